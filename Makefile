@@ -1,0 +1,146 @@
+# Cairn. `make demo` shows it, `make check` tests it, `make help` lists the rest.
+#
+# Each folder becomes build/lib<folder>.a; a folder's main.c is a program.
+# Unit tests: tests/unit/<folder>/test_<noun>.c, one program each.
+
+BUILD   ?= build
+CC      ?= gcc
+CFLAGS  ?= -O2 -g
+V       ?= 0
+PREFIX  ?= /usr/local
+DESTDIR ?=
+VERSION := 0.1.0
+
+ifeq ($(V),0)
+Q = @
+say = @echo "  $(1)	$(patsubst $(BUILD)/%,%,$(2))"
+endif
+
+WARN := -Wall -Wextra -Wshadow -Wmissing-prototypes -Wstrict-prototypes -Wimplicit-fallthrough \
+        -Wpointer-arith -Wvla -Wundef -Werror
+ifneq (,$(findstring clang,$(shell $(CC) --version 2>/dev/null)))
+WARN += -Wno-gnu-variable-sized-type-not-at-end
+else
+WARN += -Wmaybe-uninitialized
+endif
+SAN     ?=
+HARDEN  := -fstack-protector-strong
+ifeq ($(SAN),)
+HARDEN  += -D_FORTIFY_SOURCE=2
+endif
+ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE -DCAIRN_VERSION='"$(VERSION)"' -I. -I$(BUILD)/gen -MMD -MP -pthread \
+             -fPIE $(WARN) $(HARDEN) $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer)
+ALL_LDFLAGS = -pthread -Wl,-z,relro,-z,now $(LDFLAGS) $(if $(SAN),-fsanitize=$(SAN))
+
+FOLDERS := base block snapshot devices vmm api
+srcs = $(filter-out $(1)/main.c,$(sort $(wildcard $(1)/*.c)))
+objs = $(patsubst %.c,$(BUILD)/%.o,$(call srcs,$(1)))
+# The tools share nothing but their mains' folders.
+prog_objs = $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard $(1)/*.c)))
+
+lib = $(BUILD)/lib$(1).a
+VM_LIBS    := $(foreach f,vmm devices snapshot block base,$(call lib,$(f)))
+DAEMON_LIBS := $(foreach f,api base,$(call lib,$(f)))
+CLI_LIBS   := $(foreach f,api block base,$(call lib,$(f)))
+IMG_LIBS   := $(foreach f,block base,$(call lib,$(f)))
+TEST_LIBS  := $(foreach f,api vmm devices snapshot block base,$(call lib,$(f)))
+
+VM_SYSLIBS     := -lseccomp -lcap-ng -luring -lzstd -lz
+DAEMON_SYSLIBS := -ljson-c -luring
+CLI_SYSLIBS    := -ljson-c -luring
+IMG_SYSLIBS    := -ljson-c -luring -lzstd -lz
+TEST_SYSLIBS   := -ljson-c $(VM_SYSLIBS) -lcmocka
+
+# cairn-vm is linked statically: its start is on the path of every VM start,
+# and the dynamic linker costs as much as creating the VM does. Sanitizers
+# need the dynamic one.
+VM_LINK := $(if $(SAN),-pie,-static-pie)
+
+PROGRAMS := $(addprefix $(BUILD)/,cairnd cairn-vm cairn cairn-img)
+UNIT_SRCS := $(sort $(wildcard tests/unit/*/test_*.c))
+UNITS := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(UNIT_SRCS))
+
+.PHONY: all deps demo check check-unit check-e2e check-asan check-tsan style bench fuzz install clean help units
+all: $(PROGRAMS)
+units: $(UNITS)
+
+define folder_rule
+$(call lib,$(1)): $(call objs,$(1))
+	$$(call say,AR,$$@)
+	$$(Q)rm -f $$@ && ar rcs $$@ $$^
+endef
+$(foreach f,$(FOLDERS),$(eval $(call folder_rule,$(f))))
+
+$(BUILD)/%.o: %.c
+	$(call say,CC,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_CFLAGS) -c $< -o $@
+
+link = $(Q)$(CC) $(ALL_LDFLAGS) $(1) -o $@ $(filter %.o %.a,$^) $(2)
+
+$(BUILD)/cairn-vm: $(BUILD)/vmm/main.o $(VM_LIBS)
+	$(call say,LINK,$@)
+	$(call link,$(VM_LINK),$(VM_SYSLIBS))
+$(BUILD)/cairnd: $(BUILD)/api/main.o $(DAEMON_LIBS)
+	$(call say,LINK,$@)
+	$(call link,-pie,$(DAEMON_SYSLIBS))
+$(BUILD)/cairn: $(call prog_objs,tools/cairn) $(CLI_LIBS)
+	$(call say,LINK,$@)
+	$(call link,-pie,$(CLI_SYSLIBS))
+$(BUILD)/cairn-img: $(call prog_objs,tools/img) $(IMG_LIBS)
+	$(call say,LINK,$@)
+	$(call link,-pie,$(IMG_SYSLIBS))
+
+# The DSDT is ASL source; iasl leaves it as a C array.
+$(BUILD)/gen/dsdt.h: vmm/dsdt.asl
+	$(call say,IASL,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)iasl -vs -oa -p $(@D)/dsdt -tc $< >$(@D)/iasl.log 2>&1 || { cat $(@D)/iasl.log; exit 1; }
+	$(Q)sed -i 's/^unsigned char /static const unsigned char /' $(@D)/dsdt.hex && mv $(@D)/dsdt.hex $@
+$(BUILD)/vmm/acpi.o: $(BUILD)/gen/dsdt.h
+
+$(BUILD)/unit/%: tests/unit/%.c $(TEST_LIBS)
+	$(call say,TEST,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_CFLAGS) -MF $@.d $(ALL_LDFLAGS) -pie -o $@ $< $(wildcard tests/unit/$(dir $*)fixture*.c) $(TEST_LIBS) $(TEST_SYSLIBS)
+
+deps:
+	$(Q)tests/deps.sh
+
+check: deps
+	$(Q)$(MAKE) --no-print-directory all units guests
+	$(Q)tests/run.sh $(BUILD)
+check-unit: units
+	$(Q)tests/run.sh $(BUILD) unit
+check-e2e: all guests
+	$(Q)tests/run.sh $(BUILD) e2e
+check-asan:
+	$(Q)$(MAKE) --no-print-directory BUILD=build-asan SAN=address,undefined CFLAGS="-O1 -g" check-unit
+check-tsan:
+	$(Q)$(MAKE) --no-print-directory BUILD=build-tsan SAN=thread CFLAGS="-O1 -g" check-unit
+
+guests:
+	$(Q)$(MAKE) --no-print-directory -C tests/guests BUILD=$(abspath $(BUILD))/guests
+.PHONY: guests
+
+style:
+	$(Q)tests/style.sh
+bench: all guests
+	$(Q)tests/bench/run.py --build $(BUILD) $(if $(ONLY),--only $(ONLY))
+demo: deps
+	$(Q)$(MAKE) --no-print-directory all guests
+	$(Q)tests/demo.sh $(BUILD)
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/libexec/cairn $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 755 $(BUILD)/cairn $(BUILD)/cairn-img $(DESTDIR)$(PREFIX)/bin
+	install -m 755 $(BUILD)/cairnd $(DESTDIR)$(PREFIX)/sbin
+	install -m 755 $(BUILD)/cairn-vm $(DESTDIR)$(PREFIX)/libexec/cairn
+	for m in docs/man/*.1; do install -m 644 $$m $(DESTDIR)$(PREFIX)/share/man/man1; done
+clean:
+	rm -rf build build-asan build-tsan build-clang
+help:
+	@echo "all deps demo check check-unit check-e2e check-asan check-tsan style bench install clean"
+	@echo "BUILD=dir  V=1  CC=clang  SAN=address,undefined  ONLY=benchmark"
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

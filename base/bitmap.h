@@ -1,0 +1,40 @@
+/* bitmap: a growable set of small integers. */
+#ifndef CAIRN_BASE_BITMAP_H
+#define CAIRN_BASE_BITMAP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct bitmap {
+	uint64_t *words;
+	size_t nbits;
+};
+
+/* All bits clear. Returns 0 or -ENOMEM. */
+int bitmap_init(struct bitmap *b, size_t nbits);
+void bitmap_done(struct bitmap *b);
+/* Keep what is there, new bits clear. Never shrinks. Returns 0 or -ENOMEM. */
+int bitmap_grow(struct bitmap *b, size_t nbits);
+
+static inline bool bitmap_test(const struct bitmap *b, size_t i)
+{
+	return i < b->nbits && (b->words[i / 64] >> (i % 64) & 1);
+}
+
+static inline void bitmap_set(struct bitmap *b, size_t i)
+{
+	b->words[i / 64] |= 1ULL << (i % 64);
+}
+
+static inline void bitmap_clear(struct bitmap *b, size_t i)
+{
+	b->words[i / 64] &= ~(1ULL << (i % 64));
+}
+
+/* The first set (clear) bit at or after `from`; nbits if there is none. */
+size_t bitmap_next_set(const struct bitmap *b, size_t from);
+size_t bitmap_next_clear(const struct bitmap *b, size_t from);
+size_t bitmap_count(const struct bitmap *b);
+
+#endif

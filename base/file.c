@@ -1,0 +1,179 @@
+#include "base/file.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+int read_full(int fd, void *buf, size_t len)
+{
+	for (char *p = buf; len;) {
+		ssize_t n = read(fd, p, len);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 ? -errno : -EIO;
+		p += n;
+		len -= (size_t)n;
+	}
+	return 0;
+}
+
+int write_full(int fd, const void *buf, size_t len)
+{
+	for (const char *p = buf; len;) {
+		ssize_t n = write(fd, p, len);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		p += n;
+		len -= (size_t)n;
+	}
+	return 0;
+}
+
+int pread_full(int fd, void *buf, size_t len, off_t off)
+{
+	for (char *p = buf; len;) {
+		ssize_t n = pread(fd, p, len, off);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 ? -errno : -EIO;
+		p += n;
+		off += n;
+		len -= (size_t)n;
+	}
+	return 0;
+}
+
+int pwrite_full(int fd, const void *buf, size_t len, off_t off)
+{
+	for (const char *p = buf; len;) {
+		ssize_t n = pwrite(fd, p, len, off);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		p += n;
+		off += n;
+		len -= (size_t)n;
+	}
+	return 0;
+}
+
+int file_read_fd(int fd, const char *name, size_t max, char **ret_buf, size_t *ret_len,
+	struct err *e)
+{
+	CLEANUP_FREE char *buf = NULL;
+	size_t len = 0, cap = 0;
+
+	for (;;) {
+		ssize_t n;
+
+		if (cap - len < 2) {
+			char *bigger;
+
+			cap = cap ? cap * 2 : 4096;
+			bigger = realloc(buf, cap);
+			if (!bigger)
+				return err_set_errno(e, -ENOMEM, "%s", name);
+			buf = bigger;
+		}
+		n = read(fd, buf + len, cap - len - 1);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return err_set_errno(e, -errno, "%s", name);
+		if (!n)
+			break;
+		len += (size_t)n;
+		if (len > max)
+			return err_set(e, -EFBIG, ERR_INVALID, "%s is larger than %zu bytes", name, max);
+	}
+	buf[len] = 0;
+	*ret_buf = STEAL_PTR(buf);
+	*ret_len = len;
+	return 0;
+}
+
+int file_read(const char *path, size_t max, char **ret_buf, size_t *ret_len, struct err *e)
+{
+	CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return err_set_errno(e, -errno, "%s", path);
+	return file_read_fd(fd, path, max, ret_buf, ret_len, e);
+}
+
+static int fsync_folder_of(const char *path)
+{
+	CLEANUP_CLOSE int fd = -1;
+	char dir[PATH_MAX];
+	char *slash;
+
+	if (snprintf(dir, sizeof(dir), "%s", path) >= (int)sizeof(dir))
+		return -ENAMETOOLONG;
+	slash = strrchr(dir, '/');
+	if (!slash)
+		snprintf(dir, sizeof(dir), ".");
+	else if (slash == dir)
+		slash[1] = 0;
+	else
+		*slash = 0;
+	fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return fd < 0 || fsync(fd) < 0 ? -errno : 0;
+}
+
+int file_write_atomic(const char *path, const void *buf, size_t len, mode_t mode, struct err *e)
+{
+	CLEANUP_CLOSE int fd = -1;
+	char tmp[PATH_MAX];
+	int r;
+
+	if (snprintf(tmp, sizeof(tmp), "%s.tmp", path) >= (int)sizeof(tmp))
+		return err_set_errno(e, -ENAMETOOLONG, "%s", path);
+	fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, mode);
+	if (fd < 0)
+		return err_set_errno(e, -errno, "%s", tmp);
+	r = write_full(fd, buf, len);
+	if (!r && fsync(fd) < 0)
+		r = -errno;
+	if (!r && rename(tmp, path) < 0)
+		r = -errno;
+	if (r < 0) {
+		unlink(tmp);
+		return err_set_errno(e, r, "cannot write %s", path);
+	}
+	r = fsync_folder_of(path);
+	return r < 0 ? err_set_errno(e, r, "cannot sync the folder of %s", path) : 0;
+}
+
+int mkdir_all(const char *path, mode_t mode, struct err *e)
+{
+	char dir[PATH_MAX];
+
+	if (snprintf(dir, sizeof(dir), "%s", path) >= (int)sizeof(dir))
+		return err_set_errno(e, -ENAMETOOLONG, "%s", path);
+	for (char *p = dir + 1; *p; p++) {
+		if (*p != '/')
+			continue;
+		*p = 0;
+		if (mkdir(dir, mode) < 0 && errno != EEXIST)
+			return err_set_errno(e, -errno, "cannot make the folder %s", dir);
+		*p = '/';
+	}
+	if (mkdir(dir, mode) < 0 && errno != EEXIST)
+		return err_set_errno(e, -errno, "cannot make the folder %s", dir);
+	return 0;
+}

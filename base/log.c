@@ -1,0 +1,92 @@
+#include "base/log.h"
+#include "base/util.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define RATELIMIT_WINDOW_NS (5 * 1000000000ULL)
+#define RATELIMIT_BURST 10
+
+static atomic_int log_level_now = LOG_LEVEL_INFO;
+static atomic_int log_fd = 2;
+static char log_owner[64];
+
+void log_set_level(enum log_level level)
+{
+	atomic_store(&log_level_now, (int)level);
+}
+
+void log_set_fd(int fd)
+{
+	atomic_store(&log_fd, fd);
+}
+
+void log_set_owner(const char *name)
+{
+	snprintf(log_owner, sizeof(log_owner), "%s", name);
+}
+
+bool log_enabled(enum log_level level)
+{
+	return (int)level <= atomic_load_explicit(&log_level_now, memory_order_relaxed);
+}
+
+/* Guests choose part of what is logged: keep a line one line. */
+static void sanitize(char *s)
+{
+	for (; *s; s++)
+		if ((unsigned char)*s < 0x20 || *s == 0x7f)
+			*s = '?';
+}
+
+void log_write(enum log_level level, const char *device, const char *fmt, ...)
+{
+	static const char *const names[] = { "error", "warning", "info", "debug", "trace" };
+	char line[1024], msg[800];
+	struct timespec ts;
+	struct tm tm;
+	va_list ap;
+	int n;
+
+	if (!log_enabled(level))
+		return;
+	va_start(ap, fmt);
+	vsnprintf(msg, sizeof(msg), fmt, ap);
+	va_end(ap);
+	sanitize(msg);
+	clock_gettime(CLOCK_REALTIME, &ts);
+	gmtime_r(&ts.tv_sec, &tm);
+	n = snprintf(line, sizeof(line), "%04d-%02d-%02dT%02d:%02d:%02d.%03dZ %s %s%s%s%s%s\n",
+		tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec,
+		(int)(ts.tv_nsec / 1000000), names[level], log_owner,
+		log_owner[0] && device ? "/" : "", device ? device : "",
+		log_owner[0] || device ? ": " : "", msg);
+	n = MIN(n, (int)sizeof(line) - 1);
+	if (write(atomic_load(&log_fd), line, (size_t)n) < 0)
+		return; /* nowhere left to say it */
+}
+
+bool log_ratelimit_pass(struct log_ratelimit *r)
+{
+	struct timespec ts;
+	uint64_t now, start;
+	unsigned dropped;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
+	now = (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
+	start = atomic_load(&r->window_ns);
+	if (!start || now - start > RATELIMIT_WINDOW_NS) {
+		atomic_store(&r->window_ns, now);
+		atomic_store(&r->passed, 0);
+		dropped = atomic_exchange(&r->dropped, 0);
+		if (dropped)
+			log_write(LOG_LEVEL_WARN, NULL, "%u similar lines left out", dropped);
+	}
+	if (atomic_fetch_add(&r->passed, 1) < RATELIMIT_BURST)
+		return true;
+	atomic_fetch_add(&r->dropped, 1);
+	return false;
+}

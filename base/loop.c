@@ -1,0 +1,514 @@
+#include "base/loop.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <liburing.h>
+#include <poll.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+/* What a completion belongs to stands in the low bits of user_data; all three
+ * kinds are at least 8-aligned. */
+enum completion_kind { KIND_OP = 0, KIND_WATCH = 1, KIND_IGNORE = 2, KIND_MASK = 7 };
+
+struct loop_watch {
+	struct loop *loop;
+	struct loop_watch *prev, *next;
+	void (*ready)(void *opaque, unsigned revents);
+	void *opaque;
+	int fd;
+	unsigned events;  /* wanted */
+	bool armed;	  /* a poll is in the ring */
+	bool cancelling;  /* and its removal has been asked for */
+	bool dead;	  /* freed once the ring lets go */
+};
+
+struct loop_timer {
+	struct loop *loop;
+	void (*fire)(void *opaque);
+	void *opaque;
+	uint64_t deadline_ns;
+	size_t heap_pos; /* index + 1; 0 when unarmed */
+};
+
+struct loop {
+	struct io_uring ring;
+	struct loop_watch *watches;
+	struct loop_timer **heap; /* min-heap by deadline */
+	size_t heap_len, heap_cap;
+	_Atomic(struct loop_task *) posted; /* newest first */
+	atomic_bool stop;
+	int wake_fd;
+	struct loop_watch *wake_watch;
+	unsigned in_flight;
+};
+
+uint64_t loop_now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
+}
+
+static struct io_uring_sqe *get_sqe(struct loop *l)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&l->ring);
+
+	while (!sqe) {
+		/* -EBUSY: the completion queue overflowed; the kernel keeps the
+		 * entries and takes submissions again once we have reaped. We are
+		 * inside a callback of the reaping loop then, so only retry. */
+		io_uring_submit(&l->ring);
+		sqe = io_uring_get_sqe(&l->ring);
+	}
+	return sqe;
+}
+
+/* ---- tasks ---- */
+
+static void wake_ready(void *opaque, unsigned revents)
+{
+	struct loop *l = opaque;
+	struct loop_task *newest, *fifo = NULL;
+	uint64_t n;
+
+	(void)revents;
+	if (read(l->wake_fd, &n, sizeof(n)) < 0 && errno != EAGAIN)
+		return;
+	newest = atomic_exchange(&l->posted, NULL);
+	while (newest) {
+		struct loop_task *t = newest;
+
+		newest = t->next;
+		t->next = fifo;
+		fifo = t;
+	}
+	while (fifo) {
+		struct loop_task *t = fifo;
+
+		fifo = t->next;
+		t->run(t);
+	}
+}
+
+static void loop_wake(struct loop *l)
+{
+	uint64_t one = 1;
+
+	while (write(l->wake_fd, &one, sizeof(one)) < 0 && errno == EINTR)
+		;
+}
+
+void loop_post(struct loop *l, struct loop_task *t)
+{
+	struct loop_task *head = atomic_load(&l->posted);
+
+	do {
+		t->next = head;
+	} while (!atomic_compare_exchange_weak(&l->posted, &head, t));
+	if (!head)
+		loop_wake(l);
+}
+
+void loop_stop(struct loop *l)
+{
+	atomic_store(&l->stop, true);
+	loop_wake(l);
+}
+
+/* ---- watches ---- */
+
+static void watch_arm(struct loop_watch *w)
+{
+	struct io_uring_sqe *sqe;
+
+	if (w->armed || w->dead || !w->events)
+		return;
+	sqe = get_sqe(w->loop);
+	io_uring_prep_poll_add(sqe, w->fd, w->events);
+	io_uring_sqe_set_data64(sqe, (uintptr_t)w | KIND_WATCH);
+	w->armed = true;
+	w->cancelling = false;
+}
+
+static void watch_cancel(struct loop_watch *w)
+{
+	struct io_uring_sqe *sqe;
+
+	if (!w->armed || w->cancelling)
+		return;
+	sqe = get_sqe(w->loop);
+	io_uring_prep_poll_remove(sqe, (uintptr_t)w | KIND_WATCH);
+	io_uring_sqe_set_data64(sqe, KIND_IGNORE);
+	w->cancelling = true;
+}
+
+static void watch_unlink(struct loop_watch *w)
+{
+	if (w->prev)
+		w->prev->next = w->next;
+	else
+		w->loop->watches = w->next;
+	if (w->next)
+		w->next->prev = w->prev;
+}
+
+static void watch_completed(struct loop_watch *w, int res)
+{
+	w->armed = false;
+	if (!w->dead && !w->cancelling && w->events) {
+		/* A poll that failed would fail again at once: report it as an error. */
+		w->ready(w->opaque, res < 0 ? POLLERR : (unsigned)res);
+	}
+	if (w->dead) {
+		watch_unlink(w);
+		free(w);
+		return;
+	}
+	watch_arm(w);
+}
+
+int loop_watch(struct loop *l, int fd, unsigned events,
+	void (*ready)(void *opaque, unsigned revents), void *opaque, struct loop_watch **ret_w)
+{
+	struct loop_watch *w = calloc(1, sizeof(*w));
+
+	if (!w)
+		return -ENOMEM;
+	w->loop = l;
+	w->fd = fd;
+	w->events = events;
+	w->ready = ready;
+	w->opaque = opaque;
+	w->next = l->watches;
+	if (w->next)
+		w->next->prev = w;
+	l->watches = w;
+	watch_arm(w);
+	*ret_w = w;
+	return 0;
+}
+
+void loop_watch_events(struct loop_watch *w, unsigned events)
+{
+	if (w->events == events)
+		return;
+	w->events = events;
+	if (w->armed)
+		watch_cancel(w); /* armed anew, with the new mask, by the completion */
+	else
+		watch_arm(w);
+}
+
+void loop_unwatch(struct loop_watch *w)
+{
+	if (!w)
+		return;
+	w->dead = true;
+	if (w->armed) {
+		watch_cancel(w);
+		/* The caller may close the fd next: the kernel must have let go of it. */
+		io_uring_submit(&w->loop->ring);
+	}
+	/* Freed by its last completion, or, unarmed, with the loop's next round:
+	 * the watch's own callback may be what called us. */
+	if (!w->armed) {
+		struct io_uring_sqe *sqe = get_sqe(w->loop);
+
+		io_uring_prep_nop(sqe);
+		io_uring_sqe_set_data64(sqe, (uintptr_t)w | KIND_WATCH);
+		w->armed = true;
+		w->cancelling = true;
+	}
+}
+
+/* ---- timers ---- */
+
+static void heap_place(struct loop *l, size_t i, struct loop_timer *t)
+{
+	l->heap[i] = t;
+	t->heap_pos = i + 1;
+}
+
+static void heap_up(struct loop *l, size_t i)
+{
+	struct loop_timer *t = l->heap[i];
+
+	while (i && l->heap[(i - 1) / 2]->deadline_ns > t->deadline_ns) {
+		heap_place(l, i, l->heap[(i - 1) / 2]);
+		i = (i - 1) / 2;
+	}
+	heap_place(l, i, t);
+}
+
+static void heap_down(struct loop *l, size_t i)
+{
+	struct loop_timer *t = l->heap[i];
+
+	for (;;) {
+		size_t c = 2 * i + 1;
+
+		if (c >= l->heap_len)
+			break;
+		if (c + 1 < l->heap_len && l->heap[c + 1]->deadline_ns < l->heap[c]->deadline_ns)
+			c++;
+		if (l->heap[c]->deadline_ns >= t->deadline_ns)
+			break;
+		heap_place(l, i, l->heap[c]);
+		i = c;
+	}
+	heap_place(l, i, t);
+}
+
+int loop_timer_new(struct loop *l, void (*fire)(void *opaque), void *opaque,
+	struct loop_timer **ret_t)
+{
+	struct loop_timer *t = calloc(1, sizeof(*t));
+
+	if (!t)
+		return -ENOMEM;
+	t->loop = l;
+	t->fire = fire;
+	t->opaque = opaque;
+	*ret_t = t;
+	return 0;
+}
+
+void loop_timer_disarm(struct loop_timer *t)
+{
+	struct loop *l = t->loop;
+	size_t i = t->heap_pos;
+
+	if (!i)
+		return;
+	i--;
+	t->heap_pos = 0;
+	l->heap_len--;
+	if (i == l->heap_len)
+		return;
+	heap_place(l, i, l->heap[l->heap_len]);
+	heap_up(l, i);
+	heap_down(l, l->heap[i]->heap_pos - 1);
+}
+
+void loop_timer_arm(struct loop_timer *t, uint64_t deadline_ns)
+{
+	struct loop *l = t->loop;
+
+	loop_timer_disarm(t);
+	if (l->heap_len == l->heap_cap) {
+		size_t cap = l->heap_cap ? 2 * l->heap_cap : 16;
+		struct loop_timer **h = reallocarray(l->heap, cap, sizeof(*h));
+
+		if (!h)
+			abort(); /* a timer that silently never fires is worse */
+		l->heap = h;
+		l->heap_cap = cap;
+	}
+	t->deadline_ns = deadline_ns;
+	l->heap[l->heap_len] = t;
+	heap_up(l, l->heap_len++);
+}
+
+void loop_timer_free(struct loop_timer *t)
+{
+	if (!t)
+		return;
+	loop_timer_disarm(t);
+	free(t);
+}
+
+static void timers_run(struct loop *l)
+{
+	uint64_t now;
+
+	if (!l->heap_len)
+		return;
+	now = loop_now_ns();
+	while (l->heap_len && l->heap[0]->deadline_ns <= now) {
+		struct loop_timer *t = l->heap[0];
+
+		loop_timer_disarm(t);
+		t->fire(t->opaque);
+	}
+}
+
+/* ---- operations ---- */
+
+static struct io_uring_sqe *op_sqe(struct loop *l)
+{
+	l->in_flight++;
+	return get_sqe(l);
+}
+
+void loop_readv(struct loop *l, struct loop_op *op, int fd, const struct iovec *iov, unsigned niov,
+	uint64_t offset)
+{
+	struct io_uring_sqe *sqe = op_sqe(l);
+
+	if (niov == 1)
+		io_uring_prep_read(sqe, fd, iov->iov_base, (unsigned)iov->iov_len, offset);
+	else
+		io_uring_prep_readv(sqe, fd, iov, niov, offset);
+	io_uring_sqe_set_data(sqe, op);
+}
+
+void loop_writev(struct loop *l, struct loop_op *op, int fd, const struct iovec *iov,
+	unsigned niov, uint64_t offset)
+{
+	struct io_uring_sqe *sqe = op_sqe(l);
+
+	if (niov == 1)
+		io_uring_prep_write(sqe, fd, iov->iov_base, (unsigned)iov->iov_len, offset);
+	else
+		io_uring_prep_writev(sqe, fd, iov, niov, offset);
+	io_uring_sqe_set_data(sqe, op);
+}
+
+void loop_fdatasync(struct loop *l, struct loop_op *op, int fd)
+{
+	struct io_uring_sqe *sqe = op_sqe(l);
+
+	io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
+	io_uring_sqe_set_data(sqe, op);
+}
+
+void loop_fallocate(struct loop *l, struct loop_op *op, int fd, int mode, uint64_t offset,
+	uint64_t len)
+{
+	struct io_uring_sqe *sqe = op_sqe(l);
+
+	io_uring_prep_fallocate(sqe, fd, mode, (off_t)offset, (off_t)len);
+	io_uring_sqe_set_data(sqe, op);
+}
+
+void loop_nop(struct loop *l, struct loop_op *op)
+{
+	struct io_uring_sqe *sqe = op_sqe(l);
+
+	io_uring_prep_nop(sqe);
+	io_uring_sqe_set_data(sqe, op);
+}
+
+unsigned loop_ops_in_flight(const struct loop *l)
+{
+	return l->in_flight;
+}
+
+/* ---- the loop ---- */
+
+static void completion_handle(struct loop *l, uint64_t data, int res)
+{
+	void *p = (void *)(uintptr_t)(data & ~(uint64_t)KIND_MASK);
+	struct loop_op *op = p;
+
+	switch (data & KIND_MASK) {
+	case KIND_OP:
+		l->in_flight--;
+		op->done(op, res);
+		break;
+	case KIND_WATCH:
+		watch_completed(p, res);
+		break;
+	case KIND_IGNORE:
+		break;
+	}
+}
+
+static void completions_reap(struct loop *l)
+{
+	struct io_uring_cqe *cqe;
+
+	/* Each entry is given back before its callback: callbacks submit. The
+	 * bound keeps timers alive under a stream of completions. */
+	for (unsigned n = 0; n < 1024 && io_uring_peek_cqe(&l->ring, &cqe) == 0; n++) {
+		uint64_t data = cqe->user_data;
+		int res = cqe->res;
+
+		io_uring_cqe_seen(&l->ring, cqe);
+		completion_handle(l, data, res);
+	}
+}
+
+void loop_run_once(struct loop *l, uint64_t timeout_ns)
+{
+	struct __kernel_timespec ts, *tsp = NULL;
+	struct io_uring_cqe *cqe;
+
+	if (l->heap_len) {
+		uint64_t now = loop_now_ns(), d = l->heap[0]->deadline_ns;
+
+		timeout_ns = MIN(timeout_ns, d > now ? d - now : 0);
+	}
+	if (timeout_ns != UINT64_MAX) {
+		ts.tv_sec = (long long)(timeout_ns / 1000000000ULL);
+		ts.tv_nsec = (long long)(timeout_ns % 1000000000ULL);
+		tsp = &ts;
+	}
+	if (io_uring_cq_ready(&l->ring) || !timeout_ns)
+		io_uring_submit(&l->ring);
+	else
+		io_uring_submit_and_wait_timeout(&l->ring, &cqe, 1, tsp, NULL);
+	completions_reap(l);
+	timers_run(l);
+}
+
+void loop_run(struct loop *l)
+{
+	while (!atomic_load(&l->stop))
+		loop_run_once(l, UINT64_MAX);
+	atomic_store(&l->stop, false);
+}
+
+int loop_new(unsigned entries, struct loop **ret_loop, struct err *e)
+{
+	struct io_uring_params p = { .flags = IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE,
+		.cq_entries = entries * 4 };
+	struct loop *l = calloc(1, sizeof(*l));
+	int r;
+
+	if (!l)
+		return err_set_errno(e, -ENOMEM, "event loop");
+	l->wake_fd = -1;
+	r = io_uring_queue_init_params(entries, &l->ring, &p);
+	if (r < 0) {
+		free(l);
+		return err_set(e, r, ERR_HOST, "the kernel refuses io_uring (%s)%s", strerror(-r),
+			r == -EPERM ? "; is /proc/sys/kernel/io_uring_disabled set?" : "");
+	}
+	l->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	r = l->wake_fd < 0 ? -errno : loop_watch(l, l->wake_fd, POLLIN, wake_ready, l, &l->wake_watch);
+	if (r < 0) {
+		loop_free(l);
+		return err_set_errno(e, r, "event loop");
+	}
+	*ret_loop = l;
+	return 0;
+}
+
+void loop_free(struct loop *l)
+{
+	if (!l)
+		return;
+	io_uring_queue_exit(&l->ring);
+	while (l->watches) {
+		struct loop_watch *w = l->watches;
+
+		l->watches = w->next;
+		free(w);
+	}
+	for (size_t i = 0; i < l->heap_len; i++)
+		l->heap[i]->heap_pos = 0;
+	free(l->heap);
+	if (l->wake_fd >= 0)
+		close(l->wake_fd);
+	free(l);
+}

@@ -1,0 +1,85 @@
+/* block: a virtual disk behind one table of operations, whatever its format.
+ *
+ * Threading: one loop thread per disk. Everything here is called on that thread
+ * (or before it runs); `done` is called on it, never from inside block_submit().
+ * The layer is handed open fds and opens no path. */
+#ifndef CAIRN_BLOCK_BLOCK_H
+#define CAIRN_BLOCK_BLOCK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+struct block;
+struct err;
+struct loop;
+
+enum block_format { BLOCK_FORMAT_RAW = 1, BLOCK_FORMAT_QCOW2 = 2 };
+/* "raw", "qcow2"; NULL for others. */
+const char *block_format_name(enum block_format f);
+/* -1 for a name that is none. */
+int block_format_from_name(const char *name);
+
+#define BLOCK_SECTOR_BYTES 512u
+#define BLOCK_LAYERS_MAX 16
+
+enum block_op { BLOCK_READ, BLOCK_WRITE, BLOCK_FLUSH, BLOCK_DISCARD, BLOCK_WRITE_ZEROES };
+
+enum block_req_flags {
+	BLOCK_REQ_FUA = 1,	 /* on stable storage before done() */
+	BLOCK_REQ_MAY_UNMAP = 2, /* write zeroes may free the space */
+};
+
+/* One request. The caller owns it, its iov and its buffers until done(). */
+struct block_req {
+	enum block_op op;
+	unsigned flags;
+	uint64_t offset;	 /* bytes; multiple of the disk's logical block */
+	uint64_t len;		 /* bytes; for READ and WRITE the sum of iov */
+	const struct iovec *iov; /* READ, WRITE */
+	unsigned niov;
+	void (*done)(struct block_req *r, int res); /* 0 or -errno */
+
+	struct block *block; /* set by block_submit() */
+	void *engine;	     /* the format's, while in flight */
+};
+
+struct block_info {
+	enum block_format format;
+	uint64_t size_bytes;
+	uint32_t logical_block_bytes; /* requests are multiples of it: 512 or 4096 */
+	uint32_t buffer_align;	      /* memory alignment O_DIRECT wants; the layer bounces others */
+	uint32_t discard_granularity; /* bytes; 0: discard has no effect */
+	bool read_only;
+	bool direct; /* O_DIRECT is in use */
+};
+
+struct block_layer {
+	int fd; /* taken on success only */
+	enum block_format format;
+};
+
+struct block_open {
+	const struct block_layer *layers; /* [0] the disk, [1] its backing, … */
+	unsigned nlayers;
+	bool read_only;	 /* the disk; backing layers always are */
+	bool no_lock;	 /* for tools that only look (as qemu-img -U) */
+	const char *name; /* for sentences: "vda"; borrowed */
+};
+
+/* Open a disk and lock it (OFD locks at QEMU's offsets: another writer is refused
+ * with ERR_BUSY). Synchronous.
+ * Returns 0; -EINVAL, -EIO, -ENOTSUP, -EBUSY, … with a sentence; untouched on error. */
+int block_open(struct loop *l, const struct block_open *o, struct block **ret_b, struct err *e);
+/* Flushes, releases the lock, closes the fds. No request may be in flight. NULL allowed.
+ * Returns the flush's result. */
+int block_close(struct block *b);
+
+void block_info(const struct block *b, struct block_info *ret_info);
+
+/* The one choke point: checks range, alignment and state, then hands the request to
+ * the format. A request that fails a check is done() with -EINVAL, -EROFS or -EIO. */
+void block_submit(struct block *b, struct block_req *r);
+unsigned block_in_flight(const struct block *b);
+
+#endif

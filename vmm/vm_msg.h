@@ -1,0 +1,210 @@
+/* vm_msg: the messages between cairnd (or `cairn run`) and a VM process.
+ *
+ * A SOCK_SEQPACKET Unix socket; base/channel.h frames and checks. Bodies are the
+ * structs below: same machine, same architecture, fixed layout, no pointers; strings
+ * are NUL-terminated (the receiver forces the last byte). A VM process outlives its
+ * daemon's upgrade, so VM_MSG_VERSION changes when any of this does, and a struct only
+ * grows at its end.
+ *
+ * Life: the VM process accepts on the listening socket it was given (or uses the
+ * connected one). First request: VM_MSG_CONFIG, exactly once per process. A later
+ * connection replaces the earlier one and begins with VM_MSG_QUERY. Requests are
+ * answered in order, by VM_MSG_REPLY (or VM_MSG_INFO for a query), with their seq. */
+#ifndef CAIRN_VMM_VM_MSG_H
+#define CAIRN_VMM_VM_MSG_H
+
+#include "base/channel.h"
+
+#include <stdint.h>
+
+#define VM_MSG_VERSION 1
+
+#define VM_NAME_MAX 255
+#define VM_CMDLINE_MAX 2047
+#define VM_VCPUS_MAX 64
+#define VM_DISKS_MAX 24
+#define VM_DISK_LAYERS_MAX 16
+#define VM_DETAIL_MAX 384
+#define VM_RAM_MIN_BYTES (1ULL << 20)
+#define VM_RAM_MAX_BYTES (1ULL << 40)
+#define VM_CONSOLE_HISTORY_BYTES (64 * 1024)
+
+enum vm_msg_type {
+	/* requests */
+	VM_MSG_CONFIG = 1,     /* struct vm_config + fds: build the VM and start it */
+	VM_MSG_CONT = 2,       /* paused → running */
+	VM_MSG_STOP = 3,       /* running → paused; replied to when all vCPUs stand still */
+	VM_MSG_POWERDOWN = 4,  /* press the ACPI power button */
+	VM_MSG_RESET = 5,      /* hard reset */
+	VM_MSG_QUIT = 6,       /* stop now; the process ends after the reply */
+	VM_MSG_QUERY = 7,      /* answered by VM_MSG_INFO */
+	VM_MSG_CONSOLE = 8,    /* struct vm_console + 1 fd (a stream socket): attach */
+	VM_MSG_NMI = 9,	       /* to every vCPU */
+	/* answers */
+	VM_MSG_REPLY = 16, /* struct vm_reply */
+	VM_MSG_INFO = 17,  /* struct vm_info */
+	/* from the VM, unasked */
+	VM_MSG_EVENT = 32, /* struct vm_event */
+	VM_MSG_TYPE_COUNT,
+};
+
+enum vm_phase {
+	VM_PHASE_NONE = 0,   /* not configured yet */
+	VM_PHASE_PAUSED = 1,
+	VM_PHASE_RUNNING = 2,
+	VM_PHASE_CRASHED = 3, /* preserved: vCPUs stand still and cannot go on */
+	VM_PHASE_ENDED = 4,  /* the process is about to exit */
+};
+
+/* Why a phase was entered. */
+enum vm_reason {
+	VM_REASON_NONE = 0,
+	VM_REASON_BOOTED,
+	VM_REASON_USER,		     /* stop, cont, quit */
+	VM_REASON_IO_ERROR,	     /* paused; detail names disk and errno */
+	VM_REASON_GUEST_SHUTDOWN,    /* S5 */
+	VM_REASON_GUEST_RESET,	     /* with on_reboot destroy */
+	VM_REASON_GUEST_PANICKED,
+	VM_REASON_TRIPLE_FAULT,	     /* KVM_EXIT_SHUTDOWN, with on_reboot other than restart */
+	VM_REASON_EMULATION_FAILURE, /* detail: RIP and instruction bytes */
+	VM_REASON_DEBUG_EXIT,	     /* value: the status the guest wrote */
+	VM_REASON_SHUTDOWN_TIMEOUT,  /* foreground: SIGTERM's deadline passed */
+	VM_REASON_KILLED,	     /* foreground: second SIGTERM */
+	VM_REASON_HOST_ERROR,	     /* KVM_RUN failed, out of memory, … */
+	VM_REASON_COUNT,
+};
+
+enum vm_event_kind {
+	VM_EVENT_PHASE = 1,	 /* phase, reason, value, detail */
+	VM_EVENT_POWERDOWN,	 /* the button was pressed */
+	VM_EVENT_RESET,		 /* value: 1 by the guest, 0 by request */
+	VM_EVENT_GUEST_PANICKED, /* value: pvpanic's bits */
+	VM_EVENT_IO_ERROR,	 /* device, value: errno, is_write, detail: action */
+	VM_EVENT_NEEDS_RESET,	 /* device */
+	VM_EVENT_KIND_COUNT,
+};
+
+enum vm_action { VM_ACTION_DESTROY = 0, VM_ACTION_RESTART = 1, VM_ACTION_PRESERVE = 2 };
+enum vm_error_policy { VM_ERRORS_REPORT = 0, VM_ERRORS_STOP = 1, VM_ERRORS_IGNORE = 2 };
+enum vm_assist { VM_ASSIST_AUTO = 0, VM_ASSIST_ON = 1, VM_ASSIST_OFF = 2 };
+enum vm_console_kind { VM_CONSOLE_SERIAL = 0, VM_CONSOLE_VIRTIO = 1, VM_CONSOLE_COUNT };
+
+/* Exit status of cairn-vm, and so of `cairn run`. With debug_exit the guest's byte is the
+ * status instead of 0. */
+enum vm_exit {
+	VM_EXIT_OK = 0,		/* the guest shut down, or quit was asked for */
+	VM_EXIT_FAILURE = 1,
+	VM_EXIT_CONFIG = 2,
+	VM_EXIT_HOST = 7,	/* KVM missing, a capability missing, no memory */
+	VM_EXIT_PANICKED = 10,
+	VM_EXIT_CRASHED = 11,	/* triple fault, emulation failure */
+	VM_EXIT_TIMEOUT = 12,	/* did not shut down within the deadline */
+	VM_EXIT_KILLED = 13,	/* second SIGTERM or SIGINT */
+};
+
+#define VM_NO_FD 0xffffu
+
+struct vm_disk {
+	char id[16];	  /* "vda" */
+	char serial[24];  /* at most 20 characters reach the guest */
+	uint16_t nlayers; /* 1: no backing file */
+	uint16_t fd[VM_DISK_LAYERS_MAX]; /* index into the message's fds; [0] the disk itself */
+	uint8_t format[VM_DISK_LAYERS_MAX]; /* enum block_format */
+	uint8_t read_only;
+	uint8_t error_policy; /* enum vm_error_policy */
+	uint16_t queues;      /* 0: one per vCPU, at most 8 */
+	uint16_t queue_size;  /* 0: 256 */
+};
+
+struct vm_config {
+	char name[VM_NAME_MAX + 1];
+	uint8_t uuid[16];
+	uint64_t ram_bytes; /* multiple of 4096 */
+	uint32_t vcpus;
+	uint32_t sockets, cores, threads; /* topology; 0 0 0: one socket of `vcpus` cores */
+	uint16_t kernel_fd; /* VM_NO_FD: none */
+	uint16_t initrd_fd;
+	uint16_t firmware_fd;
+	uint16_t log_fd;
+	char cmdline[VM_CMDLINE_MAX + 1];
+	uint8_t start_paused;
+	uint8_t huge_pages;
+	uint8_t assist;	     /* enum vm_assist */
+	uint8_t on_poweroff; /* enum vm_action */
+	uint8_t on_reboot;
+	uint8_t on_crash;    /* destroy (process exits) or preserve */
+	uint8_t rng;	     /* a virtio-rng device */
+	uint8_t virtio_console;
+	uint8_t debug_exit;  /* the test device at port 0xf4 */
+	uint8_t foreground;  /* console on fds 0 and 1, SIGTERM contract */
+	uint8_t log_level;   /* enum log_level */
+	uint8_t no_sandbox;  /* debugging only; said loudly in the log */
+	uint32_t shutdown_deadline_s; /* foreground; 0: 30 */
+	uint32_t ndisks;
+	struct vm_disk disks[VM_DISKS_MAX];
+};
+
+struct vm_reply {
+	int32_t error; /* 0 or -errno */
+	uint32_t cls;  /* enum err_class */
+	char msg[480];
+};
+
+struct vm_console {
+	uint32_t kind;	  /* enum vm_console_kind */
+	uint32_t history; /* send what is kept first (at most 64 KiB) */
+};
+
+struct vm_event {
+	uint32_t kind; /* enum vm_event_kind */
+	uint8_t phase; /* enum vm_phase, always the present one */
+	uint8_t reason;
+	uint8_t is_write;
+	uint8_t reserved;
+	int64_t value;
+	uint64_t realtime_ns;
+	char device[32];
+	char detail[VM_DETAIL_MAX];
+};
+
+struct vm_disk_info {
+	char id[16];
+	uint64_t size_bytes;
+	uint64_t rd_reqs, rd_bytes, rd_ns;
+	uint64_t wr_reqs, wr_bytes, wr_ns;
+	uint64_t fl_reqs, fl_ns;
+	uint64_t errors;
+};
+
+struct vm_info {
+	uint8_t phase, reason;
+	uint8_t host_kind; /* enum vm_host_kind */
+	uint8_t assist_on;
+	uint32_t vcpus;
+	uint32_t vcpus_halted;
+	uint32_t ndisks;
+	int64_t value; /* as in the last VM_EVENT_PHASE */
+	char detail[VM_DETAIL_MAX];
+	uint64_t ram_bytes;
+	uint64_t started_realtime_ns;
+	uint64_t exits_io, exits_mmio, exits_other;
+	uint64_t assist_syscalls, assist_instructions;
+	uint64_t vcpu_ns[VM_VCPUS_MAX]; /* CPU time of each vCPU thread */
+	struct vm_disk_info disks[VM_DISKS_MAX];
+};
+
+enum vm_host_kind { VM_HOST_VMX = 1, VM_HOST_SVM = 2, VM_HOST_PVM = 3 };
+
+/* What each side accepts (rows for channel_recv). */
+extern const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT];
+extern const struct channel_type vm_msg_from_vm[VM_MSG_TYPE_COUNT];
+
+/* "booted", "guest panicked", …; never NULL. */
+const char *vm_reason_name(enum vm_reason r);
+
+/* Every field of a configuration that arrived, before anything is built from it. nfds: that
+ * came along. Forces the strings' last byte. Returns 0 or -EINVAL with a sentence. */
+struct err;
+int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e);
+
+#endif
