@@ -69,7 +69,7 @@ static bool msg_allowed(const struct channel_msg *m, uint16_t version, size_t go
 		return false;
 	t = &types[m->head.type];
 	return m->head.body_bytes == got - sizeof(m->head) && t->known &&
-		m->head.body_bytes >= t->body_min && m->head.body_bytes <= t->known &&
+		m->head.body_bytes >= t->body_min && m->head.body_bytes <= t->body_max &&
 		m->nfds <= t->fds_max;
 }
 

@@ -169,6 +169,9 @@ static void watch_completed(struct loop_watch *w, int res)
 		w->ready(w->opaque, res < 0 ? POLLERR : (unsigned)res);
 	}
 	if (w->dead) {
+		/* Unwatched from its own callback: a last completion is on its way. */
+		if (w->armed)
+			return;
 		watch_unlink(w);
 		free(w);
 		return;
