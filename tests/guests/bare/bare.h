@@ -1,0 +1,179 @@
+/* bare: the runtime of the bare-metal guests. All of it runs at CPL 3 (IOPL 3, memory one to
+ * one and writable) but for what kcall() is handed and the trap handlers. */
+#ifndef CAIRN_TESTS_BARE_H
+#define CAIRN_TESTS_BARE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
+
+/* ---- instructions ---- */
+static inline void outb(uint16_t port, uint8_t v)
+{
+	__asm__ volatile("outb %0, %1" : : "a"(v), "Nd"(port) : "memory");
+}
+
+static inline void outw(uint16_t port, uint16_t v)
+{
+	__asm__ volatile("outw %0, %1" : : "a"(v), "Nd"(port) : "memory");
+}
+
+static inline void outl(uint16_t port, uint32_t v)
+{
+	__asm__ volatile("outl %0, %1" : : "a"(v), "Nd"(port) : "memory");
+}
+
+static inline uint8_t inb(uint16_t port)
+{
+	uint8_t v;
+
+	__asm__ volatile("inb %1, %0" : "=a"(v) : "Nd"(port) : "memory");
+	return v;
+}
+
+static inline uint16_t inw(uint16_t port)
+{
+	uint16_t v;
+
+	__asm__ volatile("inw %1, %0" : "=a"(v) : "Nd"(port) : "memory");
+	return v;
+}
+
+static inline uint32_t inl(uint16_t port)
+{
+	uint32_t v;
+
+	__asm__ volatile("inl %1, %0" : "=a"(v) : "Nd"(port) : "memory");
+	return v;
+}
+
+/* One plain mov each: a device sees exactly one access of that size. */
+uint64_t mmio_read(uint64_t gpa, unsigned size);
+void mmio_write(uint64_t gpa, unsigned size, uint64_t v);
+
+static inline uint64_t rdtsc(void)
+{
+	uint32_t lo, hi;
+
+	__asm__ volatile("lfence; rdtsc" : "=a"(lo), "=d"(hi) : : "memory");
+	return (uint64_t)hi << 32 | lo;
+}
+
+/* ---- start.S ---- */
+struct trap_frame {
+	uint64_t r15, r14, r13, r12, r11, r10, r9, r8, rdi, rsi, rbp, rbx, rdx, rcx, rax;
+	uint64_t vector, error, rip, cs, rflags, rsp, ss;
+};
+
+extern uint64_t start_info_gpa, syscall_count;
+extern char kcall_gate[], trap_stubs[], ap_trampoline[], ap_trampoline_end[], count_loop[],
+	syscall_entry[], image_end[];
+extern uint64_t gdt[], pml4[], pdpt[];
+
+uint64_t kcall(uint64_t (*fn)(uint64_t), uint64_t arg);
+void user_enter(void (*fn)(uint64_t), uint64_t arg, void *stack_top) __attribute__((noreturn));
+void kernel_main(uint64_t unused) __attribute__((noreturn));
+void trap(struct trap_frame *f);
+void ap_main(uint64_t apic_id) __attribute__((noreturn));
+
+/* ---- boot.c ---- */
+#define VECTOR_GSI(gsi) (0x20 + (gsi))
+#define GSI_SCI 9
+#define VECTOR_TIMER 0x40
+#define VECTOR_MSI 0x50
+#define VECTOR_SPURIOUS 0xff
+
+/* How often each vector has come. */
+extern volatile uint64_t irq_count[256];
+
+/* The program: runs at CPL 3, and again from its beginning, with again set, when it has
+ * caused an exception, which has been reported as an "err exception" line. */
+void program(uint64_t again) __attribute__((noreturn));
+
+void processor_init(unsigned id);
+/* Route a GSI to VECTOR_GSI(gsi) on the boot processor. */
+void ioapic_route(unsigned gsi, bool level);
+/* A way to reach a GPA beyond the first 4 GiB. False: no tables left, or not canonical. */
+bool page_map(uint64_t gpa);
+uint64_t lapic_read(unsigned reg);
+void lapic_write(unsigned reg, uint32_t v);
+/* Wait for an interrupt, unless a byte on the serial port is there already. */
+void halt(void);
+
+/* CPL 0, for kcall() */
+struct kernel_regs {
+	uint32_t leaf;
+	uint32_t eax, ebx, ecx, edx;
+};
+uint64_t kernel_rdmsr(uint64_t msr);
+uint64_t kernel_wrmsr(uint64_t regs); /* struct kernel_regs: leaf, edx:eax */
+uint64_t kernel_cpuid(uint64_t regs); /* struct kernel_regs: leaf and ecx in */
+
+/* ---- lib.c: serial port, text ---- */
+void serial_init(void);
+bool serial_ready(void);
+uint8_t serial_read(void);
+/* Cut at 512 bytes. %s, %c, %d (int64_t), %u (uint64_t), %x (uint64_t, as 0x…). */
+void print(const char *fmt, ...);
+
+void *memset(void *p, int c, size_t n);
+void *memcpy(void *d, const void *s, size_t n);
+int memcmp(const void *a, const void *b, size_t n);
+size_t strlen(const char *s);
+bool str_equal(const char *a, const char *b);
+/* Decimal or 0x…; false when it is neither. */
+bool number_parse(const char *s, uint64_t *ret);
+uint64_t random_next(uint64_t *state); /* xorshift64; *state not 0 */
+
+/* Nanoseconds of kvm-clock since the VM's start; 0 where there is none. */
+uint64_t clock_ns(void);
+
+/* ---- smp.c ---- */
+/* Bits of APIC ids that have come up; how far each has counted. */
+extern volatile uint64_t ap_online, ap_counter[64];
+/* (Re)start all others; they come up in their own time. */
+void ap_start(bool count);
+
+/* ---- power.c ---- */
+#define PM_BASE 0x600
+/* Turn on ACPI mode, the button's event and its interrupt. */
+void button_init(void);
+/* The trap handler calls this at the SCI. */
+void button_interrupt(void);
+/* True once after one or more presses. */
+bool button_pressed(void);
+void power_off(void);
+
+/* ---- the interpreter's commands ---- */
+#define ARGS_MAX 8
+
+struct args {
+	int n;
+	const char *s[ARGS_MAX];
+	uint64_t v[ARGS_MAX]; /* 0 where s is missing or may be a word */
+};
+
+struct command {
+	const char *name;
+	int words;	  /* the first so many arguments are words; all others numbers */
+	int min;	  /* how many there must be */
+	const char *help; /* the arguments' names */
+	/* NULL: done; else what was wrong. */
+	const char *(*run)(const struct args *a);
+};
+
+/* Each table ends with a row without a name. */
+extern const struct command io_commands[], disk_commands[], ring_commands[], machine_commands[],
+	crash_commands[];
+
+/* ---- pci.c ---- */
+uint32_t pci_read(uint16_t bdf, unsigned reg, unsigned size);
+void pci_write(uint16_t bdf, unsigned reg, unsigned size, uint32_t v);
+/* The index-th function with that vendor and device, or -1. */
+int pci_find(uint16_t vendor, uint16_t device, unsigned index);
+/* Address of a memory BAR; places it when nobody has. 0: none such. */
+uint64_t pci_bar(uint16_t bdf, unsigned bar);
+
+#endif

@@ -1,0 +1,242 @@
+/* From start.S to program() at CPL 3: descriptor tables, interrupt controllers, traps. */
+#include "bare.h"
+
+#define LAPIC 0xfee00000ULL
+#define LAPIC_EOI 0xb0
+#define LAPIC_SPURIOUS 0xf0
+#define IOAPIC 0xfec00000ULL
+#define USER_STACK_BYTES 16384
+#define EXTRA_TABLES 16
+
+volatile uint64_t irq_count[256];
+
+struct gate {
+	uint16_t low, selector;
+	uint8_t ist, flags;
+	uint16_t middle;
+	uint32_t high, zero;
+};
+
+struct tss {
+	uint32_t reserved;
+	uint64_t rsp[3], more[8];
+	uint32_t tail[3];
+} __attribute__((packed));
+
+struct table_pointer {
+	uint16_t limit;
+	uint64_t base;
+} __attribute__((packed));
+
+static struct gate idt[256];
+static struct tss tss[64];
+static uint8_t kernel_stacks[64][2048] __attribute__((aligned(16)));
+static uint8_t user_stack[USER_STACK_BYTES] __attribute__((aligned(16)));
+static uint64_t tables[EXTRA_TABLES][512] __attribute__((aligned(4096)));
+static unsigned tables_used;
+
+static void gate_set(unsigned vector)
+{
+	uint64_t to = (uint64_t)trap_stubs + 16 * vector;
+
+	idt[vector] = (struct gate){
+		.low = (uint16_t)to,
+		.selector = 0x08,
+		.flags = 0x8e,
+		.middle = (uint16_t)(to >> 16),
+		.high = (uint32_t)(to >> 32),
+	};
+}
+
+void processor_init(unsigned id)
+{
+	struct table_pointer p = { sizeof(idt) - 1, (uint64_t)idt };
+	uint64_t t = (uint64_t)&tss[id];
+	uint64_t *d = &gdt[6 + 2 * id];
+	uint16_t selector = (uint16_t)(0x30 + 16 * id);
+
+	tss[id].rsp[0] = (uint64_t)kernel_stacks[id] + sizeof(kernel_stacks[id]);
+	d[0] = (sizeof(struct tss) - 1) | (t & 0xffffff) << 16 | 0x89ULL << 40 |
+		(t >> 24 & 0xff) << 56;
+	d[1] = t >> 32;
+	__asm__ volatile("lidt %0" : : "m"(p));
+	__asm__ volatile("ltr %0" : : "r"(selector));
+	lapic_write(LAPIC_SPURIOUS, 0x100 | VECTOR_SPURIOUS);
+}
+
+void kernel_main(uint64_t unused)
+{
+	(void)unused;
+	for (unsigned v = 0; v < 0x60; v++)
+		gate_set(v);
+	gate_set(VECTOR_SPURIOUS);
+	outb(0x21, 0xff); /* the 8259s stay silent */
+	outb(0xa1, 0xff);
+	processor_init(0);
+	user_enter(program, 0, user_stack + USER_STACK_BYTES - 8);
+}
+
+uint64_t lapic_read(unsigned reg)
+{
+	return mmio_read(LAPIC + reg, 4);
+}
+
+void lapic_write(unsigned reg, uint32_t v)
+{
+	mmio_write(LAPIC + reg, 4, v);
+}
+
+static void ioapic_write(unsigned reg, uint32_t v)
+{
+	mmio_write(IOAPIC, 4, reg);
+	mmio_write(IOAPIC + 0x10, 4, v);
+}
+
+void ioapic_route(unsigned gsi, bool level)
+{
+	ioapic_write(0x11 + 2 * gsi, (uint32_t)lapic_read(0x20));
+	ioapic_write(0x10 + 2 * gsi, VECTOR_GSI(gsi) | (level ? 1u << 15 : 0));
+}
+
+static uint64_t *table_below(uint64_t *entry)
+{
+	if (!(*entry & 1)) {
+		if (tables_used == EXTRA_TABLES)
+			return NULL;
+		*entry = (uint64_t)tables[tables_used++] | 7;
+	}
+	return (uint64_t *)(*entry & ~0xfffULL);
+}
+
+bool page_map(uint64_t gpa)
+{
+	uint64_t *t;
+
+	if (gpa >> 47)
+		return false;
+	t = table_below(&pml4[gpa >> 39 & 511]);
+	if (!t || !(t = table_below(&t[gpa >> 30 & 511])))
+		return false;
+	t[gpa >> 21 & 511] = (gpa & ~0x1fffffULL) | 0x87;
+	return true;
+}
+
+static uint64_t kernel_halt(uint64_t unused)
+{
+	if (!serial_ready())
+		__asm__ volatile("sti; hlt; cli");
+	return unused;
+}
+
+void halt(void)
+{
+	kcall(kernel_halt, 0);
+}
+
+uint64_t kernel_rdmsr(uint64_t msr)
+{
+	uint32_t lo, hi;
+
+	__asm__ volatile("rdmsr" : "=a"(lo), "=d"(hi) : "c"((uint32_t)msr));
+	return (uint64_t)hi << 32 | lo;
+}
+
+uint64_t kernel_wrmsr(uint64_t regs)
+{
+	struct kernel_regs *r = (struct kernel_regs *)regs;
+
+	__asm__ volatile("wrmsr" : : "c"(r->leaf), "a"(r->eax), "d"(r->edx) : "memory");
+	return 0;
+}
+
+uint64_t kernel_cpuid(uint64_t regs)
+{
+	struct kernel_regs *r = (struct kernel_regs *)regs;
+
+	r->eax = r->leaf;
+	__asm__ volatile("cpuid" : "+a"(r->eax), "=b"(r->ebx), "+c"(r->ecx), "=d"(r->edx));
+	return 0;
+}
+
+/* The interrupted work is given up and the program starts again, at CPL 3. */
+static void program_restart(struct trap_frame *f)
+{
+	f->cs = 0x23;
+	f->ss = 0x1b;
+	f->rflags = 0x3202;
+	f->rip = (uint64_t)program;
+	f->rdi = 1;
+	f->rsp = (uint64_t)user_stack + USER_STACK_BYTES - 8;
+}
+
+static void exception(struct trap_frame *f)
+{
+	uint64_t cr2;
+
+	__asm__ volatile("mov %%cr2, %0" : "=r"(cr2));
+	print("err exception %u error %x rip %x cs %x cr2 %x\n", f->vector, f->error, f->rip, f->cs,
+		cr2);
+	program_restart(f);
+}
+
+static uint64_t port_in(uint16_t port, unsigned size)
+{
+	return size == 1 ? inb(port) : size == 2 ? inw(port) : inl(port);
+}
+
+static void port_out(uint16_t port, unsigned size, uint64_t v)
+{
+	if (size == 1)
+		outb(port, (uint8_t)v);
+	else if (size == 2)
+		outw(port, (uint16_t)v);
+	else
+		outl(port, (uint32_t)v);
+}
+
+/* A PVM host does not honour IOPL: port instructions of CPL 3 end here. In and out, with the
+ * port in DX or in the instruction. */
+static bool port_access_done(struct trap_frame *f)
+{
+	const uint8_t *p = (const uint8_t *)f->rip;
+	unsigned size = 4, n = 0;
+	uint16_t port = (uint16_t)f->rdx;
+
+	if (f->vector != 13 || (f->cs & 3) != 3)
+		return false;
+	if (p[n] == 0x66) {
+		size = 2;
+		n++;
+	}
+	if ((p[n] & 0xf4) != 0xe4)
+		return false;
+	if (!(p[n] & 1))
+		size = 1;
+	if (!(p[n] & 8))
+		port = p[n + 1];
+	if (p[n] & 2)
+		port_out(port, size, f->rax);
+	else if (size == 4)
+		f->rax = port_in(port, size);
+	else
+		memcpy(&f->rax, &(uint64_t){ port_in(port, size) }, size);
+	f->rip += n + (p[n] & 8 ? 1 : 2);
+	return true;
+}
+
+void trap(struct trap_frame *f)
+{
+	if (port_access_done(f))
+		return;
+	irq_count[f->vector]++;
+	if (f->vector == 6 && f->rip == (uint64_t)kcall_gate) {
+		f->rip += 2;
+		f->rax = ((uint64_t(*)(uint64_t))f->rdi)(f->rsi);
+	} else if (f->vector < 32 && f->vector != 2) {
+		exception(f);
+	} else if (f->vector >= 32 && f->vector != VECTOR_SPURIOUS) {
+		if (f->vector == VECTOR_GSI(GSI_SCI))
+			button_interrupt();
+		lapic_write(LAPIC_EOI, 0);
+	}
+}

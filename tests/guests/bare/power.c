@@ -1,0 +1,41 @@
+/* ACPI's fixed hardware: the power button and S5. */
+#include "bare.h"
+
+#define PM1_STATUS (PM_BASE + 0)
+#define PM1_ENABLE (PM_BASE + 2)
+#define PM1_CONTROL (PM_BASE + 4)
+#define BUTTON (1u << 8)
+#define SCI_ENABLE 1u
+
+static volatile uint64_t presses;
+
+void button_init(void)
+{
+	if (!(inw(PM1_CONTROL) & SCI_ENABLE))
+		outb(0xb2, 0xf1); /* a PC's firmware turns ACPI on by SMI */
+	outw(PM1_STATUS, BUTTON);
+	outw(PM1_ENABLE, BUTTON);
+	ioapic_route(GSI_SCI, true);
+}
+
+/* The SCI is level-triggered: it would come again at once if its cause were left. */
+void button_interrupt(void)
+{
+	if (!(inw(PM1_STATUS) & BUTTON))
+		return;
+	outw(PM1_STATUS, BUTTON);
+	presses++;
+}
+
+bool button_pressed(void)
+{
+	if (!presses)
+		return false;
+	presses = 0;
+	return true;
+}
+
+void power_off(void)
+{
+	outw(PM1_CONTROL, 5u << 10 | 1u << 13);
+}
