@@ -381,10 +381,11 @@ int main(void)
 	signal(SIGPIPE, SIG_IGN);
 	mounts_make();
 	cmdline_option("cairn.port=", want, sizeof(want));
-	console_line("cairn-guest: ready");
 	port.fd = port_open(want);
 	pfd[0] = (struct pollfd){.fd = port.fd, .events = POLLIN};
 	pfd[1] = (struct pollfd){.fd = button_open(), .events = POLLIN};
+	/* Last, so that whoever has read it can send a command at once. */
+	console_line("cairn-guest: ready");
 	for (;;) {
 		poll(pfd, 2, -1);
 		if (pfd[1].revents)
