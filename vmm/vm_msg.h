@@ -65,7 +65,7 @@ enum vm_reason {
 	VM_REASON_GUEST_SHUTDOWN,    /* S5 */
 	VM_REASON_GUEST_RESET,	     /* with on_reboot destroy */
 	VM_REASON_GUEST_PANICKED,
-	VM_REASON_TRIPLE_FAULT,	     /* KVM_EXIT_SHUTDOWN, with on_reboot other than restart */
+	VM_REASON_TRIPLE_FAULT,	     /* KVM_EXIT_SHUTDOWN: a crash, not a reset, or a broken guest would loop */
 	VM_REASON_EMULATION_FAILURE, /* detail: RIP and instruction bytes */
 	VM_REASON_DEBUG_EXIT,	     /* value: the status the guest wrote */
 	VM_REASON_SHUTDOWN_TIMEOUT,  /* foreground: SIGTERM's deadline passed */
@@ -142,6 +142,9 @@ struct vm_config {
 	uint32_t shutdown_deadline_s; /* foreground; 0: 30 */
 	uint32_t ndisks;
 	struct vm_disk disks[VM_DISKS_MAX];
+	/* VM_NO_FD: none. Else the struct vm_event that says VM_PHASE_ENDED is also written
+	 * here, at offset 0: how a daemon that was away learns the reason. */
+	uint16_t end_fd;
 };
 
 struct vm_reply {
