@@ -1,0 +1,159 @@
+#include "api/config.h"
+#include "api/definition.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+unsigned config_add_fd(struct config *c, int fd)
+{
+	if (c->nfds == CHANNEL_FDS_MAX) {
+		close(fd);
+		return VM_NO_FD;
+	}
+	c->fds[c->nfds] = fd;
+	return c->nfds++;
+}
+
+static const char *kind_words(mode_t mode)
+{
+	return S_ISDIR(mode) ? "a folder" : S_ISFIFO(mode) ? "a pipe" :
+		S_ISSOCK(mode)			       ? "a socket" : "a device";
+}
+
+static int open_failed(const char *key, const char *path, bool write, struct err *e)
+{
+	int error = errno;
+	const char *hint = "";
+
+	if (write && (error == EACCES || error == EROFS || error == EPERM))
+		hint = "; set its \"readonly\" to true if it is not to be written";
+	return err_set(e, -error, err_class_of_errno(error), "%s: %s: %s%s", key, path,
+		strerror(error), hint);
+}
+
+/* O_NONBLOCK for the open alone: a pipe in the place of a disk must not hold us up. */
+static int file_open(struct config *c, const char *key, const char *path, bool write, bool block,
+	struct err *e)
+{
+	CLEANUP_CLOSE int fd = open(path, (write ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY |
+						  O_NONBLOCK);
+	struct stat st;
+	unsigned at;
+
+	if (fd < 0)
+		return open_failed(key, path, write, e);
+	if (fstat(fd, &st) < 0 || fcntl(fd, F_SETFL, 0) < 0)
+		return open_failed(key, path, write, e);
+	if (!S_ISREG(st.st_mode) && !(block && S_ISBLK(st.st_mode)))
+		return err_set(e, -EINVAL, ERR_INVALID, "%s: %s is %s; give a file%s", key, path,
+			kind_words(st.st_mode), block ? " or a block device" : "");
+	at = config_add_fd(c, steal_fd(&fd));
+	if (at == VM_NO_FD)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s: more than %d files in one definition",
+			key, CHANNEL_FDS_MAX);
+	return (int)at;
+}
+
+static int boot_open(struct config *c, const char *key, const char *path, uint16_t *into,
+	struct err *e)
+{
+	int at;
+
+	*into = VM_NO_FD;
+	if (!path)
+		return 0;
+	at = file_open(c, key, path, false, false, e);
+	if (at >= 0)
+		*into = (uint16_t)at;
+	return MIN(at, 0);
+}
+
+static int disk_open(struct config *c, unsigned i, const struct definition_disk *d, struct err *e)
+{
+	struct vm_disk *v = &c->vm.disks[i];
+
+	snprintf(v->id, sizeof(v->id), "%s", d->id);
+	snprintf(v->serial, sizeof(v->serial), "%s", d->serial);
+	v->nlayers = d->nlayers;
+	v->read_only = d->read_only;
+	v->error_policy = d->error_policy;
+	v->queues = d->queues;
+	v->queue_size = d->queue_size;
+	for (unsigned k = 0; k < d->nlayers; k++) {
+		char key[64];
+		int at;
+
+		if (k)
+			snprintf(key, sizeof(key), "disks[%u].backing[%u].path", i, k - 1);
+		else
+			snprintf(key, sizeof(key), "disks[%u].path", i);
+		at = file_open(c, key, d->layers[k].path, !k && !d->read_only, true, e);
+		if (at < 0)
+			return at;
+		v->fd[k] = (uint16_t)at;
+		v->format[k] = d->layers[k].format;
+	}
+	return 0;
+}
+
+static void config_fill(struct vm_config *v, const struct definition *d)
+{
+	snprintf(v->name, sizeof(v->name), "%s", d->name);
+	memcpy(v->uuid, d->uuid, sizeof(v->uuid));
+	v->ram_bytes = d->ram_bytes;
+	v->vcpus = d->vcpus;
+	v->sockets = d->sockets;
+	v->cores = d->cores;
+	v->threads = d->threads;
+	snprintf(v->cmdline, sizeof(v->cmdline), "%s", d->cmdline ? d->cmdline : "");
+	v->huge_pages = d->huge_pages;
+	v->assist = d->assist;
+	v->on_poweroff = d->on_poweroff;
+	v->on_reboot = d->on_reboot;
+	/* A crashed VM is started again by the daemon, which counts how often. */
+	v->on_crash = d->on_crash == VM_ACTION_PRESERVE ? VM_ACTION_PRESERVE : VM_ACTION_DESTROY;
+	v->rng = d->rng;
+	v->virtio_console = d->virtio_console;
+	v->debug_exit = d->debug_exit;
+	v->shutdown_deadline_s = d->shutdown_deadline_s;
+	v->log_fd = VM_NO_FD;
+	v->end_fd = VM_NO_FD;
+}
+
+int config_open(const struct definition *d, struct config *c, struct err *e)
+{
+	int r;
+
+	memset(c, 0, sizeof(*c));
+	config_fill(&c->vm, d);
+	r = boot_open(c, "boot.kernel", d->kernel, &c->vm.kernel_fd, e);
+	if (!r)
+		r = boot_open(c, "boot.initrd", d->initrd, &c->vm.initrd_fd, e);
+	if (!r)
+		r = boot_open(c, "boot.firmware", d->firmware, &c->vm.firmware_fd, e);
+	c->vm.ndisks = MIN(d->ndisks, VM_DISKS_MAX);
+	for (unsigned i = 0; !r && i < c->vm.ndisks; i++)
+		r = disk_open(c, i, &d->disks[i], e);
+	if (r < 0)
+		config_done(c);
+	return r;
+}
+
+int config_send(const struct config *c, int sock, uint64_t seq)
+{
+	return channel_send(sock, VM_MSG_VERSION, VM_MSG_CONFIG, seq, &c->vm, sizeof(c->vm), c->fds,
+		c->nfds);
+}
+
+void config_done(struct config *c)
+{
+	for (unsigned i = 0; i < c->nfds; i++)
+		close(c->fds[i]);
+	c->nfds = 0;
+}

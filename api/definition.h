@@ -1,0 +1,79 @@
+/* definition: what a VM is, as its owner wrote it. JSON in, a checked struct out, and
+ * back as canonical JSON (every key stated, in one order). docs/definition.md is the
+ * reference.
+ *
+ * A definition is untrusted: every key, type and range is checked, and the sentence names
+ * the path to the key and what would be right. No file is opened here. */
+#ifndef CAIRN_API_DEFINITION_H
+#define CAIRN_API_DEFINITION_H
+
+#include "vmm/vm_msg.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct err;
+struct json_object;
+
+#define DEFINITION_VERSION 1
+#define DEFINITION_FILE_MAX (256 * 1024)
+#define DEFINITION_UUID_TEXT 37 /* with the NUL */
+
+/* The values of block's enum block_format, which api may not include; a unit test holds
+ * them together. */
+enum definition_format { DEFINITION_FORMAT_RAW = 1, DEFINITION_FORMAT_QCOW2 = 2 };
+
+struct definition_layer {
+	char *path; /* absolute */
+	uint8_t format;
+};
+
+struct definition_disk {
+	char id[16];
+	char serial[24];
+	struct definition_layer layers[VM_DISK_LAYERS_MAX]; /* [0] the disk, [1] its backing, … */
+	uint16_t nlayers;
+	uint16_t queues;     /* 0: one per vCPU */
+	uint16_t queue_size; /* 0: the default */
+	uint8_t error_policy;
+	bool read_only;
+};
+
+struct definition {
+	char name[VM_NAME_MAX + 1];
+	uint8_t uuid[16]; /* all zero: none given */
+	char *title, *description; /* NULL: none */
+	uint64_t ram_bytes;
+	uint32_t vcpus;
+	uint32_t sockets, cores, threads; /* 0 0 0: none given */
+	char *kernel, *initrd, *firmware, *cmdline; /* NULL: none; paths are absolute */
+	struct definition_disk *disks;
+	uint32_t ndisks;
+	uint32_t shutdown_deadline_s;
+	bool rng, virtio_console, debug_exit, huge_pages;
+	uint8_t assist, on_poweroff, on_reboot, on_crash; /* as in vm_msg.h */
+};
+
+/* folder: absolute; relative paths are taken from it; NULL: a relative path is an error.
+ * Returns 0; -EINVAL with a sentence. The caller frees *ret_d with definition_free(). */
+int definition_parse(struct json_object *o, const char *folder, struct definition **ret_d,
+	struct err *e);
+void definition_free(struct definition *d);
+
+/* Canonical JSON; the caller puts it. Parsing it gives an equal definition. */
+struct json_object *definition_to_json(const struct definition *d);
+
+/* Every file that the definition names: there, and of the right kind. Opens nothing. */
+int definition_check_files(const struct definition *d, struct err *e);
+
+/* Is name one that a VM may have? Sentence without a path to a key. */
+int definition_check_name(const char *name, struct err *e);
+
+bool definition_has_uuid(const struct definition *d);
+/* A random one (RFC 4122, 4.4). Returns 0 or -errno. */
+int definition_make_uuid(struct definition *d, struct err *e);
+void uuid_print(const uint8_t uuid[16], char text[DEFINITION_UUID_TEXT]);
+/* With or without dashes' other case; returns 0 or -EINVAL. */
+int uuid_parse(const char *text, uint8_t uuid[16]);
+
+#endif
