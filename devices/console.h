@@ -21,7 +21,8 @@ struct loop;
 
 /* name: for the log, copied. Returns 0 or -errno. */
 int console_new(struct loop *l, const char *name, struct console **ret_c, struct err *e);
-/* Detaches everybody (their fds are closed). NULL allowed. */
+/* Detaches everybody (their fds are closed). The loop is not run any more afterwards, or has
+ * nothing of this console's posted. NULL allowed. */
 void console_free(struct console *c);
 
 /* Attach a connected stream socket; it is made non-blocking.

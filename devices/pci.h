@@ -100,7 +100,8 @@ struct pci_function {
 	unsigned last_cap;
 	unsigned msix_cap;	/* offset; 0: none */
 	struct msix msix;
-	bool intx_wanted;	/* level the device asks for */
+	bool intx_wanted;	/* level the device asks for; under the host's irq lock */
+	bool intx_disabled;	/* by the command register */
 	bool intx_raised;	/* level it has on the line */
 };
 

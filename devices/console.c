@@ -1,0 +1,505 @@
+#include "devices/console.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define READERS_MAX 64
+#define STDIO_CHUNK_BYTES 4096
+#define SOCKET_CHUNK_BYTES 16384
+
+/* Somebody attached. Output positions count bytes since the console was made, so that
+ * "how far behind" is a subtraction. */
+struct reader {
+	struct console *console;
+	struct reader *next;
+	uint64_t pos; /* next byte to send */
+	int in_fd, out_fd; /* a socket: the same */
+	bool is_socket;	   /* and its fd is ours */
+	struct loop_watch *watch;    /* socket: both ways; stdio: input */
+	bool wants_out;		     /* a socket that was full */
+	/* stdio's output goes through the ring: write(2) on a terminal may block. */
+	struct loop_op write_op;
+	struct iovec write_iov;
+	bool writing, dead;
+	char *chunk; /* STDIO_CHUNK_BYTES, copied out of the history for write_op */
+	size_t note_len, note_pos;
+	char note[80]; /* of lost output, goes before the rest */
+};
+
+struct console {
+	struct loop *loop;
+	char name[32];
+	struct reader *readers; /* the loop's */
+	unsigned nreaders;
+	bool input_paused; /* the loop's */
+
+	pthread_mutex_t lock; /* what follows */
+	uint64_t head;	      /* bytes ever written */
+	bool flush_posted, resume_posted, has_readers;
+	unsigned in_start, in_len;
+	void (*input_ready)(void *opaque);
+	void *input_opaque;
+	struct loop_task flush_task, resume_task;
+	char history[CONSOLE_HISTORY_BYTES];
+	char input[CONSOLE_INPUT_BYTES];
+};
+
+/* ---- output ---- */
+
+void console_write(struct console *c, const void *buf, size_t len)
+{
+	const char *p = buf;
+	bool post;
+
+	pthread_mutex_lock(&c->lock);
+	if (len > CONSOLE_HISTORY_BYTES) {
+		c->head += len - CONSOLE_HISTORY_BYTES;
+		p += len - CONSOLE_HISTORY_BYTES;
+		len = CONSOLE_HISTORY_BYTES;
+	}
+	while (len) {
+		size_t at = c->head % CONSOLE_HISTORY_BYTES;
+		size_t n = MIN(len, CONSOLE_HISTORY_BYTES - at);
+
+		memcpy(c->history + at, p, n);
+		c->head += n;
+		p += n;
+		len -= n;
+	}
+	post = c->has_readers && !c->flush_posted;
+	c->flush_posted |= post;
+	pthread_mutex_unlock(&c->lock);
+	if (post)
+		loop_post(c->loop, &c->flush_task);
+}
+
+/* Copy up to max bytes for this reader; notes what it has lost. Returns how many. */
+static size_t reader_fetch(struct reader *r, char *dst, size_t max)
+{
+	struct console *c = r->console;
+	uint64_t behind;
+	size_t n, at, first;
+
+	pthread_mutex_lock(&c->lock);
+	behind = c->head - r->pos;
+	if (behind > CONSOLE_HISTORY_BYTES) {
+		uint64_t lost = behind - CONSOLE_HISTORY_BYTES;
+
+		r->pos += lost;
+		r->note_pos = 0;
+		r->note_len = (size_t)snprintf(r->note, sizeof(r->note),
+			"\r\n[console: %llu bytes of output lost]\r\n", (unsigned long long)lost);
+	}
+	if (r->note_pos < r->note_len) {
+		n = MIN(max, r->note_len - r->note_pos);
+		memcpy(dst, r->note + r->note_pos, n);
+		pthread_mutex_unlock(&c->lock);
+		return n;
+	}
+	n = (size_t)MIN(c->head - r->pos, (uint64_t)max);
+	at = r->pos % CONSOLE_HISTORY_BYTES;
+	first = MIN(n, CONSOLE_HISTORY_BYTES - at);
+	memcpy(dst, c->history + at, first);
+	memcpy(dst + first, c->history, n - first);
+	pthread_mutex_unlock(&c->lock);
+	return n;
+}
+
+static void reader_advance(struct reader *r, size_t n)
+{
+	if (r->note_pos < r->note_len)
+		r->note_pos += n;
+	else
+		r->pos += n;
+}
+
+static void reader_free(struct reader *r)
+{
+	loop_unwatch(r->watch);
+	r->watch = NULL;
+	/* A terminal that never took the last bytes: the kernel may still answer. Keep what
+	 * it would write to; the process is about to end. */
+	if (r->writing)
+		return;
+	if (r->is_socket)
+		close(r->in_fd);
+	free(r->chunk);
+	free(r);
+}
+
+static void reader_detach(struct reader *r)
+{
+	struct console *c = r->console;
+
+	for (struct reader **p = &c->readers; *p; p = &(*p)->next) {
+		if (*p == r) {
+			*p = r->next;
+			break;
+		}
+	}
+	c->nreaders--;
+	pthread_mutex_lock(&c->lock);
+	c->has_readers = c->nreaders;
+	pthread_mutex_unlock(&c->lock);
+	reader_free(r);
+}
+
+static unsigned reader_events(const struct reader *r)
+{
+	unsigned in = r->console->input_paused ? 0 : POLLIN;
+
+	return in | (r->is_socket && r->wants_out ? POLLOUT : 0);
+}
+
+static void reader_update_watch(struct reader *r)
+{
+	if (r->watch)
+		loop_watch_events(r->watch, reader_events(r));
+}
+
+/* Send what there is. Returns false when the reader is gone. */
+static bool socket_flush(struct reader *r)
+{
+	char buf[SOCKET_CHUNK_BYTES];
+	size_t n = 0;
+
+	/* Bounded: a guest that never stops and a reader that keeps up would hold the loop. */
+	for (unsigned round = 0; round <= CONSOLE_HISTORY_BYTES / SOCKET_CHUNK_BYTES; round++) {
+		n = reader_fetch(r, buf, sizeof(buf));
+		if (!n)
+			break;
+		ssize_t s = send(r->out_fd, buf, n, MSG_DONTWAIT | MSG_NOSIGNAL);
+
+		if (s < 0 && errno == EINTR)
+			continue;
+		if (s < 0 && errno != EAGAIN) {
+			reader_detach(r);
+			return false;
+		}
+		if (s > 0)
+			reader_advance(r, (size_t)s);
+		if (s < (ssize_t)n)
+			break;
+	}
+	r->wants_out = n; /* full, or more to send in the loop's next round */
+	reader_update_watch(r);
+	return true;
+}
+
+static void stdio_flush(struct reader *r)
+{
+	size_t n;
+
+	if (r->writing || r->dead || r->out_fd < 0)
+		return;
+	n = reader_fetch(r, r->chunk, STDIO_CHUNK_BYTES);
+	if (!n)
+		return;
+	r->writing = true;
+	r->write_iov = (struct iovec){ .iov_base = r->chunk, .iov_len = n };
+	/* Offset -1: the file's own position. */
+	loop_writev(r->console->loop, &r->write_op, r->out_fd, &r->write_iov, 1, UINT64_MAX);
+}
+
+static void stdio_written(struct loop_op *op, int res)
+{
+	struct reader *r = container_of(op, struct reader, write_op);
+
+	r->writing = false;
+	if (res == -EINTR || res == -EAGAIN) {
+		res = 0;
+	} else if (res < 0) {
+		log_warn(r->console->name, "writing to the terminal: %s; output is dropped",
+			strerror(-res));
+		r->dead = true;
+	}
+	if (res > 0)
+		reader_advance(r, (size_t)res);
+	stdio_flush(r);
+}
+
+static void flush_run(struct loop_task *t)
+{
+	struct console *c = container_of(t, struct console, flush_task);
+	struct reader *r = c->readers, *next;
+
+	/* Cleared first: what is written from here on posts again. */
+	pthread_mutex_lock(&c->lock);
+	c->flush_posted = false;
+	pthread_mutex_unlock(&c->lock);
+	for (; r; r = next) {
+		next = r->next;
+		if (!r->is_socket)
+			stdio_flush(r);
+		else if (!r->wants_out)
+			socket_flush(r);
+	}
+}
+
+/* ---- input ---- */
+
+size_t console_read(struct console *c, void *buf, size_t max)
+{
+	char *dst = buf;
+	size_t n = 0;
+	bool post;
+
+	pthread_mutex_lock(&c->lock);
+	for (; n < max && c->in_len; n++) {
+		dst[n] = c->input[c->in_start];
+		c->in_start = (c->in_start + 1) % CONSOLE_INPUT_BYTES;
+		c->in_len--;
+	}
+	post = n && !c->resume_posted && c->in_len <= CONSOLE_INPUT_BYTES / 2 &&
+		c->in_len + n > CONSOLE_INPUT_BYTES / 2;
+	c->resume_posted |= post;
+	pthread_mutex_unlock(&c->lock);
+	if (post)
+		loop_post(c->loop, &c->resume_task);
+	return n;
+}
+
+static void input_set_paused(struct console *c, bool paused)
+{
+	if (c->input_paused == paused)
+		return;
+	c->input_paused = paused;
+	for (struct reader *r = c->readers; r; r = r->next)
+		reader_update_watch(r);
+}
+
+static void resume_run(struct loop_task *t)
+{
+	struct console *c = container_of(t, struct console, resume_task);
+
+	pthread_mutex_lock(&c->lock);
+	c->resume_posted = false;
+	pthread_mutex_unlock(&c->lock);
+	input_set_paused(c, false);
+}
+
+static size_t input_room(struct console *c)
+{
+	size_t n;
+
+	pthread_mutex_lock(&c->lock);
+	n = CONSOLE_INPUT_BYTES - c->in_len;
+	pthread_mutex_unlock(&c->lock);
+	return n;
+}
+
+static void input_push(struct console *c, const char *p, size_t n)
+{
+	void (*ready)(void *opaque);
+	void *opaque;
+
+	pthread_mutex_lock(&c->lock);
+	while (n-- && c->in_len < CONSOLE_INPUT_BYTES) {
+		c->input[(c->in_start + c->in_len) % CONSOLE_INPUT_BYTES] = *p++;
+		c->in_len++;
+	}
+	ready = c->input_ready;
+	opaque = c->input_opaque;
+	pthread_mutex_unlock(&c->lock);
+	if (ready)
+		ready(opaque);
+	if (!input_room(c))
+		input_set_paused(c, true);
+}
+
+/* Returns false when the reader is gone. */
+static bool reader_input(struct reader *r)
+{
+	char buf[CONSOLE_INPUT_BYTES];
+	size_t room = input_room(r->console);
+	ssize_t n;
+
+	if (!room) {
+		input_set_paused(r->console, true);
+		return true;
+	}
+	n = read(r->in_fd, buf, MIN(room, sizeof(buf)));
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return true;
+	if (n > 0) {
+		input_push(r->console, buf, (size_t)n);
+		return true;
+	}
+	if (r->is_socket) {
+		reader_detach(r);
+		return false;
+	}
+	/* End of stdin: only input ends. */
+	loop_unwatch(r->watch);
+	r->watch = NULL;
+	return true;
+}
+
+static void reader_ready(void *opaque, unsigned revents)
+{
+	struct reader *r = opaque;
+
+	if ((revents & POLLOUT) && r->is_socket && !socket_flush(r))
+		return;
+	if (revents & (POLLIN | POLLHUP | POLLERR))
+		reader_input(r);
+}
+
+void console_set_device(struct console *c, void (*input_ready)(void *opaque), void *opaque)
+{
+	pthread_mutex_lock(&c->lock);
+	c->input_ready = input_ready;
+	c->input_opaque = opaque;
+	pthread_mutex_unlock(&c->lock);
+}
+
+/* ---- attaching ---- */
+
+static void console_link(struct console *c, struct reader *r, bool history)
+{
+	r->next = c->readers;
+	c->readers = r;
+	c->nreaders++;
+	pthread_mutex_lock(&c->lock);
+	c->has_readers = true;
+	r->pos = c->head;
+	if (history)
+		r->pos -= MIN(c->head, (uint64_t)CONSOLE_HISTORY_BYTES);
+	pthread_mutex_unlock(&c->lock);
+}
+
+static struct reader *reader_new(struct console *c, int in_fd, int out_fd, struct err *e)
+{
+	struct reader *r;
+
+	if (c->nreaders >= READERS_MAX) {
+		err_set(e, -EMFILE, ERR_BUSY, "console %s: %u are attached already", c->name,
+			c->nreaders);
+		return NULL;
+	}
+	r = calloc(1, sizeof(*r));
+	if (!r) {
+		err_set_errno(e, -ENOMEM, "console %s", c->name);
+		return NULL;
+	}
+	r->console = c;
+	r->in_fd = in_fd;
+	r->out_fd = out_fd;
+	r->write_op.done = stdio_written;
+	return r;
+}
+
+int console_attach(struct console *c, int fd, bool history, struct err *e)
+{
+	struct reader *r = reader_new(c, fd, fd, e);
+	int fl = fcntl(fd, F_GETFL), ret;
+
+	if (!r)
+		return c->nreaders >= READERS_MAX ? -EMFILE : -ENOMEM;
+	if (fl < 0 || fcntl(fd, F_SETFL, fl | O_NONBLOCK) < 0)
+		ret = -errno;
+	else
+		ret = loop_watch(c->loop, fd, c->input_paused ? 0 : POLLIN, reader_ready, r,
+			&r->watch);
+	if (ret) {
+		free(r);
+		return err_set_errno(e, ret, "console %s", c->name);
+	}
+	r->is_socket = true;
+	console_link(c, r, history);
+	socket_flush(r);
+	return 0;
+}
+
+int console_attach_stdio(struct console *c, int in_fd, int out_fd, struct err *e)
+{
+	struct reader *r = reader_new(c, in_fd, out_fd, e);
+	int ret = 0;
+
+	if (!r)
+		return c->nreaders >= READERS_MAX ? -EMFILE : -ENOMEM;
+	r->chunk = malloc(STDIO_CHUNK_BYTES);
+	if (!r->chunk)
+		ret = -ENOMEM;
+	else if (in_fd >= 0)
+		ret = loop_watch(c->loop, in_fd, POLLIN, reader_ready, r, &r->watch);
+	if (ret) {
+		free(r->chunk);
+		free(r);
+		return err_set_errno(e, ret, "console %s", c->name);
+	}
+	console_link(c, r, true);
+	stdio_flush(r);
+	return 0;
+}
+
+unsigned console_readers(struct console *c)
+{
+	return c->nreaders;
+}
+
+static bool console_has_unsent(struct console *c)
+{
+	uint64_t head;
+
+	pthread_mutex_lock(&c->lock);
+	head = c->head;
+	pthread_mutex_unlock(&c->lock);
+	for (struct reader *r = c->readers; r; r = r->next) {
+		if (r->dead || r->out_fd < 0)
+			continue;
+		if (r->writing || r->pos != head || r->note_pos < r->note_len)
+			return true;
+	}
+	return false;
+}
+
+void console_drain(struct console *c, unsigned long long timeout_ns)
+{
+	uint64_t end = loop_now_ns() + timeout_ns, now;
+
+	flush_run(&c->flush_task);
+	while (console_has_unsent(c) && (now = loop_now_ns()) < end)
+		loop_run_once(c->loop, end - now);
+}
+
+int console_new(struct loop *l, const char *name, struct console **ret_c, struct err *e)
+{
+	struct console *c = calloc(1, sizeof(*c));
+
+	if (!c)
+		return err_set_errno(e, -ENOMEM, "console %s", name);
+	c->loop = l;
+	snprintf(c->name, sizeof(c->name), "%s", name);
+	pthread_mutex_init(&c->lock, NULL);
+	c->flush_task.run = flush_run;
+	c->resume_task.run = resume_run;
+	*ret_c = c;
+	return 0;
+}
+
+void console_free(struct console *c)
+{
+	if (!c)
+		return;
+	while (c->readers) {
+		struct reader *r = c->readers;
+
+		c->readers = r->next;
+		reader_free(r);
+	}
+	pthread_mutex_destroy(&c->lock);
+	free(c);
+}
