@@ -99,8 +99,15 @@ void ioapic_route(unsigned gsi, bool level);
 bool page_map(uint64_t gpa);
 uint64_t lapic_read(unsigned reg);
 void lapic_write(unsigned reg, uint32_t v);
-/* Wait for an interrupt, unless a byte on the serial port is there already. */
-void halt(void);
+/* Wait for an interrupt, unless a byte on the serial port is there already or (counter not
+ * NULL) *counter has moved on from `seen`. */
+void halt_unless(volatile uint64_t *counter, uint64_t seen);
+static inline void halt(void)
+{
+	halt_unless(NULL, 0);
+}
+/* A register that is read at each interrupt of a GSI, to lower its line. 0: none. */
+extern volatile uint64_t irq_ack_gpa[24];
 
 /* CPL 0, for kcall() */
 struct kernel_regs {
@@ -114,7 +121,9 @@ uint64_t kernel_cpuid(uint64_t regs); /* struct kernel_regs: leaf and ecx in */
 /* ---- lib.c: serial port, text ---- */
 void serial_init(void);
 bool serial_ready(void);
-uint8_t serial_read(void);
+/* What has come, at most n bytes; when there is nothing, waits for an interrupt of any kind
+ * first. May return 0. */
+size_t serial_read(char *buf, size_t n);
 /* Cut at 512 bytes. %s, %c, %d (int64_t), %u (uint64_t), %x (uint64_t, as 0x…). */
 void print(const char *fmt, ...);
 
@@ -168,12 +177,16 @@ struct command {
 extern const struct command io_commands[], disk_commands[], ring_commands[], machine_commands[],
 	crash_commands[];
 
+/* ---- machine.c ---- */
+/* The local APIC's timer, every count * 16 bus cycles at VECTOR_TIMER; 0 stops it. */
+void timer_start(uint32_t count);
+
 /* ---- pci.c ---- */
 uint32_t pci_read(uint16_t bdf, unsigned reg, unsigned size);
 void pci_write(uint16_t bdf, unsigned reg, unsigned size, uint32_t v);
 /* The index-th function with that vendor and device, or -1. */
 int pci_find(uint16_t vendor, uint16_t device, unsigned index);
-/* Address of a memory BAR; places it when nobody has. 0: none such. */
+/* Address of a memory BAR, reachable. 0: none such. */
 uint64_t pci_bar(uint16_t bdf, unsigned bar);
 
 #endif

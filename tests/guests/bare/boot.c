@@ -8,7 +8,7 @@
 #define USER_STACK_BYTES 16384
 #define EXTRA_TABLES 16
 
-volatile uint64_t irq_count[256];
+volatile uint64_t irq_count[256], irq_ack_gpa[24];
 
 struct gate {
 	uint16_t low, selector;
@@ -121,16 +121,26 @@ bool page_map(uint64_t gpa)
 	return true;
 }
 
-static uint64_t kernel_halt(uint64_t unused)
+struct halt {
+	volatile uint64_t *counter;
+	uint64_t seen;
+};
+
+/* Interrupts are off on the way in, so that none is missed between the look and the hlt. */
+static uint64_t kernel_halt(uint64_t halt)
 {
-	if (!serial_ready())
+	struct halt *h = (struct halt *)halt;
+
+	if (!serial_ready() && (!h->counter || *h->counter == h->seen))
 		__asm__ volatile("sti; hlt; cli");
-	return unused;
+	return 0;
 }
 
-void halt(void)
+void halt_unless(volatile uint64_t *counter, uint64_t seen)
 {
-	kcall(kernel_halt, 0);
+	struct halt h = { counter, seen };
+
+	kcall(kernel_halt, (uint64_t)&h);
 }
 
 uint64_t kernel_rdmsr(uint64_t msr)
@@ -224,6 +234,15 @@ static bool port_access_done(struct trap_frame *f)
 	return true;
 }
 
+/* Level-triggered interrupts would come again at once if their cause were left. */
+static void interrupt_ack(unsigned gsi)
+{
+	if (gsi == GSI_SCI)
+		button_interrupt();
+	else if (gsi < ARRAY_SIZE(irq_ack_gpa) && irq_ack_gpa[gsi])
+		mmio_read(irq_ack_gpa[gsi], 1);
+}
+
 void trap(struct trap_frame *f)
 {
 	if (port_access_done(f))
@@ -235,8 +254,7 @@ void trap(struct trap_frame *f)
 	} else if (f->vector < 32 && f->vector != 2) {
 		exception(f);
 	} else if (f->vector >= 32 && f->vector != VECTOR_SPURIOUS) {
-		if (f->vector == VECTOR_GSI(GSI_SCI))
-			button_interrupt();
+		interrupt_ack((unsigned)f->vector - 32);
 		lapic_write(LAPIC_EOI, 0);
 	}
 }

@@ -10,15 +10,15 @@ void program(uint64_t again)
 		print("idle\n");
 	}
 	for (;;) {
-		while (serial_ready()) {
-			char c = (char)serial_read();
+		char c[16];
+		size_t n = serial_read(c, sizeof(c));
 
-			if (c == 'q')
+		for (size_t i = 0; i < n; i++) {
+			if (c[i] == 'q')
 				power_off();
-			print("%c", c);
+			print("%c", c[i]);
 		}
 		if (button_pressed())
 			power_off();
-		halt();
 	}
 }

@@ -143,9 +143,28 @@ bool serial_ready(void)
 	return inb(COM1 + 5) & LSR_DATA;
 }
 
-uint8_t serial_read(void)
+struct input {
+	char *buf;
+	size_t room, n;
+};
+
+static uint64_t input_read(uint64_t input)
 {
-	return inb(COM1);
+	struct input *in = (struct input *)input;
+
+	if (!serial_ready())
+		__asm__ volatile("sti; hlt; cli");
+	while (in->n < in->room && serial_ready())
+		in->buf[in->n++] = (char)inb(COM1);
+	return 0;
+}
+
+size_t serial_read(char *buf, size_t n)
+{
+	struct input in = { buf, n, 0 };
+
+	kcall(input_read, (uint64_t)&in);
+	return in.n;
 }
 
 struct line {

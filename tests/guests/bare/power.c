@@ -18,7 +18,6 @@ void button_init(void)
 	ioapic_route(GSI_SCI, true);
 }
 
-/* The SCI is level-triggered: it would come again at once if its cause were left. */
 void button_interrupt(void)
 {
 	if (!(inw(PM1_STATUS) & BUTTON))

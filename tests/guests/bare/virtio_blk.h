@@ -1,0 +1,126 @@
+/* virtio_blk: a driver for virtio-blk over PCI (virtio 1.1), by polling, all at CPL 3. */
+#ifndef CAIRN_TESTS_BARE_VIRTIO_BLK_H
+#define CAIRN_TESTS_BARE_VIRTIO_BLK_H
+
+#include "bare.h"
+
+#define VBLK_QUEUES 4
+#define VBLK_QUEUE_SIZE 256
+#define VBLK_DATA_BYTES (4u << 20)
+#define SECTOR_BYTES 512
+
+#define STATUS_ACKNOWLEDGE 1
+#define STATUS_DRIVER 2
+#define STATUS_DRIVER_OK 4
+#define STATUS_FEATURES_OK 8
+#define STATUS_NEEDS_RESET 0x40
+
+#define COMMON_DEVICE_FEATURE_SELECT 0
+#define COMMON_DEVICE_FEATURE 4
+#define COMMON_DRIVER_FEATURE_SELECT 8
+#define COMMON_DRIVER_FEATURE 12
+#define COMMON_CONFIG_VECTOR 16
+#define COMMON_QUEUES 18
+#define COMMON_STATUS 20
+#define COMMON_QUEUE_SELECT 22
+#define COMMON_QUEUE_SIZE 24
+#define COMMON_QUEUE_VECTOR 26
+#define COMMON_QUEUE_ENABLE 28
+#define COMMON_QUEUE_NOTIFY_OFF 30
+#define COMMON_QUEUE_DESC 32
+#define COMMON_QUEUE_AVAIL 40
+#define COMMON_QUEUE_USED 48
+
+#define F_BLK_SIZE (1ULL << 6)
+#define F_FLUSH (1ULL << 9)
+#define F_MQ (1ULL << 12)
+#define F_DISCARD (1ULL << 13)
+#define F_WRITE_ZEROES (1ULL << 14)
+#define F_INDIRECT (1ULL << 28)
+#define F_EVENT_IDX (1ULL << 29)
+#define F_VERSION_1 (1ULL << 32)
+
+#define DESC_NEXT 1
+#define DESC_WRITE 2
+#define DESC_INDIRECT 4
+
+#define BLK_IN 0
+#define BLK_OUT 1
+#define BLK_FLUSH 4
+#define BLK_GET_ID 8
+#define BLK_DISCARD 11
+#define BLK_WRITE_ZEROES 13
+
+struct desc {
+	uint64_t gpa;
+	uint32_t bytes;
+	uint16_t flags, next;
+};
+
+struct avail {
+	uint16_t flags, idx, ring[VBLK_QUEUE_SIZE], used_event;
+};
+
+struct used {
+	uint16_t flags, idx;
+	struct {
+		uint32_t id, bytes;
+	} ring[VBLK_QUEUE_SIZE];
+	uint16_t avail_event;
+};
+
+struct blk_header {
+	uint32_t type, reserved;
+	uint64_t sector;
+};
+
+struct queue {
+	struct desc desc[VBLK_QUEUE_SIZE] __attribute__((aligned(4096)));
+	struct avail avail __attribute__((aligned(4096)));
+	struct used used __attribute__((aligned(4096)));
+	struct desc tables[VBLK_QUEUE_SIZE][4] __attribute__((aligned(16)));
+	struct blk_header headers[VBLK_QUEUE_SIZE];
+	volatile uint8_t status[VBLK_QUEUE_SIZE];
+	uint16_t last_used, avail_idx;
+	uint64_t notify_gpa;
+};
+
+struct vblk {
+	int bdf; /* -1: not found */
+	uint64_t common, notify, isr, config;
+	uint32_t notify_step;
+	uint64_t features;
+	uint16_t queue_size, queues;
+	uint64_t kicks;
+};
+
+extern struct vblk vblk;
+extern struct queue vblk_queues[VBLK_QUEUES];
+extern uint8_t vblk_data[VBLK_DATA_BYTES];
+
+/* All return NULL or what is wrong. */
+const char *vblk_find(unsigned index);
+/* Reset, negotiate (all but what `without` has), make queues and start. The ring layout for
+ * sizes below VBLK_QUEUE_SIZE keeps its event fields where virtio wants them. */
+const char *vblk_open(uint16_t queue_size, uint16_t queues, uint64_t without);
+uint8_t vblk_status(void);
+void vblk_status_add(uint8_t bits);
+/* Where the event fields are in a queue of the present size. */
+volatile uint16_t *vblk_used_event(struct queue *q);
+volatile uint16_t *vblk_avail_event(struct queue *q);
+
+/* Put request `slot` on queue q: header, data (bytes 0: none), status. Not yet announced. */
+void vblk_put(unsigned q, unsigned slot, uint32_t type, uint64_t sector, void *data,
+	uint32_t bytes);
+/* How many slots a queue has. */
+unsigned vblk_slots(void);
+/* Announce what was put and kick if the device asks for it. */
+void vblk_announce(unsigned q);
+/* The slot of a finished request, or -1. */
+int vblk_take(unsigned q);
+/* One request on queue q and its status byte; -1: none within 10 s or so. */
+int vblk_do(unsigned q, uint32_t type, uint64_t sector, void *data, uint32_t bytes);
+/* Kick a queue whatever the device says. */
+void vblk_kick(unsigned q);
+
+#endif
