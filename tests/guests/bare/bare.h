@@ -166,8 +166,8 @@ struct args {
 
 struct command {
 	const char *name;
-	int words;	  /* the first so many arguments are words; all others numbers */
-	int min;	  /* how many there must be */
+	int words;        /* the first so many arguments are words; all others numbers */
+	int min;          /* how many there must be */
 	const char *help; /* the arguments' names */
 	/* NULL: done; else what was wrong. */
 	const char *(*run)(const struct args *a);

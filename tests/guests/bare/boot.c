@@ -50,14 +50,14 @@ static void gate_set(unsigned vector)
 
 void processor_init(unsigned id)
 {
-	struct table_pointer p = { sizeof(idt) - 1, (uint64_t)idt };
+	struct table_pointer p = {sizeof(idt) - 1, (uint64_t)idt};
 	uint64_t t = (uint64_t)&tss[id];
 	uint64_t *d = &gdt[6 + 2 * id];
 	uint16_t selector = (uint16_t)(0x30 + 16 * id);
 
 	tss[id].rsp[0] = (uint64_t)kernel_stacks[id] + sizeof(kernel_stacks[id]);
 	d[0] = (sizeof(struct tss) - 1) | (t & 0xffffff) << 16 | 0x89ULL << 40 |
-		(t >> 24 & 0xff) << 56;
+	       (t >> 24 & 0xff) << 56;
 	d[1] = t >> 32;
 	__asm__ volatile("lidt %0" : : "m"(p));
 	__asm__ volatile("ltr %0" : : "r"(selector));
@@ -138,7 +138,7 @@ static uint64_t kernel_halt(uint64_t halt)
 
 void halt_unless(volatile uint64_t *counter, uint64_t seen)
 {
-	struct halt h = { counter, seen };
+	struct halt h = {counter, seen};
 
 	kcall(kernel_halt, (uint64_t)&h);
 }
@@ -229,7 +229,7 @@ static bool port_access_done(struct trap_frame *f)
 	else if (size == 4)
 		f->rax = port_in(port, size);
 	else
-		memcpy(&f->rax, &(uint64_t){ port_in(port, size) }, size);
+		memcpy(&f->rax, &(uint64_t){port_in(port, size)}, size);
 	f->rip += n + (p[n] & 8 ? 1 : 2);
 	return true;
 }

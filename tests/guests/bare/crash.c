@@ -6,7 +6,7 @@ static uint64_t kernel_triple(uint64_t unused)
 	struct {
 		uint16_t limit;
 		uint64_t base;
-	} __attribute__((packed)) none = { 0, 0 };
+	} __attribute__((packed)) none = {0, 0};
 
 	__asm__ volatile("lidt %0; int3" : : "m"(none));
 	return unused;
@@ -70,9 +70,18 @@ static const char *cmd_reset(const struct args *a)
 static const struct {
 	uint16_t first, last;
 } claimed_ports[] = {
-	{ 0x20, 0x21 }, { 0x40, 0x43 }, { 0x60, 0x64 }, { 0x70, 0x71 }, { 0x92, 0x92 },
-	{ 0xa0, 0xa1 }, { 0xf4, 0xf4 }, { 0x3f8, 0x3ff }, { 0x4d0, 0x4d1 }, { 0x505, 0x505 },
-	{ 0x600, 0x62f }, { 0xcf8, 0xcff },
+	{0x20, 0x21},
+	{0x40, 0x43},
+	{0x60, 0x64},
+	{0x70, 0x71},
+	{0x92, 0x92},
+	{0xa0, 0xa1},
+	{0xf4, 0xf4},
+	{0x3f8, 0x3ff},
+	{0x4d0, 0x4d1},
+	{0x505, 0x505},
+	{0x600, 0x62f},
+	{0xcf8, 0xcff},
 };
 
 static bool port_claimed(unsigned first, unsigned last)
@@ -108,7 +117,7 @@ static uint64_t kernel_port_storm(uint64_t storm)
 
 static const char *cmd_ports(const struct args *a)
 {
-	struct storm s = { a->v[0], a->v[1], a->v[2], 0 };
+	struct storm s = {a->v[0], a->v[1], a->v[2], 0};
 
 	if (!s.step || s.last > 0xffff)
 		return "STEP is not 0, LAST at most 0xffff";
@@ -160,10 +169,10 @@ static const char *cmd_fuzz(const struct args *a)
 }
 
 const struct command crash_commands[] = {
-	{ "crash", 1, 1, "triple|dead|spin|emulation|panic|ud", cmd_crash },
-	{ "reset", 1, 1, "cf9|keyboard|port92", cmd_reset },
-	{ "ports", 0, 3, "FIRST LAST STEP", cmd_ports },
-	{ "addresses", 0, 3, "FIRST END STEP", cmd_addresses },
-	{ "fuzz", 0, 4, "GPA BYTES TIMES SEED", cmd_fuzz },
-	{ 0 },
+	{"crash", 1, 1, "triple|dead|spin|emulation|panic|ud", cmd_crash},
+	{"reset", 1, 1, "cf9|keyboard|port92", cmd_reset},
+	{"ports", 0, 3, "FIRST LAST STEP", cmd_ports},
+	{"addresses", 0, 3, "FIRST END STEP", cmd_addresses},
+	{"fuzz", 0, 4, "GPA BYTES TIMES SEED", cmd_fuzz},
+	{0},
 };

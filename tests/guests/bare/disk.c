@@ -148,7 +148,7 @@ static const char *range_do(uint32_t type, const struct args *a)
 	struct {
 		uint64_t sector;
 		uint32_t count, flags;
-	} r = { a->v[0], (uint32_t)a->v[1], (uint32_t)a->v[2] };
+	} r = {a->v[0], (uint32_t)a->v[1], (uint32_t)a->v[2]};
 
 	memcpy(vblk_data, &r, sizeof(r));
 	return disk_do(type, 0, vblk_data, sizeof(r));
@@ -222,8 +222,10 @@ static void work_run(struct work *w)
 
 static const char *cmd_bench(const struct args *a)
 {
-	struct work w = { .depth = a->v[1], .requests = a->v[2], .bytes = a->v[3],
-		.seed = a->v[5] | 1ULL << 63 };
+	struct work w = {.depth = a->v[1],
+		.requests = a->v[2],
+		.bytes = a->v[3],
+		.seed = a->v[5] | 1ULL << 63};
 	uint64_t ns, tsc, kicks = vblk.kicks;
 
 	w.random = a->s[0][0] == 'r' && a->s[0][1] == 'a';
@@ -320,18 +322,18 @@ static const char *cmd_irq(const struct args *a)
 }
 
 const struct command disk_commands[] = {
-	{ "open", 0, 1, "INDEX [QUEUE-SIZE QUEUES WITHOUT-FEATURES]", cmd_open },
-	{ "info", 0, 0, "", cmd_info },
-	{ "write", 0, 3, "SECTOR COUNT SEED", cmd_write },
-	{ "verify", 0, 3, "SECTOR COUNT SEED", cmd_verify },
-	{ "sum", 0, 2, "SECTOR COUNT", cmd_sum },
-	{ "dump", 0, 1, "SECTOR", cmd_dump },
-	{ "flush", 0, 0, "", cmd_flush },
-	{ "discard", 0, 2, "SECTOR COUNT [FLAGS]", cmd_discard },
-	{ "zero", 0, 2, "SECTOR COUNT [FLAGS]", cmd_zero },
-	{ "request", 0, 3, "TYPE SECTOR BYTES", cmd_raw },
-	{ "bench", 1, 5, "read|write|randread|randwrite DEPTH REQUESTS BYTES SPAN-SECTORS [SEED]",
-		cmd_bench },
-	{ "irq", 1, 1, "msix|intx", cmd_irq },
-	{ 0 },
+	{"open", 0, 1, "INDEX [QUEUE-SIZE QUEUES WITHOUT-FEATURES]", cmd_open},
+	{"info", 0, 0, "", cmd_info},
+	{"write", 0, 3, "SECTOR COUNT SEED", cmd_write},
+	{"verify", 0, 3, "SECTOR COUNT SEED", cmd_verify},
+	{"sum", 0, 2, "SECTOR COUNT", cmd_sum},
+	{"dump", 0, 1, "SECTOR", cmd_dump},
+	{"flush", 0, 0, "", cmd_flush},
+	{"discard", 0, 2, "SECTOR COUNT [FLAGS]", cmd_discard},
+	{"zero", 0, 2, "SECTOR COUNT [FLAGS]", cmd_zero},
+	{"request", 0, 3, "TYPE SECTOR BYTES", cmd_raw},
+	{"bench", 1, 5, "read|write|randread|randwrite DEPTH REQUESTS BYTES SPAN-SECTORS [SEED]",
+		cmd_bench},
+	{"irq", 1, 1, "msix|intx", cmd_irq},
+	{0},
 };

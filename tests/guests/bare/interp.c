@@ -4,8 +4,8 @@
 
 #define LINE_MAX 256
 
-static const struct command *const tables[] = { io_commands, machine_commands, disk_commands,
-	ring_commands, crash_commands };
+static const struct command *const tables[] = {
+	io_commands, machine_commands, disk_commands, ring_commands, crash_commands};
 
 static const struct command *command_find(const char *name)
 {
@@ -57,7 +57,7 @@ static void line_run(char *line)
 	const char *words[1 + ARGS_MAX];
 	int n = split(line, words, 1 + ARGS_MAX);
 	const struct command *c;
-	struct args a = { .n = n - 1 };
+	struct args a = {.n = n - 1};
 	const char *wrong = NULL;
 
 	if (!n)

@@ -161,7 +161,7 @@ static uint64_t input_read(uint64_t input)
 
 size_t serial_read(char *buf, size_t n)
 {
-	struct input in = { buf, n, 0 };
+	struct input in = {buf, n, 0};
 
 	kcall(input_read, (uint64_t)&in);
 	return in.n;

@@ -118,7 +118,8 @@ uint64_t clock_ns(void)
 	uint32_t version;
 
 	if (!kvm_clock.scale) {
-		struct kernel_regs r = { .leaf = MSR_KVM_CLOCK, .eax = (uint32_t)(uint64_t)&kvm_clock | 1 };
+		struct kernel_regs r = {
+			.leaf = MSR_KVM_CLOCK, .eax = (uint32_t)(uint64_t)&kvm_clock | 1};
 
 		kcall(kernel_wrmsr, (uint64_t)&r);
 	}
@@ -206,7 +207,7 @@ static const char *cmd_irqs(const struct args *a)
 
 static const char *cmd_cpuid(const struct args *a)
 {
-	struct kernel_regs r = { .leaf = (uint32_t)a->v[0], .ecx = (uint32_t)a->v[1] };
+	struct kernel_regs r = {.leaf = (uint32_t)a->v[0], .ecx = (uint32_t)a->v[1]};
 
 	kcall(kernel_cpuid, (uint64_t)&r);
 	print("eax=%x ebx=%x ecx=%x edx=%x\n", (uint64_t)r.eax, (uint64_t)r.ebx, (uint64_t)r.ecx,
@@ -222,7 +223,7 @@ static const char *cmd_rdmsr(const struct args *a)
 
 static void msr_write(uint32_t msr, uint64_t v)
 {
-	struct kernel_regs r = { .leaf = msr, .eax = (uint32_t)v, .edx = (uint32_t)(v >> 32) };
+	struct kernel_regs r = {.leaf = msr, .eax = (uint32_t)v, .edx = (uint32_t)(v >> 32)};
 
 	kcall(kernel_wrmsr, (uint64_t)&r);
 }
@@ -313,24 +314,24 @@ static const char *cmd_echo(const struct args *a)
 }
 
 const struct command machine_commands[] = {
-	{ "fill", 0, 3, "GPA BYTES SEED", cmd_fill },
-	{ "check", 0, 3, "GPA BYTES SEED", cmd_check },
-	{ "memmap", 0, 0, "", cmd_memmap },
-	{ "start", 0, 0, "", cmd_start },
-	{ "clock", 0, 0, "", cmd_clock },
-	{ "pit", 0, 1, "HZ", cmd_pit },
-	{ "timer", 0, 1, "COUNT", cmd_timer },
-	{ "ticks", 0, 0, "", cmd_ticks },
-	{ "wait", 0, 1, "TICKS", cmd_wait },
-	{ "irqs", 0, 0, "", cmd_irqs },
-	{ "cpuid", 0, 1, "LEAF [SUBLEAF]", cmd_cpuid },
-	{ "rdmsr", 0, 1, "MSR", cmd_rdmsr },
-	{ "wrmsr", 0, 2, "MSR VALUE", cmd_wrmsr },
-	{ "smp", 1, 1, "start|count|show [HOW-MANY]", cmd_smp },
-	{ "syscall", 0, 1, "TIMES", cmd_syscall },
-	{ "button", 1, 1, "init|wait", cmd_button },
-	{ "poweroff", 0, 0, "", cmd_poweroff },
-	{ "exit", 0, 1, "STATUS", cmd_exit },
-	{ "echo", 1, 1, "WORD", cmd_echo },
-	{ 0 },
+	{"fill", 0, 3, "GPA BYTES SEED", cmd_fill},
+	{"check", 0, 3, "GPA BYTES SEED", cmd_check},
+	{"memmap", 0, 0, "", cmd_memmap},
+	{"start", 0, 0, "", cmd_start},
+	{"clock", 0, 0, "", cmd_clock},
+	{"pit", 0, 1, "HZ", cmd_pit},
+	{"timer", 0, 1, "COUNT", cmd_timer},
+	{"ticks", 0, 0, "", cmd_ticks},
+	{"wait", 0, 1, "TICKS", cmd_wait},
+	{"irqs", 0, 0, "", cmd_irqs},
+	{"cpuid", 0, 1, "LEAF [SUBLEAF]", cmd_cpuid},
+	{"rdmsr", 0, 1, "MSR", cmd_rdmsr},
+	{"wrmsr", 0, 2, "MSR VALUE", cmd_wrmsr},
+	{"smp", 1, 1, "start|count|show [HOW-MANY]", cmd_smp},
+	{"syscall", 0, 1, "TIMES", cmd_syscall},
+	{"button", 1, 1, "init|wait", cmd_button},
+	{"poweroff", 0, 0, "", cmd_poweroff},
+	{"exit", 0, 1, "STATUS", cmd_exit},
+	{"echo", 1, 1, "WORD", cmd_echo},
+	{0},
 };

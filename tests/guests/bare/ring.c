@@ -11,11 +11,11 @@ static struct queue *const q0 = &vblk_queues[0];
 /* A good read request in descriptors 0 to 2, for a mode to spoil. */
 static void chain_good(void)
 {
-	q0->headers[0] = (struct blk_header){ BLK_IN, 0, 0 };
+	q0->headers[0] = (struct blk_header){BLK_IN, 0, 0};
 	q0->status[0] = 0xee;
-	q0->desc[0] = (struct desc){ (uint64_t)&q0->headers[0], 16, DESC_NEXT, 1 };
-	q0->desc[1] = (struct desc){ (uint64_t)vblk_data, 512, DESC_NEXT | DESC_WRITE, 2 };
-	q0->desc[2] = (struct desc){ (uint64_t)&q0->status[0], 1, DESC_WRITE, 0 };
+	q0->desc[0] = (struct desc){(uint64_t)&q0->headers[0], 16, DESC_NEXT, 1};
+	q0->desc[1] = (struct desc){(uint64_t)vblk_data, 512, DESC_NEXT | DESC_WRITE, 2};
+	q0->desc[2] = (struct desc){(uint64_t)&q0->status[0], 1, DESC_WRITE, 0};
 }
 
 static void publish(uint16_t head)
@@ -34,7 +34,7 @@ static void queue_field(unsigned reg, uint64_t v)
 
 static void indirect(const struct desc *table, uint32_t bytes)
 {
-	q0->desc[0] = (struct desc){ (uint64_t)table, bytes, DESC_INDIRECT, 0 };
+	q0->desc[0] = (struct desc){(uint64_t)table, bytes, DESC_INDIRECT, 0};
 	publish(0);
 }
 
@@ -132,7 +132,7 @@ static void mode_empty(void)
 
 static void mode_nested(void)
 {
-	q0->tables[0][0] = (struct desc){ (uint64_t)q0->tables[1], 48, DESC_INDIRECT, 0 };
+	q0->tables[0][0] = (struct desc){(uint64_t)q0->tables[1], 48, DESC_INDIRECT, 0};
 	memcpy(q0->tables[1], q0->desc, 48);
 	indirect(q0->tables[0], 16);
 }
@@ -168,7 +168,7 @@ static void mode_indirect_next(void)
 static void mode_indirect_chained(void)
 {
 	memcpy(q0->tables[0], q0->desc, 48);
-	q0->desc[0] = (struct desc){ (uint64_t)q0->tables[0], 48, DESC_INDIRECT | DESC_NEXT, 1 };
+	q0->desc[0] = (struct desc){(uint64_t)q0->tables[0], 48, DESC_INDIRECT | DESC_NEXT, 1};
 	publish(0);
 }
 
@@ -257,37 +257,37 @@ static const struct {
 	const char *name;
 	void (*run)(void);
 } modes[] = {
-	{ "loop", mode_loop },
-	{ "self", mode_self },
-	{ "beyond", mode_beyond },
-	{ "hole", mode_hole },
-	{ "wrap", mode_wrap },
-	{ "huge", mode_huge },
-	{ "header-beyond", mode_header_beyond },
-	{ "status-beyond", mode_status_beyond },
-	{ "next", mode_next },
-	{ "head", mode_head },
-	{ "order", mode_order },
-	{ "read-only", mode_read_only },
-	{ "short", mode_short },
-	{ "lone", mode_lone },
-	{ "empty", mode_empty },
-	{ "nested", mode_nested },
-	{ "indirect-size", mode_indirect_size },
-	{ "indirect-none", mode_indirect_none },
-	{ "indirect-huge", mode_indirect_huge },
-	{ "indirect-beyond", mode_indirect_beyond },
-	{ "indirect-next", mode_indirect_next },
-	{ "indirect-chained", mode_indirect_chained },
-	{ "jump", mode_jump },
-	{ "back", mode_back },
-	{ "move", mode_move },
-	{ "resize", mode_resize },
-	{ "desc-beyond", mode_desc_beyond },
-	{ "avail-hole", mode_avail_hole },
-	{ "used-wrap", mode_used_wrap },
-	{ "size-odd", mode_size_odd },
-	{ "kicks", mode_kicks },
+	{"loop", mode_loop},
+	{"self", mode_self},
+	{"beyond", mode_beyond},
+	{"hole", mode_hole},
+	{"wrap", mode_wrap},
+	{"huge", mode_huge},
+	{"header-beyond", mode_header_beyond},
+	{"status-beyond", mode_status_beyond},
+	{"next", mode_next},
+	{"head", mode_head},
+	{"order", mode_order},
+	{"read-only", mode_read_only},
+	{"short", mode_short},
+	{"lone", mode_lone},
+	{"empty", mode_empty},
+	{"nested", mode_nested},
+	{"indirect-size", mode_indirect_size},
+	{"indirect-none", mode_indirect_none},
+	{"indirect-huge", mode_indirect_huge},
+	{"indirect-beyond", mode_indirect_beyond},
+	{"indirect-next", mode_indirect_next},
+	{"indirect-chained", mode_indirect_chained},
+	{"jump", mode_jump},
+	{"back", mode_back},
+	{"move", mode_move},
+	{"resize", mode_resize},
+	{"desc-beyond", mode_desc_beyond},
+	{"avail-hole", mode_avail_hole},
+	{"used-wrap", mode_used_wrap},
+	{"size-odd", mode_size_odd},
+	{"kicks", mode_kicks},
 };
 
 /* Open, spoil, look, open again and read. */
@@ -333,7 +333,7 @@ static const char *cmd_rings(const struct args *a)
 }
 
 const struct command ring_commands[] = {
-	{ "ring", 1, 1, "MODE [INDEX]", cmd_ring },
-	{ "rings", 0, 0, "", cmd_rings },
-	{ 0 },
+	{"ring", 1, 1, "MODE [INDEX]", cmd_ring},
+	{"rings", 0, 0, "", cmd_rings},
+	{0},
 };

@@ -2,7 +2,7 @@
 
 #define PATIENCE_CYCLES 30000000000ULL
 
-struct vblk vblk = { .bdf = -1 };
+struct vblk vblk = {.bdf = -1};
 struct queue vblk_queues[VBLK_QUEUES];
 uint8_t vblk_data[VBLK_DATA_BYTES] __attribute__((aligned(4096)));
 
@@ -40,7 +40,7 @@ static void capabilities_read(void)
 
 const char *vblk_find(unsigned index)
 {
-	vblk = (struct vblk){ .bdf = pci_find(0x1af4, 0x1042, index) };
+	vblk = (struct vblk){.bdf = pci_find(0x1af4, 0x1042, index)};
 	if (vblk.bdf < 0)
 		vblk.bdf = pci_find(0x1af4, 0x1001, index);
 	if (vblk.bdf < 0)
@@ -77,8 +77,8 @@ static bool features_negotiate(uint64_t without)
 	mmio_write(vblk.common + COMMON_DEVICE_FEATURE_SELECT, 4, 1);
 	offered |= mmio_read(vblk.common + COMMON_DEVICE_FEATURE, 4) << 32;
 	vblk.features = offered & ~without &
-		(F_BLK_SIZE | F_FLUSH | F_MQ | F_DISCARD | F_WRITE_ZEROES | F_INDIRECT |
-			F_EVENT_IDX | F_VERSION_1);
+			(F_BLK_SIZE | F_FLUSH | F_MQ | F_DISCARD | F_WRITE_ZEROES | F_INDIRECT |
+				F_EVENT_IDX | F_VERSION_1);
 	mmio_write(vblk.common + COMMON_DRIVER_FEATURE_SELECT, 4, 0);
 	mmio_write(vblk.common + COMMON_DRIVER_FEATURE, 4, (uint32_t)vblk.features);
 	mmio_write(vblk.common + COMMON_DRIVER_FEATURE_SELECT, 4, 1);
@@ -112,7 +112,7 @@ static void queue_start(unsigned i)
 	common_write64(COMMON_QUEUE_AVAIL, &q->avail);
 	common_write64(COMMON_QUEUE_USED, &q->used);
 	q->notify_gpa = vblk.notify +
-		mmio_read(vblk.common + COMMON_QUEUE_NOTIFY_OFF, 2) * vblk.notify_step;
+			mmio_read(vblk.common + COMMON_QUEUE_NOTIFY_OFF, 2) * vblk.notify_step;
 	mmio_write(vblk.common + COMMON_QUEUE_ENABLE, 2, 1);
 }
 
@@ -123,7 +123,8 @@ static const char *size_choose(uint16_t queue_size, uint16_t queues)
 	mmio_write(vblk.common + COMMON_QUEUE_SELECT, 2, 0);
 	most = mmio_read(vblk.common + COMMON_QUEUE_SIZE, 2);
 	have = mmio_read(vblk.common + COMMON_QUEUES, 2);
-	vblk.queue_size = queue_size ? queue_size : (uint16_t)(most < VBLK_QUEUE_SIZE ? most : VBLK_QUEUE_SIZE);
+	vblk.queue_size = queue_size ? queue_size
+				     : (uint16_t)(most < VBLK_QUEUE_SIZE ? most : VBLK_QUEUE_SIZE);
 	vblk.queues = queues ? queues : 1;
 	if (vblk.queue_size > most || vblk.queue_size > VBLK_QUEUE_SIZE)
 		return "the queue is not that long";
@@ -165,30 +166,30 @@ static unsigned chain_fill(struct desc *d, uint16_t first, const struct blk_head
 	uint16_t write = h->type == BLK_IN || h->type == BLK_GET_ID ? DESC_WRITE : 0;
 	unsigned n = 0;
 
-	d[n++] = (struct desc){ (uint64_t)h, sizeof(*h), DESC_NEXT, (uint16_t)(first + 1) };
+	d[n++] = (struct desc){(uint64_t)h, sizeof(*h), DESC_NEXT, (uint16_t)(first + 1)};
 	if (bytes) {
-		d[n] = (struct desc){ (uint64_t)data, bytes, DESC_NEXT | write, 0 };
+		d[n] = (struct desc){(uint64_t)data, bytes, DESC_NEXT | write, 0};
 		d[n].next = (uint16_t)(first + n + 1);
 		n++;
 	}
-	d[n++] = (struct desc){ (uint64_t)status, 1, DESC_WRITE, 0 };
+	d[n++] = (struct desc){(uint64_t)status, 1, DESC_WRITE, 0};
 	return n;
 }
 
-void vblk_put(unsigned qi, unsigned slot, uint32_t type, uint64_t sector, void *data,
-	uint32_t bytes)
+void vblk_put(
+	unsigned qi, unsigned slot, uint32_t type, uint64_t sector, void *data, uint32_t bytes)
 {
 	struct queue *q = &vblk_queues[qi];
 	struct blk_header *h = &q->headers[slot];
 	uint16_t head;
 
-	*h = (struct blk_header){ type, 0, sector };
+	*h = (struct blk_header){type, 0, sector};
 	q->status[slot] = 0xee;
 	if (vblk.features & F_INDIRECT) {
 		unsigned n = chain_fill(q->tables[slot], 0, h, data, bytes, &q->status[slot]);
 
 		head = (uint16_t)slot;
-		q->desc[slot] = (struct desc){ (uint64_t)q->tables[slot], 16 * n, DESC_INDIRECT, 0 };
+		q->desc[slot] = (struct desc){(uint64_t)q->tables[slot], 16 * n, DESC_INDIRECT, 0};
 	} else {
 		head = (uint16_t)(3 * slot);
 		chain_fill(&q->desc[head], head, h, data, bytes, &q->status[slot]);
@@ -213,7 +214,7 @@ void vblk_announce(unsigned qi)
 	__asm__ volatile("mfence" : : : "memory");
 	if (vblk.features & F_EVENT_IDX)
 		kick = (uint16_t)(q->avail_idx - *vblk_avail_event(q) - 1) <
-			(uint16_t)(q->avail_idx - old);
+		       (uint16_t)(q->avail_idx - old);
 	else
 		kick = !(*(volatile uint16_t *)&q->used.flags & 1);
 	if (kick)

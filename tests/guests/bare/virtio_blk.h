@@ -110,8 +110,8 @@ volatile uint16_t *vblk_used_event(struct queue *q);
 volatile uint16_t *vblk_avail_event(struct queue *q);
 
 /* Put request `slot` on queue q: header, data (bytes 0: none), status. Not yet announced. */
-void vblk_put(unsigned q, unsigned slot, uint32_t type, uint64_t sector, void *data,
-	uint32_t bytes);
+void vblk_put(
+	unsigned q, unsigned slot, uint32_t type, uint64_t sector, void *data, uint32_t bytes);
 /* How many slots a queue has. */
 unsigned vblk_slots(void);
 /* Announce what was put and kick if the device asks for it. */
