@@ -17,7 +17,7 @@ trap 'rm -rf "$tmp"' EXIT
 mkfifo "$tmp/log"
 
 # shellcheck disable=SC2086 # PROFILE_QEMU is a list
-qemu-system-x86_64 -accel tcg -M pc,hpet=off -cpu qemu64,+kvm -m 128 -nodefaults -display none -no-reboot \
+qemu-system-x86_64 -accel tcg -icount shift=8,sleep=off -M pc,hpet=off -cpu qemu64,+kvm -m 128 -nodefaults -display none -no-reboot \
 	-kernel "$dir/vmlinux" -initrd "$initrd" -append "$line" \
 	-chardev "file,id=con,path=$tmp/console" -serial chardev:con ${PROFILE_QEMU:-} \
 	-singlestep -d exec,nochain -D "$tmp/log" &
