@@ -1,0 +1,46 @@
+#!/bin/sh
+# Install what is missing of tests/packages.txt: deps.sh [build|all]. Says nothing and needs neither
+# root nor network when all is there.
+set -eu
+cd "$(dirname "$0")"
+
+want=${1:-all}
+case $want in
+build | all) ;;
+*)
+	echo "usage: deps.sh [build|all]" >&2
+	exit 2
+	;;
+esac
+
+# A package counts as present only when it is configured: "rc" is not enough.
+missing() {
+	awk -v want="$want" '/^#/ || !NF {next} /^\[/ {on = want == "all" || $0 == "[" want "]"; next} on' packages.txt |
+		while read -r p; do
+			[ "$(dpkg-query -W -f '${db:Status-Abbrev}' "$p" 2>/dev/null)" = "ii " ] || echo "$p"
+		done
+}
+
+list=$(missing | tr '\n' ' ')
+[ -n "$list" ] || exit 0
+if [ "$(id -u)" != 0 ]; then
+	echo "These packages are missing: $list" >&2
+	echo "Install them as root: apt-get install $list" >&2
+	exit 1
+fi
+echo "Installing $list"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+export DEBIAN_FRONTEND=noninteractive
+apt-get -qq update || echo "apt-get update failed (no network?); trying with the lists that are there" >&2
+# shellcheck disable=SC2086
+apt-get -qq install --no-install-recommends -y $list >"$log" 2>&1 || {
+	tail -n 20 "$log" >&2
+	echo "apt-get could not install them. Is the network there? The list is tests/packages.txt." >&2
+	exit 1
+}
+list=$(missing | tr '\n' ' ')
+[ -z "$list" ] || {
+	echo "Still missing: $list" >&2
+	exit 1
+}
