@@ -21,7 +21,7 @@ WARN := -Wall -Wextra -Wshadow -Wmissing-prototypes -Wstrict-prototypes -Wimplic
 ifneq (,$(findstring clang,$(shell $(CC) --version 2>/dev/null)))
 WARN += -Wno-gnu-variable-sized-type-not-at-end
 else
-WARN += -Wmaybe-uninitialized
+WARN += -Wmaybe-uninitialized -Wno-format-truncation
 endif
 SAN     ?=
 HARDEN  := -fstack-protector-strong

@@ -1,0 +1,283 @@
+#include "vmm/control.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "devices/console.h"
+#include "vmm/machine.h"
+#include "vmm/vm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define CONFIG_WAIT_MS 10000
+
+struct control {
+	int listen_fd, peer_fd;
+	struct loop *loop;
+	struct loop_watch *listen_watch, *peer_watch;
+	struct vm *vm;
+	uint64_t config_seq;
+	uint8_t buf[CHANNEL_BODY_MAX];
+};
+
+static void peer_drop(struct control *c)
+{
+	loop_unwatch(c->peer_watch);
+	c->peer_watch = NULL;
+	if (c->peer_fd >= 0)
+		close(c->peer_fd);
+	c->peer_fd = -1;
+}
+
+/* A daemon that does not read is a daemon that is stuck: it finds us again by the socket. */
+static void peer_send(struct control *c, enum vm_msg_type type, uint64_t seq, const void *body,
+	size_t len)
+{
+	int r;
+
+	if (c->peer_fd < 0)
+		return;
+	r = channel_send(c->peer_fd, VM_MSG_VERSION, (uint16_t)type, seq, body, len, NULL, 0);
+	if (r < 0) {
+		if (r != -EPIPE)
+			log_warn(NULL, "control: %s; the connection is dropped", strerror(-r));
+		peer_drop(c);
+	}
+}
+
+static void reply(struct control *c, uint64_t seq, int r, const struct err *e)
+{
+	struct vm_reply body = { .error = r };
+
+	if (r < 0 && e) {
+		body.cls = e->cls;
+		snprintf(body.msg, sizeof(body.msg), "%s", e->msg);
+	}
+	peer_send(c, VM_MSG_REPLY, seq, &body, sizeof(body));
+}
+
+void control_event(void *opaque, const struct vm_event *ev)
+{
+	peer_send(opaque, VM_MSG_EVENT, 0, ev, sizeof(*ev));
+}
+
+void control_configured(struct control *c, int r, const struct err *e)
+{
+	reply(c, c->config_seq, r, e);
+}
+
+/* ---- requests ---- */
+
+static int console_request(struct control *c, struct channel_msg *m, struct err *e)
+{
+	const struct vm_console *want = m->body;
+	struct machine *machine = vm_machine(c->vm);
+	struct console *con;
+	int r;
+
+	if (m->nfds != 1 || want->kind >= VM_CONSOLE_COUNT)
+		return err_set(e, -EINVAL, ERR_INVALID, "a console request needs a kind and a socket");
+	con = machine->consoles[want->kind];
+	if (!con)
+		return err_set(e, -ENOENT, ERR_NOT_FOUND,
+			"the VM has no virtio console; set \"console\": {\"virtio\": true}");
+	r = console_attach(con, m->fds[0], want->history, e);
+	if (!r)
+		m->nfds = 0; /* taken */
+	return r;
+}
+
+static void query(struct control *c, uint64_t seq)
+{
+	struct vm_info info;
+
+	vm_info(c->vm, &info);
+	peer_send(c, VM_MSG_INFO, seq, &info, sizeof(info));
+}
+
+static void quit(struct control *c, uint64_t seq)
+{
+	vm_end(c->vm, VM_REASON_USER, 0, NULL);
+	reply(c, seq, 0, NULL);
+}
+
+static void request_handle(struct control *c, struct channel_msg *m)
+{
+	struct err e = { 0 };
+	int r;
+
+	switch (m->head.type) {
+	case VM_MSG_CONT:
+		r = vm_cont(c->vm, VM_REASON_USER, &e);
+		break;
+	case VM_MSG_STOP:
+		r = vm_stop(c->vm, VM_REASON_USER, &e);
+		break;
+	case VM_MSG_POWERDOWN:
+		r = vm_powerdown(c->vm, &e);
+		break;
+	case VM_MSG_RESET:
+		r = vm_reset(c->vm, &e);
+		break;
+	case VM_MSG_NMI:
+		r = vm_nmi(c->vm, &e);
+		break;
+	case VM_MSG_CONSOLE:
+		r = console_request(c, m, &e);
+		break;
+	case VM_MSG_QUERY:
+		query(c, m->head.seq);
+		return;
+	case VM_MSG_QUIT:
+		quit(c, m->head.seq);
+		return;
+	default:
+		r = err_set(&e, -EINVAL, ERR_WRONG_STATE, "the VM is configured already");
+	}
+	reply(c, m->head.seq, r, &e);
+}
+
+static void peer_ready(void *opaque, unsigned revents)
+{
+	struct control *c = opaque;
+	struct channel_msg m;
+	int r;
+
+	(void)revents;
+	r = channel_recv(c->peer_fd, VM_MSG_VERSION, vm_msg_to_vm, VM_MSG_TYPE_COUNT, c->buf, &m);
+	if (r == -EAGAIN)
+		return;
+	if (r <= 0) {
+		if (r < 0)
+			log_warn(NULL, "control: %s; the connection is dropped", strerror(-r));
+		peer_drop(c);
+		return;
+	}
+	request_handle(c, &m);
+	channel_msg_close_fds(&m);
+}
+
+static int peer_watch(struct control *c)
+{
+	int flags = fcntl(c->peer_fd, F_GETFL);
+
+	if (flags < 0 || fcntl(c->peer_fd, F_SETFL, flags | O_NONBLOCK) < 0)
+		return -errno;
+	return loop_watch(c->loop, c->peer_fd, POLLIN, peer_ready, c, &c->peer_watch);
+}
+
+static void listen_ready(void *opaque, unsigned revents)
+{
+	struct control *c = opaque;
+	int fd;
+
+	(void)revents;
+	fd = accept4(c->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (fd < 0)
+		return;
+	peer_drop(c);
+	c->peer_fd = fd;
+	if (peer_watch(c) < 0)
+		peer_drop(c);
+}
+
+/* ---- the beginning ---- */
+
+static int wait_readable(int fd)
+{
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+	int r;
+
+	do {
+		r = poll(&p, 1, CONFIG_WAIT_MS);
+	} while (r < 0 && errno == EINTR);
+	return r < 0 ? -errno : r ? 0 : -ETIMEDOUT;
+}
+
+static int first_peer(struct control *c, struct err *e)
+{
+	int r;
+
+	if (c->peer_fd >= 0)
+		return 0;
+	r = wait_readable(c->listen_fd);
+	if (!r) {
+		c->peer_fd = accept4(c->listen_fd, NULL, NULL, SOCK_CLOEXEC);
+		r = c->peer_fd < 0 ? -errno : 0;
+	}
+	return r < 0 ? err_set_errno(e, r, "nobody connected with a configuration") : 0;
+}
+
+static int config_receive(struct control *c, struct vm_config *cfg, int *fds, unsigned *nfds,
+	struct err *e)
+{
+	struct channel_msg m;
+	int r = wait_readable(c->peer_fd);
+
+	if (!r)
+		r = channel_recv(c->peer_fd, VM_MSG_VERSION, vm_msg_to_vm, VM_MSG_TYPE_COUNT, c->buf, &m);
+	if (r <= 0)
+		return err_set_errno(e, r ? r : -EPIPE, "no configuration came");
+	c->config_seq = m.head.seq;
+	if (m.head.type != VM_MSG_CONFIG) {
+		channel_msg_close_fds(&m);
+		return err_set(e, -EPROTO, ERR_WRONG_STATE, "the first message has to be a configuration");
+	}
+	memcpy(cfg, m.body, sizeof(*cfg));
+	memcpy(fds, m.fds, m.nfds * sizeof(*fds));
+	*nfds = m.nfds;
+	return vm_config_check(cfg, m.nfds, e);
+}
+
+int control_new(int listen_fd, int channel_fd, struct control **ret_c, struct vm_config *cfg,
+	int *fds, unsigned *nfds, struct err *e)
+{
+	struct control *c = malloc(sizeof(*c));
+	int r;
+
+	if (!c)
+		return err_set_errno(e, -ENOMEM, "control");
+	memset(c, 0, offsetof(struct control, buf));
+	c->listen_fd = listen_fd;
+	c->peer_fd = channel_fd;
+	r = first_peer(c, e);
+	if (!r)
+		r = config_receive(c, cfg, fds, nfds, e);
+	if (r < 0) {
+		control_configured(c, r, e);
+		control_free(c);
+		return r;
+	}
+	*ret_c = c;
+	return 0;
+}
+
+int control_serve(struct control *c, struct loop *l, struct vm *vm, struct err *e)
+{
+	int r = 0;
+
+	c->loop = l;
+	c->vm = vm;
+	if (c->listen_fd >= 0)
+		r = loop_watch(l, c->listen_fd, POLLIN, listen_ready, c, &c->listen_watch);
+	if (!r && c->peer_fd >= 0)
+		r = peer_watch(c);
+	return r < 0 ? err_set_errno(e, r, "control socket") : 0;
+}
+
+void control_free(struct control *c)
+{
+	if (!c)
+		return;
+	peer_drop(c);
+	loop_unwatch(c->listen_watch);
+	if (c->listen_fd >= 0)
+		close(c->listen_fd);
+	free(c);
+}

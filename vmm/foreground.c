@@ -1,0 +1,211 @@
+#include "vmm/foreground.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "devices/console.h"
+#include "vmm/machine.h"
+#include "vmm/vm.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <termios.h>
+#include <unistd.h>
+
+#define DEADLINE_DEFAULT_S 30
+#define DRAIN_NS 1000000000ULL
+#define CTRL_BRACKET 0x1d
+
+struct foreground {
+	struct loop *loop;
+	struct vm *vm;
+	int signal_fd, notify_fd;
+	struct loop_watch *signal_watch;
+	struct loop_timer *deadline, *watchdog;
+	uint64_t deadline_ns, watchdog_ns;
+	bool terminating;
+	bool raw; /* the terminal is ours */
+	struct termios saved;
+};
+
+/* ---- sd_notify(3): one datagram a message ---- */
+
+/* libsystemd is no static library, and this socket has to be open before the sandbox. */
+static int notify_connect(void)
+{
+	const char *path = getenv("NOTIFY_SOCKET");
+	struct sockaddr_un a = { .sun_family = AF_UNIX };
+	size_t n = path ? strlen(path) : 0;
+	int fd;
+
+	if (n < 2 || n >= sizeof(a.sun_path) || (path[0] != '/' && path[0] != '@'))
+		return -1;
+	memcpy(a.sun_path, path, n);
+	if (path[0] == '@')
+		a.sun_path[0] = 0; /* abstract */
+	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd >= 0 && connect(fd, (struct sockaddr *)&a,
+			       (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n)) < 0) {
+		close(fd);
+		fd = -1;
+	}
+	return fd;
+}
+
+static void notify(struct foreground *f, const char *text)
+{
+	if (f->notify_fd >= 0 && send(f->notify_fd, text, strlen(text), MSG_NOSIGNAL) < 0)
+		log_debug(NULL, "sd_notify: %s", strerror(errno));
+}
+
+static void watchdog_fire(void *opaque)
+{
+	struct foreground *f = opaque;
+
+	notify(f, "WATCHDOG=1");
+	loop_timer_arm(f->watchdog, loop_now_ns() + f->watchdog_ns);
+}
+
+static int watchdog_setup(struct foreground *f)
+{
+	const char *usec = getenv("WATCHDOG_USEC");
+	unsigned long long v = usec ? strtoull(usec, NULL, 10) : 0;
+	int r;
+
+	if (f->notify_fd < 0 || !v || v > UINT64_MAX / 1000)
+		return 0;
+	f->watchdog_ns = v * 1000 / 2;
+	r = loop_timer_new(f->loop, watchdog_fire, f, &f->watchdog);
+	if (!r)
+		loop_timer_arm(f->watchdog, loop_now_ns() + f->watchdog_ns);
+	return r;
+}
+
+/* ---- signals ---- */
+
+static void deadline_fire(void *opaque)
+{
+	struct foreground *f = opaque;
+
+	vm_end(f->vm, VM_REASON_SHUTDOWN_TIMEOUT, 0, "the guest did not shut down in time");
+}
+
+static void terminate(struct foreground *f)
+{
+	struct err e = { 0 };
+
+	if (f->terminating) {
+		vm_end(f->vm, VM_REASON_KILLED, 0, "second signal");
+		return;
+	}
+	f->terminating = true;
+	notify(f, "STOPPING=1\nSTATUS=waiting for the guest to shut down");
+	log_info(NULL, "pressing the power button; a second signal stops at once");
+	if (vm_phase(f->vm) == VM_PHASE_PAUSED)
+		vm_cont(f->vm, VM_REASON_USER, &e);
+	if (vm_powerdown(f->vm, &e) < 0) {
+		vm_end(f->vm, VM_REASON_USER, 0, e.msg);
+		return;
+	}
+	loop_timer_arm(f->deadline, loop_now_ns() + f->deadline_ns);
+}
+
+static void signal_ready(void *opaque, unsigned revents)
+{
+	struct foreground *f = opaque;
+	struct signalfd_siginfo si;
+
+	(void)revents;
+	while (read(f->signal_fd, &si, sizeof(si)) == sizeof(si))
+		terminate(f);
+}
+
+static int signals_setup(struct foreground *f)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	f->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (f->signal_fd < 0)
+		return -errno;
+	return loop_watch(f->loop, f->signal_fd, POLLIN, signal_ready, f, &f->signal_watch);
+}
+
+/* ---- the terminal ---- */
+
+static void terminal_raw(struct foreground *f)
+{
+	struct termios t;
+
+	if (!isatty(STDIN_FILENO) || tcgetattr(STDIN_FILENO, &f->saved) < 0)
+		return;
+	t = f->saved;
+	cfmakeraw(&t);
+	t.c_oflag = f->saved.c_oflag;
+	t.c_lflag |= ISIG; /* but only one key makes a signal */
+	t.c_cc[VINTR] = CTRL_BRACKET;
+	t.c_cc[VQUIT] = t.c_cc[VSUSP] = _POSIX_VDISABLE;
+	f->raw = tcsetattr(STDIN_FILENO, TCSANOW, &t) == 0;
+}
+
+int foreground_new(struct loop *l, struct vm *vm, uint32_t deadline_s, struct foreground **ret_f,
+	struct err *e)
+{
+	struct foreground *f = calloc(1, sizeof(*f));
+	int r;
+
+	if (!f)
+		return err_set_errno(e, -ENOMEM, "foreground");
+	f->loop = l;
+	f->vm = vm;
+	f->signal_fd = -1;
+	f->deadline_ns = (deadline_s ? deadline_s : DEADLINE_DEFAULT_S) * 1000000000ULL;
+	f->notify_fd = notify_connect();
+	r = loop_timer_new(l, deadline_fire, f, &f->deadline);
+	if (!r)
+		r = signals_setup(f);
+	if (!r)
+		r = watchdog_setup(f);
+	if (!r)
+		r = console_attach_stdio(vm_machine(vm)->consoles[VM_CONSOLE_SERIAL], STDIN_FILENO,
+			STDOUT_FILENO, NULL);
+	if (r < 0) {
+		foreground_free(f);
+		return err_set_errno(e, r, "cannot set up the foreground");
+	}
+	terminal_raw(f);
+	*ret_f = f;
+	return 0;
+}
+
+void foreground_started(struct foreground *f)
+{
+	notify(f, "READY=1\nSTATUS=running");
+}
+
+void foreground_free(struct foreground *f)
+{
+	if (!f)
+		return;
+	console_drain(vm_machine(f->vm)->consoles[VM_CONSOLE_SERIAL], DRAIN_NS);
+	if (f->raw)
+		tcsetattr(STDIN_FILENO, TCSADRAIN, &f->saved);
+	loop_unwatch(f->signal_watch);
+	loop_timer_free(f->deadline);
+	loop_timer_free(f->watchdog);
+	if (f->signal_fd >= 0)
+		close(f->signal_fd);
+	if (f->notify_fd >= 0)
+		close(f->notify_fd);
+	free(f);
+}

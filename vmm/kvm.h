@@ -1,0 +1,38 @@
+/* kvm: /dev/kvm, what it can do, and the VM's fd. */
+#ifndef CAIRN_VMM_KVM_H
+#define CAIRN_VMM_KVM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct err;
+struct kvm_cpuid2;
+
+struct kvm {
+	int sys_fd; /* /dev/kvm */
+	int vm_fd;
+	size_t run_bytes; /* of a vCPU's kvm_run mapping */
+	uint8_t host_kind; /* enum vm_host_kind */
+	bool has_stats_fd;
+	bool has_sync_regs;
+	bool has_msr_filter;
+	struct kvm_cpuid2 *supported; /* owned */
+};
+
+/* Open /dev/kvm, check every capability we stand on, create the VM. A sentence (ERR_HOST
+ * or ERR_PERMISSION) for each thing that is missing. Returns 0 or -errno. */
+int kvm_init(struct kvm *k, struct err *e);
+void kvm_done(struct kvm *k);
+
+/* In-kernel PIC, IOAPIC, LAPICs and PIT. After all memory slots: a slot that comes
+ * later waits for a grace period, 7 to 11 ms each. */
+int kvm_create_irqchip(struct kvm *k, struct err *e);
+
+/* "vmx", "svm", "pvm". */
+const char *kvm_host_kind_name(uint8_t kind);
+
+/* ioctl that retries EINTR; -errno on error. */
+int kvm_ioctl(int fd, unsigned long req, void *arg);
+
+#endif

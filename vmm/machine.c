@@ -1,0 +1,448 @@
+#include "vmm/machine.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+#include "block/block.h"
+#include "devices/acpi_pm.h"
+#include "devices/bus.h"
+#include "devices/console.h"
+#include "devices/debug_exit.h"
+#include "devices/device.h"
+#include "devices/i8042.h"
+#include "devices/pci.h"
+#include "devices/pvpanic.h"
+#include "devices/rtc.h"
+#include "devices/serial.h"
+#include "devices/virtio_blk.h"
+#include "devices/virtio_console.h"
+#include "devices/virtio_rng.h"
+#include "vmm/acpi.h"
+#include "vmm/boot.h"
+
+#include <errno.h>
+#include <linux/kvm.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define DISK_LOOP_ENTRIES 256
+
+/* ---- what devices ask of the machine ---- */
+
+static struct machine *machine_of(struct dev_host *h)
+{
+	return container_of(h, struct machine, host);
+}
+
+static void host_irq_set(struct dev_host *h, unsigned gsi, bool level)
+{
+	struct kvm_irq_level irq = { .irq = gsi, .level = level };
+
+	kvm_ioctl(machine_of(h)->kvm.vm_fd, KVM_IRQ_LINE, &irq);
+}
+
+/* One call, where an irqfd with a route of its own would make every change of the guest's
+ * MSI-X table wait for KVM's grace period, 7 to 11 ms each on a PVM host. */
+static void host_msi_send(struct dev_host *h, uint64_t addr, uint32_t data)
+{
+	struct kvm_msi msi = { .address_lo = (uint32_t)addr, .address_hi = (uint32_t)(addr >> 32),
+		.data = data };
+
+	kvm_ioctl(machine_of(h)->kvm.vm_fd, KVM_SIGNAL_MSI, &msi);
+}
+
+static int doorbell_set(struct dev_host *h, uint64_t gpa, unsigned size, int fd, uint32_t flags)
+{
+	struct kvm_ioeventfd io = { .addr = gpa, .len = size, .fd = fd, .flags = flags };
+
+	return kvm_ioctl(machine_of(h)->kvm.vm_fd, KVM_IOEVENTFD, &io);
+}
+
+static int host_doorbell_add(struct dev_host *h, uint64_t gpa, unsigned size, int fd)
+{
+	return doorbell_set(h, gpa, size, fd, 0);
+}
+
+static void host_doorbell_del(struct dev_host *h, uint64_t gpa, unsigned size, int fd)
+{
+	doorbell_set(h, gpa, size, fd, KVM_IOEVENTFD_FLAG_DEASSIGN);
+}
+
+/* What ends or pauses the VM has to stop the guest now, not when the main thread comes round. */
+static bool event_stops(const struct dev_event *ev)
+{
+	switch (ev->kind) {
+	case DEV_EVENT_POWEROFF:
+	case DEV_EVENT_RESET:
+	case DEV_EVENT_DEBUG_EXIT:
+		return true;
+	case DEV_EVENT_PANICKED:
+		return ev->value & PVPANIC_PANICKED;
+	case DEV_EVENT_IO_ERROR:
+		return ev->stop;
+	default:
+		return false;
+	}
+}
+
+static void host_event(struct dev_host *h, const struct dev_event *ev)
+{
+	struct machine *m = machine_of(h);
+
+	if (event_stops(ev))
+		vcpus_request_stop(&m->vcpus);
+	m->listener.event(m->listener.opaque, ev);
+}
+
+static const struct dev_host_ops host_ops = {
+	.irq_set = host_irq_set,
+	.msi_send = host_msi_send,
+	.doorbell_add = host_doorbell_add,
+	.doorbell_del = host_doorbell_del,
+	.event = host_event,
+};
+
+/* ---- building ---- */
+
+static int device_keep(struct machine *m, int r, struct device *d)
+{
+	if (!r)
+		m->devices[m->ndevices++] = d;
+	return r;
+}
+
+static int board_devices_new(struct machine *m, struct err *e)
+{
+	struct serial_config serial = { .name = "serial0", .console = m->consoles[VM_CONSOLE_SERIAL] };
+	struct pci_host_config pci = { .ecam_base = MEM_ECAM_BASE, .mmio32_base = MEM_PCI_BASE,
+		.mmio32_bytes = MEM_PCI_BYTES };
+	struct dev_host *h = &m->host;
+	struct device *d = NULL;
+	int r = device_keep(m, serial_new(h, m->pio, &serial, &d, e), d);
+
+	if (!r)
+		r = device_keep(m, i8042_new(h, m->pio, &d, e), d);
+	if (!r)
+		r = device_keep(m, rtc_new(h, m->pio, &d, e), d);
+	if (!r)
+		r = device_keep(m, acpi_pm_new(h, m->pio, &m->acpi_pm, e), m->acpi_pm);
+	if (!r)
+		r = device_keep(m, pvpanic_new(h, m->pio, &d, e), d);
+	if (!r && m->cfg.debug_exit)
+		r = device_keep(m, debug_exit_new(h, m->pio, &d, e), d);
+	if (!r)
+		r = device_keep(m, pci_host_new(h, m->pio, m->mmio, &pci, &m->pci, &d, e), d);
+	return r;
+}
+
+static int disk_open(struct machine *m, const struct vm_disk *c, struct machine_disk *d, int *fds,
+	struct err *e)
+{
+	struct block_layer layers[VM_DISK_LAYERS_MAX];
+	struct block_open o = { .layers = layers, .nlayers = c->nlayers, .read_only = c->read_only,
+		.name = c->id };
+	int r;
+
+	for (unsigned i = 0; i < c->nlayers; i++)
+		layers[i] = (struct block_layer){ .fd = fds[c->fd[i]], .format = c->format[i] };
+	r = loop_new(DISK_LOOP_ENTRIES, &d->loop, e);
+	if (!r)
+		r = block_open(d->loop, &o, &d->block, e);
+	if (r < 0)
+		return r;
+	for (unsigned i = 0; i < c->nlayers; i++)
+		fds[c->fd[i]] = -1;
+	(void)m;
+	return 0;
+}
+
+static int disk_new(struct machine *m, const struct vm_disk *c, int *fds, struct err *e)
+{
+	struct machine_disk *d = &m->disks[m->ndisks];
+	struct virtio_blk_config v = { .name = c->id, .serial = c->serial,
+		.queues = c->queues ? c->queues : MIN(m->cfg.vcpus, VIRTIO_BLK_QUEUES_MAX),
+		.queue_size = c->queue_size, .errors = (enum virtio_blk_errors)c->error_policy,
+		.slot = -1 };
+	int r = disk_open(m, c, d, fds, e);
+
+	m->ndisks++; /* machine_free() takes what is half built, too */
+	if (r < 0)
+		return r;
+	v.block = d->block;
+	v.loop = d->loop;
+	return device_keep(m, virtio_blk_new(&m->host, m->pci, &v, &d->dev, e), d->dev);
+}
+
+static int virtio_devices_new(struct machine *m, int *fds, struct err *e)
+{
+	struct virtio_console_port_config port = { .console = m->consoles[VM_CONSOLE_VIRTIO] };
+	struct virtio_console_config console = { .name = "virtio-console0", .ports = &port,
+		.nports = 1, .slot = -1 };
+	struct device *d = NULL;
+	int r = 0;
+
+	for (unsigned i = 0; i < m->cfg.ndisks && !r; i++)
+		r = disk_new(m, &m->cfg.disks[i], fds, e);
+	if (!r && m->cfg.virtio_console)
+		r = device_keep(m, virtio_console_new(&m->host, m->pci, &console, &d, e), d);
+	if (!r && m->cfg.rng)
+		r = device_keep(m, virtio_rng_new(&m->host, m->pci, "rng0", -1, &d, e), d);
+	return r;
+}
+
+static int consoles_new(struct machine *m, struct err *e)
+{
+	int r = console_new(m->host.loop, "serial0", &m->consoles[VM_CONSOLE_SERIAL], e);
+
+	if (!r && m->cfg.virtio_console)
+		r = console_new(m->host.loop, "virtio-console0", &m->consoles[VM_CONSOLE_VIRTIO], e);
+	return r;
+}
+
+static int assist_setup(struct machine *m, struct err *e)
+{
+	m->assist_on = m->cfg.assist == VM_ASSIST_ON ||
+		(m->cfg.assist == VM_ASSIST_AUTO && m->kvm.host_kind == VM_HOST_PVM);
+	return m->assist_on ? assist_init(&m->assist, &m->kvm, &m->host, e) : 0;
+}
+
+static int vcpus_setup(struct machine *m, struct err *e)
+{
+	const struct vm_config *c = &m->cfg;
+	struct vcpus_config v = { .kvm = &m->kvm, .count = c->vcpus, .sockets = c->sockets,
+		.cores = c->cores, .threads = c->threads, .pio = m->pio, .mmio = m->mmio,
+		.assist = m->assist_on ? &m->assist : NULL, .fault = m->listener.fault,
+		.opaque = m->listener.opaque };
+
+	if (!v.sockets) {
+		v.sockets = v.threads = 1;
+		v.cores = c->vcpus;
+	}
+	return vcpus_init(&m->vcpus, &v, e);
+}
+
+static int files_take(struct machine *m, int *fds, struct err *e)
+{
+	if (m->cfg.kernel_fd == VM_NO_FD)
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"no kernel: \"boot\": {\"kernel\": …} has to name a vmlinux or a bzImage");
+	m->kernel_fd = fds[m->cfg.kernel_fd];
+	fds[m->cfg.kernel_fd] = -1;
+	if (m->cfg.initrd_fd != VM_NO_FD) {
+		m->initrd_fd = fds[m->cfg.initrd_fd];
+		fds[m->cfg.initrd_fd] = -1;
+	}
+	return 0;
+}
+
+static int machine_build(struct machine *m, int *fds, struct err *e)
+{
+	int r = files_take(m, fds, e);
+
+	if (!r)
+		r = kvm_init(&m->kvm, e);
+	if (!r)
+		r = memory_init(&m->mem, m->cfg.ram_bytes, m->cfg.huge_pages, e);
+	/* All slots before the irqchip: see kvm_create_irqchip(). */
+	if (!r)
+		r = memory_attach(&m->mem, &m->kvm, e);
+	if (!r)
+		r = kvm_create_irqchip(&m->kvm, e);
+	if (r < 0)
+		return r;
+	memory_describe(&m->mem, &m->host);
+	m->pio = bus_new();
+	m->mmio = bus_new();
+	if (!m->pio || !m->mmio)
+		return err_set_errno(e, -ENOMEM, "buses");
+	r = assist_setup(m, e);
+	if (!r)
+		r = vcpus_setup(m, e);
+	if (!r)
+		r = consoles_new(m, e);
+	if (!r)
+		r = board_devices_new(m, e);
+	if (!r)
+		r = virtio_devices_new(m, fds, e);
+	return r;
+}
+
+int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct loop *l,
+	const struct machine_listener *listener, struct machine **ret_m, struct err *e)
+{
+	struct machine *m = calloc(1, sizeof(*m));
+	int r;
+
+	(void)nfds; /* vm_config_check() has compared every index with it */
+	if (!m)
+		return err_set_errno(e, -ENOMEM, "machine");
+	m->cfg = *cfg;
+	m->listener = *listener;
+	m->kvm.sys_fd = m->kvm.vm_fd = m->mem.fd = m->kernel_fd = m->initrd_fd = -1;
+	m->host.ops = &host_ops;
+	m->host.loop = l;
+	r = machine_build(m, fds, e);
+	if (r < 0) {
+		machine_free(m);
+		return r;
+	}
+	*ret_m = m;
+	return 0;
+}
+
+static void disk_thread_stop(struct machine_disk *d)
+{
+	if (!d->thread_made)
+		return;
+	loop_stop(d->loop);
+	pthread_join(d->thread, NULL);
+	d->thread_made = false;
+}
+
+void machine_free(struct machine *m)
+{
+	if (!m)
+		return;
+	vcpus_done(&m->vcpus);
+	for (unsigned i = 0; i < m->ndevices; i++)
+		if (m->devices[i]->ops->pause && m->disks[0].thread_made)
+			m->devices[i]->ops->pause(m->devices[i]);
+	for (unsigned i = 0; i < m->ndisks; i++)
+		disk_thread_stop(&m->disks[i]);
+	/* Backwards: functions leave the PCI bus before the bus goes. */
+	while (m->ndevices)
+		m->devices[m->ndevices - 1]->ops->free(m->devices[m->ndevices - 1]), m->ndevices--;
+	for (unsigned i = 0; i < m->ndisks; i++) {
+		int r = block_close(m->disks[i].block);
+
+		if (r < 0)
+			log_error(m->cfg.disks[i].id, "closing the disk: %s", strerror(-r));
+		loop_free(m->disks[i].loop);
+	}
+	for (unsigned i = 0; i < VM_CONSOLE_COUNT; i++)
+		console_free(m->consoles[i]);
+	bus_free(m->pio);
+	bus_free(m->mmio);
+	kvm_done(&m->kvm);
+	memory_done(&m->mem);
+	if (m->kernel_fd >= 0)
+		close(m->kernel_fd);
+	if (m->initrd_fd >= 0)
+		close(m->initrd_fd);
+	free(m);
+}
+
+/* ---- running ---- */
+
+static void *disk_thread(void *opaque)
+{
+	struct machine_disk *d = opaque;
+	char name[16];
+
+	strncpy(name, d->dev->name, sizeof(name) - 1);
+	name[sizeof(name) - 1] = 0;
+	pthread_setname_np(pthread_self(), name);
+	loop_run(d->loop);
+	return NULL;
+}
+
+int machine_start_threads(struct machine *m, struct err *e)
+{
+	sigset_t all, old;
+	int r = 0;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	for (unsigned i = 0; i < m->ndisks && !r; i++) {
+		r = -pthread_create(&m->disks[i].thread, NULL, disk_thread, &m->disks[i]);
+		m->disks[i].thread_made = !r;
+	}
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (r < 0)
+		return err_set_errno(e, r, "cannot start a disk's thread");
+	return vcpus_start_threads(&m->vcpus, e);
+}
+
+int machine_boot(struct machine *m, struct err *e)
+{
+	struct boot_source src = { .kernel_fd = m->kernel_fd, .initrd_fd = m->initrd_fd,
+		.cmdline = m->cfg.cmdline };
+	struct boot_entry entry;
+	int r;
+
+	if (m->booted)
+		memory_clear(&m->mem);
+	m->booted = true;
+	r = acpi_build(&m->mem, m->cfg.vcpus, &src.rsdp_gpa, e);
+	if (!r)
+		r = boot_load(&m->mem, &src, &entry, e);
+	return r < 0 ? r : vcpus_reset(&m->vcpus, &entry, e);
+}
+
+int machine_reset(struct machine *m, struct err *e)
+{
+	for (unsigned i = 0; i < m->ndevices; i++)
+		if (m->devices[i]->ops->reset)
+			m->devices[i]->ops->reset(m->devices[i]);
+	return machine_boot(m, e);
+}
+
+void machine_pause(struct machine *m)
+{
+	vcpus_stop(&m->vcpus);
+	for (unsigned i = 0; i < m->ndevices; i++)
+		if (m->devices[i]->ops->pause)
+			m->devices[i]->ops->pause(m->devices[i]);
+}
+
+void machine_resume(struct machine *m)
+{
+	for (unsigned i = 0; i < m->ndevices; i++)
+		if (m->devices[i]->ops->resume)
+			m->devices[i]->ops->resume(m->devices[i]);
+	vcpus_resume(&m->vcpus);
+}
+
+static void disk_info(struct machine *m, unsigned i, struct vm_disk_info *ret)
+{
+	struct virtio_blk_stats s;
+	struct block_info b;
+
+	virtio_blk_stats(m->disks[i].dev, &s);
+	block_info(m->disks[i].block, &b);
+	memcpy(ret->id, m->cfg.disks[i].id, sizeof(ret->id));
+	ret->size_bytes = b.size_bytes;
+	ret->rd_reqs = s.rd_reqs;
+	ret->rd_bytes = s.rd_bytes;
+	ret->rd_ns = s.rd_ns;
+	ret->wr_reqs = s.wr_reqs;
+	ret->wr_bytes = s.wr_bytes;
+	ret->wr_ns = s.wr_ns;
+	ret->fl_reqs = s.fl_reqs;
+	ret->fl_ns = s.fl_ns;
+	ret->errors = s.errors;
+}
+
+void machine_info(struct machine *m, struct vm_info *i)
+{
+	i->host_kind = m->kvm.host_kind;
+	i->assist_on = m->assist_on;
+	i->vcpus = m->cfg.vcpus;
+	i->vcpus_halted = vcpus_halted(&m->vcpus);
+	i->ram_bytes = m->cfg.ram_bytes;
+	i->assist_syscalls = atomic_load(&m->assist.syscalls);
+	i->assist_instructions = atomic_load(&m->assist.instructions);
+	for (unsigned n = 0; n < m->cfg.vcpus; n++) {
+		const struct vcpu *v = &m->vcpus.vcpu[n];
+
+		i->vcpu_ns[n] = vcpu_cpu_ns(&m->vcpus, n);
+		i->exits_io += atomic_load(&v->exits_io);
+		i->exits_mmio += atomic_load(&v->exits_mmio);
+		i->exits_other += atomic_load(&v->exits_other);
+	}
+	i->ndisks = m->ndisks;
+	for (unsigned n = 0; n < m->ndisks; n++)
+		disk_info(m, n, &i->disks[n]);
+}

@@ -1,0 +1,84 @@
+/* machine: one PC built from a configuration: memory, vCPUs, buses, devices, disks.
+ *
+ * Main thread only, but for what the listener is called for. */
+#ifndef CAIRN_VMM_MACHINE_H
+#define CAIRN_VMM_MACHINE_H
+
+#include "devices/dev_host.h"
+#include "vmm/assist.h"
+#include "vmm/kvm.h"
+#include "vmm/memory.h"
+#include "vmm/vcpu.h"
+#include "vmm/vm_msg.h"
+
+#include <pthread.h>
+
+struct block;
+struct bus;
+struct console;
+struct device;
+struct err;
+struct loop;
+struct pci_host;
+
+#define MACHINE_DEVICES_MAX 64
+
+/* Called from any thread. */
+struct machine_listener {
+	void (*event)(void *opaque, const struct dev_event *ev);
+	void (*fault)(void *opaque, unsigned vcpu, enum vm_reason reason, const char *detail);
+	void *opaque;
+};
+
+/* A disk has a loop and a thread of its own: no I/O on a vCPU's thread. */
+struct machine_disk {
+	struct block *block;
+	struct loop *loop;
+	struct device *dev;
+	pthread_t thread;
+	bool thread_made;
+};
+
+struct machine {
+	struct vm_config cfg;
+	struct machine_listener listener;
+	struct kvm kvm;
+	struct memory mem;
+	struct vcpus vcpus;
+	struct assist assist;
+	bool assist_on;
+	struct dev_host host;
+	struct bus *pio, *mmio;
+	struct pci_host *pci;
+	struct device *acpi_pm;
+	struct console *consoles[VM_CONSOLE_COUNT]; /* [VIRTIO] NULL when there is none */
+	struct device *devices[MACHINE_DEVICES_MAX];
+	unsigned ndevices;
+	struct machine_disk disks[VM_DISKS_MAX];
+	unsigned ndisks;
+	int kernel_fd, initrd_fd;
+	bool booted; /* memory has been written to */
+};
+
+/* Build it. cfg has been checked. fds: what came with the configuration; those that are taken
+ * are replaced by -1, on failure too. Returns 0 or -errno with a sentence. */
+int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct loop *l,
+	const struct machine_listener *listener, struct machine **ret_m, struct err *e);
+/* Stops everything, flushes and closes the disks. NULL allowed. */
+void machine_free(struct machine *m);
+
+/* Threads of vCPUs (parked) and disks. */
+int machine_start_threads(struct machine *m, struct err *e);
+/* Tables, kernel and registers for a fresh start; vCPUs parked. */
+int machine_boot(struct machine *m, struct err *e);
+/* Power-on state of every device, then machine_boot(). vCPUs parked, devices paused. */
+int machine_reset(struct machine *m, struct err *e);
+
+/* Stop the vCPUs, then drain the devices; after it nothing of the guest's moves. */
+void machine_pause(struct machine *m);
+void machine_resume(struct machine *m);
+
+/* The figures (not phase, reason, value, detail). */
+void machine_info(struct machine *m, struct vm_info *i);
+
+#endif

@@ -1,0 +1,151 @@
+/* cairn-vm: one virtual machine. Started by cairnd (--listen) or by `cairn run` (--channel);
+ * a person has no reason to start it by hand. */
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "vmm/control.h"
+#include "vmm/foreground.h"
+#include "vmm/machine.h"
+#include "vmm/sandbox.h"
+#include "vmm/vm.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define LOOP_ENTRIES 64
+
+/* What main() builds, in this order, and takes down in the reverse. */
+struct process {
+	struct control *control;
+	struct vm_config cfg;
+	int fds[CHANNEL_FDS_MAX];
+	unsigned nfds;
+	struct loop *loop;
+	struct vm *vm;
+	struct foreground *foreground;
+	int log_fd;
+};
+
+static int usage(void)
+{
+	fputs("cairn-vm is started by cairnd or by `cairn run FILE`; see cairn(1).\n"
+	      "usage: cairn-vm --listen FD | --channel FD | --version\n", stderr);
+	return VM_EXIT_CONFIG;
+}
+
+static int arg_fd(const char *s)
+{
+	char *end;
+	long v = strtol(s, &end, 10);
+
+	return *s && !*end && v >= 0 && v < 1 << 20 ? (int)v : -1;
+}
+
+static void log_setup(struct process *p)
+{
+	log_set_owner(p->cfg.name);
+	log_set_level((enum log_level)p->cfg.log_level);
+	if (p->cfg.log_fd == VM_NO_FD)
+		return;
+	p->log_fd = p->fds[p->cfg.log_fd];
+	p->fds[p->cfg.log_fd] = -1;
+	log_set_fd(p->log_fd);
+}
+
+static void rest_of_fds_close(struct process *p)
+{
+	for (unsigned i = 0; i < p->nfds; i++)
+		if (p->fds[i] >= 0)
+			close(p->fds[i]);
+	p->nfds = 0;
+}
+
+static int process_build(struct process *p, struct err *e)
+{
+	struct vm_sink sink = { .event = control_event, .opaque = p->control };
+	int r = loop_new(LOOP_ENTRIES, &p->loop, e);
+
+	if (!r)
+		r = vm_new(&p->cfg, p->fds, p->nfds, p->loop, &sink, &p->vm, e);
+	if (!r)
+		r = control_serve(p->control, p->loop, p->vm, e);
+	if (!r && p->cfg.foreground)
+		r = foreground_new(p->loop, p->vm, p->cfg.shutdown_deadline_s, &p->foreground, e);
+	return r;
+}
+
+/* Privileges go before the threads are made, system calls after: see sandbox.h. */
+static int process_confine(struct process *p, struct err *e)
+{
+	int r = p->cfg.no_sandbox ? 0 : sandbox_drop(e);
+
+	if (p->cfg.no_sandbox)
+		log_warn(NULL, "the sandbox is off: for debugging only");
+	if (!r)
+		r = machine_start_threads(vm_machine(p->vm), e);
+	if (!r && !p->cfg.no_sandbox)
+		r = sandbox_seal(e);
+	return r;
+}
+
+static int process_run(struct process *p)
+{
+	struct err e = { 0 };
+	int r = process_build(p, &e);
+
+	rest_of_fds_close(p);
+	if (!r)
+		r = process_confine(p, &e);
+	if (!r && !p->cfg.start_paused)
+		r = vm_cont(p->vm, VM_REASON_BOOTED, &e);
+	control_configured(p->control, r, &e);
+	if (r < 0) {
+		log_error(NULL, "%s", e.msg);
+		return e.cls == ERR_HOST || e.cls == ERR_PERMISSION ? VM_EXIT_HOST : VM_EXIT_CONFIG;
+	}
+	if (p->foreground)
+		foreground_started(p->foreground);
+	loop_run(p->loop);
+	return vm_exit_status(p->vm);
+}
+
+static void process_done(struct process *p)
+{
+	foreground_free(p->foreground);
+	control_free(p->control);
+	vm_free(p->vm);
+	loop_free(p->loop);
+}
+
+int main(int argc, char **argv)
+{
+	struct process p = { .log_fd = -1 };
+	struct err e = { 0 };
+	int fd, status;
+
+	if (argc == 2 && !strcmp(argv[1], "--version")) {
+		puts("cairn-vm " CAIRN_VERSION);
+		return 0;
+	}
+	if (argc != 3 || (fd = arg_fd(argv[2])) < 0)
+		return usage();
+	signal(SIGPIPE, SIG_IGN);
+	if (!strcmp(argv[1], "--listen"))
+		status = control_new(fd, -1, &p.control, &p.cfg, p.fds, &p.nfds, &e);
+	else if (!strcmp(argv[1], "--channel"))
+		status = control_new(-1, fd, &p.control, &p.cfg, p.fds, &p.nfds, &e);
+	else
+		return usage();
+	if (status < 0) {
+		fprintf(stderr, "cairn-vm: %s\n", e.msg);
+		return VM_EXIT_CONFIG;
+	}
+	log_setup(&p);
+	status = process_run(&p);
+	process_done(&p);
+	return status;
+}

@@ -1,0 +1,111 @@
+#include "vmm/memory.h"
+#include "base/err.h"
+#include "base/util.h"
+#include "devices/dev_host.h"
+#include "vmm/kvm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <linux/memfd.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define HUGE_PAGE_BYTES (2 * MIB)
+
+int memory_init(struct memory *m, uint64_t bytes, bool huge_pages, struct err *e)
+{
+	unsigned flags = MFD_CLOEXEC | (huge_pages ? MFD_HUGETLB | MFD_HUGE_2MB : 0);
+	uint64_t want = huge_pages ? ROUND_UP(bytes, HUGE_PAGE_BYTES) : bytes;
+	int r;
+
+	memset(m, 0, sizeof(*m));
+	m->host = NULL;
+	m->bytes = bytes;
+	m->low_bytes = MIN(bytes, MEM_LOW_MAX);
+	m->high_bytes = bytes - m->low_bytes;
+	m->fd = memfd_create("cairn-ram", flags);
+	if (m->fd < 0 || ftruncate(m->fd, (off_t)want) < 0) {
+		r = -errno;
+		return err_set(e, r, ERR_HOST, "cannot make %llu MiB of guest memory: %s",
+			(unsigned long long)(bytes / MIB), strerror(-r));
+	}
+	/* Huge pages are reserved by the mapping; ordinary ones come on first touch. */
+	m->host = mmap(NULL, want, PROT_READ | PROT_WRITE,
+		MAP_SHARED | (huge_pages ? 0 : MAP_NORESERVE), m->fd, 0);
+	if (m->host == MAP_FAILED) {
+		r = -errno;
+		m->host = NULL;
+		return err_set(e, r, ERR_HOST, "cannot map %llu MiB of guest memory: %s%s",
+			(unsigned long long)(bytes / MIB), strerror(-r),
+			huge_pages ? "; raise /proc/sys/vm/nr_hugepages or set \"hugepages\": false" : "");
+	}
+	/* A core dump of this process need not hold the guest's secrets. */
+	madvise(m->host, want, MADV_DONTDUMP);
+	return 0;
+}
+
+static int slot_set(struct kvm *k, uint32_t slot, uint64_t gpa, uint64_t bytes, void *host,
+	struct err *e)
+{
+	struct kvm_userspace_memory_region region = { .slot = slot, .guest_phys_addr = gpa,
+		.memory_size = bytes, .userspace_addr = (uintptr_t)host };
+	int r = kvm_ioctl(k->vm_fd, KVM_SET_USER_MEMORY_REGION, &region);
+
+	return r < 0 ? err_set(e, r, ERR_HOST, "memory slot of %llu MiB at 0x%llx: %s",
+			       (unsigned long long)(bytes / MIB), (unsigned long long)gpa, strerror(-r))
+		     : 0;
+}
+
+int memory_attach(struct memory *m, struct kvm *k, struct err *e)
+{
+	int r = slot_set(k, 0, 0, m->low_bytes, m->host, e);
+
+	if (!r && m->high_bytes)
+		r = slot_set(k, 1, MEM_HIGH_BASE, m->high_bytes, m->host + m->low_bytes, e);
+	return r;
+}
+
+void memory_describe(const struct memory *m, struct dev_host *h)
+{
+	h->ram[0] = (struct dev_ram_range){ .gpa = 0, .bytes = m->low_bytes, .host = m->host };
+	h->ram[1] = (struct dev_ram_range){ .gpa = MEM_HIGH_BASE, .bytes = m->high_bytes,
+		.host = m->host + m->low_bytes };
+}
+
+void memory_clear(struct memory *m)
+{
+	/* Punching gives the pages back at once; a failure leaves the old content. */
+	if (fallocate(m->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)m->bytes) < 0)
+		memset(m->host, 0, m->bytes);
+}
+
+void memory_done(struct memory *m)
+{
+	if (m->host)
+		munmap(m->host, m->bytes);
+	if (m->fd >= 0)
+		close(m->fd);
+	m->host = NULL;
+	m->fd = -1;
+}
+
+static void e820_add(struct memory_e820 *t, size_t *n, uint64_t gpa, uint64_t end, uint32_t type)
+{
+	if (end > gpa)
+		t[(*n)++] = (struct memory_e820){ .gpa = gpa, .bytes = end - gpa, .type = type };
+}
+
+size_t memory_e820(const struct memory *m, struct memory_e820 *t)
+{
+	size_t n = 0;
+
+	e820_add(t, &n, 0, MIN(MEM_EBDA_BASE, m->low_bytes), E820_RAM);
+	e820_add(t, &n, MEM_EBDA_BASE, 0xa0000, E820_RESERVED);
+	e820_add(t, &n, MEM_ACPI_BASE, 0x100000, E820_RESERVED);
+	e820_add(t, &n, 0x100000, m->low_bytes, E820_RAM);
+	e820_add(t, &n, MEM_ECAM_BASE, MEM_ECAM_BASE + MEM_ECAM_BYTES, E820_RESERVED);
+	e820_add(t, &n, MEM_HIGH_BASE, MEM_HIGH_BASE + m->high_bytes, E820_RAM);
+	return n;
+}

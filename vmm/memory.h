@@ -1,0 +1,62 @@
+/* memory: the guest-physical layout and the RAM behind it.
+ *
+ *   0          .. 0xa0000      RAM (EBDA at 0x9fc00)
+ *   0xa0000    .. 0x100000     legacy hole; ACPI tables from 0xe0000. RAM behind it, not in e820
+ *   0x100000   .. low end      RAM, up to 3 GiB
+ *   0xc0000000 .. 0xe0000000   PCI BARs
+ *   0xe0000000 .. 0xe0100000   ECAM, bus 0
+ *   0xfec00000                 IOAPIC
+ *   0xfee00000                 LAPIC
+ *   4 GiB      ..              the rest of RAM
+ *
+ * One memfd holds all RAM, low part first, so that a snapshot or a fork can share it. */
+#ifndef CAIRN_VMM_MEMORY_H
+#define CAIRN_VMM_MEMORY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct dev_host;
+struct err;
+struct kvm;
+
+#define MEM_LOW_MAX 0xc0000000ULL
+#define MEM_HIGH_BASE 0x100000000ULL
+#define MEM_PCI_BASE 0xc0000000ULL
+#define MEM_PCI_BYTES 0x20000000ULL
+#define MEM_ECAM_BASE 0xe0000000ULL
+#define MEM_ECAM_BYTES 0x100000ULL
+#define MEM_IOAPIC_BASE 0xfec00000ULL
+#define MEM_LAPIC_BASE 0xfee00000ULL
+#define MEM_EBDA_BASE 0x9fc00ULL
+#define MEM_ACPI_BASE 0xe0000ULL
+#define MEM_ACPI_BYTES 0x20000ULL
+
+struct memory {
+	int fd; /* memfd */
+	uint8_t *host;
+	uint64_t bytes, low_bytes, high_bytes;
+};
+
+/* huge_pages: from the host's pool of 2 MiB pages; an error with a sentence when there are not
+ * enough. Returns 0 or -errno. */
+int memory_init(struct memory *m, uint64_t bytes, bool huge_pages, struct err *e);
+/* Make the slots. Before kvm_create_irqchip(). */
+int memory_attach(struct memory *m, struct kvm *k, struct err *e);
+/* Tell devices where RAM is. */
+void memory_describe(const struct memory *m, struct dev_host *h);
+void memory_done(struct memory *m);
+/* Back to zeros (a hard reset keeps RAM; a fresh boot does not). */
+void memory_clear(struct memory *m);
+
+#define MEMORY_E820_MAX 8
+enum memory_e820_type { E820_RAM = 1, E820_RESERVED = 2 };
+struct memory_e820 {
+	uint64_t gpa, bytes;
+	uint32_t type;
+};
+/* Fill at most MEMORY_E820_MAX entries, sorted; returns how many. */
+size_t memory_e820(const struct memory *m, struct memory_e820 *ret);
+
+#endif

@@ -1,0 +1,100 @@
+/* vcpu: virtual CPUs and the threads that run them.
+ *
+ * Stopping is free of races: the stopper sets kvm_run.immediate_exit and sends a signal; a
+ * vCPU parks only when KVM_RUN has returned -EINTR, so an access that KVM wanted completed
+ * is complete, and the state that is read then is whole.
+ *
+ * Threads: vcpus_request_stop() from any; the rest from the main thread only. */
+#ifndef CAIRN_VMM_VCPU_H
+#define CAIRN_VMM_VCPU_H
+
+#include "vmm/vm_msg.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct assist;
+struct boot_entry;
+struct bus;
+struct err;
+struct kvm;
+struct kvm_run;
+struct vcpus;
+
+/* What the assist keeps for each vCPU (vmm/assist.c). */
+struct assist_vcpu {
+	uint64_t lstar;	      /* where system calls go; 0 until the guest says so */
+	uint64_t breakpoint;  /* linear address of the page-fault entry; 0: none */
+	bool stepping;	      /* one instruction with the breakpoint off */
+	uint64_t checked_ns;  /* when the IDT was last looked at */
+};
+
+struct vcpu {
+	struct vcpus *set;
+	unsigned index;
+	int fd;
+	struct kvm_run *run;
+	pthread_t thread;
+	bool thread_made;
+	int stats_fd;		  /* -1: none */
+	off_t stats_blocking_off; /* of the value that says "halted"; 0: none */
+	atomic_ulong exits_io, exits_mmio, exits_other;
+	struct assist_vcpu assist;
+};
+
+struct vcpus_config {
+	struct kvm *kvm;	/* borrowed */
+	unsigned count;
+	unsigned sockets, cores, threads; /* all set */
+	struct bus *pio, *mmio; /* borrowed */
+	struct assist *assist;	/* borrowed; NULL: none */
+	/* A vCPU cannot go on. Called on its thread, once per stop; all are being stopped. */
+	void (*fault)(void *opaque, unsigned vcpu, enum vm_reason reason, const char *detail);
+	void *opaque;
+};
+
+struct vcpus {
+	struct vcpus_config cfg;
+	struct vcpu *vcpu; /* cfg.count of them */
+	pthread_mutex_t lock;
+	pthread_cond_t parked_cond, run_cond;
+	unsigned nparked;
+	bool want_exit; /* under lock */
+	atomic_bool stop_requested; /* parked vCPUs wait until it is false */
+};
+
+/* Create the vCPUs with their CPUID; no threads yet. Returns 0 or -errno. */
+int vcpus_init(struct vcpus *s, const struct vcpus_config *c, struct err *e);
+/* Threads, parked. */
+int vcpus_start_threads(struct vcpus *s, struct err *e);
+/* Registers for a fresh start: vCPU 0 at the entry, the others waiting for SIPI. Parked. */
+int vcpus_reset(struct vcpus *s, const struct boot_entry *entry, struct err *e);
+
+/* Make all vCPUs leave the guest soon. Any thread, signal-safe enough for vCPU threads. */
+void vcpus_request_stop(struct vcpus *s);
+/* The same, and wait until every one is parked. */
+void vcpus_stop(struct vcpus *s);
+void vcpus_resume(struct vcpus *s);
+void vcpus_nmi(struct vcpus *s);
+/* Parks, ends and joins the threads, closes the vCPUs. */
+void vcpus_done(struct vcpus *s);
+
+/* CPU time that vCPU i's thread has used, in ns. */
+uint64_t vcpu_cpu_ns(const struct vcpus *s, unsigned i);
+/* How many are halted now (0 when the host cannot tell). */
+unsigned vcpus_halted(const struct vcpus *s);
+
+/* vmm/vcpu_exit.c: what KVM_RUN returned for. False: the vCPU must not go on (fault was
+ * called). */
+bool vcpu_exit_handle(struct vcpu *v);
+/* Report a fault and ask all to stop. */
+void vcpu_fault(struct vcpu *v, enum vm_reason reason, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+
+/* vmm/cpuid.c: what the guest's CPUID says on vCPU `index`. */
+int vcpu_cpuid_set(struct vcpu *v, struct err *e);
+
+#endif

@@ -1,0 +1,472 @@
+#include "vmm/vm.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+#include "devices/acpi_pm.h"
+#include "devices/pvpanic.h"
+#include "vmm/machine.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+/* Something that another thread has to say. Ones that stop the VM come at most once per stop
+ * and vCPU; a guest can repeat the others as fast as it likes, so the queue is bounded and
+ * those that do not fit are dropped, not the stopping ones (they have their own rows). */
+#define QUEUE_MAX 256
+#define QUEUE_KEPT_FOR_STOPS 128
+
+struct queued {
+	unsigned generation; /* of the guest's life: what a life before a reset said is void */
+	bool is_fault;
+	enum vm_reason reason;
+	struct dev_event ev;
+	char device[32];
+	char detail[VM_DETAIL_MAX];
+};
+
+struct vm {
+	struct vm_config cfg;
+	struct machine *m;
+	struct loop *loop;
+	struct vm_sink sink;
+	enum vm_phase phase;
+	enum vm_reason reason;
+	int64_t value;
+	char detail[VM_DETAIL_MAX];
+	uint64_t started_ns;
+	int end_fd;
+	pthread_mutex_t lock; /* the queue */
+	struct queued *queue;
+	unsigned nqueued, generation;
+	bool posted;
+	struct loop_task task;
+};
+
+static const char *phase_name(enum vm_phase p)
+{
+	static const char *const names[] = { "not started", "paused", "running", "crashed", "ended" };
+
+	return names[p];
+}
+
+static uint64_t realtime_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
+}
+
+/* ---- events ---- */
+
+static struct vm_event event_new(const struct vm *vm, enum vm_event_kind kind)
+{
+	return (struct vm_event){ .kind = kind, .phase = (uint8_t)vm->phase,
+		.reason = (uint8_t)vm->reason, .realtime_ns = realtime_ns() };
+}
+
+static void event_send(struct vm *vm, const struct vm_event *ev)
+{
+	if (vm->sink.event)
+		vm->sink.event(vm->sink.opaque, ev);
+}
+
+static void phase_set(struct vm *vm, enum vm_phase phase, enum vm_reason reason, int64_t value,
+	const char *detail)
+{
+	struct vm_event ev;
+
+	vm->phase = phase;
+	vm->reason = reason;
+	vm->value = value;
+	snprintf(vm->detail, sizeof(vm->detail), "%s", detail ? detail : "");
+	ev = event_new(vm, VM_EVENT_PHASE);
+	ev.value = value;
+	memcpy(ev.detail, vm->detail, sizeof(ev.detail));
+	log_info(NULL, "%s (%s)%s%s", phase_name(phase), vm_reason_name(reason),
+		vm->detail[0] ? ": " : "", vm->detail);
+	if (phase == VM_PHASE_ENDED && vm->end_fd >= 0 &&
+		pwrite_full(vm->end_fd, &ev, sizeof(ev), 0) < 0)
+		log_warn(NULL, "cannot leave the reason in the end file");
+	event_send(vm, &ev);
+}
+
+/* ---- requests ---- */
+
+static int wrong_phase(const struct vm *vm, const char *what, struct err *e)
+{
+	return err_set(e, -EBUSY, ERR_WRONG_STATE, "cannot %s: the VM is %s (%s)", what,
+		phase_name(vm->phase), vm_reason_name(vm->reason));
+}
+
+int vm_cont(struct vm *vm, enum vm_reason reason, struct err *e)
+{
+	if (vm->phase == VM_PHASE_RUNNING)
+		return 0;
+	if (vm->phase != VM_PHASE_PAUSED)
+		return wrong_phase(vm, "resume", e);
+	/* The guest may do things the moment it runs: say first that it does. */
+	phase_set(vm, VM_PHASE_RUNNING, reason, 0, NULL);
+	machine_resume(vm->m);
+	return 0;
+}
+
+int vm_stop(struct vm *vm, enum vm_reason reason, struct err *e)
+{
+	if (vm->phase == VM_PHASE_PAUSED)
+		return 0;
+	if (vm->phase != VM_PHASE_RUNNING)
+		return wrong_phase(vm, "suspend", e);
+	machine_pause(vm->m);
+	phase_set(vm, VM_PHASE_PAUSED, reason, 0, NULL);
+	return 0;
+}
+
+int vm_powerdown(struct vm *vm, struct err *e)
+{
+	struct vm_event ev;
+
+	if (vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED)
+		return wrong_phase(vm, "press the power button", e);
+	ev = event_new(vm, VM_EVENT_POWERDOWN);
+	event_send(vm, &ev);
+	acpi_pm_press_power_button(vm->m->acpi_pm);
+	return 0;
+}
+
+int vm_nmi(struct vm *vm, struct err *e)
+{
+	if (vm->phase != VM_PHASE_RUNNING)
+		return wrong_phase(vm, "inject an NMI", e);
+	vcpus_nmi(&vm->m->vcpus);
+	return 0;
+}
+
+static void generation_next(struct vm *vm)
+{
+	LOCK_GUARD(&vm->lock);
+
+	vm->generation++;
+}
+
+/* Stop, back to power-on, and on in the phase it was in. */
+static int reset_in_place(struct vm *vm, bool by_guest, struct err *e)
+{
+	bool run = vm->phase == VM_PHASE_RUNNING;
+	struct vm_event ev;
+	int r;
+
+	if (run)
+		machine_pause(vm->m);
+	generation_next(vm);
+	r = machine_reset(vm->m, e);
+	if (r < 0) {
+		vm_end(vm, VM_REASON_HOST_ERROR, 0, e ? e->msg : "reset failed");
+		return r;
+	}
+	ev = event_new(vm, VM_EVENT_RESET);
+	ev.value = by_guest;
+	event_send(vm, &ev);
+	if (run)
+		machine_resume(vm->m);
+	return 0;
+}
+
+int vm_reset(struct vm *vm, struct err *e)
+{
+	if (vm->phase == VM_PHASE_CRASHED) {
+		vm->phase = VM_PHASE_PAUSED; /* a hard reset is the way out of a preserved crash */
+		vm->reason = VM_REASON_USER;
+	}
+	if (vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED)
+		return wrong_phase(vm, "reset", e);
+	return reset_in_place(vm, false, e);
+}
+
+void vm_end(struct vm *vm, enum vm_reason reason, int64_t value, const char *detail)
+{
+	if (vm->phase == VM_PHASE_ENDED)
+		return;
+	if (vm->phase == VM_PHASE_RUNNING)
+		machine_pause(vm->m);
+	phase_set(vm, VM_PHASE_ENDED, reason, value, detail);
+	loop_stop(vm->loop);
+}
+
+/* ---- what the guest did ---- */
+
+static void guest_poweroff(struct vm *vm)
+{
+	struct err e = { 0 };
+
+	switch (vm->cfg.on_poweroff) {
+	case VM_ACTION_RESTART:
+		reset_in_place(vm, true, &e);
+		break;
+	case VM_ACTION_PRESERVE:
+		vm_stop(vm, VM_REASON_GUEST_SHUTDOWN, NULL);
+		break;
+	default:
+		vm_end(vm, VM_REASON_GUEST_SHUTDOWN, 0, NULL);
+	}
+}
+
+static void guest_reset(struct vm *vm)
+{
+	struct err e = { 0 };
+
+	switch (vm->cfg.on_reboot) {
+	case VM_ACTION_RESTART:
+		reset_in_place(vm, true, &e);
+		break;
+	case VM_ACTION_PRESERVE:
+		vm_stop(vm, VM_REASON_GUEST_RESET, NULL);
+		break;
+	default:
+		vm_end(vm, VM_REASON_GUEST_RESET, 0, NULL);
+	}
+}
+
+/* A crash of the guest: panic, triple fault, emulation failure. Restarting is the daemon's,
+ * which counts and backs off. */
+static void guest_crashed(struct vm *vm, enum vm_reason reason, int64_t value, const char *detail)
+{
+	if (vm->cfg.on_crash != VM_ACTION_PRESERVE) {
+		vm_end(vm, reason, value, detail);
+		return;
+	}
+	if (vm->phase == VM_PHASE_RUNNING)
+		machine_pause(vm->m);
+	phase_set(vm, VM_PHASE_CRASHED, reason, value, detail);
+}
+
+static void guest_panicked(struct vm *vm, const struct queued *q)
+{
+	struct vm_event ev = event_new(vm, VM_EVENT_GUEST_PANICKED);
+
+	ev.value = q->ev.value;
+	event_send(vm, &ev);
+	if (q->ev.value & PVPANIC_PANICKED)
+		guest_crashed(vm, VM_REASON_GUEST_PANICKED, q->ev.value, NULL);
+}
+
+static void disk_error(struct vm *vm, const struct queued *q)
+{
+	struct vm_event ev = event_new(vm, VM_EVENT_IO_ERROR);
+	char detail[VM_DETAIL_MAX];
+
+	snprintf(ev.device, sizeof(ev.device), "%s", q->device);
+	ev.value = q->ev.value;
+	ev.is_write = q->ev.is_write;
+	snprintf(ev.detail, sizeof(ev.detail), "%s", q->ev.stop ? "stop" : "report");
+	event_send(vm, &ev);
+	if (!q->ev.stop || vm->phase != VM_PHASE_RUNNING)
+		return;
+	machine_pause(vm->m);
+	snprintf(detail, sizeof(detail), "%s: %s on %s%s%s", q->device,
+		q->ev.is_write ? "write" : "read", strerror((int)q->ev.value),
+		q->detail[0] ? ", " : "", q->detail);
+	phase_set(vm, VM_PHASE_PAUSED, VM_REASON_IO_ERROR, q->ev.value, detail);
+}
+
+static void device_broken(struct vm *vm, const struct queued *q)
+{
+	struct vm_event ev = event_new(vm, VM_EVENT_NEEDS_RESET);
+
+	snprintf(ev.device, sizeof(ev.device), "%s", q->device);
+	memcpy(ev.detail, q->detail, sizeof(ev.detail));
+	event_send(vm, &ev);
+}
+
+static void queued_handle(struct vm *vm, const struct queued *q)
+{
+	/* Of several vCPUs that fall together the first is heard. */
+	if ((vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED) ||
+		q->generation != vm->generation)
+		return;
+	if (q->is_fault) {
+		if (q->reason == VM_REASON_HOST_ERROR)
+			vm_end(vm, q->reason, 0, q->detail);
+		else
+			guest_crashed(vm, q->reason, 0, q->detail);
+		return;
+	}
+	switch (q->ev.kind) {
+	case DEV_EVENT_POWEROFF:
+		guest_poweroff(vm);
+		break;
+	case DEV_EVENT_RESET:
+		guest_reset(vm);
+		break;
+	case DEV_EVENT_PANICKED:
+		guest_panicked(vm, q);
+		break;
+	case DEV_EVENT_DEBUG_EXIT:
+		vm_end(vm, VM_REASON_DEBUG_EXIT, q->ev.value, NULL);
+		break;
+	case DEV_EVENT_IO_ERROR:
+		disk_error(vm, q);
+		break;
+	case DEV_EVENT_NEEDS_RESET:
+		device_broken(vm, q);
+		break;
+	}
+}
+
+/* ---- the queue ---- */
+
+static void queue_run(struct loop_task *t)
+{
+	struct vm *vm = container_of(t, struct vm, task);
+	struct queued *batch = NULL;
+	unsigned n;
+
+	pthread_mutex_lock(&vm->lock);
+	n = vm->nqueued;
+	batch = malloc((n ? n : 1) * sizeof(*batch));
+	if (batch) {
+		memcpy(batch, vm->queue, n * sizeof(*batch));
+		vm->nqueued = 0;
+	}
+	vm->posted = false;
+	pthread_mutex_unlock(&vm->lock);
+	if (!batch) {
+		vm_end(vm, VM_REASON_HOST_ERROR, 0, "out of memory");
+		return;
+	}
+	for (unsigned i = 0; i < n; i++)
+		queued_handle(vm, &batch[i]);
+	free(batch);
+}
+
+static void queue_add(struct vm *vm, const struct queued *q, bool stops)
+{
+	LOCK_GUARD(&vm->lock);
+
+	if (vm->nqueued >= (stops ? QUEUE_MAX : QUEUE_MAX - QUEUE_KEPT_FOR_STOPS))
+		return;
+	vm->queue[vm->nqueued] = *q;
+	vm->queue[vm->nqueued++].generation = vm->generation;
+	if (vm->posted)
+		return;
+	vm->posted = true;
+	loop_post(vm->loop, &vm->task);
+}
+
+static void listener_event(void *opaque, const struct dev_event *ev)
+{
+	struct queued q = { .ev = *ev };
+
+	snprintf(q.device, sizeof(q.device), "%s", ev->device ? ev->device : "");
+	snprintf(q.detail, sizeof(q.detail), "%s", ev->detail ? ev->detail : "");
+	q.ev.device = q.ev.detail = NULL;
+	queue_add(opaque, &q, ev->kind <= DEV_EVENT_DEBUG_EXIT || ev->stop);
+}
+
+static void listener_fault(void *opaque, unsigned vcpu, enum vm_reason reason, const char *detail)
+{
+	struct queued q = { .is_fault = true, .reason = reason };
+
+	(void)vcpu;
+	snprintf(q.detail, sizeof(q.detail), "%s", detail);
+	queue_add(opaque, &q, true);
+}
+
+/* ---- making and ending ---- */
+
+int vm_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct loop *l,
+	const struct vm_sink *sink, struct vm **ret_vm, struct err *e)
+{
+	struct vm *vm = calloc(1, sizeof(*vm));
+	struct machine_listener listener = { .event = listener_event, .fault = listener_fault,
+		.opaque = vm };
+	int r;
+
+	if (!vm || !(vm->queue = calloc(QUEUE_MAX, sizeof(*vm->queue)))) {
+		free(vm);
+		return err_set_errno(e, -ENOMEM, "VM");
+	}
+	vm->cfg = *cfg;
+	vm->loop = l;
+	vm->sink = *sink;
+	vm->phase = VM_PHASE_PAUSED;
+	vm->started_ns = realtime_ns();
+	vm->task.run = queue_run;
+	vm->end_fd = -1;
+	pthread_mutex_init(&vm->lock, NULL);
+	if (cfg->end_fd != VM_NO_FD) {
+		vm->end_fd = fds[cfg->end_fd];
+		fds[cfg->end_fd] = -1;
+	}
+	r = machine_new(cfg, fds, nfds, l, &listener, &vm->m, e);
+	if (!r)
+		r = machine_boot(vm->m, e);
+	if (r < 0) {
+		vm_free(vm);
+		return r;
+	}
+	*ret_vm = vm;
+	return 0;
+}
+
+void vm_free(struct vm *vm)
+{
+	if (!vm)
+		return;
+	machine_free(vm->m);
+	if (vm->end_fd >= 0)
+		close(vm->end_fd);
+	pthread_mutex_destroy(&vm->lock);
+	free(vm->queue);
+	free(vm);
+}
+
+struct machine *vm_machine(struct vm *vm)
+{
+	return vm->m;
+}
+
+enum vm_phase vm_phase(const struct vm *vm)
+{
+	return vm->phase;
+}
+
+void vm_info(struct vm *vm, struct vm_info *i)
+{
+	memset(i, 0, sizeof(*i));
+	i->phase = (uint8_t)vm->phase;
+	i->reason = (uint8_t)vm->reason;
+	i->value = vm->value;
+	i->started_realtime_ns = vm->started_ns;
+	memcpy(i->detail, vm->detail, sizeof(i->detail));
+	machine_info(vm->m, i);
+}
+
+int vm_exit_status(const struct vm *vm)
+{
+	switch (vm->reason) {
+	case VM_REASON_DEBUG_EXIT:
+		return (int)(vm->value & 0xff);
+	case VM_REASON_GUEST_PANICKED:
+		return VM_EXIT_PANICKED;
+	case VM_REASON_TRIPLE_FAULT:
+	case VM_REASON_EMULATION_FAILURE:
+		return VM_EXIT_CRASHED;
+	case VM_REASON_SHUTDOWN_TIMEOUT:
+		return VM_EXIT_TIMEOUT;
+	case VM_REASON_KILLED:
+		return VM_EXIT_KILLED;
+	case VM_REASON_HOST_ERROR:
+		return VM_EXIT_HOST;
+	default:
+		return VM_EXIT_OK;
+	}
+}

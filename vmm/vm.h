@@ -1,0 +1,45 @@
+/* vm: the life of one VM inside its process: phases, what the guest and the user do to
+ * them, and the events that say so. The daemon's table of states (api/vm_state.c) stands on
+ * these phases.
+ *
+ * Main thread only. What happens on other threads comes in through a queue. */
+#ifndef CAIRN_VMM_VM_H
+#define CAIRN_VMM_VM_H
+
+#include "vmm/vm_msg.h"
+
+#include <stdbool.h>
+
+struct err;
+struct loop;
+struct machine;
+struct vm;
+
+/* Told of every event, in order. */
+struct vm_sink {
+	void (*event)(void *opaque, const struct vm_event *ev);
+	void *opaque;
+};
+
+/* Build machine and queue; phase PAUSED, nothing runs. fds as machine_new().
+ * end_fd: taken; -1: none. */
+int vm_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct loop *l,
+	const struct vm_sink *sink, struct vm **ret_vm, struct err *e);
+void vm_free(struct vm *vm);
+struct machine *vm_machine(struct vm *vm);
+
+/* The requests of vm_msg.h. Returns 0; -EBUSY (ERR_WRONG_STATE) with the phase it is in. */
+int vm_cont(struct vm *vm, enum vm_reason reason, struct err *e);
+int vm_stop(struct vm *vm, enum vm_reason reason, struct err *e);
+int vm_powerdown(struct vm *vm, struct err *e);
+int vm_reset(struct vm *vm, struct err *e);
+int vm_nmi(struct vm *vm, struct err *e);
+/* Ends the life: phase ENDED, loop_stop(). */
+void vm_end(struct vm *vm, enum vm_reason reason, int64_t value, const char *detail);
+
+enum vm_phase vm_phase(const struct vm *vm);
+void vm_info(struct vm *vm, struct vm_info *ret);
+/* What the process exits with, once ended. */
+int vm_exit_status(const struct vm *vm);
+
+#endif

@@ -1,0 +1,110 @@
+#include "vmm/vm_msg.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <string.h>
+
+#define ROW(type, fds) { .body_min = sizeof(type), .body_max = sizeof(type), .fds_max = (fds), .known = true }
+#define ROW_EMPTY { .known = true }
+
+const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT] = {
+	[VM_MSG_CONFIG] = ROW(struct vm_config, CHANNEL_FDS_MAX),
+	[VM_MSG_CONT] = ROW_EMPTY,
+	[VM_MSG_STOP] = ROW_EMPTY,
+	[VM_MSG_POWERDOWN] = ROW_EMPTY,
+	[VM_MSG_RESET] = ROW_EMPTY,
+	[VM_MSG_QUIT] = ROW_EMPTY,
+	[VM_MSG_QUERY] = ROW_EMPTY,
+	[VM_MSG_CONSOLE] = ROW(struct vm_console, 1),
+	[VM_MSG_NMI] = ROW_EMPTY,
+};
+
+const struct channel_type vm_msg_from_vm[VM_MSG_TYPE_COUNT] = {
+	[VM_MSG_REPLY] = ROW(struct vm_reply, 0),
+	[VM_MSG_INFO] = ROW(struct vm_info, 0),
+	[VM_MSG_EVENT] = ROW(struct vm_event, 0),
+};
+
+_Static_assert(sizeof(struct vm_config) <= CHANNEL_BODY_MAX, "a configuration fits one message");
+_Static_assert(sizeof(struct vm_info) <= CHANNEL_BODY_MAX, "an answer fits one message");
+
+const char *vm_reason_name(enum vm_reason r)
+{
+	static const char *const names[VM_REASON_COUNT] = {
+		[VM_REASON_NONE] = "unknown",
+		[VM_REASON_BOOTED] = "booted",
+		[VM_REASON_USER] = "user",
+		[VM_REASON_IO_ERROR] = "I/O error",
+		[VM_REASON_GUEST_SHUTDOWN] = "shutdown",
+		[VM_REASON_GUEST_RESET] = "guest reset",
+		[VM_REASON_GUEST_PANICKED] = "guest panicked",
+		[VM_REASON_TRIPLE_FAULT] = "triple fault",
+		[VM_REASON_EMULATION_FAILURE] = "emulation failure",
+		[VM_REASON_DEBUG_EXIT] = "debug exit",
+		[VM_REASON_SHUTDOWN_TIMEOUT] = "shutdown timed out",
+		[VM_REASON_KILLED] = "killed",
+		[VM_REASON_HOST_ERROR] = "host error",
+	};
+
+	return (unsigned)r < VM_REASON_COUNT ? names[r] : names[VM_REASON_NONE];
+}
+
+static bool fd_ok(uint16_t fd, unsigned nfds)
+{
+	return fd == VM_NO_FD || fd < nfds;
+}
+
+static int disk_check(struct vm_disk *d, unsigned nfds, struct err *e)
+{
+	d->id[sizeof(d->id) - 1] = 0;
+	d->serial[sizeof(d->serial) - 1] = 0;
+	if (!d->id[0] || !d->nlayers || d->nlayers > VM_DISK_LAYERS_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "configuration: disk '%s' has %u layers", d->id,
+			d->nlayers);
+	for (unsigned i = 0; i < d->nlayers; i++)
+		if (d->fd[i] >= nfds || d->format[i] < 1 || d->format[i] > 2)
+			return err_set(e, -EINVAL, ERR_INVALID,
+				"configuration: disk '%s' names a file or a format that is not there", d->id);
+	if (d->error_policy > VM_ERRORS_IGNORE || d->queues > 8 ||
+		(d->queue_size && (d->queue_size > 1024 || !is_power_of_two(d->queue_size))))
+		return err_set(e, -EINVAL, ERR_INVALID, "configuration: disk '%s' is out of range", d->id);
+	return 0;
+}
+
+static bool topology_ok(const struct vm_config *c)
+{
+	uint64_t n = (uint64_t)c->sockets * c->cores * c->threads;
+
+	if (!c->sockets && !c->cores && !c->threads)
+		return true;
+	return c->sockets <= VM_VCPUS_MAX && c->cores <= VM_VCPUS_MAX && c->threads <= 2 &&
+		n == c->vcpus;
+}
+
+int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e)
+{
+	int r = 0;
+
+	c->name[VM_NAME_MAX] = 0;
+	c->cmdline[VM_CMDLINE_MAX] = 0;
+	if (!c->name[0] || strchr(c->name, '/'))
+		return err_set(e, -EINVAL, ERR_INVALID, "configuration: no usable name");
+	if (c->ram_bytes < VM_RAM_MIN_BYTES || c->ram_bytes > VM_RAM_MAX_BYTES || c->ram_bytes % 4096)
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"configuration: memory must be 1 MiB to 1 TiB, a multiple of 4 KiB");
+	if (!c->vcpus || c->vcpus > VM_VCPUS_MAX || !topology_ok(c))
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"configuration: 1 to %d vCPUs, and a topology that multiplies to them", VM_VCPUS_MAX);
+	if (!fd_ok(c->kernel_fd, nfds) || !fd_ok(c->initrd_fd, nfds) || !fd_ok(c->firmware_fd, nfds) ||
+		!fd_ok(c->log_fd, nfds) || !fd_ok(c->end_fd, nfds))
+		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a file did not come along");
+	if (c->assist > VM_ASSIST_OFF || c->on_poweroff > VM_ACTION_PRESERVE ||
+		c->on_reboot > VM_ACTION_PRESERVE || c->on_crash > VM_ACTION_PRESERVE ||
+		c->log_level > 4 || c->ndisks > VM_DISKS_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a value is out of range");
+	for (unsigned i = 0; i < c->ndisks && !r; i++)
+		r = disk_check(&c->disks[i], nfds, e);
+	return r;
+}
