@@ -1,0 +1,242 @@
+"""guestlib: guests under `cairn run`, for tests and benchmarks.
+
+A Guest is one foreground VM: its console is the process's stdin and stdout, its log is stderr.
+Nothing here needs pytest."""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import tempfile
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BUILD = os.path.abspath(os.environ.get("CAIRN_BUILD", os.path.join(ROOT, "build")))
+CAIRN = os.path.join(BUILD, "cairn")
+GUESTS = os.path.join(BUILD, "guests")
+SVMHOST = os.path.join(ROOT, "tests", "svmhost", "svmhost")
+LINUX_SOURCE = os.path.join(ROOT, "tests", "guests", "linux")
+
+# Exit status of `cairn run` (enum vm_exit in vmm/vm_msg.h).
+EXIT_OK, EXIT_FAILURE, EXIT_CONFIG, EXIT_HOST = 0, 1, 2, 7
+EXIT_PANICKED, EXIT_CRASHED, EXIT_TIMEOUT, EXIT_KILLED = 10, 11, 12, 13
+
+# A KVM that emulates kernel mode, and a host that is itself emulated, are slow.
+PATIENCE = 60.0
+
+
+def host_kind():
+    """vmx, svm, pvm, or none without a usable /dev/kvm."""
+    return subprocess.run([os.path.join(ROOT, "tests", "hostkind.sh")], capture_output=True,
+                          text=True, check=True).stdout.strip()
+
+
+def bare(name):
+    return os.path.join(GUESTS, name + ".elf")
+
+
+def definition(name="guest", guest="interp", **more):
+    """A definition of a bare-metal guest; `more` replaces its keys."""
+    d = {"name": name, "memory": "32M", "vcpus": 1, "boot": {"kernel": bare(guest)},
+         "debug_exit": True}
+    d.update(more)
+    return d
+
+
+class GuestError(Exception):
+    """A command that a guest answered with an error."""
+
+
+class Guest:
+    """One `cairn run`. Use as a context manager: the process is gone afterwards."""
+
+    def __init__(self, definition, args=(), env=None):
+        self.folder = tempfile.TemporaryDirectory(prefix="cairn-test-")
+        self.file = os.path.join(self.folder.name, "vm.json")
+        with open(self.file, "w") as f:
+            json.dump(definition, f)
+        self.log_path = os.path.join(self.folder.name, "log")
+        self.output = b""  # all that came on the console
+        self.seen = 0  # how much of it was looked at
+        with open(self.log_path, "wb") as log:
+            self.started = time.monotonic()
+            self.process = subprocess.Popen([CAIRN, "run", *args, self.file],
+                                            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                            stderr=log, env=env, start_new_session=True)
+        self.eof = False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.folder.cleanup()
+
+    def log(self):
+        with open(self.log_path, errors="replace") as f:
+            return f.read()
+
+    def fail(self, what):
+        raise AssertionError(f"{what}\n--- console, last 2000 bytes\n"
+                             f"{self.output[-2000:].decode(errors='replace')}\n--- log\n"
+                             f"{self.log()[-3000:]}")
+
+    def read(self, timeout):
+        """Take what the console has, waiting at most timeout seconds for the first byte."""
+        if self.eof or not select.select([self.process.stdout], [], [], max(timeout, 0))[0]:
+            return False
+        got = os.read(self.process.stdout.fileno(), 65536)
+        self.eof = not got
+        self.output += got
+        return bool(got)
+
+    def expect(self, text, timeout=PATIENCE):
+        """Wait for text on the console; returns what came before it since the last look."""
+        want = text.encode() if isinstance(text, str) else text
+        deadline = time.monotonic() + timeout
+        while True:
+            at = self.output.find(want, self.seen)
+            if at >= 0:
+                before = self.output[self.seen:at]
+                self.seen = at + len(want)
+                return before.decode(errors="replace")
+            if not self.read(deadline - time.monotonic()):
+                if self.eof:
+                    self.fail(f"the console ended before {text!r}")
+                if time.monotonic() >= deadline:
+                    self.fail(f"no {text!r} within {timeout} s")
+
+    def line(self, timeout=PATIENCE):
+        return self.expect("\n", timeout).rstrip("\r")
+
+    def send(self, text):
+        self.process.stdin.write(text.encode() if isinstance(text, str) else text)
+        self.process.stdin.flush()
+
+    def answer(self, timeout=PATIENCE):
+        """The lines of one answer. GuestError when it ends in an error."""
+        lines = []
+        while True:
+            line = self.line(timeout)
+            if line == "ok":
+                return lines
+            if line.startswith(("err ", "error: ")):
+                raise GuestError(line, lines)
+            lines.append(line)
+
+    def command(self, text, timeout=PATIENCE):
+        """Send a line, return the lines of the answer (without its "ok")."""
+        self.send(text + "\n")
+        return self.answer(timeout)
+
+    def values(self, text, timeout=PATIENCE):
+        """A command whose last line is "key=value key=value ...": as a dict."""
+        return fields(self.command(text, timeout)[-1])
+
+    def number(self, text, timeout=PATIENCE):
+        """A command whose answer is one number."""
+        return int(self.command(text, timeout)[-1], 0)
+
+    def wait(self, timeout=PATIENCE):
+        """Wait for the end of the process; returns its exit status."""
+        deadline = time.monotonic() + timeout
+        while not self.eof and time.monotonic() < deadline:
+            self.read(min(0.5, deadline - time.monotonic()))
+            if self.process.poll() is not None:
+                break
+        try:
+            return self.process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self.fail(f"still running after {timeout} s")
+
+    def terminate(self):
+        """SIGTERM: the ACPI button, then the deadline."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def vm_pid(self):
+        """The process that runs the VM: `cairn run` itself or its child."""
+        pids = [self.process.pid]
+        while pids:
+            pid = pids.pop()
+            with open(f"/proc/{pid}/comm") as f:
+                if f.read().startswith("cairn-vm"):
+                    return pid
+            with open(f"/proc/{pid}/task/{pid}/children") as f:
+                pids += [int(p) for p in f.read().split()]
+        self.fail("there is no cairn-vm process")
+
+
+def fields(line):
+    """ "a=1 b=0x2 c=text" as a dict; numbers as int. """
+    d = {}
+    for word in line.split():
+        key, _, value = word.partition("=")
+        try:
+            d[key] = int(value, 0)
+        except ValueError:
+            d[key] = value
+    return d
+
+
+def interp(**more):
+    """An interpreter guest that is ready for commands."""
+    g = Guest(definition(guest="interp", **more))
+    try:
+        g.expect("interp\n")
+    except BaseException:
+        g.close()
+        raise
+    return g
+
+
+def disk(path, **more):
+    d = {"id": "vda", "path": path, "format": "raw"}
+    d.update(more)
+    return d
+
+
+# ---- the small Linux ----
+
+def linux_kernel(variant="up"):
+    """The folder of the small kernel. The first time it is built: minutes."""
+    return subprocess.run([os.path.join(LINUX_SOURCE, "build.sh"), variant], check=True,
+                          stdout=subprocess.PIPE, text=True, timeout=1200).stdout.strip()
+
+
+def linux_initrd():
+    return os.path.join(GUESTS, "linux", "initrd")
+
+
+def linux_cmdline(kind=None):
+    name = "cmdline.pvm" if (kind or host_kind()) == "pvm" else "cmdline.svm"
+    with open(os.path.join(LINUX_SOURCE, name)) as f:
+        return f.read().strip()
+
+
+def linux_definition(name="linux", variant="up", kernel="vmlinux", **more):
+    d = {"name": name, "memory": "128M", "vcpus": 1,
+         "boot": {"kernel": os.path.join(linux_kernel(variant), kernel),
+                  "initrd": linux_initrd(), "cmdline": linux_cmdline() + " cairn.port=ttyS0"},
+         "rng": True}
+    d.update(more)
+    return d
+
+
+def linux(**more):
+    """The small Linux, in user space and ready for commands."""
+    g = Guest(linux_definition(**more))
+    try:
+        g.expect("cairn-guest: ready", 180)
+        g.line()
+    except BaseException:
+        g.close()
+        raise
+    return g
