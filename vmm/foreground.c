@@ -21,6 +21,8 @@
 #define DEADLINE_DEFAULT_S 30
 #define DRAIN_NS 1000000000ULL
 #define CTRL_BRACKET 0x1d
+/* timeout(1) signals its child and then its whole group: that is one wish, not two. */
+#define SAME_WISH_NS 200000000ULL
 
 struct foreground {
 	struct loop *loop;
@@ -30,6 +32,7 @@ struct foreground {
 	struct loop_timer *deadline, *watchdog;
 	uint64_t deadline_ns, watchdog_ns;
 	bool terminating;
+	uint64_t terminating_since_ns;
 	bool raw; /* the terminal is ours */
 	struct termios saved;
 };
@@ -100,11 +103,14 @@ static void terminate(struct foreground *f)
 {
 	struct err e = { 0 };
 
+	if (f->terminating && loop_now_ns() - f->terminating_since_ns < SAME_WISH_NS)
+		return;
 	if (f->terminating) {
 		vm_end(f->vm, VM_REASON_KILLED, 0, "second signal");
 		return;
 	}
 	f->terminating = true;
+	f->terminating_since_ns = loop_now_ns();
 	notify(f, "STOPPING=1\nSTATUS=waiting for the guest to shut down");
 	log_info(NULL, "pressing the power button; a second signal stops at once");
 	if (vm_phase(f->vm) == VM_PHASE_PAUSED)

@@ -106,10 +106,11 @@ static const struct dev_host_ops host_ops = {
 
 /* ---- building ---- */
 
-static int device_keep(struct machine *m, int r, struct device *d)
+/* made: set by the constructor whose result is r. */
+static int device_keep(struct machine *m, int r, struct device **made)
 {
 	if (!r)
-		m->devices[m->ndevices++] = d;
+		m->devices[m->ndevices++] = *made;
 	return r;
 }
 
@@ -120,20 +121,20 @@ static int board_devices_new(struct machine *m, struct err *e)
 		.mmio32_bytes = MEM_PCI_BYTES };
 	struct dev_host *h = &m->host;
 	struct device *d = NULL;
-	int r = device_keep(m, serial_new(h, m->pio, &serial, &d, e), d);
+	int r = device_keep(m, serial_new(h, m->pio, &serial, &d, e), &d);
 
 	if (!r)
-		r = device_keep(m, i8042_new(h, m->pio, &d, e), d);
+		r = device_keep(m, i8042_new(h, m->pio, &d, e), &d);
 	if (!r)
-		r = device_keep(m, rtc_new(h, m->pio, &d, e), d);
+		r = device_keep(m, rtc_new(h, m->pio, &d, e), &d);
 	if (!r)
-		r = device_keep(m, acpi_pm_new(h, m->pio, &m->acpi_pm, e), m->acpi_pm);
+		r = device_keep(m, acpi_pm_new(h, m->pio, &m->acpi_pm, e), &m->acpi_pm);
 	if (!r)
-		r = device_keep(m, pvpanic_new(h, m->pio, &d, e), d);
+		r = device_keep(m, pvpanic_new(h, m->pio, &d, e), &d);
 	if (!r && m->cfg.debug_exit)
-		r = device_keep(m, debug_exit_new(h, m->pio, &d, e), d);
+		r = device_keep(m, debug_exit_new(h, m->pio, &d, e), &d);
 	if (!r)
-		r = device_keep(m, pci_host_new(h, m->pio, m->mmio, &pci, &m->pci, &d, e), d);
+		r = device_keep(m, pci_host_new(h, m->pio, m->mmio, &pci, &m->pci, &d, e), &d);
 	return r;
 }
 
@@ -172,7 +173,7 @@ static int disk_new(struct machine *m, const struct vm_disk *c, int *fds, struct
 		return r;
 	v.block = d->block;
 	v.loop = d->loop;
-	return device_keep(m, virtio_blk_new(&m->host, m->pci, &v, &d->dev, e), d->dev);
+	return device_keep(m, virtio_blk_new(&m->host, m->pci, &v, &d->dev, e), &d->dev);
 }
 
 static int virtio_devices_new(struct machine *m, int *fds, struct err *e)
@@ -186,9 +187,9 @@ static int virtio_devices_new(struct machine *m, int *fds, struct err *e)
 	for (unsigned i = 0; i < m->cfg.ndisks && !r; i++)
 		r = disk_new(m, &m->cfg.disks[i], fds, e);
 	if (!r && m->cfg.virtio_console)
-		r = device_keep(m, virtio_console_new(&m->host, m->pci, &console, &d, e), d);
+		r = device_keep(m, virtio_console_new(&m->host, m->pci, &console, &d, e), &d);
 	if (!r && m->cfg.rng)
-		r = device_keep(m, virtio_rng_new(&m->host, m->pci, "rng0", -1, &d, e), d);
+		r = device_keep(m, virtio_rng_new(&m->host, m->pci, "rng0", -1, &d, e), &d);
 	return r;
 }
 

@@ -169,33 +169,40 @@ void vcpus_nmi(struct vcpus *s)
 
 /* ---- making and ending ---- */
 
-/* Where in the vCPU's binary statistics "blocking" stands (KVM_GET_STATS_FD). */
-static void stats_open(struct vcpu *v)
+/* Where in a vCPU's binary statistics "blocking" stands (KVM_GET_STATS_FD); the same for
+ * every vCPU. 0: not there. */
+static off_t stats_find_blocking(int fd)
 {
 	struct kvm_stats_header h;
 	size_t desc_bytes;
-	int fd = kvm_ioctl(v->fd, KVM_GET_STATS_FD, 0);
+	off_t found = 0;
+	char *descs;
 
-	v->stats_fd = -1;
-	if (fd < 0)
-		return;
-	if (pread(fd, &h, sizeof(h), 0) != sizeof(h) || h.name_size > 256 || h.num_desc > 1024) {
-		close(fd);
-		return;
-	}
+	if (pread(fd, &h, sizeof(h), 0) != sizeof(h) || h.name_size > 256 || h.num_desc > 1024)
+		return 0;
 	desc_bytes = sizeof(struct kvm_stats_desc) + h.name_size;
-	for (unsigned i = 0; i < h.num_desc; i++) {
-		union {
+	descs = malloc(h.num_desc * desc_bytes + 1);
+	if (descs && pread(fd, descs, h.num_desc * desc_bytes, h.desc_offset) ==
+			     (ssize_t)(h.num_desc * desc_bytes)) {
+		for (size_t i = 0; i < h.num_desc; i++) {
 			struct kvm_stats_desc d;
-			char raw[sizeof(struct kvm_stats_desc) + 256];
-		} u = { 0 };
+			const char *at = descs + i * desc_bytes;
 
-		if (pread(fd, u.raw, desc_bytes, (off_t)(h.desc_offset + i * desc_bytes)) < 0)
-			break;
-		if (!strcmp(u.raw + sizeof(u.d), "blocking"))
-			v->stats_blocking_off = (off_t)(h.data_offset + u.d.offset);
+			memcpy(&d, at, sizeof(d));
+			if (!strncmp(at + sizeof(d), "blocking", h.name_size))
+				found = (off_t)h.data_offset + d.offset;
+		}
 	}
-	v->stats_fd = fd;
+	free(descs);
+	return found;
+}
+
+static void stats_open(struct vcpu *v)
+{
+	v->stats_fd = kvm_ioctl(v->fd, KVM_GET_STATS_FD, NULL);
+	if (v->stats_fd >= 0)
+		v->stats_blocking_off = v->index ? v->set->vcpu[0].stats_blocking_off
+						 : stats_find_blocking(v->stats_fd);
 }
 
 static int vcpu_make(struct vcpus *s, unsigned i, struct err *e)
