@@ -25,8 +25,8 @@ struct kvm {
 int kvm_init(struct kvm *k, struct err *e);
 void kvm_done(struct kvm *k);
 
-/* In-kernel PIC, IOAPIC, LAPICs and PIT. After all memory slots: a slot that comes
- * later waits for a grace period, 7 to 11 ms each. */
+/* In-kernel PIC, IOAPIC, LAPICs and PIT. After all memory slots and the MSR filter: what
+ * comes later waits for a grace period, 7 to 13 ms each. */
 int kvm_create_irqchip(struct kvm *k, struct err *e);
 
 /* "vmx", "svm", "pvm". */

@@ -245,8 +245,10 @@ static int machine_build(struct machine *m, int *fds, struct err *e)
 	if (!r)
 		r = kvm_init(&m->kvm, e);
 	if (!r)
+		r = assist_setup(m, e);
+	if (!r)
 		r = memory_init(&m->mem, m->cfg.ram_bytes, m->cfg.huge_pages, e);
-	/* All slots before the irqchip: see kvm_create_irqchip(). */
+	/* The assist's MSR filter and all slots before the irqchip: see kvm_create_irqchip(). */
 	if (!r)
 		r = memory_attach(&m->mem, &m->kvm, e);
 	if (!r)
@@ -258,9 +260,7 @@ static int machine_build(struct machine *m, int *fds, struct err *e)
 	m->mmio = bus_new();
 	if (!m->pio || !m->mmio)
 		return err_set_errno(e, -ENOMEM, "buses");
-	r = assist_setup(m, e);
-	if (!r)
-		r = vcpus_setup(m, e);
+	r = vcpus_setup(m, e);
 	if (!r)
 		r = consoles_new(m, e);
 	if (!r)
