@@ -4,7 +4,7 @@
 #
 # QEMU's TCG runs one instruction a block and logs each block; a repetition of a string
 # instruction counts as one. That is what a host whose KVM emulates kernel mode has to do too,
-# apart from exits. Takes about a minute. PROFILE_QEMU adds arguments (devices, -m), PROFILE_TOP
+# apart from exits. Takes about a minute. PROFILE_MACHINE replaces the machine, PROFILE_QEMU adds arguments, PROFILE_TOP
 # sets the number of functions listed.
 set -eu
 
@@ -16,8 +16,8 @@ tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 mkfifo "$tmp/log"
 
-# shellcheck disable=SC2086 # PROFILE_QEMU is a list
-qemu-system-x86_64 -accel tcg -icount shift=8,sleep=off -M pc,hpet=off -cpu qemu64,+kvm -m 128 -nodefaults -display none -no-reboot \
+# shellcheck disable=SC2086 # lists
+qemu-system-x86_64 -accel tcg -icount shift=8,sleep=off ${PROFILE_MACHINE:--M pc,hpet=off} -cpu qemu64,+kvm -m 128 -nodefaults -display none -no-reboot \
 	-kernel "$dir/vmlinux" -initrd "$initrd" -append "$line" \
 	-chardev "file,id=con,path=$tmp/console" -serial chardev:con ${PROFILE_QEMU:-} \
 	-singlestep -d exec,nochain -D "$tmp/log" &
