@@ -49,7 +49,6 @@ enum vm_state_event {
 	VM_EMITS_STOP,
 	VM_EMITS_RESUME,
 	VM_EMITS_SHUTDOWN,
-	VM_EMITS_PANICKED,
 };
 
 struct vm_transition {

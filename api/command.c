@@ -1,0 +1,201 @@
+#include "api/command.h"
+#include "api/conn.h"
+#include "api/daemon.h"
+#include "api/js.h"
+#include "api/vm.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct json_object *error_to_json(const char *class_name, const char *desc)
+{
+	struct json_object *o = json_object_new_object(), *error = json_object_new_object();
+
+	js_put_str(error, "class", class_name);
+	js_put_str(error, "desc", desc);
+	js_put(o, "error", error);
+	return o;
+}
+
+/* ---- answers ---- */
+
+static void call_free(struct call *c)
+{
+	json_object_put(c->args);
+	json_object_put(c->id);
+	free(c);
+}
+
+/* o and fd: taken. */
+static void call_answer(struct call *c, struct json_object *o, int fd)
+{
+	struct conn *conn = c->conn;
+
+	if (c->has_id)
+		js_put(o, "id", json_object_get(c->id));
+	if (conn)
+		conn_send(conn, o, fd);
+	else if (fd >= 0)
+		close(fd);
+	json_object_put(o);
+	conn = c->conn; /* dropped meanwhile, perhaps */
+	call_free(c);
+	if (conn)
+		conn_set_call(conn, NULL);
+}
+
+void call_return_fd(struct call *c, struct json_object *v, int fd)
+{
+	struct json_object *o = json_object_new_object();
+
+	js_put(o, "return", v ? v : json_object_new_object());
+	call_answer(c, o, fd);
+}
+
+void call_return(struct call *c, struct json_object *v)
+{
+	call_return_fd(c, v, -1);
+}
+
+static void call_fail_class(struct call *c, const char *class_name, const char *desc)
+{
+	call_answer(c, error_to_json(class_name, desc), -1);
+}
+
+void call_fail(struct call *c, const struct err *e)
+{
+	log_debug("command", "%s: %s", c->command ? c->command->name : "?", e->msg);
+	call_fail_class(c, err_class_name(e->cls), e->msg);
+}
+
+/* ---- checks ---- */
+
+/* The envelope, as QEMU words its faults. */
+static int check_envelope(struct json_object *text, struct err *e)
+{
+	struct json_object *v;
+
+	if (!json_object_is_type(text, json_type_object))
+		return err_set(e, -EINVAL, ERR_GENERIC, "QMP input must be a JSON object");
+	json_object_object_foreach(text, key, member)
+	{
+		(void)member;
+		if (strcmp(key, "execute") && strcmp(key, "arguments") && strcmp(key, "id"))
+			return err_set(e, -EINVAL, ERR_GENERIC,
+				"QMP input member '%.60s' is unexpected", key);
+	}
+	if (!json_object_object_get_ex(text, "execute", &v))
+		return err_set(e, -EINVAL, ERR_GENERIC, "QMP input lacks member 'execute'");
+	if (!js_plain_string(v))
+		return err_set(e, -EINVAL, ERR_GENERIC,
+			"QMP input member 'execute' must be a string");
+	if (json_object_object_get_ex(text, "arguments", &v) &&
+		!json_object_is_type(v, json_type_object))
+		return err_set(e, -EINVAL, ERR_GENERIC,
+			"QMP input member 'arguments' must be an object");
+	return 0;
+}
+
+/* Returns NULL when the mode of the connection allows the command. */
+static const char *check_mode(const struct conn *conn, const struct command *command)
+{
+	bool capabilities = command && !strcmp(command->name, "qmp_capabilities");
+
+	if (!conn_negotiated(conn) &&
+		!(command && (command->flags & COMMAND_BEFORE_NEGOTIATION)))
+		return "Expecting capabilities negotiation with 'qmp_capabilities'";
+	if (conn_negotiated(conn) && capabilities)
+		return "Capabilities negotiation is already complete, command ignored";
+	return NULL;
+}
+
+/* Who may, before anything is looked up: one without rights learns nothing. */
+static int check_role(const struct call *c, struct err *e)
+{
+	if (conn_role(c->conn) >= c->command->role)
+		return 0;
+	return err_set(e, -EPERM, ERR_PERMISSION, "%s needs the role of %s, and you have that of %s",
+		c->command->name, role_name(c->command->role), role_name(conn_role(c->conn)));
+}
+
+static int find_vm(struct call *c, struct err *e)
+{
+	const char *name;
+
+	if (!(c->command->flags & COMMAND_CONCERNS_VM))
+		return 0;
+	name = js_get_str(c->args, "vm");
+	c->vm = name ? vm_find(c->daemon, name) : NULL;
+	if (!c->vm)
+		return err_set(e, -ENOENT, ERR_NOT_FOUND,
+			"there is no VM '%.255s'. Next: cairn list --all", name ? name : "");
+	if (c->command->trigger == VM_TRIGGER_COUNT)
+		return 0;
+	/* What is not legal because something is under way says so; a stop always is. */
+	if (c->vm->starting || c->vm->destroying)
+		return c->command->trigger == VM_ASK_DESTROY ? 0 :
+			vm_check_idle(c->vm, vm_trigger_name(c->command->trigger), e);
+	return vm_state_check(c->vm->def->name, c->vm->state, c->command->trigger, e);
+}
+
+/* ---- dispatch ---- */
+
+static struct call *call_new(struct daemon *d, struct conn *conn, struct json_object *text)
+{
+	struct call *c = calloc(1, sizeof(*c));
+	struct json_object *v;
+
+	if (!c)
+		abort();
+	c->daemon = d;
+	c->conn = conn;
+	c->started_ns = loop_now_ns();
+	if (json_object_is_type(text, json_type_object)) {
+		c->has_id = json_object_object_get_ex(text, "id", &v);
+		c->id = c->has_id ? json_object_get(v) : NULL;
+	}
+	v = js_get(text, "arguments");
+	c->args = v ? json_object_get(v) : json_object_new_object();
+	conn_set_call(conn, c);
+	return c;
+}
+
+void command_dispatch(struct daemon *d, struct conn *conn, struct json_object *text)
+{
+	struct call *c = call_new(d, conn, text);
+	const char *name, *mode;
+	struct err e;
+	int r = check_envelope(text, &e);
+
+	if (r < 0) {
+		call_fail(c, &e);
+		return;
+	}
+	name = js_get_str(text, "execute");
+	c->command = schema_find(name);
+	mode = check_mode(conn, c->command);
+	if (mode) {
+		call_fail_class(c, "CommandNotFound", mode);
+		return;
+	}
+	if (!c->command) {
+		err_set(&e, -ENOENT, ERR_GENERIC, "The command %.100s has not been found", name);
+		call_fail_class(c, "CommandNotFound", e.msg);
+		return;
+	}
+	r = check_role(c, &e);
+	if (!r)
+		r = schema_check_args(c->command, c->args, &e);
+	if (!r)
+		r = find_vm(c, &e);
+	if (r < 0)
+		call_fail(c, &e);
+	else
+		c->command->run(c);
+}

@@ -1,0 +1,59 @@
+/* command: from a JSON text to a handler and back to an answer.
+ *
+ * A call is answered exactly once, at once or later, by one of the call_ functions, which
+ * free it. While a call is open its connection takes no other: replies come in order. A
+ * client that has gone leaves its calls running; their answers go nowhere. */
+#ifndef CAIRN_API_COMMAND_H
+#define CAIRN_API_COMMAND_H
+
+#include "api/schema.h"
+
+#include <stdint.h>
+
+struct conn;
+struct daemon;
+struct vm;
+
+struct call {
+	struct call *next; /* for whoever holds it */
+	struct daemon *daemon;
+	struct conn *conn; /* NULL: gone */
+	const struct command *command;
+	struct json_object *args; /* an object, maybe empty; checked against the schema */
+	struct json_object *id;   /* NULL: none given */
+	bool has_id;
+	struct vm *vm; /* of COMMAND_CONCERNS_VM */
+	uint64_t started_ns;
+};
+
+/* Answers what `text` asks for: checks it, finds the handler, runs it. Borrows text. */
+void command_dispatch(struct daemon *d, struct conn *conn, struct json_object *text);
+
+/* v: taken; NULL: {}. */
+void call_return(struct call *c, struct json_object *v);
+/* fd: taken; it travels with the answer. */
+void call_return_fd(struct call *c, struct json_object *v, int fd);
+void call_fail(struct call *c, const struct err *e);
+/* For an error that belongs to no call. */
+struct json_object *error_to_json(const char *class_name, const char *desc);
+
+/* Handlers, one per row of the schema. */
+void command_qmp_capabilities(struct call *c);
+void command_query_version(struct call *c);
+void command_query_commands(struct call *c);
+void command_query_schema(struct call *c);
+void command_vm_define(struct call *c);
+void command_vm_undefine(struct call *c);
+void command_vm_dump_definition(struct call *c);
+void command_vm_list(struct call *c);
+void command_vm_info(struct call *c);
+void command_vm_start(struct call *c);
+void command_vm_shutdown(struct call *c);
+void command_vm_reboot(struct call *c);
+void command_vm_reset(struct call *c);
+void command_vm_suspend(struct call *c);
+void command_vm_resume(struct call *c);
+void command_vm_destroy(struct call *c);
+void command_vm_console(struct call *c);
+
+#endif

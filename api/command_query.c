@@ -1,0 +1,216 @@
+/* Handlers that ask and change nothing. */
+#include "api/command.h"
+#include "api/conn.h"
+#include "api/daemon.h"
+#include "api/js.h"
+#include "api/vm.h"
+#include "api/vm_process.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define QUERY_TIMEOUT_NS (1000000000ULL)
+#define LIST_LIMIT 1000
+/* Some clients read lines of at most 64 KiB; a page ends below it. */
+#define LIST_BYTES (48 * 1024)
+
+void command_qmp_capabilities(struct call *c)
+{
+	struct json_object *enable = js_get_array(c->args, "enable");
+	struct err e;
+
+	if (enable && json_object_array_length(enable)) {
+		err_set(&e, -EINVAL, ERR_GENERIC, "there is no capability to switch on");
+		call_fail(c, &e);
+		return;
+	}
+	conn_set_negotiated(c->conn);
+	call_return(c, NULL);
+}
+
+void command_query_version(struct call *c)
+{
+	struct json_object *o = daemon_version();
+
+	js_put_str(o, "cairn", CAIRN_VERSION);
+	call_return(c, o);
+}
+
+void command_query_commands(struct call *c)
+{
+	call_return(c, schema_commands_to_json());
+}
+
+void command_query_schema(struct call *c)
+{
+	call_return(c, schema_to_json());
+}
+
+void command_vm_dump_definition(struct call *c)
+{
+	struct json_object *o = json_object_new_object();
+
+	js_put(o, "definition", definition_to_json(c->vm->def));
+	call_return(c, o);
+}
+
+/* ---- list ---- */
+
+static void put_identity(struct json_object *o, const struct vm *vm)
+{
+	char uuid[DEFINITION_UUID_TEXT];
+
+	js_put_int(o, "id", vm->id);
+	js_put_str(o, "name", vm->def->name);
+	uuid_print(vm->def->uuid, uuid);
+	js_put_str(o, "uuid", uuid);
+	if (vm->def->title)
+		js_put_str(o, "title", vm->def->title);
+	js_put_str(o, "state", vm_state_name(vm->state));
+	js_put_str(o, "word", vm_state_word(vm->state));
+	js_put_str(o, "reason", vm->reason);
+	js_put_bool(o, "persistent", true);
+	js_put_bool(o, "autostart", false);
+	js_put_bool(o, "managed-save", vm->state == VM_SAVED);
+}
+
+/* What js_line() can make of it at most, nearly: names may be all escapes. */
+static size_t entry_bytes(const struct vm *vm)
+{
+	return 320 + 6 * strlen(vm->def->name) + (vm->def->title ? 6 * strlen(vm->def->title) : 0);
+}
+
+void command_vm_list(struct call *c)
+{
+	struct daemon *d = c->daemon;
+	const char *after = js_get_str(c->args, "after");
+	int64_t limit = js_get_int(c->args, "limit", LIST_LIMIT);
+	size_t i = vm_index_after(d, after ? after : ""), bytes = 0;
+	struct json_object *o, *vms;
+	struct err e;
+
+	if (limit < 1 || limit > LIST_LIMIT) {
+		err_set(&e, -EINVAL, ERR_INVALID, "limit: %lld is out of range; give 1 to %d",
+			(long long)limit, LIST_LIMIT);
+		call_fail(c, &e);
+		return;
+	}
+	o = json_object_new_object();
+	vms = json_object_new_array();
+	for (; i < d->nvms && limit && bytes < LIST_BYTES; i++, limit--) {
+		struct json_object *entry = json_object_new_object();
+
+		put_identity(entry, d->vms[i]);
+		json_object_array_add(vms, entry);
+		bytes += entry_bytes(d->vms[i]);
+	}
+	js_put(o, "vms", vms);
+	if (i < d->nvms)
+		js_put_str(o, "next", d->vms[i - 1]->def->name);
+	call_return(c, o);
+}
+
+/* ---- info ---- */
+
+static struct json_object *disk_figures(const struct vm_disk_info *d)
+{
+	struct json_object *o = json_object_new_object();
+	char id[sizeof(d->id)];
+
+	memcpy(id, d->id, sizeof(id));
+	id[sizeof(id) - 1] = 0;
+	js_put_str(o, "id", id);
+	js_put_uint(o, "size", d->size_bytes);
+	js_put_uint(o, "rd-reqs", d->rd_reqs);
+	js_put_uint(o, "rd-bytes", d->rd_bytes);
+	js_put_uint(o, "rd-ns", d->rd_ns);
+	js_put_uint(o, "wr-reqs", d->wr_reqs);
+	js_put_uint(o, "wr-bytes", d->wr_bytes);
+	js_put_uint(o, "wr-ns", d->wr_ns);
+	js_put_uint(o, "fl-reqs", d->fl_reqs);
+	js_put_uint(o, "fl-ns", d->fl_ns);
+	js_put_uint(o, "errors", d->errors);
+	return o;
+}
+
+static void put_counters(struct json_object *o, const struct vm_info *info)
+{
+	static const char *const hosts[] = { "unknown", "vmx", "svm", "pvm" };
+	struct json_object *exits = json_object_new_object(), *assist = json_object_new_object();
+
+	js_put_str(o, "host", hosts[info->host_kind < ARRAY_SIZE(hosts) ? info->host_kind : 0]);
+	js_put_bool(assist, "on", info->assist_on);
+	js_put_uint(assist, "syscalls", info->assist_syscalls);
+	js_put_uint(assist, "instructions", info->assist_instructions);
+	js_put(o, "assist", assist);
+	js_put_uint(exits, "io", info->exits_io);
+	js_put_uint(exits, "mmio", info->exits_mmio);
+	js_put_uint(exits, "other", info->exits_other);
+	js_put(o, "exits", exits);
+}
+
+static void put_figures(struct json_object *o, const struct vm_info *info)
+{
+	struct json_object *times = json_object_new_array(), *disks = json_object_new_array();
+	uint32_t vcpus = MIN(info->vcpus, VM_VCPUS_MAX), ndisks = MIN(info->ndisks, VM_DISKS_MAX);
+	uint64_t sum = 0;
+
+	for (uint32_t i = 0; i < vcpus; i++) {
+		sum += info->vcpu_ns[i];
+		json_object_array_add(times, json_object_new_uint64(info->vcpu_ns[i]));
+	}
+	js_put_uint(o, "cpu-time", sum);
+	js_put(o, "vcpu-times", times);
+	put_counters(o, info);
+	for (uint32_t i = 0; i < ndisks; i++)
+		json_object_array_add(disks, disk_figures(&info->disks[i]));
+	js_put(o, "disks", disks);
+}
+
+static void put_state(struct json_object *o, const struct vm *vm)
+{
+	if (vm->detail[0])
+		js_put_str(o, "detail", vm->detail);
+	if (vm->value)
+		js_put_int(o, "value", vm->value);
+	js_put_uint(o, "since", vm->since_ns);
+	js_put_uint(o, "vcpus", vm->def->vcpus);
+	js_put_uint(o, "memory", vm->def->ram_bytes);
+	js_put_uint(o, "used-memory", vm_state_is_active(vm->state) ? vm->def->ram_bytes : 0);
+	if (vm->proc && vm_process_pid(vm->proc) > 0)
+		js_put_int(o, "pid", vm_process_pid(vm->proc));
+	if (vm->exit_status >= 0)
+		js_put_int(o, "exit-status", vm->exit_status);
+	if (vm->exit_signal)
+		js_put_int(o, "exit-signal", vm->exit_signal);
+}
+
+/* A VM that does not answer is shown with what the daemon knows. */
+static void info_done(void *opaque, int r, const struct vm_info *info, const struct err *e)
+{
+	struct call *c = opaque;
+	struct json_object *o = json_object_new_object();
+
+	(void)e;
+	put_identity(o, c->vm);
+	put_state(o, c->vm);
+	if (r == 0 && info) {
+		if (c->vm->state == VM_RUNNING && info->vcpus && info->vcpus_halted == info->vcpus) {
+			js_put_str(o, "state", "idle");
+			js_put_str(o, "word", "idle");
+		}
+		put_figures(o, info);
+	}
+	call_return(c, o);
+}
+
+void command_vm_info(struct call *c)
+{
+	if (c->vm->proc && vm_state_is_active(c->vm->state))
+		vm_process_request(c->vm->proc, VM_MSG_QUERY, NULL, 0, -1, QUERY_TIMEOUT_NS,
+			info_done, c);
+	else
+		info_done(c, -ENOENT, NULL, NULL);
+}

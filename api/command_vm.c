@@ -1,0 +1,310 @@
+/* Handlers that change a VM. */
+#include "api/command.h"
+#include "api/daemon.h"
+#include "api/js.h"
+#include "api/store.h"
+#include "api/vm.h"
+#include "api/vm_process.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#define REQUEST_TIMEOUT_NS (10 * 1000000000ULL)
+
+/* ---- define ---- */
+
+static void definition_free_p(struct definition **d)
+{
+	definition_free(*d);
+}
+
+/* name and uuid against those that exist; the uuid is completed. */
+static int define_check(struct daemon *d, struct definition *def, struct vm **ret_old, struct err *e)
+{
+	struct vm *old = vm_find(d, def->name), *holder;
+
+	if (old && strcmp(old->def->name, def->name))
+		old = NULL; /* the name is another VM's uuid */
+	*ret_old = old;
+	if (!definition_has_uuid(def)) {
+		if (!old)
+			return definition_make_uuid(def, e);
+		memcpy(def->uuid, old->def->uuid, sizeof(def->uuid));
+	}
+	if (old && memcmp(old->def->uuid, def->uuid, sizeof(def->uuid)))
+		return err_set(e, -EEXIST, ERR_EXISTS,
+			"uuid: VM '%s' exists with another one; leave it out, or undefine the VM first",
+			def->name);
+	holder = vm_find_uuid(d, def->uuid);
+	if (holder && holder != old)
+		return err_set(e, -EEXIST, ERR_EXISTS,
+			"uuid: is taken by VM '%s'; leave it out and one is made", holder->def->name);
+	return 0;
+}
+
+static int define_keep(struct daemon *d, struct definition **def, struct vm *old, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = definition_to_json(*def);
+	struct vm *vm;
+	int r = store_save_definition(d->store, (*def)->name, o, e);
+
+	if (r < 0)
+		return r;
+	if (old) {
+		definition_free(old->def);
+		old->def = STEAL_PTR(*def);
+		return 0;
+	}
+	r = vm_add(d, *def, &vm);
+	if (r < 0)
+		return err_set_errno(e, r, "VM '%s'", (*def)->name);
+	*def = NULL;
+	vm_save(vm);
+	return 0;
+}
+
+static struct json_object *define_answer(const struct definition *def, bool created)
+{
+	struct json_object *o = json_object_new_object();
+	char uuid[DEFINITION_UUID_TEXT];
+
+	uuid_print(def->uuid, uuid);
+	js_put_str(o, "name", def->name);
+	js_put_str(o, "uuid", uuid);
+	js_put_bool(o, "created", created);
+	return o;
+}
+
+void command_vm_define(struct call *c)
+{
+	struct definition *def CLEANUP(definition_free_p) = NULL;
+	struct json_object *answer = NULL;
+	const char *folder = js_get_str(c->args, "folder");
+	struct vm *old = NULL;
+	struct err e;
+	int r = 0;
+
+	if (folder && *folder != '/')
+		r = err_set(&e, -EINVAL, ERR_INVALID, "folder: must be an absolute path");
+	if (!r)
+		r = definition_parse(js_get(c->args, "definition"), folder, &def, &e);
+	if (!r)
+		r = definition_check_files(def, &e);
+	if (!r)
+		r = define_check(c->daemon, def, &old, &e);
+	if (!r) {
+		answer = define_answer(def, !old);
+		if (!js_get_bool(c->args, "validate-only", false))
+			r = define_keep(c->daemon, &def, old, &e);
+	}
+	if (r < 0) {
+		json_object_put(answer);
+		call_fail(c, &e);
+		return;
+	}
+	if (!def)
+		daemon_emit(c->daemon, EVENT_VM_DEFINED, js_get_str(answer, "name"), NULL);
+	call_return(c, answer);
+}
+
+void command_vm_undefine(struct call *c)
+{
+	char name[VM_NAME_MAX + 1];
+	struct err e;
+	int r = vm_check_idle(c->vm, "undefine", &e);
+
+	if (!r)
+		r = store_remove(c->daemon->store, c->vm->def->name, &e);
+	if (r < 0) {
+		call_fail(c, &e);
+		return;
+	}
+	memcpy(name, c->vm->def->name, sizeof(name));
+	vm_remove(c->vm);
+	c->vm = NULL;
+	daemon_emit(c->daemon, EVENT_VM_UNDEFINED, name, NULL);
+	call_return(c, NULL);
+}
+
+/* ---- life ---- */
+
+void command_vm_start(struct call *c)
+{
+	vm_start(c->vm, c, js_get_bool(c->args, "paused", false));
+}
+
+void command_vm_destroy(struct call *c)
+{
+	vm_destroy(c->vm, c);
+}
+
+/* The VM may have ended meanwhile (then the table has no row); it cannot have been
+ * undefined, which needs it without a process and so without requests. */
+static void request_done(struct call *c, int r, const struct err *e, enum vm_trigger t,
+	const char *reason)
+{
+	if (r < 0) {
+		call_fail(c, e);
+		return;
+	}
+	vm_move(c->vm, t, reason, NULL, 0);
+	call_return(c, NULL);
+}
+
+static void suspend_done(void *opaque, int r, const struct vm_info *info, const struct err *e)
+{
+	struct call *c = opaque;
+
+	(void)info;
+	/* Its own event has told already, most times; then this finds nothing to do. */
+	request_done(c, r, e, VM_SAW_PAUSED, "user");
+}
+
+static void resume_done(void *opaque, int r, const struct vm_info *info, const struct err *e)
+{
+	(void)info;
+	request_done(opaque, r, e, VM_SAW_RUNNING, "user");
+}
+
+static void shutdown_done(void *opaque, int r, const struct vm_info *info, const struct err *e)
+{
+	struct call *c = opaque;
+
+	(void)info;
+	request_done(c, r, e, VM_ASK_SHUTDOWN, "user");
+}
+
+static void reboot_done(void *opaque, int r, const struct vm_info *info, const struct err *e)
+{
+	struct call *c = opaque;
+
+	(void)info;
+	if (r < 0)
+		c->vm->rebooting = false;
+	request_done(c, r, e, VM_ASK_REBOOT, "user");
+}
+
+static void reset_done(void *opaque, int r, const struct vm_info *info, const struct err *e)
+{
+	struct call *c = opaque;
+
+	(void)info;
+	if (r == 0)
+		c->vm->rebooting = false;
+	request_done(c, r, e, VM_ASK_RESET, c->vm->state == VM_PAUSED ? NULL : "booted");
+}
+
+static void request(struct call *c, enum vm_msg_type type,
+	void (*done)(void *opaque, int r, const struct vm_info *info, const struct err *e))
+{
+	vm_process_request(c->vm->proc, type, NULL, 0, -1, REQUEST_TIMEOUT_NS, done, c);
+}
+
+void command_vm_suspend(struct call *c)
+{
+	request(c, VM_MSG_STOP, suspend_done);
+}
+
+void command_vm_resume(struct call *c)
+{
+	request(c, VM_MSG_CONT, resume_done);
+}
+
+void command_vm_reset(struct call *c)
+{
+	request(c, VM_MSG_RESET, reset_done);
+}
+
+static int check_acpi(struct call *c, struct err *e)
+{
+	const char *mode = js_get_str(c->args, "mode");
+
+	if (!mode || !strcmp(mode, "acpi"))
+		return 0;
+	return err_set(e, -EINVAL, ERR_INVALID, "mode: \"%.40s\" is not one; use acpi", mode);
+}
+
+void command_vm_shutdown(struct call *c)
+{
+	struct err e;
+
+	if (check_acpi(c, &e) < 0)
+		call_fail(c, &e);
+	else
+		request(c, VM_MSG_POWERDOWN, shutdown_done);
+}
+
+void command_vm_reboot(struct call *c)
+{
+	struct err e;
+
+	if (check_acpi(c, &e) < 0) {
+		call_fail(c, &e);
+		return;
+	}
+	c->vm->rebooting = true; /* before the button: the guest may be off at once */
+	request(c, VM_MSG_POWERDOWN, reboot_done);
+}
+
+/* ---- console ---- */
+
+struct console_wait {
+	struct call *call;
+	int fd; /* the client's end */
+};
+
+static void console_done(void *opaque, int r, const struct vm_info *info, const struct err *e)
+{
+	struct console_wait *w = opaque;
+
+	(void)info;
+	if (r < 0) {
+		close(w->fd);
+		call_fail(w->call, e);
+	} else {
+		call_return_fd(w->call, NULL, w->fd);
+	}
+	free(w);
+}
+
+static int console_kind(struct call *c, struct vm_console *ret, struct err *e)
+{
+	const char *kind = js_get_str(c->args, "kind");
+
+	ret->history = js_get_bool(c->args, "history", true);
+	ret->kind = VM_CONSOLE_SERIAL;
+	if (!kind || !strcmp(kind, "serial"))
+		return 0;
+	if (strcmp(kind, "virtio"))
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"kind: \"%.40s\" is not a console; use serial or virtio", kind);
+	ret->kind = VM_CONSOLE_VIRTIO;
+	return 0;
+}
+
+/* The guest's bytes go from its process to the client and never through here. */
+void command_vm_console(struct call *c)
+{
+	struct console_wait *w = NULL;
+	struct vm_console body = { 0 };
+	struct err e;
+	int pair[2];
+	int r = console_kind(c, &body, &e);
+
+	if (!r && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+		r = err_set_errno(&e, -errno, "console");
+	if (r < 0) {
+		call_fail(c, &e);
+		return;
+	}
+	w = malloc(sizeof(*w));
+	if (!w)
+		abort();
+	*w = (struct console_wait){ .call = c, .fd = pair[0] };
+	vm_process_request(c->vm->proc, VM_MSG_CONSOLE, &body, sizeof(body), pair[1],
+		REQUEST_TIMEOUT_NS, console_done, w);
+	close(pair[1]);
+}

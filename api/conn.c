@@ -1,0 +1,479 @@
+#include "api/conn.h"
+#include "api/command.h"
+#include "api/daemon.h"
+#include "api/js.h"
+#include "api/wire.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#define READ_BYTES 16384
+/* poll() always reports a hang-up; this asks for nothing else. */
+#define EVENTS_NONE POLLPRI
+#define ACCEPTS_PER_ROUND 64
+
+struct chunk {
+	struct chunk *next;
+	char *data;
+	size_t len, sent;
+	int fd; /* travels with the first byte */
+};
+
+struct conn {
+	struct conn *prev, *next;
+	struct server *server;
+	int fd;
+	struct loop_watch *watch;
+	struct wire wire;
+	struct chunk *out, **out_last;
+	size_t out_bytes;
+	char *in; /* read, and not looked at while a call is open */
+	size_t in_len, in_at;
+	struct call *call;
+	pid_t pid;
+	uid_t uid;
+	enum role role;
+	bool negotiated;
+	bool running; /* conn_run() is on the stack */
+	bool eof;     /* the client sends no more */
+	bool closing; /* once all is sent */
+	bool dead;
+};
+
+struct server {
+	struct daemon *daemon;
+	int fd;
+	struct loop_watch *watch;
+	struct loop_timer *retry; /* accept again, after running out of fds */
+	struct conn *conns, *dead;
+	struct loop_task reap;
+	bool reaping;
+	unsigned count;
+	gid_t operators;
+};
+
+/* ---- the end of a connection ---- */
+
+static void conn_release(struct conn *c)
+{
+	while (c->out) {
+		struct chunk *k = c->out;
+
+		c->out = k->next;
+		if (k->fd >= 0)
+			close(k->fd);
+		free(k->data);
+		free(k);
+	}
+	wire_done(&c->wire);
+	free(c->in);
+	free(c);
+}
+
+static void dead_release(struct server *s)
+{
+	while (s->dead) {
+		struct conn *c = s->dead;
+
+		s->dead = c->next;
+		conn_release(c);
+	}
+}
+
+static void reap_run(struct loop_task *t)
+{
+	struct server *s = container_of(t, struct server, reap);
+
+	s->reaping = false;
+	dead_release(s);
+}
+
+/* Its memory stays until the loop's next round: callers up the stack still look at it. */
+static void conn_drop(struct conn *c)
+{
+	struct server *s = c->server;
+
+	if (c->dead)
+		return;
+	c->dead = true;
+	if (c->call)
+		c->call->conn = NULL;
+	loop_unwatch(c->watch);
+	close(c->fd);
+	if (c->prev)
+		c->prev->next = c->next;
+	else
+		s->conns = c->next;
+	if (c->next)
+		c->next->prev = c->prev;
+	s->count--;
+	c->next = s->dead;
+	s->dead = c;
+	if (!s->reaping) {
+		s->reaping = true;
+		loop_post(s->daemon->loop, &s->reap);
+	}
+}
+
+/* ---- sending ---- */
+
+static void conn_update(struct conn *c)
+{
+	unsigned events = 0;
+
+	if (c->dead)
+		return;
+	if (!c->out && (c->closing || (c->eof && !c->call && c->in_at == c->in_len))) {
+		conn_drop(c);
+		return;
+	}
+	if (c->out)
+		events |= POLLOUT;
+	if (!c->eof && !c->closing && !c->call && c->in_at == c->in_len)
+		events |= POLLIN;
+	loop_watch_events(c->watch, events ? events : EVENTS_NONE);
+}
+
+static ssize_t chunk_send(int sock, const struct chunk *k)
+{
+	union {
+		struct cmsghdr align;
+		char buf[CMSG_SPACE(sizeof(int))];
+	} control;
+	struct iovec iov = { k->data + k->sent, k->len - k->sent };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1 };
+
+	if (k->fd >= 0) {
+		memset(&control, 0, sizeof(control));
+		control.align.cmsg_level = SOL_SOCKET;
+		control.align.cmsg_type = SCM_RIGHTS;
+		control.align.cmsg_len = CMSG_LEN(sizeof(int));
+		memcpy(CMSG_DATA(&control.align), &k->fd, sizeof(int));
+		m.msg_control = &control;
+		m.msg_controllen = sizeof(control.buf);
+	}
+	return sendmsg(sock, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+static void conn_flush(struct conn *c)
+{
+	while (c->out && !c->dead) {
+		struct chunk *k = c->out;
+		ssize_t n = chunk_send(c->fd, k);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && errno == EAGAIN)
+			return;
+		if (n < 0) {
+			conn_drop(c);
+			return;
+		}
+		if (k->fd >= 0)
+			close(k->fd);
+		k->fd = -1;
+		k->sent += (size_t)n;
+		c->out_bytes -= (size_t)n;
+		if (k->sent < k->len)
+			continue;
+		c->out = k->next;
+		if (!c->out)
+			c->out_last = &c->out;
+		free(k->data);
+		free(k);
+	}
+}
+
+void conn_send(struct conn *c, struct json_object *o, int fd)
+{
+	struct chunk *k = calloc(1, sizeof(*k));
+	char *line = NULL;
+	size_t len = 0;
+
+	if (k && !c->dead)
+		line = js_line(o, &len);
+	if (!line || c->out_bytes + len > CONN_OUT_MAX) {
+		if (line)
+			log_warn("socket", "client (pid %d) does not read; dropped", (int)c->pid);
+		if (fd >= 0)
+			close(fd);
+		free(line);
+		free(k);
+		conn_drop(c);
+		return;
+	}
+	*k = (struct chunk){ .data = line, .len = len, .fd = fd };
+	*c->out_last = k;
+	c->out_last = &k->next;
+	c->out_bytes += len;
+	conn_flush(c);
+	conn_update(c);
+}
+
+void server_broadcast(struct server *s, struct json_object *o)
+{
+	for (struct conn *c = s->conns, *next; c; c = next) {
+		next = c->next;
+		if (c->negotiated && c->role >= ROLE_VIEWER)
+			conn_send(c, o, -1);
+	}
+}
+
+/* ---- receiving ---- */
+
+static void conn_refuse(struct conn *c, const struct err *e)
+{
+	CLEANUP_JS struct json_object *o = error_to_json("GenericError", e->msg);
+
+	conn_send(c, o, -1);
+}
+
+/* Looks at what was read, up to the first command that is answered later. */
+static void conn_run(struct conn *c)
+{
+	c->running = true;
+	while (!c->call && !c->dead && !c->closing && c->in_at < c->in_len) {
+		CLEANUP_JS struct json_object *text = NULL;
+		struct err e;
+		size_t used;
+
+		switch (wire_feed(&c->wire, c->in + c->in_at, c->in_len - c->in_at, &used, &text,
+			&e)) {
+		case WIRE_TEXT:
+			command_dispatch(c->server->daemon, c, text);
+			break;
+		case WIRE_FATAL:
+			c->closing = true;
+			conn_refuse(c, &e);
+			break;
+		case WIRE_ERROR:
+			conn_refuse(c, &e);
+			break;
+		case WIRE_MORE:
+			break;
+		}
+		c->in_at += used;
+	}
+	c->running = false;
+	if (c->in_at == c->in_len) {
+		free(c->in);
+		c->in = NULL;
+		c->in_at = c->in_len = 0;
+	}
+	conn_update(c);
+}
+
+void conn_set_call(struct conn *c, struct call *call)
+{
+	c->call = call;
+	if (!call && !c->running)
+		conn_run(c);
+}
+
+static void conn_read(struct conn *c)
+{
+	char buf[READ_BYTES];
+	ssize_t n = recv(c->fd, buf, sizeof(buf), MSG_DONTWAIT);
+
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (n < 0) {
+		conn_drop(c);
+		return;
+	}
+	if (!n) {
+		c->eof = true;
+		conn_update(c);
+		return;
+	}
+	c->in = malloc((size_t)n);
+	if (!c->in) {
+		conn_drop(c);
+		return;
+	}
+	memcpy(c->in, buf, (size_t)n);
+	c->in_len = (size_t)n;
+	c->in_at = 0;
+	conn_run(c);
+}
+
+static void conn_ready(void *opaque, unsigned revents)
+{
+	struct conn *c = opaque;
+
+	if (revents & POLLERR) {
+		conn_drop(c);
+		return;
+	}
+	if (revents & POLLOUT)
+		conn_flush(c);
+	if (!c->dead && (revents & (POLLIN | POLLHUP)) && !c->call && c->in_at == c->in_len &&
+		!c->eof && !c->closing)
+		conn_read(c);
+	else if (!c->dead && (revents & POLLHUP))
+		conn_drop(c); /* both ways closed: nobody waits for the answer */
+	conn_update(c);
+}
+
+/* ---- accepting ---- */
+
+static enum role role_of(const struct server *s, int fd, uid_t uid, gid_t gid)
+{
+	gid_t groups[256];
+	socklen_t len = sizeof(groups);
+
+	if (uid == 0 || uid == geteuid())
+		return ROLE_ADMIN;
+	if (s->operators == (gid_t)-1)
+		return ROLE_NONE;
+	if (gid == s->operators)
+		return ROLE_OPERATOR;
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &len) < 0)
+		return ROLE_NONE;
+	for (size_t i = 0; i < len / sizeof(gid_t); i++)
+		if (groups[i] == s->operators)
+			return ROLE_OPERATOR;
+	return ROLE_NONE;
+}
+
+static void greeting_send(struct conn *c)
+{
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+	struct json_object *qmp = json_object_new_object();
+
+	js_put(qmp, "version", daemon_version());
+	js_put(qmp, "capabilities", json_object_new_array());
+	js_put(o, "QMP", qmp);
+	conn_send(c, o, -1);
+}
+
+/* fd: taken. */
+static void conn_new(struct server *s, int fd)
+{
+	struct conn *c = calloc(1, sizeof(*c));
+	struct ucred cred = { .pid = 0, .uid = (uid_t)-1, .gid = (gid_t)-1 };
+	socklen_t len = sizeof(cred);
+
+	if (!c || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0 ||
+		loop_watch(s->daemon->loop, fd, POLLIN, conn_ready, c, &c->watch) < 0) {
+		free(c);
+		close(fd);
+		return;
+	}
+	c->server = s;
+	c->fd = fd;
+	c->out_last = &c->out;
+	c->pid = cred.pid;
+	c->uid = cred.uid;
+	c->role = role_of(s, fd, cred.uid, cred.gid);
+	wire_init(&c->wire);
+	c->next = s->conns;
+	if (c->next)
+		c->next->prev = c;
+	s->conns = c;
+	s->count++;
+	greeting_send(c);
+}
+
+static void conn_too_many(int fd)
+{
+	static const char line[] = "{\"error\": {\"class\": \"Busy\", \"desc\": "
+				   "\"too many clients; close some connections\"}}\r\n";
+
+	if (send(fd, line, sizeof(line) - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+		log_debug("socket", "a client too many was already gone");
+	close(fd);
+}
+
+static void server_retry(void *opaque)
+{
+	struct server *s = opaque;
+
+	loop_watch_events(s->watch, POLLIN);
+}
+
+static void server_ready(void *opaque, unsigned revents)
+{
+	struct server *s = opaque;
+
+	(void)revents;
+	for (unsigned i = 0; i < ACCEPTS_PER_ROUND; i++) {
+		int fd = accept4(s->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+		if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM)) {
+			log_warn("socket", "cannot accept: %s; trying again in a second",
+				strerror(errno));
+			loop_watch_events(s->watch, 0);
+			loop_timer_arm(s->retry, loop_now_ns() + 1000000000ULL);
+			return;
+		}
+		if (fd < 0)
+			return;
+		if (s->count >= CONN_MAX)
+			conn_too_many(fd);
+		else
+			conn_new(s, fd);
+	}
+}
+
+int server_new(struct daemon *d, int listening, gid_t operators, struct server **ret_s,
+	struct err *e)
+{
+	struct server *s = calloc(1, sizeof(*s));
+	int r;
+
+	if (!s) {
+		close(listening);
+		return err_set_errno(e, -ENOMEM, "socket");
+	}
+	s->daemon = d;
+	s->fd = listening;
+	s->operators = operators;
+	s->reap.run = reap_run;
+	r = loop_timer_new(d->loop, server_retry, s, &s->retry);
+	if (!r)
+		r = loop_watch(d->loop, listening, POLLIN, server_ready, s, &s->watch);
+	if (r < 0) {
+		server_free(s);
+		return err_set_errno(e, r, "socket");
+	}
+	*ret_s = s;
+	return 0;
+}
+
+void server_free(struct server *s)
+{
+	if (!s)
+		return;
+	while (s->conns)
+		conn_drop(s->conns);
+	/* The loop runs no more: what it was to reap is reaped here. */
+	dead_release(s);
+	loop_unwatch(s->watch);
+	loop_timer_free(s->retry);
+	close(s->fd);
+	free(s);
+}
+
+enum role conn_role(const struct conn *c)
+{
+	return c->role;
+}
+
+bool conn_negotiated(const struct conn *c)
+{
+	return c->negotiated;
+}
+
+void conn_set_negotiated(struct conn *c)
+{
+	c->negotiated = true;
+}

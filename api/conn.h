@@ -1,0 +1,37 @@
+/* conn: the daemon's socket and its clients: framing, negotiation, order of replies,
+ * bounds. What a command means is command.c's. */
+#ifndef CAIRN_API_CONN_H
+#define CAIRN_API_CONN_H
+
+#include "api/schema.h"
+
+#include <sys/types.h>
+
+struct call;
+struct conn;
+struct daemon;
+struct json_object;
+struct server;
+
+/* Clients at once. One more is told so and hung up on. */
+#define CONN_MAX 2000
+/* Bytes a client may leave unread; beyond it is dropped. */
+#define CONN_OUT_MAX (1024 * 1024)
+
+/* listening: taken. operators: the group whose members are operators; -1: none. */
+int server_new(struct daemon *d, int listening, gid_t operators, struct server **ret_s,
+	struct err *e);
+/* Hangs up on all. NULL allowed. */
+void server_free(struct server *s);
+/* One line to every negotiated client that may see it. Borrows o. */
+void server_broadcast(struct server *s, struct json_object *o);
+
+enum role conn_role(const struct conn *c);
+bool conn_negotiated(const struct conn *c);
+void conn_set_negotiated(struct conn *c);
+/* Borrows o. fd: taken, -1: none. */
+void conn_send(struct conn *c, struct json_object *o, int fd);
+/* The open call has begun (its connection waits) or was answered (NULL). */
+void conn_set_call(struct conn *c, struct call *call);
+
+#endif

@@ -1,0 +1,203 @@
+#include "api/daemon.h"
+#include "api/conn.h"
+#include "api/js.h"
+#include "api/listen.h"
+#include "api/store.h"
+#include "api/vm.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/loop.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <time.h>
+
+#define LOOP_ENTRIES 256
+#define ADOPT_TIMEOUT_NS (2 * 1000000000ULL)
+
+struct json_object *daemon_version(void)
+{
+	struct json_object *o = json_object_new_object(), *qemu = json_object_new_object();
+
+	/* The dialect: QEMU 7.2's, which is what clients look at. */
+	js_put_int(qemu, "micro", 0);
+	js_put_int(qemu, "minor", 2);
+	js_put_int(qemu, "major", 7);
+	js_put(o, "qemu", qemu);
+	js_put_str(o, "package", "Cairn " CAIRN_VERSION);
+	return o;
+}
+
+void daemon_emit(struct daemon *d, enum event_id id, const char *vm, struct json_object *data)
+{
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+	struct json_object *time = json_object_new_object();
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	js_put_int(time, "seconds", ts.tv_sec);
+	js_put_int(time, "microseconds", ts.tv_nsec / 1000);
+	js_put(o, "timestamp", time);
+	js_put_str(o, "event", schema_event(id)->name);
+	if (!data)
+		data = json_object_new_object();
+	if (vm)
+		js_put_str(data, "vm", vm);
+	js_put(o, "data", data);
+	if (d->server)
+		server_broadcast(d->server, o);
+}
+
+/* ---- loading ---- */
+
+static void vm_found(void *opaque, const char *name, struct json_object *definition,
+	struct json_object *state)
+{
+	struct daemon *d = opaque;
+	struct definition *def = NULL;
+	struct vm *vm;
+	struct err e;
+	int r = definition_parse(definition, NULL, &def, &e);
+
+	if (!r && strcmp(def->name, name))
+		r = err_set(&e, -EINVAL, ERR_CORRUPT, "it is in the folder of VM '%s'", name);
+	else if (!r && (!definition_has_uuid(def) || vm_find_uuid(d, def->uuid)))
+		r = err_set(&e, -EINVAL, ERR_CORRUPT, "its uuid is missing or another VM's");
+	if (r < 0) {
+		store_quarantine(d->store, name, e.msg);
+		definition_free(def);
+		return;
+	}
+	if (vm_add(d, def, &vm) < 0) {
+		definition_free(def);
+		return;
+	}
+	if (state)
+		vm_load_state(vm, state);
+	if (vm->id > d->next_id)
+		d->next_id = vm->id;
+}
+
+/* Clients are let in when it is known how every VM is. */
+static void take_back_all(struct daemon *d)
+{
+	uint64_t until = loop_now_ns() + ADOPT_TIMEOUT_NS, now;
+
+	for (size_t i = 0; i < d->nvms; i++)
+		vm_take_back(d->vms[i]);
+	while (d->adopting && (now = loop_now_ns()) < until)
+		loop_run_once(d->loop, until - now);
+}
+
+/* ---- start and end ---- */
+
+static void signal_ready(void *opaque, unsigned revents)
+{
+	(void)revents;
+	loop_stop(opaque);
+}
+
+static int signals_watch(struct daemon *d, int *ret_fd, struct loop_watch **ret_w, struct err *e)
+{
+	sigset_t set;
+	int r;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGHUP, SIG_IGN);
+	*ret_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	r = *ret_fd < 0 ? -errno :
+		loop_watch(d->loop, *ret_fd, POLLIN, signal_ready, d->loop, ret_w);
+	return r < 0 ? err_set_errno(e, r, "signals") : 0;
+}
+
+/* 500 clients and 100 VMs want more than the usual 1024. */
+static void limits_raise(void)
+{
+	struct rlimit rl;
+
+	if (getrlimit(RLIMIT_NOFILE, &rl) < 0 || rl.rlim_cur == rl.rlim_max)
+		return;
+	rl.rlim_cur = rl.rlim_max;
+	if (setrlimit(RLIMIT_NOFILE, &rl) < 0)
+		log_warn("start", "cannot raise the number of open files");
+}
+
+static int run_dir_open(struct daemon *d, struct err *e)
+{
+	int r = mkdir_all(d->paths->run_dir, 0700, e);
+
+	if (r < 0)
+		return r;
+	d->run_dir_fd = open(d->paths->run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return d->run_dir_fd < 0 ? err_set_errno(e, -errno, "%s", d->paths->run_dir) : 0;
+}
+
+static int daemon_open(struct daemon *d, struct err *e)
+{
+	gid_t operators = (gid_t)-1;
+	int fd = -1;
+	int r = store_open(d->paths->state_dir, &d->store, e);
+
+	if (!r)
+		r = listen_prepare(d->paths->socket, e);
+	if (!r)
+		r = run_dir_open(d, e);
+	if (r < 0)
+		return r;
+	store_load(d->store, vm_found, d);
+	take_back_all(d);
+	r = listen_open(d->paths->socket, d->paths->system, &fd, &operators, e);
+	if (!r)
+		r = server_new(d, fd, operators, &d->server, e);
+	return r;
+}
+
+static void daemon_close(struct daemon *d)
+{
+	if (d->server)
+		unlink(d->paths->socket);
+	server_free(d->server);
+	d->server = NULL;
+	vm_free_all(d);
+	store_close(d->store);
+	if (d->run_dir_fd >= 0)
+		close(d->run_dir_fd);
+}
+
+int daemon_run(const struct daemon_paths *p, int log_level, struct err *e)
+{
+	struct daemon d = { .paths = p, .run_dir_fd = -1, .log_level = log_level };
+	struct loop_watch *signals = NULL;
+	CLEANUP_CLOSE int signal_fd = -1;
+	int r;
+
+	limits_raise();
+	r = loop_new(LOOP_ENTRIES, &d.loop, e);
+	if (r < 0)
+		return r;
+	r = signals_watch(&d, &signal_fd, &signals, e);
+	if (!r)
+		r = daemon_open(&d, e);
+	if (!r) {
+		log_info("start", "Cairn %s listens on %s; %zu VMs, state in %s", CAIRN_VERSION,
+			p->socket, d.nvms, p->state_dir);
+		loop_run(d.loop);
+		log_info("stop", "ending; VMs that run keep running");
+	}
+	daemon_close(&d);
+	loop_unwatch(signals);
+	loop_free(d.loop);
+	return r;
+}

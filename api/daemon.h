@@ -1,0 +1,48 @@
+/* daemon: everything cairnd holds, and its start and end. One thread, one loop. */
+#ifndef CAIRN_API_DAEMON_H
+#define CAIRN_API_DAEMON_H
+
+#include "api/schema.h"
+
+#include <limits.h>
+#include <stddef.h>
+
+struct err;
+struct json_object;
+struct loop;
+struct server;
+struct store;
+struct vm;
+
+struct daemon_paths {
+	char state_dir[PATH_MAX];
+	char run_dir[PATH_MAX]; /* of the VM processes' sockets */
+	char socket[PATH_MAX];
+	char vm_program[PATH_MAX];
+	bool system; /* root's, shared by a group */
+};
+
+struct daemon {
+	struct loop *loop;
+	const struct daemon_paths *paths;
+	struct store *store;
+	struct server *server; /* NULL until it listens */
+	int run_dir_fd;
+	struct vm **vms; /* sorted by name */
+	size_t nvms, vms_cap;
+	int next_id;	    /* of running VMs, as virsh shows them */
+	unsigned adopting;  /* VM processes that have not answered yet */
+	int log_level;	    /* handed to VM processes */
+};
+
+/* Runs until SIGTERM or SIGINT; VMs keep running after it. Returns 0; -errno with a
+ * sentence when it cannot start. */
+int daemon_run(const struct daemon_paths *p, int log_level, struct err *e);
+
+/* What the greeting says; the caller puts it. */
+struct json_object *daemon_version(void);
+
+/* Send an event to all clients. vm: NULL, or put into data as "vm". data: taken, NULL: {}. */
+void daemon_emit(struct daemon *d, enum event_id id, const char *vm, struct json_object *data);
+
+#endif

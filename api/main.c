@@ -1,0 +1,126 @@
+/* cairnd: the daemon. */
+#include "api/daemon.h"
+#include "api/paths.h"
+#include "base/err.h"
+#include "base/log.h"
+
+#include <fcntl.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { EXIT_USAGE = 2 };
+
+static const char usage[] =
+	"usage: cairnd [--state-dir DIR] [--socket PATH] [--vm-program PATH] [--log-level LEVEL]\n"
+	"\n"
+	"The daemon of Cairn. It stays in the foreground; SIGTERM ends it, and VMs run on.\n"
+	"\n"
+	"  --state-dir DIR     definitions and states (root: /var/lib/cairn; others:\n"
+	"                      $XDG_STATE_HOME/cairn)\n"
+	"  --socket PATH       control socket (CAIRN_SOCKET; root: /run/cairn/cairn.sock; others:\n"
+	"                      $XDG_RUNTIME_DIR/cairn/cairn.sock)\n"
+	"  --vm-program PATH   cairn-vm, when it is not beside cairnd or in ../libexec/cairn\n"
+	"  --log-level LEVEL   error, warning, info (the default), debug or trace\n"
+	"  --foreground        accepted; there is no other mode\n"
+	"  --version, --help\n";
+
+struct options {
+	const char *state_dir, *socket, *vm_program;
+	int log_level;
+};
+
+static int level_parse(const char *name)
+{
+	static const char *const names[] = { "error", "warning", "info", "debug", "trace" };
+
+	for (int i = 0; i < 5; i++)
+		if (!strcmp(names[i], name))
+			return i;
+	fprintf(stderr, "error: \"%s\" is not a log level\n"
+			"error: use error, warning, info, debug or trace\n", name);
+	return -1;
+}
+
+/* Returns -1 to go on, or an exit status. */
+static int options_parse(int argc, char **argv, struct options *o)
+{
+	static const struct option longs[] = { { "state-dir", required_argument, NULL, 'd' },
+		{ "socket", required_argument, NULL, 's' },
+		{ "vm-program", required_argument, NULL, 'p' },
+		{ "log-level", required_argument, NULL, 'l' },
+		{ "foreground", no_argument, NULL, 'f' }, { "version", no_argument, NULL, 'v' },
+		{ "help", no_argument, NULL, 'h' }, { NULL, 0, NULL, 0 } };
+	int c;
+
+	while ((c = getopt_long(argc, argv, "h", longs, NULL)) != -1) {
+		switch (c) {
+		case 'd':
+			o->state_dir = optarg;
+			break;
+		case 's':
+			o->socket = optarg;
+			break;
+		case 'p':
+			o->vm_program = optarg;
+			break;
+		case 'l':
+			o->log_level = level_parse(optarg);
+			if (o->log_level < 0)
+				return EXIT_USAGE;
+			break;
+		case 'f':
+			break;
+		case 'v':
+			printf("cairnd %s\n", CAIRN_VERSION);
+			return 0;
+		case 'h':
+			fputs(usage, stdout);
+			return 0;
+		default:
+			return EXIT_USAGE;
+		}
+	}
+	if (optind == argc)
+		return -1;
+	fprintf(stderr, "error: cairnd takes no argument \"%s\"\nerror: see cairnd --help\n",
+		argv[optind]);
+	return EXIT_USAGE;
+}
+
+/* Fds 0 to 2 are open from here on: what is opened later never lands there. */
+static void standard_fds_open(void)
+{
+	int fd;
+
+	do {
+		fd = open("/dev/null", O_RDWR);
+	} while (fd >= 0 && fd <= 2);
+	if (fd > 2)
+		close(fd);
+}
+
+int main(int argc, char **argv)
+{
+	struct options o = { .log_level = LOG_LEVEL_INFO };
+	struct daemon_paths paths;
+	struct err e;
+	int r;
+
+	standard_fds_open();
+	r = options_parse(argc, argv, &o);
+	if (r >= 0)
+		return r;
+	umask(0022); /* what is private says so itself */
+	log_set_level((enum log_level)o.log_level);
+	log_set_owner("cairnd");
+	r = paths_for_daemon(o.state_dir, o.socket, o.vm_program, &paths, &e);
+	if (!r)
+		r = daemon_run(&paths, o.log_level, &e);
+	if (!r)
+		return 0;
+	fprintf(stderr, "error: cairnd cannot start\nerror: %s\n", e.msg);
+	return e.cls == ERR_BUSY ? 6 : e.cls == ERR_HOST ? 7 : e.cls == ERR_PERMISSION ? 5 : 1;
+}

@@ -1,0 +1,243 @@
+/* The table itself, and the check of arguments against it. schema_json.c tells clients. */
+#include "api/schema.h"
+#include "api/command.h"
+#include "api/js.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define OPTIONAL true
+#define REQUIRED false
+#define END { NULL, FIELD_ANY, false, NULL }
+#define ANY_STATE VM_TRIGGER_COUNT
+#define FIELD_VM { "vm", FIELD_STRING, REQUIRED, "name or uuid" }
+
+static const struct field no_fields[] = { END };
+static const struct field vm_only[] = { FIELD_VM, END };
+
+static const struct field capabilities_args[] = {
+	{ "enable", FIELD_ARRAY, OPTIONAL, "capabilities to switch on; there are none" }, END };
+
+static const struct field version_fields[] = {
+	{ "qemu", FIELD_OBJECT, REQUIRED, "the QMP dialect spoken: major, minor, micro" },
+	{ "package", FIELD_STRING, REQUIRED, "program and version" },
+	{ "cairn", FIELD_STRING, REQUIRED, "version of the daemon" }, END };
+
+static const struct field define_args[] = {
+	{ "definition", FIELD_OBJECT, REQUIRED, "see docs/definition.md" },
+	{ "folder", FIELD_STRING, OPTIONAL, "absolute; relative paths are taken from it" },
+	{ "validate-only", FIELD_BOOL, OPTIONAL, "check it and change nothing" }, END };
+
+static const struct field define_returns[] = {
+	{ "name", FIELD_STRING, REQUIRED, "of the VM" },
+	{ "uuid", FIELD_STRING, REQUIRED, "given, kept or made" },
+	{ "created", FIELD_BOOL, REQUIRED, "false: it existed and is redefined" }, END };
+
+static const struct field dump_returns[] = {
+	{ "definition", FIELD_OBJECT, REQUIRED, "canonical: every key stated" }, END };
+
+static const struct field list_args[] = {
+	{ "after", FIELD_STRING, OPTIONAL, "name behind which the page begins" },
+	{ "limit", FIELD_INT, OPTIONAL, "entries in one answer at most; 1 to 1000" }, END };
+
+static const struct field list_returns[] = {
+	{ "vms", FIELD_ARRAY, REQUIRED,
+		"by name: id (-1: off), name, uuid, title, state, word, reason, persistent, autostart, "
+		"managed-save" },
+	{ "next", FIELD_STRING, OPTIONAL, "there is more: the next call's `after`" }, END };
+
+static const struct field info_returns[] = {
+	{ "name", FIELD_STRING, REQUIRED, "of the VM" },
+	{ "uuid", FIELD_STRING, REQUIRED, "of the VM" },
+	{ "id", FIELD_INT, REQUIRED, "-1: off" },
+	{ "state", FIELD_STRING, REQUIRED, "as users know it: \"shut off\"" },
+	{ "word", FIELD_STRING, REQUIRED, "as programs know it: \"shutoff\"" },
+	{ "reason", FIELD_STRING, REQUIRED, "why it is in that state" },
+	{ "detail", FIELD_STRING, OPTIONAL, "more about the reason" },
+	{ "value", FIELD_INT, OPTIONAL, "debug exit's status, pvpanic's bits" },
+	{ "since", FIELD_INT, REQUIRED, "realtime of the last change, ns" },
+	{ "vcpus", FIELD_INT, REQUIRED, "number" },
+	{ "memory", FIELD_INT, REQUIRED, "bytes" },
+	{ "used-memory", FIELD_INT, REQUIRED, "bytes; 0 when off" },
+	{ "cpu-time", FIELD_INT, OPTIONAL, "of all vCPU threads, ns" },
+	{ "vcpu-times", FIELD_ARRAY, OPTIONAL, "of each, ns" },
+	{ "pid", FIELD_INT, OPTIONAL, "of the VM's process" },
+	{ "exit-status", FIELD_INT, OPTIONAL, "of the last process" },
+	{ "exit-signal", FIELD_INT, OPTIONAL, "that ended the last process" },
+	{ "persistent", FIELD_BOOL, REQUIRED, "its definition is kept" },
+	{ "autostart", FIELD_BOOL, REQUIRED, "started with the daemon" },
+	{ "managed-save", FIELD_BOOL, REQUIRED, "has a saved state" },
+	{ "host", FIELD_STRING, OPTIONAL, "kind of KVM: vmx, svm, pvm" },
+	{ "assist", FIELD_OBJECT, OPTIONAL, "on, syscalls, instructions" },
+	{ "exits", FIELD_OBJECT, OPTIONAL, "io, mmio, other" },
+	{ "disks", FIELD_ARRAY, OPTIONAL, "per disk: id, size, counters" }, END };
+
+static const struct field start_args[] = { FIELD_VM,
+	{ "paused", FIELD_BOOL, OPTIONAL, "vCPUs stand still until vm-resume" }, END };
+static const struct field start_returns[] = {
+	{ "id", FIELD_INT, REQUIRED, "of this run" }, END };
+
+static const struct field shutdown_args[] = { FIELD_VM,
+	{ "mode", FIELD_STRING, OPTIONAL, "acpi: the power button" }, END };
+
+static const struct field console_args[] = { FIELD_VM,
+	{ "kind", FIELD_STRING, OPTIONAL, "serial (the default) or virtio" },
+	{ "history", FIELD_BOOL, OPTIONAL, "send what is kept first; true unless said" }, END };
+
+static const struct command commands[] = {
+	{ "qmp_capabilities", "end the negotiation", capabilities_args, NULL, ROLE_NONE,
+		COMMAND_BEFORE_NEGOTIATION, ANY_STATE, command_qmp_capabilities },
+	{ "query-version", "version of the daemon and the dialect", no_fields, version_fields,
+		ROLE_NONE, 0, ANY_STATE, command_query_version },
+	{ "query-commands", "names of all commands", no_fields, NULL, ROLE_NONE, 0, ANY_STATE,
+		command_query_commands },
+	{ "query-qmp-schema", "this table", no_fields, NULL, ROLE_NONE, 0, ANY_STATE,
+		command_query_schema },
+	{ "vm-define", "make a VM from its definition, or change it", define_args, define_returns,
+		ROLE_ADMIN, COMMAND_MUTATES, ANY_STATE, command_vm_define },
+	{ "vm-undefine", "forget a VM; its disks stay", vm_only, NULL, ROLE_ADMIN,
+		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_UNDEFINE, command_vm_undefine },
+	{ "vm-dump-definition", "the definition of a VM", vm_only, dump_returns, ROLE_VIEWER,
+		COMMAND_CONCERNS_VM, ANY_STATE, command_vm_dump_definition },
+	{ "vm-list", "all VMs, page by page", list_args, list_returns, ROLE_VIEWER, 0, ANY_STATE,
+		command_vm_list },
+	{ "vm-info", "one VM: state, reason, figures", vm_only, info_returns, ROLE_VIEWER,
+		COMMAND_CONCERNS_VM, ANY_STATE, command_vm_info },
+	{ "vm-start", "start a VM; returns when its vCPUs run", start_args, start_returns,
+		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_START,
+		command_vm_start },
+	{ "vm-shutdown", "press the power button", shutdown_args, NULL, ROLE_OPERATOR,
+		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_SHUTDOWN, command_vm_shutdown },
+	{ "vm-reboot", "press the power button, and start again when it is off", shutdown_args,
+		NULL, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_REBOOT,
+		command_vm_reboot },
+	{ "vm-reset", "hard reset", vm_only, NULL, ROLE_OPERATOR,
+		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_RESET, command_vm_reset },
+	{ "vm-suspend", "make the vCPUs stand still", vm_only, NULL, ROLE_OPERATOR,
+		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_SUSPEND, command_vm_suspend },
+	{ "vm-resume", "let the vCPUs run on", vm_only, NULL, ROLE_OPERATOR,
+		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_RESUME, command_vm_resume },
+	{ "vm-destroy", "stop at once; returns when the process is gone", vm_only, NULL,
+		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_DESTROY,
+		command_vm_destroy },
+	{ "vm-console", "a socket to the guest's console comes along as an fd", console_args, NULL,
+		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_RETURNS_FD, VM_ASK_CONSOLE,
+		command_vm_console },
+};
+
+/* ---- events ---- */
+
+static const struct field guest_reason[] = { FIELD_VM,
+	{ "guest", FIELD_BOOL, REQUIRED, "by the guest" },
+	{ "reason", FIELD_STRING, REQUIRED, "as QEMU words it" }, END };
+static const struct field panicked_data[] = { FIELD_VM,
+	{ "action", FIELD_STRING, REQUIRED, "pause or shutdown" },
+	{ "bits", FIELD_INT, REQUIRED, "what the guest wrote to pvpanic" }, END };
+static const struct field io_error_data[] = { FIELD_VM,
+	{ "device", FIELD_STRING, REQUIRED, "id of the disk" },
+	{ "node-name", FIELD_STRING, REQUIRED, "the same" },
+	{ "operation", FIELD_STRING, REQUIRED, "read or write" },
+	{ "action", FIELD_STRING, REQUIRED, "report, stop or ignore" },
+	{ "nospace", FIELD_BOOL, REQUIRED, "no space was the cause" },
+	{ "reason", FIELD_STRING, REQUIRED, "the errno in words" }, END };
+static const struct field device_data[] = { FIELD_VM,
+	{ "device", FIELD_STRING, REQUIRED, "that needs a reset by its driver" }, END };
+static const struct field change_data[] = { FIELD_VM,
+	{ "from", FIELD_STRING, REQUIRED, "state as a word" },
+	{ "state", FIELD_STRING, REQUIRED, "state as a word" },
+	{ "reason", FIELD_STRING, REQUIRED, "why" },
+	{ "detail", FIELD_STRING, OPTIONAL, "more about the reason" },
+	{ "value", FIELD_INT, OPTIONAL, "debug exit's status, pvpanic's bits" }, END };
+
+static const struct event_spec events[EVENT_ID_COUNT] = {
+	[EVENT_STOP] = { "STOP", "the vCPUs stand still", vm_only },
+	[EVENT_RESUME] = { "RESUME", "the vCPUs run on", vm_only },
+	[EVENT_SHUTDOWN] = { "SHUTDOWN", "the VM is off", guest_reason },
+	[EVENT_RESET] = { "RESET", "the machine was reset", guest_reason },
+	[EVENT_POWERDOWN] = { "POWERDOWN", "the power button was pressed", vm_only },
+	[EVENT_GUEST_PANICKED] = { "GUEST_PANICKED", "the guest says so", panicked_data },
+	[EVENT_BLOCK_IO_ERROR] = { "BLOCK_IO_ERROR", "an image failed a request", io_error_data },
+	[EVENT_DEVICE_NEEDS_RESET] = { "DEVICE_NEEDS_RESET", "the driver broke the device's rules",
+		device_data },
+	[EVENT_VM_STATE_CHANGE] = { "VM_STATE_CHANGE", "any change of state", change_data },
+	[EVENT_VM_DEFINED] = { "VM_DEFINED", "new, or redefined", vm_only },
+	[EVENT_VM_UNDEFINED] = { "VM_UNDEFINED", "forgotten", vm_only },
+};
+
+const struct command *schema_command(size_t i)
+{
+	return i < ARRAY_SIZE(commands) ? &commands[i] : NULL;
+}
+
+const struct command *schema_find(const char *name)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
+		if (!strcmp(commands[i].name, name))
+			return &commands[i];
+	return NULL;
+}
+
+const struct event_spec *schema_event(enum event_id id)
+{
+	return (unsigned)id < EVENT_ID_COUNT ? &events[id] : NULL;
+}
+
+const char *role_name(enum role r)
+{
+	static const char *const names[] = { "nobody", "viewer", "operator", "admin" };
+
+	return names[MIN((unsigned)r, 3u)];
+}
+
+/* ---- arguments ---- */
+
+static bool type_fits(enum field_type t, struct json_object *v)
+{
+	switch (t) {
+	case FIELD_STRING:
+		return js_plain_string(v) != NULL;
+	case FIELD_INT:
+		return json_object_is_type(v, json_type_int);
+	case FIELD_BOOL:
+		return json_object_is_type(v, json_type_boolean);
+	case FIELD_OBJECT:
+		return json_object_is_type(v, json_type_object);
+	case FIELD_ARRAY:
+		return json_object_is_type(v, json_type_array);
+	case FIELD_ANY:
+		return true;
+	}
+	return false;
+}
+
+int schema_check_args(const struct command *c, struct json_object *args, struct err *e)
+{
+	static const char *const names[] = { "string", "integer", "boolean", "object", "array",
+		"value" };
+
+	for (const struct field *f = c->args; f->name; f++) {
+		struct json_object *v = NULL;
+
+		if (!json_object_object_get_ex(args, f->name, &v)) {
+			if (f->optional)
+				continue;
+			return err_set(e, -EINVAL, ERR_GENERIC, "Parameter '%s' is missing", f->name);
+		}
+		if (!type_fits(f->type, v))
+			return err_set(e, -EINVAL, ERR_GENERIC,
+				"Invalid parameter type for '%s', expected: %s", f->name, names[f->type]);
+	}
+	json_object_object_foreach(args, key, value)
+	{
+		const struct field *f = c->args;
+
+		(void)value;
+		while (f->name && strcmp(f->name, key))
+			f++;
+		if (!f->name)
+			return err_set(e, -EINVAL, ERR_GENERIC, "Parameter '%.60s' is unexpected", key);
+	}
+	return 0;
+}

@@ -1,0 +1,81 @@
+/* schema: every command and event of the daemon's socket, in one table: arguments,
+ * results, who may, in which states. Checks, introspection, the CLI's help and the
+ * reference come from it; a command that is not in it cannot be called. */
+#ifndef CAIRN_API_SCHEMA_H
+#define CAIRN_API_SCHEMA_H
+
+#include "api/vm_state.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+
+struct call;
+struct err;
+struct json_object;
+
+enum field_type { FIELD_STRING, FIELD_INT, FIELD_BOOL, FIELD_OBJECT, FIELD_ARRAY, FIELD_ANY };
+
+struct field {
+	const char *name; /* NULL ends a list */
+	enum field_type type;
+	bool optional;
+	const char *doc;
+};
+
+/* In rising order: each may do what those before it may. */
+enum role { ROLE_NONE, ROLE_VIEWER, ROLE_OPERATOR, ROLE_ADMIN };
+
+enum command_flags {
+	COMMAND_BEFORE_NEGOTIATION = 1,
+	COMMAND_CONCERNS_VM = 2, /* has a `vm` argument: looked up before the handler */
+	COMMAND_MUTATES = 4,
+	COMMAND_JOB = 8,
+	COMMAND_RETURNS_FD = 16,
+};
+
+struct command {
+	const char *name, *doc;
+	const struct field *args;
+	const struct field *returns; /* NULL: {} */
+	enum role role;
+	unsigned flags;
+	enum vm_trigger trigger; /* its row says the legal states; VM_TRIGGER_COUNT: any */
+	void (*run)(struct call *c);
+};
+
+enum event_id {
+	EVENT_STOP,
+	EVENT_RESUME,
+	EVENT_SHUTDOWN,
+	EVENT_RESET,
+	EVENT_POWERDOWN,
+	EVENT_GUEST_PANICKED,
+	EVENT_BLOCK_IO_ERROR,
+	EVENT_DEVICE_NEEDS_RESET,
+	EVENT_VM_STATE_CHANGE,
+	EVENT_VM_DEFINED,
+	EVENT_VM_UNDEFINED,
+	EVENT_ID_COUNT,
+};
+
+struct event_spec {
+	const char *name, *doc;
+	const struct field *data;
+};
+
+/* NULL: there is none. */
+const struct command *schema_find(const char *name);
+/* i-th command, NULL behind the last. */
+const struct command *schema_command(size_t i);
+const struct event_spec *schema_event(enum event_id id);
+const char *role_name(enum role r);
+
+/* Arguments (NULL: none given) against the table: unknown, missing, of the wrong type.
+ * Returns 0; -EINVAL with QMP's sentence. */
+int schema_check_args(const struct command *c, struct json_object *args, struct err *e);
+
+/* query-qmp-schema's answer, as QEMU shapes it; query-commands'. The caller puts them. */
+struct json_object *schema_to_json(void);
+struct json_object *schema_commands_to_json(void);
+
+#endif

@@ -1,0 +1,355 @@
+#include "api/store.h"
+#include "api/js.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/log.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+
+#define STORE_FILE_MAX (512 * 1024)
+#define STORE_VERSION 1
+
+/* One state that waits to be written. */
+struct pending {
+	struct pending *next;
+	char *name, *text;
+};
+
+struct store {
+	char *dir;
+	int lock_fd;
+	pthread_t writer;
+	bool writer_runs;
+	pthread_mutex_t mutex;
+	pthread_cond_t changed; /* work, idleness or the end */
+	struct pending *first;
+	bool writing, stop;
+};
+
+static int vm_path(struct store *s, const char *name, const char *file, char out[PATH_MAX],
+	struct err *e)
+{
+	if (snprintf(out, PATH_MAX, "%s/vms/%s/%s", s->dir, name, file) >= PATH_MAX)
+		return err_set_errno(e, -ENAMETOOLONG, "%s/vms/%s", s->dir, name);
+	return 0;
+}
+
+/* ---- the writer ---- */
+
+static void state_write(struct store *s, const struct pending *p)
+{
+	char path[PATH_MAX];
+	struct err e;
+
+	if (vm_path(s, p->name, "state.json", path, &e) < 0 ||
+		file_write_atomic(path, p->text, strlen(p->text), 0600, &e) < 0)
+		log_error("store", "state of VM '%s' is not kept: %s", p->name, e.msg);
+}
+
+static void pending_free(struct pending *p)
+{
+	free(p->name);
+	free(p->text);
+	free(p);
+}
+
+static void *writer_main(void *opaque)
+{
+	struct store *s = opaque;
+
+	pthread_setname_np(pthread_self(), "store");
+	pthread_mutex_lock(&s->mutex);
+	while (!s->stop || s->first) {
+		struct pending *p = s->first;
+
+		if (!p) {
+			pthread_cond_wait(&s->changed, &s->mutex);
+			continue;
+		}
+		s->first = p->next;
+		s->writing = true;
+		pthread_mutex_unlock(&s->mutex);
+		state_write(s, p);
+		pending_free(p);
+		pthread_mutex_lock(&s->mutex);
+		s->writing = false;
+		pthread_cond_broadcast(&s->changed);
+	}
+	pthread_mutex_unlock(&s->mutex);
+	return NULL;
+}
+
+/* Replaces what waits for the same VM: only the newest matters. */
+static void pending_put(struct store *s, char *name, char *text)
+{
+	struct pending **at = &s->first;
+	struct pending *p;
+
+	while (*at && strcmp((*at)->name, name))
+		at = &(*at)->next;
+	if (*at) {
+		free((*at)->text);
+		(*at)->text = text;
+		free(name);
+		return;
+	}
+	p = calloc(1, sizeof(*p));
+	if (!p)
+		abort(); /* a state that is silently not kept is worse */
+	p->name = name;
+	p->text = text;
+	*at = p;
+	pthread_cond_broadcast(&s->changed);
+}
+
+void store_save_state(struct store *s, const char *name, struct json_object *state)
+{
+	char *text, *copy = strdup(name);
+
+	js_put_int(state, "version", STORE_VERSION);
+	text = strdup(json_object_to_json_string_ext(state, JSON_C_TO_STRING_PRETTY));
+	if (!text || !copy)
+		abort();
+	LOCK_GUARD(&s->mutex);
+	pending_put(s, copy, text);
+}
+
+static void writer_settle(struct store *s)
+{
+	LOCK_GUARD(&s->mutex);
+	while (s->first || s->writing)
+		pthread_cond_wait(&s->changed, &s->mutex);
+}
+
+/* ---- open and close ---- */
+
+static int lock_take(struct store *s, struct err *e)
+{
+	char path[PATH_MAX], owner[32] = "";
+	ssize_t n;
+
+	if (snprintf(path, sizeof(path), "%s/lock", s->dir) >= (int)sizeof(path))
+		return err_set_errno(e, -ENAMETOOLONG, "%s", s->dir);
+	s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (s->lock_fd < 0)
+		return err_set_errno(e, -errno, "%s", path);
+	if (flock(s->lock_fd, LOCK_EX | LOCK_NB) < 0) {
+		n = pread(s->lock_fd, owner, sizeof(owner) - 1, 0);
+		owner[n > 0 ? n : 0] = 0;
+		owner[strcspn(owner, "\n")] = 0;
+		return err_set(e, -EBUSY, ERR_BUSY,
+			"another cairnd (pid %s) serves %s; stop it, or use --state-dir",
+			owner[0] ? owner : "unknown", s->dir);
+	}
+	snprintf(owner, sizeof(owner), "%d\n", (int)getpid());
+	if (ftruncate(s->lock_fd, 0) < 0 || pwrite_full(s->lock_fd, owner, strlen(owner), 0) < 0)
+		return err_set_errno(e, -errno, "%s", path);
+	return 0;
+}
+
+static int folder_make(struct store *s, struct err *e)
+{
+	char path[PATH_MAX];
+
+	if (snprintf(path, sizeof(path), "%s/vms", s->dir) >= (int)sizeof(path))
+		return err_set_errno(e, -ENAMETOOLONG, "%s", s->dir);
+	return mkdir_all(path, 0700, e);
+}
+
+int store_open(const char *dir, struct store **ret_s, struct err *e)
+{
+	struct store *s = calloc(1, sizeof(*s));
+	int r;
+
+	if (!s)
+		return err_set_errno(e, -ENOMEM, "%s", dir);
+	s->lock_fd = -1;
+	pthread_mutex_init(&s->mutex, NULL);
+	pthread_cond_init(&s->changed, NULL);
+	s->dir = strdup(dir);
+	r = s->dir ? folder_make(s, e) : err_set_errno(e, -ENOMEM, "%s", dir);
+	if (!r)
+		r = lock_take(s, e);
+	if (!r) {
+		r = -pthread_create(&s->writer, NULL, writer_main, s);
+		s->writer_runs = !r;
+		if (r < 0)
+			err_set_errno(e, r, "cannot make a thread");
+	}
+	if (r < 0) {
+		store_close(s);
+		return r;
+	}
+	*ret_s = s;
+	return 0;
+}
+
+void store_close(struct store *s)
+{
+	if (!s)
+		return;
+	if (s->writer_runs) {
+		pthread_mutex_lock(&s->mutex);
+		s->stop = true;
+		pthread_cond_broadcast(&s->changed);
+		pthread_mutex_unlock(&s->mutex);
+		pthread_join(s->writer, NULL);
+	}
+	if (s->lock_fd >= 0)
+		close(s->lock_fd);
+	pthread_cond_destroy(&s->changed);
+	pthread_mutex_destroy(&s->mutex);
+	free(s->dir);
+	free(s);
+}
+
+/* ---- loading ---- */
+
+static void quarantine(const char *path, const char *why)
+{
+	char away[PATH_MAX];
+
+	if (snprintf(away, sizeof(away), "%s.damaged", path) >= (int)sizeof(away))
+		return;
+	if (rename(path, away) < 0)
+		log_error("store", "%s is damaged (%s), and cannot be renamed: %s", path, why,
+			strerror(errno));
+	else
+		log_error("store", "%s is damaged (%s); it is now %s", path, why, away);
+}
+
+void store_quarantine(struct store *s, const char *name, const char *why)
+{
+	char path[PATH_MAX];
+
+	if (vm_path(s, name, "definition.json", path, NULL) == 0)
+		quarantine(path, why);
+}
+
+/* NULL when it is not there or damaged. */
+static struct json_object *file_load(struct store *s, const char *name, const char *file)
+{
+	struct json_object *o = NULL;
+	char path[PATH_MAX];
+	struct err e;
+	int r;
+
+	if (vm_path(s, name, file, path, &e) < 0)
+		return NULL;
+	r = js_read(path, STORE_FILE_MAX, &o, &e);
+	if (r == -ENOENT)
+		return NULL;
+	if (r == 0 && js_get_int(o, "version", 0) == STORE_VERSION)
+		return o;
+	if (r == 0)
+		err_set(&e, -EINVAL, ERR_CORRUPT, "no version that is known here");
+	if (r == 0 || r == -EINVAL || r == -EFBIG)
+		quarantine(path, e.msg);
+	else
+		log_error("store", "%s", e.msg);
+	json_object_put(o);
+	return NULL;
+}
+
+void store_load(struct store *s, void (*found)(void *opaque, const char *name,
+	struct json_object *definition, struct json_object *state), void *opaque)
+{
+	char path[PATH_MAX];
+	struct dirent *de;
+	DIR *dir;
+
+	if (snprintf(path, sizeof(path), "%s/vms", s->dir) >= (int)sizeof(path))
+		return;
+	dir = opendir(path);
+	while (dir && (de = readdir(dir))) {
+		CLEANUP_JS struct json_object *definition = NULL, *state = NULL;
+
+		if (de->d_name[0] == '.')
+			continue;
+		definition = file_load(s, de->d_name, "definition.json");
+		if (!definition)
+			continue;
+		state = file_load(s, de->d_name, "state.json");
+		found(opaque, de->d_name, definition, state);
+	}
+	if (dir)
+		closedir(dir);
+}
+
+/* ---- definitions ---- */
+
+/* A new VM's folder is an entry of this one, and has to survive too. */
+static int folder_sync(struct store *s)
+{
+	CLEANUP_CLOSE int fd = -1;
+	char path[PATH_MAX];
+
+	if (snprintf(path, sizeof(path), "%s/vms", s->dir) >= (int)sizeof(path))
+		return -ENAMETOOLONG;
+	fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return fd < 0 || fsync(fd) < 0 ? -errno : 0;
+}
+
+int store_save_definition(struct store *s, const char *name, struct json_object *definition,
+	struct err *e)
+{
+	const char *text = json_object_to_json_string_ext(definition,
+		JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE);
+	char path[PATH_MAX];
+	int r = vm_path(s, name, "", path, e);
+
+	if (!r)
+		r = mkdir_all(path, 0700, e);
+	if (!r)
+		r = vm_path(s, name, "definition.json", path, e);
+	if (!r)
+		r = file_write_atomic(path, text, strlen(text), 0600, e);
+	if (!r) {
+		r = folder_sync(s);
+		if (r < 0)
+			err_set_errno(e, r, "%s", path);
+	}
+	return r;
+}
+
+int store_remove(struct store *s, const char *name, struct err *e)
+{
+	/* The definition first: without it the rest is no VM any more. */
+	static const char *const files[] = { "definition.json", "state.json", "end", "log",
+		"definition.json.tmp", "state.json.tmp", "state.json.damaged", "definition.json.damaged",
+		NULL };
+	char path[PATH_MAX];
+	int r;
+
+	writer_settle(s);
+	for (unsigned i = 0; files[i]; i++) {
+		r = vm_path(s, name, files[i], path, e);
+		if (!r && unlink(path) < 0 && errno != ENOENT)
+			r = err_set_errno(e, -errno, "%s", path);
+		if (r < 0)
+			return r;
+	}
+	r = vm_path(s, name, "", path, e);
+	if (!r && rmdir(path) < 0 && errno != ENOENT)
+		log_warn("store", "%s is left: %s", path, strerror(errno));
+	return r;
+}
+
+int store_open_file(struct store *s, const char *name, const char *file, int flags, struct err *e)
+{
+	char path[PATH_MAX];
+	int r = vm_path(s, name, file, path, e), fd;
+
+	if (r < 0)
+		return r;
+	fd = open(path, flags | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	return fd < 0 ? err_set_errno(e, -errno, "%s", path) : fd;
+}

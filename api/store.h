@@ -1,0 +1,39 @@
+/* store: the state folder. One folder per VM with definition.json, state.json, log and
+ * end; every JSON file has a "version" and changes in one step.
+ *
+ * States are written by a thread, the newest of each VM last: a start must not wait for a
+ * disk. Definitions are written before the call is answered. */
+#ifndef CAIRN_API_STORE_H
+#define CAIRN_API_STORE_H
+
+#include <stdbool.h>
+
+struct err;
+struct json_object;
+struct store;
+
+/* Makes the folder and takes its lock.
+ * Returns 0; -EBUSY: another daemon has it; -errno with a sentence. */
+int store_open(const char *dir, struct store **ret_s, struct err *e);
+/* Writes what is outstanding and lets go of the lock. NULL allowed. */
+void store_close(struct store *s);
+
+/* Each VM's definition, and its state (NULL: none, or damaged). A damaged file is renamed
+ * to *.damaged with a line in the log, and the rest is loaded. Objects are borrowed. */
+void store_load(struct store *s, void (*found)(void *opaque, const char *name,
+	struct json_object *definition, struct json_object *state), void *opaque);
+/* Renames a VM's definition that parsed as JSON but is none. */
+void store_quarantine(struct store *s, const char *name, const char *why);
+
+/* On stable storage when it returns. */
+int store_save_definition(struct store *s, const char *name, struct json_object *definition,
+	struct err *e);
+/* Queued. A failure is logged. */
+void store_save_state(struct store *s, const char *name, struct json_object *state);
+/* The whole folder of the VM. */
+int store_remove(struct store *s, const char *name, struct err *e);
+
+/* Opens a file in the VM's folder, made if need be. Returns an owned fd or -errno. */
+int store_open_file(struct store *s, const char *name, const char *file, int flags, struct err *e);
+
+#endif

@@ -1,0 +1,69 @@
+/* vm: one defined VM in the daemon: its definition, its state, its process if it has one.
+ * vm.c keeps the registry and the state, vm_life.c moves it. */
+#ifndef CAIRN_API_VM_H
+#define CAIRN_API_VM_H
+
+#include "api/definition.h"
+#include "api/vm_state.h"
+#include "vmm/vm_msg.h"
+
+struct call;
+struct daemon;
+struct json_object;
+struct loop_timer;
+struct vm_process;
+
+struct vm {
+	struct daemon *daemon;
+	struct definition *def;	 /* what the next start uses */
+	enum vm_state state;
+	char reason[32];	 /* "booted", "I/O error", … */
+	char detail[VM_DETAIL_MAX];
+	int64_t value;		 /* debug exit's byte, pvpanic's bits */
+	int id;			 /* -1: not running */
+	int exit_status;	 /* of the last process; -1: unknown or none yet */
+	int exit_signal;	 /* 0: none */
+	uint64_t since_ns;	 /* realtime of the last change of state */
+	struct vm_process *proc; /* NULL: none */
+	struct call *start_call; /* to be answered when the process is configured */
+	struct call *gone_calls; /* to be answered when the process is gone */
+	bool starting, start_paused, destroying, rebooting;
+	/* Started again after an end (on_crash, on_poweroff): with growing pauses, and not
+	 * for ever. */
+	struct loop_timer *restart_timer;
+	uint64_t restart_window_ns;
+	unsigned restarts;
+};
+
+/* ---- registry (vm.c) ---- */
+
+/* By name, or by uuid if no name fits. NULL: none. */
+struct vm *vm_find(struct daemon *d, const char *name_or_uuid);
+struct vm *vm_find_uuid(struct daemon *d, const uint8_t uuid[16]);
+/* First one whose name sorts behind `after` ("" : the first of all); NULL: none. */
+size_t vm_index_after(struct daemon *d, const char *after);
+/* def: taken on success. Returns 0 or -ENOMEM. */
+int vm_add(struct daemon *d, struct definition *def, struct vm **ret_vm);
+/* The VM is off and has no process. */
+void vm_remove(struct vm *vm);
+/* Frees all; their processes run on. */
+void vm_free_all(struct daemon *d);
+
+/* Follow the table: new state, reason, events, state file. Nothing happens when the table
+ * has no row. */
+void vm_move(struct vm *vm, enum vm_trigger t, const char *reason, const char *detail,
+	int64_t value);
+void vm_save(struct vm *vm);
+void vm_load_state(struct vm *vm, struct json_object *state);
+
+/* ---- life (vm_life.c) ---- */
+
+/* Answers call now or later; NULL: started by a policy. */
+void vm_start(struct vm *vm, struct call *call, bool paused);
+void vm_destroy(struct vm *vm, struct call *call);
+/* Finds out whether a process of an earlier daemon still runs. */
+void vm_take_back(struct vm *vm);
+/* Is something under way that excludes `what`? Returns 0 or -EBUSY. */
+int vm_check_idle(const struct vm *vm, const char *what, struct err *e);
+
+#endif

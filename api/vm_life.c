@@ -1,0 +1,214 @@
+/* What a VM's process reports and what follows from it. */
+#include "api/vm_life.h"
+#include "api/command.h"
+#include "api/daemon.h"
+#include "api/js.h"
+#include "api/vm.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#define SECOND_NS 1000000000ULL
+#define RESTART_WINDOW_NS (300 * SECOND_NS)
+#define RESTARTS_MAX 5
+
+/* ---- events ---- */
+
+static void emit_io_error(struct vm *vm, const struct vm_event *ev)
+{
+	struct json_object *data = json_object_new_object();
+
+	js_put_str(data, "device", ev->device);
+	js_put_str(data, "node-name", ev->device);
+	js_put_str(data, "operation", ev->is_write ? "write" : "read");
+	js_put_str(data, "action", ev->detail);
+	js_put_bool(data, "nospace", ev->value == ENOSPC);
+	js_put_str(data, "reason", strerror(ev->value > 0 && ev->value < 4096 ? (int)ev->value : EIO));
+	daemon_emit(vm->daemon, EVENT_BLOCK_IO_ERROR, vm->def->name, data);
+}
+
+static void emit_reset(struct vm *vm, bool guest)
+{
+	struct json_object *data = json_object_new_object();
+
+	js_put_bool(data, "guest", guest);
+	js_put_str(data, "reason", guest ? "guest-reset" : "host-qmp-system-reset");
+	daemon_emit(vm->daemon, EVENT_RESET, vm->def->name, data);
+}
+
+static void emit_panicked(struct vm *vm, int64_t bits)
+{
+	struct json_object *data = json_object_new_object();
+
+	js_put_str(data, "action",
+		vm->def->on_crash == VM_ACTION_PRESERVE ? "pause" : "shutdown");
+	js_put_int(data, "bits", bits);
+	daemon_emit(vm->daemon, EVENT_GUEST_PANICKED, vm->def->name, data);
+}
+
+static void phase_event(struct vm *vm, const struct vm_event *ev)
+{
+	static const enum vm_trigger triggers[] = { [VM_PHASE_PAUSED] = VM_SAW_PAUSED,
+		[VM_PHASE_RUNNING] = VM_SAW_RUNNING, [VM_PHASE_CRASHED] = VM_SAW_PRESERVED };
+
+	/* Until the start is answered the reply says how it went. */
+	if (vm->starting || ev->phase < VM_PHASE_PAUSED || ev->phase > VM_PHASE_CRASHED)
+		return;
+	vm_move(vm, triggers[ev->phase], vm_reason_name(ev->reason), ev->detail, ev->value);
+}
+
+static void life_event(void *opaque, const struct vm_event *ev)
+{
+	struct vm *vm = opaque;
+
+	switch (ev->kind) {
+	case VM_EVENT_PHASE:
+		phase_event(vm, ev);
+		break;
+	case VM_EVENT_POWERDOWN:
+		daemon_emit(vm->daemon, EVENT_POWERDOWN, vm->def->name, NULL);
+		break;
+	case VM_EVENT_RESET:
+		emit_reset(vm, ev->value == 1);
+		break;
+	case VM_EVENT_GUEST_PANICKED:
+		emit_panicked(vm, ev->value);
+		break;
+	case VM_EVENT_IO_ERROR:
+		emit_io_error(vm, ev);
+		break;
+	case VM_EVENT_NEEDS_RESET: {
+		struct json_object *data = json_object_new_object();
+
+		js_put_str(data, "device", ev->device);
+		daemon_emit(vm->daemon, EVENT_DEVICE_NEEDS_RESET, vm->def->name, data);
+		break;
+	}
+	default:
+		log_warn("process", "VM '%s': an event of unknown kind %u", vm->def->name, ev->kind);
+	}
+}
+
+/* ---- the end ---- */
+
+static bool reason_is_orderly(unsigned reason)
+{
+	return reason == VM_REASON_GUEST_SHUTDOWN || reason == VM_REASON_USER ||
+		reason == VM_REASON_DEBUG_EXIT || reason == VM_REASON_GUEST_RESET;
+}
+
+static void ended_unsaid(struct vm *vm, const struct vm_process_end *end)
+{
+	char detail[96] = "";
+
+	if (end->protocol)
+		snprintf(detail, sizeof(detail), "its process broke the protocol and was killed");
+	else if (end->status_known && end->signaled)
+		snprintf(detail, sizeof(detail), "its process was ended by signal %d (%s)",
+			end->status, strsignal(end->status));
+	else if (end->status_known)
+		snprintf(detail, sizeof(detail), "its process ended with exit status %d",
+			end->status);
+	else
+		snprintf(detail, sizeof(detail), "its process is gone");
+	vm_move(vm, VM_SAW_CRASHED,
+		end->protocol				    ? "host error" :
+			!end->status_known || end->signaled ? "killed" : "host error",
+		detail, 0);
+}
+
+void vm_ended(struct vm *vm, const struct vm_process_end *end)
+{
+	const struct vm_event *ev = &end->event;
+
+	vm->exit_status = end->status_known && !end->signaled ? end->status : -1;
+	vm->exit_signal = end->status_known && end->signaled ? end->status : 0;
+	if (vm->destroying)
+		vm_move(vm, VM_ASK_DESTROY, "destroyed", NULL, 0);
+	else if (!end->said)
+		ended_unsaid(vm, end);
+	else if (reason_is_orderly(ev->reason))
+		vm_move(vm, VM_SAW_ENDED,
+			ev->reason == VM_REASON_USER ? "destroyed" : vm_reason_name(ev->reason),
+			ev->detail, ev->value);
+	else
+		vm_move(vm, VM_SAW_CRASHED, vm_reason_name(ev->reason), ev->detail, ev->value);
+}
+
+void vm_answer_gone(struct vm *vm, const struct err *e)
+{
+	while (vm->gone_calls) {
+		struct call *c = vm->gone_calls;
+
+		vm->gone_calls = c->next;
+		if (e)
+			call_fail(c, e);
+		else
+			call_return(c, NULL);
+	}
+}
+
+/* ---- policies ---- */
+
+static void restart_fire(void *opaque)
+{
+	struct vm *vm = opaque;
+
+	if (!vm->starting && !vm_state_is_active(vm->state))
+		vm_start(vm, NULL, false);
+}
+
+/* The first at once, then after 1, 2, 4, … seconds. */
+static void restart_later(struct vm *vm)
+{
+	uint64_t now = loop_now_ns();
+
+	if (!vm->restarts || now - vm->restart_window_ns > RESTART_WINDOW_NS) {
+		vm->restarts = 0;
+		vm->restart_window_ns = now;
+	}
+	if (vm->restarts >= RESTARTS_MAX) {
+		log_error("policy", "VM '%s' ended %u times in %llu s; it stays off",
+			vm->def->name, vm->restarts + 1, RESTART_WINDOW_NS / SECOND_NS);
+		return;
+	}
+	if (!vm->restart_timer &&
+		loop_timer_new(vm->daemon->loop, restart_fire, vm, &vm->restart_timer) < 0)
+		return;
+	loop_timer_arm(vm->restart_timer,
+		now + (vm->restarts ? SECOND_NS << (vm->restarts - 1) : 0));
+	vm->restarts++;
+}
+
+static void policies_apply(struct vm *vm, bool rebooting)
+{
+	bool shutdown = vm->state == VM_SHUT_OFF && !strcmp(vm->reason, "shutdown");
+
+	if (rebooting && shutdown)
+		vm_start(vm, NULL, false);
+	else if (vm->state == VM_CRASHED && vm->def->on_crash == VM_ACTION_RESTART)
+		restart_later(vm);
+	else if (shutdown && vm->def->on_poweroff == VM_ACTION_RESTART)
+		restart_later(vm);
+}
+
+static void life_gone(void *opaque, const struct vm_process_end *end)
+{
+	struct vm *vm = opaque;
+	bool was_active = vm_state_is_active(vm->state), rebooting = vm->rebooting;
+
+	vm_process_free(vm->proc);
+	vm->proc = NULL;
+	if (was_active)
+		vm_ended(vm, end);
+	vm->destroying = vm->rebooting = false;
+	vm_answer_gone(vm, NULL);
+	if (was_active)
+		policies_apply(vm, rebooting);
+}
+
+const struct vm_process_ops vm_life_ops = { .event = life_event, .gone = life_gone };
