@@ -65,7 +65,8 @@ struct pci_function_ops {
 	 * of config[] are used. NULL allowed. The config lock is held. */
 	bool (*config_read)(struct pci_function *f, unsigned off, unsigned size, uint32_t *ret_v);
 	bool (*config_write)(struct pci_function *f, unsigned off, unsigned size, uint32_t v);
-	/* A BAR was mapped, unmapped or moved, or MSI-X switched. The config lock is held. */
+	/* A BAR may have been mapped, unmapped or moved, or MSI-X switched. The config lock is
+	 * held. */
 	void (*changed)(struct pci_function *f);
 };
 

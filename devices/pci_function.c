@@ -126,9 +126,10 @@ static bool bar_map_if_wanted(struct pci_function *f, unsigned i)
 
 /* Make the bus agree with the registers. All functions are looked at: a BAR that was in
  * the way of another's may have moved out of it. */
-static void host_remap(struct pci_host *p)
+static void host_remap(struct pci_function *cause)
 {
-	uint32_t changed = 0;
+	uint32_t changed = 1u << cause->slot;
+	struct pci_host *p = cause->host;
 
 	for (unsigned s = 0; s < PCI_SLOTS; s++) {
 		for (unsigned i = 0; p->functions[s] && i < PCI_BARS; i++)
@@ -162,7 +163,7 @@ static void config_apply(struct pci_function *f)
 	pci_function_intx_disable(f, load_le16(f->config + REG_COMMAND) & COMMAND_INTX_DISABLE);
 	if (f->msix_cap)
 		msix_control(f, load_le16(f->config + f->msix_cap + 2));
-	host_remap(f->host);
+	host_remap(f);
 }
 
 /* ---- configuration accesses ---- */
