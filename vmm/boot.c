@@ -38,8 +38,10 @@ bool boot_range_loadable(const struct memory *m, uint64_t gpa, uint64_t bytes)
 
 int boot_read(struct boot_image *b, uint64_t file_off, uint64_t gpa, uint64_t bytes, struct err *e)
 {
-	int r = pread_full(b->src->kernel_fd, b->mem->host + gpa, bytes, (off_t)file_off);
+	int r;
 
+	memory_populate(b->mem, gpa, bytes);
+	r = pread_full(b->src->kernel_fd, b->mem->host + gpa, bytes, (off_t)file_off);
 	if (r == -EIO)
 		return err_set(e, r, ERR_INVALID, "kernel: the file is cut off");
 	return r < 0 ? err_set_errno(e, r, "kernel") : 0;
@@ -84,6 +86,7 @@ static int initrd_load(struct boot_image *b, struct err *e)
 			"%llu KiB; give the VM more memory",
 			(unsigned long long)st.st_size / 1024, (unsigned long long)b->kernel_end / 1024,
 			(unsigned long long)end / 1024);
+	memory_populate(b->mem, gpa, (uint64_t)st.st_size);
 	r = pread_full(b->src->initrd_fd, b->mem->host + gpa, (size_t)st.st_size, 0);
 	if (r < 0)
 		return err_set_errno(e, r, "initrd");

@@ -74,6 +74,20 @@ void memory_describe(const struct memory *m, struct dev_host *h)
 		.host = m->host + m->low_bytes };
 }
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+#define POPULATE_MIN_BYTES (256 * KIB)
+
+void memory_populate(struct memory *m, uint64_t gpa, uint64_t bytes)
+{
+	uint64_t start = ROUND_DOWN(gpa, 4096), end = ROUND_UP(gpa + bytes, 4096);
+
+	if (bytes < POPULATE_MIN_BYTES || !range_inside(start, end - start, m->low_bytes))
+		return;
+	madvise(m->host + start, end - start, MADV_POPULATE_WRITE);
+}
+
 void memory_clear(struct memory *m)
 {
 	/* Punching gives the pages back at once; a failure leaves the old content. */
