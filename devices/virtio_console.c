@@ -13,6 +13,7 @@
 #include <string.h>
 
 #define QUEUE_SIZE 64
+#define RUN_BYTES_MAX (1u << 20) /* copied in one go, so that the loop gets its turn */
 #define F_MULTIPORT (1ULL << 1)
 #define CONFIG_MAX_PORTS 4
 #define CONFIG_BYTES 8
@@ -120,21 +121,31 @@ static void port_receive(struct virtio_console *c, unsigned port)
 	virtio_queue_interrupt(&c->v, qi);
 }
 
+/* Returns how many bytes were copied: of a long segment only the end counts. */
+static size_t port_write(struct port *p, const struct virtqueue_elem *el)
+{
+	size_t cost = 0;
+
+	for (unsigned i = 0; i < el->nout; i++) {
+		console_write(p->console, el->iov[i].iov_base, el->iov[i].iov_len);
+		cost += MIN(el->iov[i].iov_len, (size_t)CONSOLE_HISTORY_BYTES);
+	}
+	return cost;
+}
+
 static void port_transmit(struct virtio_console *c, unsigned port, unsigned qi)
 {
 	struct virtqueue *vq = &c->v.queues[qi].vq;
-	unsigned budget = 2u * vq->size;
 	struct virtqueue_elem el;
+	size_t budget = RUN_BYTES_MAX;
 	int got = 0;
 
 	do {
 		virtqueue_notify_disable(vq);
 		while (budget && (got = virtqueue_pop(vq, &el)) > 0) {
-			for (unsigned i = 0; i < el.nout; i++)
-				console_write(c->ports[port].console, el.iov[i].iov_base,
-					el.iov[i].iov_len);
+			/* A floor, for requests that are empty or tiny. */
+			budget -= MIN(budget, port_write(&c->ports[port], &el) + 256);
 			virtqueue_push(vq, &el, 0);
-			budget--;
 		}
 	} while (budget && virtqueue_notify_enable(vq));
 	if (got < 0)

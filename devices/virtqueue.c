@@ -113,7 +113,6 @@ int virtqueue_start(struct virtqueue *q, bool event_idx, bool indirect)
 	q->last_avail = 0;
 	q->used_idx = 0;
 	q->signalled = 0;
-	q->signalled_valid = false;
 	return virtqueue_resume(q, event_idx, indirect);
 }
 
@@ -267,19 +266,17 @@ void virtqueue_push(struct virtqueue *q, const struct virtqueue_elem *el, uint32
 bool virtqueue_should_interrupt(struct virtqueue *q)
 {
 	uint16_t old = q->signalled, event;
-	bool valid = q->signalled_valid;
 
-	if (!q->enabled)
+	if (!q->enabled || q->used_idx == old)
 		return false;
+	q->signalled = q->used_idx;
 	/* The index just published must be visible before the driver's wish is read: it
 	 * writes its wish and then reads the index. */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	if (!q->event_idx)
 		return !(avail_load(q, 0) & AVAIL_NO_INTERRUPT);
 	event = avail_load(q, RING_ENTRIES + 2 * (size_t)q->size);
-	q->signalled = q->used_idx;
-	q->signalled_valid = true;
-	return !valid || (uint16_t)(q->used_idx - event - 1) < (uint16_t)(q->used_idx - old);
+	return (uint16_t)(q->used_idx - event - 1) < (uint16_t)(q->used_idx - old);
 }
 
 void virtqueue_notify_disable(struct virtqueue *q)
@@ -319,12 +316,11 @@ void virtqueue_save(const struct virtqueue *q, struct state_writer *w)
 	state_put_u16(w, q->last_avail);
 	state_put_u16(w, q->used_idx);
 	state_put_u16(w, q->signalled);
-	state_put_u8(w, q->signalled_valid);
 }
 
 int virtqueue_load(struct virtqueue *q, struct state_reader *r, bool *ret_enabled)
 {
-	uint8_t enabled, valid;
+	uint8_t enabled;
 
 	virtqueue_reset(q);
 	q->size = state_u16(r);
@@ -335,10 +331,8 @@ int virtqueue_load(struct virtqueue *q, struct state_reader *r, bool *ret_enable
 	q->last_avail = state_u16(r);
 	q->used_idx = state_u16(r);
 	q->signalled = state_u16(r);
-	valid = state_u8(r);
-	if (r->failed || enabled > 1 || valid > 1 || !size_is_valid(q))
+	if (r->failed || enabled > 1 || !size_is_valid(q))
 		return -EINVAL;
-	q->signalled_valid = valid;
 	*ret_enabled = enabled;
 	return 0;
 }

@@ -35,7 +35,6 @@ struct virtqueue {
 	uint16_t last_avail;	  /* next entry of the available ring to take */
 	uint16_t used_idx;	  /* next entry of the used ring to fill */
 	uint16_t signalled;	  /* used_idx at the last decision to interrupt */
-	bool signalled_valid;
 	const char *fault; /* a constant sentence, or NULL */
 };
 
