@@ -30,6 +30,9 @@ enum block_req_flags {
 	BLOCK_REQ_MAY_UNMAP = 2, /* write zeroes may free the space */
 };
 
+/* The longest READ or WRITE. */
+#define BLOCK_REQ_BYTES_MAX (1ULL << 30)
+
 /* One request. The caller owns it, its iov and its buffers until done(). */
 struct block_req {
 	enum block_op op;
@@ -40,8 +43,11 @@ struct block_req {
 	unsigned niov;
 	void (*done)(struct block_req *r, int res); /* 0 or -errno */
 
-	struct block *block; /* set by block_submit() */
-	void *engine;	     /* the format's, while in flight */
+	/* The layer's own, while in flight: */
+	struct block *block;
+	void *engine;
+	struct block_req *next;
+	int res;
 };
 
 struct block_info {
@@ -64,6 +70,8 @@ struct block_open {
 	unsigned nlayers;
 	bool read_only;	 /* the disk; backing layers always are */
 	bool no_lock;	 /* for tools that only look (as qemu-img -U) */
+	bool buffered;	 /* leave the page cache in use: for tools */
+	uint64_t cache_bytes; /* bound on cached tables of each qcow2 layer; 0: 4 MiB */
 	const char *name; /* for sentences: "vda"; borrowed */
 };
 
@@ -81,5 +89,8 @@ void block_info(const struct block *b, struct block_info *ret_info);
  * the format. A request that fails a check is done() with -EINVAL, -EROFS or -EIO. */
 void block_submit(struct block *b, struct block_req *r);
 unsigned block_in_flight(const struct block *b);
+/* Submit and run the loop until it is done: for tools and tests, not from callbacks.
+ * op, flags, offset, len and iov of r are the caller's, done is set here. */
+int block_run(struct block *b, struct block_req *r);
 
 #endif

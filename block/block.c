@@ -1,0 +1,384 @@
+#include "block/block.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "block/block_impl.h"
+#include "block/io.h"
+#include "block/lock.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <linux/stat.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+
+static const char *const format_names[] = { [BLOCK_FORMAT_RAW] = "raw",
+	[BLOCK_FORMAT_QCOW2] = "qcow2" };
+
+const char *block_format_name(enum block_format f)
+{
+	return (unsigned)f < ARRAY_SIZE(format_names) ? format_names[f] : NULL;
+}
+
+int block_format_from_name(const char *name)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(format_names); i++)
+		if (format_names[i] && !strcmp(format_names[i], name))
+			return (int)i;
+	return -1;
+}
+
+/* ---- requests ---- */
+
+static void deferred_run(struct loop_op *op, int res)
+{
+	struct block *b = container_of(op, struct block, defer_op);
+	struct block_req *r = b->deferred, *next;
+
+	(void)res;
+	b->defer_armed = false;
+	b->deferred = NULL;
+	b->deferred_tail = &b->deferred;
+	for (; r; r = next) {
+		next = r->next;
+		b->in_flight--;
+		r->done(r, r->res);
+	}
+}
+
+void block_complete_later(struct block_req *r, int res)
+{
+	struct block *b = r->block;
+
+	r->res = res;
+	r->next = NULL;
+	*b->deferred_tail = r;
+	b->deferred_tail = &r->next;
+	if (!b->defer_armed) {
+		b->defer_armed = true;
+		loop_nop(b->loop, &b->defer_op);
+	}
+}
+
+void block_complete(struct block_req *r, int res)
+{
+	if (r->block->submitting) {
+		block_complete_later(r, res);
+		return;
+	}
+	r->block->in_flight--;
+	r->done(r, res);
+}
+
+void block_init(struct block *b, const struct block_ops *ops, const struct block_format_open *o)
+{
+	b->ops = ops;
+	b->loop = o->loop;
+	b->fd = -1;
+	snprintf(b->name, sizeof(b->name), "%s", o->name ? o->name : "disk");
+	b->deferred_tail = &b->deferred;
+	b->defer_op.done = deferred_run;
+}
+
+/* A request whose memory O_DIRECT cannot take goes through a buffer of ours. */
+struct bounce {
+	struct block_req inner;
+	struct block_req *outer;
+	struct iovec iov;
+};
+
+static void bounce_done(struct block_req *r, int res)
+{
+	struct bounce *n = container_of(r, struct bounce, inner);
+	struct block_req *outer = n->outer;
+
+	if (!res && outer->op == BLOCK_READ)
+		iov_from_buf(outer->iov, outer->niov, 0, n->iov.iov_base, outer->len);
+	free(n->iov.iov_base);
+	free(n);
+	block_complete(outer, res);
+}
+
+static int bounce_start(struct block *b, struct block_req *r)
+{
+	struct bounce *n = calloc(1, sizeof(*n));
+	void *buf = io_buffer_new(r->len);
+
+	if (!n || !buf) {
+		free(n);
+		free(buf);
+		return -ENOMEM;
+	}
+	n->outer = r;
+	n->iov = (struct iovec){ buf, r->len };
+	n->inner = (struct block_req){ .op = r->op, .flags = r->flags, .offset = r->offset,
+		.len = r->len, .iov = &n->iov, .niov = 1, .done = bounce_done, .block = b };
+	if (r->op == BLOCK_WRITE)
+		iov_to_buf(r->iov, r->niov, 0, buf, r->len);
+	b->in_flight++;
+	b->ops->submit(b, &n->inner);
+	return 0;
+}
+
+static bool req_needs_bounce(const struct block *b, const struct block_req *r)
+{
+	if (!b->info.direct)
+		return false;
+	for (unsigned i = 0; i < r->niov; i++)
+		if (((uintptr_t)r->iov[i].iov_base & (b->info.buffer_align - 1)) ||
+			(r->iov[i].iov_len & (b->info.logical_block_bytes - 1)))
+			return true;
+	return false;
+}
+
+static int req_check_data(const struct block_req *r)
+{
+	if (r->len > BLOCK_REQ_BYTES_MAX || !r->iov || iov_bytes(r->iov, r->niov) != r->len)
+		return -EINVAL;
+	return 0;
+}
+
+static int req_check(const struct block *b, const struct block_req *r)
+{
+	unsigned mask = b->info.logical_block_bytes - 1;
+
+	if ((unsigned)r->op > BLOCK_WRITE_ZEROES)
+		return -EINVAL;
+	if (r->op != BLOCK_READ && r->op != BLOCK_FLUSH && b->info.read_only)
+		return -EROFS;
+	if (r->op == BLOCK_FLUSH)
+		return 0;
+	if ((r->offset & mask) || (r->len & mask) ||
+		!range_inside(r->offset, r->len, b->info.size_bytes))
+		return -EINVAL;
+	return r->op == BLOCK_READ || r->op == BLOCK_WRITE ? req_check_data(r) : 0;
+}
+
+void block_submit(struct block *b, struct block_req *r)
+{
+	bool outer = !b->submitting, data = r->op == BLOCK_READ || r->op == BLOCK_WRITE;
+	int res;
+
+	r->block = b;
+	r->engine = NULL;
+	b->in_flight++;
+	b->submitting = true;
+	res = req_check(b, r);
+	if (!res && !r->len && r->op != BLOCK_FLUSH)
+		block_complete_later(r, 0);
+	else if (!res && data && req_needs_bounce(b, r))
+		res = bounce_start(b, r);
+	else if (!res)
+		b->ops->submit(b, r);
+	if (res < 0)
+		block_complete_later(r, res);
+	if (outer)
+		b->submitting = false;
+}
+
+unsigned block_in_flight(const struct block *b)
+{
+	return b->in_flight;
+}
+
+void block_info(const struct block *b, struct block_info *ret_info)
+{
+	*ret_info = b->info;
+}
+
+static void run_done(struct block_req *r, int res)
+{
+	r->engine = NULL;
+	r->res = res;
+	r->next = r; /* the mark that block_run() waits for */
+}
+
+int block_run(struct block *b, struct block_req *r)
+{
+	r->done = run_done;
+	r->next = NULL;
+	block_submit(b, r);
+	while (r->next != r)
+		loop_run_once(b->loop, UINT64_MAX);
+	return r->res;
+}
+
+/* ---- files ---- */
+
+static int device_probe(int fd, const char *name, struct block_file *f, struct err *e)
+{
+	int sector = 0;
+
+	if (ioctl(fd, BLKGETSIZE64, &f->size_bytes) < 0 || ioctl(fd, BLKSSZGET, &sector) < 0)
+		return err_set_errno(e, -errno, "%s: cannot ask the device for its size", name);
+	if (sector < 512 || sector > 4096 || !is_power_of_two((uint64_t)sector))
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+			"%s: the device has sectors of %d bytes; 512 to 4096 are supported", name, sector);
+	f->is_device = true;
+	f->offset_align = (uint32_t)sector;
+	return 0;
+}
+
+/* Direct I/O bypasses the host's page cache: guest memory is the only copy. */
+static void direct_probe(int fd, struct block_file *f)
+{
+	int flags = fcntl(fd, F_GETFL);
+	struct statx stx;
+
+	f->memory_align = 4096;
+	if (!statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) && (stx.stx_mask & STATX_DIOALIGN)) {
+		f->memory_align = MAX(stx.stx_dio_mem_align, 1u);
+		/* A file that only takes 4 KiB steps would show in the guest as another
+		 * sector size than its image was made with: buffered I/O is the lesser evil. */
+		if (!stx.stx_dio_offset_align || stx.stx_dio_offset_align > f->offset_align)
+			return;
+	}
+	if (flags >= 0 && is_power_of_two(f->memory_align) && f->memory_align <= 4096)
+		f->direct = !fcntl(fd, F_SETFL, flags | O_DIRECT);
+}
+
+/* Some file systems take the flag and refuse the read. */
+static void direct_try(int fd, struct block_file *f)
+{
+	CLEANUP_FREE void *buf = io_buffer_new(4096);
+
+	if (!f->direct || !buf || pread(fd, buf, f->offset_align, 0) >= 0)
+		return;
+	if (errno == EINVAL) {
+		fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_DIRECT);
+		f->direct = false;
+	}
+}
+
+int block_file_probe(int fd, bool buffered, const char *name, struct block_file *ret, struct err *e)
+{
+	struct block_file f = { .offset_align = 512 };
+	struct stat st;
+	int r = 0;
+
+	if (fstat(fd, &st) < 0)
+		return err_set_errno(e, -errno, "%s", name);
+	f.size_bytes = (uint64_t)st.st_size;
+	f.punch_granularity = (uint32_t)st.st_blksize;
+	if (S_ISBLK(st.st_mode))
+		r = device_probe(fd, name, &f, e);
+	else if (!S_ISREG(st.st_mode))
+		r = err_set(e, -EINVAL, ERR_INVALID, "%s is %s; a disk is a file or a block device", name,
+			S_ISDIR(st.st_mode) ? "a folder" : "neither a file nor a block device");
+	if (r < 0)
+		return r;
+	if (!buffered) {
+		direct_probe(fd, &f);
+		direct_try(fd, &f);
+	}
+	if (!f.direct)
+		f.memory_align = 1;
+	*ret = f;
+	return 0;
+}
+
+/* ---- open and close ---- */
+
+static void chain_free(struct block *b, bool close_fds)
+{
+	while (b) {
+		struct block *backing = b->backing;
+
+		if (b->locked)
+			lock_release(b->fd);
+		if (close_fds && b->fd >= 0)
+			close(b->fd);
+		b->ops->free(b);
+		b = backing;
+	}
+}
+
+static int fd_check(int fd, bool read_only, const char *name, struct err *e)
+{
+	int flags = fcntl(fd, F_GETFL);
+
+	if (flags < 0)
+		return err_set_errno(e, -errno, "%s", name);
+	if ((flags & O_ACCMODE) == O_WRONLY || (!read_only && (flags & O_ACCMODE) != O_RDWR))
+		return err_set(e, -EINVAL, ERR_INVALID, "%s: the file is not open for reading%s", name,
+			read_only ? "" : " and writing");
+	return 0;
+}
+
+static int layer_open(struct loop *l, const struct block_open *o, unsigned i, struct block *backing,
+	struct block **ret_b, struct err *e)
+{
+	const struct block_layer *layer = &o->layers[i];
+	bool read_only = o->read_only || i > 0, locked = false;
+	const char *name = o->name ? o->name : "disk";
+	struct block_format_open fo = { .loop = l, .fd = layer->fd, .read_only = read_only,
+		.name = name, .backing = backing, .cache_bytes = o->cache_bytes };
+	struct block_file file;
+	int r = fd_check(layer->fd, read_only, name, e);
+
+	if (!r && !o->no_lock) {
+		r = lock_acquire(layer->fd, !read_only, name, e);
+		locked = !r;
+	}
+	if (!r)
+		r = block_file_probe(layer->fd, o->buffered, name, &file, e);
+	fo.file = &file;
+	if (!r)
+		r = layer->format == BLOCK_FORMAT_QCOW2 ? qcow2_open(&fo, ret_b, e)
+							  : raw_open(&fo, ret_b, e);
+	if (r < 0) {
+		if (locked)
+			lock_release(layer->fd);
+		if (i > 0)
+			err_prefix(e, "backing layer %u", i);
+		return r;
+	}
+	(*ret_b)->fd = layer->fd;
+	(*ret_b)->locked = locked;
+	(*ret_b)->backing = backing;
+	return 0;
+}
+
+int block_open(struct loop *l, const struct block_open *o, struct block **ret_b, struct err *e)
+{
+	struct block *b = NULL;
+
+	if (!o->nlayers || o->nlayers > BLOCK_LAYERS_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s: a disk has 1 to %d layers, not %u",
+			o->name ? o->name : "disk", BLOCK_LAYERS_MAX, o->nlayers);
+	for (unsigned i = o->nlayers; i-- > 0;) {
+		struct block *top;
+		int r;
+
+		if (!block_format_name(o->layers[i].format))
+			r = err_set(e, -EINVAL, ERR_INVALID, "layer %u has no known format", i);
+		else
+			r = layer_open(l, o, i, b, &top, e);
+		if (r < 0) {
+			chain_free(b, false);
+			return r;
+		}
+		b = top;
+	}
+	*ret_b = b;
+	return 0;
+}
+
+int block_close(struct block *b)
+{
+	int r = 0;
+
+	if (!b)
+		return 0;
+	assert(!b->in_flight);
+	if (b->ops->flush_all && !b->info.read_only)
+		r = b->ops->flush_all(b);
+	chain_free(b, true);
+	return r;
+}

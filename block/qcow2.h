@@ -1,0 +1,97 @@
+/* qcow2: what tools need beyond block.h: the header, new images, checks.
+ * Format: block/qcow2_format.h, docs/qcow2.md. */
+#ifndef CAIRN_BLOCK_QCOW2_H
+#define CAIRN_BLOCK_QCOW2_H
+
+#include "block/qcow2_format.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct err;
+struct loop;
+
+/* A header whose every field has been checked against the format and the limits. */
+struct qcow2_header {
+	uint32_t version;
+	uint32_t cluster_bits;
+	uint64_t size_bytes; /* as it stands there */
+	uint32_t crypt_method; /* 0 none, 1 AES, 2 LUKS */
+	uint32_t l1_size;      /* entries */
+	uint64_t l1_offset;
+	uint64_t reftable_offset;
+	uint32_t reftable_clusters;
+	uint32_t nb_snapshots;
+	uint64_t snapshots_offset;
+	uint64_t incompatible, compatible, autoclear;
+	uint32_t refcount_order;
+	uint32_t header_length;
+	uint8_t compression; /* QCOW2_COMPRESSION_* */
+	bool has_backing;
+	bool has_bitmaps;
+	char backing_name[QCOW2_BACKING_NAME_MAX + 1];
+	char backing_format[64]; /* empty: the image does not say */
+	char data_file[QCOW2_BACKING_NAME_MAX + 1];
+};
+
+/* buf: the beginning of the image, at least its first cluster or all of it when the file
+ * is shorter. file_bytes: to judge offsets. The encrypted, the unknown and the external
+ * data file are refused in qcow2_header_supported(), so that `info` can show them.
+ * Returns 0; -EINVAL (ERR_CORRUPT, or ERR_INVALID when it is no qcow2 at all). */
+int qcow2_header_parse(const void *buf, size_t len, uint64_t file_bytes,
+	struct qcow2_header *ret, struct err *e);
+/* Reads what qcow2_header_parse() needs. */
+int qcow2_header_read(int fd, const char *name, struct qcow2_header *ret, struct err *e);
+/* Can this engine open it? Returns 0; -ENOTSUP with what it lacks; -EINVAL, -EUCLEAN for
+ * images that are marked corrupt or dirty and asked for writing. */
+int qcow2_header_supported(const struct qcow2_header *h, bool writable, struct err *e);
+/* L1 entries that a disk of this size needs. */
+uint64_t qcow2_l1_entries(uint64_t size_bytes, uint32_t cluster_bits, bool extended);
+
+struct qcow2_create {
+	uint64_t size_bytes;
+	uint32_t cluster_bits;	 /* 16 */
+	uint32_t refcount_order; /* 4 */
+	uint32_t version;	 /* 3 */
+	uint8_t compression;
+	bool lazy_refcounts;
+	bool extended_l2;
+	const char *backing_name;   /* NULL: none */
+	const char *backing_format; /* NULL: not stated */
+};
+/* Write an empty image over fd, cut to nothing first. Returns 0; -EINVAL for options that do
+ * not go together; -errno. */
+int qcow2_create(int fd, const struct qcow2_create *c, struct err *e);
+/* The options alone, before anything is touched. */
+int qcow2_create_check(const struct qcow2_create *c, struct err *e);
+
+struct qcow2_snapshot_info {
+	char *id, *name;
+	uint64_t l1_offset;
+	uint32_t l1_size;
+	uint64_t table_bytes; /* of the table up to this entry's end */
+	uint32_t sec, nsec;
+	uint64_t vm_clock_ns, vm_state_bytes, disk_bytes, icount;
+	bool has_icount;
+};
+/* The snapshot table. Caller frees with qcow2_snapshots_free(). Returns 0; -EINVAL; -EIO. */
+int qcow2_snapshots_read(int fd, const struct qcow2_header *h,
+	struct qcow2_snapshot_info **ret_list, size_t *ret_n, struct err *e);
+void qcow2_snapshots_free(struct qcow2_snapshot_info *list, size_t n);
+
+struct qcow2_check {
+	uint64_t corruptions; /* dangerous: used more often than counted, or a bad entry */
+	uint64_t leaks;	      /* counted more often than used */
+	uint64_t errors;      /* could not be checked */
+	uint64_t total_clusters, allocated_clusters, compressed_clusters, fragmented_clusters;
+	uint64_t image_end_offset;
+	/* A line for each of the first faults; NULL: none wanted. */
+	void (*report)(void *opaque, const char *line);
+	void *opaque;
+};
+/* Count every reference and compare with the refcounts. Reads only. Synchronous.
+ * Returns 0 when the check ran (faults are in *c); -errno when it could not. */
+int qcow2_check(int fd, const struct qcow2_header *h, struct qcow2_check *c, struct err *e);
+
+#endif

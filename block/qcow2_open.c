@@ -1,0 +1,293 @@
+/* qcow2: opening, closing, and what happens when an image proves to be corrupt. */
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "block/qcow2_impl.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Default bound on cached tables: three quarters L2 (at 64 KiB clusters 24 GiB of disk),
+ * one quarter refcounts. */
+#define CACHE_BYTES_DEFAULT (4 * MIB)
+/* Changed slices that start a commit: at most this much is copied for it. */
+#define DIRTY_BYTES_MAX (1 * MIB)
+#define DIRTY_SLICES_MIN 64u
+
+int qcow2_pread(int fd, void *buf, size_t len, uint64_t off)
+{
+	for (size_t have = 0; have < len;) {
+		ssize_t n = pread(fd, (char *)buf + have, len - have, (off_t)(off + have));
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		have += (size_t)n;
+		if (!n || n % 512) {
+			memset((char *)buf + have, 0, len - have);
+			break;
+		}
+	}
+	return 0;
+}
+
+/* ---- corruption ---- */
+
+static void corrupt_written(struct io *io, int res)
+{
+	struct qcow2 *q = container_of(io, struct qcow2, corrupt_io);
+
+	q->internal--;
+	if (res < 0)
+		log_error(q->base.name, "cannot mark the image corrupt: %s", strerror(-res));
+}
+
+int qcow2_corrupt(struct qcow2 *q, const char *fmt, ...)
+{
+	char why[256];
+	va_list ap;
+
+	if (q->corrupt)
+		return -EIO;
+	q->corrupt = true;
+	va_start(ap, fmt);
+	vsnprintf(why, sizeof(why), fmt, ap);
+	va_end(ap);
+	log_error(q->base.name, "image corrupt: %s; nothing more is written to it. Repair it with "
+		"`qemu-img check -r all`", why);
+	if (q->h.version < 3 || q->base.info.read_only)
+		return -EIO;
+	store_be64(q->header_piece + QCOW2_AT_INCOMPATIBLE,
+		load_be64(q->header_piece + QCOW2_AT_INCOMPATIBLE) | QCOW2_INCOMPAT_CORRUPT);
+	q->corrupt_iov = (struct iovec){ q->header_piece, q->header_piece_bytes };
+	q->corrupt_io.done = corrupt_written;
+	q->internal++;
+	io_write(&q->corrupt_io, q->base.loop, q->base.fd, &q->corrupt_iov, 1, 0,
+		q->header_piece_bytes);
+	return -EIO;
+}
+
+/* ---- opening ---- */
+
+static void geometry_set(struct qcow2 *q)
+{
+	q->cluster_bits = q->h.cluster_bits;
+	q->cluster_bytes = 1u << q->cluster_bits;
+	q->slice_bytes = MIN(q->cluster_bytes, QCOW2_SLICE_BYTES_MAX);
+	q->ext = q->h.incompatible & QCOW2_INCOMPAT_EXTENDED_L2;
+	q->l2_entry_bytes = q->ext ? 16 : 8;
+	q->l2_bits = q->cluster_bits - (q->ext ? 4 : 3);
+	q->slice_entries = q->slice_bytes / q->l2_entry_bytes;
+	q->grain_bytes = q->ext ? q->cluster_bytes / QCOW2_SUBCLUSTERS : q->cluster_bytes;
+	q->refblock_bits = q->cluster_bits + 3 - q->h.refcount_order;
+	q->slice_refs_bits = (uint32_t)__builtin_ctz(q->slice_bytes) + 3 - q->h.refcount_order;
+	q->dirty_max = MAX((unsigned)(DIRTY_BYTES_MAX / q->slice_bytes), DIRTY_SLICES_MIN);
+	q->header_piece_bytes = q->slice_bytes;
+}
+
+/* n entries of 8 bytes at offset, room for cap. */
+static int table_load(struct qcow2 *q, struct table *t, uint64_t offset, uint32_t n, uint32_t cap,
+	const char *what, struct err *e)
+{
+	size_t bytes = ROUND_UP(n * 8ULL, 4096);
+	CLEANUP_FREE uint8_t *buf = io_buffer_new(MAX(bytes, (size_t)4096));
+	int r = 0;
+
+	t->entries = calloc(MAX(cap, 1u), sizeof(*t->entries));
+	if (!buf || !t->entries || bitmap_init(&t->dirty, DIV_ROUND_UP(cap * 8ULL, q->slice_bytes)) < 0)
+		return err_set_errno(e, -ENOMEM, "%s: %s", q->base.name, what);
+	t->offset = offset;
+	t->n = n;
+	t->cap = cap;
+	if (n)
+		r = qcow2_pread(q->base.fd, buf, bytes, offset);
+	if (r < 0)
+		return err_set_errno(e, r, "%s: cannot read the %s", q->base.name, what);
+	for (uint32_t i = 0; i < n; i++)
+		t->entries[i] = load_be64(buf + i * 8ULL);
+	return 0;
+}
+
+static int tables_load(struct qcow2 *q, struct err *e)
+{
+	uint32_t per_cluster = q->cluster_bytes / 8, l1_cap = ROUND_UP(q->h.l1_size, per_cluster);
+	uint32_t refs = q->h.reftable_clusters * per_cluster;
+	int r = table_load(q, &q->l1, q->h.l1_offset, q->h.l1_size, l1_cap, "L1 table", e);
+
+	if (r < 0 || q->base.info.read_only)
+		return r;
+	r = table_load(q, &q->reftable, q->h.reftable_offset, refs, refs, "refcount table", e);
+	return r < 0 ? r : qcow2_meta_load(q, e);
+}
+
+static int header_keep(struct qcow2 *q, struct err *e)
+{
+	int r;
+
+	q->header_piece = io_buffer_new(4096);
+	if (!q->header_piece)
+		return err_set_errno(e, -ENOMEM, "%s", q->base.name);
+	r = qcow2_pread(q->base.fd, q->header_piece, 4096, 0);
+	return r < 0 ? err_set_errno(e, r, "%s: cannot read the header", q->base.name) : 0;
+}
+
+static int backing_check(const struct qcow2 *q, const struct block_format_open *o, struct err *e)
+{
+	if (q->h.has_backing && !o->backing)
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"%s: the image has the backing file '%s', which has to be given as its next layer",
+			o->name, q->h.backing_name);
+	if (!q->h.has_backing && o->backing)
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"%s: a backing layer was given but the image has no backing file", o->name);
+	return 0;
+}
+
+/* Sub-ranges of a request are multiples of 512 at any 512: a file that wants more
+ * for direct I/O is used through the page cache. */
+static void direct_decide(struct qcow2 *q, const struct block_format_open *o)
+{
+	bool direct = o->file->direct && o->file->memory_align <= 512 &&
+		      o->file->offset_align <= q->grain_bytes && o->file->offset_align <= q->slice_bytes;
+
+	if (o->file->direct && !direct)
+		(void)fcntl(o->fd, F_SETFL, fcntl(o->fd, F_GETFL) & ~O_DIRECT);
+	q->base.info.direct = direct;
+	q->base.info.buffer_align = direct ? o->file->memory_align : 1;
+}
+
+static int engine_start(struct qcow2 *q, const struct block_format_open *o)
+{
+	uint64_t bytes = o->cache_bytes ? o->cache_bytes : CACHE_BYTES_DEFAULT;
+	int r = cache_init(&q->l2, q, q->slice_bytes, bytes / 4 * 3);
+
+	if (!r)
+		r = cache_init(&q->refs, q, q->slice_bytes, bytes / 4);
+	return r ? r : commit_init(q);
+}
+
+static void qcow2_free(struct block *b)
+{
+	struct qcow2 *q = qcow2_of(b);
+
+	commit_done(q);
+	if (q->l2.hash)
+		cache_done(&q->l2);
+	if (q->refs.hash)
+		cache_done(&q->refs);
+	meta_done(&q->meta);
+	free(q->l1.entries);
+	bitmap_done(&q->l1.dirty);
+	free(q->reftable.entries);
+	bitmap_done(&q->reftable.dirty);
+	free(q->header_piece);
+	free(q->unpacked);
+	while (q->pool) {
+		struct rq *rq = q->pool;
+
+		q->pool = rq->pool_next;
+		free(rq);
+	}
+	free(q);
+}
+
+struct close_wait {
+	struct wait wait;
+	bool done;
+	int res;
+};
+
+static void close_flushed(struct wait *w, int res)
+{
+	struct close_wait *c = container_of(w, struct close_wait, wait);
+
+	c->done = true;
+	c->res = res;
+}
+
+/* Freeing clusters dirties refcounts again, and these want another commit. */
+static int qcow2_flush_all(struct block *b)
+{
+	struct qcow2 *q = qcow2_of(b);
+	int r = 0;
+
+	while (!r && !q->corrupt && !commit_idle(q)) {
+		struct close_wait c = { .wait.run = close_flushed };
+
+		commit_flush(q, &c.wait);
+		while (!c.done || q->freer.running)
+			loop_run_once(b->loop, UINT64_MAX);
+		r = c.res;
+	}
+	while (q->internal)
+		loop_run_once(b->loop, UINT64_MAX);
+	if (!r && q->corrupt)
+		r = -EIO;
+	if (!r && fdatasync(b->fd) < 0)
+		r = -errno;
+	return r;
+}
+
+static const struct block_ops qcow2_ops = { .submit = qcow2_submit, .flush_all = qcow2_flush_all,
+	.free = qcow2_free };
+
+static void info_set(struct qcow2 *q, const struct block_format_open *o)
+{
+	q->base.info = (struct block_info){ .format = BLOCK_FORMAT_QCOW2,
+		.size_bytes = ROUND_DOWN(q->h.size_bytes, 512),
+		.logical_block_bytes = o->file->is_device ? o->file->offset_align : 512,
+		.discard_granularity = q->cluster_bytes, .read_only = o->read_only };
+	direct_decide(q, o);
+	q->is_device = o->file->is_device;
+	q->can_punch = true;
+	/* Past its end a file reads as zeros; a device does not. */
+	q->fresh_from = q->is_device ? UINT64_MAX
+				     : DIV_ROUND_UP(o->file->size_bytes, (uint64_t)q->cluster_bytes);
+}
+
+int qcow2_open(const struct block_format_open *o, struct block **ret_b, struct err *e)
+{
+	struct qcow2 *q = calloc(1, sizeof(*q));
+	int r;
+
+	if (!q)
+		return err_set_errno(e, -ENOMEM, "%s", o->name);
+	block_init(&q->base, &qcow2_ops, o);
+	q->base.fd = o->fd;
+	wait_list_init(&q->gate);
+	r = qcow2_header_read(o->fd, q->base.name, &q->h, e);
+	if (!r) {
+		r = qcow2_header_supported(&q->h, !o->read_only, e);
+		if (r < 0)
+			err_prefix(e, "%s", q->base.name);
+	}
+	if (!r)
+		r = backing_check(q, o, e);
+	if (r < 0)
+		goto fail;
+	geometry_set(q);
+	info_set(q, o);
+	q->gate_shut = q->h.autoclear && !o->read_only;
+	r = header_keep(q, e);
+	if (!r)
+		r = tables_load(q, e);
+	if (!r) {
+		r = engine_start(q, o);
+		if (r < 0)
+			err_set_errno(e, r, "%s", q->base.name);
+	}
+	if (r < 0)
+		goto fail;
+	*ret_b = &q->base;
+	return 0;
+fail:
+	qcow2_free(&q->base);
+	return r;
+}

@@ -1,0 +1,271 @@
+/* raw: the file or device is the disk. A size that is no multiple of a sector is rounded
+ * up; the bytes past the end of the file read as zeros. */
+#include "base/err.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "block/block_impl.h"
+#include "block/io.h"
+
+#include <errno.h>
+#include <linux/falloc.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+/* Zeros are written in steps of this where the host cannot do it itself. */
+#define RAW_ZERO_STEP_BYTES (1 * MIB)
+#define RAW_ZERO_IOVS (RAW_ZERO_STEP_BYTES / IO_ZEROS_BYTES)
+#define RAW_POOL_MAX 256
+
+struct raw {
+	struct block base;
+	bool is_device;
+	/* Cleared for good when the host says that it cannot. */
+	bool can_punch, can_zero_range;
+	struct raw_req *pool;
+	unsigned npool;
+};
+
+struct raw_req {
+	struct io io;
+	struct loop_op op;
+	struct raw *raw;
+	struct block_req *req;
+	struct raw_req *next; /* in the pool */
+	uint64_t done_bytes;  /* of zeros written by hand */
+	bool tried_zero_range, tried_punch;
+};
+
+/* Read-only memory of zeros, enough iovecs for one step. */
+static void zero_iov_fill(struct iovec *iov, uint64_t len, unsigned *ret_n)
+{
+	unsigned n = 0;
+
+	for (; len; n++) {
+		uint64_t take = MIN(len, (uint64_t)IO_ZEROS_BYTES);
+
+		iov[n] = (struct iovec){ (void *)(uintptr_t)io_zeros, take };
+		len -= take;
+	}
+	*ret_n = n;
+}
+
+static struct raw_req *raw_req_new(struct raw *w)
+{
+	struct raw_req *q = w->pool;
+
+	if (!q)
+		return malloc(sizeof(*q));
+	w->pool = q->next;
+	w->npool--;
+	return q;
+}
+
+static void raw_finish(struct raw_req *q, int res)
+{
+	struct raw *w = q->raw;
+	struct block_req *r = q->req;
+
+	if (w->npool < RAW_POOL_MAX) {
+		q->next = w->pool;
+		w->pool = q;
+		w->npool++;
+	} else {
+		free(q);
+	}
+	block_complete(r, res);
+}
+
+static void sync_done(struct loop_op *op, int res)
+{
+	struct raw_req *q = container_of(op, struct raw_req, op);
+
+	raw_finish(q, res < 0 ? res : 0);
+}
+
+/* The data part is over: FUA still wants it on stable storage. */
+static void raw_data_done(struct raw_req *q, int res)
+{
+	if (res < 0 || !(q->req->flags & BLOCK_REQ_FUA) || q->req->op == BLOCK_READ) {
+		raw_finish(q, res);
+		return;
+	}
+	q->op.done = sync_done;
+	loop_fdatasync(q->raw->base.loop, &q->op, q->raw->base.fd);
+}
+
+static void rw_done(struct io *io, int res)
+{
+	raw_data_done(container_of(io, struct raw_req, io), res);
+}
+
+/* ---- zeros and holes ---- */
+
+static void zero_step(struct raw_req *q);
+
+struct zero_write {
+	struct raw_req *q;
+	uint64_t len;
+	struct iovec iov[RAW_ZERO_IOVS];
+};
+
+static void zero_write_done(struct io *io, int res)
+{
+	struct raw_req *q = container_of(io, struct raw_req, io);
+	struct zero_write *z = q->req->engine;
+
+	q->done_bytes += z->len;
+	free(z);
+	q->req->engine = NULL;
+	if (res < 0 || q->done_bytes == q->req->len)
+		raw_data_done(q, res);
+	else
+		zero_step(q);
+}
+
+static void zero_by_hand(struct raw_req *q)
+{
+	struct zero_write *z = malloc(sizeof(*z));
+	unsigned n;
+
+	if (!z) {
+		raw_data_done(q, -ENOMEM);
+		return;
+	}
+	z->len = MIN(q->req->len - q->done_bytes, RAW_ZERO_STEP_BYTES);
+	zero_iov_fill(z->iov, z->len, &n);
+	q->req->engine = z;
+	q->io.done = zero_write_done;
+	io_write(&q->io, q->raw->base.loop, q->raw->base.fd, z->iov, n,
+		q->req->offset + q->done_bytes, z->len);
+}
+
+static bool host_cannot(int res)
+{
+	return res == -EOPNOTSUPP || res == -ENOSYS || res == -EINVAL || res == -ENODEV ||
+	       res == -ENOTTY || res == -EPERM;
+}
+
+static void fallocate_done(struct loop_op *op, int res)
+{
+	struct raw_req *q = container_of(op, struct raw_req, op);
+	bool *can = q->tried_zero_range && !q->tried_punch ? &q->raw->can_zero_range
+							    : &q->raw->can_punch;
+
+	if (res == -EINTR || res == -EAGAIN) {
+		q->tried_zero_range = q->tried_punch = false;
+		zero_step(q);
+	} else if (host_cannot(res)) {
+		*can = false;
+		zero_step(q);
+	} else {
+		raw_data_done(q, res < 0 ? res : 0);
+	}
+}
+
+static void fallocate_start(struct raw_req *q, int mode)
+{
+	q->op.done = fallocate_done;
+	loop_fallocate(q->raw->base.loop, &q->op, q->raw->base.fd, mode | FALLOC_FL_KEEP_SIZE,
+		q->req->offset, q->req->len);
+}
+
+/* Freeing the space gives zeros too (a device's punch is BLKZEROOUT with unmap, its
+ * zero range BLKZEROOUT); without leave to unmap the space has to stay. */
+static void zero_step(struct raw_req *q)
+{
+	bool unmap = q->req->op == BLOCK_DISCARD || (q->req->flags & BLOCK_REQ_MAY_UNMAP);
+
+	if (unmap && q->raw->can_punch && !q->tried_punch) {
+		q->tried_punch = true;
+		q->tried_zero_range = false;
+		fallocate_start(q, FALLOC_FL_PUNCH_HOLE);
+	} else if (q->req->op == BLOCK_DISCARD) {
+		raw_data_done(q, 0); /* a hint that this host cannot take */
+	} else if (q->raw->can_zero_range && !q->tried_zero_range) {
+		q->tried_zero_range = true;
+		q->tried_punch = false;
+		fallocate_start(q, FALLOC_FL_ZERO_RANGE);
+	} else {
+		zero_by_hand(q);
+	}
+}
+
+/* ---- the ops ---- */
+
+static void raw_submit(struct block *b, struct block_req *r)
+{
+	struct raw *w = container_of(b, struct raw, base);
+	struct raw_req *q = raw_req_new(w);
+
+	if (!q) {
+		block_complete_later(r, -ENOMEM);
+		return;
+	}
+	q->raw = w;
+	q->req = r;
+	q->done_bytes = 0;
+	q->tried_zero_range = q->tried_punch = false;
+	q->io.done = rw_done;
+	q->op.done = sync_done;
+	switch (r->op) {
+	case BLOCK_READ:
+		io_read(&q->io, b->loop, b->fd, r->iov, r->niov, r->offset, r->len);
+		break;
+	case BLOCK_WRITE:
+		io_write(&q->io, b->loop, b->fd, r->iov, r->niov, r->offset, r->len);
+		break;
+	case BLOCK_FLUSH:
+		loop_fdatasync(b->loop, &q->op, b->fd);
+		break;
+	case BLOCK_DISCARD:
+	case BLOCK_WRITE_ZEROES:
+		zero_step(q);
+		break;
+	}
+}
+
+static int raw_flush_all(struct block *b)
+{
+	return fdatasync(b->fd) < 0 ? -errno : 0;
+}
+
+static void raw_free(struct block *b)
+{
+	struct raw *w = container_of(b, struct raw, base);
+
+	while (w->pool) {
+		struct raw_req *q = w->pool;
+
+		w->pool = q->next;
+		free(q);
+	}
+	free(w);
+}
+
+static const struct block_ops raw_ops = { .submit = raw_submit, .flush_all = raw_flush_all,
+	.free = raw_free };
+
+int raw_open(const struct block_format_open *o, struct block **ret_b, struct err *e)
+{
+	uint64_t step = o->file->offset_align;
+	struct raw *w;
+
+	if (o->backing)
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"%s is raw and cannot have a backing layer; only qcow2 can", o->name);
+	if (o->file->size_bytes > INT64_MAX - 4096)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s is too large", o->name);
+	w = calloc(1, sizeof(*w));
+	if (!w)
+		return err_set_errno(e, -ENOMEM, "%s", o->name);
+	block_init(&w->base, &raw_ops, o);
+	w->is_device = o->file->is_device;
+	w->can_punch = w->can_zero_range = true;
+	w->base.info = (struct block_info){ .format = BLOCK_FORMAT_RAW,
+		.size_bytes = ROUND_UP(o->file->size_bytes, step),
+		.logical_block_bytes = (uint32_t)step, .buffer_align = o->file->memory_align,
+		.discard_granularity = o->file->punch_granularity, .read_only = o->read_only,
+		.direct = o->file->direct };
+	*ret_b = &w->base;
+	return 0;
+}

@@ -1,0 +1,67 @@
+/* fixture_block: a folder of its own, a loop, commands run there, and random operations
+ * checked against a shadow file. */
+#ifndef CAIRN_TESTS_FIXTURE_BLOCK_H
+#define CAIRN_TESTS_FIXTURE_BLOCK_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "base/loop.h"
+#include "block/block.h"
+
+struct qcow2_create;
+
+struct fixture {
+	char dir[64];
+	struct loop *loop;
+	struct err err;
+	uint64_t random;
+	uint8_t *shadow; /* mapped */
+	uint64_t shadow_bytes;
+	uint64_t cache_bytes; /* for fixture_open */
+	bool buffered;
+};
+
+void fixture_begin(struct fixture *f, unsigned seed);
+void fixture_end(struct fixture *f);
+/* A shell command in the fixture's folder; has to succeed. */
+void fixture_run(struct fixture *f, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Its exit status. */
+int fixture_status(struct fixture *f, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void fixture_path(struct fixture *f, const char *name, char *ret, size_t cap);
+void fixture_create(struct fixture *f, const char *name, const struct qcow2_create *c);
+/* With the backing file base.img as its second layer when the image names one. */
+int fixture_try_open(struct fixture *f, const char *name, enum block_format fmt, bool read_only,
+	struct block **ret_b);
+struct block *fixture_open(struct fixture *f, const char *name, enum block_format fmt,
+	bool read_only);
+int fixture_rw(struct block *b, enum block_op op, uint64_t off, void *buf, size_t len);
+int fixture_op(struct block *b, enum block_op op, unsigned flags, uint64_t off, uint64_t len);
+/* `qemu-img check` finds nothing, or leaks and no more. */
+void fixture_check_leaks_only(struct fixture *f, const char *name);
+/* Overwrite bytes of a file: to make malformed images. */
+void fixture_poke(struct fixture *f, const char *name, uint64_t off, const void *buf, size_t len);
+void fixture_poke_be(struct fixture *f, const char *name, uint64_t off, unsigned size, uint64_t v);
+uint64_t fixture_peek_be(struct fixture *f, const char *name, uint64_t off, unsigned size);
+
+uint64_t fixture_random(struct fixture *f);
+void fixture_shadow_open(struct fixture *f, const char *name, uint64_t bytes);
+/* Random reads, writes, zeroes, discards, flushes, `depth` at a time, whose sectors (but
+ * not clusters) are apart from each other; each result is checked. */
+void shadow_run(struct fixture *f, struct block *b, unsigned ops, unsigned depth);
+void shadow_verify(struct fixture *f, struct block *b);
+int shadow_flush(struct fixture *f, struct block *b);
+
+#endif

@@ -1,0 +1,199 @@
+/* The qcow2 engine against a shadow file, with qemu-img as the judge: random operations
+ * on each set of options, then `qemu-img check` has to be clean and `qemu-img compare`
+ * has to find the shadow's content. */
+#include "fixture_block.h"
+
+#include "base/util.h"
+#include "block/qcow2.h"
+
+#define DISK_BYTES (24 * MIB)
+
+struct options {
+	const char *name;
+	const char *qemu; /* -o for qemu-img create; NULL: our own create with: */
+	uint32_t cluster_bits, refcount_order, version;
+	bool extended, lazy;
+	const char *backing; /* "raw" or "qcow2": a shorter one with a pattern */
+};
+
+static const struct options sets[] = {
+	{ "ours 64k", NULL, 16, 4, 3, false, false, NULL },
+	{ "ours 4k", NULL, 12, 4, 3, false, false, NULL },
+	{ "ours 512", NULL, 9, 4, 3, false, false, NULL },
+	{ "ours 512 refcount 64", NULL, 9, 6, 3, false, false, NULL },
+	{ "ours 2M", NULL, 21, 4, 3, false, false, NULL },
+	{ "ours refcount 1", NULL, 16, 0, 3, false, false, NULL },
+	{ "ours refcount 8 v3 1k", NULL, 10, 3, 3, false, false, NULL },
+	{ "ours v2", NULL, 16, 4, 2, false, false, NULL },
+	{ "ours lazy", NULL, 16, 4, 3, false, true, NULL },
+	{ "ours extended", NULL, 16, 4, 3, true, false, NULL },
+	{ "ours backing raw", NULL, 16, 4, 3, false, false, "raw" },
+	{ "ours v2 backing", NULL, 14, 4, 2, false, false, "raw" },
+	{ "ours extended backing", NULL, 14, 4, 3, true, false, "qcow2" },
+	{ "qemu default", "compat=1.1", 0, 0, 0, false, false, NULL },
+	{ "qemu 512", "cluster_size=512", 0, 0, 0, false, false, NULL },
+	{ "qemu 512 refcount 64", "cluster_size=512,refcount_bits=64", 0, 0, 0, false, false, NULL },
+	{ "qemu 2M", "cluster_size=2M", 0, 0, 0, false, false, NULL },
+	{ "qemu refcount 1", "refcount_bits=1,cluster_size=4k", 0, 0, 0, false, false, NULL },
+	{ "qemu v2", "compat=0.10", 0, 0, 0, false, false, NULL },
+	{ "qemu metadata", "preallocation=metadata", 0, 0, 0, false, false, NULL },
+	{ "qemu extended", "extended_l2=on,cluster_size=128k", 0, 0, 0, false, false, NULL },
+	{ "qemu backing qcow2", "cluster_size=32k", 0, 0, 0, false, false, "qcow2" },
+};
+
+static void image_make(struct fixture *f, const struct options *o)
+{
+	if (o->backing) {
+		fixture_run(f, "qemu-img create -q -f %s base.img 13M", o->backing);
+		fixture_run(f, "qemu-io -f %s -c 'write -P 0x5b 1M 9M' base.img", o->backing);
+		fixture_run(f, "qemu-img convert -f %s -O raw base.img shadow", o->backing);
+	}
+	fixture_run(f, "truncate -s %llu shadow", (unsigned long long)DISK_BYTES);
+	if (o->qemu) {
+		fixture_run(f, "qemu-img create -q -f qcow2 -o %s %s %s img %llu", o->qemu,
+			o->backing ? "-b base.img -F" : "", o->backing ? o->backing : "",
+			(unsigned long long)DISK_BYTES);
+	} else {
+		struct qcow2_create c = { .size_bytes = DISK_BYTES, .cluster_bits = o->cluster_bits,
+			.refcount_order = o->refcount_order, .version = o->version,
+			.lazy_refcounts = o->lazy, .extended_l2 = o->extended,
+			.backing_name = o->backing ? "base.img" : NULL, .backing_format = o->backing };
+
+		fixture_create(f, "img", &c);
+	}
+}
+
+static void judge(struct fixture *f)
+{
+	fixture_run(f, "qemu-img check -q -f qcow2 img");
+	fixture_run(f, "qemu-img compare -q -f raw -F qcow2 shadow img");
+}
+
+static void random_ops(struct fixture *f, unsigned ops, unsigned depth)
+{
+	struct block *b = fixture_open(f, "img", BLOCK_FORMAT_QCOW2, false);
+
+	fixture_shadow_open(f, "shadow", DISK_BYTES);
+	shadow_run(f, b, ops, depth);
+	shadow_verify(f, b);
+	assert_int_equal(block_close(b), 0);
+}
+
+static void test_options(void **state)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(sets); i++) {
+		struct fixture f;
+
+		fixture_begin(&f, (unsigned)i + 1);
+		print_message("%s\n", sets[i].name);
+		image_make(&f, &sets[i]);
+		random_ops(&f, 150, 1);
+		judge(&f);
+		random_ops(&f, 250, 12);
+		judge(&f);
+		fixture_end(&f);
+	}
+	(void)state;
+}
+
+/* A snapshot's clusters are shared: writes go elsewhere, the snapshot keeps its content. */
+static void test_snapshot_kept(void **state)
+{
+	struct fixture f;
+
+	fixture_begin(&f, 77);
+	fixture_run(&f, "qemu-img create -q -f qcow2 -o cluster_size=4k img %llu",
+		(unsigned long long)DISK_BYTES);
+	fixture_run(&f, "truncate -s %llu shadow", (unsigned long long)DISK_BYTES);
+	random_ops(&f, 150, 8);
+	fixture_run(&f, "cp --sparse=always shadow before");
+	fixture_run(&f, "qemu-img snapshot -c one img");
+	random_ops(&f, 300, 8);
+	judge(&f);
+	fixture_run(&f, "qemu-img convert -l one -O raw img then");
+	fixture_run(&f, "cmp then before");
+	fixture_run(&f, "qemu-img snapshot -d one img");
+	judge(&f);
+	fixture_end(&f);
+	(void)state;
+}
+
+static void test_compressed(void **state)
+{
+	static const char *const types[] = { "zlib", "zstd" };
+
+	for (size_t i = 0; i < 2; i++) {
+		struct fixture f;
+
+		fixture_begin(&f, 5 + (unsigned)i);
+		fixture_run(&f, "qemu-img create -q -f raw shadow %llu", (unsigned long long)DISK_BYTES);
+		fixture_run(&f, "qemu-io -f raw -c 'write -P 7 0 5M' -c 'write -P 9 7M 3M' shadow");
+		fixture_run(&f, "head -c 3M /dev/urandom | dd of=shadow bs=1M seek=11 conv=notrunc "
+			"status=none");
+		fixture_run(&f, "qemu-img convert -c -f raw -O qcow2 -o compression_type=%s shadow img",
+			types[i]);
+		random_ops(&f, 200, 6);
+		judge(&f);
+		fixture_end(&f);
+	}
+	(void)state;
+}
+
+/* The point of the ordered groups: thousands of allocating writes, a handful of syncs. What
+ * is told to be flushed is in the file without a close. */
+static void test_flush_is_durable(void **state)
+{
+	struct fixture f;
+	struct qcow2_create c = { .size_bytes = DISK_BYTES, .cluster_bits = 12, .refcount_order = 4,
+		.version = 3 };
+	struct block *b;
+
+	fixture_begin(&f, 9);
+	fixture_create(&f, "img", &c);
+	fixture_run(&f, "truncate -s %llu shadow", (unsigned long long)DISK_BYTES);
+	fixture_shadow_open(&f, "shadow", DISK_BYTES);
+	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
+	shadow_run(&f, b, 200, 8);
+	assert_int_equal(shadow_flush(&f, b), 0);
+	/* A copy of the file now is what a crash would leave. */
+	fixture_run(&f, "cp img crashed");
+	fixture_run(&f, "qemu-img compare -q -f raw -F qcow2 shadow crashed");
+	fixture_check_leaks_only(&f, "crashed");
+	assert_int_equal(block_close(b), 0);
+	judge(&f);
+	fixture_end(&f);
+	(void)state;
+}
+
+static void test_read_only(void **state)
+{
+	struct fixture f;
+	char sector[512] = { 1 };
+	struct block *b;
+
+	fixture_begin(&f, 3);
+	fixture_run(&f, "qemu-img create -q -f qcow2 img 1M");
+	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, true);
+	assert_int_equal(fixture_rw(b, BLOCK_WRITE, 0, sector, 512), -EROFS);
+	assert_int_equal(fixture_rw(b, BLOCK_READ, 0, sector, 512), 0);
+	assert_int_equal(sector[0], 0);
+	assert_int_equal(fixture_rw(b, BLOCK_READ, 1 * MIB, sector, 512), -EINVAL);
+	assert_int_equal(fixture_rw(b, BLOCK_READ, 100, sector, 512), -EINVAL);
+	assert_int_equal(block_close(b), 0);
+	fixture_end(&f);
+	(void)state;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_read_only),
+		cmocka_unit_test(test_options),
+		cmocka_unit_test(test_snapshot_kept),
+		cmocka_unit_test(test_compressed),
+		cmocka_unit_test(test_flush_is_durable),
+	};
+
+	alarm(120);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
