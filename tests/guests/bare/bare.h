@@ -97,6 +97,9 @@ void processor_init(unsigned id);
 void ioapic_route(unsigned gsi, bool level);
 /* A way to reach a GPA beyond the first 4 GiB. False: no tables left, or not canonical. */
 bool page_map(uint64_t gpa);
+/* The first 2 MiB again at KERNEL_ALIAS, for CPL 0 only. */
+#define KERNEL_ALIAS 0xffffffff80000000ULL
+void kernel_alias_map(void);
 uint64_t lapic_read(unsigned reg);
 void lapic_write(unsigned reg, uint32_t v);
 /* Wait for an interrupt, unless a byte on the serial port is there already or (counter not

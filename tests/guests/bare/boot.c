@@ -121,6 +121,15 @@ bool page_map(uint64_t gpa)
 	return true;
 }
 
+void kernel_alias_map(void)
+{
+	uint64_t *t = table_below(&pml4[511]);
+
+	t = t ? table_below(&t[510]) : NULL;
+	if (t)
+		t[0] = 0x83; /* not for user code */
+}
+
 struct halt {
 	volatile uint64_t *counter;
 	uint64_t seen;

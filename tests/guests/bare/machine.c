@@ -266,7 +266,8 @@ static const char *cmd_syscall(const struct args *a)
 	uint64_t before = syscall_count, tsc;
 
 	msr_write(MSR_STAR, 0x10ULL << 48 | 0x08ULL << 32);
-	msr_write(MSR_LSTAR, (uint64_t)syscall_entry);
+	kernel_alias_map();
+	msr_write(MSR_LSTAR, KERNEL_ALIAS + (uint64_t)syscall_entry);
 	msr_write(MSR_FMASK, 0x200);
 	tsc = rdtsc();
 	for (uint64_t i = 0; i < a->v[0]; i++)

@@ -44,7 +44,7 @@ long_mode:
 	mov %eax, %cr4
 	mov $MSR_EFER, %ecx
 	rdmsr
-	or $0x101, %eax			/* LME, SCE */
+	or $0x901, %eax			/* NXE, LME, SCE */
 	wrmsr
 	mov $0x80000033, %eax		/* PG, NE, ET, MP, PE: x87 without traps */
 	mov %eax, %cr0
@@ -110,7 +110,8 @@ count_loop:
 	lock incq (%rdi)
 	jmp count_loop
 
-/* The target of LSTAR: counts, and goes back. Runs at CPL 0 on the user's stack. */
+/* The target of LSTAR, in a page that only the kernel may touch: counts, and goes back. Runs at
+ * CPL 0 on the user's stack. */
 	.globl syscall_entry
 syscall_entry:
 	cld
