@@ -1,0 +1,121 @@
+/* cli: what every verb of `cairn` gets: its parsed arguments, the way to print and fail,
+ * and the daemon. */
+#ifndef CAIRN_TOOLS_CLI_H
+#define CAIRN_TOOLS_CLI_H
+
+#include "base/err.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct client;
+struct json_object;
+struct verb;
+
+/* Exit codes, one per thing a script may want to tell apart. */
+enum cli_exit {
+	CLI_OK = 0,
+	CLI_FAILURE = 1,
+	CLI_USAGE = 2,
+	CLI_NOT_FOUND = 3,
+	CLI_WRONG_STATE = 4,
+	CLI_PERMISSION = 5,
+	CLI_BUSY = 6,
+	CLI_HOST = 7,
+};
+
+enum cli_format { CLI_TABLE, CLI_JSON, CLI_YAML, CLI_CSV };
+
+#define CLI_POSITIONALS_MAX 256
+#define CLI_OPTIONS_MAX 16
+
+struct verb_option {
+	const char *name;
+	const char *value; /* what stands for it in the help; NULL: a flag */
+	const char *doc;
+};
+
+struct cli {
+	const struct verb *verb;
+	const char *socket; /* -c; NULL: the default */
+	struct client *client;
+	enum cli_format format;
+	const char *pos[CLI_POSITIONALS_MAX];
+	size_t npos;
+	const char *options[CLI_OPTIONS_MAX]; /* by position in the verb's list; NULL: not given */
+};
+
+struct verb {
+	const char *name, *group, *args, *summary;
+	const struct verb_option *options; /* ended by a NULL name */
+	size_t min, max;		   /* positionals */
+	bool prints;			   /* takes --format */
+	const char *completes;		   /* "vm", "file", "verb" or NULL */
+	int (*run)(struct cli *c);
+};
+
+/* verbs.c; ended by a NULL name. */
+extern const struct verb verbs[];
+const struct verb *verb_find(const char *name);
+
+/* options.c: argv[0] is the verb. Returns 0 or CLI_USAGE, having said why; 1 << 8 when
+ * --help was asked for. */
+#define CLI_HELP_ASKED 256
+int options_parse(struct cli *c, int argc, char **argv);
+bool option_flag(const struct cli *c, const char *name);
+const char *option_value(const struct cli *c, const char *name); /* NULL: not given */
+/* Seconds, with a fraction if wanted. Returns 0 and *ret_ns (fallback when not given), or
+ * CLI_USAGE, having said why. */
+int option_seconds(const struct cli *c, const char *name, uint64_t fallback_ns, uint64_t *ret_ns);
+
+/* ---- failing (main.c) ---- */
+
+/* Prints "error: <what>" and "error: <sentence>"; returns the exit code of e's class. */
+int cli_fail(const struct err *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* The same for a mistake on the command line; returns CLI_USAGE. */
+int cli_usage(const struct cli *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+int cli_exit_code(enum err_class cls);
+
+/* ---- the daemon (main.c) ---- */
+
+/* Connects on first use. args: taken. As client_execute(). */
+int cli_execute(struct cli *c, const char *command, struct json_object *args,
+	struct json_object **ret_v, int *ret_fd, struct err *e);
+/* {"vm": name}; the caller adds to it. */
+struct json_object *cli_vm_args(const char *name);
+/* vm-info of one VM. */
+int cli_vm_info(struct cli *c, const char *name, struct json_object **ret_o, struct err *e);
+
+/* ---- waiting (verb_wait.c) ---- */
+
+/* Until the VM is in a state whose word is `word` ("shutoff" takes saved and crashed too).
+ * Returns 0; -ETIMEDOUT, -errno with a sentence. */
+int wait_for_state(struct cli *c, const char *name, const char *word, uint64_t deadline_ns,
+	struct err *e);
+
+/* ---- verbs ---- */
+int verb_define(struct cli *c);
+int verb_dumpjson(struct cli *c);
+int verb_undefine(struct cli *c);
+int verb_start(struct cli *c);
+int verb_shutdown(struct cli *c);
+int verb_reboot(struct cli *c);
+int verb_reset(struct cli *c);
+int verb_suspend(struct cli *c);
+int verb_resume(struct cli *c);
+int verb_destroy(struct cli *c);
+int verb_list(struct cli *c);
+int verb_dominfo(struct cli *c);
+int verb_domstate(struct cli *c);
+int verb_version(struct cli *c);
+int verb_console(struct cli *c);
+int verb_wait(struct cli *c);
+int verb_event(struct cli *c);
+int verb_run(struct cli *c);
+int verb_help(struct cli *c);
+
+/* Attach this terminal to a console. Returns an exit code, having said what failed. */
+int console_attach(struct cli *c, const char *name, const char *kind);
+
+#endif

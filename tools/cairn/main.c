@@ -1,0 +1,165 @@
+/* cairn: the command line. */
+#include "tools/cairn/cli.h"
+#include "api/client.h"
+#include "api/js.h"
+#include "api/paths.h"
+
+#include <limits.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* ---- failing ---- */
+
+int cli_exit_code(enum err_class cls)
+{
+	switch (cls) {
+	case ERR_INVALID:
+		return CLI_USAGE;
+	case ERR_NOT_FOUND:
+		return CLI_NOT_FOUND;
+	case ERR_WRONG_STATE:
+	case ERR_EXISTS:
+		return CLI_WRONG_STATE;
+	case ERR_PERMISSION:
+		return CLI_PERMISSION;
+	case ERR_BUSY:
+		return CLI_BUSY;
+	case ERR_HOST:
+		return CLI_HOST;
+	default:
+		return CLI_FAILURE;
+	}
+}
+
+int cli_fail(const struct err *e, const char *fmt, ...)
+{
+	va_list ap;
+
+	fflush(stdout);
+	fputs("error: ", stderr);
+	va_start(ap, fmt);
+	vfprintf(stderr, fmt, ap);
+	va_end(ap);
+	fprintf(stderr, "\nerror: %s\n", e->msg);
+	return cli_exit_code(e->cls);
+}
+
+int cli_usage(const struct cli *c, const char *fmt, ...)
+{
+	va_list ap;
+
+	fflush(stdout);
+	fputs("error: ", stderr);
+	va_start(ap, fmt);
+	vfprintf(stderr, fmt, ap);
+	va_end(ap);
+	fprintf(stderr, "\nerror: see cairn help%s%s\n", c && c->verb ? " " : "",
+		c && c->verb ? c->verb->name : "");
+	return CLI_USAGE;
+}
+
+/* ---- the daemon ---- */
+
+int cli_execute(struct cli *c, const char *command, struct json_object *args,
+	struct json_object **ret_v, int *ret_fd, struct err *e)
+{
+	char socket[PATH_MAX];
+	int r = 0;
+
+	if (!c->client)
+		r = paths_client_socket(c->socket, socket, sizeof(socket), e);
+	if (!r && !c->client)
+		r = client_connect(socket, &c->client, e);
+	if (r < 0) {
+		json_object_put(args);
+		return r;
+	}
+	return client_execute(c->client, command, args, ret_v, ret_fd, e);
+}
+
+struct json_object *cli_vm_args(const char *name)
+{
+	struct json_object *o = json_object_new_object();
+
+	js_put_str(o, "vm", name);
+	return o;
+}
+
+int cli_vm_info(struct cli *c, const char *name, struct json_object **ret_o, struct err *e)
+{
+	return cli_execute(c, "vm-info", cli_vm_args(name), ret_o, NULL, e);
+}
+
+/* ---- the command line ---- */
+
+static int verb_run_by_name(struct cli *c, int argc, char **argv)
+{
+	int r;
+
+	c->verb = verb_find(argv[0]);
+	if (!c->verb) {
+		fprintf(stderr, "error: there is no verb \"%s\"\nerror: cairn help lists them\n",
+			argv[0]);
+		return CLI_USAGE;
+	}
+	r = options_parse(c, argc, argv);
+	if (r == CLI_HELP_ASKED) {
+		c->pos[0] = c->verb->name;
+		c->npos = 1;
+		return verb_help(c);
+	}
+	return r ? r : c->verb->run(c);
+}
+
+/* Options before the verb. Returns the index of the verb, or -1 having said why. */
+static int global_options(struct cli *c, int argc, char **argv)
+{
+	int i = 1;
+
+	for (; i < argc && argv[i][0] == '-'; i++) {
+		const char *a = argv[i];
+
+		if ((!strcmp(a, "-c") || !strcmp(a, "--connect")) && i + 1 < argc) {
+			c->socket = argv[++i];
+		} else if (!strncmp(a, "--connect=", 10)) {
+			c->socket = a + 10;
+		} else if (!strcmp(a, "--version") || !strcmp(a, "-v")) {
+			argv[i] = (char *)"version";
+			return i;
+		} else if (!strcmp(a, "--help") || !strcmp(a, "-h")) {
+			argv[i] = (char *)"help";
+			return i;
+		} else {
+			cli_usage(c, "cairn has no option %s before the verb", a);
+			return -1;
+		}
+	}
+	return i;
+}
+
+/* A pipe that was closed, a full disk: what was asked for did not come out. */
+static int output_finish(int code)
+{
+	if (fflush(stdout) == 0 && !ferror(stdout))
+		return code;
+	perror("error: cannot write the output");
+	return code ? code : CLI_FAILURE;
+}
+
+int main(int argc, char **argv)
+{
+	struct cli c = { .format = CLI_TABLE };
+	int at = global_options(&c, argc, argv), r;
+
+	if (at < 0)
+		return CLI_USAGE;
+	if (at == argc)
+		r = verb_help(&c);
+	else
+		r = verb_run_by_name(&c, argc - at, argv + at);
+	client_free(c.client);
+	return output_finish(r);
+}

@@ -1,0 +1,122 @@
+/* Options of a verb: anywhere behind it, `--name value` or `--name=value`, as in virsh.
+ * What is left are positionals. */
+#include "tools/cairn/cli.h"
+#include "tools/cairn/output.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A common option every verb that prints takes. */
+static int format_set(struct cli *c, const char *value)
+{
+	int f = value ? output_format_parse(value) : -1;
+
+	if (f < 0)
+		return cli_usage(c, "--format is table, json, yaml or csv, not \"%s\"",
+			value ? value : "");
+	c->format = (enum cli_format)f;
+	return 0;
+}
+
+static int option_index(const struct cli *c, const char *name, size_t len)
+{
+	for (int i = 0; c->verb->options && c->verb->options[i].name; i++)
+		if (strlen(c->verb->options[i].name) == len &&
+			!strncmp(c->verb->options[i].name, name, len))
+			return i;
+	return -1;
+}
+
+/* One option at argv[i]; *i moves over its value. */
+static int option_take(struct cli *c, int argc, char **argv, int *i)
+{
+	const char *name = argv[*i] + 2, *eq = strchr(name, '=');
+	size_t len = eq ? (size_t)(eq - name) : strlen(name);
+	const char *value = eq ? eq + 1 : *i + 1 < argc ? argv[*i + 1] : NULL;
+	bool format = c->verb->prints && len == 6 && !strncmp(name, "format", 6);
+	int at = option_index(c, name, len);
+	const struct verb_option *o = at >= 0 ? &c->verb->options[at] : NULL;
+
+	if (!o && !format)
+		return cli_usage(c, "%s has no option --%.*s", c->verb->name, (int)len, name);
+	if (o && !o->value) {
+		if (eq)
+			return cli_usage(c, "--%s takes no value", o->name);
+		c->options[at] = "";
+		return 0;
+	}
+	if (!value)
+		return cli_usage(c, "--%.*s needs a value", (int)len, name);
+	if (!eq)
+		++*i;
+	if (format)
+		return format_set(c, value);
+	c->options[at] = value;
+	return 0;
+}
+
+static int positionals_check(struct cli *c)
+{
+	if (c->npos < c->verb->min)
+		return cli_usage(c, "%s needs %s", c->verb->name, c->verb->args);
+	if (c->npos > c->verb->max)
+		return cli_usage(c, "%s does not take \"%s\"", c->verb->name,
+			c->pos[c->verb->max]);
+	return 0;
+}
+
+int options_parse(struct cli *c, int argc, char **argv)
+{
+	bool only_positionals = false;
+
+	for (int i = 1; i < argc; i++) {
+		const char *a = argv[i];
+		int r = 0;
+
+		if (!only_positionals && !strcmp(a, "--"))
+			only_positionals = true;
+		else if (!only_positionals && (!strcmp(a, "--help") || !strcmp(a, "-h")))
+			return CLI_HELP_ASKED;
+		else if (!only_positionals && !strncmp(a, "--", 2))
+			r = option_take(c, argc, argv, &i);
+		else if (!only_positionals && a[0] == '-' && a[1])
+			r = cli_usage(c, "%s has no option %s", c->verb->name, a);
+		else if (c->npos == CLI_POSITIONALS_MAX)
+			r = cli_usage(c, "more than %d names", CLI_POSITIONALS_MAX);
+		else
+			c->pos[c->npos++] = a;
+		if (r)
+			return r;
+	}
+	return positionals_check(c);
+}
+
+const char *option_value(const struct cli *c, const char *name)
+{
+	int i = option_index(c, name, strlen(name));
+
+	return i < 0 ? NULL : c->options[i];
+}
+
+bool option_flag(const struct cli *c, const char *name)
+{
+	return option_value(c, name) != NULL;
+}
+
+int option_seconds(const struct cli *c, const char *name, uint64_t fallback_ns, uint64_t *ret_ns)
+{
+	const char *text = option_value(c, name);
+	char *end;
+	double s;
+
+	*ret_ns = fallback_ns;
+	if (!text)
+		return 0;
+	s = strtod(text, &end);
+	if (end == text || *end || !isfinite(s) || s < 0 || s > 1e9)
+		return cli_usage(c, "--%s is a number of seconds, not \"%s\"", name, text);
+	*ret_ns = (uint64_t)(s * 1e9);
+	return 0;
+}

@@ -1,0 +1,102 @@
+/* dominfo, domstate, version. */
+#include "tools/cairn/cli.h"
+#include "tools/cairn/output.h"
+#include "api/client.h"
+#include "api/js.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+static const char *text(struct json_object *o, const char *key)
+{
+	const char *s = js_get_str(o, key);
+
+	return s ? s : "-";
+}
+
+static void info_print(struct json_object *o)
+{
+	int64_t id = js_get_int(o, "id", -1), cpu = js_get_int(o, "cpu-time", -1);
+
+	if (id >= 0)
+		label_print(stdout, "Id:", "%lld", (long long)id);
+	else
+		label_print(stdout, "Id:", "-");
+	label_print(stdout, "Name:", "%s", text(o, "name"));
+	label_print(stdout, "UUID:", "%s", text(o, "uuid"));
+	label_print(stdout, "OS Type:", "hvm");
+	label_print(stdout, "State:", "%s", text(o, "state"));
+	label_print(stdout, "CPU(s):", "%lld", (long long)js_get_int(o, "vcpus", 0));
+	if (cpu >= 0)
+		label_print(stdout, "CPU time:", "%.1fs", (double)cpu / 1e9);
+	label_print(stdout, "Max memory:", "%lld KiB", (long long)js_get_int(o, "memory", 0) / 1024);
+	label_print(stdout, "Used memory:", "%lld KiB",
+		(long long)js_get_int(o, "used-memory", 0) / 1024);
+	label_print(stdout, "Persistent:", "%s", js_get_bool(o, "persistent", true) ? "yes" : "no");
+	label_print(stdout, "Autostart:", "%s",
+		js_get_bool(o, "autostart", false) ? "enable" : "disable");
+	label_print(stdout, "Managed save:", "%s",
+		js_get_bool(o, "managed-save", false) ? "yes" : "no");
+	printf("\n");
+}
+
+int verb_dominfo(struct cli *c)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	struct err e;
+
+	if (cli_vm_info(c, c->pos[0], &o, &e) < 0)
+		return cli_fail(&e, "failed to get domain '%s'", c->pos[0]);
+	if (c->format == CLI_TABLE)
+		info_print(o);
+	else
+		output_print(stdout, c->format, o);
+	return CLI_OK;
+}
+
+int verb_domstate(struct cli *c)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	CLEANUP_JS struct json_object *shown = json_object_new_object();
+	const char *detail;
+	struct err e;
+
+	if (cli_vm_info(c, c->pos[0], &o, &e) < 0)
+		return cli_fail(&e, "failed to get domain '%s'", c->pos[0]);
+	if (c->format != CLI_TABLE) {
+		js_put_str(shown, "state", text(o, "state"));
+		js_put_str(shown, "reason", text(o, "reason"));
+		detail = js_get_str(o, "detail");
+		if (detail)
+			js_put_str(shown, "detail", detail);
+		output_print(stdout, c->format, shown);
+	} else if (option_flag(c, "reason")) {
+		printf("%s (%s)\n", text(o, "state"), text(o, "reason"));
+	} else {
+		printf("%s\n", text(o, "state"));
+	}
+	return CLI_OK;
+}
+
+int verb_version(struct cli *c)
+{
+	CLEANUP_JS struct json_object *shown = json_object_new_object();
+	CLEANUP_JS struct json_object *o = NULL;
+	struct err e;
+	int r = cli_execute(c, "query-version", NULL, &o, NULL, &e);
+
+	js_put_str(shown, "cairn", CAIRN_VERSION);
+	if (r == 0)
+		js_put_str(shown, "cairnd", text(o, "cairn"));
+	if (c->format != CLI_TABLE) {
+		output_print(stdout, c->format, shown);
+		return CLI_OK;
+	}
+	printf("cairn %s\n", CAIRN_VERSION);
+	if (r == 0)
+		printf("cairnd %s\n", text(o, "cairn"));
+	else
+		printf("cairnd: %s\n", e.msg);
+	return CLI_OK;
+}

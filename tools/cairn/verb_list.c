@@ -1,0 +1,132 @@
+/* list. */
+#include "tools/cairn/cli.h"
+#include "tools/cairn/output.h"
+#include "api/js.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* All pages as one array. */
+static int list_fetch(struct cli *c, struct json_object **ret_all, struct err *e)
+{
+	CLEANUP_JS struct json_object *all = json_object_new_array();
+	char after[512] = "";
+
+	for (;;) {
+		CLEANUP_JS struct json_object *page = NULL;
+		struct json_object *args = json_object_new_object(), *vms;
+		const char *next;
+		int r;
+
+		if (after[0])
+			js_put_str(args, "after", after);
+		r = cli_execute(c, "vm-list", args, &page, NULL, e);
+		if (r < 0)
+			return r;
+		vms = js_get_array(page, "vms");
+		for (size_t i = 0; vms && i < json_object_array_length(vms); i++)
+			json_object_array_add(all,
+				json_object_get(json_object_array_get_idx(vms, i)));
+		next = js_get_str(page, "next");
+		if (!next)
+			break;
+		snprintf(after, sizeof(after), "%s", next);
+	}
+	*ret_all = json_object_get(all);
+	return 0;
+}
+
+static bool state_wanted(const struct cli *c, const char *word)
+{
+	bool running = option_flag(c, "state-running"), paused = option_flag(c, "state-paused"),
+	     off = option_flag(c, "state-shutoff"), other = option_flag(c, "state-other");
+
+	if (!running && !paused && !off && !other)
+		return true;
+	if (!strcmp(word, "running") || !strcmp(word, "idle"))
+		return running;
+	if (!strcmp(word, "paused"))
+		return paused;
+	if (!strcmp(word, "shutoff") || !strcmp(word, "saved"))
+		return off;
+	return other;
+}
+
+/* As in virsh: what runs, unless --all, --inactive or a state says otherwise. */
+static bool wanted(const struct cli *c, struct json_object *vm)
+{
+	const char *word = js_get_str(vm, "word");
+	bool active = js_get_int(vm, "id", -1) >= 0;
+	bool by_state = option_flag(c, "state-running") || option_flag(c, "state-paused") ||
+		option_flag(c, "state-shutoff") || option_flag(c, "state-other");
+
+	if (option_flag(c, "autostart") && !js_get_bool(vm, "autostart", false))
+		return false;
+	if (option_flag(c, "with-managed-save") && !js_get_bool(vm, "managed-save", false))
+		return false;
+	if (option_flag(c, "inactive") && active)
+		return false;
+	if (!option_flag(c, "all") && !option_flag(c, "inactive") && !by_state && !active)
+		return false;
+	return state_wanted(c, word ? word : "");
+}
+
+static void field_print(struct json_object *rows, const char *key)
+{
+	for (size_t i = 0; i < json_object_array_length(rows); i++) {
+		struct json_object *v = js_get(json_object_array_get_idx(rows, i), key);
+
+		printf("%s\n", v ? json_object_get_string(v) : "-");
+	}
+}
+
+static int rows_print(struct json_object *rows, bool title)
+{
+	static const char *const heads[] = { "Id", "Name", "State", "Title" };
+	struct table t;
+	int r = 0;
+
+	table_init(&t, heads, title ? 4 : 3);
+	for (size_t i = 0; !r && i < json_object_array_length(rows); i++) {
+		struct json_object *vm = json_object_array_get_idx(rows, i);
+		long long id = (long long)js_get_int(vm, "id", -1);
+		const char *name = js_get_str(vm, "name"), *state = js_get_str(vm, "state"),
+			   *text = js_get_str(vm, "title");
+		char number[24];
+
+		snprintf(number, sizeof(number), "%lld", id);
+		r = table_add(&t, (const char *const[]){ id < 0 ? "-" : number, name ? name : "",
+			state ? state : "", text ? text : "" });
+	}
+	if (!r)
+		table_print(&t, stdout);
+	table_done(&t);
+	return r;
+}
+
+int verb_list(struct cli *c)
+{
+	CLEANUP_JS struct json_object *all = NULL;
+	CLEANUP_JS struct json_object *rows = json_object_new_array();
+	struct err e;
+
+	if (list_fetch(c, &all, &e) < 0)
+		return cli_fail(&e, "Failed to list domains");
+	for (size_t i = 0; i < json_object_array_length(all); i++) {
+		struct json_object *vm = json_object_array_get_idx(all, i);
+
+		if (wanted(c, vm))
+			json_object_array_add(rows, json_object_get(vm));
+	}
+	if (c->format != CLI_TABLE)
+		output_print(stdout, c->format, rows);
+	else if (option_flag(c, "name"))
+		field_print(rows, "name");
+	else if (option_flag(c, "uuid"))
+		field_print(rows, "uuid");
+	else if (option_flag(c, "id"))
+		field_print(rows, "id");
+	else if (rows_print(rows, option_flag(c, "title")) < 0)
+		return CLI_FAILURE;
+	return CLI_OK;
+}

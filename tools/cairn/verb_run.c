@@ -1,0 +1,105 @@
+/* run: one VM in the foreground. This process reads the definition, opens the files, and
+ * becomes cairn-vm, which finds its configuration waiting in a socket. No daemon. */
+#include "tools/cairn/cli.h"
+#include "api/config.h"
+#include "api/definition.h"
+#include "api/js.h"
+#include "api/paths.h"
+#include "base/cleanup.h"
+#include "base/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+
+static int level_parse(struct cli *c, uint8_t *ret_level)
+{
+	static const char *const names[] = { "error", "warning", "info", "debug", "trace" };
+	const char *text = option_value(c, "log-level");
+
+	*ret_level = LOG_LEVEL_WARN;
+	for (uint8_t i = 0; text && i < 5; i++)
+		if (!strcmp(names[i], text)) {
+			*ret_level = i;
+			return 0;
+		}
+	return text ? cli_usage(c, "--log-level is error, warning, info, debug or trace, not \"%s\"",
+			      text) :
+		      0;
+}
+
+static void definition_free_p(struct definition **d)
+{
+	definition_free(*d);
+}
+
+static int config_read(const char *file, struct config *ret_c, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	struct definition *d CLEANUP(definition_free_p) = NULL;
+	char folder[PATH_MAX], *slash;
+	int r;
+
+	if (!realpath(file, folder))
+		return err_set_errno(e, -errno, "%s", file);
+	slash = strrchr(folder, '/');
+	slash[slash == folder] = 0;
+	r = js_read(file, DEFINITION_FILE_MAX, &o, e);
+	if (!r)
+		r = definition_parse(o, folder, &d, e);
+	if (!r && !definition_has_uuid(d))
+		r = definition_make_uuid(d, e);
+	return r < 0 ? r : config_open(d, ret_c, e);
+}
+
+/* Returns only on failure. */
+static int become(const char *program, const struct config *config, struct err *e)
+{
+	char number[16];
+	int pair[2], r;
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return err_set_errno(e, -errno, "socket");
+	r = config_send(config, pair[0], 1);
+	if (!r && fcntl(pair[1], F_SETFD, 0) < 0)
+		r = -errno;
+	if (r < 0) {
+		close(pair[0]);
+		close(pair[1]);
+		return err_set_errno(e, r, "cannot hand over the configuration");
+	}
+	snprintf(number, sizeof(number), "%d", pair[1]);
+	execl(program, "cairn-vm", "--channel", number, (char *)NULL);
+	r = err_set_errno(e, -errno, "%s", program);
+	close(pair[0]);
+	close(pair[1]);
+	return r;
+}
+
+int verb_run(struct cli *c)
+{
+	char program[PATH_MAX];
+	struct config config;
+	uint8_t level;
+	struct err e;
+	int r = level_parse(c, &level);
+
+	if (r)
+		return r;
+	r = paths_vm_program(option_value(c, "vm-program"), program, sizeof(program), &e);
+	if (!r)
+		r = config_read(c->pos[0], &config, &e);
+	if (!r) {
+		config.vm.foreground = 1;
+		config.vm.log_level = level;
+		config.vm.no_sandbox = option_flag(c, "no-sandbox");
+		r = become(program, &config, &e);
+		config_done(&config);
+	}
+	cli_fail(&e, "Failed to run %s", c->pos[0]);
+	/* The codes of a VM's process: a definition that is wrong, or a host that lacks. */
+	return e.cls == ERR_HOST ? VM_EXIT_HOST : VM_EXIT_CONFIG;
+}

@@ -1,0 +1,175 @@
+/* wait, event: what the daemon tells as it happens. */
+#include "tools/cairn/cli.h"
+#include "tools/cairn/output.h"
+#include "api/client.h"
+#include "api/js.h"
+#include "base/loop.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+/* Words that --for takes, and the states that answer it. */
+static const struct {
+	const char *word;
+	const char *states; /* separated by spaces */
+} goals[] = {
+	{ "running", " running idle " },
+	{ "paused", " paused " },
+	{ "shutoff", " shutoff saved crashed " },
+	{ "crashed", " crashed preserved " },
+};
+
+static const char *goal_states(const char *word)
+{
+	for (size_t i = 0; i < sizeof(goals) / sizeof(goals[0]); i++)
+		if (!strcmp(goals[i].word, word))
+			return goals[i].states;
+	return NULL;
+}
+
+static bool goal_reached(const char *states, const char *word)
+{
+	char padded[40];
+
+	snprintf(padded, sizeof(padded), " %s ", word ? word : "");
+	return strstr(states, padded) != NULL;
+}
+
+/* Is this the news that we wait for? Events carry the VM's name, so `name` is one here. */
+static bool event_fits(struct json_object *ev, const char *name, const char *states)
+{
+	struct json_object *data = js_get(ev, "data");
+	const char *event = js_get_str(ev, "event"), *vm = js_get_str(data, "vm");
+
+	return event && vm && !strcmp(event, "VM_STATE_CHANGE") && !strcmp(vm, name) &&
+		goal_reached(states, js_get_str(data, "state"));
+}
+
+int wait_for_state(struct cli *c, const char *name, const char *word, uint64_t deadline_ns,
+	struct err *e)
+{
+	CLEANUP_JS struct json_object *info = NULL;
+	const char *states = goal_states(word), *real;
+	int r = cli_vm_info(c, name, &info, e);
+
+	if (r < 0)
+		return r;
+	real = js_get_str(info, "name");
+	/* Events that came before this answer are kept, so none is missed. */
+	if (goal_reached(states, js_get_str(info, "word")))
+		return 0;
+	for (;;) {
+		CLEANUP_JS struct json_object *ev = NULL;
+
+		r = client_next_event(c->client, deadline_ns, &ev, e);
+		if (r == -ETIMEDOUT)
+			return err_set(e, r, ERR_TIMEOUT,
+				"the time is up and it is not %s; see cairn domstate --reason %s, "
+				"or stop it with cairn destroy %s",
+				word, real, real);
+		if (r < 0 || event_fits(ev, real, states))
+			return r;
+	}
+}
+
+int verb_wait(struct cli *c)
+{
+	const char *word = option_value(c, "for");
+	uint64_t timeout_ns, deadline = UINT64_MAX;
+	struct err e;
+	int r = option_seconds(c, "timeout", UINT64_MAX, &timeout_ns);
+
+	if (r)
+		return r;
+	if (!word || !goal_states(word))
+		return cli_usage(c, "wait needs --for running, paused, shutoff or crashed");
+	if (timeout_ns != UINT64_MAX)
+		deadline = loop_now_ns() + timeout_ns;
+	if (wait_for_state(c, c->pos[0], word, deadline, &e) < 0)
+		return e.cls == ERR_NOT_FOUND ? cli_fail(&e, "failed to get domain '%s'", c->pos[0]) :
+						cli_fail(&e, "Domain '%s' is not %s", c->pos[0], word);
+	return CLI_OK;
+}
+
+/* ---- event ---- */
+
+static void time_print(struct json_object *ev)
+{
+	struct json_object *t = js_get(ev, "timestamp");
+	time_t s = (time_t)js_get_int(t, "seconds", 0);
+	char text[40];
+	struct tm tm;
+
+	localtime_r(&s, &tm);
+	strftime(text, sizeof(text), "%Y-%m-%d %H:%M:%S", &tm);
+	printf("%s.%06lld%s", text, (long long)js_get_int(t, "microseconds", 0), ": ");
+}
+
+static void event_print(struct cli *c, struct json_object *ev)
+{
+	struct json_object *data = js_get(ev, "data");
+	const char *vm = js_get_str(data, "vm"), *sep = ":";
+
+	if (c->format == CLI_JSON || c->format == CLI_CSV) {
+		printf("%s\n", json_object_to_json_string_ext(ev, JSON_C_TO_STRING_PLAIN |
+			JSON_C_TO_STRING_NOSLASHESCAPE));
+	} else if (c->format == CLI_YAML) {
+		printf("---\n");
+		output_print(stdout, c->format, ev);
+	} else {
+		if (option_flag(c, "timestamp"))
+			time_print(ev);
+		printf("event '%s' for domain '%s'", js_get_str(ev, "event"), vm ? vm : "-");
+		json_object_object_foreach(data, key, v)
+		{
+			if (!strcmp(key, "vm"))
+				continue;
+			printf("%s %s=%s", sep, key, json_object_get_string(v));
+			sep = ",";
+		}
+		printf("\n");
+	}
+	fflush(stdout);
+}
+
+static bool event_wanted(struct cli *c, struct json_object *ev)
+{
+	const char *kind = option_value(c, "event"), *name = js_get_str(ev, "event"),
+		   *vm = js_get_str(js_get(ev, "data"), "vm");
+
+	if (kind && (!name || strcmp(kind, name)))
+		return false;
+	return !c->npos || (vm && !strcmp(vm, c->pos[0]));
+}
+
+int verb_event(struct cli *c)
+{
+	bool loop = option_flag(c, "loop") || !strcmp(c->verb->name, "events");
+	uint64_t timeout_ns, deadline = UINT64_MAX;
+	struct err e;
+	int r = option_seconds(c, "timeout", UINT64_MAX, &timeout_ns);
+
+	if (r)
+		return r;
+	if (timeout_ns != UINT64_MAX)
+		deadline = loop_now_ns() + timeout_ns;
+	if (cli_execute(c, "query-version", NULL, NULL, NULL, &e) < 0)
+		return cli_fail(&e, "Failed to listen for events");
+	for (unsigned n = 0;;) {
+		CLEANUP_JS struct json_object *ev = NULL;
+
+		r = client_next_event(c->client, deadline, &ev, &e);
+		if (r == -ETIMEDOUT)
+			return n ? CLI_OK : CLI_FAILURE;
+		if (r < 0)
+			return cli_fail(&e, "Failed to listen for events");
+		if (!event_wanted(c, ev))
+			continue;
+		event_print(c, ev);
+		n++;
+		if (!loop)
+			return CLI_OK;
+	}
+}

@@ -1,0 +1,168 @@
+/* The table of verbs, and the help that comes from it. */
+#include "tools/cairn/cli.h"
+#include "base/util.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define MANY CLI_POSITIONALS_MAX
+#define END { NULL, NULL, NULL }
+
+static const struct verb_option start_options[] = {
+	{ "console", NULL, "attach this terminal to its console" },
+	{ "paused", NULL, "vCPUs stand still until resume" }, END };
+static const struct verb_option shutdown_options[] = {
+	{ "mode", "acpi", "how: acpi, the power button" },
+	{ "wait", NULL, "return when it is off" },
+	{ "timeout", "SECONDS", "with --wait: give up after that" }, END };
+static const struct verb_option reboot_options[] = {
+	{ "mode", "acpi", "how: acpi, the power button" }, END };
+static const struct verb_option dry_run_options[] = {
+	{ "dry-run", NULL, "say what would happen" }, END };
+static const struct verb_option define_options[] = {
+	{ "validate", NULL, "check the file and change nothing" }, END };
+static const struct verb_option list_options[] = {
+	{ "all", NULL, "those that are off too" },
+	{ "inactive", NULL, "only those that are off" },
+	{ "name", NULL, "names only" },
+	{ "uuid", NULL, "uuids only" },
+	{ "id", NULL, "ids only" },
+	{ "title", NULL, "with titles" },
+	{ "autostart", NULL, "only those started with the daemon" },
+	{ "with-managed-save", NULL, "only those with a saved state" },
+	{ "state-running", NULL, "only those in that state" },
+	{ "state-paused", NULL, "only those in that state" },
+	{ "state-shutoff", NULL, "only those in that state" },
+	{ "state-other", NULL, "only those in any other state" }, END };
+static const struct verb_option domstate_options[] = {
+	{ "reason", NULL, "with the reason" }, END };
+static const struct verb_option console_options[] = {
+	{ "serial", NULL, "the serial port (the default)" },
+	{ "virtio", NULL, "the virtio console" }, END };
+static const struct verb_option wait_options[] = {
+	{ "for", "STATE", "running, paused, shutoff or crashed" },
+	{ "timeout", "SECONDS", "give up after that" }, END };
+static const struct verb_option event_options[] = {
+	{ "loop", NULL, "until interrupted, or the time is up" },
+	{ "all", NULL, "of every kind (the default)" },
+	{ "event", "NAME", "only this kind: STOP, VM_STATE_CHANGE, ..." },
+	{ "timeout", "SECONDS", "give up after that" },
+	{ "timestamp", NULL, "with the time" }, END };
+static const struct verb_option run_options[] = {
+	{ "log-level", "LEVEL", "error, warning (the default), info, debug or trace" },
+	{ "vm-program", "PATH", "cairn-vm, when it is elsewhere" },
+	{ "no-sandbox", NULL, "for debugging the VM's process; unsafe" }, END };
+static const struct verb_option help_options[] = {
+	{ "names", NULL, "names of verbs only, for completion" },
+	{ "options", NULL, "of one verb: options only, for completion" }, END };
+
+const struct verb verbs[] = {
+	{ "define", "Definitions", "FILE", "make a VM from a JSON file, or change it",
+		define_options, 1, 1, false, "file", verb_define },
+	{ "dumpjson", "Definitions", "VM", "print a VM's definition", NULL, 1, 1, true, "vm",
+		verb_dumpjson },
+	{ "undefine", "Definitions", "VM", "forget a VM; its disks stay", dry_run_options, 1, MANY,
+		false, "vm", verb_undefine },
+	{ "start", "Life", "VM...", "start VMs", start_options, 1, MANY, false, "vm", verb_start },
+	{ "shutdown", "Life", "VM...", "press the power button", shutdown_options, 1, MANY, false,
+		"vm", verb_shutdown },
+	{ "reboot", "Life", "VM...", "press the power button, and start again", reboot_options, 1,
+		MANY, false, "vm", verb_reboot },
+	{ "reset", "Life", "VM...", "hard reset", NULL, 1, MANY, false, "vm", verb_reset },
+	{ "suspend", "Life", "VM...", "make the vCPUs stand still", NULL, 1, MANY, false, "vm",
+		verb_suspend },
+	{ "resume", "Life", "VM...", "let the vCPUs run on", NULL, 1, MANY, false, "vm",
+		verb_resume },
+	{ "destroy", "Life", "VM...", "stop at once, as by pulling the plug", dry_run_options, 1,
+		MANY, false, "vm", verb_destroy },
+	{ "run", "Life", "FILE", "run one VM in the foreground, without a daemon", run_options, 1, 1,
+		false, "file", verb_run },
+	{ "list", "Looking", "", "list VMs", list_options, 0, 0, true, NULL, verb_list },
+	{ "dominfo", "Looking", "VM", "what a VM is and how it does", NULL, 1, 1, true, "vm",
+		verb_dominfo },
+	{ "domstate", "Looking", "VM", "state of a VM", domstate_options, 1, 1, true, "vm",
+		verb_domstate },
+	{ "console", "Looking", "VM", "attach this terminal; Ctrl-] leaves", console_options, 1, 1,
+		false, "vm", verb_console },
+	{ "wait", "Looking", "VM", "wait for a state", wait_options, 1, 1, false, "vm", verb_wait },
+	{ "event", "Looking", "[VM]", "show events as they come", event_options, 0, 1, true, "vm",
+		verb_event },
+	{ "events", "Looking", "[VM]", "the same as event --loop", event_options, 0, 1, true, "vm",
+		verb_event },
+	{ "version", "Help", "", "versions of this program and of the daemon", NULL, 0, 0, true,
+		NULL, verb_version },
+	{ "help", "Help", "[VERB]", "this list, or one verb", help_options, 0, 1, false, "verb",
+		verb_help },
+	{ NULL, NULL, NULL, NULL, NULL, 0, 0, false, NULL, NULL },
+};
+
+const struct verb *verb_find(const char *name)
+{
+	for (const struct verb *v = verbs; v->name; v++)
+		if (!strcmp(v->name, name))
+			return v;
+	return NULL;
+}
+
+static void option_print(const char *name, const char *value, const char *doc)
+{
+	char left[64];
+
+	snprintf(left, sizeof(left), "--%s%s%s", name, value ? " " : "", value ? value : "");
+	printf("  %-22s %s\n", left, doc);
+}
+
+static void one_print(const struct verb *v)
+{
+	printf("cairn %s%s%s%s: %s\n", v->name, v->args[0] ? " " : "", v->args,
+		v->options || v->prints ? " [OPTIONS]" : "", v->summary);
+	for (const struct verb_option *o = v->options; o && o->name; o++)
+		option_print(o->name, o->value, o->doc);
+	if (v->prints)
+		option_print("format", "FORMAT", "table (the default), json, yaml or csv");
+}
+
+static void all_print(void)
+{
+	const char *group = "";
+
+	printf("usage: cairn [-c SOCKET] VERB [ARGUMENTS]\n");
+	for (const struct verb *v = verbs; v->name; v++) {
+		if (strcmp(group, v->group))
+			printf("\n%s\n", v->group);
+		group = v->group;
+		printf("  %-10s %-8s %s\n", v->name, v->args, v->summary);
+	}
+	printf("\ncairn help VERB tells more. The daemon's socket: -c, or CAIRN_SOCKET.\n");
+}
+
+static void options_list(const struct verb *v)
+{
+	for (const struct verb_option *o = v->options; o && o->name; o++)
+		printf("--%s\n", o->name);
+	if (v->prints)
+		printf("--format\n");
+	printf("--help\n");
+}
+
+int verb_help(struct cli *c)
+{
+	const struct verb *v = c->npos ? verb_find(c->pos[0]) : NULL;
+
+	if (c->npos && !v) {
+		fprintf(stderr, "error: there is no verb \"%s\"\nerror: cairn help lists them\n",
+			c->pos[0]);
+		return CLI_USAGE;
+	}
+	if (c->verb && c->verb->run == verb_help && option_flag(c, "names")) {
+		for (v = verbs; v->name; v++)
+			printf("%s %s\n", v->name, v->completes ? v->completes : "-");
+	} else if (v && c->verb->run == verb_help && option_flag(c, "options")) {
+		options_list(v);
+	} else if (v) {
+		one_print(v);
+	} else {
+		all_print();
+	}
+	return CLI_OK;
+}
