@@ -105,15 +105,24 @@ $(BUILD)/unit/%: tests/unit/%.c $(TEST_LIBS)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_CFLAGS) -MF $@.d $(ALL_LDFLAGS) -pie -o $@ $< $(wildcard tests/unit/$(dir $*)fixture*.c) $(TEST_LIBS) $(TEST_SYSLIBS)
 
+# Programs that only tests use: a VM process that fails on demand.
+HELPERS := $(patsubst tests/%.c,$(BUILD)/%,$(sort $(wildcard tests/helpers/*.c)))
+helpers: $(HELPERS)
+.PHONY: helpers
+$(BUILD)/helpers/%: tests/helpers/%.c $(BUILD)/vmm/vm_msg.o $(call lib,base)
+	$(call say,LINK,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_CFLAGS) -MF $@.d $(ALL_LDFLAGS) -pie -o $@ $< $(filter %.o %.a,$^) -luring
+
 deps:
 	$(Q)tests/deps.sh
 
 check: deps
-	$(Q)$(MAKE) --no-print-directory all units guests
+	$(Q)$(MAKE) --no-print-directory all units helpers guests
 	$(Q)tests/run.sh $(BUILD)
 check-unit: units
 	$(Q)tests/run.sh $(BUILD) unit
-check-e2e: all guests
+check-e2e: all helpers guests
 	$(Q)tests/run.sh $(BUILD) e2e
 check-asan:
 	$(Q)$(MAKE) --no-print-directory BUILD=build-asan SAN=address,undefined CFLAGS="-O1 -g" check-unit
