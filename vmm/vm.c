@@ -79,6 +79,24 @@ static void event_send(struct vm *vm, const struct vm_event *ev)
 		vm->sink.event(vm->sink.opaque, ev);
 }
 
+/* What its owner did not ask for: said at the default log level, since `cairn run` has nothing
+ * but its log and its exit status to tell by. */
+static bool reason_is_bad(enum vm_reason r)
+{
+	switch (r) {
+	case VM_REASON_IO_ERROR:
+	case VM_REASON_GUEST_PANICKED:
+	case VM_REASON_TRIPLE_FAULT:
+	case VM_REASON_EMULATION_FAILURE:
+	case VM_REASON_SHUTDOWN_TIMEOUT:
+	case VM_REASON_KILLED:
+	case VM_REASON_HOST_ERROR:
+		return true;
+	default:
+		return false;
+	}
+}
+
 static void phase_set(struct vm *vm, enum vm_phase phase, enum vm_reason reason, int64_t value,
 	const char *detail)
 {
@@ -91,8 +109,8 @@ static void phase_set(struct vm *vm, enum vm_phase phase, enum vm_reason reason,
 	ev = event_new(vm, VM_EVENT_PHASE);
 	ev.value = value;
 	memcpy(ev.detail, vm->detail, sizeof(ev.detail));
-	log_info(NULL, "%s (%s)%s%s", phase_name(phase), vm_reason_name(reason),
-		vm->detail[0] ? ": " : "", vm->detail);
+	log_write(reason_is_bad(reason) ? LOG_LEVEL_WARN : LOG_LEVEL_INFO, NULL, "%s (%s)%s%s",
+		phase_name(phase), vm_reason_name(reason), vm->detail[0] ? ": " : "", vm->detail);
 	if (phase == VM_PHASE_ENDED && vm->end_fd >= 0 &&
 		pwrite_full(vm->end_fd, &ev, sizeof(ev), 0) < 0)
 		log_warn(NULL, "cannot leave the reason in the end file");
