@@ -1,0 +1,518 @@
+"""Bare-metal guests under `cairn run`: the machine's parts one by one, and everything a guest may
+do wrong. Each ends in a named state with a named reason."""
+
+import os
+import re
+import struct
+import subprocess
+import time
+
+import pytest
+
+import guestlib
+from guestlib import Guest, GuestError, definition, disk, interp
+
+KIND = guestlib.host_kind()
+pytestmark = [
+    pytest.mark.skipif(KIND == "none", reason="no usable /dev/kvm"),
+    pytest.mark.usefixtures("limit"),
+]
+limit = guestlib.limit_fixture(120)
+
+SECTOR = 512
+NEEDS_RESET = 0x40
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "disk.img"
+    with open(path, "wb") as f:
+        f.truncate(16 << 20)
+    return str(path)
+
+
+@pytest.fixture
+def guest(image):
+    with interp(disks=[disk(image, serial="cairn-0001")]) as g:
+        yield g
+
+
+def run_to_end(**more):
+    """Run a definition that should be refused: status and log."""
+    with Guest(definition(**more)) as g:
+        return g.wait(), g.log()
+
+
+# ---- the machine ----
+
+def test_first_byte():
+    with Guest(definition(guest="first_byte")) as g:
+        g.expect("A", 10)
+
+
+def test_start_info(tmp_path):
+    initrd = tmp_path / "initrd"
+    initrd.write_bytes(b"not an archive" * 1000)
+    boot = {"kernel": guestlib.bare("interp"), "cmdline": "echo from-the-cmdline", "initrd": str(initrd)}
+    with interp(boot=boot) as g:
+        assert g.answer() == ["from-the-cmdline"]
+        lines = g.command("start")
+        assert "modules=1" in lines[0]
+        module = guestlib.fields(lines[1])
+        assert module["bytes"] == initrd.stat().st_size
+        assert g.number(f"rd32 {module['initrd']:#x}") == struct.unpack("<I", b"not ")[0]
+        rsdp = guestlib.fields(lines[0])["rsdp"]
+        assert g.number(f"rd64 {rsdp:#x}") == struct.unpack("<Q", b"RSD PTR ")[0]
+
+
+@pytest.mark.parametrize("memory, low, high", [("16M", 16 << 20, 0), ("3G", 3 << 30, 0), ("5G", 3 << 30, 2 << 30)])
+def test_memory_map(memory, low, high):
+    with interp(memory=memory) as g:
+        ram = [guestlib.fields(l) for l in g.command("memmap")]
+        ends = [r["gpa"] + r["bytes"] for r in ram if r["type"] == 1]
+        assert max(e for e in ends if e <= 1 << 32) == low
+        assert sum(r["bytes"] for r in ram if r["type"] == 1 and r["gpa"] >= 1 << 32) == high
+        places = [low - (1 << 20)] + ([(1 << 32), (1 << 32) + high - (1 << 20)] if high else [])
+        for seed, gpa in enumerate(places):
+            g.command(f"fill {gpa:#x} 0x100000 {seed}")
+        for seed, gpa in enumerate(places):
+            g.command(f"check {gpa:#x} 0x100000 {seed}")
+        with pytest.raises(GuestError):
+            g.command(f"check {places[0]:#x} 0x100000 77")
+
+
+def test_pit_ticks(guest):
+    guest.command("pit 200")
+    before = time.monotonic()
+    guest.command("wait 100")  # halted in between
+    assert 0.4 < time.monotonic() - before < 1.5
+    assert guest.values("ticks")["pit"] >= 100
+
+
+def test_lapic_timer_ticks(guest):
+    guest.command("timer 1000000")
+    guest.command("wait 20")
+    assert guest.values("ticks")["lapic"] >= 20
+    guest.command("timer 0")
+    stopped = guest.values("ticks")["lapic"]
+    assert guest.values("ticks")["lapic"] <= stopped + 1
+
+
+def test_kvm_clock_goes_with_the_host(guest):
+    first, host = guest.values("clock")["ns"], time.monotonic()
+    time.sleep(0.5)
+    second = guest.values("clock")["ns"]
+    passed = time.monotonic() - host
+    assert 0.45 < (second - first) / 1e9 < passed + 0.1
+
+
+def test_unknown_msr_is_a_fault_not_an_end(guest):
+    with pytest.raises(GuestError, match="exception 13"):
+        guest.command("rdmsr 0x12345678")
+    assert guest.command("echo alive") == ["alive"]
+
+
+@pytest.mark.parametrize("vcpus", [2, 8])
+def test_processors_start(vcpus):
+    with interp(vcpus=vcpus) as g:
+        assert g.values(f"smp start {vcpus - 1}")["online"] == (1 << vcpus) - 2
+        g.command(f"smp count {vcpus - 1}")
+        g.command("pit 100")
+        g.command("wait 50")
+        counters = [guestlib.fields(l)["counter"] for l in g.command("smp show")[1:]]
+        assert len(counters) == vcpus - 1 and all(c > 1000 for c in counters)
+
+
+def test_sixty_four_processors_start():
+    with interp(vcpus=64, memory="64M") as g:
+        assert g.values("smp start 63", 120)["online"] == (1 << 64) - 2
+
+
+def test_topology_in_cpuid():
+    if KIND == "pvm":
+        pytest.skip("this KVM does not virtualise CPUID")
+    with interp(vcpus=4, topology={"sockets": 2, "cores": 2, "threads": 1}) as g:
+        leaf = g.values("cpuid 1")
+        assert leaf["ebx"] >> 24 == 0 and leaf["ecx"] >> 31 == 1  # APIC id 0, a hypervisor
+        kvm = g.values("cpuid 0x40000000")
+        assert struct.pack("<III", kvm["ebx"], kvm["ecx"], kvm["edx"]) == b"KVMKVMKVM\0\0\0"
+
+
+def test_system_calls(guest):
+    """On a host whose KVM emulates kernel mode this is the assist's work."""
+    assert guest.values("syscall 500")["count"] == 500
+
+
+def test_interrupts_of_each_kind(guest):
+    guest.command("open 0")
+    guest.command("irq msix")
+    guest.command("irq intx")
+    guest.command("irq msix")
+
+
+# ---- disks ----
+
+def test_disk_keeps_what_was_written(image):
+    d = [disk(image, serial="cairn-0001")]
+    with interp(disks=d) as g:
+        g.command("open 0")
+        info = g.values("info")
+        assert info["sectors"] == (16 << 20) // SECTOR
+        assert info["serial"] == "cairn-0001"
+        g.command("write 7 100 42")
+        g.command("flush")
+        g.send("poweroff\n")
+        assert g.wait() == guestlib.EXIT_OK
+    with interp(disks=d) as g:
+        g.command("open 0")
+        g.command("verify 7 100 42")
+        with pytest.raises(GuestError, match="differs"):
+            g.command("verify 7 100 43")
+        with open(image, "rb") as f:
+            f.seek(7 * SECTOR)
+            dump = "".join(g.command("dump 7"))
+            assert bytes.fromhex(dump) == f.read(SECTOR)
+
+
+def test_disk_discard_and_zeroes(guest, image):
+    guest.command("open 0")
+    guest.command("write 0 256 9")
+    guest.command("zero 16 16")
+    guest.command("discard 64 64")
+    guest.command("flush")
+    guest.command("verify 0 16 9")
+    guest.command("verify 32 32 9")
+    with open(image, "rb") as f:
+        f.seek(16 * SECTOR)
+        assert f.read(16 * SECTOR) == bytes(16 * SECTOR)
+
+
+def test_disk_end_is_an_error(guest):
+    guest.command("open 0")
+    last = (16 << 20) // SECTOR - 1
+    guest.command(f"write {last} 1 5")
+    for command in (f"write {last} 2 5", f"sum {last + 1} 1", "sum 0xffffffffffffffff 1", f"discard {last} 2",
+                    f"zero {last + 1} 1"):
+        with pytest.raises(GuestError, match="I/O error"):
+            guest.command(command)
+    guest.command(f"verify {last} 1 5")
+
+
+def test_disk_unknown_request(guest):
+    guest.command("open 0")
+    with pytest.raises(GuestError, match="unsupported"):
+        guest.command("request 99 0 512")
+
+
+def test_disk_read_only(image):
+    with interp(disks=[disk(image, readonly=True)]) as g:
+        g.command("open 0")
+        g.command("sum 0 8")
+        with pytest.raises(GuestError, match="I/O error"):
+            g.command("write 0 8 1")
+        g.command("sum 0 8")
+    with open(image, "rb") as f:
+        assert not any(f.read(4096))
+
+
+def test_disk_qcow2_of_qemu_img(tmp_path):
+    path = str(tmp_path / "disk.qcow2")
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", path, "64M"], check=True)
+    with interp(disks=[disk(path, format="qcow2")]) as g:
+        g.command("open 0")
+        g.command("write 1000 2000 3")
+        g.command("flush")
+        g.command("verify 1000 2000 3")
+        g.send("poweroff\n")
+        assert g.wait() == guestlib.EXIT_OK
+    subprocess.run(["qemu-img", "check", "-q", path], check=True)
+    with interp(disks=[disk(path, format="qcow2")]) as g:
+        g.command("open 0")
+        g.command("verify 1000 2000 3")
+
+
+@pytest.mark.parametrize("size, queues, without, depth", [
+    (0, 1, 0, 32), (256, 2, 0, 64), (16, 1, 1 << 28, 5), (64, 2, 3 << 28, 32), (2, 1, 0, 1)])
+def test_disk_ring_shapes(image, size, queues, without, depth):
+    """Queue sizes and numbers, with and without indirect descriptors and event indices."""
+    with interp(disks=[disk(image, queues=2)]) as g:
+        g.command(f"open 0 {size} {queues} {without:#x}")
+        work = g.values(f"bench randwrite {depth} 3000 4096 16384 1")
+        assert work["requests"] == 3000 and work["errors"] == 0
+        g.command("write 0 64 8")
+        g.command(f"bench randread {depth} 3000 4096 16384 1")
+        g.command("verify 0 64 8")
+
+
+def test_several_disks(tmp_path):
+    paths = []
+    for i in range(4):
+        paths.append(str(tmp_path / f"{i}.img"))
+        with open(paths[-1], "wb") as f:
+            f.truncate((i + 1) << 20)
+    disks = [disk(p, id=f"vd{'abcd'[i]}") for i, p in enumerate(paths)]
+    with interp(disks=disks) as g:
+        for i in range(4):
+            g.command(f"open {i}")
+            assert g.values("info")["sectors"] == 2048 * (i + 1)
+            g.command(f"write 0 8 {i}")
+        for i in range(4):
+            g.command(f"open {i}")
+            g.command(f"verify 0 8 {i}")
+
+
+# ---- what a guest does wrong ----
+
+# Where a device may also ignore the fault, or the driver never gets as far as a running device.
+MAY_IGNORE = {"move", "resize", "size-odd", "kicks"}
+
+
+def ring_modes():
+    with open(os.path.join(guestlib.ROOT, "tests", "guests", "bare", "ring.c")) as f:
+        return re.findall(r'^\t{ ?"([a-z-]+)", mode_', f.read(), re.M)
+
+
+@pytest.mark.parametrize("mode", ring_modes())
+def test_malformed_ring(guest, mode):
+    """The device asks for a reset, and works after one (the guest's command sees to that)."""
+    result = guest.values(f"ring {mode}")
+    assert result["status"] & NEEDS_RESET or mode in MAY_IGNORE
+    guest.command("open 0")
+    guest.command("irq msix")
+    if mode not in MAY_IGNORE:
+        assert "vda: the guest's driver is at fault" in guest.log()
+
+
+def test_ports_that_nobody_claims(guest):
+    assert guest.values("ports 0 0xffff 3", 120)["unclaimed"] > 20000
+    assert guest.command("echo alive") == ["alive"]
+
+
+@pytest.mark.parametrize("first", ["0xc8000000", "0xe0100000", "0xfec01000", "0xfed00000", "0x100000000",
+                                   "0xfffffff000", "0x7ffffff00000"])
+def test_addresses_that_nobody_claims(guest, first):
+    guest.command(f"addresses {first} {int(first, 16) + 0x8000:#x} 0x800")
+    assert guest.command("echo alive") == ["alive"]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_device_registers_take_anything(guest, seed):
+    """Random reads and writes all over the disk's registers, its MSI-X table and PCI's."""
+    functions = [guestlib.fields(l) for l in guest.command("pci")]
+    for f in functions:
+        for bar in range(6):
+            base = guest.number(f"cfgrd {f['bdf']:#x} {0x10 + 4 * bar:#x}")
+            if base & 0xfffffff0 and not base & 1 and base < 0xf0000000:
+                guest.command(f"fuzz {base & 0xfffffff0:#x} 0x4000 1500 {seed}")
+    guest.command("open 0")
+    guest.command("sum 0 8")
+    guest.command("irq msix")
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_pci_configuration_takes_anything(guest, seed):
+    """By ECAM: BARs move, decoding goes off and on. The VM must live; the disk may be lost."""
+    guest.command(f"fuzz 0xe0008000 0x1000 1500 {seed}")
+    guest.command(f"fuzz 0xe0000000 0x100000 1500 {seed}")
+    assert guest.command("echo alive") == ["alive"]
+
+
+def test_triple_fault():
+    with interp(on_reboot="destroy") as g:
+        g.send("crash triple\n")
+        assert g.wait() == guestlib.EXIT_CRASHED
+        assert "triple fault" in g.log()
+
+
+def test_instruction_that_kvm_cannot_emulate():
+    with interp() as g:
+        g.send("crash emulation\n")
+        assert g.wait() == guestlib.EXIT_CRASHED
+        log = g.log()
+        assert "emulation failure" in log
+        assert re.search(r"\bd9 ?07\b", log), log  # flds (%rdi): its bytes are in the report
+
+
+def test_panic():
+    with interp() as g:
+        g.send("crash panic\n")
+        assert g.wait() == guestlib.EXIT_PANICKED
+        assert "guest panicked" in g.log()
+
+
+@pytest.mark.parametrize("how", ["dead", "spin"])
+def test_guest_that_does_not_listen(how):
+    """The button does nothing; the deadline does."""
+    with interp(shutdown_deadline=2) as g:
+        g.send(f"crash {how}\n")
+        time.sleep(0.3)
+        g.terminate()
+        begin = time.monotonic()
+        assert g.wait(20) == guestlib.EXIT_TIMEOUT
+        assert 1.5 < time.monotonic() - begin < 8
+
+
+def test_second_sigterm_stops_now():
+    with interp(shutdown_deadline=60) as g:
+        g.terminate()
+        time.sleep(0.3)
+        assert g.process.poll() is None
+        g.terminate()
+        assert g.wait(10) == guestlib.EXIT_KILLED
+
+
+# ---- ends and restarts ----
+
+def test_power_off():
+    with interp() as g:
+        g.send("poweroff\n")
+        assert g.wait(10) == guestlib.EXIT_OK
+
+
+@pytest.mark.parametrize("status", [0, 1, 42, 255])
+def test_debug_exit_is_the_status(status):
+    with interp() as g:
+        g.send(f"exit {status}\n")
+        assert g.wait(10) == status
+
+
+def test_debug_exit_is_off_by_default():
+    with interp(debug_exit=False) as g:
+        with pytest.raises(GuestError, match="still here"):
+            g.command("exit 3")
+
+
+def test_power_button_reaches_the_guest():
+    with interp() as g:
+        g.command("button init")
+        g.send("button wait\n")
+        time.sleep(0.2)
+        g.terminate()
+        assert g.answer() == ["pressed"]
+        g.send("poweroff\n")
+        assert g.wait(10) == guestlib.EXIT_OK
+
+
+@pytest.mark.parametrize("way", ["cf9", "keyboard"])
+def test_reset_starts_again(image, way):
+    with interp(disks=[disk(image)], vcpus=2) as g:
+        for _ in range(3):
+            g.command("open 0")
+            g.command("write 3 1 3")
+            g.command("smp count 1")
+            g.send(f"reset {way}\n")
+            g.expect("interp\n")
+        g.command("open 0")
+        g.command("verify 3 1 3")
+        assert g.values("smp start 1")["online"] == 2
+        g.send("exit 9\n")
+        assert g.wait(10) == 9
+
+
+def test_reset_ends_when_the_definition_says_so():
+    with interp(on_reboot="destroy") as g:
+        g.send("reset cf9\n")
+        assert g.wait(10) == guestlib.EXIT_OK
+
+
+# ---- kernels that are none ----
+
+def refused(tmp_path, content, **more):
+    kernel = tmp_path / "kernel"
+    kernel.write_bytes(content)
+    status, log = run_to_end(boot={"kernel": str(kernel)}, **more)
+    assert status == guestlib.EXIT_CONFIG
+    assert "kernel" in log
+    assert len([l for l in log.splitlines() if l]) <= 2, log
+    return log
+
+
+def idle_elf():
+    with open(guestlib.bare("idle"), "rb") as f:
+        return bytearray(f.read())
+
+
+@pytest.mark.parametrize("length", [0, 3, 40, 63, 100, 5000])
+def test_kernel_cut_off(tmp_path, length):
+    refused(tmp_path, idle_elf()[:length])
+
+
+def test_kernel_of_another_architecture(tmp_path):
+    elf = idle_elf()
+    elf[18:20] = struct.pack("<H", 183)  # e_machine: AArch64
+    refused(tmp_path, elf)
+
+
+def test_kernel_that_is_noise(tmp_path):
+    refused(tmp_path, os.urandom(100000))
+
+
+def test_kernel_larger_than_memory(tmp_path):
+    elf = idle_elf()
+    phoff = struct.unpack_from("<Q", elf, 32)[0]
+    struct.pack_into("<Q", elf, phoff + 40, 1 << 30)  # p_memsz of the first segment
+    refused(tmp_path, elf)
+
+
+@pytest.mark.parametrize("offset, value", [(40, (1 << 64) - 1), (32, (1 << 64) - 1), (24, (1 << 64) - 4096),
+                                           (24, 0xfee00000), (8, 1 << 62)])
+def test_kernel_segments_that_overflow(tmp_path, offset, value):
+    """p_memsz, p_filesz, p_paddr, p_offset of the first segment."""
+    elf = idle_elf()
+    phoff = struct.unpack_from("<Q", elf, 32)[0]
+    struct.pack_into("<Q", elf, phoff + offset, value)
+    refused(tmp_path, elf)
+
+
+def test_initrd_that_does_not_fit(tmp_path):
+    initrd = tmp_path / "initrd"
+    with open(initrd, "wb") as f:
+        f.truncate(64 << 20)
+    status, log = run_to_end(boot={"kernel": guestlib.bare("idle"), "initrd": str(initrd)}, memory="32M")
+    assert status == guestlib.EXIT_CONFIG
+    assert "initrd" in log
+
+
+# ---- many ----
+
+def test_twenty_at_once():
+    """All come up, all answer, one dies badly, the others stop cleanly."""
+    guests = []
+    try:
+        for i in range(20):
+            guests.append(Guest(definition(name=f"vm{i}", guest="idle", memory="16M")))
+        for g in guests:
+            g.expect("idle\n")
+        guests[7].process.kill()
+        guests[7].wait()
+        del guests[7]
+        for g in guests:
+            g.send("x")
+            g.expect("x")
+        for g in guests:
+            g.terminate()
+        assert [g.wait() for g in guests] == [guestlib.EXIT_OK] * 19
+    finally:
+        for g in guests:
+            g.close()
+
+
+def test_idle_guest_costs_nothing():
+    with Guest(definition(guest="idle", memory="16M")) as g:
+        g.expect("idle\n")
+        time.sleep(0.5)
+        before = resource_use(g.vm_pid())
+        time.sleep(2)
+        after = resource_use(g.vm_pid())
+        assert after[0] - before[0] < 0.02  # seconds of CPU
+        assert after[1] - before[1] < 10  # times that a thread of it slept and woke
+
+
+def resource_use(pid):
+    seconds, switches = 0.0, 0
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{task}/schedstat") as f:
+            seconds += int(f.read().split()[0]) / 1e9
+        with open(f"/proc/{pid}/task/{task}/status") as f:
+            switches += int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", f.read(), re.M).group(1))
+    return seconds, switches
