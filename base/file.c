@@ -143,7 +143,9 @@ int file_write_atomic(const char *path, const void *buf, size_t len, mode_t mode
 
 	if (snprintf(tmp, sizeof(tmp), "%s.tmp", path) >= (int)sizeof(tmp))
 		return err_set_errno(e, -ENAMETOOLONG, "%s", path);
-	fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, mode);
+	/* What a crash left behind has another's mode, or is no file at all. */
+	unlink(tmp);
+	fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, mode);
 	if (fd < 0)
 		return err_set_errno(e, -errno, "%s", tmp);
 	r = write_full(fd, buf, len);
@@ -159,21 +161,35 @@ int file_write_atomic(const char *path, const void *buf, size_t len, mode_t mode
 	return r < 0 ? err_set_errno(e, r, "cannot sync the folder of %s", path) : 0;
 }
 
+static int folder_make(const char *path, mode_t mode, struct err *e)
+{
+	struct stat st;
+
+	if (!mkdir(path, mode))
+		return 0;
+	if (errno == EEXIST) {
+		if (!stat(path, &st) && S_ISDIR(st.st_mode))
+			return 0;
+		errno = ENOTDIR;
+	}
+	return err_set_errno(e, -errno, "cannot make the folder %s", path);
+}
+
 int mkdir_all(const char *path, mode_t mode, struct err *e)
 {
 	char dir[PATH_MAX];
+	int r = 0;
 
+	if (!path[0])
+		return err_set_errno(e, -ENOENT, "cannot make a folder without a name");
 	if (snprintf(dir, sizeof(dir), "%s", path) >= (int)sizeof(dir))
 		return err_set_errno(e, -ENAMETOOLONG, "%s", path);
-	for (char *p = dir + 1; *p; p++) {
+	for (char *p = dir + 1; *p && !r; p++) {
 		if (*p != '/')
 			continue;
 		*p = 0;
-		if (mkdir(dir, mode) < 0 && errno != EEXIST)
-			return err_set_errno(e, -errno, "cannot make the folder %s", dir);
+		r = folder_make(dir, mode, e);
 		*p = '/';
 	}
-	if (mkdir(dir, mode) < 0 && errno != EEXIST)
-		return err_set_errno(e, -errno, "cannot make the folder %s", dir);
-	return 0;
+	return r < 0 ? r : folder_make(dir, mode, e);
 }
