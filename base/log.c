@@ -34,10 +34,10 @@ bool log_enabled(enum log_level level)
 	return (int)level <= atomic_load_explicit(&log_level_now, memory_order_relaxed);
 }
 
-/* Guests choose part of what is logged: keep a line one line. */
-static void sanitize(char *s)
+/* Guests and definitions choose part of what is logged: keep a line one line. */
+static void sanitize(char *s, size_t n)
 {
-	for (; *s; s++)
+	for (; n--; s++)
 		if ((unsigned char)*s < 0x20 || *s == 0x7f)
 			*s = '?';
 }
@@ -56,7 +56,6 @@ void log_write(enum log_level level, const char *device, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(msg, sizeof(msg), fmt, ap);
 	va_end(ap);
-	sanitize(msg);
 	clock_gettime(CLOCK_REALTIME, &ts);
 	gmtime_r(&ts.tv_sec, &tm);
 	n = snprintf(line, sizeof(line), "%04d-%02d-%02dT%02d:%02d:%02d.%03dZ %s %s%s%s%s%s\n",
@@ -65,6 +64,8 @@ void log_write(enum log_level level, const char *device, const char *fmt, ...)
 		log_owner[0] && device ? "/" : "", device ? device : "",
 		log_owner[0] || device ? ": " : "", msg);
 	n = MIN(n, (int)sizeof(line) - 1);
+	sanitize(line, (size_t)n - 1);
+	line[n - 1] = '\n'; /* also when the line was cut */
 	if (write(atomic_load(&log_fd), line, (size_t)n) < 0)
 		return; /* nowhere left to say it */
 }
