@@ -1,0 +1,132 @@
+/* bitmap: searches at word borders, growth, and a model to compare with. */
+#include "base/bitmap.h"
+#include "base/util.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static void test_empty(void **state)
+{
+	struct bitmap b;
+
+	(void)state;
+	assert_int_equal(bitmap_init(&b, 0), 0);
+	assert_false(bitmap_test(&b, 0));
+	assert_false(bitmap_test(&b, SIZE_MAX));
+	assert_int_equal(bitmap_next_set(&b, 0), 0);
+	assert_int_equal(bitmap_next_clear(&b, 0), 0);
+	assert_int_equal(bitmap_count(&b), 0);
+	bitmap_done(&b);
+	bitmap_done(&b); /* half built or gone: accepted */
+	bitmap_done(NULL);
+}
+
+static void test_each_bit_of_each_size(void **state)
+{
+	(void)state;
+	for (size_t n = 1; n <= 130; n++) {
+		struct bitmap b;
+
+		assert_int_equal(bitmap_init(&b, n), 0);
+		for (size_t i = 0; i < n; i++) {
+			bitmap_set(&b, i);
+			assert_true(bitmap_test(&b, i));
+			assert_int_equal(bitmap_count(&b), 1);
+			for (size_t from = 0; from <= n + 1; from++)
+				assert_int_equal(bitmap_next_set(&b, from), from <= i ? i : n);
+			bitmap_clear(&b, i);
+		}
+		assert_int_equal(bitmap_count(&b), 0);
+		assert_int_equal(bitmap_next_set(&b, 0), n);
+		bitmap_done(&b);
+	}
+}
+
+static void test_no_clear_bit_beyond_a_full_one(void **state)
+{
+	(void)state;
+	for (size_t n = 1; n <= 130; n++) {
+		struct bitmap b;
+
+		assert_int_equal(bitmap_init(&b, n), 0);
+		for (size_t i = 0; i < n; i++)
+			bitmap_set(&b, i);
+		assert_int_equal(bitmap_count(&b), n);
+		for (size_t from = 0; from <= n + 70; from++)
+			assert_int_equal(bitmap_next_clear(&b, from), n);
+		bitmap_clear(&b, n - 1);
+		assert_int_equal(bitmap_next_clear(&b, 0), n - 1);
+		assert_false(bitmap_test(&b, n)); /* outside reads as clear */
+		bitmap_done(&b);
+	}
+}
+
+static void test_growth_keeps_and_clears(void **state)
+{
+	static const size_t sizes[] = { 1, 63, 64, 65, 64, 128, 129, 4096, 10, 100000 };
+	struct bitmap b;
+	size_t n = 0;
+
+	(void)state;
+	assert_int_equal(bitmap_init(&b, 0), 0);
+	for (size_t k = 0; k < ARRAY_SIZE(sizes); k++) {
+		size_t old = n;
+
+		n = MAX(n, sizes[k]); /* it never shrinks */
+		assert_int_equal(bitmap_grow(&b, sizes[k]), 0);
+		assert_int_equal(b.nbits, n);
+		assert_int_equal(bitmap_count(&b), old);
+		assert_int_equal(bitmap_next_clear(&b, 0), old);
+		for (size_t i = old; i < n; i++)
+			bitmap_set(&b, i);
+	}
+	assert_int_equal(bitmap_count(&b), 100000);
+	bitmap_done(&b);
+}
+
+static void test_against_a_model(void **state)
+{
+	enum { N = 777 };
+	bool model[N] = { false };
+	struct bitmap b;
+	unsigned seed = 1;
+
+	(void)state;
+	assert_int_equal(bitmap_init(&b, N), 0);
+	for (int round = 0; round < 3000; round++) {
+		size_t i = (size_t)rand_r(&seed) % N, from = (size_t)rand_r(&seed) % (N + 1);
+		size_t set = from, clear = from;
+
+		model[i] = rand_r(&seed) & 1;
+		if (model[i])
+			bitmap_set(&b, i);
+		else
+			bitmap_clear(&b, i);
+		while (set < N && !model[set])
+			set++;
+		while (clear < N && model[clear])
+			clear++;
+		assert_int_equal(bitmap_next_set(&b, from), set);
+		assert_int_equal(bitmap_next_clear(&b, from), clear);
+	}
+	bitmap_done(&b);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_empty),
+		cmocka_unit_test(test_each_bit_of_each_size),
+		cmocka_unit_test(test_no_clear_bit_beyond_a_full_one),
+		cmocka_unit_test(test_growth_keeps_and_clears),
+		cmocka_unit_test(test_against_a_model),
+	};
+
+	alarm(30);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

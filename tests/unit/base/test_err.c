@@ -1,0 +1,112 @@
+/* err: class, sentence, context before it, and what does not fit. */
+#include "base/err.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static void test_set_returns_what_it_was_given(void **state)
+{
+	struct err e;
+
+	(void)state;
+	assert_int_equal(err_set(&e, -EBUSY, ERR_BUSY, "disk %s is locked", "vda"), -EBUSY);
+	assert_int_equal(e.cls, ERR_BUSY);
+	assert_string_equal(e.msg, "disk vda is locked");
+	assert_int_equal(err_set(NULL, -EBUSY, ERR_BUSY, "nobody listens"), -EBUSY);
+	assert_int_equal(err_set_errno(NULL, -EIO, "nobody listens"), -EIO);
+	err_prefix(NULL, "nobody listens");
+}
+
+static void test_errno_gives_class_and_reason(void **state)
+{
+	struct err e;
+
+	(void)state;
+	assert_int_equal(err_set_errno(&e, -ENOENT, "kernel %d", 1), -ENOENT);
+	assert_int_equal(e.cls, ERR_NOT_FOUND);
+	assert_string_equal(e.msg, "kernel 1: No such file or directory");
+	err_prefix(&e, "vm %s", "one");
+	assert_string_equal(e.msg, "vm one: kernel 1: No such file or directory");
+	assert_int_equal(e.cls, ERR_NOT_FOUND);
+}
+
+static void test_both_signs_of_errno(void **state)
+{
+	static const struct {
+		int error;
+		enum err_class cls;
+	} rows[] = { { EINVAL, ERR_INVALID }, { ENOENT, ERR_NOT_FOUND }, { EEXIST, ERR_EXISTS },
+		{ EACCES, ERR_PERMISSION }, { EPERM, ERR_PERMISSION }, { EBUSY, ERR_BUSY },
+		{ ENOMEM, ERR_HOST }, { EMFILE, ERR_HOST }, { ENOSPC, ERR_NO_SPACE },
+		{ EDQUOT, ERR_NO_SPACE }, { EIO, ERR_IO }, { ENOTSUP, ERR_UNSUPPORTED },
+		{ ETIMEDOUT, ERR_TIMEOUT }, { ECANCELED, ERR_CANCELLED }, { EXDEV, ERR_GENERIC },
+		{ 0, ERR_GENERIC } };
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		assert_int_equal(err_class_of_errno(rows[i].error), rows[i].cls);
+		assert_int_equal(err_class_of_errno(-rows[i].error), rows[i].cls);
+	}
+}
+
+/* Programs switch on these words: every class has one of its own. */
+static void test_class_names(void **state)
+{
+	(void)state;
+	for (int i = 0; i < ERR_CLASS_COUNT; i++) {
+		assert_non_null(err_class_name((enum err_class)i));
+		for (int k = 0; k < i; k++)
+			assert_string_not_equal(err_class_name((enum err_class)i),
+				err_class_name((enum err_class)k));
+	}
+	assert_string_equal(err_class_name((enum err_class)-1), "GenericError");
+	assert_string_equal(err_class_name((enum err_class)ERR_CLASS_COUNT), "GenericError");
+}
+
+static void test_sentence_too_long_is_cut(void **state)
+{
+	char text[2 * ERR_SENTENCE_MAX];
+	struct {
+		struct err e;
+		char guard[16];
+	} s;
+
+	(void)state;
+	memset(s.guard, 0x5a, sizeof(s.guard));
+	memset(text, 'a', sizeof(text));
+	text[sizeof(text) - 1] = 0;
+	err_set(&s.e, -EIO, ERR_IO, "%s", text);
+	assert_int_equal(strlen(s.e.msg), ERR_SENTENCE_MAX - 1);
+	err_set_errno(&s.e, -EIO, "%s", text);
+	assert_int_equal(strlen(s.e.msg), ERR_SENTENCE_MAX - 1);
+	err_set(&s.e, -EIO, ERR_IO, "x");
+	err_prefix(&s.e, "%s", text);
+	assert_int_equal(strlen(s.e.msg), ERR_SENTENCE_MAX - 1);
+	text[ERR_SENTENCE_MAX - 3] = 0;
+	err_set(&s.e, -EIO, ERR_IO, "tail");
+	err_prefix(&s.e, "%s", text);
+	assert_int_equal(strlen(s.e.msg), ERR_SENTENCE_MAX - 1);
+	for (size_t i = 0; i < sizeof(s.guard); i++)
+		assert_int_equal(s.guard[i], 0x5a);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_set_returns_what_it_was_given),
+		cmocka_unit_test(test_errno_gives_class_and_reason),
+		cmocka_unit_test(test_both_signs_of_errno),
+		cmocka_unit_test(test_class_names),
+		cmocka_unit_test(test_sentence_too_long_is_cut),
+	};
+
+	alarm(30);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,335 @@
+/* file: whole reads and writes, atomic replacement, mkdir -p. */
+#include "base/err.h"
+#include "base/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#define NOBODY 65534
+
+struct folder {
+	char dir[64];
+	char path[128]; /* of the last path_in() */
+};
+
+static int folder_setup(void **state)
+{
+	struct folder *f = calloc(1, sizeof(*f));
+
+	strcpy(f->dir, "/tmp/cairn-file-XXXXXX");
+	*state = f;
+	return mkdtemp(f->dir) ? 0 : -1;
+}
+
+static int folder_teardown(void **state)
+{
+	struct folder *f = *state;
+	char cmd[128];
+
+	snprintf(cmd, sizeof(cmd), "rm -rf '%s'", f->dir);
+	assert_int_equal(system(cmd), 0);
+	free(f);
+	return 0;
+}
+
+static const char *path_in(struct folder *f, const char *name)
+{
+	snprintf(f->path, sizeof(f->path), "%s/%s", f->dir, name);
+	return f->path;
+}
+
+static void content_check(const char *path, const char *want)
+{
+	struct err e;
+	char *buf;
+	size_t len;
+
+	assert_int_equal(file_read(path, 1 << 20, &buf, &len, &e), 0);
+	assert_int_equal(len, strlen(want));
+	assert_string_equal(buf, want);
+	free(buf);
+}
+
+static void test_read_at_most_max(void **state)
+{
+	static const size_t sizes[] = { 1, 4094, 4095, 4096, 4097, 8190, 8191, 8192, 8193 };
+	char text[9000], *buf = NULL;
+	struct err e;
+	size_t len;
+
+	memset(text, 'q', sizeof(text));
+	/* The buffer starts at 4096 and doubles: sizes on both sides of each step. */
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		size_t n = sizes[i];
+
+		assert_int_equal(file_write_atomic(path_in(*state, "f"), text, n, 0600, &e), 0);
+		assert_int_equal(file_read(path_in(*state, "f"), n, &buf, &len, &e), 0);
+		assert_int_equal(len, n);
+		assert_int_equal(buf[n], 0);
+		free(buf);
+		buf = NULL;
+		assert_int_equal(file_read(path_in(*state, "f"), n - 1, &buf, &len, &e), -EFBIG);
+		assert_non_null(strstr(e.msg, path_in(*state, "f")));
+		assert_null(buf); /* untouched on error */
+	}
+}
+
+static void test_read_errors_name_the_path(void **state)
+{
+	struct err e;
+	char *buf;
+	size_t len;
+
+	assert_int_equal(file_read(path_in(*state, "none"), 10, &buf, &len, &e), -ENOENT);
+	assert_int_equal(e.cls, ERR_NOT_FOUND);
+	assert_non_null(strstr(e.msg, "/none"));
+	assert_int_equal(file_read(((struct folder *)*state)->dir, 10, &buf, &len, &e), -EISDIR);
+	assert_int_equal(e.cls, ERR_INVALID);
+}
+
+static void test_empty_file(void **state)
+{
+	struct err e;
+
+	assert_int_equal(file_write_atomic(path_in(*state, "f"), "", 0, 0600, &e), 0);
+	content_check(path_in(*state, "f"), "");
+}
+
+static void test_an_endless_file_is_refused(void **state)
+{
+	struct err e;
+	char *buf;
+	size_t len;
+
+	(void)state;
+	assert_int_equal(file_read("/dev/zero", 1 << 16, &buf, &len, &e), -EFBIG);
+}
+
+static void test_replaces_whole_and_leaves_nothing(void **state)
+{
+	struct err e;
+	struct stat st;
+
+	assert_int_equal(file_write_atomic(path_in(*state, "f"), "old content", 11, 0640, &e), 0);
+	assert_int_equal(file_write_atomic(path_in(*state, "f"), "new", 3, 0640, &e), 0);
+	content_check(path_in(*state, "f"), "new");
+	assert_int_equal(stat(path_in(*state, "f"), &st), 0);
+	assert_int_equal(st.st_mode & 0777, 0640);
+	assert_int_equal(access(path_in(*state, "f.tmp"), F_OK), -1);
+}
+
+/* What a crash in the middle of an earlier write left behind must not leak into this one. */
+static void test_a_stale_temporary_is_no_obstacle(void **state)
+{
+	struct err e;
+	struct stat st;
+	int fd = open(path_in(*state, "f.tmp"), O_WRONLY | O_CREAT, 0666);
+
+	assert_int_equal(write_full(fd, "half of something far longer", 28), 0);
+	close(fd);
+	assert_int_equal(chmod(path_in(*state, "f.tmp"), 0666), 0);
+	assert_int_equal(file_write_atomic(path_in(*state, "f"), "new", 3, 0600, &e), 0);
+	content_check(path_in(*state, "f"), "new");
+	assert_int_equal(stat(path_in(*state, "f"), &st), 0);
+	assert_int_equal(st.st_mode & 0777, 0600); /* not the stale one's */
+}
+
+static void test_a_link_is_not_followed(void **state)
+{
+	struct folder *f = *state;
+	char victim[128];
+	struct err e;
+
+	snprintf(victim, sizeof(victim), "%s", path_in(f, "victim"));
+	assert_int_equal(file_write_atomic(victim, "precious", 8, 0600, &e), 0);
+	assert_int_equal(symlink(victim, path_in(f, "f.tmp")), 0);
+	file_write_atomic(path_in(f, "f"), "new", 3, 0600, &e); /* refuses or replaces the link */
+	content_check(victim, "precious");
+}
+
+static void test_failure_keeps_the_old(void **state)
+{
+	struct folder *f = *state;
+	struct err e;
+
+	/* The target is a folder: the last step, the rename, fails. */
+	assert_int_equal(mkdir(path_in(f, "d"), 0700), 0);
+	assert_int_equal(mkdir(path_in(f, "d/inside"), 0700), 0);
+	assert_true(file_write_atomic(path_in(f, "d"), "x", 1, 0600, &e) < 0);
+	assert_int_equal(access(path_in(f, "d/inside"), F_OK), 0);
+	assert_int_equal(access(path_in(f, "d.tmp"), F_OK), -1);
+	assert_int_equal(file_write_atomic(path_in(f, "no/f"), "x", 1, 0600, &e), -ENOENT);
+	assert_int_equal(e.cls, ERR_NOT_FOUND);
+	assert_non_null(strstr(e.msg, "no/f"));
+}
+
+static void test_folder_without_permission(void **state)
+{
+	struct folder *f = *state;
+	bool root = !geteuid();
+	struct err e;
+	int r;
+
+	assert_int_equal(file_write_atomic(path_in(f, "f"), "old", 3, 0644, &e), 0);
+	assert_int_equal(chmod(f->dir, 0555), 0);
+	if (root)
+		assert_int_equal(seteuid(NOBODY), 0);
+	r = file_write_atomic(path_in(f, "f"), "new", 3, 0600, &e);
+	if (root)
+		assert_int_equal(seteuid(0), 0);
+	assert_int_equal(chmod(f->dir, 0700), 0);
+	assert_int_equal(r, -EACCES);
+	assert_int_equal(e.cls, ERR_PERMISSION);
+	content_check(path_in(f, "f"), "old");
+}
+
+static void test_full_disk_keeps_the_old(void **state)
+{
+	struct folder *f = *state;
+	size_t len = 1 << 20;
+	struct err e;
+	char *big;
+
+	if (geteuid() || mount("cairn-test", f->dir, "tmpfs", 0, "size=64k") < 0) {
+		fprintf(stderr, "skip: mounting a tmpfs of 64 KiB needs root (%s)\n", strerror(errno));
+		skip();
+	}
+	big = calloc(1, len);
+	assert_int_equal(file_write_atomic(path_in(f, "f"), "old", 3, 0600, &e), 0);
+	assert_int_equal(file_write_atomic(path_in(f, "f"), big, len, 0600, &e), -ENOSPC);
+	assert_int_equal(e.cls, ERR_NO_SPACE);
+	content_check(path_in(f, "f"), "old");
+	assert_int_equal(access(path_in(f, "f.tmp"), F_OK), -1);
+	/* And the room is there again. */
+	assert_int_equal(file_write_atomic(path_in(f, "f"), big, 16384, 0600, &e), 0);
+	free(big);
+	assert_int_equal(umount(f->dir), 0);
+}
+
+static void test_path_too_long(void **state)
+{
+	char path[PATH_MAX + 10];
+	struct err e;
+
+	(void)state;
+	memset(path, 'a', sizeof(path));
+	path[0] = '/';
+	path[sizeof(path) - 1] = 0;
+	assert_int_equal(file_write_atomic(path, "x", 1, 0600, &e), -ENAMETOOLONG);
+	assert_int_equal(mkdir_all(path, 0700, &e), -ENAMETOOLONG);
+}
+
+static void test_early_end_is_an_error(void **state)
+{
+	char buf[16];
+	struct err e;
+	int fd;
+
+	assert_int_equal(file_write_atomic(path_in(*state, "f"), "0123456789", 10, 0600, &e), 0);
+	fd = open(path_in(*state, "f"), O_RDWR | O_CLOEXEC);
+	assert_int_equal(read_full(fd, buf, 10), 0);
+	assert_int_equal(read_full(fd, buf, 1), -EIO);
+	assert_int_equal(read_full(fd, buf, 0), 0);
+	assert_int_equal(pread_full(fd, buf, 5, 5), 0);
+	assert_memory_equal(buf, "56789", 5);
+	assert_int_equal(pread_full(fd, buf, 6, 5), -EIO);
+	assert_int_equal(pwrite_full(fd, "abc", 3, 20), 0);
+	assert_int_equal(pread_full(fd, buf, 4, 19), 0);
+	assert_memory_equal(buf, "\0abc", 4);
+	close(fd);
+	assert_int_equal(read_full(fd, buf, 1), -EBADF);
+	assert_int_equal(write_full(fd, buf, 1), -EBADF);
+}
+
+static void *slow_writer(void *opaque)
+{
+	const int *fd = opaque;
+	static char block[200000];
+
+	write_full(*fd, block, sizeof(block)); /* more than a pipe holds */
+	close(*fd);
+	return NULL;
+}
+
+static void test_short_counts_are_continued(void **state)
+{
+	char *buf = malloc(200000);
+	pthread_t t;
+	int fd[2];
+
+	(void)state;
+	assert_int_equal(pipe2(fd, O_CLOEXEC), 0);
+	assert_int_equal(pthread_create(&t, NULL, slow_writer, &fd[1]), 0);
+	assert_int_equal(read_full(fd[0], buf, 200000), 0);
+	assert_int_equal(read_full(fd[0], buf, 1), -EIO);
+	pthread_join(t, NULL);
+	close(fd[0]);
+	free(buf);
+}
+
+static void test_mkdir_all(void **state)
+{
+	struct folder *f = *state;
+	struct stat st;
+	struct err e;
+
+	assert_int_equal(mkdir_all(path_in(f, "a/b/c"), 0700, &e), 0);
+	assert_int_equal(stat(path_in(f, "a/b/c"), &st), 0);
+	assert_true(S_ISDIR(st.st_mode));
+	assert_int_equal(mkdir_all(path_in(f, "a/b/c"), 0700, &e), 0);
+	assert_int_equal(mkdir_all(path_in(f, "a//b/d/"), 0700, &e), 0);
+	assert_int_equal(stat(path_in(f, "a/b/d"), &st), 0);
+	assert_int_equal(mkdir_all("/", 0700, &e), 0);
+}
+
+static void test_mkdir_all_where_a_file_stands(void **state)
+{
+	struct folder *f = *state;
+	struct err e;
+
+	assert_int_equal(file_write_atomic(path_in(f, "f"), "x", 1, 0600, &e), 0);
+	assert_int_equal(mkdir_all(path_in(f, "f/a"), 0700, &e), -ENOTDIR);
+	assert_int_equal(mkdir_all(path_in(f, "f"), 0700, &e), -ENOTDIR);
+	assert_non_null(strstr(e.msg, path_in(f, "f")));
+	assert_int_equal(mkdir_all("", 0700, &e), -ENOENT);
+}
+
+int main(void)
+{
+#define FILE_TEST(t) cmocka_unit_test_setup_teardown(t, folder_setup, folder_teardown)
+	const struct CMUnitTest tests[] = {
+		FILE_TEST(test_read_at_most_max),
+		FILE_TEST(test_read_errors_name_the_path),
+		FILE_TEST(test_empty_file),
+		FILE_TEST(test_an_endless_file_is_refused),
+		FILE_TEST(test_replaces_whole_and_leaves_nothing),
+		FILE_TEST(test_a_stale_temporary_is_no_obstacle),
+		FILE_TEST(test_a_link_is_not_followed),
+		FILE_TEST(test_failure_keeps_the_old),
+		FILE_TEST(test_folder_without_permission),
+		FILE_TEST(test_full_disk_keeps_the_old),
+		FILE_TEST(test_path_too_long),
+		FILE_TEST(test_early_end_is_an_error),
+		FILE_TEST(test_short_counts_are_continued),
+		FILE_TEST(test_mkdir_all),
+		FILE_TEST(test_mkdir_all_where_a_file_stands),
+	};
+
+	alarm(30);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,199 @@
+/* log: one line is one line, whatever a guest puts into it; a flood is counted, not written. */
+#include "base/log.h"
+#include "base/util.h"
+
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+struct capture {
+	int fd[2];
+	char text[65536];
+};
+
+static int capture_setup(void **state)
+{
+	static struct capture c;
+
+	if (pipe2(c.fd, O_CLOEXEC | O_NONBLOCK) < 0)
+		return -1;
+	log_set_fd(c.fd[1]);
+	log_set_owner("");
+	log_set_level(LOG_LEVEL_INFO);
+	*state = &c;
+	return 0;
+}
+
+static int capture_teardown(void **state)
+{
+	struct capture *c = *state;
+
+	log_set_fd(2);
+	close(c->fd[0]);
+	close(c->fd[1]);
+	return 0;
+}
+
+static const char *captured(struct capture *c)
+{
+	ssize_t n = read(c->fd[0], c->text, sizeof(c->text) - 1);
+
+	c->text[n > 0 ? n : 0] = 0;
+	return c->text;
+}
+
+static size_t lines_in(const char *s)
+{
+	size_t n = 0;
+
+	for (; *s; s++)
+		n += *s == '\n';
+	return n;
+}
+
+static void test_time_level_owner_device(void **state)
+{
+	const char *s;
+	int year, ms;
+
+	log_set_owner("vm1");
+	log_write(LOG_LEVEL_WARN, "vda", "flush took %d ms", 12);
+	s = captured(*state);
+	assert_int_equal(sscanf(s, "%4d-%*2d-%*2dT%*2d:%*2d:%*2d.%3dZ", &year, &ms), 2);
+	assert_in_range(year, 2024, 2200);
+	assert_string_equal(s + strlen("2026-11-20T06:58:19.123Z"), " warning vm1/vda: flush took 12 ms\n");
+	log_write(LOG_LEVEL_ERROR, NULL, "x");
+	assert_non_null(strstr(captured(*state), "Z error vm1: x\n"));
+	log_set_owner("");
+	log_write(LOG_LEVEL_INFO, "vda", "x");
+	assert_non_null(strstr(captured(*state), "Z info vda: x\n"));
+	log_write(LOG_LEVEL_INFO, NULL, "x");
+	assert_non_null(strstr(captured(*state), "Z info x\n"));
+}
+
+static void test_level_filters(void **state)
+{
+	log_info(NULL, "seen");
+	log_debug(NULL, "not seen");
+	assert_int_equal(lines_in(captured(*state)), 1);
+	log_set_level(LOG_LEVEL_ERROR);
+	log_warn(NULL, "not seen");
+	assert_false(log_enabled(LOG_LEVEL_WARN));
+	log_error(NULL, "seen");
+	assert_int_equal(lines_in(captured(*state)), 1);
+	log_set_level(LOG_LEVEL_TRACE);
+	log_debug(NULL, "seen");
+	assert_int_equal(lines_in(captured(*state)), 1);
+}
+
+/* A forged second line, a terminal's escape sequence: all control characters go. */
+static void test_no_control_characters(void **state)
+{
+	char all[256];
+	const char *s;
+
+	for (int i = 1; i < 256; i++)
+		all[i - 1] = (char)i;
+	all[255] = 0;
+	log_info(NULL, "a\nb\r\033[31mc%s", all);
+	s = captured(*state);
+	assert_int_equal(lines_in(s), 1);
+	for (const char *p = s; p[1]; p++) {
+		assert_false((unsigned char)*p < 0x20);
+		assert_int_not_equal(*p, 0x7f);
+	}
+	assert_non_null(strstr(s, "a?b??[31mc"));
+}
+
+/* Names come from definitions, that is, from somebody else, too. */
+static void test_no_control_characters_in_names(void **state)
+{
+	log_set_owner("vm\n1");
+	log_info("vd\na", "text");
+	assert_string_equal(captured(*state) + strlen("2026-11-20T06:58:19.123Z"), " info vm?1/vd?a: text\n");
+}
+
+static void test_long_lines_are_cut_and_end(void **state)
+{
+	char big[4000];
+	const char *s;
+
+	memset(big, 'x', sizeof(big));
+	big[sizeof(big) - 1] = 0;
+	log_set_owner(big);
+	log_info("vda", "%s", big);
+	s = captured(*state);
+	assert_int_equal(lines_in(s), 1);
+	assert_int_equal(s[strlen(s) - 1], '\n');
+	log_info(big, "%s", big);
+	s = captured(*state);
+	assert_in_range(strlen(s), 500, 1100);
+	assert_int_equal(lines_in(s), 1);
+	assert_int_equal(s[strlen(s) - 1], '\n');
+}
+
+static void test_flood_is_limited_and_counted(void **state)
+{
+	struct log_ratelimit r = { 0 };
+	unsigned passed = 0;
+
+	for (int i = 0; i < 1000; i++)
+		passed += log_ratelimit_pass(&r);
+	assert_int_equal(passed, 10);
+	assert_string_equal(captured(*state), "");
+	r.window_ns = 1; /* long ago */
+	assert_true(log_ratelimit_pass(&r));
+	assert_non_null(strstr(captured(*state), "990 similar lines left out"));
+	for (int i = 0; i < 1000; i++)
+		passed += log_ratelimit_pass(&r);
+	assert_int_equal(passed, 19);
+}
+
+static void flood(void)
+{
+	for (int i = 0; i < 100; i++)
+		log_guest("virtio0", "descriptor %d is beyond RAM", i);
+}
+
+/* Each place in the source has a limit of its own, over all its calls. */
+static void test_guest_lines_are_limited(void **state)
+{
+	flood();
+	flood();
+	assert_int_equal(lines_in(captured(*state)), 10);
+	log_guest("virtio0", "another place");
+	assert_int_equal(lines_in(captured(*state)), 1);
+}
+
+static void test_a_dead_fd_does_no_harm(void **state)
+{
+	(void)state;
+	log_set_fd(-1);
+	log_error("vda", "nobody reads this");
+	log_set_fd(2);
+}
+
+int main(void)
+{
+#define LOG_TEST(t) cmocka_unit_test_setup_teardown(t, capture_setup, capture_teardown)
+	const struct CMUnitTest tests[] = {
+		LOG_TEST(test_time_level_owner_device),
+		LOG_TEST(test_level_filters),
+		LOG_TEST(test_no_control_characters),
+		LOG_TEST(test_no_control_characters_in_names),
+		LOG_TEST(test_long_lines_are_cut_and_end),
+		LOG_TEST(test_flood_is_limited_and_counted),
+		LOG_TEST(test_guest_lines_are_limited),
+		LOG_TEST(test_a_dead_fd_does_no_harm),
+	};
+
+	alarm(30);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
