@@ -1,0 +1,365 @@
+#include "fixture.h"
+
+#include "base/util.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#define BAR_BYTES 0x4000u
+#define BAR64_BYTES 0x100000ULL
+
+struct card {
+	struct pci_function fn;
+	uint32_t reg;
+	unsigned changes;
+};
+
+static uint64_t card_read(void *opaque, uint64_t off, unsigned size)
+{
+	struct card *c = opaque;
+
+	(void)size;
+	return c->reg + off;
+}
+
+static void card_write(void *opaque, uint64_t off, unsigned size, uint64_t value)
+{
+	struct card *c = opaque;
+
+	(void)off;
+	(void)size;
+	c->reg = (uint32_t)value;
+}
+
+static void card_changed(struct pci_function *f)
+{
+	container_of(f, struct card, fn)->changes++;
+}
+
+static const struct bus_ops card_bus_ops = { card_read, card_write };
+static const struct pci_function_ops card_ops = { .changed = card_changed };
+
+static void card_add(struct fixture *f, struct card *c, int slot)
+{
+	struct pci_ids ids = { .vendor = 0x1234, .device = 0x5678, .class_code = 0x0880aa,
+		.revision = 7, .subsystem_vendor = 0x4321, .subsystem = 0x8765 };
+
+	memset(c, 0, sizeof(*c));
+	pci_function_init(&c->fn, &ids, &card_ops);
+	pci_function_bar(&c->fn, 0, BAR_BYTES, false, &card_bus_ops, c);
+	assert_int_equal(pci_function_msix(&c->fn, 1, 5), 0);
+	pci_function_bar(&c->fn, 2, BAR64_BYTES, true, &card_bus_ops, c);
+	assert_int_equal(pci_host_add(f->pci, &c->fn, slot, NULL), 0);
+}
+
+static void configuration_mechanism_1(void **state)
+{
+	struct fixture f;
+	struct card c;
+
+	(void)state;
+	fx_init(&f);
+	card_add(&f, &c, 4);
+	assert_int_equal(fx_cfg_read(&f, 0, 0, 4), 0x00081b36);
+	assert_int_equal(fx_cfg_read(&f, 0, 10, 2), 0x0600);
+	assert_int_equal(fx_cfg_read(&f, 4, 0, 4), 0x56781234);
+	assert_int_equal(fx_cfg_read(&f, 4, 8, 4), 0x0880aa07);
+	assert_int_equal(fx_cfg_read(&f, 4, 0x2c, 4), 0x87654321);
+	assert_int_equal(fx_cfg_read(&f, 4, 3, 1), 0x56);
+	assert_int_equal(fx_cfg_read(&f, 4, 2, 2), 0x5678);
+	assert_int_equal(fx_cfg_read(&f, 4, 0x3d, 1), 1);
+	assert_int_equal(fx_cfg_read(&f, 5, 0, 4), 0xffffffff);
+	/* Identity is read-only. */
+	fx_cfg_write(&f, 4, 0, 4, 0);
+	fx_cfg_write(&f, 4, 8, 4, 0);
+	assert_int_equal(fx_cfg_read(&f, 4, 0, 4), 0x56781234);
+	assert_int_equal(fx_cfg_read(&f, 4, 8, 4), 0x0880aa07);
+	/* The address port is read back; other widths are not configuration. */
+	fx_out(&f, 0xcf8, 4, 0x80002003);
+	assert_int_equal(fx_in(&f, 0xcf8, 4), 0x80002000);
+	fx_out(&f, 0xcf8, 1, 0x55);
+	assert_int_equal(fx_in(&f, 0xcf8, 4), 0x80002000);
+	/* Disabled, another bus, another function: nobody. */
+	fx_out(&f, 0xcf8, 4, 0x00002000);
+	assert_int_equal(fx_in(&f, 0xcfc, 4), 0xffffffff);
+	fx_out(&f, 0xcf8, 4, 0x80012000);
+	assert_int_equal(fx_in(&f, 0xcfc, 4), 0xffffffff);
+	fx_out(&f, 0xcf8, 4, 0x80002100);
+	assert_int_equal(fx_in(&f, 0xcfc, 4), 0xffffffff);
+	pci_host_remove(&c.fn);
+	fx_done(&f);
+}
+
+static void ecam(void **state)
+{
+	struct fixture f;
+	struct card c;
+
+	(void)state;
+	fx_init(&f);
+	card_add(&f, &c, 4);
+	assert_int_equal(fx_read(&f, FX_ECAM + (4 << 15), 4), 0x56781234);
+	assert_int_equal(fx_read(&f, FX_ECAM + (4 << 15), 8), 0x0002000056781234 | 0x10ULL << 48);
+	assert_int_equal(fx_read(&f, FX_ECAM + (4 << 15) + 0x100, 4), 0);
+	assert_int_equal(fx_read(&f, FX_ECAM + (6 << 15) + 0x100, 4), 0xffffffff);
+	assert_int_equal(fx_read(&f, FX_ECAM + (4 << 15) + 0x1000, 4), 0xffffffff);
+	fx_write(&f, FX_ECAM + (4 << 15) + 0x3c, 1, 0x17);
+	assert_int_equal(fx_cfg_read(&f, 4, 0x3c, 1), 0x17);
+	pci_host_remove(&c.fn);
+	fx_done(&f);
+}
+
+static void bars_have_addresses_from_the_start(void **state)
+{
+	struct fixture f;
+	struct card c;
+	uint64_t v;
+
+	(void)state;
+	fx_init(&f);
+	card_add(&f, &c, -1);
+	assert_int_equal(c.fn.slot, 1);
+	c.reg = 100;
+	v = fx_cfg_read(&f, 1, 0x10, 4);
+	assert_true(v >= FX_MMIO32 && v % BAR_BYTES == 0);
+	assert_int_equal(fx_read(&f, v + 8, 4), 108);
+	assert_int_equal(fx_cfg_read(&f, 1, 0x18, 4) & 0xf, 4);
+	v = (uint64_t)fx_cfg_read(&f, 1, 0x1c, 4) << 32 | (fx_cfg_read(&f, 1, 0x18, 4) & ~0xfu);
+	assert_true(v >= FX_MMIO64);
+	assert_int_equal(fx_read(&f, v + 4, 4), 104);
+	pci_host_remove(&c.fn);
+	fx_done(&f);
+}
+
+static void bars_are_sized_and_moved(void **state)
+{
+	uint64_t old, to = FX_MMIO32 + 0x800000, to64 = FX_MMIO64 + 0x40000000, v;
+	struct fixture f;
+	struct card c;
+
+	(void)state;
+	fx_init(&f);
+	card_add(&f, &c, 1);
+	c.reg = 100;
+	old = fx_cfg_read(&f, 1, 0x10, 4);
+	/* As Linux does it: decode off, all ones, read, put back. */
+	fx_cfg_write(&f, 1, 4, 2, 0);
+	assert_false(bus_read(f.mmio, old, 4, &v));
+	fx_cfg_write(&f, 1, 0x10, 4, 0xffffffff);
+	assert_int_equal(fx_cfg_read(&f, 1, 0x10, 4), ~(BAR_BYTES - 1));
+	fx_cfg_write(&f, 1, 0x18, 4, 0xffffffff);
+	fx_cfg_write(&f, 1, 0x1c, 4, 0xffffffff);
+	assert_int_equal(fx_cfg_read(&f, 1, 0x18, 4), (uint32_t)~(BAR64_BYTES - 1) | 4);
+	assert_int_equal(fx_cfg_read(&f, 1, 0x1c, 4), 0xffffffff);
+	fx_cfg_write(&f, 1, 0x10, 4, (uint32_t)to);
+	fx_cfg_write(&f, 1, 0x18, 4, (uint32_t)to64);
+	fx_cfg_write(&f, 1, 0x1c, 4, (uint32_t)(to64 >> 32));
+	assert_false(bus_read(f.mmio, to, 4, &v));
+	fx_cfg_write(&f, 1, 4, 2, 2);
+	assert_int_equal(fx_read(&f, to, 4), 100);
+	assert_int_equal(fx_read(&f, to64 + BAR64_BYTES - 4, 4), 100 + BAR64_BYTES - 4);
+	assert_false(bus_read(f.mmio, old, 4, &v));
+	/* With decoding on it moves at once. */
+	fx_cfg_write(&f, 1, 0x10, 4, (uint32_t)old);
+	assert_int_equal(fx_read(&f, old, 4), 100);
+	assert_false(bus_read(f.mmio, to, 4, &v));
+	assert_true(c.changes > 3);
+	/* A reset brings it all back. */
+	fx_cfg_write(&f, 1, 4, 2, 0);
+	pci_function_reset(&c.fn);
+	assert_int_equal(fx_read(&f, old, 4), 100);
+	pci_host_remove(&c.fn);
+	assert_false(bus_read(f.mmio, old, 4, &v));
+	fx_done(&f);
+}
+
+/* Two that swap places are in each other's way for a moment. */
+static void bars_may_swap(void **state)
+{
+	uint32_t a, b;
+	struct fixture f;
+	struct card c[2];
+
+	(void)state;
+	fx_init(&f);
+	card_add(&f, &c[0], 1);
+	card_add(&f, &c[1], 2);
+	c[0].reg = 1;
+	c[1].reg = 2;
+	a = fx_cfg_read(&f, 1, 0x10, 4);
+	b = fx_cfg_read(&f, 2, 0x10, 4);
+	fx_cfg_write(&f, 1, 0x10, 4, b);
+	assert_int_equal(fx_read(&f, b, 4), 2); /* the first stays */
+	fx_cfg_write(&f, 2, 0x10, 4, a);
+	assert_int_equal(fx_read(&f, b, 4), 1);
+	assert_int_equal(fx_read(&f, a, 4), 2);
+	/* Onto ECAM, to 0 or to the end of the space: unmapped, nothing worse. */
+	fx_cfg_write(&f, 1, 0x10, 4, (uint32_t)FX_ECAM);
+	assert_int_equal(fx_read(&f, FX_ECAM, 4), 0x00081b36);
+	fx_cfg_write(&f, 1, 0x10, 4, 0);
+	fx_cfg_write(&f, 1, 0x18, 4, 0xffffffff);
+	fx_cfg_write(&f, 1, 0x1c, 4, 0xffffffff);
+	fx_cfg_write(&f, 1, 0x10, 4, b);
+	assert_int_equal(fx_read(&f, b, 4), 1);
+	pci_host_remove(&c[0].fn);
+	pci_host_remove(&c[1].fn);
+	fx_done(&f);
+}
+
+/* A guest can move BARs through ECAM, that is, from inside a handler of the same bus. */
+static void bars_move_through_ecam(void **state)
+{
+	struct fixture f;
+	struct card c;
+
+	(void)state;
+	fx_init(&f);
+	card_add(&f, &c, 1);
+	c.reg = 5;
+	fx_write(&f, FX_ECAM + (1 << 15) + 0x10, 4, FX_MMIO32 + 0xc00000);
+	assert_int_equal(fx_read(&f, FX_MMIO32 + 0xc00000, 4), 5);
+	pci_host_remove(&c.fn);
+	fx_done(&f);
+}
+
+static void lines_are_shared(void **state)
+{
+	struct fixture f;
+	struct card c[2];
+
+	(void)state;
+	fx_init(&f);
+	card_add(&f, &c[0], 3);
+	card_add(&f, &c[1], 11);
+	assert_int_equal(PCI_INTX_GSI(3), 19);
+	assert_int_equal(PCI_INTX_GSI(11), 19);
+	pci_function_intx(&c[0].fn, true);
+	pci_function_intx(&c[1].fn, true);
+	assert_true(f.level[19]);
+	pci_function_intx(&c[0].fn, false);
+	assert_true(f.level[19]);
+	pci_function_intx(&c[1].fn, false);
+	assert_false(f.level[19]);
+	assert_int_equal(f.raises[19], 1);
+	pci_function_intx(&c[0].fn, true);
+	pci_host_remove(&c[0].fn);
+	assert_false(f.level[19]);
+	pci_host_remove(&c[1].fn);
+	fx_done(&f);
+}
+
+static void msix_table(void **state)
+{
+	struct fixture f;
+	struct card c;
+	uint64_t bar;
+
+	(void)state;
+	fx_init(&f);
+	card_add(&f, &c, 1);
+	bar = fx_cfg_read(&f, 1, 0x14, 4);
+	assert_int_equal(fx_cfg_read(&f, 1, c.fn.msix_cap + 2, 2), 4);
+	assert_int_equal(fx_read(&f, bar + 12, 4), 1); /* masked */
+	fx_write(&f, bar, 8, 0xfee01000);
+	fx_write(&f, bar + 8, 8, 0x4041);
+	msix_raise(&c.fn, 0);
+	assert_int_equal(f.nmsi, 0); /* not enabled */
+	fx_cfg_write(&f, 1, c.fn.msix_cap + 2, 2, 0xc000);
+	msix_raise(&c.fn, 0);
+	assert_int_equal(f.nmsi, 0); /* the function is masked */
+	assert_int_equal(fx_read(&f, bar + MSIX_PBA_OFFSET, 8), 1);
+	fx_cfg_write(&f, 1, c.fn.msix_cap + 2, 2, 0x8000);
+	assert_int_equal(f.nmsi, 1);
+	assert_int_equal(f.msi_data[0], 0x4041);
+	msix_raise(&c.fn, 0);
+	assert_int_equal(f.nmsi, 2);
+	msix_raise(&c.fn, 5);
+	msix_raise(&c.fn, MSIX_NO_VECTOR);
+	assert_int_equal(f.nmsi, 2);
+	/* Beyond the table, misaligned, into the PBA: nothing. */
+	fx_write(&f, bar + 16 * 5, 8, 1);
+	fx_write(&f, bar + MSIX_PBA_OFFSET, 8, UINT64_MAX);
+	fx_write(&f, bar + 2, 2, 0xffff);
+	assert_int_equal(fx_read(&f, bar + 16 * 5, 8), 0);
+	assert_int_equal(fx_read(&f, bar, 8), 0xfee01000);
+	pci_host_remove(&c.fn);
+	fx_done(&f);
+}
+
+static void slots_and_windows_run_out(void **state)
+{
+	static struct card c[PCI_SLOTS];
+	struct pci_ids ids = { .vendor = 1 };
+	struct fixture f;
+	struct card big;
+	struct err e = { 0 };
+
+	(void)state;
+	fx_init(&f);
+	for (int i = 1; i < PCI_SLOTS; i++) {
+		memset(&c[i], 0, sizeof(c[i]));
+		pci_function_init(&c[i].fn, &ids, &card_ops);
+		assert_int_equal(pci_host_add(f.pci, &c[i].fn, -1, NULL), 0);
+	}
+	memset(&big, 0, sizeof(big));
+	pci_function_init(&big.fn, &ids, &card_ops);
+	pci_function_bar(&big.fn, 0, 32 << 20, false, &card_bus_ops, &big);
+	assert_int_equal(pci_host_add(f.pci, &big.fn, -1, &e), -ENOSPC);
+	assert_int_equal(pci_host_add(f.pci, &big.fn, 3, &e), -EBUSY);
+	assert_int_equal(pci_host_add(f.pci, &big.fn, 32, &e), -EBUSY);
+	pci_host_remove(&c[9].fn);
+	assert_int_equal(pci_host_add(f.pci, &big.fn, -1, &e), -ENOSPC);
+	assert_non_null(strstr(e.msg, "BAR"));
+	for (int i = 1; i < PCI_SLOTS; i++)
+		pci_host_remove(&c[i].fn);
+	fx_done(&f);
+}
+
+static void reset_register(void **state)
+{
+	struct fixture f;
+
+	(void)state;
+	fx_init(&f);
+	fx_out(&f, PCI_RESET_PORT, 1, 0x02);
+	assert_int_equal(f.nevents, 0);
+	fx_out(&f, PCI_RESET_PORT, 1, PCI_RESET_VALUE);
+	assert_int_equal(f.nevents, 1);
+	assert_int_equal(f.events[0].kind, DEV_EVENT_RESET);
+	assert_int_equal(fx_in(&f, PCI_RESET_PORT, 1), 6);
+	fx_done(&f);
+}
+
+static void state_survives(void **state)
+{
+	struct fixture f;
+
+	(void)state;
+	fx_init(&f);
+	fx_out(&f, 0xcf8, 4, 0x80001234);
+	fx_cfg_write(&f, 0, 4, 2, 0x6);
+	fx_state_test(&f, f.pci_dev, 1000);
+	assert_int_equal(fx_cfg_read(&f, 0, 4, 2), 0x6);
+	fx_done(&f);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(configuration_mechanism_1),
+		cmocka_unit_test(ecam),
+		cmocka_unit_test(bars_have_addresses_from_the_start),
+		cmocka_unit_test(bars_are_sized_and_moved),
+		cmocka_unit_test(bars_may_swap),
+		cmocka_unit_test(bars_move_through_ecam),
+		cmocka_unit_test(lines_are_shared),
+		cmocka_unit_test(msix_table),
+		cmocka_unit_test(slots_and_windows_run_out),
+		cmocka_unit_test(reset_register),
+		cmocka_unit_test(state_survives),
+	};
+
+	alarm(30);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
