@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <grp.h>
 #include <limits.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -15,6 +16,7 @@
 #include <sys/un.h>
 
 #define BACKLOG 1024
+#define GREETING_TIMEOUT_MS 3000
 #define GROUP_NAME "cairn"
 
 static int address(const char *path, struct sockaddr_un *sa, struct err *e)
@@ -42,6 +44,16 @@ static int folder_make(const char *path, struct err *e)
 	return mkdir_all(dir, 0755, e);
 }
 
+/* Is there a daemon behind it? The ring of one that was killed holds its socket for a
+ * moment: it accepts connections, says nothing, and resets them. A live one greets. */
+static bool somebody_greets(int fd)
+{
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+	char byte;
+
+	return poll(&p, 1, GREETING_TIMEOUT_MS) == 0 || recv(fd, &byte, 1, MSG_DONTWAIT) == 1;
+}
+
 int listen_prepare(const char *path, struct err *e)
 {
 	CLEANUP_CLOSE int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -52,7 +64,8 @@ int listen_prepare(const char *path, struct err *e)
 		r = folder_make(path, e);
 	if (r < 0)
 		return r;
-	if (connect(fd, (struct sockaddr *)&sa, sizeof(sa)) == 0 || errno == EAGAIN)
+	if (connect(fd, (struct sockaddr *)&sa, sizeof(sa)) == 0 ? somebody_greets(fd) :
+								    errno == EAGAIN)
 		return err_set(e, -EADDRINUSE, ERR_BUSY,
 			"another daemon listens on %s; stop it, or use --socket", path);
 	return 0;

@@ -4,6 +4,7 @@
 #include "api/daemon.h"
 #include "api/js.h"
 #include "api/vm.h"
+#include "api/vm_socket.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -203,6 +204,7 @@ static void life_gone(void *opaque, const struct vm_process_end *end)
 
 	vm_process_free(vm->proc);
 	vm->proc = NULL;
+	vm_socket_remove(vm->daemon->run_dir_fd, vm->def->name);
 	if (was_active)
 		vm_ended(vm, end);
 	vm->destroying = vm->rebooting = false;

@@ -10,8 +10,8 @@
 
 struct err;
 
-/* Listen for `name` in run_dir; a stale socket is replaced. Returns 0 and an owned fd,
- * close-on-exec; -EADDRINUSE when a process still listens; -errno. */
+/* Listen for `name` in run_dir; what is there is replaced: the caller knows that no process
+ * of that VM runs. Returns 0 and an owned fd, close-on-exec; -errno. */
 int vm_socket_listen(int run_dir, const char *name, int *ret_fd, struct err *e);
 /* Returns 0 and an owned non-blocking fd that receives credentials; -ENOENT;
  * -ECONNREFUSED: nobody listens; -errno. */

@@ -239,6 +239,8 @@ static void adopt_done(void *opaque, int r, const struct vm_info *info, const st
 		taken_back(vm, &copy);
 		return;
 	}
+	if (r == -ESRCH)
+		return; /* it was ending; life_gone() follows */
 	log_warn("state", "VM '%s' runs and does not answer: %s", vm->def->name, e ? e->msg : "");
 	if (!vm_state_is_active(vm->state))
 		vm_move(vm, VM_SAW_TAKEN_BACK_RUNNING, "unknown", NULL, 0);
