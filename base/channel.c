@@ -89,9 +89,10 @@ int channel_recv(int sock, uint16_t version, const struct channel_type *types, s
 	} while (n < 0 && errno == EINTR);
 	if (n < 0)
 		return -errno;
-	if (!n)
-		return 0;
 	take_fds(&msg, m);
+	if (!n && !m->nfds)
+		return 0;
+	/* A message of no bytes looks like the end, but may carry fds. */
 	if ((msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) ||
 		!msg_allowed(m, version, (size_t)n, types, ntypes)) {
 		channel_msg_close_fds(m);
