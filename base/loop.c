@@ -331,12 +331,14 @@ void loop_timer_free(struct loop_timer *t)
 
 static void timers_run(struct loop *l)
 {
+	size_t left = l->heap_len;
 	uint64_t now;
 
-	if (!l->heap_len)
+	if (!left)
 		return;
 	now = loop_now_ns();
-	while (l->heap_len && l->heap[0]->deadline_ns <= now) {
+	/* The bound: a timer that re-arms itself for the past must not stop the loop. */
+	for (; left-- && l->heap_len && l->heap[0]->deadline_ns <= now;) {
 		struct loop_timer *t = l->heap[0];
 
 		loop_timer_disarm(t);

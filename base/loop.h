@@ -16,7 +16,8 @@ struct loop;
 /* entries: submission queue size, e.g. 64 for control, 256 for a disk.
  * Returns 0; -errno (ERR_HOST, with a sentence) when the kernel refuses io_uring. */
 int loop_new(unsigned entries, struct loop **ret_loop, struct err *e);
-/* Frees what is left of watches and timers; the caller has no ops in flight. */
+/* Frees what is left of watches; timers stay their makers', who free them before or after.
+ * The caller has no ops in flight. */
 void loop_free(struct loop *l);
 /* Runs until loop_stop(). */
 void loop_run(struct loop *l);
