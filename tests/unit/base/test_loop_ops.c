@@ -1,0 +1,276 @@
+/* loop: asynchronous operations on files and pipes, more of them than the ring has entries. */
+#include "base/err.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#define MS 1000000ULL
+
+struct op {
+	struct loop_op op;
+	int res;
+	unsigned done;
+	uint8_t data[16];
+	struct iovec iov[2];
+};
+
+struct bench {
+	struct loop *loop;
+	int fd; /* a memory file */
+};
+
+static int bench_setup(void **state)
+{
+	struct bench *b = calloc(1, sizeof(*b));
+	struct err e;
+
+	*state = b;
+	b->fd = memfd_create("cairn-test", MFD_CLOEXEC);
+	return b->fd < 0 ? -1 : loop_new(8, &b->loop, &e);
+}
+
+static int bench_teardown(void **state)
+{
+	struct bench *b = *state;
+
+	loop_free(b->loop);
+	close(b->fd);
+	free(b);
+	return 0;
+}
+
+static void op_done(struct loop_op *o, int res)
+{
+	struct op *op = container_of(o, struct op, op);
+
+	op->res = res;
+	op->done++;
+}
+
+static void wait_all(struct loop *l)
+{
+	while (loop_ops_in_flight(l))
+		loop_run_once(l, UINT64_MAX);
+}
+
+static int waited(struct bench *b, struct op *op)
+{
+	assert_int_equal(op->done, 0); /* never from inside the submitting call */
+	assert_int_equal(loop_ops_in_flight(b->loop), 1);
+	wait_all(b->loop);
+	assert_int_equal(op->done, 1);
+	return op->res;
+}
+
+static struct op op_over(void *p, size_t n)
+{
+	return (struct op){ .op = { .done = op_done }, .iov = { { p, n } } };
+}
+
+static void test_write_sync_read(void **state)
+{
+	struct bench *b = *state;
+	char text[] = "hello, disk", back[32] = { 0 };
+	struct op op = op_over(text, 11);
+
+	loop_writev(b->loop, &op.op, b->fd, op.iov, 1, 4096);
+	assert_int_equal(waited(b, &op), 11);
+	op = op_over(NULL, 0);
+	loop_fdatasync(b->loop, &op.op, b->fd);
+	assert_int_equal(waited(b, &op), 0);
+	op = op_over(back, 5);
+	op.iov[1] = (struct iovec){ back + 10, 20 };
+	loop_readv(b->loop, &op.op, b->fd, op.iov, 2, 4096);
+	assert_int_equal(waited(b, &op), 11); /* short: the file ends there */
+	assert_memory_equal(back, "hello\0\0\0\0\0, disk\0", 17);
+	op = op_over(back, 4);
+	loop_readv(b->loop, &op.op, b->fd, op.iov, 1, 1 << 20);
+	assert_int_equal(waited(b, &op), 0);
+}
+
+static void test_fallocate(void **state)
+{
+	struct bench *b = *state;
+	struct op op = op_over(NULL, 0);
+	struct stat st;
+
+	loop_fallocate(b->loop, &op.op, b->fd, 0, 0, 1 << 20);
+	assert_int_equal(waited(b, &op), 0);
+	assert_int_equal(fstat(b->fd, &st), 0);
+	assert_int_equal(st.st_size, 1 << 20);
+	op = op_over(NULL, 0);
+	loop_fallocate(b->loop, &op.op, b->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 1 << 20);
+	assert_int_equal(waited(b, &op), 0);
+	assert_int_equal(fstat(b->fd, &st), 0);
+	assert_int_equal(st.st_blocks, 0);
+}
+
+static void test_errors_come_as_results(void **state)
+{
+	struct bench *b = *state;
+	char buf[8];
+	struct op op = op_over(buf, sizeof(buf));
+	int fds[2];
+
+	loop_readv(b->loop, &op.op, 9999, op.iov, 1, 0);
+	assert_int_equal(waited(b, &op), -EBADF);
+	assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+	op = op_over(buf, sizeof(buf));
+	loop_readv(b->loop, &op.op, fds[1], op.iov, 1, 0);
+	assert_int_equal(waited(b, &op), -EBADF); /* the writing end */
+	op = op_over((void *)8, 8);
+	loop_writev(b->loop, &op.op, b->fd, op.iov, 1, 0);
+	assert_int_equal(waited(b, &op), -EFAULT);
+	op = op_over(NULL, 0);
+	loop_fdatasync(b->loop, &op.op, fds[0]);
+	assert_int_equal(waited(b, &op), -EINVAL);
+	close(fds[0]);
+	close(fds[1]);
+}
+
+/* A pipe with nothing in it: the operation stays in flight, and the loop stays usable. */
+static void test_pipe_waits_for_its_writer(void **state)
+{
+	struct bench *b = *state;
+	char buf[8] = { 0 };
+	struct op op = op_over(buf, sizeof(buf)), nop = op_over(NULL, 0);
+	int fds[2];
+
+	assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+	loop_readv(b->loop, &op.op, fds[0], op.iov, 1, (uint64_t)-1);
+	loop_run_once(b->loop, 1 * MS);
+	loop_nop(b->loop, &nop.op);
+	assert_int_equal(nop.done, 0);
+	for (int i = 0; i < 100 && !nop.done; i++)
+		loop_run_once(b->loop, 1 * MS);
+	assert_int_equal(nop.done, 1);
+	assert_int_equal(nop.res, 0);
+	assert_int_equal(op.done, 0);
+	assert_int_equal(loop_ops_in_flight(b->loop), 1);
+	assert_int_equal(write(fds[1], "abc", 3), 3);
+	wait_all(b->loop);
+	assert_int_equal(op.res, 3);
+	assert_string_equal(buf, "abc");
+	close(fds[0]);
+	close(fds[1]);
+}
+
+/* The ring has 8 entries and room for 32 completions. */
+static void test_more_than_the_ring_holds(void **state)
+{
+	enum { N = 5000 };
+	struct bench *b = *state;
+	struct op *ops = calloc(N, sizeof(*ops));
+
+	for (unsigned i = 0; i < N; i++) {
+		memset(ops[i].data, (int)(i % 251), sizeof(ops[i].data));
+		ops[i].op.done = op_done;
+		ops[i].iov[0] = (struct iovec){ ops[i].data, sizeof(ops[i].data) };
+		loop_writev(b->loop, &ops[i].op, b->fd, ops[i].iov, 1, 16ULL * i);
+	}
+	assert_int_equal(loop_ops_in_flight(b->loop), N);
+	wait_all(b->loop);
+	for (unsigned i = 0; i < N; i++) {
+		assert_int_equal(ops[i].done, 1);
+		assert_int_equal(ops[i].res, 16);
+		memset(ops[i].data, 0xff, sizeof(ops[i].data));
+		loop_readv(b->loop, &ops[i].op, b->fd, ops[i].iov, 1, 16ULL * i);
+	}
+	wait_all(b->loop);
+	for (unsigned i = 0; i < N; i++) {
+		assert_int_equal(ops[i].done, 2);
+		for (unsigned k = 0; k < 16; k++)
+			assert_int_equal(ops[i].data[k], i % 251);
+	}
+	free(ops);
+}
+
+struct chain {
+	struct loop_op op;
+	struct loop *loop;
+	struct op *burst;
+	unsigned nburst, left;
+};
+
+static void chain_done(struct loop_op *o, int res)
+{
+	struct chain *c = container_of(o, struct chain, op);
+
+	assert_int_equal(res, 0);
+	for (unsigned i = 0; i < c->nburst; i++)
+		loop_nop(c->loop, &c->burst[i].op);
+	c->nburst = 0;
+	if (c->left && --c->left)
+		loop_nop(c->loop, &c->op);
+}
+
+/* A completion that submits far more than fits, while the completion queue is full, too. */
+static void test_burst_from_a_completion(void **state)
+{
+	enum { N = 3000 };
+	struct bench *b = *state;
+	struct op *ops = calloc(N, sizeof(*ops));
+	struct chain c = { .op = { .done = chain_done }, .loop = b->loop, .burst = ops, .nburst = N };
+
+	for (unsigned i = 0; i < N; i++)
+		ops[i].op.done = op_done;
+	loop_nop(b->loop, &c.op);
+	wait_all(b->loop);
+	for (unsigned i = 0; i < N; i++)
+		assert_int_equal(ops[i].done, 1);
+	free(ops);
+}
+
+static void timer_count(void *opaque)
+{
+	++*(unsigned *)opaque;
+}
+
+/* A stream of operations that each submit the next does not keep timers from firing. */
+static void test_stream_leaves_room_for_timers(void **state)
+{
+	struct bench *b = *state;
+	struct chain c = { .op = { .done = chain_done }, .loop = b->loop, .left = 200000 };
+	struct loop_timer *t;
+	unsigned fired = 0;
+
+	assert_int_equal(loop_timer_new(b->loop, timer_count, &fired, &t), 0);
+	loop_timer_arm(t, loop_now_ns() + 1 * MS);
+	loop_nop(b->loop, &c.op);
+	while (!fired && loop_ops_in_flight(b->loop))
+		loop_run_once(b->loop, UINT64_MAX);
+	assert_int_equal(fired, 1);
+	c.left = 0;
+	wait_all(b->loop);
+	loop_timer_free(t);
+}
+
+int main(void)
+{
+#define OPS_TEST(t) cmocka_unit_test_setup_teardown(t, bench_setup, bench_teardown)
+	const struct CMUnitTest tests[] = {
+		OPS_TEST(test_write_sync_read),
+		OPS_TEST(test_fallocate),
+		OPS_TEST(test_errors_come_as_results),
+		OPS_TEST(test_pipe_waits_for_its_writer),
+		OPS_TEST(test_more_than_the_ring_holds),
+		OPS_TEST(test_burst_from_a_completion),
+		OPS_TEST(test_stream_leaves_room_for_timers),
+	};
+
+	alarm(30);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
