@@ -192,6 +192,13 @@ void block_info(const struct block *b, struct block_info *ret_info)
 	*ret_info = b->info;
 }
 
+int block_extent(struct block *b, uint64_t off, uint64_t len, struct block_extent *ret)
+{
+	if (!len || !range_inside(off, len, b->info.size_bytes))
+		return -EINVAL;
+	return b->ops->extent(b, off, len, ret);
+}
+
 static void run_done(struct block_req *r, int res)
 {
 	r->engine = NULL;

@@ -89,6 +89,15 @@ void block_info(const struct block *b, struct block_info *ret_info);
  * the format. A request that fails a check is done() with -EINVAL, -EROFS or -EIO. */
 void block_submit(struct block *b, struct block_req *r);
 unsigned block_in_flight(const struct block *b);
+/* What stands at off? zero: len bytes from there on are known to read as zeros; else they
+ * may be data. 1 ≤ len ≤ what was asked for. */
+struct block_extent {
+	bool zero;
+	uint64_t len;
+};
+/* Runs the loop while tables are read: for tools, not from callbacks. Returns 0 or -errno. */
+int block_extent(struct block *b, uint64_t off, uint64_t len, struct block_extent *ret);
+
 /* Submit and run the loop until it is done: for tools and tests, not from callbacks.
  * op, flags, offset, len and iov of r are the caller's, done is set here. */
 int block_run(struct block *b, struct block_req *r);

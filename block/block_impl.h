@@ -12,6 +12,8 @@ struct err;
  * what writes, memory aligned. Each ends in one block_complete(), never from inside. */
 struct block_ops {
 	void (*submit)(struct block *b, struct block_req *r);
+	/* See block_extent(); the backing layer is asked by the format. */
+	int (*extent)(struct block *b, uint64_t off, uint64_t len, struct block_extent *ret);
 	/* Write back what is held; the loop may be run. Frees nothing. NULL allowed. */
 	int (*flush_all)(struct block *b);
 	/* Frees the engine's memory; the fd is block.c's. Also half-built objects. */

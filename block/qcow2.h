@@ -30,6 +30,8 @@ struct qcow2_header {
 	uint8_t compression; /* QCOW2_COMPRESSION_* */
 	bool has_backing;
 	bool has_bitmaps;
+	uint32_t nb_bitmaps;
+	uint64_t bitmaps_offset, bitmaps_bytes; /* their directory */
 	char backing_name[QCOW2_BACKING_NAME_MAX + 1];
 	char backing_format[64]; /* empty: the image does not say */
 	char data_file[QCOW2_BACKING_NAME_MAX + 1];

@@ -150,6 +150,14 @@ static void ext_string(const uint8_t *data, uint32_t len, char *dst, size_t cap)
 	dst[n] = 0;
 }
 
+static void ext_bitmaps(const uint8_t *data, struct qcow2_header *h)
+{
+	h->has_bitmaps = true;
+	h->nb_bitmaps = load_be32(data);
+	h->bitmaps_bytes = load_be64(data + 8);
+	h->bitmaps_offset = load_be64(data + 16);
+}
+
 /* Extensions end at type 0, at the backing file's name or with the first cluster. */
 static int parse_extensions(const uint8_t *p, size_t len, struct qcow2_header *h, struct err *e)
 {
@@ -171,8 +179,8 @@ static int parse_extensions(const uint8_t *p, size_t len, struct qcow2_header *h
 			ext_string(p + pos, n, h->backing_format, sizeof(h->backing_format));
 		else if (type == QCOW2_EXT_DATA_FILE)
 			ext_string(p + pos, n, h->data_file, sizeof(h->data_file));
-		else if (type == QCOW2_EXT_BITMAPS)
-			h->has_bitmaps = true;
+		else if (type == QCOW2_EXT_BITMAPS && n >= 24)
+			ext_bitmaps(p + pos, h);
 		pos += ROUND_UP((uint64_t)n, 8);
 	}
 	return 0;

@@ -198,18 +198,51 @@ static void qcow2_free(struct block *b)
 	free(q);
 }
 
-struct close_wait {
+/* For the few places that may run the loop themselves. */
+struct sync_wait {
 	struct wait wait;
 	bool done;
 	int res;
 };
 
-static void close_flushed(struct wait *w, int res)
+static void sync_wait_run(struct wait *w, int res)
 {
-	struct close_wait *c = container_of(w, struct close_wait, wait);
+	struct sync_wait *c = container_of(w, struct sync_wait, wait);
 
 	c->done = true;
 	c->res = res;
+}
+
+static int lookup_sync(struct qcow2 *q, uint64_t off, uint64_t len, struct extent *ret)
+{
+	for (;;) {
+		struct sync_wait c = { .wait.run = sync_wait_run };
+		int r = map_lookup(q, off, len, &c.wait, ret);
+
+		if (r != -EINPROGRESS)
+			return r;
+		while (!c.done)
+			loop_run_once(q->base.loop, UINT64_MAX);
+		if (c.res < 0)
+			return c.res;
+	}
+}
+
+static int qcow2_extent(struct block *b, uint64_t off, uint64_t len, struct block_extent *ret)
+{
+	struct qcow2 *q = qcow2_of(b);
+	struct extent x;
+	int r = lookup_sync(q, off, len, &x);
+
+	if (r < 0)
+		return r;
+	*ret = (struct block_extent){ .zero = x.kind == EXTENT_ZERO, .len = x.len };
+	if (x.kind != EXTENT_UNALLOCATED)
+		return 0;
+	ret->zero = true;
+	if (backing_is_zero(q, off))
+		return 0;
+	return block_extent(b->backing, off, MIN(x.len, b->backing->info.size_bytes - off), ret);
 }
 
 /* Freeing clusters dirties refcounts again, and these want another commit. */
@@ -219,7 +252,7 @@ static int qcow2_flush_all(struct block *b)
 	int r = 0;
 
 	while (!r && !q->corrupt && !commit_idle(q)) {
-		struct close_wait c = { .wait.run = close_flushed };
+		struct sync_wait c = { .wait.run = sync_wait_run };
 
 		commit_flush(q, &c.wait);
 		while (!c.done || q->freer.running)
@@ -235,8 +268,8 @@ static int qcow2_flush_all(struct block *b)
 	return r;
 }
 
-static const struct block_ops qcow2_ops = { .submit = qcow2_submit, .flush_all = qcow2_flush_all,
-	.free = qcow2_free };
+static const struct block_ops qcow2_ops = { .submit = qcow2_submit, .extent = qcow2_extent,
+	.flush_all = qcow2_flush_all, .free = qcow2_free };
 
 static void info_set(struct qcow2 *q, const struct block_format_open *o)
 {

@@ -224,6 +224,24 @@ static void raw_submit(struct block *b, struct block_req *r)
 	}
 }
 
+static int raw_extent(struct block *b, uint64_t off, uint64_t len, struct block_extent *ret)
+{
+	off_t data = lseek(b->fd, (off_t)off, SEEK_DATA), hole;
+
+	*ret = (struct block_extent){ .zero = false, .len = len };
+	if (data < 0 && errno == ENXIO) {
+		ret->zero = true; /* a hole up to the end */
+	} else if (data > (off_t)off) {
+		ret->zero = true;
+		ret->len = MIN(len, (uint64_t)data - off);
+	} else if (data >= 0) {
+		hole = lseek(b->fd, (off_t)off, SEEK_HOLE);
+		if (hole > (off_t)off)
+			ret->len = MIN(len, (uint64_t)hole - off);
+	}
+	return 0;
+}
+
 static int raw_flush_all(struct block *b)
 {
 	return fdatasync(b->fd) < 0 ? -errno : 0;
@@ -242,8 +260,8 @@ static void raw_free(struct block *b)
 	free(w);
 }
 
-static const struct block_ops raw_ops = { .submit = raw_submit, .flush_all = raw_flush_all,
-	.free = raw_free };
+static const struct block_ops raw_ops = { .submit = raw_submit, .extent = raw_extent,
+	.flush_all = raw_flush_all, .free = raw_free };
 
 int raw_open(const struct block_format_open *o, struct block **ret_b, struct err *e)
 {

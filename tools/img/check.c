@@ -1,0 +1,147 @@
+#include "img.h"
+
+#include "base/cleanup.h"
+#include "block/lock.h"
+
+#include <errno.h>
+#include <json-c/json.h>
+#include <stdio.h>
+#include <string.h>
+
+enum check_exit { CHECK_CLEAN = 0, CHECK_FAILED = 1, CHECK_CORRUPT = 2, CHECK_LEAKS = 3,
+	CHECK_NO_TABLES = 63 };
+
+static void line_print(void *opaque, const char *line)
+{
+	(void)opaque;
+	puts(line);
+}
+
+static int verdict(const struct qcow2_check *c)
+{
+	return c->corruptions ? CHECK_CORRUPT : c->errors ? CHECK_FAILED
+		: c->leaks ? CHECK_LEAKS : CHECK_CLEAN;
+}
+
+static double percent(uint64_t part, uint64_t of)
+{
+	return of ? 100.0 * (double)part / (double)of : 0;
+}
+
+static void human(const struct qcow2_check *c)
+{
+	if (c->corruptions)
+		printf("\n%llu errors were found on the image.\nData may be corrupted, or further writes to "
+			"the image may corrupt it.\n", (unsigned long long)c->corruptions);
+	if (c->leaks)
+		printf("\n%llu leaked clusters were found on the image.\nThis means waste of disk space, but "
+			"no harm to data.\n", (unsigned long long)c->leaks);
+	if (c->errors)
+		printf("\n%llu internal errors have occurred during the check.\n",
+			(unsigned long long)c->errors);
+	if (!c->corruptions && !c->leaks && !c->errors)
+		puts("No errors were found on the image.");
+	printf("%llu/%llu = %0.2f%% allocated, %0.2f%% fragmented, %0.2f%% compressed clusters\n",
+		(unsigned long long)c->allocated_clusters, (unsigned long long)c->total_clusters,
+		percent(c->allocated_clusters, c->total_clusters),
+		percent(c->fragmented_clusters, c->allocated_clusters),
+		percent(c->compressed_clusters, c->allocated_clusters));
+	printf("Image end offset: %llu\n", (unsigned long long)c->image_end_offset);
+}
+
+static void add_count(struct json_object *o, const char *key, uint64_t v, bool always)
+{
+	if (v || always)
+		json_object_object_add(o, key, json_object_new_uint64(v));
+}
+
+static void json(const struct qcow2_check *c, const char *path)
+{
+	struct json_object *o = json_object_new_object();
+
+	add_count(o, "image-end-offset", c->image_end_offset, true);
+	add_count(o, "total-clusters", c->total_clusters, true);
+	add_count(o, "check-errors", c->errors, true);
+	add_count(o, "corruptions", c->corruptions, false);
+	add_count(o, "leaks", c->leaks, false);
+	add_count(o, "allocated-clusters", c->allocated_clusters, false);
+	add_count(o, "fragmented-clusters", c->fragmented_clusters, false);
+	add_count(o, "compressed-clusters", c->compressed_clusters, false);
+	json_object_object_add(o, "filename", json_object_new_string(path));
+	json_object_object_add(o, "format", json_object_new_string("qcow2"));
+	puts(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED |
+		JSON_C_TO_STRING_NOSLASHESCAPE));
+	json_object_put(o);
+}
+
+static int check_layer(const struct img_open *o, const struct img_layer *y, bool as_json, bool quiet)
+{
+	struct qcow2_check c = { .report = as_json || quiet ? NULL : line_print };
+	struct err e;
+
+	if (y->format != BLOCK_FORMAT_QCOW2) {
+		if (!quiet)
+			fprintf(stderr, "cairn-img: %s is raw: it has no tables to check\n", o->path);
+		return CHECK_NO_TABLES;
+	}
+	if (!o->no_lock && lock_acquire(y->fd, false, o->path, &e) < 0)
+		return img_fail(&e);
+	/* A marked image is what check is for: only what it cannot read is refused. */
+	if (qcow2_header_supported(&y->header, false, &e) < 0 ||
+		qcow2_check(y->fd, &y->header, &c, &e) < 0) {
+		err_prefix(&e, "%s", o->path);
+		return img_fail(&e);
+	}
+	if (as_json)
+		json(&c, o->path);
+	else if (!quiet)
+		human(&c);
+	return verdict(&c);
+}
+
+int img_check_main(int argc, char **argv)
+{
+	static const struct option longs[] = { { "output", required_argument, NULL, 'O' },
+		{ "force-share", no_argument, NULL, 'U' }, { "allow", required_argument, NULL, 'A' },
+		{ "repair", required_argument, NULL, 'r' }, { NULL, 0, NULL, 0 } };
+	struct img_open o = { .no_backing = true };
+	struct img_layer layers[BLOCK_LAYERS_MAX];
+	bool as_json = false, quiet = false;
+	unsigned n;
+	struct err e;
+	int c, st;
+
+	while ((c = getopt_long(argc, argv, "f:r:Uq", longs, NULL)) != -1) {
+		switch (c) {
+		case 'f':
+			o.format = optarg;
+			break;
+		case 'U':
+			o.no_lock = true;
+			break;
+		case 'q':
+			quiet = true;
+			break;
+		case 'A':
+			break; /* no backing file is opened */
+		case 'r':
+			return img_usage("check", "repairing is not supported; use `qemu-img check -r %s`",
+				optarg);
+		case 'O':
+			as_json = !strcmp(optarg, "json");
+			if (as_json || !strcmp(optarg, "human"))
+				break;
+			return img_usage("check", "--output is human or json");
+		default:
+			return img_usage("check", "wrong options");
+		}
+	}
+	if (argc - optind != 1)
+		return img_usage("check", "one file is needed");
+	o.path = argv[optind];
+	if (img_layers_open(&o, layers, &n, &e) < 0)
+		return img_fail(&e);
+	st = check_layer(&o, &layers[0], as_json, quiet);
+	img_layers_free(layers, n);
+	return st;
+}

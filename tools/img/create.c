@@ -1,0 +1,281 @@
+#include "img.h"
+
+#include "base/cleanup.h"
+#include "base/util.h"
+#include "block/lock.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define BAD_VALUE(e, key, value, what)                                                             \
+	err_set(e, -EINVAL, ERR_INVALID, "'%s' is no value for %s; it has to be " what, value, key)
+
+static int parse_bool(const char *key, const char *v, bool *ret, struct err *e)
+{
+	if (!strcmp(v, "on") || !strcmp(v, "true") || !strcmp(v, "yes"))
+		*ret = true;
+	else if (!strcmp(v, "off") || !strcmp(v, "false") || !strcmp(v, "no"))
+		*ret = false;
+	else
+		return BAD_VALUE(e, key, v, "on or off");
+	return 0;
+}
+
+static int parse_log2(const char *key, const char *v, uint64_t min, uint64_t max, uint32_t *ret,
+	struct err *e)
+{
+	uint64_t n;
+	int r = img_parse_size(v, &n, e);
+
+	if (r < 0)
+		return r;
+	if (!is_power_of_two(n) || n < min || n > max)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s must be a power of two from %llu to %llu", key,
+			(unsigned long long)min, (unsigned long long)max);
+	*ret = (uint32_t)__builtin_ctzll(n);
+	return 0;
+}
+
+static int option_words(struct qcow2_create *q, const char *key, const char *v, struct err *e)
+{
+	if (!strcmp(key, "compat")) {
+		if (!strcmp(v, "0.10") || !strcmp(v, "v2"))
+			q->version = 2;
+		else if (!strcmp(v, "1.1") || !strcmp(v, "v3"))
+			q->version = 3;
+		else
+			return BAD_VALUE(e, key, v, "0.10 or 1.1");
+	} else if (!strcmp(key, "compression_type")) {
+		if (strcmp(v, "zlib") && strcmp(v, "zstd"))
+			return BAD_VALUE(e, key, v, "zlib or zstd");
+		q->compression = !strcmp(v, "zstd");
+	} else if (!strcmp(key, "preallocation")) {
+		if (strcmp(v, "off"))
+			return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "preallocation=%s is not supported; only "
+				"off is", v);
+	} else {
+		return err_set(e, -EINVAL, ERR_INVALID, "there is no option '%s'; see `cairn-img help "
+			"create`", key);
+	}
+	return 0;
+}
+
+static int option_apply(struct img_create *c, const char *key, const char *v, struct err *e)
+{
+	struct qcow2_create *q = &c->qcow2;
+
+	if (!strcmp(key, "size")) {
+		c->has_size = true;
+		return img_parse_size(v, &q->size_bytes, e);
+	}
+	if (c->format != BLOCK_FORMAT_QCOW2 && strcmp(key, "preallocation"))
+		return err_set(e, -EINVAL, ERR_INVALID, "the option %s does not go with the format raw", key);
+	if (!strcmp(key, "cluster_size"))
+		return parse_log2(key, v, 512, 2 * MIB, &q->cluster_bits, e);
+	if (!strcmp(key, "refcount_bits"))
+		return parse_log2(key, v, 1, 64, &q->refcount_order, e);
+	if (!strcmp(key, "lazy_refcounts"))
+		return parse_bool(key, v, &q->lazy_refcounts, e);
+	if (!strcmp(key, "extended_l2"))
+		return parse_bool(key, v, &q->extended_l2, e);
+	if (!strcmp(key, "backing_file"))
+		q->backing_name = v;
+	else if (!strcmp(key, "backing_fmt"))
+		q->backing_format = v;
+	else
+		return option_words(q, key, v, e);
+	return 0;
+}
+
+int img_create_options(struct img_create *c, char *opts, struct err *e)
+{
+	char *save = NULL;
+	int r = 0;
+
+	for (char *o = strtok_r(opts, ",", &save); o && !r; o = strtok_r(NULL, ",", &save)) {
+		char *eq = strchr(o, '=');
+
+		if (!eq)
+			return err_set(e, -EINVAL, ERR_INVALID, "'%s' in -o is not key=value", o);
+		*eq = 0;
+		r = option_apply(c, o, eq + 1, e);
+	}
+	return r;
+}
+
+int img_create_fd(int fd, const struct img_create *c, struct err *e)
+{
+	struct stat st;
+
+	if (c->format == BLOCK_FORMAT_QCOW2)
+		return qcow2_create(fd, &c->qcow2, e);
+	if (fstat(fd, &st) < 0)
+		return err_set_errno(e, -errno, "stat");
+	if (!S_ISREG(st.st_mode))
+		return 0; /* a device is what it is */
+	if (ftruncate(fd, 0) < 0 || ftruncate(fd, (off_t)ROUND_UP(c->qcow2.size_bytes, 512)) < 0)
+		return err_set_errno(e, -errno, "cannot set the size");
+	return 0;
+}
+
+/* ---- the verb ---- */
+
+struct create_args {
+	struct img_create c;
+	bool unsafe, quiet;
+	const char *path, *size;
+};
+
+/* The backing file gives the size, and has to be there. The user named it: no folder is
+ * off limits. */
+static int backing_look(struct create_args *a, struct err *e)
+{
+	struct qcow2_create *q = &a->c.qcow2;
+	struct img_open o = { .format = q->backing_format, .no_lock = true, .allow = { "/" }, .nallow = 1 };
+	struct block_info info;
+	struct loop *l = NULL;
+	struct block *b;
+	char path[8192];
+	const char *slash = strrchr(a->path, '/');
+	int r;
+
+	snprintf(path, sizeof(path), "%.*s%s",
+		slash && *q->backing_name != '/' ? (int)(slash + 1 - a->path) : 0, a->path,
+		q->backing_name);
+	o.path = path;
+	r = loop_new(16, &l, e);
+	if (!r)
+		r = img_block_open(l, &o, &b, e);
+	if (!r) {
+		block_info(b, &info);
+		if (!a->c.has_size)
+			q->size_bytes = info.size_bytes;
+		a->c.has_size = true;
+		block_close(b);
+	}
+	loop_free(l);
+	return r;
+}
+
+static int args_check(struct create_args *a, struct err *e)
+{
+	struct qcow2_create *q = &a->c.qcow2;
+	int r = 0;
+
+	if (a->size) {
+		r = img_parse_size(a->size, &q->size_bytes, e);
+		a->c.has_size = true;
+	}
+	if (!r && q->backing_name && a->c.format != BLOCK_FORMAT_QCOW2)
+		r = err_set(e, -EINVAL, ERR_INVALID, "a raw image has no backing file; use -f qcow2");
+	if (!r && q->backing_name && !q->backing_format)
+		r = err_set(e, -EINVAL, ERR_INVALID, "the backing file's format has to be given: -F raw or "
+			"-F qcow2");
+	if (!r && q->backing_format && block_format_from_name(q->backing_format) < 0)
+		r = err_set(e, -EINVAL, ERR_INVALID, "'%s' is no format; raw and qcow2 are",
+			q->backing_format);
+	if (!r && q->backing_name && !a->unsafe)
+		r = backing_look(a, e);
+	if (!r && !a->c.has_size)
+		r = err_set(e, -EINVAL, ERR_INVALID, "a size is needed");
+	if (!r && a->c.format == BLOCK_FORMAT_QCOW2)
+		r = qcow2_create_check(q, e);
+	if (!r && q->size_bytes > INT64_MAX - 511)
+		r = err_set(e, -EINVAL, ERR_INVALID, "the size is too large");
+	return r;
+}
+
+static void formatting_say(const struct create_args *a)
+{
+	const struct qcow2_create *q = &a->c.qcow2;
+
+	printf("Formatting '%s', fmt=%s ", a->path, block_format_name(a->c.format));
+	if (a->c.format == BLOCK_FORMAT_QCOW2)
+		printf("cluster_size=%u extended_l2=%s compression_type=%s ", 1u << q->cluster_bits,
+			q->extended_l2 ? "on" : "off", q->compression ? "zstd" : "zlib");
+	printf("size=%llu", (unsigned long long)ROUND_UP(q->size_bytes, 512));
+	if (q->backing_name)
+		printf(" backing_file=%s backing_fmt=%s", q->backing_name, q->backing_format);
+	if (a->c.format == BLOCK_FORMAT_QCOW2)
+		printf(" lazy_refcounts=%s refcount_bits=%u", q->lazy_refcounts ? "on" : "off",
+			1u << q->refcount_order);
+	putchar('\n');
+}
+
+static int file_make(struct create_args *a, struct err *e)
+{
+	struct stat st;
+	bool existed = !stat(a->path, &st);
+	CLEANUP_CLOSE int fd = open(a->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0644);
+	int r;
+
+	if (fd < 0)
+		return err_set_errno(e, -errno, "cannot create %s", a->path);
+	/* Before the first byte is lost: is somebody using it? */
+	r = lock_acquire(fd, true, a->path, e);
+	if (r < 0)
+		return r;
+	r = img_create_fd(fd, &a->c, e);
+	if (r < 0) {
+		err_prefix(e, "%s", a->path);
+		if (!existed)
+			unlink(a->path);
+	}
+	return r;
+}
+
+int img_create_main(int argc, char **argv)
+{
+	struct create_args a = { .c = { .format = BLOCK_FORMAT_RAW,
+		.qcow2 = { .cluster_bits = 16, .refcount_order = 4, .version = 3 } } };
+	char *opts[16];
+	unsigned nopts = 0;
+	struct err e;
+	int o, f, r = 0;
+
+	while ((o = getopt(argc, argv, "f:o:b:F:uq")) != -1) {
+		switch (o) {
+		case 'f':
+			f = block_format_from_name(optarg);
+			if (f < 0)
+				return img_usage("create", "'%s' is no format; raw and qcow2 are", optarg);
+			a.c.format = (enum block_format)f;
+			break;
+		case 'o':
+			if (nopts == ARRAY_SIZE(opts))
+				return img_usage("create", "too many -o");
+			opts[nopts++] = optarg;
+			break;
+		case 'b':
+			a.c.qcow2.backing_name = optarg;
+			break;
+		case 'F':
+			a.c.qcow2.backing_format = optarg;
+			break;
+		case 'u':
+			a.unsafe = true;
+			break;
+		case 'q':
+			a.quiet = true;
+			break;
+		default:
+			return img_usage("create", "wrong options");
+		}
+	}
+	if (argc - optind < 1 || argc - optind > 2)
+		return img_usage("create", "a file and a size are needed");
+	a.path = argv[optind];
+	a.size = argv[optind + 1];
+	for (unsigned i = 0; i < nopts && !r; i++)
+		r = img_create_options(&a.c, opts[i], &e);
+	if (!r)
+		r = args_check(&a, &e);
+	if (!r && !a.quiet)
+		formatting_say(&a);
+	if (!r)
+		r = file_make(&a, &e);
+	return r < 0 ? img_fail(&e) : 0;
+}

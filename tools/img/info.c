@@ -1,0 +1,267 @@
+#include "img.h"
+
+#include "base/cleanup.h"
+#include "base/util.h"
+#include "block/lock.h"
+
+#include <errno.h>
+#include <json-c/json.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+
+struct info_layer {
+	const struct img_layer *y;
+	const char *path; /* as the user or the image wrote it */
+	uint64_t size_bytes, actual_bytes;
+	struct qcow2_snapshot_info *snaps;
+	size_t nsnaps;
+};
+
+static bool feature(const struct info_layer *i, uint64_t bit)
+{
+	return i->y->header.incompatible & bit;
+}
+
+/* ---- human ---- */
+
+static void human_snapshot(const struct qcow2_snapshot_info *s)
+{
+	time_t t = s->sec;
+	uint64_t ms = s->vm_clock_ns / 1000000;
+	char size[32], date[32], clock[32], icount[32] = "";
+	struct tm tm;
+
+	img_format_size(s->vm_state_bytes, size, sizeof(size));
+	localtime_r(&t, &tm);
+	strftime(date, sizeof(date), "%Y-%m-%d %H:%M:%S", &tm);
+	snprintf(clock, sizeof(clock), "%02llu:%02u:%02u.%03u", (unsigned long long)(ms / 3600000),
+		(unsigned)(ms / 60000 % 60), (unsigned)(ms / 1000 % 60), (unsigned)(ms % 1000));
+	if (s->has_icount)
+		snprintf(icount, sizeof(icount), "%llu", (unsigned long long)s->icount);
+	printf("%-9s %-16s %8s%20s%13s%11s\n", s->id, s->name, size, date, clock, icount);
+}
+
+static void human_qcow2(const struct info_layer *i)
+{
+	const struct qcow2_header *h = &i->y->header;
+
+	printf("cluster_size: %u\n", 1u << h->cluster_bits);
+	if (h->has_backing) {
+		printf("backing file: %s\n", h->backing_name);
+		if (*h->backing_format)
+			printf("backing file format: %s\n", h->backing_format);
+	}
+	if (i->nsnaps) {
+		printf("Snapshot list:\n%-9s %-16s %8s%20s%13s%11s\n", "ID", "TAG", "VM SIZE", "DATE",
+			"VM CLOCK", "ICOUNT");
+		for (size_t k = 0; k < i->nsnaps; k++)
+			human_snapshot(&i->snaps[k]);
+	}
+	printf("Format specific information:\n    compat: %s\n    compression type: %s\n",
+		h->version == 2 ? "0.10" : "1.1", h->compression ? "zstd" : "zlib");
+	if (h->version >= 3) {
+		printf("    lazy refcounts: %s\n",
+			h->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS ? "true" : "false");
+		printf("    refcount bits: %u\n    corrupt: %s\n    extended l2: %s\n",
+			1u << h->refcount_order, feature(i, QCOW2_INCOMPAT_CORRUPT) ? "true" : "false",
+			feature(i, QCOW2_INCOMPAT_EXTENDED_L2) ? "true" : "false");
+	} else {
+		printf("    refcount bits: %u\n", 1u << h->refcount_order);
+	}
+}
+
+static void human(const struct info_layer *i)
+{
+	char size[32], actual[32];
+
+	img_format_size(i->size_bytes, size, sizeof(size));
+	img_format_size(i->actual_bytes, actual, sizeof(actual));
+	printf("image: %s\nfile format: %s\nvirtual size: %s (%llu bytes)\ndisk size: %s\n", i->path,
+		block_format_name(i->y->format), size, (unsigned long long)i->size_bytes, actual);
+	if (i->y->format != BLOCK_FORMAT_QCOW2)
+		return;
+	if (i->y->header.crypt_method)
+		printf("encrypted: yes\n");
+	if (feature(i, QCOW2_INCOMPAT_DIRTY))
+		printf("cleanly shut down: no\n");
+	human_qcow2(i);
+}
+
+/* ---- JSON ---- */
+
+static void add(struct json_object *o, const char *key, struct json_object *v)
+{
+	json_object_object_add(o, key, v);
+}
+
+static struct json_object *json_snapshot(const struct qcow2_snapshot_info *s)
+{
+	struct json_object *o = json_object_new_object();
+
+	if (s->has_icount)
+		add(o, "icount", json_object_new_uint64(s->icount));
+	add(o, "vm-clock-nsec", json_object_new_uint64(s->vm_clock_ns % 1000000000));
+	add(o, "name", json_object_new_string(s->name));
+	add(o, "date-sec", json_object_new_int64(s->sec));
+	add(o, "date-nsec", json_object_new_int64(s->nsec));
+	add(o, "vm-clock-sec", json_object_new_uint64(s->vm_clock_ns / 1000000000));
+	add(o, "id", json_object_new_string(s->id));
+	add(o, "vm-state-size", json_object_new_uint64(s->vm_state_bytes));
+	return o;
+}
+
+static struct json_object *json_specific(const struct info_layer *i)
+{
+	const struct qcow2_header *h = &i->y->header;
+	struct json_object *o = json_object_new_object(), *d = json_object_new_object();
+
+	add(d, "compat", json_object_new_string(h->version == 2 ? "0.10" : "1.1"));
+	add(d, "compression-type", json_object_new_string(h->compression ? "zstd" : "zlib"));
+	if (h->version >= 3) {
+		add(d, "lazy-refcounts",
+			json_object_new_boolean(!!(h->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS)));
+		add(d, "corrupt", json_object_new_boolean(feature(i, QCOW2_INCOMPAT_CORRUPT)));
+		add(d, "extended-l2", json_object_new_boolean(feature(i, QCOW2_INCOMPAT_EXTENDED_L2)));
+	}
+	add(d, "refcount-bits", json_object_new_int(1 << h->refcount_order));
+	add(o, "type", json_object_new_string("qcow2"));
+	add(o, "data", d);
+	return o;
+}
+
+static void json_qcow2(struct json_object *o, const struct info_layer *i)
+{
+	const struct qcow2_header *h = &i->y->header;
+
+	add(o, "cluster-size", json_object_new_int64(1LL << h->cluster_bits));
+	if (h->crypt_method)
+		add(o, "encrypted", json_object_new_boolean(true));
+	if (i->nsnaps) {
+		struct json_object *list = json_object_new_array();
+
+		for (size_t k = 0; k < i->nsnaps; k++)
+			json_object_array_add(list, json_snapshot(&i->snaps[k]));
+		add(o, "snapshots", list);
+	}
+	add(o, "format-specific", json_specific(i));
+	if (!h->has_backing)
+		return;
+	add(o, "backing-filename", json_object_new_string(h->backing_name));
+	if (*h->backing_format)
+		add(o, "backing-filename-format", json_object_new_string(h->backing_format));
+	if (*h->backing_name == '/' || !strrchr(i->path, '/')) {
+		add(o, "full-backing-filename", json_object_new_string(h->backing_name));
+	} else {
+		char full[8192];
+
+		snprintf(full, sizeof(full), "%.*s%s", (int)(strrchr(i->path, '/') + 1 - i->path), i->path,
+			h->backing_name);
+		add(o, "full-backing-filename", json_object_new_string(full));
+	}
+}
+
+static struct json_object *json(const struct info_layer *i)
+{
+	struct json_object *o = json_object_new_object();
+
+	add(o, "filename", json_object_new_string(i->path));
+	add(o, "format", json_object_new_string(block_format_name(i->y->format)));
+	add(o, "virtual-size", json_object_new_uint64(i->size_bytes));
+	add(o, "actual-size", json_object_new_uint64(i->actual_bytes));
+	add(o, "dirty-flag", json_object_new_boolean(
+		i->y->format == BLOCK_FORMAT_QCOW2 && feature(i, QCOW2_INCOMPAT_DIRTY)));
+	if (i->y->format == BLOCK_FORMAT_QCOW2)
+		json_qcow2(o, i);
+	return o;
+}
+
+/* ---- the verb ---- */
+
+static int layer_fill(struct info_layer *i, struct err *e)
+{
+	struct stat st;
+	off_t end = lseek(i->y->fd, 0, SEEK_END);
+
+	if (end < 0 || fstat(i->y->fd, &st) < 0)
+		return err_set_errno(e, -errno, "%s", i->path);
+	i->actual_bytes = (uint64_t)st.st_blocks * 512;
+	i->size_bytes = i->y->format == BLOCK_FORMAT_QCOW2 ? ROUND_DOWN(i->y->header.size_bytes, 512)
+							    : ROUND_UP((uint64_t)end, 512);
+	if (i->y->format != BLOCK_FORMAT_QCOW2 || !i->y->header.nb_snapshots)
+		return 0;
+	return qcow2_snapshots_read(i->y->fd, &i->y->header, &i->snaps, &i->nsnaps, e);
+}
+
+static int info_run(const struct img_open *o, bool as_json, bool chain, struct err *e)
+{
+	struct img_layer *layers = calloc(BLOCK_LAYERS_MAX, sizeof(*layers));
+	struct json_object *list = json_object_new_array();
+	unsigned n = 0;
+	int r = layers ? img_layers_open(o, layers, &n, e) : err_set_errno(e, -ENOMEM, "info");
+
+	for (unsigned i = 0; i < n && !r; i++) {
+		struct info_layer info = { .y = &layers[i], .path = layers[i].path };
+
+		if (!o->no_lock)
+			r = lock_acquire(layers[i].fd, false, layers[i].path, e);
+		if (!r)
+			r = layer_fill(&info, e);
+		if (!r && as_json)
+			json_object_array_add(list, json(&info));
+		else if (!r) {
+			printf(i ? "\n" : "");
+			human(&info);
+		}
+		qcow2_snapshots_free(info.snaps, info.nsnaps);
+	}
+	if (!r && as_json)
+		puts(json_object_to_json_string_ext(chain ? list : json_object_array_get_idx(list, 0),
+			JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED | JSON_C_TO_STRING_NOSLASHESCAPE));
+	json_object_put(list);
+	if (layers)
+		img_layers_free(layers, n);
+	free(layers);
+	return r;
+}
+
+int img_info_main(int argc, char **argv)
+{
+	static const struct option longs[] = { { "output", required_argument, NULL, 'O' },
+		{ "backing-chain", no_argument, NULL, 'B' }, { "force-share", no_argument, NULL, 'U' },
+		{ "allow", required_argument, NULL, 'A' }, { NULL, 0, NULL, 0 } };
+	struct img_open o = { .no_backing = true };
+	bool as_json = false;
+	struct err e;
+	int c;
+
+	while ((c = getopt_long(argc, argv, "f:U", longs, NULL)) != -1) {
+		switch (c) {
+		case 'f':
+			o.format = optarg;
+			break;
+		case 'U':
+			o.no_lock = true;
+			break;
+		case 'B':
+			o.no_backing = false;
+			break;
+		case 'A':
+			if (img_allow_add(&o, optarg))
+				return 1;
+			break;
+		case 'O':
+			as_json = !strcmp(optarg, "json");
+			if (as_json || !strcmp(optarg, "human"))
+				break;
+			return img_usage("info", "--output is human or json");
+		default:
+			return img_usage("info", "wrong options");
+		}
+	}
+	if (argc - optind != 1)
+		return img_usage("info", "one file is needed");
+	o.path = argv[optind];
+	return info_run(&o, as_json, !o.no_backing, &e) < 0 ? img_fail(&e) : 0;
+}

@@ -1,0 +1,217 @@
+#include "img.h"
+
+#include "base/cleanup.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+int img_allow_add(struct img_open *o, const char *dir)
+{
+	if (o->nallow == IMG_ALLOW_MAX)
+		return img_usage(NULL, "--allow can be given %d times", IMG_ALLOW_MAX);
+	o->allow[o->nallow++] = dir;
+	return 0;
+}
+
+void img_layers_free(struct img_layer *layers, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		free(layers[i].path);
+		if (layers[i].fd >= 0)
+			close(layers[i].fd);
+	}
+}
+
+/* Only the beginning decides, and only where the user has not said. */
+static int format_find(const struct img_open *o, int fd, enum block_format *ret, struct err *e)
+{
+	static const char magic[4] = { 'Q', 'F', 'I', (char)0xfb };
+	char buf[4] = { 0 };
+	int f;
+
+	if (o->format) {
+		f = block_format_from_name(o->format);
+		if (f < 0)
+			return err_set(e, -EINVAL, ERR_INVALID, "'%s' is no format; raw and qcow2 are",
+				o->format);
+		*ret = (enum block_format)f;
+		return 0;
+	}
+	if (pread(fd, buf, sizeof(buf), 0) < 0)
+		return err_set_errno(e, -errno, "cannot read %s", o->path);
+	*ret = memcmp(buf, magic, 4) ? BLOCK_FORMAT_RAW : BLOCK_FORMAT_QCOW2;
+	return 0;
+}
+
+static int layer_open(struct img_layer *y, const char *path, bool writable, struct err *e)
+{
+	struct stat st;
+
+	y->fd = open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK);
+	if (y->fd < 0)
+		return err_set_errno(e, -errno, "cannot open %s", path);
+	y->path = strdup(path);
+	if (!y->path || fstat(y->fd, &st) < 0)
+		return err_set_errno(e, -errno, "%s", path);
+	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+		return err_set(e, -EINVAL, ERR_INVALID, "%s is %s; an image is a file or a block device",
+			path, S_ISDIR(st.st_mode) ? "a folder" : "neither a file nor a block device");
+	return 0;
+}
+
+/* ---- where a backing file may lie ---- */
+
+static bool below(const char *path, const char *dir)
+{
+	char real[PATH_MAX];
+	size_t n;
+
+	if (!realpath(dir, real))
+		return false;
+	n = strlen(real);
+	return n == 1 || (!strncmp(path, real, n) && path[n] == '/');
+}
+
+static void folder_of(const char *path, char *ret, size_t cap)
+{
+	const char *slash = strrchr(path, '/');
+
+	if (!slash)
+		snprintf(ret, cap, ".");
+	else
+		snprintf(ret, cap, "%.*s", (int)MAX(slash - path, (ptrdiff_t)1), path);
+}
+
+/* Names like "nbd://..." or "json:{...}" are an image's way to make a program talk to the
+ * network: a colon before the first slash is never a plain path here. */
+static bool has_protocol(const char *name)
+{
+	size_t n = strcspn(name, ":/");
+
+	return name[n] == ':';
+}
+
+static int backing_resolve(const struct img_open *o, const char *image, const char *name, char *ret,
+	struct err *e)
+{
+	char dir[PATH_MAX], joined[2 * PATH_MAX];
+	bool ok;
+
+	if (has_protocol(name))
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+			"%s names '%s' as its backing file; only plain files are opened", image, name);
+	folder_of(image, dir, sizeof(dir));
+	snprintf(joined, sizeof(joined), "%s%s%s", *name == '/' ? "" : dir, *name == '/' ? "" : "/",
+		name);
+	if (!realpath(joined, ret))
+		return err_set_errno(e, -errno, "%s: backing file %s", image, joined);
+	ok = below(ret, dir);
+	for (unsigned i = 0; i < o->nallow && !ok; i++)
+		ok = below(ret, o->allow[i]);
+	if (!ok)
+		return err_set(e, -EACCES, ERR_PERMISSION,
+			"%s names the backing file %s, which lies outside of its folder; if you trust the "
+			"image, allow it with --allow DIR", image, ret);
+	return 0;
+}
+
+static int chain_check(const struct img_layer *layers, unsigned n, struct err *e)
+{
+	struct stat a, b;
+
+	if (fstat(layers[n].fd, &a) < 0)
+		return -errno;
+	for (unsigned i = 0; i < n; i++)
+		if (!fstat(layers[i].fd, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
+			return err_set(e, -EINVAL, ERR_INVALID,
+				"the backing chain of %s is a loop: %s comes twice", layers[0].path,
+				layers[n].path);
+	return 0;
+}
+
+/* Opens layer n; *ret_next gets the resolved name of the next one, or "". */
+static int chain_step(const struct img_open *o, struct img_layer *layers, unsigned n,
+	const char *path, char *ret_next, struct err *e)
+{
+	struct img_layer *y = &layers[n];
+	int f, r = layer_open(y, path, o->writable && !n, e);
+
+	if (!r && !n)
+		r = format_find(o, y->fd, &y->format, e);
+	if (!r)
+		r = chain_check(layers, n, e);
+	*ret_next = 0;
+	if (r < 0 || y->format == BLOCK_FORMAT_RAW)
+		return r;
+	r = qcow2_header_read(y->fd, path, &y->header, e);
+	if (r < 0 || !y->header.has_backing || o->no_backing)
+		return r;
+	if (n + 1 == BLOCK_LAYERS_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "the backing chain of %s has more than %d layers",
+			layers[0].path, BLOCK_LAYERS_MAX);
+	f = block_format_from_name(y->header.backing_format);
+	if (f < 0)
+		return err_set(e, -EINVAL, ERR_INVALID, *y->header.backing_format
+			? "%s says that its backing file is '%s'; raw and qcow2 are supported"
+			: "%s does not say which format its backing file has, and it is not guessed; say it "
+			  "with `qemu-img rebase -u -F FMT -b FILE`%s", path, y->header.backing_format);
+	layers[n + 1].format = (enum block_format)f;
+	return backing_resolve(o, path, y->header.backing_name, ret_next, e);
+}
+
+int img_layers_open(const struct img_open *o, struct img_layer *layers, unsigned *ret_n,
+	struct err *e)
+{
+	char path[PATH_MAX];
+	unsigned n = 0;
+	int r;
+
+	memset(layers, 0, BLOCK_LAYERS_MAX * sizeof(*layers));
+	for (unsigned i = 0; i < BLOCK_LAYERS_MAX; i++)
+		layers[i].fd = -1;
+	if (snprintf(path, sizeof(path), "%s", o->path) >= (int)sizeof(path))
+		return err_set_errno(e, -ENAMETOOLONG, "%s", o->path);
+	do {
+		char next[PATH_MAX];
+
+		r = chain_step(o, layers, n++, path, next, e);
+		memcpy(path, next, sizeof(path));
+	} while (!r && *path);
+	if (r < 0)
+		img_layers_free(layers, n);
+	else
+		*ret_n = n;
+	return r;
+}
+
+int img_block_open(struct loop *l, const struct img_open *o, struct block **ret_b, struct err *e)
+{
+	struct img_layer *layers = calloc(BLOCK_LAYERS_MAX, sizeof(*layers));
+	struct block_layer fds[BLOCK_LAYERS_MAX];
+	struct block_open bo = { .layers = fds, .read_only = !o->writable, .no_lock = o->no_lock,
+		.buffered = true, .name = o->path };
+	unsigned n;
+	int r;
+
+	if (!layers)
+		return err_set_errno(e, -ENOMEM, "%s", o->path);
+	r = img_layers_open(o, layers, &n, e);
+	if (r < 0) {
+		free(layers);
+		return r;
+	}
+	for (unsigned i = 0; i < n; i++)
+		fds[i] = (struct block_layer){ layers[i].fd, layers[i].format };
+	bo.nlayers = n;
+	r = block_open(l, &bo, ret_b, e);
+	for (unsigned i = 0; !r && i < n; i++)
+		layers[i].fd = -1; /* the disk's now */
+	img_layers_free(layers, n);
+	free(layers);
+	return r;
+}
