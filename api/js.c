@@ -47,14 +47,15 @@ int js_parse(const char *text, size_t len, const char *name, struct json_object 
 
 	if (!t)
 		return err_set_errno(e, -ENOMEM, "%s", name);
-	if (len > INT_MAX)
+	if (len >= INT_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID, "%s: too large", name);
 	json_tokener_set_flags(t, JSON_TOKENER_VALIDATE_UTF8 | JSON_TOKENER_ALLOW_TRAILING_CHARS |
 					  JSON_TOKENER_STRICT);
-	o = json_tokener_parse_ex(t, text, (int)len);
+	/* With the NUL: a number or a word ends only at what follows it. */
+	o = json_tokener_parse_ex(t, text, (int)len + 1);
 	why = json_tokener_get_error(t);
 	end = json_tokener_get_parse_end(t);
-	if (why == json_tokener_continue)
+	if (why == json_tokener_continue || why == json_tokener_error_parse_eof)
 		return parse_failed(text, len, name, "it ends too early", e);
 	if (why != json_tokener_success)
 		return parse_failed(text, end, name, json_tokener_error_desc(why), e);

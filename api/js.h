@@ -15,8 +15,8 @@ struct err;
 
 #define JS_DEPTH_MAX 64
 
-/* Parse one whole text; anything behind it but white space is an error. name: stands in
- * the sentence ("vm.json"). Returns 0; -EINVAL with line and column. */
+/* Parse one whole text; anything behind it but white space is an error. text[len] is NUL.
+ * name: stands in the sentence ("vm.json"). Returns 0; -EINVAL with line and column. */
 int js_parse(const char *text, size_t len, const char *name, struct json_object **ret_o,
 	struct err *e);
 /* The same for a file of at most max bytes. */

@@ -1,0 +1,121 @@
+/* The schema: what it says to clients is what it checks. */
+#include "api/js.h"
+#include "api/schema.h"
+#include "base/err.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static int check(const char *command, const char *args, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+
+	assert_int_equal(js_parse(args, strlen(args), "args", &o, e), 0);
+	return schema_check_args(schema_find(command), o, e);
+}
+
+static void refuse(const char *command, const char *args, const char *words)
+{
+	struct err e = { 0 };
+
+	assert_int_equal(check(command, args, &e), -22);
+	assert_string_equal(e.msg, words);
+}
+
+static void test_args(void **state)
+{
+	struct err e;
+
+	(void)state;
+	assert_int_equal(check("vm-start", "{\"vm\":\"a\"}", &e), 0);
+	assert_int_equal(check("vm-start", "{\"vm\":\"a\",\"paused\":true}", &e), 0);
+	assert_int_equal(check("query-version", "{}", &e), 0);
+	refuse("vm-start", "{}", "Parameter 'vm' is missing");
+	refuse("vm-start", "{\"vm\":1}", "Invalid parameter type for 'vm', expected: string");
+	refuse("vm-start", "{\"vm\":\"a\\u0000b\"}",
+		"Invalid parameter type for 'vm', expected: string");
+	refuse("vm-start", "{\"vm\":\"a\",\"paused\":1}",
+		"Invalid parameter type for 'paused', expected: boolean");
+	refuse("vm-start", "{\"vm\":\"a\",\"pause\":true}", "Parameter 'pause' is unexpected");
+	refuse("vm-list", "{\"limit\":\"5\"}",
+		"Invalid parameter type for 'limit', expected: integer");
+	refuse("vm-define", "{\"definition\":[]}",
+		"Invalid parameter type for 'definition', expected: object");
+	refuse("query-version", "{\"x\":null}", "Parameter 'x' is unexpected");
+	assert_null(schema_find("human-monitor-command"));
+}
+
+/* Every command has what the others rely on. */
+static void test_rows(void **state)
+{
+	(void)state;
+	for (size_t i = 0; schema_command(i); i++) {
+		const struct command *c = schema_command(i);
+
+		assert_non_null(c->run);
+		assert_non_null(c->doc);
+		assert_ptr_equal(schema_find(c->name), c);
+		if (c->flags & COMMAND_CONCERNS_VM)
+			assert_string_equal(c->args[0].name, "vm");
+		if (c->flags & COMMAND_MUTATES)
+			assert_true(c->role >= ROLE_OPERATOR);
+	}
+	for (unsigned i = 0; i < EVENT_ID_COUNT; i++)
+		assert_non_null(schema_event(i)->name);
+}
+
+static struct json_object *by_name(struct json_object *all, const char *name)
+{
+	for (size_t i = 0; i < json_object_array_length(all); i++) {
+		struct json_object *o = json_object_array_get_idx(all, i);
+
+		if (!strcmp(js_get_str(o, "name"), name))
+			return o;
+	}
+	return NULL;
+}
+
+static void test_introspection(void **state)
+{
+	CLEANUP_JS struct json_object *all = schema_to_json();
+	CLEANUP_JS struct json_object *names = schema_commands_to_json();
+	struct json_object *o, *members;
+	size_t len;
+	char *line = js_line(all, &len);
+
+	(void)state;
+	assert_true(len < 60 * 1024); /* some clients read lines of 64 KiB */
+	free(line);
+	for (size_t i = 0; schema_command(i); i++) {
+		o = by_name(all, schema_command(i)->name);
+		assert_string_equal(js_get_str(o, "meta-type"), "command");
+		assert_non_null(by_name(all, js_get_str(o, "arg-type")));
+		assert_non_null(by_name(all, js_get_str(o, "ret-type")));
+		assert_non_null(by_name(names, schema_command(i)->name));
+	}
+	o = by_name(all, "vm-start");
+	assert_string_equal(js_get_str(o, "states"), "shutoff,saved,crashed");
+	assert_string_equal(js_get_str(o, "role"), "operator");
+	members = js_get_array(by_name(all, "vm-start-arg"), "members");
+	assert_int_equal(json_object_array_length(members), 2);
+	o = by_name(all, "STOP");
+	assert_string_equal(js_get_str(o, "meta-type"), "event");
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_args),
+		cmocka_unit_test(test_rows),
+		cmocka_unit_test(test_introspection),
+	};
+
+	alarm(30);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

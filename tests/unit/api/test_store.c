@@ -1,0 +1,182 @@
+/* The state folder: what is kept comes back, what is damaged is put aside and harms
+ * nothing else, and a second daemon is refused. */
+#include "api/js.h"
+#include "api/store.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/log.h"
+
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+struct seen {
+	unsigned count, with_state;
+	char names[256];
+	int64_t last_n;
+};
+
+static void note(void *opaque, const char *name, struct json_object *definition,
+	struct json_object *state)
+{
+	struct seen *s = opaque;
+
+	assert_non_null(definition);
+	s->count++;
+	s->with_state += state != NULL;
+	s->last_n = js_get_int(state, "n", -1);
+	strcat(strcat(s->names, name), " ");
+}
+
+static int setup(void **state)
+{
+	char *dir = strdup("/tmp/cairn-test-XXXXXX");
+
+	*state = mkdtemp(dir);
+	log_set_fd(open("/dev/null", O_WRONLY));
+	return *state ? 0 : -1;
+}
+
+static int teardown(void **state)
+{
+	char command[64];
+	int r;
+
+	snprintf(command, sizeof(command), "rm -r %s", (char *)*state);
+	r = system(command);
+	free(*state);
+	return r;
+}
+
+static struct store *opened(const char *dir)
+{
+	struct store *s = NULL;
+	struct err e;
+
+	if (store_open(dir, &s, &e) < 0)
+		fail_msg("%s", e.msg);
+	return s;
+}
+
+static void define(struct store *s, const char *name)
+{
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+	struct err e;
+
+	js_put_int(o, "version", 1);
+	js_put_str(o, "name", name);
+	assert_int_equal(store_save_definition(s, name, o, &e), 0);
+}
+
+static void put(const char *dir, const char *name, const char *text)
+{
+	char path[128];
+	struct err e;
+
+	snprintf(path, sizeof(path), "%s/vms/%s", dir, name);
+	assert_int_equal(file_write_atomic(path, text, strlen(text), 0600, &e), 0);
+}
+
+static bool there(const char *dir, const char *name)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/vms/%s", dir, name);
+	return access(path, F_OK) == 0;
+}
+
+static void test_round_trip(void **state)
+{
+	struct store *s = opened(*state);
+	struct seen seen = { 0 };
+
+	define(s, "vm1");
+	define(s, "vm2");
+	for (int i = 0; i < 100; i++) {
+		CLEANUP_JS struct json_object *o = json_object_new_object();
+
+		js_put_int(o, "n", i);
+		store_save_state(s, "vm1", o);
+	}
+	store_close(s); /* writes what waits */
+	s = opened(*state);
+	store_load(s, note, &seen);
+	assert_int_equal(seen.count, 2);
+	assert_int_equal(seen.with_state, 1);
+	seen = (struct seen){ 0 };
+	assert_int_equal(store_remove(s, "vm2", NULL), 0);
+	assert_false(there(*state, "vm2"));
+	store_load(s, note, &seen);
+	assert_string_equal(seen.names, "vm1 ");
+	assert_int_equal(seen.last_n, 99);
+	store_close(s);
+}
+
+static void test_damage(void **state)
+{
+	static const char *const damages[] = { "", "{", "not json", "[]", "{\"version\":2}", "{}",
+		"{\"version\":\"1\"}" };
+	struct store *s = opened(*state);
+
+	define(s, "good");
+	for (size_t i = 0; i < sizeof(damages) / sizeof(damages[0]); i++) {
+		struct seen seen = { 0 };
+
+		define(s, "bad");
+		put(*state, "bad/definition.json", damages[i]);
+		put(*state, "good/state.json", damages[i]);
+		store_load(s, note, &seen);
+		assert_string_equal(seen.names, "good ");
+		assert_int_equal(seen.with_state, 0);
+		assert_true(there(*state, "bad/definition.json.damaged"));
+		assert_false(there(*state, "bad/definition.json"));
+		assert_true(there(*state, "good/state.json.damaged"));
+	}
+	store_close(s);
+}
+
+/* A crash left a half-written temporary file: the old content counts. */
+static void test_half_written(void **state)
+{
+	struct store *s = opened(*state);
+	struct seen seen = { 0 };
+
+	define(s, "vm1");
+	put(*state, "vm1/definition.json.tmp", "{\"version\":1,\"na");
+	store_load(s, note, &seen);
+	assert_string_equal(seen.names, "vm1 ");
+	store_close(s);
+}
+
+static void test_second_daemon(void **state)
+{
+	struct store *s = opened(*state), *second = NULL;
+	struct err e;
+
+	assert_int_equal(store_open(*state, &second, &e), -16);
+	assert_int_equal(e.cls, ERR_BUSY);
+	assert_non_null(strstr(e.msg, "another cairnd (pid"));
+	assert_null(second);
+	store_close(s);
+	store_close(opened(*state));
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_round_trip, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_damage, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_half_written, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_second_daemon, setup, teardown),
+	};
+
+	alarm(30);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
