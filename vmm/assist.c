@@ -161,6 +161,18 @@ static void breakpoint_update(struct assist *a, struct vcpu *v, const struct kvm
 	}
 }
 
+void assist_vcpu_loaded(struct assist *a, struct vcpu *v)
+{
+	struct assist_msrs m;
+	struct kvm_sregs s;
+
+	assist_vcpu_reset(a, v);
+	if (!msrs_get(v, &m) || kvm_ioctl(v->fd, KVM_GET_SREGS, &s) < 0)
+		return;
+	v->assist.lstar = m.lstar;
+	breakpoint_update(a, v, &s);
+}
+
 void assist_recheck(struct assist *a, struct vcpu *v)
 {
 	struct kvm_sregs s;

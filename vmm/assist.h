@@ -32,6 +32,8 @@ struct assist {
  * Returns 0; -ENOTSUP with a sentence when KVM has no MSR filter. */
 int assist_init(struct assist *a, struct kvm *k, const struct dev_host *h, struct err *e);
 void assist_vcpu_reset(struct assist *a, struct vcpu *v);
+/* The vCPU has got its registers from a saved state. */
+void assist_vcpu_loaded(struct assist *a, struct vcpu *v);
 
 /* KVM_EXIT_INTERNAL_ERROR, emulation. True: done, go on. */
 bool assist_emulate(struct assist *a, struct vcpu *v);

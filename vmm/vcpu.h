@@ -22,6 +22,8 @@ struct bus;
 struct err;
 struct kvm;
 struct kvm_run;
+struct state_reader;
+struct state_writer;
 struct vcpus;
 
 /* What the assist keeps for each vCPU (vmm/assist.c). */
@@ -93,6 +95,12 @@ bool vcpu_exit_handle(struct vcpu *v);
 /* Report a fault and ask all to stop. */
 void vcpu_fault(struct vcpu *v, enum vm_reason reason, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
+
+/* vmm/vcpu_state.c: a section "vcpu", and back. Parked. vcpu_load() comes after vcpus_reset() or
+ * in place of it. Return 0 or -errno; a section that does not fit changes nothing. */
+#define VCPU_STATE_VERSION 1
+int vcpu_save(struct vcpu *v, struct state_writer *w, struct err *e);
+int vcpu_load(struct vcpu *v, struct state_reader *r, uint16_t version, struct err *e);
 
 /* vmm/cpuid.c: what the guest's CPUID says on vCPU `index`. */
 int vcpu_cpuid_set(struct vcpu *v, struct err *e);
