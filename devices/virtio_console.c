@@ -144,7 +144,9 @@ static void port_transmit(struct virtio_console *c, unsigned port, unsigned qi)
 		virtqueue_notify_disable(vq);
 		while (budget && (got = virtqueue_pop(vq, &el)) > 0) {
 			/* A floor, for requests that are empty or tiny. */
-			budget -= MIN(budget, port_write(&c->ports[port], &el) + 256);
+			size_t cost = port_write(&c->ports[port], &el) + 256;
+
+			budget -= MIN(budget, cost);
 			virtqueue_push(vq, &el, 0);
 		}
 	} while (budget && virtqueue_notify_enable(vq));

@@ -1,0 +1,381 @@
+/* The small devices of a PC: i8042, RTC, ACPI PM, pvpanic, debug exit. */
+#include "fixture.h"
+
+#include "base/util.h"
+#include "devices/acpi_pm.h"
+#include "devices/debug_exit.h"
+#include "devices/i8042.h"
+#include "devices/pvpanic.h"
+#include "devices/rtc.h"
+
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+typedef int device_new(struct dev_host *h, struct bus *pio, struct device **ret_dev, struct err *e);
+
+static struct device *begin(struct fixture *f, device_new *make)
+{
+	struct device *d;
+
+	fx_init(f);
+	assert_int_equal(make(&f->host, f->pio, &d, NULL), 0);
+	return d;
+}
+
+static void end(struct fixture *f, struct device *d)
+{
+	d->ops->free(d);
+	fx_done(f);
+}
+
+static void expect_event(struct fixture *f, enum dev_event_kind kind, int64_t value)
+{
+	assert_int_equal(f->nevents, 1);
+	assert_int_equal(f->events[0].kind, kind);
+	assert_int_equal(f->events[0].value, value);
+	f->nevents = 0;
+}
+
+/* ---- test devices ---- */
+
+static void debug_exit(void **state)
+{
+	struct fixture f;
+	struct device *d = begin(&f, debug_exit_new);
+
+	(void)state;
+	fx_out(&f, DEBUG_EXIT_PORT, 1, 42);
+	expect_event(&f, DEV_EVENT_DEBUG_EXIT, 42);
+	fx_out(&f, DEBUG_EXIT_PORT, 4, 0x107);
+	expect_event(&f, DEV_EVENT_DEBUG_EXIT, 7);
+	fx_state_test(&f, d, 0);
+	end(&f, d);
+}
+
+static void pvpanic(void **state)
+{
+	struct fixture f;
+	struct device *d = begin(&f, pvpanic_new);
+
+	(void)state;
+	assert_int_equal(fx_in(&f, PVPANIC_PORT, 1), 3);
+	fx_out(&f, PVPANIC_PORT, 1, 0xfc);
+	assert_int_equal(f.nevents, 0);
+	fx_out(&f, PVPANIC_PORT, 1, 1);
+	expect_event(&f, DEV_EVENT_PANICKED, PVPANIC_PANICKED);
+	fx_out(&f, PVPANIC_PORT, 1, 2);
+	expect_event(&f, DEV_EVENT_PANICKED, PVPANIC_CRASH_LOADED);
+	fx_state_test(&f, d, 0);
+	end(&f, d);
+}
+
+/* ---- i8042 ---- */
+
+static void i8042_resets(void **state)
+{
+	struct fixture f;
+	struct device *d = begin(&f, i8042_new);
+
+	(void)state;
+	assert_int_equal(fx_in(&f, 0x64, 1) & 2, 0); /* what reboot code waits for */
+	fx_out(&f, 0x64, 1, 0xfe);
+	expect_event(&f, DEV_EVENT_RESET, 0);
+	fx_out(&f, 0x92, 1, fx_in(&f, 0x92, 1) | 1);
+	expect_event(&f, DEV_EVENT_RESET, 0);
+	fx_out(&f, 0x64, 1, 0xd1);
+	fx_out(&f, 0x60, 1, 0x02);
+	expect_event(&f, DEV_EVENT_RESET, 0);
+	fx_out(&f, 0x64, 1, 0xd1);
+	fx_out(&f, 0x60, 1, 0x03); /* A20 only */
+	fx_out(&f, 0x64, 1, 0xff); /* pulses nothing */
+	assert_int_equal(f.nevents, 0);
+	end(&f, d);
+}
+
+static void i8042_answers_a_probe(void **state)
+{
+	struct fixture f;
+	struct device *d = begin(&f, i8042_new);
+
+	(void)state;
+	fx_out(&f, 0x64, 1, 0xaa);
+	assert_int_equal(fx_in(&f, 0x64, 1) & 1, 1);
+	assert_int_equal(fx_in(&f, 0x60, 1), 0x55);
+	assert_int_equal(fx_in(&f, 0x64, 1) & 1, 0);
+	fx_out(&f, 0x64, 1, 0x60);
+	fx_out(&f, 0x60, 1, 0x74);
+	fx_out(&f, 0x64, 1, 0x20);
+	assert_int_equal(fx_in(&f, 0x60, 1), 0x74);
+	fx_out(&f, 0x64, 1, 0xa9);
+	assert_int_not_equal(fx_in(&f, 0x60, 1), 0);
+	fx_out(&f, 0x60, 1, 0xff); /* to the keyboard that is not there: an answer at once */
+	assert_int_equal(fx_in(&f, 0x60, 1), 0xfe);
+	fx_out(&f, 0x64, 1, 0xaa);
+	fx_state_test(&f, d, 300);
+	assert_int_equal(fx_in(&f, 0x60, 1), 0x55);
+	end(&f, d);
+}
+
+/* ---- RTC ---- */
+
+static uint8_t cmos(struct fixture *f, uint8_t reg)
+{
+	fx_out(f, 0x70, 1, reg);
+	return (uint8_t)fx_in(f, 0x71, 1);
+}
+
+static void cmos_set(struct fixture *f, uint8_t reg, uint8_t v)
+{
+	fx_out(f, 0x70, 1, reg);
+	fx_out(f, 0x71, 1, v);
+}
+
+static unsigned bcd(uint8_t v)
+{
+	return (v >> 4) * 10u + (v & 15);
+}
+
+/* As Linux reads it: wait for the end of an update, read, compare the seconds. */
+static time_t rtc_get(struct fixture *f, bool binary)
+{
+	struct tm tm = { 0 };
+	unsigned v[7], s;
+
+	do {
+		static const uint8_t regs[7] = { 0, 2, 4, 7, 8, 9, RTC_CENTURY_REGISTER };
+
+		while (cmos(f, 0x0a) & 0x80)
+			;
+		for (unsigned i = 0; i < 7; i++)
+			v[i] = binary ? cmos(f, regs[i]) : bcd(cmos(f, regs[i]));
+		s = binary ? cmos(f, 0) : bcd(cmos(f, 0));
+	} while (s != v[0]);
+	tm.tm_sec = (int)v[0];
+	tm.tm_min = (int)v[1];
+	tm.tm_hour = (int)v[2];
+	tm.tm_mday = (int)v[3];
+	tm.tm_mon = (int)v[4] - 1;
+	tm.tm_year = (int)(v[6] * 100 + v[5]) - 1900;
+	return timegm(&tm);
+}
+
+static void rtc_tells_the_time(void **state)
+{
+	struct fixture f;
+	struct device *d = begin(&f, rtc_new);
+	time_t now = time(NULL), t = rtc_get(&f, false);
+
+	(void)state;
+	assert_true(t >= now && t <= time(NULL) + 1);
+	assert_int_equal(cmos(&f, 0x0d), 0x80);
+	cmos_set(&f, 0x0b, 0x06); /* binary */
+	t = rtc_get(&f, true);
+	assert_true(t >= now && t <= time(NULL) + 1);
+	cmos_set(&f, 0x0b, 0x00); /* BCD, 12 hours */
+	assert_true(bcd(cmos(&f, 4) & 0x7f) >= 1 && bcd(cmos(&f, 4) & 0x7f) <= 12);
+	assert_int_equal(cmos(&f, 0x17) | cmos(&f, 0x18) << 8, (FX_LOW_BYTES - (1 << 20)) / 1024);
+	assert_int_equal(cmos(&f, 0x5b) | cmos(&f, 0x5c) << 8, FX_HIGH_BYTES >> 16);
+	end(&f, d);
+}
+
+static void rtc_can_be_set(void **state)
+{
+	static const uint8_t values[][2] = { { 0, 0x58 }, { 2, 0x59 }, { 4, 0x23 }, { 7, 0x31 },
+		{ 8, 0x12 }, { 9, 0x99 }, { RTC_CENTURY_REGISTER, 0x19 } };
+	struct fixture f;
+	struct device *d = begin(&f, rtc_new);
+	time_t t;
+
+	(void)state;
+	cmos_set(&f, 0x0b, 0x82);
+	for (unsigned i = 0; i < ARRAY_SIZE(values); i++)
+		cmos_set(&f, values[i][0], values[i][1]);
+	assert_int_equal(cmos(&f, 9), 0x99); /* it stands still */
+	cmos_set(&f, 0x0b, 0x02);
+	t = rtc_get(&f, false);
+	assert_true(t >= 946684798 && t <= 946684800); /* the last seconds of 1999 */
+	assert_int_equal(cmos(&f, 6), t < 946684800 ? 6 : 7);
+	/* It survives a reset, and a save. */
+	d->ops->reset(d);
+	fx_state_test(&f, d, 1000);
+	assert_true(rtc_get(&f, false) - t <= 25);
+	end(&f, d);
+}
+
+static void rtc_survives_any_value(void **state)
+{
+	struct fixture f;
+	struct device *d = begin(&f, rtc_new);
+	uint32_t seed = 7;
+
+	(void)state;
+	for (unsigned i = 0; i < 20000; i++) {
+		seed = seed * 1664525 + 1013904223;
+		cmos_set(&f, (uint8_t)(seed >> 24 & (i & 1 ? 0x0f : 0xff)), (uint8_t)(seed >> 16));
+		cmos(&f, (uint8_t)(seed >> 8) & 0x3f);
+		if (i % 256 == 0)
+			fx_run(&f, 1);
+	}
+	fx_state_test(&f, d, 500);
+	end(&f, d);
+}
+
+static void rtc_interrupts_only_when_asked(void **state)
+{
+	uint64_t start = loop_now_ns();
+	struct fixture f;
+	struct device *d = begin(&f, rtc_new);
+
+	(void)state;
+	loop_run_once(f.host.loop, 0);
+	loop_run_once(f.host.loop, 30000000); /* nothing ends the wait: no timer of ours */
+	assert_true(loop_now_ns() - start >= 30000000);
+	/* Periodic, 64 Hz. */
+	cmos_set(&f, 0x0a, 0x2a);
+	cmos_set(&f, 0x0b, 0x42);
+	fx_wait(&f, &f.raises[RTC_GSI], 1);
+	assert_int_equal(cmos(&f, 0x0c) & 0xc0, 0xc0);
+	assert_false(f.level[RTC_GSI]);
+	fx_wait(&f, &f.raises[RTC_GSI], 3 - 1);
+	cmos(&f, 0x0c);
+	cmos_set(&f, 0x0b, 0x02);
+	fx_run(&f, 2);
+	start = loop_now_ns();
+	loop_run_once(f.host.loop, 40000000);
+	assert_true(loop_now_ns() - start >= 40000000);
+	end(&f, d);
+}
+
+static void rtc_alarm_and_update(void **state)
+{
+	struct fixture f;
+	struct device *d = begin(&f, rtc_new);
+	struct timespec now; /* time() lags behind by a tick */
+	struct tm tm;
+	time_t at = time(NULL) + 2;
+
+	(void)state;
+	gmtime_r(&at, &tm);
+	cmos_set(&f, 0x0b, 0x06);
+	cmos_set(&f, 1, (uint8_t)tm.tm_sec);
+	cmos_set(&f, 3, (uint8_t)tm.tm_min);
+	cmos_set(&f, 5, 0xff); /* any hour */
+	cmos(&f, 0x0c);
+	cmos_set(&f, 0x0b, 0x26);
+	fx_wait(&f, &f.raises[RTC_GSI], 1);
+	clock_gettime(CLOCK_REALTIME, &now);
+	assert_true(now.tv_sec >= at && now.tv_sec <= at + 1);
+	assert_int_equal(cmos(&f, 0x0c) & 0xa0, 0xa0);
+	cmos_set(&f, 0x0b, 0x16);
+	fx_wait(&f, &f.raises[RTC_GSI], 2);
+	assert_int_equal(cmos(&f, 0x0c) & 0x90, 0x90);
+	end(&f, d);
+}
+
+/* ---- ACPI PM ---- */
+
+static void power_button(void **state)
+{
+	struct fixture f;
+	struct device *d = begin(&f, acpi_pm_new);
+
+	(void)state;
+	acpi_pm_press_power_button(d);
+	assert_false(f.level[ACPI_SCI_GSI]); /* nobody listens yet */
+	fx_out(&f, ACPI_PM1_EVT_PORT + 2, 2, 0x100);
+	assert_true(f.level[ACPI_SCI_GSI]);
+	assert_int_equal(fx_in(&f, ACPI_PM1_EVT_PORT, 2) & 0x100, 0x100);
+	fx_state_test(&f, d, 500);
+	assert_true(f.level[ACPI_SCI_GSI]);
+	fx_out(&f, ACPI_PM1_EVT_PORT, 2, 0x100);
+	assert_false(f.level[ACPI_SCI_GSI]);
+	assert_int_equal(fx_in(&f, ACPI_PM1_EVT_PORT, 2) & 0x100, 0);
+	acpi_pm_press_power_button(d);
+	assert_true(f.level[ACPI_SCI_GSI]);
+	d->ops->reset(d);
+	assert_false(f.level[ACPI_SCI_GSI]);
+	end(&f, d);
+}
+
+static void general_purpose_events(void **state)
+{
+	struct fixture f;
+	struct device *d = begin(&f, acpi_pm_new);
+
+	(void)state;
+	fx_out(&f, ACPI_GPE0_PORT + 2, 1, 0x08);
+	acpi_pm_raise_gpe(d, 4);
+	assert_false(f.level[ACPI_SCI_GSI]);
+	acpi_pm_raise_gpe(d, 3);
+	acpi_pm_raise_gpe(d, 99);
+	assert_true(f.level[ACPI_SCI_GSI]);
+	assert_int_equal(fx_in(&f, ACPI_GPE0_PORT, 2), 0x18);
+	fx_out(&f, ACPI_GPE0_PORT, 1, 0x08);
+	assert_false(f.level[ACPI_SCI_GSI]);
+	assert_int_equal(fx_in(&f, ACPI_GPE0_PORT, 1), 0x10);
+	end(&f, d);
+}
+
+static void soft_off(void **state)
+{
+	struct fixture f;
+	struct device *d = begin(&f, acpi_pm_new);
+
+	(void)state;
+	assert_int_equal(fx_in(&f, ACPI_PM1_CNT_PORT, 2), 1); /* SCI_EN */
+	fx_out(&f, ACPI_PM1_CNT_PORT, 2, ACPI_S5_SLP_TYP << 10); /* Linux writes twice */
+	assert_int_equal(f.nevents, 0);
+	assert_int_equal(fx_in(&f, ACPI_PM1_CNT_PORT, 2), 1 | ACPI_S5_SLP_TYP << 10);
+	fx_out(&f, ACPI_PM1_CNT_PORT, 2, ACPI_S5_SLP_TYP << 10 | 1 << 13);
+	expect_event(&f, DEV_EVENT_POWEROFF, 0);
+	assert_int_equal(fx_in(&f, ACPI_PM1_CNT_PORT, 2) & 1 << 13, 0);
+	fx_out(&f, ACPI_PM1_CNT_PORT, 2, 1 << 10 | 1 << 13); /* another sleep type */
+	assert_int_equal(f.nevents, 0);
+	end(&f, d);
+}
+
+static void pm_timer_counts(void **state)
+{
+	struct fixture f;
+	struct device *d = begin(&f, acpi_pm_new);
+	uint32_t a, b, c;
+
+	(void)state;
+	a = fx_in(&f, ACPI_PM_TMR_PORT, 4);
+	usleep(20000);
+	b = fx_in(&f, ACPI_PM_TMR_PORT, 4);
+	assert_true(b - a >= 71590 && b - a < 71590 * 50);
+	/* It stands still in a pause. */
+	d->ops->pause(d);
+	a = fx_in(&f, ACPI_PM_TMR_PORT, 4);
+	usleep(20000);
+	b = fx_in(&f, ACPI_PM_TMR_PORT, 4);
+	assert_int_equal(a, b);
+	d->ops->resume(d);
+	c = fx_in(&f, ACPI_PM_TMR_PORT, 4);
+	assert_true(c - b < 20000);
+	end(&f, d);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(debug_exit),
+		cmocka_unit_test(pvpanic),
+		cmocka_unit_test(i8042_resets),
+		cmocka_unit_test(i8042_answers_a_probe),
+		cmocka_unit_test(rtc_tells_the_time),
+		cmocka_unit_test(rtc_can_be_set),
+		cmocka_unit_test(rtc_survives_any_value),
+		cmocka_unit_test(rtc_interrupts_only_when_asked),
+		cmocka_unit_test(rtc_alarm_and_update),
+		cmocka_unit_test(power_button),
+		cmocka_unit_test(general_purpose_events),
+		cmocka_unit_test(soft_off),
+		cmocka_unit_test(pm_timer_counts),
+	};
+
+	alarm(30);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
