@@ -281,11 +281,14 @@ static int dmesg_run(int argc, char **argv)
 static int kmsg_run(int argc, char **argv)
 {
 	int fd = open("/dev/kmsg", O_WRONLY | O_CLOEXEC), rc;
+	size_t len;
 
 	(void)argc;
 	if (fd < 0)
 		return -errno;
-	rc = write(fd, argv[1], strlen(argv[1])) < 0 ? -errno : 0;
+	/* With the newline: without it the kernel holds the line back, for more of it to come. */
+	len = (size_t)snprintf((char *)guest_io, sizeof(guest_io), "%s\n", argv[1]);
+	rc = write(fd, guest_io, len) < 0 ? -errno : 0;
 	close(fd);
 	return rc;
 }
