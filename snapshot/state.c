@@ -110,6 +110,10 @@ void state_section_end(struct state_writer *w)
 	w->section = 0;
 	len = w->len - start;
 	names = (size_t)load_le16(w->buf + start + 6) + load_le16(w->buf + start + 8);
+	if (len - SECTION_HEADER_BYTES - names > STATE_SECTION_MAX_BYTES) {
+		w->failed = true; /* no reader would take it */
+		return;
+	}
 	store_le32(w->buf + start + 12, (uint32_t)(len - SECTION_HEADER_BYTES - names));
 	store_le32(w->buf + start + SECTION_CRC_OFFSET, section_crc(w->buf + start, len));
 	state_put_bytes(w, zeros, ROUND_UP(len, 8) - len);
@@ -139,6 +143,17 @@ bool state_reader_complete(const struct state_reader *r)
 	return !r->failed && r->pos == r->len;
 }
 
+/* The CRC does not cover it. */
+static bool padding_ok(const uint8_t *h, size_t total, size_t left)
+{
+	if (ROUND_UP(total, 8) > left)
+		return false;
+	for (size_t i = total; i < ROUND_UP(total, 8); i++)
+		if (h[i])
+			return false;
+	return true;
+}
+
 int state_section_next(const uint8_t *buf, size_t len, size_t *pos, struct state_section *s,
 	struct err *e)
 {
@@ -157,8 +172,9 @@ int state_section_next(const uint8_t *buf, size_t len, size_t *pos, struct state
 		body > STATE_SECTION_MAX_BYTES || load_le16(h + 10))
 		return err_set(e, -EINVAL, ERR_CORRUPT, "VM state: malformed section at byte %zu", *pos);
 	total = SECTION_HEADER_BYTES + name_len + inst_len + body;
-	if (total > left)
-		return err_set(e, -EINVAL, ERR_CORRUPT, "VM state: section at byte %zu is cut off", *pos);
+	if (total > left || !padding_ok(h, total, left))
+		return err_set(e, -EINVAL, ERR_CORRUPT, "VM state: section at byte %zu is cut off or badly "
+			"padded", *pos);
 	if (load_le32(h + SECTION_CRC_OFFSET) != section_crc(h, total))
 		return err_set(e, -EINVAL, ERR_CORRUPT, "VM state: wrong checksum at byte %zu", *pos);
 	memset(s, 0, sizeof(*s));
@@ -166,6 +182,6 @@ int state_section_next(const uint8_t *buf, size_t len, size_t *pos, struct state
 	memcpy(s->instance, h + SECTION_HEADER_BYTES + name_len, inst_len);
 	s->version = load_le16(h + 4);
 	s->content = (struct state_reader){ .buf = h + total - body, .len = body };
-	*pos += MIN(ROUND_UP(total, 8), left);
+	*pos += ROUND_UP(total, 8);
 	return 1;
 }

@@ -28,7 +28,7 @@ struct state_writer {
 	uint8_t *buf; /* owned */
 	size_t len, cap;
 	size_t section; /* start of the open section + 1; 0 when none */
-	bool failed;	/* out of memory */
+	bool failed;	/* out of memory, or a section above STATE_SECTION_MAX_BYTES */
 };
 
 void state_writer_init(struct state_writer *w);
@@ -65,7 +65,7 @@ struct state_section {
 };
 
 /* Take the section at *pos of buf. Returns 1; 0 at the end; -EINVAL with a sentence
- * for a bad magic, length or CRC. */
+ * for a bad magic, length, CRC or padding. */
 int state_section_next(const uint8_t *buf, size_t len, size_t *pos, struct state_section *ret_s,
 	struct err *e);
 
