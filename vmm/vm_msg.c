@@ -51,12 +51,26 @@ const char *vm_reason_name(enum vm_reason r)
 	return (unsigned)r < VM_REASON_COUNT ? names[r] : names[VM_REASON_NONE];
 }
 
-static bool fd_ok(uint16_t fd, unsigned nfds)
+/* The files that came along. Each has one user, who takes it. */
+struct files {
+	unsigned n;
+	bool taken[CHANNEL_FDS_MAX];
+};
+
+static bool file_take(struct files *f, uint16_t fd)
 {
-	return fd == VM_NO_FD || fd < nfds;
+	if (fd >= f->n || fd >= CHANNEL_FDS_MAX || f->taken[fd])
+		return false;
+	f->taken[fd] = true;
+	return true;
 }
 
-static int disk_check(struct vm_disk *d, unsigned nfds, struct err *e)
+static bool fd_ok(struct files *f, uint16_t fd)
+{
+	return fd == VM_NO_FD || file_take(f, fd);
+}
+
+static int disk_check(struct vm_disk *d, struct files *f, struct err *e)
 {
 	d->id[sizeof(d->id) - 1] = 0;
 	d->serial[sizeof(d->serial) - 1] = 0;
@@ -64,9 +78,9 @@ static int disk_check(struct vm_disk *d, unsigned nfds, struct err *e)
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: disk '%s' has %u layers", d->id,
 			d->nlayers);
 	for (unsigned i = 0; i < d->nlayers; i++)
-		if (d->fd[i] >= nfds || d->format[i] < 1 || d->format[i] > 2)
+		if (!file_take(f, d->fd[i]) || d->format[i] < 1 || d->format[i] > 2)
 			return err_set(e, -EINVAL, ERR_INVALID,
-				"configuration: disk '%s' names a file or a format that is not there", d->id);
+				"configuration: disk '%s' names a file or a format that is not there, or taken", d->id);
 	if (d->error_policy > VM_ERRORS_IGNORE || d->queues > 8 ||
 		(d->queue_size && (d->queue_size > 1024 || !is_power_of_two(d->queue_size))))
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: disk '%s' is out of range", d->id);
@@ -83,9 +97,24 @@ static bool topology_ok(const struct vm_config *c)
 		n == c->vcpus;
 }
 
+static int disks_check(struct vm_config *c, struct files *f, struct err *e)
+{
+	for (unsigned i = 0; i < c->ndisks; i++) {
+		int r = disk_check(&c->disks[i], f, e);
+
+		if (r < 0)
+			return r;
+		for (unsigned k = 0; k < i; k++)
+			if (!strcmp(c->disks[i].id, c->disks[k].id))
+				return err_set(e, -EINVAL, ERR_INVALID,
+					"configuration: two disks are named '%s'", c->disks[i].id);
+	}
+	return 0;
+}
+
 int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e)
 {
-	int r = 0;
+	struct files f = { .n = nfds };
 
 	c->name[VM_NAME_MAX] = 0;
 	c->cmdline[VM_CMDLINE_MAX] = 0;
@@ -97,14 +126,13 @@ int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e)
 	if (!c->vcpus || c->vcpus > VM_VCPUS_MAX || !topology_ok(c))
 		return err_set(e, -EINVAL, ERR_INVALID,
 			"configuration: 1 to %d vCPUs, and a topology that multiplies to them", VM_VCPUS_MAX);
-	if (!fd_ok(c->kernel_fd, nfds) || !fd_ok(c->initrd_fd, nfds) || !fd_ok(c->firmware_fd, nfds) ||
-		!fd_ok(c->log_fd, nfds) || !fd_ok(c->end_fd, nfds))
-		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a file did not come along");
+	if (!fd_ok(&f, c->kernel_fd) || !fd_ok(&f, c->initrd_fd) || !fd_ok(&f, c->firmware_fd) ||
+		!fd_ok(&f, c->log_fd) || !fd_ok(&f, c->end_fd))
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"configuration: a file did not come along, or has two users");
 	if (c->assist > VM_ASSIST_OFF || c->on_poweroff > VM_ACTION_PRESERVE ||
 		c->on_reboot > VM_ACTION_PRESERVE || c->on_crash > VM_ACTION_PRESERVE ||
 		c->log_level > 4 || c->ndisks > VM_DISKS_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a value is out of range");
-	for (unsigned i = 0; i < c->ndisks && !r; i++)
-		r = disk_check(&c->disks[i], nfds, e);
-	return r;
+	return disks_check(c, &f, e);
 }
