@@ -226,7 +226,8 @@ int msix_load(struct pci_function *f, struct state_reader *r, struct err *e)
 			ok = false;
 	}
 	if (r->failed || !ok)
-		return err_set(e, -EINVAL, ERR_CORRUPT, "PCI slot %u: malformed MSI-X state", f->slot);
+		return err_set(e, -EINVAL, ERR_CORRUPT, "PCI slot %u: malformed MSI-X state",
+			f->slot);
 	pthread_mutex_lock(&m->lock);
 	memcpy(m->table, table, sizeof(table));
 	m->pending = pending;

@@ -226,7 +226,8 @@ int pci_host_add(struct pci_host *p, struct pci_function *f, int slot, struct er
 		return err_set(e, s, ERR_INVALID, "PCI slot %d is taken or the bus is full", slot);
 	for (unsigned i = 0; i < PCI_BARS; i++) {
 		if (f->bars[i].bytes && host_place_bar(p, &f->bars[i]))
-			return err_set(e, -ENOSPC, ERR_INVALID, "no room for a PCI BAR of %llu bytes",
+			return err_set(e, -ENOSPC, ERR_INVALID,
+				"no room for a PCI BAR of %llu bytes",
 				(unsigned long long)f->bars[i].bytes);
 	}
 	f->host = p;

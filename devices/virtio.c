@@ -75,7 +75,8 @@ void virtio_fault(struct virtio_dev *v, const char *sentence)
 		return;
 	v->faulted = true;
 	v->status |= VIRTIO_STATUS_NEEDS_RESET;
-	log_guest(v->dev.name, "the guest's driver is at fault: %s; waiting for its reset", sentence);
+	log_guest(v->dev.name, "the guest's driver is at fault: %s; waiting for its reset",
+		sentence);
 	if (v->status & VIRTIO_STATUS_DRIVER_OK)
 		v->transport_ops->config_interrupt(v->transport);
 	dev_event(v->host, &ev);
@@ -352,8 +353,8 @@ int virtio_init(struct virtio_dev *v, struct dev_host *h, struct loop *l, const 
 	pthread_mutex_init(&v->lock, NULL);
 	if (!nqueues || nqueues > VIRTIO_QUEUES_MAX || !is_power_of_two(queue_size) ||
 		queue_size > VIRTQUEUE_SIZE_MAX)
-		return err_set(e, -EINVAL, ERR_INVALID, "%s: %u queues of %u entries", name, nqueues,
-			queue_size);
+		return err_set(e, -EINVAL, ERR_INVALID, "%s: %u queues of %u entries", name,
+			nqueues, queue_size);
 	v->queues = calloc(nqueues, sizeof(*v->queues));
 	if (!v->queues)
 		r = -ENOMEM;

@@ -471,7 +471,8 @@ static int blk_load(struct virtio_dev *v, struct state_reader *r, struct err *e)
 	uint32_t n = state_u32(r);
 
 	if (r->failed || n > b->requests_max)
-		return err_set(e, -EINVAL, ERR_CORRUPT, "%s: %u requests held back", v->dev.name, n);
+		return err_set(e, -EINVAL, ERR_CORRUPT, "%s: %u requests held back", v->dev.name,
+			n);
 	for (uint32_t i = n; i--;) {
 		struct blk_loaded l = { state_u16(r), state_u16(r) };
 
@@ -575,7 +576,7 @@ static void blk_fill_config(struct virtio_blk *b, unsigned queue_size)
 	store_le32(c + CONFIG_SEG_MAX, MIN(queue_size, VIRTQUEUE_SEGS_MAX) - 2);
 	store_le32(c + CONFIG_BLK_SIZE, b->info.logical_block_bytes);
 	/* Physical blocks of 4 KiB: guests then align what they write. */
-	c[CONFIG_PHYSICAL_EXP] = (uint8_t)__builtin_ctz(MAX(4096 / b->info.logical_block_bytes, 1u));
+	c[CONFIG_PHYSICAL_EXP] = (uint8_t)__builtin_ctz(4096 / b->info.logical_block_bytes);
 	store_le16(c + CONFIG_MIN_IO, (uint16_t)(1u << c[CONFIG_PHYSICAL_EXP]));
 	c[CONFIG_WRITEBACK] = 1;
 	store_le16(c + CONFIG_NUM_QUEUES, (uint16_t)v->nqueues);
@@ -602,8 +603,8 @@ static int blk_check(const struct virtio_blk_config *c, const struct block_info 
 
 	if (c->queues > VIRTIO_BLK_QUEUES_MAX || !is_power_of_two(size) || size < 4 ||
 		size > VIRTIO_BLK_QUEUE_SIZE_MAX)
-		return err_set(e, -EINVAL, ERR_INVALID, "%s: %u queues of %u entries; at most %u of %u",
-			c->name, c->queues, size, VIRTIO_BLK_QUEUES_MAX, VIRTIO_BLK_QUEUE_SIZE_MAX);
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"%s: %u queues of %u entries; at most %u of %u", c->name, c->queues, size, VIRTIO_BLK_QUEUES_MAX, VIRTIO_BLK_QUEUE_SIZE_MAX);
 	if (!is_power_of_two(info->logical_block_bytes) || info->logical_block_bytes < 512 ||
 		info->logical_block_bytes > 4096)
 		return err_set(e, -EINVAL, ERR_INVALID, "%s: blocks of %u bytes", c->name,

@@ -402,8 +402,8 @@ static int ports_init(struct virtio_console *c, const struct virtio_console_conf
 		struct port *p = &c->ports[i];
 
 		if (name && (!*name || strlen(name) > VIRTIO_CONSOLE_PORT_NAME_MAX))
-			return err_set(e, -EINVAL, ERR_INVALID, "%s: a port's name has 1 to %u characters",
-				cfg->name, VIRTIO_CONSOLE_PORT_NAME_MAX);
+			return err_set(e, -EINVAL, ERR_INVALID,
+				"%s: a port's name has 1 to %u characters", cfg->name, VIRTIO_CONSOLE_PORT_NAME_MAX);
 		c->multiport |= name != NULL;
 		p->dev = c;
 		p->console = cfg->ports[i].console;

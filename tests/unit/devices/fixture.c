@@ -509,24 +509,29 @@ void drv_kick(struct drv_queue *q)
 	fx_write(q->drv->f, q->notify, 2, q->index);
 }
 
+static uint16_t ring_load(const uint8_t *p)
+{
+	return __atomic_load_n((const uint16_t *)(const void *)p, __ATOMIC_ACQUIRE);
+}
+
 bool drv_wants_kick(struct drv_queue *q, uint16_t old)
 {
 	const uint8_t *u = fx_ram(q->drv->f, q->used);
 
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	__sync_synchronize(); /* the other fence is unknown to tsan */
 	if (q->drv->features & VIRTIO_F_EVENT_IDX) {
-		uint16_t event = load_le16(u + 4 + 8 * q->size);
+		uint16_t event = ring_load(u + 4 + 8 * q->size);
 
 		return (uint16_t)(q->avail_idx - event - 1) < (uint16_t)(q->avail_idx - old);
 	}
-	return !(load_le16(u) & 1);
+	return !(ring_load(u) & 1);
 }
 
 uint16_t drv_used_idx(struct drv_queue *q)
 {
 	const uint8_t *u = fx_ram(q->drv->f, q->used);
 
-	return __atomic_load_n((const uint16_t *)(const void *)(u + 2), __ATOMIC_ACQUIRE);
+	return ring_load(u + 2);
 }
 
 unsigned drv_wait(struct drv_queue *q, uint32_t *ret_len)

@@ -514,8 +514,10 @@ static void configuration_access_capability(void **state)
 
 	(void)state;
 	rng_begin(&t, BOTH, true);
-	for (cap = fx_cfg_read(&t.f, SLOT, 0x34, 1); cap; cap = fx_cfg_read(&t.f, SLOT, cap + 1, 1)) {
-		if (fx_cfg_read(&t.f, SLOT, cap, 1) == 9 && fx_cfg_read(&t.f, SLOT, cap + 3, 1) == 5)
+	for (cap = fx_cfg_read(&t.f, SLOT, 0x34, 1); cap;
+		cap = fx_cfg_read(&t.f, SLOT, cap + 1, 1)) {
+		if (fx_cfg_read(&t.f, SLOT, cap, 1) == 9 &&
+			fx_cfg_read(&t.f, SLOT, cap + 3, 1) == 5)
 			break;
 	}
 	assert_true(cap);

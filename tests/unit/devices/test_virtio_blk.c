@@ -92,7 +92,7 @@ static void block_answer(struct block *b, struct block_req *r)
 void block_submit(struct block *b, struct block_req *r)
 {
 	assert_true(r->op == BLOCK_FLUSH || range_inside(r->offset, r->len, b->info.size_bytes));
-	b->submits++;
+	__atomic_fetch_add(&b->submits, 1, __ATOMIC_RELEASE);
 	b->fua += r->flags & BLOCK_REQ_FUA ? 1 : 0;
 	b->last_offset = r->offset;
 	b->last_len = r->len;
