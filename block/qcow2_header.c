@@ -107,7 +107,7 @@ static int check_tables(const struct qcow2_header *h, uint64_t file_bytes, struc
 		!table_ok(h->l1_offset, h->l1_size * 8ULL, h->cluster_bits)))
 		return CORRUPT(e, "the L1 table's offset 0x%llx is misaligned or out of range",
 			(unsigned long long)h->l1_offset);
-	if (range_inside(0, cluster, file_bytes) && h->l1_size &&
+	if (h->l1_size &&
 		!range_inside(h->l1_offset, h->l1_size * 8ULL, ROUND_UP(file_bytes, cluster)))
 		return CORRUPT(e, "the L1 table lies past the end of the file");
 	if (h->nb_snapshots > QCOW2_SNAPSHOTS_MAX)

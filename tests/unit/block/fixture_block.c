@@ -192,6 +192,15 @@ void fixture_shadow_open(struct fixture *f, const char *name, uint64_t bytes)
 	close(fd);
 }
 
+void log_silence(bool on)
+{
+	static int null = -1;
+
+	if (null < 0)
+		null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+	log_set_fd(on ? null : 2);
+}
+
 /* ---- random operations ---- */
 
 struct shadow_op {

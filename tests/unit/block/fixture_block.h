@@ -56,6 +56,9 @@ void fixture_poke(struct fixture *f, const char *name, uint64_t off, const void 
 void fixture_poke_be(struct fixture *f, const char *name, uint64_t off, unsigned size, uint64_t v);
 uint64_t fixture_peek_be(struct fixture *f, const char *name, uint64_t off, unsigned size);
 
+/* Faults that are meant to be: keep the log quiet. */
+void log_silence(bool on);
+
 uint64_t fixture_random(struct fixture *f);
 void fixture_shadow_open(struct fixture *f, const char *name, uint64_t bytes);
 /* Random reads, writes, zeroes, discards, flushes, `depth` at a time, whose sectors (but

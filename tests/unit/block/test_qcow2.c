@@ -194,6 +194,6 @@ int main(void)
 		cmocka_unit_test(test_flush_is_durable),
 	};
 
-	alarm(120);
+	alarm(30);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
