@@ -1,0 +1,340 @@
+#include "snapshot/vmstate.h"
+#include "base/bytes.h"
+#include "base/crc32c.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define SECTIONS_OFFSET 4096ULL
+#define DEFINITION_OFFSET (SECTIONS_OFFSET + VMSTATE_SECTIONS_MAX_BYTES)
+#define CRC_OFFSET (16 * MIB)
+#define RAM_ALIGN (2 * MIB)
+#define HEADER_CRC_OFFSET (VMSTATE_HEADER_BYTES - 4)
+
+static const uint8_t zeros[VMSTATE_BLOCK_BYTES];
+
+/* ---- layout ---- */
+
+void vmstate_layout_of(uint64_t ram_bytes, struct vmstate_layout *l)
+{
+	l->definition_offset = DEFINITION_OFFSET;
+	l->crc_offset = CRC_OFFSET;
+	l->blocks = DIV_ROUND_UP(ram_bytes, VMSTATE_BLOCK_BYTES);
+	l->ram_offset = ROUND_UP(CRC_OFFSET + 4 * l->blocks, RAM_ALIGN);
+	l->ram_bytes = ram_bytes;
+	l->total_bytes = l->ram_offset + ram_bytes;
+	l->zero_crc = crc32c(0, zeros, sizeof(zeros));
+	l->zero_crc_last = l->blocks ? crc32c(0, zeros, vmstate_block_len(l, l->blocks - 1)) : 0;
+}
+
+static uint32_t zero_crc(const struct vmstate_layout *l, uint64_t block)
+{
+	return block + 1 == l->blocks ? l->zero_crc_last : l->zero_crc;
+}
+
+size_t vmstate_block_len(const struct vmstate_layout *l, uint64_t block)
+{
+	return (size_t)MIN(VMSTATE_BLOCK_BYTES, l->ram_bytes - block * VMSTATE_BLOCK_BYTES);
+}
+
+bool vmstate_block_is_zero(const struct vmstate_layout *l, const uint32_t *crcs, uint64_t block)
+{
+	return crcs[block] == zero_crc(l, block);
+}
+
+/* ---- a file ---- */
+
+static int file_store_read(struct vmstate_store *s, uint64_t off, void *buf, size_t len)
+{
+	return pread_full(container_of(s, struct vmstate_file, store)->fd, buf, len, (off_t)off);
+}
+
+static int file_store_write(struct vmstate_store *s, uint64_t off, const void *buf, size_t len)
+{
+	return pwrite_full(container_of(s, struct vmstate_file, store)->fd, buf, len, (off_t)off);
+}
+
+static int file_store_sync(struct vmstate_store *s)
+{
+	return fdatasync(container_of(s, struct vmstate_file, store)->fd) < 0 ? -errno : 0;
+}
+
+void vmstate_file_init(struct vmstate_file *f, int fd)
+{
+	f->store = (struct vmstate_store){ .read = file_store_read, .write = file_store_write,
+		.sync = file_store_sync };
+	f->fd = fd;
+}
+
+/* ---- header ---- */
+
+static void header_encode(const struct vmstate_header *h, uint8_t b[VMSTATE_HEADER_BYTES])
+{
+	memset(b, 0, VMSTATE_HEADER_BYTES);
+	memcpy(b, "CAIRNVMS", 8);
+	store_le32(b + 8, VMSTATE_VERSION);
+	store_le32(b + 12, VMSTATE_BLOCK_BYTES);
+	store_le64(b + 16, SECTIONS_OFFSET);
+	store_le64(b + 24, h->sections_bytes);
+	store_le64(b + 32, h->layout.crc_offset);
+	store_le64(b + 40, h->layout.ram_offset);
+	store_le64(b + 48, h->layout.ram_bytes);
+	memcpy(b + 56, h->uuid, sizeof(h->uuid));
+	store_le64(b + 72, h->realtime_ns);
+	store_le64(b + 80, h->layout.definition_offset);
+	store_le64(b + 88, h->definition_bytes);
+	store_le32(b + HEADER_CRC_OFFSET, crc32c(0, b, HEADER_CRC_OFFSET));
+}
+
+/* Everything is derived from the size of RAM: what differs is damage, or not ours. */
+static int header_parse(const uint8_t *b, struct vmstate_header *h, struct err *e)
+{
+	uint64_t ram = load_le64(b + 48);
+
+	if (memcmp(b, "CAIRNVMS", 8))
+		return err_set(e, -EINVAL, ERR_CORRUPT, "no saved state of a VM is there");
+	if (load_le32(b + HEADER_CRC_OFFSET) != crc32c(0, b, HEADER_CRC_OFFSET))
+		return err_set(e, -EINVAL, ERR_CORRUPT, "the saved state's header is damaged (checksum)");
+	if (load_le32(b + 8) > VMSTATE_VERSION || !load_le32(b + 8))
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+			"the saved state has format %u; this Cairn reads up to %u", load_le32(b + 8),
+			VMSTATE_VERSION);
+	if (!ram || ram > VMSTATE_RAM_MAX_BYTES || ram % 4096)
+		return err_set(e, -EINVAL, ERR_CORRUPT, "the saved state's size of memory is impossible");
+	memset(h, 0, sizeof(*h));
+	vmstate_layout_of(ram, &h->layout);
+	h->sections_bytes = load_le64(b + 24);
+	h->definition_bytes = load_le64(b + 88);
+	if (load_le32(b + 12) != VMSTATE_BLOCK_BYTES || load_le64(b + 16) != SECTIONS_OFFSET ||
+		load_le64(b + 32) != h->layout.crc_offset || load_le64(b + 40) != h->layout.ram_offset ||
+		load_le64(b + 80) != h->layout.definition_offset || !h->sections_bytes ||
+		h->sections_bytes > VMSTATE_SECTIONS_MAX_BYTES ||
+		h->definition_bytes > VMSTATE_DEFINITION_MAX_BYTES)
+		return err_set(e, -EINVAL, ERR_CORRUPT, "the saved state's header contradicts itself");
+	memcpy(h->uuid, b + 56, sizeof(h->uuid));
+	h->realtime_ns = load_le64(b + 72);
+	return 0;
+}
+
+int vmstate_read_header(struct vmstate_store *s, struct vmstate_header *ret, struct err *e)
+{
+	uint8_t b[VMSTATE_HEADER_BYTES];
+	int r = s->read(s, 0, b, sizeof(b));
+
+	if (r < 0)
+		return err_set_errno(e, r, "cannot read the saved state's header");
+	return header_parse(b, ret, e);
+}
+
+/* ---- writing ---- */
+
+static bool is_zero(const uint8_t *p, size_t len)
+{
+	return !memcmp(p, zeros, len);
+}
+
+/* Blocks that stand together go out in one write. Larger gained nothing on the disk here. */
+#define RUN_BLOCKS_MAX 32u
+
+struct ram_writer {
+	struct vmstate_store *s;
+	const struct vmstate_layout *l;
+	const uint8_t *ram;
+	int ram_fd;
+	uint64_t data_from, data_to; /* the stretch of data after what is done */
+	uint32_t *crcs;
+	uint64_t written;
+};
+
+static int run_write(struct ram_writer *w, uint64_t first, uint64_t end)
+{
+	uint64_t off = first * VMSTATE_BLOCK_BYTES;
+	uint64_t len = MIN(end * VMSTATE_BLOCK_BYTES, w->l->ram_bytes) - off;
+	int r;
+
+	if (first == end)
+		return 0;
+	r = w->s->write(w->s, w->l->ram_offset + off, w->ram + off, len);
+	w->written += r < 0 ? 0 : len;
+	return r;
+}
+
+/* Memory that the guest never touched is a hole in the memfd: to read it through the mapping would
+ * allocate it. */
+static bool is_hole(struct ram_writer *w, uint64_t off, size_t len)
+{
+	if (w->ram_fd < 0)
+		return false;
+	if (off >= w->data_to) {
+		off_t data = lseek(w->ram_fd, (off_t)off, SEEK_DATA), hole;
+
+		w->data_from = data < 0 ? w->l->ram_bytes : (uint64_t)data;
+		hole = data < 0 ? -1 : lseek(w->ram_fd, data, SEEK_HOLE);
+		w->data_to = hole < 0 ? w->l->ram_bytes : (uint64_t)hole;
+		if (data < 0 && errno != ENXIO)
+			w->data_from = 0; /* it cannot tell: everything is data */
+	}
+	return off + len <= w->data_from;
+}
+
+/* A piece of RAM: [first, end) in blocks. */
+static int ram_piece_write(struct ram_writer *w, uint64_t first, uint64_t end)
+{
+	uint64_t run = first;
+	int r = 0;
+
+	for (uint64_t b = first; b < end && !r; b++) {
+		const uint8_t *p = w->ram + b * VMSTATE_BLOCK_BYTES;
+		size_t len = vmstate_block_len(w->l, b);
+
+		if (!is_hole(w, b * VMSTATE_BLOCK_BYTES, len) && !is_zero(p, len)) {
+			w->crcs[b] = htole32(crc32c(0, p, len));
+			continue;
+		}
+		w->crcs[b] = htole32(zero_crc(w->l, b));
+		r = run_write(w, run, b);
+		run = b + 1;
+	}
+	return r < 0 ? r : run_write(w, run, end);
+}
+
+static int ram_write(struct ram_writer *w, const struct vmstate_progress *p)
+{
+	int r = 0;
+
+	for (uint64_t b = 0; b < w->l->blocks && !r; b += RUN_BLOCKS_MAX) {
+		uint64_t end = MIN(b + RUN_BLOCKS_MAX, w->l->blocks);
+
+		r = ram_piece_write(w, b, end);
+		if (!r && p && p->step && p->step(p->opaque, end * VMSTATE_BLOCK_BYTES, w->l->ram_bytes))
+			r = -ECANCELED;
+	}
+	return r;
+}
+
+static int small_write(struct vmstate_store *s, const struct vmstate_header *h,
+	const struct vmstate_source *src, const uint32_t *crcs)
+{
+	int r = s->write(s, SECTIONS_OFFSET, src->sections, h->sections_bytes);
+
+	if (!r && h->definition_bytes)
+		r = s->write(s, h->layout.definition_offset, src->definition, h->definition_bytes);
+	if (!r)
+		r = s->write(s, h->layout.crc_offset, crcs, 4 * h->layout.blocks);
+	return r;
+}
+
+/* All the rest is down before the header says that it is there. */
+static int header_write(struct vmstate_store *s, const struct vmstate_header *h)
+{
+	uint8_t b[VMSTATE_HEADER_BYTES];
+	int r = s->sync(s);
+
+	header_encode(h, b);
+	if (!r)
+		r = s->write(s, 0, b, sizeof(b));
+	return r < 0 ? r : s->sync(s);
+}
+
+int vmstate_write(struct vmstate_store *s, struct vmstate_header *h, const struct vmstate_source *src,
+	const struct vmstate_progress *p, struct vmstate_result *ret, struct err *e)
+{
+	struct ram_writer w = { .s = s, .l = &h->layout, .ram = src->ram, .ram_fd = src->ram_fd };
+	int r;
+
+	vmstate_layout_of(src->ram_bytes, &h->layout);
+	h->sections_bytes = src->sections_bytes;
+	h->definition_bytes = src->definition ? strlen(src->definition) : 0;
+	if (h->sections_bytes > VMSTATE_SECTIONS_MAX_BYTES ||
+		h->definition_bytes > VMSTATE_DEFINITION_MAX_BYTES)
+		return err_set(e, -E2BIG, ERR_GENERIC, "the state of the VM's devices is too large to save");
+	w.crcs = calloc(h->layout.blocks, sizeof(*w.crcs));
+	r = w.crcs ? ram_write(&w, p) : -ENOMEM;
+	if (!r)
+		r = small_write(s, h, src, w.crcs);
+	if (!r)
+		r = header_write(s, h);
+	free(w.crcs);
+	if (r == -ECANCELED)
+		return err_set(e, r, ERR_CANCELLED, "saving was cancelled");
+	if (r < 0)
+		return err_set_errno(e, r, "cannot save the VM's state");
+	ret->ram_bytes_written = w.written;
+	return 0;
+}
+
+/* ---- reading ---- */
+
+static int piece_read(struct vmstate_store *s, uint64_t off, uint64_t len, void **ret, struct err *e)
+{
+	uint8_t *b = malloc(len + 1);
+	int r = b ? s->read(s, off, b, len) : -ENOMEM;
+
+	if (r < 0) {
+		free(b);
+		return err_set_errno(e, r, "cannot read the saved state");
+	}
+	b[len] = 0;
+	*ret = b;
+	return 0;
+}
+
+int vmstate_read_sections(struct vmstate_store *s, const struct vmstate_header *h, uint8_t **ret,
+	struct err *e)
+{
+	void *p;
+	int r = piece_read(s, SECTIONS_OFFSET, h->sections_bytes, &p, e);
+
+	if (!r)
+		*ret = p;
+	return r;
+}
+
+int vmstate_read_definition(struct vmstate_store *s, const struct vmstate_header *h, char **ret,
+	struct err *e)
+{
+	void *p = NULL;
+	int r = h->definition_bytes
+		? piece_read(s, h->layout.definition_offset, h->definition_bytes, &p, e) : 0;
+
+	if (!r)
+		*ret = p;
+	return r;
+}
+
+int vmstate_read_crcs(struct vmstate_store *s, const struct vmstate_header *h, uint32_t **ret,
+	struct err *e)
+{
+	uint32_t *c;
+	void *p;
+	int r = piece_read(s, h->layout.crc_offset, 4 * h->layout.blocks, &p, e);
+
+	if (r < 0)
+		return r;
+	c = p;
+	for (uint64_t i = 0; i < h->layout.blocks; i++)
+		c[i] = le32toh(c[i]);
+	*ret = c;
+	return 0;
+}
+
+int vmstate_read_block(struct vmstate_store *s, const struct vmstate_header *h, const uint32_t *crcs,
+	uint64_t block, uint8_t *dst, struct err *e)
+{
+	size_t len = vmstate_block_len(&h->layout, block);
+	int r = s->read(s, h->layout.ram_offset + block * VMSTATE_BLOCK_BYTES, dst, len);
+
+	if (r < 0)
+		return err_set_errno(e, r, "cannot read block %llu of the saved memory",
+			(unsigned long long)block);
+	if (crc32c(0, dst, len) != crcs[block])
+		return err_set(e, -EIO, ERR_CORRUPT,
+			"block %llu of the saved memory (at %llu MiB) is damaged: wrong checksum",
+			(unsigned long long)block, (unsigned long long)(block * VMSTATE_BLOCK_BYTES / MIB));
+	return 0;
+}

@@ -1,0 +1,225 @@
+/* A saved state in a sparse file: what comes back, what is refused. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "base/bytes.h"
+#include "base/crc32c.h"
+#include "base/err.h"
+#include "base/util.h"
+#include "snapshot/vmstate.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define RAM_BYTES (4 * MIB + 4096) /* the last block is short */
+#define SECTIONS "not looked into here"
+
+struct fixture {
+	struct vmstate_file file, ram_file;
+	uint8_t *ram;
+	struct vmstate_header h;
+	struct vmstate_result result;
+};
+
+static int setup(void **state)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+
+	vmstate_file_init(&f->file, memfd_create("state", MFD_CLOEXEC));
+	f->ram_file.fd = memfd_create("ram", MFD_CLOEXEC);
+	assert_int_equal(ftruncate(f->ram_file.fd, RAM_BYTES), 0);
+	f->ram = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, f->ram_file.fd, 0);
+	assert_true(f->ram != MAP_FAILED);
+	/* Data in block 3, in blocks 10 to 12, and in the short one at the end. */
+	f->ram[3 * VMSTATE_BLOCK_BYTES + 17] = 1;
+	memset(f->ram + 10 * VMSTATE_BLOCK_BYTES, 0xa5, 2 * VMSTATE_BLOCK_BYTES + 1);
+	f->ram[RAM_BYTES - 1] = 7;
+	/* Block 20 was touched and is zeros again. */
+	f->ram[20 * VMSTATE_BLOCK_BYTES] = 0;
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	munmap(f->ram, RAM_BYTES);
+	close(f->ram_file.fd);
+	close(f->file.fd);
+	free(f);
+	return 0;
+}
+
+static int save(struct fixture *f, const struct vmstate_progress *p, struct err *e)
+{
+	struct vmstate_source src = { .sections = (const uint8_t *)SECTIONS,
+		.sections_bytes = sizeof(SECTIONS), .definition = "{\"name\":\"x\"}", .ram = f->ram,
+		.ram_bytes = RAM_BYTES, .ram_fd = f->ram_file.fd };
+
+	memset(f->h.uuid, 0x42, sizeof(f->h.uuid));
+	f->h.realtime_ns = 123456789;
+	return vmstate_write(&f->file.store, &f->h, &src, p, &f->result, e);
+}
+
+static void test_comes_back(void **state)
+{
+	struct fixture *f = *state;
+	struct vmstate_header h;
+	uint8_t *sections, block[VMSTATE_BLOCK_BYTES];
+	char *definition;
+	uint32_t *crcs;
+	struct err e = { 0 };
+
+	assert_int_equal(save(f, NULL, &e), 0);
+	assert_int_equal(vmstate_read_header(&f->file.store, &h, &e), 0);
+	assert_int_equal(h.layout.ram_bytes, RAM_BYTES);
+	assert_int_equal(h.realtime_ns, 123456789);
+	assert_int_equal(h.uuid[15], 0x42);
+	assert_int_equal(vmstate_read_sections(&f->file.store, &h, &sections, &e), 0);
+	assert_string_equal((char *)sections, SECTIONS);
+	assert_int_equal(vmstate_read_definition(&f->file.store, &h, &definition, &e), 0);
+	assert_string_equal(definition, "{\"name\":\"x\"}");
+	assert_int_equal(vmstate_read_crcs(&f->file.store, &h, &crcs, &e), 0);
+	for (uint64_t b = 0; b < h.layout.blocks; b++) {
+		const uint8_t *want = f->ram + b * VMSTATE_BLOCK_BYTES;
+		size_t len = vmstate_block_len(&h.layout, b);
+		bool zero = vmstate_block_is_zero(&h.layout, crcs, b);
+
+		assert_int_equal(zero, b != 3 && (b < 10 || b > 12) && b + 1 != h.layout.blocks);
+		if (zero)
+			continue;
+		assert_int_equal(vmstate_read_block(&f->file.store, &h, crcs, b, block, &e), 0);
+		assert_memory_equal(block, want, len);
+	}
+	free(sections);
+	free(definition);
+	free(crcs);
+}
+
+static void test_zeros_cost_nothing(void **state)
+{
+	struct fixture *f = *state;
+	struct stat st;
+
+	assert_int_equal(save(f, NULL, NULL), 0);
+	assert_int_equal(f->result.ram_bytes_written, 4 * VMSTATE_BLOCK_BYTES + 4096);
+	assert_int_equal(fstat(f->file.fd, &st), 0);
+	assert_true((uint64_t)st.st_blocks * 512 < 6 * VMSTATE_BLOCK_BYTES);
+	/* Nor has saving made memory of the guest's holes, but for the rest of a block that has
+	 * a page in it: 3, 10 to 12, 20, and the last page. */
+	assert_int_equal(fstat(f->ram_file.fd, &st), 0);
+	assert_true((uint64_t)st.st_blocks * 512 <= 5 * VMSTATE_BLOCK_BYTES + 4096);
+}
+
+static void test_every_bit_of_the_header_counts(void **state)
+{
+	struct fixture *f = *state;
+	struct vmstate_header h;
+	uint8_t b;
+
+	assert_int_equal(save(f, NULL, NULL), 0);
+	for (off_t i = 0; i < VMSTATE_HEADER_BYTES; i++) {
+		assert_int_equal(pread(f->file.fd, &b, 1, i), 1);
+		b ^= 1;
+		assert_int_equal(pwrite(f->file.fd, &b, 1, i), 1);
+		assert_int_equal(vmstate_read_header(&f->file.store, &h, NULL), -EINVAL);
+		b ^= 1;
+		assert_int_equal(pwrite(f->file.fd, &b, 1, i), 1);
+	}
+	assert_int_equal(vmstate_read_header(&f->file.store, &h, NULL), 0);
+}
+
+/* Change a field and make the checksum right again. */
+static void header_poke(struct fixture *f, size_t off, uint64_t v, unsigned size)
+{
+	uint8_t b[VMSTATE_HEADER_BYTES];
+
+	assert_int_equal(pread(f->file.fd, b, sizeof(b), 0), sizeof(b));
+	store_le(b + off, size, v);
+	store_le32(b + sizeof(b) - 4, crc32c(0, b, sizeof(b) - 4));
+	assert_int_equal(pwrite(f->file.fd, b, sizeof(b), 0), sizeof(b));
+}
+
+static void test_impossible_headers(void **state)
+{
+	static const struct {
+		size_t off;
+		uint64_t value;
+		unsigned size;
+		int want;
+	} pokes[] = { { 8, 2, 4, -ENOTSUP }, { 8, 0, 4, -ENOTSUP }, { 12, 4096, 4, -EINVAL },
+		{ 16, 0, 8, -EINVAL }, { 24, 0, 8, -EINVAL }, { 24, 1ULL << 40, 8, -EINVAL },
+		{ 32, 0, 8, -EINVAL }, { 40, 1, 8, -EINVAL }, { 48, 0, 8, -EINVAL },
+		{ 48, 4097, 8, -EINVAL }, { 48, 1ULL << 63, 8, -EINVAL }, { 88, 1ULL << 32, 8, -EINVAL } };
+	struct fixture *f = *state;
+	struct vmstate_header h;
+
+	for (size_t i = 0; i < ARRAY_SIZE(pokes); i++) {
+		assert_int_equal(save(f, NULL, NULL), 0);
+		header_poke(f, pokes[i].off, pokes[i].value, pokes[i].size);
+		assert_int_equal(vmstate_read_header(&f->file.store, &h, NULL), pokes[i].want);
+	}
+}
+
+static void test_a_damaged_block_is_named(void **state)
+{
+	struct fixture *f = *state;
+	uint8_t block[VMSTATE_BLOCK_BYTES], b = 0xff;
+	struct vmstate_header h;
+	uint32_t *crcs;
+	struct err e = { 0 };
+
+	assert_int_equal(save(f, NULL, NULL), 0);
+	assert_int_equal(vmstate_read_header(&f->file.store, &h, NULL), 0);
+	assert_int_equal(vmstate_read_crcs(&f->file.store, &h, &crcs, NULL), 0);
+	assert_int_equal(
+		pwrite(f->file.fd, &b, 1, (off_t)(h.layout.ram_offset + 11 * VMSTATE_BLOCK_BYTES + 5)), 1);
+	assert_int_equal(vmstate_read_block(&f->file.store, &h, crcs, 10, block, &e), 0);
+	assert_int_equal(vmstate_read_block(&f->file.store, &h, crcs, 11, block, &e), -EIO);
+	assert_non_null(strstr(e.msg, "block 11"));
+	free(crcs);
+}
+
+static int stop_at_once(void *opaque, uint64_t done, uint64_t total)
+{
+	(void)opaque;
+	assert_true(done <= ROUND_UP(total, VMSTATE_BLOCK_BYTES));
+	return 1;
+}
+
+static void test_cancelled_is_no_state(void **state)
+{
+	struct vmstate_progress p = { .step = stop_at_once };
+	struct fixture *f = *state;
+	struct vmstate_header h;
+	struct err e = { 0 };
+
+	assert_int_equal(save(f, &p, &e), -ECANCELED);
+	assert_int_equal(e.cls, ERR_CANCELLED);
+	assert_true(vmstate_read_header(&f->file.store, &h, NULL) < 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_comes_back, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_zeros_cost_nothing, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_every_bit_of_the_header_counts, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_impossible_headers, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_a_damaged_block_is_named, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_cancelled_is_no_state, setup, teardown),
+	};
+
+	alarm(30);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
