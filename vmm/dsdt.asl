@@ -13,7 +13,6 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "CAIRN ", "CAIRNVM ", 1)
         {
             Name (_HID, EisaId ("PNP0A08"))
             Name (_CID, EisaId ("PNP0A03"))
-            Name (_ADR, 0)
             Name (_BBN, 0)
             Name (_UID, 0)
             Name (_CCA, 1)
