@@ -1,0 +1,248 @@
+"""Fixtures: a daemon of the test's own, the command line, raw QMP, guests, time limits.
+
+CAIRN_BUILD names the build folder (default: build). Nothing outlives a test: every process is
+stopped by its pid."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BUILD = os.path.abspath(os.environ.get("CAIRN_BUILD", os.path.join(ROOT, "build")))
+GUESTS = os.path.join(BUILD, "guests")
+FAKE_VM = os.path.join(BUILD, "helpers", "fake_vm")
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+TEST_SECONDS = 60
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "seconds(n): time limit of a test, instead of 60")
+
+
+@pytest.fixture(autouse=True)
+def time_limit(request):
+    """Every test ends in time, without a plugin."""
+    mark = request.node.get_closest_marker("seconds")
+    seconds = mark.args[0] if mark else TEST_SECONDS
+
+    def late(signum, frame):
+        raise TimeoutError(f"no end within {seconds} s")
+
+    old = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, old)
+
+
+@pytest.fixture
+def kvm():
+    """Skips where there is no usable /dev/kvm."""
+    try:
+        os.close(os.open("/dev/kvm", os.O_RDWR))
+    except OSError as e:
+        pytest.skip(f"needs /dev/kvm: {e.strerror}")
+
+
+@pytest.fixture
+def guest():
+    """Path of a bare-metal guest by name."""
+
+    def path(name):
+        p = os.path.join(GUESTS, name)
+        if not os.path.exists(p):
+            pytest.skip(f"guest {name} is not built: make guests")
+        return p
+
+    return path
+
+
+class QmpError(Exception):
+    def __init__(self, error):
+        super().__init__(f"{error['class']}: {error['desc']}")
+        self.cls = error["class"]
+        self.desc = error["desc"]
+
+
+class Qmp:
+    """A client from the standard library alone: nothing of Cairn's own is trusted here."""
+
+    def __init__(self, path, negotiate=True, timeout=20):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(timeout)
+        self.sock.connect(path)
+        self.buffer = b""
+        self.events = []
+        self.fds = []
+        self.greeting = self.read() if negotiate else None
+        if negotiate:
+            self.run("qmp_capabilities")
+
+    def read(self):
+        """The next message: whatever ends with CRLF."""
+        while b"\r\n" not in self.buffer:
+            data, fds, _, _ = socket.recv_fds(self.sock, 65536, 4)
+            self.fds += fds
+            if not data:
+                raise EOFError("the daemon hung up")
+            self.buffer += data
+        line, self.buffer = self.buffer.split(b"\r\n", 1)
+        assert all(b < 0x80 for b in line)
+        return json.loads(line)
+
+    def send(self, data):
+        self.sock.sendall(data)
+
+    def answer(self):
+        while True:
+            m = self.read()
+            if "event" not in m:
+                return m
+            self.events.append(m)
+
+    def run(self, command, **args):
+        m = {"execute": command}
+        if args:
+            m["arguments"] = {k.replace("_", "-"): v for k, v in args.items()}
+        self.send(json.dumps(m).encode())
+        m = self.answer()
+        if "error" in m:
+            raise QmpError(m["error"])
+        return m["return"]
+
+    def event(self, name, **data):
+        """The next event of that name whose data has these values."""
+        while True:
+            m = self.events.pop(0) if self.events else self.read()
+            if m.get("event") == name and all(m["data"].get(k) == v for k, v in data.items()):
+                return m
+
+    def close(self):
+        self.sock.close()
+
+
+class Daemon:
+    """A cairnd with its own state folder and socket."""
+
+    def __init__(self, tmp, vm_program=None, env=None):
+        self.tmp = tmp
+        self.state = tmp / "state"
+        self.socket = str(tmp / "cairn.sock")
+        self.vm_program = vm_program
+        self.env = {**os.environ, "CAIRN_SOCKET": self.socket, **(env or {})}
+        self.log = tmp / "cairnd.log"
+        self.proc = None
+        self.clients = []
+        self.start()
+
+    def command(self):
+        c = [os.path.join(BUILD, "cairnd"), "--state-dir", str(self.state)]
+        return c + (["--vm-program", self.vm_program] if self.vm_program else [])
+
+    def start(self):
+        with open(self.log, "ab") as log:
+            self.proc = subprocess.Popen(self.command(), env=self.env, stderr=log)
+        end = time.monotonic() + 15
+        while time.monotonic() < end:
+            assert self.proc.poll() is None, f"cairnd ended: {self.log.read_text()}"
+            try:
+                socket.socket(socket.AF_UNIX).connect(self.socket)
+                return
+            except OSError:
+                time.sleep(0.01)
+        raise TimeoutError("cairnd does not listen")
+
+    def stop(self, sig=signal.SIGTERM):
+        self.proc.send_signal(sig)
+        return self.proc.wait(15)
+
+    def qmp(self, **kwargs):
+        q = Qmp(self.socket, **kwargs)
+        self.clients.append(q)
+        return q
+
+    def cairn(self, *args, ok=True, **kwargs):
+        """Run the command line. ok: an exit code, True for 0, None for any."""
+        r = subprocess.run(
+            [os.path.join(BUILD, "cairn"), *args], env=self.env, text=True, timeout=50,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            **{"stdin": subprocess.DEVNULL, **kwargs})
+        want = 0 if ok is True else ok
+        if want is not None:
+            assert r.returncode == want, f"{args}: {r.returncode}\n{r.stdout}{r.stderr}"
+        return r
+
+    def write(self, name, **keys):
+        """A definition's file, complete but for what keys change."""
+        kernel = self.tmp / "kernel"
+        if not kernel.exists():
+            kernel.write_bytes(b"not a kernel\n")
+        d = {"name": name, "memory": "32M", "boot": {"kernel": "kernel"}, **keys}
+        d = {k: v for k, v in d.items() if v is not None}
+        path = self.tmp / f"{name[:40].replace('/', '_')}.json"
+        path.write_text(json.dumps(d))
+        return str(path)
+
+    def define(self, name, cmdline=None, **keys):
+        if cmdline:
+            keys["boot"] = {"kernel": "kernel", "cmdline": cmdline}
+        self.cairn("define", self.write(name, **keys))
+
+    def wait(self, name, state, timeout=15):
+        self.cairn("wait", name, "--for", state, "--timeout", str(timeout))
+
+    def info(self, name):
+        q = Qmp(self.socket)
+        try:
+            return q.run("vm-info", vm=name)
+        finally:
+            q.close()
+
+    def close(self):
+        for c in self.clients:
+            c.close()
+        if self.proc.poll() is not None:
+            self.start()  # to find the VMs that run on
+        q = Qmp(self.socket)
+        for vm in q.run("vm-list")["vms"]:
+            if vm["id"] >= 0:
+                try:
+                    q.run("vm-destroy", vm=vm["name"])
+                except QmpError:
+                    pass  # it ended meanwhile
+        q.close()
+        assert self.stop() == 0
+        assert "ERROR: AddressSanitizer" not in self.log.read_text()
+
+
+@pytest.fixture
+def daemon(tmp_path):
+    """A daemon that starts real VMs."""
+    d = Daemon(tmp_path)
+    yield d
+    d.close()
+
+
+@pytest.fixture
+def fake(tmp_path):
+    """A daemon whose VM processes are tests/helpers/fake_vm, which fail on demand."""
+    if not os.path.exists(FAKE_VM):
+        pytest.skip("fake_vm is not built: make helpers")
+    d = Daemon(tmp_path, vm_program=FAKE_VM)
+    yield d
+    d.close()
+
+
+@pytest.fixture
+def cairn_path():
+    p = os.path.join(BUILD, "cairn")
+    assert shutil.which(p)
+    return p
