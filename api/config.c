@@ -124,6 +124,7 @@ static void config_fill(struct vm_config *v, const struct definition *d)
 	v->shutdown_deadline_s = d->shutdown_deadline_s;
 	v->log_fd = VM_NO_FD;
 	v->end_fd = VM_NO_FD;
+	v->restore_fd = VM_NO_FD;
 }
 
 int config_open(const struct definition *d, struct config *c, struct err *e)

@@ -5,6 +5,7 @@
 #include "devices/console.h"
 #include "vmm/machine.h"
 #include "vmm/vm.h"
+#include "vmm/vm_save.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -22,7 +23,8 @@ struct control {
 	struct loop *loop;
 	struct loop_watch *listen_watch, *peer_watch;
 	struct vm *vm;
-	uint64_t config_seq;
+	struct worker *worker;
+	uint64_t config_seq, save_seq;
 	uint8_t buf[CHANNEL_BODY_MAX];
 };
 
@@ -107,6 +109,31 @@ static void quit(struct control *c, uint64_t seq)
 	reply(c, seq, 0, NULL);
 }
 
+static void save_over(void *opaque, int r, const struct err *e)
+{
+	struct control *c = opaque;
+
+	reply(c, c->save_seq, r, e);
+}
+
+/* Answered by save_over(), or at once when it cannot begin. */
+static void save_request(struct control *c, struct channel_msg *m)
+{
+	int state_fd = m->nfds > 0 ? m->fds[0] : -1, definition_fd = m->nfds > 1 ? m->fds[1] : -1;
+	struct err e = { 0 };
+	int r;
+
+	m->nfds = 0;
+	if (state_fd < 0) {
+		r = err_set(&e, -EINVAL, ERR_INVALID, "a save needs a file");
+	} else {
+		c->save_seq = m->head.seq;
+		r = vm_save(c->vm, c->worker, state_fd, definition_fd, save_over, c, &e);
+	}
+	if (r < 0)
+		reply(c, m->head.seq, r, &e);
+}
+
 static void request_handle(struct control *c, struct channel_msg *m)
 {
 	struct err e = { 0 };
@@ -131,6 +158,12 @@ static void request_handle(struct control *c, struct channel_msg *m)
 	case VM_MSG_CONSOLE:
 		r = console_request(c, m, &e);
 		break;
+	case VM_MSG_CANCEL:
+		r = vm_work_cancel(c->vm, &e);
+		break;
+	case VM_MSG_SAVE:
+		save_request(c, m);
+		return;
 	case VM_MSG_QUERY:
 		query(c, m->head.seq);
 		return;
@@ -269,6 +302,11 @@ int control_serve(struct control *c, struct loop *l, struct vm *vm, struct err *
 	if (!r && c->peer_fd >= 0)
 		r = peer_watch(c);
 	return r < 0 ? err_set_errno(e, r, "control socket") : 0;
+}
+
+void control_set_worker(struct control *c, struct worker *w)
+{
+	c->worker = w;
 }
 
 void control_free(struct control *c)

@@ -10,6 +10,7 @@ struct control;
 struct err;
 struct loop;
 struct vm;
+struct worker;
 
 /* Wait (10 s at most) for the first connection, when listen_fd ≥ 0, and for VM_MSG_CONFIG.
  * channel_fd: an already connected socket, or -1. fds: CHANNEL_FDS_MAX, owned by the caller
@@ -23,6 +24,8 @@ void control_free(struct control *c);
 void control_configured(struct control *c, int r, const struct err *e);
 /* From now on requests are served on the loop. */
 int control_serve(struct control *c, struct loop *l, struct vm *vm, struct err *e);
+/* For saves; borrowed. */
+void control_set_worker(struct control *c, struct worker *w);
 /* A vm_sink's event(). */
 void control_event(void *opaque, const struct vm_event *ev);
 

@@ -390,12 +390,18 @@ int machine_reset(struct machine *m, struct err *e)
 	return machine_boot(m, e);
 }
 
-void machine_pause(struct machine *m)
+void machine_hold(struct machine *m)
 {
-	vcpus_stop(&m->vcpus);
+	m->booted = true;
 	for (unsigned i = 0; i < m->ndevices; i++)
 		if (m->devices[i]->ops->pause)
 			m->devices[i]->ops->pause(m->devices[i]);
+}
+
+void machine_pause(struct machine *m)
+{
+	vcpus_stop(&m->vcpus);
+	machine_hold(m);
 }
 
 void machine_resume(struct machine *m)

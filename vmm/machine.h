@@ -74,6 +74,8 @@ int machine_boot(struct machine *m, struct err *e);
 /* Power-on state of every device, then machine_boot(). vCPUs parked, devices paused. */
 int machine_reset(struct machine *m, struct err *e);
 
+/* Devices as after machine_pause(), before any thread is there. */
+void machine_hold(struct machine *m);
 /* Stop the vCPUs, then drain the devices; after it nothing of the guest's moves. */
 void machine_pause(struct machine *m);
 void machine_resume(struct machine *m);

@@ -8,6 +8,7 @@
 #include "vmm/machine.h"
 #include "vmm/sandbox.h"
 #include "vmm/vm.h"
+#include "vmm/worker.h"
 
 #include <errno.h>
 #include <malloc.h>
@@ -28,6 +29,7 @@ struct process {
 	struct loop *loop;
 	struct vm *vm;
 	struct foreground *foreground;
+	struct worker *worker;
 	int log_fd;
 };
 
@@ -87,7 +89,10 @@ static int process_confine(struct process *p, struct err *e)
 	if (p->cfg.no_sandbox)
 		log_warn(NULL, "the sandbox is off: for debugging only");
 	if (!r)
+		r = worker_new(&p->worker, e);
+	if (!r)
 		r = machine_start_threads(vm_machine(p->vm), e);
+	control_set_worker(p->control, p->worker);
 	if (!r && !p->cfg.no_sandbox)
 		r = sandbox_seal(e);
 	return r;
@@ -102,7 +107,7 @@ static int process_run(struct process *p)
 	if (!r)
 		r = process_confine(p, &e);
 	if (!r && !p->cfg.start_paused)
-		r = vm_cont(p->vm, VM_REASON_BOOTED, &e);
+		r = vm_cont(p->vm, p->cfg.restore_fd == VM_NO_FD ? VM_REASON_BOOTED : VM_REASON_RESTORED, &e);
 	control_configured(p->control, r, &e);
 	if (r < 0) {
 		log_error(NULL, "%s", e.msg);
@@ -117,6 +122,7 @@ static int process_run(struct process *p)
 static void process_done(struct process *p)
 {
 	foreground_free(p->foreground);
+	worker_free(p->worker);
 	control_free(p->control);
 	vm_free(p->vm);
 	loop_free(p->loop);

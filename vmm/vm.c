@@ -8,9 +8,11 @@
 #include "devices/acpi_pm.h"
 #include "devices/pvpanic.h"
 #include "vmm/machine.h"
+#include "vmm/vm_save.h"
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,6 +50,13 @@ struct vm {
 	unsigned nqueued, generation;
 	bool posted;
 	struct loop_task task;
+	/* Long work, and how far it is. */
+	const char *work;
+	atomic_bool work_cancelled;
+	_Atomic uint64_t work_bytes, work_total;
+	atomic_uint work_percent; /* told last */
+	struct loop_task work_task;
+	atomic_bool work_posted;
 };
 
 static const char *phase_name(enum vm_phase p)
@@ -117,7 +126,7 @@ static void phase_set(struct vm *vm, enum vm_phase phase, enum vm_reason reason,
 	event_send(vm, &ev);
 }
 
-/* ---- requests ---- */
+/* ---- long work ---- */
 
 static int wrong_phase(const struct vm *vm, const char *what, struct err *e)
 {
@@ -125,8 +134,66 @@ static int wrong_phase(const struct vm *vm, const char *what, struct err *e)
 		phase_name(vm->phase), vm_reason_name(vm->reason));
 }
 
+int vm_work_begin(struct vm *vm, const char *what, struct err *e)
+{
+	if (vm->work)
+		return err_set(e, -EBUSY, ERR_BUSY, "a %s of this VM is under way", vm->work);
+	if (vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED)
+		return wrong_phase(vm, what, e);
+	vm->work = what;
+	atomic_store(&vm->work_cancelled, false);
+	atomic_store(&vm->work_percent, 0);
+	return 0;
+}
+
+bool vm_work_step(struct vm *vm, uint64_t done, uint64_t total)
+{
+	unsigned percent = (unsigned)(total ? done * 100 / total : 0);
+
+	atomic_store(&vm->work_bytes, done);
+	atomic_store(&vm->work_total, total);
+	if (atomic_exchange(&vm->work_percent, percent) != percent &&
+		!atomic_exchange(&vm->work_posted, true))
+		loop_post(vm->loop, &vm->work_task);
+	return atomic_load(&vm->work_cancelled);
+}
+
+static void work_progress(struct loop_task *t)
+{
+	struct vm *vm = container_of(t, struct vm, work_task);
+	struct vm_event ev = event_new(vm, VM_EVENT_PROGRESS);
+
+	atomic_store(&vm->work_posted, false);
+	ev.value = (int64_t)atomic_load(&vm->work_bytes);
+	ev.total = (int64_t)atomic_load(&vm->work_total);
+	if (vm->work)
+		event_send(vm, &ev);
+}
+
+int vm_work_cancel(struct vm *vm, struct err *e)
+{
+	if (!vm->work)
+		return err_set(e, -ENOENT, ERR_WRONG_STATE, "nothing is under way that could be cancelled");
+	atomic_store(&vm->work_cancelled, true);
+	return 0;
+}
+
+void vm_work_end(struct vm *vm)
+{
+	vm->work = NULL;
+}
+
+static int busy(const struct vm *vm, struct err *e)
+{
+	return err_set(e, -EBUSY, ERR_BUSY, "a %s of this VM is under way", vm->work);
+}
+
+/* ---- requests ---- */
+
 int vm_cont(struct vm *vm, enum vm_reason reason, struct err *e)
 {
+	if (vm->work)
+		return busy(vm, e);
 	if (vm->phase == VM_PHASE_RUNNING)
 		return 0;
 	if (vm->phase != VM_PHASE_PAUSED)
@@ -152,6 +219,8 @@ int vm_powerdown(struct vm *vm, struct err *e)
 {
 	struct vm_event ev;
 
+	if (vm->work)
+		return busy(vm, e);
 	if (vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED)
 		return wrong_phase(vm, "press the power button", e);
 	ev = event_new(vm, VM_EVENT_POWERDOWN);
@@ -162,6 +231,8 @@ int vm_powerdown(struct vm *vm, struct err *e)
 
 int vm_nmi(struct vm *vm, struct err *e)
 {
+	if (vm->work)
+		return busy(vm, e);
 	if (vm->phase != VM_PHASE_RUNNING)
 		return wrong_phase(vm, "inject an NMI", e);
 	vcpus_nmi(&vm->m->vcpus);
@@ -200,6 +271,8 @@ static int reset_in_place(struct vm *vm, bool by_guest, struct err *e)
 
 int vm_reset(struct vm *vm, struct err *e)
 {
+	if (vm->work)
+		return busy(vm, e);
 	if (vm->phase == VM_PHASE_CRASHED) {
 		vm->phase = VM_PHASE_PAUSED; /* a hard reset is the way out of a preserved crash */
 		vm->reason = VM_REASON_USER;
@@ -213,6 +286,7 @@ void vm_end(struct vm *vm, enum vm_reason reason, int64_t value, const char *det
 {
 	if (vm->phase == VM_PHASE_ENDED)
 		return;
+	atomic_store(&vm->work_cancelled, true);
 	if (vm->phase == VM_PHASE_RUNNING)
 		machine_pause(vm->m);
 	phase_set(vm, VM_PHASE_ENDED, reason, value, detail);
@@ -418,6 +492,7 @@ int vm_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct loop *l,
 	vm->phase = VM_PHASE_PAUSED;
 	vm->started_ns = realtime_ns();
 	vm->task.run = queue_run;
+	vm->work_task.run = work_progress;
 	vm->end_fd = -1;
 	pthread_mutex_init(&vm->lock, NULL);
 	if (cfg->end_fd != VM_NO_FD) {
@@ -426,7 +501,9 @@ int vm_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct loop *l,
 	}
 	r = machine_new(cfg, fds, nfds, l, &listener, &vm->m, e);
 	if (!r)
-		r = machine_boot(vm->m, e);
+		r = cfg->restore_fd == VM_NO_FD
+			? machine_boot(vm->m, e)
+			: machine_restore(vm->m, fds[cfg->restore_fd], cfg->uuid, e);
 	if (r < 0) {
 		vm_free(vm);
 		return r;

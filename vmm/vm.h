@@ -37,6 +37,15 @@ int vm_nmi(struct vm *vm, struct err *e);
 /* Ends the life: phase ENDED, loop_stop(). */
 void vm_end(struct vm *vm, enum vm_reason reason, int64_t value, const char *detail);
 
+/* ---- long work on the paused VM, one at a time (vmm/vm_save.c) ---- */
+
+/* From here on the VM refuses what would make it move. -EBUSY (ERR_BUSY) names what is under way. */
+int vm_work_begin(struct vm *vm, const char *what, struct err *e);
+/* On the worker's thread, after each piece: progress. True: it has been cancelled. */
+bool vm_work_step(struct vm *vm, uint64_t done, uint64_t total);
+int vm_work_cancel(struct vm *vm, struct err *e);
+void vm_work_end(struct vm *vm);
+
 enum vm_phase vm_phase(const struct vm *vm);
 void vm_info(struct vm *vm, struct vm_info *ret);
 /* What the process exits with, once ended. */

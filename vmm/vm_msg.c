@@ -19,6 +19,8 @@ const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_QUERY] = ROW_EMPTY,
 	[VM_MSG_CONSOLE] = ROW(struct vm_console, 1),
 	[VM_MSG_NMI] = ROW_EMPTY,
+	[VM_MSG_SAVE] = { .fds_max = 2, .known = true },
+	[VM_MSG_CANCEL] = ROW_EMPTY,
 };
 
 const struct channel_type vm_msg_from_vm[VM_MSG_TYPE_COUNT] = {
@@ -46,6 +48,9 @@ const char *vm_reason_name(enum vm_reason r)
 		[VM_REASON_SHUTDOWN_TIMEOUT] = "shutdown timed out",
 		[VM_REASON_KILLED] = "killed",
 		[VM_REASON_HOST_ERROR] = "host error",
+		[VM_REASON_SAVING] = "saving",
+		[VM_REASON_SAVED] = "saved",
+		[VM_REASON_RESTORED] = "restored",
 	};
 
 	return (unsigned)r < VM_REASON_COUNT ? names[r] : names[VM_REASON_NONE];
@@ -80,7 +85,8 @@ static int disk_check(struct vm_disk *d, struct files *f, struct err *e)
 	for (unsigned i = 0; i < d->nlayers; i++)
 		if (!file_take(f, d->fd[i]) || d->format[i] < 1 || d->format[i] > 2)
 			return err_set(e, -EINVAL, ERR_INVALID,
-				"configuration: disk '%s' names a file or a format that is not there, or taken", d->id);
+				"configuration: disk '%s' names a file or a format that is not there, or "
+				"taken", d->id);
 	if (d->error_policy > VM_ERRORS_IGNORE || d->queues > 8 ||
 		(d->queue_size && (d->queue_size > 1024 || !is_power_of_two(d->queue_size))))
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: disk '%s' is out of range", d->id);
@@ -127,7 +133,7 @@ int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e)
 		return err_set(e, -EINVAL, ERR_INVALID,
 			"configuration: 1 to %d vCPUs, and a topology that multiplies to them", VM_VCPUS_MAX);
 	if (!fd_ok(&f, c->kernel_fd) || !fd_ok(&f, c->initrd_fd) || !fd_ok(&f, c->firmware_fd) ||
-		!fd_ok(&f, c->log_fd) || !fd_ok(&f, c->end_fd))
+		!fd_ok(&f, c->log_fd) || !fd_ok(&f, c->end_fd) || !fd_ok(&f, c->restore_fd))
 		return err_set(e, -EINVAL, ERR_INVALID,
 			"configuration: a file did not come along, or has two users");
 	if (c->assist > VM_ASSIST_OFF || c->on_poweroff > VM_ACTION_PRESERVE ||

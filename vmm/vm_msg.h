@@ -40,6 +40,10 @@ enum vm_msg_type {
 	VM_MSG_QUERY = 7,      /* answered by VM_MSG_INFO */
 	VM_MSG_CONSOLE = 8,    /* struct vm_console + 1 fd (a stream socket): attach */
 	VM_MSG_NMI = 9,	       /* to every vCPU */
+	VM_MSG_SAVE = 10,      /* 1 or 2 fds: an empty file for the state (snapshot/vmstate.h), and the
+				* definition to keep in it. Pauses; replied to when all is on disk, then the
+				* VM ends with VM_REASON_SAVED. On failure it goes on as it was. */
+	VM_MSG_CANCEL = 11,    /* the save under way */
 	/* answers */
 	VM_MSG_REPLY = 16, /* struct vm_reply */
 	VM_MSG_INFO = 17,  /* struct vm_info */
@@ -71,6 +75,9 @@ enum vm_reason {
 	VM_REASON_SHUTDOWN_TIMEOUT,  /* foreground: SIGTERM's deadline passed */
 	VM_REASON_KILLED,	     /* foreground: second SIGTERM */
 	VM_REASON_HOST_ERROR,	     /* KVM_RUN failed, out of memory, … */
+	VM_REASON_SAVING,	     /* paused while its state is written */
+	VM_REASON_SAVED,	     /* ended: its state is in a file */
+	VM_REASON_RESTORED,	     /* running or paused: it began with a saved state */
 	VM_REASON_COUNT,
 };
 
@@ -81,6 +88,7 @@ enum vm_event_kind {
 	VM_EVENT_GUEST_PANICKED, /* value: pvpanic's bits */
 	VM_EVENT_IO_ERROR,	 /* device, value: errno, is_write, detail: action */
 	VM_EVENT_NEEDS_RESET,	 /* device */
+	VM_EVENT_PROGRESS,	 /* of a save: value of total bytes looked at */
 	VM_EVENT_KIND_COUNT,
 };
 
@@ -145,6 +153,8 @@ struct vm_config {
 	/* VM_NO_FD: none. Else the struct vm_event that says VM_PHASE_ENDED is also written
 	 * here, at offset 0: how a daemon that was away learns the reason. */
 	uint16_t end_fd;
+	/* VM_NO_FD: boot. Else a saved state to go on from; the kernel is still needed, for a reset. */
+	uint16_t restore_fd;
 };
 
 struct vm_reply {
@@ -168,6 +178,7 @@ struct vm_event {
 	uint64_t realtime_ns;
 	char device[32];
 	char detail[VM_DETAIL_MAX];
+	int64_t total;
 };
 
 struct vm_disk_info {

@@ -26,7 +26,7 @@ static struct vm_config sane(void)
 	c.ram_bytes = 64 * MIB;
 	c.vcpus = 4;
 	c.kernel_fd = 0;
-	c.initrd_fd = c.firmware_fd = c.log_fd = c.end_fd = VM_NO_FD;
+	c.initrd_fd = c.firmware_fd = c.log_fd = c.end_fd = c.restore_fd = VM_NO_FD;
 	c.ndisks = 1;
 	strcpy(c.disks[0].id, "vda");
 	c.disks[0].nlayers = 2;

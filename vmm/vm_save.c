@@ -1,0 +1,199 @@
+#include "vmm/vm_save.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "snapshot/state.h"
+#include "snapshot/vmstate.h"
+#include "vmm/machine.h"
+#include "vmm/machine_state.h"
+#include "vmm/vm.h"
+#include "vmm/worker.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+struct save {
+	struct work work;
+	struct vm *vm;
+	struct machine *m;
+	bool was_running;
+	int state_fd;
+	char *definition;
+	struct state_writer sections;
+	struct vmstate_result result;
+	int r;
+	struct err e;
+	void (*done)(void *opaque, int r, const struct err *e);
+	void *opaque;
+};
+
+static uint64_t realtime_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
+}
+
+/* ---- saving ---- */
+
+static void save_free(struct save *s)
+{
+	state_writer_done(&s->sections);
+	free(s->definition);
+	close(s->state_fd);
+	free(s);
+}
+
+static int save_step(void *opaque, uint64_t done, uint64_t total)
+{
+	struct save *s = opaque;
+
+	return vm_work_step(s->vm, done, total);
+}
+
+/* On the worker's thread; the machine stands still. */
+static void save_run(struct work *w)
+{
+	struct save *s = container_of(w, struct save, work);
+	struct vmstate_source src = { .sections = s->sections.buf, .sections_bytes = s->sections.len,
+		.definition = s->definition, .ram = s->m->mem.host, .ram_bytes = s->m->mem.bytes,
+		.ram_fd = s->m->mem.fd };
+	struct vmstate_progress progress = { .step = save_step, .opaque = s };
+	struct vmstate_header h = { .realtime_ns = realtime_ns() };
+	struct vmstate_file f;
+
+	memcpy(h.uuid, s->m->cfg.uuid, sizeof(h.uuid));
+	vmstate_file_init(&f, s->state_fd);
+	s->r = vmstate_write(&f.store, &h, &src, &progress, &s->result, &s->e);
+}
+
+static void save_done(struct work *w)
+{
+	struct save *s = container_of(w, struct save, work);
+
+	vm_work_end(s->vm);
+	if (!s->r) {
+		log_info(NULL, "state saved, %llu KiB of memory",
+			(unsigned long long)s->result.ram_bytes_written / 1024);
+		s->done(s->opaque, 0, NULL);
+		vm_end(s->vm, VM_REASON_SAVED, 0, NULL);
+	} else {
+		log_warn(NULL, "not saved: %s", s->e.msg);
+		if (s->was_running)
+			vm_cont(s->vm, VM_REASON_USER, NULL);
+		s->done(s->opaque, s->r, &s->e);
+	}
+	save_free(s);
+}
+
+static int save_prepare(struct save *s, int definition_fd, struct err *e)
+{
+	size_t len;
+	int r = 0;
+
+	if (definition_fd >= 0)
+		r = file_read_fd(definition_fd, "definition", VMSTATE_DEFINITION_MAX_BYTES,
+			&s->definition, &len, e);
+	if (!r)
+		r = vm_work_begin(s->vm, "save", e);
+	if (r < 0)
+		return r;
+	s->was_running = vm_phase(s->vm) == VM_PHASE_RUNNING;
+	r = vm_stop(s->vm, VM_REASON_SAVING, e);
+	if (!r)
+		r = machine_save(s->m, &s->sections, e);
+	if (r < 0) {
+		vm_work_end(s->vm);
+		if (s->was_running)
+			vm_cont(s->vm, VM_REASON_USER, NULL);
+	}
+	return r;
+}
+
+int vm_save(struct vm *vm, struct worker *w, int state_fd, int definition_fd,
+	void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e)
+{
+	struct save *s = calloc(1, sizeof(*s));
+	int r;
+
+	if (!s) {
+		close(state_fd);
+		if (definition_fd >= 0)
+			close(definition_fd);
+		return err_set_errno(e, -ENOMEM, "save");
+	}
+	s->vm = vm;
+	s->m = vm_machine(vm);
+	s->state_fd = state_fd;
+	s->done = done;
+	s->opaque = opaque;
+	s->work.run = save_run;
+	s->work.done = save_done;
+	r = save_prepare(s, definition_fd, e);
+	if (definition_fd >= 0)
+		close(definition_fd);
+	if (r < 0) {
+		save_free(s);
+		return r;
+	}
+	worker_submit(w, s->m->host.loop, &s->work);
+	return 0;
+}
+
+/* ---- restoring ---- */
+
+static int header_check(struct machine *m, const struct vmstate_header *h,
+	const unsigned char uuid[16], struct err *e)
+{
+	if (memcmp(h->uuid, uuid, sizeof(h->uuid)))
+		return err_set(e, -EINVAL, ERR_INVALID, "the saved state belongs to another VM (its uuid "
+			"differs); start with --force-boot to drop it");
+	if (h->layout.ram_bytes != m->mem.bytes)
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"the state was saved with %llu MiB of memory; this VM has %llu MiB",
+			(unsigned long long)(h->layout.ram_bytes / MIB),
+			(unsigned long long)(m->mem.bytes / MIB));
+	return 0;
+}
+
+static int ram_load(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h,
+	const uint32_t *crcs, struct err *e)
+{
+	int r = 0;
+
+	for (uint64_t b = 0; b < h->layout.blocks && !r; b++)
+		if (!vmstate_block_is_zero(&h->layout, crcs, b))
+			r = vmstate_read_block(s, h, crcs, b, m->mem.host + b * VMSTATE_BLOCK_BYTES, e);
+	return r;
+}
+
+int machine_restore(struct machine *m, int fd, const unsigned char uuid[16], struct err *e)
+{
+	CLEANUP_FREE uint8_t *sections = NULL;
+	CLEANUP_FREE uint32_t *crcs = NULL;
+	struct vmstate_header h;
+	struct vmstate_file f;
+	int r;
+
+	vmstate_file_init(&f, fd);
+	r = vmstate_read_header(&f.store, &h, e);
+	if (!r)
+		r = header_check(m, &h, uuid, e);
+	if (!r)
+		r = vmstate_read_sections(&f.store, &h, &sections, e);
+	if (!r)
+		r = machine_state_check(m, sections, h.sections_bytes, e);
+	if (!r)
+		r = vmstate_read_crcs(&f.store, &h, &crcs, e);
+	if (!r)
+		r = ram_load(m, &f.store, &h, crcs, e);
+	machine_hold(m);
+	return r < 0 ? r : machine_load(m, sections, h.sections_bytes, e);
+}

@@ -1,0 +1,21 @@
+/* vm_save: a VM's state into a file, and a machine out of one. Format: snapshot/vmstate.h. */
+#ifndef CAIRN_VMM_VM_SAVE_H
+#define CAIRN_VMM_VM_SAVE_H
+
+struct err;
+struct machine;
+struct vm;
+struct worker;
+
+/* Pause the VM, write its state on the worker's thread, end the VM. The loop goes on meanwhile.
+ * state_fd, definition_fd (-1: none): taken. done() is called on the loop, unless this fails at
+ * once (-EBUSY, ERR_WRONG_STATE). When it fails later, the VM goes on as it was. */
+int vm_save(struct vm *vm, struct worker *w, int state_fd, int definition_fd,
+	void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e);
+
+/* In place of machine_boot(), before the threads are made: RAM and state from the file. Everything
+ * is checked before anything is set, but for RAM's blocks, each of which is when it comes.
+ * uuid: of the VM that it must belong to. fd: borrowed. */
+int machine_restore(struct machine *m, int fd, const unsigned char uuid[16], struct err *e);
+
+#endif
