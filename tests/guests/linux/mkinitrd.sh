@@ -6,7 +6,11 @@ set -eu
 [ $# -eq 1 ] || { echo "usage: mkinitrd.sh OUTDIR" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
 out=$1
-CC=${CC:-cc}
+# musl's init is a tenth of glibc's in size. The kernel of the guest copies all of it: 0.8 s where
+# kernel mode is emulated. glibc does as well, only slower.
+if [ -z "${GUEST_CC:-}" ] && command -v musl-gcc >/dev/null; then
+	GUEST_CC="musl-gcc -idirafter /usr/include/$(gcc -print-multiarch) -idirafter /usr/include"
+fi
 
 command -v cpio >/dev/null || { echo "mkinitrd.sh: cpio is missing: install the package cpio" >&2; exit 1; }
 mkdir -p "$out"
@@ -14,8 +18,8 @@ tmp=$(mktemp -d "$out/mkinitrd.XXXXXX")
 trap 'rm -rf "$tmp"' EXIT
 
 mkdir "$tmp/root"
-# shellcheck disable=SC2086 # CFLAGS is a list
-$CC -std=gnu11 -Os -Wall -Wextra -Wshadow -Werror -static -pthread -s -ffunction-sections -Wl,--gc-sections \
+# shellcheck disable=SC2086 # lists
+${GUEST_CC:-cc} -std=gnu11 -Os -Wall -Wextra -Wshadow -Werror -static -pthread -s -ffunction-sections -Wl,--gc-sections \
 	${GUEST_CFLAGS:-} -o "$tmp/root/init" \
 	"$here/init.c" "$here/file.c" "$here/disk.c" "$here/ram.c" "$here/info.c" "$here/power.c"
 (
