@@ -192,6 +192,15 @@ struct freer {
 	uint32_t punched;  /* clusters at the run's beginning that are holes now */
 };
 
+/* The end of the file (qcow2_tail.c). */
+struct tail {
+	uint64_t file_bytes; /* the file's length as far as we know */
+	uint64_t growing_to;
+	bool growing, refused;
+	bool grown; /* to be cut at close */
+	struct loop_op op;
+};
+
 #define QCOW2_RQ_POOL_MAX 256
 
 struct qcow2 {
@@ -215,6 +224,8 @@ struct qcow2 {
 
 	uint64_t free_from; /* no free cluster below */
 	uint64_t fresh_from; /* from this cluster on the file reads as zeros */
+
+	struct tail tail;
 
 	struct alloc *allocs;
 	struct l2_make *l2_makes;
@@ -294,6 +305,13 @@ static inline void epoch_leave(struct qcow2 *q, unsigned parity)
 	if (!--q->epoch_io[parity] && q->freer.running)
 		freer_poke(q);
 }
+
+/* ---- qcow2_tail.c ---- */
+
+/* fresh_from has moved: keep the file longer than that. */
+void tail_grow(struct qcow2 *q);
+/* Nothing is in flight: cut what was not needed. */
+void tail_cut(struct qcow2 *q);
 
 /* ---- qcow2_map.c ---- */
 

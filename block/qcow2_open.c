@@ -261,6 +261,7 @@ static int qcow2_flush_all(struct block *b)
 	}
 	while (q->internal)
 		loop_run_once(b->loop, UINT64_MAX);
+	tail_cut(q);
 	if (!r && q->corrupt)
 		r = -EIO;
 	if (!r && fdatasync(b->fd) < 0)
@@ -280,6 +281,7 @@ static void info_set(struct qcow2 *q, const struct block_format_open *o)
 	direct_decide(q, o);
 	q->is_device = o->file->is_device;
 	q->can_punch = true;
+	q->tail.file_bytes = o->file->size_bytes;
 	/* Past its end a file reads as zeros; a device does not. */
 	q->fresh_from = q->is_device ? UINT64_MAX
 				     : DIV_ROUND_UP(o->file->size_bytes, (uint64_t)q->cluster_bytes);

@@ -136,6 +136,7 @@ static int clusters_unclaimed(struct qcow2 *q, uint64_t first, uint64_t n)
 static void fresh_passed(struct qcow2 *q, uint64_t end)
 {
 	q->fresh_from = MAX(q->fresh_from, end);
+	tail_grow(q);
 }
 
 /* A larger table for block numbers up to `block`, behind all that the old one could

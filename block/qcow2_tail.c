@@ -1,0 +1,50 @@
+/* The end of the file. A direct write that makes a file longer, or that needs space from
+ * the file system, is done by the host under an exclusive lock, one after the other: so
+ * the file is made longer and given space ahead of need. Closing cuts the rest; after a
+ * crash it stays, as free clusters. */
+#include "base/util.h"
+#include "block/qcow2_impl.h"
+
+#include <unistd.h>
+
+#define TAIL_AHEAD_BYTES (16 * MIB)
+
+static void tail_grown(struct loop_op *op, int res)
+{
+	struct qcow2 *q = container_of(op, struct qcow2, tail.op);
+	struct tail *t = &q->tail;
+
+	q->internal--;
+	t->growing = false;
+	t->grown = true; /* maybe in part */
+	if (res < 0) {
+		t->refused = true; /* no room, or no such call: writes go on without */
+		return;
+	}
+	t->file_bytes = t->growing_to;
+	tail_grow(q);
+}
+
+void tail_grow(struct qcow2 *q)
+{
+	struct tail *t = &q->tail;
+	uint64_t need = q->fresh_from << q->cluster_bits, from;
+
+	if (!q->base.info.direct || q->is_device || t->growing || t->refused ||
+		need + TAIL_AHEAD_BYTES / 2 <= t->file_bytes)
+		return;
+	from = MAX(t->file_bytes, need);
+	t->growing_to = ROUND_UP(from + TAIL_AHEAD_BYTES, TAIL_AHEAD_BYTES);
+	t->growing = true;
+	q->internal++;
+	t->op.done = tail_grown;
+	loop_fallocate(q->base.loop, &t->op, q->base.fd, 0, from, t->growing_to - from);
+}
+
+void tail_cut(struct qcow2 *q)
+{
+	uint64_t need = q->fresh_from << q->cluster_bits;
+
+	if (q->tail.grown && !q->corrupt && ftruncate(q->base.fd, (off_t)need) < 0)
+		q->tail.grown = false; /* it stays longer: free clusters, no more */
+}
