@@ -3,6 +3,7 @@
 #include "base/loop.h"
 #include "base/util.h"
 #include "devices/bus.h"
+#include "devices/civil.h"
 #include "devices/dev_host.h"
 #include "devices/device.h"
 #include "snapshot/state.h"
@@ -73,7 +74,7 @@ struct rtc {
 	uint8_t index;
 	uint8_t cmos[CMOS_BYTES];
 	int64_t offset_ns; /* guest's time minus CLOCK_REALTIME */
-	struct tm held;	   /* the time shown while B_SET stops the clock */
+	struct civil held; /* the time shown while B_SET stops the clock */
 	int64_t seen_s;	   /* guest's second up to which updates and alarms were looked at */
 	int64_t seen_ns;   /* the same for periodic ticks */
 	bool rearm_posted, paused;
@@ -124,45 +125,42 @@ static unsigned hours_from_register(const struct rtc *t, uint8_t v)
 	return from_register(t, v & (uint8_t)~HOURS_PM) % 12 + (v & HOURS_PM ? 12 : 0);
 }
 
-static void rtc_time(const struct rtc *t, struct tm *ret)
+static void rtc_time(const struct rtc *t, struct civil *ret)
 {
-	time_t s = (time_t)floor_s(rtc_now_ns(t));
-
 	if (t->cmos[REG_B] & B_SET)
 		*ret = t->held;
-	else if (!gmtime_r(&s, ret))
-		memset(ret, 0, sizeof(*ret));
+	else
+		civil_from_seconds(floor_s(rtc_now_ns(t)), ret);
 }
 
 static uint8_t rtc_time_register(const struct rtc *t, unsigned reg)
 {
-	struct tm tm;
+	struct civil c;
 
-	rtc_time(t, &tm);
+	rtc_time(t, &c);
 	switch (reg) {
 	case REG_SECONDS:
-		return to_register(t, (unsigned)tm.tm_sec);
+		return to_register(t, (unsigned)c.second);
 	case REG_MINUTES:
-		return to_register(t, (unsigned)tm.tm_min);
+		return to_register(t, (unsigned)c.minute);
 	case REG_HOURS:
-		return hours_to_register(t, (unsigned)tm.tm_hour);
+		return hours_to_register(t, (unsigned)c.hour);
 	case REG_WEEKDAY:
-		return to_register(t, (unsigned)tm.tm_wday + 1);
+		return to_register(t, (unsigned)c.weekday + 1);
 	case REG_DAY:
-		return to_register(t, (unsigned)tm.tm_mday);
+		return to_register(t, (unsigned)c.day);
 	case REG_MONTH:
-		return to_register(t, (unsigned)tm.tm_mon + 1);
+		return to_register(t, (unsigned)c.month);
 	case REG_YEAR:
-		return to_register(t, (unsigned)(tm.tm_year + 1900) % 100);
+		return to_register(t, (unsigned)c.year % 100);
 	default:
-		return to_register(t, (unsigned)(tm.tm_year + 1900) / 100 % 100);
+		return to_register(t, (unsigned)c.year / 100 % 100);
 	}
 }
 
-static void rtc_set_time(struct rtc *t, const struct tm *tm)
+static void rtc_set_time(struct rtc *t, const struct civil *c)
 {
-	struct tm copy = *tm;
-	int64_t s = timegm(&copy); /* normalises what is out of range */
+	int64_t s = civil_seconds(c);
 
 	s = MAX(MIN(s, TIME_MAX_S), TIME_MIN_S);
 	t->offset_ns = s * NS_PER_S - realtime_ns();
@@ -172,40 +170,38 @@ static void rtc_set_time(struct rtc *t, const struct tm *tm)
 
 static void rtc_write_time_register(struct rtc *t, unsigned reg, uint8_t v)
 {
-	struct tm tm;
-	int year;
+	struct civil c;
 
-	rtc_time(t, &tm);
-	year = tm.tm_year + 1900;
+	rtc_time(t, &c);
 	switch (reg) {
 	case REG_SECONDS:
-		tm.tm_sec = (int)from_register(t, v & 0x7f);
+		c.second = (int)from_register(t, v & 0x7f);
 		break;
 	case REG_MINUTES:
-		tm.tm_min = (int)from_register(t, v & 0x7f);
+		c.minute = (int)from_register(t, v & 0x7f);
 		break;
 	case REG_HOURS:
-		tm.tm_hour = (int)hours_from_register(t, v);
+		c.hour = (int)hours_from_register(t, v);
 		break;
 	case REG_DAY:
-		tm.tm_mday = (int)from_register(t, v & 0x3f);
+		c.day = (int)from_register(t, v & 0x3f);
 		break;
 	case REG_MONTH:
-		tm.tm_mon = (int)from_register(t, v & 0x1f) - 1;
+		c.month = (int)from_register(t, v & 0x1f);
 		break;
 	case REG_YEAR:
-		tm.tm_year = year / 100 * 100 + (int)from_register(t, v) % 100 - 1900;
+		c.year = c.year / 100 * 100 + from_register(t, v) % 100;
 		break;
 	case REG_CENTURY:
-		tm.tm_year = (int)from_register(t, v) % 100 * 100 + year % 100 - 1900;
+		c.year = from_register(t, v) % 100 * 100 + c.year % 100;
 		break;
 	default:
 		return; /* the weekday follows from the date */
 	}
 	if (t->cmos[REG_B] & B_SET)
-		t->held = tm;
+		t->held = c;
 	else
-		rtc_set_time(t, &tm);
+		rtc_set_time(t, &c);
 }
 
 static bool reg_is_time(unsigned reg)
@@ -534,13 +530,11 @@ static void rtc_resume(struct device *d)
 static void rtc_save(struct device *d, struct state_writer *w)
 {
 	struct rtc *t = container_of(d, struct rtc, dev);
-	struct tm held = t->held;
-
 	pthread_mutex_lock(&t->lock);
 	state_put_u8(w, t->index);
 	state_put_bytes(w, t->cmos, sizeof(t->cmos));
 	state_put_u64(w, (uint64_t)t->offset_ns);
-	state_put_u64(w, t->cmos[REG_B] & B_SET ? (uint64_t)timegm(&held) : 0);
+	state_put_u64(w, t->cmos[REG_B] & B_SET ? (uint64_t)civil_seconds(&t->held) : 0);
 	state_put_u64(w, (uint64_t)t->seen_s);
 	state_put_u64(w, (uint64_t)t->seen_ns);
 	pthread_mutex_unlock(&t->lock);
@@ -558,18 +552,18 @@ static int rtc_load(struct device *d, struct state_reader *r, uint16_t version, 
 {
 	struct rtc *t = container_of(d, struct rtc, dev);
 	struct rtc n = { 0 };
-	time_t held;
+	int64_t held;
 
 	(void)version;
 	n.index = state_u8(r);
 	state_bytes(r, n.cmos, sizeof(n.cmos));
 	n.offset_ns = (int64_t)state_u64(r);
-	held = (time_t)state_u64(r);
+	held = (int64_t)state_u64(r);
 	n.seen_s = (int64_t)state_u64(r);
 	n.seen_ns = (int64_t)state_u64(r);
 	if (!state_reader_complete(r) || !rtc_state_is_valid(&n, held))
 		return err_set(e, -EINVAL, ERR_CORRUPT, "rtc: malformed state");
-	gmtime_r(&held, &n.held);
+	civil_from_seconds(held, &n.held);
 	pthread_mutex_lock(&t->lock);
 	t->index = n.index;
 	memcpy(t->cmos, n.cmos, sizeof(t->cmos));
