@@ -148,5 +148,5 @@ int vm_process_spawn(const char *program, int listening, int log_fd, pid_t *ret_
 		r = posix_spawn(ret_pid, program, &fa, &attr, argv, environ);
 	posix_spawnattr_destroy(&attr);
 	posix_spawn_file_actions_destroy(&fa);
-	return r ? err_set_errno(e, -r, "cannot start %s", program) : 0;
+	return r ? err_set(e, -r, ERR_HOST, "cannot start %s: %s", program, strerror(r)) : 0;
 }

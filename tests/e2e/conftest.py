@@ -154,9 +154,11 @@ class Daemon:
         while time.monotonic() < end:
             assert self.proc.poll() is None, f"cairnd ended: {self.log.read_text()}"
             try:
-                socket.socket(socket.AF_UNIX).connect(self.socket)
+                # A greeting, not just a connection: the ring of a killed daemon holds its
+                # socket for a moment.
+                Qmp(self.socket, timeout=5).close()
                 return
-            except OSError:
+            except (OSError, EOFError):
                 time.sleep(0.01)
         raise TimeoutError("cairnd does not listen")
 

@@ -12,20 +12,13 @@ struct act {
 	const char *command, *fail, *done; /* "Domain '%s' <done>" */
 };
 
-static int act_fail(const struct act *a, const char *name, const struct err *e)
-{
-	if (e->cls == ERR_NOT_FOUND)
-		return cli_fail(e, "failed to get domain '%s'", name);
-	return cli_fail(e, "Failed to %s domain '%s'", a->fail, name);
-}
-
 /* args: taken. */
 static int act_on(struct cli *c, const struct act *a, const char *name, struct json_object *args)
 {
 	struct err e;
 
 	if (cli_execute(c, a->command, args, NULL, NULL, &e) < 0)
-		return act_fail(a, name, &e);
+		return cli_fail(&e, "Failed to %s domain '%s'", a->fail, name);
 	printf("Domain '%s' %s\n", name, a->done);
 	fflush(stdout);
 	return CLI_OK;
@@ -58,7 +51,7 @@ static int dry_run(struct cli *c, const struct act *a)
 		struct err e;
 
 		if (cli_vm_info(c, c->pos[i], &o, &e) < 0)
-			worst = act_fail(a, c->pos[i], &e);
+			worst = cli_fail(&e, "Failed to %s domain '%s'", a->fail, c->pos[i]);
 		else
 			printf("Would %s domain '%s' (%s)\n", a->fail, js_get_str(o, "name"),
 				js_get_str(o, "state"));

@@ -1,0 +1,390 @@
+"""The command line: words, tables and exit codes that scripts and habits rely on."""
+
+import csv
+import io
+import json
+import os
+import pty
+import select
+import subprocess
+import time
+
+import pytest
+
+from conftest import BUILD
+
+VERBS = ["define", "dumpjson", "undefine", "start", "shutdown", "reboot", "reset", "suspend",
+         "resume", "destroy", "run", "list", "dominfo", "domstate", "console", "wait", "event",
+         "events", "version", "help"]
+
+
+def cairn(*args, **kwargs):
+    return subprocess.run([os.path.join(BUILD, "cairn"), *args], text=True, timeout=30,
+                          stdin=subprocess.DEVNULL, capture_output=True, **kwargs)
+
+
+def test_messages(fake):
+    path = fake.write("vm1")
+    assert fake.cairn("define", path).stdout == f"Domain 'vm1' defined from {path}\n"
+    for verb, words in (("start", "started"), ("suspend", "suspended"), ("resume", "resumed"),
+                        ("reset", "was reset"), ("destroy", "destroyed"), ("start", "started"),
+                        ("shutdown", "is being shutdown")):
+        assert fake.cairn(verb, "vm1").stdout == f"Domain 'vm1' {words}\n"
+    fake.wait("vm1", "shutoff")
+    assert fake.cairn("undefine", "vm1").stdout == "Domain 'vm1' has been undefined\n"
+
+
+def test_list(fake):
+    fake.define("web", title="the web")
+    fake.define("database")
+    fake.cairn("start", "web")
+    assert fake.cairn("list").stdout == (
+        " Id   Name   State\n"
+        "----------------------\n"
+        " 1    web    running\n"
+        "\n")
+    assert fake.cairn("list", "--all").stdout == (
+        " Id   Name       State\n"
+        "---------------------------\n"
+        " -    database   shut off\n"
+        " 1    web        running\n"
+        "\n")
+    assert fake.cairn("list", "--inactive", "--name").stdout == "database\n"
+    assert fake.cairn("list", "--state-shutoff", "--name").stdout == "database\n"
+    assert fake.cairn("list", "--state-running", "--name").stdout == "web\n"
+    assert fake.cairn("list", "--state-paused", "--name").stdout == ""
+    fake.cairn("suspend", "web")
+    assert fake.cairn("list", "--state-paused", "--state-shutoff", "--name").stdout == "database\nweb\n"
+    assert "the web" in fake.cairn("list", "--title").stdout
+    assert fake.cairn("list", "--uuid").stdout.strip() == fake.info("web")["uuid"]
+
+
+def test_formats(fake):
+    fake.define("vm1")
+    rows = json.loads(fake.cairn("list", "--all", "--format", "json").stdout)
+    assert rows[0]["name"] == "vm1" and rows[0]["state"] == "shut off"
+    table = list(csv.DictReader(io.StringIO(fake.cairn("list", "--all", "--format=csv").stdout)))
+    assert table[0]["name"] == "vm1" and table[0]["persistent"] == "true"
+    assert '- id: -1\n  name: "vm1"\n' in fake.cairn("list", "--all", "--format", "yaml").stdout
+    assert json.loads(fake.cairn("dominfo", "vm1", "--format", "json").stdout)["vcpus"] == 1
+    assert json.loads(fake.cairn("domstate", "vm1", "--format", "json").stdout) == {
+        "state": "shut off", "reason": "defined"}
+    assert json.loads(fake.cairn("dumpjson", "vm1").stdout)["memory"] == "32M"
+    assert "cairnd" in json.loads(fake.cairn("version", "--format", "json").stdout)
+    assert fake.cairn("list", "--format", "xml", ok=2).stderr.startswith("error: --format is table")
+
+
+def test_dominfo(fake):
+    fake.define("vm1", cmdline="idle", vcpus=2)
+    assert fake.cairn("dominfo", "vm1").stdout == (
+        "Id:             -\n"
+        "Name:           vm1\n"
+        f"UUID:           {fake.info('vm1')['uuid']}\n"
+        "OS Type:        hvm\n"
+        "State:          shut off\n"
+        "CPU(s):         2\n"
+        "Max memory:     32768 KiB\n"
+        "Used memory:    0 KiB\n"
+        "Persistent:     yes\n"
+        "Autostart:      disable\n"
+        "Managed save:   no\n"
+        "\n")
+    fake.cairn("start", "vm1")
+    out = fake.cairn("dominfo", "vm1").stdout
+    assert "Id:             1\n" in out and "State:          idle\n" in out
+    assert "CPU time:       3.0s\n" in out and "Used memory:    32768 KiB\n" in out
+
+
+def test_exit_codes_and_two_lines_of_error(fake):
+    fake.define("vm1")
+    r = fake.cairn("start", "nope", ok=3)
+    assert r.stderr == ("error: Failed to start domain 'nope'\n"
+                        "error: there is no VM 'nope'. Next: cairn list --all\n")
+    r = fake.cairn("suspend", "vm1", ok=4)
+    assert r.stderr == ("error: Failed to suspend domain 'vm1'\n"
+                        "error: VM 'vm1' is shut off; suspend works when it is running or in "
+                        "shutdown. Next: cairn start vm1\n")
+    fake.cairn("start", "vm1")
+    assert "Next: cairn shutdown vm1" in fake.cairn("undefine", "vm1", ok=4).stderr
+    assert "Next: cairn shutdown vm1" in fake.cairn("start", "vm1", ok=4).stderr
+    fake.define("busy", cmdline="refuse")
+    fake.cairn("start", "busy", ok=6)
+    for args in (["start"], ["start", "--pasued", "vm1"], ["list", "x"], ["nonsense"],
+                 ["shutdown", "--mode", "agent", "vm1"], ["wait", "vm1"], ["-x", "list"],
+                 ["shutdown", "vm1", "--timeout", "soon"], ["start", "-v", "vm1"]):
+        r = fake.cairn(*args, ok=2)
+        assert r.stderr.count("\n") == 2 and r.stderr.startswith("error: "), args
+
+
+def test_definitions_that_are_wrong_change_nothing(fake):
+    fake.define("vm1")
+    before = fake.cairn("dumpjson", "vm1").stdout
+    for keys, words in (
+            ({"memory": 0}, "memory: 0 is too little; give at least 1 MiB"),
+            ({"memory": "10T"}, "memory: 10T is too much; at most 1 TiB"),
+            ({"memory": "much"}, 'memory: "much" is not a size'),
+            ({"vcpus": 0}, "vcpus: 0 is out of range; give 1 to 64"),
+            ({"vcpus": 10000}, "vcpus: 10000 is out of range; give 1 to 64"),
+            ({"colour": "red"}, '"colour" is not a key of a definition; known here: version, name'),
+            ({"disks": [{"path": "no.raw", "format": "raw"}]}, "disks[0].path: "),
+            ({"disks": [{"path": ".", "format": "raw"}]}, "is a folder; give a file or a block device"),
+            ({"disks": [{"path": "kernel", "format": "vmdk"}]},
+             'disks[0].format: "vmdk" is not a disk format; use raw or qcow2'),
+            ({"boot": {"kernel": "nowhere"}}, "boot.kernel: ")):
+        r = fake.cairn("define", fake.write("vm1", **keys), ok=None)
+        assert r.returncode in (2, 3) and words in r.stderr
+        assert r.stderr.startswith("error: Failed to define domain from ")
+        assert fake.cairn("dumpjson", "vm1").stdout == before
+    bad = fake.tmp / "bad.json"
+    bad.write_text('{"name": "x",\n "memory" 5}')
+    assert "not JSON" in fake.cairn("define", str(bad), ok=2).stderr
+    for name in ("", "x" * 300, "a/b"):
+        assert "name: " in fake.cairn("define", fake.write(name), ok=2).stderr
+    fake.cairn("define", str(fake.tmp / "missing.json"), ok=3)
+    assert fake.cairn("list", "--all", "--name").stdout == "vm1\n"
+
+
+def test_define_from_elsewhere_and_from_standard_input(fake, tmp_path):
+    sub = tmp_path / "sub"
+    sub.mkdir()
+    (sub / "k").write_text("x")
+    (sub / "d.json").write_text('{"name":"vm1","memory":32,"boot":{"kernel":"k"}}')
+    fake.cairn("define", "sub/d.json", cwd=tmp_path)
+    d = json.loads(fake.cairn("dumpjson", "vm1").stdout)
+    assert d["boot"]["kernel"] == str(sub / "k")
+    # What dumpjson prints, define reads.
+    copy = fake.cairn("dumpjson", "vm1").stdout
+    fake.cairn("define", "--validate", "-", stdin=None, input=copy)
+    fake.cairn("define", "-", stdin=None, input=copy)
+    assert fake.cairn("dumpjson", "vm1").stdout == copy
+
+
+def test_wait_and_shutdown_wait(fake):
+    fake.define("vm1")
+    fake.define("deaf", cmdline="deaf")
+    r = fake.cairn("wait", "vm1", "--for", "running", "--timeout", "0.1", ok=1)
+    assert "the time is up and it is not running" in r.stderr
+    waiter = subprocess.Popen([os.path.join(BUILD, "cairn"), "wait", "vm1", "--for", "running"],
+                              env=fake.env)
+    fake.cairn("start", "vm1", "deaf")
+    assert waiter.wait(10) == 0
+    assert fake.cairn("shutdown", "--wait", "--timeout", "10", "vm1").stdout == (
+        "Domain 'vm1' is being shutdown\nDomain 'vm1' is shut off\n")
+    start = time.monotonic()
+    r = fake.cairn("shutdown", "--wait", "--timeout", "0.5", "deaf", ok=1)
+    assert 0.4 < time.monotonic() - start < 5
+    assert "Domain 'deaf' is still running" in r.stderr and "cairn destroy deaf" in r.stderr
+    assert fake.cairn("domstate", "--reason", "deaf").stdout == "in shutdown (user)\n"
+    fake.cairn("wait", "nope", "--for", "running", ok=3)
+
+
+def test_start_paused(fake):
+    fake.define("vm1")
+    fake.cairn("start", "--paused", "vm1")
+    assert fake.cairn("domstate", "--reason", "vm1").stdout == "paused (user)\n"
+    fake.cairn("resume", "vm1")
+
+
+def test_several_names_and_the_worst_code(fake):
+    fake.define("vm1")
+    fake.define("vm2")
+    r = fake.cairn("start", "vm1", "nope", "vm2", ok=3)
+    assert r.stdout == "Domain 'vm1' started\nDomain 'vm2' started\n"
+    assert r.stderr.count("error: ") == 2
+    assert fake.cairn("destroy", "--dry-run", "vm1", "vm2").stdout == (
+        "Would destroy domain 'vm1' (running)\nWould destroy domain 'vm2' (running)\n")
+    assert len(fake.cairn("list", "--name").stdout.split()) == 2
+
+
+def test_events(fake):
+    fake.define("vm1")
+    p = subprocess.Popen([os.path.join(BUILD, "cairn"), "event", "--loop", "--timeout", "5",
+                          "--format", "json", "vm1"], env=fake.env, stdout=subprocess.PIPE, text=True)
+    time.sleep(0.3)
+    fake.define("other")
+    fake.cairn("start", "vm1")
+    fake.cairn("suspend", "vm1")
+    fake.cairn("destroy", "vm1")
+    lines = [json.loads(p.stdout.readline()) for _ in range(5)]
+    assert [x["event"] for x in lines] == ["VM_STATE_CHANGE", "STOP", "VM_STATE_CHANGE", "SHUTDOWN",
+                                           "VM_STATE_CHANGE"]
+    assert lines[3]["data"] == {"guest": False, "reason": "host-qmp-quit", "vm": "vm1"}
+    p.terminate()
+    p.wait()
+    start = time.monotonic()
+    fake.cairn("event", "--timeout", "0.2", ok=1)
+    assert time.monotonic() - start < 5
+
+
+def test_without_a_daemon(tmp_path):
+    r = cairn("-c", str(tmp_path / "none.sock"), "list")
+    assert r.returncode == 1
+    assert r.stderr == ("error: Failed to list domains\n"
+                        f"error: no daemon listens on {tmp_path}/none.sock; start one with: "
+                        "cairnd & (see cairnd --help)\n")
+    r = cairn("-c", str(tmp_path / "none.sock"), "version")
+    assert r.returncode == 0 and "no daemon listens" in r.stdout
+
+
+def test_a_peer_that_is_no_daemon(tmp_path):
+    import socket
+    import threading
+    s = socket.socket(socket.AF_UNIX)
+    s.bind(str(tmp_path / "s"))
+    s.listen()
+
+    def serve(data):
+        c, _ = s.accept()
+        c.sendall(data)
+        c.close()
+
+    for data in (b"", b"hello\r\n", b'{"QMP":', b"{}\r\n", b'{"QMP":{}}\r\n', b"\xff" * 1000):
+        t = threading.Thread(target=serve, args=(data,))
+        t.start()
+        r = cairn("-c", str(tmp_path / "s"), "list")
+        t.join()
+        assert r.returncode == 1 and r.stderr.count("\n") == 2
+
+
+def test_help():
+    assert cairn().stdout == cairn("help").stdout == cairn("--help").stdout
+    for verb in VERBS:
+        assert f"\n  {verb} " in cairn("help").stdout
+        r = cairn("help", verb)
+        assert r.returncode == 0 and r.stdout.startswith(f"cairn {verb}")
+        assert cairn(verb, "--help").stdout == r.stdout
+    assert cairn("help", "nonsense").returncode == 2
+    assert [x.split()[0] for x in cairn("help", "--names").stdout.splitlines()] == VERBS
+
+
+def test_output_that_cannot_be_written(fake):
+    with open("/dev/full", "w") as full:
+        r = subprocess.run([os.path.join(BUILD, "cairn"), "list"], env=fake.env, stdout=full,
+                           stderr=subprocess.PIPE, text=True, timeout=20)
+    assert r.returncode == 1 and "cannot write the output" in r.stderr
+
+
+def test_completion(fake):
+    fake.define("web1")
+    fake.define("web2")
+    script = os.path.join(os.path.dirname(BUILD), "tools", "completion", "cairn.bash")
+    if not os.path.exists(script):
+        script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "tools",
+                              "completion", "cairn.bash")
+
+    def complete(line):
+        words = line.split(" ")
+        code = (f"source {script}; COMP_WORDS=({' '.join(repr(w) for w in words)}); "
+                f"COMP_CWORD={len(words) - 1}; _cairn; printf '%s\\n' \"${{COMPREPLY[@]}}\"")
+        r = subprocess.run(["bash", "-c", code], text=True, timeout=20, capture_output=True,
+                           env={**fake.env, "PATH": BUILD + ":" + os.environ["PATH"]})
+        assert r.stderr == ""
+        return set(r.stdout.split())
+
+    assert complete("cairn st") == {"start"}
+    assert complete("cairn start ") == {"web1", "web2"}
+    assert complete("cairn start web1 --pa") == {"--paused"}
+    assert complete("cairn help dom") == {"dominfo", "domstate"}
+    assert complete(f"cairn -c {fake.socket} destroy web2") == {"web2"}
+
+
+# ---- console ----
+
+def console(fake, *args):
+    """A console on a terminal of its own."""
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.execve(os.path.join(BUILD, "cairn"), ["cairn", *args], fake.env)
+    return pid, fd
+
+
+def read_until(fd, want, seconds=10):
+    got, end = b"", time.monotonic() + seconds
+    while want not in got:
+        assert select.select([fd], [], [], max(0, end - time.monotonic()))[0], got
+        try:
+            got += os.read(fd, 4096)
+        except OSError:
+            break
+    assert want in got, got
+    return got
+
+
+def test_console(fake):
+    fake.define("vm1")
+    fake.cairn("console", "vm1", ok=4)
+    fake.cairn("start", "vm1")
+    pid, fd = console(fake, "console", "vm1")
+    read_until(fd, b"fake guest")  # what came before we did
+    os.write(fd, b"\x03abc\r")  # Ctrl-C is the guest's
+    assert b"\x03abc\r" in read_until(fd, b"abc\r")
+    os.write(fd, b"\x1dnot sent")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    os.close(fd)
+    assert fake.info("vm1")["state"] == "running"
+
+
+def test_console_ends_with_the_vm(fake):
+    fake.define("vm1", cmdline="off-after=700")
+    pid, fd = console(fake, "start", "--console", "vm1")
+    out = read_until(fd, b"fake guest")
+    assert b"Domain 'vm1' started" in out and b"Escape character is ^]" in out
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    os.close(fd)
+    fake.wait("vm1", "shutoff")
+
+
+def test_start_console_of_a_guest_that_is_through(fake):
+    fake.define("vm1", cmdline="exit-after=0:0")
+    fake.cairn("start", "--console", "vm1", ok=None)
+    fake.wait("vm1", "shutoff")
+
+
+def test_a_real_console(daemon, kvm, guest):
+    daemon.define("vm1", boot={"kernel": guest("interp.elf")}, debug_exit=True)
+    daemon.cairn("start", "vm1")
+    pid, fd = console(daemon, "console", "vm1")
+    read_until(fd, b"interp")
+    os.write(fd, b"echo hello\r")
+    read_until(fd, b"ok")
+    os.write(fd, b"\x1d")
+    os.waitpid(pid, 0)
+    os.close(fd)
+    # A late attach sees what was said before.
+    pid, fd = console(daemon, "console", "vm1")
+    assert b"hello" in read_until(fd, b"ok")
+    os.write(fd, b"\x1d")
+    os.waitpid(pid, 0)
+    os.close(fd)
+
+
+# ---- run ----
+
+def test_run_a_definition_that_is_wrong(tmp_path):
+    p = tmp_path / "vm.json"
+    p.write_text('{"name":"vm1","memory":0}')
+    r = cairn("run", str(p))
+    assert r.returncode == 2
+    assert r.stderr == (f"error: Failed to run {p}\n"
+                        "error: memory: 0 is too little; give at least 1 MiB\n")
+    (tmp_path / "k").write_text("x")
+    p.write_text('{"name":"vm1","memory":16,"boot":{"kernel":"k"},'
+                 '"disks":[{"path":"no.raw","format":"raw"}]}')
+    r = cairn("run", str(p))
+    assert r.returncode == 2 and f"disks[0].path: {tmp_path}/no.raw: No such file" in r.stderr
+
+
+def test_run_hands_over_everything(tmp_path):
+    (tmp_path / "k").write_text("x")
+    p = tmp_path / "vm.json"
+    p.write_text('{"name":"vm1","memory":16,"boot":{"kernel":"k","cmdline":"exit-after=10:7"}}')
+    r = cairn("run", "--vm-program", os.path.join(BUILD, "helpers", "fake_vm"), str(p))
+    assert r.stderr == "fake_vm vm1: 1 files\n"
+
+
+def test_run_a_real_guest(tmp_path, kvm, guest):
+    p = tmp_path / "vm.json"
+    p.write_text(json.dumps({"name": "vm1", "memory": "32M", "debug_exit": True,
+                             "boot": {"kernel": guest("interp.elf"), "cmdline": "echo hi; exit 21"}}))
+    r = cairn("run", str(p))
+    assert "hi" in r.stdout and r.returncode == 21

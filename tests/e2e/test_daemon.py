@@ -1,0 +1,454 @@
+"""The daemon: VMs whose processes die, daemons that die, state that survives."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+
+from conftest import BUILD, Daemon, QmpError
+
+
+def pid_of(daemon, name):
+    return daemon.info(name)["pid"]
+
+
+def gone(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as f:
+            return f.read().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+# ---- a VM process that fails ----
+
+def test_kill_of_one_leaves_the_other(fake):
+    fake.define("vm1")
+    fake.define("vm2")
+    fake.cairn("start", "vm1", "vm2")
+    q = fake.qmp()
+    os.kill(pid_of(fake, "vm1"), signal.SIGKILL)
+    ev = q.event("VM_STATE_CHANGE", vm="vm1")
+    assert ev["data"]["state"] == "crashed" and ev["data"]["reason"] == "killed"
+    info = fake.info("vm1")
+    assert info["exit-signal"] == 9 and info["id"] == -1
+    assert fake.cairn("domstate", "--reason", "vm1").stdout == "crashed (killed)\n"
+    assert fake.cairn("domstate", "vm2").stdout == "running\n"
+    fake.cairn("suspend", "vm2")
+    fake.cairn("start", "vm1")
+    assert fake.info("vm1")["state"] == "running"
+
+
+@pytest.mark.parametrize("how, cls, words", [
+    ("die-at-config", "GenericError", "exit status 5"),
+    ("kill-at-config", "GenericError", "signal 9"),
+    ("refuse", "Busy", "vda: is locked by another process"),
+    ("garbage-at-config", "GenericError", "before it answered"),
+])
+def test_a_start_that_fails(fake, how, cls, words):
+    fake.define("vm1", cmdline=how)
+    fake.define("ok")
+    q = fake.qmp()
+    with pytest.raises(QmpError) as e:
+        q.run("vm-start", vm="vm1")
+    assert e.value.cls == cls and words in e.value.desc
+    info = q.run("vm-info", vm="vm1")
+    assert info["state"] == "shut off" and info["reason"] == "failed" and words in info["detail"]
+    q.run("vm-start", vm="ok")
+    # And it can be tried again, as soon as the old process is gone.
+    time.sleep(0.1)
+    with pytest.raises(QmpError) as e:
+        q.run("vm-start", vm="vm1")
+    assert e.value.cls == cls
+
+
+def test_a_program_that_is_missing_or_dies_at_once(tmp_path):
+    d = Daemon(tmp_path, vm_program="/nonexistent/cairn-vm")
+    try:
+        d.define("vm1")
+        r = d.cairn("start", "vm1", ok=7)
+        assert "Failed to start domain 'vm1'" in r.stderr and "/nonexistent/cairn-vm" in r.stderr
+    finally:
+        d.close()
+    d = Daemon(tmp_path, vm_program="/bin/false")
+    try:
+        assert "exit status 1" in d.cairn("start", "vm1", ok=1).stderr
+    finally:
+        d.close()
+
+
+def test_destroy_ends_a_start_that_hangs(fake):
+    fake.define("vm1", cmdline="silent-at-config")
+    starter, q = fake.qmp(), fake.qmp()
+    starter.send(b'{"execute":"vm-start","arguments":{"vm":"vm1"}}')
+    time.sleep(0.2)
+    # Queries are answered meanwhile, and what excludes a start says so.
+    assert q.run("vm-info", vm="vm1")["state"] == "shut off"
+    for command in ("vm-start", "vm-undefine"):
+        with pytest.raises(QmpError) as e:
+            q.run(command, vm="vm1")
+        assert e.value.cls == "Busy" and "is being started" in e.value.desc
+    q.run("vm-destroy", vm="vm1")
+    assert starter.answer()["error"]["class"] == "Cancelled"
+    q.run("vm-undefine", vm="vm1")
+
+
+def test_a_client_that_leaves_during_its_start(fake):
+    fake.define("vm1", cmdline="silent-at-config")
+    q = fake.qmp()
+    q.send(b'{"execute":"vm-start","arguments":{"vm":"vm1"}}')
+    time.sleep(0.1)
+    q.close()
+    other = fake.qmp()
+    other.run("vm-destroy", vm="vm1")
+    assert other.run("vm-info", vm="vm1")["state"] == "shut off"
+
+
+def test_garbage_from_a_vm_process(fake):
+    fake.define("vm1", cmdline="garbage-after=50")
+    fake.cairn("start", "vm1")
+    fake.wait("vm1", "crashed")
+    assert "broke the protocol" in fake.info("vm1")["detail"]
+    assert "broke the protocol" in fake.log.read_text()
+
+
+@pytest.mark.seconds(30)
+def test_a_vm_process_that_hangs_up_and_lives_on_is_ended(fake):
+    fake.define("vm1", cmdline="close-after=50")
+    fake.cairn("start", "vm1")
+    pid = pid_of(fake, "vm1")
+    fake.wait("vm1", "crashed")
+    assert gone(pid)
+
+
+def test_destroy_of_one_that_does_not_obey(fake):
+    fake.define("vm1", cmdline="stubborn")
+    fake.cairn("start", "vm1")
+    pid = pid_of(fake, "vm1")
+    fake.cairn("destroy", "vm1")
+    assert gone(pid)
+    assert fake.cairn("domstate", "--reason", "vm1").stdout == "shut off (destroyed)\n"
+
+
+@pytest.mark.parametrize("how, state, reason, word", [
+    ("off-after=30", "shut off", "shutdown", "shutoff"),
+    ("exit-after=30:42", "shut off", "debug exit", "shutoff"),
+    ("panic-after=30", "crashed", "guest panicked", "crashed"),
+    ("kill-after=30", "crashed", "killed", "crashed"),
+    ("crash-after=30", "crashed", "triple fault", "preserved"),
+])
+def test_ends(fake, how, state, reason, word):
+    fake.define("vm1", cmdline=how)
+    q = fake.qmp()
+    q.run("vm-start", vm="vm1")
+    q.event("VM_STATE_CHANGE", vm="vm1", state=word)
+    info = q.run("vm-info", vm="vm1")
+    assert (info["state"], info["reason"], info["word"]) == (state, reason, word)
+    if "exit" in how:
+        assert info["value"] == 42 and info["exit-status"] == 42
+    kept = json.loads((fake.state / "vms/vm1/state.json").read_text()) if word != "preserved" else {}
+    if kept:
+        time.sleep(0.2)
+        kept = json.loads((fake.state / "vms/vm1/state.json").read_text())
+        assert kept["version"] == 1 and kept["state"] == word and kept["reason"] == reason
+
+
+def test_a_preserved_crash_is_started_only_after_destroy(fake):
+    fake.define("vm1", cmdline="crash-after=10")
+    fake.cairn("start", "vm1")
+    fake.wait("vm1", "crashed")
+    r = fake.cairn("start", "vm1", ok=4)
+    assert "its process is kept" in r.stderr and "Next: cairn destroy vm1" in r.stderr
+    fake.cairn("destroy", "vm1")
+    fake.cairn("start", "vm1")
+
+
+def test_io_error_pauses_with_its_reason(fake):
+    fake.define("vm1", cmdline="io-error-after=30")
+    q = fake.qmp()
+    q.run("vm-start", vm="vm1")
+    ev = q.event("BLOCK_IO_ERROR", vm="vm1")
+    assert ev["data"]["device"] == "vda" and ev["data"]["nospace"] is True
+    q.event("STOP", vm="vm1")
+    assert fake.cairn("domstate", "--reason", "vm1").stdout == "paused (I/O error)\n"
+    fake.cairn("resume", "vm1")
+
+
+# ---- policies ----
+
+def test_on_crash_restart_gives_up(fake):
+    fake.define("vm1", cmdline="kill-after=5", on_crash="restart")
+    q = fake.qmp()
+    q.run("vm-start", vm="vm1")
+    for _ in range(3):  # at once, after 1 s, after 2 s
+        q.event("VM_STATE_CHANGE", vm="vm1", state="crashed")
+        q.event("VM_STATE_CHANGE", vm="vm1", state="running")
+    q.event("VM_STATE_CHANGE", vm="vm1", state="crashed")
+    q.run("vm-undefine", vm="vm1")  # also while a restart is pending
+    assert q.run("vm-list")["vms"] == []
+
+
+def test_reboot_starts_again(fake):
+    fake.define("vm1")
+    q = fake.qmp()
+    first = q.run("vm-start", vm="vm1")["id"]
+    q.run("vm-reboot", vm="vm1")
+    q.event("VM_STATE_CHANGE", vm="vm1", state="shutoff")
+    q.event("VM_STATE_CHANGE", vm="vm1", state="running")
+    assert q.run("vm-info", vm="vm1")["id"] > first
+
+
+# ---- daemons that end ----
+
+def test_definitions_survive(fake):
+    fake.define("vm1", title="the first")
+    fake.define("vm2")
+    before = fake.cairn("dumpjson", "vm1").stdout
+    assert fake.stop() == 0
+    assert not os.path.exists(fake.socket)
+    fake.start()
+    assert fake.cairn("dumpjson", "vm1").stdout == before
+    assert fake.cairn("list", "--all", "--name").stdout == "vm1\nvm2\n"
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_vms_outlive_their_daemon(fake, sig):
+    for name in ("vm1", "vm2", "vm3"):
+        fake.define(name)
+    fake.cairn("start", "vm1", "vm2")
+    fake.cairn("suspend", "vm2")
+    pids = [pid_of(fake, "vm1"), pid_of(fake, "vm2")]
+    time.sleep(0.1)
+    fake.stop(sig)
+    assert not any(map(gone, pids))
+    fake.start()
+    assert [pid_of(fake, "vm1"), pid_of(fake, "vm2")] == pids
+    assert fake.cairn("domstate", "vm1").stdout == "running\n"
+    assert fake.cairn("domstate", "--reason", "vm2").stdout == "paused (user)\n"
+    assert fake.cairn("domstate", "vm3").stdout == "shut off\n"
+    fake.cairn("resume", "vm2")
+    # Killed now, it is still noticed, though it is no child of this daemon.
+    q = fake.qmp()
+    os.kill(pids[0], signal.SIGKILL)
+    ev = q.event("VM_STATE_CHANGE", vm="vm1")
+    assert (ev["data"]["state"], ev["data"]["reason"]) == ("crashed", "killed")
+    fake.cairn("destroy", "vm2")
+
+
+@pytest.mark.parametrize("how, state", [
+    ("off-after=300", "shut off (shutdown)"),
+    ("exit-after=300:3", "shut off (debug exit)"),
+    ("panic-after=300", "crashed (guest panicked)"),
+    ("kill-after=300", "crashed (killed)"),
+])
+def test_an_end_while_no_daemon_runs(fake, how, state):
+    fake.define("vm1", cmdline=how)
+    fake.cairn("start", "vm1")
+    pid = pid_of(fake, "vm1")
+    time.sleep(0.1)
+    fake.stop(signal.SIGKILL)
+    while not gone(pid):
+        time.sleep(0.01)
+    fake.start()
+    assert fake.cairn("domstate", "--reason", "vm1").stdout == state + "\n"
+    fake.cairn("start", "vm1")
+
+
+def test_a_second_daemon_is_refused(fake, tmp_path):
+    cairnd = os.path.join(BUILD, "cairnd")
+    # The same state folder, another socket.
+    r = subprocess.run([cairnd, "--state-dir", str(fake.state), "--socket", str(tmp_path / "o.sock")],
+                       capture_output=True, text=True, timeout=20)
+    assert r.returncode == 6 and f"another cairnd (pid {fake.proc.pid})" in r.stderr
+    # Another state folder, the same socket.
+    r = subprocess.run([cairnd, "--state-dir", str(tmp_path / "other"), "--socket", fake.socket],
+                       capture_output=True, text=True, timeout=20)
+    assert r.returncode == 6 and "another daemon listens" in r.stderr
+    assert fake.qmp().run("query-version")
+
+
+def test_a_stale_socket_is_replaced_and_a_file_is_not(fake, tmp_path):
+    fake.stop(signal.SIGKILL)
+    assert os.path.exists(fake.socket)
+    fake.start()
+    fake.stop()
+    open(fake.socket, "w").close()
+    r = subprocess.run(fake.command(), env=fake.env, capture_output=True, text=True, timeout=20)
+    assert r.returncode != 0 and "is no socket" in r.stderr
+    os.unlink(fake.socket)
+    fake.start()
+
+
+def test_socket_is_private(fake):
+    assert os.stat(fake.socket).st_mode & 0o777 == 0o600
+    assert os.stat(fake.state / "run").st_mode & 0o777 == 0o700
+    assert os.stat(fake.state / "vms").st_mode & 0o777 == 0o700
+
+
+def test_a_path_too_long_for_a_socket(tmp_path):
+    path = str(tmp_path / ("x" * 120))
+    for program, args in (("cairnd", ["--state-dir", str(tmp_path / "s"), "--socket", path]),
+                          ("cairn", ["-c", path, "list"])):
+        r = subprocess.run([os.path.join(BUILD, program), *args], capture_output=True, text=True,
+                           timeout=20)
+        assert r.returncode != 0 and "at most 107 bytes" in r.stderr
+
+
+def test_long_names_and_deep_folders(tmp_path):
+    deep = tmp_path / ("d" * 200)
+    deep.mkdir()
+    d = Daemon(tmp_path, vm_program=os.path.join(BUILD, "helpers", "fake_vm"))
+    d.stop()
+    d.state = deep / "state"
+    d.start()
+    try:
+        names = ["n" * 255, "n" * 254 + "m", "ä ö"]
+        for n in names:
+            d.define(n)
+        d.cairn("start", *names)
+        assert len(d.cairn("list", "--name").stdout.splitlines()) == 3
+        d.stop(signal.SIGKILL)
+        d.start()
+        assert len(d.cairn("list", "--name").stdout.splitlines()) == 3
+    finally:
+        d.close()
+
+
+def test_damaged_files_are_put_aside(fake):
+    for n in ("good", "bad", "worse", "odd"):
+        fake.define(n)
+    fake.stop()
+    vms = fake.state / "vms"
+    (vms / "bad/definition.json").write_text('{"version":1,"name":"bad"')
+    (vms / "worse/definition.json").write_text('{"version":1,"name":"worse","memory":0}')
+    (vms / "odd/definition.json").write_text((vms / "good/definition.json").read_text())
+    (vms / "good/state.json").write_text("\0\0\0\0")
+    fake.start()
+    assert fake.cairn("list", "--all", "--name").stdout == "good\n"
+    for p in ("bad/definition.json", "worse/definition.json", "odd/definition.json",
+              "good/state.json"):
+        assert (vms / (p + ".damaged")).exists()
+        assert not (vms / p).exists()
+    log = fake.log.read_text()
+    assert "bad/definition.json is damaged" in log and "memory: 0 is too little" in log
+    fake.define("bad")
+    fake.cairn("start", "good", "bad")
+
+
+# ---- defining ----
+
+def test_uuids(fake):
+    uuid = "2f1c0c0e-5d3a-4b53-9c39-0d8f1c6a7b11"
+    fake.define("vm1", uuid=uuid)
+    r = fake.cairn("define", fake.write("vm2", uuid=uuid), ok=4)
+    assert r.stderr.endswith("error: uuid: is taken by VM 'vm1'; leave it out and one is made\n")
+    r = fake.cairn("define", fake.write("vm1", uuid=uuid.replace("2f", "3f")), ok=4)
+    assert "uuid: VM 'vm1' exists with another one" in r.stderr
+    fake.define("vm1", memory="64M")  # without one it keeps its own
+    assert fake.info("vm1")["uuid"] == uuid and fake.info("vm1")["memory"] == 64 * 2**20
+    assert fake.info(uuid)["name"] == "vm1"
+    assert fake.cairn("list", "--all", "--name").stdout == "vm1\n"
+
+
+def test_a_disk_in_use_by_another_vm(fake, tmp_path):
+    (tmp_path / "d.raw").write_bytes(bytes(4096))
+    os.link(tmp_path / "d.raw", tmp_path / "same.raw")
+    for n, p in (("vm1", "d.raw"), ("vm2", "same.raw")):
+        fake.define(n, disks=[{"path": p, "format": "raw"}])
+    fake.cairn("start", "vm1")
+    r = fake.cairn("start", "vm2", ok=6)
+    assert "disks[0].path: " in r.stderr and "is in use by VM 'vm1'" in r.stderr
+    fake.cairn("destroy", "vm1")
+    fake.cairn("start", "vm2")
+
+
+def test_redefining_a_running_vm_counts_from_the_next_start(fake):
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    fake.define("vm1", vcpus=2)
+    assert fake.info("vm1")["vcpus"] == 2
+    fake.cairn("destroy", "vm1")
+    fake.cairn("start", "vm1")
+
+
+def test_twenty_at_once(fake):
+    names = [f"vm{i}" for i in range(20)]
+    for n in names:
+        fake.define(n)
+    clients = [fake.qmp() for _ in names]
+    for q, n in zip(clients, names):
+        q.send(json.dumps({"execute": "vm-start", "arguments": {"vm": n}}).encode())
+    assert all("return" in q.answer() for q in clients)
+    for q, n in zip(clients, names):
+        q.send(json.dumps({"execute": "vm-destroy", "arguments": {"vm": n}}).encode())
+    assert all("return" in q.answer() for q in clients)
+    assert fake.cairn("list", "--name").stdout == ""
+
+
+def test_fds_do_not_leak(fake):
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    fake.cairn("destroy", "vm1")
+    fds = f"/proc/{fake.proc.pid}/fd"
+    before = len(os.listdir(fds))
+    for _ in range(20):
+        fake.cairn("start", "vm1")
+        fake.cairn("destroy", "vm1")
+    time.sleep(0.2)
+    assert len(os.listdir(fds)) <= before + 1
+    # And a VM's process holds nothing of the daemon's.
+    fake.cairn("start", "vm1")
+    links = [os.readlink(f"/proc/{pid_of(fake, 'vm1')}/fd/{f}")
+             for f in os.listdir(f"/proc/{pid_of(fake, 'vm1')}/fd")]
+    assert not [x for x in links if "lock" in x or "anon_inode" in x]
+
+
+# ---- with KVM ----
+
+def test_a_real_vm(daemon, kvm, guest):
+    daemon.define("vm1", boot={"kernel": guest("interp.elf")}, debug_exit=True)
+    daemon.define("vm2", boot={"kernel": guest("idle.elf")})
+    daemon.cairn("start", "vm1", "vm2")
+    daemon.cairn("suspend", "vm1")
+    daemon.cairn("resume", "vm1")
+    pid = pid_of(daemon, "vm1")
+    daemon.stop(signal.SIGKILL)
+    daemon.start()
+    assert pid_of(daemon, "vm1") == pid
+    os.kill(pid, signal.SIGKILL)
+    daemon.wait("vm1", "crashed")
+    assert daemon.cairn("domstate", "--reason", "vm1").stdout == "crashed (killed)\n"
+    assert daemon.info("vm2")["state"] in ("running", "idle")
+    daemon.cairn("destroy", "vm2")
+    daemon.cairn("start", "vm1")
+
+
+def test_a_real_guest_that_exits(daemon, kvm, guest):
+    daemon.define("vm1", debug_exit=True,
+                  boot={"kernel": guest("interp.elf"), "cmdline": "exit 21"})
+    q = daemon.qmp()
+    q.run("vm-start", vm="vm1")
+    ev = q.event("VM_STATE_CHANGE", vm="vm1", state="shutoff")
+    assert ev["data"]["reason"] == "debug exit"
+    info = q.run("vm-info", vm="vm1")
+    assert info["value"] == info["exit-status"]
+
+
+@pytest.mark.parametrize("how, reason", [("triple", "triple fault"), ("panic", "guest panicked")])
+def test_a_real_guest_that_crashes(daemon, kvm, guest, how, reason):
+    daemon.define("vm1", boot={"kernel": guest("interp.elf"), "cmdline": f"crash {how}"},
+                  on_reboot="destroy")
+    daemon.cairn("start", "vm1")
+    daemon.wait("vm1", "crashed")
+    assert daemon.cairn("domstate", "--reason", "vm1").stdout == f"crashed ({reason})\n"
+
+
+def test_a_kernel_that_is_none(daemon, kvm):
+    daemon.define("vm1")
+    r = daemon.cairn("start", "vm1", ok=None)
+    assert r.returncode != 0 and "kernel" in r.stderr
+    assert daemon.info("vm1")["reason"] == "failed"

@@ -1,0 +1,57 @@
+# bash completion for cairn. Verbs and options come from `cairn help`, names from the daemon.
+_cairn()
+{
+	local cur=${COMP_WORDS[COMP_CWORD]} verb='' kind='' i
+	local -a connect=()
+
+	COMPREPLY=()
+	for ((i = 1; i < COMP_CWORD; i++)); do
+		case ${COMP_WORDS[i]} in
+		-c | --connect)
+			connect=(-c "${COMP_WORDS[i + 1]}")
+			((i++))
+			;;
+		-*) ;;
+		*)
+			[[ $verb ]] || verb=${COMP_WORDS[i]}
+			;;
+		esac
+	done
+	case ${COMP_WORDS[COMP_CWORD - 1]} in
+	-c | --connect | --vm-program)
+		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+		return
+		;;
+	--format)
+		mapfile -t COMPREPLY < <(compgen -W 'table json yaml csv' -- "$cur")
+		return
+		;;
+	--for)
+		mapfile -t COMPREPLY < <(compgen -W 'running paused shutoff crashed' -- "$cur")
+		return
+		;;
+	esac
+	if [[ ! $verb ]]; then
+		mapfile -t COMPREPLY < <(compgen -W "$(cairn help --names | cut -d' ' -f1)" -- "$cur")
+		return
+	fi
+	if [[ $cur == -* ]]; then
+		mapfile -t COMPREPLY < <(compgen -W "$(cairn help --options "$verb" 2>/dev/null)" -- "$cur")
+		return
+	fi
+	kind=$(cairn help --names | sed -n "s/^$verb //p")
+	case $kind in
+	vm)
+		# One name a line; names may have blanks.
+		local IFS=$'\n'
+		mapfile -t COMPREPLY < <(compgen -W "$(cairn "${connect[@]}" list --all --name 2>/dev/null)" -- "$cur")
+		;;
+	verb)
+		mapfile -t COMPREPLY < <(compgen -W "$(cairn help --names | cut -d' ' -f1)" -- "$cur")
+		;;
+	file)
+		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+		;;
+	esac
+}
+complete -F _cairn cairn
