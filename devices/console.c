@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -52,7 +53,7 @@ struct console {
 	void (*input_ready)(void *opaque);
 	void *input_opaque;
 	struct loop_task flush_task, resume_task;
-	char history[CONSOLE_HISTORY_BYTES];
+	char *history; /* CONSOLE_HISTORY_BYTES; mapped, so that silence costs no memory */
 	char input[CONSOLE_INPUT_BYTES];
 };
 
@@ -481,6 +482,12 @@ int console_new(struct loop *l, const char *name, struct console **ret_c, struct
 
 	if (!c)
 		return err_set_errno(e, -ENOMEM, "console %s", name);
+	c->history = mmap(NULL, CONSOLE_HISTORY_BYTES, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (c->history == MAP_FAILED) {
+		free(c);
+		return err_set_errno(e, -ENOMEM, "console %s", name);
+	}
 	c->loop = l;
 	snprintf(c->name, sizeof(c->name), "%s", name);
 	pthread_mutex_init(&c->lock, NULL);
@@ -501,5 +508,6 @@ void console_free(struct console *c)
 		reader_free(r);
 	}
 	pthread_mutex_destroy(&c->lock);
+	munmap(c->history, CONSOLE_HISTORY_BYTES);
 	free(c);
 }
