@@ -34,10 +34,11 @@ struct boot_source {
 	uint64_t rsdp_gpa;
 };
 
-/* Selectors of the GDT that boot_load() writes. */
-#define BOOT_CS64 0x08
-#define BOOT_DS 0x10
-#define BOOT_CS32 0x18
+/* Selectors of the GDT that boot_load() writes. The 64-bit boot protocol wants __BOOT_CS and
+ * __BOOT_DS to be these. */
+#define BOOT_CS32 0x08
+#define BOOT_CS64 0x10
+#define BOOT_DS 0x18
 #define BOOT_TSS 0x20
 
 /* Guest memory is all zeros before it (bss is not cleared again).

@@ -15,6 +15,7 @@
 #define HDR_VERSION 0x206
 #define HDR_LOADFLAGS 0x211
 #define HDR_INITRD_ADDR_MAX 0x22c
+#define HDR_ALIGNMENT 0x230
 #define HDR_RELOCATABLE 0x234
 #define HDR_XLOADFLAGS 0x236
 #define HDR_CMDLINE_SIZE 0x238
@@ -44,26 +45,29 @@ static int header_check(const struct boot_image *b, struct err *e)
 		return err_set(e, -EINVAL, ERR_INVALID,
 			"kernel: a bzImage without the 64-bit entry (boot protocol %u.%u); a 64-bit Linux 3.8 "
 			"or later is needed", h[HDR_VERSION + 1], h[HDR_VERSION]);
+	if (h[HDR_RELOCATABLE] && !is_power_of_two(load_le32(h + HDR_ALIGNMENT)))
+		return err_set(e, -EINVAL, ERR_INVALID, "kernel: its alignment is no power of two");
 	if (strlen(b->src->cmdline) > cmdline_max)
 		return err_set(e, -EINVAL, ERR_INVALID,
 			"kernel: it takes a command line of at most %u characters", cmdline_max);
 	return 0;
 }
 
-/* Where it wants to be; low when that does not fit and it can move. */
+/* Where it will run, which is where we put it (boot.rst, init_size): a relocatable kernel
+ * moves itself up to its preferred address, so a lower one would save nothing. */
 static uint64_t load_address(const struct boot_image *b)
 {
 	uint64_t pref = load_le64(b->head + HDR_PREF_ADDRESS);
-	uint32_t init_size = load_le32(b->head + HDR_INIT_SIZE);
+	uint64_t align = load_le32(b->head + HDR_ALIGNMENT);
 
-	if (boot_range_loadable(b->mem, pref, init_size) || !b->head[HDR_RELOCATABLE])
+	if (!b->head[HDR_RELOCATABLE] || pref >= MEM_LOW_MAX)
 		return pref;
-	return LOW_LOAD_GPA;
+	return ROUND_UP(MAX(pref, LOW_LOAD_GPA), align);
 }
 
 int boot_bzimage_load(struct boot_image *b, uint64_t *ret_entry, struct err *e)
 {
-	uint64_t setup, gpa = load_address(b), bytes, room;
+	uint64_t setup, gpa, bytes, room;
 	size_t header_end;
 	int r = header_check(b, e);
 
@@ -72,6 +76,7 @@ int boot_bzimage_load(struct boot_image *b, uint64_t *ret_entry, struct err *e)
 	setup = ((uint64_t)(b->head[HDR_SETUP_SECTS] ? b->head[HDR_SETUP_SECTS] : 4) + 1) * 512;
 	if (b->file_bytes < setup + MAX(16ULL * load_le32(b->head + HDR_SYSSIZE), ENTRY_64_OFFSET + 1))
 		return err_set(e, -EINVAL, ERR_INVALID, "kernel: the file is cut off");
+	gpa = load_address(b);
 	bytes = b->file_bytes - setup;
 	room = MAX(bytes, load_le32(b->head + HDR_INIT_SIZE));
 	if (!boot_range_loadable(b->mem, gpa, room))

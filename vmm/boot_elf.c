@@ -37,7 +37,7 @@ static int header_check(const struct boot_image *b, const Elf64_Ehdr *h, struct 
 
 static int segment_load(struct boot_image *b, const Elf64_Phdr *p, struct err *e)
 {
-	if (!p->p_memsz)
+	if (!p->p_memsz && !p->p_filesz)
 		return 0;
 	if (p->p_filesz > p->p_memsz || !range_inside(p->p_offset, p->p_filesz, b->file_bytes))
 		return err_set(e, -EINVAL, ERR_INVALID,
