@@ -115,8 +115,6 @@ void virtio_queue_kick(struct virtio_dev *v, unsigned q);
 void virtio_kick_all(struct virtio_dev *v);
 /* The driver broke the rules: NEEDS_RESET, config interrupt, one event. sentence: constant. */
 void virtio_fault(struct virtio_dev *v, const char *sentence);
-/* v->config changed by itself. */
-void virtio_config_changed(struct virtio_dev *v);
 
 /* ---- for transports (lock held) ---- */
 

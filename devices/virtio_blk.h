@@ -5,7 +5,10 @@
  * before that loop's thread starts, the device's free() after it has ended. reset() and
  * pause() wait for the loop to finish what is in flight, so call them from another thread;
  * a DEV_EVENT_IO_ERROR comes from the loop's thread with the device locked: do not call
- * back from it. */
+ * back from it.
+ *
+ * A driver that does not take VIRTIO_BLK_F_FLUSH, or turns the write cache off, gets writes
+ * that are on stable storage when they are done, and pays for it. */
 #ifndef CAIRN_DEVICES_VIRTIO_BLK_H
 #define CAIRN_DEVICES_VIRTIO_BLK_H
 

@@ -179,6 +179,10 @@ static void doorbell_exists_only_while_in_use(void **state)
 
 	(void)state;
 	rng_begin(&t, 0, true);
+	drv_init(&t.d, &t.f, SLOT, 0, true);
+	drv_queue_setup(&t.d, 0, 8);
+	assert_int_equal(t.f.ndoorbells, 0);
+	drv_ok(&t.d);
 	assert_int_equal(t.f.ndoorbells, 1);
 	assert_int_equal(t.f.doorbells[0].gpa, t.d.q[0].notify);
 	fx_write(&t.f, t.d.common + 20, 1, 0);
