@@ -17,6 +17,7 @@
 #include "devices/virtio_blk.h"
 #include "devices/virtio_console.h"
 #include "devices/virtio_rng.h"
+#include "snapshot/pager.h"
 #include "vmm/acpi.h"
 #include "vmm/boot.h"
 
@@ -281,7 +282,8 @@ int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct loo
 		return err_set_errno(e, -ENOMEM, "machine");
 	m->cfg = *cfg;
 	m->listener = *listener;
-	m->kvm.sys_fd = m->kvm.vm_fd = m->mem.fd = m->kernel_fd = m->initrd_fd = -1;
+	m->kvm.sys_fd = m->kvm.vm_fd = m->mem.fd = m->kernel_fd = m->initrd_fd =
+		m->restored_from.fd = -1;
 	m->host.ops = &host_ops;
 	m->host.loop = l;
 	r = machine_build(m, fds, e);
@@ -291,6 +293,15 @@ int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct loo
 	}
 	*ret_m = m;
 	return 0;
+}
+
+static void machine_pager_end(struct machine *m)
+{
+	pager_free(m->pager);
+	m->pager = NULL;
+	if (m->restored_from.fd >= 0)
+		close(m->restored_from.fd);
+	m->restored_from.fd = -1;
 }
 
 static void disk_thread_stop(struct machine_disk *d)
@@ -324,6 +335,7 @@ void machine_free(struct machine *m)
 	}
 	for (unsigned i = 0; i < VM_CONSOLE_COUNT; i++)
 		console_free(m->consoles[i]);
+	machine_pager_end(m);
 	bus_free(m->pio);
 	bus_free(m->mmio);
 	kvm_done(&m->kvm);
@@ -387,6 +399,7 @@ int machine_reset(struct machine *m, struct err *e)
 	for (unsigned i = 0; i < m->ndevices; i++)
 		if (m->devices[i]->ops->reset)
 			m->devices[i]->ops->reset(m->devices[i]);
+	machine_pager_end(m);
 	return machine_boot(m, e);
 }
 

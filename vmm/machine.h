@@ -5,6 +5,7 @@
 #define CAIRN_VMM_MACHINE_H
 
 #include "devices/dev_host.h"
+#include "snapshot/vmstate.h"
 #include "vmm/assist.h"
 #include "vmm/kvm.h"
 #include "vmm/memory.h"
@@ -19,6 +20,7 @@ struct console;
 struct device;
 struct err;
 struct loop;
+struct pager;
 struct pci_host;
 
 #define MACHINE_DEVICES_MAX 64
@@ -58,6 +60,8 @@ struct machine {
 	unsigned ndisks;
 	int kernel_fd, initrd_fd;
 	bool booted; /* memory has been written to */
+	struct pager *pager; /* while memory comes out of a saved state */
+	struct vmstate_file restored_from; /* fd -1: none */
 };
 
 /* Build it. cfg has been checked. fds: what came with the configuration; those that are taken

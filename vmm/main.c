@@ -89,6 +89,8 @@ static int process_confine(struct process *p, struct err *e)
 	if (p->cfg.no_sandbox)
 		log_warn(NULL, "the sandbox is off: for debugging only");
 	if (!r)
+		r = vm_load(p->vm, e);
+	if (!r)
 		r = worker_new(&p->worker, e);
 	if (!r)
 		r = machine_start_threads(vm_machine(p->vm), e);

@@ -5,6 +5,7 @@
 #include <cap-ng.h>
 #include <errno.h>
 #include <linux/kvm.h>
+#include <linux/userfaultfd.h>
 #include <seccomp.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -43,9 +44,9 @@ static const int allowed[] = {
 	SCMP_SYS(brk), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise), SCMP_SYS(getrandom),
 };
 
-/* ioctl by its type byte: KVM's, block devices' (discard, zero out), and the terminal's, which
- * `cairn run` sets back at its end. */
-static const unsigned ioctl_types[] = { KVMIO, 0x12, 'T' };
+/* ioctl by its type byte: KVM's, block devices' (discard, zero out), userfaultfd's, and the
+ * terminal's, which `cairn run` sets back at its end. */
+static const unsigned ioctl_types[] = { KVMIO, 0x12, UFFDIO, 'T' };
 
 static int rules_add(scmp_filter_ctx ctx)
 {

@@ -7,6 +7,7 @@
 #include "base/util.h"
 #include "devices/acpi_pm.h"
 #include "devices/pvpanic.h"
+#include "snapshot/pager.h"
 #include "vmm/machine.h"
 #include "vmm/vm_save.h"
 
@@ -45,6 +46,8 @@ struct vm {
 	char detail[VM_DETAIL_MAX];
 	uint64_t started_ns;
 	int end_fd;
+	int restore_fd, uffd; /* -1 once machine_restore() has them */
+	bool memory_lost; /* part of the saved memory could not be read: never to run again */
 	pthread_mutex_t lock; /* the queue */
 	struct queued *queue;
 	unsigned nqueued, generation;
@@ -198,6 +201,10 @@ int vm_cont(struct vm *vm, enum vm_reason reason, struct err *e)
 		return 0;
 	if (vm->phase != VM_PHASE_PAUSED)
 		return wrong_phase(vm, "resume", e);
+	if (vm->memory_lost)
+		return err_set(e, -EIO, ERR_IO,
+			"cannot resume: part of the VM's saved memory could not be read; reset it or "
+			"revert to another snapshot");
 	/* The guest may do things the moment it runs: say first that it does. */
 	phase_set(vm, VM_PHASE_RUNNING, reason, 0, NULL);
 	machine_resume(vm->m);
@@ -257,6 +264,7 @@ static int reset_in_place(struct vm *vm, bool by_guest, struct err *e)
 		machine_pause(vm->m);
 	generation_next(vm);
 	r = machine_reset(vm->m, e);
+	vm->memory_lost = false;
 	if (r < 0) {
 		vm_end(vm, VM_REASON_HOST_ERROR, 0, e ? e->msg : "reset failed");
 		return r;
@@ -378,6 +386,15 @@ static void device_broken(struct vm *vm, const struct queued *q)
 	event_send(vm, &ev);
 }
 
+/* The pager met a block that cannot be had. */
+static void memory_lost(struct vm *vm, const struct queued *q)
+{
+	vm->memory_lost = true;
+	if (vm->phase == VM_PHASE_RUNNING)
+		machine_pause(vm->m);
+	phase_set(vm, VM_PHASE_PAUSED, VM_REASON_IO_ERROR, EIO, q->detail);
+}
+
 static void queued_handle(struct vm *vm, const struct queued *q)
 {
 	/* Of several vCPUs that fall together the first is heard. */
@@ -385,7 +402,9 @@ static void queued_handle(struct vm *vm, const struct queued *q)
 		q->generation != vm->generation)
 		return;
 	if (q->is_fault) {
-		if (q->reason == VM_REASON_HOST_ERROR)
+		if (q->reason == VM_REASON_IO_ERROR)
+			memory_lost(vm, q);
+		else if (q->reason == VM_REASON_HOST_ERROR)
 			vm_end(vm, q->reason, 0, q->detail);
 		else
 			guest_crashed(vm, q->reason, 0, q->detail);
@@ -493,17 +512,19 @@ int vm_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct loop *l,
 	vm->started_ns = realtime_ns();
 	vm->task.run = queue_run;
 	vm->work_task.run = work_progress;
-	vm->end_fd = -1;
+	vm->end_fd = vm->restore_fd = vm->uffd = -1;
 	pthread_mutex_init(&vm->lock, NULL);
 	if (cfg->end_fd != VM_NO_FD) {
 		vm->end_fd = fds[cfg->end_fd];
 		fds[cfg->end_fd] = -1;
 	}
+	if (cfg->restore_fd != VM_NO_FD) {
+		vm->restore_fd = fds[cfg->restore_fd];
+		fds[cfg->restore_fd] = -1;
+		/* Huge pages come whole: they are read before the VM runs. */
+		vm->uffd = cfg->eager || cfg->huge_pages ? -1 : pager_open();
+	}
 	r = machine_new(cfg, fds, nfds, l, &listener, &vm->m, e);
-	if (!r)
-		r = cfg->restore_fd == VM_NO_FD
-			? machine_boot(vm->m, e)
-			: machine_restore(vm->m, fds[cfg->restore_fd], cfg->uuid, e);
 	if (r < 0) {
 		vm_free(vm);
 		return r;
@@ -512,11 +533,22 @@ int vm_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct loop *l,
 	return 0;
 }
 
+int vm_load(struct vm *vm, struct err *e)
+{
+	if (vm->restore_fd < 0)
+		return machine_boot(vm->m, e);
+	return machine_restore(vm->m, steal_fd(&vm->restore_fd), steal_fd(&vm->uffd), e);
+}
+
 void vm_free(struct vm *vm)
 {
 	if (!vm)
 		return;
 	machine_free(vm->m);
+	if (vm->restore_fd >= 0)
+		close(vm->restore_fd);
+	if (vm->uffd >= 0)
+		close(vm->uffd);
 	if (vm->end_fd >= 0)
 		close(vm->end_fd);
 	pthread_mutex_destroy(&vm->lock);

@@ -21,10 +21,12 @@ struct vm_sink {
 	void *opaque;
 };
 
-/* Build machine and queue; phase PAUSED, nothing runs. fds as machine_new().
- * end_fd: taken; -1: none. */
+/* Build machine and queue; phase PAUSED, nothing runs. fds as machine_new(). Opens all that
+ * needs privileges. */
 int vm_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct loop *l,
 	const struct vm_sink *sink, struct vm **ret_vm, struct err *e);
+/* Boot, or begin with the saved state. Without privileges, before the threads are made. */
+int vm_load(struct vm *vm, struct err *e);
 void vm_free(struct vm *vm);
 struct machine *vm_machine(struct vm *vm);
 

@@ -155,6 +155,7 @@ struct vm_config {
 	uint16_t end_fd;
 	/* VM_NO_FD: boot. Else a saved state to go on from; the kernel is still needed, for a reset. */
 	uint16_t restore_fd;
+	uint8_t eager; /* read all memory before the VM runs, not when it is touched */
 };
 
 struct vm_reply {

@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/util.h"
+#include "snapshot/pager.h"
 #include "snapshot/state.h"
 #include "snapshot/vmstate.h"
 #include "vmm/machine.h"
@@ -69,6 +70,11 @@ static void save_run(struct work *w)
 	struct vmstate_header h = { .realtime_ns = realtime_ns() };
 	struct vmstate_file f;
 
+	if (s->m->pager && !pager_wait(s->m->pager)) {
+		s->r = err_set(&s->e, -EIO, ERR_IO,
+			"part of the memory that this VM was restored from could not be read");
+		return;
+	}
 	memcpy(h.uuid, s->m->cfg.uuid, sizeof(h.uuid));
 	vmstate_file_init(&f, s->state_fd);
 	s->r = vmstate_write(&f.store, &h, &src, &progress, &s->result, &s->e);
@@ -149,10 +155,9 @@ int vm_save(struct vm *vm, struct worker *w, int state_fd, int definition_fd,
 
 /* ---- restoring ---- */
 
-static int header_check(struct machine *m, const struct vmstate_header *h,
-	const unsigned char uuid[16], struct err *e)
+static int header_check(struct machine *m, const struct vmstate_header *h, struct err *e)
 {
-	if (memcmp(h->uuid, uuid, sizeof(h->uuid)))
+	if (memcmp(h->uuid, m->cfg.uuid, sizeof(h->uuid)))
 		return err_set(e, -EINVAL, ERR_INVALID, "the saved state belongs to another VM (its uuid "
 			"differs); start with --force-boot to drop it");
 	if (h->layout.ram_bytes != m->mem.bytes)
@@ -174,26 +179,51 @@ static int ram_load(struct machine *m, struct vmstate_store *s, const struct vms
 	return r;
 }
 
-int machine_restore(struct machine *m, int fd, const unsigned char uuid[16], struct err *e)
+/* On the pager's thread: no vCPU may use what it is given instead of the block. */
+static void pager_failed(void *opaque, const struct err *e)
 {
+	struct machine *m = opaque;
+
+	vcpus_request_stop(&m->vcpus);
+	m->listener.fault(m->listener.opaque, 0, VM_REASON_IO_ERROR, e->msg);
+}
+
+/* Takes crcs on success. */
+static int ram_load_lazily(struct machine *m, const struct vmstate_header *h, uint32_t *crcs, int uffd,
+	struct err *e)
+{
+	struct pager_config c = { .store = &m->restored_from.store, .header = *h, .crcs = crcs,
+		.ram = m->mem.host, .failed = pager_failed, .opaque = m };
+	int r = pager_new(&c, uffd, &m->pager, e);
+
+	return r < 0 ? r : pager_start(m->pager, e);
+}
+
+int machine_restore(struct machine *m, int fd, int uffd_taken, struct err *e)
+{
+	struct vmstate_store *s = &m->restored_from.store;
+	CLEANUP_CLOSE int uffd = uffd_taken;
 	CLEANUP_FREE uint8_t *sections = NULL;
 	CLEANUP_FREE uint32_t *crcs = NULL;
 	struct vmstate_header h;
-	struct vmstate_file f;
 	int r;
 
-	vmstate_file_init(&f, fd);
-	r = vmstate_read_header(&f.store, &h, e);
+	vmstate_file_init(&m->restored_from, fd);
+	r = vmstate_read_header(s, &h, e);
 	if (!r)
-		r = header_check(m, &h, uuid, e);
+		r = header_check(m, &h, e);
 	if (!r)
-		r = vmstate_read_sections(&f.store, &h, &sections, e);
+		r = vmstate_read_sections(s, &h, &sections, e);
 	if (!r)
 		r = machine_state_check(m, sections, h.sections_bytes, e);
 	if (!r)
-		r = vmstate_read_crcs(&f.store, &h, &crcs, e);
-	if (!r)
-		r = ram_load(m, &f.store, &h, crcs, e);
+		r = vmstate_read_crcs(s, &h, &crcs, e);
+	if (!r && uffd >= 0) {
+		r = ram_load_lazily(m, &h, crcs, steal_fd(&uffd), e);
+		crcs = m->pager ? NULL : crcs;
+	} else if (!r) {
+		r = ram_load(m, s, &h, crcs, e);
+	}
 	machine_hold(m);
 	return r < 0 ? r : machine_load(m, sections, h.sections_bytes, e);
 }

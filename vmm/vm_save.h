@@ -13,9 +13,8 @@ struct worker;
 int vm_save(struct vm *vm, struct worker *w, int state_fd, int definition_fd,
 	void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e);
 
-/* In place of machine_boot(), before the threads are made: RAM and state from the file. Everything
- * is checked before anything is set, but for RAM's blocks, each of which is when it comes.
- * uuid: of the VM that it must belong to. fd: borrowed. */
-int machine_restore(struct machine *m, int fd, const unsigned char uuid[16], struct err *e);
+/* In place of machine_boot(), before the threads are made. Everything small is checked before
+ * anything is set; RAM is read by a pager over uffd, or, with uffd -1, here. fds: taken. */
+int machine_restore(struct machine *m, int fd, int uffd, struct err *e);
 
 #endif
