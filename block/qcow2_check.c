@@ -195,6 +195,7 @@ static void check_l2(struct checker *k, uint64_t off, bool active)
 	uint64_t n = k->cluster_bytes / 8;
 	CLEANUP_FREE uint64_t *t = load_table(k, off, n);
 
+	k->next_data = 0;
 	for (uint64_t i = 0; t && i < n; i += step)
 		if (t[i] || (step == 2 && t[i + 1]))
 			check_l2_entry(k, t[i], step == 2 ? t[i + 1] : 0, active);

@@ -133,7 +133,7 @@ int img_check_main(int argc, char **argv)
 				break;
 			return img_usage("check", "--output is human or json");
 		default:
-			return img_usage("check", "wrong options");
+			return img_bad_option("check", argv[optind - 1]);
 		}
 	}
 	if (argc - optind != 1)

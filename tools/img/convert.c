@@ -162,15 +162,19 @@ static int holes_skip(struct copy *c)
 static bool copy_fill(struct copy *c)
 {
 	bool busy = false;
+	int r;
 
 	for (unsigned i = 0; i < CHUNKS; i++) {
-		if (!c->chunks[i].busy && !c->res && !interrupted && c->pos < c->size_bytes) {
-			c->res = holes_skip(c);
-			if (!c->res && c->pos < c->size_bytes)
-				chunk_start(c, &c->chunks[i], MIN(CHUNK_BYTES, c->size_bytes - c->pos));
-		}
-		busy |= c->chunks[i].busy;
+		if (c->chunks[i].busy || c->res || interrupted || c->pos == c->size_bytes)
+			continue;
+		r = holes_skip(c); /* runs the loop: chunks may end meanwhile */
+		if (r < 0 && !c->res)
+			c->res = r;
+		if (!c->res && c->pos < c->size_bytes)
+			chunk_start(c, &c->chunks[i], MIN(CHUNK_BYTES, c->size_bytes - c->pos));
 	}
+	for (unsigned i = 0; i < CHUNKS; i++)
+		busy |= c->chunks[i].busy;
 	return busy;
 }
 
@@ -353,7 +357,7 @@ int img_convert_main(int argc, char **argv)
 			return img_usage("convert", "writing compressed images is not supported; use "
 				"`qemu-img convert -c`");
 		default:
-			return img_usage("convert", "wrong options");
+			return img_bad_option("convert", argv[optind - 1]);
 		}
 	}
 	if (argc - optind != 2)

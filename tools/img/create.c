@@ -262,7 +262,7 @@ int img_create_main(int argc, char **argv)
 			a.quiet = true;
 			break;
 		default:
-			return img_usage("create", "wrong options");
+			return img_bad_option("create", argv[optind - 1]);
 		}
 	}
 	if (argc - optind < 1 || argc - optind > 2)

@@ -32,6 +32,9 @@ void img_verb_help(const struct img_verb *v);
 int img_fail(const struct err *e);
 int img_usage(const char *verb, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/* For getopt's '?'. */
+int img_bad_option(const char *verb, const char *opt);
+
 /* A size with an optional suffix k, M, G, T, P, E. Returns 0 or -EINVAL with a sentence. */
 int img_parse_size(const char *s, uint64_t *ret, struct err *e);
 /* "1.26 MiB" as qemu-img writes it. */

@@ -257,7 +257,7 @@ int img_info_main(int argc, char **argv)
 				break;
 			return img_usage("info", "--output is human or json");
 		default:
-			return img_usage("info", "wrong options");
+			return img_bad_option("info", argv[optind - 1]);
 		}
 	}
 	if (argc - optind != 1)

@@ -84,6 +84,11 @@ int img_usage(const char *verb, const char *fmt, ...)
 	return 1;
 }
 
+int img_bad_option(const char *verb, const char *opt)
+{
+	return img_usage(verb, "'%s' is no option of %s, or lacks its value", opt, verb);
+}
+
 static int help(const char *verb)
 {
 	const struct img_verb *v = verb ? img_verb_find(verb) : NULL;
@@ -120,5 +125,6 @@ int main(int argc, char **argv)
 		return img_usage(NULL, "there is no verb '%s'", verb);
 	if (argc > 2 && !strcmp(argv[2], "--help"))
 		return help(verb);
+	opterr = 0; /* one sentence, ours */
 	return v->run(argc - 1, argv + 1);
 }

@@ -1,0 +1,359 @@
+"""cairn-img beside qemu-img: what one writes the other reads, and the same words for the
+same faults. CAIRN_BUILD: the build folder (default: build)."""
+import json
+import os
+import pathlib
+import pty
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+IMG = (ROOT / os.environ.get("CAIRN_BUILD", "build") / "cairn-img").resolve()
+TIMEOUT = 60
+MIB = 1 << 20
+
+pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img, the oracle, is missing")
+
+
+def run(*args, cwd, status=0):
+    p = subprocess.run([str(a) for a in args], cwd=cwd, capture_output=True, text=True, timeout=TIMEOUT)
+    assert p.returncode == status, f"{args}: {p.returncode}\n{p.stdout}{p.stderr}"
+    return p
+
+
+@pytest.fixture
+def box(tmp_path):
+    """cairn-img and qemu-img in a folder of the test's own."""
+
+    class Box:
+        path = tmp_path
+
+        def img(self, *args, status=0):
+            return run(IMG, *args, cwd=tmp_path, status=status)
+
+        def qemu(self, *args, status=0):
+            return run("qemu-img", *args, cwd=tmp_path, status=status)
+
+        def io(self, image, *commands, fmt="qcow2"):
+            args = [a for c in commands for a in ("-c", c)]
+            return run("qemu-io", "-f", fmt, *args, image, cwd=tmp_path)
+
+        def fails(self, *args, status=1):
+            """One sentence, the right exit status."""
+            p = self.img(*args, status=status)
+            assert p.stderr.startswith("cairn-img: ")
+            return p.stderr
+
+    return Box()
+
+
+OPTION_SETS = [
+    "cluster_size=64k",
+    "cluster_size=512",
+    "cluster_size=2M",
+    "cluster_size=4k,refcount_bits=1",
+    "refcount_bits=64",
+    "compat=0.10",
+    "lazy_refcounts=on",
+    "extended_l2=on",
+    "compression_type=zstd",
+]
+
+
+@pytest.mark.parametrize("options", OPTION_SETS)
+def test_create_is_what_qemu_creates(box, options):
+    box.img("create", "-q", "-f", "qcow2", "-o", options, "ours", "100M")
+    box.qemu("create", "-q", "-f", "qcow2", "-o", options, "theirs", "100M")
+    ours = json.loads(box.qemu("info", "--output", "json", "ours").stdout)
+    theirs = json.loads(box.qemu("info", "--output", "json", "theirs").stdout)
+    for info in (ours, theirs):
+        for key in ("filename", "actual-size"):
+            del info[key]
+    assert ours == theirs
+    box.qemu("check", "ours")
+    box.io("ours", "write -P 1 0 1M", "write -P 2 99M 1M")
+    box.qemu("check", "ours")
+
+
+def test_create_names_the_features(box):
+    """An older reader says which feature it lacks by the name in the image."""
+    box.img("create", "-q", "-f", "qcow2", "a", "1M")
+    assert b"extended L2 entries" in (box.path / "a").read_bytes()[:4096]
+
+
+def test_create_with_backing(box):
+    box.qemu("create", "-q", "-f", "raw", "base", "20M")
+    box.io("base", "write -P 7 1M 2M", fmt="raw")
+    box.img("create", "-f", "qcow2", "-b", "base", "-F", "raw", "top")
+    assert json.loads(box.img("info", "--output", "json", "top").stdout)["virtual-size"] == 20 * MIB
+    box.qemu("compare", "-F", "raw", "top", "base")
+    assert "format has to be given" in box.fails("create", "-f", "qcow2", "-b", "base", "x")
+    assert "No such file" in box.fails("create", "-f", "qcow2", "-b", "nobase", "-F", "raw", "x")
+    assert not (box.path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    "size,what", [("-1", "no size"), ("1Z", "no size"), ("abc", "no size"), ("", "no size"),
+                  ("1.5.5G", "no size"), ("99999999999G", "too large"), ("16E", "too large")])
+def test_bad_sizes(box, size, what):
+    assert what in box.fails("create", "-f", "qcow2", "--", "x", size)
+    assert not (box.path / "x").exists()
+
+
+@pytest.mark.parametrize("size", ["1", "1000", "64k", "1.5M", "2G", "3T"])
+def test_sizes_as_qemu(box, size):
+    for fmt in ("raw", "qcow2"):
+        box.img("create", "-q", "-f", fmt, "ours", size)
+        box.qemu("create", "-q", "-f", fmt, "theirs", size)
+        sizes = [json.loads(box.qemu("info", "-f", fmt, "--output", "json", n).stdout)["virtual-size"]
+                 for n in ("ours", "theirs")]
+        assert sizes[0] == sizes[1]
+
+
+@pytest.mark.parametrize(
+    "options,what", [("cluster_size=3k", "power of two"), ("cluster_size=4M", "power of two"),
+                     ("refcount_bits=128", "power of two"), ("compat=0.10,lazy_refcounts=on", "compat=1.1"),
+                     ("extended_l2=on,cluster_size=4k", "16k"), ("colour=red", "no option"),
+                     ("lazy_refcounts=perhaps", "on or off"), ("nonsense", "key=value"),
+                     ("cluster_size=512,size=1T", "larger than 512")])
+def test_bad_options(box, options, what):
+    assert what in box.fails("create", "-f", "qcow2", "-o", options, "x", *(["1M"] if "size=1T" not in options else []))
+    assert not (box.path / "x").exists()
+
+
+def test_info_as_qemu(box):
+    box.qemu("create", "-q", "-f", "qcow2", "base", "1G")
+    box.qemu("create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", "-o", "compression_type=zstd", "a")
+    box.io("a", "write 0 3M")
+    box.qemu("snapshot", "-c", "one", "a")
+    box.qemu("snapshot", "-c", "two", "a")
+    assert box.img("info", "a").stdout == box.qemu("info", "a").stdout
+    ours = json.loads(box.img("info", "--output", "json", "a").stdout)
+    assert ours == json.loads(box.qemu("info", "--output", "json", "a").stdout)
+    chain = json.loads(box.img("info", "--output", "json", "--backing-chain", "a").stdout)
+    assert [os.path.basename(c["filename"]) for c in chain] == ["a", "base"]
+    box.qemu("create", "-q", "-f", "raw", "r", "1000k")
+    assert box.img("info", "r").stdout == box.qemu("info", "r").stdout
+
+
+def test_info_of_what_is_none(box):
+    assert "No such file" in box.fails("info", "nofile")
+    assert "folder" in box.fails("info", ".")
+    assert "not a qcow2 image" in box.fails("info", "-f", "qcow2", "/etc/hostname")
+    assert "no format" in box.fails("info", "-f", "vmdk", "/etc/hostname")
+    os.mkfifo(box.path / "fifo")
+    assert "neither a file" in box.fails("info", "fifo")
+
+
+def pattern(box, name, seed, size=16 * MIB, fmt="qcow2"):
+    """Random patterns in both; the raw one is the truth."""
+    rnd = random.Random(seed)
+    commands = []
+    for _ in range(60):
+        length = rnd.randrange(1, 600) * 512
+        offset = rnd.randrange(0, (size - length) // 512) * 512
+        commands.append(rnd.choice([f"write -P {rnd.randrange(256)}"] * 3 + ["write -z", "discard"])
+                        + f" {offset} {length}")
+    box.io(name, *commands, fmt=fmt)
+
+
+@pytest.mark.parametrize("options", OPTION_SETS)
+def test_qemu_writes_we_read(box, options):
+    box.qemu("create", "-q", "-f", "qcow2", "-o", options, "a", "16M")
+    pattern(box, "a", 1)
+    box.img("convert", "-O", "raw", "a", "ours")
+    box.qemu("convert", "-O", "raw", "a", "theirs")
+    run("cmp", "ours", "theirs", cwd=box.path)
+    box.img("check", "a")
+
+
+@pytest.mark.parametrize("options", OPTION_SETS)
+def test_we_write_qemu_reads(box, options):
+    box.qemu("create", "-q", "-f", "raw", "src", "16M")
+    pattern(box, "src", 2, fmt="raw")
+    box.img("convert", "-f", "raw", "-O", "qcow2", "-o", options, "src", "a")
+    box.qemu("check", "a")
+    box.qemu("compare", "-f", "raw", "-F", "qcow2", "src", "a")
+    # and on: QEMU writes to our image, we read it again
+    pattern(box, "a", 3)
+    box.qemu("check", "a")
+    box.img("convert", "-O", "raw", "a", "back")
+    box.qemu("compare", "-f", "qcow2", "-F", "raw", "a", "back")
+
+
+@pytest.mark.parametrize("compression", ["zlib", "zstd"])
+def test_read_compressed(box, compression):
+    (box.path / "src").write_bytes(os.urandom(MIB) + b"cairn " * 700000)
+    box.qemu("convert", "-c", "-f", "raw", "-O", "qcow2", "-o", f"compression_type={compression}", "src", "a")
+    box.img("convert", "a", "back")
+    box.qemu("compare", "-f", "raw", "-F", "raw", "src", "back")
+    box.img("check", "a")
+
+
+def test_convert_chain(box):
+    box.qemu("create", "-q", "-f", "raw", "base", "5M")
+    box.io("base", "write -P 1 0 5M", fmt="raw")
+    box.qemu("create", "-q", "-f", "qcow2", "-b", "base", "-F", "raw", "mid", "9M")
+    box.io("mid", "write -P 2 1M 1M", "write -z 3M 1M")
+    box.qemu("create", "-q", "-f", "qcow2", "-b", "mid", "-F", "qcow2", "-o", "extended_l2=on", "top", "12M")
+    box.io("top", "write -P 3 1536k 10k", "write -P 4 11M 512k")
+    box.img("convert", "-O", "qcow2", "top", "flat")
+    box.qemu("compare", "top", "flat")
+    assert "backing-filename" not in json.loads(box.img("info", "--output", "json", "flat").stdout)
+
+
+def test_convert_is_sparse(box):
+    box.qemu("create", "-q", "-f", "raw", "src", "2G")
+    box.io("src", "write -P 5 1G 64k", fmt="raw")
+    begin = time.monotonic()
+    box.img("convert", "-f", "raw", "-O", "qcow2", "src", "a")
+    box.img("convert", "a", "back")
+    assert time.monotonic() - begin < 10
+    assert (box.path / "a").stat().st_size < 2 * MIB
+    assert (box.path / "back").stat().st_blocks * 512 < MIB
+    run("cmp", "src", "back", cwd=box.path)
+
+
+def test_convert_changes_nothing_on_failure(box):
+    box.qemu("create", "-q", "-f", "qcow2", "src", "1M")
+    (box.path / "target").write_text("precious")
+    assert "same file" in box.fails("convert", "src", "src")
+    assert "No such file" in box.fails("convert", "nofile", "target")
+    assert "larger than 512" in box.fails("convert", "-O", "qcow2", "-o", "cluster_size=512", *make_big(box), "target")
+    assert (box.path / "target").read_text() == "precious"
+    assert sorted(p.name for p in box.path.iterdir()) == ["big", "src", "target"]
+
+
+def make_big(box):
+    box.qemu("create", "-q", "-f", "qcow2", "big", "1T")
+    return ["big"]
+
+
+def test_convert_interrupted(box):
+    """Ctrl-C leaves no half image."""
+    with open(box.path / "src", "wb") as f:
+        for _ in range(512):
+            f.write(os.urandom(MIB // 4) * 4)
+    p = subprocess.Popen([IMG, "convert", "-f", "raw", "-O", "qcow2", "src", "a"], cwd=box.path,
+                         stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 10
+    while not list(box.path.glob("a.part-*")) and p.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    p.send_signal(signal.SIGINT)
+    _, err = p.communicate(timeout=TIMEOUT)
+    assert p.returncode == 1 and "interrupted" in err
+    assert [f.name for f in box.path.iterdir()] == ["src"]
+
+
+def test_convert_progress_on_a_terminal(box):
+    box.qemu("create", "-q", "-f", "raw", "src", "8M")
+    master, slave = pty.openpty()
+    subprocess.run([IMG, "convert", "-p", "-f", "raw", "-O", "qcow2", "src", "a"], cwd=box.path, stdout=slave,
+                   timeout=TIMEOUT, check=True)
+    os.close(slave)
+    assert b"(100.0/100%)" in os.read(master, 65536)
+    os.close(master)
+    assert box.img("convert", "-p", "-f", "raw", "-O", "qcow2", "src", "b").stdout == ""
+
+
+def test_images_in_use_are_left_alone(box):
+    box.qemu("create", "-q", "-f", "qcow2", "a", "1M")
+    before = (box.path / "a").read_bytes()
+    p = subprocess.Popen(["qemu-io", "a"], cwd=box.path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        p.stdin.write("read 0 512\n")
+        p.stdin.flush()
+        while "read 512" not in p.stdout.readline():
+            pass
+        for args in (["create", "-f", "qcow2", "a", "2M"], ["info", "a"], ["check", "a"],
+                     ["convert", "a", "b"], ["convert", "/dev/null", "a"]):
+            if args[1] != "/dev/null":
+                box.fails(*args)
+        assert "in use" in box.fails("create", "-f", "raw", "a", "2M")
+        box.img("info", "-U", "a")
+        box.img("check", "-U", "a")
+    finally:
+        p.stdin.close()
+        p.wait(timeout=TIMEOUT)
+    assert (box.path / "a").read_bytes() == before
+    box.img("info", "a")
+
+
+def test_check_counts_as_qemu(box):
+    box.qemu("create", "-q", "-f", "qcow2", "-o", "cluster_size=4k", "a", "64M")
+    pattern(box, "a", 4)
+    box.qemu("snapshot", "-c", "one", "a")
+    pattern(box, "a", 5)
+    run("qemu-img", "bitmap", "--add", "a", "b0", cwd=box.path)
+    ours = json.loads(box.img("check", "--output", "json", "a").stdout)
+    assert ours == json.loads(box.qemu("check", "--output", "json", "a").stdout)
+    assert box.img("check", "a").stdout == box.qemu("check", "a").stdout
+
+
+def poke(path, offset, data):
+    with open(path, "r+b") as f:
+        f.seek(offset)
+        f.write(data)
+
+
+def be64(path, offset):
+    with open(path, "rb") as f:
+        f.seek(offset)
+        return int.from_bytes(f.read(8), "big")
+
+
+def test_check_finds_faults(box):
+    a = box.path / "a"
+    box.qemu("create", "-q", "-f", "qcow2", "a", "64M")
+    box.io("a", "write 0 1M")
+    block = be64(a, be64(a, 48))
+    poke(a, block + 2 * 100, b"\x00\x01")  # nobody uses cluster 100
+    os.truncate(a, 101 * 65536)
+    assert "1 leaked clusters" in box.img("check", "a", status=3).stdout
+    box.qemu("check", "a", status=3)
+    poke(a, block + 2 * 100, b"\x00\x00")
+    poke(a, block + 2 * 4, b"\x00\x00")  # an L2 table or data that is in use
+    assert "may be corrupted" in box.img("check", "a", status=2).stdout
+    box.qemu("check", "a", status=2)
+    assert box.img("check", "-q", "a", status=2).stdout == ""
+    assert box.img("check", "-f", "raw", "a", status=63).stdout == ""
+
+
+def test_hostile_backing_files(box):
+    """What an image names is opened only as a plain file below its own folder."""
+    for name, what in [("/etc/shadow", "lies outside"), ("../../../../../../etc/hostname", "lies outside"),
+                       ("json:{}", "only plain files"), ("nbd://127.0.0.1/x", "only plain files"),
+                       ("gone", "No such file")]:
+        box.qemu("create", "-q", "-f", "qcow2", "-u", "-b", name, "-F", "raw", "a", "1M")
+        assert what in box.fails("convert", "a", "b"), name
+        box.img("info", "a")  # looking at the image itself is harmless
+    os.symlink("/etc/hostname", box.path / "link")
+    box.qemu("create", "-q", "-f", "qcow2", "-u", "-b", "link", "-F", "raw", "a", "1M")
+    assert "lies outside" in box.fails("convert", "a", "b")
+    box.img("convert", "--allow", "/etc", "a", "b")
+    box.qemu("create", "-q", "-f", "qcow2", "-u", "-b", "b2", "-F", "qcow2", "b1", "1M")
+    box.qemu("create", "-q", "-f", "qcow2", "-u", "-b", "b1", "-F", "qcow2", "b2", "1M")
+    assert "loop" in box.fails("convert", "b1", "c")
+    box.qemu("create", "-q", "-f", "qcow2", "-u", "-b", "b", "-F", "vmdk", "a", "1M")
+    assert "raw and qcow2" in box.fails("convert", "a", "c")
+    box.qemu("create", "-q", "-f", "qcow2", "a", "1M")
+    assert not (box.path / "c").exists()
+
+
+def test_help_and_version(box):
+    assert box.img("--version").stdout.startswith("cairn-img ")
+    overview = box.img("help").stdout
+    for verb in ("create", "info", "check", "convert"):
+        assert verb in overview
+        assert f"cairn-img {verb}" in box.img("help", verb).stdout
+        assert box.img(verb, "--help").stdout == box.img("help", verb).stdout
+    assert "no verb" in box.fails("frobnicate")
+    assert "verb is needed" in box.fails()
+    box.fails("info")
+    box.fails("convert", "a")
+    box.fails("create", "-z", "a", "1M")
