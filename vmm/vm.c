@@ -25,6 +25,8 @@
  * those that do not fit are dropped, not the stopping ones (they have their own rows). */
 #define QUEUE_MAX 256
 #define QUEUE_KEPT_FOR_STOPS 128
+/* Between two words on the progress of long work. */
+#define PROGRESS_NS 100000000ULL
 
 struct queued {
 	unsigned generation; /* of the guest's life: what a life before a reset said is void */
@@ -57,7 +59,7 @@ struct vm {
 	const char *work;
 	atomic_bool work_cancelled;
 	_Atomic uint64_t work_bytes, work_total;
-	atomic_uint work_percent; /* told last */
+	_Atomic uint64_t work_told_ns; /* when progress was told last */
 	struct loop_task work_task;
 	atomic_bool work_posted;
 };
@@ -145,19 +147,21 @@ int vm_work_begin(struct vm *vm, const char *what, struct err *e)
 		return wrong_phase(vm, what, e);
 	vm->work = what;
 	atomic_store(&vm->work_cancelled, false);
-	atomic_store(&vm->work_percent, 0);
+	atomic_store(&vm->work_told_ns, loop_now_ns());
 	return 0;
 }
 
 bool vm_work_step(struct vm *vm, uint64_t done, uint64_t total)
 {
-	unsigned percent = (unsigned)(total ? done * 100 / total : 0);
+	uint64_t now = loop_now_ns();
 
 	atomic_store(&vm->work_bytes, done);
 	atomic_store(&vm->work_total, total);
-	if (atomic_exchange(&vm->work_percent, percent) != percent &&
-		!atomic_exchange(&vm->work_posted, true))
+	if (now - atomic_load(&vm->work_told_ns) >= PROGRESS_NS &&
+		!atomic_exchange(&vm->work_posted, true)) {
+		atomic_store(&vm->work_told_ns, now);
 		loop_post(vm->loop, &vm->work_task);
+	}
 	return atomic_load(&vm->work_cancelled);
 }
 
