@@ -222,7 +222,8 @@ class Daemon:
                     pass  # it ended meanwhile
         q.close()
         assert self.stop() == 0
-        assert "ERROR: AddressSanitizer" not in self.log.read_text()
+        log = self.log.read_text()
+        assert not [w for w in ("AddressSanitizer", "LeakSanitizer", "runtime error") if w in log], log
 
 
 @pytest.fixture

@@ -89,14 +89,14 @@ int verb_run(struct cli *c)
 
 	if (r)
 		return r;
-	r = paths_vm_program(option_value(c, "vm-program"), program, sizeof(program), &e);
-	if (!r)
-		r = config_read(c->pos[0], &config, &e);
+	r = config_read(c->pos[0], &config, &e);
 	if (!r) {
 		config.vm.foreground = 1;
 		config.vm.log_level = level;
 		config.vm.no_sandbox = option_flag(c, "no-sandbox");
-		r = become(program, &config, &e);
+		r = paths_vm_program(option_value(c, "vm-program"), program, sizeof(program), &e);
+		if (!r)
+			r = become(program, &config, &e);
 		config_done(&config);
 	}
 	cli_fail(&e, "Failed to run %s", c->pos[0]);
