@@ -6,6 +6,7 @@
 #include "vmm/boot.h"
 #include "vmm/kvm.h"
 
+#include <asm/kvm_para.h>
 #include <errno.h>
 #include <linux/kvm.h>
 #include <signal.h>
@@ -40,6 +41,15 @@ static void kick_handler(int sig)
 	(void)sig; /* its only use is that KVM_RUN returns */
 }
 
+/* Nobody wants the vCPU out of the guest, unless somebody asks right now: that must not be
+ * lost, so clear, then look again. */
+static void immediate_exit_clear(struct vcpu *v)
+{
+	__atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+	if (atomic_load(&v->set->stop_requested))
+		__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+}
+
 /* Wait until the set runs again; false when the thread has to end. */
 static bool vcpu_park(struct vcpu *v)
 {
@@ -53,10 +63,7 @@ static bool vcpu_park(struct vcpu *v)
 		pthread_cond_wait(&s->run_cond, &s->lock);
 	go = !s->want_exit;
 	s->nparked--;
-	/* A request that comes right now must not be lost: clear, then look again. */
-	__atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
-	if (atomic_load(&s->stop_requested))
-		__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+	immediate_exit_clear(v);
 	pthread_mutex_unlock(&s->lock);
 	return go;
 }
@@ -69,8 +76,12 @@ static void vcpu_run_until_stop(struct vcpu *v)
 
 		if (r == EINTR && atomic_load(&v->set->stop_requested))
 			return;
-		if (r == EINTR || r == EAGAIN)
+		if (r == EINTR || r == EAGAIN) {
+			/* A stop that was taken back before it got here has left its mark, and
+			 * KVM_RUN would never enter the guest again. */
+			immediate_exit_clear(v);
 			continue;
+		}
 		if (r) {
 			vcpu_fault(v, VM_REASON_HOST_ERROR, "KVM_RUN: %s", strerror(r));
 			return;
@@ -304,17 +315,29 @@ static void sregs_for_entry(struct kvm_sregs *s, const struct boot_entry *b)
 	}
 }
 
-/* What firmware would have left. A host that has not these MSRs does without. */
+/* What firmware would have left, and nothing by which KVM itself writes to guest memory for a
+ * kernel that is no more. A host that has not one of these MSRs does without it. */
 static void msrs_for_start(struct vcpu *v)
 {
+	static const struct kvm_msr_entry msrs[] = {
+		{ .index = MSR_IA32_MISC_ENABLE, .data = MISC_ENABLE_FAST_STRING },
+		{ .index = MSR_MTRR_DEF_TYPE, .data = MTRR_ENABLED_WRITE_BACK },
+		{ .index = MSR_KVM_SYSTEM_TIME }, { .index = MSR_KVM_SYSTEM_TIME_NEW },
+		{ .index = MSR_KVM_ASYNC_PF_EN }, { .index = MSR_KVM_STEAL_TIME },
+		{ .index = MSR_KVM_PV_EOI_EN } };
 	struct {
 		struct kvm_msrs head;
-		struct kvm_msr_entry e[2];
-	} m = { .head.nmsrs = 2,
-		.e = { { .index = MSR_IA32_MISC_ENABLE, .data = MISC_ENABLE_FAST_STRING },
-			{ .index = MSR_MTRR_DEF_TYPE, .data = MTRR_ENABLED_WRITE_BACK } } };
+		struct kvm_msr_entry e[ARRAY_SIZE(msrs)];
+	} m;
 
-	kvm_ioctl(v->fd, KVM_SET_MSRS, &m);
+	for (size_t from = 0; from < ARRAY_SIZE(msrs);) {
+		int done;
+
+		m.head = (struct kvm_msrs){ .nmsrs = (uint32_t)(ARRAY_SIZE(msrs) - from) };
+		memcpy(m.e, msrs + from, m.head.nmsrs * sizeof(msrs[0]));
+		done = kvm_ioctl(v->fd, KVM_SET_MSRS, &m);
+		from += (done > 0 ? (size_t)done : 0) + 1; /* it stopped at one: leave that out */
+	}
 }
 
 static int boot_vcpu_reset(struct vcpu *v, const struct boot_entry *b, struct err *e)
