@@ -29,6 +29,8 @@
 #define CR4_PAE (1ULL << 5)
 #define EFER_LME (1ULL << 8)
 #define EFER_LMA (1ULL << 10)
+#define APIC_BASE_ENABLED 0xfee00800ULL /* xAPIC at its usual address */
+#define APIC_BASE_BOOT_CPU (1ULL << 8)
 #define MSR_IA32_MISC_ENABLE 0x1a0
 #define MISC_ENABLE_FAST_STRING 1ULL
 #define MSR_MTRR_DEF_TYPE 0x2ff
@@ -220,6 +222,7 @@ static int vcpu_make(struct vcpus *s, unsigned i, struct err *e)
 {
 	struct vcpu *v = &s->vcpu[i];
 	struct kvm *k = s->cfg.kvm;
+	int r;
 
 	v->set = s;
 	v->index = i;
@@ -233,7 +236,11 @@ static int vcpu_make(struct vcpus *s, unsigned i, struct err *e)
 	}
 	if (k->has_stats_fd)
 		stats_open(v);
-	return vcpu_cpuid_set(v, e);
+	v->fresh_lapic = malloc(sizeof(*v->fresh_lapic));
+	if (!v->fresh_lapic)
+		return err_set_errno(e, -ENOMEM, "vCPU %u", i);
+	r = kvm_ioctl(v->fd, KVM_GET_LAPIC, v->fresh_lapic);
+	return r < 0 ? err_set(e, r, ERR_HOST, "KVM_GET_LAPIC: %s", strerror(-r)) : vcpu_cpuid_set(v, e);
 }
 
 int vcpus_init(struct vcpus *s, const struct vcpus_config *c, struct err *e)
@@ -264,6 +271,7 @@ static void vcpu_done(struct vcpu *v, size_t run_bytes)
 		close(v->stats_fd);
 	if (v->fd >= 0)
 		close(v->fd);
+	free(v->fresh_lapic);
 }
 
 void vcpus_done(struct vcpus *s)
@@ -355,6 +363,21 @@ static int boot_vcpu_reset(struct vcpu *v, const struct boot_entry *b, struct er
 	return r < 0 ? err_set(e, r, ERR_HOST, "cannot set vCPU 0's registers: %s", strerror(-r)) : 0;
 }
 
+/* Back to xAPIC mode, then its registers: no timer runs, nothing is pending or in service. */
+static int lapic_reset(struct vcpu *v)
+{
+	struct kvm_sregs sregs;
+	int r = kvm_ioctl(v->fd, KVM_GET_SREGS, &sregs);
+
+	if (r < 0)
+		return r;
+	sregs.apic_base = APIC_BASE_ENABLED | (v->index ? 0 : APIC_BASE_BOOT_CPU);
+	sregs.cr8 = 0;
+	memset(sregs.interrupt_bitmap, 0, sizeof(sregs.interrupt_bitmap));
+	r = kvm_ioctl(v->fd, KVM_SET_SREGS, &sregs);
+	return r < 0 ? r : kvm_ioctl(v->fd, KVM_SET_LAPIC, v->fresh_lapic);
+}
+
 /* A vCPU that has run before: nothing of the last life may remain. */
 static int vcpu_clear(struct vcpu *v, struct err *e)
 {
@@ -367,7 +390,9 @@ static int vcpu_clear(struct vcpu *v, struct err *e)
 
 	kvm_ioctl(v->fd, KVM_SET_DEBUGREGS, &debug);
 	kvm_ioctl(v->fd, KVM_SET_FPU, &fpu);
-	r = kvm_ioctl(v->fd, KVM_SET_VCPU_EVENTS, &events);
+	r = lapic_reset(v);
+	if (!r)
+		r = kvm_ioctl(v->fd, KVM_SET_VCPU_EVENTS, &events);
 	if (!r)
 		r = kvm_ioctl(v->fd, KVM_SET_MP_STATE, &mp);
 	return r < 0 ? err_set(e, r, ERR_HOST, "cannot reset vCPU %u: %s", v->index, strerror(-r)) : 0;

@@ -21,6 +21,7 @@ struct boot_entry;
 struct bus;
 struct err;
 struct kvm;
+struct kvm_lapic_state;
 struct kvm_run;
 struct state_reader;
 struct state_writer;
@@ -39,6 +40,7 @@ struct vcpu {
 	unsigned index;
 	int fd;
 	struct kvm_run *run;
+	struct kvm_lapic_state *fresh_lapic; /* as KVM made it, for a reset; owned */
 	pthread_t thread;
 	bool thread_made;
 	int stats_fd;		  /* -1: none */
