@@ -536,6 +536,42 @@ static void test_reset_turns_kvms_own_writes_off(void **state)
 	fx_free(f);
 }
 
+/* Reset in the middle of an interrupt, with a timer running: the next kernel has an APIC as
+ * after power-on, not one that has a vector in service and takes nothing below it. */
+static void test_reset_gives_a_fresh_local_apic(void **state)
+{
+	struct vcpu_fx *f = fx_new(2, out_loop, sizeof(out_loop));
+	struct err e = { 0 };
+
+	(void)state;
+	for (unsigned i = 0; i < 2; i++) {
+		struct kvm_lapic_state fresh, l;
+		struct kvm_sregs s;
+		int fd = f->set.vcpu[i].fd;
+
+		assert_int_equal(kvm_ioctl(fd, KVM_GET_LAPIC, &fresh), 0);
+		l = fresh;
+		store_le32(l.regs + 0x80, 0x20);	/* task priority */
+		store_le32(l.regs + 0xf0, 0x1ff);	/* on */
+		store_le32(l.regs + 0x170, 0x80000000); /* vector 0xff in service */
+		store_le32(l.regs + 0x320, 0x200ef);	/* periodic timer */
+		store_le32(l.regs + 0x380, 0x100000);
+		assert_int_equal(kvm_ioctl(fd, KVM_SET_LAPIC, &l), 0);
+		assert_int_equal(kvm_ioctl(fd, KVM_GET_SREGS, &s), 0);
+		s.apic_base |= 1 << 10; /* x2APIC, where the host has it */
+		kvm_ioctl(fd, KVM_SET_SREGS, &s);
+		must(vcpus_reset(&f->set, &f->entry, &e), &e);
+		assert_int_equal(kvm_ioctl(fd, KVM_GET_LAPIC, &l), 0);
+		assert_memory_equal(l.regs, fresh.regs, sizeof(l.regs));
+		assert_int_equal(kvm_ioctl(fd, KVM_GET_SREGS, &s), 0);
+		assert_int_equal(s.apic_base, i ? 0xfee00800 : 0xfee00900);
+		assert_int_equal(s.cr8, 0);
+	}
+	vcpus_resume(&f->set);
+	assert_true(wait_beyond(f, 100));
+	fx_free(f);
+}
+
 static void test_no_vcpus_were_made(void **state)
 {
 	struct vcpus s;
@@ -562,6 +598,7 @@ int main(void)
 		cmocka_unit_test(test_jump_into_nothing),
 		cmocka_unit_test(test_reset_forgets_the_last_life),
 		cmocka_unit_test(test_reset_turns_kvms_own_writes_off),
+		cmocka_unit_test(test_reset_gives_a_fresh_local_apic),
 		cmocka_unit_test(test_no_vcpus_were_made),
 	};
 
