@@ -3,9 +3,9 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
+#include "snapshot/uffd.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <pthread.h>
@@ -16,7 +16,6 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #define FAULTS_AT_ONCE 16
@@ -33,13 +32,6 @@ struct pager {
 	pthread_cond_t cond;
 	struct pager_stats stats; /* under lock */
 };
-
-int pager_open(void)
-{
-	long fd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-
-	return fd < 0 ? -errno : (int)fd;
-}
 
 /* ---- blocks ---- */
 
@@ -203,23 +195,22 @@ static void *pager_thread(void *opaque)
 
 /* ---- making and ending ---- */
 
-int pager_new(const struct pager_config *c, int uffd, struct pager **ret_p, struct err *e)
+int pager_new(const struct pager_config *c, const struct uffd *uffd, struct pager **ret_p,
+	struct err *e)
 {
-	struct uffdio_api api = { .api = UFFD_API };
 	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
 	struct pager *p = calloc(1, sizeof(*p));
 	int r = 0;
 
 	if (!p || bitmap_init(&p->loaded, c->header.layout.blocks) < 0 ||
 		posix_memalign((void **)&p->buf, 4096, VMSTATE_BLOCK_BYTES)) {
-		close(uffd);
 		if (p)
 			bitmap_done(&p->loaded);
 		free(p);
 		return err_set_errno(e, -ENOMEM, "pager");
 	}
 	p->c = *c;
-	p->uffd = uffd;
+	p->uffd = uffd->fd;
 	p->stop_fd = eventfd(0, EFD_CLOEXEC);
 	pthread_mutex_init(&p->lock, NULL);
 	pthread_cond_init(&p->cond, NULL);
@@ -227,8 +218,7 @@ int pager_new(const struct pager_config *c, int uffd, struct pager **ret_p, stru
 		p->stats.blocks_total += !is_absent(p, b);
 	reg.range.start = (uintptr_t)c->ram;
 	reg.range.len = ROUND_UP(c->header.layout.ram_bytes, 4096);
-	if (p->stop_fd < 0 || ioctl(uffd, UFFDIO_API, &api) < 0 ||
-		ioctl(uffd, UFFDIO_REGISTER, &reg) < 0)
+	if (p->stop_fd < 0 || ioctl(p->uffd, UFFDIO_REGISTER, &reg) < 0)
 		r = -errno;
 	if (r < 0) {
 		p->c.crcs = NULL;
@@ -283,7 +273,6 @@ void pager_free(struct pager *p)
 			log_error("pager", "cannot stop: %s", strerror(errno));
 		pthread_join(p->thread, NULL);
 	}
-	close(p->uffd);
 	if (p->stop_fd >= 0)
 		close(p->stop_fd);
 	pthread_cond_destroy(&p->cond);

@@ -15,6 +15,7 @@
 
 struct err;
 struct pager;
+struct uffd;
 
 struct pager_config {
 	struct vmstate_store *store; /* borrowed until pager_free() */
@@ -33,17 +34,15 @@ struct pager_stats {
 	bool complete, failed;
 };
 
-/* Is it allowed here? Opens the userfaultfd, before privileges are dropped.
- * Returns the fd; -EPERM, -ENOSYS. */
-int pager_open(void);
-/* Register the memory. uffd: taken. Returns 0 or -errno with a sentence. */
-int pager_new(const struct pager_config *c, int uffd, struct pager **ret_p, struct err *e);
+/* Register the memory. uffd: borrowed until pager_free(). Returns 0 or -errno with a sentence. */
+int pager_new(const struct pager_config *c, const struct uffd *uffd, struct pager **ret_p,
+	struct err *e);
 /* The thread. From here on the memory may be touched. */
 int pager_start(struct pager *p, struct err *e);
 /* Any thread: until everything is there. False when something could not be read. */
 bool pager_wait(struct pager *p);
 void pager_stats(struct pager *p, struct pager_stats *ret);
-/* Stops. What was not read yet is zeros from now on: for the end, or before a reset.
+/* Stops, and unregisters the memory. What was not read yet is zeros from now on: for the end, or before a reset.
  * NULL allowed. */
 void pager_free(struct pager *p);
 

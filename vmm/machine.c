@@ -250,6 +250,8 @@ static int machine_build(struct machine *m, int *fds, struct err *e)
 	if (!r)
 		r = memory_init(&m->mem, m->cfg.ram_bytes, m->cfg.huge_pages, e);
 	/* The assist's MSR filter and all slots before the irqchip: see kvm_create_irqchip(). */
+	if (!r && !m->cfg.huge_pages)
+		uffd_open(&m->uffd); /* without it, what is lazy or live is eager and stopped */
 	if (!r)
 		r = memory_attach(&m->mem, &m->kvm, e);
 	if (!r)
@@ -283,7 +285,7 @@ int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct loo
 	m->cfg = *cfg;
 	m->listener = *listener;
 	m->kvm.sys_fd = m->kvm.vm_fd = m->mem.fd = m->kernel_fd = m->initrd_fd =
-		m->restored_from.fd = -1;
+		m->restored_from.fd = m->uffd.fd = -1;
 	m->host.ops = &host_ops;
 	m->host.loop = l;
 	r = machine_build(m, fds, e);
@@ -336,6 +338,7 @@ void machine_free(struct machine *m)
 	for (unsigned i = 0; i < VM_CONSOLE_COUNT; i++)
 		console_free(m->consoles[i]);
 	machine_pager_end(m);
+	uffd_close(&m->uffd);
 	bus_free(m->pio);
 	bus_free(m->mmio);
 	kvm_done(&m->kvm);

@@ -5,6 +5,7 @@
 #define CAIRN_VMM_MACHINE_H
 
 #include "devices/dev_host.h"
+#include "snapshot/uffd.h"
 #include "snapshot/vmstate.h"
 #include "vmm/assist.h"
 #include "vmm/kvm.h"
@@ -60,6 +61,7 @@ struct machine {
 	unsigned ndisks;
 	int kernel_fd, initrd_fd;
 	bool booted; /* memory has been written to */
+	struct uffd uffd;    /* for pager and tracker; may be none */
 	struct pager *pager; /* while memory comes out of a saved state */
 	struct vmstate_file restored_from; /* fd -1: none */
 };

@@ -7,7 +7,6 @@
 #include "base/util.h"
 #include "devices/acpi_pm.h"
 #include "devices/pvpanic.h"
-#include "snapshot/pager.h"
 #include "vmm/machine.h"
 #include "vmm/vm_save.h"
 
@@ -48,7 +47,7 @@ struct vm {
 	char detail[VM_DETAIL_MAX];
 	uint64_t started_ns;
 	int end_fd;
-	int restore_fd, uffd; /* -1 once machine_restore() has them */
+	int restore_fd; /* -1 once machine_restore() has it */
 	bool memory_lost; /* part of the saved memory could not be read: never to run again */
 	pthread_mutex_t lock; /* the queue */
 	struct queued *queue;
@@ -516,7 +515,7 @@ int vm_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct loop *l,
 	vm->started_ns = realtime_ns();
 	vm->task.run = queue_run;
 	vm->work_task.run = work_progress;
-	vm->end_fd = vm->restore_fd = vm->uffd = -1;
+	vm->end_fd = vm->restore_fd = -1;
 	pthread_mutex_init(&vm->lock, NULL);
 	if (cfg->end_fd != VM_NO_FD) {
 		vm->end_fd = fds[cfg->end_fd];
@@ -525,8 +524,6 @@ int vm_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct loop *l,
 	if (cfg->restore_fd != VM_NO_FD) {
 		vm->restore_fd = fds[cfg->restore_fd];
 		fds[cfg->restore_fd] = -1;
-		/* Huge pages come whole: they are read before the VM runs. */
-		vm->uffd = cfg->eager || cfg->huge_pages ? -1 : pager_open();
 	}
 	r = machine_new(cfg, fds, nfds, l, &listener, &vm->m, e);
 	if (r < 0) {
@@ -541,7 +538,7 @@ int vm_load(struct vm *vm, struct err *e)
 {
 	if (vm->restore_fd < 0)
 		return machine_boot(vm->m, e);
-	return machine_restore(vm->m, steal_fd(&vm->restore_fd), steal_fd(&vm->uffd), e);
+	return machine_restore(vm->m, steal_fd(&vm->restore_fd), e);
 }
 
 void vm_free(struct vm *vm)
@@ -551,8 +548,6 @@ void vm_free(struct vm *vm)
 	machine_free(vm->m);
 	if (vm->restore_fd >= 0)
 		close(vm->restore_fd);
-	if (vm->uffd >= 0)
-		close(vm->uffd);
 	if (vm->end_fd >= 0)
 		close(vm->end_fd);
 	pthread_mutex_destroy(&vm->lock);

@@ -189,20 +189,19 @@ static void pager_failed(void *opaque, const struct err *e)
 }
 
 /* Takes crcs on success. */
-static int ram_load_lazily(struct machine *m, const struct vmstate_header *h, uint32_t *crcs, int uffd,
+static int ram_load_lazily(struct machine *m, const struct vmstate_header *h, uint32_t *crcs,
 	struct err *e)
 {
 	struct pager_config c = { .store = &m->restored_from.store, .header = *h, .crcs = crcs,
 		.ram = m->mem.host, .failed = pager_failed, .opaque = m };
-	int r = pager_new(&c, uffd, &m->pager, e);
+	int r = pager_new(&c, &m->uffd, &m->pager, e);
 
 	return r < 0 ? r : pager_start(m->pager, e);
 }
 
-int machine_restore(struct machine *m, int fd, int uffd_taken, struct err *e)
+int machine_restore(struct machine *m, int fd, struct err *e)
 {
 	struct vmstate_store *s = &m->restored_from.store;
-	CLEANUP_CLOSE int uffd = uffd_taken;
 	CLEANUP_FREE uint8_t *sections = NULL;
 	CLEANUP_FREE uint32_t *crcs = NULL;
 	struct vmstate_header h;
@@ -218,8 +217,8 @@ int machine_restore(struct machine *m, int fd, int uffd_taken, struct err *e)
 		r = machine_state_check(m, sections, h.sections_bytes, e);
 	if (!r)
 		r = vmstate_read_crcs(s, &h, &crcs, e);
-	if (!r && uffd >= 0) {
-		r = ram_load_lazily(m, &h, crcs, steal_fd(&uffd), e);
+	if (!r && m->uffd.fd >= 0 && !m->cfg.eager) {
+		r = ram_load_lazily(m, &h, crcs, e);
 		crcs = m->pager ? NULL : crcs;
 	} else if (!r) {
 		r = ram_load(m, s, &h, crcs, e);

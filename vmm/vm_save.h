@@ -14,7 +14,8 @@ int vm_save(struct vm *vm, struct worker *w, int state_fd, int definition_fd,
 	void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e);
 
 /* In place of machine_boot(), before the threads are made. Everything small is checked before
- * anything is set; RAM is read by a pager over uffd, or, with uffd -1, here. fds: taken. */
-int machine_restore(struct machine *m, int fd, int uffd, struct err *e);
+ * anything is set; RAM is read by a pager, or, where userfaultfd is not to be had or the
+ * configuration says so, here. fd: taken. */
+int machine_restore(struct machine *m, int fd, struct err *e);
 
 #endif

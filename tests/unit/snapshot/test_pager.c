@@ -9,6 +9,7 @@
 #include "base/err.h"
 #include "base/util.h"
 #include "snapshot/pager.h"
+#include "snapshot/uffd.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -25,6 +26,7 @@ struct fixture {
 	struct vmstate_file file;
 	struct pager_config c;
 	struct pager *p;
+	struct uffd uffd;
 	uint8_t *expect;
 	atomic_int failures;
 	char sentence[ERR_SENTENCE_MAX];
@@ -60,6 +62,7 @@ static int setup(void **state)
 	struct vmstate_result result;
 
 	fx = f;
+	f->uffd.fd = -1;
 	*state = f;
 	f->expect = calloc(1, RAM_BYTES);
 	for (size_t i = 0; i < RAM_BYTES; i += 512) /* every third block stays zeros */
@@ -81,15 +84,15 @@ static int setup(void **state)
 static void begin(struct fixture *f)
 {
 	struct err e = { 0 };
-	int uffd = pager_open();
+	int r = uffd_open(&f->uffd);
 
-	if (uffd < 0) {
-		print_message("skipped: no userfaultfd for this user (%s)\n", strerror(-uffd));
+	if (r < 0) {
+		print_message("skipped: no userfaultfd for this user (%s)\n", strerror(-r));
 		skip();
 	}
 	f->c.ram = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	assert_true(f->c.ram != MAP_FAILED);
-	if (pager_new(&f->c, uffd, &f->p, &e) < 0 || pager_start(f->p, &e) < 0)
+	if (pager_new(&f->c, &f->uffd, &f->p, &e) < 0 || pager_start(f->p, &e) < 0)
 		fail_msg("%s", e.msg);
 }
 
@@ -98,6 +101,7 @@ static int teardown(void **state)
 	struct fixture *f = *state;
 
 	pager_free(f->p);
+	uffd_close(&f->uffd);
 	if (f->c.ram)
 		munmap(f->c.ram, RAM_BYTES);
 	close(f->file.fd);
