@@ -1,0 +1,69 @@
+/* tracker: which blocks of RAM the guest (and its devices) write to, and what was in them
+ * before: write protection by userfaultfd, in blocks of VMSTATE_BLOCK_BYTES.
+ *
+ *   arm      once, while the guest runs: everything becomes protected. Slow for much RAM
+ *            (20 µs a MiB), so not in the pause.
+ *   mark     in a pause, devices drained: blocks written since the last mark are protected
+ *            again: its time follows what was dirtied, not RAM's size.
+ *   save     from a mark on: each wanted block's content as it was at the mark, once, while
+ *            the guest runs. A block about to be written is copied aside first.
+ *
+ * A write costs a fault the first time after a mark and nothing after it. I/O that was
+ * started before arming may write without a fault; that is why a mark comes with devices
+ * drained.
+ *
+ * Threads: the tracker's own answers faults. arm, save_next and save_end run on one worker;
+ * mark, save_begin and free on the main thread. */
+#ifndef CAIRN_SNAPSHOT_TRACKER_H
+#define CAIRN_SNAPSHOT_TRACKER_H
+
+#include "snapshot/vmstate.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct bitmap;
+struct err;
+struct tracker;
+struct uffd;
+
+struct tracker_config {
+	const struct uffd *uffd; /* borrowed; can_protect */
+	uint8_t *ram;
+	uint64_t ram_bytes;
+	/* Bytes that may wait aside for save_next(). Above it, threads for which may_wait() is true
+	 * (vCPUs) wait; others (disks, which save_next's reader may depend on) never do. */
+	uint64_t aside_max_bytes;
+	bool (*may_wait)(void *opaque, int tid);
+	void *opaque;
+};
+
+/* Registers the memory. Nothing else may have it registered. */
+int tracker_new(const struct tracker_config *c, struct tracker **ret_t, struct err *e);
+/* The thread. */
+int tracker_start(struct tracker *t, struct err *e);
+/* Unprotects and unregisters. No save is under way. NULL allowed. */
+void tracker_free(struct tracker *t);
+
+int tracker_arm(struct tracker *t, struct err *e);
+/* *ret_dirty: a bit for each block written since the last mark (after the first, everything
+ * that was written since arming began: for the first mark take all blocks as dirty). Has
+ * room for all blocks; overwritten. */
+int tracker_mark(struct tracker *t, struct bitmap *ret_dirty, struct err *e);
+
+/* Right after a mark, still paused. wanted: blocks to be saved; copied. */
+int tracker_save_begin(struct tracker *t, const struct bitmap *wanted, struct err *e);
+/* The next block's content into buf (VMSTATE_BLOCK_BYTES). Those aside come first. False: that
+ * was all. */
+bool tracker_save_next(struct tracker *t, uint64_t *ret_block, uint8_t *buf);
+/* All taken, or given up. */
+void tracker_save_end(struct tracker *t);
+
+struct tracker_stats {
+	uint64_t faults, copied_aside, waits;
+	uint64_t dirty_blocks; /* since the last mark */
+};
+void tracker_stats(struct tracker *t, struct tracker_stats *ret);
+
+#endif

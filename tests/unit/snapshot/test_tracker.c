@@ -1,0 +1,287 @@
+/* Memory as it was at a mark, while it goes on changing. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "base/bitmap.h"
+#include "base/err.h"
+#include "base/util.h"
+#include "snapshot/tracker.h"
+#include "snapshot/uffd.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define RAM_BYTES (8 * MIB + 4096)
+#define BLOCKS DIV_ROUND_UP(RAM_BYTES, VMSTATE_BLOCK_BYTES)
+#define WRITERS 3
+
+struct fixture {
+	struct uffd uffd;
+	struct tracker_config c;
+	struct tracker *t;
+	struct bitmap dirty, all;
+	uint8_t *before, buf[VMSTATE_BLOCK_BYTES];
+	pthread_t writer[WRITERS];
+	atomic_bool stop, hold;
+	atomic_uint holding;
+};
+
+static bool everybody_waits(void *opaque, int tid)
+{
+	(void)opaque;
+	assert_true(tid > 0);
+	return true;
+}
+
+static int setup(void **state)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+
+	*state = f;
+	f->before = malloc(RAM_BYTES);
+	assert_int_equal(bitmap_init(&f->dirty, BLOCKS), 0);
+	assert_int_equal(bitmap_init(&f->all, BLOCKS), 0);
+	for (size_t b = 0; b < BLOCKS; b++)
+		bitmap_set(&f->all, b);
+	f->c.ram = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	assert_true(f->c.ram != MAP_FAILED);
+	f->c.ram_bytes = RAM_BYTES;
+	f->c.aside_max_bytes = 64 * MIB;
+	f->c.uffd = &f->uffd;
+	return 0;
+}
+
+static void begin(struct fixture *f)
+{
+	struct err e = { 0 };
+
+	if (uffd_open(&f->uffd) < 0 || !f->uffd.can_protect) {
+		print_message("skipped: no write protection by userfaultfd on this host\n");
+		skip();
+	}
+	if (tracker_new(&f->c, &f->t, &e) < 0 || tracker_start(f->t, &e) < 0 ||
+		tracker_arm(f->t, &e) < 0)
+		fail_msg("%s", e.msg);
+}
+
+static void mark(struct fixture *f)
+{
+	struct err e = { 0 };
+
+	if (tracker_mark(f->t, &f->dirty, &e) < 0)
+		fail_msg("%s", e.msg);
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	tracker_free(f->t);
+	uffd_close(&f->uffd);
+	munmap(f->c.ram, RAM_BYTES);
+	bitmap_done(&f->dirty);
+	bitmap_done(&f->all);
+	free(f->before);
+	free(f);
+	return 0;
+}
+
+static void test_dirty_is_what_was_written(void **state)
+{
+	struct fixture *f = *state;
+
+	begin(f);
+	mark(f);
+	f->c.ram[3 * VMSTATE_BLOCK_BYTES + 100] = 1;
+	f->c.ram[3 * VMSTATE_BLOCK_BYTES + 50000] = 1;
+	f->c.ram[RAM_BYTES - 1] = 2; /* a page that was never there, in the short block */
+	assert_int_equal(f->c.ram[5 * VMSTATE_BLOCK_BYTES], 0); /* reading is no writing */
+	mark(f);
+	assert_int_equal(bitmap_count(&f->dirty), 2);
+	assert_true(bitmap_test(&f->dirty, 3));
+	assert_true(bitmap_test(&f->dirty, BLOCKS - 1));
+	mark(f);
+	assert_int_equal(bitmap_count(&f->dirty), 0);
+	f->c.ram[3 * VMSTATE_BLOCK_BYTES] = 9; /* protected again */
+	mark(f);
+	assert_int_equal(bitmap_count(&f->dirty), 1);
+	assert_true(bitmap_test(&f->dirty, 3));
+}
+
+/* Writers that never stand still but at the mark. */
+static void *writer(void *opaque)
+{
+	struct fixture *f = opaque;
+	unsigned seed = (unsigned)(uintptr_t)pthread_self();
+
+	while (!atomic_load(&f->stop)) {
+		size_t off = ((size_t)rand_r(&seed) * 8192 + (size_t)rand_r(&seed) % 8192) % RAM_BYTES;
+
+		if (atomic_load(&f->hold)) {
+			atomic_fetch_add(&f->holding, 1);
+			while (atomic_load(&f->hold))
+				usleep(100);
+			atomic_fetch_sub(&f->holding, 1);
+		}
+		f->c.ram[off]++;
+	}
+	return NULL;
+}
+
+static void writers_start(struct fixture *f)
+{
+	for (int i = 0; i < WRITERS; i++)
+		assert_int_equal(pthread_create(&f->writer[i], NULL, writer, f), 0);
+}
+
+static void writers_hold(struct fixture *f)
+{
+	atomic_store(&f->hold, true);
+	while (atomic_load(&f->holding) < WRITERS)
+		usleep(50);
+}
+
+static void writers_release(struct fixture *f)
+{
+	atomic_store(&f->hold, false);
+	while (atomic_load(&f->holding))
+		usleep(50);
+}
+
+static void writers_stop(struct fixture *f)
+{
+	atomic_store(&f->stop, true);
+	for (int i = 0; i < WRITERS; i++)
+		pthread_join(f->writer[i], NULL);
+}
+
+/* Take all wanted blocks; each has to be as it was, and comes once. */
+static void save_and_compare(struct fixture *f, const struct bitmap *wanted, unsigned delay_us)
+{
+	struct bitmap seen;
+	uint64_t block;
+
+	assert_int_equal(bitmap_init(&seen, BLOCKS), 0);
+	while (tracker_save_next(f->t, &block, f->buf)) {
+		size_t len = (size_t)MIN(VMSTATE_BLOCK_BYTES, RAM_BYTES - block * VMSTATE_BLOCK_BYTES);
+
+		assert_false(bitmap_test(&seen, block));
+		assert_true(bitmap_test(wanted, block));
+		bitmap_set(&seen, block);
+		assert_memory_equal(f->buf, f->before + block * VMSTATE_BLOCK_BYTES, len);
+		if (delay_us)
+			usleep(delay_us);
+	}
+	assert_int_equal(bitmap_count(&seen), bitmap_count(wanted));
+	tracker_save_end(f->t);
+	bitmap_done(&seen);
+}
+
+static void save_round(struct fixture *f, const struct bitmap *wanted, unsigned delay_us)
+{
+	writers_hold(f);
+	mark(f);
+	assert_int_equal(tracker_save_begin(f->t, wanted ? wanted : &f->dirty, NULL), 0);
+	memcpy(f->before, f->c.ram, RAM_BYTES);
+	writers_release(f);
+	save_and_compare(f, wanted ? wanted : &f->dirty, delay_us);
+}
+
+static void test_saved_as_it_was_while_writers_run(void **state)
+{
+	struct fixture *f = *state;
+	struct tracker_stats s;
+
+	begin(f);
+	writers_start(f);
+	for (int i = 0; i < 20; i++)
+		save_round(f, &f->all, i % 4 ? 0 : 200);
+	writers_stop(f);
+	tracker_stats(f->t, &s);
+	assert_true(s.copied_aside > 0);
+}
+
+/* The next one needs only what was written since: together they are all of it. */
+static void test_increments_add_up(void **state)
+{
+	struct fixture *f = *state;
+	uint8_t *copy = malloc(RAM_BYTES);
+
+	begin(f);
+	writers_start(f);
+	save_round(f, &f->all, 0);
+	memcpy(copy, f->before, RAM_BYTES);
+	for (int i = 0; i < 10; i++) {
+		save_round(f, NULL, 100);
+		for (size_t b = 0; b < BLOCKS; b++)
+			if (bitmap_test(&f->dirty, b))
+				memcpy(copy + b * VMSTATE_BLOCK_BYTES, f->before + b * VMSTATE_BLOCK_BYTES,
+					MIN(VMSTATE_BLOCK_BYTES, RAM_BYTES - b * VMSTATE_BLOCK_BYTES));
+		assert_memory_equal(copy, f->before, RAM_BYTES);
+	}
+	writers_stop(f);
+	free(copy);
+}
+
+/* Little room aside: writers wait, nothing is lost, and they go on. */
+static void test_bounded(void **state)
+{
+	struct fixture *f = *state;
+	struct tracker_stats s;
+
+	f->c.aside_max_bytes = 2 * VMSTATE_BLOCK_BYTES;
+	f->c.may_wait = everybody_waits;
+	begin(f);
+	writers_start(f);
+	for (int i = 0; i < 5; i++)
+		save_round(f, &f->all, 200);
+	tracker_stats(f->t, &s);
+	assert_true(s.waits > 0);
+	writers_hold(f); /* all of them are alive */
+	writers_release(f);
+	writers_stop(f);
+}
+
+static void test_given_up_in_the_middle(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t block;
+
+	f->c.aside_max_bytes = VMSTATE_BLOCK_BYTES;
+	f->c.may_wait = everybody_waits;
+	begin(f);
+	writers_start(f);
+	writers_hold(f);
+	mark(f);
+	assert_int_equal(tracker_save_begin(f->t, &f->all, NULL), 0);
+	writers_release(f);
+	usleep(20000); /* they run into the bound */
+	assert_true(tracker_save_next(f->t, &block, f->buf));
+	tracker_save_end(f->t);
+	writers_hold(f);
+	writers_release(f);
+	writers_stop(f);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_dirty_is_what_was_written, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_saved_as_it_was_while_writers_run, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_increments_add_up, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_bounded, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_given_up_in_the_middle, setup, teardown),
+	};
+
+	alarm(60);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
