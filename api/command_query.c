@@ -3,6 +3,7 @@
 #include "api/conn.h"
 #include "api/daemon.h"
 #include "api/js.h"
+#include "api/text.h"
 #include "api/vm.h"
 #include "api/vm_process.h"
 #include "base/err.h"
@@ -121,6 +122,7 @@ static struct json_object *disk_figures(const struct vm_disk_info *d)
 
 	memcpy(id, d->id, sizeof(id));
 	id[sizeof(id) - 1] = 0;
+	text_clean(id);
 	js_put_str(o, "id", id);
 	js_put_uint(o, "size", d->size_bytes);
 	js_put_uint(o, "rd-reqs", d->rd_reqs);

@@ -1,4 +1,5 @@
 #include "api/js.h"
+#include "api/text.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
@@ -165,27 +166,6 @@ const char *js_type_words(struct json_object *o)
 	}
 }
 
-/* One code point of s; *len is set to the bytes it took. U+FFFD and 1 when malformed. */
-static uint32_t utf8_next(const unsigned char *s, size_t left, size_t *len)
-{
-	static const uint32_t least[] = { 0, 0, 0x80, 0x800, 0x10000 };
-	size_t n = s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : 2;
-	uint32_t c = s[0] & (0x7fu >> n);
-
-	*len = 1;
-	if (s[0] < 0xc2 || s[0] > 0xf4 || left < n)
-		return 0xfffd;
-	for (size_t i = 1; i < n; i++) {
-		if ((s[i] & 0xc0) != 0x80)
-			return 0xfffd;
-		c = c << 6 | (s[i] & 0x3fu);
-	}
-	if (c < least[n] || c > 0x10ffff || (c >= 0xd800 && c < 0xe000))
-		return 0xfffd;
-	*len = n;
-	return c;
-}
-
 static char *put_escape(char *p, uint32_t c)
 {
 	if (c < 0x10000)
@@ -215,7 +195,7 @@ char *js_line(struct json_object *o, size_t *ret_len)
 		else if (s[i] == 0x7f)
 			p = put_escape(p, 0x7f);
 		else
-			p = put_escape(p, utf8_next(s + i, len - i, &n));
+			p = put_escape(p, text_next(s + i, len - i, &n));
 	}
 	memcpy(p, "\r\n", 3);
 	*ret_len = (size_t)(p - line) + 2;

@@ -1,6 +1,7 @@
 #include "api/vm_process.h"
 #include "api/vm_socket.h"
 #include "api/config.h"
+#include "api/text.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
@@ -162,6 +163,14 @@ void vm_process_request(struct vm_process *p, enum vm_msg_type type, const void 
 
 /* ---- messages ---- */
 
+static void event_clean(struct vm_event *ev)
+{
+	ev->device[sizeof(ev->device) - 1] = 0;
+	ev->detail[sizeof(ev->detail) - 1] = 0;
+	text_clean(ev->device);
+	text_clean(ev->detail);
+}
+
 static void reply_take(struct vm_process *p, const struct channel_msg *m)
 {
 	struct vm_request *r = p->first;
@@ -180,14 +189,14 @@ static void reply_take(struct vm_process *p, const struct channel_msg *m)
 	if (reply->error < 0 || reply->error > 0) {
 		e.cls = reply->cls < ERR_CLASS_COUNT ? reply->cls : ERR_GENERIC;
 		snprintf(e.msg, sizeof(e.msg), "%s", reply->msg);
+		text_clean(e.msg);
 	}
 	request_finish(p, r, reply->error ? -EREMOTEIO : 0, NULL, &e);
 }
 
 static void event_take(struct vm_process *p, struct vm_event *ev)
 {
-	ev->device[sizeof(ev->device) - 1] = 0;
-	ev->detail[sizeof(ev->detail) - 1] = 0;
+	event_clean(ev);
 	if (ev->kind == VM_EVENT_PHASE && ev->phase == VM_PHASE_ENDED) {
 		p->end.said = true;
 		p->end.event = *ev;
@@ -346,8 +355,7 @@ bool vm_process_read_end(int end_fd, struct vm_event *ev)
 {
 	if (pread_full(end_fd, ev, sizeof(*ev), 0) < 0)
 		return false;
-	ev->device[sizeof(ev->device) - 1] = 0;
-	ev->detail[sizeof(ev->detail) - 1] = 0;
+	event_clean(ev);
 	return ev->kind == VM_EVENT_PHASE && ev->phase == VM_PHASE_ENDED;
 }
 

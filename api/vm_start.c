@@ -5,6 +5,7 @@
 #include "api/daemon.h"
 #include "api/js.h"
 #include "api/store.h"
+#include "api/text.h"
 #include "api/vm_life.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -236,6 +237,7 @@ static void adopt_done(void *opaque, int r, const struct vm_info *info, const st
 		struct vm_info copy = *info;
 
 		copy.detail[sizeof(copy.detail) - 1] = 0;
+		text_clean(copy.detail);
 		taken_back(vm, &copy);
 		return;
 	}

@@ -178,6 +178,41 @@ def test_io_error_pauses_with_its_reason(fake):
     fake.cairn("resume", "vm1")
 
 
+def test_what_a_vm_process_says_is_not_trusted(fake):
+    fake.define("vm1", cmdline="rude-after=10")
+    fake.cairn("start", "vm1")
+    fake.wait("vm1", "crashed")
+    assert fake.info("vm1")["detail"] == "?[2J??("
+    fake.stop()
+    fake.start()  # its state file is sound
+    assert fake.info("vm1")["reason"] == "guest panicked"
+    assert "damaged" not in fake.log.read_text()
+
+
+@pytest.mark.seconds(90)
+def test_time_limits(fake):
+    fake.define("silent", cmdline="silent-at-config")
+    fake.define("mute", cmdline="mute")
+    q, starter, suspender = fake.qmp(timeout=45), fake.qmp(timeout=45), fake.qmp(timeout=45)
+    begin = time.monotonic()
+    starter.send(b'{"execute":"vm-start","arguments":{"vm":"silent"}}')
+    q.run("vm-start", vm="mute")
+    suspender.send(b'{"execute":"vm-suspend","arguments":{"vm":"mute"}}')
+    # What the daemon knows by itself is told, soon.
+    assert q.run("vm-info", vm="mute")["state"] == "running"
+    assert 0.5 < time.monotonic() - begin < 5
+    e = suspender.answer()["error"]
+    assert e["class"] == "Timeout" and "did not answer in time" in e["desc"]
+    assert 9 < time.monotonic() - begin < 20
+    e = starter.answer()["error"]
+    assert e["class"] == "Timeout"
+    assert 29 < time.monotonic() - begin < 40
+    time.sleep(0.2)
+    assert q.run("vm-info", vm="silent")["reason"] == "failed"
+    assert q.run("vm-info", vm="mute")["state"] == "running"
+    q.run("vm-destroy", vm="mute")
+
+
 # ---- policies ----
 
 def test_on_crash_restart_gives_up(fake):
@@ -287,6 +322,32 @@ def test_socket_is_private(fake):
     assert os.stat(fake.socket).st_mode & 0o777 == 0o600
     assert os.stat(fake.state / "run").st_mode & 0o777 == 0o700
     assert os.stat(fake.state / "vms").st_mode & 0o777 == 0o700
+
+
+def test_a_stranger_learns_nothing(fake):
+    if os.geteuid():
+        pytest.skip("needs root, to be somebody else")
+    fake.define("secret")
+    # Let in by mistake: the socket's mode is not the only guard.
+    os.chmod(fake.socket, 0o666)
+    for d in [fake.tmp, *fake.tmp.parents][:4]:
+        os.chmod(d, os.stat(d).st_mode | 0o011)
+    script = (
+        "import socket, sys\n"
+        f"s = socket.socket(socket.AF_UNIX); s.connect({fake.socket!r}); s.settimeout(5); s.recv(9999)\n"
+        "s.sendall(b'{\"execute\":\"qmp_capabilities\"}'); s.recv(9999)\n"
+        "for c in sys.argv[1:]:\n"
+        "    s.sendall(b'{\"execute\":\"' + c.encode() + b'\",\"arguments\":{\"vm\":\"secret\"}}')\n"
+        "    print(s.recv(9999).decode().strip())\n")
+    names = [c["name"] for c in fake.qmp().run("query-commands") if c["name"].startswith("vm-")]
+    names.remove("vm-list")
+    r = subprocess.run(["/usr/bin/python3", "-c", script, *names], user=65534,
+                       group=65534, extra_groups=[], capture_output=True, text=True, timeout=20)
+    lines = r.stdout.splitlines()
+    assert len(lines) == len(names), r.stderr
+    for name, line in zip(names, lines):
+        e = json.loads(line)["error"]
+        assert e["class"] == "PermissionDenied" and e["desc"].startswith(name + " needs the role of")
 
 
 def test_a_path_too_long_for_a_socket(tmp_path):

@@ -6,6 +6,7 @@
  *   kill-after=MS garbage-after=MS close-after=MS off-after=MS panic-after=MS
  *   exit-after=MS:VALUE (debug exit)  io-error-after=MS  crash-after=MS (preserved)
  *   deaf (ignores the power button)  stubborn (ignores quit)  event-last (replies first)
+ *   mute (answers nothing once it runs)  rude-after=MS (panics, in bytes that are no text)
  * FAKE_VM=die-at-start in the environment: ends before it accepts. */
 #include "base/err.h"
 #include "vmm/vm_msg.h"
@@ -109,6 +110,8 @@ static void due(struct fake *f)
 		end(f, VM_REASON_GUEST_SHUTDOWN, 0, "", VM_EXIT_OK);
 	else if (!strcmp(what, "panic-after="))
 		end(f, VM_REASON_GUEST_PANICKED, 1, "pvpanic", VM_EXIT_PANICKED);
+	else if (!strcmp(what, "rude-after="))
+		end(f, VM_REASON_GUEST_PANICKED, 1, "\x1b[2J\xff\xc3(", VM_EXIT_PANICKED);
 	else if (!strcmp(what, "exit-after=")) {
 		const char *colon = strchr(word(f, what), ':');
 
@@ -128,7 +131,8 @@ static void due(struct fake *f)
 static void schedule(struct fake *f)
 {
 	static const char *const words[] = { "kill-after=", "garbage-after=", "close-after=",
-		"off-after=", "panic-after=", "exit-after=", "crash-after=", "io-error-after=" };
+		"off-after=", "panic-after=", "exit-after=", "crash-after=", "io-error-after=",
+		"rude-after=" };
 
 	for (unsigned i = 0; i < sizeof(words) / sizeof(words[0]); i++)
 		if (word(f, words[i])) {
@@ -194,6 +198,8 @@ static void handle(struct fake *f, struct channel_msg *m)
 {
 	bool late = word(f, "event-last");
 
+	if (f->configured && word(f, "mute"))
+		return;
 	switch (m->head.type) {
 	case VM_MSG_CONFIG:
 		configure(f, m);

@@ -1,6 +1,7 @@
 /* QMP's framing: the same texts come out however the bytes were cut, and nothing a client
  * sends makes it grow without bound. */
 #include "api/js.h"
+#include "api/text.h"
 #include "api/wire.h"
 #include "base/err.h"
 
@@ -187,6 +188,15 @@ static void test_line(void **state)
 	free(line);
 }
 
+static void test_clean(void **state)
+{
+	char text[] = "a\x1b[2J\n\x7f \xc3\xa4 \xf0\x9f\x98\x80 \xff \xc3( \xc2\x9b \xe2\x82";
+
+	(void)state;
+	text_clean(text);
+	assert_string_equal(text, "a?[2J?? \xc3\xa4 \xf0\x9f\x98\x80 ? ?( ?? ??");
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -197,6 +207,7 @@ int main(void)
 		cmocka_unit_test(test_floods),
 		cmocka_unit_test(test_memory_is_given_back),
 		cmocka_unit_test(test_line),
+		cmocka_unit_test(test_clean),
 	};
 
 	alarm(30);
