@@ -240,20 +240,3 @@ def linux(**more):
         g.close()
         raise
     return g
-
-
-def limit_fixture(seconds):
-    """A pytest fixture for a test's time limit: it fails, and its guests are killed."""
-    import pytest
-
-    @pytest.fixture
-    def limit():
-        def late(*_):
-            raise TimeoutError(f"the test took more than {seconds} s")
-        before = signal.signal(signal.SIGALRM, late)
-        signal.alarm(seconds)
-        yield
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-    return limit

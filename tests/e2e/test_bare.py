@@ -15,9 +15,8 @@ from guestlib import Guest, GuestError, definition, disk, interp
 KIND = guestlib.host_kind()
 pytestmark = [
     pytest.mark.skipif(KIND == "none", reason="no usable /dev/kvm"),
-    pytest.mark.usefixtures("limit"),
+    pytest.mark.seconds(120),
 ]
-limit = guestlib.limit_fixture(120)
 
 SECTOR = 512
 NEEDS_RESET = 0x40
@@ -284,12 +283,13 @@ def test_malformed_ring(guest, mode):
 
 
 def test_ports_that_nobody_claims(guest):
-    assert guest.values("ports 0 0xffff 3", 120)["unclaimed"] > 20000
+    step = 37 if "CAIRN_IN_SVMHOST" in os.environ else 3  # an exit costs 0.3 ms there
+    assert guest.values(f"ports 0 0xffff {step}")["unclaimed"] > 60000 // step
     assert guest.command("echo alive") == ["alive"]
 
 
 @pytest.mark.parametrize("first", ["0xc8000000", "0xe0100000", "0xfec01000", "0xfed00000", "0x100000000",
-                                   "0xfffffff000", "0x7ffffff00000"])
+                                   "0x7fffff0000"])
 def test_addresses_that_nobody_claims(guest, first):
     guest.command(f"addresses {first} {int(first, 16) + 0x8000:#x} 0x800")
     assert guest.command("echo alive") == ["alive"]

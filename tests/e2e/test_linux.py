@@ -1,0 +1,163 @@
+"""The small Linux under `cairn run`: disk, console, button, second start. On a host whose KVM emulates
+kernel mode a start takes ten seconds, so there few tests share one."""
+
+import os
+import re
+import subprocess
+import time
+
+import pytest
+
+import guestlib
+from guestlib import GuestError, disk
+
+KIND = guestlib.host_kind()
+pytestmark = [
+    pytest.mark.skipif(KIND == "none", reason="no usable /dev/kvm"),
+    pytest.mark.seconds(1500),  # the first test that needs a kernel builds it
+]
+slow_kernel = pytest.mark.skipif(KIND == "pvm", reason="one start is enough where a kernel runs in an emulator; "
+                                 "test_svmhost.py runs this one")
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = str(tmp_path / "disk.img")
+    with open(path, "wb") as f:
+        f.truncate(32 << 20)
+    subprocess.run(["/sbin/mke2fs", "-q", "-F", path], check=True)
+    return path
+
+
+def press_button(g):
+    """`cairn run` presses it at SIGTERM."""
+    g.terminate()
+    g.expect("cairn-guest: power button")
+    assert g.wait() == guestlib.EXIT_OK
+
+
+def test_file_survives_shutdown_and_second_start(image):
+    with guestlib.linux(disks=[disk(image, serial="cairn-0001")]) as g:
+        assert any("cairn-0001" in l for l in g.command("block"))
+        g.command("mount /dev/vda /mnt ext2")
+        g.command("write /mnt/note written before the button")
+        g.command("fill /mnt/data 0 4M 7")
+        # All that a machine has to give Linux without quirks on the command line.
+        devices = g.command("pci")
+        assert any("1af4:1042" in l and "driver virtio-pci" in l for l in devices)
+        assert any("1af4:1044" in l and "driver virtio-pci" in l for l in devices)
+        assert re.search("PNP0A08|PNP0A03", "\n".join(g.command("acpi")))
+        assert any(l.startswith("hwrng ") for l in g.command("random 16"))
+        press_button(g)
+    assert subprocess.run(["/sbin/e2fsck", "-fn", image], stdout=subprocess.DEVNULL).returncode == 0
+    with guestlib.linux(disks=[disk(image)]) as g:
+        g.command("mount /dev/vda /mnt ext2 ro")
+        assert g.command("read /mnt/note") == ["written before the button"]
+        g.command("verify /mnt/data 0 4M 7")
+        with pytest.raises(GuestError):
+            g.command("write /mnt/note again")
+        press_button(g)
+
+
+@slow_kernel
+@pytest.mark.parametrize("kernel", ["vmlinux", "bzImage"])
+def test_both_kinds_of_kernel_file(kernel):
+    with guestlib.linux(kernel=kernel) as g:
+        assert "Linux 6.1" in g.command("uname")[0]
+        press_button(g)
+
+
+@slow_kernel
+def test_memory_above_4_gib():
+    with guestlib.linux(memory="5G") as g:
+        total = re.search(r"MemTotal:\s+(\d+) kB", "\n".join(g.command("mem")))
+        assert 4.7 * (1 << 20) < int(total.group(1)) < 5 << 20
+        g.command("fill-ram 64 3")
+        g.command("verify-ram")
+
+
+@slow_kernel
+@pytest.mark.parametrize("vcpus", [2, 4])
+def test_processors(vcpus):
+    with guestlib.linux(variant="smp", vcpus=vcpus) as g:
+        assert g.command("cpus")[0] == str(vcpus)
+        assert len(g.command("run-cpus 300")) == vcpus
+        g.command("cpu 1 off")
+        assert g.command("cpus")[0] == str(vcpus - 1)
+        g.command("cpu 1 on")
+        press_button(g)
+
+
+@slow_kernel
+def test_reboot_comes_back(image):
+    with guestlib.linux(disks=[disk(image)]) as g:
+        g.command("mount /dev/vda /mnt ext2")
+        g.command("write /mnt/a kept")
+        g.send("reboot\n")
+        g.expect("cairn-guest: ready")
+        g.line()
+        g.command("mount /dev/vda /mnt ext2")
+        assert g.command("read /mnt/a") == ["kept"]
+        press_button(g)
+
+
+@slow_kernel
+def test_poweroff_from_inside():
+    with guestlib.linux() as g:
+        g.send("poweroff\n")
+        assert g.wait() == guestlib.EXIT_OK
+
+
+@slow_kernel
+def test_panic_is_seen():
+    """panic=-1 reboots after pvpanic or without it; either way it is not an end with status 0."""
+    with guestlib.linux(on_reboot="destroy", on_crash="destroy") as g:
+        g.send("panic\n")
+        g.expect("Kernel panic")
+        g.wait()
+
+
+@slow_kernel
+def test_clock_and_ticks():
+    with guestlib.linux() as g:
+        assert "kvm-clock" in "\n".join(g.command("clocksource"))
+
+        def now():
+            return float(re.search(r"monotonic ([\d.]+)", "\n".join(g.command("clock"))).group(1))
+
+        first, before = now(), time.monotonic()
+        time.sleep(1)
+        passed = now() - first
+        assert abs(passed - (time.monotonic() - before)) < 0.2
+
+
+@slow_kernel
+def test_qcow2_disk(tmp_path, image):
+    qcow2 = str(tmp_path / "disk.qcow2")
+    subprocess.run(["qemu-img", "convert", "-O", "qcow2", image, qcow2], check=True)
+    for turn in range(2):
+        with guestlib.linux(disks=[disk(qcow2, format="qcow2")]) as g:
+            g.command("mount /dev/vda /mnt ext2")
+            if turn == 0:
+                g.command("fill /mnt/data 0 8M 11")
+            g.command("verify /mnt/data 0 8M 11")
+            press_button(g)
+    subprocess.run(["qemu-img", "check", "-q", qcow2], check=True)
+
+
+@slow_kernel
+def test_two_disks_and_discard(tmp_path, image):
+    second = str(tmp_path / "second.img")
+    with open(second, "wb") as f:
+        f.write(os.urandom(4 << 20))
+    disks = [disk(image), disk(second, id="vdb", queues=1)]
+    with guestlib.linux(disks=disks) as g:
+        g.command("fill /dev/vdb 0 4M 5 direct")
+        g.command("verify /dev/vdb 0 4M 5 direct")
+        g.command("zeroout /dev/vdb 1M 1M")
+        g.command("discard /dev/vdb 2M 1M")
+        g.command("verify /dev/vdb 0 1M 5")
+        press_button(g)
+    with open(second, "rb") as f:
+        f.seek(1 << 20)
+        assert f.read(1 << 20) == bytes(1 << 20)

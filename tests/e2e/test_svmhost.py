@@ -1,0 +1,73 @@
+"""The tests with guests, once more in the emulated SVM host: there KVM does what it does on
+hardware. One start of that host runs them all; each has its line here."""
+
+import ast
+import functools
+import os
+import shutil
+import subprocess
+import tempfile
+import xml.etree.ElementTree as xml
+
+import pytest
+
+import guestlib
+
+FILES = ("test_bare.py", "test_linux.py")
+HERE = os.path.dirname(os.path.abspath(__file__))
+SECONDS = 900
+
+pytestmark = [
+    pytest.mark.seconds(SECONDS + 1500),  # the first one also builds kernels and runs them all
+    pytest.mark.skipif("CAIRN_IN_SVMHOST" in os.environ, reason="this is the SVM host"),
+    pytest.mark.skipif(guestlib.host_kind() in ("svm", "vmx"), reason="this host has real hardware"),
+    pytest.mark.skipif(not shutil.which("qemu-system-x86_64"), reason="no QEMU"),
+]
+
+
+def test_names():
+    for name in FILES:
+        with open(os.path.join(HERE, name)) as f:
+            for node in ast.parse(f.read()).body:
+                if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                    yield name[:-3] + "." + node.name
+
+
+test_names.__test__ = False
+
+
+@functools.lru_cache(maxsize=None)
+def results():
+    """What happened there: test's name to a list of (outcome, text)."""
+    for variant in ("up", "smp"):
+        guestlib.linux_kernel(variant)  # there it would take an hour
+    with tempfile.TemporaryDirectory(prefix="cairn-svmhost-") as share:
+        run = subprocess.run(
+            [guestlib.SVMHOST, "--timeout", str(SECONDS), "--share", share, "--", "/usr/bin/python3", "-m", "pytest",
+             "-v", "--tb=short", "-p", "no:cacheprovider", "--junitxml=/host-share/results.xml",
+             *(os.path.join(HERE, f) for f in FILES)],
+            env={**os.environ, "CAIRN_IN_SVMHOST": "1", "CAIRN_BUILD": guestlib.BUILD},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=SECONDS + 60)
+        path = os.path.join(share, "results.xml")
+        if not os.path.exists(path):
+            return None, run.stdout[-4000:]
+        found = {}
+        for case in xml.parse(path).getroot().iter("testcase"):
+            name = case.get("classname").split(".")[-1] + "." + case.get("name").split("[")[0]
+            child = next((c for c in case if c.tag in ("failure", "error", "skipped")), None)
+            text = "" if child is None else f"{case.get('name')}: {child.get('message')}\n{child.text or ''}"
+            found.setdefault(name, []).append((None if child is None else child.tag, text))
+        return found, run.stdout[-4000:]
+
+
+@pytest.mark.parametrize("name", list(test_names()))
+def test_svmhost(name):
+    found, output = results()
+    if found is None:
+        pytest.fail("the SVM host gave no results:\n" + output)
+    outcomes = found.get(name, [("error", "it did not run")])
+    bad = [text for kind, text in outcomes if kind in ("failure", "error")]
+    if bad:
+        pytest.fail("\n".join(bad))
+    if all(kind == "skipped" for kind, _ in outcomes):
+        pytest.skip(outcomes[0][1].strip())
