@@ -51,6 +51,12 @@ check_folders() {
 			BEGIN { n = split(may, prefix, " ") }
 			{
 				split($0, quoted, "\"")
+				if (quoted[2] !~ "/" && quoted[2] != "dsdt.h") {
+					own = $0 # a header beside the file
+					sub(/[^\/]*:.*/, "", own)
+					if ((getline line < (own quoted[2])) >= 0)
+						next
+				}
 				for (i = 1; i <= n; i++)
 					if (index(quoted[2], prefix[i]) == 1)
 						next
