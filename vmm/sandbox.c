@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <linux/kvm.h>
 #include <linux/userfaultfd.h>
+#include <sched.h>
 #include <seccomp.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -48,9 +49,27 @@ static const int allowed[] = {
  * terminal's, which `cairn run` sets back at its end. */
 static const unsigned ioctl_types[] = { KVMIO, 0x12, UFFDIO, 'T' };
 
+/* What pthread_create() asks of clone(); without these bits it would be a process. */
+#define THREAD_FLAGS (CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM)
+
+/* Threads of ours may come later (a snapshot's tracker) and name themselves. The flags of clone3()
+ * lie in memory, where a filter cannot see them: glibc is told to use clone() instead. */
+static int thread_rules_add(scmp_filter_ctx ctx)
+{
+	int r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
+
+	if (!r)
+		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1,
+			SCMP_A0(SCMP_CMP_MASKED_EQ, THREAD_FLAGS, THREAD_FLAGS));
+	if (!r)
+		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1,
+			SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME));
+	return r;
+}
+
 static int rules_add(scmp_filter_ctx ctx)
 {
-	int r = 0;
+	int r = thread_rules_add(ctx);
 
 	for (size_t i = 0; i < ARRAY_SIZE(allowed) && !r; i++)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, allowed[i], 0);
