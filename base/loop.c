@@ -48,6 +48,7 @@ struct loop {
 	int wake_fd;
 	struct loop_watch *wake_watch;
 	unsigned in_flight;
+	struct loop_trace *trace;
 };
 
 uint64_t loop_now_ns(void)
@@ -359,6 +360,8 @@ void loop_readv(struct loop *l, struct loop_op *op, int fd, const struct iovec *
 {
 	struct io_uring_sqe *sqe = op_sqe(l);
 
+	if (l->trace)
+		l->trace->submit(l->trace, op, LOOP_OP_READ, fd, iov, niov, offset, 0, 0);
 	if (niov == 1)
 		io_uring_prep_read(sqe, fd, iov->iov_base, (unsigned)iov->iov_len, offset);
 	else
@@ -371,6 +374,8 @@ void loop_writev(struct loop *l, struct loop_op *op, int fd, const struct iovec 
 {
 	struct io_uring_sqe *sqe = op_sqe(l);
 
+	if (l->trace)
+		l->trace->submit(l->trace, op, LOOP_OP_WRITE, fd, iov, niov, offset, 0, 0);
 	if (niov == 1)
 		io_uring_prep_write(sqe, fd, iov->iov_base, (unsigned)iov->iov_len, offset);
 	else
@@ -382,6 +387,8 @@ void loop_fdatasync(struct loop *l, struct loop_op *op, int fd)
 {
 	struct io_uring_sqe *sqe = op_sqe(l);
 
+	if (l->trace)
+		l->trace->submit(l->trace, op, LOOP_OP_SYNC, fd, NULL, 0, 0, 0, 0);
 	io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
 	io_uring_sqe_set_data(sqe, op);
 }
@@ -391,6 +398,8 @@ void loop_fallocate(struct loop *l, struct loop_op *op, int fd, int mode, uint64
 {
 	struct io_uring_sqe *sqe = op_sqe(l);
 
+	if (l->trace)
+		l->trace->submit(l->trace, op, LOOP_OP_FALLOCATE, fd, NULL, 0, offset, len, mode);
 	io_uring_prep_fallocate(sqe, fd, mode, (off_t)offset, (off_t)len);
 	io_uring_sqe_set_data(sqe, op);
 }
@@ -399,8 +408,15 @@ void loop_nop(struct loop *l, struct loop_op *op)
 {
 	struct io_uring_sqe *sqe = op_sqe(l);
 
+	if (l->trace)
+		l->trace->submit(l->trace, op, LOOP_OP_NOP, -1, NULL, 0, 0, 0, 0);
 	io_uring_prep_nop(sqe);
 	io_uring_sqe_set_data(sqe, op);
+}
+
+void loop_trace(struct loop *l, struct loop_trace *t)
+{
+	l->trace = t;
 }
 
 unsigned loop_ops_in_flight(const struct loop *l)
@@ -418,6 +434,8 @@ static void completion_handle(struct loop *l, uint64_t data, int res)
 	switch (data & KIND_MASK) {
 	case KIND_OP:
 		l->in_flight--;
+		if (l->trace)
+			l->trace->complete(l->trace, op, res);
 		op->done(op, res);
 		break;
 	case KIND_WATCH:

@@ -74,6 +74,17 @@ void loop_fallocate(struct loop *l, struct loop_op *op, int fd, int mode, uint64
 	uint64_t len);
 /* Completes with 0 in the loop's next round: to answer asynchronously without I/O. */
 void loop_nop(struct loop *l, struct loop_op *op);
+/* Watch what is asked of files: how tests cut the power. The calls come from the loop's
+ * thread, submit() before the operation can have an effect, complete() before its done().
+ * t: borrowed; NULL ends it. */
+enum loop_op_kind { LOOP_OP_READ, LOOP_OP_WRITE, LOOP_OP_SYNC, LOOP_OP_FALLOCATE, LOOP_OP_NOP };
+struct loop_trace {
+	/* iov: READ and WRITE; mode and len: FALLOCATE. */
+	void (*submit)(struct loop_trace *t, struct loop_op *op, enum loop_op_kind kind, int fd,
+		const struct iovec *iov, unsigned niov, uint64_t offset, uint64_t len, int mode);
+	void (*complete)(struct loop_trace *t, struct loop_op *op, int res);
+};
+void loop_trace(struct loop *l, struct loop_trace *t);
 /* Operations submitted and not done. */
 unsigned loop_ops_in_flight(const struct loop *l);
 
