@@ -16,9 +16,10 @@
 /* Default bound on cached tables: three quarters L2 (at 64 KiB clusters 24 GiB of disk),
  * one quarter refcounts. */
 #define CACHE_BYTES_DEFAULT (4 * MIB)
-/* Changed slices that start a commit: at most this much is copied for it. */
+/* Changed slices that start a commit: a quarter of the cache, and at most this much, which is
+ * copied for it. */
 #define DIRTY_BYTES_MAX (1 * MIB)
-#define DIRTY_SLICES_MIN 64u
+#define DIRTY_SLICES_MIN 8u
 
 int qcow2_pread(int fd, void *buf, size_t len, uint64_t off)
 {
@@ -88,7 +89,6 @@ static void geometry_set(struct qcow2 *q)
 	q->grain_bytes = q->ext ? q->cluster_bytes / QCOW2_SUBCLUSTERS : q->cluster_bytes;
 	q->refblock_bits = q->cluster_bits + 3 - q->h.refcount_order;
 	q->slice_refs_bits = (uint32_t)__builtin_ctz(q->slice_bytes) + 3 - q->h.refcount_order;
-	q->dirty_max = MAX((unsigned)(DIRTY_BYTES_MAX / q->slice_bytes), DIRTY_SLICES_MIN);
 	q->header_piece_bytes = q->slice_bytes;
 }
 
@@ -168,6 +168,8 @@ static int engine_start(struct qcow2 *q, const struct block_format_open *o)
 	uint64_t bytes = o->cache_bytes ? o->cache_bytes : CACHE_BYTES_DEFAULT;
 	int r = cache_init(&q->l2, q, q->slice_bytes, bytes / 4 * 3);
 
+	q->dirty_max = MAX((unsigned)(MIN(bytes / 4, DIRTY_BYTES_MAX) / q->slice_bytes),
+		DIRTY_SLICES_MIN);
 	if (!r)
 		r = cache_init(&q->refs, q, q->slice_bytes, bytes / 4);
 	return r ? r : commit_init(q);
