@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <string.h>
 
 #define ROW(type, fds) { .body_min = sizeof(type), .body_max = sizeof(type), .fds_max = (fds), .known = true }
@@ -21,16 +22,25 @@ const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_NMI] = ROW_EMPTY,
 	[VM_MSG_SAVE] = { .fds_max = 2, .known = true },
 	[VM_MSG_CANCEL] = ROW_EMPTY,
+	[VM_MSG_SNAPSHOT_CREATE] = ROW(struct vm_snapshot_create, 0),
+	[VM_MSG_SNAPSHOT_LIST] = ROW(struct vm_snapshot_list, 0),
+	[VM_MSG_SNAPSHOT_REVERT] = ROW(struct vm_snapshot_revert, 0),
+	[VM_MSG_SNAPSHOT_DELETE] = ROW(struct vm_snapshot_name, 0),
+	[VM_MSG_SNAPSHOT_SET] = ROW(struct vm_snapshot_set, 0),
 };
 
 const struct channel_type vm_msg_from_vm[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_REPLY] = ROW(struct vm_reply, 0),
 	[VM_MSG_INFO] = ROW(struct vm_info, 0),
 	[VM_MSG_EVENT] = ROW(struct vm_event, 0),
+	[VM_MSG_SNAPSHOTS] = { .body_min = offsetof(struct vm_snapshots, list),
+		.body_max = sizeof(struct vm_snapshots), .known = true },
+	[VM_MSG_SNAPSHOT_DONE] = ROW(struct vm_snapshot_done, 0),
 };
 
 _Static_assert(sizeof(struct vm_config) <= CHANNEL_BODY_MAX, "a configuration fits one message");
 _Static_assert(sizeof(struct vm_info) <= CHANNEL_BODY_MAX, "an answer fits one message");
+_Static_assert(sizeof(struct vm_snapshots) <= CHANNEL_BODY_MAX, "so does a page of snapshots");
 
 const char *vm_reason_name(enum vm_reason r)
 {

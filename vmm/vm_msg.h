@@ -43,10 +43,20 @@ enum vm_msg_type {
 	VM_MSG_SAVE = 10,      /* 1 or 2 fds: an empty file for the state (snapshot/vmstate.h), and the
 				* definition to keep in it. Pauses; replied to when all is on disk, then the
 				* VM ends with VM_REASON_SAVED. On failure it goes on as it was. */
-	VM_MSG_CANCEL = 11,    /* the save under way */
+	VM_MSG_CANCEL = 11,    /* the save or snapshot under way */
+	/* Snapshots inside the first qcow2 disk, covering all writable disks. Also served by a
+	 * process whose configuration says `images_only`: then nothing runs, and a snapshot holds
+	 * disks only. */
+	VM_MSG_SNAPSHOT_CREATE = 12, /* struct vm_snapshot_create; VM_EVENT_PROGRESS meanwhile */
+	VM_MSG_SNAPSHOT_LIST = 13,   /* struct vm_snapshot_list; answered by VM_MSG_SNAPSHOTS */
+	VM_MSG_SNAPSHOT_REVERT = 14, /* struct vm_snapshot_revert */
+	VM_MSG_SNAPSHOT_DELETE = 15, /* struct vm_snapshot_name; children keep their grandparent */
+	VM_MSG_SNAPSHOT_SET = 18,    /* struct vm_snapshot_set: rename, describe, tag */
 	/* answers */
 	VM_MSG_REPLY = 16, /* struct vm_reply */
 	VM_MSG_INFO = 17,  /* struct vm_info */
+	VM_MSG_SNAPSHOTS = 19, /* struct vm_snapshots, cut behind its last entry */
+	VM_MSG_SNAPSHOT_DONE = 20, /* struct vm_snapshot_done: of a create, instead of a reply */
 	/* from the VM, unasked */
 	VM_MSG_EVENT = 32, /* struct vm_event */
 	VM_MSG_TYPE_COUNT,
@@ -156,6 +166,7 @@ struct vm_config {
 	/* VM_NO_FD: boot. Else a saved state to go on from; the kernel is still needed, for a reset. */
 	uint16_t restore_fd;
 	uint8_t eager; /* read all memory before the VM runs, not when it is touched */
+	uint8_t images_only; /* no machine: only the disks, for work on the snapshots of a VM that is off */
 };
 
 struct vm_reply {
@@ -180,6 +191,77 @@ struct vm_event {
 	char device[32];
 	char detail[VM_DETAIL_MAX];
 	int64_t total;
+};
+
+#define VM_SNAPSHOT_NAME_MAX 255
+#define VM_SNAPSHOT_ID_MAX 23
+#define VM_SNAPSHOT_TEXT_MAX 511
+#define VM_SNAPSHOT_TAGS_MAX 127
+#define VM_SNAPSHOTS_PER_MESSAGE 64
+
+enum vm_snapshot_state { VM_SNAPSHOT_SHUTOFF = 0, VM_SNAPSHOT_RUNNING = 1, VM_SNAPSHOT_PAUSED = 2 };
+
+struct vm_snapshot_create {
+	char name[VM_SNAPSHOT_NAME_MAX + 1];
+	char description[VM_SNAPSHOT_TEXT_MAX + 1];
+	char tags[VM_SNAPSHOT_TAGS_MAX + 1]; /* comma-separated */
+	uint8_t disks_only;
+	uint8_t halt; /* end the VM once it is taken */
+	uint8_t reserved[6];
+	uint64_t rate_bytes_per_s; /* of writing memory; 0: as fast as it goes */
+};
+
+struct vm_snapshot_done {
+	int32_t error;
+	uint32_t cls;
+	char msg[480];
+	char id[VM_SNAPSHOT_ID_MAX + 1];
+	uint64_t pause_ns, total_ns, ram_bytes_written, ram_bytes_shared;
+};
+
+struct vm_snapshot_name {
+	char name[VM_SNAPSHOT_NAME_MAX + 1]; /* name or id */
+};
+
+struct vm_snapshot_revert {
+	char name[VM_SNAPSHOT_NAME_MAX + 1]; /* name or id; empty: the current one */
+	uint8_t then; /* 0 as it was taken, 1 running, 2 paused */
+	uint8_t disks_only;
+	uint8_t eager;
+	uint8_t verify; /* check all memory first */
+	uint8_t reserved[4];
+};
+
+struct vm_snapshot_set {
+	char name[VM_SNAPSHOT_NAME_MAX + 1];
+	char new_name[VM_SNAPSHOT_NAME_MAX + 1]; /* empty: keep */
+	char description[VM_SNAPSHOT_TEXT_MAX + 1];
+	char tags[VM_SNAPSHOT_TAGS_MAX + 1];
+	uint8_t set_description, set_tags;
+	uint8_t reserved[6];
+};
+
+struct vm_snapshot_list {
+	uint32_t from; /* index of the first wanted */
+};
+
+struct vm_snapshot_info {
+	char id[VM_SNAPSHOT_ID_MAX + 1];
+	char parent[VM_SNAPSHOT_ID_MAX + 1]; /* empty: a root */
+	char name[VM_SNAPSHOT_NAME_MAX + 1];
+	char description[VM_SNAPSHOT_TEXT_MAX + 1];
+	char tags[VM_SNAPSHOT_TAGS_MAX + 1];
+	uint64_t realtime_ns, vm_clock_ns, vm_state_bytes, disk_bytes;
+	uint64_t own_bytes; /* that only this snapshot holds; UINT64_MAX: not known */
+	uint8_t state;	    /* enum vm_snapshot_state */
+	uint8_t current;
+	uint8_t reserved[6];
+};
+
+struct vm_snapshots {
+	uint32_t total, from, n;
+	uint32_t reserved;
+	struct vm_snapshot_info list[VM_SNAPSHOTS_PER_MESSAGE];
 };
 
 struct vm_disk_info {
