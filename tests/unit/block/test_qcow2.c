@@ -6,6 +6,9 @@
 #include "base/util.h"
 #include "block/qcow2.h"
 
+#include <signal.h>
+#include <sys/resource.h>
+
 #define DISK_BYTES (24 * MIB)
 
 struct options {
@@ -165,6 +168,50 @@ static void test_flush_is_durable(void **state)
 	(void)state;
 }
 
+/* No room: the writes fail and say so, what was written before is there, and after room was
+ * made it goes on. A limit on file sizes stands for the full disk. */
+static void test_no_room(void **state)
+{
+	static uint8_t buf[256 * KIB] __attribute__((aligned(4096)));
+	struct qcow2_create c = { .size_bytes = DISK_BYTES, .cluster_bits = 12, .refcount_order = 4,
+		.version = 3 };
+	struct rlimit none, limit;
+	struct fixture f;
+	struct block *b;
+	uint64_t off = 0;
+
+	fixture_begin(&f, 21);
+	signal(SIGXFSZ, SIG_IGN);
+	fixture_create(&f, "img", &c);
+	fixture_run(&f, "truncate -s %llu shadow", (unsigned long long)DISK_BYTES);
+	fixture_shadow_open(&f, "shadow", DISK_BYTES);
+	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
+	getrlimit(RLIMIT_FSIZE, &none);
+	limit = (struct rlimit){ 2 * MIB, none.rlim_max };
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+	memset(buf, 0x77, sizeof(buf));
+	log_silence(true);
+	for (; off < DISK_BYTES; off += sizeof(buf)) {
+		if (fixture_rw(b, BLOCK_WRITE, off, buf, sizeof(buf)) < 0)
+			break;
+		memcpy(f.shadow + off, buf, sizeof(buf));
+	}
+	assert_true(off > MIB && off < 2 * MIB);
+	(void)shadow_flush(&f, b);
+	shadow_verify(&f, b);
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &none), 0);
+	log_silence(false);
+	assert_int_equal(shadow_flush(&f, b), 0);
+	for (; off < DISK_BYTES; off += sizeof(buf)) {
+		assert_int_equal(fixture_rw(b, BLOCK_WRITE, off, buf, sizeof(buf)), 0);
+		memcpy(f.shadow + off, buf, sizeof(buf));
+	}
+	assert_int_equal(block_close(b), 0);
+	judge(&f);
+	fixture_end(&f);
+	(void)state;
+}
+
 static void test_read_only(void **state)
 {
 	struct fixture f;
@@ -188,6 +235,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_read_only),
+		cmocka_unit_test(test_no_room),
 		cmocka_unit_test(test_options),
 		cmocka_unit_test(test_snapshot_kept),
 		cmocka_unit_test(test_compressed),
