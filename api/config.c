@@ -136,8 +136,6 @@ int config_open(const struct definition *d, struct config *c, struct err *e)
 	r = boot_open(c, "boot.kernel", d->kernel, &c->vm.kernel_fd, e);
 	if (!r)
 		r = boot_open(c, "boot.initrd", d->initrd, &c->vm.initrd_fd, e);
-	if (!r)
-		r = boot_open(c, "boot.firmware", d->firmware, &c->vm.firmware_fd, e);
 	c->vm.ndisks = MIN(d->ndisks, VM_DISKS_MAX);
 	for (unsigned i = 0; !r && i < c->vm.ndisks; i++)
 		r = disk_open(c, i, &d->disks[i], e);

@@ -409,7 +409,6 @@ static int parse_boot(struct parse *p, struct json_object *v, void *into)
 		{ "initrd", KEY_PATH, offsetof(struct definition, initrd), 0, 0, NULL, NULL },
 		{ "cmdline", KEY_TEXT, offsetof(struct definition, cmdline), 0, VM_CMDLINE_MAX, NULL,
 			NULL },
-		{ "firmware", KEY_PATH, offsetof(struct definition, firmware), 0, 0, NULL, NULL },
 	};
 
 	return parse_object(p, v, keys, ARRAY_SIZE(keys), into);
@@ -610,14 +609,8 @@ static int check_whole(struct parse *p)
 		return key_error(p, "name: is missing; give the VM a name");
 	if (!d->ram_bytes)
 		return key_error(p, "memory: is missing; give a size such as \"512M\"");
-	if (!d->kernel && !d->firmware)
-		return key_error(p, "boot: nothing to start; give boot.kernel or boot.firmware");
-	if (d->kernel && d->firmware)
-		return key_error(p, "boot.firmware: cannot stand beside boot.kernel; give one of them");
-	if (d->initrd && !d->kernel)
-		return key_error(p, "boot.initrd: needs boot.kernel");
-	if (d->cmdline && !d->kernel)
-		return key_error(p, "boot.cmdline: needs boot.kernel");
+	if (!d->kernel)
+		return key_error(p, "boot: nothing to start; give boot.kernel");
 	if (d->sockets && d->sockets * d->cores * d->threads != d->vcpus)
 		return key_error(p, "topology: %u sockets of %u cores of %u threads are %u, vcpus is %u",
 			d->sockets, d->cores, d->threads, d->sockets * d->cores * d->threads,
@@ -665,7 +658,6 @@ void definition_free(struct definition *d)
 	free(d->description);
 	free(d->kernel);
 	free(d->initrd);
-	free(d->firmware);
 	free(d->cmdline);
 	free(d);
 }

@@ -46,7 +46,7 @@ struct definition {
 	uint64_t ram_bytes;
 	uint32_t vcpus;
 	uint32_t sockets, cores, threads; /* 0 0 0: none given */
-	char *kernel, *initrd, *firmware, *cmdline; /* NULL: none; paths are absolute */
+	char *kernel, *initrd, *cmdline; /* NULL: none; paths are absolute */
 	struct definition_disk *disks;
 	uint32_t ndisks;
 	uint32_t shutdown_deadline_s;

@@ -67,8 +67,6 @@ static struct json_object *boot_to_json(const struct definition *d)
 		js_put_str(o, "initrd", d->initrd);
 	if (d->cmdline)
 		js_put_str(o, "cmdline", d->cmdline);
-	if (d->firmware)
-		js_put_str(o, "firmware", d->firmware);
 	return o;
 }
 
@@ -218,8 +216,6 @@ int definition_check_files(const struct definition *d, struct err *e)
 
 	if (!r)
 		r = check_file("boot.initrd", d->initrd, false, e);
-	if (!r)
-		r = check_file("boot.firmware", d->firmware, false, e);
 	for (unsigned i = 0; !r && i < d->ndisks; i++)
 		for (unsigned k = 0; !r && k < d->disks[i].nlayers; k++) {
 			char key[64];

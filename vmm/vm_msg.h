@@ -142,7 +142,6 @@ struct vm_config {
 	uint32_t sockets, cores, threads; /* topology; 0 0 0: one socket of `vcpus` cores */
 	uint16_t kernel_fd; /* VM_NO_FD: none */
 	uint16_t initrd_fd;
-	uint16_t firmware_fd;
 	uint16_t log_fd;
 	char cmdline[VM_CMDLINE_MAX + 1];
 	uint8_t start_paused;

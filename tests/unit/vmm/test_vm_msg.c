@@ -26,7 +26,7 @@ static struct vm_config sane(void)
 	c.ram_bytes = 64 * MIB;
 	c.vcpus = 4;
 	c.kernel_fd = 0;
-	c.initrd_fd = c.firmware_fd = c.log_fd = c.end_fd = c.restore_fd = VM_NO_FD;
+	c.initrd_fd = c.log_fd = c.end_fd = c.restore_fd = VM_NO_FD;
 	c.ndisks = 1;
 	strcpy(c.disks[0].id, "vda");
 	c.disks[0].nlayers = 2;
@@ -68,7 +68,7 @@ static void test_sane(void **state)
 	(void)state;
 	ACCEPTED();
 	ACCEPTED(c.ndisks = 0);
-	ACCEPTED(c.kernel_fd = VM_NO_FD); /* firmware may do without */
+	ACCEPTED(c.kernel_fd = VM_NO_FD); /* work on images alone needs none */
 	ACCEPTED(c.start_paused = c.huge_pages = c.rng = c.virtio_console = c.foreground = 1);
 }
 
@@ -144,7 +144,7 @@ static void test_files(void **state)
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
 		REFUSED(c.kernel_fd = bad[i]);
 		REFUSED(c.initrd_fd = bad[i]);
-		REFUSED(c.firmware_fd = bad[i]);
+		REFUSED(c.restore_fd = bad[i]);
 		REFUSED(c.log_fd = bad[i]);
 		REFUSED(c.end_fd = bad[i]);
 		REFUSED(c.disks[0].fd[0] = bad[i]);
