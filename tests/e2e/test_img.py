@@ -324,6 +324,30 @@ def test_check_finds_faults(box):
     assert box.img("check", "-f", "raw", "a", status=63).stdout == ""
 
 
+@pytest.mark.parametrize("sector", [512, 4096])
+def test_block_device(box, sector):
+    """A device keeps its size, and its old content shows nowhere."""
+    (box.path / "disk").write_bytes(os.urandom(32 * MIB))
+    p = subprocess.run(["losetup", "-b", str(sector), "-f", "--show", "disk"], cwd=box.path, capture_output=True,
+                       text=True)
+    if p.returncode:
+        pytest.skip("no loop device: " + p.stderr.strip())
+    dev = p.stdout.strip()
+    try:
+        box.qemu("create", "-q", "-f", "raw", "src", "20M")
+        pattern(box, "src", 6, fmt="raw")
+        box.img("convert", "-f", "raw", "src", dev)
+        run("cmp", "-n", 20 * MIB, "src", dev, cwd=box.path)
+        assert json.loads(box.img("info", "-f", "raw", "--output", "json", dev).stdout)["virtual-size"] == 32 * MIB
+        box.img("convert", "-f", "raw", "-O", "qcow2", "src", dev)
+        box.qemu("check", "-f", "qcow2", dev)
+        box.qemu("compare", "-f", "raw", "-F", "qcow2", "src", dev)
+        box.qemu("create", "-q", "-f", "raw", "big", "33M")
+        assert "33554432 bytes" in box.fails("convert", "-f", "raw", "big", dev)
+    finally:
+        run("losetup", "-d", dev, cwd=box.path)
+
+
 def test_hostile_backing_files(box):
     """What an image names is opened only as a plain file below its own folder."""
     for name, what in [("/etc/shadow", "lies outside"), ("../../../../../../etc/hostname", "lies outside"),

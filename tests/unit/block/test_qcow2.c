@@ -142,8 +142,78 @@ static void test_compressed(void **state)
 	(void)state;
 }
 
-/* The point of the ordered groups: thousands of allocating writes, a handful of syncs. What
- * is told to be flushed is in the file without a close. */
+struct sync_counter {
+	struct loop_trace trace;
+	unsigned syncs, writes;
+};
+
+static void count_submit(struct loop_trace *t, struct loop_op *op, enum loop_op_kind kind, int fd,
+	const struct iovec *iov, unsigned niov, uint64_t offset, uint64_t len, int mode)
+{
+	struct sync_counter *c = container_of(t, struct sync_counter, trace);
+
+	c->syncs += kind == LOOP_OP_SYNC;
+	c->writes += kind == LOOP_OP_WRITE;
+	(void)op, (void)fd, (void)iov, (void)niov, (void)offset, (void)len, (void)mode;
+}
+
+static void count_complete(struct loop_trace *t, struct loop_op *op, int res)
+{
+	(void)t, (void)op, (void)res;
+}
+
+/* The point of the ordered groups: thousands of writes that each take a cluster, also off
+ * a snapshot, cost a handful of syncs and of table writes. */
+static void test_few_syncs(void **state)
+{
+	static uint8_t buf[4096] __attribute__((aligned(4096)));
+	struct sync_counter c = { .trace = { count_submit, count_complete } };
+	struct fixture f;
+
+	fixture_begin(&f, 31);
+	fixture_run(&f, "qemu-img create -q -f qcow2 -o cluster_size=4k img 24M && "
+		"qemu-io -c 'write -P 1 0 12M' img && qemu-img snapshot -c one img");
+	for (int round = 0; round < 2; round++) {
+		struct block *b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
+
+		c.syncs = c.writes = 0;
+		loop_trace(f.loop, &c.trace);
+		for (uint64_t off = round * 12 * MIB; off < (round + 1) * 12 * MIB; off += 4096)
+			assert_int_equal(fixture_rw(b, BLOCK_WRITE, off, buf, 4096), 0);
+		assert_int_equal(shadow_flush(&f, b), 0);
+		loop_trace(f.loop, NULL);
+		assert_in_range(c.syncs, 1, 6);
+		assert_in_range(c.writes, 3072, 3072 + 60);
+		assert_int_equal(block_close(b), 0);
+	}
+	fixture_run(&f, "qemu-img check -q img");
+	fixture_end(&f);
+	(void)state;
+}
+
+/* Nobody flushes: the tables are in the file a second later all the same. */
+static void test_written_in_time(void **state)
+{
+	static uint8_t buf[4096] __attribute__((aligned(4096))) = { 1 };
+	uint64_t until = loop_now_ns() + 1200 * 1000000ULL;
+	struct fixture f;
+	struct block *b;
+
+	fixture_begin(&f, 32);
+	fixture_run(&f, "qemu-img create -q -f qcow2 img 24M");
+	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
+	assert_int_equal(fixture_rw(b, BLOCK_WRITE, MIB, buf, 4096), 0);
+	fixture_run(&f, "cp img now && qemu-io -r -c 'read -P 0 1M 4k' now");
+	while (loop_now_ns() < until)
+		loop_run_once(f.loop, until - loop_now_ns());
+	fixture_run(&f, "cp img then && qemu-io -r -c 'read -P 1 1M 1' then");
+	assert_int_equal(loop_ops_in_flight(f.loop), 0);
+	assert_int_equal(block_close(b), 0);
+	fixture_end(&f);
+	(void)state;
+}
+
+/* What is told to be flushed is in the file without a close. */
 static void test_flush_is_durable(void **state)
 {
 	struct fixture f;
@@ -240,6 +310,8 @@ int main(void)
 		cmocka_unit_test(test_snapshot_kept),
 		cmocka_unit_test(test_compressed),
 		cmocka_unit_test(test_flush_is_durable),
+		cmocka_unit_test(test_few_syncs),
+		cmocka_unit_test(test_written_in_time),
 	};
 
 	alarm(30);
