@@ -86,4 +86,17 @@ void block_snapshot_update(struct block *b, const struct block_snapshot_info *in
 	struct block_snapshot_op *op);
 void block_vmstate_read(struct block *b, const char *id, struct block_vmstate_req *r);
 
+/* Where an existing snapshot's state lies in the file, for readers that must not depend on the
+ * disk's loop (the pager: the loop itself may wait for memory that it brings). Valid until the
+ * snapshot is deleted: its clusters do not change. */
+struct block_vmstate_map {
+	int fd; /* the image's, borrowed */
+	uint32_t cluster_bytes;
+	uint64_t n;	/* clusters of [0, vm_state_bytes) */
+	uint64_t *host; /* offset in the file of each; 0: a hole. Caller frees */
+};
+/* ret: filled in when op is done without error. A compressed cluster: -ENOTSUP. */
+void block_vmstate_map(struct block *b, const char *id, struct block_vmstate_map *ret,
+	struct block_snapshot_op *op);
+
 #endif

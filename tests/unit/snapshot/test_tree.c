@@ -1,0 +1,160 @@
+/* The snapshot tree in the entries' extra data. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "base/err.h"
+#include "snapshot/tree.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static struct tree_data sample(void)
+{
+	struct tree_data d = { .parent = 7, .serial = 12, .state = TREE_PAUSED };
+
+	strcpy(d.tags, "keep,nightly");
+	strcpy(d.description, "before the upgrade");
+	return d;
+}
+
+static void test_comes_back(void **state)
+{
+	struct block_snapshot_info info = { 0 };
+	struct tree_data d = sample(), got;
+
+	(void)state;
+	tree_encode(&d, &info);
+	assert_true(tree_decode(&info, &got));
+	assert_memory_equal(&d, &got, sizeof(d));
+}
+
+static void test_longest_texts_fit(void **state)
+{
+	struct block_snapshot_info info = { 0 };
+	struct tree_data d = { .serial = UINT64_MAX, .parent = UINT64_MAX }, got;
+
+	(void)state;
+	memset(d.tags, 't', TREE_TAGS_MAX);
+	memset(d.description, 'd', TREE_DESCRIPTION_MAX);
+	tree_encode(&d, &info);
+	assert_true(info.extra_bytes <= BLOCK_SNAPSHOT_EXTRA_MAX);
+	assert_true(tree_decode(&info, &got));
+	assert_memory_equal(&d, &got, sizeof(d));
+}
+
+static void test_damage_is_seen(void **state)
+{
+	struct block_snapshot_info info = { 0 }, bad;
+	struct tree_data d = sample(), got;
+
+	(void)state;
+	tree_encode(&d, &info);
+	for (size_t i = 0; i < info.extra_bytes; i++) {
+		for (int bit = 0; bit < 8; bit++) {
+			bad = info;
+			bad.extra[i] ^= (uint8_t)(1 << bit);
+			assert_false(tree_decode(&bad, &got));
+			assert_int_equal(got.parent, 0);
+			assert_string_equal(got.description, "");
+		}
+	}
+	for (size_t n = 0; n < info.extra_bytes; n++) {
+		bad = info;
+		bad.extra_bytes = n;
+		assert_false(tree_decode(&bad, &got));
+	}
+	/* What a later Cairn appends does not matter. */
+	bad = info;
+	bad.extra_bytes += 8;
+	assert_true(tree_decode(&bad, &got));
+}
+
+static void test_somebody_elses_snapshot_is_a_root(void **state)
+{
+	struct block_snapshot_info info = { .vm_state_bytes = 1 };
+	struct tree_data got;
+
+	(void)state;
+	assert_false(tree_decode(&info, &got));
+	assert_int_equal(got.parent, 0);
+	assert_int_equal(got.state, TREE_RUNNING);
+}
+
+static void test_finding(void **state)
+{
+	struct block_snapshot_info list[3] = { { .id = "1", .name = "base" }, { .id = "2", .name = "1" },
+		{ .id = "30", .name = "qemu" } };
+	struct tree_data d = { .serial = 5 };
+	struct tree t;
+
+	(void)state;
+	tree_encode(&d, &list[0]);
+	d.serial = 6;
+	d.parent = 1;
+	tree_encode(&d, &list[1]);
+	assert_int_equal(tree_build(list, 3, &t), 0);
+	assert_string_equal(tree_find(&t, "base")->info.id, "1");
+	assert_string_equal(tree_find(&t, "1")->info.id, "2"); /* a name goes before an id */
+	assert_string_equal(tree_find(&t, "30")->info.name, "qemu");
+	assert_null(tree_find(&t, "nobody"));
+	assert_ptr_equal(tree_current(&t), tree_find(&t, "1"));
+	assert_int_equal(tree_next_serial(&t), 7);
+	assert_ptr_equal(tree_find_id(&t, tree_find(&t, "1")->data.parent), tree_find(&t, "base"));
+	tree_done(&t);
+	assert_int_equal(tree_build(NULL, 0, &t), 0);
+	assert_null(tree_current(&t));
+	assert_int_equal(tree_next_serial(&t), 1);
+	tree_done(&t);
+}
+
+static void test_tags(void **state)
+{
+	struct tree_data d = sample();
+
+	(void)state;
+	assert_true(tree_has_tag(&d, "keep"));
+	assert_true(tree_has_tag(&d, "nightly"));
+	assert_false(tree_has_tag(&d, "kee"));
+	assert_false(tree_has_tag(&d, "keep,nightly"));
+	assert_false(tree_has_tag(&d, ""));
+}
+
+static void test_names(void **state)
+{
+	char name[300];
+	struct err e = { 0 };
+
+	(void)state;
+	assert_int_equal(tree_name_check("before upgrade: größer", &e), 0);
+	assert_int_equal(tree_name_check("", &e), -EINVAL);
+	assert_int_equal(tree_name_check("a/b", &e), -EINVAL);
+	assert_int_equal(tree_name_check("a\nb", &e), -EINVAL);
+	memset(name, 'x', sizeof(name));
+	name[255] = 0;
+	assert_int_equal(tree_name_check(name, &e), 0);
+	name[255] = 'x';
+	name[256] = 0;
+	assert_int_equal(tree_name_check(name, &e), -EINVAL);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_comes_back),
+		cmocka_unit_test(test_longest_texts_fit),
+		cmocka_unit_test(test_damage_is_seen),
+		cmocka_unit_test(test_somebody_elses_snapshot_is_a_root),
+		cmocka_unit_test(test_finding),
+		cmocka_unit_test(test_tags),
+		cmocka_unit_test(test_names),
+	};
+
+	alarm(10);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
