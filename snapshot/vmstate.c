@@ -14,6 +14,7 @@
 #define DEFINITION_OFFSET (SECTIONS_OFFSET + VMSTATE_SECTIONS_MAX_BYTES)
 #define CRC_OFFSET (16 * MIB)
 #define RAM_ALIGN (2 * MIB)
+#define PAGE_BYTES 4096u
 #define HEADER_CRC_OFFSET (VMSTATE_HEADER_BYTES - 4)
 
 static const uint8_t zeros[VMSTATE_BLOCK_BYTES];
@@ -193,10 +194,10 @@ static int ram_piece_write(struct ram_writer *w, uint64_t first, uint64_t end)
 		size_t len = vmstate_block_len(w->l, b);
 
 		if (!is_hole(w, b * VMSTATE_BLOCK_BYTES, len) && !is_zero(p, len)) {
-			w->crcs[b] = htole32(crc32c(0, p, len));
+			w->crcs[b] = crc32c(0, p, len);
 			continue;
 		}
-		w->crcs[b] = htole32(zero_crc(w->l, b));
+		w->crcs[b] = zero_crc(w->l, b);
 		r = run_write(w, run, b);
 		run = b + 1;
 	}
@@ -217,15 +218,34 @@ static int ram_write(struct ram_writer *w, const struct vmstate_progress *p)
 	return r;
 }
 
-static int small_write(struct vmstate_store *s, const struct vmstate_header *h,
-	const struct vmstate_source *src, const uint32_t *crcs)
+/* Padded with zeros to whole pages. */
+static int piece_write(struct vmstate_store *s, uint64_t off, const void *p, uint64_t len)
 {
-	int r = s->write(s, SECTIONS_OFFSET, src->sections, h->sections_bytes);
+	uint64_t padded = ROUND_UP(len, PAGE_BYTES);
+	uint8_t *b = len ? calloc(1, padded) : NULL;
+	int r;
 
-	if (!r && h->definition_bytes)
-		r = s->write(s, h->layout.definition_offset, src->definition, h->definition_bytes);
-	if (!r)
-		r = s->write(s, h->layout.crc_offset, crcs, 4 * h->layout.blocks);
+	if (!len)
+		return 0;
+	if (!b)
+		return -ENOMEM;
+	memcpy(b, p, len);
+	r = s->write(s, off, b, padded);
+	free(b);
+	return r;
+}
+
+static int crcs_write(struct vmstate_store *s, const struct vmstate_layout *l, const uint32_t *crcs)
+{
+	uint32_t *le = malloc(4 * l->blocks);
+	int r;
+
+	if (!le)
+		return -ENOMEM;
+	for (uint64_t i = 0; i < l->blocks; i++)
+		le[i] = htole32(crcs[i]);
+	r = piece_write(s, l->crc_offset, le, 4 * l->blocks);
+	free(le);
 	return r;
 }
 
@@ -241,6 +261,39 @@ static int header_write(struct vmstate_store *s, const struct vmstate_header *h)
 	return r < 0 ? r : s->sync(s);
 }
 
+static int rest_write(struct vmstate_store *s, struct vmstate_header *h,
+	const struct vmstate_source *src, const uint32_t *crcs)
+{
+	int r;
+
+	h->sections_bytes = src->sections_bytes;
+	h->definition_bytes = src->definition ? strlen(src->definition) : 0;
+	if (h->sections_bytes > VMSTATE_SECTIONS_MAX_BYTES ||
+		h->definition_bytes > VMSTATE_DEFINITION_MAX_BYTES)
+		return -E2BIG;
+	r = piece_write(s, SECTIONS_OFFSET, src->sections, h->sections_bytes);
+	if (!r)
+		r = piece_write(s, h->layout.definition_offset, src->definition, h->definition_bytes);
+	if (!r)
+		r = crcs_write(s, &h->layout, crcs);
+	return r < 0 ? r : header_write(s, h);
+}
+
+static int write_failed(int r, struct err *e)
+{
+	if (r == -ECANCELED)
+		return err_set(e, r, ERR_CANCELLED, "saving was cancelled");
+	if (r == -E2BIG)
+		return err_set(e, r, ERR_GENERIC, "the state of the VM's devices is too large to save");
+	return r < 0 ? err_set_errno(e, r, "cannot save the VM's state") : 0;
+}
+
+int vmstate_write_rest(struct vmstate_store *s, struct vmstate_header *h,
+	const struct vmstate_source *src, const uint32_t *crcs, struct err *e)
+{
+	return write_failed(rest_write(s, h, src, crcs), e);
+}
+
 int vmstate_write(struct vmstate_store *s, struct vmstate_header *h, const struct vmstate_source *src,
 	const struct vmstate_progress *p, struct vmstate_result *ret, struct err *e)
 {
@@ -248,32 +301,22 @@ int vmstate_write(struct vmstate_store *s, struct vmstate_header *h, const struc
 	int r;
 
 	vmstate_layout_of(src->ram_bytes, &h->layout);
-	h->sections_bytes = src->sections_bytes;
-	h->definition_bytes = src->definition ? strlen(src->definition) : 0;
-	if (h->sections_bytes > VMSTATE_SECTIONS_MAX_BYTES ||
-		h->definition_bytes > VMSTATE_DEFINITION_MAX_BYTES)
-		return err_set(e, -E2BIG, ERR_GENERIC, "the state of the VM's devices is too large to save");
 	w.crcs = calloc(h->layout.blocks, sizeof(*w.crcs));
 	r = w.crcs ? ram_write(&w, p) : -ENOMEM;
 	if (!r)
-		r = small_write(s, h, src, w.crcs);
-	if (!r)
-		r = header_write(s, h);
+		r = rest_write(s, h, src, w.crcs);
 	free(w.crcs);
-	if (r == -ECANCELED)
-		return err_set(e, r, ERR_CANCELLED, "saving was cancelled");
-	if (r < 0)
-		return err_set_errno(e, r, "cannot save the VM's state");
 	ret->ram_bytes_written = w.written;
-	return 0;
+	return write_failed(r, e);
 }
 
 /* ---- reading ---- */
 
 static int piece_read(struct vmstate_store *s, uint64_t off, uint64_t len, void **ret, struct err *e)
 {
-	uint8_t *b = malloc(len + 1);
-	int r = b ? s->read(s, off, b, len) : -ENOMEM;
+	uint64_t padded = ROUND_UP(len, PAGE_BYTES);
+	uint8_t *b = malloc(padded + 1);
+	int r = b ? s->read(s, off, b, padded) : -ENOMEM;
 
 	if (r < 0) {
 		free(b);

@@ -39,8 +39,8 @@ struct err;
 #define VMSTATE_DEFINITION_MAX_BYTES (1ULL << 20)
 #define VMSTATE_RAM_MAX_BYTES (1ULL << 40)
 
-/* Where the bytes go. Synchronous; each moves all of len or fails with -errno. A hole reads
- * as zeros. */
+/* Where the bytes go. Synchronous; each moves all of len or fails with -errno; offsets and
+ * lengths are multiples of 4096. A hole reads as zeros. */
 struct vmstate_store {
 	int (*read)(struct vmstate_store *s, uint64_t off, void *buf, size_t len);
 	int (*write)(struct vmstate_store *s, uint64_t off, const void *buf, size_t len);
@@ -94,6 +94,11 @@ struct vmstate_source {
  * a sentence; without success there is no header. */
 int vmstate_write(struct vmstate_store *s, struct vmstate_header *h, const struct vmstate_source *src,
 	const struct vmstate_progress *p, struct vmstate_result *ret, struct err *e);
+
+/* The same in parts, for whoever writes RAM himself: everything but RAM. crcs: of all blocks,
+ * host order. h->layout is set by vmstate_layout_of(). */
+int vmstate_write_rest(struct vmstate_store *s, struct vmstate_header *h,
+	const struct vmstate_source *src, const uint32_t *crcs, struct err *e);
 
 /* Read and check a header. Returns 0; -EINVAL (ERR_CORRUPT) when it is none or damaged, -ENOTSUP
  * for a newer format; -EIO. */

@@ -147,6 +147,7 @@ static int disk_open(struct machine *m, const struct vm_disk *c, struct machine_
 		.name = c->id };
 	int r;
 
+	d->id = c->id;
 	for (unsigned i = 0; i < c->nlayers; i++)
 		layers[i] = (struct block_layer){ .fd = fds[c->fd[i]], .format = c->format[i] };
 	r = loop_new(DISK_LOOP_ENTRIES, &d->loop, e);
@@ -357,7 +358,7 @@ static void *disk_thread(void *opaque)
 	struct machine_disk *d = opaque;
 	char name[16];
 
-	strncpy(name, d->dev->name, sizeof(name) - 1);
+	strncpy(name, d->id, sizeof(name) - 1);
 	name[sizeof(name) - 1] = 0;
 	pthread_setname_np(pthread_self(), name);
 	loop_run(d->loop);

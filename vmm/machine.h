@@ -35,6 +35,7 @@ struct machine_listener {
 
 /* A disk has a loop and a thread of its own: no I/O on a vCPU's thread. */
 struct machine_disk {
+	const char *id; /* "vda" */
 	struct block *block;
 	struct loop *loop;
 	struct device *dev;
