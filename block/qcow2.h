@@ -86,6 +86,7 @@ struct qcow2_check {
 	uint64_t corruptions; /* dangerous: used more often than counted, or a bad entry */
 	uint64_t leaks;	      /* counted more often than used */
 	uint64_t errors;      /* could not be checked */
+	uint64_t corruptions_fixed, leaks_fixed; /* by qcow2_repair() */
 	uint64_t total_clusters, allocated_clusters, compressed_clusters, fragmented_clusters;
 	uint64_t image_end_offset;
 	/* A line for each of the first faults; NULL: none wanted. */
@@ -95,5 +96,18 @@ struct qcow2_check {
 /* Count every reference and compare with the refcounts. Reads only. Synchronous.
  * Returns 0 when the check ran (faults are in *c); -errno when it could not. */
 int qcow2_check(int fd, const struct qcow2_header *h, struct qcow2_check *c, struct err *e);
+
+enum qcow2_repair {
+	QCOW2_REPAIR_LEAKS = 1, /* lower refcounts that are too high */
+	QCOW2_REPAIR_ALL = 2,	/* count anew; entries against the format read as zeros from now on */
+};
+/* Repair, check again into *c, and take the dirty and corrupt marks away when nothing is left.
+ * A power cut at any point leaves the image no worse than before. fd: open for writing, locked by
+ * the caller. Synchronous. h follows what changes. Returns 0 when it ran (what is left is in *c);
+ * -errno. */
+int qcow2_repair(int fd, struct qcow2_header *h, enum qcow2_repair how, struct qcow2_check *c,
+	struct err *e);
+/* New refcounts of 2^order bits, counted from the maps. As above. */
+int qcow2_refcounts_rebuild(int fd, struct qcow2_header *h, uint32_t order, struct err *e);
 
 #endif

@@ -2,32 +2,21 @@
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/file.h"
 #include "base/util.h"
-#include "block/qcow2_impl.h"
+#include "block/qcow2_check_impl.h"
 
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
+#include <unistd.h>
 
 /* Memory is 4 bytes a cluster: at most 1 GiB. */
 #define CHECK_CLUSTERS_MAX (1ULL << 28)
 #define CHECK_LINES_MAX 64u
 #define CHECK_BITMAP_DIRECTORY_MAX (64 * MIB)
-
-struct checker {
-	int fd;
-	const struct qcow2_header *h;
-	struct qcow2_check *c;
-	uint32_t cluster_bits, cluster_bytes;
-	uint32_t *used; /* references counted, by cluster */
-	uint32_t *refs; /* what the image says */
-	uint64_t n;	/* clusters of the file */
-	uint64_t next_data; /* where the next data cluster would lie unfragmented */
-	unsigned lines;
-};
 
 static void report(struct checker *k, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 static void report(struct checker *k, const char *fmt, ...)
@@ -47,37 +36,65 @@ static void report(struct checker *k, const char *fmt, ...)
 
 #define BAD(k, ...) ((k)->c->corruptions++, report(k, "ERROR " __VA_ARGS__))
 
-/* Bytes [off, off + len) of the file are used once more. */
-static void use(struct checker *k, uint64_t off, uint64_t len, const char *what)
+/* Bytes [off, off + len) of the file are used once more. False: they are not there. */
+static bool use(struct checker *k, uint64_t off, uint64_t len, const char *what)
 {
 	if (!len)
-		return;
+		return true;
 	if (!range_inside(off, len, k->n << k->cluster_bits)) {
 		BAD(k, "%s at 0x%llx lies past the end of the file", what, (unsigned long long)off);
-		return;
+		return false;
 	}
 	for (uint64_t c = off >> k->cluster_bits; c <= (off + len - 1) >> k->cluster_bits; c++)
 		if (k->used[c] != UINT32_MAX)
 			k->used[c]++;
+	return true;
 }
 
-/* n big-endian u64 at off, in host order; NULL when they cannot be read. */
-static uint64_t *load_table(struct checker *k, uint64_t off, uint64_t n)
+int checker_load(struct checker *k, uint64_t *t, uint64_t off, uint64_t n)
 {
-	size_t bytes = ROUND_UP(MAX(n, 1u) * 8, 4096);
-	uint64_t *t = io_buffer_new(bytes);
-	int r = t ? qcow2_pread(k->fd, t, bytes, off) : -ENOMEM;
+	int r = qcow2_pread(k->fd, t, ROUND_UP(n * 8, 4096), off);
 
 	if (r < 0) {
 		k->c->errors++;
 		report(k, "ERROR cannot read a table at 0x%llx: %s", (unsigned long long)off,
 			strerror(-r));
-		free(t);
-		return NULL;
+		return r;
 	}
 	for (uint64_t i = 0; i < n; i++)
 		t[i] = be64toh(t[i]);
-	return t;
+	return 0;
+}
+
+int checker_store(struct checker *k, const uint64_t *t, uint64_t off, uint64_t n)
+{
+	CLEANUP_FREE uint64_t *be = malloc(n * 8);
+
+	if (!be)
+		return -ENOMEM;
+	for (uint64_t i = 0; i < n; i++)
+		be[i] = htobe64(t[i]);
+	return pwrite_full(k->fd, be, n * 8, (off_t)off);
+}
+
+/* A table of its own; NULL when it cannot be read. */
+static uint64_t *load_table(struct checker *k, uint64_t off, uint64_t n)
+{
+	uint64_t *t = io_buffer_new(ROUND_UP(MAX(n, 1u) * 8, 4096));
+
+	if (!t)
+		k->c->errors++;
+	else if (checker_load(k, t, off, n) == 0)
+		return t;
+	free(t);
+	return NULL;
+}
+
+static void store_table(struct checker *k, const uint64_t *t, uint64_t off, uint64_t n)
+{
+	if (k->changed && checker_store(k, t, off, n) < 0)
+		k->c->errors++;
+	k->changed = false;
 }
 
 static bool aligned(const struct checker *k, uint64_t off)
@@ -87,14 +104,27 @@ static bool aligned(const struct checker *k, uint64_t off)
 
 /* ---- refcounts as the image has them ---- */
 
-static uint64_t block_ref(const struct checker *k, const uint8_t *p, uint64_t i)
+uint64_t checker_ref(uint32_t order, const uint8_t *p, uint64_t i)
 {
-	uint32_t order = k->h->refcount_order, bits = 1u << order;
+	uint32_t bits = 1u << order;
 
 	if (order < 3)
 		return p[i * bits / 8] >> (i * bits % 8) & ((1u << bits) - 1);
 	p += i << (order - 3);
 	return order == 3 ? *p : order == 4 ? load_be16(p) : order == 5 ? load_be32(p) : load_be64(p);
+}
+
+void checker_ref_set(uint32_t order, uint8_t *p, uint64_t i, uint64_t v)
+{
+	uint32_t bits = 1u << order, shift = (uint32_t)(i * bits % 8);
+
+	if (order < 3) {
+		p += i * bits / 8;
+		*p = (uint8_t)((*p & ~(((1u << bits) - 1) << shift)) | v << shift);
+		return;
+	}
+	for (uint32_t n = bits / 8; n--; v >>= 8)
+		p[(i << (order - 3)) + n] = (uint8_t)v;
 }
 
 static void load_block(struct checker *k, uint64_t block, uint64_t off)
@@ -108,7 +138,7 @@ static void load_block(struct checker *k, uint64_t block, uint64_t off)
 		return;
 	}
 	for (uint64_t i = 0; i < per_block; i++) {
-		uint64_t c = block * per_block + i, v = block_ref(k, buf, i);
+		uint64_t c = block * per_block + i, v = checker_ref(k->h->refcount_order, buf, i);
 
 		if (c < k->n)
 			k->refs[c] = (uint32_t)MIN(v, UINT32_MAX);
@@ -117,7 +147,7 @@ static void load_block(struct checker *k, uint64_t block, uint64_t off)
 	}
 }
 
-static void check_reftable(struct checker *k)
+void checker_refcounts(struct checker *k)
 {
 	uint64_t n = (uint64_t)k->h->reftable_clusters * k->cluster_bytes / 8;
 	CLEANUP_FREE uint64_t *t = load_table(k, k->h->reftable_offset, n);
@@ -133,8 +163,8 @@ static void check_reftable(struct checker *k)
 				(unsigned long long)off);
 			continue;
 		}
-		use(k, off, k->cluster_bytes, "a refcount block");
-		load_block(k, i, off);
+		if (use(k, off, k->cluster_bytes, "a refcount block"))
+			load_block(k, i, off);
 	}
 }
 
@@ -144,42 +174,48 @@ static void check_copied(struct checker *k, uint64_t off, bool copied, const cha
 {
 	uint64_t c = off >> k->cluster_bits;
 
-	if (c < k->n && (k->refs[c] == 1) != copied)
+	if (c < k->n && !k->fix && (k->refs[c] == 1) != copied)
 		BAD(k, "COPIED of the %s at 0x%llx is %s but its refcount is %u", what,
 			(unsigned long long)off, copied ? "set" : "clear", k->refs[c]);
 }
 
-static void check_compressed(struct checker *k, uint64_t e)
+static bool compressed_ok(struct checker *k, uint64_t e)
 {
 	uint32_t x = 62 - (k->cluster_bits - 8);
 	uint64_t off = e & ((1ULL << x) - 1), n = ((e & ~(QCOW2_COPIED | QCOW2_COMPRESSED)) >> x) + 1;
+	uint64_t end = k->n << k->cluster_bits;
 
-	if (e & QCOW2_COPIED)
+	if (e & QCOW2_COPIED) {
 		BAD(k, "a compressed cluster (0x%llx) is marked COPIED", (unsigned long long)off);
-	use(k, off, MIN(n * 512 - (off & 511), (k->n << k->cluster_bits) - MIN(off, k->n << k->cluster_bits)),
-		"a compressed cluster");
+		if (k->fix)
+			return false;
+	}
 	k->c->compressed_clusters++;
 	k->c->allocated_clusters++;
 	k->c->fragmented_clusters++;
+	if (off < k->cluster_bytes) {
+		BAD(k, "a compressed cluster (0x%llx) lies in the header", (unsigned long long)off);
+		return false;
+	}
+	return use(k, off, MAX(MIN(n * 512 - (off & 511), end - MIN(off, end)), 1u),
+		"a compressed cluster");
 }
 
-static void check_l2_entry(struct checker *k, uint64_t e, uint64_t bitmap, bool active)
+static bool plain_ok(struct checker *k, uint64_t e, uint64_t bitmap, bool active)
 {
 	bool ext = k->h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2;
-	uint64_t off = e & QCOW2_OFFSET_MASK;
+	uint64_t off = e & QCOW2_OFFSET_MASK, allocated = bitmap & 0xffffffff;
 
-	if (e & QCOW2_COMPRESSED) {
-		check_compressed(k, e);
-		return;
-	}
 	if ((e & QCOW2_L2_RESERVED) || !aligned(k, off) ||
-		((e & QCOW2_ZERO) && (ext || k->h->version < 3)) || (bitmap & bitmap >> 32 & 0xffffffff)) {
+		((e & QCOW2_ZERO) && (ext || k->h->version < 3)) || (allocated & bitmap >> 32) ||
+		(allocated && !off)) {
 		BAD(k, "an L2 entry is against the format (0x%016llx)", (unsigned long long)e);
-		return;
+		return false;
 	}
 	if (!off)
-		return;
-	use(k, off, k->cluster_bytes, "a data cluster");
+		return true;
+	if (!use(k, off, k->cluster_bytes, "a data cluster"))
+		return false;
 	if (active) {
 		check_copied(k, off, e & QCOW2_COPIED, "data cluster");
 		k->c->allocated_clusters++;
@@ -187,23 +223,64 @@ static void check_l2_entry(struct checker *k, uint64_t e, uint64_t bitmap, bool 
 			k->c->fragmented_clusters++;
 		k->next_data = off + k->cluster_bytes;
 	}
+	return true;
+}
+
+/* What is lost reads as zeros, not as what a backing file has there. */
+static void entry_clear(struct checker *k, uint64_t *e, uint64_t *bitmap)
+{
+	bool ext = k->h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2;
+
+	*e = 0;
+	if (bitmap)
+		*bitmap = k->h->has_backing ? 0xffffffff00000000ULL : 0;
+	else if (!ext && k->h->has_backing && k->h->version >= 3)
+		*e = QCOW2_ZERO;
+	k->changed = true;
 }
 
 static void check_l2(struct checker *k, uint64_t off, bool active)
 {
 	uint32_t step = k->h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2 ? 2 : 1;
-	uint64_t n = k->cluster_bytes / 8;
-	CLEANUP_FREE uint64_t *t = load_table(k, off, n);
+	uint64_t n = k->cluster_bytes / 8, *t = k->table;
 
 	k->next_data = 0;
-	for (uint64_t i = 0; t && i < n; i += step)
-		if (t[i] || (step == 2 && t[i + 1]))
-			check_l2_entry(k, t[i], step == 2 ? t[i + 1] : 0, active);
+	if (checker_load(k, t, off, n) < 0)
+		return;
+	for (uint64_t i = 0; i < n; i += step) {
+		uint64_t bitmap = step == 2 ? t[i + 1] : 0;
+		bool ok;
+
+		if (!t[i] && !bitmap)
+			continue;
+		ok = t[i] & QCOW2_COMPRESSED ? compressed_ok(k, t[i])
+					     : plain_ok(k, t[i], bitmap, active);
+		if (!ok && k->fix)
+			entry_clear(k, &t[i], step == 2 ? &t[i + 1] : NULL);
+	}
+	store_table(k, t, off, n);
+}
+
+static bool l1_entry_ok(struct checker *k, uint64_t e, uint32_t i, bool active)
+{
+	uint64_t l2 = e & QCOW2_OFFSET_MASK;
+
+	if ((e & QCOW2_L1_RESERVED) || !aligned(k, l2)) {
+		BAD(k, "L1 entry %u is against the format (0x%016llx)", i, (unsigned long long)e);
+		return false;
+	}
+	if (!use(k, l2, k->cluster_bytes, "an L2 table"))
+		return false;
+	if (active)
+		check_copied(k, l2, e & QCOW2_COPIED, "L2 table");
+	check_l2(k, l2, active);
+	return true;
 }
 
 static void check_l1(struct checker *k, uint64_t off, uint32_t n, bool active)
 {
 	CLEANUP_FREE uint64_t *t = NULL;
+	bool changed = false;
 
 	if (!n)
 		return;
@@ -211,22 +288,20 @@ static void check_l1(struct checker *k, uint64_t off, uint32_t n, bool active)
 		BAD(k, "an L1 table is misplaced (0x%llx, %u entries)", (unsigned long long)off, n);
 		return;
 	}
-	use(k, off, n * 8ULL, "an L1 table");
+	if (!use(k, off, n * 8ULL, "an L1 table"))
+		return;
 	t = load_table(k, off, n);
 	for (uint32_t i = 0; t && i < n; i++) {
-		uint64_t l2 = t[i] & QCOW2_OFFSET_MASK;
-
-		if (!l2 && !(t[i] & QCOW2_L1_RESERVED))
+		if (!(t[i] & (QCOW2_OFFSET_MASK | QCOW2_L1_RESERVED)))
 			continue;
-		if ((t[i] & QCOW2_L1_RESERVED) || !aligned(k, l2)) {
-			BAD(k, "L1 entry %u is against the format (0x%016llx)", i, (unsigned long long)t[i]);
-			continue;
+		if (!l1_entry_ok(k, t[i], i, active) && k->fix) {
+			t[i] = 0;
+			changed = true;
 		}
-		use(k, l2, k->cluster_bytes, "an L2 table");
-		if (active)
-			check_copied(k, l2, t[i] & QCOW2_COPIED, "L2 table");
-		check_l2(k, l2, active);
 	}
+	k->changed = changed;
+	if (t)
+		store_table(k, t, off, n);
 }
 
 static int check_snapshots(struct checker *k, struct err *e)
@@ -255,8 +330,8 @@ static void check_bitmap(struct checker *k, uint64_t table, uint32_t n)
 		BAD(k, "a bitmap's table is misplaced (0x%llx)", (unsigned long long)table);
 		return;
 	}
-	use(k, table, n * 8ULL, "a bitmap's table");
-	t = load_table(k, table, n);
+	if (use(k, table, n * 8ULL, "a bitmap's table"))
+		t = load_table(k, table, n);
 	for (uint32_t i = 0; t && i < n; i++)
 		if (t[i] & QCOW2_OFFSET_MASK)
 			use(k, t[i] & QCOW2_OFFSET_MASK, k->cluster_bytes, "a bitmap's data");
@@ -316,10 +391,13 @@ static void compare(struct checker *k)
 	k->c->image_end_offset = end << k->cluster_bits;
 }
 
-static int checker_init(struct checker *k, struct err *e)
+int checker_init(struct checker *k, int fd, const struct qcow2_header *h, struct qcow2_check *c,
+	struct err *e)
 {
-	off_t end = lseek(k->fd, 0, SEEK_END);
+	off_t end = lseek(fd, 0, SEEK_END);
 
+	*k = (struct checker){ .fd = fd, .h = h, .c = c, .cluster_bits = h->cluster_bits,
+		.cluster_bytes = 1u << h->cluster_bits };
 	if (end < 0)
 		return err_set_errno(e, -errno, "cannot find the image's end");
 	k->n = DIV_ROUND_UP((uint64_t)end, (uint64_t)k->cluster_bytes);
@@ -328,26 +406,37 @@ static int checker_init(struct checker *k, struct err *e)
 			"checked", (unsigned long long)k->n, CHECK_CLUSTERS_MAX);
 	k->used = calloc(k->n + 1, sizeof(*k->used));
 	k->refs = calloc(k->n + 1, sizeof(*k->refs));
-	return k->used && k->refs ? 0 : err_set_errno(e, -ENOMEM, "check");
+	k->table = io_buffer_new(k->cluster_bytes);
+	return k->used && k->refs && k->table ? 0 : err_set_errno(e, -ENOMEM, "check");
+}
+
+void checker_done(struct checker *k)
+{
+	free(k->used);
+	free(k->refs);
+	free(k->table);
+}
+
+int checker_walk(struct checker *k, struct err *e)
+{
+	use(k, 0, k->cluster_bytes, "the header");
+	check_l1(k, k->h->l1_offset, k->h->l1_size, true);
+	check_bitmaps(k);
+	return check_snapshots(k, e);
 }
 
 int qcow2_check(int fd, const struct qcow2_header *h, struct qcow2_check *c, struct err *e)
 {
-	struct checker k = { .fd = fd, .h = h, .c = c, .cluster_bits = h->cluster_bits,
-		.cluster_bytes = 1u << h->cluster_bits };
-	int r = checker_init(&k, e);
+	struct checker k;
+	int r = checker_init(&k, fd, h, c, e);
 
 	if (!r) {
 		c->total_clusters = DIV_ROUND_UP(h->size_bytes, (uint64_t)k.cluster_bytes);
-		use(&k, 0, k.cluster_bytes, "the header");
-		check_reftable(&k);
-		check_l1(&k, h->l1_offset, h->l1_size, true);
-		check_bitmaps(&k);
-		r = check_snapshots(&k, e);
+		checker_refcounts(&k);
+		r = checker_walk(&k, e);
 	}
 	if (!r)
 		compare(&k);
-	free(k.used);
-	free(k.refs);
+	checker_done(&k);
 	return r;
 }

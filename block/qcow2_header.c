@@ -270,10 +270,10 @@ int qcow2_header_supported(const struct qcow2_header *h, bool writable, struct e
 	if (writable && (h->incompatible & QCOW2_INCOMPAT_CORRUPT))
 		return err_set(e, -EUCLEAN, ERR_CORRUPT,
 			"the image is marked corrupt and can only be read; repair it with "
-			"`qemu-img check -r all`, or open it read-only");
+			"`cairn-img check -r all`, or open it read-only");
 	if (writable && (h->incompatible & QCOW2_INCOMPAT_DIRTY))
 		return err_set(e, -EUCLEAN, ERR_CORRUPT,
 			"the image was not closed cleanly and its refcounts are out of date; repair it with "
-			"`qemu-img check -r all`, or open it read-only");
+			"`cairn-img check -r all`, or open it read-only");
 	return 0;
 }

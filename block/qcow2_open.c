@@ -62,7 +62,7 @@ int qcow2_corrupt(struct qcow2 *q, const char *fmt, ...)
 	vsnprintf(why, sizeof(why), fmt, ap);
 	va_end(ap);
 	log_error(q->base.name, "image corrupt: %s; nothing more is written to it. Repair it with "
-		"`qemu-img check -r all`", why);
+		"`cairn-img check -r all`", why);
 	if (q->h.version < 3 || q->base.info.read_only)
 		return -EIO;
 	store_be64(q->header_piece + QCOW2_AT_INCOMPATIBLE,

@@ -64,6 +64,8 @@ static void json(const struct qcow2_check *c, const char *path)
 	add_count(o, "check-errors", c->errors, true);
 	add_count(o, "corruptions", c->corruptions, false);
 	add_count(o, "leaks", c->leaks, false);
+	add_count(o, "corruptions-fixed", c->corruptions_fixed, false);
+	add_count(o, "leaks-fixed", c->leaks_fixed, false);
 	add_count(o, "allocated-clusters", c->allocated_clusters, false);
 	add_count(o, "fragmented-clusters", c->fragmented_clusters, false);
 	add_count(o, "compressed-clusters", c->compressed_clusters, false);
@@ -74,29 +76,74 @@ static void json(const struct qcow2_check *c, const char *path)
 	json_object_put(o);
 }
 
-static int check_layer(const struct img_open *o, const struct img_layer *y, bool as_json, bool quiet)
+struct check_args {
+	struct img_open o;
+	bool as_json, quiet;
+	enum qcow2_repair repair; /* 0: none */
+};
+
+static void repaired_say(const struct qcow2_check *c)
 {
-	struct qcow2_check c = { .report = as_json || quiet ? NULL : line_print };
+	printf("The following inconsistencies were found and repaired:\n\n    %llu leaked clusters\n"
+		"    %llu corruptions\n\nDouble checking the fixed image now...\n",
+		(unsigned long long)c->leaks_fixed, (unsigned long long)c->corruptions_fixed);
+}
+
+/* A marked image is what check is for: only what it cannot read is refused. */
+static int check_run(const struct check_args *a, struct img_layer *y, struct qcow2_check *c,
+	struct err *e)
+{
+	int r = 0;
+
+	if (!a->o.no_lock)
+		r = lock_acquire(y->fd, a->repair, a->o.path, e);
+	if (!r)
+		r = qcow2_header_supported(&y->header, false, e);
+	if (r < 0)
+		return r;
+	/* Read under the lock: it may have changed since. */
+	r = qcow2_header_read(y->fd, a->o.path, &y->header, e);
+	if (!r)
+		r = a->repair ? qcow2_repair(y->fd, &y->header, a->repair, c, e)
+			      : qcow2_check(y->fd, &y->header, c, e);
+	return r;
+}
+
+static int check_layer(const struct check_args *a, struct img_layer *y)
+{
+	struct qcow2_check c = { .report = a->as_json || a->quiet ? NULL : line_print };
 	struct err e;
 
 	if (y->format != BLOCK_FORMAT_QCOW2) {
-		if (!quiet)
-			fprintf(stderr, "cairn-img: %s is raw: it has no tables to check\n", o->path);
+		if (!a->quiet)
+			fprintf(stderr, "cairn-img: %s is raw: it has no tables to check\n", a->o.path);
 		return CHECK_NO_TABLES;
 	}
-	if (!o->no_lock && lock_acquire(y->fd, false, o->path, &e) < 0)
-		return img_fail(&e);
-	/* A marked image is what check is for: only what it cannot read is refused. */
-	if (qcow2_header_supported(&y->header, false, &e) < 0 ||
-		qcow2_check(y->fd, &y->header, &c, &e) < 0) {
-		err_prefix(&e, "%s", o->path);
+	if (check_run(a, y, &c, &e) < 0) {
+		if (!strstr(e.msg, a->o.path))
+			err_prefix(&e, "%s", a->o.path);
 		return img_fail(&e);
 	}
-	if (as_json)
-		json(&c, o->path);
-	else if (!quiet)
-		human(&c);
+	if (a->as_json)
+		json(&c, a->o.path);
+	if (a->as_json || a->quiet)
+		return verdict(&c);
+	if (c.leaks_fixed || c.corruptions_fixed)
+		repaired_say(&c);
+	human(&c);
 	return verdict(&c);
+}
+
+static int repair_word(const char *w, struct check_args *a)
+{
+	if (!strcmp(w, "leaks"))
+		a->repair = QCOW2_REPAIR_LEAKS;
+	else if (!strcmp(w, "all"))
+		a->repair = QCOW2_REPAIR_ALL;
+	else
+		return img_usage("check", "-r takes 'leaks' or 'all', not '%s'", w);
+	a->o.writable = true;
+	return 0;
 }
 
 int img_check_main(int argc, char **argv)
@@ -104,9 +151,8 @@ int img_check_main(int argc, char **argv)
 	static const struct option longs[] = { { "output", required_argument, NULL, 'O' },
 		{ "force-share", no_argument, NULL, 'U' }, { "allow", required_argument, NULL, 'A' },
 		{ "repair", required_argument, NULL, 'r' }, { NULL, 0, NULL, 0 } };
-	struct img_open o = { .no_backing = true };
+	struct check_args a = { .o.no_backing = true };
 	struct img_layer layers[BLOCK_LAYERS_MAX];
-	bool as_json = false, quiet = false;
 	unsigned n;
 	struct err e;
 	int c, st;
@@ -114,22 +160,23 @@ int img_check_main(int argc, char **argv)
 	while ((c = getopt_long(argc, argv, "f:r:Uq", longs, NULL)) != -1) {
 		switch (c) {
 		case 'f':
-			o.format = optarg;
+			a.o.format = optarg;
 			break;
 		case 'U':
-			o.no_lock = true;
+			a.o.no_lock = true;
 			break;
 		case 'q':
-			quiet = true;
+			a.quiet = true;
 			break;
 		case 'A':
 			break; /* no backing file is opened */
 		case 'r':
-			return img_usage("check", "repairing is not supported; use `qemu-img check -r %s`",
-				optarg);
+			if (repair_word(optarg, &a))
+				return 1;
+			break;
 		case 'O':
-			as_json = !strcmp(optarg, "json");
-			if (as_json || !strcmp(optarg, "human"))
+			a.as_json = !strcmp(optarg, "json");
+			if (a.as_json || !strcmp(optarg, "human"))
 				break;
 			return img_usage("check", "--output is human or json");
 		default:
@@ -138,10 +185,12 @@ int img_check_main(int argc, char **argv)
 	}
 	if (argc - optind != 1)
 		return img_usage("check", "one file is needed");
-	o.path = argv[optind];
-	if (img_layers_open(&o, layers, &n, &e) < 0)
+	if (a.repair && a.o.no_lock)
+		return img_usage("check", "-r needs the lock that -U leaves out");
+	a.o.path = argv[optind];
+	if (img_layers_open(&a.o, layers, &n, &e) < 0)
 		return img_fail(&e);
-	st = check_layer(&o, &layers[0], as_json, quiet);
+	st = check_layer(&a, &layers[0]);
 	img_layers_free(layers, n);
 	return st;
 }
