@@ -96,13 +96,27 @@ static void test_cursor_stops_at_the_end(void **state)
 
 			c = cursor_over(buf, len);
 			switch (kind) {
-			case 0: v = cursor_u8(&c); break;
-			case 1: v = cursor_le16(&c); break;
-			case 2: v = cursor_be16(&c); break;
-			case 3: v = cursor_le32(&c); break;
-			case 4: v = cursor_be32(&c); break;
-			case 5: v = cursor_le64(&c); break;
-			case 6: v = cursor_be64(&c); break;
+			case 0:
+				v = cursor_u8(&c);
+				break;
+			case 1:
+				v = cursor_le16(&c);
+				break;
+			case 2:
+				v = cursor_be16(&c);
+				break;
+			case 3:
+				v = cursor_le32(&c);
+				break;
+			case 4:
+				v = cursor_be32(&c);
+				break;
+			case 5:
+				v = cursor_le64(&c);
+				break;
+			case 6:
+				v = cursor_be64(&c);
+				break;
 			case 7:
 				memset(got, 0xff, sizeof(got));
 				cursor_bytes(&c, got, sizeof(got));
@@ -168,7 +182,8 @@ static void test_cursor_writes_and_stops(void **state)
 	assert_int_equal(c.pos, 13);
 	cursor_put_be32(&c, 0); /* two bytes are left */
 	assert_false(cursor_ok(&c));
-	assert_memory_equal(buf, "\x01\x02\x03\x04\x05\x06\x07\x88\x99\xaa\xbb\xcc\xdd\xee\xee\xee", 16);
+	assert_memory_equal(
+		buf, "\x01\x02\x03\x04\x05\x06\x07\x88\x99\xaa\xbb\xcc\xdd\xee\xee\xee", 16);
 }
 
 static void test_range_inside_does_not_wrap(void **state)

@@ -112,7 +112,8 @@ static void test_round_trip(void **state)
 {
 	struct pair *p = *state;
 
-	assert_int_equal(channel_send(p->a, VERSION, TYPE_FIXED, 77, "0123456789abcdef", 16, NULL, 0), 0);
+	assert_int_equal(
+		channel_send(p->a, VERSION, TYPE_FIXED, 77, "0123456789abcdef", 16, NULL, 0), 0);
 	assert_int_equal(channel_send(p->a, VERSION, TYPE_EMPTY, 0, NULL, 0, NULL, 0), 0);
 	assert_int_equal(receive(p), 1);
 	assert_int_equal(p->msg.head.type, TYPE_FIXED);
@@ -132,15 +133,18 @@ static void test_largest_body(void **state)
 
 	for (size_t i = 0; i < CHANNEL_BODY_MAX; i++)
 		body[i] = (uint8_t)(i * 7);
-	assert_int_equal(channel_send(p->a, VERSION, TYPE_RANGE, 1, body, CHANNEL_BODY_MAX, NULL, 0), 0);
+	assert_int_equal(
+		channel_send(p->a, VERSION, TYPE_RANGE, 1, body, CHANNEL_BODY_MAX, NULL, 0), 0);
 	assert_int_equal(receive(p), 1);
 	assert_memory_equal(p->msg.body, body, CHANNEL_BODY_MAX);
-	assert_int_equal(channel_send(p->a, VERSION, TYPE_RANGE, 1, body, CHANNEL_BODY_MAX + 1, NULL, 0),
+	assert_int_equal(
+		channel_send(p->a, VERSION, TYPE_RANGE, 1, body, CHANNEL_BODY_MAX + 1, NULL, 0),
 		-EINVAL);
 	free(body);
 }
 
-static void refused(struct pair *p, uint16_t version, uint16_t type, size_t body_bytes, unsigned nfds)
+static void refused(
+	struct pair *p, uint16_t version, uint16_t type, size_t body_bytes, unsigned nfds)
 {
 	static const uint8_t body[64];
 	const int fds[4] = { 0, 0, 0, 0 };
@@ -220,7 +224,8 @@ static void test_fds_arrive_and_close_on_exec(void **state)
 	assert_int_equal(pipe2(pipe_fds, O_CLOEXEC), 0);
 	for (unsigned i = 0; i < CHANNEL_FDS_MAX; i++)
 		fds[i] = pipe_fds[i % 2];
-	assert_int_equal(channel_send(p->a, VERSION, TYPE_FDS, 1, NULL, 0, fds, CHANNEL_FDS_MAX), 0);
+	assert_int_equal(
+		channel_send(p->a, VERSION, TYPE_FDS, 1, NULL, 0, fds, CHANNEL_FDS_MAX), 0);
 	assert_int_equal(receive(p), 1);
 	assert_int_equal(p->msg.nfds, CHANNEL_FDS_MAX);
 	assert_int_equal(fstat(pipe_fds[0], &want), 0);
@@ -234,7 +239,8 @@ static void test_fds_arrive_and_close_on_exec(void **state)
 	close(pipe_fds[0]);
 	close(pipe_fds[1]);
 	assert_int_equal(
-		channel_send(p->a, VERSION, TYPE_FDS, 1, NULL, 0, fds, CHANNEL_FDS_MAX + 1), -EINVAL);
+		channel_send(p->a, VERSION, TYPE_FDS, 1, NULL, 0, fds, CHANNEL_FDS_MAX + 1),
+		-EINVAL);
 }
 
 static void test_more_fds_than_there_is_room_for(void **state)
@@ -282,7 +288,8 @@ static void test_peer_that_does_not_read(void **state)
 	unsigned sent = 0, got = 0;
 	int r;
 
-	while (!(r = channel_send(p->a, VERSION, TYPE_FIXED, sent, "0123456789abcdef", 16, NULL, 0)))
+	while (!(
+		r = channel_send(p->a, VERSION, TYPE_FIXED, sent, "0123456789abcdef", 16, NULL, 0)))
 		sent++;
 	assert_int_equal(r, -EAGAIN);
 	assert_in_range(sent, 1, 1000000);
@@ -298,7 +305,8 @@ static void test_not_a_socket(void **state)
 	int fds[2];
 
 	assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
-	assert_int_equal(channel_recv(fds[0], VERSION, types, TYPE_COUNT, p->buf, &p->msg), -ENOTSOCK);
+	assert_int_equal(
+		channel_recv(fds[0], VERSION, types, TYPE_COUNT, p->buf, &p->msg), -ENOTSOCK);
 	assert_int_equal(channel_send(fds[1], VERSION, TYPE_EMPTY, 0, NULL, 0, NULL, 0), -ENOTSOCK);
 	close(fds[0]);
 	close(fds[1]);

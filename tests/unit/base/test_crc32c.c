@@ -11,8 +11,9 @@
 #include <cmocka.h>
 
 /* RFC 3720, appendix B.4; there the CRC stands as bytes on the wire. */
-static const uint8_t iscsi_read_pdu[48] = { 0x01, 0xc0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x14,
-	0, 0, 0, 0, 0, 0x04, 0, 0, 0, 0, 0x14, 0, 0, 0, 0x18, 0x28, 0, 0, 0, 0, 0, 0, 0, 0x02 };
+static const uint8_t iscsi_read_pdu[48] = { 0x01, 0xc0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+	0x14, 0, 0, 0, 0, 0, 0x04, 0, 0, 0, 0, 0x14, 0, 0, 0, 0x18, 0x28, 0, 0, 0, 0, 0, 0, 0,
+	0x02 };
 
 static void vectors_check(uint32_t (*crc)(uint32_t, const void *, size_t))
 {

@@ -66,7 +66,7 @@ static void test_class_names(void **state)
 			assert_string_not_equal(err_class_name((enum err_class)i),
 				err_class_name((enum err_class)k));
 	}
-	assert_string_equal(err_class_name((enum err_class)-1), "GenericError");
+	assert_string_equal(err_class_name((enum err_class)(-1)), "GenericError");
 	assert_string_equal(err_class_name((enum err_class)ERR_CLASS_COUNT), "GenericError");
 }
 

@@ -206,7 +206,8 @@ static void test_full_disk_keeps_the_old(void **state)
 	char *big;
 
 	if (geteuid() || mount("cairn-test", f->dir, "tmpfs", 0, "size=64k") < 0) {
-		fprintf(stderr, "skip: mounting a tmpfs of 64 KiB needs root (%s)\n", strerror(errno));
+		fprintf(stderr, "skip: mounting a tmpfs of 64 KiB needs root (%s)\n",
+			strerror(errno));
 		skip();
 	}
 	big = calloc(1, len);

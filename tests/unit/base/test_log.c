@@ -68,7 +68,8 @@ static void test_time_level_owner_device(void **state)
 	s = captured(*state);
 	assert_int_equal(sscanf(s, "%4d-%*2d-%*2dT%*2d:%*2d:%*2d.%3dZ", &year, &ms), 2);
 	assert_in_range(year, 2024, 2200);
-	assert_string_equal(s + strlen("2026-11-20T06:58:19.123Z"), " warning vm1/vda: flush took 12 ms\n");
+	assert_string_equal(
+		s + strlen("2026-11-20T06:58:19.123Z"), " warning vm1/vda: flush took 12 ms\n");
 	log_write(LOG_LEVEL_ERROR, NULL, "x");
 	assert_non_null(strstr(captured(*state), "Z error vm1: x\n"));
 	log_set_owner("");
@@ -117,7 +118,8 @@ static void test_no_control_characters_in_names(void **state)
 {
 	log_set_owner("vm\n1");
 	log_info("vd\na", "text");
-	assert_string_equal(captured(*state) + strlen("2026-11-20T06:58:19.123Z"), " info vm?1/vd?a: text\n");
+	assert_string_equal(
+		captured(*state) + strlen("2026-11-20T06:58:19.123Z"), " info vm?1/vd?a: text\n");
 }
 
 static void test_long_lines_are_cut_and_end(void **state)

@@ -282,8 +282,10 @@ static void test_posts_from_several_threads(void **state)
 
 	p.tasks = calloc(THREADS * PER_THREAD, sizeof(*p.tasks));
 	for (unsigned i = 0; i < THREADS * PER_THREAD; i++)
-		p.tasks[i] = (struct counted_task){ .task = { .run = task_count }, .p = &p,
-			.thread = i / PER_THREAD, .index = i % PER_THREAD };
+		p.tasks[i] = (struct counted_task){ .task = { .run = task_count },
+			.p = &p,
+			.thread = i / PER_THREAD,
+			.index = i % PER_THREAD };
 	for (unsigned i = 0; i < THREADS; i++)
 		assert_int_equal(pthread_create(&th[i], NULL, poster, &p.tasks[i * PER_THREAD]), 0);
 	loop_run(*state);
@@ -341,7 +343,8 @@ static void test_idle_loop_sleeps(void **state)
 	loop_run(*state);
 	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &b);
 	pthread_join(th, NULL);
-	ns = (uint64_t)(b.tv_sec - a.tv_sec) * 1000000000ULL + (uint64_t)b.tv_nsec - (uint64_t)a.tv_nsec;
+	ns = (uint64_t)(b.tv_sec - a.tv_sec) * 1000000000ULL + (uint64_t)b.tv_nsec -
+	     (uint64_t)a.tv_nsec;
 	assert_in_range(ns, 0, 5 * MS);
 }
 

@@ -112,7 +112,8 @@ static void test_fallocate(void **state)
 	assert_int_equal(fstat(b->fd, &st), 0);
 	assert_int_equal(st.st_size, 1 << 20);
 	op = op_over(NULL, 0);
-	loop_fallocate(b->loop, &op.op, b->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 1 << 20);
+	loop_fallocate(
+		b->loop, &op.op, b->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 1 << 20);
 	assert_int_equal(waited(b, &op), 0);
 	assert_int_equal(fstat(b->fd, &st), 0);
 	assert_int_equal(st.st_blocks, 0);
@@ -223,7 +224,9 @@ static void test_burst_from_a_completion(void **state)
 	enum { N = 3000 };
 	struct bench *b = *state;
 	struct op *ops = calloc(N, sizeof(*ops));
-	struct chain c = { .op = { .done = chain_done }, .loop = b->loop, .burst = ops, .nburst = N };
+	struct chain c = {
+		.op = { .done = chain_done }, .loop = b->loop, .burst = ops, .nburst = N
+	};
 
 	for (unsigned i = 0; i < N; i++)
 		ops[i].op.done = op_done;

@@ -56,7 +56,8 @@ static void spot_init(struct spot *s, struct loop *l, unsigned events, void (*ac
 	memset(s, 0, sizeof(*s));
 	s->loop = l;
 	s->act = act;
-	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, s->fd), 0);
+	assert_int_equal(
+		socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, s->fd), 0);
 	assert_int_equal(loop_watch(l, s->fd[0], events, spot_ready, s, &s->w), 0);
 }
 

@@ -169,9 +169,16 @@ static void test_bad_lengths_with_a_good_crc(void **state)
 		uint16_t name, instance, reserved;
 		uint32_t body;
 	} rows[] = {
-		{ 64, 0, 0, 0 }, { 0xffff, 0, 0, 0 }, { 0, 64, 0, 0 }, { 0, 0xffff, 0, 0 },
-		{ 2, 1, 1, 4 }, { 2, 1, 0, 0xffffffff }, { 2, 1, 0, STATE_SECTION_MAX_BYTES + 1 },
-		{ 2, 1, 0, 0x10000 }, { 63, 63, 0, 0xffffff00 }, { 2, 1, 0, 0xffffffe4 },
+		{ 64, 0, 0, 0 },
+		{ 0xffff, 0, 0, 0 },
+		{ 0, 64, 0, 0 },
+		{ 0, 0xffff, 0, 0 },
+		{ 2, 1, 1, 4 },
+		{ 2, 1, 0, 0xffffffff },
+		{ 2, 1, 0, STATE_SECTION_MAX_BYTES + 1 },
+		{ 2, 1, 0, 0x10000 },
+		{ 63, 63, 0, 0xffffff00 },
+		{ 2, 1, 0, 0xffffffe4 },
 	};
 
 	(void)state;

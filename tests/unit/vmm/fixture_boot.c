@@ -38,8 +38,9 @@ static int file_of(const void *p, size_t n)
 
 int boot_fx_load(struct boot_fx *f)
 {
-	struct boot_source src = { .initrd_fd = f->initrd_fd, .cmdline = f->cmdline,
-		.rsdp_gpa = FX_RSDP };
+	struct boot_source src = {
+		.initrd_fd = f->initrd_fd, .cmdline = f->cmdline, .rsdp_gpa = FX_RSDP
+	};
 	int r;
 
 	memory_clear(&f->mem);
@@ -77,9 +78,14 @@ void boot_fx_initrd(struct boot_fx *f, uint64_t bytes)
 
 void boot_fx_elf(struct boot_fx *f, uint64_t entry, const Elf64_Phdr *phdrs, unsigned n)
 {
-	Elf64_Ehdr h = { .e_type = ET_EXEC, .e_machine = EM_X86_64, .e_version = EV_CURRENT,
-		.e_entry = entry, .e_phoff = sizeof(h), .e_ehsize = sizeof(h),
-		.e_phentsize = sizeof(Elf64_Phdr), .e_phnum = (Elf64_Half)n };
+	Elf64_Ehdr h = { .e_type = ET_EXEC,
+		.e_machine = EM_X86_64,
+		.e_version = EV_CURRENT,
+		.e_entry = entry,
+		.e_phoff = sizeof(h),
+		.e_ehsize = sizeof(h),
+		.e_phentsize = sizeof(Elf64_Phdr),
+		.e_phnum = (Elf64_Half)n };
 
 	memcpy(h.e_ident, ELFMAG, SELFMAG);
 	h.e_ident[EI_CLASS] = ELFCLASS64;

@@ -136,12 +136,12 @@ static void test_fadt_says_what_the_device_does(void **state)
 	assert_true(load_le16(f + 109) & 1 << 1);  /* there is an 8042 */
 	assert_true(load_le16(f + 109) & 1 << 2);  /* there is no VGA */
 	assert_false(load_le16(f + 109) & 1 << 3); /* there is MSI */
-	assert_true(flags & 1 << 0);		   /* WBINVD */
-	assert_false(flags & 1 << 4);		   /* the power button is a fixed one */
-	assert_true(flags & 1 << 5);		   /* there is no fixed sleep button */
-	assert_true(flags & 1 << 8);		   /* 32-bit PM timer */
-	assert_true(flags & 1 << 10);		   /* reset register */
-	assert_false(flags & 1 << 20);		   /* not hardware-reduced */
+	assert_true(flags & 1 << 0);               /* WBINVD */
+	assert_false(flags & 1 << 4);              /* the power button is a fixed one */
+	assert_true(flags & 1 << 5);               /* there is no fixed sleep button */
+	assert_true(flags & 1 << 8);               /* 32-bit PM timer */
+	assert_true(flags & 1 << 10);              /* reset register */
+	assert_false(flags & 1 << 20);             /* not hardware-reduced */
 	gas_check(f + 116, 8, PCI_RESET_PORT);
 	assert_int_equal(f[128], PCI_RESET_VALUE);
 	memory_done(&m);
@@ -318,11 +318,12 @@ static void test_iasl_takes_them(void **state)
 	table_save(dir, "FACP", table_find(&m, rsdp, "FACP"));
 	table_save(dir, "APIC", table_find(&m, rsdp, "APIC"));
 	table_save(dir, "MCFG", table_find(&m, rsdp, "MCFG"));
-	table_save(dir, "DSDT",
-		table_at(&m, load_le32(table_find(&m, rsdp, "FACP") + 40), "DSDT"));
-	snprintf(cmd, sizeof(cmd), "cd %s && for t in FACP APIC MCFG DSDT; do iasl -d $t.dat || exit; done >log 2>&1"
+	table_save(dir, "DSDT", table_at(&m, load_le32(table_find(&m, rsdp, "FACP") + 40), "DSDT"));
+	snprintf(cmd, sizeof(cmd),
+		"cd %s && for t in FACP APIC MCFG DSDT; do iasl -d $t.dat || exit; done >log 2>&1"
 		" && ! grep -iE 'error|warning|invalid|unknown' log APIC.dsl MCFG.dsl FACP.dsl >bad"
-		" && iasl -we -p again DSDT.dsl >>log 2>&1 || { cat log bad; exit 1; }", dir);
+		" && iasl -we -p again DSDT.dsl >>log 2>&1 || { cat log bad; exit 1; }",
+		dir);
 	r = system(cmd);
 	snprintf(cmd, sizeof(cmd), "rm -rf '%s'", dir);
 	assert_int_equal(system(cmd), 0);

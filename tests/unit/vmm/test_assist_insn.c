@@ -52,19 +52,15 @@ static void test_plain_instructions(void **state)
 		enum assist_kind kind;
 		unsigned len;
 	} rows[] = {
-		{ i_int3, i_int3_end, ASSIST_INT3, 1 },
-		{ i_fwait, i_fwait_end, ASSIST_SKIP, 1 },
+		{ i_int3, i_int3_end, ASSIST_INT3, 1 }, { i_fwait, i_fwait_end, ASSIST_SKIP, 1 },
 		{ i_fnclex, i_fnclex_end, ASSIST_SKIP, 2 },
 		{ i_fclex, i_fclex_end, ASSIST_SKIP, 1 }, /* fwait, then fnclex by itself */
-		{ i_fninit, i_fninit_end, ASSIST_SKIP, 2 },
-		{ i_emms, i_emms_end, ASSIST_SKIP, 2 },
-		{ i_clac, i_clac_end, ASSIST_SKIP, 3 },
-		{ i_stac, i_stac_end, ASSIST_SKIP, 3 },
+		{ i_fninit, i_fninit_end, ASSIST_SKIP, 2 }, { i_emms, i_emms_end, ASSIST_SKIP, 2 },
+		{ i_clac, i_clac_end, ASSIST_SKIP, 3 }, { i_stac, i_stac_end, ASSIST_SKIP, 3 },
 		{ i_swapgs, i_swapgs_end, ASSIST_SWAPGS, 3 },
 		{ i_sysretq, i_sysretq_end, ASSIST_SYSRET, 3 },
 		{ i_sysretl, i_sysretl_end, ASSIST_NONE, 0 }, /* 32-bit: not supported there */
-		{ i_int_3, i_int_3_end, ASSIST_NONE, 0 },
-		{ i_cld, i_cld_end, ASSIST_NONE, 0 },
+		{ i_int_3, i_int_3_end, ASSIST_NONE, 0 }, { i_cld, i_cld_end, ASSIST_NONE, 0 },
 		{ i_push, i_push_end, ASSIST_NONE, 0 },
 		{ i_cmpxchg8b, i_cmpxchg8b_end, ASSIST_NONE, 0 },
 		{ i_cmpxchg, i_cmpxchg_end, ASSIST_NONE, 0 },
@@ -96,14 +92,27 @@ static void test_plain_instructions(void **state)
 
 /* ---- cmpxchg16b ---- */
 
-static const struct kvm_regs regs = { .rax = 0x1000000001ULL, .rbx = 0x2000000020ULL,
-	.rcx = 0x3000000300ULL, .rdx = 0x4000004000ULL, .rsi = 0x5000050000ULL, .rdi = 0x6000600000ULL,
-	.rsp = 0x7007000000ULL, .rbp = 0x8080000000ULL, .r8 = 0x0900000000000001ULL,
-	.r9 = 0x0a00000000000020ULL, .r10 = 0x0b00000000000300ULL, .r11 = 0x0c00000000004000ULL,
-	.r12 = 0x0d00000000050000ULL, .r13 = 0x0e00000000600000ULL, .r14 = 0x0f00000007000000ULL,
-	.r15 = 0x1000000080000000ULL, .rip = 0xffffffff81000000ULL };
+static const struct kvm_regs regs = { .rax = 0x1000000001ULL,
+	.rbx = 0x2000000020ULL,
+	.rcx = 0x3000000300ULL,
+	.rdx = 0x4000004000ULL,
+	.rsi = 0x5000050000ULL,
+	.rdi = 0x6000600000ULL,
+	.rsp = 0x7007000000ULL,
+	.rbp = 0x8080000000ULL,
+	.r8 = 0x0900000000000001ULL,
+	.r9 = 0x0a00000000000020ULL,
+	.r10 = 0x0b00000000000300ULL,
+	.r11 = 0x0c00000000004000ULL,
+	.r12 = 0x0d00000000050000ULL,
+	.r13 = 0x0e00000000600000ULL,
+	.r14 = 0x0f00000007000000ULL,
+	.r15 = 0x1000000080000000ULL,
+	.rip = 0xffffffff81000000ULL };
 static const struct kvm_sregs sregs = { .fs = { .base = 0x1111000000000000ULL },
-	.gs = { .base = 0xffff888000000000ULL }, .cs = { .base = 0 }, .ds = { .base = 0x77 } };
+	.gs = { .base = 0xffff888000000000ULL },
+	.cs = { .base = 0 },
+	.ds = { .base = 0x77 } };
 
 struct addressed {
 	const uint8_t *bytes, *end;
@@ -155,36 +164,72 @@ CX(c_gs_rip, "%gs:0x80(%rip)");
 INSN(c_nolock, "cmpxchg16b (%rsi)"); /* this_cpu_cmpxchg_double has no lock */
 INSN(c_nolock_gs, "cmpxchg16b %gs:(%rsi)");
 INSN(c_rexfull, ".byte 0xf0, 0x4f, 0x0f, 0xc7, 0x8c, 0xfe\n.long 0x1234"); /* all REX bits */
-INSN(c_disp0_nobase_rexb, ".byte 0xf0, 0x49, 0x0f, 0xc7, 0x0c, 0x25\n.long 0x5000"); /* B, no base */
+INSN(c_disp0_nobase_rexb,
+	".byte 0xf0, 0x49, 0x0f, 0xc7, 0x0c, 0x25\n.long 0x5000");  /* B, no base */
 INSN(c_rip_rexb, ".byte 0xf0, 0x49, 0x0f, 0xc7, 0x0d\n.long 0x60"); /* B does not matter */
 INSN(c_gs_first, ".byte 0x65, 0xf0, 0x48, 0x0f, 0xc7, 0x0e");
 INSN(c_gs_last, ".byte 0xf0, 0x65, 0x48, 0x0f, 0xc7, 0x0e");
 
-#define ROW(name, value) { name, name##_end, value, false }
-#define ROW_RIP(name, value) { name, name##_end, value, true }
+#define ROW(name, value)                                                                           \
+	{                                                                                          \
+		name, name##_end, value, false                                                     \
+	}
+#define ROW_RIP(name, value)                                                                       \
+	{                                                                                          \
+		name, name##_end, value, true                                                      \
+	}
 
 static void test_cmpxchg16b_operands(void **state)
 {
 	const struct kvm_regs *r = &regs;
 	const uint64_t gs = sregs.gs.base, fs = sregs.fs.base;
 	const struct addressed rows[] = {
-		ROW(c_rax, r->rax), ROW(c_rcx, r->rcx), ROW(c_rdx, r->rdx), ROW(c_rbx, r->rbx),
-		ROW(c_rsp, r->rsp), ROW(c_rbp, r->rbp), ROW(c_rsi, r->rsi), ROW(c_rdi, r->rdi),
-		ROW(c_r8, r->r8), ROW(c_r9, r->r9), ROW(c_r10, r->r10), ROW(c_r11, r->r11),
-		ROW(c_r12, r->r12), ROW(c_r13, r->r13), ROW(c_r14, r->r14), ROW(c_r15, r->r15),
-		ROW(c_d8, r->rsi + 0x10), ROW(c_d8n, r->rsi - 0x10), ROW(c_d32, r->rbp + 0x12345670),
-		ROW(c_d32n, r->r13 - 0x12345670), ROW(c_rsp8, r->rsp + 0x40),
-		ROW(c_r12_32, r->r12 + 0x4000), ROW(c_sib, r->rsi + 4 * r->rdi + 0x10),
-		ROW(c_sib1, r->rax + r->rcx), ROW(c_sib2, r->rbx + 2 * r->rbp),
-		ROW(c_sib8, r->rsp + 8 * r->r15), ROW(c_sib_r12, r->r13 + 8 * r->r12 - 0x80),
-		ROW(c_sib_rbp, r->rbp + r->rax), ROW(c_sib_r13, r->r13 + 2 * r->r14),
-		ROW(c_nobase, 0x7ffffff0 + 8 * r->rdx), ROW(c_nobase_r, 4 * r->r9 - 0x10),
-		ROW(c_abs, 0x1000), ROW(c_absn, -0x1000ULL), ROW_RIP(c_rip, 0x100),
-		ROW_RIP(c_ripn, -0x100ULL), ROW(c_gs, gs + r->rsi + 0x20), ROW(c_gs_abs, gs + 0x40),
-		ROW(c_fs, fs + r->r8 + 8 * r->r9), ROW_RIP(c_gs_rip, gs + 0x80), ROW(c_nolock, r->rsi),
-		ROW(c_nolock_gs, gs + r->rsi), ROW(c_rexfull, r->r14 + 8 * r->r15 + 0x1234),
-		ROW(c_disp0_nobase_rexb, 0x5000), ROW_RIP(c_rip_rexb, 0x60),
-		ROW(c_gs_first, gs + r->rsi), ROW(c_gs_last, gs + r->rsi),
+		ROW(c_rax, r->rax),
+		ROW(c_rcx, r->rcx),
+		ROW(c_rdx, r->rdx),
+		ROW(c_rbx, r->rbx),
+		ROW(c_rsp, r->rsp),
+		ROW(c_rbp, r->rbp),
+		ROW(c_rsi, r->rsi),
+		ROW(c_rdi, r->rdi),
+		ROW(c_r8, r->r8),
+		ROW(c_r9, r->r9),
+		ROW(c_r10, r->r10),
+		ROW(c_r11, r->r11),
+		ROW(c_r12, r->r12),
+		ROW(c_r13, r->r13),
+		ROW(c_r14, r->r14),
+		ROW(c_r15, r->r15),
+		ROW(c_d8, r->rsi + 0x10),
+		ROW(c_d8n, r->rsi - 0x10),
+		ROW(c_d32, r->rbp + 0x12345670),
+		ROW(c_d32n, r->r13 - 0x12345670),
+		ROW(c_rsp8, r->rsp + 0x40),
+		ROW(c_r12_32, r->r12 + 0x4000),
+		ROW(c_sib, r->rsi + 4 * r->rdi + 0x10),
+		ROW(c_sib1, r->rax + r->rcx),
+		ROW(c_sib2, r->rbx + 2 * r->rbp),
+		ROW(c_sib8, r->rsp + 8 * r->r15),
+		ROW(c_sib_r12, r->r13 + 8 * r->r12 - 0x80),
+		ROW(c_sib_rbp, r->rbp + r->rax),
+		ROW(c_sib_r13, r->r13 + 2 * r->r14),
+		ROW(c_nobase, 0x7ffffff0 + 8 * r->rdx),
+		ROW(c_nobase_r, 4 * r->r9 - 0x10),
+		ROW(c_abs, 0x1000),
+		ROW(c_absn, -0x1000ULL),
+		ROW_RIP(c_rip, 0x100),
+		ROW_RIP(c_ripn, -0x100ULL),
+		ROW(c_gs, gs + r->rsi + 0x20),
+		ROW(c_gs_abs, gs + 0x40),
+		ROW(c_fs, fs + r->r8 + 8 * r->r9),
+		ROW_RIP(c_gs_rip, gs + 0x80),
+		ROW(c_nolock, r->rsi),
+		ROW(c_nolock_gs, gs + r->rsi),
+		ROW(c_rexfull, r->r14 + 8 * r->r15 + 0x1234),
+		ROW(c_disp0_nobase_rexb, 0x5000),
+		ROW_RIP(c_rip_rexb, 0x60),
+		ROW(c_gs_first, gs + r->rsi),
+		ROW(c_gs_last, gs + r->rsi),
 	};
 
 	(void)state;
@@ -197,9 +242,12 @@ static void test_cmpxchg16b_operands(void **state)
 		memset(buf, 0xcc, sizeof(buf));
 		memcpy(buf, rows[i].bytes, n);
 		assist_decode(buf, sizeof(buf), &d);
-		if (d.kind != ASSIST_CMPXCHG16B || d.len != n || assist_operand(&d, r, &sregs) != want)
-			fail_msg("row %zu: kind %d, %u bytes of %zu, operand %#llx instead of %#llx", i,
-				(int)d.kind, d.len, n, (unsigned long long)assist_operand(&d, r, &sregs),
+		if (d.kind != ASSIST_CMPXCHG16B || d.len != n ||
+			assist_operand(&d, r, &sregs) != want)
+			fail_msg(
+				"row %zu: kind %d, %u bytes of %zu, operand %#llx instead of %#llx",
+				i, (int)d.kind, d.len, n,
+				(unsigned long long)assist_operand(&d, r, &sregs),
 				(unsigned long long)want);
 		for (size_t cut = 0; cut < n; cut++) {
 			assist_decode(buf, cut, &d);
@@ -217,7 +265,8 @@ static void test_cmpxchg16b_neighbours(void **state)
 		struct assist_insn d;
 
 		assist_decode(b, sizeof(b), &d);
-		assert_int_equal(d.kind == ASSIST_CMPXCHG16B, (modrm >> 3 & 7) == 1 && modrm < 0xc0);
+		assert_int_equal(
+			d.kind == ASSIST_CMPXCHG16B, (modrm >> 3 & 7) == 1 && modrm < 0xc0);
 		b[1] = 0x41; /* REX without W: cmpxchg8b */
 		assist_decode(b, sizeof(b), &d);
 		assert_int_equal(d.kind, ASSIST_NONE);
@@ -232,7 +281,8 @@ static void test_decoder_survives_anything(void **state)
 	for (int round = 0; round < 200000; round++) {
 		size_t n = (size_t)rand_r(&seed) % 16;
 		uint8_t *b = malloc(n ? n : 1); /* of exactly this size, for the sanitizer */
-		static const uint8_t likely[] = { 0xf0, 0x64, 0x65, 0x48, 0x4f, 0x0f, 0xc7, 0x0c, 0x25 };
+		static const uint8_t likely[] = { 0xf0, 0x64, 0x65, 0x48, 0x4f, 0x0f, 0xc7, 0x0c,
+			0x25 };
 		struct assist_insn d;
 
 		for (size_t i = 0; i < n; i++)
@@ -290,8 +340,9 @@ static void test_cmpxchg16b_loads_when_unequal(void **state)
 /* ---- system calls ---- */
 
 #define LSTAR 0xffffffff81800080ULL
-static const struct assist_msrs msrs = { .star = 0x0023001000000000ULL, .lstar = LSTAR,
-	.fmask = 0x257fd5, .kernel_gs_base = 0x1234 };
+static const struct assist_msrs msrs = {
+	.star = 0x0023001000000000ULL, .lstar = LSTAR, .fmask = 0x257fd5, .kernel_gs_base = 0x1234
+};
 
 struct call {
 	uint64_t frame[6];
@@ -302,10 +353,12 @@ struct call {
 
 static struct call call_sane(void)
 {
-	struct call c = { .frame = { 0x14, LSTAR, 0x33, 0x202, 0x7ffc0000, 0x2b }, .m = msrs,
-		.r = regs, .s = sregs };
+	struct call c = { .frame = { 0x14, LSTAR, 0x33, 0x202, 0x7ffc0000, 0x2b },
+		.m = msrs,
+		.r = regs,
+		.s = sregs };
 
-	c.r.r11 = 0x1000ed7; /* with IF, DF, TF and arithmetic flags */
+	c.r.r11 = 0x1000ed7;             /* with IF, DF, TF and arithmetic flags */
 	c.r.rsp = 0xfffffe0000002fd0ULL; /* the exception's stack */
 	return c;
 }
@@ -404,7 +457,8 @@ static void test_sysret(void **state)
 
 static void test_gates(void **state)
 {
-	const uint8_t gate[16] = { 0x40, 0x12, 0x10, 0, 0, 0x8e, 0x80, 0x81, 0xff, 0xff, 0xff, 0xff };
+	const uint8_t gate[16] = { 0x40, 0x12, 0x10, 0, 0, 0x8e, 0x80, 0x81, 0xff, 0xff, 0xff,
+		0xff };
 
 	(void)state;
 	assert_true(assist_gate_handler(gate) == 0xffffffff81801240ULL);
@@ -424,16 +478,23 @@ static void test_entry_step(void **state)
 		const uint8_t *bytes, *end;
 		unsigned len;
 	} rows[] = {
-		{ i_cld, i_cld_end, 1 }, { i_nop, i_nop_end, 1 }, { i_endbr64, i_endbr64_end, 4 },
-		{ i_clac, i_clac_end, 3 }, { i_nop3, i_nop3_end, 3 }, { i_stac, i_stac_end, 0 },
-		{ i_endbr32, i_endbr32_end, 0 }, { i_nopw, i_nopw_end, 0 }, { i_push, i_push_end, 0 },
+		{ i_cld, i_cld_end, 1 },
+		{ i_nop, i_nop_end, 1 },
+		{ i_endbr64, i_endbr64_end, 4 },
+		{ i_clac, i_clac_end, 3 },
+		{ i_nop3, i_nop3_end, 3 },
+		{ i_stac, i_stac_end, 0 },
+		{ i_endbr32, i_endbr32_end, 0 },
+		{ i_nopw, i_nopw_end, 0 },
+		{ i_push, i_push_end, 0 },
 		{ i_int3, i_int3_end, 0 },
 	};
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
 		for (size_t n = 0; n <= (size_t)(rows[i].end - rows[i].bytes); n++) {
-			uint8_t *b = malloc(n ? n : 1); /* of exactly this size, for the sanitizer */
+			uint8_t *b =
+				malloc(n ? n : 1); /* of exactly this size, for the sanitizer */
 			unsigned want = n >= rows[i].len ? rows[i].len : 0;
 			bool df = !want;
 

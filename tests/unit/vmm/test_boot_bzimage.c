@@ -41,7 +41,7 @@ static void kernel_make(struct boot_fx *f, unsigned setup_sects)
 	store_le32(h + 0x238, 2047);
 	store_le64(h + 0x258, PREF_GPA);
 	store_le32(h + 0x260, INIT_BYTES);
-	memset(h + 0x268, 0x77, 4);   /* a field that is newer than we are */
+	memset(h + 0x268, 0x77, 4);    /* a field that is newer than we are */
 	memset(h + 0x26c, 0x66, 0x80); /* code behind the header */
 	memset(h + setup, 0xab, PAYLOAD_BYTES);
 	f->image_bytes = setup + PAYLOAD_BYTES;
@@ -78,7 +78,8 @@ static void test_zero_page(void **state)
 	for (size_t i = 0x26c; i < 0x2d0; i++)
 		assert_int_equal(zp[i], 0);
 	for (size_t i = 0; i < 0x1e8; i++) /* else Linux takes the page for a sloppy loader's */
-		assert_int_equal(zp[i], i >= 0x70 && i < 0x78 ? (FX_RSDP >> 8 * (i - 0x70)) & 0xff : 0);
+		assert_int_equal(
+			zp[i], i >= 0x70 && i < 0x78 ? (FX_RSDP >> 8 * (i - 0x70)) & 0xff : 0);
 	assert_int_equal(zp[0x1ef], 0);
 	assert_true(load_le64(zp + 0x70) == FX_RSDP);
 	assert_int_equal(zp[0x210], 0xff);
@@ -166,7 +167,8 @@ static void test_address_beyond_memory(void **state)
 	boot_fx_init(&f, RAM);
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
 		for (uint8_t relocatable = 0; relocatable < 2; relocatable++)
-			REFUSED(-E2BIG, store_le64(f.image + 0x258, bad[i]); f.image[0x234] = relocatable);
+			REFUSED(-E2BIG, store_le64(f.image + 0x258, bad[i]);
+				f.image[0x234] = relocatable);
 	kernel_make(&f, SETUP_SECTS);
 	store_le64(f.image + 0x258, RAM - INIT_BYTES); /* to the last byte */
 	assert_int_equal(boot_fx_load(&f), 0);
@@ -184,7 +186,8 @@ static void test_address_below_1_mib(void **state)
 	for (size_t i = 0; i < ARRAY_SIZE(low); i++) {
 		kernel_make(&f, SETUP_SECTS);
 		store_le64(f.image + 0x258, low[i]);
-		assert_int_equal(boot_fx_load(&f), 0); /* it can move: to the first multiple of 2 MiB */
+		assert_int_equal(
+			boot_fx_load(&f), 0); /* it can move: to the first multiple of 2 MiB */
 		payload_check(&f, 0x200000);
 		f.image[0x234] = 0;
 		boot_fx_refused(&f, -E2BIG);
@@ -269,7 +272,8 @@ static void test_command_line_that_is_too_long(void **state)
 	line[2047] = 0;
 	kernel_make(&f, SETUP_SECTS);
 	assert_int_equal(boot_fx_load(&f), 0);
-	assert_string_equal((const char *)f.mem.host + load_le32(f.mem.host + f.entry.rsi + 0x228), line);
+	assert_string_equal(
+		(const char *)f.mem.host + load_le32(f.mem.host + f.entry.rsi + 0x228), line);
 	boot_fx_done(&f);
 }
 

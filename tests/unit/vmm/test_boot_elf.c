@@ -16,10 +16,17 @@
 #define TEXT_GPA 0x1000000ULL
 #define RAM (64 * MIB)
 
-static const Elf64_Phdr text_phdr = { .p_type = PT_LOAD, .p_offset = 0x1000, .p_filesz = 0x2000,
-	.p_memsz = 0x5000, .p_paddr = TEXT_GPA, .p_vaddr = 0xffffffff81000000ULL };
-static const Elf64_Phdr data_phdr = { .p_type = PT_LOAD, .p_offset = 0x3000, .p_filesz = 0x123,
-	.p_memsz = 0x123, .p_paddr = TEXT_GPA + 0x10000 };
+static const Elf64_Phdr text_phdr = { .p_type = PT_LOAD,
+	.p_offset = 0x1000,
+	.p_filesz = 0x2000,
+	.p_memsz = 0x5000,
+	.p_paddr = TEXT_GPA,
+	.p_vaddr = 0xffffffff81000000ULL };
+static const Elf64_Phdr data_phdr = { .p_type = PT_LOAD,
+	.p_offset = 0x3000,
+	.p_filesz = 0x123,
+	.p_memsz = 0x123,
+	.p_paddr = TEXT_GPA + 0x10000 };
 static const Elf64_Phdr stack_phdr = { .p_type = PT_GNU_STACK };
 
 static void kernel_make(struct boot_fx *f)
@@ -114,8 +121,9 @@ static size_t note_put(uint8_t *p, const char *name, uint32_t name_len, uint32_t
 static uint8_t *kernel_with_notes(struct boot_fx *f, size_t bytes)
 {
 	kernel_make(f);
-	*phdr_of(f, 2) = (Elf64_Phdr){ .p_type = PT_NOTE, .p_offset = 0x4000, .p_filesz = bytes,
-		.p_memsz = bytes };
+	*phdr_of(f, 2) = (Elf64_Phdr){
+		.p_type = PT_NOTE, .p_offset = 0x4000, .p_filesz = bytes, .p_memsz = bytes
+	};
 	f->image_bytes = 0x4000 + bytes;
 	memset(f->image + 0x4000, 0, bytes + 16);
 	return f->image + 0x4000;
@@ -315,14 +323,14 @@ static void test_segments_that_do_not_fit(void **state)
 		uint64_t gpa, bytes;
 		int want;
 	} rows[] = {
-		{ 0, 0x1000, -E2BIG },		     /* our own tables */
-		{ 0x20000, 0x1000, -E2BIG },	     /* the command line */
-		{ 0x30000, 0x1000, 0 },		     /* the first that is free */
-		{ 0x9e000, 0x1c00, 0 },		     /* up to the EBDA */
+		{ 0, 0x1000, -E2BIG },       /* our own tables */
+		{ 0x20000, 0x1000, -E2BIG }, /* the command line */
+		{ 0x30000, 0x1000, 0 },      /* the first that is free */
+		{ 0x9e000, 0x1c00, 0 },      /* up to the EBDA */
 		{ 0x9e000, 0x1c01, -E2BIG },
-		{ 0x90000, 0x80000, -E2BIG },	     /* over the legacy hole */
+		{ 0x90000, 0x80000, -E2BIG }, /* over the legacy hole */
 		{ 0xa0000, 0x1000, -E2BIG },
-		{ 0xe0000, 0x1000, -E2BIG },	     /* ACPI's tables */
+		{ 0xe0000, 0x1000, -E2BIG }, /* ACPI's tables */
 		{ 0xff000, 0x1001, -E2BIG },
 		{ 0x100000, 0x1000, 0 },
 		{ RAM - 0x1000, 0x1000, 0 },

@@ -61,7 +61,8 @@ static void test_devices_see_the_same_ram(void **state)
 		assert_null(dev_ram(&h, UINT64_MAX, 2));
 		assert_null(dev_ram(&h, 1, UINT64_MAX));
 		if (m.high_bytes) {
-			assert_ptr_equal(dev_ram(&h, MEM_HIGH_BASE, m.high_bytes), m.host + 3 * GIB);
+			assert_ptr_equal(
+				dev_ram(&h, MEM_HIGH_BASE, m.high_bytes), m.host + 3 * GIB);
 			/* The last byte is there, and it is the file's last. */
 			*(uint8_t *)dev_ram(&h, MEM_HIGH_BASE + m.high_bytes - 1, 1) = 0x77;
 			assert_int_equal(m.host[m.bytes - 1], 0x77);
@@ -115,7 +116,8 @@ static void test_e820_is_sorted_and_true(void **state)
 		assert_int_equal(type_at(t, n, MEM_ACPI_BASE), E820_RESERVED);
 		assert_int_equal(type_at(t, n, 0xfffff), E820_RESERVED);
 		assert_int_equal(type_at(t, n, 0x100000), sizes[i] > MIB ? E820_RAM : 0);
-		assert_int_equal(type_at(t, n, m.low_bytes - 1), sizes[i] > MIB ? E820_RAM : E820_RESERVED);
+		assert_int_equal(
+			type_at(t, n, m.low_bytes - 1), sizes[i] > MIB ? E820_RAM : E820_RESERVED);
 		assert_int_equal(type_at(t, n, MEM_PCI_BASE), 0);
 		assert_int_equal(type_at(t, n, MEM_ECAM_BASE), E820_RESERVED);
 		assert_int_equal(type_at(t, n, MEM_ECAM_BASE + MEM_ECAM_BYTES), 0);

@@ -86,8 +86,10 @@ static void guest_write(struct vcpu_fx *f, const void *code, size_t n)
 	store_le64(gdt + BOOT_CS32, 0x00cf9b000000ffffULL);
 	store_le64(gdt + BOOT_DS, 0x00cf93000000ffffULL);
 	memcpy(f->mem.host + CODE_GPA, code, n);
-	f->entry = (struct boot_entry){ .mode = BOOT_PROTECTED_32, .rip = CODE_GPA,
-		.gdt_gpa = GDT_GPA, .gdt_limit = BOOT_TSS + 15 };
+	f->entry = (struct boot_entry){ .mode = BOOT_PROTECTED_32,
+		.rip = CODE_GPA,
+		.gdt_gpa = GDT_GPA,
+		.gdt_limit = BOOT_TSS + 15 };
 }
 
 static void must(int r, const struct err *e)
@@ -101,8 +103,12 @@ static struct vcpu_fx *fx_new(unsigned count, const void *code, size_t n)
 {
 	static const struct bus_ops ops = { .read = dev_read, .write = dev_write };
 	struct vcpu_fx *f = calloc(1, sizeof(*f));
-	struct vcpus_config c = { .count = count, .sockets = 1, .cores = count, .threads = 1,
-		.fault = fault, .opaque = f };
+	struct vcpus_config c = { .count = count,
+		.sockets = 1,
+		.cores = count,
+		.threads = 1,
+		.fault = fault,
+		.opaque = f };
 	struct err e = { 0 };
 	int r = kvm_init(&f->kvm, &e);
 
@@ -285,7 +291,7 @@ static void test_stop_asked_for_by_the_handler(void **state)
 		atomic_store(&f->stop_at, n);
 		vcpus_resume(&f->set);
 		assert_true(wait_beyond(f, n - 1));
-		vcpus_stop(&f->set); /* waits until it is parked */
+		vcpus_stop(&f->set);                            /* waits until it is parked */
 		assert_int_equal(atomic_load(&f->accesses), n); /* not one access more */
 		r = regs_of(f, 0);
 		out_check(f, &r);
@@ -458,8 +464,8 @@ static void test_jump_into_nothing(void **state)
 static void test_reset_forgets_the_last_life(void **state)
 {
 	/* mov $-1 to all; mov %eax,%dr3; loop */
-	static const uint8_t code[] = { 0xb8, 0x00, 0x40, 0, 0, 0x0f, 0x23, 0xd8, 0x31, 0xc0, 0x31, 0xd2,
-		0xbb, 0xff, 0xff, 0xff, 0xff, 0xbd, 1, 2, 3, 4, 0xef, 0x40, 0xeb, 0xfc };
+	static const uint8_t code[] = { 0xb8, 0x00, 0x40, 0, 0, 0x0f, 0x23, 0xd8, 0x31, 0xc0, 0x31,
+		0xd2, 0xbb, 0xff, 0xff, 0xff, 0xff, 0xbd, 1, 2, 3, 4, 0xef, 0x40, 0xeb, 0xfc };
 	struct vcpu_fx *f = fx_new(1, code, sizeof(code));
 	struct kvm_debugregs d;
 	struct kvm_regs r;
@@ -510,11 +516,11 @@ static void test_reset_turns_kvms_own_writes_off(void **state)
 		uint32_t index;
 		uint64_t on;
 	} rows[] = {
-		{ 0x4b564d01, 0x2001 },	/* kvm-clock */
-		{ 0x12, 0x2041 },	/* the same, old number */
-		{ 0x4b564d02, 0x2081 },	/* asynchronous page faults */
-		{ 0x4b564d03, 0x20c1 },	/* stolen time */
-		{ 0x4b564d04, 0x2101 },	/* PV end of interrupt */
+		{ 0x4b564d01, 0x2001 }, /* kvm-clock */
+		{ 0x12, 0x2041 },       /* the same, old number */
+		{ 0x4b564d02, 0x2081 }, /* asynchronous page faults */
+		{ 0x4b564d03, 0x20c1 }, /* stolen time */
+		{ 0x4b564d04, 0x2101 }, /* PV end of interrupt */
 	};
 	struct vcpu_fx *f = fx_new(1, out_loop, sizeof(out_loop));
 	struct err e = { 0 };
@@ -551,10 +557,10 @@ static void test_reset_gives_a_fresh_local_apic(void **state)
 
 		assert_int_equal(kvm_ioctl(fd, KVM_GET_LAPIC, &fresh), 0);
 		l = fresh;
-		store_le32(l.regs + 0x80, 0x20);	/* task priority */
-		store_le32(l.regs + 0xf0, 0x1ff);	/* on */
+		store_le32(l.regs + 0x80, 0x20);        /* task priority */
+		store_le32(l.regs + 0xf0, 0x1ff);       /* on */
 		store_le32(l.regs + 0x170, 0x80000000); /* vector 0xff in service */
-		store_le32(l.regs + 0x320, 0x200ef);	/* periodic timer */
+		store_le32(l.regs + 0x320, 0x200ef);    /* periodic timer */
 		store_le32(l.regs + 0x380, 0x100000);
 		assert_int_equal(kvm_ioctl(fd, KVM_SET_LAPIC, &l), 0);
 		assert_int_equal(kvm_ioctl(fd, KVM_GET_SREGS, &s), 0);

@@ -52,8 +52,8 @@ static void seen_write(void *opaque, uint64_t off, unsigned size, uint64_t value
 	struct exit_fx *f = opaque;
 
 	assert_true(f->nseen < ARRAY_SIZE(f->seen));
-	f->seen[f->nseen++] = (struct access){ .off = off, .size = size, .value = value,
-		.is_write = true };
+	f->seen[f->nseen++] =
+		(struct access){ .off = off, .size = size, .value = value, .is_write = true };
 }
 
 static void fault(void *opaque, unsigned vcpu, enum vm_reason reason, const char *detail)
@@ -72,12 +72,15 @@ static int fx_setup(void **state)
 	struct exit_fx *f = calloc(1, sizeof(*f));
 
 	*state = f;
-	f->vcpu = (struct vcpu){ .set = &f->set, .index = 3, .fd = -1, .run = &f->run, .stats_fd = -1 };
+	f->vcpu = (struct vcpu){
+		.set = &f->set, .index = 3, .fd = -1, .run = &f->run, .stats_fd = -1
+	};
 	f->set.vcpu = &f->vcpu;
-	f->set.cfg = (struct vcpus_config){ .count = 1, .pio = bus_new(), .mmio = bus_new(),
-		.fault = fault, .opaque = f };
+	f->set.cfg = (struct vcpus_config){
+		.count = 1, .pio = bus_new(), .mmio = bus_new(), .fault = fault, .opaque = f
+	};
 	return bus_add(f->set.cfg.pio, PORT, RANGE, &ops, f) ||
-		bus_add(f->set.cfg.mmio, GPA, RANGE, &ops, f);
+	       bus_add(f->set.cfg.mmio, GPA, RANGE, &ops, f);
 }
 
 static int fx_teardown(void **state)
@@ -90,7 +93,8 @@ static int fx_teardown(void **state)
 	return 0;
 }
 
-static uint8_t *io(struct exit_fx *f, uint8_t direction, uint16_t port, uint8_t size, uint32_t count)
+static uint8_t *io(
+	struct exit_fx *f, uint8_t direction, uint16_t port, uint8_t size, uint32_t count)
 {
 	f->run.exit_reason = KVM_EXIT_IO;
 	f->run.io.direction = direction;
@@ -113,7 +117,8 @@ static void test_out(void **state)
 		assert_true(f->seen[0].is_write);
 		assert_int_equal(f->seen[0].off, 4);
 		assert_int_equal(f->seen[0].size, size);
-		assert_int_equal(f->seen[0].value, 0x44332211U & (uint32_t)((1ULL << 8 * size) - 1));
+		assert_int_equal(
+			f->seen[0].value, 0x44332211U & (uint32_t)((1ULL << 8 * size) - 1));
 	}
 	assert_int_equal(atomic_load(&f->vcpu.exits_io), 3);
 }

@@ -166,9 +166,10 @@ static void test_one_file_or_name_twice(void **state)
 	REFUSED(c.disks[0].fd[1] = c.disks[0].fd[0]);
 	REFUSED(c.disks[0].fd[0] = c.kernel_fd);
 	REFUSED(c.ndisks = 2; c.disks[1] = c.disks[0]; strcpy(c.disks[1].id, "vdb"));
-	REFUSED(c.disks[0].nlayers = 1; c.ndisks = 2; c.disks[1] = c.disks[0]; c.disks[1].fd[0] = 2);
-	ACCEPTED(c.disks[0].nlayers = 1; c.ndisks = 2; c.disks[1] = c.disks[0]; c.disks[1].fd[0] = 2;
-		 strcpy(c.disks[1].id, "vdb"));
+	REFUSED(c.disks[0].nlayers = 1; c.ndisks = 2; c.disks[1] = c.disks[0];
+		c.disks[1].fd[0] = 2);
+	ACCEPTED(c.disks[0].nlayers = 1; c.ndisks = 2; c.disks[1] = c.disks[0];
+		 c.disks[1].fd[0] = 2; strcpy(c.disks[1].id, "vdb"));
 }
 
 static void test_choices(void **state)
@@ -213,7 +214,8 @@ static void test_disks(void **state)
 	ACCEPTED(c.disks[0].queues = 8; c.disks[0].queue_size = 1024);
 	ACCEPTED(c.disks[0].queue_size = 2);
 	/* Only the last of many is wrong. */
-	REFUSED(c.ndisks = VM_DISKS_MAX; for (int i = 1; i < VM_DISKS_MAX; i++) c.disks[i] = c.disks[0];
+	REFUSED(c.ndisks = VM_DISKS_MAX;
+		for (int i = 1; i < VM_DISKS_MAX; i++) c.disks[i] = c.disks[0];
 		c.disks[VM_DISKS_MAX - 1].nlayers = 99);
 }
 
@@ -250,7 +252,8 @@ static void test_tables_say_which_way(void **state)
 	assert_false(vm_msg_to_vm[VM_MSG_EVENT].known);
 	for (unsigned t = 0; t < VM_MSG_TYPE_COUNT; t++) {
 		assert_false(vm_msg_to_vm[t].known && vm_msg_from_vm[t].known);
-		assert_int_equal(vm_msg_from_vm[t].fds_max, 0); /* a VM hands nothing to its daemon */
+		assert_int_equal(
+			vm_msg_from_vm[t].fds_max, 0); /* a VM hands nothing to its daemon */
 	}
 }
 
