@@ -1,0 +1,70 @@
+"""boot: the small Linux to its user space, in the SVM host beside QEMU microvm, and natively."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+if __name__ == "__main__":  # in the SVM host, without run.py
+    sys.path.append(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "e2e"))
+
+import guestlib
+from benchlib import ROUNDS, Unfit, milliseconds_to, need_qemu, qemu_microvm
+
+FRACTION = 0.6  # of QEMU microvm's time
+NATIVE_TARGET_S = 12.0
+NATIVE_ROUNDS = 3  # each takes ten seconds
+READY = b"cairn-guest: ready"
+INSIDE_SECONDS = 120
+
+
+def definition_file(folder, kernel):
+    path = os.path.join(folder, "vm.json")
+    d = guestlib.linux_definition()
+    d["boot"]["kernel"] = os.path.join(kernel, "vmlinux")
+    with open(path, "w") as f:
+        json.dump(d, f)
+    return path
+
+
+def pairs_here(kernel):
+    """Both, here, alternating; no disks. QEMU's microvm is at its quickest with an RTC: without one Linux
+    waits for it for seconds."""
+    with tempfile.TemporaryDirectory(prefix="cairn-bench-") as folder:
+        ours = [guestlib.CAIRN, "run", definition_file(folder, kernel)]
+        peer = qemu_microvm(os.path.join(kernel, "vmlinux"), 128, "-initrd", guestlib.linux_initrd(), "-append",
+                            guestlib.linux_cmdline() + " cairn.port=ttyS0", "-device", "virtio-rng-device", options=",rtc=on")
+        pairs = [(milliseconds_to(ours, READY), milliseconds_to(peer, READY)) for _ in range(ROUNDS + 1)]
+    return pairs[1:]  # the first one reads the files
+
+
+def pairs_in_svmhost(kernel):
+    """The same in the emulated host: this file is the program that runs there."""
+    r = subprocess.run([*guestlib.SVMHOST, "--timeout", str(INSIDE_SECONDS), "--", "/usr/bin/python3",
+                        os.path.abspath(__file__), kernel], stdout=subprocess.PIPE, text=True, errors="replace")
+    for line in r.stdout.splitlines():
+        if line.startswith("pairs "):
+            return json.loads(line[len("pairs "):])
+    raise Unfit(f"the SVM host gave no result, status {r.returncode}: {r.stdout[-1500:]}")
+
+
+def native(kernel):
+    with tempfile.TemporaryDirectory(prefix="cairn-bench-") as folder:
+        return milliseconds_to([guestlib.CAIRN, "run", definition_file(folder, kernel)], READY) / 1000
+
+
+def run(bench):
+    need_qemu()
+    kernel = guestlib.linux_kernel()
+    kind = guestlib.host_kind()
+    if kind in ("vmx", "svm"):
+        bench.pairs("here", "ms", pairs_here(kernel), "QEMU microvm", 1 / FRACTION)
+        return
+    bench.pairs("SVM host", "ms", pairs_in_svmhost(kernel), "QEMU microvm", 1 / FRACTION)
+    if kind == "pvm":
+        bench.compare("PVM host", "s", lambda: native(kernel), NATIVE_TARGET_S, "target", 1.0, rounds=NATIVE_ROUNDS)
+
+
+if __name__ == "__main__":
+    print("pairs", json.dumps(pairs_here(sys.argv[1])), flush=True)

@@ -1,0 +1,106 @@
+"""benchlib: what benchmarks share: rows with medians, programs timed to their first output."""
+
+import os
+import select
+import signal
+import statistics
+import time
+
+import guestlib
+
+ROUNDS = 9
+QEMU = "/usr/bin/qemu-system-x86_64"
+# A guest that says nothing for that long is not coming.
+PATIENCE = 60
+
+
+class Unfit(Exception):
+    """This machine cannot run the benchmark; the text says why."""
+
+
+class Bench:
+    """The rows of one benchmark."""
+
+    def __init__(self, name, build):
+        self.name, self.build, self.rows = name, build, []
+
+    def compare(self, case, unit, ours, peer, peer_name, goal, rate=False, rounds=ROUNDS):
+        """ours, peer: functions that measure once, or peer a number that has to be reached.
+        goal: the least ratio; a ratio above 1 is in our favour. rate: more is better."""
+        pairs = [(ours(), peer() if callable(peer) else peer) for _ in range(rounds)]
+        self.pairs(case, unit, pairs, peer_name, goal, rate)
+
+    def pairs(self, case, unit, pairs, peer_name, goal, rate=False):
+        """The same for values that were measured already."""
+        ours, peer = (statistics.median(p[i] for p in pairs) for i in (0, 1))
+        above, below = (ours, peer) if rate else (peer, ours)
+        # What costs nothing at all has no ratio; a thousand is enough to say so.
+        ratio = above / below if below else 1000.0
+        self.rows.append({"name": self.name, "case": case, "unit": unit, "ours": round(ours, 6),
+                          "peer": round(peer, 6), "peer_name": peer_name, "ratio": round(ratio, 3),
+                          "goal": round(goal, 3), "holds": ratio >= goal})
+
+
+def need_kvm():
+    kind = guestlib.host_kind()
+    if kind == "none":
+        raise Unfit("no usable /dev/kvm")
+    return kind
+
+
+def need_qemu():
+    if not os.path.exists(QEMU):
+        raise Unfit(f"the peer is missing: {QEMU}")
+
+
+def qemu_microvm(kernel, memory_mib, *more, options=""):
+    """The quickest QEMU that there is, with a serial port on stdio. options: of the machine."""
+    cpu = "host,-arch-capabilities" if guestlib.host_kind() == "pvm" else "host"
+    return [QEMU, "-M", "microvm,x-option-roms=off" + options, "-accel", "kvm", "-cpu", cpu, "-m", str(memory_mib),
+            "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot",
+            "-kernel", kernel, *more]
+
+
+class Program:
+    """A program with pipes, started by posix_spawn: a fork of this interpreter would cost as much as
+    what is measured."""
+
+    def __init__(self, argv):
+        to_r, self.stdin = os.pipe()
+        self.stdout, from_w = os.pipe()
+        null = os.open(os.devnull, os.O_WRONLY)
+        moves = [(os.POSIX_SPAWN_DUP2, to_r, 0), (os.POSIX_SPAWN_DUP2, from_w, 1), (os.POSIX_SPAWN_DUP2, null, 2)]
+        self.begin_ns = time.perf_counter_ns()
+        self.pid = os.posix_spawn(argv[0], argv, os.environ, file_actions=moves)
+        for fd in (to_r, from_w, null):
+            os.close(fd)
+        self.output = b""
+
+    def until(self, text):
+        """Read until text has come; the milliseconds since the start."""
+        deadline = time.monotonic() + PATIENCE
+        while text not in self.output:
+            if not select.select([self.stdout], [], [], max(0, deadline - time.monotonic()))[0]:
+                raise RuntimeError(f"no {text!r} within {PATIENCE} s; it said {self.output[-300:]!r}")
+            got = os.read(self.stdout, 65536)
+            if not got:
+                raise RuntimeError(f"the output ended before {text!r}: {self.output[-300:]!r}")
+            self.output += got
+        return (time.perf_counter_ns() - self.begin_ns) / 1e6
+
+    def close(self):
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        os.close(self.stdin)
+        os.close(self.stdout)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+def milliseconds_to(argv, text):
+    with Program(argv) as p:
+        return p.until(text)
