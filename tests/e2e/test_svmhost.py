@@ -43,7 +43,7 @@ def results():
         guestlib.linux_kernel(variant)  # there it would take an hour
     with tempfile.TemporaryDirectory(prefix="cairn-svmhost-") as share:
         run = subprocess.run(
-            [guestlib.SVMHOST, "--timeout", str(SECONDS), "--share", share, "--", "/usr/bin/python3", "-m", "pytest",
+            [*guestlib.SVMHOST, "--timeout", str(SECONDS), "--share", share, "--", "/usr/bin/python3", "-m", "pytest",
              "-v", "--tb=short", "-p", "no:cacheprovider", "--junitxml=/host-share/results.xml",
              *(os.path.join(HERE, f) for f in FILES)],
             env={**os.environ, "CAIRN_IN_SVMHOST": "1", "CAIRN_BUILD": guestlib.BUILD},
