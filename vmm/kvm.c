@@ -177,7 +177,33 @@ void kvm_done(struct kvm *k)
 		close(k->sys_fd);
 	k->vm_fd = k->sys_fd = -1;
 	free(k->supported);
+	free(k->fresh);
 	k->supported = NULL;
+	k->fresh = NULL;
+}
+
+struct kvm_board {
+	struct kvm_irqchip chips[3];
+	struct kvm_pit_state2 pit;
+};
+
+/* get: read the state into b; else set it. */
+static int board_move(struct kvm *k, struct kvm_board *b, bool get, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(b->chips) && !r; i++) {
+		b->chips[i].chip_id = i;
+		r = kvm_ioctl(k->vm_fd, get ? KVM_GET_IRQCHIP : KVM_SET_IRQCHIP, &b->chips[i]);
+	}
+	if (!r)
+		r = kvm_ioctl(k->vm_fd, get ? KVM_GET_PIT2 : KVM_SET_PIT2, &b->pit);
+	return r < 0 ? err_set(e, r, ERR_HOST, "interrupt controllers: %s", strerror(-r)) : 0;
+}
+
+int kvm_reset_irqchip(struct kvm *k, struct err *e)
+{
+	return board_move(k, k->fresh, false, e);
 }
 
 int kvm_create_irqchip(struct kvm *k, struct err *e)
@@ -188,5 +214,10 @@ int kvm_create_irqchip(struct kvm *k, struct err *e)
 	if (r < 0)
 		return err_set(e, r, ERR_HOST, "KVM_CREATE_IRQCHIP: %s", strerror(-r));
 	r = kvm_ioctl(k->vm_fd, KVM_CREATE_PIT2, &pit);
-	return r < 0 ? err_set(e, r, ERR_HOST, "KVM_CREATE_PIT2: %s", strerror(-r)) : 0;
+	if (r < 0)
+		return err_set(e, r, ERR_HOST, "KVM_CREATE_PIT2: %s", strerror(-r));
+	k->fresh = calloc(1, sizeof(*k->fresh));
+	if (!k->fresh)
+		return err_set_errno(e, -ENOMEM, "interrupt controllers");
+	return board_move(k, k->fresh, true, e);
 }

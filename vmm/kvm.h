@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 struct err;
+struct kvm_board;
 struct kvm_cpuid2;
 
 struct kvm {
@@ -18,6 +19,7 @@ struct kvm {
 	bool has_sync_regs;
 	bool has_msr_filter;
 	struct kvm_cpuid2 *supported; /* owned */
+	struct kvm_board *fresh;      /* owned: PICs, IOAPIC and PIT as they were made */
 };
 
 /* Open /dev/kvm, check every capability we stand on, create the VM. A sentence (ERR_HOST
@@ -28,6 +30,9 @@ void kvm_done(struct kvm *k);
 /* In-kernel PIC, IOAPIC, LAPICs and PIT. After all memory slots and the MSR filter: what
  * comes later waits for a grace period, 7 to 13 ms each. */
 int kvm_create_irqchip(struct kvm *k, struct err *e);
+
+/* PICs, IOAPIC and PIT back to what they were when they were made. */
+int kvm_reset_irqchip(struct kvm *k, struct err *e);
 
 /* "vmx", "svm", "pvm". */
 const char *kvm_host_kind_name(uint8_t kind);

@@ -400,11 +400,14 @@ int machine_boot(struct machine *m, struct err *e)
 
 int machine_reset(struct machine *m, struct err *e)
 {
+	int r;
+
 	for (unsigned i = 0; i < m->ndevices; i++)
 		if (m->devices[i]->ops->reset)
 			m->devices[i]->ops->reset(m->devices[i]);
 	machine_pager_end(m);
-	return machine_boot(m, e);
+	r = kvm_reset_irqchip(&m->kvm, e);
+	return r < 0 ? r : machine_boot(m, e);
 }
 
 void machine_hold(struct machine *m)

@@ -23,6 +23,7 @@ int memory_init(struct memory *m, uint64_t bytes, bool huge_pages, struct err *e
 	memset(m, 0, sizeof(*m));
 	m->host = NULL;
 	m->bytes = bytes;
+	m->mapped_bytes = want;
 	m->low_bytes = MIN(bytes, MEM_LOW_MAX);
 	m->high_bytes = bytes - m->low_bytes;
 	m->fd = memfd_create("cairn-ram", flags);
@@ -91,14 +92,14 @@ void memory_populate(struct memory *m, uint64_t gpa, uint64_t bytes)
 void memory_clear(struct memory *m)
 {
 	/* Punching gives the pages back at once; a failure leaves the old content. */
-	if (fallocate(m->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)m->bytes) < 0)
-		memset(m->host, 0, m->bytes);
+	if (fallocate(m->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)m->mapped_bytes) < 0)
+		memset(m->host, 0, m->mapped_bytes);
 }
 
 void memory_done(struct memory *m)
 {
 	if (m->host)
-		munmap(m->host, m->bytes);
+		munmap(m->host, m->mapped_bytes);
 	if (m->fd >= 0)
 		close(m->fd);
 	m->host = NULL;

@@ -37,6 +37,7 @@ struct memory {
 	int fd; /* memfd */
 	uint8_t *host;
 	uint64_t bytes, low_bytes, high_bytes;
+	uint64_t mapped_bytes; /* bytes, up to a whole huge page */
 };
 
 /* huge_pages: from the host's pool of 2 MiB pages; an error with a sentence when there are not

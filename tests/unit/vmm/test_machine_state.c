@@ -272,6 +272,23 @@ static void test_another_vms_state_is_refused(void **state)
 	machine_free(other);
 }
 
+/* What the guest programmed into the interrupt controllers is gone after a reset. */
+static void test_reset_forgets_interrupt_routing(void **state)
+{
+	struct kvm_irqchip before = { .chip_id = KVM_IRQCHIP_IOAPIC }, chip;
+	struct fixture *f = *state;
+	struct err e = { 0 };
+
+	need_kvm();
+	assert_int_equal(kvm_ioctl(f->m->kvm.vm_fd, KVM_GET_IRQCHIP, &before), 0);
+	chip = before;
+	chip.chip.ioapic.redirtbl[9].bits = 0x8000 | 0x31; /* level, unmasked, vector 0x31 */
+	assert_int_equal(kvm_ioctl(f->m->kvm.vm_fd, KVM_SET_IRQCHIP, &chip), 0);
+	assert_int_equal(machine_reset(f->m, &e), 0);
+	assert_int_equal(kvm_ioctl(f->m->kvm.vm_fd, KVM_GET_IRQCHIP, &chip), 0);
+	assert_int_equal(chip.chip.ioapic.redirtbl[9].bits, before.chip.ioapic.redirtbl[9].bits);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -279,6 +296,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_saved_twice_is_the_same, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_damage_is_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_another_vms_state_is_refused, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_reset_forgets_interrupt_routing, setup, teardown),
 	};
 
 	alarm(60);
