@@ -41,7 +41,7 @@ prog_objs = $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard $(1)/*.c)))
 lib = $(BUILD)/lib$(1).a
 VM_LIBS    := $(foreach f,vmm devices snapshot block base,$(call lib,$(f)))
 DAEMON_LIBS := $(foreach f,api base,$(call lib,$(f)))
-CLI_LIBS   := $(foreach f,api block base,$(call lib,$(f)))
+CLI_LIBS   := $(foreach f,api snapshot block base,$(call lib,$(f)))
 IMG_LIBS   := $(foreach f,block base,$(call lib,$(f)))
 TEST_LIBS  := $(foreach f,api vmm devices snapshot block base,$(call lib,$(f)))
 
@@ -110,7 +110,7 @@ $(BUILD)/unit/%: tests/unit/%.c $(TEST_LIBS)
 HELPERS := $(patsubst tests/%.c,$(BUILD)/%,$(sort $(wildcard tests/helpers/*.c)))
 helpers: $(HELPERS)
 .PHONY: helpers
-$(BUILD)/helpers/%: tests/helpers/%.c $(BUILD)/vmm/vm_msg.o $(call lib,base)
+$(BUILD)/helpers/%: tests/helpers/%.c $(BUILD)/vmm/vm_msg.o $(call lib,snapshot) $(call lib,base)
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_CFLAGS) -MF $@.d $(ALL_LDFLAGS) -pie -o $@ $< $(filter %.o %.a,$^) -luring

@@ -128,14 +128,36 @@ static int client_next(struct client *c, uint64_t deadline_ns, struct json_objec
 	}
 }
 
-static int client_send(struct client *c, struct json_object *o, struct err *e)
+/* The fd goes with the first byte. */
+static ssize_t bytes_send(int sock, const char *p, size_t len, int fd)
+{
+	union {
+		struct cmsghdr align;
+		char buf[CMSG_SPACE(sizeof(int))];
+	} control;
+	struct iovec iov = { (char *)p, len };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1 };
+
+	if (fd >= 0) {
+		memset(&control, 0, sizeof(control));
+		control.align.cmsg_level = SOL_SOCKET;
+		control.align.cmsg_type = SCM_RIGHTS;
+		control.align.cmsg_len = CMSG_LEN(sizeof(int));
+		memcpy(CMSG_DATA(&control.align), &fd, sizeof(int));
+		m.msg_control = &control;
+		m.msg_controllen = sizeof(control.buf);
+	}
+	return sendmsg(sock, &m, MSG_NOSIGNAL);
+}
+
+static int client_send(struct client *c, struct json_object *o, int fd, struct err *e)
 {
 	CLEANUP_FREE char *line = NULL;
 	size_t len, at = 0;
 
 	line = js_line(o, &len);
 	while (line && at < len) {
-		ssize_t n = send(c->sock, line + at, len - at, MSG_NOSIGNAL);
+		ssize_t n = bytes_send(c->sock, line + at, len - at, at ? -1 : fd);
 
 		if (n < 0 && errno != EINTR)
 			return lost(e);
@@ -146,7 +168,7 @@ static int client_send(struct client *c, struct json_object *o, struct err *e)
 
 /* ---- commands ---- */
 
-static enum err_class class_from_name(const char *name)
+enum err_class client_error_class(const char *name)
 {
 	for (unsigned i = 0; name && i < ERR_CLASS_COUNT; i++)
 		if (!strcmp(err_class_name(i), name))
@@ -160,14 +182,14 @@ static int answer_take(struct json_object *o, struct json_object **ret_v, struct
 	const char *desc = js_get_str(error, "desc");
 
 	if (error)
-		return err_set(e, -EREMOTEIO, class_from_name(js_get_str(error, "class")), "%s",
+		return err_set(e, -EREMOTEIO, client_error_class(js_get_str(error, "class")), "%s",
 			desc ? desc : "the daemon gave no reason");
 	if (ret_v)
 		*ret_v = json_object_get(js_get(o, "return"));
 	return 0;
 }
 
-static int command_send(struct client *c, const char *command, struct json_object *args,
+static int command_send(struct client *c, const char *command, struct json_object *args, int fd,
 	uint64_t *ret_id, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = json_object_new_object();
@@ -177,7 +199,7 @@ static int command_send(struct client *c, const char *command, struct json_objec
 		js_put(o, "arguments", args);
 	*ret_id = ++c->next_id;
 	js_put_uint(o, "id", *ret_id);
-	return client_send(c, o, e);
+	return client_send(c, o, fd, e);
 }
 
 static int answer_await(struct client *c, uint64_t id, struct json_object **ret_v, struct err *e)
@@ -199,17 +221,28 @@ static int answer_await(struct client *c, uint64_t id, struct json_object **ret_
 	}
 }
 
-int client_execute(struct client *c, const char *command, struct json_object *args,
+int client_execute_with_fd(struct client *c, const char *command, struct json_object *args, int fd,
 	struct json_object **ret_v, int *ret_fd, struct err *e)
 {
 	uint64_t id;
-	int r = command_send(c, command, args, &id, e);
+	int r = command_send(c, command, args, fd, &id, e);
 
 	if (!r)
 		r = answer_await(c, id, ret_v, e);
 	if (!r && ret_fd)
 		*ret_fd = steal_fd(&c->fd);
 	return r;
+}
+
+int client_execute(struct client *c, const char *command, struct json_object *args,
+	struct json_object **ret_v, int *ret_fd, struct err *e)
+{
+	return client_execute_with_fd(c, command, args, -1, ret_v, ret_fd, e);
+}
+
+int client_fd(const struct client *c)
+{
+	return c->sock;
 }
 
 int client_next_event(struct client *c, uint64_t deadline_ns, struct json_object **ret_ev,

@@ -1,6 +1,7 @@
 #include "api/command.h"
 #include "api/conn.h"
 #include "api/daemon.h"
+#include "api/job.h"
 #include "api/js.h"
 #include "api/vm.h"
 #include "base/cleanup.h"
@@ -29,6 +30,8 @@ static void call_free(struct call *c)
 {
 	json_object_put(c->args);
 	json_object_put(c->id);
+	if (c->fd >= 0)
+		close(c->fd);
 	free(c);
 }
 
@@ -61,6 +64,14 @@ void call_return_fd(struct call *c, struct json_object *v, int fd)
 void call_return(struct call *c, struct json_object *v)
 {
 	call_return_fd(c, v, -1);
+}
+
+void call_return_job(struct call *c, const struct job *j)
+{
+	struct json_object *o = json_object_new_object();
+
+	js_put_str(o, "job", j->id);
+	call_return(c, o);
 }
 
 static void call_fail_class(struct call *c, const char *class_name, const char *desc)
@@ -124,6 +135,18 @@ static int check_role(const struct call *c, struct err *e)
 		c->command->name, role_name(c->command->role), role_name(conn_role(c->conn)));
 }
 
+static int take_fd(struct call *c, struct err *e)
+{
+	if (!(c->command->flags & COMMAND_TAKES_FD))
+		return 0;
+	c->fd = conn_take_fd(c->conn);
+	if (c->fd >= 0)
+		return 0;
+	return err_set(e, -EBADF, ERR_INVALID,
+		"%s needs a file: send an open one along with the command (SCM_RIGHTS)",
+		c->command->name);
+}
+
 static int find_vm(struct call *c, struct err *e)
 {
 	const char *name;
@@ -155,6 +178,7 @@ static struct call *call_new(struct daemon *d, struct conn *conn, struct json_ob
 		abort();
 	c->daemon = d;
 	c->conn = conn;
+	c->fd = -1;
 	c->started_ns = loop_now_ns();
 	if (json_object_is_type(text, json_type_object)) {
 		c->has_id = json_object_object_get_ex(text, "id", &v);
@@ -192,6 +216,8 @@ void command_dispatch(struct daemon *d, struct conn *conn, struct json_object *t
 	r = check_role(c, &e);
 	if (!r)
 		r = schema_check_args(c->command, c->args, &e);
+	if (!r)
+		r = take_fd(c, &e);
 	if (!r)
 		r = find_vm(c, &e);
 	if (r < 0)

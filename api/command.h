@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 struct conn;
+struct job;
 struct daemon;
 struct vm;
 
@@ -23,6 +24,7 @@ struct call {
 	struct json_object *id;   /* NULL: none given */
 	bool has_id;
 	struct vm *vm; /* of COMMAND_CONCERNS_VM */
+	int fd; /* of COMMAND_TAKES_FD: owned; a handler that keeps it leaves -1 */
 	uint64_t started_ns;
 };
 
@@ -34,6 +36,8 @@ void call_return(struct call *c, struct json_object *v);
 /* fd: taken; it travels with the answer. */
 void call_return_fd(struct call *c, struct json_object *v, int fd);
 void call_fail(struct call *c, const struct err *e);
+/* {"job": its id} */
+void call_return_job(struct call *c, const struct job *j);
 /* For an error that belongs to no call. */
 struct json_object *error_to_json(const char *class_name, const char *desc);
 
@@ -55,5 +59,12 @@ void command_vm_suspend(struct call *c);
 void command_vm_resume(struct call *c);
 void command_vm_destroy(struct call *c);
 void command_vm_console(struct call *c);
+void command_vm_save(struct call *c);
+void command_vm_managed_save(struct call *c);
+void command_vm_managed_save_remove(struct call *c);
+void command_vm_restore(struct call *c);
+void command_query_jobs(struct call *c);
+void command_job_cancel(struct call *c);
+void command_job_dismiss(struct call *c);
 
 #endif

@@ -2,6 +2,7 @@
 #include "api/command.h"
 #include "api/conn.h"
 #include "api/daemon.h"
+#include "api/job.h"
 #include "api/js.h"
 #include "api/text.h"
 #include "api/vm.h"
@@ -183,6 +184,8 @@ static void put_state(struct json_object *o, const struct vm *vm)
 	js_put_uint(o, "used-memory", vm_state_is_active(vm->state) ? vm->def->ram_bytes : 0);
 	if (vm->proc && vm_process_pid(vm->proc) > 0)
 		js_put_int(o, "pid", vm_process_pid(vm->proc));
+	if (vm->job)
+		js_put_str(o, "job", vm->job->id);
 	if (vm->exit_status >= 0)
 		js_put_int(o, "exit-status", vm->exit_status);
 	if (vm->exit_signal)
@@ -190,15 +193,16 @@ static void put_state(struct json_object *o, const struct vm *vm)
 }
 
 /* A VM that does not answer is shown with what the daemon knows. */
-static void info_done(void *opaque, int r, const struct vm_info *info, const struct err *e)
+static void info_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct call *c = opaque;
 	struct json_object *o = json_object_new_object();
+	const struct vm_info *info = r == 0 ? a->info : NULL;
 
 	(void)e;
 	put_identity(o, c->vm);
 	put_state(o, c->vm);
-	if (r == 0 && info) {
+	if (info) {
 		if (c->vm->state == VM_RUNNING && info->vcpus && info->vcpus_halted == info->vcpus) {
 			js_put_str(o, "state", "idle");
 			js_put_str(o, "word", "idle");

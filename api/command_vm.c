@@ -45,7 +45,8 @@ static int define_check(struct daemon *d, struct definition *def, struct vm **re
 	return 0;
 }
 
-static int define_keep(struct daemon *d, struct definition **def, struct vm *old, struct err *e)
+static int define_keep(struct daemon *d, struct definition **def, struct vm *old,
+	struct vm **ret_vm, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = definition_to_json(*def);
 	struct vm *vm;
@@ -56,6 +57,7 @@ static int define_keep(struct daemon *d, struct definition **def, struct vm *old
 	if (old) {
 		definition_free(old->def);
 		old->def = STEAL_PTR(*def);
+		*ret_vm = old;
 		return 0;
 	}
 	r = vm_add(d, *def, &vm);
@@ -63,7 +65,23 @@ static int define_keep(struct daemon *d, struct definition **def, struct vm *old
 		return err_set_errno(e, r, "VM '%s'", (*def)->name);
 	*def = NULL;
 	vm_save(vm);
+	*ret_vm = vm;
 	return 0;
+}
+
+int vm_define(struct daemon *d, struct definition *owned, struct vm **ret_vm, struct err *e)
+{
+	struct definition *def CLEANUP(definition_free_p) = owned;
+	struct vm *old;
+	int r = definition_check_files(def, e);
+
+	if (!r)
+		r = define_check(d, def, &old, e);
+	if (!r)
+		r = define_keep(d, &def, old, ret_vm, e);
+	if (!r)
+		daemon_emit(d, EVENT_VM_DEFINED, (*ret_vm)->def->name, NULL);
+	return r;
 }
 
 static struct json_object *define_answer(const struct definition *def, bool created)
@@ -83,7 +101,7 @@ void command_vm_define(struct call *c)
 	struct definition *def CLEANUP(definition_free_p) = NULL;
 	struct json_object *answer = NULL;
 	const char *folder = js_get_str(c->args, "folder");
-	struct vm *old = NULL;
+	struct vm *old = NULL, *vm;
 	struct err e;
 	int r = 0;
 
@@ -98,7 +116,7 @@ void command_vm_define(struct call *c)
 	if (!r) {
 		answer = define_answer(def, !old);
 		if (!js_get_bool(c->args, "validate-only", false))
-			r = define_keep(c->daemon, &def, old, &e);
+			r = define_keep(c->daemon, &def, old, &vm, &e);
 	}
 	if (r < 0) {
 		json_object_put(answer);
@@ -116,6 +134,10 @@ void command_vm_undefine(struct call *c)
 	struct err e;
 	int r = vm_check_idle(c->vm, "undefine", &e);
 
+	if (!r && c->vm->state == VM_SAVED && !js_get_bool(c->args, "managed-save", false))
+		r = err_set(&e, -EPERM, ERR_WRONG_STATE,
+			"VM '%s' has a managed save; undefine it with --managed-save to drop that, or "
+			"start it", c->vm->def->name);
 	if (!r)
 		r = store_remove(c->daemon->store, c->vm->def->name, &e);
 	if (r < 0) {
@@ -131,9 +153,27 @@ void command_vm_undefine(struct call *c)
 
 /* ---- life ---- */
 
+static void start_done(void *opaque, int r, const struct err *e)
+{
+	struct call *c = opaque;
+	struct json_object *o;
+
+	if (r < 0) {
+		call_fail(c, e);
+		return;
+	}
+	o = json_object_new_object();
+	js_put_int(o, "id", c->vm->id);
+	call_return(c, o);
+}
+
 void command_vm_start(struct call *c)
 {
-	vm_start(c->vm, c, js_get_bool(c->args, "paused", false));
+	struct vm_start_how how = { .state_fd = -1, .paused = js_get_bool(c->args, "paused", false),
+		.force_boot = js_get_bool(c->args, "force-boot", false),
+		.eager = js_get_bool(c->args, "eager", false), .done = start_done, .opaque = c };
+
+	vm_start(c->vm, &how);
 }
 
 void command_vm_destroy(struct call *c)
@@ -154,51 +194,51 @@ static void request_done(struct call *c, int r, const struct err *e, enum vm_tri
 	call_return(c, NULL);
 }
 
-static void suspend_done(void *opaque, int r, const struct vm_info *info, const struct err *e)
+static void suspend_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct call *c = opaque;
 
-	(void)info;
+	(void)a;
 	/* Its own event has told already, most times; then this finds nothing to do. */
 	request_done(c, r, e, VM_SAW_PAUSED, "user");
 }
 
-static void resume_done(void *opaque, int r, const struct vm_info *info, const struct err *e)
+static void resume_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
-	(void)info;
+	(void)a;
 	request_done(opaque, r, e, VM_SAW_RUNNING, "user");
 }
 
-static void shutdown_done(void *opaque, int r, const struct vm_info *info, const struct err *e)
+static void shutdown_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct call *c = opaque;
 
-	(void)info;
+	(void)a;
 	request_done(c, r, e, VM_ASK_SHUTDOWN, "user");
 }
 
-static void reboot_done(void *opaque, int r, const struct vm_info *info, const struct err *e)
+static void reboot_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct call *c = opaque;
 
-	(void)info;
+	(void)a;
 	if (r < 0)
 		c->vm->rebooting = false;
 	request_done(c, r, e, VM_ASK_REBOOT, "user");
 }
 
-static void reset_done(void *opaque, int r, const struct vm_info *info, const struct err *e)
+static void reset_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct call *c = opaque;
 
-	(void)info;
+	(void)a;
 	if (r == 0)
 		c->vm->rebooting = false;
 	request_done(c, r, e, VM_ASK_RESET, c->vm->state == VM_PAUSED ? NULL : "booted");
 }
 
 static void request(struct call *c, enum vm_msg_type type,
-	void (*done)(void *opaque, int r, const struct vm_info *info, const struct err *e))
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e))
 {
 	vm_process_request(c->vm->proc, type, NULL, 0, -1, REQUEST_TIMEOUT_NS, done, c);
 }
@@ -256,11 +296,11 @@ struct console_wait {
 	int fd; /* the client's end */
 };
 
-static void console_done(void *opaque, int r, const struct vm_info *info, const struct err *e)
+static void console_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct console_wait *w = opaque;
 
-	(void)info;
+	(void)a;
 	if (r < 0) {
 		close(w->fd);
 		call_fail(w->call, e);

@@ -127,6 +127,30 @@ static void config_fill(struct vm_config *v, const struct definition *d)
 	v->restore_fd = VM_NO_FD;
 }
 
+static int disks_open(const struct definition *d, struct config *c, struct err *e)
+{
+	int r = 0;
+
+	c->vm.ndisks = MIN(d->ndisks, VM_DISKS_MAX);
+	for (unsigned i = 0; !r && i < c->vm.ndisks; i++)
+		r = disk_open(c, i, &d->disks[i], e);
+	return r;
+}
+
+int config_open_images(const struct definition *d, struct config *c, struct err *e)
+{
+	int r;
+
+	memset(c, 0, sizeof(*c));
+	config_fill(&c->vm, d);
+	c->vm.kernel_fd = c->vm.initrd_fd = VM_NO_FD;
+	c->vm.images_only = 1;
+	r = disks_open(d, c, e);
+	if (r < 0)
+		config_done(c);
+	return r;
+}
+
 int config_open(const struct definition *d, struct config *c, struct err *e)
 {
 	int r;
@@ -136,9 +160,8 @@ int config_open(const struct definition *d, struct config *c, struct err *e)
 	r = boot_open(c, "boot.kernel", d->kernel, &c->vm.kernel_fd, e);
 	if (!r)
 		r = boot_open(c, "boot.initrd", d->initrd, &c->vm.initrd_fd, e);
-	c->vm.ndisks = MIN(d->ndisks, VM_DISKS_MAX);
-	for (unsigned i = 0; !r && i < c->vm.ndisks; i++)
-		r = disk_open(c, i, &d->disks[i], e);
+	if (!r)
+		r = disks_open(d, c, e);
 	if (r < 0)
 		config_done(c);
 	return r;

@@ -18,6 +18,8 @@ struct config {
  * foreground, log_level, the log) are the caller's to set afterwards.
  * Returns 0; -errno with the path to the key; ret_c then holds nothing. */
 int config_open(const struct definition *d, struct config *ret_c, struct err *e);
+/* The same for work on the disks alone: images_only. */
+int config_open_images(const struct definition *d, struct config *ret_c, struct err *e);
 /* Adds an fd (taken, also on failure). Returns its index, or VM_NO_FD when full. */
 unsigned config_add_fd(struct config *c, int fd);
 /* Sends it as VM_MSG_CONFIG. Returns 0 or -errno. */

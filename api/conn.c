@@ -19,6 +19,7 @@
 /* poll() always reports a hang-up; this asks for nothing else. */
 #define EVENTS_NONE POLLPRI
 #define ACCEPTS_PER_ROUND 64
+#define FDS_AT_ONCE 4 /* more in one message are the kernel's to close */
 
 struct chunk {
 	struct chunk *next;
@@ -35,6 +36,7 @@ struct conn {
 	struct wire wire;
 	struct chunk *out, **out_last;
 	size_t out_bytes;
+	int fd_in; /* came along, and no command took it yet; -1: none */
 	char *in; /* read, and not looked at while a call is open */
 	size_t in_len, in_at;
 	struct call *call;
@@ -74,6 +76,8 @@ static void conn_release(struct conn *c)
 		free(k);
 	}
 	wire_done(&c->wire);
+	if (c->fd_in >= 0)
+		close(c->fd_in);
 	free(c->in);
 	free(c);
 }
@@ -278,10 +282,47 @@ void conn_set_call(struct conn *c, struct call *call)
 		conn_run(c);
 }
 
+/* Keeps the last of the fds that came, closes the others. */
+static void fds_take(struct conn *c, struct msghdr *m)
+{
+	for (struct cmsghdr *h = CMSG_FIRSTHDR(m); h; h = CMSG_NXTHDR(m, h)) {
+		size_t n = (h->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+
+		if (h->cmsg_level != SOL_SOCKET || h->cmsg_type != SCM_RIGHTS)
+			continue;
+		for (size_t i = 0; i < n; i++) {
+			if (c->fd_in >= 0)
+				close(c->fd_in);
+			memcpy(&c->fd_in, CMSG_DATA(h) + i * sizeof(int), sizeof(int));
+		}
+	}
+}
+
+static ssize_t conn_receive(struct conn *c, char *buf, size_t size)
+{
+	union {
+		struct cmsghdr align;
+		char buf[CMSG_SPACE(FDS_AT_ONCE * sizeof(int))];
+	} control;
+	struct iovec iov = { buf, size };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control,
+		.msg_controllen = sizeof(control) };
+	ssize_t n = recvmsg(c->fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+
+	if (n >= 0)
+		fds_take(c, &m);
+	return n;
+}
+
+int conn_take_fd(struct conn *c)
+{
+	return steal_fd(&c->fd_in);
+}
+
 static void conn_read(struct conn *c)
 {
 	char buf[READ_BYTES];
-	ssize_t n = recv(c->fd, buf, sizeof(buf), MSG_DONTWAIT);
+	ssize_t n = conn_receive(c, buf, sizeof(buf));
 
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
@@ -370,6 +411,7 @@ static void conn_new(struct server *s, int fd)
 	}
 	c->server = s;
 	c->fd = fd;
+	c->fd_in = -1;
 	c->out_last = &c->out;
 	c->pid = cred.pid;
 	c->uid = cred.uid;

@@ -31,6 +31,9 @@ bool conn_negotiated(const struct conn *c);
 void conn_set_negotiated(struct conn *c);
 /* Borrows o. fd: taken, -1: none. */
 void conn_send(struct conn *c, struct json_object *o, int fd);
+/* The fd that came with a command, or with one before that did not take it. Owned; -1: none
+ * came. */
+int conn_take_fd(struct conn *c);
 /* The open call has begun (its connection waits) or was answered (NULL). */
 void conn_set_call(struct conn *c, struct call *call);
 

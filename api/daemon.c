@@ -1,5 +1,6 @@
 #include "api/daemon.h"
 #include "api/conn.h"
+#include "api/job.h"
 #include "api/js.h"
 #include "api/listen.h"
 #include "api/store.h"
@@ -86,6 +87,14 @@ static void vm_found(void *opaque, const char *name, struct json_object *definit
 		d->next_id = vm->id;
 }
 
+static void jobs_found(struct daemon *d)
+{
+	CLEANUP_JS struct json_object *o = store_load_file(d->store, "jobs.json");
+
+	if (o)
+		jobs_load(d, o);
+}
+
 /* Clients are let in when it is known how every VM is. */
 static void take_back_all(struct daemon *d)
 {
@@ -157,6 +166,7 @@ static int daemon_open(struct daemon *d, struct err *e)
 	if (r < 0)
 		return r;
 	store_load(d->store, vm_found, d);
+	jobs_found(d);
 	take_back_all(d);
 	r = listen_open(d->paths->socket, d->paths->system, &fd, &operators, e);
 	if (!r)
@@ -171,6 +181,7 @@ static void daemon_close(struct daemon *d)
 	server_free(d->server);
 	d->server = NULL;
 	vm_free_all(d);
+	jobs_free(d);
 	store_close(d->store);
 	if (d->run_dir_fd >= 0)
 		close(d->run_dir_fd);

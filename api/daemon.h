@@ -8,6 +8,7 @@
 #include <stddef.h>
 
 struct err;
+struct job;
 struct json_object;
 struct loop;
 struct server;
@@ -31,6 +32,8 @@ struct daemon {
 	struct vm **vms; /* sorted by name */
 	size_t nvms, vms_cap;
 	int next_id;	    /* of running VMs, as virsh shows them */
+	struct job *jobs; /* oldest first */
+	unsigned next_job;  /* number in the last id that was made */
 	unsigned adopting;  /* VM processes that have not answered yet */
 	int log_level;	    /* handed to VM processes */
 };

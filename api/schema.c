@@ -64,6 +64,7 @@ static const struct field info_returns[] = {
 	{ "cpu-time", FIELD_INT, OPTIONAL, "of all vCPU threads, ns" },
 	{ "vcpu-times", FIELD_ARRAY, OPTIONAL, "of each, ns" },
 	{ "pid", FIELD_INT, OPTIONAL, "of the VM's process" },
+	{ "job", FIELD_STRING, OPTIONAL, "id of the job under way" },
 	{ "exit-status", FIELD_INT, OPTIONAL, "of the last process" },
 	{ "exit-signal", FIELD_INT, OPTIONAL, "that ended the last process" },
 	{ "persistent", FIELD_BOOL, REQUIRED, "its definition is kept" },
@@ -74,7 +75,12 @@ static const struct field info_returns[] = {
 	{ "exits", FIELD_OBJECT, OPTIONAL, "io, mmio, other" },
 	{ "disks", FIELD_ARRAY, OPTIONAL, "per disk: id, size, counters" }, END };
 
+#define FIELD_JOB_ID { "job-id", FIELD_STRING, OPTIONAL, "what to call the job; else one is made" }
+static const struct field undefine_args[] = { FIELD_VM,
+	{ "managed-save", FIELD_BOOL, OPTIONAL, "drop its saved state too" }, END };
 static const struct field start_args[] = { FIELD_VM,
+	{ "force-boot", FIELD_BOOL, OPTIONAL, "drop a managed save instead of going on from it" },
+	{ "eager", FIELD_BOOL, OPTIONAL, "with a managed save: read all memory first" },
 	{ "paused", FIELD_BOOL, OPTIONAL, "vCPUs stand still until vm-resume" }, END };
 static const struct field start_returns[] = {
 	{ "id", FIELD_INT, REQUIRED, "of this run" }, END };
@@ -85,6 +91,23 @@ static const struct field shutdown_args[] = { FIELD_VM,
 static const struct field console_args[] = { FIELD_VM,
 	{ "kind", FIELD_STRING, OPTIONAL, "serial (the default) or virtio" },
 	{ "history", FIELD_BOOL, OPTIONAL, "send what is kept first; true unless said" }, END };
+
+static const struct field save_args[] = { FIELD_VM, FIELD_JOB_ID, END };
+static const struct field managed_save_args[] = { FIELD_VM, FIELD_JOB_ID,
+	{ "then", FIELD_STRING, OPTIONAL, "running or paused: how the next start has it; else as it is" },
+	END };
+static const struct field job_returns[] = { { "job", FIELD_STRING, REQUIRED, "its id" }, END };
+static const struct field restore_args[] = {
+	{ "definition", FIELD_OBJECT, REQUIRED, "that the state was saved with" },
+	{ "paused", FIELD_BOOL, OPTIONAL, "vCPUs stand still until vm-resume" },
+	{ "eager", FIELD_BOOL, OPTIONAL, "read all memory before it runs" }, END };
+static const struct field restore_returns[] = {
+	{ "name", FIELD_STRING, REQUIRED, "of the VM" },
+	{ "id", FIELD_INT, REQUIRED, "of this run" }, END };
+static const struct field query_jobs_args[] = {
+	{ "id", FIELD_STRING, OPTIONAL, "only this one" },
+	{ "after", FIELD_STRING, OPTIONAL, "id behind which the page begins" }, END };
+static const struct field job_args[] = { { "id", FIELD_STRING, REQUIRED, "of the job" }, END };
 
 static const struct command commands[] = {
 	{ "qmp_capabilities", "end the negotiation", capabilities_args, NULL, ROLE_NONE,
@@ -97,7 +120,7 @@ static const struct command commands[] = {
 		command_query_schema },
 	{ "vm-define", "make a VM from its definition, or change it", define_args, define_returns,
 		ROLE_ADMIN, COMMAND_MUTATES, ANY_STATE, command_vm_define },
-	{ "vm-undefine", "forget a VM; its disks stay", vm_only, NULL, ROLE_ADMIN,
+	{ "vm-undefine", "forget a VM; its disks stay", undefine_args, NULL, ROLE_ADMIN,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_UNDEFINE, command_vm_undefine },
 	{ "vm-dump-definition", "the definition of a VM", vm_only, dump_returns, ROLE_VIEWER,
 		COMMAND_CONCERNS_VM, ANY_STATE, command_vm_dump_definition },
@@ -125,6 +148,25 @@ static const struct command commands[] = {
 	{ "vm-console", "a socket to the guest's console comes along as an fd", console_args, NULL,
 		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_RETURNS_FD, VM_ASK_CONSOLE,
 		command_vm_console },
+	{ "vm-save", "write the state into the file that comes along (empty, regular, for reading and "
+		     "writing), and end the VM", save_args, job_returns, ROLE_OPERATOR,
+		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB | COMMAND_TAKES_FD, VM_ASK_SAVE,
+		command_vm_save },
+	{ "vm-managed-save", "keep the state for the next start, and end the VM", managed_save_args,
+		job_returns, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB,
+		VM_ASK_SAVE, command_vm_managed_save },
+	{ "vm-managed-save-remove", "drop the state that is kept for the next start", vm_only, NULL,
+		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_DROP_SAVED,
+		command_vm_managed_save_remove },
+	{ "vm-restore", "start a VM from the saved state that comes along", restore_args,
+		restore_returns, ROLE_OPERATOR, COMMAND_MUTATES | COMMAND_TAKES_FD, ANY_STATE,
+		command_vm_restore },
+	{ "query-jobs", "jobs under way, and results that were not dismissed", query_jobs_args, NULL,
+		ROLE_VIEWER, 0, ANY_STATE, command_query_jobs },
+	{ "job-cancel", "ask a job to end", job_args, NULL, ROLE_OPERATOR, COMMAND_MUTATES,
+		ANY_STATE, command_job_cancel },
+	{ "job-dismiss", "forget the result of a job", job_args, NULL, ROLE_OPERATOR,
+		COMMAND_MUTATES, ANY_STATE, command_job_dismiss },
 };
 
 /* ---- events ---- */
@@ -151,6 +193,19 @@ static const struct field change_data[] = { FIELD_VM,
 	{ "detail", FIELD_STRING, OPTIONAL, "more about the reason" },
 	{ "value", FIELD_INT, OPTIONAL, "debug exit's status, pvpanic's bits" }, END };
 
+static const struct field job_status_data[] = { FIELD_VM,
+	{ "id", FIELD_STRING, REQUIRED, "of the job" },
+	{ "status", FIELD_STRING, REQUIRED,
+		"created, running, aborting, waiting, pending, concluded, null" },
+	{ "type", FIELD_STRING, REQUIRED, "save, managed-save, ..." }, END };
+static const struct field job_progress_data[] = { FIELD_VM,
+	{ "id", FIELD_STRING, REQUIRED, "of the job" },
+	{ "done", FIELD_INT, REQUIRED, "units" },
+	{ "total", FIELD_INT, REQUIRED, "units" },
+	{ "unit", FIELD_STRING, REQUIRED, "bytes or snapshots" },
+	{ "rate", FIELD_INT, REQUIRED, "units a second" },
+	{ "remaining", FIELD_INT, OPTIONAL, "at that rate, ns" }, END };
+
 static const struct event_spec events[EVENT_ID_COUNT] = {
 	[EVENT_STOP] = { "STOP", "the vCPUs stand still", vm_only },
 	[EVENT_RESUME] = { "RESUME", "the vCPUs run on", vm_only },
@@ -163,6 +218,8 @@ static const struct event_spec events[EVENT_ID_COUNT] = {
 		device_data },
 	[EVENT_VM_STATE_CHANGE] = { "VM_STATE_CHANGE", "any change of state", change_data },
 	[EVENT_VM_DEFINED] = { "VM_DEFINED", "new, or redefined", vm_only },
+	[EVENT_JOB_STATUS_CHANGE] = { "JOB_STATUS_CHANGE", "a job goes its way", job_status_data },
+	[EVENT_JOB_PROGRESS] = { "JOB_PROGRESS", "how far it is", job_progress_data },
 	[EVENT_VM_UNDEFINED] = { "VM_UNDEFINED", "forgotten", vm_only },
 };
 

@@ -31,6 +31,7 @@ enum command_flags {
 	COMMAND_MUTATES = 4,
 	COMMAND_JOB = 8,
 	COMMAND_RETURNS_FD = 16,
+	COMMAND_TAKES_FD = 32, /* an open file comes along */
 };
 
 struct command {
@@ -55,6 +56,8 @@ enum event_id {
 	EVENT_VM_STATE_CHANGE,
 	EVENT_VM_DEFINED,
 	EVENT_VM_UNDEFINED,
+	EVENT_JOB_STATUS_CHANGE,
+	EVENT_JOB_PROGRESS,
 	EVENT_ID_COUNT,
 };
 

@@ -17,10 +17,10 @@
 #define STORE_FILE_MAX (512 * 1024)
 #define STORE_VERSION 1
 
-/* One state that waits to be written. */
+/* A file that waits to be written. */
 struct pending {
 	struct pending *next;
-	char *name, *text;
+	char *path, *text;
 };
 
 struct store {
@@ -44,19 +44,17 @@ static int vm_path(struct store *s, const char *name, const char *file, char out
 
 /* ---- the writer ---- */
 
-static void state_write(struct store *s, const struct pending *p)
+static void pending_write(const struct pending *p)
 {
-	char path[PATH_MAX];
 	struct err e;
 
-	if (vm_path(s, p->name, "state.json", path, &e) < 0 ||
-		file_write_atomic(path, p->text, strlen(p->text), 0600, &e) < 0)
-		log_error("store", "state of VM '%s' is not kept: %s", p->name, e.msg);
+	if (file_write_atomic(p->path, p->text, strlen(p->text), 0600, &e) < 0)
+		log_error("store", "%s is not kept: %s", p->path, e.msg);
 }
 
 static void pending_free(struct pending *p)
 {
-	free(p->name);
+	free(p->path);
 	free(p->text);
 	free(p);
 }
@@ -77,7 +75,7 @@ static void *writer_main(void *opaque)
 		s->first = p->next;
 		s->writing = true;
 		pthread_mutex_unlock(&s->mutex);
-		state_write(s, p);
+		pending_write(p);
 		pending_free(p);
 		pthread_mutex_lock(&s->mutex);
 		s->writing = false;
@@ -87,39 +85,60 @@ static void *writer_main(void *opaque)
 	return NULL;
 }
 
-/* Replaces what waits for the same VM: only the newest matters. */
-static void pending_put(struct store *s, char *name, char *text)
+/* Replaces what waits for the same file: only the newest matters. */
+static void pending_put(struct store *s, char *path, char *text)
 {
 	struct pending **at = &s->first;
 	struct pending *p;
 
-	while (*at && strcmp((*at)->name, name))
+	while (*at && strcmp((*at)->path, path))
 		at = &(*at)->next;
 	if (*at) {
 		free((*at)->text);
 		(*at)->text = text;
-		free(name);
+		free(path);
 		return;
 	}
 	p = calloc(1, sizeof(*p));
 	if (!p)
 		abort(); /* a state that is silently not kept is worse */
-	p->name = name;
+	p->path = path;
 	p->text = text;
 	*at = p;
 	pthread_cond_broadcast(&s->changed);
 }
 
-void store_save_state(struct store *s, const char *name, struct json_object *state)
+static void file_queue(struct store *s, const char *path, struct json_object *o)
 {
-	char *text, *copy = strdup(name);
+	char *text, *copy = strdup(path);
 
-	js_put_int(state, "version", STORE_VERSION);
-	text = strdup(json_object_to_json_string_ext(state, JSON_C_TO_STRING_PRETTY));
+	js_put_int(o, "version", STORE_VERSION);
+	text = strdup(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY));
 	if (!text || !copy)
 		abort();
 	LOCK_GUARD(&s->mutex);
 	pending_put(s, copy, text);
+}
+
+void store_save_state(struct store *s, const char *name, struct json_object *state)
+{
+	char path[PATH_MAX];
+	struct err e;
+
+	if (vm_path(s, name, "state.json", path, &e) < 0)
+		log_error("store", "%s", e.msg);
+	else
+		file_queue(s, path, state);
+}
+
+void store_save_file(struct store *s, const char *file, struct json_object *o)
+{
+	char path[PATH_MAX];
+
+	if (snprintf(path, sizeof(path), "%s/%s", s->dir, file) >= (int)sizeof(path))
+		log_error("store", "%s/%s is too long a path", s->dir, file);
+	else
+		file_queue(s, path, o);
 }
 
 static void writer_settle(struct store *s)
@@ -235,15 +254,12 @@ void store_quarantine(struct store *s, const char *name, const char *why)
 }
 
 /* NULL when it is not there or damaged. */
-static struct json_object *file_load(struct store *s, const char *name, const char *file)
+static struct json_object *path_load(const char *path)
 {
 	struct json_object *o = NULL;
-	char path[PATH_MAX];
 	struct err e;
 	int r;
 
-	if (vm_path(s, name, file, path, &e) < 0)
-		return NULL;
 	r = js_read(path, STORE_FILE_MAX, &o, &e);
 	if (r == -ENOENT)
 		return NULL;
@@ -257,6 +273,22 @@ static struct json_object *file_load(struct store *s, const char *name, const ch
 		log_error("store", "%s", e.msg);
 	json_object_put(o);
 	return NULL;
+}
+
+static struct json_object *file_load(struct store *s, const char *name, const char *file)
+{
+	char path[PATH_MAX];
+
+	return vm_path(s, name, file, path, NULL) < 0 ? NULL : path_load(path);
+}
+
+struct json_object *store_load_file(struct store *s, const char *file)
+{
+	char path[PATH_MAX];
+
+	if (snprintf(path, sizeof(path), "%s/%s", s->dir, file) >= (int)sizeof(path))
+		return NULL;
+	return path_load(path);
 }
 
 void store_load(struct store *s, void (*found)(void *opaque, const char *name,
@@ -286,14 +318,10 @@ void store_load(struct store *s, void (*found)(void *opaque, const char *name,
 
 /* ---- definitions ---- */
 
-/* A new VM's folder is an entry of this one, and has to survive too. */
-static int folder_sync(struct store *s)
+static int folder_sync(const char *path)
 {
 	CLEANUP_CLOSE int fd = -1;
-	char path[PATH_MAX];
 
-	if (snprintf(path, sizeof(path), "%s/vms", s->dir) >= (int)sizeof(path))
-		return -ENAMETOOLONG;
 	fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	return fd < 0 || fsync(fd) < 0 ? -errno : 0;
 }
@@ -312,8 +340,11 @@ int store_save_definition(struct store *s, const char *name, struct json_object 
 		r = vm_path(s, name, "definition.json", path, e);
 	if (!r)
 		r = file_write_atomic(path, text, strlen(text), 0600, e);
+	/* A new VM's folder is an entry of this one, and has to survive too. */
+	if (!r)
+		r = vm_path(s, "", "", path, e);
 	if (!r) {
-		r = folder_sync(s);
+		r = folder_sync(path);
 		if (r < 0)
 			err_set_errno(e, r, "%s", path);
 	}
@@ -324,8 +355,8 @@ int store_remove(struct store *s, const char *name, struct err *e)
 {
 	/* The definition first: without it the rest is no VM any more. */
 	static const char *const files[] = { "definition.json", "state.json", "end", "log",
-		"definition.json.tmp", "state.json.tmp", "state.json.damaged", "definition.json.damaged",
-		NULL };
+		"managed.save", "managed.save.tmp", "managed.save.used", "definition.json.tmp",
+		"state.json.tmp", "state.json.damaged", "definition.json.damaged", NULL };
 	char path[PATH_MAX];
 	int r;
 
@@ -341,6 +372,51 @@ int store_remove(struct store *s, const char *name, struct err *e)
 	if (!r && rmdir(path) < 0 && errno != ENOENT)
 		log_warn("store", "%s is left: %s", path, strerror(errno));
 	return r;
+}
+
+bool store_has_file(struct store *s, const char *name, const char *file)
+{
+	char path[PATH_MAX];
+
+	return vm_path(s, name, file, path, NULL) == 0 && access(path, F_OK) == 0;
+}
+
+static int vm_folder_sync(struct store *s, const char *name, struct err *e)
+{
+	char path[PATH_MAX];
+	int r = vm_path(s, name, "", path, e);
+
+	if (r < 0)
+		return r;
+	r = folder_sync(path);
+	return r < 0 ? err_set_errno(e, r, "%s", path) : 0;
+}
+
+int store_remove_file(struct store *s, const char *name, const char *file, struct err *e)
+{
+	char path[PATH_MAX];
+	int r = vm_path(s, name, file, path, e);
+
+	if (r < 0)
+		return r;
+	if (unlink(path) < 0)
+		return errno == ENOENT ? 0 : err_set_errno(e, -errno, "%s", path);
+	return vm_folder_sync(s, name, e);
+}
+
+int store_rename_file(struct store *s, const char *name, const char *from, const char *to,
+	struct err *e)
+{
+	char old[PATH_MAX], new[PATH_MAX];
+	int r = vm_path(s, name, from, old, e);
+
+	if (!r)
+		r = vm_path(s, name, to, new, e);
+	if (r < 0)
+		return r;
+	if (rename(old, new) < 0)
+		return err_set_errno(e, -errno, "%s", new);
+	return vm_folder_sync(s, name, e);
 }
 
 int store_open_file(struct store *s, const char *name, const char *file, int flags, struct err *e)

@@ -33,6 +33,18 @@ void store_save_state(struct store *s, const char *name, struct json_object *sta
 /* The whole folder of the VM. */
 int store_remove(struct store *s, const char *name, struct err *e);
 
+/* A JSON file beside the VMs' folder. Saving is queued, and a failure is logged; loading gives
+ * NULL when there is none, or it is damaged; the caller puts it. */
+void store_save_file(struct store *s, const char *file, struct json_object *o);
+struct json_object *store_load_file(struct store *s, const char *file);
+
+/* Is there such a file in the VM's folder? */
+bool store_has_file(struct store *s, const char *name, const char *file);
+/* Both are on stable storage when they return. One that is not there: 0 for removing. */
+int store_remove_file(struct store *s, const char *name, const char *file, struct err *e);
+int store_rename_file(struct store *s, const char *name, const char *from, const char *to,
+	struct err *e);
+
 /* Opens a file in the VM's folder, made if need be. Returns an owned fd or -errno. */
 int store_open_file(struct store *s, const char *name, const char *file, int flags, struct err *e);
 

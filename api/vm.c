@@ -1,5 +1,6 @@
 #include "api/vm.h"
 #include "api/daemon.h"
+#include "api/images.h"
 #include "api/js.h"
 #include "api/store.h"
 #include "api/vm_process.h"
@@ -11,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 /* ---- registry ---- */
 
@@ -75,7 +77,7 @@ int vm_add(struct daemon *d, struct definition *def, struct vm **ret_vm)
 		return -ENOMEM;
 	vm->daemon = d;
 	vm->def = def;
-	vm->id = vm->exit_status = -1;
+	vm->id = vm->exit_status = vm->how.state_fd = -1;
 	snprintf(vm->reason, sizeof(vm->reason), "defined");
 	memmove(&d->vms[i + 1], &d->vms[i], (d->nvms - i) * sizeof(*d->vms));
 	d->vms[i] = vm;
@@ -86,6 +88,9 @@ int vm_add(struct daemon *d, struct definition *def, struct vm **ret_vm)
 
 static void vm_free(struct vm *vm)
 {
+	images_free(vm->images);
+	if (vm->how.state_fd >= 0)
+		close(vm->how.state_fd);
 	vm_process_free(vm->proc);
 	loop_timer_free(vm->restart_timer);
 	definition_free(vm->def);
@@ -125,6 +130,7 @@ void vm_save(struct vm *vm)
 	js_put_int(o, "exit_status", vm->exit_status);
 	js_put_int(o, "exit_signal", vm->exit_signal);
 	js_put_uint(o, "since_ns", vm->since_ns);
+	js_put_bool(o, "saved_paused", vm->saved_paused);
 	store_save_state(vm->daemon->store, vm->def->name, o);
 	json_object_put(o);
 }
@@ -145,6 +151,7 @@ void vm_load_state(struct vm *vm, struct json_object *o)
 	vm->exit_status = (int)js_get_int(o, "exit_status", -1);
 	vm->exit_signal = (int)js_get_int(o, "exit_signal", 0);
 	vm->since_ns = (uint64_t)js_get_int(o, "since_ns", 0);
+	vm->saved_paused = js_get_bool(o, "saved_paused", false);
 }
 
 static uint64_t realtime_ns(void)
@@ -159,7 +166,7 @@ static uint64_t realtime_ns(void)
 static void emit_qmp(struct vm *vm, enum vm_state_event ev)
 {
 	struct json_object *data = json_object_new_object();
-	bool guest = strcmp(vm->reason, "destroyed") != 0;
+	bool guest = strcmp(vm->reason, "destroyed") && strcmp(vm->reason, "saved");
 
 	switch (ev) {
 	case VM_EMITS_STOP:

@@ -9,9 +9,23 @@
 
 struct call;
 struct daemon;
+struct images;
+struct job;
 struct json_object;
 struct loop_timer;
 struct vm_process;
+
+/* How to start. */
+struct vm_start_how {
+	bool paused;
+	bool eager;	 /* with a state: read all memory first */
+	bool force_boot; /* drop a managed save */
+	bool by_job;	 /* the VM's own job asks */
+	int state_fd;	 /* taken; a saved state to go on from; -1: none (a managed save is, by itself) */
+	/* NULL: nobody waits. From the loop or at once; the VM may have ended again. */
+	void (*done)(void *opaque, int r, const struct err *e);
+	void *opaque;
+};
 
 struct vm {
 	struct daemon *daemon;
@@ -25,9 +39,16 @@ struct vm {
 	int exit_signal;	 /* 0: none */
 	uint64_t since_ns;	 /* realtime of the last change of state */
 	struct vm_process *proc; /* NULL: none */
-	struct call *start_call; /* to be answered when the process is configured */
+	struct vm_start_how how; /* of the start under way, or waiting for images */
 	struct call *gone_calls; /* to be answered when the process is gone */
-	bool starting, start_paused, destroying, rebooting;
+	struct job *job;	 /* NULL: none */
+	struct images *images;	 /* a process that works on its disks while it is off; NULL: none */
+	bool starting, start_waits, destroying, rebooting;
+	bool restoring;		 /* the start under way goes on from a state */
+	bool held_managed;	 /* this start uses, or drops, the managed save */
+	bool saving;		 /* its process writes its state */
+	bool saving_adopted;	 /* the same, asked for by an earlier daemon: no reply comes */
+	bool saved_paused;	 /* the managed save is to be paused when it is started */
 	/* Started again after an end (on_crash, on_poweroff): with growing pauses, and not
 	 * for ever. */
 	struct loop_timer *restart_timer;
@@ -56,10 +77,16 @@ void vm_move(struct vm *vm, enum vm_trigger t, const char *reason, const char *d
 void vm_save(struct vm *vm);
 void vm_load_state(struct vm *vm, struct json_object *state);
 
+/* Keeps a definition (taken) as that of a new VM, or of one that has its name. Its files are
+ * looked at; emits VM_DEFINED. (command_vm.c) */
+int vm_define(struct daemon *d, struct definition *def, struct vm **ret_vm, struct err *e);
+
 /* ---- life (vm_life.c) ---- */
 
-/* Answers call now or later; NULL: started by a policy. */
-void vm_start(struct vm *vm, struct call *call, bool paused);
+void vm_start(struct vm *vm, const struct vm_start_how *how);
+/* The images' process is gone: a start that waited for it goes on. */
+void vm_start_goes_on(struct vm *vm);
+/* Stop at once. call: answered when the process is gone; NULL: nobody waits. */
 void vm_destroy(struct vm *vm, struct call *call);
 /* Finds out whether a process of an earlier daemon still runs. */
 void vm_take_back(struct vm *vm);

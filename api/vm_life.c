@@ -2,7 +2,9 @@
 #include "api/vm_life.h"
 #include "api/command.h"
 #include "api/daemon.h"
+#include "api/job.h"
 #include "api/js.h"
+#include "api/save.h"
 #include "api/vm.h"
 #include "api/vm_socket.h"
 #include "base/err.h"
@@ -59,6 +61,8 @@ static void phase_event(struct vm *vm, const struct vm_event *ev)
 	/* Until the start is answered the reply says how it went. */
 	if (vm->starting || ev->phase < VM_PHASE_PAUSED || ev->phase > VM_PHASE_CRASHED)
 		return;
+	if (ev->phase == VM_PHASE_RUNNING)
+		save_runs_on(vm);
 	vm_move(vm, triggers[ev->phase], vm_reason_name(ev->reason), ev->detail, ev->value);
 }
 
@@ -81,6 +85,10 @@ static void life_event(void *opaque, const struct vm_event *ev)
 		break;
 	case VM_EVENT_IO_ERROR:
 		emit_io_error(vm, ev);
+		break;
+	case VM_EVENT_PROGRESS:
+		if (vm->job && ev->value >= 0 && ev->total >= ev->value)
+			job_progress_bytes(vm->job, (uint64_t)ev->value, (uint64_t)ev->total);
 		break;
 	case VM_EVENT_NEEDS_RESET: {
 		struct json_object *data = json_object_new_object();
@@ -128,7 +136,9 @@ void vm_ended(struct vm *vm, const struct vm_process_end *end)
 
 	vm->exit_status = end->status_known && !end->signaled ? end->status : -1;
 	vm->exit_signal = end->status_known && end->signaled ? end->status : 0;
-	if (vm->destroying)
+	if (end->said && ev->reason == VM_REASON_SAVED)
+		save_ended(vm);
+	else if (vm->destroying)
 		vm_move(vm, VM_ASK_DESTROY, "destroyed", NULL, 0);
 	else if (!end->said)
 		ended_unsaid(vm, end);
@@ -155,12 +165,14 @@ void vm_answer_gone(struct vm *vm, const struct err *e)
 
 /* ---- policies ---- */
 
+static const struct vm_start_how plainly = { .state_fd = -1 };
+
 static void restart_fire(void *opaque)
 {
 	struct vm *vm = opaque;
 
 	if (!vm->starting && !vm_state_is_active(vm->state))
-		vm_start(vm, NULL, false);
+		vm_start(vm, &plainly);
 }
 
 /* The first at once, then after 1, 2, 4, … seconds. */
@@ -190,7 +202,7 @@ static void policies_apply(struct vm *vm, bool rebooting)
 	bool shutdown = vm->state == VM_SHUT_OFF && !strcmp(vm->reason, "shutdown");
 
 	if (rebooting && shutdown)
-		vm_start(vm, NULL, false);
+		vm_start(vm, &plainly);
 	else if (vm->state == VM_CRASHED && vm->def->on_crash == VM_ACTION_RESTART)
 		restart_later(vm);
 	else if (shutdown && vm->def->on_poweroff == VM_ACTION_RESTART)
@@ -208,6 +220,7 @@ static void life_gone(void *opaque, const struct vm_process_end *end)
 	if (was_active)
 		vm_ended(vm, end);
 	vm->destroying = vm->rebooting = false;
+	save_gone(vm);
 	vm_answer_gone(vm, NULL);
 	if (was_active)
 		policies_apply(vm, rebooting);

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/pidfd.h>
@@ -23,12 +24,14 @@
 #define QUERY_TIMEOUT_NS (2 * SECOND_NS)
 #define END_TIMEOUT_NS (5 * SECOND_NS)
 #define MESSAGES_PER_ROUND 32
+/* Of one VM; more cannot be. (A qcow2 image may have 65536.) */
+#define VM_PROCESS_SNAPSHOTS_MAX 65536
 
 struct vm_request {
 	struct vm_request *next;
 	uint64_t seq, deadline_ns;
 	enum vm_msg_type type;
-	void (*done)(void *opaque, int r, const struct vm_info *info, const struct err *e);
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e);
 	void *opaque;
 	int send_error; /* 0: sent */
 };
@@ -77,11 +80,13 @@ static void request_remove(struct vm_process *p, struct vm_request *r)
 }
 
 static void request_finish(struct vm_process *p, struct vm_request *r, int res,
-	const struct vm_info *info, const struct err *e)
+	const struct vm_answer *a, const struct err *e)
 {
+	static const struct vm_answer none;
+
 	request_remove(p, r);
 	timer_update(p);
-	r->done(r->opaque, res, info, e);
+	r->done(r->opaque, res, a ? a : &none, e);
 	free(r);
 }
 
@@ -128,7 +133,7 @@ static void requests_expire(void *opaque)
 
 static struct vm_request *request_add(struct vm_process *p, enum vm_msg_type type,
 	uint64_t timeout_ns,
-	void (*done)(void *opaque, int r, const struct vm_info *info, const struct err *e),
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *opaque)
 {
 	struct vm_request *r = calloc(1, sizeof(*r));
@@ -137,7 +142,7 @@ static struct vm_request *request_add(struct vm_process *p, enum vm_msg_type typ
 		abort(); /* a call that is never answered would be worse */
 	r->seq = ++p->seq;
 	r->type = type;
-	r->deadline_ns = loop_now_ns() + timeout_ns;
+	r->deadline_ns = timeout_ns == VM_PROCESS_NO_TIMEOUT ? UINT64_MAX : loop_now_ns() + timeout_ns;
 	r->done = done;
 	r->opaque = opaque;
 	*p->last = r;
@@ -146,19 +151,27 @@ static struct vm_request *request_add(struct vm_process *p, enum vm_msg_type typ
 	return r;
 }
 
-void vm_process_request(struct vm_process *p, enum vm_msg_type type, const void *body, size_t len,
-	int fd, uint64_t timeout_ns,
-	void (*done)(void *opaque, int r, const struct vm_info *info, const struct err *e),
+void vm_process_request_fds(struct vm_process *p, enum vm_msg_type type, const void *body,
+	size_t len, const int *fds, unsigned nfds, uint64_t timeout_ns,
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *opaque)
 {
 	struct vm_request *r = request_add(p, type, timeout_ns, done, opaque);
 
 	r->send_error = p->sock < 0 ? -EPIPE :
-		channel_send(p->sock, VM_MSG_VERSION, (uint16_t)type, r->seq, body, len, &fd, fd >= 0);
+		channel_send(p->sock, VM_MSG_VERSION, (uint16_t)type, r->seq, body, len, fds, nfds);
 	if (r->send_error) {
 		r->deadline_ns = 0; /* told from the loop, as promised */
 		timer_update(p);
 	}
+}
+
+void vm_process_request(struct vm_process *p, enum vm_msg_type type, const void *body, size_t len,
+	int fd, uint64_t timeout_ns,
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
+	void *opaque)
+{
+	vm_process_request_fds(p, type, body, len, &fd, fd >= 0, timeout_ns, done, opaque);
 }
 
 /* ---- messages ---- */
@@ -171,27 +184,85 @@ static void event_clean(struct vm_event *ev)
 	text_clean(ev->detail);
 }
 
-static void reply_take(struct vm_process *p, const struct channel_msg *m)
+/* What the process says went wrong, fit to be shown. */
+static int fault_take(int32_t error, uint32_t cls, char msg[480], struct err *e)
 {
-	struct vm_request *r = p->first;
+	if (!error)
+		return 0;
+	msg[479] = 0;
+	e->cls = cls < ERR_CLASS_COUNT ? cls : ERR_GENERIC;
+	snprintf(e->msg, sizeof(e->msg), "%s", msg[0] ? msg : "the VM's process gave no reason");
+	text_clean(e->msg);
+	return -EREMOTEIO;
+}
+
+static void snapshots_clean(struct vm_snapshots *s)
+{
+	for (uint32_t i = 0; i < s->n; i++) {
+		struct vm_snapshot_info *info = &s->list[i];
+		struct {
+			char *text;
+			size_t size;
+		} texts[] = { { info->id, sizeof(info->id) }, { info->parent, sizeof(info->parent) },
+			{ info->name, sizeof(info->name) },
+			{ info->description, sizeof(info->description) },
+			{ info->tags, sizeof(info->tags) } };
+
+		for (size_t k = 0; k < ARRAY_SIZE(texts); k++) {
+			texts[k].text[texts[k].size - 1] = 0;
+			text_clean(texts[k].text);
+		}
+	}
+}
+
+/* Returns false for a page whose length and number contradict each other. */
+static bool answer_fill(const struct channel_msg *m, struct vm_answer *a, int *ret_r, struct err *e)
+{
+	struct vm_snapshots *s = m->body;
+	struct vm_snapshot_done *d = m->body;
 	struct vm_reply *reply = m->body;
+
+	*ret_r = 0;
+	switch (m->head.type) {
+	case VM_MSG_INFO:
+		a->info = m->body;
+		return true;
+	case VM_MSG_SNAPSHOTS:
+		if (s->n > VM_SNAPSHOTS_PER_MESSAGE || s->total > VM_PROCESS_SNAPSHOTS_MAX ||
+			m->head.body_bytes != offsetof(struct vm_snapshots, list) +
+				s->n * sizeof(s->list[0]))
+			return false;
+		snapshots_clean(s);
+		a->snapshots = s;
+		return true;
+	case VM_MSG_SNAPSHOT_DONE:
+		d->id[sizeof(d->id) - 1] = 0;
+		text_clean(d->id);
+		a->snapshot = d;
+		*ret_r = fault_take(d->error, d->cls, d->msg, e);
+		return true;
+	default:
+		*ret_r = fault_take(reply->error, reply->cls, reply->msg, e);
+		return true;
+	}
+}
+
+/* Returns false when it breaks the protocol. */
+static bool reply_take(struct vm_process *p, const struct channel_msg *m)
+{
+	struct vm_answer a = { NULL, NULL, NULL };
+	struct vm_request *r = p->first;
 	struct err e = { .cls = ERR_GENERIC };
+	int res;
 
 	while (r && r->seq != m->head.seq)
 		r = r->next;
 	if (!r)
-		return; /* its time was up */
-	if (m->head.type == VM_MSG_INFO) {
-		request_finish(p, r, 0, m->body, NULL);
-		return;
-	}
-	reply->msg[sizeof(reply->msg) - 1] = 0;
-	if (reply->error < 0 || reply->error > 0) {
-		e.cls = reply->cls < ERR_CLASS_COUNT ? reply->cls : ERR_GENERIC;
-		snprintf(e.msg, sizeof(e.msg), "%s", reply->msg);
-		text_clean(e.msg);
-	}
-	request_finish(p, r, reply->error ? -EREMOTEIO : 0, NULL, &e);
+		return true; /* its time was up */
+	if (!answer_fill(m, &a, &res, &e))
+		return false;
+	request_finish(p, r, res, &a, &e);
+	return true;
 }
 
 static void event_take(struct vm_process *p, struct vm_event *ev)
@@ -256,10 +327,12 @@ static bool messages_take(struct vm_process *p, unsigned most)
 			channel_lost(p, r == -EPROTO);
 			return false;
 		}
-		if (m.head.type == VM_MSG_EVENT)
+		if (m.head.type == VM_MSG_EVENT) {
 			event_take(p, m.body);
-		else
-			reply_take(p, &m);
+		} else if (!reply_take(p, &m)) {
+			channel_lost(p, true);
+			return false;
+		}
 	}
 	return true;
 }
@@ -419,7 +492,7 @@ static int process_watch(struct vm_process *p)
 
 int vm_process_start(struct loop *l, const struct vm_process_paths *paths, const struct config *c,
 	const struct vm_process_ops *ops, void *opaque,
-	void (*done)(void *opaque, int r, const struct vm_info *info, const struct err *e),
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *done_opaque, struct vm_process **ret_p, struct err *e)
 {
 	struct vm_process *p CLEANUP(process_free_p) = NULL;
@@ -457,7 +530,7 @@ int vm_process_start(struct loop *l, const struct vm_process_paths *paths, const
 
 int vm_process_adopt(struct loop *l, const struct vm_process_paths *paths,
 	const struct vm_process_ops *ops, void *opaque,
-	void (*done)(void *opaque, int r, const struct vm_info *info, const struct err *e),
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *done_opaque, struct vm_process **ret_p, struct err *e)
 {
 	struct vm_process *p CLEANUP(process_free_p) = NULL;

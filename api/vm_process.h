@@ -9,6 +9,7 @@
 #include "vmm/vm_msg.h"
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 struct config;
@@ -39,30 +40,42 @@ struct vm_process_paths {
 	int end_fd;	  /* borrowed; -1: none. See vm_config.end_fd */
 };
 
-/* r: 0 or -errno with *e. info: the answer to VM_MSG_QUERY, else NULL. */
-struct vm_request_ops {
-	void (*done)(void *opaque, int r, const struct vm_info *info, const struct err *e);
+/* What answered a request: at most one of these, borrowed. The process is not trusted: the
+ * numbers in them are checked against the message's length, the strings end, and no more. */
+struct vm_answer {
+	const struct vm_info *info;		  /* to VM_MSG_QUERY */
+	const struct vm_snapshots *snapshots;	  /* to VM_MSG_SNAPSHOT_LIST */
+	const struct vm_snapshot_done *snapshot;  /* to VM_MSG_SNAPSHOT_CREATE */
 };
+
+#define VM_PROCESS_NO_TIMEOUT UINT64_MAX
 
 /* Fork and exec the program, connect, send the configuration. The configuration's fds are
  * borrowed. Its answer goes to done; a time limit of 30 s covers it.
  * Returns 0; -errno with a sentence and no callback. */
 int vm_process_start(struct loop *l, const struct vm_process_paths *p, const struct config *c,
 	const struct vm_process_ops *ops, void *opaque,
-	void (*done)(void *opaque, int r, const struct vm_info *info, const struct err *e),
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *done_opaque, struct vm_process **ret_p, struct err *e);
 
 /* Find a VM process that an earlier daemon started, and ask how it is.
  * Returns 0; -ENOENT: there is none (a stale socket is removed); -errno. */
 int vm_process_adopt(struct loop *l, const struct vm_process_paths *p,
 	const struct vm_process_ops *ops, void *opaque,
-	void (*done)(void *opaque, int r, const struct vm_info *info, const struct err *e),
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *done_opaque, struct vm_process **ret_p, struct err *e);
 
-/* done is called exactly once, also when it cannot be sent. fd: borrowed, -1: none. */
+/* done is called exactly once, also when it cannot be sent: r is 0, or -errno with *e
+ * (-EREMOTEIO: the process says so). fd: borrowed, -1: none. */
 void vm_process_request(struct vm_process *p, enum vm_msg_type type, const void *body, size_t len,
 	int fd, uint64_t timeout_ns,
-	void (*done)(void *opaque, int r, const struct vm_info *info, const struct err *e),
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
+	void *opaque);
+
+/* The same with several. */
+void vm_process_request_fds(struct vm_process *p, enum vm_msg_type type, const void *body,
+	size_t len, const int *fds, unsigned nfds, uint64_t timeout_ns,
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *opaque);
 
 /* SIGKILL. gone() follows. */

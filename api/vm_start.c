@@ -3,7 +3,9 @@
 #include "api/command.h"
 #include "api/config.h"
 #include "api/daemon.h"
-#include "api/js.h"
+#include "api/images.h"
+#include "api/job.h"
+#include "api/save.h"
 #include "api/store.h"
 #include "api/text.h"
 #include "api/vm_life.h"
@@ -22,7 +24,7 @@
 
 int vm_check_idle(const struct vm *vm, const char *what, struct err *e)
 {
-	if (vm->starting)
+	if (vm->starting || vm->start_waits)
 		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s' is being started; %s it afterwards",
 			vm->def->name, what);
 	if (vm->destroying)
@@ -30,6 +32,11 @@ int vm_check_idle(const struct vm *vm, const char *what, struct err *e)
 			vm->def->name, what);
 	if (vm->proc && !vm_state_is_active(vm->state))
 		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s': its old process still ends; %s it "
+			"afterwards", vm->def->name, what);
+	if (vm->job)
+		return job_check_free(vm, what, e);
+	if (vm->images)
+		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s': its snapshots are being looked at; %s it "
 			"afterwards", vm->def->name, what);
 	return 0;
 }
@@ -76,38 +83,72 @@ static int disks_check_free(struct vm *vm, const struct config *c, struct err *e
 	return r;
 }
 
-static void start_answer(struct vm *vm, const struct err *e)
-{
-	struct call *c = vm->start_call;
-	struct json_object *o;
+/* ---- the managed save ---- */
 
-	vm->start_call = NULL;
-	if (!c)
-		return;
-	if (e) {
-		call_fail(c, e);
-		return;
+/* From here on it counts as used, whatever dies: the guest that goes on from it changes its
+ * disks, and they would not fit it a second time. */
+static int managed_hold(struct vm *vm, int *ret_fd, struct err *e)
+{
+	struct store *s = vm->daemon->store;
+	int r;
+
+	if (vm->state != VM_SAVED || vm->how.state_fd >= 0)
+		return 0;
+	if (!vm->how.force_boot) {
+		*ret_fd = store_open_file(s, vm->def->name, SAVE_MANAGED, O_RDWR, e);
+		if (*ret_fd < 0)
+			return *ret_fd;
+		vm->how.paused = vm->how.paused || vm->saved_paused;
 	}
-	o = json_object_new_object();
-	js_put_int(o, "id", vm->id);
-	call_return(c, o);
+	r = store_rename_file(s, vm->def->name, SAVE_MANAGED, SAVE_MANAGED_USED, e);
+	vm->held_managed = r == 0;
+	return r;
+}
+
+static void managed_release(struct vm *vm, bool used)
+{
+	struct store *s = vm->daemon->store;
+	struct err e;
+	int r;
+
+	if (!vm->held_managed)
+		return;
+	vm->held_managed = false;
+	r = used ? store_remove_file(s, vm->def->name, SAVE_MANAGED_USED, &e) :
+		   store_rename_file(s, vm->def->name, SAVE_MANAGED_USED, SAVE_MANAGED, &e);
+	if (r < 0)
+		log_error("start", "VM '%s': its managed save: %s", vm->def->name, e.msg);
+}
+
+static void start_answer(struct vm *vm, int r, const struct err *e)
+{
+	struct vm_start_how how = vm->how;
+
+	memset(&vm->how, 0, sizeof(vm->how));
+	vm->how.state_fd = -1;
+	if (how.state_fd >= 0)
+		close(how.state_fd);
+	if (how.done)
+		how.done(how.opaque, r, e);
 }
 
 static void start_failed(struct vm *vm, const struct err *e)
 {
 	log_error("start", "VM '%s': %s", vm->def->name, e->msg);
+	managed_release(vm, false);
 	snprintf(vm->reason, sizeof(vm->reason), "failed");
 	snprintf(vm->detail, sizeof(vm->detail), "%.380s", e->msg);
 	vm_save(vm);
-	start_answer(vm, e);
+	start_answer(vm, -EREMOTEIO, e);
 }
 
-static void start_done(void *opaque, int r, const struct vm_info *info, const struct err *e)
+static void start_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct vm *vm = opaque;
+	const char *reason = vm->restoring ? "restored" : "booted";
 	struct err stopped;
 
-	(void)info;
+	(void)a;
 	vm->starting = false;
 	if (r < 0) {
 		if (vm->destroying) {
@@ -123,11 +164,13 @@ static void start_done(void *opaque, int r, const struct vm_info *info, const st
 		return;
 	}
 	vm->id = ++vm->daemon->next_id;
-	if (vm->start_paused)
-		vm_move(vm, VM_ASK_START_PAUSED, "user", NULL, 0);
+	vm->saved_paused = false;
+	managed_release(vm, true);
+	if (vm->how.paused)
+		vm_move(vm, VM_ASK_START_PAUSED, vm->restoring ? reason : "user", NULL, 0);
 	else
-		vm_move(vm, VM_ASK_START, "booted", NULL, 0);
-	start_answer(vm, NULL);
+		vm_move(vm, VM_ASK_START, reason, NULL, 0);
+	start_answer(vm, 0, NULL);
 }
 
 static int process_start(struct vm *vm, struct config *c, struct err *e)
@@ -149,26 +192,38 @@ static int process_start(struct vm *vm, struct config *c, struct err *e)
 	c->vm.log_fd = (uint16_t)config_add_fd(c, fcntl(log_fd, F_DUPFD_CLOEXEC, 3));
 	c->vm.end_fd = (uint16_t)config_add_fd(c, fcntl(end_fd, F_DUPFD_CLOEXEC, 3));
 	c->vm.log_level = (uint8_t)d->log_level;
-	c->vm.start_paused = vm->start_paused;
+	c->vm.start_paused = vm->how.paused;
+	c->vm.eager = vm->how.eager;
 	return vm_process_start(d->loop, &p, c, &vm_life_ops, vm, start_done, vm, &vm->proc, e);
 }
 
-void vm_start(struct vm *vm, struct call *call, bool paused)
+/* The state to go on from becomes one of the configuration's files. */
+static int state_add(struct vm *vm, struct config *c, struct err *e)
+{
+	int fd = steal_fd(&vm->how.state_fd);
+	int r = 0;
+
+	if (fd < 0)
+		r = managed_hold(vm, &fd, e);
+	vm->restoring = !r && fd >= 0;
+	if (fd < 0 || r < 0)
+		return r;
+	c->vm.restore_fd = (uint16_t)config_add_fd(c, fd);
+	if (c->vm.restore_fd == VM_NO_FD)
+		return err_set(e, -EMFILE, ERR_INVALID, "the VM has too many files");
+	return 0;
+}
+
+static void start_now(struct vm *vm)
 {
 	struct config c;
 	struct err e;
-	int r = vm_check_idle(vm, "start", &e);
+	int r = config_open(vm->def, &c, &e);
 
-	if (r < 0) {
-		if (call)
-			call_fail(call, &e);
-		return;
-	}
-	vm->start_call = call;
-	vm->start_paused = paused;
-	r = config_open(vm->def, &c, &e);
 	if (!r) {
 		r = disks_check_free(vm, &c, &e);
+		if (!r)
+			r = state_add(vm, &c, &e);
 		if (!r)
 			r = process_start(vm, &c, &e);
 		config_done(&c);
@@ -179,13 +234,40 @@ void vm_start(struct vm *vm, struct call *call, bool paused)
 		vm->starting = true;
 }
 
+void vm_start(struct vm *vm, const struct vm_start_how *how)
+{
+	bool looked_at = vm->images && !vm->job && !vm->start_waits;
+	struct err e;
+	int r = how->by_job || looked_at ? 0 : vm_check_idle(vm, "start", &e);
+
+	if (r < 0) {
+		if (how->state_fd >= 0)
+			close(how->state_fd);
+		if (how->done)
+			how->done(how->opaque, r, &e);
+		return;
+	}
+	vm->how = *how;
+	vm->start_waits = vm->images != NULL;
+	if (!vm->start_waits)
+		start_now(vm);
+}
+
+void vm_start_goes_on(struct vm *vm)
+{
+	if (!vm->start_waits)
+		return;
+	vm->start_waits = false;
+	start_now(vm);
+}
+
 /* ---- stop by force ---- */
 
-static void quit_done(void *opaque, int r, const struct vm_info *info, const struct err *e)
+static void quit_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct vm *vm = opaque;
 
-	(void)info;
+	(void)a;
 	(void)e;
 	if (r < 0 && r != -ESRCH && vm->proc)
 		vm_process_kill(vm->proc);
@@ -193,8 +275,10 @@ static void quit_done(void *opaque, int r, const struct vm_info *info, const str
 
 void vm_destroy(struct vm *vm, struct call *call)
 {
-	call->next = vm->gone_calls;
-	vm->gone_calls = call;
+	if (call) {
+		call->next = vm->gone_calls;
+		vm->gone_calls = call;
+	}
 	if (vm->destroying)
 		return;
 	vm->destroying = true;
@@ -212,6 +296,7 @@ static void taken_back(struct vm *vm, const struct vm_info *info)
 {
 	const char *reason = vm_reason_name(info->reason);
 
+	save_taken_back(vm, info->phase == VM_PHASE_PAUSED && info->reason == VM_REASON_SAVING);
 	/* What we knew is kept where it says more than "running". */
 	if (info->phase == VM_PHASE_RUNNING && vm->state != VM_RUNNING &&
 		vm->state != VM_IN_SHUTDOWN)
@@ -228,13 +313,13 @@ static void taken_back(struct vm *vm, const struct vm_info *info)
 		(int)vm_process_pid(vm->proc), vm_state_name(vm->state));
 }
 
-static void adopt_done(void *opaque, int r, const struct vm_info *info, const struct err *e)
+static void adopt_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct vm *vm = opaque;
 
 	vm->daemon->adopting--;
-	if (r == 0 && info) {
-		struct vm_info copy = *info;
+	if (r == 0 && a->info) {
+		struct vm_info copy = *a->info;
 
 		copy.detail[sizeof(copy.detail) - 1] = 0;
 		text_clean(copy.detail);
@@ -269,6 +354,7 @@ void vm_take_back(struct vm *vm)
 	struct err e;
 	int r;
 
+	images_end_old(vm);
 	end_fd = store_open_file(d->store, vm->def->name, "end", O_RDONLY, &e);
 	p.end_fd = end_fd;
 	r = vm_process_adopt(d->loop, &p, &vm_life_ops, vm, adopt_done, vm, &vm->proc, &e);
@@ -280,4 +366,5 @@ void vm_take_back(struct vm *vm)
 		log_warn("state", "VM '%s': %s", vm->def->name, e.msg);
 	if (vm_state_is_active(vm->state))
 		ended_unseen(vm, end_fd);
+	save_found_off(vm);
 }

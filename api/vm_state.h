@@ -31,12 +31,17 @@ enum vm_trigger {
 	VM_ASK_DESTROY,
 	VM_ASK_CONSOLE,
 	VM_ASK_UNDEFINE,
+	VM_ASK_SAVE,	 /* its end is seen: VM_SAW_SAVED or VM_SAW_ENDED */
+	VM_ASK_DROP_SAVED,
+	VM_ASK_SNAPSHOT, /* make, delete, change one */
+	VM_ASK_REVERT,
 	VM_ASK_COUNT,
 	/* Never refused: the table says where they lead, if anywhere. */
 	VM_SAW_RUNNING = VM_ASK_COUNT,
 	VM_SAW_PAUSED,
 	VM_SAW_PRESERVED, /* crashed, process kept */
 	VM_SAW_ENDED,	  /* process gone in good order */
+	VM_SAW_SAVED,	  /* the same, and its state is kept for the next start */
 	VM_SAW_CRASHED,	  /* process gone otherwise */
 	VM_SAW_TAKEN_BACK_RUNNING, /* found alive by a new daemon */
 	VM_SAW_TAKEN_BACK_PAUSED,

@@ -26,7 +26,7 @@ snapshot base/ block/ snapshot/
 devices base/ block/ snapshot/ devices/
 vmm base/ block/ snapshot/ devices/ vmm/ dsdt.h
 api base/ api/ vmm/vm_msg.h gen/
-tools base/ block/ api/ tools/ gen/
+tools base/ block/ snapshot/ api/ tools/ gen/
 END
 }
 

@@ -14,8 +14,8 @@ import pytest
 from conftest import BUILD
 
 VERBS = ["define", "dumpjson", "undefine", "start", "shutdown", "reboot", "reset", "suspend",
-         "resume", "destroy", "run", "list", "dominfo", "domstate", "console", "wait", "event",
-         "events", "version", "help"]
+         "resume", "destroy", "run", "save", "restore", "managedsave", "managedsave-remove", "list", "dominfo", "domstate", "console", "wait", "event",
+         "events", "jobs", "job-cancel", "job-dismiss", "version", "help"]
 
 
 def cairn(*args, **kwargs):

@@ -7,8 +7,14 @@
  *   exit-after=MS:VALUE (debug exit)  io-error-after=MS  crash-after=MS (preserved)
  *   deaf (ignores the power button)  stubborn (ignores quit)  event-last (replies first)
  *   mute (answers nothing once it runs)  rude-after=MS (panics, in bytes that are no text)
+ *   work-takes=MS (a save, and work on snapshots; with progress)  work-fails
+ * A save is a real state file of empty memory. Snapshots are kept at the beginning of the first
+ * disk, as an array of struct vm_snapshot_info: a tree without disks.
  * FAKE_VM=die-at-start in the environment: ends before it accepts. */
 #include "base/err.h"
+#include "base/file.h"
+#include "base/util.h"
+#include "snapshot/vmstate.h"
 #include "vmm/vm_msg.h"
 
 #include <errno.h>
@@ -23,7 +29,23 @@
 #include <unistd.h>
 
 #define CONSOLES_MAX 8
+#define SNAPSHOTS_MAX 256
+#define PROGRESS_MS 20
 static const char banner[] = "fake guest\r\n";
+
+/* A save, or work on snapshots. */
+struct work {
+	uint64_t seq, begun_ms, due_ms; /* due 0: none */
+	enum vm_msg_type type;
+	bool was_running;
+	int fds[2];
+	uint8_t body[2048] __attribute__((aligned(8)));
+};
+
+struct tree {
+	uint32_t n, next_id;
+	struct vm_snapshot_info list[SNAPSHOTS_MAX];
+};
 
 struct fake {
 	int listening, sock;
@@ -35,6 +57,8 @@ struct fake {
 	uint64_t start_ms, due_ms; /* 0: nothing due */
 	const char *due;
 	int consoles[CONSOLES_MAX];
+	int disk; /* the first one; -1: none */
+	struct work work;
 };
 
 static uint64_t now_ms(void)
@@ -141,6 +165,25 @@ static void schedule(struct fake *f)
 		}
 }
 
+/* Returns false having answered why not. */
+static bool restore(struct fake *f, int fd, uint64_t seq)
+{
+	struct vmstate_header h;
+	struct vmstate_file file;
+	struct err e;
+
+	vmstate_file_init(&file, fd);
+	if (vmstate_read_header(&file.store, &h, &e) < 0) {
+		reply(f, seq, -EINVAL, e.cls, e.msg);
+		return false;
+	}
+	if (memcmp(h.uuid, f->config.uuid, sizeof(h.uuid))) {
+		reply(f, seq, -EINVAL, ERR_INVALID, "the saved state belongs to another VM");
+		return false;
+	}
+	return true;
+}
+
 static void configure(struct fake *f, struct channel_msg *m)
 {
 	struct err e;
@@ -164,9 +207,17 @@ static void configure(struct fake *f, struct channel_msg *m)
 		reply(f, m->head.seq, -EBUSY, ERR_BUSY, "vda: is locked by another process");
 		exit(VM_EXIT_CONFIG);
 	}
+	if (f->config.ndisks)
+		f->disk = m->fds[f->config.disks[0].fd[0]];
 	f->configured = true;
+	if (f->config.images_only) {
+		reply(f, m->head.seq, 0, 0, "");
+		return;
+	}
+	if (f->config.restore_fd != VM_NO_FD && !restore(f, m->fds[f->config.restore_fd], m->head.seq))
+		exit(VM_EXIT_CONFIG);
 	f->phase = f->config.start_paused ? VM_PHASE_PAUSED : VM_PHASE_RUNNING;
-	f->reason = VM_REASON_BOOTED;
+	f->reason = f->config.restore_fd != VM_NO_FD ? VM_REASON_RESTORED : VM_REASON_BOOTED;
 	reply(f, m->head.seq, 0, 0, "");
 	schedule(f);
 }
@@ -194,6 +245,283 @@ static void attach(struct fake *f, struct channel_msg *m)
 	channel_msg_close_fds(m);
 }
 
+/* ---- work ---- */
+
+static int save_write(struct fake *f, const struct work *w, struct err *e)
+{
+	struct vmstate_source src = { .sections = (const uint8_t *)"sections", .sections_bytes = 8, .ram_fd = -1,
+		.ram_bytes = f->config.ram_bytes };
+	struct vmstate_header h = { .realtime_ns = 1 };
+	struct vmstate_result result;
+	char *ram = calloc(1, f->config.ram_bytes), *definition = NULL;
+	struct vmstate_file file;
+	size_t len;
+	int r = file_read_fd(w->fds[1], "definition", 1 << 20, &definition, &len, e);
+
+	memcpy(h.uuid, f->config.uuid, sizeof(h.uuid));
+	src.ram = (const uint8_t *)ram;
+	src.definition = definition;
+	vmstate_file_init(&file, w->fds[0]);
+	if (!r)
+		r = vmstate_write(&file.store, &h, &src, NULL, &result, e);
+	free(ram);
+	free(definition);
+	return r;
+}
+
+static void tree_load(struct fake *f, struct tree *t)
+{
+	memset(t, 0, sizeof(*t));
+	if (f->disk < 0 || pread_full(f->disk, t, sizeof(*t), 0) < 0 || t->n > SNAPSHOTS_MAX)
+		memset(t, 0, sizeof(*t));
+}
+
+static int tree_store(struct fake *f, struct tree *t, struct err *e)
+{
+	int r = f->disk < 0 ? -ENOENT : pwrite_full(f->disk, t, sizeof(*t), 0);
+
+	return r < 0 ? err_set(e, r, ERR_UNSUPPORTED, "no disk can hold a snapshot") : 0;
+}
+
+/* Name or id; "": the current one. */
+static struct vm_snapshot_info *tree_find(struct tree *t, const char *name)
+{
+	for (uint32_t i = 0; i < t->n; i++)
+		if (*name ? !strcmp(t->list[i].name, name) || !strcmp(t->list[i].id, name) :
+			    t->list[i].current)
+			return &t->list[i];
+	return NULL;
+}
+
+static void current_set(struct tree *t, struct vm_snapshot_info *s)
+{
+	for (uint32_t i = 0; i < t->n; i++)
+		t->list[i].current = 0;
+	if (s)
+		s->current = 1;
+}
+
+static int none(const char *name, struct err *e)
+{
+	return err_set(e, -ENOENT, ERR_NOT_FOUND, "there is no snapshot '%s'", name);
+}
+
+static int snapshot_create(struct fake *f, const struct vm_snapshot_create *c, char id[24],
+	struct err *e)
+{
+	struct tree t;
+	struct vm_snapshot_info *s, *parent;
+
+	tree_load(f, &t);
+	if (tree_find(&t, c->name))
+		return err_set(e, -EEXIST, ERR_EXISTS, "there is a snapshot '%s'", c->name);
+	if (t.n == SNAPSHOTS_MAX)
+		return err_set(e, -ENOSPC, ERR_NO_SPACE, "too many snapshots");
+	parent = tree_find(&t, "");
+	s = &t.list[t.n++];
+	memset(s, 0, sizeof(*s));
+	snprintf(s->id, sizeof(s->id), "id%u", ++t.next_id);
+	if (parent)
+		memcpy(s->parent, parent->id, sizeof(s->parent));
+	memcpy(s->name, c->name, sizeof(s->name));
+	memcpy(s->description, c->description, sizeof(s->description));
+	memcpy(s->tags, c->tags, sizeof(s->tags));
+	s->realtime_ns = 1763618897000000000ULL + t.next_id;
+	s->vm_state_bytes = f->config.images_only || c->disks_only ? 0 : 4096;
+	s->own_bytes = 65536;
+	s->state = f->config.images_only || c->disks_only ? VM_SNAPSHOT_SHUTOFF :
+		f->work.was_running			  ? VM_SNAPSHOT_RUNNING : VM_SNAPSHOT_PAUSED;
+	current_set(&t, s);
+	memcpy(id, s->id, sizeof(s->id));
+	return tree_store(f, &t, e);
+}
+
+static int snapshot_delete(struct fake *f, const struct vm_snapshot_name *n, struct err *e)
+{
+	struct vm_snapshot_info *s, gone;
+	struct tree t;
+
+	tree_load(f, &t);
+	s = tree_find(&t, n->name);
+	if (!s)
+		return none(n->name, e);
+	gone = *s;
+	for (uint32_t i = 0; i < t.n; i++)
+		if (!strcmp(t.list[i].parent, gone.id))
+			memcpy(t.list[i].parent, gone.parent, sizeof(gone.parent));
+	memmove(s, s + 1, (size_t)(&t.list[t.n] - (s + 1)) * sizeof(*s));
+	t.n--;
+	if (gone.current)
+		current_set(&t, gone.parent[0] ? tree_find(&t, gone.parent) : NULL);
+	return tree_store(f, &t, e);
+}
+
+static int snapshot_set(struct fake *f, const struct vm_snapshot_set *c, struct err *e)
+{
+	struct vm_snapshot_info *s;
+	struct tree t;
+
+	tree_load(f, &t);
+	s = tree_find(&t, c->name);
+	if (!s)
+		return none(c->name, e);
+	if (c->new_name[0] && tree_find(&t, c->new_name))
+		return err_set(e, -EEXIST, ERR_EXISTS, "there is a snapshot '%s'", c->new_name);
+	if (c->new_name[0])
+		memcpy(s->name, c->new_name, sizeof(s->name));
+	if (c->set_description)
+		memcpy(s->description, c->description, sizeof(s->description));
+	if (c->set_tags)
+		memcpy(s->tags, c->tags, sizeof(s->tags));
+	return tree_store(f, &t, e);
+}
+
+static int snapshot_revert(struct fake *f, const struct vm_snapshot_revert *v, struct err *e)
+{
+	struct vm_snapshot_info *s;
+	struct tree t;
+	bool paused;
+	int r;
+
+	tree_load(f, &t);
+	s = tree_find(&t, v->name);
+	if (!s)
+		return none(v->name, e);
+	paused = v->then ? v->then == 2 : s->state == VM_SNAPSHOT_PAUSED;
+	if (!f->config.images_only && (v->disks_only || s->state == VM_SNAPSHOT_SHUTOFF))
+		return err_set(e, -EINVAL, ERR_WRONG_STATE, "there is no memory in it");
+	current_set(&t, s);
+	r = tree_store(f, &t, e);
+	if (!r && !f->config.images_only) {
+		if (f->phase == VM_PHASE_RUNNING)
+			phase(f, VM_PHASE_PAUSED, VM_REASON_RESTORED, 0, "");
+		if (!paused)
+			phase(f, VM_PHASE_RUNNING, VM_REASON_RESTORED, 0, "");
+	}
+	return r;
+}
+
+static void snapshots_send(struct fake *f, const struct vm_snapshot_list *l, uint64_t seq)
+{
+	static struct vm_snapshots s;
+	struct tree t;
+
+	tree_load(f, &t);
+	memset(&s, 0, sizeof(s));
+	s.total = t.n;
+	s.from = l->from;
+	for (uint32_t i = l->from; i < t.n && s.n < VM_SNAPSHOTS_PER_MESSAGE; i++)
+		s.list[s.n++] = t.list[i];
+	channel_send(f->sock, VM_MSG_VERSION, VM_MSG_SNAPSHOTS, seq, &s,
+		offsetof(struct vm_snapshots, list) + s.n * sizeof(s.list[0]), NULL, 0);
+}
+
+static void work_reply(struct fake *f, const struct work *w, const char *id, int r, const struct err *e)
+{
+	const struct vm_snapshot_create *c = (const void *)w->body;
+	struct vm_snapshot_done d = { .error = r, .pause_ns = 1500000, .total_ns = 20000000,
+		.ram_bytes_written = 3 << 20, .ram_bytes_shared = 5 << 20 };
+
+	if (w->type != VM_MSG_SNAPSHOT_CREATE) {
+		reply(f, w->seq, r, r ? e->cls : 0, r ? e->msg : "");
+		return;
+	}
+	if (r) {
+		d.cls = e->cls;
+		snprintf(d.msg, sizeof(d.msg), "%s", e->msg);
+	}
+	snprintf(d.id, sizeof(d.id), "%s", id);
+	channel_send(f->sock, VM_MSG_VERSION, VM_MSG_SNAPSHOT_DONE, w->seq, &d, sizeof(d), NULL, 0);
+	if (!r && c->halt && !f->config.images_only)
+		end(f, VM_REASON_USER, 0, "", VM_EXIT_OK);
+}
+
+static int work_do(struct fake *f, struct work *w, char id[24], struct err *e)
+{
+	if (word(f, "work-fails"))
+		return err_set(e, -ENOSPC, ERR_NO_SPACE, "vda: no space left on the device");
+	switch (w->type) {
+	case VM_MSG_SAVE:
+		return save_write(f, w, e);
+	case VM_MSG_SNAPSHOT_CREATE:
+		return snapshot_create(f, (const void *)w->body, id, e);
+	case VM_MSG_SNAPSHOT_DELETE:
+		return snapshot_delete(f, (const void *)w->body, e);
+	case VM_MSG_SNAPSHOT_REVERT:
+		return snapshot_revert(f, (const void *)w->body, e);
+	default:
+		return snapshot_set(f, (const void *)w->body, e);
+	}
+}
+
+/* r, e: 0 to do it, or why it is not done. */
+static void work_finish(struct fake *f, int r, struct err *e)
+{
+	struct work w = f->work;
+	char id[24] = "";
+
+	f->work.due_ms = 0;
+	if (!r)
+		r = work_do(f, &w, id, e);
+	if (w.type == VM_MSG_SAVE && r && w.was_running)
+		phase(f, VM_PHASE_RUNNING, VM_REASON_USER, 0, "");
+	work_reply(f, &w, id, r, e);
+	if (w.type != VM_MSG_SAVE)
+		return;
+	if (!r)
+		end(f, VM_REASON_SAVED, 0, "", VM_EXIT_OK);
+	close(w.fds[0]);
+	close(w.fds[1]);
+}
+
+static void work_begin(struct fake *f, struct channel_msg *m)
+{
+	const char *takes = word(f, "work-takes=");
+	struct err e;
+
+	if (f->work.due_ms) {
+		channel_msg_close_fds(m);
+		reply(f, m->head.seq, -EBUSY, ERR_BUSY, "work of this VM is under way");
+		return;
+	}
+	f->work = (struct work){ .seq = m->head.seq, .type = m->head.type, .begun_ms = now_ms(),
+		.was_running = f->phase == VM_PHASE_RUNNING };
+	f->work.due_ms = f->work.begun_ms + (takes ? (uint64_t)atoi(takes) : 0);
+	memcpy(f->work.body, m->body, MIN(m->head.body_bytes, sizeof(f->work.body)));
+	if (m->head.type == VM_MSG_SAVE) {
+		memcpy(f->work.fds, m->fds, sizeof(f->work.fds));
+		if (f->work.was_running)
+			phase(f, VM_PHASE_PAUSED, VM_REASON_SAVING, 0, "");
+	}
+	if (!takes)
+		work_finish(f, 0, &e);
+}
+
+static void work_go_on(struct fake *f)
+{
+	struct work *w = &f->work;
+	uint64_t now = now_ms();
+	struct err e;
+
+	event(f, (struct vm_event){ .kind = VM_EVENT_PROGRESS,
+		.value = (int64_t)MIN(now - w->begun_ms, w->due_ms - w->begun_ms) << 20,
+		.total = (int64_t)(w->due_ms - w->begun_ms) << 20 });
+	if (now >= w->due_ms)
+		work_finish(f, 0, &e);
+}
+
+static void work_cancel(struct fake *f, uint64_t seq)
+{
+	struct err e;
+
+	if (!f->work.due_ms) {
+		reply(f, seq, -ENOENT, ERR_WRONG_STATE, "nothing is under way");
+		return;
+	}
+	reply(f, seq, 0, 0, "");
+	work_finish(f, err_set(&e, -ECANCELED, ERR_CANCELLED, "it was cancelled"), &e);
+}
+
 static void handle(struct fake *f, struct channel_msg *m)
 {
 	bool late = word(f, "event-last");
@@ -216,6 +544,19 @@ static void handle(struct fake *f, struct channel_msg *m)
 		if (late)
 			return;
 		break;
+	case VM_MSG_SAVE:
+	case VM_MSG_SNAPSHOT_CREATE:
+	case VM_MSG_SNAPSHOT_REVERT:
+	case VM_MSG_SNAPSHOT_DELETE:
+	case VM_MSG_SNAPSHOT_SET:
+		work_begin(f, m);
+		return;
+	case VM_MSG_SNAPSHOT_LIST:
+		snapshots_send(f, m->body, m->head.seq);
+		return;
+	case VM_MSG_CANCEL:
+		work_cancel(f, m->head.seq);
+		return;
 	case VM_MSG_POWERDOWN:
 		event(f, (struct vm_event){ .kind = VM_EVENT_POWERDOWN });
 		if (!word(f, "deaf")) {
@@ -273,12 +614,16 @@ static void turn(struct fake *f)
 	uint64_t now = now_ms();
 	int left = f->due_ms ? (int)(f->due_ms > now ? f->due_ms - now : 0) : -1;
 
+	if (f->work.due_ms)
+		left = left < 0 ? PROGRESS_MS : MIN(left, PROGRESS_MS);
 	for (unsigned i = 0; i < CONSOLES_MAX; i++)
 		p[2 + i] = (struct pollfd){ .fd = f->consoles[i], .events = POLLIN };
 	if (poll(p, 2 + CONSOLES_MAX, left) < 0)
 		exit(VM_EXIT_FAILURE);
 	if (f->due_ms && now_ms() >= f->due_ms)
 		due(f);
+	if (f->work.due_ms)
+		work_go_on(f);
 	if (p[0].revents) {
 		int fd = accept4(f->listening, NULL, NULL, SOCK_CLOEXEC);
 
@@ -297,7 +642,7 @@ static void turn(struct fake *f)
 
 int main(int argc, char **argv)
 {
-	struct fake f = { .listening = -1, .sock = -1, .end_fd = -1 };
+	struct fake f = { .listening = -1, .sock = -1, .end_fd = -1, .disk = -1 };
 	const char *how = getenv("FAKE_VM");
 
 	if (how && !strcmp(how, "die-at-start"))

@@ -82,6 +82,9 @@ int cli_exit_code(enum err_class cls);
 /* Connects on first use. args: taken. As client_execute(). */
 int cli_execute(struct cli *c, const char *command, struct json_object *args,
 	struct json_object **ret_v, int *ret_fd, struct err *e);
+/* The same, and fd (borrowed; -1: none) goes along. */
+int cli_execute_with_fd(struct cli *c, const char *command, struct json_object *args, int fd,
+	struct json_object **ret_v, int *ret_fd, struct err *e);
 /* {"vm": name}; the caller adds to it. */
 struct json_object *cli_vm_args(const char *name);
 /* vm-info of one VM. */
@@ -113,6 +116,13 @@ int verb_console(struct cli *c);
 int verb_wait(struct cli *c);
 int verb_event(struct cli *c);
 int verb_run(struct cli *c);
+int verb_save(struct cli *c);
+int verb_restore(struct cli *c);
+int verb_managedsave(struct cli *c);
+int verb_managedsave_remove(struct cli *c);
+int verb_jobs(struct cli *c);
+int verb_job_cancel(struct cli *c);
+int verb_job_dismiss(struct cli *c);
 int verb_help(struct cli *c);
 
 /* Attach this terminal to a console. Returns an exit code, having said what failed. */

@@ -63,7 +63,7 @@ int cli_usage(const struct cli *c, const char *fmt, ...)
 
 /* ---- the daemon ---- */
 
-int cli_execute(struct cli *c, const char *command, struct json_object *args,
+int cli_execute_with_fd(struct cli *c, const char *command, struct json_object *args, int fd,
 	struct json_object **ret_v, int *ret_fd, struct err *e)
 {
 	char socket[PATH_MAX];
@@ -77,7 +77,13 @@ int cli_execute(struct cli *c, const char *command, struct json_object *args,
 		json_object_put(args);
 		return r;
 	}
-	return client_execute(c->client, command, args, ret_v, ret_fd, e);
+	return client_execute_with_fd(c->client, command, args, fd, ret_v, ret_fd, e);
+}
+
+int cli_execute(struct cli *c, const char *command, struct json_object *args,
+	struct json_object **ret_v, int *ret_fd, struct err *e)
+{
+	return cli_execute_with_fd(c, command, args, -1, ret_v, ret_fd, e);
 }
 
 struct json_object *cli_vm_args(const char *name)

@@ -3,6 +3,7 @@
 #include "tools/cairn/cli.h"
 #include "api/js.h"
 #include "base/loop.h"
+#include "base/util.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -62,7 +63,8 @@ static int dry_run(struct cli *c, const struct act *a)
 int verb_start(struct cli *c)
 {
 	static const struct act a = { "vm-start", "start", "started" };
-	bool paused = option_flag(c, "paused"), console = option_flag(c, "console");
+	static const char *const flags[] = { "paused", "force-boot", "eager" };
+	bool console = option_flag(c, "console");
 	int worst = CLI_OK;
 
 	if (console && c->npos > 1)
@@ -71,8 +73,9 @@ int verb_start(struct cli *c)
 		struct json_object *args = cli_vm_args(c->pos[i]);
 		int r;
 
-		if (paused)
-			js_put_bool(args, "paused", true);
+		for (size_t k = 0; k < ARRAY_SIZE(flags); k++)
+			if (option_flag(c, flags[k]))
+				js_put_bool(args, flags[k], true);
 		r = act_on(c, &a, c->pos[i], args);
 		if (!worst)
 			worst = r;
@@ -147,6 +150,18 @@ int verb_destroy(struct cli *c)
 int verb_undefine(struct cli *c)
 {
 	static const struct act a = { "vm-undefine", "undefine", "has been undefined" };
+	int worst = CLI_OK;
 
-	return option_flag(c, "dry-run") ? dry_run(c, &a) : act_on_all(c, &a, NULL, NULL);
+	if (option_flag(c, "dry-run"))
+		return dry_run(c, &a);
+	for (size_t i = 0; i < c->npos; i++) {
+		struct json_object *args = cli_vm_args(c->pos[i]);
+		int r;
+
+		if (option_flag(c, "managed-save"))
+			js_put_bool(args, "managed-save", true);
+		r = act_on(c, &a, c->pos[i], args);
+		worst = worst ? worst : r;
+	}
+	return worst;
 }

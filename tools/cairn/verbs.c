@@ -1,5 +1,6 @@
 /* The table of verbs, and the help that comes from it. */
 #include "tools/cairn/cli.h"
+#include "tools/cairn/job.h"
 #include "base/util.h"
 
 #include <stdio.h>
@@ -10,7 +11,19 @@
 
 static const struct verb_option start_options[] = {
 	{ "console", NULL, "attach this terminal to its console" },
-	{ "paused", NULL, "vCPUs stand still until resume" }, END };
+	{ "paused", NULL, "vCPUs stand still until resume" },
+	{ "force-boot", NULL, "drop a managed save instead of going on from it" },
+	{ "eager", NULL, "with a managed save: read all memory before it runs" }, END };
+static const struct verb_option undefine_options[] = {
+	{ "managed-save", NULL, "drop its managed save too" },
+	{ "dry-run", NULL, "say what would happen" }, END };
+static const struct verb_option save_options[] = { JOB_OPTIONS, END };
+static const struct verb_option restore_options[] = {
+	{ "paused", NULL, "vCPUs stand still until resume" },
+	{ "eager", NULL, "read all memory before it runs" }, END };
+static const struct verb_option managedsave_options[] = {
+	{ "running", NULL, "the next start has it running" },
+	{ "paused", NULL, "the next start has it paused" }, JOB_OPTIONS, END };
 static const struct verb_option shutdown_options[] = {
 	{ "mode", "acpi", "how: acpi, the power button" },
 	{ "wait", NULL, "return when it is off" },
@@ -61,7 +74,7 @@ const struct verb verbs[] = {
 		define_options, 1, 1, false, "file", verb_define },
 	{ "dumpjson", "Definitions", "VM", "print a VM's definition", NULL, 1, 1, true, "vm",
 		verb_dumpjson },
-	{ "undefine", "Definitions", "VM", "forget a VM; its disks stay", dry_run_options, 1, MANY,
+	{ "undefine", "Definitions", "VM", "forget a VM; its disks stay", undefine_options, 1, MANY,
 		false, "vm", verb_undefine },
 	{ "start", "Life", "VM...", "start VMs", start_options, 1, MANY, false, "vm", verb_start },
 	{ "shutdown", "Life", "VM...", "press the power button", shutdown_options, 1, MANY, false,
@@ -77,6 +90,14 @@ const struct verb verbs[] = {
 		MANY, false, "vm", verb_destroy },
 	{ "run", "Life", "FILE", "run one VM in the foreground, without a daemon", run_options, 1, 1,
 		false, "file", verb_run },
+	{ "save", "Saved states", "VM FILE", "keep its state in a file, and end it", save_options, 2, 2,
+		false, "vm", verb_save },
+	{ "restore", "Saved states", "FILE", "start a VM from a saved state", restore_options, 1, 1,
+		false, "file", verb_restore },
+	{ "managedsave", "Saved states", "VM", "keep its state for the next start, and end it",
+		managedsave_options, 1, 1, false, "vm", verb_managedsave },
+	{ "managedsave-remove", "Saved states", "VM", "drop the state kept for the next start", NULL, 1,
+		1, false, "vm", verb_managedsave_remove },
 	{ "list", "Looking", "", "list VMs", list_options, 0, 0, true, NULL, verb_list },
 	{ "dominfo", "Looking", "VM", "what a VM is and how it does", NULL, 1, 1, true, "vm",
 		verb_dominfo },
@@ -89,6 +110,12 @@ const struct verb verbs[] = {
 		verb_event },
 	{ "events", "Looking", "[VM]", "the same as event --loop", event_options, 0, 1, true, "vm",
 		verb_event },
+	{ "jobs", "Jobs", "", "work under way, and results that were not looked at", NULL, 0, 0, true,
+		NULL, verb_jobs },
+	{ "job-cancel", "Jobs", "ID...", "ask jobs to end", NULL, 1, MANY, false, "job",
+		verb_job_cancel },
+	{ "job-dismiss", "Jobs", "ID...", "forget results", NULL, 1, MANY, false, "job",
+		verb_job_dismiss },
 	{ "version", "Help", "", "versions of this program and of the daemon", NULL, 0, 0, true,
 		NULL, verb_version },
 	{ "help", "Help", "[VERB]", "this list, or one verb", help_options, 0, 1, false, "verb",
@@ -131,7 +158,7 @@ static void all_print(void)
 		if (strcmp(group, v->group))
 			printf("\n%s\n", v->group);
 		group = v->group;
-		printf("  %-10s %-8s %s\n", v->name, v->args, v->summary);
+		printf("  %-18s %-9s %s\n", v->name, v->args, v->summary);
 	}
 	printf("\ncairn help VERB tells more. The daemon's socket: -c, or CAIRN_SOCKET.\n");
 }

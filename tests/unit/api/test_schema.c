@@ -103,7 +103,7 @@ static void test_introspection(void **state)
 	assert_string_equal(js_get_str(o, "states"), "shutoff,saved,crashed");
 	assert_string_equal(js_get_str(o, "role"), "operator");
 	members = js_get_array(by_name(all, "vm-start-arg"), "members");
-	assert_int_equal(json_object_array_length(members), 2);
+	assert_int_equal(json_object_array_length(members), 4);
 	o = by_name(all, "STOP");
 	assert_string_equal(js_get_str(o, "meta-type"), "event");
 }

@@ -12,7 +12,7 @@
 #include <cmocka.h>
 
 /* Rows: shut off, running, paused, in shutdown, saved, crashed, preserved. The letter is
- * the state it leads to: o r p i (saved is never entered here) c v; '-' is illegal. */
+ * the state it leads to: o r p i s c v; '-' is illegal. */
 static const struct {
 	enum vm_trigger t;
 	const char *to;
@@ -27,10 +27,15 @@ static const struct {
 	{ VM_ASK_DESTROY, "-ooo--o" },
 	{ VM_ASK_CONSOLE, "-rpi--v" },
 	{ VM_ASK_UNDEFINE, "o---oo-" },
+	{ VM_ASK_SAVE, "-ppp---" },
+	{ VM_ASK_DROP_SAVED, "----o--" },
+	{ VM_ASK_SNAPSHOT, "orrroo-" },
+	{ VM_ASK_REVERT, "oooo-oo" },
 	{ VM_SAW_RUNNING, "--r---r" },
 	{ VM_SAW_PAUSED, "-p-p---" },
 	{ VM_SAW_PRESERVED, "-vvv---" },
 	{ VM_SAW_ENDED, "-ooo--o" },
+	{ VM_SAW_SAVED, "sssssss" },
 	{ VM_SAW_CRASHED, "-ccc--c" },
 	{ VM_SAW_TAKEN_BACK_RUNNING, "rrrrrr-" },
 	{ VM_SAW_TAKEN_BACK_PAUSED, "pppppp-" },

@@ -1,0 +1,183 @@
+/* Handlers: save, managed save, restore. */
+#include "api/command.h"
+#include "api/conn.h"
+#include "api/daemon.h"
+#include "api/definition.h"
+#include "api/job.h"
+#include "api/js.h"
+#include "api/save.h"
+#include "api/store.h"
+#include "api/vm.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+
+void command_vm_save(struct call *c)
+{
+	struct job *j;
+	struct err e;
+
+	if (save_to_file(c->vm, c->fd, js_get_str(c->args, "job-id"), &j, &e) < 0)
+		call_fail(c, &e);
+	else
+		call_return_job(c, j);
+}
+
+static int arg_then(struct call *c, enum save_then *ret, struct err *e)
+{
+	const char *then = js_get_str(c->args, "then");
+
+	*ret = SAVE_THEN_AS_IT_WAS;
+	if (!then)
+		return 0;
+	*ret = strcmp(then, "paused") ? SAVE_THEN_RUNNING : SAVE_THEN_PAUSED;
+	if (!strcmp(then, "paused") || !strcmp(then, "running"))
+		return 0;
+	return err_set(e, -EINVAL, ERR_INVALID, "then: \"%.40s\" is neither running nor paused", then);
+}
+
+void command_vm_managed_save(struct call *c)
+{
+	enum save_then then;
+	struct job *j;
+	struct err e;
+	int r = arg_then(c, &then, &e);
+
+	if (!r)
+		r = save_managed(c->vm, then, js_get_str(c->args, "job-id"), &j, &e);
+	if (r < 0)
+		call_fail(c, &e);
+	else
+		call_return_job(c, j);
+}
+
+void command_vm_managed_save_remove(struct call *c)
+{
+	struct err e;
+	int r = vm_check_idle(c->vm, "remove its saved state", &e);
+
+	if (!r)
+		r = save_drop_managed(c->vm, &e);
+	if (r < 0)
+		call_fail(c, &e);
+	else
+		call_return(c, NULL);
+}
+
+/* ---- restore ---- */
+
+struct restore {
+	struct call *call;
+	struct vm *vm;
+	bool created; /* defined by this restore */
+};
+
+static void definition_free_p(struct definition **d)
+{
+	definition_free(*d);
+}
+
+static void vm_forget(struct vm *vm)
+{
+	struct daemon *d = vm->daemon;
+	char name[VM_NAME_MAX + 1];
+	struct err e;
+
+	memcpy(name, vm->def->name, sizeof(name));
+	if (store_remove(d->store, name, &e) < 0)
+		return;
+	vm_remove(vm);
+	daemon_emit(d, EVENT_VM_UNDEFINED, name, NULL);
+}
+
+static void restore_done(void *opaque, int r, const struct err *e)
+{
+	struct restore *w = opaque;
+	struct json_object *o;
+
+	if (r < 0) {
+		/* Its process may still end; it is forgotten with the next undefine then. */
+		if (w->created && !w->vm->proc)
+			vm_forget(w->vm);
+		call_fail(w->call, e);
+	} else {
+		o = json_object_new_object();
+		js_put_str(o, "name", w->vm->def->name);
+		js_put_int(o, "id", w->vm->id);
+		call_return(w->call, o);
+	}
+	free(w);
+}
+
+static int state_file_check(int fd, struct err *e)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return err_set_errno(e, -errno, "the file");
+	if (!S_ISREG(st.st_mode))
+		return err_set(e, -EINVAL, ERR_INVALID, "a saved state is a regular file");
+	return 0;
+}
+
+static int existing_check(struct vm *vm, const struct definition *def, struct err *e)
+{
+	int r = vm_check_idle(vm, "restore", e);
+
+	if (!r)
+		r = vm_state_check(vm->def->name, vm->state, VM_ASK_START, e);
+	if (!r && vm->state == VM_SAVED)
+		r = err_set(e, -EPERM, ERR_WRONG_STATE,
+			"VM '%s' has a managed save; drop that first: cairn managedsave-remove %s",
+			vm->def->name, vm->def->name);
+	return r ? r : save_check_fits(def, vm->def, e);
+}
+
+/* Finds the VM that the state belongs to, or defines it. */
+static int restore_vm(struct call *c, struct vm **ret_vm, bool *ret_created, struct err *e)
+{
+	struct definition *def CLEANUP(definition_free_p) = NULL;
+	int r = definition_parse(js_get(c->args, "definition"), NULL, &def, e);
+
+	*ret_created = false;
+	if (r < 0)
+		return r;
+	if (!definition_has_uuid(def))
+		return err_set(e, -EINVAL, ERR_INVALID, "uuid: is missing");
+	*ret_vm = vm_find_uuid(c->daemon, def->uuid);
+	if (*ret_vm)
+		return existing_check(*ret_vm, def, e);
+	if (conn_role(c->conn) < ROLE_ADMIN)
+		return err_set(e, -EPERM, ERR_PERMISSION,
+			"the state's VM is not defined here, and to define it takes the role of admin");
+	*ret_created = true;
+	return vm_define(c->daemon, STEAL_PTR(def), ret_vm, e);
+}
+
+void command_vm_restore(struct call *c)
+{
+	struct vm_start_how how = { .state_fd = -1, .paused = js_get_bool(c->args, "paused", false),
+		.eager = js_get_bool(c->args, "eager", false), .done = restore_done };
+	struct restore *w = calloc(1, sizeof(*w));
+	struct err e;
+	int r;
+
+	if (!w)
+		abort();
+	w->call = c;
+	r = state_file_check(c->fd, &e);
+	if (!r)
+		r = restore_vm(c, &w->vm, &w->created, &e);
+	if (r < 0) {
+		free(w);
+		call_fail(c, &e);
+		return;
+	}
+	how.state_fd = steal_fd(&c->fd);
+	how.opaque = w;
+	vm_start(w->vm, &how);
+}

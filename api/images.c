@@ -1,0 +1,295 @@
+#include "api/images.h"
+#include "api/config.h"
+#include "api/daemon.h"
+#include "api/job.h"
+#include "api/store.h"
+#include "api/vm.h"
+#include "api/vm_socket.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+
+#define QUIT_TIMEOUT_NS (5 * 1000000000ULL)
+
+/* A request, from when it is wanted until it is answered. */
+struct wanted {
+	struct wanted *next; /* while it waits */
+	struct images *images;
+	enum vm_msg_type type;
+	void *body;
+	size_t len;
+	uint64_t timeout_ns;
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e);
+	void *opaque;
+};
+
+struct images {
+	struct vm *vm;
+	struct vm_process *proc; /* NULL: it could not be started */
+	bool configured;	 /* it takes requests */
+	bool ending;		 /* it takes no more: what is wanted now waits for the next */
+	unsigned asked;		 /* and not answered */
+	struct wanted *first, **last;
+	struct loop_task failed; /* tells from the loop that it could not be started */
+	struct err e;
+};
+
+/* No VM has such a name: it cannot begin with a dot. */
+static void socket_name(const struct vm *vm, char buf[VM_NAME_MAX + 2])
+{
+	snprintf(buf, VM_NAME_MAX + 2, ".%s", vm->def->name);
+}
+
+static struct wanted *wanted_take(struct images *i)
+{
+	struct wanted *w = i->first;
+
+	if (!w)
+		return NULL;
+	i->first = w->next;
+	if (!i->first)
+		i->last = &i->first;
+	return w;
+}
+
+static void wanted_free(struct wanted *w)
+{
+	if (!w)
+		return;
+	free(w->body);
+	free(w);
+}
+
+static void all_fail(struct images *i, int r, const struct err *e)
+{
+	static const struct vm_answer none;
+	struct wanted *list = i->first;
+
+	i->first = NULL;
+	i->last = &i->first;
+	while (list) {
+		struct wanted *w = list;
+
+		list = w->next;
+		w->done(w->opaque, r, &none, e);
+		wanted_free(w);
+	}
+}
+
+void images_free(struct images *i)
+{
+	if (!i)
+		return;
+	vm_process_free(i->proc);
+	while (i->first)
+		wanted_free(wanted_take(i));
+	free(i);
+}
+
+/* ---- its process ---- */
+
+static void quit_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct images *i = opaque;
+
+	(void)a;
+	(void)e;
+	if (r < 0 && r != -ESRCH)
+		vm_process_kill(i->proc);
+}
+
+static void settle(struct images *i)
+{
+	if (i->asked || i->first || i->ending)
+		return;
+	i->ending = true;
+	vm_process_request(i->proc, VM_MSG_QUIT, NULL, 0, -1, QUIT_TIMEOUT_NS, quit_done, i);
+	vm_process_kill_after(i->proc, QUIT_TIMEOUT_NS);
+}
+
+static void answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct wanted *w = opaque;
+	struct images *i = w->images;
+
+	w->done(w->opaque, r, a, e); /* which may want more */
+	wanted_free(w);
+	i->asked--;
+	/* Of a process that is gone, images_gone() follows. */
+	if (r != -ESRCH && r != -EPIPE)
+		settle(i);
+}
+
+static void wanted_send(struct images *i)
+{
+	struct wanted *w;
+
+	while ((w = wanted_take(i))) {
+		i->asked++;
+		vm_process_request(i->proc, w->type, w->body, w->len, -1, w->timeout_ns, answered, w);
+	}
+}
+
+static void configured(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct images *i = opaque;
+
+	(void)a;
+	if (r < 0) {
+		i->ending = true;
+		if (r == -EREMOTEIO)
+			vm_process_kill_after(i->proc, QUIT_TIMEOUT_NS);
+		else
+			vm_process_kill(i->proc);
+		all_fail(i, r, e);
+		return;
+	}
+	i->configured = true;
+	wanted_send(i);
+	settle(i);
+}
+
+static void images_event(void *opaque, const struct vm_event *ev)
+{
+	struct images *i = opaque;
+
+	if (ev->kind == VM_EVENT_PROGRESS && i->vm->job && ev->value >= 0 && ev->total >= ev->value)
+		job_progress_bytes(i->vm->job, (uint64_t)ev->value, (uint64_t)ev->total);
+}
+
+static void images_start(struct images *i);
+
+static void images_gone(void *opaque, const struct vm_process_end *end)
+{
+	char name[VM_NAME_MAX + 2];
+	struct images *i = opaque;
+	struct vm *vm = i->vm;
+
+	(void)end;
+	socket_name(vm, name);
+	vm_socket_remove(vm->daemon->run_dir_fd, name);
+	vm_process_free(i->proc);
+	i->proc = NULL;
+	i->configured = i->ending = false;
+	if (i->first) {
+		images_start(i);
+		return;
+	}
+	vm->images = NULL;
+	images_free(i);
+	vm_start_goes_on(vm);
+}
+
+static const struct vm_process_ops images_ops = { .event = images_event, .gone = images_gone };
+
+static int process_start(struct images *i, struct err *e)
+{
+	struct daemon *d = i->vm->daemon;
+	CLEANUP_CLOSE int log_fd = -1;
+	char name[VM_NAME_MAX + 2];
+	struct vm_process_paths p = { .program = d->paths->vm_program, .run_dir = d->run_dir_fd,
+		.name = name, .end_fd = -1 };
+	struct config c;
+	int r;
+
+	socket_name(i->vm, name);
+	log_fd = store_open_file(d->store, i->vm->def->name, "log", O_WRONLY | O_APPEND, e);
+	if (log_fd < 0)
+		return log_fd;
+	p.log_fd = log_fd;
+	r = config_open_images(i->vm->def, &c, e);
+	if (r < 0)
+		return r;
+	c.vm.log_fd = (uint16_t)config_add_fd(&c, fcntl(log_fd, F_DUPFD_CLOEXEC, 3));
+	c.vm.log_level = (uint8_t)d->log_level;
+	r = vm_process_start(d->loop, &p, &c, &images_ops, i, configured, i, &i->proc, e);
+	config_done(&c);
+	return r;
+}
+
+static void start_failed(struct loop_task *t)
+{
+	struct images *i = container_of(t, struct images, failed);
+	struct vm *vm = i->vm;
+
+	all_fail(i, -EREMOTEIO, &i->e);
+	if (i->first) {
+		images_start(i);
+		return;
+	}
+	vm->images = NULL;
+	images_free(i);
+	vm_start_goes_on(vm);
+}
+
+static void images_start(struct images *i)
+{
+	if (process_start(i, &i->e) < 0) {
+		i->failed.run = start_failed;
+		loop_post(i->vm->daemon->loop, &i->failed);
+	}
+}
+
+/* ---- asking ---- */
+
+static struct images *images_of(struct vm *vm)
+{
+	struct images *i = vm->images;
+
+	if (i)
+		return i;
+	i = calloc(1, sizeof(*i));
+	if (!i)
+		abort(); /* a call that is never answered would be worse */
+	i->vm = vm;
+	i->last = &i->first;
+	vm->images = i;
+	images_start(i);
+	return i;
+}
+
+void images_request(struct vm *vm, enum vm_msg_type type, const void *body, size_t len,
+	uint64_t timeout_ns,
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
+	void *opaque)
+{
+	struct images *i = images_of(vm);
+	struct wanted *w = calloc(1, sizeof(*w));
+
+	if (!w || !(w->body = malloc(len + 1)))
+		abort();
+	if (len)
+		memcpy(w->body, body, len);
+	w->images = i;
+	w->type = type;
+	w->len = len;
+	w->timeout_ns = timeout_ns;
+	w->done = done;
+	w->opaque = opaque;
+	*i->last = w;
+	i->last = &w->next;
+	if (i->configured && !i->ending)
+		wanted_send(i);
+}
+
+void images_end_old(struct vm *vm)
+{
+	CLEANUP_CLOSE int sock = -1;
+	char name[VM_NAME_MAX + 2];
+	int run_dir = vm->daemon->run_dir_fd;
+
+	socket_name(vm, name);
+	if (vm_socket_connect(run_dir, name, &sock) == 0) {
+		log_info("state", "VM '%s': ending what an earlier daemon began on its images",
+			vm->def->name);
+		channel_send(sock, VM_MSG_VERSION, VM_MSG_QUIT, 1, NULL, 0, NULL, 0);
+	}
+	vm_socket_remove(run_dir, name);
+}

@@ -1,0 +1,23 @@
+/* images: a short-lived process that works on the disks of a VM that is off: the snapshots in
+ * them. A VM's process without a machine (vm_config.images_only), with the same sandbox; it
+ * ends when nobody wants anything of it any more. */
+#ifndef CAIRN_API_IMAGES_H
+#define CAIRN_API_IMAGES_H
+
+#include "api/vm_process.h"
+
+struct images;
+struct vm;
+
+/* Ask it, starting it if need be. The VM is off. body: borrowed. done: as of
+ * vm_process_request(), but also when it could not be started; never from inside this call. */
+void images_request(struct vm *vm, enum vm_msg_type type, const void *body, size_t len,
+	uint64_t timeout_ns,
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
+	void *opaque);
+/* Lets go of it; it ends when it notices. NULL allowed. */
+void images_free(struct images *i);
+/* A process that an earlier daemon left: told to end. */
+void images_end_old(struct vm *vm);
+
+#endif

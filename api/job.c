@@ -1,0 +1,363 @@
+#include "api/job.h"
+#include "api/daemon.h"
+#include "api/js.h"
+#include "api/store.h"
+#include "api/vm.h"
+#include "base/log.h"
+#include "base/loop.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#define TELL_NS 250000000ULL
+
+static const char *const status_names[] = { "created", "running", "aborting", "waiting", "pending",
+	"concluded", "null" };
+
+/* ---- events ---- */
+
+static void status_set(struct job *j, enum job_status s)
+{
+	struct json_object *data = json_object_new_object();
+
+	j->status = s;
+	js_put_str(data, "id", j->id);
+	js_put_str(data, "status", status_names[s]);
+	js_put_str(data, "type", j->type);
+	daemon_emit(j->daemon, EVENT_JOB_STATUS_CHANGE, j->vm_name, data);
+}
+
+/* Bytes a second so far, and how long the rest takes at that. */
+static void put_progress(struct json_object *o, const struct job *j, uint64_t now)
+{
+	uint64_t ns = now - j->begun_ns;
+	double rate = ns ? (double)j->done * 1e9 / (double)ns : 0;
+
+	js_put_str(o, "unit", j->unit);
+	js_put_uint(o, "rate", (uint64_t)rate);
+	if (rate >= 1 && j->total >= j->done)
+		js_put_uint(o, "remaining", (uint64_t)((double)(j->total - j->done) / rate * 1e9));
+}
+
+void job_progress(struct job *j, uint64_t done, uint64_t total)
+{
+	struct json_object *data;
+	uint64_t now = loop_now_ns();
+
+	j->done = done;
+	j->total = total;
+	if (now - j->told_ns < TELL_NS && done != total)
+		return;
+	j->told_ns = now;
+	data = json_object_new_object();
+	js_put_str(data, "id", j->id);
+	js_put_uint(data, "done", done);
+	js_put_uint(data, "total", total);
+	put_progress(data, j, now);
+	daemon_emit(j->daemon, EVENT_JOB_PROGRESS, j->vm_name, data);
+}
+
+void job_progress_bytes(struct job *j, uint64_t done, uint64_t total)
+{
+	if (!strcmp(j->unit, "bytes"))
+		job_progress(j, done, total);
+}
+
+struct json_object *job_to_json(const struct job *j)
+{
+	struct json_object *o = json_object_new_object();
+
+	js_put_str(o, "id", j->id);
+	js_put_str(o, "type", j->type);
+	js_put_str(o, "status", status_names[j->status]);
+	js_put_uint(o, "current-progress", j->done);
+	js_put_uint(o, "total-progress", j->total);
+	js_put_str(o, "vm", j->vm_name);
+	js_put_uint(o, "started", j->begun_realtime_ns);
+	if (j->status == JOB_CONCLUDED)
+		js_put_uint(o, "duration", j->ended_ns - j->begun_ns);
+	else
+		put_progress(o, j, loop_now_ns());
+	if (j->failed) {
+		js_put_str(o, "error", j->e.msg);
+		js_put_str(o, "error-class", err_class_name(j->e.cls));
+	}
+	if (j->result)
+		js_put(o, "result", json_object_get(j->result));
+	return o;
+}
+
+/* ---- the list ---- */
+
+struct job *job_find(struct daemon *d, const char *id)
+{
+	struct job *j = d->jobs;
+
+	while (j && strcmp(j->id, id))
+		j = j->next;
+	return j;
+}
+
+static void job_free(struct job *j)
+{
+	json_object_put(j->result);
+	free(j);
+}
+
+static void job_append(struct daemon *d, struct job *j)
+{
+	struct job **at = &d->jobs;
+
+	while (*at)
+		at = &(*at)->next;
+	*at = j;
+}
+
+static void jobs_keep(struct daemon *d)
+{
+	struct json_object *file = json_object_new_object(), *list = json_object_new_array();
+
+	for (struct job *j = d->jobs; j; j = j->next)
+		if (j->status == JOB_CONCLUDED)
+			json_object_array_add(list, job_to_json(j));
+	js_put_uint(file, "next", d->next_job);
+	js_put(file, "jobs", list);
+	store_save_file(d->store, "jobs.json", file);
+	json_object_put(file);
+}
+
+static void job_remove(struct job *j)
+{
+	struct job **at = &j->daemon->jobs;
+
+	while (*at != j)
+		at = &(*at)->next;
+	*at = j->next;
+	status_set(j, JOB_NULL);
+	job_free(j);
+}
+
+void jobs_trim(struct daemon *d)
+{
+	uint64_t now = loop_now_ns();
+	unsigned kept = 0;
+
+	for (struct job *j = d->jobs; j; j = j->next)
+		kept += j->status == JOB_CONCLUDED;
+	for (struct job *j = d->jobs, *next; j; j = next) {
+		next = j->next;
+		if (j->status != JOB_CONCLUDED ||
+			(kept <= JOBS_KEPT_MAX && now - j->ended_ns < JOBS_KEPT_NS))
+			continue;
+		kept--;
+		job_remove(j);
+	}
+}
+
+void jobs_free(struct daemon *d)
+{
+	while (d->jobs) {
+		struct job *j = d->jobs;
+
+		d->jobs = j->next;
+		job_free(j);
+	}
+}
+
+/* ---- life ---- */
+
+int job_check_free(const struct vm *vm, const char *what, struct err *e)
+{
+	if (!vm->job)
+		return 0;
+	return err_set(e, -EBUSY, ERR_BUSY,
+		"VM '%s': job %s (%s) is under way; %s afterwards, or end it with: cairn job-cancel %s",
+		vm->def->name, vm->job->id, vm->job->type, what, vm->job->id);
+}
+
+static int id_check(struct daemon *d, const char *id, struct err *e)
+{
+	size_t len = strlen(id);
+
+	for (const char *c = id; *c; c++)
+		if (!isalnum((unsigned char)*c) && !strchr("-_.:", *c))
+			len = 0;
+	if (!len || len > JOB_ID_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"job-id: 1 to %d letters, digits and \"-_.:\"", JOB_ID_MAX);
+	if (job_find(d, id))
+		return err_set(e, -EEXIST, ERR_EXISTS,
+			"job-id: there is a job '%s'; dismiss it, or choose another", id);
+	return 0;
+}
+
+static void id_make(struct daemon *d, char id[JOB_ID_MAX + 1])
+{
+	do
+		snprintf(id, JOB_ID_MAX + 1, "job%u", ++d->next_job);
+	while (job_find(d, id));
+}
+
+static uint64_t realtime_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
+}
+
+int job_new(struct vm *vm, const char *type, const char *id, struct job **ret_j, struct err *e)
+{
+	struct daemon *d = vm->daemon;
+	struct job *j;
+	int r = job_check_free(vm, "do it", e);
+
+	if (!r && id)
+		r = id_check(d, id, e);
+	if (r < 0)
+		return r;
+	j = calloc(1, sizeof(*j));
+	if (!j)
+		return err_set_errno(e, -ENOMEM, "job");
+	jobs_trim(d);
+	if (id)
+		snprintf(j->id, sizeof(j->id), "%s", id);
+	else
+		id_make(d, j->id);
+	j->daemon = d;
+	j->vm = vm;
+	snprintf(j->vm_name, sizeof(j->vm_name), "%s", vm->def->name);
+	j->type = type;
+	j->unit = "bytes";
+	j->begun_ns = loop_now_ns();
+	j->begun_realtime_ns = realtime_ns();
+	job_append(d, j);
+	vm->job = j;
+	status_set(j, JOB_CREATED);
+	status_set(j, JOB_RUNNING);
+	*ret_j = j;
+	return 0;
+}
+
+static void job_conclude(struct job *j)
+{
+	j->ended_ns = loop_now_ns();
+	if (j->vm)
+		j->vm->job = NULL;
+	j->vm = NULL;
+	j->opaque = NULL;
+	status_set(j, JOB_CONCLUDED);
+	jobs_keep(j->daemon);
+}
+
+void job_succeed(struct job *j, struct json_object *result)
+{
+	j->result = result;
+	status_set(j, JOB_WAITING);
+	status_set(j, JOB_PENDING);
+	job_conclude(j);
+}
+
+void job_fail(struct job *j, const struct err *e)
+{
+	j->failed = true;
+	j->e = *e;
+	if (j->cancelling)
+		j->e.cls = ERR_CANCELLED;
+	log_warn("job", "VM '%s': %s (%s): %s", j->vm_name, j->id, j->type, e->msg);
+	if (j->status != JOB_ABORTING)
+		status_set(j, JOB_ABORTING);
+	job_conclude(j);
+}
+
+int job_cancel(struct job *j, struct err *e)
+{
+	if (j->status == JOB_CONCLUDED)
+		return err_set(e, -EPERM, ERR_WRONG_STATE,
+			"Job '%s' in state 'concluded' cannot accept command verb 'cancel'", j->id);
+	if (!j->cancel)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+			"job %s (%s) cannot be cancelled; it ends by itself", j->id, j->type);
+	if (!j->cancelling) {
+		j->cancelling = true;
+		j->cancel(j);
+	}
+	return 0;
+}
+
+int job_dismiss(struct job *j, struct err *e)
+{
+	struct daemon *d = j->daemon;
+
+	if (j->status != JOB_CONCLUDED)
+		return err_set(e, -EBUSY, ERR_WRONG_STATE,
+			"Job '%s' in state '%s' cannot accept command verb 'dismiss'", j->id,
+			status_names[j->status]);
+	job_remove(j);
+	jobs_keep(d);
+	return 0;
+}
+
+/* ---- an earlier daemon's ---- */
+
+static const char *type_known(const char *type)
+{
+	static const char *const types[] = { "save", "managed-save", "snapshot-create",
+		"snapshot-delete", "snapshot-revert" };
+
+	for (size_t i = 0; type && i < sizeof(types) / sizeof(types[0]); i++)
+		if (!strcmp(types[i], type))
+			return types[i];
+	return NULL;
+}
+
+static enum err_class class_known(const char *name)
+{
+	unsigned c = 0;
+
+	while (name && c < ERR_CLASS_COUNT && strcmp(err_class_name(c), name))
+		c++;
+	return name && c < ERR_CLASS_COUNT ? (enum err_class)c : ERR_GENERIC;
+}
+
+static void job_load(struct daemon *d, struct json_object *o)
+{
+	const char *id = js_get_str(o, "id"), *vm = js_get_str(o, "vm"),
+		   *type = type_known(js_get_str(o, "type")), *error = js_get_str(o, "error");
+	struct job *j;
+
+	if (!id || !vm || !type || id_check(d, id, NULL) < 0)
+		return;
+	j = calloc(1, sizeof(*j));
+	if (!j)
+		return;
+	j->daemon = d;
+	j->type = type;
+	j->unit = "bytes";
+	j->status = JOB_CONCLUDED;
+	snprintf(j->id, sizeof(j->id), "%s", id);
+	snprintf(j->vm_name, sizeof(j->vm_name), "%s", vm);
+	j->done = (uint64_t)js_get_int(o, "current-progress", 0);
+	j->total = (uint64_t)js_get_int(o, "total-progress", 0);
+	j->begun_realtime_ns = (uint64_t)js_get_int(o, "started", 0);
+	/* Its age begins anew: the monotonic clock may have, too. */
+	j->ended_ns = loop_now_ns();
+	j->begun_ns = j->ended_ns - (uint64_t)js_get_int(o, "duration", 0);
+	j->failed = error != NULL;
+	if (error)
+		err_set(&j->e, 0, class_known(js_get_str(o, "error-class")), "%s", error);
+	j->result = json_object_get(js_get(o, "result"));
+	job_append(d, j);
+}
+
+void jobs_load(struct daemon *d, struct json_object *file)
+{
+	struct json_object *list = js_get_array(file, "jobs");
+
+	d->next_job = (unsigned)js_get_int(file, "next", 0);
+	for (size_t i = 0; list && i < json_object_array_length(list) && i < JOBS_KEPT_MAX; i++)
+		job_load(d, json_object_array_get_idx(list, i));
+}

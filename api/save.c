@@ -1,0 +1,279 @@
+#include "api/save.h"
+#include "api/daemon.h"
+#include "api/definition.h"
+#include "api/job.h"
+#include "api/js.h"
+#include "api/store.h"
+#include "api/vm.h"
+#include "api/vm_process.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#define CANCEL_TIMEOUT_NS (10 * 1000000000ULL)
+
+/* ---- saving ---- */
+
+/* The definition goes into the state, so that it can be restored where none is. */
+static int definition_file(const struct vm *vm, int *ret_fd, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = definition_to_json(vm->def);
+	const char *text = json_object_to_json_string_ext(o,
+		JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
+	CLEANUP_CLOSE int fd = memfd_create("definition", MFD_CLOEXEC);
+	int r = fd < 0 ? -errno : write_full(fd, text, strlen(text));
+
+	if (!r && lseek(fd, 0, SEEK_SET) < 0)
+		r = -errno;
+	if (r < 0)
+		return err_set_errno(e, r, "cannot hand over the definition");
+	*ret_fd = steal_fd(&fd);
+	return 0;
+}
+
+static void tmp_remove(struct vm *vm)
+{
+	struct err e;
+
+	if (store_remove_file(vm->daemon->store, vm->def->name, SAVE_MANAGED_TMP, &e) < 0)
+		log_warn("save", "VM '%s': %s", vm->def->name, e.msg);
+}
+
+static void save_over(struct vm *vm, const struct err *e)
+{
+	vm->saving = vm->saving_adopted = false;
+	tmp_remove(vm);
+	if (vm->job)
+		job_fail(vm->job, e);
+}
+
+/* Success is told when the process is gone: until then it holds its disks. */
+static void save_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct vm *vm = opaque;
+
+	(void)a;
+	if (r < 0 && vm->saving)
+		save_over(vm, e);
+}
+
+static void cancel_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct vm *vm = opaque;
+
+	(void)a;
+	if (r < 0 && r != -ESRCH)
+		log_info("save", "VM '%s': not cancelled: %s", vm->def->name, e->msg);
+}
+
+static void save_cancel(struct job *j)
+{
+	if (j->vm->proc)
+		vm_process_request(j->vm->proc, VM_MSG_CANCEL, NULL, 0, -1, CANCEL_TIMEOUT_NS,
+			cancel_done, j->vm);
+}
+
+static int save_begin(struct vm *vm, int fd, const char *type, const char *job_id,
+	struct job **ret_j, struct err *e)
+{
+	CLEANUP_CLOSE int definition = -1;
+	int r = definition_file(vm, &definition, e);
+
+	if (!r)
+		r = job_new(vm, type, job_id, ret_j, e);
+	if (r < 0)
+		return r;
+	(*ret_j)->cancel = save_cancel;
+	vm->saving = true;
+	vm_process_request_fds(vm->proc, VM_MSG_SAVE, NULL, 0, (const int[]){ fd, definition }, 2,
+		VM_PROCESS_NO_TIMEOUT, save_done, vm);
+	return 0;
+}
+
+static int file_check(int fd, struct err *e)
+{
+	int flags = fcntl(fd, F_GETFL);
+	struct stat st;
+
+	if (flags < 0 || fstat(fd, &st) < 0)
+		return err_set_errno(e, -errno, "the file");
+	if (!S_ISREG(st.st_mode))
+		return err_set(e, -EINVAL, ERR_INVALID, "the state is kept in a regular file only");
+	if ((flags & O_ACCMODE) != O_RDWR)
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"the file has to be open for reading and writing");
+	if (st.st_size)
+		return err_set(e, -EEXIST, ERR_EXISTS, "the file is not empty");
+	return 0;
+}
+
+int save_to_file(struct vm *vm, int fd, const char *job_id, struct job **ret_j, struct err *e)
+{
+	int r = job_check_free(vm, "save it", e);
+
+	if (!r)
+		r = file_check(fd, e);
+	if (r < 0)
+		return r;
+	tmp_remove(vm); /* of a managed save that failed while no daemon ran */
+	return save_begin(vm, fd, "save", job_id, ret_j, e);
+}
+
+int save_managed(struct vm *vm, enum save_then then, const char *job_id, struct job **ret_j,
+	struct err *e)
+{
+	CLEANUP_CLOSE int fd = -1;
+	int r = job_check_free(vm, "save it", e);
+
+	if (r < 0)
+		return r;
+	fd = store_open_file(vm->daemon->store, vm->def->name, SAVE_MANAGED_TMP, O_RDWR | O_TRUNC, e);
+	if (fd < 0)
+		return fd;
+	vm->saved_paused = then == SAVE_THEN_PAUSED ||
+		(then == SAVE_THEN_AS_IT_WAS && vm->state == VM_PAUSED);
+	return save_begin(vm, fd, "managed-save", job_id, ret_j, e);
+}
+
+int save_drop_managed(struct vm *vm, struct err *e)
+{
+	int r = store_remove_file(vm->daemon->store, vm->def->name, SAVE_MANAGED, e);
+
+	if (r < 0)
+		return r;
+	vm->saved_paused = false;
+	vm_move(vm, VM_ASK_DROP_SAVED, "saved state dropped", NULL, 0);
+	return 0;
+}
+
+/* ---- the end ---- */
+
+void save_ended(struct vm *vm)
+{
+	struct store *s = vm->daemon->store;
+	struct err e;
+
+	if (!store_has_file(s, vm->def->name, SAVE_MANAGED_TMP))
+		vm_move(vm, VM_SAW_ENDED, "saved", NULL, 0);
+	else if (store_rename_file(s, vm->def->name, SAVE_MANAGED_TMP, SAVE_MANAGED, &e) == 0)
+		vm_move(vm, VM_SAW_SAVED, "saved", NULL, 0);
+	else
+		vm_move(vm, VM_SAW_ENDED, "saved", e.msg, 0);
+}
+
+void save_gone(struct vm *vm)
+{
+	struct err e;
+
+	if (!vm->saving)
+		return;
+	if (!strcmp(vm->reason, "saved")) {
+		vm->saving = vm->saving_adopted = false;
+		if (vm->job)
+			job_succeed(vm->job, NULL);
+		return;
+	}
+	err_set(&e, -ESRCH, ERR_GENERIC, "the VM ended before it was saved: %s (%s)",
+		vm_state_name(vm->state), vm->reason);
+	save_over(vm, &e);
+}
+
+/* ---- after another daemon ---- */
+
+void save_taken_back(struct vm *vm, bool saving)
+{
+	struct store *s = vm->daemon->store;
+	struct job *j;
+	struct err e;
+
+	/* It runs: from whatever it went on, that is no state to start from any more. */
+	if (store_remove_file(s, vm->def->name, SAVE_MANAGED_USED, &e) < 0 ||
+		store_remove_file(s, vm->def->name, SAVE_MANAGED, &e) < 0)
+		log_error("save", "VM '%s': %s", vm->def->name, e.msg);
+	if (!saving)
+		return;
+	if (job_new(vm, store_has_file(s, vm->def->name, SAVE_MANAGED_TMP) ? "managed-save" : "save",
+		    NULL, &j, &e) < 0)
+		return;
+	j->cancel = save_cancel;
+	vm->saving = vm->saving_adopted = true;
+}
+
+void save_runs_on(struct vm *vm)
+{
+	struct err e;
+
+	if (!vm->saving_adopted)
+		return;
+	err_set(&e, -EIO, ERR_GENERIC, "it was not saved; its log says why");
+	save_over(vm, &e);
+}
+
+void save_found_off(struct vm *vm)
+{
+	struct store *s = vm->daemon->store;
+	bool saved = store_has_file(s, vm->def->name, SAVE_MANAGED);
+
+	if (store_has_file(s, vm->def->name, SAVE_MANAGED_USED))
+		log_warn("save", "VM '%s': a start went on from its managed save while no daemon saw how "
+			"it ended; the state is not used again. It is kept as %s",
+			vm->def->name, SAVE_MANAGED_USED);
+	if (saved && vm->state != VM_SAVED)
+		vm_move(vm, VM_SAW_SAVED, "saved", NULL, 0);
+	else if (!saved && vm->state == VM_SAVED)
+		vm_move(vm, VM_ASK_DROP_SAVED, "saved state gone", NULL, 0);
+}
+
+/* ---- what fits ---- */
+
+static int differs(const char *key, struct err *e)
+{
+	return err_set(e, -EINVAL, ERR_INVALID,
+		"%s: differs from what the state was saved with; define the VM as it was then", key);
+}
+
+static int disks_fit(const struct definition *then, const struct definition *now, struct err *e)
+{
+	if (then->ndisks != now->ndisks)
+		return differs("disks", e);
+	for (unsigned i = 0; i < now->ndisks; i++) {
+		const struct definition_disk *a = &then->disks[i], *b = &now->disks[i];
+		char key[32];
+
+		snprintf(key, sizeof(key), "disks[%u]", i);
+		/* Where the image is may change; what the guest sees of it may not. */
+		if (strcmp(a->id, b->id) || strcmp(a->serial, b->serial) ||
+			a->read_only != b->read_only || a->queues != b->queues ||
+			a->queue_size != b->queue_size)
+			return differs(key, e);
+	}
+	return 0;
+}
+
+int save_check_fits(const struct definition *then, const struct definition *now, struct err *e)
+{
+	if (memcmp(then->uuid, now->uuid, sizeof(now->uuid)))
+		return differs("uuid", e);
+	if (then->ram_bytes != now->ram_bytes)
+		return differs("memory", e);
+	if (then->vcpus != now->vcpus)
+		return differs("vcpus", e);
+	if (then->sockets != now->sockets || then->cores != now->cores ||
+		then->threads != now->threads)
+		return differs("topology", e);
+	if (then->virtio_console != now->virtio_console)
+		return differs("console", e);
+	if (then->rng != now->rng)
+		return differs("rng", e);
+	if (then->debug_exit != now->debug_exit)
+		return differs("debug_exit", e);
+	return disks_fit(then, now, e);
+}

@@ -1,0 +1,513 @@
+"""save, restore, managed save, and the jobs that do it."""
+
+import json
+import os
+import pty
+import select
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+
+from conftest import BUILD, QmpError
+
+
+def run_with_fd(q, command, fd, **args):
+    """A command with a file beside it."""
+    m = {"execute": command, "arguments": {k.replace("_", "-"): v for k, v in args.items()}}
+    socket.send_fds(q.sock, [json.dumps(m).encode()], [fd])
+    m = q.answer()
+    if "error" in m:
+        raise QmpError(m["error"])
+    return m["return"]
+
+
+def kept(fake, name, vm="vm1"):
+    return (fake.state / "vms" / vm / name).exists()
+
+
+def jobs(fake):
+    return json.loads(fake.cairn("jobs", "--format", "json").stdout)
+
+
+# ---- messages and states, with the fake ----
+
+def test_save_and_restore(fake, tmp_path):
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    f = str(tmp_path / "saved.vm")
+    assert fake.cairn("save", "vm1", f).stdout == f"Domain 'vm1' saved to {f}\n"
+    assert fake.cairn("domstate", "--reason", "vm1").stdout == "shut off (saved)\n"
+    assert os.stat(f).st_mode & 0o777 == 0o600
+    assert [x for x in os.listdir(tmp_path) if x.startswith("saved.vm.")] == []
+    assert fake.cairn("restore", f).stdout == f"Domain restored from {f}\n"
+    assert fake.cairn("domstate", "--reason", "vm1").stdout == "running (restored)\n"
+    r = fake.cairn("restore", f, ok=4)
+    assert "VM 'vm1' is running" in r.stderr
+    fake.cairn("destroy", "vm1")
+    fake.cairn("restore", "--paused", f)
+    assert fake.cairn("domstate", "--reason", "vm1").stdout == "paused (restored)\n"
+    assert jobs(fake) == []  # looked at, and so dismissed
+
+
+def test_save_replaces_a_file_only_when_it_is_whole(fake, tmp_path):
+    fake.define("vm1", cmdline="work-fails")
+    fake.cairn("start", "vm1")
+    f = tmp_path / "saved.vm"
+    f.write_text("old")
+    r = fake.cairn("save", "vm1", str(f), ok=1)
+    assert r.stderr == (f"error: Failed to save domain 'vm1' to {f}\n"
+                        "error: vda: no space left on the device\n")
+    assert f.read_text() == "old" and [x for x in os.listdir(tmp_path) if "saved.vm." in x] == []
+    assert fake.cairn("domstate", "vm1").stdout == "running\n"
+    # Nobody to rename it: a new file only.
+    r = fake.cairn("save", "--no-wait", "vm1", str(f), ok=4)
+    assert "File exists" in r.stderr
+    fake.cairn("save", "vm1", str(tmp_path / "no" / "where"), ok=3)
+    fake.cairn("save", "vm1", str(tmp_path), ok=2)
+
+
+def test_restore_defines_what_is_not_there(fake, tmp_path):
+    fake.define("vm1", title="the first")
+    before = json.loads(fake.cairn("dumpjson", "vm1").stdout)
+    fake.cairn("start", "vm1")
+    f = str(tmp_path / "saved.vm")
+    fake.cairn("save", "vm1", f)
+    fake.cairn("undefine", "vm1")
+    fake.cairn("restore", f)
+    assert json.loads(fake.cairn("dumpjson", "vm1").stdout) == before
+    fake.cairn("destroy", "vm1")
+    # Its name is taken by another.
+    fake.cairn("undefine", "vm1")
+    fake.define("vm1")
+    fake.cairn("restore", f, ok=4)
+    fake.cairn("undefine", "vm1")
+    # It cannot start: then it is not there either.
+    (tmp_path / "kernel").unlink()
+    fake.cairn("restore", f, ok=3)
+    assert fake.cairn("list", "--all", "--name").stdout == ""
+
+
+@pytest.mark.parametrize("keys, word", [
+    ({"memory": "64M"}, "memory"), ({"vcpus": 2}, "vcpus"), ({"rng": True}, "rng"),
+    ({"console": {"virtio": True}}, "console"), ({"debug_exit": True}, "debug_exit"),
+    ({"disks": [{"path": "d.raw", "format": "raw"}]}, "disks"),
+])
+def test_a_state_of_another_machine_is_refused(fake, tmp_path, keys, word):
+    (tmp_path / "d.raw").write_bytes(bytes(4096))
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    f = str(tmp_path / "saved.vm")
+    fake.cairn("save", "vm1", f)
+    fake.define("vm1", **keys)
+    r = fake.cairn("restore", f, ok=2)
+    assert f"error: {word}: differs from what the state was saved with" in r.stderr
+    assert fake.cairn("domstate", "--reason", "vm1").stdout == "shut off (saved)\n"
+    fake.define("vm1", title="another word", on_crash="restart")
+    fake.cairn("restore", f)
+
+
+def test_files_that_are_no_state(fake, tmp_path):
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    f = tmp_path / "saved.vm"
+    fake.cairn("save", "vm1", str(f))
+    good = f.read_bytes()
+    for bad in (b"", b"x", bytes(8192), good[:4000], b"X" + good[1:], good[:60] + b"!" + good[61:]):
+        f.write_bytes(bad)
+        r = fake.cairn("restore", str(f), ok=None)
+        assert r.returncode != 0 and r.stderr.startswith(f"error: Failed to restore domain from {f}\n")
+        assert r.stderr.count("\n") == 2
+    fake.cairn("restore", str(tmp_path), ok=2)
+    fake.cairn("restore", str(tmp_path / "none"), ok=3)
+    assert fake.cairn("domstate", "--reason", "vm1").stdout == "shut off (saved)\n"
+
+
+def test_managed_save(fake):
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    assert fake.cairn("managedsave", "vm1").stdout == "Domain 'vm1' state saved by cairn\n"
+    assert fake.cairn("domstate", "--reason", "vm1").stdout == "saved (saved)\n"
+    assert " -    vm1    saved\n" in fake.cairn("list", "--all").stdout
+    assert fake.cairn("list", "--all", "--with-managed-save", "--name").stdout == "vm1\n"
+    assert "Managed save:   yes\n" in fake.cairn("dominfo", "vm1").stdout
+    assert kept(fake, "managed.save") and not kept(fake, "managed.save.tmp")
+    fake.cairn("start", "vm1")
+    assert fake.cairn("domstate", "--reason", "vm1").stdout == "running (restored)\n"
+    assert not kept(fake, "managed.save") and not kept(fake, "managed.save.used")
+    assert "Managed save:   no\n" in fake.cairn("dominfo", "vm1").stdout
+
+
+@pytest.mark.parametrize("paused, option, want", [
+    (False, None, "running"), (True, None, "paused"), (False, "--paused", "paused"),
+    (True, "--running", "running")])
+def test_managed_save_keeps_how_it_was(fake, paused, option, want):
+    fake.define("vm1")
+    fake.cairn("start", "vm1", *(["--paused"] if paused else []))
+    fake.cairn("managedsave", "vm1", *([option] if option else []))
+    fake.stop()
+    fake.start()
+    fake.cairn("start", "vm1")
+    assert fake.cairn("domstate", "vm1").stdout == want + "\n"
+
+
+def test_managed_save_is_dropped_only_when_asked(fake):
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    fake.cairn("managedsave", "vm1")
+    r = fake.cairn("undefine", "vm1", ok=4)
+    assert "undefine it with --managed-save" in r.stderr
+    fake.cairn("start", "--force-boot", "vm1")
+    assert fake.cairn("domstate", "--reason", "vm1").stdout == "running (booted)\n"
+    assert not kept(fake, "managed.save") and not kept(fake, "managed.save.used")
+    fake.cairn("managedsave", "vm1")
+    assert fake.cairn("managedsave-remove", "vm1").stdout == (
+        "Removed managedsave image for domain 'vm1'\n")
+    assert fake.cairn("managedsave-remove", "vm1").stdout == (
+        "Domain 'vm1' has no manage save image; removal skipped\n")
+    assert fake.cairn("domstate", "vm1").stdout == "shut off\n"
+    fake.cairn("start", "vm1")
+    assert fake.cairn("domstate", "--reason", "vm1").stdout == "running (booted)\n"
+    fake.cairn("managedsave", "vm1")
+    fake.cairn("undefine", "--managed-save", "vm1")
+    assert not (fake.state / "vms/vm1").exists()
+
+
+def test_a_start_that_fails_keeps_the_managed_save(fake):
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    fake.cairn("managedsave", "vm1")
+    fake.define("vm1", cmdline="refuse")
+    fake.cairn("start", "vm1", ok=6)
+    assert fake.cairn("domstate", "vm1").stdout == "saved\n"
+    fake.define("vm1", cmdline="kill-at-config")
+    fake.cairn("start", "vm1", ok=1)
+    time.sleep(0.1)
+    assert fake.cairn("domstate", "vm1").stdout == "saved\n"
+    assert kept(fake, "managed.save") and not kept(fake, "managed.save.used")
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    assert fake.cairn("domstate", "--reason", "vm1").stdout == "running (restored)\n"
+
+
+def test_restore_beside_a_managed_save(fake, tmp_path):
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    f = str(tmp_path / "saved.vm")
+    fake.cairn("save", "vm1", f)
+    fake.cairn("start", "vm1")
+    fake.cairn("managedsave", "vm1")
+    assert "managedsave-remove" in fake.cairn("restore", f, ok=4).stderr
+    fake.cairn("start", "vm1")
+
+
+# ---- daemons that die ----
+
+def test_kill_of_the_daemon_while_saved(fake):
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    fake.cairn("managedsave", "vm1", "--paused")
+    time.sleep(0.1)
+    fake.stop(signal.SIGKILL)
+    fake.start()
+    assert fake.cairn("domstate", "vm1").stdout == "saved\n"
+    fake.cairn("start", "vm1")
+    assert fake.cairn("domstate", "vm1").stdout == "paused\n"
+
+
+def test_a_save_goes_on_without_a_daemon(fake):
+    fake.define("vm1", cmdline="work-takes=600")
+    fake.cairn("start", "vm1")
+    fake.cairn("managedsave", "--no-wait", "vm1")
+    pid = fake.info("vm1")["pid"]
+    fake.stop(signal.SIGKILL)
+    while os.path.exists(f"/proc/{pid}/exe"):
+        time.sleep(0.02)
+    fake.start()
+    assert fake.cairn("domstate", "vm1").stdout == "saved\n"
+    fake.cairn("start", "vm1")
+    assert fake.cairn("domstate", "--reason", "vm1").stdout == "running (restored)\n"
+
+
+def test_the_next_daemon_takes_a_save_back(fake):
+    fake.define("vm1", cmdline="work-takes=1500")
+    fake.cairn("start", "vm1")
+    fake.cairn("managedsave", "--no-wait", "vm1")
+    fake.stop(signal.SIGKILL)
+    fake.start()
+    job = jobs(fake)[0]
+    assert (job["type"], job["status"], job["vm"]) == ("managed-save", "running", "vm1")
+    q = fake.qmp()
+    q.event("JOB_PROGRESS", id=job["id"])
+    q.event("JOB_STATUS_CHANGE", id=job["id"], status="concluded")
+    assert fake.cairn("domstate", "vm1").stdout == "saved\n"
+
+
+def test_a_state_that_may_have_been_used_is_not_used_again(fake):
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    fake.cairn("managedsave", "vm1")
+    fake.stop()
+    # Killed between the start of the process and the removal.
+    vm = fake.state / "vms/vm1"
+    (vm / "managed.save").rename(vm / "managed.save.used")
+    fake.start()
+    assert fake.cairn("domstate", "vm1").stdout == "shut off\n"
+    assert "is not used again" in fake.log.read_text()
+    fake.cairn("start", "vm1")
+    assert fake.cairn("domstate", "--reason", "vm1").stdout == "running (booted)\n"
+
+
+# ---- jobs ----
+
+def test_job_events_and_result(fake):
+    fake.define("vm1", cmdline="work-takes=700")
+    q = fake.qmp()
+    q.run("vm-start", vm="vm1")
+    assert q.run("vm-managed-save", vm="vm1", job_id="my.job-1") == {"job": "my.job-1"}
+    assert [e["data"]["status"] for e in q.events if e["event"] == "JOB_STATUS_CHANGE"] == [
+        "created", "running"]
+    j = q.run("query-jobs")[0]
+    assert (j["id"], j["type"], j["status"], j["vm"]) == ("my.job-1", "managed-save", "running", "vm1")
+    assert q.run("vm-info", vm="vm1")["job"] == "my.job-1"
+    ev = q.event("JOB_PROGRESS", id="my.job-1")["data"]
+    assert 0 <= ev["done"] <= ev["total"] and ev["rate"] >= 0 and ev["unit"] == "bytes"
+    for s in ("waiting", "pending", "concluded"):
+        q.event("JOB_STATUS_CHANGE", id="my.job-1", status=s, vm="vm1")
+    j = q.run("query-jobs", id="my.job-1")[0]
+    assert j["status"] == "concluded" and "error" not in j and j["duration"] > 6e8
+    with pytest.raises(QmpError, match="cannot accept command verb 'cancel'"):
+        q.run("job-cancel", id="my.job-1")
+    fake.stop()
+    fake.start()  # the result is still there
+    q = fake.qmp()
+    assert q.run("query-jobs")[0]["id"] == "my.job-1"
+    q.run("job-dismiss", id="my.job-1")
+    assert q.run("query-jobs") == []
+    with pytest.raises(QmpError, match="there is no job"):
+        q.run("job-dismiss", id="my.job-1")
+
+
+def test_jobs_that_exclude_each_other(fake, tmp_path):
+    fake.define("vm1", cmdline="work-takes=5000")
+    fake.cairn("start", "vm1")
+    id = fake.cairn("managedsave", "--no-wait", "vm1").stdout.strip()
+    r = fake.cairn("save", "vm1", str(tmp_path / "s"), ok=6)
+    assert f"job {id} (managed-save) is under way" in r.stderr and f"cairn job-cancel {id}" in r.stderr
+    assert not (tmp_path / "s").exists()
+    q = fake.qmp()
+    with pytest.raises(QmpError, match="cannot accept command verb 'dismiss'"):
+        q.run("job-dismiss", id=id)
+    assert fake.cairn("domstate", "--reason", "vm1").stdout == "paused (saving)\n"
+    assert fake.cairn("job-cancel", id).stdout == f"Job {id} is being cancelled\n"
+    q.event("JOB_STATUS_CHANGE", id=id, status="aborting")
+    q.event("JOB_STATUS_CHANGE", id=id, status="concluded")
+    assert fake.cairn("domstate", "vm1").stdout == "running\n"
+    table = fake.cairn("jobs").stdout
+    assert table.startswith(" Id     Domain   Type           Status      Progress   Error\n")
+    assert f" {id}   vm1      managed-save   concluded   " in table and "it was cancelled" in table
+    assert jobs(fake)[0]["error-class"] == "Cancelled"
+    fake.cairn("job-dismiss", id)
+    assert not kept(fake, "managed.save") and not kept(fake, "managed.save.tmp")
+
+
+def test_ids_of_jobs(fake):
+    fake.define("vm1", cmdline="work-fails")
+    q = fake.qmp()
+    q.run("vm-start", vm="vm1")
+    for bad in ("", "a b", "x" * 64, "a/b", "ä"):
+        with pytest.raises(QmpError, match="job-id: 1 to 63"):
+            q.run("vm-managed-save", vm="vm1", job_id=bad)
+    q.run("vm-managed-save", vm="vm1", job_id="a")
+    q.event("JOB_STATUS_CHANGE", id="a", status="concluded")
+    with pytest.raises(QmpError) as e:
+        q.run("vm-managed-save", vm="vm1", job_id="a")
+    assert e.value.cls == "AlreadyExists" or "there is a job" in e.value.desc
+    assert q.run("vm-info", vm="vm1")["state"] == "running"
+
+
+def test_results_are_bounded(fake):
+    fake.define("vm1", cmdline="work-fails")
+    q = fake.qmp()
+    q.run("vm-start", vm="vm1")
+    for i in range(70):
+        id = q.run("vm-managed-save", vm="vm1")["job"]
+        q.event("JOB_STATUS_CHANGE", id=id, status="concluded")
+    assert len(json.loads(fake.cairn("jobs", "--format", "json").stdout)) == 64
+    assert fake.cairn("jobs").stdout.splitlines()[-2].split()[0] == "job70"
+
+
+@pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGTERM])
+def test_a_vm_that_dies_while_it_is_saved(fake, sig):
+    fake.define("vm1", cmdline="work-takes=5000")
+    q = fake.qmp()
+    q.run("vm-start", vm="vm1")
+    id = q.run("vm-managed-save", vm="vm1")["job"]
+    if sig == signal.SIGKILL:
+        os.kill(q.run("vm-info", vm="vm1")["pid"], sig)
+    else:
+        q.run("vm-destroy", vm="vm1")
+    q.event("JOB_STATUS_CHANGE", id=id, status="concluded")
+    assert q.run("query-jobs", id=id)[0]["error"]
+    assert fake.info("vm1")["word"] == ("crashed" if sig == signal.SIGKILL else "shutoff")
+    time.sleep(0.1)
+    assert not kept(fake, "managed.save") and not kept(fake, "managed.save.tmp")
+
+
+def terminal(fake, *args):
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.execve(os.path.join(BUILD, "cairn"), ["cairn", *args], fake.env)
+    return pid, fd
+
+
+def read_until(fd, want, seconds=10):
+    got, end = b"", time.monotonic() + seconds
+    while want not in got:
+        assert select.select([fd], [], [], max(0, end - time.monotonic()))[0], got
+        try:
+            got += os.read(fd, 4096)
+        except OSError:
+            break
+    assert want in got, got
+    return got
+
+
+def test_progress_on_a_terminal_and_ctrl_c(fake):
+    fake.define("vm1", cmdline="work-takes=1000")
+    fake.cairn("start", "vm1")
+    pid, fd = terminal(fake, "managedsave", "vm1")
+    out = read_until(fd, b"state saved by cairn")
+    assert b"\rManagedsave: [" in out and b" %" in out and b"MiB/s" in out
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    os.close(fd)
+    fake.cairn("start", "vm1")
+    pid, fd = terminal(fake, "managedsave", "vm1")
+    read_until(fd, b"%")
+    os.write(fd, b"\x03")
+    assert b"error: it was cancelled" in read_until(fd, b"it was cancelled")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    os.close(fd)
+    assert fake.cairn("domstate", "vm1").stdout == "running\n"
+
+
+def test_files_over_the_socket(fake, tmp_path):
+    fake.define("vm1")
+    q = fake.qmp()
+    q.run("vm-start", vm="vm1")
+    with pytest.raises(QmpError, match="needs a file"):
+        q.run("vm-save", vm="vm1")
+    fds = f"/proc/{fake.proc.pid}/fd"
+    before = len(os.listdir(fds))
+    full = tmp_path / "full"
+    full.write_text("x")
+    pipe = os.pipe()
+    for fd, words in ((os.open(full, os.O_RDWR), "not empty"), (pipe[1], "regular file"),
+                      (os.open(tmp_path, os.O_RDONLY), "regular file"),
+                      (os.open(tmp_path / "r", os.O_RDONLY | os.O_CREAT), "reading and writing")):
+        with pytest.raises(QmpError, match=words):
+            run_with_fd(q, "vm-save", fd, vm="vm1")
+        os.close(fd)
+    os.close(pipe[0])
+    # Files that nobody asked for, on commands that take none.
+    for _ in range(100):
+        fd = os.open(full, os.O_RDONLY)
+        run_with_fd(q, "query-version", fd)
+        os.close(fd)
+    assert len(os.listdir(fds)) <= before + 2
+    fd = os.open(tmp_path / "s", os.O_RDWR | os.O_CREAT)
+    id = run_with_fd(q, "vm-save", fd, vm="vm1")["job"]
+    q.event("JOB_STATUS_CHANGE", id=id, status="concluded")
+    with pytest.raises(QmpError, match="regular file"):
+        run_with_fd(q, "vm-restore", os.open(tmp_path, os.O_RDONLY),
+                    definition=json.loads(fake.cairn("dumpjson", "vm1").stdout))
+
+
+# ---- with KVM ----
+
+class Console:
+    """Commands to the interpreter of a VM, on the socket that the daemon hands out."""
+
+    def __init__(self, q, vm):
+        q.run("vm-console", vm=vm, history=False)
+        self.sock = socket.socket(fileno=q.fds.pop())
+        self.sock.settimeout(30)
+
+    def command(self, text):
+        self.sock.sendall(text.encode() + b"\n")
+        got = b""
+        while not got.endswith((b"ok\n", b"ok\r\n")) and b"\nerr " not in b"\n" + got:
+            data = self.sock.recv(65536)
+            assert data, got
+            got += data
+        assert b"err " not in got, got
+        return got
+
+
+FILLS = [(f"{gpa:#x} 0x300000 {seed}") for seed, gpa in enumerate((0x800000, 0x1000000, 0x1800000))]
+
+
+@pytest.fixture
+def filled(daemon, kvm, guest):
+    """A real VM whose memory is a function of address and seed."""
+    daemon.define("vm1", boot={"kernel": guest("interp.elf")}, debug_exit=True)
+    daemon.cairn("start", "vm1")
+    time.sleep(0.2)
+    q = daemon.qmp()
+    c = Console(q, "vm1")
+    for f in FILLS:
+        c.command("fill " + f)
+    return q
+
+
+def check(q):
+    c = Console(q, "vm1")
+    for f in FILLS:
+        c.command("check " + f)
+    return c
+
+
+def test_memory_comes_back(daemon, filled, tmp_path):
+    f = str(tmp_path / "saved.vm")
+    daemon.cairn("save", "vm1", f)
+    assert daemon.cairn("domstate", "--reason", "vm1").stdout == "shut off (saved)\n"
+    # Sparse: zero pages cost nothing.
+    assert os.stat(f).st_blocks * 512 < 16 << 20
+    # Twice, and memory that was changed in between is back too.
+    for options in ([], ["--eager"]):
+        daemon.cairn("restore", f, *options)
+        check(filled).command("fill 0x1000000 0x300000 77")
+        daemon.cairn("destroy", "vm1")
+
+
+def test_managed_save_of_a_real_vm_outlives_the_daemon(daemon, filled):
+    daemon.cairn("managedsave", "vm1")
+    daemon.stop(signal.SIGKILL)
+    daemon.start()
+    assert daemon.cairn("domstate", "vm1").stdout == "saved\n"
+    daemon.cairn("start", "vm1")
+    check(daemon.qmp())
+    daemon.cairn("managedsave", "--paused", "vm1")
+    daemon.cairn("start", "vm1")
+    assert daemon.cairn("domstate", "vm1").stdout == "paused\n"
+    daemon.cairn("resume", "vm1")
+    check(daemon.qmp())
+
+
+def test_a_damaged_state_is_refused(daemon, filled, tmp_path):
+    f = tmp_path / "saved.vm"
+    daemon.cairn("save", "vm1", str(f))
+    good = f.read_bytes()
+    for at in (100, 4200, 5000):  # header, sections
+        bad = bytearray(good)
+        bad[at] ^= 0x10
+        f.write_bytes(bad)
+        r = daemon.cairn("restore", str(f), ok=None)
+        assert r.returncode != 0 and r.stderr.startswith("error: Failed to restore domain from")
+        assert daemon.info("vm1")["state"] == "shut off"
+    time.sleep(0.2)
+    f.write_bytes(good)
+    daemon.cairn("restore", str(f))
+    check(filled)

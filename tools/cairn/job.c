@@ -1,0 +1,189 @@
+#include "tools/cairn/job.h"
+#include "api/client.h"
+#include "api/js.h"
+#include "base/cleanup.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/signalfd.h>
+
+#define BAR_CELLS 30
+
+struct wait {
+	struct cli *c;
+	const char *what, *id;
+	int signals;
+	bool bar, drawn, cancelled;
+};
+
+/* ---- the bar ---- */
+
+void bytes_print(uint64_t bytes, char buf[24])
+{
+	static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB" };
+	double v = (double)bytes;
+	unsigned u = 0;
+
+	for (; v >= 1024 && u < ARRAY_SIZE(units) - 1; u++)
+		v /= 1024;
+	snprintf(buf, 24, u ? "%.1f %s" : "%.0f %s", v, units[u]);
+}
+
+static void bar_draw(struct wait *w, struct json_object *data)
+{
+	uint64_t done = (uint64_t)js_get_int(data, "done", 0),
+		 total = (uint64_t)js_get_int(data, "total", 0);
+	unsigned percent = total ? (unsigned)((double)done / (double)total * 100) : 0;
+	unsigned cells = percent * BAR_CELLS / 100;
+	const char *unit = js_get_str(data, "unit");
+	char rate[24] = "";
+
+	if (unit && !strcmp(unit, "bytes"))
+		bytes_print((uint64_t)js_get_int(data, "rate", 0), rate);
+	fprintf(stderr, "\r%s: [%.*s%*s] %3u %%%s%s%s", w->what, (int)cells,
+		"==============================", (int)(BAR_CELLS - cells), "", percent,
+		rate[0] ? "  " : "", rate, rate[0] ? "/s   " : "   ");
+	fflush(stderr);
+	w->drawn = true;
+}
+
+static void bar_end(struct wait *w)
+{
+	if (w->drawn)
+		fputc('\n', stderr);
+	w->drawn = false;
+}
+
+/* ---- waiting ---- */
+
+/* Returns true when it is over. */
+static bool event_take(struct wait *w, struct json_object *ev)
+{
+	struct json_object *data = js_get(ev, "data");
+	const char *name = js_get_str(ev, "event"), *id = js_get_str(data, "id"),
+		   *status = js_get_str(data, "status");
+
+	if (!name || !id || strcmp(id, w->id))
+		return false;
+	if (!strcmp(name, "JOB_PROGRESS") && w->bar)
+		bar_draw(w, data);
+	return !strcmp(name, "JOB_STATUS_CHANGE") && status && !strcmp(status, "concluded");
+}
+
+/* Ctrl-C: the job is asked to end; what it says then is what happened. The second time we go. */
+static int interrupted(struct wait *w, struct err *e)
+{
+	struct signalfd_siginfo si;
+	struct json_object *args;
+	struct err why;
+
+	if (read(w->signals, &si, sizeof(si)) != (ssize_t)sizeof(si))
+		return 0;
+	if (w->cancelled)
+		return err_set(e, -EINTR, ERR_CANCELLED, "job %s goes on; see cairn jobs", w->id);
+	w->cancelled = true;
+	args = json_object_new_object();
+	js_put_str(args, "id", w->id);
+	bar_end(w);
+	if (client_execute(w->c->client, "job-cancel", args, NULL, NULL, &why) < 0)
+		fprintf(stderr, "%s\n", why.msg);
+	return 0;
+}
+
+static int wait_end(struct wait *w, struct err *e)
+{
+	for (;;) {
+		CLEANUP_JS struct json_object *ev = NULL;
+		struct pollfd p[2] = { { .fd = client_fd(w->c->client), .events = POLLIN },
+			{ .fd = w->signals, .events = POLLIN } };
+		int r = client_next_event(w->c->client, 0, &ev, e);
+
+		if (r == 0 && event_take(w, ev))
+			return 0;
+		if (r == 0)
+			continue;
+		if (r != -ETIMEDOUT)
+			return r;
+		if (poll(p, 2, -1) > 0 && p[1].revents)
+			r = interrupted(w, e);
+		if (r < 0 && r != -ETIMEDOUT)
+			return r;
+	}
+}
+
+/* ---- the result ---- */
+
+static struct json_object *job_of_list(struct json_object *list)
+{
+	return json_object_is_type(list, json_type_array) && json_object_array_length(list) ?
+		json_object_array_get_idx(list, 0) : NULL;
+}
+
+static int result_take(struct wait *w, struct json_object **ret_result, struct err *e)
+{
+	CLEANUP_JS struct json_object *list = NULL;
+	struct json_object *args = json_object_new_object(), *job;
+	const char *error;
+	int r;
+
+	js_put_str(args, "id", w->id);
+	r = client_execute(w->c->client, "query-jobs", args, &list, NULL, e);
+	if (r < 0)
+		return r;
+	job = job_of_list(list);
+	if (!job)
+		return err_set(e, -ENOENT, ERR_NOT_FOUND,
+			"somebody dismissed job %s before its result was read", w->id);
+	error = js_get_str(job, "error");
+	if (ret_result)
+		*ret_result = json_object_get(js_get(job, "result"));
+	args = json_object_new_object();
+	js_put_str(args, "id", w->id);
+	r = client_execute(w->c->client, "job-dismiss", args, NULL, NULL, e);
+	if (!error || r < 0)
+		return r;
+	return err_set(e, -EREMOTEIO, client_error_class(js_get_str(job, "error-class")), "%s", error);
+}
+
+static int signals_open(int *ret_fd, sigset_t *before)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGINT);
+	sigprocmask(SIG_BLOCK, &set, before);
+	*ret_fd = signalfd(-1, &set, SFD_CLOEXEC);
+	return *ret_fd < 0 ? -errno : 0;
+}
+
+int job_run(struct cli *c, const char *command, struct json_object *args, int fd, const char *what,
+	struct json_object **ret_result, struct err *e)
+{
+	CLEANUP_JS struct json_object *answer = NULL;
+	CLEANUP_CLOSE int signals = -1;
+	struct wait w = { .c = c, .what = what, .bar = isatty(2) && c->format == CLI_TABLE };
+	sigset_t before;
+	int r = cli_execute_with_fd(c, command, args, fd, &answer, NULL, e);
+
+	if (r < 0)
+		return r;
+	w.id = js_get_str(answer, "job");
+	if (option_flag(c, "no-wait")) {
+		printf("%s\n", w.id ? w.id : "");
+		return -EINPROGRESS;
+	}
+	if (!w.id || signals_open(&signals, &before) < 0)
+		return err_set(e, -EPROTO, ERR_GENERIC, "the daemon started no job");
+	w.signals = signals;
+	r = wait_end(&w, e);
+	bar_end(&w);
+	if (!r)
+		r = result_take(&w, ret_result, e);
+	sigprocmask(SIG_SETMASK, &before, NULL);
+	return r;
+}

@@ -1,0 +1,21 @@
+/* job: wait for a job of the daemon's, with a progress bar on a terminal; Ctrl-C cancels it. */
+#ifndef CAIRN_TOOLS_JOB_H
+#define CAIRN_TOOLS_JOB_H
+
+#include "tools/cairn/cli.h"
+
+/* Options of every verb that starts a job; the table of verbs names them. */
+#define JOB_OPTIONS                                                                                \
+	{ "no-wait", NULL, "return the job's id at once; see cairn jobs" },                        \
+	{ "verbose", NULL, "tell figures, and show progress" }
+
+/* Run `command` (args: taken; fd: borrowed, -1: none), and wait for the job that it starts.
+ * what: stands before the bar ("Save"). ret_result: the caller puts it; NULL: none.
+ * Returns 0; -errno with a sentence; -EINPROGRESS: --no-wait, the id is printed. */
+int job_run(struct cli *c, const char *command, struct json_object *args, int fd, const char *what,
+	struct json_object **ret_result, struct err *e);
+
+/* "12.3 MiB" */
+void bytes_print(uint64_t bytes, char buf[24]);
+
+#endif

@@ -1,0 +1,185 @@
+/* save, restore, managedsave, managedsave-remove. */
+#include "tools/cairn/cli.h"
+#include "tools/cairn/job.h"
+#include "api/js.h"
+#include "base/cleanup.h"
+#include "snapshot/vmstate.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* ---- save ---- */
+
+struct target {
+	const char *path;
+	char tmp[PATH_MAX]; /* empty: written in place, as nobody waits to rename it */
+	int fd;
+};
+
+static int target_open(struct target *t, bool in_place, struct err *e)
+{
+	struct stat st;
+
+	if (stat(t->path, &st) == 0 && !S_ISREG(st.st_mode))
+		return err_set(e, -EINVAL, ERR_INVALID, "%s is no regular file", t->path);
+	if (in_place) {
+		t->tmp[0] = 0;
+		t->fd = open(t->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+		return t->fd < 0 ? err_set_errno(e, -errno, "%s", t->path) : 0;
+	}
+	if (snprintf(t->tmp, sizeof(t->tmp), "%s.XXXXXX", t->path) >= (int)sizeof(t->tmp))
+		return err_set_errno(e, -ENAMETOOLONG, "%s", t->path);
+	t->fd = mkostemp(t->tmp, O_CLOEXEC);
+	return t->fd < 0 ? err_set_errno(e, -errno, "%s", t->path) : 0;
+}
+
+static int folder_sync(const char *path)
+{
+	CLEANUP_FREE char *folder = strdup(path);
+	CLEANUP_CLOSE int fd = -1;
+	char *slash = folder ? strrchr(folder, '/') : NULL;
+
+	if (slash)
+		slash[slash == folder] = 0;
+	fd = open(slash ? folder : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return fd < 0 || fsync(fd) < 0 ? -errno : 0;
+}
+
+static int target_keep(struct target *t, struct err *e)
+{
+	int r = fsync(t->fd) < 0 ? -errno : 0;
+
+	if (!r && t->tmp[0] && rename(t->tmp, t->path) < 0)
+		r = -errno;
+	if (!r)
+		r = folder_sync(t->path);
+	return r < 0 ? err_set_errno(e, r, "the state is in %s, and not in %s", t->tmp, t->path) : 0;
+}
+
+int verb_save(struct cli *c)
+{
+	struct target t = { .path = c->pos[1], .fd = -1 };
+	struct err e;
+	int r = target_open(&t, option_flag(c, "no-wait"), &e);
+
+	if (!r) {
+		r = job_run(c, "vm-save", cli_vm_args(c->pos[0]), t.fd, "Save", NULL, &e);
+		if (!r)
+			r = target_keep(&t, &e);
+		else if (r == -EREMOTEIO)
+			unlink(t.tmp[0] ? t.tmp : t.path);
+		else if (r != -EINPROGRESS)
+			fprintf(stderr, "error: what is written so far is in %s\n",
+				t.tmp[0] ? t.tmp : t.path);
+		close(t.fd);
+	}
+	if (r == -EINPROGRESS)
+		return CLI_OK;
+	if (r < 0)
+		return cli_fail(&e, "Failed to save domain '%s' to %s", c->pos[0], t.path);
+	printf("Domain '%s' saved to %s\n", c->pos[0], t.path);
+	return CLI_OK;
+}
+
+/* ---- restore ---- */
+
+/* The definition that the state was saved with. */
+static int state_definition(int fd, const char *path, struct json_object **ret_o, struct err *e)
+{
+	CLEANUP_FREE char *text = NULL;
+	struct vmstate_header h;
+	struct vmstate_file f;
+	int r;
+
+	vmstate_file_init(&f, fd);
+	r = vmstate_read_header(&f.store, &h, e);
+	if (!r)
+		r = vmstate_read_definition(&f.store, &h, &text, e);
+	if (!r && !text)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s holds no definition", path);
+	if (!r)
+		r = js_parse(text, strlen(text), path, ret_o, e);
+	else
+		err_prefix(e, "%s", path);
+	return r;
+}
+
+static int state_open(const char *path, int *ret_fd, struct err *e)
+{
+	struct stat st;
+
+	*ret_fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	if (*ret_fd < 0 || fstat(*ret_fd, &st) < 0)
+		return err_set_errno(e, -errno, "%s", path);
+	if (!S_ISREG(st.st_mode))
+		return err_set(e, -EINVAL, ERR_INVALID, "%s is no regular file", path);
+	return 0;
+}
+
+int verb_restore(struct cli *c)
+{
+	struct json_object *definition = NULL, *args;
+	CLEANUP_CLOSE int fd = -1;
+	struct err e;
+	int r = state_open(c->pos[0], &fd, &e);
+
+	if (!r)
+		r = state_definition(fd, c->pos[0], &definition, &e);
+	if (!r) {
+		args = json_object_new_object();
+		js_put(args, "definition", definition);
+		js_put_bool(args, "paused", option_flag(c, "paused"));
+		js_put_bool(args, "eager", option_flag(c, "eager"));
+		r = cli_execute_with_fd(c, "vm-restore", args, fd, NULL, NULL, &e);
+	}
+	if (r < 0)
+		return cli_fail(&e, "Failed to restore domain from %s", c->pos[0]);
+	printf("Domain restored from %s\n", c->pos[0]);
+	return CLI_OK;
+}
+
+/* ---- managed ---- */
+
+int verb_managedsave(struct cli *c)
+{
+	struct json_object *args = cli_vm_args(c->pos[0]);
+	bool running = option_flag(c, "running"), paused = option_flag(c, "paused");
+	struct err e;
+	int r;
+
+	if (running && paused) {
+		json_object_put(args);
+		return cli_usage(c, "--running and --paused exclude each other");
+	}
+	if (running || paused)
+		js_put_str(args, "then", paused ? "paused" : "running");
+	r = job_run(c, "vm-managed-save", args, -1, "Managedsave", NULL, &e);
+	if (r == -EINPROGRESS)
+		return CLI_OK;
+	if (r < 0)
+		return cli_fail(&e, "Failed to save domain '%s' state", c->pos[0]);
+	printf("Domain '%s' state saved by cairn\n", c->pos[0]);
+	return CLI_OK;
+}
+
+int verb_managedsave_remove(struct cli *c)
+{
+	CLEANUP_JS struct json_object *info = NULL;
+	struct err e;
+	int r = cli_vm_info(c, c->pos[0], &info, &e);
+
+	if (!r && !js_get_bool(info, "managed-save", false)) {
+		printf("Domain '%s' has no manage save image; removal skipped\n", c->pos[0]);
+		return CLI_OK;
+	}
+	if (!r)
+		r = cli_execute(c, "vm-managed-save-remove", cli_vm_args(c->pos[0]), NULL, NULL, &e);
+	if (r < 0)
+		return cli_fail(&e, "Failed to remove managed save image for domain '%s'", c->pos[0]);
+	printf("Removed managedsave image for domain '%s'\n", c->pos[0]);
+	return CLI_OK;
+}
