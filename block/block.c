@@ -199,6 +199,31 @@ int block_extent(struct block *b, uint64_t off, uint64_t len, struct block_exten
 	return b->ops->extent(b, off, len, ret);
 }
 
+int block_reserve(struct block *b, uint64_t host, uint64_t len)
+{
+	struct stat st;
+
+	if (fstat(b->fd, &st) < 0)
+		return -errno;
+	if (!S_ISREG(st.st_mode))
+		return 0; /* a device has its space */
+	if (len == UINT64_MAX)
+		len = (uint64_t)st.st_size - MIN(host, (uint64_t)st.st_size);
+	return len && fallocate(b->fd, 0, (off_t)host, (off_t)len) < 0 ? -errno : 0;
+}
+
+int block_resize(struct block *b, uint64_t size_bytes, struct err *e)
+{
+	if (b->info.read_only)
+		return err_set(e, -EROFS, ERR_PERMISSION, "%s is open for reading only", b->name);
+	if (size_bytes % b->info.logical_block_bytes)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s: the size has to be a multiple of %u bytes",
+			b->name, b->info.logical_block_bytes);
+	if (b->in_flight)
+		return err_set(e, -EBUSY, ERR_BUSY, "%s: requests are in flight", b->name);
+	return size_bytes == b->info.size_bytes ? 0 : b->ops->resize(b, size_bytes, e);
+}
+
 static void run_done(struct block_req *r, int res)
 {
 	r->engine = NULL;
@@ -336,6 +361,10 @@ static int layer_open(struct loop *l, const struct block_open *o, unsigned i, st
 	if (!r)
 		r = block_file_probe(layer->fd, o->buffered, name, &file, e);
 	fo.file = &file;
+	fo.snapshot = i ? NULL : o->snapshot;
+	if (!r && fo.snapshot && (layer->format != BLOCK_FORMAT_QCOW2 || !read_only))
+		r = err_set(e, -EINVAL, ERR_INVALID, "%s: a snapshot can be opened of a qcow2 image, for "
+			"reading", name);
 	if (!r)
 		r = layer->format == BLOCK_FORMAT_QCOW2 ? qcow2_open(&fo, ret_b, e)
 							  : raw_open(&fo, ret_b, e);

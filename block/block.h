@@ -72,6 +72,7 @@ struct block_open {
 	bool no_lock;	 /* for tools that only look (as qemu-img -U) */
 	bool buffered;	 /* leave the page cache in use: for tools */
 	uint64_t cache_bytes; /* bound on cached tables of each qcow2 layer; 0: 4 MiB */
+	const char *snapshot; /* of a qcow2 disk, read only: its id or name; NULL: the disk itself */
 	const char *name; /* for sentences: "vda"; borrowed */
 };
 
@@ -94,9 +95,22 @@ unsigned block_in_flight(const struct block *b);
 struct block_extent {
 	bool zero;
 	uint64_t len;
+	bool present;	 /* some layer has it allocated; else it reads as zeros by default */
+	bool compressed;
+	bool has_host;
+	unsigned layer;	 /* which one, 0 the disk */
+	uint64_t host;	 /* has_host: where it stands in the layer's file */
 };
 /* Runs the loop while tables are read: for tools, not from callbacks. Returns 0 or -errno. */
 int block_extent(struct block *b, uint64_t off, uint64_t len, struct block_extent *ret);
+
+/* Space in the file of the disk for [host, host + len), where an extent says that it stands.
+ * len UINT64_MAX: all of the file. Synchronous. Returns 0 or -errno. */
+int block_reserve(struct block *b, uint64_t host, uint64_t len);
+/* Make the disk longer (it reads as zeros there) or shorter (what is cut off is lost); snapshots
+ * keep their sizes. Nothing is in flight; runs the loop. Durable when it returns. Returns 0 or
+ * -errno with a sentence. */
+int block_resize(struct block *b, uint64_t size_bytes, struct err *e);
 
 /* Submit and run the loop until it is done: for tools and tests, not from callbacks.
  * op, flags, offset, len and iov of r are the caller's, done is set here. */

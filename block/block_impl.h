@@ -16,6 +16,8 @@ struct block_ops {
 	int (*extent)(struct block *b, uint64_t off, uint64_t len, struct block_extent *ret);
 	/* Write back what is held; the loop may be run. Frees nothing. NULL allowed. */
 	int (*flush_all)(struct block *b);
+	/* See block_resize(); nothing is in flight. The new size is a multiple of 512. */
+	int (*resize)(struct block *b, uint64_t size_bytes, struct err *e);
 	/* Frees the engine's memory; the fd is block.c's. Also half-built objects. */
 	void (*free)(struct block *b);
 };
@@ -54,9 +56,11 @@ struct block_format_open {
 	const char *name;
 	const struct block_file *file;
 	struct block *backing; /* NULL: none given; taken on success */
+	const char *snapshot;  /* NULL: the disk as it is */
 	uint64_t cache_bytes;  /* 0: the format's default */
 };
 int raw_open(const struct block_format_open *o, struct block **ret_b, struct err *e);
+int qcow2_resize(struct block *b, uint64_t size_bytes, struct err *e);
 int qcow2_open(const struct block_format_open *o, struct block **ret_b, struct err *e);
 
 void block_init(struct block *b, const struct block_ops *ops, const struct block_format_open *o);

@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct block;
 struct err;
 struct loop;
 
@@ -68,6 +69,27 @@ int qcow2_create(int fd, const struct qcow2_create *c, struct err *e);
 /* The options alone, before anything is touched. */
 int qcow2_create_check(const struct qcow2_create *c, struct err *e);
 
+/* Give every cluster of an open image its place; what has one keeps it. The content reads as
+ * before: a new file is zeros there. progress: bytes, now and then; NULL: none. Runs the loop. */
+int qcow2_preallocate(struct block *b, void (*progress)(void *opaque, uint64_t done, uint64_t total),
+	void *opaque, struct err *e);
+
+/* Nothing is mapped any more: the backing layer shows everywhere. Snapshots keep theirs. Runs
+ * the loop. */
+int qcow2_make_empty(struct block *b, struct err *e);
+/* Give back what no table uses: punch holes, cut the tail. fd: open for writing, locked by the
+ * caller, nobody else has it. An image with faults is refused (-EUCLEAN). */
+int qcow2_trim(int fd, const struct qcow2_header *h, struct err *e);
+
+/* ---- changing the header of an image that nobody has open; fd for writing ---- */
+
+/* NULL name: no backing file. h follows. Returns 0; -EINVAL when it does not fit; -errno. */
+int qcow2_set_backing(int fd, struct qcow2_header *h, const char *name, const char *format,
+	struct err *e);
+int qcow2_set_lazy_refcounts(int fd, struct qcow2_header *h, bool on, struct err *e);
+/* 2 or 3. Down only where nothing of v3 is in use. */
+int qcow2_set_version(int fd, struct qcow2_header *h, uint32_t version, struct err *e);
+
 struct qcow2_snapshot_info {
 	char *id, *name;
 	uint64_t l1_offset;
@@ -76,6 +98,9 @@ struct qcow2_snapshot_info {
 	uint32_t sec, nsec;
 	uint64_t vm_clock_ns, vm_state_bytes, disk_bytes, icount;
 	bool has_icount;
+	uint16_t id_len, name_len;
+	uint8_t *extra; /* as it stands there, QEMU's fields included */
+	uint32_t extra_len;
 };
 /* The snapshot table. Caller frees with qcow2_snapshots_free(). Returns 0; -EINVAL; -EIO. */
 int qcow2_snapshots_read(int fd, const struct qcow2_header *h,

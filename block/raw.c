@@ -228,7 +228,7 @@ static int raw_extent(struct block *b, uint64_t off, uint64_t len, struct block_
 {
 	off_t data = lseek(b->fd, (off_t)off, SEEK_DATA), hole;
 
-	*ret = (struct block_extent){ .zero = false, .len = len };
+	*ret = (struct block_extent){ .len = len, .present = true, .has_host = true, .host = off };
 	if (data < 0 && errno == ENXIO) {
 		ret->zero = true; /* a hole up to the end */
 	} else if (data > (off_t)off) {
@@ -247,6 +247,19 @@ static int raw_flush_all(struct block *b)
 	return fdatasync(b->fd) < 0 ? -errno : 0;
 }
 
+static int raw_resize(struct block *b, uint64_t size, struct err *e)
+{
+	struct raw *w = container_of(b, struct raw, base);
+
+	if (w->is_device)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s is a device, whose size is its own",
+			b->name);
+	if (ftruncate(b->fd, (off_t)size) < 0 || fdatasync(b->fd) < 0)
+		return err_set_errno(e, -errno, "%s: cannot change the size", b->name);
+	b->info.size_bytes = size;
+	return 0;
+}
+
 static void raw_free(struct block *b)
 {
 	struct raw *w = container_of(b, struct raw, base);
@@ -261,7 +274,7 @@ static void raw_free(struct block *b)
 }
 
 static const struct block_ops raw_ops = { .submit = raw_submit, .extent = raw_extent,
-	.flush_all = raw_flush_all, .free = raw_free };
+	.flush_all = raw_flush_all, .resize = raw_resize, .free = raw_free };
 
 int raw_open(const struct block_format_open *o, struct block **ret_b, struct err *e)
 {

@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 
 #define BAD_VALUE(e, key, value, what)                                                             \
@@ -39,8 +40,10 @@ static int parse_log2(const char *key, const char *v, uint64_t min, uint64_t max
 	return 0;
 }
 
-static int option_words(struct qcow2_create *q, const char *key, const char *v, struct err *e)
+static int option_words(struct img_create *c, const char *key, const char *v, struct err *e)
 {
+	struct qcow2_create *q = &c->qcow2;
+
 	if (!strcmp(key, "compat")) {
 		if (!strcmp(v, "0.10") || !strcmp(v, "v2"))
 			q->version = 2;
@@ -53,9 +56,7 @@ static int option_words(struct qcow2_create *q, const char *key, const char *v, 
 			return BAD_VALUE(e, key, v, "zlib or zstd");
 		q->compression = !strcmp(v, "zstd");
 	} else if (!strcmp(key, "preallocation")) {
-		if (strcmp(v, "off"))
-			return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "preallocation=%s is not supported; only "
-				"off is", v);
+		return img_prealloc_word(v, &c->prealloc, e);
 	} else {
 		return err_set(e, -EINVAL, ERR_INVALID, "there is no option '%s'; see `cairn-img help "
 			"create`", key);
@@ -86,7 +87,7 @@ static int option_apply(struct img_create *c, const char *key, const char *v, st
 	else if (!strcmp(key, "backing_fmt"))
 		q->backing_format = v;
 	else
-		return option_words(q, key, v, e);
+		return option_words(c, key, v, e);
 	return 0;
 }
 
@@ -118,6 +119,16 @@ int img_create_fd(int fd, const struct img_create *c, struct err *e)
 		return 0; /* a device is what it is */
 	if (ftruncate(fd, 0) < 0 || ftruncate(fd, (off_t)ROUND_UP(c->qcow2.size_bytes, 512)) < 0)
 		return err_set_errno(e, -errno, "cannot set the size");
+	return 0;
+}
+
+int img_create_format(struct img_create *c, const char *verb, const char *name)
+{
+	int f = block_format_from_name(name);
+
+	if (f < 0)
+		return img_usage(verb, "'%s' is no format; raw and qcow2 are", name);
+	c->format = (enum block_format)f;
 	return 0;
 }
 
@@ -183,6 +194,12 @@ static int args_check(struct create_args *a, struct err *e)
 		r = err_set(e, -EINVAL, ERR_INVALID, "a size is needed");
 	if (!r && a->c.format == BLOCK_FORMAT_QCOW2)
 		r = qcow2_create_check(q, e);
+	if (!r && a->c.prealloc && q->backing_name && !q->extended_l2)
+		r = err_set(e, -EINVAL, ERR_INVALID, "preallocated clusters would hide the backing file; "
+			"together they need extended_l2=on");
+	if (!r && a->c.prealloc == IMG_PREALLOC_METADATA && a->c.format == BLOCK_FORMAT_RAW)
+		r = err_set(e, -EINVAL, ERR_INVALID, "a raw image has no metadata; preallocation can be off, "
+			"falloc or full");
 	if (!r && q->size_bytes > INT64_MAX - 511)
 		r = err_set(e, -EINVAL, ERR_INVALID, "the size is too large");
 	return r;
@@ -205,6 +222,34 @@ static void formatting_say(const struct create_args *a)
 	putchar('\n');
 }
 
+static int space_make(struct create_args *a, int fd, struct err *e)
+{
+	/* With its backing file's name, but without it: nothing is copied from there. */
+	struct block_layer layers[2] = { { dup(fd), a->c.format }, { -1, BLOCK_FORMAT_RAW } };
+	struct block_open bo = { .layers = layers, .nlayers = 1, .no_lock = true, .buffered = true,
+		.name = a->path };
+	struct loop *l = NULL;
+	struct block *b;
+	int closed, r = loop_new(64, &l, e);
+
+	if (!r && a->c.qcow2.backing_name) {
+		layers[1].fd = memfd_create("nothing", MFD_CLOEXEC);
+		bo.nlayers = 2;
+	}
+	if (!r)
+		r = block_open(l, &bo, &b, e);
+	if (!r) {
+		r = img_preallocate(b, a->c.prealloc, 0, NULL, e);
+		closed = block_close(b);
+		if (!r && closed < 0)
+			r = err_set_errno(e, closed, "cannot write");
+	} else {
+		close(layers[0].fd);
+	}
+	loop_free(l);
+	return r;
+}
+
 static int file_make(struct create_args *a, struct err *e)
 {
 	struct stat st;
@@ -219,6 +264,9 @@ static int file_make(struct create_args *a, struct err *e)
 	if (r < 0)
 		return r;
 	r = img_create_fd(fd, &a->c, e);
+	img_signals_catch();
+	if (!r && a->c.prealloc)
+		r = space_make(a, fd, e);
 	if (r < 0) {
 		err_prefix(e, "%s", a->path);
 		if (!existed)
@@ -229,20 +277,17 @@ static int file_make(struct create_args *a, struct err *e)
 
 int img_create_main(int argc, char **argv)
 {
-	struct create_args a = { .c = { .format = BLOCK_FORMAT_RAW,
-		.qcow2 = { .cluster_bits = 16, .refcount_order = 4, .version = 3 } } };
+	struct create_args a = { .c = IMG_CREATE_DEFAULT };
 	char *opts[16];
 	unsigned nopts = 0;
 	struct err e;
-	int o, f, r = 0;
+	int o, r = 0;
 
 	while ((o = getopt(argc, argv, "f:o:b:F:uq")) != -1) {
 		switch (o) {
 		case 'f':
-			f = block_format_from_name(optarg);
-			if (f < 0)
-				return img_usage("create", "'%s' is no format; raw and qcow2 are", optarg);
-			a.c.format = (enum block_format)f;
+			if (img_create_format(&a.c, "create", optarg))
+				return 1;
 			break;
 		case 'o':
 			if (nopts == ARRAY_SIZE(opts))

@@ -10,6 +10,7 @@
 #include <getopt.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #define IMG_ALLOW_MAX 8
 
@@ -25,6 +26,15 @@ int img_create_main(int argc, char **argv);
 int img_info_main(int argc, char **argv);
 int img_check_main(int argc, char **argv);
 int img_convert_main(int argc, char **argv);
+int img_compare_main(int argc, char **argv);
+int img_map_main(int argc, char **argv);
+int img_resize_main(int argc, char **argv);
+int img_measure_main(int argc, char **argv);
+int img_rebase_main(int argc, char **argv);
+int img_commit_main(int argc, char **argv);
+int img_amend_main(int argc, char **argv);
+int img_bench_main(int argc, char **argv);
+int img_trim_main(int argc, char **argv);
 const struct img_verb *img_verb_find(const char *name);
 void img_verb_help(const struct img_verb *v);
 
@@ -40,6 +50,48 @@ int img_parse_size(const char *s, uint64_t *ret, struct err *e);
 /* "1.26 MiB" as qemu-img writes it. */
 void img_format_size(uint64_t bytes, char *buf, size_t cap);
 
+/* ---- what long work has in common (progress.c) ---- */
+
+/* SIGINT, SIGTERM and SIGHUP end the work in hand, tidily. */
+void img_signals_catch(void);
+bool img_interrupted(void);
+/* 0, or -EINTR with a sentence. */
+int img_check_interrupted(struct err *e);
+
+enum img_progress_mode { IMG_PROGRESS_NONE, IMG_PROGRESS_BAR, IMG_PROGRESS_JSON };
+struct img_progress {
+	enum img_progress_mode mode;
+	FILE *to;
+	uint64_t done, total, next_ns;
+	int shown; /* thousandths */
+};
+void img_progress_set(struct img_progress *p, uint64_t done, uint64_t total);
+void img_progress_end(struct img_progress *p, bool ok);
+
+/* Options that many verbs have: -U -p -q --allow --format (or --output). */
+struct img_common {
+	const char *verb;
+	bool no_lock, bar, quiet, json;
+	const char *allow[IMG_ALLOW_MAX];
+	unsigned nallow;
+	struct img_progress progress;
+};
+enum { IMG_OPT_ALLOW = 256, IMG_OPT_OUTPUT, IMG_OPT_IMAGE_OPTS, IMG_OPT_OWN };
+#define IMG_COMMON_LONGS                                                                           \
+	{ "allow", required_argument, NULL, IMG_OPT_ALLOW },                                       \
+		{ "output", required_argument, NULL, IMG_OPT_OUTPUT },                             \
+		{ "format", required_argument, NULL, IMG_OPT_OUTPUT },                             \
+		{ "force-share", no_argument, NULL, 'U' },                                         \
+		{ "image-opts", no_argument, NULL, IMG_OPT_IMAGE_OPTS }
+extern const struct option img_common_longs[];
+void img_common_init(struct img_common *x, const char *verb);
+/* For getopt's default case, '?' with argv[optind - 1] as arg. 0, or an exit status. */
+int img_common_option(struct img_common *x, int c, const char *arg);
+struct img_open;
+void img_common_open(const struct img_common *x, struct img_open *o);
+/* Decide how progress is shown, once the options are read. */
+void img_common_progress(struct img_common *x);
+
 /* ---- opening ---- */
 
 struct img_open {
@@ -48,6 +100,9 @@ struct img_open {
 	bool writable;
 	bool no_lock;
 	bool no_backing; /* only the image itself */
+	bool direct;	 /* O_DIRECT */
+	const char *snapshot;  /* read that one; NULL: the disk */
+	uint64_t cache_bytes;  /* 0: the engine's default */
 	/* Folders below which backing files may lie, besides the image's own. */
 	const char *allow[IMG_ALLOW_MAX];
 	unsigned nallow;
@@ -71,11 +126,25 @@ int img_allow_add(struct img_open *o, const char *dir);
 
 /* ---- creating ---- */
 
+enum img_prealloc { IMG_PREALLOC_OFF, IMG_PREALLOC_METADATA, IMG_PREALLOC_FALLOC, IMG_PREALLOC_FULL };
+int img_prealloc_word(const char *w, enum img_prealloc *ret, struct err *e);
+/* Space for [from, the end). p: NULL allowed. */
+int img_preallocate(struct block *b, enum img_prealloc how, uint64_t from, struct img_progress *p,
+	struct err *e);
+
 struct img_create {
 	enum block_format format;
 	struct qcow2_create qcow2; /* size_bytes also for raw */
 	bool has_size;
+	enum img_prealloc prealloc;
 };
+#define IMG_CREATE_DEFAULT                                                                         \
+	{ .format = BLOCK_FORMAT_RAW,                                                              \
+		.qcow2 = { .cluster_bits = 16, .refcount_order = 4, .version = 3 } }
+/* For -f and -O: returns 0 or an exit status. */
+int img_create_format(struct img_create *c, const char *verb, const char *name);
+/* For -l: "snapshot.name=X", "snapshot.id=X" or X. */
+const char *img_snapshot_word(const char *arg);
 /* Apply "key=value,...". Strings are kept by reference into opts, which is changed. */
 int img_create_options(struct img_create *c, char *opts, struct err *e);
 /* An empty image over fd. */

@@ -15,6 +15,10 @@
 	"  --allow DIR    backing files may also lie below DIR (default: only below\n"             \
 	"                 the folder of the image that names them)\n"
 
+#define PROGRESS_HELP                                                                              \
+	"  -p             show progress, on a terminal\n"                                          \
+	"  --format json  progress and result as lines of JSON\n"
+
 static const struct img_verb verbs[] = {
 	{ "create", "make an empty image", "create [-q] [-f FMT] [-o OPTIONS] [-b FILE -F FMT] FILE [SIZE]",
 		"  -f FMT         raw (default) or qcow2\n"
@@ -26,7 +30,7 @@ static const struct img_verb verbs[] = {
 		"                 size, compat (1.1 or 0.10), cluster_size (512 to 2M, default 64k),\n"
 		"                 refcount_bits (1 to 64, default 16), lazy_refcounts, extended_l2\n"
 		"                 (on or off), compression_type (zlib or zstd), backing_file,\n"
-		"                 backing_fmt, preallocation (off)\n"
+		"                 backing_fmt, preallocation (off, metadata, falloc, full)\n"
 		"SIZE is in bytes, or has a suffix: k, M, G, T, P, E. An existing FILE is overwritten\n"
 		"unless a VM or another tool has it open.\n",
 		img_create_main },
@@ -45,14 +49,84 @@ static const struct img_verb verbs[] = {
 		"Exit status, after a repair of what is left: 0 no faults, 1 the check failed, 2 corrupt, 3 only leaks\n"
 		"(space that is lost, no danger), 63 a format without tables.\n",
 		img_check_main },
-	{ "convert", "copy an image into another format",
-		"convert [-q] [-p] [-f FMT] [-O FMT] [-o OPTIONS] [-U] SOURCE TARGET", OPEN_HELP
+	{ "convert", "copy a disk into another image",
+		"convert [-c] [-n] [-p] [-q] [-f FMT] [-O FMT] [-o OPTIONS] [-l SNAPSHOT] [-r RATE]\n"
+		"         [-U] SOURCE TARGET|-", OPEN_HELP
 		"  -O FMT         format of the target: raw (default) or qcow2\n"
 		"  -o OPTIONS     as of `create`\n"
-		"  -p             show progress on a terminal\n"
-		"Zeros are left out. The target appears when it is complete: after a failure or\n"
-		"Ctrl-C nothing has changed.\n",
+		"  -c             compressed, on all processors (see -o compression_type)\n"
+		"  -l SNAPSHOT    what an internal snapshot holds, by its id or name\n"
+		"  -r RATE        at most so many bytes a second\n"
+		"  -n             into an image that exists\n"
+		"  --target-is-zero  with -n: it reads as zeros already\n" PROGRESS_HELP
+		"Zeros are left out. A new target appears when it is complete: after a failure or\n"
+		"Ctrl-C nothing has changed. TARGET '-' is standard output, for raw.\n",
 		img_convert_main },
+	{ "compare", "say whether two disks are the same",
+		"compare [-p] [-q] [-s] [-f FMT] [-F FMT] [-U] FILE FILE", OPEN_HELP
+		"  -F FMT         format of the second image\n"
+		"  -s             strict: sizes and allocation have to be the same, too\n" PROGRESS_HELP
+		"Exit status: 0 the same (a longer one's rest is zeros), 1 they differ, 2 one cannot be\n"
+		"opened, 3 or 4 one cannot be read.\n",
+		img_compare_main },
+	{ "map", "say what stands where",
+		"map [-f FMT] [-U] [-s OFFSET] [-l LENGTH] [--output human|json] FILE", OPEN_HELP
+		"  -s OFFSET      begin there (--start-offset)\n"
+		"  -l LENGTH      look at so much (--max-length)\n"
+		"  --output FMT   human (default): where data stands in which file; or json: all of it\n",
+		img_map_main },
+	{ "resize", "make a disk longer or shorter",
+		"resize [-q] [-f FMT] [--shrink] [--preallocation=MODE] FILE [+|-]SIZE",
+		"  -f FMT         format of the image\n"
+		"  --shrink       yes, cut off what lies behind the new end\n"
+		"  --preallocation MODE  of what is added: off, metadata, falloc, full\n"
+		"+SIZE and -SIZE count from the present size. Internal snapshots keep theirs.\n",
+		img_resize_main },
+	{ "measure", "say how large an image would become",
+		"measure [--output human|json] [-O FMT] [-o OPTIONS] [-l SNAPSHOT] [-f FMT] [-U]\n"
+		"         --size SIZE | FILE", OPEN_HELP
+		"  -O FMT         format of the new image: raw (default) or qcow2\n"
+		"  -o OPTIONS     as of `create`\n"
+		"  --size SIZE    for an empty disk of this size\n",
+		img_measure_main },
+	{ "rebase", "give an image another backing file",
+		"rebase [-p] [-q] [-f FMT] [-u] -b FILE [-F FMT] IMAGE", OPEN_HELP
+		"  -b FILE        the new backing file; \"\" for none\n"
+		"  -F FMT         its format; has to be given\n"
+		"  -u             only write the name: for a file that has moved\n" PROGRESS_HELP
+		"The disk keeps its content: what differs between the old and the new backing file is\n"
+		"copied into the image first.\n",
+		img_rebase_main },
+	{ "commit", "move an image's changes into its backing file", "commit [-d] [-p] [-q] [-f FMT] FILE",
+		OPEN_HELP
+		"  -d             do not empty the image afterwards\n" PROGRESS_HELP,
+		img_commit_main },
+	{ "amend", "change an image's options in place", "amend [-f FMT] -o OPTIONS FILE",
+		"  -f FMT         format of the image\n"
+		"  -o OPTIONS     compat (1.1 or 0.10), lazy_refcounts, refcount_bits, size\n",
+		img_amend_main },
+	{ "trim", "make an image's file small again, in place", "trim [--zeros] [-p] [-q] [-f FMT] FILE",
+		OPEN_HELP
+		"  --zeros        also give back what holds nothing but zeros\n" PROGRESS_HELP
+		"Space that no table names becomes holes, and the file's tail is cut.\n",
+		img_trim_main },
+	{ "bench", "measure an image's speed",
+		"bench [-c COUNT] [-d DEPTH] [-f FMT] [-s SIZE] [-S STEP] [-o OFFSET] [-t CACHE] [-w]\n"
+		"         [--random] [--pattern BYTE] [--flush-interval N] [--no-drain] [-q] [-U] FILE",
+		OPEN_HELP
+		"  -c COUNT       requests (75000)\n"
+		"  -d DEPTH       in flight at a time (64)\n"
+		"  -s SIZE        bytes of each (4096)\n"
+		"  -S STEP        from one to the next (SIZE)\n"
+		"  -o OFFSET      of the first\n"
+		"  --random       anywhere instead\n"
+		"  -w             write: what is there is overwritten\n"
+		"  --pattern BYTE what is written\n"
+		"  --flush-interval N  a flush after every N writes, --no-drain: without waiting for them\n"
+		"  -t CACHE       writeback (default) or none (O_DIRECT)\n"
+		"  --cache-bytes N  bound on cached tables\n"
+		"  --format json  the result as a line of JSON\n",
+		img_bench_main },
 };
 
 const struct img_verb *img_verb_find(const char *name)

@@ -194,7 +194,8 @@ int img_block_open(struct loop *l, const struct img_open *o, struct block **ret_
 	struct img_layer *layers = calloc(BLOCK_LAYERS_MAX, sizeof(*layers));
 	struct block_layer fds[BLOCK_LAYERS_MAX];
 	struct block_open bo = { .layers = fds, .read_only = !o->writable, .no_lock = o->no_lock,
-		.buffered = true, .name = o->path };
+		.buffered = !o->direct, .snapshot = o->snapshot, .cache_bytes = o->cache_bytes,
+		.name = o->path };
 	unsigned n;
 	int r;
 

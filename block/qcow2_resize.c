@@ -1,0 +1,247 @@
+/* Another size. What is cut off is freed first; what is added reads as zeros whatever stood
+ * there. Then one sector of the header has the new size, and with it, where it had to
+ * grow, the L1's new place, whose clusters are counted and written by then. */
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/util.h"
+#include "block/qcow2_sync.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Attempts to find adjoining clusters for an L1. */
+#define L1_TRIES 64u
+
+int qcow2_header_write(struct qcow2 *q)
+{
+	int r = pwrite_full(q->base.fd, q->header_piece, q->header_piece_bytes, 0);
+
+	return r < 0 ? r : fdatasync(q->base.fd) < 0 ? -errno : 0;
+}
+
+static int size_check(const struct qcow2 *q, uint64_t size, struct err *e)
+{
+	if (size & 511)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s: a size is a multiple of 512 bytes",
+			q->base.name);
+	if (size > INT64_MAX ||
+		qcow2_l1_entries(size, q->cluster_bits, q->ext) > QCOW2_L1_BYTES_MAX / 8)
+		return err_set(e, -EFBIG, ERR_INVALID, "%s: a disk of %llu bytes needs clusters larger "
+			"than %u bytes", q->base.name, (unsigned long long)size, q->cluster_bytes);
+	if (q->h.version < 3 && q->h.nb_snapshots)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s has snapshots in the old format (compat "
+			"0.10), which does not keep their sizes; use `cairn-img amend -o compat=1.1` first",
+			q->base.name);
+	return 0;
+}
+
+static int zero_range(struct qcow2 *q, uint64_t off, uint64_t end)
+{
+	struct block_req z = { .op = BLOCK_WRITE_ZEROES, .flags = BLOCK_REQ_MAY_UNMAP, .offset = off,
+		.len = end - off };
+
+	return end > off ? block_run(&q->base, &z) : 0;
+}
+
+/* ---- less ---- */
+
+/* L2 tables whose reach is gone; all their entries have been freed. */
+static void tables_release(struct qcow2 *q, uint64_t from, uint64_t to)
+{
+	for (uint64_t i = from; i < to; i++) {
+		uint64_t table = q->disk.l1.entries[i] & QCOW2_OFFSET_MASK;
+
+		if (!table || !(q->disk.l1.entries[i] & QCOW2_COPIED))
+			continue;
+		table_set(q, &q->disk.l1, (uint32_t)i, 0);
+		cache_drop(&q->l2, table, q->cluster_bytes);
+		cluster_free_later(q, table >> q->cluster_bits, 1);
+	}
+}
+
+static int cut(struct qcow2 *q, uint64_t size)
+{
+	uint64_t old = q->base.info.size_bytes;
+	int r = zero_range(q, size, old);
+
+	if (!r)
+		r = qcow2_sync_flush(q);
+	if (r < 0)
+		return r;
+	tables_release(q, qcow2_l1_entries(size, q->cluster_bits, q->ext),
+		qcow2_l1_entries(old, q->cluster_bits, q->ext));
+	return qcow2_sync_flush(q);
+}
+
+/* ---- more ---- */
+
+static int l1_place(struct qcow2 *q, uint32_t n, uint64_t *ret_first)
+{
+	struct cluster_run have = { 0 };
+
+	for (unsigned tries = 0; tries < L1_TRIES;) {
+		struct cluster_run run;
+		int r = QCOW2_SYNC(q, cluster_alloc(q, n - have.n, &sync.wait, &run));
+
+		if (r < 0) {
+			cluster_free_later(q, have.first, have.n);
+			return r;
+		}
+		if (have.n && have.first + have.n == run.first) {
+			have.n += run.n;
+		} else {
+			cluster_free_later(q, have.first, have.n);
+			have = run;
+			tries++;
+		}
+		if (have.n == n) {
+			*ret_first = have.first;
+			return 0;
+		}
+	}
+	cluster_free_later(q, have.first, have.n);
+	return -ENOTSUP;
+}
+
+/* A larger L1 stands at `first`, not yet named by the header. */
+static int l1_write(struct qcow2 *q, uint64_t first, uint32_t clusters)
+{
+	size_t bytes = (size_t)clusters << q->cluster_bits;
+	CLEANUP_FREE uint8_t *buf = io_buffer_new(bytes);
+	int r;
+
+	if (!buf)
+		return -ENOMEM;
+	memset(buf, 0, bytes);
+	for (uint32_t i = 0; i < q->disk.l1.n; i++)
+		store_be64(buf + i * 8ULL, q->disk.l1.entries[i]);
+	r = pwrite_full(q->base.fd, buf, bytes, (off_t)(first << q->cluster_bits));
+	return r ? r : qcow2_sync_flush(q);
+}
+
+static void header_set(struct qcow2 *q, uint64_t size)
+{
+	store_be64(q->header_piece + QCOW2_AT_SIZE, size);
+	store_be32(q->header_piece + QCOW2_AT_L1_SIZE, q->disk.l1.n);
+	store_be64(q->header_piece + QCOW2_AT_L1_OFFSET, q->disk.l1.offset);
+	q->h.size_bytes = size;
+	q->h.l1_size = q->disk.l1.n;
+	q->h.l1_offset = q->disk.l1.offset;
+}
+
+static int l1_room(struct table *t, uint32_t cap, uint32_t piece_bytes)
+{
+	uint64_t *entries = reallocarray(t->entries, cap, sizeof(*entries));
+
+	if (!entries)
+		return -ENOMEM;
+	memset(entries + t->cap, 0, (cap - t->cap) * sizeof(*entries));
+	t->entries = entries;
+	t->cap = cap;
+	return bitmap_grow(&t->dirty, DIV_ROUND_UP(cap * 8ULL, piece_bytes));
+}
+
+/* The header goes together with the new size, so the caller's is written here. */
+static int l1_move(struct qcow2 *q, uint32_t n, uint64_t size)
+{
+	uint32_t per_cluster = q->cluster_bytes / 8, clusters = DIV_ROUND_UP(n, per_cluster);
+	uint32_t old_clusters = DIV_ROUND_UP(q->disk.l1.n, per_cluster), old_n = q->disk.l1.n;
+	uint64_t first, old = q->disk.l1.offset;
+	int r = l1_place(q, clusters, &first);
+
+	if (r < 0)
+		return r;
+	r = l1_write(q, first, clusters);
+	if (!r)
+		r = l1_room(&q->disk.l1, clusters * per_cluster, q->slice_bytes);
+	for (uint32_t i = 0; i < clusters && !r; i++)
+		r = meta_add(&q->meta, first + i, META_L1);
+	if (r < 0) {
+		cluster_free_later(q, first, clusters);
+		return r;
+	}
+	q->disk.l1.offset = first << q->cluster_bits;
+	q->disk.l1.n = n;
+	header_set(q, size);
+	r = qcow2_header_write(q);
+	if (r < 0) /* which of the two the file names is not known */
+		return qcow2_corrupt(q, "the header cannot be written: %s", strerror(-r));
+	/* An empty disk has an L1 cluster of no entries. */
+	if (old)
+		cluster_free_later(q, old >> q->cluster_bits, MAX(old_clusters, old_n ? 1u : 0u));
+	return 0;
+}
+
+/* In the clusters that it has: what stands behind its end may be anything. */
+static int l1_extend(struct qcow2 *q, uint32_t n)
+{
+	for (uint32_t i = q->disk.l1.n; i < n; i++) {
+		q->disk.l1.entries[i] = 0;
+		bitmap_set(&q->disk.l1.dirty, i * 8ULL / q->slice_bytes);
+	}
+	q->disk.l1.n = n;
+	q->disk.l1.any_dirty = true;
+	return qcow2_sync_flush(q);
+}
+
+/* What may stand there already: a longer backing layer, a VM state of old. */
+static int added_zero(struct qcow2 *q, uint64_t from, uint64_t to)
+{
+	uint64_t reach = map_table_reach(q), backing = 0, off = from, next;
+	int r = 0;
+
+	if (q->base.backing)
+		backing = MIN(q->base.backing->info.size_bytes, to);
+	for (; off < to && !r; off = next) {
+		next = MIN(ROUND_DOWN(off, reach) + reach, to);
+		if (off < backing || (q->disk.l1.entries[l1_index(q, off)] & QCOW2_OFFSET_MASK))
+			r = zero_range(q, off, next);
+	}
+	return r ? r : qcow2_sync_flush(q);
+}
+
+static int grow(struct qcow2 *q, uint64_t size)
+{
+	uint32_t want = (uint32_t)qcow2_l1_entries(size, q->cluster_bits, q->ext);
+	uint64_t old = q->base.info.size_bytes;
+	int r = 0;
+
+	if (want > q->disk.l1.cap || (want && !q->disk.l1.n))
+		r = l1_move(q, want, old);
+	else if (want > q->disk.l1.n)
+		r = l1_extend(q, want);
+	if (r < 0)
+		return r;
+	q->base.info.size_bytes = size;
+	r = added_zero(q, old, size);
+	if (r < 0)
+		q->base.info.size_bytes = old;
+	return r;
+}
+
+int qcow2_resize(struct block *b, uint64_t size, struct err *e)
+{
+	struct qcow2 *q = qcow2_of(b);
+	int r = size_check(q, size, e);
+
+	if (r < 0)
+		return r;
+	r = qcow2_sync_gate(q);
+	if (!r)
+		r = b->ops->flush_all(b);
+	if (!r)
+		r = size < b->info.size_bytes ? cut(q, size) : grow(q, size);
+	if (r == -ENOTSUP)
+		return err_set(e, r, ERR_UNSUPPORTED, "%s: a table for that size does not fit beside "
+			"clusters of %u bytes; convert the image into one with larger clusters", b->name,
+			q->cluster_bytes);
+	if (!r) {
+		header_set(q, size);
+		b->info.size_bytes = size;
+		r = qcow2_header_write(q);
+	}
+	return r < 0 ? err_set_errno(e, r, "%s: cannot change the size", b->name) : 0;
+}

@@ -1,0 +1,190 @@
+/* amend: change an image's options in place. */
+#include "img.h"
+
+#include "base/util.h"
+#include "block/lock.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct amend {
+	struct img_common common;
+	struct img_open o;
+	const char *compat, *lazy, *refcount_bits, *size;
+};
+
+static int option_take(struct amend *a, char *key, char *value)
+{
+	const char **to = !strcmp(key, "compat") ? &a->compat : !strcmp(key, "lazy_refcounts") ? &a->lazy
+		: !strcmp(key, "refcount_bits") ? &a->refcount_bits : !strcmp(key, "size") ? &a->size : NULL;
+
+	if (!to)
+		return img_usage("amend", "%s cannot be changed in place; compat, lazy_refcounts, "
+			"refcount_bits and size can, and `rebase` changes the backing file", key);
+	*to = value;
+	return 0;
+}
+
+static int options_take(struct amend *a, char *opts)
+{
+	char *save = NULL;
+	int st = 0;
+
+	for (char *o = strtok_r(opts, ",", &save); o && !st; o = strtok_r(NULL, ",", &save)) {
+		char *eq = strchr(o, '=');
+
+		if (!eq)
+			return img_usage("amend", "'%s' in -o is not key=value", o);
+		*eq = 0;
+		st = option_take(a, o, eq + 1);
+	}
+	return st;
+}
+
+/* Every word is judged before anything changes. */
+struct plan {
+	struct img_create c;
+	uint32_t version;
+};
+
+static int plan_make(const struct amend *a, const struct qcow2_header *h, struct plan *p, struct err *e)
+{
+	const char *const keys[] = { "compat", "lazy_refcounts", "refcount_bits", "size" };
+	const char *const values[] = { a->compat, a->lazy, a->refcount_bits, a->size };
+	struct qcow2_create *q = &p->c.qcow2;
+
+	*p = (struct plan){ .c = { .format = BLOCK_FORMAT_QCOW2, .qcow2 = { .version = h->version,
+		.cluster_bits = h->cluster_bits, .refcount_order = h->refcount_order,
+		.size_bytes = h->size_bytes, .lazy_refcounts = h->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS,
+		.extended_l2 = h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2,
+		.compression = h->compression } } };
+	for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
+		char word[64];
+		int r;
+
+		if (!values[i])
+			continue;
+		if (snprintf(word, sizeof(word), "%s=%s", keys[i], values[i]) >= (int)sizeof(word))
+			return err_set(e, -EINVAL, ERR_INVALID, "the value of %s is too long", keys[i]);
+		r = img_create_options(&p->c, word, e);
+		if (r < 0)
+			return r;
+	}
+	if (q->version < 3 && !a->lazy)
+		q->lazy_refcounts = false;
+	return qcow2_create_check(q, e);
+}
+
+static int size_apply(const struct amend *a, uint64_t size, struct err *e)
+{
+	struct img_open o = a->o;
+	struct block_info info;
+	struct loop *l;
+	struct block *b;
+	int closed, r = loop_new(64, &l, e);
+
+	if (r < 0)
+		return r;
+	r = img_block_open(l, &o, &b, e);
+	if (!r) {
+		block_info(b, &info);
+		r = size < info.size_bytes
+			? err_set(e, -EINVAL, ERR_INVALID, "this would cut off data; use `cairn-img resize "
+				"--shrink` if that is meant")
+			: block_resize(b, ROUND_UP(size, 512), e);
+		closed = block_close(b);
+		if (!r && closed < 0)
+			r = err_set_errno(e, closed, "cannot write %s", o.path);
+	}
+	loop_free(l);
+	return r;
+}
+
+static int header_apply(const struct plan *p, int fd, struct qcow2_header *h, struct err *e)
+{
+	const struct qcow2_create *q = &p->c.qcow2;
+	bool lazy = h->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS;
+	int r = 0;
+
+	if (q->version > h->version)
+		r = qcow2_set_version(fd, h, q->version, e);
+	if (!r && q->refcount_order != h->refcount_order)
+		r = qcow2_refcounts_rebuild(fd, h, q->refcount_order, e);
+	if (!r && q->lazy_refcounts != lazy && q->version >= 3)
+		r = qcow2_set_lazy_refcounts(fd, h, q->lazy_refcounts, e);
+	if (!r && q->version < h->version)
+		r = qcow2_set_version(fd, h, q->version, e);
+	return r;
+}
+
+/* A rebuild counts what is there: faults have to be seen, not papered over. */
+static int faultless(int fd, const struct qcow2_header *h, struct err *e)
+{
+	struct qcow2_check c = { 0 };
+	int r = qcow2_check(fd, h, &c, e);
+
+	if (!r && (c.corruptions || c.errors))
+		r = err_set(e, -EUCLEAN, ERR_CORRUPT, "the image has faults; repair it with `cairn-img check "
+			"-r all` first");
+	return r;
+}
+
+static int amend(struct amend *a, struct err *e)
+{
+	struct img_layer layers[BLOCK_LAYERS_MAX];
+	struct img_open o = a->o;
+	struct plan p;
+	unsigned n;
+	int r;
+
+	o.no_backing = true;
+	r = img_layers_open(&o, layers, &n, e);
+	if (r < 0)
+		return r;
+	if (layers[0].format != BLOCK_FORMAT_QCOW2)
+		r = err_set(e, -EINVAL, ERR_INVALID, "%s is raw and has no options", o.path);
+	if (!r)
+		r = lock_acquire(layers[0].fd, true, o.path, e);
+	if (!r)
+		r = qcow2_header_read(layers[0].fd, o.path, &layers[0].header, e);
+	if (!r)
+		r = qcow2_header_supported(&layers[0].header, true, e);
+	if (!r)
+		r = plan_make(a, &layers[0].header, &p, e);
+	if (!r)
+		r = faultless(layers[0].fd, &layers[0].header, e);
+	if (!r)
+		r = header_apply(&p, layers[0].fd, &layers[0].header, e);
+	img_layers_free(layers, n);
+	if (!r && a->size)
+		r = size_apply(a, p.c.qcow2.size_bytes, e);
+	return r;
+}
+
+int img_amend_main(int argc, char **argv)
+{
+	struct amend a = { .o.writable = true };
+	bool any = false;
+	struct err e;
+	int c, st = 0;
+
+	img_common_init(&a.common, "amend");
+	while (!st && (c = getopt_long(argc, argv, "f:o:t:pq", img_common_longs, NULL)) != -1) {
+		if (c == 'f')
+			a.o.format = optarg;
+		else if (c == 'o') {
+			any = true;
+			st = options_take(&a, optarg);
+		} else if (c != 't')
+			st = img_common_option(&a.common, c, c == '?' ? argv[optind - 1] : optarg);
+	}
+	if (st)
+		return st;
+	if (argc - optind != 1 || !any)
+		return img_usage("amend", "-o with what to change, and one file, are needed");
+	img_common_open(&a.common, &a.o);
+	a.o.path = argv[optind];
+	return amend(&a, &e) < 0 ? img_fail(&e) : 0;
+}

@@ -1,0 +1,410 @@
+/* Work on a backing chain: rebase and commit. */
+#include "img.h"
+
+#include "base/cleanup.h"
+#include "base/util.h"
+#include "block/lock.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#define STEP_BYTES (2 * MIB)
+
+static int read_at(struct block *b, uint64_t off, uint64_t len, uint8_t *buf)
+{
+	struct block_info info;
+	uint64_t there;
+	struct iovec iov;
+	struct block_req r = { .op = BLOCK_READ, .offset = off, .iov = &iov, .niov = 1 };
+
+	if (!b) {
+		memset(buf, 0, len);
+		return 0;
+	}
+	block_info(b, &info);
+	there = off < info.size_bytes ? MIN(len, info.size_bytes - off) : 0;
+	memset(buf + there, 0, len - there);
+	iov = (struct iovec){ buf, there };
+	r.len = there;
+	return there ? block_run(b, &r) : 0;
+}
+
+static int write_at(struct block *b, uint64_t off, uint64_t len, uint8_t *buf)
+{
+	struct iovec iov = { buf, len };
+	struct block_req r = { .op = BLOCK_WRITE, .offset = off, .len = len, .iov = &iov, .niov = 1 };
+
+	return block_run(b, &r);
+}
+
+static int extent_at(struct block *b, uint64_t off, uint64_t len, struct block_extent *x)
+{
+	struct block_info info;
+
+	*x = (struct block_extent){ .zero = true, .len = len };
+	if (!b)
+		return 0;
+	block_info(b, &info);
+	if (off >= info.size_bytes)
+		return 0;
+	return block_extent(b, off, MIN(len, info.size_bytes - off), x);
+}
+
+/* ---- rebase ---- */
+
+struct rebase {
+	struct img_common common;
+	struct img_open o;
+	bool unsafe;
+	const char *base, *base_format; /* "" or NULL: none */
+	struct loop *loop;
+	struct block *top, *new;
+	uint8_t *a, *b;
+};
+
+/* The disk keeps its content: where it shows through to the backing chain and the new one
+ * differs, the old content is written into the image. */
+static int rebase_step(struct rebase *z, uint64_t off, uint64_t *len, uint64_t grain)
+{
+	struct block_extent x, y;
+	int r = block_extent(z->top, off, *len, &x);
+
+	if (!r)
+		*len = MIN(*len, x.len);
+	if (r < 0 || (x.present && !x.layer))
+		return r;
+	r = extent_at(z->new, off, *len, &y);
+	if (r < 0)
+		return r;
+	*len = MIN(*len, y.len);
+	if (x.zero && y.zero)
+		return 0;
+	*len = MIN(*len, STEP_BYTES);
+	r = read_at(z->top, off, *len, z->a);
+	if (!r)
+		r = read_at(z->new, off, *len, z->b);
+	for (uint64_t i = 0, n; i < *len && !r; i += n) {
+		n = MIN(*len - i, grain - (off + i) % grain);
+		if (memcmp(z->a + i, z->b + i, n))
+			r = write_at(z->top, off + i, n, z->a + i);
+	}
+	return r;
+}
+
+static int rebase_copy(struct rebase *z, struct err *e)
+{
+	struct block_info info;
+	uint64_t len;
+	int r = 0;
+
+	block_info(z->top, &info);
+	for (uint64_t off = 0; off < info.size_bytes && !r; off += len) {
+		r = img_check_interrupted(e);
+		if (r < 0)
+			return r;
+		len = info.size_bytes - off;
+		r = rebase_step(z, off, &len, info.discard_granularity ? info.discard_granularity : 65536);
+		img_progress_set(&z->common.progress, off, info.size_bytes);
+	}
+	return r < 0 ? err_set_errno(e, r, "%s: cannot copy", z->o.path) : 0;
+}
+
+/* As the image would find it: relative to its own folder. The user named it: no folder is off
+ * limits. */
+static int new_open(struct rebase *z, struct err *e)
+{
+	struct img_open o = { .format = z->base_format, .no_lock = z->o.no_lock, .allow = { "/" },
+		.nallow = 1 };
+	const char *slash = strrchr(z->o.path, '/');
+	char path[2 * PATH_MAX];
+	struct stat a, b;
+
+	snprintf(path, sizeof(path), "%.*s%s", slash && *z->base != '/' ? (int)(slash + 1 - z->o.path) : 0,
+		z->o.path, z->base);
+	o.path = path;
+	if (!stat(path, &a) && !stat(z->o.path, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s cannot be its own backing file", z->o.path);
+	return img_block_open(z->loop, &o, &z->new, e);
+}
+
+static int rebase_content(struct rebase *z, struct err *e)
+{
+	int closed, r = loop_new(64, &z->loop, e);
+
+	z->a = aligned_alloc(4096, STEP_BYTES);
+	z->b = aligned_alloc(4096, STEP_BYTES);
+	if (!r && (!z->a || !z->b))
+		r = err_set_errno(e, -ENOMEM, "rebase");
+	if (!r)
+		r = img_block_open(z->loop, &z->o, &z->top, e);
+	if (!r && z->base && *z->base)
+		r = new_open(z, e);
+	if (!r)
+		r = rebase_copy(z, e);
+	closed = block_close(z->top);
+	block_close(z->new);
+	if (!r && closed < 0)
+		r = err_set_errno(e, closed, "cannot write %s", z->o.path);
+	free(z->a);
+	free(z->b);
+	loop_free(z->loop);
+	return r;
+}
+
+static int header_open(const struct img_open *from, struct img_layer *layers, unsigned *n,
+	struct err *e)
+{
+	struct img_open o = *from;
+	int r;
+
+	o.no_backing = true;
+	o.writable = true;
+	r = img_layers_open(&o, layers, n, e);
+	if (r < 0)
+		return r;
+	if (layers[0].format != BLOCK_FORMAT_QCOW2)
+		r = err_set(e, -EINVAL, ERR_INVALID, "%s is raw and has no backing file", o.path);
+	if (!r)
+		r = lock_acquire(layers[0].fd, true, o.path, e);
+	if (!r)
+		r = qcow2_header_read(layers[0].fd, o.path, &layers[0].header, e);
+	if (!r)
+		r = qcow2_header_supported(&layers[0].header, true, e);
+	if (r < 0)
+		img_layers_free(layers, *n);
+	return r;
+}
+
+static int rebase(struct rebase *z, struct err *e)
+{
+	struct img_layer layers[BLOCK_LAYERS_MAX];
+	bool none = !z->base || !*z->base;
+	unsigned n;
+	int r;
+
+	if (!none && (!z->base_format || block_format_from_name(z->base_format) < 0))
+		return err_set(e, -EINVAL, ERR_INVALID, "the backing file's format has to be given: -F raw "
+			"or -F qcow2");
+	r = z->unsafe ? 0 : rebase_content(z, e);
+	if (!r)
+		r = header_open(&z->o, layers, &n, e);
+	if (r < 0)
+		return r;
+	r = qcow2_set_backing(layers[0].fd, &layers[0].header, none ? NULL : z->base, z->base_format, e);
+	if (r < 0)
+		err_prefix(e, "%s", z->o.path);
+	img_layers_free(layers, n);
+	return r;
+}
+
+int img_rebase_main(int argc, char **argv)
+{
+	struct rebase z = { .o.writable = true };
+	struct err e;
+	int c, r, st = 0;
+
+	img_common_init(&z.common, "rebase");
+	while (!st && (c = getopt_long(argc, argv, "f:b:F:t:T:upqU", img_common_longs, NULL)) != -1) {
+		if (c == 'f')
+			z.o.format = optarg;
+		else if (c == 'b')
+			z.base = optarg;
+		else if (c == 'F')
+			z.base_format = optarg;
+		else if (c == 'u')
+			z.unsafe = true;
+		else if (c != 't' && c != 'T')
+			st = img_common_option(&z.common, c, c == '?' ? argv[optind - 1] : optarg);
+	}
+	if (st)
+		return st;
+	if (argc - optind != 1 || !z.base)
+		return img_usage("rebase", "-b with the new backing file (\"\" for none) and one image are "
+			"needed");
+	img_common_open(&z.common, &z.o);
+	z.o.no_lock = false;
+	z.o.path = argv[optind];
+	img_common_progress(&z.common);
+	img_signals_catch();
+	r = rebase(&z, &e);
+	img_progress_end(&z.common.progress, !r);
+	return r < 0 ? img_fail(&e) : 0;
+}
+
+/* ---- commit ---- */
+
+struct commit {
+	struct img_common common;
+	struct img_open o;
+	bool keep; /* what was committed stays in the image, too */
+	struct loop *loop;
+	struct block *top, *base;
+	uint8_t *buf;
+};
+
+static int commit_step(struct commit *k, uint64_t off, uint64_t *len)
+{
+	struct block_req z = { .op = BLOCK_WRITE_ZEROES, .flags = BLOCK_REQ_MAY_UNMAP, .offset = off };
+	struct block_extent x;
+	int r = block_extent(k->top, off, *len, &x);
+
+	if (r < 0)
+		return r;
+	*len = MIN(*len, x.len);
+	if (!x.present || x.layer)
+		return 0;
+	if (x.zero) {
+		z.len = *len;
+		return block_run(k->base, &z);
+	}
+	*len = MIN(*len, STEP_BYTES);
+	r = read_at(k->top, off, *len, k->buf);
+	return r ? r : write_at(k->base, off, *len, k->buf);
+}
+
+static int commit_copy(struct commit *k, struct err *e)
+{
+	struct block_req flush = { .op = BLOCK_FLUSH };
+	struct block_info top, base;
+	uint64_t len;
+	int r = 0;
+
+	block_info(k->top, &top);
+	block_info(k->base, &base);
+	if (top.size_bytes > base.size_bytes)
+		r = block_resize(k->base, top.size_bytes, e);
+	if (r < 0)
+		return r;
+	for (uint64_t off = 0; off < top.size_bytes && !r; off += len) {
+		if (img_interrupted())
+			return err_set(e, -EINTR, ERR_CANCELLED, "interrupted; the disk is as it was, the rest "
+				"can be committed later");
+		len = top.size_bytes - off;
+		r = commit_step(k, off, &len);
+		img_progress_set(&k->common.progress, off, top.size_bytes);
+	}
+	/* Durable below before it goes above. */
+	if (!r)
+		r = block_run(k->base, &flush);
+	return r < 0 ? err_set_errno(e, r, "cannot commit") : 0;
+}
+
+/* The chain from the backing file on, for writing. The top is opened alone over a backing layer that
+ * nobody reads, so that no file has two writers or a writer and a reader. */
+static int base_open(struct commit *k, struct img_layer *layers, unsigned n, struct err *e)
+{
+	struct block_layer fds[BLOCK_LAYERS_MAX];
+	struct block_open bo = { .layers = fds, .nlayers = n - 1, .buffered = true,
+		.name = layers[1].path };
+	int fd = open(layers[1].path, O_RDWR | O_CLOEXEC), r;
+
+	if (fd < 0)
+		return err_set_errno(e, -errno, "cannot write %s", layers[1].path);
+	fds[0] = (struct block_layer){ fd, layers[1].format };
+	for (unsigned i = 2; i < n; i++)
+		fds[i - 1] = (struct block_layer){ layers[i].fd, layers[i].format };
+	r = block_open(k->loop, &bo, &k->base, e);
+	if (r < 0) {
+		close(fd);
+		return r;
+	}
+	for (unsigned i = 2; i < n; i++)
+		layers[i].fd = -1;
+	return 0;
+}
+
+/* Only what the image itself has is read: below it, nothing will do. */
+static int top_open(struct commit *k, struct img_layer *layers, struct err *e)
+{
+	struct block_layer fds[2] = { { layers[0].fd, layers[0].format },
+		{ memfd_create("nothing", MFD_CLOEXEC), BLOCK_FORMAT_RAW } };
+	struct block_open bo = { .layers = fds, .nlayers = 2, .buffered = true, .name = k->o.path };
+	int r = block_open(k->loop, &bo, &k->top, e);
+
+	if (r < 0)
+		close(fds[1].fd);
+	else
+		layers[0].fd = -1;
+	return r;
+}
+
+static int commit_run(struct commit *k, struct img_layer *layers, unsigned n, struct err *e)
+{
+	int closed, r;
+
+	if (n < 2)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s has no backing file to commit to", k->o.path);
+	r = loop_new(64, &k->loop, e);
+	if (!r)
+		r = base_open(k, layers, n, e);
+	if (!r)
+		r = top_open(k, layers, e);
+	if (!r)
+		r = commit_copy(k, e);
+	if (!r && !k->keep)
+		r = qcow2_make_empty(k->top, e);
+	closed = block_close(k->base);
+	if (!r && closed < 0)
+		r = err_set_errno(e, closed, "cannot write %s", layers[1].path);
+	closed = block_close(k->top);
+	if (!r && closed < 0)
+		r = err_set_errno(e, closed, "cannot write %s", k->o.path);
+	loop_free(k->loop);
+	return r;
+}
+
+static int commit(struct commit *k, struct err *e)
+{
+	struct img_layer *layers = calloc(BLOCK_LAYERS_MAX, sizeof(*layers));
+	unsigned n = 0;
+	int r;
+
+	k->buf = aligned_alloc(4096, STEP_BYTES);
+	if (!layers || !k->buf)
+		r = err_set_errno(e, -ENOMEM, "commit");
+	else
+		r = img_layers_open(&k->o, layers, &n, e);
+	if (!r) {
+		r = commit_run(k, layers, n, e);
+		img_layers_free(layers, n);
+	}
+	free(layers);
+	free(k->buf);
+	return r;
+}
+
+int img_commit_main(int argc, char **argv)
+{
+	struct commit k = { .o.writable = true };
+	struct err e;
+	int c, r, st = 0;
+
+	img_common_init(&k.common, "commit");
+	while (!st && (c = getopt_long(argc, argv, "f:t:dpq", img_common_longs, NULL)) != -1) {
+		if (c == 'f')
+			k.o.format = optarg;
+		else if (c == 'd')
+			k.keep = true;
+		else if (c != 't')
+			st = img_common_option(&k.common, c, c == '?' ? argv[optind - 1] : optarg);
+	}
+	if (st)
+		return st;
+	if (argc - optind != 1)
+		return img_usage("commit", "one file is needed");
+	img_common_open(&k.common, &k.o);
+	k.o.no_lock = false;
+	k.o.path = argv[optind];
+	img_common_progress(&k.common);
+	img_signals_catch();
+	r = commit(&k, &e);
+	img_progress_end(&k.common.progress, !r);
+	if (!r && !k.common.quiet && !k.common.json)
+		puts("Image committed.");
+	return r < 0 ? img_fail(&e) : 0;
+}

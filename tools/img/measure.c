@@ -1,0 +1,156 @@
+/* measure: how large would the image become? Formulas as QEMU's (block/qcow2.c,
+ * qcow2_calc_prealloc_size), so that what was sized with it fits. */
+#include "img.h"
+
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+struct measure {
+	struct img_common common;
+	struct img_open o;
+	struct img_create target;
+	const char *size;
+	uint64_t size_bytes, data_bytes;
+};
+
+static uint64_t refcount_bytes(uint64_t clusters, const struct qcow2_create *q)
+{
+	uint64_t cluster = 1ULL << q->cluster_bits, per_block = cluster * 8 >> q->refcount_order;
+	uint64_t table = 0, blocks = 0, n = 0, last;
+
+	do {
+		last = n;
+		blocks = DIV_ROUND_UP(clusters + table + blocks, per_block);
+		table = DIV_ROUND_UP(blocks, cluster / 8);
+		n = clusters + blocks + table;
+	} while (n != last);
+	return (blocks + table) * cluster;
+}
+
+static uint64_t tables_bytes(uint64_t size, const struct qcow2_create *q)
+{
+	uint64_t cluster = 1ULL << q->cluster_bits, entry = q->extended_l2 ? 16 : 8;
+	uint64_t l2 = ROUND_UP(DIV_ROUND_UP(size, cluster), cluster / entry) * entry;
+	uint64_t l1 = ROUND_UP(l2 / cluster, cluster / 8) * 8;
+	uint64_t meta = cluster + l2 + l1;
+
+	return meta + refcount_bytes((meta + ROUND_UP(size, cluster)) / cluster, q);
+}
+
+/* Bytes of the target's clusters that are not all zeros for what the tables tell. */
+static int data_count(struct measure *m, struct block *b, struct err *e)
+{
+	uint64_t cluster = m->target.format == BLOCK_FORMAT_QCOW2
+		? 1ULL << m->target.qcow2.cluster_bits : 1, counted = 0;
+
+	for (uint64_t off = 0; off < m->size_bytes;) {
+		struct block_extent x;
+		int r = block_extent(b, off, m->size_bytes - off, &x);
+
+		if (r < 0)
+			return err_set_errno(e, r, "%s: cannot look up offset %llu", m->o.path,
+				(unsigned long long)off);
+		if (!x.zero) {
+			uint64_t from = MAX(ROUND_DOWN(off, cluster), counted);
+
+			counted = ROUND_UP(off + x.len, cluster);
+			m->data_bytes += counted > from ? counted - from : 0;
+		}
+		off += x.len;
+	}
+	return 0;
+}
+
+static int image_measure(struct measure *m, struct err *e)
+{
+	struct block_info info;
+	struct loop *l;
+	struct block *b;
+	int r = loop_new(64, &l, e);
+
+	if (r < 0)
+		return r;
+	r = img_block_open(l, &m->o, &b, e);
+	if (!r) {
+		block_info(b, &info);
+		m->size_bytes = info.size_bytes;
+		r = data_count(m, b, e);
+		block_close(b);
+	}
+	loop_free(l);
+	return r;
+}
+
+static void say(const struct measure *m)
+{
+	uint64_t required = m->size_bytes, full = m->size_bytes;
+
+	if (m->target.format == BLOCK_FORMAT_QCOW2) {
+		uint64_t meta = tables_bytes(m->size_bytes, &m->target.qcow2);
+
+		full = meta + ROUND_UP(m->size_bytes, 1ULL << m->target.qcow2.cluster_bits);
+		required = meta + m->data_bytes;
+	}
+	if (m->common.json)
+		printf("{\n    \"required\": %llu,\n    \"fully-allocated\": %llu\n}\n",
+			(unsigned long long)required, (unsigned long long)full);
+	else
+		printf("required size: %llu\nfully allocated size: %llu\n", (unsigned long long)required,
+			(unsigned long long)full);
+}
+
+static int run(struct measure *m, char *opts, struct err *e)
+{
+	int r = opts ? img_create_options(&m->target, opts, e) : 0;
+
+	if (!r && m->size) {
+		r = img_parse_size(m->size, &m->size_bytes, e);
+		m->size_bytes = ROUND_UP(m->size_bytes, 512);
+	} else if (!r) {
+		r = image_measure(m, e);
+	}
+	m->target.qcow2.size_bytes = m->size_bytes;
+	if (!r && m->target.format == BLOCK_FORMAT_QCOW2)
+		r = qcow2_create_check(&m->target.qcow2, e);
+	if (!r && m->target.prealloc)
+		m->data_bytes = ROUND_UP(m->size_bytes, 1ULL << m->target.qcow2.cluster_bits);
+	if (!r)
+		say(m);
+	return r;
+}
+
+int img_measure_main(int argc, char **argv)
+{
+	static const struct option longs[] = { IMG_COMMON_LONGS,
+		{ "size", required_argument, NULL, IMG_OPT_OWN }, { NULL, 0, NULL, 0 } };
+	struct measure m = { .target = IMG_CREATE_DEFAULT };
+	char *opts = NULL;
+	struct err e;
+	int c, st = 0;
+
+	img_common_init(&m.common, "measure");
+	while (!st && (c = getopt_long(argc, argv, "f:O:o:l:U", longs, NULL)) != -1) {
+		if (c == 'f')
+			m.o.format = optarg;
+		else if (c == 'O')
+			st = img_create_format(&m.target, "measure", optarg);
+		else if (c == 'o')
+			opts = optarg;
+		else if (c == 'l')
+			m.o.snapshot = img_snapshot_word(optarg);
+		else if (c == IMG_OPT_OWN)
+			m.size = optarg;
+		else
+			st = img_common_option(&m.common, c, c == '?' ? argv[optind - 1] : optarg);
+	}
+	if (st)
+		return st;
+	if (argc - optind != (m.size ? 0 : 1))
+		return img_usage("measure", "either --size or one file is needed");
+	img_common_open(&m.common, &m.o);
+	m.o.path = argv[optind];
+	return run(&m, opts, &e) < 0 ? img_fail(&e) : 0;
+}

@@ -1,0 +1,281 @@
+/* convert -c: one thread reads and writes, the others compress. Pieces are written in the order
+ * in which they stand in the disk. */
+#include "pack.h"
+
+#include "base/util.h"
+#include "block/qcow2_pack.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define PIECE_BYTES (2 * MIB)
+#define WORKERS_MAX 64u
+
+enum piece_state { PIECE_IDLE, PIECE_READING, PIECE_QUEUED, PIECE_DONE };
+
+struct piece {
+	struct loop_task task;
+	struct pack *k;
+	struct piece *next; /* in the queue */
+	enum piece_state state;
+	struct block_req req;
+	struct iovec iov;
+	uint64_t off, len;
+	uint8_t *in, *out;
+	uint32_t *sizes; /* of each cluster: 0 zeros, else as qcow2_pack_add() */
+};
+
+struct pack {
+	struct block *from;
+	struct loop *loop;
+	struct qcow2_pack *to;
+	struct img_progress *progress;
+	const struct qcow2_create *c;
+	uint32_t cluster_bytes;
+	uint64_t size, pos;
+	struct img_rate *rate;
+	struct piece *pieces;
+	unsigned npieces, first; /* first: the piece that is written next */
+	int res;
+	pthread_t threads[WORKERS_MAX];
+	unsigned nthreads;
+	pthread_mutex_t lock;
+	pthread_cond_t more;
+	struct piece *queue, **queue_tail;
+	bool stop;
+};
+
+/* ---- workers ---- */
+
+static void piece_compress(struct piece *p, struct qcow2_compressor *z)
+{
+	uint32_t n = p->k->cluster_bytes;
+
+	for (uint64_t i = 0; i * n < p->len; i++) {
+		const uint8_t *in = p->in + i * n;
+		uint32_t *size = &p->sizes[i];
+
+		if (!in[0] && !memcmp(in, in + 1, n - 1)) {
+			*size = 0;
+			continue;
+		}
+		*size = (uint32_t)qcow2_compress(z, in, p->out + i * n);
+		if (!*size)
+			*size = n;
+	}
+}
+
+static void piece_compressed(struct loop_task *t)
+{
+	container_of(t, struct piece, task)->state = PIECE_DONE;
+}
+
+static struct piece *queue_take(struct pack *k)
+{
+	struct piece *p;
+
+	pthread_mutex_lock(&k->lock);
+	while (!k->queue && !k->stop)
+		pthread_cond_wait(&k->more, &k->lock);
+	p = k->queue;
+	if (p) {
+		k->queue = p->next;
+		if (!k->queue)
+			k->queue_tail = &k->queue;
+	}
+	pthread_mutex_unlock(&k->lock);
+	return p;
+}
+
+static void *worker(void *opaque)
+{
+	struct pack *k = opaque;
+	struct qcow2_compressor *z = qcow2_compressor_new(k->c->compression, k->cluster_bytes);
+	struct piece *p;
+
+	while ((p = queue_take(k))) {
+		if (z) {
+			piece_compress(p, z);
+		} else { /* out of memory: stored as it is */
+			for (uint64_t i = 0; i * k->cluster_bytes < p->len; i++)
+				p->sizes[i] = k->cluster_bytes;
+		}
+		loop_post(k->loop, &p->task);
+	}
+	qcow2_compressor_free(z);
+	return NULL;
+}
+
+static void queue_put(struct pack *k, struct piece *p)
+{
+	p->next = NULL;
+	p->state = PIECE_QUEUED;
+	p->task.run = piece_compressed;
+	pthread_mutex_lock(&k->lock);
+	*k->queue_tail = p;
+	k->queue_tail = &p->next;
+	pthread_cond_signal(&k->more);
+	pthread_mutex_unlock(&k->lock);
+}
+
+/* ---- reading and writing ---- */
+
+static void piece_read(struct block_req *r, int res)
+{
+	struct piece *p = container_of(r, struct piece, req);
+
+	if (res < 0) {
+		p->k->res = p->k->res ? p->k->res : res;
+		p->state = PIECE_IDLE;
+		return;
+	}
+	memset(p->in + p->len, 0, ROUND_UP(p->len, p->k->cluster_bytes) - p->len);
+	queue_put(p->k, p);
+}
+
+static void piece_start(struct pack *k, struct piece *p)
+{
+	p->k = k;
+	p->off = k->pos;
+	p->len = MIN(PIECE_BYTES, k->size - k->pos);
+	p->state = PIECE_READING;
+	p->iov = (struct iovec){ p->in, p->len };
+	p->req = (struct block_req){ .op = BLOCK_READ, .offset = p->off, .len = p->len, .iov = &p->iov,
+		.niov = 1, .done = piece_read };
+	k->pos += p->len;
+	block_submit(k->from, &p->req);
+}
+
+static int piece_write(struct pack *k, struct piece *p)
+{
+	uint32_t n = k->cluster_bytes;
+	int r = 0;
+
+	for (uint64_t i = 0; i * n < p->len && !r; i++)
+		if (p->sizes[i])
+			r = qcow2_pack_add(k->to, p->off + i * n,
+				(p->sizes[i] == n ? p->in : p->out) + i * n, p->sizes[i]);
+	p->state = PIECE_IDLE;
+	return r;
+}
+
+/* Past what is known to be zeros; pieces begin at clusters. */
+static int holes_skip(struct pack *k)
+{
+	while (k->pos < k->size) {
+		struct block_extent x;
+		uint64_t next;
+		int r = block_extent(k->from, k->pos, k->size - k->pos, &x);
+
+		if (r < 0 || !x.zero)
+			return r;
+		next = k->pos + x.len == k->size ? k->size : ROUND_DOWN(k->pos + x.len, k->cluster_bytes);
+		if (next == k->pos)
+			return 0;
+		k->pos = next;
+	}
+	return 0;
+}
+
+static bool step(struct pack *k)
+{
+	bool busy = false;
+
+	while (!k->res && k->pieces[k->first].state == PIECE_DONE) {
+		k->res = piece_write(k, &k->pieces[k->first]);
+		k->first = (k->first + 1) % k->npieces;
+	}
+	/* In a ring: they are read, and so written, in order. */
+	for (unsigned i = 0; i < k->npieces && !k->res && !img_interrupted(); i++) {
+		struct piece *p = &k->pieces[(k->first + i) % k->npieces];
+
+		if (p->state != PIECE_IDLE)
+			continue;
+		k->res = holes_skip(k);
+		if (k->res || k->pos == k->size || !img_rate_allows(k->rate, k->pos))
+			break;
+		piece_start(k, p);
+	}
+	for (unsigned i = 0; i < k->npieces; i++)
+		busy |= k->res || img_interrupted() ? k->pieces[i].state == PIECE_READING ||
+			k->pieces[i].state == PIECE_QUEUED : k->pieces[i].state != PIECE_IDLE;
+	return busy || (!k->res && !img_interrupted() && k->pos < k->size);
+}
+
+static int pieces_make(struct pack *k)
+{
+	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+	unsigned want = MIN(MAX((unsigned)MAX(cpus, 1L), 1u), WORKERS_MAX);
+
+	k->npieces = 2 * want + 2;
+	k->pieces = calloc(k->npieces, sizeof(*k->pieces));
+	if (!k->pieces)
+		return -ENOMEM;
+	for (unsigned i = 0; i < k->npieces; i++) {
+		struct piece *p = &k->pieces[i];
+
+		p->in = aligned_alloc(4096, PIECE_BYTES);
+		p->out = malloc(PIECE_BYTES);
+		p->sizes = calloc(PIECE_BYTES / k->cluster_bytes, sizeof(*p->sizes));
+		if (!p->in || !p->out || !p->sizes)
+			return -ENOMEM;
+	}
+	for (; k->nthreads < want; k->nthreads++)
+		if (pthread_create(&k->threads[k->nthreads], NULL, worker, k))
+			break;
+	return k->nthreads ? 0 : -EAGAIN;
+}
+
+static void pieces_free(struct pack *k)
+{
+	pthread_mutex_lock(&k->lock);
+	k->stop = true;
+	pthread_cond_broadcast(&k->more);
+	pthread_mutex_unlock(&k->lock);
+	for (unsigned i = 0; i < k->nthreads; i++)
+		pthread_join(k->threads[i], NULL);
+	for (unsigned i = 0; k->pieces && i < k->npieces; i++) {
+		free(k->pieces[i].in);
+		free(k->pieces[i].out);
+		free(k->pieces[i].sizes);
+	}
+	free(k->pieces);
+}
+
+int img_pack(struct block *from, struct loop *l, int fd, const struct qcow2_create *c,
+	struct img_rate *rate, struct img_progress *progress, struct err *e)
+{
+	struct pack k = { .from = from, .loop = l, .c = c, .cluster_bytes = 1u << c->cluster_bits,
+		.progress = progress, .rate = rate, .lock = PTHREAD_MUTEX_INITIALIZER,
+		.more = PTHREAD_COND_INITIALIZER };
+	struct block_info info;
+	int r = qcow2_pack_new(fd, c, &k.to, e);
+
+	if (r < 0)
+		return r;
+	block_info(from, &info);
+	k.size = info.size_bytes;
+	k.queue_tail = &k.queue;
+	r = pieces_make(&k);
+	while (!r && step(&k)) {
+		/* Looking for holes runs the loop, too: a piece may have come. */
+		loop_run_once(l, k.pieces[k.first].state == PIECE_DONE ? 0
+			: img_rate_wait_ns(rate, k.pos));
+		img_progress_set(progress, k.pos, k.size);
+	}
+	pieces_free(&k);
+	if (!r)
+		r = k.res;
+	if (r < 0)
+		err_set_errno(e, r, "copying failed");
+	else
+		r = img_check_interrupted(e);
+	if (!r)
+		r = qcow2_pack_finish(k.to, e);
+	qcow2_pack_free(k.to);
+	return r;
+}

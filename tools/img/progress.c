@@ -1,0 +1,136 @@
+#include "img.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Lines for programs come at most this often. */
+#define JSON_STEP_NS 200000000ULL
+
+static volatile sig_atomic_t interrupted;
+
+static void on_signal(int sig)
+{
+	(void)sig;
+	interrupted = 1;
+}
+
+void img_signals_catch(void)
+{
+	struct sigaction sa = { .sa_handler = on_signal };
+
+	sigaction(SIGINT, &sa, NULL);
+	sigaction(SIGTERM, &sa, NULL);
+	sigaction(SIGHUP, &sa, NULL);
+}
+
+bool img_interrupted(void)
+{
+	return interrupted;
+}
+
+int img_check_interrupted(struct err *e)
+{
+	if (!interrupted)
+		return 0;
+	return err_set(e, -EINTR, ERR_CANCELLED, "interrupted; nothing has changed");
+}
+
+static void json_line(const struct img_progress *p, const char *event)
+{
+	fprintf(p->to, "{\"event\": \"%s\", \"done\": %llu, \"total\": %llu}\n", event,
+		(unsigned long long)p->done, (unsigned long long)p->total);
+	fflush(p->to);
+}
+
+void img_progress_set(struct img_progress *p, uint64_t done, uint64_t total)
+{
+	int now = total ? (int)((double)done * 1000 / (double)total) : 1000;
+	uint64_t t;
+
+	p->done = done;
+	p->total = total;
+	if (p->mode == IMG_PROGRESS_BAR && now != p->shown) {
+		fprintf(p->to, "    (%d.%02d/100%%)\r", now / 10, now % 10 * 10);
+		fflush(p->to);
+	} else if (p->mode == IMG_PROGRESS_JSON) {
+		t = loop_now_ns();
+		if (t < p->next_ns)
+			return;
+		p->next_ns = t + JSON_STEP_NS;
+		json_line(p, "progress");
+	}
+	p->shown = now;
+}
+
+void img_progress_end(struct img_progress *p, bool ok)
+{
+	if (p->mode == IMG_PROGRESS_BAR) {
+		if (ok)
+			img_progress_set(p, 1, 1);
+		fputc('\n', p->to);
+	} else if (p->mode == IMG_PROGRESS_JSON && ok) {
+		p->done = p->total;
+		json_line(p, "done");
+	}
+	fflush(p->to);
+}
+
+/* ---- options that many verbs have ---- */
+
+const struct option img_common_longs[] = { IMG_COMMON_LONGS, { NULL, 0, NULL, 0 } };
+
+void img_common_init(struct img_common *x, const char *verb)
+{
+	*x = (struct img_common){ .verb = verb, .progress = { .to = stdout, .shown = -1 } };
+}
+
+static int format_option(struct img_common *x, const char *arg)
+{
+	if (!strcmp(arg, "json"))
+		x->json = true;
+	else if (strcmp(arg, "human"))
+		return img_usage(x->verb, "'%s' is no form of output; human and json are", arg);
+	return 0;
+}
+
+int img_common_option(struct img_common *x, int c, const char *arg)
+{
+	switch (c) {
+	case 'U':
+		x->no_lock = true;
+		return 0;
+	case 'p':
+		x->bar = true;
+		return 0;
+	case 'q':
+		x->quiet = true;
+		return 0;
+	case IMG_OPT_ALLOW:
+		if (x->nallow == IMG_ALLOW_MAX)
+			return img_usage(x->verb, "--allow can be given %d times", IMG_ALLOW_MAX);
+		x->allow[x->nallow++] = arg;
+		return 0;
+	case IMG_OPT_OUTPUT:
+		return format_option(x, arg);
+	case IMG_OPT_IMAGE_OPTS:
+		return img_usage(x->verb, "--image-opts is not supported; name a file");
+	default:
+		return img_bad_option(x->verb, arg);
+	}
+}
+
+void img_common_open(const struct img_common *x, struct img_open *o)
+{
+	o->no_lock = x->no_lock;
+	memcpy(o->allow, x->allow, sizeof(o->allow));
+	o->nallow = x->nallow;
+}
+
+void img_common_progress(struct img_common *x)
+{
+	x->progress.mode = x->quiet ? IMG_PROGRESS_NONE : x->json ? IMG_PROGRESS_JSON
+		: x->bar && isatty(fileno(x->progress.to)) ? IMG_PROGRESS_BAR : IMG_PROGRESS_NONE;
+}

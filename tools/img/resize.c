@@ -1,0 +1,114 @@
+#include "img.h"
+
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+struct resize {
+	struct img_common common;
+	struct img_open o;
+	const char *size;
+	bool shrink;
+	enum img_prealloc prealloc;
+};
+
+static int size_parse(const char *s, uint64_t now, uint64_t *ret, struct err *e)
+{
+	uint64_t n;
+	int r = img_parse_size(s + (*s == '+' || *s == '-'), &n, e);
+
+	if (r < 0)
+		return r;
+	if (*s == '-' && n >= now)
+		return err_set(e, -EINVAL, ERR_INVALID, "the image has %llu bytes; %llu cannot be taken "
+			"away", (unsigned long long)now, (unsigned long long)n);
+	if (*s == '+' && n > INT64_MAX - now)
+		return err_set(e, -EINVAL, ERR_INVALID, "the size is too large");
+	*ret = *s == '-' ? now - n : *s == '+' ? now + n : n;
+	if (*ret > INT64_MAX - 511)
+		return err_set(e, -EINVAL, ERR_INVALID, "the size is too large");
+	*ret = ROUND_UP(*ret, 512);
+	return 0;
+}
+
+static int change(const struct resize *z, struct block *b, struct err *e)
+{
+	struct block_info info;
+	uint64_t size = 0;
+	int r;
+
+	block_info(b, &info);
+	r = size_parse(z->size, info.size_bytes, &size, e);
+	if (r < 0)
+		return r;
+	if (size < info.size_bytes && !z->shrink)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s has %llu bytes, so this would cut off data; use "
+			"--shrink if that is meant (and shrink the guest's file systems before)", z->o.path,
+			(unsigned long long)info.size_bytes);
+	r = block_resize(b, size, e);
+	if (!r && size > info.size_bytes && z->prealloc)
+		r = img_preallocate(b, z->prealloc, info.size_bytes, NULL, e);
+	return r;
+}
+
+static int run(struct resize *z, struct err *e)
+{
+	struct loop *l;
+	struct block *b;
+	int closed, r = loop_new(64, &l, e);
+
+	if (r < 0)
+		return r;
+	r = img_block_open(l, &z->o, &b, e);
+	if (!r) {
+		r = change(z, b, e);
+		closed = block_close(b);
+		if (!r && closed < 0)
+			r = err_set_errno(e, closed, "cannot write %s", z->o.path);
+	}
+	loop_free(l);
+	return r;
+}
+
+/* "-1G" is a size, not an option: it stands last. */
+static const char *size_take(int *argc, char **argv)
+{
+	return *argc > 2 ? argv[--*argc] : NULL;
+}
+
+int img_resize_main(int argc, char **argv)
+{
+	static const struct option longs[] = { IMG_COMMON_LONGS,
+		{ "shrink", no_argument, NULL, IMG_OPT_OWN },
+		{ "preallocation", required_argument, NULL, IMG_OPT_OWN + 1 }, { NULL, 0, NULL, 0 } };
+	struct resize z = { .o.writable = true };
+	struct err e;
+	int c, st = 0;
+
+	img_common_init(&z.common, "resize");
+	z.size = size_take(&argc, argv);
+	while (!st && (c = getopt_long(argc, argv, "f:q", longs, NULL)) != -1) {
+		if (c == 'f')
+			z.o.format = optarg;
+		else if (c == IMG_OPT_OWN)
+			z.shrink = true;
+		else if (c == IMG_OPT_OWN + 1)
+			st = img_prealloc_word(optarg, &z.prealloc, &e) < 0 ? img_fail(&e) : 0;
+		else
+			st = img_common_option(&z.common, c, c == '?' ? argv[optind - 1] : optarg);
+	}
+	if (st)
+		return st;
+	if (!z.size || argc - optind != 1)
+		return img_usage("resize", "a file and a size are needed");
+	img_common_open(&z.common, &z.o);
+	z.o.no_lock = false;
+	z.o.path = argv[optind];
+	if (run(&z, &e) < 0)
+		return img_fail(&e);
+	if (!z.common.quiet)
+		puts("Image resized.");
+	return 0;
+}
