@@ -26,7 +26,7 @@ static void commit_next(struct qcow2 *q);
 
 static bool commit_dirty(const struct qcow2 *q)
 {
-	return q->refs.ndirty || q->l2.ndirty || q->l1.any_dirty || q->reftable.any_dirty ||
+	return q->refs.ndirty || q->l2.ndirty || q->disk.l1.any_dirty || q->reftable.any_dirty ||
 	       q->reftable.moved || q->pending_free.n;
 }
 
@@ -113,7 +113,7 @@ static int commit_collect(struct qcow2 *q)
 {
 	struct commit *c = &q->commit;
 	size_t nslices = q->refs.ndirty + q->l2.ndirty;
-	size_t npieces = nslices + table_pieces(q, &q->reftable) + table_pieces(q, &q->l1);
+	size_t npieces = nslices + table_pieces(q, &q->reftable) + table_pieces(q, &q->disk.l1);
 	uint8_t *buf = npieces ? io_buffer_new(npieces * q->slice_bytes) : NULL;
 
 	c->slices = malloc((nslices + 1) * sizeof(*c->slices));
@@ -129,7 +129,7 @@ static int commit_collect(struct qcow2 *q)
 	q->reftable.moved = false;
 	c->end_reftable = c->nwrites;
 	buf = collect_cache(q, &q->l2, buf);
-	collect_table(q, &q->l1, buf);
+	collect_table(q, &q->disk.l1, buf);
 	c->barrier = q->need_barrier;
 	q->need_barrier = false;
 	c->frees = q->pending_free;
@@ -235,11 +235,11 @@ static void commit_undo(struct qcow2 *q)
 	for (size_t i = 0; i < c->nslices; i++)
 		if (!c->slices[i]->dropped)
 			slice_set_dirty(c->slices[i]);
-	for (size_t p = 0; p < q->l1.dirty.nbits; p++)
-		bitmap_set(&q->l1.dirty, p);
+	for (size_t p = 0; p < q->disk.l1.dirty.nbits; p++)
+		bitmap_set(&q->disk.l1.dirty, p);
 	for (size_t p = 0; p < q->reftable.dirty.nbits; p++)
 		bitmap_set(&q->reftable.dirty, p);
-	q->l1.any_dirty = q->l1.n > 0;
+	q->disk.l1.any_dirty = q->disk.l1.n > 0;
 	q->reftable.any_dirty = true;
 	q->reftable.moved |= c->moved;
 	q->need_barrier = true;
@@ -282,7 +282,7 @@ static void commit_end(struct qcow2 *q)
 	}
 	wait_list_wake(&flushes, res);
 	wait_list_wake(&throttled, res);
-	if (c->next_flushes.head)
+	if (c->next_flushes.head || c->throttled.head)
 		commit_start(q);
 	else
 		commit_note_dirty(q);
@@ -310,9 +310,9 @@ static void commit_begin(struct loop_op *op, int res)
 
 	(void)res;
 	c->scheduled = false;
-	if (c->step != COMMIT_IDLE) {
+	if (c->step != COMMIT_IDLE || c->held) {
 		q->internal--;
-		return; /* commit_end() looks again */
+		return; /* commit_end() or header_release() looks again */
 	}
 	wait_list_move(&c->flushes, &c->next_flushes);
 	if (q->timer_armed) {
@@ -331,7 +331,7 @@ void commit_start(struct qcow2 *q)
 {
 	struct commit *c = &q->commit;
 
-	if (c->scheduled || c->step != COMMIT_IDLE)
+	if (c->scheduled || c->step != COMMIT_IDLE || c->held)
 		return;
 	c->scheduled = true;
 	q->internal++;
@@ -386,6 +386,7 @@ int commit_init(struct qcow2 *q)
 	wait_list_init(&q->commit.flushes);
 	wait_list_init(&q->commit.next_flushes);
 	wait_list_init(&q->commit.throttled);
+	wait_list_init(&q->freer.idle);
 	return loop_timer_new(q->base.loop, commit_timer, q, &q->timer);
 }
 

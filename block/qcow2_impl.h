@@ -136,6 +136,14 @@ struct alloc {
 	struct wait_list waiters;
 };
 
+/* Where the bytes of one address space are: the disk's, or a snapshot's VM state. */
+struct map {
+	struct table l1; /* of the disk: in the file; else in memory only */
+	struct alloc *allocs;
+	struct l2_make *l2_makes;
+	bool vm; /* a VM state: nothing lies behind it, its L1 is not the active one */
+};
+
 enum commit_step {
 	COMMIT_IDLE,
 	COMMIT_REFCOUNTS,
@@ -160,6 +168,7 @@ struct commit_write {
 struct commit {
 	enum commit_step step;
 	bool scheduled; /* begins in the loop's next round */
+	bool held;	/* none begins: somebody else writes the header */
 	bool barrier;	/* some map entry relies on data or refcounts: sync before the maps */
 	bool moved;	/* the refcount table */
 	uint32_t moved_clusters;
@@ -190,6 +199,8 @@ struct freer {
 	struct loop_op op;
 	uint32_t punching; /* clusters, in flight */
 	uint32_t punched;  /* clusters at the run's beginning that are holes now */
+	uint64_t rounds;   /* lists done */
+	struct wait_list idle; /* woken after each */
 };
 
 /* The end of the file (qcow2_tail.c). */
@@ -198,6 +209,7 @@ struct tail {
 	uint64_t growing_to;
 	bool growing, refused;
 	bool grown; /* to be cut at close */
+	uint64_t taken; /* counts allocations */
 	struct loop_op op;
 };
 
@@ -218,7 +230,8 @@ struct qcow2 {
 	uint8_t *header_piece; /* the first slice_bytes (at least 512) of the file */
 	uint32_t header_piece_bytes;
 
-	struct table l1, reftable;
+	struct map disk;
+	struct table reftable;
 	struct cache l2, refs;
 	struct meta_set meta;
 
@@ -227,8 +240,6 @@ struct qcow2 {
 
 	struct tail tail;
 
-	struct alloc *allocs;
-	struct l2_make *l2_makes;
 	struct free_list pending_free; /* since the last commit began */
 	uint64_t pending_free_clusters;
 	struct commit commit;
@@ -255,6 +266,13 @@ struct qcow2 {
 
 	struct rq *pool;
 	unsigned npool;
+
+	/* qcow2_snap.h */
+	struct block_snapshot *snap; /* being made */
+	bool snap_busy;		     /* something changes the table */
+	struct qcow2_snapshot_info *snaps; /* NULL: not read yet */
+	size_t nsnaps;
+	struct snap_vm *snap_vms;
 
 	/* The compressed cluster read last: reads come in smaller pieces. */
 	uint8_t *unpacked;
@@ -287,9 +305,17 @@ struct cluster_run {
 };
 /* Take 1 to want adjoining free clusters, each with refcount 1. Returns 0; -EINPROGRESS; -ENOSPC; -errno. */
 int cluster_alloc(struct qcow2 *q, uint32_t want, struct wait *w, struct cluster_run *ret);
+/* Make the refcount blocks that taking the next n clusters needs, so that none comes to lie among
+ * them. 0; -EINPROGRESS; -errno. */
+int refblocks_ahead(struct qcow2 *q, uint32_t n, struct wait *w);
 /* They lose one reference when the next commit is durable. */
 void cluster_free_later(struct qcow2 *q, uint64_t cluster, uint32_t n);
 void freer_start(struct qcow2 *q, struct free_list *l);
+/* The round after which all that is pending in the freer now is free. */
+static inline uint64_t freer_target(const struct qcow2 *q)
+{
+	return q->freer.rounds + (q->freer.running ? q->freer.next.n ? 2 : 1 : 0);
+}
 /* An I/O of that epoch is over. */
 void freer_poke(struct qcow2 *q);
 int free_list_add(struct free_list *l, uint64_t cluster, uint32_t n);
@@ -310,6 +336,13 @@ static inline void epoch_leave(struct qcow2 *q, unsigned parity)
 
 /* fresh_from has moved: keep the file longer than that. */
 void tail_grow(struct qcow2 *q);
+/* Cut free clusters off the end of the file, while requests go on. */
+struct tail_trim {
+	bool begun;
+	uint64_t end, taken;
+};
+/* 0: over; -EAGAIN; -EINPROGRESS; -errno. */
+int tail_trim_step(struct qcow2 *q, struct tail_trim *t, struct wait *w);
 /* Nothing is in flight: cut what was not needed. */
 void tail_cut(struct qcow2 *q);
 
@@ -319,16 +352,23 @@ enum extent_kind { EXTENT_UNALLOCATED, EXTENT_ZERO, EXTENT_DATA, EXTENT_COMPRESS
 struct extent {
 	enum extent_kind kind;
 	bool in_place;	 /* DATA: a write may go straight there */
-	uint64_t host;	 /* DATA: file offset of the first byte; COMPRESSED: of the stream */
+	uint64_t host;	 /* DATA: file offset of the first byte; COMPRESSED: of the stream;
+			  * ZERO: of the cluster that is kept for it, or 0 */
 	uint64_t len;	 /* bytes from the offset asked for */
 	uint64_t packed; /* COMPRESSED: bytes of the stream at most */
 };
 /* What stands at guest offset off, for at most len bytes. 0; -EINPROGRESS; -EIO for
  * entries that are against the format. */
-int map_lookup(struct qcow2 *q, uint64_t off, uint64_t len, struct wait *w, struct extent *ret);
+int map_lookup(struct qcow2 *q, const struct map *m, uint64_t off, uint64_t len, struct wait *w,
+	struct extent *ret);
 
 /* The L2 table for off, ours to change; the slice is pinned. 0; -EINPROGRESS; -errno. */
-int map_get_writable(struct qcow2 *q, uint64_t off, struct wait *w, struct slice **ret_s);
+int map_get_writable(struct qcow2 *q, struct map *m, uint64_t off, struct wait *w,
+	struct slice **ret_s);
+/* Is the table being made or copied? Then w waits for that. */
+bool table_made(struct map *m, uint32_t index, struct wait *w);
+/* Where in the file the slice with off's entry lies, in the L2 table at `table`. */
+uint64_t slice_offset(const struct qcow2 *q, uint64_t table, uint64_t off);
 /* Entry of off in its slice. */
 struct l2_entry {
 	uint64_t e;
@@ -370,6 +410,7 @@ void commit_start(struct qcow2 *q);
 /* A request on its way, dealt with extent by extent. */
 struct rq {
 	struct qcow2 *q;
+	struct map *map;
 	struct block_req *req;
 	struct rq *pool_next;
 	struct wait wait;
@@ -382,7 +423,7 @@ struct rq {
 };
 void qcow2_submit(struct block *b, struct block_req *r);
 /* A request of the engine's own; its done() runs later too. 0 or -ENOMEM. */
-int rq_start_internal(struct qcow2 *q, struct block_req *r);
+int rq_start_internal(struct qcow2 *q, struct map *m, struct block_req *r);
 /* A part of rq is over. */
 void rq_part_done(struct rq *rq, int res);
 /* Move [rq->pos, +len) of the request's memory from or to host on. */
@@ -392,9 +433,9 @@ int rq_transfer(struct rq *rq, uint64_t host, uint64_t len, bool write);
 int rq_step_write(struct rq *rq);
 int rq_step_zero(struct rq *rq);
 /* Does an allocation in flight touch one of these guest clusters? Then w waits for it. */
-bool alloc_wait(struct qcow2 *q, uint64_t first, uint64_t last, struct wait *w);
+bool alloc_wait(struct map *m, uint64_t first, uint64_t last, struct wait *w);
 /* The range reads as zeros through an unallocated cluster? */
-bool backing_is_zero(const struct qcow2 *q, uint64_t off);
+bool backing_is_zero(const struct qcow2 *q, const struct map *m, uint64_t off);
 
 /* ---- qcow2_compress.c ---- */
 

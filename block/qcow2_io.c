@@ -37,7 +37,7 @@ static void rq_resume(struct wait *w, int res)
 	rq_step(rq);
 }
 
-static struct rq *rq_new(struct qcow2 *q, struct block_req *r, bool internal)
+static struct rq *rq_new(struct qcow2 *q, struct map *m, struct block_req *r, bool internal)
 {
 	struct rq *rq = q->pool;
 
@@ -50,6 +50,7 @@ static struct rq *rq_new(struct qcow2 *q, struct block_req *r, bool internal)
 			return NULL;
 	}
 	rq->q = q;
+	rq->map = m;
 	rq->req = r;
 	rq->wait.run = rq_resume;
 	rq->pos = 0;
@@ -168,9 +169,9 @@ int rq_transfer(struct rq *rq, uint64_t host, uint64_t len, bool write)
 
 /* ---- the backing layer ---- */
 
-bool backing_is_zero(const struct qcow2 *q, uint64_t off)
+bool backing_is_zero(const struct qcow2 *q, const struct map *m, uint64_t off)
 {
-	return !q->base.backing || off >= q->base.backing->info.size_bytes;
+	return m->vm || !q->base.backing || off >= q->base.backing->info.size_bytes;
 }
 
 static void backing_done(struct block_req *r, int res)
@@ -185,7 +186,7 @@ static int read_backing(struct rq *rq, uint64_t off, uint64_t *len)
 	struct block *backing = rq->q->base.backing;
 	struct part *p;
 
-	if (backing_is_zero(rq->q, off)) {
+	if (backing_is_zero(rq->q, rq->map, off)) {
 		iov_zero(rq->req->iov, rq->req->niov, rq->pos, *len);
 		return 0;
 	}
@@ -265,7 +266,7 @@ static int rq_step_read(struct rq *rq)
 {
 	uint64_t off = rq->req->offset + rq->pos;
 	struct extent x;
-	int r = map_lookup(rq->q, off, rq->req->len - rq->pos, &rq->wait, &x);
+	int r = map_lookup(rq->q, rq->map, off, rq->req->len - rq->pos, &rq->wait, &x);
 
 	if (r < 0)
 		return r;
@@ -325,7 +326,7 @@ static void rq_step(struct rq *rq)
 void qcow2_submit(struct block *b, struct block_req *r)
 {
 	struct qcow2 *q = qcow2_of(b);
-	struct rq *rq = rq_new(q, r, false);
+	struct rq *rq = rq_new(q, &q->disk, r, false);
 
 	if (!rq) {
 		block_complete_later(r, -ENOMEM);
@@ -348,9 +349,9 @@ static void internal_begin(struct loop_op *op, int res)
 	rq_step(rq);
 }
 
-int rq_start_internal(struct qcow2 *q, struct block_req *r)
+int rq_start_internal(struct qcow2 *q, struct map *m, struct block_req *r)
 {
-	struct rq *rq = rq_new(q, r, true);
+	struct rq *rq = rq_new(q, m, r, true);
 
 	if (!rq)
 		return -ENOMEM;

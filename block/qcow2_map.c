@@ -2,7 +2,7 @@
 #include "base/bytes.h"
 #include "base/log.h"
 #include "base/util.h"
-#include "block/qcow2_impl.h"
+#include "block/qcow2_snap.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -11,6 +11,7 @@
 /* An L2 table that is being made or copied. */
 struct l2_make {
 	struct qcow2 *q;
+	struct map *map;
 	struct l2_make *next;
 	uint32_t l1_index;
 	uint64_t cluster, old_offset;
@@ -121,8 +122,9 @@ static void classify(const struct qcow2 *q, struct l2_entry v, uint64_t off, boo
 	} else if (host) {
 		x->kind = EXTENT_DATA;
 	}
-	if (x->kind == EXTENT_DATA) {
+	if (host && x->kind != EXTENT_UNALLOCATED)
 		x->host = host + in_cluster;
+	if (x->kind == EXTENT_DATA) {
 		x->in_place = l1_copied && (v.e & QCOW2_COPIED);
 	}
 }
@@ -131,7 +133,7 @@ static bool extends(const struct extent *x, const struct extent *next, uint64_t 
 {
 	return x->kind == next->kind && x->kind != EXTENT_COMPRESSED &&
 	       x->in_place == next->in_place &&
-	       (x->kind != EXTENT_DATA || next->host == x->host + len);
+	       (x->host ? next->host == x->host + len : !next->host);
 }
 
 /* As far as one slice tells. */
@@ -166,7 +168,7 @@ static int extent_in_slice(const struct qcow2 *q, const struct slice *s, uint64_
 	return 0;
 }
 
-static uint64_t slice_offset(const struct qcow2 *q, uint64_t table, uint64_t off)
+uint64_t slice_offset(const struct qcow2 *q, uint64_t table, uint64_t off)
 {
 	uint64_t i = (off >> q->cluster_bits) & ((1ULL << q->l2_bits) - 1);
 
@@ -180,9 +182,11 @@ static int l1_check(const struct qcow2 *q, uint64_t e1)
 	return (e1 & QCOW2_L1_RESERVED) || (table & (q->cluster_bytes - 1)) ? -EIO : 0;
 }
 
-int map_lookup(struct qcow2 *q, uint64_t off, uint64_t len, struct wait *w, struct extent *ret)
+int map_lookup(struct qcow2 *q, const struct map *m, uint64_t off, uint64_t len, struct wait *w,
+	struct extent *ret)
 {
-	uint64_t e1 = q->l1.entries[l1_index(q, off)], table = e1 & QCOW2_OFFSET_MASK;
+	uint64_t i = off >> (q->cluster_bits + q->l2_bits);
+	uint64_t e1 = i < m->l1.n ? m->l1.entries[i] : 0, table = e1 & QCOW2_OFFSET_MASK;
 	uint64_t reach = map_table_reach(q);
 	struct slice *s;
 	int r;
@@ -206,7 +210,7 @@ int map_lookup(struct qcow2 *q, uint64_t off, uint64_t len, struct wait *w, stru
 static void make_end(struct l2_make *m, int res)
 {
 	struct qcow2 *q = m->q;
-	struct l2_make **p = &q->l2_makes;
+	struct l2_make **p = &m->map->l2_makes;
 	struct wait_list waiters;
 
 	while (*p != m)
@@ -228,12 +232,13 @@ static int make_publish(struct l2_make *m)
 	if (meta_add(&q->meta, m->cluster, META_L2) < 0)
 		return -ENOMEM;
 	cache_drop(&q->l2, m->cluster << q->cluster_bits, q->cluster_bytes);
-	q->need_barrier = true;
-	table_set(q, &q->l1, m->l1_index, m->cluster << q->cluster_bits | QCOW2_COPIED);
+	if (!m->map->vm)
+		q->need_barrier = true;
+	table_set(q, &m->map->l1, m->l1_index, m->cluster << q->cluster_bits | QCOW2_COPIED);
 	if (m->old_offset) {
 		uint64_t old = m->old_offset >> q->cluster_bits;
 
-		cache_drop(&q->l2, m->old_offset, q->cluster_bytes);
+		/* A snapshot's from now on: what is dirty of it is still to be written. */
 		meta_remove(&q->meta, old);
 		(void)meta_add(&q->meta, old, META_INACTIVE_L2);
 		cluster_free_later(q, old, 1);
@@ -278,12 +283,15 @@ static void make_old_read(struct io *io, int res)
 		if (s)
 			memcpy(m->buf + o, s->data, q->slice_bytes);
 	}
+	/* The table is shared, so each cluster that it names is. */
+	for (uint32_t o = 0; o < q->cluster_bytes; o += q->l2_entry_bytes)
+		store_be64(m->buf + o, load_be64(m->buf + o) & ~QCOW2_COPIED);
 	make_write(m);
 }
 
-static int make_start(struct qcow2 *q, uint32_t index, struct wait *w)
+static int make_start(struct qcow2 *q, struct map *map, uint32_t index, struct wait *w)
 {
-	uint64_t old = q->l1.entries[index] & QCOW2_OFFSET_MASK;
+	uint64_t old = map->l1.entries[index] & QCOW2_OFFSET_MASK;
 	struct l2_make *m = calloc(1, sizeof(*m));
 	uint8_t *buf = io_buffer_new(q->cluster_bytes);
 	struct cluster_run run;
@@ -294,10 +302,10 @@ static int make_start(struct qcow2 *q, uint32_t index, struct wait *w)
 		free(buf);
 		return r;
 	}
-	*m = (struct l2_make){ .q = q, .l1_index = index, .cluster = run.first, .old_offset = old,
-		.buf = buf, .iov = { buf, q->cluster_bytes }, .next = q->l2_makes };
+	*m = (struct l2_make){ .q = q, .map = map, .l1_index = index, .cluster = run.first, .old_offset = old,
+		.buf = buf, .iov = { buf, q->cluster_bytes }, .next = map->l2_makes };
 	wait_list_init(&m->waiters);
-	q->l2_makes = m;
+	map->l2_makes = m;
 	q->internal++;
 	if (!old && run.fresh) { /* zeros are there already */
 		r = make_publish(m);
@@ -314,10 +322,20 @@ static int make_start(struct qcow2 *q, uint32_t index, struct wait *w)
 	return -EINPROGRESS;
 }
 
-/* Make L1[index] name a table that only the active L1 uses. */
-static int table_own(struct qcow2 *q, uint32_t index, struct wait *w)
+bool table_made(struct map *map, uint32_t index, struct wait *w)
 {
-	uint64_t e1 = q->l1.entries[index], table = e1 & QCOW2_OFFSET_MASK;
+	for (struct l2_make *m = map->l2_makes; m; m = m->next)
+		if (m->l1_index == index) {
+			wait_list_add(&m->waiters, w);
+			return true;
+		}
+	return false;
+}
+
+/* Make L1[index] name a table that only the active L1 uses. */
+static int table_own(struct qcow2 *q, struct map *map, uint32_t index, struct wait *w)
+{
+	uint64_t e1 = map->l1.entries[index], table = e1 & QCOW2_OFFSET_MASK;
 
 	if (l1_check(q, e1) < 0)
 		return qcow2_corrupt(q, "L1 entry %u is against the format (0x%016llx)", index,
@@ -328,22 +346,26 @@ static int table_own(struct qcow2 *q, uint32_t index, struct wait *w)
 				(unsigned long long)table);
 		return 0;
 	}
-	for (struct l2_make *m = q->l2_makes; m; m = m->next)
-		if (m->l1_index == index) {
-			wait_list_add(&m->waiters, w);
-			return -EINPROGRESS;
-		}
-	return make_start(q, index, w);
+	if (table_made(map, index, w))
+		return -EINPROGRESS;
+	if (map == &q->disk && q->snap && table) {
+		int r = qcow2_snap_before_own(q, index, w);
+
+		if (r < 0)
+			return r;
+	}
+	return make_start(q, map, index, w);
 }
 
-int map_get_writable(struct qcow2 *q, uint64_t off, struct wait *w, struct slice **ret_s)
+int map_get_writable(struct qcow2 *q, struct map *m, uint64_t off, struct wait *w,
+	struct slice **ret_s)
 {
 	struct slice *s;
-	int r = q->corrupt ? -EIO : table_own(q, l1_index(q, off), w);
+	int r = q->corrupt ? -EIO : table_own(q, m, l1_index(q, off), w);
 
 	if (!r)
 		r = cache_get(&q->l2, slice_offset(q,
-			q->l1.entries[l1_index(q, off)] & QCOW2_OFFSET_MASK, off), w, &s);
+			m->l1.entries[l1_index(q, off)] & QCOW2_OFFSET_MASK, off), w, &s);
 	if (r < 0)
 		return r;
 	slice_pin(s);

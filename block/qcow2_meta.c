@@ -185,10 +185,10 @@ int qcow2_meta_load(struct qcow2 *q, struct err *e)
 		if (off)
 			r = meta_add(&q->meta, off >> q->cluster_bits, META_REFBLOCK);
 	}
-	if (!r && q->l1.n)
-		r = meta_add_range(q, q->l1.offset, q->l1.n * 8ULL, META_L1);
+	if (!r && q->disk.l1.n)
+		r = meta_add_range(q, q->disk.l1.offset, q->disk.l1.n * 8ULL, META_L1);
 	if (!r)
-		r = meta_add_l1(q, q->l1.entries, q->l1.n, META_L2);
+		r = meta_add_l1(q, q->disk.l1.entries, q->disk.l1.n, META_L2);
 	if (!r && q->h.nb_snapshots)
 		return meta_load_snapshots(q, e);
 	return r < 0 ? err_set_errno(e, r, "%s", q->base.name) : 0;

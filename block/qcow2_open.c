@@ -4,7 +4,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
-#include "block/qcow2_impl.h"
+#include "block/qcow2_snap.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -119,7 +119,7 @@ static int tables_load(struct qcow2 *q, struct err *e)
 {
 	uint32_t per_cluster = q->cluster_bytes / 8, l1_cap = ROUND_UP(q->h.l1_size, per_cluster);
 	uint32_t refs = q->h.reftable_clusters * per_cluster;
-	int r = table_load(q, &q->l1, q->h.l1_offset, q->h.l1_size, l1_cap, "L1 table", e);
+	int r = table_load(q, &q->disk.l1, q->h.l1_offset, q->h.l1_size, l1_cap, "L1 table", e);
 
 	if (r < 0 || q->base.info.read_only)
 		return r;
@@ -185,10 +185,12 @@ static void qcow2_free(struct block *b)
 	if (q->refs.hash)
 		cache_done(&q->refs);
 	meta_done(&q->meta);
-	free(q->l1.entries);
-	bitmap_done(&q->l1.dirty);
+	free(q->disk.l1.entries);
+	bitmap_done(&q->disk.l1.dirty);
 	free(q->reftable.entries);
 	bitmap_done(&q->reftable.dirty);
+	snap_vms_done(q);
+	snaps_done(q);
 	free(q->header_piece);
 	free(q->unpacked);
 	while (q->pool) {
@@ -219,7 +221,7 @@ static int lookup_sync(struct qcow2 *q, uint64_t off, uint64_t len, struct exten
 {
 	for (;;) {
 		struct sync_wait c = { .wait.run = sync_wait_run };
-		int r = map_lookup(q, off, len, &c.wait, ret);
+		int r = map_lookup(q, &q->disk, off, len, &c.wait, ret);
 
 		if (r != -EINPROGRESS)
 			return r;
@@ -238,13 +240,20 @@ static int qcow2_extent(struct block *b, uint64_t off, uint64_t len, struct bloc
 
 	if (r < 0)
 		return r;
-	*ret = (struct block_extent){ .zero = x.kind == EXTENT_ZERO, .len = x.len };
-	if (x.kind != EXTENT_UNALLOCATED)
+	*ret = (struct block_extent){ .zero = x.kind == EXTENT_ZERO, .len = x.len,
+		.present = x.kind != EXTENT_UNALLOCATED, .compressed = x.kind == EXTENT_COMPRESSED,
+		.has_host = x.host && x.kind != EXTENT_COMPRESSED, .host = x.host };
+	if (ret->present)
 		return 0;
 	ret->zero = true;
-	if (backing_is_zero(q, off))
+	if (backing_is_zero(q, &q->disk, off)) {
+		/* Behind the end of a short layer this one decides. */
+		ret->present = b->backing != NULL;
 		return 0;
-	return block_extent(b->backing, off, MIN(x.len, b->backing->info.size_bytes - off), ret);
+	}
+	r = block_extent(b->backing, off, MIN(x.len, b->backing->info.size_bytes - off), ret);
+	ret->layer++;
+	return r;
 }
 
 /* Freeing clusters dirties refcounts again, and these want another commit. */
@@ -253,6 +262,7 @@ static int qcow2_flush_all(struct block *b)
 	struct qcow2 *q = qcow2_of(b);
 	int r = 0;
 
+	qcow2_snap_close(q);
 	while (!r && !q->corrupt && !commit_idle(q)) {
 		struct sync_wait c = { .wait.run = sync_wait_run };
 
@@ -272,7 +282,7 @@ static int qcow2_flush_all(struct block *b)
 }
 
 static const struct block_ops qcow2_ops = { .submit = qcow2_submit, .extent = qcow2_extent,
-	.flush_all = qcow2_flush_all, .free = qcow2_free };
+	.flush_all = qcow2_flush_all, .resize = qcow2_resize, .free = qcow2_free };
 
 static void info_set(struct qcow2 *q, const struct block_format_open *o)
 {
@@ -287,6 +297,37 @@ static void info_set(struct qcow2 *q, const struct block_format_open *o)
 	/* Past its end a file reads as zeros; a device does not. */
 	q->fresh_from = q->is_device ? UINT64_MAX
 				     : DIV_ROUND_UP(o->file->size_bytes, (uint64_t)q->cluster_bytes);
+}
+
+/* Read the snapshot as if it were the disk. By id, else by name. */
+static int snapshot_select(struct qcow2 *q, const char *snapshot, struct err *e)
+{
+	struct qcow2_snapshot_info *list, *s = NULL;
+	size_t n;
+	int r = qcow2_snapshots_read(q->base.fd, &q->h, &list, &n, e);
+
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < n && !s; i++)
+		s = strcmp(list[i].id, snapshot) ? NULL : &list[i];
+	for (size_t i = 0; i < n && !s; i++)
+		s = strcmp(list[i].name, snapshot) ? NULL : &list[i];
+	if (!s) {
+		r = err_set(e, -ENOENT, ERR_NOT_FOUND, "%s has no snapshot '%s'", q->base.name, snapshot);
+	} else if (s->l1_size > QCOW2_L1_BYTES_MAX / 8 || s->disk_bytes > INT64_MAX ||
+		   s->l1_size < qcow2_l1_entries(s->disk_bytes, q->h.cluster_bits,
+			q->h.incompatible & QCOW2_INCOMPAT_EXTENDED_L2) ||
+		   (s->l1_offset & ((1ULL << q->h.cluster_bits) - 1)) ||
+		   s->l1_offset >= QCOW2_OFFSET_END) {
+		r = err_set(e, -EINVAL, ERR_CORRUPT, "%s: snapshot '%s' has an L1 table that is against "
+			"the format", q->base.name, snapshot);
+	} else {
+		q->h.l1_offset = s->l1_offset;
+		q->h.l1_size = s->l1_size;
+		q->h.size_bytes = s->disk_bytes;
+	}
+	qcow2_snapshots_free(list, n);
+	return r;
 }
 
 int qcow2_open(const struct block_format_open *o, struct block **ret_b, struct err *e)
@@ -307,6 +348,8 @@ int qcow2_open(const struct block_format_open *o, struct block **ret_b, struct e
 	}
 	if (!r)
 		r = backing_check(q, o, e);
+	if (!r && o->snapshot)
+		r = snapshot_select(q, o->snapshot, e);
 	if (r < 0)
 		goto fail;
 	geometry_set(q);

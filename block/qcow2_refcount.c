@@ -2,12 +2,14 @@
 #include "base/bytes.h"
 #include "base/log.h"
 #include "base/util.h"
-#include "block/qcow2_impl.h"
+#include "block/qcow2_snap.h"
 
 #include <errno.h>
 #include <linux/falloc.h>
 #include <stdlib.h>
 #include <string.h>
+
+static int freer_underflow(struct qcow2 *q, uint64_t cluster);
 
 /* ---- one refcount in a slice ---- */
 
@@ -136,6 +138,7 @@ static int clusters_unclaimed(struct qcow2 *q, uint64_t first, uint64_t n)
 static void fresh_passed(struct qcow2 *q, uint64_t end)
 {
 	q->fresh_from = MAX(q->fresh_from, end);
+	q->tail.taken++;
 	tail_grow(q);
 }
 
@@ -203,6 +206,61 @@ static int refblock_make(struct qcow2 *q, uint64_t block)
 	table_set(q, &q->reftable, (uint32_t)block, first << q->cluster_bits);
 	fresh_passed(q, first + 1);
 	return refblock_set_one(q, first);
+}
+
+int refblocks_ahead(struct qcow2 *q, uint32_t n, struct wait *w)
+{
+	uint64_t last = (q->free_from + n) >> q->refblock_bits;
+
+	for (uint64_t b = q->free_from >> q->refblock_bits; b <= last && b < q->reftable.n; b++) {
+		struct cluster_run run;
+		int r;
+
+		if (q->reftable.entries[b])
+			continue;
+		r = cluster_alloc(q, 1, w, &run);
+		if (r < 0)
+			return r;
+		if (q->reftable.entries[b]) { /* taking one has made it */
+			cluster_free_later(q, run.first, 1);
+			continue;
+		}
+		r = refblock_blank(q, run.first);
+		if (r < 0)
+			return r;
+		table_set(q, &q->reftable, (uint32_t)b, run.first << q->cluster_bits);
+	}
+	return 0;
+}
+
+int refcount_add(struct qcow2 *q, uint64_t cluster, uint32_t n, struct wait *w, uint32_t *ret_n)
+{
+	uint64_t max = q->h.refcount_order == 6 ? UINT64_MAX : (1ULL << (1u << q->h.refcount_order)) - 1;
+	uint32_t i, done = 0;
+	struct slice *s;
+	int r = ref_slice(q, cluster, w, &s, &i);
+
+	if (r == -ENOENT)
+		return freer_underflow(q, cluster);
+	if (!r)
+		r = ref_slice_writable(q, s);
+	for (; !r && done < n && i + done < 1u << q->slice_refs_bits; done++) {
+		uint64_t v = ref_read(q, s->data, i + done);
+
+		if (!v && !done)
+			return freer_underflow(q, cluster);
+		if (v == max && !done)
+			return -ERANGE;
+		if (!v || v == max)
+			break;
+		ref_write(q, s->data, i + done, v + 1);
+	}
+	if (r < 0)
+		return r;
+	slice_set_dirty(s);
+	commit_note_dirty(q);
+	*ret_n = done;
+	return 0;
 }
 
 /* ---- taking ---- */
@@ -302,11 +360,13 @@ static void freer_end(struct qcow2 *q)
 	f->list = (struct free_list){ 0 };
 	f->next = (struct free_list){ 0 };
 	f->running = false;
+	f->rounds++;
 	q->internal--;
 	if (next.n)
 		freer_start(q, &next);
 	else
 		free(next.runs);
+	wait_list_wake(&f->idle, 0);
 }
 
 /* One reference less for [cluster, cluster + n) of one slice, which is resident. */
@@ -318,6 +378,9 @@ static void freer_drop(struct qcow2 *q, uint64_t cluster, uint32_t n, struct sli
 		ref_write(q, s->data, i + k, v - 1);
 		if (v == 1) {
 			q->free_from = MIN(q->free_from, cluster + k);
+			/* Its slices must not be written over what comes to lie there. */
+			if (meta_find(&q->meta, cluster + k) == META_INACTIVE_L2)
+				cache_drop(&q->l2, (cluster + k) << q->cluster_bits, q->cluster_bytes);
 			meta_remove(&q->meta, cluster + k);
 		}
 	}
@@ -368,6 +431,20 @@ static int freer_punch(struct qcow2 *q, uint64_t cluster, uint32_t n)
 	return -EINPROGRESS;
 }
 
+/* Tables that are given up have lost their mark before: what still has one is pointed at by
+ * an entry that calls it data. */
+static int freer_check(struct qcow2 *q, uint64_t cluster, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		enum meta_kind k = meta_find(&q->meta, cluster + i);
+
+		if (k != META_NONE && k != META_INACTIVE_L2)
+			return qcow2_corrupt(q, "cluster 0x%llx is freed but holds metadata",
+				(unsigned long long)((cluster + i) << q->cluster_bits));
+	}
+	return 0;
+}
+
 static int freer_underflow(struct qcow2 *q, uint64_t cluster)
 {
 	return qcow2_corrupt(q, "cluster 0x%llx is in use but its refcount is 0",
@@ -389,6 +466,10 @@ static int freer_run_step(struct qcow2 *q, struct free_run *run)
 	if (r < 0)
 		return r;
 	n = freer_span(q, s, i, run->n, true);
+	if (n && !f->punched)
+		r = freer_check(q, run->cluster, n);
+	if (r < 0)
+		return r;
 	if (n && q->can_punch && !f->punched)
 		return freer_punch(q, run->cluster, n);
 	if (n && f->punched)

@@ -1,4 +1,4 @@
-/* The snapshot table: read only as yet. */
+/* The snapshot table: reading. */
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -17,6 +17,7 @@ void qcow2_snapshots_free(struct qcow2_snapshot_info *list, size_t n)
 	for (size_t i = 0; list && i < n; i++) {
 		free(list[i].id);
 		free(list[i].name);
+		free(list[i].extra);
 	}
 	free(list);
 }
@@ -37,8 +38,11 @@ static void extra_parse(struct cursor *c, uint32_t len, struct qcow2_snapshot_in
 {
 	const uint8_t *p = cursor_take(c, len);
 
-	if (!p)
+	s->extra = p ? malloc(len + 1u) : NULL;
+	if (!s->extra)
 		return;
+	memcpy(s->extra, p, len);
+	s->extra_len = len;
 	if (len >= 8)
 		s->vm_state_bytes = load_be64(p);
 	if (len >= 16)
@@ -70,9 +74,11 @@ static int entry_parse(struct cursor *c, const struct qcow2_header *h, struct qc
 	extra_parse(c, extra, s);
 	s->id = take_string(c, id_len);
 	s->name = take_string(c, name_len);
+	s->id_len = (uint16_t)id_len;
+	s->name_len = (uint16_t)name_len;
 	if (!cursor_ok(c))
 		return err_set(e, -EINVAL, ERR_CORRUPT, "the snapshot table ends inside an entry");
-	return s->id && s->name ? 0 : err_set_errno(e, -ENOMEM, "snapshot table");
+	return s->id && s->name && s->extra ? 0 : err_set_errno(e, -ENOMEM, "snapshot table");
 }
 
 struct table_reader {

@@ -5,9 +5,12 @@
 #include "base/util.h"
 #include "block/qcow2_impl.h"
 
+#include <errno.h>
 #include <unistd.h>
 
 #define TAIL_AHEAD_BYTES (16 * MIB)
+/* Refcounts looked at in one go. */
+#define TRIM_TURN_CLUSTERS 8192u
 
 static void tail_grown(struct loop_op *op, int res)
 {
@@ -47,4 +50,37 @@ void tail_cut(struct qcow2 *q)
 
 	if (q->tail.grown && !q->corrupt && ftruncate(q->base.fd, (off_t)need) < 0)
 		q->tail.grown = false; /* it stays longer: free clusters, no more */
+}
+
+/* Everything from t->end on is free, and the file is not being made longer. */
+static void trim_cut(struct qcow2 *q, uint64_t end)
+{
+	if (q->tail.growing || end == q->fresh_from ||
+		ftruncate(q->base.fd, (off_t)(end << q->cluster_bits)) < 0)
+		return;
+	q->fresh_from = end;
+	q->free_from = MIN(q->free_from, end);
+	q->tail.file_bytes = end << q->cluster_bits;
+	q->tail.grown = false;
+}
+
+int tail_trim_step(struct qcow2 *q, struct tail_trim *t, struct wait *w)
+{
+	if (q->is_device || q->corrupt)
+		return 0;
+	if (!t->begun || t->taken != q->tail.taken) /* taken meanwhile: look again */
+		*t = (struct tail_trim){ true, q->fresh_from, q->tail.taken };
+	for (uint32_t i = 0; i < TRIM_TURN_CLUSTERS; i++) {
+		uint64_t refs = 1;
+		int r = t->end ? refcount_get(q, t->end - 1, w, &refs) : 0;
+
+		if (r < 0)
+			return r;
+		if (refs) {
+			trim_cut(q, t->end);
+			return 0;
+		}
+		t->end--;
+	}
+	return -EAGAIN;
 }

@@ -38,9 +38,9 @@ static int data_overlap_check(struct qcow2 *q, uint64_t off, uint64_t len)
 	return 0;
 }
 
-bool alloc_wait(struct qcow2 *q, uint64_t first, uint64_t last, struct wait *w)
+bool alloc_wait(struct map *m, uint64_t first, uint64_t last, struct wait *w)
 {
-	for (struct alloc *a = q->allocs; a; a = a->next) {
+	for (struct alloc *a = m->allocs; a; a = a->next) {
 		if (a->first > last || a->last < first)
 			continue;
 		if (w)
@@ -50,13 +50,13 @@ bool alloc_wait(struct qcow2 *q, uint64_t first, uint64_t last, struct wait *w)
 	return false;
 }
 
-static void alloc_link(struct qcow2 *q, struct alloc *a)
+static void alloc_link(struct map *m, struct alloc *a)
 {
-	a->next = q->allocs;
-	a->prev = &q->allocs;
+	a->next = m->allocs;
+	a->prev = &m->allocs;
 	if (a->next)
 		a->next->prev = &a->next;
-	q->allocs = a;
+	m->allocs = a;
 	wait_list_init(&a->waiters);
 }
 
@@ -99,7 +99,8 @@ static void publish(struct awrite *a)
 {
 	struct qcow2 *q = a->rq->q;
 
-	q->need_barrier = true;
+	if (!a->rq->map->vm)
+		q->need_barrier = true;
 	for (uint32_t i = 0; i < a->run.n; i++)
 		publish_one(a, (a->alloc.first + i) << q->cluster_bits,
 			(a->run.first + i) << q->cluster_bits);
@@ -219,25 +220,28 @@ static int side_start(struct awrite *a, struct block_req *r, struct iovec *iov, 
 	a->read_iov[r == &a->tail] = (struct iovec){ buf, read_len };
 	*r = (struct block_req){ .op = BLOCK_READ, .offset = off, .len = read_len,
 		.iov = &a->read_iov[r == &a->tail], .niov = 1, .done = done };
-	return rq_start_internal(a->rq->q, r);
+	return rq_start_internal(a->rq->q, a->rq->map, r);
 }
 
 /* Does the cluster at guest offset c hold anything but zeros around the write? */
-static bool side_is_zero(const struct qcow2 *q, struct l2_entry v, uint64_t c)
+static bool side_is_zero(const struct rq *rq, struct l2_entry v, uint64_t c)
 {
+	const struct qcow2 *q = rq->q;
+	bool no_backing = backing_is_zero(q, rq->map, c);
+
 	if (v.e & QCOW2_COMPRESSED)
 		return false;
 	if (q->ext)
-		return !(v.bitmap & 0xffffffff) && (backing_is_zero(q, c) || v.bitmap >> 32 == 0xffffffff);
+		return !(v.bitmap & 0xffffffff) && (no_backing || v.bitmap >> 32 == 0xffffffff);
 	if (v.e & QCOW2_ZERO)
 		return true;
-	return !(v.e & QCOW2_OFFSET_MASK) && backing_is_zero(q, c);
+	return !(v.e & QCOW2_OFFSET_MASK) && no_backing;
 }
 
 static void side_begin(struct awrite *a, struct block_req *r, struct iovec *iov, uint64_t off,
 	uint64_t len, void (*done)(struct block_req *, int))
 {
-	uint64_t disk = a->rq->q->base.info.size_bytes;
+	uint64_t disk = a->rq->map->vm ? UINT64_MAX : a->rq->q->base.info.size_bytes;
 
 	if (a->res || !len || off >= disk)
 		return;
@@ -252,8 +256,8 @@ static void awrite_sides(struct awrite *a)
 {
 	struct qcow2 *q = a->rq->q;
 	uint64_t first = a->alloc.first << q->cluster_bits, last = a->alloc.last << q->cluster_bits;
-	bool head_zero = side_is_zero(q, l2_get(q, a->slice, first), first);
-	bool tail_zero = side_is_zero(q, l2_get(q, a->slice, last), last);
+	bool head_zero = side_is_zero(a->rq, l2_get(q, a->slice, first), first);
+	bool tail_zero = side_is_zero(a->rq, l2_get(q, a->slice, last), last);
 	bool fresh = !a->reuse && a->run.fresh;
 	uint64_t data_end = a->off + a->len;
 
@@ -284,8 +288,9 @@ static bool entry_in_place(const struct qcow2 *q, struct l2_entry v)
 }
 
 /* How many clusters from off on get new ones in the same way, at most up to last? */
-static uint32_t run_length(struct qcow2 *q, const struct slice *s, uint64_t first, uint64_t last)
+static uint32_t run_length(const struct rq *rq, const struct slice *s, uint64_t first, uint64_t last)
 {
+	const struct qcow2 *q = rq->q;
 	uint64_t end = ROUND_DOWN(first, q->slice_entries) + q->slice_entries - 1;
 	uint64_t c = first;
 
@@ -297,7 +302,7 @@ static uint32_t run_length(struct qcow2 *q, const struct slice *s, uint64_t firs
 			break;
 		if (q->ext && (v.e & (QCOW2_COMPRESSED | QCOW2_OFFSET_MASK)))
 			break;
-		if (c > first && alloc_wait(q, c, c, NULL))
+		if (c > first && alloc_wait(rq->map, c, c, NULL))
 			break;
 	}
 	return (uint32_t)MAX(c - first, 1ULL);
@@ -310,7 +315,7 @@ static void plan_subclusters(struct awrite *a, struct l2_entry v)
 	uint64_t grain = q->grain_bytes, in = q->cluster_bytes - 1;
 	uint64_t last = a->off + a->len - 1;
 
-	a->whole = !a->reuse && (v.e & (QCOW2_COMPRESSED | QCOW2_OFFSET_MASK));
+	a->whole = !a->reuse && (a->rq->map->vm || (v.e & (QCOW2_COMPRESSED | QCOW2_OFFSET_MASK)));
 	if (a->whole)
 		return;
 	a->begin = ROUND_DOWN(a->off, grain);
@@ -346,7 +351,7 @@ static int awrite_start(struct rq *rq, struct slice *s, uint64_t off, uint64_t l
 	a->alloc.last = first + run->n - 1;
 	if (q->ext)
 		plan_subclusters(a, l2_get(q, s, off));
-	alloc_link(q, &a->alloc);
+	alloc_link(rq->map, &a->alloc);
 	rq->pending++;
 	rq->pos += a->len;
 	awrite_sides(a);
@@ -369,7 +374,7 @@ static int alloc_with_slice(struct rq *rq, struct slice *s, uint64_t off, uint64
 		r = data_overlap_check(q, v.e & QCOW2_OFFSET_MASK, q->cluster_bytes);
 		return r < 0 ? r : awrite_start(rq, s, off, len, true, &run);
 	}
-	r = cluster_alloc(q, run_length(q, s, first, last), &rq->wait, &run);
+	r = cluster_alloc(q, run_length(rq, s, first, last), &rq->wait, &run);
 	return r < 0 ? r : awrite_start(rq, s, off, len, false, &run);
 }
 
@@ -380,9 +385,9 @@ static int step_alloc(struct rq *rq, uint64_t off, uint64_t len)
 	struct slice *s;
 	int r;
 
-	if (alloc_wait(q, first, first, &rq->wait) || commit_throttle(q, &rq->wait))
+	if (alloc_wait(rq->map, first, first, &rq->wait) || commit_throttle(q, &rq->wait))
 		return -EINPROGRESS;
-	r = map_get_writable(q, off, &rq->wait, &s);
+	r = map_get_writable(q, rq->map, off, &rq->wait, &s);
 	if (r < 0)
 		return r;
 	r = alloc_with_slice(rq, s, off, len);
@@ -395,7 +400,7 @@ int rq_step_write(struct rq *rq)
 {
 	uint64_t off = rq->req->offset + rq->pos, len = rq->req->len - rq->pos;
 	struct extent x;
-	int r = map_lookup(rq->q, off, len, &rq->wait, &x);
+	int r = map_lookup(rq->q, rq->map, off, len, &rq->wait, &x);
 
 	if (r == -EIO)
 		return qcow2_corrupt(rq->q, "the tables for offset 0x%llx are against the format",

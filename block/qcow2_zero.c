@@ -45,7 +45,7 @@ static int write_zeros(struct rq *rq, uint64_t off, uint64_t len)
 		.niov = n, .done = zero_part_done };
 	rq->pending++;
 	rq->pos += len;
-	r = rq_start_internal(rq->q, &z->sub);
+	r = rq_start_internal(rq->q, rq->map, &z->sub);
 	if (r < 0) {
 		free(z);
 		rq->pending--;
@@ -64,10 +64,10 @@ static int step_by_hand(struct rq *rq, uint64_t off, uint64_t len)
 		rq->pos += len;
 		return 0;
 	}
-	r = map_lookup(rq->q, off, len, &rq->wait, &x);
+	r = map_lookup(rq->q, rq->map, off, len, &rq->wait, &x);
 	if (r < 0)
 		return r;
-	if (x.kind == EXTENT_ZERO || (x.kind == EXTENT_UNALLOCATED && backing_is_zero(rq->q, off))) {
+	if (x.kind == EXTENT_ZERO || (x.kind == EXTENT_UNALLOCATED && backing_is_zero(rq->q, rq->map, off))) {
 		rq->pos += x.len;
 		return 0;
 	}
@@ -121,16 +121,16 @@ static int step_clusters(struct rq *rq, uint64_t off, uint64_t end)
 	struct slice *s;
 	int r;
 
-	if (!(q->l1.entries[l1_index(q, off)] & QCOW2_OFFSET_MASK) &&
+	if (!(q->disk.l1.entries[l1_index(q, off)] & QCOW2_OFFSET_MASK) &&
 		(!q->base.backing || rq->req->op == BLOCK_DISCARD)) {
 		rq->pos += MIN(end, ROUND_DOWN(off, table) + table) - off;
 		return 0;
 	}
 	end = MIN(end, ROUND_DOWN(off, reach) + reach);
-	if (alloc_wait(q, off >> q->cluster_bits, (end - 1) >> q->cluster_bits, &rq->wait) ||
+	if (alloc_wait(rq->map, off >> q->cluster_bits, (end - 1) >> q->cluster_bits, &rq->wait) ||
 		commit_throttle(q, &rq->wait))
 		return -EINPROGRESS;
-	r = map_get_writable(q, off, &rq->wait, &s);
+	r = map_get_writable(q, rq->map, off, &rq->wait, &s);
 	if (r < 0)
 		return r;
 	r = zero_slice(rq, s, off, end);

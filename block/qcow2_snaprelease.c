@@ -1,0 +1,181 @@
+/* Giving up an L1: each cluster and each table that it names loses a reference. And what
+ * follows from it: COPIED comes back where the active L1 is the only owner again. */
+#include "base/bytes.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "block/qcow2_snap.h"
+
+#include <errno.h>
+
+/* ---- references less ---- */
+
+static void release_entry(struct qcow2 *q, struct l2_entry v)
+{
+	/* Against the format: nothing is known of what it names. It leaks. */
+	if (l2_check(q, v) == 0)
+		l2_release(q, v);
+}
+
+/* How much of table r->index is to be given up: entries, and clusters of the next one. */
+static uint32_t release_limit(const struct qcow2 *q, const struct release *r, uint32_t *ret_sub)
+{
+	*ret_sub = 0;
+	if (r->counted && r->counted->state[r->index] == COUNT_PART)
+		for (struct count_job *j = r->counted->jobs; j; j = j->next)
+			if (j->index == r->index) {
+				*ret_sub = j->sub;
+				return j->entry;
+			}
+	return 1u << q->l2_bits;
+}
+
+static bool release_skip(const struct qcow2 *q, const struct release *r)
+{
+	uint64_t table = r->entries[r->index] & QCOW2_OFFSET_MASK;
+
+	if (r->counted && r->counted->state[r->index] == COUNT_NONE)
+		return true;
+	return !table || (table & (q->cluster_bytes - 1));
+}
+
+static int release_slice(struct qcow2 *q, struct release *r, uint32_t limit, struct wait *w)
+{
+	uint64_t table = r->entries[r->index] & QCOW2_OFFSET_MASK;
+	uint32_t end = MIN(limit, ROUND_DOWN(r->entry, q->slice_entries) + q->slice_entries);
+	struct slice *s;
+	int res = cache_get(&q->l2, table + (uint64_t)r->entry / q->slice_entries * q->slice_bytes, w,
+		&s);
+
+	if (res < 0)
+		return res;
+	for (; r->entry < end; r->entry++)
+		release_entry(q, l2_get(q, s, (uint64_t)r->entry << q->cluster_bits));
+	return 0;
+}
+
+/* The first clusters of a compressed entry that was being counted. */
+static int release_sub(struct qcow2 *q, struct release *r, uint32_t sub, struct wait *w)
+{
+	uint64_t table = r->entries[r->index] & QCOW2_OFFSET_MASK, off, len;
+	struct slice *s;
+	int res = cache_get(&q->l2, table + (uint64_t)r->entry / q->slice_entries * q->slice_bytes, w,
+		&s);
+
+	if (res < 0)
+		return res;
+	l2_compressed(q, l2_get(q, s, (uint64_t)r->entry << q->cluster_bits).e, &off, &len);
+	cluster_free_later(q, off >> q->cluster_bits, sub);
+	return 0;
+}
+
+int release_step(struct qcow2 *q, struct release *r, struct wait *w)
+{
+	uint32_t limit, sub;
+	int res = 0;
+
+	while (r->index < r->n && release_skip(q, r))
+		r->index++;
+	if (r->index >= r->n)
+		return 0;
+	if (q->corrupt)
+		return -EIO;
+	if (commit_throttle(q, w))
+		return -EINPROGRESS;
+	limit = release_limit(q, r, &sub);
+	if (r->entry < limit) {
+		res = release_slice(q, r, limit, w);
+		return res < 0 ? res : -EAGAIN;
+	}
+	if (sub)
+		res = release_sub(q, r, sub, w);
+	if (res < 0)
+		return res;
+	cluster_free_later(q, (r->entries[r->index] & QCOW2_OFFSET_MASK) >> q->cluster_bits, 1);
+	r->entry = 0;
+	r->index++;
+	return -EAGAIN;
+}
+
+/* ---- COPIED ---- */
+
+static int recopy_entry(struct qcow2 *q, struct slice *s, uint64_t off, struct wait *w)
+{
+	struct l2_entry v = l2_get(q, s, off);
+	uint64_t host = v.e & QCOW2_OFFSET_MASK, refs;
+	int res;
+
+	if ((v.e & (QCOW2_COMPRESSED | QCOW2_COPIED)) || !host || l2_check(q, v) < 0)
+		return 0;
+	res = refcount_get(q, host >> q->cluster_bits, w, &refs);
+	if (!res && refs == 1) {
+		v.e |= QCOW2_COPIED;
+		l2_put(q, s, off, v);
+	}
+	return res;
+}
+
+static int recopy_slice(struct qcow2 *q, struct recopy *r, uint64_t table, struct wait *w)
+{
+	uint64_t base = (uint64_t)r->index << (q->cluster_bits + q->l2_bits);
+	uint32_t end = ROUND_DOWN(r->entry, q->slice_entries) + q->slice_entries;
+	uint64_t first = (base >> q->cluster_bits) + r->entry;
+	struct slice *s;
+	int res;
+
+	/* A write in flight copies from a cluster that nobody may write in place meanwhile. */
+	if (alloc_wait(&q->disk, first, first + end - r->entry - 1, w))
+		return -EINPROGRESS;
+	res = cache_get(&q->l2, table + (uint64_t)r->entry / q->slice_entries * q->slice_bytes, w, &s);
+	if (res < 0)
+		return res;
+	slice_pin(s);
+	for (; r->entry < end && !res; r->entry += !res)
+		res = recopy_entry(q, s, base + ((uint64_t)r->entry << q->cluster_bits), w);
+	slice_unpin(s);
+	return res;
+}
+
+static int recopy_table(struct qcow2 *q, struct recopy *r, uint64_t e1, struct wait *w)
+{
+	uint64_t refs;
+	int res;
+
+	if (e1 & QCOW2_COPIED)
+		return 0;
+	res = refcount_get(q, (e1 & QCOW2_OFFSET_MASK) >> q->cluster_bits, w, &refs);
+	if (res < 0)
+		return res;
+	if (refs == 1)
+		table_set(q, &q->disk.l1, r->index, e1 | QCOW2_COPIED);
+	else
+		r->entry = 1u << q->l2_bits; /* shared, and so is all below */
+	return 0;
+}
+
+int recopy_step(struct qcow2 *q, struct recopy *r, struct wait *w)
+{
+	uint64_t e1;
+	int res = 0;
+
+	while (r->index < r->n && (r->index >= q->disk.l1.n || !r->touched[r->index] ||
+		!(q->disk.l1.entries[r->index] & QCOW2_OFFSET_MASK)))
+		r->index++;
+	if (r->index >= r->n)
+		return 0;
+	if (q->corrupt)
+		return -EIO;
+	if (table_made(&q->disk, r->index, w) || commit_throttle(q, w))
+		return -EINPROGRESS;
+	e1 = q->disk.l1.entries[r->index];
+	if (!r->entry)
+		res = recopy_table(q, r, e1, w);
+	if (!res && r->entry < 1u << q->l2_bits)
+		res = recopy_slice(q, r, e1 & QCOW2_OFFSET_MASK, w);
+	if (res < 0)
+		return res;
+	if (r->entry >= 1u << q->l2_bits) {
+		r->entry = 0;
+		r->index++;
+	}
+	return -EAGAIN;
+}
