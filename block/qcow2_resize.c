@@ -31,6 +31,8 @@ static int size_check(const struct qcow2 *q, uint64_t size, struct err *e)
 		qcow2_l1_entries(size, q->cluster_bits, q->ext) > QCOW2_L1_BYTES_MAX / 8)
 		return err_set(e, -EFBIG, ERR_INVALID, "%s: a disk of %llu bytes needs clusters larger "
 			"than %u bytes", q->base.name, (unsigned long long)size, q->cluster_bytes);
+	if (q->snap_busy)
+		return err_set(e, -EBUSY, ERR_BUSY, "%s: a snapshot operation is at work", q->base.name);
 	if (q->h.version < 3 && q->h.nb_snapshots)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s has snapshots in the old format (compat "
 			"0.10), which does not keep their sizes; use `cairn-img amend -o compat=1.1` first",
@@ -58,6 +60,7 @@ static void tables_release(struct qcow2 *q, uint64_t from, uint64_t to)
 			continue;
 		table_set(q, &q->disk.l1, (uint32_t)i, 0);
 		cache_drop(&q->l2, table, q->cluster_bytes);
+		meta_remove(&q->meta, table >> q->cluster_bits);
 		cluster_free_later(q, table >> q->cluster_bits, 1);
 	}
 }
@@ -169,6 +172,8 @@ static int l1_move(struct qcow2 *q, uint32_t n, uint64_t size)
 	r = qcow2_header_write(q);
 	if (r < 0) /* which of the two the file names is not known */
 		return qcow2_corrupt(q, "the header cannot be written: %s", strerror(-r));
+	for (uint32_t i = 0; i < old_clusters; i++)
+		meta_remove(&q->meta, (old >> q->cluster_bits) + i);
 	/* An empty disk has an L1 cluster of no entries. */
 	if (old)
 		cluster_free_later(q, old >> q->cluster_bits, MAX(old_clusters, old_n ? 1u : 0u));

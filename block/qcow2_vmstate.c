@@ -399,15 +399,30 @@ static int share_entries(struct read_task *rt, struct slice *from, struct slice 
 	return res;
 }
 
+static int share_hole(struct read_task *rt, struct slice *to, uint64_t pos)
+{
+	struct qcow2 *q = rt->task.q;
+	struct l2_entry old = l2_get(q, to, pos);
+
+	rt->pos += q->cluster_bytes;
+	if (!old.e && !old.bitmap)
+		return 0;
+	l2_put(q, to, pos, (struct l2_entry){ 0, 0 });
+	l2_release(q, old);
+	return 0;
+}
+
+/* from NULL: a hole as far as the table reaches. */
 static int share_at(struct read_task *rt, struct slice *from, uint64_t pos)
 {
 	struct qcow2 *q = rt->task.q;
 	struct map *m = qcow2_snap_vm_map(rt->s);
 	uint64_t reach = (uint64_t)q->slice_entries << q->cluster_bits;
+	bool hole = !from || entry_is_hole(q, l2_get(q, from, pos));
 	struct slice *to;
 	int res;
 
-	if (entry_is_hole(q, l2_get(q, from, pos))) {
+	if (hole && !(m->l1.entries[l1_index(q, pos)] & QCOW2_OFFSET_MASK)) {
 		rt->pos += q->cluster_bytes;
 		return 0;
 	}
@@ -417,7 +432,7 @@ static int share_at(struct read_task *rt, struct slice *from, uint64_t pos)
 	res = map_get_writable(q, m, pos, &rt->task.wait, &to);
 	if (res < 0)
 		return res;
-	res = share_entries(rt, from, to, pos);
+	res = hole ? share_hole(rt, to, pos) : share_entries(rt, from, to, pos);
 	slice_unpin(to);
 	return res;
 }
@@ -427,6 +442,7 @@ static int share_step(struct task *t)
 	struct read_task *rt = container_of(t, struct read_task, task);
 	struct qcow2 *q = t->q;
 	uint64_t pos = rt->r->offset + rt->pos, reach = map_table_reach(q);
+	const struct map *own = qcow2_snap_vm_map(rt->s);
 	struct slice *from;
 	int res;
 
@@ -443,12 +459,13 @@ static int share_step(struct task *t)
 	res = parent_slice(rt, pos, &from);
 	if (res < 0)
 		return res;
-	if (!from) {
+	if (!from && !(own->l1.entries[l1_index(q, pos)] & QCOW2_OFFSET_MASK)) {
 		rt->pos += MIN(rt->r->len - rt->pos, reach - (pos & (reach - 1)));
 		return 0;
 	}
 	res = share_at(rt, from, pos);
-	slice_unpin(from);
+	if (from)
+		slice_unpin(from);
 	return res;
 }
 
@@ -499,9 +516,9 @@ static int map_begin(struct map_task *m)
 	if (!s)
 		return -ENOENT;
 	m->n = DIV_ROUND_UP(MIN(s->vm_state_bytes, UINT64_MAX / 2), (uint64_t)q->cluster_bytes);
-	if (m->n > (uint64_t)m->vm->map.l1.n << q->l2_bits || m->n > MAP_CLUSTERS_MAX)
-		return err_set(&m->o.err, -EINVAL, ERR_CORRUPT, "disk %s: snapshot %s says that it has more "
-			"VM state than its tables can hold", q->base.name, m->id);
+	if (m->n > MAP_CLUSTERS_MAX)
+		return err_set(&m->o.err, -EINVAL, ERR_CORRUPT, "disk %s: snapshot %s says that it has %llu "
+			"bytes of VM state", q->base.name, m->id, (unsigned long long)s->vm_state_bytes);
 	m->host = calloc(m->n + 1, sizeof(*m->host));
 	return m->host ? 0 : -ENOMEM;
 }
