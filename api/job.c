@@ -101,8 +101,17 @@ struct job *job_find(struct daemon *d, const char *id)
 	return j;
 }
 
+static void job_release(struct job *j)
+{
+	if (j->release)
+		j->release(j);
+	j->release = NULL;
+	j->opaque = NULL;
+}
+
 static void job_free(struct job *j)
 {
+	job_release(j);
 	json_object_put(j->result);
 	free(j);
 }
@@ -248,7 +257,7 @@ static void job_conclude(struct job *j)
 	if (j->vm)
 		j->vm->job = NULL;
 	j->vm = NULL;
-	j->opaque = NULL;
+	job_release(j);
 	status_set(j, JOB_CONCLUDED);
 	jobs_keep(j->daemon);
 }

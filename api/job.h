@@ -50,6 +50,8 @@ struct job {
 	struct json_object *result; /* NULL: none */
 	/* Ask the work to stop; it ends by job_fail(). NULL: it cannot be stopped. */
 	void (*cancel)(struct job *j);
+	/* Frees opaque; called when it concludes. NULL: nothing to free. */
+	void (*release)(struct job *j);
 	void *opaque; /* whose work it is */
 };
 

@@ -104,6 +104,34 @@ static const struct field restore_args[] = {
 static const struct field restore_returns[] = {
 	{ "name", FIELD_STRING, REQUIRED, "of the VM" },
 	{ "id", FIELD_INT, REQUIRED, "of this run" }, END };
+static const struct field snapshot_create_args[] = { FIELD_VM, FIELD_JOB_ID,
+	{ "name", FIELD_STRING, OPTIONAL, "else the seconds since 1970" },
+	{ "description", FIELD_STRING, OPTIONAL, "one line" },
+	{ "tags", FIELD_ARRAY, OPTIONAL, "of strings; \"keep\" protects it" },
+	{ "disks-only", FIELD_BOOL, OPTIONAL, "without memory" },
+	{ "halt", FIELD_BOOL, OPTIONAL, "end the VM once it is taken" },
+	{ "rate", FIELD_INT, OPTIONAL, "of writing memory, bytes a second" }, END };
+static const struct field snapshot_list_args[] = { FIELD_VM,
+	{ "from", FIELD_INT, OPTIONAL, "index of the first; 0 unless said" }, END };
+static const struct field snapshot_list_returns[] = {
+	{ "snapshots", FIELD_ARRAY, REQUIRED,
+		"id, parent, name, description, tags, state, current, time (ns), vm-clock (ns), "
+		"vm-state-size, disk-size, own-size" },
+	{ "next", FIELD_INT, OPTIONAL, "there is more: the next call's `from`" }, END };
+#define FIELD_SNAPSHOT { "name", FIELD_STRING, REQUIRED, "or id" }
+static const struct field snapshot_revert_args[] = { FIELD_VM, FIELD_JOB_ID,
+	{ "name", FIELD_STRING, OPTIONAL, "or id; else the current one" },
+	{ "then", FIELD_STRING, OPTIONAL, "running or paused; else as it was taken" },
+	{ "disks-only", FIELD_BOOL, OPTIONAL, "leave its memory; the VM is off then" },
+	{ "eager", FIELD_BOOL, OPTIONAL, "read all memory before it runs" },
+	{ "verify", FIELD_BOOL, OPTIONAL, "check all memory before anything is changed" }, END };
+static const struct field snapshot_delete_args[] = { FIELD_VM, FIELD_JOB_ID, FIELD_SNAPSHOT,
+	{ "children", FIELD_STRING, OPTIONAL, "too: all below it as well; only: these and not it" },
+	END };
+static const struct field snapshot_set_args[] = { FIELD_VM, FIELD_SNAPSHOT,
+	{ "new-name", FIELD_STRING, OPTIONAL, "rename it" },
+	{ "description", FIELD_STRING, OPTIONAL, "one line" },
+	{ "tags", FIELD_ARRAY, OPTIONAL, "in place of those it has" }, END };
 static const struct field query_jobs_args[] = {
 	{ "id", FIELD_STRING, OPTIONAL, "only this one" },
 	{ "after", FIELD_STRING, OPTIONAL, "id behind which the page begins" }, END };
@@ -161,6 +189,21 @@ static const struct command commands[] = {
 	{ "vm-restore", "start a VM from the saved state that comes along", restore_args,
 		restore_returns, ROLE_OPERATOR, COMMAND_MUTATES | COMMAND_TAKES_FD, ANY_STATE,
 		command_vm_restore },
+	{ "snapshot-create", "disks, memory and devices at one instant; disks alone of a VM that is off",
+		snapshot_create_args, job_returns, ROLE_OPERATOR,
+		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB, VM_ASK_SNAPSHOT,
+		command_snapshot_create },
+	{ "snapshot-list", "the snapshots of a VM, page by page", snapshot_list_args,
+		snapshot_list_returns, ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE,
+		command_snapshot_list },
+	{ "snapshot-revert", "go back to a snapshot", snapshot_revert_args, job_returns,
+		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB, VM_ASK_REVERT,
+		command_snapshot_revert },
+	{ "snapshot-delete", "delete snapshots; children keep what they need", snapshot_delete_args,
+		job_returns, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB,
+		VM_ASK_SNAPSHOT, command_snapshot_delete },
+	{ "snapshot-set", "rename, describe, tag", snapshot_set_args, NULL, ROLE_OPERATOR,
+		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_SNAPSHOT, command_snapshot_set },
 	{ "query-jobs", "jobs under way, and results that were not dismissed", query_jobs_args, NULL,
 		ROLE_VIEWER, 0, ANY_STATE, command_query_jobs },
 	{ "job-cancel", "ask a job to end", job_args, NULL, ROLE_OPERATOR, COMMAND_MUTATES,

@@ -40,6 +40,9 @@ struct vm {
 	uint64_t since_ns;	 /* realtime of the last change of state */
 	struct vm_process *proc; /* NULL: none */
 	struct vm_start_how how; /* of the start under way, or waiting for images */
+	/* Once, when its process is gone. */
+	void (*when_gone)(struct vm *vm, void *opaque);
+	void *when_gone_opaque;
 	struct call *gone_calls; /* to be answered when the process is gone */
 	struct job *job;	 /* NULL: none */
 	struct images *images;	 /* a process that works on its disks while it is off; NULL: none */
@@ -88,6 +91,8 @@ void vm_start(struct vm *vm, const struct vm_start_how *how);
 void vm_start_goes_on(struct vm *vm);
 /* Stop at once. call: answered when the process is gone; NULL: nobody waits. */
 void vm_destroy(struct vm *vm, struct call *call);
+/* Call that once when the process is gone; a job's, so there is one at a time. */
+void vm_when_gone(struct vm *vm, void (*gone)(struct vm *vm, void *opaque), void *opaque);
 /* Finds out whether a process of an earlier daemon still runs. */
 void vm_take_back(struct vm *vm);
 /* Is something under way that excludes `what`? Returns 0 or -EBUSY. */

@@ -209,6 +209,12 @@ static void policies_apply(struct vm *vm, bool rebooting)
 		restart_later(vm);
 }
 
+void vm_when_gone(struct vm *vm, void (*gone)(struct vm *v, void *opaque), void *opaque)
+{
+	vm->when_gone = gone;
+	vm->when_gone_opaque = opaque;
+}
+
 static void life_gone(void *opaque, const struct vm_process_end *end)
 {
 	struct vm *vm = opaque;
@@ -222,7 +228,13 @@ static void life_gone(void *opaque, const struct vm_process_end *end)
 	vm->destroying = vm->rebooting = false;
 	save_gone(vm);
 	vm_answer_gone(vm, NULL);
-	if (was_active)
+	if (vm->when_gone) {
+		void (*gone)(struct vm *v, void *o) = vm->when_gone;
+
+		vm->when_gone = NULL;
+		gone(vm, vm->when_gone_opaque);
+	}
+	if (was_active && !vm->job)
 		policies_apply(vm, rebooting);
 }
 

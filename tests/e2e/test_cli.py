@@ -14,7 +14,9 @@ import pytest
 from conftest import BUILD
 
 VERBS = ["define", "dumpjson", "undefine", "start", "shutdown", "reboot", "reset", "suspend",
-         "resume", "destroy", "run", "save", "restore", "managedsave", "managedsave-remove", "list", "dominfo", "domstate", "console", "wait", "event",
+         "resume", "destroy", "run", "save", "restore", "managedsave", "managedsave-remove",
+         "snapshot-create", "snapshot-create-as", "snapshot-list", "snapshot-info", "snapshot-current",
+         "snapshot-parent", "snapshot-revert", "snapshot-delete", "snapshot-rename", "snapshot-tag", "list", "dominfo", "domstate", "console", "wait", "event",
          "events", "jobs", "job-cancel", "job-dismiss", "version", "help"]
 
 
@@ -284,6 +286,12 @@ def test_completion(fake):
     assert complete("cairn st") == {"start"}
     assert complete("cairn start ") == {"web1", "web2"}
     assert complete("cairn start web1 --pa") == {"--paused"}
+    (fake.tmp / "d.raw").write_bytes(bytes(1 << 20))
+    fake.define("web1", disks=[{"path": "d.raw", "format": "raw"}])
+    fake.cairn("snapshot-create-as", "web1", "before")
+    assert complete("cairn snapshot-revert ") == {"web1", "web2"}
+    assert complete("cairn snapshot-revert web1 ") == {"before"}
+    assert complete("cairn snapshot-delete web1 --snapshotname b") == {"before"}
     assert complete("cairn help dom") == {"dominfo", "domstate"}
     assert complete(f"cairn -c {fake.socket} destroy web2") == {"web2"}
 

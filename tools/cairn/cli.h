@@ -29,6 +29,7 @@ enum cli_format { CLI_TABLE, CLI_JSON, CLI_YAML, CLI_CSV };
 
 #define CLI_POSITIONALS_MAX 256
 #define CLI_OPTIONS_MAX 16
+#define CLI_GIVEN_MAX 64
 
 struct verb_option {
 	const char *name;
@@ -44,6 +45,11 @@ struct cli {
 	const char *pos[CLI_POSITIONALS_MAX];
 	size_t npos;
 	const char *options[CLI_OPTIONS_MAX]; /* by position in the verb's list; NULL: not given */
+	struct {
+		int option; /* its position */
+		const char *value;
+	} given[CLI_GIVEN_MAX]; /* all that were, in order, for those that may come again */
+	size_t ngiven;
 };
 
 struct verb {
@@ -65,6 +71,8 @@ const struct verb *verb_find(const char *name);
 int options_parse(struct cli *c, int argc, char **argv);
 bool option_flag(const struct cli *c, const char *name);
 const char *option_value(const struct cli *c, const char *name); /* NULL: not given */
+/* Every value of an option that may come again. Returns their number. */
+size_t option_values(const struct cli *c, const char *name, const char **values, size_t max);
 /* Seconds, with a fraction if wanted. Returns 0 and *ret_ns (fallback when not given), or
  * CLI_USAGE, having said why. */
 int option_seconds(const struct cli *c, const char *name, uint64_t fallback_ns, uint64_t *ret_ns);
@@ -120,6 +128,16 @@ int verb_save(struct cli *c);
 int verb_restore(struct cli *c);
 int verb_managedsave(struct cli *c);
 int verb_managedsave_remove(struct cli *c);
+int verb_snapshot_create(struct cli *c);
+int verb_snapshot_create_as(struct cli *c);
+int verb_snapshot_revert(struct cli *c);
+int verb_snapshot_delete(struct cli *c);
+int verb_snapshot_rename(struct cli *c);
+int verb_snapshot_tag(struct cli *c);
+int verb_snapshot_list(struct cli *c);
+int verb_snapshot_info(struct cli *c);
+int verb_snapshot_current(struct cli *c);
+int verb_snapshot_parent(struct cli *c);
 int verb_jobs(struct cli *c);
 int verb_job_cancel(struct cli *c);
 int verb_job_dismiss(struct cli *c);

@@ -1,4 +1,5 @@
 #include "tools/cairn/job.h"
+#include "tools/cairn/output.h"
 #include "api/client.h"
 #include "api/js.h"
 #include "base/cleanup.h"
@@ -8,6 +9,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/signalfd.h>
@@ -186,4 +188,22 @@ int job_run(struct cli *c, const char *command, struct json_object *args, int fd
 		r = result_take(&w, ret_result, e);
 	sigprocmask(SIG_SETMASK, &before, NULL);
 	return r;
+}
+
+int job_result_print(struct cli *c, struct json_object *result,
+	void (*figures)(struct json_object *result), const char *fmt, ...)
+{
+	va_list ap;
+
+	if (c->format != CLI_TABLE) {
+		output_print(stdout, c->format, result);
+		return CLI_OK;
+	}
+	va_start(ap, fmt);
+	vprintf(fmt, ap);
+	va_end(ap);
+	printf("\n");
+	if (figures && option_flag(c, "verbose"))
+		figures(result);
+	return CLI_OK;
 }

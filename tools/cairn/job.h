@@ -15,6 +15,12 @@
 int job_run(struct cli *c, const char *command, struct json_object *args, int fd, const char *what,
 	struct json_object **ret_result, struct err *e);
 
+/* What a job gave: as a sentence (of fmt) and, with --verbose, figures (NULL: none); or as the
+ * JSON it is, in the other formats. Returns CLI_OK. */
+int job_result_print(struct cli *c, struct json_object *result,
+	void (*figures)(struct json_object *result), const char *fmt, ...)
+	__attribute__((format(printf, 4, 5)));
+
 /* "12.3 MiB" */
 void bytes_print(uint64_t bytes, char buf[24]);
 

@@ -29,6 +29,15 @@ static int option_index(const struct cli *c, const char *name, size_t len)
 	return -1;
 }
 
+static int option_keep(struct cli *c, int at, const char *value)
+{
+	if (c->ngiven == CLI_GIVEN_MAX)
+		return cli_usage(c, "more than %d options", CLI_GIVEN_MAX);
+	c->given[c->ngiven].option = at;
+	c->given[c->ngiven++].value = value;
+	return 0;
+}
+
 /* One option at argv[i]; *i moves over its value. */
 static int option_take(struct cli *c, int argc, char **argv, int *i)
 {
@@ -54,7 +63,7 @@ static int option_take(struct cli *c, int argc, char **argv, int *i)
 	if (format)
 		return format_set(c, value);
 	c->options[at] = value;
-	return 0;
+	return option_keep(c, at, value);
 }
 
 static int positionals_check(struct cli *c)
@@ -103,6 +112,17 @@ const char *option_value(const struct cli *c, const char *name)
 bool option_flag(const struct cli *c, const char *name)
 {
 	return option_value(c, name) != NULL;
+}
+
+size_t option_values(const struct cli *c, const char *name, const char **values, size_t max)
+{
+	int at = option_index(c, name, strlen(name));
+	size_t n = 0;
+
+	for (size_t i = 0; i < c->ngiven && n < max; i++)
+		if (c->given[i].option == at)
+			values[n++] = c->given[i].value;
+	return n;
 }
 
 int option_seconds(const struct cli *c, const char *name, uint64_t fallback_ns, uint64_t *ret_ns)

@@ -18,6 +18,42 @@ static const struct verb_option undefine_options[] = {
 	{ "managed-save", NULL, "drop its managed save too" },
 	{ "dry-run", NULL, "say what would happen" }, END };
 static const struct verb_option save_options[] = { JOB_OPTIONS, END };
+#define SNAPSHOTNAME { "snapshotname", "NAME", "the snapshot, as an option" }
+#define CURRENT { "current", NULL, "the current snapshot" }
+static const struct verb_option snapshot_create_options[] = {
+	{ "tag", "TAG", "mark it; may come again; \"keep\" protects it" },
+	{ "disk-only", NULL, "without memory" },
+	{ "halt", NULL, "end the VM once it is taken" }, JOB_OPTIONS, END };
+static const struct verb_option snapshot_create_as_options[] = {
+	{ "name", "NAME", "the same as the positional" }, SNAPSHOTNAME,
+	{ "description", "TEXT", "the same as the positional" },
+	{ "tag", "TAG", "mark it; may come again; \"keep\" protects it" },
+	{ "disk-only", NULL, "without memory" },
+	{ "halt", NULL, "end the VM once it is taken" }, JOB_OPTIONS, END };
+static const struct verb_option snapshot_list_options[] = {
+	{ "tree", NULL, "as a tree" },
+	{ "parent", NULL, "with parents" },
+	{ "roots", NULL, "only those without a parent" },
+	{ "leaves", NULL, "only those without children" },
+	{ "no-leaves", NULL, "only those with children" },
+	{ "name", NULL, "names only" },
+	{ "from", "NAME", "only children of that one; with --tree, it and all below" },
+	{ "current", NULL, "the same, of the current one" },
+	{ "descendants", NULL, "with --from or --current: all below" }, END };
+static const struct verb_option snapshot_one_options[] = { SNAPSHOTNAME, CURRENT, END };
+static const struct verb_option snapshot_current_options[] = {
+	{ "name", NULL, "its name only" }, END };
+static const struct verb_option snapshot_revert_options[] = { SNAPSHOTNAME, CURRENT,
+	{ "running", NULL, "let it run, however it was" },
+	{ "paused", NULL, "let it stand still, however it was" },
+	{ "disks-only", NULL, "leave its memory: the VM is off then" },
+	{ "eager", NULL, "read all memory before it runs" },
+	{ "verify", NULL, "check all memory before anything is changed" }, JOB_OPTIONS, END };
+static const struct verb_option snapshot_delete_options[] = { SNAPSHOTNAME, CURRENT,
+	{ "children", NULL, "and all below it" },
+	{ "children-only", NULL, "all below it, and not itself" }, JOB_OPTIONS, END };
+static const struct verb_option snapshot_tag_options[] = {
+	{ "remove", NULL, "take these tags away" }, END };
 static const struct verb_option restore_options[] = {
 	{ "paused", NULL, "vCPUs stand still until resume" },
 	{ "eager", NULL, "read all memory before it runs" }, END };
@@ -91,13 +127,33 @@ const struct verb verbs[] = {
 	{ "run", "Life", "FILE", "run one VM in the foreground, without a daemon", run_options, 1, 1,
 		false, "file", verb_run },
 	{ "save", "Saved states", "VM FILE", "keep its state in a file, and end it", save_options, 2, 2,
-		false, "vm", verb_save },
+		false, "vm-file", verb_save },
 	{ "restore", "Saved states", "FILE", "start a VM from a saved state", restore_options, 1, 1,
 		false, "file", verb_restore },
 	{ "managedsave", "Saved states", "VM", "keep its state for the next start, and end it",
 		managedsave_options, 1, 1, false, "vm", verb_managedsave },
 	{ "managedsave-remove", "Saved states", "VM", "drop the state kept for the next start", NULL, 1,
 		1, false, "vm", verb_managedsave_remove },
+	{ "snapshot-create", "Snapshots", "VM", "take one, named after the time", snapshot_create_options,
+		1, 1, true, "vm", verb_snapshot_create },
+	{ "snapshot-create-as", "Snapshots", "VM [NAME [DESCRIPTION]]", "take one",
+		snapshot_create_as_options, 1, 3, true, "vm", verb_snapshot_create_as },
+	{ "snapshot-list", "Snapshots", "VM", "list them", snapshot_list_options, 1, 1, true, "vm",
+		verb_snapshot_list },
+	{ "snapshot-info", "Snapshots", "VM NAME", "what one is", snapshot_one_options, 1, 2, true,
+		"vm-snapshot", verb_snapshot_info },
+	{ "snapshot-current", "Snapshots", "VM", "the one that the VM goes on from",
+		snapshot_current_options, 1, 1, true, "vm", verb_snapshot_current },
+	{ "snapshot-parent", "Snapshots", "VM NAME", "the one before", snapshot_one_options, 1, 2,
+		false, "vm-snapshot", verb_snapshot_parent },
+	{ "snapshot-revert", "Snapshots", "VM NAME", "go back to one", snapshot_revert_options, 1, 2,
+		true, "vm-snapshot", verb_snapshot_revert },
+	{ "snapshot-delete", "Snapshots", "VM NAME", "delete one; its children stay",
+		snapshot_delete_options, 1, 2, true, "vm-snapshot", verb_snapshot_delete },
+	{ "snapshot-rename", "Snapshots", "VM NAME NEW", "give one another name", NULL, 3, 3, false,
+		"vm-snapshot", verb_snapshot_rename },
+	{ "snapshot-tag", "Snapshots", "VM NAME [TAG...]", "print, add or take away tags",
+		snapshot_tag_options, 2, MANY, false, "vm-snapshot", verb_snapshot_tag },
 	{ "list", "Looking", "", "list VMs", list_options, 0, 0, true, NULL, verb_list },
 	{ "dominfo", "Looking", "VM", "what a VM is and how it does", NULL, 1, 1, true, "vm",
 		verb_dominfo },

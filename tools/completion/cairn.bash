@@ -2,7 +2,7 @@
 _cairn()
 {
 	local cur=${COMP_WORDS[COMP_CWORD]} verb='' kind='' i
-	local -a connect=()
+	local -a connect=() pos=()
 
 	COMPREPLY=()
 	for ((i = 1; i < COMP_CWORD; i++)); do
@@ -13,13 +13,21 @@ _cairn()
 			;;
 		-*) ;;
 		*)
-			[[ $verb ]] || verb=${COMP_WORDS[i]}
+			if [[ $verb ]]; then
+				pos+=("${COMP_WORDS[i]}")
+			else
+				verb=${COMP_WORDS[i]}
+			fi
 			;;
 		esac
 	done
 	case ${COMP_WORDS[COMP_CWORD - 1]} in
 	-c | --connect | --vm-program)
 		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+		return
+		;;
+	--snapshotname | --from)
+		mapfile -t COMPREPLY < <(compgen -W "$(cairn "${connect[@]}" snapshot-list --name "${pos[0]}" 2>/dev/null)" -- "$cur")
 		return
 		;;
 	--format)
@@ -41,10 +49,25 @@ _cairn()
 	fi
 	kind=$(cairn help --names | sed -n "s/^$verb //p")
 	case $kind in
-	vm)
+	vm-*)
+		# The second positional is something else than a VM.
+		if [[ ${pos[0]} ]]; then
+			local IFS=$'\n'
+			if [[ $kind == vm-file ]]; then
+				mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+			elif [[ ! ${pos[1]} ]]; then
+				mapfile -t COMPREPLY < <(compgen -W "$(cairn "${connect[@]}" snapshot-list --name "${pos[0]}" 2>/dev/null)" -- "$cur")
+			fi
+			return
+		fi
+		;;&
+	vm | vm-*)
 		# One name a line; names may have blanks.
 		local IFS=$'\n'
 		mapfile -t COMPREPLY < <(compgen -W "$(cairn "${connect[@]}" list --all --name 2>/dev/null)" -- "$cur")
+		;;
+	job)
+		mapfile -t COMPREPLY < <(compgen -W "$(cairn "${connect[@]}" jobs --format csv 2>/dev/null | tail -n +2 | cut -d, -f1)" -- "$cur")
 		;;
 	verb)
 		mapfile -t COMPREPLY < <(compgen -W "$(cairn help --names | cut -d' ' -f1)" -- "$cur")

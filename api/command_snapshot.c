@@ -1,0 +1,252 @@
+/* Handlers: snapshots. */
+#include "api/command.h"
+#include "api/job.h"
+#include "api/js.h"
+#include "api/snapshot_job.h"
+#include "api/snapshots.h"
+#include "api/vm.h"
+#include "base/err.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#define PAGE_BYTES (40 * 1024)
+#define LIST_TIMEOUT_NS (30 * 1000000000ULL)
+#define SET_TIMEOUT_NS (30 * 1000000000ULL)
+/* Of a VM that is being started or stopped, or whose old process holds its disks. */
+static int free_check(struct vm *vm, const char *what, struct err *e)
+{
+	if (!vm->job && !vm->starting && !vm->start_waits && !vm->destroying &&
+		(!vm->proc || vm_state_is_active(vm->state)))
+		return 0;
+	return vm->job ? job_check_free(vm, what, e) : vm_check_idle(vm, what, e);
+}
+
+/* ---- arguments ---- */
+
+/* key: optional unless `needed`; into keeps what it has when it is not given. */
+static int arg_text(struct call *c, const char *key, bool needed, char *into, size_t size,
+	struct err *e)
+{
+	const char *s = js_get_str(c->args, key);
+
+	if (!s)
+		return 0;
+	if (strlen(s) >= size || (needed && !*s))
+		return err_set(e, -EINVAL, ERR_INVALID, "%s: %s%zu bytes", key,
+			needed ? "1 to " : "at most ", size - 1);
+	for (const char *p = s; *p; p++)
+		if ((unsigned char)*p < 0x20 || *p == 0x7f)
+			return err_set(e, -EINVAL, ERR_INVALID,
+				"%s: must be one line without control characters", key);
+	snprintf(into, size, "%s", s);
+	return 0;
+}
+
+static int tag_check(const char *tag, struct err *e)
+{
+	bool good = tag && *tag;
+
+	for (const char *p = tag; good && *p; p++)
+		good = isalnum((unsigned char)*p) || strchr("-_.:=", *p);
+	return good ? 0 :
+		err_set(e, -EINVAL, ERR_INVALID, "tags: letters, digits and \"-_.:=\", not \"%.40s\"",
+			tag ? tag : "");
+}
+
+static int arg_tags(struct call *c, char into[VM_SNAPSHOT_TAGS_MAX + 1], struct err *e)
+{
+	struct json_object *list = js_get_array(c->args, "tags");
+	size_t n = 0;
+
+	into[0] = 0;
+	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
+		const char *tag = js_plain_string(json_object_array_get_idx(list, i));
+		int r = tag_check(tag, e);
+
+		if (r < 0)
+			return r;
+		if (n + strlen(tag) + 1 > VM_SNAPSHOT_TAGS_MAX)
+			return err_set(e, -EINVAL, ERR_INVALID, "tags: together at most %d bytes",
+				VM_SNAPSHOT_TAGS_MAX);
+		n += (size_t)snprintf(into + n, VM_SNAPSHOT_TAGS_MAX + 1 - n, "%s%s", i ? "," : "", tag);
+	}
+	return 0;
+}
+
+static int arg_then(struct call *c, enum save_then *ret, struct err *e)
+{
+	const char *then = js_get_str(c->args, "then");
+
+	*ret = !then ? SAVE_THEN_AS_IT_WAS :
+		!strcmp(then, "paused") ? SAVE_THEN_PAUSED : SAVE_THEN_RUNNING;
+	if (!then || !strcmp(then, "paused") || !strcmp(then, "running"))
+		return 0;
+	return err_set(e, -EINVAL, ERR_INVALID, "then: \"%.40s\" is neither running nor paused", then);
+}
+
+/* ---- jobs ---- */
+
+static void job_answer(struct call *c, int r, const struct job *j, const struct err *e)
+{
+	if (r < 0)
+		call_fail(c, e);
+	else
+		call_return_job(c, j);
+}
+
+void command_snapshot_create(struct call *c)
+{
+	struct vm_snapshot_create body = { .disks_only = js_get_bool(c->args, "disks-only", false),
+		.halt = js_get_bool(c->args, "halt", false) };
+	int64_t rate = js_get_int(c->args, "rate", 0);
+	struct job *j = NULL;
+	struct err e;
+	int r = free_check(c->vm, "take a snapshot", &e);
+
+	/* As virsh does: unique enough, and it sorts. */
+	snprintf(body.name, sizeof(body.name), "%lld", (long long)time(NULL));
+	if (!r)
+		r = arg_text(c, "name", true, body.name, sizeof(body.name), &e);
+	if (!r)
+		r = arg_text(c, "description", false, body.description, sizeof(body.description), &e);
+	if (!r)
+		r = arg_tags(c, body.tags, &e);
+	if (!r && rate < 0)
+		r = err_set(&e, -EINVAL, ERR_INVALID, "rate: bytes a second; 0: as fast as it goes");
+	body.rate_bytes_per_s = (uint64_t)rate;
+	if (!r)
+		r = snapshot_create(c->vm, &body, js_get_str(c->args, "job-id"), &j, &e);
+	job_answer(c, r, j, &e);
+}
+
+void command_snapshot_delete(struct call *c)
+{
+	const char *children = js_get_str(c->args, "children");
+	enum snapshot_victims victims = SNAPSHOT_ALONE;
+	char name[VM_SNAPSHOT_NAME_MAX + 1] = "";
+	struct job *j = NULL;
+	struct err e;
+	int r = free_check(c->vm, "delete it", &e);
+
+	if (children && !strcmp(children, "too"))
+		victims = SNAPSHOT_WITH_CHILDREN;
+	else if (children && !strcmp(children, "only"))
+		victims = SNAPSHOT_CHILDREN_ONLY;
+	else if (children && !r)
+		r = err_set(&e, -EINVAL, ERR_INVALID, "children: \"%.40s\" is neither too nor only",
+			children);
+	if (!r)
+		r = arg_text(c, "name", false, name, sizeof(name), &e);
+	if (!r)
+		r = snapshot_delete(c->vm, name, victims, js_get_str(c->args, "job-id"), &j, &e);
+	job_answer(c, r, j, &e);
+}
+
+void command_snapshot_revert(struct call *c)
+{
+	struct snapshot_revert how = { .disks_only = js_get_bool(c->args, "disks-only", false),
+		.eager = js_get_bool(c->args, "eager", false),
+		.verify = js_get_bool(c->args, "verify", false) };
+	struct job *j = NULL;
+	struct err e;
+	int r = free_check(c->vm, "revert it", &e);
+
+	if (!r)
+		r = arg_text(c, "name", false, how.name, sizeof(how.name), &e);
+	if (!r)
+		r = arg_then(c, &how.then, &e);
+	if (!r)
+		r = snapshot_revert(c->vm, &how, js_get_str(c->args, "job-id"), &j, &e);
+	job_answer(c, r, j, &e);
+}
+
+/* ---- at once ---- */
+
+static void set_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	(void)a;
+	if (r < 0)
+		call_fail(opaque, e);
+	else
+		call_return(opaque, NULL);
+}
+
+void command_snapshot_set(struct call *c)
+{
+	struct vm_snapshot_set body = { .set_description = js_get_str(c->args, "description") != NULL,
+		.set_tags = js_get_array(c->args, "tags") != NULL };
+	struct err e;
+	int r = free_check(c->vm, "change it", &e);
+
+	if (!r)
+		r = arg_text(c, "name", true, body.name, sizeof(body.name), &e);
+	if (!r)
+		r = arg_text(c, "new-name", true, body.new_name, sizeof(body.new_name), &e);
+	if (!r)
+		r = arg_text(c, "description", false, body.description, sizeof(body.description), &e);
+	if (!r)
+		r = arg_tags(c, body.tags, &e);
+	if (r < 0)
+		call_fail(c, &e);
+	else
+		snapshots_request(c->vm, VM_MSG_SNAPSHOT_SET, &body, sizeof(body), SET_TIMEOUT_NS,
+			set_done, c);
+}
+
+static void list_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	const struct vm_snapshots *s = a->snapshots;
+	struct json_object *o, *list;
+	struct call *c = opaque;
+	size_t bytes = 0;
+	uint32_t i = 0;
+	struct err why;
+
+	if (!r && !s) {
+		r = err_set(&why, -EPROTO, ERR_GENERIC, "the VM's process answered something else");
+		e = &why;
+	}
+	if (r < 0) {
+		call_fail(c, e);
+		return;
+	}
+	o = json_object_new_object();
+	list = json_object_new_array();
+	for (; i < s->n && bytes < PAGE_BYTES; i++) {
+		struct json_object *info = snapshot_to_json(&s->list[i]);
+
+		json_object_array_add(list, info);
+		/* Everything beyond ASCII may become six times as long. */
+		bytes += 300 + 6 * (strlen(s->list[i].name) + strlen(s->list[i].description) +
+			strlen(s->list[i].tags));
+	}
+	js_put(o, "snapshots", list);
+	if (i && s->from + i < s->total)
+		js_put_uint(o, "next", s->from + i);
+	call_return(c, o);
+}
+
+void command_snapshot_list(struct call *c)
+{
+	int64_t from = js_get_int(c->args, "from", 0);
+	struct vm_snapshot_list body = { .from = (uint32_t)from };
+	struct vm *vm = c->vm;
+	struct err e;
+	int r = 0;
+
+	if (from < 0 || from > UINT32_MAX)
+		r = err_set(&e, -EINVAL, ERR_INVALID, "from: is out of range");
+	/* A job does not stand in the way of a look. */
+	if (!r && !vm->job && (vm->starting || vm->start_waits || vm->destroying ||
+		(vm->proc && !vm_state_is_active(vm->state))))
+		r = vm_check_idle(vm, "look at its snapshots", &e);
+	if (r < 0)
+		call_fail(c, &e);
+	else
+		snapshots_request(vm, VM_MSG_SNAPSHOT_LIST, &body, sizeof(body), LIST_TIMEOUT_NS,
+			list_done, c);
+}

@@ -1,0 +1,34 @@
+/* snapshot_job: work on snapshots, as jobs: make, delete, revert. */
+#ifndef CAIRN_API_SNAPSHOT_JOB_H
+#define CAIRN_API_SNAPSHOT_JOB_H
+
+#include "api/save.h"
+#include "vmm/vm_msg.h"
+
+struct err;
+struct job;
+struct vm;
+
+/* Result: name, id, pause, total (ns), ram-bytes-written, ram-bytes-shared. */
+int snapshot_create(struct vm *vm, const struct vm_snapshot_create *c, const char *job_id,
+	struct job **ret_j, struct err *e);
+
+enum snapshot_victims { SNAPSHOT_ALONE, SNAPSHOT_WITH_CHILDREN, SNAPSHOT_CHILDREN_ONLY };
+
+/* Refused as a whole when one of them has the tag "keep". Result: deleted (names). */
+int snapshot_delete(struct vm *vm, const char *name, enum snapshot_victims victims,
+	const char *job_id, struct job **ret_j, struct err *e);
+
+struct snapshot_revert {
+	char name[VM_SNAPSHOT_NAME_MAX + 1]; /* "": the current one */
+	enum save_then then;
+	bool disks_only, eager, verify;
+};
+
+/* A running VM goes on from the snapshot in its own process; one that is off is started for it.
+ * A snapshot of disks alone leaves the VM off (unless `then` says otherwise), and stops it
+ * before. Result: name, id, stopped, state. */
+int snapshot_revert(struct vm *vm, const struct snapshot_revert *how, const char *job_id,
+	struct job **ret_j, struct err *e);
+
+#endif

@@ -1,0 +1,391 @@
+"""Snapshots by command line and socket: words, tables and trees as in virsh; with the fake, whose
+snapshots are a tree without disks."""
+
+import json
+import os
+import re
+import signal
+import time
+
+import pytest
+
+from conftest import QmpError
+
+
+def define(fake, name="vm1", cmdline=None, size=1 << 20):
+    (fake.tmp / f"{name}.raw").write_bytes(bytes(size))
+    fake.define(name, cmdline=cmdline, disks=[{"path": f"{name}.raw", "format": "raw"}])
+
+
+@pytest.fixture
+def vm(fake):
+    """A running VM with the tree s1 - (s2 - s3, s4)."""
+    define(fake)
+    fake.cairn("start", "vm1")
+    for name in ("s1", "s2", "s3"):
+        fake.cairn("snapshot-create-as", "vm1", name)
+    fake.cairn("snapshot-revert", "vm1", "s1")
+    fake.cairn("snapshot-create-as", "vm1", "s4", "the fourth", "--tag", "a,b", "--tag", "c")
+    return fake
+
+
+def names(fake, *args):
+    return fake.cairn("snapshot-list", "vm1", "--name", *args).stdout.split()
+
+
+# ---- making ----
+
+def test_create(fake):
+    define(fake)
+    fake.cairn("start", "vm1")
+    before = int(time.time())
+    m = re.fullmatch(r"Domain snapshot (\d+) created\n", fake.cairn("snapshot-create", "vm1").stdout)
+    assert before <= int(m.group(1)) <= time.time()
+    assert fake.cairn("snapshot-create-as", "vm1", "s1", "a line").stdout == (
+        "Domain snapshot s1 created\n")
+    for args in (["--name", "s2"], ["--snapshotname", "s3", "what for"],
+                 ["s4", "--description", "what for"]):
+        fake.cairn("snapshot-create-as", "vm1", *args)
+    assert names(fake) == [m.group(1), "s1", "s2", "s3", "s4"]
+    rows = json.loads(fake.cairn("snapshot-list", "vm1", "--format", "json").stdout)
+    assert [r.get("description") for r in rows] == [None, "a line", None, "what for", "what for"]
+    r = fake.cairn("snapshot-create-as", "vm1", "s1", ok=4)
+    assert r.stderr == ("error: Failed to create a snapshot of domain 'vm1'\n"
+                        "error: there is a snapshot 's1'\n")
+    assert "paused for 1.5 ms, 20.0 ms in all; memory: 3.0 MiB written, 5.0 MiB shared" in (
+        fake.cairn("snapshot-create-as", "vm1", "s5", "--verbose").stdout)
+    o = json.loads(fake.cairn("snapshot-create-as", "vm1", "s6", "--format", "json").stdout)
+    assert o["name"] == "s6" and o["pause"] == 1500000 and o["ram-bytes-written"] == 3 << 20
+    fake.cairn("snapshot-create-as", "vm1", "s7", "--halt")
+    assert fake.cairn("domstate", "vm1").stdout == "shut off\n"
+
+
+def test_create_of_a_vm_that_is_off(fake):
+    define(fake)
+    fake.cairn("snapshot-create-as", "vm1", "s1")
+    assert fake.cairn("domstate", "vm1").stdout == "shut off\n"
+    assert " s1     2025-" in fake.cairn("snapshot-list", "vm1").stdout
+    assert fake.cairn("snapshot-list", "vm1").stdout.splitlines()[2].endswith("   shutoff")
+    fake.cairn("start", "vm1")
+    fake.cairn("snapshot-create-as", "vm1", "s2", "--disk-only")
+    fake.cairn("suspend", "vm1")
+    fake.cairn("snapshot-create-as", "vm1", "s3")
+    rows = json.loads(fake.cairn("snapshot-list", "vm1", "--format", "json").stdout)
+    assert [r["state"] for r in rows] == ["shutoff", "shutoff", "paused"]
+
+
+def test_bad_arguments(fake):
+    define(fake)
+    for args in ([""], ["x" * 256], ["a\nb"], ["s", "d" * 512], ["s", "--tag", "a b"],
+                 ["s", "--tag", "x" * 200], ["s", "d", "more"]):
+        assert fake.cairn("snapshot-create-as", "vm1", *args, ok=2).stderr.count("\n") == 2
+    for args in (["snapshot-revert", "vm1"], ["snapshot-delete", "vm1"], ["snapshot-info", "vm1"],
+                 ["snapshot-revert", "vm1", "s", "--running", "--paused"],
+                 ["snapshot-revert", "vm1", "s", "--current"],
+                 ["snapshot-delete", "vm1", "s", "--children", "--children-only"],
+                 ["snapshot-list", "vm1", "--tree", "--name"]):
+        fake.cairn(*args, ok=2)
+    for args in (["snapshot-revert", "vm1", "none"], ["snapshot-delete", "vm1", "none"],
+                 ["snapshot-info", "vm1", "none"], ["snapshot-rename", "vm1", "none", "x"],
+                 ["snapshot-tag", "vm1", "none", "x"], ["snapshot-list", "vm1", "--from", "none"],
+                 ["snapshot-current", "vm1"], ["snapshot-list", "nope"],
+                 ["snapshot-revert", "vm1", "--current"]):
+        fake.cairn(*args, ok=3)
+    assert fake.cairn("jobs").stdout.count("\n") == 3
+
+
+def test_without_a_disk(fake):
+    fake.define("vm1")
+    assert "no disk can hold" in fake.cairn("snapshot-create-as", "vm1", "s1", ok=1).stderr
+    assert names(fake) == []
+
+
+# ---- looking ----
+
+def test_list(vm, monkeypatch):
+    vm.env["TZ"] = "UTC"
+    assert vm.cairn("snapshot-list", "vm1").stdout == (
+        " Name   Creation Time               State\n"
+        "---------------------------------------------\n"
+        " s1     2025-11-20 06:08:17 +0000   running\n"
+        " s2     2025-11-20 06:08:17 +0000   running\n"
+        " s3     2025-11-20 06:08:17 +0000   running\n"
+        " s4     2025-11-20 06:08:17 +0000   running\n"
+        "\n")
+    assert vm.cairn("snapshot-list", "vm1", "--parent").stdout.splitlines()[3:5] == [
+        " s2     2025-11-20 06:08:17 +0000   running   s1",
+        " s3     2025-11-20 06:08:17 +0000   running   s2"]
+    assert vm.cairn("snapshot-list", "vm1", "--tree").stdout == (
+        "s1\n"
+        "  |\n"
+        "  +- s2\n"
+        "  |   |\n"
+        "  |   +- s3\n"
+        "  |     \n"
+        "  +- s4\n"
+        "    \n")
+    assert vm.cairn("snapshot-list", "vm1", "--tree", "--from", "s2").stdout == (
+        "s2\n  |\n  +- s3\n    \n")
+    assert names(vm, "--roots") == ["s1"]
+    assert names(vm, "--leaves") == ["s3", "s4"]
+    assert names(vm, "--no-leaves") == ["s1", "s2"]
+    assert names(vm, "--from", "s1") == ["s2", "s4"]
+    assert names(vm, "--from", "s1", "--descendants") == ["s2", "s3", "s4"]
+    assert names(vm, "--current") == []
+    assert vm.cairn("snapshot-current", "vm1", "--name").stdout == "s4\n"
+    assert json.loads(vm.cairn("snapshot-current", "vm1").stdout)["tags"] == ["a", "b", "c"]
+    assert vm.cairn("snapshot-parent", "vm1", "s3").stdout == "s2\n"
+    assert vm.cairn("snapshot-parent", "vm1", "--current").stdout == "s1\n"
+    vm.cairn("snapshot-parent", "vm1", "s1", ok=3)
+
+
+def test_info(vm):
+    vm.env["TZ"] = "UTC"
+    assert vm.cairn("snapshot-info", "vm1", "s1").stdout == (
+        "Name:           s1\n"
+        "Domain:         vm1\n"
+        "Current:        no\n"
+        "State:          running\n"
+        "Location:       internal\n"
+        "Parent:         -\n"
+        "Children:       2\n"
+        "Descendants:    3\n"
+        "Metadata:       yes\n"
+        "Created:        2025-11-20 06:08:17 +0000\n"
+        "Memory:         4.0 KiB\n"
+        "Own size:       64.0 KiB\n"
+        "\n")
+    out = vm.cairn("snapshot-info", "vm1", "--current").stdout
+    assert "Name:           s4\n" in out and "Current:        yes\n" in out
+    assert "Description:    the fourth\n" in out and "Tags:           a, b, c\n" in out
+    assert vm.cairn("snapshot-info", "vm1", "--snapshotname", "s4").stdout == out
+    assert json.loads(vm.cairn("snapshot-info", "vm1", "s4", "--format", "json").stdout)["parent"]
+
+
+def test_the_same_when_it_is_off(vm):
+    vm.env["TZ"] = "UTC"
+    before = [vm.cairn("snapshot-list", "vm1", *a).stdout for a in ([], ["--tree"])]
+    vm.cairn("destroy", "vm1")
+    assert [vm.cairn("snapshot-list", "vm1", *a).stdout for a in ([], ["--tree"])] == before
+    # The process that looked ends by itself, and a start waits for it.
+    vm.cairn("start", "vm1")
+    assert [x for x in os.listdir(vm.state / "run") if x.startswith(".vm1")] == []
+
+
+def test_many(fake):
+    define(fake)
+    q = fake.qmp()
+    q.run("vm-start", vm="vm1")
+    for i in range(150):
+        q.run("snapshot-create", vm="vm1", name=f"s{i:03}", description="ä" * 200)
+        q.event("JOB_STATUS_CHANGE", status="concluded")
+    page = q.run("snapshot-list", vm="vm1")
+    assert len(json.dumps(page)) < 60000 and 0 < page["next"] < 150
+    assert names(fake) == [f"s{i:03}" for i in range(150)]
+    assert len(fake.cairn("snapshot-list", "vm1", "--tree").stdout.splitlines()) == 300
+    fake.cairn("snapshot-delete", "vm1", "s010", "--children-only")
+    assert names(fake) == [f"s{i:03}" for i in range(11)]
+
+
+# ---- changing ----
+
+def test_rename_and_tag(vm):
+    assert vm.cairn("snapshot-rename", "vm1", "s2", "before upgrade").stdout == (
+        "Domain snapshot s2 renamed to before upgrade\n")
+    assert names(vm, "--from", "s1") == ["before", "upgrade", "s4"]
+    vm.cairn("snapshot-rename", "vm1", "s1", "s3", ok=4)
+    vm.cairn("snapshot-rename", "vm1", "s1", "", ok=2)
+    assert vm.cairn("snapshot-tag", "vm1", "s4").stdout == "a\nb\nc\n"
+    assert vm.cairn("snapshot-tag", "vm1", "s4", "keep", "a").stdout == "Domain snapshot s4 tagged\n"
+    assert vm.cairn("snapshot-tag", "vm1", "s4").stdout == "b\nc\nkeep\na\n"
+    vm.cairn("snapshot-tag", "vm1", "s4", "a", "b", "c", "--remove")
+    assert vm.cairn("snapshot-tag", "vm1", "s4").stdout == "keep\n"
+    vm.cairn("snapshot-tag", "vm1", "s4", "a b", ok=2)
+    assert "Description:    the fourth\n" in vm.cairn("snapshot-info", "vm1", "s4").stdout
+
+
+def test_delete(vm):
+    assert vm.cairn("snapshot-delete", "vm1", "s2").stdout == "Domain snapshot s2 deleted\n"
+    assert names(vm, "--from", "s1") == ["s3", "s4"]
+    assert vm.cairn("snapshot-delete", "vm1", "--snapshotname", "s1", "--children-only",
+                    "--verbose").stdout == "Domain snapshot s1 children deleted\ns3\ns4\n"
+    assert names(vm) == ["s1"]
+    vm.cairn("snapshot-create-as", "vm1", "s5")
+    vm.cairn("destroy", "vm1")
+    assert vm.cairn("snapshot-delete", "vm1", "s1", "--children").stdout == (
+        "Domain snapshot s1 deleted\n")
+    assert names(vm) == []
+
+
+def test_a_tag_protects(vm):
+    vm.cairn("snapshot-tag", "vm1", "s3", "keep")
+    for args in (["s3"], ["s2", "--children"], ["s1", "--children-only"]):
+        r = vm.cairn("snapshot-delete", "vm1", *args, ok=4)
+        assert "snapshot 's3' has the tag \"keep\", which protects it" in r.stderr
+        assert "cairn snapshot-tag vm1 s3 --remove keep" in r.stderr
+    assert names(vm) == ["s1", "s2", "s3", "s4"]
+    vm.cairn("snapshot-delete", "vm1", "s2")
+    vm.cairn("snapshot-tag", "vm1", "s3", "--remove", "keep")
+    vm.cairn("snapshot-delete", "vm1", "s1", "--children")
+
+
+# ---- going back ----
+
+def state(fake):
+    return fake.cairn("domstate", "--reason", "vm1").stdout.strip()
+
+
+def test_revert_in_place(vm):
+    pid = vm.info("vm1")["pid"]
+    assert vm.cairn("snapshot-revert", "vm1", "s3").stdout == "Domain snapshot s3 reverted\n"
+    assert state(vm) == "running (from snapshot)" and vm.info("vm1")["pid"] == pid
+    assert vm.cairn("snapshot-current", "vm1", "--name").stdout == "s3\n"
+    vm.cairn("snapshot-revert", "vm1", "s3", "--paused")
+    assert state(vm) == "paused (from snapshot)"
+    vm.cairn("snapshot-revert", "vm1", "--current", "--running", "--eager", "--verify")
+    assert state(vm) == "running (from snapshot)" and vm.info("vm1")["pid"] == pid
+
+
+def test_revert_of_a_vm_that_is_off(vm):
+    vm.cairn("destroy", "vm1")
+    vm.cairn("snapshot-revert", "vm1", "s2")
+    assert state(vm) == "running (from snapshot)"
+    vm.cairn("destroy", "vm1")
+    vm.cairn("snapshot-revert", "vm1", "s2", "--paused")
+    assert state(vm) == "paused (from snapshot)"
+
+
+def test_revert_to_disks_only(fake):
+    define(fake)
+    fake.cairn("snapshot-create-as", "vm1", "off")
+    fake.cairn("start", "vm1")
+    fake.cairn("snapshot-create-as", "vm1", "on")
+    assert fake.cairn("snapshot-revert", "vm1", "off").stdout == (
+        "Domain 'vm1' was stopped: the snapshot is one of disks only\n"
+        "Domain snapshot off reverted\n")
+    assert state(fake) == "shut off (from snapshot)"
+    assert fake.cairn("snapshot-revert", "vm1", "off", "--running").stdout == (
+        "Domain snapshot off reverted\n")
+    assert state(fake) == "running (booted)"
+    fake.cairn("snapshot-revert", "vm1", "on", "--disks-only")
+    assert state(fake) == "shut off (from snapshot)"
+    o = json.loads(fake.cairn("snapshot-revert", "vm1", "on", "--disks-only", "--paused",
+                              "--format", "json").stdout)
+    assert (o["name"], o["stopped"], o["state"]) == ("on", False, "paused")
+
+
+def test_revert_that_fails_leaves_it_as_it_was(vm):
+    vm.cairn("destroy", "vm1")
+    vm.define("vm1", cmdline="work-fails", disks=[{"path": "vm1.raw", "format": "raw"}])
+    assert "no space left" in vm.cairn("snapshot-revert", "vm1", "s2", ok=1).stderr
+    assert vm.info("vm1")["word"] == "shutoff"
+    vm.define("vm1", cmdline="refuse", disks=[{"path": "vm1.raw", "format": "raw"}])
+    assert "locked by another" in vm.cairn("snapshot-revert", "vm1", "s2", ok=6).stderr
+    assert "locked by another" in vm.cairn("snapshot-list", "vm1", ok=6).stderr
+    vm.define("vm1", disks=[{"path": "vm1.raw", "format": "raw"}])
+    vm.cairn("start", "vm1")
+    q = vm.qmp()
+    assert q.run("vm-info", vm="vm1")["state"] == "running"
+
+
+def test_saved_and_snapshots(vm):
+    vm.cairn("managedsave", "vm1")
+    r = vm.cairn("snapshot-revert", "vm1", "s1", ok=4)
+    assert "VM 'vm1' is saved" in r.stderr and "Next: cairn start vm1" in r.stderr
+    assert names(vm) == ["s1", "s2", "s3", "s4"]
+    vm.cairn("start", "vm1")
+    assert state(vm) == "running (restored)"
+
+
+# ---- as jobs ----
+
+def test_jobs_of_snapshots(fake):
+    define(fake, cmdline="work-takes=500")
+    q = fake.qmp()
+    q.run("vm-start", vm="vm1")
+    id = q.run("snapshot-create", vm="vm1", name="s1")["job"]
+    # A look is answered meanwhile, and the VM goes on.
+    assert q.run("snapshot-list", vm="vm1") == {"snapshots": []}
+    assert q.run("vm-info", vm="vm1")["state"] == "running"
+    with pytest.raises(QmpError) as e:
+        q.run("snapshot-delete", vm="vm1", name="s1")
+    assert e.value.cls == "Busy" and f"job {id} (snapshot-create) is under way" in e.value.desc
+    q.event("JOB_PROGRESS", id=id)
+    q.event("JOB_STATUS_CHANGE", id=id, status="concluded")
+    assert q.run("query-jobs", id=id)[0]["result"]["name"] == "s1"
+    id = q.run("snapshot-create", vm="vm1", name="s2")["job"]
+    q.run("job-cancel", id=id)
+    q.event("JOB_STATUS_CHANGE", id=id, status="concluded")
+    assert q.run("query-jobs", id=id)[0]["error-class"] == "Cancelled"
+    assert len(q.run("snapshot-list", vm="vm1")["snapshots"]) == 1
+    id = fake.cairn("snapshot-create-as", "vm1", "s3", "--no-wait").stdout.strip()
+    q.event("JOB_STATUS_CHANGE", id=id, status="concluded")
+    id = q.run("snapshot-delete", vm="vm1", name="s3")["job"]
+    with pytest.raises(QmpError, match="cannot be cancelled"):
+        q.run("job-cancel", id=id)
+
+
+def test_work_on_a_vm_that_is_off_excludes_its_start(fake):
+    define(fake, cmdline="work-takes=700")
+    q = fake.qmp()
+    id = q.run("snapshot-create", vm="vm1", name="s1")["job"]
+    for command in ("vm-start", "vm-undefine"):
+        with pytest.raises(QmpError) as e:
+            q.run(command, vm="vm1")
+        assert e.value.cls == "Busy" and f"job {id}" in e.value.desc
+    q.event("JOB_STATUS_CHANGE", id=id, status="concluded")
+    q.run("vm-start", vm="vm1")
+
+
+def test_a_process_on_images_that_is_killed(fake):
+    define(fake, cmdline="work-takes=5000")
+    q = fake.qmp()
+    q.run("snapshot-create", vm="vm1", name="s1", job_id="j")
+    children = lambda: open(f"/proc/{fake.proc.pid}/task/{fake.proc.pid}/children").read().split()
+    while not children():
+        time.sleep(0.01)
+    os.kill(int(children()[0]), signal.SIGKILL)
+    q.event("JOB_STATUS_CHANGE", id="j", status="concluded")
+    assert "before it answered" in q.run("query-jobs", id="j")[0]["error"]
+    assert q.run("vm-info", vm="vm1")["state"] == "shut off"
+    assert q.run("snapshot-list", vm="vm1") == {"snapshots": []}
+
+
+def test_a_daemon_that_dies_leaves_no_process_on_images(fake):
+    define(fake, cmdline="work-takes=20000")
+    q = fake.qmp()
+    q.run("snapshot-create", vm="vm1", name="s1", job_id="j")
+    pid = None
+    while not pid:
+        pid = open(f"/proc/{fake.proc.pid}/task/{fake.proc.pid}/children").read().split()
+    fake.stop(signal.SIGKILL)
+    assert os.path.exists(f"/proc/{pid[0]}/exe")
+    fake.start()
+    end = time.monotonic() + 5
+    while os.path.exists(f"/proc/{pid[0]}/exe"):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    fake.cairn("start", "vm1")
+
+
+def test_trees_that_lie(fake):
+    """Parents that are missing, or run in circles."""
+    define(fake)
+    fake.cairn("start", "vm1")
+    for n in ("s1", "s2", "s3"):
+        fake.cairn("snapshot-create-as", "vm1", n)
+    disk = fake.tmp / "vm1.raw"
+    data = bytearray(disk.read_bytes())
+    entry = data.index(b"id1\0")
+    data[entry + 24:entry + 28] = b"id3\0"  # the first's parent is the last
+    disk.write_bytes(data)
+    assert fake.cairn("snapshot-list", "vm1", "--tree").stdout == ""
+    assert names(fake, "--from", "s1", "--descendants") == ["s1", "s2", "s3"]
+    assert "Descendants:    3" in fake.cairn("snapshot-info", "vm1", "s1").stdout
+    data[entry + 24:entry + 28] = b"gone"
+    disk.write_bytes(data)
+    assert fake.cairn("snapshot-list", "vm1", "--tree").stdout.startswith("s1\n  |\n  +- s2\n")
+    data[entry + 24:entry + 28] = b"id3\0"
+    disk.write_bytes(data)
+    fake.cairn("snapshot-delete", "vm1", "s1", "--children")
+    assert names(fake) == []

@@ -1,0 +1,239 @@
+/* snapshot-create, -create-as, -revert, -delete, -rename, -tag. */
+#include "tools/cairn/cli.h"
+#include "tools/cairn/job.h"
+#include "tools/cairn/snapshot.h"
+#include "api/js.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#define TAGS_MAX 32
+
+/* ---- create ---- */
+
+static double milliseconds(struct json_object *o, const char *key)
+{
+	return (double)js_get_int(o, key, 0) / 1e6;
+}
+
+static void figures_print(struct json_object *o)
+{
+	char written[24], shared[24];
+
+	bytes_print((uint64_t)js_get_int(o, "ram-bytes-written", 0), written);
+	bytes_print((uint64_t)js_get_int(o, "ram-bytes-shared", 0), shared);
+	printf("paused for %.1f ms, %.1f ms in all; memory: %s written, %s shared with the snapshot "
+	       "before\n", milliseconds(o, "pause"), milliseconds(o, "total"), written, shared);
+}
+
+/* Words of all --tag options; commas separate too. */
+static struct json_object *tags_arg(struct cli *c)
+{
+	struct json_object *list = json_object_new_array();
+	const char *values[TAGS_MAX];
+	size_t n = option_values(c, "tag", values, TAGS_MAX);
+
+	for (size_t i = 0; i < n; i++)
+		for (const char *p = values[i]; *p;) {
+			size_t len = strcspn(p, ",");
+
+			if (len)
+				json_object_array_add(list, json_object_new_string_len(p, (int)len));
+			p += len + (p[len] == ',');
+		}
+	return list;
+}
+
+static int create(struct cli *c, const char *name, const char *description)
+{
+	CLEANUP_JS struct json_object *result = NULL;
+	struct json_object *args = cli_vm_args(c->pos[0]);
+	struct err e;
+	int r;
+
+	if (name)
+		js_put_str(args, "name", name);
+	if (description)
+		js_put_str(args, "description", description);
+	js_put(args, "tags", tags_arg(c));
+	js_put_bool(args, "disks-only", option_flag(c, "disk-only"));
+	js_put_bool(args, "halt", option_flag(c, "halt"));
+	r = job_run(c, "snapshot-create", args, -1, "Snapshot", &result, &e);
+	if (r == -EINPROGRESS)
+		return CLI_OK;
+	if (r < 0)
+		return cli_fail(&e, "Failed to create a snapshot of domain '%s'", c->pos[0]);
+	return job_result_print(c, result, figures_print, "Domain snapshot %s created",
+		js_get_str(result, "name"));
+}
+
+int verb_snapshot_create(struct cli *c)
+{
+	return create(c, NULL, NULL);
+}
+
+int verb_snapshot_create_as(struct cli *c)
+{
+	const char *option = option_value(c, "name"), *name = option ? option : snapshot_name_arg(c);
+	/* With the name as an option, what stands behind the VM is the description. */
+	bool by_option = option || option_value(c, "snapshotname");
+	const char *description = option_value(c, "description");
+	size_t at = by_option ? 1 : 2;
+
+	if (c->npos > at + 1)
+		return cli_usage(c, "snapshot-create-as does not take \"%s\"", c->pos[at + 1]);
+	if (!description && c->npos > at)
+		description = c->pos[at];
+	return create(c, name, description);
+}
+
+/* ---- revert ---- */
+
+static int revert_args(struct cli *c, struct json_object *args)
+{
+	const char *name = snapshot_name_arg(c);
+	bool running = option_flag(c, "running"), paused = option_flag(c, "paused");
+
+	if (!name == !option_flag(c, "current"))
+		return cli_usage(c, "snapshot-revert needs the name of a snapshot, or --current");
+	if (running && paused)
+		return cli_usage(c, "--running and --paused exclude each other");
+	if (name)
+		js_put_str(args, "name", name);
+	if (running || paused)
+		js_put_str(args, "then", paused ? "paused" : "running");
+	for (size_t i = 0; i < 3; i++) {
+		static const char *const flags[] = { "disks-only", "eager", "verify" };
+
+		js_put_bool(args, flags[i], option_flag(c, flags[i]));
+	}
+	return 0;
+}
+
+int verb_snapshot_revert(struct cli *c)
+{
+	CLEANUP_JS struct json_object *result = NULL;
+	struct json_object *args = cli_vm_args(c->pos[0]);
+	const char *name = snapshot_name_arg(c);
+	struct err e;
+	int r = revert_args(c, args);
+
+	if (r) {
+		json_object_put(args);
+		return r;
+	}
+	r = job_run(c, "snapshot-revert", args, -1, "Revert", &result, &e);
+	if (r == -EINPROGRESS)
+		return CLI_OK;
+	if (r < 0)
+		return cli_fail(&e, "Failed to revert domain '%s' to %s%s", c->pos[0],
+			name ? "snapshot " : "its current snapshot", name ? name : "");
+	if (js_get_bool(result, "stopped", false) && c->format == CLI_TABLE)
+		printf("Domain '%s' was stopped: the snapshot is one of disks only\n", c->pos[0]);
+	return job_result_print(c, result, NULL, "Domain snapshot %s reverted",
+		js_get_str(result, "name"));
+}
+
+/* ---- delete ---- */
+
+static void deleted_print(struct json_object *o)
+{
+	struct json_object *list = js_get_array(o, "deleted");
+
+	for (size_t i = 0; list && i < json_object_array_length(list); i++)
+		printf("%s\n", json_object_get_string(json_object_array_get_idx(list, i)));
+}
+
+int verb_snapshot_delete(struct cli *c)
+{
+	CLEANUP_JS struct json_object *result = NULL;
+	const char *name = snapshot_name_arg(c);
+	bool too = option_flag(c, "children"), only = option_flag(c, "children-only");
+	struct json_object *args;
+	struct err e;
+	int r;
+
+	if (!name == !option_flag(c, "current"))
+		return cli_usage(c, "snapshot-delete needs the name of a snapshot, or --current");
+	if (too && only)
+		return cli_usage(c, "--children and --children-only exclude each other");
+	args = cli_vm_args(c->pos[0]);
+	js_put_str(args, "name", name ? name : "");
+	if (too || only)
+		js_put_str(args, "children", only ? "only" : "too");
+	r = job_run(c, "snapshot-delete", args, -1, "Delete", &result, &e);
+	if (r == -EINPROGRESS)
+		return CLI_OK;
+	if (r < 0)
+		return cli_fail(&e, "Failed to delete snapshot %s", name ? name : "");
+	return job_result_print(c, result, deleted_print,
+		only ? "Domain snapshot %s children deleted" : "Domain snapshot %s deleted",
+		name ? name : "");
+}
+
+/* ---- at once ---- */
+
+int verb_snapshot_rename(struct cli *c)
+{
+	struct json_object *args;
+	struct err e;
+
+	args = cli_vm_args(c->pos[0]);
+	js_put_str(args, "name", c->pos[1]);
+	js_put_str(args, "new-name", c->pos[2]);
+	if (cli_execute(c, "snapshot-set", args, NULL, NULL, &e) < 0)
+		return cli_fail(&e, "Failed to rename snapshot %s", c->pos[1]);
+	printf("Domain snapshot %s renamed to %s\n", c->pos[1], c->pos[2]);
+	return CLI_OK;
+}
+
+static bool tag_named(struct cli *c, const char *tag)
+{
+	for (size_t i = 2; i < c->npos; i++)
+		if (!strcmp(c->pos[i], tag))
+			return true;
+	return false;
+}
+
+/* What it has without those named, and with them unless they go. */
+static struct json_object *tags_change(struct cli *c, struct json_object *had, bool remove)
+{
+	struct json_object *list = json_object_new_array();
+
+	for (size_t i = 0; had && i < json_object_array_length(had); i++) {
+		struct json_object *tag = json_object_array_get_idx(had, i);
+
+		if (!tag_named(c, json_object_get_string(tag)))
+			json_object_array_add(list, json_object_get(tag));
+	}
+	for (size_t i = 2; !remove && i < c->npos; i++)
+		json_object_array_add(list, json_object_new_string(c->pos[i]));
+	return list;
+}
+
+int verb_snapshot_tag(struct cli *c)
+{
+	CLEANUP_JS struct json_object *all = NULL;
+	struct json_object *o = NULL, *had, *args;
+	struct err e;
+	int r = snapshots_fetch_all(c, c->pos[0], &all, &e);
+
+	if (!r && !(o = snapshot_find(all, c->pos[1])))
+		r = err_set(&e, -ENOENT, ERR_NOT_FOUND, "VM '%s' has no snapshot '%s'", c->pos[0],
+			c->pos[1]);
+	if (r < 0)
+		return cli_fail(&e, "Failed to tag snapshot %s", c->pos[1]);
+	had = js_get_array(o, "tags");
+	for (size_t i = 0; c->npos == 2 && had && i < json_object_array_length(had); i++)
+		printf("%s\n", json_object_get_string(json_object_array_get_idx(had, i)));
+	if (c->npos == 2)
+		return CLI_OK;
+	args = cli_vm_args(c->pos[0]);
+	js_put_str(args, "name", c->pos[1]);
+	js_put(args, "tags", tags_change(c, had, option_flag(c, "remove")));
+	if (cli_execute(c, "snapshot-set", args, NULL, NULL, &e) < 0)
+		return cli_fail(&e, "Failed to tag snapshot %s", c->pos[1]);
+	printf("Domain snapshot %s tagged\n", c->pos[1]);
+	return CLI_OK;
+}
