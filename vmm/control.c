@@ -6,6 +6,7 @@
 #include "vmm/machine.h"
 #include "vmm/vm.h"
 #include "vmm/vm_save.h"
+#include "vmm/vm_snapshot.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -24,7 +25,7 @@ struct control {
 	struct loop_watch *listen_watch, *peer_watch;
 	struct vm *vm;
 	struct worker *worker;
-	uint64_t config_seq, save_seq;
+	uint64_t config_seq, work_seq;
 	uint8_t buf[CHANNEL_BODY_MAX];
 };
 
@@ -113,13 +114,14 @@ static void save_over(void *opaque, int r, const struct err *e)
 {
 	struct control *c = opaque;
 
-	reply(c, c->save_seq, r, e);
+	reply(c, c->work_seq, r, e);
 }
 
 /* Answered by save_over(), or at once when it cannot begin. */
 static void save_request(struct control *c, struct channel_msg *m)
 {
 	int state_fd = m->nfds > 0 ? m->fds[0] : -1, definition_fd = m->nfds > 1 ? m->fds[1] : -1;
+	uint64_t before = c->work_seq;
 	struct err e = { 0 };
 	int r;
 
@@ -127,11 +129,83 @@ static void save_request(struct control *c, struct channel_msg *m)
 	if (state_fd < 0) {
 		r = err_set(&e, -EINVAL, ERR_INVALID, "a save needs a file");
 	} else {
-		c->save_seq = m->head.seq;
+		c->work_seq = m->head.seq;
 		r = vm_save(c->vm, c->worker, state_fd, definition_fd, save_over, c, &e);
 	}
+	if (r < 0) {
+		c->work_seq = before;
+		reply(c, m->head.seq, r, &e);
+	}
+}
+
+/* ---- snapshots ---- */
+
+static void create_over(void *opaque, const struct vm_snapshot_done *d)
+{
+	struct control *c = opaque;
+
+	peer_send(c, VM_MSG_SNAPSHOT_DONE, c->work_seq, d, sizeof(*d));
+}
+
+static void snapshot_over(void *opaque, const struct vm_snapshot_done *d)
+{
+	struct err e = { .cls = d->cls };
+
+	snprintf(e.msg, sizeof(e.msg), "%s", d->msg);
+	save_over(opaque, d->error, &e);
+}
+
+static void snapshot_list(struct control *c, struct channel_msg *m)
+{
+	const struct vm_snapshot_list *want = m->body;
+	struct vm_snapshots *page = malloc(sizeof(*page));
+	struct err e = { 0 };
+	int r = page ? vm_snapshot_list(c->vm, want->from, page, &e) : -ENOMEM;
+
 	if (r < 0)
 		reply(c, m->head.seq, r, &e);
+	else
+		peer_send(c, VM_MSG_SNAPSHOTS, m->head.seq, page,
+			offsetof(struct vm_snapshots, list) + page->n * sizeof(page->list[0]));
+	free(page);
+}
+
+/* Strings from the peer end where their field does. */
+#define TERMINATE(field) ((field)[sizeof(field) - 1] = 0)
+
+static void snapshot_set(struct control *c, struct channel_msg *m)
+{
+	struct vm_snapshot_set *s = m->body;
+	struct err e = { 0 };
+
+	TERMINATE(s->name);
+	TERMINATE(s->new_name);
+	TERMINATE(s->description);
+	TERMINATE(s->tags);
+	reply(c, m->head.seq, vm_snapshot_set(c->vm, s, &e), &e);
+}
+
+/* The work under way keeps its own seq: remember this one only when it has begun. */
+static void snapshot_begin(struct control *c, struct channel_msg *m)
+{
+	uint64_t before = c->work_seq;
+	struct vm_snapshot_name *name = m->body;
+	struct err e = { 0 };
+	int r;
+
+	c->work_seq = m->head.seq;
+	if (m->head.type == VM_MSG_SNAPSHOT_CREATE) {
+		r = vm_snapshot_create(c->vm, c->worker, m->body, create_over, c, &e);
+	} else if (m->head.type == VM_MSG_SNAPSHOT_REVERT) {
+		r = vm_snapshot_revert(c->vm, c->worker, m->body, snapshot_over, c, &e);
+	} else {
+		TERMINATE(name->name);
+		r = vm_snapshot_delete(c->vm, c->worker, name->name, snapshot_over, c, &e);
+	}
+	if (r < 0) {
+		c->work_seq = before;
+		reply(c, m->head.seq, r, &e);
+	}
 }
 
 static void request_handle(struct control *c, struct channel_msg *m)
@@ -163,6 +237,17 @@ static void request_handle(struct control *c, struct channel_msg *m)
 		break;
 	case VM_MSG_SAVE:
 		save_request(c, m);
+		return;
+	case VM_MSG_SNAPSHOT_CREATE:
+	case VM_MSG_SNAPSHOT_REVERT:
+	case VM_MSG_SNAPSHOT_DELETE:
+		snapshot_begin(c, m);
+		return;
+	case VM_MSG_SNAPSHOT_LIST:
+		snapshot_list(c, m);
+		return;
+	case VM_MSG_SNAPSHOT_SET:
+		snapshot_set(c, m);
 		return;
 	case VM_MSG_QUERY:
 		query(c, m->head.seq);

@@ -91,5 +91,22 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "CAIRN ", "CAIRNVM ", 1)
                 IO (Decode16, 0x0505, 0x0505, 1, 1)
             })
         }
+
+        /* Its number lies at devices/vmgenid.h's VMGENID_GPA. */
+        Device (VGEN)
+        {
+            Name (_HID, "CARN0001")
+            Name (_CID, "VM_Gen_Counter")
+            Name (_DDN, "VM_Gen_Counter")
+            Name (ADDR, Package () { 0x000FF000, 0 })
+        }
+    }
+
+    Scope (\_GPE)
+    {
+        Method (_E05)
+        {
+            Notify (\_SB.VGEN, 0x80)
+        }
     }
 }

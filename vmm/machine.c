@@ -17,9 +17,11 @@
 #include "devices/virtio_blk.h"
 #include "devices/virtio_console.h"
 #include "devices/virtio_rng.h"
+#include "devices/vmgenid.h"
 #include "snapshot/pager.h"
 #include "vmm/acpi.h"
 #include "vmm/boot.h"
+#include "vmm/vm_snapshot.h"
 
 #include <errno.h>
 #include <linux/kvm.h>
@@ -131,6 +133,8 @@ static int board_devices_new(struct machine *m, struct err *e)
 	if (!r)
 		r = device_keep(m, acpi_pm_new(h, m->pio, &m->acpi_pm, e), &m->acpi_pm);
 	if (!r)
+		r = device_keep(m, vmgenid_new(h, m->acpi_pm, &m->vmgenid, e), &m->vmgenid);
+	if (!r)
 		r = device_keep(m, pvpanic_new(h, m->pio, &d, e), &d);
 	if (!r && m->cfg.debug_exit)
 		r = device_keep(m, debug_exit_new(h, m->pio, &d, e), &d);
@@ -173,9 +177,20 @@ static int disk_new(struct machine *m, const struct vm_disk *c, int *fds, struct
 	m->ndisks++; /* machine_free() takes what is half built, too */
 	if (r < 0)
 		return r;
+	if (m->cfg.images_only)
+		return 0;
 	v.block = d->block;
 	v.loop = d->loop;
 	return device_keep(m, virtio_blk_new(&m->host, m->pci, &v, &d->dev, e), &d->dev);
+}
+
+static int disks_new(struct machine *m, int *fds, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < m->cfg.ndisks && !r; i++)
+		r = disk_new(m, &m->cfg.disks[i], fds, e);
+	return r;
 }
 
 static int virtio_devices_new(struct machine *m, int *fds, struct err *e)
@@ -184,10 +199,8 @@ static int virtio_devices_new(struct machine *m, int *fds, struct err *e)
 	struct virtio_console_config console = { .name = "virtio-console0", .ports = &port,
 		.nports = 1, .slot = -1 };
 	struct device *d = NULL;
-	int r = 0;
+	int r = disks_new(m, fds, e);
 
-	for (unsigned i = 0; i < m->cfg.ndisks && !r; i++)
-		r = disk_new(m, &m->cfg.disks[i], fds, e);
 	if (!r && m->cfg.virtio_console)
 		r = device_keep(m, virtio_console_new(&m->host, m->pci, &console, &d, e), &d);
 	if (!r && m->cfg.rng)
@@ -228,6 +241,8 @@ static int vcpus_setup(struct machine *m, struct err *e)
 
 static int files_take(struct machine *m, int *fds, struct err *e)
 {
+	if (m->cfg.kernel_fd == VM_NO_FD && m->cfg.images_only)
+		return 0;
 	if (m->cfg.kernel_fd == VM_NO_FD)
 		return err_set(e, -EINVAL, ERR_INVALID,
 			"no kernel: \"boot\": {\"kernel\": …} has to name a vmlinux or a bzImage");
@@ -244,6 +259,8 @@ static int machine_build(struct machine *m, int *fds, struct err *e)
 {
 	int r = files_take(m, fds, e);
 
+	if (!r && m->cfg.images_only)
+		return disks_new(m, fds, e);
 	if (!r)
 		r = kvm_init(&m->kvm, e);
 	if (!r)
@@ -298,10 +315,13 @@ int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct loo
 	return 0;
 }
 
-static void machine_pager_end(struct machine *m)
+void machine_forget_memory(struct machine *m)
 {
+	snapshot_base_free(m);
 	pager_free(m->pager);
 	m->pager = NULL;
+	free(m->paged_from);
+	m->paged_from = NULL;
 	if (m->restored_from.fd >= 0)
 		close(m->restored_from.fd);
 	m->restored_from.fd = -1;
@@ -338,7 +358,7 @@ void machine_free(struct machine *m)
 	}
 	for (unsigned i = 0; i < VM_CONSOLE_COUNT; i++)
 		console_free(m->consoles[i]);
-	machine_pager_end(m);
+	machine_forget_memory(m);
 	uffd_close(&m->uffd);
 	bus_free(m->pio);
 	bus_free(m->mmio);
@@ -392,20 +412,26 @@ int machine_boot(struct machine *m, struct err *e)
 	if (m->booted)
 		memory_clear(&m->mem);
 	m->booted = true;
+	vmgenid_renew(m->vmgenid, false);
 	r = acpi_build(&m->mem, m->cfg.vcpus, &src.rsdp_gpa, e);
 	if (!r)
 		r = boot_load(&m->mem, &src, &entry, e);
 	return r < 0 ? r : vcpus_reset(&m->vcpus, &entry, e);
 }
 
+void machine_reset_devices(struct machine *m)
+{
+	for (unsigned i = 0; i < m->ndevices; i++)
+		if (m->devices[i]->ops->reset)
+			m->devices[i]->ops->reset(m->devices[i]);
+}
+
 int machine_reset(struct machine *m, struct err *e)
 {
 	int r;
 
-	for (unsigned i = 0; i < m->ndevices; i++)
-		if (m->devices[i]->ops->reset)
-			m->devices[i]->ops->reset(m->devices[i]);
-	machine_pager_end(m);
+	machine_reset_devices(m);
+	machine_forget_memory(m);
 	r = kvm_reset_irqchip(&m->kvm, e);
 	return r < 0 ? r : machine_boot(m, e);
 }
@@ -434,10 +460,11 @@ void machine_resume(struct machine *m)
 
 static void disk_info(struct machine *m, unsigned i, struct vm_disk_info *ret)
 {
-	struct virtio_blk_stats s;
+	struct virtio_blk_stats s = { 0 };
 	struct block_info b;
 
-	virtio_blk_stats(m->disks[i].dev, &s);
+	if (m->disks[i].dev)
+		virtio_blk_stats(m->disks[i].dev, &s);
 	block_info(m->disks[i].block, &b);
 	memcpy(ret->id, m->cfg.disks[i].id, sizeof(ret->id));
 	ret->size_bytes = b.size_bytes;
@@ -461,7 +488,7 @@ void machine_info(struct machine *m, struct vm_info *i)
 	i->ram_bytes = m->cfg.ram_bytes;
 	i->assist_syscalls = atomic_load(&m->assist.syscalls);
 	i->assist_instructions = atomic_load(&m->assist.instructions);
-	for (unsigned n = 0; n < m->cfg.vcpus; n++) {
+	for (unsigned n = 0; n < m->vcpus.cfg.count; n++) {
 		const struct vcpu *v = &m->vcpus.vcpu[n];
 
 		i->vcpu_ns[n] = vcpu_cpu_ns(&m->vcpus, n);

@@ -23,6 +23,7 @@ struct err;
 struct loop;
 struct pager;
 struct pci_host;
+struct snapshot_base;
 
 #define MACHINE_DEVICES_MAX 64
 
@@ -54,7 +55,7 @@ struct machine {
 	struct dev_host host;
 	struct bus *pio, *mmio;
 	struct pci_host *pci;
-	struct device *acpi_pm;
+	struct device *acpi_pm, *vmgenid;
 	struct console *consoles[VM_CONSOLE_COUNT]; /* [VIRTIO] NULL when there is none */
 	struct device *devices[MACHINE_DEVICES_MAX];
 	unsigned ndevices;
@@ -65,6 +66,8 @@ struct machine {
 	struct uffd uffd;    /* for pager and tracker; may be none */
 	struct pager *pager; /* while memory comes out of a saved state */
 	struct vmstate_file restored_from; /* fd -1: none */
+	struct vmstate_store *paged_from;  /* owned (free); a snapshot's map, or NULL */
+	struct snapshot_base *base;	   /* vmm/vm_snapshot.c */
 };
 
 /* Build it. cfg has been checked. fds: what came with the configuration; those that are taken
@@ -83,6 +86,10 @@ int machine_reset(struct machine *m, struct err *e);
 
 /* Devices as after machine_pause(), before any thread is there. */
 void machine_hold(struct machine *m);
+/* What memory is paged in from, and what is known of it, is no longer so. */
+void machine_forget_memory(struct machine *m);
+/* Every device to its power-on state; vCPUs and memory stay. */
+void machine_reset_devices(struct machine *m);
 /* Stop the vCPUs, then drain the devices; after it nothing of the guest's moves. */
 void machine_pause(struct machine *m);
 void machine_resume(struct machine *m);

@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "devices/device.h"
+#include "devices/vmgenid.h"
 #include "snapshot/state.h"
 #include "vmm/machine.h"
 
@@ -326,5 +327,7 @@ int machine_load(struct machine *m, const uint8_t *buf, size_t len, struct err *
 
 	while (!r && (r = state_section_next(buf, len, &pos, &s, e)) > 0)
 		r = section_load(m, &s, e);
+	if (!r)
+		vmgenid_renew(m->vmgenid, true);
 	return r;
 }

@@ -20,7 +20,7 @@ int machine_save(struct machine *m, struct state_writer *w, struct err *e);
  * Returns 0; -EINVAL (ERR_CORRUPT, or ERR_INVALID when it is another machine's). */
 int machine_state_check(struct machine *m, const uint8_t *buf, size_t len, struct err *e);
 
-/* Check, then set everything. When it fails after the check, the machine has to be reset.
+/* Check, then set everything; the guest sees a new generation id. When it fails after the check, the machine has to be reset.
  * RAM has to be in place first: devices look at their rings. */
 int machine_load(struct machine *m, const uint8_t *buf, size_t len, struct err *e);
 

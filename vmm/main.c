@@ -108,7 +108,7 @@ static int process_run(struct process *p)
 	rest_of_fds_close(p);
 	if (!r)
 		r = process_confine(p, &e);
-	if (!r && !p->cfg.start_paused)
+	if (!r && !p->cfg.start_paused && !p->cfg.images_only)
 		r = vm_cont(p->vm, p->cfg.restore_fd == VM_NO_FD ? VM_REASON_BOOTED : VM_REASON_RESTORED, &e);
 	control_configured(p->control, r, &e);
 	if (r < 0) {

@@ -31,7 +31,7 @@ struct kvm;
 #define MEM_LAPIC_BASE 0xfee00000ULL
 #define MEM_EBDA_BASE 0x9fc00ULL
 #define MEM_ACPI_BASE 0xe0000ULL
-#define MEM_ACPI_BYTES 0x20000ULL
+#define MEM_ACPI_BYTES 0x1f000ULL /* tables; the page behind them is devices/vmgenid.h's */
 
 struct memory {
 	int fd; /* memfd */

@@ -35,7 +35,7 @@ static const int allowed[] = {
 	SCMP_SYS(io_uring_enter),
 	/* sockets that are there, and those that come over them */
 	SCMP_SYS(recvmsg), SCMP_SYS(sendmsg), SCMP_SYS(recvfrom), SCMP_SYS(sendto), SCMP_SYS(accept4),
-	SCMP_SYS(shutdown),
+	SCMP_SYS(shutdown), SCMP_SYS(eventfd2),
 	/* threads and time */
 	SCMP_SYS(futex), SCMP_SYS(sched_yield), SCMP_SYS(exit), SCMP_SYS(exit_group), SCMP_SYS(tgkill),
 	SCMP_SYS(gettid), SCMP_SYS(getpid), SCMP_SYS(rt_sigreturn), SCMP_SYS(rt_sigprocmask),

@@ -100,6 +100,7 @@ static void *vcpu_thread(void *opaque)
 
 	snprintf(name, sizeof(name), "vcpu%u", v->index);
 	pthread_setname_np(pthread_self(), name);
+	atomic_store(&v->tid, gettid());
 	while (vcpu_park(v))
 		vcpu_run_until_stop(v);
 	return NULL;
@@ -426,6 +427,14 @@ uint64_t vcpu_cpu_ns(const struct vcpus *s, unsigned i)
 		clock_gettime(clock, &ts) < 0)
 		return 0;
 	return (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
+}
+
+bool vcpus_has_tid(const struct vcpus *s, int tid)
+{
+	for (unsigned i = 0; i < s->cfg.count; i++)
+		if (atomic_load(&s->vcpu[i].tid) == tid)
+			return true;
+	return false;
 }
 
 unsigned vcpus_halted(const struct vcpus *s)

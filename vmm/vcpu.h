@@ -43,6 +43,7 @@ struct vcpu {
 	struct kvm_lapic_state *fresh_lapic; /* as KVM made it, for a reset; owned */
 	pthread_t thread;
 	bool thread_made;
+	atomic_int tid; /* of the thread; 0 before it runs */
 	int stats_fd;		  /* -1: none */
 	off_t stats_blocking_off; /* of the value that says "halted"; 0: none */
 	atomic_ulong exits_io, exits_mmio, exits_other;
@@ -88,6 +89,8 @@ void vcpus_done(struct vcpus *s);
 
 /* CPU time that vCPU i's thread has used, in ns. */
 uint64_t vcpu_cpu_ns(const struct vcpus *s, unsigned i);
+/* Is this thread a vCPU's? Any thread. */
+bool vcpus_has_tid(const struct vcpus *s, int tid);
 /* How many are halted now (0 when the host cannot tell). */
 unsigned vcpus_halted(const struct vcpus *s);
 

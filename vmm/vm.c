@@ -56,6 +56,8 @@ struct vm {
 	struct loop_task task;
 	/* Long work, and how far it is. */
 	const char *work;
+	bool work_live;	    /* beside the running guest */
+	bool reset_pending; /* the guest asked for it meanwhile */
 	atomic_bool work_cancelled;
 	_Atomic uint64_t work_bytes, work_total;
 	_Atomic uint64_t work_told_ns; /* when progress was told last */
@@ -145,6 +147,7 @@ int vm_work_begin(struct vm *vm, const char *what, struct err *e)
 	if (vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED)
 		return wrong_phase(vm, what, e);
 	vm->work = what;
+	vm->work_live = false;
 	atomic_store(&vm->work_cancelled, false);
 	atomic_store(&vm->work_told_ns, loop_now_ns());
 	return 0;
@@ -184,22 +187,35 @@ int vm_work_cancel(struct vm *vm, struct err *e)
 	return 0;
 }
 
-void vm_work_end(struct vm *vm)
+void vm_work_set_live(struct vm *vm)
 {
-	vm->work = NULL;
+	vm->work_live = true;
 }
 
+/* May the VM be moved? */
 static int busy(const struct vm *vm, struct err *e)
 {
+	if (vm->cfg.images_only)
+		return err_set(e, -EBUSY, ERR_WRONG_STATE,
+			"this process only works on the VM's images; the VM is off");
+	if (!vm->work || vm->work_live)
+		return 0;
 	return err_set(e, -EBUSY, ERR_BUSY, "a %s of this VM is under way", vm->work);
 }
 
 /* ---- requests ---- */
 
+static void generation_next(struct vm *vm)
+{
+	LOCK_GUARD(&vm->lock);
+
+	vm->generation++;
+}
+
 int vm_cont(struct vm *vm, enum vm_reason reason, struct err *e)
 {
-	if (vm->work)
-		return busy(vm, e);
+	if (busy(vm, e))
+		return -EBUSY;
 	if (vm->phase == VM_PHASE_RUNNING)
 		return 0;
 	if (vm->phase != VM_PHASE_PAUSED)
@@ -212,6 +228,15 @@ int vm_cont(struct vm *vm, enum vm_reason reason, struct err *e)
 	phase_set(vm, VM_PHASE_RUNNING, reason, 0, NULL);
 	machine_resume(vm->m);
 	return 0;
+}
+
+void vm_reverted(struct vm *vm, bool run)
+{
+	generation_next(vm);
+	vm->memory_lost = false;
+	phase_set(vm, run ? VM_PHASE_RUNNING : VM_PHASE_PAUSED, VM_REASON_FROM_SNAPSHOT, 0, NULL);
+	if (run)
+		machine_resume(vm->m);
 }
 
 int vm_stop(struct vm *vm, enum vm_reason reason, struct err *e)
@@ -229,8 +254,8 @@ int vm_powerdown(struct vm *vm, struct err *e)
 {
 	struct vm_event ev;
 
-	if (vm->work)
-		return busy(vm, e);
+	if (busy(vm, e))
+		return -EBUSY;
 	if (vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED)
 		return wrong_phase(vm, "press the power button", e);
 	ev = event_new(vm, VM_EVENT_POWERDOWN);
@@ -241,19 +266,12 @@ int vm_powerdown(struct vm *vm, struct err *e)
 
 int vm_nmi(struct vm *vm, struct err *e)
 {
-	if (vm->work)
-		return busy(vm, e);
+	if (busy(vm, e))
+		return -EBUSY;
 	if (vm->phase != VM_PHASE_RUNNING)
 		return wrong_phase(vm, "inject an NMI", e);
 	vcpus_nmi(&vm->m->vcpus);
 	return 0;
-}
-
-static void generation_next(struct vm *vm)
-{
-	LOCK_GUARD(&vm->lock);
-
-	vm->generation++;
 }
 
 /* Stop, back to power-on, and on in the phase it was in. */
@@ -282,8 +300,10 @@ static int reset_in_place(struct vm *vm, bool by_guest, struct err *e)
 
 int vm_reset(struct vm *vm, struct err *e)
 {
+	if (busy(vm, e))
+		return -EBUSY;
 	if (vm->work)
-		return busy(vm, e);
+		return err_set(e, -EBUSY, ERR_BUSY, "a %s of this VM is under way", vm->work);
 	if (vm->phase == VM_PHASE_CRASHED) {
 		vm->phase = VM_PHASE_PAUSED; /* a hard reset is the way out of a preserved crash */
 		vm->reason = VM_REASON_USER;
@@ -322,10 +342,26 @@ static void guest_poweroff(struct vm *vm)
 	}
 }
 
+/* A reset clears memory that the work is still writing: it waits for the work's end, with the
+ * vCPUs standing still since the guest asked. */
+void vm_work_end(struct vm *vm)
+{
+	struct err e = { 0 };
+
+	vm->work = NULL;
+	if (vm->reset_pending && vm->phase == VM_PHASE_RUNNING)
+		reset_in_place(vm, true, &e);
+	vm->reset_pending = false;
+}
+
 static void guest_reset(struct vm *vm)
 {
 	struct err e = { 0 };
 
+	if (vm->work && vm->cfg.on_reboot == VM_ACTION_RESTART) {
+		vm->reset_pending = true;
+		return;
+	}
 	switch (vm->cfg.on_reboot) {
 	case VM_ACTION_RESTART:
 		reset_in_place(vm, true, &e);
@@ -536,6 +572,8 @@ int vm_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct loop *l,
 
 int vm_load(struct vm *vm, struct err *e)
 {
+	if (vm->cfg.images_only)
+		return 0;
 	if (vm->restore_fd < 0)
 		return machine_boot(vm->m, e);
 	return machine_restore(vm->m, steal_fd(&vm->restore_fd), e);

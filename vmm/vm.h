@@ -47,6 +47,11 @@ int vm_work_begin(struct vm *vm, const char *what, struct err *e);
 bool vm_work_step(struct vm *vm, uint64_t done, uint64_t total);
 int vm_work_cancel(struct vm *vm, struct err *e);
 void vm_work_end(struct vm *vm);
+/* The work goes on beside the running guest: suspend, resume and the power button are allowed
+ * again; a reset waits for its end. */
+void vm_work_set_live(struct vm *vm);
+/* The machine, paused, holds another state now: phase, and on if `run`. */
+void vm_reverted(struct vm *vm, bool run);
 
 enum vm_phase vm_phase(const struct vm *vm);
 void vm_info(struct vm *vm, struct vm_info *ret);

@@ -61,6 +61,7 @@ const char *vm_reason_name(enum vm_reason r)
 		[VM_REASON_SAVING] = "saving",
 		[VM_REASON_SAVED] = "saved",
 		[VM_REASON_RESTORED] = "restored",
+		[VM_REASON_FROM_SNAPSHOT] = "from snapshot",
 	};
 
 	return (unsigned)r < VM_REASON_COUNT ? names[r] : names[VM_REASON_NONE];

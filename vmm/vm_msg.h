@@ -88,6 +88,7 @@ enum vm_reason {
 	VM_REASON_SAVING,	     /* paused while its state is written */
 	VM_REASON_SAVED,	     /* ended: its state is in a file */
 	VM_REASON_RESTORED,	     /* running or paused: it began with a saved state */
+	VM_REASON_FROM_SNAPSHOT,     /* running or paused: reverted to one */
 	VM_REASON_COUNT,
 };
 

@@ -107,6 +107,8 @@ static int save_prepare(struct save *s, int definition_fd, struct err *e)
 	if (definition_fd >= 0)
 		r = file_read_fd(definition_fd, "definition", VMSTATE_DEFINITION_MAX_BYTES,
 			&s->definition, &len, e);
+	if (!r && s->m->cfg.images_only)
+		r = err_set(e, -EBUSY, ERR_WRONG_STATE, "the VM is off: there is no state to save");
 	if (!r)
 		r = vm_work_begin(s->vm, "save", e);
 	if (r < 0)

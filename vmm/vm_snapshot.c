@@ -1,0 +1,322 @@
+/* The list, small changes to it, and what the jobs share. */
+#include "vmm/vm_snapshot.h"
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "block/block.h"
+#include "snapshot/pager.h"
+#include "snapshot/tracker.h"
+#include "vmm/vm_snapshot_impl.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+uint64_t vmsnap_realtime_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
+}
+
+bool vmsnap_disk_takes_part(const struct machine *m, unsigned i)
+{
+	return !m->cfg.disks[i].read_only;
+}
+
+struct machine_disk *vmsnap_first_disk(struct machine *m, struct err *e)
+{
+	for (unsigned i = 0; i < m->ndisks; i++)
+		if (vmsnap_disk_takes_part(m, i) && m->cfg.disks[i].format[0] == BLOCK_FORMAT_QCOW2)
+			return &m->disks[i];
+	err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+		"snapshots live in a writable qcow2 disk, and this VM has none; convert one with `cairn-img "
+		"convert -O qcow2`");
+	return NULL;
+}
+
+int vmsnap_tree(struct machine_disk *d, struct tree *ret, struct err *e)
+{
+	CLEANUP_FREE struct block_snapshot_info *list = NULL;
+	size_t n = 0;
+	int r = disk_snapshot_list(d, &list, &n, e);
+
+	if (r < 0)
+		return r;
+	r = tree_build(list, n, ret);
+	return r < 0 ? err_set_errno(e, r, "snapshots") : 0;
+}
+
+int vmsnap_find(const struct tree *t, const char *name, struct tree_node **ret, struct err *e)
+{
+	struct tree_node *n = *name ? tree_find(t, name) : tree_current(t);
+
+	if (!n)
+		return err_set(e, -ENOENT, ERR_NOT_FOUND,
+			*name ? "there is no snapshot '%s'; see snapshot-list" : "there is no current snapshot%s",
+			name);
+	*ret = n;
+	return 0;
+}
+
+/* ---- jobs ---- */
+
+void vmsnap_job_init(struct vmsnap_job *j, struct vm *vm, struct worker *w, vm_snapshot_done_fn *done,
+	void *opaque)
+{
+	j->vm = vm;
+	j->m = vm_machine(vm);
+	j->worker = w;
+	j->done = done;
+	j->opaque = opaque;
+}
+
+void vmsnap_job_finish(struct vmsnap_job *j)
+{
+	j->result.error = j->r;
+	if (j->r < 0) {
+		j->result.cls = j->e.cls;
+		snprintf(j->result.msg, sizeof(j->result.msg), "%s", j->e.msg);
+	}
+	vm_work_end(j->vm);
+	j->done(j->opaque, &j->result);
+}
+
+void snapshot_base_free(struct machine *m)
+{
+	if (!m->base)
+		return;
+	tracker_free(m->base->tracker);
+	free(m->base->crcs);
+	free(m->base);
+	m->base = NULL;
+}
+
+/* ---- list ---- */
+
+static void info_fill(const struct tree_node *n, bool current, struct vm_snapshot_info *i)
+{
+	memset(i, 0, sizeof(*i));
+	memcpy(i->id, n->info.id, sizeof(i->id));
+	if (n->data.parent)
+		snprintf(i->parent, sizeof(i->parent), "%llu", (unsigned long long)n->data.parent);
+	memcpy(i->name, n->info.name, sizeof(i->name));
+	memcpy(i->description, n->data.description, sizeof(i->description));
+	memcpy(i->tags, n->data.tags, sizeof(i->tags));
+	i->realtime_ns = n->info.sec * 1000000000ULL + n->info.nsec;
+	i->vm_clock_ns = n->info.vm_clock_ns;
+	i->vm_state_bytes = n->info.vm_state_bytes;
+	i->disk_bytes = n->info.disk_bytes;
+	i->own_bytes = UINT64_MAX;
+	i->state = n->data.state;
+	i->current = current;
+}
+
+int vm_snapshot_list(struct vm *vm, uint32_t from, struct vm_snapshots *ret, struct err *e)
+{
+	struct machine_disk *d = vmsnap_first_disk(vm_machine(vm), e);
+	struct tree t;
+	int r;
+
+	if (!d)
+		return -ENOTSUP;
+	r = vmsnap_tree(d, &t, e);
+	if (r < 0)
+		return r;
+	memset(ret, 0, sizeof(*ret));
+	ret->total = (uint32_t)t.n;
+	ret->from = from;
+	for (size_t i = from; i < t.n && ret->n < VM_SNAPSHOTS_PER_MESSAGE; i++)
+		info_fill(&t.nodes[i], &t.nodes[i] == tree_current(&t), &ret->list[ret->n++]);
+	tree_done(&t);
+	return 0;
+}
+
+/* ---- name, description, tags ---- */
+
+static int set_apply(const struct tree *t, struct tree_node *n, const struct vm_snapshot_set *s,
+	struct err *e)
+{
+	struct tree_node *other = s->new_name[0] ? tree_find(t, s->new_name) : NULL;
+
+	if (s->new_name[0]) {
+		int r = tree_name_check(s->new_name, e);
+
+		if (r < 0)
+			return r;
+		if (other && other != n)
+			return err_set(e, -EEXIST, ERR_EXISTS, "there is a snapshot '%s' already", s->new_name);
+		memcpy(n->info.name, s->new_name, sizeof(n->info.name));
+	}
+	if (s->set_description)
+		memcpy(n->data.description, s->description, sizeof(n->data.description));
+	if (s->set_tags)
+		memcpy(n->data.tags, s->tags, sizeof(n->data.tags));
+	tree_encode(&n->data, &n->info);
+	return 0;
+}
+
+/* Disks find their part of a snapshot by its name. The first disk's entry is changed last: until
+ * then the old name stands. */
+static int set_on_disks(struct machine *m, struct machine_disk *first, struct tree_node *n,
+	const char *old_name, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < m->ndisks && !r; i++) {
+		struct tree_node *on_disk;
+		struct tree t;
+
+		if (&m->disks[i] == first || !vmsnap_disk_takes_part(m, i))
+			continue;
+		r = vmsnap_tree(&m->disks[i], &t, e);
+		if (r < 0)
+			return r;
+		on_disk = tree_find(&t, old_name);
+		if (on_disk) {
+			memcpy(on_disk->info.name, n->info.name, sizeof(on_disk->info.name));
+			r = disk_snapshot_update(&m->disks[i], &on_disk->info, e);
+		}
+		tree_done(&t);
+	}
+	return r < 0 ? r : disk_snapshot_update(first, &n->info, e);
+}
+
+int vm_snapshot_set(struct vm *vm, const struct vm_snapshot_set *s, struct err *e)
+{
+	struct machine *m = vm_machine(vm);
+	struct machine_disk *d = vmsnap_first_disk(m, e);
+	char old_name[BLOCK_SNAPSHOT_NAME_MAX + 1];
+	struct tree_node *n;
+	struct tree t;
+	int r;
+
+	if (!d)
+		return -ENOTSUP;
+	r = vmsnap_tree(d, &t, e);
+	if (r < 0)
+		return r;
+	r = vmsnap_find(&t, s->name, &n, e);
+	if (!r) {
+		memcpy(old_name, n->info.name, sizeof(old_name));
+		r = set_apply(&t, n, s, e);
+	}
+	if (!r)
+		r = set_on_disks(m, d, n, old_name, e);
+	tree_done(&t);
+	return r;
+}
+
+/* ---- delete ---- */
+
+struct delete_job {
+	struct vmsnap_job j;
+	char name[VM_SNAPSHOT_NAME_MAX + 1];
+};
+
+/* Its children become its parent's; the current one's parent becomes current. The tree is put
+ * right first: a crash in between leaves a snapshot without children. */
+static int children_move(struct machine_disk *d, struct tree *t, struct tree_node *gone,
+	struct err *e)
+{
+	struct tree_node *heir = tree_find_id(t, gone->data.parent);
+	bool was_current = tree_current(t) == gone;
+	int r = 0;
+
+	for (size_t i = 0; i < t->n && !r; i++) {
+		struct tree_node *n = &t->nodes[i];
+
+		if (n == gone || !n->ours || n->data.parent != tree_id(gone))
+			continue;
+		n->data.parent = gone->data.parent;
+		tree_encode(&n->data, &n->info);
+		r = disk_snapshot_update(d, &n->info, e);
+	}
+	if (!r && was_current && heir && heir->ours) {
+		heir->data.serial = tree_next_serial(t);
+		tree_encode(&heir->data, &heir->info);
+		r = disk_snapshot_update(d, &heir->info, e);
+	}
+	return r;
+}
+
+static int delete_on_disk(struct machine_disk *d, const char *name, struct err *e)
+{
+	struct tree_node *n;
+	struct tree t;
+	int r = vmsnap_tree(d, &t, e);
+
+	if (r < 0)
+		return r;
+	n = tree_find(&t, name);
+	if (n)
+		r = disk_snapshot_delete(d, n->info.id, e);
+	tree_done(&t);
+	return r;
+}
+
+static int delete_everywhere(struct delete_job *x, struct machine_disk *first, struct err *e)
+{
+	struct machine *m = x->j.m;
+	struct tree_node *n;
+	struct tree t;
+	int r = vmsnap_tree(first, &t, e);
+
+	if (r < 0)
+		return r;
+	r = vmsnap_find(&t, x->name, &n, e);
+	if (!r && tree_has_tag(&n->data, "keep"))
+		r = err_set(e, -EPERM, ERR_WRONG_STATE,
+			"snapshot '%s' is tagged 'keep'; take the tag away first: cairn snapshot-tag", n->info.name);
+	if (!r)
+		r = children_move(first, &t, n, e);
+	if (!r)
+		r = disk_snapshot_delete(first, n->info.id, e);
+	for (unsigned i = 0; i < m->ndisks && !r; i++)
+		if (&m->disks[i] != first && vmsnap_disk_takes_part(m, i))
+			r = delete_on_disk(&m->disks[i], n->info.name, e);
+	tree_done(&t);
+	return r;
+}
+
+static void delete_run(struct work *w)
+{
+	struct delete_job *x = container_of(w, struct delete_job, j.work);
+	struct vmsnap_job *j = &x->j;
+	struct machine_disk *first = vmsnap_first_disk(j->m, &j->e);
+
+	/* Memory may still be coming out of the one that goes. */
+	if (j->m->pager)
+		pager_wait(j->m->pager);
+	j->r = first ? delete_everywhere(x, first, &j->e) : -ENOTSUP;
+}
+
+static void delete_done(struct work *w)
+{
+	struct delete_job *x = container_of(w, struct delete_job, j.work);
+
+	vmsnap_job_finish(&x->j);
+	free(x);
+}
+
+int vm_snapshot_delete(struct vm *vm, struct worker *w, const char *name, vm_snapshot_done_fn *done,
+	void *opaque, struct err *e)
+{
+	struct delete_job *x = calloc(1, sizeof(*x));
+	int r = x ? vm_work_begin(vm, "snapshot-delete", e) : -ENOMEM;
+
+	if (r < 0) {
+		free(x);
+		return r;
+	}
+	vm_work_set_live(vm);
+	vmsnap_job_init(&x->j, vm, w, done, opaque);
+	snprintf(x->name, sizeof(x->name), "%s", name);
+	x->j.work.run = delete_run;
+	x->j.work.done = delete_done;
+	worker_submit(w, x->j.m->host.loop, &x->j.work);
+	return 0;
+}

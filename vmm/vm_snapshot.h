@@ -1,0 +1,38 @@
+/* vm_snapshot: snapshots of a VM inside its qcow2 disks: every writable disk, memory, vCPUs and
+ * devices at one instant. The first qcow2 disk holds the state and the tree.
+ *
+ * Taking one of a running VM: memory is write-protected while the guest runs (once); in the
+ * pause the devices are drained and saved, each disk's content is frozen, and what was
+ * dirtied is protected again; then the guest goes on, and the worker writes memory as it was.
+ * The next snapshot shares all that was not dirtied since with this one.
+ *
+ * Main thread; done() runs on it, unless a call fails at once. One at a time (-EBUSY). */
+#ifndef CAIRN_VMM_VM_SNAPSHOT_H
+#define CAIRN_VMM_VM_SNAPSHOT_H
+
+#include "vmm/vm_msg.h"
+
+struct err;
+struct machine;
+struct vm;
+struct worker;
+
+typedef void vm_snapshot_done_fn(void *opaque, const struct vm_snapshot_done *d);
+
+int vm_snapshot_create(struct vm *vm, struct worker *w, const struct vm_snapshot_create *c,
+	vm_snapshot_done_fn *done, void *opaque, struct err *e);
+int vm_snapshot_delete(struct vm *vm, struct worker *w, const char *name,
+	vm_snapshot_done_fn *done, void *opaque, struct err *e);
+/* The VM goes back in place: its process, its control socket and consoles stay. What is wrong with
+ * the saved state is found before the VM is touched. */
+int vm_snapshot_revert(struct vm *vm, struct worker *w, const struct vm_snapshot_revert *v,
+	vm_snapshot_done_fn *done, void *opaque, struct err *e);
+int vm_snapshot_set(struct vm *vm, const struct vm_snapshot_set *s, struct err *e);
+/* A page of the list, from index `from`. */
+int vm_snapshot_list(struct vm *vm, uint32_t from, struct vm_snapshots *ret, struct err *e);
+
+/* What a machine keeps between snapshots: the tracker, and what it counts from. */
+struct snapshot_base;
+void snapshot_base_free(struct machine *m);
+
+#endif

@@ -1,0 +1,485 @@
+/* Taking a snapshot. Stages: prepare (worker: protect memory while the guest runs), freeze (main:
+ * the pause), write (worker: memory as it was, then the commit). */
+#include "base/cleanup.h"
+#include "base/crc32c.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+#include "block/block.h"
+#include "snapshot/pager.h"
+#include "snapshot/tracker.h"
+#include "vmm/machine_state.h"
+#include "vmm/vm_snapshot_impl.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* Blocks that stand together go out in one write. */
+#define RUN_BLOCKS 16u
+/* Only whole clusters can be shared; RAM begins at a multiple of the largest. */
+#define CLUSTER_MAX_BYTES (2 * MIB)
+/* Old content of blocks that the guest overwrites may wait in this much memory. */
+#define ASIDE_MAX_BYTES (64 * MIB)
+
+struct create_job {
+	struct vmsnap_job j;
+	struct vm_snapshot_create c;
+	struct machine_disk *first;
+	struct block_snapshot *on_disk[VM_DISKS_MAX]; /* begun and not ended */
+	bool with_ram, live, was_running, incremental;
+	struct state_writer sections;
+	struct bitmap wanted; /* blocks of RAM to be written */
+	struct vmstate_header h;
+	uint32_t *crcs;
+	uint64_t started_ns, bytes_done;
+	uint8_t *run; /* RUN_BLOCKS blocks */
+};
+
+/* ---- checks ---- */
+
+static int disks_check(struct machine *m, struct err *e)
+{
+	for (unsigned i = 0; i < m->ndisks; i++)
+		if (vmsnap_disk_takes_part(m, i) && m->cfg.disks[i].format[0] != BLOCK_FORMAT_QCOW2)
+			return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+				"disk %s is %s; internal snapshots need qcow2", m->cfg.disks[i].id,
+				block_format_name(m->cfg.disks[i].format[0]));
+	return vmsnap_first_disk(m, e) ? 0 : -ENOTSUP;
+}
+
+static int name_check(struct create_job *x, struct err *e)
+{
+	struct tree t;
+	int r = tree_name_check(x->c.name, e);
+
+	if (!r)
+		r = vmsnap_tree(x->first, &t, e);
+	if (r < 0)
+		return r;
+	if (tree_find(&t, x->c.name))
+		r = err_set(e, -EEXIST, ERR_EXISTS,
+			"there is a snapshot '%s' already; choose another name or delete it", x->c.name);
+	if (!r && x->j.m->base && x->j.m->base->valid && !tree_find(&t, x->j.m->base->id))
+		x->j.m->base->valid = false; /* deleted meanwhile */
+	tree_done(&t);
+	return r;
+}
+
+/* ---- prepare: on the worker, the guest runs ---- */
+
+static bool may_wait(void *opaque, int tid)
+{
+	struct machine *m = opaque;
+
+	return vcpus_has_tid(&m->vcpus, tid);
+}
+
+/* Have memory watched. Once; it stays so. */
+static int tracker_get(struct machine *m, struct err *e)
+{
+	struct tracker_config c = { .uffd = &m->uffd, .ram = m->mem.host, .ram_bytes = m->mem.bytes,
+		.aside_max_bytes = ASIDE_MAX_BYTES, .may_wait = may_wait, .opaque = m };
+	int r;
+
+	if (m->base)
+		return 0;
+	m->base = calloc(1, sizeof(*m->base));
+	if (!m->base)
+		return err_set_errno(e, -ENOMEM, "snapshot");
+	r = tracker_new(&c, &m->base->tracker, e);
+	if (!r)
+		r = tracker_start(m->base->tracker, e);
+	if (!r)
+		r = tracker_arm(m->base->tracker, e);
+	if (r < 0)
+		snapshot_base_free(m);
+	return r;
+}
+
+static int ram_prepare(struct create_job *x)
+{
+	struct machine *m = x->j.m;
+	int r;
+
+	if (m->pager) {
+		if (!pager_wait(m->pager))
+			return err_set(&x->j.e, -EIO, ERR_IO,
+				"part of the memory that this VM was restored from could not be read");
+	}
+	vmstate_layout_of(m->mem.bytes, &x->h.layout);
+	x->crcs = calloc(x->h.layout.blocks, sizeof(*x->crcs));
+	x->run = malloc(RUN_BLOCKS * VMSTATE_BLOCK_BYTES);
+	if (!x->crcs || !x->run || bitmap_init(&x->wanted, x->h.layout.blocks) < 0)
+		return err_set_errno(&x->j.e, -ENOMEM, "snapshot");
+	r = x->live ? tracker_get(m, &x->j.e) : 0;
+	if (!r && x->live && m->base->valid) {
+		x->incremental = true;
+		memcpy(x->crcs, m->base->crcs, x->h.layout.blocks * sizeof(*x->crcs));
+	}
+	return r;
+}
+
+static void freeze(struct work *w);
+static void write_run(struct work *w);
+static void write_done(struct work *w);
+
+static void prepare_run(struct work *w)
+{
+	struct create_job *x = container_of(w, struct create_job, j.work);
+
+	x->j.r = name_check(x, &x->j.e);
+	if (!x->j.r && x->with_ram)
+		x->j.r = ram_prepare(x);
+}
+
+/* ---- freeze: on the main thread, the pause ---- */
+
+static int disks_begin(struct create_job *x)
+{
+	struct machine *m = x->j.m;
+	int r = 0;
+
+	for (unsigned i = 0; i < m->ndisks && !r; i++)
+		if (vmsnap_disk_takes_part(m, i))
+			r = disk_snapshot_begin(&m->disks[i], &x->on_disk[i], &x->j.e);
+	return r;
+}
+
+static int ram_freeze(struct create_job *x)
+{
+	struct machine *m = x->j.m;
+	int r = machine_save(m, &x->sections, &x->j.e);
+
+	if (r < 0 || !x->live)
+		return r;
+	/* From here on the base is what this snapshot will be, or nothing. */
+	m->base->valid = false;
+	r = tracker_mark(m->base->tracker, &x->wanted, &x->j.e);
+	for (uint64_t b = 0; !x->incremental && b < x->h.layout.blocks; b++)
+		bitmap_set(&x->wanted, b);
+	return r < 0 ? r : tracker_save_begin(m->base->tracker, &x->wanted, &x->j.e);
+}
+
+static void freeze(struct work *w)
+{
+	struct create_job *x = container_of(w, struct create_job, j.work);
+	struct vmsnap_job *j = &x->j;
+	uint64_t t0;
+
+	if (vm_phase(j->vm) != VM_PHASE_RUNNING && vm_phase(j->vm) != VM_PHASE_PAUSED && !j->r)
+		j->r = err_set(&j->e, -ECANCELED, ERR_CANCELLED, "the VM ended meanwhile");
+	if (j->r < 0) {
+		write_done(w);
+		return;
+	}
+	x->was_running = vm_phase(j->vm) == VM_PHASE_RUNNING;
+	t0 = loop_now_ns();
+	if (x->was_running)
+		machine_pause(j->m);
+	if (x->with_ram)
+		j->r = ram_freeze(x);
+	if (!j->r)
+		j->r = disks_begin(x);
+	/* Without write protection the guest stands still until memory is written. */
+	if (x->was_running && (!x->with_ram || x->live || j->r < 0)) {
+		machine_resume(j->m);
+		j->result.pause_ns = loop_now_ns() - t0;
+	}
+	vm_work_set_live(j->vm);
+	x->started_ns = t0;
+	j->work.run = write_run;
+	j->work.done = write_done;
+	worker_submit(j->worker, j->m->host.loop, &j->work);
+}
+
+/* ---- write: on the worker, the guest runs ---- */
+
+/* Keep to the rate that was asked for. */
+static void rate_wait(const struct create_job *x)
+{
+	uint64_t due, now = loop_now_ns() - x->started_ns;
+	struct timespec ts;
+
+	if (!x->c.rate_bytes_per_s)
+		return;
+	due = (uint64_t)((double)x->j.result.ram_bytes_written / (double)x->c.rate_bytes_per_s * 1e9);
+	if (due <= now)
+		return;
+	ts = (struct timespec){ .tv_sec = (time_t)((due - now) / 1000000000ULL),
+		.tv_nsec = (long)((due - now) % 1000000000ULL) };
+	clock_nanosleep(CLOCK_MONOTONIC, 0, &ts, NULL);
+}
+
+struct ram_run {
+	uint64_t first;
+	unsigned n;
+};
+
+static int run_flush(struct create_job *x, struct vmstate_store *s, struct ram_run *run)
+{
+	uint64_t off = run->first * VMSTATE_BLOCK_BYTES;
+	uint64_t len = MIN(run->n * (uint64_t)VMSTATE_BLOCK_BYTES, x->h.layout.ram_bytes - off);
+	int r;
+
+	if (!run->n)
+		return 0;
+	r = s->write(s, x->h.layout.ram_offset + off, x->run, len);
+	x->j.result.ram_bytes_written += r < 0 ? 0 : len;
+	run->n = 0;
+	rate_wait(x);
+	return r;
+}
+
+/* A block of zeros is left out, but where the parent has something in that place. */
+static bool block_is_left_out(struct create_job *x, uint64_t block, uint32_t crc)
+{
+	const struct vmstate_layout *l = &x->h.layout;
+	bool was_zero = !x->incremental || vmstate_block_is_zero(l, x->crcs, block);
+
+	return was_zero && crc == (block + 1 == l->blocks ? l->zero_crc_last : l->zero_crc);
+}
+
+/* data: in its place behind the run, or in front of it when it begins a new one. */
+static int block_add(struct create_job *x, struct vmstate_store *s, struct ram_run *run,
+	uint64_t block, uint8_t *data)
+{
+	uint32_t crc = crc32c(0, data, vmstate_block_len(&x->h.layout, block));
+	bool out = block_is_left_out(x, block, crc);
+	int r = 0;
+
+	x->crcs[block] = crc;
+	if (out)
+		return 0;
+	if (run->n && (block != run->first + run->n || run->n == RUN_BLOCKS))
+		r = run_flush(x, s, run);
+	if (!run->n)
+		run->first = block;
+	memmove(x->run + run->n * (size_t)VMSTATE_BLOCK_BYTES, data, VMSTATE_BLOCK_BYTES);
+	run->n++;
+	return r;
+}
+
+static int step(struct create_job *x, uint64_t total)
+{
+	x->bytes_done += VMSTATE_BLOCK_BYTES;
+	return vm_work_step(x->j.vm, MIN(x->bytes_done, total), total) ? -ECANCELED : 0;
+}
+
+static int ram_write_live(struct create_job *x, struct vmstate_store *s)
+{
+	struct tracker *t = x->j.m->base->tracker;
+	uint64_t block, total = bitmap_count(&x->wanted) * VMSTATE_BLOCK_BYTES;
+	uint8_t *data = malloc(VMSTATE_BLOCK_BYTES);
+	struct ram_run run = { 0 };
+	int r = data ? 0 : -ENOMEM;
+
+	while (!r && tracker_save_next(t, &block, data)) {
+		r = block_add(x, s, &run, block, data);
+		if (!r)
+			r = step(x, total);
+	}
+	if (!r)
+		r = run_flush(x, s, &run);
+	free(data);
+	return r;
+}
+
+static int share_parent(struct create_job *x)
+{
+	const struct vmstate_layout *l = &x->h.layout;
+	uint64_t shared = (l->blocks - bitmap_count(&x->wanted)) * VMSTATE_BLOCK_BYTES;
+
+	if (!x->incremental)
+		return 0;
+	x->j.result.ram_bytes_shared = shared;
+	return disk_vmstate_share(x->first, x->on_disk[x->first - x->j.m->disks], x->j.m->base->id,
+		l->ram_offset, ROUND_UP(l->ram_bytes, CLUSTER_MAX_BYTES), &x->j.e);
+}
+
+static int standing_step(void *opaque, uint64_t done, uint64_t total)
+{
+	struct create_job *x = opaque;
+
+	return vm_work_step(x->j.vm, done, total);
+}
+
+static int state_write_standing(struct create_job *x, struct vmstate_store *s,
+	struct vmstate_source *src)
+{
+	struct vmstate_progress p = { .step = standing_step, .opaque = x };
+	struct vmstate_result result = { 0 };
+	int r;
+
+	src->ram = x->j.m->mem.host;
+	src->ram_bytes = x->j.m->mem.bytes;
+	src->ram_fd = x->j.m->mem.fd;
+	r = vmstate_write(s, &x->h, src, &p, &result, &x->j.e);
+	x->j.result.ram_bytes_written = result.ram_bytes_written;
+	return r;
+}
+
+static int state_write(struct create_job *x)
+{
+	struct vmstate_source src = { .sections = x->sections.buf, .sections_bytes = x->sections.len,
+		.ram_fd = -1 };
+	struct disk_store st;
+	int r;
+
+	disk_store_init(&st, x->first, x->on_disk[x->first - x->j.m->disks], NULL);
+	x->h.realtime_ns = vmsnap_realtime_ns();
+	memcpy(x->h.uuid, x->j.m->cfg.uuid, sizeof(x->h.uuid));
+	if (!x->live)
+		return state_write_standing(x, &st.store, &src);
+	r = share_parent(x);
+	if (r < 0)
+		return r;
+	r = ram_write_live(x, &st.store);
+	if (r == -ECANCELED)
+		return err_set(&x->j.e, r, ERR_CANCELLED, "the snapshot was cancelled");
+	if (r < 0)
+		return err_set_errno(&x->j.e, r, "cannot write the VM's memory into %s", x->first->id);
+	return vmstate_write_rest(&st.store, &x->h, &src, x->crcs, &x->j.e);
+}
+
+static int info_fill(struct create_job *x, struct block_snapshot_info *info)
+{
+	struct tree_data d = { .state = !x->with_ram ? TREE_SHUTOFF
+			: x->was_running	     ? TREE_RUNNING
+						     : TREE_PAUSED };
+	uint64_t now = vmsnap_realtime_ns();
+	struct tree t;
+	int r = vmsnap_tree(x->first, &t, &x->j.e);
+
+	if (r < 0)
+		return r;
+	d.parent = tree_current(&t) ? tree_id(tree_current(&t)) : 0;
+	d.serial = tree_next_serial(&t);
+	tree_done(&t);
+	memcpy(d.description, x->c.description, sizeof(d.description));
+	memcpy(d.tags, x->c.tags, sizeof(d.tags));
+	memcpy(info->name, x->c.name, sizeof(info->name));
+	info->sec = (uint32_t)(now / 1000000000ULL);
+	info->nsec = (uint32_t)(now % 1000000000ULL);
+	tree_encode(&d, info);
+	return 0;
+}
+
+/* The first disk's comes last: with it the snapshot exists. What a crash before it leaves on the
+ * others has no entry in the tree. */
+static int disks_commit(struct create_job *x)
+{
+	struct machine *m = x->j.m;
+	struct block_snapshot_info info = { 0 };
+	unsigned first = (unsigned)(x->first - m->disks);
+	int r = info_fill(x, &info);
+
+	for (unsigned i = 0; i < m->ndisks && !r; i++) {
+		if (!x->on_disk[i] || i == first)
+			continue;
+		r = disk_snapshot_commit(&m->disks[i], STEAL_PTR(x->on_disk[i]), &info, NULL, &x->j.e);
+	}
+	if (r < 0)
+		return r;
+	info.vm_state_bytes = x->with_ram ? x->h.layout.total_bytes : 0;
+	return disk_snapshot_commit(x->first, STEAL_PTR(x->on_disk[first]), &info, x->j.result.id,
+		&x->j.e);
+}
+
+static void disks_abort(struct create_job *x)
+{
+	struct err e = { 0 };
+
+	for (unsigned i = 0; i < x->j.m->ndisks; i++)
+		if (x->on_disk[i] &&
+			disk_snapshot_abort(&x->j.m->disks[i], STEAL_PTR(x->on_disk[i]), &e) < 0)
+			log_warn(x->j.m->disks[i].id, "giving up a snapshot: %s", e.msg);
+}
+
+static void write_run(struct work *w)
+{
+	struct create_job *x = container_of(w, struct create_job, j.work);
+	struct vmsnap_job *j = &x->j;
+
+	if (!j->r && x->with_ram)
+		j->r = state_write(x);
+	if (!j->r)
+		j->r = disks_commit(x);
+	if (x->live && j->m->base)
+		tracker_save_end(j->m->base->tracker); /* whatever happened, writers may go on */
+	if (j->r < 0)
+		disks_abort(x);
+	j->result.total_ns = loop_now_ns() - x->started_ns;
+}
+
+/* ---- the end: on the main thread ---- */
+
+static void base_update(struct create_job *x)
+{
+	struct snapshot_base *b = x->j.m->base;
+
+	if (!x->live || !b)
+		return;
+	free(b->crcs);
+	b->crcs = STEAL_PTR(x->crcs);
+	memcpy(b->id, x->j.result.id, sizeof(b->id));
+	b->valid = true;
+}
+
+static void write_done(struct work *w)
+{
+	struct create_job *x = container_of(w, struct create_job, j.work);
+	struct vmsnap_job *j = &x->j;
+
+	if (x->was_running && x->with_ram && !x->live && vm_phase(j->vm) == VM_PHASE_RUNNING) {
+		machine_resume(j->m);
+		j->result.pause_ns = loop_now_ns() - x->started_ns;
+	}
+	if (!j->r) {
+		base_update(x);
+		log_info(NULL, "snapshot '%s' taken: pause %llu us, %llu KiB of memory written, %llu KiB shared",
+			x->c.name, (unsigned long long)j->result.pause_ns / 1000,
+			(unsigned long long)j->result.ram_bytes_written / 1024,
+			(unsigned long long)j->result.ram_bytes_shared / 1024);
+	}
+	if (!j->r && x->c.halt)
+		vm_end(j->vm, VM_REASON_USER, 0, NULL);
+	vmsnap_job_finish(j);
+	state_writer_done(&x->sections);
+	bitmap_done(&x->wanted);
+	free(x->crcs);
+	free(x->run);
+	free(x);
+}
+
+int vm_snapshot_create(struct vm *vm, struct worker *w, const struct vm_snapshot_create *c,
+	vm_snapshot_done_fn *done, void *opaque, struct err *e)
+{
+	struct machine *m = vm_machine(vm);
+	struct create_job *x;
+	int r = disks_check(m, e);
+
+	if (!r)
+		r = vm_work_begin(vm, "snapshot", e);
+	if (r < 0)
+		return r;
+	x = calloc(1, sizeof(*x));
+	if (!x) {
+		vm_work_end(vm);
+		return err_set_errno(e, -ENOMEM, "snapshot");
+	}
+	vmsnap_job_init(&x->j, vm, w, done, opaque);
+	x->c = *c;
+	x->c.name[VM_SNAPSHOT_NAME_MAX] = x->c.description[VM_SNAPSHOT_TEXT_MAX] =
+		x->c.tags[VM_SNAPSHOT_TAGS_MAX] = 0;
+	x->first = vmsnap_first_disk(m, NULL);
+	x->with_ram = !c->disks_only && !m->cfg.images_only;
+	x->live = x->with_ram && m->uffd.can_protect;
+	x->j.work.run = prepare_run;
+	x->j.work.done = freeze;
+	vm_work_set_live(vm); /* the guest runs while memory is being protected */
+	worker_submit(w, m->host.loop, &x->j.work);
+	return 0;
+}

@@ -1,0 +1,53 @@
+/* What the files of vm_snapshot.h share: a job, and the base that a next snapshot counts from. */
+#ifndef CAIRN_VMM_VM_SNAPSHOT_IMPL_H
+#define CAIRN_VMM_VM_SNAPSHOT_IMPL_H
+
+#include "base/bitmap.h"
+#include "base/err.h"
+#include "snapshot/state.h"
+#include "snapshot/tree.h"
+#include "snapshot/vmstate.h"
+#include "vmm/disk_call.h"
+#include "vmm/machine.h"
+#include "vmm/vm.h"
+#include "vmm/vm_snapshot.h"
+#include "vmm/worker.h"
+
+struct tracker;
+
+/* Memory is watched from the first snapshot on. `valid`: what was not dirtied since the last mark
+ * is what snapshot `id` holds. */
+struct snapshot_base {
+	struct tracker *tracker;
+	bool valid;
+	char id[BLOCK_SNAPSHOT_ID_MAX + 1];
+	uint32_t *crcs; /* of that snapshot's memory */
+};
+
+struct vmsnap_job {
+	struct work work;
+	struct vm *vm;
+	struct machine *m;
+	struct worker *worker;
+	vm_snapshot_done_fn *done;
+	void *opaque;
+	int r;
+	struct err e;
+	struct vm_snapshot_done result;
+};
+
+/* The disk that holds state and tree: the first writable qcow2 one; NULL with a sentence. */
+struct machine_disk *vmsnap_first_disk(struct machine *m, struct err *e);
+bool vmsnap_disk_takes_part(const struct machine *m, unsigned i);
+int vmsnap_tree(struct machine_disk *d, struct tree *ret, struct err *e);
+/* The named node of a tree, or -ENOENT with a sentence. */
+int vmsnap_find(const struct tree *t, const char *name, struct tree_node **ret, struct err *e);
+uint64_t vmsnap_realtime_ns(void);
+
+/* A job's embedding struct begins with it; zeroed. */
+void vmsnap_job_init(struct vmsnap_job *j, struct vm *vm, struct worker *w, vm_snapshot_done_fn *done,
+	void *opaque);
+/* Fill in the result from r and e, end the work, tell. The caller frees the job after it. */
+void vmsnap_job_finish(struct vmsnap_job *j);
+
+#endif

@@ -1,0 +1,333 @@
+/* The way back. Stages: look (worker: everything that can be wrong is found here), go (main: pause,
+ * disks, devices, vCPUs; memory comes on demand). */
+#include "base/cleanup.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+#include "snapshot/pager.h"
+#include "vmm/machine_state.h"
+#include "vmm/vm_snapshot_impl.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct revert_job {
+	struct vmsnap_job j;
+	struct vm_snapshot_revert v;
+	struct machine_disk *first;
+	struct tree tree;
+	struct tree_node *node;
+	char id[VM_DISKS_MAX][BLOCK_SNAPSHOT_ID_MAX + 1]; /* of the snapshot on each disk */
+	bool with_ram;
+	struct vmstate_header h;
+	uint8_t *sections;
+	uint32_t *crcs;
+	struct map_store *store; /* until the pager has it */
+	uint64_t started_ns;
+};
+
+/* ---- memory straight out of the image: the pager must not wait for the disk's loop ---- */
+
+struct map_store {
+	struct vmstate_store store;
+	struct block_vmstate_map map;
+	uint64_t host[]; /* map.host, moved here so that one free() takes all */
+};
+
+static int map_read(struct vmstate_store *s, uint64_t off, void *buf, size_t len)
+{
+	struct map_store *m = container_of(s, struct map_store, store);
+	uint8_t *p = buf;
+	int r = 0;
+
+	while (len && !r) {
+		uint64_t cluster = off / m->map.cluster_bytes, in = off % m->map.cluster_bytes;
+		size_t n = (size_t)MIN(len, m->map.cluster_bytes - in);
+
+		if (cluster >= m->map.n)
+			return -EIO;
+		if (m->host[cluster])
+			r = pread_full(m->map.fd, p, n, (off_t)(m->host[cluster] + in));
+		else
+			memset(p, 0, n);
+		p += n;
+		off += n;
+		len -= n;
+	}
+	return r;
+}
+
+static int map_refuse_write(struct vmstate_store *s, uint64_t off, const void *buf, size_t len)
+{
+	(void)s;
+	(void)off;
+	(void)buf;
+	(void)len;
+	return -EROFS;
+}
+
+static int map_sync(struct vmstate_store *s)
+{
+	(void)s;
+	return 0;
+}
+
+static int map_store_new(struct machine_disk *d, const char *id, struct map_store **ret, struct err *e)
+{
+	struct block_vmstate_map map = { 0 };
+	struct map_store *m;
+	int r = disk_vmstate_map(d, id, &map, e);
+
+	if (r < 0)
+		return r;
+	m = malloc(sizeof(*m) + map.n * sizeof(m->host[0]));
+	if (!m) {
+		free(map.host);
+		return err_set_errno(e, -ENOMEM, "snapshot");
+	}
+	m->store = (struct vmstate_store){ .read = map_read, .write = map_refuse_write, .sync = map_sync };
+	m->map = map;
+	memcpy(m->host, map.host, map.n * sizeof(m->host[0]));
+	free(map.host);
+	m->map.host = NULL;
+	*ret = m;
+	return 0;
+}
+
+/* ---- look: on the worker; the VM is not touched ---- */
+
+static int ids_find(struct revert_job *x)
+{
+	struct machine *m = x->j.m;
+	int r = 0;
+
+	for (unsigned i = 0; i < m->ndisks && !r; i++) {
+		struct tree_node *n;
+		struct tree t;
+
+		if (!vmsnap_disk_takes_part(m, i))
+			continue;
+		r = vmsnap_tree(&m->disks[i], &t, &x->j.e);
+		if (r < 0)
+			return r;
+		n = tree_find(&t, x->node->info.name);
+		if (n)
+			memcpy(x->id[i], n->info.id, sizeof(x->id[i]));
+		else
+			r = err_set(&x->j.e, -ENOENT, ERR_NOT_FOUND,
+				"disk %s has no snapshot '%s': it was added later, or the snapshot was deleted "
+				"from it", m->cfg.disks[i].id, x->node->info.name);
+		tree_done(&t);
+	}
+	return r;
+}
+
+static int verify_ram(struct revert_job *x)
+{
+	uint8_t *buf = NULL;
+	int r = posix_memalign((void **)&buf, 4096, VMSTATE_BLOCK_BYTES) ? -ENOMEM : 0;
+
+	for (uint64_t b = 0; b < x->h.layout.blocks && !r; b++)
+		if (!vmstate_block_is_zero(&x->h.layout, x->crcs, b))
+			r = vmstate_read_block(&x->store->store, &x->h, x->crcs, b, buf, &x->j.e);
+	free(buf);
+	return r;
+}
+
+static int state_look(struct revert_job *x)
+{
+	struct machine *m = x->j.m;
+	struct disk_store st;
+	struct err *e = &x->j.e;
+	int r;
+
+	disk_store_init(&st, x->first, NULL, x->node->info.id);
+	r = vmstate_read_header(&st.store, &x->h, e);
+	if (!r && memcmp(x->h.uuid, m->cfg.uuid, sizeof(x->h.uuid)))
+		r = err_set(e, -EINVAL, ERR_INVALID, "the snapshot's state belongs to another VM");
+	if (!r && x->h.layout.ram_bytes != m->mem.bytes)
+		r = err_set(e, -EINVAL, ERR_INVALID,
+			"the snapshot was taken with %llu MiB of memory; this VM has %llu MiB",
+			(unsigned long long)(x->h.layout.ram_bytes / MIB),
+			(unsigned long long)(m->mem.bytes / MIB));
+	if (!r)
+		r = vmstate_read_sections(&st.store, &x->h, &x->sections, e);
+	if (!r)
+		r = machine_state_check(m, x->sections, x->h.sections_bytes, e);
+	if (!r)
+		r = vmstate_read_crcs(&st.store, &x->h, &x->crcs, e);
+	if (!r)
+		r = map_store_new(x->first, x->node->info.id, &x->store, e);
+	if (!r && x->v.verify)
+		r = verify_ram(x);
+	return r < 0 ? (err_prefix(e, "snapshot '%s'", x->node->info.name), r) : 0;
+}
+
+static void look_run(struct work *w)
+{
+	struct revert_job *x = container_of(w, struct revert_job, j.work);
+	struct vmsnap_job *j = &x->j;
+
+	x->started_ns = loop_now_ns();
+	j->r = vmsnap_tree(x->first, &x->tree, &j->e);
+	if (!j->r)
+		j->r = vmsnap_find(&x->tree, x->v.name, &x->node, &j->e);
+	if (!j->r)
+		j->r = ids_find(x);
+	if (j->r < 0)
+		return;
+	x->with_ram = x->node->info.vm_state_bytes && !x->v.disks_only && !j->m->cfg.images_only;
+	if (x->with_ram)
+		j->r = state_look(x);
+}
+
+/* ---- go: on the main thread ---- */
+
+static int disks_apply(struct revert_job *x)
+{
+	struct machine *m = x->j.m;
+	int r = 0;
+
+	for (unsigned i = 0; i < m->ndisks && !r; i++)
+		if (x->id[i][0])
+			r = disk_snapshot_apply(&m->disks[i], x->id[i], &x->j.e);
+	if (r < 0 || !x->node->ours)
+		return r;
+	x->node->data.serial = tree_next_serial(&x->tree);
+	tree_encode(&x->node->data, &x->node->info);
+	return disk_snapshot_update(x->first, &x->node->info, &x->j.e);
+}
+
+/* On the pager's thread: no vCPU may use what it is given instead of the block. */
+static void pager_failed(void *opaque, const struct err *e)
+{
+	struct machine *m = opaque;
+
+	vcpus_request_stop(&m->vcpus);
+	m->listener.fault(m->listener.opaque, 0, VM_REASON_IO_ERROR, e->msg);
+}
+
+static int ram_eager(struct revert_job *x)
+{
+	struct machine *m = x->j.m;
+	int r = 0;
+
+	for (uint64_t b = 0; b < x->h.layout.blocks && !r; b++)
+		if (!vmstate_block_is_zero(&x->h.layout, x->crcs, b))
+			r = vmstate_read_block(&x->store->store, &x->h, x->crcs, b,
+				m->mem.host + b * VMSTATE_BLOCK_BYTES, &x->j.e);
+	return r;
+}
+
+static int ram_lazy(struct revert_job *x)
+{
+	struct machine *m = x->j.m;
+	struct pager_config c = { .store = &x->store->store, .header = x->h, .crcs = x->crcs,
+		.ram = m->mem.host, .failed = pager_failed, .opaque = m };
+	int r = pager_new(&c, &m->uffd, &m->pager, &x->j.e);
+
+	if (r < 0)
+		return r;
+	x->crcs = NULL; /* the pager's now */
+	m->paged_from = &STEAL_PTR(x->store)->store;
+	return pager_start(m->pager, &x->j.e);
+}
+
+static int machine_go_back(struct revert_job *x)
+{
+	struct machine *m = x->j.m;
+	int r;
+
+	machine_forget_memory(m);
+	memory_clear(&m->mem);
+	machine_reset_devices(m);
+	r = m->uffd.fd >= 0 && !x->v.eager ? ram_lazy(x) : ram_eager(x);
+	return r < 0 ? r : machine_load(m, x->sections, x->h.sections_bytes, &x->j.e);
+}
+
+static bool runs_afterwards(const struct revert_job *x)
+{
+	return x->v.then ? x->v.then == 1 : x->node->data.state == TREE_RUNNING;
+}
+
+static void revert_free(struct revert_job *x)
+{
+	tree_done(&x->tree);
+	free(x->sections);
+	free(x->crcs);
+	free(x->store);
+	free(x);
+}
+
+static int go(struct revert_job *x)
+{
+	struct vmsnap_job *j = &x->j;
+	bool was_running = vm_phase(j->vm) == VM_PHASE_RUNNING;
+	int r;
+
+	if (!x->with_ram && !x->v.disks_only && !j->m->cfg.images_only)
+		return err_set(&j->e, -EINVAL, ERR_WRONG_STATE,
+			"snapshot '%s' holds disks only; shut the VM off first, or revert with --disks-only, "
+			"which restarts it", x->node->info.name);
+	if (was_running)
+		machine_pause(j->m);
+	r = disks_apply(x);
+	if (!r && x->with_ram)
+		r = machine_go_back(x);
+	else if (!r && !j->m->cfg.images_only)
+		r = machine_reset(j->m, &j->e);
+	if (r < 0) {
+		/* Disks and machine may not fit together any more: it must not go on. */
+		vm_end(j->vm, VM_REASON_HOST_ERROR, 0, j->e.msg);
+		return r;
+	}
+	j->result.pause_ns = loop_now_ns() - x->started_ns;
+	if (!j->m->cfg.images_only)
+		vm_reverted(j->vm, x->with_ram ? runs_afterwards(x) : was_running);
+	return 0;
+}
+
+static void look_done(struct work *w)
+{
+	struct revert_job *x = container_of(w, struct revert_job, j.work);
+	struct vmsnap_job *j = &x->j;
+
+	if (!j->r)
+		j->r = go(x);
+	if (!j->r) {
+		memcpy(j->result.id, x->node->info.id, sizeof(j->result.id));
+		j->result.total_ns = loop_now_ns() - x->started_ns;
+		log_info(NULL, "reverted to snapshot '%s' in %llu us", x->node->info.name,
+			(unsigned long long)j->result.total_ns / 1000);
+	}
+	vmsnap_job_finish(j);
+	revert_free(x);
+}
+
+int vm_snapshot_revert(struct vm *vm, struct worker *w, const struct vm_snapshot_revert *v,
+	vm_snapshot_done_fn *done, void *opaque, struct err *e)
+{
+	struct machine *m = vm_machine(vm);
+	struct machine_disk *first = vmsnap_first_disk(m, e);
+	struct revert_job *x;
+	int r = first ? vm_work_begin(vm, "snapshot-revert", e) : -ENOTSUP;
+
+	if (r < 0)
+		return r;
+	x = calloc(1, sizeof(*x));
+	if (!x) {
+		vm_work_end(vm);
+		return err_set_errno(e, -ENOMEM, "snapshot");
+	}
+	vmsnap_job_init(&x->j, vm, w, done, opaque);
+	x->v = *v;
+	x->v.name[VM_SNAPSHOT_NAME_MAX] = 0;
+	x->first = first;
+	x->j.work.run = look_run;
+	x->j.work.done = look_done;
+	worker_submit(w, m->host.loop, &x->j.work);
+	return 0;
+}
