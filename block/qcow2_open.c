@@ -246,11 +246,8 @@ static int qcow2_extent(struct block *b, uint64_t off, uint64_t len, struct bloc
 	if (ret->present)
 		return 0;
 	ret->zero = true;
-	if (backing_is_zero(q, &q->disk, off)) {
-		/* Behind the end of a short layer this one decides. */
-		ret->present = b->backing != NULL;
+	if (backing_is_zero(q, &q->disk, off))
 		return 0;
-	}
 	r = block_extent(b->backing, off, MIN(x.len, b->backing->info.size_bytes - off), ret);
 	ret->layer++;
 	return r;

@@ -256,7 +256,7 @@ def test_convert_progress_on_a_terminal(box):
     subprocess.run([IMG, "convert", "-p", "-f", "raw", "-O", "qcow2", "src", "a"], cwd=box.path, stdout=slave,
                    timeout=TIMEOUT, check=True)
     os.close(slave)
-    assert b"(100.0/100%)" in os.read(master, 65536)
+    assert b"(100.00/100%)" in os.read(master, 65536)
     os.close(master)
     assert box.img("convert", "-p", "-f", "raw", "-O", "qcow2", "src", "b").stdout == ""
 

@@ -1,0 +1,554 @@
+"""The rest of cairn-img's verbs beside qemu-img: check -r, compare, map, resize, measure, convert's
+options, rebase, commit, amend, bench, trim; and bad input: one sentence, the right exit status,
+nothing changed."""
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+from test_img import IMG, MIB, OPTION_SETS, TIMEOUT, be64, box, pattern, poke, run  # noqa: F401
+
+pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img, the oracle, is missing")
+
+
+def sha(box, name, fmt="qcow2"):
+    """Of what the disk reads as, by QEMU."""
+    box.qemu("convert", "-f", fmt, "-O", "raw", name, "sha.raw")
+    out = run("sha256sum", "sha.raw", cwd=box.path).stdout.split()[0]
+    (box.path / "sha.raw").unlink()
+    return out
+
+
+def source(box, seed=1, size="16M"):
+    """A raw disk with noise, text and holes."""
+    box.qemu("create", "-q", "-f", "raw", "src", size)
+    pattern(box, "src", seed, fmt="raw")
+    noise = random.Random(seed).randbytes(3 * MIB)
+    poke(box.path / "src", 2 * MIB, noise)
+    poke(box.path / "src", 8 * MIB, b"all work and no play " * 40000)
+
+
+def kill_writer(box, name, *commands):
+    """qemu-io dies in the middle of its work."""
+    args = [a for c in commands for a in ("-c", c)]
+    subprocess.run(["qemu-io", *args, "-c", "sigraise 9", name], cwd=box.path, capture_output=True, timeout=TIMEOUT)
+
+
+# ---- check -r ----
+
+
+@pytest.mark.parametrize("options", ["cluster_size=64k", "cluster_size=4k,refcount_bits=1", "extended_l2=on"])
+def test_repair_of_an_image_that_was_not_closed(box, options):
+    box.qemu("create", "-q", "-f", "qcow2", "-o", f"lazy_refcounts=on,{options}", "a", "32M")
+    kill_writer(box, "a", "write -P 3 0 5M", "write -P 4 20M 1M")
+    assert "not closed cleanly" in box.fails("bench", "-w", "-c", "1", "a")
+    shutil.copy(box.path / "a", box.path / "b")
+    out = box.img("check", "-r", "all", "b").stdout
+    assert "inconsistencies were found and repaired" in out and "No errors were found" in out
+    box.qemu("check", "-q", "b")
+    assert json.loads(box.qemu("info", "--output", "json", "b").stdout)["dirty-flag"] is False
+    box.qemu("check", "-q", "-r", "all", "a")
+    box.qemu("compare", "a", "b")
+    box.img("check", "-r", "all", "b")
+    box.img("bench", "-w", "-c", "10", "b")
+
+
+def test_repair_of_leaks(box):
+    a = box.path / "a"
+    box.qemu("create", "-q", "-f", "qcow2", "a", "64M")
+    box.io("a", "write -P 9 0 1M")
+    before = sha(box, "a")
+    block = be64(a, be64(a, 48))
+    poke(a, block + 2 * 100, b"\x00\x01")
+    os.truncate(a, 101 * 65536)
+    box.img("check", "-q", "a", status=3)
+    out = json.loads(box.img("check", "-r", "leaks", "--output", "json", "a").stdout)
+    assert out["leaks-fixed"] == 1 and "leaks" not in out
+    box.qemu("check", "-q", "a")
+    assert sha(box, "a") == before
+
+
+def test_repair_with_snapshots(box):
+    a = box.path / "a"
+    box.qemu("create", "-q", "-f", "qcow2", "-o", "cluster_size=4k", "a", "16M")
+    pattern(box, "a", 1)
+    box.qemu("snapshot", "-c", "one", "a")
+    pattern(box, "a", 2)
+    box.qemu("snapshot", "-c", "two", "a")
+    pattern(box, "a", 3)
+    before = sha(box, "a")
+    box.qemu("convert", "-l", "one", "-O", "raw", "a", "one.raw")
+    poke(a, be64(a, be64(a, 48)), random.Random(5).randbytes(600))
+    box.img("check", "-q", "a", status=2)
+    box.img("check", "-q", "-r", "all", "a")
+    box.qemu("check", "-q", "a")
+    assert sha(box, "a") == before
+    box.qemu("convert", "-l", "one", "-O", "raw", "a", "again.raw")
+    run("cmp", "one.raw", "again.raw", cwd=box.path)
+    pattern(box, "a", 4)
+    box.qemu("snapshot", "-d", "one", "a")
+    box.qemu("check", "-q", "a")
+
+
+def test_repair_clears_the_corrupt_mark(box):
+    a = box.path / "a"
+    box.qemu("create", "-q", "-f", "qcow2", "a", "64M")
+    box.io("a", "write -P 9 0 1M")
+    poke(a, 79, b"\x02")
+    assert "marked corrupt" in box.fails("bench", "-w", "-c", "1", "a")
+    box.img("check", "-q", "-r", "all", "a")
+    assert a.read_bytes()[79] == 0
+    assert "'leaks' or 'all'" in box.fails("check", "-r", "most", "a")
+    assert "-U leaves out" in box.fails("check", "-U", "-r", "all", "a")
+
+
+# ---- compare ----
+
+
+def test_compare(box):
+    source(box)
+    box.img("convert", "-f", "raw", "-O", "qcow2", "src", "a")
+    assert box.img("compare", "-f", "raw", "src", "a").stdout == "Images are identical.\n"
+    box.io("a", "write -P 77 9M 512")
+    at = 9 * MIB
+    with open(box.path / "src", "rb") as f:
+        f.seek(at)
+        at += next(i for i, b in enumerate(f.read(512)) if b != 77)
+    assert box.img("compare", "-f", "raw", "src", "a", status=1).stdout == f"Content mismatch at offset {at}!\n"
+    assert json.loads(box.img("compare", "--format", "json", "src", "a", status=1).stdout)["offset"] == at
+    assert box.img("compare", "-q", "src", "a", status=1).stdout == ""
+
+
+def test_compare_sizes(box):
+    box.qemu("create", "-q", "-f", "raw", "a", "1M")
+    box.qemu("create", "-q", "-f", "qcow2", "b", "2M")
+    assert "Image size mismatch!" in box.img("compare", "a", "b").stdout
+    assert "Strict mode" in box.img("compare", "-s", "a", "b", status=1).stdout
+    box.io("b", "write -P 1 1536k 512")
+    assert "1572864" in box.img("compare", "a", "b", status=1).stdout
+    assert "No such file" in box.fails("compare", "a", "gone", status=2)
+    box.fails("compare", "a", status=2)
+
+
+def test_compare_what_cannot_be_read(box):
+    box.qemu("create", "-q", "-f", "qcow2", "a", "1M")
+    box.io("a", "write 0 1M")
+    shutil.copy(box.path / "a", box.path / "b")
+    a = box.path / "a"
+    poke(a, be64(a, be64(a, 40)) & 0xFFFFFFFFFFFE00, b"\xff" * 8)
+    assert "offset 0" in box.fails("compare", "a", "b", status=3)
+
+
+# ---- map ----
+
+
+def maps(box, *args):
+    ours = json.loads(box.img("map", "--output", "json", *args).stdout)
+    theirs = json.loads(box.qemu("map", "--output", "json", *args).stdout)
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("options", OPTION_SETS)
+def test_map_as_qemu(box, options):
+    box.qemu("create", "-q", "-f", "qcow2", "-o", options, "base", "10M")
+    pattern(box, "base", 1, size=10 * MIB)
+    box.qemu("create", "-q", "-f", "qcow2", "-o", options, "-b", "base", "-F", "qcow2", "top", "16M")
+    pattern(box, "top", 2, size=16 * MIB)
+    maps(box, "base")
+    maps(box, "top")
+    maps(box, "--start-offset", "3M", "--max-length", "5M", "top")
+    assert box.img("map", "base").stdout == box.qemu("map", "base").stdout.replace(" base\n", f" {box.path}/base\n")
+
+
+def test_map_of_others(box):
+    source(box)
+    maps(box, "-f", "raw", "src")
+    box.qemu("convert", "-c", "-f", "raw", "-O", "qcow2", "src", "c")
+    maps(box, "c")
+    assert "compressed" in box.fails("map", "c")
+    assert "before the start" in box.fails("map", "-s", "1G", "c")
+
+
+# ---- resize ----
+
+
+@pytest.mark.parametrize("options", OPTION_SETS)
+def test_resize(box, options):
+    """Up, far up, down and up again; snapshots keep their content."""
+    box.qemu("create", "-q", "-f", "qcow2", "-o", options, "a", "16M")
+    pattern(box, "a", 1)
+    box.qemu("convert", "-O", "raw", "a", "truth")
+    old = "compat=0.10" in options
+    if not old and "refcount_bits=1" not in options:
+        box.qemu("snapshot", "-c", "one", "a")
+    for size in ("20M", "+100M", "5M", "7M", "64k", "16M"):
+        box.img("resize", "-q", "--shrink", "a", size)
+        box.qemu("resize", "-q", "-f", "raw", "--shrink", "truth", size)
+        box.qemu("check", "-q", "a")
+        box.qemu("compare", "-F", "raw", "a", "truth")
+    if not old and "refcount_bits=1" not in options:
+        box.qemu("snapshot", "-a", "one", "a")
+        box.qemu("check", "-q", "a")
+
+
+def test_resize_raw_and_far(box):
+    box.qemu("create", "-q", "-f", "raw", "r", "1M")
+    assert box.img("resize", "-f", "raw", "r", "+1000").stdout == "Image resized.\n"
+    assert (box.path / "r").stat().st_size == MIB + 1024
+    box.qemu("create", "-q", "-f", "qcow2", "a", "1M")
+    box.io("a", "write -P 8 0 1M")
+    for size in ("1T", "8T", "20T"):
+        box.img("resize", "a", size)
+        box.io("a", f"write -P 7 {size[:-1]}0G 64k" if size == "1T" else "read -P 8 0 1M")
+        box.qemu("check", "-q", "a")
+    assert (box.path / "a").stat().st_size < 8 * MIB
+
+
+def test_resize_hides_a_longer_backing_file(box):
+    box.qemu("create", "-q", "-f", "raw", "base", "4M")
+    box.io("base", "write -P 1 0 4M", fmt="raw")
+    box.qemu("create", "-q", "-f", "qcow2", "-b", "base", "-F", "raw", "a", "1M")
+    box.img("resize", "a", "5M")
+    assert "Pattern verification failed" not in box.io("a", "read -P 1 0 1M", "read -P 0 1M 4M").stdout
+
+
+@pytest.mark.parametrize("size,what", [("-1", "--shrink"), ("1Z", "no size"), ("abc", "no size"), ("", "no size"),
+                                       ("-2M", "cannot be taken"), ("+16E", "too large"), ("7E", "larger than"),
+                                       ("512k", "--shrink"), ("+-1", "no size")])
+def test_resize_refuses(box, size, what):
+    box.qemu("create", "-q", "-f", "qcow2", "a", "1M")
+    before = (box.path / "a").read_bytes()
+    assert what in box.fails("resize", "a", size)
+    assert (box.path / "a").read_bytes() == before
+
+
+# ---- measure, preallocation ----
+
+
+@pytest.mark.parametrize("args", [["--size", "1T"], ["--size", "10M", "-o", "cluster_size=512"], ["--size", "0"],
+                                  ["--size", "3G", "-o", "extended_l2=on"], ["-f", "raw", "src"],
+                                  ["-f", "raw", "-o", "cluster_size=4k,refcount_bits=64", "src"]])
+def test_measure_as_qemu(box, args):
+    source(box)
+    ours = json.loads(box.img("measure", "--output", "json", "-O", "qcow2", *args).stdout)
+    theirs = json.loads(box.qemu("measure", "--output", "json", "-O", "qcow2", *args).stdout)
+    assert ours == theirs
+    box.img("convert", "-f", "raw", "-O", "qcow2", "src", "a")
+    if args[-1] == "src" and len(args) == 3:
+        assert (box.path / "a").stat().st_size <= ours["required"]
+
+
+@pytest.mark.parametrize("mode", ["metadata", "falloc", "full"])
+@pytest.mark.parametrize("options", OPTION_SETS)
+def test_preallocation(box, options, mode):
+    box.img("create", "-q", "-f", "qcow2", "-o", f"{options},preallocation={mode}", "a", "8M")
+    box.qemu("check", "-q", "a")
+    assert "Pattern verification failed" not in box.io("a", "read -P 0 0 8M").stdout
+    used = (box.path / "a").stat().st_blocks * 512
+    assert used >= 8 * MIB if mode != "metadata" else used < 4 * MIB
+    before = (box.path / "a").stat().st_size
+    pattern(box, "a", 1, size=8 * MIB)
+    box.qemu("check", "-q", "a")
+    if "extended" not in options:
+        assert (box.path / "a").stat().st_size <= before + 64 * 1024
+
+
+def test_preallocation_of_raw_and_backed(box):
+    box.img("create", "-q", "-f", "raw", "-o", "preallocation=falloc", "r", "4M")
+    assert (box.path / "r").stat().st_blocks * 512 >= 4 * MIB
+    assert "no metadata" in box.fails("create", "-f", "raw", "-o", "preallocation=metadata", "x", "4M")
+    assert "extended_l2" in box.fails("create", "-f", "qcow2", "-b", "r", "-F", "raw", "-o", "preallocation=full", "x")
+    box.io("r", "write -P 6 0 4M", fmt="raw")
+    box.img("create", "-q", "-f", "qcow2", "-b", "r", "-F", "raw", "-o", "extended_l2=on,preallocation=metadata", "a")
+    assert "Pattern verification failed" not in box.io("a", "read -P 6 0 4M").stdout
+    assert "no value" in box.fails("create", "-f", "qcow2", "-o", "preallocation=some", "x", "4M")
+    assert not (box.path / "x").exists()
+
+
+# ---- convert ----
+
+
+@pytest.mark.parametrize("options", OPTION_SETS)
+def test_convert_compressed(box, options):
+    source(box)
+    box.img("convert", "-c", "-f", "raw", "-O", "qcow2", "-o", options, "src", "a")
+    box.qemu("check", "-q", "a")
+    box.qemu("compare", "-f", "raw", "-F", "qcow2", "src", "a")
+    assert json.loads(box.qemu("check", "--output", "json", "a").stdout)["compressed-clusters"] > 0
+    box.img("compare", "-f", "raw", "src", "a")
+    # what is written later goes beside it
+    pattern(box, "a", 9)
+    box.qemu("check", "-q", "a")
+
+
+def test_convert_snapshot(box):
+    box.qemu("create", "-q", "-f", "qcow2", "a", "16M")
+    pattern(box, "a", 1)
+    box.qemu("snapshot", "-c", "first", "a")
+    box.qemu("convert", "-O", "raw", "a", "truth")
+    pattern(box, "a", 2)
+    for name in ("first", "1", "snapshot.name=first", "snapshot.id=1"):
+        box.img("convert", "-l", name, "a", "b")
+        run("cmp", "truth", "b", cwd=box.path)
+    assert "no snapshot 'x'" in box.fails("convert", "-l", "x", "a", "c")
+    assert "of a qcow2 image" in box.fails("convert", "-l", "x", "-f", "raw", "truth", "c")
+    assert not (box.path / "c").exists()
+
+
+def test_convert_to_a_stream(box):
+    source(box)
+    box.img("convert", "-f", "raw", "-O", "qcow2", "src", "a")
+    p = subprocess.run([IMG, "convert", "a", "-"], cwd=box.path, capture_output=True, timeout=TIMEOUT)
+    assert p.returncode == 0 and p.stdout == (box.path / "src").read_bytes()
+    assert "only raw" in box.fails("convert", "-O", "qcow2", "a", "-")
+
+
+def test_convert_into_what_exists(box):
+    source(box)
+    box.qemu("create", "-q", "-f", "qcow2", "a", "20M")
+    box.io("a", "write -P 1 0 20M")
+    box.img("convert", "-n", "-f", "raw", "-O", "qcow2", "src", "a")
+    box.qemu("check", "-q", "a")
+    assert "Pattern verification failed" not in box.io("a", "read -P 1 16M 4M").stdout
+    box.qemu("resize", "-q", "--shrink", "a", "16M")
+    box.qemu("compare", "-f", "raw", "-F", "qcow2", "src", "a")
+    box.qemu("create", "-q", "-f", "qcow2", "b", "16M")
+    box.img("convert", "-n", "--target-is-zero", "-f", "raw", "-O", "qcow2", "src", "b")
+    box.qemu("compare", "-f", "raw", "-F", "qcow2", "src", "b")
+    box.qemu("create", "-q", "-f", "qcow2", "small", "1M")
+    assert "1048576 bytes" in box.fails("convert", "-n", "-f", "raw", "-O", "qcow2", "src", "small")
+    assert "needs -n" in box.fails("convert", "--target-is-zero", "src", "x")
+    assert "new image" in box.fails("convert", "-c", "-n", "-O", "qcow2", "src", "a")
+    assert "-O qcow2" in box.fails("convert", "-c", "src", "x")
+
+
+def test_convert_rate(box):
+    with open(box.path / "src", "wb") as f:
+        f.write(os.urandom(8 * MIB))
+    for args in (["-O", "qcow2"], ["-c", "-O", "qcow2"]):
+        begin = time.monotonic()
+        box.img("convert", "-r", "8M", "-f", "raw", *args, "src", "a")
+        assert 0.4 < time.monotonic() - begin < 10
+    assert "no size" in box.fails("convert", "-r", "fast", "src", "x")
+
+
+def test_convert_json_progress(box):
+    source(box)
+    for args in ([], ["-c"]):
+        lines = box.img("convert", "--format", "json", "-f", "raw", "-O", "qcow2", *args, "src", "a").stdout.splitlines()
+        events = [json.loads(line) for line in lines]
+        assert events[-1]["event"] == "done" and events[-1]["done"] == events[-1]["total"] == 16 * MIB
+
+
+def test_convert_compressed_interrupted(box):
+    with open(box.path / "src", "wb") as f:
+        for _ in range(128):
+            f.write(os.urandom(MIB // 4) * 4)
+    p = subprocess.Popen([IMG, "convert", "-c", "-f", "raw", "-O", "qcow2", "src", "a"], cwd=box.path,
+                         stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 10
+    while not list(box.path.glob("a.part-*")) and p.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    p.send_signal(signal.SIGINT)
+    _, err = p.communicate(timeout=TIMEOUT)
+    assert p.returncode == 1 and "interrupted" in err
+    assert [f.name for f in box.path.iterdir()] == ["src"]
+
+
+# ---- rebase, commit, amend ----
+
+
+def chain(box, options="cluster_size=64k"):
+    for i, (name, backing) in enumerate([("b1", None), ("b2", None), ("top", "b1")]):
+        more = ["-b", backing, "-F", "qcow2"] if backing else []
+        box.qemu("create", "-q", "-f", "qcow2", "-o", options, *more, name, f"{12 + 2 * i}M")
+        pattern(box, name, i, size=(12 + 2 * i) * MIB)
+
+
+@pytest.mark.parametrize("options", OPTION_SETS)
+def test_rebase(box, options):
+    chain(box, options)
+    before = sha(box, "top")
+    for name, fmt in (("b2", "qcow2"), ("", None), ("b1", "qcow2")):
+        box.img("rebase", "-q", "-b", name, *(["-F", fmt] if fmt else []), "top")
+        assert sha(box, "top") == before
+        box.qemu("check", "-q", "top")
+        assert json.loads(box.qemu("info", "--output", "json", "top").stdout).get("backing-filename", "") == name
+
+
+def test_rebase_unsafe_and_refused(box):
+    chain(box)
+    os.rename(box.path / "b1", box.path / "moved")
+    box.fails("rebase", "-b", "moved", "-F", "qcow2", "top")
+    box.img("rebase", "-u", "-b", "moved", "-F", "qcow2", "top")
+    box.qemu("check", "-q", "top")
+    assert "format has to be given" in box.fails("rebase", "-b", "b2", "top")
+    assert "No such file" in box.fails("rebase", "-b", "gone", "-F", "raw", "top")
+    assert "its own backing" in box.fails("rebase", "-b", "top", "-F", "qcow2", "top")
+    assert "1 to 1023" in box.fails("rebase", "-u", "-b", "x" * 1024, "-F", "raw", "top")
+    assert "-b with the new" in box.fails("rebase", "top")
+    box.qemu("create", "-q", "-f", "raw", "r", "1M")
+    assert "raw" in box.fails("rebase", "-u", "-b", "b2", "-F", "qcow2", "-f", "raw", "r")
+    assert json.loads(box.qemu("info", "--output", "json", "top").stdout)["backing-filename"] == "moved"
+
+
+@pytest.mark.parametrize("options", OPTION_SETS)
+def test_commit(box, options):
+    chain(box, options)
+    before = sha(box, "top")
+    assert box.img("commit", "-d", "top").stdout == "Image committed.\n"
+    assert sha(box, "top") == before == sha(box, "b1")
+    box.img("commit", "top")
+    assert sha(box, "top") == before
+    for name in ("top", "b1"):
+        box.qemu("check", "-q", name)
+    entries = json.loads(box.qemu("map", "--output", "json", "top").stdout)
+    assert not any(e["present"] and e["depth"] == 0 for e in entries)
+    assert "no backing file" in box.fails("commit", "b1")
+
+
+def test_amend(box):
+    box.qemu("create", "-q", "-f", "qcow2", "a", "16M")
+    box.io("a", "write -P 1 0 3M", "write -P 2 9M 100k")
+    box.qemu("snapshot", "-c", "s", "a")
+    box.io("a", "write -P 3 1M 1M")
+    before = sha(box, "a")
+    for options, expect in (("compat=0.10", {"compat": "0.10"}), ("compat=1.1", {"compat": "1.1"}),
+                            ("refcount_bits=64", {"refcount-bits": 64}), ("refcount_bits=2", {"refcount-bits": 2}),
+                            ("refcount_bits=16,lazy_refcounts=on", {"refcount-bits": 16, "lazy-refcounts": True}),
+                            ("compat=0.10", {"compat": "0.10"})):
+        box.img("amend", "-o", options, "a")
+        box.qemu("check", "-q", "a")
+        data = json.loads(box.qemu("info", "--output", "json", "a").stdout)["format-specific"]["data"]
+        assert {k: data[k] for k in expect} == expect
+        assert sha(box, "a") == before
+    whole = (box.path / "a").read_bytes()
+    for options, what in (("size=20M", "old format"), ("cluster_size=4k", "cannot be changed"),
+                          ("compat=7", "no value"), ("refcount_bits=3", "power of two"), ("x", "key=value"),
+                          ("compat=1.1,refcount_bits=1", "used 2 times")):
+        assert what in box.fails("amend", "-o", options, "a")
+        if "," not in options:
+            assert (box.path / "a").read_bytes() == whole
+    box.qemu("check", "-q", "a")
+    box.img("amend", "-o", "compat=1.1,size=20M", "a")
+    assert json.loads(box.qemu("info", "--output", "json", "a").stdout)["virtual-size"] == 20 * MIB
+    box.io("a", "write -z 5M 1M")
+    box.qemu("snapshot", "-d", "s", "a")
+    box.qemu("create", "-q", "-f", "qcow2", "-o", "extended_l2=on", "e", "1M")
+    assert "extended_l2" in box.fails("amend", "-o", "compat=0.10", "e")
+
+
+# ---- trim, bench ----
+
+
+def test_trim(box):
+    box.qemu("create", "-q", "-f", "qcow2", "a", "64M")
+    box.io("a", "write -P 5 0 20M", "write -P 0 20M 20M")
+    box.qemu("snapshot", "-c", "s", "a")
+    box.io("a", "write -P 6 0 20M")
+    box.qemu("snapshot", "-d", "s", "a")
+    before = sha(box, "a")
+    box.img("trim", "--zeros", "a")
+    box.qemu("check", "-q", "a")
+    assert sha(box, "a") == before
+    assert (box.path / "a").stat().st_blocks * 512 < 21 * MIB
+    box.io("a", "discard 10M 10M")
+    os.truncate(box.path / "a", 200 * MIB)
+    box.img("trim", "a")
+    assert (box.path / "a").stat().st_size < 100 * MIB
+    box.qemu("check", "-q", "a")
+    a = box.path / "a"
+    poke(a, be64(a, be64(a, 48)) + 2 * 4, b"\x00\x00")
+    assert "repair it" in box.fails("trim", "a")
+
+
+def test_bench(box):
+    box.qemu("create", "-q", "-f", "qcow2", "a", "16M")
+    out = box.img("bench", "-w", "-c", "2000", "-d", "8", "-s", "4k", "-S", "64k", "--pattern", "165", "--flush-interval",
+                  "100", "a").stdout
+    assert "Sending 2000 write requests" in out and "Run completed in" in out
+    box.qemu("check", "-q", "a")
+    assert "Pattern verification failed" not in box.io("a", "read -P 165 0 4k", "read -P 165 64k 4k").stdout
+    assert json.loads(box.img("bench", "--random", "--format", "json", "-c", "500", "a").stdout)["requests"] == 500
+    box.img("bench", "-t", "none", "-c", "500", "a")
+    for args in (["-d", "0", "a"], ["-s", "100", "a"], ["-s", "1G", "a"], ["-o", "1G", "a"], ["--flush-interval", "9", "a"],
+                 ["-c", "many", "a"], ["-t", "odd", "a"], ["a", "b"]):
+        box.fails("bench", *args)
+
+
+# ---- bad input ----
+
+VERBS = [["info"], ["check"], ["check", "-r", "all"], ["map"], ["measure"], ["trim"], ["bench"], ["commit"],
+         ["amend", "-o", "lazy_refcounts=on"], ["rebase", "-u", "-b", ""]]
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda v: v[0])
+def test_files_that_are_none(box, verb):
+    assert "No such file" in box.fails(*verb, "gone")
+    (box.path / "dir").mkdir()
+    assert "folder" in box.fails(*verb, "dir") or verb[0] in ("trim", "commit", "amend", "rebase", "check")
+    box.fails(*verb)
+    assert "--frobnicate" in box.fails(verb[0], "--frobnicate", "gone")
+
+
+def test_writers_leave_an_image_in_use_alone(box):
+    source(box)
+    box.qemu("create", "-q", "-f", "qcow2", "base", "16M")
+    box.qemu("create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", "a", "16M")
+    before = (box.path / "a").read_bytes()
+    p = subprocess.Popen(["qemu-io", "a"], cwd=box.path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        p.stdin.write("read 0 512\n")
+        p.stdin.flush()
+        while "read 512" not in p.stdout.readline():
+            pass
+        for args in (["check", "-r", "all", "a"], ["resize", "a", "20M"], ["trim", "a"], ["commit", "a"],
+                     ["amend", "-o", "lazy_refcounts=on", "a"], ["rebase", "-b", "", "a"], ["rebase", "-u", "-b", "", "a"],
+                     ["convert", "-n", "-f", "raw", "-O", "qcow2", "src", "a"], ["bench", "-w", "a"],
+                     ["convert", "-f", "raw", "-O", "qcow2", "src", "a"]):
+            assert "in use" in box.fails(*args), args
+        assert "is open for writing" in box.fails("map", "a")
+        box.img("map", "-U", "a")
+    finally:
+        p.stdin.close()
+        p.wait(timeout=TIMEOUT)
+    assert (box.path / "a").read_bytes() == before
+
+
+def test_a_read_only_file(box):
+    box.qemu("create", "-q", "-f", "qcow2", "a", "1M")
+    os.chmod(box.path / "a", 0o444)
+    if os.geteuid() == 0:
+        subprocess.run(["chattr", "+i", box.path / "a"], check=False, capture_output=True)
+    try:
+        if os.access(box.path / "a", os.W_OK):
+            pytest.skip("no way to make a file read-only for this user here")
+        for args in (["resize", "a", "2M"], ["check", "-r", "all", "a"], ["trim", "a"]):
+            box.fails(*args)
+        box.img("info", "a")
+    finally:
+        subprocess.run(["chattr", "-i", box.path / "a"], check=False, capture_output=True)
+
+
+def test_a_full_disk(box):
+    """A target that does not fit: one sentence, nothing left behind, and the disk has its room back."""
+    (box.path / "full").mkdir()
+    p = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", "full"], cwd=box.path, capture_output=True, text=True)
+    if p.returncode:
+        pytest.skip("no mount: " + p.stderr.strip())
+    try:
+        (box.path / "src").write_bytes(os.urandom(8 * MIB))
+        for args in (["-O", "qcow2"], ["-O", "raw"], ["-c", "-O", "qcow2"]):
+            assert "No space" in box.fails("convert", "-f", "raw", *args, "src", "full/a")
+            assert list((box.path / "full").iterdir()) == []
+        assert "No space" in box.fails("create", "-f", "qcow2", "-o", "preallocation=full", "full/a", "8M")
+        assert list((box.path / "full").iterdir()) == []
+        box.img("create", "-q", "-f", "qcow2", "full/a", "8M")
+        assert "No space" in box.fails("convert", "-n", "-f", "raw", "-O", "qcow2", "src", "full/a")
+        box.qemu("check", "-q", "-r", "leaks", "full/a")
+    finally:
+        run("umount", "full", cwd=box.path)
