@@ -42,7 +42,7 @@ lib = $(BUILD)/lib$(1).a
 VM_LIBS    := $(foreach f,vmm devices snapshot block base,$(call lib,$(f)))
 DAEMON_LIBS := $(foreach f,api base,$(call lib,$(f)))
 CLI_LIBS   := $(foreach f,api snapshot block base,$(call lib,$(f)))
-IMG_LIBS   := $(foreach f,block base,$(call lib,$(f)))
+IMG_LIBS   := $(foreach f,snapshot block base,$(call lib,$(f)))
 TEST_LIBS  := $(foreach f,api vmm devices snapshot block base,$(call lib,$(f)))
 
 VM_SYSLIBS     := -lseccomp -lcap-ng -luring -lzstd -lz

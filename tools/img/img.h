@@ -35,12 +35,20 @@ int img_commit_main(int argc, char **argv);
 int img_amend_main(int argc, char **argv);
 int img_bench_main(int argc, char **argv);
 int img_trim_main(int argc, char **argv);
+int img_snapshot_main(int argc, char **argv);
+int img_vmstate_main(int argc, char **argv);
 const struct img_verb *img_verb_find(const char *name);
 void img_verb_help(const struct img_verb *v);
 
 /* "cairn-img: <sentence>" on stderr; returns 1. */
 int img_fail(const struct err *e);
 int img_usage(const char *verb, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* A snapshot as a line below the heading, as in `qemu-img info`; as JSON. */
+struct json_object;
+void img_snapshot_heading(void);
+void img_snapshot_line(const struct qcow2_snapshot_info *s);
+struct json_object *img_snapshot_json(const struct qcow2_snapshot_info *s);
 
 /* For getopt's '?'. */
 int img_bad_option(const char *verb, const char *opt);

@@ -2,6 +2,7 @@
 
 #include "base/cleanup.h"
 #include "base/util.h"
+#include "block/block_snapshot.h"
 #include "block/lock.h"
 
 #include <errno.h>
@@ -26,11 +27,27 @@ static bool feature(const struct info_layer *i, uint64_t bit)
 
 /* ---- human ---- */
 
-static void human_snapshot(const struct qcow2_snapshot_info *s)
+void img_snapshot_heading(void)
+{
+	printf("Snapshot list:\n%-9s %-16s %8s%20s%13s%11s\n", "ID", "TAG", "VM SIZE", "DATE",
+		"VM CLOCK", "ICOUNT");
+}
+
+/* An image may come from anybody: its names must not steer the terminal. */
+static const char *printable(const char *s, char *buf, size_t cap)
+{
+	snprintf(buf, cap, "%s", s);
+	for (char *p = buf; *p; p++)
+		if ((unsigned char)*p < 0x20 || *p == 0x7f)
+			*p = '?';
+	return buf;
+}
+
+void img_snapshot_line(const struct qcow2_snapshot_info *s)
 {
 	time_t t = s->sec;
 	uint64_t ms = s->vm_clock_ns / 1000000;
-	char size[32], date[32], clock[32], icount[32] = "";
+	char size[32], date[32], clock[32], icount[32] = "", id[64], name[BLOCK_SNAPSHOT_NAME_MAX + 1];
 	struct tm tm;
 
 	img_format_size(s->vm_state_bytes, size, sizeof(size));
@@ -40,7 +57,8 @@ static void human_snapshot(const struct qcow2_snapshot_info *s)
 		(unsigned)(ms / 60000 % 60), (unsigned)(ms / 1000 % 60), (unsigned)(ms % 1000));
 	if (s->has_icount)
 		snprintf(icount, sizeof(icount), "%llu", (unsigned long long)s->icount);
-	printf("%-9s %-16s %8s%20s%13s%11s\n", s->id, s->name, size, date, clock, icount);
+	printf("%-9s %-16s %8s%20s%13s%11s\n", printable(s->id, id, sizeof(id)),
+		printable(s->name, name, sizeof(name)), size, date, clock, icount);
 }
 
 static void human_qcow2(const struct info_layer *i)
@@ -54,10 +72,9 @@ static void human_qcow2(const struct info_layer *i)
 			printf("backing file format: %s\n", h->backing_format);
 	}
 	if (i->nsnaps) {
-		printf("Snapshot list:\n%-9s %-16s %8s%20s%13s%11s\n", "ID", "TAG", "VM SIZE", "DATE",
-			"VM CLOCK", "ICOUNT");
+		img_snapshot_heading();
 		for (size_t k = 0; k < i->nsnaps; k++)
-			human_snapshot(&i->snaps[k]);
+			img_snapshot_line(&i->snaps[k]);
 	}
 	printf("Format specific information:\n    compat: %s\n    compression type: %s\n",
 		h->version == 2 ? "0.10" : "1.1", h->compression ? "zstd" : "zlib");
@@ -96,7 +113,7 @@ static void add(struct json_object *o, const char *key, struct json_object *v)
 	json_object_object_add(o, key, v);
 }
 
-static struct json_object *json_snapshot(const struct qcow2_snapshot_info *s)
+struct json_object *img_snapshot_json(const struct qcow2_snapshot_info *s)
 {
 	struct json_object *o = json_object_new_object();
 
@@ -142,7 +159,7 @@ static void json_qcow2(struct json_object *o, const struct info_layer *i)
 		struct json_object *list = json_object_new_array();
 
 		for (size_t k = 0; k < i->nsnaps; k++)
-			json_object_array_add(list, json_snapshot(&i->snaps[k]));
+			json_object_array_add(list, img_snapshot_json(&i->snaps[k]));
 		add(o, "snapshots", list);
 	}
 	add(o, "format-specific", json_specific(i));

@@ -110,6 +110,22 @@ static const struct img_verb verbs[] = {
 		"  --zeros        also give back what holds nothing but zeros\n" PROGRESS_HELP
 		"Space that no table names becomes holes, and the file's tail is cut.\n",
 		img_trim_main },
+	{ "snapshot", "take, apply, delete or list snapshots of the disk",
+		"snapshot [-c NAME | -a SNAPSHOT | -d SNAPSHOT | -l] [-p] [-f FMT] [-U] FILE", OPEN_HELP
+		"  -l             list them (default)\n"
+		"  -c NAME        take one\n"
+		"  -a SNAPSHOT    the disk becomes what it was then; what it is now is lost\n"
+		"  -d SNAPSHOT    delete it and give its space back\n"
+		"  -p             show progress on a terminal\n"
+		"  --output FMT   of -l: human (default) or json\n"
+		"SNAPSHOT is a name, else an id. The image must not be in use.\n",
+		img_snapshot_main },
+	{ "vmstate-info", "say what a saved VM state holds",
+		"vmstate-info [-U] [--output human|json] FILE [SNAPSHOT]",
+		"  -U             do not lock: for an image that a VM is using\n"
+		"  --output FMT   human (default) or json\n"
+		"FILE is an image (default: its last snapshot with a VM state) or a saved state.\n",
+		img_vmstate_main },
 	{ "bench", "measure an image's speed",
 		"bench [-c COUNT] [-d DEPTH] [-f FMT] [-s SIZE] [-S STEP] [-o OFFSET] [-t CACHE] [-w]\n"
 		"         [--random] [--pattern BYTE] [--flush-interval N] [--no-drain] [-q] [-U] FILE",

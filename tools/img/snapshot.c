@@ -1,0 +1,246 @@
+/* snapshot: the disk's snapshots of an image that is off. */
+#include "img.h"
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "block/block_snapshot.h"
+#include "block/lock.h"
+
+#include <errno.h>
+#include <json-c/json.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+struct snapshot {
+	struct img_open o;
+	struct img_progress progress;
+	char action; /* c, a, d, l */
+	const char *name;
+	bool quiet, json;
+	struct loop *loop;
+	struct block *b;
+	struct block_snapshot_op op;
+	bool over;
+	int res;
+	struct err err;
+};
+
+/* ---- listing ---- */
+
+static int list_print(struct snapshot *s, const struct img_layer *y, struct err *e)
+{
+	struct json_object *list = json_object_new_array();
+	struct qcow2_snapshot_info *snaps;
+	size_t n;
+	int r = qcow2_snapshots_read(y->fd, &y->header, &snaps, &n, e);
+
+	if (r < 0) {
+		json_object_put(list);
+		return r;
+	}
+	if (n && !s->json)
+		img_snapshot_heading();
+	for (size_t i = 0; i < n; i++) {
+		if (s->json)
+			json_object_array_add(list, img_snapshot_json(&snaps[i]));
+		else
+			img_snapshot_line(&snaps[i]);
+	}
+	if (s->json)
+		puts(json_object_to_json_string_ext(list,
+			JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED | JSON_C_TO_STRING_NOSLASHESCAPE));
+	json_object_put(list);
+	qcow2_snapshots_free(snaps, n);
+	return 0;
+}
+
+static int list(struct snapshot *s, struct err *e)
+{
+	struct img_layer *layers = calloc(BLOCK_LAYERS_MAX, sizeof(*layers));
+	unsigned n = 0;
+	int r;
+
+	if (!layers)
+		return err_set_errno(e, -ENOMEM, "%s", s->o.path);
+	s->o.no_backing = true;
+	r = img_layers_open(&s->o, layers, &n, e);
+	if (!r && layers[0].format != BLOCK_FORMAT_QCOW2)
+		r = err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s is raw; internal snapshots need qcow2",
+			s->o.path);
+	if (!r && !s->o.no_lock)
+		r = lock_acquire(layers[0].fd, false, s->o.path, e);
+	if (!r)
+		r = list_print(s, &layers[0], e);
+	img_layers_free(layers, n);
+	free(layers);
+	return r;
+}
+
+/* ---- changing ---- */
+
+static void op_done(struct block_snapshot_op *op, int res, const struct err *e)
+{
+	struct snapshot *s = container_of(op, struct snapshot, op);
+
+	s->over = true;
+	s->res = res;
+	s->err = *e;
+}
+
+static void op_progress(struct block_snapshot_op *op, uint64_t done, uint64_t total)
+{
+	img_progress_set(&container_of(op, struct snapshot, op)->progress, done, total);
+}
+
+static int op_wait(struct snapshot *s, struct err *e)
+{
+	while (!s->over)
+		loop_run_once(s->loop, UINT64_MAX);
+	if (s->res < 0)
+		*e = s->err;
+	return s->res;
+}
+
+static int create(struct snapshot *s, struct err *e)
+{
+	struct block_snapshot_info info = { 0 };
+	struct block_snapshot *snap;
+	struct timespec now;
+	int r;
+
+	if (strlen(s->name) > BLOCK_SNAPSHOT_NAME_MAX || !*s->name)
+		return err_set(e, -EINVAL, ERR_INVALID, "a snapshot's name has 1 to %d bytes",
+			BLOCK_SNAPSHOT_NAME_MAX);
+	snprintf(info.name, sizeof(info.name), "%s", s->name);
+	clock_gettime(CLOCK_REALTIME, &now);
+	info.sec = (uint32_t)now.tv_sec;
+	info.nsec = (uint32_t)now.tv_nsec;
+	r = block_snapshot_begin(s->b, &snap, e);
+	if (r < 0)
+		return r;
+	block_snapshot_commit(snap, &info, &s->op);
+	return op_wait(s, e);
+}
+
+/* By name, else by id. */
+static int find(struct snapshot *s, char *ret_id, struct err *e)
+{
+	CLEANUP_FREE struct block_snapshot_info *all = NULL;
+	const struct block_snapshot_info *f = NULL;
+	size_t n;
+	int r = block_snapshot_list(s->b, &all, &n, e);
+
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < n && !f; i++)
+		f = strcmp(all[i].name, s->name) ? NULL : &all[i];
+	for (size_t i = 0; i < n && !f; i++)
+		f = strcmp(all[i].id, s->name) ? NULL : &all[i];
+	if (!f)
+		return err_set(e, -ENOENT, ERR_NOT_FOUND, "%s has no snapshot '%s'", s->o.path, s->name);
+	snprintf(ret_id, BLOCK_SNAPSHOT_ID_MAX + 1, "%s", f->id);
+	return 0;
+}
+
+static int change_open(struct snapshot *s, struct err *e)
+{
+	char id[BLOCK_SNAPSHOT_ID_MAX + 1];
+	int r;
+
+	if (s->action == 'c')
+		return create(s, e);
+	r = find(s, id, e);
+	if (r < 0)
+		return r;
+	if (s->action == 'a')
+		block_snapshot_apply(s->b, id, &s->op);
+	else
+		block_snapshot_delete(s->b, id, &s->op);
+	return op_wait(s, e);
+}
+
+static int change(struct snapshot *s, struct err *e)
+{
+	int r = loop_new(256, &s->loop, e), closed;
+
+	if (r < 0)
+		return r;
+	s->o.writable = true;
+	s->op.done = op_done;
+	s->op.progress = op_progress;
+	r = img_block_open(s->loop, &s->o, &s->b, e);
+	if (!r) {
+		r = change_open(s, e);
+		img_progress_end(&s->progress, !r);
+		closed = block_close(s->b);
+		if (closed < 0 && !r)
+			r = err_set_errno(e, closed, "%s", s->o.path);
+	}
+	loop_free(s->loop);
+	return r;
+}
+
+/* ---- the verb ---- */
+
+static int action_set(struct snapshot *s, char c, const char *name)
+{
+	if (s->action)
+		return img_usage("snapshot", "one of -c, -a, -d and -l is needed, not two");
+	s->action = c;
+	s->name = name;
+	return 0;
+}
+
+int img_snapshot_main(int argc, char **argv)
+{
+	static const struct option longs[] = { { "output", required_argument, NULL, 'O' },
+		{ "force-share", no_argument, NULL, 'U' }, { "allow", required_argument, NULL, 'A' },
+		{ NULL, 0, NULL, 0 } };
+	struct snapshot s = { 0 };
+	struct err e = { 0 };
+	int c;
+
+	while ((c = getopt_long(argc, argv, "c:a:d:lqpf:U", longs, NULL)) != -1) {
+		switch (c) {
+		case 'c':
+		case 'a':
+		case 'd':
+		case 'l':
+			if (action_set(&s, (char)c, optarg))
+				return 1;
+			break;
+		case 'q':
+			s.quiet = true;
+			break;
+		case 'p':
+			s.progress.mode = IMG_PROGRESS_BAR;
+			break;
+		case 'f':
+			s.o.format = optarg;
+			break;
+		case 'U':
+			s.o.no_lock = true;
+			break;
+		case 'A':
+			if (img_allow_add(&s.o, optarg))
+				return 1;
+			break;
+		case 'O':
+			s.json = !strcmp(optarg, "json");
+			if (s.json || !strcmp(optarg, "human"))
+				break;
+			return img_usage("snapshot", "--output is human or json");
+		default:
+			return img_bad_option("snapshot", argv[optind - 1]);
+		}
+	}
+	if (argc - optind != 1)
+		return img_usage("snapshot", "one file is needed");
+	if (!s.action)
+		s.action = 'l';
+	s.o.path = argv[optind];
+	return (s.action == 'l' ? list(&s, &e) : change(&s, &e)) < 0 ? img_fail(&e) : 0;
+}

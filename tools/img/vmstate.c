@@ -1,0 +1,259 @@
+/* vmstate-info: what a saved VM state holds, in a snapshot or in a file of its own. */
+#include "img.h"
+
+#include "base/cleanup.h"
+#include "base/util.h"
+#include "block/block_snapshot.h"
+#include "snapshot/state.h"
+#include "snapshot/vmstate.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <json-c/json.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* A snapshot's VM state as a store. */
+struct snap_store {
+	struct vmstate_store store;
+	struct loop *loop;
+	struct block *b;
+	char id[BLOCK_SNAPSHOT_ID_MAX + 1];
+	struct block_vmstate_req req;
+	bool over;
+	int res;
+};
+
+static void read_done(struct block_vmstate_req *r, int res)
+{
+	struct snap_store *s = container_of(r, struct snap_store, req);
+
+	s->over = true;
+	s->res = res;
+}
+
+/* Requests are whole pages. */
+static int snap_read(struct vmstate_store *store, uint64_t off, void *buf, size_t len)
+{
+	struct snap_store *s = container_of(store, struct snap_store, store);
+	uint64_t begin = ROUND_DOWN(off, 4096), end = ROUND_UP(off + len, 4096);
+	CLEANUP_FREE uint8_t *pages = aligned_alloc(4096, end - begin);
+	struct iovec iov = { pages, end - begin };
+
+	if (!pages)
+		return -ENOMEM;
+	s->req = (struct block_vmstate_req){ .offset = begin, .len = end - begin, .iov = &iov,
+		.niov = 1, .done = read_done };
+	s->over = false;
+	block_vmstate_read(s->b, s->id, &s->req);
+	while (!s->over)
+		loop_run_once(s->loop, UINT64_MAX);
+	if (!s->res)
+		memcpy(buf, pages + (off - begin), len);
+	return s->res;
+}
+
+static void add(struct json_object *o, const char *key, uint64_t v)
+{
+	json_object_object_add(o, key, json_object_new_uint64(v));
+}
+
+/* ---- printing ---- */
+
+static struct json_object *header_json(const struct vmstate_header *h)
+{
+	struct json_object *o = json_object_new_object();
+	char uuid[40];
+
+	snprintf(uuid, sizeof(uuid), "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x",
+		h->uuid[0], h->uuid[1], h->uuid[2], h->uuid[3], h->uuid[4], h->uuid[5], h->uuid[6],
+		h->uuid[7], h->uuid[8], h->uuid[9], h->uuid[10], h->uuid[11], h->uuid[12], h->uuid[13],
+		h->uuid[14], h->uuid[15]);
+	json_object_object_add(o, "uuid", json_object_new_string(uuid));
+	add(o, "taken-ns", h->realtime_ns);
+	add(o, "sections-bytes", h->sections_bytes);
+	add(o, "definition-bytes", h->definition_bytes);
+	add(o, "ram-bytes", h->layout.ram_bytes);
+	add(o, "ram-offset", h->layout.ram_offset);
+	add(o, "total-bytes", h->layout.total_bytes);
+	return o;
+}
+
+static void ram_json(struct json_object *o, const struct vmstate_header *h, const uint32_t *crcs)
+{
+	uint64_t zero = 0;
+
+	for (uint64_t i = 0; i < h->layout.blocks; i++)
+		zero += vmstate_block_is_zero(&h->layout, crcs, i);
+	add(o, "ram-blocks", h->layout.blocks);
+	add(o, "ram-blocks-zero", zero);
+}
+
+static int sections_json(struct json_object *o, const uint8_t *buf, size_t len, struct err *e)
+{
+	struct json_object *list = json_object_new_array();
+	struct state_section s;
+	size_t pos = 0;
+	int r;
+
+	json_object_object_add(o, "sections", list);
+	while ((r = state_section_next(buf, len, &pos, &s, e)) > 0) {
+		struct json_object *i = json_object_new_object();
+
+		json_object_object_add(i, "name", json_object_new_string(s.name));
+		json_object_object_add(i, "instance", json_object_new_string(s.instance));
+		add(i, "version", s.version);
+		add(i, "bytes", s.content.len);
+		json_object_array_add(list, i);
+	}
+	return r;
+}
+
+static const char *text(struct json_object *o, const char *key)
+{
+	return json_object_get_string(json_object_object_get(o, key));
+}
+
+static void human(struct json_object *o)
+{
+	struct json_object *list = json_object_object_get(o, "sections");
+
+	json_object_object_foreach(o, key, v)
+		if (v != list)
+			printf("%s: %s\n", key, json_object_get_string(v));
+	printf("sections:\n  %-24s %-16s %7s %9s\n", "NAME", "INSTANCE", "VERSION", "BYTES");
+	for (size_t i = 0; i < json_object_array_length(list); i++) {
+		struct json_object *s = json_object_array_get_idx(list, i);
+
+		printf("  %-24s %-16s %7s %9s\n", text(s, "name"), text(s, "instance"),
+			text(s, "version"), text(s, "bytes"));
+	}
+}
+
+static int state_print(struct vmstate_store *store, bool as_json, struct err *e)
+{
+	CLEANUP_FREE uint8_t *sections = NULL;
+	CLEANUP_FREE uint32_t *crcs = NULL;
+	struct vmstate_header h;
+	struct json_object *o;
+	int r = vmstate_read_header(store, &h, e);
+
+	if (!r)
+		r = vmstate_read_sections(store, &h, &sections, e);
+	if (!r)
+		r = vmstate_read_crcs(store, &h, &crcs, e);
+	if (r < 0)
+		return r;
+	o = header_json(&h);
+	ram_json(o, &h, crcs);
+	r = sections_json(o, sections, h.sections_bytes, e);
+	if (!r && as_json)
+		puts(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED));
+	else if (!r)
+		human(o);
+	json_object_put(o);
+	return r;
+}
+
+/* ---- where it is ---- */
+
+/* name NULL: the last one that has a VM state. */
+static int snap_find(struct snap_store *s, const char *path, const char *name, struct err *e)
+{
+	CLEANUP_FREE struct block_snapshot_info *all = NULL;
+	const struct block_snapshot_info *f = NULL;
+	size_t n;
+	int r = block_snapshot_list(s->b, &all, &n, e);
+
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < n; i++)
+		if (name ? !strcmp(all[i].name, name) || (!f && !strcmp(all[i].id, name))
+			 : all[i].vm_state_bytes > 0)
+			f = &all[i];
+	if (!f)
+		return err_set(e, -ENOENT, ERR_NOT_FOUND, name ? "%s has no snapshot '%s'"
+			: "%s has no snapshot with a VM state%s", path, name ? name : "");
+	if (!f->vm_state_bytes)
+		return err_set(e, -ENOENT, ERR_NOT_FOUND, "snapshot '%s' is of the disk only: it has no VM state",
+			f->name);
+	snprintf(s->id, sizeof(s->id), "%s", f->id);
+	return 0;
+}
+
+static int image_print(struct img_open *o, const char *name, bool as_json, struct err *e)
+{
+	struct snap_store s = { .store.read = snap_read };
+	int r = loop_new(64, &s.loop, e);
+
+	if (r < 0)
+		return r;
+	r = img_block_open(s.loop, o, &s.b, e);
+	if (!r) {
+		r = snap_find(&s, o->path, name, e);
+		if (!r)
+			r = state_print(&s.store, as_json, e);
+		(void)block_close(s.b);
+	}
+	loop_free(s.loop);
+	return r;
+}
+
+static bool is_state_file(const char *path)
+{
+	CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	char magic[8];
+
+	return fd >= 0 && pread(fd, magic, 8, 0) == 8 && !memcmp(magic, "CAIRNVMS", 8);
+}
+
+static int file_print(const char *path, bool as_json, struct err *e)
+{
+	CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
+	struct vmstate_file f;
+
+	if (fd < 0)
+		return err_set_errno(e, -errno, "cannot open %s", path);
+	vmstate_file_init(&f, fd);
+	return state_print(&f.store, as_json, e);
+}
+
+int img_vmstate_main(int argc, char **argv)
+{
+	static const struct option longs[] = { { "output", required_argument, NULL, 'O' },
+		{ "force-share", no_argument, NULL, 'U' }, { "allow", required_argument, NULL, 'A' },
+		{ NULL, 0, NULL, 0 } };
+	struct img_open o = { 0 };
+	bool as_json = false;
+	struct err e = { 0 };
+	int c, r;
+
+	while ((c = getopt_long(argc, argv, "U", longs, NULL)) != -1) {
+		switch (c) {
+		case 'U':
+			o.no_lock = true;
+			break;
+		case 'A':
+			if (img_allow_add(&o, optarg))
+				return 1;
+			break;
+		case 'O':
+			as_json = !strcmp(optarg, "json");
+			if (as_json || !strcmp(optarg, "human"))
+				break;
+			return img_usage("vmstate-info", "--output is human or json");
+		default:
+			return img_bad_option("vmstate-info", argv[optind - 1]);
+		}
+	}
+	if (argc - optind < 1 || argc - optind > 2)
+		return img_usage("vmstate-info", "one file is needed, and the snapshot in it");
+	o.path = argv[optind];
+	if (argc - optind == 1 && is_state_file(o.path))
+		r = file_print(o.path, as_json, &e);
+	else
+		r = image_print(&o, argv[optind + 1], as_json, &e);
+	return r < 0 ? img_fail(&e) : 0;
+}
