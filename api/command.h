@@ -68,6 +68,7 @@ void command_snapshot_list(struct call *c);
 void command_snapshot_revert(struct call *c);
 void command_snapshot_delete(struct call *c);
 void command_snapshot_set(struct call *c);
+void command_query_events(struct call *c);
 void command_query_jobs(struct call *c);
 void command_job_cancel(struct call *c);
 void command_job_dismiss(struct call *c);

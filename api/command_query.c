@@ -2,6 +2,7 @@
 #include "api/command.h"
 #include "api/conn.h"
 #include "api/daemon.h"
+#include "api/event_log.h"
 #include "api/job.h"
 #include "api/js.h"
 #include "api/text.h"
@@ -48,6 +49,23 @@ void command_query_commands(struct call *c)
 void command_query_schema(struct call *c)
 {
 	call_return(c, schema_to_json());
+}
+
+static bool event_wanted(void *opaque, struct json_object *ev)
+{
+	struct json_object *args = opaque;
+	const char *vm = js_get_str(args, "vm"), *kind = js_get_str(args, "event"),
+		   *its = js_get_str(js_get(ev, "data"), "vm"), *event = js_get_str(ev, "event");
+
+	return (!vm || (its && !strcmp(its, vm))) && (!kind || (event && !strcmp(event, kind)));
+}
+
+void command_query_events(struct call *c)
+{
+	int64_t since = js_get_int(c->args, "since", 0);
+
+	call_return(c, event_log_page(c->daemon->events, since > 0 ? (uint64_t)since : 0, event_wanted,
+			       c->args));
 }
 
 void command_vm_dump_definition(struct call *c)

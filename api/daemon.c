@@ -1,5 +1,6 @@
 #include "api/daemon.h"
 #include "api/conn.h"
+#include "api/event_log.h"
 #include "api/job.h"
 #include "api/js.h"
 #include "api/listen.h"
@@ -53,6 +54,8 @@ void daemon_emit(struct daemon *d, enum event_id id, const char *vm, struct json
 	if (vm)
 		js_put_str(data, "vm", vm);
 	js_put(o, "data", data);
+	if (d->events && !(schema_event(id)->passing))
+		event_log_add(d->events, o);
 	if (d->server)
 		server_broadcast(d->server, o);
 }
@@ -160,6 +163,8 @@ static int daemon_open(struct daemon *d, struct err *e)
 	int r = store_open(d->paths->state_dir, &d->store, e);
 
 	if (!r)
+		r = event_log_open(d->paths->state_dir, &d->events, e);
+	if (!r)
 		r = listen_prepare(d->paths->socket, e);
 	if (!r)
 		r = run_dir_open(d, e);
@@ -182,6 +187,8 @@ static void daemon_close(struct daemon *d)
 	d->server = NULL;
 	vm_free_all(d);
 	jobs_free(d);
+	event_log_close(d->events);
+	d->events = NULL;
 	store_close(d->store);
 	if (d->run_dir_fd >= 0)
 		close(d->run_dir_fd);

@@ -8,6 +8,7 @@
 #include <stddef.h>
 
 struct err;
+struct event_log;
 struct job;
 struct json_object;
 struct loop;
@@ -27,6 +28,7 @@ struct daemon {
 	struct loop *loop;
 	const struct daemon_paths *paths;
 	struct store *store;
+	struct event_log *events; /* NULL until it is open */
 	struct server *server; /* NULL until it listens */
 	int run_dir_fd;
 	struct vm **vms; /* sorted by name */

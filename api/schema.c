@@ -135,6 +135,16 @@ static const struct field snapshot_set_args[] = { FIELD_VM, FIELD_SNAPSHOT,
 static const struct field query_jobs_args[] = {
 	{ "id", FIELD_STRING, OPTIONAL, "only this one" },
 	{ "after", FIELD_STRING, OPTIONAL, "id behind which the page begins" }, END };
+static const struct field query_events_args[] = {
+	{ "since", FIELD_INT, OPTIONAL, "number of the last one seen; 0 unless said" },
+	{ "vm", FIELD_STRING, OPTIONAL, "only of this one, by name" },
+	{ "event", FIELD_STRING, OPTIONAL, "only of this kind" }, END };
+static const struct field query_events_returns[] = {
+	{ "events", FIELD_ARRAY, REQUIRED, "as they were sent, each with its number as seq" },
+	{ "next", FIELD_INT, REQUIRED, "the next call's `since`" },
+	{ "last", FIELD_INT, REQUIRED, "number of the newest" },
+	{ "lost", FIELD_BOOL, REQUIRED, "some behind `since` are not kept any more" },
+	{ "more", FIELD_BOOL, REQUIRED, "there is another page" }, END };
 static const struct field job_args[] = { { "id", FIELD_STRING, REQUIRED, "of the job" }, END };
 
 static const struct command commands[] = {
@@ -204,6 +214,8 @@ static const struct command commands[] = {
 		VM_ASK_SNAPSHOT, command_snapshot_delete },
 	{ "snapshot-set", "rename, describe, tag", snapshot_set_args, NULL, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_SNAPSHOT, command_snapshot_set },
+	{ "query-events", "events that were missed: the last 10000 are kept", query_events_args,
+		query_events_returns, ROLE_VIEWER, 0, ANY_STATE, command_query_events },
 	{ "query-jobs", "jobs under way, and results that were not dismissed", query_jobs_args, NULL,
 		ROLE_VIEWER, 0, ANY_STATE, command_query_jobs },
 	{ "job-cancel", "ask a job to end", job_args, NULL, ROLE_OPERATOR, COMMAND_MUTATES,
@@ -250,20 +262,20 @@ static const struct field job_progress_data[] = { FIELD_VM,
 	{ "remaining", FIELD_INT, OPTIONAL, "at that rate, ns" }, END };
 
 static const struct event_spec events[EVENT_ID_COUNT] = {
-	[EVENT_STOP] = { "STOP", "the vCPUs stand still", vm_only },
-	[EVENT_RESUME] = { "RESUME", "the vCPUs run on", vm_only },
-	[EVENT_SHUTDOWN] = { "SHUTDOWN", "the VM is off", guest_reason },
-	[EVENT_RESET] = { "RESET", "the machine was reset", guest_reason },
-	[EVENT_POWERDOWN] = { "POWERDOWN", "the power button was pressed", vm_only },
-	[EVENT_GUEST_PANICKED] = { "GUEST_PANICKED", "the guest says so", panicked_data },
-	[EVENT_BLOCK_IO_ERROR] = { "BLOCK_IO_ERROR", "an image failed a request", io_error_data },
+	[EVENT_STOP] = { "STOP", "the vCPUs stand still", vm_only, false },
+	[EVENT_RESUME] = { "RESUME", "the vCPUs run on", vm_only, false },
+	[EVENT_SHUTDOWN] = { "SHUTDOWN", "the VM is off", guest_reason, false },
+	[EVENT_RESET] = { "RESET", "the machine was reset", guest_reason, false },
+	[EVENT_POWERDOWN] = { "POWERDOWN", "the power button was pressed", vm_only, false },
+	[EVENT_GUEST_PANICKED] = { "GUEST_PANICKED", "the guest says so", panicked_data, false },
+	[EVENT_BLOCK_IO_ERROR] = { "BLOCK_IO_ERROR", "an image failed a request", io_error_data, false },
 	[EVENT_DEVICE_NEEDS_RESET] = { "DEVICE_NEEDS_RESET", "the driver broke the device's rules",
-		device_data },
-	[EVENT_VM_STATE_CHANGE] = { "VM_STATE_CHANGE", "any change of state", change_data },
-	[EVENT_VM_DEFINED] = { "VM_DEFINED", "new, or redefined", vm_only },
-	[EVENT_JOB_STATUS_CHANGE] = { "JOB_STATUS_CHANGE", "a job goes its way", job_status_data },
-	[EVENT_JOB_PROGRESS] = { "JOB_PROGRESS", "how far it is", job_progress_data },
-	[EVENT_VM_UNDEFINED] = { "VM_UNDEFINED", "forgotten", vm_only },
+		device_data, false },
+	[EVENT_VM_STATE_CHANGE] = { "VM_STATE_CHANGE", "any change of state", change_data, false },
+	[EVENT_VM_DEFINED] = { "VM_DEFINED", "new, or redefined", vm_only, false },
+	[EVENT_JOB_STATUS_CHANGE] = { "JOB_STATUS_CHANGE", "a job goes its way", job_status_data, false },
+	[EVENT_JOB_PROGRESS] = { "JOB_PROGRESS", "how far it is", job_progress_data, true },
+	[EVENT_VM_UNDEFINED] = { "VM_UNDEFINED", "forgotten", vm_only, false },
 };
 
 const struct command *schema_command(size_t i)

@@ -64,6 +64,7 @@ enum event_id {
 struct event_spec {
 	const char *name, *doc;
 	const struct field *data;
+	bool passing; /* has no number and is not kept */
 };
 
 /* NULL: there is none. */

@@ -513,3 +513,91 @@ def test_a_kernel_that_is_none(daemon, kvm):
     r = daemon.cairn("start", "vm1", ok=None)
     assert r.returncode != 0 and "kernel" in r.stderr
     assert daemon.info("vm1")["reason"] == "failed"
+
+
+# ---- events that were missed ----
+
+def kept_events(fake, **args):
+    q = fake.qmp()
+    found, since = [], args.pop("since", 0)
+    while True:
+        page = q.run("query-events", since=since, **args)
+        assert len(json.dumps(page)) < 65536
+        found += page["events"]
+        since = page["next"]
+        if not page["more"]:
+            return found
+
+
+def test_events_that_were_missed(fake):
+    q = fake.qmp()
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    last = q.event("VM_STATE_CHANGE", vm="vm1")["seq"]
+    q.close()
+    fake.cairn("suspend", "vm1")
+    fake.define("vm2")
+    want = [("STOP", "vm1"), ("VM_STATE_CHANGE", "vm1"), ("VM_DEFINED", "vm2")]
+    assert [(e["event"], e["data"]["vm"]) for e in kept_events(fake, since=last)] == want
+    pid = pid_of(fake, "vm1")
+    fake.stop(signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
+    while not gone(pid):
+        time.sleep(0.01)
+    fake.start()
+    # What happened while no daemon ran is an event of the next.
+    got = kept_events(fake, since=last)
+    assert [(e["event"], e["data"]["vm"]) for e in got] == want + [("VM_STATE_CHANGE", "vm1")]
+    assert got[-1]["data"]["state"] == "crashed"
+    assert [e["seq"] for e in got] == list(range(last + 1, last + 5))
+    assert [e["event"] for e in kept_events(fake, vm="vm2")] == ["VM_DEFINED"]
+    assert [e["data"]["vm"] for e in kept_events(fake, event="VM_DEFINED")] == ["vm1", "vm2"]
+    out = fake.cairn("event", "--since", str(last), "--event", "STOP", "--format", "json").stdout
+    assert json.loads(out) == got[0]
+    assert fake.cairn("event", "--since", str(last), "--loop", "--timeout", "0.1").stdout.count(
+        "event '") == 4
+    fake.cairn("event", "--since", "x", ok=2)
+
+
+def test_numbers_of_events_are_given_once(fake):
+    seen = []
+    for i in range(8):
+        q = fake.qmp()
+        fake.define(f"vm{i}")
+        seen.append(q.event("VM_DEFINED")["seq"])
+        fake.stop(signal.SIGKILL)
+        fake.start()
+    assert seen == sorted(set(seen))
+    assert [e["seq"] for e in kept_events(fake)] == seen
+    # A power cut: another boot, half a line, and what was not yet on disk is not there.
+    fake.stop(signal.SIGKILL)
+    f = fake.state / "events.jsonl"
+    lines = f.read_text().replace('{"boot":"', '{"boot":"another').splitlines()
+    at = next(i for i, l in enumerate(lines) if "vm6" in l)
+    f.write_text("\n".join(lines[:at] + [lines[at][:20]]))
+    fake.start()
+    assert len(kept_events(fake)) == 6
+    q = fake.qmp()
+    fake.define("after")
+    assert q.event("VM_DEFINED")["seq"] > seen[-1] + 1000
+
+
+def test_ten_thousand_events_are_kept(fake):
+    fake.stop()
+    line = '{"timestamp":{"seconds":1,"microseconds":1},"event":"STOP","data":{"vm":"vm1"},"seq":%d}\n'
+    (fake.state / "events.old.jsonl").write_text("".join(line % i for i in range(1, 10001)))
+    (fake.state / "events.jsonl").write_text("".join(line % i for i in range(10001, 20000)))
+    fake.start()
+    fake.define("vm1")
+    fake.define("vm2")  # and the file is turned
+    q = fake.qmp()
+    page = q.run("query-events", since=5)
+    assert page["lost"] is True
+    assert page["events"][0]["seq"] > 10000 and page["last"] > 20000
+    got = kept_events(fake)
+    assert len(got) == 10000 and got[-1]["data"]["vm"] == "vm2"
+    assert not q.run("query-events", since=got[0]["seq"])["lost"]
+    fake.stop()
+    assert len((fake.state / "events.jsonl").read_text().splitlines()) < 100
+    fake.start()
+    assert kept_events(fake) == got

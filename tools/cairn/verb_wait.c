@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -144,20 +145,81 @@ static bool event_wanted(struct cli *c, struct json_object *ev)
 	return !c->npos || (vm && !strcmp(vm, c->pos[0]));
 }
 
+static bool event_seen(struct json_object *ev, int64_t last)
+{
+	int64_t seq = js_get_int(ev, "seq", INT64_MAX);
+
+	return seq <= last;
+}
+
+/* Those that were missed. *last: number of the last one; *n: printed. */
+static int missed_print(struct cli *c, int64_t *last, unsigned *n, struct err *e)
+{
+	bool more = true;
+
+	while (more) {
+		CLEANUP_JS struct json_object *page = NULL;
+		struct json_object *args = json_object_new_object(), *list;
+		int r;
+
+		js_put_int(args, "since", *last);
+		r = cli_execute(c, "query-events", args, &page, NULL, e);
+		if (r < 0)
+			return r;
+		if (js_get_bool(page, "lost", false) && *last)
+			fprintf(stderr, "some events behind number %lld are not kept any more\n",
+				(long long)*last);
+		list = js_get_array(page, "events");
+		for (size_t i = 0; list && i < json_object_array_length(list); i++) {
+			struct json_object *ev = json_object_array_get_idx(list, i);
+
+			if (!event_wanted(c, ev))
+				continue;
+			event_print(c, ev);
+			++*n;
+		}
+		*last = js_get_int(page, "next", *last);
+		more = js_get_bool(page, "more", false);
+	}
+	return 0;
+}
+
+static int since_parse(struct cli *c, int64_t *ret)
+{
+	const char *text = option_value(c, "since");
+	char *end;
+
+	*ret = -1;
+	if (!text)
+		return 0;
+	errno = 0;
+	*ret = strtoll(text, &end, 10);
+	if (end == text || *end || errno || *ret < 0)
+		return cli_usage(c, "--since is the number of an event, not \"%s\"", text);
+	return 0;
+}
+
 int verb_event(struct cli *c)
 {
 	bool loop = option_flag(c, "loop") || !strcmp(c->verb->name, "events");
 	uint64_t timeout_ns, deadline = UINT64_MAX;
+	int64_t last;
+	unsigned n = 0;
 	struct err e;
 	int r = option_seconds(c, "timeout", UINT64_MAX, &timeout_ns);
 
+	if (!r)
+		r = since_parse(c, &last);
 	if (r)
 		return r;
 	if (timeout_ns != UINT64_MAX)
 		deadline = loop_now_ns() + timeout_ns;
-	if (cli_execute(c, "query-version", NULL, NULL, NULL, &e) < 0)
+	if (cli_execute(c, "query-version", NULL, NULL, NULL, &e) < 0 ||
+		(last >= 0 && missed_print(c, &last, &n, &e) < 0))
 		return cli_fail(&e, "Failed to listen for events");
-	for (unsigned n = 0;;) {
+	if (n && !loop)
+		return CLI_OK;
+	for (;;) {
 		CLEANUP_JS struct json_object *ev = NULL;
 
 		r = client_next_event(c->client, deadline, &ev, &e);
@@ -165,7 +227,7 @@ int verb_event(struct cli *c)
 			return n ? CLI_OK : CLI_FAILURE;
 		if (r < 0)
 			return cli_fail(&e, "Failed to listen for events");
-		if (!event_wanted(c, ev))
+		if (!event_wanted(c, ev) || event_seen(ev, last))
 			continue;
 		event_print(c, ev);
 		n++;

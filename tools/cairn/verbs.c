@@ -96,7 +96,8 @@ static const struct verb_option event_options[] = {
 	{ "all", NULL, "of every kind (the default)" },
 	{ "event", "NAME", "only this kind: STOP, VM_STATE_CHANGE, ..." },
 	{ "timeout", "SECONDS", "give up after that" },
-	{ "timestamp", NULL, "with the time" }, END };
+	{ "timestamp", NULL, "with the time" },
+	{ "since", "NUMBER", "first those behind that number; 0: all that are kept" }, END };
 static const struct verb_option run_options[] = {
 	{ "log-level", "LEVEL", "error, warning (the default), info, debug or trace" },
 	{ "vm-program", "PATH", "cairn-vm, when it is elsewhere" },
