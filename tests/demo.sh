@@ -1,6 +1,7 @@
 #!/bin/sh
 # Show what Cairn does: demo.sh BUILD. A daemon of its own in a temporary folder, a real Linux with a
-# disk, its console, the power button, and a second start that finds what the first one wrote.
+# disk: a file is written, a snapshot taken while it runs, everything deleted, and the way back; then
+# the power button, and a second start that finds the file.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 build=$(cd "${1:-$root/build}" && pwd)
@@ -109,9 +110,11 @@ echo "From Debian's linux-source-6.1, built once into a cache (two to three minu
 kernel=$("$root/tests/guests/linux/build.sh" up)/vmlinux
 ls -l "$kernel" "$build/guests/linux/initrd"
 
-say "A disk of 32 MiB with an empty ext2"
+say "A qcow2 disk of 32 MiB with an empty ext2"
 truncate -s 32M "$tmp/disk.img"
 /sbin/mke2fs -q -F "$tmp/disk.img"
+echo "\$ cairn-img convert -f raw -O qcow2 disk.img disk.qcow2"
+"$build/cairn-img" convert -f raw -O qcow2 "$tmp/disk.img" "$tmp/disk.qcow2"
 
 say "The daemon, with its state in $tmp/state"
 "$build/cairnd" --state-dir "$tmp/state" 2>"$tmp/cairnd.log" &
@@ -130,7 +133,7 @@ cat >"$tmp/demo.json" <<END
     "initrd": "$build/guests/linux/initrd",
     "cmdline": "$(sed 's/ quiet / /' "$root/tests/guests/linux/$cmdline") cairn.port=ttyS0"
   },
-  "disks": [ { "id": "vda", "path": "disk.img", "format": "raw" } ],
+  "disks": [ { "id": "vda", "path": "disk.qcow2", "format": "qcow2" } ],
   "rng": true
 }
 END
@@ -149,8 +152,26 @@ guest mount /dev/vda /mnt ext2
 guest write /mnt/hello "written at $(date '+%H:%M:%S') by the first start"
 guest read /mnt/hello
 
+say "A snapshot while it runs: memory, devices and disk in one act"
+cairn snapshot-create-as demo before-upgrade "all is well" --verbose
+cairn snapshot-list demo
+
+say "A mistake: everything on the disk is deleted"
+guest rm -r /mnt
+guest sync
+guest ls /mnt
+
+say "The way back"
+cairn snapshot-revert demo before-upgrade
+guest ls /mnt
+guest read /mnt/hello
+said 'by the first start'
+echo "  (the same Linux, still running: its file is there again)"
+
 say "The ACPI power button"
 shut_down
+echo "\$ cairn-img check disk.qcow2"
+"$build/cairn-img" check -f qcow2 "$tmp/disk.qcow2"
 
 say "Second start: the file is still there"
 boot
@@ -160,7 +181,9 @@ said 'by the first start'
 shut_down
 
 say "Done"
+cairn snapshot-delete demo before-upgrade
 cairn undefine demo
-echo "A real Linux was started twice through cairnd, wrote a file to its disk, was turned off by its"
-echo "ACPI button, and read the file after the second start. Nothing of it is left on this machine"
-echo "but the kernel in its cache. By hand it is the same verbs: see README.md."
+echo "A real Linux wrote a file to its disk, was snapshotted while it ran, lost everything, and was taken"
+echo "back to the moment before; then it was turned off by its ACPI button and read the file after a"
+echo "second start. Nothing of it is left on this machine but the kernel in its cache. By hand it is the"
+echo "same verbs: see README.md."
