@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import time
 
 import pytest
@@ -389,3 +390,38 @@ def test_trees_that_lie(fake):
     disk.write_bytes(data)
     fake.cairn("snapshot-delete", "vm1", "s1", "--children")
     assert names(fake) == []
+
+
+# ---- with KVM ----
+
+def test_a_real_vm_that_is_off(daemon, kvm, guest, tmp_path):
+    disk = str(tmp_path / "vda.qcow2")
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "64M"], check=True)
+    daemon.define("vm1", boot={"kernel": guest("interp.elf")}, debug_exit=True,
+                  disks=[{"path": disk, "format": "qcow2"}])
+    daemon.cairn("snapshot-create-as", "vm1", "off")
+    daemon.cairn("start", "vm1")
+    time.sleep(0.2)
+    daemon.cairn("snapshot-create-as", "vm1", "on", "a line")
+    daemon.cairn("destroy", "vm1")
+    rows = json.loads(daemon.cairn("snapshot-list", "vm1", "--format", "json").stdout)
+    assert [(r["name"], r["state"], r["current"]) for r in rows] == [
+        ("off", "shutoff", False), ("on", "running", True)]
+    assert daemon.cairn("snapshot-list", "vm1", "--tree").stdout.startswith("off\n  |\n  +- on\n")
+    daemon.cairn("snapshot-tag", "vm1", "off", "keep")
+    daemon.cairn("snapshot-rename", "vm1", "on", "up")
+    daemon.cairn("snapshot-delete", "vm1", "off", ok=4)
+    daemon.cairn("snapshot-revert", "vm1", "up")
+    assert state(daemon) in ("running (from snapshot)", "idle (from snapshot)")
+    daemon.cairn("snapshot-revert", "vm1", "off")
+    assert state(daemon) == "shut off (from snapshot)"
+    daemon.stop(signal.SIGKILL)
+    daemon.start()
+    daemon.cairn("snapshot-delete", "vm1", "off", "--children-only")
+    assert names(daemon) == ["off"]
+    subprocess.run(["qemu-img", "check", "-q", disk], check=True)
+    # With a disk that is raw there is nowhere to keep one.
+    (tmp_path / "d.raw").write_bytes(bytes(1 << 20))
+    daemon.define("vm1", boot={"kernel": guest("interp.elf")}, disks=[
+        {"path": str(tmp_path / "d.raw"), "format": "raw"}])
+    assert "disk vda is raw" in daemon.cairn("snapshot-create-as", "vm1", "s", ok=None).stderr
