@@ -12,6 +12,7 @@ struct checker {
 	uint32_t *used; /* references counted, by cluster */
 	uint32_t *refs; /* what the image says */
 	uint64_t n;	/* clusters of the file */
+	struct bitmap suspects; /* COPIED, though counted more than once */
 	uint64_t next_data; /* where the next data cluster would lie unfragmented */
 	unsigned lines;
 	bool fix;     /* entries against the format are replaced by zeros in the file */

@@ -3,6 +3,7 @@
 #include "base/bytes.h"
 #include "base/log.h"
 #include "base/util.h"
+#include "block/block_snapshot.h"
 #include "block/qcow2.h"
 
 #include <sys/mman.h>
@@ -96,7 +97,7 @@ int fixture_try_open(struct fixture *f, const char *name, enum block_format fmt,
 {
 	struct block_layer layers[2] = { { path_open(f, name, read_only ? O_RDONLY : O_RDWR), fmt } };
 	struct block_open o = { .layers = layers, .nlayers = 1, .read_only = read_only, .name = "vda",
-		.cache_bytes = f->cache_bytes, .buffered = f->buffered };
+		.cache_bytes = f->cache_bytes, .buffered = f->buffered, .snapshot = f->snapshot };
 	struct qcow2_header h;
 	int r;
 
@@ -136,6 +137,31 @@ int fixture_op(struct block *b, enum block_op op, unsigned flags, uint64_t off, 
 	struct block_req r = { .op = op, .flags = flags, .offset = off, .len = len };
 
 	return block_run(b, &r);
+}
+
+struct vm_read {
+	struct block_vmstate_req req;
+	bool over;
+	int res;
+};
+
+static void vm_read_done(struct block_vmstate_req *r, int res)
+{
+	struct vm_read *v = container_of(r, struct vm_read, req);
+
+	v->over = true;
+	v->res = res;
+}
+
+int fixture_vm_read(struct fixture *f, struct block *b, const char *id, void *buf, size_t len)
+{
+	struct iovec iov = { buf, len };
+	struct vm_read v = { .req = { .len = len, .iov = &iov, .niov = 1, .done = vm_read_done } };
+
+	block_vmstate_read(b, id, &v.req);
+	while (!v.over)
+		loop_run_once(f->loop, UINT64_MAX);
+	return v.res;
 }
 
 void fixture_check_leaks_only(struct fixture *f, const char *name)

@@ -32,6 +32,7 @@ struct fixture {
 	uint64_t shadow_bytes;
 	uint64_t cache_bytes; /* for fixture_open */
 	bool buffered;
+	const char *snapshot; /* for fixture_open */
 };
 
 void fixture_begin(struct fixture *f, unsigned seed);
@@ -49,6 +50,8 @@ struct block *fixture_open(struct fixture *f, const char *name, enum block_forma
 	bool read_only);
 int fixture_rw(struct block *b, enum block_op op, uint64_t off, void *buf, size_t len);
 int fixture_op(struct block *b, enum block_op op, unsigned flags, uint64_t off, uint64_t len);
+/* The VM state of a snapshot, from 0 on. */
+int fixture_vm_read(struct fixture *f, struct block *b, const char *id, void *buf, size_t len);
 /* `qemu-img check` finds nothing, or leaks and no more. */
 void fixture_check_leaks_only(struct fixture *f, const char *name);
 /* Overwrite bytes of a file: to make malformed images. */
