@@ -135,7 +135,7 @@ static int image_write(struct vcpu *v, struct vcpu_image *s, const char **what)
 	r = kvm_ioctl(v->fd, KVM_SET_SREGS, &s->sregs);
 	if (!r && (*what = "KVM_SET_REGS"))
 		r = kvm_ioctl(v->fd, KVM_SET_REGS, &s->regs);
-	if (!r && (*what = "KVM_SET_XCRS"))
+	if (!r && s->xcrs.nr_xcrs && (*what = "KVM_SET_XCRS")) /* none on a CPU without XSAVE */
 		r = kvm_ioctl(v->fd, KVM_SET_XCRS, &s->xcrs);
 	if (!r && (*what = "KVM_SET_XSAVE"))
 		r = kvm_ioctl(v->fd, KVM_SET_XSAVE, &s->xsave);
