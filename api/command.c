@@ -1,4 +1,5 @@
 #include "api/command.h"
+#include "api/audit.h"
 #include "api/conn.h"
 #include "api/daemon.h"
 #include "api/job.h"
@@ -12,6 +13,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 struct json_object *error_to_json(const char *class_name, const char *desc)
@@ -35,11 +37,40 @@ static void call_free(struct call *c)
 	free(c);
 }
 
+/* Calls that change something, those that were refused too. */
+static void call_audit(struct call *c, struct json_object *answer)
+{
+	CLEANUP_JS struct json_object *line = NULL;
+	struct json_object *error = js_get(answer, "error");
+	const char *vm = c->vm ? c->vm->def->name : js_get_str(c->args, "vm");
+	struct timespec ts;
+
+	if (!c->command || !(c->command->flags & COMMAND_MUTATES))
+		return;
+	if (!vm)
+		vm = js_get_str(js_get(c->args, "definition"), "name");
+	clock_gettime(CLOCK_REALTIME, &ts);
+	line = json_object_new_object();
+	js_put_int(line, "time", (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec);
+	js_put_int(line, "uid", c->uid);
+	js_put_int(line, "pid", c->pid);
+	js_put_str(line, "command", c->command->name);
+	if (vm)
+		js_put_str(line, "vm", vm);
+	js_put(line, "arguments", audit_mask(c->args));
+	js_put_str(line, "outcome", error ? js_get_str(error, "class") : "ok");
+	if (error)
+		js_put_str(line, "error", js_get_str(error, "desc"));
+	js_put_uint(line, "duration", loop_now_ns() - c->started_ns);
+	audit_add(c->daemon->audit, line);
+}
+
 /* o and fd: taken. */
 static void call_answer(struct call *c, struct json_object *o, int fd)
 {
 	struct conn *conn = c->conn;
 
+	call_audit(c, o);
 	if (c->has_id)
 		js_put(o, "id", json_object_get(c->id));
 	if (conn)
@@ -180,6 +211,8 @@ static struct call *call_new(struct daemon *d, struct conn *conn, struct json_ob
 	c->conn = conn;
 	c->fd = -1;
 	c->started_ns = loop_now_ns();
+	c->uid = conn_uid(conn);
+	c->pid = conn_pid(conn);
 	if (json_object_is_type(text, json_type_object)) {
 		c->has_id = json_object_object_get_ex(text, "id", &v);
 		c->id = c->has_id ? json_object_get(v) : NULL;

@@ -9,6 +9,7 @@
 #include "api/schema.h"
 
 #include <stdint.h>
+#include <sys/types.h>
 
 struct conn;
 struct job;
@@ -26,6 +27,8 @@ struct call {
 	struct vm *vm; /* of COMMAND_CONCERNS_VM */
 	int fd; /* of COMMAND_TAKES_FD: owned; a handler that keeps it leaves -1 */
 	uint64_t started_ns;
+	uid_t uid; /* who asks, also when they have gone */
+	pid_t pid;
 };
 
 /* Answers what `text` asks for: checks it, finds the handler, runs it. Borrows text. */
@@ -69,6 +72,7 @@ void command_snapshot_revert(struct call *c);
 void command_snapshot_delete(struct call *c);
 void command_snapshot_set(struct call *c);
 void command_query_events(struct call *c);
+void command_query_audit(struct call *c);
 void command_query_jobs(struct call *c);
 void command_job_cancel(struct call *c);
 void command_job_dismiss(struct call *c);

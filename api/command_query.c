@@ -1,5 +1,6 @@
 /* Handlers that ask and change nothing. */
 #include "api/command.h"
+#include "api/audit.h"
 #include "api/conn.h"
 #include "api/daemon.h"
 #include "api/event_log.h"
@@ -49,6 +50,16 @@ void command_query_commands(struct call *c)
 void command_query_schema(struct call *c)
 {
 	call_return(c, schema_to_json());
+}
+
+void command_query_audit(struct call *c)
+{
+	int64_t from = js_get_int(c->args, "from", 0);
+	struct audit_query q = { .from = from > 0 ? (uint64_t)from : 0,
+		.since_ns = js_get_int(c->args, "since", 0), .uid = js_get_int(c->args, "uid", -1),
+		.vm = js_get_str(c->args, "vm") };
+
+	call_return(c, audit_page(c->daemon->audit, &q));
 }
 
 static bool event_wanted(void *opaque, struct json_object *ev)

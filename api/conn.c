@@ -510,6 +510,16 @@ enum role conn_role(const struct conn *c)
 	return c->role;
 }
 
+uid_t conn_uid(const struct conn *c)
+{
+	return c->uid;
+}
+
+pid_t conn_pid(const struct conn *c)
+{
+	return c->pid;
+}
+
 bool conn_negotiated(const struct conn *c)
 {
 	return c->negotiated;

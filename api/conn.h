@@ -27,6 +27,8 @@ void server_free(struct server *s);
 void server_broadcast(struct server *s, struct json_object *o);
 
 enum role conn_role(const struct conn *c);
+uid_t conn_uid(const struct conn *c);
+pid_t conn_pid(const struct conn *c);
 bool conn_negotiated(const struct conn *c);
 void conn_set_negotiated(struct conn *c);
 /* Borrows o. fd: taken, -1: none. */

@@ -1,4 +1,5 @@
 #include "api/daemon.h"
+#include "api/audit.h"
 #include "api/conn.h"
 #include "api/event_log.h"
 #include "api/job.h"
@@ -163,6 +164,8 @@ static int daemon_open(struct daemon *d, struct err *e)
 	int r = store_open(d->paths->state_dir, &d->store, e);
 
 	if (!r)
+		r = audit_open(d->paths->state_dir, &d->audit, e);
+	if (!r)
 		r = event_log_open(d->paths->state_dir, &d->events, e);
 	if (!r)
 		r = listen_prepare(d->paths->socket, e);
@@ -187,6 +190,7 @@ static void daemon_close(struct daemon *d)
 	d->server = NULL;
 	vm_free_all(d);
 	jobs_free(d);
+	audit_close(d->audit);
 	event_log_close(d->events);
 	d->events = NULL;
 	store_close(d->store);

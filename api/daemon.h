@@ -7,6 +7,7 @@
 #include <limits.h>
 #include <stddef.h>
 
+struct audit;
 struct err;
 struct event_log;
 struct job;
@@ -28,6 +29,7 @@ struct daemon {
 	struct loop *loop;
 	const struct daemon_paths *paths;
 	struct store *store;
+	struct audit *audit;
 	struct event_log *events; /* NULL until it is open */
 	struct server *server; /* NULL until it listens */
 	int run_dir_fd;

@@ -145,6 +145,16 @@ static const struct field query_events_returns[] = {
 	{ "last", FIELD_INT, REQUIRED, "number of the newest" },
 	{ "lost", FIELD_BOOL, REQUIRED, "some behind `since` are not kept any more" },
 	{ "more", FIELD_BOOL, REQUIRED, "there is another page" }, END };
+static const struct field query_audit_args[] = {
+	{ "from", FIELD_INT, OPTIONAL, "a place: the last page's `next`; else the oldest kept" },
+	{ "since", FIELD_INT, OPTIONAL, "realtime, ns" },
+	{ "uid", FIELD_INT, OPTIONAL, "only calls of that user" },
+	{ "vm", FIELD_STRING, OPTIONAL, "only calls about that VM, as it was named" }, END };
+static const struct field query_audit_returns[] = {
+	{ "lines", FIELD_ARRAY, REQUIRED,
+		"time (ns), uid, pid, command, vm, arguments, outcome, error, duration (ns)" },
+	{ "next", FIELD_INT, REQUIRED, "the next call's `from`" },
+	{ "more", FIELD_BOOL, REQUIRED, "there is another page" }, END };
 static const struct field job_args[] = { { "id", FIELD_STRING, REQUIRED, "of the job" }, END };
 
 static const struct command commands[] = {
@@ -216,6 +226,8 @@ static const struct command commands[] = {
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_SNAPSHOT, command_snapshot_set },
 	{ "query-events", "events that were missed: the last 10000 are kept", query_events_args,
 		query_events_returns, ROLE_VIEWER, 0, ANY_STATE, command_query_events },
+	{ "query-audit", "who changed what", query_audit_args, query_audit_returns, ROLE_ADMIN, 0,
+		ANY_STATE, command_query_audit },
 	{ "query-jobs", "jobs under way, and results that were not dismissed", query_jobs_args, NULL,
 		ROLE_VIEWER, 0, ANY_STATE, command_query_jobs },
 	{ "job-cancel", "ask a job to end", job_args, NULL, ROLE_OPERATOR, COMMAND_MUTATES,

@@ -138,6 +138,7 @@ int verb_snapshot_list(struct cli *c);
 int verb_snapshot_info(struct cli *c);
 int verb_snapshot_current(struct cli *c);
 int verb_snapshot_parent(struct cli *c);
+int verb_audit(struct cli *c);
 int verb_jobs(struct cli *c);
 int verb_job_cancel(struct cli *c);
 int verb_job_dismiss(struct cli *c);

@@ -98,6 +98,10 @@ static const struct verb_option event_options[] = {
 	{ "timeout", "SECONDS", "give up after that" },
 	{ "timestamp", NULL, "with the time" },
 	{ "since", "NUMBER", "first those behind that number; 0: all that are kept" }, END };
+static const struct verb_option audit_options[] = {
+	{ "since", "TIME", "90s, 30m, 2h or 7d ago, or YYYY-MM-DD [HH:MM]" },
+	{ "user", "USER", "only calls of that user" },
+	{ "vm", "VM", "only calls about that VM" }, END };
 static const struct verb_option run_options[] = {
 	{ "log-level", "LEVEL", "error, warning (the default), info, debug or trace" },
 	{ "vm-program", "PATH", "cairn-vm, when it is elsewhere" },
@@ -173,6 +177,7 @@ const struct verb verbs[] = {
 		verb_job_cancel },
 	{ "job-dismiss", "Jobs", "ID...", "forget results", NULL, 1, MANY, false, "job",
 		verb_job_dismiss },
+	{ "audit", "Administration", "", "who changed what", audit_options, 0, 0, true, NULL, verb_audit },
 	{ "version", "Help", "", "versions of this program and of the daemon", NULL, 0, 0, true,
 		NULL, verb_version },
 	{ "help", "Help", "[VERB]", "this list, or one verb", help_options, 0, 1, false, "verb",
