@@ -6,49 +6,14 @@ import os
 import random
 import re
 import signal
-import socket
 import subprocess
 import time
 
 import pytest
 
-from conftest import Qmp, QmpError
+from conftest import Console
 
 BLOCK = 65536
-
-
-class Console:
-    """The guest's serial port, by the fd that the daemon hands out."""
-
-    def __init__(self, daemon, vm):
-        q = Qmp(daemon.socket)
-        q.run("vm-console", vm=vm)
-        self.sock = socket.socket(fileno=q.fds.pop())
-        self.sock.settimeout(30)
-        q.close()
-        self.buffer = b""
-
-    def line(self):
-        while b"\n" not in self.buffer:
-            data = self.sock.recv(65536)
-            assert data, "the console ended"
-            self.buffer += data
-        line, self.buffer = self.buffer.split(b"\n", 1)
-        return line.decode().rstrip("\r")
-
-    def run(self, text):
-        """The answer's lines; AssertionError when it is an error."""
-        self.sock.sendall(text.encode() + b"\n")
-        lines = []
-        while True:
-            line = self.line()
-            assert not line.startswith("err "), f"{text}: {line}"
-            if line == "ok":
-                return lines
-            lines.append(line)
-
-    def close(self):
-        self.sock.close()
 
 
 @pytest.fixture

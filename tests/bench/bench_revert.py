@@ -1,0 +1,36 @@
+"""revert: from the command on the socket to the first answer of the guest, lazily, by size of memory."""
+
+import statistics
+import time
+
+from benchlib import ROUNDS, need_kvm
+from snapbench import running
+
+TARGET_MS = 20.0
+FLAT = 1.3
+
+
+def reverts(vm):
+    ms = []
+    vm.snapshot()
+    q = vm.daemon.qmp()
+    for i in range(ROUNDS + 1):
+        vm.fill(1, i + 2)
+        begin = time.perf_counter_ns()
+        q.run("snapshot-revert", vm="vm", name="s1", job_id=f"r{i}")
+        q.event("JOB_STATUS_CHANGE", id=f"r{i}", status="concluded")
+        vm.console.run("echo here")
+        ms.append((time.perf_counter_ns() - begin) / 1e6)
+        q.run("job-dismiss", id=f"r{i}")
+    return ms[1:]
+
+
+def run(bench):
+    need_kvm()
+    with running(128, 64) as small:
+        a = reverts(small)
+    with running(8192, 64) as large:
+        b = reverts(large)
+    bench.pairs("128 MiB", "ms", [(x, TARGET_MS) for x in a], "target", 1.0)
+    bench.pairs("8 GiB", "ms", [(x, TARGET_MS) for x in b], "target", 1.0)
+    bench.pairs("8 GiB against 128 MiB", "ms", [(x, FLAT * statistics.median(a)) for x in b], "1.3 x 128 MiB", 1.0)
