@@ -13,7 +13,7 @@ import pytest
 
 import guestlib
 
-FILES = ("test_bare.py", "test_linux.py")
+FILES = ("test_bare.py", "test_linux.py", "test_snapshot.py")
 HERE = os.path.dirname(os.path.abspath(__file__))
 SECONDS = 900
 
