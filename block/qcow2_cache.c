@@ -7,6 +7,7 @@
 
 /* Below this many slices a transaction could not hold what it needs. */
 #define CACHE_SLICES_MIN 16u
+#define CACHE_AHEAD_SLICES 64u
 
 void wait_list_init(struct wait_list *l)
 {
@@ -210,6 +211,32 @@ static void slice_loaded(struct io *io, int res)
 	slice_unpin(s);
 }
 
+static struct slice *slice_load(struct cache *c, uint64_t offset)
+{
+	struct slice *s = slice_new(c, offset);
+
+	if (!s)
+		return NULL;
+	c->misses++;
+	s->loading = true;
+	s->iov = (struct iovec){ s->data, c->slice_bytes };
+	s->io.done = slice_loaded;
+	c->q->internal++;
+	io_read(&s->io, c->q->base.loop, c->q->base.fd, &s->iov, 1, offset, c->slice_bytes);
+	return s;
+}
+
+void cache_ahead(struct cache *c, uint64_t offset, uint64_t end)
+{
+	unsigned n = MIN(c->max / 4, CACHE_AHEAD_SLICES);
+
+	if (cache_find(c, offset))
+		return;
+	for (; n && offset < end; n--, offset += c->slice_bytes)
+		if (!cache_find(c, offset) && !slice_load(c, offset))
+			return;
+}
+
 int cache_get(struct cache *c, uint64_t offset, struct wait *w, struct slice **ret_s)
 {
 	struct slice *s = cache_find(c, offset);
@@ -224,15 +251,9 @@ int cache_get(struct cache *c, uint64_t offset, struct wait *w, struct slice **r
 		return 0;
 	}
 	if (!s) {
-		s = slice_new(c, offset);
+		s = slice_load(c, offset);
 		if (!s)
 			return -ENOMEM;
-		c->misses++;
-		s->loading = true;
-		s->iov = (struct iovec){ s->data, c->slice_bytes };
-		s->io.done = slice_loaded;
-		c->q->internal++;
-		io_read(&s->io, c->q->base.loop, c->q->base.fd, &s->iov, 1, offset, c->slice_bytes);
 	}
 	wait_list_add(&s->waiters, w);
 	return -EINPROGRESS;

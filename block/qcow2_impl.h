@@ -66,6 +66,9 @@ void cache_done(struct cache *c);
 /* Returns 0 with the slice (valid until the next call that may evict: pin it to keep
  * it); -EINPROGRESS: w runs when it was read; -ENOMEM. */
 int cache_get(struct cache *c, uint64_t offset, struct wait *w, struct slice **ret_s);
+/* For who goes through a table from offset to end: when that slice is not there, begin to read it
+ * and those behind it. */
+void cache_ahead(struct cache *c, uint64_t offset, uint64_t end);
 /* The slice when it is there, else NULL. */
 struct slice *cache_peek(struct cache *c, uint64_t offset);
 /* A slice of zeros that need not be read; NULL: out of memory. */
@@ -353,7 +356,7 @@ struct extent {
 	enum extent_kind kind;
 	bool in_place;	 /* DATA: a write may go straight there */
 	uint64_t host;	 /* DATA: file offset of the first byte; COMPRESSED: of the stream;
-			  * ZERO: of the cluster that is kept for it, or 0 */
+			  * else: of the cluster that is kept for it, or 0 */
 	uint64_t len;	 /* bytes from the offset asked for */
 	uint64_t packed; /* COMPRESSED: bytes of the stream at most */
 };

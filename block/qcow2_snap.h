@@ -21,7 +21,8 @@ struct task {
 	struct loop_op nop;
 	struct io io;
 	struct iovec iov;
-	/* 0: call again; -EAGAIN: the same after others had their turn; -EINPROGRESS: t->wait
+	unsigned steps;
+	/* 0: call again; -EAGAIN: the same, now and then after others had their turn; -EINPROGRESS: t->wait
 	 * runs; TASK_DONE; else it failed. */
 	int (*step)(struct task *t);
 	/* What t->wait was waiting for failed. NULL: as if step() had. 0: call step again. */

@@ -138,9 +138,12 @@ static int job_slice(struct count_job *j)
 	struct qcow2 *q = j->c->q;
 	uint32_t end = ROUND_DOWN(j->entry, q->slice_entries) + q->slice_entries;
 	uint64_t at = (uint64_t)j->entry / q->slice_entries * q->slice_bytes;
+	uint64_t table = j->c->entries[j->index];
 	struct slice *s;
-	int r = cache_get(&q->l2, j->c->entries[j->index] + at, &j->wait, &s);
+	int r;
 
+	cache_ahead(&q->l2, table + at, table + q->cluster_bytes);
+	r = cache_get(&q->l2, table + at, &j->wait, &s);
 	if (r < 0)
 		return r;
 	slice_pin(s);

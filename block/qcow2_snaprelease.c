@@ -42,10 +42,12 @@ static int release_slice(struct qcow2 *q, struct release *r, uint32_t limit, str
 {
 	uint64_t table = r->entries[r->index] & QCOW2_OFFSET_MASK;
 	uint32_t end = MIN(limit, ROUND_DOWN(r->entry, q->slice_entries) + q->slice_entries);
+	uint64_t at = table + (uint64_t)r->entry / q->slice_entries * q->slice_bytes;
 	struct slice *s;
-	int res = cache_get(&q->l2, table + (uint64_t)r->entry / q->slice_entries * q->slice_bytes, w,
-		&s);
+	int res;
 
+	cache_ahead(&q->l2, at, table + q->cluster_bytes);
+	res = cache_get(&q->l2, at, w, &s);
 	if (res < 0)
 		return res;
 	for (; r->entry < end; r->entry++)
@@ -119,13 +121,15 @@ static int recopy_slice(struct qcow2 *q, struct recopy *r, uint64_t table, struc
 	uint64_t base = (uint64_t)r->index << (q->cluster_bits + q->l2_bits);
 	uint32_t end = ROUND_DOWN(r->entry, q->slice_entries) + q->slice_entries;
 	uint64_t first = (base >> q->cluster_bits) + r->entry;
+	uint64_t at = table + (uint64_t)r->entry / q->slice_entries * q->slice_bytes;
 	struct slice *s;
 	int res;
 
 	/* A write in flight copies from a cluster that nobody may write in place meanwhile. */
 	if (alloc_wait(&q->disk, first, first + end - r->entry - 1, w))
 		return -EINPROGRESS;
-	res = cache_get(&q->l2, table + (uint64_t)r->entry / q->slice_entries * q->slice_bytes, w, &s);
+	cache_ahead(&q->l2, at, table + q->cluster_bytes);
+	res = cache_get(&q->l2, at, w, &s);
 	if (res < 0)
 		return res;
 	slice_pin(s);

@@ -4,6 +4,9 @@
 
 #include <errno.h>
 
+/* Steps, each of at most a slice of a table, until others have their turn: some 100 us. */
+#define TASK_STEPS 16u
+
 /* ---- tasks ---- */
 
 static void task_run(struct task *t)
@@ -12,7 +15,7 @@ static void task_run(struct task *t)
 
 	do
 		r = t->step(t);
-	while (!r);
+	while (!r || (r == -EAGAIN && ++t->steps % TASK_STEPS));
 	if (r == -EINPROGRESS)
 		return;
 	if (r == -EAGAIN) {
