@@ -1,0 +1,7 @@
+"""qcow2-fresh: 4 KiB writes into an empty qcow2 image, each in a cluster of its own."""
+
+from imgbench import allocating
+
+
+def run(bench):
+    allocating(bench, False, [("shm", 16000, "", "qemu-img bench", 2.0), ("disk", 4000, "", "qemu-img bench", 2.0)])

@@ -1,0 +1,7 @@
+"""qcow2-read: random 4 KiB reads of a qcow2 image, depth 32, in memory and O_DIRECT on disk."""
+
+from imgbench import in_place
+
+
+def run(bench):
+    in_place(bench, False, {"shm": 3.0, "disk": 0.97})

@@ -1,0 +1,116 @@
+"""imgbench: what the benchmarks of images share: places, images, both tools timed in turn."""
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+
+from benchlib import Unfit
+
+ROUNDS = 5
+DEPTH = 32
+MIB = 1 << 20
+PLACES = {"shm": "/dev/shm", "disk": os.environ.get("CAIRN_BENCH_DISK", "/var/tmp")}
+
+
+class Box:
+    """A folder of our own on one of the places."""
+
+    def __init__(self, bench, place, need_mib):
+        if shutil.which("qemu-img") is None:
+            raise Unfit("the peer is missing: qemu-img")
+        parent = PLACES[place]
+        if shutil.disk_usage(parent).free < 2 * need_mib * MIB:
+            raise Unfit(f"{parent} has less than {2 * need_mib} MiB free")
+        self.ours, self.place = os.path.join(bench.build, "cairn-img"), place
+        self.folder = tempfile.TemporaryDirectory(prefix="cairn-bench-", dir=parent)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.folder.cleanup()
+
+    def path(self, name):
+        return os.path.join(self.folder.name, name)
+
+    def run(self, *argv):
+        """Seconds that it took."""
+        begin = time.perf_counter()
+        subprocess.run(argv, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=self.folder.name)
+        return time.perf_counter() - begin
+
+    def create(self, name, size, options="", fill=False):
+        """An image by qemu-img, the same for both; fill: every cluster has data."""
+        self.run("qemu-img", "create", "-q", "-f", "qcow2", *(["-o", options] if options else []), name, size)
+        if fill:
+            self.run("qemu-io", "-c", f"write -P 165 0 {size}", name)
+        return name
+
+    def bench_seconds(self, tool, name, *args):
+        """What `bench` of that tool says that it took; both have the same options."""
+        cache = ["-t", "none" if self.place == "disk" else "writeback"]
+        out = subprocess.run([tool, "bench", "-f", "qcow2", "-d", str(DEPTH), *cache, *args, name], check=True,
+                             capture_output=True, text=True, cwd=self.folder.name).stdout
+        return float(re.search(r"completed in ([0-9.]+)", out).group(1))
+
+
+def in_place(bench, write, goals):
+    """4 KiB in place, depth 32, every cluster allocated."""
+    for place, goal in goals.items():
+        with Box(bench, place, 1024) as box:
+            name, count, args = box.create("a", "256M", fill=True), 80000, ["-w"] if write else []
+            # A step that is prime in clusters goes all over the image, the same way for both.
+            args += ["-s", "4k", "-S", str(4096 * 7919), "-c", str(count)]
+            for tool in (box.ours, "qemu-img"):
+                box.bench_seconds(tool, name, *args)
+            bench.compare(f"4 KiB in place, {place}", "IOPS",
+                          lambda: count / box.bench_seconds(box.ours, name, *args),
+                          lambda: count / box.bench_seconds("qemu-img", name, *args), "qemu-img bench", goal,
+                          rate=True, rounds=ROUNDS)
+
+
+def allocating(bench, snapshot, cases):
+    """4 KiB writes, one in each cluster; the image is made anew for every round."""
+    for place, count, options, peer, goal in cases:
+        with Box(bench, place, 3072) as box:
+            def once(tool, which):
+                name, size = f"{which}.qcow2", f"{count * 64}k"
+                box.create(name, size, options if which == "qemu" else "", fill=snapshot)
+                if snapshot:
+                    box.run("qemu-img", "snapshot", "-c", "s", name)
+                if box.place == "disk":
+                    os.sync()
+                t = box.bench_seconds(tool, name, "-w", "-s", "4k", "-S", "64k", "-c", str(count))
+                os.unlink(box.path(name))
+                return t
+            bench.compare(f"4 KiB a cluster, {place}", "s", lambda: once(box.ours, "ours"),
+                          lambda: once("qemu-img", "qemu"), peer, goal, rounds=ROUNDS)
+
+
+def raw_disk(box, name, data_mib, hole_mib):
+    """Text and noise by turns, then a hole."""
+    import random
+    noise, text = random.Random(1).randbytes(MIB), (b"the quick brown fox jumps over the lazy dog %d " * 40000)[:MIB]
+    with open(box.path(name), "wb") as f:
+        for i in range(data_mib):
+            f.write(noise if i % 2 else text)
+        f.truncate((data_mib + hole_mib) * MIB)
+    return name
+
+
+def converting(bench, cases, size_mib, goal):
+    for case, args in cases:
+        with Box(bench, "shm", 4 * size_mib) as box:
+            raw_disk(box, "src.raw", size_mib, 8 * size_mib)
+            box.run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", "src.raw", "src.qcow2")
+
+            def once(tool):
+                t = box.run(tool, "convert", *args, "target")
+                os.unlink(box.path("target"))
+                return t
+            once(box.ours), once("qemu-img")
+            bench.compare(case, "s", lambda: once(box.ours), lambda: once("qemu-img"), "qemu-img convert", goal,
+                          rounds=ROUNDS)
