@@ -242,6 +242,27 @@ def find(image, pattern):
     return at
 
 
+def counters(vm):
+    return [int(line.split("counter=")[1]) for line in vm.run("smp show") if "counter=" in line]
+
+
+def test_several_processors(vm):
+    vm.daemon.cairn("undefine", "vm1")
+    vm.define(vcpus=3)
+    vm.start()
+    vm.run("smp start 2")
+    vm.run("smp count 2")  # both others count for ever
+    vm.snapshot("s1")
+    at = counters(vm)
+    while min(b - a for a, b in zip(at, later := counters(vm))) < 3_000_000:
+        pass
+    vm.revert("s1")
+    assert all(b < c for b, c in zip(counters(vm), later))  # back where they were
+    at = counters(vm)
+    while min(b - a for a, b in zip(at, counters(vm))) < 3_000_000:
+        pass  # and going on
+
+
 def test_damaged_state_is_refused_and_the_vm_untouched(vm):
     vm.start()
     vm.run("wr64 0x900000 0x55")
