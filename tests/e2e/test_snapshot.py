@@ -246,6 +246,15 @@ def counters(vm):
     return [int(line.split("counter=")[1]) for line in vm.run("smp show") if "counter=" in line]
 
 
+def count_on(vm):
+    """Wait until every processor has counted on; the counters then."""
+    at = counters(vm)
+    while True:
+        now = counters(vm)
+        if min(b - a for a, b in zip(at, now)) >= 3_000_000:
+            return now
+
+
 def test_several_processors(vm):
     vm.daemon.cairn("undefine", "vm1")
     vm.define(vcpus=3)
@@ -253,14 +262,10 @@ def test_several_processors(vm):
     vm.run("smp start 2")
     vm.run("smp count 2")  # both others count for ever
     vm.snapshot("s1")
-    at = counters(vm)
-    while min(b - a for a, b in zip(at, later := counters(vm))) < 3_000_000:
-        pass
+    later = count_on(vm)
     vm.revert("s1")
     assert all(b < c for b, c in zip(counters(vm), later))  # back where they were
-    at = counters(vm)
-    while min(b - a for a, b in zip(at, counters(vm))) < 3_000_000:
-        pass  # and going on
+    count_on(vm)
 
 
 def test_damaged_state_is_refused_and_the_vm_untouched(vm):
