@@ -157,10 +157,30 @@ static const char *check_mode(const struct conn *conn, const struct command *com
 	return NULL;
 }
 
-/* Who may, before anything is looked up: one without rights learns nothing. */
+/* Whom the call is about, by name: NULL when it is about none, or about one that is not there. */
+static const char *vm_concerned(const struct call *c)
+{
+	const char *name = js_get_str(c->args, c->command->flags & COMMAND_CONCERNS_JOB ? "id" : "vm");
+	const struct vm *vm;
+	const struct job *j;
+
+	if (!name)
+		return NULL;
+	if (c->command->flags & COMMAND_CONCERNS_JOB) {
+		j = job_find(c->daemon, name);
+		return j ? j->vm_name : NULL;
+	}
+	vm = c->command->flags & COMMAND_CONCERNS_VM ? vm_find(c->daemon, name) : NULL;
+	return vm ? vm->def->name : NULL;
+}
+
+/* Who may, before anything else is looked at: one without rights learns nothing. */
 static int check_role(const struct call *c, struct err *e)
 {
-	if (conn_role(c->conn) >= c->command->role)
+	enum role role = conn_role_for(c->conn, vm_concerned(c));
+
+	if (role >= c->command->role ||
+		((c->command->flags & COMMAND_FILTERS) && conn_known(c->conn)))
 		return 0;
 	return err_set(e, -EPERM, ERR_PERMISSION, "%s needs the role of %s, and you have that of %s",
 		c->command->name, role_name(c->command->role), role_name(conn_role(c->conn)));

@@ -1,5 +1,6 @@
 /* Handlers: jobs. */
 #include "api/command.h"
+#include "api/conn.h"
 #include "api/daemon.h"
 #include "api/job.h"
 #include "api/js.h"
@@ -23,7 +24,7 @@ void command_query_jobs(struct call *c)
 	for (j = j ? j->next : after ? NULL : c->daemon->jobs; j && bytes < PAGE_BYTES; j = j->next) {
 		struct json_object *o;
 
-		if (id && strcmp(id, j->id))
+		if ((id && strcmp(id, j->id)) || conn_role_for(c->conn, j->vm_name) < ROLE_VIEWER)
 			continue;
 		o = job_to_json(j);
 		json_object_array_add(list, o);

@@ -64,10 +64,13 @@ void command_query_audit(struct call *c)
 
 static bool event_wanted(void *opaque, struct json_object *ev)
 {
-	struct json_object *args = opaque;
+	struct call *c = opaque;
+	struct json_object *args = c->args;
 	const char *vm = js_get_str(args, "vm"), *kind = js_get_str(args, "event"),
 		   *its = js_get_str(js_get(ev, "data"), "vm"), *event = js_get_str(ev, "event");
 
+	if (conn_role_for(c->conn, its) < ROLE_VIEWER)
+		return false;
 	return (!vm || (its && !strcmp(its, vm))) && (!kind || (event && !strcmp(event, kind)));
 }
 
@@ -76,7 +79,7 @@ void command_query_events(struct call *c)
 	int64_t since = js_get_int(c->args, "since", 0);
 
 	call_return(c, event_log_page(c->daemon->events, since > 0 ? (uint64_t)since : 0, event_wanted,
-			       c->args));
+			       c));
 }
 
 void command_vm_dump_definition(struct call *c)
@@ -130,12 +133,16 @@ void command_vm_list(struct call *c)
 	}
 	o = json_object_new_object();
 	vms = json_object_new_array();
-	for (; i < d->nvms && limit && bytes < LIST_BYTES; i++, limit--) {
-		struct json_object *entry = json_object_new_object();
+	for (; i < d->nvms && limit && bytes < LIST_BYTES; i++) {
+		struct json_object *entry;
 
+		if (conn_role_for(c->conn, d->vms[i]->def->name) < ROLE_VIEWER)
+			continue;
+		entry = json_object_new_object();
 		put_identity(entry, d->vms[i]);
 		json_object_array_add(vms, entry);
 		bytes += entry_bytes(d->vms[i]);
+		limit--; /* so that a page ends, and is named after, one that they may see */
 	}
 	js_put(o, "vms", vms);
 	if (i < d->nvms)

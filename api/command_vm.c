@@ -7,6 +7,7 @@
 #include "api/vm_process.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/log.h"
 
 #include <errno.h>
 #include <string.h>
@@ -148,6 +149,9 @@ void command_vm_undefine(struct call *c)
 	vm_remove(c->vm);
 	c->vm = NULL;
 	daemon_emit(c->daemon, EVENT_VM_UNDEFINED, name, NULL);
+	if (permissions_forget_vm(&c->daemon->permissions, name) &&
+		daemon_keep_permissions(c->daemon, &e) < 0)
+		log_error("permissions", "not kept: %s", e.msg);
 	call_return(c, NULL);
 }
 

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #define READ_BYTES 16384
 /* poll() always reports a hang-up; this asks for nothing else. */
@@ -42,6 +43,9 @@ struct conn {
 	struct call *call;
 	pid_t pid;
 	uid_t uid;
+	gid_t gid;
+	gid_t *groups;
+	size_t ngroups;
 	enum role role;
 	bool negotiated;
 	bool running; /* conn_run() is on the stack */
@@ -79,6 +83,7 @@ static void conn_release(struct conn *c)
 	if (c->fd_in >= 0)
 		close(c->fd_in);
 	free(c->in);
+	free(c->groups);
 	free(c);
 }
 
@@ -222,11 +227,12 @@ void conn_send(struct conn *c, struct json_object *o, int fd)
 	conn_update(c);
 }
 
-void server_broadcast(struct server *s, struct json_object *o)
+void server_broadcast(struct server *s, struct json_object *o, const char *vm)
 {
 	for (struct conn *c = s->conns, *next; c; c = next) {
 		next = c->next;
-		if (c->negotiated && c->role >= ROLE_VIEWER)
+		if (c->negotiated &&
+			(c->role >= ROLE_VIEWER || (vm && conn_role_for(c, vm) >= ROLE_VIEWER)))
 			conn_send(c, o, -1);
 	}
 }
@@ -366,23 +372,51 @@ static void conn_ready(void *opaque, unsigned revents)
 
 /* ---- accepting ---- */
 
-static enum role role_of(const struct server *s, int fd, uid_t uid, gid_t gid)
+static bool is_master(uid_t uid)
 {
-	gid_t groups[256];
-	socklen_t len = sizeof(groups);
+	return uid == 0 || uid == geteuid();
+}
 
-	if (uid == 0 || uid == geteuid())
+static void groups_take(struct conn *c)
+{
+	socklen_t len = 0;
+
+	/* Asked without room it says how much it wants. */
+	if (getsockopt(c->fd, SOL_SOCKET, SO_PEERGROUPS, NULL, &len) == 0 || errno != ERANGE || !len)
+		return;
+	c->groups = malloc(len);
+	if (c->groups && getsockopt(c->fd, SOL_SOCKET, SO_PEERGROUPS, c->groups, &len) == 0)
+		c->ngroups = len / sizeof(gid_t);
+}
+
+static bool is_operator(const struct conn *c)
+{
+	gid_t operators = c->server->operators;
+
+	if (operators == (gid_t)-1)
+		return false;
+	if (c->gid == operators)
+		return true;
+	for (size_t i = 0; i < c->ngroups; i++)
+		if (c->groups[i] == operators)
+			return true;
+	return false;
+}
+
+static struct peer peer_of(const struct conn *c)
+{
+	return (struct peer){ c->uid, c->gid, c->groups, c->ngroups };
+}
+
+static enum role role_look_up(const struct conn *c, const char *vm)
+{
+	struct peer who = peer_of(c);
+	enum role role;
+
+	if (is_master(c->uid))
 		return ROLE_ADMIN;
-	if (s->operators == (gid_t)-1)
-		return ROLE_NONE;
-	if (gid == s->operators)
-		return ROLE_OPERATOR;
-	if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &len) < 0)
-		return ROLE_NONE;
-	for (size_t i = 0; i < len / sizeof(gid_t); i++)
-		if (groups[i] == s->operators)
-			return ROLE_OPERATOR;
-	return ROLE_NONE;
+	role = permissions_role(&c->server->daemon->permissions, &who, vm);
+	return MAX(role, is_operator(c) ? ROLE_OPERATOR : ROLE_NONE);
 }
 
 static void greeting_send(struct conn *c)
@@ -415,7 +449,9 @@ static void conn_new(struct server *s, int fd)
 	c->out_last = &c->out;
 	c->pid = cred.pid;
 	c->uid = cred.uid;
-	c->role = role_of(s, fd, cred.uid, cred.gid);
+	c->gid = cred.gid;
+	groups_take(c);
+	c->role = role_look_up(c, NULL);
 	wire_init(&c->wire);
 	c->next = s->conns;
 	if (c->next)
@@ -508,6 +544,31 @@ void server_free(struct server *s)
 enum role conn_role(const struct conn *c)
 {
 	return c->role;
+}
+
+enum role conn_role_for(const struct conn *c, const char *vm)
+{
+	return c->role == ROLE_ADMIN || !vm ? c->role : role_look_up(c, vm);
+}
+
+bool conn_known(const struct conn *c)
+{
+	struct peer who = peer_of(c);
+
+	return c->role > ROLE_NONE || permissions_know(&c->server->daemon->permissions, &who);
+}
+
+/* Everybody may connect once somebody was let in by name: the table says who is heard. */
+void server_permissions_changed(struct server *s)
+{
+	const char *path = s->daemon->paths->socket;
+	mode_t mode = s->daemon->permissions.n ? 0666 :
+		s->operators != (gid_t)-1      ? 0660 : 0600;
+
+	for (struct conn *c = s->conns; c; c = c->next)
+		c->role = role_look_up(c, NULL);
+	if (chmod(path, mode) < 0)
+		log_warn("socket", "%s: %s", path, strerror(errno));
 }
 
 uid_t conn_uid(const struct conn *c)

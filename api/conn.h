@@ -23,10 +23,18 @@ int server_new(struct daemon *d, int listening, gid_t operators, struct server *
 	struct err *e);
 /* Hangs up on all. NULL allowed. */
 void server_free(struct server *s);
-/* One line to every negotiated client that may see it. Borrows o. */
-void server_broadcast(struct server *s, struct json_object *o);
+/* One line to every negotiated client that may see it. vm: whom it is about; NULL: none.
+ * Borrows o. */
+void server_broadcast(struct server *s, struct json_object *o, const char *vm);
+/* What those connected may is looked up again, and who may connect. */
+void server_permissions_changed(struct server *s);
 
+/* For all VMs. */
 enum role conn_role(const struct conn *c);
+/* For one of them, by name; NULL: for all. */
+enum role conn_role_for(const struct conn *c, const char *vm);
+/* Has it a role for any VM at all? */
+bool conn_known(const struct conn *c);
 uid_t conn_uid(const struct conn *c);
 pid_t conn_pid(const struct conn *c);
 bool conn_negotiated(const struct conn *c);

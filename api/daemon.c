@@ -58,7 +58,7 @@ void daemon_emit(struct daemon *d, enum event_id id, const char *vm, struct json
 	if (d->events && !(schema_event(id)->passing))
 		event_log_add(d->events, o);
 	if (d->server)
-		server_broadcast(d->server, o);
+		server_broadcast(d->server, o, vm);
 }
 
 /* ---- loading ---- */
@@ -89,6 +89,13 @@ static void vm_found(void *opaque, const char *name, struct json_object *definit
 		vm_load_state(vm, state);
 	if (vm->id > d->next_id)
 		d->next_id = vm->id;
+}
+
+static void permissions_found(struct daemon *d)
+{
+	CLEANUP_JS struct json_object *o = store_load_file(d->store, "permissions.json");
+
+	permissions_load(&d->permissions, js_get(o, "permissions"));
 }
 
 static void jobs_found(struct daemon *d)
@@ -175,10 +182,13 @@ static int daemon_open(struct daemon *d, struct err *e)
 		return r;
 	store_load(d->store, vm_found, d);
 	jobs_found(d);
+	permissions_found(d);
 	take_back_all(d);
 	r = listen_open(d->paths->socket, d->paths->system, &fd, &operators, e);
 	if (!r)
 		r = server_new(d, fd, operators, &d->server, e);
+	if (!r)
+		server_permissions_changed(d->server);
 	return r;
 }
 
@@ -190,6 +200,7 @@ static void daemon_close(struct daemon *d)
 	d->server = NULL;
 	vm_free_all(d);
 	jobs_free(d);
+	permissions_done(&d->permissions);
 	audit_close(d->audit);
 	event_log_close(d->events);
 	d->events = NULL;

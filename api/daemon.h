@@ -2,6 +2,7 @@
 #ifndef CAIRN_API_DAEMON_H
 #define CAIRN_API_DAEMON_H
 
+#include "api/permissions.h"
 #include "api/schema.h"
 
 #include <limits.h>
@@ -29,6 +30,7 @@ struct daemon {
 	struct loop *loop;
 	const struct daemon_paths *paths;
 	struct store *store;
+	struct permissions permissions;
 	struct audit *audit;
 	struct event_log *events; /* NULL until it is open */
 	struct server *server; /* NULL until it listens */
@@ -48,6 +50,10 @@ int daemon_run(const struct daemon_paths *p, int log_level, struct err *e);
 
 /* What the greeting says; the caller puts it. */
 struct json_object *daemon_version(void);
+
+/* After each change of the table: on stable storage, and in force for those connected.
+ * (command_permission.c) */
+int daemon_keep_permissions(struct daemon *d, struct err *e);
 
 /* Send an event to all clients. vm: NULL, or put into data as "vm". data: taken, NULL: {}. */
 void daemon_emit(struct daemon *d, enum event_id id, const char *vm, struct json_object *data);

@@ -155,6 +155,19 @@ static const struct field query_audit_returns[] = {
 		"time (ns), uid, pid, command, vm, arguments, outcome, error, duration (ns)" },
 	{ "next", FIELD_INT, REQUIRED, "the next call's `from`" },
 	{ "more", FIELD_BOOL, REQUIRED, "there is another page" }, END };
+#define FIELD_USER { "user", FIELD_INT, OPTIONAL, "number of a user; this or group" }
+#define FIELD_GROUP { "group", FIELD_INT, OPTIONAL, "number of a group" }
+static const struct field grant_args[] = { FIELD_USER, FIELD_GROUP,
+	{ "role", FIELD_STRING, REQUIRED, "viewer, operator, admin; of one VM: viewer, operator, owner" },
+	{ "vm", FIELD_STRING, OPTIONAL, "only for that one" }, END };
+static const struct field revoke_args[] = { FIELD_USER, FIELD_GROUP,
+	{ "vm", FIELD_STRING, OPTIONAL, "what they have for that one; else what they have for all" },
+	END };
+static const struct field query_permissions_args[] = {
+	{ "from", FIELD_INT, OPTIONAL, "index of the first; 0 unless said" }, END };
+static const struct field query_permissions_returns[] = {
+	{ "permissions", FIELD_ARRAY, REQUIRED, "user or group, role, vm" },
+	{ "next", FIELD_INT, OPTIONAL, "there is more: the next call's `from`" }, END };
 static const struct field job_args[] = { { "id", FIELD_STRING, REQUIRED, "of the job" }, END };
 
 static const struct command commands[] = {
@@ -172,8 +185,8 @@ static const struct command commands[] = {
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_UNDEFINE, command_vm_undefine },
 	{ "vm-dump-definition", "the definition of a VM", vm_only, dump_returns, ROLE_VIEWER,
 		COMMAND_CONCERNS_VM, ANY_STATE, command_vm_dump_definition },
-	{ "vm-list", "all VMs, page by page", list_args, list_returns, ROLE_VIEWER, 0, ANY_STATE,
-		command_vm_list },
+	{ "vm-list", "all VMs, page by page", list_args, list_returns, ROLE_VIEWER, COMMAND_FILTERS,
+		ANY_STATE, command_vm_list },
 	{ "vm-info", "one VM: state, reason, figures", vm_only, info_returns, ROLE_VIEWER,
 		COMMAND_CONCERNS_VM, ANY_STATE, command_vm_info },
 	{ "vm-start", "start a VM; returns when its vCPUs run", start_args, start_returns,
@@ -225,15 +238,21 @@ static const struct command commands[] = {
 	{ "snapshot-set", "rename, describe, tag", snapshot_set_args, NULL, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_SNAPSHOT, command_snapshot_set },
 	{ "query-events", "events that were missed: the last 10000 are kept", query_events_args,
-		query_events_returns, ROLE_VIEWER, 0, ANY_STATE, command_query_events },
+		query_events_returns, ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE, command_query_events },
 	{ "query-audit", "who changed what", query_audit_args, query_audit_returns, ROLE_ADMIN, 0,
 		ANY_STATE, command_query_audit },
+	{ "permission-grant", "give a user or a group a role", grant_args, NULL, ROLE_ADMIN,
+		COMMAND_MUTATES, ANY_STATE, command_permission_grant },
+	{ "permission-revoke", "take it away", revoke_args, NULL, ROLE_ADMIN, COMMAND_MUTATES,
+		ANY_STATE, command_permission_revoke },
+	{ "query-permissions", "the table of roles", query_permissions_args,
+		query_permissions_returns, ROLE_ADMIN, 0, ANY_STATE, command_query_permissions },
 	{ "query-jobs", "jobs under way, and results that were not dismissed", query_jobs_args, NULL,
-		ROLE_VIEWER, 0, ANY_STATE, command_query_jobs },
-	{ "job-cancel", "ask a job to end", job_args, NULL, ROLE_OPERATOR, COMMAND_MUTATES,
-		ANY_STATE, command_job_cancel },
+		ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE, command_query_jobs },
+	{ "job-cancel", "ask a job to end", job_args, NULL, ROLE_OPERATOR,
+		COMMAND_MUTATES | COMMAND_CONCERNS_JOB, ANY_STATE, command_job_cancel },
 	{ "job-dismiss", "forget the result of a job", job_args, NULL, ROLE_OPERATOR,
-		COMMAND_MUTATES, ANY_STATE, command_job_dismiss },
+		COMMAND_MUTATES | COMMAND_CONCERNS_JOB, ANY_STATE, command_job_dismiss },
 };
 
 /* ---- events ---- */

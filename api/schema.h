@@ -32,6 +32,8 @@ enum command_flags {
 	COMMAND_JOB = 8,
 	COMMAND_RETURNS_FD = 16,
 	COMMAND_TAKES_FD = 32, /* an open file comes along */
+	COMMAND_CONCERNS_JOB = 64, /* `id` names a job: the role for its VM counts */
+	COMMAND_FILTERS = 128, /* shows those who know only some VMs no others */
 };
 
 struct command {

@@ -141,6 +141,18 @@ void store_save_file(struct store *s, const char *file, struct json_object *o)
 		file_queue(s, path, o);
 }
 
+int store_write_file(struct store *s, const char *file, struct json_object *o, struct err *e)
+{
+	char path[PATH_MAX];
+	const char *text;
+
+	if (snprintf(path, sizeof(path), "%s/%s", s->dir, file) >= (int)sizeof(path))
+		return err_set_errno(e, -ENAMETOOLONG, "%s/%s", s->dir, file);
+	js_put_int(o, "version", STORE_VERSION);
+	text = json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY);
+	return file_write_atomic(path, text, strlen(text), 0600, e);
+}
+
 static void writer_settle(struct store *s)
 {
 	LOCK_GUARD(&s->mutex);

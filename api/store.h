@@ -38,6 +38,9 @@ int store_remove(struct store *s, const char *name, struct err *e);
 void store_save_file(struct store *s, const char *file, struct json_object *o);
 struct json_object *store_load_file(struct store *s, const char *file);
 
+/* The same, on stable storage when it returns. */
+int store_write_file(struct store *s, const char *file, struct json_object *o, struct err *e);
+
 /* Is there such a file in the VM's folder? */
 bool store_has_file(struct store *s, const char *name, const char *file);
 /* Both are on stable storage when they return. One that is not there: 0 for removing. */

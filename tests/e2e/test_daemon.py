@@ -633,7 +633,7 @@ def test_audit(fake):
     for bad in (["--since", "soon"], ["--user", "nobody at all"], ["--since", "5y"]):
         fake.cairn("audit", *bad, ok=2)
     table = fake.cairn("audit", "--vm", "vm1").stdout
-    assert table.startswith(" Time ") and "   vm-resume   vm1      " in table and "WrongState\n" in table
+    assert table.startswith(" Time ") and "   vm-resume    vm1      " in table and "WrongState\n" in table
     assert os.stat(fake.state / "audit.log").st_mode & 0o777 == 0o600
 
 
@@ -672,3 +672,141 @@ def test_audit_files_are_turned(fake):
     fake.define("vm3")
     assert (fake.state / "audit.log.1").read_text() == "hello\n"
     assert [r["vm"] for r in audit(fake, "--since", "1d")] == ["vm3"]
+
+
+# ---- who may what ----
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def shared(fake):
+    """A daemon that others can reach."""
+    if os.geteuid():
+        pytest.skip("needs root, to be somebody else")
+    for d in [fake.tmp, *fake.tmp.parents][:4]:
+        os.chmod(d, os.stat(d).st_mode | 0o011)
+    for n in ("mine", "other"):
+        fake.define(n)
+    return fake
+
+
+def as_nobody(fake, *commands, group=NOBODY, groups=()):
+    """The answers that user gets to [command, args], and the events that come meanwhile."""
+    script = (
+        "import json, socket, sys\n"
+        f"s = socket.socket(socket.AF_UNIX); s.connect({fake.socket!r}); s.settimeout(10)\n"
+        "f = s.makefile(); f.readline()\n"
+        "for c, a in [['qmp_capabilities', {}]] + json.loads(sys.argv[1]):\n"
+        "    s.sendall(json.dumps({'execute': c, 'arguments': a}).encode())\n"
+        "    line = f.readline()\n"
+        "    while '\"event\"' in line[:200] and '\"return\"' not in line[:12]:\n"
+        "        line = f.readline()\n"
+        "    print(line.strip())\n")
+    r = subprocess.run(["/usr/bin/python3", "-c", script, json.dumps(commands)], user=NOBODY,
+                       group=group, extra_groups=list(groups), capture_output=True, text=True,
+                       timeout=20)
+    assert not r.stderr, r.stderr
+    return [json.loads(line) for line in r.stdout.splitlines()[1:]]
+
+
+def allowed(answer):
+    return answer.get("error", {}).get("class") != "PermissionDenied"
+
+
+@pytest.mark.parametrize("grant, role", [
+    (["viewer"], "viewer"), (["operator"], "operator"), (["admin"], "admin"),
+    (["viewer", "mine"], "viewer"), (["operator", "mine"], "operator"), (["owner", "mine"], "admin")])
+def test_each_role_and_each_command(shared, grant, role):
+    """The matrix: from the schema, for the VM that is granted and for the other."""
+    ranks = ["nobody", "viewer", "operator", "admin"]
+    schema = shared.qmp().run("query-qmp-schema")
+    args = {o["name"]: [m["name"] for m in o.get("members", [])] for o in schema}
+    commands = [(o["name"], o["role"], args[o["arg-type"]]) for o in schema
+                if o["meta-type"] == "command" and o["name"] != "qmp_capabilities"]
+    shared.cairn("grant", "--user", "nobody", *grant)
+    filtered = {"vm-list", "query-events", "query-jobs"}
+    asked, want = [], []
+    for vm in ("mine", "other"):
+        for name, needs, takes in commands:
+            # An unknown argument: whoever may call it gets no further than that.
+            asked.append([name, {**({"vm": vm} if takes[:1] == ["vm"] else {}), "no-such": 1}])
+            here = len(grant) == 1 or (takes[:1] == ["vm"] and vm == "mine")
+            want.append(ranks.index(needs) <= (ranks.index(role) if here else 0) or name in filtered)
+    answers = as_nobody(shared, *asked)
+    for (name, a), w, answer in zip(asked, want, answers):
+        assert allowed(answer) == w, (name, a, answer)
+    assert any(want) and (role == "admin" or not all(want))
+
+
+def test_grants_are_kept_and_taken_away(shared):
+    ask = (["vm-list", {}], ["vm-info", {"vm": "mine"}], ["vm-info", {"vm": "other"}],
+           ["vm-info", {"vm": "none"}])
+    assert os.stat(shared.socket).st_mode & 0o777 == 0o600
+    assert shared.cairn("grant", "viewer", "mine", "--group", str(NOBODY)).stdout == (
+        f"group {NOBODY} is now viewer of mine\n")
+    assert os.stat(shared.socket).st_mode & 0o777 == 0o666
+    for restart in (False, True):
+        if restart:
+            shared.stop(signal.SIGKILL)
+            shared.start()
+        a = as_nobody(shared, *ask)
+        # Not even names: one that is there is denied as one that is not.
+        assert [v["name"] for v in a[0]["return"]["vms"]] == ["mine"] and "next" not in a[0]["return"]
+        assert "return" in a[1] and not allowed(a[2])
+        assert a[2] == a[3]
+        assert as_nobody(shared, *ask, group=7, groups=[NOBODY])[1] == a[1]
+        assert not any(map(allowed, as_nobody(shared, *ask, group=7)))
+    assert shared.cairn("permissions").stdout.splitlines()[2].split() == [
+        "group", "nogroup", "viewer", "mine"]
+    page = as_nobody(shared, ["query-events", {}])[0]["return"]["events"]
+    assert {e["data"]["vm"] for e in page} == {"mine"}
+    shared.cairn("revoke", "other", "--group", str(NOBODY), ok=3)
+    shared.cairn("revoke", "mine", "--group", "nogroup")
+    assert os.stat(shared.socket).st_mode & 0o777 == 0o600
+    assert json.loads(shared.cairn("permissions", "--format", "json").stdout) == []
+
+
+def test_grants_that_make_no_sense(shared):
+    for args, code in ((["owner", "--user", "nobody"], 2), (["admin", "mine", "--user", "nobody"], 2),
+                       (["king", "--user", "nobody"], 2), (["viewer", "none", "--user", "nobody"], 3),
+                       (["viewer"], 2), (["viewer", "--user", "a", "--group", "b"], 2),
+                       (["viewer", "--user", "no such user"], 2)):
+        shared.cairn("grant", *args, ok=code)
+    # Another VM of the same name is another's.
+    shared.cairn("grant", "owner", "mine", "--user", "nobody")
+    answers = as_nobody(shared, ["vm-start", {"vm": "mine"}], ["vm-destroy", {"vm": "mine"}],
+                        ["vm-undefine", {"vm": "mine"}], ["vm-list", {}])
+    assert ["return" in a for a in answers[:3]] == [True] * 3
+    assert [r["uid"] for r in audit(shared, "--user", "nobody")] == [NOBODY] * 3
+    shared.define("mine")
+    os.chmod(shared.socket, 0o666)
+    assert not any(map(allowed, as_nobody(shared, ["vm-info", {"vm": "mine"}], ["vm-list", {}])))
+    # A table that is damaged denies.
+    shared.cairn("grant", "admin", "--user", "nobody")
+    shared.stop()
+    p = shared.state / "permissions.json"
+    p.write_text(p.read_text()[:-3])
+    shared.start()
+    os.chmod(shared.socket, 0o666)
+    assert not any(map(allowed, as_nobody(shared, ["vm-list", {}])))
+
+
+def test_events_only_of_what_one_may_see(shared):
+    shared.cairn("grant", "viewer", "mine", "--user", "nobody")
+    script = (
+        "import socket\n"
+        f"s = socket.socket(socket.AF_UNIX); s.connect({shared.socket!r}); s.settimeout(10)\n"
+        "f = s.makefile(); f.readline()\n"
+        "s.sendall(b'{\"execute\":\"qmp_capabilities\"}')\n"
+        "print(f.readline(), flush=True)\n"
+        "print(f.readline(), flush=True)\n")
+    p = subprocess.Popen(["/usr/bin/python3", "-c", script], user=NOBODY, group=NOBODY,
+                         extra_groups=[], stdout=subprocess.PIPE, text=True)
+    p.stdout.readline(), p.stdout.readline()
+    shared.cairn("start", "other")
+    shared.cairn("start", "mine")
+    ev = json.loads(p.stdout.readline())
+    assert ev["data"]["vm"] == "mine"
+    p.stdout.close()
+    p.wait()

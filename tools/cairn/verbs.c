@@ -98,6 +98,9 @@ static const struct verb_option event_options[] = {
 	{ "timeout", "SECONDS", "give up after that" },
 	{ "timestamp", NULL, "with the time" },
 	{ "since", "NUMBER", "first those behind that number; 0: all that are kept" }, END };
+static const struct verb_option permission_options[] = {
+	{ "user", "USER", "name or number" },
+	{ "group", "GROUP", "name or number" }, END };
 static const struct verb_option audit_options[] = {
 	{ "since", "TIME", "90s, 30m, 2h or 7d ago, or YYYY-MM-DD [HH:MM]" },
 	{ "user", "USER", "only calls of that user" },
@@ -177,6 +180,12 @@ const struct verb verbs[] = {
 		verb_job_cancel },
 	{ "job-dismiss", "Jobs", "ID...", "forget results", NULL, 1, MANY, false, "job",
 		verb_job_dismiss },
+	{ "grant", "Administration", "ROLE [VM]", "let a user or a group be viewer, operator, admin, or owner "
+		"of a VM", permission_options, 1, 2, false, NULL, verb_grant },
+	{ "revoke", "Administration", "[VM]", "take that away", permission_options, 0, 1, false, "vm",
+		verb_revoke },
+	{ "permissions", "Administration", "", "who may what", NULL, 0, 0, true, NULL,
+		verb_permissions },
 	{ "audit", "Administration", "", "who changed what", audit_options, 0, 0, true, NULL, verb_audit },
 	{ "version", "Help", "", "versions of this program and of the daemon", NULL, 0, 0, true,
 		NULL, verb_version },
