@@ -122,7 +122,7 @@ static void classify(const struct qcow2 *q, struct l2_entry v, uint64_t off, boo
 	} else if (host) {
 		x->kind = EXTENT_DATA;
 	}
-	if (host && x->kind != EXTENT_UNALLOCATED)
+	if (host)
 		x->host = host + in_cluster;
 	if (x->kind == EXTENT_DATA) {
 		x->in_place = l1_copied && (v.e & QCOW2_COPIED);

@@ -6,14 +6,15 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/util.h"
+#include "block/qcow2_snap.h"
 #include "block/qcow2_sync.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-/* Attempts to find adjoining clusters for an L1. */
-#define L1_TRIES 64u
+/* Steps to find adjoining clusters for an L1. */
+#define L1_TRIES 4096u
 
 int qcow2_header_write(struct qcow2 *q)
 {
@@ -83,30 +84,15 @@ static int cut(struct qcow2 *q, uint64_t size)
 
 static int l1_place(struct qcow2 *q, uint32_t n, uint64_t *ret_first)
 {
-	struct cluster_run have = { 0 };
+	struct contig c = { 0 };
+	int r = -EAGAIN;
 
-	for (unsigned tries = 0; tries < L1_TRIES;) {
-		struct cluster_run run;
-		int r = QCOW2_SYNC(q, cluster_alloc(q, n - have.n, &sync.wait, &run));
-
-		if (r < 0) {
-			cluster_free_later(q, have.first, have.n);
-			return r;
-		}
-		if (have.n && have.first + have.n == run.first) {
-			have.n += run.n;
-		} else {
-			cluster_free_later(q, have.first, have.n);
-			have = run;
-			tries++;
-		}
-		if (have.n == n) {
-			*ret_first = have.first;
-			return 0;
-		}
-	}
-	cluster_free_later(q, have.first, have.n);
-	return -ENOTSUP;
+	for (unsigned tries = 0; r == -EAGAIN && tries < L1_TRIES; tries++)
+		r = QCOW2_SYNC(q, contig_alloc(q, n, &c, &sync.wait));
+	if (r == -EAGAIN)
+		contig_release(q, &c);
+	*ret_first = c.first;
+	return r == -EAGAIN ? -ENOTSUP : r;
 }
 
 /* A larger L1 stands at `first`, not yet named by the header. */
@@ -151,7 +137,7 @@ static int l1_room(struct table *t, uint32_t cap, uint32_t piece_bytes)
 static int l1_move(struct qcow2 *q, uint32_t n, uint64_t size)
 {
 	uint32_t per_cluster = q->cluster_bytes / 8, clusters = DIV_ROUND_UP(n, per_cluster);
-	uint32_t old_clusters = DIV_ROUND_UP(q->disk.l1.n, per_cluster), old_n = q->disk.l1.n;
+	uint32_t old_clusters = DIV_ROUND_UP(q->disk.l1.n, per_cluster);
 	uint64_t first, old = q->disk.l1.offset;
 	int r = l1_place(q, clusters, &first);
 
@@ -174,9 +160,9 @@ static int l1_move(struct qcow2 *q, uint32_t n, uint64_t size)
 		return qcow2_corrupt(q, "the header cannot be written: %s", strerror(-r));
 	for (uint32_t i = 0; i < old_clusters; i++)
 		meta_remove(&q->meta, (old >> q->cluster_bits) + i);
-	/* An empty disk has an L1 cluster of no entries. */
-	if (old)
-		cluster_free_later(q, old >> q->cluster_bits, MAX(old_clusters, old_n ? 1u : 0u));
+	for (uint32_t i = 0; i < old_clusters; i++)
+		meta_remove(&q->meta, (old >> q->cluster_bits) + i);
+	cluster_free_later(q, old >> q->cluster_bits, old_clusters);
 	return 0;
 }
 

@@ -21,6 +21,10 @@ struct raw {
 	bool is_device;
 	/* Cleared for good when the host says that it cannot. */
 	bool can_punch, can_zero_range;
+	/* What the file system said last of holes, until something is written: asking is
+	 * slow, some scan up to the hole's or the data's end each time. */
+	uint64_t seen_from, seen_end;
+	bool seen_zero;
 	struct raw_req *pool;
 	unsigned npool;
 };
@@ -85,6 +89,8 @@ static void sync_done(struct loop_op *op, int res)
 /* The data part is over: FUA still wants it on stable storage. */
 static void raw_data_done(struct raw_req *q, int res)
 {
+	if (q->req->op != BLOCK_READ)
+		q->raw->seen_end = 0;
 	if (res < 0 || !(q->req->flags & BLOCK_REQ_FUA) || q->req->op == BLOCK_READ) {
 		raw_finish(q, res);
 		return;
@@ -201,6 +207,8 @@ static void raw_submit(struct block *b, struct block_req *r)
 		block_complete_later(r, -ENOMEM);
 		return;
 	}
+	if (r->op != BLOCK_READ && r->op != BLOCK_FLUSH)
+		w->seen_end = 0;
 	q->raw = w;
 	q->req = r;
 	q->done_bytes = 0;
@@ -224,21 +232,30 @@ static void raw_submit(struct block *b, struct block_req *r)
 	}
 }
 
+static void seen_set(struct raw *w, uint64_t from, off_t end, bool zero)
+{
+	w->seen_from = from;
+	w->seen_end = end > (off_t)from ? (uint64_t)end : w->base.info.size_bytes;
+	w->seen_zero = zero;
+}
+
 static int raw_extent(struct block *b, uint64_t off, uint64_t len, struct block_extent *ret)
 {
-	off_t data = lseek(b->fd, (off_t)off, SEEK_DATA), hole;
+	struct raw *w = container_of(b, struct raw, base);
+	off_t data;
 
 	*ret = (struct block_extent){ .len = len, .present = true, .has_host = true, .host = off };
-	if (data < 0 && errno == ENXIO) {
-		ret->zero = true; /* a hole up to the end */
-	} else if (data > (off_t)off) {
-		ret->zero = true;
-		ret->len = MIN(len, (uint64_t)data - off);
-	} else if (data >= 0) {
-		hole = lseek(b->fd, (off_t)off, SEEK_HOLE);
-		if (hole > (off_t)off)
-			ret->len = MIN(len, (uint64_t)hole - off);
+	if (off < w->seen_from || off >= w->seen_end) {
+		data = lseek(b->fd, (off_t)off, SEEK_DATA);
+		if (data == (off_t)off)
+			seen_set(w, off, lseek(b->fd, (off_t)off, SEEK_HOLE), false);
+		else if (data > (off_t)off || errno == ENXIO)
+			seen_set(w, off, data, true); /* ENXIO: a hole up to the end */
+		else
+			return 0; /* it cannot tell */
 	}
+	ret->zero = w->seen_zero;
+	ret->len = MIN(len, w->seen_end - off);
 	return 0;
 }
 
@@ -257,6 +274,7 @@ static int raw_resize(struct block *b, uint64_t size, struct err *e)
 	if (ftruncate(b->fd, (off_t)size) < 0 || fdatasync(b->fd) < 0)
 		return err_set_errno(e, -errno, "%s: cannot change the size", b->name);
 	b->info.size_bytes = size;
+	w->seen_end = 0;
 	return 0;
 }
 

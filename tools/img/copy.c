@@ -10,7 +10,8 @@
 #include <string.h>
 #include <time.h>
 
-#define CHUNK_BYTES (1 * MIB)
+/* Small enough that a chunk is still in the cache when it is written. */
+#define CHUNK_BYTES (256 * KIB)
 #define CHUNKS 8
 /* Zeros shorter than this are written along with what is around them. */
 #define SPARSE_BYTES 4096u

@@ -205,6 +205,7 @@ int main(int argc, char **argv)
 	const struct img_verb *v;
 
 	log_set_owner("cairn-img");
+	log_set_level(LOG_LEVEL_ERROR); /* what fails is said in one sentence, ours */
 	if (!verb)
 		return img_usage(NULL, "a verb is needed");
 	if (!strcmp(verb, "--version") || !strcmp(verb, "-V")) {
