@@ -1,0 +1,77 @@
+"""What a VM's process may still do: nothing that it does not need. Read from /proc, where the kernel
+says it, for every thread."""
+
+import os
+import subprocess
+
+import pytest
+
+import guestlib
+
+pytestmark = pytest.mark.usefixtures("kvm")
+
+
+def status(pid, tid):
+    with open(f"/proc/{pid}/task/{tid}/status") as f:
+        return dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
+
+
+def test_every_thread_is_confined(tmp_path):
+    disk = tmp_path / "disk.raw"
+    disk.write_bytes(bytes(1 << 20))
+    with guestlib.interp(disks=[{"path": str(disk), "format": "raw"}], vcpus=2, rng=True,
+                         console={"virtio": True}) as g:
+        pid = g.vm_pid()
+        ours = {"cairn-vm", "vcpu0", "vcpu1", "vda", "worker"}
+        while not ours <= {status(pid, tid)["Name"] for tid in os.listdir(f"/proc/{pid}/task")}:
+            pass  # a thread names itself when it first runs
+        for tid in os.listdir(f"/proc/{pid}/task"):
+            s = status(pid, tid)
+            if s["Name"].startswith("iou-"):
+                continue  # the kernel's own helpers of io_uring
+            assert s["Seccomp"] == "2", s["Name"]
+            assert s["NoNewPrivs"] == "1", s["Name"]
+            for caps in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
+                assert int(s[caps], 16) == 0, (s["Name"], caps)
+        assert g.command("echo alive") == ["alive"]
+
+
+def test_no_fd_leads_out(tmp_path):
+    """No open folder, no file of the host's but those it was given."""
+    disk = tmp_path / "disk.raw"
+    disk.write_bytes(bytes(1 << 20))
+    with guestlib.interp(disks=[{"path": str(disk), "format": "raw"}]) as g:
+        pid = g.vm_pid()
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            target = os.readlink(f"/proc/{pid}/fd/{fd}")
+            assert not os.path.isdir(target), target
+            if target.startswith("/") and not target.startswith(("/dev/", "/memfd:")):
+                assert target in (str(disk), guestlib.bare("interp"), g.log_path), target
+
+
+def test_a_forbidden_system_call_kills_the_vm_only(daemon, guest):
+    """gdb makes the process ask for what it never asks for."""
+    gdb = "/usr/bin/gdb"
+    if not os.path.exists(gdb):
+        pytest.skip("no gdb")
+    for name in ("a", "b"):
+        daemon.define(name, debug_exit=True, boot={"kernel": guest("interp.elf")})
+        daemon.cairn("start", name)
+    victim = next(p for p in map(int, filter(str.isdigit, os.listdir("/proc")))
+                  if _is_vm_of(p, daemon, "a"))
+    subprocess.run([gdb, "-q", "-batch", "-p", str(victim), "-ex", "handle SIGSYS nostop noprint pass",
+                    "-ex", "call (long)syscall(57)"],  # fork
+                   stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=40)
+    daemon.wait("a", "crashed")
+    assert daemon.cairn("domstate", "b").stdout.strip() in ("running", "idle")
+
+
+def _is_vm_of(pid, daemon, name):
+    """The process whose log lies in the VM's folder."""
+    try:
+        if open(f"/proc/{pid}/comm").read().strip() != "cairn-vm":
+            return False
+        fds = [os.readlink(f"/proc/{pid}/fd/{f}") for f in os.listdir(f"/proc/{pid}/fd")]
+    except OSError:
+        return False
+    return any(f.startswith(str(daemon.state / "vms" / name) + "/") for f in fds)
