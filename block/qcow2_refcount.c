@@ -98,6 +98,24 @@ int refcount_get(struct qcow2 *q, uint64_t cluster, struct wait *w, uint64_t *re
 	return r;
 }
 
+int refcount_run(struct qcow2 *q, uint64_t cluster, uint32_t n, struct wait *w, uint64_t *ret,
+	uint32_t *ret_n)
+{
+	struct slice *s;
+	uint32_t i, k = 1;
+	int r = ref_slice(q, cluster, w, &s, &i);
+
+	*ret = 0;
+	*ret_n = 1;
+	if (r < 0)
+		return r == -ENOENT ? 0 : r;
+	*ret = ref_read(q, s->data, i);
+	while (k < n && i + k < 1u << q->slice_refs_bits && ref_read(q, s->data, i + k) == *ret)
+		k++;
+	*ret_n = k;
+	return 0;
+}
+
 /* ---- new refcount blocks ---- */
 
 /* Zeroed slices for the block at cluster c; whatever the file has there is old. */

@@ -63,6 +63,9 @@ int header_put(struct qcow2 *q, struct header_update *h, struct wait *w);
 
 /* ---- qcow2_refcount.c ---- */
 
+/* The refcount of cluster, and how many of the n from there on have the same. */
+int refcount_run(struct qcow2 *q, uint64_t cluster, uint32_t n, struct wait *w, uint64_t *ret,
+	uint32_t *ret_n);
 /* A reference more for the first *ret_n (>= 1) of n clusters. Returns 0; -EINPROGRESS; -ERANGE: no
  * room in the refcount; -EIO: corrupt. */
 int refcount_add(struct qcow2 *q, uint64_t cluster, uint32_t n, struct wait *w, uint32_t *ret_n);
@@ -96,6 +99,10 @@ void counter_done(struct counter *c);
 int counter_count(struct counter *c, uint32_t index, struct wait *w);
 /* A job is at work: w runs when it ends. */
 bool counter_busy(struct counter *c, struct wait *w);
+
+/* Entries from i on in the slice that name adjoining clusters, plain and well-formed; at most to
+ * `end`, within the slice. 0: the first does not. */
+uint32_t slice_run(const struct qcow2 *q, const struct slice *s, uint32_t i, uint32_t end);
 
 /* ---- qcow2_snaprelease.c: references less, COPIED rebuilt ---- */
 

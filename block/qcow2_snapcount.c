@@ -83,23 +83,33 @@ static int job_compressed(struct count_job *j, uint64_t e)
 	return 0;
 }
 
+uint32_t slice_run(const struct qcow2 *q, const struct slice *s, uint32_t i, uint32_t end)
+{
+	uint64_t first = entry_at(q, s, i) & QCOW2_OFFSET_MASK;
+	uint32_t n = 0;
+
+	if (!first)
+		return 0;
+	for (; i + n < end; n++) {
+		uint64_t e = entry_at(q, s, i + n);
+
+		if ((e & (QCOW2_COMPRESSED | QCOW2_L2_RESERVED)) || (q->ext && (e & QCOW2_ZERO)) ||
+			(e & QCOW2_OFFSET_MASK & (q->cluster_bytes - 1)) ||
+			(e & QCOW2_OFFSET_MASK) != first + ((uint64_t)n << q->cluster_bits))
+			break;
+	}
+	return n;
+}
+
 /* Entries from j->entry on that name adjoining clusters, in one go. */
 static int job_data(struct count_job *j, struct slice *s, uint64_t e)
 {
 	struct qcow2 *q = j->c->q;
 	uint64_t first = (e & QCOW2_OFFSET_MASK) >> q->cluster_bits;
-	uint32_t end = ROUND_DOWN(j->entry, q->slice_entries) + q->slice_entries, n = 1, done;
-	int r;
+	uint32_t end = ROUND_DOWN(j->entry, q->slice_entries) + q->slice_entries, done;
+	uint32_t n = MAX(slice_run(q, s, j->entry, end), 1u);
+	int r = job_overlap(j, first, n);
 
-	while (j->entry + n < end) {
-		uint64_t next = entry_at(q, s, j->entry + n);
-
-		if ((next & (QCOW2_COMPRESSED | QCOW2_L2_RESERVED)) ||
-			(next & QCOW2_OFFSET_MASK) != (first + n) << q->cluster_bits)
-			break;
-		n++;
-	}
-	r = job_overlap(j, first, n);
 	if (!r)
 		r = refcount_add(q, first, n, &j->wait, &done);
 	for (uint32_t i = 0; i < done && !r; i++) {

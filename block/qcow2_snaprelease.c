@@ -50,8 +50,16 @@ static int release_slice(struct qcow2 *q, struct release *r, uint32_t limit, str
 	res = cache_get(&q->l2, at, w, &s);
 	if (res < 0)
 		return res;
-	for (; r->entry < end; r->entry++)
-		release_entry(q, l2_get(q, s, (uint64_t)r->entry << q->cluster_bits));
+	while (r->entry < end) {
+		struct l2_entry v = l2_get(q, s, (uint64_t)r->entry << q->cluster_bits);
+		uint32_t n = slice_run(q, s, r->entry, end);
+
+		if (n)
+			cluster_free_later(q, (v.e & QCOW2_OFFSET_MASK) >> q->cluster_bits, n);
+		else
+			release_entry(q, v);
+		r->entry += MAX(n, 1u);
+	}
 	return 0;
 }
 
@@ -100,16 +108,25 @@ int release_step(struct qcow2 *q, struct release *r, struct wait *w)
 
 /* ---- COPIED ---- */
 
-static int recopy_entry(struct qcow2 *q, struct slice *s, uint64_t off, struct wait *w)
+/* Entry `i` and those behind it with which it forms a run. */
+static int recopy_entries(struct qcow2 *q, struct slice *s, uint32_t i, uint32_t end, struct wait *w,
+	uint32_t *ret_n)
 {
-	struct l2_entry v = l2_get(q, s, off);
-	uint64_t host = v.e & QCOW2_OFFSET_MASK, refs;
+	struct l2_entry v = l2_get(q, s, (uint64_t)i << q->cluster_bits);
+	uint32_t n = slice_run(q, s, i, end);
+	uint64_t refs;
 	int res;
 
-	if ((v.e & (QCOW2_COMPRESSED | QCOW2_COPIED)) || !host || l2_check(q, v) < 0)
+	*ret_n = 1;
+	if (!n)
 		return 0;
-	res = refcount_get(q, host >> q->cluster_bits, w, &refs);
-	if (!res && refs == 1) {
+	res = refcount_run(q, (v.e & QCOW2_OFFSET_MASK) >> q->cluster_bits, n, w, &refs, ret_n);
+	for (uint32_t k = 0; k < *ret_n && !res && refs == 1; k++) {
+		uint64_t off = (uint64_t)(i + k) << q->cluster_bits;
+
+		v = l2_get(q, s, off);
+		if (v.e & QCOW2_COPIED)
+			continue;
 		v.e |= QCOW2_COPIED;
 		l2_put(q, s, off, v);
 	}
@@ -133,8 +150,12 @@ static int recopy_slice(struct qcow2 *q, struct recopy *r, uint64_t table, struc
 	if (res < 0)
 		return res;
 	slice_pin(s);
-	for (; r->entry < end && !res; r->entry += !res)
-		res = recopy_entry(q, s, base + ((uint64_t)r->entry << q->cluster_bits), w);
+	while (r->entry < end && !res) {
+		uint32_t n;
+
+		res = recopy_entries(q, s, r->entry, end, w, &n);
+		r->entry += res ? 0 : n;
+	}
 	slice_unpin(s);
 	return res;
 }
