@@ -369,6 +369,86 @@ def test_hostile_backing_files(box):
     assert not (box.path / "c").exists()
 
 
+SNAPSHOT_OPTION_SETS = [o for o in OPTION_SETS if "refcount_bits=1" not in o]
+
+
+def raw_of(box, name, snapshot=None):
+    """What QEMU reads of it."""
+    box.qemu("convert", "-O", "raw", *(["-l", f"snapshot.name={snapshot}"] if snapshot else []), name, "raw")
+    return (box.path / "raw").read_bytes()
+
+
+@pytest.mark.parametrize("options", SNAPSHOT_OPTION_SETS)
+def test_snapshots_both_ways(box, options):
+    """Taken, applied and deleted by either of the two tools, each on what the other made."""
+    box.qemu("create", "-q", "-f", "qcow2", "-o", options, "a", "16M")
+    pattern(box, "a", 1)
+    first = raw_of(box, "a")
+    box.img("snapshot", "-c", "first", "a")
+    pattern(box, "a", 2)
+    second = raw_of(box, "a")
+    box.qemu("snapshot", "-c", "second", "a")
+    pattern(box, "a", 3)
+    box.img("snapshot", "-c", "third", "a")
+    box.qemu("check", "a")
+    assert raw_of(box, "a", "first") == first and raw_of(box, "a", "second") == second
+    box.img("snapshot", "-a", "second", "a")
+    assert raw_of(box, "a") == second
+    box.qemu("snapshot", "-a", "first", "a")
+    assert raw_of(box, "a") == first
+    box.qemu("check", "a")
+    box.img("snapshot", "-d", "first", "a")
+    box.qemu("snapshot", "-d", "third", "a")
+    assert raw_of(box, "a") == first and raw_of(box, "a", "second") == second
+    box.img("snapshot", "-d", "2", "a")  # by id
+    box.qemu("check", "a")
+    assert raw_of(box, "a") == first
+    assert box.qemu("snapshot", "-l", "a").stdout == ""
+
+
+def test_snapshot_list_as_qemu(box):
+    box.img("create", "-f", "qcow2", "a", "16M")
+    box.img("snapshot", "-c", "one", "a")
+    box.img("snapshot", "-c", "another with spaces", "a")
+    assert box.img("snapshot", "-l", "a").stdout == box.qemu("snapshot", "-l", "a").stdout
+    ours = json.loads(box.img("snapshot", "-l", "--output", "json", "a").stdout)
+    assert ours == json.loads(box.qemu("info", "--output", "json", "a").stdout)["snapshots"]
+
+
+def test_snapshot_gives_space_back(box):
+    box.img("create", "-f", "qcow2", "a", "64M")
+    box.io("a", "write -P 1 0 8M")
+    box.img("snapshot", "-c", "s", "a")
+    box.io("a", "write -P 2 0 8M")
+    assert os.stat(box.path / "a").st_size > 16 * MIB
+    box.img("snapshot", "-a", "s", "a")
+    box.img("snapshot", "-d", "s", "a")
+    assert os.stat(box.path / "a").st_blocks * 512 < 9 * MIB
+    box.qemu("check", "a")
+
+
+def test_snapshot_refused(box):
+    box.img("create", "-f", "qcow2", "a", "16M")
+    box.img("create", "-f", "raw", "r", "16M")
+    box.qemu("create", "-q", "-f", "qcow2", "-o", "refcount_bits=1", "one", "16M")
+    box.img("snapshot", "-c", "s", "a")
+    before = (box.path / "a").read_bytes()
+    assert "has a snapshot 's' already" in box.fails("snapshot", "-c", "s", "a")
+    assert "1 to 255 bytes" in box.fails("snapshot", "-c", "", "a")
+    assert "1 to 255 bytes" in box.fails("snapshot", "-c", "x" * 256, "a")
+    assert "no snapshot 'none'" in box.fails("snapshot", "-a", "none", "a")
+    assert "no snapshot 'none'" in box.fails("snapshot", "-d", "none", "a")
+    assert "r is raw; internal snapshots need qcow2" in box.fails("snapshot", "-c", "s", "r")
+    assert "r is raw; internal snapshots need qcow2" in box.fails("snapshot", "-l", "r")
+    assert "1 bit" in box.fails("snapshot", "-c", "s", "one")
+    assert "not two" in box.fails("snapshot", "-c", "s", "-d", "s", "a")
+    box.qemu("check", "a")
+    assert box.qemu("snapshot", "-l", "a").stdout.count("\n") == 3
+    assert len(before) <= os.stat(box.path / "a").st_size
+    assert "no snapshot with a VM state" in box.fails("vmstate-info", "a")
+    assert "of the disk only" in box.fails("vmstate-info", "a", "s")
+
+
 def test_help_and_version(box):
     assert box.img("--version").stdout.startswith("cairn-img ")
     overview = box.img("help").stdout
