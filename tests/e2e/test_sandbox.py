@@ -2,6 +2,7 @@
 says it, for every thread."""
 
 import os
+import resource
 import subprocess
 
 import pytest
@@ -49,7 +50,7 @@ def test_no_fd_leads_out(tmp_path):
                 assert target in (str(disk), guestlib.bare("interp"), g.log_path), target
 
 
-def test_a_forbidden_system_call_kills_the_vm_only(daemon, guest):
+def test_a_forbidden_system_call_kills_the_vm_only(daemon, guest, tmp_path):
     """gdb makes the process ask for what it never asks for."""
     gdb = "/usr/bin/gdb"
     if not os.path.exists(gdb):
@@ -61,6 +62,8 @@ def test_a_forbidden_system_call_kills_the_vm_only(daemon, guest):
                   if _is_vm_of(p, daemon, "a"))
     subprocess.run([gdb, "-q", "-batch", "-p", str(victim), "-ex", "handle SIGSYS nostop noprint pass",
                     "-ex", "call (long)syscall(57)"],  # fork
+                   # gdb itself falls over when its process is killed under it
+                   cwd=tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),
                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=40)
     daemon.wait("a", "crashed")
     assert daemon.cairn("domstate", "b").stdout.strip() in ("running", "idle")
