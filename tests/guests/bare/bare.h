@@ -69,11 +69,12 @@ struct trap_frame {
 
 extern uint64_t start_info_gpa, syscall_count;
 extern char kcall_gate[], trap_stubs[], ap_trampoline[], ap_trampoline_end[], count_loop[],
-	syscall_entry[], image_end[];
+	syscall_entry[], image_end[], kernel_wait_hlt[];
 extern uint64_t gdt[], pml4[], pdpt[];
 
 uint64_t kcall(uint64_t (*fn)(uint64_t), uint64_t arg);
 void user_enter(void (*fn)(uint64_t), uint64_t arg, void *stack_top) __attribute__((noreturn));
+void kernel_wait(void);
 void kernel_main(uint64_t unused) __attribute__((noreturn));
 void trap(struct trap_frame *f);
 void ap_main(uint64_t apic_id) __attribute__((noreturn));
@@ -109,6 +110,8 @@ static inline void halt(void)
 {
 	halt_unless(NULL, 0);
 }
+/* How many came between sti and hlt. */
+extern volatile uint64_t irq_early;
 /* A register that is read at each interrupt of a GSI, to lower its line. 0: none. */
 extern volatile uint64_t irq_ack_gpa[24];
 

@@ -8,7 +8,7 @@
 #define USER_STACK_BYTES 16384
 #define EXTRA_TABLES 16
 
-volatile uint64_t irq_count[256], irq_ack_gpa[24];
+volatile uint64_t irq_count[256], irq_ack_gpa[24], irq_early;
 
 struct gate {
 	uint16_t low, selector;
@@ -141,7 +141,7 @@ static uint64_t kernel_halt(uint64_t halt)
 	struct halt *h = (struct halt *)halt;
 
 	if (!serial_ready() && (!h->counter || *h->counter == h->seen))
-		__asm__ volatile("sti; hlt; cli");
+		kernel_wait();
 	return 0;
 }
 
@@ -252,6 +252,16 @@ static void interrupt_ack(unsigned gsi)
 		mmio_read(irq_ack_gpa[gsi], 1);
 }
 
+/* sti holds interrupts off until the hlt has begun, so that none is slept through. An emulated
+ * SVM host loses that when it is itself interrupted in between: then the hlt is skipped. */
+static void interrupt_before_halt(struct trap_frame *f)
+{
+	if (f->rip != (uint64_t)kernel_wait_hlt)
+		return;
+	f->rip++;
+	irq_early++;
+}
+
 void trap(struct trap_frame *f)
 {
 	if (port_access_done(f))
@@ -263,6 +273,7 @@ void trap(struct trap_frame *f)
 	} else if (f->vector < 32 && f->vector != 2) {
 		exception(f);
 	} else if (f->vector >= 32 && f->vector != VECTOR_SPURIOUS) {
+		interrupt_before_halt(f);
 		interrupt_ack((unsigned)f->vector - 32);
 		lapic_write(LAPIC_EOI, 0);
 	}

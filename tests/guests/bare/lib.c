@@ -153,7 +153,7 @@ static uint64_t input_read(uint64_t input)
 	struct input *in = (struct input *)input;
 
 	if (!serial_ready())
-		__asm__ volatile("sti; hlt; cli");
+		kernel_wait();
 	while (in->n < in->room && serial_ready())
 		in->buf[in->n++] = (char)inb(COM1);
 	return 0;

@@ -200,6 +200,7 @@ static const char *cmd_irqs(const struct args *a)
 	for (uint64_t v = 32; v < 256; v++)
 		if (irq_count[v])
 			print("vector=%x count=%u\n", v, irq_count[v]);
+	print("early=%u\n", irq_early);
 	return NULL;
 }
 

@@ -104,6 +104,16 @@ kcall_gate:
 	ud2
 	ret
 
+/* void kernel_wait(void): CPL 0, interrupts off on the way in and out. The trap handler knows the
+ * hlt: see there. */
+	.globl kernel_wait, kernel_wait_hlt
+kernel_wait:
+	sti
+kernel_wait_hlt:
+	hlt
+	cli
+	ret
+
 /* A counting loop without a stack, for application processors. RDI: the counter. */
 	.globl count_loop
 count_loop:
