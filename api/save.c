@@ -224,7 +224,8 @@ void save_found_off(struct vm *vm)
 
 	if (store_has_file(s, vm->def->name, SAVE_MANAGED_USED))
 		log_warn("save", "VM '%s': a start went on from its managed save while no daemon saw how "
-			"it ended; the state is not used again. It is kept as %s",
+			"it ended; the state is not used again by itself. It is kept as %s in the VM's folder; if the "
+			"VM never ran since, cairn restore takes it",
 			vm->def->name, SAVE_MANAGED_USED);
 	if (saved && vm->state != VM_SAVED)
 		vm_move(vm, VM_SAW_SAVED, "saved", NULL, 0);

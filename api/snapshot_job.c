@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define NAMES_TOLD_MAX 20 /* of those deleted: a result is part of a line of 64 KiB */
 #define CANCEL_TIMEOUT_NS (10 * 1000000000ULL)
 
 /* What a job works with; freed when it concludes. */
@@ -200,8 +201,10 @@ static void delete_done(void *opaque, int r, const struct vm_answer *a, const st
 		job_fail(w->job, e);
 		return;
 	}
-	json_object_array_add(deleted, json_object_new_string(w->victims[w->at].name));
+	if (w->at < NAMES_TOLD_MAX)
+		json_object_array_add(deleted, json_object_new_string(w->victims[w->at].name));
 	w->at++;
+	js_put_uint(w->result, "count", w->at);
 	delete_next(w);
 }
 

@@ -15,7 +15,8 @@ int snapshot_create(struct vm *vm, const struct vm_snapshot_create *c, const cha
 
 enum snapshot_victims { SNAPSHOT_ALONE, SNAPSHOT_WITH_CHILDREN, SNAPSHOT_CHILDREN_ONLY };
 
-/* Refused as a whole when one of them has the tag "keep". Result: deleted (names). */
+/* Refused as a whole when one of them has the tag "keep". Result: count,
+ * deleted (names of the first of them). */
 int snapshot_delete(struct vm *vm, const char *name, enum snapshot_victims victims,
 	const char *job_id, struct job **ret_j, struct err *e);
 

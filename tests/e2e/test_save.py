@@ -255,7 +255,10 @@ def test_a_state_that_may_have_been_used_is_not_used_again(fake):
     (vm / "managed.save").rename(vm / "managed.save.used")
     fake.start()
     assert fake.cairn("domstate", "vm1").stdout == "shut off\n"
-    assert "is not used again" in fake.log.read_text()
+    assert "is not used again by itself" in fake.log.read_text()
+    fake.cairn("restore", str(vm / "managed.save.used"))
+    assert fake.cairn("domstate", "--reason", "vm1").stdout == "running (restored)\n"
+    fake.cairn("destroy", "vm1")
     fake.cairn("start", "vm1")
     assert fake.cairn("domstate", "--reason", "vm1").stdout == "running (booted)\n"
 

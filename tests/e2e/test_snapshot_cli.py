@@ -184,7 +184,8 @@ def test_many(fake):
     assert len(json.dumps(page)) < 60000 and 0 < page["next"] < 150
     assert names(fake) == [f"s{i:03}" for i in range(150)]
     assert len(fake.cairn("snapshot-list", "vm1", "--tree").stdout.splitlines()) == 300
-    fake.cairn("snapshot-delete", "vm1", "s010", "--children-only")
+    out = fake.cairn("snapshot-delete", "vm1", "s010", "--children-only", "--verbose").stdout
+    assert out.splitlines()[1] == "s149" and out.endswith("\ns130\nand 119 more\n")
     assert names(fake) == [f"s{i:03}" for i in range(11)]
 
 

@@ -140,9 +140,12 @@ int verb_snapshot_revert(struct cli *c)
 static void deleted_print(struct json_object *o)
 {
 	struct json_object *list = js_get_array(o, "deleted");
+	size_t count = (size_t)js_get_int(o, "count", 0);
 
 	for (size_t i = 0; list && i < json_object_array_length(list); i++)
 		printf("%s\n", json_object_get_string(json_object_array_get_idx(list, i)));
+	if (list && count > json_object_array_length(list))
+		printf("and %zu more\n", count - json_object_array_length(list));
 }
 
 int verb_snapshot_delete(struct cli *c)
