@@ -130,6 +130,13 @@ check-asan:
 check-tsan:
 	$(Q)$(MAKE) --no-print-directory BUILD=build-tsan SAN=thread CFLAGS="-O1 -g" check-unit
 
+# clang's fuzzer; FUZZ=600 for ten minutes each.
+FUZZ ?= 60
+fuzz:
+	$(Q)$(MAKE) --no-print-directory BUILD=build-fuzz CC=clang SAN=address,undefined,fuzzer-no-link CFLAGS="-O1 -g" \
+		build-fuzz/libblock.a build-fuzz/libbase.a
+	$(Q)tests/fuzz/run.sh build-fuzz $(FUZZ)
+
 guests:
 	$(Q)$(MAKE) --no-print-directory -C tests/guests BUILD=$(abspath $(BUILD))/guests
 .PHONY: guests

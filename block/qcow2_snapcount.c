@@ -106,7 +106,7 @@ static int job_data(struct count_job *j, struct slice *s, uint64_t e)
 {
 	struct qcow2 *q = j->c->q;
 	uint64_t first = (e & QCOW2_OFFSET_MASK) >> q->cluster_bits;
-	uint32_t end = ROUND_DOWN(j->entry, q->slice_entries) + q->slice_entries, done;
+	uint32_t end = ROUND_DOWN(j->entry, q->slice_entries) + q->slice_entries, done = 0;
 	uint32_t n = MAX(slice_run(q, s, j->entry, end), 1u);
 	int r = job_overlap(j, first, n);
 
