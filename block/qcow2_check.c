@@ -246,24 +246,48 @@ static void entry_clear(struct checker *k, uint64_t *e, uint64_t *bitmap)
 	k->changed = true;
 }
 
+/* A stray flag is no reason to lose what the entry points to. */
+static void entry_mend(struct checker *k, uint64_t *e, uint64_t *bitmap)
+{
+	bool ext = k->h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2;
+	uint64_t v = *e, b = bitmap ? *bitmap : 0;
+
+	if (v & QCOW2_COMPRESSED)
+		v &= ~QCOW2_COPIED;
+	else
+		v &= ~(QCOW2_L2_RESERVED | (ext || k->h->version < 3 ? QCOW2_ZERO : 0));
+	if (b) /* both allocated and zero: zero */
+		b &= ~(b >> 32) & ~(v & QCOW2_OFFSET_MASK ? 0 : 0xffffffffULL);
+	k->changed |= v != *e || (bitmap && b != *bitmap);
+	*e = v;
+	if (bitmap)
+		*bitmap = b;
+}
+
 static void check_l2(struct checker *k, uint64_t off, bool active)
 {
 	uint32_t step = k->h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2 ? 2 : 1;
 	uint64_t n = k->cluster_bytes / 8, *t = k->table;
+	/* What is something else, too, is not written to; a table that a snapshot shares has been
+	 * seen before. */
+	bool fix = k->fix && k->used[off >> k->cluster_bits] == 1;
 
 	k->next_data = 0;
 	if (checker_load(k, t, off, n) < 0)
 		return;
 	for (uint64_t i = 0; i < n; i += step) {
-		uint64_t bitmap = step == 2 ? t[i + 1] : 0;
+		uint64_t *second = step == 2 ? &t[i + 1] : NULL, bitmap;
 		bool ok;
 
+		if (fix)
+			entry_mend(k, &t[i], second);
+		bitmap = second ? *second : 0;
 		if (!t[i] && !bitmap)
 			continue;
 		ok = t[i] & QCOW2_COMPRESSED ? compressed_ok(k, t[i])
 					     : plain_ok(k, t[i], bitmap, active);
-		if (!ok && k->fix)
-			entry_clear(k, &t[i], step == 2 ? &t[i + 1] : NULL);
+		if (!ok && fix)
+			entry_clear(k, &t[i], second);
 	}
 	store_table(k, t, off, n);
 }
@@ -301,7 +325,11 @@ static void check_l1(struct checker *k, uint64_t off, uint32_t n, bool active)
 	for (uint32_t i = 0; t && i < n; i++) {
 		if (!(t[i] & (QCOW2_OFFSET_MASK | QCOW2_L1_RESERVED)))
 			continue;
-		if (!l1_entry_ok(k, t[i], i, active) && k->fix) {
+		if (k->fix && (t[i] & QCOW2_L1_RESERVED)) {
+			t[i] &= t[i] & QCOW2_OFFSET_MASK ? ~QCOW2_L1_RESERVED : 0;
+			changed = true;
+		}
+		if (t[i] && !l1_entry_ok(k, t[i], i, active) && k->fix) {
 			t[i] = 0;
 			changed = true;
 		}

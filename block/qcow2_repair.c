@@ -2,7 +2,8 @@
  *
  * Order, each group durable before the next; a power cut in between leaves the image no
  * worse than it was:
- *   1 entries against the format become zeros, COPIED goes where a cluster is not alone
+ *   1 stray flags go, entries that point nowhere become zeros, COPIED goes where a cluster is
+ *     not alone
  *   2 refcounts counted anew are written where nobody points, table and blocks
  *   3 the header names the new table: one sector
  *   4 COPIED where a cluster has become the only user's
@@ -114,10 +115,12 @@ static int copied_walk(struct checker *k, bool set)
 	for (uint32_t i = 0; i < n && !r; i++) {
 		uint64_t l2 = t[i] & QCOW2_OFFSET_MASK;
 
-		if (!l2 || l2 >> k->cluster_bits >= k->n)
+		if (!l2 || l2 >> k->cluster_bits >= k->n || (l2 & (k->cluster_bytes - 1)))
 			continue;
 		changed |= copied_fix(k, &t[i], set);
-		r = copied_l2(k, l2, set);
+		/* A table with two users has nothing that is one's alone. */
+		if (!set || k->used[l2 >> k->cluster_bits] == 1)
+			r = copied_l2(k, l2, set);
 	}
 	if (!r && changed)
 		r = checker_store(k, t, k->h->l1_offset, n);
@@ -184,7 +187,7 @@ static int repair_leaks(int fd, struct qcow2_header *h, struct err *e)
 	/* With tables that cannot be read, what looks unused may not be. */
 	if (!r && scratch.errors)
 		r = err_set(e, -EIO, ERR_IO, "tables cannot be read; nothing was repaired");
-	else if (!r) {
+	else if (!r && !scratch.corruptions) { /* nor what a damaged entry may have meant */
 		r = leaks_fix(&k);
 		if (!r && only_leaks(&k))
 			r = copied_walk(&k, true);

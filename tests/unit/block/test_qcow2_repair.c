@@ -221,7 +221,7 @@ static void test_broken_images(void **state)
 	assert_true(broken >= ARRAY_SIZE(kinds) * ARRAY_SIZE(breaks) - 2);
 }
 
-/* What points nowhere reads as zeros; the rest is kept. */
+/* What points nowhere reads as zeros; the rest is kept, and what has but a stray flag. */
 static void test_bad_entries(void **state)
 {
 	struct qcow2_header h;
@@ -239,7 +239,7 @@ static void test_bad_entries(void **state)
 	fixture_poke_be(&f, "img", l2, 8, QCOW2_COPIED | 0x100000000000ULL);
 	fixture_poke_be(&f, "img", l2 + 8, 8, QCOW2_COPIED | 0x12300);
 	fixture_poke_be(&f, "img", l2 + 16, 8, fixture_peek_be(&f, "img", l2 + 16, 8) | 2);
-	fixture_poke_be(&f, "img", l2 + 24, 8, QCOW2_COMPRESSED | QCOW2_COPIED | 0x50000);
+	fixture_poke_be(&f, "img", l2 + 24, 8, QCOW2_COMPRESSED | QCOW2_COPIED | 0x5000000000);
 	/* two owners of one cluster: both keep its content */
 	fixture_poke_be(&f, "img", l2 + 32, 8, fixture_peek_be(&f, "img", l2 + 40, 8));
 	assert_int_equal(repair(&f, "img", QCOW2_REPAIR_ALL, &c), 0);
@@ -248,9 +248,42 @@ static void test_bad_entries(void **state)
 	fixture_run(&f, "qemu-img check -q img");
 	p = content(&f, "img");
 	for (size_t i = 0; i < DISK_BYTES; i++)
-		assert_int_equal(p[i], i < 4 * 65536 ? 0 : 5);
+		assert_int_equal(p[i], i < 4 * 65536 && i / 65536 != 2 ? 0 : 5);
 	free(p);
 	fixture_end(&f);
+}
+
+/* Tables that point at tables: whatever comes out, it is an image that both tools can read. */
+static void test_loops(void **state)
+{
+	struct qcow2_header h;
+	struct qcow2_check c;
+	struct fixture f;
+
+	(void)state;
+	for (unsigned i = 0; i < 4; i++) {
+		uint64_t l2;
+
+		fixture_begin(&f, 70 + i);
+		log_silence(true);
+		fixture_run(&f, "qemu-img create -q -f qcow2 -o cluster_size=4k img 64M && "
+			"qemu-io -c 'write -P 5 0 4M' img >/dev/null");
+		header_of(&f, "img", &h);
+		l2 = fixture_peek_be(&f, "img", h.l1_offset, 8) & QCOW2_OFFSET_MASK;
+		if (i == 0) /* the L1 at itself */
+			fixture_poke_be(&f, "img", h.l1_offset + 8, 8, h.l1_offset | QCOW2_COPIED);
+		else if (i == 1) /* nowhere, but with flags */
+			fixture_poke_be(&f, "img", h.l1_offset + 8, 8, QCOW2_COPIED | 1);
+		else if (i == 2) /* an L2 at itself, and at the L1 */
+			fixture_poke_be(&f, "img", l2 + 8, 8, l2 | QCOW2_COPIED);
+		else
+			fixture_poke_be(&f, "img", l2 + 8, 8, h.l1_offset | QCOW2_COPIED);
+		assert_int_equal(repair(&f, "img", QCOW2_REPAIR_ALL, &c), 0);
+		assert_int_equal(c.corruptions + c.errors, 0);
+		fixture_run(&f, "qemu-io -c 'read -P 5 8k 1M' img >/dev/null");
+		fixture_run(&f, "qemu-img check -q img");
+		fixture_end(&f);
+	}
 }
 
 static void test_leaks_only(void **state)
@@ -366,6 +399,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_broken_images),
 		cmocka_unit_test(test_bad_entries),
+		cmocka_unit_test(test_loops),
 		cmocka_unit_test(test_leaks_only),
 		cmocka_unit_test(test_power_cuts),
 	};
