@@ -159,7 +159,7 @@ static int chain_step(const struct img_open *o, struct img_layer *layers, unsign
 		return err_set(e, -EINVAL, ERR_INVALID, *y->header.backing_format
 			? "%s says that its backing file is '%s'; raw and qcow2 are supported"
 			: "%s does not say which format its backing file has, and it is not guessed; say it "
-			  "with `qemu-img rebase -u -F FMT -b FILE`%s", path, y->header.backing_format);
+			  "with `cairn-img rebase -u -F FMT -b FILE IMAGE`%s", path, y->header.backing_format);
 	layers[n + 1].format = (enum block_format)f;
 	return backing_resolve(o, path, y->header.backing_name, ret_next, e);
 }
