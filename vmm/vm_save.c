@@ -9,6 +9,7 @@
 #include "snapshot/vmstate.h"
 #include "vmm/machine.h"
 #include "vmm/machine_state.h"
+#include "vmm/ram_load.h"
 #include "vmm/vm.h"
 #include "vmm/worker.h"
 
@@ -170,42 +171,11 @@ static int header_check(struct machine *m, const struct vmstate_header *h, struc
 	return 0;
 }
 
-static int ram_load(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h,
-	const uint32_t *crcs, struct err *e)
-{
-	int r = 0;
-
-	for (uint64_t b = 0; b < h->layout.blocks && !r; b++)
-		if (!vmstate_block_is_zero(&h->layout, crcs, b))
-			r = vmstate_read_block(s, h, crcs, b, m->mem.host + b * VMSTATE_BLOCK_BYTES, e);
-	return r;
-}
-
-/* On the pager's thread: no vCPU may use what it is given instead of the block. */
-static void pager_failed(void *opaque, const struct err *e)
-{
-	struct machine *m = opaque;
-
-	vcpus_request_stop(&m->vcpus);
-	m->listener.fault(m->listener.opaque, 0, VM_REASON_IO_ERROR, e->msg);
-}
-
-/* Takes crcs on success. */
-static int ram_load_lazily(struct machine *m, const struct vmstate_header *h, uint32_t *crcs,
-	struct err *e)
-{
-	struct pager_config c = { .store = &m->restored_from.store, .header = *h, .crcs = crcs,
-		.ram = m->mem.host, .failed = pager_failed, .opaque = m };
-	int r = pager_new(&c, &m->uffd, &m->pager, e);
-
-	return r < 0 ? r : pager_start(m->pager, e);
-}
-
 int machine_restore(struct machine *m, int fd, struct err *e)
 {
 	struct vmstate_store *s = &m->restored_from.store;
 	CLEANUP_FREE uint8_t *sections = NULL;
-	CLEANUP_FREE uint32_t *crcs = NULL;
+	uint32_t *crcs = NULL;
 	struct vmstate_header h;
 	int r;
 
@@ -219,12 +189,8 @@ int machine_restore(struct machine *m, int fd, struct err *e)
 		r = machine_state_check(m, sections, h.sections_bytes, e);
 	if (!r)
 		r = vmstate_read_crcs(s, &h, &crcs, e);
-	if (!r && m->uffd.fd >= 0 && !m->cfg.eager) {
-		r = ram_load_lazily(m, &h, crcs, e);
-		crcs = m->pager ? NULL : crcs;
-	} else if (!r) {
-		r = ram_load(m, s, &h, crcs, e);
-	}
+	if (!r)
+		r = ram_load(m, s, &h, crcs, m->cfg.eager, e);
 	machine_hold(m);
 	return r < 0 ? r : machine_load(m, sections, h.sections_bytes, e);
 }

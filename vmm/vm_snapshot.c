@@ -50,6 +50,12 @@ int vmsnap_tree(struct machine_disk *d, struct tree *ret, struct err *e)
 	return r < 0 ? err_set_errno(e, r, "snapshots") : 0;
 }
 
+int vmsnap_open(struct machine *m, struct machine_disk **ret_d, struct tree *ret_t, struct err *e)
+{
+	*ret_d = vmsnap_first_disk(m, e);
+	return *ret_d ? vmsnap_tree(*ret_d, ret_t, e) : -ENOTSUP;
+}
+
 int vmsnap_find(const struct tree *t, const char *name, struct tree_node **ret, struct err *e)
 {
 	struct tree_node *n = *name ? tree_find(t, name) : tree_current(t);
@@ -64,14 +70,22 @@ int vmsnap_find(const struct tree *t, const char *name, struct tree_node **ret, 
 
 /* ---- jobs ---- */
 
-void vmsnap_job_init(struct vmsnap_job *j, struct vm *vm, struct worker *w, vm_snapshot_done_fn *done,
-	void *opaque)
+void *vmsnap_job_new(size_t bytes, struct vm *vm, struct worker *w, const char *what, struct err *e)
 {
+	struct vmsnap_job *j;
+
+	if (vm_work_begin(vm, what, e) < 0)
+		return NULL;
+	j = calloc(1, bytes);
+	if (!j) {
+		vm_work_end(vm);
+		err_set_errno(e, -ENOMEM, "%s", what);
+		return NULL;
+	}
 	j->vm = vm;
 	j->m = vm_machine(vm);
 	j->worker = w;
-	j->done = done;
-	j->opaque = opaque;
+	return j;
 }
 
 void vmsnap_job_finish(struct vmsnap_job *j)
@@ -117,13 +131,10 @@ static void info_fill(const struct tree_node *n, bool current, struct vm_snapsho
 
 int vm_snapshot_list(struct vm *vm, uint32_t from, struct vm_snapshots *ret, struct err *e)
 {
-	struct machine_disk *d = vmsnap_first_disk(vm_machine(vm), e);
+	struct machine_disk *d;
 	struct tree t;
-	int r;
+	int r = vmsnap_open(vm_machine(vm), &d, &t, e);
 
-	if (!d)
-		return -ENOTSUP;
-	r = vmsnap_tree(d, &t, e);
 	if (r < 0)
 		return r;
 	memset(ret, 0, sizeof(*ret));
@@ -188,15 +199,12 @@ static int set_on_disks(struct machine *m, struct machine_disk *first, struct tr
 int vm_snapshot_set(struct vm *vm, const struct vm_snapshot_set *s, struct err *e)
 {
 	struct machine *m = vm_machine(vm);
-	struct machine_disk *d = vmsnap_first_disk(m, e);
 	char old_name[BLOCK_SNAPSHOT_NAME_MAX + 1];
+	struct machine_disk *d;
 	struct tree_node *n;
 	struct tree t;
-	int r;
+	int r = vmsnap_open(m, &d, &t, e);
 
-	if (!d)
-		return -ENOTSUP;
-	r = vmsnap_tree(d, &t, e);
 	if (r < 0)
 		return r;
 	r = vmsnap_find(&t, s->name, &n, e);
@@ -305,15 +313,13 @@ static void delete_done(struct work *w)
 int vm_snapshot_delete(struct vm *vm, struct worker *w, const char *name, vm_snapshot_done_fn *done,
 	void *opaque, struct err *e)
 {
-	struct delete_job *x = calloc(1, sizeof(*x));
-	int r = x ? vm_work_begin(vm, "snapshot-delete", e) : -ENOMEM;
+	struct delete_job *x = vmsnap_job_new(sizeof(*x), vm, w, "snapshot-delete", e);
 
-	if (r < 0) {
-		free(x);
-		return r;
-	}
+	if (!x)
+		return -EBUSY;
 	vm_work_set_live(vm);
-	vmsnap_job_init(&x->j, vm, w, done, opaque);
+	x->j.done = done;
+	x->j.opaque = opaque;
 	snprintf(x->name, sizeof(x->name), "%s", name);
 	x->j.work.run = delete_run;
 	x->j.work.done = delete_done;

@@ -458,19 +458,13 @@ int vm_snapshot_create(struct vm *vm, struct worker *w, const struct vm_snapshot
 	vm_snapshot_done_fn *done, void *opaque, struct err *e)
 {
 	struct machine *m = vm_machine(vm);
-	struct create_job *x;
 	int r = disks_check(m, e);
+	struct create_job *x = r < 0 ? NULL : vmsnap_job_new(sizeof(*x), vm, w, "snapshot", e);
 
-	if (!r)
-		r = vm_work_begin(vm, "snapshot", e);
-	if (r < 0)
-		return r;
-	x = calloc(1, sizeof(*x));
-	if (!x) {
-		vm_work_end(vm);
-		return err_set_errno(e, -ENOMEM, "snapshot");
-	}
-	vmsnap_job_init(&x->j, vm, w, done, opaque);
+	if (!x)
+		return r < 0 ? r : -EBUSY;
+	x->j.done = done;
+	x->j.opaque = opaque;
 	x->c = *c;
 	x->c.name[VM_SNAPSHOT_NAME_MAX] = x->c.description[VM_SNAPSHOT_TEXT_MAX] =
 		x->c.tags[VM_SNAPSHOT_TAGS_MAX] = 0;

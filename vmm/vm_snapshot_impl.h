@@ -40,13 +40,15 @@ struct vmsnap_job {
 struct machine_disk *vmsnap_first_disk(struct machine *m, struct err *e);
 bool vmsnap_disk_takes_part(const struct machine *m, unsigned i);
 int vmsnap_tree(struct machine_disk *d, struct tree *ret, struct err *e);
+/* The first disk and its tree at once. */
+int vmsnap_open(struct machine *m, struct machine_disk **ret_d, struct tree *ret_t, struct err *e);
 /* The named node of a tree, or -ENOENT with a sentence. */
 int vmsnap_find(const struct tree *t, const char *name, struct tree_node **ret, struct err *e);
 uint64_t vmsnap_realtime_ns(void);
 
-/* A job's embedding struct begins with it; zeroed. */
-void vmsnap_job_init(struct vmsnap_job *j, struct vm *vm, struct worker *w, vm_snapshot_done_fn *done,
-	void *opaque);
+/* Begin a piece of long work: a zeroed struct of that many bytes, which begins with its job; done
+ * and opaque are the caller's to set. NULL with a sentence: other work is under way, or no memory. */
+void *vmsnap_job_new(size_t bytes, struct vm *vm, struct worker *w, const char *what, struct err *e);
 /* Fill in the result from r and e, end the work, tell. The caller frees the job after it. */
 void vmsnap_job_finish(struct vmsnap_job *j);
 

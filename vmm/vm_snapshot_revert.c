@@ -5,8 +5,8 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"
-#include "snapshot/pager.h"
 #include "vmm/machine_state.h"
+#include "vmm/ram_load.h"
 #include "vmm/vm_snapshot_impl.h"
 
 #include <errno.h>
@@ -201,41 +201,6 @@ static int disks_apply(struct revert_job *x)
 	return disk_snapshot_update(x->first, &x->node->info, &x->j.e);
 }
 
-/* On the pager's thread: no vCPU may use what it is given instead of the block. */
-static void pager_failed(void *opaque, const struct err *e)
-{
-	struct machine *m = opaque;
-
-	vcpus_request_stop(&m->vcpus);
-	m->listener.fault(m->listener.opaque, 0, VM_REASON_IO_ERROR, e->msg);
-}
-
-static int ram_eager(struct revert_job *x)
-{
-	struct machine *m = x->j.m;
-	int r = 0;
-
-	for (uint64_t b = 0; b < x->h.layout.blocks && !r; b++)
-		if (!vmstate_block_is_zero(&x->h.layout, x->crcs, b))
-			r = vmstate_read_block(&x->store->store, &x->h, x->crcs, b,
-				m->mem.host + b * VMSTATE_BLOCK_BYTES, &x->j.e);
-	return r;
-}
-
-static int ram_lazy(struct revert_job *x)
-{
-	struct machine *m = x->j.m;
-	struct pager_config c = { .store = &x->store->store, .header = x->h, .crcs = x->crcs,
-		.ram = m->mem.host, .failed = pager_failed, .opaque = m };
-	int r = pager_new(&c, &m->uffd, &m->pager, &x->j.e);
-
-	if (r < 0)
-		return r;
-	x->crcs = NULL; /* the pager's now */
-	m->paged_from = &STEAL_PTR(x->store)->store;
-	return pager_start(m->pager, &x->j.e);
-}
-
 static int machine_go_back(struct revert_job *x)
 {
 	struct machine *m = x->j.m;
@@ -244,7 +209,8 @@ static int machine_go_back(struct revert_job *x)
 	machine_forget_memory(m);
 	memory_clear(&m->mem);
 	machine_reset_devices(m);
-	r = m->uffd.fd >= 0 && !x->v.eager ? ram_lazy(x) : ram_eager(x);
+	m->paged_from = &STEAL_PTR(x->store)->store;
+	r = ram_load(m, m->paged_from, &x->h, STEAL_PTR(x->crcs), x->v.eager, &x->j.e);
 	return r < 0 ? r : machine_load(m, x->sections, x->h.sections_bytes, &x->j.e);
 }
 
@@ -310,24 +276,18 @@ static void look_done(struct work *w)
 int vm_snapshot_revert(struct vm *vm, struct worker *w, const struct vm_snapshot_revert *v,
 	vm_snapshot_done_fn *done, void *opaque, struct err *e)
 {
-	struct machine *m = vm_machine(vm);
-	struct machine_disk *first = vmsnap_first_disk(m, e);
-	struct revert_job *x;
-	int r = first ? vm_work_begin(vm, "snapshot-revert", e) : -ENOTSUP;
+	struct machine_disk *first = vmsnap_first_disk(vm_machine(vm), e);
+	struct revert_job *x = first ? vmsnap_job_new(sizeof(*x), vm, w, "snapshot-revert", e) : NULL;
 
-	if (r < 0)
-		return r;
-	x = calloc(1, sizeof(*x));
-	if (!x) {
-		vm_work_end(vm);
-		return err_set_errno(e, -ENOMEM, "snapshot");
-	}
-	vmsnap_job_init(&x->j, vm, w, done, opaque);
+	if (!x)
+		return first ? -EBUSY : -ENOTSUP;
+	x->j.done = done;
+	x->j.opaque = opaque;
 	x->v = *v;
 	x->v.name[VM_SNAPSHOT_NAME_MAX] = 0;
 	x->first = first;
 	x->j.work.run = look_run;
 	x->j.work.done = look_done;
-	worker_submit(w, m->host.loop, &x->j.work);
+	worker_submit(w, x->j.m->host.loop, &x->j.work);
 	return 0;
 }
