@@ -15,8 +15,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 BUILD = os.path.abspath(os.environ.get("CAIRN_BUILD", os.path.join(ROOT, "build")))
 CAIRN = os.path.join(BUILD, "cairn")
 GUESTS = os.path.join(BUILD, "guests")
-# One CPU: with two, TCG runs them in parallel and now and then breaks a nested guest (a triple fault
-# or a hang, under QEMU as well as under Cairn).
+# One CPU: with two, nested guests now and then break (docs/HACKING.md). The price is that races
+# between our threads show less.
 SVMHOST = [os.path.join(ROOT, "tests", "svmhost", "svmhost"), "--smp", "1"]
 LINUX_SOURCE = os.path.join(ROOT, "tests", "guests", "linux")
 
