@@ -320,6 +320,7 @@ void machine_forget_memory(struct machine *m)
 	snapshot_base_free(m);
 	pager_free(m->pager);
 	m->pager = NULL;
+	vcpus_unpoison(&m->vcpus);
 	free(m->paged_from);
 	m->paged_from = NULL;
 	if (m->restored_from.fd >= 0)

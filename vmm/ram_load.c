@@ -10,7 +10,7 @@ static void pager_failed(void *opaque, const struct err *e)
 {
 	struct machine *m = opaque;
 
-	vcpus_request_stop(&m->vcpus);
+	vcpus_poison(&m->vcpus);
 	m->listener.fault(m->listener.opaque, 0, VM_REASON_IO_ERROR, e->msg);
 }
 

@@ -171,8 +171,22 @@ void vcpus_resume(struct vcpus *s)
 {
 	pthread_mutex_lock(&s->lock);
 	atomic_store(&s->stop_requested, false);
+	/* Whoever poisons after this look requests the stop after the store above. */
+	if (atomic_load(&s->poisoned))
+		atomic_store(&s->stop_requested, true);
 	pthread_cond_broadcast(&s->run_cond);
 	pthread_mutex_unlock(&s->lock);
+}
+
+void vcpus_poison(struct vcpus *s)
+{
+	atomic_store(&s->poisoned, true);
+	vcpus_request_stop(s);
+}
+
+void vcpus_unpoison(struct vcpus *s)
+{
+	atomic_store(&s->poisoned, false);
 }
 
 void vcpus_nmi(struct vcpus *s)

@@ -69,6 +69,7 @@ struct vcpus {
 	unsigned nparked;
 	bool want_exit; /* under lock */
 	atomic_bool stop_requested; /* parked vCPUs wait until it is false */
+	atomic_bool poisoned;	    /* and none runs while this is true */
 };
 
 /* Create the vCPUs with their CPUID; no threads yet. Returns 0 or -errno. */
@@ -83,6 +84,10 @@ void vcpus_request_stop(struct vcpus *s);
 /* The same, and wait until every one is parked. */
 void vcpus_stop(struct vcpus *s);
 void vcpus_resume(struct vcpus *s);
+/* Part of memory is not what it should be: stop, and let no resume, however close, run the guest on
+ * it. Any thread. Lifted by vcpus_unpoison() (main thread), when memory is another. */
+void vcpus_poison(struct vcpus *s);
+void vcpus_unpoison(struct vcpus *s);
 void vcpus_nmi(struct vcpus *s);
 /* Parks, ends and joins the threads, closes the vCPUs. */
 void vcpus_done(struct vcpus *s);

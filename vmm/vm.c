@@ -230,10 +230,14 @@ int vm_cont(struct vm *vm, enum vm_reason reason, struct err *e)
 	return 0;
 }
 
-void vm_reverted(struct vm *vm, bool run)
+void vm_revert_begin(struct vm *vm)
 {
 	generation_next(vm);
 	vm->memory_lost = false;
+}
+
+void vm_reverted(struct vm *vm, bool run)
+{
 	phase_set(vm, run ? VM_PHASE_RUNNING : VM_PHASE_PAUSED, VM_REASON_FROM_SNAPSHOT, 0, NULL);
 	if (run)
 		machine_resume(vm->m);

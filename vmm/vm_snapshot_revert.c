@@ -240,6 +240,7 @@ static int go(struct revert_job *x)
 			"which restarts it", x->node->info.name);
 	if (was_running)
 		machine_pause(j->m);
+	vm_revert_begin(j->vm);
 	r = disks_apply(x);
 	if (!r && x->with_ram)
 		r = machine_go_back(x);

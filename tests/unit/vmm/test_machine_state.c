@@ -272,6 +272,33 @@ static void test_another_vms_state_is_refused(void **state)
 	machine_free(other);
 }
 
+/* However close a resume comes: poisoned vCPUs do not run, and run again when it is lifted. */
+static void test_poisoned_does_not_run(void **state)
+{
+	struct fixture *f = *state;
+	uint32_t at;
+
+	need_kvm();
+	run_for(f->m, 100);
+	at = counter(f->m);
+	vcpus_poison(&f->m->vcpus);
+	machine_resume(f->m);
+	usleep(20000);
+	assert_int_equal(counter(f->m), at);
+	machine_pause(f->m);
+	vcpus_unpoison(&f->m->vcpus);
+	run_for(f->m, 100);
+	/* And while it runs. */
+	machine_resume(f->m);
+	vcpus_poison(&f->m->vcpus);
+	machine_pause(f->m);
+	at = counter(f->m);
+	machine_resume(f->m);
+	usleep(20000);
+	assert_int_equal(counter(f->m), at);
+	machine_pause(f->m);
+}
+
 /* What the guest programmed into the interrupt controllers is gone after a reset. */
 static void test_reset_forgets_interrupt_routing(void **state)
 {
@@ -296,6 +323,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_saved_twice_is_the_same, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_damage_is_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_another_vms_state_is_refused, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_poisoned_does_not_run, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_reset_forgets_interrupt_routing, setup, teardown),
 	};
 
