@@ -143,7 +143,7 @@ guests:
 
 style:
 	$(Q)tests/style.sh
-bench: all guests
+bench: all helpers guests
 	$(Q)tests/bench/run.py --build $(BUILD) $(if $(ONLY),--only $(ONLY))
 demo: deps
 	$(Q)$(MAKE) --no-print-directory all guests

@@ -46,8 +46,8 @@ static void host_irq_set(struct dev_host *h, unsigned gsi, bool level)
 	kvm_ioctl(machine_of(h)->kvm.vm_fd, KVM_IRQ_LINE, &irq);
 }
 
-/* One call, where an irqfd with a route of its own would make every change of the guest's
- * MSI-X table wait for KVM's grace period, 7 to 11 ms each on a PVM host. */
+/* One system call, as the write to an irqfd would be, without a route to keep for each vector, and
+ * a little cheaper: 0.24 us against 0.30 (tests/bench/bench_irq.py). */
 static void host_msi_send(struct dev_host *h, uint64_t addr, uint32_t data)
 {
 	struct kvm_msi msi = { .address_lo = (uint32_t)addr, .address_hi = (uint32_t)(addr >> 32),
