@@ -47,7 +47,7 @@ static void host_irq_set(struct dev_host *h, unsigned gsi, bool level)
 }
 
 /* One system call, as the write to an irqfd would be, without a route to keep for each vector, and
- * a little cheaper: 0.24 us against 0.30 (tests/bench/bench_irq.py). */
+ * no dearer: 0.24 to 0.30 us either way (tests/bench/bench_irq.py). */
 static void host_msi_send(struct dev_host *h, uint64_t addr, uint32_t data)
 {
 	struct kvm_msi msi = { .address_lo = (uint32_t)addr, .address_hi = (uint32_t)(addr >> 32),
