@@ -23,6 +23,7 @@
 #define CLUSTER_MAX_BYTES (2 * MIB)
 /* Old content of blocks that the guest overwrites may wait in this much memory. */
 #define ASIDE_MAX_BYTES (64 * MIB)
+#define RATE_LOOK_NS 50000000ULL
 
 struct create_job {
 	struct vmsnap_job j;
@@ -34,7 +35,7 @@ struct create_job {
 	struct bitmap wanted; /* blocks of RAM to be written */
 	struct vmstate_header h;
 	uint32_t *crcs;
-	uint64_t started_ns, bytes_done;
+	uint64_t started_ns, bytes_done, bytes_total;
 	uint8_t *run; /* RUN_BLOCKS blocks */
 };
 
@@ -65,6 +66,33 @@ static int name_check(struct create_job *x, struct err *e)
 	if (!r && x->j.m->base && x->j.m->base->valid && !tree_find(&t, x->j.m->base->id))
 		x->j.m->base->valid = false; /* deleted meanwhile */
 	tree_done(&t);
+	return r;
+}
+
+/* A crash between two disks' commits leaves a snapshot on the others that the first disk, which has
+ * the tree, knows nothing of. It is rolled back when its name is wanted. Somebody else's stays. */
+static int orphans_delete(struct create_job *x)
+{
+	struct machine *m = x->j.m;
+	int r = 0;
+
+	for (unsigned i = 0; i < m->ndisks && !r; i++) {
+		struct tree_node *n;
+		struct tree t;
+
+		if (&m->disks[i] == x->first || !vmsnap_disk_takes_part(m, i))
+			continue;
+		r = vmsnap_tree(&m->disks[i], &t, &x->j.e);
+		if (r < 0)
+			return r;
+		n = tree_find(&t, x->c.name);
+		if (n && n->ours) {
+			log_warn(m->disks[i].id, "a snapshot '%s' that was never finished is rolled back",
+				x->c.name);
+			r = disk_snapshot_delete(&m->disks[i], n->info.id, &x->j.e);
+		}
+		tree_done(&t);
+	}
 	return r;
 }
 
@@ -131,6 +159,8 @@ static void prepare_run(struct work *w)
 	struct create_job *x = container_of(w, struct create_job, j.work);
 
 	x->j.r = name_check(x, &x->j.e);
+	if (!x->j.r)
+		x->j.r = orphans_delete(x);
 	if (!x->j.r && x->with_ram)
 		x->j.r = ram_prepare(x);
 }
@@ -197,20 +227,20 @@ static void freeze(struct work *w)
 
 /* ---- write: on the worker, the guest runs ---- */
 
-/* Keep to the rate that was asked for. */
+/* Keep to the rate that was asked for, but look up often: the work may be cancelled. */
 static void rate_wait(const struct create_job *x)
 {
-	uint64_t due, now = loop_now_ns() - x->started_ns;
-	struct timespec ts;
+	uint64_t due, now;
 
 	if (!x->c.rate_bytes_per_s)
 		return;
-	due = (uint64_t)((double)x->j.result.ram_bytes_written / (double)x->c.rate_bytes_per_s * 1e9);
-	if (due <= now)
-		return;
-	ts = (struct timespec){ .tv_sec = (time_t)((due - now) / 1000000000ULL),
-		.tv_nsec = (long)((due - now) % 1000000000ULL) };
-	clock_nanosleep(CLOCK_MONOTONIC, 0, &ts, NULL);
+	due = x->started_ns + (uint64_t)((double)x->j.result.ram_bytes_written /
+					 (double)x->c.rate_bytes_per_s * 1e9);
+	while ((now = loop_now_ns()) < due && !vm_work_step(x->j.vm, x->bytes_done, x->bytes_total)) {
+		struct timespec ts = { .tv_nsec = (long)MIN(due - now, RATE_LOOK_NS) };
+
+		clock_nanosleep(CLOCK_MONOTONIC, 0, &ts, NULL);
+	}
 }
 
 struct ram_run {
@@ -262,24 +292,25 @@ static int block_add(struct create_job *x, struct vmstate_store *s, struct ram_r
 	return r;
 }
 
-static int step(struct create_job *x, uint64_t total)
+static int step(struct create_job *x)
 {
-	x->bytes_done += VMSTATE_BLOCK_BYTES;
-	return vm_work_step(x->j.vm, MIN(x->bytes_done, total), total) ? -ECANCELED : 0;
+	x->bytes_done = MIN(x->bytes_done + VMSTATE_BLOCK_BYTES, x->bytes_total);
+	return vm_work_step(x->j.vm, x->bytes_done, x->bytes_total) ? -ECANCELED : 0;
 }
 
 static int ram_write_live(struct create_job *x, struct vmstate_store *s)
 {
 	struct tracker *t = x->j.m->base->tracker;
-	uint64_t block, total = bitmap_count(&x->wanted) * VMSTATE_BLOCK_BYTES;
+	uint64_t block;
 	uint8_t *data = malloc(VMSTATE_BLOCK_BYTES);
 	struct ram_run run = { 0 };
 	int r = data ? 0 : -ENOMEM;
 
+	x->bytes_total = bitmap_count(&x->wanted) * VMSTATE_BLOCK_BYTES;
 	while (!r && tracker_save_next(t, &block, data)) {
 		r = block_add(x, s, &run, block, data);
 		if (!r)
-			r = step(x, total);
+			r = step(x);
 	}
 	if (!r)
 		r = run_flush(x, s, &run);

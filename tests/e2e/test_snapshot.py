@@ -159,6 +159,42 @@ def test_two_disks_in_one_act(vm, tmp_path):
         assert qemu_names(d) == ["s1"]
 
 
+def test_half_a_snapshot_is_rolled_back(vm, tmp_path):
+    """What a crash between two disks leaves: the second one has it, the first, with the tree, does not."""
+    vm.disks.append(tmp_path / "vdb.qcow2")
+    vm.daemon.cairn("undefine", "vm1")
+    vm.define()
+    vm.start()
+    vm.snapshot("s1")
+    vm.stop()
+    subprocess.run(["qemu-img", "snapshot", "-d", "s1", vm.disks[0]], check=True)
+    vm.start()
+    assert vm.names() == []
+    vm.run("write 0 8 5")
+    vm.snapshot("s1")
+    vm.run("write 0 8 6")
+    vm.revert("s1")
+    vm.run("verify 0 8 5")
+    vm.stop()
+    for d in vm.disks:
+        check(d)
+        assert qemu_names(d) == ["s1"]
+
+
+def test_a_slow_snapshot_is_cancelled_at_once(vm):
+    vm.start()
+    vm.run("fill 0x1000000 0x1000000 5")
+    q = vm.daemon.qmp()
+    q.run("snapshot-create", vm="vm1", name="slow", rate=1000, job_id="j")
+    vm.run("fill 0x1000000 0x1000000 6")  # the guest does not wait for it
+    q.run("job-cancel", id="j")
+    q.event("JOB_STATUS_CHANGE", id="j", status="concluded")
+    assert vm.names() == []
+    vm.run("check 0x1000000 0x1000000 6")
+    vm.stop()
+    check(vm.disks[0])
+
+
 def test_a_raw_disk_is_refused_by_name(vm, tmp_path):
     raw = tmp_path / "extra.raw"
     raw.write_bytes(bytes(1 << 20))
