@@ -132,12 +132,14 @@ class Qmp:
 class Console:
     """The guest's serial port, by the fd that the daemon hands out."""
 
-    def __init__(self, daemon, vm):
-        q = Qmp(daemon.socket)
-        q.run("vm-console", vm=vm)
-        self.sock = socket.socket(fileno=q.fds.pop())
+    def __init__(self, daemon, vm, fd=None):
+        if fd is None:
+            q = Qmp(daemon.socket)
+            q.run("vm-console", vm=vm)
+            fd = q.fds.pop()
+            q.close()
+        self.sock = socket.socket(fileno=fd)
         self.sock.settimeout(30)
-        q.close()
         self.buffer = b""
 
     def line(self):
@@ -154,7 +156,7 @@ class Console:
         lines = []
         while True:
             line = self.line()
-            assert not line.startswith("err "), f"{text}: {line}"
+            assert not line.startswith(("err ", "error: ")), f"{text}: {line}"
             if line == "ok":
                 return lines
             lines.append(line)

@@ -9,9 +9,12 @@ import time
 import pytest
 
 import guestlib
+from conftest import Console
 from guestlib import GuestError, disk
 
 KIND = guestlib.host_kind()
+# Each page of a file costs an emulated kernel 10 ms on an idle machine.
+DATA = "512K" if KIND == "pvm" else "4M"
 pytestmark = [
     pytest.mark.skipif(KIND == "none", reason="no usable /dev/kvm"),
     pytest.mark.seconds(1500),  # the first test that needs a kernel builds it
@@ -41,7 +44,7 @@ def test_file_survives_shutdown_and_second_start(image):
         assert any("cairn-0001" in l for l in g.command("block"))
         g.command("mount /dev/vda /mnt ext2")
         g.command("write /mnt/note written before the button")
-        g.command("fill /mnt/data 0 4M 7")
+        g.command(f"fill /mnt/data 0 {DATA} 7")
         # All that a machine has to give Linux without quirks on the command line.
         devices = g.command("pci")
         assert any("1af4:1042" in l and "driver virtio-pci" in l for l in devices)
@@ -53,7 +56,7 @@ def test_file_survives_shutdown_and_second_start(image):
     with guestlib.linux(disks=[disk(image)]) as g:
         g.command("mount /dev/vda /mnt ext2 ro")
         assert g.command("read /mnt/note") == ["written before the button"]
-        g.command("verify /mnt/data 0 4M 7")
+        g.command(f"verify /mnt/data 0 {DATA} 7")
         with pytest.raises(GuestError):
             g.command("write /mnt/note again")
         press_button(g)
@@ -161,3 +164,62 @@ def test_two_disks_and_discard(tmp_path, image):
     with open(second, "rb") as f:
         f.seek(1 << 20)
         assert f.read(1 << 20) == bytes(1 << 20)
+
+
+# ---- with the daemon ----
+
+def begin(daemon, **keys):
+    """A VM "linux", ready for commands on its serial port."""
+    d = guestlib.linux_definition()
+    keys = {k: v for k, v in {**d, **keys}.items() if k != "name"}
+    daemon.define("linux", **keys)
+    daemon.cairn("start", "linux")
+    console = Console(daemon, "linux")
+    console.sock.settimeout(180)
+    while console.line() != "cairn-guest: ready":
+        pass
+    return console
+
+
+def test_the_way_back(daemon, image, tmp_path):
+    """What Cairn is for: everything is deleted, and then it is not."""
+    qcow2 = tmp_path / "vda.qcow2"
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", image, qcow2], check=True)
+    console = begin(daemon, disks=[{"path": str(qcow2), "format": "qcow2"}])
+    console.run("mount /dev/vda /mnt ext2")
+    console.run("write /mnt/precious all of it")
+    console.run("fill-ram 2 7")
+    before = [float(v.split()[1]) for v in console.run("clock") if v.startswith("monotonic")][0]
+    daemon.cairn("snapshot-create-as", "linux", "s1")
+    console.run("rm -r /mnt")
+    console.run("sync")
+    assert console.run("ls /mnt") == []
+    daemon.cairn("snapshot-revert", "linux", "s1")
+    assert console.run("read /mnt/precious") == ["all of it"]
+    console.run("verify-ram")
+    after = [float(v.split()[1]) for v in console.run("clock") if v.startswith("monotonic")][0]
+    assert after >= before
+    assert any("reseeded due to virtual machine fork" in l for l in console.run("dmesg 20"))
+    daemon.cairn("shutdown", "linux", "--wait")
+    console.close()
+    subprocess.run(["qemu-img", "check", "-q", qcow2], check=True)
+    subprocess.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", qcow2, image], check=True)
+    assert subprocess.run(["/sbin/e2fsck", "-fn", image], stdout=subprocess.DEVNULL).returncode == 0
+
+
+@slow_kernel
+def test_virtio_console(daemon):
+    d = guestlib.linux_definition()
+    d["boot"]["cmdline"] = d["boot"]["cmdline"].replace("cairn.port=ttyS0", "cairn.port=hvc0")
+    begin(daemon, boot=d["boot"], console={"virtio": True}).close()
+    q = daemon.qmp()
+    q.run("vm-console", vm="linux", kind="virtio")
+    port = Console(daemon, "linux", q.fds.pop())
+    assert port.run("echo over hvc0") == ["over hvc0"]
+    late = daemon.qmp()
+    late.run("vm-console", vm="linux", kind="virtio", history=True)
+    again = Console(daemon, "linux", late.fds.pop())
+    while again.line() != "over hvc0":  # what was said before it came
+        pass
+    again.close()
+    port.close()
