@@ -1,0 +1,78 @@
+"""What a host may lack, and that the sentence says what to do about it."""
+
+import json
+import os
+import subprocess
+
+import pytest
+
+import guestlib
+
+pytestmark = pytest.mark.usefixtures("kvm")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make another /dev or be somebody else")
+
+
+def run_in(argv, tmp_path, **more):
+    """`cairn run` of a bare guest under another program; the result."""
+    f = tmp_path / "vm.json"
+    f.write_text(json.dumps(guestlib.definition(guest="first_byte", **more)))
+    for p in (tmp_path, *list(tmp_path.parents)[:3]):
+        os.chmod(p, 0o755)
+    return subprocess.run([*argv, guestlib.CAIRN, "run", str(f)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True, timeout=30)
+
+
+@needs_root
+def test_no_dev_kvm(tmp_path):
+    r = run_in(["unshare", "-m", "sh", "-c", 'mount -t tmpfs none /dev && exec "$@" 2>&1', "sh"], tmp_path)
+    assert r.returncode == guestlib.EXIT_HOST
+    assert "/dev/kvm is missing: load the module kvm_intel or kvm_amd" in r.stdout + r.stderr
+
+
+@needs_root
+def test_no_permission(tmp_path):
+    if os.stat("/dev/kvm").st_mode & 0o006:
+        pytest.skip("everybody may open /dev/kvm here")
+    if not os.access(os.path.dirname(guestlib.BUILD), os.X_OK):
+        pytest.skip("the build folder is closed to others")
+    r = run_in(["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"], tmp_path)
+    assert r.returncode == guestlib.EXIT_HOST
+    assert "no permission to open /dev/kvm: join its group" in r.stderr
+
+
+@pytest.fixture
+def huge_pages():
+    """64 MiB in huge pages, given back afterwards."""
+    path = "/proc/sys/vm/nr_hugepages"
+    before = open(path).read()
+    try:
+        with open(path, "w") as f:
+            f.write(str(int(before) + 32))
+    except OSError as e:
+        pytest.skip(f"cannot reserve huge pages: {e.strerror}")
+    if int(open(path).read()) < int(before) + 32:
+        pytest.skip("the host has no 64 MiB of huge pages to spare")
+    yield
+    with open(path, "w") as f:
+        f.write(before)
+
+
+def meminfo(key):
+    with open("/proc/meminfo") as f:
+        return next(int(line.split()[1]) for line in f if line.startswith(key + ":"))
+
+
+@needs_root
+def test_huge_pages_are_used(huge_pages):
+    free = meminfo("HugePages_Free") - meminfo("HugePages_Rsvd")
+    with guestlib.interp(memory="32M", hugepages=True) as g:
+        g.command("fill 0x1000000 0x400000 3")
+        g.command("check 0x1000000 0x400000 3")
+        assert free - (meminfo("HugePages_Free") - meminfo("HugePages_Rsvd")) == 16
+    assert meminfo("HugePages_Free") - meminfo("HugePages_Rsvd") == free
+
+
+def test_not_enough_huge_pages(tmp_path):
+    r = run_in([], tmp_path, memory="512G", hugepages=True)
+    assert r.returncode == guestlib.EXIT_HOST
+    assert "nr_hugepages" in r.stderr
