@@ -28,7 +28,9 @@ HARDEN  := -fstack-protector-strong
 ifeq ($(SAN),)
 HARDEN  += -D_FORTIFY_SOURCE=2
 endif
-ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE -DCAIRN_VERSION='"$(VERSION)"' -I. -I$(BUILD)/gen -MMD -MP -pthread \
+# Time limits in tests are for plain builds; sanitizers take several times as long.
+SLOW = $(if $(SAN),10,1)
+ALL_CFLAGS = -std=gnu11 -DTEST_SLOW=$(SLOW) -D_GNU_SOURCE -DCAIRN_VERSION='"$(VERSION)"' -I. -I$(BUILD)/gen -MMD -MP -pthread \
              -fPIE $(WARN) $(HARDEN) $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer)
 ALL_LDFLAGS = -pthread -Wl,-z,relro,-z,now $(LDFLAGS) $(if $(SAN),-fsanitize=$(SAN))
 
@@ -122,13 +124,13 @@ check: deps
 	$(Q)$(MAKE) --no-print-directory all units helpers guests
 	$(Q)tests/run.sh $(BUILD)
 check-unit: units
-	$(Q)tests/run.sh $(BUILD) unit
+	$(Q)UNIT_SECONDS=$(UNIT_SECONDS) tests/run.sh $(BUILD) unit
 check-e2e: all helpers guests
 	$(Q)tests/run.sh $(BUILD) e2e
 check-asan:
-	$(Q)$(MAKE) --no-print-directory BUILD=build-asan SAN=address,undefined CFLAGS="-O1 -g" check-unit
+	$(Q)$(MAKE) --no-print-directory BUILD=build-asan SAN=address,undefined CFLAGS="-O1 -g" UNIT_SECONDS=600 check-unit
 check-tsan:
-	$(Q)$(MAKE) --no-print-directory BUILD=build-tsan SAN=thread CFLAGS="-O1 -g" check-unit
+	$(Q)$(MAKE) --no-print-directory BUILD=build-tsan SAN=thread CFLAGS="-O1 -g" UNIT_SECONDS=600 check-unit
 
 # clang's fuzzer; FUZZ=600 for ten minutes each.
 FUZZ ?= 60

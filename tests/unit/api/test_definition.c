@@ -447,6 +447,6 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_config, folder_setup, folder_teardown),
 	};
 
-	alarm(30);
+	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -331,6 +331,6 @@ int main(void)
 		FILE_TEST(test_mkdir_all_where_a_file_stands),
 	};
 
-	alarm(30);
+	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -196,6 +196,6 @@ int main(void)
 		LOG_TEST(test_a_dead_fd_does_no_harm),
 	};
 
-	alarm(30);
+	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -366,6 +366,6 @@ int main(void)
 		LOOP_TEST(test_idle_loop_sleeps),
 	};
 
-	alarm(30);
+	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -274,6 +274,6 @@ int main(void)
 		OPS_TEST(test_stream_leaves_room_for_timers),
 	};
 
-	alarm(30);
+	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -385,6 +385,6 @@ int main(void)
 		cmocka_unit_test(test_loop_freed_around_its_watches),
 	};
 
-	alarm(30);
+	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -87,6 +87,6 @@ int main(void)
 		cmocka_unit_test(test_qemu_holds_we_are_refused),
 	};
 
-	alarm(30);
+	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -323,6 +323,6 @@ int main(void)
 		cmocka_unit_test(test_bit_flips),
 	};
 
-	alarm(30);
+	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -376,6 +376,6 @@ int main(void)
 		cmocka_unit_test(pm_timer_counts),
 	};
 
-	alarm(30);
+	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

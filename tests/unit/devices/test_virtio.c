@@ -571,6 +571,6 @@ int main(void)
 		cmocka_unit_test(configuration_access_capability),
 	};
 
-	alarm(30);
+	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

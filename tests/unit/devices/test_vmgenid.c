@@ -73,6 +73,6 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(test_renew), cmocka_unit_test(test_tiny_memory) };
 
-	alarm(10);
+	alarm(10 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

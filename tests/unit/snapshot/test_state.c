@@ -287,6 +287,6 @@ int main(void)
 		cmocka_unit_test(test_garbage),
 	};
 
-	alarm(30);
+	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -282,6 +282,6 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_given_up_in_the_middle, setup, teardown),
 	};
 
-	alarm(60);
+	alarm(60 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -155,6 +155,6 @@ int main(void)
 		cmocka_unit_test(test_names),
 	};
 
-	alarm(10);
+	alarm(10 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

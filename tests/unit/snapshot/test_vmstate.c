@@ -220,6 +220,6 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_cancelled_is_no_state, setup, teardown),
 	};
 
-	alarm(30);
+	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -395,6 +395,6 @@ int main(void)
 		cmocka_unit_test(test_damaged_headers),
 	};
 
-	alarm(30);
+	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

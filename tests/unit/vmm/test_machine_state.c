@@ -327,6 +327,6 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_reset_forgets_interrupt_routing, setup, teardown),
 	};
 
-	alarm(60);
+	alarm(60 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -165,6 +165,6 @@ int main(void)
 		cmocka_unit_test(test_more_than_there_can_be),
 	};
 
-	alarm(30);
+	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
