@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import warnings
 import xml.etree.ElementTree as xml
 
 import pytest
@@ -16,6 +17,8 @@ import guestlib
 FILES = ("test_bare.py", "test_linux.py", "test_snapshot.py")
 HERE = os.path.dirname(os.path.abspath(__file__))
 SECONDS = 900
+# More than that is no lost interrupt.
+SECOND_TRIES_MAX = 3
 
 pytestmark = [
     pytest.mark.seconds(SECONDS + 1500),  # the first one also builds kernels and runs them all
@@ -36,16 +39,12 @@ def test_names():
 test_names.__test__ = False
 
 
-@functools.lru_cache(maxsize=None)
-def results():
-    """What happened there: test's name to a list of (outcome, text)."""
-    for variant in ("up", "smp"):
-        guestlib.linux_kernel(variant)  # there it would take an hour
+def run_there(*what):
+    """pytest in the SVM host; (node id to (name, outcome, text), output). None: it gave no results."""
     with tempfile.TemporaryDirectory(prefix="cairn-svmhost-") as share:
         run = subprocess.run(
             [*guestlib.SVMHOST, "--timeout", str(SECONDS), "--share", share, "--", "/usr/bin/python3", "-m", "pytest",
-             "-v", "--tb=short", "-p", "no:cacheprovider", "--junitxml=/host-share/results.xml",
-             *(os.path.join(HERE, f) for f in FILES)],
+             "-v", "--tb=short", "-p", "no:cacheprovider", "--junitxml=/host-share/results.xml", *what],
             env={**os.environ, "CAIRN_IN_SVMHOST": "1", "CAIRN_BUILD": guestlib.BUILD},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=SECONDS + 60)
         path = os.path.join(share, "results.xml")
@@ -53,11 +52,36 @@ def results():
             return None, run.stdout[-4000:]
         found = {}
         for case in xml.parse(path).getroot().iter("testcase"):
-            name = case.get("classname").split(".")[-1] + "." + case.get("name").split("[")[0]
+            module = case.get("classname").split(".")[-1]
             child = next((c for c in case if c.tag in ("failure", "error", "skipped")), None)
             text = "" if child is None else f"{case.get('name')}: {child.get('message')}\n{child.text or ''}"
-            found.setdefault(name, []).append((None if child is None else child.tag, text))
+            found[os.path.join(HERE, f"{module}.py::{case.get('name')}")] = (
+                module + "." + case.get("name").split("[")[0], None if child is None else child.tag, text)
         return found, run.stdout[-4000:]
+
+
+@functools.lru_cache(maxsize=None)
+def results():
+    """What happened there: test's name to a list of (outcome, text). The emulated host now and then loses
+    an interrupt (docs/HACKING.md), so what fails there has a second try in a fresh one; both failing
+    counts, and a second try that was needed is told."""
+    for variant in ("up", "smp"):
+        guestlib.linux_kernel(variant)  # there it would take an hour
+    found, output = run_there(*(os.path.join(HERE, f) for f in FILES))
+    if found is None:
+        return None, output
+    bad = [node for node, (_, kind, _) in found.items() if kind in ("failure", "error")]
+    if 0 < len(bad) <= SECOND_TRIES_MAX:
+        again, _ = run_there(*bad)
+        for node in bad:
+            if again and node in again and again[node][1] is None:
+                first = found[node][2].splitlines()
+                warnings.warn(f"SVM host: {node.split(os.sep)[-1]} passed at its second try; first: {first[0][:200]}")
+                found[node] = again[node]
+    by_name = {}
+    for name, kind, text in found.values():
+        by_name.setdefault(name, []).append((kind, text))
+    return by_name, output
 
 
 @pytest.mark.parametrize("name", list(test_names()))
