@@ -111,15 +111,13 @@ static void block_copy(const struct tracker *t, uint64_t block, uint8_t *buf)
 	memset(buf + len, 0, VMSTATE_BLOCK_BYTES - len);
 }
 
-int tracker_save_begin(struct tracker *t, const struct bitmap *wanted, struct err *e)
+void tracker_save_begin(struct tracker *t, const struct bitmap *wanted)
 {
-	(void)e;
 	pthread_mutex_lock(&t->lock);
 	memcpy(t->unsaved.words, wanted->words, DIV_ROUND_UP(t->blocks, 64) * 8);
 	t->next = 0;
 	t->saving = true;
 	pthread_mutex_unlock(&t->lock);
-	return 0;
 }
 
 static void room_tell(struct tracker *t)

@@ -53,7 +53,7 @@ int tracker_arm(struct tracker *t, struct err *e);
 int tracker_mark(struct tracker *t, struct bitmap *ret_dirty, struct err *e);
 
 /* Right after a mark, still paused. wanted: blocks to be saved; copied. */
-int tracker_save_begin(struct tracker *t, const struct bitmap *wanted, struct err *e);
+void tracker_save_begin(struct tracker *t, const struct bitmap *wanted);
 /* The next block's content into buf (VMSTATE_BLOCK_BYTES). Those aside come first. False: that
  * was all. */
 bool tracker_save_next(struct tracker *t, uint64_t *ret_block, uint8_t *buf);

@@ -139,7 +139,7 @@ static bool is_zero(const uint8_t *p, size_t len)
 	return !memcmp(p, zeros, len);
 }
 
-/* Blocks that stand together go out in one write. Larger gained nothing on the disk here. */
+/* Blocks that stand together go out in one write of at most that many. */
 #define RUN_BLOCKS_MAX 32u
 
 struct ram_writer {

@@ -20,8 +20,8 @@
 #define GATE_BYTES 16
 #define RFLAGS_DF (1ULL << 10)
 #define RFLAGS_RF (1ULL << 16)
-/* How often an exit looks whether the guest has moved its IDT. Reading the special registers
- * costs about a microsecond; an exit on such a host costs tens. */
+/* How often an exit looks whether the guest has moved its IDT: seldom enough not to be felt, often
+ * enough that a stale breakpoint does not last. */
 #define RECHECK_NS 20000000ULL
 
 static void count(atomic_ulong *c)

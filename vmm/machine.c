@@ -143,8 +143,7 @@ static int board_devices_new(struct machine *m, struct err *e)
 	return r;
 }
 
-static int disk_open(struct machine *m, const struct vm_disk *c, struct machine_disk *d, int *fds,
-	struct err *e)
+static int disk_open(const struct vm_disk *c, struct machine_disk *d, int *fds, struct err *e)
 {
 	struct block_layer layers[VM_DISK_LAYERS_MAX];
 	struct block_open o = { .layers = layers, .nlayers = c->nlayers, .read_only = c->read_only,
@@ -161,7 +160,6 @@ static int disk_open(struct machine *m, const struct vm_disk *c, struct machine_
 		return r;
 	for (unsigned i = 0; i < c->nlayers; i++)
 		fds[c->fd[i]] = -1;
-	(void)m;
 	return 0;
 }
 
@@ -172,7 +170,7 @@ static int disk_new(struct machine *m, const struct vm_disk *c, int *fds, struct
 		.queues = c->queues ? c->queues : MIN(m->cfg.vcpus, VIRTIO_BLK_QUEUES_MAX),
 		.queue_size = c->queue_size, .errors = (enum virtio_blk_errors)c->error_policy,
 		.slot = -1 };
-	int r = disk_open(m, c, d, fds, e);
+	int r = disk_open(c, d, fds, e);
 
 	m->ndisks++; /* machine_free() takes what is half built, too */
 	if (r < 0)

@@ -48,8 +48,8 @@ int memory_attach(struct memory *m, struct kvm *k, struct err *e);
 /* Tell devices where RAM is. */
 void memory_describe(const struct memory *m, struct dev_host *h);
 void memory_done(struct memory *m);
-/* Have the pages of a large range made at once, before something is read into them: a fault for
- * each costs three times as much. A hint; failure costs only time. */
+/* Have the pages of a large range made at once, before something is read into them, not one by one by
+ * faults. A hint; failure costs only time. */
 void memory_populate(struct memory *m, uint64_t gpa, uint64_t bytes);
 /* Back to zeros (a hard reset keeps RAM; a fresh boot does not). */
 void memory_clear(struct memory *m);

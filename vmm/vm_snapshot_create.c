@@ -190,7 +190,9 @@ static int ram_freeze(struct create_job *x)
 	r = tracker_mark(m->base->tracker, &x->wanted, &x->j.e);
 	for (uint64_t b = 0; !x->incremental && b < x->h.layout.blocks; b++)
 		bitmap_set(&x->wanted, b);
-	return r < 0 ? r : tracker_save_begin(m->base->tracker, &x->wanted, &x->j.e);
+	if (!r)
+		tracker_save_begin(m->base->tracker, &x->wanted);
+	return r;
 }
 
 static void freeze(struct work *w)
