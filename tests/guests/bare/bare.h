@@ -153,6 +153,8 @@ void ap_start(bool count);
 
 /* ---- power.c ---- */
 #define PM_BASE 0x600
+/* Presses that button_pressed() has not told yet: what to wait for. */
+extern volatile uint64_t button_presses;
 /* Turn on ACPI mode, the button's event and its interrupt. */
 void button_init(void);
 /* The trap handler calls this at the SCI. */

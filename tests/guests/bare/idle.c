@@ -9,16 +9,20 @@ void program(uint64_t again)
 		button_init();
 		print("idle\n");
 	}
-	for (;;) {
+	while (!button_pressed()) {
 		char c[16];
-		size_t n = serial_read(c, sizeof(c));
+		size_t n;
 
+		halt_unless(&button_presses, 0);
+		if (!serial_ready())
+			continue;
+		n = serial_read(c, sizeof(c));
 		for (size_t i = 0; i < n; i++) {
 			if (c[i] == 'q')
 				power_off();
 			print("%c", c[i]);
 		}
-		if (button_pressed())
-			power_off();
 	}
+	for (;;)
+		power_off();
 }

@@ -288,7 +288,7 @@ static const char *cmd_button(const struct args *a)
 	if (!str_equal(a->s[0], "wait"))
 		return "init or wait";
 	while (!button_pressed()) {
-		halt();
+		halt_unless(&button_presses, 0);
 		if (serial_ready())
 			return "interrupted";
 	}

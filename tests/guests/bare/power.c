@@ -7,7 +7,7 @@
 #define BUTTON (1u << 8)
 #define SCI_ENABLE 1u
 
-static volatile uint64_t presses;
+volatile uint64_t button_presses;
 
 void button_init(void)
 {
@@ -23,14 +23,14 @@ void button_interrupt(void)
 	if (!(inw(PM1_STATUS) & BUTTON))
 		return;
 	outw(PM1_STATUS, BUTTON);
-	presses++;
+	button_presses++;
 }
 
 bool button_pressed(void)
 {
-	if (!presses)
+	if (!button_presses)
 		return false;
-	presses = 0;
+	button_presses = 0;
 	return true;
 }
 
