@@ -48,6 +48,9 @@ struct loop {
 	int wake_fd;
 	struct loop_watch *wake_watch;
 	unsigned in_flight;
+	struct loop_op *over, **over_tail; /* ended without the ring; told in the next round */
+	int *memory_fds;
+	unsigned nmemory_fds;
 	struct loop_trace *trace;
 };
 
@@ -349,6 +352,66 @@ static void timers_run(struct loop *l)
 
 /* ---- operations ---- */
 
+/* Up to that many bytes a write to a file in memory is done on the spot. Measured with `cairn-img bench
+ * -w` on tmpfs, CPU time a write, here and by the ring: 4 KiB 0.9 and 3 to 5 us, 64 KiB 6 and 11 us; at
+ * 256 KiB it is the same. */
+#define WRITE_NOW_BYTES_MAX (64 * 1024u)
+
+static void op_over(struct loop *l, struct loop_op *op, int res)
+{
+	op->res = res;
+	op->next = NULL;
+	*l->over_tail = op;
+	l->over_tail = &op->next;
+}
+
+static unsigned memory_fd_find(const struct loop *l, int fd)
+{
+	unsigned i = 0;
+
+	while (i < l->nmemory_fds && l->memory_fds[i] != fd)
+		i++;
+	return i;
+}
+
+void loop_file_in_memory(struct loop *l, int fd, bool in_memory)
+{
+	unsigned i = memory_fd_find(l, fd);
+	int *fds;
+
+	if (in_memory == (i < l->nmemory_fds))
+		return;
+	if (!in_memory) {
+		l->memory_fds[i] = l->memory_fds[--l->nmemory_fds];
+		return;
+	}
+	fds = reallocarray(l->memory_fds, i + 1, sizeof(*fds));
+	if (!fds)
+		return; /* slower, no more */
+	fds[i] = fd;
+	l->memory_fds = fds;
+	l->nmemory_fds++;
+}
+
+static bool write_is_for_now(const struct loop *l, int fd, const struct iovec *iov, unsigned niov)
+{
+	size_t bytes = 0;
+
+	if (memory_fd_find(l, fd) == l->nmemory_fds)
+		return false;
+	for (unsigned i = 0; i < niov && bytes <= WRITE_NOW_BYTES_MAX; i++)
+		bytes += iov[i].iov_len;
+	return bytes <= WRITE_NOW_BYTES_MAX;
+}
+
+static int write_now(int fd, const struct iovec *iov, unsigned niov, uint64_t offset)
+{
+	ssize_t n = niov == 1 ? pwrite(fd, iov->iov_base, iov->iov_len, (off_t)offset)
+			      : pwritev(fd, iov, (int)niov, (off_t)offset);
+
+	return n < 0 ? -errno : (int)n;
+}
+
 static struct io_uring_sqe *op_sqe(struct loop *l)
 {
 	l->in_flight++;
@@ -372,10 +435,16 @@ void loop_readv(struct loop *l, struct loop_op *op, int fd, const struct iovec *
 void loop_writev(struct loop *l, struct loop_op *op, int fd, const struct iovec *iov,
 	unsigned niov, uint64_t offset)
 {
-	struct io_uring_sqe *sqe = op_sqe(l);
+	struct io_uring_sqe *sqe;
 
 	if (l->trace)
 		l->trace->submit(l->trace, op, LOOP_OP_WRITE, fd, iov, niov, offset, 0, 0);
+	if (write_is_for_now(l, fd, iov, niov)) {
+		l->in_flight++;
+		op_over(l, op, write_now(fd, iov, niov, offset));
+		return;
+	}
+	sqe = op_sqe(l);
 	if (niov == 1)
 		io_uring_prep_write(sqe, fd, iov->iov_base, (unsigned)iov->iov_len, offset);
 	else
@@ -406,12 +475,10 @@ void loop_fallocate(struct loop *l, struct loop_op *op, int fd, int mode, uint64
 
 void loop_nop(struct loop *l, struct loop_op *op)
 {
-	struct io_uring_sqe *sqe = op_sqe(l);
-
 	if (l->trace)
 		l->trace->submit(l->trace, op, LOOP_OP_NOP, -1, NULL, 0, 0, 0, 0);
-	io_uring_prep_nop(sqe);
-	io_uring_sqe_set_data(sqe, op);
+	l->in_flight++;
+	op_over(l, op, 0);
 }
 
 void loop_trace(struct loop *l, struct loop_trace *t)
@@ -426,17 +493,21 @@ unsigned loop_ops_in_flight(const struct loop *l)
 
 /* ---- the loop ---- */
 
+static void op_tell(struct loop *l, struct loop_op *op, int res)
+{
+	l->in_flight--;
+	if (l->trace)
+		l->trace->complete(l->trace, op, res);
+	op->done(op, res);
+}
+
 static void completion_handle(struct loop *l, uint64_t data, int res)
 {
 	void *p = (void *)(uintptr_t)(data & ~(uint64_t)KIND_MASK);
-	struct loop_op *op = p;
 
 	switch (data & KIND_MASK) {
 	case KIND_OP:
-		l->in_flight--;
-		if (l->trace)
-			l->trace->complete(l->trace, op, res);
-		op->done(op, res);
+		op_tell(l, p, res);
 		break;
 	case KIND_WATCH:
 		watch_completed(p, res);
@@ -461,6 +532,24 @@ static void completions_reap(struct loop *l)
 	}
 }
 
+static void over_init(struct loop *l)
+{
+	l->over = NULL;
+	l->over_tail = &l->over;
+}
+
+/* Those that come while it runs wait for the next round: the ring has its turn between. */
+static void over_tell(struct loop *l)
+{
+	struct loop_op *op = l->over, *next;
+
+	over_init(l);
+	for (; op; op = next) {
+		next = op->next;
+		op_tell(l, op, op->res);
+	}
+}
+
 void loop_run_once(struct loop *l, uint64_t timeout_ns)
 {
 	struct __kernel_timespec ts, *tsp = NULL;
@@ -476,11 +565,12 @@ void loop_run_once(struct loop *l, uint64_t timeout_ns)
 		ts.tv_nsec = (long long)(timeout_ns % 1000000000ULL);
 		tsp = &ts;
 	}
-	if (io_uring_cq_ready(&l->ring) || !timeout_ns)
+	if (l->over || io_uring_cq_ready(&l->ring) || !timeout_ns)
 		io_uring_submit(&l->ring);
 	else
 		io_uring_submit_and_wait_timeout(&l->ring, &cqe, 1, tsp, NULL);
 	completions_reap(l);
+	over_tell(l);
 	timers_run(l);
 }
 
@@ -501,6 +591,7 @@ int loop_new(unsigned entries, struct loop **ret_loop, struct err *e)
 	if (!l)
 		return err_set_errno(e, -ENOMEM, "event loop");
 	l->wake_fd = -1;
+	over_init(l);
 	r = io_uring_queue_init_params(entries, &l->ring, &p);
 	if (r < 0) {
 		free(l);
@@ -531,6 +622,7 @@ void loop_free(struct loop *l)
 	for (size_t i = 0; i < l->heap_len; i++)
 		l->heap[i]->heap_pos = 0;
 	free(l->heap);
+	free(l->memory_fds);
 	if (l->wake_fd >= 0)
 		close(l->wake_fd);
 	free(l);

@@ -63,11 +63,18 @@ uint64_t loop_now_ns(void);
  * call, or -errno. */
 struct loop_op {
 	void (*done)(struct loop_op *op, int res);
+	/* the loop's */
+	struct loop_op *next;
+	int res;
 };
 void loop_readv(struct loop *l, struct loop_op *op, int fd, const struct iovec *iov, unsigned niov,
 	uint64_t offset);
 void loop_writev(struct loop *l, struct loop_op *op, int fd, const struct iovec *iov,
 	unsigned niov, uint64_t offset);
+/* Is fd a file in memory (tmpfs)? io_uring gives every write to one to a thread of its own, which
+ * costs more than the write: small ones are done by loop_writev() itself. To be told again, with
+ * false, before fd is closed. */
+void loop_file_in_memory(struct loop *l, int fd, bool in_memory);
 void loop_fdatasync(struct loop *l, struct loop_op *op, int fd);
 /* mode: FALLOC_FL_* */
 void loop_fallocate(struct loop *l, struct loop_op *op, int fd, int mode, uint64_t offset,

@@ -169,6 +169,79 @@ static void test_pipe_waits_for_its_writer(void **state)
 	close(fds[1]);
 }
 
+struct counter {
+	struct loop_trace trace;
+	unsigned submitted, completed;
+	int in_file; /* bytes of the file when the last one was submitted */
+};
+
+static void count_submit(struct loop_trace *t, struct loop_op *op, enum loop_op_kind kind, int fd,
+	const struct iovec *iov, unsigned niov, uint64_t offset, uint64_t len, int mode)
+{
+	struct counter *c = container_of(t, struct counter, trace);
+	struct stat st;
+
+	(void)op, (void)kind, (void)iov, (void)niov, (void)offset, (void)len, (void)mode;
+	c->submitted++;
+	c->in_file = fstat(fd, &st) ? -1 : (int)st.st_size;
+}
+
+static void count_complete(struct loop_trace *t, struct loop_op *op, int res)
+{
+	struct counter *c = container_of(t, struct counter, trace);
+
+	(void)op, (void)res;
+	c->completed++;
+}
+
+/* A file in memory: a small write is there at once, is told in the next round all the same, and who
+ * watches sees it before it has an effect. */
+static void test_memory_file_is_written_at_once(void **state)
+{
+	struct bench *b = *state;
+	struct counter c = { .trace = { .submit = count_submit, .complete = count_complete } };
+	char text[] = "hello, memory", back[32] = { 0 };
+	struct op op = op_over(text, 6);
+
+	loop_file_in_memory(b->loop, b->fd, true);
+	loop_trace(b->loop, &c.trace);
+	op.iov[1] = (struct iovec){ text + 6, 7 };
+	loop_writev(b->loop, &op.op, b->fd, op.iov, 2, 100);
+	assert_int_equal(pread(b->fd, back, sizeof(back), 100), 13);
+	assert_string_equal(back, text);
+	assert_int_equal(c.in_file, 0);
+	assert_int_equal(c.submitted, 1);
+	assert_int_equal(c.completed, 0);
+	assert_int_equal(waited(b, &op), 13);
+	assert_int_equal(c.completed, 1);
+	loop_trace(b->loop, NULL);
+}
+
+static void test_memory_file_errors_and_large_writes(void **state)
+{
+	enum { LARGE = 8 << 20 };
+	struct bench *b = *state;
+	char *large = calloc(1, LARGE), small[8] = { 0 };
+	struct op op = op_over((void *)8, 8);
+	struct stat st;
+
+	loop_file_in_memory(b->loop, b->fd, true);
+	loop_file_in_memory(b->loop, b->fd, true); /* said twice */
+	loop_writev(b->loop, &op.op, b->fd, op.iov, 1, 0);
+	assert_int_equal(waited(b, &op), -EFAULT);
+	op = op_over(large, LARGE);
+	loop_writev(b->loop, &op.op, b->fd, op.iov, 1, 0);
+	assert_int_equal(waited(b, &op), LARGE);
+	loop_file_in_memory(b->loop, b->fd, false);
+	loop_file_in_memory(b->loop, b->fd, false);
+	op = op_over(small, sizeof(small));
+	loop_writev(b->loop, &op.op, b->fd, op.iov, 1, LARGE);
+	assert_int_equal(waited(b, &op), 8);
+	assert_int_equal(fstat(b->fd, &st), 0);
+	assert_int_equal(st.st_size, LARGE + 8);
+	free(large);
+}
+
 /* The ring has 8 entries and room for 32 completions. */
 static void test_more_than_the_ring_holds(void **state)
 {
@@ -202,6 +275,7 @@ static void test_more_than_the_ring_holds(void **state)
 struct chain {
 	struct loop_op op;
 	struct loop *loop;
+	int fd; /* read from for the burst */
 	struct op *burst;
 	unsigned nburst, left;
 };
@@ -212,7 +286,7 @@ static void chain_done(struct loop_op *o, int res)
 
 	assert_int_equal(res, 0);
 	for (unsigned i = 0; i < c->nburst; i++)
-		loop_nop(c->loop, &c->burst[i].op);
+		loop_readv(c->loop, &c->burst[i].op, c->fd, c->burst[i].iov, 1, 0);
 	c->nburst = 0;
 	if (c->left && --c->left)
 		loop_nop(c->loop, &c->op);
@@ -225,11 +299,11 @@ static void test_burst_from_a_completion(void **state)
 	struct bench *b = *state;
 	struct op *ops = calloc(N, sizeof(*ops));
 	struct chain c = {
-		.op = { .done = chain_done }, .loop = b->loop, .burst = ops, .nburst = N
+		.op = { .done = chain_done }, .loop = b->loop, .fd = b->fd, .burst = ops, .nburst = N
 	};
 
 	for (unsigned i = 0; i < N; i++)
-		ops[i].op.done = op_done;
+		ops[i] = op_over(ops[i].data, sizeof(ops[i].data));
 	loop_nop(b->loop, &c.op);
 	wait_all(b->loop);
 	for (unsigned i = 0; i < N; i++)
@@ -269,6 +343,8 @@ int main(void)
 		OPS_TEST(test_fallocate),
 		OPS_TEST(test_errors_come_as_results),
 		OPS_TEST(test_pipe_waits_for_its_writer),
+		OPS_TEST(test_memory_file_is_written_at_once),
+		OPS_TEST(test_memory_file_errors_and_large_writes),
 		OPS_TEST(test_more_than_the_ring_holds),
 		OPS_TEST(test_burst_from_a_completion),
 		OPS_TEST(test_stream_leaves_room_for_timers),
