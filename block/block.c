@@ -11,12 +11,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <linux/stat.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 
 static const char *const format_names[] = { [BLOCK_FORMAT_RAW] = "raw",
 	[BLOCK_FORMAT_QCOW2] = "qcow2" };
@@ -201,15 +203,16 @@ int block_extent(struct block *b, uint64_t off, uint64_t len, struct block_exten
 
 int block_reserve(struct block *b, uint64_t host, uint64_t len)
 {
+	int fd = b->data_fd ? b->data_fd : b->fd;
 	struct stat st;
 
-	if (fstat(b->fd, &st) < 0)
+	if (fstat(fd, &st) < 0)
 		return -errno;
 	if (!S_ISREG(st.st_mode))
 		return 0; /* a device has its space */
 	if (len == UINT64_MAX)
 		len = (uint64_t)st.st_size - MIN(host, (uint64_t)st.st_size);
-	return len && fallocate(b->fd, 0, (off_t)host, (off_t)len) < 0 ? -errno : 0;
+	return len && fallocate(fd, 0, (off_t)host, (off_t)len) < 0 ? -errno : 0;
 }
 
 int block_resize(struct block *b, uint64_t size_bytes, struct err *e)
@@ -317,6 +320,12 @@ int block_file_probe(int fd, bool buffered, const char *name, struct block_file 
 
 /* ---- open and close ---- */
 
+static void file_close(struct loop *l, int fd)
+{
+	loop_file_in_memory(l, fd, false);
+	close(fd);
+}
+
 static void chain_free(struct block *b, bool close_fds)
 {
 	while (b) {
@@ -324,8 +333,12 @@ static void chain_free(struct block *b, bool close_fds)
 
 		if (b->locked)
 			lock_release(b->fd);
+		if (b->data_locked)
+			lock_release(b->data_fd);
 		if (close_fds && b->fd >= 0)
-			close(b->fd);
+			file_close(b->loop, b->fd);
+		if (close_fds && b->data_fd)
+			file_close(b->loop, b->data_fd);
 		b->ops->free(b);
 		b = backing;
 	}
@@ -343,25 +356,53 @@ static int fd_check(int fd, bool read_only, const char *name, struct err *e)
 	return 0;
 }
 
+/* One of a layer's files: is it what it has to be, may we have it, what can it do? */
+static int file_open(int fd, const struct block_open *o, bool read_only, const char *name,
+	struct block_file *ret, bool *ret_locked, struct err *e)
+{
+	int r = fd_check(fd, read_only, name, e);
+
+	*ret_locked = false;
+	if (!r && !o->no_lock) {
+		r = lock_acquire(fd, !read_only, name, e);
+		*ret_locked = !r;
+	}
+	return r ? r : block_file_probe(fd, o->buffered, name, ret, e);
+}
+
+static int data_file_open(int fd, const struct block_layer *layer, const struct block_open *o,
+	bool read_only, const char *name, struct block_file *ret, bool *ret_locked, struct err *e)
+{
+	struct stat a, b;
+	int r;
+
+	if (layer->format != BLOCK_FORMAT_QCOW2)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s: only a qcow2 image can have a data file",
+			name);
+	if (!fstat(fd, &a) && !fstat(layer->fd, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s: the image cannot be its own data file", name);
+	r = file_open(fd, o, read_only, name, ret, ret_locked, e);
+	if (r < 0)
+		err_prefix(e, "data file");
+	return r;
+}
+
 static int layer_open(struct loop *l, const struct block_open *o, unsigned i, struct block *backing,
 	struct block **ret_b, struct err *e)
 {
 	const struct block_layer *layer = &o->layers[i];
-	bool read_only = o->read_only || i > 0, locked = false;
+	bool read_only = o->read_only || i > 0, locked, data_locked = false;
 	const char *name = o->name ? o->name : "disk";
-	struct block_format_open fo = { .loop = l, .fd = layer->fd, .read_only = read_only,
-		.name = name, .backing = backing, .cache_bytes = o->cache_bytes };
-	struct block_file file;
-	int r = fd_check(layer->fd, read_only, name, e);
+	struct block_file file, data_file;
+	struct block_format_open fo = { .loop = l, .fd = layer->fd, .data_fd = layer->data_fd,
+		.read_only = read_only, .name = name, .backing = backing, .file = &file,
+		.data_file = &data_file, .snapshot = i ? NULL : o->snapshot,
+		.cache_bytes = o->cache_bytes };
+	int r = file_open(layer->fd, o, read_only, name, &file, &locked, e);
 
-	if (!r && !o->no_lock) {
-		r = lock_acquire(layer->fd, !read_only, name, e);
-		locked = !r;
-	}
-	if (!r)
-		r = block_file_probe(layer->fd, o->buffered, name, &file, e);
-	fo.file = &file;
-	fo.snapshot = i ? NULL : o->snapshot;
+	if (!r && layer->data_fd)
+		r = data_file_open(layer->data_fd, layer, o, read_only, name, &data_file,
+			&data_locked, e);
 	if (!r && fo.snapshot && (layer->format != BLOCK_FORMAT_QCOW2 || !read_only))
 		r = err_set(e, -EINVAL, ERR_INVALID, "%s: a snapshot can be opened of a qcow2 image, for "
 			"reading", name);
@@ -371,14 +412,26 @@ static int layer_open(struct loop *l, const struct block_open *o, unsigned i, st
 	if (r < 0) {
 		if (locked)
 			lock_release(layer->fd);
+		if (data_locked)
+			lock_release(layer->data_fd);
 		if (i > 0)
 			err_prefix(e, "backing layer %u", i);
 		return r;
 	}
 	(*ret_b)->fd = layer->fd;
+	(*ret_b)->data_fd = layer->data_fd;
 	(*ret_b)->locked = locked;
+	(*ret_b)->data_locked = data_locked;
 	(*ret_b)->backing = backing;
 	return 0;
+}
+
+static void file_note_memory(struct loop *l, int fd)
+{
+	struct statfs fs;
+
+	if (!fstatfs(fd, &fs) && fs.f_type == TMPFS_MAGIC)
+		loop_file_in_memory(l, fd, true);
 }
 
 int block_open(struct loop *l, const struct block_open *o, struct block **ret_b, struct err *e)
@@ -402,6 +455,10 @@ int block_open(struct loop *l, const struct block_open *o, struct block **ret_b,
 		}
 		b = top;
 	}
+	/* Only the top layer is written. */
+	file_note_memory(l, b->fd);
+	if (b->data_fd)
+		file_note_memory(l, b->data_fd);
 	*ret_b = b;
 	return 0;
 }

@@ -58,11 +58,13 @@ struct block_info {
 	uint32_t discard_granularity; /* bytes; 0: discard has no effect */
 	bool read_only;
 	bool direct; /* O_DIRECT is in use */
+	bool data_file; /* of a qcow2 image: no internal snapshots then */
 };
 
 struct block_layer {
 	int fd; /* taken on success only */
 	enum block_format format;
+	int data_fd; /* of a qcow2 image's external data file, taken like fd; 0: none */
 };
 
 struct block_open {
@@ -99,12 +101,13 @@ struct block_extent {
 	bool compressed;
 	bool has_host;
 	unsigned layer;	 /* which one, 0 the disk */
-	uint64_t host;	 /* has_host: where it stands in the layer's file */
+	uint64_t host;	 /* has_host: where it stands in the layer's file, or in its data file */
 };
 /* Runs the loop while tables are read: for tools, not from callbacks. Returns 0 or -errno. */
 int block_extent(struct block *b, uint64_t off, uint64_t len, struct block_extent *ret);
 
-/* Space in the file of the disk for [host, host + len), where an extent says that it stands.
+/* Space in the file of the disk (the data file, if it has one) for [host, host + len), where an
+ * extent says that it stands.
  * len UINT64_MAX: all of the file. Synchronous. Returns 0 or -errno. */
 int block_reserve(struct block *b, uint64_t host, uint64_t len);
 /* Make the disk longer (it reads as zeros there) or shorter (what is cut off is lost); snapshots

@@ -30,7 +30,8 @@ struct block {
 	struct block_info info;
 	char name[64];
 	int fd;
-	bool locked;
+	int data_fd; /* 0: none */
+	bool locked, data_locked;
 	bool submitting; /* block_complete() has to wait for the loop's next round */
 	unsigned in_flight;
 	struct block_req *deferred, **deferred_tail;
@@ -55,6 +56,8 @@ struct block_format_open {
 	bool read_only;
 	const char *name;
 	const struct block_file *file;
+	int data_fd; /* 0: none; as fd */
+	const struct block_file *data_file; /* data_fd's */
 	struct block *backing; /* NULL: none given; taken on success */
 	const char *snapshot;  /* NULL: the disk as it is */
 	uint64_t cache_bytes;  /* 0: the format's default */

@@ -75,6 +75,10 @@ static int change_check(struct block *b, struct err *e)
 
 	if (r < 0)
 		return r;
+	if (b->info.data_file)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "disk %s keeps its data in an external data "
+			"file, which has room for one content only; for snapshots convert it with `cairn-img "
+			"convert -O qcow2` into an image without one", b->name);
 	if (b->info.read_only)
 		return err_set(e, -EROFS, ERR_INVALID, "disk %s is read-only", b->name);
 	if (qcow2_of(b)->corrupt)

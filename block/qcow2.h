@@ -35,12 +35,11 @@ struct qcow2_header {
 	uint64_t bitmaps_offset, bitmaps_bytes; /* their directory */
 	char backing_name[QCOW2_BACKING_NAME_MAX + 1];
 	char backing_format[64]; /* empty: the image does not say */
-	char data_file[QCOW2_BACKING_NAME_MAX + 1];
+	char data_file[QCOW2_BACKING_NAME_MAX + 1]; /* empty: not named */
 };
 
 /* buf: the beginning of the image, at least its first cluster or all of it when the file
- * is shorter. file_bytes: to judge offsets. The encrypted, the unknown and the external
- * data file are refused in qcow2_header_supported(), so that `info` can show them.
+ * is shorter. file_bytes: to judge offsets. The encrypted and the unknown are refused in qcow2_header_supported(), so that `info` can show them.
  * Returns 0; -EINVAL (ERR_CORRUPT, or ERR_INVALID when it is no qcow2 at all). */
 int qcow2_header_parse(const void *buf, size_t len, uint64_t file_bytes,
 	struct qcow2_header *ret, struct err *e);

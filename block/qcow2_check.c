@@ -192,6 +192,11 @@ static bool compressed_ok(struct checker *k, uint64_t e)
 	uint64_t off = e & ((1ULL << x) - 1), n = ((e & ~(QCOW2_COPIED | QCOW2_COMPRESSED)) >> x) + 1;
 	uint64_t end = k->n << k->cluster_bits;
 
+	if (k->external) {
+		BAD(k, "a compressed cluster (0x%llx), which a data file cannot have",
+			(unsigned long long)off);
+		return false;
+	}
 	if (e & QCOW2_COPIED) {
 		BAD(k, "a compressed cluster (0x%llx) is marked COPIED", (unsigned long long)off);
 		if (k->fix)
@@ -208,27 +213,53 @@ static bool compressed_ok(struct checker *k, uint64_t e)
 		"a compressed cluster");
 }
 
-static bool plain_ok(struct checker *k, uint64_t e, uint64_t bitmap, bool active)
+static void data_count(struct checker *k, uint64_t off)
+{
+	k->c->allocated_clusters++;
+	if (k->next_data && off != k->next_data)
+		k->c->fragmented_clusters++;
+	k->next_data = off + k->cluster_bytes;
+}
+
+/* In a data file each cluster lies at its guest offset and is nobody else's. */
+static bool external_ok(struct checker *k, uint64_t e, uint64_t guest)
+{
+	uint64_t off = e & QCOW2_OFFSET_MASK;
+
+	if (off != guest) {
+		BAD(k, "the cluster of offset 0x%llx lies at 0x%llx of the data file, not at its own place",
+			(unsigned long long)guest, (unsigned long long)off);
+		return false;
+	}
+	if (!(e & QCOW2_COPIED) && !k->fix) {
+		k->c->leaks++;
+		report(k, "COPIED of the data cluster at 0x%llx is missing", (unsigned long long)off);
+	}
+	data_count(k, off);
+	return true;
+}
+
+static bool plain_ok(struct checker *k, uint64_t e, uint64_t bitmap, uint64_t guest, bool active)
 {
 	bool ext = k->h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2;
 	uint64_t off = e & QCOW2_OFFSET_MASK, allocated = bitmap & 0xffffffff;
+	bool has_host = off || (k->external && (e & QCOW2_COPIED));
 
 	if ((e & QCOW2_L2_RESERVED) || !aligned(k, off) ||
 		((e & QCOW2_ZERO) && (ext || k->h->version < 3)) || (allocated & bitmap >> 32) ||
-		(allocated && !off)) {
+		(allocated && !has_host)) {
 		BAD(k, "an L2 entry is against the format (0x%016llx)", (unsigned long long)e);
 		return false;
 	}
-	if (!off)
+	if (!has_host)
 		return true;
+	if (k->external)
+		return external_ok(k, e, guest);
 	if (!use(k, off, k->cluster_bytes, "a data cluster"))
 		return false;
 	if (active) {
 		check_copied(k, off, e & QCOW2_COPIED, "data cluster");
-		k->c->allocated_clusters++;
-		if (k->next_data && off != k->next_data)
-			k->c->fragmented_clusters++;
-		k->next_data = off + k->cluster_bytes;
+		data_count(k, off);
 	}
 	return true;
 }
@@ -257,14 +288,16 @@ static void entry_mend(struct checker *k, uint64_t *e, uint64_t *bitmap)
 	else
 		v &= ~(QCOW2_L2_RESERVED | (ext || k->h->version < 3 ? QCOW2_ZERO : 0));
 	if (b) /* both allocated and zero: zero */
-		b &= ~(b >> 32) & ~(v & QCOW2_OFFSET_MASK ? 0 : 0xffffffffULL);
+		b &= ~(b >> 32) &
+		     ~(v & QCOW2_OFFSET_MASK || (k->external && (v & QCOW2_COPIED)) ? 0 : 0xffffffffULL);
 	k->changed |= v != *e || (bitmap && b != *bitmap);
 	*e = v;
 	if (bitmap)
 		*bitmap = b;
 }
 
-static void check_l2(struct checker *k, uint64_t off, bool active)
+/* guest: where its reach begins. */
+static void check_l2(struct checker *k, uint64_t off, uint64_t guest, bool active)
 {
 	uint32_t step = k->h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2 ? 2 : 1;
 	uint64_t n = k->cluster_bytes / 8, *t = k->table;
@@ -285,7 +318,8 @@ static void check_l2(struct checker *k, uint64_t off, bool active)
 		if (!t[i] && !bitmap)
 			continue;
 		ok = t[i] & QCOW2_COMPRESSED ? compressed_ok(k, t[i])
-					     : plain_ok(k, t[i], bitmap, active);
+					     : plain_ok(k, t[i], bitmap,
+						       guest + (i / step << k->cluster_bits), active);
 		if (!ok && fix)
 			entry_clear(k, &t[i], second);
 	}
@@ -295,6 +329,7 @@ static void check_l2(struct checker *k, uint64_t off, bool active)
 static bool l1_entry_ok(struct checker *k, uint64_t e, uint32_t i, bool active)
 {
 	uint64_t l2 = e & QCOW2_OFFSET_MASK;
+	bool ext = k->h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2;
 
 	if ((e & QCOW2_L1_RESERVED) || !aligned(k, l2)) {
 		BAD(k, "L1 entry %u is against the format (0x%016llx)", i, (unsigned long long)e);
@@ -304,7 +339,7 @@ static bool l1_entry_ok(struct checker *k, uint64_t e, uint32_t i, bool active)
 		return false;
 	if (active)
 		check_copied(k, l2, e & QCOW2_COPIED, "L2 table");
-	check_l2(k, l2, active);
+	check_l2(k, l2, (uint64_t)i << (2 * k->cluster_bits - (ext ? 4 : 3)), active);
 	return true;
 }
 
@@ -435,7 +470,8 @@ int checker_init(struct checker *k, int fd, const struct qcow2_header *h, struct
 	off_t end = lseek(fd, 0, SEEK_END);
 
 	*k = (struct checker){ .fd = fd, .h = h, .c = c, .cluster_bits = h->cluster_bits,
-		.cluster_bytes = 1u << h->cluster_bits };
+		.cluster_bytes = 1u << h->cluster_bits,
+		.external = h->incompatible & QCOW2_INCOMPAT_DATA_FILE };
 	if (end < 0)
 		return err_set_errno(e, -errno, "cannot find the image's end");
 	k->n = DIV_ROUND_UP((uint64_t)end, (uint64_t)k->cluster_bytes);

@@ -15,6 +15,7 @@ struct checker {
 	struct bitmap suspects; /* COPIED, though counted more than once */
 	uint64_t next_data; /* where the next data cluster would lie unfragmented */
 	unsigned lines;
+	bool external; /* data is in a file of its own and has no refcounts */
 	bool fix;     /* entries against the format are replaced by zeros in the file */
 	bool changed; /* the table in hand has to be written back */
 	uint64_t *table; /* memory for the L2 table in hand */

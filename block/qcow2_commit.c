@@ -171,11 +171,26 @@ static void sync_over(struct loop_op *op, int res)
 	op_over(container_of(op, struct qcow2, commit.op), res < 0 ? res : 0);
 }
 
-static bool group_sync(struct qcow2 *q)
+static void data_sync_over(struct loop_op *op, int res)
 {
-	q->commit.pending = 1;
-	q->commit.op.done = sync_over;
-	loop_fdatasync(q->base.loop, &q->commit.op, q->base.fd);
+	op_over(container_of(op, struct qcow2, commit.data_op), res < 0 ? res : 0);
+}
+
+/* data: also what guests have written. In a file of its own that is once a commit: what the
+ * flushes served by it cover, and what the maps name, was written before it began. */
+static bool group_sync(struct qcow2 *q, bool data)
+{
+	struct commit *c = &q->commit;
+
+	data = data && q->external && !c->data_synced;
+	c->pending = data ? 2 : 1;
+	c->op.done = sync_over;
+	loop_fdatasync(q->base.loop, &c->op, q->base.fd);
+	if (data) {
+		c->data_synced = true;
+		c->data_op.done = data_sync_over;
+		loop_fdatasync(q->base.loop, &c->data_op, q->data_fd);
+	}
 	return true;
 }
 
@@ -208,19 +223,19 @@ static bool step_start(struct qcow2 *q)
 	case COMMIT_REFCOUNTS:
 		return group_write(q, 0, c->end_refcounts);
 	case COMMIT_SYNC_REFCOUNTS:
-		return tables && group_sync(q);
+		return tables && group_sync(q, false);
 	case COMMIT_REFTABLE:
 		return group_write(q, c->end_refcounts, c->end_reftable);
 	case COMMIT_SYNC_REFTABLE:
-		return c->moved && group_sync(q);
+		return c->moved && group_sync(q, false);
 	case COMMIT_HEADER:
 		return c->moved && header_write(q);
 	case COMMIT_SYNC_TABLES:
-		return maps && (c->barrier || tables) && group_sync(q);
+		return maps && (c->barrier || tables) && group_sync(q, c->barrier);
 	case COMMIT_MAPS:
 		return group_write(q, c->end_reftable, c->nwrites);
 	case COMMIT_SYNC_MAPS:
-		return (c->flushes.head || c->frees.n) && group_sync(q);
+		return (c->flushes.head || c->frees.n) && group_sync(q, c->flushes.head);
 	case COMMIT_IDLE:
 		break;
 	}
@@ -320,7 +335,7 @@ static void commit_begin(struct loop_op *op, int res)
 		q->timer_armed = false;
 	}
 	c->moved_clusters = q->reftable.cap / (q->cluster_bytes / 8);
-	c->moved = false;
+	c->moved = c->data_synced = false;
 	/* A corrupt image is not written any more: what we hold may be what is wrong. */
 	c->res = q->corrupt ? -EIO : commit_collect(q);
 	c->step = COMMIT_IDLE;

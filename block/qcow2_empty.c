@@ -15,7 +15,7 @@ static int slice_empty(struct qcow2 *q, uint64_t off, uint64_t end, struct wait 
 
 		if (!v.e && !v.bitmap)
 			continue;
-		r = l2_check(q, v);
+		r = l2_check_at(q, v, off);
 		if (r < 0)
 			break;
 		l2_put(q, s, off, (struct l2_entry){ 0, 0 });
@@ -38,5 +38,7 @@ int qcow2_make_empty(struct block *b, struct err *e)
 	}
 	if (!r)
 		r = qcow2_sync_flush(q);
+	if (!r)
+		data_empty(q);
 	return r < 0 ? err_set_errno(e, r, "%s: cannot empty the image", b->name) : 0;
 }

@@ -177,6 +177,9 @@ static int parse_extensions(const uint8_t *p, size_t len, struct qcow2_header *h
 				type, n);
 		if (type == QCOW2_EXT_BACKING_FORMAT)
 			ext_string(p + pos, n, h->backing_format, sizeof(h->backing_format));
+		else if (type == QCOW2_EXT_DATA_FILE && (n >= sizeof(h->data_file) ||
+			memchr(p + pos, 0, n)))
+			return CORRUPT(e, "the data file's name has %u bytes or a NUL in it", n);
 		else if (type == QCOW2_EXT_DATA_FILE)
 			ext_string(p + pos, n, h->data_file, sizeof(h->data_file));
 		else if (type == QCOW2_EXT_BITMAPS && n >= 24)
@@ -260,10 +263,10 @@ int qcow2_header_supported(const struct qcow2_header *h, bool writable, struct e
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
 			"the image is encrypted (%s), which is not supported; convert it with "
 			"`qemu-img convert` first", h->crypt_method == 2 ? "LUKS" : "AES");
-	if (h->incompatible & QCOW2_INCOMPAT_DATA_FILE)
+	if ((h->incompatible & QCOW2_INCOMPAT_DATA_FILE) && h->nb_snapshots)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-			"the image keeps its data in another file (%s), which is not supported; convert it "
-			"with `qemu-img convert` first", *h->data_file ? h->data_file : "not named");
+			"the image has snapshots and an external data file, which do not go together: the "
+			"data file keeps no old content");
 	if (h->compression > QCOW2_COMPRESSION_ZSTD)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "compression type %u is not known",
 			h->compression);

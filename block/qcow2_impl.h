@@ -102,10 +102,16 @@ struct meta_set {
 	uint64_t *keys; /* cluster + 1; 0 empty */
 	uint8_t *kinds;
 	size_t cap, used; /* cap: power of two */
+	/* A bit for each group of adjoining clusters, by number modulo QCOW2_META_GROUPS: 0, none of
+	 * them was ever in the set. */
+	uint64_t *groups;
 };
+#define QCOW2_META_GROUPS 65536u
 int meta_add(struct meta_set *m, uint64_t cluster, enum meta_kind k);
 void meta_remove(struct meta_set *m, uint64_t cluster);
 enum meta_kind meta_find(const struct meta_set *m, uint64_t cluster);
+/* The first of [cluster, end) that is in the set; end: none is. */
+uint64_t meta_next(const struct meta_set *m, uint64_t cluster, uint64_t end);
 void meta_done(struct meta_set *m);
 /* Everything known at open. Returns 0 or -errno. */
 int qcow2_meta_load(struct qcow2 *q, struct err *e);
@@ -177,7 +183,8 @@ struct commit {
 	uint32_t moved_clusters;
 	int res; /* of the last one; 0 again when the next begins */
 	unsigned pending;
-	struct loop_op op, start_op;
+	struct loop_op op, data_op, start_op;
+	bool data_synced; /* the data file, since this one began */
 	struct io header_io;
 	struct iovec header_iov;
 	struct slice **slices; /* pinned */
@@ -216,6 +223,14 @@ struct tail {
 	struct loop_op op;
 };
 
+/* Where guest data is when it is in a file of its own (qcow2_data.c). */
+struct data_file {
+	bool raw;	     /* that file alone reads as the disk does */
+	bool is_device;
+	bool can_punch, can_zero; /* cleared for good when the host says that it cannot */
+	uint64_t fresh_from; /* from this cluster on it reads as zeros */
+};
+
 #define QCOW2_RQ_POOL_MAX 256
 
 struct qcow2 {
@@ -242,6 +257,10 @@ struct qcow2 {
 	uint64_t fresh_from; /* from this cluster on the file reads as zeros */
 
 	struct tail tail;
+
+	int data_fd;   /* guest data goes here; base.fd unless external */
+	bool external; /* each data cluster lies at its guest offset and has no refcount */
+	struct data_file data;
 
 	struct free_list pending_free; /* since the last commit began */
 	uint64_t pending_free_clusters;
@@ -355,8 +374,9 @@ enum extent_kind { EXTENT_UNALLOCATED, EXTENT_ZERO, EXTENT_DATA, EXTENT_COMPRESS
 struct extent {
 	enum extent_kind kind;
 	bool in_place;	 /* DATA: a write may go straight there */
+	bool has_host;
 	uint64_t host;	 /* DATA: file offset of the first byte; COMPRESSED: of the stream;
-			  * else: of the cluster that is kept for it, or 0 */
+			  * else: of the cluster that is kept for it, if has_host */
 	uint64_t len;	 /* bytes from the offset asked for */
 	uint64_t packed; /* COMPRESSED: bytes of the stream at most */
 };
@@ -381,6 +401,14 @@ struct l2_entry l2_get(const struct qcow2 *q, const struct slice *s, uint64_t of
 void l2_put(struct qcow2 *q, struct slice *s, uint64_t off, struct l2_entry v);
 /* Is the entry one that the format allows? 0 or -EIO. */
 int l2_check(const struct qcow2 *q, struct l2_entry v);
+/* The same for guest offset off: in a data file nothing lies elsewhere. */
+int l2_check_at(const struct qcow2 *q, struct l2_entry v, uint64_t off);
+/* A plain entry that names a cluster; only a data file has one at 0. */
+static inline bool l2_has_host(const struct qcow2 *q, struct l2_entry v)
+{
+	return !(v.e & QCOW2_COMPRESSED) &&
+	       ((v.e & QCOW2_OFFSET_MASK) || (q->external && (v.e & QCOW2_COPIED)));
+}
 /* Give up the entry's clusters. */
 void l2_release(struct qcow2 *q, struct l2_entry v);
 /* Place and length of a compressed cluster. */
@@ -437,8 +465,30 @@ int rq_step_write(struct rq *rq);
 int rq_step_zero(struct rq *rq);
 /* Does an allocation in flight touch one of these guest clusters? Then w waits for it. */
 bool alloc_wait(struct map *m, uint64_t first, uint64_t last, struct wait *w);
+void alloc_link(struct map *m, struct alloc *a);
+void alloc_unlink(struct alloc *a);
 /* The range reads as zeros through an unallocated cluster? */
 bool backing_is_zero(const struct qcow2 *q, const struct map *m, uint64_t off);
+
+/* ---- qcow2_data.c: the external data file; without one, the image's own clusters ---- */
+
+int qcow2_data_open(struct qcow2 *q, const struct block_format_open *o, struct err *e);
+/* Clusters for the guest clusters from `guest` on, as cluster_alloc(). */
+int data_alloc(struct qcow2 *q, uint64_t guest, uint32_t want, struct wait *w,
+	struct cluster_run *ret);
+/* They were taken and are not used. */
+void data_release(struct qcow2 *q, uint64_t cluster, uint32_t n);
+/* Below this cluster the data file may have anything. */
+void data_used(struct qcow2 *q, uint64_t end);
+/* A part of rq: give back the space of whole clusters that the map does not name any more. */
+int data_punch(struct rq *rq, uint64_t off, uint64_t len);
+/* Raw: the rest of a discard or write-zeroes. 0: dealt with; -EINPROGRESS: rq->wait runs, look
+ * again; -EOPNOTSUPP: the host cannot. */
+int data_zero_step(struct rq *rq);
+/* Durably as long as the disk; no data file, or a device: nothing to do. Returns 0 or -errno. */
+int data_truncate(struct qcow2 *q, uint64_t size);
+/* The map names nothing any more, durably: give the space back. */
+void data_empty(struct qcow2 *q);
 
 /* ---- qcow2_compress.c ---- */
 

@@ -1,4 +1,5 @@
 /* Requests: splitting into extents, reading, flushing. */
+#include "base/bytes.h"
 #include "base/log.h"
 #include "base/util.h"
 #include "block/qcow2_impl.h"
@@ -155,7 +156,7 @@ int rq_transfer(struct rq *rq, uint64_t host, uint64_t len, bool write)
 		rq->pending++;
 		rq->epoch = epoch_enter(q);
 		rq->io.done = whole_done;
-		start(&rq->io, q->base.loop, q->base.fd, rq->req->iov, rq->req->niov, host, len);
+		start(&rq->io, q->base.loop, q->data_fd, rq->req->iov, rq->req->niov, host, len);
 		return 0;
 	}
 	p = part_new(rq, len);
@@ -163,7 +164,7 @@ int rq_transfer(struct rq *rq, uint64_t host, uint64_t len, bool write)
 		return -ENOMEM;
 	p->epoch = epoch_enter(q);
 	p->io.done = transfer_done;
-	start(&p->io, q->base.loop, q->base.fd, p->iov, p->niov, host, len);
+	start(&p->io, q->base.loop, q->data_fd, p->iov, p->niov, host, len);
 	return 0;
 }
 
@@ -401,7 +402,7 @@ bool gate_wait(struct qcow2 *q, struct wait *w)
 		return true;
 	q->gate_running = true;
 	q->internal++;
-	memset(q->header_piece + QCOW2_AT_AUTOCLEAR, 0, 8);
+	store_be64(q->header_piece + QCOW2_AT_AUTOCLEAR, q->data.raw ? QCOW2_AUTOCLEAR_RAW_DATA : 0);
 	q->gate_iov = (struct iovec){ q->header_piece, q->header_piece_bytes };
 	q->gate_io.done = gate_written;
 	io_write(&q->gate_io, q->base.loop, q->base.fd, &q->gate_iov, 1, 0, q->header_piece_bytes);

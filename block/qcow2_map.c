@@ -63,16 +63,26 @@ int l2_check(const struct qcow2 *q, struct l2_entry v)
 
 	if (v.e & QCOW2_COMPRESSED) {
 		l2_compressed(q, v.e, &off, &len);
-		return (v.e & QCOW2_COPIED) || v.bitmap || !range_inside(off, len, QCOW2_OFFSET_END)
+		return q->external || (v.e & QCOW2_COPIED) || v.bitmap || !range_inside(off, len, QCOW2_OFFSET_END)
 			       ? -EIO : 0;
 	}
 	if ((v.e & QCOW2_L2_RESERVED) || (host & (q->cluster_bytes - 1)))
 		return -EIO;
 	if ((v.e & QCOW2_ZERO) && (q->ext || q->h.version < 3))
 		return -EIO;
-	if ((allocated & zero) || (allocated && !host))
+	if ((allocated & zero) || (allocated && !l2_has_host(q, v)))
 		return -EIO;
 	return 0;
+}
+
+int l2_check_at(const struct qcow2 *q, struct l2_entry v, uint64_t off)
+{
+	int r = l2_check(q, v);
+
+	if (!r && q->external && l2_has_host(q, v) &&
+		(v.e & QCOW2_OFFSET_MASK) != ROUND_DOWN(off, (uint64_t)q->cluster_bytes))
+		r = -EIO;
+	return r;
 }
 
 void l2_compressed(const struct qcow2 *q, uint64_t e, uint64_t *ret_off, uint64_t *ret_len)
@@ -88,6 +98,8 @@ void l2_release(struct qcow2 *q, struct l2_entry v)
 {
 	uint64_t off = v.e & QCOW2_OFFSET_MASK, len = 1;
 
+	if (q->external)
+		return;
 	if (v.e & QCOW2_COMPRESSED)
 		l2_compressed(q, v.e, &off, &len);
 	else if (!off)
@@ -104,7 +116,7 @@ static void classify(const struct qcow2 *q, struct l2_entry v, uint64_t off, boo
 {
 	uint64_t in_cluster = off & (q->cluster_bytes - 1), host = v.e & QCOW2_OFFSET_MASK;
 
-	*x = (struct extent){ .kind = EXTENT_UNALLOCATED };
+	*x = (struct extent){ .kind = EXTENT_UNALLOCATED, .has_host = l2_has_host(q, v) };
 	if (v.e & QCOW2_COMPRESSED) {
 		x->kind = EXTENT_COMPRESSED;
 		l2_compressed(q, v.e, &x->host, &x->packed);
@@ -119,21 +131,20 @@ static void classify(const struct qcow2 *q, struct l2_entry v, uint64_t off, boo
 			x->kind = EXTENT_DATA;
 	} else if (v.e & QCOW2_ZERO) {
 		x->kind = EXTENT_ZERO;
-	} else if (host) {
+	} else if (x->has_host) {
 		x->kind = EXTENT_DATA;
 	}
-	if (host)
+	if (x->has_host)
 		x->host = host + in_cluster;
-	if (x->kind == EXTENT_DATA) {
+	if (x->kind == EXTENT_DATA)
 		x->in_place = l1_copied && (v.e & QCOW2_COPIED);
-	}
 }
 
 static bool extends(const struct extent *x, const struct extent *next, uint64_t len)
 {
 	return x->kind == next->kind && x->kind != EXTENT_COMPRESSED &&
 	       x->in_place == next->in_place &&
-	       (x->host ? next->host == x->host + len : !next->host);
+	       x->has_host == next->has_host && (!x->has_host || next->host == x->host + len);
 }
 
 /* As far as one slice tells. */
@@ -148,7 +159,7 @@ static int extent_in_slice(const struct qcow2 *q, const struct slice *s, uint64_
 		struct l2_entry v = l2_get(q, s, pos);
 		uint64_t step = ROUND_DOWN(pos, q->grain_bytes) + q->grain_bytes;
 
-		if (l2_check(q, v) < 0) {
+		if (l2_check_at(q, v, pos) < 0) {
 			if (pos > off)
 				break;
 			log_guest(q->base.name, "the L2 entry of offset 0x%llx is against the format "
@@ -283,8 +294,8 @@ static void make_old_read(struct io *io, int res)
 		if (s)
 			memcpy(m->buf + o, s->data, q->slice_bytes);
 	}
-	/* The table is shared, so each cluster that it names is. */
-	for (uint32_t o = 0; o < q->cluster_bytes; o += q->l2_entry_bytes)
+	/* The table is shared, so each cluster that it names is; those of a data file never are. */
+	for (uint32_t o = 0; !q->external && o < q->cluster_bytes; o += q->l2_entry_bytes)
 		store_be64(m->buf + o, load_be64(m->buf + o) & ~QCOW2_COPIED);
 	make_write(m);
 }

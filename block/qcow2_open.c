@@ -152,15 +152,27 @@ static int backing_check(const struct qcow2 *q, const struct block_format_open *
 
 /* Sub-ranges of a request are multiples of 512 at any 512: a file that wants more
  * for direct I/O is used through the page cache. */
+static void direct_off(int fd, const struct block_file *f)
+{
+	if (f->direct)
+		(void)fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_DIRECT);
+}
+
 static void direct_decide(struct qcow2 *q, const struct block_format_open *o)
 {
-	bool direct = o->file->direct && o->file->memory_align <= 512 &&
-		      o->file->offset_align <= q->grain_bytes && o->file->offset_align <= q->slice_bytes;
+	const struct block_file *data = q->external ? o->data_file : o->file;
+	bool direct = o->file->direct && data->direct &&
+		      MAX(o->file->memory_align, data->memory_align) <= 512 &&
+		      data->offset_align <= q->grain_bytes &&
+		      o->file->offset_align <= MIN(q->grain_bytes, q->slice_bytes);
 
-	if (o->file->direct && !direct)
-		(void)fcntl(o->fd, F_SETFL, fcntl(o->fd, F_GETFL) & ~O_DIRECT);
+	if (!direct) {
+		direct_off(o->fd, o->file);
+		if (q->external)
+			direct_off(q->data_fd, data);
+	}
 	q->base.info.direct = direct;
-	q->base.info.buffer_align = direct ? o->file->memory_align : 1;
+	q->base.info.buffer_align = direct ? MAX(o->file->memory_align, data->memory_align) : 1;
 }
 
 static int engine_start(struct qcow2 *q, const struct block_format_open *o)
@@ -242,7 +254,7 @@ static int qcow2_extent(struct block *b, uint64_t off, uint64_t len, struct bloc
 		return r;
 	*ret = (struct block_extent){ .zero = x.kind == EXTENT_ZERO, .len = x.len,
 		.present = x.kind != EXTENT_UNALLOCATED, .compressed = x.kind == EXTENT_COMPRESSED,
-		.has_host = x.host && x.kind != EXTENT_COMPRESSED, .host = x.host };
+		.has_host = x.has_host, .host = x.has_host ? x.host : 0 };
 	if (ret->present)
 		return 0;
 	ret->zero = true;
@@ -273,7 +285,7 @@ static int qcow2_flush_all(struct block *b)
 	tail_cut(q);
 	if (!r && q->corrupt)
 		r = -EIO;
-	if (!r && fdatasync(b->fd) < 0)
+	if (!r && (fdatasync(b->fd) < 0 || (q->external && fdatasync(q->data_fd) < 0)))
 		r = -errno;
 	return r;
 }
@@ -283,9 +295,12 @@ static const struct block_ops qcow2_ops = { .submit = qcow2_submit, .extent = qc
 
 static void info_set(struct qcow2 *q, const struct block_format_open *o)
 {
+	const struct block_file *data = q->external ? o->data_file : o->file;
+
 	q->base.info = (struct block_info){ .format = BLOCK_FORMAT_QCOW2,
 		.size_bytes = ROUND_DOWN(q->h.size_bytes, 512),
-		.logical_block_bytes = o->file->is_device ? o->file->offset_align : 512,
+		.logical_block_bytes = data->is_device ? data->offset_align : 512,
+		.data_file = q->external,
 		.discard_granularity = q->cluster_bytes, .read_only = o->read_only };
 	direct_decide(q, o);
 	q->is_device = o->file->is_device;
@@ -345,13 +360,15 @@ int qcow2_open(const struct block_format_open *o, struct block **ret_b, struct e
 	}
 	if (!r)
 		r = backing_check(q, o, e);
+	if (!r)
+		r = qcow2_data_open(q, o, e);
 	if (!r && o->snapshot)
 		r = snapshot_select(q, o->snapshot, e);
 	if (r < 0)
 		goto fail;
 	geometry_set(q);
 	info_set(q, o);
-	q->gate_shut = q->h.autoclear && !o->read_only;
+	q->gate_shut = (q->h.autoclear & ~(q->data.raw ? QCOW2_AUTOCLEAR_RAW_DATA : 0)) && !o->read_only;
 	r = header_keep(q, e);
 	if (!r)
 		r = tables_load(q, e);

@@ -24,12 +24,12 @@ static int run_map(struct qcow2 *q, uint64_t c, uint64_t end, struct wait *w, ui
 		slice_unpin(s);
 		return 0;
 	}
-	r = cluster_alloc(q, (uint32_t)left, w, &run);
+	r = data_alloc(q, c, (uint32_t)left, w, &run);
 	/* Whatever stands in a place that was used before must not show. */
-	if (!r && !run.fresh && !q->ext) {
+	if (!r && !run.fresh && !q->ext && !q->data.raw) {
 		flag = QCOW2_ZERO;
 		if (q->h.version < 3) {
-			cluster_free_later(q, run.first, run.n);
+			data_release(q, run.first, run.n);
 			r = -EOPNOTSUPP;
 		}
 	}
@@ -37,7 +37,7 @@ static int run_map(struct qcow2 *q, uint64_t c, uint64_t end, struct wait *w, ui
 		uint64_t at = (c + i) << q->cluster_bits;
 
 		if (l2_get(q, s, at).e)
-			cluster_free_later(q, run.first + i, 1);
+			data_release(q, run.first + i, 1);
 		else
 			l2_put(q, s, at, (struct l2_entry){
 				(run.first + i) << q->cluster_bits | QCOW2_COPIED | flag, 0 });
@@ -70,5 +70,7 @@ int qcow2_preallocate(struct block *b, void (*progress)(void *opaque, uint64_t d
 	/* As long as its last cluster: then the file's end tells that it is complete. */
 	if (!r && !q->is_device && ftruncate(b->fd, (off_t)(q->fresh_from << q->cluster_bits)) < 0)
 		r = -errno;
+	if (!r)
+		r = data_truncate(q, b->info.size_bytes);
 	return r < 0 ? err_set_errno(e, r, "%s: cannot allocate", b->name) : 0;
 }

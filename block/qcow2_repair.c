@@ -7,7 +7,7 @@
  *   2 refcounts counted anew are written where nobody points, table and blocks
  *   3 the header names the new table: one sector
  *   4 COPIED where a cluster has become the only user's
- *   5 the dirty and corrupt bits go, once a check has found nothing
+ *   5 the dirty and corrupt bits go, once a check has found nothing but leaks
  * Leaks alone are repaired in place: lowering a refcount that nobody needs. */
 #include "base/bytes.h"
 #include "base/cleanup.h"
@@ -92,6 +92,15 @@ static bool copied_fix(const struct checker *k, uint64_t *e, bool set)
 	return true;
 }
 
+/* In a data file a cluster has one user, always; without COPIED there is none at 0. */
+static bool copied_external(uint64_t *e, bool set)
+{
+	if (!set || (*e & (QCOW2_COMPRESSED | QCOW2_COPIED)) || !(*e & QCOW2_OFFSET_MASK))
+		return false;
+	*e |= QCOW2_COPIED;
+	return true;
+}
+
 static int copied_l2(struct checker *k, uint64_t off, bool set)
 {
 	uint32_t step = k->h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2 ? 2 : 1;
@@ -100,7 +109,8 @@ static int copied_l2(struct checker *k, uint64_t off, bool set)
 	int r = checker_load(k, k->table, off, n);
 
 	for (uint64_t i = 0; !r && i < n; i += step)
-		changed |= copied_fix(k, &k->table[i], set);
+		changed |= k->external ? copied_external(&k->table[i], set)
+				       : copied_fix(k, &k->table[i], set);
 	return r || !changed ? r : checker_store(k, k->table, off, n);
 }
 
@@ -400,8 +410,12 @@ int qcow2_refcounts_rebuild(int fd, struct qcow2_header *h, uint32_t order, stru
 {
 	struct qcow2_check scratch = { 0 };
 	struct checker k;
-	int r = checker_init(&k, fd, h, &scratch, e);
+	int r;
 
+	if (h->version < 3 && order != 4)
+		return err_set(e, -EINVAL, ERR_INVALID, "an image of version 2 has refcounts of 16 bits; "
+			"make it one of version 3 first");
+	r = checker_init(&k, fd, h, &scratch, e);
 	k.fix = true;
 	if (!r)
 		r = checker_walk(&k, e);
@@ -445,7 +459,7 @@ int qcow2_repair(int fd, struct qcow2_header *h, enum qcow2_repair how, struct q
 		return r;
 	c->corruptions_fixed = before.corruptions - MIN(before.corruptions, c->corruptions);
 	c->leaks_fixed = before.leaks - MIN(before.leaks, c->leaks);
-	if (!c->corruptions && !c->errors && !c->leaks) {
+	if (!c->corruptions && !c->errors) {
 		r = marks_clear(fd, h);
 		if (r < 0)
 			err_set_errno(e, r, "cannot write the header");

@@ -216,6 +216,7 @@ static int grow(struct qcow2 *q, uint64_t size)
 int qcow2_resize(struct block *b, uint64_t size, struct err *e)
 {
 	struct qcow2 *q = qcow2_of(b);
+	uint64_t old = b->info.size_bytes;
 	int r = size_check(q, size, e);
 
 	if (r < 0)
@@ -223,6 +224,11 @@ int qcow2_resize(struct block *b, uint64_t size, struct err *e)
 	r = qcow2_sync_gate(q);
 	if (!r)
 		r = b->ops->flush_all(b);
+	/* What a longer data file has behind the old end must not show. */
+	if (!r && size > old)
+		r = data_truncate(q, old);
+	if (!r && size > old)
+		r = data_truncate(q, size);
 	if (!r)
 		r = size < b->info.size_bytes ? cut(q, size) : grow(q, size);
 	if (r == -ENOTSUP)
@@ -234,5 +240,7 @@ int qcow2_resize(struct block *b, uint64_t size, struct err *e)
 		b->info.size_bytes = size;
 		r = qcow2_header_write(q);
 	}
+	if (!r && size < old)
+		r = data_truncate(q, size);
 	return r < 0 ? err_set_errno(e, r, "%s: cannot change the size", b->name) : 0;
 }

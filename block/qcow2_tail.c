@@ -33,7 +33,7 @@ void tail_grow(struct qcow2 *q)
 	struct tail *t = &q->tail;
 	uint64_t need = q->fresh_from << q->cluster_bits, from;
 
-	if (!q->base.info.direct || q->is_device || t->growing || t->refused ||
+	if (!q->base.info.direct || q->external || q->is_device || t->growing || t->refused ||
 		need + TAIL_AHEAD_BYTES / 2 <= t->file_bytes)
 		return;
 	from = MAX(t->file_bytes, need);

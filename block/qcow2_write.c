@@ -28,6 +28,8 @@ struct awrite {
 
 static int data_overlap_check(struct qcow2 *q, uint64_t off, uint64_t len)
 {
+	if (q->external)
+		return 0;
 	for (uint64_t c = off >> q->cluster_bits; c <= (off + len - 1) >> q->cluster_bits; c++) {
 		enum meta_kind k = meta_find(&q->meta, c);
 
@@ -50,7 +52,7 @@ bool alloc_wait(struct map *m, uint64_t first, uint64_t last, struct wait *w)
 	return false;
 }
 
-static void alloc_link(struct map *m, struct alloc *a)
+void alloc_link(struct map *m, struct alloc *a)
 {
 	a->next = m->allocs;
 	a->prev = &m->allocs;
@@ -60,7 +62,7 @@ static void alloc_link(struct map *m, struct alloc *a)
 	wait_list_init(&a->waiters);
 }
 
-static void alloc_unlink(struct alloc *a)
+void alloc_unlink(struct alloc *a)
 {
 	*a->prev = a->next;
 	if (a->next)
@@ -117,7 +119,7 @@ static void awrite_end(struct awrite *a, int res)
 	if (!res)
 		publish(a);
 	else if (!a->reuse)
-		cluster_free_later(q, a->run.first, a->run.n);
+		data_release(q, a->run.first, a->run.n);
 	slice_unpin(a->slice);
 	alloc_unlink(&a->alloc);
 	wait_list_init(&waiters);
@@ -181,7 +183,7 @@ static void awrite_write(struct awrite *a)
 	n += iov_slice(r->iov, r->niov, a->off - r->offset, a->len, a->iov + n);
 	n += iov_add_side(a->iov + n, &a->tail_iov, tail);
 	a->io.done = awrite_written;
-	io_write(&a->io, q->base.loop, q->base.fd, a->iov, n, host, a->end - a->begin);
+	io_write(&a->io, q->base.loop, q->data_fd, a->iov, n, host, a->end - a->begin);
 }
 
 static void side_over(struct awrite *a, int res)
@@ -235,7 +237,7 @@ static bool side_is_zero(const struct rq *rq, struct l2_entry v, uint64_t c)
 		return !(v.bitmap & 0xffffffff) && (no_backing || v.bitmap >> 32 == 0xffffffff);
 	if (v.e & QCOW2_ZERO)
 		return true;
-	return !(v.e & QCOW2_OFFSET_MASK) && no_backing;
+	return !l2_has_host(q, v) && no_backing;
 }
 
 static void side_begin(struct awrite *a, struct block_req *r, struct iovec *iov, uint64_t off,
@@ -277,14 +279,13 @@ static void awrite_sides(struct awrite *a)
 
 static bool entry_reusable(const struct qcow2 *q, struct l2_entry v)
 {
-	return !(v.e & QCOW2_COMPRESSED) && (v.e & QCOW2_COPIED) && (v.e & QCOW2_OFFSET_MASK) &&
+	return (v.e & QCOW2_COPIED) && l2_has_host(q, v) &&
 	       (q->ext || (v.e & QCOW2_ZERO));
 }
 
 static bool entry_in_place(const struct qcow2 *q, struct l2_entry v)
 {
-	return !q->ext && !(v.e & (QCOW2_COMPRESSED | QCOW2_ZERO)) && (v.e & QCOW2_COPIED) &&
-	       (v.e & QCOW2_OFFSET_MASK);
+	return !q->ext && !(v.e & QCOW2_ZERO) && (v.e & QCOW2_COPIED) && l2_has_host(q, v);
 }
 
 /* How many clusters from off on get new ones in the same way, at most up to last? */
@@ -298,9 +299,9 @@ static uint32_t run_length(const struct rq *rq, const struct slice *s, uint64_t 
 	for (; c <= last; c++) {
 		struct l2_entry v = l2_get(q, s, c << q->cluster_bits);
 
-		if (l2_check(q, v) < 0 || entry_reusable(q, v) || entry_in_place(q, v))
+		if (l2_check_at(q, v, c << q->cluster_bits) < 0 || entry_reusable(q, v) || entry_in_place(q, v))
 			break;
-		if (q->ext && (v.e & (QCOW2_COMPRESSED | QCOW2_OFFSET_MASK)))
+		if (q->ext && ((v.e & QCOW2_COMPRESSED) || l2_has_host(q, v)))
 			break;
 		if (c > first && alloc_wait(rq->map, c, c, NULL))
 			break;
@@ -315,7 +316,8 @@ static void plan_subclusters(struct awrite *a, struct l2_entry v)
 	uint64_t grain = q->grain_bytes, in = q->cluster_bytes - 1;
 	uint64_t last = a->off + a->len - 1;
 
-	a->whole = !a->reuse && (a->rq->map->vm || (v.e & (QCOW2_COMPRESSED | QCOW2_OFFSET_MASK)));
+	a->whole = !a->reuse &&
+		(a->rq->map->vm || (v.e & QCOW2_COMPRESSED) || l2_has_host(q, v));
 	if (a->whole)
 		return;
 	a->begin = ROUND_DOWN(a->off, grain);
@@ -336,7 +338,7 @@ static int awrite_start(struct rq *rq, struct slice *s, uint64_t off, uint64_t l
 
 	if (!a) {
 		if (!reuse)
-			cluster_free_later(q, run->first, run->n);
+			data_release(q, run->first, run->n);
 		return -ENOMEM;
 	}
 	a->rq = rq;
@@ -366,7 +368,7 @@ static int alloc_with_slice(struct rq *rq, struct slice *s, uint64_t off, uint64
 	struct cluster_run run;
 	int r;
 
-	if (l2_check(q, v) < 0)
+	if (l2_check_at(q, v, off) < 0)
 		return qcow2_corrupt(q, "the L2 entry of offset 0x%llx is against the format (0x%016llx)",
 			(unsigned long long)off, (unsigned long long)v.e);
 	if (entry_reusable(q, v)) {
@@ -374,7 +376,7 @@ static int alloc_with_slice(struct rq *rq, struct slice *s, uint64_t off, uint64
 		r = data_overlap_check(q, v.e & QCOW2_OFFSET_MASK, q->cluster_bytes);
 		return r < 0 ? r : awrite_start(rq, s, off, len, true, &run);
 	}
-	r = cluster_alloc(q, run_length(rq, s, first, last), &rq->wait, &run);
+	r = data_alloc(q, first, run_length(rq, s, first, last), &rq->wait, &run);
 	return r < 0 ? r : awrite_start(rq, s, off, len, false, &run);
 }
 

@@ -80,7 +80,7 @@ static struct l2_entry zeroed(const struct rq *rq, struct l2_entry v)
 	const struct qcow2 *q = rq->q;
 	bool discard = rq->req->op == BLOCK_DISCARD, backed = q->base.backing != NULL;
 	bool keep = !discard && !(rq->req->flags & BLOCK_REQ_MAY_UNMAP) && q->h.version >= 3;
-	bool used = v.e & (QCOW2_COMPRESSED | QCOW2_OFFSET_MASK);
+	bool used = (v.e & QCOW2_COMPRESSED) || l2_has_host(q, v);
 	struct l2_entry none = { 0, 0 }, zero = { q->ext ? 0 : QCOW2_ZERO, q->ext ? ZERO_BITMAP : 0 };
 
 	if (!used && (discard || !backed))
@@ -92,20 +92,22 @@ static struct l2_entry zeroed(const struct rq *rq, struct l2_entry v)
 	return backed ? zero : none;
 }
 
-static int zero_slice(struct rq *rq, struct slice *s, uint64_t off, uint64_t end)
+/* *ret_freed: some clusters are not named any more. */
+static int zero_slice(struct rq *rq, struct slice *s, uint64_t off, uint64_t end, bool *ret_freed)
 {
 	struct qcow2 *q = rq->q;
 
 	for (; off < end; off += q->cluster_bytes) {
 		struct l2_entry old = l2_get(q, s, off), v;
 
-		if (l2_check(q, old) < 0)
+		if (l2_check_at(q, old, off) < 0)
 			return qcow2_corrupt(q, "the L2 entry of offset 0x%llx is against the format "
 				"(0x%016llx)", (unsigned long long)off, (unsigned long long)old.e);
 		v = zeroed(rq, old);
 		if (v.e == old.e && v.bitmap == old.bitmap)
 			continue;
 		l2_put(q, s, off, v);
+		*ret_freed |= l2_has_host(q, old) && !l2_has_host(q, v);
 		if ((old.e & QCOW2_COMPRESSED) ||
 			((old.e ^ v.e) & QCOW2_OFFSET_MASK)) /* else it keeps its cluster */
 			l2_release(q, old);
@@ -119,6 +121,7 @@ static int step_clusters(struct rq *rq, uint64_t off, uint64_t end)
 	struct qcow2 *q = rq->q;
 	uint64_t reach = (uint64_t)q->slice_entries << q->cluster_bits, table = map_table_reach(q);
 	struct slice *s;
+	bool freed = false;
 	int r;
 
 	if (!(q->disk.l1.entries[l1_index(q, off)] & QCOW2_OFFSET_MASK) &&
@@ -133,8 +136,10 @@ static int step_clusters(struct rq *rq, uint64_t off, uint64_t end)
 	r = map_get_writable(q, rq->map, off, &rq->wait, &s);
 	if (r < 0)
 		return r;
-	r = zero_slice(rq, s, off, end);
+	r = zero_slice(rq, s, off, end, &freed);
 	slice_unpin(s);
+	if (!r && freed && q->external)
+		r = data_punch(rq, off, end - off);
 	rq->pos += MIN(end, rq->req->offset + rq->req->len) - off;
 	return r;
 }
@@ -145,7 +150,12 @@ int rq_step_zero(struct rq *rq)
 	uint64_t off = rq->req->offset + rq->pos, end = rq->req->offset + rq->req->len;
 	uint64_t cluster = q->cluster_bytes, whole_end = ROUND_DOWN(end, cluster);
 	bool no_flag = q->h.version < 3 && q->base.backing;
+	int r;
 
+	if (q->data.raw) {
+		r = data_zero_step(rq);
+		return r == -EOPNOTSUPP ? step_by_hand(rq, off, end - off) : r;
+	}
 	if (end == q->base.info.size_bytes)
 		whole_end = ROUND_UP(end, cluster); /* nothing lies behind */
 	if (no_flag)

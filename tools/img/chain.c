@@ -301,35 +301,30 @@ static int base_open(struct commit *k, struct img_layer *layers, unsigned n, str
 	struct block_layer fds[BLOCK_LAYERS_MAX];
 	struct block_open bo = { .layers = fds, .nlayers = n - 1, .buffered = true,
 		.name = layers[1].path };
-	int fd = open(layers[1].path, O_RDWR | O_CLOEXEC), r;
+	int r = img_layer_reopen(&layers[1], e);
 
-	if (fd < 0)
-		return err_set_errno(e, -errno, "cannot write %s", layers[1].path);
-	fds[0] = (struct block_layer){ fd, layers[1].format };
-	for (unsigned i = 2; i < n; i++)
-		fds[i - 1] = (struct block_layer){ layers[i].fd, layers[i].format };
-	r = block_open(k->loop, &bo, &k->base, e);
-	if (r < 0) {
-		close(fd);
+	if (r < 0)
 		return r;
-	}
-	for (unsigned i = 2; i < n; i++)
-		layers[i].fd = -1;
-	return 0;
+	for (unsigned i = 1; i < n; i++)
+		fds[i - 1] = img_layer_files(&layers[i]);
+	r = block_open(k->loop, &bo, &k->base, e);
+	for (unsigned i = 1; !r && i < n; i++)
+		img_layer_given(&layers[i]);
+	return r;
 }
 
 /* Only what the image itself has is read: below it, nothing will do. */
 static int top_open(struct commit *k, struct img_layer *layers, struct err *e)
 {
-	struct block_layer fds[2] = { { layers[0].fd, layers[0].format },
-		{ memfd_create("nothing", MFD_CLOEXEC), BLOCK_FORMAT_RAW } };
+	struct block_layer fds[2] = { img_layer_files(&layers[0]),
+		{ .fd = memfd_create("nothing", MFD_CLOEXEC), .format = BLOCK_FORMAT_RAW } };
 	struct block_open bo = { .layers = fds, .nlayers = 2, .buffered = true, .name = k->o.path };
 	int r = block_open(k->loop, &bo, &k->top, e);
 
 	if (r < 0)
 		close(fds[1].fd);
 	else
-		layers[0].fd = -1;
+		img_layer_given(&layers[0]);
 	return r;
 }
 

@@ -225,7 +225,8 @@ static void formatting_say(const struct create_args *a)
 static int space_make(struct create_args *a, int fd, struct err *e)
 {
 	/* With its backing file's name, but without it: nothing is copied from there. */
-	struct block_layer layers[2] = { { dup(fd), a->c.format }, { -1, BLOCK_FORMAT_RAW } };
+	struct block_layer layers[2] = { { .fd = dup(fd), .format = a->c.format },
+		{ .fd = -1, .format = BLOCK_FORMAT_RAW } };
 	struct block_open bo = { .layers = layers, .nlayers = 1, .no_lock = true, .buffered = true,
 		.name = a->path };
 	struct loop *l = NULL;

@@ -107,11 +107,11 @@ struct img_open {
 	const char *format; /* NULL: look (qcow2 when the file begins as one) */
 	bool writable;
 	bool no_lock;
-	bool no_backing; /* only the image itself */
+	bool no_backing; /* only the image itself, without its data file */
 	bool direct;	 /* O_DIRECT */
 	const char *snapshot;  /* read that one; NULL: the disk */
 	uint64_t cache_bytes;  /* 0: the engine's default */
-	/* Folders below which backing files may lie, besides the image's own. */
+	/* Folders below which backing and data files may lie, besides the image's own. */
 	const char *allow[IMG_ALLOW_MAX];
 	unsigned nallow;
 };
@@ -120,6 +120,8 @@ struct img_layer {
 	enum block_format format;
 	int fd;
 	struct qcow2_header header; /* qcow2 */
+	char *data_path; /* its external data file; NULL: none */
+	int data_fd;	 /* 0: none */
 };
 /* The image and its backing chain, opened, each with its header read. Returns 0; a loop, a
  * missing file, a name that is no plain path or leaves the allowed folders: -errno with
@@ -127,6 +129,11 @@ struct img_layer {
 int img_layers_open(const struct img_open *o, struct img_layer *layers, unsigned *ret_n,
 	struct err *e);
 void img_layers_free(struct img_layer *layers, unsigned n);
+/* What block_open() takes; the fds stay the layer's until img_layer_given(). */
+struct block_layer img_layer_files(const struct img_layer *y);
+void img_layer_given(struct img_layer *y);
+/* Open its files anew, for writing. Returns 0 or -errno. */
+int img_layer_reopen(struct img_layer *y, struct err *e);
 /* The same as a disk. */
 int img_block_open(struct loop *l, const struct img_open *o, struct block **ret_b, struct err *e);
 /* For --allow: returns 0 or 1 after saying why not. */

@@ -22,9 +22,23 @@ void img_layers_free(struct img_layer *layers, unsigned n)
 {
 	for (unsigned i = 0; i < n; i++) {
 		free(layers[i].path);
+		free(layers[i].data_path);
 		if (layers[i].fd >= 0)
 			close(layers[i].fd);
+		if (layers[i].data_fd)
+			close(layers[i].data_fd);
 	}
+}
+
+struct block_layer img_layer_files(const struct img_layer *y)
+{
+	return (struct block_layer){ .fd = y->fd, .format = y->format, .data_fd = y->data_fd };
+}
+
+void img_layer_given(struct img_layer *y)
+{
+	y->fd = -1;
+	y->data_fd = 0;
 }
 
 /* Only the beginning decides, and only where the user has not said. */
@@ -48,23 +62,48 @@ static int format_find(const struct img_open *o, int fd, enum block_format *ret,
 	return 0;
 }
 
-static int layer_open(struct img_layer *y, const char *path, bool writable, struct err *e)
+static int file_open(const char *path, bool writable, int *ret_fd, struct err *e)
 {
+	CLEANUP_CLOSE int fd =
+		open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK);
 	struct stat st;
 
-	y->fd = open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK);
-	if (y->fd < 0)
+	if (fd < 0)
 		return err_set_errno(e, -errno, "cannot open %s", path);
-	y->path = strdup(path);
-	if (!y->path || fstat(y->fd, &st) < 0)
+	if (fstat(fd, &st) < 0)
 		return err_set_errno(e, -errno, "%s", path);
 	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
 		return err_set(e, -EINVAL, ERR_INVALID, "%s is %s; an image is a file or a block device",
 			path, S_ISDIR(st.st_mode) ? "a folder" : "neither a file nor a block device");
+	*ret_fd = steal_fd(&fd);
 	return 0;
 }
 
-/* ---- where a backing file may lie ---- */
+static int layer_open(struct img_layer *y, const char *path, bool writable, struct err *e)
+{
+	y->path = strdup(path);
+	return y->path ? file_open(path, writable, &y->fd, e) : err_set_errno(e, -ENOMEM, "%s", path);
+}
+
+int img_layer_reopen(struct img_layer *y, struct err *e)
+{
+	int fd, r = file_open(y->path, true, &fd, e);
+
+	if (r < 0)
+		return r;
+	close(y->fd);
+	y->fd = fd;
+	if (!y->data_fd)
+		return 0;
+	r = file_open(y->data_path, true, &fd, e);
+	if (r < 0)
+		return r;
+	close(y->data_fd);
+	y->data_fd = fd;
+	return 0;
+}
+
+/* ---- where a backing or data file may lie ---- */
 
 static bool below(const char *path, const char *dir)
 {
@@ -96,42 +135,71 @@ static bool has_protocol(const char *name)
 	return name[n] == ':';
 }
 
-static int backing_resolve(const struct img_open *o, const char *image, const char *name, char *ret,
-	struct err *e)
+/* what: "backing", "data". */
+static int file_resolve(const struct img_open *o, const char *image, const char *name,
+	const char *what, char *ret, struct err *e)
 {
 	char dir[PATH_MAX], joined[2 * PATH_MAX];
 	bool ok;
 
 	if (has_protocol(name))
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-			"%s names '%s' as its backing file; only plain files are opened", image, name);
+			"%s names '%s' as its %s file; only plain files are opened", image, name, what);
 	folder_of(image, dir, sizeof(dir));
 	snprintf(joined, sizeof(joined), "%s%s%s", *name == '/' ? "" : dir, *name == '/' ? "" : "/",
 		name);
 	if (!realpath(joined, ret))
-		return err_set_errno(e, -errno, "%s: backing file %s", image, joined);
+		return err_set_errno(e, -errno, "%s: %s file %s", image, what, joined);
 	ok = below(ret, dir);
 	for (unsigned i = 0; i < o->nallow && !ok; i++)
 		ok = below(ret, o->allow[i]);
 	if (!ok)
 		return err_set(e, -EACCES, ERR_PERMISSION,
-			"%s names the backing file %s, which lies outside of its folder; if you trust the "
-			"image, allow it with --allow DIR", image, ret);
+			"%s names the %s file %s, which lies outside of its folder; if you trust the "
+			"image, allow it with --allow DIR", image, what, ret);
 	return 0;
 }
 
-static int chain_check(const struct img_layer *layers, unsigned n, struct err *e)
+static bool same_file(int a, int b)
 {
-	struct stat a, b;
+	struct stat x, y;
 
-	if (fstat(layers[n].fd, &a) < 0)
-		return -errno;
-	for (unsigned i = 0; i < n; i++)
-		if (!fstat(layers[i].fd, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
-			return err_set(e, -EINVAL, ERR_INVALID,
-				"the backing chain of %s is a loop: %s comes twice", layers[0].path,
-				layers[n].path);
-	return 0;
+	return !fstat(a, &x) && !fstat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+/* Is fd, the newest file of layer n, one that the chain has already? */
+static int chain_check(const struct img_layer *layers, unsigned n, int fd, const char *path,
+	struct err *e)
+{
+	bool twice = fd != layers[n].fd && same_file(fd, layers[n].fd);
+
+	for (unsigned i = 0; i < n && !twice; i++)
+		twice = same_file(fd, layers[i].fd) ||
+			(layers[i].data_fd && same_file(fd, layers[i].data_fd));
+	return !twice ? 0 : err_set(e, -EINVAL, ERR_INVALID,
+		"the backing chain of %s is a loop: %s comes twice", layers[0].path, path);
+}
+
+static int data_open(const struct img_open *o, struct img_layer *layers, unsigned n, struct err *e)
+{
+	struct img_layer *y = &layers[n];
+	char path[PATH_MAX];
+	int r;
+
+	if (!(y->header.incompatible & QCOW2_INCOMPAT_DATA_FILE) || o->no_backing)
+		return 0;
+	if (!*y->header.data_file)
+		return err_set(e, -EINVAL, ERR_CORRUPT, "%s keeps its data in another file but does not "
+			"name it; say it with `cairn-img amend -o data_file=FILE IMAGE`", y->path);
+	r = file_resolve(o, y->path, y->header.data_file, "data", path, e);
+	if (!r)
+		r = file_open(path, o->writable && !n, &y->data_fd, e);
+	if (r < 0)
+		return r;
+	y->data_path = strdup(path);
+	if (!y->data_path)
+		return err_set_errno(e, -ENOMEM, "%s", path);
+	return chain_check(layers, n, y->data_fd, path, e);
 }
 
 /* Opens layer n; *ret_next gets the resolved name of the next one, or "". */
@@ -144,11 +212,13 @@ static int chain_step(const struct img_open *o, struct img_layer *layers, unsign
 	if (!r && !n)
 		r = format_find(o, y->fd, &y->format, e);
 	if (!r)
-		r = chain_check(layers, n, e);
+		r = chain_check(layers, n, y->fd, y->path, e);
 	*ret_next = 0;
 	if (r < 0 || y->format == BLOCK_FORMAT_RAW)
 		return r;
 	r = qcow2_header_read(y->fd, path, &y->header, e);
+	if (!r)
+		r = data_open(o, layers, n, e);
 	if (r < 0 || !y->header.has_backing || o->no_backing)
 		return r;
 	if (n + 1 == BLOCK_LAYERS_MAX)
@@ -161,7 +231,7 @@ static int chain_step(const struct img_open *o, struct img_layer *layers, unsign
 			: "%s does not say which format its backing file has, and it is not guessed; say it "
 			  "with `cairn-img rebase -u -F FMT -b FILE IMAGE`%s", path, y->header.backing_format);
 	layers[n + 1].format = (enum block_format)f;
-	return backing_resolve(o, path, y->header.backing_name, ret_next, e);
+	return file_resolve(o, path, y->header.backing_name, "backing", ret_next, e);
 }
 
 int img_layers_open(const struct img_open *o, struct img_layer *layers, unsigned *ret_n,
@@ -207,11 +277,11 @@ int img_block_open(struct loop *l, const struct img_open *o, struct block **ret_
 		return r;
 	}
 	for (unsigned i = 0; i < n; i++)
-		fds[i] = (struct block_layer){ layers[i].fd, layers[i].format };
+		fds[i] = img_layer_files(&layers[i]);
 	bo.nlayers = n;
 	r = block_open(l, &bo, ret_b, e);
 	for (unsigned i = 0; !r && i < n; i++)
-		layers[i].fd = -1; /* the disk's now */
+		img_layer_given(&layers[i]);
 	img_layers_free(layers, n);
 	free(layers);
 	return r;

@@ -95,15 +95,19 @@ void fixture_create(struct fixture *f, const char *name, const struct qcow2_crea
 int fixture_try_open(struct fixture *f, const char *name, enum block_format fmt, bool read_only,
 	struct block **ret_b)
 {
-	struct block_layer layers[2] = { { path_open(f, name, read_only ? O_RDONLY : O_RDWR), fmt } };
+	struct block_layer layers[2] = { { .fd = path_open(f, name, read_only ? O_RDONLY : O_RDWR),
+		.format = fmt } };
 	struct block_open o = { .layers = layers, .nlayers = 1, .read_only = read_only, .name = "vda",
 		.cache_bytes = f->cache_bytes, .buffered = f->buffered, .snapshot = f->snapshot };
-	struct qcow2_header h;
+	struct qcow2_header h = { 0 };
 	int r;
 
 	assert_true(layers[0].fd >= 0);
-	if (fmt == BLOCK_FORMAT_QCOW2 && !qcow2_header_read(layers[0].fd, name, &h, NULL) &&
-		h.has_backing) {
+	if (fmt == BLOCK_FORMAT_QCOW2)
+		(void)qcow2_header_read(layers[0].fd, name, &h, NULL);
+	if (*h.data_file)
+		layers[0].data_fd = path_open(f, h.data_file, read_only ? O_RDONLY : O_RDWR);
+	if (h.has_backing) {
 		layers[1].fd = path_open(f, "base.img", O_RDONLY);
 		layers[1].format = (enum block_format)block_format_from_name(h.backing_format);
 		o.nlayers = 2;
@@ -111,6 +115,8 @@ int fixture_try_open(struct fixture *f, const char *name, enum block_format fmt,
 	r = block_open(f->loop, &o, ret_b, &f->err);
 	for (unsigned i = 0; r < 0 && i < o.nlayers; i++)
 		close(layers[i].fd);
+	if (r < 0 && layers[0].data_fd)
+		close(layers[0].data_fd);
 	return r;
 }
 

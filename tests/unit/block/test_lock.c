@@ -46,7 +46,7 @@ static void test_readers_share(void **state)
 /* qemu-io sits on the image until its input ends. */
 static void test_qemu_holds_we_are_refused(void **state)
 {
-	struct block_layer y = { -1, BLOCK_FORMAT_QCOW2 };
+	struct block_layer y = { .fd = -1, .format = BLOCK_FORMAT_QCOW2 };
 	struct block_open o = { .layers = &y, .nlayers = 1, .name = "vda" };
 	struct block *b = NULL;
 	struct fixture f;

@@ -143,7 +143,7 @@ static void test_many_pieces(void **state)
 /* What cannot be opened is said in words, and the fds stay the caller's. */
 static void test_open_errors(void **state)
 {
-	struct block_layer y = { -1, BLOCK_FORMAT_RAW }, two[2];
+	struct block_layer y = { .fd = -1, .format = BLOCK_FORMAT_RAW }, two[2];
 	struct block_open o = { .layers = &y, .nlayers = 1, .name = "vda" };
 	struct block *b = NULL;
 	struct fixture f;
@@ -169,7 +169,8 @@ static void test_open_errors(void **state)
 		char path[128];
 
 		fixture_path(&f, i ? "base" : "img", path, sizeof(path));
-		two[i] = (struct block_layer){ open(path, O_RDONLY), BLOCK_FORMAT_RAW };
+		two[i] = (struct block_layer){ .fd = open(path, O_RDONLY),
+			.format = BLOCK_FORMAT_RAW };
 	}
 	assert_int_equal(block_open(f.loop, &o, &b, &f.err), -EINVAL);
 	assert_non_null(strstr(f.err.msg, "raw"));
