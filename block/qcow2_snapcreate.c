@@ -85,11 +85,12 @@ static int begin_check(struct qcow2 *q, struct err *e)
 	return 0;
 }
 
-static void frozen_uncopy(struct qcow2 *q)
+/* Tables behind the disk's end (a VM state that QEMU left there) are not counted: they stay alone. */
+static void frozen_uncopy(struct qcow2 *q, uint32_t n)
 {
 	struct table *l1 = &q->disk.l1;
 
-	for (uint32_t i = 0; i < l1->n; i++)
+	for (uint32_t i = 0; i < n; i++)
 		if (l1->entries[i] & QCOW2_COPIED)
 			table_set(q, l1, i, l1->entries[i] & ~QCOW2_COPIED);
 }
@@ -116,7 +117,7 @@ int qcow2_snap_begin(struct qcow2 *q, struct block_snapshot **ret_s, struct err 
 	s->entry.disk_bytes = q->h.size_bytes;
 	q->snap = s;
 	q->snap_busy = true;
-	frozen_uncopy(q);
+	frozen_uncopy(q, s->frozen.n);
 	s->task = (struct task){ .step = create_step, .failed = create_failed, .end = create_end };
 	task_start(&s->task, q);
 	*ret_s = s;

@@ -640,6 +640,38 @@ static void test_size(void **state)
 	fixture_end(&f);
 }
 
+/* QEMU goes back to a snapshot and leaves its VM state behind the end of the disk: it is no part of
+ * the snapshots that come after. */
+static void test_state_behind_disk(void **state)
+{
+	struct block_snapshot_info i = info_named("one");
+	uint8_t *vm = aligned_alloc(4096, STATE);
+	struct block_snapshot *s;
+	struct fixture f;
+	struct block *b;
+	char id[24];
+
+	(void)state;
+	fixture_begin(&f, 610);
+	shadow_file(&f, creates[1], DISK);
+	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
+	shadow_run(&f, b, 50, 8);
+	s = begin(&f, b);
+	state_load(&f, s, vm, 10);
+	i.vm_state_bytes = STATE;
+	commit(&f, s, &i, id);
+	assert_int_equal(block_close(b), 0);
+	fixture_run(&f, "qemu-img snapshot -a one img");
+	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
+	delete(&f, b, id);
+	snapshot(&f, b, "two", id);
+	shadow_run(&f, b, 50, 8);
+	assert_int_equal(block_close(b), 0);
+	fixture_run(&f, "qemu-img check -q img && qemu-img compare -f qcow2 -F raw img shadow");
+	free(vm);
+	fixture_end(&f);
+}
+
 /* The last snapshot gone, the file is as small as before. */
 static void test_tail(void **state)
 {
@@ -811,6 +843,7 @@ int main(void)
 		cmocka_unit_test(test_qemu),
 		cmocka_unit_test(test_refused),
 		cmocka_unit_test(test_size),
+		cmocka_unit_test(test_state_behind_disk),
 		cmocka_unit_test(test_tail),
 		cmocka_unit_test(test_damaged),
 		cmocka_unit_test(test_refcount_full),
