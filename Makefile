@@ -106,7 +106,12 @@ $(BUILD)/vmm/acpi.o: $(BUILD)/gen/dsdt.h
 $(BUILD)/unit/%: tests/unit/%.c $(TEST_LIBS)
 	$(call say,TEST,$@)
 	$(Q)mkdir -p $(@D)
-	$(Q)$(CC) $(ALL_CFLAGS) -MF $@.d $(ALL_LDFLAGS) -pie -o $@ $< $(wildcard tests/unit/$(dir $*)fixture*.c) $(TEST_LIBS) $(TEST_SYSLIBS)
+	$(Q)$(CC) $(ALL_CFLAGS) -MF $@.d $(ALL_LDFLAGS) -pie -o $@ $< $(wildcard tests/unit/$(dir $*)fixture*.c) $(UNIT_MORE) $(TEST_LIBS) $(TEST_SYSLIBS)
+
+# What fuzzers share with the tests that replay them, and a tool for inputs: see tests/fuzz/fuzz_image.h.
+FUZZ_IMAGE := $(addprefix tests/fuzz/image_,run.c seed.c mutate.c finds.c)
+$(BUILD)/unit/block/test_qcow2_fuzz: UNIT_MORE = $(FUZZ_IMAGE)
+$(BUILD)/unit/block/test_qcow2_fuzz: $(FUZZ_IMAGE) tests/fuzz/fuzz_image.h
 
 # Programs that only tests use: a VM process that fails on demand.
 HELPERS := $(patsubst tests/%.c,$(BUILD)/%,$(sort $(wildcard tests/helpers/*.c)))
@@ -134,9 +139,9 @@ check-tsan:
 
 # clang's fuzzer; FUZZ=600 for ten minutes each.
 FUZZ ?= 60
-fuzz:
+fuzz: deps
 	$(Q)$(MAKE) --no-print-directory BUILD=build-fuzz CC=clang SAN=address,undefined,fuzzer-no-link CFLAGS="-O1 -g" \
-		build-fuzz/libblock.a build-fuzz/libbase.a
+		build-fuzz/libsnapshot.a build-fuzz/libblock.a build-fuzz/libbase.a
 	$(Q)tests/fuzz/run.sh build-fuzz $(FUZZ)
 
 guests:
@@ -158,7 +163,7 @@ install: all
 	install -m 755 $(BUILD)/cairn-vm $(DESTDIR)$(PREFIX)/libexec/cairn
 	for m in docs/man/*.1; do install -m 644 $$m $(DESTDIR)$(PREFIX)/share/man/man1; done
 clean:
-	rm -rf build build-asan build-tsan build-clang
+	rm -rf build build-asan build-tsan build-clang build-fuzz
 help:
 	@echo "all deps demo check check-unit check-e2e check-asan check-tsan style bench install clean"
 	@echo "BUILD=dir  V=1  CC=clang  SAN=address,undefined  ONLY=benchmark"

@@ -1,29 +1,37 @@
 #!/bin/sh
-# run.sh BUILD SECONDS: build each fuzzer of this folder on top of BUILD's libraries and let it run. Finds
-# stay in BUILD/fuzz; seeds are made by qemu-img. Exit status 1 when one was found.
+# run.sh BUILD SECONDS: build each fuzzer of this folder on top of BUILD's libraries and let it run. What it
+# has learnt stays in BUILD/fuzz/NAME, finds in BUILD/fuzz/finds-NAME: `BUILD/fuzz/image_tool text FIND` makes a
+# row for image_finds.c of one. Exit status 1 when something was found.
 set -eu
 cd "$(dirname "$0")/../.."
 build=$1 seconds=$2
-mkdir -p "$build/fuzz/qcow2"
+flags="-std=gnu11 -D_GNU_SOURCE -I. -O1 -g -Wall -Wextra -Wshadow -Werror -fno-sanitize-recover=all"
+shared="tests/fuzz/image_run.c tests/fuzz/image_seed.c tests/fuzz/image_mutate.c tests/fuzz/image_finds.c"
+libs="$build/libsnapshot.a $build/libblock.a $build/libbase.a -luring -lzstd -lz"
+# Freed memory is kept for less time, which the many large buffers want.
+export ASAN_OPTIONS=quarantine_size_mb=32
+mkdir -p "$build/fuzz"
 
-seed() {
-	f=$build/fuzz/qcow2/seed-$(echo "$1" | tr ',=' '--')
-	[ -e "$f" ] && return
-	qemu-img create -q -f qcow2 -o "$1" "$f" 256k
-	qemu-io -c 'write -P 1 0 8k' -c 'write -P 2 100k 4k' -c 'write -z 40k 20k' "$f" >/dev/null
-	qemu-img snapshot -c one "$f"
-	qemu-io -c 'write -P 4 0 8k' "$f" >/dev/null
-	qemu-img snapshot -c two "$f"
-}
-for o in cluster_size=512 cluster_size=512,refcount_bits=64 cluster_size=4k cluster_size=16k,extended_l2=on \
-	compat=0.10,cluster_size=512; do
-	seed "$o"
-done
+# shellcheck disable=SC2086
+clang $flags -fsanitize=address,undefined,fuzzer-no-link -o "$build/fuzz/image_tool" tests/fuzz/image_tool.c $shared $libs
 
+found=0
 for source in tests/fuzz/fuzz_*.c; do
 	name=$(basename "$source" .c)
-	clang -std=gnu11 -D_GNU_SOURCE -I. -O1 -g -Wall -Wextra -Werror -fsanitize=address,undefined,fuzzer \
-		-o "$build/fuzz/$name" "$source" "$build/libblock.a" "$build/libbase.a" -luring -lzstd -lz
-	"$build/fuzz/$name" -max_len=65536 -rss_limit_mb=1024 -timeout=10 -max_total_time="$seconds" \
-		-print_final_stats=1 -artifact_prefix="$build/fuzz/$name-" "$build/fuzz/${name#fuzz_}"
+	name=${name#fuzz_}
+	corpus=$build/fuzz/$name finds=$build/fuzz/finds-$name more=
+	mkdir -p "$corpus" "$finds"
+	if [ "$name" = qcow2 ]; then
+		more=$shared
+		"$build/fuzz/image_tool" seeds "$corpus"
+	fi
+	# shellcheck disable=SC2086
+	clang $flags -fsanitize=address,undefined,fuzzer -o "$build/fuzz/fuzz_$name" "$source" $more $libs
+	"$build/fuzz/fuzz_$name" -fork=1 -ignore_crashes=1 -ignore_ooms=1 -ignore_timeouts=1 -print_funcs=0 \
+		-max_len=524288 -rss_limit_mb=1024 -malloc_limit_mb=256 -timeout=10 -max_total_time="$seconds" \
+		-artifact_prefix="$finds/" "$corpus" || true
+	n=$(find "$finds" -type f | wc -l)
+	echo "fuzz_$name: $n finds in $finds"
+	[ "$n" = 0 ] || found=1
 done
+exit $found

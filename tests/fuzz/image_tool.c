@@ -1,0 +1,156 @@
+/* image_tool: seeds and inputs of fuzz_qcow2 by hand.
+ *   image_tool seeds FOLDER        write all seeds there
+ *   image_tool run FILE...         run inputs, without the fuzzer
+ *   image_tool text FILE           an input that fails as a row for image_finds.c: what can be as in
+ *                                  the seed that is most like it, is put back first
+ *   image_tool image FILE          its image, to standard output */
+#include "tests/fuzz/fuzz_image.h"
+
+#include "base/util.h"
+
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static uint8_t input[IMAGE_INPUT_MAX], seed[IMAGE_INPUT_MAX];
+
+static size_t load(const char *path)
+{
+	FILE *f = fopen(path, "r");
+	size_t n;
+
+	if (!f) {
+		perror(path);
+		exit(1);
+	}
+	n = fread(input, 1, sizeof(input), f);
+	fclose(f);
+	return n;
+}
+
+static int seeds_write(const char *folder)
+{
+	for (size_t i = 0; i < image_seeds(); i++) {
+		size_t n = image_seed(i, seed, sizeof(seed));
+		char path[4096];
+		FILE *f;
+
+		snprintf(path, sizeof(path), "%s/seed-%s", folder, image_seed_name(i));
+		f = fopen(path, "w");
+		if (!f || fwrite(seed, 1, n, f) != n || fclose(f)) {
+			perror(path);
+			return 1;
+		}
+	}
+	return 0;
+}
+
+static uint64_t word(const uint8_t *p)
+{
+	uint64_t v = 0;
+
+	for (unsigned i = 0; i < 8; i++)
+		v = v << 8 | p[i];
+	return v;
+}
+
+/* Words that differ; what the input lacks counts as zeros. */
+static size_t distance(size_t n)
+{
+	size_t d = 0;
+
+	for (size_t i = 0; i + 8 <= n; i += 8)
+		d += word(input + i) != word(seed + i);
+	return d;
+}
+
+static bool fails(size_t len)
+{
+	int st;
+	pid_t pid = fork();
+
+	if (!pid) {
+		alarm(10);
+		close(2);
+		image_run(input, len);
+		_exit(0);
+	}
+	return pid < 0 || waitpid(pid, &st, 0) < 0 || st != 0;
+}
+
+/* Halve by halve: words of the seed that make no difference to the failure. */
+static void put_back(size_t first, size_t words, size_t len)
+{
+	uint8_t *kept, *from = input + first * 8, *to = seed + first * 8;
+
+	if (!memcmp(from, to, words * 8))
+		return;
+	kept = malloc(words * 8);
+	memcpy(kept, from, words * 8);
+	memcpy(from, to, words * 8);
+	if (!fails(len)) {
+		memcpy(from, kept, words * 8);
+		if (words > 1) {
+			put_back(first, words / 2, len);
+			put_back(first + words / 2, words - words / 2, len);
+		}
+	}
+	free(kept);
+}
+
+static int text(const char *path)
+{
+	size_t len = load(path), best = 0, least = SIZE_MAX, n;
+	unsigned pokes = 0;
+
+	for (size_t i = 0; i < image_seeds(); i++) {
+		memset(seed, 0, sizeof(seed));
+		n = MAX(image_seed(i, seed, sizeof(seed)), len);
+		if (distance(n) < least) {
+			least = distance(n);
+			best = i;
+		}
+	}
+	memset(seed, 0, sizeof(seed));
+	n = image_seed(best, seed, sizeof(seed));
+	if (fails(MAX(len, n)))
+		len = MAX(len, n);
+	if (!fails(len)) {
+		fprintf(stderr, "image_tool: %s does not fail\n", path);
+		return 1;
+	}
+	put_back(0, MIN(len, n) / 8, len);
+	printf("\t{ .what = \"\", .seed = \"%s\", POKES(", image_seed_name(best));
+	for (size_t i = 0; i + 8 <= len; i += 8)
+		if (word(input + i) != word(seed + i))
+			printf("%s{ %zu, 8, 0x%llx }", pokes++ ? ", " : "", i,
+				(unsigned long long)word(input + i));
+	if (len < n)
+		printf("%s{ ~0u, 1, %zu }", pokes++ ? ", " : "", len);
+	printf(") },\n");
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	if (argc == 3 && !strcmp(argv[1], "seeds"))
+		return seeds_write(argv[2]);
+	if (argc == 3 && !strcmp(argv[1], "text"))
+		return text(argv[2]);
+	if (argc == 3 && !strcmp(argv[1], "image")) {
+		size_t n = load(argv[2]);
+
+		return n < IMAGE_PROGRAM_BYTES ||
+		       fwrite(input + IMAGE_PROGRAM_BYTES, 1, n - IMAGE_PROGRAM_BYTES, stdout) == 0;
+	}
+	if (argc < 3 || strcmp(argv[1], "run") != 0) {
+		fprintf(stderr, "usage: image_tool seeds FOLDER | run FILE... | text FILE | image FILE\n");
+		return 2;
+	}
+	for (int i = 2; i < argc; i++)
+		image_run(input, load(argv[i]));
+	return 0;
+}

@@ -1,0 +1,89 @@
+/* The fuzzer's seeds, its past finds and some of its mutations, through the fuzzer's own entry
+ * point (tests/fuzz): nothing crashes, hangs, or is worse afterwards. */
+#include "fixture_block.h"
+
+#include "base/util.h"
+#include "tests/fuzz/fuzz_image.h"
+
+/* Of each seed, with the same random numbers in each run. */
+#define MUTATIONS 60u
+#define GENERATIONS 3u
+
+static uint8_t input[IMAGE_INPUT_MAX];
+
+/* The seeds are images that QEMU finds whole. */
+static void test_seeds(void **state)
+{
+	struct fixture f;
+
+	fixture_begin(&f, 1);
+	for (size_t i = 0; i < image_seeds(); i++) {
+		size_t n = image_seed(i, input, sizeof(input));
+
+		assert_true(n > IMAGE_PROGRAM_BYTES);
+		fixture_run(&f, "head -c %zu /dev/zero >img; head -c 256k /dev/zero >base.img",
+			n - IMAGE_PROGRAM_BYTES);
+		fixture_poke(&f, "img", 0, input + IMAGE_PROGRAM_BYTES, n - IMAGE_PROGRAM_BYTES);
+		fixture_run(&f, "qemu-img check -q -f qcow2 img");
+		image_run(input, n);
+	}
+	log_silence(false);
+	fixture_end(&f);
+	(void)state;
+}
+
+static void test_past_finds(void **state)
+{
+	for (size_t i = 0; i < image_nfinds; i++) {
+		size_t n = image_find(&image_finds[i], input, sizeof(input));
+
+		if (!n)
+			fail_msg("%s: there is no seed '%s'", image_finds[i].what, image_finds[i].seed);
+		image_run(input, n);
+	}
+	(void)state;
+}
+
+static void test_mutations(void **state)
+{
+	static uint8_t mutant[IMAGE_INPUT_MAX];
+
+	for (size_t i = 0; i < image_seeds(); i++) {
+		size_t n = image_seed(i, input, sizeof(input));
+
+		for (unsigned m = 0; m < MUTATIONS; m++) {
+			size_t len = n;
+
+			memcpy(mutant, input, n);
+			for (unsigned g = 0; g < GENERATIONS; g++) {
+				len = image_mutate(mutant, len, sizeof(mutant),
+					(i * MUTATIONS + m) * GENERATIONS + g + 1);
+				image_run(mutant, len);
+			}
+		}
+	}
+	(void)state;
+}
+
+/* An input that is no image, and none at all. */
+static void test_short(void **state)
+{
+	for (size_t n = 0; n < 200; n += 7) {
+		memset(input, (int)n, n);
+		image_run(input, n);
+	}
+	(void)state;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_seeds),
+		cmocka_unit_test(test_past_finds),
+		cmocka_unit_test(test_mutations),
+		cmocka_unit_test(test_short),
+	};
+
+	alarm(30 * TEST_SLOW);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
