@@ -63,7 +63,7 @@ PROGRAMS := $(addprefix $(BUILD)/,cairnd cairn-vm cairn cairn-img)
 UNIT_SRCS := $(sort $(wildcard tests/unit/*/test_*.c))
 UNITS := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(UNIT_SRCS))
 
-.PHONY: all deps demo check check-unit check-e2e check-asan check-tsan style bench fuzz install clean help units
+.PHONY: all deps demo check check-unit check-e2e check-long check-asan check-tsan style bench fuzz install clean help units
 all: $(PROGRAMS)
 units: $(UNITS)
 
@@ -132,6 +132,9 @@ check-unit: units
 	$(Q)UNIT_SECONDS=$(UNIT_SECONDS) tests/run.sh $(BUILD) unit
 check-e2e: all helpers guests
 	$(Q)tests/run.sh $(BUILD) e2e
+# The oracle and the power cuts at length.
+check-long: units
+	$(Q)tests/long.sh $(BUILD)
 check-asan:
 	$(Q)$(MAKE) --no-print-directory BUILD=build-asan SAN=address,undefined CFLAGS="-O1 -g" UNIT_SECONDS=600 check-unit
 check-tsan:
@@ -165,7 +168,7 @@ install: all
 clean:
 	rm -rf build build-asan build-tsan build-clang build-fuzz
 help:
-	@echo "all deps demo check check-unit check-e2e check-asan check-tsan style bench install clean"
+	@echo "all deps demo check check-unit check-e2e check-long check-asan check-tsan style bench install clean"
 	@echo "BUILD=dir  V=1  CC=clang  SAN=address,undefined  ONLY=benchmark"
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -1,0 +1,39 @@
+#!/bin/sh
+# What takes too long for every change: long.sh BUILD. LONG_OPS operations of the oracle on each kind of
+# image (10000), LONG_CUTS power cuts (100000), both from LONG_SEED (the date). A line for each part
+# as it ends; what failed keeps its folder below TMPDIR. Exit status 1 when something failed.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+
+build=$(cd "${1:?usage: long.sh BUILD}" && pwd) || exit 1
+ops=${LONG_OPS:-10000}
+cuts=${LONG_CUTS:-100000}
+seed=${LONG_SEED:-$(date +%Y%m%d)}
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+bad=0
+
+part() { # NAME COMMAND...
+	name=$1
+	shift
+	begin=$(date +%s)
+	if env "$@" >"$tmp/out" 2>&1; then
+		how=passed
+	else
+		how=FAILED
+		bad=$((bad + 1))
+	fi
+	echo "  $name: $how in $(($(date +%s) - begin)) s"
+	if [ $how = FAILED ]; then
+		tail -n 60 "$tmp/out" | sed 's/^/    /'
+	else
+		grep 'cuts' "$tmp/out" | tail -n 1 | sed 's/^/    /'
+	fi
+}
+
+echo "Seed $seed: $ops operations on each kind of image, $cuts power cuts"
+for set in $(ORACLE_SET=list "$build/unit/block/test_qcow2_oracle"); do
+	part "oracle $set" ORACLE_SET="$set" ORACLE_OPS="$ops" ORACLE_SEED="$seed" ORACLE_SECONDS=3600 \
+		"$build/unit/block/test_qcow2_oracle"
+done
+[ "$bad" = 0 ]
