@@ -5,6 +5,7 @@
 #include "api/job.h"
 #include "api/js.h"
 #include "api/listen.h"
+#include "api/scheduler.h"
 #include "api/store.h"
 #include "api/vm.h"
 #include "base/cleanup.h"
@@ -189,6 +190,8 @@ static int daemon_open(struct daemon *d, struct err *e)
 		r = server_new(d, fd, operators, &d->server, e);
 	if (!r)
 		server_permissions_changed(d->server);
+	if (!r)
+		r = scheduler_new(d, &d->scheduler, e);
 	return r;
 }
 
@@ -198,6 +201,8 @@ static void daemon_close(struct daemon *d)
 		unlink(d->paths->socket);
 	server_free(d->server);
 	d->server = NULL;
+	scheduler_free(d->scheduler);
+	d->scheduler = NULL;
 	vm_free_all(d);
 	jobs_free(d);
 	permissions_done(&d->permissions);

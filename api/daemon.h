@@ -14,6 +14,7 @@ struct event_log;
 struct job;
 struct json_object;
 struct loop;
+struct scheduler;
 struct server;
 struct store;
 struct vm;
@@ -33,6 +34,7 @@ struct daemon {
 	struct permissions permissions;
 	struct audit *audit;
 	struct event_log *events; /* NULL until it is open */
+	struct scheduler *scheduler; /* NULL until the VMs are there */
 	struct server *server; /* NULL until it listens */
 	int run_dir_fd;
 	struct vm **vms; /* sorted by name */

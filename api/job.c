@@ -1,6 +1,7 @@
 #include "api/job.h"
 #include "api/daemon.h"
 #include "api/js.h"
+#include "api/scheduler.h"
 #include "api/store.h"
 #include "api/vm.h"
 #include "base/log.h"
@@ -260,6 +261,9 @@ static void job_conclude(struct job *j)
 	job_release(j);
 	status_set(j, JOB_CONCLUDED);
 	jobs_keep(j->daemon);
+	scheduler_soon(j->daemon->scheduler);
+	if (j->concluded)
+		j->concluded(j, j->concluded_opaque); /* j may be gone now */
 }
 
 void job_succeed(struct job *j, struct json_object *result)

@@ -53,6 +53,9 @@ struct job {
 	/* Frees opaque; called when it concludes. NULL: nothing to free. */
 	void (*release)(struct job *j);
 	void *opaque; /* whose work it is */
+	/* Once, when it has concluded and the VM is free; may dismiss it. NULL: nobody waits. */
+	void (*concluded)(struct job *j, void *opaque);
+	void *concluded_opaque;
 };
 
 /* Is the VM free for another? Returns 0; -EBUSY naming the job that excludes it. */

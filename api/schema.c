@@ -2,6 +2,7 @@
 #include "api/schema.h"
 #include "api/command.h"
 #include "api/js.h"
+#include "api/schedule.h"
 #include "base/err.h"
 #include "base/util.h"
 
@@ -156,6 +157,20 @@ static const struct field query_audit_returns[] = {
 	{ "next", FIELD_INT, REQUIRED, "the next call's `from`" },
 	{ "more", FIELD_BOOL, REQUIRED, "there is another page" }, END };
 #define FIELD_USER { "user", FIELD_INT, OPTIONAL, "number of a user; this or group" }
+static const struct field schedule_set_args[] = { FIELD_VM,
+	{ "every", FIELD_STRING, OPTIONAL, "such as 15m, 1h, 1d; needed the first time" },
+	{ "keep", FIELD_STRING, OPTIONAL, "rules WINDOW:PERIOD; at first " SCHEDULE_KEEP_DEFAULT },
+	{ "min-free", FIELD_STRING, OPTIONAL,
+		"below it none is taken: 10% of the file system, 5G; at first " SCHEDULE_MIN_FREE_DEFAULT },
+	END };
+static const struct field query_schedules_args[] = {
+	{ "vm", FIELD_STRING, OPTIONAL, "only of this one, by name or uuid" },
+	{ "after", FIELD_STRING, OPTIONAL, "name behind which the page begins" }, END };
+static const struct field query_schedules_returns[] = {
+	{ "schedules", FIELD_ARRAY, REQUIRED,
+		"vm, every, keep, min-free, next-run (ns), last-run (ns), outcome (taken, skipped, failed), "
+		"detail" },
+	{ "next", FIELD_STRING, OPTIONAL, "there is more: the next call's `after`" }, END };
 #define FIELD_GROUP { "group", FIELD_INT, OPTIONAL, "number of a group" }
 static const struct field grant_args[] = { FIELD_USER, FIELD_GROUP,
 	{ "role", FIELD_STRING, REQUIRED, "viewer, operator, admin; of one VM: viewer, operator, owner" },
@@ -238,6 +253,15 @@ static const struct command commands[] = {
 	{ "snapshot-set", "rename, describe, tag", snapshot_set_args, NULL, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_SNAPSHOT, command_snapshot_set },
 	{ "query-events", "events that were missed: the last 10000 are kept", query_events_args,
+	{ "snapshot-schedule-set", "take snapshots by the clock, and delete old ones",
+		schedule_set_args, NULL, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE,
+		command_schedule_set },
+	{ "snapshot-schedule-remove", "take no more; those that are there stay", vm_only, NULL,
+		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE,
+		command_schedule_remove },
+	{ "query-snapshot-schedules", "the schedules, by VM", query_schedules_args,
+		query_schedules_returns, ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE,
+		command_query_schedules },
 		query_events_returns, ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE, command_query_events },
 	{ "query-audit", "who changed what", query_audit_args, query_audit_returns, ROLE_ADMIN, 0,
 		ANY_STATE, command_query_audit },
@@ -280,6 +304,9 @@ static const struct field change_data[] = { FIELD_VM,
 	{ "value", FIELD_INT, OPTIONAL, "debug exit's status, pvpanic's bits" }, END };
 
 static const struct field job_status_data[] = { FIELD_VM,
+static const struct field skipped_data[] = { FIELD_VM,
+	{ "reason", FIELD_STRING, REQUIRED, "off, space, failed" },
+	{ "detail", FIELD_STRING, REQUIRED, "in words" }, END };
 	{ "id", FIELD_STRING, REQUIRED, "of the job" },
 	{ "status", FIELD_STRING, REQUIRED,
 		"created, running, aborting, waiting, pending, concluded, null" },
@@ -305,6 +332,8 @@ static const struct event_spec events[EVENT_ID_COUNT] = {
 	[EVENT_VM_STATE_CHANGE] = { "VM_STATE_CHANGE", "any change of state", change_data, false },
 	[EVENT_VM_DEFINED] = { "VM_DEFINED", "new, or redefined", vm_only, false },
 	[EVENT_JOB_STATUS_CHANGE] = { "JOB_STATUS_CHANGE", "a job goes its way", job_status_data, false },
+	[EVENT_SNAPSHOT_SKIPPED] = { "SNAPSHOT_SKIPPED", "the schedule's snapshot was not taken",
+		skipped_data, false },
 	[EVENT_JOB_PROGRESS] = { "JOB_PROGRESS", "how far it is", job_progress_data, true },
 	[EVENT_VM_UNDEFINED] = { "VM_UNDEFINED", "forgotten", vm_only, false },
 };

@@ -25,6 +25,8 @@ struct work {
 	struct json_object *result;
 	/* delete */
 	enum snapshot_victims mode;
+	void (*choose)(void *opaque, const struct snapshots *s, bool *victims); /* NULL: by name and mode */
+	void *choose_opaque;
 	struct victim *victims;
 	size_t nvictims, at;
 	/* revert */
@@ -160,20 +162,27 @@ static bool is_victim(const struct snapshots *s, size_t i, size_t top, enum snap
 	return mode != SNAPSHOT_ALONE && snapshots_descends(s, i, top);
 }
 
-static int victims_choose(struct work *w, const struct snapshots *s, struct err *e)
+static int victims_mark(struct work *w, const struct snapshots *s, bool *victims, struct err *e)
 {
 	size_t top;
-	int r = snapshots_find(s, w->vm->def->name, w->name, &top, e);
+	int r;
 
-	if (r < 0)
-		return r;
-	w->victims = calloc(s->n, sizeof(*w->victims));
-	if (!w->victims)
-		return err_set_errno(e, -ENOMEM, "snapshots");
+	if (w->choose) {
+		w->choose(w->choose_opaque, s, victims);
+		return 0;
+	}
+	r = snapshots_find(s, w->vm->def->name, w->name, &top, e);
+	for (size_t i = 0; !r && i < s->n; i++)
+		victims[i] = is_victim(s, i, top, w->mode);
+	return r;
+}
+
+static int victims_take(struct work *w, const struct snapshots *s, const bool *victims, struct err *e)
+{
 	for (size_t i = 0; i < s->n; i++) {
 		struct victim *v = &w->victims[w->nvictims];
 
-		if (!is_victim(s, i, top, w->mode))
+		if (!victims[i])
 			continue;
 		if (snapshot_has_tag(&s->list[i], SNAPSHOT_TAG_KEEP))
 			return err_set(e, -EPERM, ERR_WRONG_STATE,
@@ -187,6 +196,22 @@ static int victims_choose(struct work *w, const struct snapshots *s, struct err 
 	}
 	qsort(w->victims, w->nvictims, sizeof(*w->victims), victim_compare);
 	return 0;
+}
+
+static int victims_choose(struct work *w, const struct snapshots *s, struct err *e)
+{
+	bool *victims = calloc(s->n + 1, sizeof(*victims));
+	int r;
+
+	w->victims = calloc(s->n + 1, sizeof(*w->victims));
+	if (victims && w->victims)
+		r = victims_mark(w, s, victims, e);
+	else
+		r = err_set_errno(e, -ENOMEM, "snapshots");
+	if (!r)
+		r = victims_take(w, s, victims, e);
+	free(victims);
+	return r;
 }
 
 static void delete_next(struct work *w);
@@ -260,6 +285,23 @@ int snapshot_delete(struct vm *vm, const char *name, enum snapshot_victims victi
 	w->mode = victims;
 	if (victims != SNAPSHOT_ALONE)
 		w->job->cancel = work_cancel; /* between two of them at the latest */
+	*ret_j = w->job;
+	snapshots_fetch(vm, delete_chosen, w);
+	return 0;
+}
+
+int snapshot_delete_where(struct vm *vm,
+	void (*choose)(void *opaque, const struct snapshots *s, bool *victims), void *opaque,
+	struct job **ret_j, struct err *e)
+{
+	struct work *w;
+	int r = work_begin(vm, "snapshot-delete", NULL, &w, e);
+
+	if (r < 0)
+		return r;
+	w->choose = choose;
+	w->choose_opaque = opaque;
+	w->job->cancel = work_cancel;
 	*ret_j = w->job;
 	snapshots_fetch(vm, delete_chosen, w);
 	return 0;

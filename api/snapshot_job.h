@@ -7,6 +7,7 @@
 
 struct err;
 struct job;
+struct snapshots;
 struct vm;
 
 /* Result: name, id, pause, total (ns), ram-bytes-written, ram-bytes-shared. */
@@ -19,6 +20,12 @@ enum snapshot_victims { SNAPSHOT_ALONE, SNAPSHOT_WITH_CHILDREN, SNAPSHOT_CHILDRE
  * deleted (names of the first of them). */
 int snapshot_delete(struct vm *vm, const char *name, enum snapshot_victims victims,
 	const char *job_id, struct job **ret_j, struct err *e);
+
+/* Those that `choose` marks, children first; the VM's job keeps everybody else out meanwhile. opaque:
+ * borrowed until the job concludes. Type and result as above. */
+int snapshot_delete_where(struct vm *vm,
+	void (*choose)(void *opaque, const struct snapshots *s, bool *victims), void *opaque,
+	struct job **ret_j, struct err *e);
 
 struct snapshot_revert {
 	char name[VM_SNAPSHOT_NAME_MAX + 1]; /* "": the current one */

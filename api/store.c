@@ -141,16 +141,31 @@ void store_save_file(struct store *s, const char *file, struct json_object *o)
 		file_queue(s, path, o);
 }
 
-int store_write_file(struct store *s, const char *file, struct json_object *o, struct err *e)
+static int file_write(const char *path, struct json_object *o, struct err *e)
 {
-	char path[PATH_MAX];
 	const char *text;
 
-	if (snprintf(path, sizeof(path), "%s/%s", s->dir, file) >= (int)sizeof(path))
-		return err_set_errno(e, -ENAMETOOLONG, "%s/%s", s->dir, file);
 	js_put_int(o, "version", STORE_VERSION);
 	text = json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY);
 	return file_write_atomic(path, text, strlen(text), 0600, e);
+}
+
+int store_write_file(struct store *s, const char *file, struct json_object *o, struct err *e)
+{
+	char path[PATH_MAX];
+
+	if (snprintf(path, sizeof(path), "%s/%s", s->dir, file) >= (int)sizeof(path))
+		return err_set_errno(e, -ENAMETOOLONG, "%s/%s", s->dir, file);
+	return file_write(path, o, e);
+}
+
+int store_write_vm_file(struct store *s, const char *name, const char *file, struct json_object *o,
+	struct err *e)
+{
+	char path[PATH_MAX];
+	int r = vm_path(s, name, file, path, e);
+
+	return r < 0 ? r : file_write(path, o, e);
 }
 
 static void writer_settle(struct store *s)
@@ -287,7 +302,7 @@ static struct json_object *path_load(const char *path)
 	return NULL;
 }
 
-static struct json_object *file_load(struct store *s, const char *name, const char *file)
+struct json_object *store_load_vm_file(struct store *s, const char *name, const char *file)
 {
 	char path[PATH_MAX];
 
@@ -318,10 +333,10 @@ void store_load(struct store *s, void (*found)(void *opaque, const char *name,
 
 		if (de->d_name[0] == '.')
 			continue;
-		definition = file_load(s, de->d_name, "definition.json");
+		definition = store_load_vm_file(s, de->d_name, "definition.json");
 		if (!definition)
 			continue;
-		state = file_load(s, de->d_name, "state.json");
+		state = store_load_vm_file(s, de->d_name, "state.json");
 		found(opaque, de->d_name, definition, state);
 	}
 	if (dir)
@@ -368,7 +383,8 @@ int store_remove(struct store *s, const char *name, struct err *e)
 	/* The definition first: without it the rest is no VM any more. */
 	static const char *const files[] = { "definition.json", "state.json", "end", "log",
 		"managed.save", "managed.save.tmp", "managed.save.used", "definition.json.tmp",
-		"state.json.tmp", "state.json.damaged", "definition.json.damaged", NULL };
+		"state.json.tmp", "state.json.damaged", "definition.json.damaged", "schedule.json",
+		"schedule.json.tmp", "schedule.json.damaged", NULL };
 	char path[PATH_MAX];
 	int r;
 

@@ -41,6 +41,11 @@ struct json_object *store_load_file(struct store *s, const char *file);
 /* The same, on stable storage when it returns. */
 int store_write_file(struct store *s, const char *file, struct json_object *o, struct err *e);
 
+/* The same in the VM's folder. */
+int store_write_vm_file(struct store *s, const char *name, const char *file, struct json_object *o,
+	struct err *e);
+struct json_object *store_load_vm_file(struct store *s, const char *name, const char *file);
+
 /* Is there such a file in the VM's folder? */
 bool store_has_file(struct store *s, const char *name, const char *file);
 /* Both are on stable storage when they return. One that is not there: 0 for removing. */

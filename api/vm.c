@@ -93,6 +93,7 @@ static void vm_free(struct vm *vm)
 		close(vm->how.state_fd);
 	vm_process_free(vm->proc);
 	loop_timer_free(vm->restart_timer);
+	free(vm->schedule);
 	definition_free(vm->def);
 	free(vm);
 }
@@ -131,6 +132,8 @@ void vm_save(struct vm *vm)
 	js_put_int(o, "exit_signal", vm->exit_signal);
 	js_put_uint(o, "since_ns", vm->since_ns);
 	js_put_bool(o, "saved_paused", vm->saved_paused);
+	if (vm->schedule)
+		js_put(o, "schedule", schedule_past_to_json(&vm->schedule_past));
 	store_save_state(vm->daemon->store, vm->def->name, o);
 	json_object_put(o);
 }
@@ -152,6 +155,7 @@ void vm_load_state(struct vm *vm, struct json_object *o)
 	vm->exit_signal = (int)js_get_int(o, "exit_signal", 0);
 	vm->since_ns = (uint64_t)js_get_int(o, "since_ns", 0);
 	vm->saved_paused = js_get_bool(o, "saved_paused", false);
+	schedule_past_load(&vm->schedule_past, js_get(o, "schedule"));
 }
 
 static uint64_t realtime_ns(void)

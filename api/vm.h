@@ -4,6 +4,7 @@
 #define CAIRN_API_VM_H
 
 #include "api/definition.h"
+#include "api/scheduler.h"
 #include "api/vm_state.h"
 #include "vmm/vm_msg.h"
 
@@ -45,6 +46,8 @@ struct vm {
 	void *when_gone_opaque;
 	struct call *gone_calls; /* to be answered when the process is gone */
 	struct job *job;	 /* NULL: none */
+	struct schedule *schedule; /* NULL: none */
+	struct schedule_past schedule_past;
 	struct images *images;	 /* a process that works on its disks while it is off; NULL: none */
 	bool starting, start_waits, destroying, rebooting;
 	bool restoring;		 /* the start under way goes on from a state */

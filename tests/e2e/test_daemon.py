@@ -725,7 +725,7 @@ def test_each_role_and_each_command(shared, grant, role):
     commands = [(o["name"], o["role"], args[o["arg-type"]]) for o in schema
                 if o["meta-type"] == "command" and o["name"] != "qmp_capabilities"]
     shared.cairn("grant", "--user", "nobody", *grant)
-    filtered = {"vm-list", "query-events", "query-jobs"}
+    filtered = {"vm-list", "query-events", "query-jobs", "query-snapshot-schedules"}
     asked, want = [], []
     for vm in ("mine", "other"):
         for name, needs, takes in commands:
@@ -737,6 +737,18 @@ def test_each_role_and_each_command(shared, grant, role):
     for (name, a), w, answer in zip(asked, want, answers):
         assert allowed(answer) == w, (name, a, answer)
     assert any(want) and (role == "admin" or not all(want))
+
+
+def test_schedules_of_one_vm(shared):
+    """Who may see one VM learns nothing of the other's schedule, not even whether there is one."""
+    for vm in ("mine", "other"):
+        shared.cairn("snapshot-schedule", vm, "--every", "1h")
+    shared.cairn("grant", "--user", "nobody", "viewer", "mine")
+    seen, one, none = as_nobody(shared, ["query-snapshot-schedules", {}],
+                                ["query-snapshot-schedules", {"vm": "other"}],
+                                ["query-snapshot-schedules", {"vm": "nothing"}])
+    assert [s["vm"] for s in seen["return"]["schedules"]] == ["mine"]
+    assert one["error"]["desc"].replace("other", "nothing") == none["error"]["desc"]
 
 
 def test_grants_are_kept_and_taken_away(shared):

@@ -306,6 +306,16 @@ static int none(const char *name, struct err *e)
 	return err_set(e, -ENOENT, ERR_NOT_FOUND, "there is no snapshot '%s'", name);
 }
 
+/* An automatic one is as old as its name says: so tests have old ones. */
+static uint64_t time_of(const char *name)
+{
+	struct tm tm = { 0 };
+
+	if (!strptime(name, "auto-%Y-%m-%dT%H:%MZ", &tm))
+		return 1763618897000000000ULL;
+	return (uint64_t)timegm(&tm) * 1000000000ULL;
+}
+
 static int snapshot_create(struct fake *f, const struct vm_snapshot_create *c, char id[24],
 	struct err *e)
 {
@@ -326,7 +336,7 @@ static int snapshot_create(struct fake *f, const struct vm_snapshot_create *c, c
 	memcpy(s->name, c->name, sizeof(s->name));
 	memcpy(s->description, c->description, sizeof(s->description));
 	memcpy(s->tags, c->tags, sizeof(s->tags));
-	s->realtime_ns = 1763618897000000000ULL + t.next_id;
+	s->realtime_ns = time_of(c->name) + t.next_id;
 	s->vm_state_bytes = f->config.images_only || c->disks_only ? 0 : 4096;
 	s->own_bytes = 65536;
 	s->state = f->config.images_only || c->disks_only ? VM_SNAPSHOT_SHUTOFF :

@@ -139,6 +139,7 @@ int verb_snapshot_info(struct cli *c);
 int verb_snapshot_current(struct cli *c);
 int verb_snapshot_parent(struct cli *c);
 int verb_grant(struct cli *c);
+int verb_snapshot_schedule(struct cli *c);
 int verb_revoke(struct cli *c);
 int verb_permissions(struct cli *c);
 int verb_audit(struct cli *c);

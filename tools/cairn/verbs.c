@@ -1,6 +1,7 @@
 /* The table of verbs, and the help that comes from it. */
 #include "tools/cairn/cli.h"
 #include "tools/cairn/job.h"
+#include "api/schedule.h"
 #include "base/util.h"
 
 #include <stdio.h>
@@ -54,6 +55,11 @@ static const struct verb_option snapshot_delete_options[] = { SNAPSHOTNAME, CURR
 	{ "children-only", NULL, "all below it, and not itself" }, JOB_OPTIONS, END };
 static const struct verb_option snapshot_tag_options[] = {
 	{ "remove", NULL, "take these tags away" }, END };
+static const struct verb_option snapshot_schedule_options[] = {
+	{ "every", "TIME", "one every 15m, 1h, 1d, ...; in UTC" },
+	{ "keep", "RULES", "which stay: at first " SCHEDULE_KEEP_DEFAULT },
+	{ "min-free", "SIZE", "none while less is free: 5G, or at first " SCHEDULE_MIN_FREE_DEFAULT },
+	{ "remove", NULL, "take no more; those that are there stay" }, END };
 static const struct verb_option restore_options[] = {
 	{ "paused", NULL, "vCPUs stand still until resume" },
 	{ "eager", NULL, "read all memory before it runs" }, END };
@@ -162,6 +168,8 @@ const struct verb verbs[] = {
 		"vm-snapshot", verb_snapshot_rename },
 	{ "snapshot-tag", "Snapshots", "VM NAME [TAG...]", "print, add or take away tags",
 		snapshot_tag_options, 2, MANY, false, "vm-snapshot", verb_snapshot_tag },
+	{ "snapshot-schedule", "Snapshots", "[VM]", "take them by the clock, and delete old ones",
+		snapshot_schedule_options, 0, 1, true, "vm", verb_snapshot_schedule },
 	{ "list", "Looking", "", "list VMs", list_options, 0, 0, true, NULL, verb_list },
 	{ "dominfo", "Looking", "VM", "what a VM is and how it does", NULL, 1, 1, true, "vm",
 		verb_dominfo },

@@ -1,0 +1,97 @@
+/* Handlers: schedules of snapshots. */
+#include "api/command.h"
+#include "api/conn.h"
+#include "api/daemon.h"
+#include "api/js.h"
+#include "api/vm.h"
+#include "base/err.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define PAGE_BYTES (40 * 1024)
+
+/* What is not said stays as it is. */
+static int plan_from_args(struct call *c, struct schedule_plan *p, struct err *e)
+{
+	const char *every = js_get_str(c->args, "every"), *keep = js_get_str(c->args, "keep"),
+		   *min_free = js_get_str(c->args, "min-free");
+	bool first = !c->vm->schedule;
+	int r = 0;
+
+	*p = first ? (struct schedule_plan){0} : c->vm->schedule->plan;
+	if (first && !every)
+		return err_set(e, -EINVAL, ERR_INVALID, "every: say how often, such as 1h");
+	if (first && !keep)
+		keep = SCHEDULE_KEEP_DEFAULT;
+	if (first && !min_free)
+		min_free = SCHEDULE_MIN_FREE_DEFAULT;
+	if (every)
+		r = schedule_set_every(p, every, e);
+	if (!r && keep)
+		r = schedule_set_keep(p, keep, e);
+	if (!r && min_free)
+		r = schedule_set_min_free(p, min_free, e);
+	return r;
+}
+
+void command_schedule_set(struct call *c)
+{
+	struct schedule_plan plan;
+	struct err e;
+	int r = plan_from_args(c, &plan, &e);
+
+	if (!r)
+		r = scheduler_set(c->vm, &plan, &e);
+	if (r < 0)
+		call_fail(c, &e);
+	else
+		call_return(c, NULL);
+}
+
+void command_schedule_remove(struct call *c)
+{
+	struct err e;
+
+	if (scheduler_remove(c->vm, &e) < 0)
+		call_fail(c, &e);
+	else
+		call_return(c, NULL);
+}
+
+static bool may_see(const struct call *c, const struct vm *vm)
+{
+	return conn_role_for(c->conn, vm->def->name) >= ROLE_VIEWER;
+}
+
+void command_query_schedules(struct call *c)
+{
+	const char *name = js_get_str(c->args, "vm"), *after = js_get_str(c->args, "after");
+	struct daemon *d = c->daemon;
+	struct vm *only = name ? vm_find(d, name) : NULL;
+	size_t i = vm_index_after(d, after ? after : ""), bytes = 0;
+	struct json_object *o, *list;
+	struct err e;
+
+	if (name && (!only || !may_see(c, only))) {
+		err_set(&e, -ENOENT, ERR_NOT_FOUND,
+			"there is no VM '%.255s'. Next: cairn list --all", name);
+		call_fail(c, &e);
+		return;
+	}
+	o = json_object_new_object();
+	list = json_object_new_array();
+	for (; i < d->nvms && bytes < PAGE_BYTES; i++) {
+		struct vm *vm = d->vms[i];
+
+		if (!vm->schedule || (only && vm != only) || !may_see(c, vm))
+			continue;
+		json_object_array_add(list, scheduler_to_json(vm));
+		/* Everything beyond ASCII may become six times as long. */
+		bytes += 400 + 6 * (strlen(vm->def->name) + strlen(vm->schedule_past.detail));
+	}
+	js_put(o, "schedules", list);
+	if (i < d->nvms)
+		js_put_str(o, "next", d->vms[i - 1]->def->name);
+	call_return(c, o);
+}

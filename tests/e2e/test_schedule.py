@@ -1,0 +1,277 @@
+"""Schedules of snapshots: by command line and socket, over restarts; with the fake, whose automatic
+snapshots are as old as their names say. A run is due at once when the daemon finds in its state that
+an interval went by: so nobody waits for a clock here."""
+
+import json
+import re
+import time
+
+import pytest
+
+from conftest import QmpError
+
+HOUR = 3600
+NAME = re.compile(r"auto-\d{4}-\d\d-\d\dT\d\d:\d\dZ(-\d+)?")
+
+
+def define(fake, name="vm1", cmdline=None):
+    (fake.tmp / f"{name}.raw").write_bytes(bytes(1 << 20))
+    fake.define(name, cmdline=cmdline, disks=[{"path": f"{name}.raw", "format": "raw"}])
+
+
+@pytest.fixture
+def vm(fake):
+    define(fake)
+    fake.cairn("start", "vm1")
+    return fake
+
+
+def schedule(fake, name="vm1"):
+    return json.loads(fake.cairn("snapshot-schedule", name, "--format", "json").stdout)
+
+
+def names(fake, name="vm1"):
+    return fake.cairn("snapshot-list", name, "--name").stdout.split()
+
+
+def named(ago):
+    return time.strftime("auto-%Y-%m-%dT%H:%MZ", time.gmtime(time.time() - ago))
+
+
+def miss(fake, seconds):
+    """The daemon was away for so long. It is back when this returns."""
+    fake.stop()
+    path = fake.state / "vms" / "vm1" / "state.json"
+    state = json.loads(path.read_text())
+    state["schedule"].update(last_s=int(time.time()) - seconds, outcome="")
+    path.write_text(json.dumps(state))
+    fake.start()
+
+
+def until(true):
+    end = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def until_run(fake, outcome):
+    until(lambda: schedule(fake).get("outcome") == outcome)
+    return schedule(fake)
+
+
+# ---- setting ----
+
+def test_set_show_remove(vm):
+    assert vm.cairn("snapshot-schedule", "vm1", ok=3).stderr == (
+        "error: Failed to get the snapshot schedule of domain 'vm1'\n"
+        "error: VM 'vm1' has no schedule. Next: cairn snapshot-schedule vm1 --every 1h\n")
+    assert vm.cairn("snapshot-schedule", "vm1", "--every", "1h").stdout == (
+        "Domain 'vm1' snapshot schedule set\n")
+    s = schedule(vm)
+    assert (s["every"], s["keep"], s["min-free"]) == ("1h", "1d:all,1w:daily,4w:weekly", "10%")
+    assert s["next-run"] % (HOUR * 10**9) == 0
+    assert 0 <= s["next-run"] / 1e9 - time.time() + 5 <= HOUR + 10
+    assert "outcome" not in s
+    vm.cairn("snapshot-schedule", "vm1", "--keep", "2d:all", "--min-free", "5G")
+    s = schedule(vm)
+    assert (s["every"], s["keep"], s["min-free"]) == ("1h", "2d:all", "5G")
+    vm.env["TZ"] = "UTC"
+    out = vm.cairn("snapshot-schedule", "vm1").stdout
+    assert re.fullmatch(
+        "Domain:         vm1\nEvery:          1h\nKeep:           2d:all\nMin free:       5G\n"
+        r"Next:           20\d\d-\d\d-\d\d \d\d:00:00 \+0000" "\nLast:           -\n\n", out), out
+    define(vm, "vm2")
+    rows = vm.cairn("snapshot-schedule").stdout.splitlines()
+    assert rows[0].split() == ["Domain", "Every", "Keep", "Next", "Last"]
+    assert [r.split()[0] for r in rows[2:-1]] == ["vm1"]
+    assert vm.cairn("snapshot-schedule", "vm1", "--remove").stdout == (
+        "Domain 'vm1' snapshot schedule removed\n")
+    vm.cairn("snapshot-schedule", "vm1", "--remove", ok=3)
+    assert not (vm.state / "vms/vm1/schedule.json").exists()
+    assert names(vm) == []
+
+
+def test_bad_arguments(vm):
+    for args in (["--keep", "1d:all"], ["--every", "5s"], ["--every", "1h", "--keep", "1d"],
+                 ["--every", "1h", "--keep", ""], ["--every", "1h", "--min-free", "lots"],
+                 ["--every", "1h", "--remove"]):
+        assert vm.cairn("snapshot-schedule", "vm1", *args, ok=2).stderr.count("\n") == 2
+    vm.cairn("snapshot-schedule", "--every", "1h", ok=2)
+    vm.cairn("snapshot-schedule", "nope", "--every", "1h", ok=3)
+    vm.cairn("snapshot-schedule", "nope", ok=3)
+    vm.cairn("snapshot-schedule", "vm1", ok=3)
+    assert not (vm.state / "vms/vm1/schedule.json").exists()
+
+
+def test_it_is_kept_and_goes_with_the_vm(vm):
+    define(vm, "vm2")
+    vm.cairn("snapshot-schedule", "vm1", "--every", "15m", "--keep", "1h:all", "--min-free", "0")
+    vm.cairn("snapshot-schedule", "vm2", "--every", "1d")
+    before = [schedule(vm), schedule(vm, "vm2")]
+    vm.stop(9)
+    vm.start()
+    assert [schedule(vm), schedule(vm, "vm2")] == before
+    vm.cairn("undefine", "vm2")
+    define(vm, "vm2")
+    vm.cairn("snapshot-schedule", "vm2", ok=3)
+    # One that is damaged is put aside, and harms nobody.
+    vm.stop()
+    (vm.state / "vms/vm1/schedule.json").write_text('{"version":1,"every":"1h","keep":')
+    vm.start()
+    vm.cairn("snapshot-schedule", "vm1", ok=3)
+    assert (vm.state / "vms/vm1/schedule.json.damaged").exists()
+    vm.stop()
+    (vm.state / "vms/vm1/schedule.json").write_text(
+        '{"version":1,"every":"0h","keep":"1d:all","min-free":"0"}')
+    vm.start()
+    vm.cairn("snapshot-schedule", "vm1", ok=3)
+    vm.cairn("snapshot-schedule", "vm1", "--every", "1h")
+
+
+def test_audit_and_schema(vm):
+    vm.cairn("snapshot-schedule", "vm1", "--every", "1h")
+    vm.cairn("snapshot-schedule", "vm1", "--remove")
+    q = vm.qmp()
+    lines = q.run("query-audit")["lines"]
+    assert [line["command"] for line in lines if line["vm"] == "vm1"][-2:] == [
+        "snapshot-schedule-set", "snapshot-schedule-remove"]
+    with pytest.raises(QmpError):
+        q.run("snapshot-schedule-set", vm="vm1", every=5)
+    assert q.run("query-snapshot-schedules") == {"schedules": []}
+
+
+def test_many_come_page_by_page(fake):
+    q = fake.qmp()
+    for i in range(150):
+        q.run("vm-define", folder=str(fake.tmp), definition=json.loads(
+            open(fake.write(f"vm{i:03}", disks=[])).read()))
+        q.run("snapshot-schedule-set", vm=f"vm{i:03}", every="1h")
+    first = q.run("query-snapshot-schedules")
+    assert 0 < len(first["schedules"]) < 150
+    rows = json.loads(fake.cairn("snapshot-schedule", "--format", "json").stdout)
+    assert [r["vm"] for r in rows] == [f"vm{i:03}" for i in range(150)]
+
+
+# ---- runs ----
+
+def test_a_missed_run_is_caught_up_once(vm):
+    vm.cairn("snapshot-schedule", "vm1", "--every", "1h", "--min-free", "0")
+    miss(vm, 5 * HOUR)
+    s = until_run(vm, "taken")
+    assert names(vm) == [s["detail"]] and NAME.fullmatch(s["detail"])
+    assert abs(s["last-run"] / 1e9 - time.time()) < 30
+    assert s["next-run"] / 1e9 > time.time() - 30
+    row = json.loads(vm.cairn("snapshot-list", "vm1", "--format", "json").stdout)[0]
+    assert row["tags"] == ["auto"] and row["state"] == "running"
+    # Not again, whatever happens to the daemon.
+    for sig in (15, 9):
+        vm.stop(sig)
+        vm.start()
+    time.sleep(0.2)
+    assert len(names(vm)) == 1
+    # One of the same minute has another name.
+    miss(vm, 2 * HOUR)
+    until(lambda: len(names(vm)) == 2)
+    assert len(set(names(vm))) == 2 and all(NAME.fullmatch(n) for n in names(vm))
+
+
+def test_retention(vm):
+    """What no rule keeps goes; never what somebody made, tagged keep or renamed."""
+    old = [named(h * HOUR) for h in (100, 90, 80, 70)]
+    for name in old:
+        vm.cairn("snapshot-create-as", "vm1", name, "--tag", "auto")
+    vm.cairn("snapshot-tag", "vm1", old[1], "keep")
+    vm.cairn("snapshot-rename", "vm1", old[2], "mine")
+    vm.cairn("snapshot-create-as", "vm1", "by-hand")
+    vm.cairn("snapshot-create-as", "vm1", named(60 * HOUR))  # by hand, whatever it is called
+    vm.cairn("snapshot-schedule", "vm1", "--every", "1h", "--keep", "2h:all", "--min-free", "0")
+    miss(vm, 2 * HOUR)
+    s = until_run(vm, "taken")
+    until(lambda: old[0] not in names(vm))
+    assert sorted(names(vm)) == sorted([old[1], "mine", "by-hand", named(60 * HOUR), s["detail"]])
+    # Done again, nothing more goes; and the jobs of a run leave nothing behind.
+    miss(vm, 2 * HOUR)
+    until(lambda: len(names(vm)) == 6)
+    until_run(vm, "taken")
+    assert len(names(vm)) == 6
+    assert json.loads(vm.cairn("jobs", "--format", "json").stdout) == []
+
+
+def test_the_current_one_stays(vm):
+    old = [named(h * HOUR) for h in (100, 90, 80)]
+    for name in old:
+        vm.cairn("snapshot-create-as", "vm1", name, "--tag", "auto")
+    vm.cairn("snapshot-revert", "vm1", old[0])
+    vm.cairn("snapshot-schedule", "vm1", "--every", "1h", "--keep", "2h:all", "--min-free", "100%")
+    miss(vm, 2 * HOUR)
+    until(lambda: old[1] not in names(vm))
+    assert names(vm) == [old[0], old[2]]
+
+
+def test_short_of_space(vm):
+    """None is taken, with an event; old ones go all the same."""
+    old = [named(h * HOUR) for h in (100, 90, 80)]
+    for name in old:
+        vm.cairn("snapshot-create-as", "vm1", name, "--tag", "auto")
+    vm.cairn("snapshot-schedule", "vm1", "--every", "1h", "--keep", "2h:all", "--min-free", "100%")
+    miss(vm, 2 * HOUR)
+    s = until_run(vm, "skipped")
+    assert re.fullmatch(r"\d+ MiB of \d+ MiB are free where .*/vm1.raw is", s["detail"])
+    events = [e["data"] for e in vm.qmp().run("query-events")["events"]
+              if e["event"] == "SNAPSHOT_SKIPPED"]
+    assert events == [{"vm": "vm1", "reason": "space", "detail": s["detail"]}]
+    until(lambda: names(vm) == [old[2]])
+
+
+def test_a_vm_that_is_off_is_passed_over(fake):
+    define(fake)
+    fake.cairn("snapshot-schedule", "vm1", "--every", "1h", "--min-free", "0")
+    for _ in range(2):
+        miss(fake, 2 * HOUR)
+        assert until_run(fake, "skipped")["detail"] == "the VM is shut off"
+    assert names(fake) == []
+    events = [e for e in fake.qmp().run("query-events")["events"] if e["event"] == "SNAPSHOT_SKIPPED"]
+    assert [e["data"]["reason"] for e in events] == ["off"]
+
+
+def test_failure_is_told(fake):
+    define(fake, cmdline="work-fails")
+    fake.cairn("start", "vm1")
+    fake.cairn("snapshot-schedule", "vm1", "--every", "1h", "--min-free", "0")
+    miss(fake, 2 * HOUR)
+    e = fake.qmp()
+    until(lambda: schedule(fake).get("outcome") == "failed")
+    events = [m for m in e.run("query-events")["events"] if m["event"] == "SNAPSHOT_SKIPPED"]
+    assert [m["data"]["reason"] for m in events] == ["failed"]
+    assert events[0]["data"]["detail"] == schedule(fake)["detail"]
+    assert fake.cairn("domstate", "vm1").stdout == "running\n"
+    # The job stays, for whoever wants to know more.
+    assert [j["type"] for j in json.loads(fake.cairn("jobs", "--format", "json").stdout)] == [
+        "snapshot-create"]
+
+
+def test_a_clock_that_went_back(vm):
+    """By years: it begins anew, and what is from the future stays."""
+    future = named(-50000 * HOUR)
+    vm.cairn("snapshot-create-as", "vm1", future, "--tag", "auto")
+    vm.cairn("snapshot-schedule", "vm1", "--every", "1h", "--keep", "2h:all", "--min-free", "0")
+    miss(vm, -50000 * HOUR)
+    assert 0 <= schedule(vm)["next-run"] / 1e9 - time.time() + 5 <= HOUR + 10
+    assert "begins anew" in vm.log.read_text()
+    miss(vm, 2 * HOUR)
+    s = until_run(vm, "taken")
+    assert sorted(names(vm)) == sorted([s["detail"], future])
+
+
+def test_a_clock_that_leapt_forward(vm):
+    """A run there is; what it would cost waits."""
+    old = [named(h * HOUR) for h in (100, 90)]
+    for name in old:
+        vm.cairn("snapshot-create-as", "vm1", name, "--tag", "auto")
+    vm.cairn("snapshot-schedule", "vm1", "--every", "1h", "--keep", "2h:all", "--min-free", "0")
+    miss(vm, 24 * 365 * HOUR)
+    s = until_run(vm, "taken")
+    time.sleep(0.3)
+    assert sorted(names(vm)) == sorted([*old, s["detail"]])
+    assert "no automatic snapshot is deleted for an hour" in vm.log.read_text()
