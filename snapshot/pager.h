@@ -1,10 +1,8 @@
-/* pager: a VM that runs before its RAM has been read. RAM is registered with userfaultfd; a
- * thread answers faults out of a saved state, whole blocks at a time, and reads the rest in
- * the background. Each block is checked against its checksum before the guest sees it.
+/* pager: the blocks of a saved state, for a VM that runs before its RAM has been read. Each is read
+ * once and checked against its checksum before the guest sees it.
  *
- * Nothing but the pager puts pages into the memory while it is at work, and each block is
- * put once. What reads RAM through the mapping just faults like the guest; what looks for
- * holes in the memfd waits for pager_wait() first. */
+ * The tracker's thread, which answers the faults, asks for blocks and puts them in place; it reads
+ * the rest in the background. */
 #ifndef CAIRN_SNAPSHOT_PAGER_H
 #define CAIRN_SNAPSHOT_PAGER_H
 
@@ -15,14 +13,12 @@
 
 struct err;
 struct pager;
-struct uffd;
 
 struct pager_config {
 	struct vmstate_store *store; /* borrowed until pager_free() */
 	struct vmstate_header header;
 	uint32_t *crcs; /* taken on success */
-	uint8_t *ram;	/* a fresh, untouched mapping of header.layout.ram_bytes */
-	/* On the pager's thread. failed(): a block could not be had; every vCPU has to be on its
+	/* On the tracker's thread. failed(): a block could not be had; every vCPU has to be on its
 	 * way out of the guest when it returns, for the block is given as zeros then. Once. */
 	void (*failed)(void *opaque, const struct err *e);
 	void *opaque;
@@ -34,16 +30,27 @@ struct pager_stats {
 	bool complete, failed;
 };
 
-/* Register the memory. uffd: borrowed until pager_free(). Returns 0 or -errno with a sentence. */
-int pager_new(const struct pager_config *c, const struct uffd *uffd, struct pager **ret_p,
-	struct err *e);
-/* The thread. From here on the memory may be touched. */
-int pager_start(struct pager *p, struct err *e);
+/* Returns 0 or -ENOMEM with a sentence. */
+int pager_new(const struct pager_config *c, struct pager **ret_p, struct err *e);
+/* The tracker is gone. NULL allowed. */
+void pager_free(struct pager *p);
+
 /* Any thread: until everything is there. False when something could not be read. */
 bool pager_wait(struct pager *p);
 void pager_stats(struct pager *p, struct pager_stats *ret);
-/* Stops, and unregisters the memory. What was not read yet is zeros from now on: for the end, or before a reset.
- * NULL allowed. */
-void pager_free(struct pager *p);
+
+/* ---- the tracker's thread ---- */
+
+/* Was it asked for already? */
+bool pager_has(const struct pager *p, uint64_t block);
+/* The content of a block that was not asked for yet; valid until the next call. Zeros when it
+ * cannot be had: failed() has been called by then. */
+const uint8_t *pager_block(struct pager *p, uint64_t block, bool faulted);
+/* The next block for the background; false: all that are no zeros were asked for. */
+bool pager_next(struct pager *p, uint64_t *ret_block);
+/* What was asked for could not be put in place. */
+void pager_fail(struct pager *p, const struct err *e);
+/* Everything is in place, or will never be. */
+void pager_complete(struct pager *p);
 
 #endif

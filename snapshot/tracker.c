@@ -3,6 +3,8 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
+#include "snapshot/holes.h"
+#include "snapshot/pager.h"
 #include "snapshot/uffd.h"
 
 #include <errno.h>
@@ -45,6 +47,7 @@ struct tracker {
 	struct bitmap unsaved;
 	bool saving;
 	uint64_t next; /* of unsaved */
+	struct holes holes;
 	struct aside *aside, **aside_tail;
 	uint64_t aside_bytes;
 	struct deferred *deferred;
@@ -116,6 +119,7 @@ void tracker_save_begin(struct tracker *t, const struct bitmap *wanted)
 	pthread_mutex_lock(&t->lock);
 	memcpy(t->unsaved.words, wanted->words, DIV_ROUND_UP(t->blocks, 64) * 8);
 	t->next = 0;
+	t->holes = (struct holes){ .fd = t->c.ram_fd, .bytes = t->c.ram_bytes };
 	t->saving = true;
 	pthread_mutex_unlock(&t->lock);
 }
@@ -145,22 +149,29 @@ static bool aside_take(struct tracker *t, uint64_t *ret_block, uint8_t *buf)
 	return true;
 }
 
+/* Protected, and a fault on it would wait for the lock: nobody writes. What is no hole does not fault
+ * here: a pager's blocks are there wholly or not at all. */
+static bool ram_take(struct tracker *t, uint64_t *ret_block, uint8_t *buf)
+{
+	while ((t->next = bitmap_next_set(&t->unsaved, t->next)) < t->blocks) {
+		uint64_t block = t->next;
+
+		bitmap_clear(&t->unsaved, block);
+		if (hole_at(&t->holes, block * VMSTATE_BLOCK_BYTES, block_len(t, block)))
+			continue;
+		*ret_block = block;
+		block_copy(t, block, buf);
+		return true;
+	}
+	return false;
+}
+
 bool tracker_save_next(struct tracker *t, uint64_t *ret_block, uint8_t *buf)
 {
 	bool got;
 
 	pthread_mutex_lock(&t->lock);
-	got = aside_take(t, ret_block, buf);
-	if (!got) {
-		t->next = bitmap_next_set(&t->unsaved, t->next);
-		got = t->next < t->blocks;
-		if (got) {
-			*ret_block = t->next;
-			bitmap_clear(&t->unsaved, t->next);
-			/* Protected, and a fault on it would wait for the lock: nobody writes. */
-			block_copy(t, t->next, buf);
-		}
-	}
+	got = aside_take(t, ret_block, buf) || ram_take(t, ret_block, buf);
 	pthread_mutex_unlock(&t->lock);
 	return got;
 }
@@ -233,17 +244,97 @@ static void defer(struct tracker *t, uint64_t block)
 	t->stats.waits++;
 }
 
-static void fault(struct tracker *t, const struct uffd_msg *m)
+static void write_fault(struct tracker *t, uint64_t block, int tid)
 {
-	uint64_t block = (m->arg.pagefault.address - (uintptr_t)t->c.ram) / VMSTATE_BLOCK_BYTES;
-
-	if (!(m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) || block >= t->blocks)
-		return;
+	pthread_mutex_lock(&t->lock);
 	t->stats.faults++;
-	if (preserve(t, block, (int)m->arg.pagefault.feat.ptid))
+	if (preserve(t, block, tid))
 		release(t, block);
 	else
 		defer(t, block);
+	pthread_mutex_unlock(&t->lock);
+}
+
+/* ---- memory out of the pager ---- */
+
+/* EAGAIN: the address space changed under us, once more. */
+static int copy_in(struct tracker *t, uint64_t block, const uint8_t *data, bool protected)
+{
+	struct uffdio_copy copy = { .dst = (uintptr_t)t->c.ram + block * VMSTATE_BLOCK_BYTES,
+		.src = (uintptr_t)data, .len = block_len(t, block),
+		.mode = protected ? UFFDIO_COPY_MODE_WP : 0 };
+
+	while (ioctl(t->uffd, UFFDIO_COPY, &copy) < 0) {
+		if (errno != EAGAIN)
+			return -errno;
+		if (copy.copy > 0) {
+			copy.dst += (uint64_t)copy.copy;
+			copy.src += (uint64_t)copy.copy;
+			copy.len -= (uint64_t)copy.copy;
+		}
+		copy.copy = 0;
+	}
+	return 0;
+}
+
+/* A block that is about to be written need not be protected first, unless a save wants it: then the
+ * write faults again and finds it there. */
+static void bring(struct tracker *t, uint64_t block, bool faulted, bool write)
+{
+	const uint8_t *data = pager_block(t->c.pager, block, faulted);
+	struct err e = { 0 };
+	bool protected;
+	int r;
+
+	pthread_mutex_lock(&t->lock);
+	protected = t->c.uffd->can_protect && (!write || bitmap_test(&t->unsaved, block));
+	if (!protected)
+		bitmap_set(&t->dirty, block);
+	r = copy_in(t, block, data, protected);
+	pthread_mutex_unlock(&t->lock);
+	if (r < 0) {
+		err_set_errno(&e, r, "cannot put a block of saved memory in place");
+		pager_fail(t->c.pager, &e);
+	}
+}
+
+static void missing_fault(struct tracker *t, uint64_t block, bool write)
+{
+	struct uffdio_range range = { .start = (uintptr_t)t->c.ram + block * VMSTATE_BLOCK_BYTES,
+		.len = block_len(t, block) };
+
+	if (!pager_has(t->c.pager, block))
+		bring(t, block, true, write);
+	else /* it came in between the fault and now */
+		ioctl(t->uffd, UFFDIO_WAKE, &range);
+}
+
+/* One block of the background's. False: there are no more. */
+static bool prefetch(struct tracker *t)
+{
+	uint64_t block;
+
+	if (!pager_next(t->c.pager, &block)) {
+		pager_complete(t->c.pager);
+		return false;
+	}
+	bring(t, block, false, false);
+	return true;
+}
+
+/* ---- the thread ---- */
+
+static void fault(struct tracker *t, const struct uffd_msg *m)
+{
+	uint64_t block = (m->arg.pagefault.address - (uintptr_t)t->c.ram) / VMSTATE_BLOCK_BYTES;
+	uint64_t flags = m->arg.pagefault.flags;
+
+	if (block >= t->blocks)
+		return;
+	if (flags & UFFD_PAGEFAULT_FLAG_WP)
+		write_fault(t, block, (int)m->arg.pagefault.feat.ptid);
+	else if (t->c.pager)
+		missing_fault(t, block, flags & UFFD_PAGEFAULT_FLAG_WRITE);
 }
 
 static void faults_read(struct tracker *t)
@@ -251,11 +342,9 @@ static void faults_read(struct tracker *t)
 	struct uffd_msg msgs[FAULTS_AT_ONCE];
 	ssize_t n = read(t->uffd, msgs, sizeof(msgs));
 
-	pthread_mutex_lock(&t->lock);
 	for (ssize_t i = 0; i < n / (ssize_t)sizeof(msgs[0]); i++)
 		if (msgs[i].event == UFFD_EVENT_PAGEFAULT)
 			fault(t, &msgs[i]);
-	pthread_mutex_unlock(&t->lock);
 }
 
 /* Room came: those that waited go first come, first served as far as it reaches. */
@@ -287,18 +376,24 @@ static void *tracker_thread(void *opaque)
 	struct tracker *t = opaque;
 	struct pollfd fds[3] = { { .fd = t->uffd, .events = POLLIN },
 		{ .fd = t->stop_fd, .events = POLLIN }, { .fd = t->room_fd, .events = POLLIN } };
+	bool more = t->c.pager;
 
 	pthread_setname_np(pthread_self(), "tracker");
 	for (;;) {
-		if (poll(fds, 3, -1) < 0 && errno != EINTR)
-			break;
-		if (fds[1].revents)
+		/* Faults go before the background's work: somebody waits for them. */
+		int n = poll(fds, 3, more ? 0 : -1);
+
+		if ((n < 0 && errno != EINTR) || fds[1].revents)
 			break;
 		if (fds[2].revents)
 			deferred_retry(t);
 		if (fds[0].revents & POLLIN)
 			faults_read(t);
+		else if (more)
+			more = prefetch(t);
 	}
+	if (more)
+		pager_complete(t->c.pager);
 	return NULL;
 }
 
@@ -306,7 +401,8 @@ static void *tracker_thread(void *opaque)
 
 static int tracker_register(struct tracker *t)
 {
-	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_WP,
+	struct uffdio_register reg = { .mode = (t->c.uffd->can_protect ? UFFDIO_REGISTER_MODE_WP : 0) |
+			(t->c.pager ? UFFDIO_REGISTER_MODE_MISSING : 0),
 		.range = { .start = (uintptr_t)t->c.ram, .len = ROUND_UP(t->c.ram_bytes, 4096) } };
 
 	return ioctl(t->uffd, UFFDIO_REGISTER, &reg) < 0 ? -errno : 0;
@@ -380,7 +476,8 @@ void tracker_free(struct tracker *t)
 			log_error("tracker", "cannot stop: %s", strerror(errno));
 		pthread_join(t->thread, NULL);
 	}
-	/* Unregistering lifts the protection and wakes those that wait. */
+	/* Unregistering lifts the protection and wakes those that wait: a missing page is what it is for
+	 * any VM, zeros. */
 	range = (struct uffdio_range){ .start = (uintptr_t)t->c.ram,
 		.len = ROUND_UP(t->c.ram_bytes, 4096) };
 	ioctl(t->uffd, UFFDIO_UNREGISTER, &range);

@@ -1,8 +1,10 @@
 /* tracker: which blocks of RAM the guest (and its devices) write to, and what was in them
- * before: write protection by userfaultfd, in blocks of VMSTATE_BLOCK_BYTES.
+ * before: write protection by userfaultfd, in blocks of VMSTATE_BLOCK_BYTES. For a VM that runs
+ * before its RAM has been read it also puts in place what the pager has: a block comes when it is
+ * touched, and protected unless it was touched by a write.
  *
  *   arm      once, while the guest runs: everything becomes protected. Slow for much RAM
- *            (20 µs a MiB), so not in the pause.
+ *            (20 µs a MiB), so not in the pause. Not with a pager.
  *   mark     in a pause, devices drained: blocks written since the last mark are protected
  *            again: its time follows what was dirtied, not RAM's size.
  *   save     from a mark on: each wanted block's content as it was at the mark, once, while
@@ -11,6 +13,10 @@
  * A write costs a fault the first time after a mark and nothing after it. I/O that was
  * started before arming may write without a fault; that is why a mark comes with devices
  * drained.
+ *
+ * With a pager nothing else puts pages into the memory, for good: a block that was zeros when it
+ * was saved stays missing until it is touched. What reads RAM through the mapping faults like the
+ * guest, which only the tracker's own thread must not do.
  *
  * Threads: the tracker's own answers faults. arm, save_next and save_end run on one worker;
  * mark, save_begin and free on the main thread. */
@@ -25,13 +31,16 @@
 
 struct bitmap;
 struct err;
+struct pager;
 struct tracker;
 struct uffd;
 
 struct tracker_config {
-	const struct uffd *uffd; /* borrowed; can_protect */
-	uint8_t *ram;
+	const struct uffd *uffd; /* borrowed; can_protect, or there is only a pager to be served */
+	uint8_t *ram;		 /* with a pager: a fresh, untouched mapping */
 	uint64_t ram_bytes;
+	int ram_fd;	     /* what ram is a mapping of, at offset 0; borrowed */
+	struct pager *pager; /* borrowed; NULL: all memory is there */
 	/* Bytes that may wait aside for save_next(). Above it, threads for which may_wait() is true
 	 * (vCPUs) wait; others (disks, which save_next's reader may depend on) never do. */
 	uint64_t aside_max_bytes;
@@ -41,21 +50,22 @@ struct tracker_config {
 
 /* Registers the memory. Nothing else may have it registered. */
 int tracker_new(const struct tracker_config *c, struct tracker **ret_t, struct err *e);
-/* The thread. */
+/* The thread. From here on memory that comes from a pager may be touched. */
 int tracker_start(struct tracker *t, struct err *e);
-/* Unprotects and unregisters. No save is under way. NULL allowed. */
+/* Unprotects and unregisters. No save is under way. What the pager had not brought yet is zeros from
+ * now on: for the end, or before a reset. NULL allowed. */
 void tracker_free(struct tracker *t);
 
 int tracker_arm(struct tracker *t, struct err *e);
-/* *ret_dirty: a bit for each block written since the last mark (after the first, everything
- * that was written since arming began: for the first mark take all blocks as dirty). Has
- * room for all blocks; overwritten. */
+/* *ret_dirty: a bit for each block written since the last mark. After the first: with a pager, since
+ * the beginning; else since arming began, so take all blocks as dirty. Has room for all blocks;
+ * overwritten. */
 int tracker_mark(struct tracker *t, struct bitmap *ret_dirty, struct err *e);
 
 /* Right after a mark, still paused. wanted: blocks to be saved; copied. */
 void tracker_save_begin(struct tracker *t, const struct bitmap *wanted);
-/* The next block's content into buf (VMSTATE_BLOCK_BYTES). Those aside come first. False: that
- * was all. */
+/* The next block's content into buf (VMSTATE_BLOCK_BYTES). Those aside come first; what was never
+ * touched, and so is zeros, is left out. False: that was all. */
 bool tracker_save_next(struct tracker *t, uint64_t *ret_block, uint8_t *buf);
 /* All taken, or given up. */
 void tracker_save_end(struct tracker *t);

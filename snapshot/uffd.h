@@ -1,5 +1,5 @@
 /* uffd: a userfaultfd, opened and agreed upon before privileges are dropped. One serves a
- * VM's memory for its life: first the pager, then the tracker register their modes with it. */
+ * VM's memory for its life; the tracker registers with it. */
 #ifndef CAIRN_SNAPSHOT_UFFD_H
 #define CAIRN_SNAPSHOT_UFFD_H
 

@@ -4,6 +4,7 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/util.h"
+#include "snapshot/holes.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -146,8 +147,7 @@ struct ram_writer {
 	struct vmstate_store *s;
 	const struct vmstate_layout *l;
 	const uint8_t *ram;
-	int ram_fd;
-	uint64_t data_from, data_to; /* the stretch of data after what is done */
+	struct holes holes;
 	uint32_t *crcs;
 	uint64_t written;
 };
@@ -165,24 +165,6 @@ static int run_write(struct ram_writer *w, uint64_t first, uint64_t end)
 	return r;
 }
 
-/* Memory that the guest never touched is a hole in the memfd: to read it through the mapping would
- * allocate it. */
-static bool is_hole(struct ram_writer *w, uint64_t off, size_t len)
-{
-	if (w->ram_fd < 0)
-		return false;
-	if (off >= w->data_to) {
-		off_t data = lseek(w->ram_fd, (off_t)off, SEEK_DATA), hole;
-
-		w->data_from = data < 0 ? w->l->ram_bytes : (uint64_t)data;
-		hole = data < 0 ? -1 : lseek(w->ram_fd, data, SEEK_HOLE);
-		w->data_to = hole < 0 ? w->l->ram_bytes : (uint64_t)hole;
-		if (data < 0 && errno != ENXIO)
-			w->data_from = 0; /* it cannot tell: everything is data */
-	}
-	return off + len <= w->data_from;
-}
-
 /* A piece of RAM: [first, end) in blocks. */
 static int ram_piece_write(struct ram_writer *w, uint64_t first, uint64_t end)
 {
@@ -193,7 +175,7 @@ static int ram_piece_write(struct ram_writer *w, uint64_t first, uint64_t end)
 		const uint8_t *p = w->ram + b * VMSTATE_BLOCK_BYTES;
 		size_t len = vmstate_block_len(w->l, b);
 
-		if (!is_hole(w, b * VMSTATE_BLOCK_BYTES, len) && !is_zero(p, len)) {
+		if (!hole_at(&w->holes, b * VMSTATE_BLOCK_BYTES, len) && !is_zero(p, len)) {
 			w->crcs[b] = crc32c(0, p, len);
 			continue;
 		}
@@ -297,7 +279,8 @@ int vmstate_write_rest(struct vmstate_store *s, struct vmstate_header *h,
 int vmstate_write(struct vmstate_store *s, struct vmstate_header *h, const struct vmstate_source *src,
 	const struct vmstate_progress *p, struct vmstate_result *ret, struct err *e)
 {
-	struct ram_writer w = { .s = s, .l = &h->layout, .ram = src->ram, .ram_fd = src->ram_fd };
+	struct ram_writer w = { .s = s, .l = &h->layout, .ram = src->ram,
+		.holes = { .fd = src->ram_fd, .bytes = src->ram_bytes } };
 	int r;
 
 	vmstate_layout_of(src->ram_bytes, &h->layout);

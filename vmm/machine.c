@@ -19,9 +19,9 @@
 #include "devices/virtio_rng.h"
 #include "devices/vmgenid.h"
 #include "snapshot/pager.h"
+#include "snapshot/tracker.h"
 #include "vmm/acpi.h"
 #include "vmm/boot.h"
-#include "vmm/vm_snapshot.h"
 
 #include <errno.h>
 #include <linux/kvm.h>
@@ -315,7 +315,9 @@ int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct loo
 
 void machine_forget_memory(struct machine *m)
 {
-	snapshot_base_free(m);
+	m->base_id[0] = 0;
+	tracker_free(m->tracker);
+	m->tracker = NULL;
 	pager_free(m->pager);
 	m->pager = NULL;
 	vcpus_unpoison(&m->vcpus);

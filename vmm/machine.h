@@ -23,7 +23,7 @@ struct err;
 struct loop;
 struct pager;
 struct pci_host;
-struct snapshot_base;
+struct tracker;
 
 #define MACHINE_DEVICES_MAX 64
 
@@ -63,11 +63,14 @@ struct machine {
 	unsigned ndisks;
 	int kernel_fd, initrd_fd;
 	bool booted; /* memory has been written to */
-	struct uffd uffd;    /* for pager and tracker; may be none */
-	struct pager *pager; /* while memory comes out of a saved state */
+	struct uffd uffd;    /* may be none */
+	struct pager *pager; /* memory came, or comes, out of a saved state */
+	struct tracker *tracker; /* NULL: memory is not watched */
 	struct vmstate_file restored_from; /* fd -1: none */
 	struct vmstate_store *paged_from;  /* owned (free); a snapshot's map, or NULL */
-	struct snapshot_base *base;	   /* vmm/vm_snapshot.c */
+	/* What was not dirtied since the tracker's last mark (with a pager: ever) is what this snapshot of the
+	 * first disk holds; empty: none does. */
+	char base_id[VM_SNAPSHOT_ID_MAX + 1];
 };
 
 /* Build it. cfg has been checked. fds: what came with the configuration; those that are taken

@@ -1,11 +1,17 @@
 #include "vmm/ram_load.h"
 #include "base/err.h"
+#include "base/util.h"
 #include "snapshot/pager.h"
+#include "snapshot/tracker.h"
 #include "vmm/machine.h"
 
+#include <errno.h>
 #include <stdlib.h>
 
-/* On the pager's thread: no vCPU may use what it is given instead of the block. */
+/* Old content of blocks that the guest overwrites may wait in this much memory. */
+#define ASIDE_MAX_BYTES (64 * MIB)
+
+/* On the tracker's thread: no vCPU may use what it is given instead of the block. */
 static void pager_failed(void *opaque, const struct err *e)
 {
 	struct machine *m = opaque;
@@ -14,18 +20,57 @@ static void pager_failed(void *opaque, const struct err *e)
 	m->listener.fault(m->listener.opaque, 0, VM_REASON_IO_ERROR, e->msg);
 }
 
+static bool may_wait(void *opaque, int tid)
+{
+	struct machine *m = opaque;
+
+	return vcpus_has_tid(&m->vcpus, tid);
+}
+
+static int tracker_begin(struct machine *m, struct pager *p, struct err *e)
+{
+	struct tracker_config c = { .uffd = &m->uffd, .ram = m->mem.host, .ram_bytes = m->mem.bytes,
+		.ram_fd = m->mem.fd, .pager = p, .aside_max_bytes = ASIDE_MAX_BYTES, .may_wait = may_wait,
+		.opaque = m };
+	int r = tracker_new(&c, &m->tracker, e);
+
+	if (!r)
+		r = tracker_start(m->tracker, e);
+	if (r < 0) {
+		tracker_free(m->tracker);
+		m->tracker = NULL;
+	}
+	return r;
+}
+
+int ram_watch(struct machine *m, struct err *e)
+{
+	int r;
+
+	if (m->tracker)
+		return 0;
+	r = tracker_begin(m, NULL, e);
+	if (!r)
+		r = tracker_arm(m->tracker, e);
+	if (r < 0) {
+		tracker_free(m->tracker);
+		m->tracker = NULL;
+	}
+	return r;
+}
+
 static int load_lazily(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h,
 	uint32_t *crcs, struct err *e)
 {
-	struct pager_config c = { .store = s, .header = *h, .crcs = crcs, .ram = m->mem.host,
-		.failed = pager_failed, .opaque = m };
-	int r = pager_new(&c, &m->uffd, &m->pager, e);
+	struct pager_config c = { .store = s, .header = *h, .crcs = crcs, .failed = pager_failed,
+		.opaque = m };
+	int r = pager_new(&c, &m->pager, e);
 
 	if (r < 0) {
 		free(crcs);
 		return r;
 	}
-	return pager_start(m->pager, e);
+	return tracker_begin(m, m->pager, e);
 }
 
 static int load_all(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h,
@@ -43,7 +88,12 @@ static int load_all(struct machine *m, struct vmstate_store *s, const struct vms
 int ram_load(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h,
 	uint32_t *crcs, bool eager, struct err *e)
 {
-	if (m->uffd.fd < 0 || eager)
+	int r;
+
+	if (m->uffd.fd < 0)
 		return load_all(m, s, h, crcs, e);
-	return load_lazily(m, s, h, crcs, e);
+	r = load_lazily(m, s, h, crcs, e);
+	if (!r && eager && !pager_wait(m->pager))
+		r = err_set(e, -EIO, ERR_IO, "part of the saved memory could not be read");
+	return r;
 }

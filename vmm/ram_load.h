@@ -1,4 +1,5 @@
-/* ram_load: memory out of a saved state, when it is touched or all of it at once. */
+/* ram_load: memory out of a saved state, when it is touched or all of it at once; memory that is
+ * watched for writes. */
 #ifndef CAIRN_VMM_RAM_LOAD_H
 #define CAIRN_VMM_RAM_LOAD_H
 
@@ -9,10 +10,13 @@
 struct err;
 struct machine;
 
-/* The machine's memory is untouched (fresh, or cleared). Lazily by a pager, which is m->pager until
- * machine_forget_memory(), where userfaultfd is to be had and eager is not asked for.
- * s: borrowed until then. crcs: of the state's blocks, from vmstate_read_crcs(); taken. */
+/* The machine's memory is untouched (fresh, or cleared). Where userfaultfd is to be had, by a pager
+ * and a tracker, which are m->pager and m->tracker until machine_forget_memory(); eager: it returns when
+ * all is there. s: borrowed until then. crcs: of the state's blocks, from vmstate_read_crcs(); taken. */
 int ram_load(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h,
 	uint32_t *crcs, bool eager, struct err *e);
+/* Have memory watched, if it is not yet: m->tracker, until machine_forget_memory(). On the worker; needs
+ * m->uffd.can_protect. */
+int ram_watch(struct machine *m, struct err *e);
 
 #endif

@@ -5,7 +5,6 @@
 #include "base/util.h"
 #include "block/block.h"
 #include "snapshot/pager.h"
-#include "snapshot/tracker.h"
 #include "vmm/vm_snapshot_impl.h"
 
 #include <errno.h>
@@ -97,16 +96,6 @@ void vmsnap_job_finish(struct vmsnap_job *j)
 	}
 	vm_work_end(j->vm);
 	j->done(j->opaque, &j->result);
-}
-
-void snapshot_base_free(struct machine *m)
-{
-	if (!m->base)
-		return;
-	tracker_free(m->base->tracker);
-	free(m->base->crcs);
-	free(m->base);
-	m->base = NULL;
 }
 
 /* ---- list ---- */

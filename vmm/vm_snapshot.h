@@ -4,7 +4,8 @@
  * Taking one of a running VM: memory is write-protected while the guest runs (once); in the
  * pause the devices are drained and saved, each disk's content is frozen, and what was
  * dirtied is protected again; then the guest goes on, and the worker writes memory as it was.
- * The next snapshot shares all that was not dirtied since with this one.
+ * The next snapshot shares all that was not dirtied since with this one; after a revert, with the one
+ * that was reverted to, loaded or not.
  *
  * Main thread; done() runs on it, unless a call fails at once. One at a time (-EBUSY). */
 #ifndef CAIRN_VMM_VM_SNAPSHOT_H
@@ -30,9 +31,5 @@ int vm_snapshot_revert(struct vm *vm, struct worker *w, const struct vm_snapshot
 int vm_snapshot_set(struct vm *vm, const struct vm_snapshot_set *s, struct err *e);
 /* A page of the list, from index `from`. */
 int vm_snapshot_list(struct vm *vm, uint32_t from, struct vm_snapshots *ret, struct err *e);
-
-/* What a machine keeps between snapshots: the tracker, and what it counts from. */
-struct snapshot_base;
-void snapshot_base_free(struct machine *m);
 
 #endif

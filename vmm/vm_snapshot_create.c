@@ -9,6 +9,7 @@
 #include "snapshot/pager.h"
 #include "snapshot/tracker.h"
 #include "vmm/machine_state.h"
+#include "vmm/ram_load.h"
 #include "vmm/vm_snapshot_impl.h"
 
 #include <errno.h>
@@ -21,8 +22,6 @@
 #define RUN_BLOCKS 16u
 /* Only whole clusters can be shared; RAM begins at a multiple of the largest. */
 #define CLUSTER_MAX_BYTES (2 * MIB)
-/* Old content of blocks that the guest overwrites may wait in this much memory. */
-#define ASIDE_MAX_BYTES (64 * MIB)
 #define RATE_LOOK_NS 50000000ULL
 
 struct create_job {
@@ -34,7 +33,8 @@ struct create_job {
 	struct state_writer sections;
 	struct bitmap wanted; /* blocks of RAM to be written */
 	struct vmstate_header h;
-	uint32_t *crcs;
+	uint32_t *crcs;			      /* the base's; of what is written, its own */
+	char base_id[VM_SNAPSHOT_ID_MAX + 1]; /* incremental: whose memory is shared */
 	uint64_t started_ns, bytes_done, bytes_total;
 	uint8_t *run; /* RUN_BLOCKS blocks */
 };
@@ -63,8 +63,8 @@ static int name_check(struct create_job *x, struct err *e)
 	if (tree_find(&t, x->c.name))
 		r = err_set(e, -EEXIST, ERR_EXISTS,
 			"there is a snapshot '%s' already; choose another name or delete it", x->c.name);
-	if (!r && x->j.m->base && x->j.m->base->valid && !tree_find(&t, x->j.m->base->id))
-		x->j.m->base->valid = false; /* deleted meanwhile */
+	if (!tree_find_id(&t, strtoull(x->j.m->base_id, NULL, 10)))
+		x->j.m->base_id[0] = 0; /* deleted meanwhile */
 	tree_done(&t);
 	return r;
 }
@@ -98,33 +98,52 @@ static int orphans_delete(struct create_job *x)
 
 /* ---- prepare: on the worker, the guest runs ---- */
 
-static bool may_wait(void *opaque, int tid)
+static int memory_refuse(struct create_job *x)
 {
-	struct machine *m = opaque;
-
-	return vcpus_has_tid(&m->vcpus, tid);
+	return err_set(&x->j.e, -EIO, ERR_IO,
+		"part of the memory that this VM was restored from could not be read");
 }
 
-/* Have memory watched. Once; it stays so. */
-static int tracker_get(struct machine *m, struct err *e)
+/* With a base, memory that is not there yet is the base's. */
+static int pager_check(struct create_job *x)
 {
-	struct tracker_config c = { .uffd = &m->uffd, .ram = m->mem.host, .ram_bytes = m->mem.bytes,
-		.aside_max_bytes = ASIDE_MAX_BYTES, .may_wait = may_wait, .opaque = m };
+	struct machine *m = x->j.m;
+	struct pager_stats s;
+
+	if (!m->pager)
+		return 0;
+	if (!x->incremental)
+		return pager_wait(m->pager) ? 0 : memory_refuse(x);
+	pager_stats(m->pager, &s);
+	return s.failed ? memory_refuse(x) : 0;
+}
+
+static int base_crcs_read(struct create_job *x)
+{
+	struct vmstate_header h;
+	struct disk_store st;
 	int r;
 
-	if (m->base)
-		return 0;
-	m->base = calloc(1, sizeof(*m->base));
-	if (!m->base)
-		return err_set_errno(e, -ENOMEM, "snapshot");
-	r = tracker_new(&c, &m->base->tracker, e);
-	if (!r)
-		r = tracker_start(m->base->tracker, e);
-	if (!r)
-		r = tracker_arm(m->base->tracker, e);
-	if (r < 0)
-		snapshot_base_free(m);
-	return r;
+	disk_store_init(&st, x->first, NULL, x->j.m->base_id);
+	r = vmstate_read_header(&st.store, &h, &x->j.e);
+	if (!r && h.layout.ram_bytes != x->h.layout.ram_bytes)
+		r = err_set(&x->j.e, -EINVAL, ERR_CORRUPT, "snapshot %s has another size of memory now",
+			x->j.m->base_id);
+	return r < 0 ? r : vmstate_read_crcs(&st.store, &h, &x->crcs, &x->j.e);
+}
+
+/* Those of untouched memory: blocks that are not told stay so. */
+static int zero_crcs(struct create_job *x)
+{
+	const struct vmstate_layout *l = &x->h.layout;
+
+	x->crcs = calloc(l->blocks, sizeof(*x->crcs));
+	if (!x->crcs)
+		return err_set_errno(&x->j.e, -ENOMEM, "snapshot");
+	for (uint64_t b = 0; b + 1 < l->blocks; b++)
+		x->crcs[b] = l->zero_crc;
+	x->crcs[l->blocks - 1] = l->zero_crc_last;
+	return 0;
 }
 
 static int ram_prepare(struct create_job *x)
@@ -132,22 +151,15 @@ static int ram_prepare(struct create_job *x)
 	struct machine *m = x->j.m;
 	int r;
 
-	if (m->pager) {
-		if (!pager_wait(m->pager))
-			return err_set(&x->j.e, -EIO, ERR_IO,
-				"part of the memory that this VM was restored from could not be read");
-	}
 	vmstate_layout_of(m->mem.bytes, &x->h.layout);
-	x->crcs = calloc(x->h.layout.blocks, sizeof(*x->crcs));
 	x->run = malloc(RUN_BLOCKS * VMSTATE_BLOCK_BYTES);
-	if (!x->crcs || !x->run || bitmap_init(&x->wanted, x->h.layout.blocks) < 0)
+	if (!x->run || bitmap_init(&x->wanted, x->h.layout.blocks) < 0)
 		return err_set_errno(&x->j.e, -ENOMEM, "snapshot");
-	r = x->live ? tracker_get(m, &x->j.e) : 0;
-	if (!r && x->live && m->base->valid) {
-		x->incremental = true;
-		memcpy(x->crcs, m->base->crcs, x->h.layout.blocks * sizeof(*x->crcs));
-	}
-	return r;
+	x->incremental = x->live && m->base_id[0];
+	r = x->incremental ? base_crcs_read(x) : zero_crcs(x);
+	if (!r)
+		r = pager_check(x);
+	return r || !x->live ? r : ram_watch(m, &x->j.e);
 }
 
 static void freeze(struct work *w);
@@ -183,15 +195,18 @@ static int ram_freeze(struct create_job *x)
 	struct machine *m = x->j.m;
 	int r = machine_save(m, &x->sections, &x->j.e);
 
+	if (!r)
+		r = pager_check(x);
 	if (r < 0 || !x->live)
 		return r;
+	memcpy(x->base_id, m->base_id, sizeof(x->base_id));
 	/* From here on the base is what this snapshot will be, or nothing. */
-	m->base->valid = false;
-	r = tracker_mark(m->base->tracker, &x->wanted, &x->j.e);
+	m->base_id[0] = 0;
+	r = tracker_mark(m->tracker, &x->wanted, &x->j.e);
 	for (uint64_t b = 0; !x->incremental && b < x->h.layout.blocks; b++)
 		bitmap_set(&x->wanted, b);
 	if (!r)
-		tracker_save_begin(m->base->tracker, &x->wanted);
+		tracker_save_begin(m->tracker, &x->wanted);
 	return r;
 }
 
@@ -269,9 +284,8 @@ static int run_flush(struct create_job *x, struct vmstate_store *s, struct ram_r
 static bool block_is_left_out(struct create_job *x, uint64_t block, uint32_t crc)
 {
 	const struct vmstate_layout *l = &x->h.layout;
-	bool was_zero = !x->incremental || vmstate_block_is_zero(l, x->crcs, block);
 
-	return was_zero && crc == (block + 1 == l->blocks ? l->zero_crc_last : l->zero_crc);
+	return vmstate_block_is_zero(l, x->crcs, block) && crc == (block + 1 == l->blocks ? l->zero_crc_last : l->zero_crc);
 }
 
 /* data: in its place behind the run, or in front of it when it begins a new one. */
@@ -302,7 +316,7 @@ static int step(struct create_job *x)
 
 static int ram_write_live(struct create_job *x, struct vmstate_store *s)
 {
-	struct tracker *t = x->j.m->base->tracker;
+	struct tracker *t = x->j.m->tracker;
 	uint64_t block;
 	uint8_t *data = malloc(VMSTATE_BLOCK_BYTES);
 	struct ram_run run = { 0 };
@@ -328,7 +342,7 @@ static int share_parent(struct create_job *x)
 	if (!x->incremental)
 		return 0;
 	x->j.result.ram_bytes_shared = shared;
-	return disk_vmstate_share(x->first, x->on_disk[x->first - x->j.m->disks], x->j.m->base->id,
+	return disk_vmstate_share(x->first, x->on_disk[x->first - x->j.m->disks], x->base_id,
 		l->ram_offset, ROUND_UP(l->ram_bytes, CLUSTER_MAX_BYTES), &x->j.e);
 }
 
@@ -440,26 +454,14 @@ static void write_run(struct work *w)
 		j->r = state_write(x);
 	if (!j->r)
 		j->r = disks_commit(x);
-	if (x->live && j->m->base)
-		tracker_save_end(j->m->base->tracker); /* whatever happened, writers may go on */
+	if (x->live && j->m->tracker)
+		tracker_save_end(j->m->tracker); /* whatever happened, writers may go on */
 	if (j->r < 0)
 		disks_abort(x);
 	j->result.total_ns = loop_now_ns() - x->started_ns;
 }
 
 /* ---- the end: on the main thread ---- */
-
-static void base_update(struct create_job *x)
-{
-	struct snapshot_base *b = x->j.m->base;
-
-	if (!x->live || !b)
-		return;
-	free(b->crcs);
-	b->crcs = STEAL_PTR(x->crcs);
-	memcpy(b->id, x->j.result.id, sizeof(b->id));
-	b->valid = true;
-}
 
 static void write_done(struct work *w)
 {
@@ -471,7 +473,8 @@ static void write_done(struct work *w)
 		j->result.pause_ns = loop_now_ns() - x->started_ns;
 	}
 	if (!j->r) {
-		base_update(x);
+		if (x->live)
+			memcpy(j->m->base_id, j->result.id, sizeof(j->m->base_id));
 		log_info(NULL, "snapshot '%s' taken: pause %llu us, %llu KiB of memory written, %llu KiB shared",
 			x->c.name, (unsigned long long)j->result.pause_ns / 1000,
 			(unsigned long long)j->result.ram_bytes_written / 1024,

@@ -1,4 +1,4 @@
-/* What the files of vm_snapshot.h share: a job, and the base that a next snapshot counts from. */
+/* What the files of vm_snapshot.h share. */
 #ifndef CAIRN_VMM_VM_SNAPSHOT_IMPL_H
 #define CAIRN_VMM_VM_SNAPSHOT_IMPL_H
 
@@ -12,17 +12,6 @@
 #include "vmm/vm.h"
 #include "vmm/vm_snapshot.h"
 #include "vmm/worker.h"
-
-struct tracker;
-
-/* Memory is watched from the first snapshot on. `valid`: what was not dirtied since the last mark
- * is what snapshot `id` holds. */
-struct snapshot_base {
-	struct tracker *tracker;
-	bool valid;
-	char id[BLOCK_SNAPSHOT_ID_MAX + 1];
-	uint32_t *crcs; /* of that snapshot's memory */
-};
 
 struct vmsnap_job {
 	struct work work;

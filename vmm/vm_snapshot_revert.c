@@ -211,6 +211,8 @@ static int machine_go_back(struct revert_job *x)
 	machine_reset_devices(m);
 	m->paged_from = &STEAL_PTR(x->store)->store;
 	r = ram_load(m, m->paged_from, &x->h, STEAL_PTR(x->crcs), x->v.eager, &x->j.e);
+	if (!r && m->tracker)
+		memcpy(m->base_id, x->node->info.id, sizeof(m->base_id));
 	return r < 0 ? r : machine_load(m, x->sections, x->h.sections_bytes, &x->j.e);
 }
 

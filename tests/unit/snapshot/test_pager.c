@@ -6,9 +6,11 @@
 
 #include <cmocka.h>
 
+#include "base/bitmap.h"
 #include "base/err.h"
 #include "base/util.h"
 #include "snapshot/pager.h"
+#include "snapshot/tracker.h"
 #include "snapshot/uffd.h"
 
 #include <errno.h>
@@ -18,19 +20,28 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define RAM_BYTES (16 * MIB + 8192)
+#define SCRIBBLERS 3
+#define BLOCKS DIV_ROUND_UP(RAM_BYTES, VMSTATE_BLOCK_BYTES)
 
 struct fixture {
 	struct vmstate_file file;
 	struct pager_config c;
 	struct pager *p;
+	struct tracker_config tc;
+	struct tracker *t;
 	struct uffd uffd;
-	uint8_t *expect;
+	uint8_t *ram, *expect;
+	struct bitmap dirty;
 	atomic_int failures;
 	char sentence[ERR_SENTENCE_MAX];
 	atomic_bool slow; /* the store takes its time */
+	atomic_uint delay_us;
+	atomic_bool stop, hold;
+	atomic_uint holding;
 	atomic_ulong reads;
 	int (*real_read)(struct vmstate_store *s, uint64_t off, void *buf, size_t len);
 };
@@ -49,7 +60,7 @@ static int slow_read(struct vmstate_store *s, uint64_t off, void *buf, size_t le
 {
 	atomic_fetch_add(&fx->reads, 1);
 	if (atomic_load(&fx->slow))
-		usleep(20000);
+		usleep(atomic_load(&fx->delay_us));
 	return fx->real_read(s, off, buf, len);
 }
 
@@ -63,6 +74,7 @@ static int setup(void **state)
 
 	fx = f;
 	f->uffd.fd = -1;
+	atomic_store(&f->delay_us, 20000);
 	*state = f;
 	f->expect = calloc(1, RAM_BYTES);
 	for (size_t i = 0; i < RAM_BYTES; i += 512) /* every third block stays zeros */
@@ -90,24 +102,62 @@ static void begin(struct fixture *f)
 		print_message("skipped: no userfaultfd for this user (%s)\n", strerror(-r));
 		skip();
 	}
-	f->c.ram = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	assert_true(f->c.ram != MAP_FAILED);
-	if (pager_new(&f->c, &f->uffd, &f->p, &e) < 0 || pager_start(f->p, &e) < 0)
+	f->tc = (struct tracker_config){ .uffd = &f->uffd, .ram_bytes = RAM_BYTES,
+		.ram_fd = memfd_create("ram", MFD_CLOEXEC), .aside_max_bytes = 64 * MIB };
+	assert_int_equal(ftruncate(f->tc.ram_fd, RAM_BYTES), 0);
+	f->ram = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, f->tc.ram_fd, 0);
+	assert_true(f->ram != MAP_FAILED);
+	f->tc.ram = f->ram;
+	assert_int_equal(bitmap_init(&f->dirty, BLOCKS), 0);
+	if (pager_new(&f->c, &f->p, &e) < 0)
 		fail_msg("%s", e.msg);
+	f->c.crcs = NULL;
+	f->tc.pager = f->p;
+	if (tracker_new(&f->tc, &f->t, &e) < 0 || tracker_start(f->t, &e) < 0)
+		fail_msg("%s", e.msg);
+}
+
+static void need_protection(struct fixture *f)
+{
+	if (!f->uffd.can_protect) {
+		print_message("skipped: no write protection by userfaultfd on this host\n");
+		skip();
+	}
 }
 
 static int teardown(void **state)
 {
 	struct fixture *f = *state;
 
+	tracker_free(f->t);
 	pager_free(f->p);
+	free(f->c.crcs);
 	uffd_close(&f->uffd);
-	if (f->c.ram)
-		munmap(f->c.ram, RAM_BYTES);
+	bitmap_done(&f->dirty);
+	if (f->ram) {
+		munmap(f->ram, RAM_BYTES);
+		close(f->tc.ram_fd);
+	}
 	close(f->file.fd);
 	free(f->expect);
 	free(f);
 	return 0;
+}
+
+static uint64_t resident_bytes(struct fixture *f)
+{
+	struct stat st;
+
+	assert_int_equal(fstat(f->tc.ram_fd, &st), 0);
+	return (uint64_t)st.st_blocks * 512;
+}
+
+static void mark(struct fixture *f)
+{
+	struct err e = { 0 };
+
+	if (tracker_mark(f->t, &f->dirty, &e) < 0)
+		fail_msg("%s", e.msg);
 }
 
 static void test_touched_pages_come_first(void **state)
@@ -118,14 +168,14 @@ static void test_touched_pages_come_first(void **state)
 
 	atomic_store(&f->slow, true); /* all of it would take seconds */
 	begin(f);
-	assert_int_equal(f->c.ram[last], f->expect[last]);
-	assert_int_equal(f->c.ram[9 * MIB], f->expect[9 * MIB]);
+	assert_int_equal(f->ram[last], f->expect[last]);
+	assert_int_equal(f->ram[9 * MIB], f->expect[9 * MIB]);
 	pager_stats(f->p, &s);
 	assert_false(s.complete);
 	assert_in_range(s.blocks_faulted, 1, 2);
 	atomic_store(&f->slow, false);
 	assert_true(pager_wait(f->p));
-	assert_memory_equal(f->c.ram, f->expect, RAM_BYTES);
+	assert_memory_equal(f->ram, f->expect, RAM_BYTES);
 }
 
 static void test_all_comes_by_itself(void **state)
@@ -138,7 +188,7 @@ static void test_all_comes_by_itself(void **state)
 	pager_stats(f->p, &s);
 	assert_true(s.complete);
 	assert_int_equal(s.blocks_prefetched + s.blocks_faulted, s.blocks_total);
-	assert_memory_equal(f->c.ram, f->expect, RAM_BYTES);
+	assert_memory_equal(f->ram, f->expect, RAM_BYTES);
 	assert_int_equal(atomic_load(&f->failures), 0);
 }
 
@@ -150,10 +200,10 @@ static void test_writes_stay(void **state)
 	atomic_store(&f->slow, true);
 	begin(f);
 	for (size_t off = 12 * MIB; off < 13 * MIB; off += VMSTATE_BLOCK_BYTES)
-		f->c.ram[off + 5] = f->expect[off + 5] = 0x5a;
+		f->ram[off + 5] = f->expect[off + 5] = 0x5a;
 	atomic_store(&f->slow, false);
 	assert_true(pager_wait(f->p));
-	assert_memory_equal(f->c.ram, f->expect, RAM_BYTES);
+	assert_memory_equal(f->ram, f->expect, RAM_BYTES);
 }
 
 static void *toucher(void *opaque)
@@ -164,7 +214,7 @@ static void *toucher(void *opaque)
 	for (int i = 0; i < 3000; i++) {
 		size_t off = ((size_t)rand_r(&seed) * 4099) % RAM_BYTES;
 
-		if (f->c.ram[off] != f->expect[off])
+		if (f->ram[off] != f->expect[off])
 			return (void *)1;
 	}
 	return NULL;
@@ -199,7 +249,7 @@ static void test_a_damaged_block_is_reported_before_it_is_given(void **state)
 	assert_int_equal(atomic_load(&f->failures), 1);
 	assert_non_null(strstr(f->sentence, "block 100"));
 	/* Whoever waits for it gets zeros, so that it can be stopped. */
-	assert_int_equal(f->c.ram[block * VMSTATE_BLOCK_BYTES], 0);
+	assert_int_equal(f->ram[block * VMSTATE_BLOCK_BYTES], 0);
 }
 
 static void test_stopped_in_the_middle(void **state)
@@ -208,12 +258,187 @@ static void test_stopped_in_the_middle(void **state)
 
 	atomic_store(&f->slow, true);
 	begin(f);
-	assert_int_equal(f->c.ram[MIB], f->expect[MIB]);
-	pager_free(f->p);
-	f->p = NULL;
+	assert_int_equal(f->ram[MIB], f->expect[MIB]);
+	tracker_free(f->t);
+	f->t = NULL;
 	assert_true(atomic_load(&f->reads) < 50);
+	assert_true(pager_wait(f->p)); /* nobody waits for what will never come */
 	/* The rest is zeros, and nobody waits for ever. */
-	assert_int_equal(f->c.ram[RAM_BYTES - 1], 0);
+	assert_int_equal(f->ram[RAM_BYTES - 1], 0);
+}
+
+/* A block that was zeros comes when it is touched, however late, and costs nothing before. */
+static void test_zeros_stay_away(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t before;
+
+	begin(f);
+	assert_true(pager_wait(f->p));
+	before = resident_bytes(f);
+	assert_true(before < RAM_BYTES * 3 / 4);
+	assert_int_equal(f->ram[3 * VMSTATE_BLOCK_BYTES], 0);
+	f->ram[6 * VMSTATE_BLOCK_BYTES] = 1;
+	assert_int_equal(f->ram[6 * VMSTATE_BLOCK_BYTES + 1], 0);
+	assert_int_equal(resident_bytes(f), before + 2 * VMSTATE_BLOCK_BYTES);
+}
+
+/* From the first byte on: what was loaded, read or not even there yet is not dirty. */
+static void test_only_what_was_written_is_dirty(void **state)
+{
+	struct fixture *f = *state;
+
+	atomic_store(&f->slow, true);
+	begin(f);
+	need_protection(f);
+	f->ram[100 * VMSTATE_BLOCK_BYTES] = 1; /* not there yet: comes for the write */
+	assert_int_equal(f->ram[101 * VMSTATE_BLOCK_BYTES], f->expect[101 * VMSTATE_BLOCK_BYTES]);
+	f->ram[102 * VMSTATE_BLOCK_BYTES] = 2; /* zeros */
+	mark(f);
+	assert_int_equal(bitmap_count(&f->dirty), 2);
+	assert_true(bitmap_test(&f->dirty, 100) && bitmap_test(&f->dirty, 102));
+	atomic_store(&f->slow, false);
+	assert_true(pager_wait(f->p));
+	mark(f);
+	assert_int_equal(bitmap_count(&f->dirty), 0);
+	f->ram[100 * VMSTATE_BLOCK_BYTES] = 3; /* protected again */
+	f->ram[104 * VMSTATE_BLOCK_BYTES] = 4; /* the background brought it */
+	f->ram[RAM_BYTES - 1] = 5;
+	mark(f);
+	assert_int_equal(bitmap_count(&f->dirty), 3);
+	assert_true(bitmap_test(&f->dirty, 100) && bitmap_test(&f->dirty, 104) &&
+		bitmap_test(&f->dirty, BLOCKS - 1));
+}
+
+static void *scribbler(void *opaque)
+{
+	struct fixture *f = fx;
+	size_t own = (size_t)(uintptr_t)opaque; /* the byte of each eight that is this one's */
+	unsigned seed = (unsigned)own;
+
+	while (!atomic_load(&f->stop)) {
+		size_t off = ROUND_DOWN(((size_t)rand_r(&seed) * 4099) % RAM_BYTES, 8) + own;
+
+		while (atomic_load(&f->hold)) {
+			atomic_fetch_add(&f->holding, 1);
+			while (atomic_load(&f->hold))
+				usleep(100);
+			atomic_fetch_sub(&f->holding, 1);
+		}
+		f->ram[off] = (uint8_t)(f->ram[off] * 5 + 1);
+		if (rand_r(&seed) % 16 == 0)
+			usleep(50);
+	}
+	return NULL;
+}
+
+/* The state, and what each mark says was written since: together they are memory at that mark, whether
+ * it had been loaded or not. */
+static void saves_add_up(struct fixture *f)
+{
+	uint8_t *copy = malloc(RAM_BYTES), *now = malloc(RAM_BYTES), *buf = malloc(VMSTATE_BLOCK_BYTES);
+	uint64_t block;
+
+	memcpy(copy, f->expect, RAM_BYTES);
+	for (int i = 0; i < 12; i++) {
+		atomic_store(&f->hold, true);
+		while (atomic_load(&f->holding) < SCRIBBLERS)
+			usleep(50);
+		mark(f);
+		tracker_save_begin(f->t, &f->dirty);
+		/* Only what is dirty: to look at the rest would load it. */
+		for (size_t b = 0; b < BLOCKS; b++)
+			if (bitmap_test(&f->dirty, b))
+				memcpy(now + b * VMSTATE_BLOCK_BYTES, f->ram + b * VMSTATE_BLOCK_BYTES,
+					MIN(VMSTATE_BLOCK_BYTES, RAM_BYTES - b * VMSTATE_BLOCK_BYTES));
+		atomic_store(&f->hold, false);
+		while (atomic_load(&f->holding))
+			usleep(50);
+		while (tracker_save_next(f->t, &block, buf)) {
+			size_t at = block * VMSTATE_BLOCK_BYTES, len = MIN(VMSTATE_BLOCK_BYTES, RAM_BYTES - at);
+
+			assert_true(bitmap_test(&f->dirty, block));
+			assert_memory_equal(buf, now + at, len);
+			memcpy(copy + at, buf, len);
+			bitmap_clear(&f->dirty, block);
+		}
+		tracker_save_end(f->t);
+		assert_int_equal(bitmap_count(&f->dirty), 0);
+	}
+	atomic_store(&f->hold, true);
+	while (atomic_load(&f->holding) < SCRIBBLERS)
+		usleep(50);
+	mark(f);
+	for (size_t b = 0; b < BLOCKS; b++)
+		if (!bitmap_test(&f->dirty, b))
+			assert_memory_equal(f->ram + b * VMSTATE_BLOCK_BYTES, copy + b * VMSTATE_BLOCK_BYTES,
+				MIN(VMSTATE_BLOCK_BYTES, RAM_BYTES - b * VMSTATE_BLOCK_BYTES));
+	free(copy);
+	free(now);
+	free(buf);
+}
+
+static void test_saved_while_it_is_being_loaded(void **state)
+{
+	struct fixture *f = *state;
+	pthread_t t[SCRIBBLERS];
+	struct pager_stats s;
+
+	atomic_store(&f->delay_us, 2000);
+	atomic_store(&f->slow, true);
+	begin(f);
+	need_protection(f);
+	for (uintptr_t i = 0; i < SCRIBBLERS; i++)
+		assert_int_equal(pthread_create(&t[i], NULL, scribbler, (void *)(i + 1)), 0);
+	pager_stats(f->p, &s);
+	assert_false(s.complete);
+	saves_add_up(f);
+	atomic_store(&f->stop, true);
+	atomic_store(&f->hold, false);
+	for (int i = 0; i < SCRIBBLERS; i++)
+		pthread_join(t[i], NULL);
+	atomic_store(&f->slow, false);
+	assert_true(pager_wait(f->p));
+}
+
+/* A full save: zeros that nobody touched are left out, and a write to them meanwhile is kept out. */
+static void test_a_save_of_everything(void **state)
+{
+	struct fixture *f = *state;
+	uint8_t *buf = malloc(VMSTATE_BLOCK_BYTES);
+	struct bitmap all;
+	uint64_t block, n = 0;
+
+	begin(f);
+	need_protection(f);
+	assert_true(pager_wait(f->p));
+	mark(f);
+	assert_int_equal(bitmap_init(&all, BLOCKS), 0);
+	for (size_t b = 0; b < BLOCKS; b++)
+		bitmap_set(&all, b);
+	tracker_save_begin(f->t, &all);
+	f->ram[12 * VMSTATE_BLOCK_BYTES + 7] = 9; /* zeros until now */
+	f->ram[13 * VMSTATE_BLOCK_BYTES + 7] ^= 9;
+	while (tracker_save_next(f->t, &block, buf)) {
+		assert_memory_equal(buf, f->expect + block * VMSTATE_BLOCK_BYTES,
+			MIN(VMSTATE_BLOCK_BYTES, RAM_BYTES - block * VMSTATE_BLOCK_BYTES));
+		bitmap_clear(&all, block);
+		n++;
+	}
+	tracker_save_end(f->t);
+	for (size_t b = bitmap_next_set(&all, 0); b < BLOCKS; b = bitmap_next_set(&all, b + 1))
+		assert_int_equal(b % 3, 0);
+	assert_in_range(n, BLOCKS * 2 / 3, BLOCKS * 2 / 3 + 2);
+	assert_int_equal(f->ram[12 * VMSTATE_BLOCK_BYTES + 7], 9);
+	bitmap_done(&all);
+	free(buf);
+}
+
+/* That nobody writes to a protected block while it is copied, tsan cannot see. */
+const char *__tsan_default_suppressions(void);
+const char *__tsan_default_suppressions(void)
+{
+	return "race:block_copy\n";
 }
 
 int main(void)
@@ -226,6 +451,10 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_a_damaged_block_is_reported_before_it_is_given, setup,
 			teardown),
 		cmocka_unit_test_setup_teardown(test_stopped_in_the_middle, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_zeros_stay_away, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_only_what_was_written_is_dirty, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_saved_while_it_is_being_loaded, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_a_save_of_everything, setup, teardown),
 	};
 
 	alarm(60 * TEST_SLOW);
