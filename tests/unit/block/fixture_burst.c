@@ -50,19 +50,65 @@ static bool hidden(const struct run *r, uint64_t off, uint64_t end, uint64_t see
 	return false;
 }
 
-/* May a look that began at `seen` find this? */
-static bool sector_may_be(const struct run *r, uint64_t off, const uint8_t *got, uint64_t seen)
+/* All that a look that began at `seen` may find there; returns how many, at most one more than
+ * there are requests. */
+static unsigned explanations(const struct run *r, uint64_t off, uint64_t seen, const uint8_t **ret)
 {
-	if (!memcmp(got, r->u->shadow + off, 512) && !hidden(r, off, 0, seen))
-		return true;
+	unsigned n = 0;
+
+	if (!hidden(r, off, 0, seen))
+		ret[n++] = r->u->shadow + off;
 	for (unsigned i = 0; i < r->n; i++) {
 		const uint8_t *c = op_content(&r->ops[i], off);
 
-		if (c && !memcmp(got, c, 512) &&
-			(!r->ops[i].end || !hidden(r, off, r->ops[i].end, seen)))
-			return true;
+		if (c && (!r->ops[i].end || !hidden(r, off, r->ops[i].end, seen)))
+			ret[n++] = c;
 	}
-	return false;
+	return n;
+}
+
+/* The host's page cache lets a read see half of a write that is at work. */
+static bool torn(const uint8_t *const *why, unsigned n, const uint8_t *got)
+{
+	for (unsigned i = 0; i < 512; i++) {
+		bool found = false;
+
+		for (unsigned k = 0; k < n && !found; k++)
+			found = why[k][i] == got[i];
+		if (!found)
+			return false;
+	}
+	return true;
+}
+
+static bool sector_may_be(const struct run *r, uint64_t off, const uint8_t *got, uint64_t seen)
+{
+	const uint8_t *why[BURST_OPS_MAX + 1];
+	unsigned n = explanations(r, off, seen, why);
+
+	for (unsigned i = 0; i < n; i++)
+		if (!memcmp(got, why[i], 512))
+			return true;
+	return seen <= r->tick && torn(why, n, got);
+}
+
+/* Where else is this content known? */
+static void sector_trace(const struct run *r, const uint8_t *got)
+{
+	const struct burst *u = r->u;
+
+	fprintf(u->log, "found %02x %02x %02x %02x ...\n", got[0], got[1], got[2], got[3]);
+	for (uint64_t off = 0; off < u->bytes; off += 512) {
+		if (!memcmp(got, u->shadow + off, 512))
+			fprintf(u->log, "  that was at 0x%llx\n", (unsigned long long)off);
+		for (unsigned i = 0; i < r->n; i++) {
+			const uint8_t *c = op_content(&r->ops[i], off);
+
+			if (c && c != zeros && !memcmp(got, c, 512))
+				fprintf(u->log, "  request %u puts it at 0x%llx\n", i,
+					(unsigned long long)off);
+		}
+	}
 }
 
 static void look(
@@ -70,6 +116,7 @@ static void look(
 {
 	for (uint64_t i = 0; i < len; i += 512)
 		if (!sector_may_be(r, from + i, got + i, seen)) {
+			sector_trace(r, got + i);
 			fflush(r->u->log);
 			fail_msg("wrong data at 0x%llx (looked at 0x%llx + 0x%llx); the last "
 				 "operations are in %s/ops",

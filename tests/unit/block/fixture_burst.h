@@ -6,6 +6,8 @@
 
 #include "fixture_block.h"
 
+#define BURST_OPS_MAX 64
+
 struct burst {
 	struct fixture *f;
 	struct block *b;
