@@ -78,6 +78,41 @@ void block_complete(struct block_req *r, int res)
 	r->done(r, res);
 }
 
+static void trouble_tell(struct loop_op *op, int res)
+{
+	struct block *b = container_of(op, struct block, trouble_op);
+
+	(void)res;
+	b->trouble_armed = false;
+	if (b->watch)
+		b->watch->trouble(b->watch, b->trouble_error, b->trouble_why);
+}
+
+/* Of two in one round the corruption is told. */
+void block_trouble(struct block *b, int error, bool corrupt, const char *why)
+{
+	if (block_is_corrupt(b))
+		return;
+	if (corrupt)
+		atomic_store(&b->corrupt, true);
+	b->trouble_error = error;
+	snprintf(b->trouble_why, sizeof(b->trouble_why), "%s", why);
+	if (b->trouble_armed)
+		return;
+	b->trouble_armed = true;
+	loop_nop(b->loop, &b->trouble_op);
+}
+
+void block_watch(struct block *b, struct block_watch *w)
+{
+	b->watch = w;
+}
+
+bool block_is_corrupt(const struct block *b)
+{
+	return atomic_load(&b->corrupt);
+}
+
 void block_init(struct block *b, const struct block_ops *ops, const struct block_format_open *o)
 {
 	b->ops = ops;
@@ -86,6 +121,7 @@ void block_init(struct block *b, const struct block_ops *ops, const struct block
 	snprintf(b->name, sizeof(b->name), "%s", o->name ? o->name : "disk");
 	b->deferred_tail = &b->deferred;
 	b->defer_op.done = deferred_run;
+	b->trouble_op.done = trouble_tell;
 }
 
 /* A request whose memory O_DIRECT cannot take goes through a buffer of ours. */
@@ -472,6 +508,8 @@ int block_close(struct block *b)
 	assert(!b->in_flight);
 	if (b->ops->flush_all && !b->info.read_only)
 		r = b->ops->flush_all(b);
+	while (b->trouble_armed)
+		loop_run_once(b->loop, UINT64_MAX);
 	chain_free(b, true);
 	return r;
 }

@@ -92,6 +92,19 @@ void block_info(const struct block *b, struct block_info *ret_info);
  * the format. A request that fails a check is done() with -EINVAL, -EROFS or -EIO. */
 void block_submit(struct block *b, struct block_req *r);
 unsigned block_in_flight(const struct block *b);
+
+/* What a disk has to say beside the answers to requests: that its image is corrupt, so that from
+ * here on what would change it fails with -EIO (once); or that its tables could not be written
+ * when no request waited for them (then it is tried again each second, and said again only after
+ * it has worked). Called from the loop, never from inside another call. error: -errno. */
+struct block_watch {
+	void (*trouble)(struct block_watch *w, int error, const char *why);
+};
+/* One per disk; borrowed until another, or NULL, takes its place. */
+void block_watch(struct block *b, struct block_watch *w);
+/* Any thread. */
+bool block_is_corrupt(const struct block *b);
+
 /* What stands at off? zero: len bytes from there on are known to read as zeros; else they
  * may be data. 1 ≤ len ≤ what was asked for. */
 struct block_extent {

@@ -5,6 +5,8 @@
 #include "base/loop.h"
 #include "block/block.h"
 
+#include <stdatomic.h>
+
 struct err;
 
 /* Requests have passed the checks of block_submit(): the range lies inside, offset and
@@ -37,6 +39,13 @@ struct block {
 	struct block_req *deferred, **deferred_tail;
 	struct loop_op defer_op;
 	bool defer_armed;
+	atomic_bool corrupt;
+	struct block_watch *watch; /* NULL: nobody */
+	/* Trouble that the watch is told of in the loop's next round. */
+	struct loop_op trouble_op;
+	bool trouble_armed;
+	int trouble_error;
+	char trouble_why[256];
 };
 
 /* What a file can do, found out once. */
@@ -71,5 +80,7 @@ void block_init(struct block *b, const struct block_ops *ops, const struct block
 void block_complete(struct block_req *r, int res);
 /* The same in the loop's next round: for answers found while submitting. */
 void block_complete_later(struct block_req *r, int res);
+/* Tell the watch; see block.h. A corrupt image says so, and that lasts. */
+void block_trouble(struct block *b, int error, bool corrupt, const char *why);
 
 #endif

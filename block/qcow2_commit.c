@@ -278,6 +278,9 @@ static void commit_end(struct qcow2 *q)
 		log_guest(q->base.name, "cannot write the image's tables: %s", strerror(-res));
 		commit_undo(q);
 	}
+	if (res < 0 && !flushes.head && !throttled.head && !c->failing)
+		block_trouble(&q->base, res, false, "the image's tables cannot be written");
+	c->failing = res < 0;
 	for (size_t i = 0; i < c->nslices; i++)
 		slice_unpin(c->slices[i]);
 	c->nslices = 0;

@@ -182,6 +182,7 @@ struct commit {
 	bool moved;	/* the refcount table */
 	uint32_t moved_clusters;
 	int res; /* of the last one; 0 again when the next begins */
+	bool failing; /* the last one failed */
 	unsigned pending;
 	struct loop_op op, data_op, start_op;
 	bool data_synced; /* the data file, since this one began */

@@ -63,6 +63,7 @@ int qcow2_corrupt(struct qcow2 *q, const char *fmt, ...)
 	va_end(ap);
 	log_error(q->base.name, "image corrupt: %s; nothing more is written to it. Repair it with "
 		"`cairn-img check -r all`", why);
+	block_trouble(&q->base, -EIO, true, why);
 	if (q->h.version < 3 || q->base.info.read_only)
 		return -EIO;
 	store_be64(q->header_piece + QCOW2_AT_INCOMPATIBLE,

@@ -296,6 +296,7 @@ static int apply_give_up(struct apply *a, int res)
 		q->corrupt = true;
 		log_error(q->base.name, "cannot write the header (%s): nothing more is written to the image",
 			strerror(-res));
+		block_trouble(&q->base, res, true, "its header could not be written");
 		return res;
 	}
 	if (a->o.phase > APPLY_HEADER)

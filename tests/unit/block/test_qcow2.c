@@ -282,6 +282,69 @@ static void test_no_room(void **state)
 	(void)state;
 }
 
+struct told {
+	struct block_watch watch;
+	unsigned times;
+	int error;
+};
+
+static void told_trouble(struct block_watch *w, int error, const char *why)
+{
+	struct told *t = (struct told *)w;
+
+	(void)why;
+	t->times++;
+	t->error = error;
+}
+
+static void file_limit(uint64_t bytes)
+{
+	struct rlimit l;
+
+	getrlimit(RLIMIT_FSIZE, &l);
+	l.rlim_cur = bytes;
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &l), 0);
+}
+
+static void run_until(struct fixture *f, const struct told *t, unsigned times)
+{
+	while (t->times < times)
+		loop_run_once(f->loop, UINT64_MAX); /* the commit's own timer */
+}
+
+/* Tables that cannot be written when no request waits: told once, tried again, told again after
+ * it has worked in between; a flush gets the error itself. */
+static void test_no_room_for_tables(void **state)
+{
+	static uint8_t buf[4096] __attribute__((aligned(4096)));
+	struct told told = { .watch.trouble = told_trouble };
+	struct fixture f;
+	struct block *b;
+
+	fixture_begin(&f, 22);
+	signal(SIGXFSZ, SIG_IGN);
+	fixture_run(&f, "qemu-img create -q -f qcow2 img 24M");
+	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
+	block_watch(b, &told.watch);
+	log_silence(true);
+	for (unsigned i = 1; i <= 2; i++) {
+		assert_int_equal(fixture_rw(b, BLOCK_WRITE, i * MIB, buf, sizeof(buf)), 0);
+		file_limit(4096);
+		run_until(&f, &told, i);
+		assert_int_equal(told.error, -EFBIG);
+		assert_int_equal(fixture_op(b, BLOCK_FLUSH, 0, 0, 0), -EFBIG);
+		assert_int_equal(told.times, i);
+		file_limit(RLIM_INFINITY);
+		assert_int_equal(fixture_op(b, BLOCK_FLUSH, 0, 0, 0), 0);
+	}
+	log_silence(false);
+	assert_false(block_is_corrupt(b));
+	assert_int_equal(block_close(b), 0);
+	fixture_run(&f, "qemu-img check -q img");
+	fixture_end(&f);
+	(void)state;
+}
+
 static void test_read_only(void **state)
 {
 	struct fixture f;
@@ -305,7 +368,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_read_only),
-		cmocka_unit_test(test_no_room),
+		cmocka_unit_test(test_no_room), cmocka_unit_test(test_no_room_for_tables),
 		cmocka_unit_test(test_options),
 		cmocka_unit_test(test_snapshot_kept),
 		cmocka_unit_test(test_compressed),

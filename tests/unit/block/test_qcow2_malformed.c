@@ -142,23 +142,44 @@ static void table_begin(struct table_fixture *t, unsigned seed)
 
 enum { READ_FAILS = 1, READ_WORKS = 2 };
 
-/* A write of 4 KiB at guest offset off has to fail, set the corrupt bit and change nothing
- * but that. */
+struct told {
+	struct block_watch watch;
+	unsigned times;
+	int error;
+};
+
+static void told_trouble(struct block_watch *w, int error, const char *why)
+{
+	struct told *t = (struct told *)w;
+
+	t->times++;
+	t->error = error;
+	assert_true(strlen(why) > 10);
+}
+
+/* A write of 4 KiB at guest offset off has to fail, set the corrupt bit, tell the watch once, and
+ * change nothing but that. */
 static void expect_corrupt(struct table_fixture *t, uint64_t off, int read)
 {
 	static uint8_t buf[4096] __attribute__((aligned(4096)));
+	struct told told = { .watch.trouble = told_trouble };
 	struct fixture *f = &t->f;
 	struct block *b;
 	int r;
 
 	fixture_run(f, "cp img before");
 	b = fixture_open(f, "img", BLOCK_FORMAT_QCOW2, false);
+	block_watch(b, &told.watch);
+	assert_false(block_is_corrupt(b));
 	r = fixture_rw(b, BLOCK_READ, off, buf, sizeof(buf));
 	assert_int_equal(r, read == READ_FAILS ? -EIO : 0);
 	log_silence(true);
 	assert_int_equal(fixture_rw(b, BLOCK_WRITE, off, buf, sizeof(buf)), -EIO);
 	assert_int_equal(fixture_rw(b, BLOCK_WRITE, 32 * MIB, buf, sizeof(buf)), -EIO);
 	assert_int_equal(fixture_op(b, BLOCK_FLUSH, 0, 0, 0), -EIO);
+	assert_true(block_is_corrupt(b));
+	assert_int_equal(told.times, 1);
+	assert_int_equal(told.error, -EIO);
 	assert_int_equal(block_close(b), -EIO);
 	log_silence(false);
 	assert_int_equal(fixture_peek_be(f, "img", 72, 8) & 2, 2);
