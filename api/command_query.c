@@ -152,8 +152,11 @@ void command_vm_list(struct call *c)
 
 /* ---- info ---- */
 
-static struct json_object *disk_figures(const struct vm_disk_info *d)
+static struct json_object *disk_figures(const struct vm_disk_info *d, unsigned fault)
 {
+	/* The first two as virsh words them. */
+	static const char *const faults[] = { [VM_DISK_FAILED] = "unspecified error",
+		[VM_DISK_NO_SPACE] = "no space", [VM_DISK_CORRUPT] = "image corrupt" };
 	struct json_object *o = json_object_new_object();
 	char id[sizeof(d->id)];
 
@@ -171,6 +174,8 @@ static struct json_object *disk_figures(const struct vm_disk_info *d)
 	js_put_uint(o, "fl-reqs", d->fl_reqs);
 	js_put_uint(o, "fl-ns", d->fl_ns);
 	js_put_uint(o, "errors", d->errors);
+	if (fault && fault < ARRAY_SIZE(faults))
+		js_put_str(o, "fault", faults[fault]);
 	return o;
 }
 
@@ -204,7 +209,7 @@ static void put_figures(struct json_object *o, const struct vm_info *info)
 	js_put(o, "vcpu-times", times);
 	put_counters(o, info);
 	for (uint32_t i = 0; i < ndisks; i++)
-		json_object_array_add(disks, disk_figures(&info->disks[i]));
+		json_object_array_add(disks, disk_figures(&info->disks[i], info->disk_faults[i]));
 	js_put(o, "disks", disks);
 }
 

@@ -74,7 +74,8 @@ static const struct field info_returns[] = {
 	{ "host", FIELD_STRING, OPTIONAL, "kind of KVM: vmx, svm, pvm" },
 	{ "assist", FIELD_OBJECT, OPTIONAL, "on, syscalls, instructions" },
 	{ "exits", FIELD_OBJECT, OPTIONAL, "io, mmio, other" },
-	{ "disks", FIELD_ARRAY, OPTIONAL, "per disk: id, size, counters" }, END };
+	{ "disks", FIELD_ARRAY, OPTIONAL, "per disk: id, size, counters; fault, when it has stopped the VM: "
+		"no space, image corrupt, or unspecified error" }, END };
 
 #define FIELD_JOB_ID { "job-id", FIELD_STRING, OPTIONAL, "what to call the job; else one is made" }
 static const struct field undefine_args[] = { FIELD_VM,
@@ -156,7 +157,6 @@ static const struct field query_audit_returns[] = {
 		"time (ns), uid, pid, command, vm, arguments, outcome, error, duration (ns)" },
 	{ "next", FIELD_INT, REQUIRED, "the next call's `from`" },
 	{ "more", FIELD_BOOL, REQUIRED, "there is another page" }, END };
-#define FIELD_USER { "user", FIELD_INT, OPTIONAL, "number of a user; this or group" }
 static const struct field schedule_set_args[] = { FIELD_VM,
 	{ "every", FIELD_STRING, OPTIONAL, "such as 15m, 1h, 1d; needed the first time" },
 	{ "keep", FIELD_STRING, OPTIONAL, "rules WINDOW:PERIOD; at first " SCHEDULE_KEEP_DEFAULT },
@@ -171,6 +171,7 @@ static const struct field query_schedules_returns[] = {
 		"vm, every, keep, min-free, next-run (ns), last-run (ns), outcome (taken, skipped, failed), "
 		"detail" },
 	{ "next", FIELD_STRING, OPTIONAL, "there is more: the next call's `after`" }, END };
+#define FIELD_USER { "user", FIELD_INT, OPTIONAL, "number of a user; this or group" }
 #define FIELD_GROUP { "group", FIELD_INT, OPTIONAL, "number of a group" }
 static const struct field grant_args[] = { FIELD_USER, FIELD_GROUP,
 	{ "role", FIELD_STRING, REQUIRED, "viewer, operator, admin; of one VM: viewer, operator, owner" },
@@ -252,7 +253,6 @@ static const struct command commands[] = {
 		VM_ASK_SNAPSHOT, command_snapshot_delete },
 	{ "snapshot-set", "rename, describe, tag", snapshot_set_args, NULL, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_SNAPSHOT, command_snapshot_set },
-	{ "query-events", "events that were missed: the last 10000 are kept", query_events_args,
 	{ "snapshot-schedule-set", "take snapshots by the clock, and delete old ones",
 		schedule_set_args, NULL, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE,
 		command_schedule_set },
@@ -262,6 +262,7 @@ static const struct command commands[] = {
 	{ "query-snapshot-schedules", "the schedules, by VM", query_schedules_args,
 		query_schedules_returns, ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE,
 		command_query_schedules },
+	{ "query-events", "events that were missed: the last 10000 are kept", query_events_args,
 		query_events_returns, ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE, command_query_events },
 	{ "query-audit", "who changed what", query_audit_args, query_audit_returns, ROLE_ADMIN, 0,
 		ANY_STATE, command_query_audit },
@@ -293,7 +294,7 @@ static const struct field io_error_data[] = { FIELD_VM,
 	{ "operation", FIELD_STRING, REQUIRED, "read or write" },
 	{ "action", FIELD_STRING, REQUIRED, "report, stop or ignore" },
 	{ "nospace", FIELD_BOOL, REQUIRED, "no space was the cause" },
-	{ "reason", FIELD_STRING, REQUIRED, "the errno in words" }, END };
+	{ "reason", FIELD_STRING, REQUIRED, "the errno in words, or \"image corrupt\"" }, END };
 static const struct field device_data[] = { FIELD_VM,
 	{ "device", FIELD_STRING, REQUIRED, "that needs a reset by its driver" }, END };
 static const struct field change_data[] = { FIELD_VM,
@@ -303,10 +304,10 @@ static const struct field change_data[] = { FIELD_VM,
 	{ "detail", FIELD_STRING, OPTIONAL, "more about the reason" },
 	{ "value", FIELD_INT, OPTIONAL, "debug exit's status, pvpanic's bits" }, END };
 
-static const struct field job_status_data[] = { FIELD_VM,
 static const struct field skipped_data[] = { FIELD_VM,
 	{ "reason", FIELD_STRING, REQUIRED, "off, space, failed" },
 	{ "detail", FIELD_STRING, REQUIRED, "in words" }, END };
+static const struct field job_status_data[] = { FIELD_VM,
 	{ "id", FIELD_STRING, REQUIRED, "of the job" },
 	{ "status", FIELD_STRING, REQUIRED,
 		"created, running, aborting, waiting, pending, concluded, null" },
@@ -331,9 +332,9 @@ static const struct event_spec events[EVENT_ID_COUNT] = {
 		device_data, false },
 	[EVENT_VM_STATE_CHANGE] = { "VM_STATE_CHANGE", "any change of state", change_data, false },
 	[EVENT_VM_DEFINED] = { "VM_DEFINED", "new, or redefined", vm_only, false },
-	[EVENT_JOB_STATUS_CHANGE] = { "JOB_STATUS_CHANGE", "a job goes its way", job_status_data, false },
 	[EVENT_SNAPSHOT_SKIPPED] = { "SNAPSHOT_SKIPPED", "the schedule's snapshot was not taken",
 		skipped_data, false },
+	[EVENT_JOB_STATUS_CHANGE] = { "JOB_STATUS_CHANGE", "a job goes its way", job_status_data, false },
 	[EVENT_JOB_PROGRESS] = { "JOB_PROGRESS", "how far it is", job_progress_data, true },
 	[EVENT_VM_UNDEFINED] = { "VM_UNDEFINED", "forgotten", vm_only, false },
 };

@@ -29,8 +29,9 @@ static void emit_io_error(struct vm *vm, const struct vm_event *ev)
 	js_put_str(data, "node-name", ev->device);
 	js_put_str(data, "operation", ev->is_write ? "write" : "read");
 	js_put_str(data, "action", ev->detail);
-	js_put_bool(data, "nospace", ev->value == ENOSPC);
-	js_put_str(data, "reason", strerror(ev->value > 0 && ev->value < 4096 ? (int)ev->value : EIO));
+	js_put_bool(data, "nospace", ev->value == ENOSPC || ev->value == EDQUOT);
+	js_put_str(data, "reason", ev->image_corrupt ? "image corrupt" :
+		strerror(ev->value > 0 && ev->value < 4096 ? (int)ev->value : EIO));
 	daemon_emit(vm->daemon, EVENT_BLOCK_IO_ERROR, vm->def->name, data);
 }
 

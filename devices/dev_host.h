@@ -30,6 +30,8 @@ struct dev_event {
 	int64_t value;
 	bool is_write; /* IO_ERROR */
 	bool stop;	/* IO_ERROR: pause the VM; the request stays queued until resume */
+	bool ignored;	/* IO_ERROR: the guest was told that all is well */
+	bool corrupt;	/* IO_ERROR: the image is; nothing more is written to it */
 	const char *detail; /* a short sentence or NULL; borrowed during the call */
 };
 

@@ -132,22 +132,44 @@ static void request_finish(struct blk_request *r, uint8_t status)
 	request_put(r);
 }
 
+/* Counts and tells it. Returns true when it stops the VM: nothing is taken from the rings then. */
+static bool disk_error(struct virtio_blk *b, int error, bool is_write, const char *why)
+{
+	struct dev_event ev = { .kind = DEV_EVENT_IO_ERROR, .device = b->v.dev.name,
+		.value = -error, .is_write = is_write, .detail = why,
+		.corrupt = is_write && block_is_corrupt(b->block) };
+
+	ev.stop = ev.corrupt || b->errors == VIRTIO_BLK_ERRORS_STOP;
+	ev.ignored = !ev.stop && b->errors == VIRTIO_BLK_ERRORS_IGNORE;
+	count(&b->stats.errors, 1);
+	if (ev.stop) {
+		b->held_wait = true;
+		atomic_store(&b->stats.failed, -error);
+	}
+	dev_event(b->v.host, &ev);
+	return ev.stop;
+}
+
 /* Returns true when the request stays with us. */
 static bool request_error(struct blk_request *r, int error, uint8_t *ret_status)
 {
 	struct virtio_blk *b = r->blk;
-	struct dev_event ev = { .kind = DEV_EVENT_IO_ERROR, .device = b->v.dev.name,
-		.value = -error, .is_write = r->type != T_IN,
-		.stop = b->errors == VIRTIO_BLK_ERRORS_STOP };
 
-	count(&b->stats.errors, 1);
 	*ret_status = b->errors == VIRTIO_BLK_ERRORS_IGNORE ? S_OK : S_IOERR;
-	if (ev.stop) {
-		held_append(b, r);
-		b->held_wait = true;
-	}
-	dev_event(b->v.host, &ev);
-	return ev.stop;
+	if (!disk_error(b, error, r->type != T_IN, NULL))
+		return false;
+	held_append(b, r);
+	return true;
+}
+
+/* With no request of the guest's to tell it by. */
+static void disk_trouble(struct block_watch *w, int error, const char *why)
+{
+	struct virtio_blk *b = container_of(w, struct virtio_blk, watch);
+
+	pthread_mutex_lock(&b->v.lock);
+	disk_error(b, error, true, why);
+	pthread_mutex_unlock(&b->v.lock);
 }
 
 static void request_done(struct block_req *req, int res)
@@ -520,6 +542,7 @@ static void blk_dev_resume(struct device *d)
 
 	pthread_mutex_lock(&b->v.lock);
 	b->held_wait = false;
+	atomic_store(&b->stats.failed, 0);
 	pthread_mutex_unlock(&b->v.lock);
 	virtio_resume(&b->v);
 }
@@ -539,6 +562,7 @@ static void blk_dev_free(struct device *d)
 {
 	struct virtio_blk *b = blk_of(d);
 
+	block_watch(b->block, NULL);
 	virtio_pci_done(&b->pci);
 	virtio_done(&b->v);
 	for (struct blk_request *r = b->held, *next; r; r = next) {
@@ -655,6 +679,8 @@ int virtio_blk_new(struct dev_host *h, struct pci_host *p, const struct virtio_b
 		blk_dev_free(&b->v.dev);
 		return r;
 	}
+	b->watch.trouble = disk_trouble;
+	block_watch(b->block, &b->watch);
 	*ret_dev = &b->v.dev;
 	return 0;
 }
@@ -672,4 +698,5 @@ void virtio_blk_stats(struct device *d, struct virtio_blk_stats *s)
 	s->fl_reqs = atomic_load_explicit(&c->fl_reqs, memory_order_relaxed);
 	s->fl_ns = atomic_load_explicit(&c->fl_ns, memory_order_relaxed);
 	s->errors = atomic_load_explicit(&c->errors, memory_order_relaxed);
+	s->failed = atomic_load(&c->failed);
 }

@@ -7,6 +7,9 @@
  * a DEV_EVENT_IO_ERROR comes from the loop's thread with the device locked: do not call
  * back from it.
  *
+ * What a corrupt image refuses is kept and stops the VM whatever the policy: neither the
+ * guest nor the user may take a write for done that was not.
+ *
  * A driver that does not take VIRTIO_BLK_F_FLUSH, or turns the write cache off, gets writes
  * that are on stable storage when they are done, and pays for it. */
 #ifndef CAIRN_DEVICES_VIRTIO_BLK_H
@@ -49,6 +52,7 @@ struct virtio_blk_stats {
 	uint64_t wr_reqs, wr_bytes, wr_ns;
 	uint64_t fl_reqs, fl_ns;
 	uint64_t errors;
+	int failed; /* errno of what has stopped the VM; 0: nothing */
 };
 
 /* Freed through the device's ops. Returns 0; -EINVAL; -ENOSPC; -errno. */

@@ -34,12 +34,14 @@ struct blk_counters {
 	_Atomic uint64_t wr_reqs, wr_bytes, wr_ns;
 	_Atomic uint64_t fl_reqs, fl_ns;
 	_Atomic uint64_t errors;
+	_Atomic int failed; /* errno of what stopped the VM; 0 again when it goes on */
 };
 
 struct virtio_blk {
 	struct virtio_dev v;
 	struct virtio_pci pci;
 	struct block *block;
+	struct block_watch watch;
 	struct block_info info;
 	enum virtio_blk_errors errors;
 	char serial[VIRTIO_BLK_SERIAL_BYTES]; /* padded with NULs */
@@ -53,7 +55,7 @@ struct virtio_blk {
 	unsigned nrequests, requests_max;
 	struct blk_request *free;
 	bool held_wait;		  /* nothing is taken from the rings until resume */
-	struct blk_request *held; /* failed, with the policy "stop"; oldest first */
+	struct blk_request *held; /* failed, and stopped the VM; oldest first */
 	struct blk_loaded *loaded; /* newest first */
 	unsigned nloaded;
 };

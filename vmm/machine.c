@@ -459,8 +459,26 @@ void machine_resume(struct machine *m)
 	vcpus_resume(&m->vcpus);
 }
 
-static void disk_info(struct machine *m, unsigned i, struct vm_disk_info *ret)
+const char *machine_corrupt_disk(const struct machine *m)
 {
+	for (unsigned i = 0; i < m->ndisks; i++)
+		if (block_is_corrupt(m->disks[i].block))
+			return m->disks[i].id;
+	return NULL;
+}
+
+static enum vm_disk_fault disk_fault(const struct machine_disk *d, int failed)
+{
+	if (block_is_corrupt(d->block))
+		return VM_DISK_CORRUPT;
+	if (failed == ENOSPC || failed == EDQUOT)
+		return VM_DISK_NO_SPACE;
+	return failed ? VM_DISK_FAILED : VM_DISK_FINE;
+}
+
+static void disk_info(struct machine *m, unsigned i, struct vm_info *info)
+{
+	struct vm_disk_info *ret = &info->disks[i];
 	struct virtio_blk_stats s = { 0 };
 	struct block_info b;
 
@@ -478,6 +496,7 @@ static void disk_info(struct machine *m, unsigned i, struct vm_disk_info *ret)
 	ret->fl_reqs = s.fl_reqs;
 	ret->fl_ns = s.fl_ns;
 	ret->errors = s.errors;
+	info->disk_faults[i] = disk_fault(&m->disks[i], s.failed);
 }
 
 void machine_info(struct machine *m, struct vm_info *i)
@@ -499,5 +518,5 @@ void machine_info(struct machine *m, struct vm_info *i)
 	}
 	i->ndisks = m->ndisks;
 	for (unsigned n = 0; n < m->ndisks; n++)
-		disk_info(m, n, &i->disks[n]);
+		disk_info(m, n, i);
 }

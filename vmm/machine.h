@@ -97,6 +97,8 @@ void machine_reset_devices(struct machine *m);
 void machine_pause(struct machine *m);
 void machine_resume(struct machine *m);
 
+/* The id of a disk whose image is corrupt; NULL: none is. */
+const char *machine_corrupt_disk(const struct machine *m);
 /* The figures (not phase, reason, value, detail). */
 void machine_info(struct machine *m, struct vm_info *i);
 

@@ -100,6 +100,8 @@ static bool reason_is_bad(enum vm_reason r)
 {
 	switch (r) {
 	case VM_REASON_IO_ERROR:
+	case VM_REASON_NO_SPACE:
+	case VM_REASON_IMAGE_CORRUPT:
 	case VM_REASON_GUEST_PANICKED:
 	case VM_REASON_TRIPLE_FAULT:
 	case VM_REASON_EMULATION_FAILURE:
@@ -214,6 +216,8 @@ static void generation_next(struct vm *vm)
 
 int vm_cont(struct vm *vm, enum vm_reason reason, struct err *e)
 {
+	const char *corrupt = machine_corrupt_disk(vm->m);
+
 	if (busy(vm, e))
 		return -EBUSY;
 	if (vm->phase == VM_PHASE_RUNNING)
@@ -224,6 +228,10 @@ int vm_cont(struct vm *vm, enum vm_reason reason, struct err *e)
 		return err_set(e, -EIO, ERR_IO,
 			"cannot resume: part of the VM's saved memory could not be read; reset it or "
 			"revert to another snapshot");
+	if (corrupt)
+		return err_set(e, -EIO, ERR_CORRUPT,
+			"cannot resume: the image of %s is corrupt; destroy the VM, then repair it with "
+			"cairn-img check -r all", corrupt);
 	/* The guest may do things the moment it runs: say first that it does. */
 	phase_set(vm, VM_PHASE_RUNNING, reason, 0, NULL);
 	machine_resume(vm->m);
@@ -401,23 +409,47 @@ static void guest_panicked(struct vm *vm, const struct queued *q)
 		guest_crashed(vm, VM_REASON_GUEST_PANICKED, q->ev.value, NULL);
 }
 
-static void disk_error(struct vm *vm, const struct queued *q)
+static void disk_error_tell(struct vm *vm, const struct queued *q)
 {
 	struct vm_event ev = event_new(vm, VM_EVENT_IO_ERROR);
-	char detail[VM_DETAIL_MAX];
 
 	snprintf(ev.device, sizeof(ev.device), "%s", q->device);
 	ev.value = q->ev.value;
 	ev.is_write = q->ev.is_write;
-	snprintf(ev.detail, sizeof(ev.detail), "%s", q->ev.stop ? "stop" : "report");
+	ev.image_corrupt = q->ev.corrupt;
+	snprintf(ev.detail, sizeof(ev.detail), "%s",
+		q->ev.stop ? "stop" : q->ev.ignored ? "ignore" : "report");
 	event_send(vm, &ev);
+}
+
+static void disk_error(struct vm *vm, const struct queued *q)
+{
+	int error = (int)q->ev.value;
+	char detail[VM_DETAIL_MAX];
+
+	disk_error_tell(vm, q);
 	if (!q->ev.stop || vm->phase != VM_PHASE_RUNNING)
 		return;
 	machine_pause(vm->m);
-	snprintf(detail, sizeof(detail), "%s: %s on %s%s%s", q->device,
-		q->ev.is_write ? "write" : "read", strerror((int)q->ev.value),
-		q->detail[0] ? ", " : "", q->detail);
-	phase_set(vm, VM_PHASE_PAUSED, VM_REASON_IO_ERROR, q->ev.value, detail);
+	snprintf(detail, sizeof(detail), "%s: %s failed: %s%s%s", q->device,
+		q->ev.is_write ? "write" : "read", strerror(error), q->detail[0] ? "; " : "", q->detail);
+	phase_set(vm, VM_PHASE_PAUSED,
+		error == ENOSPC || error == EDQUOT ? VM_REASON_NO_SPACE : VM_REASON_IO_ERROR, error, detail);
+}
+
+/* The guest cannot go on with that disk, in whichever phase, and life, this was found. */
+static void disk_corrupt(struct vm *vm, const struct queued *q)
+{
+	char detail[VM_DETAIL_MAX];
+
+	disk_error_tell(vm, q);
+	if (vm->phase == VM_PHASE_RUNNING)
+		machine_pause(vm->m);
+	if (vm->phase == VM_PHASE_CRASHED ||
+		(vm->phase == VM_PHASE_PAUSED && vm->reason == VM_REASON_IMAGE_CORRUPT))
+		return;
+	snprintf(detail, sizeof(detail), "%s%s%s", q->device, q->detail[0] ? ": " : "", q->detail);
+	phase_set(vm, VM_PHASE_PAUSED, VM_REASON_IMAGE_CORRUPT, q->ev.value, detail);
 }
 
 static void device_broken(struct vm *vm, const struct queued *q)
@@ -440,6 +472,10 @@ static void memory_lost(struct vm *vm, const struct queued *q)
 
 static void queued_handle(struct vm *vm, const struct queued *q)
 {
+	if (!q->is_fault && q->ev.corrupt && vm->phase != VM_PHASE_ENDED) {
+		disk_corrupt(vm, q);
+		return;
+	}
 	/* Of several vCPUs that fall together the first is heard. */
 	if ((vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED) ||
 		q->generation != vm->generation)

@@ -62,6 +62,8 @@ const char *vm_reason_name(enum vm_reason r)
 		[VM_REASON_SAVED] = "saved",
 		[VM_REASON_RESTORED] = "restored",
 		[VM_REASON_FROM_SNAPSHOT] = "from snapshot",
+		[VM_REASON_NO_SPACE] = "I/O error: no space left",
+		[VM_REASON_IMAGE_CORRUPT] = "I/O error: image corrupt",
 	};
 
 	return (unsigned)r < VM_REASON_COUNT ? names[r] : names[VM_REASON_NONE];

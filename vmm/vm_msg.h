@@ -89,6 +89,8 @@ enum vm_reason {
 	VM_REASON_SAVED,	     /* ended: its state is in a file */
 	VM_REASON_RESTORED,	     /* running or paused: it began with a saved state */
 	VM_REASON_FROM_SNAPSHOT,     /* running or paused: reverted to one */
+	VM_REASON_NO_SPACE,	     /* paused: an I/O error with ENOSPC or EDQUOT */
+	VM_REASON_IMAGE_CORRUPT,     /* paused: as VM_REASON_IO_ERROR; it cannot go on */
 	VM_REASON_COUNT,
 };
 
@@ -97,7 +99,7 @@ enum vm_event_kind {
 	VM_EVENT_POWERDOWN,	 /* the button was pressed */
 	VM_EVENT_RESET,		 /* value: 1 by the guest, 0 by request */
 	VM_EVENT_GUEST_PANICKED, /* value: pvpanic's bits */
-	VM_EVENT_IO_ERROR,	 /* device, value: errno, is_write, detail: action */
+	VM_EVENT_IO_ERROR,	 /* device, value: errno, is_write, image_corrupt, detail: action */
 	VM_EVENT_NEEDS_RESET,	 /* device */
 	VM_EVENT_PROGRESS,	 /* of a save: value of total bytes looked at */
 	VM_EVENT_KIND_COUNT,
@@ -185,7 +187,7 @@ struct vm_event {
 	uint8_t phase; /* enum vm_phase, always the present one */
 	uint8_t reason;
 	uint8_t is_write;
-	uint8_t reserved;
+	uint8_t image_corrupt;
 	int64_t value;
 	uint64_t realtime_ns;
 	char device[32];
@@ -288,7 +290,10 @@ struct vm_info {
 	uint64_t assist_syscalls, assist_instructions;
 	uint64_t vcpu_ns[VM_VCPUS_MAX]; /* CPU time of each vCPU thread */
 	struct vm_disk_info disks[VM_DISKS_MAX];
+	uint8_t disk_faults[VM_DISKS_MAX]; /* enum vm_disk_fault: what stopped the VM */
 };
+
+enum vm_disk_fault { VM_DISK_FINE = 0, VM_DISK_FAILED = 1, VM_DISK_NO_SPACE = 2, VM_DISK_CORRUPT = 3 };
 
 enum vm_host_kind { VM_HOST_VMX = 1, VM_HOST_SVM = 2, VM_HOST_PVM = 3 };
 

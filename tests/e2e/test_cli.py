@@ -16,7 +16,7 @@ from conftest import BUILD
 VERBS = ["define", "dumpjson", "undefine", "start", "shutdown", "reboot", "reset", "suspend",
          "resume", "destroy", "run", "save", "restore", "managedsave", "managedsave-remove",
          "snapshot-create", "snapshot-create-as", "snapshot-list", "snapshot-info", "snapshot-current",
-         "snapshot-parent", "snapshot-revert", "snapshot-delete", "snapshot-rename", "snapshot-tag", "list", "dominfo", "domstate", "console", "wait", "event",
+         "snapshot-parent", "snapshot-revert", "snapshot-delete", "snapshot-rename", "snapshot-tag", "list", "dominfo", "domstate", "domblkerror", "console", "wait", "event",
          "events", "jobs", "job-cancel", "job-dismiss", "grant", "revoke", "permissions",
          "audit",
          "version", "help"]
@@ -294,7 +294,7 @@ def test_completion(fake):
     assert complete("cairn snapshot-revert ") == {"web1", "web2"}
     assert complete("cairn snapshot-revert web1 ") == {"before"}
     assert complete("cairn snapshot-delete web1 --snapshotname b") == {"before"}
-    assert complete("cairn help dom") == {"dominfo", "domstate"}
+    assert complete("cairn help dom") == {"dominfo", "domstate", "domblkerror"}
     assert complete(f"cairn -c {fake.socket} destroy web2") == {"web2"}
 
 

@@ -1,4 +1,4 @@
-/* dominfo, domstate, version. */
+/* dominfo, domstate, domblkerror, version. */
 #include "tools/cairn/cli.h"
 #include "tools/cairn/output.h"
 #include "api/client.h"
@@ -76,6 +76,54 @@ int verb_domstate(struct cli *c)
 	} else {
 		printf("%s\n", text(o, "state"));
 	}
+	return CLI_OK;
+}
+
+/* {"disk", "error"} of each disk that has stopped the VM. */
+static struct json_object *faults_of(struct json_object *disks)
+{
+	struct json_object *faults = json_object_new_array();
+
+	for (size_t i = 0; i < json_object_array_length(disks); i++) {
+		struct json_object *d = json_object_array_get_idx(disks, i), *o;
+
+		if (!js_get_str(d, "fault"))
+			continue;
+		o = json_object_new_object();
+		js_put_str(o, "disk", text(d, "id"));
+		js_put_str(o, "error", text(d, "fault"));
+		json_object_array_add(faults, o);
+	}
+	return faults;
+}
+
+int verb_domblkerror(struct cli *c)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	CLEANUP_JS struct json_object *faults = NULL;
+	struct json_object *disks;
+	struct err e;
+	int r = cli_vm_info(c, c->pos[0], &o, &e);
+
+	disks = r < 0 ? NULL : js_get_array(o, "disks");
+	if (!r && !disks)
+		r = err_set(&e, -EPERM, ERR_WRONG_STATE,
+			"VM '%s' is %s: there is no process to ask about its disks. Next: cairn start %s",
+			c->pos[0], text(o, "state"), c->pos[0]);
+	if (r < 0)
+		return cli_fail(&e, "failed to get disk errors of domain '%s'", c->pos[0]);
+	faults = faults_of(disks);
+	if (c->format != CLI_TABLE) {
+		output_print(stdout, c->format, faults);
+		return CLI_OK;
+	}
+	for (size_t i = 0; i < json_object_array_length(faults); i++) {
+		struct json_object *f = json_object_array_get_idx(faults, i);
+
+		printf("%s: %s\n", text(f, "disk"), text(f, "error"));
+	}
+	if (!json_object_array_length(faults))
+		printf("No errors found\n");
 	return CLI_OK;
 }
 

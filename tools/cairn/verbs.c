@@ -175,6 +175,8 @@ const struct verb verbs[] = {
 		verb_dominfo },
 	{ "domstate", "Looking", "VM", "state of a VM", domstate_options, 1, 1, true, "vm",
 		verb_domstate },
+	{ "domblkerror", "Looking", "VM", "disks whose errors stopped a VM", NULL, 1, 1, true, "vm",
+		verb_domblkerror },
 	{ "console", "Looking", "VM", "attach this terminal; Ctrl-] leaves", console_options, 1, 1,
 		false, "vm", verb_console },
 	{ "wait", "Looking", "VM", "wait for a state", wait_options, 1, 1, false, "vm", verb_wait },

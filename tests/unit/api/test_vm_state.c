@@ -32,7 +32,7 @@ static const struct {
 	{ VM_ASK_SNAPSHOT, "orrroo-" },
 	{ VM_ASK_REVERT, "oooo-oo" },
 	{ VM_SAW_RUNNING, "--r---r" },
-	{ VM_SAW_PAUSED, "-p-p---" },
+	{ VM_SAW_PAUSED, "-ppp---" },
 	{ VM_SAW_PRESERVED, "-vvv---" },
 	{ VM_SAW_ENDED, "-ooo--o" },
 	{ VM_SAW_SAVED, "sssssss" },

@@ -33,6 +33,8 @@ struct block {
 	struct block_req *held[64];
 	unsigned nheld;
 	int fail_with; /* -errno for reads and writes */
+	struct block_watch *watch;
+	bool corrupt;
 	unsigned submits, fua, flushes, discards, unmaps;
 	uint64_t last_offset, last_len;
 };
@@ -105,6 +107,16 @@ void block_submit(struct block *b, struct block_req *r)
 void block_info(const struct block *b, struct block_info *ret_info)
 {
 	*ret_info = b->info;
+}
+
+void block_watch(struct block *b, struct block_watch *w)
+{
+	b->watch = w;
+}
+
+bool block_is_corrupt(const struct block *b)
+{
+	return b->corrupt;
 }
 
 static void block_release(struct block *b)
@@ -484,6 +496,71 @@ static void error_policies(void **state)
 	}
 }
 
+static void corrupt_image_stops_whatever_the_policy(void **state)
+{
+	static const enum virtio_blk_errors policies[] = { VIRTIO_BLK_ERRORS_REPORT,
+		VIRTIO_BLK_ERRORS_STOP, VIRTIO_BLK_ERRORS_IGNORE };
+	struct virtio_blk_stats s;
+	struct blk_test t;
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_SIZE(policies); i++) {
+		struct virtio_blk_config c = { .errors = policies[i] };
+
+		disk_new(&t, &c);
+		disk_start(&t, &c, ALL);
+		t.block.corrupt = true;
+		t.block.fail_with = -EIO;
+		submit(&t, 0, 0, 1, 0, t.data, 512);
+		fx_run(&t.f, 10);
+		assert_int_equal(drv_used_idx(&t.d.q[0]), 0);
+		assert_int_equal(t.f.nevents, 1);
+		assert_true(t.f.events[0].stop && t.f.events[0].corrupt);
+		assert_false(t.f.events[0].ignored);
+		virtio_blk_stats(t.dev, &s);
+		assert_int_equal(s.failed, EIO);
+		disk_end(&t);
+	}
+}
+
+/* Trouble without a request: told, and with "stop" nothing more is taken from the rings. */
+static void trouble_without_a_request(void **state)
+{
+	static const struct {
+		enum virtio_blk_errors policy;
+		bool corrupt, stop, ignored;
+	} cases[] = { { VIRTIO_BLK_ERRORS_REPORT, false, false, false },
+		{ VIRTIO_BLK_ERRORS_IGNORE, false, false, true },
+		{ VIRTIO_BLK_ERRORS_STOP, false, true, false },
+		{ VIRTIO_BLK_ERRORS_IGNORE, true, true, false } };
+	struct blk_test t;
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct virtio_blk_config c = { .errors = cases[i].policy };
+
+		disk_new(&t, &c);
+		disk_start(&t, &c, ALL);
+		t.block.corrupt = cases[i].corrupt;
+		t.block.watch->trouble(t.block.watch, -ENOSPC, "why");
+		assert_int_equal(t.f.nevents, 1);
+		assert_int_equal(t.f.events[0].value, ENOSPC);
+		assert_true(t.f.events[0].is_write);
+		assert_int_equal(t.f.events[0].stop, cases[i].stop);
+		assert_int_equal(t.f.events[0].ignored, cases[i].ignored);
+		assert_int_equal(t.f.events[0].corrupt, cases[i].corrupt);
+		submit(&t, 0, 0, 0, 0, t.data, 512);
+		fx_run(&t.f, 10);
+		assert_int_equal(drv_used_idx(&t.d.q[0]), cases[i].stop ? 0 : 1);
+		if (cases[i].stop) {
+			t.dev->ops->pause(t.dev);
+			t.dev->ops->resume(t.dev);
+			drv_wait(&t.d.q[0], NULL);
+		}
+		disk_end(&t);
+	}
+}
+
 static void stop_policy_keeps_the_request(void **state)
 {
 	struct virtio_blk_config c = { .errors = VIRTIO_BLK_ERRORS_STOP };
@@ -698,6 +775,8 @@ int main(void)
 		cmocka_unit_test(read_only_disk),
 		cmocka_unit_test(large_blocks),
 		cmocka_unit_test(error_policies),
+		cmocka_unit_test(corrupt_image_stops_whatever_the_policy),
+		cmocka_unit_test(trouble_without_a_request),
 		cmocka_unit_test(stop_policy_keeps_the_request),
 		cmocka_unit_test(resume_redoes_in_order),
 		cmocka_unit_test(queues_work_side_by_side),

@@ -1,0 +1,245 @@
+"""What a running VM does when its disk fails: a corrupt image, a full file system, a file that
+somebody cut. The guest never takes a write for done that was not, and nothing is lost."""
+
+import json
+import os
+import select
+import subprocess
+
+import pytest
+
+from conftest import BUILD, Console
+from test_img import MIB, be64, poke
+
+IMG = os.path.join(BUILD, "cairn-img")
+
+
+def run(*args, status=0):
+    r = subprocess.run(args, capture_output=True, text=True, timeout=50)
+    assert r.returncode == status, f"{args}: {r.returncode}\n{r.stdout}{r.stderr}"
+    return r.stdout + r.stderr
+
+
+def img(*args, **kwargs):
+    return run(IMG, *args, **kwargs)
+
+
+class Vm:
+    """The interpreter under a daemon, with one disk."""
+
+    def __init__(self, daemon, guest, path, fmt="qcow2", errors="stop"):
+        self.daemon = daemon
+        self.path = str(path)
+        daemon.define("vm1", boot={"kernel": guest("interp.elf")},
+                      disks=[{"path": self.path, "format": fmt, "errors": errors}])
+        self.q = daemon.qmp()
+        self.start()
+
+    def start(self):
+        self.daemon.cairn("start", "vm1")
+        self.console = Console(self.daemon, "vm1")
+        while self.console.line() != "interp":
+            pass
+        self.run("open 0")
+
+    def run(self, text):
+        return self.console.run(text)
+
+    def begin(self, text):
+        """A command whose answer comes later."""
+        self.console.sock.sendall(text.encode() + b"\n")
+
+    def answer(self):
+        """The last line of the answer of what was begun."""
+        while True:
+            line = self.console.line()
+            if line == "ok" or line.startswith(("err ", "error: ")):
+                return line
+
+    def outcome(self, text):
+        """Of a command: its last line, or None when an I/O error comes first."""
+        assert not self.console.buffer
+        self.begin(text)
+        while not [e for e in self.q.events if e["event"] == "BLOCK_IO_ERROR"]:
+            ready = [] if b"\r\n" in self.q.buffer else select.select([self.console.sock, self.q.sock], [], [], 30)[0]
+            if self.console.sock in ready:
+                return self.answer()
+            self.q.events.append(self.q.read())
+        return None
+
+    def silent(self):
+        """Has the guest nothing to say? It stands still, so that lasts."""
+        self.console.sock.setblocking(False)
+        try:
+            return b"\n" not in self.console.buffer + self.console.sock.recv(65536)
+        except BlockingIOError:
+            return b"ok" not in self.console.buffer
+        finally:
+            self.console.sock.settimeout(30)
+
+    def error(self, **data):
+        """The next event of an I/O error, and the stop behind it if there is to be one."""
+        ev = self.q.event("BLOCK_IO_ERROR", vm="vm1")["data"]
+        assert {k: ev[k] for k in data} == data and ev["device"] == ev["node-name"] == "vda"
+        if ev["action"] == "stop":
+            self.q.event("STOP", vm="vm1")
+        return ev
+
+    def paused(self, why):
+        assert self.daemon.cairn("domstate", "--reason", "vm1").stdout == f"paused (I/O error{why})\n"
+
+    def faults(self):
+        return self.daemon.cairn("domblkerror", "vm1").stdout
+
+    def resume(self, ok=True):
+        return self.daemon.cairn("resume", "vm1", ok=ok).stderr
+
+    def off(self):
+        self.console.close()
+        self.daemon.cairn("destroy", "vm1")
+
+
+# ---- corrupt ----
+
+def write_by_qemu(path, *commands, size="64M"):
+    run("qemu-img", "create", "-q", "-f", "qcow2", str(path), size)
+    run("qemu-io", *[a for c in commands for a in ("-c", c)], str(path))
+
+
+def l2_offset(path):
+    return be64(path, be64(path, 40)) & 0x00FFFFFFFFFFFE00
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """An image whose first cluster is said to lie where the refcount table is."""
+    path = tmp_path / "img"
+    write_by_qemu(path, "write -P 7 0 64k", "write -P 8 1M 64k")
+    poke(path, l2_offset(path), (be64(path, 48) | 1 << 63).to_bytes(8, "big"))
+    return path
+
+
+@pytest.mark.parametrize("errors", ["report", "stop", "ignore"])
+def test_a_corrupt_image_pauses_whatever_the_policy(daemon, kvm, guest, damaged, errors):
+    vm = Vm(daemon, guest, damaged, errors=errors)
+    table = damaged.read_bytes()[be64(damaged, 48):][:65536]
+    vm.run("write 2048 8 1")
+    vm.begin("write 0 8 1")
+    vm.error(operation="write", action="stop", nospace=False, reason="image corrupt")
+    vm.paused(": image corrupt")
+    assert vm.faults() == "vda: image corrupt\n"
+    assert json.loads(daemon.cairn("domblkerror", "vm1", "--format", "json").stdout) == [
+        {"disk": "vda", "error": "image corrupt"}]
+    assert "hit metadata" in daemon.info("vm1")["detail"] or "vda" in daemon.info("vm1")["detail"]
+    # To go on would only show the guest what is not there.
+    for _ in range(2):
+        r = vm.resume(ok=1)
+        assert "image of vda is corrupt" in r and "cairn-img check -r all" in r
+        daemon.cairn("reset", "vm1")
+    assert vm.silent()
+    assert damaged.read_bytes()[be64(damaged, 48):][:65536] == table
+    vm.off()
+    assert be64(damaged, 72) & 2
+    assert "check -r all" in daemon.cairn("start", "vm1", ok=None).stderr
+    img("check", "-r", "all", str(damaged))
+    run("qemu-img", "check", "-q", str(damaged))
+    vm.start()
+    vm.run("write 0 8 1")
+    vm.run("verify 0 8 1")
+    vm.run("flush")
+    assert vm.faults() == "No errors found\n"
+    vm.off()
+    r = daemon.cairn("domblkerror", "vm1", ok=4)
+    assert "VM 'vm1' is shut off" in r.stderr
+
+
+def test_corruption_that_no_request_has_met(daemon, kvm, guest, damaged):
+    """A snapshot counts all tables: the guest has asked for nothing."""
+    vm = Vm(daemon, guest, damaged, errors="report")
+    r = daemon.cairn("snapshot-create-as", "vm1", "one", ok=1)
+    assert "vda" in r.stderr
+    vm.error(operation="write", action="stop", reason="image corrupt")
+    vm.paused(": image corrupt")
+    assert "points at metadata" in daemon.info("vm1")["detail"]
+    assert "corrupt" in vm.resume(ok=1)
+    vm.off()
+    assert json.loads(run("qemu-img", "info", "--output", "json", str(damaged))).get("snapshots", []) == []
+
+
+def test_a_paused_vm_learns_of_it_too(daemon, kvm, guest, damaged):
+    vm = Vm(daemon, guest, damaged)
+    daemon.cairn("suspend", "vm1")
+    daemon.cairn("snapshot-create-as", "vm1", "one", ok=1)
+    vm.q.event("VM_STATE_CHANGE", state="paused", reason="I/O error: image corrupt")
+    vm.paused(": image corrupt")
+    assert "corrupt" in vm.resume(ok=1)
+
+
+# ---- no room ----
+
+class Small:
+    """A file system of a few MiB in a mount namespace of its own, and a ballast in it."""
+
+    def __init__(self, folder, size):
+        folder.mkdir()
+        self.process = subprocess.Popen(
+            ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size="$2" tmpfs "$1" && echo mounted && exec sleep 600',
+             "sh", str(folder), size],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        if self.process.stdout.readline() != "mounted\n":
+            pytest.skip("no mount namespace here: " + self.process.stderr.read().strip())
+        self.path = type(folder)(f"/proc/{self.process.pid}/root{folder}")
+        self.ballast = self.path / "ballast"
+
+    def fill(self, keep=0):
+        """Leave room for `keep` bytes, to the page."""
+        with open(self.ballast, "ab") as f:
+            room = os.statvfs(self.path)
+            f.write(bytes(max(room.f_bavail * room.f_bsize - keep, 0)))
+
+    def empty(self):
+        self.ballast.unlink()
+
+    def close(self):
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def small(tmp_path):
+    s = Small(tmp_path / "small", "24m")
+    yield s
+    s.close()
+
+
+def image_with(path, fmt, size="16M"):
+    img("create", "-q", "-f", fmt, str(path), size)
+    return path
+
+
+@pytest.mark.parametrize("fmt", ["qcow2", "raw"])
+def test_no_room_pauses_and_nothing_is_lost(daemon, kvm, guest, small, fmt):
+    vm = Vm(daemon, guest, image_with(small.path / "img", fmt), fmt)
+    vm.run("write 0 2048 1")
+    small.fill(keep=MIB)
+    done = 1
+    while vm.outcome(f"write {done * 2048} 2048 {done + 1}") == "ok":
+        done += 1
+    vm.error(operation="write", action="stop", nospace=True)
+    vm.paused(": no space left")
+    assert vm.faults() == "vda: no space\n" and vm.silent()
+    vm.resume()  # without room it stops again
+    vm.error(operation="write", action="stop", nospace=True)
+    small.empty()
+    vm.resume()
+    assert vm.answer() == "ok"
+    assert vm.faults() == "No errors found\n"
+    for i in range(done + 1):
+        vm.run(f"verify {i * 2048} 2048 {i + 1}")
+    vm.run("flush")
+    vm.off()
+    if fmt == "qcow2":
+        run("qemu-img", "check", "-q", vm.path)
+    vm.start()
+    for i in range(done + 1):
+        vm.run(f"verify {i * 2048} 2048 {i + 1}")
