@@ -8,6 +8,22 @@
 /* Below this many slices a transaction could not hold what it needs. */
 #define CACHE_SLICES_MIN 16u
 #define CACHE_AHEAD_SLICES 64u
+/* Memory comes for so many at a time. It goes back at the end. */
+#define CACHE_SLAB_SLICES 32u
+
+struct cache_slab {
+	struct cache_slab *next;
+	uint8_t *data;
+	struct slice slices[CACHE_SLAB_SLICES];
+};
+
+/* Adjoining slices in one read. */
+struct slice_batch {
+	struct io io;
+	unsigned n;
+	struct slice *slices[CACHE_AHEAD_SLICES];
+	struct iovec iov[CACHE_AHEAD_SLICES];
+};
 
 void wait_list_init(struct wait_list *l)
 {
@@ -91,8 +107,43 @@ static void slice_unhash(struct slice *s)
 
 static void slice_free(struct slice *s)
 {
-	free(s->data);
-	free(s);
+	s->hash_next = s->cache->spare;
+	s->cache->spare = s;
+}
+
+static bool slab_add(struct cache *c)
+{
+	struct cache_slab *b = calloc(1, sizeof(*b));
+
+	if (b)
+		b->data = io_buffer_new((size_t)CACHE_SLAB_SLICES * c->slice_bytes);
+	if (!b || !b->data) {
+		free(b);
+		return false;
+	}
+	b->next = c->slabs;
+	c->slabs = b;
+	c->slab_left = CACHE_SLAB_SLICES;
+	return true;
+}
+
+/* One with memory of its own and nothing else; NULL: out of memory. */
+static struct slice *slice_blank(struct cache *c)
+{
+	struct slice *s = c->spare;
+	uint8_t *data;
+
+	if (s) {
+		c->spare = s->hash_next;
+		data = s->data;
+	} else {
+		if (!c->slab_left && !slab_add(c))
+			return NULL;
+		s = &c->slabs->slices[--c->slab_left];
+		data = c->slabs->data + (size_t)c->slab_left * c->slice_bytes;
+	}
+	*s = (struct slice){ .cache = c, .data = data };
+	return s;
 }
 
 void slice_set_dirty(struct slice *s)
@@ -153,7 +204,7 @@ static void cache_evict(struct cache *c)
 
 static struct slice *slice_new(struct cache *c, uint64_t offset)
 {
-	struct slice *s = calloc(1, sizeof(*s)), **slot;
+	struct slice *s, **slot;
 
 	while (c->count >= c->max) {
 		unsigned before = c->count;
@@ -162,13 +213,9 @@ static struct slice *slice_new(struct cache *c, uint64_t offset)
 		if (c->count == before)
 			break;
 	}
-	if (s)
-		s->data = aligned_alloc(MAX(c->slice_bytes, 512u), MAX(c->slice_bytes, 512u));
-	if (!s || !s->data) {
-		free(s);
+	s = slice_blank(c);
+	if (!s)
 		return NULL;
-	}
-	s->cache = c;
 	s->offset = offset;
 	wait_list_init(&s->waiters);
 	slot = hash_slot(c, offset);
@@ -195,9 +242,8 @@ struct slice *cache_peek(struct cache *c, uint64_t offset)
 	return s && !s->loading ? s : NULL;
 }
 
-static void slice_loaded(struct io *io, int res)
+static void slice_read_over(struct slice *s, int res)
 {
-	struct slice *s = container_of(io, struct slice, io);
 	struct qcow2 *q = s->cache->q;
 
 	s->loading = false;
@@ -211,7 +257,22 @@ static void slice_loaded(struct io *io, int res)
 	slice_unpin(s);
 }
 
-static struct slice *slice_load(struct cache *c, uint64_t offset)
+static void slice_loaded(struct io *io, int res)
+{
+	slice_read_over(container_of(io, struct slice, io), res);
+}
+
+static void slice_read(struct slice *s)
+{
+	struct cache *c = s->cache;
+
+	s->iov = (struct iovec){ s->data, c->slice_bytes };
+	s->io.done = slice_loaded;
+	io_read(&s->io, c->q->base.loop, c->q->base.fd, &s->iov, 1, s->offset, c->slice_bytes);
+}
+
+/* One whose content is on its way. */
+static struct slice *slice_awaited(struct cache *c, uint64_t offset)
 {
 	struct slice *s = slice_new(c, offset);
 
@@ -219,22 +280,59 @@ static struct slice *slice_load(struct cache *c, uint64_t offset)
 		return NULL;
 	c->misses++;
 	s->loading = true;
-	s->iov = (struct iovec){ s->data, c->slice_bytes };
-	s->io.done = slice_loaded;
 	c->q->internal++;
-	io_read(&s->io, c->q->base.loop, c->q->base.fd, &s->iov, 1, offset, c->slice_bytes);
 	return s;
+}
+
+static struct slice *slice_load(struct cache *c, uint64_t offset)
+{
+	struct slice *s = slice_awaited(c, offset);
+
+	if (s)
+		slice_read(s);
+	return s;
+}
+
+/* One bad sector must not fail those beside it. */
+static void batch_loaded(struct io *io, int res)
+{
+	struct slice_batch *b = container_of(io, struct slice_batch, io);
+
+	for (unsigned i = 0; i < b->n; i++) {
+		if (res < 0)
+			slice_read(b->slices[i]);
+		else
+			slice_read_over(b->slices[i], 0);
+	}
+	free(b);
 }
 
 void cache_ahead(struct cache *c, uint64_t offset, uint64_t end)
 {
-	unsigned n = MIN(c->max / 4, CACHE_AHEAD_SLICES);
+	unsigned max = MIN(c->max / 4, CACHE_AHEAD_SLICES);
+	struct slice_batch *b;
 
-	if (cache_find(c, offset))
+	if (offset >= end || cache_find(c, offset))
 		return;
-	for (; n && offset < end; n--, offset += c->slice_bytes)
-		if (!cache_find(c, offset) && !slice_load(c, offset))
-			return;
+	b = malloc(sizeof(*b));
+	if (!b)
+		return;
+	b->n = 0;
+	for (uint64_t o = offset; b->n < max && o < end && !cache_find(c, o); o += c->slice_bytes) {
+		struct slice *s = slice_awaited(c, o);
+
+		if (!s)
+			break;
+		b->iov[b->n] = (struct iovec){ s->data, c->slice_bytes };
+		b->slices[b->n++] = s;
+	}
+	if (!b->n) {
+		free(b);
+		return;
+	}
+	b->io.done = batch_loaded;
+	io_read(&b->io, c->q->base.loop, c->q->base.fd, b->iov, b->n, offset,
+		(uint64_t)b->n * c->slice_bytes);
 }
 
 int cache_get(struct cache *c, uint64_t offset, struct wait *w, struct slice **ret_s)
@@ -302,7 +400,13 @@ void cache_done(struct cache *c)
 		struct slice *s = c->lru_head;
 
 		slice_unhash(s);
-		slice_free(s);
+	}
+	while (c->slabs) {
+		struct cache_slab *b = c->slabs;
+
+		c->slabs = b->next;
+		free(b->data);
+		free(b);
 	}
 	free(c->hash);
 	c->hash = NULL;

@@ -58,6 +58,9 @@ struct cache {
 	struct slice **hash;
 	struct slice *lru_head, *lru_tail;
 	struct slice *dirty_head;
+	struct slice *spare;	   /* freed ones, by hash_next */
+	struct cache_slab *slabs;  /* memory of all; the first has slab_left unused */
+	unsigned slab_left;
 	uint64_t hits, misses;
 };
 

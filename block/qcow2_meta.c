@@ -8,9 +8,11 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* Snapshots' L1 tables are read at open up to this many bytes in all. */
 #define META_INACTIVE_BYTES_MAX (64 * MIB)
+#define META_GROUP_BITS 6
 
 static size_t meta_slot(const struct meta_set *m, uint64_t cluster)
 {
@@ -28,10 +30,13 @@ static int meta_grow(struct meta_set *m)
 
 	bigger.keys = calloc(bigger.cap, sizeof(*bigger.keys));
 	bigger.kinds = calloc(bigger.cap, 1);
-	if (!bigger.keys || !bigger.kinds) {
+	bigger.groups = calloc(QCOW2_META_GROUPS / 64, sizeof(*bigger.groups));
+	if (!bigger.keys || !bigger.kinds || !bigger.groups) {
 		meta_done(&bigger);
 		return -ENOMEM;
 	}
+	if (m->groups)
+		memcpy(bigger.groups, m->groups, QCOW2_META_GROUPS / 8);
 	for (size_t i = 0; i < m->cap; i++) {
 		size_t to;
 
@@ -46,12 +51,24 @@ static int meta_grow(struct meta_set *m)
 	return 0;
 }
 
+/* The word and the bit of a cluster's group. */
+static uint64_t *meta_group(const struct meta_set *m, uint64_t cluster, uint64_t *ret_bit)
+{
+	uint64_t group = (cluster >> META_GROUP_BITS) & (QCOW2_META_GROUPS - 1);
+
+	*ret_bit = 1ULL << (group & 63);
+	return &m->groups[group / 64];
+}
+
 int meta_add(struct meta_set *m, uint64_t cluster, enum meta_kind k)
 {
+	uint64_t *group, bit;
 	size_t i;
 
 	if (m->used * 2 >= m->cap && meta_grow(m) < 0)
 		return -ENOMEM;
+	group = meta_group(m, cluster, &bit);
+	*group |= bit;
 	i = meta_slot(m, cluster);
 	if (!m->keys[i]) {
 		m->keys[i] = cluster + 1;
@@ -93,10 +110,27 @@ enum meta_kind meta_find(const struct meta_set *m, uint64_t cluster)
 	return m->keys[i] ? m->kinds[i] : META_NONE;
 }
 
+uint64_t meta_next(const struct meta_set *m, uint64_t cluster, uint64_t end)
+{
+	if (!m->cap)
+		return end;
+	while (cluster < end) {
+		uint64_t bit, stop = MIN(end, (cluster | ((1u << META_GROUP_BITS) - 1)) + 1);
+
+		if (!(*meta_group(m, cluster, &bit) & bit))
+			cluster = stop;
+		for (; cluster < stop; cluster++)
+			if (meta_find(m, cluster) != META_NONE)
+				return cluster;
+	}
+	return end;
+}
+
 void meta_done(struct meta_set *m)
 {
 	free(m->keys);
 	free(m->kinds);
+	free(m->groups);
 	*m = (struct meta_set){ 0 };
 }
 

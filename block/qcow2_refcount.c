@@ -54,6 +54,67 @@ static void ref_write(const struct qcow2 *q, uint8_t *d, uint32_t i, uint64_t v)
 	}
 }
 
+/* ---- many of a slice at once ---- */
+
+/* Eight bytes of refcounts that all hold v. A slice is made of such words. */
+static uint64_t ref_word(const struct qcow2 *q, uint64_t v)
+{
+	uint64_t word = 0;
+
+	for (uint32_t i = 0; i < 64u >> q->h.refcount_order; i++)
+		ref_write(q, (uint8_t *)&word, i, v);
+	return word;
+}
+
+/* How many of the n refcounts from i on hold v, up to the first that does not? */
+static uint32_t ref_same(const struct qcow2 *q, const uint8_t *d, uint32_t i, uint32_t n, uint64_t v)
+{
+	uint32_t per_word = 64u >> q->h.refcount_order, k = 0;
+
+	while (k < n && (i + k) % per_word && ref_read(q, d, i + k) == v)
+		k++;
+	if (n - k >= per_word && (i + k) % per_word == 0) {
+		uint64_t word = ref_word(q, v);
+
+		while (n - k >= per_word && !memcmp(d + (i + k) / per_word * 8, &word, 8))
+			k += per_word;
+	}
+	while (k < n && ref_read(q, d, i + k) == v)
+		k++;
+	return k;
+}
+
+/* How many of the n refcounts from i on are not 0, up to the first that is? */
+static uint32_t ref_used(const struct qcow2 *q, const uint8_t *d, uint32_t i, uint32_t n)
+{
+	uint32_t k = 0;
+
+	while (k < n) {
+		uint64_t v = ref_read(q, d, i + k);
+
+		if (!v)
+			break;
+		k += ref_same(q, d, i + k, n - k, v);
+	}
+	return k;
+}
+
+static void ref_fill(const struct qcow2 *q, uint8_t *d, uint32_t i, uint32_t n, uint64_t v)
+{
+	uint32_t per_word = 64u >> q->h.refcount_order;
+
+	for (; n && i % per_word; i++, n--)
+		ref_write(q, d, i, v);
+	if (n >= per_word) {
+		uint64_t word = ref_word(q, v);
+
+		for (; n >= per_word; i += per_word, n -= per_word)
+			memcpy(d + i / per_word * 8, &word, 8);
+	}
+	for (; n; i++, n--)
+		ref_write(q, d, i, v);
+}
+
 /* The slice with a cluster's refcount. -ENOENT: no block, so the refcount is 0. */
 static int ref_slice(struct qcow2 *q, uint64_t cluster, struct wait *w, struct slice **ret_s,
 	uint32_t *ret_i)
@@ -70,6 +131,20 @@ static int ref_slice(struct qcow2 *q, uint64_t cluster, struct wait *w, struct s
 	*ret_i = in_block & ((1u << q->slice_refs_bits) - 1);
 	return cache_get(&q->refs, off + (uint64_t)(in_block >> q->slice_refs_bits) * q->slice_bytes,
 		w, ret_s);
+}
+
+/* For who goes through refcounts in order: the rest of the block is read along. */
+static void refs_ahead(struct qcow2 *q, uint64_t cluster)
+{
+	uint64_t block = cluster >> q->refblock_bits, off;
+	uint32_t in_block = (uint32_t)(cluster & ((1ULL << q->refblock_bits) - 1));
+
+	if (block >= q->reftable.n)
+		return;
+	off = q->reftable.entries[block];
+	if (off && !(off & (q->cluster_bytes - 1)) && off < QCOW2_OFFSET_END)
+		cache_ahead(&q->refs, off + (uint64_t)(in_block >> q->slice_refs_bits) * q->slice_bytes,
+			off + q->cluster_bytes);
 }
 
 /* Before a refcount changes: the block must be one, and only that. */
@@ -102,17 +177,17 @@ int refcount_run(struct qcow2 *q, uint64_t cluster, uint32_t n, struct wait *w, 
 	uint32_t *ret_n)
 {
 	struct slice *s;
-	uint32_t i, k = 1;
-	int r = ref_slice(q, cluster, w, &s, &i);
+	uint32_t i;
+	int r;
 
+	refs_ahead(q, cluster);
+	r = ref_slice(q, cluster, w, &s, &i);
 	*ret = 0;
 	*ret_n = 1;
 	if (r < 0)
 		return r == -ENOENT ? 0 : r;
 	*ret = ref_read(q, s->data, i);
-	while (k < n && i + k < 1u << q->slice_refs_bits && ref_read(q, s->data, i + k) == *ret)
-		k++;
-	*ret_n = k;
+	*ret_n = ref_same(q, s->data, i, MIN(n, (1u << q->slice_refs_bits) - i), *ret);
 	return 0;
 }
 
@@ -146,11 +221,12 @@ static int refblock_set_one(struct qcow2 *q, uint64_t cluster)
 
 static int clusters_unclaimed(struct qcow2 *q, uint64_t first, uint64_t n)
 {
-	for (uint64_t c = first; c < first + n; c++)
-		if (meta_find(&q->meta, c) != META_NONE)
-			return qcow2_corrupt(q, "cluster 0x%llx holds metadata but its refcount is 0",
-				(unsigned long long)(c << q->cluster_bits));
-	return 0;
+	uint64_t hit = meta_next(&q->meta, first, first + n);
+
+	if (hit == first + n)
+		return 0;
+	return qcow2_corrupt(q, "cluster 0x%llx holds metadata but its refcount is 0",
+		(unsigned long long)(hit << q->cluster_bits));
 }
 
 static void fresh_passed(struct qcow2 *q, uint64_t end)
@@ -256,14 +332,20 @@ int refcount_add(struct qcow2 *q, uint64_t cluster, uint32_t n, struct wait *w, 
 	uint64_t max = q->h.refcount_order == 6 ? UINT64_MAX : (1ULL << (1u << q->h.refcount_order)) - 1;
 	uint32_t i, done = 0;
 	struct slice *s;
-	int r = ref_slice(q, cluster, w, &s, &i);
+	int r;
 
+	refs_ahead(q, cluster);
+	r = ref_slice(q, cluster, w, &s, &i);
 	if (r == -ENOENT)
 		return freer_underflow(q, cluster);
 	if (!r)
 		r = ref_slice_writable(q, s);
-	for (; !r && done < n && i + done < 1u << q->slice_refs_bits; done++) {
+	if (r < 0)
+		return r;
+	n = MIN(n, (1u << q->slice_refs_bits) - i);
+	while (done < n) {
 		uint64_t v = ref_read(q, s->data, i + done);
+		uint32_t same = ref_same(q, s->data, i + done, n - done, v);
 
 		if (!v && !done)
 			return freer_underflow(q, cluster);
@@ -271,10 +353,9 @@ int refcount_add(struct qcow2 *q, uint64_t cluster, uint32_t n, struct wait *w, 
 			return -ERANGE;
 		if (!v || v == max)
 			break;
-		ref_write(q, s->data, i + done, v + 1);
+		ref_fill(q, s->data, i + done, same, v + 1);
+		done += same;
 	}
-	if (r < 0)
-		return r;
 	slice_set_dirty(s);
 	commit_note_dirty(q);
 	*ret_n = done;
@@ -286,18 +367,14 @@ int refcount_add(struct qcow2 *q, uint64_t cluster, uint32_t n, struct wait *w, 
 static int run_take(struct qcow2 *q, struct slice *s, uint32_t i, uint64_t cluster, uint32_t want,
 	struct cluster_run *ret)
 {
-	uint32_t n = 0, slice_refs = 1u << q->slice_refs_bits;
+	uint32_t n = ref_same(q, s->data, i, MIN(want, (1u << q->slice_refs_bits) - i), 0);
 	int r = ref_slice_writable(q, s);
 
-	while (!r && n < want && i + n < slice_refs && !ref_read(q, s->data, i + n)) {
-		r = clusters_unclaimed(q, cluster + n, 1);
-		if (!r)
-			n++;
-	}
+	if (!r)
+		r = clusters_unclaimed(q, cluster, n);
 	if (r < 0)
 		return r;
-	for (uint32_t k = 0; k < n; k++)
-		ref_write(q, s->data, i + k, 1);
+	ref_fill(q, s->data, i, n, 1);
 	slice_set_dirty(s);
 	*ret = (struct cluster_run){ cluster, n, cluster >= q->fresh_from };
 	fresh_passed(q, cluster + n);
@@ -320,10 +397,10 @@ int cluster_alloc(struct qcow2 *q, uint32_t want, struct wait *w, struct cluster
 		if (r == -ENOENT)
 			r = refblock_make(q, q->free_from >> q->refblock_bits);
 		else if (!r) {
-			while (i < slice_refs && ref_read(q, s->data, i)) {
-				i++;
-				q->free_from++;
-			}
+			uint32_t used = ref_used(q, s->data, i, slice_refs - i);
+
+			i += used;
+			q->free_from += used;
 			if (i < slice_refs)
 				return run_take(q, s, i, q->free_from, want, ret);
 		}
@@ -387,20 +464,31 @@ static void freer_end(struct qcow2 *q)
 	wait_list_wake(&f->idle, 0);
 }
 
+/* Nobody uses [cluster, end) any more. */
+static void freer_forget(struct qcow2 *q, uint64_t cluster, uint64_t end)
+{
+	q->free_from = MIN(q->free_from, cluster);
+	while ((cluster = meta_next(&q->meta, cluster, end)) < end) {
+		/* Its slices must not be written over what comes to lie there. */
+		if (meta_find(&q->meta, cluster) == META_INACTIVE_L2)
+			cache_drop(&q->l2, cluster << q->cluster_bits, q->cluster_bytes);
+		meta_remove(&q->meta, cluster++);
+	}
+}
+
 /* One reference less for [cluster, cluster + n) of one slice, which is resident. */
 static void freer_drop(struct qcow2 *q, uint64_t cluster, uint32_t n, struct slice *s, uint32_t i)
 {
-	for (uint32_t k = 0; k < n; k++) {
-		uint64_t v = ref_read(q, s->data, i + k);
+	while (n) {
+		uint64_t v = ref_read(q, s->data, i);
+		uint32_t same = ref_same(q, s->data, i, n, v);
 
-		ref_write(q, s->data, i + k, v - 1);
-		if (v == 1) {
-			q->free_from = MIN(q->free_from, cluster + k);
-			/* Its slices must not be written over what comes to lie there. */
-			if (meta_find(&q->meta, cluster + k) == META_INACTIVE_L2)
-				cache_drop(&q->l2, (cluster + k) << q->cluster_bits, q->cluster_bytes);
-			meta_remove(&q->meta, cluster + k);
-		}
+		ref_fill(q, s->data, i, same, v - 1);
+		if (v == 1)
+			freer_forget(q, cluster, cluster + same);
+		cluster += same;
+		i += same;
+		n -= same;
 	}
 	slice_set_dirty(s);
 	commit_note_dirty(q);
@@ -418,12 +506,13 @@ static uint32_t freer_span(const struct qcow2 *q, const struct slice *s, uint32_
 {
 	uint32_t n = 0;
 
-	while (n < max && i + n < 1u << q->slice_refs_bits) {
+	max = MIN(max, (1u << q->slice_refs_bits) - i);
+	while (n < max) {
 		uint64_t v = ref_read(q, s->data, i + n);
 
 		if (!v || (v == 1) != last_ref)
 			break;
-		n++;
+		n += ref_same(q, s->data, i + n, max - n, v);
 	}
 	return n;
 }
@@ -453,13 +542,12 @@ static int freer_punch(struct qcow2 *q, uint64_t cluster, uint32_t n)
  * an entry that calls it data. */
 static int freer_check(struct qcow2 *q, uint64_t cluster, uint32_t n)
 {
-	for (uint32_t i = 0; i < n; i++) {
-		enum meta_kind k = meta_find(&q->meta, cluster + i);
+	uint64_t end = cluster + n;
 
-		if (k != META_NONE && k != META_INACTIVE_L2)
+	for (; (cluster = meta_next(&q->meta, cluster, end)) < end; cluster++)
+		if (meta_find(&q->meta, cluster) != META_INACTIVE_L2)
 			return qcow2_corrupt(q, "cluster 0x%llx is freed but holds metadata",
-				(unsigned long long)((cluster + i) << q->cluster_bits));
-	}
+				(unsigned long long)(cluster << q->cluster_bits));
 	return 0;
 }
 
@@ -475,8 +563,11 @@ static int freer_run_step(struct qcow2 *q, struct free_run *run)
 	struct freer *f = &q->freer;
 	struct slice *s;
 	uint32_t i, n;
-	int r = ref_slice(q, run->cluster, &f->wait, &s, &i);
+	int r;
 
+	if (run->n >= 1u << q->slice_refs_bits)
+		refs_ahead(q, run->cluster);
+	r = ref_slice(q, run->cluster, &f->wait, &s, &i);
 	if (r == -ENOENT)
 		return freer_underflow(q, run->cluster);
 	if (!r)

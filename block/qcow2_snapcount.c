@@ -48,11 +48,12 @@ static int job_overlap(struct count_job *j, uint64_t cluster, uint32_t n)
 {
 	struct qcow2 *q = j->c->q;
 
-	for (uint32_t i = 0; i < n; i++)
-		if (meta_find(&q->meta, cluster + i) != META_NONE)
-			return qcow2_corrupt(q, "an L2 entry points at metadata (0x%llx)",
-				(unsigned long long)((cluster + i) << q->cluster_bits));
-	return 0;
+	uint64_t hit = meta_next(&q->meta, cluster, cluster + n);
+
+	if (hit == cluster + n)
+		return 0;
+	return qcow2_corrupt(q, "an L2 entry points at metadata (0x%llx)",
+		(unsigned long long)(hit << q->cluster_bits));
 }
 
 static uint64_t entry_at(const struct qcow2 *q, const struct slice *s, uint32_t i)
@@ -85,20 +86,35 @@ static int job_compressed(struct count_job *j, uint64_t e)
 
 uint32_t slice_run(const struct qcow2 *q, const struct slice *s, uint32_t i, uint32_t end)
 {
-	uint64_t first = entry_at(q, s, i) & QCOW2_OFFSET_MASK;
+	/* What may differ; any other flag makes an entry unlike the one that is due. */
+	uint64_t any = ~(QCOW2_COPIED | (q->ext ? 0 : QCOW2_ZERO));
+	uint64_t due = entry_at(q, s, i) & QCOW2_OFFSET_MASK;
 	uint32_t n = 0;
 
-	if (!first)
+	if (!due || (due & (q->cluster_bytes - 1)))
 		return 0;
-	for (; i + n < end; n++) {
-		uint64_t e = entry_at(q, s, i + n);
-
-		if ((e & (QCOW2_COMPRESSED | QCOW2_L2_RESERVED)) || (q->ext && (e & QCOW2_ZERO)) ||
-			(e & QCOW2_OFFSET_MASK & (q->cluster_bytes - 1)) ||
-			(e & QCOW2_OFFSET_MASK) != first + ((uint64_t)n << q->cluster_bits))
-			break;
+	while (i + n < end && due < QCOW2_OFFSET_END && (entry_at(q, s, i + n) & any) == due) {
+		due += q->cluster_bytes;
+		n++;
 	}
 	return n;
+}
+
+/* n entries lose COPIED. */
+static void job_uncopy(struct count_job *j, struct slice *s, uint32_t n)
+{
+	struct qcow2 *q = j->c->q;
+	uint8_t *p = s->data + (j->entry & (q->slice_entries - 1)) * q->l2_entry_bytes;
+	uint64_t seen = 0;
+
+	for (uint32_t i = 0; i < n; i++, p += q->l2_entry_bytes) {
+		uint64_t e = load_be64(p);
+
+		seen |= e;
+		store_be64(p, e & ~QCOW2_COPIED);
+	}
+	if (seen & QCOW2_COPIED)
+		slice_set_dirty(s);
 }
 
 /* Entries from j->entry on that name adjoining clusters, in one go. */
@@ -112,18 +128,11 @@ static int job_data(struct count_job *j, struct slice *s, uint64_t e)
 
 	if (!r)
 		r = refcount_add(q, first, n, &j->wait, &done);
-	for (uint32_t i = 0; i < done && !r; i++) {
-		uint8_t *p = s->data + ((j->entry + i) & (q->slice_entries - 1)) * q->l2_entry_bytes;
-
-		e = load_be64(p);
-		if (!(e & QCOW2_COPIED))
-			continue;
-		store_be64(p, e & ~QCOW2_COPIED);
-		slice_set_dirty(s);
-	}
-	if (!r)
-		j->entry += done;
-	return r;
+	if (r < 0)
+		return r;
+	job_uncopy(j, s, done);
+	j->entry += done;
+	return 0;
 }
 
 static int job_entry(struct count_job *j, struct slice *s)

@@ -108,6 +108,24 @@ int release_step(struct qcow2 *q, struct release *r, struct wait *w)
 
 /* ---- COPIED ---- */
 
+/* n entries from `i` on get COPIED. */
+static void recopy_set(struct qcow2 *q, struct slice *s, uint32_t i, uint32_t n)
+{
+	uint8_t *p = s->data + (i & (q->slice_entries - 1)) * q->l2_entry_bytes;
+	uint64_t all = QCOW2_COPIED;
+
+	for (uint32_t k = 0; k < n; k++, p += q->l2_entry_bytes) {
+		uint64_t e = load_be64(p);
+
+		all &= e;
+		store_be64(p, e | QCOW2_COPIED);
+	}
+	if (all)
+		return;
+	slice_set_dirty(s);
+	commit_note_dirty(q);
+}
+
 /* Entry `i` and those behind it with which it forms a run. */
 static int recopy_entries(struct qcow2 *q, struct slice *s, uint32_t i, uint32_t end, struct wait *w,
 	uint32_t *ret_n)
@@ -121,15 +139,8 @@ static int recopy_entries(struct qcow2 *q, struct slice *s, uint32_t i, uint32_t
 	if (!n)
 		return 0;
 	res = refcount_run(q, (v.e & QCOW2_OFFSET_MASK) >> q->cluster_bits, n, w, &refs, ret_n);
-	for (uint32_t k = 0; k < *ret_n && !res && refs == 1; k++) {
-		uint64_t off = (uint64_t)(i + k) << q->cluster_bits;
-
-		v = l2_get(q, s, off);
-		if (v.e & QCOW2_COPIED)
-			continue;
-		v.e |= QCOW2_COPIED;
-		l2_put(q, s, off, v);
-	}
+	if (!res && refs == 1)
+		recopy_set(q, s, i, *ret_n);
 	return res;
 }
 
