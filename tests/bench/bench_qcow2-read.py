@@ -4,4 +4,4 @@ from imgbench import in_place
 
 
 def run(bench):
-    in_place(bench, False, {"shm": 3.0, "disk": 0.97})
+    in_place(bench, False, {"shm": (3.0, 2.0), "disk": (0.97, 2.0)})

@@ -1,8 +1,12 @@
 """imgbench: what the benchmarks of images share: places, images, both tools timed in turn."""
 
+import json
 import os
+import random
 import re
+import resource
 import shutil
+import struct
 import subprocess
 import tempfile
 import time
@@ -51,25 +55,87 @@ class Box:
 
     def bench_seconds(self, tool, name, *args):
         """What `bench` of that tool says that it took; both have the same options."""
+        return self.bench_cost(tool, name, *args)[0]
+
+    def bench_cost(self, tool, name, *args):
+        """The same, and the CPU time of the whole process, both in seconds."""
         cache = ["-t", "none" if self.place == "disk" else "writeback"]
+        before = cpu_of_children()
         out = subprocess.run([tool, "bench", "-f", "qcow2", "-d", str(DEPTH), *cache, *args, name], check=True,
                              capture_output=True, text=True, cwd=self.folder.name).stdout
-        return float(re.search(r"completed in ([0-9.]+)", out).group(1))
+        cpu = cpu_of_children() - before
+        return float(re.search(r"completed in ([0-9.]+)", out).group(1)), cpu
+
+    def fio_iops(self, name, write, count):
+        """fio's io_uring engine on the raw file, at random, as little else to do as it can be given."""
+        out = subprocess.run(["fio", "--name=raw", f"--filename={name}", "--ioengine=io_uring", "--bs=4k",
+                              f"--rw=rand{'write' if write else 'read'}", f"--iodepth={DEPTH}", "--norandommap",
+                              f"--direct={int(self.place == 'disk')}", f"--number_ios={count}", "--io_size=1T",
+                              "--gtod_reduce=1", "--thread", "--output-format=json"], check=True,
+                             capture_output=True, text=True, cwd=self.folder.name).stdout
+        return json.loads(out)["jobs"][0]["write" if write else "read"]["iops"]
+
+
+def cpu_of_children():
+    r = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return r.ru_utime + r.ru_stime
 
 
 def in_place(bench, write, goals):
-    """4 KiB in place, depth 32, every cluster allocated."""
-    for place, goal in goals.items():
+    """4 KiB in place, depth 32, every cluster allocated. goals: place to (IOPS, CPU time)."""
+    for place, (goal, goal_cpu) in goals.items():
         with Box(bench, place, 1024) as box:
             name, count, args = box.create("a", "256M", fill=True), 80000, ["-w"] if write else []
             # A step that is prime in clusters goes all over the image, the same way for both.
             args += ["-s", "4k", "-S", str(4096 * 7919), "-c", str(count)]
             for tool in (box.ours, "qemu-img"):
                 box.bench_seconds(tool, name, *args)
-            bench.compare(f"4 KiB in place, {place}", "IOPS",
-                          lambda: count / box.bench_seconds(box.ours, name, *args),
-                          lambda: count / box.bench_seconds("qemu-img", name, *args), "qemu-img bench", goal,
-                          rate=True, rounds=ROUNDS)
+            both = [[box.bench_cost(tool, name, *args) for tool in (box.ours, "qemu-img")] for _ in range(ROUNDS)]
+            bench.pairs(f"4 KiB in place, {place}", "IOPS", [[count / t for t, _ in pair] for pair in both],
+                        "qemu-img bench", goal, rate=True)
+            bench.pairs(f"CPU time of each, {place}", "us", [[cpu / count * 1e6 for _, cpu in pair] for pair in both],
+                        "qemu-img bench", goal_cpu)
+
+
+def against_fio(bench, cases):
+    """4 KiB at random, in place, against fio on a raw file of the same length."""
+    if shutil.which("fio") is None:
+        raise Unfit("the peer is missing: fio")
+    for place, write, count, goal in cases:
+        with Box(bench, place, 1024) as box:
+            name, args = box.create("a", "256M", fill=True), ["-w"] if write else []
+            box.run("qemu-img", "convert", "-S", "0", "-f", "qcow2", "-O", "raw", name, "raw")
+            args += ["--random", "-s", "4k", "-c", str(count)]
+
+            def ours():
+                return count / box.bench_seconds(box.ours, name, *args)
+            ours(), box.fio_iops("raw", write, count)
+            bench.compare(f"4 KiB random {'write' if write else 'read'}, {place}", "IOPS", ours,
+                          lambda: box.fio_iops("raw", write, count), "fio, io_uring, raw", goal, rate=True,
+                          rounds=ROUNDS)
+
+
+def mapped_image(box, name, size_gib, data_mib, scattered):
+    """A qcow2 image of 64 KiB clusters, all of them mapped, to fewer clusters of data than it has: for reading.
+    Clusters that follow each other do so in the file (as far as there are), or are scattered."""
+    cluster, entries, data = 64 << 10, 8192, data_mib * 16
+    tables = size_gib * 2
+    l1, l2 = 2, 3  # clusters; the header and an empty refcount table come first
+    first = l2 + tables
+    order = list(range(data))
+    if scattered:
+        random.Random(1).shuffle(order)
+    places = struct.pack(f">{data}Q", *((first + i) * cluster for i in order))
+    with open(box.path(name), "wb") as f:
+        f.write(struct.pack(">4sIQIIQIIQQIIQQQQII", b"QFI\xfb", 3, 0, 0, 16, size_gib << 30, 0, tables, l1 * cluster,
+                            cluster, 1, 0, 0, 0, 0, 0, 4, 104))
+        f.seek(l1 * cluster)
+        f.write(struct.pack(f">{tables}Q", *((l2 + i) * cluster for i in range(tables))))
+        f.seek(l2 * cluster)
+        f.write((places * (1 + tables * entries // data))[:tables * cluster])
+        for _ in range(data_mib):
+            f.write(b"\xa5" * MIB)
+    return name
 
 
 def allocating(bench, snapshot, cases):
@@ -92,7 +158,6 @@ def allocating(bench, snapshot, cases):
 
 def raw_disk(box, name, data_mib, hole_mib):
     """Text and noise by turns, then a hole."""
-    import random
     noise, text = random.Random(1).randbytes(MIB), (b"the quick brown fox jumps over the lazy dog %d " * 40000)[:MIB]
     with open(box.path(name), "wb") as f:
         for i in range(data_mib):
