@@ -1,5 +1,6 @@
 #include "vmm/disk_call.h"
 #include "base/util.h"
+#include "block/block.h"
 #include "vmm/machine.h"
 
 #include <errno.h>
@@ -52,6 +53,29 @@ static void op_done(struct block_snapshot_op *op, int res, const struct err *e)
 }
 
 /* ---- the calls ---- */
+
+struct flush_call {
+	struct disk_call c;
+	struct block_req req;
+};
+
+static void flush_done(struct block_req *r, int res)
+{
+	disk_call_return(&container_of(r, struct flush_call, req)->c, res, NULL);
+}
+
+static void flush_run(struct disk_call *c, struct block *b)
+{
+	block_submit(b, &container_of(c, struct flush_call, c)->req);
+}
+
+int disk_flush(struct machine_disk *d, struct err *e)
+{
+	struct flush_call x = { .c.run = flush_run,
+		.req = { .op = BLOCK_FLUSH, .done = flush_done } };
+
+	return disk_call(d, &x.c, e);
+}
 
 struct begin_call {
 	struct disk_call c;

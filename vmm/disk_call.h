@@ -29,6 +29,9 @@ struct disk_call {
 int disk_call(struct machine_disk *d, struct disk_call *c, struct err *e);
 void disk_call_return(struct disk_call *c, int res, const struct err *e);
 
+/* What the guest has written is on stable storage. */
+int disk_flush(struct machine_disk *d, struct err *e);
+
 /* ---- block_snapshot.h, waiting ---- */
 
 int disk_snapshot_begin(struct machine_disk *d, struct block_snapshot **ret_s, struct err *e);

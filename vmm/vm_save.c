@@ -7,6 +7,7 @@
 #include "snapshot/pager.h"
 #include "snapshot/state.h"
 #include "snapshot/vmstate.h"
+#include "vmm/disk_call.h"
 #include "vmm/machine.h"
 #include "vmm/machine_state.h"
 #include "vmm/ram_load.h"
@@ -60,6 +61,17 @@ static int save_step(void *opaque, uint64_t done, uint64_t total)
 	return vm_work_step(s->vm, done, total);
 }
 
+/* What the guest has written and not flushed is in the disks and no longer in the state: a disk
+ * that cannot keep it must not be found out when the state is all that is left. */
+static int disks_flush(struct machine *m, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < m->ndisks && !r; i++)
+		r = disk_flush(&m->disks[i], e);
+	return r;
+}
+
 /* On the worker's thread; the machine stands still. */
 static void save_run(struct work *w)
 {
@@ -76,6 +88,9 @@ static void save_run(struct work *w)
 			"part of the memory that this VM was restored from could not be read");
 		return;
 	}
+	s->r = disks_flush(s->m, &s->e);
+	if (s->r < 0)
+		return;
 	memcpy(h.uuid, s->m->cfg.uuid, sizeof(h.uuid));
 	vmstate_file_init(&f, s->state_fd);
 	s->r = vmstate_write(&f.store, &h, &src, &progress, &s->result, &s->e);
