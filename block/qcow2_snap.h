@@ -112,6 +112,9 @@ struct release {
 	const struct counter *counted; /* only what it has counted; NULL: all */
 	uint32_t n, index;
 	uint32_t entry;
+	/* Nothing in the file names its tables: what is cached of them need not be written. On a full
+	 * disk it could not be, and then nothing of all this would come free. */
+	bool unnamed;
 };
 /* 0: over; -EAGAIN, -EINPROGRESS, -errno. */
 int release_step(struct qcow2 *q, struct release *r, struct wait *w);

@@ -340,7 +340,7 @@ static int step_release(struct block_snapshot *s)
 		return 0;
 	}
 	create_over(s); /* tables may only be freed when they are not marked as in use */
-	s->release = (struct release){ .entries = s->vm.l1.entries, .n = s->vm.l1.n };
+	s->release = (struct release){ .entries = s->vm.l1.entries, .n = s->vm.l1.n, .unnamed = true };
 	s->phase = CREATE_RELEASE_VM;
 	return 0;
 }

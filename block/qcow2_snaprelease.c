@@ -81,6 +81,7 @@ static int release_sub(struct qcow2 *q, struct release *r, uint32_t sub, struct 
 int release_step(struct qcow2 *q, struct release *r, struct wait *w)
 {
 	uint32_t limit, sub;
+	uint64_t table;
 	int res = 0;
 
 	while (r->index < r->n && release_skip(q, r))
@@ -100,7 +101,10 @@ int release_step(struct qcow2 *q, struct release *r, struct wait *w)
 		res = release_sub(q, r, sub, w);
 	if (res < 0)
 		return res;
-	cluster_free_later(q, (r->entries[r->index] & QCOW2_OFFSET_MASK) >> q->cluster_bits, 1);
+	table = r->entries[r->index] & QCOW2_OFFSET_MASK;
+	if (r->unnamed)
+		cache_drop(&q->l2, table, q->cluster_bytes);
+	cluster_free_later(q, table >> q->cluster_bits, 1);
 	r->entry = 0;
 	r->index++;
 	return -EAGAIN;

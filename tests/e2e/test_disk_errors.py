@@ -243,3 +243,61 @@ def test_no_room_pauses_and_nothing_is_lost(daemon, kvm, guest, small, fmt):
     vm.start()
     for i in range(done + 1):
         vm.run(f"verify {i * 2048} 2048 {i + 1}")
+
+
+def test_tables_without_room(daemon, kvm, guest, small):
+    """The guest's writes are done and in the file; what says where they are cannot be written. The guest
+    waits for nothing: the VM stops all the same, since what it has not flushed is all in memory."""
+    path = small.path / "img"
+    img("create", "-q", "-f", "qcow2", "-o", "cluster_size=4k", str(path), "16M")
+    vm = Vm(daemon, guest, path)
+    for i in range(8):
+        vm.run(f"write {i * 4096} 8 {i}")
+    small.fill()
+    vm.error(operation="write", action="stop", nospace=True)
+    vm.paused(": no space left")
+    assert "tables" in daemon.info("vm1")["detail"]
+    vm.resume()  # it runs, until it wants to know that its writes are kept
+    assert vm.outcome("flush") is None
+    vm.error(operation="write", action="stop", nospace=True)
+    # Neither a state nor a snapshot is made of what could be lost.
+    assert "No space" in daemon.cairn("managedsave", "vm1", ok=1).stderr
+    assert "No space" in daemon.cairn("snapshot-create-as", "vm1", "one", ok=1).stderr
+    assert daemon.cairn("snapshot-list", "--name", "vm1").stdout.strip() == ""
+    vm.paused(": no space left")
+    small.empty()
+    vm.resume()
+    assert vm.answer() == "ok"
+    daemon.cairn("snapshot-create-as", "vm1", "two")
+    for i in range(8):
+        vm.run(f"verify {i * 4096} 8 {i}")
+    vm.off()
+    run("qemu-img", "check", "-q", vm.path)
+    vm.start()
+    for i in range(8):
+        vm.run(f"verify {i * 4096} 8 {i}")
+
+
+def test_a_snapshot_without_room(daemon, kvm, guest, small):
+    """It fails in words and leaves no trace; the VM runs on."""
+    vm = Vm(daemon, guest, image_with(small.path / "img", "qcow2"))
+    vm.run("write 0 2048 1")
+    vm.run("flush")
+    vm.run(f"fill {8 * MIB:#x} {16 * MIB:#x} 1")
+    small.fill(keep=4 * MIB)
+    for _ in range(2):
+        assert "No space" in daemon.cairn("snapshot-create-as", "vm1", "one", ok=1).stderr
+        assert daemon.cairn("snapshot-list", "--name", "vm1").stdout.strip() == ""
+        assert daemon.cairn("domstate", "vm1").stdout in ("running\n", "idle\n")
+    vm.run("verify 0 2048 1")
+    vm.run("write 0 2048 2")
+    vm.run("flush")
+    small.empty()
+    daemon.cairn("snapshot-create-as", "vm1", "one")
+    vm.run("write 0 2048 3")
+    vm.run("flush")
+    daemon.cairn("snapshot-revert", "vm1", "one", "--running")
+    vm.run("verify 0 2048 2")
+    vm.run(f"check {8 * MIB:#x} {16 * MIB:#x} 1")
+    vm.off()
+    run("qemu-img", "check", "-q", vm.path)
