@@ -69,16 +69,23 @@ static int format_check(const struct block *b, struct err *e)
 		block_format_name(b->info.format));
 }
 
+static int one_content_check(const struct block *b, struct err *e)
+{
+	if (!b->info.data_file)
+		return 0;
+	return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "disk %s keeps its data in an external data file, which "
+		"has room for one content only; for snapshots convert it with `cairn-img convert -O qcow2` "
+		"into an image without one", b->name);
+}
+
 static int change_check(struct block *b, struct err *e)
 {
 	int r = format_check(b, e);
 
+	if (!r)
+		r = one_content_check(b, e);
 	if (r < 0)
 		return r;
-	if (b->info.data_file)
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "disk %s keeps its data in an external data "
-			"file, which has room for one content only; for snapshots convert it with `cairn-img "
-			"convert -O qcow2` into an image without one", b->name);
 	if (b->info.read_only)
 		return err_set(e, -EROFS, ERR_INVALID, "disk %s is read-only", b->name);
 	if (qcow2_of(b)->corrupt)
@@ -125,6 +132,8 @@ int block_snapshot_begin(struct block *b, struct block_snapshot **ret_s, struct 
 {
 	int r = format_check(b, e);
 
+	if (!r)
+		r = one_content_check(b, e);
 	if (!r && b->in_flight)
 		r = err_set(e, -EBUSY, ERR_BUSY, "disk %s: %u requests are in flight", b->name, b->in_flight);
 	return r < 0 ? r : qcow2_snap_begin(qcow2_of(b), ret_s, e);
@@ -220,6 +229,7 @@ void block_snapshot_apply(struct block *b, const char *id, struct block_snapshot
 		return;
 	}
 	qcow2_of(b)->snap_busy = true;
+	qcow2_of(b)->snap_changes++;
 	qcow2_snap_apply(qcow2_of(b), id, op);
 }
 
@@ -235,6 +245,7 @@ void block_snapshot_delete(struct block *b, const char *id, struct block_snapsho
 		return;
 	}
 	qcow2_of(b)->snap_busy = true;
+	qcow2_of(b)->snap_changes++;
 	qcow2_snap_delete(qcow2_of(b), id, op);
 }
 
@@ -254,6 +265,24 @@ void block_snapshot_update(struct block *b, const struct block_snapshot_info *in
 	}
 	qcow2_of(b)->snap_busy = true;
 	qcow2_snap_update(qcow2_of(b), info, op);
+}
+
+void block_snapshot_own(struct block *b, const char *id, uint64_t *ret_bytes,
+	struct block_snapshot_op *op)
+{
+	struct err e = { 0 };
+	int r = format_check(b, &e);
+
+	if (!r)
+		r = id_check(id, &e);
+	if (!r && b->info.read_only)
+		r = err_set(&e, -EROFS, ERR_INVALID, "disk %s is read-only: its refcounts were not read", b->name);
+	if (!r && qcow2_of(b)->snap_busy)
+		r = err_set(&e, -EBUSY, ERR_BUSY, "disk %s: another snapshot operation is at work", b->name);
+	if (r < 0)
+		op_fail(b, op, r, &e);
+	else
+		qcow2_snap_own(qcow2_of(b), id, ret_bytes, op);
 }
 
 void block_vmstate_read(struct block *b, const char *id, struct block_vmstate_req *r)

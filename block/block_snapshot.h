@@ -84,6 +84,12 @@ void block_snapshot_delete(struct block *b, const char *id, struct block_snapsho
 /* New name, extra data. By id; the rest of the entry stays. */
 void block_snapshot_update(struct block *b, const struct block_snapshot_info *info,
 	struct block_snapshot_op *op);
+/* Bytes of the clusters that only the snapshot refers to, its L1 left out: what deleting it gives back;
+ * 0 when nothing has changed since. Data, VM state and tables. Changes nothing, incremental, not to be
+ * had while another operation is at work (-EBUSY), and given up when one begins (-ECANCELED). Not of a
+ * disk that is read-only (-EROFS). The guest may write meanwhile: then it is some moment's. ret_bytes: set when op is done without error. */
+void block_snapshot_own(struct block *b, const char *id, uint64_t *ret_bytes,
+	struct block_snapshot_op *op);
 void block_vmstate_read(struct block *b, const char *id, struct block_vmstate_req *r);
 
 /* Where an existing snapshot's state lies in the file, for readers that must not depend on the

@@ -296,6 +296,7 @@ struct qcow2 {
 	/* qcow2_snap.h */
 	struct block_snapshot *snap; /* being made */
 	bool snap_busy;		     /* something changes the table */
+	unsigned snap_changes;	     /* counts those that change references as well */
 	struct qcow2_snapshot_info *snaps; /* NULL: not read yet */
 	size_t nsnaps;
 	struct snap_vm *snap_vms;

@@ -210,6 +210,7 @@ struct map *qcow2_snap_vm_map(struct block_snapshot *s);
 struct qcow2 *qcow2_snap_q(struct block_snapshot *s);
 void qcow2_snap_apply(struct qcow2 *q, const char *id, struct block_snapshot_op *op);
 void qcow2_snap_delete(struct qcow2 *q, const char *id, struct block_snapshot_op *op);
+void qcow2_snap_own(struct qcow2 *q, const char *id, uint64_t *ret_bytes, struct block_snapshot_op *op);
 void qcow2_snap_update(struct qcow2 *q, const struct block_snapshot_info *info,
 	struct block_snapshot_op *op);
 

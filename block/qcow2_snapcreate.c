@@ -117,6 +117,7 @@ int qcow2_snap_begin(struct qcow2 *q, struct block_snapshot **ret_s, struct err 
 	s->entry.disk_bytes = q->h.size_bytes;
 	q->snap = s;
 	q->snap_busy = true;
+	q->snap_changes++;
 	frozen_uncopy(q, s->frozen.n);
 	s->task = (struct task){ .step = create_step, .failed = create_failed, .end = create_end };
 	task_start(&s->task, q);
