@@ -28,6 +28,7 @@
 struct run {
 	struct loop *loop;
 	int fd;
+	int data_fd; /* for an image that keeps its data elsewhere */
 	struct block *b; /* NULL: closed, or cannot be opened */
 	uint8_t *buf, *back;
 	bool whole; /* check found nothing before we began */
@@ -74,17 +75,23 @@ static void image_open(struct run *r, bool read_only, struct err *e)
 		.cache_bytes = 1, .read_only = read_only };
 	struct qcow2_header h;
 
-	if (!qcow2_header_read(r->fd, "image", &h, NULL) && h.has_backing) {
+	if (!qcow2_header_read(r->fd, "image", &h, NULL)) {
 		static uint8_t base[BACKING_BYTES];
 
 		memset(base, 0xba, sizeof(base));
-		layers[1].fd = memory_file(base, sizeof(base), sizeof(base));
-		o.nlayers = 2;
+		if (h.has_backing) {
+			layers[1].fd = memory_file(base, sizeof(base), sizeof(base));
+			o.nlayers = 2;
+		}
+		if (h.incompatible & QCOW2_INCOMPAT_DATA_FILE)
+			layers[0].data_fd = dup(r->data_fd);
 	}
 	if (!block_open(r->loop, &o, &r->b, e))
 		return;
 	r->b = NULL;
 	close(layers[0].fd);
+	if (layers[0].data_fd)
+		close(layers[0].data_fd);
 	if (layers[1].fd >= 0)
 		close(layers[1].fd);
 }
@@ -461,6 +468,7 @@ void image_run(const uint8_t *input, size_t len)
 	if (!r.buf || !r.back)
 		DIE("no memory");
 	r.loop = loop_shared();
+	r.data_fd = memory_file(NULL, 0, FILE_BYTES);
 	memset(r.buf, 0x5a, STEP_BYTES);
 	r.whole = !image_check(&r, &c);
 	r.plain = r.whole && !c.compressed_clusters;
@@ -480,6 +488,7 @@ void image_run(const uint8_t *input, size_t len)
 	if (loop_ops_in_flight(r.loop))
 		DIE("closed with %u operations in flight", loop_ops_in_flight(r.loop));
 	close(r.fd);
+	close(r.data_fd);
 	free(r.buf);
 	free(r.back);
 }

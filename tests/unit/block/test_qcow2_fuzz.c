@@ -21,7 +21,8 @@ static void test_seeds(void **state)
 		size_t n = image_seed(i, input, sizeof(input));
 
 		assert_true(n > IMAGE_PROGRAM_BYTES);
-		fixture_run(&f, "head -c %zu /dev/zero >img; head -c 256k /dev/zero >base.img",
+		fixture_run(&f, "head -c %zu /dev/zero >img; head -c 256k /dev/zero >base.img; "
+			"cp base.img data.img",
 			n - IMAGE_PROGRAM_BYTES);
 		fixture_poke(&f, "img", 0, input + IMAGE_PROGRAM_BYTES, n - IMAGE_PROGRAM_BYTES);
 		fixture_run(&f, "qemu-img check -q -f qcow2 img");
