@@ -61,6 +61,8 @@ struct qcow2_create {
 	bool extended_l2;
 	const char *backing_name;   /* NULL: none */
 	const char *backing_format; /* NULL: not stated */
+	const char *data_file;	    /* name of the external data file; NULL: none */
+	bool data_file_raw;	    /* that file alone shall read as the disk does */
 };
 /* Write an empty image over fd, cut to nothing first. Returns 0; -EINVAL for options that do
  * not go together; -errno. */
@@ -85,6 +87,9 @@ int qcow2_trim(int fd, const struct qcow2_header *h, struct err *e);
 /* NULL name: no backing file. h follows. Returns 0; -EINVAL when it does not fit; -errno. */
 int qcow2_set_backing(int fd, struct qcow2_header *h, const char *name, const char *format,
 	struct err *e);
+/* name: of the external data file; for an image that has one. raw: only false can be asked for
+ * where it was true. h follows. */
+int qcow2_set_data_file(int fd, struct qcow2_header *h, const char *name, bool raw, struct err *e);
 int qcow2_set_lazy_refcounts(int fd, struct qcow2_header *h, bool on, struct err *e);
 /* 2 or 3. Down only where nothing of v3 is in use. */
 int qcow2_set_version(int fd, struct qcow2_header *h, uint32_t version, struct err *e);

@@ -264,13 +264,17 @@ static bool plain_ok(struct checker *k, uint64_t e, uint64_t bitmap, uint64_t gu
 	return true;
 }
 
-/* What is lost reads as zeros, not as what a backing file has there. */
-static void entry_clear(struct checker *k, uint64_t *e, uint64_t *bitmap)
+/* What is lost reads as zeros, not as what a backing file has there. A raw data file has it. */
+static void entry_clear(struct checker *k, uint64_t *e, uint64_t *bitmap, uint64_t guest)
 {
 	bool ext = k->h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2;
 
 	*e = 0;
-	if (bitmap)
+	if (k->raw) {
+		*e = guest | QCOW2_COPIED;
+		if (bitmap)
+			*bitmap = 0xffffffff;
+	} else if (bitmap)
 		*bitmap = k->h->has_backing ? 0xffffffff00000000ULL : 0;
 	else if (!ext && k->h->has_backing && k->h->version >= 3)
 		*e = QCOW2_ZERO;
@@ -321,7 +325,7 @@ static void check_l2(struct checker *k, uint64_t off, uint64_t guest, bool activ
 					     : plain_ok(k, t[i], bitmap,
 						       guest + (i / step << k->cluster_bits), active);
 		if (!ok && fix)
-			entry_clear(k, &t[i], second);
+			entry_clear(k, &t[i], second, guest + (i / step << k->cluster_bits));
 	}
 	store_table(k, t, off, n);
 }
@@ -367,6 +371,7 @@ static void check_l1(struct checker *k, uint64_t off, uint32_t n, bool active)
 		if (t[i] && !l1_entry_ok(k, t[i], i, active) && k->fix) {
 			t[i] = 0;
 			changed = true;
+			k->raw_lost = k->raw;
 		}
 	}
 	k->changed = changed;
@@ -472,6 +477,7 @@ int checker_init(struct checker *k, int fd, const struct qcow2_header *h, struct
 	*k = (struct checker){ .fd = fd, .h = h, .c = c, .cluster_bits = h->cluster_bits,
 		.cluster_bytes = 1u << h->cluster_bits,
 		.external = h->incompatible & QCOW2_INCOMPAT_DATA_FILE };
+	k->raw = k->external && (h->autoclear & QCOW2_AUTOCLEAR_RAW_DATA);
 	if (end < 0)
 		return err_set_errno(e, -errno, "cannot find the image's end");
 	k->n = DIV_ROUND_UP((uint64_t)end, (uint64_t)k->cluster_bytes);

@@ -16,6 +16,8 @@ struct checker {
 	uint64_t next_data; /* where the next data cluster would lie unfragmented */
 	unsigned lines;
 	bool external; /* data is in a file of its own and has no refcounts */
+	bool raw;      /* and that file alone reads as the disk does */
+	bool raw_lost; /* not any more: a table is gone */
 	bool fix;     /* entries against the format are replaced by zeros in the file */
 	bool changed; /* the table in hand has to be written back */
 	uint64_t *table; /* memory for the L2 table in hand */

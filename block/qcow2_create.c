@@ -50,6 +50,15 @@ int qcow2_create_check(const struct qcow2_create *c, struct err *e)
 		c->compression != QCOW2_COMPRESSION_ZLIB))
 		return INVALID(e, "refcount_bits other than 16, lazy_refcounts, extended_l2 and "
 			"compression_type=zstd need compat=1.1");
+	if (c->data_file && c->version == 2)
+		return INVALID(e, "data_file needs compat=1.1");
+	if (c->data_file_raw && !c->data_file)
+		return INVALID(e, "data_file_raw needs data_file");
+	if (c->data_file_raw && c->backing_name)
+		return INVALID(e, "data_file_raw and a backing file do not go together");
+	if (c->data_file && (!*c->data_file || strlen(c->data_file) > QCOW2_BACKING_NAME_MAX))
+		return INVALID(e, "the data file's name has to have 1 to %u bytes",
+			QCOW2_BACKING_NAME_MAX);
 	if (c->extended_l2 && c->cluster_bits < 14)
 		return INVALID(e, "extended_l2 needs a cluster_size of 16k or more");
 	if (c->compression > QCOW2_COMPRESSION_ZSTD)
@@ -137,8 +146,10 @@ static void put_fixed(uint8_t *p, const struct qcow2_create *c, const struct lay
 		return;
 	store_be64(p + QCOW2_AT_INCOMPATIBLE,
 		(c->extended_l2 ? QCOW2_INCOMPAT_EXTENDED_L2 : 0) |
+			(c->data_file ? QCOW2_INCOMPAT_DATA_FILE : 0) |
 			(c->compression ? QCOW2_INCOMPAT_COMPRESSION : 0));
 	store_be64(p + QCOW2_AT_COMPATIBLE, c->lazy_refcounts ? QCOW2_COMPAT_LAZY_REFCOUNTS : 0);
+	store_be64(p + QCOW2_AT_AUTOCLEAR, c->data_file_raw ? QCOW2_AUTOCLEAR_RAW_DATA : 0);
 	store_be32(p + QCOW2_AT_REFCOUNT_ORDER, c->refcount_order);
 	store_be32(p + QCOW2_AT_HEADER_LENGTH, QCOW2_V3_HEADER_BYTES);
 	p[QCOW2_AT_COMPRESSION] = c->compression;
@@ -156,6 +167,8 @@ static int put_header(uint8_t *p, const struct qcow2_create *c, const struct lay
 	if (c->backing_name && c->backing_format)
 		put_extension(&cur, QCOW2_EXT_BACKING_FORMAT, c->backing_format,
 			(uint32_t)strlen(c->backing_format));
+	if (c->data_file)
+		put_extension(&cur, QCOW2_EXT_DATA_FILE, c->data_file, (uint32_t)strlen(c->data_file));
 	if (c->version >= 3 &&
 		cursor_left(&cur) >= 16 + ARRAY_SIZE(features) * FEATURE_BYTES + name_len)
 		put_features(&cur);
@@ -166,7 +179,7 @@ static int put_header(uint8_t *p, const struct qcow2_create *c, const struct lay
 		cursor_put_bytes(&cur, c->backing_name, name_len);
 	}
 	if (!cursor_ok(&cur))
-		return INVALID(e, "the backing file's name does not fit into a cluster of %u bytes",
+		return INVALID(e, "the backing and data files' names do not fit into a cluster of %u bytes",
 			l->cluster_bytes);
 	return 0;
 }

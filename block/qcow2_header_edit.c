@@ -1,6 +1,6 @@
 /* Changes to the header of an image that nobody has open. The first cluster is composed anew,
- * with every extension that is there, and written in one go; only the backing file's name and
- * format and the v3 fields differ. */
+ * with every extension that is there, and written in one go; only the names of the backing and
+ * data files, the backing format and the v3 fields differ. */
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -29,7 +29,7 @@ static void put_extension(struct cursor *cur, uint32_t type, const void *data, u
 	cursor_put_bytes(cur, pad, ROUND_UP(len, 8) - len);
 }
 
-/* All but the backing format. The header has been parsed: lengths fit. */
+/* All but the backing format and the data file's name. The header has been parsed: lengths fit. */
 static void extensions_copy(struct edit *d, const struct qcow2_header *h)
 {
 	uint64_t backing = load_be64(d->old + QCOW2_AT_BACKING_OFFSET);
@@ -41,7 +41,7 @@ static void extensions_copy(struct edit *d, const struct qcow2_header *h)
 		pos += 8;
 		if (type == QCOW2_EXT_END || n > end - pos)
 			break;
-		if (type != QCOW2_EXT_BACKING_FORMAT)
+		if (type != QCOW2_EXT_BACKING_FORMAT && type != QCOW2_EXT_DATA_FILE)
 			put_extension(&d->to, type, d->old + pos, n);
 		pos += ROUND_UP((uint64_t)n, 8);
 	}
@@ -77,6 +77,8 @@ static int edit_write(int fd, struct edit *d, const struct qcow2_header *old,
 	if (h->has_backing && *h->backing_format)
 		put_extension(&d->to, QCOW2_EXT_BACKING_FORMAT, h->backing_format,
 			(uint32_t)strlen(h->backing_format));
+	if (*h->data_file)
+		put_extension(&d->to, QCOW2_EXT_DATA_FILE, h->data_file, (uint32_t)strlen(h->data_file));
 	extensions_copy(d, old);
 	cursor_put_be64(&d->to, 0);
 	if (h->has_backing) {
@@ -85,8 +87,8 @@ static int edit_write(int fd, struct edit *d, const struct qcow2_header *old,
 		cursor_put_bytes(&d->to, h->backing_name, name);
 	}
 	if (!cursor_ok(&d->to))
-		return err_set(e, -EINVAL, ERR_INVALID, "the backing file's name does not fit into a "
-			"cluster of %u bytes", d->bytes);
+		return err_set(e, -EINVAL, ERR_INVALID, "the backing and data files' names do not fit into "
+			"a cluster of %u bytes", d->bytes);
 	r = pwrite_full(fd, d->new, d->bytes, 0);
 	if (!r && fdatasync(fd) < 0)
 		r = -errno;
@@ -116,6 +118,10 @@ int qcow2_set_backing(int fd, struct qcow2_header *h, const char *name, const ch
 	struct qcow2_header new = *h;
 	int r;
 
+	if (name && (h->incompatible & QCOW2_INCOMPAT_DATA_FILE) &&
+		(h->autoclear & QCOW2_AUTOCLEAR_RAW_DATA))
+		return err_set(e, -EINVAL, ERR_INVALID, "a raw data file and a backing file do not go "
+			"together; use `cairn-img amend -o data_file_raw=off` first");
 	new.has_backing = name != NULL;
 	*new.backing_name = *new.backing_format = 0;
 	if (name) {
@@ -127,6 +133,29 @@ int qcow2_set_backing(int fd, struct qcow2_header *h, const char *name, const ch
 		memcpy(new.backing_name, name, n + 1);
 		memcpy(new.backing_format, format ? format : "", f + 1);
 	}
+	r = header_rewrite(fd, h, &new, e);
+	if (!r)
+		*h = new;
+	return r;
+}
+
+int qcow2_set_data_file(int fd, struct qcow2_header *h, const char *name, bool raw, struct err *e)
+{
+	struct qcow2_header new = *h;
+	int r;
+
+	if (!(h->incompatible & QCOW2_INCOMPAT_DATA_FILE))
+		return err_set(e, -EINVAL, ERR_INVALID, "the image keeps its data itself; convert it with "
+			"`cairn-img convert -O qcow2 -o data_file=FILE` into one with a data file");
+	if (raw && !(h->autoclear & QCOW2_AUTOCLEAR_RAW_DATA))
+		return err_set(e, -EINVAL, ERR_INVALID, "data_file_raw cannot be switched on for an image "
+			"that exists: the data file may not have what the tables say is zero");
+	if (!*name || strlen(name) > QCOW2_BACKING_NAME_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "a data file's name has 1 to %u bytes",
+			QCOW2_BACKING_NAME_MAX);
+	memcpy(new.data_file, name, strlen(name) + 1);
+	if (!raw)
+		new.autoclear &= ~QCOW2_AUTOCLEAR_RAW_DATA;
 	r = header_rewrite(fd, h, &new, e);
 	if (!r)
 		*h = new;

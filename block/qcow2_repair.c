@@ -44,9 +44,10 @@ static int header_store(int fd, const uint8_t *p)
 }
 
 /* Who changes an image has to clear what it does not keep up to date. */
-static int autoclear_drop(int fd, struct qcow2_header *h)
+static int autoclear_drop(int fd, struct qcow2_header *h, uint64_t drop)
 {
-	uint64_t keep = h->autoclear & (QCOW2_AUTOCLEAR_BITMAPS | QCOW2_AUTOCLEAR_RAW_DATA);
+	uint64_t keep = h->autoclear & ~drop &
+			(QCOW2_AUTOCLEAR_BITMAPS | QCOW2_AUTOCLEAR_RAW_DATA);
 	uint8_t p[HEADER_SECTOR_BYTES];
 	int r;
 
@@ -433,6 +434,8 @@ int qcow2_refcounts_rebuild(int fd, struct qcow2_header *h, uint32_t order, stru
 		if (r < 0)
 			err_set_errno(e, r, "cannot write the maps");
 	}
+	if (!r && k.raw_lost)
+		r = autoclear_drop(fd, h, QCOW2_AUTOCLEAR_RAW_DATA);
 	checker_done(&k);
 	return r;
 }
@@ -443,7 +446,7 @@ int qcow2_repair(int fd, struct qcow2_header *h, enum qcow2_repair how, struct q
 	struct err *e)
 {
 	struct qcow2_check before = { 0 };
-	int r = autoclear_drop(fd, h);
+	int r = autoclear_drop(fd, h, 0);
 
 	if (r < 0)
 		return err_set_errno(e, r, "cannot write the header");

@@ -12,17 +12,19 @@
 struct amend {
 	struct img_common common;
 	struct img_open o;
-	const char *compat, *lazy, *refcount_bits, *size;
+	const char *compat, *lazy, *refcount_bits, *size, *data_file, *data_file_raw;
 };
 
 static int option_take(struct amend *a, char *key, char *value)
 {
 	const char **to = !strcmp(key, "compat") ? &a->compat : !strcmp(key, "lazy_refcounts") ? &a->lazy
-		: !strcmp(key, "refcount_bits") ? &a->refcount_bits : !strcmp(key, "size") ? &a->size : NULL;
+		: !strcmp(key, "refcount_bits") ? &a->refcount_bits : !strcmp(key, "size") ? &a->size
+		: !strcmp(key, "data_file") ? &a->data_file
+		: !strcmp(key, "data_file_raw") ? &a->data_file_raw : NULL;
 
 	if (!to)
 		return img_usage("amend", "%s cannot be changed in place; compat, lazy_refcounts, "
-			"refcount_bits and size can, and `rebase` changes the backing file", key);
+			"refcount_bits, size, data_file and data_file_raw=off can, and `rebase` changes the backing file", key);
 	*to = value;
 	return 0;
 }
@@ -51,14 +53,17 @@ struct plan {
 
 static int plan_make(const struct amend *a, const struct qcow2_header *h, struct plan *p, struct err *e)
 {
-	const char *const keys[] = { "compat", "lazy_refcounts", "refcount_bits", "size" };
-	const char *const values[] = { a->compat, a->lazy, a->refcount_bits, a->size };
+	const char *const keys[] = { "compat", "lazy_refcounts", "refcount_bits", "size",
+		"data_file_raw" };
+	const char *const values[] = { a->compat, a->lazy, a->refcount_bits, a->size,
+		a->data_file_raw };
 	struct qcow2_create *q = &p->c.qcow2;
 
 	*p = (struct plan){ .c = { .format = BLOCK_FORMAT_QCOW2, .qcow2 = { .version = h->version,
 		.cluster_bits = h->cluster_bits, .refcount_order = h->refcount_order,
 		.size_bytes = h->size_bytes, .lazy_refcounts = h->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS,
 		.extended_l2 = h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2,
+		.data_file_raw = h->autoclear & QCOW2_AUTOCLEAR_RAW_DATA,
 		.compression = h->compression } } };
 	for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
 		char word[64];
@@ -72,6 +77,10 @@ static int plan_make(const struct amend *a, const struct qcow2_header *h, struct
 		if (r < 0)
 			return r;
 	}
+	if (h->incompatible & QCOW2_INCOMPAT_DATA_FILE || a->data_file)
+		q->data_file = a->data_file ? a->data_file : h->data_file;
+	else if (!a->data_file_raw)
+		q->data_file_raw = false;
 	if (q->version < 3 && !a->lazy)
 		q->lazy_refcounts = false;
 	return qcow2_create_check(q, e);
@@ -106,9 +115,12 @@ static int header_apply(const struct plan *p, int fd, struct qcow2_header *h, st
 {
 	const struct qcow2_create *q = &p->c.qcow2;
 	bool lazy = h->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS;
+	bool raw = h->autoclear & QCOW2_AUTOCLEAR_RAW_DATA;
 	int r = 0;
 
-	if (q->version > h->version)
+	if (q->data_file && (q->data_file_raw != raw || strcmp(q->data_file, h->data_file)))
+		r = qcow2_set_data_file(fd, h, q->data_file, q->data_file_raw, e);
+	if (!r && q->version > h->version)
 		r = qcow2_set_version(fd, h, q->version, e);
 	if (!r && q->refcount_order != h->refcount_order)
 		r = qcow2_refcounts_rebuild(fd, h, q->refcount_order, e);

@@ -28,9 +28,11 @@ struct convert {
 
 struct target {
 	const char *path;
+	uint64_t size_bytes;
 	char tmp[PATH_MAX]; /* empty: a device, written directly */
 	bool is_device;
 	int old_fd; /* keeps the lock on what is replaced */
+	struct img_data data;
 };
 
 static int target_prepare(struct target *t, const struct img_open *src, struct err *e)
@@ -67,12 +69,17 @@ static int target_open(struct target *t, struct loop *l, const struct img_create
 
 	if (fd < 0)
 		return err_set_errno(e, -errno, "cannot create %s", path);
-	r = img_create_fd(fd, ic, e);
+	r = img_data_make(&t->data, t->path, &ic->qcow2, e);
+	if (!r)
+		r = img_create_fd(fd, ic, e);
 	layer.fd = fd;
+	layer.data_fd = t->data.fd ? dup(t->data.fd) : 0;
 	if (!r)
 		r = block_open(l, &bo, ret_b, e);
 	if (!r)
 		(void)steal_fd(&fd);
+	else if (layer.data_fd)
+		close(layer.data_fd);
 	return r;
 }
 
@@ -82,6 +89,9 @@ static int target_finish(struct target *t, struct block *to, int r, struct err *
 
 	if (!r && closed < 0)
 		r = err_set_errno(e, closed, "cannot write %s", t->path);
+	if (!r)
+		r = img_data_size(&t->data, t->size_bytes, e);
+	r = img_data_finish(&t->data, r, e);
 	if (!r && *t->tmp && rename(t->tmp, t->path) < 0)
 		r = err_set_errno(e, -errno, "cannot rename %s to %s", t->tmp, t->path);
 	if (r < 0 && *t->tmp)
@@ -162,7 +172,7 @@ static int copy_new(struct convert *v, struct target *t, struct err *e)
 	if (!r && t->is_device)
 		r = target_fits(v, e);
 	if (!r)
-		r = img_preallocate(v->to, v->ic.prealloc, 0, NULL, e);
+		r = img_preallocate(v->to, img_create_prealloc(&v->ic), 0, NULL, e);
 	if (!r)
 		r = copy(v, v->target_is_zero || !t->is_device || v->ic.format == BLOCK_FORMAT_QCOW2, e);
 	return r;
@@ -170,14 +180,17 @@ static int copy_new(struct convert *v, struct target *t, struct err *e)
 
 static int convert_new(struct convert *v, struct target *t, struct err *e)
 {
-	int r = v->compress ? pack_new(v, t, e) : copy_new(v, t, e);
+	int r;
+
+	t->size_bytes = v->size_bytes;
+	r = v->compress ? pack_new(v, t, e) : copy_new(v, t, e);
 
 	return target_finish(t, v->to, r, e);
 }
 
 static int convert(struct convert *v, struct err *e)
 {
-	struct target t = { .path = v->path, .old_fd = -1 };
+	struct target t = { .path = v->path, .old_fd = -1, .data.old_fd = -1 };
 	bool stream = !strcmp(v->path, "-");
 	int r = loop_new(64, &v->loop, e);
 
@@ -208,6 +221,11 @@ static int args_check(struct convert *v, int argc, char **argv)
 		return img_usage("convert", "-c needs -O qcow2");
 	if (v->compress && (v->existing || v->ic.prealloc))
 		return img_usage("convert", "-c makes a new image: it does not go with -n or preallocation");
+	if (v->compress && v->ic.qcow2.data_file)
+		return img_usage("convert", "-c does not go with data_file: a data file has no compressed "
+			"clusters");
+	if (v->existing && v->ic.qcow2.data_file)
+		return img_usage("convert", "data_file is for a new image: it does not go with -n");
 	if (!strcmp(v->path, "-") && (v->ic.format != BLOCK_FORMAT_RAW || v->existing))
 		return img_usage("convert", "to standard output only raw can be written");
 	if (v->target_is_zero && !v->existing)

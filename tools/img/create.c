@@ -82,7 +82,11 @@ static int option_apply(struct img_create *c, const char *key, const char *v, st
 		return parse_bool(key, v, &q->lazy_refcounts, e);
 	if (!strcmp(key, "extended_l2"))
 		return parse_bool(key, v, &q->extended_l2, e);
-	if (!strcmp(key, "backing_file"))
+	if (!strcmp(key, "data_file_raw"))
+		return parse_bool(key, v, &q->data_file_raw, e);
+	if (!strcmp(key, "data_file"))
+		q->data_file = v;
+	else 	if (!strcmp(key, "backing_file"))
 		q->backing_name = v;
 	else if (!strcmp(key, "backing_fmt"))
 		q->backing_format = v;
@@ -120,6 +124,11 @@ int img_create_fd(int fd, const struct img_create *c, struct err *e)
 	if (ftruncate(fd, 0) < 0 || ftruncate(fd, (off_t)ROUND_UP(c->qcow2.size_bytes, 512)) < 0)
 		return err_set_errno(e, -errno, "cannot set the size");
 	return 0;
+}
+
+enum img_prealloc img_create_prealloc(const struct img_create *c)
+{
+	return c->qcow2.data_file_raw && !c->prealloc ? IMG_PREALLOC_METADATA : c->prealloc;
 }
 
 int img_create_format(struct img_create *c, const char *verb, const char *name)
@@ -216,16 +225,21 @@ static void formatting_say(const struct create_args *a)
 	printf("size=%llu", (unsigned long long)ROUND_UP(q->size_bytes, 512));
 	if (q->backing_name)
 		printf(" backing_file=%s backing_fmt=%s", q->backing_name, q->backing_format);
+	if (q->data_file)
+		printf(" data_file=%s", q->data_file);
+	if (q->data_file_raw)
+		printf(" data_file_raw=on");
 	if (a->c.format == BLOCK_FORMAT_QCOW2)
 		printf(" lazy_refcounts=%s refcount_bits=%u", q->lazy_refcounts ? "on" : "off",
 			1u << q->refcount_order);
 	putchar('\n');
 }
 
-static int space_make(struct create_args *a, int fd, struct err *e)
+static int space_make(struct create_args *a, int fd, const struct img_data *d, struct err *e)
 {
 	/* With its backing file's name, but without it: nothing is copied from there. */
-	struct block_layer layers[2] = { { .fd = dup(fd), .format = a->c.format },
+	struct block_layer layers[2] = { { .fd = dup(fd), .format = a->c.format,
+						 .data_fd = d->fd ? dup(d->fd) : 0 },
 		{ .fd = -1, .format = BLOCK_FORMAT_RAW } };
 	struct block_open bo = { .layers = layers, .nlayers = 1, .no_lock = true, .buffered = true,
 		.name = a->path };
@@ -240,12 +254,14 @@ static int space_make(struct create_args *a, int fd, struct err *e)
 	if (!r)
 		r = block_open(l, &bo, &b, e);
 	if (!r) {
-		r = img_preallocate(b, a->c.prealloc, 0, NULL, e);
+		r = img_preallocate(b, img_create_prealloc(&a->c), 0, NULL, e);
 		closed = block_close(b);
 		if (!r && closed < 0)
 			r = err_set_errno(e, closed, "cannot write");
 	} else {
 		close(layers[0].fd);
+		if (layers[0].data_fd)
+			close(layers[0].data_fd);
 	}
 	loop_free(l);
 	return r;
@@ -255,6 +271,7 @@ static int file_make(struct create_args *a, struct err *e)
 {
 	struct stat st;
 	bool existed = !stat(a->path, &st);
+	struct img_data data;
 	CLEANUP_CLOSE int fd = open(a->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0644);
 	int r;
 
@@ -264,10 +281,15 @@ static int file_make(struct create_args *a, struct err *e)
 	r = lock_acquire(fd, true, a->path, e);
 	if (r < 0)
 		return r;
-	r = img_create_fd(fd, &a->c, e);
+	r = img_data_make(&data, a->path, &a->c.qcow2, e);
+	if (!r)
+		r = img_create_fd(fd, &a->c, e);
 	img_signals_catch();
-	if (!r && a->c.prealloc)
-		r = space_make(a, fd, e);
+	if (!r && img_create_prealloc(&a->c))
+		r = space_make(a, fd, &data, e);
+	if (!r)
+		r = img_data_size(&data, ROUND_UP(a->c.qcow2.size_bytes, 512), e);
+	r = img_data_finish(&data, r, e);
 	if (r < 0) {
 		err_prefix(e, "%s", a->path);
 		if (!existed)

@@ -8,6 +8,7 @@
 #include "block/qcow2.h"
 
 #include <getopt.h>
+#include <limits.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -136,6 +137,8 @@ void img_layer_given(struct img_layer *y);
 int img_layer_reopen(struct img_layer *y, struct err *e);
 /* The same as a disk. */
 int img_block_open(struct loop *l, const struct img_open *o, struct block **ret_b, struct err *e);
+/* "nbd://…", "json:{…}": no plain path. */
+bool img_has_protocol(const char *name);
 /* For --allow: returns 0 or 1 after saying why not. */
 int img_allow_add(struct img_open *o, const char *dir);
 
@@ -162,6 +165,22 @@ int img_create_format(struct img_create *c, const char *verb, const char *name);
 const char *img_snapshot_word(const char *arg);
 /* Apply "key=value,...". Strings are kept by reference into opts, which is changed. */
 int img_create_options(struct img_create *c, char *opts, struct err *e);
+/* The data file of a new image: written beside what may be there, which is locked, and put in its
+ * place at the end. */
+struct img_data {
+	int fd; /* 0: none is wanted */
+	char path[PATH_MAX], tmp[PATH_MAX];
+	int old_fd;
+	bool is_device;
+};
+/* image: where the image will be; names are relative to its folder. d can be finished in any case.
+ * Returns 0 or -errno. */
+int img_data_make(struct img_data *d, const char *image, const struct qcow2_create *c, struct err *e);
+int img_data_size(struct img_data *d, uint64_t size_bytes, struct err *e);
+/* r: how the work ended. Returns it, or the first error. */
+int img_data_finish(struct img_data *d, int r, struct err *e);
+/* What is needed of preallocation: a raw data file has all clusters named. */
+enum img_prealloc img_create_prealloc(const struct img_create *c);
 /* An empty image over fd. */
 int img_create_fd(int fd, const struct img_create *c, struct err *e);
 

@@ -64,6 +64,7 @@ void img_snapshot_line(const struct qcow2_snapshot_info *s)
 static void human_qcow2(const struct info_layer *i)
 {
 	const struct qcow2_header *h = &i->y->header;
+	char name[sizeof(h->data_file)];
 
 	printf("cluster_size: %u\n", 1u << h->cluster_bits);
 	if (h->has_backing) {
@@ -81,8 +82,13 @@ static void human_qcow2(const struct info_layer *i)
 	if (h->version >= 3) {
 		printf("    lazy refcounts: %s\n",
 			h->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS ? "true" : "false");
-		printf("    refcount bits: %u\n    corrupt: %s\n    extended l2: %s\n",
-			1u << h->refcount_order, feature(i, QCOW2_INCOMPAT_CORRUPT) ? "true" : "false",
+		printf("    refcount bits: %u\n", 1u << h->refcount_order);
+		if (feature(i, QCOW2_INCOMPAT_DATA_FILE))
+			printf("    data file: %s\n    data file raw: %s\n",
+				printable(h->data_file, name, sizeof(name)),
+				h->autoclear & QCOW2_AUTOCLEAR_RAW_DATA ? "true" : "false");
+		printf("    corrupt: %s\n    extended l2: %s\n",
+			feature(i, QCOW2_INCOMPAT_CORRUPT) ? "true" : "false",
 			feature(i, QCOW2_INCOMPAT_EXTENDED_L2) ? "true" : "false");
 	} else {
 		printf("    refcount bits: %u\n", 1u << h->refcount_order);
@@ -141,6 +147,11 @@ static struct json_object *json_specific(const struct info_layer *i)
 			json_object_new_boolean(!!(h->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS)));
 		add(d, "corrupt", json_object_new_boolean(feature(i, QCOW2_INCOMPAT_CORRUPT)));
 		add(d, "extended-l2", json_object_new_boolean(feature(i, QCOW2_INCOMPAT_EXTENDED_L2)));
+	}
+	if (feature(i, QCOW2_INCOMPAT_DATA_FILE)) {
+		add(d, "data-file", json_object_new_string(h->data_file));
+		add(d, "data-file-raw",
+			json_object_new_boolean(!!(h->autoclear & QCOW2_AUTOCLEAR_RAW_DATA)));
 	}
 	add(d, "refcount-bits", json_object_new_int(1 << h->refcount_order));
 	add(o, "type", json_object_new_string("qcow2"));

@@ -104,7 +104,8 @@ static const struct img_verb verbs[] = {
 		img_commit_main },
 	{ "amend", "change an image's options in place", "amend [-f FMT] -o OPTIONS FILE",
 		"  -f FMT         format of the image\n"
-		"  -o OPTIONS     compat (1.1 or 0.10), lazy_refcounts, refcount_bits, size\n",
+		"  -o OPTIONS     compat (1.1 or 0.10), lazy_refcounts, refcount_bits, size, data_file,\n"
+		"                 data_file_raw=off\n",
 		img_amend_main },
 	{ "trim", "make an image's file small again, in place", "trim [--zeros] [-p] [-q] [-f FMT] FILE",
 		OPEN_HELP

@@ -33,13 +33,15 @@ static bool mergeable(const struct entry *a, const struct block_extent *x)
 
 static int human(const struct map *m, const struct entry *n, struct err *e)
 {
+	const struct img_layer *y = &m->layers[n->x.layer];
+
 	if (n->x.compressed)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s has compressed clusters, which have no "
 			"place to show; use --output json", m->o.path);
 	if (!n->x.zero && n->x.has_host)
 		printf("%#-16llx%#-16llx%#-16llx%s\n", (unsigned long long)n->start,
 			(unsigned long long)n->len, (unsigned long long)n->x.host,
-			m->layers[n->x.layer].path);
+			y->data_path ? y->data_path : y->path);
 	return 0;
 }
 

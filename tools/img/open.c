@@ -87,6 +87,7 @@ static int layer_open(struct img_layer *y, const char *path, bool writable, stru
 
 int img_layer_reopen(struct img_layer *y, struct err *e)
 {
+	char checked[32]; /* not its name again, which may name another by now */
 	int fd, r = file_open(y->path, true, &fd, e);
 
 	if (r < 0)
@@ -95,7 +96,8 @@ int img_layer_reopen(struct img_layer *y, struct err *e)
 	y->fd = fd;
 	if (!y->data_fd)
 		return 0;
-	r = file_open(y->data_path, true, &fd, e);
+	snprintf(checked, sizeof(checked), "/proc/self/fd/%d", y->data_fd);
+	r = file_open(checked, true, &fd, e);
 	if (r < 0)
 		return r;
 	close(y->data_fd);
@@ -128,7 +130,7 @@ static void folder_of(const char *path, char *ret, size_t cap)
 
 /* Names like "nbd://..." or "json:{...}" are an image's way to make a program talk to the
  * network: a colon before the first slash is never a plain path here. */
-static bool has_protocol(const char *name)
+bool img_has_protocol(const char *name)
 {
 	size_t n = strcspn(name, ":/");
 
@@ -142,7 +144,7 @@ static int file_resolve(const struct img_open *o, const char *image, const char 
 	char dir[PATH_MAX], joined[2 * PATH_MAX];
 	bool ok;
 
-	if (has_protocol(name))
+	if (img_has_protocol(name))
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
 			"%s names '%s' as its %s file; only plain files are opened", image, name, what);
 	folder_of(image, dir, sizeof(dir));
@@ -183,6 +185,7 @@ static int chain_check(const struct img_layer *layers, unsigned n, int fd, const
 static int data_open(const struct img_open *o, struct img_layer *layers, unsigned n, struct err *e)
 {
 	struct img_layer *y = &layers[n];
+	const char *slash = strrchr(y->path, '/');
 	char path[PATH_MAX];
 	int r;
 
@@ -196,9 +199,11 @@ static int data_open(const struct img_open *o, struct img_layer *layers, unsigne
 		r = file_open(path, o->writable && !n, &y->data_fd, e);
 	if (r < 0)
 		return r;
-	y->data_path = strdup(path);
-	if (!y->data_path)
+	if (asprintf(&y->data_path, "%.*s%s", *y->header.data_file != '/' && slash
+		? (int)(slash + 1 - y->path) : 0, y->path, y->header.data_file) < 0) {
+		y->data_path = NULL;
 		return err_set_errno(e, -ENOMEM, "%s", path);
+	}
 	return chain_check(layers, n, y->data_fd, path, e);
 }
 

@@ -1,0 +1,103 @@
+/* The external data file of a new image. */
+#include "img.h"
+
+#include "base/cleanup.h"
+#include "base/util.h"
+#include "block/lock.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static int path_make(struct img_data *d, const char *image, const char *name, struct err *e)
+{
+	const char *slash = strrchr(image, '/');
+	struct stat a, b;
+
+	if (!*name || img_has_protocol(name))
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+			"'%s' is no name for a data file; it has to be a plain file", name);
+	if (snprintf(d->path, sizeof(d->path), "%.*s%s",
+		slash && *name != '/' ? (int)(slash + 1 - image) : 0, image, name) >= (int)sizeof(d->path))
+		return err_set_errno(e, -ENAMETOOLONG, "%s", name);
+	if (!strcmp(d->path, image) ||
+		(!stat(d->path, &a) && !stat(image, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino))
+		return err_set(e, -EINVAL, ERR_INVALID, "the image cannot be its own data file");
+	return 0;
+}
+
+/* What is there is somebody's until we have its lock. */
+static int old_take(struct img_data *d, struct err *e)
+{
+	struct stat st;
+
+	d->old_fd = open(d->path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	if (d->old_fd < 0)
+		return errno == ENOENT ? 0 : err_set_errno(e, -errno, "cannot write %s", d->path);
+	if (fstat(d->old_fd, &st) < 0)
+		return err_set_errno(e, -errno, "%s", d->path);
+	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+		return err_set(e, -EINVAL, ERR_INVALID, "%s is neither a file nor a block device", d->path);
+	d->is_device = S_ISBLK(st.st_mode);
+	return lock_acquire(d->old_fd, true, d->path, e);
+}
+
+static int new_open(struct img_data *d, struct err *e)
+{
+	int fd;
+
+	if (d->is_device)
+		fd = dup(d->old_fd);
+	else if (snprintf(d->tmp, sizeof(d->tmp), "%s.part-%d", d->path, (int)getpid()) >=
+		(int)sizeof(d->tmp))
+		return err_set_errno(e, -ENAMETOOLONG, "%s", d->path);
+	else
+		fd = open(d->tmp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+	if (fd < 0) {
+		int r = err_set_errno(e, -errno, "cannot create %s", d->path);
+
+		*d->tmp = 0;
+		return r;
+	}
+	d->fd = fd;
+	return 0;
+}
+
+int img_data_make(struct img_data *d, const char *image, const struct qcow2_create *c, struct err *e)
+{
+	int r;
+
+	*d = (struct img_data){ .old_fd = -1 };
+	if (!c->data_file)
+		return 0;
+	r = path_make(d, image, c->data_file, e);
+	if (!r)
+		r = old_take(d, e);
+	return r ? r : new_open(d, e);
+}
+
+int img_data_size(struct img_data *d, uint64_t size_bytes, struct err *e)
+{
+	if (!d->fd || d->is_device)
+		return 0;
+	return ftruncate(d->fd, (off_t)size_bytes) < 0
+		? err_set_errno(e, -errno, "%s: cannot set the size", d->path) : 0;
+}
+
+int img_data_finish(struct img_data *d, int r, struct err *e)
+{
+	if (!r && *d->tmp && d->fd && fdatasync(d->fd) < 0)
+		r = err_set_errno(e, -errno, "cannot write %s", d->path);
+	if (!r && *d->tmp && rename(d->tmp, d->path) < 0)
+		r = err_set_errno(e, -errno, "cannot rename %s to %s", d->tmp, d->path);
+	if (r < 0 && *d->tmp)
+		unlink(d->tmp);
+	if (d->fd)
+		close(d->fd);
+	if (d->old_fd >= 0)
+		close(d->old_fd);
+	return r;
+}
