@@ -68,12 +68,21 @@ class Box:
 
     def fio_iops(self, name, write, count):
         """fio's io_uring engine on the raw file, at random, as little else to do as it can be given."""
-        out = subprocess.run(["fio", "--name=raw", f"--filename={name}", "--ioengine=io_uring", "--bs=4k",
-                              f"--rw=rand{'write' if write else 'read'}", f"--iodepth={DEPTH}", "--norandommap",
-                              f"--direct={int(self.place == 'disk')}", f"--number_ios={count}", "--io_size=1T",
-                              "--gtod_reduce=1", "--thread", "--output-format=json"], check=True,
-                             capture_output=True, text=True, cwd=self.folder.name).stdout
-        return json.loads(out)["jobs"][0]["write" if write else "read"]["iops"]
+        job = self.fio(name, count, f"--rw=rand{'write' if write else 'read'}", "--bs=4k", "--norandommap",
+                       "--io_size=1T")
+        return job["write" if write else "read"]["iops"]
+
+    def fio(self, name, count, *args):
+        out = subprocess.run(["fio", "--name=raw", f"--filename={name}", "--ioengine=io_uring", f"--iodepth={DEPTH}",
+                              f"--direct={int(self.place == 'disk')}", f"--number_ios={count}", "--gtod_reduce=1",
+                              "--thread", "--output-format=json", *args], check=True, capture_output=True, text=True,
+                             cwd=self.folder.name).stdout
+        return json.loads(out)["jobs"][0]
+
+
+def need_fio():
+    if shutil.which("fio") is None:
+        raise Unfit("the peer is missing: fio")
 
 
 def cpu_of_children():
@@ -99,8 +108,7 @@ def in_place(bench, write, goals):
 
 def against_fio(bench, cases):
     """4 KiB at random, in place, against fio on a raw file of the same length."""
-    if shutil.which("fio") is None:
-        raise Unfit("the peer is missing: fio")
+    need_fio()
     for place, write, count, goal in cases:
         with Box(bench, place, 1024) as box:
             name, args = box.create("a", "256M", fill=True), ["-w"] if write else []
@@ -138,9 +146,34 @@ def mapped_image(box, name, size_gib, data_mib, scattered):
     return name
 
 
+COPYING = "the copying alone"
+
+
+def copying_seconds(box, count):
+    """What a small write into a shared cluster cannot do without: most of a cluster is read, and one is written
+    where none was. By one thread in memory; by fio, one for one, on disk."""
+    if box.place == "disk":
+        job = box.fio("raw", 2 * count, "--rw=rw", "--bs=64k", "--overwrite=1", f"--size={2 * count * 64}k")
+        return job["job_runtime"] / 1000
+    cluster, old = memoryview(bytearray(64 << 10)), memoryview(bytearray(60 << 10))
+    fd = os.open(box.path("raw"), os.O_RDWR | os.O_CREAT)
+    for i in range(count):
+        os.pwrite(fd, cluster, i << 16)
+    begin = time.perf_counter()
+    for i in range(count):
+        os.preadv(fd, [old], (i << 16) + 4096)
+        os.pwritev(fd, [cluster[:4096], old], (count + i) << 16)
+    took = time.perf_counter() - begin
+    os.close(fd)
+    os.unlink(box.path("raw"))
+    return took
+
+
 def allocating(bench, snapshot, cases):
     """4 KiB writes, one in each cluster; the image is made anew for every round."""
     for place, count, options, peer, goal in cases:
+        if place == "disk" and peer == COPYING:
+            need_fio()
         with Box(bench, place, 3072) as box:
             def once(tool, which):
                 name, size = f"{which}.qcow2", f"{count * 64}k"
@@ -153,7 +186,8 @@ def allocating(bench, snapshot, cases):
                 os.unlink(box.path(name))
                 return t
             bench.compare(f"4 KiB a cluster, {place}", "s", lambda: once(box.ours, "ours"),
-                          lambda: once("qemu-img", "qemu"), peer, goal, rounds=ROUNDS)
+                          lambda: copying_seconds(box, count) if peer == COPYING else once("qemu-img", "qemu"),
+                          peer, goal, rounds=ROUNDS)
 
 
 def raw_disk(box, name, data_mib, hole_mib):
