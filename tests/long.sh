@@ -36,4 +36,6 @@ for set in $(ORACLE_SET=list "$build/unit/block/test_qcow2_oracle"); do
 	part "oracle $set" ORACLE_SET="$set" ORACLE_OPS="$ops" ORACLE_SEED="$seed" ORACLE_SECONDS=3600 \
 		"$build/unit/block/test_qcow2_oracle"
 done
+part "power cuts" POWERCUT_CUTS="$cuts" POWERCUT_SEED="$seed" POWERCUT_SECONDS=7200 \
+	"$build/unit/block/test_qcow2_powercut_random"
 [ "$bad" = 0 ]

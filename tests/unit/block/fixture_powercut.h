@@ -8,4 +8,14 @@
  * elsewhere. snapshots: they are made, deleted and applied meanwhile. */
 void powercut(const char *create, unsigned seed, bool moves, bool snapshots);
 
+struct powercut_kind {
+	const char *name, *create;
+	bool fixed_size, no_snapshots;
+};
+/* The disk, of 2 MiB, becomes smaller and larger. */
+void powercut_resize(const struct powercut_kind *kind, unsigned seed);
+/* Anything at random; then again from one of the images that a cut has left, twice. At least
+ * `cuts` in all; returns how many. */
+unsigned powercut_random(const struct powercut_kind *kind, unsigned seed, unsigned cuts);
+
 #endif

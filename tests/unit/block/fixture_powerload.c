@@ -1,0 +1,308 @@
+#include "fixture_powerload.h"
+
+#include "block/qcow2.h"
+
+#define VM_BYTES (192 * KIB)
+
+/* ---- the workload ---- */
+
+#define LOAD_DEPTH 6
+
+struct load_op {
+	struct block_req req;
+	struct iovec iov;
+	uint8_t *buf;
+	bool busy;
+};
+
+static void load_done(struct block_req *r, int res)
+{
+	assert_int_equal(res, 0);
+	container_of(r, struct load_op, req)->busy = false;
+}
+
+static void load_start(struct recorder *r, struct load_op *all, struct load_op *op)
+{
+	struct fixture *f = r->f;
+	uint64_t kind = fixture_random(f) % 10, len = (1 + fixture_random(f) % 40) * 512;
+	uint64_t off = fixture_random(f) % (r->disk_bytes / 512) * 512;
+	struct event *ev;
+
+	if (kind >= 7) {
+		len = 128 * KIB;
+		off = ROUND_DOWN(off, 64 * KIB);
+	}
+	len = MIN(len, r->disk_bytes - off);
+	/* The outcome of two writes to one sector at a time is nobody's promise. */
+	for (unsigned i = 0; i < LOAD_DEPTH; i++)
+		if (all[i].busy && off < all[i].req.offset + all[i].req.len &&
+			all[i].req.offset < off + len)
+			return;
+	ev = record(r, EV_TOUCH);
+	ev->offset = off;
+	ev->len = len;
+	op->busy = true;
+	op->iov = (struct iovec){ op->buf, len };
+	op->req = (struct block_req){ .offset = off, .len = len, .iov = &op->iov, .niov = 1,
+		.done = load_done, .flags = kind == 9 ? 0 : BLOCK_REQ_MAY_UNMAP,
+		.op = kind < 7 ? BLOCK_WRITE : kind == 7 ? BLOCK_DISCARD : BLOCK_WRITE_ZEROES };
+	if (kind < 7) {
+		op->req.flags = 0;
+		for (uint64_t i = 0; i < len; i += 8) {
+			uint64_t v = fixture_random(f);
+
+			memcpy(op->buf + i, &v, 8);
+		}
+	}
+	if (kind < 7) {
+		ev->data = malloc(len);
+		memcpy(ev->data, op->buf, len);
+	}
+	block_submit(r->b, &op->req);
+}
+
+/* A few ops at a time, each batch ended by a flush: then the disk is read back, and that is
+ * what a cut must not lose. */
+void load_run(struct recorder *r, unsigned batches)
+{
+	struct load_op ops[LOAD_DEPTH] = { 0 };
+	struct fixture *f = r->f;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(ops); i++)
+		ops[i].buf = aligned_alloc(4096, 128 * KIB);
+	while (batches--) {
+		/* Now and then more than the bound on dirty tables lets wait. */
+		for (unsigned n = 2 + fixture_random(f) % (batches % 8 ? 12 : 90); n; loop_run_once(f->loop, 0))
+			for (unsigned i = 0; i < ARRAY_SIZE(ops) && n; i++)
+				if (!ops[i].busy) {
+					load_start(r, ops, &ops[i]);
+					n--;
+				}
+		while (block_in_flight(r->b))
+			loop_run_once(f->loop, UINT64_MAX);
+		assert_int_equal(fixture_op(r->b, BLOCK_FLUSH, 0, 0, 0), 0);
+		record_flushed(r);
+	}
+	for (unsigned i = 0; i < ARRAY_SIZE(ops); i++)
+		free(ops[i].buf);
+}
+
+/* ---- snapshots come and go meanwhile ---- */
+
+struct snap_wait {
+	struct block_snapshot_op op;
+	bool over;
+};
+
+static void snap_done(struct block_snapshot_op *op, int res, const struct err *e)
+{
+	if (res < 0)
+		fail_msg("snapshot: %s", e->msg);
+	container_of(op, struct snap_wait, op)->over = true;
+}
+
+static void snap_wait(struct fixture *f, struct snap_wait *w)
+{
+	while (!w->over)
+		loop_run_once(f->loop, UINT64_MAX);
+}
+
+struct vm_wait {
+	struct block_vmstate_req req;
+	struct iovec iov;
+	bool over;
+};
+
+static void vm_done(struct block_vmstate_req *r, int res)
+{
+	assert_int_equal(res, 0);
+	container_of(r, struct vm_wait, req)->over = true;
+}
+
+static void vm_put(struct fixture *f, struct block_snapshot *s, uint64_t off, uint8_t *buf,
+	uint64_t len)
+{
+	struct vm_wait w = { .iov = { buf + off, len }, .req = { .offset = off, .len = len, .niov = 1,
+		.iov = &w.iov, .done = vm_done } };
+
+	for (uint64_t i = 0; i < len; i++)
+		buf[off + i] = (uint8_t)fixture_random(f);
+	block_snapshot_vmstate_write(s, &w.req);
+	while (!w.over)
+		loop_run_once(f->loop, UINT64_MAX);
+}
+
+/* Of the parent's VM state with pieces of its own. vm follows. */
+static void vm_make(struct recorder *r, struct block_snapshot *s, const struct known_snap *parent,
+	uint8_t *vm)
+{
+	struct fixture *f = r->f;
+
+	if (parent && parent->vm_bytes) {
+		struct vm_wait v = { .req = { .len = VM_BYTES, .done = vm_done } };
+		char name[16];
+
+		snprintf(name, sizeof(name), "%u", parent->id);
+		block_snapshot_vmstate_share(s, name, &v.req);
+		while (!v.over)
+			loop_run_once(f->loop, UINT64_MAX);
+		memcpy(vm, parent->vm, VM_BYTES);
+	}
+	vm_put(f, s, fixture_random(f) % 16 * 4096, vm, 32 * KIB);
+	load_run(r, 1);
+	vm_put(f, s, (16 + fixture_random(f) % 16) * 4096, vm, 64 * KIB);
+}
+
+/* One more than the highest, as the engine has it. */
+static unsigned next_id(const struct recorder *r)
+{
+	unsigned max = 0;
+
+	for (unsigned i = 0; i < r->nsnaps; i++)
+		max = MAX(max, r->snaps[i].id);
+	return max + 1;
+}
+
+void load_snap_make(struct recorder *r, int parent)
+{
+	struct block_snapshot_info info = { .vm_state_bytes = VM_BYTES };
+	struct snap_wait w = { .op.done = snap_done };
+	uint8_t *vm = aligned_alloc(4096, VM_BYTES), *disk = calloc(1, RECORD_DISK_MAX);
+	uint64_t bytes = r->disk_bytes;
+	unsigned id = next_id(r);
+	struct block_snapshot *s;
+	struct event *ev;
+
+	assert_int_equal(fixture_rw(r->b, BLOCK_READ, 0, disk, bytes), 0);
+	assert_int_equal(block_snapshot_begin(r->b, &s, &r->f->err), 0);
+	ev = record(r, EV_SNAP_MAKE);
+	*ev = (struct event){ .kind = EV_SNAP_MAKE, .of = id, .data = disk, .len = bytes, .vm = vm,
+		.vm_bytes = VM_BYTES };
+	memset(vm, 0, VM_BYTES);
+	load_run(r, 1);
+	vm_make(r, s, parent < 0 ? NULL : &r->snaps[parent], vm);
+	snprintf(info.name, sizeof(info.name), "snap%u", id);
+	block_snapshot_commit(s, &info, &w.op);
+	load_run(r, 2);
+	snap_wait(r->f, &w);
+	assert_int_equal(atoi(w.op.id), id);
+	record(r, EV_SNAP_THERE)->of = id;
+	r->snaps[r->nsnaps++] = (struct known_snap){ id, disk, vm, bytes, VM_BYTES };
+}
+
+void load_snap_delete(struct recorder *r, unsigned index)
+{
+	struct snap_wait w = { .op.done = snap_done };
+	unsigned id = r->snaps[index].id;
+	char name[16];
+
+	snprintf(name, sizeof(name), "%u", id);
+	record(r, EV_SNAP_DELETE)->of = id;
+	r->snaps[index] = r->snaps[--r->nsnaps];
+	block_snapshot_delete(r->b, name, &w.op);
+	load_run(r, 2);
+	snap_wait(r->f, &w);
+	record(r, EV_SNAP_GONE)->of = id;
+}
+
+void load_snap_apply(struct recorder *r, unsigned index)
+{
+	struct snap_wait w = { .op.done = snap_done };
+	char name[16];
+
+	snprintf(name, sizeof(name), "%u", r->snaps[index].id);
+	record(r, EV_SNAP_APPLY)->of = r->snaps[index].id;
+	block_snapshot_apply(r->b, name, &w.op);
+	snap_wait(r->f, &w);
+	r->disk_bytes = r->snaps[index].disk_bytes;
+	record_flushed(r);
+}
+
+void load_resize(struct recorder *r, uint64_t bytes)
+{
+	struct event *ev;
+
+	if (bytes < r->disk_bytes) { /* zeros on the way */
+		ev = record(r, EV_TOUCH);
+		ev->offset = bytes;
+		ev->len = r->disk_bytes - bytes;
+	}
+	record(r, EV_RESIZE)->len = bytes;
+	if (block_resize(r->b, bytes, &r->f->err) < 0)
+		fail_msg("%s", r->f->err.msg);
+	r->disk_bytes = bytes;
+	record_flushed(r);
+}
+
+void load_snapshots(struct recorder *r)
+{
+	load_run(r, 3);
+	load_snap_make(r, -1);
+	load_run(r, 3);
+	load_snap_make(r, 0);
+	load_run(r, 2);
+	load_snap_delete(r, 0);
+	load_run(r, 2);
+	load_snap_apply(r, 0);
+	load_run(r, 2);
+	load_snap_make(r, -1);
+	load_snap_apply(r, 0);
+	load_snap_delete(r, 0);
+	load_run(r, 2);
+	load_snap_delete(r, 0);
+	load_run(r, 1);
+}
+
+/* ---- at random ---- */
+
+/* Closed, perhaps given back what is free, and open again. */
+static void reopen(struct recorder *r)
+{
+	struct qcow2_header h;
+	char path[128];
+	int fd, res;
+
+	record_close(r);
+	if (fixture_random(r->f) % 2) {
+		fixture_path(r->f, "img", path, sizeof(path));
+		fd = open(path, O_RDWR | O_CLOEXEC);
+		assert_int_equal(qcow2_header_read(fd, "img", &h, &r->f->err), 0);
+		res = qcow2_trim(fd, &h, &r->f->err);
+		if (res < 0 && res != -EUCLEAN) /* after a cut it may have leaks */
+			fail_msg("trim: %s", r->f->err.msg);
+		close(fd);
+	}
+	record_open(r);
+}
+
+static void random_size(struct recorder *r)
+{
+	uint64_t bytes = (1 + fixture_random(r->f) % (RECORD_DISK_MAX / 512)) * 512;
+
+	load_resize(r, fixture_random(r->f) % 2 ? MAX(ROUND_DOWN(bytes, 64 * KIB), 64 * KIB) : bytes);
+}
+
+static void random_step(struct recorder *r, bool fixed_size, bool no_snapshots)
+{
+	uint64_t kind = fixture_random(r->f) % 8, which = fixture_random(r->f);
+
+	if (kind == 0 && !fixed_size)
+		random_size(r);
+	else if (kind == 1)
+		reopen(r);
+	else if (kind < 4 && r->nsnaps < 4 && !no_snapshots && next_id(r) < RECORD_SNAPS_MAX)
+		load_snap_make(r, r->nsnaps && which % 2 ? (int)(which / 2 % r->nsnaps) : -1);
+	else if (kind == 4 && r->nsnaps)
+		load_snap_delete(r, (unsigned)(which % r->nsnaps));
+	else if (kind == 5 && r->nsnaps)
+		load_snap_apply(r, (unsigned)(which % r->nsnaps));
+	else
+		load_run(r, 1 + (unsigned)(which % 3));
+}
+
+void load_random(struct recorder *r, unsigned steps, bool fixed_size, bool no_snapshots)
+{
+	load_run(r, 1);
+	while (steps--)
+		random_step(r, fixed_size, no_snapshots);
+}
