@@ -1,6 +1,6 @@
-/* Another size. What is cut off is freed first; what is added reads as zeros whatever stood
- * there. Then one sector of the header has the new size, and with it, where it had to
- * grow, the L1's new place, whose clusters are counted and written by then. */
+/* Another size. What is cut off or added reads as zeros first, whatever stood there. Then one
+ * sector of the header has the new size, and with it, where it had to grow, the L1's new place, whose
+ * clusters are counted and written by then. Tables that nothing needs any more go last. */
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -51,33 +51,50 @@ static int zero_range(struct qcow2 *q, uint64_t off, uint64_t end)
 
 /* ---- less ---- */
 
-/* L2 tables whose reach is gone; all their entries have been freed. */
-static void tables_release(struct qcow2 *q, uint64_t from, uint64_t to)
+/* What is cut off reads as zeros, durably: so it does when the size stays after all. */
+static int cut_zero(struct qcow2 *q, uint64_t size)
 {
-	for (uint64_t i = from; i < to; i++) {
+	int r = zero_range(q, size, q->base.info.size_bytes);
+
+	return r < 0 ? r : qcow2_sync_flush(q);
+}
+
+/* The clusters of a table that the L1 does not name any more, and the table. */
+static int table_release(struct qcow2 *q, uint64_t table)
+{
+	struct release l = { .entries = &table, .n = 1 };
+	int r;
+
+	(void)meta_add(&q->meta, table >> q->cluster_bits, META_INACTIVE_L2);
+	do
+		r = QCOW2_SYNC(q, release_step(q, &l, &sync.wait));
+	while (r == -EAGAIN);
+	return r;
+}
+
+/* L2 tables whose reach is gone: the header says so. Their entries have no clusters, but where
+ * zeros had to be written: version 2 has no flag for them above a backing layer. */
+static int cut_tables(struct qcow2 *q, uint64_t size, uint64_t old)
+{
+	uint64_t end = qcow2_l1_entries(old, q->cluster_bits, q->ext);
+	bool written = q->h.version < 3 && q->base.backing;
+	int r = 0;
+
+	for (uint64_t i = qcow2_l1_entries(size, q->cluster_bits, q->ext); i < end && !r; i++) {
 		uint64_t table = q->disk.l1.entries[i] & QCOW2_OFFSET_MASK;
 
 		if (!table || !(q->disk.l1.entries[i] & QCOW2_COPIED))
 			continue;
 		table_set(q, &q->disk.l1, (uint32_t)i, 0);
-		cache_drop(&q->l2, table, q->cluster_bytes);
 		meta_remove(&q->meta, table >> q->cluster_bits);
+		if (written) {
+			r = table_release(q, table);
+			continue;
+		}
+		cache_drop(&q->l2, table, q->cluster_bytes);
 		cluster_free_later(q, table >> q->cluster_bits, 1);
 	}
-}
-
-static int cut(struct qcow2 *q, uint64_t size)
-{
-	uint64_t old = q->base.info.size_bytes;
-	int r = zero_range(q, size, old);
-
-	if (!r)
-		r = qcow2_sync_flush(q);
-	if (r < 0)
-		return r;
-	tables_release(q, qcow2_l1_entries(size, q->cluster_bits, q->ext),
-		qcow2_l1_entries(old, q->cluster_bits, q->ext));
-	return qcow2_sync_flush(q);
+	return r < 0 ? r : qcow2_sync_flush(q);
 }
 
 /* ---- more ---- */
@@ -230,7 +247,7 @@ int qcow2_resize(struct block *b, uint64_t size, struct err *e)
 	if (!r && size > old)
 		r = data_truncate(q, size);
 	if (!r)
-		r = size < b->info.size_bytes ? cut(q, size) : grow(q, size);
+		r = size < old ? cut_zero(q, size) : grow(q, size);
 	if (r == -ENOTSUP)
 		return err_set(e, r, ERR_UNSUPPORTED, "%s: a table for that size does not fit beside "
 			"clusters of %u bytes; convert the image into one with larger clusters", b->name,
@@ -240,6 +257,8 @@ int qcow2_resize(struct block *b, uint64_t size, struct err *e)
 		b->info.size_bytes = size;
 		r = qcow2_header_write(q);
 	}
+	if (!r && size < old)
+		r = cut_tables(q, size, old);
 	if (!r && size < old)
 		r = data_truncate(q, size);
 	return r < 0 ? err_set_errno(e, r, "%s: cannot change the size", b->name) : 0;

@@ -1,0 +1,56 @@
+/* Another size: nothing leaks, nothing of what lies behind the disk shows. */
+#include "fixture_powercut.h"
+#include "fixture_powerload.h"
+
+#define SMALL (1 * MIB + 512)
+
+static void resize(struct fixture *f, uint64_t bytes)
+{
+	struct block *b = fixture_open(f, "img", BLOCK_FORMAT_QCOW2, false);
+
+	if (block_resize(b, bytes, &f->err) < 0)
+		fail_msg("%s", f->err.msg);
+	assert_int_equal(block_close(b), 0);
+	fixture_run(f, "qemu-img check -q img");
+}
+
+/* Version 2 has no zero flag above a backing file: the zeros take clusters, which have to go with their
+ * tables. */
+static void test_v2_backing(void **state)
+{
+	struct fixture f;
+
+	(void)state;
+	fixture_begin(&f, 1);
+	fixture_run(&f, "qemu-img create -q -f raw base.img 6M && qemu-io -f raw -c 'write -P 5 0 6M' base.img && "
+		"qemu-img create -q -f qcow2 -o cluster_size=4k,compat=0.10 -b base.img -F raw img 6M && "
+		"qemu-io -c 'write -P 6 1M 4M' img");
+	resize(&f, SMALL);
+	resize(&f, 6 * MIB);
+	fixture_run(&f, "qemu-io -c 'read -P 5 0 1M' -c 'read -P 6 1M 512' -c 'read -P 0 1049088 5242368' img | "
+		"tee read && ! grep -q failed read");
+	fixture_end(&f);
+}
+
+/* While it becomes smaller the power goes out: zeros at most, never what the backing file has there. */
+static void test_cut_backing(void **state)
+{
+	static const struct powercut_kind kind = { "backing",
+		"qemu-img create -q -f raw base.img 2M && qemu-io -f raw -c 'write -P 5 0 2M' base.img && "
+		"qemu-img create -q -f qcow2 -o cluster_size=512 -b base.img -F raw img 2M && "
+		"qemu-io -c 'write -P 6 0 2M' img", false, true };
+
+	(void)state;
+	powercut_resize(&kind, 7);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_v2_backing),
+		cmocka_unit_test(test_cut_backing),
+	};
+
+	alarm(30 * TEST_SLOW);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
