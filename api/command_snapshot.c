@@ -15,6 +15,7 @@
 
 #define PAGE_BYTES (40 * 1024)
 #define LIST_TIMEOUT_NS (30 * 1000000000ULL)
+#define SIZE_TIMEOUT_NS (600 * 1000000000ULL) /* of a large disk that has changed all over */
 #define SET_TIMEOUT_NS (30 * 1000000000ULL)
 /* Of a VM that is being started or stopped, or whose old process holds its disks. */
 static int free_check(struct vm *vm, const char *what, struct err *e)
@@ -23,6 +24,15 @@ static int free_check(struct vm *vm, const char *what, struct err *e)
 		(!vm->proc || vm_state_is_active(vm->state)))
 		return 0;
 	return vm->job ? job_check_free(vm, what, e) : vm_check_idle(vm, what, e);
+}
+
+/* A job does not stand in the way of a look. */
+static int look_check(struct vm *vm, struct err *e)
+{
+	if (!vm->job && (vm->starting || vm->start_waits || vm->destroying ||
+		(vm->proc && !vm_state_is_active(vm->state))))
+		return vm_check_idle(vm, "look at its snapshots", e);
+	return 0;
 }
 
 /* ---- arguments ---- */
@@ -197,6 +207,40 @@ void command_snapshot_set(struct call *c)
 			set_done, c);
 }
 
+static void size_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	const struct vm_snapshots *s = a->snapshots;
+	struct json_object *o;
+	struct err why;
+
+	if (!r && (!s || s->n != 1 || s->list[0].own_bytes > INT64_MAX)) {
+		r = err_set(&why, -EPROTO, ERR_GENERIC, "the VM's process answered something else");
+		e = &why;
+	}
+	if (r < 0) {
+		call_fail(opaque, e);
+		return;
+	}
+	o = json_object_new_object();
+	js_put_uint(o, "own-size", s->list[0].own_bytes);
+	call_return(opaque, o);
+}
+
+void command_snapshot_size(struct call *c)
+{
+	struct vm_snapshot_name body = { "" };
+	struct err e;
+	int r = look_check(c->vm, &e);
+
+	if (!r)
+		r = arg_text(c, "name", true, body.name, sizeof(body.name), &e);
+	if (r < 0)
+		call_fail(c, &e);
+	else
+		snapshots_request(c->vm, VM_MSG_SNAPSHOT_SIZE, &body, sizeof(body), SIZE_TIMEOUT_NS,
+			size_done, c);
+}
+
 static void list_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	const struct vm_snapshots *s = a->snapshots;
@@ -240,10 +284,8 @@ void command_snapshot_list(struct call *c)
 
 	if (from < 0 || from > UINT32_MAX)
 		r = err_set(&e, -EINVAL, ERR_INVALID, "from: is out of range");
-	/* A job does not stand in the way of a look. */
-	if (!r && !vm->job && (vm->starting || vm->start_waits || vm->destroying ||
-		(vm->proc && !vm_state_is_active(vm->state))))
-		r = vm_check_idle(vm, "look at its snapshots", &e);
+	if (!r)
+		r = look_check(vm, &e);
 	if (r < 0)
 		call_fail(c, &e);
 	else

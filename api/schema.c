@@ -118,7 +118,7 @@ static const struct field snapshot_list_args[] = { FIELD_VM,
 static const struct field snapshot_list_returns[] = {
 	{ "snapshots", FIELD_ARRAY, REQUIRED,
 		"id, parent, name, description, tags, state, current, time (ns), vm-clock (ns), "
-		"vm-state-size, disk-size, own-size" },
+		"vm-state-size, disk-size" },
 	{ "next", FIELD_INT, OPTIONAL, "there is more: the next call's `from`" }, END };
 #define FIELD_SNAPSHOT { "name", FIELD_STRING, REQUIRED, "or id" }
 static const struct field snapshot_revert_args[] = { FIELD_VM, FIELD_JOB_ID,
@@ -129,6 +129,10 @@ static const struct field snapshot_revert_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "verify", FIELD_BOOL, OPTIONAL, "check all memory before anything is changed" }, END };
 static const struct field snapshot_delete_args[] = { FIELD_VM, FIELD_JOB_ID, FIELD_SNAPSHOT,
 	{ "children", FIELD_STRING, OPTIONAL, "too: all below it as well; only: these and not it" },
+	END };
+static const struct field snapshot_size_args[] = { FIELD_VM, FIELD_SNAPSHOT, END };
+static const struct field snapshot_size_returns[] = {
+	{ "own-size", FIELD_INT, REQUIRED, "bytes that only this snapshot holds: deleting it frees them" },
 	END };
 static const struct field snapshot_set_args[] = { FIELD_VM, FIELD_SNAPSHOT,
 	{ "new-name", FIELD_STRING, OPTIONAL, "rename it" },
@@ -253,6 +257,8 @@ static const struct command commands[] = {
 		VM_ASK_SNAPSHOT, command_snapshot_delete },
 	{ "snapshot-set", "rename, describe, tag", snapshot_set_args, NULL, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_SNAPSHOT, command_snapshot_set },
+	{ "snapshot-size", "what one alone holds", snapshot_size_args, snapshot_size_returns, ROLE_VIEWER,
+		COMMAND_CONCERNS_VM, ANY_STATE, command_snapshot_size },
 	{ "snapshot-schedule-set", "take snapshots by the clock, and delete old ones",
 		schedule_set_args, NULL, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE,
 		command_schedule_set },

@@ -72,8 +72,6 @@ struct json_object *snapshot_to_json(const struct vm_snapshot_info *i)
 	js_put_uint(o, "vm-clock", i->vm_clock_ns);
 	js_put_uint(o, "vm-state-size", i->vm_state_bytes);
 	js_put_uint(o, "disk-size", i->disk_bytes);
-	if (i->own_bytes != UINT64_MAX)
-		js_put_uint(o, "own-size", i->own_bytes);
 	return o;
 }
 

@@ -185,6 +185,47 @@ static void snapshot_set(struct control *c, struct channel_msg *m)
 	reply(c, m->head.seq, vm_snapshot_set(c->vm, s, &e), &e);
 }
 
+struct size_request {
+	struct control *control;
+	uint64_t seq;
+};
+
+static void snapshot_sized(void *opaque, int r, const struct vm_snapshot_info *info,
+	const struct err *e)
+{
+	struct size_request s = *(struct size_request *)opaque;
+	struct vm_snapshots *page = r < 0 ? NULL : calloc(1, sizeof(*page));
+
+	free(opaque);
+	if (page) {
+		page->total = page->n = 1;
+		page->list[0] = *info;
+		peer_send(s.control, VM_MSG_SNAPSHOTS, s.seq, page,
+			offsetof(struct vm_snapshots, list) + sizeof(page->list[0]));
+	} else {
+		reply(s.control, s.seq, r < 0 ? r : -ENOMEM, e);
+	}
+	free(page);
+}
+
+static void snapshot_size(struct control *c, struct channel_msg *m)
+{
+	struct size_request *s = malloc(sizeof(*s));
+	struct vm_snapshot_name *name = m->body;
+	struct err e = { 0 };
+	int r = -ENOMEM;
+
+	TERMINATE(name->name);
+	if (s) {
+		*s = (struct size_request){ c, m->head.seq };
+		r = vm_snapshot_size(c->vm, name->name, snapshot_sized, s, &e);
+	}
+	if (r < 0) {
+		free(s);
+		reply(c, m->head.seq, r, &e);
+	}
+}
+
 /* The work under way keeps its own seq: remember this one only when it has begun. */
 static void snapshot_begin(struct control *c, struct channel_msg *m)
 {
@@ -248,6 +289,9 @@ static void request_handle(struct control *c, struct channel_msg *m)
 		return;
 	case VM_MSG_SNAPSHOT_SET:
 		snapshot_set(c, m);
+		return;
+	case VM_MSG_SNAPSHOT_SIZE:
+		snapshot_size(c, m);
 		return;
 	case VM_MSG_QUERY:
 		query(c, m->head.seq);

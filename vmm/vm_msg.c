@@ -27,6 +27,7 @@ const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_SNAPSHOT_REVERT] = ROW(struct vm_snapshot_revert, 0),
 	[VM_MSG_SNAPSHOT_DELETE] = ROW(struct vm_snapshot_name, 0),
 	[VM_MSG_SNAPSHOT_SET] = ROW(struct vm_snapshot_set, 0),
+	[VM_MSG_SNAPSHOT_SIZE] = ROW(struct vm_snapshot_name, 0),
 };
 
 const struct channel_type vm_msg_from_vm[VM_MSG_TYPE_COUNT] = {

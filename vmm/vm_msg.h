@@ -52,6 +52,8 @@ enum vm_msg_type {
 	VM_MSG_SNAPSHOT_REVERT = 14, /* struct vm_snapshot_revert */
 	VM_MSG_SNAPSHOT_DELETE = 15, /* struct vm_snapshot_name; children keep their grandparent */
 	VM_MSG_SNAPSHOT_SET = 18,    /* struct vm_snapshot_set: rename, describe, tag */
+	VM_MSG_SNAPSHOT_SIZE = 21,   /* struct vm_snapshot_name; answered by VM_MSG_SNAPSHOTS: that one,
+				      * with own_bytes */
 	/* answers */
 	VM_MSG_REPLY = 16, /* struct vm_reply */
 	VM_MSG_INFO = 17,  /* struct vm_info */
@@ -254,7 +256,7 @@ struct vm_snapshot_info {
 	char description[VM_SNAPSHOT_TEXT_MAX + 1];
 	char tags[VM_SNAPSHOT_TAGS_MAX + 1];
 	uint64_t realtime_ns, vm_clock_ns, vm_state_bytes, disk_bytes;
-	uint64_t own_bytes; /* that only this snapshot holds; UINT64_MAX: not known */
+	uint64_t own_bytes; /* that only this snapshot holds; UINT64_MAX: not known, as in a list */
 	uint8_t state;	    /* enum vm_snapshot_state */
 	uint8_t current;
 	uint8_t reserved[6];

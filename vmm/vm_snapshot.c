@@ -100,7 +100,7 @@ void vmsnap_job_finish(struct vmsnap_job *j)
 
 /* ---- list ---- */
 
-static void info_fill(const struct tree_node *n, bool current, struct vm_snapshot_info *i)
+void vmsnap_info(const struct tree_node *n, bool current, struct vm_snapshot_info *i)
 {
 	memset(i, 0, sizeof(*i));
 	memcpy(i->id, n->info.id, sizeof(i->id));
@@ -130,7 +130,7 @@ int vm_snapshot_list(struct vm *vm, uint32_t from, struct vm_snapshots *ret, str
 	ret->total = (uint32_t)t.n;
 	ret->from = from;
 	for (size_t i = from; i < t.n && ret->n < VM_SNAPSHOTS_PER_MESSAGE; i++)
-		info_fill(&t.nodes[i], &t.nodes[i] == tree_current(&t), &ret->list[ret->n++]);
+		vmsnap_info(&t.nodes[i], &t.nodes[i] == tree_current(&t), &ret->list[ret->n++]);
 	tree_done(&t);
 	return 0;
 }

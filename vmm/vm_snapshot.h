@@ -31,5 +31,11 @@ int vm_snapshot_revert(struct vm *vm, struct worker *w, const struct vm_snapshot
 int vm_snapshot_set(struct vm *vm, const struct vm_snapshot_set *s, struct err *e);
 /* A page of the list, from index `from`. */
 int vm_snapshot_list(struct vm *vm, uint32_t from, struct vm_snapshots *ret, struct err *e);
+/* One of them with own_bytes. No work in vm.h's sense: it may be asked for at any time, by several, and
+ * fails with -EBUSY or -ECANCELED when something changes the snapshots meanwhile. */
+typedef void vm_snapshot_size_fn(void *opaque, int r, const struct vm_snapshot_info *info,
+	const struct err *e);
+int vm_snapshot_size(struct vm *vm, const char *name, vm_snapshot_size_fn *done, void *opaque,
+	struct err *e);
 
 #endif

@@ -33,6 +33,8 @@ int vmsnap_tree(struct machine_disk *d, struct tree *ret, struct err *e);
 int vmsnap_open(struct machine *m, struct machine_disk **ret_d, struct tree *ret_t, struct err *e);
 /* The named node of a tree, or -ENOENT with a sentence. */
 int vmsnap_find(const struct tree *t, const char *name, struct tree_node **ret, struct err *e);
+/* What a client sees of it. own_bytes: not known. */
+void vmsnap_info(const struct tree_node *n, bool current, struct vm_snapshot_info *i);
 uint64_t vmsnap_realtime_ns(void);
 
 /* Begin a piece of long work: a zeroed struct of that many bytes, which begins with its job; done

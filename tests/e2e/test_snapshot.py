@@ -334,6 +334,51 @@ def test_a_vm_that_is_off_comes_back_running(vm):
     vm.stop()
 
 
+def own_size(vm, name):
+    info = json.loads(vm.daemon.cairn("snapshot-info", "vm1", name, "--format", "json").stdout)
+    return info["own-size"]
+
+
+def in_use(image):
+    """Bytes of the clusters whose refcount is not 0 (16 bits, 64 KiB)."""
+    data = image.read_bytes()
+    table = int.from_bytes(data[48:56], "big")
+    blocks = [int.from_bytes(data[at:at + 8], "big") for at in range(table, table + 65536, 8)]
+    return sum(65536 for b in blocks if b for at in range(b, b + 65536, 2) if any(data[at:at + 2]))
+
+
+def test_what_a_snapshot_alone_holds(vm, tmp_path):
+    vm.disks.append(tmp_path / "vdb.qcow2")
+    vm.define()
+    vm.start()
+    vm.run("write 0 512 11")
+    vm.snapshot("s1", "--disk-only")
+    assert own_size(vm, "s1") == 0
+    vm.run("write 0 512 12")
+    # The guest's 256 KiB, and the table that names them.
+    assert own_size(vm, "s1") == 5 * 65536
+    vm.run("open 1")
+    vm.run("write 0 128 13")
+    assert own_size(vm, "s1") == 5 * 65536
+    vm.snapshot("s2")
+    vm.run("write 0 128 14")
+    # Memory, and on the second disk 64 KiB with their table.
+    assert own_size(vm, "s2") > 2 * 65536
+    assert "Own size:       320.0 KiB\n" in vm.daemon.cairn("snapshot-info", "vm1", "s1").stdout
+    vm.stop()
+    for name in ("s1", "s2"):
+        own = own_size(vm, name)
+        before = sum(in_use(d) for d in vm.disks)
+        copies = []
+        for d in vm.disks:
+            copies.append(tmp_path / f"copy-{d.name}")
+            copies[-1].write_bytes(d.read_bytes())
+            subprocess.run(["qemu-img", "snapshot", "-d", name, copies[-1]], check=True)
+        # On each disk an L1 of one cluster goes as well.
+        assert own == before - sum(in_use(c) for c in copies) - 2 * 65536
+    vm.daemon.cairn("snapshot-info", "vm1", "s9", ok=3)
+
+
 def test_a_suspended_vm(vm):
     vm.start()
     vm.run("wr64 0x900000 0x77")

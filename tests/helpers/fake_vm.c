@@ -338,7 +338,7 @@ static int snapshot_create(struct fake *f, const struct vm_snapshot_create *c, c
 	memcpy(s->tags, c->tags, sizeof(s->tags));
 	s->realtime_ns = time_of(c->name) + t.next_id;
 	s->vm_state_bytes = f->config.images_only || c->disks_only ? 0 : 4096;
-	s->own_bytes = 65536;
+	s->own_bytes = UINT64_MAX;
 	s->state = f->config.images_only || c->disks_only ? VM_SNAPSHOT_SHUTOFF :
 		f->work.was_running			  ? VM_SNAPSHOT_RUNNING : VM_SNAPSHOT_PAUSED;
 	current_set(&t, s);
@@ -409,6 +409,25 @@ static int snapshot_revert(struct fake *f, const struct vm_snapshot_revert *v, s
 			phase(f, VM_PHASE_RUNNING, VM_REASON_RESTORED, 0, "");
 	}
 	return r;
+}
+
+static void size_send(struct fake *f, const struct vm_snapshot_name *n, uint64_t seq)
+{
+	static struct vm_snapshots s;
+	struct vm_snapshot_info *info;
+	struct tree t;
+
+	tree_load(f, &t);
+	info = tree_find(&t, n->name);
+	if (!info) {
+		reply(f, seq, -ENOENT, ERR_NOT_FOUND, "there is no such snapshot");
+		return;
+	}
+	s = (struct vm_snapshots){ .total = 1, .n = 1 };
+	s.list[0] = *info;
+	s.list[0].own_bytes = 65536;
+	channel_send(f->sock, VM_MSG_VERSION, VM_MSG_SNAPSHOTS, seq, &s,
+		offsetof(struct vm_snapshots, list) + sizeof(s.list[0]), NULL, 0);
 }
 
 static void snapshots_send(struct fake *f, const struct vm_snapshot_list *l, uint64_t seq)
@@ -563,6 +582,9 @@ static void handle(struct fake *f, struct channel_msg *m)
 		return;
 	case VM_MSG_SNAPSHOT_LIST:
 		snapshots_send(f, m->body, m->head.seq);
+		return;
+	case VM_MSG_SNAPSHOT_SIZE:
+		size_send(f, m->body, m->head.seq);
 		return;
 	case VM_MSG_CANCEL:
 		work_cancel(f, m->head.seq);

@@ -267,6 +267,18 @@ static int one_find(struct cli *c, const char *name, struct json_object **ret_al
 		      err_set(e, -ENOENT, ERR_NOT_FOUND, "domain '%s' has no current snapshot", c->pos[0]);
 }
 
+/* While a job changes the snapshots nobody can tell; the rest is worth printing all the same. */
+static void own_size_put(struct cli *c, struct json_object *o)
+{
+	CLEANUP_JS struct json_object *size = NULL;
+	struct json_object *args = cli_vm_args(c->pos[0]);
+	struct err e;
+
+	js_put_str(args, "name", text(o, "name"));
+	if (cli_execute(c, "snapshot-size", args, &size, NULL, &e) == 0)
+		js_put_int(o, "own-size", js_get_int(size, "own-size", 0));
+}
+
 int verb_snapshot_info(struct cli *c)
 {
 	CLEANUP_JS struct json_object *all = NULL;
@@ -278,6 +290,7 @@ int verb_snapshot_info(struct cli *c)
 		return cli_usage(c, "snapshot-info needs the name of a snapshot, or --current");
 	if (one_find(c, name, &all, &o, &e) < 0)
 		return cli_fail(&e, "Failed to get the snapshot of domain '%s'", c->pos[0]);
+	own_size_put(c, o);
 	if (c->format == CLI_TABLE)
 		info_print(c->pos[0], all, o);
 	else
