@@ -74,6 +74,31 @@ static int boot_open(struct config *c, const char *key, const char *path, uint16
 	return MIN(at, 0);
 }
 
+static int layer_open(struct config *c, unsigned i, unsigned k, const struct definition_disk *d,
+	struct err *e)
+{
+	struct vm_disk *v = &c->vm.disks[i];
+	bool write = !k && !d->read_only;
+	char key[64];
+	int at;
+
+	definition_layer_key(i, k, "path", key, sizeof(key));
+	at = file_open(c, key, d->layers[k].path, write, true, e);
+	if (at < 0)
+		return at;
+	v->fd[k] = (uint16_t)at;
+	v->format[k] = d->layers[k].format;
+	v->data_fd[k] = VM_NO_FD;
+	if (!d->layers[k].data_file)
+		return 0;
+	definition_layer_key(i, k, "data_file", key, sizeof(key));
+	at = file_open(c, key, d->layers[k].data_file, write, true, e);
+	if (at < 0)
+		return at;
+	v->data_fd[k] = (uint16_t)at;
+	return 0;
+}
+
 static int disk_open(struct config *c, unsigned i, const struct definition_disk *d, struct err *e)
 {
 	struct vm_disk *v = &c->vm.disks[i];
@@ -86,18 +111,10 @@ static int disk_open(struct config *c, unsigned i, const struct definition_disk 
 	v->queues = d->queues;
 	v->queue_size = d->queue_size;
 	for (unsigned k = 0; k < d->nlayers; k++) {
-		char key[64];
-		int at;
+		int r = layer_open(c, i, k, d, e);
 
-		if (k)
-			snprintf(key, sizeof(key), "disks[%u].backing[%u].path", i, k - 1);
-		else
-			snprintf(key, sizeof(key), "disks[%u].path", i);
-		at = file_open(c, key, d->layers[k].path, !k && !d->read_only, true, e);
-		if (at < 0)
-			return at;
-		v->fd[k] = (uint16_t)at;
-		v->format[k] = d->layers[k].format;
+		if (r < 0)
+			return r;
 	}
 	return 0;
 }

@@ -460,6 +460,8 @@ static int parse_layer(struct parse *p, struct json_object *v, struct definition
 		{ "path", KEY_PATH, offsetof(struct definition_layer, path), 0, 0, NULL, NULL },
 		{ "format", KEY_CHOICE, offsetof(struct definition_layer, format), 0, 0, formats,
 			NULL },
+		{ "data_file", KEY_PATH, offsetof(struct definition_layer, data_file), 0, 0, NULL,
+			NULL },
 	};
 	int r = parse_object(p, v, keys, ARRAY_SIZE(keys), l);
 
@@ -499,6 +501,7 @@ static const struct key disk_keys[] = {
 	{ "id", KEY_CUSTOM, DISK(id), 0, 0, NULL, parse_disk_id },
 	{ "path", KEY_PATH, DISK(layers[0].path), 0, 0, NULL, NULL },
 	{ "format", KEY_CHOICE, DISK(layers[0].format), 0, 0, formats, NULL },
+	{ "data_file", KEY_PATH, DISK(layers[0].data_file), 0, 0, NULL, NULL },
 	{ "readonly", KEY_BOOL, DISK(read_only), 0, 0, NULL, NULL },
 	{ "serial", KEY_CUSTOM, DISK(serial), 0, 0, NULL, parse_serial },
 	{ "queues", KEY_NUMBER16, DISK(queues), 0, 8, NULL, NULL },
@@ -522,6 +525,10 @@ static int check_disk(struct parse *p, size_t i)
 		if (d->layers[k].format == DEFINITION_FORMAT_RAW)
 			return key_error(p, "backing: a raw image has no backing layer; "
 					    "format would have to be qcow2");
+	for (unsigned k = 0; k < d->nlayers; k++)
+		if (d->layers[k].data_file && d->layers[k].format == DEFINITION_FORMAT_RAW)
+			return key_error(p, "data_file: a raw image is its own data; format would have "
+					    "to be qcow2");
 	if (!d->id[0])
 		snprintf(d->id, sizeof(d->id), "vd%c", (char)('a' + i));
 	return 0;
@@ -651,8 +658,10 @@ void definition_free(struct definition *d)
 	if (!d)
 		return;
 	for (unsigned i = 0; i < d->ndisks; i++)
-		for (unsigned k = 0; k < VM_DISK_LAYERS_MAX; k++)
+		for (unsigned k = 0; k < VM_DISK_LAYERS_MAX; k++) {
 			free(d->disks[i].layers[k].path);
+			free(d->disks[i].layers[k].data_file);
+		}
 	free(d->disks);
 	free(d->title);
 	free(d->description);

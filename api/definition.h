@@ -10,6 +10,7 @@
 #include "vmm/vm_msg.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct err;
@@ -25,6 +26,7 @@ enum definition_format { DEFINITION_FORMAT_RAW = 1, DEFINITION_FORMAT_QCOW2 = 2 
 
 struct definition_layer {
 	char *path; /* absolute */
+	char *data_file; /* a qcow2 image's external one, absolute; NULL: none */
 	uint8_t format;
 };
 
@@ -58,6 +60,8 @@ struct definition {
  * Returns 0; -EINVAL with a sentence. The caller frees *ret_d with definition_free(). */
 int definition_parse(struct json_object *o, const char *folder, struct definition **ret_d,
 	struct err *e);
+/* "disks[0].path", "disks[0].backing[1].path": the key of a layer's file. */
+void definition_layer_key(unsigned disk, unsigned layer, const char *what, char *ret, size_t cap);
 void definition_free(struct definition *d);
 
 /* Canonical JSON; the caller puts it. Parsing it gives an equal definition. */

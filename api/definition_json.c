@@ -26,6 +26,8 @@ static void put_layer(struct json_object *o, const struct definition_layer *l)
 {
 	js_put_str(o, "path", l->path);
 	js_put_str(o, "format", format_name(l->format));
+	if (l->data_file)
+		js_put_str(o, "data_file", l->data_file);
 }
 
 static struct json_object *disk_to_json(const struct definition_disk *d)
@@ -210,6 +212,27 @@ static int check_file(const char *key, const char *path, bool block_too, struct 
 		block_too ? " or a block device" : "");
 }
 
+static int check_layer(const struct definition_disk *d, unsigned i, unsigned k, struct err *e)
+{
+	char key[64];
+	int r;
+
+	definition_layer_key(i, k, "path", key, sizeof(key));
+	r = check_file(key, d->layers[k].path, true, e);
+	if (r < 0)
+		return r;
+	definition_layer_key(i, k, "data_file", key, sizeof(key));
+	return check_file(key, d->layers[k].data_file, true, e);
+}
+
+void definition_layer_key(unsigned disk, unsigned layer, const char *what, char *ret, size_t cap)
+{
+	if (layer)
+		snprintf(ret, cap, "disks[%u].backing[%u].%s", disk, layer - 1, what);
+	else
+		snprintf(ret, cap, "disks[%u].%s", disk, what);
+}
+
 int definition_check_files(const struct definition *d, struct err *e)
 {
 	int r = check_file("boot.kernel", d->kernel, false, e);
@@ -217,14 +240,7 @@ int definition_check_files(const struct definition *d, struct err *e)
 	if (!r)
 		r = check_file("boot.initrd", d->initrd, false, e);
 	for (unsigned i = 0; !r && i < d->ndisks; i++)
-		for (unsigned k = 0; !r && k < d->disks[i].nlayers; k++) {
-			char key[64];
-
-			if (k)
-				snprintf(key, sizeof(key), "disks[%u].backing[%u].path", i, k - 1);
-			else
-				snprintf(key, sizeof(key), "disks[%u].path", i);
-			r = check_file(key, d->disks[i].layers[k].path, true, e);
-		}
+		for (unsigned k = 0; !r && k < d->disks[i].nlayers; k++)
+			r = check_layer(&d->disks[i], i, k, e);
 	return r;
 }

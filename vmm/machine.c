@@ -152,14 +152,18 @@ static int disk_open(const struct vm_disk *c, struct machine_disk *d, int *fds, 
 
 	d->id = c->id;
 	for (unsigned i = 0; i < c->nlayers; i++)
-		layers[i] = (struct block_layer){ .fd = fds[c->fd[i]], .format = c->format[i] };
+		layers[i] = (struct block_layer){ .fd = fds[c->fd[i]], .format = c->format[i],
+			.data_fd = c->data_fd[i] == VM_NO_FD ? 0 : fds[c->data_fd[i]] };
 	r = loop_new(DISK_LOOP_ENTRIES, &d->loop, e);
 	if (!r)
 		r = block_open(d->loop, &o, &d->block, e);
 	if (r < 0)
 		return r;
-	for (unsigned i = 0; i < c->nlayers; i++)
+	for (unsigned i = 0; i < c->nlayers; i++) {
 		fds[c->fd[i]] = -1;
+		if (c->data_fd[i] != VM_NO_FD)
+			fds[c->data_fd[i]] = -1;
+	}
 	return 0;
 }
 

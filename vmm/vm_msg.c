@@ -101,6 +101,11 @@ static int disk_check(struct vm_disk *d, struct files *f, struct err *e)
 			return err_set(e, -EINVAL, ERR_INVALID,
 				"configuration: disk '%s' names a file or a format that is not there, or "
 				"taken", d->id);
+	for (unsigned i = 0; i < d->nlayers; i++)
+		if (!fd_ok(f, d->data_fd[i]) || (d->data_fd[i] != VM_NO_FD && d->format[i] != 2))
+			return err_set(e, -EINVAL, ERR_INVALID,
+				"configuration: disk '%s' names a data file that is not there, taken, or of a "
+				"raw image", d->id);
 	if (d->error_policy > VM_ERRORS_IGNORE || d->queues > 8 ||
 		(d->queue_size && (d->queue_size > 1024 || !is_power_of_two(d->queue_size))))
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: disk '%s' is out of range", d->id);

@@ -132,6 +132,7 @@ struct vm_disk {
 	char serial[24];  /* at most 20 characters reach the guest */
 	uint16_t nlayers; /* 1: no backing file */
 	uint16_t fd[VM_DISK_LAYERS_MAX]; /* index into the message's fds; [0] the disk itself */
+	uint16_t data_fd[VM_DISK_LAYERS_MAX]; /* of a qcow2 layer's external data file; VM_NO_FD: none */
 	uint8_t format[VM_DISK_LAYERS_MAX]; /* enum block_format */
 	uint8_t read_only;
 	uint8_t error_policy; /* enum vm_error_policy */

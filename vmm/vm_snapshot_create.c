@@ -43,11 +43,21 @@ struct create_job {
 
 static int disks_check(struct machine *m, struct err *e)
 {
-	for (unsigned i = 0; i < m->ndisks; i++)
-		if (vmsnap_disk_takes_part(m, i) && m->cfg.disks[i].format[0] != BLOCK_FORMAT_QCOW2)
+	for (unsigned i = 0; i < m->ndisks; i++) {
+		const struct vm_disk *d = &m->cfg.disks[i];
+
+		if (!vmsnap_disk_takes_part(m, i))
+			continue;
+		if (d->format[0] != BLOCK_FORMAT_QCOW2)
 			return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-				"disk %s is %s; internal snapshots need qcow2", m->cfg.disks[i].id,
-				block_format_name(m->cfg.disks[i].format[0]));
+				"disk %s is %s; internal snapshots need qcow2", d->id,
+				block_format_name(d->format[0]));
+		if (d->data_fd[0] != VM_NO_FD)
+			return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+				"disk %s keeps its data in an external data file, which has room for one content "
+				"only; for snapshots convert it with `cairn-img convert -O qcow2` into an image "
+				"without one", d->id);
+	}
 	return vmsnap_first_disk(m, e) ? 0 : -ENOTSUP;
 }
 

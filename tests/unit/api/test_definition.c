@@ -303,8 +303,8 @@ static void test_round_trip(void **state)
 		"\"description\":\"D\",\"memory\":\"1028K\",\"vcpus\":4,\"topology\":{\"cores\":2,"
 		"\"threads\":2},\"boot\":{\"kernel\":\"/k\",\"initrd\":\"i\",\"cmdline\":\"a=b \\\"c\\\"\"},"
 		"\"disks\":[{\"id\":\"root\",\"path\":\"/a\",\"format\":\"qcow2\",\"serial\":\"S1\","
-		"\"queues\":2,\"queue_size\":64,\"errors\":\"stop\",\"backing\":[{\"path\":\"/b\","
-		"\"format\":\"raw\"}]},{\"path\":\"/c\",\"format\":\"raw\",\"readonly\":true}],"
+		"\"queues\":2,\"queue_size\":64,\"errors\":\"stop\",\"data_file\":\"/a.data\","
+		"\"backing\":[{\"path\":\"/b\",\"format\":\"raw\"}]},{\"path\":\"/c\",\"format\":\"raw\",\"readonly\":true}],"
 		"\"console\":{\"virtio\":true},\"rng\":true,\"debug_exit\":true,\"hugepages\":true,"
 		"\"assist\":\"off\",\"on_poweroff\":\"restart\",\"on_reboot\":\"destroy\","
 		"\"on_crash\":\"preserve\",\"shutdown_deadline\":5";
@@ -316,6 +316,7 @@ static void test_round_trip(void **state)
 	(void)state;
 	assert_string_equal(d->disks[1].id, "vdb");
 	assert_int_equal(d->disks[0].nlayers, 2);
+	assert_string_equal(d->disks[0].layers[0].data_file, "/a.data");
 	assert_int_equal(definition_parse(o, NULL, &d2, &e), 0);
 	o2 = definition_to_json(d2);
 	assert_true(json_object_equal(o, o2));

@@ -30,6 +30,7 @@ static struct vm_config sane(void)
 	c.ndisks = 1;
 	strcpy(c.disks[0].id, "vda");
 	c.disks[0].nlayers = 2;
+	memset(c.disks[0].data_fd, 0xff, sizeof(c.disks[0].data_fd));
 	c.disks[0].fd[0] = 1;
 	c.disks[0].fd[1] = 2;
 	c.disks[0].format[0] = c.disks[0].format[1] = 1;
@@ -154,6 +155,10 @@ static void test_files(void **state)
 	REFUSED(c.disks[0].fd[0] = VM_NO_FD); /* a disk has to have one */
 	REFUSED(c.disks[0].fd[1] = VM_NO_FD);
 	ACCEPTED(c.disks[0].fd[2] = 0xfffe); /* beyond nlayers: not looked at */
+	ACCEPTED(c.disks[0].format[0] = 2; c.disks[0].data_fd[0] = 3);
+	REFUSED(c.disks[0].data_fd[0] = 3); /* of a raw image */
+	REFUSED(c.disks[0].format[0] = 2; c.disks[0].data_fd[0] = c.disks[0].fd[1]);
+	REFUSED(c.disks[0].format[0] = 2; c.disks[0].data_fd[0] = NFDS);
 }
 
 /* An fd is taken by the first who uses it: a second user would get -1, or the same file twice. */
