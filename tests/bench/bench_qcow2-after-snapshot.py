@@ -7,4 +7,4 @@ def run(bench):
     lazy = "lazy_refcounts=on"
     allocating(bench, True, [("shm", 8000, "", "qemu-img", 8.0), ("shm", 8000, lazy, "qemu-img, lazy refcounts", 1.0),
                              ("shm", 8000, "", COPYING, 0.8), ("disk", 2000, "", "qemu-img", 8.0),
-                             ("disk", 2000, lazy, "qemu-img, lazy refcounts", 1.0), ("disk", 2000, "", COPYING, 0.8)])
+                             ("disk", 2000, lazy, "qemu-img, lazy refcounts", 1.0), ("disk", 2000, "", COPYING, 0.7)])
