@@ -406,6 +406,24 @@ def test_snapshots_both_ways(box, options):
     assert box.qemu("snapshot", "-l", "a").stdout == ""
 
 
+def test_what_a_snapshot_alone_holds(box):
+    box.qemu("create", "-q", "-f", "qcow2", "a", "16M")
+    assert box.img("snapshot", "--own-size", "a").stdout == ""
+    pattern(box, "a", 1)
+    box.img("snapshot", "-c", "first", "a")
+    before = (box.path / "a").read_bytes()
+    assert box.img("snapshot", "-l", "--own-size", "a").stdout == (
+        "ID        TAG              OWN SIZE\n1         first                 0 B\n")
+    assert (box.path / "a").read_bytes() == before
+    pattern(box, "a", 2)
+    box.qemu("snapshot", "-c", "second", "a")
+    rows = json.loads(box.img("snapshot", "--own-size", "--output", "json", "a").stdout)
+    assert [(r["id"], r["name"]) for r in rows] == [("1", "first"), ("2", "second")]
+    assert rows[0]["own-size"] > 0 and rows[1]["own-size"] == 0
+    for args in (["-d", "first"], ["-U"]):
+        assert "goes with -l" in box.fails("snapshot", "--own-size", *args, "a")
+
+
 def test_snapshot_list_as_qemu(box):
     box.img("create", "-f", "qcow2", "a", "16M")
     box.img("snapshot", "-c", "one", "a")

@@ -48,6 +48,8 @@ int img_usage(const char *verb, const char *fmt, ...) __attribute__((format(prin
 /* A snapshot as a line below the heading, as in `qemu-img info`; as JSON. */
 struct json_object;
 void img_snapshot_heading(void);
+/* A name out of an image, without what would steer a terminal. Returns buf. */
+const char *img_printable(const char *s, char *buf, size_t cap);
 void img_snapshot_line(const struct qcow2_snapshot_info *s);
 struct json_object *img_snapshot_json(const struct qcow2_snapshot_info *s);
 

@@ -34,7 +34,7 @@ void img_snapshot_heading(void)
 }
 
 /* An image may come from anybody: its names must not steer the terminal. */
-static const char *printable(const char *s, char *buf, size_t cap)
+const char *img_printable(const char *s, char *buf, size_t cap)
 {
 	snprintf(buf, cap, "%s", s);
 	for (char *p = buf; *p; p++)
@@ -57,8 +57,8 @@ void img_snapshot_line(const struct qcow2_snapshot_info *s)
 		(unsigned)(ms / 60000 % 60), (unsigned)(ms / 1000 % 60), (unsigned)(ms % 1000));
 	if (s->has_icount)
 		snprintf(icount, sizeof(icount), "%llu", (unsigned long long)s->icount);
-	printf("%-9s %-16s %8s%20s%13s%11s\n", printable(s->id, id, sizeof(id)),
-		printable(s->name, name, sizeof(name)), size, date, clock, icount);
+	printf("%-9s %-16s %8s%20s%13s%11s\n", img_printable(s->id, id, sizeof(id)),
+		img_printable(s->name, name, sizeof(name)), size, date, clock, icount);
 }
 
 static void human_qcow2(const struct info_layer *i)
@@ -85,7 +85,7 @@ static void human_qcow2(const struct info_layer *i)
 		printf("    refcount bits: %u\n", 1u << h->refcount_order);
 		if (feature(i, QCOW2_INCOMPAT_DATA_FILE))
 			printf("    data file: %s\n    data file raw: %s\n",
-				printable(h->data_file, name, sizeof(name)),
+				img_printable(h->data_file, name, sizeof(name)),
 				h->autoclear & QCOW2_AUTOCLEAR_RAW_DATA ? "true" : "false");
 		printf("    corrupt: %s\n    extended l2: %s\n",
 			feature(i, QCOW2_INCOMPAT_CORRUPT) ? "true" : "false",

@@ -113,8 +113,9 @@ static const struct img_verb verbs[] = {
 		"Space that no table names becomes holes, and the file's tail is cut.\n",
 		img_trim_main },
 	{ "snapshot", "take, apply, delete or list snapshots of the disk",
-		"snapshot [-c NAME | -a SNAPSHOT | -d SNAPSHOT | -l] [-p] [-f FMT] [-U] FILE", OPEN_HELP
+		"snapshot [-c NAME | -a SNAPSHOT | -d SNAPSHOT | -l] [--own-size] [-p] [-f FMT] [-U] FILE", OPEN_HELP
 		"  -l             list them (default)\n"
+		"  --own-size     of -l: what each alone holds, and so what deleting it frees\n"
 		"  -c NAME        take one\n"
 		"  -a SNAPSHOT    the disk becomes what it was then; what it is now is lost\n"
 		"  -d SNAPSHOT    delete it and give its space back\n"

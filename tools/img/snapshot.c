@@ -19,7 +19,7 @@ struct snapshot {
 	struct img_progress progress;
 	char action; /* c, a, d, l */
 	const char *name;
-	bool quiet, json;
+	bool quiet, json, own_size;
 	struct loop *loop;
 	struct block *b;
 	struct block_snapshot_op op;
@@ -29,6 +29,31 @@ struct snapshot {
 };
 
 /* ---- listing ---- */
+
+static void json_print(struct json_object *o)
+{
+	puts(json_object_to_json_string_ext(o,
+		JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED | JSON_C_TO_STRING_NOSLASHESCAPE));
+}
+
+static struct json_object *own_json(const struct block_snapshot_info *i, uint64_t bytes)
+{
+	struct json_object *o = json_object_new_object();
+
+	json_object_object_add(o, "id", json_object_new_string(i->id));
+	json_object_object_add(o, "name", json_object_new_string(i->name));
+	json_object_object_add(o, "own-size", json_object_new_uint64(bytes));
+	return o;
+}
+
+static void own_line(const struct block_snapshot_info *i, uint64_t bytes)
+{
+	char size[32], id[64], name[BLOCK_SNAPSHOT_NAME_MAX + 1];
+
+	img_format_size(bytes, size, sizeof(size));
+	printf("%-9s %-16s %8s\n", img_printable(i->id, id, sizeof(id)),
+		img_printable(i->name, name, sizeof(name)), size);
+}
 
 static int list_print(struct snapshot *s, const struct img_layer *y, struct err *e)
 {
@@ -50,8 +75,7 @@ static int list_print(struct snapshot *s, const struct img_layer *y, struct err 
 			img_snapshot_line(&snaps[i]);
 	}
 	if (s->json)
-		puts(json_object_to_json_string_ext(list,
-			JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED | JSON_C_TO_STRING_NOSLASHESCAPE));
+		json_print(list);
 	json_object_put(list);
 	qcow2_snapshots_free(snaps, n);
 	return 0;
@@ -145,11 +169,40 @@ static int find(struct snapshot *s, char *ret_id, struct err *e)
 	return 0;
 }
 
+/* What each of them alone holds. */
+static int own_sizes(struct snapshot *s, struct err *e)
+{
+	CLEANUP_FREE struct block_snapshot_info *all = NULL;
+	struct json_object *list = json_object_new_array();
+	size_t n = 0;
+	int r = block_snapshot_list(s->b, &all, &n, e);
+
+	if (!r && n && !s->json)
+		printf("%-9s %-16s %8s\n", "ID", "TAG", "OWN SIZE");
+	for (size_t i = 0; i < n && !r; i++) {
+		uint64_t bytes = 0;
+
+		s->over = false;
+		block_snapshot_own(s->b, all[i].id, &bytes, &s->op);
+		r = op_wait(s, e);
+		if (!r && s->json)
+			json_object_array_add(list, own_json(&all[i], bytes));
+		else if (!r)
+			own_line(&all[i], bytes);
+	}
+	if (!r && s->json)
+		json_print(list);
+	json_object_put(list);
+	return r;
+}
+
 static int change_open(struct snapshot *s, struct err *e)
 {
 	char id[BLOCK_SNAPSHOT_ID_MAX + 1];
 	int r;
 
+	if (s->own_size)
+		return own_sizes(s, e);
 	if (s->action == 'c')
 		return create(s, e);
 	r = find(s, id, e);
@@ -197,7 +250,7 @@ static int action_set(struct snapshot *s, char c, const char *name)
 int img_snapshot_main(int argc, char **argv)
 {
 	static const struct option longs[] = { { "output", required_argument, NULL, 'O' },
-		{ "force-share", no_argument, NULL, 'U' }, { "allow", required_argument, NULL, 'A' },
+		{ "force-share", no_argument, NULL, 'U' }, { "own-size", no_argument, NULL, 'S' }, { "allow", required_argument, NULL, 'A' },
 		{ NULL, 0, NULL, 0 } };
 	struct snapshot s = { 0 };
 	struct err e = { 0 };
@@ -224,6 +277,9 @@ int img_snapshot_main(int argc, char **argv)
 		case 'U':
 			s.o.no_lock = true;
 			break;
+		case 'S':
+			s.own_size = true;
+			break;
 		case 'A':
 			if (img_allow_add(&s.o, optarg))
 				return 1;
@@ -241,6 +297,8 @@ int img_snapshot_main(int argc, char **argv)
 		return img_usage("snapshot", "one file is needed");
 	if (!s.action)
 		s.action = 'l';
+	if (s.own_size && (s.action != 'l' || s.o.no_lock))
+		return img_usage("snapshot", "--own-size goes with -l, and not with -U: refcounts have to stand still");
 	s.o.path = argv[optind];
-	return (s.action == 'l' ? list(&s, &e) : change(&s, &e)) < 0 ? img_fail(&e) : 0;
+	return (s.action == 'l' && !s.own_size ? list(&s, &e) : change(&s, &e)) < 0 ? img_fail(&e) : 0;
 }
