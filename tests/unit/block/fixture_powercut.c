@@ -25,7 +25,8 @@ struct replay {
 	uint8_t *image;	  /* the one of a cut */
 	uint64_t bytes;	  /* its length at most */
 	bool *applied;	  /* by event */
-	bool *complete;
+	size_t *complete; /* event: the one that ended it; 0: in flight */
+	size_t first;	  /* all changes before it are durable */
 	const struct event *flushed;
 	size_t flushed_at;
 	bool touched[SECTORS];
@@ -179,7 +180,7 @@ static void image_make(struct replay *p, size_t k)
 	uint64_t mood = fixture_random(f) % 4;
 
 	memcpy(p->image, p->durable, p->bytes);
-	for (size_t i = 0; i <= k && mood; i++) {
+	for (size_t i = p->first; i <= k && mood; i++) {
 		const struct event *ev = &p->rec->ev[i];
 
 		if (!changes(ev) || p->applied[i] || (mood > 1 && fixture_random(f) % 2))
@@ -216,17 +217,13 @@ static void cut(struct replay *p, size_t k)
 /* A sync that has ended makes durable what was complete when it was asked for. */
 static void synced(struct replay *p, size_t sync)
 {
-	for (size_t i = 0; i < sync; i++)
-		if (changes(&p->rec->ev[i]) && !p->applied[i] && p->complete[i]) {
-			size_t done = i;
-
-			while (p->rec->ev[done].kind != EV_COMPLETE || p->rec->ev[done].of != i)
-				done++;
-			if (done > sync)
-				continue;
+	for (size_t i = p->first; i < sync; i++)
+		if (changes(&p->rec->ev[i]) && !p->applied[i] && p->complete[i] && p->complete[i] < sync) {
 			apply(p->durable, &p->rec->ev[i]);
 			p->applied[i] = true;
 		}
+	while (p->first < sync && (!changes(&p->rec->ev[p->first]) || p->applied[p->first]))
+		p->first++;
 }
 
 static void step_snapshot(struct replay *p, const struct event *ev)
@@ -250,7 +247,7 @@ static void step(struct replay *p, size_t k)
 	const struct event *ev = &p->rec->ev[k];
 
 	if (ev->kind == EV_COMPLETE) {
-		p->complete[ev->of] = true;
+		p->complete[ev->of] = k;
 		if (p->rec->ev[ev->of].kind == EV_SYNC)
 			synced(p, ev->of);
 	} else if (ev->kind == EV_TOUCH) {
@@ -285,7 +282,7 @@ static bool in_commit(const struct recorder *rec, size_t k)
 
 static bool header_pending(const struct replay *p, size_t k)
 {
-	for (size_t i = 0; i <= k; i++)
+	for (size_t i = p->first; i <= k; i++)
 		if (p->rec->ev[i].kind == EV_WRITE && !p->rec->ev[i].offset && !p->applied[i])
 			return true;
 	return false;
@@ -300,7 +297,7 @@ static void replay_begin(struct replay *p, struct recorder *rec)
 	p->durable = calloc(1, RECORD_IMAGE_MAX);
 	p->image = calloc(1, RECORD_IMAGE_MAX);
 	p->applied = calloc(rec->n, sizeof(bool));
-	p->complete = calloc(rec->n, sizeof(bool));
+	p->complete = calloc(rec->n, sizeof(*p->complete));
 	fixture_path(rec->f, "before", path, sizeof(path));
 	fd = open(path, O_RDONLY);
 	p->bytes = (uint64_t)pread(fd, p->durable, RECORD_IMAGE_MAX, 0);

@@ -255,24 +255,60 @@ void load_snapshots(struct recorder *r)
 
 /* ---- at random ---- */
 
-/* Closed, perhaps given back what is free, and open again. */
-static void reopen(struct recorder *r)
+/* With nobody at the image: what is free is given back, or all is counted anew, in another width. */
+static void offline(struct recorder *r)
 {
 	struct qcow2_header h;
 	char path[128];
 	int fd, res;
 
-	record_close(r);
-	if (fixture_random(r->f) % 2) {
-		fixture_path(r->f, "img", path, sizeof(path));
-		fd = open(path, O_RDWR | O_CLOEXEC);
-		assert_int_equal(qcow2_header_read(fd, "img", &h, &r->f->err), 0);
+	fixture_path(r->f, "img", path, sizeof(path));
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	assert_int_equal(qcow2_header_read(fd, "img", &h, &r->f->err), 0);
+	if (fixture_random(r->f) % 2)
 		res = qcow2_trim(fd, &h, &r->f->err);
-		if (res < 0 && res != -EUCLEAN) /* after a cut it may have leaks */
-			fail_msg("trim: %s", r->f->err.msg);
-		close(fd);
-	}
+	else
+		res = qcow2_refcounts_rebuild(fd, &h,
+			h.version < 3 ? 4 : 3 + (uint32_t)(fixture_random(r->f) % 4), &r->f->err);
+	if (res < 0 && res != -EUCLEAN) /* after a cut it may have leaks */
+		fail_msg("%s", r->f->err.msg);
+	close(fd);
+}
+
+static void reopen(struct recorder *r)
+{
+	record_close(r);
+	if (fixture_random(r->f) % 2)
+		offline(r);
 	record_open(r);
+}
+
+/* Nothing comes of it. */
+static void snap_abort(struct recorder *r)
+{
+	struct snap_wait w = { .op.done = snap_done };
+	uint8_t *vm = aligned_alloc(4096, VM_BYTES);
+	struct block_snapshot *s;
+
+	assert_int_equal(block_snapshot_begin(r->b, &s, &r->f->err), 0);
+	load_run(r, 1);
+	vm_make(r, s, r->nsnaps ? &r->snaps[0] : NULL, vm);
+	block_snapshot_abort(s, &w.op);
+	load_run(r, 1);
+	snap_wait(r->f, &w);
+	free(vm);
+}
+
+static void snap_rename(struct recorder *r, unsigned index)
+{
+	struct snap_wait w = { .op.done = snap_done };
+	struct block_snapshot_info info = { .extra_bytes = fixture_random(r->f) % 900 };
+
+	snprintf(info.id, sizeof(info.id), "%u", r->snaps[index].id);
+	snprintf(info.name, sizeof(info.name), "other%u", r->snaps[index].id);
+	block_snapshot_update(r->b, &info, &w.op);
+	load_run(r, 1);
+	snap_wait(r->f, &w);
 }
 
 static void random_size(struct recorder *r)
@@ -284,7 +320,7 @@ static void random_size(struct recorder *r)
 
 static void random_step(struct recorder *r, bool fixed_size, bool no_snapshots)
 {
-	uint64_t kind = fixture_random(r->f) % 8, which = fixture_random(r->f);
+	uint64_t kind = fixture_random(r->f) % 10, which = fixture_random(r->f);
 
 	if (kind == 0 && !fixed_size)
 		random_size(r);
@@ -296,6 +332,10 @@ static void random_step(struct recorder *r, bool fixed_size, bool no_snapshots)
 		load_snap_delete(r, (unsigned)(which % r->nsnaps));
 	else if (kind == 5 && r->nsnaps)
 		load_snap_apply(r, (unsigned)(which % r->nsnaps));
+	else if (kind == 6 && !no_snapshots)
+		snap_abort(r);
+	else if (kind == 7 && r->nsnaps)
+		snap_rename(r, (unsigned)(which % r->nsnaps));
 	else
 		load_run(r, 1 + (unsigned)(which % 3));
 }
