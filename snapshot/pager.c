@@ -23,6 +23,12 @@ static bool is_absent(const struct pager *p, uint64_t block)
 	return vmstate_block_is_zero(&p->c.header.layout, p->c.crcs, block);
 }
 
+void pager_inherit(struct pager *p, const struct pager *from, const struct bitmap *dropped)
+{
+	for (size_t i = 0; i < DIV_ROUND_UP(p->loaded.nbits, 64); i++)
+		p->loaded.words[i] = (from ? from->loaded.words[i] : UINT64_MAX) & ~dropped->words[i];
+}
+
 bool pager_has(const struct pager *p, uint64_t block)
 {
 	return bitmap_test(&p->loaded, block);

@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct bitmap;
 struct err;
 struct pager;
 
@@ -32,8 +33,11 @@ struct pager_stats {
 
 /* Returns 0 or -ENOMEM with a sentence. */
 int pager_new(const struct pager_config *c, struct pager **ret_p, struct err *e);
-/* The tracker is gone. NULL allowed. */
+/* The tracker is gone, or has another. NULL allowed. */
 void pager_free(struct pager *p);
+/* Before the tracker has it: what is in place already, of the state before. from: NULL when all is; dropped: a
+ * bit for each block that is not, even so. */
+void pager_inherit(struct pager *p, const struct pager *from, const struct bitmap *dropped);
 
 /* Any thread: until everything is there. False when something could not be read. */
 bool pager_wait(struct pager *p);

@@ -1,6 +1,7 @@
 #include "snapshot/tracker.h"
 #include "base/bitmap.h"
 #include "base/err.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/util.h"
 #include "snapshot/holes.h"
@@ -8,10 +9,12 @@
 #include "snapshot/uffd.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -19,6 +22,7 @@
 #include <unistd.h>
 
 #define FAULTS_AT_ONCE 16
+#define PAGE_BYTES 4096u
 /* What arming protects in one call: short enough that faults of the guest's get their turn at
  * the address space's lock. */
 #define ARM_PIECE_BYTES (32 * MIB)
@@ -39,13 +43,17 @@ struct deferred {
 struct tracker {
 	struct tracker_config c;
 	uint64_t blocks;
-	int uffd, stop_fd, room_fd; /* eventfds: end; room came */
+	int uffd, stop_fd, wake_fd; /* eventfds: end; room came, or work */
 	pthread_t thread;
 	bool thread_made;
+	pthread_mutex_t feed; /* the pager, and a block on its way from it; taken before lock */
+	struct pager *pager;
+	atomic_bool loading;  /* the pager has more for the background */
 	pthread_mutex_t lock; /* what follows, and copying out of RAM */
 	struct bitmap dirty;  /* unprotected since the last mark */
 	struct bitmap unsaved;
 	bool saving;
+	int save_error; /* a block's old content is lost */
 	uint64_t next; /* of unsaved */
 	struct holes holes;
 	struct aside *aside, **aside_tail;
@@ -70,14 +78,29 @@ static int protect(struct tracker *t, uint64_t first, uint64_t n, bool on)
 	return 0;
 }
 
-int tracker_arm(struct tracker *t, struct err *e)
+/* [from, to) in bytes, widened to whole blocks, in pieces. */
+static int stretch_protect(struct tracker *t, uint64_t from, uint64_t to)
 {
 	uint64_t piece = ARM_PIECE_BYTES / VMSTATE_BLOCK_BYTES;
+	uint64_t end = DIV_ROUND_UP(to, VMSTATE_BLOCK_BYTES);
 	int r = 0;
 
-	/* Faults from here on note their blocks: the mark protects those again. */
-	for (uint64_t b = 0; b < t->blocks && !r; b += piece)
-		r = protect(t, b, MIN(piece, t->blocks - b), true);
+	for (uint64_t b = from / VMSTATE_BLOCK_BYTES; b < end && !r; b += piece)
+		r = protect(t, b, MIN(piece, end - b), true);
+	return r;
+}
+
+int tracker_arm(struct tracker *t, struct err *e)
+{
+	struct holes h = { .fd = t->c.ram_fd, .bytes = t->c.ram_bytes };
+	int r = 0;
+
+	/* Faults from here on note their blocks: the mark protects those again. What is not there now
+	 * comes by a fault, too. */
+	for (uint64_t at = 0; at < t->c.ram_bytes && !r; at = h.data_to) {
+		hole_at(&h, at, 1);
+		r = stretch_protect(t, MIN(h.data_from, h.data_to), h.data_to);
+	}
 	return r < 0 ? err_set_errno(e, r, "cannot protect the VM's memory") : 0;
 }
 
@@ -106,12 +129,13 @@ static size_t block_len(const struct tracker *t, uint64_t block)
 	return (size_t)MIN(VMSTATE_BLOCK_BYTES, t->c.ram_bytes - block * VMSTATE_BLOCK_BYTES);
 }
 
-static void block_copy(const struct tracker *t, uint64_t block, uint8_t *buf)
+/* By the file: that neither faults nor makes pages. */
+static int block_copy(const struct tracker *t, uint64_t block, uint8_t *buf)
 {
 	size_t len = block_len(t, block);
 
-	memcpy(buf, t->c.ram + block * VMSTATE_BLOCK_BYTES, len);
 	memset(buf + len, 0, VMSTATE_BLOCK_BYTES - len);
+	return pread_full(t->c.ram_fd, buf, len, (off_t)(block * VMSTATE_BLOCK_BYTES));
 }
 
 void tracker_save_begin(struct tracker *t, const struct bitmap *wanted)
@@ -121,23 +145,30 @@ void tracker_save_begin(struct tracker *t, const struct bitmap *wanted)
 	t->next = 0;
 	t->holes = (struct holes){ .fd = t->c.ram_fd, .bytes = t->c.ram_bytes };
 	t->saving = true;
+	t->save_error = 0;
 	pthread_mutex_unlock(&t->lock);
+}
+
+static void wake(struct tracker *t)
+{
+	uint64_t one = 1;
+
+	if (write(t->wake_fd, &one, sizeof(one)) < 0)
+		log_error("tracker", "eventfd: %s", strerror(errno));
 }
 
 static void room_tell(struct tracker *t)
 {
-	uint64_t one = 1;
-
-	if (t->deferred && write(t->room_fd, &one, sizeof(one)) < 0)
-		log_error("tracker", "eventfd: %s", strerror(errno));
+	if (t->deferred)
+		wake(t);
 }
 
-static bool aside_take(struct tracker *t, uint64_t *ret_block, uint8_t *buf)
+static int aside_take(struct tracker *t, uint64_t *ret_block, uint8_t *buf)
 {
 	struct aside *a = t->aside;
 
 	if (!a)
-		return false;
+		return 0;
 	t->aside = a->next;
 	if (!t->aside)
 		t->aside_tail = &t->aside;
@@ -146,34 +177,38 @@ static bool aside_take(struct tracker *t, uint64_t *ret_block, uint8_t *buf)
 	memcpy(buf, a->data, VMSTATE_BLOCK_BYTES);
 	free(a);
 	room_tell(t);
-	return true;
+	return 1;
 }
 
-/* Protected, and a fault on it would wait for the lock: nobody writes. What is no hole does not fault
- * here: a pager's blocks are there wholly or not at all. */
-static bool ram_take(struct tracker *t, uint64_t *ret_block, uint8_t *buf)
+/* Protected, and a fault on it would wait for the lock: nobody writes. */
+static int ram_take(struct tracker *t, uint64_t *ret_block, uint8_t *buf)
 {
 	while ((t->next = bitmap_next_set(&t->unsaved, t->next)) < t->blocks) {
 		uint64_t block = t->next;
+		int r;
 
 		bitmap_clear(&t->unsaved, block);
 		if (hole_at(&t->holes, block * VMSTATE_BLOCK_BYTES, block_len(t, block)))
 			continue;
 		*ret_block = block;
-		block_copy(t, block, buf);
-		return true;
+		r = block_copy(t, block, buf);
+		return r < 0 ? r : 1;
 	}
-	return false;
+	return 0;
 }
 
-bool tracker_save_next(struct tracker *t, uint64_t *ret_block, uint8_t *buf)
+int tracker_save_next(struct tracker *t, uint64_t *ret_block, uint8_t *buf)
 {
-	bool got;
+	int r;
 
 	pthread_mutex_lock(&t->lock);
-	got = aside_take(t, ret_block, buf) || ram_take(t, ret_block, buf);
+	r = t->save_error;
+	if (!r)
+		r = aside_take(t, ret_block, buf);
+	if (!r)
+		r = ram_take(t, ret_block, buf);
 	pthread_mutex_unlock(&t->lock);
-	return got;
+	return r;
 }
 
 void tracker_save_end(struct tracker *t)
@@ -215,7 +250,11 @@ static bool preserve(struct tracker *t, uint64_t block, int tid)
 		return false;
 	a->block = block;
 	a->next = NULL;
-	block_copy(t, block, a->data);
+	if (block_copy(t, block, a->data) < 0) {
+		free(a);
+		t->save_error = -EIO;
+		return true;
+	}
 	*t->aside_tail = a;
 	t->aside_tail = &a->next;
 	t->aside_bytes += VMSTATE_BLOCK_BYTES;
@@ -234,7 +273,8 @@ static void defer(struct tracker *t, uint64_t block)
 {
 	struct deferred *d = malloc(sizeof(*d));
 
-	if (!d) { /* no memory at all: the guest's write wins over the snapshot's block */
+	if (!d) { /* no memory at all: the guest's write wins over the snapshot */
+		t->save_error = -ENOMEM;
 		release(t, block);
 		return;
 	}
@@ -257,32 +297,38 @@ static void write_fault(struct tracker *t, uint64_t block, int tid)
 
 /* ---- memory out of the pager ---- */
 
-/* EAGAIN: the address space changed under us, once more. */
+/* What is there stays. data: of a block; EAGAIN: the address space changed under us, once more. */
 static int copy_in(struct tracker *t, uint64_t block, const uint8_t *data, bool protected)
 {
-	struct uffdio_copy copy = { .dst = (uintptr_t)t->c.ram + block * VMSTATE_BLOCK_BYTES,
-		.src = (uintptr_t)data, .len = block_len(t, block),
+	struct uffdio_range all = { .start = (uintptr_t)t->c.ram + block * VMSTATE_BLOCK_BYTES,
+		.len = block_len(t, block) };
+	struct uffdio_copy copy = { .dst = all.start, .src = (uintptr_t)data, .len = all.len,
 		.mode = protected ? UFFDIO_COPY_MODE_WP : 0 };
+	bool some_there = false;
 
-	while (ioctl(t->uffd, UFFDIO_COPY, &copy) < 0) {
-		if (errno != EAGAIN)
+	while (copy.len && ioctl(t->uffd, UFFDIO_COPY, &copy) < 0) {
+		uint64_t done = copy.copy > 0 ? (uint64_t)copy.copy : 0;
+
+		if (errno == EEXIST) {
+			done = PAGE_BYTES;
+			some_there = true;
+		} else if (errno != EAGAIN) {
 			return -errno;
-		if (copy.copy > 0) {
-			copy.dst += (uint64_t)copy.copy;
-			copy.src += (uint64_t)copy.copy;
-			copy.len -= (uint64_t)copy.copy;
 		}
+		copy.dst += done;
+		copy.src += done;
+		copy.len -= done;
 		copy.copy = 0;
 	}
+	if (some_there) /* whoever waits for that page */
+		ioctl(t->uffd, UFFDIO_WAKE, &all);
 	return 0;
 }
 
 /* A block that is about to be written need not be protected first, unless a save wants it: then the
  * write faults again and finds it there. */
-static void bring(struct tracker *t, uint64_t block, bool faulted, bool write)
+static int put(struct tracker *t, uint64_t block, const uint8_t *data, bool write)
 {
-	const uint8_t *data = pager_block(t->c.pager, block, faulted);
-	struct err e = { 0 };
 	bool protected;
 	int r;
 
@@ -292,34 +338,86 @@ static void bring(struct tracker *t, uint64_t block, bool faulted, bool write)
 		bitmap_set(&t->dirty, block);
 	r = copy_in(t, block, data, protected);
 	pthread_mutex_unlock(&t->lock);
+	return r;
+}
+
+/* With t->feed. */
+static void bring(struct tracker *t, uint64_t block, bool faulted, bool write)
+{
+	int r = put(t, block, pager_block(t->pager, block, faulted), write);
+	struct err e = { 0 };
+
 	if (r < 0) {
 		err_set_errno(&e, r, "cannot put a block of saved memory in place");
-		pager_fail(t->c.pager, &e);
+		pager_fail(t->pager, &e);
 	}
+}
+
+/* A page that nobody ever touched, or one that came in between the fault and now. */
+static void zeros_bring(struct tracker *t, uint64_t block, bool write)
+{
+	static const uint8_t zeros[VMSTATE_BLOCK_BYTES];
+	int r = put(t, block, zeros, write);
+
+	if (r < 0)
+		log_error("tracker", "cannot put zeros in place: %s", strerror(-r));
 }
 
 static void missing_fault(struct tracker *t, uint64_t block, bool write)
 {
-	struct uffdio_range range = { .start = (uintptr_t)t->c.ram + block * VMSTATE_BLOCK_BYTES,
-		.len = block_len(t, block) };
-
-	if (!pager_has(t->c.pager, block))
+	pthread_mutex_lock(&t->feed);
+	if (t->pager && !pager_has(t->pager, block))
 		bring(t, block, true, write);
-	else /* it came in between the fault and now */
-		ioctl(t->uffd, UFFDIO_WAKE, &range);
+	else
+		zeros_bring(t, block, write);
+	pthread_mutex_unlock(&t->feed);
 }
 
-/* One block of the background's. False: there are no more. */
-static bool prefetch(struct tracker *t)
+/* One block of the background's. */
+static void prefetch(struct tracker *t)
 {
 	uint64_t block;
 
-	if (!pager_next(t->c.pager, &block)) {
-		pager_complete(t->c.pager);
-		return false;
+	pthread_mutex_lock(&t->feed);
+	if (pager_next(t->pager, &block)) {
+		bring(t, block, false, false);
+	} else {
+		pager_complete(t->pager);
+		atomic_store(&t->loading, false);
 	}
-	bring(t, block, false, false);
-	return true;
+	pthread_mutex_unlock(&t->feed);
+}
+
+static int dirty_drop(struct tracker *t)
+{
+	for (uint64_t b = bitmap_next_set(&t->dirty, 0); b < t->blocks;) {
+		uint64_t end = bitmap_next_clear(&t->dirty, b), at = b * VMSTATE_BLOCK_BYTES;
+
+		if (fallocate(t->c.ram_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at,
+			    (off_t)(MIN(end * VMSTATE_BLOCK_BYTES, t->c.ram_bytes) - at)) < 0)
+			return -errno;
+		b = bitmap_next_set(&t->dirty, end);
+	}
+	return 0;
+}
+
+int tracker_rewind(struct tracker *t, struct pager *p, struct err *e)
+{
+	int r;
+
+	pthread_mutex_lock(&t->feed);
+	pthread_mutex_lock(&t->lock);
+	r = dirty_drop(t);
+	if (!r) {
+		pager_inherit(p, t->pager, &t->dirty);
+		memset(t->dirty.words, 0, DIV_ROUND_UP(t->blocks, 64) * 8);
+		t->pager = p;
+		atomic_store(&t->loading, true);
+	}
+	pthread_mutex_unlock(&t->lock);
+	pthread_mutex_unlock(&t->feed);
+	wake(t);
+	return r < 0 ? err_set_errno(e, r, "cannot drop what was written to the VM's memory") : 0;
 }
 
 /* ---- the thread ---- */
@@ -333,7 +431,7 @@ static void fault(struct tracker *t, const struct uffd_msg *m)
 		return;
 	if (flags & UFFD_PAGEFAULT_FLAG_WP)
 		write_fault(t, block, (int)m->arg.pagefault.feat.ptid);
-	else if (t->c.pager)
+	else
 		missing_fault(t, block, flags & UFFD_PAGEFAULT_FLAG_WRITE);
 }
 
@@ -353,7 +451,7 @@ static void deferred_retry(struct tracker *t)
 	struct deferred *d, *list;
 	uint64_t n;
 
-	if (read(t->room_fd, &n, sizeof(n)) < 0)
+	if (read(t->wake_fd, &n, sizeof(n)) < 0)
 		return;
 	pthread_mutex_lock(&t->lock);
 	list = t->deferred;
@@ -375,13 +473,12 @@ static void *tracker_thread(void *opaque)
 {
 	struct tracker *t = opaque;
 	struct pollfd fds[3] = { { .fd = t->uffd, .events = POLLIN },
-		{ .fd = t->stop_fd, .events = POLLIN }, { .fd = t->room_fd, .events = POLLIN } };
-	bool more = t->c.pager;
+		{ .fd = t->stop_fd, .events = POLLIN }, { .fd = t->wake_fd, .events = POLLIN } };
 
 	pthread_setname_np(pthread_self(), "tracker");
 	for (;;) {
 		/* Faults go before the background's work: somebody waits for them. */
-		int n = poll(fds, 3, more ? 0 : -1);
+		int n = poll(fds, 3, atomic_load(&t->loading) ? 0 : -1);
 
 		if ((n < 0 && errno != EINTR) || fds[1].revents)
 			break;
@@ -389,11 +486,11 @@ static void *tracker_thread(void *opaque)
 			deferred_retry(t);
 		if (fds[0].revents & POLLIN)
 			faults_read(t);
-		else if (more)
-			more = prefetch(t);
+		else if (atomic_load(&t->loading))
+			prefetch(t);
 	}
-	if (more)
-		pager_complete(t->c.pager);
+	if (atomic_load(&t->loading))
+		pager_complete(t->pager);
 	return NULL;
 }
 
@@ -401,8 +498,8 @@ static void *tracker_thread(void *opaque)
 
 static int tracker_register(struct tracker *t)
 {
-	struct uffdio_register reg = { .mode = (t->c.uffd->can_protect ? UFFDIO_REGISTER_MODE_WP : 0) |
-			(t->c.pager ? UFFDIO_REGISTER_MODE_MISSING : 0),
+	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING |
+			(t->c.uffd->can_protect ? UFFDIO_REGISTER_MODE_WP : 0),
 		.range = { .start = (uintptr_t)t->c.ram, .len = ROUND_UP(t->c.ram_bytes, 4096) } };
 
 	return ioctl(t->uffd, UFFDIO_REGISTER, &reg) < 0 ? -errno : 0;
@@ -414,8 +511,9 @@ static void tracker_release(struct tracker *t)
 	bitmap_done(&t->unsaved);
 	if (t->stop_fd >= 0)
 		close(t->stop_fd);
-	if (t->room_fd >= 0)
-		close(t->room_fd);
+	if (t->wake_fd >= 0)
+		close(t->wake_fd);
+	pthread_mutex_destroy(&t->feed);
 	pthread_mutex_destroy(&t->lock);
 	free(t);
 }
@@ -431,10 +529,13 @@ int tracker_new(const struct tracker_config *c, struct tracker **ret_t, struct e
 	t->uffd = c->uffd->fd;
 	t->blocks = DIV_ROUND_UP(c->ram_bytes, VMSTATE_BLOCK_BYTES);
 	t->aside_tail = &t->aside;
+	t->pager = c->pager;
+	atomic_init(&t->loading, c->pager != NULL);
+	pthread_mutex_init(&t->feed, NULL);
 	pthread_mutex_init(&t->lock, NULL);
 	t->stop_fd = eventfd(0, EFD_CLOEXEC);
-	t->room_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (t->stop_fd < 0 || t->room_fd < 0)
+	t->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (t->stop_fd < 0 || t->wake_fd < 0)
 		r = -errno;
 	if (!r)
 		r = bitmap_init(&t->dirty, t->blocks);

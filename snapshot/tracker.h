@@ -3,23 +3,25 @@
  * before its RAM has been read it also puts in place what the pager has: a block comes when it is
  * touched, and protected unless it was touched by a write.
  *
- *   arm      once, while the guest runs: everything becomes protected. Slow for much RAM
- *            (20 µs a MiB), so not in the pause. Not with a pager.
+ *   arm      once, while the guest runs: what is there becomes protected. Slow for much memory
+ *            (20 µs a MiB), so not in the pause. Needless when all memory comes from a pager.
  *   mark     in a pause, devices drained: blocks written since the last mark are protected
  *            again: its time follows what was dirtied, not RAM's size.
  *   save     from a mark on: each wanted block's content as it was at the mark, once, while
  *            the guest runs. A block about to be written is copied aside first.
+ *   rewind   in a pause, devices drained: what was written since the mark is dropped and comes
+ *            from a pager when it is touched. Its time, too, follows what was dirtied.
  *
  * A write costs a fault the first time after a mark and nothing after it. I/O that was
  * started before arming may write without a fault; that is why a mark comes with devices
  * drained.
  *
- * With a pager nothing else puts pages into the memory, for good: a block that was zeros when it
- * was saved stays missing until it is touched. What reads RAM through the mapping faults like the
- * guest, which only the tracker's own thread must not do.
+ * Nothing else puts pages into the memory: what was never touched stays missing until it is, and is
+ * zeros then. What reads RAM through the mapping faults like the guest, which only the tracker's own
+ * thread and holders of its lock must not do.
  *
  * Threads: the tracker's own answers faults. arm, save_next and save_end run on one worker;
- * mark, save_begin and free on the main thread. */
+ * mark, save_begin, rewind and free on the main thread. */
 #ifndef CAIRN_SNAPSHOT_TRACKER_H
 #define CAIRN_SNAPSHOT_TRACKER_H
 
@@ -40,7 +42,7 @@ struct tracker_config {
 	uint8_t *ram;		 /* with a pager: a fresh, untouched mapping */
 	uint64_t ram_bytes;
 	int ram_fd;	     /* what ram is a mapping of, at offset 0; borrowed */
-	struct pager *pager; /* borrowed; NULL: all memory is there */
+	struct pager *pager; /* borrowed; NULL: what is not there is zeros */
 	/* Bytes that may wait aside for save_next(). Above it, threads for which may_wait() is true
 	 * (vCPUs) wait; others (disks, which save_next's reader may depend on) never do. */
 	uint64_t aside_max_bytes;
@@ -61,12 +63,16 @@ int tracker_arm(struct tracker *t, struct err *e);
  * the beginning; else since arming began, so take all blocks as dirty. Has room for all blocks;
  * overwritten. */
 int tracker_mark(struct tracker *t, struct bitmap *ret_dirty, struct err *e);
+/* Memory as it was at the last mark (with a pager: since then or ever). p: has all of it; borrowed, replaces
+ * the one before, which may be freed. Blocks that are in place and were not written stay. */
+int tracker_rewind(struct tracker *t, struct pager *p, struct err *e);
 
 /* Right after a mark, still paused. wanted: blocks to be saved; copied. */
 void tracker_save_begin(struct tracker *t, const struct bitmap *wanted);
 /* The next block's content into buf (VMSTATE_BLOCK_BYTES). Those aside come first; what was never
- * touched, and so is zeros, is left out. False: that was all. */
-bool tracker_save_next(struct tracker *t, uint64_t *ret_block, uint8_t *buf);
+ * touched, and so is zeros, is left out. Returns 1; 0: that was all; -errno: a block's content was
+ * lost, the save is void. */
+int tracker_save_next(struct tracker *t, uint64_t *ret_block, uint8_t *buf);
 /* All taken, or given up. */
 void tracker_save_end(struct tracker *t);
 

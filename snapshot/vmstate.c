@@ -125,7 +125,7 @@ static int header_parse(const uint8_t *b, struct vmstate_header *h, struct err *
 
 int vmstate_read_header(struct vmstate_store *s, struct vmstate_header *ret, struct err *e)
 {
-	uint8_t b[VMSTATE_HEADER_BYTES];
+	_Alignas(PAGE_BYTES) uint8_t b[VMSTATE_HEADER_BYTES];
 	int r = s->read(s, 0, b, sizeof(b));
 
 	if (r < 0)
@@ -298,8 +298,8 @@ int vmstate_write(struct vmstate_store *s, struct vmstate_header *h, const struc
 static int piece_read(struct vmstate_store *s, uint64_t off, uint64_t len, void **ret, struct err *e)
 {
 	uint64_t padded = ROUND_UP(len, PAGE_BYTES);
-	uint8_t *b = malloc(padded + 1);
-	int r = b ? s->read(s, off, b, padded) : -ENOMEM;
+	uint8_t *b = NULL;
+	int r = posix_memalign((void **)&b, PAGE_BYTES, padded + 1) ? -ENOMEM : s->read(s, off, b, padded);
 
 	if (r < 0) {
 		free(b);

@@ -40,7 +40,7 @@ struct err;
 #define VMSTATE_RAM_MAX_BYTES (1ULL << 40)
 
 /* Where the bytes go. Synchronous; each moves all of len or fails with -errno; offsets and
- * lengths are multiples of 4096. A hole reads as zeros. */
+ * lengths are multiples of 4096, and so is the memory that is read into. A hole reads as zeros. */
 struct vmstate_store {
 	int (*read)(struct vmstate_store *s, uint64_t off, void *buf, size_t len);
 	int (*write)(struct vmstate_store *s, uint64_t off, const void *buf, size_t len);
@@ -112,7 +112,7 @@ int vmstate_read_definition(struct vmstate_store *s, const struct vmstate_header
 /* Checksums of all RAM blocks; caller frees. */
 int vmstate_read_crcs(struct vmstate_store *s, const struct vmstate_header *h, uint32_t **ret,
 	struct err *e);
-/* One RAM block into dst (of vmstate_block_len() bytes), checked against its checksum.
+/* One RAM block into dst (of vmstate_block_len() bytes, page-aligned), checked against its checksum.
  * Returns 0; -EIO with a sentence that names the block. */
 int vmstate_read_block(struct vmstate_store *s, const struct vmstate_header *h, const uint32_t *crcs,
 	uint64_t block, uint8_t *dst, struct err *e);

@@ -59,18 +59,22 @@ int ram_watch(struct machine *m, struct err *e)
 	return r;
 }
 
-static int load_lazily(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h,
-	uint32_t *crcs, struct err *e)
+static int pager_begin(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h,
+	uint32_t *crcs, struct pager **ret_p, struct err *e)
 {
 	struct pager_config c = { .store = s, .header = *h, .crcs = crcs, .failed = pager_failed,
 		.opaque = m };
-	int r = pager_new(&c, &m->pager, e);
+	int r = pager_new(&c, ret_p, e);
 
-	if (r < 0) {
+	if (r < 0)
 		free(crcs);
-		return r;
-	}
-	return tracker_begin(m, m->pager, e);
+	return r;
+}
+
+int ram_wait(struct machine *m, struct err *e)
+{
+	return !m->pager || pager_wait(m->pager) ? 0
+		: err_set(e, -EIO, ERR_IO, "part of the saved memory could not be read");
 }
 
 static int load_all(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h,
@@ -86,14 +90,32 @@ static int load_all(struct machine *m, struct vmstate_store *s, const struct vms
 }
 
 int ram_load(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h,
-	uint32_t *crcs, bool eager, struct err *e)
+	uint32_t *crcs, struct err *e)
 {
 	int r;
 
 	if (m->uffd.fd < 0)
 		return load_all(m, s, h, crcs, e);
-	r = load_lazily(m, s, h, crcs, e);
-	if (!r && eager && !pager_wait(m->pager))
-		r = err_set(e, -EIO, ERR_IO, "part of the saved memory could not be read");
+	r = pager_begin(m, s, h, crcs, &m->pager, e);
+	if (!r)
+		r = tracker_begin(m, m->pager, e);
 	return r;
+}
+
+int ram_rewind(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h,
+	uint32_t *crcs, struct err *e)
+{
+	struct pager *p;
+	int r = pager_begin(m, s, h, crcs, &p, e);
+
+	if (r < 0)
+		return r;
+	r = tracker_rewind(m->tracker, p, e);
+	if (r < 0) {
+		pager_free(p);
+		return r;
+	}
+	pager_free(m->pager);
+	m->pager = p;
+	return 0;
 }

@@ -11,10 +11,16 @@ struct err;
 struct machine;
 
 /* The machine's memory is untouched (fresh, or cleared). Where userfaultfd is to be had, by a pager
- * and a tracker, which are m->pager and m->tracker until machine_forget_memory(); eager: it returns when
- * all is there. s: borrowed until then. crcs: of the state's blocks, from vmstate_read_crcs(); taken. */
+ * and a tracker, which are m->pager and m->tracker until machine_forget_memory(); else all is there on
+ * return. s: borrowed until then. crcs: of the state's blocks, from vmstate_read_crcs(); taken. */
 int ram_load(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h,
-	uint32_t *crcs, bool eager, struct err *e);
+	uint32_t *crcs, struct err *e);
+/* The same for memory that was taken from that state, but for what the tracker says was written since: the rest
+ * stays where it is. s takes the place of the store before, which may go. */
+int ram_rewind(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h,
+	uint32_t *crcs, struct err *e);
+/* Until all is there. -EIO with a sentence when something could not be read. */
+int ram_wait(struct machine *m, struct err *e);
 /* Have memory watched, if it is not yet: m->tracker, until machine_forget_memory(). On the worker; needs
  * m->uffd.can_protect. */
 int ram_watch(struct machine *m, struct err *e);

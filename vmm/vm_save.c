@@ -205,7 +205,9 @@ int machine_restore(struct machine *m, int fd, struct err *e)
 	if (!r)
 		r = vmstate_read_crcs(s, &h, &crcs, e);
 	if (!r)
-		r = ram_load(m, s, &h, crcs, m->cfg.eager, e);
+		r = ram_load(m, s, &h, crcs, e);
+	if (!r && m->cfg.eager)
+		r = ram_wait(m, e);
 	machine_hold(m);
 	return r < 0 ? r : machine_load(m, sections, h.sections_bytes, e);
 }

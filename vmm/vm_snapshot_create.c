@@ -333,7 +333,7 @@ static int ram_write_live(struct create_job *x, struct vmstate_store *s)
 	int r = data ? 0 : -ENOMEM;
 
 	x->bytes_total = bitmap_count(&x->wanted) * VMSTATE_BLOCK_BYTES;
-	while (!r && tracker_save_next(t, &block, data)) {
+	while (!r && (r = tracker_save_next(t, &block, data)) > 0) {
 		r = block_add(x, s, &run, block, data);
 		if (!r)
 			r = step(x);

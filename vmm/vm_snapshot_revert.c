@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"
+#include "snapshot/pager.h"
 #include "vmm/machine_state.h"
 #include "vmm/ram_load.h"
 #include "vmm/vm_snapshot_impl.h"
@@ -37,6 +38,18 @@ struct map_store {
 	uint64_t host[]; /* map.host, moved here so that one free() takes all */
 };
 
+/* Bytes from off on that lie together in the file, or are a hole, at most len. */
+static size_t map_stretch(const struct map_store *m, uint64_t off, size_t len)
+{
+	uint64_t cluster = off / m->map.cluster_bytes, size = m->map.cluster_bytes;
+	uint64_t n = size - off % size;
+
+	for (uint64_t i = 1; n < len && cluster + i < m->map.n; i++, n += size)
+		if (m->host[cluster + i] != (m->host[cluster] ? m->host[cluster] + i * size : 0))
+			break;
+	return (size_t)MIN(n, len);
+}
+
 static int map_read(struct vmstate_store *s, uint64_t off, void *buf, size_t len)
 {
 	struct map_store *m = container_of(s, struct map_store, store);
@@ -45,10 +58,11 @@ static int map_read(struct vmstate_store *s, uint64_t off, void *buf, size_t len
 
 	while (len && !r) {
 		uint64_t cluster = off / m->map.cluster_bytes, in = off % m->map.cluster_bytes;
-		size_t n = (size_t)MIN(len, m->map.cluster_bytes - in);
+		size_t n;
 
 		if (cluster >= m->map.n)
 			return -EIO;
+		n = map_stretch(m, off, len);
 		if (m->host[cluster])
 			r = pread_full(m->map.fd, p, n, (off_t)(m->host[cluster] + in));
 		else
@@ -140,12 +154,14 @@ static int verify_ram(struct revert_job *x)
 static int state_look(struct revert_job *x)
 {
 	struct machine *m = x->j.m;
-	struct disk_store st;
+	struct vmstate_store *s = NULL;
 	struct err *e = &x->j.e;
-	int r;
+	int r = map_store_new(x->first, x->node->info.id, &x->store, e);
 
-	disk_store_init(&st, x->first, NULL, x->node->info.id);
-	r = vmstate_read_header(&st.store, &x->h, e);
+	if (!r) {
+		s = &x->store->store;
+		r = vmstate_read_header(s, &x->h, e);
+	}
 	if (!r && memcmp(x->h.uuid, m->cfg.uuid, sizeof(x->h.uuid)))
 		r = err_set(e, -EINVAL, ERR_INVALID, "the snapshot's state belongs to another VM");
 	if (!r && x->h.layout.ram_bytes != m->mem.bytes)
@@ -154,13 +170,11 @@ static int state_look(struct revert_job *x)
 			(unsigned long long)(x->h.layout.ram_bytes / MIB),
 			(unsigned long long)(m->mem.bytes / MIB));
 	if (!r)
-		r = vmstate_read_sections(&st.store, &x->h, &x->sections, e);
+		r = vmstate_read_sections(s, &x->h, &x->sections, e);
 	if (!r)
 		r = machine_state_check(m, x->sections, x->h.sections_bytes, e);
 	if (!r)
-		r = vmstate_read_crcs(&st.store, &x->h, &x->crcs, e);
-	if (!r)
-		r = map_store_new(x->first, x->node->info.id, &x->store, e);
+		r = vmstate_read_crcs(s, &x->h, &x->crcs, e);
 	if (!r && x->v.verify)
 		r = verify_ram(x);
 	return r < 0 ? (err_prefix(e, "snapshot '%s'", x->node->info.name), r) : 0;
@@ -201,18 +215,57 @@ static int disks_apply(struct revert_job *x)
 	return disk_snapshot_update(x->first, &x->node->info, &x->j.e);
 }
 
-static int machine_go_back(struct revert_job *x)
+/* What stands in memory is the snapshot's, but for what was written since? */
+static bool is_base(const struct revert_job *x)
+{
+	struct machine *m = x->j.m;
+	struct pager_stats s = { 0 };
+
+	if (m->pager)
+		pager_stats(m->pager, &s);
+	return m->tracker && !strcmp(m->base_id, x->node->info.id) && !s.failed;
+}
+
+static int memory_rewind(struct revert_job *x)
+{
+	struct machine *m = x->j.m;
+	struct vmstate_store *old = m->paged_from;
+	int r;
+
+	m->paged_from = &x->store->store;
+	r = ram_rewind(m, m->paged_from, &x->h, STEAL_PTR(x->crcs), &x->j.e);
+	if (r < 0) {
+		m->paged_from = old;
+		return r;
+	}
+	x->store = NULL;
+	free(old);
+	return 0;
+}
+
+static int memory_replace(struct revert_job *x)
 {
 	struct machine *m = x->j.m;
 	int r;
 
 	machine_forget_memory(m);
 	memory_clear(&m->mem);
-	machine_reset_devices(m);
 	m->paged_from = &STEAL_PTR(x->store)->store;
-	r = ram_load(m, m->paged_from, &x->h, STEAL_PTR(x->crcs), x->v.eager, &x->j.e);
-	if (!r && m->tracker)
+	r = ram_load(m, m->paged_from, &x->h, STEAL_PTR(x->crcs), &x->j.e);
+	if (!r && m->uffd.can_protect)
 		memcpy(m->base_id, x->node->info.id, sizeof(m->base_id));
+	return r;
+}
+
+static int machine_go_back(struct revert_job *x)
+{
+	struct machine *m = x->j.m;
+	int r;
+
+	machine_reset_devices(m);
+	r = is_base(x) ? memory_rewind(x) : memory_replace(x);
+	if (!r && x->v.eager)
+		r = ram_wait(m, &x->j.e);
 	return r < 0 ? r : machine_load(m, x->sections, x->h.sections_bytes, &x->j.e);
 }
 

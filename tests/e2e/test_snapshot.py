@@ -454,6 +454,9 @@ def test_a_damaged_block_of_memory(vm):
     r = vm.revert("s1", "--verify", ok=None)
     assert r.returncode != 0 and "damaged" in r.stderr
     vm.run("echo untouched")
+    vm.revert("s1")  # what is in memory as it was is not read
+    assert vm.run("rd64 0x2000000") == ["0x6b6f6f6c426e7261"]
+    vm.run("wr64 0x2000000 1")
     vm.revert("s1")
     vm.daemon.wait("vm1", "paused")
     assert "I/O error" in vm.daemon.cairn("domstate", "vm1", "--reason").stdout
