@@ -420,9 +420,30 @@ def test_a_real_vm_that_is_off(daemon, kvm, guest, tmp_path):
     daemon.start()
     daemon.cairn("snapshot-delete", "vm1", "off", "--children-only")
     assert names(daemon) == ["off"]
+    # The process that worked on it lets go of it a moment later.
+    while subprocess.run(["qemu-img", "info", disk], capture_output=True).returncode:
+        time.sleep(0.02)
     subprocess.run(["qemu-img", "check", "-q", disk], check=True)
     # With a disk that is raw there is nowhere to keep one.
     (tmp_path / "d.raw").write_bytes(bytes(1 << 20))
     daemon.define("vm1", boot={"kernel": guest("interp.elf")}, disks=[
         {"path": str(tmp_path / "d.raw"), "format": "raw"}])
     assert "disk vda is raw" in daemon.cairn("snapshot-create-as", "vm1", "s", ok=None).stderr
+
+
+def test_snapshotname_wherever_a_name_is(vm):
+    vm.cairn("snapshot-tag", "vm1", "--snapshotname", "s1", "x", "y")
+    assert vm.cairn("snapshot-tag", "vm1", "--snapshotname", "s1").stdout == "x\ny\n"
+    vm.cairn("snapshot-tag", "vm1", "--snapshotname=s1", "x", "--remove")
+    assert vm.cairn("snapshot-tag", "vm1", "s1").stdout == "y\n"
+    assert vm.cairn("snapshot-rename", "vm1", "--snapshotname", "s3", "third").stdout == (
+        "Domain snapshot s3 renamed to third\n")
+    assert vm.cairn("snapshot-parent", "vm1", "--snapshotname", "third").stdout == "s2\n"
+    vm.cairn("snapshot-revert", "vm1", "--snapshotname", "third")
+    assert vm.cairn("snapshot-current", "vm1", "--name").stdout == "third\n"
+    vm.cairn("snapshot-delete", "vm1", "--snapshotname", "third")
+    assert names(vm) == ["s1", "s2", "s4"]
+    for args in (["snapshot-tag", "vm1"], ["snapshot-rename", "vm1", "s1"],
+                 ["snapshot-rename", "vm1", "--snapshotname", "s1"],
+                 ["snapshot-rename", "vm1", "--snapshotname", "s1", "a", "b"]):
+        vm.cairn(*args, ok=2)

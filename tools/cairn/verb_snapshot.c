@@ -177,23 +177,33 @@ int verb_snapshot_delete(struct cli *c)
 
 /* ---- at once ---- */
 
+/* The first positional behind VM and NAME; with --snapshotname, behind VM. */
+static size_t behind_name(const struct cli *c)
+{
+	return option_value(c, "snapshotname") ? 1 : 2;
+}
+
 int verb_snapshot_rename(struct cli *c)
 {
+	const char *name = snapshot_name_arg(c);
+	size_t at = behind_name(c);
 	struct json_object *args;
 	struct err e;
 
+	if (c->npos != at + 1)
+		return cli_usage(c, "snapshot-rename needs VM NAME NEW");
 	args = cli_vm_args(c->pos[0]);
-	js_put_str(args, "name", c->pos[1]);
-	js_put_str(args, "new-name", c->pos[2]);
+	js_put_str(args, "name", name);
+	js_put_str(args, "new-name", c->pos[at]);
 	if (cli_execute(c, "snapshot-set", args, NULL, NULL, &e) < 0)
-		return cli_fail(&e, "Failed to rename snapshot %s", c->pos[1]);
-	printf("Domain snapshot %s renamed to %s\n", c->pos[1], c->pos[2]);
+		return cli_fail(&e, "Failed to rename snapshot %s", name);
+	printf("Domain snapshot %s renamed to %s\n", name, c->pos[at]);
 	return CLI_OK;
 }
 
 static bool tag_named(struct cli *c, const char *tag)
 {
-	for (size_t i = 2; i < c->npos; i++)
+	for (size_t i = behind_name(c); i < c->npos; i++)
 		if (!strcmp(c->pos[i], tag))
 			return true;
 	return false;
@@ -210,7 +220,7 @@ static struct json_object *tags_change(struct cli *c, struct json_object *had, b
 		if (!tag_named(c, json_object_get_string(tag)))
 			json_object_array_add(list, json_object_get(tag));
 	}
-	for (size_t i = 2; !remove && i < c->npos; i++)
+	for (size_t i = behind_name(c); !remove && i < c->npos; i++)
 		json_object_array_add(list, json_object_new_string(c->pos[i]));
 	return list;
 }
@@ -219,24 +229,28 @@ int verb_snapshot_tag(struct cli *c)
 {
 	CLEANUP_JS struct json_object *all = NULL;
 	struct json_object *o = NULL, *had, *args;
+	const char *name = snapshot_name_arg(c);
+	bool print = c->npos == behind_name(c);
 	struct err e;
-	int r = snapshots_fetch_all(c, c->pos[0], &all, &e);
+	int r;
 
-	if (!r && !(o = snapshot_find(all, c->pos[1])))
-		r = err_set(&e, -ENOENT, ERR_NOT_FOUND, "VM '%s' has no snapshot '%s'", c->pos[0],
-			c->pos[1]);
+	if (!name)
+		return cli_usage(c, "snapshot-tag needs VM NAME");
+	r = snapshots_fetch_all(c, c->pos[0], &all, &e);
+	if (!r && !(o = snapshot_find(all, name)))
+		r = err_set(&e, -ENOENT, ERR_NOT_FOUND, "VM '%s' has no snapshot '%s'", c->pos[0], name);
 	if (r < 0)
-		return cli_fail(&e, "Failed to tag snapshot %s", c->pos[1]);
+		return cli_fail(&e, "Failed to tag snapshot %s", name);
 	had = js_get_array(o, "tags");
-	for (size_t i = 0; c->npos == 2 && had && i < json_object_array_length(had); i++)
+	for (size_t i = 0; print && had && i < json_object_array_length(had); i++)
 		printf("%s\n", json_object_get_string(json_object_array_get_idx(had, i)));
-	if (c->npos == 2)
+	if (print)
 		return CLI_OK;
 	args = cli_vm_args(c->pos[0]);
-	js_put_str(args, "name", c->pos[1]);
+	js_put_str(args, "name", name);
 	js_put(args, "tags", tags_change(c, had, option_flag(c, "remove")));
 	if (cli_execute(c, "snapshot-set", args, NULL, NULL, &e) < 0)
-		return cli_fail(&e, "Failed to tag snapshot %s", c->pos[1]);
-	printf("Domain snapshot %s tagged\n", c->pos[1]);
+		return cli_fail(&e, "Failed to tag snapshot %s", name);
+	printf("Domain snapshot %s tagged\n", name);
 	return CLI_OK;
 }

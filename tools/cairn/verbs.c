@@ -53,7 +53,8 @@ static const struct verb_option snapshot_revert_options[] = { SNAPSHOTNAME, CURR
 static const struct verb_option snapshot_delete_options[] = { SNAPSHOTNAME, CURRENT,
 	{ "children", NULL, "and all below it" },
 	{ "children-only", NULL, "all below it, and not itself" }, JOB_OPTIONS, END };
-static const struct verb_option snapshot_tag_options[] = {
+static const struct verb_option snapshot_rename_options[] = { SNAPSHOTNAME, END };
+static const struct verb_option snapshot_tag_options[] = { SNAPSHOTNAME,
 	{ "remove", NULL, "take these tags away" }, END };
 static const struct verb_option snapshot_schedule_options[] = {
 	{ "every", "TIME", "one every 15m, 1h, 1d, ...; in UTC" },
@@ -164,10 +165,10 @@ const struct verb verbs[] = {
 		true, "vm-snapshot", verb_snapshot_revert },
 	{ "snapshot-delete", "Snapshots", "VM NAME", "delete one; its children stay",
 		snapshot_delete_options, 1, 2, true, "vm-snapshot", verb_snapshot_delete },
-	{ "snapshot-rename", "Snapshots", "VM NAME NEW", "give one another name", NULL, 3, 3, false,
-		"vm-snapshot", verb_snapshot_rename },
+	{ "snapshot-rename", "Snapshots", "VM NAME NEW", "give one another name", snapshot_rename_options,
+		2, 3, false, "vm-snapshot", verb_snapshot_rename },
 	{ "snapshot-tag", "Snapshots", "VM NAME [TAG...]", "print, add or take away tags",
-		snapshot_tag_options, 2, MANY, false, "vm-snapshot", verb_snapshot_tag },
+		snapshot_tag_options, 1, MANY, false, "vm-snapshot", verb_snapshot_tag },
 	{ "snapshot-schedule", "Snapshots", "[VM]", "take them by the clock, and delete old ones",
 		snapshot_schedule_options, 0, 1, true, "vm", verb_snapshot_schedule },
 	{ "list", "Looking", "", "list VMs", list_options, 0, 0, true, NULL, verb_list },
