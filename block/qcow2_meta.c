@@ -88,7 +88,8 @@ int meta_add(struct meta_set *m, uint64_t cluster, enum meta_kind k)
 	return 0;
 }
 
-/* The key stays: it keeps the chains of other keys whole. */
+/* The key stays: it keeps the chains of other keys whole. What two have claimed stays marked, too:
+ * whoever frees it meets the mark, and the other's table is not punched out. */
 void meta_remove(struct meta_set *m, uint64_t cluster)
 {
 	size_t i;
@@ -96,7 +97,7 @@ void meta_remove(struct meta_set *m, uint64_t cluster)
 	if (!m->cap)
 		return;
 	i = meta_slot(m, cluster);
-	if (m->keys[i])
+	if (m->keys[i] && m->kinds[i] != META_CONFLICT)
 		m->kinds[i] = META_NONE;
 }
 

@@ -90,6 +90,9 @@ static int delete_entry(struct delete *d, size_t i)
 	d->n = s->l1_size;
 	d->l1 = (struct contig){ s->l1_offset >> q->cluster_bits,
 		(uint32_t)DIV_ROUND_UP(bytes, (uint64_t)q->cluster_bytes) };
+	for (uint32_t c = 0; c < d->l1.n; c++)
+		if (meta_find(&q->meta, d->l1.first + c) == META_CONFLICT)
+			return qcow2_corrupt(q, "the L1 table of snapshot %s is another table, too", s->id);
 	d->buf = io_buffer_new(padded);
 	d->entries = calloc(d->n + 1u, sizeof(*d->entries));
 	if (!d->buf || !d->entries)

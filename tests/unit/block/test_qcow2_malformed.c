@@ -3,6 +3,7 @@
 #include "fixture_block.h"
 
 #include "base/util.h"
+#include "block/block_snapshot.h"
 #include "block/qcow2.h"
 
 struct header_case {
@@ -127,17 +128,22 @@ struct table_fixture {
 	uint64_t l1, l2, reftable, refblock, data; /* offsets */
 };
 
-/* An image with one data cluster at guest offset 0. */
-static void table_begin(struct table_fixture *t, unsigned seed)
+static void table_find(struct table_fixture *t)
 {
-	fixture_begin(&t->f, seed);
-	fixture_run(&t->f, "qemu-img create -q -f qcow2 img 64M; qemu-io -c 'write -P 7 0 64k' img");
 	t->l1 = fixture_peek_be(&t->f, "img", 40, 8);
 	t->l2 = fixture_peek_be(&t->f, "img", t->l1, 8) & QCOW2_OFFSET_MASK;
 	t->data = fixture_peek_be(&t->f, "img", t->l2, 8) & QCOW2_OFFSET_MASK;
 	t->reftable = fixture_peek_be(&t->f, "img", 48, 8);
 	t->refblock = fixture_peek_be(&t->f, "img", t->reftable, 8);
 	assert_true(t->l1 && t->l2 && t->data && t->refblock);
+}
+
+/* An image with one data cluster at guest offset 0. */
+static void table_begin(struct table_fixture *t, unsigned seed)
+{
+	fixture_begin(&t->f, seed);
+	fixture_run(&t->f, "qemu-img create -q -f qcow2 img 64M; qemu-io -c 'write -P 7 0 64k' img");
+	table_find(t);
 }
 
 enum { READ_FAILS = 1, READ_WORKS = 2 };
@@ -229,6 +235,15 @@ TABLE_TEST(test_no_refblock, 4 * MIB, READ_WORKS, fixture_poke_be(f, "img", t.re
 TABLE_TEST(test_l2_refcount_0, 4 * MIB, READ_WORKS,
 	fixture_poke_be(f, "img", t.refblock + (t.l2 >> 16) * 2, 2, 0))
 
+TABLE_TEST(test_reftable_reserved, 4 * MIB, READ_WORKS,
+	fixture_poke_be(f, "img", t.reftable, 8, t.refblock | 1))
+/* All refcounts read as 0: what is in use would be handed out. */
+TABLE_TEST(test_refblock_past_end, 4 * MIB, READ_WORKS,
+	fixture_poke_be(f, "img", t.reftable, 8, 1ULL << 40))
+TABLE_TEST(test_refblock_is_header, 4 * MIB, READ_WORKS,
+	fixture_poke_be(f, "img", t.reftable, 8, t.reftable))
+TABLE_TEST(test_data_past_2_56, 0, READ_FAILS,
+	fixture_poke_be(f, "img", t.l2, 8, QCOW2_COPIED | 1ULL << 56))
 /* Data at a snapshot's L2 table: the active L1 does not know it. */
 static void test_data_is_inactive_l2(void **state)
 {
@@ -282,6 +297,213 @@ static void test_garbage_deflate(void **state)
 	assert_int_equal(fixture_rw(b, BLOCK_READ, 65536, buf, sizeof(buf)), 0);
 	log_silence(false);
 	assert_int_equal(block_close(b), 0);
+	fixture_end(&f);
+	(void)state;
+}
+
+/* A stream in an L2 table: it cannot be read, and to give it up would free the table. */
+static void test_compressed_is_l2(void **state)
+{
+	static uint8_t buf[65536] __attribute__((aligned(4096)));
+	struct table_fixture t;
+	struct block *b;
+
+	table_begin(&t, 19);
+	fixture_poke_be(&t.f, "img", t.l2, 8, QCOW2_COMPRESSED | t.l2);
+	b = fixture_open(&t.f, "img", BLOCK_FORMAT_QCOW2, false);
+	log_silence(true);
+	assert_int_equal(fixture_rw(b, BLOCK_READ, 0, buf, 4096), -EIO);
+	assert_int_equal(fixture_rw(b, BLOCK_WRITE, 0, buf, 4096), -EIO); /* nothing to copy */
+	(void)fixture_rw(b, BLOCK_WRITE, 0, buf, sizeof(buf));
+	(void)fixture_op(b, BLOCK_FLUSH, 0, 0, 0); /* only then the old one is given up */
+	assert_int_equal(block_close(b), -EIO);
+	log_silence(false);
+	assert_int_equal(fixture_peek_be(&t.f, "img", 72, 8) & 2, 2);
+	fixture_end(&t.f);
+	(void)state;
+}
+
+/* ---- extended L2, version 2: what is against the format only there ---- */
+
+/* Not a subcluster is both allocated and zero; bit 0 is no flag. */
+static void test_extended(void **state)
+{
+	static const struct {
+		uint64_t entry, bitmap;
+	} cases[] = { { QCOW2_COPIED, 0x100000001 }, { QCOW2_COPIED | QCOW2_ZERO, 0xffffffff },
+		{ 0, 1 } };
+	struct table_fixture t;
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		fixture_begin(&t.f, 20);
+		fixture_run(&t.f, "qemu-img create -q -f qcow2 -o extended_l2=on img 64M; "
+			"qemu-io -c 'write -P 7 0 64k' img");
+		table_find(&t);
+		fixture_poke_be(&t.f, "img", t.l2, 8, cases[i].entry | (cases[i].entry ? t.data : 0));
+		fixture_poke_be(&t.f, "img", t.l2 + 8, 8, cases[i].bitmap);
+		expect_corrupt(&t, 0, READ_FAILS);
+	}
+	(void)state;
+}
+
+/* Version 2 has no zero clusters, and no corrupt bit to set. */
+static void test_old_zero_flag(void **state)
+{
+	static uint8_t buf[4096] __attribute__((aligned(4096)));
+	struct table_fixture t;
+	struct block *b;
+
+	fixture_begin(&t.f, 21);
+	fixture_run(&t.f, "qemu-img create -q -f qcow2 -o compat=0.10 img 64M; "
+		"qemu-io -c 'write -P 7 0 64k' img");
+	table_find(&t);
+	fixture_poke_be(&t.f, "img", t.l2, 8, t.data | QCOW2_COPIED | QCOW2_ZERO);
+	fixture_run(&t.f, "cp img before");
+	b = fixture_open(&t.f, "img", BLOCK_FORMAT_QCOW2, false);
+	assert_int_equal(fixture_rw(b, BLOCK_READ, 0, buf, sizeof(buf)), -EIO);
+	log_silence(true);
+	assert_int_equal(fixture_rw(b, BLOCK_WRITE, 0, buf, sizeof(buf)), -EIO);
+	assert_int_equal(block_close(b), -EIO);
+	log_silence(false);
+	fixture_run(&t.f, "cmp img before");
+	fixture_end(&t.f);
+	(void)state;
+}
+
+/* ---- snapshots that lie ---- */
+
+struct op_wait {
+	struct block_snapshot_op op;
+	bool over;
+	int res;
+};
+
+static void op_over(struct block_snapshot_op *op, int res, const struct err *e)
+{
+	struct op_wait *w = container_of(op, struct op_wait, op);
+
+	(void)e;
+	w->over = true;
+	w->res = res;
+}
+
+static int op_run(struct fixture *f, struct block *b, const char *id,
+	void (*start)(struct block *, const char *, struct block_snapshot_op *))
+{
+	struct op_wait w = { .op.done = op_over };
+
+	start(b, id, &w.op);
+	while (!w.over)
+		loop_run_once(f->loop, UINT64_MAX);
+	return w.res;
+}
+
+/* Its L1 outside the file, misaligned, too large, too small; a size that is none. */
+static void test_snapshot_l1(void **state)
+{
+	static const struct {
+		unsigned at, size;
+		uint64_t value;
+	} cases[] = { { 0, 8, 1ULL << 50 }, { 0, 8, 0x10200 }, { 0, 8, UINT64_MAX }, { 0, 8, 0 },
+		{ 8, 4, UINT32_MAX }, { 8, 4, 0 }, { 48, 8, UINT64_MAX }, { 48, 8, 1ULL << 40 } };
+	static uint8_t buf[65536];
+	struct fixture f;
+
+	fixture_begin(&f, 22);
+	fixture_run(&f, "qemu-img create -q -f qcow2 good 64M; qemu-io -c 'write -P 7 0 1M' good; "
+		"qemu-img snapshot -c one good; qemu-io -c 'write -P 8 0 64k' good");
+	log_silence(true);
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		uint64_t table = fixture_peek_be(&f, "good", 64, 8);
+		struct block *b = NULL;
+		bool gone;
+
+		fixture_run(&f, "cp good img");
+		fixture_poke_be(&f, "img", table + cases[i].at, cases[i].size, cases[i].value);
+		/* reading the snapshot: refused, or zeros where there is nothing */
+		f.snapshot = "one";
+		if (!fixture_try_open(&f, "img", BLOCK_FORMAT_QCOW2, true, &b)) {
+			(void)fixture_rw(b, BLOCK_READ, 0, buf, sizeof(buf));
+			assert_int_equal(block_close(b), 0);
+		}
+		f.snapshot = NULL;
+		if (fixture_try_open(&f, "img", BLOCK_FORMAT_QCOW2, false, &b) < 0)
+			continue;
+		(void)fixture_vm_read(&f, b, "1", buf, sizeof(buf));
+		(void)op_run(&f, b, "1", block_snapshot_apply);
+		gone = op_run(&f, b, "1", block_snapshot_delete) == 0;
+		(void)block_close(b);
+		if (gone && !(fixture_peek_be(&f, "img", 72, 8) & 2)) /* took nothing that others need */
+			fixture_check_leaks_only(&f, "img");
+	}
+	log_silence(false);
+	fixture_end(&f);
+	(void)state;
+}
+
+/* Its L1 is something else, too: whoever deletes it must not free that. */
+static void test_snapshot_l1_is_another_table(void **state)
+{
+	static uint8_t buf[4096];
+	struct fixture f;
+
+	fixture_begin(&f, 24);
+	fixture_run(&f, "qemu-img create -q -f qcow2 good 64M; qemu-io -c 'write -P 7 0 1M' good; "
+		"qemu-img snapshot -c one good; qemu-io -c 'write -P 8 0 64k' good");
+	log_silence(true);
+	for (unsigned i = 0; i < 4; i++) {
+		uint64_t snapshots = fixture_peek_be(&f, "good", 64, 8);
+		uint64_t tables[] = { 0, fixture_peek_be(&f, "good", 40, 8),
+			fixture_peek_be(&f, "good", 48, 8), snapshots };
+		struct block *b;
+
+		fixture_run(&f, "cp good img");
+		fixture_poke_be(&f, "img", snapshots, 8, tables[i]);
+		b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
+		(void)op_run(&f, b, "1", block_snapshot_delete);
+		assert_int_equal(block_close(b), -EIO);
+		assert_int_equal(fixture_peek_be(&f, "img", 72, 8) & 2, 2);
+		b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, true);
+		assert_int_equal(fixture_rw(b, BLOCK_READ, 0, buf, sizeof(buf)), 0);
+		assert_int_equal(buf[0], 8);
+		assert_int_equal(block_close(b), 0);
+	}
+	log_silence(false);
+	fixture_end(&f);
+	(void)state;
+}
+
+/* ---- the file changes under us ---- */
+
+/* Cut to some length while it is open: what is gone reads as zeros or fails, nothing hangs. */
+static void test_truncated_while_open(void **state)
+{
+	static const char *const lengths[] = { "0", "512", "64k", "200k", "320k", "1T" };
+	static uint8_t buf[65536] __attribute__((aligned(4096)));
+	struct fixture f;
+
+	fixture_begin(&f, 23);
+	f.cache_bytes = 1;
+	fixture_run(&f, "qemu-img create -q -f qcow2 good 64M; qemu-io -c 'write -P 7 0 1M' good");
+	log_silence(true);
+	for (size_t i = 0; i < ARRAY_SIZE(lengths); i++) {
+		struct block *b;
+		int r;
+
+		fixture_run(&f, "cp good img");
+		b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
+		fixture_run(&f, "truncate -s %s img", lengths[i]);
+		r = fixture_rw(b, BLOCK_READ, 0, buf, sizeof(buf));
+		assert_true(r == 0 || r == -EIO);
+		(void)fixture_rw(b, BLOCK_WRITE, 0, buf, sizeof(buf));
+		(void)fixture_rw(b, BLOCK_WRITE, 40 * MIB, buf, sizeof(buf));
+		(void)fixture_op(b, BLOCK_DISCARD, 0, 0, 512 * KIB);
+		(void)fixture_op(b, BLOCK_FLUSH, 0, 0, 0);
+		(void)block_close(b);
+	}
+	log_silence(false);
+	/* the last one only grew */
+	fixture_run(&f, "qemu-img check -q -f qcow2 img");
 	fixture_end(&f);
 	(void)state;
 }
@@ -341,6 +563,16 @@ int main(void)
 		cmocka_unit_test(test_data_is_inactive_l2),
 		cmocka_unit_test(test_l2_past_end),
 		cmocka_unit_test(test_garbage_deflate),
+		cmocka_unit_test(test_reftable_reserved),
+		cmocka_unit_test(test_refblock_past_end),
+		cmocka_unit_test(test_refblock_is_header),
+		cmocka_unit_test(test_data_past_2_56),
+		cmocka_unit_test(test_compressed_is_l2),
+		cmocka_unit_test(test_extended),
+		cmocka_unit_test(test_old_zero_flag),
+		cmocka_unit_test(test_snapshot_l1),
+		cmocka_unit_test(test_snapshot_l1_is_another_table),
+		cmocka_unit_test(test_truncated_while_open),
 		cmocka_unit_test(test_bit_flips),
 	};
 
