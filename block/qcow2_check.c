@@ -417,7 +417,8 @@ static void check_bitmaps(struct checker *k)
 	CLEANUP_FREE uint8_t *buf = NULL;
 	struct cursor cur;
 
-	if (!k->h->has_bitmaps || !k->h->nb_bitmaps)
+	/* Without its bit the extension is of old: its clusters may be anybody's by now. */
+	if (!k->h->has_bitmaps || !k->h->nb_bitmaps || !(k->h->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
 		return;
 	if (!aligned(k, k->h->bitmaps_offset) || k->h->bitmaps_bytes > CHECK_BITMAP_DIRECTORY_MAX) {
 		BAD(k, "the bitmap directory is misplaced");

@@ -32,6 +32,10 @@ int checker_walk(struct checker *k, struct err *e);
 /* Read the image's refcounts and count the clusters that they take. */
 void checker_refcounts(struct checker *k);
 
+/* Who changes an image has to clear what it does not keep up to date: the unknown autoclear bits, and
+ * `drop`. Durable when it returns 0; h follows. */
+int qcow2_autoclear_drop(int fd, struct qcow2_header *h, uint64_t drop);
+
 /* n big-endian u64 at off into host order and back. t: 4 KiB aligned, with room for
  * ROUND_UP(n * 8, 4096) bytes. Return 0 or -errno. */
 int checker_load(struct checker *k, uint64_t *t, uint64_t off, uint64_t n);

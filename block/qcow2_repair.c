@@ -43,8 +43,7 @@ static int header_store(int fd, const uint8_t *p)
 	return r < 0 ? r : fdatasync(fd) < 0 ? -errno : 0;
 }
 
-/* Who changes an image has to clear what it does not keep up to date. */
-static int autoclear_drop(int fd, struct qcow2_header *h, uint64_t drop)
+int qcow2_autoclear_drop(int fd, struct qcow2_header *h, uint64_t drop)
 {
 	uint64_t keep = h->autoclear & ~drop &
 			(QCOW2_AUTOCLEAR_BITMAPS | QCOW2_AUTOCLEAR_RAW_DATA);
@@ -418,6 +417,11 @@ int qcow2_refcounts_rebuild(int fd, struct qcow2_header *h, uint32_t order, stru
 			"make it one of version 3 first");
 	r = checker_init(&k, fd, h, &scratch, e);
 	k.fix = true;
+	if (!r) {
+		r = qcow2_autoclear_drop(fd, h, 0);
+		if (r < 0)
+			err_set_errno(e, r, "cannot write the header");
+	}
 	if (!r)
 		r = checker_walk(&k, e);
 	if (!r && scratch.errors)
@@ -435,7 +439,7 @@ int qcow2_refcounts_rebuild(int fd, struct qcow2_header *h, uint32_t order, stru
 			err_set_errno(e, r, "cannot write the maps");
 	}
 	if (!r && k.raw_lost)
-		r = autoclear_drop(fd, h, QCOW2_AUTOCLEAR_RAW_DATA);
+		r = qcow2_autoclear_drop(fd, h, QCOW2_AUTOCLEAR_RAW_DATA);
 	checker_done(&k);
 	return r;
 }
@@ -446,7 +450,7 @@ int qcow2_repair(int fd, struct qcow2_header *h, enum qcow2_repair how, struct q
 	struct err *e)
 {
 	struct qcow2_check before = { 0 };
-	int r = autoclear_drop(fd, h, 0);
+	int r = qcow2_autoclear_drop(fd, h, 0);
 
 	if (r < 0)
 		return err_set_errno(e, r, "cannot write the header");

@@ -49,6 +49,7 @@ static int trim(struct checker *k, struct err *e)
 int qcow2_trim(int fd, const struct qcow2_header *h, struct err *e)
 {
 	struct qcow2_check scratch = { 0 };
+	struct qcow2_header now = *h;
 	struct checker k;
 	int r = checker_init(&k, fd, h, &scratch, e);
 
@@ -63,6 +64,11 @@ int qcow2_trim(int fd, const struct qcow2_header *h, struct err *e)
 	if (!r && (scratch.errors || scratch.corruptions))
 		r = err_set(e, -EUCLEAN, ERR_CORRUPT, "the image has faults; repair it with `cairn-img "
 			"check -r all` first");
+	if (!r) {
+		r = qcow2_autoclear_drop(fd, &now, 0);
+		if (r < 0)
+			err_set_errno(e, r, "cannot write the header");
+	}
 	if (!r)
 		r = trim(&k, e);
 	checker_done(&k);

@@ -1,0 +1,140 @@
+"""What cairn-img does not know, or does not do, in an image: kept, cleared or refused as the format says."""
+import json
+import shutil
+
+import pytest
+
+from test_img import box, run  # noqa: F401 (box is a fixture)
+
+pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img, the oracle, is missing")
+
+UNKNOWN_BIT = 1 << 40
+COMPATIBLE, AUTOCLEAR = 80, 88
+EXTENSION = 0x12345678
+
+
+def field(box, name, at, size=8):
+    return int.from_bytes((box.path / name).read_bytes()[at:at + size], "big")
+
+
+def extensions(box, name):
+    data = (box.path / name).read_bytes()[:65536]
+    at, found = int.from_bytes(data[100:104], "big"), {}
+    while True:
+        kind, size = int.from_bytes(data[at:at + 4], "big"), int.from_bytes(data[at + 4:at + 8], "big")
+        if not kind:
+            return found, at
+        found[kind] = data[at + 8:at + 8 + size]
+        at += 8 + (size + 7) // 8 * 8
+
+
+def stranger(box, name, *args):
+    """An image with an extension, a compatible and an autoclear bit that nobody knows."""
+    box.qemu("create", "-q", "-f", "qcow2", *args, name, "4M")
+    box.io(name, "write -P 1 0 1M")
+    _, end = extensions(box, name)
+    with open(box.path / name, "r+b") as f:
+        backing = int.from_bytes((box.path / name).read_bytes()[8:16], "big")
+        assert not backing
+        f.seek(end)
+        f.write(EXTENSION.to_bytes(4, "big") + (5).to_bytes(4, "big") + b"hello\0\0\0" + bytes(8))
+        for at in (COMPATIBLE, AUTOCLEAR):
+            f.seek(at)
+            f.write(UNKNOWN_BIT.to_bytes(8, "big"))
+
+
+LOOKS = [("info", "x"), ("map", "x"), ("check", "x"), ("convert", "-O", "raw", "x", "out"), ("compare", "x", "x2"),
+         ("snapshot", "-l", "x"), ("measure", "-O", "qcow2", "x")]
+CHANGES = [
+    [("rebase", "-u", "-b", "base", "-F", "qcow2", "x")],
+    [("rebase", "-b", "base", "-F", "qcow2", "x"), ("rebase", "-b", "", "x")],
+    [("amend", "-o", "lazy_refcounts=on", "x")],
+    [("amend", "-o", "refcount_bits=64", "x")],
+    [("resize", "x", "200G")],
+    [("snapshot", "-c", "s", "x"), ("snapshot", "-a", "s", "x"), ("snapshot", "-d", "s", "x")],
+    [("convert", "-n", "-O", "qcow2", "base", "x")],
+    [("check", "-r", "all", "x")],
+    [("trim", "--zeros", "x"), ("resize", "x", "5M")],
+]
+
+
+def test_a_look_changes_nothing(box):
+    stranger(box, "x")
+    shutil.copy(box.path / "x", box.path / "x2")
+    for verb in LOOKS:
+        box.img(*verb)
+        assert (box.path / "x").read_bytes() == (box.path / "x2").read_bytes(), verb
+
+
+@pytest.mark.parametrize("changes,data_file", [(c, d) for c in CHANGES for d in (False, True)
+                                               if not (d and c[0][0] == "snapshot")])
+def test_the_unknown_is_kept(box, changes, data_file):
+    box.qemu("create", "-q", "-f", "qcow2", "base", "4M")
+    stranger(box, "x", *(["-o", "data_file=data"] if data_file else []))
+    before, _ = extensions(box, "x")
+    for verb in changes:
+        box.img(*verb)
+        after, _ = extensions(box, "x")
+        assert after[EXTENSION] == b"hello"
+        assert {k for k in before} <= set(after)
+        assert field(box, "x", COMPATIBLE) & UNKNOWN_BIT
+        # who does not know what it means must not leave it set
+        assert not field(box, "x", AUTOCLEAR) & UNKNOWN_BIT, verb
+    box.qemu("check", "x")
+    if data_file:
+        assert json.loads(box.qemu("info", "--output", "json", "x").stdout)["format-specific"]["data"]["data-file"] == "data"
+
+
+def bitmaps(box, name):
+    return json.loads(box.qemu("info", "--output", "json", name).stdout)["format-specific"]["data"].get("bitmaps")
+
+
+def test_bitmaps(box):
+    box.qemu("create", "-q", "-f", "qcow2", "x", "4M")
+    box.qemu("bitmap", "--add", "x", "one")
+    box.io("x", "write 1M 64k")
+    was = (box.path / "x").read_bytes()
+    theirs = bitmaps(box, "x")
+    assert theirs[0]["name"] == "one"
+    for verb in LOOKS:
+        if "x2" not in verb:
+            box.img(*verb)
+            assert (box.path / "x").read_bytes() == was, verb
+    # a header's edit does not touch what the bitmap tells of
+    box.img("amend", "-o", "lazy_refcounts=on", "x")
+    assert bitmaps(box, "x") == theirs
+    box.qemu("check", "x")
+    # a write does: from now on QEMU does not trust it
+    box.qemu("create", "-q", "-f", "raw", "src", "4M")
+    box.io("src", "write -P 3 2M 64k", fmt="raw")
+    box.img("convert", "-n", "-O", "qcow2", "-f", "raw", "src", "x")
+    assert not field(box, "x", AUTOCLEAR) & 1
+    assert not bitmaps(box, "x")
+    # its clusters are leaks, for both, and given back as such
+    ours = json.loads(box.img("check", "--output", "json", "x", status=3).stdout)
+    assert ours["leaks"] == json.loads(box.qemu("check", "--output", "json", "x", status=3).stdout)["leaks"]
+    box.img("check", "-r", "leaks", "x")
+    box.qemu("check", "x")
+    box.io("x", "write -P 4 0 4M")
+    box.img("check", "x")  # whatever lies there now
+    box.qemu("check", "x")
+
+
+@pytest.mark.parametrize("method,word", [("luks", "LUKS"), ("aes", "AES")])
+def test_encryption_is_refused_in_words(box, method, word):
+    run("qemu-img", "create", "-q", "--object", "secret,id=s,data=12345678", "-f", "qcow2",
+        "-o", "encrypt.format=aes,encrypt.key-secret=s", "x", "1M", cwd=box.path)
+    if method == "luks":  # qemu-img needs a second to make one, and cannot everywhere
+        with open(box.path / "x", "r+b") as f:
+            f.seek(32)
+            f.write((2).to_bytes(4, "big"))
+    was = (box.path / "x").read_bytes()
+    for verb in (("convert", "-O", "raw", "x", "out"), ("resize", "x", "2M"), ("check", "x"), ("check", "-r", "all", "x"),
+                 ("map", "x"), ("snapshot", "-c", "s", "x"), ("amend", "-o", "lazy_refcounts=on", "x"),
+                 ("rebase", "-u", "-b", "", "x"), ("trim", "x"), ("bench", "-c", "1", "x"), ("measure", "-O", "raw", "x"),
+                 ("create", "-f", "qcow2", "-b", "x", "-F", "qcow2", "top")):
+        says = box.fails(*verb)
+        assert word in says and "qemu-img convert" in says and says.count("\n") == 1, (verb, says)
+    assert (box.path / "x").read_bytes() == was
+    assert sorted(p.name for p in box.path.iterdir()) == ["x"]
+    assert "encrypted: yes" in box.img("info", "x").stdout
