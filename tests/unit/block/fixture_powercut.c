@@ -18,12 +18,17 @@ struct snap_replay {
 	const struct event *make;
 };
 
+struct image {
+	uint8_t *data;
+	uint64_t bytes; /* the file's length */
+};
+
 struct replay {
 	struct fixture *f;
 	struct recorder *rec;
-	uint8_t *durable; /* the image as the last sync left it */
-	uint8_t *image;	  /* the one of a cut */
-	uint64_t bytes;	  /* its length at most */
+	struct image durable; /* as the last sync left it */
+	struct image image;   /* of a cut */
+	uint64_t written;     /* behind it are zeros */
 	bool *applied;	  /* by event */
 	size_t *complete; /* event: the one that ended it; 0: in flight */
 	size_t first;	  /* all changes before it are durable */
@@ -39,20 +44,32 @@ struct replay {
 
 static bool changes(const struct event *ev)
 {
-	return ev->kind == EV_WRITE || ev->kind == EV_PUNCH;
+	return ev->kind == EV_WRITE || ev->kind == EV_PUNCH || ev->kind == EV_GROW || ev->kind == EV_CUT;
 }
 
-static void apply(uint8_t *image, const struct event *ev)
+static void apply(struct image *im, const struct event *ev)
 {
-	assert_true(ev->offset + ev->len <= RECORD_IMAGE_MAX);
+	uint64_t end = ev->offset + ev->len;
+
+	if (ev->kind == EV_CUT) {
+		if (ev->offset < RECORD_IMAGE_MAX)
+			memset(im->data + ev->offset, 0, RECORD_IMAGE_MAX - ev->offset);
+		im->bytes = ev->offset;
+		return;
+	}
+	if (ev->kind != EV_PUNCH)
+		im->bytes = MAX(im->bytes, end);
+	if (ev->kind == EV_GROW)
+		return;
+	assert_true(end <= RECORD_IMAGE_MAX);
 	if (ev->kind == EV_WRITE)
-		memcpy(image + ev->offset, ev->data, ev->len);
+		memcpy(im->data + ev->offset, ev->data, ev->len);
 	else
-		memset(image + ev->offset, 0, ev->len);
+		memset(im->data + ev->offset, 0, ev->len);
 }
 
 /* Any of its sectors. */
-static void apply_torn(struct fixture *f, uint8_t *image, const struct event *ev)
+static void apply_torn(struct fixture *f, struct image *im, const struct event *ev)
 {
 	for (uint64_t off = 0; off < ev->len; off += 512) {
 		struct event one = *ev;
@@ -62,7 +79,7 @@ static void apply_torn(struct fixture *f, uint8_t *image, const struct event *ev
 		if (one.data)
 			one.data += off;
 		if (fixture_random(f) % 2)
-			apply(image, &one);
+			apply(im, &one);
 	}
 }
 
@@ -179,16 +196,17 @@ static void image_make(struct replay *p, size_t k)
 	struct fixture *f = p->f;
 	uint64_t mood = fixture_random(f) % 4;
 
-	memcpy(p->image, p->durable, p->bytes);
+	memcpy(p->image.data, p->durable.data, p->written);
+	p->image.bytes = p->durable.bytes;
 	for (size_t i = p->first; i <= k && mood; i++) {
 		const struct event *ev = &p->rec->ev[i];
 
 		if (!changes(ev) || p->applied[i] || (mood > 1 && fixture_random(f) % 2))
 			continue;
-		if (mood == 3 && !(fixture_random(f) % 4))
-			apply_torn(f, p->image, ev);
+		if (mood == 3 && ev->len && ev->kind != EV_GROW && !(fixture_random(f) % 4))
+			apply_torn(f, &p->image, ev);
 		else
-			apply(p->image, ev);
+			apply(&p->image, ev);
 	}
 }
 
@@ -203,7 +221,8 @@ static void cut(struct replay *p, size_t k)
 	image_make(p, k);
 	fixture_path(f, "cut", path, sizeof(path));
 	fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
-	assert_int_equal(pwrite(fd, p->image, p->bytes, 0), p->bytes);
+	assert_int_equal(pwrite(fd, p->image.data, p->written, 0), p->written);
+	assert_int_equal(ftruncate(fd, (off_t)p->image.bytes), 0);
 	cut_tables(p, fd, k);
 	close(fd);
 	b = fixture_open(f, "cut", BLOCK_FORMAT_QCOW2, true);
@@ -219,7 +238,7 @@ static void synced(struct replay *p, size_t sync)
 {
 	for (size_t i = p->first; i < sync; i++)
 		if (changes(&p->rec->ev[i]) && !p->applied[i] && p->complete[i] && p->complete[i] < sync) {
-			apply(p->durable, &p->rec->ev[i]);
+			apply(&p->durable, &p->rec->ev[i]);
 			p->applied[i] = true;
 		}
 	while (p->first < sync && (!changes(&p->rec->ev[p->first]) || p->applied[p->first]))
@@ -262,7 +281,7 @@ static void step(struct replay *p, size_t k)
 	} else if (ev->kind == EV_RESIZE) {
 		p->resized = ev->len;
 	} else if (ev->kind == EV_WRITE) {
-		p->bytes = MAX(p->bytes, ev->offset + ev->len);
+		p->written = MAX(p->written, ev->offset + ev->len);
 	} else {
 		step_snapshot(p, ev);
 	}
@@ -294,13 +313,14 @@ static void replay_begin(struct replay *p, struct recorder *rec)
 	int fd;
 
 	*p = (struct replay){ .f = rec->f, .rec = rec, .crowd = 3 };
-	p->durable = calloc(1, RECORD_IMAGE_MAX);
-	p->image = calloc(1, RECORD_IMAGE_MAX);
+	p->durable.data = calloc(1, RECORD_IMAGE_MAX);
+	p->image.data = calloc(1, RECORD_IMAGE_MAX);
 	p->applied = calloc(rec->n, sizeof(bool));
 	p->complete = calloc(rec->n, sizeof(*p->complete));
 	fixture_path(rec->f, "before", path, sizeof(path));
 	fd = open(path, O_RDONLY);
-	p->bytes = (uint64_t)pread(fd, p->durable, RECORD_IMAGE_MAX, 0);
+	p->written = (uint64_t)pread(fd, p->durable.data, RECORD_IMAGE_MAX, 0);
+	p->durable.bytes = (uint64_t)lseek(fd, 0, SEEK_END);
 	close(fd);
 }
 
@@ -326,8 +346,8 @@ static unsigned replay(struct recorder *rec, unsigned cuts, unsigned choices)
 	checks = p->checks;
 	print_message("%zu events, %u cuts, %u with leaks\n", rec->n, checks, p->leaky);
 	assert_true(checks > cuts / 4);
-	free(p->durable);
-	free(p->image);
+	free(p->durable.data);
+	free(p->image.data);
 	free(p->applied);
 	free(p->complete);
 	free(p);
@@ -369,7 +389,7 @@ void powercut_resize(const struct powercut_kind *kind, unsigned seed)
 	record_begin(&rec, &f);
 	record_open(&rec);
 	load_resize(&rec, 700 * KIB);
-	load_resize(&rec, 2 * MIB);
+	load_resize(&rec, 3 * MIB);
 	load_run(&rec, 1);
 	load_resize(&rec, 512);
 	record_close(&rec);

@@ -12,7 +12,7 @@ struct powercut_kind {
 	const char *name, *create;
 	bool fixed_size, no_snapshots;
 };
-/* The disk, of 2 MiB, becomes smaller and larger. */
+/* The disk becomes smaller, larger (with 512-byte clusters the L1 moves), and smaller. */
 void powercut_resize(const struct powercut_kind *kind, unsigned seed);
 /* Anything at random; then again from one of the images that a cut has left, twice. At least
  * `cuts` in all; returns how many. */

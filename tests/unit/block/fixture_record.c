@@ -27,11 +27,10 @@ static void on_submit(struct loop_trace *t, struct loop_op *op, enum loop_op_kin
 	struct event *ev;
 
 	(void)fd;
-	if (kind == LOOP_OP_FALLOCATE && !(mode & FALLOC_FL_PUNCH_HOLE))
-		return; /* the file grows: zeros, which are there anyway */
 	if (kind != LOOP_OP_WRITE && kind != LOOP_OP_SYNC && kind != LOOP_OP_FALLOCATE)
 		return;
-	ev = record(r, kind == LOOP_OP_WRITE ? EV_WRITE : kind == LOOP_OP_SYNC ? EV_SYNC : EV_PUNCH);
+	ev = record(r, kind == LOOP_OP_WRITE ? EV_WRITE : kind == LOOP_OP_SYNC ? EV_SYNC
+		: mode & FALLOC_FL_PUNCH_HOLE ? EV_PUNCH : EV_GROW);
 	ev->op = op;
 	ev->offset = offset;
 	ev->len = len;
@@ -101,8 +100,8 @@ int ftruncate(int fd, off_t len)
 {
 	int r = (int)syscall(SYS_ftruncate, fd, len);
 
-	if (!r && (uint64_t)len < RECORD_IMAGE_MAX)
-		record_done(EV_PUNCH, (uint64_t)len, RECORD_IMAGE_MAX - (uint64_t)len, NULL);
+	if (!r)
+		record_done(EV_CUT, (uint64_t)len, 0, NULL);
 	return r;
 }
 
@@ -110,8 +109,8 @@ int fallocate(int fd, int mode, off_t off, off_t len)
 {
 	int r = (int)syscall(SYS_fallocate, fd, mode, off, len);
 
-	if (!r && (mode & FALLOC_FL_PUNCH_HOLE))
-		record_done(EV_PUNCH, (uint64_t)off, (uint64_t)len, NULL);
+	if (!r)
+		record_done(mode & FALLOC_FL_PUNCH_HOLE ? EV_PUNCH : EV_GROW, (uint64_t)off, (uint64_t)len, NULL);
 	return r;
 }
 

@@ -8,11 +8,11 @@
 #include "base/util.h"
 #include "block/block_snapshot.h"
 
-#define RECORD_DISK_MAX (2 * MIB)
+#define RECORD_DISK_MAX (3 * MIB) /* at clusters of 512 bytes the L1 has to move before */
 #define RECORD_IMAGE_MAX (32 * MIB)
 #define RECORD_SNAPS_MAX 64 /* ids are below */
 
-enum event_kind { EV_WRITE, EV_PUNCH, EV_COMPLETE, EV_SYNC, EV_TOUCH, EV_FLUSHED, EV_RESIZE,
+enum event_kind { EV_WRITE, EV_PUNCH, EV_GROW, EV_CUT, EV_COMPLETE, EV_SYNC, EV_TOUCH, EV_FLUSHED, EV_RESIZE,
 	/* of snapshot number `of`: one is being made, of the content `data`, with the VM state `vm`; it
 	 * is there; it is being deleted; it is gone; the disk is becoming it */
 	EV_SNAP_MAKE, EV_SNAP_THERE, EV_SNAP_DELETE, EV_SNAP_GONE, EV_SNAP_APPLY };
@@ -20,7 +20,7 @@ enum event_kind { EV_WRITE, EV_PUNCH, EV_COMPLETE, EV_SYNC, EV_TOUCH, EV_FLUSHED
 struct event {
 	enum event_kind kind;
 	struct loop_op *op;
-	uint64_t offset, len; /* RESIZE: len is the new size; FLUSHED, SNAP_MAKE: the disk's */
+	uint64_t offset, len; /* CUT: offset is the file's new end; RESIZE: len is the new size; FLUSHED, SNAP_MAKE: the disk's */
 	uint8_t *data; /* WRITE, TOUCH: the bytes (NULL: zeros); FLUSHED, SNAP_MAKE: the disk's content */
 	uint8_t *vm;
 	uint64_t vm_bytes;
