@@ -8,11 +8,19 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* What a fault reads at once, in blocks: first, and at most. */
+#define RUN_MIN_BLOCKS 2u
+#define RUN_MAX_BLOCKS 16u
+/* What the background does: a fault has to wait for it. */
+#define RUN_BACKGROUND_BLOCKS 8u
+
 struct pager {
 	struct pager_config c;
-	uint8_t *buf;	      /* one block, page-aligned */
-	struct bitmap loaded; /* the tracker's thread's, as next */
-	uint64_t next;
+	uint8_t *buf; /* RUN_MAX_BLOCKS, page-aligned */
+	/* The tracker's thread's: */
+	struct bitmap loaded;
+	uint64_t next;		   /* the background's */
+	uint64_t expected, window; /* where the next fault comes if they go upwards; how much that one reads */
 	pthread_mutex_t lock;
 	pthread_cond_t cond;
 	struct pager_stats stats; /* under lock */
@@ -46,35 +54,71 @@ void pager_fail(struct pager *p, const struct err *e)
 		p->c.failed(p->c.opaque, e);
 }
 
-const uint8_t *pager_block(struct pager *p, uint64_t block, bool faulted)
+/* Blocks from first on that are still to be read, at most max. */
+static uint64_t run_length(const struct pager *p, uint64_t first, uint64_t max)
+{
+	uint64_t n = 1, blocks = p->c.header.layout.blocks;
+
+	while (n < max && first + n < blocks && !pager_has(p, first + n) && !is_absent(p, first + n))
+		n++;
+	return n;
+}
+
+static int run_read(struct pager *p, uint64_t first, uint64_t n, struct err *e)
+{
+	return vmstate_read_blocks(p->c.store, &p->c.header, p->c.crcs, first, n, p->buf, e);
+}
+
+/* Up to *n blocks into buf; what is wrong with those behind the first is found when they are asked for. */
+static void run_get(struct pager *p, uint64_t first, uint64_t *n, bool faulted)
 {
 	struct err e = { 0 };
 
-	bitmap_set(&p->loaded, block);
+	if (run_read(p, first, *n, &e) < 0) {
+		bool alone = *n == 1;
+
+		*n = 1;
+		if (alone || run_read(p, first, 1, &e) < 0) {
+			/* The vCPU that waits for it cannot be stopped before it has got something. */
+			pager_fail(p, &e);
+			memset(p->buf, 0, VMSTATE_BLOCK_BYTES);
+		}
+	}
+	for (uint64_t b = first; b < first + *n; b++)
+		bitmap_set(&p->loaded, b);
+	pthread_mutex_lock(&p->lock);
+	p->stats.blocks_faulted += faulted;
+	p->stats.blocks_prefetched += *n - faulted;
+	pthread_mutex_unlock(&p->lock);
+}
+
+const uint8_t *pager_fault(struct pager *p, uint64_t block, uint64_t *ret_n)
+{
+	*ret_n = 1;
 	if (is_absent(p, block)) {
+		bitmap_set(&p->loaded, block);
 		memset(p->buf, 0, VMSTATE_BLOCK_BYTES);
 		return p->buf;
 	}
-	if (vmstate_read_block(p->c.store, &p->c.header, p->c.crcs, block, p->buf, &e) < 0) {
-		/* The vCPU that waits for it cannot be stopped before it has got something. */
-		pager_fail(p, &e);
-		memset(p->buf, 0, VMSTATE_BLOCK_BYTES);
-	}
-	pthread_mutex_lock(&p->lock);
-	p->stats.blocks_faulted += faulted;
-	p->stats.blocks_prefetched += !faulted;
-	pthread_mutex_unlock(&p->lock);
+	p->window = block == p->expected ? MIN(2 * p->window, RUN_MAX_BLOCKS) : RUN_MIN_BLOCKS;
+	*ret_n = run_length(p, block, p->window);
+	run_get(p, block, ret_n, true);
+	p->expected = block + *ret_n;
 	return p->buf;
 }
 
-bool pager_next(struct pager *p, uint64_t *ret_block)
+const uint8_t *pager_next(struct pager *p, uint64_t *ret_block, uint64_t *ret_n)
 {
 	uint64_t blocks = p->c.header.layout.blocks;
 
 	while (p->next < blocks && (pager_has(p, p->next) || is_absent(p, p->next)))
 		p->next++;
+	if (p->next == blocks)
+		return NULL;
 	*ret_block = p->next;
-	return p->next < blocks;
+	*ret_n = run_length(p, p->next, RUN_BACKGROUND_BLOCKS);
+	run_get(p, p->next, ret_n, false);
+	return p->buf;
 }
 
 void pager_complete(struct pager *p)
@@ -109,13 +153,14 @@ int pager_new(const struct pager_config *c, struct pager **ret_p, struct err *e)
 	struct pager *p = calloc(1, sizeof(*p));
 
 	if (!p || bitmap_init(&p->loaded, c->header.layout.blocks) < 0 ||
-		posix_memalign((void **)&p->buf, 4096, VMSTATE_BLOCK_BYTES)) {
+		posix_memalign((void **)&p->buf, 4096, RUN_MAX_BLOCKS * VMSTATE_BLOCK_BYTES)) {
 		if (p)
 			bitmap_done(&p->loaded);
 		free(p);
 		return err_set_errno(e, -ENOMEM, "pager");
 	}
 	p->c = *c;
+	p->window = RUN_MIN_BLOCKS;
 	pthread_mutex_init(&p->lock, NULL);
 	pthread_cond_init(&p->cond, NULL);
 	for (uint64_t b = 0; b < c->header.layout.blocks; b++)

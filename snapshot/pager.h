@@ -47,11 +47,12 @@ void pager_stats(struct pager *p, struct pager_stats *ret);
 
 /* Was it asked for already? */
 bool pager_has(const struct pager *p, uint64_t block);
-/* The content of a block that was not asked for yet; valid until the next call. Zeros when it
- * cannot be had: failed() has been called by then. */
-const uint8_t *pager_block(struct pager *p, uint64_t block, bool faulted);
-/* The next block for the background; false: all that are no zeros were asked for. */
-bool pager_next(struct pager *p, uint64_t *ret_block);
+/* A block that was not asked for yet, and *ret_n - 1 that follow it and will be wanted soon: they are read
+ * at once, and more of them the longer faults go upwards. The content is valid until the next call; zeros when
+ * it cannot be had: failed() has been called by then. */
+const uint8_t *pager_fault(struct pager *p, uint64_t block, uint64_t *ret_n);
+/* The next blocks for the background; NULL: all that are no zeros were asked for. */
+const uint8_t *pager_next(struct pager *p, uint64_t *ret_block, uint64_t *ret_n);
 /* What was asked for could not be put in place. */
 void pager_fail(struct pager *p, const struct err *e);
 /* Everything is in place, or will never be. */

@@ -341,15 +341,19 @@ static int put(struct tracker *t, uint64_t block, const uint8_t *data, bool writ
 	return r;
 }
 
-/* With t->feed. */
-static void bring(struct tracker *t, uint64_t block, bool faulted, bool write)
+/* Blocks from the pager; the first is about to be written, or not. With t->feed. */
+static void bring(struct tracker *t, uint64_t block, uint64_t n, const uint8_t *data, bool write)
 {
-	int r = put(t, block, pager_block(t->pager, block, faulted), write);
 	struct err e = { 0 };
 
-	if (r < 0) {
-		err_set_errno(&e, r, "cannot put a block of saved memory in place");
-		pager_fail(t->pager, &e);
+	for (uint64_t i = 0; i < n; i++) {
+		int r = put(t, block + i, data + i * VMSTATE_BLOCK_BYTES, write && !i);
+
+		if (r < 0) {
+			err_set_errno(&e, r, "cannot put a block of saved memory in place");
+			pager_fail(t->pager, &e);
+			return;
+		}
 	}
 }
 
@@ -365,22 +369,29 @@ static void zeros_bring(struct tracker *t, uint64_t block, bool write)
 
 static void missing_fault(struct tracker *t, uint64_t block, bool write)
 {
+	uint64_t n;
+
 	pthread_mutex_lock(&t->feed);
-	if (t->pager && !pager_has(t->pager, block))
-		bring(t, block, true, write);
-	else
+	if (t->pager && !pager_has(t->pager, block)) {
+		const uint8_t *data = pager_fault(t->pager, block, &n);
+
+		bring(t, block, n, data, write);
+	} else {
 		zeros_bring(t, block, write);
+	}
 	pthread_mutex_unlock(&t->feed);
 }
 
-/* One block of the background's. */
+/* A few blocks of the background's. */
 static void prefetch(struct tracker *t)
 {
-	uint64_t block;
+	const uint8_t *data;
+	uint64_t block, n;
 
 	pthread_mutex_lock(&t->feed);
-	if (pager_next(t->pager, &block)) {
-		bring(t, block, false, false);
+	data = pager_next(t->pager, &block, &n);
+	if (data) {
+		bring(t, block, n, data, false);
 	} else {
 		pager_complete(t->pager);
 		atomic_store(&t->loading, false);
@@ -401,12 +412,14 @@ static int dirty_drop(struct tracker *t)
 	return 0;
 }
 
-int tracker_rewind(struct tracker *t, struct pager *p, struct err *e)
+int tracker_rewind(struct tracker *t, struct pager *p, const struct bitmap *changed, struct err *e)
 {
 	int r;
 
 	pthread_mutex_lock(&t->feed);
 	pthread_mutex_lock(&t->lock);
+	for (size_t i = 0; changed && i < DIV_ROUND_UP(t->blocks, 64); i++)
+		t->dirty.words[i] |= changed->words[i];
 	r = dirty_drop(t);
 	if (!r) {
 		pager_inherit(p, t->pager, &t->dirty);

@@ -10,7 +10,7 @@
  *   save     from a mark on: each wanted block's content as it was at the mark, once, while
  *            the guest runs. A block about to be written is copied aside first.
  *   rewind   in a pause, devices drained: what was written since the mark is dropped and comes
- *            from a pager when it is touched. Its time, too, follows what was dirtied.
+ *            from a pager when it is touched. Its time, too, follows what is dropped.
  *
  * A write costs a fault the first time after a mark and nothing after it. I/O that was
  * started before arming may write without a fault; that is why a mark comes with devices
@@ -63,9 +63,10 @@ int tracker_arm(struct tracker *t, struct err *e);
  * the beginning; else since arming began, so take all blocks as dirty. Has room for all blocks;
  * overwritten. */
 int tracker_mark(struct tracker *t, struct bitmap *ret_dirty, struct err *e);
-/* Memory as it was at the last mark (with a pager: since then or ever). p: has all of it; borrowed, replaces
- * the one before, which may be freed. Blocks that are in place and were not written stay. */
-int tracker_rewind(struct tracker *t, struct pager *p, struct err *e);
+/* Memory becomes what p has: as it was at the last mark (with a pager: since then or ever), but for the blocks of
+ * changed (NULL: none). p: borrowed, replaces the one before, which may be freed. Blocks that are in place
+ * and neither written nor changed stay. */
+int tracker_rewind(struct tracker *t, struct pager *p, const struct bitmap *changed, struct err *e);
 
 /* Right after a mark, still paused. wanted: blocks to be saved; copied. */
 void tracker_save_begin(struct tracker *t, const struct bitmap *wanted);

@@ -349,18 +349,20 @@ int vmstate_read_crcs(struct vmstate_store *s, const struct vmstate_header *h, u
 	return 0;
 }
 
-int vmstate_read_block(struct vmstate_store *s, const struct vmstate_header *h, const uint32_t *crcs,
-	uint64_t block, uint8_t *dst, struct err *e)
+int vmstate_read_blocks(struct vmstate_store *s, const struct vmstate_header *h, const uint32_t *crcs,
+	uint64_t first, uint64_t n, uint8_t *dst, struct err *e)
 {
-	size_t len = vmstate_block_len(&h->layout, block);
-	int r = s->read(s, h->layout.ram_offset + block * VMSTATE_BLOCK_BYTES, dst, len);
+	uint64_t off = first * VMSTATE_BLOCK_BYTES;
+	int r = s->read(s, h->layout.ram_offset + off, dst,
+		(size_t)(MIN((first + n) * VMSTATE_BLOCK_BYTES, h->layout.ram_bytes) - off));
 
 	if (r < 0)
 		return err_set_errno(e, r, "cannot read block %llu of the saved memory",
-			(unsigned long long)block);
-	if (crc32c(0, dst, len) != crcs[block])
-		return err_set(e, -EIO, ERR_CORRUPT,
-			"block %llu of the saved memory (at %llu MiB) is damaged: wrong checksum",
-			(unsigned long long)block, (unsigned long long)(block * VMSTATE_BLOCK_BYTES / MIB));
+			(unsigned long long)first);
+	for (uint64_t b = first; b < first + n; b++, dst += VMSTATE_BLOCK_BYTES)
+		if (crc32c(0, dst, vmstate_block_len(&h->layout, b)) != crcs[b])
+			return err_set(e, -EIO, ERR_CORRUPT,
+				"block %llu of the saved memory (at %llu MiB) is damaged: wrong checksum",
+				(unsigned long long)b, (unsigned long long)(b * VMSTATE_BLOCK_BYTES / MIB));
 	return 0;
 }

@@ -112,10 +112,10 @@ int vmstate_read_definition(struct vmstate_store *s, const struct vmstate_header
 /* Checksums of all RAM blocks; caller frees. */
 int vmstate_read_crcs(struct vmstate_store *s, const struct vmstate_header *h, uint32_t **ret,
 	struct err *e);
-/* One RAM block into dst (of vmstate_block_len() bytes, page-aligned), checked against its checksum.
+/* RAM blocks [first, first + n) into dst (page-aligned), in one read, each checked against its checksum.
  * Returns 0; -EIO with a sentence that names the block. */
-int vmstate_read_block(struct vmstate_store *s, const struct vmstate_header *h, const uint32_t *crcs,
-	uint64_t block, uint8_t *dst, struct err *e);
+int vmstate_read_blocks(struct vmstate_store *s, const struct vmstate_header *h, const uint32_t *crcs,
+	uint64_t first, uint64_t n, uint8_t *dst, struct err *e);
 size_t vmstate_block_len(const struct vmstate_layout *l, uint64_t block);
 /* True when the block is all zeros: nothing to read into fresh memory. */
 bool vmstate_block_is_zero(const struct vmstate_layout *l, const uint32_t *crcs, uint64_t block);

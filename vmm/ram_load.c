@@ -84,7 +84,7 @@ static int load_all(struct machine *m, struct vmstate_store *s, const struct vms
 
 	for (uint64_t b = 0; b < h->layout.blocks && !r; b++)
 		if (!vmstate_block_is_zero(&h->layout, crcs, b))
-			r = vmstate_read_block(s, h, crcs, b, m->mem.host + b * VMSTATE_BLOCK_BYTES, e);
+			r = vmstate_read_blocks(s, h, crcs, b, 1, m->mem.host + b * VMSTATE_BLOCK_BYTES, e);
 	free(crcs);
 	return r;
 }
@@ -103,14 +103,14 @@ int ram_load(struct machine *m, struct vmstate_store *s, const struct vmstate_he
 }
 
 int ram_rewind(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h,
-	uint32_t *crcs, struct err *e)
+	uint32_t *crcs, const struct bitmap *changed, struct err *e)
 {
 	struct pager *p;
 	int r = pager_begin(m, s, h, crcs, &p, e);
 
 	if (r < 0)
 		return r;
-	r = tracker_rewind(m->tracker, p, e);
+	r = tracker_rewind(m->tracker, p, changed, e);
 	if (r < 0) {
 		pager_free(p);
 		return r;

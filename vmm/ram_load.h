@@ -7,6 +7,7 @@
 
 #include <stdbool.h>
 
+struct bitmap;
 struct err;
 struct machine;
 
@@ -15,10 +16,11 @@ struct machine;
  * return. s: borrowed until then. crcs: of the state's blocks, from vmstate_read_crcs(); taken. */
 int ram_load(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h,
 	uint32_t *crcs, struct err *e);
-/* The same for memory that was taken from that state, but for what the tracker says was written since: the rest
- * stays where it is. s takes the place of the store before, which may go. */
+/* The same for memory that is watched and counts from a state that differs from this one in the blocks of
+ * changed (NULL: none): what is the same and was not written since stays where it is. s takes the place of the
+ * store before, which may go. */
 int ram_rewind(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h,
-	uint32_t *crcs, struct err *e);
+	uint32_t *crcs, const struct bitmap *changed, struct err *e);
 /* Until all is there. -EIO with a sentence when something could not be read. */
 int ram_wait(struct machine *m, struct err *e);
 /* Have memory watched, if it is not yet: m->tracker, until machine_forget_memory(). On the worker; needs

@@ -27,6 +27,8 @@ struct revert_job {
 	uint8_t *sections;
 	uint32_t *crcs;
 	struct map_store *store; /* until the pager has it */
+	bool rewinds;		 /* memory counts from a state that is at hand: only what differs changes */
+	struct bitmap changed;	 /* between the two */
 	uint64_t started_ns;
 };
 
@@ -139,6 +141,50 @@ static int ids_find(struct revert_job *x)
 	return r;
 }
 
+static bool same_clusters(const struct map_store *a, const struct map_store *b, uint64_t off, uint64_t len)
+{
+	uint64_t size = a->map.cluster_bytes;
+
+	for (uint64_t c = off / size; c <= (off + len - 1) / size; c++)
+		if (c >= a->map.n || c >= b->map.n || a->host[c] != b->host[c])
+			return false;
+	return true;
+}
+
+/* What two snapshots of a disk have in the same clusters is the same. */
+static int changed_find(struct revert_job *x)
+{
+	const struct vmstate_layout *l = &x->h.layout;
+	struct map_store *base;
+	int r = map_store_new(x->first, x->j.m->base_id, &base, &x->j.e);
+
+	if (r < 0)
+		return r;
+	r = bitmap_init(&x->changed, l->blocks);
+	for (uint64_t b = 0; b < l->blocks && !r; b++)
+		if (!same_clusters(x->store, base, l->ram_offset + b * VMSTATE_BLOCK_BYTES,
+			    vmstate_block_len(l, b)))
+			bitmap_set(&x->changed, b);
+	free(base);
+	return r < 0 ? err_set_errno(&x->j.e, r, "snapshot") : 0;
+}
+
+static bool memory_is_good(struct machine *m)
+{
+	struct pager_stats s = { 0 };
+
+	if (m->pager)
+		pager_stats(m->pager, &s);
+	return m->tracker && !s.failed;
+}
+
+/* Does memory count from a snapshot that is still there? */
+static int base_look(struct revert_job *x)
+{
+	x->rewinds = tree_find_id(&x->tree, strtoull(x->j.m->base_id, NULL, 10));
+	return x->rewinds ? changed_find(x) : 0;
+}
+
 static int verify_ram(struct revert_job *x)
 {
 	uint8_t *buf = NULL;
@@ -146,7 +192,7 @@ static int verify_ram(struct revert_job *x)
 
 	for (uint64_t b = 0; b < x->h.layout.blocks && !r; b++)
 		if (!vmstate_block_is_zero(&x->h.layout, x->crcs, b))
-			r = vmstate_read_block(&x->store->store, &x->h, x->crcs, b, buf, &x->j.e);
+			r = vmstate_read_blocks(&x->store->store, &x->h, x->crcs, b, 1, buf, &x->j.e);
 	free(buf);
 	return r;
 }
@@ -177,6 +223,8 @@ static int state_look(struct revert_job *x)
 		r = vmstate_read_crcs(s, &x->h, &x->crcs, e);
 	if (!r && x->v.verify)
 		r = verify_ram(x);
+	if (!r)
+		r = base_look(x);
 	return r < 0 ? (err_prefix(e, "snapshot '%s'", x->node->info.name), r) : 0;
 }
 
@@ -215,17 +263,6 @@ static int disks_apply(struct revert_job *x)
 	return disk_snapshot_update(x->first, &x->node->info, &x->j.e);
 }
 
-/* What stands in memory is the snapshot's, but for what was written since? */
-static bool is_base(const struct revert_job *x)
-{
-	struct machine *m = x->j.m;
-	struct pager_stats s = { 0 };
-
-	if (m->pager)
-		pager_stats(m->pager, &s);
-	return m->tracker && !strcmp(m->base_id, x->node->info.id) && !s.failed;
-}
-
 static int memory_rewind(struct revert_job *x)
 {
 	struct machine *m = x->j.m;
@@ -233,7 +270,7 @@ static int memory_rewind(struct revert_job *x)
 	int r;
 
 	m->paged_from = &x->store->store;
-	r = ram_rewind(m, m->paged_from, &x->h, STEAL_PTR(x->crcs), &x->j.e);
+	r = ram_rewind(m, m->paged_from, &x->h, STEAL_PTR(x->crcs), &x->changed, &x->j.e);
 	if (r < 0) {
 		m->paged_from = old;
 		return r;
@@ -246,15 +283,11 @@ static int memory_rewind(struct revert_job *x)
 static int memory_replace(struct revert_job *x)
 {
 	struct machine *m = x->j.m;
-	int r;
 
 	machine_forget_memory(m);
 	memory_clear(&m->mem);
 	m->paged_from = &STEAL_PTR(x->store)->store;
-	r = ram_load(m, m->paged_from, &x->h, STEAL_PTR(x->crcs), &x->j.e);
-	if (!r && m->uffd.can_protect)
-		memcpy(m->base_id, x->node->info.id, sizeof(m->base_id));
-	return r;
+	return ram_load(m, m->paged_from, &x->h, STEAL_PTR(x->crcs), &x->j.e);
 }
 
 static int machine_go_back(struct revert_job *x)
@@ -263,7 +296,9 @@ static int machine_go_back(struct revert_job *x)
 	int r;
 
 	machine_reset_devices(m);
-	r = is_base(x) ? memory_rewind(x) : memory_replace(x);
+	r = x->rewinds && memory_is_good(m) ? memory_rewind(x) : memory_replace(x);
+	if (!r && m->uffd.can_protect)
+		memcpy(m->base_id, x->node->info.id, sizeof(m->base_id));
 	if (!r && x->v.eager)
 		r = ram_wait(m, &x->j.e);
 	return r < 0 ? r : machine_load(m, x->sections, x->h.sections_bytes, &x->j.e);
@@ -280,6 +315,7 @@ static void revert_free(struct revert_job *x)
 	free(x->sections);
 	free(x->crcs);
 	free(x->store);
+	bitmap_done(&x->changed);
 	free(x);
 }
 

@@ -64,13 +64,19 @@ static int slow_read(struct vmstate_store *s, uint64_t off, void *buf, size_t le
 	return fx->real_read(s, off, buf, len);
 }
 
+static void state_write(struct fixture *f)
+{
+	struct vmstate_header h = { .realtime_ns = 1 };
+	struct vmstate_source src = { .sections = (const uint8_t *)"x", .sections_bytes = 1,
+		.ram = f->expect, .ram_bytes = RAM_BYTES, .ram_fd = -1 };
+	struct vmstate_result result;
+
+	assert_int_equal(vmstate_write(&f->file.store, &h, &src, NULL, &result, NULL), 0);
+}
+
 static int setup(void **state)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
-	struct vmstate_header h = { .realtime_ns = 1 };
-	struct vmstate_source src = { .sections = (const uint8_t *)"x", .sections_bytes = 1,
-		.ram_bytes = RAM_BYTES, .ram_fd = -1 };
-	struct vmstate_result result;
 
 	fx = f;
 	f->uffd.fd = -1;
@@ -81,8 +87,7 @@ static int setup(void **state)
 		if (i / VMSTATE_BLOCK_BYTES % 3)
 			memset(f->expect + i, (int)(i / 512 * 7 + 1), 512);
 	vmstate_file_init(&f->file, memfd_create("state", MFD_CLOEXEC));
-	src.ram = f->expect;
-	assert_int_equal(vmstate_write(&f->file.store, &h, &src, NULL, &result, NULL), 0);
+	state_write(f);
 	assert_int_equal(vmstate_read_header(&f->file.store, &f->c.header, NULL), 0);
 	assert_int_equal(vmstate_read_crcs(&f->file.store, &f->c.header, &f->c.crcs, NULL), 0);
 	f->real_read = f->file.store.read;
@@ -435,13 +440,13 @@ static void test_a_save_of_everything(void **state)
 }
 
 /* Back to the state, in place: only what was written comes again; what had not come yet still does. */
-static void rewind_now(struct fixture *f)
+static void rewind_now(struct fixture *f, const struct bitmap *changed)
 {
 	struct pager *p;
 	struct err e = { 0 };
 
 	assert_int_equal(vmstate_read_crcs(&f->file.store, &f->c.header, &f->c.crcs, NULL), 0);
-	if (pager_new(&f->c, &p, &e) < 0 || tracker_rewind(f->t, p, &e) < 0)
+	if (pager_new(&f->c, &p, &e) < 0 || tracker_rewind(f->t, p, changed, &e) < 0)
 		fail_msg("%s", e.msg);
 	f->c.crcs = NULL;
 	pager_free(f->p);
@@ -458,17 +463,24 @@ static void test_rewound_in_place(void **state)
 	assert_true(pager_wait(f->p));
 	memset(f->ram + 40 * VMSTATE_BLOCK_BYTES, 0x77, 3 * VMSTATE_BLOCK_BYTES);
 	mark(f);
-	rewind_now(f); /* to the mark: what was written before it stays, and is no business of the rewind's */
+	rewind_now(f, NULL); /* to the mark: what was written before it stays, and is no business of the rewind's */
 	assert_true(pager_wait(f->p));
 	assert_int_equal(f->ram[40 * VMSTATE_BLOCK_BYTES], 0x77);
 	memset(f->ram + 40 * VMSTATE_BLOCK_BYTES, 0x78, 3 * VMSTATE_BLOCK_BYTES);
 	f->ram[RAM_BYTES - 1] ^= 1;
 	f->ram[60 * VMSTATE_BLOCK_BYTES] = 1; /* zeros */
-	rewind_now(f);
+	rewind_now(f, NULL);
 	assert_true(pager_wait(f->p));
 	assert_memory_equal(f->ram, f->expect, RAM_BYTES);
 	pager_stats(f->p, &s);
 	assert_int_equal(s.blocks_faulted + s.blocks_prefetched, 3);
+	/* A block that the state has otherwise than the one before. */
+	memset(f->expect + 43 * VMSTATE_BLOCK_BYTES, 0x43, VMSTATE_BLOCK_BYTES);
+	state_write(f);
+	bitmap_set(&f->dirty, 43);
+	rewind_now(f, &f->dirty);
+	assert_true(pager_wait(f->p));
+	assert_memory_equal(f->ram, f->expect, RAM_BYTES);
 	f->ram[41 * VMSTATE_BLOCK_BYTES] = 1; /* and is watched as before */
 	mark(f);
 	assert_int_equal(bitmap_count(&f->dirty), 1);
@@ -488,7 +500,7 @@ static void test_rewound_while_it_is_being_loaded(void **state)
 		for (size_t b = i; b < BLOCKS; b += 60)
 			f->ram[b * VMSTATE_BLOCK_BYTES + 5] = (uint8_t)(i + 1);
 		assert_int_equal(f->ram[(200 + i) * VMSTATE_BLOCK_BYTES], f->expect[(200 + i) * VMSTATE_BLOCK_BYTES]);
-		rewind_now(f);
+		rewind_now(f, NULL);
 	}
 	atomic_store(&f->slow, false);
 	assert_true(pager_wait(f->p));

@@ -98,7 +98,7 @@ static void test_comes_back(void **state)
 		assert_int_equal(zero, b != 3 && (b < 10 || b > 12) && b + 1 != h.layout.blocks);
 		if (zero)
 			continue;
-		assert_int_equal(vmstate_read_block(&f->file.store, &h, crcs, b, block, &e), 0);
+		assert_int_equal(vmstate_read_blocks(&f->file.store, &h, crcs, b, 1, block, &e), 0);
 		assert_memory_equal(block, want, len);
 	}
 	free(sections);
@@ -184,8 +184,8 @@ static void test_a_damaged_block_is_named(void **state)
 	assert_int_equal(vmstate_read_crcs(&f->file.store, &h, &crcs, NULL), 0);
 	assert_int_equal(
 		pwrite(f->file.fd, &b, 1, (off_t)(h.layout.ram_offset + 11 * VMSTATE_BLOCK_BYTES + 5)), 1);
-	assert_int_equal(vmstate_read_block(&f->file.store, &h, crcs, 10, block, &e), 0);
-	assert_int_equal(vmstate_read_block(&f->file.store, &h, crcs, 11, block, &e), -EIO);
+	assert_int_equal(vmstate_read_blocks(&f->file.store, &h, crcs, 10, 1, block, &e), 0);
+	assert_int_equal(vmstate_read_blocks(&f->file.store, &h, crcs, 11, 1, block, &e), -EIO);
 	assert_non_null(strstr(e.msg, "block 11"));
 	free(crcs);
 }
