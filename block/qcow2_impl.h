@@ -320,6 +320,14 @@ int qcow2_corrupt(struct qcow2 *q, const char *fmt, ...) __attribute__((format(p
 /* Requests that change something wait until the header says that somebody does. True: w
  * was queued. */
 bool gate_wait(struct qcow2 *q, struct wait *w);
+/* In the header as it stands in memory: whoever writes it next takes the mark along. */
+void qcow2_mark_dirty(struct qcow2 *q, bool dirty);
+
+/* ---- qcow2_mend.c ---- */
+
+/* Before an image is opened for writing: one that is marked dirty and has leaks only is made good, and h
+ * follows; one with other faults keeps its mark. Synchronous. Returns 0 or -errno with a sentence. */
+int qcow2_mend(const struct block_format_open *o, struct qcow2_header *h, struct err *e);
 
 /* ---- qcow2_refcount.c ---- */
 

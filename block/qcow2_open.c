@@ -76,6 +76,17 @@ int qcow2_corrupt(struct qcow2 *q, const char *fmt, ...)
 	return -EIO;
 }
 
+void qcow2_mark_dirty(struct qcow2 *q, bool dirty)
+{
+	uint64_t bits = load_be64(q->header_piece + QCOW2_AT_INCOMPATIBLE);
+
+	if (q->h.version < 3)
+		return;
+	bits = dirty ? bits | QCOW2_INCOMPAT_DIRTY : bits & ~QCOW2_INCOMPAT_DIRTY;
+	store_be64(q->header_piece + QCOW2_AT_INCOMPATIBLE, bits);
+	q->h.incompatible = bits;
+}
+
 /* ---- opening ---- */
 
 static void geometry_set(struct qcow2 *q)
@@ -343,6 +354,21 @@ static int snapshot_select(struct qcow2 *q, const char *snapshot, struct err *e)
 	return r;
 }
 
+static int supported_check(struct qcow2 *q, const struct block_format_open *o, struct err *e)
+{
+	int r = qcow2_header_supported(&q->h, false, e);
+
+	if (!r) {
+		r = qcow2_mend(o, &q->h, e);
+		if (r < 0)
+			return r;
+		r = qcow2_header_supported(&q->h, !o->read_only, e);
+	}
+	if (r < 0)
+		err_prefix(e, "%s", q->base.name);
+	return r;
+}
+
 int qcow2_open(const struct block_format_open *o, struct block **ret_b, struct err *e)
 {
 	struct qcow2 *q = calloc(1, sizeof(*q));
@@ -354,11 +380,8 @@ int qcow2_open(const struct block_format_open *o, struct block **ret_b, struct e
 	q->base.fd = o->fd;
 	wait_list_init(&q->gate);
 	r = qcow2_header_read(o->fd, q->base.name, &q->h, e);
-	if (!r) {
-		r = qcow2_header_supported(&q->h, !o->read_only, e);
-		if (r < 0)
-			err_prefix(e, "%s", q->base.name);
-	}
+	if (!r)
+		r = supported_check(q, o, e);
 	if (!r)
 		r = backing_check(q, o, e);
 	if (!r)

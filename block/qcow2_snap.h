@@ -145,6 +145,7 @@ struct table_swap {
 	struct qcow2_snapshot_info *list; /* owned; the new q->snaps on success */
 	size_t n;
 	unsigned phase;
+	bool dirty;   /* with the new table the image is marked dirty */
 	bool unknown; /* it failed so late that the file may have either */
 	struct contig place;
 	uint8_t *buf;

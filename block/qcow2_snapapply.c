@@ -23,6 +23,7 @@ enum apply_phase {
 	APPLY_RELEASE,
 	APPLY_RELEASE_FLUSH,
 	APPLY_FREES,
+	APPLY_TAIL,
 	/* giving up before the header */
 	APPLY_STOP,
 	APPLY_UNDO,
@@ -44,6 +45,7 @@ struct apply {
 	struct header_update header;
 	uint8_t old_fields[QCOW2_AT_REFTABLE_OFFSET];
 	struct release release;
+	struct tail_trim trim;
 	uint64_t target;
 	int res;
 };
@@ -216,10 +218,12 @@ static int step_frees(struct apply *a)
 
 	if (!a->target)
 		a->target = freer_target(q) + 1;
-	if (q->freer.rounds + 1 >= a->target)
-		return TASK_DONE;
-	wait_list_add(&q->freer.idle, &a->o.task.wait);
-	return -EINPROGRESS;
+	if (q->freer.rounds + 1 < a->target) {
+		wait_list_add(&q->freer.idle, &a->o.task.wait);
+		return -EINPROGRESS;
+	}
+	a->o.phase = APPLY_TAIL;
+	return 0;
 }
 
 static int step_stop(struct apply *a)
@@ -243,6 +247,7 @@ static int step_stop(struct apply *a)
 static int apply_phase_step(struct apply *a)
 {
 	struct task *t = &a->o.task;
+	int r;
 
 	switch ((enum apply_phase)a->o.phase) {
 	case APPLY_FIND:
@@ -270,6 +275,9 @@ static int apply_phase_step(struct apply *a)
 		return task_flush(t);
 	case APPLY_FREES:
 		return step_frees(a);
+	case APPLY_TAIL:
+		r = tail_trim_step(t->q, &a->trim, &t->wait);
+		return r ? r : TASK_DONE;
 	case APPLY_STOP:
 		return step_stop(a);
 	case APPLY_UNDO:

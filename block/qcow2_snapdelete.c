@@ -1,6 +1,6 @@
 /* Deleting a snapshot, and changing its entry. The table goes first, so that a crash leaves
- * leaks only; then clusters are given up table by table while guest requests go on; then what the active
- * L1 owns alone gets COPIED again, and the file's tail is cut. */
+ * leaks only, and with it the mark that tells the next user of them; then clusters are given up table by table while guest requests go on; then what the active
+ * L1 owns alone gets COPIED again, the file's tail is cut, and the mark goes. */
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/util.h"
@@ -20,6 +20,8 @@ enum delete_phase {
 	DELETE_COPIED,
 	DELETE_FLUSH,
 	DELETE_TAIL,
+	DELETE_CLEAN,
+	DELETE_OVER,
 };
 
 struct delete {
@@ -34,6 +36,7 @@ struct delete {
 	struct release release;
 	struct recopy recopy;
 	struct tail_trim trim;
+	struct header_update header;
 	uint64_t target;
 };
 
@@ -97,6 +100,7 @@ static int delete_entry(struct delete *d, size_t i)
 	d->entries = calloc(d->n + 1u, sizeof(*d->entries));
 	if (!d->buf || !d->entries)
 		return -ENOMEM;
+	d->swap.dirty = true;
 	snap_entry_done(s);
 	memmove(s, s + 1, (d->swap.n - i - 1) * sizeof(*s));
 	d->swap.n--;
@@ -187,6 +191,22 @@ static int step_copied(struct delete *d)
 	return r;
 }
 
+/* All of it is durable: the mark goes. */
+static int step_clean(struct delete *d)
+{
+	struct task *t = &d->o.task;
+	int r;
+
+	if (!(t->q->h.incompatible & QCOW2_INCOMPAT_DIRTY))
+		return TASK_DONE;
+	r = header_hold(t->q, &t->wait);
+	if (r < 0)
+		return r;
+	qcow2_mark_dirty(t->q, false);
+	d->o.phase = DELETE_OVER;
+	return header_put(t->q, &d->header, &t->wait);
+}
+
 static int delete_step(struct task *t)
 {
 	struct delete *d = container_of(t, struct delete, o.task);
@@ -211,7 +231,14 @@ static int delete_step(struct task *t)
 		return task_flush(t);
 	case DELETE_TAIL:
 		r = tail_trim_step(t->q, &d->trim, &t->wait);
-		return r ? r : TASK_DONE;
+		if (!r)
+			d->o.phase = DELETE_CLEAN;
+		return r;
+	case DELETE_CLEAN:
+		return step_clean(d);
+	case DELETE_OVER:
+		header_release(t->q);
+		return TASK_DONE;
 	}
 	return TASK_DONE;
 }
@@ -220,6 +247,10 @@ static int delete_failed(struct task *t, int res)
 {
 	struct delete *d = container_of(t, struct delete, o.task);
 
+	if (d->o.phase == DELETE_OVER) {
+		qcow2_mark_dirty(t->q, true); /* for nothing, but it is deleted */
+		return 0;
+	}
 	return d->o.phase == DELETE_TABLE ? table_swap_failed(&d->swap, t->q, res) : res;
 }
 

@@ -44,7 +44,6 @@ static const struct header_case headers[] = {
 	{ "crypt method", 32, 4, 3, "unknown encryption" },
 	{ "extension huge", 116, 4, 0xffffffff, "leaves the first cluster" },
 	{ "backing outside", 8, 8, 1 << 20, "backing file" },
-	{ "dirty", 72, 8, 1, "not closed cleanly" },
 	{ "corrupt", 72, 8, 2, "marked corrupt" },
 };
 
