@@ -113,6 +113,11 @@ bool block_is_corrupt(const struct block *b)
 	return atomic_load(&b->corrupt);
 }
 
+const char *block_corruption(const struct block *b)
+{
+	return block_is_corrupt(b) ? b->trouble_why : NULL;
+}
+
 void block_init(struct block *b, const struct block_ops *ops, const struct block_format_open *o)
 {
 	b->ops = ops;

@@ -104,6 +104,8 @@ struct block_watch {
 void block_watch(struct block *b, struct block_watch *w);
 /* Any thread. */
 bool block_is_corrupt(const struct block *b);
+/* What is wrong with it; NULL: it is not corrupt. */
+const char *block_corruption(const struct block *b);
 
 /* What stands at off? zero: len bytes from there on are known to read as zeros; else they
  * may be data. 1 ≤ len ≤ what was asked for. */

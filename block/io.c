@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* One system call takes at most this: io_uring has 32-bit lengths, Linux cuts at 2 GiB. */
 #define IO_STEP_BYTES (1ULL << 30)
@@ -155,6 +156,7 @@ static void io_op_done(struct loop_op *op, int res)
 	/* A read that stops inside a sector has met the end of the file; going on
 	 * from there would be misaligned under O_DIRECT. */
 	if (!io->write && (res == 0 || res % 512)) {
+		io->ended_at = io->offset + (uint64_t)res;
 		iov_zero(iov, io->niov, (uint64_t)res, io->left - (uint64_t)res);
 		io_finish(io, 0);
 		return;
@@ -208,6 +210,7 @@ static void io_start(struct io *io, struct loop *l, int fd, const struct iovec *
 	io->niov = niov;
 	io->offset = offset;
 	io->left = len;
+	io->ended_at = UINT64_MAX;
 	io->rest = NULL;
 	io->op.done = io_op_done;
 	if (len > IO_STEP_BYTES && io_split_huge(io) < 0) {
@@ -216,6 +219,16 @@ static void io_start(struct io *io, struct loop *l, int fd, const struct iovec *
 		return;
 	}
 	io_submit(io);
+}
+
+/* Asked again: it may have become longer since the read. */
+int io_read_result(const struct io *io, int res, uint64_t bytes)
+{
+	struct stat st;
+
+	if (res || io->ended_at >= bytes || fstat(io->fd, &st) < 0 || !S_ISREG(st.st_mode))
+		return res;
+	return (uint64_t)st.st_size < bytes ? -ENODATA : 0;
 }
 
 void io_read(struct io *io, struct loop *l, int fd, const struct iovec *iov, unsigned niov,

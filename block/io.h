@@ -20,6 +20,7 @@ struct io {
 	const struct iovec *iov; /* borrowed until done() */
 	unsigned niov;
 	uint64_t offset, left, submitted;
+	uint64_t ended_at; /* of a read: where the file ended; UINT64_MAX: not within it */
 	struct iovec *rest; /* owned: what a short count left over */
 	void (*done)(struct io *io, int res); /* 0 or -errno; never from inside the start */
 };
@@ -28,6 +29,10 @@ void io_read(struct io *io, struct loop *l, int fd, const struct iovec *iov, uns
 	uint64_t offset, uint64_t len);
 void io_write(struct io *io, struct loop *l, int fd, const struct iovec *iov, unsigned niov,
 	uint64_t offset, uint64_t len);
+
+/* What a read that ended with res comes to, of a file that has had `bytes` bytes: -ENODATA when
+ * somebody cut it and what was asked for is gone. */
+int io_read_result(const struct io *io, int res, uint64_t bytes);
 
 /* ---- iovec arithmetic ---- */
 

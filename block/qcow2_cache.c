@@ -259,7 +259,9 @@ static void slice_read_over(struct slice *s, int res)
 
 static void slice_loaded(struct io *io, int res)
 {
-	slice_read_over(container_of(io, struct slice, io), res);
+	struct slice *s = container_of(io, struct slice, io);
+
+	slice_read_over(s, io_read_result(io, res, s->cache->q->tail.file_bytes));
 }
 
 static void slice_read(struct slice *s)
@@ -298,6 +300,7 @@ static void batch_loaded(struct io *io, int res)
 {
 	struct slice_batch *b = container_of(io, struct slice_batch, io);
 
+	res = io_read_result(io, res, b->slices[0]->cache->q->tail.file_bytes);
 	for (unsigned i = 0; i < b->n; i++) {
 		if (res < 0)
 			slice_read(b->slices[i]);

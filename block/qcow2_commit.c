@@ -339,6 +339,7 @@ static void commit_begin(struct loop_op *op, int res)
 	}
 	c->moved_clusters = q->reftable.cap / (q->cluster_bytes / 8);
 	c->moved = c->data_synced = false;
+	tail_check(q);
 	/* A corrupt image is not written any more: what we hold may be what is wrong. */
 	c->res = q->corrupt ? -EIO : commit_collect(q);
 	c->step = COMMIT_IDLE;

@@ -369,6 +369,9 @@ static inline void epoch_leave(struct qcow2 *q, unsigned parity)
 
 /* ---- qcow2_tail.c ---- */
 
+/* When somebody cut the file, the image is corrupt: what is gone may be data, or tables that are
+ * counted on. */
+void tail_check(struct qcow2 *q);
 /* fresh_from has moved: keep the file longer than that. */
 void tail_grow(struct qcow2 *q);
 /* Cut free clusters off the end of the file, while requests go on. */

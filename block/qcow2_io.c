@@ -129,12 +129,18 @@ static void part_done(struct part *p, int res)
 
 /* ---- straight to the file ---- */
 
+/* Of a read of data, when it is over. */
+static int read_result(const struct qcow2 *q, const struct io *io, int res)
+{
+	return q->data_fd == q->base.fd ? io_read_result(io, res, q->tail.file_bytes) : res;
+}
+
 static void whole_done(struct io *io, int res)
 {
 	struct rq *rq = container_of(io, struct rq, io);
 
 	epoch_leave(rq->q, rq->epoch);
-	rq_part_done(rq, res);
+	rq_part_done(rq, read_result(rq->q, io, res));
 }
 
 static void transfer_done(struct io *io, int res)
@@ -142,7 +148,7 @@ static void transfer_done(struct io *io, int res)
 	struct part *p = container_of(io, struct part, io);
 
 	epoch_leave(p->rq->q, p->epoch);
-	part_done(p, res);
+	part_done(p, read_result(p->rq->q, io, res));
 }
 
 int rq_transfer(struct rq *rq, uint64_t host, uint64_t len, bool write)
@@ -215,6 +221,7 @@ static void packed_read(struct io *io, int res)
 
 	epoch_leave(q, p->epoch);
 	q->unpacked_host = 0;
+	res = io_read_result(io, res, q->tail.file_bytes);
 	if (!res)
 		res = qcow2_decompress(q->h.compression, p->packed + p->packed_skip, p->packed_len,
 			q->unpacked, q->cluster_bytes);

@@ -68,8 +68,10 @@ int qcow2_preallocate(struct block *b, void (*progress)(void *opaque, uint64_t d
 	if (!r)
 		r = qcow2_sync_flush(q);
 	/* As long as its last cluster: then the file's end tells that it is complete. */
-	if (!r && !q->is_device && ftruncate(b->fd, (off_t)(q->fresh_from << q->cluster_bits)) < 0)
-		r = -errno;
+	if (!r && !q->is_device) {
+		q->tail.file_bytes = q->fresh_from << q->cluster_bits;
+		r = ftruncate(b->fd, (off_t)q->tail.file_bytes) < 0 ? -errno : 0;
+	}
 	if (!r)
 		r = data_truncate(q, b->info.size_bytes);
 	return r < 0 ? err_set_errno(e, r, "%s: cannot allocate", b->name) : 0;

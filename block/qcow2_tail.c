@@ -6,11 +6,21 @@
 #include "block/qcow2_impl.h"
 
 #include <errno.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define TAIL_AHEAD_BYTES (16 * MIB)
 /* Refcounts looked at in one go. */
 #define TRIM_TURN_CLUSTERS 8192u
+
+void tail_check(struct qcow2 *q)
+{
+	struct stat st;
+
+	if (!q->is_device && !fstat(q->base.fd, &st) && (uint64_t)st.st_size < q->tail.file_bytes)
+		qcow2_corrupt(q, "its file was cut to %llu bytes by another program",
+			(unsigned long long)st.st_size);
+}
 
 static void tail_grown(struct loop_op *op, int res)
 {
@@ -36,6 +46,9 @@ void tail_grow(struct qcow2 *q)
 	if (!q->base.info.direct || q->external || q->is_device || t->growing || t->refused ||
 		need + TAIL_AHEAD_BYTES / 2 <= t->file_bytes)
 		return;
+	tail_check(q); /* while it can be told: the file is about to be longer */
+	if (q->corrupt)
+		return;
 	from = MAX(t->file_bytes, need);
 	t->growing_to = ROUND_UP(from + TAIL_AHEAD_BYTES, TAIL_AHEAD_BYTES);
 	t->growing = true;
@@ -48,8 +61,12 @@ void tail_cut(struct qcow2 *q)
 {
 	uint64_t need = q->fresh_from << q->cluster_bits;
 
-	if (q->tail.grown && !q->corrupt && ftruncate(q->base.fd, (off_t)need) < 0)
+	if (!q->tail.grown || q->corrupt)
+		return;
+	if (ftruncate(q->base.fd, (off_t)need) < 0)
 		q->tail.grown = false; /* it stays longer: free clusters, no more */
+	else
+		q->tail.file_bytes = need;
 }
 
 /* Everything from t->end on is free, and the file is not being made longer. */

@@ -18,6 +18,7 @@
 
 struct raw {
 	struct block base;
+	uint64_t file_bytes; /* when it was opened, or made this long */
 	bool is_device;
 	/* Cleared for good when the host says that it cannot. */
 	bool can_punch, can_zero_range;
@@ -101,7 +102,9 @@ static void raw_data_done(struct raw_req *q, int res)
 
 static void rw_done(struct io *io, int res)
 {
-	raw_data_done(container_of(io, struct raw_req, io), res);
+	struct raw_req *q = container_of(io, struct raw_req, io);
+
+	raw_data_done(q, io_read_result(io, res, q->raw->file_bytes));
 }
 
 /* ---- zeros and holes ---- */
@@ -273,7 +276,7 @@ static int raw_resize(struct block *b, uint64_t size, struct err *e)
 			b->name);
 	if (ftruncate(b->fd, (off_t)size) < 0 || fdatasync(b->fd) < 0)
 		return err_set_errno(e, -errno, "%s: cannot change the size", b->name);
-	b->info.size_bytes = size;
+	b->info.size_bytes = w->file_bytes = size;
 	w->seen_end = 0;
 	return 0;
 }
@@ -309,6 +312,7 @@ int raw_open(const struct block_format_open *o, struct block **ret_b, struct err
 		return err_set_errno(e, -ENOMEM, "%s", o->name);
 	block_init(&w->base, &raw_ops, o);
 	w->is_device = o->file->is_device;
+	w->file_bytes = o->file->size_bytes;
 	w->can_punch = w->can_zero_range = true;
 	w->base.info = (struct block_info){ .format = BLOCK_FORMAT_RAW,
 		.size_bytes = ROUND_UP(o->file->size_bytes, step),

@@ -139,6 +139,8 @@ static bool disk_error(struct virtio_blk *b, int error, bool is_write, const cha
 		.value = -error, .is_write = is_write, .detail = why,
 		.corrupt = is_write && block_is_corrupt(b->block) };
 
+	if (ev.corrupt)
+		ev.detail = block_corruption(b->block);
 	ev.stop = ev.corrupt || b->errors == VIRTIO_BLK_ERRORS_STOP;
 	ev.ignored = !ev.stop && b->errors == VIRTIO_BLK_ERRORS_IGNORE;
 	count(&b->stats.errors, 1);

@@ -119,6 +119,11 @@ bool block_is_corrupt(const struct block *b)
 	return b->corrupt;
 }
 
+const char *block_corruption(const struct block *b)
+{
+	return b->corrupt ? "why" : NULL;
+}
+
 static void block_release(struct block *b)
 {
 	b->hold = 0;
