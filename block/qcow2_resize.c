@@ -224,7 +224,11 @@ static int grow(struct qcow2 *q, uint64_t size)
 	if (r < 0)
 		return r;
 	q->base.info.size_bytes = size;
-	r = added_zero(q, old, size);
+	/* A device, whose end cannot be cut off, has there what it had. */
+	if (q->data.raw && q->data.is_device)
+		r = zero_range(q, old, size);
+	if (!r)
+		r = added_zero(q, old, size);
 	if (r < 0)
 		q->base.info.size_bytes = old;
 	return r;

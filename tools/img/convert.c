@@ -165,6 +165,14 @@ static int pack_new(struct convert *v, struct target *t, struct err *e)
 	return img_pack(v->from, v->loop, fd, &v->ic.qcow2, &v->rate, &v->common.progress, e);
 }
 
+/* A device keeps what it had, below a raw data file too: that has all of it mapped. */
+static bool new_is_zero(const struct convert *v, const struct target *t)
+{
+	if (v->ic.format == BLOCK_FORMAT_RAW)
+		return !t->is_device;
+	return !(v->ic.qcow2.data_file_raw && t->data.is_device);
+}
+
 static int copy_new(struct convert *v, struct target *t, struct err *e)
 {
 	int r = target_open(t, v->loop, &v->ic, &v->to, e);
@@ -174,7 +182,7 @@ static int copy_new(struct convert *v, struct target *t, struct err *e)
 	if (!r)
 		r = img_preallocate(v->to, img_create_prealloc(&v->ic), 0, NULL, e);
 	if (!r)
-		r = copy(v, v->target_is_zero || !t->is_device || v->ic.format == BLOCK_FORMAT_QCOW2, e);
+		r = copy(v, v->target_is_zero || new_is_zero(v, t), e);
 	return r;
 }
 

@@ -81,8 +81,16 @@ int img_data_make(struct img_data *d, const char *image, const struct qcow2_crea
 
 int img_data_size(struct img_data *d, uint64_t size_bytes, struct err *e)
 {
-	if (!d->fd || d->is_device)
+	off_t end;
+
+	if (!d->fd)
 		return 0;
+	if (d->is_device) {
+		end = lseek(d->fd, 0, SEEK_END);
+		return (uint64_t)MAX(end, 0) >= size_bytes ? 0 : err_set(e, -ENOSPC, ERR_NO_SPACE,
+			"%s has %llu bytes, the disk %llu", d->path, (unsigned long long)MAX(end, 0),
+			(unsigned long long)size_bytes);
+	}
 	return ftruncate(d->fd, (off_t)size_bytes) < 0
 		? err_set_errno(e, -errno, "%s: cannot set the size", d->path) : 0;
 }

@@ -508,6 +508,24 @@ static void test_short_data_file(void **state)
 	(void)state;
 }
 
+/* Two images, one data file: the second comes to nothing, whoever it is. */
+static void test_locked(void **state)
+{
+	struct fixture f;
+	struct block *b, *twin;
+
+	fixture_begin(&f, 25);
+	fixture_run(&f, "qemu-img create -q -f qcow2 -o data_file=data img 1M && cp img twin");
+	assert_int_equal(files_open(&f, "img", "data", &b), 0);
+	assert_int_not_equal(fixture_status(&f, "qemu-io -c 'write 0 512' twin 2>/dev/null"), 0);
+	assert_int_equal(files_open(&f, "twin", "data", &twin), -EBUSY);
+	assert_non_null(strstr(f.err.msg, "data file"));
+	assert_int_equal(block_close(b), 0);
+	assert_int_equal(fixture_status(&f, "qemu-io -c 'write 0 512' twin"), 0);
+	fixture_end(&f);
+	(void)state;
+}
+
 static void test_no_snapshots(void **state)
 {
 	struct block_snapshot *s;
@@ -534,6 +552,7 @@ int main(void)
 		cmocka_unit_test(test_refused),
 		cmocka_unit_test(test_entries),
 		cmocka_unit_test(test_short_data_file),
+		cmocka_unit_test(test_locked),
 		cmocka_unit_test(test_no_snapshots),
 	};
 
