@@ -147,12 +147,19 @@ static void load_block(struct checker *k, uint64_t block, uint64_t off)
 	}
 }
 
+static void counts_mark(struct checker *k, uint64_t off, uint64_t len)
+{
+	for (uint64_t c = off >> k->cluster_bits; c <= (off + len - 1) >> k->cluster_bits; c++)
+		bitmap_set(&k->counts, c);
+}
+
 void checker_refcounts(struct checker *k)
 {
 	uint64_t n = (uint64_t)k->h->reftable_clusters * k->cluster_bytes / 8;
 	CLEANUP_FREE uint64_t *t = load_table(k, k->h->reftable_offset, n);
 
-	use(k, k->h->reftable_offset, n * 8, "the refcount table");
+	if (use(k, k->h->reftable_offset, n * 8, "the refcount table"))
+		counts_mark(k, k->h->reftable_offset, n * 8);
 	for (uint64_t i = 0; t && i < n; i++) {
 		uint64_t off = t[i];
 
@@ -163,8 +170,10 @@ void checker_refcounts(struct checker *k)
 				(unsigned long long)off);
 			continue;
 		}
-		if (use(k, off, k->cluster_bytes, "a refcount block"))
-			load_block(k, i, off);
+		if (!use(k, off, k->cluster_bytes, "a refcount block"))
+			continue;
+		counts_mark(k, off, k->cluster_bytes);
+		load_block(k, i, off);
 	}
 }
 
@@ -456,6 +465,9 @@ static void compare(struct checker *k)
 		if (bitmap_test(&k->suspects, c) && k->used[c] > 1)
 			BAD(k, "cluster %llu is marked COPIED but used %u times", (unsigned long long)c,
 				k->used[c]);
+		/* Whatever its count: who changes the one writes over the other. */
+		if (k->used[c] > 1 && bitmap_test(&k->counts, c))
+			BAD(k, "cluster %llu holds refcounts and something else", (unsigned long long)c);
 		if (k->refs[c] == k->used[c])
 			continue;
 		if (k->refs[c] < k->used[c]) {
@@ -488,7 +500,10 @@ int checker_init(struct checker *k, int fd, const struct qcow2_header *h, struct
 	k->used = calloc(k->n + 1, sizeof(*k->used));
 	k->refs = calloc(k->n + 1, sizeof(*k->refs));
 	k->table = io_buffer_new(k->cluster_bytes);
-	return k->used && k->refs && k->table && !bitmap_init(&k->suspects, k->n + 1) ? 0 : err_set_errno(e, -ENOMEM, "check");
+	if (!k->used || !k->refs || !k->table || bitmap_init(&k->suspects, k->n + 1) < 0 ||
+		bitmap_init(&k->counts, k->n + 1) < 0)
+		return err_set_errno(e, -ENOMEM, "check");
+	return 0;
 }
 
 void checker_done(struct checker *k)
@@ -497,6 +512,7 @@ void checker_done(struct checker *k)
 	free(k->refs);
 	free(k->table);
 	bitmap_done(&k->suspects);
+	bitmap_done(&k->counts);
 }
 
 int checker_walk(struct checker *k, struct err *e)

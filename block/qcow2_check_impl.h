@@ -13,6 +13,7 @@ struct checker {
 	uint32_t *refs; /* what the image says */
 	uint64_t n;	/* clusters of the file */
 	struct bitmap suspects; /* COPIED, though counted more than once */
+	struct bitmap counts;	/* refcount table and blocks */
 	uint64_t next_data; /* where the next data cluster would lie unfragmented */
 	unsigned lines;
 	bool external; /* data is in a file of its own and has no refcounts */

@@ -19,6 +19,12 @@ const struct image_find image_finds[] = {
 	{ .what = "version 2 given refcounts of 2 bits, which its header cannot say", .seed = "narrow",
 		POKES({ 8, 8, 0x119a0100 }, { 48, 8, 0x514649fb00000002 }, { 112, 8, 0xa200 },
 			{ 1232, 8, 0x1000100010001 }, { 1584, 8, 0x800000000000a400 }, { 1608, 8, 0 }) },
+	{ .what = "data as a refcount block: check saw leaks, a write the fault", .seed = "old",
+		POKES({ 32, 8, 0x2532e1400000000 }, { 560, 8, 0x1400 }) },
+	{ .what = "the same where a snapshot shares it", .seed = "plain",
+		POKES({ 560, 8, 0x3400 }, { 42032, 8, 0x3400 }) },
+	{ .what = "a data file, and check was asked with an L1 of nothing", .seed = "zlib",
+		POKES({ 120, 8, 0x4 }, { 12336, 8, 0 }) },
 };
 const size_t image_nfinds = ARRAY_SIZE(image_finds);
 

@@ -32,7 +32,7 @@ struct run {
 	struct block *b; /* NULL: closed, or cannot be opened */
 	uint8_t *buf, *back;
 	bool whole; /* check found nothing before we began */
-	bool plain; /* and no compressed cluster, which may be garbage */
+	bool plain; /* no leak, either, and no compressed cluster, which may be garbage */
 };
 
 #define DIE(...)                                                                                   \
@@ -471,7 +471,7 @@ void image_run(const uint8_t *input, size_t len)
 	r.data_fd = memory_file(NULL, 0, FILE_BYTES);
 	memset(r.buf, 0x5a, STEP_BYTES);
 	r.whole = !image_check(&r, &c);
-	r.plain = r.whole && !c.compressed_clusters;
+	r.plain = r.whole && !c.compressed_clusters && !c.leaks;
 	image_reopen(&r);
 	for (unsigned i = 0; i < IMAGE_OPS; i++) {
 		uint8_t op[4] = { program[i * 4] % IMAGE_OP_COUNT, program[i * 4 + 1],
