@@ -318,7 +318,9 @@ static int make_start(struct qcow2 *q, struct map *map, uint32_t index, struct w
 	wait_list_init(&m->waiters);
 	map->l2_makes = m;
 	q->internal++;
-	if (!old && run.fresh) { /* zeros are there already */
+	/* Zeros are there already; behind the file's end a cut could leave the L1 with a table that is
+	 * nowhere. */
+	if (!old && run.fresh && (run.first + 1) << q->cluster_bits <= q->tail.file_bytes) {
 		r = make_publish(m);
 		make_end(m, r);
 		return r;

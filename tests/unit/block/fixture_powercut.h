@@ -8,6 +8,9 @@
  * elsewhere. snapshots: they are made, deleted and applied meanwhile. */
 void powercut(const char *create, unsigned seed, bool moves, bool snapshots);
 
+/* Above a backing file, table after table is made at the file's end, each for so much of the disk. */
+void powercut_tables(const char *create, unsigned seed, uint64_t reach);
+
 struct powercut_kind {
 	const char *name, *create;
 	bool fixed_size, no_snapshots;

@@ -42,6 +42,14 @@ static void test_extended(void **state)
 	(void)state;
 }
 
+/* A table that the L1 names is in the file. */
+static void test_new_tables(void **state)
+{
+	powercut_tables("qemu-img create -q -f raw base.img 2M && qemu-io -f raw -c 'write -P 5 0 2M' base.img && "
+		"qemu-img create -q -f qcow2 -o cluster_size=512 -b base.img -F raw img 2M", 7, 32 * 1024);
+	(void)state;
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -51,6 +59,7 @@ int main(void)
 		cmocka_unit_test(test_table_moves),
 		cmocka_unit_test(test_after_snapshot),
 		cmocka_unit_test(test_extended),
+		cmocka_unit_test(test_new_tables),
 	};
 
 	alarm(60 * TEST_SLOW);
