@@ -70,9 +70,9 @@ int qcow2_create(int fd, const struct qcow2_create *c, struct err *e);
 /* The options alone, before anything is touched. */
 int qcow2_create_check(const struct qcow2_create *c, struct err *e);
 
-/* Give every cluster of an open image its place; what has one keeps it. The content reads as
- * before: a new file is zeros there. progress: bytes, now and then; NULL: none. Runs the loop. */
-int qcow2_preallocate(struct block *b, void (*progress)(void *opaque, uint64_t done, uint64_t total),
+/* Give every cluster from byte `from` on its place; what has one keeps it. It reads as zeros there: no
+ * backing layer may show. progress: bytes, now and then; NULL: none. Runs the loop. */
+int qcow2_preallocate(struct block *b, uint64_t from, void (*progress)(void *opaque, uint64_t done, uint64_t total),
 	void *opaque, struct err *e);
 
 /* Nothing is mapped any more: the backing layer shows everywhere. Snapshots keep theirs. Runs

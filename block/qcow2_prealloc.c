@@ -50,14 +50,14 @@ static int run_map(struct qcow2 *q, uint64_t c, uint64_t end, struct wait *w, ui
 	return r;
 }
 
-int qcow2_preallocate(struct block *b, void (*progress)(void *opaque, uint64_t done, uint64_t total),
+int qcow2_preallocate(struct block *b, uint64_t from, void (*progress)(void *opaque, uint64_t done, uint64_t total),
 	void *opaque, struct err *e)
 {
 	struct qcow2 *q = qcow2_of(b);
 	uint64_t end = DIV_ROUND_UP(b->info.size_bytes, (uint64_t)q->cluster_bytes);
 	int r = qcow2_sync_gate(q);
 
-	for (uint64_t c = 0; c < end && !r;) {
+	for (uint64_t c = DIV_ROUND_UP(from, (uint64_t)q->cluster_bytes); c < end && !r;) {
 		uint32_t n = 0;
 
 		r = QCOW2_SYNC(q, run_map(q, c, end, &sync.wait, &n));

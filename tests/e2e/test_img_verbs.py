@@ -258,6 +258,20 @@ def test_preallocation(box, options, mode):
         assert (box.path / "a").stat().st_size <= before + 64 * 1024
 
 
+@pytest.mark.parametrize("mode", ["metadata", "falloc", "full"])
+@pytest.mark.parametrize("size", ["8M", "8389120"])
+def test_preallocation_of_what_is_added_over_a_backing_file(box, mode, size):
+    box.qemu("create", "-q", "-f", "qcow2", "base", "16M")
+    box.io("base", "write -P 1 0 16M")
+    box.qemu("create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", "top", size)
+    box.io("top", "write -P 2 1M 1M")
+    box.img("resize", "-q", f"--preallocation={mode}", "top", "24M")
+    old = 8389120 if size != "8M" else 8 * MIB
+    for reads in ("-P 1 0 1M", "-P 2 1M 1M", f"-P 1 2M {old - 2 * MIB}", f"-P 0 {old} {24 * MIB - old}"):
+        box.io("top", f"read {reads}")
+    box.qemu("check", "-q", "top")
+
+
 def test_preallocation_of_raw_and_backed(box):
     box.img("create", "-q", "-f", "raw", "-o", "preallocation=falloc", "r", "4M")
     assert (box.path / "r").stat().st_blocks * 512 >= 4 * MIB
