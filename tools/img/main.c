@@ -77,10 +77,10 @@ static const struct img_verb verbs[] = {
 		"  --output FMT   human (default): where data stands in which file; or json: all of it\n",
 		img_map_main },
 	{ "resize", "make a disk longer or shorter",
-		"resize [-q] [-f FMT] [--shrink] [--preallocation=MODE] FILE [+|-]SIZE",
+		"resize [-p] [-q] [-f FMT] [--shrink] [--preallocation=MODE] FILE [+|-]SIZE",
 		"  -f FMT         format of the image\n"
 		"  --shrink       yes, cut off what lies behind the new end\n"
-		"  --preallocation MODE  of what is added: off, metadata, falloc, full\n"
+		"  --preallocation MODE  of what is added: off, metadata, falloc, full\n" PROGRESS_HELP
 		"+SIZE and -SIZE count from the present size. Internal snapshots keep theirs.\n",
 		img_resize_main },
 	{ "measure", "say how large an image would become",
@@ -113,14 +113,13 @@ static const struct img_verb verbs[] = {
 		"Space that no table names becomes holes, and the file's tail is cut.\n",
 		img_trim_main },
 	{ "snapshot", "take, apply, delete or list snapshots of the disk",
-		"snapshot [-c NAME | -a SNAPSHOT | -d SNAPSHOT | -l] [--own-size] [-p] [-f FMT] [-U] FILE", OPEN_HELP
+		"snapshot [-c NAME | -a SNAPSHOT | -d SNAPSHOT | -l] [--own-size] [-p] [-q] [-f FMT] [-U] FILE", OPEN_HELP
 		"  -l             list them (default)\n"
 		"  --own-size     of -l: what each alone holds, and so what deleting it frees\n"
 		"  -c NAME        take one\n"
 		"  -a SNAPSHOT    the disk becomes what it was then; what it is now is lost\n"
 		"  -d SNAPSHOT    delete it and give its space back\n"
-		"  -p             show progress on a terminal\n"
-		"  --output FMT   of -l: human (default) or json\n"
+		"  --output FMT   of -l: human (default) or json\n" PROGRESS_HELP
 		"SNAPSHOT is a name, else an id. The image must not be in use.\n",
 		img_snapshot_main },
 	{ "vmstate-info", "say what a saved VM state holds",

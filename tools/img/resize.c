@@ -33,7 +33,20 @@ static int size_parse(const char *s, uint64_t now, uint64_t *ret, struct err *e)
 	return 0;
 }
 
-static int change(const struct resize *z, struct block *b, struct err *e)
+static int grow(struct resize *z, struct block *b, uint64_t from, uint64_t size, struct err *e)
+{
+	struct err ignored;
+	int r = block_resize(b, size, e);
+
+	if (r < 0 || !z->prealloc)
+		return r;
+	r = img_preallocate(b, z->prealloc, from, &z->common.progress, e);
+	if (r < 0)
+		(void)block_resize(b, from, &ignored);
+	return r;
+}
+
+static int change(struct resize *z, struct block *b, struct err *e)
 {
 	struct block_info info;
 	uint64_t size = 0;
@@ -47,10 +60,7 @@ static int change(const struct resize *z, struct block *b, struct err *e)
 		return err_set(e, -EINVAL, ERR_INVALID, "%s has %llu bytes, so this would cut off data; use "
 			"--shrink if that is meant (and shrink the guest's file systems before)", z->o.path,
 			(unsigned long long)info.size_bytes);
-	r = block_resize(b, size, e);
-	if (!r && size > info.size_bytes && z->prealloc)
-		r = img_preallocate(b, z->prealloc, info.size_bytes, NULL, e);
-	return r;
+	return size > info.size_bytes ? grow(z, b, info.size_bytes, size, e) : block_resize(b, size, e);
 }
 
 static int run(struct resize *z, struct err *e)
@@ -85,11 +95,11 @@ int img_resize_main(int argc, char **argv)
 		{ "preallocation", required_argument, NULL, IMG_OPT_OWN + 1 }, { NULL, 0, NULL, 0 } };
 	struct resize z = { .o.writable = true };
 	struct err e;
-	int c, st = 0;
+	int c, r, st = 0;
 
 	img_common_init(&z.common, "resize");
 	z.size = size_take(&argc, argv);
-	while (!st && (c = getopt_long(argc, argv, "f:q", longs, NULL)) != -1) {
+	while (!st && (c = getopt_long(argc, argv, "f:pq", longs, NULL)) != -1) {
 		if (c == 'f')
 			z.o.format = optarg;
 		else if (c == IMG_OPT_OWN)
@@ -106,9 +116,11 @@ int img_resize_main(int argc, char **argv)
 	img_common_open(&z.common, &z.o);
 	z.o.no_lock = false;
 	z.o.path = argv[optind];
-	if (run(&z, &e) < 0)
-		return img_fail(&e);
-	if (!z.common.quiet)
+	img_common_progress(&z.common);
+	img_signals_catch();
+	r = run(&z, &e);
+	img_progress_end(&z.common.progress, !r);
+	if (!r && !z.common.quiet && !z.common.json)
 		puts("Image resized.");
-	return 0;
+	return r < 0 ? img_fail(&e) : 0;
 }

@@ -15,11 +15,11 @@
 #include <time.h>
 
 struct snapshot {
+	struct img_common common;
 	struct img_open o;
-	struct img_progress progress;
 	char action; /* c, a, d, l */
 	const char *name;
-	bool quiet, json, own_size;
+	bool own_size;
 	struct loop *loop;
 	struct block *b;
 	struct block_snapshot_op op;
@@ -66,15 +66,15 @@ static int list_print(struct snapshot *s, const struct img_layer *y, struct err 
 		json_object_put(list);
 		return r;
 	}
-	if (n && !s->json)
+	if (n && !s->common.json)
 		img_snapshot_heading();
 	for (size_t i = 0; i < n; i++) {
-		if (s->json)
+		if (s->common.json)
 			json_object_array_add(list, img_snapshot_json(&snaps[i]));
 		else
 			img_snapshot_line(&snaps[i]);
 	}
-	if (s->json)
+	if (s->common.json)
 		json_print(list);
 	json_object_put(list);
 	qcow2_snapshots_free(snaps, n);
@@ -116,7 +116,7 @@ static void op_done(struct block_snapshot_op *op, int res, const struct err *e)
 
 static void op_progress(struct block_snapshot_op *op, uint64_t done, uint64_t total)
 {
-	img_progress_set(&container_of(op, struct snapshot, op)->progress, done, total);
+	img_progress_set(&container_of(op, struct snapshot, op)->common.progress, done, total);
 }
 
 static int op_wait(struct snapshot *s, struct err *e)
@@ -177,7 +177,7 @@ static int own_sizes(struct snapshot *s, struct err *e)
 	size_t n = 0;
 	int r = block_snapshot_list(s->b, &all, &n, e);
 
-	if (!r && n && !s->json)
+	if (!r && n && !s->common.json)
 		printf("%-9s %-16s %8s\n", "ID", "TAG", "OWN SIZE");
 	for (size_t i = 0; i < n && !r; i++) {
 		uint64_t bytes = 0;
@@ -185,12 +185,12 @@ static int own_sizes(struct snapshot *s, struct err *e)
 		s->over = false;
 		block_snapshot_own(s->b, all[i].id, &bytes, &s->op);
 		r = op_wait(s, e);
-		if (!r && s->json)
+		if (!r && s->common.json)
 			json_object_array_add(list, own_json(&all[i], bytes));
 		else if (!r)
 			own_line(&all[i], bytes);
 	}
-	if (!r && s->json)
+	if (!r && s->common.json)
 		json_print(list);
 	json_object_put(list);
 	return r;
@@ -227,7 +227,8 @@ static int change(struct snapshot *s, struct err *e)
 	r = img_block_open(s->loop, &s->o, &s->b, e);
 	if (!r) {
 		r = change_open(s, e);
-		img_progress_end(&s->progress, !r);
+		if (s->action != 'l')
+			img_progress_end(&s->common.progress, !r);
 		closed = block_close(s->b);
 		if (closed < 0 && !r)
 			r = err_set_errno(e, closed, "%s", s->o.path);
@@ -249,13 +250,13 @@ static int action_set(struct snapshot *s, char c, const char *name)
 
 int img_snapshot_main(int argc, char **argv)
 {
-	static const struct option longs[] = { { "output", required_argument, NULL, 'O' },
-		{ "force-share", no_argument, NULL, 'U' }, { "own-size", no_argument, NULL, 'S' }, { "allow", required_argument, NULL, 'A' },
-		{ NULL, 0, NULL, 0 } };
+	static const struct option longs[] = { IMG_COMMON_LONGS,
+		{ "own-size", no_argument, NULL, IMG_OPT_OWN }, { NULL, 0, NULL, 0 } };
 	struct snapshot s = { 0 };
 	struct err e = { 0 };
 	int c;
 
+	img_common_init(&s.common, "snapshot");
 	while ((c = getopt_long(argc, argv, "c:a:d:lqpf:U", longs, NULL)) != -1) {
 		switch (c) {
 		case 'c':
@@ -265,40 +266,28 @@ int img_snapshot_main(int argc, char **argv)
 			if (action_set(&s, (char)c, optarg))
 				return 1;
 			break;
-		case 'q':
-			s.quiet = true;
-			break;
-		case 'p':
-			s.progress.mode = IMG_PROGRESS_BAR;
-			break;
 		case 'f':
 			s.o.format = optarg;
 			break;
-		case 'U':
-			s.o.no_lock = true;
-			break;
-		case 'S':
+		case IMG_OPT_OWN:
 			s.own_size = true;
 			break;
-		case 'A':
-			if (img_allow_add(&s.o, optarg))
-				return 1;
-			break;
-		case 'O':
-			s.json = !strcmp(optarg, "json");
-			if (s.json || !strcmp(optarg, "human"))
-				break;
-			return img_usage("snapshot", "--output is human or json");
 		default:
-			return img_bad_option("snapshot", argv[optind - 1]);
+			if (img_common_option(&s.common, c, c == '?' ? argv[optind - 1] : optarg))
+				return 1;
 		}
 	}
 	if (argc - optind != 1)
 		return img_usage("snapshot", "one file is needed");
 	if (!s.action)
 		s.action = 'l';
-	if (s.own_size && (s.action != 'l' || s.o.no_lock))
+	if (s.own_size && (s.action != 'l' || s.common.no_lock))
 		return img_usage("snapshot", "--own-size goes with -l, and not with -U: refcounts have to stand still");
+	img_common_open(&s.common, &s.o);
 	s.o.path = argv[optind];
+	if (s.action != 'l') {
+		img_common_progress(&s.common);
+		img_signals_catch(); /* what has begun is ended: it takes no time that one would wait for */
+	}
 	return (s.action == 'l' && !s.own_size ? list(&s, &e) : change(&s, &e)) < 0 ? img_fail(&e) : 0;
 }

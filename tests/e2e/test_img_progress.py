@@ -1,0 +1,109 @@
+"""Long verbs of cairn-img: a bar on a terminal, JSON lines for programs, and Ctrl-C in the middle."""
+import fcntl
+import json
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+from test_img import IMG, MIB, TIMEOUT, box, pattern  # noqa: F401
+from test_img_verbs import sha
+
+pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img, the oracle, is missing")
+
+F_SETPIPE_SZ = 1031
+# Verb, its last event, the exit status after Ctrl-C.
+VERBS = {
+    "convert": (["convert", "-f", "raw", "-O", "qcow2", "src", "new"], "done", 1),
+    "compressed": (["convert", "-c", "-f", "raw", "-O", "qcow2", "src", "new"], "done", 1),
+    "commit": (["commit", "top"], "done", 1),
+    "rebase": (["rebase", "-b", "", "top"], "done", 1),
+    "compare": (["compare", "top", "copy"], None, 4),
+    "trim": (["trim", "--zeros", "top"], "result", 1),
+    "resize": (["resize", "--preallocation=full", "top", "+16M"], "done", 1),
+    "snapshot": (["snapshot", "-c", "now", "top"], "done", None),
+}
+
+
+@pytest.fixture
+def images(box):  # noqa: F811
+    """A raw disk; an image over a backing file, every cluster its own; a copy of its content."""
+    box.qemu("create", "-q", "-f", "raw", "src", "16M")
+    pattern(box, "src", 1, fmt="raw")
+    box.qemu("create", "-q", "-f", "qcow2", "base", "16M")
+    box.io("base", "write -P 1 0 16M")
+    box.qemu("create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", "top")
+    box.io("top", "write -P 2 0 8M")
+    box.qemu("convert", "-O", "qcow2", "top", "copy")
+    return box
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_lines_for_programs(images, verb):
+    args, last, _ = VERBS[verb]
+    out = images.img(args[0], "--format", "json", *args[1:]).stdout.splitlines()
+    events = [json.loads(line) for line in out]
+    assert events[0]["event"] == "progress" and 0 <= events[0]["done"] <= events[0]["total"]
+    if last:
+        assert events[-1]["event"] == last
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_bar_on_a_terminal(images, verb):
+    args = VERBS[verb][0]
+    master, slave = pty.openpty()
+    subprocess.run([IMG, args[0], "-p", *args[1:]], cwd=images.path, stdout=slave, timeout=TIMEOUT, check=True)
+    os.close(slave)
+    assert b"(100.00/100%)" in os.read(master, 65536)
+    os.close(master)
+
+
+def blocked_in_write(pid):
+    with open(f"/proc/{pid}/syscall") as f:
+        return f.read().split()[:2] == ["1", "0x1"]
+
+
+def interrupted_at_first_line(images, args):
+    """Its output goes nowhere, so it stands still where it tells of its progress first; there the
+    signal comes."""
+    r, w = os.pipe()
+    fcntl.fcntl(w, F_SETPIPE_SZ, 4096)
+    os.write(w, b"\n" * 4096)
+    p = subprocess.Popen([IMG, args[0], "--format", "json", *args[1:]], cwd=images.path, stdout=w,
+                         stderr=subprocess.PIPE, text=True)
+    os.close(w)
+    deadline = time.monotonic() + TIMEOUT
+    while not blocked_in_write(p.pid):
+        assert p.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    p.send_signal(signal.SIGINT)
+    while os.read(r, 65536):
+        pass
+    os.close(r)
+    _, err = p.communicate(timeout=TIMEOUT)
+    return p.returncode, err
+
+
+@pytest.mark.parametrize("verb", [v for v, (_, _, status) in VERBS.items() if status])
+def test_interrupted(images, verb):
+    args, _, status = VERBS[verb]
+    names, before = sorted(os.listdir(images.path)), sha(images, "top")
+    assert (images.path / "top").stat().st_size < 16 * MIB
+    got, err = interrupted_at_first_line(images, args)
+    assert got == status and "interrupted" in err
+    assert sorted(os.listdir(images.path)) == names
+    assert sha(images, "top") == before
+    for name in ("top", "base"):
+        images.qemu("check", "-q", name)
+
+
+def test_interrupted_snapshot_is_made(images):
+    """What takes no time is brought to its end."""
+    got, err = interrupted_at_first_line(images, VERBS["snapshot"][0])
+    assert (got, err) == (0, "")
+    images.qemu("check", "-q", "top")
+    assert "now" in images.qemu("snapshot", "-l", "top").stdout
+    images.img("snapshot", "-d", "now", "top")
