@@ -56,7 +56,7 @@ static int change(struct resize *z, struct block *b, struct err *e)
 	r = size_parse(z->size, info.size_bytes, &size, e);
 	if (r < 0)
 		return r;
-	if (size < info.size_bytes && !z->shrink)
+	if ((size < info.size_bytes || *z->size == '-') && !z->shrink)
 		return err_set(e, -EINVAL, ERR_INVALID, "%s has %llu bytes, so this would cut off data; use "
 			"--shrink if that is meant (and shrink the guest's file systems before)", z->o.path,
 			(unsigned long long)info.size_bytes);
