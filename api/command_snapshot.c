@@ -111,7 +111,8 @@ static void job_answer(struct call *c, int r, const struct job *j, const struct 
 void command_snapshot_create(struct call *c)
 {
 	struct vm_snapshot_create body = { .disks_only = js_get_bool(c->args, "disks-only", false),
-		.halt = js_get_bool(c->args, "halt", false) };
+		.halt = js_get_bool(c->args, "halt", false),
+		.quiesce = js_get_bool(c->args, "quiesce", false) };
 	int64_t rate = js_get_int(c->args, "rate", 0);
 	struct job *j = NULL;
 	struct err e;
@@ -125,6 +126,10 @@ void command_snapshot_create(struct call *c)
 		r = arg_text(c, "description", false, body.description, sizeof(body.description), &e);
 	if (!r)
 		r = arg_tags(c, body.tags, &e);
+	if (!r && body.quiesce && !vm_state_is_active(c->vm->state))
+		r = err_set(&e, -EPERM, ERR_WRONG_STATE,
+			"VM '%s' is %s: its file systems are at rest; leave quiescing out", c->vm->def->name,
+			vm_state_name(c->vm->state));
 	if (!r && rate < 0)
 		r = err_set(&e, -EINVAL, ERR_INVALID, "rate: bytes a second; 0: as fast as it goes");
 	body.rate_bytes_per_s = (uint64_t)rate;

@@ -137,6 +137,7 @@ static void config_fill(struct vm_config *v, const struct definition *d)
 	v->on_crash = d->on_crash == VM_ACTION_PRESERVE ? VM_ACTION_PRESERVE : VM_ACTION_DESTROY;
 	v->rng = d->rng;
 	v->virtio_console = d->virtio_console;
+	v->guest_agent = d->guest_agent;
 	v->debug_exit = d->debug_exit;
 	v->shutdown_deadline_s = d->shutdown_deadline_s;
 	v->log_fd = VM_NO_FD;

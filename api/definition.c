@@ -599,6 +599,7 @@ static const struct key top_keys[] = {
 	{ "boot", KEY_CUSTOM, 0, 0, 0, NULL, parse_boot },
 	{ "disks", KEY_CUSTOM, 0, 0, 0, NULL, parse_disks },
 	{ "console", KEY_CUSTOM, 0, 0, 0, NULL, parse_console },
+	{ "guest_agent", KEY_BOOL, DEF(guest_agent), 0, 0, NULL, NULL },
 	{ "rng", KEY_BOOL, DEF(rng), 0, 0, NULL, NULL },
 	{ "debug_exit", KEY_BOOL, DEF(debug_exit), 0, 0, NULL, NULL },
 	{ "assist", KEY_CHOICE, DEF(assist), 0, 0, assists, NULL },

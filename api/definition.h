@@ -52,7 +52,7 @@ struct definition {
 	struct definition_disk *disks;
 	uint32_t ndisks;
 	uint32_t shutdown_deadline_s;
-	bool rng, virtio_console, debug_exit, huge_pages;
+	bool rng, virtio_console, guest_agent, debug_exit, huge_pages;
 	uint8_t assist, on_poweroff, on_reboot, on_crash; /* as in vm_msg.h */
 };
 

@@ -133,6 +133,7 @@ struct json_object *definition_to_json(const struct definition *d)
 	js_put_bool(console, "virtio", d->virtio_console);
 	js_put(o, "console", console);
 	js_put_bool(o, "rng", d->rng);
+	js_put_bool(o, "guest_agent", d->guest_agent);
 	js_put_bool(o, "debug_exit", d->debug_exit);
 	put_policies(o, d);
 	return o;

@@ -272,6 +272,8 @@ int save_check_fits(const struct definition *then, const struct definition *now,
 		return differs("topology", e);
 	if (then->virtio_console != now->virtio_console)
 		return differs("console", e);
+	if (then->guest_agent != now->guest_agent)
+		return differs("guest_agent", e);
 	if (then->rng != now->rng)
 		return differs("rng", e);
 	if (then->debug_exit != now->debug_exit)

@@ -112,6 +112,8 @@ static const struct field snapshot_create_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "tags", FIELD_ARRAY, OPTIONAL, "of strings; \"keep\" protects it" },
 	{ "disks-only", FIELD_BOOL, OPTIONAL, "without memory" },
 	{ "halt", FIELD_BOOL, OPTIONAL, "end the VM once it is taken" },
+	{ "quiesce", FIELD_BOOL, OPTIONAL,
+		"with disks-only: the guest agent freezes the file systems for that moment" },
 	{ "rate", FIELD_INT, OPTIONAL, "of writing memory, bytes a second" }, END };
 static const struct field snapshot_list_args[] = { FIELD_VM,
 	{ "from", FIELD_INT, OPTIONAL, "index of the first; 0 unless said" }, END };

@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "devices/console.h"
+#include "vmm/agent.h"
 #include "vmm/machine.h"
 #include "vmm/vm.h"
 #include "vmm/vm_save.h"
@@ -26,6 +27,8 @@ struct control {
 	struct vm *vm;
 	struct worker *worker;
 	uint64_t config_seq, work_seq;
+	struct vm_snapshot_create quiesced; /* waits for the guest agent */
+	uint64_t quiesced_seq;
 	uint8_t buf[CHANNEL_BODY_MAX];
 };
 
@@ -84,7 +87,7 @@ static int console_request(struct control *c, struct channel_msg *m, struct err 
 	struct console *con;
 	int r;
 
-	if (m->nfds != 1 || want->kind >= VM_CONSOLE_COUNT)
+	if (m->nfds != 1 || want->kind > VM_CONSOLE_VIRTIO)
 		return err_set(e, -EINVAL, ERR_INVALID, "a console request needs a kind and a socket");
 	con = machine->consoles[want->kind];
 	if (!con)
@@ -226,6 +229,68 @@ static void snapshot_size(struct control *c, struct channel_msg *m)
 	}
 }
 
+static int create_begin(struct control *c, uint64_t seq, const struct vm_snapshot_create *what,
+	struct err *e)
+{
+	uint64_t before = c->work_seq;
+	int r;
+
+	c->work_seq = seq;
+	r = vm_snapshot_create(c->vm, c->worker, what, create_over, c, e);
+	if (r < 0)
+		c->work_seq = before;
+	return r;
+}
+
+static void quiesced(void *opaque, int r, const struct err *e)
+{
+	struct control *c = opaque;
+	struct err why;
+
+	if (!r) {
+		r = create_begin(c, c->quiesced_seq, &c->quiesced, &why);
+		e = &why;
+	}
+	if (r < 0) {
+		agent_thaw(vm_machine(c->vm)->agent);
+		reply(c, c->quiesced_seq, r, e);
+	}
+}
+
+static int quiesce_begin(struct control *c, uint64_t seq, const struct vm_snapshot_create *what,
+	struct err *e)
+{
+	struct agent *agent = vm_machine(c->vm)->agent;
+	int r;
+
+	if (!what->disks_only)
+		return err_set(e, -EINVAL, ERR_INVALID, "a snapshot with memory needs no quiescing: it holds what "
+			"the file systems have in memory, too; for one of disks only: --disk-only");
+	if (!agent)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+			"the VM has no port for a guest agent; set \"guest_agent\": true and start it anew");
+	if (vm_phase(c->vm) != VM_PHASE_RUNNING)
+		return err_set(e, -EPERM, ERR_WRONG_STATE,
+			"a VM that does not run cannot freeze its file systems; resume it first");
+	r = agent_freeze(agent, quiesced, c, e);
+	if (!r) {
+		c->quiesced = *what;
+		c->quiesced_seq = seq;
+	}
+	return r;
+}
+
+static void snapshot_create(struct control *c, struct channel_msg *m)
+{
+	const struct vm_snapshot_create *what = m->body;
+	struct err e = { 0 };
+	int r = what->quiesce ? quiesce_begin(c, m->head.seq, what, &e) :
+				create_begin(c, m->head.seq, what, &e);
+
+	if (r < 0)
+		reply(c, m->head.seq, r, &e);
+}
+
 /* The work under way keeps its own seq: remember this one only when it has begun. */
 static void snapshot_begin(struct control *c, struct channel_msg *m)
 {
@@ -235,9 +300,7 @@ static void snapshot_begin(struct control *c, struct channel_msg *m)
 	int r;
 
 	c->work_seq = m->head.seq;
-	if (m->head.type == VM_MSG_SNAPSHOT_CREATE) {
-		r = vm_snapshot_create(c->vm, c->worker, m->body, create_over, c, &e);
-	} else if (m->head.type == VM_MSG_SNAPSHOT_REVERT) {
+	if (m->head.type == VM_MSG_SNAPSHOT_REVERT) {
 		r = vm_snapshot_revert(c->vm, c->worker, m->body, snapshot_over, c, &e);
 	} else {
 		TERMINATE(name->name);
@@ -280,6 +343,8 @@ static void request_handle(struct control *c, struct channel_msg *m)
 		save_request(c, m);
 		return;
 	case VM_MSG_SNAPSHOT_CREATE:
+		snapshot_create(c, m);
+		return;
 	case VM_MSG_SNAPSHOT_REVERT:
 	case VM_MSG_SNAPSHOT_DELETE:
 		snapshot_begin(c, m);

@@ -21,6 +21,7 @@
 #include "snapshot/pager.h"
 #include "snapshot/tracker.h"
 #include "vmm/acpi.h"
+#include "vmm/agent.h"
 #include "vmm/boot.h"
 
 #include <errno.h>
@@ -28,6 +29,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #define DISK_LOOP_ENTRIES 256
@@ -200,13 +202,42 @@ static int virtio_devices_new(struct machine *m, int *fds, struct err *e)
 	struct virtio_console_port_config port = { .console = m->consoles[VM_CONSOLE_VIRTIO] };
 	struct virtio_console_config console = { .name = "virtio-console0", .ports = &port,
 		.nports = 1, .slot = -1 };
+	struct virtio_console_port_config agent_port = { .name = AGENT_PORT,
+		.console = m->consoles[VM_CONSOLE_AGENT] };
+	struct virtio_console_config agent = { .name = "guest-agent0", .ports = &agent_port, .nports = 1,
+		.slot = -1 };
 	struct device *d = NULL;
 	int r = disks_new(m, fds, e);
 
 	if (!r && m->cfg.virtio_console)
 		r = device_keep(m, virtio_console_new(&m->host, m->pci, &console, &d, e), &d);
+	if (!r && m->cfg.guest_agent)
+		r = device_keep(m, virtio_console_new(&m->host, m->pci, &agent, &d, e), &d);
 	if (!r && m->cfg.rng)
 		r = device_keep(m, virtio_rng_new(&m->host, m->pci, "rng0", -1, &d, e), &d);
+	return r;
+}
+
+/* Our end of the port is a reader of its console like any other. */
+static int agent_attach(struct machine *m, struct err *e)
+{
+	struct loop *l = m->host.loop;
+	struct console **c = &m->consoles[VM_CONSOLE_AGENT];
+	int pair[2], r = console_new(l, "guest-agent0", c, e);
+
+	if (r < 0)
+		return r;
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0)
+		return err_set_errno(e, -errno, "guest agent");
+	r = console_attach(*c, pair[0], false, e);
+	if (r < 0) {
+		close(pair[0]);
+		close(pair[1]);
+		return r;
+	}
+	r = agent_new(l, pair[1], NULL, &m->agent, e);
+	if (r < 0)
+		close(pair[1]);
 	return r;
 }
 
@@ -216,6 +247,8 @@ static int consoles_new(struct machine *m, struct err *e)
 
 	if (!r && m->cfg.virtio_console)
 		r = console_new(m->host.loop, "virtio-console0", &m->consoles[VM_CONSOLE_VIRTIO], e);
+	if (!r && m->cfg.guest_agent)
+		r = agent_attach(m, e);
 	return r;
 }
 
@@ -361,6 +394,7 @@ void machine_free(struct machine *m)
 			log_error(m->cfg.disks[i].id, "closing the disk: %s", strerror(-r));
 		loop_free(m->disks[i].loop);
 	}
+	agent_free(m->agent);
 	for (unsigned i = 0; i < VM_CONSOLE_COUNT; i++)
 		console_free(m->consoles[i]);
 	machine_forget_memory(m);

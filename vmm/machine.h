@@ -17,6 +17,7 @@
 
 struct block;
 struct bus;
+struct agent;
 struct console;
 struct device;
 struct err;
@@ -56,7 +57,8 @@ struct machine {
 	struct bus *pio, *mmio;
 	struct pci_host *pci;
 	struct device *acpi_pm, *vmgenid;
-	struct console *consoles[VM_CONSOLE_COUNT]; /* [VIRTIO] NULL when there is none */
+	struct console *consoles[VM_CONSOLE_COUNT]; /* [VIRTIO], [AGENT] NULL when there is none */
+	struct agent *agent; /* NULL: none */
 	struct device *devices[MACHINE_DEVICES_MAX];
 	unsigned ndevices;
 	struct machine_disk disks[VM_DISKS_MAX];

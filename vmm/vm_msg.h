@@ -110,7 +110,8 @@ enum vm_event_kind {
 enum vm_action { VM_ACTION_DESTROY = 0, VM_ACTION_RESTART = 1, VM_ACTION_PRESERVE = 2 };
 enum vm_error_policy { VM_ERRORS_REPORT = 0, VM_ERRORS_STOP = 1, VM_ERRORS_IGNORE = 2 };
 enum vm_assist { VM_ASSIST_AUTO = 0, VM_ASSIST_ON = 1, VM_ASSIST_OFF = 2 };
-enum vm_console_kind { VM_CONSOLE_SERIAL = 0, VM_CONSOLE_VIRTIO = 1, VM_CONSOLE_COUNT };
+/* The last is the agent's port, which nobody attaches to. */
+enum vm_console_kind { VM_CONSOLE_SERIAL = 0, VM_CONSOLE_VIRTIO = 1, VM_CONSOLE_AGENT = 2, VM_CONSOLE_COUNT };
 
 /* Exit status of cairn-vm, and so of `cairn run`. With debug_exit the guest's byte is the
  * status instead of 0. */
@@ -172,6 +173,7 @@ struct vm_config {
 	uint16_t restore_fd;
 	uint8_t eager; /* read all memory before the VM runs, not when it is touched */
 	uint8_t images_only; /* no machine: only the disks, for work on the snapshots of a VM that is off */
+	uint8_t guest_agent; /* a port for it */
 };
 
 struct vm_reply {
@@ -212,7 +214,8 @@ struct vm_snapshot_create {
 	char tags[VM_SNAPSHOT_TAGS_MAX + 1]; /* comma-separated */
 	uint8_t disks_only;
 	uint8_t halt; /* end the VM once it is taken */
-	uint8_t reserved[6];
+	uint8_t quiesce; /* with disks_only: the guest agent freezes file systems meanwhile */
+	uint8_t reserved[5];
 	uint64_t rate_bytes_per_s; /* of writing memory; 0: as fast as it goes */
 };
 

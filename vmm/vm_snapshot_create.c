@@ -8,6 +8,7 @@
 #include "block/block.h"
 #include "snapshot/pager.h"
 #include "snapshot/tracker.h"
+#include "vmm/agent.h"
 #include "vmm/machine_state.h"
 #include "vmm/ram_load.h"
 #include "vmm/vm_snapshot_impl.h"
@@ -232,6 +233,12 @@ static void freeze(struct work *w)
 		write_done(w);
 		return;
 	}
+	if (x->c.quiesce && !agent_is_frozen(j->m->agent)) {
+		j->r = err_set(&j->e, -ETIMEDOUT, ERR_TIMEOUT,
+			"the guest's file systems did not stay frozen for as long as the snapshot needed");
+		write_done(w);
+		return;
+	}
 	x->was_running = vm_phase(j->vm) == VM_PHASE_RUNNING;
 	t0 = loop_now_ns();
 	if (x->was_running)
@@ -245,6 +252,7 @@ static void freeze(struct work *w)
 		machine_resume(j->m);
 		j->result.pause_ns = loop_now_ns() - t0;
 	}
+	agent_thaw(j->m->agent);
 	vm_work_set_live(j->vm);
 	x->started_ns = t0;
 	j->work.run = write_run;
@@ -490,6 +498,7 @@ static void write_done(struct work *w)
 			(unsigned long long)j->result.ram_bytes_written / 1024,
 			(unsigned long long)j->result.ram_bytes_shared / 1024);
 	}
+	agent_thaw(j->m->agent); /* when it has failed before */
 	if (!j->r && x->c.halt)
 		vm_end(j->vm, VM_REASON_USER, 0, NULL);
 	vmsnap_job_finish(j);

@@ -208,6 +208,42 @@ def test_the_way_back(daemon, image, tmp_path):
 
 
 @slow_kernel
+def test_quiesced_snapshot(daemon, image, tmp_path):
+    """The guest's agent writes out and freezes; whatever the agent is, the guest goes on."""
+    qcow2, raw = tmp_path / "vda.qcow2", tmp_path / "then.img"
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", image, qcow2], check=True)
+    console = begin(daemon, disks=[{"path": str(qcow2), "format": "qcow2"}], guest_agent=True)
+    console.run("mount /dev/vda /mnt ext2")
+
+    def quiesced(name, **kwargs):
+        return daemon.cairn("snapshot-create-as", "linux", name, "--disk-only", "--quiesce", **kwargs)
+
+    console.run("agent garbage /mnt")
+    assert "did not answer within 5 s" in quiesced("s0", ok=1).stderr
+    console.run("agent refuse")
+    assert "cannot freeze its file systems: not today" in quiesced("s0", ok=1).stderr
+    assert "--disk-only" in daemon.cairn("snapshot-create-as", "linux", "s0", "--quiesce", ok=2).stderr
+    console.run("write /mnt/note only in the guest's cache so far")
+    console.run("agent work")
+    quiesced("s1")
+    console.run("write /mnt/more is possible")
+    log = console.run("agent-log")
+    assert log[-2:] == ["freeze", "thaw"] and "freeze failed" in log
+    daemon.cairn("suspend", "linux")
+    assert "does not run" in quiesced("s0", ok=4).stderr
+    daemon.cairn("resume", "linux")
+    console.run("sync")
+    console.close()
+    daemon.cairn("destroy", "linux")
+    assert daemon.cairn("snapshot-list", "linux", "--name").stdout.split() == ["s1"]
+    assert "at rest" in quiesced("s0", ok=4).stderr
+    subprocess.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", "-l", "s1", qcow2, raw], check=True)
+    assert subprocess.run(["/sbin/e2fsck", "-fn", raw], stdout=subprocess.DEVNULL).returncode == 0
+    assert subprocess.run(["/sbin/debugfs", "-R", "cat /note", raw], capture_output=True,
+                          text=True).stdout.strip() == "only in the guest's cache so far"
+
+
+@slow_kernel
 def test_virtio_console(daemon):
     d = guestlib.linux_definition()
     d["boot"]["cmdline"] = d["boot"]["cmdline"].replace("cairn.port=ttyS0", "cairn.port=hvc0")

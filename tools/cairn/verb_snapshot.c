@@ -59,6 +59,7 @@ static int create(struct cli *c, const char *name, const char *description)
 	js_put(args, "tags", tags_arg(c));
 	js_put_bool(args, "disks-only", option_flag(c, "disk-only"));
 	js_put_bool(args, "halt", option_flag(c, "halt"));
+	js_put_bool(args, "quiesce", option_flag(c, "quiesce"));
 	r = job_run(c, "snapshot-create", args, -1, "Snapshot", &result, &e);
 	if (r == -EINPROGRESS)
 		return CLI_OK;

@@ -24,13 +24,17 @@ static const struct verb_option save_options[] = { JOB_OPTIONS, END };
 static const struct verb_option snapshot_create_options[] = {
 	{ "tag", "TAG", "mark it; may come again; \"keep\" protects it" },
 	{ "disk-only", NULL, "without memory" },
-	{ "halt", NULL, "end the VM once it is taken" }, JOB_OPTIONS, END };
+	{ "halt", NULL, "end the VM once it is taken" },
+	{ "quiesce", NULL, "with --disk-only: the guest agent freezes file systems meanwhile" },
+	JOB_OPTIONS, END };
 static const struct verb_option snapshot_create_as_options[] = {
 	{ "name", "NAME", "the same as the positional" }, SNAPSHOTNAME,
 	{ "description", "TEXT", "the same as the positional" },
 	{ "tag", "TAG", "mark it; may come again; \"keep\" protects it" },
 	{ "disk-only", NULL, "without memory" },
-	{ "halt", NULL, "end the VM once it is taken" }, JOB_OPTIONS, END };
+	{ "halt", NULL, "end the VM once it is taken" },
+	{ "quiesce", NULL, "with --disk-only: the guest agent freezes file systems meanwhile" },
+	JOB_OPTIONS, END };
 static const struct verb_option snapshot_list_options[] = {
 	{ "tree", NULL, "as a tree" },
 	{ "parent", NULL, "with parents" },

@@ -1,5 +1,5 @@
 /* Start of the guest, the command port, and the loop that serves it.
- * Everything here is one thread; only run-cpus and dirty-ram start others. */
+ * Everything here is one thread; only run-cpus, dirty-ram and agent start others. */
 #define _GNU_SOURCE
 #include "init.h"
 
@@ -150,6 +150,7 @@ static const struct command help_commands[] = {
 
 static const struct command *const tables[] = {
 	help_commands, file_commands, disk_commands, ram_commands, info_commands, power_commands,
+	agent_commands,
 };
 
 static int help_run(int argc, char **argv)

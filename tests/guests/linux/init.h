@@ -25,6 +25,7 @@ extern const struct command disk_commands[];
 extern const struct command ram_commands[];
 extern const struct command info_commands[];
 extern const struct command power_commands[];
+extern const struct command agent_commands[];
 
 /* Append to the answer of the running command; sent in one piece with its last line. */
 void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));

@@ -305,7 +305,7 @@ static void test_round_trip(void **state)
 		"\"disks\":[{\"id\":\"root\",\"path\":\"/a\",\"format\":\"qcow2\",\"serial\":\"S1\","
 		"\"queues\":2,\"queue_size\":64,\"errors\":\"stop\",\"data_file\":\"/a.data\","
 		"\"backing\":[{\"path\":\"/b\",\"format\":\"raw\"}]},{\"path\":\"/c\",\"format\":\"raw\",\"readonly\":true}],"
-		"\"console\":{\"virtio\":true},\"rng\":true,\"debug_exit\":true,\"hugepages\":true,"
+		"\"console\":{\"virtio\":true},\"guest_agent\":true,\"rng\":true,\"debug_exit\":true,\"hugepages\":true,"
 		"\"assist\":\"off\",\"on_poweroff\":\"restart\",\"on_reboot\":\"destroy\","
 		"\"on_crash\":\"preserve\",\"shutdown_deadline\":5";
 	struct definition *d = accept(all), *d2 = NULL;

@@ -1,0 +1,141 @@
+/* A guest agent for tests: as much of QEMU's protocol as freezes a file system, or less of it. */
+#define _GNU_SOURCE
+#include "init.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#define AGENT_PORT "org.qemu.guest_agent.0"
+
+enum mode { AGENT_WORK, AGENT_REFUSE, AGENT_GARBAGE };
+
+static struct {
+	int port, mount; /* mount: an open folder on the file system */
+	volatile enum mode mode;
+	pthread_t thread;
+	char log[1024];
+} agent = {.port = -1, .mount = -1};
+
+static void agent_say(const char *text)
+{
+	if (write(agent.port, text, strlen(text)) < 0) {
+		/* The host is gone: it asks again when it is back. */
+	}
+}
+
+static void agent_freeze(int freeze)
+{
+	const char *what = freeze ? "freeze" : "thaw";
+	size_t n = strlen(agent.log);
+	char text[64];
+	int r = agent.mode == AGENT_WORK ? ioctl(agent.mount, freeze ? FIFREEZE : FITHAW, 0) : -1;
+
+	snprintf(agent.log + n, sizeof(agent.log) - n, "%s%s\n", what, r ? " failed" : "");
+	snprintf(text, sizeof(text), "{\"return\": %d}\n", !r);
+	agent_say(agent.mode == AGENT_REFUSE && freeze ?
+		"{\"error\": {\"class\": \"GenericError\", \"desc\": \"not today\"}}\n" : text);
+}
+
+static void agent_line(const char *line)
+{
+	const char *id = strstr(line, "\"id\":");
+	char text[64];
+	unsigned long long n = 0;
+
+	if (agent.mode == AGENT_GARBAGE) {
+		agent_say("\xff}{\"return\":\n\xff{\"return\": 1}\n");
+		return;
+	}
+	if (strstr(line, "guest-sync-delimited") && id && sscanf(id, "\"id\":%llu", &n) == 1) {
+		snprintf(text, sizeof(text), "\xff{\"return\": %llu}\n", n);
+		agent_say(text);
+	} else if (strstr(line, "guest-fsfreeze-freeze")) {
+		agent_freeze(1);
+	} else if (strstr(line, "guest-fsfreeze-thaw")) {
+		agent_freeze(0);
+	}
+}
+
+static void *agent_main(void *opaque)
+{
+	char line[512];
+	size_t used = 0;
+
+	(void)opaque;
+	for (;;) {
+		ssize_t n = read(agent.port, line + used, sizeof(line) - 1 - used);
+		char *end;
+
+		if (n <= 0)
+			usleep(20000); /* a port without a host */
+		used += n > 0 ? (size_t)n : 0;
+		while ((end = memchr(line, '\n', used))) {
+			*end++ = '\0';
+			agent_line(line);
+			used -= (size_t)(end - line);
+			memmove(line, end, used);
+		}
+		if (used == sizeof(line) - 1)
+			used = 0;
+	}
+	return NULL;
+}
+
+static int agent_begin(void)
+{
+	DIR *d = opendir("/sys/class/virtio-ports");
+	struct dirent *e;
+	char name[64], path[300];
+
+	while (d && agent.port < 0 && (e = readdir(d))) {
+		line_of(name, sizeof(name), "/sys/class/virtio-ports/%s/name", e->d_name);
+		snprintf(path, sizeof(path), "/dev/%s", e->d_name);
+		if (!strcmp(name, AGENT_PORT))
+			agent.port = open(path, O_RDWR | O_CLOEXEC);
+	}
+	if (d)
+		closedir(d);
+	if (agent.port < 0)
+		return fail("there is no port " AGENT_PORT);
+	return -pthread_create(&agent.thread, NULL, agent_main, NULL);
+}
+
+static int agent_run(int argc, char **argv)
+{
+	static const char *const modes[] = {"work", "refuse", "garbage"};
+	size_t m = 0;
+
+	while (m < 3 && strcmp(modes[m], argv[1]))
+		m++;
+	if (m == 3)
+		return fail("'%s' is no kind of agent", argv[1]);
+	agent.mode = (enum mode)m;
+	if (argc > 2) {
+		if (agent.mount >= 0)
+			close(agent.mount);
+		agent.mount = open(argv[2], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		if (agent.mount < 0)
+			return -errno;
+	}
+	return agent.port < 0 ? agent_begin() : 0;
+}
+
+static int agent_log_run(int argc, char **argv)
+{
+	(void)argc, (void)argv;
+	say("%s", agent.log);
+	return 0;
+}
+
+const struct command agent_commands[] = {
+	{"agent", 1, 2, agent_run, "agent work|refuse|garbage [MOUNT]"},
+	{"agent-log", 0, 0, agent_log_run, "agent-log"},
+	{0},
+};

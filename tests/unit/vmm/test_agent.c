@@ -1,0 +1,391 @@
+/* The guest agent's protocol with agents of all kinds at the other end: one that works, and those
+ * that say nothing, garbage, too much, or all of it too late. */
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+#include "vmm/agent.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#define MS 1000000ULL
+
+struct fixture {
+	struct loop *loop;
+	struct agent *a;
+	int guest; /* the agent's end */
+	unsigned answers;
+	int r;
+	struct err e;
+	char said[4096]; /* by the host, so far */
+	size_t nsaid;
+};
+
+static int setup(void **state)
+{
+	static const struct agent_times times = {250 * MS, 250 * MS, 250 * MS, 400 * MS};
+	struct fixture *f = calloc(1, sizeof(*f));
+	int pair[2];
+
+	log_set_fd(open("/dev/null", O_WRONLY));
+	assert_int_equal(loop_new(16, &f->loop, &f->e), 0);
+	assert_int_equal(
+		socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
+	assert_int_equal(agent_new(f->loop, pair[0], &times, &f->a, &f->e), 0);
+	f->guest = pair[1];
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	agent_free(f->a);
+	loop_free(f->loop);
+	close(f->guest);
+	free(f);
+	return 0;
+}
+
+static void answered(void *opaque, int r, const struct err *e)
+{
+	struct fixture *f = opaque;
+
+	f->answers++;
+	f->r = r;
+	if (r < 0)
+		f->e = *e;
+}
+
+static void freeze(struct fixture *f)
+{
+	f->answers = 0;
+	assert_int_equal(agent_freeze(f->a, answered, f, &f->e), 0);
+	assert_int_equal(f->answers, 0);
+}
+
+static void rounds(struct fixture *f, uint64_t ns)
+{
+	uint64_t until = loop_now_ns() + ns, now;
+
+	while ((now = loop_now_ns()) < until)
+		loop_run_once(f->loop, until - now);
+}
+
+/* The next line that the host says; "" when there is none. */
+static const char *heard(struct fixture *f)
+{
+	static char line[512];
+	ssize_t n = recv(f->guest, f->said + f->nsaid, sizeof(f->said) - f->nsaid, MSG_DONTWAIT);
+	char *end;
+
+	f->nsaid += n > 0 ? (size_t)n : 0;
+	end = memchr(f->said, '\n', f->nsaid);
+	if (!end)
+		return "";
+	snprintf(line, sizeof(line), "%.*s", (int)(end - f->said), f->said);
+	f->nsaid -= (size_t)(end + 1 - f->said);
+	memmove(f->said, end + 1, f->nsaid);
+	return line;
+}
+
+static void says(struct fixture *f, const char *text)
+{
+	assert_int_equal(send(f->guest, text, strlen(text), MSG_NOSIGNAL), strlen(text));
+	rounds(f, 2 * MS);
+}
+
+/* Takes a sync; returns its id. */
+static int64_t sync_heard(struct fixture *f)
+{
+	const char *line = heard(f);
+	int64_t id = -1;
+
+	assert_int_equal(
+		sscanf(line,
+			"\xff{\"execute\":\"guest-sync-delimited\",\"arguments\":{\"id\":%" SCNd64
+			"}}",
+			&id),
+		1);
+	return id;
+}
+
+static void sync_answer(struct fixture *f, int64_t id)
+{
+	char text[64];
+
+	snprintf(text, sizeof(text), "\xff{\"return\": %" PRId64 "}\n", id);
+	says(f, text);
+}
+
+static void freeze_heard(struct fixture *f)
+{
+	sync_answer(f, sync_heard(f));
+	assert_string_equal(heard(f), "{\"execute\":\"guest-fsfreeze-freeze\"}");
+}
+
+static int64_t thaw_heard(struct fixture *f)
+{
+	int64_t id = sync_heard(f);
+
+	assert_string_equal(heard(f), "{\"execute\":\"guest-fsfreeze-thaw\"}");
+	return id;
+}
+
+/* It takes the next request. */
+static void is_idle_again(struct fixture *f)
+{
+	freeze(f);
+	freeze_heard(f);
+	says(f, "{\"return\": 1}\n");
+	assert_int_equal(f->answers, 1);
+	assert_int_equal(f->r, 0);
+}
+
+static void test_works(void **state)
+{
+	struct fixture *f = *state;
+
+	freeze(f);
+	assert_int_equal(agent_freeze(f->a, answered, f, &f->e), -EBUSY);
+	freeze_heard(f);
+	assert_false(agent_is_frozen(f->a));
+	says(f, "{\"return\": 2}\n");
+	assert_int_equal(f->answers, 1);
+	assert_int_equal(f->r, 0);
+	assert_true(agent_is_frozen(f->a));
+	assert_string_equal(heard(f), "");
+	agent_thaw(f->a);
+	agent_thaw(f->a);
+	assert_false(agent_is_frozen(f->a));
+	sync_answer(f, thaw_heard(f));
+	says(f, "{\"return\": 2}\n");
+	assert_string_equal(heard(f), "");
+	is_idle_again(f);
+}
+
+static void test_silent(void **state)
+{
+	struct fixture *f = *state;
+
+	freeze(f);
+	rounds(f, 300 * MS);
+	assert_int_equal(f->answers, 1);
+	assert_int_equal(f->r, -ETIMEDOUT);
+	assert_non_null(strstr(f->e.msg, "is qemu-guest-agent running"));
+	(void)sync_heard(f);
+	assert_string_equal(heard(f), ""); /* what never froze needs no thaw */
+	/* Late, and of the one before. */
+	freeze(f);
+	sync_answer(f, 1);
+	assert_int_equal(f->answers, 0);
+	freeze_heard(f);
+	says(f, "{\"return\": 0}\n");
+	assert_int_equal(f->r, 0);
+}
+
+static void test_late_freeze(void **state)
+{
+	struct fixture *f = *state;
+	int64_t id;
+
+	freeze(f);
+	freeze_heard(f);
+	rounds(f, 300 * MS);
+	assert_int_equal(f->answers, 1);
+	assert_int_equal(f->r, -ETIMEDOUT);
+	id = thaw_heard(f);
+	says(f, "{\"return\": 1}\n"); /* the freeze's, after all: not taken for the thaw's */
+	sync_answer(f, id);
+	freeze(f); /* waits for the thaw */
+	assert_int_equal(agent_freeze(f->a, answered, f, &f->e), -EBUSY);
+	assert_string_equal(heard(f), "");
+	says(f, "{\"return\": 1}\n");
+	freeze_heard(f);
+	says(f, "{\"return\": 1}\n");
+	assert_int_equal(f->answers, 1);
+	assert_int_equal(f->r, 0);
+}
+
+static void test_refuses(void **state)
+{
+	struct fixture *f = *state;
+
+	freeze(f);
+	freeze_heard(f);
+	says(f, "{\"error\": {\"class\": \"GenericError\", \"desc\": \"failed to open /mnt: "
+		"\\\"no\\\"\x1b[2J\"}}\n");
+	assert_int_equal(f->answers, 1);
+	assert_int_equal(f->r, -EIO);
+	assert_non_null(strstr(f->e.msg, "failed to open /mnt: ?no??[2J"));
+	sync_answer(f, thaw_heard(f));
+	says(f, "{\"error\": {}}\n");
+	is_idle_again(f);
+}
+
+static void test_garbage(void **state)
+{
+	static const char *const answers[] = {"\n", "}{\n", "{\"return\"\n", "{\"return\":}\n",
+		"[1]\n", "{\"return\": 1} x\n", "null\n"};
+	struct fixture *f = *state;
+
+	for (size_t i = 0; i < ARRAY_SIZE(answers); i++) {
+		freeze(f);
+		freeze_heard(f);
+		says(f, answers[i]);
+		assert_int_equal(f->answers, 1);
+		assert_int_equal(f->r, -EPROTO);
+		sync_answer(f, thaw_heard(f));
+		says(f, "{\"return\": 0}\n");
+	}
+	/* Before the sync everything is passed over, without end and without lines as well. */
+	freeze(f);
+	for (unsigned i = 0; i < 20; i++) {
+		char noise[4000];
+
+		memset(noise, i % 3 ? 'x' : '\n', sizeof(noise) - 1);
+		noise[sizeof(noise) - 1] = 0;
+		says(f, noise);
+	}
+	assert_int_equal(f->answers, 0);
+	freeze_heard(f);
+	says(f, "{\"return\": 0}\n");
+	assert_int_equal(f->r, 0);
+}
+
+static void test_a_line_without_end(void **state)
+{
+	struct fixture *f = *state;
+	char noise[3000];
+
+	memset(noise, ' ', sizeof(noise) - 1);
+	noise[sizeof(noise) - 1] = 0;
+	freeze(f);
+	freeze_heard(f);
+	for (unsigned i = 0; i < 4; i++)
+		says(f, noise);
+	says(f, "{\"return\": 0}\n");
+	assert_int_equal(f->answers, 1);
+	assert_int_equal(f->r, -EPROTO);
+	(void)thaw_heard(f);
+}
+
+/* Nobody thaws: it is done all the same. And an agent that does not confirm is asked again. */
+static void test_thaws_by_itself(void **state)
+{
+	struct fixture *f = *state;
+
+	freeze(f);
+	freeze_heard(f);
+	says(f, "{\"return\": 1}\n");
+	assert_true(agent_is_frozen(f->a));
+	rounds(f, 450 * MS);
+	assert_false(agent_is_frozen(f->a));
+	(void)thaw_heard(f);
+	rounds(f, 270 * MS);
+	(void)thaw_heard(f);
+	rounds(f, 270 * MS);
+	(void)thaw_heard(f);
+	rounds(f, 270 * MS);
+	assert_string_equal(heard(f), "");
+	is_idle_again(f);
+}
+
+static void test_hangs_up(void **state)
+{
+	struct fixture *f = *state;
+
+	freeze(f);
+	freeze_heard(f);
+	shutdown(f->guest, SHUT_RDWR);
+	rounds(f, 300 * MS);
+	assert_int_equal(f->r, -ETIMEDOUT);
+}
+
+/* ---- answers ---- */
+
+static struct agent_answer parsed(const char *text)
+{
+	struct agent_answer x;
+
+	agent_answer_parse(text, strlen(text), &x);
+	return x;
+}
+
+static void test_answers(void **state)
+{
+	static const char *const garbage[] = {"", " ", "{", "}", "{}x", "1", "\"a\"",
+		"{\"return\":1", "{\"return\":1,,}", "{\"return\" 1}", "{return:1}",
+		"{\"return\":1]", "{\"error\":5}", "{\"error\":{\"desc\":5}}",
+		"{\"return\":99999999999999999999}", "{\"return\":-}", "{\"a\":\"b}", "{\"a\":\"\\",
+		"{\"a\":[[[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]]],\"return\":1}"};
+	struct agent_answer x;
+
+	(void)state;
+	x = parsed(" { \"return\" : -12 , \"id\": {\"a\": [1, \"]\", {}]} }\r");
+	assert_true(x.kind == AGENT_RETURN && x.is_number && x.number == -12);
+	x = parsed("{\"return\":{}}");
+	assert_true(x.kind == AGENT_RETURN && !x.is_number);
+	x = parsed("{\"return\":true}");
+	assert_true(x.kind == AGENT_RETURN && !x.is_number);
+	x = parsed("{\"error\":{\"class\":\"X\",\"data\":{},\"desc\":\"no\"}}");
+	assert_int_equal(x.kind, AGENT_ERROR);
+	assert_string_equal(x.desc, "no");
+	assert_int_equal(parsed("{}").kind, AGENT_GARBAGE);
+	for (size_t i = 0; i < ARRAY_SIZE(garbage); i++)
+		if (parsed(garbage[i]).kind != AGENT_GARBAGE)
+			fail_msg("%s", garbage[i]);
+}
+
+/* Whatever the bytes: no more of them is read than there are (for the sanitizers). */
+static void test_any_bytes(void **state)
+{
+	static const char seed[] =
+		"{\"return\": {\"a\": [1, \"\\\"\"]}, \"error\": {\"desc\": \"x\"}}";
+
+	(void)state;
+	srandom(1);
+	for (unsigned i = 0; i < 20000; i++) {
+		size_t len = 1 + (size_t)random() % (sizeof(seed) - 1);
+		char *copy = malloc(len);
+		struct agent_answer x;
+
+		memcpy(copy, seed, len);
+		for (unsigned k = 0; k < i % 4; k++)
+			copy[(size_t)random() % len] = (char)random();
+		agent_answer_parse(copy, len, &x);
+		assert_true(strlen(x.desc) < sizeof(x.desc));
+		free(copy);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_works, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_silent, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_late_freeze, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_refuses, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_garbage, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_a_line_without_end, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_thaws_by_itself, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_hangs_up, setup, teardown),
+		cmocka_unit_test(test_answers),
+		cmocka_unit_test(test_any_bytes),
+	};
+
+	alarm(30);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

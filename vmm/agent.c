@@ -1,0 +1,311 @@
+#include "vmm/agent.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define THAW_TRIES 3
+/* Before a sync: ends whatever half a line the agent has; its answer begins with one as well. */
+#define SENTINEL "\xff"
+
+enum agent_state {
+	IDLE,
+	FREEZE_SYNC, /* is it there, and where do its answers begin? */
+	FREEZE_ASKED,
+	FROZEN,
+	THAW_SYNC, /* the thaw has been sent, too: its answer comes behind the sync's */
+	THAW_ASKED,
+};
+
+struct agent {
+	struct loop *loop;
+	int fd;
+	struct loop_watch *watch;
+	struct loop_timer *timer;
+	struct agent_times times;
+	enum agent_state state;
+	int64_t id; /* of the sync under way */
+	unsigned tries;
+	char line[AGENT_LINE_MAX];
+	size_t len;
+	bool wants_sentinel; /* what comes before it is old */
+	bool overlong;
+	bool waits; /* a freeze, for the thaw under way */
+	void (*done)(void *opaque, int r, const struct err *e);
+	void *opaque;
+};
+
+static void state_set(struct agent *a, enum agent_state s, uint64_t ns)
+{
+	a->state = s;
+	/* Nobody listens to an agent that was not asked. */
+	loop_watch_events(a->watch, s == IDLE || s == FROZEN ? 0 : POLLIN);
+	if (s == IDLE)
+		loop_timer_disarm(a->timer);
+	else if (ns)
+		loop_timer_arm(a->timer, loop_now_ns() + ns);
+}
+
+/* All or, when the guest takes nothing, nothing; then the deadline tells. */
+static void say(struct agent *a, const char *text)
+{
+	if (send(a->fd, text, strlen(text), MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+		log_debug("agent", "nothing is taken: %s", strerror(errno));
+}
+
+static void say_sync(struct agent *a)
+{
+	char text[96];
+
+	snprintf(text, sizeof(text),
+		SENTINEL "{\"execute\":\"guest-sync-delimited\",\"arguments\":{\"id\":%" PRId64
+			 "}}\n",
+		++a->id);
+	a->wants_sentinel = true;
+	a->len = 0;
+	say(a, text);
+}
+
+static void thaw_say(struct agent *a)
+{
+	say_sync(a);
+	say(a, "{\"execute\":\"guest-fsfreeze-thaw\"}\n");
+	state_set(a, THAW_SYNC, a->times.thaw_ns);
+}
+
+static void thaw_begin(struct agent *a)
+{
+	a->tries = 1;
+	thaw_say(a);
+}
+
+static void freeze_begin(struct agent *a)
+{
+	a->waits = false;
+	state_set(a, FREEZE_SYNC, a->times.sync_ns);
+	say_sync(a);
+}
+
+static void thaw_end(struct agent *a)
+{
+	state_set(a, IDLE, 0);
+	if (a->waits)
+		freeze_begin(a);
+}
+
+static void finish(struct agent *a, int r, const struct err *e)
+{
+	a->done(a->opaque, r, e);
+}
+
+/* ---- what it says ---- */
+
+static void freeze_answered(struct agent *a, const struct agent_answer *x)
+{
+	struct err e;
+	int r = 0;
+
+	if (x->kind == AGENT_RETURN) {
+		state_set(a, FROZEN, a->times.hold_ns);
+		finish(a, 0, NULL);
+		return;
+	}
+	thaw_begin(a);
+	if (x->kind == AGENT_ERROR)
+		r = err_set(&e, -EIO, ERR_GENERIC,
+			"the guest agent cannot freeze its file systems: %s",
+			x->desc[0] ? x->desc : "it does not say why");
+	else
+		r = err_set(&e, -EPROTO, ERR_GENERIC,
+			"the guest agent's answer is none; restart it in the guest");
+	finish(a, r, &e);
+}
+
+static void synced(struct agent *a, const struct agent_answer *x)
+{
+	if (x->kind != AGENT_RETURN || !x->is_number || x->number != a->id) {
+		a->wants_sentinel = true; /* an answer to an older one */
+	} else if (a->state == THAW_SYNC) {
+		state_set(a, THAW_ASKED, 0);
+	} else {
+		state_set(a, FREEZE_ASKED, a->times.freeze_ns);
+		say(a, "{\"execute\":\"guest-fsfreeze-freeze\"}\n");
+	}
+}
+
+static void line_over(struct agent *a)
+{
+	struct agent_answer x = {.kind = AGENT_GARBAGE};
+
+	if (!a->overlong)
+		agent_answer_parse(a->line, a->len, &x);
+	a->len = 0;
+	a->overlong = false;
+	switch (a->state) {
+	case FREEZE_SYNC:
+	case THAW_SYNC:
+		synced(a, &x);
+		break;
+	case FREEZE_ASKED:
+		freeze_answered(a, &x);
+		break;
+	case THAW_ASKED:
+		if (x.kind != AGENT_RETURN)
+			log_warn("agent", "thawing: %s",
+				x.kind == AGENT_ERROR ? x.desc : "no answer that is one");
+		thaw_end(a);
+		break;
+	case IDLE:
+	case FROZEN:
+		break;
+	}
+}
+
+static void byte_take(struct agent *a, char c)
+{
+	if (c == SENTINEL[0]) {
+		a->wants_sentinel = a->overlong = false;
+		a->len = 0;
+	} else if (a->wants_sentinel) {
+		return;
+	} else if (c == '\n') {
+		line_over(a);
+	} else if (a->len == sizeof(a->line)) {
+		a->overlong = true;
+	} else {
+		a->line[a->len++] = c;
+	}
+}
+
+static void readable(void *opaque, unsigned revents)
+{
+	struct agent *a = opaque;
+	char buf[AGENT_LINE_MAX];
+	ssize_t n = recv(a->fd, buf, sizeof(buf), MSG_DONTWAIT);
+
+	(void)revents;
+	if (!n || (n < 0 && errno != EAGAIN && errno != EINTR))
+		loop_watch_events(a->watch, 0); /* the port is gone; deadlines do the rest */
+	for (ssize_t i = 0; i < n && a->state != IDLE && a->state != FROZEN; i++)
+		byte_take(a, buf[i]);
+}
+
+/* ---- what it does not say in time ---- */
+
+static void late(void *opaque)
+{
+	struct agent *a = opaque;
+	bool asked = a->state == FREEZE_ASKED;
+	struct err e;
+
+	switch (a->state) {
+	case FREEZE_SYNC:
+	case FREEZE_ASKED:
+		/* It may freeze yet: the thaw stands behind that. */
+		if (asked)
+			thaw_begin(a);
+		else
+			state_set(a, IDLE, 0);
+		finish(a,
+			err_set(&e, -ETIMEDOUT, ERR_TIMEOUT,
+				asked ? "the guest agent did not freeze the file systems within "
+					"%llu s"
+				      : "the guest agent did not answer within %llu s; is "
+					"qemu-guest-agent running in the guest?",
+				(unsigned long long)((asked ? a->times.freeze_ns
+							    : a->times.sync_ns) /
+						     1000000000)),
+			&e);
+		break;
+	case FROZEN:
+		log_warn("agent", "nobody thawed the guest's file systems in time; it is done now");
+		thaw_begin(a);
+		break;
+	case THAW_SYNC:
+	case THAW_ASKED:
+		if (a->tries++ < THAW_TRIES) {
+			thaw_say(a);
+			break;
+		}
+		log_error("agent", "the guest agent does not say that the file systems are thawed");
+		thaw_end(a);
+		break;
+	case IDLE:
+		break;
+	}
+}
+
+/* ---- asking ---- */
+
+int agent_freeze(struct agent *a, void (*done)(void *opaque, int r, const struct err *e),
+	void *opaque, struct err *e)
+{
+	if (a->waits || (a->state != IDLE && a->state != THAW_SYNC && a->state != THAW_ASKED))
+		return err_set(e, -EBUSY, ERR_BUSY,
+			"the guest agent is still at work on the last request; try again in a "
+			"moment");
+	a->done = done;
+	a->opaque = opaque;
+	a->waits = a->state != IDLE;
+	if (!a->waits)
+		freeze_begin(a);
+	return 0;
+}
+
+bool agent_is_frozen(const struct agent *a)
+{
+	return a->state == FROZEN;
+}
+
+void agent_thaw(struct agent *a)
+{
+	if (a && a->state == FROZEN)
+		thaw_begin(a);
+}
+
+int agent_new(
+	struct loop *l, int fd, const struct agent_times *t, struct agent **ret_a, struct err *e)
+{
+	struct agent *a = calloc(1, sizeof(*a));
+	int r = a ? 0 : -ENOMEM;
+
+	if (r < 0)
+		return err_set_errno(e, r, "guest agent");
+	a->loop = l;
+	a->fd = -1;
+	a->times = t ? *t
+		     : (struct agent_times){
+			       AGENT_SYNC_NS, AGENT_FREEZE_NS, AGENT_THAW_NS, AGENT_HOLD_NS};
+	a->id = (int64_t)(loop_now_ns() &
+			  0xffffffff); /* old answers in the pipe are of another number */
+	r = loop_timer_new(l, late, a, &a->timer);
+	if (!r)
+		r = loop_watch(l, fd, 0, readable, a, &a->watch);
+	if (r < 0) {
+		agent_free(a);
+		return err_set_errno(e, r, "guest agent");
+	}
+	a->fd = fd;
+	*ret_a = a;
+	return 0;
+}
+
+void agent_free(struct agent *a)
+{
+	if (!a)
+		return;
+	loop_unwatch(a->watch);
+	loop_timer_free(a->timer);
+	if (a->fd >= 0)
+		close(a->fd);
+	free(a);
+}

@@ -1,0 +1,58 @@
+/* agent: the host's side of the QEMU guest agent's protocol: JSON lines over the port
+ * org.qemu.guest_agent.0. Only what a snapshot needs: file systems frozen for a moment.
+ *
+ * The agent is the guest's, and so hostile: its answers are bounded, and every wait has an end.
+ * What was frozen is always thawed: by agent_thaw(), after a freeze that failed or was late, and by
+ * itself after AGENT_HOLD_NS. Runs on the loop that it is given. */
+#ifndef CAIRN_VMM_AGENT_H
+#define CAIRN_VMM_AGENT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct agent;
+struct err;
+struct loop;
+
+#define AGENT_PORT "org.qemu.guest_agent.0"
+#define AGENT_LINE_MAX 4096
+#define AGENT_SYNC_NS (5 * 1000000000ULL)    /* an agent that runs answers at once */
+#define AGENT_FREEZE_NS (20 * 1000000000ULL) /* it writes out what is dirty */
+#define AGENT_THAW_NS (5 * 1000000000ULL)
+#define AGENT_HOLD_NS (10 * 1000000000ULL)
+
+/* How long it waits for what. */
+struct agent_times {
+	uint64_t sync_ns, freeze_ns, thaw_ns, hold_ns;
+};
+
+/* fd: a stream socket to the port; taken on success. t: NULL: as above. Returns 0 or -errno. */
+int agent_new(
+	struct loop *l, int fd, const struct agent_times *t, struct agent **ret_a, struct err *e);
+/* NULL allowed. A freeze that is under way is not answered. */
+void agent_free(struct agent *a);
+
+/* done: once, from the loop, unless this returns an error. r: 0: everything is frozen; -ETIMEDOUT,
+ * -EIO (the agent says why), -EPROTO. It waits for a thaw that is
+ * under way. Returns 0; -EBUSY: another freeze is, or nobody thawed yet. */
+int agent_freeze(struct agent *a, void (*done)(void *opaque, int r, const struct err *e),
+	void *opaque, struct err *e);
+/* As far as is known. */
+bool agent_is_frozen(const struct agent *a);
+/* Nothing, when nothing is frozen. NULL allowed. */
+void agent_thaw(struct agent *a);
+
+/* ---- agent_answer.c: pure ---- */
+
+enum agent_kind { AGENT_GARBAGE, AGENT_RETURN, AGENT_ERROR };
+struct agent_answer {
+	enum agent_kind kind;
+	bool is_number;
+	int64_t number; /* of a return */
+	char desc[200]; /* of an error; printable */
+};
+/* One line without its end. */
+void agent_answer_parse(const char *line, size_t len, struct agent_answer *ret);
+
+#endif
