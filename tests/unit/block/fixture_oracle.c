@@ -65,8 +65,9 @@ static void content_make(struct oracle *o, uint64_t bytes)
 	uint8_t *c = calloc(1, bytes);
 
 	for (uint64_t off = 0; off < bytes;) {
-		uint64_t len = MIN(512 * (1 + fixture_random(&o->f) % 200), bytes - off);
+		uint64_t len = 512 * (1 + fixture_random(&o->f) % 200);
 
+		len = MIN(len, bytes - off);
 		if (fixture_random(&o->f) % 3)
 			burst_fill(&o->f, c + off, len);
 		off += len;
