@@ -152,6 +152,7 @@ void slice_set_dirty(struct slice *s)
 
 	if (s->dirty)
 		return;
+	l2_runs_forget(c->runs, s->offset);
 	s->dirty = true;
 	s->dirty_prev = NULL;
 	s->dirty_next = c->dirty_head;
@@ -194,6 +195,7 @@ static void cache_evict(struct cache *c)
 		struct slice *prev = s->lru_prev;
 
 		if (!s->dirty && !s->pins && !s->loading) {
+			l2_runs_keep(c->runs, s);
 			slice_unhash(s);
 			slice_free(s);
 			return;
@@ -376,6 +378,7 @@ void cache_drop(struct cache *c, uint64_t offset, uint64_t len)
 	for (uint64_t o = offset; o < offset + len; o += c->slice_bytes) {
 		struct slice *s = cache_find(c, o);
 
+		l2_runs_forget(c->runs, o);
 		if (!s)
 			continue;
 		slice_set_clean(s);
@@ -413,4 +416,6 @@ void cache_done(struct cache *c)
 	}
 	free(c->hash);
 	c->hash = NULL;
+	l2_runs_free(c->runs);
+	c->runs = NULL;
 }

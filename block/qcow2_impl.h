@@ -62,6 +62,7 @@ struct cache {
 	struct cache_slab *slabs;  /* memory of all; the first has slab_left unused */
 	unsigned slab_left;
 	uint64_t hits, misses;
+	struct l2_runs *runs; /* of L2 slices that were evicted; NULL: none are kept */
 };
 
 int cache_init(struct cache *c, struct qcow2 *q, uint32_t slice_bytes, uint64_t bytes_max);
@@ -85,6 +86,18 @@ static inline void slice_pin(struct slice *s)
 	s->pins++;
 }
 void slice_unpin(struct slice *s);
+
+/* ---- qcow2_runs.c: evicted L2 slices, briefly ---- */
+
+/* NULL allowed everywhere. What is kept of a slice is as good as the slice, until it changes. */
+struct l2_runs *l2_runs_new(struct qcow2 *q, size_t bytes_max);
+void l2_runs_free(struct l2_runs *t);
+void l2_runs_keep(struct l2_runs *t, const struct slice *s);
+void l2_runs_forget(struct l2_runs *t, uint64_t offset);
+/* Entry i of the slice at offset, and how many follow each other from it on in the slice, itself
+ * included. False: not known. */
+bool l2_runs_find(const struct l2_runs *t, uint64_t offset, uint32_t i, uint64_t *ret_entry,
+	uint32_t *ret_n);
 
 /* ---- qcow2_meta.c: which clusters hold metadata ---- */
 

@@ -179,6 +179,20 @@ static int extent_in_slice(const struct qcow2 *q, const struct slice *s, uint64_
 	return 0;
 }
 
+/* The same from what is kept of an evicted slice. */
+static bool extent_in_run(const struct qcow2 *q, uint64_t slice, uint64_t off, uint64_t len,
+	bool l1_copied, struct extent *ret)
+{
+	uint32_t i = (uint32_t)(off >> q->cluster_bits) & (q->slice_entries - 1), n;
+	struct l2_entry v = { 0 };
+
+	if (!l2_runs_find(q->l2.runs, slice, i, &v.e, &n) || l2_check_at(q, v, off) < 0)
+		return false;
+	classify(q, v, off, l1_copied, ret);
+	ret->len = MIN(len, ((uint64_t)n << q->cluster_bits) - (off & (q->cluster_bytes - 1)));
+	return true;
+}
+
 uint64_t slice_offset(const struct qcow2 *q, uint64_t table, uint64_t off)
 {
 	uint64_t i = (off >> q->cluster_bits) & ((1ULL << q->l2_bits) - 1);
@@ -212,6 +226,8 @@ int map_lookup(struct qcow2 *q, const struct map *m, uint64_t off, uint64_t len,
 			.len = MIN(len, reach - (off & (reach - 1))) };
 		return 0;
 	}
+	if (extent_in_run(q, slice_offset(q, table, off), off, len, e1 & QCOW2_COPIED, ret))
+		return 0;
 	r = cache_get(&q->l2, slice_offset(q, table, off), w, &s);
 	return r < 0 ? r : extent_in_slice(q, s, off, len, e1 & QCOW2_COPIED, ret);
 }

@@ -195,6 +195,8 @@ static int engine_start(struct qcow2 *q, const struct block_format_open *o)
 	q->dirty_max = MAX((unsigned)(MIN(bytes / 4, DIRTY_BYTES_MAX) / q->slice_bytes),
 		DIRTY_SLICES_MIN);
 	if (!r)
+		q->l2.runs = l2_runs_new(q, bytes / 8);
+	if (!r)
 		r = cache_init(&q->refs, q, q->slice_bytes, bytes / 4);
 	return r ? r : commit_init(q);
 }

@@ -89,7 +89,8 @@ static const struct oracle_set sets[] = {
 		.options = "cluster_size=512,preallocation=metadata",
 		.cluster_bytes = 512,
 		.bytes = 2 * MIB,
-		.max_bytes = 4 * MIB},
+		.max_bytes = 4 * MIB,
+		.cache_bytes = 16 * KIB}, /* tables come, go and are kept as runs */
 };
 
 static unsigned long long from_environment(const char *name, unsigned long long otherwise)

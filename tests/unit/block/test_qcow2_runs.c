@@ -1,0 +1,194 @@
+/* More tables than the cache has room for: what is kept of evicted slices of L2 tables. */
+#include "fixture_block.h"
+
+#include "base/util.h"
+#include "block/block_snapshot.h"
+
+#define CLUSTER (64 * KIB)
+#define SLICES 128u /* sixteen a table */
+#define REACH (512 * CLUSTER) /* of a slice */
+#define CACHE_BYTES (128 * KIB) /* room for 24 of them */
+
+struct counter {
+	struct loop_trace trace;
+	unsigned reads;
+};
+
+static void count_submit(struct loop_trace *t, struct loop_op *op, enum loop_op_kind kind, int fd,
+	const struct iovec *iov, unsigned niov, uint64_t offset, uint64_t len, int mode)
+{
+	container_of(t, struct counter, trace)->reads += kind == LOOP_OP_READ;
+	(void)op, (void)fd, (void)iov, (void)niov, (void)offset, (void)len, (void)mode;
+}
+
+static void count_complete(struct loop_trace *t, struct loop_op *op, int res)
+{
+	(void)t, (void)op, (void)res;
+}
+
+/* A block below each slice; how many reads of the file that took. */
+static unsigned visit_all(struct fixture *f, struct block *b)
+{
+	struct counter c = { .trace = { count_submit, count_complete } };
+	static uint8_t buf[512];
+
+	loop_trace(f->loop, &c.trace);
+	for (uint64_t i = 0; i < SLICES; i++)
+		assert_int_equal(fixture_rw(b, BLOCK_READ, i * REACH + i * CLUSTER, buf, sizeof(buf)), 0);
+	loop_trace(f->loop, NULL);
+	return c.reads;
+}
+
+static struct block *mapped_open(struct fixture *f, unsigned seed)
+{
+	fixture_begin(f, seed);
+	f->cache_bytes = CACHE_BYTES;
+	fixture_run(f, "qemu-img create -q -f qcow2 -o preallocation=metadata img 4G");
+	return fixture_open(f, "img", BLOCK_FORMAT_QCOW2, false);
+}
+
+static void test_tables_in_order_are_read_once(void **state)
+{
+	struct fixture f;
+	struct block *b = mapped_open(&f, 1);
+
+	assert_int_equal(visit_all(&f, b), 2 * SLICES);
+	assert_int_equal(visit_all(&f, b), SLICES);
+	assert_int_equal(visit_all(&f, b), SLICES);
+	assert_int_equal(block_close(b), 0);
+	fixture_end(&f);
+	(void)state;
+}
+
+static void assert_reads(struct block *b, uint64_t off, uint8_t want)
+{
+	static uint8_t buf[CLUSTER], expected[CLUSTER];
+
+	memset(expected, want, sizeof(expected));
+	assert_int_equal(fixture_rw(b, BLOCK_READ, off, buf, sizeof(buf)), 0);
+	assert_memory_equal(buf, expected, sizeof(buf));
+}
+
+/* Clusters that change below a slice that is kept, while others come and go. */
+static void test_changes_are_seen(void **state)
+{
+	static uint8_t pattern[CLUSTER];
+	uint64_t off = 3 * REACH + 5 * CLUSTER;
+	struct fixture f;
+	struct block *b = mapped_open(&f, 2);
+
+	visit_all(&f, b);
+	for (uint8_t round = 1; round < 6; round++) {
+		memset(pattern, round, sizeof(pattern));
+		assert_int_equal(fixture_rw(b, BLOCK_WRITE, off, pattern, sizeof(pattern)), 0);
+		visit_all(&f, b);
+		assert_reads(b, off, round);
+		assert_int_equal(fixture_op(b, BLOCK_FLUSH, 0, 0, 0), 0);
+		visit_all(&f, b);
+		assert_int_equal(fixture_op(b, BLOCK_DISCARD, 0, off, CLUSTER), 0);
+		assert_reads(b, off, 0);
+		assert_reads(b, off + CLUSTER, 0);
+		assert_int_equal(fixture_op(b, BLOCK_FLUSH, 0, 0, 0), 0);
+		visit_all(&f, b);
+		assert_reads(b, off, 0);
+	}
+	assert_int_equal(fixture_rw(b, BLOCK_WRITE, off, pattern, sizeof(pattern)), 0);
+	assert_int_equal(block_close(b), 0);
+	fixture_run(&f, "qemu-img check -q img");
+	fixture_run(&f, "qemu-io -r -c 'read -q -P 5 %llu 64k' -c 'read -q -P 0 0 64M' img",
+		(unsigned long long)off);
+	fixture_end(&f);
+	(void)state;
+}
+
+struct sync_op {
+	struct block_snapshot_op op;
+	bool over;
+};
+
+static void sync_done(struct block_snapshot_op *op, int res, const struct err *e)
+{
+	if (res < 0)
+		fail_msg("%s", e->msg);
+	container_of(op, struct sync_op, op)->over = true;
+}
+
+/* Tables that are copied away from a snapshot and given up when it is applied: their clusters
+ * hold other tables in the next round. */
+static void test_tables_in_clusters_of_others(void **state)
+{
+	static uint8_t pattern[CLUSTER];
+	struct fixture f;
+	struct block *b = mapped_open(&f, 4);
+
+	assert_int_equal(block_close(b), 0);
+	fixture_run(&f, "qemu-img snapshot -c one img");
+	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
+	for (uint64_t round = 1; round < 6; round++) {
+		struct sync_op o = { .op.done = sync_done };
+
+		memset(pattern, (int)round, sizeof(pattern));
+		for (uint64_t i = round; i < SLICES; i += 8)
+			assert_int_equal(fixture_rw(b, BLOCK_WRITE, i * REACH, pattern, sizeof(pattern)), 0);
+		assert_int_equal(fixture_op(b, BLOCK_FLUSH, 0, 0, 0), 0);
+		visit_all(&f, b);
+		for (uint64_t i = 0; i < SLICES; i++) {
+			assert_reads(b, i * REACH, i % 8 == round ? (uint8_t)round : 0);
+			assert_reads(b, i * REACH + CLUSTER, 0);
+		}
+		block_snapshot_apply(b, "1", &o.op);
+		while (!o.over)
+			loop_run_once(f.loop, UINT64_MAX);
+	}
+	assert_int_equal(block_close(b), 0);
+	fixture_run(&f, "qemu-img check -q img");
+	fixture_end(&f);
+	(void)state;
+}
+
+static void test_random_with_small_caches(void **state)
+{
+	static const struct {
+		const char *options;
+		uint64_t cache_bytes;
+	} sets[] = {
+		{ "cluster_size=512", 32 * KIB },
+		{ "cluster_size=512,preallocation=metadata", 48 * KIB },
+		{ "cluster_size=1k,compat=0.10", 64 * KIB },
+		{ "cluster_size=2k,preallocation=metadata", 64 * KIB },
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(sets); i++) {
+		struct fixture f;
+
+		fixture_begin(&f, 20 + 2 * i); /* even: in memory, which is quicker */
+		f.cache_bytes = sets[i].cache_bytes;
+		fixture_run(&f, "qemu-img create -q -f qcow2 -o %s img 24M && truncate -s 24M shadow",
+			sets[i].options);
+		for (unsigned depth = 1; depth < 16; depth += 7) {
+			struct block *b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
+
+			fixture_shadow_open(&f, "shadow", 24 * MIB);
+			shadow_run(&f, b, 300, depth);
+			shadow_verify(&f, b);
+			shadow_verify(&f, b);
+			assert_int_equal(block_close(b), 0);
+			fixture_run(&f, "qemu-img check -q img && qemu-img compare -q -f raw -F qcow2 shadow img");
+		}
+		fixture_end(&f);
+	}
+	(void)state;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_tables_in_order_are_read_once),
+		cmocka_unit_test(test_changes_are_seen),
+		cmocka_unit_test(test_tables_in_clusters_of_others),
+		cmocka_unit_test(test_random_with_small_caches),
+	};
+
+	alarm(30 * TEST_SLOW);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
