@@ -406,8 +406,7 @@ static bool write_is_for_now(const struct loop *l, int fd, const struct iovec *i
 
 static int write_now(int fd, const struct iovec *iov, unsigned niov, uint64_t offset)
 {
-	ssize_t n = niov == 1 ? pwrite(fd, iov->iov_base, iov->iov_len, (off_t)offset)
-			      : pwritev(fd, iov, (int)niov, (off_t)offset);
+	ssize_t n = pwritev(fd, iov, (int)niov, (off_t)offset);
 
 	return n < 0 ? -errno : (int)n;
 }
