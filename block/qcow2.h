@@ -91,7 +91,8 @@ int qcow2_set_backing(int fd, struct qcow2_header *h, const char *name, const ch
  * where it was true. h follows. */
 int qcow2_set_data_file(int fd, struct qcow2_header *h, const char *name, bool raw, struct err *e);
 int qcow2_set_lazy_refcounts(int fd, struct qcow2_header *h, bool on, struct err *e);
-/* 2 or 3. Down only where nothing of v3 is in use. */
+/* 2 or 3. Down only where nothing of v3 is in use; zero clusters without a place are emptied when no
+ * backing file would show there. */
 int qcow2_set_version(int fd, struct qcow2_header *h, uint32_t version, struct err *e);
 
 struct qcow2_snapshot_info {

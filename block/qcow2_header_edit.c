@@ -180,8 +180,22 @@ int qcow2_set_lazy_refcounts(int fd, struct qcow2_header *h, bool on, struct err
 
 /* ---- version ---- */
 
-/* Any entry with the zero flag in the tables of this L1? */
-static int zero_flags_find(int fd, const struct qcow2_header *h, uint64_t l1, uint32_t n, bool *ret)
+/* Entries that say zeros and name no cluster are emptied. True: some were. */
+static bool zero_flags_drop(uint8_t *l2, uint32_t bytes)
+{
+	bool changed = false;
+
+	for (uint32_t k = 0; k < bytes; k += 8)
+		if (load_be64(l2 + k) == QCOW2_ZERO) {
+			store_be64(l2 + k, 0);
+			changed = true;
+		}
+	return changed;
+}
+
+/* Any entry with the zero flag in the tables of this L1? drop: see above, first. */
+static int zero_flags_find(int fd, const struct qcow2_header *h, uint64_t l1, uint32_t n, bool drop,
+	bool *ret)
 {
 	uint32_t bytes = 1u << h->cluster_bits;
 	size_t l1_bytes = ROUND_UP(MAX(n, 1u) * 8ULL, 4096);
@@ -194,13 +208,15 @@ static int zero_flags_find(int fd, const struct qcow2_header *h, uint64_t l1, ui
 
 		if (off)
 			r = qcow2_pread(fd, l2, bytes, off);
+		if (off && !r && drop && zero_flags_drop(l2, bytes))
+			r = pwrite_full(fd, l2, bytes, (off_t)off);
 		for (uint32_t k = 0; off && !r && k < bytes; k += 8) {
 			uint64_t v = load_be64(l2 + k);
 
 			*ret |= !(v & QCOW2_COMPRESSED) && (v & QCOW2_ZERO);
 		}
 	}
-	return r;
+	return r || !drop ? r : fdatasync(fd) < 0 ? -errno : 0;
 }
 
 static int snapshots_zero_flags(int fd, const struct qcow2_header *h, bool *ret, struct err *e)
@@ -213,7 +229,7 @@ static int snapshots_zero_flags(int fd, const struct qcow2_header *h, bool *ret,
 		return r;
 	for (size_t i = 0; i < n && !r; i++)
 		if (list[i].l1_size <= QCOW2_L1_BYTES_MAX / 8)
-			r = zero_flags_find(fd, h, list[i].l1_offset, list[i].l1_size, ret);
+			r = zero_flags_find(fd, h, list[i].l1_offset, list[i].l1_size, false, ret);
 	qcow2_snapshots_free(list, n);
 	return r < 0 ? err_set_errno(e, r, "cannot read a snapshot's tables") : 0;
 }
@@ -229,7 +245,8 @@ static int downgrade_check(int fd, const struct qcow2_header *h, struct err *e)
 	if (h->refcount_order != 4)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "compat=0.10 has refcounts of 16 bits; give "
 			"refcount_bits=16 first");
-	r = zero_flags_find(fd, h, h->l1_offset, h->l1_size, &zero);
+	/* Without a backing file nothing at all reads as zeros, too. */
+	r = zero_flags_find(fd, h, h->l1_offset, h->l1_size, !h->has_backing, &zero);
 	if (r < 0)
 		return err_set_errno(e, r, "cannot read the tables");
 	r = snapshots_zero_flags(fd, h, &zero, e);

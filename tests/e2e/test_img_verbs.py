@@ -457,6 +457,37 @@ def test_amend(box):
     assert "extended_l2" in box.fails("amend", "-o", "compat=0.10", "e")
 
 
+@pytest.mark.parametrize("backing", [False, True])
+def test_amend_to_old_with_zero_clusters(box, backing):
+    if backing:
+        box.qemu("create", "-q", "-f", "qcow2", "base", "16M")
+        box.io("base", "write -P 7 0 16M")
+    box.qemu("create", "-q", "-f", "qcow2", *(["-b", "base", "-F", "qcow2"] if backing else []), "a", "16M")
+    box.io("a", "write -P 1 0 4M", "write -z 1M 1M", "write -zu 2M 1M", "write -z 8M 4M", "discard 12M 1M")
+    before, size = sha(box, "a"), (box.path / "a").stat().st_blocks
+    box.img("amend", "-o", "compat=0.10", "a")
+    assert json.loads(box.qemu("info", "--output", "json", "a").stdout)["format-specific"]["data"]["compat"] == "0.10"
+    box.qemu("check", "-q", "a")
+    assert sha(box, "a") == before
+    if not backing:
+        assert (box.path / "a").stat().st_blocks * 512 < size * 512 + 1.5 * MIB
+    box.img("amend", "-o", "compat=1.1", "a")
+    box.qemu("check", "-q", "a")
+    assert sha(box, "a") == before
+
+
+def test_amend_to_old_leaves_zeros_of_snapshots(box):
+    box.qemu("create", "-q", "-f", "qcow2", "a", "16M")
+    box.io("a", "write -P 1 0 4M", "write -z 1M 1M")
+    box.qemu("snapshot", "-c", "s", "a")
+    before = sha(box, "a")
+    assert "marked as zeros" in box.fails("amend", "-o", "compat=0.10", "a")
+    box.qemu("check", "-q", "a")
+    assert sha(box, "a") == before
+    box.qemu("snapshot", "-a", "s", "a")
+    assert sha(box, "a") == before
+
+
 # ---- trim, bench ----
 
 

@@ -143,16 +143,52 @@ static int faultless(int fd, const struct qcow2_header *h, struct err *e)
 	return r;
 }
 
-static int amend(struct amend *a, struct err *e)
+/* compat 0.10 has no zero clusters: those that hide a backing file, or have a place, become data.
+ * What is left of them says no more than an empty entry. */
+static int zeros_to_data(struct block *b, bool backing)
 {
-	struct img_layer layers[BLOCK_LAYERS_MAX];
+	struct block_info info;
+	struct block_extent x;
+	int r = 0;
+
+	block_info(b, &info);
+	for (uint64_t off = 0; off < info.size_bytes && !r && !img_interrupted(); off += x.len) {
+		r = block_extent(b, off, info.size_bytes - off, &x);
+		if (!r && x.zero && x.present && !x.layer && (backing || x.has_host))
+			r = img_zeros_write(b, off, off + x.len, NULL);
+	}
+	return r;
+}
+
+static int zeros_expand(const struct amend *a, bool backing, struct err *e)
+{
 	struct img_open o = a->o;
-	struct plan p;
-	unsigned n;
+	struct loop *l;
+	struct block *b;
+	int closed, r = loop_new(64, &l, e);
+
+	if (r < 0)
+		return r;
+	r = img_block_open(l, &o, &b, e);
+	if (!r) {
+		r = zeros_to_data(b, backing);
+		closed = block_close(b);
+		r = r ? r : closed;
+		r = r < 0 ? err_set_errno(e, r, "cannot write %s", o.path) : img_check_interrupted(e);
+	}
+	loop_free(l);
+	return r;
+}
+
+/* The image, locked, and what is to become of it. On error nothing is open. */
+static int plan_open(const struct amend *a, struct img_layer *layers, unsigned *n, struct plan *p,
+	struct err *e)
+{
+	struct img_open o = a->o;
 	int r;
 
 	o.no_backing = true;
-	r = img_layers_open(&o, layers, &n, e);
+	r = img_layers_open(&o, layers, n, e);
 	if (r < 0)
 		return r;
 	if (layers[0].format != BLOCK_FORMAT_QCOW2)
@@ -164,11 +200,33 @@ static int amend(struct amend *a, struct err *e)
 	if (!r)
 		r = qcow2_header_supported(&layers[0].header, true, e);
 	if (!r)
-		r = plan_make(a, &layers[0].header, &p, e);
+		r = plan_make(a, &layers[0].header, p, e);
 	if (!r)
 		r = faultless(layers[0].fd, &layers[0].header, e);
-	if (!r)
-		r = header_apply(&p, layers[0].fd, &layers[0].header, e);
+	if (r < 0)
+		img_layers_free(layers, *n);
+	return r;
+}
+
+static int amend(struct amend *a, struct err *e)
+{
+	struct img_layer layers[BLOCK_LAYERS_MAX];
+	const struct qcow2_header *h = &layers[0].header;
+	struct plan p;
+	unsigned n;
+	int r = plan_open(a, layers, &n, &p, e);
+
+	if (!r && p.c.qcow2.version < h->version && !h->incompatible) {
+		bool backing = h->has_backing;
+
+		img_layers_free(layers, n);
+		r = zeros_expand(a, backing, e);
+		if (!r)
+			r = plan_open(a, layers, &n, &p, e);
+	}
+	if (r < 0)
+		return r;
+	r = header_apply(&p, layers[0].fd, &layers[0].header, e);
 	img_layers_free(layers, n);
 	if (!r && a->size)
 		r = size_apply(a, p.c.qcow2.size_bytes, e);
@@ -198,5 +256,6 @@ int img_amend_main(int argc, char **argv)
 		return img_usage("amend", "-o with what to change, and one file, are needed");
 	img_common_open(&a.common, &a.o);
 	a.o.path = argv[optind];
+	img_signals_catch();
 	return amend(&a, &e) < 0 ? img_fail(&e) : 0;
 }

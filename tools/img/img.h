@@ -148,6 +148,8 @@ int img_allow_add(struct img_open *o, const char *dir);
 
 enum img_prealloc { IMG_PREALLOC_OFF, IMG_PREALLOC_METADATA, IMG_PREALLOC_FALLOC, IMG_PREALLOC_FULL };
 int img_prealloc_word(const char *w, enum img_prealloc *ret, struct err *e);
+/* Zeros into [off, end), as data; ends early when it is interrupted. p: NULL allowed. 0 or -errno. */
+int img_zeros_write(struct block *b, uint64_t off, uint64_t end, struct img_progress *p);
 /* Space for [from, the end). p: NULL allowed. */
 int img_preallocate(struct block *b, enum img_prealloc how, uint64_t from, struct img_progress *p,
 	struct err *e);

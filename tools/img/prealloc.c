@@ -39,7 +39,7 @@ static int space_take(struct block *b, uint64_t off, uint64_t len)
 	return r;
 }
 
-static int zeros_write(struct block *b, uint64_t off, uint64_t end, struct img_progress *p)
+int img_zeros_write(struct block *b, uint64_t off, uint64_t end, struct img_progress *p)
 {
 	struct iovec iov[STEP_BYTES / IO_ZEROS_BYTES];
 	uint64_t begin = off;
@@ -81,7 +81,7 @@ int img_preallocate(struct block *b, enum img_prealloc how, uint64_t from, struc
 		/* Subclusters without content have a place that no extent tells of. */
 		r = from ? space_take(b, from, info.size_bytes - from) : block_reserve(b, 0, UINT64_MAX);
 	else if (how == IMG_PREALLOC_FULL)
-		r = zeros_write(b, from, info.size_bytes, p);
+		r = img_zeros_write(b, from, info.size_bytes, p);
 	if (r < 0)
 		return err_set_errno(e, r, "cannot allocate the space");
 	return img_check_interrupted(e);
