@@ -1,0 +1,66 @@
+#!/usr/bin/python3
+"""Golden VM states: what a format version once wrote has to be read for ever. One is a text: lines of an
+offset and 16 bytes, both in hex, those of zeros left out; `size` and the file's length at the end.
+
+    golden.py pack STATE >vmstate-VERSION-KIND.hex
+    golden.py unpack FILE.hex STATE
+    CAIRN_BUILD=build golden.py make >vmstate-VERSION-KIND.hex     of a fresh guest
+
+KIND is that of the host (tests/hostkind.sh): which registers a vCPU has depends on it. A new format version
+adds files; those that are there never change."""
+
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+HERE = pathlib.Path(__file__).resolve().parent
+UUID = "6f6c6465-6e20-4f73-a174-652076312e30"
+
+
+def pack(data):
+    lines = [f"{at:x} {data[at:at + 16].hex()}" for at in range(0, len(data), 16) if any(data[at:at + 16])]
+    return "\n".join([*lines, f"size {len(data):x}", ""])
+
+
+def unpack(text, path):
+    with open(path, "wb") as f:
+        for line in text.splitlines():
+            at, content = line.split()
+            if at == "size":
+                f.truncate(int(content, 16))
+            else:
+                f.seek(int(at, 16))
+                f.write(bytes.fromhex(content))
+
+
+def make():
+    """The state of a guest that has halted for good: 2 MiB of memory, next to nothing in it."""
+    sys.path.insert(0, str(HERE.parent / "e2e"))
+    import conftest
+    with tempfile.TemporaryDirectory() as tmp:
+        daemon = conftest.Daemon(pathlib.Path(tmp))
+        try:
+            # A path that says nothing of this machine: it is kept in the state.
+            kernel = pathlib.Path("/tmp/first_byte.elf")
+            kernel.write_bytes((pathlib.Path(conftest.GUESTS) / "first_byte.elf").read_bytes())
+            daemon.define("golden", memory="2M", uuid=UUID, boot={"kernel": str(kernel)})
+            daemon.cairn("start", "golden")
+            conftest.Console(daemon, "golden").close()
+            subprocess.run(["sleep", "0.5"], check=True)
+            daemon.cairn("save", "golden", f"{tmp}/saved")
+            kernel.unlink()
+        finally:
+            daemon.close()
+        return pathlib.Path(tmp, "saved").read_bytes()
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["pack"]:
+        print(pack(pathlib.Path(sys.argv[2]).read_bytes()), end="")
+    elif sys.argv[1:2] == ["unpack"]:
+        unpack(pathlib.Path(sys.argv[2]).read_text(), sys.argv[3])
+    elif sys.argv[1:2] == ["make"]:
+        print(pack(make()), end="")
+    else:
+        sys.exit(__doc__)
