@@ -572,6 +572,8 @@ static int parse_disks(struct parse *p, struct json_object *v, void *into)
 		int r;
 
 		p->d->disks[i].nlayers = 1;
+		/* A guest that is told of a full disk loses what it meant to write. */
+		p->d->disks[i].error_policy = VM_ERRORS_STOP;
 		r = parse_object(p, json_object_array_get_idx(v, i), disk_keys,
 			ARRAY_SIZE(disk_keys), &p->d->disks[i]);
 		if (!r)
