@@ -98,6 +98,29 @@ static int arg_then(struct call *c, enum save_then *ret, struct err *e)
 	return err_set(e, -EINVAL, ERR_INVALID, "then: \"%.40s\" is neither running nor paused", then);
 }
 
+/* Before anything is stopped for it. */
+static int arg_disk(struct call *c, struct snapshot_revert *how, struct err *e)
+{
+	const char *id = js_get_str(c->args, "disk");
+	const struct definition *d = c->vm->def;
+
+	if (!id)
+		return 0;
+	if (!how->disks_only)
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"disk: one disk alone goes back without memory; say disks-only as well");
+	for (uint32_t i = 0; i < d->ndisks; i++) {
+		if (strcmp(d->disks[i].id, id))
+			continue;
+		if (d->disks[i].read_only || d->disks[i].layers[0].format != DEFINITION_FORMAT_QCOW2)
+			return err_set(e, -EINVAL, ERR_INVALID, "disk: %s is %s; it has no snapshots", id,
+				d->disks[i].read_only ? "read-only" : "raw");
+		snprintf(how->disk, sizeof(how->disk), "%s", id);
+		return 0;
+	}
+	return err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.200s' has no disk '%.40s'", d->name, id);
+}
+
 /* ---- jobs ---- */
 
 static void job_answer(struct call *c, int r, const struct job *j, const struct err *e)
@@ -174,6 +197,8 @@ void command_snapshot_revert(struct call *c)
 		r = arg_text(c, "name", false, how.name, sizeof(how.name), &e);
 	if (!r)
 		r = arg_then(c, &how.then, &e);
+	if (!r)
+		r = arg_disk(c, &how, &e);
 	if (!r)
 		r = snapshot_revert(c->vm, &how, js_get_str(c->args, "job-id"), &j, &e);
 	job_answer(c, r, j, &e);

@@ -127,6 +127,7 @@ static const struct field snapshot_revert_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "name", FIELD_STRING, OPTIONAL, "or id; else the current one" },
 	{ "then", FIELD_STRING, OPTIONAL, "running or paused; else as it was taken" },
 	{ "disks-only", FIELD_BOOL, OPTIONAL, "leave its memory; the VM is off then" },
+	{ "disk", FIELD_STRING, OPTIONAL, "with disks-only: that one alone, by its id" },
 	{ "eager", FIELD_BOOL, OPTIONAL, "read all memory before it runs" },
 	{ "verify", FIELD_BOOL, OPTIONAL, "check all memory before anything is changed" }, END };
 static const struct field snapshot_delete_args[] = { FIELD_VM, FIELD_JOB_ID, FIELD_SNAPSHOT,

@@ -454,6 +454,7 @@ static int revert_choose(struct work *w, const struct snapshots *s, struct err *
 	w->body.then = (uint8_t)w->revert.then;
 	w->body.eager = w->revert.eager;
 	w->body.verify = w->revert.verify;
+	memcpy(w->body.disk, w->revert.disk, sizeof(w->body.disk));
 	return 0;
 }
 

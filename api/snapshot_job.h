@@ -31,6 +31,7 @@ struct snapshot_revert {
 	char name[VM_SNAPSHOT_NAME_MAX + 1]; /* "": the current one */
 	enum save_then then;
 	bool disks_only, eager, verify;
+	char disk[16]; /* with disks_only: that one alone; "": all */
 };
 
 /* A running VM goes on from the snapshot in its own process; one that is off is started for it.

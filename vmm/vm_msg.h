@@ -238,6 +238,7 @@ struct vm_snapshot_revert {
 	uint8_t eager;
 	uint8_t verify; /* check all memory first */
 	uint8_t reserved[4];
+	char disk[16]; /* with disks_only: that one alone; empty: all */
 };
 
 struct vm_snapshot_set {

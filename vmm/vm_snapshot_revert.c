@@ -115,17 +115,24 @@ static int map_store_new(struct machine_disk *d, const char *id, struct map_stor
 
 /* ---- look: on the worker; the VM is not touched ---- */
 
+static bool is_wanted(const struct revert_job *x, unsigned i)
+{
+	return vmsnap_disk_takes_part(x->j.m, i) && (!x->v.disk[0] || !strcmp(x->j.m->cfg.disks[i].id, x->v.disk));
+}
+
 static int ids_find(struct revert_job *x)
 {
 	struct machine *m = x->j.m;
+	bool any = false;
 	int r = 0;
 
 	for (unsigned i = 0; i < m->ndisks && !r; i++) {
 		struct tree_node *n;
 		struct tree t;
 
-		if (!vmsnap_disk_takes_part(m, i))
+		if (!is_wanted(x, i))
 			continue;
+		any = true;
 		r = vmsnap_tree(&m->disks[i], &t, &x->j.e);
 		if (r < 0)
 			return r;
@@ -138,6 +145,8 @@ static int ids_find(struct revert_job *x)
 				"from it", m->cfg.disks[i].id, x->node->info.name);
 		tree_done(&t);
 	}
+	if (!r && !any)
+		r = err_set(&x->j.e, -ENOENT, ERR_NOT_FOUND, "the VM has no writable disk '%s'", x->v.disk);
 	return r;
 }
 
@@ -256,7 +265,8 @@ static int disks_apply(struct revert_job *x)
 	for (unsigned i = 0; i < m->ndisks && !r; i++)
 		if (x->id[i][0])
 			r = disk_snapshot_apply(&m->disks[i], x->id[i], &x->j.e);
-	if (r < 0 || !x->node->ours)
+	/* With one disk back the VM as a whole goes on from where it was. */
+	if (r < 0 || !x->node->ours || x->v.disk[0])
 		return r;
 	x->node->data.serial = tree_next_serial(&x->tree);
 	tree_encode(&x->node->data, &x->node->info);
@@ -376,7 +386,7 @@ int vm_snapshot_revert(struct vm *vm, struct worker *w, const struct vm_snapshot
 	x->j.done = done;
 	x->j.opaque = opaque;
 	x->v = *v;
-	x->v.name[VM_SNAPSHOT_NAME_MAX] = 0;
+	x->v.name[VM_SNAPSHOT_NAME_MAX] = x->v.disk[sizeof(x->v.disk) - 1] = 0;
 	x->first = first;
 	x->j.work.run = look_run;
 	x->j.work.done = look_done;

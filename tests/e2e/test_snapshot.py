@@ -246,6 +246,32 @@ def test_two_disks_in_one_act(vm, tmp_path):
         assert qemu_names(d) == ["s1"]
 
 
+def test_one_disk_alone_goes_back(vm, tmp_path):
+    vm.disks.append(tmp_path / "vdb.qcow2")
+    vm.define()
+    vm.start()
+    for disk, seed in ((0, 11), (1, 12)):
+        vm.run(f"open {disk}")
+        vm.run(f"write 0 64 {seed}")
+    vm.snapshot("s1")
+    vm.snapshot("s2", "--disk-only")
+    for disk, seed in ((0, 21), (1, 22)):
+        vm.run(f"open {disk}")
+        vm.run(f"write 0 64 {seed}")
+    vm.revert("s1", "--disk", "vdb", ok=2)  # with memory all or nothing goes back
+    vm.revert("s1", "--disks-only", "--disk", "vdx", ok=3)
+    vm.run("verify 0 64 22")  # and it ran on
+    vm.revert("s1", "--disks-only", "--disk", "vdb")
+    assert vm.daemon.cairn("snapshot-current", "vm1", "--name").stdout == "s2\n"
+    vm.start()
+    vm.run("verify 0 64 21")
+    vm.run("open 1")
+    vm.run("verify 0 64 12")
+    vm.stop()
+    for d in vm.disks:
+        check(d)
+
+
 def test_half_a_snapshot_is_rolled_back(vm, tmp_path):
     """What a crash between two disks leaves: the second one has it, the first, with the tree, does not."""
     vm.disks.append(tmp_path / "vdb.qcow2")

@@ -102,6 +102,8 @@ static int revert_args(struct cli *c, struct json_object *args)
 		return cli_usage(c, "--running and --paused exclude each other");
 	if (name)
 		js_put_str(args, "name", name);
+	if (option_value(c, "disk"))
+		js_put_str(args, "disk", option_value(c, "disk"));
 	if (running || paused)
 		js_put_str(args, "then", paused ? "paused" : "running");
 	for (size_t i = 0; i < 3; i++) {

@@ -52,6 +52,7 @@ static const struct verb_option snapshot_revert_options[] = { SNAPSHOTNAME, CURR
 	{ "running", NULL, "let it run, however it was" },
 	{ "paused", NULL, "let it stand still, however it was" },
 	{ "disks-only", NULL, "leave its memory: the VM is off then" },
+	{ "disk", "ID", "with --disks-only: that disk alone" },
 	{ "eager", NULL, "read all memory before it runs" },
 	{ "verify", NULL, "check all memory before anything is changed" }, JOB_OPTIONS, END };
 static const struct verb_option snapshot_delete_options[] = { SNAPSHOTNAME, CURRENT,
