@@ -272,6 +272,29 @@ def test_one_disk_alone_goes_back(vm, tmp_path):
         check(d)
 
 
+def test_a_scheduled_snapshot(vm):
+    """Missed while the daemon was away, caught up with while the guest runs, and gone back to."""
+    d = vm.daemon
+    vm.start()
+    vm.run("fill 0x1000000 0x100000 5")
+    d.cairn("snapshot-schedule", "vm1", "--every", "1h", "--min-free", "0")
+    d.stop()
+    path = d.state / "vms" / "vm1" / "state.json"
+    state = json.loads(path.read_text())
+    state["schedule"]["last_s"] -= 7200
+    path.write_text(json.dumps(state))
+    d.start()
+    while "taken: auto-" not in d.cairn("snapshot-schedule", "vm1").stdout:
+        time.sleep(0.02)
+    name, = vm.names()
+    vm.run("fill 0x1000000 0x100000 6")
+    vm.revert(name)
+    vm.run("check 0x1000000 0x100000 5")
+    vm.stop()
+    check(vm.disks[0])
+    assert qemu_names(vm.disks[0]) == [name]
+
+
 def test_half_a_snapshot_is_rolled_back(vm, tmp_path):
     """What a crash between two disks leaves: the second one has it, the first, with the tree, does not."""
     vm.disks.append(tmp_path / "vdb.qcow2")
