@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* Default bound on cached tables: three quarters L2 (at 64 KiB clusters 24 GiB of disk),
  * one quarter refcounts. */
@@ -310,7 +311,12 @@ static const struct block_ops qcow2_ops = { .submit = qcow2_submit, .extent = qc
 static void info_set(struct qcow2 *q, const struct block_format_open *o)
 {
 	const struct block_file *data = q->external ? o->data_file : o->file;
+	uint64_t file_bytes = o->file->size_bytes;
+	struct stat st;
 
+	/* Mending may have cut the file since it was looked at. */
+	if (!o->file->is_device && !fstat(o->fd, &st))
+		file_bytes = (uint64_t)st.st_size;
 	q->base.info = (struct block_info){ .format = BLOCK_FORMAT_QCOW2,
 		.size_bytes = ROUND_DOWN(q->h.size_bytes, 512),
 		.logical_block_bytes = data->is_device ? data->offset_align : 512,
@@ -319,10 +325,10 @@ static void info_set(struct qcow2 *q, const struct block_format_open *o)
 	direct_decide(q, o);
 	q->is_device = o->file->is_device;
 	q->can_punch = true;
-	q->tail.file_bytes = o->file->size_bytes;
+	q->tail.file_bytes = file_bytes;
 	/* Past its end a file reads as zeros; a device does not. */
 	q->fresh_from = q->is_device ? UINT64_MAX
-				     : DIV_ROUND_UP(o->file->size_bytes, (uint64_t)q->cluster_bytes);
+				     : DIV_ROUND_UP(file_bytes, (uint64_t)q->cluster_bytes);
 }
 
 /* Read the snapshot as if it were the disk. By id, else by name. */
