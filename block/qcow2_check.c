@@ -13,7 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Memory is 4 bytes a cluster: at most 1 GiB. */
+/* 12 bytes of address space a cluster; memory where there is something to count. */
 #define CHECK_CLUSTERS_MAX (1ULL << 28)
 #define CHECK_LINES_MAX 64u
 #define CHECK_BITMAP_DIRECTORY_MAX (64 * MIB)
@@ -36,8 +36,8 @@ static void report(struct checker *k, const char *fmt, ...)
 
 #define BAD(k, ...) ((k)->c->corruptions++, report(k, "ERROR " __VA_ARGS__))
 
-/* Bytes [off, off + len) of the file are used once more. False: they are not there. */
-static bool use(struct checker *k, uint64_t off, uint64_t len, const char *what)
+/* Bytes [off, off + len) of the file are used that many times more. False: they are not there. */
+static bool use_times(struct checker *k, uint64_t off, uint64_t len, uint32_t times, const char *what)
 {
 	if (!len)
 		return true;
@@ -46,9 +46,13 @@ static bool use(struct checker *k, uint64_t off, uint64_t len, const char *what)
 		return false;
 	}
 	for (uint64_t c = off >> k->cluster_bits; c <= (off + len - 1) >> k->cluster_bits; c++)
-		if (k->used[c] != UINT32_MAX)
-			k->used[c]++;
+		k->used[c] += MIN(times, UINT32_MAX - k->used[c]);
 	return true;
+}
+
+static bool use(struct checker *k, uint64_t off, uint64_t len, const char *what)
+{
+	return use_times(k, off, len, 1, what);
 }
 
 int checker_load(struct checker *k, uint64_t *t, uint64_t off, uint64_t n)
@@ -195,7 +199,7 @@ static void check_copied(struct checker *k, uint64_t off, bool copied, const cha
 	report(k, "COPIED of the %s at 0x%llx is missing", what, (unsigned long long)off);
 }
 
-static bool compressed_ok(struct checker *k, uint64_t e)
+static bool compressed_ok(struct checker *k, uint64_t e, const struct checker_l2 *l2)
 {
 	uint32_t x = 62 - (k->cluster_bits - 8);
 	uint64_t off = e & ((1ULL << x) - 1), n = ((e & ~(QCOW2_COPIED | QCOW2_COMPRESSED)) >> x) + 1;
@@ -211,15 +215,17 @@ static bool compressed_ok(struct checker *k, uint64_t e)
 		if (k->fix)
 			return false;
 	}
-	k->c->compressed_clusters++;
-	k->c->allocated_clusters++;
-	k->c->fragmented_clusters++;
+	if (l2->active) {
+		k->c->compressed_clusters++;
+		k->c->allocated_clusters++;
+		k->c->fragmented_clusters++;
+	}
 	if (off < k->cluster_bytes) {
 		BAD(k, "a compressed cluster (0x%llx) lies in the header", (unsigned long long)off);
 		return false;
 	}
-	return use(k, off, MAX(MIN(n * 512 - (off & 511), end - MIN(off, end)), 1u),
-		"a compressed cluster");
+	return use_times(k, off, MAX(MIN(n * 512 - (off & 511), end - MIN(off, end)), 1u),
+		k->l2_refs[l2->off >> k->cluster_bits], "a compressed cluster");
 }
 
 static void data_count(struct checker *k, uint64_t off)
@@ -248,7 +254,8 @@ static bool external_ok(struct checker *k, uint64_t e, uint64_t guest)
 	return true;
 }
 
-static bool plain_ok(struct checker *k, uint64_t e, uint64_t bitmap, uint64_t guest, bool active)
+static bool plain_ok(struct checker *k, uint64_t e, uint64_t bitmap, uint64_t guest,
+	const struct checker_l2 *l2)
 {
 	bool ext = k->h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2;
 	uint64_t off = e & QCOW2_OFFSET_MASK, allocated = bitmap & 0xffffffff;
@@ -264,9 +271,10 @@ static bool plain_ok(struct checker *k, uint64_t e, uint64_t bitmap, uint64_t gu
 		return true;
 	if (k->external)
 		return external_ok(k, e, guest);
-	if (!use(k, off, k->cluster_bytes, "a data cluster"))
+	if (!use_times(k, off, k->cluster_bytes, k->l2_refs[l2->off >> k->cluster_bits],
+		    "a data cluster"))
 		return false;
-	if (active) {
+	if (l2->active) {
 		check_copied(k, off, e & QCOW2_COPIED, "data cluster");
 		data_count(k, off);
 	}
@@ -309,20 +317,19 @@ static void entry_mend(struct checker *k, uint64_t *e, uint64_t *bitmap)
 		*bitmap = b;
 }
 
-/* guest: where its reach begins. */
-static void check_l2(struct checker *k, uint64_t off, uint64_t guest, bool active)
+static void check_l2(struct checker *k, const struct checker_l2 *l2)
 {
 	uint32_t step = k->h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2 ? 2 : 1;
-	uint64_t n = k->cluster_bytes / 8, *t = k->table;
-	/* What is something else, too, is not written to; a table that a snapshot shares has been
-	 * seen before. */
-	bool fix = k->fix && k->used[off >> k->cluster_bits] == 1;
+	uint64_t n = k->cluster_bytes / 8, *t = k->table, c = l2->off >> k->cluster_bits;
+	/* What is something else, too, is not written to. */
+	bool fix = k->fix && k->used[c] == k->l2_refs[c];
 
 	k->next_data = 0;
-	if (checker_load(k, t, off, n) < 0)
+	if (checker_load(k, t, l2->off, n) < 0)
 		return;
 	for (uint64_t i = 0; i < n; i += step) {
 		uint64_t *second = step == 2 ? &t[i + 1] : NULL, bitmap;
+		uint64_t guest = l2->guest + (i / step << k->cluster_bits);
 		bool ok;
 
 		if (fix)
@@ -330,13 +337,36 @@ static void check_l2(struct checker *k, uint64_t off, uint64_t guest, bool activ
 		bitmap = second ? *second : 0;
 		if (!t[i] && !bitmap)
 			continue;
-		ok = t[i] & QCOW2_COMPRESSED ? compressed_ok(k, t[i])
-					     : plain_ok(k, t[i], bitmap,
-						       guest + (i / step << k->cluster_bits), active);
+		ok = t[i] & QCOW2_COMPRESSED ? compressed_ok(k, t[i], l2)
+					     : plain_ok(k, t[i], bitmap, guest, l2);
 		if (!ok && fix)
-			entry_clear(k, &t[i], second, guest + (i / step << k->cluster_bits));
+			entry_clear(k, &t[i], second, guest);
 	}
-	store_table(k, t, off, n);
+	store_table(k, t, l2->off, n);
+}
+
+/* Snapshots share tables, a hostile image names one a million times: each is walked once, when
+ * it is known how often it is used. */
+static bool l2_note(struct checker *k, uint64_t off, uint64_t guest, bool active)
+{
+	uint32_t *refs = &k->l2_refs[off >> k->cluster_bits];
+
+	if (*refs) {
+		*refs += *refs != UINT32_MAX;
+		return true;
+	}
+	if (k->nl2 == k->l2_room) {
+		size_t room = k->l2_room ? 2 * k->l2_room : 64;
+		struct checker_l2 *l2 = reallocarray(k->l2, room, sizeof(*l2));
+
+		if (!l2)
+			return false;
+		k->l2 = l2;
+		k->l2_room = room;
+	}
+	k->l2[k->nl2++] = (struct checker_l2){ .off = off, .guest = guest, .active = active };
+	*refs = 1;
+	return true;
 }
 
 static bool l1_entry_ok(struct checker *k, uint64_t e, uint32_t i, bool active)
@@ -352,7 +382,8 @@ static bool l1_entry_ok(struct checker *k, uint64_t e, uint32_t i, bool active)
 		return false;
 	if (active)
 		check_copied(k, l2, e & QCOW2_COPIED, "L2 table");
-	check_l2(k, l2, (uint64_t)i << (2 * k->cluster_bits - (ext ? 4 : 3)), active);
+	if (!l2_note(k, l2, (uint64_t)i << (2 * k->cluster_bits - (ext ? 4 : 3)), active))
+		k->c->errors++;
 	return true;
 }
 
@@ -499,8 +530,9 @@ int checker_init(struct checker *k, int fd, const struct qcow2_header *h, struct
 			"checked", (unsigned long long)k->n, CHECK_CLUSTERS_MAX);
 	k->used = calloc(k->n + 1, sizeof(*k->used));
 	k->refs = calloc(k->n + 1, sizeof(*k->refs));
+	k->l2_refs = calloc(k->n + 1, sizeof(*k->l2_refs));
 	k->table = io_buffer_new(k->cluster_bytes);
-	if (!k->used || !k->refs || !k->table || bitmap_init(&k->suspects, k->n + 1) < 0 ||
+	if (!k->used || !k->refs || !k->l2_refs || !k->table || bitmap_init(&k->suspects, k->n + 1) < 0 ||
 		bitmap_init(&k->counts, k->n + 1) < 0)
 		return err_set_errno(e, -ENOMEM, "check");
 	return 0;
@@ -510,6 +542,8 @@ void checker_done(struct checker *k)
 {
 	free(k->used);
 	free(k->refs);
+	free(k->l2_refs);
+	free(k->l2);
 	free(k->table);
 	bitmap_done(&k->suspects);
 	bitmap_done(&k->counts);
@@ -517,10 +551,15 @@ void checker_done(struct checker *k)
 
 int checker_walk(struct checker *k, struct err *e)
 {
+	int r;
+
 	use(k, 0, k->cluster_bytes, "the header");
 	check_l1(k, k->h->l1_offset, k->h->l1_size, true);
 	check_bitmaps(k);
-	return check_snapshots(k, e);
+	r = check_snapshots(k, e);
+	for (size_t i = 0; !r && i < k->nl2; i++)
+		check_l2(k, &k->l2[i]);
+	return r;
 }
 
 int qcow2_check(int fd, const struct qcow2_header *h, struct qcow2_check *c, struct err *e)

@@ -4,6 +4,12 @@
 
 #include "block/qcow2_impl.h"
 
+struct checker_l2 {
+	uint64_t off;
+	uint64_t guest; /* where its reach begins, in the first L1 that names it */
+	bool active;	/* the disk's, maybe a snapshot's too */
+};
+
 struct checker {
 	int fd;
 	const struct qcow2_header *h;
@@ -12,6 +18,9 @@ struct checker {
 	uint32_t *used; /* references counted, by cluster */
 	uint32_t *refs; /* what the image says */
 	uint64_t n;	/* clusters of the file */
+	uint32_t *l2_refs; /* L1 entries that name it as an L2 table, by cluster */
+	struct checker_l2 *l2;
+	size_t nl2, l2_room;
 	struct bitmap suspects; /* COPIED, though counted more than once */
 	struct bitmap counts;	/* refcount table and blocks */
 	uint64_t next_data; /* where the next data cluster would lie unfragmented */

@@ -114,7 +114,7 @@ static int copied_l2(struct checker *k, uint64_t off, bool set)
 	return r || !changed ? r : checker_store(k, k->table, off, n);
 }
 
-/* Set COPIED where it is missing, or clear it where it is wrong. */
+/* Set COPIED where it is missing, or clear it where it is wrong. After checker_walk(). */
 static int copied_walk(struct checker *k, bool set)
 {
 	uint32_t n = k->h->l1_size;
@@ -128,10 +128,11 @@ static int copied_walk(struct checker *k, bool set)
 		if (!l2 || l2 >> k->cluster_bits >= k->n || (l2 & (k->cluster_bytes - 1)))
 			continue;
 		changed |= copied_fix(k, &t[i], set);
-		/* A table with two users has nothing that is one's alone. */
-		if (!set || k->used[l2 >> k->cluster_bits] == 1)
-			r = copied_l2(k, l2, set);
 	}
+	/* A table with two users has nothing that is one's alone. */
+	for (size_t i = 0; i < k->nl2 && !r; i++)
+		if (k->l2[i].active && (!set || k->used[k->l2[i].off >> k->cluster_bits] == 1))
+			r = copied_l2(k, k->l2[i].off, set);
 	if (!r && changed)
 		r = checker_store(k, t, k->h->l1_offset, n);
 	return r ? r : sync_now(k);

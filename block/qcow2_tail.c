@@ -17,9 +17,12 @@ void tail_check(struct qcow2 *q)
 {
 	struct stat st;
 
-	if (!q->is_device && !fstat(q->base.fd, &st) && (uint64_t)st.st_size < q->tail.file_bytes)
+	if (q->is_device || fstat(q->base.fd, &st) < 0)
+		return;
+	if ((uint64_t)st.st_size < q->tail.file_bytes)
 		qcow2_corrupt(q, "its file was cut to %llu bytes by another program",
 			(unsigned long long)st.st_size);
+	q->tail.file_bytes = (uint64_t)st.st_size;
 }
 
 static void tail_grown(struct loop_op *op, int res)
@@ -42,12 +45,12 @@ void tail_grow(struct qcow2 *q)
 {
 	struct tail *t = &q->tail;
 	uint64_t need = q->fresh_from << q->cluster_bits, from;
+	uint64_t ahead = q->base.info.direct ? TAIL_AHEAD_BYTES / 2 : 0;
 
-	if (!q->base.info.direct || q->external || q->is_device || t->growing || t->refused ||
-		need + TAIL_AHEAD_BYTES / 2 <= t->file_bytes)
+	if (t->growing || need + ahead <= t->file_bytes)
 		return;
 	tail_check(q); /* while it can be told: the file is about to be longer */
-	if (q->corrupt)
+	if (q->corrupt || !q->base.info.direct || q->external || q->is_device || t->refused)
 		return;
 	from = MAX(t->file_bytes, need);
 	t->growing_to = ROUND_UP(from + TAIL_AHEAD_BYTES, TAIL_AHEAD_BYTES);

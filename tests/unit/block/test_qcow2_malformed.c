@@ -2,9 +2,12 @@
  * would damage something marks the image corrupt and stops. */
 #include "fixture_block.h"
 
+#include "base/cleanup.h"
 #include "base/util.h"
 #include "block/block_snapshot.h"
 #include "block/qcow2.h"
+
+#include <endian.h>
 
 struct header_case {
 	const char *what;
@@ -474,6 +477,37 @@ static void test_snapshot_l1_is_another_table(void **state)
 
 /* ---- the file changes under us ---- */
 
+/* Four million L1 entries that name one table: it is walked once, not for hours. */
+static void test_one_table_for_all(void **state)
+{
+	const uint64_t bytes = 32 * MIB;
+	struct qcow2_check c = { 0 };
+	CLEANUP_FREE uint64_t *l1 = malloc(bytes);
+	struct qcow2_header h;
+	struct fixture f;
+	char path[128];
+	int fd;
+
+	fixture_begin(&f, 23);
+	fixture_run(&f, "qemu-img create -q -f qcow2 img 2048T; qemu-io -c 'write 0 64k' img");
+	l1[0] = htobe64(fixture_peek_be(&f, "img", fixture_peek_be(&f, "img", 40, 8), 8) & ~(1ULL << 63));
+	for (size_t i = 1; i < bytes / 8; i++)
+		l1[i] = l1[0];
+	fixture_poke(&f, "img", fixture_peek_be(&f, "img", 40, 8), l1, bytes);
+	fixture_path(&f, "img", path, sizeof(path));
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	assert_int_equal(qcow2_header_read(fd, "img", &h, &f.err), 0);
+	assert_int_equal(qcow2_check(fd, &h, &c, &f.err), 0);
+	assert_int_equal(c.corruptions, 2); /* the table and its cluster: used more often than counted */
+	assert_int_equal(c.allocated_clusters, 1);
+	log_silence(true);
+	assert_true(qcow2_repair(fd, &h, QCOW2_REPAIR_ALL, &c, &f.err) < 0 || c.corruptions);
+	log_silence(false);
+	close(fd);
+	fixture_end(&f);
+	(void)state;
+}
+
 /* Cut to some length while it is open: what is gone is not read as zeros, no write makes it
  * look whole again, and nothing hangs. */
 static void test_truncated_while_open(void **state)
@@ -572,6 +606,7 @@ int main(void)
 		cmocka_unit_test(test_old_zero_flag),
 		cmocka_unit_test(test_snapshot_l1),
 		cmocka_unit_test(test_snapshot_l1_is_another_table),
+		cmocka_unit_test(test_one_table_for_all),
 		cmocka_unit_test(test_truncated_while_open),
 		cmocka_unit_test(test_bit_flips),
 	};
