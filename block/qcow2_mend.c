@@ -8,7 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 
-/* Eight bytes of memory for each cluster of the file; what is larger is for `cairn-img check`. */
+/* Up to 12 bytes of memory for each cluster of the file; what is larger is for `cairn-img check`. */
 #define MEND_CLUSTERS_MAX (64ULL << 20)
 
 static int mend(int fd, const char *name, struct qcow2_header *h, struct err *e)
