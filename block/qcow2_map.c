@@ -284,13 +284,15 @@ static void make_written(struct io *io, int res)
 	make_end(m, res);
 }
 
-static void make_write(struct l2_make *m)
+/* From byte `from` on. */
+static void make_write(struct l2_make *m, uint32_t from)
 {
 	struct qcow2 *q = m->q;
 
+	m->iov = (struct iovec){ m->buf + from, q->cluster_bytes - from };
 	m->io.done = make_written;
-	io_write(&m->io, q->base.loop, q->base.fd, &m->iov, 1, m->cluster << q->cluster_bits,
-		q->cluster_bytes);
+	io_write(&m->io, q->base.loop, q->base.fd, &m->iov, 1, (m->cluster << q->cluster_bits) + from,
+		q->cluster_bytes - from);
 }
 
 static void make_old_read(struct io *io, int res)
@@ -313,7 +315,7 @@ static void make_old_read(struct io *io, int res)
 	/* The table is shared, so each cluster that it names is; those of a data file never are. */
 	for (uint32_t o = 0; !q->external && o < q->cluster_bytes; o += q->l2_entry_bytes)
 		store_be64(m->buf + o, load_be64(m->buf + o) & ~QCOW2_COPIED);
-	make_write(m);
+	make_write(m, 0);
 }
 
 static int make_start(struct qcow2 *q, struct map *map, uint32_t index, struct wait *w)
@@ -334,8 +336,8 @@ static int make_start(struct qcow2 *q, struct map *map, uint32_t index, struct w
 	wait_list_init(&m->waiters);
 	map->l2_makes = m;
 	q->internal++;
-	/* Zeros are there already; behind the file's end a cut could leave the L1 with a table that is
-	 * nowhere. */
+	/* Zeros are there already. Behind the file's end a cut could leave the L1 with a table that is
+	 * nowhere: there its last piece is written. */
 	if (!old && run.fresh && (run.first + 1) << q->cluster_bits <= q->tail.file_bytes) {
 		r = make_publish(m);
 		make_end(m, r);
@@ -347,7 +349,7 @@ static int make_start(struct qcow2 *q, struct map *map, uint32_t index, struct w
 	if (old)
 		io_read(&m->io, q->base.loop, q->base.fd, &m->iov, 1, old, q->cluster_bytes);
 	else
-		make_write(m);
+		make_write(m, run.fresh ? q->cluster_bytes - q->slice_bytes : 0);
 	return -EINPROGRESS;
 }
 
