@@ -63,8 +63,9 @@ static int update_entry(struct delete *d, size_t i)
 	struct qcow2_snapshot_info *s = &d->swap.list[i];
 	char *name;
 
-	for (size_t k = 0; k < d->swap.n; k++)
-		if (k != i && !strcmp(d->swap.list[k].name, d->info.name))
+	/* Other programs let two have one name: such a one keeps it. */
+	for (size_t k = 0; k < d->swap.n && strcmp(s->name, d->info.name); k++)
+		if (!strcmp(d->swap.list[k].name, d->info.name))
 			return err_set(&d->o.err, -EEXIST, ERR_EXISTS, "disk %s has a snapshot '%s' already",
 				d->o.task.q->base.name, d->info.name);
 	name = strdup(d->info.name);

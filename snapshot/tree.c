@@ -10,9 +10,54 @@
 
 #define TREE_MAGIC 0x314e5243u
 #define TREE_FIXED_BYTES 28u
+#define SET_MAGIC 0x31535243u
+#define SET_BYTES 44u
 
-_Static_assert(TREE_FIXED_BYTES + TREE_TAGS_MAX + TREE_DESCRIPTION_MAX + 4 <= BLOCK_SNAPSHOT_EXTRA_MAX,
-	"a node's data fits an entry");
+_Static_assert(TREE_FIXED_BYTES + TREE_TAGS_MAX + TREE_DESCRIPTION_MAX + 4 + SET_BYTES <=
+		BLOCK_SNAPSHOT_EXTRA_MAX, "a node's data fits an entry");
+
+static bool id_is_known(const struct tree_set *s)
+{
+	static const uint8_t none[TREE_SET_ID_BYTES];
+
+	return memcmp(s->id, none, sizeof(none)) != 0;
+}
+
+/* Behind the rest. */
+static void set_encode(const struct tree_set *s, struct block_snapshot_info *info)
+{
+	uint8_t *p = info->extra + info->extra_bytes;
+	struct cursor c = cursor_over(p, SET_BYTES);
+
+	if (!id_is_known(s) && s->mark == TREE_WHOLE)
+		return;
+	cursor_put_le32(&c, SET_MAGIC);
+	cursor_put_le16(&c, SET_BYTES);
+	cursor_put_u8(&c, s->mark);
+	cursor_put_u8(&c, s->disks);
+	cursor_put_bytes(&c, s->id, sizeof(s->id));
+	cursor_put_bytes(&c, s->vm, sizeof(s->vm));
+	cursor_put_le32(&c, crc32c(0, p, SET_BYTES - 4));
+	info->extra_bytes += SET_BYTES;
+}
+
+/* at: where the rest ends. What is damaged says nothing of a set. */
+static void set_decode(const struct block_snapshot_info *info, size_t at, struct tree_set *ret)
+{
+	const uint8_t *p = info->extra + at;
+	struct cursor c = cursor_over((void *)(uintptr_t)p, MIN(info->extra_bytes - at, SET_BYTES));
+	struct tree_set s = { 0 };
+	uint32_t magic = cursor_le32(&c);
+	uint16_t bytes = cursor_le16(&c);
+
+	s.mark = cursor_u8(&c);
+	s.disks = cursor_u8(&c);
+	cursor_bytes(&c, s.id, sizeof(s.id));
+	cursor_bytes(&c, s.vm, sizeof(s.vm));
+	if (cursor_le32(&c) == crc32c(0, p, MIN(info->extra_bytes - at, SET_BYTES - 4)) && cursor_ok(&c) &&
+		magic == SET_MAGIC && bytes == SET_BYTES && s.mark <= TREE_REVERTING)
+		*ret = s;
+}
 
 void tree_encode(const struct tree_data *d, struct block_snapshot_info *info)
 {
@@ -32,6 +77,7 @@ void tree_encode(const struct tree_data *d, struct block_snapshot_info *info)
 	cursor_put_bytes(&c, d->tags, tags);
 	cursor_put_bytes(&c, d->description, text);
 	cursor_put_le32(&c, crc32c(0, info->extra, info->extra_bytes - 4));
+	set_encode(&d->set, info);
 }
 
 bool tree_decode(const struct block_snapshot_info *info, struct tree_data *ret)
@@ -59,6 +105,7 @@ bool tree_decode(const struct block_snapshot_info *info, struct tree_data *ret)
 	cursor_bytes(&c, d.description, text);
 	if (cursor_le32(&c) != crc32c(0, info->extra, bytes - 4))
 		return false;
+	set_decode(info, bytes, &d.set);
 	*ret = d;
 	return true;
 }
@@ -99,11 +146,33 @@ struct tree_node *tree_find_id(const struct tree *t, uint64_t id)
 struct tree_node *tree_find(const struct tree *t, const char *name)
 {
 	for (size_t i = 0; i < t->n; i++)
-		if (!strcmp(t->nodes[i].info.name, name))
+		if (!tree_is_hidden(&t->nodes[i]) && !strcmp(t->nodes[i].info.name, name))
 			return &t->nodes[i];
 	for (size_t i = 0; i < t->n; i++)
-		if (!strcmp(t->nodes[i].info.id, name))
+		if (!tree_is_hidden(&t->nodes[i]) && !strcmp(t->nodes[i].info.id, name))
 			return &t->nodes[i];
+	return NULL;
+}
+
+bool tree_is_hidden(const struct tree_node *n)
+{
+	return n->data.set.mark == TREE_MAKING || n->data.set.mark == TREE_DELETING;
+}
+
+bool tree_has_set(const struct tree_node *n)
+{
+	return id_is_known(&n->data.set);
+}
+
+struct tree_node *tree_find_part(const struct tree *t, const struct tree_node *of)
+{
+	for (size_t i = 0; i < t->n; i++) {
+		struct tree_node *n = &t->nodes[i];
+
+		if (tree_has_set(of) ? !memcmp(n->data.set.id, of->data.set.id, TREE_SET_ID_BYTES)
+				     : !tree_has_set(n) && !strcmp(n->info.name, of->info.name))
+			return n;
+	}
 	return NULL;
 }
 
@@ -112,16 +181,18 @@ struct tree_node *tree_current(const struct tree *t)
 	struct tree_node *best = NULL;
 
 	for (size_t i = 0; i < t->n; i++)
-		if (t->nodes[i].data.serial && (!best || t->nodes[i].data.serial > best->data.serial))
+		if (!tree_is_hidden(&t->nodes[i]) && t->nodes[i].data.serial && (!best || t->nodes[i].data.serial > best->data.serial))
 			best = &t->nodes[i];
 	return best;
 }
 
 uint64_t tree_next_serial(const struct tree *t)
 {
-	const struct tree_node *n = tree_current(t);
+	uint64_t max = 0;
 
-	return n ? n->data.serial + 1 : 1;
+	for (size_t i = 0; i < t->n; i++)
+		max = MAX(max, t->nodes[i].data.serial);
+	return max + 1;
 }
 
 bool tree_has_tag(const struct tree_data *d, const char *tag)

@@ -28,8 +28,23 @@ struct err;
 
 enum tree_state { TREE_SHUTOFF = 0, TREE_RUNNING = 1, TREE_PAUSED = 2 };
 
+#define TREE_SET_ID_BYTES 16
+
+/* What is being done with a set: a crash leaves the mark, and who opens the disks next ends it (or
+ * undoes it). On the first disk's entry it speaks for all; MAKING stands on the others' only. */
+enum tree_mark { TREE_WHOLE = 0, TREE_MAKING = 1, TREE_DELETING = 2, TREE_REVERTING = 3 };
+
+/* A snapshot of several disks at one instant. */
+struct tree_set {
+	uint8_t mark; /* enum tree_mark */
+	uint8_t disks;
+	uint8_t id[TREE_SET_ID_BYTES]; /* all 0: not known (QEMU's, or an early one of ours) */
+	uint8_t vm[16];
+};
+
 struct tree_data {
 	uint64_t parent, serial;
+	struct tree_set set;
 	uint8_t state;
 	char tags[TREE_TAGS_MAX + 1]; /* comma-separated */
 	char description[TREE_DESCRIPTION_MAX + 1];
@@ -53,9 +68,15 @@ struct tree {
 /* list: as block_snapshot_list() gives it; borrowed. Returns 0 or -ENOMEM. */
 int tree_build(const struct block_snapshot_info *list, size_t n, struct tree *ret);
 void tree_done(struct tree *t);
-/* By name, else by id; NULL: none. */
+/* By name, else by id; NULL: none. One that is not all there, or not any more, is not found. */
 struct tree_node *tree_find(const struct tree *t, const char *name_or_id);
 struct tree_node *tree_find_id(const struct tree *t, uint64_t id);
+/* The part that a disk with the tree t has of the set that n, of another disk, belongs to: by the set's
+ * id, or where n has none by name. NULL: none. */
+struct tree_node *tree_find_part(const struct tree *t, const struct tree_node *n);
+/* Being made or deleted: for nobody to see. */
+bool tree_is_hidden(const struct tree_node *n);
+bool tree_has_set(const struct tree_node *n);
 /* NULL: no snapshot is current (there are none, or none of ours). */
 struct tree_node *tree_current(const struct tree *t);
 uint64_t tree_next_serial(const struct tree *t);

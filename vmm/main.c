@@ -8,6 +8,7 @@
 #include "vmm/machine.h"
 #include "vmm/sandbox.h"
 #include "vmm/vm.h"
+#include "vmm/vm_snapshot.h"
 #include "vmm/worker.h"
 
 #include <errno.h>
@@ -108,6 +109,8 @@ static int process_run(struct process *p)
 	rest_of_fds_close(p);
 	if (!r)
 		r = process_confine(p, &e);
+	if (!r)
+		r = vm_snapshot_recover(p->vm, &e);
 	if (!r && !p->cfg.start_paused && !p->cfg.images_only)
 		r = vm_cont(p->vm, p->cfg.restore_fd == VM_NO_FD ? VM_REASON_BOOTED : VM_REASON_RESTORED, &e);
 	control_configured(p->control, r, &e);

@@ -461,6 +461,16 @@ static void device_broken(struct vm *vm, const struct queued *q)
 	event_send(vm, &ev);
 }
 
+void vm_recovered(struct vm *vm, enum vm_recovery what, const char *disk, const char *snapshot)
+{
+	struct vm_event ev = event_new(vm, VM_EVENT_SNAPSHOT_RECOVERED);
+
+	ev.value = what;
+	snprintf(ev.device, sizeof(ev.device), "%s", disk);
+	snprintf(ev.detail, sizeof(ev.detail), "%s", snapshot);
+	event_send(vm, &ev);
+}
+
 /* The pager met a block that cannot be had. */
 static void memory_lost(struct vm *vm, const struct queued *q)
 {

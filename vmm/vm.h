@@ -55,6 +55,9 @@ void vm_work_set_live(struct vm *vm);
 void vm_revert_begin(struct vm *vm);
 void vm_reverted(struct vm *vm, bool run);
 
+/* VM_EVENT_SNAPSHOT_RECOVERED. */
+void vm_recovered(struct vm *vm, enum vm_recovery what, const char *disk, const char *snapshot);
+
 enum vm_phase vm_phase(const struct vm *vm);
 void vm_info(struct vm *vm, struct vm_info *ret);
 /* What the process exits with, once ended. */

@@ -104,7 +104,16 @@ enum vm_event_kind {
 	VM_EVENT_IO_ERROR,	 /* device, value: errno, is_write, image_corrupt, detail: action */
 	VM_EVENT_NEEDS_RESET,	 /* device */
 	VM_EVENT_PROGRESS,	 /* of a save: value of total bytes looked at */
+	VM_EVENT_SNAPSHOT_RECOVERED, /* value: enum vm_recovery; device: disk; detail: the snapshot's name */
 	VM_EVENT_KIND_COUNT,
+};
+
+/* What became of a snapshot of several disks that a crash had caught between two of them. */
+enum vm_recovery {
+	VM_RECOVERY_MADE = 1, /* it was there on all */
+	VM_RECOVERY_UNMADE,   /* it was not, and is gone */
+	VM_RECOVERY_DELETED,  /* the rest of it is gone */
+	VM_RECOVERY_REVERTED, /* the other disks are reverted, too */
 };
 
 enum vm_action { VM_ACTION_DESTROY = 0, VM_ACTION_RESTART = 1, VM_ACTION_PRESERVE = 2 };

@@ -127,10 +127,13 @@ int vm_snapshot_list(struct vm *vm, uint32_t from, struct vm_snapshots *ret, str
 	if (r < 0)
 		return r;
 	memset(ret, 0, sizeof(*ret));
-	ret->total = (uint32_t)t.n;
 	ret->from = from;
-	for (size_t i = from; i < t.n && ret->n < VM_SNAPSHOTS_PER_MESSAGE; i++)
-		vmsnap_info(&t.nodes[i], &t.nodes[i] == tree_current(&t), &ret->list[ret->n++]);
+	for (size_t i = 0; i < t.n; i++) {
+		if (tree_is_hidden(&t.nodes[i]))
+			continue;
+		if (ret->total++ >= from && ret->n < VM_SNAPSHOTS_PER_MESSAGE)
+			vmsnap_info(&t.nodes[i], &t.nodes[i] == tree_current(&t), &ret->list[ret->n++]);
+	}
 	tree_done(&t);
 	return 0;
 }
@@ -159,38 +162,22 @@ static int set_apply(const struct tree *t, struct tree_node *n, const struct vm_
 	return 0;
 }
 
-/* Disks find their part of a snapshot by its name. The first disk's entry is changed last: until
- * then the old name stands. */
-static int set_on_disks(struct machine *m, struct machine_disk *first, struct tree_node *n,
-	const char *old_name, struct err *e)
+/* Of the parts only the name changes. The first disk's entry is changed last: until then the old name
+ * stands, also for the parts after a crash. */
+static int set_on_disks(struct machine *m, struct machine_disk *first, const struct tree_node *old,
+	struct tree_node *n, struct err *e)
 {
-	int r = 0;
+	int r = strcmp(old->info.name, n->info.name) ?
+		vmsnap_parts(m, first, old, vmsnap_part_settle, n, e) : 0;
 
-	for (unsigned i = 0; i < m->ndisks && !r; i++) {
-		struct tree_node *on_disk;
-		struct tree t;
-
-		if (&m->disks[i] == first || !vmsnap_disk_takes_part(m, i))
-			continue;
-		r = vmsnap_tree(&m->disks[i], &t, e);
-		if (r < 0)
-			return r;
-		on_disk = tree_find(&t, old_name);
-		if (on_disk) {
-			memcpy(on_disk->info.name, n->info.name, sizeof(on_disk->info.name));
-			r = disk_snapshot_update(&m->disks[i], &on_disk->info, e);
-		}
-		tree_done(&t);
-	}
 	return r < 0 ? r : disk_snapshot_update(first, &n->info, e);
 }
 
 int vm_snapshot_set(struct vm *vm, const struct vm_snapshot_set *s, struct err *e)
 {
 	struct machine *m = vm_machine(vm);
-	char old_name[BLOCK_SNAPSHOT_NAME_MAX + 1];
 	struct machine_disk *d;
-	struct tree_node *n;
+	struct tree_node *n, old;
 	struct tree t;
 	int r = vmsnap_open(m, &d, &t, e);
 
@@ -198,11 +185,11 @@ int vm_snapshot_set(struct vm *vm, const struct vm_snapshot_set *s, struct err *
 		return r;
 	r = vmsnap_find(&t, s->name, &n, e);
 	if (!r) {
-		memcpy(old_name, n->info.name, sizeof(old_name));
+		old = *n;
 		r = set_apply(&t, n, s, e);
 	}
 	if (!r)
-		r = set_on_disks(m, d, n, old_name, e);
+		r = set_on_disks(m, d, &old, n, e);
 	tree_done(&t);
 	return r;
 }
@@ -214,54 +201,15 @@ struct delete_job {
 	char name[VM_SNAPSHOT_NAME_MAX + 1];
 };
 
-/* Its children become its parent's; the current one's parent becomes current. The tree is put
- * right first: a crash in between leaves a snapshot without children. */
-static int children_move(struct machine_disk *d, struct tree *t, struct tree_node *gone,
-	struct err *e)
-{
-	struct tree_node *heir = tree_find_id(t, gone->data.parent);
-	bool was_current = tree_current(t) == gone;
-	int r = 0;
-
-	for (size_t i = 0; i < t->n && !r; i++) {
-		struct tree_node *n = &t->nodes[i];
-
-		if (n == gone || !n->ours || n->data.parent != tree_id(gone))
-			continue;
-		n->data.parent = gone->data.parent;
-		tree_encode(&n->data, &n->info);
-		r = disk_snapshot_update(d, &n->info, e);
-	}
-	if (!r && was_current && heir && heir->ours) {
-		heir->data.serial = tree_next_serial(t);
-		tree_encode(&heir->data, &heir->info);
-		r = disk_snapshot_update(d, &heir->info, e);
-	}
-	return r;
-}
-
-static int delete_on_disk(struct machine_disk *d, const char *name, struct err *e)
-{
-	struct tree_node *n;
-	struct tree t;
-	int r = vmsnap_tree(d, &t, e);
-
-	if (r < 0)
-		return r;
-	n = tree_find(&t, name);
-	if (n)
-		r = disk_snapshot_delete(d, n->info.id, e);
-	tree_done(&t);
-	return r;
-}
-
 static int delete_everywhere(struct delete_job *x, struct machine_disk *first, struct err *e)
 {
 	struct machine *m = x->j.m;
 	struct tree_node *n;
 	struct tree t;
-	int r = vmsnap_tree(first, &t, e);
+	int r = vmsnap_recover(m, false, NULL, NULL, e);
 
+	if (!r)
+		r = vmsnap_tree(first, &t, e);
 	if (r < 0)
 		return r;
 	r = vmsnap_find(&t, x->name, &n, e);
@@ -269,12 +217,7 @@ static int delete_everywhere(struct delete_job *x, struct machine_disk *first, s
 		r = err_set(e, -EPERM, ERR_WRONG_STATE,
 			"snapshot '%s' is tagged 'keep'; take the tag away first: cairn snapshot-tag", n->info.name);
 	if (!r)
-		r = children_move(first, &t, n, e);
-	if (!r)
-		r = disk_snapshot_delete(first, n->info.id, e);
-	for (unsigned i = 0; i < m->ndisks && !r; i++)
-		if (&m->disks[i] != first && vmsnap_disk_takes_part(m, i))
-			r = delete_on_disk(&m->disks[i], n->info.name, e);
+		r = vmsnap_delete(m, first, &t, n, e);
 	tree_done(&t);
 	return r;
 }

@@ -29,6 +29,9 @@ int vm_snapshot_delete(struct vm *vm, struct worker *w, const char *name,
 int vm_snapshot_revert(struct vm *vm, struct worker *w, const struct vm_snapshot_revert *v,
 	vm_snapshot_done_fn *done, void *opaque, struct err *e);
 int vm_snapshot_set(struct vm *vm, const struct vm_snapshot_set *s, struct err *e);
+/* Before anything runs, the disks' threads there: what a crash left half done on several disks is ended or
+ * undone. Waits for the disks; an event for each. Fails when the disks do not belong together. */
+int vm_snapshot_recover(struct vm *vm, struct err *e);
 /* A page of the list, from index `from`. */
 int vm_snapshot_list(struct vm *vm, uint32_t from, struct vm_snapshots *ret, struct err *e);
 /* One of them with own_bytes. No work in vm.h's sense: it may be asked for at any time, by several, and

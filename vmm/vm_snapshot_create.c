@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <time.h>
 
 /* Blocks that stand together go out in one write. */
@@ -71,24 +72,35 @@ static int name_check(struct create_job *x, struct err *e)
 		r = vmsnap_tree(x->first, &t, e);
 	if (r < 0)
 		return r;
-	if (tree_find(&t, x->c.name))
-		r = err_set(e, -EEXIST, ERR_EXISTS,
-			"there is a snapshot '%s' already; choose another name or delete it", x->c.name);
+	for (size_t i = 0; i < t.n && !r; i++)
+		if (!strcmp(t.nodes[i].info.name, x->c.name))
+			r = err_set(e, -EEXIST, ERR_EXISTS,
+				"there is a snapshot '%s' already; choose another name or delete it", x->c.name);
 	if (!tree_find_id(&t, strtoull(x->j.m->base_id, NULL, 10)))
 		x->j.m->base_id[0] = 0; /* deleted meanwhile */
 	tree_done(&t);
 	return r;
 }
 
-/* A crash between two disks' commits leaves a snapshot on the others that the first disk, which has
- * the tree, knows nothing of. It is rolled back when its name is wanted. Somebody else's stays. */
-static int orphans_delete(struct create_job *x)
+/* Another disk has a snapshot of that name, and the first disk, which has the tree, knows nothing of it: the
+ * first disk's was deleted by another program, or while that disk was away. Nobody can get at it by
+ * the VM any more. One of another VM is not ours to delete. */
+static int namesake_delete(struct create_job *x, struct machine_disk *d, const struct tree_node *n)
+{
+	if (!n->ours || (tree_has_set(n) && memcmp(n->data.set.vm, x->j.m->cfg.uuid, sizeof(n->data.set.vm))))
+		return err_set(&x->j.e, -EEXIST, ERR_EXISTS,
+			"disk %s has a snapshot '%s' that this VM has not taken; choose another name, or shut the "
+			"VM off and delete it with `cairn-img snapshot -d`", d->id, x->c.name);
+	log_warn(d->id, "a snapshot '%s' that the first disk knows nothing of is deleted", x->c.name);
+	return disk_snapshot_delete(d, n->info.id, &x->j.e);
+}
+
+static int namesakes_delete(struct create_job *x)
 {
 	struct machine *m = x->j.m;
 	int r = 0;
 
 	for (unsigned i = 0; i < m->ndisks && !r; i++) {
-		struct tree_node *n;
 		struct tree t;
 
 		if (&m->disks[i] == x->first || !vmsnap_disk_takes_part(m, i))
@@ -96,12 +108,9 @@ static int orphans_delete(struct create_job *x)
 		r = vmsnap_tree(&m->disks[i], &t, &x->j.e);
 		if (r < 0)
 			return r;
-		n = tree_find(&t, x->c.name);
-		if (n && n->ours) {
-			log_warn(m->disks[i].id, "a snapshot '%s' that was never finished is rolled back",
-				x->c.name);
-			r = disk_snapshot_delete(&m->disks[i], n->info.id, &x->j.e);
-		}
+		for (size_t k = 0; k < t.n && !r; k++)
+			if (!strcmp(t.nodes[k].info.name, x->c.name))
+				r = namesake_delete(x, &m->disks[i], &t.nodes[k]);
 		tree_done(&t);
 	}
 	return r;
@@ -181,9 +190,11 @@ static void prepare_run(struct work *w)
 {
 	struct create_job *x = container_of(w, struct create_job, j.work);
 
-	x->j.r = name_check(x, &x->j.e);
+	x->j.r = vmsnap_recover(x->j.m, x->j.m->cfg.images_only, NULL, NULL, &x->j.e);
 	if (!x->j.r)
-		x->j.r = orphans_delete(x);
+		x->j.r = name_check(x, &x->j.e);
+	if (!x->j.r)
+		x->j.r = namesakes_delete(x);
 	if (!x->j.r && x->with_ram)
 		x->j.r = ram_prepare(x);
 }
@@ -409,50 +420,6 @@ static int state_write(struct create_job *x)
 	return vmstate_write_rest(&st.store, &x->h, &src, x->crcs, &x->j.e);
 }
 
-static int info_fill(struct create_job *x, struct block_snapshot_info *info)
-{
-	struct tree_data d = { .state = !x->with_ram ? TREE_SHUTOFF
-			: x->was_running	     ? TREE_RUNNING
-						     : TREE_PAUSED };
-	uint64_t now = vmsnap_realtime_ns();
-	struct tree t;
-	int r = vmsnap_tree(x->first, &t, &x->j.e);
-
-	if (r < 0)
-		return r;
-	d.parent = tree_current(&t) ? tree_id(tree_current(&t)) : 0;
-	d.serial = tree_next_serial(&t);
-	tree_done(&t);
-	memcpy(d.description, x->c.description, sizeof(d.description));
-	memcpy(d.tags, x->c.tags, sizeof(d.tags));
-	memcpy(info->name, x->c.name, sizeof(info->name));
-	info->sec = (uint32_t)(now / 1000000000ULL);
-	info->nsec = (uint32_t)(now % 1000000000ULL);
-	tree_encode(&d, info);
-	return 0;
-}
-
-/* The first disk's comes last: with it the snapshot exists. What a crash before it leaves on the
- * others has no entry in the tree. */
-static int disks_commit(struct create_job *x)
-{
-	struct machine *m = x->j.m;
-	struct block_snapshot_info info = { 0 };
-	unsigned first = (unsigned)(x->first - m->disks);
-	int r = info_fill(x, &info);
-
-	for (unsigned i = 0; i < m->ndisks && !r; i++) {
-		if (!x->on_disk[i] || i == first)
-			continue;
-		r = disk_snapshot_commit(&m->disks[i], STEAL_PTR(x->on_disk[i]), &info, NULL, &x->j.e);
-	}
-	if (r < 0)
-		return r;
-	info.vm_state_bytes = x->with_ram ? x->h.layout.total_bytes : 0;
-	return disk_snapshot_commit(x->first, STEAL_PTR(x->on_disk[first]), &info, x->j.result.id,
-		&x->j.e);
-}
-
 static void disks_abort(struct create_job *x)
 {
 	struct err e = { 0 };
@@ -461,6 +428,82 @@ static void disks_abort(struct create_job *x)
 		if (x->on_disk[i] &&
 			disk_snapshot_abort(&x->j.m->disks[i], STEAL_PTR(x->on_disk[i]), &e) < 0)
 			log_warn(x->j.m->disks[i].id, "giving up a snapshot: %s", e.msg);
+}
+
+static int set_new(struct create_job *x, struct tree_set *set)
+{
+	const struct machine *m = x->j.m;
+
+	memcpy(set->vm, m->cfg.uuid, sizeof(set->vm));
+	for (unsigned i = 0; i < m->ndisks; i++)
+		set->disks += x->on_disk[i] != NULL;
+	if (getrandom(set->id, sizeof(set->id), 0) == sizeof(set->id))
+		return 0;
+	return err_set_errno(&x->j.e, -errno, "getrandom");
+}
+
+static int info_fill(struct create_job *x, struct tree_data *d, struct block_snapshot_info *info)
+{
+	uint64_t now = vmsnap_realtime_ns();
+	struct tree t;
+	int r = vmsnap_tree(x->first, &t, &x->j.e);
+
+	if (r < 0)
+		return r;
+	d->state = !x->with_ram ? TREE_SHUTOFF : x->was_running ? TREE_RUNNING : TREE_PAUSED;
+	d->parent = tree_current(&t) ? tree_id(tree_current(&t)) : 0;
+	d->serial = tree_next_serial(&t);
+	tree_done(&t);
+	memcpy(d->description, x->c.description, sizeof(d->description));
+	memcpy(d->tags, x->c.tags, sizeof(d->tags));
+	memcpy(info->name, x->c.name, sizeof(info->name));
+	info->sec = (uint32_t)(now / 1000000000ULL);
+	info->nsec = (uint32_t)(now % 1000000000ULL);
+	return set_new(x, &d->set);
+}
+
+static int parts_commit(struct create_job *x, const struct block_snapshot_info *info)
+{
+	struct machine *m = x->j.m;
+	int r = 0;
+
+	for (unsigned i = 0; i < m->ndisks && !r; i++)
+		if (x->on_disk[i] && &m->disks[i] != x->first)
+			r = disk_snapshot_commit(&m->disks[i], STEAL_PTR(x->on_disk[i]), info, NULL, &x->j.e);
+	return r;
+}
+
+/* The first disk's comes last: with it the snapshot exists. Until then those on the others are marked as
+ * unfinished, and what a crash, or an error here, leaves of them is rolled back. */
+static int disks_commit(struct create_job *x)
+{
+	struct block_snapshot_info info = { 0 };
+	unsigned first = (unsigned)(x->first - x->j.m->disks);
+	struct tree_node n = { .ours = true };
+	struct err e = { 0 };
+	int r = info_fill(x, &n.data, &info);
+
+	if (r < 0)
+		return r;
+	n.data.set.mark = TREE_MAKING;
+	tree_encode(&n.data, &info);
+	r = parts_commit(x, &info);
+	n.data.set.mark = TREE_WHOLE;
+	tree_encode(&n.data, &info);
+	info.vm_state_bytes = x->with_ram ? x->h.layout.total_bytes : 0;
+	if (!r)
+		r = disk_snapshot_commit(x->first, STEAL_PTR(x->on_disk[first]), &info, x->j.result.id,
+			&x->j.e);
+	if (r < 0) {
+		disks_abort(x);
+		if (vmsnap_recover(x->j.m, false, NULL, NULL, &e) < 0)
+			log_warn(NULL, "rolling back snapshot '%s': %s; the next start does it", x->c.name, e.msg);
+		return r;
+	}
+	n.info = info;
+	if (vmsnap_parts(x->j.m, x->first, &n, vmsnap_part_settle, &n, &e) < 0)
+		log_warn(NULL, "snapshot '%s' is whole, and could not be marked so: %s", x->c.name, e.msg);
+	return 0;
 }
 
 static void write_run(struct work *w)

@@ -28,6 +28,8 @@ struct vmsnap_job {
 /* The disk that holds state and tree: the first writable qcow2 one; NULL with a sentence. */
 struct machine_disk *vmsnap_first_disk(struct machine *m, struct err *e);
 bool vmsnap_disk_takes_part(const struct machine *m, unsigned i);
+/* Takes part, and its format has snapshots. */
+bool vmsnap_disk_has_parts(const struct machine *m, unsigned i);
 int vmsnap_tree(struct machine_disk *d, struct tree *ret, struct err *e);
 /* The first disk and its tree at once. */
 int vmsnap_open(struct machine *m, struct machine_disk **ret_d, struct tree *ret_t, struct err *e);
@@ -42,5 +44,31 @@ uint64_t vmsnap_realtime_ns(void);
 void *vmsnap_job_new(size_t bytes, struct vm *vm, struct worker *w, const char *what, struct err *e);
 /* Fill in the result from r and e, end the work, tell. The caller frees the job after it. */
 void vmsnap_job_finish(struct vmsnap_job *j);
+
+/* ---- vm_snapshot_parts.c: waiting, on the main thread or the worker's ---- */
+
+typedef int vmsnap_part_fn(struct machine_disk *d, struct tree_node *part, const struct tree_node *arg,
+	struct err *e);
+/* For each part that disks other than the first have of the set that `of`, of the first, belongs to. */
+int vmsnap_parts(struct machine *m, const struct machine_disk *first, const struct tree_node *of,
+	vmsnap_part_fn *fn, const struct tree_node *arg, struct err *e);
+/* The part gets the name that n has, and is whole. */
+int vmsnap_part_settle(struct machine_disk *d, struct tree_node *part, const struct tree_node *n,
+	struct err *e);
+/* n, of the first disk's tree t, goes from all disks. From its mark on it is gone for everybody; what
+ * fails after that is done by the next vmsnap_recover(). */
+int vmsnap_delete(struct machine *m, struct machine_disk *first, struct tree *t, struct tree_node *n,
+	struct err *e);
+/* Between the two all disks become what they were in n, which is the current one then. Without the first
+ * (one disk only) a crash may leave the disk reverted and another the current one. */
+int vmsnap_revert_mark(struct machine_disk *first, const struct tree *t, struct tree_node *n,
+	struct err *e);
+int vmsnap_revert_end(struct machine_disk *first, const struct tree *t, struct tree_node *n,
+	struct err *e);
+/* End, or undo, what was cut short. The guest has not run since the disks were opened: may_revert. Logs;
+ * tell: may be NULL. */
+typedef void vmsnap_recovered_fn(void *opaque, enum vm_recovery what, const char *disk, const char *name);
+int vmsnap_recover(struct machine *m, bool may_revert, vmsnap_recovered_fn *tell, void *opaque,
+	struct err *e);
 
 #endif

@@ -136,7 +136,7 @@ static int ids_find(struct revert_job *x)
 		r = vmsnap_tree(&m->disks[i], &t, &x->j.e);
 		if (r < 0)
 			return r;
-		n = tree_find(&t, x->node->info.name);
+		n = &m->disks[i] == x->first ? tree_find_id(&t, tree_id(x->node)) : tree_find_part(&t, x->node);
 		if (n)
 			memcpy(x->id[i], n->info.id, sizeof(x->id[i]));
 		else
@@ -243,7 +243,9 @@ static void look_run(struct work *w)
 	struct vmsnap_job *j = &x->j;
 
 	x->started_ns = loop_now_ns();
-	j->r = vmsnap_tree(x->first, &x->tree, &j->e);
+	j->r = vmsnap_recover(j->m, j->m->cfg.images_only, NULL, NULL, &j->e);
+	if (!j->r)
+		j->r = vmsnap_tree(x->first, &x->tree, &j->e);
 	if (!j->r)
 		j->r = vmsnap_find(&x->tree, x->v.name, &x->node, &j->e);
 	if (!j->r)
@@ -260,17 +262,20 @@ static void look_run(struct work *w)
 static int disks_apply(struct revert_job *x)
 {
 	struct machine *m = x->j.m;
+	unsigned n = 0;
 	int r = 0;
 
+	for (unsigned i = 0; i < m->ndisks; i++)
+		n += x->id[i][0] != 0;
+	if (n > 1 && x->node->ours)
+		r = vmsnap_revert_mark(x->first, &x->tree, x->node, &x->j.e);
 	for (unsigned i = 0; i < m->ndisks && !r; i++)
 		if (x->id[i][0])
 			r = disk_snapshot_apply(&m->disks[i], x->id[i], &x->j.e);
 	/* With one disk back the VM as a whole goes on from where it was. */
 	if (r < 0 || !x->node->ours || x->v.disk[0])
 		return r;
-	x->node->data.serial = tree_next_serial(&x->tree);
-	tree_encode(&x->node->data, &x->node->info);
-	return disk_snapshot_update(x->first, &x->node->info, &x->j.e);
+	return vmsnap_revert_end(x->first, &x->tree, x->node, &x->j.e);
 }
 
 static int memory_rewind(struct revert_job *x)

@@ -11,10 +11,12 @@
 
 struct size_job {
 	struct machine *m;
+	struct tree_node node;
 	struct vm_snapshot_info info;
 	vm_snapshot_size_fn *done;
 	void *opaque;
 	unsigned disk; /* looked at now */
+	char part_id[BLOCK_SNAPSHOT_ID_MAX + 1];
 	bool first;    /* it is the one with the tree: there the id says which */
 	uint64_t bytes, sum;
 	struct loop_task task; /* to the disk's loop, and back */
@@ -56,15 +58,19 @@ static void own_done(struct block_snapshot_op *op, int res, const struct err *e)
 	loop_post(j->m->host.loop, &j->task);
 }
 
-/* Its part of the snapshot; NULL: it has none. */
-static const struct block_snapshot_info *part_find(
-	const struct size_job *j, const struct block_snapshot_info *list, size_t n)
+/* Its part of the snapshot into part_id. False: it has none. */
+static bool part_find(struct size_job *j, const struct block_snapshot_info *list, size_t n)
 {
-	for (size_t i = 0; i < n; i++)
-		if (j->first ? !strcmp(list[i].id, j->info.id)
-			     : !strcmp(list[i].name, j->info.name))
-			return &list[i];
-	return NULL;
+	const struct tree_node *part;
+	struct tree t;
+
+	if (tree_build(list, n, &t) < 0)
+		return false;
+	part = j->first ? tree_find_id(&t, tree_id(&j->node)) : tree_find_part(&t, &j->node);
+	if (part)
+		memcpy(j->part_id, part->info.id, sizeof(j->part_id));
+	tree_done(&t);
+	return part;
 }
 
 static void disk_look(struct loop_task *t)
@@ -72,14 +78,12 @@ static void disk_look(struct loop_task *t)
 	struct size_job *j = container_of(t, struct size_job, task);
 	CLEANUP_FREE struct block_snapshot_info *list = NULL;
 	struct block *b = j->m->disks[j->disk].block;
-	const struct block_snapshot_info *part;
 	size_t n = 0;
 	int r = block_snapshot_list(b, &list, &n, &j->e);
 
-	part = r < 0 ? NULL : part_find(j, list, n);
 	j->bytes = 0;
-	if (part)
-		block_snapshot_own(b, part->id, &j->bytes, &j->op);
+	if (!r && part_find(j, list, n))
+		block_snapshot_own(b, j->part_id, &j->bytes, &j->op);
 	else
 		own_done(&j->op, r, &j->e);
 }
@@ -114,7 +118,7 @@ int vm_snapshot_size(
 	r = vmsnap_find(&t, name, &n, e);
 	j = r < 0 ? NULL : calloc(1, sizeof(*j));
 	if (j) {
-		*j = (struct size_job){.m = m, .done = done, .opaque = opaque, .op.done = own_done};
+		*j = (struct size_job){.m = m, .node = *n, .done = done, .opaque = opaque, .op.done = own_done};
 		vmsnap_info(n, n == tree_current(&t), &j->info);
 	} else if (!r) {
 		r = err_set_errno(e, -ENOMEM, "snapshot");

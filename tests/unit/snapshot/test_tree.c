@@ -75,6 +75,74 @@ static void test_damage_is_seen(void **state)
 	assert_true(tree_decode(&bad, &got));
 }
 
+static void test_sets(void **state)
+{
+	struct block_snapshot_info info = { 0 }, bad;
+	struct tree_data d = sample(), got;
+
+	(void)state;
+	d.set = (struct tree_set){ .mark = TREE_REVERTING, .disks = 3, .id = { 1, 2 }, .vm = { 3 } };
+	tree_encode(&d, &info);
+	assert_true(tree_decode(&info, &got));
+	assert_memory_equal(&d, &got, sizeof(d));
+	/* Damaged, or cut off: the rest stands, of the set nothing is said. */
+	for (size_t i = info.extra_bytes - 44; i < info.extra_bytes; i++) {
+		bad = info;
+		bad.extra[i] ^= 4;
+		assert_true(tree_decode(&bad, &got));
+		assert_int_equal(got.set.mark, TREE_WHOLE);
+		assert_int_equal(got.set.disks, 0);
+		assert_int_equal(got.set.id[0], 0);
+		assert_string_equal(got.tags, d.tags);
+		bad = info;
+		bad.extra_bytes = i;
+		assert_true(tree_decode(&bad, &got));
+		assert_int_equal(got.set.id[0], 0);
+	}
+}
+
+static void test_parts(void **state)
+{
+	struct block_snapshot_info list[3] = { { .id = "1", .name = "a" }, { .id = "2", .name = "b" },
+		{ .id = "3", .name = "c" } };
+	struct tree_node of = { .info.name = "b" };
+	struct tree_data d = { .set = { .disks = 2, .id = { 9 } } };
+	struct tree t;
+
+	(void)state;
+	tree_encode(&d, &list[0]);
+	assert_int_equal(tree_build(list, 3, &t), 0);
+	/* By the name only where neither says more. */
+	assert_ptr_equal(tree_find_part(&t, &of), &t.nodes[1]);
+	of.data.set.id[0] = 9;
+	assert_ptr_equal(tree_find_part(&t, &of), &t.nodes[0]);
+	of.data.set.id[0] = 8;
+	assert_null(tree_find_part(&t, &of));
+	of.data.set.id[0] = 0;
+	strcpy(of.info.name, "a");
+	assert_null(tree_find_part(&t, &of));
+	tree_done(&t);
+}
+
+static void test_what_is_being_made_or_deleted_is_hidden(void **state)
+{
+	struct block_snapshot_info list[3] = { { .id = "1", .name = "a" }, { .id = "2", .name = "b" },
+		{ .id = "3", .name = "c" } };
+	struct tree_data d[3] = { { .serial = 1 }, { .serial = 3, .set.mark = TREE_DELETING },
+		{ .serial = 2, .set.mark = TREE_MAKING } };
+	struct tree t;
+
+	(void)state;
+	for (int i = 0; i < 3; i++)
+		tree_encode(&d[i], &list[i]);
+	assert_int_equal(tree_build(list, 3, &t), 0);
+	assert_null(tree_find(&t, "b"));
+	assert_null(tree_find(&t, "3"));
+	assert_ptr_equal(tree_current(&t), &t.nodes[0]);
+	assert_int_equal(tree_next_serial(&t), 4);
+	tree_done(&t);
+}
+
 static void test_somebody_elses_snapshot_is_a_root(void **state)
 {
 	struct block_snapshot_info info = { .vm_state_bytes = 1 };
@@ -149,6 +217,9 @@ int main(void)
 		cmocka_unit_test(test_comes_back),
 		cmocka_unit_test(test_longest_texts_fit),
 		cmocka_unit_test(test_damage_is_seen),
+		cmocka_unit_test(test_sets),
+		cmocka_unit_test(test_parts),
+		cmocka_unit_test(test_what_is_being_made_or_deleted_is_hidden),
 		cmocka_unit_test(test_somebody_elses_snapshot_is_a_root),
 		cmocka_unit_test(test_finding),
 		cmocka_unit_test(test_tags),
