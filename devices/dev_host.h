@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/uio.h>
 
 struct dev_host;
 struct loop;
@@ -48,6 +49,10 @@ struct dev_host_ops {
 	/* [gpa, gpa+len) in RAM is about to be written by a device: for dirty tracking.
 	 * NULL while nothing tracks. */
 	void (*ram_dirty)(struct dev_host *h, uint64_t gpa, uint64_t len);
+	/* Memory that is about to be handed to the kernel for I/O on a file: have it in place first. The
+	 * kernel may hold the file's lock while it waits for a page, which may have to come out of that
+	 * very file. write: the kernel will write to it. On a disk's thread; may wait. NULL: never needed. */
+	void (*ram_fetch)(struct dev_host *h, const struct iovec *iov, unsigned niov, bool write);
 };
 
 /* Guest RAM is one low and (above 4 GiB) one high range; each is contiguous in our

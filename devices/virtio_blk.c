@@ -205,6 +205,10 @@ static void request_done(struct block_req *req, int res)
 
 static void request_submit(struct blk_request *r)
 {
+	struct dev_host *h = r->blk->v.host;
+
+	if (h->ops->ram_fetch && r->req.niov)
+		h->ops->ram_fetch(h, r->req.iov, r->req.niov, r->req.op == BLOCK_READ);
 	r->blk->in_flight++;
 	r->start_ns = loop_now_ns();
 	r->req.done = request_done;

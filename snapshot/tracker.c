@@ -399,6 +399,11 @@ static void prefetch(struct tracker *t)
 	pthread_mutex_unlock(&t->feed);
 }
 
+bool tracker_loads(const struct tracker *t)
+{
+	return atomic_load(&t->loading);
+}
+
 static int dirty_drop(struct tracker *t)
 {
 	for (uint64_t b = bitmap_next_set(&t->dirty, 0); b < t->blocks;) {

@@ -68,6 +68,9 @@ int tracker_mark(struct tracker *t, struct bitmap *ret_dirty, struct err *e);
  * and neither written nor changed stay. */
 int tracker_rewind(struct tracker *t, struct pager *p, const struct bitmap *changed, struct err *e);
 
+/* Any thread: may it still read its state's file? */
+bool tracker_loads(const struct tracker *t);
+
 /* Right after a mark, still paused. wanted: blocks to be saved; copied. */
 void tracker_save_begin(struct tracker *t, const struct bitmap *wanted);
 /* The next block's content into buf (VMSTATE_BLOCK_BYTES). Those aside come first; what was never

@@ -23,6 +23,7 @@
 #include "vmm/acpi.h"
 #include "vmm/agent.h"
 #include "vmm/boot.h"
+#include "vmm/ram_load.h"
 
 #include <errno.h>
 #include <linux/kvm.h>
@@ -101,12 +102,18 @@ static void host_event(struct dev_host *h, const struct dev_event *ev)
 	m->listener.event(m->listener.opaque, ev);
 }
 
+static void host_ram_fetch(struct dev_host *h, const struct iovec *iov, unsigned niov, bool write)
+{
+	ram_fetch(machine_of(h), iov, niov, write);
+}
+
 static const struct dev_host_ops host_ops = {
 	.irq_set = host_irq_set,
 	.msi_send = host_msi_send,
 	.doorbell_add = host_doorbell_add,
 	.doorbell_del = host_doorbell_del,
 	.event = host_event,
+	.ram_fetch = host_ram_fetch,
 };
 
 /* ---- building ---- */

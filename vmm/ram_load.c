@@ -10,6 +10,7 @@
 
 /* Old content of blocks that the guest overwrites may wait in this much memory. */
 #define ASIDE_MAX_BYTES (64 * MIB)
+#define PAGE_BYTES 4096u
 
 /* On the tracker's thread: no vCPU may use what it is given instead of the block. */
 static void pager_failed(void *opaque, const struct err *e)
@@ -41,6 +42,26 @@ static int tracker_begin(struct machine *m, struct pager *p, struct err *e)
 		m->tracker = NULL;
 	}
 	return r;
+}
+
+static void page_touch(uint8_t *p, bool write)
+{
+	if (write)
+		__atomic_fetch_or(p, 0, __ATOMIC_RELAXED); /* the guest may be writing to it, too */
+	else
+		__atomic_load_n(p, __ATOMIC_RELAXED);
+}
+
+void ram_fetch(struct machine *m, const struct iovec *iov, unsigned niov, bool write)
+{
+	if (!m->tracker || !tracker_loads(m->tracker))
+		return;
+	for (; niov; niov--, iov++) {
+		uint8_t *p = iov->iov_base, *end = p + iov->iov_len;
+
+		for (; p < end; p = (uint8_t *)ROUND_DOWN((uintptr_t)p + PAGE_BYTES, PAGE_BYTES))
+			page_touch(p, write);
+	}
 }
 
 int ram_watch(struct machine *m, struct err *e)

@@ -6,6 +6,7 @@
 #include "snapshot/vmstate.h"
 
 #include <stdbool.h>
+#include <sys/uio.h>
 
 struct bitmap;
 struct err;
@@ -23,6 +24,8 @@ int ram_rewind(struct machine *m, struct vmstate_store *s, const struct vmstate_
 	uint32_t *crcs, const struct bitmap *changed, struct err *e);
 /* Until all is there. -EIO with a sentence when something could not be read. */
 int ram_wait(struct machine *m, struct err *e);
+/* Have pieces of memory in place, for writing or for reading only, while the tracker still reads a file. */
+void ram_fetch(struct machine *m, const struct iovec *iov, unsigned niov, bool write);
 /* Have memory watched, if it is not yet: m->tracker, until machine_forget_memory(). On the worker; needs
  * m->uffd.can_protect. */
 int ram_watch(struct machine *m, struct err *e);

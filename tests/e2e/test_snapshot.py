@@ -218,6 +218,24 @@ def test_a_snapshot_while_memory_is_being_loaded(vm):
     check(vm.disks[0])
 
 
+def test_disk_writes_out_of_memory_that_is_not_there_yet(vm):
+    """The kernel holds the image's lock while a write waits for the guest's page; the page has to come out of that
+    image."""
+    vm.daemon.cairn("undefine", "vm1")
+    vm.define(memory="192M")
+    vm.start()
+    for seed in (1, 2):
+        vm.run(f"write 0 8192 {seed}")  # the buffer is memory, too
+        vm.run(f"fill 0x1000000 0x6000000 {seed}")
+        vm.snapshot(f"s{seed}")
+    for seed in (1, 2):
+        vm.revert(f"s{seed}")
+        assert vm.run("bench write 16 64 65536 65536")[0].startswith("requests=64 errors=0 ")
+        vm.run(f"check 0x1000000 0x1000000 {seed}")
+    vm.stop()
+    check(vm.disks[0])
+
+
 def test_the_pause_is_told_and_short(vm):
     vm.start()
     r = vm.snapshot("s1")
