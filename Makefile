@@ -132,8 +132,8 @@ check-unit: units
 	$(Q)UNIT_SECONDS=$(UNIT_SECONDS) tests/run.sh $(BUILD) unit
 check-e2e: all helpers guests
 	$(Q)tests/run.sh $(BUILD) e2e
-# The oracle and the power cuts at length.
-check-long: units
+# The oracle, the power cuts and the storm of snapshots at length.
+check-long: all units helpers guests
 	$(Q)tests/long.sh $(BUILD)
 check-asan:
 	$(Q)$(MAKE) --no-print-directory BUILD=build-asan SAN=address,undefined CFLAGS="-O1 -g" UNIT_SECONDS=600 check-unit

@@ -1,6 +1,7 @@
 #!/bin/sh
 # What takes too long for every change: long.sh BUILD. LONG_OPS operations of the oracle on each kind of
-# image (10000), LONG_CUTS power cuts (100000), both from LONG_SEED (the date). A line for each part
+# image (10000), LONG_CUTS power cuts (100000), LONG_STORM snapshots and reverts of a running guest (1000),
+# all from LONG_SEED (the date). A line for each part
 # as it ends; what failed keeps its folder below TMPDIR. Exit status 1 when something failed.
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -8,6 +9,7 @@ cd "$(dirname "$0")/.." || exit 1
 build=$(cd "${1:?usage: long.sh BUILD}" && pwd) || exit 1
 ops=${LONG_OPS:-10000}
 cuts=${LONG_CUTS:-100000}
+storm=${LONG_STORM:-1000}
 seed=${LONG_SEED:-$(date +%Y%m%d)}
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
@@ -38,4 +40,6 @@ for set in $(ORACLE_SET=list "$build/unit/block/test_qcow2_oracle"); do
 done
 part "power cuts" POWERCUT_CUTS="$cuts" POWERCUT_SEED="$seed" POWERCUT_SECONDS=7200 \
 	"$build/unit/block/test_qcow2_powercut_random"
+part "storm of $storm" CAIRN_BUILD="$build" CAIRN_STORM_ROUNDS="$storm" CAIRN_STORM_SEED="$seed" \
+	/usr/bin/python3 -m pytest -q tests/e2e/test_storm.py
 [ "$bad" = 0 ]

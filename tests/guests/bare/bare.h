@@ -148,8 +148,10 @@ uint64_t clock_ns(void);
 /* ---- smp.c ---- */
 /* Bits of APIC ids that have come up; how far each has counted. */
 extern volatile uint64_t ap_online, ap_counter[64];
-/* (Re)start all others; they come up in their own time. */
-void ap_start(bool count);
+/* (Re)start all others; they come up in their own time. enter: what each does at CPL 0 then; where it returns,
+ * or when it is NULL, it halts. */
+void ap_start(void (*enter)(uint64_t id));
+void ap_count(uint64_t id);
 
 /* ---- power.c ---- */
 #define PM_BASE 0x600
@@ -183,7 +185,7 @@ struct command {
 
 /* Each table ends with a row without a name. */
 extern const struct command io_commands[], disk_commands[], ring_commands[], machine_commands[],
-	crash_commands[];
+	crash_commands[], storm_commands[];
 
 /* ---- machine.c ---- */
 /* The local APIC's timer, every count * 16 bus cycles at VECTOR_TIMER; 0 stops it. */

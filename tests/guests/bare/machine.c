@@ -250,7 +250,7 @@ static const char *cmd_smp(const struct args *a)
 	uint64_t begin = rdtsc();
 
 	if (str_equal(a->s[0], "start") || str_equal(a->s[0], "count"))
-		ap_start(a->s[0][0] == 'c');
+		ap_start(a->s[0][0] == 'c' ? ap_count : NULL);
 	else if (!str_equal(a->s[0], "show"))
 		return "start, count or show";
 	while (bits_set(ap_online) < a->v[1] && rdtsc() - begin < WAIT_CYCLES)

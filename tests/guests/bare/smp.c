@@ -10,22 +10,27 @@
 #define ICR_STARTUP (6u << 8)
 
 volatile uint64_t ap_online, ap_counter[64];
-static volatile bool ap_count;
+static void (*volatile ap_enter)(uint64_t id);
 
 void ap_main(uint64_t id)
 {
 	processor_init((unsigned)id);
 	__asm__ volatile("lock btsq %1, %0" : "+m"(ap_online) : "r"(id));
-	if (ap_count)
-		user_enter((void (*)(uint64_t))count_loop, (uint64_t)&ap_counter[id], NULL);
+	if (ap_enter)
+		ap_enter(id);
 	for (;;)
 		__asm__ volatile("hlt");
 }
 
-void ap_start(bool count)
+void ap_count(uint64_t id)
+{
+	user_enter((void (*)(uint64_t))count_loop, (uint64_t)&ap_counter[id], NULL);
+}
+
+void ap_start(void (*enter)(uint64_t id))
 {
 	ap_online = 0;
-	ap_count = count;
+	ap_enter = enter;
 	memcpy((void *)TRAMPOLINE, ap_trampoline, (size_t)(ap_trampoline_end - ap_trampoline));
 	lapic_write(LAPIC_ICR, ICR_ALL_OTHERS | ICR_ASSERT | ICR_INIT);
 	lapic_write(LAPIC_ICR, ICR_ALL_OTHERS | ICR_ASSERT | ICR_STARTUP | TRAMPOLINE >> 12);
