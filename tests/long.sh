@@ -14,6 +14,7 @@ seed=${LONG_SEED:-$(date +%Y%m%d)}
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 bad=0
+export TEST_KEEP=1
 
 part() { # NAME COMMAND...
 	name=$1

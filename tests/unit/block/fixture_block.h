@@ -35,6 +35,7 @@ struct fixture {
 	const char *snapshot; /* for fixture_open */
 };
 
+/* The folder goes with fixture_end(), at the latest when the process ends. */
 void fixture_begin(struct fixture *f, unsigned seed);
 void fixture_end(struct fixture *f);
 /* A shell command in the fixture's folder; has to succeed. */

@@ -377,6 +377,6 @@ int main(void)
 		cmocka_unit_test(test_written_in_time),
 	};
 
-	alarm(30 * TEST_SLOW);
+	alarm(120 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -135,6 +135,6 @@ int main(void)
 		fprintf(stderr, "ORACLE_SET: no kind is called '%s'\n", only);
 		return 2;
 	}
-	alarm((unsigned)from_environment("ORACLE_SECONDS", 60 * TEST_SLOW));
+	alarm((unsigned)from_environment("ORACLE_SECONDS", 120 * TEST_SLOW));
 	return _cmocka_run_group_tests("oracle", tests, n, NULL, NULL);
 }

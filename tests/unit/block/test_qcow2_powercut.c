@@ -62,6 +62,6 @@ int main(void)
 		cmocka_unit_test(test_new_tables),
 	};
 
-	alarm(60 * TEST_SLOW);
+	alarm(120 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

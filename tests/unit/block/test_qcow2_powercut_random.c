@@ -46,6 +46,6 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(test_random) };
 
-	alarm(from_environment("POWERCUT_SECONDS", 60 * TEST_SLOW));
+	alarm(from_environment("POWERCUT_SECONDS", 120 * TEST_SLOW));
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

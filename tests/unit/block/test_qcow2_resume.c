@@ -208,6 +208,6 @@ int main(void)
 		cmocka_unit_test(test_not_only_leaks),
 	};
 
-	alarm(30 * TEST_SLOW);
+	alarm(120 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -189,6 +189,6 @@ int main(void)
 		cmocka_unit_test(test_random_with_small_caches),
 	};
 
-	alarm(30 * TEST_SLOW);
+	alarm(120 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -850,6 +850,6 @@ int main(void)
 		cmocka_unit_test(test_begin_is_instant),
 	};
 
-	alarm(60 * TEST_SLOW);
+	alarm(120 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
