@@ -22,11 +22,14 @@ class Vm:
         self.daemon.define("vm", memory=f"{memory_mib}M", debug_exit=True, boot={"kernel": guestlib.bare("interp")},
                            disks=[{"path": self.disk, "format": "qcow2"}])
         self.daemon.cairn("start", "vm")
-        self.console = Console(self.daemon, "vm")
+        self.attach()
         while self.console.line() != "interp":
             pass
         if filled_mib:
             self.fill(filled_mib, 1)
+
+    def attach(self):
+        self.console = Console(self.daemon, "vm")
 
     def fill(self, mib, seed):
         self.console.run(f"fill {FILL_AT:#x} {mib << 20:#x} {seed}")
