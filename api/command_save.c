@@ -5,6 +5,7 @@
 #include "api/definition.h"
 #include "api/job.h"
 #include "api/js.h"
+#include "api/rights.h"
 #include "api/save.h"
 #include "api/store.h"
 #include "api/vm.h"
@@ -137,13 +138,37 @@ static int existing_check(struct vm *vm, const struct definition *def, struct er
 	return r ? r : save_check_fits(def, vm->def, e);
 }
 
-/* Finds the VM that the state belongs to, or defines it. */
-static int restore_vm(struct call *c, struct vm **ret_vm, bool *ret_created, struct err *e)
+static void restore_start(struct restore *w)
+{
+	struct call *c = w->call;
+	struct vm_start_how how = { .state_fd = steal_fd(&c->fd),
+		.paused = js_get_bool(c->args, "paused", false),
+		.eager = js_get_bool(c->args, "eager", false), .done = restore_done, .opaque = w };
+
+	vm_start(w->vm, &how);
+}
+
+static void restore_defined(void *opaque, int r, const struct vm_defined *what, const struct err *e)
+{
+	struct restore *w = opaque;
+
+	if (r < 0) {
+		call_fail(w->call, e);
+		free(w);
+		return;
+	}
+	w->vm = what->vm;
+	w->created = what->created;
+	restore_start(w);
+}
+
+/* The VM that the state belongs to, or (*ret_def: owned) what to define first. */
+static int restore_find(struct call *c, struct vm **ret_vm, struct definition **ret_def, struct err *e)
 {
 	struct definition *def CLEANUP(definition_free_p) = NULL;
+	struct peer who = conn_peer(c->conn);
 	int r = definition_parse(js_get(c->args, "definition"), NULL, &def, e);
 
-	*ret_created = false;
 	if (r < 0)
 		return r;
 	if (!definition_has_uuid(def))
@@ -154,14 +179,15 @@ static int restore_vm(struct call *c, struct vm **ret_vm, bool *ret_created, str
 	if (conn_role(c->conn) < ROLE_ADMIN)
 		return err_set(e, -EPERM, ERR_PERMISSION,
 			"the state's VM is not defined here, and to define it takes the role of admin");
-	*ret_created = true;
-	return vm_define(c->daemon, STEAL_PTR(def), ret_vm, e);
+	r = rights_of_peer(&who, &def->rights, e);
+	if (!r)
+		*ret_def = STEAL_PTR(def);
+	return r;
 }
 
 void command_vm_restore(struct call *c)
 {
-	struct vm_start_how how = { .state_fd = -1, .paused = js_get_bool(c->args, "paused", false),
-		.eager = js_get_bool(c->args, "eager", false), .done = restore_done };
+	struct definition *def = NULL;
 	struct restore *w = calloc(1, sizeof(*w));
 	struct err e;
 	int r;
@@ -171,13 +197,13 @@ void command_vm_restore(struct call *c)
 	w->call = c;
 	r = state_file_check(c->fd, &e);
 	if (!r)
-		r = restore_vm(c, &w->vm, &w->created, &e);
+		r = restore_find(c, &w->vm, &def, &e);
 	if (r < 0) {
 		free(w);
 		call_fail(c, &e);
-		return;
+	} else if (def) {
+		vm_define(c->daemon, def, false, restore_defined, w);
+	} else {
+		restore_start(w);
 	}
-	how.state_fd = steal_fd(&c->fd);
-	how.opaque = w;
-	vm_start(w->vm, &how);
 }

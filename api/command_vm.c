@@ -1,7 +1,11 @@
 /* Handlers that change a VM. */
 #include "api/command.h"
+#include "api/config.h"
+#include "api/conn.h"
 #include "api/daemon.h"
 #include "api/js.h"
+#include "api/opener.h"
+#include "api/rights.h"
 #include "api/store.h"
 #include "api/vm.h"
 #include "api/vm_process.h"
@@ -30,6 +34,8 @@ static int define_check(struct daemon *d, struct definition *def, struct vm **re
 	if (old && strcmp(old->def->name, def->name))
 		old = NULL; /* the name is another VM's uuid */
 	*ret_old = old;
+	if (old && old->opener)
+		return vm_check_idle(old, "define", e);
 	if (!definition_has_uuid(def)) {
 		if (!old)
 			return definition_make_uuid(def, e);
@@ -51,8 +57,11 @@ static int define_keep(struct daemon *d, struct definition **def, struct vm *old
 {
 	CLEANUP_JS struct json_object *o = definition_to_json(*def);
 	struct vm *vm;
-	int r = store_save_definition(d->store, (*def)->name, o, e);
+	int r;
 
+	if ((*def)->rights)
+		rights_put(o, (*def)->rights);
+	r = store_save_definition(d->store, (*def)->name, o, e);
 	if (r < 0)
 		return r;
 	if (old) {
@@ -70,39 +79,97 @@ static int define_keep(struct daemon *d, struct definition **def, struct vm *old
 	return 0;
 }
 
-int vm_define(struct daemon *d, struct definition *owned, struct vm **ret_vm, struct err *e)
-{
-	struct definition *def CLEANUP(definition_free_p) = owned;
-	struct vm *old;
-	int r = definition_check_files(def, e);
+struct define {
+	struct daemon *daemon;
+	struct definition *def;
+	bool validate;
+	void (*done)(void *opaque, int r, const struct vm_defined *what, const struct err *e);
+	void *opaque;
+};
 
-	if (!r)
-		r = define_check(d, def, &old, e);
-	if (!r)
-		r = define_keep(d, &def, old, ret_vm, e);
-	if (!r)
-		daemon_emit(d, EVENT_VM_DEFINED, (*ret_vm)->def->name, NULL);
-	return r;
+/* Its files are there. */
+static int define_go(struct define *w, struct vm_defined *what, struct err *e)
+{
+	struct vm *old;
+	int r = define_check(w->daemon, w->def, &old, e);
+
+	if (r < 0)
+		return r;
+	*what = (struct vm_defined){ .def = w->def, .vm = old, .created = !old };
+	if (w->validate)
+		return 0;
+	r = define_keep(w->daemon, &w->def, old, &what->vm, e);
+	if (r < 0)
+		return r;
+	what->def = what->vm->def;
+	daemon_emit(w->daemon, EVENT_VM_DEFINED, what->def->name, NULL);
+	return 0;
 }
 
-static struct json_object *define_answer(const struct definition *def, bool created)
+static void define_over(struct define *w, int r, const struct err *e)
 {
-	struct json_object *o = json_object_new_object();
+	struct vm_defined what;
+	struct err own;
+
+	if (!r) {
+		r = define_go(w, &what, &own);
+		e = &own;
+	}
+	w->done(w->opaque, r, &what, e);
+	definition_free(w->def);
+	free(w);
+}
+
+static void define_opened(void *opaque, int r, struct config *c, const struct err *e)
+{
+	if (!r)
+		config_done(c);
+	define_over(opaque, r, e);
+}
+
+void vm_define(struct daemon *d, struct definition *def, bool validate,
+	void (*done)(void *opaque, int r, const struct vm_defined *what, const struct err *e),
+	void *opaque)
+{
+	struct define *w = malloc(sizeof(*w));
+	struct opener *o;
+	struct err e;
+	int r;
+
+	if (!w)
+		abort();
+	*w = (struct define){ d, def, validate, done, opaque };
+	if (def->rights) {
+		opener_open(d->loop, def, false, define_opened, w, &o);
+		return;
+	}
+	r = definition_check_files(def, &e);
+	define_over(w, r, &e);
+}
+
+static void define_done(void *opaque, int r, const struct vm_defined *what, const struct err *e)
+{
+	struct json_object *o;
+	struct call *c = opaque;
 	char uuid[DEFINITION_UUID_TEXT];
 
-	uuid_print(def->uuid, uuid);
-	js_put_str(o, "name", def->name);
+	if (r < 0) {
+		call_fail(c, e);
+		return;
+	}
+	o = json_object_new_object();
+	uuid_print(what->def->uuid, uuid);
+	js_put_str(o, "name", what->def->name);
 	js_put_str(o, "uuid", uuid);
-	js_put_bool(o, "created", created);
-	return o;
+	js_put_bool(o, "created", what->created);
+	call_return(c, o);
 }
 
 void command_vm_define(struct call *c)
 {
 	struct definition *def CLEANUP(definition_free_p) = NULL;
-	struct json_object *answer = NULL;
 	const char *folder = js_get_str(c->args, "folder");
-	struct vm *old = NULL, *vm;
+	struct peer who = conn_peer(c->conn);
 	struct err e;
 	int r = 0;
 
@@ -111,22 +178,12 @@ void command_vm_define(struct call *c)
 	if (!r)
 		r = definition_parse(js_get(c->args, "definition"), folder, &def, &e);
 	if (!r)
-		r = definition_check_files(def, &e);
-	if (!r)
-		r = define_check(c->daemon, def, &old, &e);
-	if (!r) {
-		answer = define_answer(def, !old);
-		if (!js_get_bool(c->args, "validate-only", false))
-			r = define_keep(c->daemon, &def, old, &vm, &e);
-	}
-	if (r < 0) {
-		json_object_put(answer);
+		r = rights_of_peer(&who, &def->rights, &e);
+	if (r < 0)
 		call_fail(c, &e);
-		return;
-	}
-	if (!def)
-		daemon_emit(c->daemon, EVENT_VM_DEFINED, js_get_str(answer, "name"), NULL);
-	call_return(c, answer);
+	else
+		vm_define(c->daemon, STEAL_PTR(def), js_get_bool(c->args, "validate-only", false),
+			define_done, c);
 }
 
 void command_vm_undefine(struct call *c)

@@ -26,41 +26,71 @@ static const char *kind_words(mode_t mode)
 		S_ISSOCK(mode)			       ? "a socket" : "a device";
 }
 
-static int open_failed(const char *key, const char *path, bool write, struct err *e)
+static int open_failed(const struct config_file *f, struct err *e)
 {
 	int error = errno;
 	const char *hint = "";
 
-	if (write && (error == EACCES || error == EROFS || error == EPERM))
+	if (f->write && (error == EACCES || error == EROFS || error == EPERM))
 		hint = "; set its \"readonly\" to true if it is not to be written";
-	return err_set(e, -error, err_class_of_errno(error), "%s: %s: %s%s", key, path,
+	return err_set(e, -error, err_class_of_errno(error), "%s: %s: %s%s", f->key, f->path,
 		strerror(error), hint);
 }
 
 /* O_NONBLOCK for the open alone: a pipe in the place of a disk must not hold us up. */
-static int file_open(struct config *c, const char *key, const char *path, bool write, bool block,
-	struct err *e)
+int config_open_file(const struct config_file *f, struct err *e)
 {
-	CLEANUP_CLOSE int fd = open(path, (write ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY |
-						  O_NONBLOCK);
+	CLEANUP_CLOSE int fd = open(f->path, (f->write ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY |
+						     O_NONBLOCK);
 	struct stat st;
-	unsigned at;
 
-	if (fd < 0)
-		return open_failed(key, path, write, e);
-	if (fstat(fd, &st) < 0 || fcntl(fd, F_SETFL, 0) < 0)
-		return open_failed(key, path, write, e);
-	if (!S_ISREG(st.st_mode) && !(block && S_ISBLK(st.st_mode)))
-		return err_set(e, -EINVAL, ERR_INVALID, "%s: %s is %s; give a file%s", key, path,
-			kind_words(st.st_mode), block ? " or a block device" : "");
-	at = config_add_fd(c, steal_fd(&fd));
-	if (at == VM_NO_FD)
-		return err_set(e, -EINVAL, ERR_INVALID, "%s: more than %d files in one definition",
-			key, CHANNEL_FDS_MAX);
-	return (int)at;
+	if (fd < 0 || fstat(fd, &st) < 0 || fcntl(fd, F_SETFL, 0) < 0)
+		return open_failed(f, e);
+	if (!S_ISREG(st.st_mode) && !(f->block && S_ISBLK(st.st_mode)))
+		return err_set(e, -EINVAL, ERR_INVALID, "%s: %s is %s; give a file%s", f->key, f->path,
+			kind_words(st.st_mode), f->block ? " or a block device" : "");
+	return steal_fd(&fd);
 }
 
-static int boot_open(struct config *c, const char *key, const char *path, uint16_t *into,
+int config_open_files(struct config *c, const struct config_files *files, struct err *e)
+{
+	for (unsigned i = 0; i < files->n; i++) {
+		int fd = config_open_file(&files->list[i], e);
+
+		if (fd < 0) {
+			config_done(c);
+			return fd;
+		}
+		config_add_fd(c, fd);
+	}
+	return 0;
+}
+
+void config_take_fds(struct config *c, const int *fds, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		config_add_fd(c, fds[i]);
+}
+
+/* ---- what there is to open ---- */
+
+/* Returns its index. */
+static int file_add(struct config_files *files, const char *key, const char *path, bool write,
+	bool block, struct err *e)
+{
+	struct config_file *f = &files->list[files->n];
+
+	if (files->n == CHANNEL_FDS_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s: more than %d files in one definition",
+			key, CHANNEL_FDS_MAX);
+	snprintf(f->key, sizeof(f->key), "%s", key);
+	f->path = path;
+	f->write = write;
+	f->block = block;
+	return (int)files->n++;
+}
+
+static int boot_add(struct config_files *files, const char *key, const char *path, uint16_t *into,
 	struct err *e)
 {
 	int at;
@@ -68,22 +98,21 @@ static int boot_open(struct config *c, const char *key, const char *path, uint16
 	*into = VM_NO_FD;
 	if (!path)
 		return 0;
-	at = file_open(c, key, path, false, false, e);
+	at = file_add(files, key, path, false, false, e);
 	if (at >= 0)
 		*into = (uint16_t)at;
 	return MIN(at, 0);
 }
 
-static int layer_open(struct config *c, unsigned i, unsigned k, const struct definition_disk *d,
-	struct err *e)
+static int layer_add(struct config_files *files, struct vm_disk *v, unsigned i, unsigned k,
+	const struct definition_disk *d, struct err *e)
 {
-	struct vm_disk *v = &c->vm.disks[i];
 	bool write = !k && !d->read_only;
 	char key[64];
 	int at;
 
 	definition_layer_key(i, k, "path", key, sizeof(key));
-	at = file_open(c, key, d->layers[k].path, write, true, e);
+	at = file_add(files, key, d->layers[k].path, write, true, e);
 	if (at < 0)
 		return at;
 	v->fd[k] = (uint16_t)at;
@@ -92,17 +121,16 @@ static int layer_open(struct config *c, unsigned i, unsigned k, const struct def
 	if (!d->layers[k].data_file)
 		return 0;
 	definition_layer_key(i, k, "data_file", key, sizeof(key));
-	at = file_open(c, key, d->layers[k].data_file, write, true, e);
+	at = file_add(files, key, d->layers[k].data_file, write, true, e);
 	if (at < 0)
 		return at;
 	v->data_fd[k] = (uint16_t)at;
 	return 0;
 }
 
-static int disk_open(struct config *c, unsigned i, const struct definition_disk *d, struct err *e)
+static int disk_add(struct config_files *files, struct vm_disk *v, unsigned i,
+	const struct definition_disk *d, struct err *e)
 {
-	struct vm_disk *v = &c->vm.disks[i];
-
 	snprintf(v->id, sizeof(v->id), "%s", d->id);
 	snprintf(v->serial, sizeof(v->serial), "%s", d->serial);
 	v->nlayers = d->nlayers;
@@ -111,7 +139,7 @@ static int disk_open(struct config *c, unsigned i, const struct definition_disk 
 	v->queues = d->queues;
 	v->queue_size = d->queue_size;
 	for (unsigned k = 0; k < d->nlayers; k++) {
-		int r = layer_open(c, i, k, d, e);
+		int r = layer_add(files, v, i, k, d, e);
 
 		if (r < 0)
 			return r;
@@ -145,44 +173,32 @@ static void config_fill(struct vm_config *v, const struct definition *d)
 	v->restore_fd = VM_NO_FD;
 }
 
-static int disks_open(const struct definition *d, struct config *c, struct err *e)
+int config_prepare(const struct definition *d, bool images_only, struct config *c,
+	struct config_files *files, struct err *e)
 {
 	int r = 0;
 
-	c->vm.ndisks = MIN(d->ndisks, VM_DISKS_MAX);
-	for (unsigned i = 0; !r && i < c->vm.ndisks; i++)
-		r = disk_open(c, i, &d->disks[i], e);
-	return r;
-}
-
-int config_open_images(const struct definition *d, struct config *c, struct err *e)
-{
-	int r;
-
 	memset(c, 0, sizeof(*c));
+	files->n = 0;
 	config_fill(&c->vm, d);
 	c->vm.kernel_fd = c->vm.initrd_fd = VM_NO_FD;
-	c->vm.images_only = 1;
-	r = disks_open(d, c, e);
-	if (r < 0)
-		config_done(c);
+	c->vm.images_only = images_only;
+	if (!images_only)
+		r = boot_add(files, "boot.kernel", d->kernel, &c->vm.kernel_fd, e);
+	if (!r && !images_only)
+		r = boot_add(files, "boot.initrd", d->initrd, &c->vm.initrd_fd, e);
+	c->vm.ndisks = MIN(d->ndisks, VM_DISKS_MAX);
+	for (unsigned i = 0; !r && i < c->vm.ndisks; i++)
+		r = disk_add(files, &c->vm.disks[i], i, &d->disks[i], e);
 	return r;
 }
 
 int config_open(const struct definition *d, struct config *c, struct err *e)
 {
-	int r;
+	struct config_files files;
+	int r = config_prepare(d, false, c, &files, e);
 
-	memset(c, 0, sizeof(*c));
-	config_fill(&c->vm, d);
-	r = boot_open(c, "boot.kernel", d->kernel, &c->vm.kernel_fd, e);
-	if (!r)
-		r = boot_open(c, "boot.initrd", d->initrd, &c->vm.initrd_fd, e);
-	if (!r)
-		r = disks_open(d, c, e);
-	if (r < 0)
-		config_done(c);
-	return r;
+	return r < 0 ? r : config_open_files(c, &files, e);
 }
 
 int config_send(const struct config *c, int sock, uint64_t seq)

@@ -5,6 +5,8 @@
 
 #include "vmm/vm_msg.h"
 
+#include <stdbool.h>
+
 struct definition;
 struct err;
 
@@ -14,12 +16,31 @@ struct config {
 	unsigned nfds;
 };
 
-/* Opens every file of d. Options that are no part of a definition (start_paused,
- * foreground, log_level, the log) are the caller's to set afterwards.
- * Returns 0; -errno with the path to the key; ret_c then holds nothing. */
+/* A file to open; its index in the list is its fd's in the configuration. */
+struct config_file {
+	char key[64]; /* "disks[0].path" */
+	const char *path; /* the definition's */
+	bool write, block; /* a block device will do as well */
+};
+
+struct config_files {
+	struct config_file list[CHANNEL_FDS_MAX];
+	unsigned n;
+};
+
+/* Everything but the fds, and which they are. images_only: for work on the disks alone.
+ * Options that are no part of a definition (start_paused, foreground, log_level, the log) are
+ * the caller's to set afterwards. Returns 0; -EINVAL: too many files. */
+int config_prepare(const struct definition *d, bool images_only, struct config *ret_c,
+	struct config_files *ret_files, struct err *e);
+/* Returns an owned fd; -errno with the path to the key. */
+int config_open_file(const struct config_file *f, struct err *e);
+/* All of them. Returns 0; -errno, and c holds none. */
+int config_open_files(struct config *c, const struct config_files *files, struct err *e);
+/* Those that somebody else opened, in the order of the list: taken. */
+void config_take_fds(struct config *c, const int *fds, unsigned n);
+/* Prepares it and opens every file. Returns 0; -errno; ret_c then holds nothing. */
 int config_open(const struct definition *d, struct config *ret_c, struct err *e);
-/* The same for work on the disks alone: images_only. */
-int config_open_images(const struct definition *d, struct config *ret_c, struct err *e);
 /* Adds an fd (taken, also on failure). Returns its index, or VM_NO_FD when full. */
 unsigned config_add_fd(struct config *c, int fd);
 /* Sends it as VM_MSG_CONFIG. Returns 0 or -errno. */

@@ -403,14 +403,14 @@ static bool is_operator(const struct conn *c)
 	return false;
 }
 
-static struct peer peer_of(const struct conn *c)
+struct peer conn_peer(const struct conn *c)
 {
 	return (struct peer){ c->uid, c->gid, c->groups, c->ngroups };
 }
 
 static enum role role_look_up(const struct conn *c, const char *vm)
 {
-	struct peer who = peer_of(c);
+	struct peer who = conn_peer(c);
 	enum role role;
 
 	if (is_master(c->uid))
@@ -553,7 +553,7 @@ enum role conn_role_for(const struct conn *c, const char *vm)
 
 bool conn_known(const struct conn *c)
 {
-	struct peer who = peer_of(c);
+	struct peer who = conn_peer(c);
 
 	return c->role > ROLE_NONE || permissions_know(&c->server->daemon->permissions, &who);
 }

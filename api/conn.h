@@ -3,6 +3,7 @@
 #ifndef CAIRN_API_CONN_H
 #define CAIRN_API_CONN_H
 
+#include "api/permissions.h"
 #include "api/schema.h"
 
 #include <sys/types.h>
@@ -35,6 +36,8 @@ enum role conn_role(const struct conn *c);
 enum role conn_role_for(const struct conn *c, const char *vm);
 /* Has it a role for any VM at all? */
 bool conn_known(const struct conn *c);
+/* Borrowed of c. */
+struct peer conn_peer(const struct conn *c);
 uid_t conn_uid(const struct conn *c);
 pid_t conn_pid(const struct conn *c);
 bool conn_negotiated(const struct conn *c);

@@ -5,6 +5,7 @@
 #include "api/job.h"
 #include "api/js.h"
 #include "api/listen.h"
+#include "api/rights.h"
 #include "api/scheduler.h"
 #include "api/store.h"
 #include "api/vm.h"
@@ -71,8 +72,11 @@ static void vm_found(void *opaque, const char *name, struct json_object *definit
 	struct definition *def = NULL;
 	struct vm *vm;
 	struct err e;
-	int r = definition_parse(definition, NULL, &def, &e);
+	CLEANUP_FREE struct rights *rights = NULL;
+	int r = rights_take(definition, &rights, &e);
 
+	if (!r)
+		r = definition_parse(definition, NULL, &def, &e);
 	if (!r && strcmp(def->name, name))
 		r = err_set(&e, -EINVAL, ERR_CORRUPT, "it is in the folder of VM '%s'", name);
 	else if (!r && (!definition_has_uuid(def) || vm_find_uuid(d, def->uuid)))
@@ -82,6 +86,7 @@ static void vm_found(void *opaque, const char *name, struct json_object *definit
 		definition_free(def);
 		return;
 	}
+	def->rights = STEAL_PTR(rights);
 	if (vm_add(d, def, &vm) < 0) {
 		definition_free(def);
 		return;

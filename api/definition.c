@@ -671,5 +671,6 @@ void definition_free(struct definition *d)
 	free(d->kernel);
 	free(d->initrd);
 	free(d->cmdline);
+	free(d->rights);
 	free(d);
 }

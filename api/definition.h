@@ -15,6 +15,7 @@
 
 struct err;
 struct json_object;
+struct rights;
 
 #define DEFINITION_VERSION 1
 #define DEFINITION_FILE_MAX (256 * 1024)
@@ -54,6 +55,9 @@ struct definition {
 	uint32_t shutdown_deadline_s;
 	bool rng, virtio_console, guest_agent, debug_exit, huge_pages;
 	uint8_t assist, on_poweroff, on_reboot, on_crash; /* as in vm_msg.h */
+	/* With which its files are opened; owned. NULL, as definition_parse() leaves it: the
+	 * daemon's own. No part of the JSON. */
+	struct rights *rights;
 };
 
 /* folder: absolute; relative paths are taken from it; NULL: a relative path is an error.

@@ -2,6 +2,7 @@
 #include "api/config.h"
 #include "api/daemon.h"
 #include "api/job.h"
+#include "api/opener.h"
 #include "api/store.h"
 #include "api/vm.h"
 #include "api/vm_socket.h"
@@ -35,6 +36,7 @@ struct images {
 	struct vm_process *proc; /* NULL: it could not be started */
 	bool configured;	 /* it takes requests */
 	bool ending;		 /* it takes no more: what is wanted now waits for the next */
+	struct opener *opener;	 /* it has no files yet; NULL: it has */
 	unsigned asked;		 /* and not answered */
 	struct wanted *first, **last;
 	struct loop_task failed; /* tells from the loop that it could not be started */
@@ -87,6 +89,7 @@ void images_free(struct images *i)
 {
 	if (!i)
 		return;
+	opener_free(i->opener);
 	vm_process_free(i->proc);
 	while (i->first)
 		wanted_free(wanted_take(i));
@@ -189,29 +192,22 @@ static void images_gone(void *opaque, const struct vm_process_end *end)
 
 static const struct vm_process_ops images_ops = { .event = images_event, .gone = images_gone };
 
-static int process_start(struct images *i, struct err *e)
+static int process_start(struct images *i, struct config *c, struct err *e)
 {
 	struct daemon *d = i->vm->daemon;
 	CLEANUP_CLOSE int log_fd = -1;
 	char name[VM_NAME_MAX + 2];
 	struct vm_process_paths p = { .program = d->paths->vm_program, .run_dir = d->run_dir_fd,
 		.name = name, .end_fd = -1 };
-	struct config c;
-	int r;
 
 	socket_name(i->vm, name);
 	log_fd = store_open_file(d->store, i->vm->def->name, "log", O_WRONLY | O_APPEND, e);
 	if (log_fd < 0)
 		return log_fd;
 	p.log_fd = log_fd;
-	r = config_open_images(i->vm->def, &c, e);
-	if (r < 0)
-		return r;
-	c.vm.log_fd = (uint16_t)config_add_fd(&c, fcntl(log_fd, F_DUPFD_CLOEXEC, 3));
-	c.vm.log_level = (uint8_t)d->log_level;
-	r = vm_process_start(d->loop, &p, &c, &images_ops, i, configured, i, &i->proc, e);
-	config_done(&c);
-	return r;
+	c->vm.log_fd = (uint16_t)config_add_fd(c, fcntl(log_fd, F_DUPFD_CLOEXEC, 3));
+	c->vm.log_level = (uint8_t)d->log_level;
+	return vm_process_start(d->loop, &p, c, &images_ops, i, configured, i, &i->proc, e);
 }
 
 static void start_failed(struct loop_task *t)
@@ -229,12 +225,26 @@ static void start_failed(struct loop_task *t)
 	vm_start_goes_on(vm);
 }
 
-static void images_start(struct images *i)
+static void images_opened(void *opaque, int r, struct config *c, const struct err *e)
 {
-	if (process_start(i, &i->e) < 0) {
+	struct images *i = opaque;
+
+	i->opener = NULL;
+	if (r < 0) {
+		i->e = *e;
+	} else {
+		r = process_start(i, c, &i->e);
+		config_done(c);
+	}
+	if (r < 0) {
 		i->failed.run = start_failed;
 		loop_post(i->vm->daemon->loop, &i->failed);
 	}
+}
+
+static void images_start(struct images *i)
+{
+	opener_open(i->vm->daemon->loop, i->vm->def, true, images_opened, i, &i->opener);
 }
 
 /* ---- asking ---- */

@@ -80,6 +80,25 @@ static int add(struct permissions *p, bool is_group, uid_t id, const char *vm, e
 	return 0;
 }
 
+static bool sees_too(const struct permissions *p, const struct permission *who, const char *vm)
+{
+	for (size_t i = 0; i < p->n; i++) {
+		const struct permission *e = &p->list[i];
+
+		if (e->is_group == who->is_group && e->id == who->id && (!e->vm || same_vm(e->vm, vm)))
+			return true;
+	}
+	return false;
+}
+
+bool permissions_seen_together(const struct permissions *p, const char *a, const char *b)
+{
+	for (size_t i = 0; i < p->n; i++)
+		if (p->list[i].vm && same_vm(p->list[i].vm, a) && !sees_too(p, &p->list[i], b))
+			return false;
+	return true;
+}
+
 int permissions_set(struct permissions *p, bool is_group, uid_t id, const char *vm, enum role role)
 {
 	for (size_t i = 0; i < p->n; i++) {

@@ -39,6 +39,8 @@ void permissions_done(struct permissions *p);
 enum role permissions_role(const struct permissions *p, const struct peer *who, const char *vm);
 /* Is there any entry for them, of whatever VM? */
 bool permissions_know(const struct permissions *p, const struct peer *who);
+/* Does everybody who was let in to VM a for itself see VM b too? Then b may be named there. */
+bool permissions_seen_together(const struct permissions *p, const char *a, const char *b);
 /* Replaces what they had for the same VM(s). role ROLE_NONE: takes it away.
  * Returns 0; -ENOENT when there was nothing to take; -ENOSPC; -ENOMEM. */
 int permissions_set(struct permissions *p, bool is_group, uid_t id, const char *vm, enum role role);

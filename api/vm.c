@@ -2,6 +2,7 @@
 #include "api/daemon.h"
 #include "api/images.h"
 #include "api/js.h"
+#include "api/opener.h"
 #include "api/store.h"
 #include "api/vm_process.h"
 #include "base/log.h"
@@ -88,6 +89,7 @@ int vm_add(struct daemon *d, struct definition *def, struct vm **ret_vm)
 
 static void vm_free(struct vm *vm)
 {
+	opener_free(vm->opener);
 	images_free(vm->images);
 	if (vm->how.state_fd >= 0)
 		close(vm->how.state_fd);

@@ -14,6 +14,7 @@ struct images;
 struct job;
 struct json_object;
 struct loop_timer;
+struct opener;
 struct vm_process;
 
 /* How to start. */
@@ -48,6 +49,7 @@ struct vm {
 	struct job *job;	 /* NULL: none */
 	struct schedule *schedule; /* NULL: none */
 	struct schedule_past schedule_past;
+	struct opener *opener;	 /* opens its files for the start under way; NULL: none */
 	struct images *images;	 /* a process that works on its disks while it is off; NULL: none */
 	bool starting, start_waits, destroying, rebooting;
 	bool restoring;		 /* the start under way goes on from a state */
@@ -83,9 +85,18 @@ void vm_move(struct vm *vm, enum vm_trigger t, const char *reason, const char *d
 void vm_save(struct vm *vm);
 void vm_load_state(struct vm *vm, struct json_object *state);
 
+struct vm_defined {
+	const struct definition *def; /* complete: with its uuid */
+	struct vm *vm;
+	bool created; /* it was not there before */
+};
+
 /* Keeps a definition (taken) as that of a new VM, or of one that has its name. Its files are
- * looked at; emits VM_DEFINED. (command_vm.c) */
-int vm_define(struct daemon *d, struct definition *def, struct vm **ret_vm, struct err *e);
+ * looked at, with its rights; emits VM_DEFINED. validate: keeps nothing.
+ * done: exactly once, at once or from the loop. (command_vm.c) */
+void vm_define(struct daemon *d, struct definition *def, bool validate,
+	void (*done)(void *opaque, int r, const struct vm_defined *what, const struct err *e),
+	void *opaque);
 
 /* ---- life (vm_life.c) ---- */
 

@@ -5,6 +5,7 @@
 #include "api/daemon.h"
 #include "api/images.h"
 #include "api/job.h"
+#include "api/opener.h"
 #include "api/save.h"
 #include "api/store.h"
 #include "api/text.h"
@@ -43,6 +44,19 @@ int vm_check_idle(const struct vm *vm, const char *what, struct err *e)
 
 /* ---- start ---- */
 
+static int in_use(const struct vm *vm, unsigned i, const struct vm *by, struct err *e)
+{
+	const char *path = vm->def->disks[i].layers[0].path;
+
+	/* The sentence stays in the VM's state, for all who see that. */
+	if (!permissions_seen_together(&vm->daemon->permissions, vm->def->name, by->def->name))
+		return err_set(e, -EBUSY, ERR_BUSY, "disks[%u].path: %s is in use by another VM", i,
+			path);
+	return err_set(e, -EBUSY, ERR_BUSY,
+		"disks[%u].path: %s is in use by VM '%s'; shut that down first", i, path,
+		by->def->name);
+}
+
 /* Another VM that runs with one of these images? Two writers would destroy it; the image's
  * lock says so too, but cannot name the other. */
 static int disk_check_free(struct vm *vm, unsigned i, const struct stat *st, struct err *e)
@@ -59,12 +73,13 @@ static int disk_check_free(struct vm *vm, unsigned i, const struct stat *st, str
 			const struct definition_disk *disk = &other->def->disks[k];
 			struct stat their;
 
-			if ((disk->read_only && !ours_writes) || stat(disk->layers[0].path, &their) < 0 ||
+			/* Another user's path may lead anywhere: it is not the daemon's to follow.
+			 * The image's lock refuses that one. */
+			if (other->def->rights || (disk->read_only && !ours_writes) ||
+				stat(disk->layers[0].path, &their) < 0 ||
 				their.st_ino != st->st_ino || their.st_dev != st->st_dev)
 				continue;
-			return err_set(e, -EBUSY, ERR_BUSY,
-				"disks[%u].path: %s is in use by VM '%s'; shut that down first", i,
-				vm->def->disks[i].layers[0].path, other->def->name);
+			return in_use(vm, i, other, e);
 		}
 	}
 	return 0;
@@ -214,24 +229,50 @@ static int state_add(struct vm *vm, struct config *c, struct err *e)
 	return 0;
 }
 
-static void start_now(struct vm *vm)
+/* c: taken. */
+static int start_with(struct vm *vm, struct config *c, struct err *e)
 {
-	struct config c;
-	struct err e;
-	int r = config_open(vm->def, &c, &e);
+	int r = disks_check_free(vm, c, e);
 
+	if (!r)
+		r = state_add(vm, c, e);
+	if (!r)
+		r = process_start(vm, c, e);
+	config_done(c);
+	return r;
+}
+
+static void start_opened(void *opaque, int r, struct config *c, const struct err *e)
+{
+	struct vm *vm = opaque;
+	struct err own;
+
+	vm->opener = NULL;
+	if (vm->images) { /* began meanwhile; vm_start_goes_on() follows */
+		if (!r)
+			config_done(c);
+		return;
+	}
+	vm->start_waits = false;
 	if (!r) {
-		r = disks_check_free(vm, &c, &e);
-		if (!r)
-			r = state_add(vm, &c, &e);
-		if (!r)
-			r = process_start(vm, &c, &e);
-		config_done(&c);
+		r = start_with(vm, c, &own);
+		e = &own;
 	}
 	if (r < 0)
-		start_failed(vm, &e);
+		start_failed(vm, e);
 	else
 		vm->starting = true;
+}
+
+static void start_now(struct vm *vm)
+{
+	struct opener *o = NULL;
+
+	opener_open(vm->daemon->loop, vm->def, false, start_opened, vm, &o);
+	if (!o)
+		return; /* and vm may be no more */
+	vm->opener = o;
+	vm->start_waits = true;
 }
 
 void vm_start(struct vm *vm, const struct vm_start_how *how)
@@ -255,7 +296,7 @@ void vm_start(struct vm *vm, const struct vm_start_how *how)
 
 void vm_start_goes_on(struct vm *vm)
 {
-	if (!vm->start_waits)
+	if (!vm->start_waits || vm->opener)
 		return;
 	vm->start_waits = false;
 	start_now(vm);

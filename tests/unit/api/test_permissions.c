@@ -40,6 +40,24 @@ static void test_highest(void **state)
 	permissions_done(&p);
 }
 
+static void test_seen_together(void **state)
+{
+	struct permissions p = { NULL, 0 };
+
+	(void)state;
+	assert_true(permissions_seen_together(&p, "web", "db"));
+	assert_int_equal(permissions_set(&p, false, 1000, "web", ROLE_VIEWER), 0);
+	assert_int_equal(permissions_set(&p, true, 1000, NULL, ROLE_VIEWER), 0);
+	assert_int_equal(permissions_set(&p, false, 1001, "db", ROLE_VIEWER), 0);
+	assert_false(permissions_seen_together(&p, "web", "db"));
+	assert_int_equal(permissions_set(&p, false, 1000, "db", ROLE_OPERATOR), 0);
+	assert_true(permissions_seen_together(&p, "web", "db"));
+	assert_false(permissions_seen_together(&p, "db", "web"));
+	assert_int_equal(permissions_set(&p, false, 1001, NULL, ROLE_VIEWER), 0);
+	assert_true(permissions_seen_together(&p, "db", "web"));
+	permissions_done(&p);
+}
+
 static void test_replace_and_take_away(void **state)
 {
 	struct permissions p = { NULL, 0 };
@@ -118,6 +136,7 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_highest),
+		cmocka_unit_test(test_seen_together),
 		cmocka_unit_test(test_replace_and_take_away),
 		cmocka_unit_test(test_bounded),
 		cmocka_unit_test(test_words),

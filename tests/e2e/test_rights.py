@@ -1,0 +1,185 @@
+"""Whose files a definition may name: those of whoever defined the VM, and no others."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from conftest import QmpError
+from test_daemon import NOBODY, allowed, as_nobody, shared  # noqa: F401
+
+
+@pytest.fixture
+def files(shared):  # noqa: F811
+    """Files of nobody's, of root's, and of a group's, in a folder of nobody's."""
+    d = shared.tmp / "disks"
+    d.mkdir()
+    os.chown(d, NOBODY, NOBODY)
+    for name, uid, gid, mode in (("mine.raw", NOBODY, NOBODY, 0o600), ("roots.raw", 0, 0, 0o600),
+                                 ("readable.raw", 0, 0, 0o644), ("group.raw", 0, 4242, 0o660)):
+        (d / name).write_bytes(bytes(65536))
+        os.chown(d / name, uid, gid)
+        os.chmod(d / name, mode)
+    (d / "inner").mkdir(mode=0o700)
+    (d / "inner/there.raw").write_bytes(bytes(4096))
+    shared.cairn("grant", "admin", "--user", "nobody")
+    return d
+
+
+def definition(shared, name, *layers, kernel=None, **keys):  # noqa: F811
+    disks = []
+    if layers:
+        first, *rest = [{"path": str(p), "format": "raw"} for p in layers]
+        disks = [{**first, **({"backing": rest, "format": "qcow2"} if rest else {}), **keys}]
+    return {"name": name, "memory": "32M", "boot": {"kernel": str(kernel or shared.tmp / "kernel")},
+            "disks": disks}
+
+
+def define(shared, *args, groups=(), **keys):  # noqa: F811
+    validate = {"validate-only": True} if keys.pop("validate", False) else {}
+    return as_nobody(shared, ["vm-define", {"definition": definition(shared, *args, **keys), **validate}],
+                     groups=groups)[0]
+
+
+def refused(answer, key):
+    e = answer["error"]
+    assert e["class"] == "PermissionDenied", answer
+    assert e["desc"].startswith(key + ": ") and "for user 65534, who defined the VM" in e["desc"]
+    return True
+
+
+def test_only_what_the_user_may_open(shared, files):  # noqa: F811
+    f = files
+    assert "return" in define(shared, "v", f / "mine.raw")
+    assert refused(define(shared, "v", f / "roots.raw"), "disks[0].path")
+    assert refused(define(shared, "v", f / "roots.raw", validate=True), "disks[0].path")
+    assert refused(define(shared, "v", "/etc/shadow", readonly=True), "disks[0].path")
+    assert refused(define(shared, "v", kernel=f / "roots.raw"), "boot.kernel")
+    # To read is not to write.
+    assert refused(define(shared, "v", f / "readable.raw"), "disks[0].path")
+    assert "return" in define(shared, "v", f / "readable.raw", readonly=True)
+    # Layers below, and data files.
+    assert "return" in define(shared, "v", f / "mine.raw", f / "readable.raw")
+    assert refused(define(shared, "v", f / "mine.raw", f / "roots.raw"), "disks[0].backing[0].path")
+    assert refused(define(shared, "v", f / "mine.raw", format="qcow2", data_file=str(f / "roots.raw")),
+                   "disks[0].data_file")
+    # By a group, and without it.
+    assert refused(define(shared, "v", f / "group.raw"), "disks[0].path")
+    assert "return" in define(shared, "v", f / "group.raw", groups=[4242])
+    # Whether a file is there, where one may not look, is not told.
+    a, b = (define(shared, "v", f / "inner" / n)["error"]["desc"] for n in ("there.raw", "not.raw"))
+    assert a.replace("there.raw", "not.raw") == b
+    assert [v["name"] for v in shared.qmp().run("vm-list")["vms"]] == ["mine", "other", "v"]
+
+
+def test_rights_count_again_at_the_start(shared, files):  # noqa: F811
+    link = files / "link.raw"
+    os.symlink(files / "mine.raw", link)
+    assert "return" in define(shared, "v", link)
+    assert "definer" not in shared.cairn("dumpjson", "v").stdout
+    for restart in (False, True):
+        if restart:
+            shared.stop(signal.SIGKILL)
+            shared.start()
+        shared.cairn("start", "v")  # root starts it; nobody's file it is
+        shared.cairn("destroy", "v")
+        link.unlink()
+        os.symlink(files / "roots.raw", link)
+        # Whoever starts it: the link leads nowhere that its definer may not go.
+        r = shared.cairn("start", "v", ok=5)
+        assert f"disks[0].path: {link}: Permission denied" in r.stderr
+        assert shared.info("v")["state"] == "shut off" and "Permission" in shared.info("v")["detail"]
+        assert shared.cairn("snapshot-list", "v", ok=5).stderr.count("Permission denied") == 1
+        link.unlink()
+        os.symlink(files / "mine.raw", link)
+        shared.cairn("start", "v")
+        shared.cairn("destroy", "v")
+    # Defined by root, it is root's.
+    shared.cairn("define", shared.write("v", disks=[{"path": str(files / "roots.raw"), "format": "raw"}]))
+    shared.cairn("start", "v")
+    fds = f"/proc/{shared.proc.pid}/fd"
+    assert not [x for x in os.listdir(fds) if os.readlink(f"{fds}/{x}").endswith(".raw")]
+
+
+def test_who_defined_it_is_not_the_users_to_say(shared, files):  # noqa: F811
+    d = {**definition(shared, "v", files / "mine.raw"), "definer": {"user": 1, "group": 1, "groups": []}}
+    a = as_nobody(shared, ["vm-define", {"definition": d}])[0]
+    assert a["error"]["class"] == "InvalidArgument" and "definer" in a["error"]["desc"]
+    # One that was tampered with is nobody's, least of all the daemon's.
+    assert "return" in define(shared, "v", files / "mine.raw")
+    shared.stop()
+    p = shared.state / "vms/v/definition.json"
+    kept = json.loads(p.read_text())
+    assert kept["definer"]["user"] == NOBODY and kept["definer"]["group"] == NOBODY
+    kept["definer"] = {"user": 0, "group": 0, "groups": []}
+    p.write_text(json.dumps(kept))
+    shared.start()
+    assert [v["name"] for v in shared.qmp().run("vm-list")["vms"]] == ["mine", "other"]
+    assert "definer: makes no sense" in shared.log.read_text()
+
+
+def test_a_restored_vm_is_its_restorers(shared, files, tmp_path):  # noqa: F811
+    """A saved state brings a definition along: its files are opened as any."""
+    d = {**definition(shared, "w", files / "roots.raw"), "uuid": "2f1c0c0e-5d3a-4b53-9c39-0d8f1c6a7b11"}
+    state = files / "state"
+    state.write_bytes(b"x")
+    os.chown(state, NOBODY, NOBODY)
+    script = (
+        "import json, socket, sys\n"
+        f"s = socket.socket(socket.AF_UNIX); s.connect({shared.socket!r}); s.settimeout(10)\n"
+        "f = s.makefile(); f.readline()\n"
+        "s.sendall(b'{\"execute\":\"qmp_capabilities\"}'); f.readline()\n"
+        f"fd = open({str(state)!r}, 'rb')\n"
+        "socket.send_fds(s, [json.dumps({'execute': 'vm-restore', 'arguments': {'definition':"
+        " json.loads(sys.argv[1])}}).encode()], [fd.fileno()])\n"
+        "print(f.readline().strip())\n")
+    r = subprocess.run(["/usr/bin/python3", "-c", script, json.dumps(d)], user=NOBODY, group=NOBODY,
+                       extra_groups=[], capture_output=True, text=True, timeout=20)
+    assert refused(json.loads(r.stdout), "disks[0].path"), r.stderr
+    with pytest.raises(QmpError):
+        shared.qmp().run("vm-info", vm="w")
+
+
+def test_names_of_others_are_not_told(shared, files):  # noqa: F811
+    """Who sees one VM alone does not learn from its state which other has its disk."""
+    for name in ("mine", "other"):
+        shared.cairn("define", shared.write(name, disks=[{"path": str(files / "roots.raw"), "format": "raw"}]))
+    shared.cairn("revoke", "--user", "nobody")
+    shared.cairn("grant", "operator", "mine", "--user", "nobody")
+    shared.cairn("start", "other")
+    start, info = as_nobody(shared, ["vm-start", {"vm": "mine"}], ["vm-info", {"vm": "mine"}])
+    assert start["error"]["desc"].endswith("is in use by another VM") and "other'" not in json.dumps(info)
+    shared.cairn("grant", "viewer", "other", "--user", "nobody")
+    start, = as_nobody(shared, ["vm-start", {"vm": "mine"}])
+    assert "is in use by VM 'other'" in start["error"]["desc"]
+
+
+def test_without_a_role_nothing_is_told(shared):  # noqa: F811
+    """Each command of the schema: denied, in the same words whether the VM is there or not."""
+    schema = shared.qmp().run("query-qmp-schema")
+    args = {o["name"]: [m["name"] for m in o.get("members", [])] for o in schema}
+    commands = [(o["name"], args[o["arg-type"]]) for o in schema
+                if o["meta-type"] == "command" and o["name"] != "qmp_capabilities"]
+    os.chmod(shared.socket, 0o666)
+    asked = [[name, {k: vm for k in takes if k in ("vm", "id", "name")}]
+             for vm in ("mine", "nothing") for name, takes in commands]
+    answers = as_nobody(shared, *asked)
+    assert len(commands) > 30 and len(answers) == 2 * len(commands)
+    public = {"query-version", "query-commands", "query-qmp-schema"}
+    for (name, _), here, there in zip(commands, answers, answers[len(commands):]):
+        assert here == there
+        assert name in public or not allowed(here), (name, here)
+
+
+def test_nothing_is_left_of_opening(shared, files):  # noqa: F811
+    proc = f"/proc/{shared.proc.pid}"
+    before = len(os.listdir(f"{proc}/fd"))
+    for i in range(5):
+        assert "return" in define(shared, f"v{i}", files / "mine.raw")
+        assert "error" in define(shared, f"v{i}", files / "roots.raw")
+    time.sleep(0.1)
+    assert open(f"{proc}/task/{shared.proc.pid}/children").read() == ""
+    assert len(os.listdir(f"{proc}/fd")) <= before + 1
