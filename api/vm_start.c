@@ -386,6 +386,16 @@ static void ended_unseen(struct vm *vm, int end_fd)
 	vm_save(vm);
 }
 
+/* A daemon that is killed soon after a start has not always written that down; what its process
+ * saved then must not be lost. */
+static void saved_unseen(struct vm *vm, int end_fd)
+{
+	struct vm_event ev;
+
+	if (end_fd >= 0 && vm_process_read_end(end_fd, &ev) && ev.reason == VM_REASON_SAVED)
+		save_ended(vm);
+}
+
 void vm_take_back(struct vm *vm)
 {
 	struct daemon *d = vm->daemon;
@@ -407,5 +417,7 @@ void vm_take_back(struct vm *vm)
 		log_warn("state", "VM '%s': %s", vm->def->name, e.msg);
 	if (vm_state_is_active(vm->state))
 		ended_unseen(vm, end_fd);
+	else
+		saved_unseen(vm, end_fd);
 	save_found_off(vm);
 }

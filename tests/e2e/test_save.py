@@ -231,6 +231,30 @@ def test_a_save_goes_on_without_a_daemon(fake):
     assert fake.cairn("domstate", "--reason", "vm1").stdout == "running (restored)\n"
 
 
+def test_a_save_is_found_though_the_start_was_not_written(fake):
+    """A daemon that is killed soon after a start has not always written down that it runs."""
+    fake.define("vm1", cmdline="work-takes=300")
+    time.sleep(0.3)
+    state = fake.state / "vms/vm1/state.json"
+    before = state.read_text()
+    fake.cairn("start", "vm1")
+    fake.cairn("managedsave", "--no-wait", "vm1")
+    pid = fake.info("vm1")["pid"]
+    fake.stop(signal.SIGKILL)
+    while os.path.exists(f"/proc/{pid}/exe"):
+        time.sleep(0.02)
+    state.write_text(before)
+    fake.start()
+    assert fake.cairn("domstate", "vm1").stdout == "saved\n"
+    fake.cairn("start", "vm1")
+    assert fake.cairn("domstate", "--reason", "vm1").stdout == "running (restored)\n"
+    fake.cairn("destroy", "vm1")
+    # What was used is not found again.
+    fake.stop(signal.SIGKILL)
+    fake.start()
+    assert fake.cairn("domstate", "vm1").stdout == "shut off\n"
+
+
 def test_the_next_daemon_takes_a_save_back(fake):
     fake.define("vm1", cmdline="work-takes=1500")
     fake.cairn("start", "vm1")
