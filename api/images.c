@@ -5,6 +5,7 @@
 #include "api/opener.h"
 #include "api/store.h"
 #include "api/vm.h"
+#include "api/vm_life.h"
 #include "api/vm_socket.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -163,6 +164,8 @@ static void images_event(void *opaque, const struct vm_event *ev)
 {
 	struct images *i = opaque;
 
+	if (ev->kind == VM_EVENT_SNAPSHOT_RECOVERED)
+		vm_emit_recovered(i->vm, ev);
 	if (ev->kind == VM_EVENT_PROGRESS && i->vm->job && ev->value >= 0 && ev->total >= ev->value)
 		job_progress_bytes(i->vm->job, (uint64_t)ev->value, (uint64_t)ev->total);
 }

@@ -97,6 +97,22 @@ static void halted(struct vm *vm, void *opaque)
 	work_succeed(opaque);
 }
 
+static void left_out_put(struct json_object *result, const char *ids)
+{
+	struct json_object *list;
+
+	if (!*ids)
+		return;
+	list = json_object_new_array();
+	while (*ids) {
+		size_t n = strcspn(ids, ",");
+
+		json_object_array_add(list, json_object_new_string_len(ids, (int)n));
+		ids += n + (ids[n] == ',');
+	}
+	json_object_object_add(result, "disks-left-out", list);
+}
+
 static void create_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct work *w = opaque;
@@ -113,6 +129,7 @@ static void create_done(void *opaque, int r, const struct vm_answer *a, const st
 		js_put_uint(w->result, "total", d->total_ns);
 		js_put_uint(w->result, "ram-bytes-written", d->ram_bytes_written);
 		js_put_uint(w->result, "ram-bytes-shared", d->ram_bytes_shared);
+		left_out_put(w->result, d->left_out);
 	}
 	if (w->create.halt && w->vm->proc)
 		vm_when_gone(w->vm, halted, w);

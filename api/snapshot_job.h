@@ -10,7 +10,7 @@ struct job;
 struct snapshots;
 struct vm;
 
-/* Result: name, id, pause, total (ns), ram-bytes-written, ram-bytes-shared. */
+/* Result: name, id, pause, total (ns), ram-bytes-written, ram-bytes-shared; disks-left-out (ids), if any. */
 int snapshot_create(struct vm *vm, const struct vm_snapshot_create *c, const char *job_id,
 	struct job **ret_j, struct err *e);
 

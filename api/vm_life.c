@@ -67,6 +67,22 @@ static void phase_event(struct vm *vm, const struct vm_event *ev)
 	vm_move(vm, triggers[ev->phase], vm_reason_name(ev->reason), ev->detail, ev->value);
 }
 
+void vm_emit_recovered(struct vm *vm, const struct vm_event *ev)
+{
+	static const char *const actions[] = { [VM_RECOVERY_MADE] = "taken",
+		[VM_RECOVERY_UNMADE] = "rolled-back", [VM_RECOVERY_DELETED] = "deleted",
+		[VM_RECOVERY_REVERTED] = "reverted" };
+	struct json_object *data;
+
+	if (ev->value < VM_RECOVERY_MADE || ev->value > VM_RECOVERY_REVERTED)
+		return;
+	data = json_object_new_object();
+	js_put_str(data, "snapshot", ev->detail);
+	js_put_str(data, "device", ev->device);
+	js_put_str(data, "action", actions[ev->value]);
+	daemon_emit(vm->daemon, EVENT_SNAPSHOT_RECOVERED, vm->def->name, data);
+}
+
 static void life_event(void *opaque, const struct vm_event *ev)
 {
 	struct vm *vm = opaque;
@@ -98,6 +114,9 @@ static void life_event(void *opaque, const struct vm_event *ev)
 		daemon_emit(vm->daemon, EVENT_DEVICE_NEEDS_RESET, vm->def->name, data);
 		break;
 	}
+	case VM_EVENT_SNAPSHOT_RECOVERED:
+		vm_emit_recovered(vm, ev);
+		break;
 	default:
 		log_warn("process", "VM '%s': an event of unknown kind %u", vm->def->name, ev->kind);
 	}

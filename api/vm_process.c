@@ -238,6 +238,8 @@ static bool answer_fill(const struct channel_msg *m, struct vm_answer *a, int *r
 	case VM_MSG_SNAPSHOT_DONE:
 		d->id[sizeof(d->id) - 1] = 0;
 		text_clean(d->id);
+		d->left_out[sizeof(d->left_out) - 1] = 0;
+		text_clean(d->left_out);
 		a->snapshot = d;
 		*ret_r = fault_take(d->error, d->cls, d->msg, e);
 		return true;

@@ -234,6 +234,7 @@ struct vm_snapshot_done {
 	char msg[480];
 	char id[VM_SNAPSHOT_ID_MAX + 1];
 	uint64_t pause_ns, total_ns, ram_bytes_written, ram_bytes_shared;
+	char left_out[VM_DISKS_MAX * 16]; /* ids of disks that have no part, being read-only, with commas */
 };
 
 struct vm_snapshot_name {

@@ -552,6 +552,16 @@ static void write_done(struct work *w)
 	free(x);
 }
 
+static void left_out_tell(struct create_job *x)
+{
+	char *p = x->j.result.left_out;
+	size_t cap = sizeof(x->j.result.left_out), at = 0;
+
+	for (unsigned i = 0; i < x->j.m->ndisks; i++)
+		if (!vmsnap_disk_takes_part(x->j.m, i) && at < cap)
+			at += (size_t)snprintf(p + at, cap - at, "%s%s", at ? "," : "", x->j.m->cfg.disks[i].id);
+}
+
 int vm_snapshot_create(struct vm *vm, struct worker *w, const struct vm_snapshot_create *c,
 	vm_snapshot_done_fn *done, void *opaque, struct err *e)
 {
@@ -569,6 +579,7 @@ int vm_snapshot_create(struct vm *vm, struct worker *w, const struct vm_snapshot
 	x->first = vmsnap_first_disk(m, NULL);
 	x->with_ram = !c->disks_only && !m->cfg.images_only;
 	x->live = x->with_ram && m->uffd.can_protect;
+	left_out_tell(x);
 	x->j.work.run = prepare_run;
 	x->j.work.done = freeze;
 	vm_work_set_live(vm); /* the guest runs while memory is being protected */

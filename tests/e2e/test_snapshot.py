@@ -369,8 +369,10 @@ def test_a_read_only_raw_disk_is_left_out(vm, tmp_path):
     vm.define(disks=[{"path": str(vm.disks[0]), "format": "qcow2"},
                      {"path": str(raw), "format": "raw", "readonly": True}])
     vm.start()
-    vm.snapshot("s1")
-    assert vm.names() == ["s1"]
+    assert vm.snapshot("s1")["disks-left-out"] == ["vdb"]
+    r = vm.daemon.cairn("snapshot-create-as", "vm1", "s2")
+    assert "left out, being read-only: vdb" in r.stdout
+    assert vm.names() == ["s1", "s2"]
 
 
 def test_off_again_and_qemu_applies_ours(vm):

@@ -27,6 +27,18 @@ static void figures_print(struct json_object *o)
 	       "before\n", milliseconds(o, "pause"), milliseconds(o, "total"), written, shared);
 }
 
+static void left_out_print(struct json_object *result)
+{
+	struct json_object *list;
+
+	if (!json_object_object_get_ex(result, "disks-left-out", &list))
+		return;
+	printf("left out, being read-only:");
+	for (size_t i = 0; i < json_object_array_length(list); i++)
+		printf(" %s", json_object_get_string(json_object_array_get_idx(list, i)));
+	printf("\n");
+}
+
 /* Words of all --tag options; commas separate too. */
 static struct json_object *tags_arg(struct cli *c)
 {
@@ -65,8 +77,11 @@ static int create(struct cli *c, const char *name, const char *description)
 		return CLI_OK;
 	if (r < 0)
 		return cli_fail(&e, "Failed to create a snapshot of domain '%s'", c->pos[0]);
-	return job_result_print(c, result, figures_print, "Domain snapshot %s created",
+	r = job_result_print(c, result, figures_print, "Domain snapshot %s created",
 		js_get_str(result, "name"));
+	if (c->format == CLI_TABLE)
+		left_out_print(result);
+	return r;
 }
 
 int verb_snapshot_create(struct cli *c)
