@@ -6,6 +6,7 @@
 #include "vmm/agent.h"
 #include "vmm/machine.h"
 #include "vmm/vm.h"
+#include "vmm/vm_fork.h"
 #include "vmm/vm_save.h"
 #include "vmm/vm_snapshot.h"
 
@@ -291,6 +292,22 @@ static void snapshot_create(struct control *c, struct channel_msg *m)
 		reply(c, m->head.seq, r, &e);
 }
 
+static void fork_request(struct control *c, struct channel_msg *m)
+{
+	uint64_t before = c->work_seq;
+	struct err e = { 0 };
+	int r;
+
+	c->work_seq = m->head.seq;
+	r = m->nfds ? vm_fork(c->vm, c->worker, m->fds[0], create_over, c, &e) :
+		err_set(&e, -EINVAL, ERR_INVALID, "a fork needs a file");
+	m->nfds = 0; /* taken */
+	if (r < 0) {
+		c->work_seq = before;
+		reply(c, m->head.seq, r, &e);
+	}
+}
+
 /* The work under way keeps its own seq: remember this one only when it has begun. */
 static void snapshot_begin(struct control *c, struct channel_msg *m)
 {
@@ -344,6 +361,9 @@ static void request_handle(struct control *c, struct channel_msg *m)
 		return;
 	case VM_MSG_SNAPSHOT_CREATE:
 		snapshot_create(c, m);
+		return;
+	case VM_MSG_FORK:
+		fork_request(c, m);
 		return;
 	case VM_MSG_SNAPSHOT_REVERT:
 	case VM_MSG_SNAPSHOT_DELETE:

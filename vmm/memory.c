@@ -1,7 +1,9 @@
 #include "vmm/memory.h"
 #include "base/err.h"
+#include "base/file.h"
 #include "base/util.h"
 #include "devices/dev_host.h"
+#include "snapshot/holes.h"
 #include "vmm/kvm.h"
 
 #include <errno.h>
@@ -22,6 +24,7 @@ int memory_init(struct memory *m, uint64_t bytes, bool huge_pages, struct err *e
 
 	memset(m, 0, sizeof(*m));
 	m->host = NULL;
+	m->base_fd = m->pagemap_fd = -1;
 	m->bytes = bytes;
 	m->mapped_bytes = want;
 	m->low_bytes = MIN(bytes, MEM_LOW_MAX);
@@ -89,10 +92,133 @@ void memory_populate(struct memory *m, uint64_t gpa, uint64_t bytes)
 	madvise(m->host + start, end - start, MADV_POPULATE_WRITE);
 }
 
+/* ---- a view of another VM's memory ---- */
+
+static void fd_drop(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+}
+
+static int ram_map(struct memory *m, int fd, uint64_t offset, int flags, struct err *e)
+{
+	void *p = mmap(m->host, m->bytes, PROT_READ | PROT_WRITE, flags | MAP_FIXED | MAP_NORESERVE, fd,
+		(off_t)offset);
+
+	if (p == MAP_FAILED)
+		return err_set_errno(e, -errno, "cannot map the VM's memory");
+	madvise(m->host, m->bytes, MADV_DONTDUMP);
+	return 0;
+}
+
+int memory_view(struct memory *m, int base_fd, uint64_t offset, struct err *e)
+{
+	int r;
+
+	m->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	if (m->pagemap_fd < 0)
+		return err_set_errno(e, -errno, "/proc/self/pagemap");
+	r = ram_map(m, base_fd, offset, MAP_PRIVATE, e);
+	if (r < 0) {
+		fd_drop(&m->pagemap_fd);
+		return r;
+	}
+	m->base_fd = base_fd;
+	m->base_offset = offset;
+	return 0;
+}
+
+bool memory_is_view(const struct memory *m)
+{
+	return m->base_fd >= 0;
+}
+
+static int view_end(struct memory *m, struct err *e)
+{
+	int r = ram_map(m, m->fd, 0, MAP_SHARED, e);
+
+	if (r < 0)
+		return r;
+	fd_drop(&m->base_fd);
+	fd_drop(&m->pagemap_fd);
+	return 0;
+}
+
+#define PAGE_BYTES 4096u
+#define PAGEMAP_PAGES 512u
+/* Of an entry of /proc/PID/pagemap (Documentation/admin-guide/mm/pagemap.rst). */
+#define PAGEMAP_HERE (3ULL << 62) /* present, or swapped out */
+#define PAGEMAP_FILE (1ULL << 61) /* a page of the file, not of ours */
+
+/* A page that was written since, or that the base has; the rest is zeros in both. */
+static bool page_is_wanted(struct memory *m, struct holes *h, uint64_t entry, uint64_t at)
+{
+	if ((entry & PAGEMAP_HERE) && !(entry & PAGEMAP_FILE))
+		return true;
+	return !hole_at(h, m->base_offset + at, PAGE_BYTES);
+}
+
+/* Runs of wanted pages among n, from `at` on. */
+static int pages_own(struct memory *m, struct holes *h, const uint64_t *entries, unsigned n, uint64_t at)
+{
+	int r = 0;
+
+	for (unsigned i = 0, end; i < n && !r; i = end + 1) {
+		for (end = i; end < n && page_is_wanted(m, h, entries[end], at + end * PAGE_BYTES);)
+			end++;
+		if (end > i)
+			r = pwrite_full(m->fd, m->host + at + i * PAGE_BYTES, (end - i) * PAGE_BYTES,
+				(off_t)(at + i * PAGE_BYTES));
+	}
+	return r;
+}
+
+static int content_own(struct memory *m)
+{
+	struct holes h = { .fd = m->base_fd, .bytes = m->base_offset + m->bytes };
+	uint64_t entries[PAGEMAP_PAGES];
+	int r = 0;
+
+	for (uint64_t at = 0; at < m->bytes && !r; at += PAGEMAP_PAGES * PAGE_BYTES) {
+		unsigned n = (unsigned)MIN(PAGEMAP_PAGES, (m->bytes - at) / PAGE_BYTES);
+
+		r = pread_full(m->pagemap_fd, entries, n * sizeof(entries[0]),
+			(off_t)(((uintptr_t)m->host + at) / PAGE_BYTES * sizeof(entries[0])));
+		if (!r)
+			r = pages_own(m, &h, entries, n, at);
+	}
+	return r;
+}
+
+static int ram_empty(struct memory *m)
+{
+	return fallocate(m->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)m->mapped_bytes) < 0
+		? -errno : 0;
+}
+
+int memory_own(struct memory *m, struct err *e)
+{
+	int r;
+
+	if (!memory_is_view(m))
+		return 0;
+	r = content_own(m);
+	if (r < 0)
+		err_set_errno(e, r, "cannot give the VM memory of its own");
+	else
+		r = view_end(m, e);
+	if (r < 0)
+		ram_empty(m);
+	return r;
+}
+
 void memory_clear(struct memory *m)
 {
+	if (memory_is_view(m) && view_end(m, NULL) == 0)
+		return;
 	/* Punching gives the pages back at once; a failure leaves the old content. */
-	if (fallocate(m->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)m->mapped_bytes) < 0)
+	if (memory_is_view(m) || ram_empty(m) < 0)
 		memset(m->host, 0, m->mapped_bytes);
 }
 
@@ -100,10 +226,10 @@ void memory_done(struct memory *m)
 {
 	if (m->host)
 		munmap(m->host, m->mapped_bytes);
-	if (m->fd >= 0)
-		close(m->fd);
+	fd_drop(&m->fd);
+	fd_drop(&m->base_fd);
+	fd_drop(&m->pagemap_fd);
 	m->host = NULL;
-	m->fd = -1;
 }
 
 static void e820_add(struct memory_e820 *t, size_t *n, uint64_t gpa, uint64_t end, uint32_t type)

@@ -9,7 +9,8 @@
  *   0xfee00000                 LAPIC
  *   4 GiB      ..              the rest of RAM
  *
- * One memfd holds all RAM, low part first, so that a snapshot or a fork can share it. */
+ * One memfd holds all RAM, low part first. A clone's is empty at first: its RAM is a private view of
+ * what its source had at the fork, which all clones of that fork share. */
 #ifndef CAIRN_VMM_MEMORY_H
 #define CAIRN_VMM_MEMORY_H
 
@@ -38,6 +39,10 @@ struct memory {
 	uint8_t *host;
 	uint64_t bytes, low_bytes, high_bytes;
 	uint64_t mapped_bytes; /* bytes, up to a whole huge page */
+	/* -1, or RAM is a private view of this file from base_offset on, and fd is empty. */
+	int base_fd;
+	uint64_t base_offset;
+	int pagemap_fd; /* tells which pages of a view were written */
 };
 
 /* huge_pages: from the host's pool of 2 MiB pages; an error with a sentence when there are not
@@ -48,6 +53,14 @@ int memory_attach(struct memory *m, struct kvm *k, struct err *e);
 /* Tell devices where RAM is. */
 void memory_describe(const struct memory *m, struct dev_host *h);
 void memory_done(struct memory *m);
+/* RAM, untouched so far, becomes a private view of [offset, offset + bytes) of that file, at the same
+ * addresses. base_fd: taken on success; nobody writes to it any more. Not with huge pages; before the
+ * sandbox is sealed. */
+int memory_view(struct memory *m, int base_fd, uint64_t offset, struct err *e);
+/* Is it one? Then m->fd does not have what RAM holds. */
+bool memory_is_view(const struct memory *m);
+/* RAM with its content in m->fd, as any VM's. Nothing writes to it meanwhile. 0 when it is there. */
+int memory_own(struct memory *m, struct err *e);
 /* Have the pages of a large range made at once, before something is read into them, not one by one by
  * faults. A hint; failure costs only time. */
 void memory_populate(struct memory *m, uint64_t gpa, uint64_t bytes);

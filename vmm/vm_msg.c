@@ -28,6 +28,7 @@ const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_SNAPSHOT_DELETE] = ROW(struct vm_snapshot_name, 0),
 	[VM_MSG_SNAPSHOT_SET] = ROW(struct vm_snapshot_set, 0),
 	[VM_MSG_SNAPSHOT_SIZE] = ROW(struct vm_snapshot_name, 0),
+	[VM_MSG_FORK] = { .fds_max = 1, .known = true },
 };
 
 const struct channel_type vm_msg_from_vm[VM_MSG_TYPE_COUNT] = {
@@ -159,5 +160,7 @@ int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e)
 		c->on_reboot > VM_ACTION_PRESERVE || c->on_crash > VM_ACTION_PRESERVE ||
 		c->log_level > 4 || c->ndisks > VM_DISKS_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a value is out of range");
+	if (c->forked && c->restore_fd == VM_NO_FD)
+		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a clone needs a state to begin with");
 	return disks_check(c, &f, e);
 }

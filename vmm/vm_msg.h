@@ -54,11 +54,13 @@ enum vm_msg_type {
 	VM_MSG_SNAPSHOT_SET = 18,    /* struct vm_snapshot_set: rename, describe, tag */
 	VM_MSG_SNAPSHOT_SIZE = 21,   /* struct vm_snapshot_name; answered by VM_MSG_SNAPSHOTS: that one,
 				      * with own_bytes */
+	VM_MSG_FORK = 22,	     /* 1 fd: an empty file in memory for what clones begin with, a state as
+				      * VM_MSG_SAVE's. The VM goes on; answered by VM_MSG_SNAPSHOT_DONE */
 	/* answers */
 	VM_MSG_REPLY = 16, /* struct vm_reply */
 	VM_MSG_INFO = 17,  /* struct vm_info */
 	VM_MSG_SNAPSHOTS = 19, /* struct vm_snapshots, cut behind its last entry */
-	VM_MSG_SNAPSHOT_DONE = 20, /* struct vm_snapshot_done: of a create, instead of a reply */
+	VM_MSG_SNAPSHOT_DONE = 20, /* struct vm_snapshot_done: of a create or a fork, instead of a reply */
 	/* from the VM, unasked */
 	VM_MSG_EVENT = 32, /* struct vm_event */
 	VM_MSG_TYPE_COUNT,
@@ -183,6 +185,7 @@ struct vm_config {
 	uint8_t eager; /* read all memory before the VM runs, not when it is touched */
 	uint8_t images_only; /* no machine: only the disks, for work on the snapshots of a VM that is off */
 	uint8_t guest_agent; /* a port for it */
+	uint8_t forked; /* restore_fd is what VM_MSG_FORK gave, sealed: memory stays in it until it is written */
 };
 
 struct vm_reply {

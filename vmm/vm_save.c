@@ -12,6 +12,7 @@
 #include "vmm/machine_state.h"
 #include "vmm/ram_load.h"
 #include "vmm/vm.h"
+#include "vmm/vm_fork.h"
 #include "vmm/worker.h"
 
 #include <errno.h>
@@ -89,6 +90,8 @@ static void save_run(struct work *w)
 		return;
 	}
 	s->r = disks_flush(s->m, &s->e);
+	if (!s->r)
+		s->r = memory_own(&s->m->mem, &s->e);
 	if (s->r < 0)
 		return;
 	memcpy(h.uuid, s->m->cfg.uuid, sizeof(h.uuid));
@@ -194,6 +197,8 @@ int machine_restore(struct machine *m, int fd, struct err *e)
 	struct vmstate_header h;
 	int r;
 
+	if (m->cfg.forked)
+		return machine_load_fork(m, fd, e);
 	vmstate_file_init(&m->restored_from, fd);
 	r = vmstate_read_header(s, &h, e);
 	if (!r)

@@ -11,6 +11,7 @@
 #include "vmm/agent.h"
 #include "vmm/machine_state.h"
 #include "vmm/ram_load.h"
+#include "vmm/vm_fork.h"
 #include "vmm/vm_snapshot_impl.h"
 
 #include <errno.h>
@@ -190,7 +191,8 @@ static void prepare_run(struct work *w)
 {
 	struct create_job *x = container_of(w, struct create_job, j.work);
 
-	x->j.r = vmsnap_recover(x->j.m, x->j.m->cfg.images_only, NULL, NULL, &x->j.e);
+	if (!x->j.r)
+		x->j.r = vmsnap_recover(x->j.m, x->j.m->cfg.images_only, NULL, NULL, &x->j.e);
 	if (!x->j.r)
 		x->j.r = name_check(x, &x->j.e);
 	if (!x->j.r)
@@ -579,6 +581,7 @@ int vm_snapshot_create(struct vm *vm, struct worker *w, const struct vm_snapshot
 	x->first = vmsnap_first_disk(m, NULL);
 	x->with_ram = !c->disks_only && !m->cfg.images_only;
 	x->live = x->with_ram && m->uffd.can_protect;
+	x->j.r = x->with_ram ? vm_own_memory(vm, &x->j.e) : 0;
 	left_out_tell(x);
 	x->j.work.run = prepare_run;
 	x->j.work.done = freeze;

@@ -4,9 +4,11 @@
 #include "devices/dev_host.h"
 #include "vmm/memory.h"
 
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -143,6 +145,114 @@ static void test_clear_gives_zeros_and_the_pages_back(void **state)
 	memory_done(&m);
 }
 
+/* ---- a view of another VM's memory ---- */
+
+#define VIEW_BYTES (64 * MIB)
+#define VIEW_OFFSET (2 * MIB)
+
+/* What a clone begins with: bytes 1 and 2 MiB in are there, the rest is a hole. */
+static int base_make(void)
+{
+	int fd = memfd_create("base", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, VIEW_OFFSET + VIEW_BYTES), 0);
+	assert_int_equal(pwrite(fd, "\xb1", 1, VIEW_OFFSET + MIB), 1);
+	assert_int_equal(pwrite(fd, "\xb2", 1, VIEW_OFFSET + 2 * MIB), 1);
+	assert_int_equal(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK), 0);
+	return fd;
+}
+
+static void view_make(struct memory *m, int base)
+{
+	struct err e = { 0 };
+
+	memory_make(m, VIEW_BYTES);
+	assert_int_equal(memory_view(m, fcntl(base, F_DUPFD_CLOEXEC, 3), VIEW_OFFSET, &e), 0);
+	assert_true(memory_is_view(m));
+}
+
+static uint64_t blocks_of(int fd)
+{
+	struct stat st;
+
+	assert_int_equal(fstat(fd, &st), 0);
+	return (uint64_t)st.st_blocks * 512;
+}
+
+static void test_views_share_and_diverge(void **state)
+{
+	int base = base_make();
+	uint64_t before = blocks_of(base);
+	struct memory a, b;
+	uint8_t byte;
+
+	(void)state;
+	view_make(&a, base);
+	view_make(&b, base);
+	assert_int_equal(a.host[MIB], 0xb1);
+	a.host[MIB] = 0xa1;
+	a.host[5 * MIB] = 0xa5;
+	assert_int_equal(b.host[MIB], 0xb1);
+	assert_int_equal(b.host[2 * MIB], 0xb2);
+	assert_int_equal(pread(base, &byte, 1, VIEW_OFFSET + MIB), 1);
+	assert_int_equal(byte, 0xb1);
+	assert_true(blocks_of(base) <= before + 2 * 4096); /* what was touched first was a hole */
+	assert_int_equal(blocks_of(a.fd) + blocks_of(b.fd), 0);
+	memory_done(&a);
+	memory_done(&b);
+	close(base);
+}
+
+static void test_a_view_gets_memory_of_its_own(void **state)
+{
+	int base = base_make();
+	uint8_t *was = NULL, byte;
+	struct err e = { 0 };
+	struct memory m;
+
+	(void)state;
+	view_make(&m, base);
+	was = m.host;
+	m.host[MIB] = 0xa1;
+	m.host[5 * MIB] = 0xa5;
+	m.host[VIEW_BYTES - 1] = 0xaf;
+	assert_int_equal(memory_own(&m, &e), 0);
+	assert_false(memory_is_view(&m));
+	assert_ptr_equal(m.host, was);
+	/* The written, the shared, and what neither has. */
+	assert_int_equal(m.host[MIB], 0xa1);
+	assert_int_equal(m.host[2 * MIB], 0xb2);
+	assert_int_equal(m.host[5 * MIB], 0xa5);
+	assert_int_equal(m.host[VIEW_BYTES - 1], 0xaf);
+	assert_true(blocks_of(m.fd) <= 4 * 4096);
+	assert_int_equal(m.host[3 * MIB], 0);
+	m.host[3 * MIB] = 0xa3; /* it is what the file holds from now on */
+	assert_int_equal(pread(m.fd, &byte, 1, 3 * MIB), 1);
+	assert_int_equal(byte, 0xa3);
+	assert_int_equal(memory_own(&m, &e), 0);
+	memory_done(&m);
+	close(base);
+}
+
+static void test_a_cleared_view_is_one_no_more(void **state)
+{
+	int base = base_make();
+	uint8_t byte;
+	struct memory m;
+
+	(void)state;
+	view_make(&m, base);
+	m.host[5 * MIB] = 0xa5;
+	memory_clear(&m);
+	assert_false(memory_is_view(&m));
+	assert_int_equal(m.host[MIB] | m.host[2 * MIB] | m.host[5 * MIB], 0);
+	assert_int_equal(pread(base, &byte, 1, VIEW_OFFSET + MIB), 1);
+	assert_int_equal(byte, 0xb1); /* others have it still */
+	memory_done(&m);
+	close(base);
+}
+
 static void test_more_than_there_can_be(void **state)
 {
 	struct err e = { 0 };
@@ -162,6 +272,9 @@ int main(void)
 		cmocka_unit_test(test_devices_see_the_same_ram),
 		cmocka_unit_test(test_e820_is_sorted_and_true),
 		cmocka_unit_test(test_clear_gives_zeros_and_the_pages_back),
+		cmocka_unit_test(test_views_share_and_diverge),
+		cmocka_unit_test(test_a_view_gets_memory_of_its_own),
+		cmocka_unit_test(test_a_cleared_view_is_one_no_more),
 		cmocka_unit_test(test_more_than_there_can_be),
 	};
 

@@ -70,6 +70,8 @@ static void test_sane(void **state)
 	ACCEPTED();
 	ACCEPTED(c.ndisks = 0);
 	ACCEPTED(c.kernel_fd = VM_NO_FD); /* work on images alone needs none */
+	REFUSED(c.forked = 1);
+	ACCEPTED(c.forked = 1; c.restore_fd = 3);
 	ACCEPTED(c.start_paused = c.huge_pages = c.rng = c.virtio_console = c.foreground = 1);
 }
 

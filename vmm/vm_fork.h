@@ -1,0 +1,29 @@
+/* vm_fork: what clones of a running VM begin with. The VM stands still while its state is written into a
+ * file in memory (snapshot/vmstate.h); then it goes on. Clones have their RAM as a private view of that
+ * file (vmm/memory.h), so that what none of them writes is there once.
+ *
+ * Main thread; done() runs on it, unless the call fails at once. */
+#ifndef CAIRN_VMM_VM_FORK_H
+#define CAIRN_VMM_VM_FORK_H
+
+#include "vmm/vm_msg.h"
+#include "vmm/vm_snapshot.h"
+
+struct err;
+struct machine;
+struct vm;
+struct worker;
+
+/* state_fd: empty, in memory; taken. Of the result, pause, total and ram_bytes_written are
+ * filled in. */
+int vm_fork(struct vm *vm, struct worker *w, int state_fd, vm_snapshot_done_fn *done, void *opaque,
+	struct err *e);
+
+/* In a clone, in place of machine_restore(). fd: taken. */
+int machine_load_fork(struct machine *m, int fd, struct err *e);
+
+/* A VM whose RAM is a view of another's gets its own, standing still for as long as that takes: before
+ * its memory is watched. 0 at once for any other VM. */
+int vm_own_memory(struct vm *vm, struct err *e);
+
+#endif
