@@ -140,6 +140,7 @@ int save_managed(struct vm *vm, enum save_then then, const char *job_id, struct 
 		return fd;
 	vm->saved_paused = then == SAVE_THEN_PAUSED ||
 		(then == SAVE_THEN_AS_IT_WAS && vm->state == VM_PAUSED);
+	vm_save(vm); /* the save may outlive this daemon */
 	return save_begin(vm, fd, "managed-save", job_id, ret_j, e);
 }
 

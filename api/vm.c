@@ -132,6 +132,8 @@ void vm_save(struct vm *vm)
 	js_put_int(o, "id", vm->id);
 	js_put_int(o, "exit_status", vm->exit_status);
 	js_put_int(o, "exit_signal", vm->exit_signal);
+	/* The runs that this state tells of. */
+	js_put_uint(o, "run", vm->run - vm->starting);
 	js_put_uint(o, "since_ns", vm->since_ns);
 	js_put_bool(o, "saved_paused", vm->saved_paused);
 	if (vm->schedule)
@@ -155,6 +157,7 @@ void vm_load_state(struct vm *vm, struct json_object *o)
 	vm->id = vm_state_is_active(s) ? (int)js_get_int(o, "id", -1) : -1;
 	vm->exit_status = (int)js_get_int(o, "exit_status", -1);
 	vm->exit_signal = (int)js_get_int(o, "exit_signal", 0);
+	vm->run = (uint64_t)js_get_int(o, "run", 0);
 	vm->since_ns = (uint64_t)js_get_int(o, "since_ns", 0);
 	vm->saved_paused = js_get_bool(o, "saved_paused", false);
 	schedule_past_load(&vm->schedule_past, js_get(o, "schedule"));

@@ -39,6 +39,7 @@ struct vm {
 	int id;			 /* -1: not running */
 	int exit_status;	 /* of the last process; -1: unknown or none yet */
 	int exit_signal;	 /* 0: none */
+	uint64_t run;		 /* counts the starts; the one under way included */
 	uint64_t since_ns;	 /* realtime of the last change of state */
 	struct vm_process *proc; /* NULL: none */
 	struct vm_start_how how; /* of the start under way, or waiting for images */
@@ -52,6 +53,7 @@ struct vm {
 	struct opener *opener;	 /* opens its files for the start under way; NULL: none */
 	struct images *images;	 /* a process that works on its disks while it is off; NULL: none */
 	bool starting, start_waits, destroying, rebooting;
+	bool run_missed;	 /* an earlier daemon started it and did not live to say so */
 	bool restoring;		 /* the start under way goes on from a state */
 	bool held_managed;	 /* this start uses, or drops, the managed save */
 	bool saving;		 /* its process writes its state */

@@ -160,6 +160,8 @@ void vm_process_request_fds(struct vm_process *p, enum vm_msg_type type, const v
 
 	r->send_error = p->sock < 0 ? -EPIPE :
 		channel_send(p->sock, VM_MSG_VERSION, (uint16_t)type, r->seq, body, len, fds, nfds);
+	if (r->send_error == -EPIPE && p->sock >= 0)
+		r->send_error = 0; /* it is ending: told with its end, as -ESRCH */
 	if (r->send_error) {
 		r->deadline_ns = 0; /* told from the loop, as promised */
 		timer_update(p);

@@ -87,6 +87,9 @@ pid_t vm_process_pid(const struct vm_process *p);
 /* Lets go of it. Outstanding requests get no callback. NULL allowed. */
 void vm_process_free(struct vm_process *p);
 
+/* Of the file of a run: the end, and far behind it the number of the run (u64), which is the
+ * daemon's. */
+#define VM_PROCESS_END_RUN 4096
 /* The end that a process left in its file, when nobody listened. */
 bool vm_process_read_end(int end_fd, struct vm_event *ret_ev);
 

@@ -12,6 +12,7 @@
 #include "api/vm_life.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/loop.h"
 
@@ -147,10 +148,50 @@ static void start_answer(struct vm *vm, int r, const struct err *e)
 		how.done(how.opaque, r, e);
 }
 
+/* ---- the run ----
+ * state.json is written behind; the file "end" has the number of the run from before its
+ * process is there. A daemon that finds a higher number there than in the state knows that the
+ * state missed a start. */
+
+static int run_note(struct vm *vm, int end_fd, struct err *e)
+{
+	uint64_t run = vm->run + 1;
+	int r = pwrite_full(end_fd, &run, sizeof(run), VM_PROCESS_END_RUN);
+
+	if (r < 0)
+		return err_set_errno(e, r, "cannot note the start of VM '%s'", vm->def->name);
+	vm->run = run;
+	return 0;
+}
+
+/* It came to nothing: nothing was missed, even if the state is not written. */
+static void run_forget(struct vm *vm)
+{
+	CLEANUP_CLOSE int fd = -1;
+	struct err e;
+
+	fd = store_open_file(vm->daemon->store, vm->def->name, "end", O_RDWR | O_TRUNC, &e);
+	if (fd < 0)
+		log_warn("start", "VM '%s': %s", vm->def->name, e.msg);
+}
+
+/* Did it start without the state saying so? */
+static bool run_missed(struct vm *vm, int end_fd)
+{
+	uint64_t run;
+
+	if (end_fd < 0 || pread_full(end_fd, &run, sizeof(run), VM_PROCESS_END_RUN) < 0 ||
+		run <= vm->run)
+		return false;
+	vm->run = run;
+	return true;
+}
+
 static void start_failed(struct vm *vm, const struct err *e)
 {
 	log_error("start", "VM '%s': %s", vm->def->name, e->msg);
 	managed_release(vm, false);
+	run_forget(vm);
 	snprintf(vm->reason, sizeof(vm->reason), "failed");
 	snprintf(vm->detail, sizeof(vm->detail), "%.380s", e->msg);
 	vm_save(vm);
@@ -195,6 +236,7 @@ static int process_start(struct vm *vm, struct config *c, struct err *e)
 	CLEANUP_CLOSE int end_fd = -1;
 	struct vm_process_paths p = { .program = d->paths->vm_program, .run_dir = d->run_dir_fd,
 		.name = vm->def->name };
+	int r;
 
 	log_fd = store_open_file(d->store, vm->def->name, "log", O_WRONLY | O_APPEND, e);
 	if (log_fd < 0)
@@ -202,6 +244,9 @@ static int process_start(struct vm *vm, struct config *c, struct err *e)
 	end_fd = store_open_file(d->store, vm->def->name, "end", O_RDWR | O_TRUNC, e);
 	if (end_fd < 0)
 		return end_fd;
+	r = run_note(vm, end_fd, e);
+	if (r < 0)
+		return r;
 	p.log_fd = log_fd;
 	p.end_fd = end_fd;
 	c->vm.log_fd = (uint16_t)config_add_fd(c, fcntl(log_fd, F_DUPFD_CLOEXEC, 3));
@@ -354,6 +399,13 @@ static void taken_back(struct vm *vm, const struct vm_info *info)
 		(int)vm_process_pid(vm->proc), vm_state_name(vm->state));
 }
 
+/* Before its end is told: the state has to say that it ran. */
+static void start_made_known(struct vm *vm)
+{
+	if (vm->run_missed && !vm_state_is_active(vm->state))
+		vm_move(vm, VM_SAW_TAKEN_BACK_RUNNING, "unknown", NULL, 0);
+}
+
 static void adopt_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct vm *vm = opaque;
@@ -367,8 +419,10 @@ static void adopt_done(void *opaque, int r, const struct vm_answer *a, const str
 		taken_back(vm, &copy);
 		return;
 	}
-	if (r == -ESRCH)
-		return; /* it was ending; life_gone() follows */
+	if (r == -ESRCH) { /* it was ending; life_gone() follows */
+		start_made_known(vm);
+		return;
+	}
 	log_warn("state", "VM '%s' runs and does not answer: %s", vm->def->name, e ? e->msg : "");
 	if (!vm_state_is_active(vm->state))
 		vm_move(vm, VM_SAW_TAKEN_BACK_RUNNING, "unknown", NULL, 0);
@@ -386,16 +440,6 @@ static void ended_unseen(struct vm *vm, int end_fd)
 	vm_save(vm);
 }
 
-/* A daemon that is killed soon after a start has not always written that down; what its process
- * saved then must not be lost. */
-static void saved_unseen(struct vm *vm, int end_fd)
-{
-	struct vm_event ev;
-
-	if (end_fd >= 0 && vm_process_read_end(end_fd, &ev) && ev.reason == VM_REASON_SAVED)
-		save_ended(vm);
-}
-
 void vm_take_back(struct vm *vm)
 {
 	struct daemon *d = vm->daemon;
@@ -408,6 +452,7 @@ void vm_take_back(struct vm *vm)
 	images_end_old(vm);
 	end_fd = store_open_file(d->store, vm->def->name, "end", O_RDONLY, &e);
 	p.end_fd = end_fd;
+	vm->run_missed = run_missed(vm, end_fd);
 	r = vm_process_adopt(d->loop, &p, &vm_life_ops, vm, adopt_done, vm, &vm->proc, &e);
 	if (r == 0) {
 		d->adopting++;
@@ -415,9 +460,8 @@ void vm_take_back(struct vm *vm)
 	}
 	if (r != -ENOENT)
 		log_warn("state", "VM '%s': %s", vm->def->name, e.msg);
+	start_made_known(vm);
 	if (vm_state_is_active(vm->state))
 		ended_unseen(vm, end_fd);
-	else
-		saved_unseen(vm, end_fd);
 	save_found_off(vm);
 }

@@ -28,6 +28,11 @@ def kept(fake, name, vm="vm1"):
     return (fake.state / "vms" / vm / name).exists()
 
 
+def wait_gone(pid):
+    while os.path.exists(f"/proc/{pid}/exe"):
+        time.sleep(0.02)
+
+
 def jobs(fake):
     return json.loads(fake.cairn("jobs", "--format", "json").stdout)
 
@@ -223,34 +228,46 @@ def test_a_save_goes_on_without_a_daemon(fake):
     fake.cairn("managedsave", "--no-wait", "vm1")
     pid = fake.info("vm1")["pid"]
     fake.stop(signal.SIGKILL)
-    while os.path.exists(f"/proc/{pid}/exe"):
-        time.sleep(0.02)
+    wait_gone(pid)
     fake.start()
     assert fake.cairn("domstate", "vm1").stdout == "saved\n"
     fake.cairn("start", "vm1")
     assert fake.cairn("domstate", "--reason", "vm1").stdout == "running (restored)\n"
 
 
-def test_a_save_is_found_though_the_start_was_not_written(fake):
-    """A daemon that is killed soon after a start has not always written down that it runs."""
-    fake.define("vm1", cmdline="work-takes=300")
-    time.sleep(0.3)
-    state = fake.state / "vms/vm1/state.json"
-    before = state.read_text()
+@pytest.mark.parametrize("cmdline, save, want", [
+    ("work-takes=300", True, "saved (saved)"), ("off-after=300", False, "shut off (shutdown)"),
+    ("kill-after=300", False, "crashed (killed)"), (None, False, "running (booted)")])
+def test_a_start_that_the_state_missed(fake, cmdline, save, want):
+    """The state is written behind: a daemon that is killed may leave one from before the start."""
+    fake.define("vm1", cmdline=cmdline)
     fake.cairn("start", "vm1")
-    fake.cairn("managedsave", "--no-wait", "vm1")
     pid = fake.info("vm1")["pid"]
+    if save:
+        fake.cairn("managedsave", "--no-wait", "vm1")
     fake.stop(signal.SIGKILL)
-    while os.path.exists(f"/proc/{pid}/exe"):
-        time.sleep(0.02)
-    state.write_text(before)
+    (fake.state / "vms/vm1/state.json").unlink(missing_ok=True)
+    if cmdline:
+        wait_gone(pid)
     fake.start()
-    assert fake.cairn("domstate", "vm1").stdout == "saved\n"
-    fake.cairn("start", "vm1")
-    assert fake.cairn("domstate", "--reason", "vm1").stdout == "running (restored)\n"
-    fake.cairn("destroy", "vm1")
-    # What was used is not found again.
+    assert fake.cairn("domstate", "--reason", "vm1").stdout == want + "\n"
+    fake.stop()
+    fake.start()  # now it is written
+    assert fake.cairn("domstate", "--reason", "vm1").stdout == want + "\n"
+    if save:
+        fake.cairn("start", "vm1")
+        assert fake.cairn("domstate", "--reason", "vm1").stdout == "running (restored)\n"
+        fake.cairn("destroy", "vm1")
+        fake.stop(signal.SIGKILL)
+        fake.start()
+        assert fake.cairn("domstate", "vm1").stdout == "shut off\n"
+
+
+def test_a_start_that_failed_is_not_taken_for_a_run(fake):
+    fake.define("vm1", cmdline="refuse")
+    fake.cairn("start", "vm1", ok=6)
     fake.stop(signal.SIGKILL)
+    (fake.state / "vms/vm1/state.json").unlink(missing_ok=True)
     fake.start()
     assert fake.cairn("domstate", "vm1").stdout == "shut off\n"
 
