@@ -19,6 +19,8 @@
 #include <string.h>
 
 #define QUIT_TIMEOUT_NS (5 * 1000000000ULL)
+/* What it is at may take a while to come to an end. */
+#define OLD_QUIT_TIMEOUT_NS (30 * 1000000000ULL)
 
 /* A request, from when it is wanted until it is answered. */
 struct wanted {
@@ -109,13 +111,17 @@ static void quit_done(void *opaque, int r, const struct vm_answer *a, const stru
 		vm_process_kill(i->proc);
 }
 
+static void quit(struct images *i, uint64_t timeout_ns)
+{
+	i->ending = true;
+	vm_process_request(i->proc, VM_MSG_QUIT, NULL, 0, -1, timeout_ns, quit_done, i);
+	vm_process_kill_after(i->proc, timeout_ns);
+}
+
 static void settle(struct images *i)
 {
-	if (i->asked || i->first || i->ending)
-		return;
-	i->ending = true;
-	vm_process_request(i->proc, VM_MSG_QUIT, NULL, 0, -1, QUIT_TIMEOUT_NS, quit_done, i);
-	vm_process_kill_after(i->proc, QUIT_TIMEOUT_NS);
+	if (!i->asked && !i->first && !i->ending)
+		quit(i, QUIT_TIMEOUT_NS);
 }
 
 static void answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
@@ -252,20 +258,24 @@ static void images_start(struct images *i)
 
 /* ---- asking ---- */
 
-static struct images *images_of(struct vm *vm)
+static struct images *images_new(struct vm *vm)
 {
-	struct images *i = vm->images;
+	struct images *i = calloc(1, sizeof(*i));
 
-	if (i)
-		return i;
-	i = calloc(1, sizeof(*i));
 	if (!i)
 		abort(); /* a call that is never answered would be worse */
 	i->vm = vm;
 	i->last = &i->first;
-	vm->images = i;
-	images_start(i);
 	return i;
+}
+
+static struct images *images_of(struct vm *vm)
+{
+	if (!vm->images) {
+		vm->images = images_new(vm);
+		images_start(vm->images);
+	}
+	return vm->images;
 }
 
 void images_request(struct vm *vm, enum vm_msg_type type, const void *body, size_t len,
@@ -292,17 +302,30 @@ void images_request(struct vm *vm, enum vm_msg_type type, const void *body, size
 		wanted_send(i);
 }
 
+/* ---- after another daemon ---- */
+
+static void old_answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	(void)opaque;
+	(void)r;
+	(void)a;
+	(void)e;
+}
+
 void images_end_old(struct vm *vm)
 {
-	CLEANUP_CLOSE int sock = -1;
+	struct images *i = images_new(vm);
 	char name[VM_NAME_MAX + 2];
-	int run_dir = vm->daemon->run_dir_fd;
+	struct vm_process_paths p = { .run_dir = vm->daemon->run_dir_fd, .name = name, .log_fd = -1,
+		.end_fd = -1 };
+	struct err e;
 
 	socket_name(vm, name);
-	if (vm_socket_connect(run_dir, name, &sock) == 0) {
-		log_info("state", "VM '%s': ending what an earlier daemon began on its images",
-			vm->def->name);
-		channel_send(sock, VM_MSG_VERSION, VM_MSG_QUIT, 1, NULL, 0, NULL, 0);
+	if (vm_process_adopt(vm->daemon->loop, &p, &images_ops, i, old_answered, i, &i->proc, &e) < 0) {
+		images_free(i);
+		return;
 	}
-	vm_socket_remove(run_dir, name);
+	log_info("state", "VM '%s': ending what an earlier daemon began on its images", vm->def->name);
+	vm->images = i;
+	quit(i, OLD_QUIT_TIMEOUT_NS);
 }

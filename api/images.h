@@ -17,7 +17,8 @@ void images_request(struct vm *vm, enum vm_msg_type type, const void *body, size
 	void *opaque);
 /* Lets go of it; it ends when it notices. NULL allowed. */
 void images_free(struct images *i);
-/* A process that an earlier daemon left: told to end. */
+/* A process that an earlier daemon left: told to end. Until it has, it holds the images: requests
+ * and a start wait for that. */
 void images_end_old(struct vm *vm);
 
 #endif

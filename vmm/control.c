@@ -42,6 +42,15 @@ static void peer_drop(struct control *c)
 	c->peer_fd = -1;
 }
 
+/* The other side is gone. Nobody wants anything of a VM's images any more then, and another daemon
+ * may want them itself. */
+static void peer_lost(struct control *c)
+{
+	peer_drop(c);
+	if (c->vm && vm_machine(c->vm)->cfg.images_only)
+		vm_end(c->vm, VM_REASON_USER, 0, NULL);
+}
+
 /* A daemon that does not read is a daemon that is stuck: it finds us again by the socket. */
 static void peer_send(struct control *c, enum vm_msg_type type, uint64_t seq, const void *body,
 	size_t len)
@@ -54,7 +63,7 @@ static void peer_send(struct control *c, enum vm_msg_type type, uint64_t seq, co
 	if (r < 0) {
 		if (r != -EPIPE)
 			log_warn(NULL, "control: %s; the connection is dropped", strerror(-r));
-		peer_drop(c);
+		peer_lost(c);
 	}
 }
 
@@ -403,7 +412,7 @@ static void peer_ready(void *opaque, unsigned revents)
 	if (r <= 0) {
 		if (r < 0)
 			log_warn(NULL, "control: %s; the connection is dropped", strerror(-r));
-		peer_drop(c);
+		peer_lost(c);
 		return;
 	}
 	request_handle(c, &m);

@@ -128,8 +128,9 @@ static void process_done(struct process *p)
 {
 	foreground_free(p->foreground);
 	worker_free(p->worker);
-	control_free(p->control);
+	/* The socket goes last: until then a daemon can tell that the images are not free yet. */
 	vm_free(p->vm);
+	control_free(p->control);
 	loop_free(p->loop);
 }
 

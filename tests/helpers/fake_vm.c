@@ -6,7 +6,7 @@
  *   kill-after=MS garbage-after=MS close-after=MS off-after=MS panic-after=MS
  *   exit-after=MS:VALUE (debug exit)  io-error-after=MS  crash-after=MS (preserved)
  *   deaf (ignores the power button)  stubborn (ignores quit)  event-last (replies first)
- *   mute (answers nothing once it runs)  rude-after=MS (panics, in bytes that are no text)
+ *   quits-in=MS (after it was told to)  mute (answers nothing once it runs)  rude-after=MS (panics, in bytes that are no text)
  *   work-takes=MS (a save, and work on snapshots; with progress)  work-fails
  * A save is a real state file of empty memory. Snapshots are kept at the beginning of the first
  * disk, as an array of struct vm_snapshot_info: a tree without disks.
@@ -606,7 +606,11 @@ static void handle(struct fake *f, struct channel_msg *m)
 		if (word(f, "stubborn"))
 			return;
 		reply(f, m->head.seq, 0, 0, "");
-		end(f, VM_REASON_USER, 0, "", VM_EXIT_OK);
+		if (!word(f, "quits-in="))
+			end(f, VM_REASON_USER, 0, "", VM_EXIT_OK);
+		f->due = "off-after=";
+		f->due_ms = now_ms() + (uint64_t)atoi(word(f, "quits-in="));
+		return;
 	}
 	reply(f, m->head.seq, 0, 0, "");
 }
