@@ -11,6 +11,7 @@
 #include "base/loop.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -45,7 +46,7 @@ static void call_audit(struct call *c, struct json_object *answer)
 	const char *vm = c->vm ? c->vm->def->name : js_get_str(c->args, "vm");
 	struct timespec ts;
 
-	if (!c->command || !(c->command->flags & COMMAND_MUTATES))
+	if (!c->command || !(c->command->flags & COMMAND_MUTATES) || c->left_out < 0)
 		return;
 	if (!vm)
 		vm = js_get_str(js_get(c->args, "definition"), "name");
@@ -61,6 +62,8 @@ static void call_audit(struct call *c, struct json_object *answer)
 	js_put_str(line, "outcome", error ? js_get_str(error, "class") : "ok");
 	if (error)
 		js_put_str(line, "error", js_get_str(error, "desc"));
+	if (c->left_out)
+		js_put_int(line, "left-out", c->left_out);
 	js_put_uint(line, "duration", loop_now_ns() - c->started_ns);
 	audit_add(c->daemon->audit, line);
 }
@@ -174,14 +177,29 @@ static const char *vm_concerned(const struct call *c)
 	return vm ? vm->def->name : NULL;
 }
 
+static void tell_denial(struct call *c)
+{
+	struct json_object *data = json_object_new_object();
+	const char *vm = js_get_str(c->args, "vm");
+	char name[VM_NAME_MAX + 1];
+
+	js_put_str(data, "command", c->command->name);
+	if (vm) {
+		snprintf(name, sizeof(name), "%s", vm); /* anything, of any length */
+		js_put_str(data, "vm", name);
+	}
+	c->left_out = daemon_emit_of_client(c->daemon, EVENT_PERMISSION_DENIED, c->uid, c->pid, data);
+}
+
 /* Who may, before anything else is looked at: one without rights learns nothing. */
-static int check_role(const struct call *c, struct err *e)
+static int check_role(struct call *c, struct err *e)
 {
 	enum role role = conn_role_for(c->conn, vm_concerned(c));
 
 	if (role >= c->command->role ||
 		((c->command->flags & COMMAND_FILTERS) && conn_known(c->conn)))
 		return 0;
+	tell_denial(c);
 	return err_set(e, -EPERM, ERR_PERMISSION, "%s needs the role of %s, and you have that of %s",
 		c->command->name, role_name(c->command->role), role_name(conn_role(c->conn)));
 }

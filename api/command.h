@@ -27,6 +27,7 @@ struct call {
 	struct vm *vm; /* of COMMAND_CONCERNS_VM */
 	int fd; /* of COMMAND_TAKES_FD: owned; a handler that keeps it leaves -1 */
 	uint64_t started_ns;
+	int64_t left_out; /* of the same user's refused calls, from the audit log; -1: this one too */
 	uid_t uid; /* who asks, also when they have gone */
 	pid_t pid;
 };

@@ -62,6 +62,13 @@ void command_query_audit(struct call *c)
 	call_return(c, audit_page(c->daemon->audit, &q));
 }
 
+static bool is_for_admins(const char *event)
+{
+	const struct event_spec *s = event ? schema_event_find(event) : NULL;
+
+	return s && s->admins;
+}
+
 static bool event_wanted(void *opaque, struct json_object *ev)
 {
 	struct call *c = opaque;
@@ -69,7 +76,8 @@ static bool event_wanted(void *opaque, struct json_object *ev)
 	const char *vm = js_get_str(args, "vm"), *kind = js_get_str(args, "event"),
 		   *its = js_get_str(js_get(ev, "data"), "vm"), *event = js_get_str(ev, "event");
 
-	if (conn_role_for(c->conn, its) < ROLE_VIEWER)
+	if (conn_role_for(c->conn, its) < ROLE_VIEWER ||
+		(is_for_admins(event) && conn_role(c->conn) < ROLE_ADMIN))
 		return false;
 	return (!vm || (its && !strcmp(its, vm))) && (!kind || (event && !strcmp(event, kind)));
 }

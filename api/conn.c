@@ -51,6 +51,7 @@ struct conn {
 	bool running; /* conn_run() is on the stack */
 	bool eof;     /* the client sends no more */
 	bool closing; /* once all is sent */
+	bool deaf;    /* it left too much unread */
 	bool dead;
 };
 
@@ -87,22 +88,37 @@ static void conn_release(struct conn *c)
 	free(c);
 }
 
-static void dead_release(struct server *s)
+static void dead_release(struct conn *list)
 {
-	while (s->dead) {
-		struct conn *c = s->dead;
+	while (list) {
+		struct conn *c = list;
 
-		s->dead = c->next;
+		list = c->next;
 		conn_release(c);
 	}
+}
+
+static void deaf_tell(const struct conn *c)
+{
+	struct json_object *data = json_object_new_object();
+
+	js_put_uint(data, "unread", c->out_bytes);
+	daemon_emit_of_client(c->server->daemon, EVENT_CLIENT_DROPPED, c->uid, c->pid, data);
 }
 
 static void reap_run(struct loop_task *t)
 {
 	struct server *s = container_of(t, struct server, reap);
 
+	struct conn *list = s->dead;
+
+	s->dead = NULL;
 	s->reaping = false;
-	dead_release(s);
+	/* Not when it was dropped: that may have been in the middle of telling all of something. */
+	for (struct conn *c = list; c; c = c->next)
+		if (c->deaf)
+			deaf_tell(c);
+	dead_release(list);
 }
 
 /* Its memory stays until the loop's next round: callers up the stack still look at it. */
@@ -210,8 +226,10 @@ void conn_send(struct conn *c, struct json_object *o, int fd)
 	if (k && !c->dead)
 		line = js_line(o, &len);
 	if (!line || c->out_bytes + len > CONN_OUT_MAX) {
-		if (line)
+		if (line) {
 			log_warn("socket", "client (pid %d) does not read; dropped", (int)c->pid);
+			c->deaf = true;
+		}
 		if (fd >= 0)
 			close(fd);
 		free(line);
@@ -233,6 +251,15 @@ void server_broadcast(struct server *s, struct json_object *o, const char *vm)
 		next = c->next;
 		if (c->negotiated &&
 			(c->role >= ROLE_VIEWER || (vm && conn_role_for(c, vm) >= ROLE_VIEWER)))
+			conn_send(c, o, -1);
+	}
+}
+
+void server_tell_admins(struct server *s, struct json_object *o)
+{
+	for (struct conn *c = s->conns, *next; c; c = next) {
+		next = c->next;
+		if (c->negotiated && c->role >= ROLE_ADMIN)
 			conn_send(c, o, -1);
 	}
 }
@@ -534,7 +561,7 @@ void server_free(struct server *s)
 	while (s->conns)
 		conn_drop(s->conns);
 	/* The loop runs no more: what it was to reap is reaped here. */
-	dead_release(s);
+	dead_release(s->dead);
 	loop_unwatch(s->watch);
 	loop_timer_free(s->retry);
 	close(s->fd);

@@ -27,6 +27,8 @@ void server_free(struct server *s);
 /* One line to every negotiated client that may see it. vm: whom it is about; NULL: none.
  * Borrows o. */
 void server_broadcast(struct server *s, struct json_object *o, const char *vm);
+/* The same to every negotiated admin of all VMs. */
+void server_tell_admins(struct server *s, struct json_object *o);
 /* What those connected may is looked up again, and who may connect. */
 void server_permissions_changed(struct server *s);
 

@@ -59,8 +59,27 @@ void daemon_emit(struct daemon *d, enum event_id id, const char *vm, struct json
 	js_put(o, "data", data);
 	if (d->events && !(schema_event(id)->passing))
 		event_log_add(d->events, o);
-	if (d->server)
+	if (d->server && schema_event(id)->admins)
+		server_tell_admins(d->server, o);
+	else if (d->server)
 		server_broadcast(d->server, o, vm);
+}
+
+int64_t daemon_emit_of_client(struct daemon *d, enum event_id id, uid_t uid, pid_t pid,
+	struct json_object *data)
+{
+	uint64_t left_out;
+
+	if (!limit_take(&d->refusals, uid, loop_now_ns(), &left_out)) {
+		json_object_put(data);
+		return -1;
+	}
+	js_put_int(data, "uid", uid);
+	js_put_int(data, "pid", pid);
+	if (left_out)
+		js_put_uint(data, "left-out", left_out);
+	daemon_emit(d, id, NULL, data);
+	return (int64_t)left_out;
 }
 
 /* ---- loading ---- */

@@ -2,6 +2,7 @@
 #ifndef CAIRN_API_DAEMON_H
 #define CAIRN_API_DAEMON_H
 
+#include "api/limit.h"
 #include "api/permissions.h"
 #include "api/schema.h"
 
@@ -43,6 +44,7 @@ struct daemon {
 	struct job *jobs; /* oldest first */
 	unsigned next_job;  /* number in the last id that was made */
 	unsigned adopting;  /* VM processes that have not answered yet */
+	struct limit refusals; /* told of */
 	int log_level;	    /* handed to VM processes */
 };
 
@@ -59,5 +61,10 @@ int daemon_keep_permissions(struct daemon *d, struct err *e);
 
 /* Send an event to all clients. vm: NULL, or put into data as "vm". data: taken, NULL: {}. */
 void daemon_emit(struct daemon *d, enum event_id id, const char *vm, struct json_object *data);
+/* Of what a client did or was refused; for admins alone. A user's are told up to a limit.
+ * data: taken; uid, pid and left-out are added. Returns how many before it were not told; -1:
+ * this one is not. */
+int64_t daemon_emit_of_client(struct daemon *d, enum event_id id, uid_t uid, pid_t pid,
+	struct json_object *data);
 
 #endif

@@ -333,6 +333,15 @@ static const struct field job_progress_data[] = { FIELD_VM,
 	{ "rate", FIELD_INT, REQUIRED, "units a second" },
 	{ "remaining", FIELD_INT, OPTIONAL, "at that rate, ns" }, END };
 
+#define FIELDS_CLIENT                                                                              \
+	{ "uid", FIELD_INT, REQUIRED, "whose" }, { "pid", FIELD_INT, REQUIRED, "of the client" }, \
+	{ "left-out", FIELD_INT, OPTIONAL, "that many of this user's, before this one, were not told" }
+static const struct field denied_data[] = { FIELDS_CLIENT,
+	{ "command", FIELD_STRING, REQUIRED, "what was asked for" },
+	{ "vm", FIELD_STRING, OPTIONAL, "as it was named" }, END };
+static const struct field dropped_data[] = { FIELDS_CLIENT,
+	{ "unread", FIELD_INT, REQUIRED, "bytes that it left lying" }, END };
+
 static const struct event_spec events[EVENT_ID_COUNT] = {
 	[EVENT_STOP] = { "STOP", "the vCPUs stand still", vm_only, false },
 	[EVENT_RESUME] = { "RESUME", "the vCPUs run on", vm_only, false },
@@ -349,6 +358,9 @@ static const struct event_spec events[EVENT_ID_COUNT] = {
 		skipped_data, false },
 	[EVENT_SNAPSHOT_RECOVERED] = { "SNAPSHOT_RECOVERED", "a crash had caught it between two disks",
 		recovered_data, false },
+	[EVENT_PERMISSION_DENIED] = { "PERMISSION_DENIED", "somebody asked for what they may not",
+		denied_data, false, true },
+	[EVENT_CLIENT_DROPPED] = { "CLIENT_DROPPED", "a client did not read", dropped_data, false, true },
 	[EVENT_JOB_STATUS_CHANGE] = { "JOB_STATUS_CHANGE", "a job goes its way", job_status_data, false },
 	[EVENT_JOB_PROGRESS] = { "JOB_PROGRESS", "how far it is", job_progress_data, true },
 	[EVENT_VM_UNDEFINED] = { "VM_UNDEFINED", "forgotten", vm_only, false },
@@ -370,6 +382,14 @@ const struct command *schema_find(const char *name)
 const struct event_spec *schema_event(enum event_id id)
 {
 	return (unsigned)id < EVENT_ID_COUNT ? &events[id] : NULL;
+}
+
+const struct event_spec *schema_event_find(const char *name)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(events); i++)
+		if (!strcmp(events[i].name, name))
+			return &events[i];
+	return NULL;
 }
 
 const char *role_name(enum role r)

@@ -60,6 +60,8 @@ enum event_id {
 	EVENT_VM_UNDEFINED,
 	EVENT_SNAPSHOT_SKIPPED,
 	EVENT_SNAPSHOT_RECOVERED,
+	EVENT_PERMISSION_DENIED,
+	EVENT_CLIENT_DROPPED,
 	EVENT_JOB_STATUS_CHANGE,
 	EVENT_JOB_PROGRESS,
 	EVENT_ID_COUNT,
@@ -69,6 +71,7 @@ struct event_spec {
 	const char *name, *doc;
 	const struct field *data;
 	bool passing; /* has no number and is not kept */
+	bool admins;  /* nobody else's */
 };
 
 /* NULL: there is none. */
@@ -76,6 +79,8 @@ const struct command *schema_find(const char *name);
 /* i-th command, NULL behind the last. */
 const struct command *schema_command(size_t i);
 const struct event_spec *schema_event(enum event_id id);
+/* NULL: there is none. */
+const struct event_spec *schema_event_find(const char *name);
 const char *role_name(enum role r);
 
 /* Arguments (NULL: none given) against the table: unknown, missing, of the wrong type.

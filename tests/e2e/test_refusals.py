@@ -1,0 +1,99 @@
+"""Admins are told of what was refused, and to whom; nobody else is, and nobody can flood that."""
+
+import json
+import os
+import socket
+
+import pytest
+
+from test_daemon import NOBODY, as_nobody, audit, kept_events, shared  # noqa: F401
+
+
+@pytest.fixture
+def open_socket(shared):  # noqa: F811
+    os.chmod(shared.socket, 0o666)
+    return shared
+
+
+def test_admins_hear_of_a_denial(open_socket):
+    d = open_socket
+    q = d.qmp()
+    as_nobody(d, ["vm-start", {"vm": "mine"}], ["vm-info", {"vm": "x" * 5000}], ["vm-define", {}])
+    got = [q.event("PERMISSION_DENIED")["data"] for _ in range(3)]
+    assert [(e["command"], e.get("vm"), e["uid"]) for e in got] == [
+        ("vm-start", "mine", NOBODY), ("vm-info", "x" * 255, NOBODY), ("vm-define", None, NOBODY)]
+    assert all(e["pid"] > 0 and "left-out" not in e for e in got)
+    # One may be missed, and asked for.
+    assert [e["data"]["command"] for e in kept_events(d, event="PERMISSION_DENIED")] == [
+        "vm-start", "vm-info", "vm-define"]
+    assert [e["data"]["command"] for e in kept_events(d, event="PERMISSION_DENIED", vm="mine")] == ["vm-start"]
+    # Who sees everything, and may do nothing, hears nothing of it, nor who asks for what was missed.
+    d.cairn("grant", "viewer", "--user", "nobody")
+    page, _ = as_nobody(d, ["query-events", {}], ["vm-start", {"vm": "mine"}])
+    names = {e["event"] for e in page["return"]["events"]}
+    assert "VM_DEFINED" in names and "PERMISSION_DENIED" not in names
+    d.cairn("grant", "admin", "--user", "nobody")
+    page, = as_nobody(d, ["query-events", {}])
+    assert "PERMISSION_DENIED" in {e["event"] for e in page["return"]["events"]}
+
+
+def test_a_viewer_is_not_told_live(open_socket):
+    d = open_socket
+    d.cairn("grant", "viewer", "--group", "4242")
+    s = socket.socket(socket.AF_UNIX)
+    pid = os.fork()
+    if pid == 0:  # a viewer: prints what comes until it sees vm3
+        code = 1
+        try:
+            os.setgroups([4242])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            s.connect(d.socket)
+            s.settimeout(20)
+            f = s.makefile()
+            f.readline()
+            s.sendall(b'{"execute":"qmp_capabilities"}')
+            f.readline()
+            s.sendall(b'{"execute":"vm-start","arguments":{"vm":"mine"}}')
+            seen = []
+            while not seen or seen[-1].get("event") != "VM_DEFINED":
+                seen.append(json.loads(f.readline()))
+            code = 0 if [("error" in m) for m in seen] == [True, False] else 2
+        finally:
+            os._exit(code)
+    q = d.qmp()
+    assert q.event("PERMISSION_DENIED")["data"]["command"] == "vm-start"
+    d.define("vm3")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_refusals_do_not_flood(open_socket):
+    """Each is refused; some are told, with a count of the rest; another user's still are."""
+    d = open_socket
+    many = [["vm-destroy", {"vm": "mine"}]] * 300
+    answers = as_nobody(d, *many)
+    assert [a["error"]["class"] for a in answers] == ["PermissionDenied"] * 300
+    assert len(kept_events(d, event="PERMISSION_DENIED")) == 20
+    assert len(audit(d, "--user", str(NOBODY))) == 20
+    # Root's are its own.
+    d.cairn("destroy", "nothing", ok=3)
+    assert audit(d)[-1]["outcome"] == "NotFound"
+
+
+def test_a_client_that_is_dropped(fake):
+    q = fake.qmp()
+    deaf = socket.socket(socket.AF_UNIX)
+    deaf.connect(fake.socket)
+    deaf.sendall(b'{"execute":"qmp_capabilities"}')
+    fake.define("vm1")
+    q.run("vm-start", vm="vm1")
+    for _ in range(4000):
+        q.run("vm-suspend", vm="vm1")
+        q.run("vm-resume", vm="vm1")
+        if [e for e in q.events if e["event"] == "CLIENT_DROPPED"]:
+            break
+        q.events.clear()
+    ev = q.event("CLIENT_DROPPED")
+    assert ev["data"]["uid"] == os.getuid() and ev["data"]["pid"] == os.getpid()
+    assert ev["data"]["unread"] > 900000
+    assert q.run("vm-info", vm="vm1")["state"] == "running"
