@@ -3,6 +3,7 @@
 #include "api/config.h"
 #include "api/conn.h"
 #include "api/daemon.h"
+#include "api/images.h"
 #include "api/js.h"
 #include "api/opener.h"
 #include "api/rights.h"
@@ -186,11 +187,33 @@ void command_vm_define(struct call *c)
 			define_done, c);
 }
 
+static void undefine_again(void *opaque)
+{
+	struct call *c = opaque;
+	const char *name = js_get_str(c->args, "vm");
+	struct err e;
+
+	c->vm = vm_find(c->daemon, name); /* somebody else may have been faster */
+	if (c->vm) {
+		command_vm_undefine(c);
+		return;
+	}
+	err_set(&e, -ENOENT, ERR_NOT_FOUND, "there is no VM '%.255s' any more", name);
+	call_fail(c, &e);
+}
+
 void command_vm_undefine(struct call *c)
 {
 	char name[VM_NAME_MAX + 1];
 	struct err e;
-	int r = vm_check_idle(c->vm, "undefine", &e);
+	int r;
+
+	/* Who has just listed the snapshots is not refused because that process still ends. */
+	if (!c->vm->job && images_wait(c->vm, undefine_again, c)) {
+		c->vm = NULL;
+		return;
+	}
+	r = vm_check_idle(c->vm, "undefine", &e);
 
 	if (!r && c->vm->state == VM_SAVED && !js_get_bool(c->args, "managed-save", false))
 		r = err_set(&e, -EPERM, ERR_WRONG_STATE,

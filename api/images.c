@@ -34,6 +34,13 @@ struct wanted {
 	void *opaque;
 };
 
+/* What goes on when the process is gone. */
+struct waiter {
+	struct waiter *next;
+	void (*run)(void *opaque);
+	void *opaque;
+};
+
 struct images {
 	struct vm *vm;
 	struct vm_process *proc; /* NULL: it could not be started */
@@ -42,6 +49,7 @@ struct images {
 	struct opener *opener;	 /* it has no files yet; NULL: it has */
 	unsigned asked;		 /* and not answered */
 	struct wanted *first, **last;
+	struct waiter *waiters;
 	struct loop_task failed; /* tells from the loop that it could not be started */
 	struct err e;
 };
@@ -96,6 +104,12 @@ void images_free(struct images *i)
 	vm_process_free(i->proc);
 	while (i->first)
 		wanted_free(wanted_take(i));
+	while (i->waiters) {
+		struct waiter *w = i->waiters;
+
+		i->waiters = w->next;
+		free(w);
+	}
 	free(i);
 }
 
@@ -178,6 +192,25 @@ static void images_event(void *opaque, const struct vm_event *ev)
 
 static void images_start(struct images *i);
 
+/* Nothing is wanted of it any more. */
+static void images_over(struct images *i)
+{
+	struct waiter *list = i->waiters;
+	struct vm *vm = i->vm;
+
+	i->waiters = NULL;
+	vm->images = NULL;
+	images_free(i);
+	vm_start_goes_on(vm);
+	while (list) {
+		struct waiter *w = list;
+
+		list = w->next;
+		w->run(w->opaque); /* the VM may be gone after that */
+		free(w);
+	}
+}
+
 static void images_gone(void *opaque, const struct vm_process_end *end)
 {
 	char name[VM_NAME_MAX + 2];
@@ -190,13 +223,10 @@ static void images_gone(void *opaque, const struct vm_process_end *end)
 	vm_process_free(i->proc);
 	i->proc = NULL;
 	i->configured = i->ending = false;
-	if (i->first) {
+	if (i->first)
 		images_start(i);
-		return;
-	}
-	vm->images = NULL;
-	images_free(i);
-	vm_start_goes_on(vm);
+	else
+		images_over(i);
 }
 
 static const struct vm_process_ops images_ops = { .event = images_event, .gone = images_gone };
@@ -222,16 +252,12 @@ static int process_start(struct images *i, struct config *c, struct err *e)
 static void start_failed(struct loop_task *t)
 {
 	struct images *i = container_of(t, struct images, failed);
-	struct vm *vm = i->vm;
 
 	all_fail(i, -EREMOTEIO, &i->e);
-	if (i->first) {
+	if (i->first)
 		images_start(i);
-		return;
-	}
-	vm->images = NULL;
-	images_free(i);
-	vm_start_goes_on(vm);
+	else
+		images_over(i);
 }
 
 static void images_opened(void *opaque, int r, struct config *c, const struct err *e)
@@ -300,6 +326,20 @@ void images_request(struct vm *vm, enum vm_msg_type type, const void *body, size
 	i->last = &w->next;
 	if (i->configured && !i->ending)
 		wanted_send(i);
+}
+
+bool images_wait(struct vm *vm, void (*run)(void *opaque), void *opaque)
+{
+	struct waiter *w;
+
+	if (!vm->images)
+		return false;
+	w = malloc(sizeof(*w));
+	if (!w)
+		abort();
+	*w = (struct waiter){ vm->images->waiters, run, opaque };
+	vm->images->waiters = w;
+	return true;
 }
 
 /* ---- after another daemon ---- */

@@ -6,6 +6,8 @@
 
 #include "api/vm_process.h"
 
+#include <stdbool.h>
+
 struct images;
 struct vm;
 
@@ -15,6 +17,9 @@ void images_request(struct vm *vm, enum vm_msg_type type, const void *body, size
 	uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *opaque);
+/* False: no such process is there. True: run is called when it has gone; the VM may be gone by then,
+ * too. Not called when the daemon ends. */
+bool images_wait(struct vm *vm, void (*run)(void *opaque), void *opaque);
 /* Lets go of it; it ends when it notices. NULL allowed. */
 void images_free(struct images *i);
 /* A process that an earlier daemon left: told to end. Until it has, it holds the images: requests
