@@ -339,14 +339,24 @@ def test_work_on_a_vm_that_is_off_excludes_its_start(fake):
     q.run("vm-start", vm="vm1")
 
 
+def child(daemon):
+    """The process that the daemon has just begun."""
+    while True:
+        pids = open(f"/proc/{daemon.proc.pid}/task/{daemon.proc.pid}/children").read().split()
+        if pids:
+            return int(pids[0])
+        time.sleep(0.01)
+
+
+def is_there(pid):
+    return os.path.exists(f"/proc/{pid}/exe")
+
+
 def test_a_process_on_images_that_is_killed(fake):
     define(fake, cmdline="work-takes=5000")
     q = fake.qmp()
     q.run("snapshot-create", vm="vm1", name="s1", job_id="j")
-    children = lambda: open(f"/proc/{fake.proc.pid}/task/{fake.proc.pid}/children").read().split()
-    while not children():
-        time.sleep(0.01)
-    os.kill(int(children()[0]), signal.SIGKILL)
+    os.kill(child(fake), signal.SIGKILL)
     q.event("JOB_STATUS_CHANGE", id="j", status="concluded")
     assert "before it answered" in q.run("query-jobs", id="j")[0]["error"]
     assert q.run("vm-info", vm="vm1")["state"] == "shut off"
@@ -357,15 +367,11 @@ def test_a_daemon_that_dies_leaves_no_process_on_images(fake):
     define(fake, cmdline="work-takes=20000")
     q = fake.qmp()
     q.run("snapshot-create", vm="vm1", name="s1", job_id="j")
-    pid = None
-    while not pid:
-        pid = open(f"/proc/{fake.proc.pid}/task/{fake.proc.pid}/children").read().split()
+    pid = child(fake)
     fake.stop(signal.SIGKILL)
-    assert os.path.exists(f"/proc/{pid[0]}/exe")
+    assert is_there(pid)
     fake.start()
-    end = time.monotonic() + 5
-    while os.path.exists(f"/proc/{pid[0]}/exe"):
-        assert time.monotonic() < end
+    while is_there(pid):
         time.sleep(0.02)
     fake.cairn("start", "vm1")
 
@@ -394,6 +400,30 @@ def test_trees_that_lie(fake):
 
 
 # ---- with KVM ----
+
+@pytest.mark.parametrize("command", ["snapshot-list", "start"])
+def test_who_comes_back_waits_for_what_is_on_the_images(fake, command):
+    define(fake, cmdline="work-takes=20000 quits-in=500")
+    fake.qmp().run("snapshot-create", vm="vm1", name="s1")
+    pid = child(fake)
+    fake.stop(signal.SIGKILL)
+    fake.start()
+    assert is_there(pid)
+    fake.cairn(command, "vm1")
+    assert not is_there(pid)
+
+
+def test_a_process_on_images_ends_with_its_daemon(daemon, kvm, guest, tmp_path):
+    disk = str(tmp_path / "vda.qcow2")
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "64M"], check=True)
+    daemon.define("vm1", boot={"kernel": guest("interp.elf")}, disks=[{"path": disk, "format": "qcow2"}])
+    daemon.qmp().run("snapshot-create", vm="vm1", name="s1")
+    pid = child(daemon)
+    daemon.stop(signal.SIGKILL)
+    while is_there(pid):
+        time.sleep(0.02)
+    subprocess.run(["qemu-img", "check", "-q", disk], check=True)
+
 
 def test_a_real_vm_that_is_off(daemon, kvm, guest, tmp_path):
     disk = str(tmp_path / "vda.qcow2")
