@@ -2,14 +2,16 @@
 
 import json
 import os
+import pathlib
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 
 import pytest
 
-from conftest import BUILD, Daemon, QmpError
+from conftest import BUILD, FAKE_VM, Daemon, QmpError
 
 
 def pid_of(daemon, name):
@@ -680,15 +682,18 @@ NOBODY = 65534
 
 
 @pytest.fixture
-def shared(fake):
-    """A daemon that others can reach."""
+def shared():
+    """A daemon that others can reach: not below pytest's folder, which the next pytest of the same
+    user takes from others, whenever it begins."""
     if os.geteuid():
         pytest.skip("needs root, to be somebody else")
-    for d in [fake.tmp, *fake.tmp.parents][:4]:
-        os.chmod(d, os.stat(d).st_mode | 0o011)
-    for n in ("mine", "other"):
-        fake.define(n)
-    return fake
+    with tempfile.TemporaryDirectory(prefix="cairn-test-") as folder:
+        os.chmod(folder, 0o711)
+        d = Daemon(pathlib.Path(folder), vm_program=FAKE_VM)
+        for n in ("mine", "other"):
+            d.define(n)
+        yield d
+        d.close()
 
 
 def as_nobody(fake, *commands, group=NOBODY, groups=()):
