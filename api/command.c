@@ -91,7 +91,9 @@ void call_return_fd(struct call *c, struct json_object *v, int fd)
 {
 	struct json_object *o = json_object_new_object();
 
-	js_put(o, "return", v ? v : json_object_new_object());
+	if (!v)
+		v = c->is_text ? json_object_new_string("") : json_object_new_object();
+	js_put(o, "return", v);
 	call_answer(c, o, fd);
 }
 
@@ -108,15 +110,23 @@ void call_return_job(struct call *c, const struct job *j)
 	call_return(c, o);
 }
 
-static void call_fail_class(struct call *c, const char *class_name, const char *desc)
+void call_fail_class(struct call *c, const char *class_name, const char *desc)
 {
 	call_answer(c, error_to_json(class_name, desc), -1);
 }
 
 void call_fail(struct call *c, const struct err *e)
 {
+	char text[ERR_SENTENCE_MAX + 16];
+
 	log_debug("command", "%s: %s", c->command ? c->command->name : "?", e->msg);
-	call_fail_class(c, err_class_name(e->cls), e->msg);
+	if (c->is_text) {
+		snprintf(text, sizeof(text), "Error: %s\r\n", e->msg);
+		call_return(c, json_object_new_string(text));
+		return;
+	}
+	/* QEMU's own classes are few, and programs may know no others. */
+	call_fail_class(c, c->dialect == DIALECT_QEMU ? "GenericError" : err_class_name(e->cls), e->msg);
 }
 
 /* ---- checks ---- */
@@ -164,9 +174,11 @@ static const char *check_mode(const struct conn *conn, const struct command *com
 static const char *vm_concerned(const struct call *c)
 {
 	const char *name = js_get_str(c->args, c->command->flags & COMMAND_CONCERNS_JOB ? "id" : "vm");
-	const struct vm *vm;
+	const struct vm *vm = conn_vm(c->conn);
 	const struct job *j;
 
+	if (vm)
+		return vm->def->name;
 	if (!name)
 		return NULL;
 	if (c->command->flags & COMMAND_CONCERNS_JOB) {
@@ -201,7 +213,8 @@ static int check_role(struct call *c, struct err *e)
 		return 0;
 	tell_denial(c);
 	return err_set(e, -EPERM, ERR_PERMISSION, "%s needs the role of %s, and you have that of %s",
-		c->command->name, role_name(c->command->role), role_name(conn_role(c->conn)));
+		c->command->name, role_name(c->command->role),
+		role_name(conn_role_for(c->conn, c->dialect == DIALECT_QEMU ? vm_concerned(c) : NULL)));
 }
 
 static int take_fd(struct call *c, struct err *e)
@@ -220,10 +233,12 @@ static int find_vm(struct call *c, struct err *e)
 {
 	const char *name;
 
-	if (!(c->command->flags & COMMAND_CONCERNS_VM))
+	c->vm = conn_vm(c->conn);
+	if (!c->vm && !(c->command->flags & COMMAND_CONCERNS_VM))
 		return 0;
 	name = js_get_str(c->args, "vm");
-	c->vm = name ? vm_find(c->daemon, name) : NULL;
+	if (!c->vm && name)
+		c->vm = vm_find(c->daemon, name);
 	if (!c->vm)
 		return err_set(e, -ENOENT, ERR_NOT_FOUND,
 			"there is no VM '%.255s'. Next: cairn list --all", name ? name : "");
@@ -247,6 +262,7 @@ static struct call *call_new(struct daemon *d, struct conn *conn, struct json_ob
 		abort();
 	c->daemon = d;
 	c->conn = conn;
+	c->dialect = conn_dialect(conn);
 	c->fd = -1;
 	c->started_ns = loop_now_ns();
 	c->uid = conn_uid(conn);
@@ -273,7 +289,7 @@ void command_dispatch(struct daemon *d, struct conn *conn, struct json_object *t
 		return;
 	}
 	name = js_get_str(text, "execute");
-	c->command = schema_find(name);
+	c->command = schema_find(c->dialect, name);
 	mode = check_mode(conn, c->command);
 	if (mode) {
 		call_fail_class(c, "CommandNotFound", mode);

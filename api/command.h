@@ -20,11 +20,13 @@ struct call {
 	struct call *next; /* for whoever holds it */
 	struct daemon *daemon;
 	struct conn *conn; /* NULL: gone */
+	enum dialect dialect;
 	const struct command *command;
 	struct json_object *args; /* an object, maybe empty; checked against the schema */
 	struct json_object *id;   /* NULL: none given */
 	bool has_id;
-	struct vm *vm; /* of COMMAND_CONCERNS_VM */
+	bool is_text; /* answers are a monitor's text, failures too */
+	struct vm *vm; /* of COMMAND_CONCERNS_VM, and of a VM's own socket */
 	int fd; /* of COMMAND_TAKES_FD: owned; a handler that keeps it leaves -1 */
 	uint64_t started_ns;
 	int64_t left_out; /* of the same user's refused calls, from the audit log; -1: this one too */
@@ -40,6 +42,8 @@ void call_return(struct call *c, struct json_object *v);
 /* fd: taken; it travels with the answer. */
 void call_return_fd(struct call *c, struct json_object *v, int fd);
 void call_fail(struct call *c, const struct err *e);
+/* With a class of QMP's that is none of ours. */
+void call_fail_class(struct call *c, const char *class_name, const char *desc);
 /* {"job": its id} */
 void call_return_job(struct call *c, const struct job *j);
 /* For an error that belongs to no call. */
@@ -55,6 +59,7 @@ void command_vm_undefine(struct call *c);
 void command_vm_dump_definition(struct call *c);
 void command_vm_list(struct call *c);
 void command_vm_info(struct call *c);
+void command_vm_qmp_path(struct call *c);
 void command_vm_start(struct call *c);
 void command_vm_shutdown(struct call *c);
 void command_vm_reboot(struct call *c);

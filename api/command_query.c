@@ -6,6 +6,7 @@
 #include "api/event_log.h"
 #include "api/job.h"
 #include "api/js.h"
+#include "api/qmp.h"
 #include "api/text.h"
 #include "api/vm.h"
 #include "api/vm_process.h"
@@ -44,12 +45,12 @@ void command_query_version(struct call *c)
 
 void command_query_commands(struct call *c)
 {
-	call_return(c, schema_commands_to_json());
+	call_return(c, schema_commands_to_json(c->dialect));
 }
 
 void command_query_schema(struct call *c)
 {
-	call_return(c, schema_to_json());
+	call_return(c, schema_to_json(c->dialect));
 }
 
 void command_query_audit(struct call *c)
@@ -88,6 +89,21 @@ void command_query_events(struct call *c)
 
 	call_return(c, event_log_page(c->daemon->events, since > 0 ? (uint64_t)since : 0, event_wanted,
 			       c));
+}
+
+void command_vm_qmp_path(struct call *c)
+{
+	char path[PATH_MAX];
+	struct json_object *o;
+	struct err e;
+
+	if (qmp_path(c->vm, path, sizeof(path), &e) < 0) {
+		call_fail(c, &e);
+		return;
+	}
+	o = json_object_new_object();
+	js_put_str(o, "path", path);
+	call_return(c, o);
 }
 
 void command_vm_dump_definition(struct call *c)

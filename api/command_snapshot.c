@@ -137,6 +137,7 @@ void command_snapshot_create(struct call *c)
 		.halt = js_get_bool(c->args, "halt", false),
 		.quiesce = js_get_bool(c->args, "quiesce", false) };
 	int64_t rate = js_get_int(c->args, "rate", 0);
+	struct job_name called = { .id = js_get_str(c->args, "job-id") };
 	struct job *j = NULL;
 	struct err e;
 	int r = free_check(c->vm, "take a snapshot", &e);
@@ -157,7 +158,7 @@ void command_snapshot_create(struct call *c)
 		r = err_set(&e, -EINVAL, ERR_INVALID, "rate: bytes a second; 0: as fast as it goes");
 	body.rate_bytes_per_s = (uint64_t)rate;
 	if (!r)
-		r = snapshot_create(c->vm, &body, js_get_str(c->args, "job-id"), &j, &e);
+		r = snapshot_create(c->vm, &body, &called, &j, &e);
 	job_answer(c, r, j, &e);
 }
 
@@ -166,6 +167,7 @@ void command_snapshot_delete(struct call *c)
 	const char *children = js_get_str(c->args, "children");
 	enum snapshot_victims victims = SNAPSHOT_ALONE;
 	char name[VM_SNAPSHOT_NAME_MAX + 1] = "";
+	struct job_name called = { .id = js_get_str(c->args, "job-id") };
 	struct job *j = NULL;
 	struct err e;
 	int r = free_check(c->vm, "delete it", &e);
@@ -180,7 +182,7 @@ void command_snapshot_delete(struct call *c)
 	if (!r)
 		r = arg_text(c, "name", false, name, sizeof(name), &e);
 	if (!r)
-		r = snapshot_delete(c->vm, name, victims, js_get_str(c->args, "job-id"), &j, &e);
+		r = snapshot_delete(c->vm, name, victims, &called, &j, &e);
 	job_answer(c, r, j, &e);
 }
 
@@ -189,6 +191,7 @@ void command_snapshot_revert(struct call *c)
 	struct snapshot_revert how = { .disks_only = js_get_bool(c->args, "disks-only", false),
 		.eager = js_get_bool(c->args, "eager", false),
 		.verify = js_get_bool(c->args, "verify", false) };
+	struct job_name called = { .id = js_get_str(c->args, "job-id") };
 	struct job *j = NULL;
 	struct err e;
 	int r = free_check(c->vm, "revert it", &e);
@@ -200,7 +203,7 @@ void command_snapshot_revert(struct call *c)
 	if (!r)
 		r = arg_disk(c, &how, &e);
 	if (!r)
-		r = snapshot_revert(c->vm, &how, js_get_str(c->args, "job-id"), &j, &e);
+		r = snapshot_revert(c->vm, &how, &called, &j, &e);
 	job_answer(c, r, j, &e);
 }
 

@@ -2,6 +2,7 @@
 #include "api/command.h"
 #include "api/daemon.h"
 #include "api/js.h"
+#include "api/vm.h"
 #include "api/wire.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -29,9 +30,22 @@ struct chunk {
 	int fd; /* travels with the first byte */
 };
 
+/* Where clients come in. */
+struct listener {
+	struct listener *next;
+	struct server *server;
+	struct vm *vm; /* NULL: the daemon's */
+	const char *path;
+	int fd;
+	struct loop_watch *watch;
+	struct loop_timer *retry; /* accept again, after running out of fds */
+};
+
 struct conn {
 	struct conn *prev, *next;
 	struct server *server;
+	struct listener *from; /* NULL: it is closed; what is due is sent, and that is all */
+	enum dialect dialect;
 	int fd;
 	struct loop_watch *watch;
 	struct wire wire;
@@ -57,9 +71,7 @@ struct conn {
 
 struct server {
 	struct daemon *daemon;
-	int fd;
-	struct loop_watch *watch;
-	struct loop_timer *retry; /* accept again, after running out of fds */
+	struct listener *listeners; /* the daemon's own is the last */
 	struct conn *conns, *dead;
 	struct loop_task reap;
 	bool reaping;
@@ -156,13 +168,13 @@ static void conn_update(struct conn *c)
 
 	if (c->dead)
 		return;
-	if (!c->out && (c->closing || (c->eof && !c->call && c->in_at == c->in_len))) {
+	if (!c->out && (c->closing || ((c->eof || !c->from) && !c->call && c->in_at == c->in_len))) {
 		conn_drop(c);
 		return;
 	}
 	if (c->out)
 		events |= POLLOUT;
-	if (!c->eof && !c->closing && !c->call && c->in_at == c->in_len)
+	if (!c->eof && c->from && !c->closing && !c->call && c->in_at == c->in_len)
 		events |= POLLIN;
 	loop_watch_events(c->watch, events ? events : EVENTS_NONE);
 }
@@ -249,8 +261,18 @@ void server_broadcast(struct server *s, struct json_object *o, const char *vm)
 {
 	for (struct conn *c = s->conns, *next; c; c = next) {
 		next = c->next;
-		if (c->negotiated &&
+		if (c->negotiated && c->from && !c->from->vm &&
 			(c->role >= ROLE_VIEWER || (vm && conn_role_for(c, vm) >= ROLE_VIEWER)))
+			conn_send(c, o, -1);
+	}
+}
+
+void listener_broadcast(struct listener *l, struct json_object *o)
+{
+	for (struct conn *c = l->server->conns, *next; c; c = next) {
+		next = c->next;
+		if (c->negotiated && c->from == l &&
+			conn_role_for(c, l->vm->def->name) >= ROLE_VIEWER)
 			conn_send(c, o, -1);
 	}
 }
@@ -259,7 +281,7 @@ void server_tell_admins(struct server *s, struct json_object *o)
 {
 	for (struct conn *c = s->conns, *next; c; c = next) {
 		next = c->next;
-		if (c->negotiated && c->role >= ROLE_ADMIN)
+		if (c->negotiated && c->from && !c->from->vm && c->role >= ROLE_ADMIN)
 			conn_send(c, o, -1);
 	}
 }
@@ -277,7 +299,7 @@ static void conn_refuse(struct conn *c, const struct err *e)
 static void conn_run(struct conn *c)
 {
 	c->running = true;
-	while (!c->call && !c->dead && !c->closing && c->in_at < c->in_len) {
+	while (!c->call && !c->dead && !c->closing && c->from && c->in_at < c->in_len) {
 		CLEANUP_JS struct json_object *text = NULL;
 		struct err e;
 		size_t used;
@@ -300,7 +322,7 @@ static void conn_run(struct conn *c)
 		c->in_at += used;
 	}
 	c->running = false;
-	if (c->in_at == c->in_len) {
+	if (c->in_at == c->in_len || !c->from) {
 		free(c->in);
 		c->in = NULL;
 		c->in_at = c->in_len = 0;
@@ -390,7 +412,7 @@ static void conn_ready(void *opaque, unsigned revents)
 	if (revents & POLLOUT)
 		conn_flush(c);
 	if (!c->dead && (revents & (POLLIN | POLLHUP)) && !c->call && c->in_at == c->in_len &&
-		!c->eof && !c->closing)
+		!c->eof && c->from && !c->closing)
 		conn_read(c);
 	else if (!c->dead && (revents & POLLHUP))
 		conn_drop(c); /* both ways closed: nobody waits for the answer */
@@ -458,8 +480,9 @@ static void greeting_send(struct conn *c)
 }
 
 /* fd: taken. */
-static void conn_new(struct server *s, int fd)
+static void conn_new(struct listener *l, int fd)
 {
+	struct server *s = l->server;
 	struct conn *c = calloc(1, sizeof(*c));
 	struct ucred cred = { .pid = 0, .uid = (uid_t)-1, .gid = (gid_t)-1 };
 	socklen_t len = sizeof(cred);
@@ -471,6 +494,8 @@ static void conn_new(struct server *s, int fd)
 		return;
 	}
 	c->server = s;
+	c->from = l;
+	c->dialect = l->vm ? DIALECT_QEMU : DIALECT_DAEMON;
 	c->fd = fd;
 	c->fd_in = -1;
 	c->out_last = &c->out;
@@ -498,41 +523,109 @@ static void conn_too_many(int fd)
 	close(fd);
 }
 
-static void server_retry(void *opaque)
+static void listener_retry(void *opaque)
 {
-	struct server *s = opaque;
+	struct listener *l = opaque;
 
-	loop_watch_events(s->watch, POLLIN);
+	loop_watch_events(l->watch, POLLIN);
 }
 
-static void server_ready(void *opaque, unsigned revents)
+static void listener_ready(void *opaque, unsigned revents)
 {
-	struct server *s = opaque;
+	struct listener *l = opaque;
 
 	(void)revents;
 	for (unsigned i = 0; i < ACCEPTS_PER_ROUND; i++) {
-		int fd = accept4(s->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		int fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
 		if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM)) {
 			log_warn("socket", "cannot accept: %s; trying again in a second",
 				strerror(errno));
-			loop_watch_events(s->watch, 0);
-			loop_timer_arm(s->retry, loop_now_ns() + 1000000000ULL);
+			loop_watch_events(l->watch, 0);
+			loop_timer_arm(l->retry, loop_now_ns() + 1000000000ULL);
 			return;
 		}
 		if (fd < 0)
 			return;
-		if (s->count >= CONN_MAX)
+		if (l->server->count >= CONN_MAX)
 			conn_too_many(fd);
 		else
-			conn_new(s, fd);
+			conn_new(l, fd);
 	}
 }
 
-int server_new(struct daemon *d, int listening, gid_t operators, struct server **ret_s,
-	struct err *e)
+/* ---- listening ---- */
+
+/* Whoever the table may know can connect; each command is looked at. */
+static void listener_chmod(const struct listener *l)
+{
+	const struct server *s = l->server;
+	mode_t mode = s->daemon->permissions.n ? 0666 : s->operators != (gid_t)-1 ? 0660 : 0600;
+
+	if (chmod(l->path, mode) < 0)
+		log_warn("socket", "%s: %s", l->path, strerror(errno));
+}
+
+static void listener_close(struct listener *l)
+{
+	loop_unwatch(l->watch);
+	loop_timer_free(l->retry);
+	close(l->fd);
+	free(l);
+}
+
+int listener_new(struct server *s, struct vm *vm, const char *path, int listening,
+	struct listener **ret_l, struct err *e)
+{
+	struct listener *l = calloc(1, sizeof(*l));
+	int r;
+
+	if (!l) {
+		close(listening);
+		return err_set_errno(e, -ENOMEM, "socket");
+	}
+	*l = (struct listener){ .server = s, .vm = vm, .path = path, .fd = listening };
+	r = loop_timer_new(s->daemon->loop, listener_retry, l, &l->retry);
+	if (!r)
+		r = loop_watch(s->daemon->loop, listening, POLLIN, listener_ready, l, &l->watch);
+	if (r < 0) {
+		listener_close(l);
+		return err_set_errno(e, r, "socket");
+	}
+	l->next = s->listeners;
+	s->listeners = l;
+	listener_chmod(l);
+	*ret_l = l;
+	return 0;
+}
+
+void listener_free(struct listener *l)
+{
+	struct listener **at;
+	struct server *s;
+
+	if (!l)
+		return;
+	s = l->server;
+	for (at = &s->listeners; *at != l; at = &(*at)->next)
+		;
+	*at = l->next;
+	for (struct conn *c = s->conns, *next; c; c = next) {
+		next = c->next;
+		if (c->from != l)
+			continue;
+		c->from = NULL;
+		if (!c->running)
+			conn_run(c);
+	}
+	listener_close(l);
+}
+
+int server_new(struct daemon *d, const char *path, int listening, gid_t operators,
+	struct server **ret_s, struct err *e)
 {
 	struct server *s = calloc(1, sizeof(*s));
+	struct listener *l;
 	int r;
 
 	if (!s) {
@@ -540,15 +633,12 @@ int server_new(struct daemon *d, int listening, gid_t operators, struct server *
 		return err_set_errno(e, -ENOMEM, "socket");
 	}
 	s->daemon = d;
-	s->fd = listening;
 	s->operators = operators;
 	s->reap.run = reap_run;
-	r = loop_timer_new(d->loop, server_retry, s, &s->retry);
-	if (!r)
-		r = loop_watch(d->loop, listening, POLLIN, server_ready, s, &s->watch);
+	r = listener_new(s, NULL, path, listening, &l, e);
 	if (r < 0) {
-		server_free(s);
-		return err_set_errno(e, r, "socket");
+		free(s);
+		return r;
 	}
 	*ret_s = s;
 	return 0;
@@ -562,10 +652,23 @@ void server_free(struct server *s)
 		conn_drop(s->conns);
 	/* The loop runs no more: what it was to reap is reaped here. */
 	dead_release(s->dead);
-	loop_unwatch(s->watch);
-	loop_timer_free(s->retry);
-	close(s->fd);
+	while (s->listeners) {
+		struct listener *l = s->listeners;
+
+		s->listeners = l->next;
+		listener_close(l);
+	}
 	free(s);
+}
+
+struct vm *conn_vm(const struct conn *c)
+{
+	return c->from ? c->from->vm : NULL;
+}
+
+enum dialect conn_dialect(const struct conn *c)
+{
+	return c->dialect;
 }
 
 enum role conn_role(const struct conn *c)
@@ -588,14 +691,10 @@ bool conn_known(const struct conn *c)
 /* Everybody may connect once somebody was let in by name: the table says who is heard. */
 void server_permissions_changed(struct server *s)
 {
-	const char *path = s->daemon->paths->socket;
-	mode_t mode = s->daemon->permissions.n ? 0666 :
-		s->operators != (gid_t)-1      ? 0660 : 0600;
-
 	for (struct conn *c = s->conns; c; c = c->next)
 		c->role = role_look_up(c, NULL);
-	if (chmod(path, mode) < 0)
-		log_warn("socket", "%s: %s", path, strerror(errno));
+	for (const struct listener *l = s->listeners; l; l = l->next)
+		listener_chmod(l);
 }
 
 uid_t conn_uid(const struct conn *c)

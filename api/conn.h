@@ -1,5 +1,5 @@
-/* conn: the daemon's socket and its clients: framing, negotiation, order of replies,
- * bounds. What a command means is command.c's. */
+/* conn: the daemon's socket, the VMs' own, and their clients: framing, negotiation, order of
+ * replies, bounds. What a command means is command.c's. */
 #ifndef CAIRN_API_CONN_H
 #define CAIRN_API_CONN_H
 
@@ -12,26 +12,42 @@ struct call;
 struct conn;
 struct daemon;
 struct json_object;
+struct listener;
 struct server;
+struct vm;
 
-/* Clients at once. One more is told so and hung up on. */
+/* Clients at once, of all sockets. One more is told so and hung up on. */
 #define CONN_MAX 2000
 /* Bytes a client may leave unread; beyond it is dropped. */
 #define CONN_OUT_MAX (1024 * 1024)
 
-/* listening: taken. operators: the group whose members are operators; -1: none. */
-int server_new(struct daemon *d, int listening, gid_t operators, struct server **ret_s,
-	struct err *e);
+/* path: of the daemon's socket, borrowed for good; listening: taken. operators: the group whose
+ * members are operators; -1: none. */
+int server_new(struct daemon *d, const char *path, int listening, gid_t operators,
+	struct server **ret_s, struct err *e);
 /* Hangs up on all. NULL allowed. */
 void server_free(struct server *s);
-/* One line to every negotiated client that may see it. vm: whom it is about; NULL: none.
- * Borrows o. */
+/* Another socket: its clients speak QEMU's dialect, with that VM alone. path: borrowed;
+ * listening: taken. */
+int listener_new(struct server *s, struct vm *vm, const char *path, int listening,
+	struct listener **ret_l, struct err *e);
+/* Closes it; who is connected gets the answers that are due, then the end of the stream. NULL
+ * allowed. */
+void listener_free(struct listener *l);
+
+/* One line to every negotiated client of the daemon's socket that may see it. vm: whom it is
+ * about; NULL: none. Borrows o. */
 void server_broadcast(struct server *s, struct json_object *o, const char *vm);
+/* The same to those of a VM's own. */
+void listener_broadcast(struct listener *l, struct json_object *o);
 /* The same to every negotiated admin of all VMs. */
 void server_tell_admins(struct server *s, struct json_object *o);
 /* What those connected may is looked up again, and who may connect. */
 void server_permissions_changed(struct server *s);
 
+/* NULL: it talks to the daemon, or its VM has ended. */
+struct vm *conn_vm(const struct conn *c);
+enum dialect conn_dialect(const struct conn *c);
 /* For all VMs. */
 enum role conn_role(const struct conn *c);
 /* For one of them, by name; NULL: for all. */

@@ -5,6 +5,7 @@
 #include "api/job.h"
 #include "api/js.h"
 #include "api/listen.h"
+#include "api/qmp.h"
 #include "api/rights.h"
 #include "api/scheduler.h"
 #include "api/store.h"
@@ -51,18 +52,20 @@ void daemon_emit(struct daemon *d, enum event_id id, const char *vm, struct json
 	js_put_int(time, "seconds", ts.tv_sec);
 	js_put_int(time, "microseconds", ts.tv_nsec / 1000);
 	js_put(o, "timestamp", time);
-	js_put_str(o, "event", schema_event(id)->name);
+	js_put_str(o, "event", schema_event(DIALECT_DAEMON, id)->name);
 	if (!data)
 		data = json_object_new_object();
 	if (vm)
 		js_put_str(data, "vm", vm);
 	js_put(o, "data", data);
-	if (d->events && !(schema_event(id)->passing))
+	if (d->events && !schema_event(DIALECT_DAEMON, id)->passing)
 		event_log_add(d->events, o);
-	if (d->server && schema_event(id)->admins)
+	if (d->server && schema_event(DIALECT_DAEMON, id)->admins)
 		server_tell_admins(d->server, o);
 	else if (d->server)
 		server_broadcast(d->server, o, vm);
+	if (vm)
+		qmp_emit(d, id, vm, o);
 }
 
 int64_t daemon_emit_of_client(struct daemon *d, enum event_id id, uid_t uid, pid_t pid,
@@ -211,9 +214,9 @@ static int daemon_open(struct daemon *d, struct err *e)
 	take_back_all(d);
 	r = listen_open(d->paths->socket, d->paths->system, &fd, &operators, e);
 	if (!r)
-		r = server_new(d, fd, operators, &d->server, e);
+		r = server_new(d, d->paths->socket, fd, operators, &d->server, e);
 	if (!r)
-		server_permissions_changed(d->server);
+		r = qmp_open_all(d, e);
 	if (!r)
 		r = scheduler_new(d, &d->scheduler, e);
 	return r;
@@ -223,6 +226,7 @@ static void daemon_close(struct daemon *d)
 {
 	if (d->server)
 		unlink(d->paths->socket);
+	qmp_close_all(d);
 	server_free(d->server);
 	d->server = NULL;
 	scheduler_free(d->scheduler);

@@ -24,6 +24,7 @@ struct daemon_paths {
 	char state_dir[PATH_MAX];
 	char run_dir[PATH_MAX]; /* of the VM processes' sockets */
 	char socket[PATH_MAX];
+	char qmp_dir[PATH_MAX]; /* of the VMs' own sockets: beside the daemon's */
 	char vm_program[PATH_MAX];
 	bool system; /* root's, shared by a group */
 };

@@ -6,6 +6,7 @@
 #include "api/vm.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/util.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -26,6 +27,8 @@ static void status_set(struct job *j, enum job_status s)
 
 	j->status = s;
 	js_put_str(data, "id", j->id);
+	if (j->qmp_id[0])
+		js_put_str(data, "qmp-id", j->qmp_id);
 	js_put_str(data, "status", status_names[s]);
 	js_put_str(data, "type", j->type);
 	daemon_emit(j->daemon, EVENT_JOB_STATUS_CHANGE, j->vm_name, data);
@@ -72,6 +75,8 @@ struct json_object *job_to_json(const struct job *j)
 	struct json_object *o = json_object_new_object();
 
 	js_put_str(o, "id", j->id);
+	if (j->qmp_id[0])
+		js_put_str(o, "qmp-id", j->qmp_id);
 	js_put_str(o, "type", j->type);
 	js_put_str(o, "status", status_names[j->status]);
 	js_put_uint(o, "current-progress", j->done);
@@ -100,6 +105,41 @@ struct job *job_find(struct daemon *d, const char *id)
 	while (j && strcmp(j->id, id))
 		j = j->next;
 	return j;
+}
+
+/* ---- as QEMU has them ---- */
+
+static const struct {
+	const char *type, *qmp;
+} types[] = { { "save", NULL }, { "managed-save", NULL }, { "snapshot-create", "snapshot-save" },
+	{ "snapshot-revert", "snapshot-load" }, { "snapshot-delete", "snapshot-delete" },
+	{ "fork", NULL } };
+
+static const char *qmp_type(const char *type)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(types); i++)
+		if (!strcmp(types[i].type, type))
+			return types[i].qmp;
+	return NULL;
+}
+
+const char *job_qmp_type(const struct job *j)
+{
+	return qmp_type(j->type);
+}
+
+struct job *job_find_qmp(const struct vm *vm, const char *qmp_id)
+{
+	struct job *j = vm->daemon->jobs;
+
+	while (j && (!j->qmp_id[0] || strcmp(j->qmp_id, qmp_id) || strcmp(j->vm_name, vm->def->name)))
+		j = j->next;
+	return j;
+}
+
+static bool is_taken(const struct vm *vm, const char *id)
+{
+	return job_find(vm->daemon, id) || job_find_qmp(vm, id);
 }
 
 static void job_release(struct job *j)
@@ -137,6 +177,19 @@ static void jobs_keep(struct daemon *d)
 	js_put(file, "jobs", list);
 	store_save_file(d->store, "jobs.json", file);
 	json_object_put(file);
+}
+
+void jobs_forget_qmp(const struct vm *vm)
+{
+	bool any = false;
+
+	for (struct job *j = vm->daemon->jobs; j; j = j->next)
+		if (j->qmp_id[0] && !strcmp(j->vm_name, vm->def->name)) {
+			j->qmp_id[0] = 0;
+			any = true;
+		}
+	if (any)
+		jobs_keep(vm->daemon);
 }
 
 static void job_remove(struct job *j)
@@ -188,7 +241,7 @@ int job_check_free(const struct vm *vm, const char *what, struct err *e)
 		vm->def->name, vm->job->id, vm->job->type, what, vm->job->id);
 }
 
-static int id_check(struct daemon *d, const char *id, struct err *e)
+static int id_check(const char *id, bool taken, struct err *e)
 {
 	size_t len = strlen(id);
 
@@ -198,17 +251,38 @@ static int id_check(struct daemon *d, const char *id, struct err *e)
 	if (!len || len > JOB_ID_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID,
 			"job-id: 1 to %d letters, digits and \"-_.:\"", JOB_ID_MAX);
-	if (job_find(d, id))
+	if (taken)
 		return err_set(e, -EEXIST, ERR_EXISTS,
 			"job-id: there is a job '%s'; dismiss it, or choose another", id);
 	return 0;
 }
 
-static void id_make(struct daemon *d, char id[JOB_ID_MAX + 1])
+static void id_make(const struct vm *vm, char id[JOB_ID_MAX + 1])
 {
 	do
-		snprintf(id, JOB_ID_MAX + 1, "job%u", ++d->next_job);
-	while (job_find(d, id));
+		snprintf(id, JOB_ID_MAX + 1, "job%u", ++vm->daemon->next_job);
+	while (is_taken(vm, id));
+}
+
+static int name_check(const struct vm *vm, const struct job_name *name, struct err *e)
+{
+	int r = 0;
+
+	if (name->id)
+		r = id_check(name->id, is_taken(vm, name->id), e);
+	if (!r && name->qmp_id && name->qmp_id[0])
+		r = id_check(name->qmp_id, job_find_qmp(vm, name->qmp_id) != NULL, e);
+	return r;
+}
+
+static void name_set(struct job *j, const struct vm *vm, const struct job_name *name)
+{
+	if (name->id)
+		snprintf(j->id, sizeof(j->id), "%s", name->id);
+	else
+		id_make(vm, j->id);
+	if (vm->qmp && qmp_type(j->type))
+		snprintf(j->qmp_id, sizeof(j->qmp_id), "%s", name->qmp_id ? name->qmp_id : j->id);
 }
 
 static uint64_t realtime_ns(void)
@@ -221,26 +295,34 @@ static uint64_t realtime_ns(void)
 
 int job_new(struct vm *vm, const char *type, const char *id, struct job **ret_j, struct err *e)
 {
+	struct job_name name = { .id = id };
+
+	return job_new_named(vm, type, &name, ret_j, e);
+}
+
+int job_new_named(struct vm *vm, const char *type, const struct job_name *name, struct job **ret_j,
+	struct err *e)
+{
+	static const struct job_name any = { NULL, NULL };
 	struct daemon *d = vm->daemon;
 	struct job *j;
 	int r = job_check_free(vm, "do it", e);
 
-	if (!r && id)
-		r = id_check(d, id, e);
+	if (!name)
+		name = &any;
+	if (!r)
+		r = name_check(vm, name, e);
 	if (r < 0)
 		return r;
 	j = calloc(1, sizeof(*j));
 	if (!j)
 		return err_set_errno(e, -ENOMEM, "job");
 	jobs_trim(d);
-	if (id)
-		snprintf(j->id, sizeof(j->id), "%s", id);
-	else
-		id_make(d, j->id);
 	j->daemon = d;
 	j->vm = vm;
 	snprintf(j->vm_name, sizeof(j->vm_name), "%s", vm->def->name);
 	j->type = type;
+	name_set(j, vm, name);
 	j->unit = "bytes";
 	j->begun_ns = loop_now_ns();
 	j->begun_realtime_ns = realtime_ns();
@@ -318,12 +400,9 @@ int job_dismiss(struct job *j, struct err *e)
 
 static const char *type_known(const char *type)
 {
-	static const char *const types[] = { "save", "managed-save", "snapshot-create",
-		"snapshot-delete", "snapshot-revert" };
-
-	for (size_t i = 0; type && i < sizeof(types) / sizeof(types[0]); i++)
-		if (!strcmp(types[i], type))
-			return types[i];
+	for (size_t i = 0; type && i < ARRAY_SIZE(types); i++)
+		if (!strcmp(types[i].type, type))
+			return types[i].type;
 	return NULL;
 }
 
@@ -339,10 +418,11 @@ static enum err_class class_known(const char *name)
 static void job_load(struct daemon *d, struct json_object *o)
 {
 	const char *id = js_get_str(o, "id"), *vm = js_get_str(o, "vm"),
-		   *type = type_known(js_get_str(o, "type")), *error = js_get_str(o, "error");
+		   *type = type_known(js_get_str(o, "type")), *error = js_get_str(o, "error"),
+		   *qmp_id = js_get_str(o, "qmp-id");
 	struct job *j;
 
-	if (!id || !vm || !type || id_check(d, id, NULL) < 0)
+	if (!id || !vm || !type || id_check(id, job_find(d, id) != NULL, NULL) < 0)
 		return;
 	j = calloc(1, sizeof(*j));
 	if (!j)
@@ -352,6 +432,8 @@ static void job_load(struct daemon *d, struct json_object *o)
 	j->unit = "bytes";
 	j->status = JOB_CONCLUDED;
 	snprintf(j->id, sizeof(j->id), "%s", id);
+	if (qmp_id && id_check(qmp_id, false, NULL) == 0)
+		snprintf(j->qmp_id, sizeof(j->qmp_id), "%s", qmp_id);
 	snprintf(j->vm_name, sizeof(j->vm_name), "%s", vm);
 	j->done = (uint64_t)js_get_int(o, "current-progress", 0);
 	j->total = (uint64_t)js_get_int(o, "total-progress", 0);

@@ -31,11 +31,18 @@ enum job_status {
 	JOB_NULL,
 };
 
+/* What a client calls a job. */
+struct job_name {
+	const char *id;	    /* NULL: one is made */
+	const char *qmp_id; /* on the VM's own socket, unique there; NULL: the same; "": unseen */
+};
+
 struct job {
 	struct job *next; /* the daemon's list, oldest first */
 	struct daemon *daemon;
 	struct vm *vm; /* NULL once concluded */
 	char id[JOB_ID_MAX + 1];
+	char qmp_id[JOB_ID_MAX + 1]; /* on the VM's own socket; "": not to be seen there */
 	char vm_name[VM_NAME_MAX + 1];
 	const char *type; /* "save", "snapshot-create", …: borrowed, static */
 	const char *unit; /* of done and total: "bytes", "snapshots" */
@@ -63,6 +70,9 @@ int job_check_free(const struct vm *vm, const char *what, struct err *e);
 /* id: chosen by the client, or NULL. Emits created and running.
  * Returns 0; -EBUSY; -EEXIST for an id that is there; -EINVAL for one that is none. */
 int job_new(struct vm *vm, const char *type, const char *id, struct job **ret_j, struct err *e);
+/* The same with both names. NULL: made ones. */
+int job_new_named(struct vm *vm, const char *type, const struct job_name *name, struct job **ret_j,
+	struct err *e);
 /* Events of it come four times a second at most. */
 void job_progress(struct job *j, uint64_t done, uint64_t total);
 /* The same, unless it counts something else: what the VM's process tells. */
@@ -72,6 +82,13 @@ void job_succeed(struct job *j, struct json_object *result);
 void job_fail(struct job *j, const struct err *e);
 /* What a client sees. The caller puts it. */
 struct json_object *job_to_json(const struct job *j);
+
+/* As QEMU calls its type; NULL: it knows none such. */
+const char *job_qmp_type(const struct job *j);
+/* By its name on the VM's own socket. NULL: none. */
+struct job *job_find_qmp(const struct vm *vm, const char *qmp_id);
+/* A new run of the VM begins, or one has ended: its socket shows no job of before. */
+void jobs_forget_qmp(const struct vm *vm);
 
 /* NULL: none. */
 struct job *job_find(struct daemon *d, const char *id);

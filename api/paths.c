@@ -116,6 +116,21 @@ static int absolute(const char *path, char *buf, size_t size, struct err *e)
 	return 0;
 }
 
+/* /run/cairn/cairn.sock: /run/cairn/cairn.qmp */
+static int qmp_dir_name(struct daemon_paths *p, struct err *e)
+{
+	int r = absolute(p->socket, p->qmp_dir, sizeof(p->qmp_dir) - 5, e);
+	char *dot;
+
+	if (r < 0)
+		return r;
+	dot = strrchr(p->qmp_dir, '.');
+	if (dot && !strcmp(dot, ".sock"))
+		*dot = 0;
+	strcat(p->qmp_dir, ".qmp");
+	return 0;
+}
+
 int paths_for_daemon(const char *state_dir, const char *socket, const char *vm_program,
 	struct daemon_paths *p, struct err *e)
 {
@@ -133,6 +148,8 @@ int paths_for_daemon(const char *state_dir, const char *socket, const char *vm_p
 		r = path_put(p->run_dir, sizeof(p->run_dir), e, dir, "/vms");
 	if (!r)
 		r = paths_client_socket(socket, p->socket, sizeof(p->socket), e);
+	if (!r)
+		r = qmp_dir_name(p, e);
 	if (!r)
 		r = paths_vm_program(vm_program, p->vm_program, sizeof(p->vm_program), e);
 	return r;

@@ -2,6 +2,7 @@
 #include "api/schema.h"
 #include "api/command.h"
 #include "api/js.h"
+#include "api/qmp_schema.h"
 #include "api/schedule.h"
 #include "base/err.h"
 #include "base/util.h"
@@ -25,6 +26,8 @@ static const struct field version_fields[] = {
 	{ "qemu", FIELD_OBJECT, REQUIRED, "the QMP dialect spoken: major, minor, micro" },
 	{ "package", FIELD_STRING, REQUIRED, "program and version" },
 	{ "cairn", FIELD_STRING, REQUIRED, "version of the daemon" }, END };
+
+static const struct field commands_returns[] = { { "name", FIELD_STRING, REQUIRED, "of a command" }, END };
 
 static const struct field define_args[] = {
 	{ "definition", FIELD_OBJECT, REQUIRED, "see docs/definition.md" },
@@ -90,6 +93,7 @@ static const struct field start_returns[] = {
 static const struct field shutdown_args[] = { FIELD_VM,
 	{ "mode", FIELD_STRING, OPTIONAL, "acpi: the power button" }, END };
 
+static const struct field path_returns[] = { { "path", FIELD_STRING, REQUIRED, "absolute" }, END };
 static const struct field console_args[] = { FIELD_VM,
 	{ "kind", FIELD_STRING, OPTIONAL, "serial (the default) or virtio" },
 	{ "history", FIELD_BOOL, OPTIONAL, "send what is kept first; true unless said" }, END };
@@ -144,6 +148,22 @@ static const struct field snapshot_set_args[] = { FIELD_VM, FIELD_SNAPSHOT,
 static const struct field query_jobs_args[] = {
 	{ "id", FIELD_STRING, OPTIONAL, "only this one" },
 	{ "after", FIELD_STRING, OPTIONAL, "id behind which the page begins" }, END };
+static const struct field query_jobs_returns[] = {
+	{ "id", FIELD_STRING, REQUIRED, "of the job" },
+	{ "qmp-id", FIELD_STRING, OPTIONAL, "what it is called on the VM's own socket" },
+	{ "type", FIELD_STRING, REQUIRED, "save, managed-save, snapshot-create, ..." },
+	{ "status", FIELD_STRING, REQUIRED, "as in JOB_STATUS_CHANGE" },
+	{ "vm", FIELD_STRING, REQUIRED, "whose work it is" },
+	{ "current-progress", FIELD_INT, REQUIRED, "units" },
+	{ "total-progress", FIELD_INT, REQUIRED, "units" },
+	{ "started", FIELD_INT, REQUIRED, "realtime, ns" },
+	{ "duration", FIELD_INT, OPTIONAL, "of one that has concluded, ns" },
+	{ "unit", FIELD_STRING, OPTIONAL, "bytes or snapshots" },
+	{ "rate", FIELD_INT, OPTIONAL, "units a second" },
+	{ "remaining", FIELD_INT, OPTIONAL, "at that rate, ns" },
+	{ "error", FIELD_STRING, OPTIONAL, "why it failed" },
+	{ "error-class", FIELD_STRING, OPTIONAL, "the same for programs" },
+	{ "result", FIELD_OBJECT, OPTIONAL, "as its type has it" }, END };
 static const struct field query_events_args[] = {
 	{ "since", FIELD_INT, OPTIONAL, "number of the last one seen; 0 unless said" },
 	{ "vm", FIELD_STRING, OPTIONAL, "only of this one, by name" },
@@ -198,9 +218,9 @@ static const struct command commands[] = {
 		COMMAND_BEFORE_NEGOTIATION, ANY_STATE, command_qmp_capabilities },
 	{ "query-version", "version of the daemon and the dialect", no_fields, version_fields,
 		ROLE_NONE, 0, ANY_STATE, command_query_version },
-	{ "query-commands", "names of all commands", no_fields, NULL, ROLE_NONE, 0, ANY_STATE,
-		command_query_commands },
-	{ "query-qmp-schema", "this table", no_fields, NULL, ROLE_NONE, 0, ANY_STATE,
+	{ "query-commands", "names of all commands", no_fields, commands_returns, ROLE_NONE,
+		COMMAND_RETURNS_LIST, ANY_STATE, command_query_commands },
+	{ "query-qmp-schema", "this table", no_fields, NULL, ROLE_NONE, COMMAND_RETURNS_LIST, ANY_STATE,
 		command_query_schema },
 	{ "vm-define", "make a VM from its definition, or change it", define_args, define_returns,
 		ROLE_ADMIN, COMMAND_MUTATES, ANY_STATE, command_vm_define },
@@ -212,6 +232,8 @@ static const struct command commands[] = {
 		ANY_STATE, command_vm_list },
 	{ "vm-info", "one VM: state, reason, figures", vm_only, info_returns, ROLE_VIEWER,
 		COMMAND_CONCERNS_VM, ANY_STATE, command_vm_info },
+	{ "vm-qmp-path", "the VM's own socket, which is there while it runs: QMP as QEMU has it", vm_only,
+		path_returns, ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE, command_vm_qmp_path },
 	{ "vm-start", "start a VM; returns when its vCPUs run", start_args, start_returns,
 		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_START,
 		command_vm_start },
@@ -281,8 +303,9 @@ static const struct command commands[] = {
 		ANY_STATE, command_permission_revoke },
 	{ "query-permissions", "the table of roles", query_permissions_args,
 		query_permissions_returns, ROLE_ADMIN, 0, ANY_STATE, command_query_permissions },
-	{ "query-jobs", "jobs under way, and results that were not dismissed", query_jobs_args, NULL,
-		ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE, command_query_jobs },
+	{ "query-jobs", "jobs under way, and results that were not dismissed", query_jobs_args,
+		query_jobs_returns, ROLE_VIEWER, COMMAND_FILTERS | COMMAND_RETURNS_LIST, ANY_STATE,
+		command_query_jobs },
 	{ "job-cancel", "ask a job to end", job_args, NULL, ROLE_OPERATOR,
 		COMMAND_MUTATES | COMMAND_CONCERNS_JOB, ANY_STATE, command_job_cancel },
 	{ "job-dismiss", "forget the result of a job", job_args, NULL, ROLE_OPERATOR,
@@ -324,6 +347,7 @@ static const struct field job_status_data[] = { FIELD_VM,
 	{ "id", FIELD_STRING, REQUIRED, "of the job" },
 	{ "status", FIELD_STRING, REQUIRED,
 		"created, running, aborting, waiting, pending, concluded, null" },
+	{ "qmp-id", FIELD_STRING, OPTIONAL, "what it is called on the VM's own socket" },
 	{ "type", FIELD_STRING, REQUIRED, "save, managed-save, ..." }, END };
 static const struct field job_progress_data[] = { FIELD_VM,
 	{ "id", FIELD_STRING, REQUIRED, "of the job" },
@@ -366,22 +390,31 @@ static const struct event_spec events[EVENT_ID_COUNT] = {
 	[EVENT_VM_UNDEFINED] = { "VM_UNDEFINED", "forgotten", vm_only, false },
 };
 
-const struct command *schema_command(size_t i)
+const struct command *schema_command(enum dialect d, size_t i)
 {
-	return i < ARRAY_SIZE(commands) ? &commands[i] : NULL;
+	size_t n = d == DIALECT_QEMU ? qmp_commands_count : ARRAY_SIZE(commands);
+
+	return i >= n ? NULL : d == DIALECT_QEMU ? &qmp_commands[i] : &commands[i];
 }
 
-const struct command *schema_find(const char *name)
+const struct command *schema_find(enum dialect d, const char *name)
 {
-	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
-		if (!strcmp(commands[i].name, name))
-			return &commands[i];
+	const struct command *c;
+
+	for (size_t i = 0; (c = schema_command(d, i)); i++)
+		if (!strcmp(c->name, name))
+			return c;
 	return NULL;
 }
 
-const struct event_spec *schema_event(enum event_id id)
+const struct event_spec *schema_event(enum dialect d, enum event_id id)
 {
-	return (unsigned)id < EVENT_ID_COUNT ? &events[id] : NULL;
+	const struct event_spec *ev;
+
+	if ((unsigned)id >= EVENT_ID_COUNT)
+		return NULL;
+	ev = d == DIALECT_QEMU ? &qmp_events[id] : &events[id];
+	return ev->name ? ev : NULL;
 }
 
 const struct event_spec *schema_event_find(const char *name)

@@ -1,6 +1,6 @@
-/* schema: every command and event of the daemon's socket, in one table: arguments,
- * results, who may, in which states. Checks, introspection, the CLI's help and the
- * reference come from it; a command that is not in it cannot be called. */
+/* schema: every command and event of a socket, in one table: arguments, results, who may, in
+ * which states. Checks, introspection, the CLI's help and the reference come from it; a command
+ * that is not in it cannot be called. */
 #ifndef CAIRN_API_SCHEMA_H
 #define CAIRN_API_SCHEMA_H
 
@@ -12,6 +12,9 @@
 struct call;
 struct err;
 struct json_object;
+
+/* Whose words a socket speaks: the daemon's, or (a VM's own socket) QEMU's. */
+enum dialect { DIALECT_DAEMON, DIALECT_QEMU };
 
 enum field_type { FIELD_STRING, FIELD_INT, FIELD_BOOL, FIELD_OBJECT, FIELD_ARRAY, FIELD_ANY };
 
@@ -34,6 +37,8 @@ enum command_flags {
 	COMMAND_TAKES_FD = 32, /* an open file comes along */
 	COMMAND_CONCERNS_JOB = 64, /* `id` names a job: the role for its VM counts */
 	COMMAND_FILTERS = 128, /* shows those who know only some VMs no others */
+	COMMAND_RETURNS_LIST = 256, /* of what `returns` says; NULL: of anything */
+	COMMAND_RETURNS_STRING = 512,
 };
 
 struct command {
@@ -75,10 +80,11 @@ struct event_spec {
 };
 
 /* NULL: there is none. */
-const struct command *schema_find(const char *name);
+const struct command *schema_find(enum dialect d, const char *name);
 /* i-th command, NULL behind the last. */
-const struct command *schema_command(size_t i);
-const struct event_spec *schema_event(enum event_id id);
+const struct command *schema_command(enum dialect d, size_t i);
+/* NULL: that dialect has no such event. */
+const struct event_spec *schema_event(enum dialect d, enum event_id id);
 /* NULL: there is none. */
 const struct event_spec *schema_event_find(const char *name);
 const char *role_name(enum role r);
@@ -88,7 +94,7 @@ const char *role_name(enum role r);
 int schema_check_args(const struct command *c, struct json_object *args, struct err *e);
 
 /* query-qmp-schema's answer, as QEMU shapes it; query-commands'. The caller puts them. */
-struct json_object *schema_to_json(void);
-struct json_object *schema_commands_to_json(void);
+struct json_object *schema_to_json(enum dialect d);
+struct json_object *schema_commands_to_json(enum dialect d);
 
 #endif

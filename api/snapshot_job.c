@@ -50,7 +50,7 @@ static void work_release(struct job *j)
 	free(w);
 }
 
-static int work_begin(struct vm *vm, const char *type, const char *job_id, struct work **ret_w,
+static int work_begin(struct vm *vm, const char *type, const struct job_name *name, struct work **ret_w,
 	struct err *e)
 {
 	struct work *w = calloc(1, sizeof(*w));
@@ -58,7 +58,7 @@ static int work_begin(struct vm *vm, const char *type, const char *job_id, struc
 
 	if (!w)
 		return err_set_errno(e, -ENOMEM, "job");
-	r = job_new(vm, type, job_id, &w->job, e);
+	r = job_new_named(vm, type, name, &w->job, e);
 	if (r < 0) {
 		free(w);
 		return r;
@@ -137,11 +137,11 @@ static void create_done(void *opaque, int r, const struct vm_answer *a, const st
 		work_succeed(w);
 }
 
-int snapshot_create(struct vm *vm, const struct vm_snapshot_create *c, const char *job_id,
+int snapshot_create(struct vm *vm, const struct vm_snapshot_create *c, const struct job_name *name,
 	struct job **ret_j, struct err *e)
 {
 	struct work *w;
-	int r = work_begin(vm, "snapshot-create", job_id, &w, e);
+	int r = work_begin(vm, "snapshot-create", name, &w, e);
 
 	if (r < 0)
 		return r;
@@ -290,15 +290,15 @@ static void delete_chosen(void *opaque, int r, const struct snapshots *s, const 
 	delete_next(w);
 }
 
-int snapshot_delete(struct vm *vm, const char *name, enum snapshot_victims victims,
-	const char *job_id, struct job **ret_j, struct err *e)
+int snapshot_delete(struct vm *vm, const char *snapshot, enum snapshot_victims victims,
+	const struct job_name *name, struct job **ret_j, struct err *e)
 {
 	struct work *w;
-	int r = work_begin(vm, "snapshot-delete", job_id, &w, e);
+	int r = work_begin(vm, "snapshot-delete", name, &w, e);
 
 	if (r < 0)
 		return r;
-	snprintf(w->name, sizeof(w->name), "%s", name);
+	snprintf(w->name, sizeof(w->name), "%s", snapshot);
 	w->mode = victims;
 	if (victims != SNAPSHOT_ALONE)
 		w->job->cancel = work_cancel; /* between two of them at the latest */
@@ -464,6 +464,10 @@ static int revert_choose(struct work *w, const struct snapshots *s, struct err *
 	if (r < 0)
 		return r;
 	info = &s->list[i];
+	if (w->revert.with_memory && info->state == VM_SNAPSHOT_SHUTOFF)
+		return err_set(e, -EINVAL, ERR_UNSUPPORTED,
+			"snapshot '%.200s' has no memory: it is of disks only. Revert to it by: cairn "
+			"snapshot-revert", info->name);
 	memcpy(w->name, info->name, sizeof(w->name));
 	memcpy(w->id, info->id, sizeof(w->id));
 	snprintf(w->body.name, sizeof(w->body.name), "%s", snapshots_handle(s, i));
@@ -501,11 +505,11 @@ static void revert_chosen(void *opaque, int r, const struct snapshots *s, const 
 	}
 }
 
-int snapshot_revert(struct vm *vm, const struct snapshot_revert *how, const char *job_id,
+int snapshot_revert(struct vm *vm, const struct snapshot_revert *how, const struct job_name *name,
 	struct job **ret_j, struct err *e)
 {
 	struct work *w;
-	int r = work_begin(vm, "snapshot-revert", job_id, &w, e);
+	int r = work_begin(vm, "snapshot-revert", name, &w, e);
 
 	if (r < 0)
 		return r;

@@ -3,6 +3,7 @@
 #include "api/images.h"
 #include "api/js.h"
 #include "api/opener.h"
+#include "api/qmp.h"
 #include "api/store.h"
 #include "api/vm_process.h"
 #include "base/log.h"
@@ -231,4 +232,5 @@ void vm_move(struct vm *vm, enum vm_trigger t, const char *reason, const char *d
 	vm_save(vm);
 	emit_qmp(vm, row->event);
 	emit_change(vm, from);
+	qmp_follow(vm);
 }

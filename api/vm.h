@@ -15,6 +15,7 @@ struct job;
 struct json_object;
 struct loop_timer;
 struct opener;
+struct qmp;
 struct vm_process;
 
 /* How to start. */
@@ -48,6 +49,7 @@ struct vm {
 	void *when_gone_opaque;
 	struct call *gone_calls; /* to be answered when the process is gone */
 	struct job *job;	 /* NULL: none */
+	struct qmp *qmp;	 /* its own socket; NULL: it has none */
 	struct schedule *schedule; /* NULL: none */
 	struct schedule_past schedule_past;
 	struct opener *opener;	 /* opens its files for the start under way; NULL: none */

@@ -17,7 +17,7 @@ VERBS = ["define", "dumpjson", "undefine", "start", "shutdown", "reboot", "reset
          "resume", "destroy", "run", "save", "restore", "managedsave", "managedsave-remove",
          "snapshot-create", "snapshot-create-as", "snapshot-list", "snapshot-info", "snapshot-current",
          "snapshot-parent", "snapshot-revert", "snapshot-delete", "snapshot-rename", "snapshot-tag",
-         "snapshot-schedule", "list", "dominfo", "domstate", "domblkerror", "console", "wait", "event",
+         "snapshot-schedule", "list", "dominfo", "domstate", "domblkerror", "qmp-path", "console", "wait", "event",
          "events", "jobs", "job-cancel", "job-dismiss", "grant", "revoke", "permissions",
          "audit",
          "version", "help"]

@@ -120,6 +120,7 @@ int verb_list(struct cli *c);
 int verb_dominfo(struct cli *c);
 int verb_domstate(struct cli *c);
 int verb_domblkerror(struct cli *c);
+int verb_qmp_path(struct cli *c);
 int verb_version(struct cli *c);
 int verb_console(struct cli *c);
 int verb_wait(struct cli *c);

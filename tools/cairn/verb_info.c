@@ -1,4 +1,4 @@
-/* dominfo, domstate, domblkerror, version. */
+/* dominfo, domstate, domblkerror, qmp-path, version. */
 #include "tools/cairn/cli.h"
 #include "tools/cairn/output.h"
 #include "api/client.h"
@@ -124,6 +124,17 @@ int verb_domblkerror(struct cli *c)
 	}
 	if (!json_object_array_length(faults))
 		printf("No errors found\n");
+	return CLI_OK;
+}
+
+int verb_qmp_path(struct cli *c)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	struct err e;
+
+	if (cli_execute(c, "vm-qmp-path", cli_vm_args(c->pos[0]), &o, NULL, &e) < 0)
+		return cli_fail(&e, "failed to get the socket of domain '%s'", c->pos[0]);
+	printf("%s\n", text(o, "path"));
 	return CLI_OK;
 }
 

@@ -183,6 +183,8 @@ const struct verb verbs[] = {
 		verb_domstate },
 	{ "domblkerror", "Looking", "VM", "disks whose errors stopped a VM", NULL, 1, 1, true, "vm",
 		verb_domblkerror },
+	{ "qmp-path", "Looking", "VM", "where its own socket is, for programs that speak QEMU's QMP", NULL,
+		1, 1, false, "vm", verb_qmp_path },
 	{ "console", "Looking", "VM", "attach this terminal; Ctrl-] leaves", console_options, 1, 1,
 		false, "vm", verb_console },
 	{ "wait", "Looking", "VM", "wait for a state", wait_options, 1, 1, false, "vm", verb_wait },

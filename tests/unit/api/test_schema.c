@@ -17,7 +17,7 @@ static int check(const char *command, const char *args, struct err *e)
 	CLEANUP_JS struct json_object *o = NULL;
 
 	assert_int_equal(js_parse(args, strlen(args), "args", &o, e), 0);
-	return schema_check_args(schema_find(command), o, e);
+	return schema_check_args(schema_find(DIALECT_DAEMON, command), o, e);
 }
 
 static void refuse(const char *command, const char *args, const char *words)
@@ -48,26 +48,26 @@ static void test_args(void **state)
 	refuse("vm-define", "{\"definition\":[]}",
 		"Invalid parameter type for 'definition', expected: object");
 	refuse("query-version", "{\"x\":null}", "Parameter 'x' is unexpected");
-	assert_null(schema_find("human-monitor-command"));
+	assert_null(schema_find(DIALECT_DAEMON, "human-monitor-command"));
 }
 
 /* Every command has what the others rely on. */
 static void test_rows(void **state)
 {
 	(void)state;
-	for (size_t i = 0; schema_command(i); i++) {
-		const struct command *c = schema_command(i);
+	for (size_t i = 0; schema_command(DIALECT_DAEMON, i); i++) {
+		const struct command *c = schema_command(DIALECT_DAEMON, i);
 
 		assert_non_null(c->run);
 		assert_non_null(c->doc);
-		assert_ptr_equal(schema_find(c->name), c);
+		assert_ptr_equal(schema_find(DIALECT_DAEMON, c->name), c);
 		if (c->flags & COMMAND_CONCERNS_VM)
 			assert_string_equal(c->args[0].name, "vm");
 		if (c->flags & COMMAND_MUTATES)
 			assert_true(c->role >= ROLE_OPERATOR);
 	}
 	for (unsigned i = 0; i < EVENT_ID_COUNT; i++)
-		assert_non_null(schema_event(i)->name);
+		assert_non_null(schema_event(DIALECT_DAEMON, i)->name);
 }
 
 static struct json_object *by_name(struct json_object *all, const char *name)
@@ -83,8 +83,8 @@ static struct json_object *by_name(struct json_object *all, const char *name)
 
 static void test_introspection(void **state)
 {
-	CLEANUP_JS struct json_object *all = schema_to_json();
-	CLEANUP_JS struct json_object *names = schema_commands_to_json();
+	CLEANUP_JS struct json_object *all = schema_to_json(DIALECT_DAEMON);
+	CLEANUP_JS struct json_object *names = schema_commands_to_json(DIALECT_DAEMON);
 	struct json_object *o, *members;
 	size_t len;
 	char *line = js_line(all, &len);
@@ -92,12 +92,12 @@ static void test_introspection(void **state)
 	(void)state;
 	assert_true(len < 60 * 1024); /* some clients read lines of 64 KiB */
 	free(line);
-	for (size_t i = 0; schema_command(i); i++) {
-		o = by_name(all, schema_command(i)->name);
+	for (size_t i = 0; schema_command(DIALECT_DAEMON, i); i++) {
+		o = by_name(all, schema_command(DIALECT_DAEMON, i)->name);
 		assert_string_equal(js_get_str(o, "meta-type"), "command");
 		assert_non_null(by_name(all, js_get_str(o, "arg-type")));
 		assert_non_null(by_name(all, js_get_str(o, "ret-type")));
-		assert_non_null(by_name(names, schema_command(i)->name));
+		assert_non_null(by_name(names, schema_command(DIALECT_DAEMON, i)->name));
 	}
 	o = by_name(all, "vm-start");
 	assert_string_equal(js_get_str(o, "states"), "shutoff,saved,crashed");
