@@ -1,7 +1,7 @@
 #!/bin/sh
 # What takes too long for every change: long.sh BUILD. LONG_OPS operations of the oracle on each kind of
 # image (10000), LONG_CUTS power cuts (100000), LONG_STORM snapshots and reverts of a running guest (1000),
-# all from LONG_SEED (the date). A line for each part
+# LONG_KILLS kills of a VM with three disks or of its daemon (300), all from LONG_SEED (the date). A line for each part
 # as it ends; what failed keeps its folder below TMPDIR. Exit status 1 when something failed.
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -10,6 +10,7 @@ build=$(cd "${1:?usage: long.sh BUILD}" && pwd) || exit 1
 ops=${LONG_OPS:-10000}
 cuts=${LONG_CUTS:-100000}
 storm=${LONG_STORM:-1000}
+kills=${LONG_KILLS:-300}
 seed=${LONG_SEED:-$(date +%Y%m%d)}
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
@@ -43,4 +44,7 @@ part "power cuts" POWERCUT_CUTS="$cuts" POWERCUT_SEED="$seed" POWERCUT_SECONDS=7
 	"$build/unit/block/test_qcow2_powercut_random"
 part "storm of $storm" CAIRN_BUILD="$build" CAIRN_STORM_ROUNDS="$storm" CAIRN_STORM_SEED="$seed" \
 	/usr/bin/python3 -m pytest -q tests/e2e/test_storm.py
+part "cuts between disks" SET_CUTS="$seed" "$build/unit/vmm/test_snapshot_set"
+part "$kills kills" CAIRN_BUILD="$build" CAIRN_KILL_ROUNDS="$kills" CAIRN_KILL_SEED="$seed" \
+	/usr/bin/python3 -m pytest -q tests/e2e/test_snapshot_set.py -k killed
 [ "$bad" = 0 ]

@@ -134,7 +134,7 @@ int vmsnap_revert_mark(struct machine_disk *first, const struct tree *t, struct 
 int vmsnap_revert_end(struct machine_disk *first, const struct tree *t, struct tree_node *n,
 	struct err *e)
 {
-	if (n->data.set.mark == TREE_WHOLE)
+	if (n->data.serial + 1 != tree_next_serial(t))
 		n->data.serial = tree_next_serial(t);
 	n->data.set.mark = TREE_WHOLE;
 	tree_encode(&n->data, &n->info);
