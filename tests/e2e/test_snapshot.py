@@ -463,6 +463,18 @@ def test_a_suspended_vm(vm):
     assert vm.run("rd64 0x900000") == ["0x77"]
 
 
+def crc32c(data):
+    table = []
+    for i in range(256):
+        for _ in range(8):
+            i = i >> 1 ^ (0x82f63b78 if i & 1 else 0)
+        table.append(i)
+    crc = 0xffffffff
+    for b in data:
+        crc = crc >> 8 ^ table[(crc ^ b) & 255]
+    return crc ^ 0xffffffff
+
+
 def flip(image, at):
     """Change a byte of a file that a VM has open, as a failing disk would."""
     with open(image, "r+b") as f:
@@ -513,6 +525,54 @@ def test_damaged_state_is_refused_and_the_vm_untouched(vm):
     flip(vm.disks[0], find(vm.disks[0], b"CAIRNVMS") + 4096 + 64)  # in its first section
     r = vm.revert("s1", ok=None)
     assert r.returncode != 0 and "snapshot 's1'" in r.stderr and "checksum" in r.stderr
+    assert vm.run("rd64 0x900000") == ["0x66"]
+
+
+def test_each_region_of_a_state(vm):
+    """One byte wrong anywhere but in memory: refused, and the VM runs on as it was."""
+    vm.start()
+    vm.run("wr64 0x900000 0x55")
+    vm.snapshot("s1")
+    vm.run("wr64 0x900000 0x66")
+    vm.run("write 0 8 7")
+    image = vm.disks[0]
+    header = find(image, b"CAIRNVMS")
+    sections = int.from_bytes(image.read_bytes()[header + 24:header + 32], "little")
+    # 64 MiB: the table has 1,024 checksums of 4 bytes, most of them that of 64 KiB of zeros.
+    zero = crc32c(bytes(BLOCK)).to_bytes(4, "little")
+    table = find(image, zero * 64)
+    for at in (0, 7, 8, 12, 16, 24, 32, 40, 48, 56, 72, 2048, 4092,
+               4096, 4096 + sections // 3, 4096 + sections - 1):
+        flip(image, header + at)
+        assert vm.revert("s1", ok=None).returncode != 0, at
+        assert vm.run("rd64 0x900000") == ["0x66"]
+        flip(image, header + at)
+    flip(image, table + 8)
+    r = vm.revert("s1", "--verify", ok=None)
+    assert r.returncode != 0, r.stdout
+    assert vm.run("rd64 0x900000") == ["0x66"]
+    flip(image, table + 8)
+    vm.run("verify 0 8 7")
+    vm.revert("s1", "--verify")
+    assert vm.run("rd64 0x900000") == ["0x55"]
+
+
+@pytest.mark.parametrize("size", [4096, 1 << 20, 1 << 24, 1 << 62])
+def test_a_state_that_is_cut_short(vm, size):
+    """What the entry says of its length does not fit what is there."""
+    vm.start()
+    vm.snapshot("s1")
+    vm.stop()
+    wait_released(vm.disks[0])
+    with open(vm.disks[0], "r+b") as f:
+        f.seek(64)
+        entry = int.from_bytes(f.read(8), "big")
+        f.seek(entry + 40)  # behind the fixed part: QEMU's 64-bit size
+        f.write(size.to_bytes(8, "big"))
+    vm.start()
+    vm.run("wr64 0x900000 0x66")
+    r = vm.revert("s1", ok=None)
+    assert r.returncode != 0 and "s1" in r.stderr
     assert vm.run("rd64 0x900000") == ["0x66"]
 
 

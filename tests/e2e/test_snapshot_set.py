@@ -14,7 +14,7 @@ import pytest
 
 from conftest import Console, QmpError
 from test_disk_errors import Small
-from test_snapshot import check, find, flip, qemu_names, wait_released
+from test_snapshot import check, crc32c, qemu_names, wait_released
 
 ROUNDS = int(os.environ.get("CAIRN_KILL_ROUNDS", "9"))
 SEED = int(os.environ.get("CAIRN_KILL_SEED", "3"))
@@ -178,15 +178,6 @@ def qemu_names_of_open(image):
 # ---- what a crash leaves, made by hand ----
 
 WHOLE, MAKING, DELETING, REVERTING = range(4)
-
-
-def crc32c(data):
-    crc = 0xffffffff
-    for b in data:
-        crc ^= b
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82f63b78 if crc & 1 else 0)
-    return crc ^ 0xffffffff
 
 
 def mark(image, name, value):
