@@ -1,4 +1,4 @@
-"""The daemon's socket, case by case as QMP's clients know it."""
+"""The daemon's socket, and a VM's own, case by case as QMP's clients know them."""
 
 import json
 import os
@@ -7,18 +7,53 @@ import time
 
 import pytest
 
-from conftest import QmpError
+from conftest import Qmp, QmpError
 
 
-def raw(daemon):
+class Side:
+    """One of the two sockets, and a way to make it emit an event."""
+
+    def __init__(self, fake, which):
+        self.fake = fake
+        self.proc = fake.proc
+        self.log = fake.log
+        self.which = which
+        self.events = 0
+        self.socket = fake.socket
+        if which == "vm":
+            fake.define("own")
+            fake.cairn("start", "own")
+            self.socket = fake.qmp().run("vm-qmp-path", vm="own")["path"]
+
+    def qmp(self, **kwargs):
+        q = Qmp(self.socket, **kwargs)
+        self.fake.clients.append(q)
+        return q
+
+    def emit(self):
+        """Returns the name of the one event that clients of this socket get."""
+        self.events += 1
+        if self.which == "daemon":
+            self.fake.define(f"emit{self.events}")
+            return "VM_DEFINED"
+        self.fake.cairn("suspend" if self.events % 2 else "resume", "own")
+        return "STOP" if self.events % 2 else "RESUME"
+
+
+@pytest.fixture(params=["daemon", "vm"])
+def side(fake, request):
+    return Side(fake, request.param)
+
+
+def raw(side):
     s = socket.socket(socket.AF_UNIX)
     s.settimeout(20)
-    s.connect(daemon.socket)
+    s.connect(side.socket)
     return s
 
 
-def test_greeting_is_a_packet_of_its_own(fake):
-    s = raw(fake)
+def test_greeting_is_a_packet_of_its_own(side):
+    s = raw(side)
     # Sent before the greeting is read: it must not come in one packet with the answer.
     s.sendall(b'{"execute":"qmp_capabilities"}')
     time.sleep(0.2)
@@ -29,17 +64,17 @@ def test_greeting_is_a_packet_of_its_own(fake):
     assert set(g["QMP"]["version"]["qemu"]) == {"micro", "minor", "major"}
     assert "Cairn" in g["QMP"]["version"]["package"]
     # A stream may glue packets; alone, without a command, it is alone.
-    s2 = raw(fake)
+    s2 = raw(side)
     assert s2.recv(65536).count(b"\r\n") == 1
     s2.settimeout(0.2)
     with pytest.raises(TimeoutError):
         s2.recv(1)
 
 
-def test_negotiation(fake):
-    q = fake.qmp(negotiate=False)
+def test_negotiation(side):
+    q = side.qmp(negotiate=False)
     q.read()
-    q.send(b'{"execute":"vm-list","id":1}')
+    q.send(b'{"execute":"query-jobs","id":1}')
     assert q.read() == {"id": 1, "error": {
         "class": "CommandNotFound",
         "desc": "Expecting capabilities negotiation with 'qmp_capabilities'"}}
@@ -55,20 +90,20 @@ def test_negotiation(fake):
         "desc": "Capabilities negotiation is already complete, command ignored"}
 
 
-def test_no_events_before_negotiation(fake):
-    silent = fake.qmp(negotiate=False)
+def test_no_events_before_negotiation(side):
+    silent = side.qmp(negotiate=False)
     silent.read()
-    fake.define("vm1")
+    side.emit()
     silent.send(b'{"execute":"qmp_capabilities"}')
     assert silent.read() == {"return": {}}
-    fake.define("vm2")
-    assert silent.read()["event"] == "VM_DEFINED"
+    name = side.emit()
+    assert silent.read()["event"] == name
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, "x", "ä\U0001f600", None, True, [], [1, {"a": None}],
                                    {"b": [2]}, "", 2**60])
-def test_id_comes_back(fake, value):
-    q = fake.qmp()
+def test_id_comes_back(side, value):
+    q = side.qmp()
     q.send(json.dumps({"execute": "query-version", "id": value}).encode())
     m = q.read()
     assert m["id"] == value and type(m["id"]) is type(value)
@@ -76,8 +111,8 @@ def test_id_comes_back(fake, value):
     assert q.read()["id"] == value
 
 
-def test_cut_anywhere(fake):
-    q = fake.qmp()
+def test_cut_anywhere(side):
+    q = side.qmp()
     text = b'{"execute":"query-version","id":"a}\\"{b"}'
     for i in range(1, len(text)):
         q.send(text[:i])
@@ -101,9 +136,9 @@ def test_many_in_one_packet_come_in_order(fake):
     assert all("return" in m for m in ids)
 
 
-def test_reset_byte(fake):
-    q = fake.qmp()
-    q.send(b'{"execute":"vm-li\xff{"execute":"query-version","id":7}')
+def test_reset_byte(side):
+    q = side.qmp()
+    q.send(b'{"execute":"query-li\xff{"execute":"query-version","id":7}')
     assert q.read()["id"] == 7
 
 
@@ -116,12 +151,12 @@ def test_reset_byte(fake):
     (b'{"execute":"query-version","arguments":[]}', "QMP input member 'arguments' must be an object"),
     (b'{"execute":"query-version","extra":1}', "QMP input member 'extra' is unexpected"),
     (b'{"execute":"query-version","arguments":{"x":1}}', "Parameter 'x' is unexpected"),
-    (b'{"execute":"vm-info"}', "Parameter 'vm' is missing"),
-    (b'{"execute":"vm-info","arguments":{"vm":1}}', "Invalid parameter type for 'vm', expected: string"),
+    (b'{"execute":"job-cancel"}', "Parameter 'id' is missing"),
+    (b'{"execute":"job-cancel","arguments":{"id":1}}', "Invalid parameter type for 'id', expected: string"),
     (b"{" + b'"a":{' * 9999 + b"}" * 10000, "nested deeper than 64"),
 ])
-def test_faults_are_answered_and_survived(fake, text, desc):
-    q = fake.qmp()
+def test_faults_are_answered_and_survived(side, text, desc):
+    q = side.qmp()
     q.send(text)
     e = q.read()["error"]
     assert e["class"] == "GenericError" and desc in e["desc"]
@@ -129,8 +164,8 @@ def test_faults_are_answered_and_survived(fake, text, desc):
     assert q.read()["id"] == 1
 
 
-def test_unknown_command(fake):
-    q = fake.qmp()
+def test_unknown_command(side):
+    q = side.qmp()
     with pytest.raises(QmpError) as e:
         q.run("no-such")
     assert e.value.cls == "CommandNotFound"
@@ -138,9 +173,9 @@ def test_unknown_command(fake):
 
 
 @pytest.mark.parametrize("start, fill", [(b"", b"a"), (b'{"execute":"', b"a"), (b"{", b" ")])
-def test_a_hundred_megabytes_without_an_end(fake, start, fill):
-    other = fake.qmp()
-    s = raw(fake)
+def test_a_hundred_megabytes_without_an_end(side, start, fill):
+    other = side.qmp()
+    s = raw(side)
     s.recv(65536)
     sent = 0
     try:
@@ -152,16 +187,16 @@ def test_a_hundred_megabytes_without_an_end(fake, start, fill):
     assert sent < 8 * 2**20
     # Another client waits for nobody.
     assert other.run("query-version")
-    rss = int(open(f"/proc/{fake.proc.pid}/statm").read().split()[1]) * 4096
+    rss = int(open(f"/proc/{side.proc.pid}/statm").read().split()[1]) * 4096
     assert rss < 40 * 2**20 or "asan" in os.environ.get("CAIRN_BUILD", "")
 
 
-def test_half_a_command_and_a_hang_up(fake):
+def test_half_a_command_and_a_hang_up(side):
     for i in range(50):
-        s = raw(fake)
+        s = raw(side)
         s.sendall(b'{"execute":"query-ver')
         s.close()
-    assert fake.qmp().run("query-version")
+    assert side.qmp().run("query-version")
 
 
 def test_closing_the_sending_side_still_gives_answers(fake):
@@ -177,19 +212,19 @@ def test_closing_the_sending_side_still_gives_answers(fake):
 
 
 @pytest.mark.seconds(120)
-def test_500_clients(fake):
-    clients = [fake.qmp() for _ in range(500)]
+def test_500_clients(side):
+    clients = [side.qmp() for _ in range(500)]
     for i, q in enumerate(clients):
         q.send(json.dumps({"execute": "query-version", "id": i}).encode())
     for i, q in enumerate(clients):
         assert q.read()["id"] == i
-    fake.define("vm1")
+    name = side.emit()
     for q in clients:
-        assert q.read()["event"] == "VM_DEFINED"
+        assert q.read()["event"] == name
 
 
-def test_a_client_that_does_not_read_is_dropped(fake):
-    deaf, other = raw(fake), fake.qmp()
+def test_a_client_that_does_not_read_is_dropped(side):
+    deaf, other = raw(side), side.qmp()
     deaf.sendall(b'{"execute":"qmp_capabilities"}')
     for i in range(300):
         try:
@@ -201,7 +236,7 @@ def test_a_client_that_does_not_read_is_dropped(fake):
     time.sleep(0.2)
     assert other.run("query-version")
     # It may also simply be made to wait: what it may not do is make the daemon hold much.
-    rss = int(open(f"/proc/{fake.proc.pid}/statm").read().split()[1]) * 4096
+    rss = int(open(f"/proc/{side.proc.pid}/statm").read().split()[1]) * 4096
     assert rss < 40 * 2**20 or "asan" in os.environ.get("CAIRN_BUILD", "")
 
 
@@ -239,8 +274,8 @@ def test_stop_and_resume_come_before_the_answer(fake, order):
     assert not [e for e in q.events if e["event"] == "RESUME"][1:]
 
 
-def test_introspection_matches_what_is_accepted(fake):
-    q = fake.qmp()
+def test_introspection_matches_what_is_accepted(side):
+    q = side.qmp()
     schema = q.run("query-qmp-schema")
     commands = {s["name"] for s in schema if s["meta-type"] == "command"}
     assert commands == {c["name"] for c in q.run("query-commands")}
