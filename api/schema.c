@@ -123,7 +123,7 @@ static const struct field snapshot_list_args[] = { FIELD_VM,
 	{ "from", FIELD_INT, OPTIONAL, "index of the first; 0 unless said" }, END };
 static const struct field snapshot_list_returns[] = {
 	{ "snapshots", FIELD_ARRAY, REQUIRED,
-		"id, parent, name, description, tags, state, current, time (ns), vm-clock (ns), "
+		"id, parent, name, description, tags, state, disks-missing, current, time (ns), vm-clock (ns), "
 		"vm-state-size, disk-size" },
 	{ "next", FIELD_INT, OPTIONAL, "there is more: the next call's `from`" }, END };
 #define FIELD_SNAPSHOT { "name", FIELD_STRING, REQUIRED, "or id" }

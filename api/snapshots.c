@@ -67,6 +67,8 @@ struct json_object *snapshot_to_json(const struct vm_snapshot_info *i)
 		json_object_array_add(tags, json_object_new_string_len(t, (int)len));
 	js_put(o, "tags", tags);
 	js_put_str(o, "state", snapshot_state_word(i->state));
+	if (i->disks_missing)
+		js_put_uint(o, "disks-missing", i->disks_missing);
 	js_put_bool(o, "current", i->current);
 	js_put_uint(o, "time", i->realtime_ns);
 	js_put_uint(o, "vm-clock", i->vm_clock_ns);

@@ -118,9 +118,48 @@ void vmsnap_info(const struct tree_node *n, bool current, struct vm_snapshot_inf
 	i->current = current;
 }
 
+struct page {
+	const struct tree_node *nodes[VM_SNAPSHOTS_PER_MESSAGE];
+	unsigned parts[VM_SNAPSHOTS_PER_MESSAGE];
+};
+
+static int parts_count(struct machine *m, const struct machine_disk *first, struct page *p, unsigned n,
+	struct err *e)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < m->ndisks && n && !r; i++) {
+		struct tree t;
+
+		if (&m->disks[i] == first || !vmsnap_disk_has_parts(m, i))
+			continue;
+		r = vmsnap_tree(&m->disks[i], &t, e);
+		if (r < 0)
+			return r;
+		for (unsigned k = 0; k < n; k++)
+			p->parts[k] += tree_find_part(&t, p->nodes[k]) != NULL;
+		tree_done(&t);
+	}
+	return r;
+}
+
+static void missing_tell(const struct machine *m, const struct page *p, struct vm_snapshots *ret)
+{
+	unsigned now = 0;
+
+	for (unsigned i = 0; i < m->ndisks; i++)
+		now += vmsnap_disk_takes_part(m, i);
+	for (unsigned k = 0; k < ret->n; k++) {
+		unsigned want = MAX(now, (unsigned)p->nodes[k]->data.set.disks), have = p->parts[k] + 1;
+
+		ret->list[k].disks_missing = (uint8_t)(want - MIN(want, have));
+	}
+}
+
 int vm_snapshot_list(struct vm *vm, uint32_t from, struct vm_snapshots *ret, struct err *e)
 {
 	struct machine_disk *d;
+	struct page page = { 0 };
 	struct tree t;
 	int r = vmsnap_open(vm_machine(vm), &d, &t, e);
 
@@ -131,11 +170,16 @@ int vm_snapshot_list(struct vm *vm, uint32_t from, struct vm_snapshots *ret, str
 	for (size_t i = 0; i < t.n; i++) {
 		if (tree_is_hidden(&t.nodes[i]))
 			continue;
-		if (ret->total++ >= from && ret->n < VM_SNAPSHOTS_PER_MESSAGE)
-			vmsnap_info(&t.nodes[i], &t.nodes[i] == tree_current(&t), &ret->list[ret->n++]);
+		if (ret->total++ < from || ret->n == VM_SNAPSHOTS_PER_MESSAGE)
+			continue;
+		page.nodes[ret->n] = &t.nodes[i];
+		vmsnap_info(&t.nodes[i], &t.nodes[i] == tree_current(&t), &ret->list[ret->n++]);
 	}
+	r = parts_count(vm_machine(vm), d, &page, ret->n, e);
+	if (!r)
+		missing_tell(vm_machine(vm), &page, ret);
 	tree_done(&t);
-	return 0;
+	return r;
 }
 
 /* ---- name, description, tags ---- */

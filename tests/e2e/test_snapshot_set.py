@@ -299,6 +299,10 @@ def test_a_part_that_is_gone_is_missed(two):
     subprocess.run(["qemu-img", "snapshot", "-d", "s2", two.disks[1]], check=True)
     subprocess.run(["qemu-img", "snapshot", "-c", "s2", two.disks[1]], check=True)  # the name alone is no part
     two.start()
+    listed = {n["name"]: n for n in two.daemon.qmp().run("snapshot-list", vm="vm1")["snapshots"]}
+    assert listed["s2"]["disks-missing"] == 1 and "disks-missing" not in listed["s1"]
+    assert "incomplete" in two.daemon.cairn("snapshot-list", "vm1").stdout
+    assert "Disks missing:  1" in two.daemon.cairn("snapshot-info", "vm1", "s2").stdout
     r = two.daemon.cairn("snapshot-revert", "vm1", "s2", ok=3)
     assert "disk vdb has no snapshot 's2'" in r.stderr
     two.daemon.cairn("snapshot-delete", "vm1", "s2")

@@ -21,6 +21,8 @@ static const char *state_word(struct json_object *o)
 {
 	const char *s = js_get_str(o, "state");
 
+	if (js_get_int(o, "disks-missing", 0))
+		return "incomplete";
 	return s ? s : "-";
 }
 
@@ -232,6 +234,8 @@ static void info_print(const char *vm, struct json_object *all, struct json_obje
 	label_print(stdout, "Domain:", "%s", vm);
 	label_print(stdout, "Current:", "%s", js_get_bool(o, "current", false) ? "yes" : "no");
 	label_print(stdout, "State:", "%s", state_word(o));
+	if (js_get_int(o, "disks-missing", 0))
+		label_print(stdout, "Disks missing:", "%lld", (long long)js_get_int(o, "disks-missing", 0));
 	label_print(stdout, "Location:", "internal");
 	label_print(stdout, "Parent:", "%s", parent ? text(parent, "name") : "-");
 	numbers_print(all, o);
