@@ -15,6 +15,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/notify.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -195,14 +196,14 @@ static int run_dir_open(struct daemon *d, struct err *e)
 static int daemon_open(struct daemon *d, struct err *e)
 {
 	gid_t operators = (gid_t)-1;
-	int fd = -1;
+	int fd = d->paths->listening;
 	int r = store_open(d->paths->state_dir, &d->store, e);
 
 	if (!r)
 		r = audit_open(d->paths->state_dir, &d->audit, e);
 	if (!r)
 		r = event_log_open(d->paths->state_dir, &d->events, e);
-	if (!r)
+	if (!r && d->paths->listening < 0)
 		r = listen_prepare(d->paths->socket, e);
 	if (!r)
 		r = run_dir_open(d, e);
@@ -212,7 +213,10 @@ static int daemon_open(struct daemon *d, struct err *e)
 	jobs_found(d);
 	permissions_found(d);
 	take_back_all(d);
-	r = listen_open(d->paths->socket, d->paths->system, &fd, &operators, e);
+	if (fd < 0)
+		r = listen_open(d->paths->socket, d->paths->system, &fd, &operators, e);
+	else
+		r = listen_adopt(d->paths->socket, d->paths->system, &operators, e);
 	if (!r)
 		r = server_new(d, d->paths->socket, fd, operators, &d->server, e);
 	if (!r)
@@ -224,7 +228,7 @@ static int daemon_open(struct daemon *d, struct err *e)
 
 static void daemon_close(struct daemon *d)
 {
-	if (d->server)
+	if (d->server && d->paths->listening < 0)
 		unlink(d->paths->socket);
 	qmp_close_all(d);
 	server_free(d->server);
@@ -247,8 +251,10 @@ int daemon_run(const struct daemon_paths *p, int log_level, struct err *e)
 	struct daemon d = { .paths = p, .run_dir_fd = -1, .log_level = log_level };
 	struct loop_watch *signals = NULL;
 	CLEANUP_CLOSE int signal_fd = -1;
+	CLEANUP_CLOSE int notify_fd = notify_open();
 	int r;
 
+	unsetenv("NOTIFY_SOCKET"); /* not for VM processes */
 	limits_raise();
 	r = loop_new(LOOP_ENTRIES, &d.loop, e);
 	if (r < 0)
@@ -259,7 +265,9 @@ int daemon_run(const struct daemon_paths *p, int log_level, struct err *e)
 	if (!r) {
 		log_info("start", "Cairn %s listens on %s; %zu VMs, state in %s", CAIRN_VERSION,
 			p->socket, d.nvms, p->state_dir);
+		notify_send(notify_fd, "READY=1");
 		loop_run(d.loop);
+		notify_send(notify_fd, "STOPPING=1");
 		log_info("stop", "ending; VMs that run keep running");
 	}
 	daemon_close(&d);

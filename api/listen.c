@@ -9,7 +9,9 @@
 #include <grp.h>
 #include <limits.h>
 #include <poll.h>
+#include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -18,6 +20,7 @@
 #define BACKLOG 1024
 #define GREETING_TIMEOUT_MS 3000
 #define GROUP_NAME "cairn"
+#define PASSED_FD 3 /* SD_LISTEN_FDS_START */
 
 static int address(const char *path, struct sockaddr_un *sa, struct err *e)
 {
@@ -119,4 +122,72 @@ int listen_open(const char *path, bool system, int *ret_fd, gid_t *ret_group, st
 		return err_set_errno(e, r, "cannot listen on %s", path);
 	*ret_fd = steal_fd(&fd);
 	return 0;
+}
+
+/* ---- one that was passed ---- */
+
+static long env_number(const char *name)
+{
+	const char *v = getenv(name);
+	char *end;
+	long n = v && *v ? strtol(v, &end, 10) : 0;
+
+	return v && *v && !*end ? n : 0;
+}
+
+static int option(int fd, int name)
+{
+	socklen_t len = sizeof(int);
+	int v = -1;
+
+	return getsockopt(fd, SOL_SOCKET, name, &v, &len) < 0 ? -1 : v;
+}
+
+static int passed_check(int fd, char *path, size_t size, struct err *e)
+{
+	struct sockaddr_un sa = { .sun_family = AF_UNSPEC };
+	socklen_t len = sizeof(sa);
+
+	if (option(fd, SO_DOMAIN) != AF_UNIX || option(fd, SO_TYPE) != SOCK_STREAM ||
+		option(fd, SO_ACCEPTCONN) != 1)
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"the fd that was passed (LISTEN_FDS) is no listening Unix stream socket");
+	if (getsockname(fd, (struct sockaddr *)&sa, &len) < 0)
+		return err_set_errno(e, -errno, "the socket that was passed");
+	if (len <= offsetof(struct sockaddr_un, sun_path) || sa.sun_path[0] != '/' ||
+		snprintf(path, size, "%.*s", (int)sizeof(sa.sun_path), sa.sun_path) >= (int)size)
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"the socket that was passed has no absolute path; see ListenStream");
+	return 0;
+}
+
+int listen_passed(int *ret_fd, char *path, size_t size, struct err *e)
+{
+	long n = env_number("LISTEN_PID") == getpid() ? env_number("LISTEN_FDS") : 0;
+	int r;
+
+	/* Not for the processes that we start. */
+	unsetenv("LISTEN_PID");
+	unsetenv("LISTEN_FDS");
+	unsetenv("LISTEN_FDNAMES");
+	if (n <= 0)
+		return 0;
+	if (n > 1)
+		return err_set(e, -EINVAL, ERR_INVALID, "%ld sockets were passed; one is wanted", n);
+	r = passed_check(PASSED_FD, path, size, e);
+	if (r < 0)
+		return r;
+	if (fcntl(PASSED_FD, F_SETFD, FD_CLOEXEC) < 0 || fcntl(PASSED_FD, F_SETFL, O_NONBLOCK) < 0)
+		return err_set_errno(e, -errno, "the socket that was passed");
+	*ret_fd = PASSED_FD;
+	return 1;
+}
+
+int listen_adopt(const char *path, bool system, gid_t *ret_group, struct err *e)
+{
+	int r;
+
+	*ret_group = (gid_t)-1;
+	r = system ? group_grant(path, ret_group) : 0;
+	return r < 0 ? err_set_errno(e, r, "%s", path) : 0;
 }

@@ -1,9 +1,11 @@
 /* cairnd: the daemon. */
 #include "api/daemon.h"
+#include "api/listen.h"
 #include "api/paths.h"
 #include "base/err.h"
 #include "base/log.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
 #include <stdio.h>
@@ -17,6 +19,8 @@ static const char usage[] =
 	"usage: cairnd [--state-dir DIR] [--socket PATH] [--vm-program PATH] [--log-level LEVEL]\n"
 	"\n"
 	"The daemon of Cairn. It stays in the foreground; SIGTERM ends it, and VMs run on.\n"
+	"Under a service manager it takes the socket that is passed (LISTEN_FDS), and tells when it\n"
+	"is ready (NOTIFY_SOCKET).\n"
 	"\n"
 	"  --state-dir DIR     definitions and states (root: /var/lib/cairn; others:\n"
 	"                      $XDG_STATE_HOME/cairn)\n"
@@ -117,6 +121,8 @@ int main(int argc, char **argv)
 	log_set_level((enum log_level)o.log_level);
 	log_set_owner("cairnd");
 	r = paths_for_daemon(o.state_dir, o.socket, o.vm_program, &paths, &e);
+	if (!r && listen_passed(&paths.listening, paths.socket, sizeof(paths.socket), &e) < 0)
+		r = -EINVAL;
 	if (!r)
 		r = daemon_run(&paths, o.log_level, &e);
 	if (!r)

@@ -138,6 +138,7 @@ int paths_for_daemon(const char *state_dir, const char *socket, const char *vm_p
 	int r;
 
 	memset(p, 0, sizeof(*p));
+	p->listening = -1;
 	p->system = geteuid() == 0 && !state_dir;
 	r = state_dir ? absolute(state_dir, p->state_dir, sizeof(p->state_dir), e) :
 			default_state_dir(p->state_dir, sizeof(p->state_dir), e);

@@ -2,6 +2,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/notify.h"
 #include "devices/console.h"
 #include "vmm/machine.h"
 #include "vmm/vm.h"
@@ -13,8 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -37,41 +36,13 @@ struct foreground {
 	struct termios saved;
 };
 
-/* ---- sd_notify(3): one datagram a message ---- */
-
-/* libsystemd is no static library, and this socket has to be open before the sandbox. */
-static int notify_connect(void)
-{
-	const char *path = getenv("NOTIFY_SOCKET");
-	struct sockaddr_un a = { .sun_family = AF_UNIX };
-	size_t n = path ? strlen(path) : 0;
-	int fd;
-
-	if (n < 2 || n >= sizeof(a.sun_path) || (path[0] != '/' && path[0] != '@'))
-		return -1;
-	memcpy(a.sun_path, path, n);
-	if (path[0] == '@')
-		a.sun_path[0] = 0; /* abstract */
-	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	if (fd >= 0 && connect(fd, (struct sockaddr *)&a,
-			       (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n)) < 0) {
-		close(fd);
-		fd = -1;
-	}
-	return fd;
-}
-
-static void notify(struct foreground *f, const char *text)
-{
-	if (f->notify_fd >= 0 && send(f->notify_fd, text, strlen(text), MSG_NOSIGNAL) < 0)
-		log_debug(NULL, "sd_notify: %s", strerror(errno));
-}
+/* ---- the service manager ---- */
 
 static void watchdog_fire(void *opaque)
 {
 	struct foreground *f = opaque;
 
-	notify(f, "WATCHDOG=1");
+	notify_send(f->notify_fd, "WATCHDOG=1");
 	loop_timer_arm(f->watchdog, loop_now_ns() + f->watchdog_ns);
 }
 
@@ -111,7 +82,7 @@ static void terminate(struct foreground *f)
 	}
 	f->terminating = true;
 	f->terminating_since_ns = loop_now_ns();
-	notify(f, "STOPPING=1\nSTATUS=waiting for the guest to shut down");
+	notify_send(f->notify_fd, "STOPPING=1\nSTATUS=waiting for the guest to shut down");
 	log_info(NULL, "pressing the power button; a second signal stops at once");
 	if (vm_phase(f->vm) == VM_PHASE_PAUSED)
 		vm_cont(f->vm, VM_REASON_USER, &e);
@@ -176,7 +147,7 @@ int foreground_new(struct loop *l, struct vm *vm, uint32_t deadline_s, struct fo
 	f->vm = vm;
 	f->signal_fd = -1;
 	f->deadline_ns = (deadline_s ? deadline_s : DEADLINE_DEFAULT_S) * 1000000000ULL;
-	f->notify_fd = notify_connect();
+	f->notify_fd = notify_open();
 	r = loop_timer_new(l, deadline_fire, f, &f->deadline);
 	if (!r)
 		r = signals_setup(f);
@@ -196,7 +167,7 @@ int foreground_new(struct loop *l, struct vm *vm, uint32_t deadline_s, struct fo
 
 void foreground_started(struct foreground *f)
 {
-	notify(f, "READY=1\nSTATUS=running");
+	notify_send(f->notify_fd, "READY=1\nSTATUS=running");
 }
 
 void foreground_free(struct foreground *f)

@@ -1,0 +1,128 @@
+"""The daemon under a service manager: a socket that is passed, telling when it is ready, units."""
+
+import configparser
+import os
+import shutil
+import signal
+import socket
+import subprocess
+
+import pytest
+
+from conftest import BUILD, FAKE_VM, ROOT, Daemon, Qmp
+from test_daemon import pid_of
+
+
+class Service(Daemon):
+    """A daemon that is given its socket, as systemd does."""
+
+    def __init__(self, tmp, vm_program):
+        self.listening = socket.socket(socket.AF_UNIX)
+        self.listening.bind(str(tmp / "cairn.sock"))
+        self.listening.listen(64)
+        self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.notify.bind(str(tmp / "notify.sock"))
+        self.notify.settimeout(15)
+        super().__init__(tmp, vm_program, env={"NOTIFY_SOCKET": str(tmp / "notify.sock")})
+
+    def start(self, fd=None, sockets=1):
+        fd = self.listening.fileno() if fd is None else fd
+        # LISTEN_PID is known only in the process itself.
+        script = f'exec 3<&{fd} {fd}<&-; LISTEN_PID=$$ LISTEN_FDS={sockets} exec "$@"'
+        with open(self.log, "ab") as log:
+            self.proc = subprocess.Popen(["/bin/bash", "-c", script, "bash", *self.command()], env=self.env,
+                                         stderr=log, pass_fds=[fd])
+        if fd == self.listening.fileno():
+            assert self.notify.recv(999).startswith(b"READY=1")
+
+
+@pytest.fixture
+def service(tmp_path):
+    d = Service(tmp_path, FAKE_VM)
+    yield d
+    d.close()
+    d.listening.close()
+    d.notify.close()
+
+
+def test_clients_wait_for_the_next_daemon(service):
+    service.define("vm1")
+    service.cairn("start", "vm1")
+    pid = pid_of(service, "vm1")
+    env = open(f"/proc/{pid}/environ").read()
+    assert "LISTEN_" not in env and "NOTIFY_SOCKET" not in env
+    inode = os.stat(service.socket).st_ino
+    for sig in (signal.SIGKILL, signal.SIGTERM):
+        service.stop(sig)
+        if sig == signal.SIGTERM:
+            assert service.notify.recv(999) == b"STOPPING=1"
+        waits = socket.socket(socket.AF_UNIX)
+        waits.settimeout(20)
+        waits.connect(service.socket)
+        waits.sendall(b'{"execute":"qmp_capabilities"}{"execute":"vm-info","arguments":{"vm":"vm1"}}')
+        service.start()
+        f = waits.makefile()
+        assert '"QMP"' in f.readline() and f.readline() == '{"return":{}}\n'
+        assert f'"pid":{pid},' in f.readline()
+        waits.close()
+    assert os.stat(service.socket).st_ino == inode
+
+
+def test_who_may_connect_follows_the_table(service):
+    assert os.stat(service.socket).st_mode & 0o777 == 0o600
+    service.cairn("grant", "viewer", "--user", "12345")
+    assert os.stat(service.socket).st_mode & 0o777 == 0o666
+    service.cairn("revoke", "--user", "12345")
+
+
+@pytest.mark.parametrize("make, sockets, words", [
+    (lambda: socket.socket(socket.AF_INET), 1, "no listening Unix stream socket"),
+    (lambda: socket.socketpair()[0], 1, "no listening Unix stream socket"),
+    (lambda: open("/dev/null"), 1, "no listening Unix stream socket"),
+    (lambda: open("/dev/null"), 2, "2 sockets were passed; one is wanted")])
+def test_what_is_no_socket_of_ours(service, make, sockets, words):
+    service.stop()
+    service.notify.recv(999)
+    wrong = make()
+    service.start(fd=wrong.fileno(), sockets=sockets)
+    assert service.proc.wait(15) == 1
+    assert words in service.log.read_text()
+    wrong.close()
+    service.start()
+
+
+def test_what_was_meant_for_another_process(tmp_path):
+    d = Daemon(tmp_path, FAKE_VM, env={"LISTEN_PID": "1", "LISTEN_FDS": "1"})
+    d.close()
+    assert not os.path.exists(d.socket)
+
+
+def test_installed_units(tmp_path):
+    prefix = tmp_path / "prefix"
+    subprocess.run(["make", "-s", f"BUILD={BUILD}", f"PREFIX={prefix}", "install"], cwd=ROOT, check=True,
+                   timeout=55, stdout=subprocess.DEVNULL)
+    units = prefix / "lib/systemd/system"
+    service = configparser.ConfigParser(strict=False, interpolation=None)
+    service.optionxform = str
+    service.read(units / "cairnd.service")
+    assert service["Service"]["KillMode"] == "process"  # or a restart takes the VMs along
+    assert service["Service"]["RuntimeDirectoryPreserve"] == "yes"
+    program = service["Service"]["ExecStart"]
+    assert subprocess.run([program, "--version"], stdout=subprocess.PIPE, timeout=10).stdout.startswith(b"cairnd ")
+    assert "@" not in (units / "cairnd.service").read_text()
+    assert (prefix / "share/bash-completion/completions/cairn").exists()
+    if shutil.which("systemd-analyze"):
+        r = subprocess.run(["systemd-analyze", "--man=no", "verify", units / "cairnd.service",
+                            units / "cairnd.socket"], capture_output=True, text=True, timeout=30)
+        assert "cairnd" not in r.stderr, r.stderr
+
+
+def test_ready_means_taken_back(service):
+    for i in range(5):
+        service.define(f"vm{i}")
+        service.cairn("start", f"vm{i}")
+    service.stop(signal.SIGKILL)
+    service.start()  # returns at READY=1
+    q = Qmp(service.socket)
+    assert [v["state"] for v in q.run("vm-list")["vms"]] == ["running"] * 5
+    q.close()
