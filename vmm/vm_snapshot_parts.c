@@ -189,23 +189,23 @@ static int marked_end(struct recovery *x, struct tree *t, struct tree_node *n, s
 	return r;
 }
 
-/* 1: one was ended, and the tree is another now. */
-static int marked_end_next(struct recovery *x, struct err *e)
+/* 0: nothing is marked in the tree, which is the caller's. 1: one was ended, and the tree is another now. */
+static int marked_end_next(struct recovery *x, struct tree *ret, struct err *e)
 {
-	struct tree t;
-	int r = vmsnap_tree(x->first, &t, e);
+	int r = vmsnap_tree(x->first, ret, e);
 
 	if (r < 0)
 		return r;
-	for (size_t i = 0; i < t.n && !r; i++) {
-		enum tree_mark mark = t.nodes[i].data.set.mark;
+	for (size_t i = 0; i < ret->n && !r; i++) {
+		enum tree_mark mark = ret->nodes[i].data.set.mark;
 
 		if (mark != TREE_DELETING && mark != TREE_REVERTING)
 			continue;
-		r = marked_end(x, &t, &t.nodes[i], e);
+		r = marked_end(x, ret, &ret->nodes[i], e);
 		r = r < 0 ? r : 1;
 	}
-	tree_done(&t);
+	if (r)
+		tree_done(ret);
 	return r;
 }
 
@@ -257,10 +257,8 @@ int vmsnap_recover(struct machine *m, bool may_revert, vmsnap_recovered_fn *tell
 
 	if (!x.first || !vmsnap_disk_has_parts(m, (unsigned)(x.first - m->disks)))
 		return 0;
-	while ((r = marked_end_next(&x, e)) > 0)
+	while ((r = marked_end_next(&x, &t, e)) > 0)
 		;
-	if (!r)
-		r = vmsnap_tree(x.first, &t, e);
 	if (r < 0)
 		return r;
 	for (unsigned i = 0; i < m->ndisks && !r; i++)
