@@ -532,9 +532,21 @@ static struct virtio_blk *blk_of(struct device *d)
 	return container_of(d, struct virtio_blk, v.dev);
 }
 
+static void capacity_set(struct virtio_blk *b)
+{
+	store_le64(b->v.config + CONFIG_CAPACITY, b->info.size_bytes / BLOCK_SECTOR_BYTES);
+}
+
 static void blk_dev_reset(struct device *d)
 {
-	virtio_pci_reset(&blk_of(d)->pci);
+	struct virtio_blk *b = blk_of(d);
+	struct block_info info;
+
+	/* What it was reverted to may have another size. */
+	block_info(b->block, &info);
+	b->info.size_bytes = info.size_bytes;
+	capacity_set(b);
+	virtio_pci_reset(&b->pci);
 }
 
 static void blk_dev_pause(struct device *d)
@@ -602,7 +614,7 @@ static void blk_fill_config(struct virtio_blk *b, unsigned queue_size)
 	uint32_t granularity = b->info.discard_granularity;
 
 	v->config_bytes = CONFIG_BYTES;
-	store_le64(c + CONFIG_CAPACITY, b->info.size_bytes / BLOCK_SECTOR_BYTES);
+	capacity_set(b);
 	store_le32(c + CONFIG_SEG_MAX, MIN(queue_size, VIRTQUEUE_SEGS_MAX) - 2);
 	store_le32(c + CONFIG_BLK_SIZE, b->info.logical_block_bytes);
 	/* Physical blocks of 4 KiB: guests then align what they write. */

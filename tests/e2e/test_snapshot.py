@@ -13,7 +13,7 @@ import time
 import pytest
 
 import guestlib
-from conftest import Console
+from conftest import BUILD, Console
 
 BLOCK = 65536
 
@@ -390,6 +390,26 @@ def test_off_again_and_qemu_applies_ours(vm):
     subprocess.run(["qemu-img", "snapshot", "-d", "s1", vm.disks[0]], check=True)
     check(vm.disks[0])
     assert vm.names() == []
+
+
+@pytest.mark.parametrize("size", ["16M", "128M"])
+def test_the_disk_had_another_size(vm, size):
+    """It has that again, for the guest, too."""
+    vm.start()
+    vm.run("write 100000 8 5")
+    vm.run("flush")
+    vm.snapshot("s1")
+    vm.stop()
+    wait_released(vm.disks[0])
+    subprocess.run([BUILD + "/cairn-img", "resize", "-q", "--shrink", vm.disks[0], size], check=True)
+    vm.start()
+    assert vm.run("info")[0].startswith(f"sectors={int(size[:-1]) * 2048} ")
+    vm.revert("s1")
+    assert vm.run("info")[0].startswith("sectors=131072 ")
+    vm.run("verify 100000 8 5")
+    vm.run("write 131064 8 6")
+    vm.stop()
+    check(vm.disks[0])
 
 
 def test_a_vm_that_is_off_comes_back_running(vm):
