@@ -1,4 +1,4 @@
-/* Mend: an image whose last user died while it gave clusters back is marked dirty. Its refcounts
+/* Mend: an image whose last user died while a snapshot came, went or was applied is marked dirty. Its refcounts
  * are too high here and there; before anything is written they are lowered, what is free goes back to the
  * file system, and the mark goes. QEMU does the same when it opens such an image. */
 #include "base/err.h"
@@ -19,7 +19,7 @@ static int mend(int fd, const char *name, struct qcow2_header *h, struct err *e)
 
 	if (r < 0 || (h->incompatible & QCOW2_INCOMPAT_DIRTY))
 		return r; /* who asks whether it is supported says what to do */
-	log_info(name, "what was being deleted when the image was last in use is gone now: %llu clusters",
+	log_info(name, "%llu clusters that an interrupted snapshot operation had left are free now",
 		(unsigned long long)c.leaks_fixed);
 	(void)qcow2_trim(fd, h, &ignored); /* space only */
 	return 0;

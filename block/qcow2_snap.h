@@ -25,7 +25,7 @@ struct task {
 	/* 0: call again; -EAGAIN: the same, now and then after others had their turn; -EINPROGRESS: t->wait
 	 * runs; TASK_DONE; else it failed. */
 	int (*step)(struct task *t);
-	/* What t->wait was waiting for failed. NULL: as if step() had. 0: call step again. */
+	/* What t->wait was waiting for failed. NULL: as if step() had. 0: call step again; TASK_DONE. */
 	int (*failed)(struct task *t, int res);
 	void (*end)(struct task *t, int res);
 };
@@ -60,6 +60,18 @@ struct header_update {
 	struct wait *w;
 };
 int header_put(struct qcow2 *q, struct header_update *h, struct wait *w);
+
+/* ---- qcow2_snapmark.c ---- */
+
+struct snap_mark {
+	struct header_update header;
+	bool writing;
+};
+/* Set it before the first reference changes, clear it when all that the operation did is durable. As a
+ * task's step(): 0 when the file has it; for an error snap_mark_failed() is due. */
+int snap_mark_put(struct snap_mark *m, struct task *t, bool dirty);
+/* What it waited for failed, too. The file may have either, so the image counts as marked. */
+void snap_mark_failed(struct snap_mark *m, struct qcow2 *q);
 
 /* ---- qcow2_refcount.c ---- */
 
@@ -145,7 +157,6 @@ struct table_swap {
 	struct qcow2_snapshot_info *list; /* owned; the new q->snaps on success */
 	size_t n;
 	unsigned phase;
-	bool dirty;   /* with the new table the image is marked dirty */
 	bool unknown; /* it failed so late that the file may have either */
 	struct contig place;
 	uint8_t *buf;

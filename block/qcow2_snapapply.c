@@ -1,6 +1,6 @@
 /* Applying a snapshot: its tables get a reference more, a new active L1 is written beside the old
  * one, and the header names it together with its size, in one sector: a crash leaves the one or the
- * other. Then the old one is given up. */
+ * other. Then the old one is given up. All the while the image is marked as dirty. */
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/log.h"
@@ -14,6 +14,7 @@
 enum apply_phase {
 	APPLY_FIND,
 	APPLY_LOADED,
+	APPLY_MARK,
 	APPLY_COUNT,
 	APPLY_PLACE,
 	APPLY_WRITE,
@@ -23,11 +24,12 @@ enum apply_phase {
 	APPLY_RELEASE,
 	APPLY_RELEASE_FLUSH,
 	APPLY_FREES,
+	APPLY_FREES_FLUSH,
 	APPLY_TAIL,
-	/* giving up before the header */
+	APPLY_CLEAN,
+	/* giving up before the header; then as above */
 	APPLY_STOP,
 	APPLY_UNDO,
-	APPLY_UNDO_FLUSH,
 	APPLY_OVER,
 };
 
@@ -43,6 +45,7 @@ struct apply {
 	struct table l1; /* the new one; after the switch the old one */
 	struct contig place;
 	struct header_update header;
+	struct snap_mark mark;
 	uint8_t old_fields[QCOW2_AT_REFTABLE_OFFSET];
 	struct release release;
 	struct tail_trim trim;
@@ -115,8 +118,17 @@ static int step_loaded(struct apply *a)
 	memset(a->buf, 0, a->buf_bytes);
 	for (uint32_t i = 0; i < a->l1.n; i++)
 		store_be64(a->buf + i * 8ULL, a->l1.entries[i]);
-	a->o.phase = APPLY_COUNT;
+	a->o.phase = APPLY_MARK;
 	return counter_init(&a->count, q, a->l1.entries, a->l1.n);
+}
+
+static int step_mark(struct apply *a)
+{
+	int r = snap_mark_put(&a->mark, &a->o.task, true);
+
+	if (!r)
+		a->o.phase = APPLY_COUNT;
+	return r;
 }
 
 static int step_count(struct apply *a)
@@ -201,14 +213,14 @@ static int step_switch(struct apply *a)
 	return 0;
 }
 
-static int step_release(struct apply *a, enum apply_phase next)
+static int step_release(struct apply *a)
 {
 	int r = release_step(a->o.task.q, &a->release, &a->o.task.wait);
 
 	if (a->o.op->progress && r == -EAGAIN)
 		a->o.op->progress(a->o.op, (uint64_t)a->release.n + a->release.index, a->release.n * 2ULL);
 	if (!r)
-		a->o.phase = next;
+		a->o.phase = APPLY_RELEASE_FLUSH;
 	return r;
 }
 
@@ -222,8 +234,24 @@ static int step_frees(struct apply *a)
 		wait_list_add(&q->freer.idle, &a->o.task.wait);
 		return -EINPROGRESS;
 	}
-	a->o.phase = APPLY_TAIL;
+	a->o.phase = APPLY_FREES_FLUSH;
 	return 0;
+}
+
+/* The mark stays for nothing, but it is applied, or undone. */
+static int clean_failed(struct apply *a)
+{
+	snap_mark_failed(&a->mark, a->o.task.q);
+	return a->res < 0 ? a->res : TASK_DONE;
+}
+
+static int step_clean(struct apply *a)
+{
+	int r = snap_mark_put(&a->mark, &a->o.task, false);
+
+	if (!r)
+		a->o.phase = APPLY_OVER;
+	return r;
 }
 
 static int step_stop(struct apply *a)
@@ -254,6 +282,8 @@ static int apply_phase_step(struct apply *a)
 		return gate_wait(t->q, &t->wait) ? -EINPROGRESS : step_find(a);
 	case APPLY_LOADED:
 		return step_loaded(a);
+	case APPLY_MARK:
+		return step_mark(a);
 	case APPLY_COUNT:
 		return step_count(a);
 	case APPLY_PLACE:
@@ -269,26 +299,29 @@ static int apply_phase_step(struct apply *a)
 	case APPLY_HEADER:
 		return step_switch(a);
 	case APPLY_RELEASE:
-		return step_release(a, APPLY_RELEASE_FLUSH);
+	case APPLY_UNDO:
+		return step_release(a);
 	case APPLY_RELEASE_FLUSH:
 		a->o.phase = APPLY_FREES;
 		return task_flush(t);
 	case APPLY_FREES:
 		return step_frees(a);
+	case APPLY_FREES_FLUSH:
+		a->o.phase = APPLY_TAIL;
+		return task_flush(t);
 	case APPLY_TAIL:
 		r = tail_trim_step(t->q, &a->trim, &t->wait);
-		return r ? r : TASK_DONE;
+		if (!r)
+			a->o.phase = APPLY_CLEAN;
+		return r;
+	case APPLY_CLEAN:
+		return step_clean(a);
 	case APPLY_STOP:
 		return step_stop(a);
-	case APPLY_UNDO:
-		return step_release(a, APPLY_UNDO_FLUSH);
-	case APPLY_UNDO_FLUSH:
-		a->o.phase = APPLY_OVER;
-		return task_flush(t);
 	case APPLY_OVER:
-		return a->res;
+		break;
 	}
-	return a->res;
+	return a->res < 0 ? a->res : TASK_DONE;
 }
 
 /* In good order while the header has not been touched. */
@@ -307,8 +340,12 @@ static int apply_give_up(struct apply *a, int res)
 		block_trouble(&q->base, res, true, "its header could not be written");
 		return res;
 	}
+	if (a->o.phase == APPLY_CLEAN)
+		return clean_failed(a);
 	if (a->o.phase > APPLY_HEADER)
-		return res; /* clusters leak */
+		return res; /* clusters leak until the image is opened again */
+	if (a->o.phase == APPLY_MARK)
+		snap_mark_failed(&a->mark, q);
 	a->res = res;
 	a->o.phase = APPLY_STOP;
 	return 0;

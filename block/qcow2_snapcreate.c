@@ -2,9 +2,11 @@
  * it is told to commit or to abort.
  *
  *   begin    L1 copied, COPIED cleared in the active one (memory only)
+ *   mark     the image is dirty; no commit before that
  *   count    refcounts + 1, COPIED cleared below      qcow2_snapcount.c
  *   commit   the snapshot's L1 written, flush, new table, flush, header, sync
- *   abort    what was counted is given up, COPIED comes back */
+ *   abort    what was counted is given up, COPIED comes back
+ *   clean    all that is durable, the mark goes */
 #include "base/bytes.h"
 #include "base/log.h"
 #include "base/util.h"
@@ -17,6 +19,7 @@
 #include <string.h>
 
 enum create_phase {
+	CREATE_MARK,
 	CREATE_COUNT,
 	CREATE_PARKED,
 	CREATE_PREPARE,
@@ -28,9 +31,12 @@ enum create_phase {
 	CREATE_STOP,
 	CREATE_RELEASE_DISK,
 	CREATE_RELEASE_VM,
+	/* and what was freed is free: of an old table, too */
 	CREATE_RELEASE_FLUSH,
 	CREATE_RELEASE_FREES,
 	CREATE_COPIED,
+	CREATE_CLEAN_FLUSH,
+	CREATE_CLEAN,
 };
 
 struct block_snapshot {
@@ -41,6 +47,8 @@ struct block_snapshot {
 	struct map vm;
 	struct block_snapshot_op *op; /* NULL: neither commit nor abort has come */
 	bool commit, refused;
+	bool stands; /* the header names it */
+	struct snap_mark mark;
 	int res; /* why it is given up */
 	struct err err;
 	struct qcow2_snapshot_info entry; /* until the table has it */
@@ -119,6 +127,8 @@ int qcow2_snap_begin(struct qcow2 *q, struct block_snapshot **ret_s, struct err 
 	q->snap_busy = true;
 	q->snap_changes++;
 	frozen_uncopy(q, s->frozen.n);
+	/* Guests count from here on. In the file that is to come after the mark. */
+	q->commit.held = q->h.version >= 3;
 	s->task = (struct task){ .step = create_step, .failed = create_failed, .end = create_end };
 	task_start(&s->task, q);
 	*ret_s = s;
@@ -136,6 +146,26 @@ int qcow2_snap_before_own(struct qcow2 *q, uint32_t index, struct wait *w)
 }
 
 /* ---- counting ---- */
+
+static int mark_failed(struct block_snapshot *s, int res)
+{
+	snap_mark_failed(&s->mark, s->q);
+	s->frozen.failed = res;
+	s->phase = CREATE_PARKED;
+	return 0;
+}
+
+static int step_mark(struct block_snapshot *s)
+{
+	int r;
+
+	if (gate_wait(s->q, &s->task.wait))
+		return -EINPROGRESS;
+	r = snap_mark_put(&s->mark, &s->task, true);
+	if (!r)
+		s->phase = CREATE_COUNT;
+	return r < 0 && r != -EINPROGRESS ? mark_failed(s, r) : r;
+}
 
 static int create_give_up(struct block_snapshot *s, int res)
 {
@@ -288,8 +318,8 @@ static int step_l1_place(struct block_snapshot *s)
 	return 0;
 }
 
-/* It stands. The VM state's tables are a snapshot's now. */
-static void create_over(struct block_snapshot *s)
+/* The VM state's tables are a snapshot's now. */
+static void vm_tables_given(struct block_snapshot *s)
 {
 	struct qcow2 *q = s->q;
 
@@ -307,11 +337,14 @@ static int step_table(struct block_snapshot *s)
 {
 	int r = table_swap_step(&s->swap, &s->task);
 
-	if (r == TASK_DONE)
-		create_over(s);
-	else if (r < 0 && r != -EAGAIN && r != -EINPROGRESS)
+	if (r < 0 && r != -EAGAIN && r != -EINPROGRESS)
 		return table_swap_failed(&s->swap, s->q, r);
-	return r;
+	if (r != TASK_DONE)
+		return r;
+	vm_tables_given(s);
+	s->stands = true;
+	s->phase = CREATE_RELEASE_FLUSH;
+	return s->q->h.version < 3 ? TASK_DONE : 0;
 }
 
 /* ---- giving up ---- */
@@ -340,7 +373,7 @@ static int step_release(struct block_snapshot *s)
 		s->phase = CREATE_RELEASE_FLUSH;
 		return 0;
 	}
-	create_over(s); /* tables may only be freed when they are not marked as in use */
+	vm_tables_given(s); /* tables may only be freed when they are not marked as in use */
 	s->release = (struct release){ .entries = s->vm.l1.entries, .n = s->vm.l1.n, .unnamed = true };
 	s->phase = CREATE_RELEASE_VM;
 	return 0;
@@ -357,8 +390,25 @@ static int step_frees(struct block_snapshot *s)
 		return -EINPROGRESS;
 	}
 	s->recopy = (struct recopy){ .touched = s->frozen.entries, .n = s->frozen.n };
-	s->phase = CREATE_COPIED;
+	s->phase = s->stands ? CREATE_CLEAN_FLUSH : CREATE_COPIED;
 	return 0;
+}
+
+/* It has been done or undone. What fails now leaves the mark, and the next user of the image ends this. */
+static int clean_failed(struct block_snapshot *s)
+{
+	if (s->phase == CREATE_CLEAN)
+		snap_mark_failed(&s->mark, s->q);
+	return TASK_DONE;
+}
+
+static int step_clean(struct block_snapshot *s)
+{
+	int r = snap_mark_put(&s->mark, &s->task, false);
+
+	if (r < 0 && r != -EINPROGRESS)
+		return clean_failed(s);
+	return r ? r : TASK_DONE;
 }
 
 static int create_step(struct task *t)
@@ -367,6 +417,8 @@ static int create_step(struct task *t)
 	int r = 0;
 
 	switch (s->phase) {
+	case CREATE_MARK:
+		return step_mark(s);
 	case CREATE_COUNT:
 		return step_count(s);
 	case CREATE_PARKED:
@@ -398,7 +450,14 @@ static int create_step(struct task *t)
 		return step_frees(s);
 	case CREATE_COPIED:
 		r = recopy_step(s->q, &s->recopy, &t->wait);
-		return r ? r : TASK_DONE;
+		if (!r)
+			s->phase = CREATE_CLEAN_FLUSH;
+		return r;
+	case CREATE_CLEAN_FLUSH:
+		s->phase = CREATE_CLEAN;
+		return s->q->h.version < 3 ? TASK_DONE : task_flush(t);
+	case CREATE_CLEAN:
+		return step_clean(s);
 	}
 	if (r < 0 && r != -EAGAIN && r != -EINPROGRESS && !s->swap.unknown)
 		return create_give_up(s, r);
@@ -410,6 +469,10 @@ static int create_failed(struct task *t, int res)
 {
 	struct block_snapshot *s = container_of(t, struct block_snapshot, task);
 
+	if (s->phase == CREATE_MARK)
+		return mark_failed(s, res);
+	if (s->stands || s->phase >= CREATE_CLEAN_FLUSH)
+		return clean_failed(s);
 	if (s->phase == CREATE_TABLE) {
 		table_swap_failed(&s->swap, s->q, res);
 		if (s->swap.unknown)

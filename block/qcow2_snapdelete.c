@@ -1,6 +1,7 @@
-/* Deleting a snapshot, and changing its entry. The table goes first, so that a crash leaves
- * leaks only, and with it the mark that tells the next user of them; then clusters are given up table by table while guest requests go on; then what the active
- * L1 owns alone gets COPIED again, the file's tail is cut, and the mark goes. */
+/* Deleting a snapshot, and changing its entry. First the mark that tells the next user of leaks, then the
+ * table, so that a crash leaves no more than leaks; then clusters are given up table by table while guest
+ * requests go on; then what the active L1 owns alone gets COPIED again, the file's tail is cut, and the
+ * mark goes. */
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/util.h"
@@ -13,6 +14,7 @@
 
 enum delete_phase {
 	DELETE_FIND,
+	DELETE_MARK,
 	DELETE_TABLE,
 	DELETE_RELEASE,
 	DELETE_L1,
@@ -21,7 +23,6 @@ enum delete_phase {
 	DELETE_FLUSH,
 	DELETE_TAIL,
 	DELETE_CLEAN,
-	DELETE_OVER,
 };
 
 struct delete {
@@ -36,8 +37,9 @@ struct delete {
 	struct release release;
 	struct recopy recopy;
 	struct tail_trim trim;
-	struct header_update header;
+	struct snap_mark mark;
 	uint64_t target;
+	int res; /* why the table could not be replaced */
 };
 
 /* ---- finding ---- */
@@ -101,7 +103,6 @@ static int delete_entry(struct delete *d, size_t i)
 	d->entries = calloc(d->n + 1u, sizeof(*d->entries));
 	if (!d->buf || !d->entries)
 		return -ENOMEM;
-	d->swap.dirty = true;
 	snap_entry_done(s);
 	memmove(s, s + 1, (d->swap.n - i - 1) * sizeof(*s));
 	d->swap.n--;
@@ -119,7 +120,7 @@ static int step_find(struct delete *d)
 	r = find(d, &i);
 	if (r < 0)
 		return r;
-	d->o.phase = DELETE_TABLE;
+	d->o.phase = DELETE_MARK;
 	return d->update ? update_entry(d, i) : delete_entry(d, i);
 }
 
@@ -140,15 +141,42 @@ static void release_begin(struct delete *d)
 	d->o.phase = DELETE_RELEASE;
 }
 
+static int mark_failed(struct delete *d, int res)
+{
+	snap_mark_failed(&d->mark, d->o.task.q);
+	return res;
+}
+
+static int step_mark(struct delete *d)
+{
+	int r = snap_mark_put(&d->mark, &d->o.task, true);
+
+	if (!r)
+		d->o.phase = DELETE_TABLE;
+	return r < 0 && r != -EINPROGRESS ? mark_failed(d, r) : r;
+}
+
+/* The old one is in force: only the new one's place is to be given back. */
+static int table_failed(struct delete *d, int res)
+{
+	d->res = table_swap_failed(&d->swap, d->o.task.q, res);
+	d->n = 0;
+	d->o.phase = DELETE_L1;
+	return d->swap.unknown ? d->res : 0;
+}
+
 static int step_table(struct delete *d)
 {
 	int r = table_swap_step(&d->swap, &d->o.task);
 
 	if (r < 0 && r != -EAGAIN && r != -EINPROGRESS)
-		return table_swap_failed(&d->swap, d->o.task.q, r);
-	if (r != TASK_DONE || d->update)
+		return table_failed(d, r);
+	if (r != TASK_DONE)
 		return r;
-	release_begin(d);
+	if (d->update)
+		d->o.phase = DELETE_L1; /* of the old table */
+	else
+		release_begin(d);
 	return 0;
 }
 
@@ -195,17 +223,11 @@ static int step_copied(struct delete *d)
 /* All of it is durable: the mark goes. */
 static int step_clean(struct delete *d)
 {
-	struct task *t = &d->o.task;
-	int r;
+	int r = snap_mark_put(&d->mark, &d->o.task, false);
 
-	if (!(t->q->h.incompatible & QCOW2_INCOMPAT_DIRTY))
-		return TASK_DONE;
-	r = header_hold(t->q, &t->wait);
-	if (r < 0)
-		return r;
-	qcow2_mark_dirty(t->q, false);
-	d->o.phase = DELETE_OVER;
-	return header_put(t->q, &d->header, &t->wait);
+	if (r < 0 && r != -EINPROGRESS)
+		r = mark_failed(d, 0); /* it stays for nothing, but the work is done */
+	return r ? r : d->res < 0 ? d->res : TASK_DONE;
 }
 
 static int delete_step(struct task *t)
@@ -216,6 +238,8 @@ static int delete_step(struct task *t)
 	switch ((enum delete_phase)d->o.phase) {
 	case DELETE_FIND:
 		return step_find(d);
+	case DELETE_MARK:
+		return step_mark(d);
 	case DELETE_TABLE:
 		return step_table(d);
 	case DELETE_RELEASE:
@@ -228,7 +252,7 @@ static int delete_step(struct task *t)
 	case DELETE_COPIED:
 		return step_copied(d);
 	case DELETE_FLUSH:
-		d->o.phase = DELETE_TAIL;
+		d->o.phase = d->update ? DELETE_CLEAN : DELETE_TAIL;
 		return task_flush(t);
 	case DELETE_TAIL:
 		r = tail_trim_step(t->q, &d->trim, &t->wait);
@@ -237,9 +261,6 @@ static int delete_step(struct task *t)
 		return r;
 	case DELETE_CLEAN:
 		return step_clean(d);
-	case DELETE_OVER:
-		header_release(t->q);
-		return TASK_DONE;
 	}
 	return TASK_DONE;
 }
@@ -248,11 +269,13 @@ static int delete_failed(struct task *t, int res)
 {
 	struct delete *d = container_of(t, struct delete, o.task);
 
-	if (d->o.phase == DELETE_OVER) {
-		qcow2_mark_dirty(t->q, true); /* for nothing, but it is deleted */
-		return 0;
-	}
-	return d->o.phase == DELETE_TABLE ? table_swap_failed(&d->swap, t->q, res) : res;
+	if (d->o.phase == DELETE_MARK)
+		return mark_failed(d, res);
+	if (d->o.phase == DELETE_TABLE)
+		return table_failed(d, res);
+	if (d->o.phase == DELETE_CLEAN)
+		res = mark_failed(d, 0);
+	return d->res < 0 ? d->res : res ? res : TASK_DONE;
 }
 
 static void delete_end(struct task *t, int res)

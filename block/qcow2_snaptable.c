@@ -194,8 +194,6 @@ static void swap_fields(struct table_swap *s, struct qcow2 *q)
 	store_be32(q->header_piece + QCOW2_AT_NB_SNAPSHOTS, (uint32_t)s->n);
 	store_be64(q->header_piece + QCOW2_AT_SNAPSHOTS_OFFSET,
 		s->n ? s->place.first << q->cluster_bits : 0);
-	if (s->dirty)
-		qcow2_mark_dirty(q, true);
 }
 
 /* The file has it: the old one goes. */
@@ -287,8 +285,6 @@ int table_swap_failed(struct table_swap *s, struct qcow2 *q, int res)
 	/* The file may have the old table or the new one: neither may be given up. */
 	s->unknown = true;
 	memcpy(q->header_piece + QCOW2_AT_NB_SNAPSHOTS, s->old_fields, sizeof(s->old_fields));
-	if (s->dirty)
-		qcow2_mark_dirty(q, false);
 	header_release(q);
 	log_error(q->base.name, "cannot write the header (%s): clusters leak", strerror(-res));
 	return res;

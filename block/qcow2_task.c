@@ -35,7 +35,7 @@ static void task_fail(struct task *t, int res)
 		return;
 	}
 	t->q->internal--;
-	t->end(t, res);
+	t->end(t, res == TASK_DONE ? 0 : res);
 }
 
 static void task_waited(struct wait *w, int res)

@@ -168,6 +168,25 @@ static void cut_snapshots(struct replay *p, struct block *b, size_t k)
 	free(list);
 }
 
+/* Whoever opens it for writing ends what was begun. */
+static void cut_mended(struct replay *p, size_t k)
+{
+	struct fixture *f = p->f;
+	struct qcow2_check c = { 0 };
+	struct qcow2_header h;
+	char path[128];
+	int fd;
+
+	assert_int_equal(block_close(fixture_open(f, "cut", BLOCK_FORMAT_QCOW2, false)), 0);
+	fixture_path(f, "cut", path, sizeof(path));
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	assert_int_equal(qcow2_header_read(fd, "cut", &h, &f->err), 0);
+	assert_int_equal(qcow2_check(fd, &h, &c, &f->err), 0);
+	if (c.leaks || c.corruptions || c.errors || (h.incompatible & QCOW2_INCOMPAT_DIRTY))
+		fail_msg("cut after %zu: opening leaves %llu leaks", k, (unsigned long long)c.leaks);
+	close(fd);
+}
+
 static void cut_tables(struct replay *p, int fd, size_t k)
 {
 	struct qcow2_check c = { 0 };
@@ -181,6 +200,8 @@ static void cut_tables(struct replay *p, int fd, size_t k)
 		fail_msg("cut after %zu: corrupt", k);
 	}
 	p->leaky += c.leaks > 0;
+	if (p->rec->quiet && c.leaks && !(h.incompatible & QCOW2_INCOMPAT_DIRTY))
+		fail_msg("cut after %zu: %llu leaks, and no mark", k, (unsigned long long)c.leaks);
 	/* While a snapshot comes or goes, COPIED and a refcount cannot change in one write: QEMU,
 	 * too, mends that with the leaks. */
 	if (!(p->checks++ % 40))
@@ -229,6 +250,8 @@ static void cut(struct replay *p, size_t k)
 	cut_disk(p, b, k);
 	cut_snapshots(p, b, k);
 	block_close(b);
+	if (p->rec->quiet)
+		cut_mended(p, k);
 	if (!(fixture_random(f) % p->checks)) /* any of them, with the same chance */
 		fixture_run(f, "cp cut next");
 }
@@ -409,6 +432,25 @@ void powercut_tables(const char *create, unsigned seed, uint64_t reach)
 	record_end(&rec);
 	fixture_run(&f, "qemu-img check -q img");
 	replay(&rec, CUTS, 0);
+	record_free(&rec);
+	fixture_end(&f);
+}
+
+void powercut_quiet(const char *create, unsigned seed)
+{
+	struct recorder rec;
+	struct fixture f;
+
+	fixture_begin(&f, seed);
+	f.cache_bytes = 1;
+	fixture_run(&f, "%s", create);
+	record_begin(&rec, &f);
+	record_open(&rec);
+	load_quiet(&rec);
+	record_close(&rec);
+	record_end(&rec);
+	fixture_run(&f, "qemu-img check -q img");
+	replay(&rec, CUTS, 2);
 	record_free(&rec);
 	fixture_end(&f);
 }

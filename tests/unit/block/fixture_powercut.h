@@ -11,6 +11,9 @@ void powercut(const char *create, unsigned seed, bool moves, bool snapshots);
 /* Above a backing file, table after table is made at the file's end, each for so much of the disk. */
 void powercut_tables(const char *create, unsigned seed, uint64_t reach);
 
+/* With nobody writing, what a cut leaves is marked or has no leaks; opening ends the work. */
+void powercut_quiet(const char *create, unsigned seed);
+
 struct powercut_kind {
 	const char *name, *create;
 	bool fixed_size, no_snapshots;

@@ -68,6 +68,8 @@ void load_run(struct recorder *r, unsigned batches)
 	struct load_op ops[LOAD_DEPTH] = { 0 };
 	struct fixture *f = r->f;
 
+	if (r->quiet)
+		return;
 	for (unsigned i = 0; i < ARRAY_SIZE(ops); i++)
 		ops[i].buf = aligned_alloc(4096, 128 * KIB);
 	while (batches--) {
@@ -309,6 +311,20 @@ static void snap_rename(struct recorder *r, unsigned index)
 	block_snapshot_update(r->b, &info, &w.op);
 	load_run(r, 1);
 	snap_wait(r->f, &w);
+}
+
+void load_quiet(struct recorder *r)
+{
+	r->quiet = true;
+	load_snap_make(r, -1);
+	load_snap_make(r, 1);
+	snap_abort(r);
+	snap_rename(r, 1);
+	load_snap_delete(r, 1);
+	load_snap_apply(r, 0);
+	load_snap_apply(r, 1);
+	load_snap_delete(r, 0);
+	load_snap_delete(r, 0);
 }
 
 static void random_size(struct recorder *r)

@@ -14,6 +14,8 @@ void load_snap_apply(struct recorder *r, unsigned index);
 void load_resize(struct recorder *r, uint64_t bytes);
 /* One of each in a set order. */
 void load_snapshots(struct recorder *r);
+/* Nothing else happens to the image: made, given up, renamed, deleted, applied. */
+void load_quiet(struct recorder *r);
 /* `steps` of anything, at random. fixed_size: no other sizes. */
 void load_random(struct recorder *r, unsigned steps, bool fixed_size, bool no_snapshots);
 

@@ -43,6 +43,7 @@ struct recorder {
 	size_t n, cap, start; /* before `start` stands what was known at the beginning */
 	struct known_snap snaps[RECORD_SNAPS_MAX];
 	unsigned nsnaps;
+	bool quiet; /* no guest writes: what is not marked has no leaks */
 };
 
 /* The image `img` as it is now is the beginning: disk and snapshots are read. From then on all is

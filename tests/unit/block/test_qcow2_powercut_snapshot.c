@@ -25,6 +25,23 @@ static void test_snapshots_extended(void **state)
 	(void)state;
 }
 
+/* Made, given up, renamed, applied, deleted: each leaves nothing behind that stays. */
+static void test_quiet(void **state)
+{
+	powercut_quiet("qemu-img create -q -f qcow2 -o cluster_size=4k img 1M && "
+		"qemu-io -c 'write -q -P 3 0 700k' img && qemu-img snapshot -c one img && "
+		"qemu-io -c 'write -q -P 4 300k 200k' img", 15);
+	(void)state;
+}
+
+static void test_quiet_512(void **state)
+{
+	powercut_quiet("qemu-img create -q -f qcow2 -o cluster_size=512,refcount_bits=8 img 1M && "
+		"qemu-io -c 'write -q -P 3 0 100k' img && qemu-img snapshot -c one img && "
+		"qemu-io -c 'write -q -P 4 30k 20k' img", 16);
+	(void)state;
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -32,6 +49,8 @@ int main(void)
 		cmocka_unit_test(test_snapshots_4k),
 		cmocka_unit_test(test_snapshots_512),
 		cmocka_unit_test(test_snapshots_extended),
+		cmocka_unit_test(test_quiet),
+		cmocka_unit_test(test_quiet_512),
 	};
 
 	alarm(120 * TEST_SLOW);
