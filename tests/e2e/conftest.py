@@ -65,6 +65,12 @@ def guest():
     return path
 
 
+def until(true):
+    """Comes true. That it does not is for the test's time limit to tell: a slow machine may take long."""
+    while not true():
+        time.sleep(0.01)
+
+
 class QmpError(Exception):
     def __init__(self, error):
         super().__init__(f"{error['class']}: {error['desc']}")
@@ -186,7 +192,7 @@ class Daemon:
     def start(self):
         with open(self.log, "ab") as log:
             self.proc = subprocess.Popen(self.command(), env=self.env, stderr=log)
-        end = time.monotonic() + 15
+        end = time.monotonic() + 50
         while time.monotonic() < end:
             assert self.proc.poll() is None, f"cairnd ended: {self.log.read_text()}"
             try:
@@ -200,7 +206,7 @@ class Daemon:
 
     def stop(self, sig=signal.SIGTERM):
         self.proc.send_signal(sig)
-        return self.proc.wait(15)
+        return self.proc.wait(50)
 
     def qmp(self, **kwargs):
         q = Qmp(self.socket, **kwargs)
@@ -234,7 +240,27 @@ class Daemon:
             keys["boot"] = {"kernel": "kernel", "cmdline": cmdline}
         self.cairn("define", self.write(name, **keys))
 
-    def wait(self, name, state, timeout=15):
+    def children(self):
+        """The VM processes that it has begun and not seen end; and those on images."""
+        pids = []
+        with open(f"/proc/{self.proc.pid}/task/{self.proc.pid}/children") as f:
+            for pid in f.read().split():
+                try:
+                    with open(f"/proc/{pid}/comm") as comm:
+                        # It has children of its own program, which open files.
+                        pids += [int(pid)] if comm.read() != "cairnd\n" else []
+                except OSError:
+                    pass  # it is gone
+        return pids
+
+    def kept(self, name):
+        """What its state folder says of a VM; it is written behind."""
+        try:
+            return json.loads((self.state / "vms" / name / "state.json").read_text())
+        except FileNotFoundError:
+            return {}
+
+    def wait(self, name, state, timeout=50):
         self.cairn("wait", name, "--for", state, "--timeout", str(timeout))
 
     def info(self, name):

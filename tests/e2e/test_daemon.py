@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from conftest import BUILD, FAKE_VM, Daemon, QmpError
+from conftest import BUILD, FAKE_VM, Daemon, QmpError, until
 
 
 def pid_of(daemon, name):
@@ -62,7 +62,7 @@ def test_a_start_that_fails(fake, how, cls, words):
     assert info["state"] == "shut off" and info["reason"] == "failed" and words in info["detail"]
     q.run("vm-start", vm="ok")
     # And it can be tried again, as soon as the old process is gone.
-    time.sleep(0.1)
+    until(lambda: fake.children() == [fake.info("ok")["pid"]])
     with pytest.raises(QmpError) as e:
         q.run("vm-start", vm="vm1")
     assert e.value.cls == cls
@@ -87,7 +87,7 @@ def test_destroy_ends_a_start_that_hangs(fake):
     fake.define("vm1", cmdline="silent-at-config")
     starter, q = fake.qmp(), fake.qmp()
     starter.send(b'{"execute":"vm-start","arguments":{"vm":"vm1"}}')
-    time.sleep(0.2)
+    until(fake.children)
     # Queries are answered meanwhile, and what excludes a start says so.
     assert q.run("vm-info", vm="vm1")["state"] == "shut off"
     for command in ("vm-start", "vm-undefine"):
@@ -103,7 +103,7 @@ def test_a_client_that_leaves_during_its_start(fake):
     fake.define("vm1", cmdline="silent-at-config")
     q = fake.qmp()
     q.send(b'{"execute":"vm-start","arguments":{"vm":"vm1"}}')
-    time.sleep(0.1)
+    until(fake.children)
     q.close()
     other = fake.qmp()
     other.run("vm-destroy", vm="vm1")
@@ -153,9 +153,8 @@ def test_ends(fake, how, state, reason, word):
     if "exit" in how:
         assert info["value"] == 42 and info["exit-status"] == 42
     if word != "preserved":
-        time.sleep(0.3)  # it is written by a thread of its own
-        kept = json.loads((fake.state / "vms/vm1/state.json").read_text())
-        assert kept["version"] == 1 and kept["state"] == word and kept["reason"] == reason
+        until(lambda: fake.kept("vm1").get("state") == word)
+        assert fake.kept("vm1")["version"] == 1 and fake.kept("vm1")["reason"] == reason
 
 
 def test_a_preserved_crash_is_started_only_after_destroy(fake):
@@ -201,14 +200,13 @@ def test_time_limits(fake):
     suspender.send(b'{"execute":"vm-suspend","arguments":{"vm":"mute"}}')
     # What the daemon knows by itself is told, soon.
     assert q.run("vm-info", vm="mute")["state"] == "running"
-    assert 0.5 < time.monotonic() - begin < 5
+    assert 0.5 < time.monotonic() - begin < 9
     e = suspender.answer()["error"]
     assert e["class"] == "Timeout" and "did not answer in time" in e["desc"]
-    assert 9 < time.monotonic() - begin < 20
+    assert 9 < time.monotonic() - begin < 29
     e = starter.answer()["error"]
     assert e["class"] == "Timeout"
-    assert 29 < time.monotonic() - begin < 40
-    time.sleep(0.2)
+    assert 29 < time.monotonic() - begin
     assert q.run("vm-info", vm="silent")["reason"] == "failed"
     assert q.run("vm-info", vm="mute")["state"] == "running"
     q.run("vm-destroy", vm="mute")
@@ -258,7 +256,6 @@ def test_vms_outlive_their_daemon(fake, sig):
     fake.cairn("start", "vm1", "vm2")
     fake.cairn("suspend", "vm2")
     pids = [pid_of(fake, "vm1"), pid_of(fake, "vm2")]
-    time.sleep(0.1)
     fake.stop(sig)
     assert not any(map(gone, pids))
     fake.start()
@@ -285,7 +282,6 @@ def test_an_end_while_no_daemon_runs(fake, how, state):
     fake.define("vm1", cmdline=how)
     fake.cairn("start", "vm1")
     pid = pid_of(fake, "vm1")
-    time.sleep(0.1)
     fake.stop(signal.SIGKILL)
     while not gone(pid):
         time.sleep(0.01)
@@ -325,22 +321,18 @@ def test_socket_is_private(fake):
     assert os.stat(fake.state / "vms").st_mode & 0o777 == 0o700
 
 
-def test_a_stranger_learns_nothing(fake):
-    if os.geteuid():
-        pytest.skip("needs root, to be somebody else")
-    fake.define("secret")
+def test_a_stranger_learns_nothing(shared):
+    shared.define("secret")
     # Let in by mistake: the socket's mode is not the only guard.
-    os.chmod(fake.socket, 0o666)
-    for d in [fake.tmp, *fake.tmp.parents][:4]:
-        os.chmod(d, os.stat(d).st_mode | 0o011)
+    os.chmod(shared.socket, 0o666)
     script = (
         "import socket, sys\n"
-        f"s = socket.socket(socket.AF_UNIX); s.connect({fake.socket!r}); s.settimeout(5); s.recv(9999)\n"
+        f"s = socket.socket(socket.AF_UNIX); s.connect({shared.socket!r}); s.settimeout(20); s.recv(9999)\n"
         "s.sendall(b'{\"execute\":\"qmp_capabilities\"}'); s.recv(9999)\n"
         "for c in sys.argv[1:]:\n"
         "    s.sendall(b'{\"execute\":\"' + c.encode() + b'\",\"arguments\":{\"vm\":\"secret\"}}')\n"
         "    print(s.recv(9999).decode().strip())\n")
-    names = [c["name"] for c in fake.qmp().run("query-commands") if c["name"].startswith("vm-")]
+    names = [c["name"] for c in shared.qmp().run("query-commands") if c["name"].startswith("vm-")]
     names.remove("vm-list")
     r = subprocess.run(["/usr/bin/python3", "-c", script, *names], user=65534,
                        group=65534, extra_groups=[], capture_output=True, text=True, timeout=20)
@@ -460,8 +452,7 @@ def test_fds_do_not_leak(fake):
     for _ in range(20):
         fake.cairn("start", "vm1")
         fake.cairn("destroy", "vm1")
-    time.sleep(0.2)
-    assert len(os.listdir(fds)) <= before + 1
+    until(lambda: len(os.listdir(fds)) <= before + 1)
     # And a VM's process holds nothing of the daemon's.
     fake.cairn("start", "vm1")
     links = [os.readlink(f"/proc/{pid_of(fake, 'vm1')}/fd/{f}")
@@ -700,7 +691,7 @@ def as_nobody(fake, *commands, group=NOBODY, groups=()):
     """The answers that user gets to [command, args], and the events that come meanwhile."""
     script = (
         "import json, socket, sys\n"
-        f"s = socket.socket(socket.AF_UNIX); s.connect({fake.socket!r}); s.settimeout(10)\n"
+        f"s = socket.socket(socket.AF_UNIX); s.connect({fake.socket!r}); s.settimeout(20)\n"
         "f = s.makefile(); f.readline()\n"
         "for c, a in [['qmp_capabilities', {}]] + json.loads(sys.argv[1]):\n"
         "    s.sendall(json.dumps({'execute': c, 'arguments': a}).encode())\n"
@@ -710,7 +701,7 @@ def as_nobody(fake, *commands, group=NOBODY, groups=()):
         "    print(line.strip())\n")
     r = subprocess.run(["/usr/bin/python3", "-c", script, json.dumps(commands)], user=NOBODY,
                        group=group, extra_groups=list(groups), capture_output=True, text=True,
-                       timeout=20)
+                       timeout=50)
     assert not r.stderr, r.stderr
     return [json.loads(line) for line in r.stdout.splitlines()[1:]]
 
@@ -813,7 +804,7 @@ def test_events_only_of_what_one_may_see(shared):
     shared.cairn("grant", "viewer", "mine", "--user", "nobody")
     script = (
         "import socket\n"
-        f"s = socket.socket(socket.AF_UNIX); s.connect({shared.socket!r}); s.settimeout(10)\n"
+        f"s = socket.socket(socket.AF_UNIX); s.connect({shared.socket!r}); s.settimeout(20)\n"
         "f = s.makefile(); f.readline()\n"
         "s.sendall(b'{\"execute\":\"qmp_capabilities\"}')\n"
         "print(f.readline(), flush=True)\n"

@@ -208,15 +208,14 @@ def test_convert_chain(box):
 
 
 def test_convert_is_sparse(box):
-    box.qemu("create", "-q", "-f", "raw", "src", "2G")
-    box.io("src", "write -P 5 1G 64k", fmt="raw")
-    begin = time.monotonic()
+    # Who reads or writes all of it does not come to an end in time.
+    box.qemu("create", "-q", "-f", "raw", "src", "2T")
+    box.io("src", "write -P 5 1T 64k", fmt="raw")
     box.img("convert", "-f", "raw", "-O", "qcow2", "src", "a")
     box.img("convert", "a", "back")
-    assert time.monotonic() - begin < 10
-    assert (box.path / "a").stat().st_size < 2 * MIB
+    assert (box.path / "a").stat().st_size < 4 * MIB
     assert (box.path / "back").stat().st_blocks * 512 < MIB
-    run("cmp", "src", "back", cwd=box.path)
+    box.qemu("compare", "-f", "raw", "-F", "raw", "src", "back")
 
 
 def test_convert_changes_nothing_on_failure(box):
@@ -241,7 +240,7 @@ def test_convert_interrupted(box):
             f.write(os.urandom(MIB // 4) * 4)
     p = subprocess.Popen([IMG, "convert", "-f", "raw", "-O", "qcow2", "src", "a"], cwd=box.path,
                          stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + TIMEOUT
     while not list(box.path.glob("a.part-*")) and p.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
     p.send_signal(signal.SIGINT)

@@ -365,7 +365,7 @@ def test_convert_compressed_interrupted(box):
             f.write(os.urandom(MIB // 4) * 4)
     p = subprocess.Popen([IMG, "convert", "-c", "-f", "raw", "-O", "qcow2", "src", "a"], cwd=box.path,
                          stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + TIMEOUT
     while not list(box.path.glob("a.part-*")) and p.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
     p.send_signal(signal.SIGINT)

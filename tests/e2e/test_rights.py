@@ -4,11 +4,10 @@ import json
 import os
 import signal
 import subprocess
-import time
 
 import pytest
 
-from conftest import QmpError
+from conftest import QmpError, until
 from test_daemon import NOBODY, allowed, as_nobody, shared  # noqa: F401
 
 
@@ -129,7 +128,7 @@ def test_a_restored_vm_is_its_restorers(shared, files, tmp_path):  # noqa: F811
     os.chown(state, NOBODY, NOBODY)
     script = (
         "import json, socket, sys\n"
-        f"s = socket.socket(socket.AF_UNIX); s.connect({shared.socket!r}); s.settimeout(10)\n"
+        f"s = socket.socket(socket.AF_UNIX); s.connect({shared.socket!r}); s.settimeout(20)\n"
         "f = s.makefile(); f.readline()\n"
         "s.sendall(b'{\"execute\":\"qmp_capabilities\"}'); f.readline()\n"
         f"fd = open({str(state)!r}, 'rb')\n"
@@ -137,7 +136,7 @@ def test_a_restored_vm_is_its_restorers(shared, files, tmp_path):  # noqa: F811
         " json.loads(sys.argv[1])}}).encode()], [fd.fileno()])\n"
         "print(f.readline().strip())\n")
     r = subprocess.run(["/usr/bin/python3", "-c", script, json.dumps(d)], user=NOBODY, group=NOBODY,
-                       extra_groups=[], capture_output=True, text=True, timeout=20)
+                       extra_groups=[], capture_output=True, text=True, timeout=50)
     assert refused(json.loads(r.stdout), "disks[0].path"), r.stderr
     with pytest.raises(QmpError):
         shared.qmp().run("vm-info", vm="w")
@@ -180,6 +179,5 @@ def test_nothing_is_left_of_opening(shared, files):  # noqa: F811
     for i in range(5):
         assert "return" in define(shared, f"v{i}", files / "mine.raw")
         assert "error" in define(shared, f"v{i}", files / "roots.raw")
-    time.sleep(0.1)
-    assert open(f"{proc}/task/{shared.proc.pid}/children").read() == ""
-    assert len(os.listdir(f"{proc}/fd")) <= before + 1
+    until(lambda: not open(f"{proc}/task/{shared.proc.pid}/children").read())
+    until(lambda: len(os.listdir(f"{proc}/fd")) <= before + 1)

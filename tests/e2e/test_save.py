@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from conftest import BUILD, QmpError
+from conftest import BUILD, QmpError, until
 
 
 def run_with_fd(q, command, fd, **args):
@@ -29,8 +29,7 @@ def kept(fake, name, vm="vm1"):
 
 
 def wait_gone(pid):
-    while os.path.exists(f"/proc/{pid}/exe"):
-        time.sleep(0.02)
+    until(lambda: not os.path.exists(f"/proc/{pid}/exe"))
 
 
 def jobs(fake):
@@ -189,7 +188,7 @@ def test_a_start_that_fails_keeps_the_managed_save(fake):
     assert fake.cairn("domstate", "vm1").stdout == "saved\n"
     fake.define("vm1", cmdline="kill-at-config")
     fake.cairn("start", "vm1", ok=1)
-    time.sleep(0.1)
+    until(lambda: not fake.children())
     assert fake.cairn("domstate", "vm1").stdout == "saved\n"
     assert kept(fake, "managed.save") and not kept(fake, "managed.save.used")
     fake.define("vm1")
@@ -214,7 +213,7 @@ def test_kill_of_the_daemon_while_saved(fake):
     fake.define("vm1")
     fake.cairn("start", "vm1")
     fake.cairn("managedsave", "vm1", "--paused")
-    time.sleep(0.1)
+    until(lambda: fake.kept("vm1").get("state") == "saved")
     fake.stop(signal.SIGKILL)
     fake.start()
     assert fake.cairn("domstate", "vm1").stdout == "saved\n"
@@ -396,7 +395,6 @@ def test_a_vm_that_dies_while_it_is_saved(fake, sig):
     q.event("JOB_STATUS_CHANGE", id=id, status="concluded")
     assert q.run("query-jobs", id=id)[0]["error"]
     assert fake.info("vm1")["word"] == ("crashed" if sig == signal.SIGKILL else "shutoff")
-    time.sleep(0.1)
     assert not kept(fake, "managed.save") and not kept(fake, "managed.save.tmp")
 
 
@@ -407,7 +405,7 @@ def terminal(fake, *args):
     return pid, fd
 
 
-def read_until(fd, want, seconds=10):
+def read_until(fd, want, seconds=50):
     got, end = b"", time.monotonic() + seconds
     while want not in got:
         assert select.select([fd], [], [], max(0, end - time.monotonic()))[0], got
@@ -490,6 +488,18 @@ class Console:
         return got
 
 
+def ready(q):
+    """The guest listens: it has said so."""
+    q.run("vm-console", vm="vm1")
+    with socket.socket(fileno=q.fds.pop()) as s:
+        s.settimeout(30)
+        got = b""
+        while b"interp" not in got:
+            data = s.recv(65536)
+            assert data, got
+            got += data
+
+
 FILLS = [(f"{gpa:#x} 0x300000 {seed}") for seed, gpa in enumerate((0x800000, 0x1000000, 0x1800000))]
 
 
@@ -498,8 +508,8 @@ def filled(daemon, kvm, guest):
     """A real VM whose memory is a function of address and seed."""
     daemon.define("vm1", boot={"kernel": guest("interp.elf")}, debug_exit=True)
     daemon.cairn("start", "vm1")
-    time.sleep(0.2)
     q = daemon.qmp()
+    ready(q)
     c = Console(q, "vm1")
     for f in FILLS:
         c.command("fill " + f)
@@ -551,7 +561,7 @@ def test_a_damaged_state_is_refused(daemon, filled, tmp_path):
         r = daemon.cairn("restore", str(f), ok=None)
         assert r.returncode != 0 and r.stderr.startswith("error: Failed to restore domain from")
         assert daemon.info("vm1")["state"] == "shut off"
-    time.sleep(0.2)
+    until(lambda: not daemon.children())
     f.write_bytes(good)
     daemon.cairn("restore", str(f))
     check(filled)

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from conftest import QmpError
+from conftest import QmpError, until
 
 HOUR = 3600
 NAME = re.compile(r"auto-\d{4}-\d\d-\d\dT\d\d:\d\dZ(-\d+)?")
@@ -46,13 +46,6 @@ def miss(fake, seconds):
     state["schedule"].update(last_s=int(time.time()) - seconds, outcome="")
     path.write_text(json.dumps(state))
     fake.start()
-
-
-def until(true):
-    end = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def until_run(fake, outcome):

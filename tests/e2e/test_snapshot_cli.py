@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from conftest import QmpError
+from conftest import QmpError, until
 
 
 def define(fake, name="vm1", cmdline=None, size=1 << 20):
@@ -341,11 +341,9 @@ def test_work_on_a_vm_that_is_off_excludes_its_start(fake):
 
 def child(daemon):
     """The process that the daemon has just begun."""
-    while True:
-        pids = open(f"/proc/{daemon.proc.pid}/task/{daemon.proc.pid}/children").read().split()
-        if pids:
-            return int(pids[0])
-        time.sleep(0.01)
+    pids = []
+    until(lambda: pids.extend(daemon.children()) or pids)
+    return pids[0]
 
 
 def is_there(pid):
@@ -432,7 +430,6 @@ def test_a_real_vm_that_is_off(daemon, kvm, guest, tmp_path):
                   disks=[{"path": disk, "format": "qcow2"}])
     daemon.cairn("snapshot-create-as", "vm1", "off")
     daemon.cairn("start", "vm1")
-    time.sleep(0.2)
     daemon.cairn("snapshot-create-as", "vm1", "on", "a line")
     daemon.cairn("destroy", "vm1")
     rows = json.loads(daemon.cairn("snapshot-list", "vm1", "--format", "json").stdout)
