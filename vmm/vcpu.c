@@ -31,6 +31,8 @@
 #define EFER_LMA (1ULL << 10)
 #define APIC_BASE_ENABLED 0xfee00800ULL /* xAPIC at its usual address */
 #define APIC_BASE_BOOT_CPU (1ULL << 8)
+#define MSI_ADDRESS 0xfee00000u /* and the APIC's id from bit 12 on */
+#define MSI_DATA_NMI (4u << 8)
 #define MSR_IA32_MISC_ENABLE 0x1a0
 #define MISC_ENABLE_FAST_STRING 1ULL
 #define MSR_MTRR_DEF_TYPE 0x2ff
@@ -189,10 +191,15 @@ void vcpus_unpoison(struct vcpus *s)
 	atomic_store(&s->poisoned, false);
 }
 
+/* As a message to each local APIC: KVM_NMI would wait until the vCPU is back from KVM_RUN, and one
+ * that sleeps in there does not come. (SDM volume 3, "Message Signalled Interrupts": delivery mode 100 is NMI.) */
 void vcpus_nmi(struct vcpus *s)
 {
-	for (unsigned i = 0; i < s->cfg.count; i++)
-		kvm_ioctl(s->vcpu[i].fd, KVM_NMI, 0);
+	for (unsigned i = 0; i < s->cfg.count; i++) {
+		struct kvm_msi msi = { .address_lo = MSI_ADDRESS | i << 12, .data = MSI_DATA_NMI };
+
+		kvm_ioctl(s->cfg.kvm->vm_fd, KVM_SIGNAL_MSI, &msi);
+	}
 }
 
 /* ---- making and ending ---- */

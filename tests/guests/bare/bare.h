@@ -84,6 +84,7 @@ void ap_main(uint64_t apic_id) __attribute__((noreturn));
 #define GSI_SCI 9
 #define VECTOR_TIMER 0x40
 #define VECTOR_MSI 0x50
+#define VECTOR_NMI 2
 #define VECTOR_SPURIOUS 0xff
 
 /* How often each vector has come. */

@@ -270,7 +270,7 @@ void trap(struct trap_frame *f)
 	if (f->vector == 6 && f->rip == (uint64_t)kcall_gate) {
 		f->rip += 2;
 		f->rax = ((uint64_t(*)(uint64_t))f->rdi)(f->rsi);
-	} else if (f->vector < 32 && f->vector != 2) {
+	} else if (f->vector < 32 && f->vector != VECTOR_NMI) {
 		exception(f);
 	} else if (f->vector >= 32 && f->vector != VECTOR_SPURIOUS) {
 		interrupt_before_halt(f);

@@ -197,7 +197,8 @@ static const char *cmd_wait(const struct args *a)
 static const char *cmd_irqs(const struct args *a)
 {
 	(void)a;
-	for (uint64_t v = 32; v < 256; v++)
+	/* No exceptions; an NMI is none. */
+	for (uint64_t v = VECTOR_NMI; v < 256; v = v < 32 ? 32 : v + 1)
 		if (irq_count[v])
 			print("vector=%x count=%u\n", v, irq_count[v]);
 	print("early=%u\n", irq_early);
