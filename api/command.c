@@ -9,6 +9,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/util.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -68,12 +69,27 @@ static void call_audit(struct call *c, struct json_object *answer)
 	audit_add(c->daemon->audit, line);
 }
 
+/* QEMU's classes are few, and programs may know no others. */
+static void class_as_qemu(struct json_object *answer)
+{
+	static const char *const known[] = { "GenericError", "CommandNotFound", "DeviceNotActive" };
+	struct json_object *error = js_get(answer, "error");
+	const char *class_name = error ? js_get_str(error, "class") : known[0];
+
+	for (size_t i = 0; i < ARRAY_SIZE(known); i++)
+		if (!strcmp(class_name, known[i]))
+			return;
+	js_put_str(error, "class", known[0]);
+}
+
 /* o and fd: taken. */
 static void call_answer(struct call *c, struct json_object *o, int fd)
 {
 	struct conn *conn = c->conn;
 
 	call_audit(c, o);
+	if (c->dialect == DIALECT_QEMU)
+		class_as_qemu(o);
 	if (c->has_id)
 		js_put(o, "id", json_object_get(c->id));
 	if (conn)
@@ -125,8 +141,7 @@ void call_fail(struct call *c, const struct err *e)
 		call_return(c, json_object_new_string(text));
 		return;
 	}
-	/* QEMU's own classes are few, and programs may know no others. */
-	call_fail_class(c, c->dialect == DIALECT_QEMU ? "GenericError" : err_class_name(e->cls), e->msg);
+	call_fail_class(c, err_class_name(e->cls), e->msg);
 }
 
 /* ---- checks ---- */
@@ -192,7 +207,7 @@ static const char *vm_concerned(const struct call *c)
 static void tell_denial(struct call *c)
 {
 	struct json_object *data = json_object_new_object();
-	const char *vm = js_get_str(c->args, "vm");
+	const char *vm = c->vm ? c->vm->def->name : js_get_str(c->args, "vm");
 	char name[VM_NAME_MAX + 1];
 
 	js_put_str(data, "command", c->command->name);
@@ -233,7 +248,6 @@ static int find_vm(struct call *c, struct err *e)
 {
 	const char *name;
 
-	c->vm = conn_vm(c->conn);
 	if (!c->vm && !(c->command->flags & COMMAND_CONCERNS_VM))
 		return 0;
 	name = js_get_str(c->args, "vm");
@@ -263,6 +277,7 @@ static struct call *call_new(struct daemon *d, struct conn *conn, struct json_ob
 	c->daemon = d;
 	c->conn = conn;
 	c->dialect = conn_dialect(conn);
+	c->vm = conn_vm(conn);
 	c->fd = -1;
 	c->started_ns = loop_now_ns();
 	c->uid = conn_uid(conn);

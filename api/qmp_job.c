@@ -87,6 +87,8 @@ static int check_args(struct call *c, bool vmstate, char tag[VM_SNAPSHOT_NAME_MA
 {
 	int r = c->vm->destroying ? vm_check_idle(c->vm, "do it", e) : arg_tag(c, tag, e);
 
+	if (!r && !*js_get_str(c->args, "job-id"))
+		r = err_set(e, -EINVAL, ERR_INVALID, "job-id: must not be empty");
 	if (!r)
 		r = check_devices(c, e);
 	if (!r && vmstate)
