@@ -90,6 +90,7 @@ static void header_encode(const struct vmstate_header *h, uint8_t b[VMSTATE_HEAD
 	store_le64(b + 72, h->realtime_ns);
 	store_le64(b + 80, h->layout.definition_offset);
 	store_le64(b + 88, h->definition_bytes);
+	store_le32(b + 96, h->definition_crc);
 	store_le32(b + HEADER_CRC_OFFSET, crc32c(0, b, HEADER_CRC_OFFSET));
 }
 
@@ -112,6 +113,7 @@ static int header_parse(const uint8_t *b, struct vmstate_header *h, struct err *
 	vmstate_layout_of(ram, &h->layout);
 	h->sections_bytes = load_le64(b + 24);
 	h->definition_bytes = load_le64(b + 88);
+	h->definition_crc = load_le32(b + 96);
 	if (load_le32(b + 12) != VMSTATE_BLOCK_BYTES || load_le64(b + 16) != SECTIONS_OFFSET ||
 		load_le64(b + 32) != h->layout.crc_offset || load_le64(b + 40) != h->layout.ram_offset ||
 		load_le64(b + 80) != h->layout.definition_offset || !h->sections_bytes ||
@@ -253,6 +255,7 @@ static int rest_write(struct vmstate_store *s, struct vmstate_header *h,
 	if (h->sections_bytes > VMSTATE_SECTIONS_MAX_BYTES ||
 		h->definition_bytes > VMSTATE_DEFINITION_MAX_BYTES)
 		return -E2BIG;
+	h->definition_crc = h->definition_bytes ? crc32c(0, src->definition, h->definition_bytes) : 0;
 	r = piece_write(s, SECTIONS_OFFSET, src->sections, h->sections_bytes);
 	if (!r)
 		r = piece_write(s, h->layout.definition_offset, src->definition, h->definition_bytes);
@@ -328,6 +331,11 @@ int vmstate_read_definition(struct vmstate_store *s, const struct vmstate_header
 	int r = h->definition_bytes
 		? piece_read(s, h->layout.definition_offset, h->definition_bytes, &p, e) : 0;
 
+	if (!r && h->definition_crc && h->definition_crc != crc32c(0, p, h->definition_bytes)) {
+		free(p);
+		return err_set(e, -EINVAL, ERR_CORRUPT,
+			"the definition in the saved state is damaged (checksum); use a copy of the file");
+	}
 	if (!r)
 		*ret = p;
 	return r;

@@ -14,6 +14,7 @@
  *                 72  u64    when it was taken, ns since the epoch
  *                 80  u64    where the definition begins
  *                 88  u64    bytes of definition (JSON; 0: none)
+ *                 96  u32    CRC32C of the definition; 0: of before it was kept
  *               4092  u32    CRC32C of bytes 0..4091
  *   4 KiB        sections (snapshot/state.h), at most 12 MiB
  *   12 MiB+4 KiB the definition, at most 1 MiB
@@ -67,6 +68,7 @@ struct vmstate_header {
 	struct vmstate_layout layout;
 	uint64_t sections_bytes;
 	uint64_t definition_bytes;
+	uint32_t definition_crc; /* 0: not known */
 	uint8_t uuid[16];
 	uint64_t realtime_ns;
 };
@@ -106,7 +108,8 @@ int vmstate_read_header(struct vmstate_store *s, struct vmstate_header *ret, str
 /* The sections; caller frees. */
 int vmstate_read_sections(struct vmstate_store *s, const struct vmstate_header *h, uint8_t **ret,
 	struct err *e);
-/* The definition with a NUL behind it, NULL when there is none; caller frees. */
+/* The definition with a NUL behind it, NULL when there is none; caller frees. -EINVAL (ERR_CORRUPT)
+ * when it is not what was written. */
 int vmstate_read_definition(struct vmstate_store *s, const struct vmstate_header *h, char **ret,
 	struct err *e);
 /* Checksums of all RAM blocks; caller frees. */

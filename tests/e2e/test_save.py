@@ -554,7 +554,7 @@ def test_a_damaged_state_is_refused(daemon, filled, tmp_path):
     f = tmp_path / "saved.vm"
     daemon.cairn("save", "vm1", str(f))
     good = f.read_bytes()
-    for at in (100, 4200, 5000):  # header, sections
+    for at in (100, 4200, 5000, (12 << 20) + 4200):  # header, sections, the definition
         bad = bytearray(good)
         bad[at] ^= 0x10
         f.write_bytes(bad)

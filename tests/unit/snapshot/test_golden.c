@@ -191,7 +191,7 @@ static void test_every_byte_counts(void **state)
 		assert_int_equal(pread(g.file.fd, &good, 1, (off_t)at), 1);
 		bad = good ^ (uint8_t)(1u << i % 8);
 		assert_int_equal(pwrite(g.file.fd, &bad, 1, (off_t)at), 1);
-		/* The definition has no checksum: JSON is checked by who reads it. */
+		/* Here the definition has no checksum yet: JSON is checked by who reads it. */
 		if (read_all(&g, &h, list, sizeof(list), ram) == 0 &&
 			!range_inside(at - h.layout.definition_offset, 1, h.definition_bytes))
 			fail_msg("byte 0x%" PRIx64 " does not count", at);

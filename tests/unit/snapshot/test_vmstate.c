@@ -190,6 +190,26 @@ static void test_a_damaged_block_is_named(void **state)
 	free(crcs);
 }
 
+static void test_a_damaged_definition_is_refused(void **state)
+{
+	struct fixture *f = *state;
+	struct vmstate_header h;
+	char *definition;
+	struct err e = { 0 };
+
+	assert_int_equal(save(f, NULL, NULL), 0);
+	assert_int_equal(vmstate_read_header(&f->file.store, &h, NULL), 0);
+	assert_int_equal(pwrite(f->file.fd, "y", 1, (off_t)(h.layout.definition_offset + 9)), 1);
+	assert_int_equal(vmstate_read_definition(&f->file.store, &h, &definition, &e), -EINVAL);
+	assert_int_equal(e.cls, ERR_CORRUPT);
+	/* One of before there was a checksum is read as it is. */
+	header_poke(f, 96, 0, 4);
+	assert_int_equal(vmstate_read_header(&f->file.store, &h, NULL), 0);
+	assert_int_equal(vmstate_read_definition(&f->file.store, &h, &definition, NULL), 0);
+	assert_string_equal(definition, "{\"name\":\"y\"}");
+	free(definition);
+}
+
 static int stop_at_once(void *opaque, uint64_t done, uint64_t total)
 {
 	(void)opaque;
@@ -217,6 +237,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_every_bit_of_the_header_counts, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_impossible_headers, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_damaged_block_is_named, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_a_damaged_definition_is_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_cancelled_is_no_state, setup, teardown),
 	};
 
