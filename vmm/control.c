@@ -308,7 +308,7 @@ static void fork_request(struct control *c, struct channel_msg *m)
 	int r;
 
 	c->work_seq = m->head.seq;
-	r = m->nfds ? vm_fork(c->vm, c->worker, m->fds[0], create_over, c, &e) :
+	r = m->nfds ? vm_fork(c->vm, c->worker, m->body, m->fds, m->nfds, create_over, c, &e) :
 		err_set(&e, -EINVAL, ERR_INVALID, "a fork needs a file");
 	m->nfds = 0; /* taken */
 	if (r < 0) {

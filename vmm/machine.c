@@ -31,6 +31,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define DISK_LOOP_ENTRIES 256
@@ -152,6 +153,17 @@ static int board_devices_new(struct machine *m, struct err *e)
 	return r;
 }
 
+/* Before the block layer has the fd. */
+static void disk_identify(struct machine_disk *d, int fd)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return;
+	d->image_dev = st.st_dev;
+	d->image_ino = st.st_ino;
+}
+
 static int disk_open(const struct vm_disk *c, struct machine_disk *d, int *fds, struct err *e)
 {
 	struct block_layer layers[VM_DISK_LAYERS_MAX];
@@ -160,6 +172,7 @@ static int disk_open(const struct vm_disk *c, struct machine_disk *d, int *fds, 
 	int r;
 
 	d->id = c->id;
+	disk_identify(d, fds[c->fd[0]]);
 	for (unsigned i = 0; i < c->nlayers; i++)
 		layers[i] = (struct block_layer){ .fd = fds[c->fd[i]], .format = c->format[i],
 			.data_fd = c->data_fd[i] == VM_NO_FD ? 0 : fds[c->data_fd[i]] };

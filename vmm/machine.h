@@ -14,6 +14,7 @@
 #include "vmm/vm_msg.h"
 
 #include <pthread.h>
+#include <sys/types.h>
 
 struct block;
 struct bus;
@@ -38,6 +39,8 @@ struct machine_listener {
 /* A disk has a loop and a thread of its own: no I/O on a vCPU's thread. */
 struct machine_disk {
 	const char *id; /* "vda" */
+	dev_t image_dev; /* its image's */
+	ino_t image_ino;
 	struct block *block;
 	struct loop *loop;
 	struct device *dev;

@@ -4,6 +4,7 @@
 #include "base/loop.h"
 #include "base/util.h"
 #include "snapshot/pager.h"
+#include "vmm/fork_disks.h"
 #include "vmm/machine_state.h"
 #include "vmm/vm_snapshot_impl.h"
 
@@ -19,6 +20,7 @@ struct fork_job {
 	bool stopped; /* by us: to be let go on */
 	uint64_t stopped_ns;
 	struct state_writer sections;
+	struct fork_disks disks;
 };
 
 /* ---- the source ---- */
@@ -27,6 +29,7 @@ static void fork_free(struct fork_job *x)
 {
 	state_writer_done(&x->sections);
 	close(x->state_fd);
+	fork_disks_done(&x->disks);
 	free(x);
 }
 
@@ -73,9 +76,33 @@ static void write_run(struct work *w)
 {
 	struct fork_job *x = container_of(w, struct fork_job, j.work);
 
-	x->j.r = memory_own(&x->j.m->mem, &x->j.e);
+	x->j.r = fork_disks_copy(&x->disks, x->j.m, &x->j.e);
+	if (!x->j.r)
+		x->j.r = memory_own(&x->j.m->mem, &x->j.e);
 	if (!x->j.r)
 		x->j.r = state_write(x);
+}
+
+/* The guest runs. */
+static void spread_run(struct work *w)
+{
+	struct fork_job *x = container_of(w, struct fork_job, j.work);
+
+	x->j.r = fork_disks_spread(&x->disks, &x->j.e);
+}
+
+static void fork_done(struct work *w)
+{
+	struct fork_job *x = container_of(w, struct fork_job, j.work);
+	struct vmsnap_job *j = &x->j;
+
+	j->result.total_ns = loop_now_ns() - x->stopped_ns;
+	if (!j->r)
+		log_info(NULL, "state for clones taken: pause %llu us, %llu KiB of memory",
+			(unsigned long long)j->result.pause_ns / 1000,
+			(unsigned long long)j->result.ram_bytes_written / 1024);
+	vmsnap_job_finish(j);
+	fork_free(x);
 }
 
 static void write_done(struct work *w)
@@ -87,13 +114,14 @@ static void write_done(struct work *w)
 		machine_resume(j->m);
 	if (x->stopped)
 		j->result.pause_ns = loop_now_ns() - x->stopped_ns;
-	j->result.total_ns = loop_now_ns() - x->stopped_ns;
-	if (!j->r)
-		log_info(NULL, "state for clones taken: pause %llu us, %llu KiB of memory",
-			(unsigned long long)j->result.pause_ns / 1000,
-			(unsigned long long)j->result.ram_bytes_written / 1024);
-	vmsnap_job_finish(j);
-	fork_free(x);
+	if (j->r < 0 || !x->disks.nfds) {
+		fork_done(w);
+		return;
+	}
+	vm_work_set_live(j->vm);
+	j->work.run = spread_run;
+	j->work.done = fork_done;
+	worker_submit(j->worker, j->m->host.loop, &j->work);
 }
 
 static void freeze(struct work *w)
@@ -119,7 +147,7 @@ static void freeze(struct work *w)
 	worker_submit(j->worker, j->m->host.loop, &j->work);
 }
 
-static int fork_check(struct machine *m, struct err *e)
+static int fork_check(const struct machine *m, const struct fork_disks *d, struct err *e)
 {
 	if (m->cfg.images_only)
 		return err_set(e, -EBUSY, ERR_WRONG_STATE, "the VM is off; start it first");
@@ -127,25 +155,29 @@ static int fork_check(struct machine *m, struct err *e)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
 			"memory in huge pages cannot be shared with clones; set \"hugepages\": false and "
 			"start the VM anew");
-	for (unsigned i = 0; i < m->ndisks; i++)
-		if (!m->cfg.disks[i].read_only)
-			return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-				"disk %s is written to, and two VMs cannot write to one image", m->disks[i].id);
-	return 0;
+	return fork_disks_check(d, m, e);
 }
 
-int vm_fork(struct vm *vm, struct worker *w, int state_fd, vm_snapshot_done_fn *done, void *opaque,
-	struct err *e)
+int vm_fork(struct vm *vm, struct worker *w, const struct vm_fork *f, const int *fds, unsigned nfds,
+	vm_snapshot_done_fn *done, void *opaque, struct err *e)
 {
 	struct machine *m = vm_machine(vm);
-	int r = fork_check(m, e);
-	struct fork_job *x = r < 0 ? NULL : vmsnap_job_new(sizeof(*x), vm, w, "fork", e);
+	struct fork_disks disks = { .nfds = nfds - 1, .copies = f->copies, .step = fork_step };
+	struct fork_job *x = NULL;
+	int r;
 
+	memcpy(disks.fds, fds + 1, (nfds - 1) * sizeof(*fds));
+	r = fork_check(m, &disks, e);
+	if (!r)
+		x = vmsnap_job_new(sizeof(*x), vm, w, "fork", e);
 	if (!x) {
-		close(state_fd);
+		fork_disks_done(&disks);
+		close(fds[0]);
 		return r < 0 ? r : -EBUSY;
 	}
-	x->state_fd = state_fd;
+	x->state_fd = fds[0];
+	x->disks = disks;
+	x->disks.opaque = x;
 	x->j.done = done;
 	x->j.opaque = opaque;
 	x->j.work.run = wait_run;

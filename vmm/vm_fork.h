@@ -14,10 +14,10 @@ struct machine;
 struct vm;
 struct worker;
 
-/* state_fd: empty, in memory; taken. Of the result, pause, total and ram_bytes_written are
+/* fds: nfds, as VM_MSG_FORK says; taken. Of the result, pause, total and ram_bytes_written are
  * filled in. */
-int vm_fork(struct vm *vm, struct worker *w, int state_fd, vm_snapshot_done_fn *done, void *opaque,
-	struct err *e);
+int vm_fork(struct vm *vm, struct worker *w, const struct vm_fork *f, const int *fds, unsigned nfds,
+	vm_snapshot_done_fn *done, void *opaque, struct err *e);
 
 /* In a clone, in place of machine_restore(). fd: taken. */
 int machine_load_fork(struct machine *m, int fd, struct err *e);

@@ -28,7 +28,7 @@ const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_SNAPSHOT_DELETE] = ROW(struct vm_snapshot_name, 0),
 	[VM_MSG_SNAPSHOT_SET] = ROW(struct vm_snapshot_set, 0),
 	[VM_MSG_SNAPSHOT_SIZE] = ROW(struct vm_snapshot_name, 0),
-	[VM_MSG_FORK] = { .fds_max = 1, .known = true },
+	[VM_MSG_FORK] = ROW(struct vm_fork, CHANNEL_FDS_MAX),
 };
 
 const struct channel_type vm_msg_from_vm[VM_MSG_TYPE_COUNT] = {

@@ -54,8 +54,10 @@ enum vm_msg_type {
 	VM_MSG_SNAPSHOT_SET = 18,    /* struct vm_snapshot_set: rename, describe, tag */
 	VM_MSG_SNAPSHOT_SIZE = 21,   /* struct vm_snapshot_name; answered by VM_MSG_SNAPSHOTS: that one,
 				      * with own_bytes */
-	VM_MSG_FORK = 22,	     /* 1 fd: an empty file in memory for what clones begin with, a state as
-				      * VM_MSG_SAVE's. The VM goes on; answered by VM_MSG_SNAPSHOT_DONE */
+	VM_MSG_FORK = 22,	     /* struct vm_fork: what clones begin with. The VM goes on; answered by
+				      * VM_MSG_SNAPSHOT_DONE. fds: an empty file in memory for a state as
+				      * VM_MSG_SAVE's; then for each writable disk, in order, its image, for
+				      * reading, and `copies` empty files that become what it is */
 	/* answers */
 	VM_MSG_REPLY = 16, /* struct vm_reply */
 	VM_MSG_INFO = 17,  /* struct vm_info */
@@ -238,6 +240,11 @@ struct vm_snapshot_done {
 	char id[VM_SNAPSHOT_ID_MAX + 1];
 	uint64_t pause_ns, total_ns, ram_bytes_written, ram_bytes_shared;
 	char left_out[VM_DISKS_MAX * 16]; /* ids of disks that have no part, being read-only, with commas */
+};
+
+struct vm_fork {
+	uint32_t copies;
+	uint32_t reserved;
 };
 
 struct vm_snapshot_name {
