@@ -2,6 +2,7 @@
 #include "api/audit.h"
 #include "api/conn.h"
 #include "api/event_log.h"
+#include "api/fork.h"
 #include "api/job.h"
 #include "api/js.h"
 #include "api/listen.h"
@@ -213,6 +214,7 @@ static int daemon_open(struct daemon *d, struct err *e)
 	jobs_found(d);
 	permissions_found(d);
 	take_back_all(d);
+	fork_clear_up(d);
 	if (fd < 0)
 		r = listen_open(d->paths->socket, d->paths->system, &fd, &operators, e);
 	else

@@ -110,6 +110,10 @@ static const struct field restore_args[] = {
 static const struct field restore_returns[] = {
 	{ "name", FIELD_STRING, REQUIRED, "of the VM" },
 	{ "id", FIELD_INT, REQUIRED, "of this run" }, END };
+static const struct field fork_args[] = { FIELD_VM, FIELD_JOB_ID,
+	{ "name", FIELD_STRING, REQUIRED, "of the clone" },
+	{ "count", FIELD_INT, OPTIONAL, "so many, with -1, -2, ... behind the name" },
+	{ "paused", FIELD_BOOL, OPTIONAL, "their vCPUs stand still until vm-resume" }, END };
 static const struct field snapshot_create_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "name", FIELD_STRING, OPTIONAL, "else the seconds since 1970" },
 	{ "description", FIELD_STRING, OPTIONAL, "one line" },
@@ -267,6 +271,9 @@ static const struct command commands[] = {
 	{ "vm-restore", "start a VM from the saved state that comes along", restore_args,
 		restore_returns, ROLE_OPERATOR, COMMAND_MUTATES | COMMAND_TAKES_FD, ANY_STATE,
 		command_vm_restore },
+	{ "vm-fork", "running copies of a running VM, which share its memory until they write to it",
+		fork_args, job_returns, ROLE_ADMIN,
+		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB, VM_ASK_FORK, command_vm_fork },
 	{ "snapshot-create", "disks, memory and devices at one instant; disks alone of a VM that is off",
 		snapshot_create_args, job_returns, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB, VM_ASK_SNAPSHOT,

@@ -17,7 +17,8 @@
 #define STORE_FILE_MAX (512 * 1024)
 #define STORE_VERSION 1
 
-/* A file that waits to be written. */
+/* A file that waits to be written; text NULL: it is, and has to reach stable storage with the folders
+ * that it lies in. */
 struct pending {
 	struct pending *next;
 	char *path, *text;
@@ -44,11 +45,36 @@ static int vm_path(struct store *s, const char *name, const char *file, char out
 
 /* ---- the writer ---- */
 
+static int folder_sync(const char *path)
+{
+	CLEANUP_CLOSE int fd = -1;
+
+	fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return fd < 0 || fsync(fd) < 0 ? -errno : 0;
+}
+
+/* The file, its folder, and the folder of that. */
+static int settle(const char *path)
+{
+	CLEANUP_FREE char *up = strdup(path);
+	CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
+	int r = !up ? -ENOMEM : fd < 0 || fsync(fd) < 0 ? -errno : 0;
+
+	for (unsigned i = 0; i < 2 && !r; i++) {
+		*strrchr(up, '/') = 0;
+		r = folder_sync(up);
+	}
+	return r == -ENOENT ? 0 : r; /* it has been removed since */
+}
+
 static void pending_write(const struct pending *p)
 {
 	struct err e;
+	int r = p->text ? 0 : settle(p->path);
 
-	if (file_write_atomic(p->path, p->text, strlen(p->text), 0600, &e) < 0)
+	if (r < 0)
+		log_error("store", "%s is not kept: %s", p->path, strerror(-r));
+	if (p->text && file_write_atomic(p->path, p->text, strlen(p->text), 0600, &e) < 0)
 		log_error("store", "%s is not kept: %s", p->path, e.msg);
 }
 
@@ -345,14 +371,6 @@ void store_load(struct store *s, void (*found)(void *opaque, const char *name,
 
 /* ---- definitions ---- */
 
-static int folder_sync(const char *path)
-{
-	CLEANUP_CLOSE int fd = -1;
-
-	fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	return fd < 0 || fsync(fd) < 0 ? -errno : 0;
-}
-
 int store_save_definition(struct store *s, const char *name, struct json_object *definition,
 	struct err *e)
 {
@@ -378,13 +396,75 @@ int store_save_definition(struct store *s, const char *name, struct json_object 
 	return r;
 }
 
+static int file_put(const char *path, const char *text, struct err *e)
+{
+	CLEANUP_CLOSE int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	int r = fd < 0 ? -errno : write_full(fd, text, strlen(text));
+
+	return r < 0 ? err_set_errno(e, r, "%s", path) : 0;
+}
+
+/* The marker first: there is never a definition without it. */
+static int definition_put(struct store *s, const char *name, const char *text, const char *marker,
+	char definition[PATH_MAX], struct err *e)
+{
+	char path[PATH_MAX];
+	int r = vm_path(s, name, "", path, e);
+
+	if (!r)
+		r = mkdir_all(path, 0700, e);
+	if (!r)
+		r = vm_path(s, name, marker, path, e);
+	if (!r)
+		r = file_put(path, "", e);
+	if (!r)
+		r = vm_path(s, name, "definition.json.tmp", path, e);
+	if (!r)
+		r = vm_path(s, name, "definition.json", definition, e);
+	if (!r)
+		r = file_put(path, text, e);
+	if (!r && rename(path, definition) < 0)
+		r = err_set_errno(e, -errno, "%s", definition);
+	return r;
+}
+
+int store_save_definition_soon(struct store *s, const char *name, struct json_object *definition,
+	const char *marker, struct err *e)
+{
+	const char *text = json_object_to_json_string_ext(definition,
+		JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE);
+	char path[PATH_MAX], *copy;
+	int r = definition_put(s, name, text, marker, path, e);
+
+	if (r < 0) {
+		store_remove(s, name, NULL);
+		return r;
+	}
+	copy = strdup(path);
+	if (!copy)
+		abort();
+	LOCK_GUARD(&s->mutex);
+	pending_put(s, copy, NULL);
+	return 0;
+}
+
+int store_remove_marker(struct store *s, const char *name, const char *marker, struct err *e)
+{
+	char path[PATH_MAX];
+	int r = vm_path(s, name, marker, path, e);
+
+	if (!r && unlink(path) < 0 && errno != ENOENT)
+		r = err_set_errno(e, -errno, "%s", path);
+	return r;
+}
+
 int store_remove(struct store *s, const char *name, struct err *e)
 {
 	/* The definition first: without it the rest is no VM any more. */
 	static const char *const files[] = { "definition.json", "state.json", "end", "log",
 		"managed.save", "managed.save.tmp", "managed.save.used", "definition.json.tmp",
 		"state.json.tmp", "state.json.damaged", "definition.json.damaged", "schedule.json",
-		"schedule.json.tmp", "schedule.json.damaged", NULL };
+		"schedule.json.tmp", "schedule.json.damaged", "fork.pending", NULL };
 	char path[PATH_MAX];
 	int r;
 

@@ -28,6 +28,12 @@ void store_quarantine(struct store *s, const char *name, const char *why);
 /* On stable storage when it returns. */
 int store_save_definition(struct store *s, const char *name, struct json_object *definition,
 	struct err *e);
+/* Of a new VM, with an empty file of the name `marker` beside it: there when it returns, whatever becomes
+ * of this process; on stable storage soon after. */
+int store_save_definition_soon(struct store *s, const char *name, struct json_object *definition,
+	const char *marker, struct err *e);
+/* As store_remove_file(), and on stable storage whenever it comes to it. */
+int store_remove_marker(struct store *s, const char *name, const char *marker, struct err *e);
 /* Queued. A failure is logged. */
 void store_save_state(struct store *s, const char *name, struct json_object *state);
 /* The whole folder of the VM. */

@@ -24,6 +24,7 @@ struct vm_start_how {
 	bool eager;	 /* with a state: read all memory first */
 	bool force_boot; /* drop a managed save */
 	bool by_job;	 /* the VM's own job asks */
+	bool forked;	 /* state_fd is another VM's, for clones of it (api/fork.h) */
 	int state_fd;	 /* taken; a saved state to go on from; -1: none (a managed save is, by itself) */
 	/* NULL: nobody waits. From the loop or at once; the VM may have ended again. */
 	void (*done)(void *opaque, int r, const struct err *e);

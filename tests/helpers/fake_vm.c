@@ -7,6 +7,7 @@
  *   exit-after=MS:VALUE (debug exit)  io-error-after=MS  crash-after=MS (preserved)
  *   deaf (ignores the power button)  stubborn (ignores quit)  event-last (replies first)
  *   quits-in=MS (after it was told to)  mute (answers nothing once it runs)  rude-after=MS (panics, in bytes that are no text)
+ *   clone-dies=NAME clone-takes=MS:NAME (of clones: the one of that name, at its start)
  *   work-takes=MS (a save, and work on snapshots; with progress)  work-fails
  * A save is a real state file of empty memory. Snapshots are kept at the beginning of the first
  * disk, as an array of struct vm_snapshot_info: a tree without disks.
@@ -177,11 +178,29 @@ static bool restore(struct fake *f, int fd, uint64_t seq)
 		reply(f, seq, -EINVAL, e.cls, e.msg);
 		return false;
 	}
-	if (memcmp(h.uuid, f->config.uuid, sizeof(h.uuid))) {
+	if (!f->config.forked && memcmp(h.uuid, f->config.uuid, sizeof(h.uuid))) {
 		reply(f, seq, -EINVAL, ERR_INVALID, "the saved state belongs to another VM");
 		return false;
 	}
 	return true;
+}
+
+/* Does what stands behind a word say that this clone is meant? */
+static bool is_named(const struct fake *f, const char *name)
+{
+	size_t len = strlen(f->config.name);
+
+	return f->config.forked && name && !strncmp(name, f->config.name, len) && (!name[len] || name[len] == ' ');
+}
+
+static void clone_words(struct fake *f)
+{
+	const char *takes = word(f, "clone-takes="), *name = takes ? strchr(takes, ':') : NULL;
+
+	if (is_named(f, word(f, "clone-dies=")))
+		exit(5);
+	if (name && is_named(f, name + 1))
+		poll(NULL, 0, atoi(takes));
 }
 
 static void configure(struct fake *f, struct channel_msg *m)
@@ -195,6 +214,7 @@ static void configure(struct fake *f, struct channel_msg *m)
 	}
 	f->end_fd = f->config.end_fd == VM_NO_FD ? -1 : m->fds[f->config.end_fd];
 	fprintf(stderr, "fake_vm %s: %u files\n", f->config.name, m->nfds);
+	clone_words(f);
 	if (word(f, "die-at-config"))
 		exit(5);
 	if (word(f, "kill-at-config"))
@@ -256,7 +276,7 @@ static int save_write(struct fake *f, const struct work *w, struct err *e)
 	char *ram = calloc(1, f->config.ram_bytes), *definition = NULL;
 	struct vmstate_file file;
 	size_t len;
-	int r = file_read_fd(w->fds[1], "definition", 1 << 20, &definition, &len, e);
+	int r = w->fds[1] < 0 ? 0 : file_read_fd(w->fds[1], "definition", 1 << 20, &definition, &len, e);
 
 	memcpy(h.uuid, f->config.uuid, sizeof(h.uuid));
 	src.ram = (const uint8_t *)ram;
@@ -451,7 +471,7 @@ static void work_reply(struct fake *f, const struct work *w, const char *id, int
 	struct vm_snapshot_done d = { .error = r, .pause_ns = 1500000, .total_ns = 20000000,
 		.ram_bytes_written = 3 << 20, .ram_bytes_shared = 5 << 20 };
 
-	if (w->type != VM_MSG_SNAPSHOT_CREATE) {
+	if (w->type != VM_MSG_SNAPSHOT_CREATE && w->type != VM_MSG_FORK) {
 		reply(f, w->seq, r, r ? e->cls : 0, r ? e->msg : "");
 		return;
 	}
@@ -471,6 +491,7 @@ static int work_do(struct fake *f, struct work *w, char id[24], struct err *e)
 		return err_set(e, -ENOSPC, ERR_NO_SPACE, "vda: no space left on the device");
 	switch (w->type) {
 	case VM_MSG_SAVE:
+	case VM_MSG_FORK:
 		return save_write(f, w, e);
 	case VM_MSG_SNAPSHOT_CREATE:
 		return snapshot_create(f, (const void *)w->body, id, e);
@@ -495,12 +516,13 @@ static void work_finish(struct fake *f, int r, struct err *e)
 	if (w.type == VM_MSG_SAVE && r && w.was_running)
 		phase(f, VM_PHASE_RUNNING, VM_REASON_USER, 0, "");
 	work_reply(f, &w, id, r, e);
-	if (w.type != VM_MSG_SAVE)
+	if (w.type != VM_MSG_SAVE && w.type != VM_MSG_FORK)
 		return;
-	if (!r)
+	if (!r && w.type == VM_MSG_SAVE)
 		end(f, VM_REASON_SAVED, 0, "", VM_EXIT_OK);
 	close(w.fds[0]);
-	close(w.fds[1]);
+	if (w.fds[1] >= 0)
+		close(w.fds[1]);
 }
 
 static void work_begin(struct fake *f, struct channel_msg *m)
@@ -517,9 +539,10 @@ static void work_begin(struct fake *f, struct channel_msg *m)
 		.was_running = f->phase == VM_PHASE_RUNNING };
 	f->work.due_ms = f->work.begun_ms + (takes ? (uint64_t)atoi(takes) : 0);
 	memcpy(f->work.body, m->body, MIN(m->head.body_bytes, sizeof(f->work.body)));
-	if (m->head.type == VM_MSG_SAVE) {
-		memcpy(f->work.fds, m->fds, sizeof(f->work.fds));
-		if (f->work.was_running)
+	if (m->head.type == VM_MSG_SAVE || m->head.type == VM_MSG_FORK) {
+		f->work.fds[0] = m->fds[0];
+		f->work.fds[1] = m->nfds > 1 ? m->fds[1] : -1;
+		if (f->work.was_running && m->head.type == VM_MSG_SAVE)
 			phase(f, VM_PHASE_PAUSED, VM_REASON_SAVING, 0, "");
 	}
 	if (!takes)
@@ -574,6 +597,7 @@ static void handle(struct fake *f, struct channel_msg *m)
 			return;
 		break;
 	case VM_MSG_SAVE:
+	case VM_MSG_FORK:
 	case VM_MSG_SNAPSHOT_CREATE:
 	case VM_MSG_SNAPSHOT_REVERT:
 	case VM_MSG_SNAPSHOT_DELETE:

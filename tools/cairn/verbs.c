@@ -72,6 +72,10 @@ static const struct verb_option restore_options[] = {
 static const struct verb_option managedsave_options[] = {
 	{ "running", NULL, "the next start has it running" },
 	{ "paused", NULL, "the next start has it paused" }, JOB_OPTIONS, END };
+static const struct verb_option clone_options[] = {
+	{ "live", NULL, "of a running VM: the copies go on from where it is" },
+	{ "count", "N", "so many, named NAME-1, NAME-2, ..." },
+	{ "paused", NULL, "their vCPUs stand still until resume" }, JOB_OPTIONS, END };
 static const struct verb_option shutdown_options[] = {
 	{ "mode", "acpi", "how: acpi, the power button" },
 	{ "wait", NULL, "return when it is off" },
@@ -146,6 +150,8 @@ const struct verb verbs[] = {
 		MANY, false, "vm", verb_destroy },
 	{ "run", "Life", "FILE", "run one VM in the foreground, without a daemon", run_options, 1, 1,
 		false, "file", verb_run },
+	{ "clone", "Life", "VM NAME", "running copies of a running VM", clone_options, 2, 2, true, "vm-name",
+		verb_clone },
 	{ "save", "Saved states", "VM FILE", "keep its state in a file, and end it", save_options, 2, 2,
 		false, "vm-file", verb_save },
 	{ "restore", "Saved states", "FILE", "start a VM from a saved state", restore_options, 1, 1,

@@ -55,7 +55,7 @@ _cairn()
 			local IFS=$'\n'
 			if [[ $kind == vm-file ]]; then
 				mapfile -t COMPREPLY < <(compgen -f -- "$cur")
-			elif [[ ! ${pos[1]} ]]; then
+			elif [[ $kind != vm-name && ! ${pos[1]} ]]; then
 				mapfile -t COMPREPLY < <(compgen -W "$(cairn "${connect[@]}" snapshot-list --name "${pos[0]}" 2>/dev/null)" -- "$cur")
 			fi
 			return

@@ -1,0 +1,38 @@
+/* Handler: clones of a running VM. */
+#include "api/command.h"
+#include "api/fork.h"
+#include "api/job.h"
+#include "api/js.h"
+#include "api/vm.h"
+#include "base/err.h"
+
+#include <errno.h>
+
+static int how_take(struct call *c, struct fork_how *how, struct err *e)
+{
+	int64_t count = js_get_int(c->args, "count", 0);
+
+	if (js_get(c->args, "count") && (count < 1 || count > FORK_CLONES_MAX))
+		return err_set(e, -EINVAL, ERR_INVALID, "count: 1 to %d", FORK_CLONES_MAX);
+	how->name = js_get_str(c->args, "name");
+	how->count = (unsigned)count;
+	how->paused = js_get_bool(c->args, "paused", false);
+	return 0;
+}
+
+void command_vm_fork(struct call *c)
+{
+	struct fork_how how = { 0 };
+	struct job *j;
+	struct err e;
+	int r = vm_check_idle(c->vm, "clone", &e);
+
+	if (!r)
+		r = how_take(c, &how, &e);
+	if (!r)
+		r = fork_begin(c->vm, &how, js_get_str(c->args, "job-id"), &j, &e);
+	if (r < 0)
+		call_fail(c, &e);
+	else
+		call_return_job(c, j);
+}

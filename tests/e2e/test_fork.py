@@ -1,0 +1,419 @@
+"""Clones of running VMs: they begin with their source's memory, processors and devices, share its pages
+and go their own ways. The guest is the bare-metal interpreter."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+
+from conftest import Console, Qmp
+
+FILL = 8 << 20
+AT = 16 << 20
+
+
+@pytest.fixture
+def vm(daemon, kvm, guest, tmp_path):
+    """A running interpreter, src, with 8 MiB of known content."""
+
+    class Vm:
+        def __init__(self):
+            self.consoles = {}
+
+        def start(self, **keys):
+            self.kernel = guest("interp.elf")
+            daemon.define("src", debug_exit=True, **{
+                "memory": "64M", "boot": {"kernel": guest("interp.elf")}, **keys})
+            daemon.cairn("start", "src")
+            self.attach("src")
+            while self.consoles["src"].line() != "interp":
+                pass
+            self.run("src", f"fill {AT} {FILL} 1")
+
+        def attach(self, name):
+            self.consoles[name] = Console(daemon, name)
+
+        def run(self, name, text):
+            if name not in self.consoles:
+                self.attach(name)
+            return self.consoles[name].run(text)
+
+        def holds(self, name, at, length, seed):
+            return self.run(name, f"check {at} {length} {seed}")
+
+        def clone(self, name, *args, **kwargs):
+            return daemon.cairn("clone", "--live", "src", name, *args, **kwargs)
+
+        def close(self):
+            for c in self.consoles.values():
+                c.close()
+
+    v = Vm()
+    yield v
+    v.close()
+
+
+def names(daemon, *args):
+    return daemon.cairn("list", "--all", "--name", *args).stdout.split()
+
+
+def test_a_clone_goes_on_where_its_source_was(vm, daemon):
+    vm.start()
+    r = vm.clone("copy")
+    assert r.stdout == "Domain 'src' cloned as 'copy'\n"
+    assert "(restored)" in daemon.cairn("domstate", "--reason", "copy").stdout
+    assert "(booted)" in daemon.cairn("domstate", "--reason", "src").stdout
+    assert daemon.info("copy")["uuid"] != daemon.info("src")["uuid"]
+    vm.holds("src", AT, FILL, 1)
+    vm.holds("copy", AT, FILL, 1)
+    # Each writes for itself: in what is shared, and in what nobody had touched.
+    vm.run("src", f"fill {AT} {1 << 20} 2")
+    vm.run("copy", f"fill {AT} {2 << 20} 3")
+    vm.run("copy", f"fill {AT + FILL} {1 << 20} 4")
+    vm.holds("src", AT, 1 << 20, 2)
+    vm.holds("copy", AT, 2 << 20, 3)
+    vm.holds("copy", AT + FILL, 1 << 20, 4)
+    # A clone of the same fork's source later begins with what is there then.
+    vm.clone("late")
+    vm.holds("late", AT, 1 << 20, 2)
+    vm.holds("copy", AT, 2 << 20, 3)
+
+
+def counter(vm, name):
+    return next(int(l.split("counter=")[1]) for l in vm.run(name, "smp show") if "counter=" in l)
+
+
+def test_a_batch(vm, daemon):
+    vm.start(vcpus=2)
+    vm.run("src", "smp start 1")
+    vm.run("src", "smp count 1")  # for ever
+    r = vm.clone("c", "--count", "5", "--verbose")
+    assert r.stdout.startswith("Domain 'src' cloned 5 times, as 'c-1' to 'c-5'\npaused for ")
+    assert names(daemon) == ["c-1", "c-2", "c-3", "c-4", "c-5", "src"]
+    generations = set()
+    for i, name in enumerate(["src", "c-1", "c-2", "c-3", "c-4", "c-5"]):
+        vm.holds(name, AT, FILL, 1)
+        vm.run(name, f"fill {AT} {FILL} {i + 10}")
+        a, b = (vm.run(name, f"rd64 {at}")[0] for at in (0xff000, 0xff008))
+        generations.add((a, b))
+    for i, name in enumerate(["src", "c-1", "c-2", "c-3", "c-4", "c-5"]):
+        vm.holds(name, AT, FILL, i + 10)
+    assert len(generations) == 6
+    for name in names(daemon):
+        at = counter(vm, name)
+        while counter(vm, name) < at + 1_000_000:
+            pass
+    assert len({daemon.info(n)["uuid"] for n in names(daemon)}) == 6
+
+
+def test_memory_is_shared(vm, daemon):
+    vm.start()
+    vm.clone("c", "--count", "4", "--paused")
+    assert daemon.cairn("domstate", "c-1").stdout == "paused\n"
+    for i in range(1, 5):
+        text = open(f"/proc/{daemon.info(f'c-{i}')['pid']}/smaps").read()
+        private = sum(int(m) for part in text.split("memfd:cairn-fork")[1:]
+                      for m in re.findall(r"Private_Dirty: +(\d+)", part.split("VmFlags")[0]))
+        assert private <= 64  # KiB: what devices and the generation id write
+    for i in range(1, 5):
+        daemon.cairn("resume", f"c-{i}")
+        vm.holds(f"c-{i}", AT, FILL, 1)
+
+
+def test_a_clone_of_a_clone(vm, daemon):
+    vm.start()
+    vm.clone("a")
+    vm.run("a", f"fill {AT + 4096} 4096 7")
+    vm.run("a", f"fill {AT + FILL} 4096 8")
+    daemon.cairn("clone", "--live", "a", "b")
+    daemon.cairn("destroy", "a")
+    for n in ("b",):
+        vm.holds(n, AT, 4096, 1)
+        vm.holds(n, AT + 4096, 4096, 7)
+        vm.holds(n, AT + 8192, FILL - 8192, 1)
+        vm.holds(n, AT + FILL, 4096, 8)
+
+
+def test_a_clone_is_saved_and_restored(vm, daemon, tmp_path):
+    vm.start()
+    vm.clone("a")
+    vm.run("a", f"fill {AT + 4096} 4096 7")
+    vm.run("a", f"fill {AT + FILL} 4096 8")
+    vm.consoles.pop("a").close()
+    daemon.cairn("save", "a", str(tmp_path / "a.save"))
+    daemon.cairn("restore", str(tmp_path / "a.save"))
+    vm.holds("a", AT, 4096, 1)
+    vm.holds("a", AT + 4096, 4096, 7)
+    vm.holds("a", AT + 8192, FILL - 8192, 1)
+    vm.holds("a", AT + FILL, 4096, 8)
+    # A reset gives it memory of its own; the source is not touched.
+    daemon.cairn("reset", "a")
+    daemon.wait("a", "running")
+    vm.holds("src", AT, FILL, 1)
+
+
+def test_a_paused_source(vm, daemon):
+    vm.start()
+    daemon.cairn("suspend", "src")
+    vm.clone("a")
+    assert daemon.cairn("domstate", "src").stdout == "paused\n"
+    vm.holds("a", AT, FILL, 1)
+
+
+def test_refusals_change_nothing(vm, daemon, guest, tmp_path):
+    vm.start()
+    daemon.define("c-3", debug_exit=True, memory="32M")
+    before = daemon.cairn("list", "--all").stdout
+    r = vm.clone("c", "--count", "5", ok=4)
+    assert r.stderr == ("error: Failed to clone domain 'src'\n"
+                        "error: there is a VM 'c-3' already; choose another name\n")
+    vm.clone("src", ok=4)
+    vm.clone("a/b", ok=2)
+    vm.clone("c", "--count", "0", ok=2)
+    vm.clone("c", "--count", "1001", ok=2)
+    vm.clone("c", "--count", "x", ok=2)
+    daemon.cairn("clone", "src", "c", ok=2)
+    daemon.cairn("clone", "--live", "none", "c", ok=3)
+    assert "clone --live works when it is" in daemon.cairn("clone", "--live", "c-3", "d", ok=4).stderr
+    assert daemon.cairn("list", "--all").stdout == before
+    assert sorted(os.listdir(daemon.state / "vms")) == ["c-3", "src"]
+
+
+# ---- disks ----
+
+def image(path, fmt="qcow2", *args):
+    subprocess.run(["qemu-img", "create", "-q", "-f", fmt, *args, path, "16M"], check=True)
+    return {"path": str(path), "format": fmt}
+
+
+def disk_write(vm, name, disk, sector, seed):
+    vm.run(name, f"open {disk}")
+    vm.run(name, f"write {sector} 128 {seed}")
+    vm.run(name, "flush")
+
+
+def disk_holds(vm, name, disk, sector, seed):
+    vm.run(name, f"open {disk}")
+    vm.run(name, f"verify {sector} 128 {seed}")
+
+
+def check(*paths):
+    for p in paths:
+        subprocess.run(["qemu-img", "check", "-q", "-U", p], check=True)
+
+
+def test_disks_are_copied_and_diverge(vm, daemon, tmp_path):
+    vm.start(disks=[image(tmp_path / "a.qcow2"), image(tmp_path / "b.raw", "raw"),
+                    {**image(tmp_path / "r.qcow2"), "readonly": True}])
+    disk_write(vm, "src", 0, 0, 1)
+    disk_write(vm, "src", 1, 0, 2)
+    vm.clone("c", "--count", "3")
+    for name, seed in (("src", 10), ("c-1", 20), ("c-3", 30)):
+        disk_write(vm, name, 0, 0, seed)
+        disk_write(vm, name, 1, 256, seed + 1)
+    for name, seed in (("src", 10), ("c-1", 20), ("c-3", 30)):
+        disk_holds(vm, name, 0, 0, seed)
+        disk_holds(vm, name, 1, 0, 2)
+        disk_holds(vm, name, 1, 256, seed + 1)
+    disk_holds(vm, "c-2", 0, 0, 1)
+    disk_holds(vm, "c-2", 1, 0, 2)
+    files = [tmp_path / f"c-{i}-vda.qcow2" for i in (1, 2, 3)]
+    assert all(os.stat(f).st_mode & 0o777 == 0o600 for f in files)
+    daemon.cairn("destroy", "c-1", "c-2", "c-3", "src")
+    check(tmp_path / "a.qcow2", *files)
+    # They are VMs like any other, with definitions that name their own disks.
+    d = json.loads(daemon.cairn("dumpjson", "c-2").stdout)
+    assert [x["path"] for x in d["disks"]] == [
+        str(tmp_path / "c-2-vda.qcow2"), str(tmp_path / "c-2-vdb.raw"), str(tmp_path / "r.qcow2")]
+    daemon.cairn("start", "c-2")
+
+
+def test_an_overlay_shares_its_backing_file(vm, daemon, tmp_path):
+    base = image(tmp_path / "base.qcow2")
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base["path"],
+                    tmp_path / "top.qcow2"], check=True)
+    vm.start(disks=[{"path": str(tmp_path / "top.qcow2"), "format": "qcow2", "backing": [base]}])
+    vm.clone("c")
+    disk_write(vm, "c", 0, 0, 5)
+    disk_write(vm, "src", 0, 0, 6)
+    disk_holds(vm, "c", 0, 0, 5)
+    check(tmp_path / "c-vda.qcow2", tmp_path / "top.qcow2")
+    info = json.loads(subprocess.run(["qemu-img", "info", "-U", "--output=json", tmp_path / "c-vda.qcow2"],
+                                     check=True, stdout=subprocess.PIPE).stdout)
+    assert info["full-backing-filename"] == base["path"]
+
+
+def test_snapshots_of_source_and_clone_after_a_fork(vm, daemon, tmp_path):
+    vm.start(disks=[image(tmp_path / "a.qcow2")])
+    disk_write(vm, "src", 0, 0, 1)
+    daemon.cairn("snapshot-create-as", "src", "before")
+    vm.clone("c")
+    for name, seed in (("src", 10), ("c", 20)):
+        vm.run(name, f"fill {AT} 65536 {seed}")
+        disk_write(vm, name, 0, 0, seed)
+        daemon.cairn("snapshot-create-as", name, "s1")
+        vm.run(name, f"fill {AT} {FILL} {seed + 1}")
+        disk_write(vm, name, 0, 0, seed + 1)
+        daemon.cairn("snapshot-create-as", name, "s2")
+        vm.run(name, f"fill {AT} {FILL} {seed + 2}")
+    for name, seed in (("src", 10), ("c", 20)):
+        daemon.cairn("snapshot-revert", name, "s1")
+        vm.holds(name, AT, 65536, seed)
+        vm.holds(name, AT + 65536, FILL - 65536, 1)
+        disk_holds(vm, name, 0, 0, seed)
+        daemon.cairn("snapshot-revert", name, "s2")
+        vm.holds(name, AT, FILL, seed + 1)
+        disk_holds(vm, name, 0, 0, seed + 1)
+    daemon.cairn("snapshot-revert", "src", "before")
+    vm.holds("src", AT, FILL, 1)
+    disk_holds(vm, "src", 0, 0, 1)
+    # What came over in the image is another VM's state.
+    assert "another VM" in daemon.cairn("snapshot-revert", "c", "before", ok=None).stderr
+    vm.holds("c", AT, FILL, 21)
+    daemon.cairn("destroy", "src", "c")
+    check(tmp_path / "a.qcow2", tmp_path / "c-vda.qcow2")
+
+
+def test_disks_that_cannot_be_copied(vm, daemon, tmp_path):
+    vm.start(disks=[image(tmp_path / "a.qcow2"), image(tmp_path / "b.qcow2")])
+    there = sorted(os.listdir(tmp_path))
+
+    def refused(*args, **kwargs):
+        r = vm.clone(*args, **kwargs)
+        assert names(daemon) == ["src"] and sorted(os.listdir(tmp_path)) == there
+        return r.stderr
+
+    assert "count: at most 62 at a time of a VM that writes to 2 disks" in refused("c", "--count", "63", ok=2)
+    (tmp_path / "c-2-vdb.qcow2").write_text("mine")
+    there = sorted(os.listdir(tmp_path))
+    assert "c-2-vdb.qcow2: a clone's disk would be there" in refused("c", "--count", "2", ok=4)
+    assert (tmp_path / "c-2-vdb.qcow2").read_text() == "mine"
+    # The definition is not what runs any more.
+    image(tmp_path / "other.qcow2")
+    there = sorted(os.listdir(tmp_path))
+    daemon.define("src", memory="64M", debug_exit=True, boot={"kernel": vm.kernel}, disks=[
+        {"path": str(tmp_path / "a.qcow2"), "format": "qcow2"},
+        {"path": str(tmp_path / "other.qcow2"), "format": "qcow2"}])
+    there = sorted(os.listdir(tmp_path))
+    assert "disk vdb: the definition names another image" in refused("c", ok=2)
+    vm.holds("src", AT, FILL, 1)
+
+
+def test_an_image_that_fills_the_file_system(vm, daemon, tmp_path):
+    """No room for a copy: nothing is left, and the source runs on."""
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24M", "none", small],
+                      stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("may not mount a file system of its own")
+    try:
+        vm.start(disks=[image(small / "a.raw", "raw", "-o", "preallocation=full")])
+        disk_write(vm, "src", 0, 0, 1)
+        assert "No space left" in vm.clone("c", "--count", "2", ok=None).stderr
+        assert names(daemon) == ["src"] and os.listdir(small) == ["a.raw"]
+        disk_holds(vm, "src", 0, 0, 1)
+        daemon.cairn("destroy", "src")
+    finally:
+        subprocess.run(["umount", "-l", small], check=True)
+
+
+# ---- failures, with VM processes that fail on demand ----
+
+def left(fake):
+    """Names of VMs, and of their folders."""
+    return names(fake), sorted(os.listdir(fake.state / "vms"))
+
+
+def processes(fake):
+    return [p for p in os.listdir("/proc") if p.isdigit() and _environ(p, fake.socket)]
+
+
+def _environ(pid, socket):
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as f, open(f"/proc/{pid}/comm") as c:
+            return socket.encode() in f.read() and c.read().strip() in ("fake_vm", "cairn-vm")
+    except OSError:
+        return False
+
+
+ALONE = (["src"], ["src"])
+
+
+@pytest.mark.parametrize("dies", ["c-1", "c-7", "c-20"])
+def test_one_that_dies_takes_all_along(fake, dies):
+    fake.define("src", cmdline=f"clone-dies={dies}")
+    fake.cairn("start", "src")
+    q = fake.qmp()
+    r = fake.cairn("clone", "--live", "src", "c", "--count", "20", ok=1)
+    assert r.stderr.startswith("error: Failed to clone domain 'src'\nerror: the VM's process ended")
+    assert left(fake) == ALONE
+    assert len(processes(fake)) == 1
+    made = {q.event("VM_DEFINED")["data"]["vm"]}
+    while (ev := q.read())["event"] != "JOB_STATUS_CHANGE" or ev["data"]["status"] != "concluded":
+        if ev["event"] == "VM_DEFINED":
+            made.add(ev["data"]["vm"])
+        if ev["event"] == "VM_UNDEFINED":
+            made.remove(ev["data"]["vm"])
+    assert not made and fake.cairn("domstate", "src").stdout != "shut off\n"
+    # The names are free again.
+    fake.cairn("clone", "--live", "src", "d")
+
+
+def test_a_source_that_cannot(fake):
+    fake.define("src", cmdline="work-fails")
+    fake.cairn("start", "src")
+    r = fake.cairn("clone", "--live", "src", "c", "--count", "3", ok=1)
+    assert "no space left on the device" in r.stderr
+    assert left(fake) == ALONE
+
+
+def test_cancel(fake):
+    fake.define("src", cmdline="clone-takes=1000:c-2")
+    fake.cairn("start", "src")
+    q = fake.qmp()
+    job = q.run("vm-fork", vm="src", name="c", count=30)["job"]
+    q.event("VM_DEFINED", vm="c-3")
+    q.run("job-cancel", id=job)
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    assert left(fake) == ALONE and len(processes(fake)) == 1
+
+
+def test_a_daemon_that_is_killed_leaves_no_half(fake):
+    fake.define("src", cmdline="clone-takes=1500:c-4")
+    fake.cairn("start", "src")
+    q = fake.qmp()
+    q.run("vm-fork", vm="src", name="c", count=5)
+    q.event("VM_STATE_CHANGE", vm="c-5", state="running")
+    fake.stop(signal.SIGKILL)
+    assert (fake.state / "vms/c-1/fork.pending").exists()
+    fake.start()
+    end = time.monotonic() + 20
+    while left(fake) != ALONE and time.monotonic() < end:
+        time.sleep(0.05)
+    assert left(fake) == ALONE
+    assert len(processes(fake)) == 1
+    fake.cairn("clone", "--live", "src", "c", "--count", "3")
+
+
+def test_clones_outlive_the_daemon(fake):
+    fake.define("src")
+    fake.cairn("start", "src")
+    fake.cairn("clone", "--live", "src", "c", "--count", "3")
+    assert not (fake.state / "vms/c-1/fork.pending").exists()
+    before = {n: fake.info(n)["uuid"] for n in names(fake)}
+    fake.stop(signal.SIGKILL)
+    fake.start()
+    assert {n: fake.info(n)["uuid"] for n in names(fake)} == before and len(before) == 4
+    assert all(fake.info(n)["state"] != "shut off" for n in before)
+
+
+def test_it_is_audited(fake):
+    fake.define("src")
+    fake.cairn("start", "src")
+    fake.cairn("clone", "--live", "src", "c")
+    lines = json.loads(fake.cairn("audit", "--format", "json").stdout)
+    assert any(l["command"] == "vm-fork" and l["vm"] == "src" for l in lines)
