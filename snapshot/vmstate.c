@@ -4,9 +4,11 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/util.h"
-#include "snapshot/holes.h"
+#include "snapshot/ram_write.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -34,7 +36,7 @@ void vmstate_layout_of(uint64_t ram_bytes, struct vmstate_layout *l)
 	l->zero_crc_last = l->blocks ? crc32c(0, zeros, vmstate_block_len(l, l->blocks - 1)) : 0;
 }
 
-static uint32_t zero_crc(const struct vmstate_layout *l, uint64_t block)
+uint32_t vmstate_zero_crc(const struct vmstate_layout *l, uint64_t block)
 {
 	return block + 1 == l->blocks ? l->zero_crc_last : l->zero_crc;
 }
@@ -46,7 +48,7 @@ size_t vmstate_block_len(const struct vmstate_layout *l, uint64_t block)
 
 bool vmstate_block_is_zero(const struct vmstate_layout *l, const uint32_t *crcs, uint64_t block)
 {
-	return crcs[block] == zero_crc(l, block);
+	return crcs[block] == vmstate_zero_crc(l, block);
 }
 
 /* ---- a file ---- */
@@ -56,9 +58,24 @@ static int file_store_read(struct vmstate_store *s, uint64_t off, void *buf, siz
 	return pread_full(container_of(s, struct vmstate_file, store)->fd, buf, len, (off_t)off);
 }
 
+static int flags_change(int fd, int set, int clear)
+{
+	int flags = fcntl(fd, F_GETFL);
+
+	return flags < 0 || fcntl(fd, F_SETFL, (flags | set) & ~clear) < 0 ? -errno : 0;
+}
+
 static int file_store_write(struct vmstate_store *s, uint64_t off, const void *buf, size_t len)
 {
-	return pwrite_full(container_of(s, struct vmstate_file, store)->fd, buf, len, (off_t)off);
+	struct vmstate_file *f = container_of(s, struct vmstate_file, store);
+	int r = pwrite_full(f->fd, buf, len, (off_t)off);
+
+	/* A file system that takes the flag, but wants more alignment than a page. */
+	if (r == -EINVAL) {
+		vmstate_file_direct(f, false);
+		r = pwrite_full(f->fd, buf, len, (off_t)off);
+	}
+	return r;
 }
 
 static int file_store_sync(struct vmstate_store *s)
@@ -69,8 +86,15 @@ static int file_store_sync(struct vmstate_store *s)
 void vmstate_file_init(struct vmstate_file *f, int fd)
 {
 	f->store = (struct vmstate_store){ .read = file_store_read, .write = file_store_write,
-		.sync = file_store_sync };
+		.sync = file_store_sync, .concurrent = true };
 	f->fd = fd;
+	atomic_init(&f->direct, false);
+}
+
+void vmstate_file_direct(struct vmstate_file *f, bool on)
+{
+	if (on != f->direct && !flags_change(f->fd, on ? O_DIRECT : 0, on ? 0 : O_DIRECT))
+		f->direct = on;
 }
 
 /* ---- header ---- */
@@ -137,83 +161,19 @@ int vmstate_read_header(struct vmstate_store *s, struct vmstate_header *ret, str
 
 /* ---- writing ---- */
 
-static bool is_zero(const uint8_t *p, size_t len)
-{
-	return !memcmp(p, zeros, len);
-}
-
-/* Blocks that stand together go out in one write of at most that many. */
-#define RUN_BLOCKS_MAX 32u
-
-struct ram_writer {
-	struct vmstate_store *s;
-	const struct vmstate_layout *l;
-	const uint8_t *ram;
-	struct holes holes;
-	uint32_t *crcs;
-	uint64_t written;
-};
-
-static int run_write(struct ram_writer *w, uint64_t first, uint64_t end)
-{
-	uint64_t off = first * VMSTATE_BLOCK_BYTES;
-	uint64_t len = MIN(end * VMSTATE_BLOCK_BYTES, w->l->ram_bytes) - off;
-	int r;
-
-	if (first == end)
-		return 0;
-	r = w->s->write(w->s, w->l->ram_offset + off, w->ram + off, len);
-	w->written += r < 0 ? 0 : len;
-	return r;
-}
-
-/* A piece of RAM: [first, end) in blocks. */
-static int ram_piece_write(struct ram_writer *w, uint64_t first, uint64_t end)
-{
-	uint64_t run = first;
-	int r = 0;
-
-	for (uint64_t b = first; b < end && !r; b++) {
-		const uint8_t *p = w->ram + b * VMSTATE_BLOCK_BYTES;
-		size_t len = vmstate_block_len(w->l, b);
-
-		if (!hole_at(&w->holes, b * VMSTATE_BLOCK_BYTES, len) && !is_zero(p, len)) {
-			w->crcs[b] = crc32c(0, p, len);
-			continue;
-		}
-		w->crcs[b] = zero_crc(w->l, b);
-		r = run_write(w, run, b);
-		run = b + 1;
-	}
-	return r < 0 ? r : run_write(w, run, end);
-}
-
-static int ram_write(struct ram_writer *w, const struct vmstate_progress *p)
-{
-	int r = 0;
-
-	for (uint64_t b = 0; b < w->l->blocks && !r; b += RUN_BLOCKS_MAX) {
-		uint64_t end = MIN(b + RUN_BLOCKS_MAX, w->l->blocks);
-
-		r = ram_piece_write(w, b, end);
-		if (!r && p && p->step && p->step(p->opaque, end * VMSTATE_BLOCK_BYTES, w->l->ram_bytes))
-			r = -ECANCELED;
-	}
-	return r;
-}
-
 /* Padded with zeros to whole pages. */
 static int piece_write(struct vmstate_store *s, uint64_t off, const void *p, uint64_t len)
 {
 	uint64_t padded = ROUND_UP(len, PAGE_BYTES);
-	uint8_t *b = len ? calloc(1, padded) : NULL;
+	uint8_t *b;
 	int r;
 
 	if (!len)
 		return 0;
-	if (!b)
+	if (posix_memalign((void **)&b, PAGE_BYTES, padded))
 		return -ENOMEM;
 	memcpy(b, p, len);
+	memset(b + len, 0, padded - len);
 	r = s->write(s, off, b, padded);
 	free(b);
 	return r;
@@ -236,7 +196,7 @@ static int crcs_write(struct vmstate_store *s, const struct vmstate_layout *l, c
 /* All the rest is down before the header says that it is there. */
 static int header_write(struct vmstate_store *s, const struct vmstate_header *h)
 {
-	uint8_t b[VMSTATE_HEADER_BYTES];
+	_Alignas(PAGE_BYTES) uint8_t b[VMSTATE_HEADER_BYTES];
 	int r = s->sync(s);
 
 	header_encode(h, b);
@@ -282,17 +242,16 @@ int vmstate_write_rest(struct vmstate_store *s, struct vmstate_header *h,
 int vmstate_write(struct vmstate_store *s, struct vmstate_header *h, const struct vmstate_source *src,
 	const struct vmstate_progress *p, struct vmstate_result *ret, struct err *e)
 {
-	struct ram_writer w = { .s = s, .l = &h->layout, .ram = src->ram,
-		.holes = { .fd = src->ram_fd, .bytes = src->ram_bytes } };
+	uint32_t *crcs;
 	int r;
 
 	vmstate_layout_of(src->ram_bytes, &h->layout);
-	w.crcs = calloc(h->layout.blocks, sizeof(*w.crcs));
-	r = w.crcs ? ram_write(&w, p) : -ENOMEM;
+	ret->ram_bytes_written = 0;
+	crcs = calloc(h->layout.blocks, sizeof(*crcs));
+	r = crcs ? ram_write(s, &h->layout, src, crcs, p, &ret->ram_bytes_written) : -ENOMEM;
 	if (!r)
-		r = rest_write(s, h, src, w.crcs);
-	free(w.crcs);
-	ret->ram_bytes_written = w.written;
+		r = rest_write(s, h, src, crcs);
+	free(crcs);
 	return write_failed(r, e);
 }
 

@@ -27,6 +27,7 @@
 #ifndef CAIRN_SNAPSHOT_VMSTATE_H
 #define CAIRN_SNAPSHOT_VMSTATE_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -41,20 +42,26 @@ struct err;
 #define VMSTATE_RAM_MAX_BYTES (1ULL << 40)
 
 /* Where the bytes go. Synchronous; each moves all of len or fails with -errno; offsets and
- * lengths are multiples of 4096, and so is the memory that is read into. A hole reads as zeros. */
+ * lengths are multiples of 4096, and so is the memory. A hole reads as zeros. */
 struct vmstate_store {
 	int (*read)(struct vmstate_store *s, uint64_t off, void *buf, size_t len);
 	int (*write)(struct vmstate_store *s, uint64_t off, const void *buf, size_t len);
 	/* Everything written is on stable storage. */
 	int (*sync)(struct vmstate_store *s);
+	bool concurrent; /* write() may be called by several threads at a time */
 };
 
 /* A sparse file; fd borrowed. */
 struct vmstate_file {
 	struct vmstate_store store;
 	int fd;
+	atomic_bool direct;
 };
 void vmstate_file_init(struct vmstate_file *f, int fd);
+/* Past the page cache, where the file system can: much is written once, and the kernel neither copies it nor
+ * makes the writer wait for other programs' dirty pages. A flag of the open file, which others may share: to be
+ * taken back. */
+void vmstate_file_direct(struct vmstate_file *f, bool on);
 
 struct vmstate_layout {
 	uint64_t definition_offset, crc_offset, ram_offset, ram_bytes;
@@ -120,6 +127,8 @@ int vmstate_read_crcs(struct vmstate_store *s, const struct vmstate_header *h, u
 int vmstate_read_blocks(struct vmstate_store *s, const struct vmstate_header *h, const uint32_t *crcs,
 	uint64_t first, uint64_t n, uint8_t *dst, struct err *e);
 size_t vmstate_block_len(const struct vmstate_layout *l, uint64_t block);
+/* The checksum that a block has when it is zeros. */
+uint32_t vmstate_zero_crc(const struct vmstate_layout *l, uint64_t block);
 /* True when the block is all zeros: nothing to read into fresh memory. */
 bool vmstate_block_is_zero(const struct vmstate_layout *l, const uint32_t *crcs, uint64_t block);
 

@@ -96,7 +96,9 @@ static void save_run(struct work *w)
 		return;
 	memcpy(h.uuid, s->m->cfg.uuid, sizeof(h.uuid));
 	vmstate_file_init(&f, s->state_fd);
+	vmstate_file_direct(&f, true);
 	s->r = vmstate_write(&f.store, &h, &src, &progress, &s->result, &s->e);
+	vmstate_file_direct(&f, false);
 }
 
 static void save_done(struct work *w)

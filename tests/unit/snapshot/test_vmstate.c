@@ -13,6 +13,7 @@
 #include "snapshot/vmstate.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -104,6 +105,118 @@ static void test_comes_back(void **state)
 	free(sections);
 	free(definition);
 	free(crcs);
+}
+
+/* A state of so much memory that several threads have to do with it. */
+#define MUCH_BYTES (64 * MIB + 4096)
+
+static uint8_t *much_ram(void)
+{
+	uint8_t *ram = mmap(NULL, MUCH_BYTES + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	assert_true(ram != MAP_FAILED);
+	for (uint64_t b = 0; b * VMSTATE_BLOCK_BYTES < MUCH_BYTES; b++)
+		if (b % 7 != 3) /* some are zeros */
+			memset(ram + b * VMSTATE_BLOCK_BYTES, (int)(b % 251 + 1),
+				MIN(VMSTATE_BLOCK_BYTES, MUCH_BYTES - b * VMSTATE_BLOCK_BYTES));
+	return ram;
+}
+
+static struct vmstate_source much_source(const uint8_t *ram)
+{
+	return (struct vmstate_source){ .sections = (const uint8_t *)SECTIONS, .sections_bytes = sizeof(SECTIONS),
+		.ram = ram, .ram_bytes = MUCH_BYTES, .ram_fd = -1 };
+}
+
+static void check_much(struct vmstate_store *s, const uint8_t *ram)
+{
+	struct vmstate_header h;
+	uint8_t block[VMSTATE_BLOCK_BYTES];
+	uint32_t *crcs;
+
+	assert_int_equal(vmstate_read_header(s, &h, NULL), 0);
+	assert_int_equal(vmstate_read_crcs(s, &h, &crcs, NULL), 0);
+	for (uint64_t b = 0; b < h.layout.blocks; b++) {
+		assert_int_equal(vmstate_block_is_zero(&h.layout, crcs, b), b % 7 == 3);
+		if (b % 7 == 3)
+			continue;
+		assert_int_equal(vmstate_read_blocks(s, &h, crcs, b, 1, block, NULL), 0);
+		assert_memory_equal(block, ram + b * VMSTATE_BLOCK_BYTES, vmstate_block_len(&h.layout, b));
+	}
+	free(crcs);
+}
+
+/* Past the page cache, from memory that is aligned and from memory that is not; the flag goes with it. */
+static void direct_saved_and_checked(unsigned shift)
+{
+	char path[] = "/tmp/cairn-vmstate-XXXXXX";
+	int fd = mkstemp(path);
+	uint8_t *ram = much_ram();
+	struct vmstate_source src = much_source(ram + shift);
+	struct vmstate_header h = { 0 };
+	struct vmstate_result result;
+	struct vmstate_file f;
+
+	assert_true(fd >= 0);
+	unlink(path);
+	memmove(ram + shift, ram, MUCH_BYTES);
+	vmstate_file_init(&f, fd);
+	vmstate_file_direct(&f, true);
+	assert_int_equal(vmstate_write(&f.store, &h, &src, NULL, &result, NULL), 0);
+	vmstate_file_direct(&f, false);
+	assert_false(fcntl(fd, F_GETFL) & O_DIRECT);
+	check_much(&f.store, ram + shift);
+	munmap(ram, MUCH_BYTES + 4096);
+	close(fd);
+}
+
+static void test_direct(void **state)
+{
+	(void)state;
+	direct_saved_and_checked(0);
+}
+
+static void test_direct_not_aligned(void **state)
+{
+	(void)state;
+	direct_saved_and_checked(1);
+}
+
+/* A disk that fills up. */
+struct full_store {
+	struct vmstate_file file;
+	struct vmstate_store store;
+	uint64_t room_to;
+};
+
+static int full_write(struct vmstate_store *s, uint64_t off, const void *buf, size_t len)
+{
+	struct full_store *f = container_of(s, struct full_store, store);
+
+	return off + len > f->room_to ? -ENOSPC : f->file.store.write(&f->file.store, off, buf, len);
+}
+
+static int full_sync(struct vmstate_store *s)
+{
+	(void)s;
+	return 0;
+}
+
+static void test_full_is_no_state(void **state)
+{
+	struct fixture *f = *state;
+	struct full_store full = { .file = f->file,
+		.store = { .write = full_write, .sync = full_sync, .concurrent = true }, .room_to = 40 * MIB };
+	uint8_t *ram = much_ram();
+	struct vmstate_source src = much_source(ram);
+	struct vmstate_header h = { 0 };
+	struct vmstate_result result;
+	struct err e = { 0 };
+
+	assert_int_equal(vmstate_write(&full.store, &h, &src, NULL, &result, &e), -ENOSPC);
+	assert_true(result.ram_bytes_written < MUCH_BYTES);
+	assert_int_not_equal(vmstate_read_header(&f->file.store, &h, NULL), 0);
+	munmap(ram, MUCH_BYTES + 4096);
 }
 
 static void test_zeros_cost_nothing(void **state)
@@ -233,6 +346,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_comes_back, setup, teardown),
+		cmocka_unit_test(test_direct),
+		cmocka_unit_test(test_direct_not_aligned),
+		cmocka_unit_test_setup_teardown(test_full_is_no_state, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_zeros_cost_nothing, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_every_bit_of_the_header_counts, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_impossible_headers, setup, teardown),

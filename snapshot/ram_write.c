@@ -1,0 +1,138 @@
+#include "snapshot/ram_write.h"
+#include "base/crc32c.h"
+#include "base/util.h"
+#include "snapshot/holes.h"
+#include "snapshot/vmstate.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <string.h>
+
+/* What a thread takes at a time. Blocks of it that stand together go out in one write. */
+#define PIECE_BLOCKS 32u
+/* One writes while the other computes checksums, or two writes are under way. */
+#define WRITERS_MAX 2u
+
+struct ram_job {
+	struct vmstate_store *s;
+	const struct vmstate_layout *l;
+	const struct vmstate_source *src;
+	uint32_t *crcs; /* each by the thread that has its block */
+	pthread_mutex_t lock;
+	/* Under lock: */
+	uint64_t next; /* block */
+	uint64_t written_bytes;
+	int error; /* the first */
+};
+
+/* Pieces come in ascending order, so each thread walks over the holes by itself. */
+struct ram_writer {
+	struct ram_job *j;
+	struct holes holes;
+};
+
+static bool is_zero(const uint8_t *p, size_t len)
+{
+	static const uint8_t zeros[VMSTATE_BLOCK_BYTES];
+
+	return !memcmp(p, zeros, len);
+}
+
+static void job_note(struct ram_job *j, int r, uint64_t written_bytes)
+{
+	pthread_mutex_lock(&j->lock);
+	j->written_bytes += written_bytes;
+	if (r < 0 && !j->error)
+		j->error = r;
+	pthread_mutex_unlock(&j->lock);
+}
+
+static int run_write(struct ram_job *j, uint64_t first, uint64_t end)
+{
+	uint64_t off = first * VMSTATE_BLOCK_BYTES;
+	uint64_t len = MIN(end * VMSTATE_BLOCK_BYTES, j->l->ram_bytes) - off;
+	int r;
+
+	if (first == end)
+		return 0;
+	r = j->s->write(j->s, j->l->ram_offset + off, j->src->ram + off, len);
+	job_note(j, 0, r < 0 ? 0 : len);
+	return r;
+}
+
+/* [first, end) in blocks. */
+static int piece_write(struct ram_writer *w, uint64_t first, uint64_t end)
+{
+	struct ram_job *j = w->j;
+	uint64_t run = first;
+	int r = 0;
+
+	for (uint64_t b = first; b < end && !r; b++) {
+		const uint8_t *p = j->src->ram + b * VMSTATE_BLOCK_BYTES;
+		size_t len = vmstate_block_len(j->l, b);
+
+		if (!hole_at(&w->holes, b * VMSTATE_BLOCK_BYTES, len) && !is_zero(p, len)) {
+			j->crcs[b] = crc32c(0, p, len);
+			continue;
+		}
+		j->crcs[b] = vmstate_zero_crc(j->l, b);
+		r = run_write(j, run, b);
+		run = b + 1;
+	}
+	return r < 0 ? r : run_write(j, run, end);
+}
+
+static bool piece_take(struct ram_job *j, uint64_t *ret_first, uint64_t *ret_end)
+{
+	bool more;
+
+	pthread_mutex_lock(&j->lock);
+	more = !j->error && j->next < j->l->blocks;
+	*ret_first = j->next;
+	*ret_end = MIN(j->next + PIECE_BLOCKS, j->l->blocks);
+	if (more)
+		j->next = *ret_end;
+	pthread_mutex_unlock(&j->lock);
+	return more;
+}
+
+/* p: of the caller's thread only. */
+static void pieces_write(struct ram_job *j, const struct vmstate_progress *p)
+{
+	struct ram_writer w = { .j = j, .holes = { .fd = j->src->ram_fd, .bytes = j->src->ram_bytes } };
+	uint64_t first, end;
+
+	while (piece_take(j, &first, &end)) {
+		int r = piece_write(&w, first, end);
+
+		if (!r && p && p->step && p->step(p->opaque, end * VMSTATE_BLOCK_BYTES, j->l->ram_bytes))
+			r = -ECANCELED;
+		job_note(j, r, 0);
+	}
+}
+
+static void *writer_thread(void *opaque)
+{
+	pthread_setname_np(pthread_self(), "ram-writer");
+	pieces_write(opaque, NULL);
+	return NULL;
+}
+
+int ram_write(struct vmstate_store *s, const struct vmstate_layout *l, const struct vmstate_source *src,
+	uint32_t *crcs, const struct vmstate_progress *p, uint64_t *ret_written_bytes)
+{
+	struct ram_job j = { .s = s, .l = l, .src = src, .crcs = crcs };
+	pthread_t thread[WRITERS_MAX - 1];
+	unsigned n = 0, max = s->concurrent ? WRITERS_MAX - 1 : 0;
+
+	pthread_mutex_init(&j.lock, NULL);
+	while (n < max && !pthread_create(&thread[n], NULL, writer_thread, &j))
+		n++;
+	pieces_write(&j, p);
+	while (n)
+		pthread_join(thread[--n], NULL);
+	pthread_mutex_destroy(&j.lock);
+	*ret_written_bytes = j.written_bytes;
+	return j.error;
+}
