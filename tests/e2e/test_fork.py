@@ -4,6 +4,7 @@ and go their own ways. The guest is the bare-metal interpreter."""
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -301,6 +302,32 @@ def test_disks_that_cannot_be_copied(vm, daemon, tmp_path):
     there = sorted(os.listdir(tmp_path))
     assert "disk vdb: the definition names another image" in refused("c", ok=2)
     vm.holds("src", AT, FILL, 1)
+
+
+def test_blocks_of_images_are_shared(vm, daemon, tmp_path):
+    """On a file system that can, ten copies of 100 MiB fit into 400."""
+    if not shutil.which("mkfs.xfs"):
+        pytest.skip("mkfs.xfs is missing: make deps")
+    (tmp_path / "xfs").mkdir()
+    subprocess.run(["truncate", "-s", "400M", tmp_path / "xfs.img"], check=True)
+    subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", tmp_path / "xfs.img"], check=True)
+    if subprocess.run(["mount", "-o", "loop", tmp_path / "xfs.img", tmp_path / "xfs"],
+                      stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("may not mount a file system of its own")
+    try:
+        path = tmp_path / "xfs/a.qcow2"
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", "preallocation=full", path, "100M"],
+                       check=True)
+        vm.start(disks=[{"path": str(path), "format": "qcow2"}])
+        disk_write(vm, "src", 0, 0, 1)
+        vm.clone("c", "--count", "10")
+        disk_write(vm, "c-7", 0, 0, 2)
+        disk_holds(vm, "src", 0, 0, 1)
+        disk_holds(vm, "c-8", 0, 0, 1)
+        daemon.cairn("destroy", "src", *(f"c-{i}" for i in range(1, 11)))
+        check(*(path.parent / f"c-{i}-vda.qcow2" for i in range(1, 11)))
+    finally:
+        subprocess.run(["umount", "-l", tmp_path / "xfs"], check=True)
 
 
 def test_an_image_that_fills_the_file_system(vm, daemon, tmp_path):
