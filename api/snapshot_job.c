@@ -479,6 +479,35 @@ static int revert_choose(struct work *w, const struct snapshots *s, struct err *
 	return 0;
 }
 
+static void looked(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct work *w = opaque;
+
+	(void)a;
+	if (r < 0) {
+		job_fail(w->job, e);
+		return;
+	}
+	w->stopped = true;
+	vm_when_gone(w->vm, revert_stopped, w);
+	vm_destroy(w->vm, NULL);
+}
+
+/* The VM ends for it, but not before its process has found that all disks can go back. One that is kept
+ * after a crash takes no work. */
+static void stop_and_revert(struct work *w)
+{
+	struct vm_snapshot_revert look = w->body;
+
+	if (w->vm->state == VM_PRESERVED || w->vm->destroying) {
+		looked(w, 0, NULL, NULL);
+		return;
+	}
+	look.look_only = look.disks_only = 1;
+	vm_process_request(w->vm->proc, VM_MSG_SNAPSHOT_REVERT, &look, sizeof(look), -1,
+		VM_PROCESS_NO_TIMEOUT, looked, w);
+}
+
 static void revert_chosen(void *opaque, int r, const struct snapshots *s, const struct err *e)
 {
 	struct work *w = opaque;
@@ -499,9 +528,7 @@ static void revert_chosen(void *opaque, int r, const struct snapshots *s, const 
 		vm_process_request(vm->proc, VM_MSG_SNAPSHOT_REVERT, &w->body, sizeof(w->body), -1,
 			VM_PROCESS_NO_TIMEOUT, memory_reverted, w);
 	} else {
-		w->stopped = true;
-		vm_when_gone(vm, revert_stopped, w);
-		vm_destroy(vm, NULL);
+		stop_and_revert(w);
 	}
 }
 

@@ -257,7 +257,8 @@ struct vm_snapshot_revert {
 	uint8_t disks_only;
 	uint8_t eager;
 	uint8_t verify; /* check all memory first */
-	uint8_t reserved[4];
+	uint8_t look_only; /* could it be done? Nothing is */
+	uint8_t reserved[3];
 	char disk[16]; /* with disks_only: that one alone; empty: all */
 };
 

@@ -370,9 +370,9 @@ static void look_done(struct work *w)
 	struct revert_job *x = container_of(w, struct revert_job, j.work);
 	struct vmsnap_job *j = &x->j;
 
-	if (!j->r)
+	if (!j->r && !x->v.look_only)
 		j->r = go(x);
-	if (!j->r) {
+	if (!j->r && !x->v.look_only) {
 		memcpy(j->result.id, x->node->info.id, sizeof(j->result.id));
 		j->result.total_ns = loop_now_ns() - x->started_ns;
 		log_info(NULL, "reverted to snapshot '%s' in %llu us", x->node->info.name,

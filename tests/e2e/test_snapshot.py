@@ -265,6 +265,7 @@ def test_two_disks_in_one_act(vm, tmp_path):
 
 
 def test_one_disk_alone_goes_back(vm, tmp_path):
+    vm.daemon.cairn("snapshot-create-as", "vm1", "s0")
     vm.disks.append(tmp_path / "vdb.qcow2")
     vm.define()
     vm.start()
@@ -278,6 +279,8 @@ def test_one_disk_alone_goes_back(vm, tmp_path):
         vm.run(f"write 0 64 {seed}")
     vm.revert("s1", "--disk", "vdb", ok=2)  # with memory all or nothing goes back
     vm.revert("s1", "--disks-only", "--disk", "vdx", ok=3)
+    for more in ([], ["--disk", "vdb"]):
+        assert "disk vdb has no snapshot 's0'" in vm.revert("s0", "--disks-only", *more, ok=3).stderr
     vm.run("verify 0 64 22")  # and it ran on
     vm.revert("s1", "--disks-only", "--disk", "vdb")
     assert vm.daemon.cairn("snapshot-current", "vm1", "--name").stdout == "s2\n"

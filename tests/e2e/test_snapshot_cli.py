@@ -276,6 +276,14 @@ def test_revert_to_disks_only(fake):
     assert (o["name"], o["stopped"], o["state"]) == ("on", False, "paused")
 
 
+def test_a_vm_is_not_stopped_for_a_revert_that_cannot_be(vm):
+    vm.cairn("destroy", "vm1")
+    vm.define("vm1", cmdline="work-fails", disks=[{"path": "vm1.raw", "format": "raw"}])
+    vm.cairn("start", "vm1")
+    assert "no space left" in vm.cairn("snapshot-revert", "vm1", "s2", "--disks-only", ok=1).stderr
+    assert state(vm) == "running (booted)"
+
+
 def test_revert_that_fails_leaves_it_as_it_was(vm):
     vm.cairn("destroy", "vm1")
     vm.define("vm1", cmdline="work-fails", disks=[{"path": "vm1.raw", "format": "raw"}])

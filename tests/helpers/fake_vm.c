@@ -417,6 +417,8 @@ static int snapshot_revert(struct fake *f, const struct vm_snapshot_revert *v, s
 	s = tree_find(&t, v->name);
 	if (!s)
 		return none(v->name, e);
+	if (v->look_only)
+		return 0;
 	paused = v->then ? v->then == 2 : s->state == VM_SNAPSHOT_PAUSED;
 	if (!f->config.images_only && (v->disks_only || s->state == VM_SNAPSHOT_SHUTOFF))
 		return err_set(e, -EINVAL, ERR_WRONG_STATE, "there is no memory in it");
