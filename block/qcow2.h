@@ -121,6 +121,8 @@ struct qcow2_check {
 	uint64_t image_end_offset;
 	/* A line for each of the first faults; NULL: none wanted. */
 	void (*report)(void *opaque, const char *line);
+	/* Tables looked at, of how many; starts again when a repair looks again. NULL: not wanted. */
+	void (*progress)(void *opaque, uint64_t done, uint64_t total);
 	void *opaque;
 };
 /* Count every reference and compare with the refcounts. Reads only. Synchronous.

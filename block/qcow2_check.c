@@ -16,6 +16,7 @@
 /* 12 bytes of address space a cluster; memory where there is something to count. */
 #define CHECK_CLUSTERS_MAX (1ULL << 28)
 #define CHECK_LINES_MAX 64u
+#define CHECK_PROGRESS_TABLES 64u
 #define CHECK_BITMAP_DIRECTORY_MAX (64 * MIB)
 
 static void report(struct checker *k, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -557,8 +558,11 @@ int checker_walk(struct checker *k, struct err *e)
 	check_l1(k, k->h->l1_offset, k->h->l1_size, true);
 	check_bitmaps(k);
 	r = check_snapshots(k, e);
-	for (size_t i = 0; !r && i < k->nl2; i++)
+	for (size_t i = 0; !r && i < k->nl2; i++) {
+		if (k->c->progress && i % CHECK_PROGRESS_TABLES == 0)
+			k->c->progress(k->c->opaque, i, k->nl2);
 		check_l2(k, &k->l2[i]);
+	}
 	return r;
 }
 

@@ -42,12 +42,23 @@ int qcow2_data_open(struct qcow2 *q, const struct block_format_open *o, struct e
 			"%s: a raw data file and a backing file do not go together", o->name);
 	q->data.is_device = o->data_file->is_device;
 	q->data.can_punch = q->data.can_zero = true;
+	q->data.can_seek = !q->data.is_device;
 	q->data.fresh_from = q->data.is_device
 		? UINT64_MAX : DIV_ROUND_UP(o->data_file->size_bytes, 1ULL << q->h.cluster_bits);
 	return 0;
 }
 
 /* ---- allocation ---- */
+
+/* Does the range read as zeros, for all that this file has? */
+static bool data_is_hole(struct qcow2 *q, uint64_t off, uint64_t len)
+{
+	off_t next = q->data.can_seek ? lseek(q->data_fd, (off_t)off, SEEK_DATA) : 0;
+
+	if (next < 0 && errno != ENXIO)
+		q->data.can_seek = false;
+	return next < 0 ? q->data.can_seek : (uint64_t)next >= off + len;
+}
 
 int data_alloc(struct qcow2 *q, uint64_t guest, uint32_t want, struct wait *w,
 	struct cluster_run *ret)
@@ -58,7 +69,8 @@ int data_alloc(struct qcow2 *q, uint64_t guest, uint32_t want, struct wait *w,
 		return -EIO;
 	if (guest + want > QCOW2_OFFSET_END >> q->cluster_bits)
 		return -EFBIG; /* an entry cannot name it */
-	*ret = (struct cluster_run){ guest, want, guest >= q->data.fresh_from };
+	*ret = (struct cluster_run){ guest, want, guest >= q->data.fresh_from ||
+		data_is_hole(q, guest << q->cluster_bits, (uint64_t)want << q->cluster_bits) };
 	data_used(q, guest + want);
 	return 0;
 }

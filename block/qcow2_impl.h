@@ -244,7 +244,7 @@ struct tail {
 struct data_file {
 	bool raw;	     /* that file alone reads as the disk does */
 	bool is_device;
-	bool can_punch, can_zero; /* cleared for good when the host says that it cannot */
+	bool can_punch, can_zero, can_seek; /* cleared for good when the host says that it cannot */
 	uint64_t fresh_from; /* from this cluster on it reads as zeros */
 };
 

@@ -450,7 +450,7 @@ int qcow2_refcounts_rebuild(int fd, struct qcow2_header *h, uint32_t order, stru
 int qcow2_repair(int fd, struct qcow2_header *h, enum qcow2_repair how, struct qcow2_check *c,
 	struct err *e)
 {
-	struct qcow2_check before = { 0 };
+	struct qcow2_check before = { .progress = c->progress, .opaque = c->opaque };
 	int r = qcow2_autoclear_drop(fd, h, 0);
 
 	if (r < 0)

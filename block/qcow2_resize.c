@@ -265,5 +265,8 @@ int qcow2_resize(struct block *b, uint64_t size, struct err *e)
 		r = cut_tables(q, size, old);
 	if (!r && size < old)
 		r = data_truncate(q, size);
+	/* What a raw data file has, all readers have to find. */
+	if (!r && size > old && q->data.raw)
+		return qcow2_preallocate(b, old, NULL, NULL, e);
 	return r < 0 ? err_set_errno(e, r, "%s: cannot change the size", b->name) : 0;
 }

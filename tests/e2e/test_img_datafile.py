@@ -121,6 +121,39 @@ def test_resize(box, kind):
             assert same(box.path / "src", box.path / "disk.raw")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_added_is_mapped_as_by_qemu(box, kind):
+    for verb, name in ((box.img, "ours"), (box.qemu, "theirs")):
+        box.qemu("create", "-q", "-f", "qcow2", "-o", options(kind, f"{name}.raw"), name, "1M")
+        verb("resize", "-q", name, "20M")
+    assert mapped(box, "ours") == mapped(box, "theirs")
+    box.qemu("check", "ours")
+
+
+def test_first_writes_fill_no_clusters(box):
+    """Where the data file has a hole nothing is written beside what the guest wrote."""
+    box.qemu("create", "-q", "-f", "qcow2", "-o", options("data_file_raw=off"), "disk", "8M")
+    box.img("bench", "-w", "-s", "4k", "-S", "64k", "-c", "128", "-f", "qcow2", "--pattern=7", "disk")
+    assert (box.path / "disk.raw").stat().st_blocks * 512 <= MIB
+    box.io("disk", "read -P 7 0 4k", "read -P 0 4k 60k", "read -P 7 64k 4k")
+    # what stands in the file below a cluster that is not mapped must not show
+    with open(box.path / "disk.raw", "r+b") as f:
+        f.truncate(0)
+        f.write(b"x" * (8 * MIB))
+    box.qemu("create", "-q", "-f", "qcow2", "-o", options("data_file_raw=off", "other.raw"), "other", "8M")
+    os.rename(box.path / "disk.raw", box.path / "other.raw")
+    box.img("bench", "-w", "-s", "4k", "-S", "64k", "-c", "128", "-f", "qcow2", "--pattern=7", "other")
+    box.io("other", "read -P 7 0 4k", "read -P 0 4k 60k", "read -P 7 64k 4k")
+
+
+def test_trim_counts_the_data_file(box):
+    box.qemu("create", "-q", "-f", "qcow2", "-o", options("data_file_raw=off"), "disk", "8M")
+    box.io("disk", "write -P 0 0 4M", "write -P 1 4M 1M")
+    said = json.loads(box.img("trim", "--zeros", "--format", "json", "disk").stdout.splitlines()[-1])
+    assert said["before"] - said["after"] >= 4 * MIB
+    assert "and its data file:" in box.img("trim", "--zeros", "disk").stdout
+
+
 @pytest.mark.parametrize("how", ["metadata", "falloc", "full"])
 def test_preallocated(box, how):
     for tool, name in ((box.img, "ours"), (box.qemu, "theirs")):

@@ -51,6 +51,16 @@ def test_lines_for_programs(images, verb):
         assert events[-1]["event"] == last
 
 
+@pytest.mark.parametrize("args", [["check", "-p"], ["check", "-p", "-r", "leaks"], ["check", "-p", "-r", "all"]])
+def test_bar_of_a_check(images, args):
+    master, slave = pty.openpty()
+    subprocess.run([IMG, *args, "top"], cwd=images.path, stdout=slave, timeout=TIMEOUT, check=True)
+    os.close(slave)
+    said = os.read(master, 65536)
+    assert b"(0.00/100%)" in said and said.index(b"(100.00/100%)") < said.index(b"No errors were found")
+    assert "%)" not in images.img(*args, "top").stdout.replace("% compressed", "")
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_bar_on_a_terminal(images, verb):
     args = VERBS[verb][0]

@@ -7,6 +7,7 @@
 #include <json-c/json.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 enum check_exit { CHECK_CLEAN = 0, CHECK_FAILED = 1, CHECK_CORRUPT = 2, CHECK_LEAKS = 3,
 	CHECK_NO_TABLES = 63 };
@@ -78,9 +79,17 @@ static void json(const struct qcow2_check *c, const char *path)
 
 struct check_args {
 	struct img_open o;
-	bool as_json, quiet;
+	bool as_json, quiet, bar;
 	enum qcow2_repair repair; /* 0: none */
+	struct img_progress progress;
 };
+
+static void progress(void *opaque, uint64_t done, uint64_t total)
+{
+	struct check_args *a = opaque;
+
+	img_progress_set(&a->progress, done, total);
+}
 
 static void repaired_say(const struct qcow2_check *c)
 {
@@ -109,17 +118,21 @@ static int check_run(const struct check_args *a, struct img_layer *y, struct qco
 	return r;
 }
 
-static int check_layer(const struct check_args *a, struct img_layer *y)
+static int check_layer(struct check_args *a, struct img_layer *y)
 {
-	struct qcow2_check c = { .report = a->as_json || a->quiet ? NULL : line_print };
+	struct qcow2_check c = { .report = a->as_json || a->quiet ? NULL : line_print, .progress = progress,
+		.opaque = a };
 	struct err e;
+	int r;
 
 	if (y->format != BLOCK_FORMAT_QCOW2) {
 		if (!a->quiet)
 			fprintf(stderr, "cairn-img: %s is raw: it has no tables to check\n", a->o.path);
 		return CHECK_NO_TABLES;
 	}
-	if (check_run(a, y, &c, &e) < 0) {
+	r = check_run(a, y, &c, &e);
+	img_progress_end(&a->progress, !r);
+	if (r < 0) {
 		if (!strstr(e.msg, a->o.path))
 			err_prefix(&e, "%s", a->o.path);
 		return img_fail(&e);
@@ -157,7 +170,7 @@ int img_check_main(int argc, char **argv)
 	struct err e;
 	int c, st;
 
-	while ((c = getopt_long(argc, argv, "f:r:Uq", longs, NULL)) != -1) {
+	while ((c = getopt_long(argc, argv, "f:pr:Uq", longs, NULL)) != -1) {
 		switch (c) {
 		case 'f':
 			a.o.format = optarg;
@@ -167,6 +180,9 @@ int img_check_main(int argc, char **argv)
 			break;
 		case 'q':
 			a.quiet = true;
+			break;
+		case 'p':
+			a.bar = true;
 			break;
 		case 'A':
 			break; /* no backing file is opened */
@@ -185,6 +201,9 @@ int img_check_main(int argc, char **argv)
 	}
 	if (argc - optind != 1)
 		return img_usage("check", "one file is needed");
+	a.progress = (struct img_progress){ .to = stdout, .shown = -1,
+		.mode = a.bar && !a.quiet && !a.as_json && isatty(STDOUT_FILENO)
+			? IMG_PROGRESS_BAR : IMG_PROGRESS_NONE };
 	if (a.repair && a.o.no_lock)
 		return img_usage("check", "-r needs the lock that -U leaves out");
 	a.o.path = argv[optind];

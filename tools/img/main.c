@@ -41,11 +41,12 @@ static const struct img_verb verbs[] = {
 		"  --backing-chain  also the backing files\n",
 		img_info_main },
 	{ "check", "find faults in an image's tables",
-		"check [-q] [-f FMT] [-r leaks|all] [-U] [--output human|json] FILE", OPEN_HELP
+		"check [-p] [-q] [-f FMT] [-r leaks|all] [-U] [--output human|json] FILE", OPEN_HELP
 		"  -r leaks       repair space that is lost\n"
 		"  -r all         repair everything: refcounts are counted anew, what points nowhere\n"
 		"                 reads as zeros afterwards, the dirty and corrupt marks go\n"
 		"  --output FMT   human (default) or json\n"
+		"  -p             show progress, on a terminal\n"
 		"  -q             say nothing, only the exit status\n"
 		"Exit status, after a repair of what is left: 0 no faults, 1 the check failed, 2 corrupt, 3 only leaks\n"
 		"(space that is lost, no danger), 63 a format without tables.\n",

@@ -16,6 +16,7 @@ struct trim {
 	struct img_common common;
 	struct img_open o;
 	bool zeros;
+	char data_path[PATH_MAX]; /* the image's data file; empty: none */
 };
 
 static bool all_zero(const uint8_t *p, uint64_t n)
@@ -66,6 +67,21 @@ static int zeros_scan(struct trim *t, struct block *b, uint8_t *buf)
 	return r;
 }
 
+/* Zeros in a data file are given back there. */
+static int data_path_find(struct trim *t, struct err *e)
+{
+	struct img_layer layers[BLOCK_LAYERS_MAX];
+	unsigned n;
+	int r = img_layers_open(&t->o, layers, &n, e);
+
+	if (r < 0)
+		return r;
+	if (layers[0].data_path)
+		snprintf(t->data_path, sizeof(t->data_path), "%s", layers[0].data_path);
+	img_layers_free(layers, n);
+	return 0;
+}
+
 static int zeros_free(struct trim *t, struct err *e)
 {
 	CLEANUP_FREE uint8_t *buf = aligned_alloc(4096, STEP_BYTES);
@@ -110,33 +126,40 @@ static int tables_trim(struct trim *t, struct err *e)
 	return r;
 }
 
-static uint64_t space_of(const char *path)
+static uint64_t file_space(const char *path)
 {
 	struct stat st;
 
 	return stat(path, &st) < 0 ? 0 : (uint64_t)st.st_blocks * 512;
 }
 
+static uint64_t space_of(const struct trim *t)
+{
+	return file_space(t->o.path) + (*t->data_path ? file_space(t->data_path) : 0);
+}
+
 static int run(struct trim *t, struct err *e)
 {
-	uint64_t before = space_of(t->o.path), after;
+	int r = t->zeros ? data_path_find(t, e) : 0;
+	uint64_t before = space_of(t), after;
 	char a[32], b[32];
-	int r = t->zeros ? zeros_free(t, e) : 0;
 
+	if (!r && t->zeros)
+		r = zeros_free(t, e);
 	if (!r)
 		r = img_check_interrupted(e);
 	if (!r)
 		r = tables_trim(t, e);
 	if (r < 0)
 		return r;
-	after = space_of(t->o.path);
+	after = space_of(t);
 	img_format_size(before, a, sizeof(a));
 	img_format_size(after, b, sizeof(b));
 	if (t->common.json)
 		printf("{\"event\": \"result\", \"before\": %llu, \"after\": %llu}\n",
 			(unsigned long long)before, (unsigned long long)after);
 	else if (!t->common.quiet)
-		printf("%s: %s before, %s now.\n", t->o.path, a, b);
+		printf("%s%s: %s before, %s now.\n", t->o.path, *t->data_path ? " and its data file" : "", a, b);
 	return 0;
 }
 
