@@ -15,7 +15,7 @@ static void call_run(struct loop_task *t)
 	c->run(c, c->disk->block);
 }
 
-int disk_call(struct machine_disk *d, struct disk_call *c, struct err *e)
+static void call_start(struct machine_disk *d, struct disk_call *c)
 {
 	c->disk = d;
 	c->task.run = call_run;
@@ -23,6 +23,10 @@ int disk_call(struct machine_disk *d, struct disk_call *c, struct err *e)
 	pthread_mutex_init(&c->lock, NULL);
 	pthread_cond_init(&c->cond, NULL);
 	loop_post(d->loop, &c->task);
+}
+
+static int call_wait(struct disk_call *c, struct err *e)
+{
 	pthread_mutex_lock(&c->lock);
 	while (!c->returned)
 		pthread_cond_wait(&c->cond, &c->lock);
@@ -32,6 +36,12 @@ int disk_call(struct machine_disk *d, struct disk_call *c, struct err *e)
 	if (c->res < 0 && e)
 		*e = c->e;
 	return c->res;
+}
+
+int disk_call(struct machine_disk *d, struct disk_call *c, struct err *e)
+{
+	call_start(d, c);
+	return call_wait(c, e);
 }
 
 void disk_call_return(struct disk_call *c, int res, const struct err *e)
@@ -219,15 +229,6 @@ int disk_vmstate_map(struct machine_disk *d, const char *id, struct block_vmstat
 
 /* ---- the VM state area ---- */
 
-struct vmstate_call {
-	struct disk_call c;
-	struct block_vmstate_req req;
-	struct iovec iov;
-	struct block_snapshot *s;
-	const char *id;
-	enum { VMSTATE_WRITE, VMSTATE_READ, VMSTATE_SHARE } what;
-};
-
 static void vmstate_done(struct block_vmstate_req *r, int res)
 {
 	disk_call_return(&container_of(r, struct vmstate_call, req)->c, res, NULL);
@@ -256,14 +257,32 @@ int disk_vmstate_share(struct machine_disk *d, struct block_snapshot *s, const c
 	return disk_call(d, &x.c, e);
 }
 
+static void store_move_start(struct disk_store *st, struct vmstate_call *x, uint64_t off, void *buf, size_t len,
+	bool write)
+{
+	*x = (struct vmstate_call){ .c.run = vmstate_run, .what = write ? VMSTATE_WRITE : VMSTATE_READ,
+		.s = st->s, .id = st->id, .iov = { buf, len } };
+	x->req = (struct block_vmstate_req){ .offset = off, .len = len, .iov = &x->iov, .niov = 1,
+		.done = vmstate_done };
+	call_start(st->disk, &x->c);
+}
+
 static int store_move(struct disk_store *st, uint64_t off, void *buf, size_t len, bool write)
 {
-	struct vmstate_call x = { .c.run = vmstate_run, .what = write ? VMSTATE_WRITE : VMSTATE_READ,
-		.s = st->s, .id = st->id, .iov = { buf, len } };
+	struct vmstate_call x;
 
-	x.req = (struct block_vmstate_req){ .offset = off, .len = len, .iov = &x.iov, .niov = 1,
-		.done = vmstate_done };
-	return disk_call(st->disk, &x.c, NULL);
+	store_move_start(st, &x, off, buf, len, write);
+	return call_wait(&x.c, NULL);
+}
+
+void disk_store_write_start(struct disk_store *st, struct vmstate_call *x, uint64_t off, void *buf, size_t len)
+{
+	store_move_start(st, x, off, buf, len, true);
+}
+
+int disk_store_write_wait(struct vmstate_call *x)
+{
+	return call_wait(&x->c, NULL);
 }
 
 static int store_read(struct vmstate_store *s, uint64_t off, void *buf, size_t len)
@@ -288,6 +307,6 @@ void disk_store_init(struct disk_store *st, struct machine_disk *d, struct block
 	const char *id)
 {
 	*st = (struct disk_store){ .store = { .read = store_read, .write = store_write,
-					   .sync = store_sync },
+					   .sync = store_sync, .concurrent = true },
 		.disk = d, .s = s, .id = id };
 }

@@ -1,5 +1,5 @@
 /* disk_call: something done on a disk's own thread, where its struct block lives, while the
- * caller waits. From the main thread or the worker's, never from a disk's. */
+ * caller waits. From any thread but a disk's. */
 #ifndef CAIRN_VMM_DISK_CALL_H
 #define CAIRN_VMM_DISK_CALL_H
 
@@ -60,5 +60,19 @@ struct disk_store {
 };
 void disk_store_init(struct disk_store *st, struct machine_disk *d, struct block_snapshot *s,
 	const char *id);
+
+struct vmstate_call {
+	struct disk_call c;
+	struct block_vmstate_req req;
+	struct iovec iov;
+	struct block_snapshot *s;
+	const char *id;
+	enum { VMSTATE_WRITE, VMSTATE_READ, VMSTATE_SHARE } what;
+};
+
+/* A write that goes on while the caller does something else. x and buf: borrowed until the wait, which has to
+ * come, once. */
+void disk_store_write_start(struct disk_store *st, struct vmstate_call *x, uint64_t off, void *buf, size_t len);
+int disk_store_write_wait(struct vmstate_call *x);
 
 #endif

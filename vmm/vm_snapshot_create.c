@@ -9,6 +9,7 @@
 #include "snapshot/pager.h"
 #include "snapshot/tracker.h"
 #include "vmm/agent.h"
+#include "vmm/disk_call.h"
 #include "vmm/machine_state.h"
 #include "vmm/ram_load.h"
 #include "vmm/vm_fork.h"
@@ -27,6 +28,15 @@
 #define CLUSTER_MAX_BYTES (2 * MIB)
 #define RATE_LOOK_NS 50000000ULL
 
+/* Blocks that go out in one write. */
+struct ram_run {
+	uint64_t first;
+	unsigned n;
+	uint8_t *buf; /* RUN_BLOCKS blocks, page-aligned */
+	struct vmstate_call call;
+	bool is_written; /* the call is under way */
+};
+
 struct create_job {
 	struct vmsnap_job j;
 	struct vm_snapshot_create c;
@@ -39,7 +49,8 @@ struct create_job {
 	uint32_t *crcs;			      /* the base's; of what is written, its own */
 	char base_id[VM_SNAPSHOT_ID_MAX + 1]; /* incremental: whose memory is shared */
 	uint64_t started_ns, bytes_done, bytes_total;
-	uint8_t *run; /* RUN_BLOCKS blocks */
+	struct ram_run run[2]; /* one is written while the other is filled */
+	unsigned filling;
 };
 
 /* ---- checks ---- */
@@ -173,8 +184,10 @@ static int ram_prepare(struct create_job *x)
 	int r;
 
 	vmstate_layout_of(m->mem.bytes, &x->h.layout);
-	x->run = malloc(RUN_BLOCKS * VMSTATE_BLOCK_BYTES);
-	if (!x->run || bitmap_init(&x->wanted, x->h.layout.blocks) < 0)
+	for (unsigned i = 0; i < ARRAY_SIZE(x->run); i++)
+		if (posix_memalign((void **)&x->run[i].buf, 4096, RUN_BLOCKS * VMSTATE_BLOCK_BYTES))
+			return err_set_errno(&x->j.e, -ENOMEM, "snapshot");
+	if (bitmap_init(&x->wanted, x->h.layout.blocks) < 0)
 		return err_set_errno(&x->j.e, -ENOMEM, "snapshot");
 	x->incremental = x->live && m->base_id[0];
 	r = x->incremental ? base_crcs_read(x) : zero_crcs(x);
@@ -291,24 +304,43 @@ static void rate_wait(const struct create_job *x)
 	}
 }
 
-struct ram_run {
-	uint64_t first;
-	unsigned n;
-};
-
-static int run_flush(struct create_job *x, struct vmstate_store *s, struct ram_run *run)
+static int run_wait(struct create_job *x, struct ram_run *run)
 {
+	int r;
+
+	if (!run->is_written)
+		return 0;
+	run->is_written = false;
+	r = disk_store_write_wait(&run->call);
+	if (!r)
+		x->j.result.ram_bytes_written += run->call.req.len;
+	return r;
+}
+
+/* What is in the run goes on its way, and the other one is free to be filled. */
+static int run_flush(struct create_job *x, struct disk_store *st)
+{
+	struct ram_run *run = &x->run[x->filling];
 	uint64_t off = run->first * VMSTATE_BLOCK_BYTES;
 	uint64_t len = MIN(run->n * (uint64_t)VMSTATE_BLOCK_BYTES, x->h.layout.ram_bytes - off);
 	int r;
 
 	if (!run->n)
 		return 0;
-	r = s->write(s, x->h.layout.ram_offset + off, x->run, len);
-	x->j.result.ram_bytes_written += r < 0 ? 0 : len;
+	disk_store_write_start(st, &run->call, x->h.layout.ram_offset + off, run->buf, len);
+	run->is_written = true;
 	run->n = 0;
+	x->filling ^= 1;
+	r = run_wait(x, &x->run[x->filling]);
 	rate_wait(x);
 	return r;
+}
+
+static int runs_wait(struct create_job *x)
+{
+	int r = run_wait(x, &x->run[0]), r2 = run_wait(x, &x->run[1]);
+
+	return r < 0 ? r : r2;
 }
 
 /* A block of zeros is left out, but where the parent has something in that place. */
@@ -316,27 +348,34 @@ static bool block_is_left_out(struct create_job *x, uint64_t block, uint32_t crc
 {
 	const struct vmstate_layout *l = &x->h.layout;
 
-	return vmstate_block_is_zero(l, x->crcs, block) && crc == (block + 1 == l->blocks ? l->zero_crc_last : l->zero_crc);
+	return vmstate_block_is_zero(l, x->crcs, block) && crc == vmstate_zero_crc(l, block);
 }
 
-/* data: in its place behind the run, or in front of it when it begins a new one. */
-static int block_add(struct create_job *x, struct vmstate_store *s, struct ram_run *run,
-	uint64_t block, uint8_t *data)
+static uint8_t *run_end(struct create_job *x)
 {
+	return x->run[x->filling].buf + x->run[x->filling].n * (size_t)VMSTATE_BLOCK_BYTES;
+}
+
+/* The block lies at the run's end. */
+static int block_add(struct create_job *x, struct disk_store *st, uint64_t block)
+{
+	const uint8_t *data = run_end(x);
 	uint32_t crc = crc32c(0, data, vmstate_block_len(&x->h.layout, block));
+	struct ram_run *run = &x->run[x->filling];
 	bool out = block_is_left_out(x, block, crc);
 	int r = 0;
 
 	x->crcs[block] = crc;
 	if (out)
 		return 0;
-	if (run->n && (block != run->first + run->n || run->n == RUN_BLOCKS))
-		r = run_flush(x, s, run);
+	if (run->n && block != run->first + run->n) {
+		r = run_flush(x, st);
+		run = &x->run[x->filling];
+		memcpy(run->buf, data, VMSTATE_BLOCK_BYTES);
+	}
 	if (!run->n)
 		run->first = block;
-	memmove(x->run + run->n * (size_t)VMSTATE_BLOCK_BYTES, data, VMSTATE_BLOCK_BYTES);
-	run->n++;
-	return r;
+	return ++run->n < RUN_BLOCKS || r < 0 ? r : run_flush(x, st);
 }
 
 static int step(struct create_job *x)
@@ -345,24 +384,24 @@ static int step(struct create_job *x)
 	return vm_work_step(x->j.vm, x->bytes_done, x->bytes_total) ? -ECANCELED : 0;
 }
 
-static int ram_write_live(struct create_job *x, struct vmstate_store *s)
+static int ram_write_live(struct create_job *x, struct disk_store *st)
 {
 	struct tracker *t = x->j.m->tracker;
 	uint64_t block;
-	uint8_t *data = malloc(VMSTATE_BLOCK_BYTES);
-	struct ram_run run = { 0 };
-	int r = data ? 0 : -ENOMEM;
+	int r, r2;
 
 	x->bytes_total = bitmap_count(&x->wanted) * VMSTATE_BLOCK_BYTES;
-	while (!r && (r = tracker_save_next(t, &block, data)) > 0) {
-		r = block_add(x, s, &run, block, data);
+	while ((r = tracker_save_next(t, &block, run_end(x))) > 0) {
+		r = block_add(x, st, block);
 		if (!r)
 			r = step(x);
+		if (r < 0)
+			break;
 	}
 	if (!r)
-		r = run_flush(x, s, &run);
-	free(data);
-	return r;
+		r = run_flush(x, st);
+	r2 = runs_wait(x);
+	return r < 0 ? r : r2;
 }
 
 static int share_parent(struct create_job *x)
@@ -414,7 +453,7 @@ static int state_write(struct create_job *x)
 	r = share_parent(x);
 	if (r < 0)
 		return r;
-	r = ram_write_live(x, &st.store);
+	r = ram_write_live(x, &st);
 	if (r == -ECANCELED)
 		return err_set(&x->j.e, r, ERR_CANCELLED, "the snapshot was cancelled");
 	if (r < 0)
@@ -550,7 +589,8 @@ static void write_done(struct work *w)
 	state_writer_done(&x->sections);
 	bitmap_done(&x->wanted);
 	free(x->crcs);
-	free(x->run);
+	for (unsigned i = 0; i < ARRAY_SIZE(x->run); i++)
+		free(x->run[i].buf);
 	free(x);
 }
 
