@@ -159,7 +159,7 @@ void *fx_ram(struct fixture *f, uint64_t gpa)
 
 void fx_wait(struct fixture *f, const unsigned *what, unsigned n)
 {
-	uint64_t end = loop_now_ns() + 5000000000ULL;
+	uint64_t end = loop_now_ns() + 25000000000ULL * TEST_SLOW;
 
 	while (__atomic_load_n(what, __ATOMIC_ACQUIRE) < n) {
 		assert_true(loop_now_ns() < end);
@@ -536,7 +536,7 @@ uint16_t drv_used_idx(struct drv_queue *q)
 
 unsigned drv_wait(struct drv_queue *q, uint32_t *ret_len)
 {
-	uint64_t end = loop_now_ns() + 5000000000ULL;
+	uint64_t end = loop_now_ns() + 25000000000ULL * TEST_SLOW;
 	const uint8_t *u = fx_ram(q->drv->f, q->used), *e;
 
 	while (drv_used_idx(q) == q->last_used) {

@@ -247,7 +247,7 @@ static void batch_wait(struct guest_cpu *c)
 {
 	static const struct timespec nap = { .tv_nsec = 20000 };
 	struct drv_queue *q = &c->t->d.q[c->index];
-	uint64_t end = loop_now_ns() + 10000000000ULL * TEST_SLOW;
+	uint64_t end = loop_now_ns() + 25000000000ULL * TEST_SLOW;
 
 	while (drv_used_idx(q) != q->avail_idx) {
 		assert_true(loop_now_ns() < end);

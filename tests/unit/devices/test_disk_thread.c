@@ -97,7 +97,7 @@ static void submit(struct disk_test *t, unsigned s, bool write, uint32_t block)
 
 static void finish_all(struct disk_test *t)
 {
-	uint64_t end = loop_now_ns() + 5000000000ULL;
+	uint64_t end = loop_now_ns() + 25000000000ULL * TEST_SLOW;
 
 	for (unsigned i = 0; i < QUEUES; i++) {
 		struct drv_queue *q = &t->d.q[i];

@@ -32,9 +32,8 @@ struct fixture {
 	size_t nsaid;
 };
 
-static int setup(void **state)
+static int agent_setup(void **state, const struct agent_times *times)
 {
-	static const struct agent_times times = {250 * MS, 250 * MS, 250 * MS, 400 * MS};
 	struct fixture *f = calloc(1, sizeof(*f));
 	int pair[2];
 
@@ -42,10 +41,26 @@ static int setup(void **state)
 	assert_int_equal(loop_new(16, &f->loop, &f->e), 0);
 	assert_int_equal(
 		socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
-	assert_int_equal(agent_new(f->loop, pair[0], &times, &f->a, &f->e), 0);
+	assert_int_equal(agent_new(f->loop, pair[0], times, &f->a, &f->e), 0);
 	f->guest = pair[1];
 	*state = f;
 	return 0;
+}
+
+/* Whatever takes long is no answer's delay. */
+static int setup(void **state)
+{
+	static const struct agent_times times = {60000 * MS, 60000 * MS, 60000 * MS, 60000 * MS};
+
+	return agent_setup(state, &times);
+}
+
+/* Time runs out. */
+static int setup_hurried(void **state)
+{
+	static const struct agent_times times = {400 * MS, 400 * MS, 400 * MS, 600 * MS};
+
+	return agent_setup(state, &times);
 }
 
 static int teardown(void **state)
@@ -82,6 +97,23 @@ static void rounds(struct fixture *f, uint64_t ns)
 
 	while ((now = loop_now_ns()) < until)
 		loop_run_once(f->loop, until - now);
+	loop_run_once(f->loop, 0); /* what came due while we had no CPU */
+}
+
+/* Until a time limit has passed, and that is told. */
+static void answer_wait(struct fixture *f)
+{
+	while (!f->answers)
+		loop_run_once(f->loop, 10 * MS);
+}
+
+/* Until a time limit has passed, and the host says what follows. */
+static void host_wait(struct fixture *f)
+{
+	char byte;
+
+	while (recv(f->guest, &byte, 1, MSG_PEEK) < 0)
+		loop_run_once(f->loop, 10 * MS);
 }
 
 /* The next line that the host says; "" when there is none. */
@@ -181,7 +213,7 @@ static void test_silent(void **state)
 	struct fixture *f = *state;
 
 	freeze(f);
-	rounds(f, 300 * MS);
+	answer_wait(f);
 	assert_int_equal(f->answers, 1);
 	assert_int_equal(f->r, -ETIMEDOUT);
 	assert_non_null(strstr(f->e.msg, "is qemu-guest-agent running"));
@@ -203,7 +235,7 @@ static void test_late_freeze(void **state)
 
 	freeze(f);
 	freeze_heard(f);
-	rounds(f, 300 * MS);
+	answer_wait(f);
 	assert_int_equal(f->answers, 1);
 	assert_int_equal(f->r, -ETIMEDOUT);
 	id = thaw_heard(f);
@@ -291,14 +323,14 @@ static void test_thaws_by_itself(void **state)
 	freeze_heard(f);
 	says(f, "{\"return\": 1}\n");
 	assert_true(agent_is_frozen(f->a));
-	rounds(f, 450 * MS);
+	host_wait(f);
 	assert_false(agent_is_frozen(f->a));
 	(void)thaw_heard(f);
-	rounds(f, 270 * MS);
+	host_wait(f);
 	(void)thaw_heard(f);
-	rounds(f, 270 * MS);
+	host_wait(f);
 	(void)thaw_heard(f);
-	rounds(f, 270 * MS);
+	rounds(f, 420 * MS);
 	assert_string_equal(heard(f), "");
 	is_idle_again(f);
 }
@@ -310,7 +342,7 @@ static void test_hangs_up(void **state)
 	freeze(f);
 	freeze_heard(f);
 	shutdown(f->guest, SHUT_RDWR);
-	rounds(f, 300 * MS);
+	answer_wait(f);
 	assert_int_equal(f->r, -ETIMEDOUT);
 }
 
@@ -375,13 +407,13 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_works, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_silent, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_late_freeze, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_silent, setup_hurried, teardown),
+		cmocka_unit_test_setup_teardown(test_late_freeze, setup_hurried, teardown),
 		cmocka_unit_test_setup_teardown(test_refuses, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_garbage, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_line_without_end, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_thaws_by_itself, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_hangs_up, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_thaws_by_itself, setup_hurried, teardown),
+		cmocka_unit_test_setup_teardown(test_hangs_up, setup_hurried, teardown),
 		cmocka_unit_test(test_answers),
 		cmocka_unit_test(test_any_bytes),
 	};

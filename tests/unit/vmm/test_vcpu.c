@@ -150,10 +150,10 @@ static struct kvm_regs regs_of(struct vcpu_fx *f, unsigned vcpu)
 	return r;
 }
 
-/* Wait until the guest has done more than n accesses; false after 5 s. */
+/* Wait until the guest has done more than n accesses; false after 25 s. */
 static bool wait_beyond(struct vcpu_fx *f, uint32_t n)
 {
-	uint64_t end = loop_now_ns() + 5000 * MS;
+	uint64_t end = loop_now_ns() + 25000 * MS;
 
 	while (atomic_load(&f->accesses) <= n && !atomic_load(&f->faults) && loop_now_ns() < end)
 		usleep(50);
@@ -162,7 +162,7 @@ static bool wait_beyond(struct vcpu_fx *f, uint32_t n)
 
 static bool wait_fault(struct vcpu_fx *f)
 {
-	uint64_t end = loop_now_ns() + 5000 * MS;
+	uint64_t end = loop_now_ns() + 25000 * MS;
 
 	while (!atomic_load(&f->faults) && loop_now_ns() < end)
 		usleep(50);
@@ -413,8 +413,8 @@ static void test_halted_vcpu_stops_at_once(void **state)
 	assert_int_equal(regs_of(f, 0).rip, CODE_GPA + 1);
 	if (f->set.vcpu[0].stats_blocking_off) {
 		vcpus_resume(&f->set);
-		usleep(20000);
-		assert_int_equal(vcpus_halted(&f->set), 1);
+		while (vcpus_halted(&f->set) != 1)
+			usleep(100);
 		vcpus_stop(&f->set);
 	}
 	fx_free(f);
