@@ -104,18 +104,36 @@ int tracker_arm(struct tracker *t, struct err *e)
 	return r < 0 ? err_set_errno(e, r, "cannot protect the VM's memory") : 0;
 }
 
-int tracker_mark(struct tracker *t, struct bitmap *ret_dirty, struct err *e)
+static int dirty_protect(struct tracker *t)
 {
 	int r = 0;
 
-	pthread_mutex_lock(&t->lock);
-	memcpy(ret_dirty->words, t->dirty.words, DIV_ROUND_UP(t->blocks, 64) * 8);
 	for (uint64_t b = bitmap_next_set(&t->dirty, 0); b < t->blocks && !r;) {
 		uint64_t end = bitmap_next_clear(&t->dirty, b);
 
 		r = protect(t, b, end - b, true);
 		b = bitmap_next_set(&t->dirty, end);
 	}
+	return r;
+}
+
+int tracker_hold(struct tracker *t, struct err *e)
+{
+	int r;
+
+	pthread_mutex_lock(&t->lock);
+	r = dirty_protect(t);
+	pthread_mutex_unlock(&t->lock);
+	return r < 0 ? err_set_errno(e, r, "cannot protect the VM's memory again") : 0;
+}
+
+int tracker_mark(struct tracker *t, struct bitmap *ret_dirty, struct err *e)
+{
+	int r;
+
+	pthread_mutex_lock(&t->lock);
+	memcpy(ret_dirty->words, t->dirty.words, DIV_ROUND_UP(t->blocks, 64) * 8);
+	r = dirty_protect(t);
 	if (!r)
 		memset(t->dirty.words, 0, DIV_ROUND_UP(t->blocks, 64) * 8);
 	pthread_mutex_unlock(&t->lock);

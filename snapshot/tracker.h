@@ -7,7 +7,8 @@
  *            (20 µs a MiB), so not in the pause. Needless when all memory comes from a pager.
  *   mark     in a pause, devices drained: blocks written since the last mark are protected
  *            again: its time follows what was dirtied, not RAM's size.
- *   save     from a mark on: each wanted block's content as it was at the mark, once, while
+ *   hold     as a mark, but what is dirty stays so.
+ *   save     from a mark or a hold on: each wanted block's content as it was at the mark, once, while
  *            the guest runs. A block about to be written is copied aside first.
  *   rewind   in a pause, devices drained: what was written since the mark is dropped and comes
  *            from a pager when it is touched. Its time, too, follows what is dropped.
@@ -21,7 +22,7 @@
  * thread and holders of its lock must not do.
  *
  * Threads: the tracker's own answers faults. arm, save_next and save_end run on one worker;
- * mark, save_begin, rewind and free on the main thread. */
+ * mark, hold, save_begin, rewind and free on the main thread. */
 #ifndef CAIRN_SNAPSHOT_TRACKER_H
 #define CAIRN_SNAPSHOT_TRACKER_H
 
@@ -63,6 +64,9 @@ int tracker_arm(struct tracker *t, struct err *e);
  * the beginning; else since arming began, so take all blocks as dirty. Has room for all blocks;
  * overwritten. */
 int tracker_mark(struct tracker *t, struct bitmap *ret_dirty, struct err *e);
+/* As a mark, for a save that nothing will count from: what was written since the last mark is protected, and
+ * stays written since then. */
+int tracker_hold(struct tracker *t, struct err *e);
 /* Memory becomes what p has: as it was at the last mark (with a pager: since then or ever), but for the blocks of
  * changed (NULL: none). p: borrowed, replaces the one before, which may be freed. Blocks that are in place
  * and neither written nor changed stay. */
@@ -71,7 +75,7 @@ int tracker_rewind(struct tracker *t, struct pager *p, const struct bitmap *chan
 /* Any thread: may it still read its state's file? */
 bool tracker_loads(const struct tracker *t);
 
-/* Right after a mark, still paused. wanted: blocks to be saved; copied. */
+/* Right after a mark or a hold, still paused. wanted: blocks to be saved; copied. */
 void tracker_save_begin(struct tracker *t, const struct bitmap *wanted);
 /* The next block's content into buf (VMSTATE_BLOCK_BYTES). Those aside come first; what was never
  * touched, and so is zeros, is left out. Returns 1; 0: that was all; -errno: a block's content was

@@ -1,11 +1,14 @@
 #include "vmm/vm_fork.h"
 #include "base/cleanup.h"
+#include "base/crc32c.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"
 #include "snapshot/pager.h"
+#include "snapshot/tracker.h"
 #include "vmm/fork_disks.h"
 #include "vmm/machine_state.h"
+#include "vmm/ram_load.h"
 #include "vmm/vm_snapshot_impl.h"
 
 #include <errno.h>
@@ -14,13 +17,21 @@
 #include <string.h>
 #include <unistd.h>
 
+/* Stages: wait (worker, the guest runs), stop (main), stand (worker, the pause: what only a VM that stands
+ * still allows), freeze (main: state, memory protected, and the guest goes on), write (worker: memory as it was,
+ * the other copies of disks). Without write protection memory is written in `stand`, too. */
 struct fork_job {
 	struct vmsnap_job j;
 	int state_fd;
+	bool live;
 	bool stopped; /* by us: to be let go on */
 	uint64_t stopped_ns;
 	struct state_writer sections;
 	struct fork_disks disks;
+	struct vmstate_file file;
+	struct vmstate_header h;
+	uint32_t *crcs;
+	uint64_t bytes_done;
 };
 
 /* ---- the source ---- */
@@ -30,17 +41,8 @@ static void fork_free(struct fork_job *x)
 	state_writer_done(&x->sections);
 	close(x->state_fd);
 	fork_disks_done(&x->disks);
+	free(x->crcs);
 	free(x);
-}
-
-/* Memory that is still being read comes first; the guest runs meanwhile. */
-static void wait_run(struct work *w)
-{
-	struct fork_job *x = container_of(w, struct fork_job, j.work);
-
-	if (x->j.m->pager && !pager_wait(x->j.m->pager))
-		x->j.r = err_set(&x->j.e, -EIO, ERR_IO,
-			"part of the memory that this VM was restored from could not be read");
 }
 
 static int fork_step(void *opaque, uint64_t done, uint64_t total)
@@ -50,45 +52,115 @@ static int fork_step(void *opaque, uint64_t done, uint64_t total)
 	return vm_work_step(x->j.vm, done, total);
 }
 
-static int state_write(struct fork_job *x)
+static void stage(struct fork_job *x, void (*run)(struct work *w), void (*done)(struct work *w))
+{
+	x->j.work.run = run;
+	x->j.work.done = done;
+	worker_submit(x->j.worker, x->j.m->host.loop, &x->j.work);
+}
+
+/* Memory that is still being read comes first. */
+static void wait_run(struct work *w)
+{
+	struct fork_job *x = container_of(w, struct fork_job, j.work);
+	struct vmsnap_job *j = &x->j;
+
+	if (j->m->pager && !pager_wait(j->m->pager))
+		j->r = err_set(&j->e, -EIO, ERR_IO,
+			"part of the memory that this VM was restored from could not be read");
+	if (!j->r && x->live)
+		j->r = ram_watch(j->m, &j->e);
+}
+
+static int memory_write_standing(struct fork_job *x)
 {
 	struct machine *m = x->j.m;
 	struct vmstate_source src = { .sections = x->sections.buf, .sections_bytes = x->sections.len,
 		.ram = m->mem.host, .ram_bytes = m->mem.bytes, .ram_fd = m->mem.fd };
 	struct vmstate_progress progress = { .step = fork_step, .opaque = x };
-	struct vmstate_header h = { .realtime_ns = vmsnap_realtime_ns() };
 	struct vmstate_result result = { 0 };
-	struct vmstate_file f;
-	int r;
+	int r = memory_own(&m->mem, &x->j.e);
 
-	memcpy(h.uuid, m->cfg.uuid, sizeof(h.uuid));
-	vmstate_file_init(&f, x->state_fd);
-	r = vmstate_write(&f.store, &h, &src, &progress, &result, &x->j.e);
-	/* What is absent at the end is part of the file: clones map it. */
-	if (!r && ftruncate(x->state_fd, (off_t)h.layout.total_bytes) < 0)
-		r = err_set_errno(&x->j.e, -errno, "cannot make room for the VM's memory");
+	if (!r)
+		r = vmstate_write(&x->file.store, &x->h, &src, &progress, &result, &x->j.e);
 	x->j.result.ram_bytes_written = result.ram_bytes_written;
 	return r;
 }
 
-/* The machine stands still. */
-static void write_run(struct work *w)
+static void stand_run(struct work *w)
 {
 	struct fork_job *x = container_of(w, struct fork_job, j.work);
 
 	x->j.r = fork_disks_copy(&x->disks, x->j.m, &x->j.e);
-	if (!x->j.r)
-		x->j.r = memory_own(&x->j.m->mem, &x->j.e);
-	if (!x->j.r)
-		x->j.r = state_write(x);
+	if (!x->j.r && !x->live)
+		x->j.r = memory_write_standing(x);
 }
 
-/* The guest runs. */
-static void spread_run(struct work *w)
+static int block_write(struct fork_job *x, uint64_t block, const uint8_t *data)
+{
+	const struct vmstate_layout *l = &x->h.layout;
+	size_t len = vmstate_block_len(l, block);
+	int r;
+
+	x->crcs[block] = crc32c(0, data, len);
+	if (vmstate_block_is_zero(l, x->crcs, block))
+		return 0;
+	r = x->file.store.write(&x->file.store, l->ram_offset + block * VMSTATE_BLOCK_BYTES, data, len);
+	x->j.result.ram_bytes_written += r < 0 ? 0 : len;
+	x->bytes_done += len;
+	return !r && fork_step(x, x->bytes_done, l->ram_bytes) ? -ECANCELED : r;
+}
+
+/* As it was at the freeze; blocks that do not come are zeros. */
+static int blocks_write(struct fork_job *x)
+{
+	const struct vmstate_layout *l = &x->h.layout;
+	CLEANUP_FREE uint8_t *data = malloc(VMSTATE_BLOCK_BYTES);
+	uint64_t block;
+	int r = 0;
+
+	x->crcs = calloc(l->blocks, sizeof(*x->crcs));
+	if (!data || !x->crcs)
+		return -ENOMEM;
+	for (uint64_t b = 0; b < l->blocks; b++)
+		x->crcs[b] = b + 1 == l->blocks ? l->zero_crc_last : l->zero_crc;
+	while (!r && (r = tracker_save_next(x->j.m->tracker, &block, data)) > 0)
+		r = block_write(x, block, data);
+	return r;
+}
+
+static int memory_write_live(struct fork_job *x)
+{
+	struct vmstate_source src = { .sections = x->sections.buf, .sections_bytes = x->sections.len,
+		.ram_fd = -1 };
+	int r = blocks_write(x);
+
+	if (r == -ECANCELED)
+		return err_set(&x->j.e, r, ERR_CANCELLED, "it was cancelled");
+	if (r < 0)
+		return err_set_errno(&x->j.e, r, "cannot copy the VM's memory");
+	return vmstate_write_rest(&x->file.store, &x->h, &src, x->crcs, &x->j.e);
+}
+
+/* What is absent at the end is part of the file: clones map it. */
+static int file_extend(struct fork_job *x)
+{
+	return ftruncate(x->state_fd, (off_t)x->h.layout.total_bytes) < 0
+		? err_set_errno(&x->j.e, -errno, "cannot make room for the VM's memory") : 0;
+}
+
+static void write_run(struct work *w)
 {
 	struct fork_job *x = container_of(w, struct fork_job, j.work);
 
-	x->j.r = fork_disks_spread(&x->disks, &x->j.e);
+	if (x->live)
+		x->j.r = memory_write_live(x);
+	if (x->live && x->j.m->tracker)
+		tracker_save_end(x->j.m->tracker); /* whatever happened, writers may go on */
+	if (!x->j.r)
+		x->j.r = file_extend(x);
+	if (!x->j.r)
+		x->j.r = fork_disks_spread(&x->disks, &x->j.e);
 }
 
 static void fork_done(struct work *w)
@@ -105,26 +177,49 @@ static void fork_done(struct work *w)
 	fork_free(x);
 }
 
-static void write_done(struct work *w)
+/* All of it is wanted, whatever has been saved before. */
+static int memory_hold(struct fork_job *x)
 {
-	struct fork_job *x = container_of(w, struct fork_job, j.work);
-	struct vmsnap_job *j = &x->j;
+	struct tracker *t = x->j.m->tracker;
+	struct bitmap all;
+	int r = bitmap_init(&all, x->h.layout.blocks);
 
-	if (x->stopped && vm_phase(j->vm) == VM_PHASE_RUNNING)
-		machine_resume(j->m);
-	if (x->stopped)
-		j->result.pause_ns = loop_now_ns() - x->stopped_ns;
-	if (j->r < 0 || !x->disks.nfds) {
-		fork_done(w);
+	if (r < 0)
+		return err_set_errno(&x->j.e, r, "fork");
+	for (uint64_t b = 0; b < x->h.layout.blocks; b++)
+		bitmap_set(&all, b);
+	r = tracker_hold(t, &x->j.e);
+	if (!r)
+		tracker_save_begin(t, &all);
+	bitmap_done(&all);
+	return r;
+}
+
+static void go_on(struct fork_job *x)
+{
+	if (!x->stopped)
 		return;
-	}
-	vm_work_set_live(j->vm);
-	j->work.run = spread_run;
-	j->work.done = fork_done;
-	worker_submit(j->worker, j->m->host.loop, &j->work);
+	if (vm_phase(x->j.vm) == VM_PHASE_RUNNING)
+		machine_resume(x->j.m);
+	x->j.result.pause_ns = loop_now_ns() - x->stopped_ns;
 }
 
 static void freeze(struct work *w)
+{
+	struct fork_job *x = container_of(w, struct fork_job, j.work);
+
+	if (!x->j.r && x->live)
+		x->j.r = memory_hold(x);
+	go_on(x);
+	if (x->j.r < 0) {
+		fork_done(w);
+		return;
+	}
+	vm_work_set_live(x->j.vm);
+	stage(x, write_run, fork_done);
+}
+
+static void stop(struct work *w)
 {
 	struct fork_job *x = container_of(w, struct fork_job, j.work);
 	struct vmsnap_job *j = &x->j;
@@ -138,13 +233,11 @@ static void freeze(struct work *w)
 	}
 	if (!j->r)
 		j->r = machine_save(j->m, &x->sections, &j->e);
-	if (j->r < 0) {
-		write_done(w);
-		return;
-	}
-	j->work.run = write_run;
-	j->work.done = write_done;
-	worker_submit(j->worker, j->m->host.loop, &j->work);
+	/* With nothing that takes long the guest waits for no other thread. */
+	if (j->r < 0 || (x->live && !x->disks.nfds))
+		freeze(w);
+	else
+		stage(x, stand_run, freeze);
 }
 
 static int fork_check(const struct machine *m, const struct fork_disks *d, struct err *e)
@@ -180,9 +273,12 @@ int vm_fork(struct vm *vm, struct worker *w, const struct vm_fork *f, const int 
 	x->disks.opaque = x;
 	x->j.done = done;
 	x->j.opaque = opaque;
-	x->j.work.run = wait_run;
-	x->j.work.done = freeze;
-	worker_submit(w, m->host.loop, &x->j.work);
+	x->live = m->uffd.can_protect && !memory_is_view(&m->mem);
+	x->h.realtime_ns = vmsnap_realtime_ns();
+	memcpy(x->h.uuid, m->cfg.uuid, sizeof(x->h.uuid));
+	vmstate_file_init(&x->file, x->state_fd);
+	vmstate_layout_of(m->mem.bytes, &x->h.layout);
+	stage(x, wait_run, stop);
 	return 0;
 }
 

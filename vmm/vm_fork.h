@@ -1,6 +1,6 @@
-/* vm_fork: what clones of a running VM begin with. The VM stands still while its state is written into a
- * file in memory (snapshot/vmstate.h); then it goes on. Clones have their RAM as a private view of that
- * file (vmm/memory.h), so that what none of them writes is there once.
+/* vm_fork: what clones of a running VM begin with. The VM stands still for a moment, as for a snapshot; its state
+ * at that moment is written into a file in memory (snapshot/vmstate.h) while it goes on. Clones have their
+ * RAM as a private view of that file (vmm/memory.h), so that what none of them writes is there once.
  *
  * Main thread; done() runs on it, unless the call fails at once. */
 #ifndef CAIRN_VMM_VM_FORK_H

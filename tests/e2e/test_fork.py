@@ -111,6 +111,47 @@ def test_a_batch(vm, daemon):
     assert len({daemon.info(n)["uuid"] for n in names(daemon)}) == 6
 
 
+def test_the_source_runs_on_while_its_memory_is_copied(vm, daemon):
+    """A processor that never stops writing; the clones have each word as it was at one instant."""
+    vm.start(vcpus=2)
+    vm.run("src", f"fill {32 << 20} {16 << 20} 5")
+    vm.run("src", "smp start 1")
+    vm.run("src", "smp count 1")
+    for i in range(2):
+        before = counter(vm, "src")
+        r = json.loads(vm.clone(f"c{i}", "--paused", "--format", "json").stdout)
+        after = counter(vm, "src")
+        assert r["ram-bytes-written"] >= 24 << 20
+        daemon.cairn("resume", f"c{i}")
+        assert before <= counter(vm, f"c{i}")
+        vm.run("src", f"fill {32 << 20} {16 << 20} {6 + i}")
+        vm.holds(f"c{i}", 32 << 20, 16 << 20, 5 + i)
+        assert after > before
+
+
+def test_snapshots_count_on_over_a_fork(vm, daemon, tmp_path):
+    """A fork takes nothing from what the next snapshot has to write, nor from what a revert drops."""
+    vm.start(disks=[image(tmp_path / "a.qcow2")])
+    daemon.cairn("snapshot-create-as", "src", "s1")
+    vm.run("src", f"fill {AT} {1 << 20} 2")
+    vm.clone("c1")
+    vm.run("src", f"fill {AT + (2 << 20)} {1 << 20} 3")
+    r = json.loads(daemon.cairn("snapshot-create-as", "src", "s2", "--format", "json").stdout)
+    assert 2 << 20 <= r["ram-bytes-written"] < 4 << 20  # only what was written since s1
+    vm.run("src", f"fill {AT + (4 << 20)} {1 << 20} 4")
+    vm.clone("c2")
+    daemon.cairn("snapshot-revert", "src", "s2")
+    vm.holds("src", AT, 1 << 20, 2)
+    vm.holds("src", AT + (1 << 20), 1 << 20, 1)
+    vm.holds("src", AT + (2 << 20), 1 << 20, 3)
+    vm.holds("src", AT + (3 << 20), FILL - (3 << 20), 1)
+    vm.clone("c3")  # right after a revert: memory is not all there yet
+    vm.holds("c3", AT + (2 << 20), 1 << 20, 3)
+    daemon.cairn("snapshot-revert", "src", "s1")
+    vm.holds("src", AT, FILL, 1)
+    vm.holds("c2", AT + (4 << 20), 1 << 20, 4)
+
+
 def test_memory_is_shared(vm, daemon):
     vm.start()
     vm.clone("c", "--count", "4", "--paused")

@@ -228,6 +228,28 @@ static void test_saved_as_it_was_while_writers_run(void **state)
 	assert_true(s.copied_aside > 0);
 }
 
+/* A save from a hold is whole, and takes nothing from what the next mark tells. */
+static void test_a_hold_leaves_what_is_dirty(void **state)
+{
+	struct fixture *f = *state;
+	struct err e;
+
+	begin(f);
+	mark(f);
+	memset(f->c.ram + 3 * VMSTATE_BLOCK_BYTES, 3, VMSTATE_BLOCK_BYTES);
+	assert_int_equal(tracker_hold(f->t, &e), 0);
+	tracker_save_begin(f->t, &f->all);
+	memcpy(f->before, f->c.ram, RAM_BYTES);
+	f->c.ram[3 * VMSTATE_BLOCK_BYTES] = 4; /* copied aside though it is dirty already */
+	f->c.ram[5 * VMSTATE_BLOCK_BYTES] = 5;
+	save_and_compare(f, &f->all, 0);
+	f->c.ram[7 * VMSTATE_BLOCK_BYTES] = 7;
+	mark(f);
+	assert_int_equal(bitmap_count(&f->dirty), 3);
+	for (size_t b = 3; b < 8; b += 2)
+		assert_true(bitmap_test(&f->dirty, b));
+}
+
 /* The next one needs only what was written since: together they are all of it. */
 static void test_increments_add_up(void **state)
 {
@@ -351,6 +373,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_dirty_is_what_was_written, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_saved_as_it_was_while_writers_run, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_a_hold_leaves_what_is_dirty, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_increments_add_up, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_bounded, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_given_up_in_the_middle, setup, teardown),
