@@ -16,6 +16,7 @@
 #include <zstd.h>
 
 #define BUFFER_BYTES (4 * MIB)
+#define PAD_BYTES 4096 /* what is to be zeros is not written from there on */
 #define DEFLATE_WINDOW_BITS 12 /* what QEMU's inflate has */
 #define DEFLATE_MEM_LEVEL 9
 
@@ -102,6 +103,13 @@ size_t qcow2_compress(struct qcow2_compressor *z, const void *cluster, void *out
 
 /* ---- the file ---- */
 
+/* What a cluster with streams has left, when something that begins at a cluster comes behind it. */
+struct pack_hole {
+	uint64_t at;
+	uint64_t left;
+	uint64_t streams; /* in its cluster */
+};
+
 struct qcow2_pack {
 	int fd;
 	struct qcow2_header h;
@@ -115,6 +123,7 @@ struct qcow2_pack {
 	uint64_t at;
 	size_t fill;
 	uint64_t streams; /* in the cluster that the file's end lies in */
+	struct pack_hole hole; /* the largest; streams that fit go there */
 };
 
 static uint64_t end_of(const struct qcow2_pack *p)
@@ -148,9 +157,16 @@ static int append(struct qcow2_pack *p, const void *data, size_t n)
 static int align(struct qcow2_pack *p)
 {
 	uint64_t end = end_of(p), left = ROUND_UP(end, (uint64_t)p->cluster_bytes) - end;
+	int r;
 
+	if (left > p->hole.left && p->streams < p->max_refs)
+		p->hole = (struct pack_hole){ end, left, p->streams };
 	p->streams = 0;
-	return left ? append(p, NULL, left) : 0;
+	if (left < PAD_BYTES)
+		return left ? append(p, NULL, left) : 0;
+	r = buffer_write(p);
+	p->at += left;
+	return r;
 }
 
 static int l2_flush(struct qcow2_pack *p)
@@ -186,20 +202,45 @@ static int add_plain(struct qcow2_pack *p, uint64_t off, const void *data)
 	return r ? r : append(p, data, p->cluster_bytes);
 }
 
+static void l2_set_stream(struct qcow2_pack *p, uint64_t off, uint64_t host, size_t len)
+{
+	uint32_t x = 62 - (p->cluster_bits - 8);
+
+	l2_set(p, off, QCOW2_COMPRESSED | host | ((host + len - 1) / 512 - host / 512) << x, 0);
+}
+
+static int add_to_hole(struct qcow2_pack *p, uint64_t off, const void *data, size_t len)
+{
+	struct pack_hole *h = &p->hole;
+	int r = 0;
+
+	l2_set_stream(p, off, h->at, len);
+	if (h->at >= p->at)
+		memcpy(p->buf + (h->at - p->at), data, len);
+	else
+		r = pwrite_full(p->fd, data, len, (off_t)h->at);
+	h->at += len;
+	h->left -= len;
+	if (++h->streams == p->max_refs)
+		h->left = 0;
+	return r;
+}
+
 /* Streams lie byte after byte; a cluster holds as many as its refcount can count. */
 static int add_stream(struct qcow2_pack *p, uint64_t off, const void *data, size_t len)
 {
-	uint32_t x = 62 - (p->cluster_bits - 8);
 	uint64_t end = end_of(p), in = end & (p->cluster_bytes - 1);
 	int r = 0;
 
+	if (!in && len <= p->hole.left)
+		return add_to_hole(p, off, data, len);
 	if (in && (p->streams == p->max_refs ||
 		(p->max_refs == 1 && in + len > p->cluster_bytes)))
 		r = align(p);
 	end = end_of(p);
 	in = end & (p->cluster_bytes - 1);
 	p->streams = in + len >= p->cluster_bytes ? in + len > p->cluster_bytes : p->streams + 1;
-	l2_set(p, off, QCOW2_COMPRESSED | end | ((end + len - 1) / 512 - end / 512) << x, 0);
+	l2_set_stream(p, off, end, len);
 	return r ? r : append(p, data, len);
 }
 
@@ -227,6 +268,8 @@ int qcow2_pack_finish(struct qcow2_pack *p, struct err *e)
 		r = align(p);
 	if (!r)
 		r = buffer_write(p);
+	if (!r && ftruncate(p->fd, (off_t)p->at) < 0)
+		r = -errno;
 	for (uint32_t i = 0; i < p->h.l1_size && !r; i++)
 		store_be64(l1 + i * 8ULL, p->l1[i]);
 	if (!r)
