@@ -147,6 +147,51 @@ static void take_back_all(struct daemon *d)
 		loop_run_once(d->loop, until - now);
 }
 
+/* ---- what was told, and is not so ---- */
+
+/* Of each VM, by its place in the table: the state that the last event of it told of. */
+struct told {
+	struct daemon *daemon;
+	enum vm_state *states;
+	bool *known; /* an event of it was met */
+	size_t left;
+};
+
+static bool told_look(void *opaque, struct json_object *ev)
+{
+	struct told *t = opaque;
+	struct json_object *data = js_get(ev, "data");
+	const char *name = js_get_str(data, "vm"), *kind = js_get_str(ev, "event"),
+		   *word = js_get_str(data, "state");
+	struct vm *vm = name ? vm_find(t->daemon, name) : NULL;
+	size_t i;
+
+	if (!vm || !kind || (strcmp(kind, "VM_STATE_CHANGE") && strcmp(kind, "VM_UNDEFINED")))
+		return true;
+	i = vm_index_after(t->daemon, vm->def->name) - 1;
+	if (t->known[i])
+		return true;
+	t->known[i] = true; /* of one that was undefined, and is another now: nothing */
+	t->states[i] = word ? vm_state_from_word(word) : vm->state;
+	return --t->left > 0;
+}
+
+/* An event is told at once, and the state is written by a thread: a daemon that was killed may
+ * have told of more than the next one knows. Whoever follows the events is told how it is. */
+static void correct_what_was_told(struct daemon *d)
+{
+	CLEANUP_FREE enum vm_state *states = calloc(d->nvms + 1, sizeof(*states));
+	CLEANUP_FREE bool *known = calloc(d->nvms + 1, sizeof(*known));
+	struct told t = { d, states, known, d->nvms };
+
+	if (!states || !known || !d->nvms)
+		return;
+	event_log_backwards(d->events, "\"VM_", told_look, &t);
+	for (size_t i = 0; i < d->nvms; i++)
+		if (known[i] && states[i] != d->vms[i]->state)
+			vm_emit_change(d->vms[i], states[i]);
+}
+
 /* ---- start and end ---- */
 
 static void signal_ready(void *opaque, unsigned revents)
@@ -215,6 +260,7 @@ static int daemon_open(struct daemon *d, struct err *e)
 	permissions_found(d);
 	take_back_all(d);
 	fork_clear_up(d);
+	correct_what_was_told(d);
 	if (fd < 0)
 		r = listen_open(d->paths->socket, d->paths->system, &fd, &operators, e);
 	else

@@ -231,6 +231,20 @@ void event_log_add(struct event_log *l, struct json_object *o)
 	ring_add(l, l->last, line);
 }
 
+void event_log_backwards(struct event_log *l, const char *text,
+	bool (*look)(void *opaque, struct json_object *ev), void *opaque)
+{
+	bool more = true;
+
+	for (unsigned i = l->n; i-- && more;) {
+		const char *line = ring_at(l, i)->line;
+		struct json_object *ev = strstr(line, text) ? json_tokener_parse(line) : NULL;
+
+		more = !ev || look(opaque, ev);
+		json_object_put(ev);
+	}
+}
+
 struct json_object *event_log_page(struct event_log *l, uint64_t since,
 	bool (*wanted)(void *opaque, struct json_object *ev), void *opaque)
 {

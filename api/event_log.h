@@ -24,6 +24,10 @@ void event_log_close(struct event_log *l);
 /* Numbers it (member "seq") and keeps it. Borrows o. A disk that takes nothing is logged once. */
 void event_log_add(struct event_log *l, struct json_object *o);
 
+/* Those whose line has `text` in it, the newest first, until look() returns false. It adds none. */
+void event_log_backwards(struct event_log *l, const char *text,
+	bool (*look)(void *opaque, struct json_object *ev), void *opaque);
+
 /* One page of those numbered above `since` that `wanted` lets through.
  * Returns {events, next (the `since` of the next page), last, lost: some are not kept any more,
  * more: another page is there}. The caller puts it. */

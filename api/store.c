@@ -9,13 +9,18 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define STORE_FILE_MAX (512 * 1024)
 #define STORE_VERSION 1
+#define LOCK_TRIES 300
+#define LOCK_TRY_US 10000
 
 /* A file that waits to be written; text NULL: it is, and has to reach stable storage with the folders
  * that it lies in. */
@@ -203,24 +208,47 @@ static void writer_settle(struct store *s)
 
 /* ---- open and close ---- */
 
+static void owner_read(int fd, char *buf, size_t size)
+{
+	ssize_t n = pread(fd, buf, size - 1, 0);
+
+	buf[n > 0 ? n : 0] = 0;
+	buf[strcspn(buf, "\n")] = 0;
+}
+
+static bool owner_is_gone(const char *owner)
+{
+	long pid = strtol(owner, NULL, 10);
+
+	return pid > 0 && kill((pid_t)pid, 0) < 0 && errno == ESRCH;
+}
+
+/* What a daemon was just starting when it was killed has its lock until it is that program. */
+static int lock_try(int fd, char *owner, size_t size)
+{
+	for (unsigned i = 0;; i++) {
+		if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+			return 0;
+		owner_read(fd, owner, size);
+		if (i == LOCK_TRIES || !owner_is_gone(owner))
+			return -EBUSY;
+		usleep(LOCK_TRY_US);
+	}
+}
+
 static int lock_take(struct store *s, struct err *e)
 {
 	char path[PATH_MAX], owner[32] = "";
-	ssize_t n;
 
 	if (snprintf(path, sizeof(path), "%s/lock", s->dir) >= (int)sizeof(path))
 		return err_set_errno(e, -ENAMETOOLONG, "%s", s->dir);
 	s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (s->lock_fd < 0)
 		return err_set_errno(e, -errno, "%s", path);
-	if (flock(s->lock_fd, LOCK_EX | LOCK_NB) < 0) {
-		n = pread(s->lock_fd, owner, sizeof(owner) - 1, 0);
-		owner[n > 0 ? n : 0] = 0;
-		owner[strcspn(owner, "\n")] = 0;
+	if (lock_try(s->lock_fd, owner, sizeof(owner)) < 0)
 		return err_set(e, -EBUSY, ERR_BUSY,
 			"another cairnd (pid %s) serves %s; stop it, or use --state-dir",
 			owner[0] ? owner : "unknown", s->dir);
-	}
 	snprintf(owner, sizeof(owner), "%d\n", (int)getpid());
 	if (ftruncate(s->lock_fd, 0) < 0 || pwrite_full(s->lock_fd, owner, strlen(owner), 0) < 0)
 		return err_set_errno(e, -errno, "%s", path);

@@ -197,7 +197,7 @@ static void emit_qmp(struct vm *vm, enum vm_state_event ev)
 	}
 }
 
-static void emit_change(struct vm *vm, enum vm_state from)
+void vm_emit_change(struct vm *vm, enum vm_state from)
 {
 	struct json_object *data = json_object_new_object();
 
@@ -231,6 +231,6 @@ void vm_move(struct vm *vm, enum vm_trigger t, const char *reason, const char *d
 		vm->reason, vm->detail[0] ? ": " : "", vm->detail);
 	vm_save(vm);
 	emit_qmp(vm, row->event);
-	emit_change(vm, from);
+	vm_emit_change(vm, from);
 	qmp_follow(vm);
 }

@@ -87,6 +87,8 @@ void vm_free_all(struct daemon *d);
  * has no row. */
 void vm_move(struct vm *vm, enum vm_trigger t, const char *reason, const char *detail,
 	int64_t value);
+/* The event alone. */
+void vm_emit_change(struct vm *vm, enum vm_state from);
 void vm_save(struct vm *vm);
 void vm_load_state(struct vm *vm, struct json_object *state);
 

@@ -412,6 +412,12 @@ static void adopt_done(void *opaque, int r, const struct vm_answer *a, const str
 	struct vm *vm = opaque;
 
 	vm->daemon->adopting--;
+	if (r == 0 && a->info && a->info->phase == VM_PHASE_NONE) {
+		log_info("state", "VM '%s': a daemon ended before it told its process what to run",
+			vm->def->name);
+		vm_process_kill(vm->proc);
+		return;
+	}
 	if (r == 0 && a->info) {
 		struct vm_info copy = *a->info;
 

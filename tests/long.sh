@@ -1,7 +1,8 @@
 #!/bin/sh
 # What takes too long for every change: long.sh BUILD. LONG_OPS operations of the oracle on each kind of
 # image (10000), LONG_CUTS power cuts (100000), LONG_STORM snapshots and reverts of a running guest (1000),
-# LONG_KILLS kills of a VM with three disks or of its daemon (300), all from LONG_SEED (the date). A line for each part
+# LONG_KILLS kills of a VM with three disks or of its daemon (300), LONG_DAEMON_KILLS kills of a daemon with 20
+# VMs (500), all from LONG_SEED (the date). A line for each part
 # as it ends; what failed keeps its folder below TMPDIR. Exit status 1 when something failed.
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -11,6 +12,7 @@ ops=${LONG_OPS:-10000}
 cuts=${LONG_CUTS:-100000}
 storm=${LONG_STORM:-1000}
 kills=${LONG_KILLS:-300}
+daemon_kills=${LONG_DAEMON_KILLS:-500}
 seed=${LONG_SEED:-$(date +%Y%m%d)}
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
@@ -31,7 +33,7 @@ part() { # NAME COMMAND...
 	if [ $how = FAILED ]; then
 		tail -n 60 "$tmp/out" | sed 's/^/    /'
 	else
-		grep 'cuts' "$tmp/out" | tail -n 1 | sed 's/^/    /'
+		grep 'cuts\|calls were done' "$tmp/out" | tail -n 1 | sed 's/^/    /'
 	fi
 }
 
@@ -47,4 +49,6 @@ part "storm of $storm" CAIRN_BUILD="$build" CAIRN_STORM_ROUNDS="$storm" CAIRN_ST
 part "cuts between disks" SET_CUTS="$seed" "$build/unit/vmm/test_snapshot_set"
 part "$kills kills" CAIRN_BUILD="$build" CAIRN_KILL_ROUNDS="$kills" CAIRN_KILL_SEED="$seed" \
 	/usr/bin/python3 -m pytest -q tests/e2e/test_snapshot_set.py -k killed
+part "$daemon_kills kills of the daemon" CAIRN_BUILD="$build" CAIRN_KILLS="$daemon_kills" CAIRN_KILLS_SEED="$seed" \
+	/usr/bin/python3 -m pytest -q -s tests/e2e/test_killed.py
 [ "$bad" = 0 ]

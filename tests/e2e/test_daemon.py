@@ -551,6 +551,28 @@ def test_events_that_were_missed(fake):
     fake.cairn("event", "--since", "x", ok=2)
 
 
+def test_events_tell_of_what_the_next_daemon_knows(fake):
+    """A state is told at once and written soon after: a daemon that was killed between them has told too much."""
+    for n in ("vm1", "vm2"):
+        fake.define(n)
+        fake.cairn("start", n)
+    time.sleep(0.3)
+    fake.stop(signal.SIGKILL)
+    events = fake.state / "events.jsonl"
+    lines = events.read_text().splitlines()
+    ev = json.loads(next(l for l in reversed(lines) if "VM_STATE_CHANGE" in l and "vm1" in l))
+    ev["data"].update({"from": "running", "state": "in-shutdown"})
+    ev["seq"] = json.loads(lines[-1])["seq"] + 1
+    events.write_text("\n".join(lines + [json.dumps(ev)]) + "\n")
+    fake.start()
+    got = kept_events(fake, since=ev["seq"])
+    assert [(e["event"], e["data"]["vm"], e["data"]["from"], e["data"]["state"]) for e in got] == [
+        ("VM_STATE_CHANGE", "vm1", "in-shutdown", "running")]
+    fake.stop(signal.SIGKILL)
+    fake.start()
+    assert kept_events(fake, since=got[0]["seq"]) == []
+
+
 def test_numbers_of_events_are_given_once(fake):
     seen = []
     for i in range(8):

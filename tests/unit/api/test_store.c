@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -168,6 +169,31 @@ static void test_second_daemon(void **state)
 	store_close(opened(*state));
 }
 
+/* A daemon that was killed while it started a process: that has the lock for a moment longer. */
+static void test_lock_of_one_that_is_gone(void **state)
+{
+	int gone[2], status;
+	char byte;
+	pid_t pid;
+
+	assert_int_equal(pipe(gone), 0);
+	pid = fork();
+	if (!pid) {
+		opened(*state);
+		if (!fork()) {
+			usleep(300000);
+			_exit(0); /* and with it the end of the pipe */
+		}
+		_exit(0);
+	}
+	close(gone[1]);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	store_close(opened(*state));
+	assert_int_equal(read(gone[0], &byte, 1), 0);
+	close(gone[0]);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -175,6 +201,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_damage, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_half_written, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_second_daemon, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_lock_of_one_that_is_gone, setup, teardown),
 	};
 
 	alarm(30 * TEST_SLOW);

@@ -1,0 +1,169 @@
+"""A daemon that is killed again and again while its VMs start, stop, are saved, and take snapshots: no VM is lost, no
+process is nobody's, no event has another's number, and what the daemon says is what the VMs say.
+CAIRN_KILLS: how often; CAIRN_KILLS_SEED."""
+
+import os
+import random
+import signal
+import socket
+import threading
+import time
+
+import pytest
+
+from conftest import FAKE_VM, Daemon, Qmp, QmpError
+
+KILLS = int(os.environ.get("CAIRN_KILLS", 8))
+SEED = int(os.environ.get("CAIRN_KILLS_SEED", 1))
+VMS = 20 if KILLS > 50 else 6
+TAG = "CAIRN_TEST_TAG"
+# What a client may be told while a VM is between two states, or its daemon has just come back.
+EXPECTED = {"WrongState", "Busy", "Cancelled", "AlreadyExists", "NotFound", "GenericError", "Timeout"}
+
+
+class Client(threading.Thread):
+    """Asks for something of a VM of its own, in any state, until it is told to end."""
+
+    def __init__(self, daemon, vm, seed):
+        super().__init__(daemon=True)
+        self.d, self.vm, self.rng = daemon, vm, random.Random(seed)
+        self.end, self.done, self.strange = threading.Event(), 0, []
+
+    def one(self, q):
+        command = self.rng.choice(["vm-start", "vm-start", "vm-destroy", "vm-suspend", "vm-resume", "vm-shutdown",
+                                   "vm-managed-save", "snapshot-create", "snapshot-list", "vm-info"])
+        args = {"name": f"s{self.rng.randrange(8)}"} if command == "snapshot-create" else {}
+        try:
+            q.run(command, vm=self.vm, **args)
+            self.done += 1
+        except QmpError as e:
+            if e.cls not in EXPECTED:
+                self.strange.append(str(e))
+
+    def run(self):
+        while not self.end.is_set():
+            try:
+                q = Qmp(self.d.socket, timeout=15)
+                while not self.end.is_set():
+                    self.one(q)
+                    q.events.clear()
+            except (OSError, EOFError, socket.timeout):
+                time.sleep(0.005)
+
+
+def processes(tag):
+    """Those of VMs, and of work on their images, that this test's daemons started."""
+    found = set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if (os.readlink(f"/proc/{pid}/exe") == os.path.realpath(FAKE_VM) and
+                    f"{TAG}={tag}".encode() in open(f"/proc/{pid}/environ", "rb").read().split(b"\0")):
+                found.add(int(pid))
+        except OSError:
+            pass  # gone meanwhile
+    return found
+
+
+class Seen:
+    """Every event that was ever told, by its number."""
+
+    def __init__(self):
+        self.by_seq, self.last = {}, 0
+
+    def take(self, events):
+        for ev in events:
+            assert self.by_seq.setdefault(ev["seq"], ev) == ev, "one number, two events"
+
+    def catch_up(self, q):
+        more = True
+        while more:
+            page = q.run("query-events", since=self.last)
+            assert not page["lost"]
+            seqs = [e["seq"] for e in page["events"]]
+            assert seqs == sorted(set(seqs)) and (not seqs or seqs[0] > self.last)
+            self.take(page["events"])
+            self.last, more = page["next"], page["more"]
+
+
+def agree(d, tag, names):
+    """Asks until nothing is under way: then the daemon's word and the processes are one."""
+    end = time.monotonic() + 20
+    while True:
+        q = Qmp(d.socket)
+        infos = {n: q.run("vm-info", vm=n) for n in names}
+        jobs = [j for j in q.run("query-jobs") if j["status"] != "concluded"]
+        q.close()
+        active = {i["pid"] for i in infos.values() if i["state"] in ("running", "idle", "paused", "in shutdown")}
+        alive = processes(tag)
+        if not jobs and active == alive and all(("pid" in i) == (i["id"] >= 0) for i in infos.values()):
+            return infos
+        if time.monotonic() > end:
+            odd = {n: i for n, i in infos.items() if ("pid" in i) != (i["id"] >= 0) or i.get("pid") not in {None} | alive}
+            pytest.fail(f"not of one mind: jobs {jobs}, not ours {alive - active}, gone {active - alive}, {odd}\n"
+                        + d.log.read_text()[-6000:])
+        time.sleep(0.05)
+
+
+def last_words(seen, name):
+    """The last state that an event told of."""
+    told = [e["data"]["state"] for _, e in sorted(seen.by_seq.items())
+            if e["event"] == "VM_STATE_CHANGE" and e["data"]["vm"] == name]
+    return told[-1] if told else "shutoff"
+
+
+@pytest.mark.seconds(60 + 3 * KILLS)
+def test_kill_at_any_time(tmp_path):
+    if not os.path.exists(FAKE_VM):
+        pytest.skip("fake_vm is not built: make helpers")
+    rng, tag = random.Random(SEED), f"{os.getpid()}-{time.time_ns()}"
+    d = Daemon(tmp_path, vm_program=FAKE_VM, env={TAG: tag})
+    names, seen, restarts = [f"vm{i}" for i in range(VMS)], Seen(), []
+    for i, n in enumerate(names):
+        (tmp_path / f"{n}.raw").write_bytes(bytes(1 << 20))
+        d.define(n, cmdline=["work-takes=30", "work-takes=150", "deaf"][i % 3],
+                 disks=[{"path": f"{n}.raw", "format": "raw"}])
+    for n in names[::2]:
+        d.cairn("start", n)
+    total = 0
+    for kill in range(KILLS):
+        clients = [Client(d, n, rng.random()) for n in names]
+        for c in clients:
+            c.start()
+        time.sleep(rng.uniform(0, 0.25))
+        live = Qmp(d.socket)
+        d.proc.send_signal(signal.SIGKILL)
+        d.proc.wait(15)
+        begin = time.monotonic()
+        d.start()
+        restarts.append(time.monotonic() - begin)
+        if rng.random() < 0.5:  # some go on over the restart, some end
+            time.sleep(rng.uniform(0, 0.1))
+        for c in clients:
+            c.end.set()
+        for c in clients:
+            c.join(20)
+            assert not c.is_alive() and not c.strange, c.strange
+            total += c.done
+        live.close()
+        for look in range(10):  # a guest may yet go off that was asked to
+            infos = agree(d, tag, names)
+            q = Qmp(d.socket)
+            seen.catch_up(q)
+            words = {n: {"idle": "running"}.get(i["word"], i["word"]) for n, i in infos.items()}
+            odd = {n: (w, last_words(seen, n)) for n, w in words.items() if last_words(seen, n) != w}
+            if not odd:
+                break
+            q.close()
+        assert not odd, (kill, odd)
+        for j in q.run("query-jobs"):
+            q.run("job-dismiss", id=j["id"])
+        q.close()
+        q = Qmp(d.socket)
+        assert sorted(v["name"] for v in q.run("vm-list")["vms"]) == sorted(names)
+        q.close()
+        assert "damaged" not in d.log.read_text()
+    assert total > KILLS
+    print(f"{KILLS} kills of a daemon with {VMS} VMs: {total} calls were done; "
+          f"the slowest restart took {max(restarts):.2f} s")
+    d.close()
+    assert processes(tag) == set()
