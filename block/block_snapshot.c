@@ -215,13 +215,16 @@ int block_snapshot_list(struct block *b, struct block_snapshot_info **ret_list, 
 	return 0;
 }
 
-void block_snapshot_apply(struct block *b, const char *id, struct block_snapshot_op *op)
+static void apply(struct block *b, const char *id, const struct block_snapshot_info *info,
+	struct block_snapshot_op *op)
 {
 	struct err e = { 0 };
 	int r = change_check(b, &e);
 
 	if (!r)
 		r = id_check(id, &e);
+	if (!r && info)
+		r = info_check(b, info, &e);
 	if (!r && b->in_flight)
 		r = err_set(&e, -EBUSY, ERR_BUSY, "disk %s: %u requests are in flight", b->name, b->in_flight);
 	if (r < 0) {
@@ -230,7 +233,18 @@ void block_snapshot_apply(struct block *b, const char *id, struct block_snapshot
 	}
 	qcow2_of(b)->snap_busy = true;
 	qcow2_of(b)->snap_changes++;
-	qcow2_snap_apply(qcow2_of(b), id, op);
+	qcow2_snap_apply(qcow2_of(b), id, info, op);
+}
+
+void block_snapshot_apply(struct block *b, const char *id, struct block_snapshot_op *op)
+{
+	apply(b, id, NULL, op);
+}
+
+void block_snapshot_apply_with(struct block *b, const struct block_snapshot_info *info,
+	struct block_snapshot_op *op)
+{
+	apply(b, info->id, info, op);
 }
 
 void block_snapshot_delete(struct block *b, const char *id, struct block_snapshot_op *op)

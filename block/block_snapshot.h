@@ -78,6 +78,10 @@ int block_snapshot_list(struct block *b, struct block_snapshot_info **ret_list, 
 /* The disk's content becomes the snapshot's (its size, too); no request is in flight, none comes
  * before done(). A crash leaves the one or the other. */
 void block_snapshot_apply(struct block *b, const char *id, struct block_snapshot_op *op);
+/* The same, and in the same write the entry's extra data becomes info's. By info's id; the rest of the entry
+ * stays. */
+void block_snapshot_apply_with(struct block *b, const struct block_snapshot_info *info,
+	struct block_snapshot_op *op);
 /* Incremental: guest requests go on in between; space is given back, the file's tail cut.
  * A crash leaves it there or leaks. */
 void block_snapshot_delete(struct block *b, const char *id, struct block_snapshot_op *op);

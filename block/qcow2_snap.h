@@ -168,6 +168,13 @@ struct table_swap {
 int table_swap_init(struct table_swap *s, struct qcow2 *q);
 void table_swap_done(struct table_swap *s);
 int table_swap_step(struct table_swap *s, struct task *t);
+/* For one who changes more of the header in the same write. TASK_DONE: the new table is in the file,
+ * durably (and all that was written before it), and nothing names it. */
+int table_swap_write(struct table_swap *s, struct task *t);
+/* Its fields into q->header_piece; for holders. */
+void table_swap_fields(struct table_swap *s, struct qcow2 *q);
+/* The file has them: the old table goes. */
+void table_swap_adopt(struct table_swap *s, struct qcow2 *q);
 /* It returned an error, or what it waited for failed. Returns res. */
 int table_swap_failed(struct table_swap *s, struct qcow2 *q, int res);
 
@@ -220,7 +227,9 @@ void qcow2_snap_close(struct qcow2 *q);
 int qcow2_snap_before_own(struct qcow2 *q, uint32_t index, struct wait *w);
 struct map *qcow2_snap_vm_map(struct block_snapshot *s);
 struct qcow2 *qcow2_snap_q(struct block_snapshot *s);
-void qcow2_snap_apply(struct qcow2 *q, const char *id, struct block_snapshot_op *op);
+/* info: NULL, or copied. */
+void qcow2_snap_apply(struct qcow2 *q, const char *id, const struct block_snapshot_info *info,
+	struct block_snapshot_op *op);
 void qcow2_snap_delete(struct qcow2 *q, const char *id, struct block_snapshot_op *op);
 void qcow2_snap_own(struct qcow2 *q, const char *id, uint64_t *ret_bytes, struct block_snapshot_op *op);
 void qcow2_snap_update(struct qcow2 *q, const struct block_snapshot_info *info,

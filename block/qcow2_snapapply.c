@@ -1,6 +1,6 @@
 /* Applying a snapshot: its tables get a reference more, a new active L1 is written beside the old
  * one, and the header names it together with its size, in one sector: a crash leaves the one or the
- * other. Then the old one is given up. All the while the image is marked as dirty. */
+ * other. A snapshot table with new extra data may go with it in the same write. Then the old one is given up. All the while the image is marked as dirty. */
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/log.h"
@@ -19,6 +19,7 @@ enum apply_phase {
 	APPLY_PLACE,
 	APPLY_WRITE,
 	APPLY_FLUSH,
+	APPLY_TABLE, /* instead of the flush */
 	APPLY_HOLD,
 	APPLY_HEADER,
 	APPLY_RELEASE,
@@ -46,7 +47,10 @@ struct apply {
 	struct contig place;
 	struct header_update header;
 	struct snap_mark mark;
-	uint8_t old_fields[QCOW2_AT_REFTABLE_OFFSET];
+	uint8_t old_fields[QCOW2_AT_INCOMPATIBLE];
+	bool with_info; /* the entry changes */
+	struct block_snapshot_info info;
+	struct table_swap swap;
 	struct release release;
 	struct tail_trim trim;
 	uint64_t target;
@@ -76,6 +80,16 @@ static int apply_check(struct apply *a, const struct qcow2_snapshot_info *s)
 	return 0;
 }
 
+/* s: in the present table. */
+static int swap_prepare(struct apply *a, const struct qcow2_snapshot_info *s)
+{
+	struct qcow2 *q = a->o.task.q;
+	int r = table_swap_init(&a->swap, q);
+
+	return r < 0 ? r : snap_entry_extra(&a->swap.list[s - q->snaps],
+		s->has_icount ? s->icount : UINT64_MAX, a->info.extra, a->info.extra_bytes);
+}
+
 static int step_find(struct apply *a)
 {
 	struct qcow2 *q = a->o.task.q;
@@ -88,6 +102,8 @@ static int step_find(struct apply *a)
 			q->base.name, a->id);
 	if (!r)
 		r = apply_check(a, s);
+	if (!r && a->with_info)
+		r = swap_prepare(a, s);
 	if (r < 0)
 		return r;
 	a->buf_bytes = ROUND_UP(MAX(a->l1.cap * 8ULL, a->from * 8ULL), 4096);
@@ -171,6 +187,8 @@ static int step_hold(struct apply *a)
 	store_be64(q->header_piece + QCOW2_AT_SIZE, a->disk_bytes);
 	store_be32(q->header_piece + QCOW2_AT_L1_SIZE, a->l1.n);
 	store_be64(q->header_piece + QCOW2_AT_L1_OFFSET, a->l1.offset);
+	if (a->with_info)
+		table_swap_fields(&a->swap, q);
 	a->o.phase = APPLY_HEADER;
 	return header_put(q, &a->header, &a->o.task.wait);
 }
@@ -197,6 +215,8 @@ static int step_switch(struct apply *a)
 		(uint32_t)DIV_ROUND_UP(old.n * 8ULL, (uint64_t)q->cluster_bytes) };
 
 	header_release(q);
+	if (a->with_info)
+		table_swap_adopt(&a->swap, q);
 	tables_mark(q, &old, META_INACTIVE_L2);
 	tables_mark(q, &a->l1, META_L2);
 	q->disk.l1 = a->l1;
@@ -289,8 +309,14 @@ static int apply_phase_step(struct apply *a)
 	case APPLY_PLACE:
 		return step_place(a);
 	case APPLY_WRITE:
-		a->o.phase = APPLY_FLUSH;
+		a->o.phase = a->with_info ? APPLY_TABLE : APPLY_FLUSH;
 		return task_write(t, a->buf, a->l1.cap * 8ULL, a->l1.offset);
+	case APPLY_TABLE:
+		r = table_swap_write(&a->swap, t);
+		if (r != TASK_DONE)
+			return r;
+		a->o.phase = APPLY_HOLD;
+		return 0;
 	case APPLY_FLUSH:
 		a->o.phase = APPLY_HOLD;
 		return task_flush(t);
@@ -346,6 +372,8 @@ static int apply_give_up(struct apply *a, int res)
 		return res; /* clusters leak until the image is opened again */
 	if (a->o.phase == APPLY_MARK)
 		snap_mark_failed(&a->mark, q);
+	if (a->with_info)
+		table_swap_failed(&a->swap, q, res);
 	a->res = res;
 	a->o.phase = APPLY_STOP;
 	return 0;
@@ -370,6 +398,7 @@ static void apply_end(struct task *t, int res)
 
 	t->q->snap_busy = false;
 	counter_done(&a->count);
+	table_swap_done(&a->swap);
 	free(a->l1.entries);
 	bitmap_done(&a->l1.dirty);
 	free(a->buf);
@@ -377,7 +406,8 @@ static void apply_end(struct task *t, int res)
 	free(a);
 }
 
-void qcow2_snap_apply(struct qcow2 *q, const char *id, struct block_snapshot_op *op)
+void qcow2_snap_apply(struct qcow2 *q, const char *id, const struct block_snapshot_info *info,
+	struct block_snapshot_op *op)
 {
 	struct apply *a = calloc(1, sizeof(*a));
 
@@ -387,6 +417,9 @@ void qcow2_snap_apply(struct qcow2 *q, const char *id, struct block_snapshot_op 
 		return;
 	}
 	memcpy(a->id, id, MIN(strlen(id), sizeof(a->id) - 1));
+	a->with_info = info;
+	if (info)
+		a->info = *info;
 	a->o.op = op;
 	a->o.task.step = apply_step;
 	a->o.task.failed = apply_failed;

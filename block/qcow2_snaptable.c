@@ -188,7 +188,7 @@ static int swap_serialize(struct table_swap *s, struct qcow2 *q)
 	return 0;
 }
 
-static void swap_fields(struct table_swap *s, struct qcow2 *q)
+void table_swap_fields(struct table_swap *s, struct qcow2 *q)
 {
 	memcpy(s->old_fields, q->header_piece + QCOW2_AT_NB_SNAPSHOTS, sizeof(s->old_fields));
 	store_be32(q->header_piece + QCOW2_AT_NB_SNAPSHOTS, (uint32_t)s->n);
@@ -196,12 +196,10 @@ static void swap_fields(struct table_swap *s, struct qcow2 *q)
 		s->n ? s->place.first << q->cluster_bits : 0);
 }
 
-/* The file has it: the old one goes. */
-static void swap_adopt(struct table_swap *s, struct qcow2 *q)
+void table_swap_adopt(struct table_swap *s, struct qcow2 *q)
 {
 	struct contig old = { 0 };
 
-	header_release(q);
 	if (q->nsnaps)
 		old = (struct contig){ q->h.snapshots_offset >> q->cluster_bits, (uint32_t)DIV_ROUND_UP(
 			q->snaps[q->nsnaps - 1].table_bytes, (uint64_t)q->cluster_bytes) };
@@ -240,9 +238,7 @@ static int swap_place(struct table_swap *s, struct task *t)
 	return 0;
 }
 
-/* As a task's step(): 0 go on, TASK_DONE when the new table is in force. What was waited for may
- * fail: table_swap_failed() then. */
-int table_swap_step(struct table_swap *s, struct task *t)
+int table_swap_write(struct table_swap *s, struct task *t)
 {
 	struct qcow2 *q = t->q;
 	int r;
@@ -263,19 +259,34 @@ int table_swap_step(struct table_swap *s, struct task *t)
 	case SWAP_FLUSH:
 		s->phase = SWAP_HOLD;
 		return task_flush(t);
+	}
+	return TASK_DONE;
+}
+
+/* As a task's step(): 0 go on, TASK_DONE when the new table is in force. What was waited for may
+ * fail: table_swap_failed() then. */
+int table_swap_step(struct table_swap *s, struct task *t)
+{
+	struct qcow2 *q = t->q;
+	int r;
+
+	switch (s->phase) {
 	case SWAP_HOLD:
 		r = header_hold(q, &t->wait);
 		if (r < 0)
 			return r;
-		swap_fields(s, q);
+		table_swap_fields(s, q);
 		s->phase = SWAP_HEADER;
 		return header_put(q, &s->header, &t->wait);
 	case SWAP_HEADER:
-		swap_adopt(s, q);
+		header_release(q);
+		table_swap_adopt(s, q);
 		s->phase = SWAP_OVER;
 		return TASK_DONE;
+	default:
+		r = table_swap_write(s, t);
+		return r == TASK_DONE ? 0 : r;
 	}
-	return TASK_DONE;
 }
 
 int table_swap_failed(struct table_swap *s, struct qcow2 *q, int res)

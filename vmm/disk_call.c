@@ -187,6 +187,19 @@ int disk_snapshot_apply(struct machine_disk *d, const char *id, struct err *e)
 	return disk_call(d, &x.c, e);
 }
 
+static void apply_with_run(struct disk_call *c, struct block *b)
+{
+	block_snapshot_apply_with(b, container_of(c, struct end_call, c)->info, &c->op);
+}
+
+int disk_snapshot_apply_with(struct machine_disk *d, const struct block_snapshot_info *info,
+	struct err *e)
+{
+	struct end_call x = { .c = { .run = apply_with_run, .op.done = op_done }, .info = info };
+
+	return disk_call(d, &x.c, e);
+}
+
 static void delete_run(struct disk_call *c, struct block *b)
 {
 	block_snapshot_delete(b, container_of(c, struct end_call, c)->id, &c->op);

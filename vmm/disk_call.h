@@ -42,6 +42,8 @@ int disk_snapshot_abort(struct machine_disk *d, struct block_snapshot *s, struct
 int disk_snapshot_list(struct machine_disk *d, struct block_snapshot_info **ret_list, size_t *ret_n,
 	struct err *e);
 int disk_snapshot_apply(struct machine_disk *d, const char *id, struct err *e);
+int disk_snapshot_apply_with(struct machine_disk *d, const struct block_snapshot_info *info,
+	struct err *e);
 int disk_snapshot_delete(struct machine_disk *d, const char *id, struct err *e);
 int disk_snapshot_update(struct machine_disk *d, const struct block_snapshot_info *info,
 	struct err *e);

@@ -59,11 +59,11 @@ int vmsnap_part_settle(struct machine_disk *d, struct tree_node *part, const str
  * fails after that is done by the next vmsnap_recover(). */
 int vmsnap_delete(struct machine *m, struct machine_disk *first, struct tree *t, struct tree_node *n,
 	struct err *e);
-/* Between the two all disks become what they were in n, which is the current one then. Without the first
- * (one disk only) a crash may leave the disk reverted and another the current one. */
+/* Between the two all other disks become what they were in n; with the second the first does, in one write
+ * with n as the current one and without the mark. With one disk there is nothing to mark. */
 int vmsnap_revert_mark(struct machine_disk *first, const struct tree *t, struct tree_node *n,
 	struct err *e);
-int vmsnap_revert_end(struct machine_disk *first, const struct tree *t, struct tree_node *n,
+int vmsnap_revert_first(struct machine_disk *first, const struct tree *t, struct tree_node *n,
 	struct err *e);
 /* End, or undo, what was cut short. The guest has not run since the disks were opened: may_revert. Logs;
  * tell: may be NULL. */

@@ -131,14 +131,16 @@ int vmsnap_revert_mark(struct machine_disk *first, const struct tree *t, struct 
 	return disk_snapshot_update(first, &n->info, e);
 }
 
-int vmsnap_revert_end(struct machine_disk *first, const struct tree *t, struct tree_node *n,
+int vmsnap_revert_first(struct machine_disk *first, const struct tree *t, struct tree_node *n,
 	struct err *e)
 {
+	if (!n->ours)
+		return disk_snapshot_apply(first, n->info.id, e);
 	if (n->data.serial + 1 != tree_next_serial(t))
 		n->data.serial = tree_next_serial(t);
 	n->data.set.mark = TREE_WHOLE;
 	tree_encode(&n->data, &n->info);
-	return disk_snapshot_update(first, &n->info, e);
+	return disk_snapshot_apply_with(first, &n->info, e);
 }
 
 static int revert_rest(struct machine *m, struct machine_disk *first, struct tree *t,
@@ -146,9 +148,7 @@ static int revert_rest(struct machine *m, struct machine_disk *first, struct tre
 {
 	int r = vmsnap_parts(m, first, n, part_apply, NULL, e);
 
-	if (!r)
-		r = disk_snapshot_apply(first, n->info.id, e);
-	return r < 0 ? r : vmsnap_revert_end(first, t, n, e);
+	return r < 0 ? r : vmsnap_revert_first(first, t, n, e);
 }
 
 /* ---- after a crash ---- */

@@ -261,23 +261,33 @@ static void look_run(struct work *w)
 
 /* ---- go: on the main thread ---- */
 
+/* One disk alone: the VM as a whole goes on from where it was. */
+static int disk_apply(struct revert_job *x)
+{
+	struct machine *m = x->j.m;
+
+	for (unsigned i = 0; i < m->ndisks; i++)
+		if (x->id[i][0])
+			return disk_snapshot_apply(&m->disks[i], x->id[i], &x->j.e);
+	return 0;
+}
+
 static int disks_apply(struct revert_job *x)
 {
 	struct machine *m = x->j.m;
 	unsigned n = 0;
 	int r = 0;
 
+	if (x->v.disk[0])
+		return disk_apply(x);
 	for (unsigned i = 0; i < m->ndisks; i++)
 		n += x->id[i][0] != 0;
 	if (n > 1 && x->node->ours)
 		r = vmsnap_revert_mark(x->first, &x->tree, x->node, &x->j.e);
 	for (unsigned i = 0; i < m->ndisks && !r; i++)
-		if (x->id[i][0])
+		if (x->id[i][0] && &m->disks[i] != x->first)
 			r = disk_snapshot_apply(&m->disks[i], x->id[i], &x->j.e);
-	/* With one disk back the VM as a whole goes on from where it was. */
-	if (r < 0 || !x->node->ours || x->v.disk[0])
-		return r;
-	return vmsnap_revert_end(x->first, &x->tree, x->node, &x->j.e);
+	return r < 0 ? r : vmsnap_revert_first(x->first, &x->tree, x->node, &x->j.e);
 }
 
 static int memory_rewind(struct revert_job *x)
