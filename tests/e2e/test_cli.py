@@ -289,7 +289,7 @@ def test_completion(fake):
 
     assert complete("cairn st") == {"start"}
     assert complete("cairn start ") == {"web1", "web2"}
-    assert complete("cairn start web1 --pa") == {"--paused"}
+    assert complete("cairn start web1 --pau") == {"--paused"}
     (fake.tmp / "d.raw").write_bytes(bytes(1 << 20))
     fake.define("web1", disks=[{"path": "d.raw", "format": "raw"}])
     fake.cairn("snapshot-create-as", "web1", "before")

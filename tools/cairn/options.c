@@ -68,7 +68,9 @@ static int option_take(struct cli *c, int argc, char **argv, int *i)
 
 static int positionals_check(struct cli *c)
 {
-	if (c->npos < c->verb->min)
+	bool all = option_index(c, "all", 3) >= 0 && option_flag(c, "all");
+
+	if (c->npos < c->verb->min && !all)
 		return cli_usage(c, "%s needs %s", c->verb->name, c->verb->args);
 	if (c->npos > c->verb->max)
 		return cli_usage(c, "%s does not take \"%s\"", c->verb->name,

@@ -1,6 +1,7 @@
 /* start, shutdown, reboot, reset, suspend, resume, destroy, undefine: one command for each
- * VM named. */
+ * VM that is meant. */
 #include "tools/cairn/cli.h"
+#include "tools/cairn/fan.h"
 #include "api/js.h"
 #include "base/loop.h"
 #include "base/util.h"
@@ -9,159 +10,133 @@
 #include <stdio.h>
 #include <string.h>
 
-struct act {
-	const char *command, *fail, *done; /* "Domain '%s' <done>" */
-};
-
-/* args: taken. */
-static int act_on(struct cli *c, const struct act *a, const char *name, struct json_object *args)
+static int act_on_all(struct cli *c, const struct fan_act *a)
 {
-	struct err e;
+	struct fan f;
+	int r = fan_pick(c, &f);
 
-	if (cli_execute(c, a->command, args, NULL, NULL, &e) < 0)
-		return cli_fail(&e, "Failed to %s domain '%s'", a->fail, name);
-	printf("Domain '%s' %s\n", name, a->done);
-	fflush(stdout);
-	return CLI_OK;
+	if (!r)
+		r = fan_run(c, &f, a);
+	fan_done(&f);
+	return r;
 }
 
-/* The code of the worst: the first that failed, unless all are well. */
-static int act_on_all(struct cli *c, const struct act *a, const char *key, const char *value)
+static void flag_add(struct cli *c, struct json_object *args, const char *flag)
 {
-	int worst = CLI_OK;
-
-	for (size_t i = 0; i < c->npos; i++) {
-		struct json_object *args = cli_vm_args(c->pos[i]);
-		int r;
-
-		if (value)
-			js_put_str(args, key, value);
-		r = act_on(c, a, c->pos[i], args);
-		if (!worst)
-			worst = r;
-	}
-	return worst;
+	if (option_flag(c, flag))
+		js_put_bool(args, flag, true);
 }
 
-static int dry_run(struct cli *c, const struct act *a)
+static void start_add(struct cli *c, struct json_object *args)
 {
-	int worst = CLI_OK;
-
-	for (size_t i = 0; i < c->npos; i++) {
-		CLEANUP_JS struct json_object *o = NULL;
-		struct err e;
-
-		if (cli_vm_info(c, c->pos[i], &o, &e) < 0)
-			worst = cli_fail(&e, "Failed to %s domain '%s'", a->fail, c->pos[i]);
-		else
-			printf("Would %s domain '%s' (%s)\n", a->fail, js_get_str(o, "name"),
-				js_get_str(o, "state"));
-	}
-	return worst;
+	flag_add(c, args, "paused");
+	flag_add(c, args, "force-boot");
+	flag_add(c, args, "eager");
 }
 
 int verb_start(struct cli *c)
 {
-	static const struct act a = { "vm-start", "start", "started" };
-	static const char *const flags[] = { "paused", "force-boot", "eager" };
+	static const struct fan_act a = { "vm-start", "start", "started", start_add };
 	bool console = option_flag(c, "console");
-	int worst = CLI_OK;
+	int r;
 
-	if (console && c->npos > 1)
+	if (console && (c->npos != 1 || option_flag(c, "dry-run")))
 		return cli_usage(c, "--console takes one VM");
-	for (size_t i = 0; i < c->npos; i++) {
-		struct json_object *args = cli_vm_args(c->pos[i]);
-		int r;
-
-		for (size_t k = 0; k < ARRAY_SIZE(flags); k++)
-			if (option_flag(c, flags[k]))
-				js_put_bool(args, flags[k], true);
-		r = act_on(c, &a, c->pos[i], args);
-		if (!worst)
-			worst = r;
-	}
-	return console && !worst ? console_attach(c, c->pos[0], "serial") : worst;
+	r = act_on_all(c, &a);
+	return console && !r ? console_attach(c, c->pos[0], "serial") : r;
 }
 
-static int wait_all_off(struct cli *c, uint64_t timeout_ns)
+/* Those that were passed over are not waited for: they may be off, or stand still. */
+static int wait_all_off(struct cli *c, const struct fan *f, uint64_t timeout_ns)
 {
 	uint64_t deadline = timeout_ns == UINT64_MAX ? UINT64_MAX : loop_now_ns() + timeout_ns;
 	int worst = CLI_OK;
 
-	for (size_t i = 0; i < c->npos; i++) {
+	for (size_t i = 0; i < f->n; i++) {
+		const char *name = f->list[i].name;
 		struct err e;
 
-		if (wait_for_state(c, c->pos[i], "shutoff", deadline, &e) < 0) {
-			worst = cli_fail(&e, "Domain '%s' is still running", c->pos[i]);
+		if (f->list[i].r < 0)
+			continue;
+		if (wait_for_state(c, name, "shutoff", deadline, &e) < 0) {
+			worst = cli_fail(&e, "Domain '%s' is still running", name);
 			continue;
 		}
-		printf("Domain '%s' is shut off\n", c->pos[i]);
+		if (c->format == CLI_TABLE)
+			printf("Domain '%s' is shut off\n", name);
 		fflush(stdout);
 	}
 	return worst;
 }
 
+static void mode_add(struct cli *c, struct json_object *args)
+{
+	if (option_value(c, "mode"))
+		js_put_str(args, "mode", option_value(c, "mode"));
+}
+
 int verb_shutdown(struct cli *c)
 {
-	static const struct act a = { "vm-shutdown", "shutdown", "is being shutdown" };
+	static const struct fan_act a = { "vm-shutdown", "shutdown", "is being shutdown", mode_add };
 	uint64_t timeout_ns;
+	struct fan f;
 	int r = option_seconds(c, "timeout", UINT64_MAX, &timeout_ns);
 
+	if (r)
+		return r;
+	r = fan_pick(c, &f);
 	if (!r)
-		r = act_on_all(c, &a, "mode", option_value(c, "mode"));
-	return !r && option_flag(c, "wait") ? wait_all_off(c, timeout_ns) : r;
+		r = fan_run(c, &f, &a);
+	if (!r && option_flag(c, "wait") && !option_flag(c, "dry-run"))
+		r = wait_all_off(c, &f, timeout_ns);
+	fan_done(&f);
+	return r;
 }
 
 int verb_reboot(struct cli *c)
 {
-	static const struct act a = { "vm-reboot", "reboot", "is being rebooted" };
+	static const struct fan_act a = { "vm-reboot", "reboot", "is being rebooted", mode_add };
 
-	return act_on_all(c, &a, "mode", option_value(c, "mode"));
+	return act_on_all(c, &a);
 }
 
 int verb_reset(struct cli *c)
 {
-	static const struct act a = { "vm-reset", "reset", "was reset" };
+	static const struct fan_act a = { "vm-reset", "reset", "was reset", NULL };
 
-	return act_on_all(c, &a, NULL, NULL);
+	return act_on_all(c, &a);
 }
 
 int verb_suspend(struct cli *c)
 {
-	static const struct act a = { "vm-suspend", "suspend", "suspended" };
+	static const struct fan_act a = { "vm-suspend", "suspend", "suspended", NULL };
 
-	return act_on_all(c, &a, NULL, NULL);
+	return act_on_all(c, &a);
 }
 
 int verb_resume(struct cli *c)
 {
-	static const struct act a = { "vm-resume", "resume", "resumed" };
+	static const struct fan_act a = { "vm-resume", "resume", "resumed", NULL };
 
-	return act_on_all(c, &a, NULL, NULL);
+	return act_on_all(c, &a);
 }
 
 int verb_destroy(struct cli *c)
 {
-	static const struct act a = { "vm-destroy", "destroy", "destroyed" };
+	static const struct fan_act a = { "vm-destroy", "destroy", "destroyed", NULL };
 
-	return option_flag(c, "dry-run") ? dry_run(c, &a) : act_on_all(c, &a, NULL, NULL);
+	return act_on_all(c, &a);
+}
+
+static void undefine_add(struct cli *c, struct json_object *args)
+{
+	flag_add(c, args, "managed-save");
 }
 
 int verb_undefine(struct cli *c)
 {
-	static const struct act a = { "vm-undefine", "undefine", "has been undefined" };
-	int worst = CLI_OK;
+	static const struct fan_act a = { "vm-undefine", "undefine", "has been undefined",
+		undefine_add };
 
-	if (option_flag(c, "dry-run"))
-		return dry_run(c, &a);
-	for (size_t i = 0; i < c->npos; i++) {
-		struct json_object *args = cli_vm_args(c->pos[i]);
-		int r;
-
-		if (option_flag(c, "managed-save"))
-			js_put_bool(args, "managed-save", true);
-		r = act_on(c, &a, c->pos[i], args);
-		worst = worst ? worst : r;
-	}
-	return worst;
+	return act_on_all(c, &a);
 }

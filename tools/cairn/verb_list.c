@@ -6,8 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* All pages as one array. */
-static int list_fetch(struct cli *c, struct json_object **ret_all, struct err *e)
+int cli_vm_list(struct cli *c, struct json_object **ret_all, struct err *e)
 {
 	CLEANUP_JS struct json_object *all = json_object_new_array();
 	char after[512] = "";
@@ -110,7 +109,7 @@ int verb_list(struct cli *c)
 	CLEANUP_JS struct json_object *rows = json_object_new_array();
 	struct err e;
 
-	if (list_fetch(c, &all, &e) < 0)
+	if (cli_vm_list(c, &all, &e) < 0)
 		return cli_fail(&e, "Failed to list domains");
 	for (size_t i = 0; i < json_object_array_length(all); i++) {
 		struct json_object *vm = json_object_array_get_idx(all, i);

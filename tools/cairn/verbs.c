@@ -1,5 +1,6 @@
 /* The table of verbs, and the help that comes from it. */
 #include "tools/cairn/cli.h"
+#include "tools/cairn/fan.h"
 #include "tools/cairn/job.h"
 #include "api/schedule.h"
 #include "base/util.h"
@@ -14,10 +15,10 @@ static const struct verb_option start_options[] = {
 	{ "console", NULL, "attach this terminal to its console" },
 	{ "paused", NULL, "vCPUs stand still until resume" },
 	{ "force-boot", NULL, "drop a managed save instead of going on from it" },
-	{ "eager", NULL, "with a managed save: read all memory before it runs" }, END };
+	{ "eager", NULL, "with a managed save: read all memory before it runs" }, FAN_OPTIONS, END };
 static const struct verb_option undefine_options[] = {
-	{ "managed-save", NULL, "drop its managed save too" },
-	{ "dry-run", NULL, "say what would happen" }, END };
+	{ "managed-save", NULL, "drop its managed save too" }, FAN_OPTIONS, END };
+static const struct verb_option fan_options[] = { FAN_OPTIONS, END };
 static const struct verb_option save_options[] = { JOB_OPTIONS, END };
 #define SNAPSHOTNAME { "snapshotname", "NAME", "the snapshot, as an option" }
 #define CURRENT { "current", NULL, "the current snapshot" }
@@ -79,11 +80,9 @@ static const struct verb_option clone_options[] = {
 static const struct verb_option shutdown_options[] = {
 	{ "mode", "acpi", "how: acpi, the power button" },
 	{ "wait", NULL, "return when it is off" },
-	{ "timeout", "SECONDS", "with --wait: give up after that" }, END };
+	{ "timeout", "SECONDS", "with --wait: give up after that" }, FAN_OPTIONS, END };
 static const struct verb_option reboot_options[] = {
-	{ "mode", "acpi", "how: acpi, the power button" }, END };
-static const struct verb_option dry_run_options[] = {
-	{ "dry-run", NULL, "say what would happen" }, END };
+	{ "mode", "acpi", "how: acpi, the power button" }, FAN_OPTIONS, END };
 static const struct verb_option define_options[] = {
 	{ "validate", NULL, "check the file and change nothing" }, END };
 static const struct verb_option list_options[] = {
@@ -134,20 +133,20 @@ const struct verb verbs[] = {
 		define_options, 1, 1, false, "file", verb_define },
 	{ "dumpjson", "Definitions", "VM", "print a VM's definition", NULL, 1, 1, true, "vm",
 		verb_dumpjson },
-	{ "undefine", "Definitions", "VM", "forget a VM; its disks stay", undefine_options, 1, MANY,
-		false, "vm", verb_undefine },
-	{ "start", "Life", "VM...", "start VMs", start_options, 1, MANY, false, "vm", verb_start },
-	{ "shutdown", "Life", "VM...", "press the power button", shutdown_options, 1, MANY, false,
+	{ "undefine", "Definitions", "{VM...|--all}", "forget VMs; their disks stay", undefine_options,
+		1, MANY, true, "vm", verb_undefine },
+	{ "start", "Life", "{VM...|--all}", "start VMs", start_options, 1, MANY, true, "vm", verb_start },
+	{ "shutdown", "Life", "{VM...|--all}", "press the power button", shutdown_options, 1, MANY, true,
 		"vm", verb_shutdown },
-	{ "reboot", "Life", "VM...", "press the power button, and start again", reboot_options, 1,
-		MANY, false, "vm", verb_reboot },
-	{ "reset", "Life", "VM...", "hard reset", NULL, 1, MANY, false, "vm", verb_reset },
-	{ "suspend", "Life", "VM...", "make the vCPUs stand still", NULL, 1, MANY, false, "vm",
-		verb_suspend },
-	{ "resume", "Life", "VM...", "let the vCPUs run on", NULL, 1, MANY, false, "vm",
+	{ "reboot", "Life", "{VM...|--all}", "press the power button, and start again", reboot_options, 1,
+		MANY, true, "vm", verb_reboot },
+	{ "reset", "Life", "{VM...|--all}", "hard reset", fan_options, 1, MANY, true, "vm", verb_reset },
+	{ "suspend", "Life", "{VM...|--all}", "make the vCPUs stand still", fan_options, 1, MANY, true,
+		"vm", verb_suspend },
+	{ "resume", "Life", "{VM...|--all}", "let the vCPUs run on", fan_options, 1, MANY, true, "vm",
 		verb_resume },
-	{ "destroy", "Life", "VM...", "stop at once, as by pulling the plug", dry_run_options, 1,
-		MANY, false, "vm", verb_destroy },
+	{ "destroy", "Life", "{VM...|--all}", "stop at once, as by pulling the plug", fan_options, 1,
+		MANY, true, "vm", verb_destroy },
 	{ "run", "Life", "FILE", "run one VM in the foreground, without a daemon", run_options, 1, 1,
 		false, "file", verb_run },
 	{ "clone", "Life", "VM NAME", "running copies of a running VM", clone_options, 2, 2, true, "vm-name",

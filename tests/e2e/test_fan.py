@@ -1,0 +1,130 @@
+"""One command for many VMs: by name, by pattern, all of them."""
+
+import json
+import os
+import subprocess
+import time
+
+import pytest
+
+from conftest import BUILD
+
+
+def states(fake):
+    return {v["name"]: v["state"] for v in fake.qmp().run("vm-list")["vms"]}
+
+
+@pytest.fixture
+def farm(fake):
+    for n in ("db1", "web1", "web2", "web3"):
+        fake.define(n)
+    return fake
+
+
+def rows(r):
+    return [line.split(None, 4) for line in r.stdout.splitlines()[2:] if line]
+
+
+def test_all(farm):
+    farm.cairn("start", "web2")
+    r = farm.cairn("start", "--all")
+    assert r.stdout.splitlines()[0].split() == ["Name", "Outcome", "Time", "Why"]
+    assert [(x[0], x[1]) for x in rows(r)] == [
+        ("db1", "done"), ("web1", "done"), ("web2", "skipped"), ("web3", "done")]
+    assert "VM 'web2' is running" in r.stdout and r.stderr == ""
+    assert set(states(farm).values()) == {"running"}
+    farm.cairn("suspend", "--all")
+    assert set(states(farm).values()) == {"paused"}
+    farm.cairn("resume", "--all")
+    farm.cairn("reset", "--all")
+    assert [x[1] for x in rows(farm.cairn("destroy", "--all"))] == ["done"] * 4
+    assert [x[1] for x in rows(farm.cairn("destroy", "--all"))] == ["skipped"] * 4
+    farm.cairn("undefine", "--all")
+    assert states(farm) == {}
+    assert rows(farm.cairn("start", "--all")) == []
+
+
+def test_patterns(farm):
+    r = farm.cairn("start", "web*", "db?", "web1")
+    assert [x[0] for x in rows(r)] == ["web1", "web2", "web3", "db1"]
+    r = farm.cairn("shutdown", "web[12]", "--wait")
+    assert "Domain 'web1' is shut off\nDomain 'web2' is shut off\n" in r.stdout
+    assert states(farm) == {"db1": "running", "web1": "shut off", "web2": "shut off", "web3": "running"}
+    # One that fits nothing: nothing is done.
+    r = farm.cairn("destroy", "db1", "mail*", ok=3)
+    assert r.stderr == ("error: Failed to destroy 'mail*'\n"
+                        "error: no VM's name fits it. Next: cairn list --all\n")
+    assert states(farm)["db1"] == "running"
+    # A name is a name first.
+    farm.define("web*")
+    assert farm.cairn("start", "web*").stdout == "Domain 'web*' started\n"
+    assert states(farm)["web1"] == "shut off"
+
+
+def test_code_of_what_failed(farm):
+    farm.define("bad", cmdline="refuse")
+    r = farm.cairn("start", "--all", ok=6)
+    assert [(x[0], x[1]) for x in rows(r)] == [
+        ("bad", "failed"), ("db1", "done"), ("web1", "done"), ("web2", "done"), ("web3", "done")]
+    # Who was named is not passed over.
+    r = farm.cairn("start", "web1", "nope", "db1", ok=4)
+    assert r.stderr.count("error: Failed to start domain") == 3
+    farm.cairn("start", "--all", "web1", ok=2)
+    farm.cairn("start", ok=2)
+    for n in ("0", "65", "x", "-1"):
+        farm.cairn("start", "--all", "--parallel", n, ok=2)
+
+
+def test_dry_run(farm):
+    farm.cairn("start", "web1")
+    assert farm.cairn("start", "--all", "--dry-run").stdout == (
+        "Would start domain 'db1' (shut off)\nWould skip domain 'web1' (running)\n"
+        "Would start domain 'web2' (shut off)\nWould start domain 'web3' (shut off)\n")
+    assert farm.cairn("undefine", "w*", "--dry-run").stdout.splitlines()[0] == (
+        "Would skip domain 'web1' (running)")
+    assert farm.cairn("suspend", "web1", "nope", "--dry-run", ok=3).stdout == (
+        "Would suspend domain 'web1' (running)\n")
+    assert states(farm) == {"db1": "shut off", "web1": "running", "web2": "shut off", "web3": "shut off"}
+
+
+def test_formats(farm):
+    farm.cairn("start", "web1")
+    got = json.loads(farm.cairn("start", "web*", "--format", "json").stdout)
+    assert [(o["name"], o["outcome"], o["class"]) for o in got] == [
+        ("web1", "skipped", "WrongState"), ("web2", "done", ""), ("web3", "done", "")]
+    assert all(o["duration"] > 0 for o in got)
+    assert farm.cairn("destroy", "web1", "--format", "csv").stdout.splitlines()[0] == (
+        "name,outcome,duration,class,error")
+
+
+def test_some_at_a_time(farm):
+    """As many as asked for, and no more: those that hang hold up no others while there is room."""
+    for n in ("slow1", "slow2"):
+        farm.define(n, cmdline="silent-at-config")
+
+    def begin(parallel):
+        return subprocess.Popen([os.path.join(BUILD, "cairn"), "start", "slow1", "slow2", "db1", "web1", "web2",
+                                 "--parallel", parallel], env=farm.env, stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, text=True)
+
+    p = begin("3")
+    for n in ("db1", "web1", "web2"):
+        farm.wait(n, "running")
+    farm.cairn("destroy", "db1", "web1", "web2")
+    farm.cairn("destroy", "slow1", "slow2")
+    out, err = p.communicate(timeout=20)
+    assert p.returncode == 1 and out == "".join(f"Domain '{n}' started\n" for n in ("db1", "web1", "web2"))
+    assert err.count("it was destroyed while starting") == 2
+    p = begin("2")
+    time.sleep(0.5)
+    assert states(farm)["db1"] == "shut off"
+    farm.cairn("destroy", "slow1", "slow2")
+    out, err = p.communicate(timeout=20)
+    assert out.count("started") == 3
+
+
+def test_many(fake):
+    for i in range(40):
+        fake.define(f"vm{i:02}")
+    assert [x[1] for x in rows(fake.cairn("start", "--all", "--parallel", "64"))] == ["done"] * 40
+    assert [x[1] for x in rows(fake.cairn("destroy", "vm*"))] == ["done"] * 40

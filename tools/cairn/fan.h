@@ -1,0 +1,46 @@
+/* fan: one command for many VMs: those that are named, those that fit a pattern ('web*'), or all;
+ * some at a time. */
+#ifndef CAIRN_TOOLS_FAN_H
+#define CAIRN_TOOLS_FAN_H
+
+#include "tools/cairn/cli.h"
+
+/* Options of every verb that does so; the table of verbs names them. */
+#define FAN_OPTIONS                                                                                \
+	{ "all", NULL, "every VM that it is possible for" },                                      \
+	{ "parallel", "N", "that many at a time: 1 to 64; 8 unless said" },                       \
+	{ "dry-run", NULL, "say what would happen" }
+
+struct fan_act {
+	const char *command, *fail, *done; /* "Failed to <fail> domain", "Domain '…' <done>" */
+	/* Adds what the options say to a call's arguments; NULL: nothing to add. */
+	void (*add)(struct cli *c, struct json_object *args);
+};
+
+struct fan_target {
+	char *name;
+	char word[16], state[16]; /* of one that was picked */
+	bool picked; /* by a pattern or by --all: passed over when its state does not fit */
+	bool done;
+	struct json_object *args;
+	int r;
+	struct err e;
+	uint64_t took_ns;
+};
+
+struct fan {
+	struct fan_target *list; /* owned */
+	size_t n;
+	bool table; /* some were picked: what became of each is told in a table */
+	unsigned parallel;
+};
+
+/* Whom the command line means. Nothing is done yet. Returns 0, or an exit code, having said why;
+ * fan_done() either way. */
+int fan_pick(struct cli *c, struct fan *ret_f);
+void fan_done(struct fan *f);
+/* Does it, or with --dry-run says what it would do. Prints what became of each, in order. Returns
+ * the exit code of the first that failed. */
+int fan_run(struct cli *c, struct fan *f, const struct fan_act *a);
+
+#endif
