@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #define THAW_TRIES 3
@@ -24,6 +25,8 @@ enum agent_state {
 	FROZEN,
 	THAW_SYNC, /* the thaw has been sent, too: its answer comes behind the sync's */
 	THAW_ASKED,
+	TIME_SYNC,
+	TIME_ASKED,
 };
 
 struct agent {
@@ -39,7 +42,8 @@ struct agent {
 	size_t len;
 	bool wants_sentinel; /* what comes before it is old */
 	bool overlong;
-	bool waits; /* a freeze, for the thaw under way */
+	bool waits; /* a freeze, for the thaw under way or the time being set */
+	bool time_due;
 	void (*done)(void *opaque, int r, const struct err *e);
 	void *opaque;
 };
@@ -95,11 +99,32 @@ static void freeze_begin(struct agent *a)
 	say_sync(a);
 }
 
-static void thaw_end(struct agent *a)
+static void time_begin(struct agent *a)
+{
+	a->time_due = false;
+	state_set(a, TIME_SYNC, a->times.sync_ns);
+	say_sync(a);
+}
+
+static void time_say(struct agent *a)
+{
+	struct timespec ts;
+	char text[96];
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	snprintf(text, sizeof(text), "{\"execute\":\"guest-set-time\",\"arguments\":{\"time\":%" PRId64 "}}\n",
+		(int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec);
+	say(a, text);
+	state_set(a, TIME_ASKED, a->times.sync_ns);
+}
+
+static void go_on(struct agent *a)
 {
 	state_set(a, IDLE, 0);
 	if (a->waits)
 		freeze_begin(a);
+	else if (a->time_due)
+		time_begin(a);
 }
 
 static void finish(struct agent *a, int r, const struct err *e)
@@ -136,6 +161,8 @@ static void synced(struct agent *a, const struct agent_answer *x)
 		a->wants_sentinel = true; /* an answer to an older one */
 	} else if (a->state == THAW_SYNC) {
 		state_set(a, THAW_ASKED, 0);
+	} else if (a->state == TIME_SYNC) {
+		time_say(a);
 	} else {
 		state_set(a, FREEZE_ASKED, a->times.freeze_ns);
 		say(a, "{\"execute\":\"guest-fsfreeze-freeze\"}\n");
@@ -153,7 +180,14 @@ static void line_over(struct agent *a)
 	switch (a->state) {
 	case FREEZE_SYNC:
 	case THAW_SYNC:
+	case TIME_SYNC:
 		synced(a, &x);
+		break;
+	case TIME_ASKED:
+		if (x.kind != AGENT_RETURN)
+			log_info("agent", "the guest's clock is not set: %s",
+				x.kind == AGENT_ERROR ? x.desc : "no answer that is one");
+		go_on(a);
 		break;
 	case FREEZE_ASKED:
 		freeze_answered(a, &x);
@@ -162,7 +196,7 @@ static void line_over(struct agent *a)
 		if (x.kind != AGENT_RETURN)
 			log_warn("agent", "thawing: %s",
 				x.kind == AGENT_ERROR ? x.desc : "no answer that is one");
-		thaw_end(a);
+		go_on(a);
 		break;
 	case IDLE:
 	case FROZEN:
@@ -214,7 +248,7 @@ static void late(void *opaque)
 		if (asked)
 			thaw_begin(a);
 		else
-			state_set(a, IDLE, 0);
+			go_on(a);
 		finish(a,
 			err_set(&e, -ETIMEDOUT, ERR_TIMEOUT,
 				asked ? "the guest agent did not freeze the file systems within "
@@ -237,7 +271,12 @@ static void late(void *opaque)
 			break;
 		}
 		log_error("agent", "the guest agent does not say that the file systems are thawed");
-		thaw_end(a);
+		go_on(a);
+		break;
+	case TIME_SYNC:
+	case TIME_ASKED:
+		log_info("agent", "the guest's clock is not set: no agent answers");
+		go_on(a);
 		break;
 	case IDLE:
 		break;
@@ -249,7 +288,7 @@ static void late(void *opaque)
 int agent_freeze(struct agent *a, void (*done)(void *opaque, int r, const struct err *e),
 	void *opaque, struct err *e)
 {
-	if (a->waits || (a->state != IDLE && a->state != THAW_SYNC && a->state != THAW_ASKED))
+	if (a->waits || a->state == FREEZE_SYNC || a->state == FREEZE_ASKED || a->state == FROZEN)
 		return err_set(e, -EBUSY, ERR_BUSY,
 			"the guest agent is still at work on the last request; try again in a "
 			"moment");
@@ -270,6 +309,15 @@ void agent_thaw(struct agent *a)
 {
 	if (a && a->state == FROZEN)
 		thaw_begin(a);
+}
+
+void agent_set_time(struct agent *a)
+{
+	if (!a)
+		return;
+	a->time_due = true;
+	if (a->state == IDLE)
+		go_on(a);
 }
 
 int agent_new(

@@ -1,5 +1,6 @@
 /* agent: the host's side of the QEMU guest agent's protocol: JSON lines over the port
- * org.qemu.guest_agent.0. Only what a snapshot needs: file systems frozen for a moment.
+ * org.qemu.guest_agent.0. Only what snapshots need: file systems frozen for a moment, and the clock set right
+ * after time has passed without the guest.
  *
  * The agent is the guest's, and so hostile: its answers are bounded, and every wait has an end.
  * What was frozen is always thawed: by agent_thaw(), after a freeze that failed or was late, and by
@@ -42,6 +43,9 @@ int agent_freeze(struct agent *a, void (*done)(void *opaque, int r, const struct
 bool agent_is_frozen(const struct agent *a);
 /* Nothing, when nothing is frozen. NULL allowed. */
 void agent_thaw(struct agent *a);
+/* Have the guest's clock set to the host's, after what is under way. Nobody waits for it, and a guest without
+ * an agent stays as it is. NULL allowed. */
+void agent_set_time(struct agent *a);
 
 /* ---- agent_answer.c: pure ---- */
 

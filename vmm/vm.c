@@ -7,6 +7,7 @@
 #include "base/util.h"
 #include "devices/acpi_pm.h"
 #include "devices/pvpanic.h"
+#include "vmm/agent.h"
 #include "vmm/machine.h"
 #include "vmm/vm_save.h"
 
@@ -48,6 +49,7 @@ struct vm {
 	uint64_t started_ns;
 	int end_fd;
 	int restore_fd; /* -1 once machine_restore() has it */
+	bool time_passed; /* since the state that it has: to be told when it runs */
 	bool memory_lost; /* part of the saved memory could not be read: never to run again */
 	pthread_mutex_t lock; /* the queue */
 	struct queued *queue;
@@ -214,6 +216,16 @@ static void generation_next(struct vm *vm)
 	vm->generation++;
 }
 
+/* kvm-clock and the TSC go on from where they were saved: monotonic time knows of no gap. The time of day does,
+ * and only the guest can put that right. */
+static void run(struct vm *vm)
+{
+	machine_resume(vm->m);
+	if (vm->time_passed)
+		agent_set_time(vm->m->agent);
+	vm->time_passed = false;
+}
+
 int vm_cont(struct vm *vm, enum vm_reason reason, struct err *e)
 {
 	const char *corrupt = machine_corrupt_disk(vm->m);
@@ -234,7 +246,7 @@ int vm_cont(struct vm *vm, enum vm_reason reason, struct err *e)
 			"cairn-img check -r all", corrupt);
 	/* The guest may do things the moment it runs: say first that it does. */
 	phase_set(vm, VM_PHASE_RUNNING, reason, 0, NULL);
-	machine_resume(vm->m);
+	run(vm);
 	return 0;
 }
 
@@ -244,11 +256,12 @@ void vm_revert_begin(struct vm *vm)
 	vm->memory_lost = false;
 }
 
-void vm_reverted(struct vm *vm, bool run)
+void vm_reverted(struct vm *vm, bool on)
 {
-	phase_set(vm, run ? VM_PHASE_RUNNING : VM_PHASE_PAUSED, VM_REASON_FROM_SNAPSHOT, 0, NULL);
-	if (run)
-		machine_resume(vm->m);
+	vm->time_passed = true;
+	phase_set(vm, on ? VM_PHASE_RUNNING : VM_PHASE_PAUSED, VM_REASON_FROM_SNAPSHOT, 0, NULL);
+	if (on)
+		run(vm);
 }
 
 int vm_stop(struct vm *vm, enum vm_reason reason, struct err *e)
@@ -626,6 +639,7 @@ int vm_load(struct vm *vm, struct err *e)
 		return 0;
 	if (vm->restore_fd < 0)
 		return machine_boot(vm->m, e);
+	vm->time_passed = true;
 	return machine_restore(vm->m, steal_fd(&vm->restore_fd), e);
 }
 

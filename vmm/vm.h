@@ -51,9 +51,9 @@ void vm_work_end(struct vm *vm);
  * again; a reset waits for its end. */
 void vm_work_set_live(struct vm *vm);
 /* The machine, paused, is about to get another state: what it has said until now is void, what is
- * said from here on counts. Then, when it has it: the phase, and on if `run`. */
+ * said from here on counts. Then, when it has it: the phase, and on if `on`. */
 void vm_revert_begin(struct vm *vm);
-void vm_reverted(struct vm *vm, bool run);
+void vm_reverted(struct vm *vm, bool on);
 
 /* VM_EVENT_SNAPSHOT_RECOVERED. */
 void vm_recovered(struct vm *vm, enum vm_recovery what, const char *disk, const char *snapshot);

@@ -207,6 +207,46 @@ def test_the_way_back(daemon, image, tmp_path):
     assert subprocess.run(["/sbin/e2fsck", "-fn", image], stdout=subprocess.DEVNULL).returncode == 0
 
 
+def behind(console):
+    """By how many seconds the guest's time of day is late."""
+    now = [float(v.split()[1]) for v in console.run("clock") if v.startswith("realtime")][0]
+    return time.time() - now
+
+
+@slow_kernel
+def test_a_clone_and_the_clocks(daemon, image, tmp_path):
+    """A clone goes on with files and memory; where an agent runs, the time of day is right after a gap."""
+    qcow2 = tmp_path / "vda.qcow2"
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", image, qcow2], check=True)
+    console = begin(daemon, disks=[{"path": str(qcow2), "format": "qcow2"}], guest_agent=True)
+    console.run("mount /dev/vda /mnt ext2")
+    console.run("write /mnt/note by the source")
+    console.run("fill-ram 2 7")
+    console.run("agent work /mnt")
+    daemon.cairn("snapshot-create-as", "linux", "s1")
+    daemon.cairn("clone", "--live", "linux", "copy")
+    copy = Console(daemon, "copy")
+    copy.sock.settimeout(180)
+    assert copy.run("read /mnt/note") == ["by the source"]
+    copy.run("verify-ram")
+    assert any("reseeded due to virtual machine fork" in l for l in copy.run("dmesg 20"))
+    copy.run("write /mnt/note by the clone")
+    copy.run("sync")
+    assert console.run("read /mnt/note") == ["by the source"]
+    assert not any("reseeded due to" in l for l in console.run("dmesg 20"))
+    while "time" not in copy.run("agent-log"):
+        time.sleep(0.1)
+    daemon.cairn("destroy", "copy")
+    copy.close()
+    time.sleep(4)
+    daemon.cairn("snapshot-revert", "linux", "s1")
+    while "time" not in console.run("agent-log"):
+        time.sleep(0.1)
+    assert behind(console) < 3
+    console.close()
+    daemon.cairn("destroy", "linux")
+
+
 @slow_kernel
 def test_quiesced_snapshot(daemon, image, tmp_path):
     """The guest's agent writes out and freezes; whatever the agent is, the guest goes on."""

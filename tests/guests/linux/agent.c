@@ -1,4 +1,4 @@
-/* A guest agent for tests: as much of QEMU's protocol as freezes a file system, or less of it. */
+/* A guest agent for tests: as much of QEMU's protocol as freezes a file system and sets the clock, or less of it. */
 #define _GNU_SOURCE
 #include "init.h"
 
@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <time.h>
 #include <unistd.h>
 
 #define AGENT_PORT "org.qemu.guest_agent.0"
@@ -43,11 +44,23 @@ static void agent_freeze(int freeze)
 		"{\"error\": {\"class\": \"GenericError\", \"desc\": \"not today\"}}\n" : text);
 }
 
+static void agent_set_time(long long ns)
+{
+	struct timespec ts = {.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
+	size_t n = strlen(agent.log);
+
+	snprintf(agent.log + n, sizeof(agent.log) - n, "time%s\n",
+		clock_settime(CLOCK_REALTIME, &ts) ? " failed" : "");
+	agent_say("{\"return\": {}}\n");
+}
+
 static void agent_line(const char *line)
 {
+	const char *time = strstr(line, "\"time\":");
 	const char *id = strstr(line, "\"id\":");
 	char text[64];
 	unsigned long long n = 0;
+	long long ns;
 
 	if (agent.mode == AGENT_GARBAGE) {
 		agent_say("\xff}{\"return\":\n\xff{\"return\": 1}\n");
@@ -56,6 +69,8 @@ static void agent_line(const char *line)
 	if (strstr(line, "guest-sync-delimited") && id && sscanf(id, "\"id\":%llu", &n) == 1) {
 		snprintf(text, sizeof(text), "\xff{\"return\": %llu}\n", n);
 		agent_say(text);
+	} else if (strstr(line, "guest-set-time") && time && sscanf(time, "\"time\":%lld", &ns) == 1) {
+		agent_set_time(ns);
 	} else if (strstr(line, "guest-fsfreeze-freeze")) {
 		agent_freeze(1);
 	} else if (strstr(line, "guest-fsfreeze-thaw")) {

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -228,6 +229,54 @@ static void test_silent(void **state)
 	assert_int_equal(f->r, 0);
 }
 
+static int64_t time_heard(struct fixture *f)
+{
+	int64_t ns = -1;
+
+	sync_answer(f, sync_heard(f));
+	assert_int_equal(sscanf(heard(f), "{\"execute\":\"guest-set-time\",\"arguments\":{\"time\":%" SCNd64 "}}",
+				 &ns), 1);
+	return ns;
+}
+
+static void test_sets_the_time(void **state)
+{
+	struct fixture *f = *state;
+	int64_t s = time(NULL);
+
+	agent_set_time(NULL);
+	agent_set_time(f->a);
+	assert_in_range(time_heard(f) / 1000000000, s, time(NULL));
+	freeze(f); /* waits for it */
+	assert_string_equal(heard(f), "");
+	agent_set_time(f->a); /* and this for the freeze and its thaw */
+	says(f, "{\"return\": {}}\n");
+	freeze_heard(f);
+	says(f, "{\"return\": 1}\n");
+	assert_true(f->answers == 1 && !f->r);
+	assert_string_equal(heard(f), "");
+	agent_thaw(f->a);
+	sync_answer(f, thaw_heard(f));
+	says(f, "{\"return\": 1}\n");
+	(void)time_heard(f);
+	says(f, "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no\"}}\n");
+	is_idle_again(f);
+}
+
+/* Nobody is there: it is given up, and the next request is taken. */
+static void test_nobody_sets_the_time(void **state)
+{
+	struct fixture *f = *state;
+
+	agent_set_time(f->a);
+	freeze(f);
+	answer_wait(f); /* two time limits */
+	assert_int_equal(f->r, -ETIMEDOUT);
+	(void)sync_heard(f);
+	(void)sync_heard(f);
+	is_idle_again(f);
+}
+
 static void test_late_freeze(void **state)
 {
 	struct fixture *f = *state;
@@ -408,6 +457,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_works, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_silent, setup_hurried, teardown),
+		cmocka_unit_test_setup_teardown(test_nobody_sets_the_time, setup_hurried, teardown),
+		cmocka_unit_test_setup_teardown(test_sets_the_time, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_late_freeze, setup_hurried, teardown),
 		cmocka_unit_test_setup_teardown(test_refuses, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_garbage, setup, teardown),
