@@ -834,9 +834,50 @@ static void test_begin_is_instant(void **state)
 	fixture_end(&f);
 }
 
+/* Content and the entry's extra data change together. */
+static void test_apply_with_new_extra_data(void **state)
+{
+	struct block_snapshot_info *list, i = info_named("any");
+	struct sync_op o = { .op.done = sync_done };
+	uint8_t buf[512] = { 0 };
+	struct fixture f;
+	struct block *b;
+	size_t n;
+
+	(void)state;
+	fixture_begin(&f, 31);
+	fixture_run(&f, "qemu-img create -q -f qcow2 img 1M");
+	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
+	snapshot(&f, b, "first", NULL);
+	snapshot(&f, b, "second", NULL);
+	memset(buf, 7, sizeof(buf));
+	assert_int_equal(fixture_rw(b, BLOCK_WRITE, 0, buf, sizeof(buf)), 0);
+	i.extra_bytes = 3;
+	memcpy(i.extra, "new", 3);
+	strcpy(i.id, "1");
+	block_snapshot_apply_with(b, &i, &o.op);
+	sync_wait(&f, &o);
+	assert_int_equal(o.res, 0);
+	assert_int_equal(fixture_rw(b, BLOCK_READ, 0, buf, sizeof(buf)), 0);
+	assert_int_equal(buf[0], 0);
+	assert_int_equal(block_close(b), 0);
+	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
+	assert_int_equal(block_snapshot_list(b, &list, &n, &f.err), 0);
+	assert_int_equal(n, 2);
+	assert_string_equal(list[0].name, "first");
+	assert_int_equal(list[0].extra_bytes, 3);
+	assert_memory_equal(list[0].extra, "new", 3);
+	assert_string_equal(list[1].name, "second");
+	free(list);
+	assert_int_equal(block_close(b), 0);
+	fixture_run(&f, "qemu-img check -q -f qcow2 img");
+	fixture_end(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_apply_with_new_extra_data),
 		cmocka_unit_test(test_rounds),
 		cmocka_unit_test(test_states),
 		cmocka_unit_test(test_abort),
