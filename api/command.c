@@ -2,6 +2,7 @@
 #include "api/audit.h"
 #include "api/conn.h"
 #include "api/daemon.h"
+#include "api/images.h"
 #include "api/job.h"
 #include "api/js.h"
 #include "api/vm.h"
@@ -83,11 +84,10 @@ static void class_as_qemu(struct json_object *answer)
 }
 
 /* o and fd: taken. */
-static void call_answer(struct call *c, struct json_object *o, int fd)
+static void answer_send(struct call *c, struct json_object *o, int fd)
 {
 	struct conn *conn = c->conn;
 
-	call_audit(c, o);
 	if (c->dialect == DIALECT_QEMU)
 		class_as_qemu(o);
 	if (c->has_id)
@@ -101,6 +101,26 @@ static void call_answer(struct call *c, struct json_object *o, int fd)
 	call_free(c);
 	if (conn)
 		conn_set_call(conn, NULL);
+}
+
+static void answer_late(void *opaque)
+{
+	struct call *c = opaque;
+
+	answer_send(c, STEAL_PTR(c->answer), -1);
+}
+
+/* o and fd: taken. */
+static void call_answer(struct call *c, struct json_object *o, int fd)
+{
+	call_audit(c, o);
+	/* Who has the answer may open the images. But a job has them for long. */
+	if (c->on_images && !c->vm->job && images_wait(c->vm, answer_late, c)) {
+		c->answer = o;
+		c->vm = NULL;
+	} else {
+		answer_send(c, o, fd);
+	}
 }
 
 void call_return_fd(struct call *c, struct json_object *v, int fd)

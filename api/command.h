@@ -26,6 +26,8 @@ struct call {
 	struct json_object *id;   /* NULL: none given */
 	bool has_id;
 	bool is_text; /* answers are a monitor's text, failures too */
+	bool on_images;		     /* answered when the process on images that it may have needed is gone */
+	struct json_object *answer;  /* which waits for that */
 	struct vm *vm; /* of COMMAND_CONCERNS_VM, and of a VM's own socket */
 	int fd; /* of COMMAND_TAKES_FD: owned; a handler that keeps it leaves -1 */
 	uint64_t started_ns;

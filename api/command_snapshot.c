@@ -209,6 +209,13 @@ void command_snapshot_revert(struct call *c)
 
 /* ---- at once ---- */
 
+static void ask(struct call *c, enum vm_msg_type type, const void *body, size_t len, uint64_t timeout_ns,
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e))
+{
+	c->on_images = true;
+	snapshots_request(c->vm, type, body, len, timeout_ns, done, c);
+}
+
 static void set_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	(void)a;
@@ -236,8 +243,7 @@ void command_snapshot_set(struct call *c)
 	if (r < 0)
 		call_fail(c, &e);
 	else
-		snapshots_request(c->vm, VM_MSG_SNAPSHOT_SET, &body, sizeof(body), SET_TIMEOUT_NS,
-			set_done, c);
+		ask(c, VM_MSG_SNAPSHOT_SET, &body, sizeof(body), SET_TIMEOUT_NS, set_done);
 }
 
 static void size_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
@@ -270,8 +276,7 @@ void command_snapshot_size(struct call *c)
 	if (r < 0)
 		call_fail(c, &e);
 	else
-		snapshots_request(c->vm, VM_MSG_SNAPSHOT_SIZE, &body, sizeof(body), SIZE_TIMEOUT_NS,
-			size_done, c);
+		ask(c, VM_MSG_SNAPSHOT_SIZE, &body, sizeof(body), SIZE_TIMEOUT_NS, size_done);
 }
 
 static void list_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
@@ -322,6 +327,5 @@ void command_snapshot_list(struct call *c)
 	if (r < 0)
 		call_fail(c, &e);
 	else
-		snapshots_request(vm, VM_MSG_SNAPSHOT_LIST, &body, sizeof(body), LIST_TIMEOUT_NS,
-			list_done, c);
+		ask(c, VM_MSG_SNAPSHOT_LIST, &body, sizeof(body), LIST_TIMEOUT_NS, list_done);
 }

@@ -192,16 +192,8 @@ static void images_event(void *opaque, const struct vm_event *ev)
 
 static void images_start(struct images *i);
 
-/* Nothing is wanted of it any more. */
-static void images_over(struct images *i)
+static void waiters_run(struct waiter *list)
 {
-	struct waiter *list = i->waiters;
-	struct vm *vm = i->vm;
-
-	i->waiters = NULL;
-	vm->images = NULL;
-	images_free(i);
-	vm_start_goes_on(vm);
 	while (list) {
 		struct waiter *w = list;
 
@@ -209,6 +201,23 @@ static void images_over(struct images *i)
 		w->run(w->opaque); /* the VM may be gone after that */
 		free(w);
 	}
+}
+
+/* There is no process (any more). */
+static void images_next(struct images *i)
+{
+	struct waiter *waiters = i->waiters;
+	struct vm *vm = i->vm;
+
+	i->waiters = NULL;
+	if (i->first) {
+		images_start(i);
+	} else {
+		vm->images = NULL;
+		images_free(i);
+		vm_start_goes_on(vm);
+	}
+	waiters_run(waiters);
 }
 
 static void images_gone(void *opaque, const struct vm_process_end *end)
@@ -223,10 +232,7 @@ static void images_gone(void *opaque, const struct vm_process_end *end)
 	vm_process_free(i->proc);
 	i->proc = NULL;
 	i->configured = i->ending = false;
-	if (i->first)
-		images_start(i);
-	else
-		images_over(i);
+	images_next(i);
 }
 
 static const struct vm_process_ops images_ops = { .event = images_event, .gone = images_gone };
@@ -254,10 +260,7 @@ static void start_failed(struct loop_task *t)
 	struct images *i = container_of(t, struct images, failed);
 
 	all_fail(i, -EREMOTEIO, &i->e);
-	if (i->first)
-		images_start(i);
-	else
-		images_over(i);
+	images_next(i);
 }
 
 static void images_opened(void *opaque, int r, struct config *c, const struct err *e)

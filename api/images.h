@@ -17,8 +17,8 @@ void images_request(struct vm *vm, enum vm_msg_type type, const void *body, size
 	uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *opaque);
-/* False: no such process is there. True: run is called when it has gone; the VM may be gone by then,
- * too. Not called when the daemon ends. */
+/* False: no such process is there. True: run is called when it has gone, and has let go of the images;
+ * the VM may be gone by then, too, or another process be there. Not called when the daemon ends. */
 bool images_wait(struct vm *vm, void (*run)(void *opaque), void *opaque);
 /* Lets go of it; it ends when it notices. NULL allowed. */
 void images_free(struct images *i);

@@ -1,5 +1,6 @@
 #include "api/job.h"
 #include "api/daemon.h"
+#include "api/images.h"
 #include "api/js.h"
 #include "api/scheduler.h"
 #include "api/store.h"
@@ -334,8 +335,10 @@ int job_new_named(struct vm *vm, const char *type, const struct job_name *name, 
 	return 0;
 }
 
-static void job_conclude(struct job *j)
+static void job_conclude(void *opaque)
 {
+	struct job *j = opaque;
+
 	j->ended_ns = loop_now_ns();
 	if (j->vm)
 		j->vm->job = NULL;
@@ -348,12 +351,20 @@ static void job_conclude(struct job *j)
 		j->concluded(j, j->concluded_opaque); /* j may be gone now */
 }
 
+/* Who is told of it may open the images: the process that worked on them goes first. */
+static void job_end(struct job *j)
+{
+	j->cancel = NULL;
+	if (!j->vm || !images_wait(j->vm, job_conclude, j))
+		job_conclude(j);
+}
+
 void job_succeed(struct job *j, struct json_object *result)
 {
 	j->result = result;
 	status_set(j, JOB_WAITING);
 	status_set(j, JOB_PENDING);
-	job_conclude(j);
+	job_end(j);
 }
 
 void job_fail(struct job *j, const struct err *e)
@@ -365,7 +376,7 @@ void job_fail(struct job *j, const struct err *e)
 	log_warn("job", "VM '%s': %s (%s): %s", j->vm_name, j->id, j->type, e->msg);
 	if (j->status != JOB_ABORTING)
 		status_set(j, JOB_ABORTING);
-	job_conclude(j);
+	job_end(j);
 }
 
 int job_cancel(struct job *j, struct err *e)
