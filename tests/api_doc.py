@@ -1,0 +1,110 @@
+#!/usr/bin/python3
+"""The generated half of docs/api.md: every command and event of both sockets, from their introspection.
+
+api_doc.py BUILD          prints what differs; exit status 1 if anything does
+api_doc.py BUILD --write  writes it"""
+
+import difflib
+import os
+import pathlib
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+DOC = ROOT / "docs" / "api.md"
+MARK = "<!-- From here on: tests/api_doc.py BUILD --write -->\n"
+
+
+def fields(types, name):
+    """Lines for the members of an object type, or of the objects in a list."""
+    type = types[name]
+    if type["meta-type"] == "array":
+        return ["- a list of"] + ["  " + line for line in fields(types, type["element-type"])]
+    if type["meta-type"] == "builtin":
+        return [f"- {name}"]
+    return [f"- `{m['name']}` {m['type']}{', optional' if 'default' in m else ''}"
+            + (f": {m['doc']}" if "doc" in m else "") for m in type["members"]]
+
+
+def command(types, c):
+    lines = [f"### {c['name']}", ""]
+    if "doc" in c:
+        facts = [f"Role: {c['role']}."] if c["role"] != "nobody" else ["For everybody."]
+        if "states" in c:
+            facts.append(f"States: {c['states'].replace(',', ', ')}.")
+        if c["job"]:
+            facts.append("A job.")
+        if c["mutates"]:
+            facts.append("Audited.")
+        lines += [c["doc"][0].upper() + c["doc"][1:] + ". " + " ".join(facts), ""]
+    takes, gives = fields(types, c["arg-type"]), fields(types, c["ret-type"])
+    if takes:
+        lines += ["Arguments:", *takes, ""]
+    if gives:
+        lines += ["Returns:", *gives, ""]
+    return lines
+
+
+def event(types, e):
+    lines = [f"### {e['name']}", ""]
+    if "doc" in e:
+        lines += [e["doc"][0].upper() + e["doc"][1:] + ".", ""]
+    data = fields(types, e["arg-type"])
+    return lines + (data + [""] if data else [])
+
+
+def chapter(title, schema, short):
+    """short: names and types alone, a command a line."""
+    types = {e["name"]: e for e in schema}
+    lines = []
+    for what, of in (("commands", "command"), ("events", "event")):
+        lines += [f"## {title}: {what}", ""]
+        for e in sorted((e for e in schema if e["meta-type"] == of), key=lambda e: e["name"]):
+            if not short:
+                lines += command(types, e) if of == "command" else event(types, e)
+                continue
+            members = ", ".join(f"`{m['name']}`" + ("?" if "default" in m else "")
+                                for m in types[e["arg-type"]]["members"])
+            lines.append(f"- **{e['name']}**" + (f" {members}" if members else ""))
+        lines += [""] if short else []
+    return lines
+
+
+def generate(build):
+    os.environ["CAIRN_BUILD"] = str(build)
+    sys.path.insert(0, str(ROOT / "tests" / "e2e"))
+    from conftest import FAKE_VM, Daemon, Qmp
+
+    with tempfile.TemporaryDirectory() as tmp:
+        d = Daemon(pathlib.Path(tmp), vm_program=FAKE_VM)
+        try:
+            d.define("vm1")
+            d.cairn("start", "vm1")
+            own = Qmp(d.qmp().run("vm-qmp-path", vm="vm1")["path"])
+            lines = chapter("The daemon's socket", d.qmp().run("query-qmp-schema"), False)
+            lines += chapter("A VM's own socket", own.run("query-qmp-schema"), True)
+            own.close()
+        finally:
+            d.close()
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def compare(build):
+    """Returns the page as it is and as it ought to be."""
+    page = DOC.read_text()
+    head, _, _ = page.partition(MARK)
+    return page, head + MARK + "\n" + generate(build)
+
+
+def main():
+    page, wanted = compare(pathlib.Path(sys.argv[1]).resolve())
+    if "--write" in sys.argv:
+        DOC.write_text(wanted)
+    elif page != wanted:
+        sys.stdout.writelines(difflib.unified_diff(page.splitlines(True), wanted.splitlines(True),
+                                                   "docs/api.md", "the schema", n=0))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

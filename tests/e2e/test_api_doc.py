@@ -1,0 +1,41 @@
+"""docs/api.md says what the sockets say, and its examples do what it says they do."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from conftest import BUILD, FAKE_VM, ROOT
+
+sys.path.insert(0, os.path.join(ROOT, "tests"))
+import api_doc  # noqa: E402
+
+PAGE = pathlib.Path(ROOT, "docs", "api.md").read_text()
+# Language, code, and what it prints, in which … is anything.
+EXAMPLES = re.findall(r"```(sh|python)\n(.*?)```\n```\n(.*?)```", PAGE, re.S)
+
+
+def test_the_reference_is_the_schema():
+    if not os.path.exists(FAKE_VM):
+        pytest.skip("fake_vm is not built: make helpers")
+    page, wanted = api_doc.compare(BUILD)
+    assert page.splitlines() == wanted.splitlines(), "run: tests/api_doc.py BUILD --write"
+
+
+@pytest.mark.parametrize("n", range(3))
+def test_examples(fake, n):
+    assert len(EXAMPLES) == 3
+    language, code, prints = EXAMPLES[n]
+    (fake.tmp / "disk").write_bytes(bytes(1 << 20))
+    fake.define("web1", disks=[{"path": "disk", "format": "qcow2"}])
+    fake.define("db1")
+    fake.cairn("start", "web1")
+    r = subprocess.run({"sh": ["sh", "-c"], "python": ["/usr/bin/python3", "-c"]}[language] + [code],
+                       env={**fake.env, "PATH": BUILD + ":" + os.environ["PATH"]}, capture_output=True, text=True,
+                       timeout=30)
+    assert r.returncode == 0 and not r.stderr, r.stderr
+    pattern = ".*?".join(map(re.escape, prints.splitlines() and prints.split("…")))
+    assert re.fullmatch(pattern, r.stdout.replace("\r\n", "\n")), r.stdout
