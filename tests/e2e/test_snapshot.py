@@ -544,6 +544,48 @@ def test_several_processors(vm):
     count_on(vm)
 
 
+def clocks(vm):
+    return {k: int(v) for k, v in re.findall(r"(\w+)=(\d+)", " ".join(vm.run("clock")))}
+
+
+def rtc_seconds(vm):
+    """The time of day by the CMOS clock, in seconds, and the host's times around the reading."""
+    def register(n):
+        vm.run(f"outb 0x70 {n}")
+        return int(vm.run("inb 0x71")[0], 16)
+
+    while True:
+        before, mode = time.time(), register(0xb)
+        a = [register(n) for n in (4, 2, 0)]
+        b = [register(n) for n in (4, 2, 0)]
+        if a == b:
+            h, m, s = a if mode & 4 else [(v >> 4) * 10 + (v & 15) for v in a]
+            return h * 3600 + m * 60 + s, before, time.time()
+
+
+GAP = 3
+
+
+def test_clocks_after_a_gap(vm):
+    """Monotonic clocks go on from where they were; the time of day knows of the gap."""
+    vm.start()
+    first = clocks(vm)
+    time.sleep(0.2)
+    begun = time.monotonic()
+    before = clocks(vm)
+    vm.snapshot("s1")
+    time.sleep(GAP)
+    vm.revert("s1")
+    after = clocks(vm)
+    passed = time.monotonic() - begun
+    assert before["ns"] <= after["ns"] < before["ns"] + (passed - GAP) * 1e9
+    if guestlib.host_kind() != "pvm":  # there the TSC is the host's
+        rate = (before["tsc"] - first["tsc"]) / (before["ns"] - first["ns"])
+        assert before["tsc"] <= after["tsc"] < before["tsc"] + (passed - GAP) * 1e9 * rate * 1.05
+    rtc, earliest, latest = rtc_seconds(vm)
+    assert (rtc - int(earliest)) % 86400 <= int(latest) - int(earliest)
+
+
 def test_damaged_state_is_refused_and_the_vm_untouched(vm):
     vm.start()
     vm.run("wr64 0x900000 0x55")
