@@ -19,7 +19,7 @@ struct convert {
 	const char *path; /* "-": standard output */
 	bool compress, existing, target_is_zero;
 	struct img_rate rate;
-	struct loop *loop;
+	struct loop *from_loop, *loop;
 	struct block *from, *to;
 	uint64_t size_bytes;
 };
@@ -115,7 +115,7 @@ static int target_fits(const struct convert *v, struct err *e)
 static int source_open(struct convert *v, struct err *e)
 {
 	struct block_info info;
-	int r = img_block_open(v->loop, &v->src, &v->from, e);
+	int r = img_block_open(v->from_loop, &v->src, &v->from, e);
 
 	if (r < 0)
 		return r;
@@ -126,7 +126,7 @@ static int source_open(struct convert *v, struct err *e)
 
 static int copy(struct convert *v, bool to_is_zero, struct err *e)
 {
-	struct img_copy c = { .from = v->from, .to = v->to, .loop = v->loop, .to_is_zero = to_is_zero,
+	struct img_copy c = { .from = v->from, .to = v->to, .from_loop = v->from_loop, .loop = v->loop, .to_is_zero = to_is_zero,
 		.rate = &v->rate, .progress = &v->common.progress };
 
 	return img_copy(&c, e);
@@ -162,7 +162,7 @@ static int pack_new(struct convert *v, struct target *t, struct err *e)
 	fd = open(t->tmp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
 	if (fd < 0)
 		return err_set_errno(e, -errno, "cannot create %s", t->tmp);
-	return img_pack(v->from, v->loop, fd, &v->ic.qcow2, &v->rate, &v->common.progress, e);
+	return img_pack(v->from, v->from_loop, fd, &v->ic.qcow2, &v->rate, &v->common.progress, e);
 }
 
 /* A device keeps what it had, below a raw data file too: that has all of it mapped. */
@@ -202,6 +202,8 @@ static int convert(struct convert *v, struct err *e)
 	bool stream = !strcmp(v->path, "-");
 	int r = loop_new(64, &v->loop, e);
 
+	if (!r)
+		r = loop_new(64, &v->from_loop, e);
 	if (!r && !stream && !v->existing)
 		r = target_prepare(&t, &v->src, e);
 	if (!r)
@@ -213,6 +215,7 @@ static int convert(struct convert *v, struct err *e)
 	else
 		r = v->existing ? convert_existing(v, e) : convert_new(v, &t, e);
 	block_close(v->from);
+	loop_free(v->from_loop);
 	loop_free(v->loop);
 	return r;
 }

@@ -1,4 +1,4 @@
-/* copy: reads and writes overlap, a few chunks at a time. */
+/* copy: one thread reads, the other writes. Chunks go to and fro between their loops, a few at a time. */
 #include "pack.h"
 
 #include "base/cleanup.h"
@@ -6,6 +6,8 @@
 #include "base/util.h"
 
 #include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -13,8 +15,8 @@
 /* Small enough that a chunk is still in the cache when it is written. */
 #define CHUNK_BYTES (256 * KIB)
 #define CHUNKS 8
-/* Zeros shorter than this are written along with what is around them. */
-#define SPARSE_BYTES 4096u
+/* Zeros shorter than this are written along with what is around them; a chunk's are bits of a word. */
+#define SPARSE_BYTES (CHUNK_BYTES / 64)
 /* What a rate limit lets through at once. */
 #define RATE_AHEAD_NS 100000000ULL
 #define RATE_POLL_NS 10000000ULL
@@ -48,39 +50,65 @@ uint64_t img_rate_wait_ns(struct img_rate *r, uint64_t done)
 struct copy;
 
 struct chunk {
+	struct loop_task task; /* on its way to the other thread */
 	struct copy *c;
+	struct chunk *next; /* the reader's spare ones */
 	struct block_req req;
 	struct iovec iov;
 	uint8_t *buf;
 	uint64_t off, len;
-	uint64_t done; /* bytes of it written or left out */
-	bool busy;
+	bool hole;      /* len bytes of zeros, of any length; buf has nothing */
+	uint64_t zeros; /* bit for each SPARSE_BYTES that are zeros */
+	uint64_t done;  /* bytes of it written or left out */
 };
 
 struct copy {
 	const struct img_copy *o;
-	struct block *from, *to;
-	uint64_t size_bytes, pos, finished;
-	bool to_is_zero;
-	int res;
+	uint64_t size_bytes;
 	struct chunk chunks[CHUNKS];
+	atomic_bool stop; /* one of the two has failed */
+
+	/* the reader's */
+	uint64_t pos;
+	struct chunk *spare;
+	unsigned nspare;
+	int read_res;
+
+	/* the writer's */
+	struct loop_task over_task;
+	bool over; /* no chunk will come any more */
+	uint64_t finished;
+	int write_res;
 };
 
-static bool is_zero(const uint8_t *p, size_t n)
+static void failed(struct copy *c, int *res_of_mine, int res)
 {
-	return !p[0] && !memcmp(p, p + 1, n - 1);
+	if (!*res_of_mine)
+		*res_of_mine = res;
+	atomic_store(&c->stop, true);
+}
+
+/* ---- writing ---- */
+
+static void chunk_back(struct loop_task *t)
+{
+	struct chunk *k = container_of(t, struct chunk, task);
+
+	k->next = k->c->spare;
+	k->c->spare = k;
+	k->c->nspare++;
 }
 
 /* The next stretch of the chunk that is all zeros, or that is not. */
 static uint64_t stretch(const struct chunk *k, bool *ret_zero)
 {
-	uint64_t at = k->done;
+	uint64_t i = k->done / SPARSE_BYTES, bits = k->zeros >> i, n;
 
-	*ret_zero = is_zero(k->buf + at, MIN(SPARSE_BYTES, k->len - at));
-	do {
-		at += MIN(SPARSE_BYTES, k->len - at);
-	} while (at < k->len && is_zero(k->buf + at, MIN(SPARSE_BYTES, k->len - at)) == *ret_zero);
-	return at - k->done;
+	*ret_zero = bits & 1;
+	if (*ret_zero)
+		bits = ~bits;
+	n = bits ? (uint64_t)__builtin_ctzll(bits) : 64;
+	return MIN((i + n) * SPARSE_BYTES, k->len) - k->done;
 }
 
 static void chunk_next(struct chunk *k);
@@ -89,8 +117,8 @@ static void chunk_written(struct block_req *r, int res)
 {
 	struct chunk *k = container_of(r, struct chunk, req);
 
-	if (res < 0 && !k->c->res)
-		k->c->res = res;
+	if (res < 0)
+		failed(k->c, &k->c->write_res, res);
 	k->done += r->len;
 	chunk_next(k);
 }
@@ -100,112 +128,149 @@ static void chunk_next(struct chunk *k)
 {
 	struct copy *c = k->c;
 
-	while (!c->res && k->done < k->len) {
-		bool zero;
-		uint64_t n = stretch(k, &zero);
+	while (!c->write_res && k->done < k->len) {
+		bool zero = k->hole;
+		uint64_t n = k->hole ? k->len : stretch(k, &zero);
 
-		if (zero && c->to_is_zero) {
+		if (zero && c->o->to_is_zero) {
 			k->done += n;
 			continue;
 		}
 		k->iov = (struct iovec){ k->buf + k->done, n };
 		k->req = (struct block_req){ .op = zero ? BLOCK_WRITE_ZEROES : BLOCK_WRITE,
 			.flags = zero ? BLOCK_REQ_MAY_UNMAP : 0, .offset = k->off + k->done, .len = n,
-			.iov = &k->iov, .niov = 1, .done = chunk_written };
-		block_submit(c->to, &k->req);
+			.iov = &k->iov, .niov = zero ? 0 : 1, .done = chunk_written };
+		block_submit(c->o->to, &k->req);
 		return;
 	}
-	k->busy = false;
 	c->finished += k->len;
+	k->task.run = chunk_back;
+	loop_post(c->o->from_loop, &k->task);
+}
+
+static void chunk_arrived(struct loop_task *t)
+{
+	chunk_next(container_of(t, struct chunk, task));
+}
+
+static void reader_over(struct loop_task *t)
+{
+	container_of(t, struct copy, over_task)->over = true;
+}
+
+/* ---- reading ---- */
+
+static bool is_zero(const uint8_t *p, size_t n)
+{
+	return !p[0] && !memcmp(p, p + 1, n - 1);
+}
+
+static void chunk_send(struct chunk *k)
+{
+	k->done = 0;
+	k->task.run = chunk_arrived;
+	loop_post(k->c->o->loop, &k->task);
 }
 
 static void chunk_read(struct block_req *r, int res)
 {
 	struct chunk *k = container_of(r, struct chunk, req);
 
-	if (res < 0 && !k->c->res)
-		k->c->res = res;
-	chunk_next(k);
-}
-
-static void chunk_start(struct copy *c, struct chunk *k, uint64_t len)
-{
-	k->c = c;
-	k->off = c->pos;
-	k->len = len;
-	k->done = 0;
-	k->busy = true;
-	k->iov = (struct iovec){ k->buf, len };
-	k->req = (struct block_req){ .op = BLOCK_READ, .offset = c->pos, .len = len, .iov = &k->iov,
-		.niov = 1, .done = chunk_read };
-	c->pos += len;
-	block_submit(c->from, &k->req);
-}
-
-/* Go past what is known to be zeros. */
-static int holes_skip(struct copy *c)
-{
-	while (c->pos < c->size_bytes) {
-		struct block_extent x;
-		int r = block_extent(c->from, c->pos, c->size_bytes - c->pos, &x);
-
-		if (r < 0 || !x.zero)
-			return r;
-		if (!c->to_is_zero) {
-			struct block_req z = { .op = BLOCK_WRITE_ZEROES, .flags = BLOCK_REQ_MAY_UNMAP,
-				.offset = c->pos, .len = x.len };
-
-			r = block_run(c->to, &z);
-			if (r < 0)
-				return r;
-		}
-		c->pos += x.len;
-		c->finished += x.len;
+	if (res < 0) {
+		failed(k->c, &k->c->read_res, res);
+		chunk_back(&k->task);
+		return;
 	}
+	k->zeros = 0;
+	for (uint64_t i = 0; i * SPARSE_BYTES < k->len; i++)
+		if (is_zero(k->buf + i * SPARSE_BYTES, MIN(SPARSE_BYTES, k->len - i * SPARSE_BYTES)))
+			k->zeros |= 1ULL << i;
+	chunk_send(k);
+}
+
+/* What is next: a hole as long as it is known, or as much as a chunk takes. */
+static int chunk_start(struct copy *c)
+{
+	struct block_extent x;
+	struct chunk *k;
+	int r = block_extent(c->o->from, c->pos, c->size_bytes - c->pos, &x); /* runs the loop */
+
+	if (r < 0)
+		return r;
+	k = c->spare;
+	c->spare = k->next;
+	c->nspare--;
+	k->off = c->pos;
+	k->hole = x.zero;
+	k->len = x.zero ? x.len : MIN(CHUNK_BYTES, c->size_bytes - c->pos);
+	c->pos += k->len;
+	if (k->hole) {
+		chunk_send(k);
+		return 0;
+	}
+	k->iov = (struct iovec){ k->buf, k->len };
+	k->req = (struct block_req){ .op = BLOCK_READ, .offset = k->off, .len = k->len, .iov = &k->iov,
+		.niov = 1, .done = chunk_read };
+	block_submit(c->o->from, &k->req);
 	return 0;
 }
 
-static bool copy_fill(struct copy *c)
+static bool read_more(const struct copy *c)
 {
-	bool busy = false;
-	int r;
+	return c->pos < c->size_bytes && !c->read_res && !atomic_load(&c->stop) && !img_interrupted();
+}
 
-	for (unsigned i = 0; i < CHUNKS; i++) {
-		if (c->chunks[i].busy || c->res || img_interrupted() || c->pos == c->size_bytes)
-			continue;
-		r = holes_skip(c); /* runs the loop: chunks may end meanwhile */
-		if (r < 0 && !c->res)
-			c->res = r;
-		if (!c->res && c->pos < c->size_bytes && !img_rate_allows(c->o->rate, c->pos))
-			return true;
-		if (!c->res && c->pos < c->size_bytes)
-			chunk_start(c, &c->chunks[i], MIN(CHUNK_BYTES, c->size_bytes - c->pos));
+static void *reader(void *opaque)
+{
+	struct copy *c = opaque;
+	struct img_rate *rate = c->o->rate;
+
+	while (read_more(c) || c->nspare < CHUNKS) {
+		while (c->spare && read_more(c) && img_rate_allows(rate, c->pos)) {
+			int r = chunk_start(c);
+
+			if (r < 0)
+				failed(c, &c->read_res, r);
+		}
+		if (read_more(c) || c->nspare < CHUNKS)
+			loop_run_once(c->o->from_loop, img_rate_wait_ns(rate, c->pos));
 	}
-	for (unsigned i = 0; i < CHUNKS; i++)
-		busy |= c->chunks[i].busy;
-	return busy;
+	c->over_task.run = reader_over;
+	loop_post(c->o->loop, &c->over_task);
+	return NULL;
 }
 
 static int copy_run(struct copy *c)
 {
+	pthread_t thread;
 	int r = 0;
 
 	for (unsigned i = 0; i < CHUNKS && !r; i++) {
-		c->chunks[i].buf = aligned_alloc(4096, CHUNK_BYTES);
-		r = c->chunks[i].buf ? 0 : -ENOMEM;
+		struct chunk *k = &c->chunks[i];
+
+		k->c = c;
+		k->buf = aligned_alloc(4096, CHUNK_BYTES);
+		r = k->buf ? 0 : -ENOMEM;
+		chunk_back(&k->task);
 	}
-	while (!r && copy_fill(c)) {
-		loop_run_once(c->o->loop, img_rate_wait_ns(c->o->rate, c->pos));
-		img_progress_set(c->o->progress, c->finished, c->size_bytes);
+	if (!r)
+		r = -pthread_create(&thread, NULL, reader, c);
+	if (!r) {
+		while (!c->over) {
+			loop_run_once(c->o->loop, UINT64_MAX);
+			img_progress_set(c->o->progress, c->finished, c->size_bytes);
+		}
+		pthread_join(thread, NULL);
+		r = c->read_res ? c->read_res : c->write_res;
 	}
 	for (unsigned i = 0; i < CHUNKS; i++)
 		free(c->chunks[i].buf);
-	return r ? r : c->res;
+	return r;
 }
 
 int img_copy(const struct img_copy *o, struct err *e)
 {
-	struct copy c = { .o = o, .from = o->from, .to = o->to, .to_is_zero = o->to_is_zero };
+	struct copy c = { .o = o };
 	struct block_info info;
 	int r;
 

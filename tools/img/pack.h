@@ -18,12 +18,12 @@ int img_pack(struct block *from, struct loop *l, int fd, const struct qcow2_crea
 
 struct img_copy {
 	struct block *from, *to;
-	struct loop *loop;
+	struct loop *from_loop, *loop; /* two: a thread of its own reads */
 	bool to_is_zero; /* the target reads as zeros where nothing is written */
 	struct img_rate *rate;
 	struct img_progress *progress;
 };
-/* Reads and writes overlap, a few chunks at a time. */
+/* Reads and writes overlap, a few chunks at a time. Both loops are the caller's again at the end. */
 int img_copy(const struct img_copy *c, struct err *e);
 /* The raw content, one byte after the other. */
 int img_copy_stream(struct block *from, int fd, struct img_rate *rate, struct img_progress *progress,
