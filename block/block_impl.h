@@ -7,6 +7,7 @@
 
 #include <stdatomic.h>
 
+struct block_vmstate_map;
 struct err;
 
 /* Requests have passed the checks of block_submit(): the range lies inside, offset and
@@ -82,5 +83,8 @@ void block_complete(struct block_req *r, int res);
 void block_complete_later(struct block_req *r, int res);
 /* Tell the watch; see block.h. A corrupt image says so, and that lasts. */
 void block_trouble(struct block *b, int error, bool corrupt, const char *why);
+
+/* While a map is made: what begins at cluster, which is behind all that was added. Returns 0 or -ENOMEM. */
+int block_vmstate_map_add(struct block_vmstate_map *m, uint64_t cluster, uint64_t host);
 
 #endif

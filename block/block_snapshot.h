@@ -99,12 +99,21 @@ void block_vmstate_read(struct block *b, const char *id, struct block_vmstate_re
 /* Where an existing snapshot's state lies in the file, for readers that must not depend on the
  * disk's loop (the pager: the loop itself may wait for memory that it brings). Valid until the
  * snapshot is deleted: its clusters do not change. */
+struct block_vmstate_extent {
+	uint64_t cluster; /* where it begins; it ends where the next one does */
+	uint64_t host;	  /* offset in the file; 0: a hole */
+};
+
 struct block_vmstate_map {
 	int fd; /* the image's, borrowed */
 	uint32_t cluster_bytes;
-	uint64_t n;	/* clusters of [0, vm_state_bytes) */
-	uint64_t *host; /* offset in the file of each; 0: a hole. Caller frees */
+	uint64_t n; /* clusters of [0, vm_state_bytes) */
+	struct block_vmstate_extent *extents; /* of all of it, ascending. Caller frees */
+	size_t nextents;
 };
+/* Offset in the file of a cluster below n, or 0 for a hole; *ret_n: so many from it on lie behind each other, or
+ * are holes. */
+uint64_t block_vmstate_map_host(const struct block_vmstate_map *m, uint64_t cluster, uint64_t *ret_n);
 /* ret: filled in when op is done without error. A compressed cluster: -ENOTSUP. */
 void block_vmstate_map(struct block *b, const char *id, struct block_vmstate_map *ret,
 	struct block_snapshot_op *op);

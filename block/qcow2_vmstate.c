@@ -502,9 +502,9 @@ void qcow2_vmstate_share(struct block_snapshot *s, const char *id, struct block_
 struct map_task {
 	struct snap_op o;
 	struct snap_vm *vm;
-	struct block_vmstate_map *ret;
-	uint64_t *host;
-	uint64_t n, pos;
+	struct block_vmstate_map *ret, map;
+	bool begun;
+	uint64_t pos;
 	char id[BLOCK_SNAPSHOT_ID_MAX + 1];
 };
 
@@ -515,27 +515,27 @@ static int map_begin(struct map_task *m)
 
 	if (!s)
 		return -ENOENT;
-	m->n = DIV_ROUND_UP(MIN(s->vm_state_bytes, UINT64_MAX / 2), (uint64_t)q->cluster_bytes);
-	if (m->n > MAP_CLUSTERS_MAX)
+	m->begun = true;
+	m->map.fd = q->base.fd;
+	m->map.cluster_bytes = q->cluster_bytes;
+	m->map.n = DIV_ROUND_UP(MIN(s->vm_state_bytes, UINT64_MAX / 2), (uint64_t)q->cluster_bytes);
+	if (m->map.n > MAP_CLUSTERS_MAX)
 		return err_set(&m->o.err, -EINVAL, ERR_CORRUPT, "disk %s: snapshot %s says that it has %llu "
 			"bytes of VM state", q->base.name, m->id, (unsigned long long)s->vm_state_bytes);
-	m->host = calloc(m->n + 1, sizeof(*m->host));
-	return m->host ? 0 : -ENOMEM;
+	return 0;
 }
 
 static int map_extent(struct map_task *m, const struct extent *x)
 {
 	struct qcow2 *q = m->o.task.q;
-	uint64_t n = MAX(x->len >> q->cluster_bits, 1ULL);
+	int r;
 
 	if (x->kind == EXTENT_COMPRESSED || x->len < q->cluster_bytes)
 		return err_set(&m->o.err, -ENOTSUP, ERR_UNSUPPORTED, "disk %s: snapshot %s has a VM state of "
 			"compressed or partial clusters", q->base.name, m->id);
-	if (x->kind == EXTENT_DATA)
-		for (uint64_t i = 0; i < n && m->pos + i < m->n; i++)
-			m->host[m->pos + i] = x->host + (i << q->cluster_bits);
-	m->pos += n;
-	return 0;
+	r = block_vmstate_map_add(&m->map, m->pos, x->kind == EXTENT_DATA ? x->host : 0);
+	m->pos += x->len >> q->cluster_bits;
+	return r;
 }
 
 static int map_step(struct task *t)
@@ -547,11 +547,11 @@ static int map_step(struct task *t)
 
 	if (!m->vm)
 		return snap_vm_get(q, m->id, &t->wait, &m->vm);
-	if (!m->host)
+	if (!m->begun)
 		return map_begin(m);
-	if (m->pos >= m->n)
+	if (m->pos >= m->map.n)
 		return TASK_DONE;
-	r = map_lookup(q, &m->vm->map, m->pos << q->cluster_bits, (m->n - m->pos) << q->cluster_bits,
+	r = map_lookup(q, &m->vm->map, m->pos << q->cluster_bits, (m->map.n - m->pos) << q->cluster_bits,
 		&t->wait, &x);
 	return r < 0 ? r : map_extent(m, &x);
 }
@@ -559,15 +559,13 @@ static int map_step(struct task *t)
 static void map_end(struct task *t, int res)
 {
 	struct map_task *m = container_of(t, struct map_task, o.task);
-	struct qcow2 *q = t->q;
 
 	if (m->vm)
 		snap_vm_put(m->vm);
 	if (res < 0)
-		free(m->host);
+		free(m->map.extents);
 	else
-		*m->ret = (struct block_vmstate_map){ .fd = q->base.fd, .n = m->n, .host = m->host,
-			.cluster_bytes = q->cluster_bytes };
+		*m->ret = m->map;
 	snap_op_finish(&m->o, res);
 	free(m);
 }

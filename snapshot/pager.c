@@ -18,6 +18,8 @@ struct pager {
 	struct pager_config c;
 	uint8_t *buf; /* RUN_MAX_BLOCKS, page-aligned */
 	/* The tracker's thread's: */
+	uint32_t *crcs; /* page-aligned */
+	struct bitmap known; /* pieces of crcs that were read: each when a block of it is wanted */
 	struct bitmap loaded;
 	uint64_t next;		   /* the background's */
 	uint64_t expected, window; /* where the next fault comes if they go upwards; how much that one reads */
@@ -28,7 +30,22 @@ struct pager {
 
 static bool is_absent(const struct pager *p, uint64_t block)
 {
-	return vmstate_block_is_zero(&p->c.header.layout, p->c.crcs, block);
+	return vmstate_block_is_zero(&p->c.header.layout, p->crcs, block);
+}
+
+static bool crc_is_known(const struct pager *p, uint64_t block)
+{
+	return bitmap_test(&p->known, block / VMSTATE_CRC_PIECE_BLOCKS);
+}
+
+static int crc_want(struct pager *p, uint64_t block, struct err *e)
+{
+	uint64_t piece = block / VMSTATE_CRC_PIECE_BLOCKS;
+	int r = vmstate_read_crc_piece(p->c.store, &p->c.header, piece, p->crcs + piece * VMSTATE_CRC_PIECE_BLOCKS, e);
+
+	if (!r)
+		bitmap_set(&p->known, piece);
+	return r;
 }
 
 void pager_inherit(struct pager *p, const struct pager *from, const struct bitmap *dropped)
@@ -59,14 +76,15 @@ static uint64_t run_length(const struct pager *p, uint64_t first, uint64_t max)
 {
 	uint64_t n = 1, blocks = p->c.header.layout.blocks;
 
-	while (n < max && first + n < blocks && !pager_has(p, first + n) && !is_absent(p, first + n))
+	while (n < max && first + n < blocks && !pager_has(p, first + n) &&
+		crc_is_known(p, first + n) && !is_absent(p, first + n))
 		n++;
 	return n;
 }
 
 static int run_read(struct pager *p, uint64_t first, uint64_t n, struct err *e)
 {
-	return vmstate_read_blocks(p->c.store, &p->c.header, p->c.crcs, first, n, p->buf, e);
+	return vmstate_read_blocks(p->c.store, &p->c.header, p->crcs, first, n, p->buf, e);
 }
 
 /* Up to *n blocks into buf; what is wrong with those behind the first is found when they are asked for. */
@@ -92,14 +110,24 @@ static void run_get(struct pager *p, uint64_t first, uint64_t *n, bool faulted)
 	pthread_mutex_unlock(&p->lock);
 }
 
+static const uint8_t *zeros_give(struct pager *p, uint64_t block)
+{
+	bitmap_set(&p->loaded, block);
+	memset(p->buf, 0, VMSTATE_BLOCK_BYTES);
+	return p->buf;
+}
+
 const uint8_t *pager_fault(struct pager *p, uint64_t block, uint64_t *ret_n)
 {
+	struct err e = { 0 };
+
 	*ret_n = 1;
-	if (is_absent(p, block)) {
-		bitmap_set(&p->loaded, block);
-		memset(p->buf, 0, VMSTATE_BLOCK_BYTES);
-		return p->buf;
+	if (!crc_is_known(p, block) && crc_want(p, block, &e) < 0) {
+		pager_fail(p, &e);
+		return zeros_give(p, block);
 	}
+	if (is_absent(p, block))
+		return zeros_give(p, block);
 	p->window = block == p->expected ? MIN(2 * p->window, RUN_MAX_BLOCKS) : RUN_MIN_BLOCKS;
 	*ret_n = run_length(p, block, p->window);
 	run_get(p, block, ret_n, true);
@@ -107,14 +135,34 @@ const uint8_t *pager_fault(struct pager *p, uint64_t block, uint64_t *ret_n)
 	return p->buf;
 }
 
-const uint8_t *pager_next(struct pager *p, uint64_t *ret_block, uint64_t *ret_n)
+/* The next block that is to be read, as far as the checksums are known. False when there is none before
+ * p->next. */
+static bool next_find(struct pager *p)
 {
 	uint64_t blocks = p->c.header.layout.blocks;
 
-	while (p->next < blocks && (pager_has(p, p->next) || is_absent(p, p->next)))
+	while ((p->next = bitmap_next_clear(&p->loaded, p->next)) < blocks && crc_is_known(p, p->next)) {
+		if (!is_absent(p, p->next))
+			return true;
 		p->next++;
-	if (p->next == blocks)
-		return NULL;
+	}
+	return false;
+}
+
+const uint8_t *pager_next(struct pager *p, uint64_t *ret_block, uint64_t *ret_n)
+{
+	struct err e = { 0 };
+
+	*ret_n = 0;
+	if (!next_find(p)) {
+		if (p->next >= p->c.header.layout.blocks)
+			return NULL;
+		if (crc_want(p, p->next, &e) < 0) {
+			pager_fail(p, &e);
+			p->next = ROUND_UP(p->next + 1, VMSTATE_CRC_PIECE_BLOCKS);
+		}
+		return p->buf;
+	}
 	*ret_block = p->next;
 	*ret_n = run_length(p, p->next, RUN_BACKGROUND_BLOCKS);
 	run_get(p, p->next, ret_n, false);
@@ -148,23 +196,31 @@ void pager_stats(struct pager *p, struct pager_stats *ret)
 	pthread_mutex_unlock(&p->lock);
 }
 
+static int buffers_make(struct pager *p)
+{
+	uint64_t blocks = p->c.header.layout.blocks, pieces = DIV_ROUND_UP(blocks, VMSTATE_CRC_PIECE_BLOCKS);
+
+	if (bitmap_init(&p->loaded, blocks) < 0 || bitmap_init(&p->known, pieces) < 0 ||
+		posix_memalign((void **)&p->crcs, 4096, pieces * VMSTATE_CRC_PIECE_BLOCKS * sizeof(*p->crcs)) ||
+		posix_memalign((void **)&p->buf, 4096, RUN_MAX_BLOCKS * VMSTATE_BLOCK_BYTES))
+		return -ENOMEM;
+	return 0;
+}
+
 int pager_new(const struct pager_config *c, struct pager **ret_p, struct err *e)
 {
 	struct pager *p = calloc(1, sizeof(*p));
 
-	if (!p || bitmap_init(&p->loaded, c->header.layout.blocks) < 0 ||
-		posix_memalign((void **)&p->buf, 4096, RUN_MAX_BLOCKS * VMSTATE_BLOCK_BYTES)) {
-		if (p)
-			bitmap_done(&p->loaded);
-		free(p);
+	if (!p)
 		return err_set_errno(e, -ENOMEM, "pager");
-	}
 	p->c = *c;
 	p->window = RUN_MIN_BLOCKS;
 	pthread_mutex_init(&p->lock, NULL);
 	pthread_cond_init(&p->cond, NULL);
-	for (uint64_t b = 0; b < c->header.layout.blocks; b++)
-		p->stats.blocks_total += !is_absent(p, b);
+	if (buffers_make(p) < 0) {
+		pager_free(p);
+		return err_set_errno(e, -ENOMEM, "pager");
+	}
 	*ret_p = p;
 	return 0;
 }
@@ -176,7 +232,8 @@ void pager_free(struct pager *p)
 	pthread_cond_destroy(&p->cond);
 	pthread_mutex_destroy(&p->lock);
 	bitmap_done(&p->loaded);
-	free(p->c.crcs);
+	bitmap_done(&p->known);
+	free(p->crcs);
 	free(p->buf);
 	free(p);
 }

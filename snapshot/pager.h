@@ -1,5 +1,6 @@
 /* pager: the blocks of a saved state, for a VM that runs before its RAM has been read. Each is read
- * once and checked against its checksum before the guest sees it.
+ * once and checked against its checksum before the guest sees it; the checksums, too, are read when they are
+ * wanted: what happens before the guest runs does not grow with its memory.
  *
  * The tracker's thread, which answers the faults, asks for blocks and puts them in place; it reads
  * the rest in the background. */
@@ -18,7 +19,6 @@ struct pager;
 struct pager_config {
 	struct vmstate_store *store; /* borrowed until pager_free() */
 	struct vmstate_header header;
-	uint32_t *crcs; /* taken on success */
 	/* On the tracker's thread. failed(): a block could not be had; every vCPU has to be on its
 	 * way out of the guest when it returns, for the block is given as zeros then. Once. */
 	void (*failed)(void *opaque, const struct err *e);
@@ -26,7 +26,6 @@ struct pager_config {
 };
 
 struct pager_stats {
-	uint64_t blocks_total; /* that are no zeros */
 	uint64_t blocks_faulted, blocks_prefetched;
 	bool complete, failed;
 };
@@ -51,7 +50,7 @@ bool pager_has(const struct pager *p, uint64_t block);
  * at once, and more of them the longer faults go upwards. The content is valid until the next call; zeros when
  * it cannot be had: failed() has been called by then. */
 const uint8_t *pager_fault(struct pager *p, uint64_t block, uint64_t *ret_n);
-/* The next blocks for the background; NULL: all that are no zeros were asked for. */
+/* The next blocks for the background, 0 when it has only read checksums; NULL: all that are no zeros were asked for. */
 const uint8_t *pager_next(struct pager *p, uint64_t *ret_block, uint64_t *ret_n);
 /* What was asked for could not be put in place. */
 void pager_fail(struct pager *p, const struct err *e);

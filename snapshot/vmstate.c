@@ -316,6 +316,25 @@ int vmstate_read_crcs(struct vmstate_store *s, const struct vmstate_header *h, u
 	return 0;
 }
 
+int vmstate_read_crc_piece(struct vmstate_store *s, const struct vmstate_header *h, uint64_t piece,
+	uint32_t *dst, struct err *e)
+{
+	int r = s->read(s, h->layout.crc_offset + piece * PAGE_BYTES, dst, PAGE_BYTES);
+
+	if (r < 0)
+		return err_set_errno(e, r, "cannot read the checksums of the saved memory");
+	for (unsigned i = 0; i < VMSTATE_CRC_PIECE_BLOCKS; i++)
+		dst[i] = le32toh(dst[i]);
+	return 0;
+}
+
+int vmstate_check_whole(struct vmstate_store *s, const struct vmstate_header *h, struct err *e)
+{
+	_Alignas(PAGE_BYTES) uint32_t last[VMSTATE_CRC_PIECE_BLOCKS];
+
+	return vmstate_read_crc_piece(s, h, (h->layout.blocks - 1) / VMSTATE_CRC_PIECE_BLOCKS, last, e);
+}
+
 int vmstate_read_blocks(struct vmstate_store *s, const struct vmstate_header *h, const uint32_t *crcs,
 	uint64_t first, uint64_t n, uint8_t *dst, struct err *e)
 {

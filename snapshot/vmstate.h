@@ -37,6 +37,7 @@ struct err;
 #define VMSTATE_VERSION 1
 #define VMSTATE_HEADER_BYTES 4096u
 #define VMSTATE_BLOCK_BYTES 65536u
+#define VMSTATE_CRC_PIECE_BLOCKS 1024u
 #define VMSTATE_SECTIONS_MAX_BYTES (12ULL << 20)
 #define VMSTATE_DEFINITION_MAX_BYTES (1ULL << 20)
 #define VMSTATE_RAM_MAX_BYTES (1ULL << 40)
@@ -122,6 +123,11 @@ int vmstate_read_definition(struct vmstate_store *s, const struct vmstate_header
 /* Checksums of all RAM blocks; caller frees. */
 int vmstate_read_crcs(struct vmstate_store *s, const struct vmstate_header *h, uint32_t **ret,
 	struct err *e);
+/* Does a file go on as far as the table does? What is wrong with a block is found when it is read. */
+int vmstate_check_whole(struct vmstate_store *s, const struct vmstate_header *h, struct err *e);
+/* A page of the table: of the blocks from piece * VMSTATE_CRC_PIECE_BLOCKS on. dst: room for so many, page-aligned. */
+int vmstate_read_crc_piece(struct vmstate_store *s, const struct vmstate_header *h, uint64_t piece,
+	uint32_t *dst, struct err *e);
 /* RAM blocks [first, first + n) into dst (page-aligned), in one read, each checked against its checksum.
  * Returns 0; -EIO with a sentence that names the block. */
 int vmstate_read_blocks(struct vmstate_store *s, const struct vmstate_header *h, const uint32_t *crcs,

@@ -81,15 +81,11 @@ int ram_watch(struct machine *m, struct err *e)
 }
 
 static int pager_begin(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h,
-	uint32_t *crcs, struct pager **ret_p, struct err *e)
+	struct pager **ret_p, struct err *e)
 {
-	struct pager_config c = { .store = s, .header = *h, .crcs = crcs, .failed = pager_failed,
-		.opaque = m };
-	int r = pager_new(&c, ret_p, e);
+	struct pager_config c = { .store = s, .header = *h, .failed = pager_failed, .opaque = m };
 
-	if (r < 0)
-		free(crcs);
-	return r;
+	return pager_new(&c, ret_p, e);
 }
 
 int ram_wait(struct machine *m, struct err *e)
@@ -98,10 +94,10 @@ int ram_wait(struct machine *m, struct err *e)
 		: err_set(e, -EIO, ERR_IO, "part of the saved memory could not be read");
 }
 
-static int load_all(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h,
-	uint32_t *crcs, struct err *e)
+static int load_all(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h, struct err *e)
 {
-	int r = 0;
+	uint32_t *crcs = NULL;
+	int r = vmstate_read_crcs(s, h, &crcs, e);
 
 	for (uint64_t b = 0; b < h->layout.blocks && !r; b++)
 		if (!vmstate_block_is_zero(&h->layout, crcs, b))
@@ -110,24 +106,23 @@ static int load_all(struct machine *m, struct vmstate_store *s, const struct vms
 	return r;
 }
 
-int ram_load(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h,
-	uint32_t *crcs, struct err *e)
+int ram_load(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h, struct err *e)
 {
 	int r;
 
 	if (m->uffd.fd < 0)
-		return load_all(m, s, h, crcs, e);
-	r = pager_begin(m, s, h, crcs, &m->pager, e);
+		return load_all(m, s, h, e);
+	r = pager_begin(m, s, h, &m->pager, e);
 	if (!r)
 		r = tracker_begin(m, m->pager, e);
 	return r;
 }
 
 int ram_rewind(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h,
-	uint32_t *crcs, const struct bitmap *changed, struct err *e)
+	const struct bitmap *changed, struct err *e)
 {
 	struct pager *p;
-	int r = pager_begin(m, s, h, crcs, &p, e);
+	int r = pager_begin(m, s, h, &p, e);
 
 	if (r < 0)
 		return r;

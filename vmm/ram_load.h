@@ -14,14 +14,13 @@ struct machine;
 
 /* The machine's memory is untouched (fresh, or cleared). Where userfaultfd is to be had, by a pager
  * and a tracker, which are m->pager and m->tracker until machine_forget_memory(); else all is there on
- * return. s: borrowed until then. crcs: of the state's blocks, from vmstate_read_crcs(); taken. */
-int ram_load(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h,
-	uint32_t *crcs, struct err *e);
+ * return. s: borrowed until then. */
+int ram_load(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h, struct err *e);
 /* The same for memory that is watched and counts from a state that differs from this one in the blocks of
  * changed (NULL: none): what is the same and was not written since stays where it is. s takes the place of the
  * store before, which may go. */
 int ram_rewind(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h,
-	uint32_t *crcs, const struct bitmap *changed, struct err *e);
+	const struct bitmap *changed, struct err *e);
 /* Until all is there. -EIO with a sentence when something could not be read. */
 int ram_wait(struct machine *m, struct err *e);
 /* Have pieces of memory in place, for writing or for reading only, while the tracker still reads a file. */

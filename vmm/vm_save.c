@@ -195,7 +195,6 @@ int machine_restore(struct machine *m, int fd, struct err *e)
 {
 	struct vmstate_store *s = &m->restored_from.store;
 	CLEANUP_FREE uint8_t *sections = NULL;
-	uint32_t *crcs = NULL;
 	struct vmstate_header h;
 	int r;
 
@@ -210,9 +209,9 @@ int machine_restore(struct machine *m, int fd, struct err *e)
 	if (!r)
 		r = machine_state_check(m, sections, h.sections_bytes, e);
 	if (!r)
-		r = vmstate_read_crcs(s, &h, &crcs, e);
+		r = vmstate_check_whole(s, &h, e);
 	if (!r)
-		r = ram_load(m, s, &h, crcs, e);
+		r = ram_load(m, s, &h, e);
 	if (!r && m->cfg.eager)
 		r = ram_wait(m, e);
 	machine_hold(m);

@@ -25,7 +25,6 @@ struct revert_job {
 	bool with_ram;
 	struct vmstate_header h;
 	uint8_t *sections;
-	uint32_t *crcs;
 	struct map_store *store; /* until the pager has it */
 	bool rewinds;		 /* memory counts from a state that is at hand: only what differs changes */
 	struct bitmap changed;	 /* between the two */
@@ -37,20 +36,8 @@ struct revert_job {
 struct map_store {
 	struct vmstate_store store;
 	struct block_vmstate_map map;
-	uint64_t host[]; /* map.host, moved here so that one free() takes all */
+	struct block_vmstate_extent extents[]; /* map.extents, moved here so that one free() takes all */
 };
-
-/* Bytes from off on that lie together in the file, or are a hole, at most len. */
-static size_t map_stretch(const struct map_store *m, uint64_t off, size_t len)
-{
-	uint64_t cluster = off / m->map.cluster_bytes, size = m->map.cluster_bytes;
-	uint64_t n = size - off % size;
-
-	for (uint64_t i = 1; n < len && cluster + i < m->map.n; i++, n += size)
-		if (m->host[cluster + i] != (m->host[cluster] ? m->host[cluster] + i * size : 0))
-			break;
-	return (size_t)MIN(n, len);
-}
 
 static int map_read(struct vmstate_store *s, uint64_t off, void *buf, size_t len)
 {
@@ -59,14 +46,14 @@ static int map_read(struct vmstate_store *s, uint64_t off, void *buf, size_t len
 	int r = 0;
 
 	while (len && !r) {
-		uint64_t cluster = off / m->map.cluster_bytes, in = off % m->map.cluster_bytes;
-		size_t n;
+		uint64_t cluster = off / m->map.cluster_bytes, in = off % m->map.cluster_bytes, host, n;
 
 		if (cluster >= m->map.n)
 			return -EIO;
-		n = map_stretch(m, off, len);
-		if (m->host[cluster])
-			r = pread_full(m->map.fd, p, n, (off_t)(m->host[cluster] + in));
+		host = block_vmstate_map_host(&m->map, cluster, &n);
+		n = MIN(n * m->map.cluster_bytes - in, len);
+		if (host)
+			r = pread_full(m->map.fd, p, n, (off_t)(host + in));
 		else
 			memset(p, 0, n);
 		p += n;
@@ -95,20 +82,23 @@ static int map_store_new(struct machine_disk *d, const char *id, struct map_stor
 {
 	struct block_vmstate_map map = { 0 };
 	struct map_store *m;
+	size_t bytes;
 	int r = disk_vmstate_map(d, id, &map, e);
 
 	if (r < 0)
 		return r;
-	m = malloc(sizeof(*m) + map.n * sizeof(m->host[0]));
+	bytes = map.nextents * sizeof(m->extents[0]);
+	m = malloc(sizeof(*m) + bytes);
 	if (!m) {
-		free(map.host);
+		free(map.extents);
 		return err_set_errno(e, -ENOMEM, "snapshot");
 	}
 	m->store = (struct vmstate_store){ .read = map_read, .write = map_refuse_write, .sync = map_sync };
 	m->map = map;
-	memcpy(m->host, map.host, map.n * sizeof(m->host[0]));
-	free(map.host);
-	m->map.host = NULL;
+	m->map.extents = m->extents;
+	if (bytes)
+		memcpy(m->extents, map.extents, bytes);
+	free(map.extents);
 	*ret = m;
 	return 0;
 }
@@ -150,32 +140,51 @@ static int ids_find(struct revert_job *x)
 	return r;
 }
 
-static bool same_clusters(const struct map_store *a, const struct map_store *b, uint64_t off, uint64_t len)
+/* Blocks of RAM that have a part in the clusters [first, end). */
+static void changed_set(struct revert_job *x, uint64_t first, uint64_t end)
 {
-	unsigned bits = (unsigned)__builtin_ctz(a->map.cluster_bytes); /* no division: there are many blocks */
+	const struct vmstate_layout *l = &x->h.layout;
+	uint64_t size = x->store->map.cluster_bytes;
+	uint64_t from = MAX(first * size, l->ram_offset) - l->ram_offset;
+	uint64_t to = MIN(end * size, l->ram_offset + l->ram_bytes) - l->ram_offset;
 
-	for (uint64_t c = off >> bits; c <= (off + len - 1) >> bits; c++)
-		if (c >= a->map.n || c >= b->map.n || a->host[c] != b->host[c])
-			return false;
-	return true;
+	for (uint64_t b = from / VMSTATE_BLOCK_BYTES; b < DIV_ROUND_UP(to, VMSTATE_BLOCK_BYTES); b++)
+		bitmap_set(&x->changed, b);
 }
 
 /* What two snapshots of a disk have in the same clusters is the same. */
-static int changed_find(struct revert_job *x)
+static void changed_find(struct revert_job *x, const struct block_vmstate_map *base)
 {
 	const struct vmstate_layout *l = &x->h.layout;
+	const struct block_vmstate_map *map = &x->store->map;
+	uint64_t c = l->ram_offset / map->cluster_bytes, n;
+	uint64_t end = DIV_ROUND_UP(l->ram_offset + l->ram_bytes, (uint64_t)map->cluster_bytes);
+	uint64_t both = MIN(end, MIN(map->n, base->n));
+
+	for (; c < both; c += n) {
+		uint64_t more, host = block_vmstate_map_host(map, c, &n);
+		bool same = host == block_vmstate_map_host(base, c, &more);
+
+		n = MIN(MIN(n, more), both - c);
+		if (!same)
+			changed_set(x, c, c + n);
+	}
+	if (c < end)
+		changed_set(x, c, end);
+}
+
+static int base_compare(struct revert_job *x)
+{
 	struct map_store *base = NULL;
-	int r = bitmap_init(&x->changed, l->blocks);
+	int r = bitmap_init(&x->changed, x->h.layout.blocks);
 
 	if (r < 0)
 		return err_set_errno(&x->j.e, r, "snapshot");
 	if (!strcmp(x->j.m->base_id, x->node->info.id))
 		return 0;
 	r = map_store_new(x->first, x->j.m->base_id, &base, &x->j.e);
-	for (uint64_t b = 0; b < l->blocks && !r; b++)
-		if (!same_clusters(x->store, base, l->ram_offset + b * VMSTATE_BLOCK_BYTES,
-			    vmstate_block_len(l, b)))
-			bitmap_set(&x->changed, b);
+	if (!r)
+		changed_find(x, &base->map);
 	free(base);
 	return r;
 }
@@ -193,17 +202,21 @@ static bool memory_is_good(struct machine *m)
 static int base_look(struct revert_job *x)
 {
 	x->rewinds = tree_find_id(&x->tree, strtoull(x->j.m->base_id, NULL, 10));
-	return x->rewinds ? changed_find(x) : 0;
+	return x->rewinds ? base_compare(x) : 0;
 }
 
 static int verify_ram(struct revert_job *x)
 {
+	struct vmstate_store *s = &x->store->store;
+	CLEANUP_FREE uint32_t *crcs = NULL;
 	uint8_t *buf = NULL;
 	int r = posix_memalign((void **)&buf, 4096, VMSTATE_BLOCK_BYTES) ? -ENOMEM : 0;
 
+	if (!r)
+		r = vmstate_read_crcs(s, &x->h, &crcs, &x->j.e);
 	for (uint64_t b = 0; b < x->h.layout.blocks && !r; b++)
-		if (!vmstate_block_is_zero(&x->h.layout, x->crcs, b))
-			r = vmstate_read_blocks(&x->store->store, &x->h, x->crcs, b, 1, buf, &x->j.e);
+		if (!vmstate_block_is_zero(&x->h.layout, crcs, b))
+			r = vmstate_read_blocks(s, &x->h, crcs, b, 1, buf, &x->j.e);
 	free(buf);
 	return r;
 }
@@ -226,12 +239,12 @@ static int state_look(struct revert_job *x)
 			"the snapshot was taken with %llu MiB of memory; this VM has %llu MiB",
 			(unsigned long long)(x->h.layout.ram_bytes / MIB),
 			(unsigned long long)(m->mem.bytes / MIB));
+	if (!r && x->h.layout.total_bytes > x->store->map.n * x->store->map.cluster_bytes)
+		r = err_set(e, -EINVAL, ERR_CORRUPT, "the snapshot's state is cut short");
 	if (!r)
 		r = vmstate_read_sections(s, &x->h, &x->sections, e);
 	if (!r)
 		r = machine_state_check(m, x->sections, x->h.sections_bytes, e);
-	if (!r)
-		r = vmstate_read_crcs(s, &x->h, &x->crcs, e);
 	if (!r && x->v.verify)
 		r = verify_ram(x);
 	if (!r)
@@ -297,7 +310,7 @@ static int memory_rewind(struct revert_job *x)
 	int r;
 
 	m->paged_from = &x->store->store;
-	r = ram_rewind(m, m->paged_from, &x->h, STEAL_PTR(x->crcs), &x->changed, &x->j.e);
+	r = ram_rewind(m, m->paged_from, &x->h, &x->changed, &x->j.e);
 	if (r < 0) {
 		m->paged_from = old;
 		return r;
@@ -314,7 +327,7 @@ static int memory_replace(struct revert_job *x)
 	machine_forget_memory(m);
 	memory_clear(&m->mem);
 	m->paged_from = &STEAL_PTR(x->store)->store;
-	return ram_load(m, m->paged_from, &x->h, STEAL_PTR(x->crcs), &x->j.e);
+	return ram_load(m, m->paged_from, &x->h, &x->j.e);
 }
 
 static int machine_go_back(struct revert_job *x)
@@ -340,7 +353,6 @@ static void revert_free(struct revert_job *x)
 {
 	tree_done(&x->tree);
 	free(x->sections);
-	free(x->crcs);
 	free(x->store);
 	bitmap_done(&x->changed);
 	free(x);

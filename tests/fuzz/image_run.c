@@ -318,7 +318,7 @@ static void op_vmstate(struct run *r, const uint8_t *op)
 	vm_wait(r, &q);
 	block_vmstate_map(r->b, info.id, &map, &o.op);
 	snap_wait(r, &o);
-	free(map.host);
+	free(map.extents);
 }
 
 /* ---- the whole image ---- */

@@ -89,7 +89,6 @@ static int setup(void **state)
 	vmstate_file_init(&f->file, memfd_create("state", MFD_CLOEXEC));
 	state_write(f);
 	assert_int_equal(vmstate_read_header(&f->file.store, &f->c.header, NULL), 0);
-	assert_int_equal(vmstate_read_crcs(&f->file.store, &f->c.header, &f->c.crcs, NULL), 0);
 	f->real_read = f->file.store.read;
 	f->file.store.read = slow_read;
 	f->c.store = &f->file.store;
@@ -116,7 +115,6 @@ static void begin(struct fixture *f)
 	assert_int_equal(bitmap_init(&f->dirty, BLOCKS), 0);
 	if (pager_new(&f->c, &f->p, &e) < 0)
 		fail_msg("%s", e.msg);
-	f->c.crcs = NULL;
 	f->tc.pager = f->p;
 	if (tracker_new(&f->tc, &f->t, &e) < 0 || tracker_start(f->t, &e) < 0)
 		fail_msg("%s", e.msg);
@@ -136,7 +134,6 @@ static int teardown(void **state)
 
 	tracker_free(f->t);
 	pager_free(f->p);
-	free(f->c.crcs);
 	uffd_close(&f->uffd);
 	bitmap_done(&f->dirty);
 	if (f->ram) {
@@ -192,7 +189,7 @@ static void test_all_comes_by_itself(void **state)
 	assert_true(pager_wait(f->p));
 	pager_stats(f->p, &s);
 	assert_true(s.complete);
-	assert_int_equal(s.blocks_prefetched + s.blocks_faulted, s.blocks_total);
+	assert_int_equal(s.blocks_prefetched + s.blocks_faulted, BLOCKS - DIV_ROUND_UP(BLOCKS, 3));
 	assert_memory_equal(f->ram, f->expect, RAM_BYTES);
 	assert_int_equal(atomic_load(&f->failures), 0);
 }
@@ -255,6 +252,54 @@ static void test_a_damaged_block_is_reported_before_it_is_given(void **state)
 	assert_non_null(strstr(f->sentence, "block 100"));
 	/* Whoever waits for it gets zeros, so that it can be stopped. */
 	assert_int_equal(f->ram[block * VMSTATE_BLOCK_BYTES], 0);
+}
+
+/* Two pieces of checksums and a bit: nothing of the table is read before it is wanted, and then only the piece. */
+#define MANY_BLOCKS (2 * VMSTATE_CRC_PIECE_BLOCKS + 3)
+
+static int many_read(struct vmstate_store *s, uint64_t off, void *buf, size_t len)
+{
+	const struct vmstate_layout *l = &fx->c.header.layout;
+	uint64_t piece = (off - l->crc_offset) / 4096;
+
+	(void)s;
+	assert_in_range(off, l->crc_offset, l->ram_offset - 1);
+	assert_int_equal(len, 4096);
+	atomic_fetch_add(&fx->reads, 1);
+	if (piece == 1) /* in a bad place of the disk */
+		return -EIO;
+	for (size_t i = 0; i < VMSTATE_CRC_PIECE_BLOCKS; i++)
+		((uint32_t *)buf)[i] = vmstate_zero_crc(l, piece * VMSTATE_CRC_PIECE_BLOCKS + i);
+	return 0;
+}
+
+static void test_checksums_when_they_are_wanted(void **state)
+{
+	struct fixture *f = *state;
+	const uint8_t *data;
+	uint64_t block, n;
+
+	vmstate_layout_of(MANY_BLOCKS * (uint64_t)VMSTATE_BLOCK_BYTES - 4096, &f->c.header.layout);
+	f->file.store.read = many_read;
+	assert_int_equal(pager_new(&f->c, &f->p, NULL), 0);
+	assert_int_equal(atomic_load(&f->reads), 0);
+	assert_non_null(pager_fault(f->p, MANY_BLOCKS - 1, &n));
+	assert_non_null(pager_fault(f->p, MANY_BLOCKS - 2, &n));
+	assert_int_equal(atomic_load(&f->reads), 1);
+	assert_int_equal(atomic_load(&f->failures), 0);
+	/* The background goes on behind what it knows nothing of. */
+	for (unsigned i = 0; (data = pager_next(f->p, &block, &n)); i++) {
+		assert_int_equal(n, 0);
+		assert_in_range(i, 0, 2);
+	}
+	assert_int_equal(atomic_load(&f->reads), 3);
+	assert_int_equal(atomic_load(&f->failures), 1);
+	/* Whoever wants a block of it is told, and gets zeros. */
+	data = pager_fault(f->p, VMSTATE_CRC_PIECE_BLOCKS + 7, &n);
+	assert_int_equal(data[0], 0);
+	assert_int_equal(n, 1);
+	pager_complete(f->p);
+	assert_false(pager_wait(f->p));
 }
 
 static void test_stopped_in_the_middle(void **state)
@@ -445,10 +490,8 @@ static void rewind_now(struct fixture *f, const struct bitmap *changed)
 	struct pager *p;
 	struct err e = { 0 };
 
-	assert_int_equal(vmstate_read_crcs(&f->file.store, &f->c.header, &f->c.crcs, NULL), 0);
 	if (pager_new(&f->c, &p, &e) < 0 || tracker_rewind(f->t, p, changed, &e) < 0)
 		fail_msg("%s", e.msg);
-	f->c.crcs = NULL;
 	pager_free(f->p);
 	f->p = p;
 }
@@ -518,6 +561,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_many_at_once, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_damaged_block_is_reported_before_it_is_given, setup,
 			teardown),
+		cmocka_unit_test_setup_teardown(test_checksums_when_they_are_wanted, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_stopped_in_the_middle, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_zeros_stay_away, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_only_what_was_written_is_dirty, setup, teardown),

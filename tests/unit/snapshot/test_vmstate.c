@@ -284,6 +284,20 @@ static void test_impossible_headers(void **state)
 	}
 }
 
+static void test_cut_short(void **state)
+{
+	struct fixture *f = *state;
+	struct vmstate_header h;
+	struct err e = { 0 };
+
+	assert_int_equal(save(f, NULL, NULL), 0);
+	assert_int_equal(vmstate_read_header(&f->file.store, &h, NULL), 0);
+	assert_int_equal(vmstate_check_whole(&f->file.store, &h, NULL), 0);
+	assert_int_equal(ftruncate(f->file.fd, (off_t)h.layout.crc_offset + 4095), 0);
+	assert_int_equal(vmstate_check_whole(&f->file.store, &h, &e), -EIO);
+	assert_non_null(strstr(e.msg, "checksums"));
+}
+
 static void test_a_damaged_block_is_named(void **state)
 {
 	struct fixture *f = *state;
@@ -352,6 +366,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_zeros_cost_nothing, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_every_bit_of_the_header_counts, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_impossible_headers, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_cut_short, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_damaged_block_is_named, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_damaged_definition_is_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_cancelled_is_no_state, setup, teardown),
