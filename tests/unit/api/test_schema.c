@@ -52,22 +52,36 @@ static void test_args(void **state)
 }
 
 /* Every command has what the others rely on. */
-static void test_rows(void **state)
+static void check_rows(enum dialect d)
 {
-	(void)state;
-	for (size_t i = 0; schema_command(DIALECT_DAEMON, i); i++) {
-		const struct command *c = schema_command(DIALECT_DAEMON, i);
+	const struct command *c;
 
+	for (size_t i = 0; (c = schema_command(d, i)); i++) {
 		assert_non_null(c->run);
 		assert_non_null(c->doc);
-		assert_ptr_equal(schema_find(DIALECT_DAEMON, c->name), c);
+		assert_ptr_equal(schema_find(d, c->name), c);
 		if (c->flags & COMMAND_CONCERNS_VM)
 			assert_string_equal(c->args[0].name, "vm");
 		if (c->flags & COMMAND_MUTATES)
 			assert_true(c->role >= ROLE_OPERATOR);
+		/* On a VM's own socket there is no VM to name. */
+		if (d == DIALECT_QEMU)
+			assert_false(c->flags & (COMMAND_CONCERNS_VM | COMMAND_CONCERNS_JOB | COMMAND_FILTERS));
 	}
+}
+
+static void test_rows(void **state)
+{
+	(void)state;
+	check_rows(DIALECT_DAEMON);
+	check_rows(DIALECT_QEMU);
 	for (unsigned i = 0; i < EVENT_ID_COUNT; i++)
 		assert_non_null(schema_event(DIALECT_DAEMON, i)->name);
+	assert_non_null(schema_event(DIALECT_QEMU, EVENT_STOP));
+	assert_null(schema_event(DIALECT_QEMU, EVENT_VM_STATE_CHANGE));
+	assert_null(schema_event(DIALECT_QEMU, EVENT_ID_COUNT));
+	assert_null(schema_find(DIALECT_QEMU, "vm-start"));
+	assert_null(schema_find(DIALECT_DAEMON, "stop"));
 }
 
 static struct json_object *by_name(struct json_object *all, const char *name)
@@ -81,31 +95,51 @@ static struct json_object *by_name(struct json_object *all, const char *name)
 	return NULL;
 }
 
-static void test_introspection(void **state)
+/* What it says of itself hangs together, and fits a line that all clients read. */
+static void check_introspection(enum dialect d)
 {
-	CLEANUP_JS struct json_object *all = schema_to_json(DIALECT_DAEMON);
-	CLEANUP_JS struct json_object *names = schema_commands_to_json(DIALECT_DAEMON);
-	struct json_object *o, *members;
+	CLEANUP_JS struct json_object *all = schema_to_json(d);
+	CLEANUP_JS struct json_object *names = schema_commands_to_json(d);
+	const struct command *c;
 	size_t len;
 	char *line = js_line(all, &len);
 
-	(void)state;
 	assert_true(len < 60 * 1024); /* some clients read lines of 64 KiB */
 	free(line);
-	for (size_t i = 0; schema_command(DIALECT_DAEMON, i); i++) {
-		o = by_name(all, schema_command(DIALECT_DAEMON, i)->name);
+	for (size_t i = 0; (c = schema_command(d, i)); i++) {
+		struct json_object *o = by_name(all, c->name), *returns;
+		const char *element;
+
 		assert_string_equal(js_get_str(o, "meta-type"), "command");
 		assert_non_null(by_name(all, js_get_str(o, "arg-type")));
-		assert_non_null(by_name(all, js_get_str(o, "ret-type")));
-		assert_non_null(by_name(names, schema_command(DIALECT_DAEMON, i)->name));
+		returns = by_name(all, js_get_str(o, "ret-type"));
+		assert_non_null(returns);
+		element = js_get_str(returns, "element-type");
+		assert_true(!element == !(c->flags & COMMAND_RETURNS_LIST));
+		assert_true(!element || by_name(all, element));
+		assert_non_null(by_name(names, c->name));
 	}
+	assert_string_equal(js_get_str(by_name(all, "STOP"), "meta-type"), "event");
+}
+
+static void test_introspection(void **state)
+{
+	CLEANUP_JS struct json_object *all = schema_to_json(DIALECT_DAEMON);
+	CLEANUP_JS struct json_object *qemu = schema_to_json(DIALECT_QEMU);
+	struct json_object *o, *members;
+
+	(void)state;
+	check_introspection(DIALECT_DAEMON);
+	check_introspection(DIALECT_QEMU);
 	o = by_name(all, "vm-start");
 	assert_string_equal(js_get_str(o, "states"), "shutoff,saved,crashed");
 	assert_string_equal(js_get_str(o, "role"), "operator");
 	members = js_get_array(by_name(all, "vm-start-arg"), "members");
 	assert_int_equal(json_object_array_length(members), 4);
-	o = by_name(all, "STOP");
-	assert_string_equal(js_get_str(o, "meta-type"), "event");
+	/* QEMU's has no room for these. */
+	assert_null(js_get_str(by_name(qemu, "stop"), "role"));
+	assert_null(js_get_str(by_name(qemu, "stop"), "doc"));
+	assert_string_equal(js_get_str(by_name(qemu, "human-monitor-command"), "ret-type"), "str");
 }
 
 int main(void)
