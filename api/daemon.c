@@ -134,6 +134,7 @@ static void jobs_found(struct daemon *d)
 
 	if (o)
 		jobs_load(d, o);
+	jobs_recover(d);
 }
 
 /* Clients are let in when it is known how every VM is. */
@@ -260,6 +261,7 @@ static int daemon_open(struct daemon *d, struct err *e)
 	permissions_found(d);
 	take_back_all(d);
 	fork_clear_up(d);
+	jobs_settle(d);
 	correct_what_was_told(d);
 	if (fd < 0)
 		r = listen_open(d->paths->socket, d->paths->system, &fd, &operators, e);

@@ -1,5 +1,6 @@
 #include "api/job.h"
 #include "api/daemon.h"
+#include "api/event_log.h"
 #include "api/images.h"
 #include "api/js.h"
 #include "api/scheduler.h"
@@ -167,7 +168,7 @@ static void job_append(struct daemon *d, struct job *j)
 	*at = j;
 }
 
-static void jobs_keep(struct daemon *d)
+static struct json_object *jobs_to_file(struct daemon *d)
 {
 	struct json_object *file = json_object_new_object(), *list = json_object_new_array();
 
@@ -176,8 +177,14 @@ static void jobs_keep(struct daemon *d)
 			json_object_array_add(list, job_to_json(j));
 	js_put_uint(file, "next", d->next_job);
 	js_put(file, "jobs", list);
+	return file;
+}
+
+static void jobs_keep(struct daemon *d)
+{
+	CLEANUP_JS struct json_object *file = jobs_to_file(d);
+
 	store_save_file(d->store, "jobs.json", file);
-	json_object_put(file);
 }
 
 void jobs_forget_qmp(const struct vm *vm)
@@ -466,4 +473,112 @@ void jobs_load(struct daemon *d, struct json_object *file)
 	d->next_job = (unsigned)js_get_int(file, "next", 0);
 	for (size_t i = 0; list && i < json_object_array_length(list) && i < JOBS_KEPT_MAX; i++)
 		job_load(d, json_object_array_get_idx(list, i));
+}
+
+/* ---- what an earlier daemon had under way ---- */
+
+static void lost_add(struct daemon *d, struct json_object *ev, const char *id, const char *type)
+{
+	struct json_object *data = js_get(ev, "data"), *time = js_get(ev, "timestamp");
+	const char *vm = js_get_str(data, "vm"), *qmp_id = js_get_str(data, "qmp-id");
+	struct job *j = vm ? calloc(1, sizeof(*j)) : NULL;
+
+	if (!j)
+		return;
+	j->daemon = d;
+	j->lost = true;
+	j->type = type;
+	j->unit = "bytes";
+	j->status = JOB_RUNNING;
+	snprintf(j->id, sizeof(j->id), "%s", id);
+	if (qmp_id && id_check(qmp_id, false, NULL) == 0)
+		snprintf(j->qmp_id, sizeof(j->qmp_id), "%s", qmp_id);
+	snprintf(j->vm_name, sizeof(j->vm_name), "%s", vm);
+	j->begun_ns = loop_now_ns();
+	j->begun_realtime_ns = (uint64_t)js_get_int(time, "seconds", 0) * 1000000000ULL +
+		(uint64_t)js_get_int(time, "microseconds", 0) * 1000;
+	job_append(d, j);
+}
+
+static void number_note(struct daemon *d, const char *id)
+{
+	unsigned n;
+	int end = 0;
+
+	if (sscanf(id, "job%9u%n", &n, &end) == 1 && !id[end])
+		d->next_job = MAX(d->next_job, n);
+}
+
+struct recover {
+	struct daemon *daemon;
+	struct json_object *seen; /* a set of ids: only the last that was told of each counts */
+};
+
+static bool recover_look(void *opaque, struct json_object *ev)
+{
+	struct recover *r = opaque;
+	struct json_object *data = js_get(ev, "data");
+	const char *id = js_get_str(data, "id"), *status = js_get_str(data, "status"),
+		   *type = type_known(js_get_str(data, "type"));
+
+	if (!id || !status || id_check(id, json_object_object_get_ex(r->seen, id, NULL), NULL) < 0)
+		return true;
+	js_put_bool(r->seen, id, true);
+	number_note(r->daemon, id);
+	if (type && !job_find(r->daemon, id) && strcmp(status, status_names[JOB_CONCLUDED]) &&
+		strcmp(status, status_names[JOB_NULL]))
+		lost_add(r->daemon, ev, id, type);
+	return true;
+}
+
+void jobs_recover(struct daemon *d)
+{
+	CLEANUP_JS struct json_object *seen = json_object_new_object();
+	struct recover r = { d, seen };
+
+	event_log_backwards(d->events, "\"JOB_STATUS_CHANGE\"", recover_look, &r);
+}
+
+int job_take_back(struct vm *vm, const char *type, struct job **ret_j, struct err *e)
+{
+	for (struct job *j = vm->daemon->jobs; j && !vm->job; j = j->next) {
+		if (!j->lost || strcmp(j->vm_name, vm->def->name) || strcmp(j->type, type))
+			continue;
+		j->lost = false;
+		j->vm = vm;
+		vm->job = *ret_j = j;
+		return 0;
+	}
+	return job_new(vm, type, NULL, ret_j, e);
+}
+
+void jobs_settle(struct daemon *d)
+{
+	CLEANUP_JS struct json_object *file = NULL;
+	bool any = false;
+	struct err e;
+
+	for (struct job *j = d->jobs; j; j = j->next) {
+		if (!j->lost)
+			continue;
+		any = true;
+		j->failed = true;
+		j->status = JOB_CONCLUDED;
+		j->ended_ns = loop_now_ns();
+		err_set(&j->e, -EIO, ERR_GENERIC,
+			"the daemon ended while it was under way, so nobody saw what became of it; look "
+			"at the VM. Next: cairn %s %s",
+			strstr(j->type, "snapshot") ? "snapshot-list" : "dominfo", j->vm_name);
+	}
+	if (!any)
+		return;
+	/* Before it is told: what is told to have ended is not looked for again. */
+	file = jobs_to_file(d);
+	if (store_write_file(d->store, "jobs.json", file, &e) < 0)
+		log_warn("job", "%s", e.msg);
+	for (struct job *j = d->jobs; j; j = j->next)
+		if (j->lost) {
+			j->lost = false;
+			status_set(j, JOB_CONCLUDED);
+		}
 }

@@ -52,6 +52,7 @@ struct job {
 	uint64_t begun_realtime_ns;
 	uint64_t told_ns; /* of the last JOB_PROGRESS */
 	bool cancelling;
+	bool lost; /* of an earlier daemon, which did not see its end */
 	bool failed;
 	struct err e;
 	struct json_object *result; /* NULL: none */
@@ -96,6 +97,13 @@ struct job *job_find(struct daemon *d, const char *id);
 int job_cancel(struct job *j, struct err *e);
 /* Forget a concluded one. Returns 0; -EBUSY while it runs. */
 int job_dismiss(struct job *j, struct err *e);
+/* What an earlier daemon had under way when it ended, by what it told: to be called when the
+ * kept ones are loaded. Their names are not given again. */
+void jobs_recover(struct daemon *d);
+/* The VM still does that: its job goes on, with the name it had, or a new one. As job_new(). */
+int job_take_back(struct vm *vm, const char *type, struct job **ret_j, struct err *e);
+/* Every VM was looked at: what was recovered and not taken back has failed. */
+void jobs_settle(struct daemon *d);
 /* Drops concluded ones that are too old or too many. */
 void jobs_trim(struct daemon *d);
 /* The daemon ends; what is under way goes on in the VMs' processes. */

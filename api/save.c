@@ -135,7 +135,8 @@ int save_managed(struct vm *vm, enum save_then then, const char *job_id, struct 
 
 	if (r < 0)
 		return r;
-	fd = store_open_file(vm->daemon->store, vm->def->name, SAVE_MANAGED_TMP, O_RDWR | O_TRUNC, e);
+	tmp_remove(vm); /* never a file anew that somebody may still write */
+	fd = store_open_file(vm->daemon->store, vm->def->name, SAVE_MANAGED_TMP, O_RDWR, e);
 	if (fd < 0)
 		return fd;
 	vm->saved_paused = then == SAVE_THEN_PAUSED ||
@@ -201,8 +202,9 @@ void save_taken_back(struct vm *vm, bool saving)
 		log_error("save", "VM '%s': %s", vm->def->name, e.msg);
 	if (!saving)
 		return;
-	if (job_new(vm, store_has_file(s, vm->def->name, SAVE_MANAGED_TMP) ? "managed-save" : "save",
-		    NULL, &j, &e) < 0)
+	if (job_take_back(vm,
+		    store_has_file(s, vm->def->name, SAVE_MANAGED_TMP) ? "managed-save" : "save", &j,
+		    &e) < 0)
 		return;
 	j->cancel = save_cancel;
 	vm->saving = vm->saving_adopted = true;

@@ -62,7 +62,8 @@ static void phase_event(struct vm *vm, const struct vm_event *ev)
 	/* Until the start is answered the reply says how it went. */
 	if (vm->starting || ev->phase < VM_PHASE_PAUSED || ev->phase > VM_PHASE_CRASHED)
 		return;
-	if (ev->phase == VM_PHASE_RUNNING)
+	if (ev->phase == VM_PHASE_RUNNING ||
+		(ev->phase == VM_PHASE_PAUSED && ev->reason != VM_REASON_SAVING))
 		save_runs_on(vm);
 	vm_move(vm, triggers[ev->phase], vm_reason_name(ev->reason), ev->detail, ev->value);
 }

@@ -46,6 +46,11 @@ struct vm {
 	enum vm_reason reason;
 	int64_t value;
 	char detail[VM_DETAIL_MAX];
+	struct {
+		enum vm_reason reason;
+		int64_t value;
+		char detail[VM_DETAIL_MAX];
+	} before_save;
 	uint64_t started_ns;
 	int end_fd;
 	int restore_fd; /* -1 once machine_restore() has it */
@@ -262,6 +267,20 @@ void vm_reverted(struct vm *vm, bool on)
 	phase_set(vm, on ? VM_PHASE_RUNNING : VM_PHASE_PAUSED, VM_REASON_FROM_SNAPSHOT, 0, NULL);
 	if (on)
 		run(vm);
+}
+
+void vm_saving_begin(struct vm *vm)
+{
+	vm->before_save.reason = vm->reason;
+	vm->before_save.value = vm->value;
+	memcpy(vm->before_save.detail, vm->detail, sizeof(vm->detail));
+	phase_set(vm, VM_PHASE_PAUSED, VM_REASON_SAVING, 0, NULL);
+}
+
+void vm_saving_failed(struct vm *vm)
+{
+	phase_set(vm, VM_PHASE_PAUSED, vm->before_save.reason, vm->before_save.value,
+		vm->before_save.detail);
 }
 
 int vm_stop(struct vm *vm, enum vm_reason reason, struct err *e)

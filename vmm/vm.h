@@ -41,6 +41,11 @@ void vm_end(struct vm *vm, enum vm_reason reason, int64_t value, const char *det
 
 /* ---- long work on the paused VM, one at a time (vmm/vm_save.c) ---- */
 
+/* A VM that stood still already is "paused (saving)" all the same while its state is written: a
+ * daemon that finds it so knows what is under way. When that fails it is what it was. */
+void vm_saving_begin(struct vm *vm);
+void vm_saving_failed(struct vm *vm);
+
 /* From here on the VM refuses what would make it move. -EBUSY (ERR_BUSY) names what is under way. */
 int vm_work_begin(struct vm *vm, const char *what, struct err *e);
 /* On the worker's thread, after each piece: progress. True: it has been cancelled. */

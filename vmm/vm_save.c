@@ -26,7 +26,7 @@ struct save {
 	struct work work;
 	struct vm *vm;
 	struct machine *m;
-	bool was_running;
+	bool was_running, was_paused;
 	int state_fd;
 	char *definition;
 	struct state_writer sections;
@@ -101,6 +101,14 @@ static void save_run(struct work *w)
 	vmstate_file_direct(&f, false);
 }
 
+static void as_it_was(struct save *s)
+{
+	if (s->was_running)
+		vm_cont(s->vm, VM_REASON_USER, NULL);
+	else if (s->was_paused)
+		vm_saving_failed(s->vm);
+}
+
 static void save_done(struct work *w)
 {
 	struct save *s = container_of(w, struct save, work);
@@ -113,8 +121,7 @@ static void save_done(struct work *w)
 		vm_end(s->vm, VM_REASON_SAVED, 0, NULL);
 	} else {
 		log_warn(NULL, "not saved: %s", s->e.msg);
-		if (s->was_running)
-			vm_cont(s->vm, VM_REASON_USER, NULL);
+		as_it_was(s);
 		s->done(s->opaque, s->r, &s->e);
 	}
 	save_free(s);
@@ -135,13 +142,15 @@ static int save_prepare(struct save *s, int definition_fd, struct err *e)
 	if (r < 0)
 		return r;
 	s->was_running = vm_phase(s->vm) == VM_PHASE_RUNNING;
+	s->was_paused = vm_phase(s->vm) == VM_PHASE_PAUSED;
+	if (s->was_paused)
+		vm_saving_begin(s->vm);
 	r = vm_stop(s->vm, VM_REASON_SAVING, e);
 	if (!r)
 		r = machine_save(s->m, &s->sections, e);
 	if (r < 0) {
 		vm_work_end(s->vm);
-		if (s->was_running)
-			vm_cont(s->vm, VM_REASON_USER, NULL);
+		as_it_was(s);
 	}
 	return r;
 }

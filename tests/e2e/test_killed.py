@@ -104,6 +104,17 @@ def agree(d, tag, names):
         time.sleep(0.05)
 
 
+def jobs_are_whole(seen):
+    """Each is made once, and has an end."""
+    begun, ended = [], set()
+    for _, e in sorted(seen.by_seq.items()):
+        if e["event"] == "JOB_STATUS_CHANGE" and e["data"]["status"] == "created":
+            begun.append(e["data"]["id"])
+        elif e["event"] == "JOB_STATUS_CHANGE" and e["data"]["status"] == "concluded":
+            ended.add(e["data"]["id"])
+    return len(begun) == len(set(begun)) and ended == set(begun)
+
+
 def last_words(seen, name):
     """The last state that an event told of."""
     told = [e["data"]["state"] for _, e in sorted(seen.by_seq.items())
@@ -155,6 +166,7 @@ def test_kill_at_any_time(tmp_path):
                 break
             q.close()
         assert not odd, (kill, odd)
+        assert jobs_are_whole(seen), kill
         for j in q.run("query-jobs"):
             q.run("job-dismiss", id=j["id"])
         q.close()

@@ -274,15 +274,63 @@ def test_a_start_that_failed_is_not_taken_for_a_run(fake):
 def test_the_next_daemon_takes_a_save_back(fake):
     fake.define("vm1", cmdline="work-takes=1500")
     fake.cairn("start", "vm1")
-    fake.cairn("managedsave", "--no-wait", "vm1")
+    was = fake.cairn("managedsave", "--no-wait", "vm1").stdout.strip()
     fake.stop(signal.SIGKILL)
     fake.start()
     job = jobs(fake)[0]
-    assert (job["type"], job["status"], job["vm"]) == ("managed-save", "running", "vm1")
+    assert (job["id"], job["type"], job["status"], job["vm"]) == (was, "managed-save", "running", "vm1")
     q = fake.qmp()
     q.event("JOB_PROGRESS", id=job["id"])
     q.event("JOB_STATUS_CHANGE", id=job["id"], status="concluded")
     assert fake.cairn("domstate", "vm1").stdout == "saved\n"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_save_of_a_paused_vm_is_taken_back(fake, fails):
+    fake.define("vm1", cmdline="work-takes=700" + (" work-fails" if fails else ""))
+    fake.cairn("start", "--paused", "vm1")
+    was = fake.cairn("managedsave", "--no-wait", "vm1").stdout.strip()
+    assert fake.cairn("domstate", "--reason", "vm1").stdout == "paused (saving)\n"
+    fake.stop(signal.SIGKILL)
+    fake.start()
+    job, = jobs(fake)
+    assert (job["id"], job["type"], job["status"]) == (was, "managed-save", "running")
+    q = fake.qmp()
+    with pytest.raises(QmpError, match=f"job {was} "):
+        q.run("vm-managed-save", vm="vm1")
+    q.event("JOB_STATUS_CHANGE", id=was, status="concluded")
+    assert ("error" in jobs(fake)[0]) == fails
+    if fails:
+        assert fake.cairn("domstate", "--reason", "vm1").stdout == "paused (user)\n"
+    else:
+        assert fake.cairn("domstate", "vm1").stdout == "saved\n"
+        fake.cairn("start", "vm1")
+        assert fake.cairn("domstate", "vm1").stdout == "paused\n"
+
+
+def test_a_job_whose_end_nobody_saw(fake):
+    """It is told of as failed, with where to look; and nothing else ever has its name."""
+    (fake.tmp / "d.raw").write_bytes(bytes(1 << 20))
+    fake.define("vm1", cmdline="work-takes=400", disks=[{"path": "d.raw", "format": "raw"}])
+    fake.cairn("start", "vm1")
+    q = fake.qmp()
+    was = q.run("snapshot-create", vm="vm1", name="s1")["job"]
+    fake.stop(signal.SIGKILL)
+    (fake.state / "jobs.json").unlink(missing_ok=True)
+    fake.start()
+    job, = jobs(fake)
+    assert (job["id"], job["status"], job["vm"], job["type"]) == (was, "concluded", "vm1", "snapshot-create")
+    assert "Next: cairn snapshot-list vm1" in job["error"]
+    q = fake.qmp()
+    last = [e for e in q.run("query-events", event="JOB_STATUS_CHANGE")["events"]][-1]["data"]
+    assert (last["id"], last["status"]) == (was, "concluded")
+    fake.stop(signal.SIGKILL)
+    fake.start()
+    assert [j["id"] for j in jobs(fake)] == [was]
+    q = fake.qmp()
+    time.sleep(0.5)
+    assert q.run("snapshot-create", vm="vm1", name="s2")["job"] != was
+    q.run("job-dismiss", id=was)
 
 
 def test_a_state_that_may_have_been_used_is_not_used_again(fake):

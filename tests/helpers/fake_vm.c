@@ -517,6 +517,8 @@ static void work_finish(struct fake *f, int r, struct err *e)
 		r = work_do(f, &w, id, e);
 	if (w.type == VM_MSG_SAVE && r && w.was_running)
 		phase(f, VM_PHASE_RUNNING, VM_REASON_USER, 0, "");
+	else if (w.type == VM_MSG_SAVE && r)
+		phase(f, VM_PHASE_PAUSED, VM_REASON_USER, 0, "");
 	work_reply(f, &w, id, r, e);
 	if (w.type != VM_MSG_SAVE && w.type != VM_MSG_FORK)
 		return;
@@ -544,7 +546,7 @@ static void work_begin(struct fake *f, struct channel_msg *m)
 	if (m->head.type == VM_MSG_SAVE || m->head.type == VM_MSG_FORK) {
 		f->work.fds[0] = m->fds[0];
 		f->work.fds[1] = m->nfds > 1 ? m->fds[1] : -1;
-		if (f->work.was_running && m->head.type == VM_MSG_SAVE)
+		if (m->head.type == VM_MSG_SAVE)
 			phase(f, VM_PHASE_PAUSED, VM_REASON_SAVING, 0, "");
 	}
 	if (!takes)
