@@ -16,7 +16,7 @@ from conftest import Console
 from test_disk_errors import Small
 from test_snapshot import check, crc32c, qemu_names, wait_released
 
-ROUNDS = int(os.environ.get("CAIRN_KILL_ROUNDS", "9"))
+ROUNDS = int(os.environ.get("CAIRN_KILL_ROUNDS", "6"))
 SEED = int(os.environ.get("CAIRN_KILL_SEED", "3"))
 DISKS = 3
 RAM = 0x1000000
