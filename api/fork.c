@@ -295,30 +295,32 @@ static struct json_object *result_new(struct fork *f)
 	return o;
 }
 
-static void succeed(struct fork *f)
-{
-	struct err e;
-
-	for (unsigned i = 0; i < f->n; i++) {
-		struct vm *vm = f->clones[i].vm;
-
-		vm->job = NULL;
-		if (store_remove_marker(f->daemon->store, vm->def->name, FORK_MARKER, &e) < 0)
-			log_error("fork", "VM '%s': %s", vm->def->name, e.msg);
-	}
-	job_succeed(f->job, result_new(f));
-}
-
-/* ---- starting them ---- */
-
-static void go_on(struct fork *f);
-
 static void fail(struct fork *f, const struct err *e)
 {
 	if (!f->failed)
 		f->e = *e;
 	f->failed = true;
 }
+
+/* With a marker that stays the next daemon would end a clone that somebody was told of. */
+static void succeed(struct fork *f)
+{
+	struct err e;
+
+	for (unsigned i = 0; i < f->n; i++)
+		if (store_remove_marker(f->daemon->store, f->clones[i].vm->def->name, FORK_MARKER, &e) < 0) {
+			fail(f, &e);
+			give_up(f);
+			return;
+		}
+	for (unsigned i = 0; i < f->n; i++)
+		f->clones[i].vm->job = NULL;
+	job_succeed(f->job, result_new(f));
+}
+
+/* ---- starting them ---- */
+
+static void go_on(struct fork *f);
 
 static void clone_started(void *opaque, int r, const struct err *e)
 {

@@ -456,23 +456,29 @@ static int definition_put(struct store *s, const char *name, const char *text, c
 	return r;
 }
 
+static void settle_soon(struct store *s, const char *path)
+{
+	char *copy = strdup(path);
+
+	if (!copy)
+		abort();
+	LOCK_GUARD(&s->mutex);
+	pending_put(s, copy, NULL);
+}
+
 int store_save_definition_soon(struct store *s, const char *name, struct json_object *definition,
 	const char *marker, struct err *e)
 {
 	const char *text = json_object_to_json_string_ext(definition,
 		JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE);
-	char path[PATH_MAX], *copy;
+	char path[PATH_MAX];
 	int r = definition_put(s, name, text, marker, path, e);
 
 	if (r < 0) {
 		store_remove(s, name, NULL);
 		return r;
 	}
-	copy = strdup(path);
-	if (!copy)
-		abort();
-	LOCK_GUARD(&s->mutex);
-	pending_put(s, copy, NULL);
+	settle_soon(s, path);
 	return 0;
 }
 
@@ -483,6 +489,10 @@ int store_remove_marker(struct store *s, const char *name, const char *marker, s
 
 	if (!r && unlink(path) < 0 && errno != ENOENT)
 		r = err_set_errno(e, -errno, "%s", path);
+	if (!r)
+		r = vm_path(s, name, "definition.json", path, e);
+	if (!r)
+		settle_soon(s, path);
 	return r;
 }
 

@@ -32,7 +32,7 @@ int store_save_definition(struct store *s, const char *name, struct json_object 
  * of this process; on stable storage soon after. */
 int store_save_definition_soon(struct store *s, const char *name, struct json_object *definition,
 	const char *marker, struct err *e);
-/* As store_remove_file(), and on stable storage whenever it comes to it. */
+/* The same for taking the marker away. */
 int store_remove_marker(struct store *s, const char *name, const char *marker, struct err *e);
 /* Queued. A failure is logged. */
 void store_save_state(struct store *s, const char *name, struct json_object *state);

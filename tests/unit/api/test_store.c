@@ -120,6 +120,37 @@ static void test_round_trip(void **state)
 	store_close(s);
 }
 
+/* A clone is there with its marker, or not at all, whatever is left from before. */
+static void test_with_a_marker(void **state)
+{
+	struct json_object *o = json_object_new_object();
+	struct seen seen = { 0 };
+	struct store *s = opened(*state);
+	struct err e;
+
+	js_put_str(o, "name", "c1");
+	js_put_int(o, "version", 1);
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(store_save_definition_soon(s, "c1", o, "fork.pending", &e), 0);
+		assert_true(store_has_file(s, "c1", "definition.json"));
+		assert_true(store_has_file(s, "c1", "fork.pending"));
+	}
+	store_close(s); /* what it was to make safe is done, and nothing else is written */
+	s = opened(*state);
+	store_load(s, note, &seen);
+	assert_int_equal(seen.count, 1);
+	assert_int_equal(store_remove_marker(s, "c1", "fork.pending", &e), 0);
+	assert_false(store_has_file(s, "c1", "fork.pending"));
+	assert_int_equal(store_save_definition_soon(s, "c2", o, "fork.pending", &e), 0);
+	assert_int_equal(store_remove(s, "c2", &e), 0);
+	assert_false(store_has_file(s, "c2", "fork.pending"));
+	/* A folder that cannot be made leaves nothing. */
+	assert_true(store_save_definition_soon(s, "c3/x", o, "no/such/folder", &e) < 0);
+	assert_false(store_has_file(s, "c3/x", "definition.json"));
+	store_close(s);
+	json_object_put(o);
+}
+
 static void test_damage(void **state)
 {
 	static const char *const damages[] = { "", "{", "not json", "[]", "{\"version\":2}", "{}",
@@ -198,6 +229,7 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_round_trip, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_with_a_marker, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_damage, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_half_written, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_second_daemon, setup, teardown),
