@@ -172,27 +172,36 @@ static uint64_t realtime_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
 }
 
+static void emit_shutdown(struct vm *vm, bool guest, const char *reason)
+{
+	struct json_object *data = json_object_new_object();
+
+	js_put_bool(data, "guest", guest);
+	js_put_str(data, "reason", reason);
+	daemon_emit(vm->daemon, EVENT_SHUTDOWN, vm->def->name, data);
+}
+
 /* QMP's events beside our own, as QEMU words them. */
 static void emit_qmp(struct vm *vm, enum vm_state_event ev)
 {
-	struct json_object *data = json_object_new_object();
 	bool guest = strcmp(vm->reason, "destroyed") && strcmp(vm->reason, "saved");
 
 	switch (ev) {
 	case VM_EMITS_STOP:
-		daemon_emit(vm->daemon, EVENT_STOP, vm->def->name, data);
+		daemon_emit(vm->daemon, EVENT_STOP, vm->def->name, NULL);
 		return;
 	case VM_EMITS_RESUME:
-		daemon_emit(vm->daemon, EVENT_RESUME, vm->def->name, data);
+		daemon_emit(vm->daemon, EVENT_RESUME, vm->def->name, NULL);
 		return;
 	case VM_EMITS_SHUTDOWN:
-		js_put_bool(data, "guest", guest);
-		js_put_str(data, "reason", !guest ? "host-qmp-quit" :
+		emit_shutdown(vm, guest, !guest ? "host-qmp-quit" :
 			!strcmp(vm->reason, "guest reset") ? "guest-reset" : "guest-shutdown");
-		daemon_emit(vm->daemon, EVENT_SHUTDOWN, vm->def->name, data);
+		return;
+	case VM_EMITS_SHUTDOWN_IF_PANICKED:
+		if (!strcmp(vm->reason, vm_reason_name(VM_REASON_GUEST_PANICKED)))
+			emit_shutdown(vm, true, "guest-panic");
 		return;
 	case VM_EMITS_NOTHING:
-		json_object_put(data);
 		return;
 	}
 }

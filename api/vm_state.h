@@ -55,6 +55,7 @@ enum vm_state_event {
 	VM_EMITS_STOP,
 	VM_EMITS_RESUME,
 	VM_EMITS_SHUTDOWN,
+	VM_EMITS_SHUTDOWN_IF_PANICKED, /* of any other crash nothing but the change is told */
 };
 
 struct vm_transition {

@@ -92,6 +92,13 @@ def test_a_crash_ends_the_stream(fake):
     assert not os.path.exists(vm.path)
 
 
+def test_a_panic_ends_the_vm(fake):
+    q = Vm(fake, boot={"kernel": "kernel", "cmdline": "panic-after=300"}).qmp()
+    last = end_of(q)[-1]
+    assert (last["event"], last["data"]) == ("SHUTDOWN", {"guest": True, "reason": "guest-panic"})
+    assert fake.info("vm1")["state"] == "crashed"
+
+
 def test_an_unread_stream_ends_after_the_answers(vm):
     """Commands before `quit` are answered, those behind it are not."""
     s = socket.socket(socket.AF_UNIX)

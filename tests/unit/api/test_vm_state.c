@@ -102,7 +102,8 @@ static void test_events(void **state)
 	assert_int_equal(vm_transition_find(VM_RUNNING, VM_ASK_SUSPEND)->event, VM_EMITS_STOP);
 	assert_int_equal(vm_transition_find(VM_PAUSED, VM_ASK_RESUME)->event, VM_EMITS_RESUME);
 	assert_int_equal(vm_transition_find(VM_RUNNING, VM_SAW_ENDED)->event, VM_EMITS_SHUTDOWN);
-	assert_int_equal(vm_transition_find(VM_RUNNING, VM_SAW_CRASHED)->event, VM_EMITS_NOTHING);
+	assert_int_equal(vm_transition_find(VM_RUNNING, VM_SAW_CRASHED)->event,
+		VM_EMITS_SHUTDOWN_IF_PANICKED);
 	assert_int_equal(vm_transition_find(VM_PAUSED, VM_SAW_RUNNING)->event, VM_EMITS_RESUME);
 }
 
