@@ -141,7 +141,9 @@ int save_managed(struct vm *vm, enum save_then then, const char *job_id, struct 
 		return fd;
 	vm->saved_paused = then == SAVE_THEN_PAUSED ||
 		(then == SAVE_THEN_AS_IT_WAS && vm->state == VM_PAUSED);
-	vm_save(vm); /* the save may outlive this daemon */
+	/* The save may outlive this daemon; only the state says how it goes on from it. */
+	vm_save(vm);
+	store_settle(vm->daemon->store);
 	return save_begin(vm, fd, "managed-save", job_id, ret_j, e);
 }
 

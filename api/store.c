@@ -199,7 +199,7 @@ int store_write_vm_file(struct store *s, const char *name, const char *file, str
 	return r < 0 ? r : file_write(path, o, e);
 }
 
-static void writer_settle(struct store *s)
+void store_settle(struct store *s)
 {
 	LOCK_GUARD(&s->mutex);
 	while (s->first || s->writing)
@@ -506,7 +506,7 @@ int store_remove(struct store *s, const char *name, struct err *e)
 	char path[PATH_MAX];
 	int r;
 
-	writer_settle(s);
+	store_settle(s);
 	for (unsigned i = 0; files[i]; i++) {
 		r = vm_path(s, name, files[i], path, e);
 		if (!r && unlink(path) < 0 && errno != ENOENT)

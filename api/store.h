@@ -36,6 +36,8 @@ int store_save_definition_soon(struct store *s, const char *name, struct json_ob
 int store_remove_marker(struct store *s, const char *name, const char *marker, struct err *e);
 /* Queued. A failure is logged. */
 void store_save_state(struct store *s, const char *name, struct json_object *state);
+/* Waits until all that was given to be written behind is on disk. */
+void store_settle(struct store *s);
 /* The whole folder of the VM. */
 int store_remove(struct store *s, const char *name, struct err *e);
 
