@@ -439,6 +439,28 @@ def test_a_source_that_cannot(fake):
     assert left(fake) == ALONE
 
 
+def test_a_source_that_dies_meanwhile(fake):
+    fake.define("src", cmdline="work-takes=20000 kill-after=800")
+    fake.cairn("start", "src")
+    r = fake.cairn("clone", "--live", "src", "c", "--count", "3", ok=1)
+    assert "signal 9" in r.stderr
+    assert left(fake) == ALONE and processes(fake) == []
+
+
+def test_one_fork_at_a_time(fake):
+    """Nobody else has a hand in it before it is over."""
+    fake.define("src", cmdline="clone-takes=1000:c-2")
+    fake.cairn("start", "src")
+    q = fake.qmp()
+    job = q.run("vm-fork", vm="src", name="c", count=8)["job"]
+    for args in (("clone", "--live", "src", "d"), ("start", "c-8"), ("undefine", "c-8"), ("destroy", "c-1")):
+        r = fake.cairn(*args, ok=None)
+        assert r.returncode in (0, 4, 6) if args[0] == "destroy" else r.returncode == 6, (args, r.stderr)
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    assert "d" not in names(fake) and set(names(fake)) == {"src", *(f"c-{i}" for i in range(1, 9))}
+    fake.cairn("clone", "--live", "src", "d")
+
+
 def test_cancel(fake):
     fake.define("src", cmdline="clone-takes=1000:c-2")
     fake.cairn("start", "src")
