@@ -81,7 +81,8 @@ class QmpError(Exception):
 class Qmp:
     """A client from the standard library alone: nothing of Cairn's own is trusted here."""
 
-    def __init__(self, path, negotiate=True, timeout=20):
+    def __init__(self, path, negotiate=True, timeout=20, longest=65535):
+        self.longest = longest  # line; some clients read no more than 64 KiB
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(timeout)
         self.sock.connect(path)
@@ -101,7 +102,7 @@ class Qmp:
                 raise EOFError("the daemon hung up")
             self.buffer += data
         line, self.buffer = self.buffer.split(b"\r\n", 1)
-        assert all(b < 0x80 for b in line)
+        assert all(b < 0x80 for b in line) and len(line) + 2 <= self.longest
         return json.loads(line)
 
     def send(self, data):

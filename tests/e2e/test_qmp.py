@@ -222,6 +222,18 @@ def test_stop_and_cont(vm):
         other.read()
 
 
+def test_answers_come_in_order(fake):
+    """Also when some take time and others none."""
+    q = Vm(fake, boot={"kernel": "kernel", "cmdline": "work-takes=200"}).qmp()
+    many = [("stop", {}), ("query-block", {}), ("human-monitor-command", {"command-line": "savevm a"}),
+            ("query-status", {}), ("nonsense", {}), ("cont", {}), ("query-blockstats", {}), ("query-name", {})] * 20
+    q.send(b"".join(json.dumps({"execute": c, "arguments": a, "id": [i]}).encode()
+                    for i, (c, a) in enumerate(many[:80])))
+    assert [q.answer()["id"] for _ in range(80)] == [[i] for i in range(80)]
+    names = [e["event"] for e in q.events if e["event"] in ("STOP", "RESUME")]
+    assert names == ["STOP", "RESUME"] * 10
+
+
 def test_events_are_of_this_vm_and_qemus(fake):
     one, two = Vm(fake, "one"), Vm(fake, "two")
     q, watch = one.qmp(), fake.qmp()
@@ -554,7 +566,7 @@ def qemu(tmp_path_factory):
         end = time.monotonic() + 30
         while True:
             try:
-                q = Qmp(path)
+                q = Qmp(path, longest=1 << 20)
                 break
             except OSError:
                 assert time.monotonic() < end and p.poll() is None

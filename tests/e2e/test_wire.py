@@ -158,7 +158,9 @@ def test_reset_byte(side):
 def test_faults_are_answered_and_survived(side, text, desc):
     q = side.qmp()
     q.send(text)
-    e = q.read()["error"]
+    m = q.read()
+    assert set(m) == {"error"}
+    e = m["error"]
     assert e["class"] == "GenericError" and desc in e["desc"]
     q.send(b'{"execute":"query-version","id":1}')
     assert q.read()["id"] == 1
