@@ -129,6 +129,19 @@ def test_the_source_runs_on_while_its_memory_is_copied(vm, daemon):
         assert after > before
 
 
+def test_clones_are_of_one_instant(vm, daemon):
+    """Two processors write all the time and know what they have written; so they do in each clone."""
+    vm.start(vcpus=3)
+    vm.run("src", "storm start 2 0x2000000 0x400000")
+    for i in range(4):
+        vm.clone(f"c{i}", "--count", "2")
+        for n in (f"c{i}-1", f"c{i}-2", "src"):
+            vm.run(n, "storm check")
+    daemon.cairn("clone", "--live", "c0-1", "d")
+    for n in ("c0-1", "d"):
+        vm.run(n, "storm check")
+
+
 def test_snapshots_count_on_over_a_fork(vm, daemon, tmp_path):
     """A fork takes nothing from what the next snapshot has to write, nor from what a revert drops."""
     vm.start(disks=[image(tmp_path / "a.qcow2")])
