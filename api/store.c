@@ -499,7 +499,7 @@ int store_remove_marker(struct store *s, const char *name, const char *marker, s
 int store_remove(struct store *s, const char *name, struct err *e)
 {
 	/* The definition first: without it the rest is no VM any more. */
-	static const char *const files[] = { "definition.json", "state.json", "end", "log",
+	static const char *const files[] = { "definition.json", "state.json", "end", "log", "touched",
 		"managed.save", "managed.save.tmp", "managed.save.used", "definition.json.tmp",
 		"state.json.tmp", "state.json.damaged", "definition.json.damaged", "schedule.json",
 		"schedule.json.tmp", "schedule.json.damaged", "fork.pending", NULL };

@@ -229,6 +229,18 @@ static void start_done(void *opaque, int r, const struct vm_answer *a, const str
 	start_answer(vm, 0, NULL);
 }
 
+/* What the VM touches first after a restore or a revert; a clone's memory comes from nowhere. */
+static void touched_add(struct vm *vm, struct config *c)
+{
+	struct err e = { 0 };
+	int fd = vm->how.forked ? -1 : store_open_file(vm->daemon->store, vm->def->name, "touched", O_RDWR, &e);
+
+	if (fd >= 0)
+		c->vm.touched_fd = (uint16_t)config_add_fd(c, fd);
+	else if (!vm->how.forked)
+		log_info("vm", "VM '%s' starts without its list of memory that is touched first: %s", vm->def->name, e.msg);
+}
+
 static int process_start(struct vm *vm, struct config *c, struct err *e)
 {
 	struct daemon *d = vm->daemon;
@@ -251,6 +263,7 @@ static int process_start(struct vm *vm, struct config *c, struct err *e)
 	p.end_fd = end_fd;
 	c->vm.log_fd = (uint16_t)config_add_fd(c, fcntl(log_fd, F_DUPFD_CLOEXEC, 3));
 	c->vm.end_fd = (uint16_t)config_add_fd(c, fcntl(end_fd, F_DUPFD_CLOEXEC, 3));
+	touched_add(vm, c);
 	c->vm.log_level = (uint8_t)d->log_level;
 	c->vm.start_paused = vm->how.paused;
 	c->vm.eager = vm->how.eager;

@@ -2,6 +2,7 @@
 #include "base/bitmap.h"
 #include "base/err.h"
 #include "base/util.h"
+#include "snapshot/working_set.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -13,6 +14,9 @@
 #define RUN_MAX_BLOCKS 16u
 /* What the background does: a fault has to wait for it. */
 #define RUN_BACKGROUND_BLOCKS 8u
+/* Of what was touched the last time so many blocks are put into ascending order, for larger reads: they are wanted
+ * at about the same time. */
+#define TOUCHED_SORT_BLOCKS 64u
 
 struct pager {
 	struct pager_config c;
@@ -21,7 +25,10 @@ struct pager {
 	uint32_t *crcs; /* page-aligned */
 	struct bitmap known; /* pieces of crcs that were read: each when a block of it is wanted */
 	struct bitmap loaded;
-	uint64_t next;		   /* the background's */
+	uint32_t *touched; /* room for WORKING_SET_BLOCKS_MAX: nfirst that were known, then what faults bring */
+	uint32_t ntouched, nfirst, at; /* at: the background's among the first */
+	struct bitmap noted;	       /* in touched */
+	uint64_t next;		   /* the background's behind them */
 	uint64_t expected, window; /* where the next fault comes if they go upwards; how much that one reads */
 	pthread_mutex_t lock;
 	pthread_cond_t cond;
@@ -82,6 +89,21 @@ static uint64_t run_length(const struct pager *p, uint64_t first, uint64_t max)
 	return n;
 }
 
+static void touched_note(struct pager *p, uint64_t block)
+{
+	if (p->ntouched == WORKING_SET_BLOCKS_MAX || bitmap_test(&p->noted, block))
+		return;
+	bitmap_set(&p->noted, block);
+	p->touched[p->ntouched++] = (uint32_t)block;
+}
+
+const uint32_t *pager_touched(const struct pager *p, uint64_t *ret_key, uint32_t *ret_n)
+{
+	*ret_key = p->c.header.realtime_ns;
+	*ret_n = p->ntouched;
+	return p->touched;
+}
+
 static int run_read(struct pager *p, uint64_t first, uint64_t n, struct err *e)
 {
 	return vmstate_read_blocks(p->c.store, &p->c.header, p->crcs, first, n, p->buf, e);
@@ -104,6 +126,8 @@ static void run_get(struct pager *p, uint64_t first, uint64_t *n, bool faulted)
 	}
 	for (uint64_t b = first; b < first + *n; b++)
 		bitmap_set(&p->loaded, b);
+	for (uint64_t b = first; faulted && b < first + *n; b++)
+		touched_note(p, b);
 	pthread_mutex_lock(&p->lock);
 	p->stats.blocks_faulted += faulted;
 	p->stats.blocks_prefetched += *n - faulted;
@@ -135,37 +159,53 @@ const uint8_t *pager_fault(struct pager *p, uint64_t block, uint64_t *ret_n)
 	return p->buf;
 }
 
-/* The next block that is to be read, as far as the checksums are known. False when there is none before
- * p->next. */
-static bool next_find(struct pager *p)
+/* Is there nothing to be done for it? */
+static bool is_over(const struct pager *p, uint64_t block)
 {
-	uint64_t blocks = p->c.header.layout.blocks;
+	return pager_has(p, block) || (crc_is_known(p, block) && is_absent(p, block));
+}
 
-	while ((p->next = bitmap_next_clear(&p->loaded, p->next)) < blocks && crc_is_known(p, p->next)) {
-		if (!is_absent(p, p->next))
-			return true;
+/* What comes next: of those that were touched the last time, then of all; behind the last block: nothing. */
+static uint64_t next_find(struct pager *p)
+{
+	while (p->at < p->nfirst && is_over(p, p->touched[p->at]))
+		p->at++;
+	if (p->at < p->nfirst)
+		return p->touched[p->at];
+	while ((p->next = bitmap_next_clear(&p->loaded, p->next)) < p->c.header.layout.blocks && is_over(p, p->next))
 		p->next++;
-	}
-	return false;
+	return p->next;
+}
+
+/* Like run_length(), but only of those that were touched the last time. */
+static uint64_t touched_length(const struct pager *p)
+{
+	uint64_t first = p->touched[p->at], max = MIN(p->nfirst - p->at, RUN_MAX_BLOCKS), n = 1;
+
+	while (n < max && p->touched[p->at + n] == first + n && crc_is_known(p, first + n) && !is_over(p, first + n))
+		n++;
+	return n;
 }
 
 const uint8_t *pager_next(struct pager *p, uint64_t *ret_block, uint64_t *ret_n)
 {
+	uint64_t block = next_find(p);
 	struct err e = { 0 };
 
 	*ret_n = 0;
-	if (!next_find(p)) {
-		if (p->next >= p->c.header.layout.blocks)
-			return NULL;
-		if (crc_want(p, p->next, &e) < 0) {
-			pager_fail(p, &e);
-			p->next = ROUND_UP(p->next + 1, VMSTATE_CRC_PIECE_BLOCKS);
-		}
-		return p->buf;
+	if (block >= p->c.header.layout.blocks)
+		return NULL;
+	if (crc_is_known(p, block)) {
+		*ret_block = block;
+		*ret_n = p->at < p->nfirst ? touched_length(p) : run_length(p, block, RUN_BACKGROUND_BLOCKS);
+		run_get(p, block, ret_n, false);
+	} else if (crc_want(p, block, &e) < 0) { /* what it tells of is passed over */
+		pager_fail(p, &e);
+		if (p->at < p->nfirst)
+			p->at++;
+		else
+			p->next = ROUND_UP(block + 1, VMSTATE_CRC_PIECE_BLOCKS);
 	}
-	*ret_block = p->next;
-	*ret_n = run_length(p, p->next, RUN_BACKGROUND_BLOCKS);
-	run_get(p, p->next, ret_n, false);
 	return p->buf;
 }
 
@@ -201,10 +241,29 @@ static int buffers_make(struct pager *p)
 	uint64_t blocks = p->c.header.layout.blocks, pieces = DIV_ROUND_UP(blocks, VMSTATE_CRC_PIECE_BLOCKS);
 
 	if (bitmap_init(&p->loaded, blocks) < 0 || bitmap_init(&p->known, pieces) < 0 ||
+		bitmap_init(&p->noted, blocks) < 0 ||
+		!(p->touched = malloc(WORKING_SET_BLOCKS_MAX * sizeof(*p->touched))) ||
 		posix_memalign((void **)&p->crcs, 4096, pieces * VMSTATE_CRC_PIECE_BLOCKS * sizeof(*p->crcs)) ||
 		posix_memalign((void **)&p->buf, 4096, RUN_MAX_BLOCKS * VMSTATE_BLOCK_BYTES))
 		return -ENOMEM;
 	return 0;
+}
+
+static int number_compare(const void *a, const void *b)
+{
+	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+
+	return (x > y) - (x < y);
+}
+
+static void touched_begin(struct pager *p, const struct working_set *w)
+{
+	for (uint32_t i = 0; w && i < w->n; i++)
+		if (w->blocks[i] < p->c.header.layout.blocks)
+			touched_note(p, w->blocks[i]);
+	p->nfirst = p->ntouched;
+	for (uint32_t i = 0; i < p->nfirst; i += TOUCHED_SORT_BLOCKS)
+		qsort(p->touched + i, MIN(TOUCHED_SORT_BLOCKS, p->nfirst - i), sizeof(*p->touched), number_compare);
 }
 
 int pager_new(const struct pager_config *c, struct pager **ret_p, struct err *e)
@@ -214,6 +273,7 @@ int pager_new(const struct pager_config *c, struct pager **ret_p, struct err *e)
 	if (!p)
 		return err_set_errno(e, -ENOMEM, "pager");
 	p->c = *c;
+	p->c.first = NULL; /* may go */
 	p->window = RUN_MIN_BLOCKS;
 	pthread_mutex_init(&p->lock, NULL);
 	pthread_cond_init(&p->cond, NULL);
@@ -221,6 +281,7 @@ int pager_new(const struct pager_config *c, struct pager **ret_p, struct err *e)
 		pager_free(p);
 		return err_set_errno(e, -ENOMEM, "pager");
 	}
+	touched_begin(p, c->first);
 	*ret_p = p;
 	return 0;
 }
@@ -233,6 +294,8 @@ void pager_free(struct pager *p)
 	pthread_mutex_destroy(&p->lock);
 	bitmap_done(&p->loaded);
 	bitmap_done(&p->known);
+	bitmap_done(&p->noted);
+	free(p->touched);
 	free(p->crcs);
 	free(p->buf);
 	free(p);

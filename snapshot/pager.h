@@ -15,10 +15,12 @@
 struct bitmap;
 struct err;
 struct pager;
+struct working_set;
 
 struct pager_config {
 	struct vmstate_store *store; /* borrowed until pager_free() */
 	struct vmstate_header header;
+	const struct working_set *first; /* what the background begins with; copied. NULL: nothing is known */
 	/* On the tracker's thread. failed(): a block could not be had; every vCPU has to be on its
 	 * way out of the guest when it returns, for the block is given as zeros then. Once. */
 	void (*failed)(void *opaque, const struct err *e);
@@ -37,6 +39,10 @@ void pager_free(struct pager *p);
 /* Before the tracker has it: what is in place already, of the state before. from: NULL when all is; dropped: a
  * bit for each block that is not, even so. */
 void pager_inherit(struct pager *p, const struct pager *from, const struct bitmap *dropped);
+
+/* No tracker has it any more: what it was told of in first and what faults brought, in that order; *ret_key:
+ * the state's. Valid until pager_free(). */
+const uint32_t *pager_touched(const struct pager *p, uint64_t *ret_key, uint32_t *ret_n);
 
 /* Any thread: until everything is there. False when something could not be read. */
 bool pager_wait(struct pager *p);

@@ -296,6 +296,10 @@ static int vcpus_setup(struct machine *m, struct err *e)
 
 static int files_take(struct machine *m, int *fds, struct err *e)
 {
+	if (m->cfg.touched_fd != VM_NO_FD) {
+		m->touched_fd = fds[m->cfg.touched_fd];
+		fds[m->cfg.touched_fd] = -1;
+	}
 	if (m->cfg.kernel_fd == VM_NO_FD && m->cfg.images_only)
 		return 0;
 	if (m->cfg.kernel_fd == VM_NO_FD)
@@ -358,7 +362,7 @@ int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct loo
 	m->cfg = *cfg;
 	m->listener = *listener;
 	m->kvm.sys_fd = m->kvm.vm_fd = m->mem.fd = m->kernel_fd = m->initrd_fd =
-		m->restored_from.fd = m->uffd.fd = -1;
+		m->restored_from.fd = m->uffd.fd = m->touched_fd = -1;
 	m->host.ops = &host_ops;
 	m->host.loop = l;
 	r = machine_build(m, fds, e);
@@ -375,6 +379,7 @@ void machine_forget_memory(struct machine *m)
 	m->base_id[0] = 0;
 	tracker_free(m->tracker);
 	m->tracker = NULL;
+	ram_touched_keep(m);
 	pager_free(m->pager);
 	m->pager = NULL;
 	vcpus_unpoison(&m->vcpus);
@@ -418,6 +423,7 @@ void machine_free(struct machine *m)
 	for (unsigned i = 0; i < VM_CONSOLE_COUNT; i++)
 		console_free(m->consoles[i]);
 	machine_forget_memory(m);
+	ram_touched_done(m);
 	uffd_close(&m->uffd);
 	bus_free(m->pio);
 	bus_free(m->mmio);

@@ -7,6 +7,7 @@
 #include "devices/dev_host.h"
 #include "snapshot/uffd.h"
 #include "snapshot/vmstate.h"
+#include "snapshot/working_set.h"
 #include "vmm/assist.h"
 #include "vmm/kvm.h"
 #include "vmm/memory.h"
@@ -70,6 +71,9 @@ struct machine {
 	bool booted; /* memory has been written to */
 	struct uffd uffd;    /* may be none */
 	struct pager *pager; /* memory came, or comes, out of a saved state */
+	struct working_sets touched; /* of saved states that this VM went on from */
+	int touched_fd;		     /* the file that keeps them; -1: none */
+	bool touched_read, touched_changed;
 	struct tracker *tracker; /* NULL: memory is not watched */
 	struct vmstate_file restored_from; /* fd -1: none */
 	struct vmstate_store *paged_from;  /* owned (free); a snapshot's map, or NULL */

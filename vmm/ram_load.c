@@ -1,12 +1,16 @@
 #include "vmm/ram_load.h"
 #include "base/err.h"
+#include "base/log.h"
 #include "base/util.h"
 #include "snapshot/pager.h"
 #include "snapshot/tracker.h"
+#include "snapshot/working_set.h"
 #include "vmm/machine.h"
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 /* Old content of blocks that the guest overwrites may wait in this much memory. */
 #define ASIDE_MAX_BYTES (64 * MIB)
@@ -85,7 +89,35 @@ static int pager_begin(struct machine *m, struct vmstate_store *s, const struct 
 {
 	struct pager_config c = { .store = s, .header = *h, .failed = pager_failed, .opaque = m };
 
+	if (m->touched_fd >= 0 && !m->touched_read)
+		working_sets_read(&m->touched, m->touched_fd, h->layout.blocks);
+	m->touched_read = true;
+	c.first = working_sets_find(&m->touched, h->realtime_ns);
 	return pager_new(&c, ret_p, e);
+}
+
+void ram_touched_keep(struct machine *m)
+{
+	const uint32_t *blocks;
+	uint64_t key;
+	uint32_t n;
+
+	if (!m->pager)
+		return;
+	blocks = pager_touched(m->pager, &key, &n);
+	working_sets_put(&m->touched, key, blocks, n);
+	m->touched_changed = true;
+}
+
+void ram_touched_done(struct machine *m)
+{
+	int r = m->touched_fd >= 0 && m->touched_changed ? working_sets_write(&m->touched, m->touched_fd) : 0;
+
+	if (r < 0)
+		log_info(NULL, "what memory is used first is not kept: %s", strerror(-r));
+	working_sets_done(&m->touched);
+	if (m->touched_fd >= 0)
+		close(m->touched_fd);
 }
 
 int ram_wait(struct machine *m, struct err *e)
@@ -131,6 +163,7 @@ int ram_rewind(struct machine *m, struct vmstate_store *s, const struct vmstate_
 		pager_free(p);
 		return r;
 	}
+	ram_touched_keep(m);
 	pager_free(m->pager);
 	m->pager = p;
 	return 0;

@@ -23,6 +23,11 @@ int ram_rewind(struct machine *m, struct vmstate_store *s, const struct vmstate_
 	const struct bitmap *changed, struct err *e);
 /* Until all is there. -EIO with a sentence when something could not be read. */
 int ram_wait(struct machine *m, struct err *e);
+/* What memory was touched first since it comes out of m->pager, if there is one, is known to the next. No tracker
+ * has the pager any more. */
+void ram_touched_keep(struct machine *m);
+/* For the end: all that is known goes into m->touched_fd. */
+void ram_touched_done(struct machine *m);
 /* Have pieces of memory in place, for writing or for reading only, while the tracker still reads a file. */
 void ram_fetch(struct machine *m, const struct iovec *iov, unsigned niov, bool write);
 /* Have memory watched, if it is not yet: m->tracker, until machine_forget_memory(). On the worker; needs

@@ -188,6 +188,9 @@ struct vm_config {
 	uint8_t images_only; /* no machine: only the disks, for work on the snapshots of a VM that is off */
 	uint8_t guest_agent; /* a port for it */
 	uint8_t forked; /* restore_fd is what VM_MSG_FORK gave, sealed: memory stays in it until it is written */
+	/* VM_NO_FD: none. Else what memory was touched first after a restore or a revert is kept there for the next
+	 * one; see snapshot/working_set.h. */
+	uint16_t touched_fd;
 };
 
 struct vm_reply {

@@ -788,3 +788,46 @@ def test_a_damaged_golden_state_is_refused(daemon, golden):
         assert status() in (1, 7), at
     golden.write_bytes(whole)
     assert status() == 0
+
+
+def touched(vm):
+    """The file that says what memory was wanted first: {when the state was taken: blocks}."""
+    path, = vm.daemon.state.rglob("touched")
+    raw = path.read_bytes()
+    assert raw[:8] == b"CAIRNWS1"
+    assert int.from_bytes(raw[8:12], "little") == crc32c(raw[12:])
+    sets, at = {}, 16
+    for _ in range(int.from_bytes(raw[12:16], "little")):
+        key, n = int.from_bytes(raw[at:at + 8], "little"), int.from_bytes(raw[at + 8:at + 12], "little")
+        sets[key] = [int.from_bytes(raw[i:i + 4], "little") for i in range(at + 12, at + 12 + 4 * n, 4)]
+        at += 12 + 4 * n
+    assert at == len(raw)
+    return sets
+
+
+@pytest.mark.parametrize("damage", [False, True])
+def test_what_was_touched_first_is_kept(vm, damage):
+    """From one process to the next; and a file that is nonsense does no harm."""
+    far = [0x18000000 - i * 0x310000 for i in range(8)]  # where the background comes last
+    vm.define(memory="512M")
+    vm.start()
+    vm.run("fill 0x1000000 0x17800000 5")
+    words = [vm.run(f"rd64 {at:#x}") for at in far]
+    vm.snapshot("s1")
+    vm.stop()
+    before = set()
+    for round in range(3):
+        wait_released(vm.disks[0])
+        if round == 2 and damage:
+            path, = vm.daemon.state.rglob("touched")
+            path.write_bytes(b"CAIRNWS1" + bytes(range(256)) * 300)
+            before = set()
+        vm.start()
+        vm.revert("s1")
+        assert [vm.run(f"rd64 {at:#x}") for at in far] == words
+        vm.stop()
+        wait_released(vm.disks[0])
+        blocks, = touched(vm).values()
+        assert len(set(blocks)) == len(blocks) and max(blocks) < 512 * 16
+        assert set(blocks) >= before | {far[0] // BLOCK}
+        before = set(blocks)

@@ -12,6 +12,7 @@
 #include "snapshot/pager.h"
 #include "snapshot/tracker.h"
 #include "snapshot/uffd.h"
+#include "snapshot/working_set.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -302,6 +303,39 @@ static void test_checksums_when_they_are_wanted(void **state)
 	assert_false(pager_wait(f->p));
 }
 
+/* What was touched the last time comes before all else, in that order but for neighbours, which come at
+ * once; what is not there, is zeros or is named twice does not matter. */
+static void test_what_was_touched_first_comes_first(void **state)
+{
+	struct fixture *f = *state;
+	uint32_t order[] = { 200, 201, 0xffffffff, 3, 199, 200, 100, BLOCKS };
+	struct working_set w = { .key = 1, .n = ARRAY_SIZE(order), .blocks = order };
+	const uint32_t *touched;
+	uint64_t block, n, key;
+	uint32_t ntouched;
+
+	f->c.first = &w;
+	assert_int_equal(pager_new(&f->c, &f->p, NULL), 0);
+	assert_non_null(pager_next(f->p, &block, &n)); /* checksums */
+	assert_int_equal(n, 0);
+	assert_non_null(pager_next(f->p, &block, &n));
+	assert_int_equal(block, 100);
+	assert_int_equal(n, 1);
+	assert_non_null(pager_next(f->p, &block, &n)); /* 201 is zeros */
+	assert_int_equal(block, 199);
+	assert_int_equal(n, 2);
+	/* A fault meanwhile is noted for the next time. */
+	assert_memory_equal(pager_fault(f->p, 220, &n), f->expect + 220 * VMSTATE_BLOCK_BYTES, VMSTATE_BLOCK_BYTES);
+	assert_int_equal(n, 2);
+	assert_non_null(pager_next(f->p, &block, &n));
+	assert_int_equal(block, 1); /* the rest from the beginning */
+	touched = pager_touched(f->p, &key, &ntouched);
+	assert_int_equal(key, f->c.header.realtime_ns);
+	assert_int_equal(ntouched, 7);
+	assert_int_equal(touched[5], 220);
+	assert_int_equal(touched[6], 221);
+}
+
 static void test_stopped_in_the_middle(void **state)
 {
 	struct fixture *f = *state;
@@ -562,6 +596,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_a_damaged_block_is_reported_before_it_is_given, setup,
 			teardown),
 		cmocka_unit_test_setup_teardown(test_checksums_when_they_are_wanted, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_what_was_touched_first_comes_first, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_stopped_in_the_middle, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_zeros_stay_away, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_only_what_was_written_is_dirty, setup, teardown),

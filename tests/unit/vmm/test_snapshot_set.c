@@ -226,7 +226,8 @@ static void process_begin(struct process *p)
 	memset(cfg->uuid, 7, sizeof(cfg->uuid));
 	cfg->ram_bytes = VM_RAM_MIN_BYTES;
 	cfg->vcpus = 1;
-	cfg->kernel_fd = cfg->initrd_fd = cfg->log_fd = cfg->end_fd = cfg->restore_fd = VM_NO_FD;
+	cfg->kernel_fd = cfg->initrd_fd = cfg->log_fd = cfg->end_fd = cfg->restore_fd =
+		cfg->touched_fd = VM_NO_FD;
 	cfg->images_only = 1;
 	cfg->ndisks = DISKS;
 	for (unsigned i = 0; i < DISKS; i++) {
