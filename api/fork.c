@@ -3,6 +3,7 @@
 #include "api/definition.h"
 #include "api/job.h"
 #include "api/js.h"
+#include "api/rights.h"
 #include "api/store.h"
 #include "api/vm.h"
 #include "api/vm_process.h"
@@ -124,6 +125,9 @@ static int clone_define(struct clone *c, struct json_object *o, const char *name
 		return r;
 	js_put_str(o, "name", name);
 	r = definition_parse(o, NULL, &c->def, e);
+	/* Its files are those of whoever defined the source, and no more than they may open. */
+	if (!r && rights_copy(c->fork->source->def->rights, &c->def->rights) < 0)
+		r = err_set_errno(e, -ENOMEM, "clones");
 	return r < 0 ? r : definition_make_uuid(c->def, e);
 }
 
@@ -145,10 +149,16 @@ static int clones_define(struct fork *f, const struct fork_how *how, struct err 
 	return r;
 }
 
-static int disk_check(const struct definition_disk *d, unsigned i, struct err *e)
+static int disk_check(const struct definition *def, unsigned i, struct err *e)
 {
+	const struct definition_disk *d = &def->disks[i];
 	struct stat st;
 
+	/* The copies are made by the daemon, which may go where that user may not. */
+	if (def->rights)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+			"disks[%u]: user %u defined the VM, and disks of other users' are not copied for clones; "
+			"let root define it, and start it anew", i, def->rights->uid);
 	if (d->layers[0].data_file)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
 			"disks[%u]: it has an external data file, which is not copied for clones", i);
@@ -170,7 +180,7 @@ static int source_check(const struct vm *vm, unsigned n, struct err *e)
 		if (vm->def->disks[i].read_only)
 			continue;
 		written++;
-		r = disk_check(&vm->def->disks[i], i, e);
+		r = disk_check(vm->def, i, e);
 	}
 	most = written ? (CHANNEL_FDS_MAX - 1) / written - 1 : FORK_CLONES_MAX;
 	if (!r && n > most)
@@ -417,8 +427,11 @@ static int clone_keep(struct clone *c, struct err *e)
 {
 	struct daemon *d = c->fork->daemon;
 	CLEANUP_JS struct json_object *o = definition_to_json(c->def);
-	int r = store_save_definition_soon(d->store, c->def->name, o, FORK_MARKER, e);
+	int r;
 
+	if (c->def->rights)
+		rights_put(o, c->def->rights);
+	r = store_save_definition_soon(d->store, c->def->name, o, FORK_MARKER, e);
 	if (r < 0)
 		return r;
 	r = vm_add(d, c->def, &c->vm);

@@ -46,6 +46,15 @@ int rights_of_peer(const struct peer *who, struct rights **ret, struct err *e)
 	return 0;
 }
 
+int rights_copy(const struct rights *r, struct rights **ret)
+{
+	*ret = r ? rights_new(r->uid, r->gid, r->ngroups) : NULL;
+	if (!*ret)
+		return r ? -ENOMEM : 0;
+	memcpy((*ret)->groups, r->groups, r->ngroups * sizeof(gid_t));
+	return 0;
+}
+
 /* ---- JSON ---- */
 
 void rights_put(struct json_object *definition, const struct rights *r)

@@ -23,6 +23,9 @@ struct rights {
  * daemon's user. Returns 0; -EPERM: the daemon is not root, and can be nobody else; -ENOMEM. */
 int rights_of_peer(const struct peer *who, struct rights **ret, struct err *e);
 
+/* *ret: owned; NULL of NULL. Returns 0 or -ENOMEM. */
+int rights_copy(const struct rights *r, struct rights **ret);
+
 /* Into a definition that is to be kept, as "definer". */
 void rights_put(struct json_object *definition, const struct rights *r);
 /* Takes "definer" out of a kept definition. *ret as above; NULL when there was none.

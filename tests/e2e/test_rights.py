@@ -142,6 +142,28 @@ def test_a_restored_vm_is_its_restorers(shared, files, tmp_path):  # noqa: F811
         shared.qmp().run("vm-info", vm="w")
 
 
+def test_clones_have_their_sources_rights(shared, files):  # noqa: F811
+    link = files / "link.raw"
+    os.symlink(files / "mine.raw", link)
+    assert "return" in define(shared, "v", link, readonly=True)
+    shared.cairn("start", "v")
+    shared.cairn("clone", "--live", "v", "c")
+    shared.cairn("destroy", "c")
+    link.unlink()
+    os.symlink(files / "roots.raw", link)
+    for restart in (False, True):
+        if restart:
+            shared.stop()
+            shared.start()
+        assert f"disks[0].path: {link}: Permission denied" in shared.cairn("start", "c", ok=5).stderr
+    # Copies would be made by the daemon.
+    assert "return" in define(shared, "w", files / "mine.raw")
+    shared.cairn("start", "w")
+    r = shared.cairn("clone", "--live", "w", "d", ok=None)
+    assert r.returncode and "user 65534 defined the VM" in r.stderr
+    assert sorted(os.listdir(files)) == ["group.raw", "inner", "link.raw", "mine.raw", "readable.raw", "roots.raw"]
+
+
 def test_names_of_others_are_not_told(shared, files):  # noqa: F811
     """Who sees one VM alone does not learn from its state which other has its disk."""
     for name in ("mine", "other"):
