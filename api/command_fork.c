@@ -1,5 +1,6 @@
 /* Handler: clones of a running VM. */
 #include "api/command.h"
+#include "api/conn.h"
 #include "api/fork.h"
 #include "api/job.h"
 #include "api/js.h"
@@ -25,8 +26,13 @@ void command_vm_fork(struct call *c)
 	struct fork_how how = { 0 };
 	struct job *j;
 	struct err e;
-	int r = vm_check_idle(c->vm, "clone", &e);
+	int r = 0;
 
+	/* Who owns one VM does not make others. */
+	if (conn_role(c->conn) < ROLE_ADMIN)
+		r = err_set(&e, -EPERM, ERR_PERMISSION, "to make VMs takes the role of admin of all");
+	if (!r)
+		r = vm_check_idle(c->vm, "clone", &e);
 	if (!r)
 		r = how_take(c, &how, &e);
 	if (!r)

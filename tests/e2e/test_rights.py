@@ -164,6 +164,15 @@ def test_clones_have_their_sources_rights(shared, files):  # noqa: F811
     assert sorted(os.listdir(files)) == ["group.raw", "inner", "link.raw", "mine.raw", "readable.raw", "roots.raw"]
 
 
+def test_an_owner_of_one_vm_makes_no_others(shared, files):  # noqa: F811
+    shared.cairn("revoke", "--user", "nobody")
+    shared.cairn("grant", "owner", "mine", "--user", "nobody")
+    shared.cairn("start", "mine")
+    a, = as_nobody(shared, ["vm-fork", {"vm": "mine", "name": "c"}])
+    assert a["error"]["class"] == "PermissionDenied", a
+    assert [v["name"] for v in shared.qmp().run("vm-list")["vms"]] == ["mine", "other"]
+
+
 def test_names_of_others_are_not_told(shared, files):  # noqa: F811
     """Who sees one VM alone does not learn from its state which other has its disk."""
     for name in ("mine", "other"):
