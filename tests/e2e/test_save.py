@@ -418,6 +418,7 @@ def test_ids_of_jobs(fake):
     assert q.run("vm-info", vm="vm1")["state"] == "running"
 
 
+@pytest.mark.seconds(240)  # each of them is written
 def test_results_are_bounded(fake):
     fake.define("vm1", cmdline="work-fails")
     q = fake.qmp()
