@@ -112,6 +112,9 @@ $(BUILD)/unit/%: tests/unit/%.c $(TEST_LIBS)
 FUZZ_IMAGE := $(addprefix tests/fuzz/image_,run.c seed.c mutate.c finds.c)
 $(BUILD)/unit/block/test_qcow2_fuzz: UNIT_MORE = $(FUZZ_IMAGE)
 $(BUILD)/unit/block/test_qcow2_fuzz: $(FUZZ_IMAGE) tests/fuzz/fuzz_image.h
+FUZZ_STATE := $(addprefix tests/fuzz/state_,run.c seed.c)
+$(BUILD)/unit/snapshot/test_state_fuzz: UNIT_MORE = $(FUZZ_STATE)
+$(BUILD)/unit/snapshot/test_state_fuzz: $(FUZZ_STATE) tests/fuzz/fuzz_state.h
 
 # Programs that only tests use: a VM process that fails on demand.
 HELPERS := $(patsubst tests/%.c,$(BUILD)/%,$(sort $(wildcard tests/helpers/*.c)))

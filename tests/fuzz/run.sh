@@ -24,6 +24,11 @@ for source in tests/fuzz/fuzz_*.c; do
 	if [ "$name" = qcow2 ]; then
 		more=$shared
 		"$build/fuzz/image_tool" seeds "$corpus"
+	elif [ "$name" = state ]; then
+		more="tests/fuzz/state_run.c tests/fuzz/state_seed.c"
+		# shellcheck disable=SC2086
+		clang $flags -fsanitize=address,undefined,fuzzer-no-link -o "$build/fuzz/state_tool" tests/fuzz/state_tool.c $more $libs
+		"$build/fuzz/state_tool" "$corpus"
 	fi
 	# shellcheck disable=SC2086
 	clang $flags -fsanitize=address,undefined,fuzzer -o "$build/fuzz/fuzz_$name" "$source" $more $libs

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -9,12 +10,12 @@
 /* Lines for programs come at most this often. */
 #define JSON_STEP_NS 200000000ULL
 
-static volatile sig_atomic_t interrupted;
+static atomic_bool interrupted; /* several threads ask */
 
 static void on_signal(int sig)
 {
 	(void)sig;
-	interrupted = 1;
+	atomic_store(&interrupted, true);
 }
 
 void img_signals_catch(void)
@@ -28,12 +29,12 @@ void img_signals_catch(void)
 
 bool img_interrupted(void)
 {
-	return interrupted;
+	return atomic_load(&interrupted);
 }
 
 int img_check_interrupted(struct err *e)
 {
-	if (!interrupted)
+	if (!img_interrupted())
 		return 0;
 	return err_set(e, -EINTR, ERR_CANCELLED, "interrupted; nothing has changed");
 }
