@@ -26,4 +26,16 @@ int qcow2_pack_add(struct qcow2_pack *p, uint64_t off, const void *data, size_t 
 /* Write the tables; durable when it returns. */
 int qcow2_pack_finish(struct qcow2_pack *p, struct err *e);
 
+/* ---- into an image that exists (qcow2_streams.c) ---- */
+
+struct qcow2_streams;
+
+/* b: open for writing and nobody else's. ret_like: its cluster_bits and compression. Returns 0;
+ * -errno with a sentence. */
+int qcow2_streams_new(struct block *b, struct qcow2_streams **ret_s, struct qcow2_create *ret_like, struct err *e);
+/* A stream instead of the cluster at guest offset off. Runs the image's loop. Returns 0 or -errno. */
+int qcow2_streams_add(struct qcow2_streams *s, uint64_t off, const void *data, size_t len);
+/* Everything is durable when it returns 0. */
+int qcow2_streams_free(struct qcow2_streams *s);
+
 #endif

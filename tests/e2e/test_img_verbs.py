@@ -306,7 +306,7 @@ def test_streams_fill_the_clusters_that_plain_ones_leave(box, options):
     """Text and noise by turns, of lengths that change: as small as by qemu-img."""
     rng = random.Random(4)
     with open(box.path / "src", "wb") as f:
-        for i in range(40):
+        for i in range(20):
             noise = rng.randbytes(rng.randrange(1, 400) << 10)
             text = b"".join(b"%d sparse words\n" % rng.randrange(1 << (i % 30)) for _ in range(rng.randrange(40000)))
             f.write(noise + text)
@@ -319,6 +319,49 @@ def test_streams_fill_the_clusters_that_plain_ones_leave(box, options):
         ours, theirs = (getattr((box.path / name).stat(), of) for name in ("ours", "theirs"))
         # refcounts are counted anew at the end, beside the first ones
         assert ours <= theirs + 3 * 65536 // (1 if of == "st_size" else 512)
+
+
+@pytest.mark.parametrize("options", OPTION_SETS)
+def test_convert_compressed_into_what_exists(box, options):
+    """Over data, zeros, streams and a snapshot of all that; as often as one likes."""
+    source(box)
+    box.qemu("create", "-q", "-f", "qcow2", "-o", options, "a", "20M")
+    box.io("a", "write -P 1 0 20M", "write -z 5M 1M")
+    shared = "refcount_bits=1" not in options
+    if shared:
+        box.qemu("snapshot", "-c", "before", "a")
+        box.qemu("convert", "-O", "raw", "a", "truth")
+    for _ in range(1 if options == "cluster_size=512" else 2):
+        box.img("convert", "-c", "-n", "-f", "raw", "-O", "qcow2", "src", "a")
+        box.qemu("check", "-q", "a")
+        size = (box.path / "src").stat().st_size
+        box.qemu("convert", "-O", "raw", "a", "now")
+        with open(box.path / "now", "r+b") as f:
+            f.truncate(size)
+        run("cmp", "now", "src", cwd=box.path)
+    assert json.loads(box.qemu("check", "--output", "json", "a").stdout)["compressed-clusters"] > 0
+    if shared:
+        box.qemu("convert", "-l", "before", "-O", "raw", "a", "then")
+        run("cmp", "truth", "then", cwd=box.path)
+    pattern(box, "a", 9)
+    box.qemu("check", "-q", "a")
+
+
+def test_convert_compressed_into_what_exists_is_small(box):
+    rng = random.Random(4)
+    with open(box.path / "src", "wb") as f:
+        for _ in range(40):
+            f.write(rng.randbytes(rng.randrange(1, 200) << 10) + b"text %d\n" % rng.randrange(1000) * 30000)
+        f.truncate(-(-f.tell() // 512) * 512)
+    size = (box.path / "src").stat().st_size
+    for name, tool in (("ours", box.img), ("theirs", box.qemu)):
+        box.qemu("create", "-q", "-f", "qcow2", name, size)
+        tool("convert", "-c", "-n", "-f", "raw", "-O", "qcow2", "src", name)
+        box.qemu("compare", "-f", "raw", "-F", "qcow2", "src", name)
+        box.qemu("check", "-q", name)
+    assert (box.path / "ours").stat().st_size <= 1.02 * (box.path / "theirs").stat().st_size + 65536
+    box.qemu("create", "-q", "-f", "qcow2", "-o", "data_file=d", "e", size)
+    assert "convert without -c" in box.fails("convert", "-c", "-n", "-f", "raw", "-O", "qcow2", "src", "e")
 
 
 def test_convert_snapshot(box):
@@ -358,7 +401,6 @@ def test_convert_into_what_exists(box):
     box.qemu("create", "-q", "-f", "qcow2", "small", "1M")
     assert "1048576 bytes" in box.fails("convert", "-n", "-f", "raw", "-O", "qcow2", "src", "small")
     assert "needs -n" in box.fails("convert", "--target-is-zero", "src", "x")
-    assert "new image" in box.fails("convert", "-c", "-n", "-O", "qcow2", "src", "a")
     assert "-O qcow2" in box.fails("convert", "-c", "src", "x")
 
 

@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/util.h"
 #include "block/lock.h"
+#include "block/qcow2_pack.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -132,6 +133,65 @@ static int copy(struct convert *v, bool to_is_zero, struct err *e)
 	return img_copy(&c, e);
 }
 
+/* ---- compressed ---- */
+
+static int pack(struct convert *v, struct img_sink *to, const struct qcow2_create *like, struct err *e)
+{
+	struct img_pack p = { .from = v->from, .loop = v->from_loop, .to = to,
+		.cluster_bytes = 1u << like->cluster_bits, .compression = like->compression, .rate = &v->rate,
+		.progress = &v->common.progress };
+
+	return img_pack(&p, e);
+}
+
+struct new_image {
+	struct img_sink sink;
+	struct qcow2_pack *pack;
+};
+
+static int new_add(struct img_sink *s, uint64_t off, const void *data, size_t len, bool plain)
+{
+	(void)plain; /* as long as a cluster */
+	return qcow2_pack_add(container_of(s, struct new_image, sink)->pack, off, data, len);
+}
+
+struct old_image {
+	struct img_sink sink;
+	struct block *b;
+	uint64_t size_bytes;
+	struct qcow2_streams *streams;
+};
+
+static int old_add(struct img_sink *s, uint64_t off, const void *data, size_t len, bool plain)
+{
+	struct old_image *o = container_of(s, struct old_image, sink);
+	struct iovec iov = { (void *)(uintptr_t)data, MIN(len, o->size_bytes - off) };
+	struct block_req w = { .op = BLOCK_WRITE, .offset = off, .len = iov.iov_len, .iov = &iov, .niov = 1 };
+
+	return plain ? block_run(o->b, &w) : qcow2_streams_add(o->streams, off, data, len);
+}
+
+static int old_zero(struct img_sink *s, uint64_t off, uint64_t len)
+{
+	struct block_req z = { .op = BLOCK_WRITE_ZEROES, .flags = BLOCK_REQ_MAY_UNMAP, .offset = off, .len = len };
+
+	return block_run(container_of(s, struct old_image, sink)->b, &z);
+}
+
+static int pack_existing(struct convert *v, struct err *e)
+{
+	struct old_image o = { .sink = { .add = old_add, .zero = v->target_is_zero ? NULL : old_zero }, .b = v->to,
+		.size_bytes = v->size_bytes };
+	struct qcow2_create like;
+	int over, r = qcow2_streams_new(v->to, &o.streams, &like, e);
+
+	if (r < 0)
+		return r;
+	r = pack(v, &o.sink, &like, e);
+	over = qcow2_streams_free(o.streams);
+	return !r && over < 0 ? err_set_errno(e, over, "cannot write %s", v->path) : r;
+}
+
 /* -n: into an image that is there, which is half-written after a failure. */
 static int convert_existing(struct convert *v, struct err *e)
 {
@@ -145,7 +205,7 @@ static int convert_existing(struct convert *v, struct err *e)
 	if (!r)
 		r = target_fits(v, e);
 	if (!r)
-		r = copy(v, v->target_is_zero, e);
+		r = v->compress ? pack_existing(v, e) : copy(v, v->target_is_zero, e);
 	closed = block_close(v->to);
 	if (!r && closed < 0)
 		r = err_set_errno(e, closed, "cannot write %s", v->path);
@@ -154,7 +214,9 @@ static int convert_existing(struct convert *v, struct err *e)
 
 static int pack_new(struct convert *v, struct target *t, struct err *e)
 {
+	struct new_image n = { .sink.add = new_add };
 	CLEANUP_CLOSE int fd = -1;
+	int r;
 
 	if (t->is_device)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "a compressed image is written to a file; %s is "
@@ -162,7 +224,14 @@ static int pack_new(struct convert *v, struct target *t, struct err *e)
 	fd = open(t->tmp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
 	if (fd < 0)
 		return err_set_errno(e, -errno, "cannot create %s", t->tmp);
-	return img_pack(v->from, v->from_loop, fd, &v->ic.qcow2, &v->rate, &v->common.progress, e);
+	r = qcow2_pack_new(fd, &v->ic.qcow2, &n.pack, e);
+	if (r < 0)
+		return r;
+	r = pack(v, &n.sink, &v->ic.qcow2, e);
+	if (!r)
+		r = qcow2_pack_finish(n.pack, e);
+	qcow2_pack_free(n.pack);
+	return r;
 }
 
 /* A device keeps what it had, below a raw data file too: that has all of it mapped. */
@@ -230,8 +299,8 @@ static int args_check(struct convert *v, int argc, char **argv)
 		return img_usage("convert", "a backing file for the target is not supported");
 	if (v->compress && v->ic.format != BLOCK_FORMAT_QCOW2)
 		return img_usage("convert", "-c needs -O qcow2");
-	if (v->compress && (v->existing || v->ic.prealloc))
-		return img_usage("convert", "-c makes a new image: it does not go with -n or preallocation");
+	if (v->compress && v->ic.prealloc)
+		return img_usage("convert", "-c does not go with preallocation");
 	if (v->compress && v->ic.qcow2.data_file)
 		return img_usage("convert", "-c does not go with data_file: a data file has no compressed "
 			"clusters");

@@ -26,18 +26,13 @@ struct piece {
 	struct iovec iov;
 	uint64_t off, len;
 	uint8_t *in, *out;
-	uint32_t *sizes; /* of each cluster: 0 zeros, else as qcow2_pack_add() */
+	uint32_t *sizes; /* of each cluster: 0 zeros, cluster_bytes as it is, else of the stream */
 };
 
 struct pack {
-	struct block *from;
-	struct loop *loop;
-	struct qcow2_pack *to;
-	struct img_progress *progress;
-	const struct qcow2_create *c;
+	const struct img_pack *o;
 	uint32_t cluster_bytes;
 	uint64_t size, pos;
-	struct img_rate *rate;
 	struct piece *pieces;
 	unsigned npieces, first; /* first: the piece that is written next */
 	int res;
@@ -94,7 +89,7 @@ static struct piece *queue_take(struct pack *k)
 static void *worker(void *opaque)
 {
 	struct pack *k = opaque;
-	struct qcow2_compressor *z = qcow2_compressor_new(k->c->compression, k->cluster_bytes);
+	struct qcow2_compressor *z = qcow2_compressor_new(k->o->compression, k->cluster_bytes);
 	struct piece *p;
 
 	while ((p = queue_take(k))) {
@@ -104,7 +99,7 @@ static void *worker(void *opaque)
 			for (uint64_t i = 0; i * k->cluster_bytes < p->len; i++)
 				p->sizes[i] = k->cluster_bytes;
 		}
-		loop_post(k->loop, &p->task);
+		loop_post(k->o->loop, &p->task);
 	}
 	qcow2_compressor_free(z);
 	return NULL;
@@ -147,7 +142,12 @@ static void piece_start(struct pack *k, struct piece *p)
 	p->req = (struct block_req){ .op = BLOCK_READ, .offset = p->off, .len = p->len, .iov = &p->iov,
 		.niov = 1, .done = piece_read };
 	k->pos += p->len;
-	block_submit(k->from, &p->req);
+	block_submit(k->o->from, &p->req);
+}
+
+static int zeros_put(struct pack *k, uint64_t off, uint64_t len)
+{
+	return k->o->to->zero ? k->o->to->zero(k->o->to, off, len) : 0;
 }
 
 static int piece_write(struct pack *k, struct piece *p)
@@ -155,10 +155,16 @@ static int piece_write(struct pack *k, struct piece *p)
 	uint32_t n = k->cluster_bytes;
 	int r = 0;
 
-	for (uint64_t i = 0; i * n < p->len && !r; i++)
-		if (p->sizes[i])
-			r = qcow2_pack_add(k->to, p->off + i * n,
-				(p->sizes[i] == n ? p->in : p->out) + i * n, p->sizes[i]);
+	for (uint64_t i = 0; i * n < p->len && !r; i++) {
+		uint64_t off = p->off + i * n, len = MIN(n, p->len - i * n);
+
+		if (!p->sizes[i])
+			r = zeros_put(k, off, len);
+		else if (p->sizes[i] == n)
+			r = k->o->to->add(k->o->to, off, p->in + i * n, n, true);
+		else
+			r = k->o->to->add(k->o->to, off, p->out + i * n, p->sizes[i], false);
+	}
 	p->state = PIECE_IDLE;
 	return r;
 }
@@ -169,13 +175,16 @@ static int holes_skip(struct pack *k)
 	while (k->pos < k->size) {
 		struct block_extent x;
 		uint64_t next;
-		int r = block_extent(k->from, k->pos, k->size - k->pos, &x);
+		int r = block_extent(k->o->from, k->pos, k->size - k->pos, &x);
 
 		if (r < 0 || !x.zero)
 			return r;
 		next = k->pos + x.len == k->size ? k->size : ROUND_DOWN(k->pos + x.len, k->cluster_bytes);
 		if (next == k->pos)
 			return 0;
+		r = zeros_put(k, k->pos, next - k->pos);
+		if (r < 0)
+			return r;
 		k->pos = next;
 	}
 	return 0;
@@ -196,7 +205,7 @@ static bool step(struct pack *k)
 		if (p->state != PIECE_IDLE)
 			continue;
 		k->res = holes_skip(k);
-		if (k->res || k->pos == k->size || !img_rate_allows(k->rate, k->pos))
+		if (k->res || k->pos == k->size || !img_rate_allows(k->o->rate, k->pos))
 			break;
 		piece_start(k, p);
 	}
@@ -246,36 +255,25 @@ static void pieces_free(struct pack *k)
 	free(k->pieces);
 }
 
-int img_pack(struct block *from, struct loop *l, int fd, const struct qcow2_create *c,
-	struct img_rate *rate, struct img_progress *progress, struct err *e)
+int img_pack(const struct img_pack *o, struct err *e)
 {
-	struct pack k = { .from = from, .loop = l, .c = c, .cluster_bytes = 1u << c->cluster_bits,
-		.progress = progress, .rate = rate, .lock = PTHREAD_MUTEX_INITIALIZER,
+	struct pack k = { .o = o, .cluster_bytes = o->cluster_bytes, .lock = PTHREAD_MUTEX_INITIALIZER,
 		.more = PTHREAD_COND_INITIALIZER };
 	struct block_info info;
-	int r = qcow2_pack_new(fd, c, &k.to, e);
+	int r;
 
-	if (r < 0)
-		return r;
-	block_info(from, &info);
+	block_info(o->from, &info);
 	k.size = info.size_bytes;
 	k.queue_tail = &k.queue;
 	r = pieces_make(&k);
 	while (!r && step(&k)) {
 		/* Looking for holes runs the loop, too: a piece may have come. */
-		loop_run_once(l, k.pieces[k.first].state == PIECE_DONE ? 0
-			: img_rate_wait_ns(rate, k.pos));
-		img_progress_set(progress, k.pos, k.size);
+		loop_run_once(o->loop, k.pieces[k.first].state == PIECE_DONE ? 0
+			: img_rate_wait_ns(o->rate, k.pos));
+		img_progress_set(o->progress, k.pos, k.size);
 	}
 	pieces_free(&k);
 	if (!r)
 		r = k.res;
-	if (r < 0)
-		err_set_errno(e, r, "copying failed");
-	else
-		r = img_check_interrupted(e);
-	if (!r)
-		r = qcow2_pack_finish(k.to, e);
-	qcow2_pack_free(k.to);
-	return r;
+	return r < 0 ? err_set_errno(e, r, "copying failed") : img_check_interrupted(e);
 }

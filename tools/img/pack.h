@@ -12,9 +12,24 @@ bool img_rate_allows(struct img_rate *r, uint64_t done);
 /* How long a loop may sleep. */
 uint64_t img_rate_wait_ns(struct img_rate *r, uint64_t done);
 
-/* A compressed image of `from` over fd. */
-int img_pack(struct block *from, struct loop *l, int fd, const struct qcow2_create *c,
-	struct img_rate *rate, struct img_progress *progress, struct err *e);
+/* Where what was compressed goes: each cluster once, in rising order. */
+struct img_sink {
+	/* len: of a stream, or a whole cluster as it is (of the last what the disk has of it). */
+	int (*add)(struct img_sink *s, uint64_t off, const void *data, size_t len, bool plain);
+	/* Zeros that may have to be written. NULL: what is not added is zeros. */
+	int (*zero)(struct img_sink *s, uint64_t off, uint64_t len);
+};
+struct img_pack {
+	struct block *from;
+	struct loop *loop; /* of from */
+	struct img_sink *to;
+	uint32_t cluster_bytes;
+	uint8_t compression;
+	struct img_rate *rate;
+	struct img_progress *progress;
+};
+/* Compressed on all processors. */
+int img_pack(const struct img_pack *o, struct err *e);
 
 struct img_copy {
 	struct block *from, *to;
