@@ -259,6 +259,7 @@ void vm_revert_begin(struct vm *vm)
 {
 	generation_next(vm);
 	vm->memory_lost = false;
+	vm->reset_pending = false; /* asked for by what is no more */
 }
 
 void vm_reverted(struct vm *vm, bool on)
@@ -370,13 +371,23 @@ void vm_end(struct vm *vm, enum vm_reason reason, int64_t value, const char *det
 
 /* ---- what the guest did ---- */
 
-static void guest_poweroff(struct vm *vm)
+/* A reset clears memory that the work is still writing: it waits for the work's end, with the
+ * vCPUs standing still since the guest asked. */
+static void guest_restart(struct vm *vm)
 {
 	struct err e = { 0 };
 
+	if (vm->work)
+		vm->reset_pending = true;
+	else
+		reset_in_place(vm, true, &e);
+}
+
+static void guest_poweroff(struct vm *vm)
+{
 	switch (vm->cfg.on_poweroff) {
 	case VM_ACTION_RESTART:
-		reset_in_place(vm, true, &e);
+		guest_restart(vm);
 		break;
 	case VM_ACTION_PRESERVE:
 		vm_stop(vm, VM_REASON_GUEST_SHUTDOWN, NULL);
@@ -386,29 +397,21 @@ static void guest_poweroff(struct vm *vm)
 	}
 }
 
-/* A reset clears memory that the work is still writing: it waits for the work's end, with the
- * vCPUs standing still since the guest asked. */
 void vm_work_end(struct vm *vm)
 {
 	struct err e = { 0 };
 
 	vm->work = NULL;
-	if (vm->reset_pending && vm->phase == VM_PHASE_RUNNING)
+	if (vm->reset_pending && (vm->phase == VM_PHASE_RUNNING || vm->phase == VM_PHASE_PAUSED))
 		reset_in_place(vm, true, &e);
 	vm->reset_pending = false;
 }
 
 static void guest_reset(struct vm *vm)
 {
-	struct err e = { 0 };
-
-	if (vm->work && vm->cfg.on_reboot == VM_ACTION_RESTART) {
-		vm->reset_pending = true;
-		return;
-	}
 	switch (vm->cfg.on_reboot) {
 	case VM_ACTION_RESTART:
-		reset_in_place(vm, true, &e);
+		guest_restart(vm);
 		break;
 	case VM_ACTION_PRESERVE:
 		vm_stop(vm, VM_REASON_GUEST_RESET, NULL);

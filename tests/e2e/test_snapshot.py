@@ -356,6 +356,38 @@ def test_a_slow_snapshot_is_cancelled_at_once(vm):
     check(vm.disks[0])
 
 
+@pytest.mark.parametrize("way", ["poweroff", "reset cf9"])
+@pytest.mark.parametrize("suspended", [False, True])
+def test_a_restart_waits_for_the_snapshot(vm, way, suspended):
+    """Of a guest that wants to begin anew: its memory is being read, and stays until that is over."""
+    vm.define(on_poweroff="restart")
+    vm.start()
+    vm.run("fill 0x1000000 0x1000000 5")
+    q = vm.daemon.qmp()
+    q.run("snapshot-create", vm="vm1", name="slow", rate=1000, job_id="j")
+    q.event("JOB_STATUS_CHANGE", id="j", status="running")
+    pid = vm.pid()
+    vm.console.sock.sendall(way.encode() + b"\n")
+    vm.console.sock.settimeout(0.3)
+    with pytest.raises(TimeoutError):
+        while vm.console.line() != "interp":
+            pass
+    vm.console.sock.settimeout(30)
+    if suspended:
+        vm.daemon.cairn("suspend", "vm1")
+    q.run("job-cancel", id="j")
+    q.event("JOB_STATUS_CHANGE", id="j", status="concluded")
+    if suspended:
+        vm.daemon.cairn("resume", "vm1")
+    while vm.console.line() != "interp":
+        pass
+    vm.run("open 0")
+    vm.snapshot("after")
+    assert vm.names() == ["after"] and vm.pid() == pid
+    vm.stop()
+    check(vm.disks[0])
+
+
 def test_a_raw_disk_is_refused_by_name(vm, tmp_path):
     raw = tmp_path / "extra.raw"
     raw.write_bytes(bytes(1 << 20))
