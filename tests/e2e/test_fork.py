@@ -467,9 +467,10 @@ def test_one_fork_at_a_time(fake):
     fake.cairn("start", "src")
     q = fake.qmp()
     job = q.run("vm-fork", vm="src", name="c", count=8)["job"]
-    for args in (("clone", "--live", "src", "d"), ("start", "c-8"), ("undefine", "c-8"), ("destroy", "c-1")):
-        r = fake.cairn(*args, ok=None)
-        assert r.returncode in (0, 4, 6) if args[0] == "destroy" else r.returncode == 6, (args, r.stderr)
+    fake.cairn("clone", "--live", "src", "d", ok=6)
+    for args in (("start", "c-8"), ("undefine", "c-8")):  # it may run already
+        assert fake.cairn(*args, ok=None).returncode in (4, 6)
+    fake.cairn("destroy", "c-1", ok=None)
     q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
     assert "d" not in names(fake) and set(names(fake)) == {"src", *(f"c-{i}" for i in range(1, 9))}
     fake.cairn("clone", "--live", "src", "d")
