@@ -244,9 +244,9 @@ static void put_state(struct json_object *o, const struct vm *vm)
 	if (vm->value)
 		js_put_int(o, "value", vm->value);
 	js_put_uint(o, "since", vm->since_ns);
-	js_put_uint(o, "vcpus", vm->def->vcpus);
-	js_put_uint(o, "memory", vm->def->ram_bytes);
-	js_put_uint(o, "used-memory", vm_state_is_active(vm->state) ? vm->def->ram_bytes : 0);
+	js_put_uint(o, "vcpus", vm_live(vm)->vcpus);
+	js_put_uint(o, "memory", vm_live(vm)->ram_bytes);
+	js_put_uint(o, "used-memory", vm_state_is_active(vm->state) ? vm_live(vm)->ram_bytes : 0);
 	if (vm->proc && vm_process_pid(vm->proc) > 0)
 		js_put_int(o, "pid", vm_process_pid(vm->proc));
 	if (vm->job)

@@ -66,7 +66,10 @@ static int define_keep(struct daemon *d, struct definition **def, struct vm *old
 	if (r < 0)
 		return r;
 	if (old) {
-		definition_free(old->def);
+		if (old->proc && !old->live)
+			old->live = old->def;
+		else
+			definition_free(old->def);
 		old->def = STEAL_PTR(*def);
 		*ret_vm = old;
 		return 0;

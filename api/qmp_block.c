@@ -138,7 +138,7 @@ static void disks_return(struct call *c, const struct vm_info *info,
 	struct json_object *(*to_json)(const struct definition_disk *disk, const struct vm_disk_info *i,
 		uint8_t fault))
 {
-	const struct definition *def = c->vm->def;
+	const struct definition *def = vm_live(c->vm);
 	struct json_object *list = json_object_new_array();
 
 	for (uint32_t i = 0; i < def->ndisks; i++) {

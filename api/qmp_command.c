@@ -75,7 +75,7 @@ void qmp_query_memory(struct call *c)
 {
 	struct json_object *o = json_object_new_object();
 
-	js_put_uint(o, "base-memory", c->vm->def->ram_bytes);
+	js_put_uint(o, "base-memory", vm_live(c->vm)->ram_bytes);
 	js_put_int(o, "plugged-memory", 0);
 	call_return(c, o);
 }
@@ -154,7 +154,7 @@ static struct json_object *cpu_to_json(const struct definition *def, unsigned i,
 
 void qmp_query_cpus(struct call *c)
 {
-	const struct definition *def = c->vm->def;
+	const struct definition *def = vm_live(c->vm);
 	struct json_object *list = json_object_new_array();
 	int tids[VM_VCPUS_MAX] = { 0 };
 

@@ -34,7 +34,7 @@ static bool is_among(struct json_object *devices, const char *id)
 static int check_devices(struct call *c, struct err *e)
 {
 	struct json_object *devices = js_get_array(c->args, "devices");
-	const struct definition *def = c->vm->def;
+	const struct definition *def = vm_live(c->vm);
 
 	for (size_t i = 0; i < json_object_array_length(devices); i++) {
 		const char *id = js_plain_string(json_object_array_get_idx(devices, i));
@@ -55,7 +55,7 @@ static int check_devices(struct call *c, struct err *e)
 static int check_vmstate(struct call *c, struct err *e)
 {
 	const char *vmstate = js_get_str(c->args, "vmstate");
-	const struct definition *def = c->vm->def;
+	const struct definition *def = vm_live(c->vm);
 
 	for (uint32_t i = 0; i < def->ndisks; i++) {
 		const struct definition_disk *d = &def->disks[i];

@@ -88,6 +88,11 @@ int vm_add(struct daemon *d, struct definition *def, struct vm **ret_vm)
 	return 0;
 }
 
+const struct definition *vm_live(const struct vm *vm)
+{
+	return vm->live ? vm->live : vm->def;
+}
+
 static void vm_free(struct vm *vm)
 {
 	opener_free(vm->opener);
@@ -97,6 +102,7 @@ static void vm_free(struct vm *vm)
 	vm_process_free(vm->proc);
 	loop_timer_free(vm->restart_timer);
 	free(vm->schedule);
+	definition_free(vm->live);
 	definition_free(vm->def);
 	free(vm);
 }

@@ -34,6 +34,7 @@ struct vm_start_how {
 struct vm {
 	struct daemon *daemon;
 	struct definition *def;	 /* what the next start uses */
+	struct definition *live; /* what its process was given, if that was redefined since; else NULL */
 	enum vm_state state;
 	char reason[32];	 /* "booted", "I/O error", … */
 	char detail[VM_DETAIL_MAX];
@@ -98,6 +99,8 @@ struct vm_defined {
 	bool created; /* it was not there before */
 };
 
+/* What its process has; of one that was redefined before this daemon began: what it would have. */
+const struct definition *vm_live(const struct vm *vm);
 /* Keeps a definition (taken) as that of a new VM, or of one that has its name. Its files are
  * looked at, with its rights; emits VM_DEFINED. validate: keeps nothing.
  * done: exactly once, at once or from the loop. (command_vm.c) */

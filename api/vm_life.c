@@ -243,6 +243,8 @@ static void life_gone(void *opaque, const struct vm_process_end *end)
 
 	vm_process_free(vm->proc);
 	vm->proc = NULL;
+	definition_free(vm->live);
+	vm->live = NULL;
 	vm_socket_remove(vm->daemon->run_dir_fd, vm->def->name);
 	if (was_active)
 		vm_ended(vm, end);

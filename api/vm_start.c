@@ -70,8 +70,8 @@ static int disk_check_free(struct vm *vm, unsigned i, const struct stat *st, str
 
 		if (other == vm || (!vm_state_is_active(other->state) && !other->starting))
 			continue;
-		for (unsigned k = 0; k < other->def->ndisks; k++) {
-			const struct definition_disk *disk = &other->def->disks[k];
+		for (unsigned k = 0; k < vm_live(other)->ndisks; k++) {
+			const struct definition_disk *disk = &vm_live(other)->disks[k];
 			struct stat their;
 
 			/* Another user's path may lead anywhere: it is not the daemon's to follow.

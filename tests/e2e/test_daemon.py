@@ -424,9 +424,11 @@ def test_redefining_a_running_vm_counts_from_the_next_start(fake):
     fake.define("vm1")
     fake.cairn("start", "vm1")
     fake.define("vm1", vcpus=2)
-    assert fake.info("vm1")["vcpus"] == 2
+    assert fake.info("vm1")["vcpus"] == 1
     fake.cairn("destroy", "vm1")
+    assert fake.info("vm1")["vcpus"] == 2
     fake.cairn("start", "vm1")
+    assert fake.info("vm1")["vcpus"] == 2
 
 
 def test_twenty_at_once(fake):

@@ -349,6 +349,30 @@ def test_disks(fake):
     q.close()
 
 
+def test_a_running_vm_is_what_it_was_started_as(vm):
+    """A definition that is changed meanwhile is for the next start."""
+    q = vm.qmp()
+    (vm.fake.tmp / "new.img").write_bytes(bytes(1 << 20))
+    for memory in ("64M", "128M"):
+        vm.fake.define("vm1", memory=memory, vcpus=2, disks=[
+            {"id": i, "path": "new.img", "format": "qcow2"} for i in ("new",)])
+        assert [b["device"] for b in q.run("query-block")] == ["vda"]
+        assert q.run("query-memory-size-summary")["base-memory"] == 32 << 20
+        assert len(q.run("query-cpus-fast")) == 1
+        info = vm.fake.info("vm1")
+        assert (info["vcpus"], info["memory"]) == (1, 32 << 20)
+    q.run("snapshot-save", job_id="j", **SAVED)
+    assert statuses(q, "j")[-1] == "concluded"
+    # Its disk is still in use, the other is not yet.
+    vm.fake.define("vm2", disks=[{"path": "vm1.img", "format": "qcow2"}])
+    assert "is in use by VM 'vm1'" in vm.fake.cairn("start", "vm2", ok=6).stderr
+    q.run("quit")
+    vm.start()
+    q = vm.qmp()
+    assert [b["device"] for b in q.run("query-block")] == ["new"] and len(q.run("query-cpus-fast")) == 2
+    assert vm.fake.info("vm1")["memory"] == 128 << 20
+
+
 # ---- snapshots and jobs ----
 
 @pytest.mark.parametrize("takes", ["", "work-takes=200"])
