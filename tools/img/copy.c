@@ -14,7 +14,10 @@
 
 /* Small enough that a chunk is still in the cache when it is written. */
 #define CHUNK_BYTES (256 * KIB)
-#define CHUNKS 8
+#define CHUNKS 12
+/* Of these a thread has so many in hand. They begin and end together where files are in memory, so with all of
+ * them the other thread would have to wait. */
+#define AT_A_TIME 4
 /* Zeros shorter than this are written along with what is around them; a chunk's are bits of a word. */
 #define SPARSE_BYTES (CHUNK_BYTES / 64)
 /* What a rate limit lets through at once. */
@@ -52,7 +55,7 @@ struct copy;
 struct chunk {
 	struct loop_task task; /* on its way to the other thread */
 	struct copy *c;
-	struct chunk *next; /* the reader's spare ones */
+	struct chunk *next; /* among the spare ones, or those that wait to be written */
 	struct block_req req;
 	struct iovec iov;
 	uint8_t *buf;
@@ -71,12 +74,14 @@ struct copy {
 	/* the reader's */
 	uint64_t pos;
 	struct chunk *spare;
-	unsigned nspare;
+	unsigned nspare, reading;
 	int read_res;
 
 	/* the writer's */
 	struct loop_task over_task;
 	bool over; /* no chunk will come any more */
+	struct chunk *waiting, **waiting_tail;
+	unsigned writing;
 	uint64_t finished;
 	int write_res;
 };
@@ -112,15 +117,18 @@ static uint64_t stretch(const struct chunk *k, bool *ret_zero)
 }
 
 static void chunk_next(struct chunk *k);
+static void write_waiting(struct copy *c);
 
 static void chunk_written(struct block_req *r, int res)
 {
 	struct chunk *k = container_of(r, struct chunk, req);
+	struct copy *c = k->c;
 
 	if (res < 0)
-		failed(k->c, &k->c->write_res, res);
+		failed(c, &c->write_res, res);
 	k->done += r->len;
 	chunk_next(k);
+	write_waiting(c);
 }
 
 /* Write what is left of the chunk, stretch by stretch. */
@@ -144,13 +152,33 @@ static void chunk_next(struct chunk *k)
 		return;
 	}
 	c->finished += k->len;
+	c->writing--;
 	k->task.run = chunk_back;
 	loop_post(c->o->from_loop, &k->task);
 }
 
+static void write_waiting(struct copy *c)
+{
+	while (c->waiting && c->writing < AT_A_TIME) {
+		struct chunk *k = c->waiting;
+
+		c->waiting = k->next;
+		if (!c->waiting)
+			c->waiting_tail = &c->waiting;
+		c->writing++;
+		chunk_next(k);
+	}
+}
+
 static void chunk_arrived(struct loop_task *t)
 {
-	chunk_next(container_of(t, struct chunk, task));
+	struct chunk *k = container_of(t, struct chunk, task);
+	struct copy *c = k->c;
+
+	k->next = NULL;
+	*c->waiting_tail = k;
+	c->waiting_tail = &k->next;
+	write_waiting(c);
 }
 
 static void reader_over(struct loop_task *t)
@@ -176,6 +204,7 @@ static void chunk_read(struct block_req *r, int res)
 {
 	struct chunk *k = container_of(r, struct chunk, req);
 
+	k->c->reading--;
 	if (res < 0) {
 		failed(k->c, &k->c->read_res, res);
 		chunk_back(&k->task);
@@ -211,6 +240,7 @@ static int chunk_start(struct copy *c)
 	k->iov = (struct iovec){ k->buf, k->len };
 	k->req = (struct block_req){ .op = BLOCK_READ, .offset = k->off, .len = k->len, .iov = &k->iov,
 		.niov = 1, .done = chunk_read };
+	c->reading++;
 	block_submit(c->o->from, &k->req);
 	return 0;
 }
@@ -226,7 +256,7 @@ static void *reader(void *opaque)
 	struct img_rate *rate = c->o->rate;
 
 	while (read_more(c) || c->nspare < CHUNKS) {
-		while (c->spare && read_more(c) && img_rate_allows(rate, c->pos)) {
+		while (c->spare && c->reading < AT_A_TIME && read_more(c) && img_rate_allows(rate, c->pos)) {
 			int r = chunk_start(c);
 
 			if (r < 0)
@@ -270,7 +300,7 @@ static int copy_run(struct copy *c)
 
 int img_copy(const struct img_copy *o, struct err *e)
 {
-	struct copy c = { .o = o };
+	struct copy c = { .o = o, .waiting_tail = &c.waiting };
 	struct block_info info;
 	int r;
 
