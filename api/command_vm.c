@@ -35,7 +35,7 @@ static int define_check(struct daemon *d, struct definition *def, struct vm **re
 	if (old && strcmp(old->def->name, def->name))
 		old = NULL; /* the name is another VM's uuid */
 	*ret_old = old;
-	if (old && old->opener)
+	if (old && (old->opener || old->half))
 		return vm_check_idle(old, "define", e);
 	if (!definition_has_uuid(def)) {
 		if (!old)

@@ -323,8 +323,10 @@ static void succeed(struct fork *f)
 			give_up(f);
 			return;
 		}
-	for (unsigned i = 0; i < f->n; i++)
+	for (unsigned i = 0; i < f->n; i++) {
 		f->clones[i].vm->job = NULL;
+		f->clones[i].vm->half = false;
+	}
 	job_succeed(f->job, result_new(f));
 }
 
@@ -441,6 +443,7 @@ static int clone_keep(struct clone *c, struct err *e)
 	}
 	c->def = NULL;
 	c->vm->job = c->fork->job;
+	c->vm->half = true;
 	vm_save(c->vm);
 	daemon_emit(d, EVENT_VM_DEFINED, c->vm->def->name, NULL);
 	return 0;
@@ -557,6 +560,7 @@ void fork_clear_up(struct daemon *d)
 			continue;
 		log_warn("fork", "VM '%s' is one of clones that were never finished; it is forgotten",
 			vm->def->name);
+		vm->half = true;
 		f->clones[f->n].ndisks = vm->def->ndisks;
 		f->clones[f->n++].vm = vm;
 	}

@@ -173,6 +173,19 @@ def test_an_owner_of_one_vm_makes_no_others(shared, files):  # noqa: F811
     assert [v["name"] for v in shared.qmp().run("vm-list")["vms"]] == ["mine", "other"]
 
 
+def test_a_clone_that_is_being_made_keeps_its_definition(shared):  # noqa: F811
+    """What goes with it, if it comes to nothing, are its own disks, not those of a new definition."""
+    shared.define("src", cmdline="clone-takes=1500:c-2")
+    shared.cairn("start", "src")
+    q = shared.qmp()
+    job = q.run("vm-fork", vm="src", name="c", count=3)["job"]
+    with pytest.raises(QmpError, match="is under way"):
+        q.run("vm-define", definition=definition(shared, "c-1"))
+    q.run("job-cancel", id=job)
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    assert [v["name"] for v in q.run("vm-list")["vms"]] == ["mine", "other", "src"]
+
+
 def test_names_of_others_are_not_told(shared, files):  # noqa: F811
     """Who sees one VM alone does not learn from its state which other has its disk."""
     for name in ("mine", "other"):
