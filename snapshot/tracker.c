@@ -600,19 +600,26 @@ int tracker_start(struct tracker *t, struct err *e)
 	return r ? err_set_errno(e, -r, "cannot start the tracker's thread") : 0;
 }
 
+void tracker_stop(struct tracker *t)
+{
+	uint64_t one = 1;
+
+	if (!t || !t->thread_made)
+		return;
+	tracker_save_end(t);
+	if (write(t->stop_fd, &one, sizeof(one)) < 0)
+		log_error("tracker", "cannot stop: %s", strerror(errno));
+	pthread_join(t->thread, NULL);
+	t->thread_made = false;
+}
+
 void tracker_free(struct tracker *t)
 {
 	struct uffdio_range range;
-	uint64_t one = 1;
 
 	if (!t)
 		return;
-	tracker_save_end(t);
-	if (t->thread_made) {
-		if (write(t->stop_fd, &one, sizeof(one)) < 0)
-			log_error("tracker", "cannot stop: %s", strerror(errno));
-		pthread_join(t->thread, NULL);
-	}
+	tracker_stop(t);
 	/* Unregistering lifts the protection and wakes those that wait: a missing page is what it is for
 	 * any VM, zeros. */
 	range = (struct uffdio_range){ .start = (uintptr_t)t->c.ram,

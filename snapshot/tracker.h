@@ -55,7 +55,10 @@ struct tracker_config {
 int tracker_new(const struct tracker_config *c, struct tracker **ret_t, struct err *e);
 /* The thread. From here on memory that comes from a pager may be touched. */
 int tracker_start(struct tracker *t, struct err *e);
-/* Unprotects and unregisters. No save is under way. What the pager had not brought yet is zeros from
+/* The thread ends, and who touches memory that is missing or protected waits until tracker_free(). For memory that is
+ * unmapped in between: to lift its protection first would take as long as to free it. NULL allowed. */
+void tracker_stop(struct tracker *t);
+/* Unprotects and unregisters what is still mapped. No save is under way. What the pager had not brought yet is zeros from
  * now on: for the end, or before a reset. NULL allowed. */
 void tracker_free(struct tracker *t);
 

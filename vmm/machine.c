@@ -422,13 +422,14 @@ void machine_free(struct machine *m)
 	agent_free(m->agent);
 	for (unsigned i = 0; i < VM_CONSOLE_COUNT; i++)
 		console_free(m->consoles[i]);
+	bus_free(m->pio);
+	bus_free(m->mmio);
+	tracker_stop(m->tracker);
+	kvm_done(&m->kvm);
+	memory_done(&m->mem);
 	machine_forget_memory(m);
 	ram_touched_done(m);
 	uffd_close(&m->uffd);
-	bus_free(m->pio);
-	bus_free(m->mmio);
-	kvm_done(&m->kvm);
-	memory_done(&m->mem);
 	if (m->kernel_fd >= 0)
 		close(m->kernel_fd);
 	if (m->initrd_fd >= 0)

@@ -368,6 +368,49 @@ static void test_blocks_that_were_there_in_part(void **state)
 	assert_int_equal(n, 2);
 }
 
+static void *write_one(void *p)
+{
+	*(uint8_t *)p = 77;
+	return NULL;
+}
+
+/* Who comes behind the tracker's end waits no longer than until it is freed. */
+static void test_stopped_then_freed(void **state)
+{
+	struct fixture *f = *state;
+	pthread_t t;
+
+	begin(f);
+	f->c.ram[0] = 1;
+	mark(f); /* protected again */
+	tracker_stop(f->t);
+	tracker_stop(f->t);
+	assert_int_equal(pthread_create(&t, NULL, write_one, f->c.ram), 0);
+	tracker_free(f->t);
+	f->t = NULL;
+	pthread_join(t, NULL);
+	assert_int_equal(f->c.ram[0], 77);
+}
+
+static void test_unmapped_before_it_is_freed(void **state)
+{
+	struct fixture *f = *state;
+	void *other;
+
+	begin(f);
+	mark(f);
+	tracker_stop(f->t);
+	munmap(f->c.ram, RAM_BYTES);
+	/* What lies in its place then is not touched. */
+	other = mmap(f->c.ram, RAM_BYTES, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+	assert_ptr_equal(other, f->c.ram);
+	f->c.ram[5] = 5;
+	tracker_free(f->t);
+	f->t = NULL;
+	assert_int_equal(f->c.ram[5], 5);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -379,6 +422,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_given_up_in_the_middle, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_untouched_memory_costs_nothing, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_blocks_that_were_there_in_part, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_stopped_then_freed, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_unmapped_before_it_is_freed, setup, teardown),
 	};
 
 	alarm(60 * TEST_SLOW);
