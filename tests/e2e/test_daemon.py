@@ -153,8 +153,8 @@ def test_ends(fake, how, state, reason, word):
     if "exit" in how:
         assert info["value"] == 42 and info["exit-status"] == 42
     if word != "preserved":
-        until(lambda: fake.kept("vm1").get("state") == word)
-        assert fake.kept("vm1")["version"] == 1 and fake.kept("vm1")["reason"] == reason
+        until(lambda: (fake.kept("vm1").get("state"), fake.kept("vm1").get("reason")) == (word, reason))
+        assert fake.kept("vm1")["version"] == 1
 
 
 def test_a_preserved_crash_is_started_only_after_destroy(fake):
@@ -558,7 +558,7 @@ def test_events_tell_of_what_the_next_daemon_knows(fake):
     for n in ("vm1", "vm2"):
         fake.define(n)
         fake.cairn("start", n)
-    time.sleep(0.3)
+        until(lambda: fake.kept(n).get("state") == "running")
     fake.stop(signal.SIGKILL)
     events = fake.state / "events.jsonl"
     lines = events.read_text().splitlines()
