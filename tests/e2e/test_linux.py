@@ -200,7 +200,7 @@ def test_the_way_back(daemon, image, tmp_path):
     after = [float(v.split()[1]) for v in console.run("clock") if v.startswith("monotonic")][0]
     assert after >= before
     # An interrupt, and then work that the kernel does when it comes to it.
-    until(lambda: any("reseeded due to virtual machine fork" in l for l in console.run("dmesg 20")))
+    until(lambda: any("reseeded due to virtual machine fork" in l for l in console.run("dmesg 60")))
     daemon.cairn("shutdown", "linux", "--wait")
     console.close()
     subprocess.run(["qemu-img", "check", "-q", qcow2], check=True)
