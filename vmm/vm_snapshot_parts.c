@@ -180,6 +180,10 @@ static int marked_end(struct recovery *x, struct tree *t, struct tree_node *n, s
 	bool reverting = n->data.set.mark == TREE_REVERTING;
 	int r;
 
+	/* What is asked of an id is done to the first that has it: this one's mark would stay for ever. */
+	if (tree_find_id(t, tree_id(n)) != n)
+		return err_set(e, -EINVAL, ERR_CORRUPT, "disk %s: two snapshots have the id %s, and work on one of "
+			"them was cut short; delete them with `qemu-img snapshot -d`", x->first->id, n->info.id);
 	if (reverting && !x->may_revert)
 		return err_set(e, -EBUSY, ERR_WRONG_STATE, "a revert of the disks to snapshot '%s' was cut short; "
 			"start the VM without a saved state, which ends it", n->info.name);

@@ -214,7 +214,8 @@ static void process_event(void *opaque, const struct vm_event *ev)
 		p->recovered[ev->value]++;
 }
 
-static void process_begin(struct process *p)
+/* What is under way stays so. */
+static void process_open(struct process *p)
 {
 	struct vm_config *cfg = calloc(1, sizeof(*cfg));
 	struct vm_sink sink = { process_event, p };
@@ -245,9 +246,18 @@ static void process_begin(struct process *p)
 	}
 	if (vm_config_check(cfg, DISKS, &e) || loop_new(64, &p->loop, &e) ||
 		vm_new(cfg, fds, DISKS, p->loop, &sink, &p->vm, &e) || worker_new(&p->worker, &e) ||
-		machine_start_threads(vm_machine(p->vm), &e) || vm_snapshot_recover(p->vm, &e))
+		machine_start_threads(vm_machine(p->vm), &e))
 		fail_msg("%s", e.msg);
 	free(cfg);
+}
+
+static void process_begin(struct process *p)
+{
+	struct err e = { 0 };
+
+	process_open(p);
+	if (vm_snapshot_recover(p->vm, &e))
+		fail_msg("%s", e.msg);
 }
 
 static void process_end(struct process *p)
@@ -683,6 +693,58 @@ static void test_rename(void **state)
 	all_cuts(&a);
 }
 
+/* Of entry `i` of the first disk's table; ids have one digit here. */
+static void id_write(size_t i, char id)
+{
+	struct qcow2_snapshot_info *list;
+	struct qcow2_header h;
+	struct err e = { 0 };
+	char path[96];
+	size_t n;
+	int fd;
+
+	path_of(0, "", path, sizeof(path));
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	if (fd < 0 || qcow2_header_read(fd, "vda", &h, &e) || qcow2_snapshots_read(fd, &h, &list, &n, &e))
+		fail_msg("%s", e.msg);
+	assert_true(i && i < n);
+	assert_int_equal(pwrite(fd, &id, 1, (off_t)(h.snapshots_offset +
+		ROUND_UP(list[i - 1].table_bytes, 8) + 40 + list[i].extra_len)), 1);
+	qcow2_snapshots_free(list, n);
+	close(fd);
+}
+
+/* An image from elsewhere, in which two snapshots have one id: what is asked of one is done to the other,
+ * so the mark would never go. */
+static void test_two_of_one_id(void **state)
+{
+	static const enum tree_mark marks[] = { TREE_REVERTING, TREE_DELETING };
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(marks); i++) {
+		struct err e = { 0 };
+		struct process p;
+		struct tree t;
+
+		begin();
+		process_open(&p);
+		assert_int_equal(vmsnap_tree(disk(&p, 0), &t, &e), 0);
+		t.nodes[1].data.set.mark = marks[i];
+		tree_encode(&t.nodes[1].data, &t.nodes[1].info);
+		assert_int_equal(disk_snapshot_update(disk(&p, 0), &t.nodes[1].info, &e), 0);
+		tree_done(&t);
+		process_end(&p);
+		id_write(1, '1');
+		process_open(&p);
+		assert_int_equal(vm_snapshot_recover(p.vm, &e), -EINVAL);
+		assert_non_null(strstr(e.msg, "two snapshots have the id 1"));
+		assert_int_equal(vmsnap_tree(disk(&p, 0), &t, &e), 0);
+		assert_int_equal(t.n, 2);
+		tree_done(&t);
+		process_end(&p);
+	}
+}
+
 static int set_up(void **state)
 {
 	const char *seed = getenv("SET_CUTS");
@@ -719,6 +781,7 @@ int main(void)
 		cmocka_unit_test(test_delete_a_parent),
 		cmocka_unit_test(test_revert),
 		cmocka_unit_test(test_rename),
+		cmocka_unit_test(test_two_of_one_id),
 	};
 
 	alarm(getenv("SET_CUTS") ? 600 : 60 * TEST_SLOW);
