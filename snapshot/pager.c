@@ -211,6 +211,8 @@ const uint8_t *pager_next(struct pager *p, uint64_t *ret_block, uint64_t *ret_n)
 
 void pager_complete(struct pager *p)
 {
+	if (p->c.complete)
+		p->c.complete(p->c.opaque);
 	pthread_mutex_lock(&p->lock);
 	p->stats.complete = true;
 	pthread_cond_broadcast(&p->cond);

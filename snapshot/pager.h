@@ -24,6 +24,8 @@ struct pager_config {
 	/* On the tracker's thread. failed(): a block could not be had; every vCPU has to be on its
 	 * way out of the guest when it returns, for the block is given as zeros then. Once. */
 	void (*failed)(void *opaque, const struct err *e);
+	/* The same: all is there, or nobody asks any more; the store is not read again. Once. NULL: nobody cares. */
+	void (*complete)(void *opaque);
 	void *opaque;
 };
 

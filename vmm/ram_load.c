@@ -8,6 +8,7 @@
 #include "vmm/machine.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -23,6 +24,27 @@ static void pager_failed(void *opaque, const struct err *e)
 
 	vcpus_poison(&m->vcpus);
 	m->listener.fault(m->listener.opaque, 0, VM_REASON_IO_ERROR, e->msg);
+}
+
+static void *file_close(void *fd)
+{
+	pthread_setname_np(pthread_self(), "closer");
+	close((int)(intptr_t)fd);
+	return NULL;
+}
+
+/* On the tracker's thread: the file that memory came from takes room on the disk for as long as it is open. Its end
+ * takes the kernel a while, and faults would wait. */
+static void pager_completed(void *opaque)
+{
+	struct machine *m = opaque;
+	pthread_t t;
+
+	if (m->restored_from.fd < 0 ||
+		pthread_create(&t, NULL, file_close, (void *)(intptr_t)m->restored_from.fd))
+		return;
+	pthread_detach(t);
+	m->restored_from.fd = -1;
 }
 
 static bool may_wait(void *opaque, int tid)
@@ -87,7 +109,8 @@ int ram_watch(struct machine *m, struct err *e)
 static int pager_begin(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h,
 	struct pager **ret_p, struct err *e)
 {
-	struct pager_config c = { .store = s, .header = *h, .failed = pager_failed, .opaque = m };
+	struct pager_config c = { .store = s, .header = *h, .failed = pager_failed,
+		.complete = pager_completed, .opaque = m };
 
 	if (m->touched_fd >= 0 && !m->touched_read)
 		working_sets_read(&m->touched, m->touched_fd, h->layout.blocks);

@@ -598,6 +598,22 @@ def test_managed_save_of_a_real_vm_outlives_the_daemon(daemon, filled):
     check(daemon.qmp())
 
 
+def test_the_file_is_let_go_when_all_memory_is_there(daemon, filled, tmp_path):
+    """It would take room on the disk for as long as the VM runs, though nobody sees it any more."""
+    f = str(tmp_path / "saved.vm")
+    daemon.cairn("save", "vm1", f)
+    daemon.cairn("restore", f)
+    pid, = daemon.children()
+
+    def is_open():
+        # ls says of each where it leads; one that is closed meanwhile is none.
+        return f in subprocess.run(["ls", "-l", f"/proc/{pid}/fd"], capture_output=True, text=True).stdout
+
+    until(lambda: not is_open())
+    check(filled)
+    daemon.cairn("destroy", "vm1")
+
+
 def test_a_damaged_state_is_refused(daemon, filled, tmp_path):
     f = tmp_path / "saved.vm"
     daemon.cairn("save", "vm1", str(f))

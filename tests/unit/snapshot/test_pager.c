@@ -37,7 +37,7 @@ struct fixture {
 	struct uffd uffd;
 	uint8_t *ram, *expect;
 	struct bitmap dirty;
-	atomic_int failures;
+	atomic_int failures, completions;
 	char sentence[ERR_SENTENCE_MAX];
 	atomic_bool slow; /* the store takes its time */
 	atomic_uint delay_us;
@@ -55,6 +55,11 @@ static void failed(void *opaque, const struct err *e)
 
 	snprintf(f->sentence, sizeof(f->sentence), "%s", e->msg);
 	atomic_fetch_add(&f->failures, 1);
+}
+
+static void completed(void *opaque)
+{
+	atomic_fetch_add(&((struct fixture *)opaque)->completions, 1);
 }
 
 static int slow_read(struct vmstate_store *s, uint64_t off, void *buf, size_t len)
@@ -94,6 +99,7 @@ static int setup(void **state)
 	f->file.store.read = slow_read;
 	f->c.store = &f->file.store;
 	f->c.failed = failed;
+	f->c.complete = completed;
 	f->c.opaque = f;
 	return 0;
 }
@@ -190,6 +196,7 @@ static void test_all_comes_by_itself(void **state)
 	assert_true(pager_wait(f->p));
 	pager_stats(f->p, &s);
 	assert_true(s.complete);
+	assert_int_equal(atomic_load(&f->completions), 1);
 	assert_int_equal(s.blocks_prefetched + s.blocks_faulted, BLOCKS - DIV_ROUND_UP(BLOCKS, 3));
 	assert_memory_equal(f->ram, f->expect, RAM_BYTES);
 	assert_int_equal(atomic_load(&f->failures), 0);
@@ -347,6 +354,7 @@ static void test_stopped_in_the_middle(void **state)
 	f->t = NULL;
 	assert_true(atomic_load(&f->reads) < 50);
 	assert_true(pager_wait(f->p)); /* nobody waits for what will never come */
+	assert_int_equal(atomic_load(&f->completions), 1);
 	/* The rest is zeros, and nobody waits for ever. */
 	assert_int_equal(f->ram[RAM_BYTES - 1], 0);
 }
