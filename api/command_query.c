@@ -18,8 +18,9 @@
 
 #define QUERY_TIMEOUT_NS (1000000000ULL)
 #define LIST_LIMIT 1000
-/* Some clients read lines of at most 64 KiB; a page ends below it. */
-#define LIST_BYTES (48 * 1024)
+/* Some clients read lines of at most 64 KiB; a page ends below it, with room for one entry more
+ * and the name behind it. */
+#define LIST_BYTES (58 * 1024)
 
 void command_qmp_capabilities(struct call *c)
 {
@@ -134,10 +135,20 @@ static void put_identity(struct json_object *o, const struct vm *vm)
 	js_put_bool(o, "managed-save", vm->state == VM_SAVED);
 }
 
-/* What js_line() can make of it at most, nearly: names may be all escapes. */
+/* What js_line() makes of it at most. */
+static size_t escaped_bytes(const char *s)
+{
+	size_t n = 0;
+
+	for (; s && *s; s++)
+		n += *s >= ' ' && *s <= '~' && *s != '"' && *s != '\\' && *s != '/' ? 1 : 6;
+	return n;
+}
+
+/* The rest: keys, uuid, words, and a reason of 31 bytes. */
 static size_t entry_bytes(const struct vm *vm)
 {
-	return 320 + 6 * strlen(vm->def->name) + (vm->def->title ? 6 * strlen(vm->def->title) : 0);
+	return 272 + escaped_bytes(vm->def->name) + escaped_bytes(vm->def->title);
 }
 
 void command_vm_list(struct call *c)
