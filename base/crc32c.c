@@ -29,11 +29,54 @@ static uint32_t crc32c_table(uint32_t crc, const uint8_t *p, size_t len)
 }
 
 #ifdef __x86_64__
+/* The instruction takes three cycles and can begin every cycle: three stretches side by side. Three of this length, four
+ * times, are nearly 64 KiB. */
+#define STRETCH_BYTES 5440u
+
+/* What a register becomes by STRETCH_BYTES zeros, for each value of each of its bytes; the whole is their sum. */
+static uint32_t shift_table[4][256];
+
+__attribute__((target("sse4.2"))) static void shift_init(void)
+{
+	for (unsigned bit = 0; bit < 32; bit++) {
+		uint64_t c = 1ULL << bit;
+
+		for (unsigned i = 0; i < STRETCH_BYTES; i += 8)
+			c = __builtin_ia32_crc32di(c, 0);
+		for (unsigned v = 0; v < 256; v++)
+			if (v >> (bit & 7) & 1)
+				shift_table[bit / 8][v] ^= (uint32_t)c;
+	}
+}
+
+static uint64_t shift(uint64_t c)
+{
+	return shift_table[0][c & 0xff] ^ shift_table[1][c >> 8 & 0xff] ^ shift_table[2][c >> 16 & 0xff] ^
+		shift_table[3][c >> 24 & 0xff];
+}
+
+__attribute__((target("sse4.2"))) static uint64_t crc32c_three(uint64_t c, const uint8_t *p)
+{
+	uint64_t second = 0, third = 0;
+
+	for (unsigned i = 0; i < STRETCH_BYTES; i += 8, p += 8) {
+		c = __builtin_ia32_crc32di(c, load_le64(p));
+		second = __builtin_ia32_crc32di(second, load_le64(p + STRETCH_BYTES));
+		third = __builtin_ia32_crc32di(third, load_le64(p + 2ULL * STRETCH_BYTES));
+	}
+	return shift(shift(c) ^ second) ^ third;
+}
+
 __attribute__((target("sse4.2"))) static uint32_t crc32c_sse(uint32_t crc, const uint8_t *p,
 	size_t len)
 {
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	uint64_t c = crc;
 
+	if (len >= 3ULL * STRETCH_BYTES)
+		pthread_once(&once, shift_init);
+	for (; len >= 3ULL * STRETCH_BYTES; len -= 3ULL * STRETCH_BYTES, p += 3ULL * STRETCH_BYTES)
+		c = crc32c_three(c, p);
 	for (; len >= 8; len -= 8, p += 8)
 		c = __builtin_ia32_crc32di(c, load_le64(p));
 	while (len--)

@@ -88,11 +88,33 @@ static void test_sees_every_single_bit(void **state)
 	}
 }
 
+/* Long ones go by three stretches at a time. */
+static void test_both_ways_agree_on_long_ones(void **state)
+{
+	size_t cap = 200000;
+	uint8_t *buf = malloc(cap);
+	unsigned seed = 11;
+
+	(void)state;
+	for (size_t i = 0; i < cap; i++)
+		buf[i] = (uint8_t)rand_r(&seed);
+	for (unsigned i = 0; i < 400; i++) {
+		size_t off = (unsigned)rand_r(&seed) % 1000, len = (unsigned)rand_r(&seed) % (cap - off);
+		uint32_t from = (uint32_t)rand_r(&seed);
+
+		if (i < 40) /* around multiples of the three */
+			len = 3 * 5440 * (1 + i % 10) - 20 + i;
+		assert_int_equal(crc32c(from, buf + off, len), by_table(from, buf + off, len));
+	}
+	free(buf);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_rfc3720_vectors),
 		cmocka_unit_test(test_both_ways_agree_at_every_alignment),
+		cmocka_unit_test(test_both_ways_agree_on_long_ones),
 		cmocka_unit_test(test_continues_where_it_stopped),
 		cmocka_unit_test(test_sees_every_single_bit),
 	};
