@@ -113,13 +113,14 @@ static void save_done(struct work *w)
 {
 	struct save *s = container_of(w, struct save, work);
 
-	vm_work_end(s->vm);
 	if (!s->r) {
 		log_info(NULL, "state saved, %llu KiB of memory",
 			(unsigned long long)s->result.ram_bytes_written / 1024);
 		s->done(s->opaque, 0, NULL);
 		vm_end(s->vm, VM_REASON_SAVED, 0, NULL);
+		vm_work_end(s->vm); /* a reset that the guest asked for is not wanted any more */
 	} else {
+		vm_work_end(s->vm);
 		log_warn(NULL, "not saved: %s", s->e.msg);
 		as_it_was(s);
 		s->done(s->opaque, s->r, &s->e);
