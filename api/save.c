@@ -222,6 +222,17 @@ void save_runs_on(struct vm *vm)
 	save_over(vm, &e);
 }
 
+void save_not_used(struct vm *vm)
+{
+	struct store *s = vm->daemon->store;
+	struct err e;
+
+	if (store_has_file(s, vm->def->name, SAVE_MANAGED_USED) &&
+		!store_has_file(s, vm->def->name, SAVE_MANAGED) &&
+		store_rename_file(s, vm->def->name, SAVE_MANAGED_USED, SAVE_MANAGED, &e) < 0)
+		log_error("save", "VM '%s': %s", vm->def->name, e.msg);
+}
+
 void save_found_off(struct vm *vm)
 {
 	struct store *s = vm->daemon->store;

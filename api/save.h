@@ -36,6 +36,8 @@ void save_gone(struct vm *vm);
 void save_taken_back(struct vm *vm, bool saving);
 /* A save that an earlier daemon asked for has failed: the VM runs. */
 void save_runs_on(struct vm *vm);
+/* A start that was to go on from it ended before its process was told of it. */
+void save_not_used(struct vm *vm);
 /* The same for a VM that was found without a process. */
 void save_found_off(struct vm *vm);
 

@@ -113,6 +113,11 @@ static int managed_hold(struct vm *vm, int *ret_fd, struct err *e)
 
 	if (vm->state != VM_SAVED || vm->how.state_fd >= 0)
 		return 0;
+	if (!store_has_file(s, vm->def->name, SAVE_MANAGED))
+		return vm->how.force_boot ? 0 :
+			err_set(e, -ENOENT, ERR_NOT_FOUND,
+				"its managed save is gone; boot it with: cairn start --force-boot %s",
+				vm->def->name);
 	if (!vm->how.force_boot) {
 		*ret_fd = store_open_file(s, vm->def->name, SAVE_MANAGED, O_RDWR, e);
 		if (*ret_fd < 0)
@@ -431,6 +436,7 @@ static void adopt_done(void *opaque, int r, const struct vm_answer *a, const str
 	if (r == 0 && a->info && a->info->phase == VM_PHASE_NONE) {
 		log_info("state", "VM '%s': a daemon ended before it told its process what to run",
 			vm->def->name);
+		save_not_used(vm);
 		vm_process_kill(vm->proc);
 		return;
 	}

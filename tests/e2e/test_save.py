@@ -196,6 +196,17 @@ def test_a_start_that_fails_keeps_the_managed_save(fake):
     assert fake.cairn("domstate", "--reason", "vm1").stdout == "running (restored)\n"
 
 
+def test_a_managed_save_that_is_gone(fake):
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    fake.cairn("managedsave", "vm1")
+    (fake.state / "vms/vm1/managed.save").unlink()
+    for _ in range(2):  # no empty one is made in its place
+        r = fake.cairn("start", "vm1", ok=3)
+        assert "its managed save is gone; boot it with: cairn start --force-boot vm1" in r.stderr
+    fake.cairn("start", "vm1", "--force-boot")
+
+
 def test_restore_beside_a_managed_save(fake, tmp_path):
     fake.define("vm1")
     fake.cairn("start", "vm1")
