@@ -21,15 +21,10 @@ struct ram_job {
 	uint32_t *crcs; /* each by the thread that has its block */
 	pthread_mutex_t lock;
 	/* Under lock: */
+	struct holes holes;
 	uint64_t next; /* block */
 	uint64_t written_bytes;
 	int error; /* the first */
-};
-
-/* Pieces come in ascending order, so each thread walks over the holes by itself. */
-struct ram_writer {
-	struct ram_job *j;
-	struct holes holes;
 };
 
 static bool is_zero(const uint8_t *p, size_t len)
@@ -62,9 +57,8 @@ static int run_write(struct ram_job *j, uint64_t first, uint64_t end)
 }
 
 /* [first, end) in blocks. */
-static int piece_write(struct ram_writer *w, uint64_t first, uint64_t end)
+static int piece_write(struct ram_job *j, uint64_t first, uint64_t end)
 {
-	struct ram_job *j = w->j;
 	uint64_t run = first;
 	int r = 0;
 
@@ -72,7 +66,7 @@ static int piece_write(struct ram_writer *w, uint64_t first, uint64_t end)
 		const uint8_t *p = j->src->ram + b * VMSTATE_BLOCK_BYTES;
 		size_t len = vmstate_block_len(j->l, b);
 
-		if (!hole_at(&w->holes, b * VMSTATE_BLOCK_BYTES, len) && !is_zero(p, len)) {
+		if (!is_zero(p, len)) {
 			j->crcs[b] = crc32c(0, p, len);
 			continue;
 		}
@@ -83,16 +77,24 @@ static int piece_write(struct ram_writer *w, uint64_t first, uint64_t end)
 	return r < 0 ? r : run_write(j, run, end);
 }
 
+static bool next_is_hole(struct ram_job *j)
+{
+	return hole_at(&j->holes, j->next * VMSTATE_BLOCK_BYTES, vmstate_block_len(j->l, j->next));
+}
+
+/* Blocks that are no holes. */
 static bool piece_take(struct ram_job *j, uint64_t *ret_first, uint64_t *ret_end)
 {
 	bool more;
 
 	pthread_mutex_lock(&j->lock);
+	for (; j->next < j->l->blocks && next_is_hole(j); j->next++)
+		j->crcs[j->next] = vmstate_zero_crc(j->l, j->next);
 	more = !j->error && j->next < j->l->blocks;
 	*ret_first = j->next;
-	*ret_end = MIN(j->next + PIECE_BLOCKS, j->l->blocks);
-	if (more)
-		j->next = *ret_end;
+	while (more && j->next < MIN(*ret_first + PIECE_BLOCKS, j->l->blocks) && !next_is_hole(j))
+		j->next++;
+	*ret_end = j->next;
 	pthread_mutex_unlock(&j->lock);
 	return more;
 }
@@ -100,11 +102,10 @@ static bool piece_take(struct ram_job *j, uint64_t *ret_first, uint64_t *ret_end
 /* p: of the caller's thread only. */
 static void pieces_write(struct ram_job *j, const struct vmstate_progress *p)
 {
-	struct ram_writer w = { .j = j, .holes = { .fd = j->src->ram_fd, .bytes = j->src->ram_bytes } };
 	uint64_t first, end;
 
 	while (piece_take(j, &first, &end)) {
-		int r = piece_write(&w, first, end);
+		int r = piece_write(j, first, end);
 
 		if (!r && p && p->step && p->step(p->opaque, end * VMSTATE_BLOCK_BYTES, j->l->ram_bytes))
 			r = -ECANCELED;
@@ -122,7 +123,8 @@ static void *writer_thread(void *opaque)
 int ram_write(struct vmstate_store *s, const struct vmstate_layout *l, const struct vmstate_source *src,
 	uint32_t *crcs, const struct vmstate_progress *p, uint64_t *ret_written_bytes)
 {
-	struct ram_job j = { .s = s, .l = l, .src = src, .crcs = crcs };
+	struct ram_job j = { .s = s, .l = l, .src = src, .crcs = crcs,
+		.holes = { .fd = src->ram_fd, .bytes = src->ram_bytes } };
 	pthread_t thread[WRITERS_MAX - 1];
 	unsigned n = 0, max = s->concurrent ? WRITERS_MAX - 1 : 0;
 
