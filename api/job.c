@@ -518,6 +518,7 @@ static bool recover_look(void *opaque, struct json_object *ev)
 {
 	struct recover *r = opaque;
 	struct json_object *data = js_get(ev, "data");
+	struct job *j;
 	const char *id = js_get_str(data, "id"), *status = js_get_str(data, "status"),
 		   *type = type_known(js_get_str(data, "type"));
 
@@ -525,8 +526,13 @@ static bool recover_look(void *opaque, struct json_object *ev)
 		return true;
 	js_put_bool(r->seen, id, true);
 	number_note(r->daemon, id);
-	if (type && !job_find(r->daemon, id) && strcmp(status, status_names[JOB_CONCLUDED]) &&
-		strcmp(status, status_names[JOB_NULL]))
+	if (!type || !strcmp(status, status_names[JOB_CONCLUDED]) ||
+		!strcmp(status, status_names[JOB_NULL]))
+		return true;
+	j = job_find(r->daemon, id);
+	if (j)
+		j->lost = true; /* its end is kept, and was not told */
+	else
 		lost_add(r->daemon, ev, id, type);
 	return true;
 }
@@ -542,7 +548,7 @@ void jobs_recover(struct daemon *d)
 int job_take_back(struct vm *vm, const char *type, struct job **ret_j, struct err *e)
 {
 	for (struct job *j = vm->daemon->jobs; j && !vm->job; j = j->next) {
-		if (!j->lost || strcmp(j->vm_name, vm->def->name) || strcmp(j->type, type))
+		if (!j->lost || j->status != JOB_RUNNING || strcmp(j->vm_name, vm->def->name) || strcmp(j->type, type))
 			continue;
 		j->lost = false;
 		j->vm = vm;
@@ -562,6 +568,8 @@ void jobs_settle(struct daemon *d)
 		if (!j->lost)
 			continue;
 		any = true;
+		if (j->status == JOB_CONCLUDED)
+			continue;
 		j->failed = true;
 		j->status = JOB_CONCLUDED;
 		j->ended_ns = loop_now_ns();
