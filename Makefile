@@ -31,7 +31,7 @@ endif
 # Time limits in tests are for plain builds; sanitizers take several times as long.
 SLOW = $(if $(SAN),10,1)
 ALL_CFLAGS = -std=gnu11 -DTEST_SLOW=$(SLOW) -D_GNU_SOURCE -DCAIRN_VERSION='"$(VERSION)"' -I. -I$(BUILD)/gen -MMD -MP -pthread \
-             -fPIE $(WARN) $(HARDEN) $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer)
+             -fPIC -fvisibility=hidden $(WARN) $(HARDEN) $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer)
 ALL_LDFLAGS = -pthread -Wl,-z,relro,-z,now $(LDFLAGS) $(if $(SAN),-fsanitize=$(SAN))
 
 FOLDERS := base block snapshot devices vmm api
@@ -60,11 +60,13 @@ TEST_SYSLIBS   := -ljson-c $(VM_SYSLIBS) -lcmocka
 VM_LINK := $(if $(SAN),-pie,-static-pie -Wl,-w)
 
 PROGRAMS := $(addprefix $(BUILD)/,cairnd cairn-vm cairn cairn-img)
+# A sanitizer would have to be in nbdkit before its plugins are.
+NBDKIT_PLUGIN := $(if $(SAN),,$(BUILD)/nbdkit-cairn-plugin.so)
 UNIT_SRCS := $(sort $(wildcard tests/unit/*/test_*.c))
 UNITS := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(UNIT_SRCS))
 
 .PHONY: all deps demo check check-unit check-e2e check-long check-asan check-tsan style bench fuzz install clean help units
-all: $(PROGRAMS)
+all: $(PROGRAMS) $(NBDKIT_PLUGIN)
 units: $(UNITS)
 
 define folder_rule
@@ -74,7 +76,7 @@ $(call lib,$(1)): $(call objs,$(1))
 endef
 $(foreach f,$(FOLDERS),$(eval $(call folder_rule,$(f))))
 
-$(BUILD)/%.o: %.c
+$(BUILD)/%.o: %.c Makefile
 	$(call say,CC,$@)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_CFLAGS) -c $< -o $@
@@ -94,6 +96,10 @@ $(BUILD)/cairn: $(call prog_objs,tools/cairn) $(BUILD)/vmm/vm_msg.o $(CLI_LIBS)
 $(BUILD)/cairn-img: $(call prog_objs,tools/img) $(IMG_LIBS)
 	$(call say,LINK,$@)
 	$(call link,-pie,$(IMG_SYSLIBS))
+# An image is found and opened as cairn-img does it.
+$(BUILD)/nbdkit-cairn-plugin.so: $(BUILD)/tools/nbd/plugin.o $(BUILD)/tools/img/open.o $(IMG_LIBS)
+	$(call say,LINK,$@)
+	$(call link,-shared,-luring -lzstd -lz)
 
 # The DSDT is ASL source; iasl leaves it as a C array.
 $(BUILD)/gen/dsdt.h: vmm/dsdt.asl
@@ -163,7 +169,8 @@ demo: deps
 	$(Q)tests/demo.sh $(BUILD)
 
 install: all
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/libexec/cairn $(DESTDIR)$(PREFIX)/share/man/man1
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/libexec/cairn $(DESTDIR)$(PREFIX)/share/man/man1 \
+		$(DESTDIR)$(PREFIX)/lib/nbdkit/plugins
 	install -m 755 $(BUILD)/cairn $(BUILD)/cairn-img $(DESTDIR)$(PREFIX)/bin
 	install -m 755 $(BUILD)/cairnd $(DESTDIR)$(PREFIX)/sbin
 	install -m 755 $(BUILD)/cairn-vm $(DESTDIR)$(PREFIX)/libexec/cairn
@@ -171,6 +178,7 @@ install: all
 	sed '/^# @/d; s,@SBINDIR@,$(PREFIX)/sbin,' tools/systemd/cairnd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/cairnd.service
 	install -m 644 tools/systemd/cairnd.socket $(DESTDIR)$(PREFIX)/lib/systemd/system
 	install -m 644 tools/completion/cairn.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/cairn
+	install -m 755 $(NBDKIT_PLUGIN) $(DESTDIR)$(PREFIX)/lib/nbdkit/plugins
 	for m in docs/man/*.1; do install -m 644 $$m $(DESTDIR)$(PREFIX)/share/man/man1; done
 clean:
 	rm -rf build build-asan build-tsan build-clang build-fuzz

@@ -41,6 +41,7 @@ cap-ng.h vmm/sandbox.c
 zlib.h block/
 zstd.h block/
 linux/kvm.h vmm/
+nbdkit-plugin.h tools/nbd/
 END
 }
 

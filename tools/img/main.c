@@ -180,6 +180,14 @@ int img_usage(const char *verb, const char *fmt, ...)
 	return 1;
 }
 
+int img_allow_add(struct img_open *o, const char *dir)
+{
+	if (o->nallow == IMG_ALLOW_MAX)
+		return img_usage(NULL, "--allow can be given %d times", IMG_ALLOW_MAX);
+	o->allow[o->nallow++] = dir;
+	return 0;
+}
+
 int img_bad_option(const char *verb, const char *opt)
 {
 	return img_usage(verb, "'%s' is no option of %s, or lacks its value", opt, verb);

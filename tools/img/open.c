@@ -10,14 +10,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-int img_allow_add(struct img_open *o, const char *dir)
-{
-	if (o->nallow == IMG_ALLOW_MAX)
-		return img_usage(NULL, "--allow can be given %d times", IMG_ALLOW_MAX);
-	o->allow[o->nallow++] = dir;
-	return 0;
-}
-
 void img_layers_free(struct img_layer *layers, unsigned n)
 {
 	for (unsigned i = 0; i < n; i++) {

@@ -1,0 +1,135 @@
+"""nbdkit-cairn-plugin: an image or a snapshot in it, read-only over NBD, for qemu-img, nbdinfo and a
+client of our own that asks for odd bytes."""
+import json
+import os
+import shutil
+import socket
+import struct
+import subprocess
+
+import pytest
+from conftest import BUILD
+from test_img import MIB, TIMEOUT, box, run  # noqa: F401
+
+PLUGIN = os.path.join(BUILD, "nbdkit-cairn-plugin.so")
+pytestmark = [pytest.mark.skipif(shutil.which("nbdkit") is None, reason="nbdkit is missing"),
+              pytest.mark.skipif(not os.path.exists(PLUGIN), reason="sanitizers cannot be in a plugin")]
+
+
+def nbdkit(box, *args, command):
+    """A server for as long as the command runs; $uri and $nbd are in it."""
+    return subprocess.run(["nbdkit", "-U", "-", PLUGIN, *args, "--run", command], cwd=box.path, text=True,
+                          capture_output=True, timeout=TIMEOUT)
+
+
+@pytest.fixture
+def image(box):  # noqa: F811
+    """A snapshot `s` with 1 in [1M, 4M); since then the disk has 2 in [0, 8M)."""
+    box.qemu("create", "-q", "-f", "qcow2", "a", "64M")
+    run("qemu-io", "-c", "write -P 1 1M 3M", "a", cwd=box.path)
+    box.qemu("snapshot", "-c", "s", "a")
+    run("qemu-io", "-c", "write -P 2 0 8M", "a", cwd=box.path)
+    return box
+
+
+def test_disk_and_snapshot(image):
+    image.qemu("convert", "-l", "s", "a", "-O", "raw", "s.raw")
+    for args, raw in ((["snapshot=s"], "s.raw"), ([], "a.raw")):
+        if raw == "a.raw":
+            image.qemu("convert", "a", "-O", "raw", "a.raw")
+        done = nbdkit(image, "a", *args, command=f"qemu-img compare -f raw -F raw $nbd {raw}")
+        assert done.returncode == 0 and "identical" in done.stdout, done.stdout + done.stderr
+
+
+def test_map(image):
+    done = nbdkit(image, "file=a", "snapshot=s", command="nbdinfo --map --json $uri")
+    found = [(x["offset"], x["length"], x["type"]) for x in json.loads(done.stdout)]
+    assert found == [(0, MIB, 3), (MIB, 3 * MIB, 0), (4 * MIB, 60 * MIB, 3)]
+    info = json.loads(nbdkit(image, "a", command="nbdinfo --json $uri").stdout)["exports"][0]
+    assert info["export-size"] == 64 * MIB and info["is_read_only"] and info["can_multi_conn"]
+
+
+def test_beside_a_writer(image):
+    """A snapshot can be read while somebody writes to the disk; the disk itself cannot."""
+    with subprocess.Popen(["qemu-io", "a"], cwd=image.path, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        writer.stdin.write(b"write -P 9 2M 1M\n")
+        writer.stdin.flush()
+        assert b"wrote" in writer.stdout.readline()
+        done = nbdkit(image, "a", "snapshot=s", command="qemu-io -f raw -r -c 'read -P 1 2M 1M' $nbd")
+        assert done.returncode == 0 and "Pattern verification failed" not in done.stdout
+        refused = nbdkit(image, "a", command="nbdinfo $uri")
+        assert refused.returncode != 0 and "open for writing in another" in refused.stderr
+        assert nbdkit(image, "a", "share=yes", command="nbdinfo $uri").returncode == 0
+        writer.stdin.close()
+        writer.wait(TIMEOUT)
+
+
+def test_backing_files(box):  # noqa: F811
+    (box.path / "far").mkdir()
+    box.qemu("create", "-q", "-f", "qcow2", "far/base", "8M")
+    run("qemu-io", "-c", "write -P 5 1M 1M", "far/base", cwd=box.path)
+    os.mkdir(box.path / "near")
+    box.qemu("create", "-q", "-f", "qcow2", "-b", str(box.path / "far/base"), "-F", "qcow2", "near/top")
+    refused = nbdkit(box, "near/top", command="nbdinfo $uri")
+    assert refused.returncode != 0 and "outside of its folder" in refused.stderr
+    done = nbdkit(box, "near/top", "allow=far", command="qemu-io -f raw -r -c 'read -P 5 1M 1M' $nbd")
+    assert done.returncode == 0 and "failed" not in done.stdout
+
+
+@pytest.mark.parametrize("args,says", [
+    ([], "Give file=IMAGE"),
+    (["a", "snapshot=none"], "no snapshot 'none'"),
+    (["none"], "No such file"),
+    (["a", "format=vmdk"], "no format"),
+    (["a", "colour=red"], "no parameter"),
+    (["a", "share=perhaps"], "perhaps"),
+])
+def test_refused(image, args, says):
+    done = nbdkit(image, *args, command="nbdinfo $uri")
+    assert done.returncode != 0 and says in done.stderr
+
+
+class Client:
+    """NBD by hand: qemu and libnbd ask for whole sectors only."""
+
+    def __init__(self, path):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(TIMEOUT)
+        self.sock.connect(path)
+        assert self.take(16) == b"NBDMAGICIHAVEOPT"
+        self.take(2)
+        self.sock.sendall(struct.pack(">I8sII", 3, b"IHAVEOPT", 1, 0))
+        self.size, _ = struct.unpack(">QH", self.take(10))
+
+    def take(self, n):
+        got = b""
+        while len(got) < n:
+            more = self.sock.recv(n - len(got))
+            assert more, "the server hung up"
+            got += more
+        return got
+
+    def read(self, off, n):
+        self.sock.sendall(struct.pack(">IHHQQI", 0x25609513, 0, 0, off, off, n))
+        magic, error, handle = struct.unpack(">IIQ", self.take(16))
+        assert (magic, handle) == (0x67446698, off)
+        return error or self.take(n)
+
+
+def test_odd_bytes(image):
+    path = str(image.path / "nbd")
+    with subprocess.Popen(["nbdkit", "-f", "-U", path, "-P", "pid", PLUGIN, "a", "snapshot=s"], cwd=image.path) as server:
+        try:
+            while not (image.path / "pid").exists():  # written when it listens
+                assert server.poll() is None
+            clients = [Client(path), Client(path)]
+            assert clients[0].size == 64 * MIB
+            for off, n in ((MIB - 3, 7), (MIB + 511, 2), (4 * MIB - 513, 1025), (64 * MIB - 1, 1), (0, 4096)):
+                for c in clients:
+                    want = bytes(1 if MIB <= at < 4 * MIB else 0 for at in range(off, off + n))
+                    assert c.read(off, n) == want
+            assert clients[0].read(64 * MIB - 512, 1024) == 22  # EINVAL
+            for c in clients:
+                c.sock.close()
+        finally:
+            server.kill()

@@ -1,0 +1,225 @@
+/* nbdkit-cairn-plugin: an image, or a snapshot in it, read-only over NBD. The server is nbdkit's;
+ * here is what it asks a disk for. Each connection has a loop and a disk of its own, on the thread
+ * that serves it. */
+#include "base/err.h"
+#include "base/loop.h"
+#include "base/util.h"
+#include "block/block.h"
+#include "tools/img/img.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define NBDKIT_API_VERSION 2
+#include <nbdkit-plugin.h>
+
+#define THREAD_MODEL NBDKIT_THREAD_MODEL_SERIALIZE_REQUESTS
+
+struct export {
+	struct loop *loop;
+	struct block *block;
+	uint64_t size_bytes;
+};
+
+/* Strings are ours. */
+static struct img_open options;
+static bool share;
+
+/* nbdkit may change its folder before the image is opened. */
+static int absolute_path(const char *value, const char **ret)
+{
+	free((char *)*ret);
+	*ret = nbdkit_absolute_path(value);
+	return *ret ? 0 : -1;
+}
+
+static int word(const char *value, const char **ret)
+{
+	free((char *)*ret);
+	*ret = strdup(value);
+	if (*ret)
+		return 0;
+	nbdkit_error("out of memory");
+	return -1;
+}
+
+static int plugin_config(const char *key, const char *value)
+{
+	int yes;
+
+	if (!strcmp(key, "file"))
+		return absolute_path(value, &options.path);
+	if (!strcmp(key, "format"))
+		return word(value, &options.format);
+	if (!strcmp(key, "snapshot"))
+		return word(value, &options.snapshot);
+	if (!strcmp(key, "allow") && options.nallow < IMG_ALLOW_MAX)
+		return absolute_path(value, &options.allow[options.nallow++]);
+	if (!strcmp(key, "allow")) {
+		nbdkit_error("allow can be given %d times", IMG_ALLOW_MAX);
+		return -1;
+	}
+	if (!strcmp(key, "share")) {
+		yes = nbdkit_parse_bool(value);
+		share = yes > 0;
+		return yes < 0 ? -1 : 0;
+	}
+	nbdkit_error("'%s' is no parameter; file, format, snapshot, allow and share are", key);
+	return -1;
+}
+
+static int plugin_config_complete(void)
+{
+	if (!options.path) {
+		nbdkit_error("which image? Give file=IMAGE");
+		return -1;
+	}
+	/* A snapshot does not change, whoever writes to the disk meanwhile. */
+	options.no_lock = share || options.snapshot;
+	return 0;
+}
+
+static void plugin_unload(void)
+{
+	free((char *)options.path);
+	free((char *)options.format);
+	free((char *)options.snapshot);
+	for (unsigned i = 0; i < options.nallow; i++)
+		free((char *)options.allow[i]);
+}
+
+static void plugin_close(void *handle)
+{
+	struct export *x = handle;
+
+	block_close(x->block);
+	loop_free(x->loop);
+	free(x);
+}
+
+static void *plugin_open(int read_only)
+{
+	struct export *x = calloc(1, sizeof(*x));
+	struct block_info info;
+	struct err e;
+	int r;
+
+	(void)read_only;
+	if (!x) {
+		nbdkit_error("out of memory");
+		return NULL;
+	}
+	r = loop_new(64, &x->loop, &e);
+	if (!r)
+		r = img_block_open(x->loop, &options, &x->block, &e);
+	if (r < 0) {
+		nbdkit_error("%s", e.msg);
+		plugin_close(x);
+		return NULL;
+	}
+	block_info(x->block, &info);
+	x->size_bytes = info.size_bytes;
+	return x;
+}
+
+static int64_t plugin_get_size(void *handle)
+{
+	const struct export *x = handle;
+
+	return (int64_t)x->size_bytes;
+}
+
+/* Connections may have disks of their own: nobody writes. */
+static int plugin_can_multi_conn(void *handle)
+{
+	(void)handle;
+	return 1;
+}
+
+static int failed(int r, const char *what, uint64_t offset)
+{
+	nbdkit_error("cannot %s at %llu: %s", what, (unsigned long long)offset, strerror(-r));
+	nbdkit_set_error(-r);
+	return -1;
+}
+
+static int read_run(struct export *x, void *buf, uint64_t off, size_t len)
+{
+	struct iovec iov = { buf, len };
+	struct block_req req = { .op = BLOCK_READ, .offset = off, .len = len, .iov = &iov, .niov = 1 };
+
+	return block_run(x->block, &req);
+}
+
+/* NBD counts in bytes, a disk in sectors. */
+static int read_part_sectors(struct export *x, void *buf, uint64_t off, size_t len)
+{
+	uint64_t from = ROUND_DOWN(off, BLOCK_SECTOR_BYTES), to = ROUND_UP(off + len, BLOCK_SECTOR_BYTES);
+	uint8_t *whole = malloc(to - from);
+	int r = whole ? read_run(x, whole, from, to - from) : -ENOMEM;
+
+	if (!r)
+		memcpy(buf, whole + (off - from), len);
+	free(whole);
+	return r;
+}
+
+static int plugin_pread(void *handle, void *buf, uint32_t count, uint64_t offset, uint32_t flags)
+{
+	struct export *x = handle;
+	bool sectors = !((offset | count) & (BLOCK_SECTOR_BYTES - 1));
+	int r = sectors ? read_run(x, buf, offset, count) : read_part_sectors(x, buf, offset, count);
+
+	(void)flags;
+	return r < 0 ? failed(r, "read", offset) : 0;
+}
+
+static int plugin_extents(void *handle, uint32_t count, uint64_t offset, uint32_t flags,
+	struct nbdkit_extents *extents)
+{
+	struct export *x = handle;
+	uint64_t at = ROUND_DOWN(offset, BLOCK_SECTOR_BYTES);
+	uint64_t end = MIN(ROUND_UP(offset + count, BLOCK_SECTOR_BYTES), x->size_bytes);
+
+	while (at < end) {
+		struct block_extent found;
+		int r = block_extent(x->block, at, end - at, &found);
+
+		if (r < 0)
+			return failed(r, "look", at);
+		if (nbdkit_add_extent(extents, at, found.len,
+			    found.zero ? NBDKIT_EXTENT_ZERO | NBDKIT_EXTENT_HOLE : 0) < 0)
+			return -1;
+		at += found.len;
+		if (flags & NBDKIT_FLAG_REQ_ONE)
+			break;
+	}
+	return 0;
+}
+
+static struct nbdkit_plugin plugin = {
+	.name = "cairn",
+	.longname = "Cairn's disk images",
+	.version = CAIRN_VERSION,
+	.description = "A qcow2 or raw image, or an internal snapshot of one, read-only.",
+	.magic_config_key = "file",
+	.config = plugin_config,
+	.config_complete = plugin_config_complete,
+	.config_help = "file=IMAGE      (required) The image.\n"
+		       "snapshot=NAME   Its snapshot of that name or id, also while a VM uses the image.\n"
+		       "format=FMT      raw or qcow2 (default: look at it).\n"
+		       "allow=DIR       Backing files may also lie below DIR.\n"
+		       "share=yes       Do not lock the image.",
+	.unload = plugin_unload,
+	.open = plugin_open,
+	.close = plugin_close,
+	.get_size = plugin_get_size,
+	.can_multi_conn = plugin_can_multi_conn,
+	.pread = plugin_pread,
+	.extents = plugin_extents,
+	.errno_is_preserved = 0,
+};
+
+NBDKIT_REGISTER_PLUGIN(plugin)
