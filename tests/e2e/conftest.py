@@ -71,6 +71,29 @@ def until(true):
         time.sleep(0.01)
 
 
+def open_files(pid):
+    """Where its fds lead. One that is closed meanwhile, and a process that has gone, have none."""
+    targets = []
+    try:
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            try:
+                targets.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+            except FileNotFoundError:
+                pass
+    except OSError:
+        pass
+    return targets
+
+
+def is_vm(pid):
+    """A process of a VM, or on its images?"""
+    try:
+        with open(f"/proc/{pid}/comm") as f:
+            return f.read().strip() == "cairn-vm"
+    except OSError:
+        return False
+
+
 class QmpError(Exception):
     def __init__(self, error):
         super().__init__(f"{error['class']}: {error['desc']}")

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from conftest import QmpError, until
+from conftest import QmpError, open_files, until
 from test_daemon import NOBODY, allowed, as_nobody, shared  # noqa: F401
 
 
@@ -99,8 +99,8 @@ def test_rights_count_again_at_the_start(shared, files):  # noqa: F811
     # Defined by root, it is root's.
     shared.cairn("define", shared.write("v", disks=[{"path": str(files / "roots.raw"), "format": "raw"}]))
     shared.cairn("start", "v")
-    fds = f"/proc/{shared.proc.pid}/fd"
-    assert not [x for x in os.listdir(fds) if os.readlink(f"{fds}/{x}").endswith(".raw")]
+    opened = open_files(shared.proc.pid)
+    assert opened and not [x for x in opened if x.endswith(".raw")]
 
 
 def test_who_defined_it_is_not_the_users_to_say(shared, files):  # noqa: F811

@@ -8,6 +8,7 @@ import subprocess
 import pytest
 
 import guestlib
+from conftest import is_vm, open_files
 
 pytestmark = pytest.mark.usefixtures("kvm")
 
@@ -43,8 +44,9 @@ def test_no_fd_leads_out(tmp_path):
     disk.write_bytes(bytes(1 << 20))
     with guestlib.interp(disks=[{"path": str(disk), "format": "raw"}]) as g:
         pid = g.vm_pid()
-        for fd in os.listdir(f"/proc/{pid}/fd"):
-            target = os.readlink(f"/proc/{pid}/fd/{fd}")
+        targets = open_files(pid)
+        assert str(disk) in targets
+        for target in targets:
             assert not os.path.isdir(target), target
             if target.startswith("/") and not target.startswith(("/dev/", "/memfd:")):
                 assert target in (str(disk), guestlib.bare("interp"), g.log_path), target
@@ -71,10 +73,4 @@ def test_a_forbidden_system_call_kills_the_vm_only(daemon, guest, tmp_path):
 
 def _is_vm_of(pid, daemon, name):
     """The process whose log lies in the VM's folder."""
-    try:
-        if open(f"/proc/{pid}/comm").read().strip() != "cairn-vm":
-            return False
-        fds = [os.readlink(f"/proc/{pid}/fd/{f}") for f in os.listdir(f"/proc/{pid}/fd")]
-    except OSError:
-        return False
-    return any(f.startswith(str(daemon.state / "vms" / name) + "/") for f in fds)
+    return is_vm(pid) and any(f.startswith(str(daemon.state / "vms" / name) + "/") for f in open_files(pid))

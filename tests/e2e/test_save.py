@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from conftest import BUILD, QmpError, until
+from conftest import BUILD, QmpError, open_files, until
 
 
 def run_with_fd(q, command, fd, **args):
@@ -615,12 +615,7 @@ def test_the_file_is_let_go_when_all_memory_is_there(daemon, filled, tmp_path):
     daemon.cairn("save", "vm1", f)
     daemon.cairn("restore", f)
     pid, = daemon.children()
-
-    def is_open():
-        # ls says of each where it leads; one that is closed meanwhile is none.
-        return f in subprocess.run(["ls", "-l", f"/proc/{pid}/fd"], capture_output=True, text=True).stdout
-
-    until(lambda: not is_open())
+    until(lambda: not [x for x in open_files(pid) if x.startswith(f)])
     check(filled)
     daemon.cairn("destroy", "vm1")
 

@@ -13,7 +13,7 @@ import time
 import pytest
 
 import guestlib
-from conftest import BUILD, Console
+from conftest import BUILD, Console, is_vm, open_files
 
 BLOCK = 65536
 
@@ -62,16 +62,9 @@ def vm(daemon, kvm, guest, tmp_path):
 
         def pid(self):
             # The lock's owner knows nothing of names: ask who has the disk open.
-            for p in os.listdir("/proc"):
-                if p.isdigit():
-                    try:
-                        if open(f"/proc/{p}/comm").read().strip() != "cairn-vm":
-                            continue
-                        fds = [os.readlink(f"/proc/{p}/fd/{f}") for f in os.listdir(f"/proc/{p}/fd")]
-                    except OSError:
-                        continue
-                    if str(self.disks[0]) in fds:
-                        return int(p)
+            for p in filter(str.isdigit, os.listdir("/proc")):
+                if is_vm(p) and str(self.disks[0]) in open_files(p):
+                    return int(p)
             raise AssertionError("no process has the disk open")
 
         def stop(self):

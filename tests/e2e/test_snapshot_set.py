@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from conftest import Console
+from conftest import Console, is_vm, open_files
 from test_disk_errors import Small
 from test_snapshot import check, crc32c, qemu_names, wait_released
 
@@ -75,12 +75,8 @@ class Vm:
     def pid(self):
         """Of the process that has the first disk open."""
         for p in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                if open(f"/proc/{p}/comm").read().strip() == "cairn-vm" and str(self.disks[0]) in [
-                        os.readlink(f"/proc/{p}/fd/{f}") for f in os.listdir(f"/proc/{p}/fd")]:
-                    return int(p)
-            except OSError:
-                continue
+            if is_vm(p) and str(self.disks[0]) in open_files(p):
+                return int(p)
         raise AssertionError("no process has the disk open")
 
     def off(self):
