@@ -51,6 +51,7 @@ struct loop {
 	struct loop_op *over, **over_tail; /* ended without the ring; told in the next round */
 	int *memory_fds;
 	unsigned nmemory_fds;
+	unsigned held; /* reads and writes that a device waits for: not submitted yet */
 	struct loop_trace *trace;
 };
 
@@ -417,10 +418,16 @@ static struct io_uring_sqe *op_sqe(struct loop *l)
 	return get_sqe(l);
 }
 
+static struct io_uring_sqe *data_sqe(struct loop *l, int fd)
+{
+	l->held += memory_fd_find(l, fd) == l->nmemory_fds;
+	return op_sqe(l);
+}
+
 void loop_readv(struct loop *l, struct loop_op *op, int fd, const struct iovec *iov, unsigned niov,
 	uint64_t offset)
 {
-	struct io_uring_sqe *sqe = op_sqe(l);
+	struct io_uring_sqe *sqe = data_sqe(l, fd);
 
 	if (l->trace)
 		l->trace->submit(l->trace, op, LOOP_OP_READ, fd, iov, niov, offset, 0, 0);
@@ -443,7 +450,7 @@ void loop_writev(struct loop *l, struct loop_op *op, int fd, const struct iovec 
 		op_over(l, op, write_now(fd, iov, niov, offset));
 		return;
 	}
-	sqe = op_sqe(l);
+	sqe = data_sqe(l, fd);
 	if (niov == 1)
 		io_uring_prep_write(sqe, fd, iov->iov_base, (unsigned)iov->iov_len, offset);
 	else
@@ -516,6 +523,17 @@ static void completion_handle(struct loop *l, uint64_t data, int res)
 	}
 }
 
+/* What callbacks have begun goes out soon, not when all are told: else a device is idle while its
+ * last answers are looked at, and then gets all at once. 4 KiB at random, 32 deep, on disk: with 2
+ * reads 91 k/s and writes 158 k/s, with 8 85 and 142, at the end of the round 75 and 113. */
+#define HELD_MAX 2u
+
+static void submit(struct loop *l)
+{
+	l->held = 0;
+	io_uring_submit(&l->ring);
+}
+
 static void completions_reap(struct loop *l)
 {
 	struct io_uring_cqe *cqe;
@@ -528,6 +546,8 @@ static void completions_reap(struct loop *l)
 
 		io_uring_cqe_seen(&l->ring, cqe);
 		completion_handle(l, data, res);
+		if (l->held >= HELD_MAX)
+			submit(l);
 	}
 }
 
@@ -564,10 +584,12 @@ void loop_run_once(struct loop *l, uint64_t timeout_ns)
 		ts.tv_nsec = (long long)(timeout_ns % 1000000000ULL);
 		tsp = &ts;
 	}
-	if (l->over || io_uring_cq_ready(&l->ring) || !timeout_ns)
-		io_uring_submit(&l->ring);
-	else
+	if (l->over || io_uring_cq_ready(&l->ring) || !timeout_ns) {
+		submit(l);
+	} else {
+		l->held = 0;
 		io_uring_submit_and_wait_timeout(&l->ring, &cqe, 1, tsp, NULL);
+	}
 	completions_reap(l);
 	over_tell(l);
 	timers_run(l);
