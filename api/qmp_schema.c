@@ -175,12 +175,12 @@ static const struct field job_data[] = {
 		"created, running, aborting, waiting, pending, concluded, null" }, END };
 
 const struct event_spec qmp_events[EVENT_ID_COUNT] = {
-	[EVENT_STOP] = { "STOP", "the vCPUs stand still", no_fields, false },
-	[EVENT_RESUME] = { "RESUME", "the vCPUs run on", no_fields, false },
-	[EVENT_SHUTDOWN] = { "SHUTDOWN", "the VM is off", guest_reason, false },
-	[EVENT_RESET] = { "RESET", "the machine was reset", guest_reason, false },
-	[EVENT_POWERDOWN] = { "POWERDOWN", "the power button was pressed", no_fields, false },
-	[EVENT_GUEST_PANICKED] = { "GUEST_PANICKED", "the guest says so", panicked_data, false },
-	[EVENT_BLOCK_IO_ERROR] = { "BLOCK_IO_ERROR", "an image failed a request", io_error_data, false },
-	[EVENT_JOB_STATUS_CHANGE] = { "JOB_STATUS_CHANGE", "a job goes its way", job_data, false },
+	[EVENT_STOP] = { "STOP", "the vCPUs stand still", no_fields, false, false },
+	[EVENT_RESUME] = { "RESUME", "the vCPUs run on", no_fields, false, false },
+	[EVENT_SHUTDOWN] = { "SHUTDOWN", "the VM is off", guest_reason, false, false },
+	[EVENT_RESET] = { "RESET", "the machine was reset", guest_reason, false, false },
+	[EVENT_POWERDOWN] = { "POWERDOWN", "the power button was pressed", no_fields, false, false },
+	[EVENT_GUEST_PANICKED] = { "GUEST_PANICKED", "the guest says so", panicked_data, false, false },
+	[EVENT_BLOCK_IO_ERROR] = { "BLOCK_IO_ERROR", "an image failed a request", io_error_data, false, false },
+	[EVENT_JOB_STATUS_CHANGE] = { "JOB_STATUS_CHANGE", "a job goes its way", job_data, false, false },
 };
