@@ -696,11 +696,11 @@ static void test_rename(void **state)
 /* Of entry `i` of the first disk's table; ids have one digit here. */
 static void id_write(size_t i, char id)
 {
-	struct qcow2_snapshot_info *list;
+	struct qcow2_snapshot_info *list = NULL;
 	struct qcow2_header h;
 	struct err e = { 0 };
 	char path[96];
-	size_t n;
+	size_t n = 0;
 	int fd;
 
 	path_of(0, "", path, sizeof(path));
