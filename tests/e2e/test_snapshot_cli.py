@@ -487,11 +487,12 @@ def test_snapshotname_wherever_a_name_is(vm):
         vm.cairn(*args, ok=2)
 
 
-def test_undefine_right_after_a_look(fake):
-    """The process that has just listed the snapshots still ends: nobody is refused for that."""
-    define(fake)
-    q, other = fake.qmp(), fake.qmp()
-    q.run("snapshot-list", vm="vm1")
+def test_undefine_during_a_look(fake):
+    """Another client lists the snapshots meanwhile: nobody is refused for that, they wait."""
+    define(fake, cmdline="quits-in=500")
+    looker, q, other = fake.qmp(), fake.qmp(), fake.qmp()
+    looker.send(json.dumps({"execute": "snapshot-list", "arguments": {"vm": "vm1"}}).encode())
+    child(fake)
     message = {"execute": "vm-undefine", "arguments": {"vm": "vm1"}}
     for client in (q, other):
         client.send(json.dumps(message).encode())
