@@ -198,6 +198,22 @@ int fixture_vm_read(struct fixture *f, struct block *b, const char *id, void *bu
 	return v.res;
 }
 
+void sync_done(struct block_snapshot_op *op, int res, const struct err *e)
+{
+	struct sync_op *s = container_of(op, struct sync_op, op);
+
+	s->over = true;
+	s->res = res;
+	s->err = *e;
+}
+
+int sync_wait(struct fixture *f, struct sync_op *s)
+{
+	while (!s->over)
+		loop_run_once(f->loop, UINT64_MAX);
+	return s->res;
+}
+
 void fixture_check_leaks_only(struct fixture *f, const char *name)
 {
 	int st = fixture_status(f, "qemu-img check -q -f qcow2 %s", name);

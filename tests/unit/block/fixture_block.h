@@ -20,6 +20,7 @@
 #include "base/err.h"
 #include "base/loop.h"
 #include "block/block.h"
+#include "block/block_snapshot.h"
 
 struct qcow2_create;
 
@@ -53,6 +54,16 @@ int fixture_rw(struct block *b, enum block_op op, uint64_t off, void *buf, size_
 int fixture_op(struct block *b, enum block_op op, unsigned flags, uint64_t off, uint64_t len);
 /* The VM state of a snapshot, from 0 on. */
 int fixture_vm_read(struct fixture *f, struct block *b, const char *id, void *buf, size_t len);
+/* An operation on snapshots, waited for: op.done is sync_done. */
+struct sync_op {
+	struct block_snapshot_op op;
+	bool over;
+	int res;
+	struct err err;
+};
+void sync_done(struct block_snapshot_op *op, int res, const struct err *e);
+/* Returns res. */
+int sync_wait(struct fixture *f, struct sync_op *s);
 /* `qemu-img check` finds nothing, or leaks and no more. */
 void fixture_check_leaks_only(struct fixture *f, const char *name);
 /* Overwrite bytes of a file: to make malformed images. */

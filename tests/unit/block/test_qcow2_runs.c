@@ -101,18 +101,6 @@ static void test_changes_are_seen(void **state)
 	(void)state;
 }
 
-struct sync_op {
-	struct block_snapshot_op op;
-	bool over;
-};
-
-static void sync_done(struct block_snapshot_op *op, int res, const struct err *e)
-{
-	if (res < 0)
-		fail_msg("%s", e->msg);
-	container_of(op, struct sync_op, op)->over = true;
-}
-
 /* Tables that are copied away from a snapshot and given up when it is applied: their clusters
  * hold other tables in the next round. */
 static void test_tables_in_clusters_of_others(void **state)
@@ -137,8 +125,8 @@ static void test_tables_in_clusters_of_others(void **state)
 			assert_reads(b, i * REACH + CLUSTER, 0);
 		}
 		block_snapshot_apply(b, "1", &o.op);
-		while (!o.over)
-			loop_run_once(f.loop, UINT64_MAX);
+		if (sync_wait(&f, &o) < 0)
+			fail_msg("%s", o.err.msg);
 	}
 	assert_int_equal(block_close(b), 0);
 	fixture_run(&f, "qemu-img check -q img");

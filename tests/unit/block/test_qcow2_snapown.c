@@ -8,29 +8,6 @@
 #define DISK (8 * MIB)
 #define STATE (4 * MIB)
 
-struct sync_op {
-	struct block_snapshot_op op;
-	bool over;
-	int res;
-	struct err err;
-};
-
-static void sync_done(struct block_snapshot_op *op, int res, const struct err *e)
-{
-	struct sync_op *s = container_of(op, struct sync_op, op);
-
-	s->over = true;
-	s->res = res;
-	s->err = *e;
-}
-
-static int sync_wait(struct fixture *f, struct sync_op *s)
-{
-	while (!s->over)
-		loop_run_once(f->loop, UINT64_MAX);
-	return s->res;
-}
-
 static uint64_t own(struct fixture *f, struct block *b, const char *id)
 {
 	struct sync_op o = {.op.done = sync_done};

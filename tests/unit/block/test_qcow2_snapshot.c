@@ -8,30 +8,6 @@
 
 #define DISK (8 * MIB)
 
-/* ---- an operation, waited for ---- */
-
-struct sync_op {
-	struct block_snapshot_op op;
-	bool over;
-	int res;
-	struct err err;
-};
-
-static void sync_done(struct block_snapshot_op *op, int res, const struct err *e)
-{
-	struct sync_op *s = container_of(op, struct sync_op, op);
-
-	s->over = true;
-	s->res = res;
-	s->err = *e;
-}
-
-static void sync_wait(struct fixture *f, struct sync_op *s)
-{
-	while (!s->over)
-		loop_run_once(f->loop, UINT64_MAX);
-}
-
 static struct block_snapshot *begin(struct fixture *f, struct block *b)
 {
 	struct block_snapshot *s = NULL;
