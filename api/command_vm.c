@@ -3,6 +3,7 @@
 #include "api/config.h"
 #include "api/conn.h"
 #include "api/daemon.h"
+#include "api/identity.h"
 #include "api/images.h"
 #include "api/js.h"
 #include "api/opener.h"
@@ -37,11 +38,10 @@ static int define_check(struct daemon *d, struct definition *def, struct vm **re
 	*ret_old = old;
 	if (old && (old->opener || old->half))
 		return vm_check_idle(old, "define", e);
-	if (!definition_has_uuid(def)) {
-		if (!old)
-			return definition_make_uuid(def, e);
+	if (!definition_has_uuid(def) && old)
 		memcpy(def->uuid, old->def->uuid, sizeof(def->uuid));
-	}
+	if (!definition_has_uuid(def) && definition_make_uuid(def, e) < 0)
+		return -EIO;
 	if (old && memcmp(old->def->uuid, def->uuid, sizeof(def->uuid)))
 		return err_set(e, -EEXIST, ERR_EXISTS,
 			"uuid: VM '%s' exists with another one; leave it out, or undefine the VM first",
@@ -50,7 +50,7 @@ static int define_check(struct daemon *d, struct definition *def, struct vm **re
 	if (holder && holder != old)
 		return err_set(e, -EEXIST, ERR_EXISTS,
 			"uuid: is taken by VM '%s'; leave it out and one is made", holder->def->name);
-	return 0;
+	return identity_complete(d, def, old, e);
 }
 
 static int define_keep(struct daemon *d, struct definition **def, struct vm *old,
@@ -166,6 +166,7 @@ static void define_done(void *opaque, int r, const struct vm_defined *what, cons
 	js_put_str(o, "name", what->def->name);
 	js_put_str(o, "uuid", uuid);
 	js_put_bool(o, "created", what->created);
+	js_put(o, "warnings", definition_warnings(what->def));
 	call_return(c, o);
 }
 

@@ -8,7 +8,9 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 
 unsigned config_add_fd(struct config *c, int fd)
 {
@@ -37,12 +39,22 @@ static int open_failed(const struct config_file *f, struct err *e)
 		strerror(error), hint);
 }
 
+static int open_nothing(const struct config_file *f, struct err *e)
+{
+	int fd = memfd_create("no medium", MFD_CLOEXEC);
+
+	return fd < 0 ? err_set_errno(e, -errno, "%s", f->key) : fd;
+}
+
 /* O_NONBLOCK for the open alone: a pipe in the place of a disk must not hold us up. */
 int config_open_file(const struct config_file *f, struct err *e)
 {
-	CLEANUP_CLOSE int fd = open(f->path, (f->write ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY |
-						     O_NONBLOCK);
+	CLEANUP_CLOSE int fd = -1;
 	struct stat st;
+
+	if (!f->path)
+		return open_nothing(f, e);
+	fd = open(f->path, (f->write ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
 
 	if (fd < 0 || fstat(fd, &st) < 0 || fcntl(fd, F_SETFL, 0) < 0)
 		return open_failed(f, e);
@@ -116,7 +128,7 @@ static int layer_add(struct config_files *files, struct vm_disk *v, unsigned i, 
 	if (at < 0)
 		return at;
 	v->fd[k] = (uint16_t)at;
-	v->format[k] = d->layers[k].format;
+	v->format[k] = d->nlayers ? d->layers[k].format : DEFINITION_FORMAT_RAW;
 	v->data_fd[k] = VM_NO_FD;
 	if (!d->layers[k].data_file)
 		return 0;
@@ -133,18 +145,28 @@ static int disk_add(struct config_files *files, struct vm_disk *v, unsigned i,
 {
 	snprintf(v->id, sizeof(v->id), "%s", d->id);
 	snprintf(v->serial, sizeof(v->serial), "%s", d->serial);
-	v->nlayers = d->nlayers;
+	v->nlayers = MAX(d->nlayers, 1);
 	v->read_only = d->read_only;
 	v->error_policy = d->error_policy;
 	v->queues = d->queues;
 	v->queue_size = d->queue_size;
-	for (unsigned k = 0; k < d->nlayers; k++) {
+	for (unsigned k = 0; k < v->nlayers; k++) {
 		int r = layer_add(files, v, i, k, d, e);
 
 		if (r < 0)
 			return r;
 	}
 	return 0;
+}
+
+/* What the clock on the wall is ahead of UTC, now. */
+static int32_t local_offset_s(void)
+{
+	time_t now = time(NULL);
+	struct tm tm;
+
+	tzset();
+	return localtime_r(&now, &tm) ? (int32_t)tm.tm_gmtoff : 0;
 }
 
 static void config_fill(struct vm_config *v, const struct definition *d)
@@ -168,6 +190,8 @@ static void config_fill(struct vm_config *v, const struct definition *d)
 	v->guest_agent = d->guest_agent;
 	v->debug_exit = d->debug_exit;
 	v->shutdown_deadline_s = d->shutdown_deadline_s;
+	if (d->clock == DEFINITION_LOCALTIME)
+		v->clock_offset_s = local_offset_s();
 	v->log_fd = VM_NO_FD;
 	v->end_fd = VM_NO_FD;
 	v->restore_fd = VM_NO_FD;

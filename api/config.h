@@ -19,7 +19,7 @@ struct config {
 /* A file to open; its index in the list is its fd's in the configuration. */
 struct config_file {
 	char key[64]; /* "disks[0].path" */
-	const char *path; /* the definition's */
+	const char *path; /* the definition's; NULL: an empty one, for a drive without a medium */
 	bool write, block; /* a block device will do as well */
 };
 

@@ -31,15 +31,35 @@ struct definition_layer {
 	uint8_t format;
 };
 
+enum definition_device { DEFINITION_DISK = 0, DEFINITION_CDROM = 1 };
+
 struct definition_disk {
 	char id[16];
+	uint8_t device; /* enum definition_device; a cdrom is read_only */
 	char serial[24];
 	struct definition_layer layers[VM_DISK_LAYERS_MAX]; /* [0] the disk, [1] its backing, … */
-	uint16_t nlayers;
+	uint16_t nlayers;    /* 0: a cdrom without a medium */
 	uint16_t queues;     /* 0: one per vCPU */
 	uint16_t queue_size; /* 0: the default */
+	uint16_t boot_order; /* 0: none */
 	uint8_t error_policy;
 	bool read_only;
+};
+
+#define DEFINITION_INTERFACES_MAX 8
+#define DEFINITION_MAC_BYTES 6
+#define DEFINITION_MAC_TEXT 18 /* with the NUL */
+
+enum definition_network { DEFINITION_NETWORK = 0, DEFINITION_BRIDGE = 1, DEFINITION_USER = 2 };
+enum definition_clock { DEFINITION_UTC = 0, DEFINITION_LOCALTIME = 1 };
+
+struct definition_interface {
+	char id[16];
+	uint8_t type;	  /* enum definition_network */
+	char source[64];  /* the network's or the bridge's name; empty: user */
+	uint8_t mac[DEFINITION_MAC_BYTES]; /* all zero: none given */
+	uint8_t model;	  /* virtio is 0, and the only one */
+	uint8_t link;	  /* 0: up, 1: down */
 };
 
 struct definition {
@@ -52,6 +72,9 @@ struct definition {
 	char *kernel, *initrd, *cmdline; /* NULL: none; paths are absolute */
 	struct definition_disk *disks;
 	uint32_t ndisks;
+	struct definition_interface *interfaces;
+	uint32_t ninterfaces;
+	uint8_t clock; /* enum definition_clock */
 	uint32_t shutdown_deadline_s;
 	bool rng, virtio_console, guest_agent, debug_exit, huge_pages;
 	uint8_t assist, on_poweroff, on_reboot, on_crash; /* as in vm_msg.h */
@@ -74,8 +97,18 @@ struct json_object *definition_to_json(const struct definition *d);
 /* Every file that the definition names: there, and of the right kind. Opens nothing. */
 int definition_check_files(const struct definition *d, struct err *e);
 
+/* What is kept and has no effect yet, a sentence each: an array of strings, the caller's to put. */
+struct json_object *definition_warnings(const struct definition *d);
+
 /* Is name one that a VM may have? Sentence without a path to a key. */
 int definition_check_name(const char *name, struct err *e);
+
+bool definition_has_mac(const struct definition_interface *i);
+/* 52:54:00 and three random bytes. Returns 0 or -errno. */
+int definition_make_mac(struct definition_interface *i, struct err *e);
+void mac_print(const uint8_t mac[DEFINITION_MAC_BYTES], char text[DEFINITION_MAC_TEXT]);
+/* Returns 0 or -EINVAL. */
+int mac_parse(const char *text, uint8_t mac[DEFINITION_MAC_BYTES]);
 
 bool definition_has_uuid(const struct definition *d);
 /* A random one (RFC 4122, 4.4). Returns 0 or -errno. */

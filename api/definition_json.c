@@ -36,7 +36,9 @@ static struct json_object *disk_to_json(const struct definition_disk *d)
 	struct json_object *o = json_object_new_object();
 
 	js_put_str(o, "id", d->id);
-	put_layer(o, &d->layers[0]);
+	js_put_str(o, "device", d->device == DEFINITION_CDROM ? "cdrom" : "disk");
+	if (d->nlayers)
+		put_layer(o, &d->layers[0]);
 	js_put_bool(o, "readonly", d->read_only);
 	if (d->serial[0])
 		js_put_str(o, "serial", d->serial);
@@ -45,6 +47,8 @@ static struct json_object *disk_to_json(const struct definition_disk *d)
 	if (d->queue_size)
 		js_put_uint(o, "queue_size", d->queue_size);
 	js_put_str(o, "errors", policies[MIN(d->error_policy, 2)]);
+	if (d->boot_order)
+		js_put_uint(o, "boot_order", d->boot_order);
 	if (d->nlayers > 1) {
 		struct json_object *backing = json_object_new_array();
 
@@ -56,6 +60,30 @@ static struct json_object *disk_to_json(const struct definition_disk *d)
 		}
 		js_put(o, "backing", backing);
 	}
+	return o;
+}
+
+static const char *network_name(uint8_t type)
+{
+	static const char *const names[] = { "network", "bridge", "user" };
+
+	return names[MIN(type, 2)];
+}
+
+static struct json_object *interface_to_json(const struct definition_interface *i)
+{
+	struct json_object *o = json_object_new_object();
+	char mac[DEFINITION_MAC_TEXT];
+
+	js_put_str(o, "id", i->id);
+	js_put_str(o, "type", network_name(i->type));
+	if (i->source[0])
+		js_put_str(o, "source", i->source);
+	mac_print(i->mac, mac);
+	if (definition_has_mac(i))
+		js_put_str(o, "mac", mac);
+	js_put_str(o, "model", "virtio");
+	js_put_str(o, "link", i->link ? "down" : "up");
 	return o;
 }
 
@@ -111,7 +139,7 @@ static void put_policies(struct json_object *o, const struct definition *d)
 struct json_object *definition_to_json(const struct definition *d)
 {
 	struct json_object *o = json_object_new_object(), *disks = json_object_new_array(),
-			   *console = json_object_new_object();
+			   *interfaces = json_object_new_array(), *console = json_object_new_object();
 	char uuid[DEFINITION_UUID_TEXT];
 
 	js_put_int(o, "version", DEFINITION_VERSION);
@@ -130,13 +158,30 @@ struct json_object *definition_to_json(const struct definition *d)
 	for (unsigned i = 0; i < d->ndisks; i++)
 		json_object_array_add(disks, disk_to_json(&d->disks[i]));
 	js_put(o, "disks", disks);
+	for (unsigned i = 0; i < d->ninterfaces; i++)
+		json_object_array_add(interfaces, interface_to_json(&d->interfaces[i]));
+	js_put(o, "interfaces", interfaces);
 	js_put_bool(console, "virtio", d->virtio_console);
 	js_put(o, "console", console);
 	js_put_bool(o, "rng", d->rng);
 	js_put_bool(o, "guest_agent", d->guest_agent);
+	js_put_str(o, "clock", d->clock == DEFINITION_LOCALTIME ? "localtime" : "utc");
 	js_put_bool(o, "debug_exit", d->debug_exit);
 	put_policies(o, d);
 	return o;
+}
+
+struct json_object *definition_warnings(const struct definition *d)
+{
+	struct json_object *list = json_object_new_array();
+	char text[128];
+
+	for (unsigned i = 0; i < d->ninterfaces; i++) {
+		snprintf(text, sizeof(text), "interface %s: is kept, but has no effect: this version has no "
+					     "network devices", d->interfaces[i].id);
+		json_object_array_add(list, json_object_new_string(text));
+	}
+	return list;
 }
 
 /* ---- uuid ---- */

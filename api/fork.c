@@ -1,4 +1,5 @@
 #include "api/fork.h"
+#include "api/identity.h"
 #include "api/daemon.h"
 #include "api/definition.h"
 #include "api/job.h"
@@ -114,6 +115,14 @@ static int disks_rename(const struct definition *source, struct json_object *o, 
 	return r;
 }
 
+static void macs_drop(struct json_object *o)
+{
+	struct json_object *list = js_get_array(o, "interfaces");
+
+	for (size_t i = 0; i < json_object_array_length(list); i++)
+		json_object_object_del(json_object_array_get_idx(list, i), "mac");
+}
+
 /* The source's definition under another name, with a uuid of its own. */
 static int clone_define(struct clone *c, struct json_object *o, const char *name, struct err *e)
 {
@@ -128,7 +137,9 @@ static int clone_define(struct clone *c, struct json_object *o, const char *name
 	/* Its files are those of whoever defined the source, and no more than they may open. */
 	if (!r && rights_copy(c->fork->source->def->rights, &c->def->rights) < 0)
 		r = err_set_errno(e, -ENOMEM, "clones");
-	return r < 0 ? r : definition_make_uuid(c->def, e);
+	if (!r)
+		r = definition_make_uuid(c->def, e);
+	return r < 0 ? r : identity_complete(c->fork->daemon, c->def, NULL, e);
 }
 
 static int clones_define(struct fork *f, const struct fork_how *how, struct err *e)
@@ -138,6 +149,7 @@ static int clones_define(struct fork *f, const struct fork_how *how, struct err 
 	int r = 0;
 
 	json_object_object_del(source, "uuid");
+	macs_drop(source);
 	for (unsigned i = 0; i < f->n && !r; i++) {
 		f->clones[i].fork = f;
 		if (how->count)

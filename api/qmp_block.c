@@ -82,10 +82,11 @@ static struct json_object *block_to_json(const struct definition_disk *disk, con
 	js_put_str(o, "device", disk->id);
 	js_put_str(o, "qdev", disk->id);
 	js_put_str(o, "type", "unknown");
-	js_put_bool(o, "removable", false);
+	js_put_bool(o, "removable", disk->device == DEFINITION_CDROM);
 	js_put_bool(o, "locked", false);
 	js_put_str(o, "io-status", fault == VM_DISK_NO_SPACE ? "nospace" : fault ? "failed" : "ok");
-	js_put(o, "inserted", node_to_json(disk, i));
+	if (disk->nlayers)
+		js_put(o, "inserted", node_to_json(disk, i));
 	return o;
 }
 
@@ -131,9 +132,10 @@ static struct json_object *bare_node(const struct definition_disk *disk, const s
 	uint8_t fault)
 {
 	(void)fault;
-	return node_to_json(disk, i);
+	return disk->nlayers ? node_to_json(disk, i) : NULL;
 }
 
+/* to_json gives NULL for a drive without a medium that is not to be listed. */
 static void disks_return(struct call *c, const struct vm_info *info,
 	struct json_object *(*to_json)(const struct definition_disk *disk, const struct vm_disk_info *i,
 		uint8_t fault))
@@ -145,7 +147,10 @@ static void disks_return(struct call *c, const struct vm_info *info,
 		uint8_t fault;
 		const struct vm_disk_info *d = disk_find(info, def->disks[i].id, &fault);
 
-		json_object_array_add(list, to_json(&def->disks[i], d, fault));
+		struct json_object *o = to_json(&def->disks[i], d, fault);
+
+		if (o)
+			json_object_array_add(list, o);
 	}
 	call_return(c, list);
 }

@@ -326,7 +326,7 @@ static bool space_is_short(const struct vm *vm, char *detail, size_t size)
 		struct statvfs fs;
 		struct stat st;
 
-		if (disk->read_only || stat(path, &st) < 0 || !S_ISREG(st.st_mode) ||
+		if (disk->read_only || !disk->nlayers || stat(path, &st) < 0 || !S_ISREG(st.st_mode) ||
 			statvfs(path, &fs) < 0 ||
 			!schedule_space_is_short(&vm->schedule->plan,
 				(uint64_t)fs.f_bavail * fs.f_frsize,

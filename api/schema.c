@@ -37,7 +37,8 @@ static const struct field define_args[] = {
 static const struct field define_returns[] = {
 	{ "name", FIELD_STRING, REQUIRED, "of the VM" },
 	{ "uuid", FIELD_STRING, REQUIRED, "given, kept or made" },
-	{ "created", FIELD_BOOL, REQUIRED, "false: it existed and is redefined" }, END };
+	{ "created", FIELD_BOOL, REQUIRED, "false: it existed and is redefined" },
+	{ "warnings", FIELD_ARRAY, REQUIRED, "sentences: what is kept and has no effect" }, END };
 
 static const struct field dump_returns[] = {
 	{ "definition", FIELD_OBJECT, REQUIRED, "canonical: every key stated" }, END };

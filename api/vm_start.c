@@ -80,7 +80,7 @@ static int disk_check_free(struct vm *vm, unsigned i, const struct stat *st, str
 			/* Another user's path may lead anywhere: it is not the daemon's to follow.
 			 * The image's lock refuses that one. */
 			if (vm_live(other)->rights || (disk->read_only && !ours_writes) ||
-				stat(disk->layers[0].path, &their) < 0 ||
+				!disk->nlayers || stat(disk->layers[0].path, &their) < 0 ||
 				their.st_ino != st->st_ino || their.st_dev != st->st_dev)
 				continue;
 			return in_use(vm, i, other, e);

@@ -597,6 +597,15 @@ static const struct device_ops rtc_ops = {
 	.free = rtc_free,
 };
 
+void rtc_set_ahead(struct device *dev, int32_t of_utc_s)
+{
+	struct rtc *t = container_of(dev, struct rtc, dev);
+
+	t->offset_ns = of_utc_s * NS_PER_S;
+	t->seen_ns = rtc_now_ns(t);
+	t->seen_s = floor_s(t->seen_ns);
+}
+
 int rtc_new(struct dev_host *h, struct bus *pio, struct device **ret_dev, struct err *e)
 {
 	struct rtc *t = calloc(1, sizeof(*t));

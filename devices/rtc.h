@@ -12,6 +12,8 @@ struct dev_host;
 struct device;
 struct err;
 
+#include <stdint.h>
+
 #define RTC_PORT 0x70
 #define RTC_GSI 8
 #define RTC_CENTURY_REGISTER 0x32 /* for the FADT */
@@ -19,5 +21,7 @@ struct err;
 /* name "rtc". h->loop runs its timer; memory sizes come from h->ram. Freed through the
  * device's ops. Returns 0 or -errno. */
 int rtc_new(struct dev_host *h, struct bus *pio, struct device **ret_dev, struct err *e);
+/* For guests that take the clock for local time; before the VM runs. */
+void rtc_set_ahead(struct device *rtc, int32_t of_utc_s);
 
 #endif

@@ -141,6 +141,8 @@ static int board_devices_new(struct machine *m, struct err *e)
 	if (!r)
 		r = device_keep(m, rtc_new(h, m->pio, &d, e), &d);
 	if (!r)
+		rtc_set_ahead(m->devices[m->ndevices - 1], m->cfg.clock_offset_s);
+	if (!r)
 		r = device_keep(m, acpi_pm_new(h, m->pio, &m->acpi_pm, e), &m->acpi_pm);
 	if (!r)
 		r = device_keep(m, vmgenid_new(h, m->acpi_pm, &m->vmgenid, e), &m->vmgenid);

@@ -158,7 +158,7 @@ int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e)
 			"configuration: a file did not come along, or has two users");
 	if (c->assist > VM_ASSIST_OFF || c->on_poweroff > VM_ACTION_PRESERVE ||
 		c->on_reboot > VM_ACTION_PRESERVE || c->on_crash > VM_ACTION_PRESERVE ||
-		c->log_level > 4 || c->ndisks > VM_DISKS_MAX)
+		c->log_level > 4 || c->clock_offset_s < -86400 || c->clock_offset_s > 86400 || c->ndisks > VM_DISKS_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a value is out of range");
 	if (c->forked && c->restore_fd == VM_NO_FD)
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a clone needs a state to begin with");

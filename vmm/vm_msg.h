@@ -191,6 +191,7 @@ struct vm_config {
 	/* VM_NO_FD: none. Else what memory was touched first after a restore or a revert is kept there for the next
 	 * one; see snapshot/working_set.h. */
 	uint16_t touched_fd;
+	int32_t clock_offset_s; /* what the RTC is ahead of UTC at the start, at most a day */
 };
 
 struct vm_reply {

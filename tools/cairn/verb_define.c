@@ -33,6 +33,16 @@ static int definition_read(const char *file, struct json_object **ret_o, char fo
 	return js_read(file, DEFINITION_FILE_MAX, ret_o, e);
 }
 
+static void warnings_print(struct json_object *answer)
+{
+	struct json_object *list = js_get_array(answer, "warnings");
+	size_t n = list ? json_object_array_length(list) : 0;
+
+	for (size_t i = 0; i < n; i++)
+		fprintf(stderr, "warning: %s\n",
+			json_object_get_string(json_object_array_get_idx(list, i)));
+}
+
 int verb_define(struct cli *c)
 {
 	CLEANUP_JS struct json_object *answer = NULL;
@@ -52,6 +62,7 @@ int verb_define(struct cli *c)
 	}
 	if (r < 0)
 		return cli_fail(&e, "Failed to define domain from %s", c->pos[0]);
+	warnings_print(answer);
 	if (validate)
 		printf("%s validates\n", c->pos[0]);
 	else

@@ -295,6 +295,51 @@ static void test_relative(void **state)
 	assert_string_equal(e.msg, "boot.kernel: must be an absolute path");
 }
 
+static void refuse_interface(const char *keys, const char *words)
+{
+	char text[1024];
+
+	snprintf(text, sizeof(text), "\"interfaces\":[%s]", keys);
+	refuse_key(text, words);
+}
+
+static void test_interfaces(void **state)
+{
+	(void)state;
+	refuse_key("\"interfaces\":{}", "interfaces: must be an array of interfaces");
+	refuse_interface("{}", "interfaces[0]: type is missing; use network, bridge or user");
+	refuse_interface("{\"type\":\"tap\"}", "interfaces[0].type: \"tap\" is not one of the choices");
+	refuse_interface("{\"type\":\"network\"}", "source is missing; give the name of the network");
+	refuse_interface("{\"type\":\"bridge\"}", "source is missing; give the name of the bridge");
+	refuse_interface("{\"type\":\"user\",\"source\":\"a\"}", "a user interface has none");
+	refuse_interface("{\"type\":\"bridge\",\"source\":\"../br0\"}", "source: must begin with a letter");
+	refuse_interface("{\"type\":\"network\",\"source\":\"a/b\"}", "may have letters, digits");
+	refuse_interface("{\"type\":\"bridge\",\"source\":\"a123456789012345\"}", "has at most 15");
+	refuse_interface("{\"type\":\"user\",\"mac\":\"52:54:00:12:34\"}", "mac: \"52:54:00:12:34\" is not a MAC");
+	refuse_interface("{\"type\":\"user\",\"mac\":\"52:54:00:12:34:5g\"}", "is not a MAC address");
+	refuse_interface("{\"type\":\"user\",\"mac\":\"01:00:5e:00:00:01\"}", "is a multicast address");
+	refuse_interface("{\"type\":\"user\",\"mac\":\"00:00:00:00:00:00\"}", "must not be all zeros");
+	refuse_interface("{\"type\":\"user\",\"model\":\"e1000\"}", "model: \"e1000\" is not one of the choices");
+	refuse_interface("{\"type\":\"user\"},{\"type\":\"user\",\"id\":\"net0\"}",
+		"interfaces[1].id: \"net0\" is the id of interfaces[0] too");
+	refuse_interface("{\"type\":\"user\",\"mac\":\"52:54:00:12:34:56\"},"
+			 "{\"type\":\"user\",\"mac\":\"52:54:00:12:34:56\"}",
+		"interfaces[1].mac: is the address of interfaces[0] too");
+}
+
+static void test_cdrom(void **state)
+{
+	(void)state;
+	refuse_key("\"disks\":[{\"device\":\"floppy\"}]", "device: \"floppy\" is not one of the choices");
+	refuse_key("\"disks\":[{\"device\":\"cdrom\",\"format\":\"raw\"}]", "path is missing; give the path of the medium");
+	refuse_key("\"disks\":[{\"device\":\"cdrom\",\"path\":\"/i\"}]", "format is missing");
+	refuse_key("\"disks\":[{\"device\":\"disk\"}]", "path is missing; give the path of the image");
+	refuse_disk("\"boot_order\":0", "boot_order: 0 is out of range");
+	refuse_key("\"disks\":[{" DISK ",\"boot_order\":1},{\"device\":\"cdrom\",\"boot_order\":1}]",
+		"disks[1].boot_order: 1 is that of disks[0] too");
+	refuse_key("\"clock\":\"gmt\"", "clock: \"gmt\" is not one of the choices; use utc or localtime");
+}
+
 /* Canonical JSON of everything parses to the same canonical JSON. */
 static void test_round_trip(void **state)
 {
@@ -304,13 +349,17 @@ static void test_round_trip(void **state)
 		"\"threads\":2},\"boot\":{\"kernel\":\"/k\",\"initrd\":\"i\",\"cmdline\":\"a=b \\\"c\\\"\"},"
 		"\"disks\":[{\"id\":\"root\",\"path\":\"/a\",\"format\":\"qcow2\",\"serial\":\"S1\","
 		"\"queues\":2,\"queue_size\":64,\"errors\":\"stop\",\"data_file\":\"/a.data\","
-		"\"backing\":[{\"path\":\"/b\",\"format\":\"raw\"}]},{\"path\":\"/c\",\"format\":\"raw\",\"readonly\":true}],"
+		"\"backing\":[{\"path\":\"/b\",\"format\":\"raw\"}]},{\"path\":\"/c\",\"format\":\"raw\",\"readonly\":true},"
+		"{\"device\":\"cdrom\",\"boot_order\":2}],\"clock\":\"localtime\","
+		"\"interfaces\":[{\"type\":\"bridge\",\"source\":\"br0\",\"mac\":\"52:54:00:AA:bb:01\",\"link\":\"down\"},"
+		"{\"id\":\"lan\",\"type\":\"user\"}],"
 		"\"console\":{\"virtio\":true},\"guest_agent\":true,\"rng\":true,\"debug_exit\":true,\"hugepages\":true,"
 		"\"assist\":\"off\",\"on_poweroff\":\"restart\",\"on_reboot\":\"destroy\","
 		"\"on_crash\":\"preserve\",\"shutdown_deadline\":5";
 	struct definition *d = accept(all), *d2 = NULL;
 	CLEANUP_JS struct json_object *o = definition_to_json(d);
 	CLEANUP_JS struct json_object *o2 = NULL;
+	struct json_object *i;
 	struct err e;
 
 	(void)state;
@@ -322,6 +371,16 @@ static void test_round_trip(void **state)
 	assert_true(json_object_equal(o, o2));
 	assert_string_equal(js_get_str(js_get(o, "boot"), "initrd"), "/folder/i");
 	assert_string_equal(js_get_str(o, "memory"), "1028K");
+	assert_int_equal(d->disks[2].nlayers, 0);
+	assert_true(d->disks[2].read_only);
+	assert_string_equal(js_get_str(o, "clock"), "localtime");
+	i = json_object_array_get_idx(js_get_array(o, "interfaces"), 0);
+	assert_string_equal(js_get_str(i, "id"), "net0");
+	assert_string_equal(js_get_str(i, "mac"), "52:54:00:aa:bb:01");
+	assert_string_equal(js_get_str(i, "link"), "down");
+	i = json_object_array_get_idx(js_get_array(o, "interfaces"), 1);
+	assert_string_equal(js_get_str(i, "id"), "lan");
+	assert_null(js_get(i, "mac"));
 	assert_string_equal(js_get_str(o, "on_crash"), "preserve");
 	definition_free(d);
 	definition_free(d2);
@@ -442,6 +501,8 @@ int main(void)
 		cmocka_unit_test(test_too_many),
 		cmocka_unit_test(test_rest),
 		cmocka_unit_test(test_relative),
+		cmocka_unit_test(test_interfaces),
+		cmocka_unit_test(test_cdrom),
 		cmocka_unit_test(test_round_trip),
 		cmocka_unit_test(test_formats_are_blocks),
 		cmocka_unit_test_setup_teardown(test_files, folder_setup, folder_teardown),
