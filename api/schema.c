@@ -122,7 +122,7 @@ static const struct field snapshot_create_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "disks-only", FIELD_BOOL, OPTIONAL, "without memory" },
 	{ "halt", FIELD_BOOL, OPTIONAL, "end the VM once it is taken" },
 	{ "quiesce", FIELD_BOOL, OPTIONAL,
-		"with disks-only: the guest agent freezes the file systems for that moment" },
+		"the guest agent freezes the file systems for that moment" },
 	{ "rate", FIELD_INT, OPTIONAL, "of writing memory, bytes a second" }, END };
 static const struct field snapshot_list_args[] = { FIELD_VM,
 	{ "from", FIELD_INT, OPTIONAL, "index of the first; 0 unless said" }, END };
@@ -390,6 +390,8 @@ static const struct event_spec events[EVENT_ID_COUNT] = {
 		skipped_data, false, false },
 	[EVENT_SNAPSHOT_RECOVERED] = { "SNAPSHOT_RECOVERED", "a crash had caught it between two disks",
 		recovered_data, false, false },
+	[EVENT_GUEST_FROZEN] = { "GUEST_FROZEN", "saved with its file systems frozen, and no agent thaws them",
+		vm_only, false, false },
 	[EVENT_PERMISSION_DENIED] = { "PERMISSION_DENIED", "somebody asked for what they may not",
 		denied_data, false, true },
 	[EVENT_CLIENT_DROPPED] = { "CLIENT_DROPPED", "a client did not read", dropped_data, false, true },

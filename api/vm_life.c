@@ -118,6 +118,9 @@ static void life_event(void *opaque, const struct vm_event *ev)
 	case VM_EVENT_SNAPSHOT_RECOVERED:
 		vm_emit_recovered(vm, ev);
 		break;
+	case VM_EVENT_GUEST_FROZEN:
+		daemon_emit(vm->daemon, EVENT_GUEST_FROZEN, vm->def->name, NULL);
+		break;
 	default:
 		log_warn("process", "VM '%s': an event of unknown kind %u", vm->def->name, ev->kind);
 	}

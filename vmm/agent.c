@@ -43,7 +43,10 @@ struct agent {
 	bool wants_sentinel; /* what comes before it is old */
 	bool overlong;
 	bool waits; /* a freeze, for the thaw under way or the time being set */
-	bool time_due;
+	bool time_due, thaw_due;
+	bool owes_thaw;
+	void (*thaw_failed)(void *opaque);
+	void *thaw_opaque;
 	void (*done)(void *opaque, int r, const struct err *e);
 	void *opaque;
 };
@@ -89,6 +92,7 @@ static void thaw_say(struct agent *a)
 static void thaw_begin(struct agent *a)
 {
 	a->tries = 1;
+	a->thaw_due = false;
 	thaw_say(a);
 }
 
@@ -121,10 +125,25 @@ static void time_say(struct agent *a)
 static void go_on(struct agent *a)
 {
 	state_set(a, IDLE, 0);
-	if (a->waits)
+	if (a->thaw_due)
+		thaw_begin(a);
+	else if (a->waits)
 		freeze_begin(a);
 	else if (a->time_due)
 		time_begin(a);
+}
+
+static void thaw_end(struct agent *a, bool thawed)
+{
+	void (*failed)(void *opaque) = a->thaw_failed;
+
+	if (thawed)
+		a->owes_thaw = false;
+	if (!a->thaw_due) /* else that one's end tells */
+		a->thaw_failed = NULL;
+	if (!thawed && !a->thaw_failed && failed)
+		failed(a->thaw_opaque);
+	go_on(a);
 }
 
 static void finish(struct agent *a, int r, const struct err *e)
@@ -165,6 +184,7 @@ static void synced(struct agent *a, const struct agent_answer *x)
 		time_say(a);
 	} else {
 		state_set(a, FREEZE_ASKED, a->times.freeze_ns);
+		a->owes_thaw = true;
 		say(a, "{\"execute\":\"guest-fsfreeze-freeze\"}\n");
 	}
 }
@@ -196,7 +216,7 @@ static void line_over(struct agent *a)
 		if (x.kind != AGENT_RETURN)
 			log_warn("agent", "thawing: %s",
 				x.kind == AGENT_ERROR ? x.desc : "no answer that is one");
-		go_on(a);
+		thaw_end(a, x.kind == AGENT_RETURN);
 		break;
 	case IDLE:
 	case FROZEN:
@@ -271,7 +291,7 @@ static void late(void *opaque)
 			break;
 		}
 		log_error("agent", "the guest agent does not say that the file systems are thawed");
-		go_on(a);
+		thaw_end(a, false);
 		break;
 	case TIME_SYNC:
 	case TIME_ASKED:
@@ -309,6 +329,28 @@ void agent_thaw(struct agent *a)
 {
 	if (a && a->state == FROZEN)
 		thaw_begin(a);
+}
+
+bool agent_owes_thaw(const struct agent *a)
+{
+	return a && a->owes_thaw;
+}
+
+void agent_restored(struct agent *a, bool frozen)
+{
+	if (a)
+		a->owes_thaw = frozen;
+}
+
+void agent_thaw_restored(struct agent *a, void (*failed)(void *opaque), void *opaque)
+{
+	if (!agent_owes_thaw(a))
+		return;
+	a->thaw_due = true;
+	a->thaw_failed = failed;
+	a->thaw_opaque = opaque;
+	if (a->state == IDLE)
+		go_on(a);
 }
 
 void agent_set_time(struct agent *a)

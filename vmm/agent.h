@@ -43,6 +43,13 @@ int agent_freeze(struct agent *a, void (*done)(void *opaque, int r, const struct
 bool agent_is_frozen(const struct agent *a);
 /* Nothing, when nothing is frozen. NULL allowed. */
 void agent_thaw(struct agent *a);
+/* The guest may be frozen, and nobody has said that it is thawed. NULL allowed. */
+bool agent_owes_thaw(const struct agent *a);
+/* The guest is another now, by its saved state: frozen in it, or not. NULL allowed. */
+void agent_restored(struct agent *a, bool frozen);
+/* Have a guest thawed that was restored frozen, after what is under way and before its clock is set.
+ * failed: no agent says that it is; NULL: nobody cares. NULL agent allowed. */
+void agent_thaw_restored(struct agent *a, void (*failed)(void *opaque), void *opaque);
 /* Have the guest's clock set to the host's, after what is under way. Nobody waits for it, and a guest without
  * an agent stays as it is. NULL allowed. */
 void agent_set_time(struct agent *a);

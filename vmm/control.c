@@ -3,7 +3,6 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "devices/console.h"
-#include "vmm/agent.h"
 #include "vmm/machine.h"
 #include "vmm/vm.h"
 #include "vmm/vm_fork.h"
@@ -28,8 +27,6 @@ struct control {
 	struct vm *vm;
 	struct worker *worker;
 	uint64_t config_seq, work_seq;
-	struct vm_snapshot_create quiesced; /* waits for the guest agent */
-	uint64_t quiesced_seq;
 	uint8_t buf[CHANNEL_BODY_MAX];
 };
 
@@ -252,50 +249,11 @@ static int create_begin(struct control *c, uint64_t seq, const struct vm_snapsho
 	return r;
 }
 
-static void quiesced(void *opaque, int r, const struct err *e)
-{
-	struct control *c = opaque;
-	struct err why;
-
-	if (!r) {
-		r = create_begin(c, c->quiesced_seq, &c->quiesced, &why);
-		e = &why;
-	}
-	if (r < 0) {
-		agent_thaw(vm_machine(c->vm)->agent);
-		reply(c, c->quiesced_seq, r, e);
-	}
-}
-
-static int quiesce_begin(struct control *c, uint64_t seq, const struct vm_snapshot_create *what,
-	struct err *e)
-{
-	struct agent *agent = vm_machine(c->vm)->agent;
-	int r;
-
-	if (!what->disks_only)
-		return err_set(e, -EINVAL, ERR_INVALID, "a snapshot with memory needs no quiescing: it holds what "
-			"the file systems have in memory, too; for one of disks only: --disk-only");
-	if (!agent)
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-			"the VM has no port for a guest agent; set \"guest_agent\": true and start it anew");
-	if (vm_phase(c->vm) != VM_PHASE_RUNNING)
-		return err_set(e, -EPERM, ERR_WRONG_STATE,
-			"a VM that does not run cannot freeze its file systems; resume it first");
-	r = agent_freeze(agent, quiesced, c, e);
-	if (!r) {
-		c->quiesced = *what;
-		c->quiesced_seq = seq;
-	}
-	return r;
-}
-
 static void snapshot_create(struct control *c, struct channel_msg *m)
 {
 	const struct vm_snapshot_create *what = m->body;
 	struct err e = { 0 };
-	int r = what->quiesce ? quiesce_begin(c, m->head.seq, what, &e) :
-				create_begin(c, m->head.seq, what, &e);
+	int r = create_begin(c, m->head.seq, what, &e);
 
 	if (r < 0)
 		reply(c, m->head.seq, r, &e);

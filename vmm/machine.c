@@ -500,6 +500,7 @@ int machine_reset(struct machine *m, struct err *e)
 
 	machine_reset_devices(m);
 	machine_forget_memory(m);
+	agent_restored(m->agent, false);
 	r = kvm_reset_irqchip(&m->kvm, e);
 	return r < 0 ? r : machine_boot(m, e);
 }

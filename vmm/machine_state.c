@@ -5,6 +5,7 @@
 #include "devices/device.h"
 #include "devices/vmgenid.h"
 #include "snapshot/state.h"
+#include "vmm/agent.h"
 #include "vmm/machine.h"
 
 #include <errno.h>
@@ -17,6 +18,7 @@
 #define IRQCHIP_VERSION 1
 #define PIT_VERSION 1
 #define CLOCK_VERSION 1
+#define FROZEN_VERSION 1
 
 static const char *const irqchip_names[] = {
 	[KVM_IRQCHIP_PIC_MASTER] = "pic0",
@@ -208,6 +210,9 @@ static int device_load(struct device *d, struct state_section *s, struct err *e)
 
 /* ---- all of it ---- */
 
+/* There only when the guest's file systems are frozen by its agent: who restores this has to thaw them. */
+#define FROZEN_SECTION "frozen"
+
 int machine_save(struct machine *m, struct state_writer *w, struct err *e)
 {
 	int r = 0;
@@ -223,6 +228,10 @@ int machine_save(struct machine *m, struct state_writer *w, struct err *e)
 		r = clock_put(m, w, e);
 	for (unsigned i = 0; i < m->ndevices && !r; i++)
 		device_put(m->devices[i], w);
+	if (agent_owes_thaw(m->agent)) {
+		state_section_begin(w, FROZEN_SECTION, "", FROZEN_VERSION);
+		state_section_end(w);
+	}
 	if (!r && w->failed)
 		r = err_set_errno(e, -ENOMEM, "VM state");
 	return r;
@@ -233,6 +242,7 @@ int machine_save(struct machine *m, struct state_writer *w, struct err *e)
 struct expected {
 	const char *name, *instance;
 	uint16_t version; /* the newest that we know */
+	bool optional;
 	char number[16];
 };
 
@@ -242,6 +252,7 @@ static bool section_expected(const struct machine *m, unsigned n, struct expecte
 	const struct device *d;
 
 	x->instance = "";
+	x->optional = false;
 	if (!n--)
 		return x->name = "machine", x->version = MACHINE_VERSION, true;
 	if (n < m->cfg.vcpus) {
@@ -257,6 +268,8 @@ static bool section_expected(const struct machine *m, unsigned n, struct expecte
 		return x->name = "pit", x->version = PIT_VERSION, true;
 	if (!n--)
 		return x->name = "clock", x->version = CLOCK_VERSION, true;
+	if (n == m->ndevices && m->agent)
+		return x->name = FROZEN_SECTION, x->version = FROZEN_VERSION, x->optional = true;
 	if (n >= m->ndevices)
 		return false;
 	d = m->devices[n];
@@ -298,9 +311,17 @@ int machine_state_check(struct machine *m, const uint8_t *buf, size_t len, struc
 			return r;
 		n++;
 	}
-	if (!r && section_expected(m, n, &x))
+	if (!r && section_expected(m, n, &x) && !x.optional)
 		r = err_set(e, -EINVAL, ERR_CORRUPT, "VM state: it ends before %s '%s'", x.name, x.instance);
 	return r;
+}
+
+static int frozen_load(struct machine *m, struct state_section *s, struct err *e)
+{
+	if (!state_reader_complete(&s->content))
+		return err_set(e, -EINVAL, ERR_CORRUPT, "VM state: section " FROZEN_SECTION " is malformed");
+	agent_restored(m->agent, true);
+	return 0;
 }
 
 static int section_load(struct machine *m, struct state_section *s, struct err *e)
@@ -316,6 +337,8 @@ static int section_load(struct machine *m, struct state_section *s, struct err *
 		return pit_load(m, s, e);
 	if (!strcmp(s->name, "clock"))
 		return clock_load(m, s, e);
+	if (!strcmp(s->name, FROZEN_SECTION))
+		return frozen_load(m, s, e);
 	return device_load(device_find(m, s), s, e);
 }
 
@@ -325,6 +348,7 @@ int machine_load(struct machine *m, const uint8_t *buf, size_t len, struct err *
 	struct state_section s;
 	size_t pos = 0;
 
+	agent_restored(m->agent, false);
 	while (!r && (r = state_section_next(buf, len, &pos, &s, e)) > 0)
 		r = section_load(m, &s, e);
 	if (!r)

@@ -1,5 +1,5 @@
 /* machine_state: everything of a paused machine but its RAM and disks, as sections of the VM
- * state: "machine", "vcpu" × n, "irqchip" × 3, "pit", "clock", then each device's.
+ * state: "machine", "vcpu" × n, "irqchip" × 3, "pit", "clock", then each device's, and "frozen" when the guest's file systems are.
  *
  * Main thread; the machine is paused (machine_pause()). */
 #ifndef CAIRN_VMM_MACHINE_STATE_H

@@ -176,6 +176,11 @@ bool vm_work_step(struct vm *vm, uint64_t done, uint64_t total)
 	return atomic_load(&vm->work_cancelled);
 }
 
+bool vm_work_cancelled(struct vm *vm)
+{
+	return atomic_load(&vm->work_cancelled);
+}
+
 static void work_progress(struct loop_task *t)
 {
 	struct vm *vm = container_of(t, struct vm, work_task);
@@ -221,13 +226,26 @@ static void generation_next(struct vm *vm)
 	vm->generation++;
 }
 
-/* kvm-clock and the TSC go on from where they were saved: monotonic time knows of no gap. The time of day does,
+static void guest_frozen(void *opaque)
+{
+	struct vm *vm = opaque;
+	struct vm_event ev = event_new(vm, VM_EVENT_GUEST_FROZEN);
+
+	log_warn(NULL, "the guest was saved with its file systems frozen, and its agent does not say that they are thawed; "
+		"run `fsfreeze -u` on them in the guest");
+	event_send(vm, &ev);
+}
+
+/* What was frozen when it was saved has to be thawed.
+ * kvm-clock and the TSC go on from where they were saved: monotonic time knows of no gap. The time of day does,
  * and only the guest can put that right. */
 static void run(struct vm *vm)
 {
 	machine_resume(vm->m);
-	if (vm->time_passed)
+	if (vm->time_passed) {
+		agent_thaw_restored(vm->m->agent, guest_frozen, vm);
 		agent_set_time(vm->m->agent);
+	}
 	vm->time_passed = false;
 }
 

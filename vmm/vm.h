@@ -50,6 +50,8 @@ void vm_saving_failed(struct vm *vm);
 int vm_work_begin(struct vm *vm, const char *what, struct err *e);
 /* On the worker's thread, after each piece: progress. True: it has been cancelled. */
 bool vm_work_step(struct vm *vm, uint64_t done, uint64_t total);
+/* Any thread. */
+bool vm_work_cancelled(struct vm *vm);
 int vm_work_cancel(struct vm *vm, struct err *e);
 void vm_work_end(struct vm *vm);
 /* The work goes on beside the running guest: suspend, resume and the power button are allowed

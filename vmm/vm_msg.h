@@ -109,6 +109,7 @@ enum vm_event_kind {
 	VM_EVENT_NEEDS_RESET,	 /* device */
 	VM_EVENT_PROGRESS,	 /* of a save: value of total bytes looked at */
 	VM_EVENT_SNAPSHOT_RECOVERED, /* value: enum vm_recovery; device: disk; detail: the snapshot's name */
+	VM_EVENT_GUEST_FROZEN, /* it was saved so, and no agent thaws it */
 	VM_EVENT_KIND_COUNT,
 };
 
@@ -232,7 +233,7 @@ struct vm_snapshot_create {
 	char tags[VM_SNAPSHOT_TAGS_MAX + 1]; /* comma-separated */
 	uint8_t disks_only;
 	uint8_t halt; /* end the VM once it is taken */
-	uint8_t quiesce; /* with disks_only: the guest agent freezes file systems meanwhile */
+	uint8_t quiesce; /* the guest agent freezes file systems meanwhile */
 	uint8_t reserved[5];
 	uint64_t rate_bytes_per_s; /* of writing memory; 0: as fast as it goes */
 };

@@ -1,5 +1,5 @@
-/* Taking a snapshot. Stages: prepare (worker: protect memory while the guest runs), freeze (main:
- * the pause), write (worker: memory as it was, then the commit). */
+/* Taking a snapshot. Stages: prepare (worker: protect memory while the guest runs), quiesce (the guest's
+ * agent, if wanted), freeze (main: the pause), write (worker: memory as it was, then the commit). */
 #include "base/cleanup.h"
 #include "base/crc32c.h"
 #include "base/log.h"
@@ -214,6 +214,42 @@ static void prepare_run(struct work *w)
 		x->j.r = ram_prepare(x);
 }
 
+/* ---- quiesce: the guest's agent freezes file systems, as late and so as briefly as may be ---- */
+
+static int quiesce_check(struct vm *vm, const struct vm_snapshot_create *c, struct err *e)
+{
+	if (!c->quiesce)
+		return 0;
+	if (!vm_machine(vm)->agent)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+			"the VM has no port for a guest agent; set \"guest_agent\": true and start it anew");
+	if (vm_phase(vm) != VM_PHASE_RUNNING)
+		return err_set(e, -EPERM, ERR_WRONG_STATE,
+			"a VM that does not run cannot freeze its file systems; resume it first");
+	return 0;
+}
+
+static void quiesced(void *opaque, int r, const struct err *e)
+{
+	struct create_job *x = opaque;
+
+	if (r < 0)
+		x->j.e = *e;
+	x->j.r = r;
+	freeze(&x->j.work);
+}
+
+static void quiesce(struct work *w)
+{
+	struct create_job *x = container_of(w, struct create_job, j.work);
+	struct vmsnap_job *j = &x->j;
+
+	if (!j->r && x->c.quiesce)
+		j->r = agent_freeze(j->m->agent, quiesced, x, &j->e);
+	if (j->r < 0 || !x->c.quiesce)
+		freeze(w);
+}
+
 /* ---- freeze: on the main thread, the pause ---- */
 
 static int disks_begin(struct create_job *x)
@@ -255,6 +291,8 @@ static void freeze(struct work *w)
 
 	if (vm_phase(j->vm) != VM_PHASE_RUNNING && vm_phase(j->vm) != VM_PHASE_PAUSED && !j->r)
 		j->r = err_set(&j->e, -ECANCELED, ERR_CANCELLED, "the VM ended meanwhile");
+	if (!j->r && vm_work_cancelled(j->vm))
+		j->r = err_set(&j->e, -ECANCELED, ERR_CANCELLED, "the snapshot was cancelled");
 	if (j->r < 0) {
 		write_done(w);
 		return;
@@ -609,8 +647,11 @@ int vm_snapshot_create(struct vm *vm, struct worker *w, const struct vm_snapshot
 {
 	struct machine *m = vm_machine(vm);
 	int r = disks_check(m, e);
-	struct create_job *x = r < 0 ? NULL : vmsnap_job_new(sizeof(*x), vm, w, "snapshot", e);
+	struct create_job *x;
 
+	if (!r)
+		r = quiesce_check(vm, c, e);
+	x = r < 0 ? NULL : vmsnap_job_new(sizeof(*x), vm, w, "snapshot", e);
 	if (!x)
 		return r < 0 ? r : -EBUSY;
 	x->j.done = done;
@@ -624,7 +665,7 @@ int vm_snapshot_create(struct vm *vm, struct worker *w, const struct vm_snapshot
 	x->j.r = x->with_ram ? vm_own_memory(vm, &x->j.e) : 0;
 	left_out_tell(x);
 	x->j.work.run = prepare_run;
-	x->j.work.done = freeze;
+	x->j.work.done = quiesce;
 	vm_work_set_live(vm); /* the guest runs while memory is being protected */
 	worker_submit(w, m->host.loop, &x->j.work);
 	return 0;

@@ -248,6 +248,27 @@ def test_a_clone_and_the_clocks(daemon, image, tmp_path):
     daemon.cairn("destroy", "linux")
 
 
+def with_memory(daemon, console, quiesced):
+    """The guest is frozen in the snapshot: whoever goes back to it thaws it, paused in between or not."""
+    quiesced("s2")
+    console.run("write /mnt/more after s2")
+    assert console.run("agent-log")[-2:] == ["freeze", "thaw"]
+    frozen = daemon.cairn("snapshot-info", "linux", "s2").stdout
+    assert re.search(r"State: +running", frozen)
+    for how in ([], ["--paused"]):
+        daemon.cairn("snapshot-revert", "linux", "s2", *how)
+        if how:
+            daemon.cairn("resume", "linux")
+        console.run("write /mnt/more after the way back")  # waits for as long as it is frozen
+        until(lambda: console.run("agent-log")[-3:] == ["freeze", "thaw", "time"])
+    console.run("agent stuck")
+    quiesced("s3")
+    q = daemon.qmp()
+    daemon.cairn("snapshot-revert", "linux", "s3")
+    q.event("GUEST_FROZEN", vm="linux")
+    console.run("agent work")
+
+
 @slow_kernel
 def test_quiesced_snapshot(daemon, image, tmp_path):
     """The guest's agent writes out and freezes; whatever the agent is, the guest goes on."""
@@ -256,27 +277,27 @@ def test_quiesced_snapshot(daemon, image, tmp_path):
     console = begin(daemon, disks=[{"path": str(qcow2), "format": "qcow2"}], guest_agent=True)
     console.run("mount /dev/vda /mnt ext2")
 
-    def quiesced(name, **kwargs):
-        return daemon.cairn("snapshot-create-as", "linux", name, "--disk-only", "--quiesce", **kwargs)
+    def quiesced(name, *args, **kwargs):
+        return daemon.cairn("snapshot-create-as", "linux", name, "--quiesce", *args, **kwargs)
 
     console.run("agent garbage /mnt")
     assert "did not answer within 5 s" in quiesced("s0", ok=1).stderr
     console.run("agent refuse")
     assert "cannot freeze its file systems: not today" in quiesced("s0", ok=1).stderr
-    assert "--disk-only" in daemon.cairn("snapshot-create-as", "linux", "s0", "--quiesce", ok=2).stderr
     console.run("write /mnt/note only in the guest's cache so far")
     console.run("agent work")
-    quiesced("s1")
+    quiesced("s1", "--disk-only")
     console.run("write /mnt/more is possible")
     log = console.run("agent-log")
     assert log[-2:] == ["freeze", "thaw"] and "freeze failed" in log
+    with_memory(daemon, console, quiesced)
     daemon.cairn("suspend", "linux")
     assert "does not run" in quiesced("s0", ok=4).stderr
     daemon.cairn("resume", "linux")
     console.run("sync")
     console.close()
     daemon.cairn("destroy", "linux")
-    assert daemon.cairn("snapshot-list", "linux", "--name").stdout.split() == ["s1"]
+    assert daemon.cairn("snapshot-list", "linux", "--name").stdout.split() == ["s1", "s2", "s3"]
     assert "at rest" in quiesced("s0", ok=4).stderr
     subprocess.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", "-l", "s1", qcow2, raw], check=True)
     assert subprocess.run(["/sbin/e2fsck", "-fn", raw], stdout=subprocess.DEVNULL).returncode == 0

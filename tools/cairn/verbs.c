@@ -26,7 +26,7 @@ static const struct verb_option snapshot_create_options[] = {
 	{ "tag", "TAG", "mark it; may come again; \"keep\" protects it" },
 	{ "disk-only", NULL, "without memory" },
 	{ "halt", NULL, "end the VM once it is taken" },
-	{ "quiesce", NULL, "with --disk-only: the guest agent freezes file systems meanwhile" },
+	{ "quiesce", NULL, "the guest agent freezes file systems for that moment" },
 	JOB_OPTIONS, END };
 static const struct verb_option snapshot_create_as_options[] = {
 	{ "name", "NAME", "the same as the positional" }, SNAPSHOTNAME,
@@ -34,7 +34,7 @@ static const struct verb_option snapshot_create_as_options[] = {
 	{ "tag", "TAG", "mark it; may come again; \"keep\" protects it" },
 	{ "disk-only", NULL, "without memory" },
 	{ "halt", NULL, "end the VM once it is taken" },
-	{ "quiesce", NULL, "with --disk-only: the guest agent freezes file systems meanwhile" },
+	{ "quiesce", NULL, "the guest agent freezes file systems for that moment" },
 	JOB_OPTIONS, END };
 static const struct verb_option snapshot_list_options[] = {
 	{ "tree", NULL, "as a tree" },

@@ -15,7 +15,7 @@
 
 #define AGENT_PORT "org.qemu.guest_agent.0"
 
-enum mode { AGENT_WORK, AGENT_REFUSE, AGENT_GARBAGE };
+enum mode { AGENT_WORK, AGENT_REFUSE, AGENT_GARBAGE, AGENT_STUCK };
 
 static struct {
 	int port, mount; /* mount: an open folder on the file system */
@@ -36,11 +36,11 @@ static void agent_freeze(int freeze)
 	const char *what = freeze ? "freeze" : "thaw";
 	size_t n = strlen(agent.log);
 	char text[64];
-	int r = agent.mode == AGENT_WORK ? ioctl(agent.mount, freeze ? FIFREEZE : FITHAW, 0) : -1;
+	int r = agent.mode == AGENT_WORK || agent.mode == AGENT_STUCK ? ioctl(agent.mount, freeze ? FIFREEZE : FITHAW, 0) : -1;
 
 	snprintf(agent.log + n, sizeof(agent.log) - n, "%s%s\n", what, r ? " failed" : "");
 	snprintf(text, sizeof(text), "{\"return\": %d}\n", !r);
-	agent_say(agent.mode == AGENT_REFUSE && freeze ?
+	agent_say((agent.mode == AGENT_REFUSE && freeze) || (agent.mode == AGENT_STUCK && !freeze) ?
 		"{\"error\": {\"class\": \"GenericError\", \"desc\": \"not today\"}}\n" : text);
 }
 
@@ -124,12 +124,12 @@ static int agent_begin(void)
 
 static int agent_run(int argc, char **argv)
 {
-	static const char *const modes[] = {"work", "refuse", "garbage"};
+	static const char *const modes[] = {"work", "refuse", "garbage", "stuck"};
 	size_t m = 0;
 
-	while (m < 3 && strcmp(modes[m], argv[1]))
+	while (m < sizeof(modes) / sizeof(modes[0]) && strcmp(modes[m], argv[1]))
 		m++;
-	if (m == 3)
+	if (m == sizeof(modes) / sizeof(modes[0]))
 		return fail("'%s' is no kind of agent", argv[1]);
 	agent.mode = (enum mode)m;
 	if (argc > 2) {
@@ -150,7 +150,7 @@ static int agent_log_run(int argc, char **argv)
 }
 
 const struct command agent_commands[] = {
-	{"agent", 1, 2, agent_run, "agent work|refuse|garbage [MOUNT]"},
+	{"agent", 1, 2, agent_run, "agent work|refuse|garbage|stuck [MOUNT]"},
 	{"agent-log", 0, 0, agent_log_run, "agent-log"},
 	{0},
 };

@@ -263,6 +263,55 @@ static void test_sets_the_time(void **state)
 	is_idle_again(f);
 }
 
+static void count(void *opaque)
+{
+	++*(unsigned *)opaque;
+}
+
+/* A state that was saved frozen: thawed before the clock is set; who says no, or nothing, is told of. */
+static void test_thaws_what_was_restored_frozen(void **state)
+{
+	struct fixture *f = *state;
+	unsigned failed = 0;
+
+	agent_restored(NULL, true);
+	agent_thaw_restored(NULL, count, &failed);
+	agent_thaw_restored(f->a, count, &failed); /* nothing is frozen */
+	assert_string_equal(heard(f), "");
+	agent_restored(f->a, true);
+	assert_true(agent_owes_thaw(f->a) && !agent_owes_thaw(NULL));
+	agent_thaw_restored(f->a, count, &failed);
+	agent_set_time(f->a);
+	sync_answer(f, thaw_heard(f));
+	says(f, "{\"error\": {}}\n");
+	assert_int_equal(failed, 1);
+	assert_true(agent_owes_thaw(f->a));
+	(void)time_heard(f);
+	agent_thaw_restored(f->a, count, &failed); /* after what is under way */
+	assert_string_equal(heard(f), "");
+	says(f, "{\"return\": {}}\n");
+	sync_answer(f, thaw_heard(f));
+	says(f, "{\"return\": 1}\n");
+	assert_int_equal(failed, 1);
+	assert_false(agent_owes_thaw(f->a));
+	is_idle_again(f);
+	assert_true(agent_owes_thaw(f->a));
+}
+
+static void test_nobody_thaws_what_was_restored(void **state)
+{
+	struct fixture *f = *state;
+	unsigned failed = 0;
+
+	agent_restored(f->a, true);
+	agent_thaw_restored(f->a, count, &failed);
+	while (!failed)
+		loop_run_once(f->loop, 10 * MS);
+	assert_true(agent_owes_thaw(f->a));
+	agent_restored(f->a, false);
+	assert_false(agent_owes_thaw(f->a));
+}
+
 /* Nobody is there: it is given up, and the next request is taken. */
 static void test_nobody_sets_the_time(void **state)
 {
@@ -459,6 +508,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_silent, setup_hurried, teardown),
 		cmocka_unit_test_setup_teardown(test_nobody_sets_the_time, setup_hurried, teardown),
 		cmocka_unit_test_setup_teardown(test_sets_the_time, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_thaws_what_was_restored_frozen, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_nobody_thaws_what_was_restored, setup_hurried, teardown),
 		cmocka_unit_test_setup_teardown(test_late_freeze, setup_hurried, teardown),
 		cmocka_unit_test_setup_teardown(test_refuses, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_garbage, setup, teardown),

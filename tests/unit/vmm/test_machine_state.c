@@ -10,6 +10,7 @@
 #include "base/err.h"
 #include "base/loop.h"
 #include "snapshot/state.h"
+#include "vmm/agent.h"
 #include "vmm/machine.h"
 #include "vmm/machine_state.h"
 
@@ -78,7 +79,7 @@ static struct machine *machine_with(struct loop *l, uint64_t ram, unsigned vcpus
 	static const struct machine_listener listener = { .event = on_event, .fault = on_fault };
 	struct vm_config c = { .name = "test", .ram_bytes = ram, .vcpus = vcpus, .initrd_fd = VM_NO_FD,
 		.log_fd = VM_NO_FD, .end_fd = VM_NO_FD, .restore_fd = VM_NO_FD, .touched_fd = VM_NO_FD, .rng = 1,
-		.virtio_console = 1 };
+		.virtio_console = 1, .guest_agent = 1 };
 	int fds[1] = { kernel_fd() };
 	struct machine *m = NULL;
 	struct err e = { 0 };
@@ -250,6 +251,30 @@ static void test_damage_is_refused(void **state)
 	state_writer_done(&w);
 }
 
+/* A guest whose agent has not said that it is thawed is saved as frozen, and is it again when it comes back. */
+static void test_frozen_comes_back(void **state)
+{
+	struct fixture *f = *state;
+	struct state_writer frozen, thawed;
+	struct err e = { 0 };
+
+	need_kvm();
+	save(f->m, &thawed);
+	agent_restored(f->m->agent, true);
+	save(f->m, &frozen);
+	assert_true(frozen.len > thawed.len);
+	for (size_t n = thawed.len + 1; n < frozen.len; n++)
+		assert_true(machine_state_check(f->m, frozen.buf, n, &e) < 0);
+	assert_int_equal(machine_load(f->m, thawed.buf, thawed.len, &e), 0);
+	assert_false(agent_owes_thaw(f->m->agent));
+	assert_int_equal(machine_load(f->m, frozen.buf, frozen.len, &e), 0);
+	assert_true(agent_owes_thaw(f->m->agent));
+	assert_int_equal(machine_reset(f->m, &e), 0);
+	assert_false(agent_owes_thaw(f->m->agent));
+	state_writer_done(&frozen);
+	state_writer_done(&thawed);
+}
+
 static void test_another_vms_state_is_refused(void **state)
 {
 	struct fixture *f = *state;
@@ -322,6 +347,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_goes_on_where_it_was, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_saved_twice_is_the_same, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_damage_is_refused, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_frozen_comes_back, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_another_vms_state_is_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_poisoned_does_not_run, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_reset_forgets_interrupt_routing, setup, teardown),
