@@ -4,7 +4,6 @@
 #include "api/conn.h"
 #include "api/daemon.h"
 #include "api/identity.h"
-#include "api/images.h"
 #include "api/js.h"
 #include "api/opener.h"
 #include "api/rights.h"
@@ -13,7 +12,6 @@
 #include "api/vm_process.h"
 #include "base/cleanup.h"
 #include "base/err.h"
-#include "base/log.h"
 
 #include <errno.h>
 #include <string.h>
@@ -36,7 +34,7 @@ static int define_check(struct daemon *d, struct definition *def, struct vm **re
 	if (old && strcmp(old->def->name, def->name))
 		old = NULL; /* the name is another VM's uuid */
 	*ret_old = old;
-	if (old && (old->opener || old->half))
+	if (old && (old->opener || old->half || old->going))
 		return vm_check_idle(old, "define", e);
 	if (!definition_has_uuid(def) && old)
 		memcpy(def->uuid, old->def->uuid, sizeof(def->uuid));
@@ -189,54 +187,6 @@ void command_vm_define(struct call *c)
 	else
 		vm_define(c->daemon, STEAL_PTR(def), js_get_bool(c->args, "validate-only", false),
 			define_done, c);
-}
-
-static void undefine_again(void *opaque)
-{
-	struct call *c = opaque;
-	const char *name = js_get_str(c->args, "vm");
-	struct err e;
-
-	c->vm = vm_find(c->daemon, name); /* somebody else may have been faster */
-	if (c->vm) {
-		command_vm_undefine(c);
-		return;
-	}
-	err_set(&e, -ENOENT, ERR_NOT_FOUND, "there is no VM '%.255s' any more", name);
-	call_fail(c, &e);
-}
-
-void command_vm_undefine(struct call *c)
-{
-	char name[VM_NAME_MAX + 1];
-	struct err e;
-	int r;
-
-	/* Who has just listed the snapshots is not refused because that process still ends. */
-	if (!c->vm->job && images_wait(c->vm, undefine_again, c)) {
-		c->vm = NULL;
-		return;
-	}
-	r = vm_check_idle(c->vm, "undefine", &e);
-
-	if (!r && c->vm->state == VM_SAVED && !js_get_bool(c->args, "managed-save", false))
-		r = err_set(&e, -EPERM, ERR_WRONG_STATE,
-			"VM '%s' has a managed save; undefine it with --managed-save to drop that, or "
-			"start it", c->vm->def->name);
-	if (!r)
-		r = store_remove(c->daemon->store, c->vm->def->name, &e);
-	if (r < 0) {
-		call_fail(c, &e);
-		return;
-	}
-	memcpy(name, c->vm->def->name, sizeof(name));
-	vm_remove(c->vm);
-	c->vm = NULL;
-	daemon_emit(c->daemon, EVENT_VM_UNDEFINED, name, NULL);
-	if (permissions_forget_vm(&c->daemon->permissions, name) &&
-		daemon_keep_permissions(c->daemon, &e) < 0)
-		log_error("permissions", "not kept: %s", e.msg);
-	call_return(c, NULL);
 }
 
 /* ---- life ---- */

@@ -10,6 +10,7 @@
 #include "api/rights.h"
 #include "api/scheduler.h"
 #include "api/store.h"
+#include "api/undefine.h"
 #include "api/vm.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -261,6 +262,7 @@ static int daemon_open(struct daemon *d, struct err *e)
 	permissions_found(d);
 	take_back_all(d);
 	fork_clear_up(d);
+	undefine_go_on(d);
 	jobs_settle(d);
 	correct_what_was_told(d);
 	if (fd < 0)

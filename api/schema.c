@@ -83,7 +83,14 @@ static const struct field info_returns[] = {
 
 #define FIELD_JOB_ID { "job-id", FIELD_STRING, OPTIONAL, "what to call the job; else one is made" }
 static const struct field undefine_args[] = { FIELD_VM,
-	{ "managed-save", FIELD_BOOL, OPTIONAL, "drop its saved state too" }, END };
+	{ "managed-save", FIELD_BOOL, OPTIONAL, "drop its saved state too" },
+	{ "snapshots-metadata", FIELD_BOOL, OPTIONAL, "although there are snapshots in its images" },
+	{ "remove-all-storage", FIELD_BOOL, OPTIONAL,
+		"remove the images that it writes to; files alone, and none that another VM uses" },
+	{ "storage", FIELD_ARRAY, OPTIONAL, "remove only these: ids or paths of its disks" },
+	{ "dry-run", FIELD_BOOL, OPTIONAL, "say what would be removed, and change nothing" }, END };
+static const struct field undefine_returns[] = {
+	{ "volumes", FIELD_ARRAY, OPTIONAL, "id, path, removed; why, of one that stays" }, END };
 static const struct field start_args[] = { FIELD_VM,
 	{ "force-boot", FIELD_BOOL, OPTIONAL, "drop a managed save instead of going on from it" },
 	{ "eager", FIELD_BOOL, OPTIONAL, "with a managed save: read all memory first" },
@@ -229,7 +236,7 @@ static const struct command commands[] = {
 		command_query_schema },
 	{ "vm-define", "make a VM from its definition, or change it", define_args, define_returns,
 		ROLE_ADMIN, COMMAND_MUTATES, ANY_STATE, command_vm_define },
-	{ "vm-undefine", "forget a VM; its disks stay", undefine_args, NULL, ROLE_ADMIN,
+	{ "vm-undefine", "forget a VM; its disks stay unless said", undefine_args, undefine_returns, ROLE_ADMIN,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_UNDEFINE, command_vm_undefine },
 	{ "vm-dump-definition", "the definition of a VM", vm_only, dump_returns, ROLE_VIEWER,
 		COMMAND_CONCERNS_VM, ANY_STATE, command_vm_dump_definition },

@@ -372,6 +372,17 @@ struct json_object *store_load_file(struct store *s, const char *file)
 	return path_load(path);
 }
 
+/* Of a VM that was being forgotten, or made, when a daemon ended: without a definition it is none. */
+static void leftovers_remove(struct store *s, const char *name)
+{
+	struct err e;
+
+	if (store_has_file(s, name, "definition.json") || store_has_file(s, name, "definition.json.damaged"))
+		return;
+	if (store_remove(s, name, &e) < 0)
+		log_warn("store", "%s", e.msg);
+}
+
 void store_load(struct store *s, void (*found)(void *opaque, const char *name,
 	struct json_object *definition, struct json_object *state), void *opaque)
 {
@@ -388,8 +399,10 @@ void store_load(struct store *s, void (*found)(void *opaque, const char *name,
 		if (de->d_name[0] == '.')
 			continue;
 		definition = store_load_vm_file(s, de->d_name, "definition.json");
-		if (!definition)
+		if (!definition) {
+			leftovers_remove(s, de->d_name);
 			continue;
+		}
 		state = store_load_vm_file(s, de->d_name, "state.json");
 		found(opaque, de->d_name, definition, state);
 	}
@@ -502,7 +515,8 @@ int store_remove(struct store *s, const char *name, struct err *e)
 	static const char *const files[] = { "definition.json", "state.json", "end", "log", "touched",
 		"managed.save", "managed.save.tmp", "managed.save.used", "definition.json.tmp",
 		"state.json.tmp", "state.json.damaged", "definition.json.damaged", "schedule.json",
-		"schedule.json.tmp", "schedule.json.damaged", "fork.pending", NULL };
+		"schedule.json.tmp", "schedule.json.damaged", "fork.pending", "template", "clone.pending", "undefine.json.tmp",
+		"undefine.json.damaged", "undefine.json", NULL };
 	char path[PATH_MAX];
 	int r;
 

@@ -58,6 +58,8 @@ struct vm {
 	struct images *images;	 /* a process that works on its disks while it is off; NULL: none */
 	bool starting, start_waits, destroying, rebooting;
 	bool half;		 /* a clone that is being made, or forgotten: its definition says what to remove */
+	bool going;		 /* it is being undefined */
+	bool is_template;	 /* its images are only read: the linked clones' disks stand on them */
 	bool run_missed;	 /* an earlier daemon started it and did not live to say so */
 	bool restoring;		 /* the start under way goes on from a state */
 	bool held_managed;	 /* this start uses, or drops, the managed save */

@@ -40,6 +40,8 @@ int vm_check_idle(const struct vm *vm, const char *what, struct err *e)
 	if (vm->half)
 		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s' is a clone that was never finished, and is being "
 			"forgotten; %s it afterwards", vm->def->name, what);
+	if (vm->going)
+		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s' is being undefined", vm->def->name);
 	if (vm->images)
 		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s': its snapshots are being looked at; %s it "
 			"afterwards", vm->def->name, what);

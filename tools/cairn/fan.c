@@ -136,6 +136,7 @@ void fan_done(struct fan *f)
 {
 	for (size_t i = 0; i < f->n; i++) {
 		json_object_put(f->list[i].args);
+		json_object_put(f->list[i].answer);
 		free(f->list[i].name);
 	}
 	free(f->list);
@@ -158,7 +159,7 @@ static void target_do(struct cli *c, const char *command, struct fan_target *t)
 	uint64_t begin = loop_now_ns();
 	struct json_object *args = STEAL_PTR(t->args);
 
-	t->r = cli_execute(c, command, args, NULL, NULL, &t->e);
+	t->r = cli_execute(c, command, args, &t->answer, NULL, &t->e);
 	t->took_ns = loop_now_ns() - begin;
 }
 
@@ -208,6 +209,8 @@ static void line_print(const struct fan_act *a, const struct fan_target *t)
 		cli_fail(&t->e, "Failed to %s domain '%s'", a->fail, t->name);
 	else
 		printf("Domain '%s' %s\n", t->name, a->done);
+	if (!t->r && a->told)
+		a->told(t->answer, false);
 	fflush(stdout);
 }
 
@@ -247,6 +250,8 @@ static void fan_json_print(const struct cli *c, const struct fan *f)
 		js_put_uint(o, "duration", t->took_ns);
 		js_put_str(o, "class", t->r < 0 ? err_class_name(t->e.cls) : "");
 		js_put_str(o, "error", t->r < 0 ? t->e.msg : "");
+		if (js_get_array(t->answer, "volumes"))
+			js_put(o, "volumes", json_object_get(js_get_array(t->answer, "volumes")));
 		json_object_array_add(all, o);
 	}
 	output_print(stdout, c->format, all);
@@ -285,19 +290,39 @@ static bool word_listed(const char *list, const char *word)
 	return false;
 }
 
+/* The daemon knows what it would do, and what speaks against it. */
+static int target_ask(struct cli *c, const struct fan_act *a, const struct fan_target *t,
+	struct json_object *info)
+{
+	CLEANUP_JS struct json_object *answer = NULL;
+	struct json_object *args = cli_vm_args(t->name);
+	struct err e;
+
+	if (a->add)
+		a->add(c, args);
+	js_put_bool(args, "dry-run", true);
+	if (cli_execute(c, a->command, args, &answer, NULL, &e) < 0)
+		return cli_fail(&e, "Failed to %s domain '%s'", a->fail, t->name);
+	printf("Would %s domain '%s' (%s)\n", a->fail, js_get_str(info, "name"), js_get_str(info, "state"));
+	a->told(answer, true);
+	return CLI_OK;
+}
+
 static int target_say(struct cli *c, const struct fan_act *a, const struct fan_target *t,
 	const char *states)
 {
 	CLEANUP_JS struct json_object *o = NULL;
 	struct err e;
 
-	if (t->picked) {
+	if (t->picked && !(a->told && word_listed(states, t->word))) {
 		printf("Would %s domain '%s' (%s)\n", word_listed(states, t->word) ? a->fail : "skip",
 			t->name, t->state);
 		return CLI_OK;
 	}
 	if (cli_vm_info(c, t->name, &o, &e) < 0)
 		return cli_fail(&e, "Failed to %s domain '%s'", a->fail, t->name);
+	if (a->told)
+		return target_ask(c, a, t, o);
 	printf("Would %s domain '%s' (%s)\n", a->fail, js_get_str(o, "name"), js_get_str(o, "state"));
 	return CLI_OK;
 }

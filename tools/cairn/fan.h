@@ -15,6 +15,9 @@ struct fan_act {
 	const char *command, *fail, *done; /* "Failed to <fail> domain", "Domain '…' <done>" */
 	/* Adds what the options say to a call's arguments; NULL: nothing to add. */
 	void (*add)(struct cli *c, struct json_object *args);
+	/* More to say about what was answered, below its line. would: with --dry-run, whose question then goes
+	 * to the daemon, too, as "dry-run". NULL: nothing. */
+	void (*told)(struct json_object *answer, bool would);
 };
 
 struct fan_target {
@@ -22,7 +25,7 @@ struct fan_target {
 	char word[16], state[16]; /* of one that was picked */
 	bool picked; /* by a pattern or by --all: passed over when its state does not fit */
 	bool done;
-	struct json_object *args;
+	struct json_object *args, *answer;
 	int r;
 	struct err e;
 	uint64_t took_ns;

@@ -36,7 +36,7 @@ static void start_add(struct cli *c, struct json_object *args)
 
 int verb_start(struct cli *c)
 {
-	static const struct fan_act a = { "vm-start", "start", "started", start_add };
+	static const struct fan_act a = { "vm-start", "start", "started", start_add, NULL };
 	bool console = option_flag(c, "console");
 	int r;
 
@@ -77,7 +77,7 @@ static void mode_add(struct cli *c, struct json_object *args)
 
 int verb_shutdown(struct cli *c)
 {
-	static const struct fan_act a = { "vm-shutdown", "shutdown", "is being shutdown", mode_add };
+	static const struct fan_act a = { "vm-shutdown", "shutdown", "is being shutdown", mode_add, NULL };
 	uint64_t timeout_ns;
 	struct fan f;
 	int r = option_seconds(c, "timeout", UINT64_MAX, &timeout_ns);
@@ -95,48 +95,81 @@ int verb_shutdown(struct cli *c)
 
 int verb_reboot(struct cli *c)
 {
-	static const struct fan_act a = { "vm-reboot", "reboot", "is being rebooted", mode_add };
+	static const struct fan_act a = { "vm-reboot", "reboot", "is being rebooted", mode_add, NULL };
 
 	return act_on_all(c, &a);
 }
 
 int verb_reset(struct cli *c)
 {
-	static const struct fan_act a = { "vm-reset", "reset", "was reset", NULL };
+	static const struct fan_act a = { "vm-reset", "reset", "was reset", NULL, NULL };
 
 	return act_on_all(c, &a);
 }
 
 int verb_suspend(struct cli *c)
 {
-	static const struct fan_act a = { "vm-suspend", "suspend", "suspended", NULL };
+	static const struct fan_act a = { "vm-suspend", "suspend", "suspended", NULL, NULL };
 
 	return act_on_all(c, &a);
 }
 
 int verb_resume(struct cli *c)
 {
-	static const struct fan_act a = { "vm-resume", "resume", "resumed", NULL };
+	static const struct fan_act a = { "vm-resume", "resume", "resumed", NULL, NULL };
 
 	return act_on_all(c, &a);
 }
 
 int verb_destroy(struct cli *c)
 {
-	static const struct fan_act a = { "vm-destroy", "destroy", "destroyed", NULL };
+	static const struct fan_act a = { "vm-destroy", "destroy", "destroyed", NULL, NULL };
 
 	return act_on_all(c, &a);
+}
+
+/* vda,vdb, as virsh takes them. */
+static void storage_add(struct json_object *args, const char *list)
+{
+	struct json_object *all = json_object_new_array();
+
+	for (size_t n; *list; list += n + (list[n] == ',')) {
+		n = strcspn(list, ",");
+		json_object_array_add(all, json_object_new_string_len(list, (int)n));
+	}
+	js_put(args, "storage", all);
 }
 
 static void undefine_add(struct cli *c, struct json_object *args)
 {
 	flag_add(c, args, "managed-save");
+	flag_add(c, args, "snapshots-metadata");
+	flag_add(c, args, "remove-all-storage");
+	if (option_value(c, "storage"))
+		storage_add(args, option_value(c, "storage"));
+}
+
+static void undefine_told(struct json_object *answer, bool would)
+{
+	struct json_object *all = js_get_array(answer, "volumes");
+
+	for (size_t i = 0; all && i < json_object_array_length(all); i++) {
+		struct json_object *o = json_object_array_get_idx(all, i);
+		const char *id = js_get_str(o, "id"), *path = js_get_str(o, "path"), *why = js_get_str(o, "why");
+
+		if (!js_get_bool(o, "removed", false))
+			printf("Volume '%s'(%s) %s: %s.\n", id, path, would ? "would stay" : "stays", why ? why : "");
+		else if (would)
+			printf("Would remove volume '%s'(%s)\n", id, path);
+		else
+			printf("Volume '%s'(%s) removed.\n", id, path);
+	}
 }
 
 int verb_undefine(struct cli *c)
 {
-	static const struct fan_act a = { "vm-undefine", "undefine", "has been undefined",
-		undefine_add };
+	static const struct fan_act a = { "vm-undefine", "undefine", "has been undefined", undefine_add,
+		undefine_told };
 
 	return act_on_all(c, &a);
 }

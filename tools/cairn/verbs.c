@@ -17,7 +17,12 @@ static const struct verb_option start_options[] = {
 	{ "force-boot", NULL, "drop a managed save instead of going on from it" },
 	{ "eager", NULL, "with a managed save: read all memory before it runs" }, FAN_OPTIONS, END };
 static const struct verb_option undefine_options[] = {
-	{ "managed-save", NULL, "drop its managed save too" }, FAN_OPTIONS, END };
+	{ "managed-save", NULL, "drop its managed save too" },
+	{ "snapshots-metadata", NULL, "although there are snapshots in its images" },
+	{ "remove-all-storage", NULL, "remove the images that it writes to" },
+	{ "storage", "DISK,...", "remove only these: vda,vdb or paths" },
+	{ "nvram", NULL, "accepted: a VM has no such file" },
+	{ "keep-nvram", NULL, "the same" }, FAN_OPTIONS, END };
 static const struct verb_option fan_options[] = { FAN_OPTIONS, END };
 static const struct verb_option save_options[] = { JOB_OPTIONS, END };
 #define SNAPSHOTNAME { "snapshotname", "NAME", "the snapshot, as an option" }
@@ -133,7 +138,7 @@ const struct verb verbs[] = {
 		define_options, 1, 1, false, "file", verb_define },
 	{ "dumpjson", "Definitions", "VM", "print a VM's definition", NULL, 1, 1, true, "vm",
 		verb_dumpjson },
-	{ "undefine", "Definitions", "{VM...|--all}", "forget VMs; their disks stay", undefine_options,
+	{ "undefine", "Definitions", "{VM...|--all}", "forget VMs; their disks stay unless said", undefine_options,
 		1, MANY, true, "vm", verb_undefine },
 	{ "start", "Life", "{VM...|--all}", "start VMs", start_options, 1, MANY, true, "vm", verb_start },
 	{ "shutdown", "Life", "{VM...|--all}", "press the power button", shutdown_options, 1, MANY, true,

@@ -1,0 +1,95 @@
+#include "api/image_users.h"
+#include "api/daemon.h"
+#include "api/definition.h"
+#include "api/vm.h"
+#include "base/err.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#define NAMES_MAX 5 /* said; the rest is counted */
+
+static bool is_same(const char *a, const char *b)
+{
+	return a && b && !strcmp(a, b);
+}
+
+static bool disk_uses(const struct definition_disk *d, const char *path, unsigned from)
+{
+	for (unsigned k = from; k < d->nlayers; k++)
+		if (is_same(d->layers[k].path, path) || is_same(d->layers[k].data_file, path))
+			return true;
+	return false;
+}
+
+/* from: 1: only what stands below a disk. */
+static bool definition_uses(const struct definition *def, const char *path, unsigned from)
+{
+	for (uint32_t i = 0; def && i < def->ndisks; i++)
+		if (disk_uses(&def->disks[i], path, from))
+			return true;
+	return false;
+}
+
+static bool vm_uses(const struct vm *vm, const char *path, unsigned from)
+{
+	return definition_uses(vm->def, path, from) || definition_uses(vm->live, path, from);
+}
+
+const struct vm *image_user(const struct vm *vm, const char *path)
+{
+	struct daemon *d = vm->daemon;
+
+	for (size_t i = 0; i < d->nvms; i++)
+		if (d->vms[i] != vm && vm_uses(d->vms[i], path, 0))
+			return d->vms[i];
+	return NULL;
+}
+
+static bool is_clone_of(const struct vm *vm, const struct vm *source)
+{
+	for (uint32_t i = 0; i < source->def->ndisks; i++)
+		if (!source->def->disks[i].read_only && vm_uses(vm, source->def->disks[i].layers[0].path, 1))
+			return true;
+	return false;
+}
+
+unsigned image_clones(const struct vm *vm, char *names, size_t cap)
+{
+	struct daemon *d = vm->daemon;
+	unsigned n = 0, named = 0;
+	size_t at = 0;
+
+	names[0] = 0;
+	for (size_t i = 0; i < d->nvms; i++) {
+		struct vm *other = d->vms[i];
+
+		if (other == vm || !is_clone_of(other, vm))
+			continue;
+		n++;
+		/* Who may not see that VM is told that there is one, not its name. */
+		if (named == NAMES_MAX || at >= cap ||
+			!permissions_seen_together(&d->permissions, vm->def->name, other->def->name))
+			continue;
+		at += (size_t)snprintf(names + at, cap - at, "%s%.60s", named++ ? ", " : "", other->def->name);
+	}
+	if (n > named && at < cap)
+		snprintf(names + at, cap - at, named ? " and %u more" : "%u that you may not see", n - named);
+	return n;
+}
+
+int image_check_writable(const struct vm *vm, const char *what, struct err *e)
+{
+	char names[360];
+
+	if (vm->is_template)
+		return err_set(e, -EPERM, ERR_WRONG_STATE,
+			"VM '%s' is a template; %s is not for templates. Next: cairn clone --linked %.60s NAME, "
+			"or cairn template --disable %.60s", vm->def->name, what, vm->def->name, vm->def->name);
+	if (image_clones(vm, names, sizeof(names)))
+		return err_set(e, -EPERM, ERR_WRONG_STATE,
+			"VM '%.120s' has linked clones, whose disks stand on its own (%s); %s works when they are "
+			"undefined", vm->def->name, names, what);
+	return 0;
+}

@@ -1,0 +1,178 @@
+"""undefine: what goes with a VM and what stays, and that it is said before."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+
+import pytest
+
+from conftest import until
+from test_daemon import NOBODY, allowed, as_nobody, shared  # noqa: F401
+from test_rights import files  # noqa: F401
+
+
+def image(folder, name, fmt="qcow2", *args):
+    path = folder / name
+    subprocess.run(["qemu-img", "create", "-q", "-f", fmt, *args, path, "1M"], check=True)
+    return path
+
+
+def disk(path, fmt="qcow2", **keys):
+    return {"path": str(path), "format": fmt, **keys}
+
+
+def names(daemon):
+    return daemon.cairn("list", "--all", "--name").stdout.split()
+
+
+def test_with_its_storage(daemon, tmp_path):
+    a, b, iso = image(tmp_path, "a.qcow2"), image(tmp_path, "b.raw", "raw"), image(tmp_path, "c.iso", "raw")
+    daemon.define("vm1", disks=[disk(a), disk(b, "raw"), disk(iso, "raw", readonly=True)])
+    r = daemon.cairn("undefine", "vm1", "--remove-all-storage", "--dry-run")
+    assert r.stdout == (f"Would undefine domain 'vm1' (shut off)\nWould remove volume 'vda'({a})\n"
+                        f"Would remove volume 'vdb'({b})\n"
+                        f"Volume 'vdc'({iso}) would stay: it is read-only for the VM.\n")
+    assert a.exists() and b.exists() and names(daemon) == ["vm1"]
+    r = daemon.cairn("undefine", "vm1", "--remove-all-storage")
+    assert r.stdout == (f"Domain 'vm1' has been undefined\nVolume 'vda'({a}) removed.\n"
+                        f"Volume 'vdb'({b}) removed.\nVolume 'vdc'({iso}) stays: it is read-only for the VM.\n")
+    assert not a.exists() and not b.exists() and iso.exists() and names(daemon) == []
+    assert (tmp_path / "kernel").exists() and not os.listdir(daemon.state / "vms")
+
+
+def test_some_of_it(daemon, tmp_path):
+    a, b = image(tmp_path, "a.qcow2"), image(tmp_path, "b.qcow2")
+    daemon.define("vm1", disks=[disk(a), disk(b)])
+    r = daemon.cairn("undefine", "vm1", "--storage", "vda,vdx", ok=3)
+    assert 'VM \'vm1\' has no disk "vdx"' in r.stderr
+    assert daemon.cairn("undefine", "vm1", "--storage", "vda", "--remove-all-storage", ok=None).returncode
+    r = daemon.cairn("undefine", "vm1", "--storage", str(b), "--format", "json")
+    assert json.loads(r.stdout)[0]["volumes"] == [{"id": "vdb", "path": str(b), "removed": True}]
+    assert a.exists() and not b.exists()
+    daemon.define("vm2", disks=[disk(a)])
+    daemon.cairn("undefine", "vm2", "--nvram")
+    assert a.exists()
+
+
+def test_what_is_no_file_of_its_own_stays(daemon, tmp_path):
+    a = image(tmp_path, "a.raw", "raw")
+    link = tmp_path / "link.raw"
+    link.symlink_to(a)
+    gone = image(tmp_path, "gone.raw", "raw")
+    daemon.define("vm1", disks=[disk(link, "raw"), disk(gone, "raw")])
+    gone.unlink()
+    r = daemon.cairn("undefine", "vm1", "--remove-all-storage")
+    assert f"Volume 'vda'({link}) stays: it is a symbolic link.\n" in r.stdout
+    assert f"Volume 'vdb'({gone}) stays: it is not there.\n" in r.stdout
+    assert a.exists() and link.is_symlink()
+
+
+def test_what_others_use_stays_and_they_are_named(daemon, tmp_path):
+    base = image(tmp_path, "base.qcow2")
+    top = image(tmp_path, "top.qcow2", "qcow2", "-b", base, "-F", "qcow2")
+    daemon.define("base", disks=[disk(base)])
+    daemon.define("clone", disks=[disk(top, backing=[disk(base)])])
+    before = sorted(os.listdir(tmp_path))
+    for args in (["--dry-run"], []):
+        r = daemon.cairn("undefine", "base", "--remove-all-storage", *args, ok=6)
+        assert r.stderr == ("error: Failed to undefine domain 'base'\n"
+                            f"error: disk vda: {base} is used by VM 'clone'; undefine that first, or leave the "
+                            "images: nothing was done\n")
+    assert sorted(os.listdir(tmp_path)) == before and names(daemon) == ["base", "clone"]
+    # By another path.
+    (tmp_path / "hard.qcow2").hardlink_to(top)
+    daemon.define("other", disks=[disk(tmp_path / "hard.qcow2")])
+    r = daemon.cairn("undefine", "clone", "--remove-all-storage", ok=6)
+    assert "is, by another path, a file that another VM uses" in r.stderr and top.exists()
+    # Without the images nothing is in the way.
+    daemon.cairn("undefine", "other")
+    daemon.cairn("undefine", "clone", "--remove-all-storage")
+    assert base.exists() and not top.exists()
+    daemon.cairn("undefine", "base", "--remove-all-storage")
+    assert not base.exists()
+
+
+def test_refusals_of_virsh(daemon, tmp_path, kvm, guest):
+    a = image(tmp_path, "a.qcow2")
+    daemon.define("vm1", boot={"kernel": guest("idle.elf")}, disks=[disk(a)])
+    daemon.cairn("start", "vm1")
+    r = daemon.cairn("undefine", "vm1", "--remove-all-storage", ok=4)
+    assert "VM 'vm1' is running; undefine works when it is" in r.stderr
+    daemon.cairn("managedsave", "vm1")
+    r = daemon.cairn("undefine", "vm1", "--remove-all-storage", ok=4)
+    assert "--managed-save" in r.stderr
+    daemon.cairn("managedsave-remove", "vm1")
+    daemon.cairn("snapshot-create-as", "vm1", "s1")
+    for args in ([], ["--remove-all-storage"], ["--dry-run"]):
+        r = daemon.cairn("undefine", "vm1", *args, ok=4)
+        assert "cannot delete inactive domain with 1 snapshots" in r.stderr and "--snapshots-metadata" in r.stderr
+    assert a.exists() and names(daemon) == ["vm1"]
+    daemon.cairn("undefine", "vm1", "--snapshots-metadata", "--remove-all-storage")
+    assert not a.exists() and names(daemon) == []
+
+
+def test_images_that_cannot_be_read_are_in_nobodys_way(daemon, tmp_path):
+    a = image(tmp_path, "a.qcow2")
+    daemon.define("vm1", disks=[disk(a)])
+    a.write_bytes(b"no image")
+    daemon.cairn("undefine", "vm1", "--remove-all-storage")
+    assert not a.exists()
+
+
+def test_with_the_rights_of_who_defined_it(shared, files):  # noqa: F811
+    """root's daemon removes nothing that the VM's definer may not."""
+    def define(path):
+        d = {"name": "v", "memory": "32M", "boot": {"kernel": str(shared.tmp / "kernel")},
+             "disks": [disk(path, "raw")]}
+        assert "return" in as_nobody(shared, ["vm-define", {"definition": d}])[0]
+
+    roots = shared.tmp / "roots"
+    roots.mkdir()
+    (roots / "lent.raw").write_bytes(bytes(4096))
+    os.chmod(roots / "lent.raw", 0o666)
+    define(roots / "lent.raw")
+    for _ in range(2):
+        r = shared.cairn("undefine", "v", "--remove-all-storage", ok=5)  # though root asks
+        assert f"cannot remove {roots / 'lent.raw'}: Permission denied (for user {NOBODY}" in r.stderr
+        assert (roots / "lent.raw").exists() and "v" in names(shared)
+    define(files / "mine.raw")
+    shared.cairn("undefine", "v", "--remove-all-storage")
+    assert not (files / "mine.raw").exists() and "v" not in names(shared)
+
+
+def test_a_daemon_that_dies_over_it_is_followed_by_one_that_ends_it(daemon, tmp_path):
+    rnd = random.Random(6)
+    whole = gone = 0
+    for i in range(12):
+        paths = [image(tmp_path, f"k{i}-{k}.raw", "raw") for k in range(8)]
+        daemon.define("vm1", disks=[disk(p, "raw") for p in paths])
+        q = daemon.qmp()
+        q.send(json.dumps({"execute": "vm-undefine", "arguments": {
+            "vm": "vm1", "remove-all-storage": True}}).encode())
+        time.sleep(rnd.random() * 0.006)
+        daemon.stop(signal.SIGKILL)
+        daemon.start()
+        until(lambda: sum(p.exists() for p in paths) in (0, 8))
+        if paths[0].exists():
+            whole += 1
+            assert names(daemon) == ["vm1"]
+            daemon.cairn("undefine", "vm1", "--remove-all-storage")  # a repeat works
+        else:
+            gone += 1
+            until(lambda: names(daemon) == [])
+        assert not any(p.exists() for p in paths) and not os.listdir(daemon.state / "vms")
+    assert whole + gone == 12
+
+
+def test_what_an_earlier_daemon_had_written_down_is_done(daemon, tmp_path):
+    a, b = image(tmp_path, "a.raw", "raw"), image(tmp_path, "b.raw", "raw")
+    daemon.define("vm1", disks=[disk(a, "raw"), disk(b, "raw")])
+    daemon.stop(signal.SIGKILL)
+    a.unlink()
+    (daemon.state / "vms/vm1/undefine.json").write_text(json.dumps({"version": 1, "volumes": [str(a), str(b)]}))
+    daemon.start()
+    until(lambda: names(daemon) == [])
+    assert not b.exists() and not os.listdir(daemon.state / "vms")
