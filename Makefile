@@ -59,7 +59,7 @@ TEST_SYSLIBS   := -ljson-c $(VM_SYSLIBS) -lcmocka
 # (-w: libcap-ng's capng_change_id(), which nobody calls, would warn of getpwuid().)
 VM_LINK := $(if $(SAN),-pie,-static-pie -Wl,-w)
 
-PROGRAMS := $(addprefix $(BUILD)/,cairnd cairn-vm cairn cairn-img)
+PROGRAMS := $(addprefix $(BUILD)/,cairnd cairn-vm cairn cairn-img cairn-archive)
 # A sanitizer would have to be in nbdkit before its plugins are.
 NBDKIT_PLUGIN := $(if $(SAN),,$(BUILD)/nbdkit-cairn-plugin.so)
 UNIT_SRCS := $(sort $(wildcard tests/unit/*/test_*.c))
@@ -96,6 +96,9 @@ $(BUILD)/cairn: $(call prog_objs,tools/cairn) $(BUILD)/vmm/vm_msg.o $(CLI_LIBS)
 $(BUILD)/cairn-img: $(call prog_objs,tools/img) $(IMG_LIBS)
 	$(call say,LINK,$@)
 	$(call link,-pie,$(IMG_SYSLIBS))
+$(BUILD)/cairn-archive: $(call prog_objs,tools/archive) $(call lib,api) $(IMG_LIBS)
+	$(call say,LINK,$@)
+	$(call link,-pie,-larchive -lnettle -lseccomp -lcap-ng $(IMG_SYSLIBS))
 # An image is found and opened as cairn-img does it.
 $(BUILD)/nbdkit-cairn-plugin.so: $(BUILD)/tools/nbd/plugin.o $(BUILD)/tools/img/open.o $(IMG_LIBS)
 	$(call say,LINK,$@)

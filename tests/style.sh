@@ -36,12 +36,15 @@ libraries() {
 liburing.h base/ block/
 json-c/ api/ tools/
 json.h api/ tools/
-seccomp.h vmm/sandbox.c
-cap-ng.h vmm/sandbox.c
+seccomp.h vmm/sandbox.c tools/archive/sandbox.c
+cap-ng.h vmm/sandbox.c tools/archive/sandbox.c
 zlib.h block/
 zstd.h block/
 linux/kvm.h vmm/
 nbdkit-plugin.h tools/nbd/
+archive.h tools/archive/
+archive_entry.h tools/archive/
+nettle/ tools/archive/
 END
 }
 

@@ -1,0 +1,76 @@
+"""cairn-archive by itself: what the daemon does for it."""
+
+import fcntl
+import json
+import os
+import subprocess
+
+from conftest import BUILD
+
+PROGRAM = os.path.join(BUILD, "cairn-archive")
+
+
+class Archive:
+    """One run. What is handed over keeps its number, as the specification names it."""
+
+    def __init__(self, verb, spec, fds):
+        memory = os.memfd_create("spec")
+        os.write(memory, json.dumps(spec).encode())
+        os.lseek(memory, 0, os.SEEK_SET)
+        self.process = subprocess.Popen(
+            [PROGRAM, verb], stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[3, *fds],
+            preexec_fn=lambda: os.dup2(memory, 3, inheritable=True))
+        os.close(memory)
+        for fd in fds:
+            os.close(fd)
+
+    def line(self):
+        text = self.process.stdout.readline()
+        return json.loads(text) if text else None
+
+    def until(self, *keys):
+        while True:
+            line = self.line()
+            if line is None or any(key in line for key in keys):
+                return line
+
+    def end(self, word=b""):
+        """Returns the last line and the exit status."""
+        last = None
+        out, _ = self.process.communicate(word)
+        for text in out.splitlines():
+            last = json.loads(text)
+        return last, self.process.returncode
+
+
+def high(path, flags=os.O_RDONLY):
+    """Open it where nothing else of the program's is."""
+    fd = os.open(path, flags, 0o600)
+    number = fcntl.fcntl(fd, fcntl.F_DUPFD, 20)
+    os.close(fd)
+    return number
+
+
+def export(to, definition, files, compress="zstd", **more):
+    """files: (name, path, what else the specification says)."""
+    out = high(to, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    fds = [out]
+    spec = {"output": out, "compress": compress, "definition": definition, "files": [], **more}
+    for name, path, extra in files:
+        fds.append(high(path))
+        entry = {"name": name, **extra}
+        if "snapshot" in more:
+            entry["layers"] = [{"fd": fds[-1], "format": "qcow2"}]
+        else:
+            entry["fd"] = fds[-1]
+        spec["files"].append(entry)
+    return Archive("export", spec, fds)
+
+
+def take(path, folder=None, name="vm", **more):
+    """An import; folder None: a look."""
+    fds = [high(path)]
+    spec = {"input": fds[0], "name": name, **more}
+    if folder is not None:
+        spec["folder"] = str(folder)
+    return Archive("import", spec, fds)

@@ -1,0 +1,247 @@
+"""cairn-archive: what goes in comes out, and nothing of a wrong archive stays."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import tarfile
+
+import pytest
+
+import archivelib
+from conftest import until
+
+MIB = 1024 * 1024
+
+
+def run(*command):
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+def disks(tmp_path):
+    """A qcow2 image with a snapshot over a raw base, and a raw file that is mostly a hole."""
+    os.chdir(tmp_path)
+    with open("base.raw", "wb") as f:
+        f.truncate(64 * MIB)
+        f.seek(MIB)
+        f.write(os.urandom(100000))
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw", "a.qcow2")
+    run("qemu-io", "-c", "write -P 7 0 3M", "a.qcow2")
+    run("qemu-img", "snapshot", "-c", "s1", "a.qcow2")
+    run("qemu-io", "-c", "write -P 9 2M 9M", "a.qcow2")
+    with open("hole.raw", "wb") as f:
+        f.truncate(40 * 1024 * MIB)
+        f.seek(30 * 1024 * MIB + 5)
+        f.write(b"here")
+    return tmp_path
+
+
+FILES = [("vda.qcow2", "a.qcow2", {"format": "qcow2", "backing": "vda-1.raw", "backing_format": "raw"}),
+         ("vda-1.raw", "base.raw", {}), ("vdb.raw", "hole.raw", {})]
+
+
+@pytest.mark.parametrize("compress", ["zstd", "gzip", "none"])
+def test_round_trip(disks, compress):
+    last, status = archivelib.export("x.tar", {"name": "x"}, FILES, compress).end()
+    assert status == 0 and last["result"]["written"] == os.path.getsize("x.tar")
+    job = archivelib.take("x.tar", ".", "new")
+    ready = job.until("ready", "error")["ready"]
+    assert ready["definition"] == {"name": "x"} and not os.path.exists("new")
+    assert job.end(b"keep\n") == ({"result": {}}, 0)
+    assert sorted(os.listdir("new")) == ["vda-1.raw", "vda.qcow2", "vdb.raw"]
+    assert not [n for n in os.listdir(".") if n.startswith(".")]
+    # Whole, with its snapshot and its backing file beside it, and as sparse as it was.
+    run("cmp", "base.raw", "new/vda-1.raw")
+    assert os.stat("new/vdb.raw").st_size == 40 * 1024 * MIB
+    assert os.stat("new/vdb.raw").st_blocks < 100
+    with open("new/vdb.raw", "rb") as f:
+        f.seek(30 * 1024 * MIB + 5)
+        assert f.read(6) == b"here\0\0"
+    assert "Images are identical" in run("qemu-img", "compare", "a.qcow2", "new/vda.qcow2")
+    info = json.loads(run("qemu-img", "info", "--output=json", "new/vda.qcow2"))
+    assert info["backing-filename"] == "vda-1.raw" and info["snapshots"][0]["name"] == "s1"
+    run("qemu-img", "check", "new/vda.qcow2")
+
+
+def test_of_a_snapshot(disks):
+    """An image by itself, with what the snapshot has, while another writes to the disk."""
+    run("qemu-img", "rebase", "-q", "-b", "", "a.qcow2")
+    run("qemu-img", "snapshot", "-d", "s1", "a.qcow2")
+    run("qemu-img", "snapshot", "-c", "s2", "a.qcow2")
+    run("qemu-img", "convert", "-l", "s2", "-O", "raw", "a.qcow2", "s2.raw")
+    run("qemu-io", "-c", "write -P 1 0 20M", "a.qcow2")
+    last, status = archivelib.export("x.tar", {"name": "x"}, [("vda.qcow2", "a.qcow2", {"format": "qcow2"})],
+                                     snapshot="s2").end()
+    assert status == 0, last
+    assert archivelib.take("x.tar", ".", "new").end(b"keep\n")[1] == 0
+    assert "identical" in run("qemu-img", "compare", "new/vda.qcow2", "s2.raw")
+    assert "No errors" in run("qemu-img", "check", "new/vda.qcow2")
+    assert "Snapshot list" not in run("qemu-img", "info", "new/vda.qcow2")
+
+
+def test_not_kept_is_not_there(disks):
+    archivelib.export("x.tar", {"name": "x"}, FILES).end()
+    for word in (b"", b"no\n", b"keep"):
+        job = archivelib.take("x.tar", ".", "new")
+        assert job.until("ready", "error")["ready"]
+        last, status = job.end(word)
+        assert status == 1 and last["error"]["class"] == "Cancelled"
+        assert not [n for n in os.listdir(".") if "new" in n]
+
+
+def test_killed_and_again(disks):
+    archivelib.export("x.tar", {"name": "x"}, FILES).end()
+    job = archivelib.take("x.tar", ".", "new")
+    assert job.until("ready")
+    other, status = archivelib.take("x.tar", ".", "new").end()
+    assert other["error"]["class"] == "Busy" and status == 1
+    job.process.kill()
+    job.process.wait()
+    assert os.path.exists(".new.importing")
+    assert archivelib.take("x.tar", ".", "new").end(b"keep\n")[1] == 0
+    assert not os.path.exists(".new.importing")
+    assert archivelib.take("x.tar", ".", "new").end()[0]["error"]["class"] == "AlreadyExists"
+
+
+def test_terminated_leaves_nothing(disks):
+    with open("big", "wb") as f:
+        f.write(os.urandom(64 * MIB))
+    archivelib.export("x.tar", {"name": "x"}, [("vda.raw", "big", {})], "none").end()
+    job = archivelib.take("x.tar", ".", "new")
+    until(lambda: os.path.exists(".new.importing"))
+    job.process.send_signal(signal.SIGTERM)
+    last, status = job.end()
+    assert status == 1 and last["error"]["class"] == "Cancelled"
+    assert not [n for n in os.listdir(".") if "new" in n]
+
+
+def test_truncated_anywhere(disks):
+    archivelib.export("x.tar", {"name": "x"}, FILES[1:2]).end()
+    whole = open("x.tar", "rb").read()
+    cuts = sorted({0, 1, 10, *range(0, len(whole), len(whole) // 12), len(whole) - 1})
+    for n in cuts:
+        with open("cut.tar", "wb") as f:
+            f.write(whole[:n])
+        last, status = archivelib.take("cut.tar", ".", "new").end(b"keep\n")
+        assert status == 1 and last["error"]["class"] in ("Corrupt", "InvalidArgument"), n
+        assert not [x for x in os.listdir(".") if "new" in x]
+
+
+def test_one_bit(disks):
+    archivelib.export("x.tar", {"name": "x"}, FILES[1:2], "none").end()
+    whole = bytearray(open("x.tar", "rb").read())
+    at = whole.index(open("base.raw", "rb").read(MIB + 4096)[-64:])
+    whole[at + 7] ^= 4
+    open("bad.tar", "wb").write(whole)
+    last, status = archivelib.take("bad.tar").end()
+    assert status == 1 and "SHA-256" in last["error"]["message"] and "vda-1.raw" in last["error"]["message"]
+
+
+# ---- archives that were not written by cairn ----
+
+def entry(name, data=b"", **fields):
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    for key, value in fields.items():
+        setattr(info, key, value)
+    return info, data
+
+
+def manifest(files=(), **more):
+    o = {"format": 1, "definition": {"name": "x"},
+         "files": [{"name": n, "size": s, "data": d} for n, s, d in files], **more}
+    return entry("manifest.json", json.dumps(o).encode())
+
+
+def hostile(entries, path="h.tar"):
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as t:
+        for info, data in entries:
+            t.addfile(info, io.BytesIO(data))
+    return path
+
+
+BAD = {
+    "nothing of ours": ([entry("a", b"b")], "does not begin with manifest.json"),
+    "empty": ([], "no archive of cairn export"),
+    "newer": ([manifest(format=2)], "has format 2; this cairn reads format 1"),
+    "no format": ([manifest(format="x")], "its format"),
+    "no definition": ([manifest(definition=[])], "its definition"),
+    "traversal": ([manifest([("a", 1, 1)]), entry("../a", b"b")], "names a folder"),
+    "absolute": ([manifest([("a", 1, 1)]), entry("/etc/cairn-was-here", b"b")], "names a folder"),
+    "traversal in the manifest": ([manifest([("../a", 1, 1)])], "'../a' is no plain name"),
+    "dot": ([manifest([(".a", 1, 1)])], "no plain name"),
+    "symlink": ([manifest([("a", 1, 1)]), entry("a", type=tarfile.SYMTYPE, linkname="/etc/passwd")], "is a link"),
+    "hard link": ([manifest([("a", 1, 1)]), entry("a", type=tarfile.LNKTYPE, linkname="manifest.json")], "is a link"),
+    "device": ([manifest([("a", 1, 1)]), entry("a", type=tarfile.CHRTYPE, devmajor=1, devminor=3)],
+               "is no regular file"),
+    "pipe": ([manifest([("a", 1, 1)]), entry("a", type=tarfile.FIFOTYPE)], "is no regular file"),
+    "folder": ([manifest([("a", 1, 1)]), entry("a", type=tarfile.DIRTYPE)], "folder"),
+    "not named": ([manifest([("a", 1, 1)]), entry("b", b"b")], "is not in its manifest"),
+    "twice": ([manifest([("a", 1, 1)]), entry("a", b"b"), entry("a", b"b")], "is there twice"),
+    "other size": ([manifest([("a", 2, 1)]), entry("a", b"b")], "another size"),
+    "more data": ([manifest([("a", 4096, 1)]), entry("a", b"b" * 4096)], "more data than its manifest says"),
+    "more data than size": ([manifest([("a", 1, 2)])], "more data than its size"),
+    "negative": ([manifest([("a", -1, 0)])], "the size of a file"),
+    "no end": ([manifest([("a", 1, 1)]), entry("a", b"b")], "sums.json"),
+    "no sum": ([manifest([("a", 1, 1)]), entry("a", b"b"), entry("sums.json", b'{"sha256":{}}')], "no SHA-256"),
+    "two of a name": ([manifest([("a", 1, 1), ("a", 1, 1)])], "two files of one name"),
+    "sums as a file": ([manifest([("sums.json", 1, 1)])], "two files of one name"),
+    "backing is not there": ([entry("manifest.json", json.dumps({"format": 1, "definition": {}, "files": [
+        {"name": "a", "size": 1, "data": 1, "format": "qcow2", "backing": "b", "backing_format": "raw"}]}).encode())],
+        "backing file that is not in the archive"),
+    "deep": ([entry("manifest.json", b"[" * 5000)], "not JSON"),
+    "large manifest": ([entry("manifest.json", b" " * (2 * MIB))], "too large"),
+    "bomb": ([manifest([(f"a{i}", 1 << 59, 1 << 59) for i in range(100)])], "has room for"),
+    "many files": ([manifest([(f"a{i}", 0, 0) for i in range(1025)])], "list of files"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad(tmp_path, what):
+    os.chdir(tmp_path)
+    entries, why = BAD[what]
+    last, status = archivelib.take(hostile(entries), ".", "new").end(b"keep\n")
+    assert status == 1 and why in last["error"]["message"], last
+    assert os.listdir(".") == ["h.tar"] and not os.path.exists("/etc/cairn-was-here")
+
+
+def test_no_tar_at_all(tmp_path):
+    os.chdir(tmp_path)
+    open("x", "wb").write(os.urandom(100000))
+    last, status = archivelib.take("x", ".", "new").end(b"keep\n")
+    assert status == 1 and "no archive of cairn export" in last["error"]["message"]
+    assert os.listdir(".") == ["x"]
+
+
+def test_an_image_that_leads_out_of_the_archive(tmp_path):
+    """Its header names a file of the host: qemu-img would follow it."""
+    os.chdir(tmp_path)
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", "/etc/shadow", "-F", "raw", "a.qcow2", "1M")
+    archivelib.export("x.tar", {"name": "x"}, [("vda.qcow2", "a.qcow2", {"format": "qcow2"})]).end()
+    last, status = archivelib.take("x.tar", ".", "new").end(b"keep\n")
+    assert status == 1 and "which the manifest does not name" in last["error"]["message"]
+    assert not os.path.exists("new")
+
+
+def test_no_room(disks):
+    """The archive's file system is full: the sentence says so."""
+    with open("big", "wb") as f:
+        f.write(os.urandom(MIB))
+    out = archivelib.high("/dev/full", os.O_WRONLY)
+    fd = archivelib.high("big")
+    last, status = archivelib.Archive("export", {"output": out, "compress": "none", "definition": {},
+                                                 "files": [{"name": "a", "fd": fd}]}, [out, fd]).end()
+    assert status == 1 and last["error"]["class"] == "NoSpace"
+
+
+def test_an_image_in_use(disks):
+    """Somebody writes to it: what would be exported would be of no one moment."""
+    writer = subprocess.Popen(["qemu-io", "a.qcow2"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    writer.stdin.write(b"write 0 512\n")
+    writer.stdin.flush()
+    writer.stdout.readline()
+    last, status = archivelib.export("x.tar", {"name": "x"}, FILES[:1]).end()
+    writer.communicate(b"quit\n")
+    assert status == 1 and last["error"]["class"] == "Busy"

@@ -1,0 +1,463 @@
+/* This thread reads the archive and decompresses; another writes the files and sums them up.
+ * Only what the manifest names is taken, each once, with the size that it says. */
+#include "tools/archive/archive.h"
+#include "tools/archive/stage.h"
+#include "api/js.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/util.h"
+#include "block/qcow2.h"
+
+#include <archive.h>
+#include <archive_entry.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#define READ_BLOCK_BYTES (256 * 1024)
+
+struct importer {
+	struct archive *a;
+	struct manifest manifest;
+	char *text; /* of the manifest */
+	struct stage *stage; /* NULL: look only */
+	int *fds;	     /* one a file; -1: not begun */
+	struct sum *sums;    /* of what came */
+	uint64_t *came;	     /* bytes of data, one a file */
+	struct queue *queue;
+	struct progress progress;
+};
+
+static int corrupt(struct err *e, const char *name, const char *why)
+{
+	return err_set(e, -EINVAL, ERR_CORRUPT, "%.80s in the archive %s", name, why);
+}
+
+/* ---- entries ---- */
+
+static int archive_failed(struct importer *x, int r, struct err *e)
+{
+	const char *why = archive_error_string(x->a);
+
+	if (archive_errno(x->a) == ENOMEM)
+		return err_set_errno(e, -ENOMEM, "reading the archive");
+	return err_set(e, -EINVAL, ERR_CORRUPT, "the archive is damaged or cut short%s%s",
+		why ? ": " : "", why ? why : r == ARCHIVE_EOF ? ": it ends too early" : "");
+}
+
+/* The next entry: a plain file with a plain name. Returns 0; 1 at the end. */
+static int entry_next(struct importer *x, struct archive_entry **ret_en, const char **ret_name,
+	struct err *e)
+{
+	int r = archive_read_next_header(x->a, ret_en);
+	const char *name;
+
+	if (r == ARCHIVE_EOF)
+		return 1;
+	if (r != ARCHIVE_OK)
+		return archive_failed(x, r, e);
+	name = archive_entry_pathname(*ret_en);
+	if (!name)
+		return corrupt(e, "an entry", "has no name");
+	if (strchr(name, '/'))
+		return corrupt(e, name, "names a folder; the archive was not written by cairn");
+	if (archive_entry_symlink(*ret_en) || archive_entry_hardlink(*ret_en))
+		return corrupt(e, name, "is a link; the archive was not written by cairn");
+	if (archive_entry_filetype(*ret_en) != AE_IFREG)
+		return corrupt(e, name, "is no regular file; the archive was not written by cairn");
+	if (!archive_entry_size_is_set(*ret_en) || archive_entry_size(*ret_en) < 0)
+		return corrupt(e, name, "has no size");
+	*ret_name = name;
+	return 0;
+}
+
+/* One of our own: small, read into memory. *ret_text has a NUL at its end. */
+static int text_read(struct importer *x, struct archive_entry *en, const char *name, char **ret_text,
+	size_t *ret_len, struct err *e)
+{
+	int64_t size = archive_entry_size(en);
+	CLEANUP_FREE char *text = NULL;
+
+	if (size > ARCHIVE_JSON_MAX)
+		return corrupt(e, name, "is too large");
+	text = calloc(1, (size_t)size + 1);
+	if (!text)
+		return err_set_errno(e, -ENOMEM, "%s", name);
+	for (size_t at = 0; at < (size_t)size;) {
+		la_ssize_t n = archive_read_data(x->a, text + at, (size_t)size - at);
+
+		if (n <= 0)
+			return archive_failed(x, n ? (int)n : ARCHIVE_EOF, e);
+		at += (size_t)n;
+	}
+	*ret_text = STEAL_PTR(text);
+	*ret_len = (size_t)size;
+	return 0;
+}
+
+static int manifest_read(struct importer *x, struct err *e)
+{
+	struct archive_entry *en;
+	const char *name;
+	size_t len;
+	int r = entry_next(x, &en, &name, e);
+
+	if (r == 1 || (!r && strcmp(name, ARCHIVE_MANIFEST)))
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"this is no archive of cairn export: it does not begin with %s", ARCHIVE_MANIFEST);
+	if (!r)
+		r = text_read(x, en, name, &x->text, &len, e);
+	return r < 0 ? r : manifest_parse(x->text, len, &x->manifest, e);
+}
+
+/* ---- the thread that writes ---- */
+
+static int chunk_write(struct importer *x, struct chunk *c, struct err *e)
+{
+	int r;
+
+	sum_update(&x->sums[c->file], c->off, c->buf, c->len);
+	if (!x->stage)
+		return 0;
+	r = pwrite_full(x->fds[c->file], c->buf, c->len, (off_t)c->off);
+	return r < 0 ? err_set_errno(e, r, "writing %s", x->manifest.files[c->file].name) : 0;
+}
+
+struct writer {
+	struct importer *x;
+	int r;
+	struct err e;
+};
+
+static void *writer_main(void *opaque)
+{
+	struct writer *w = opaque;
+	struct chunk *c;
+
+	while (!w->r && (c = queue_next(w->x->queue))) {
+		w->r = chunk_write(w->x, c, &w->e);
+		queue_took(w->x->queue);
+	}
+	if (w->r < 0)
+		queue_give_up(w->x->queue);
+	return NULL;
+}
+
+/* ---- reading ---- */
+
+static int data_put(struct importer *x, unsigned file, uint64_t off, const uint8_t *p, size_t len)
+{
+	while (len) {
+		struct chunk *c = queue_room(x->queue);
+		size_t n = MIN(len, CHUNK_BYTES);
+
+		if (!c)
+			return -ECANCELED;
+		*c = (struct chunk){ .file = file, .off = off, .len = n, .buf = c->buf };
+		memcpy(c->buf, p, n);
+		queue_put(x->queue);
+		progress_add(&x->progress, n);
+		off += n;
+		p += n;
+		len -= n;
+	}
+	return 0;
+}
+
+static int file_read_all(struct importer *x, unsigned i, struct err *e)
+{
+	const struct archive_file *f = &x->manifest.files[i];
+	uint64_t at = 0;
+	const void *p;
+	size_t len;
+	int64_t off;
+	int r;
+
+	while ((r = archive_read_data_block(x->a, &p, &len, &off)) == ARCHIVE_OK) {
+		if (!len)
+			continue;
+		if (off < 0 || (uint64_t)off < at || !range_inside((uint64_t)off, len, f->size_bytes))
+			return corrupt(e, f->name, "is larger than its manifest says");
+		x->came[i] += len;
+		if (x->came[i] > f->data_bytes)
+			return corrupt(e, f->name, "has more data than its manifest says");
+		at = (uint64_t)off + len;
+		r = data_put(x, i, (uint64_t)off, p, len);
+		if (!r)
+			r = archive_cancelled(e);
+		if (r < 0)
+			return r;
+	}
+	return r == ARCHIVE_EOF ? 0 : archive_failed(x, r, e);
+}
+
+static int file_begin(struct importer *x, unsigned i, struct err *e)
+{
+	const struct archive_file *f = &x->manifest.files[i];
+
+	sum_init(&x->sums[i], f->size_bytes);
+	if (!x->stage)
+		return 0;
+	x->fds[i] = stage_create(x->stage, f->name, e);
+	if (x->fds[i] < 0)
+		return x->fds[i];
+	if (ftruncate(x->fds[i], (off_t)f->size_bytes) < 0)
+		return err_set_errno(e, -errno, "%s of %llu bytes", f->name,
+			(unsigned long long)f->size_bytes);
+	return 0;
+}
+
+static int file_find(struct importer *x, const char *name, unsigned *ret, struct err *e)
+{
+	for (unsigned i = 0; i < x->manifest.nfiles; i++) {
+		if (strcmp(x->manifest.files[i].name, name))
+			continue;
+		if (x->sums[i].begun)
+			return corrupt(e, name, "is there twice");
+		*ret = i;
+		return 0;
+	}
+	return corrupt(e, name, "is not in its manifest");
+}
+
+static int sums_read(struct importer *x, struct archive_entry *en, struct err *e)
+{
+	CLEANUP_FREE char *text = NULL;
+	size_t len;
+	int r = text_read(x, en, ARCHIVE_SUMS, &text, &len, e);
+
+	return r < 0 ? r : manifest_parse_sums(text, len, &x->manifest, e);
+}
+
+/* All entries behind the manifest. */
+static int entries_read(struct importer *x, struct err *e)
+{
+	struct archive_entry *en;
+	const char *name;
+	unsigned i = 0;
+	int r;
+
+	while (!(r = entry_next(x, &en, &name, e)) && strcmp(name, ARCHIVE_SUMS)) {
+		r = file_find(x, name, &i, e);
+		if (!r && (uint64_t)archive_entry_size(en) != x->manifest.files[i].size_bytes)
+			r = corrupt(e, name, "has another size than its manifest says");
+		if (!r)
+			r = file_begin(x, i, e);
+		if (!r)
+			r = file_read_all(x, i, e);
+		if (r < 0)
+			return r;
+	}
+	if (r < 0)
+		return r;
+	if (r == 1)
+		return err_set(e, -EINVAL, ERR_CORRUPT, "the archive is cut short: %s, which is its end, is missing",
+			ARCHIVE_SUMS);
+	r = sums_read(x, en, e);
+	if (!r && (r = entry_next(x, &en, &name, e)) == 0)
+		return corrupt(e, name, "comes after its end");
+	return MIN(r, 0);
+}
+
+/* ---- is it whole? ---- */
+
+static int sum_check(const char *name, const char *is, const char *should, struct err *e)
+{
+	return strcmp(is, should) ? corrupt(e, name, "is damaged: its SHA-256 is another") : 0;
+}
+
+static int sums_check(struct importer *x, struct err *e)
+{
+	char text[SUM_TEXT];
+	struct sum own;
+	int r;
+
+	sum_init(&own, strlen(x->text));
+	sum_update(&own, 0, x->text, strlen(x->text));
+	sum_final(&own, text);
+	r = sum_check(ARCHIVE_MANIFEST, text, x->manifest.own_sum, e);
+	for (unsigned i = 0; i < x->manifest.nfiles && !r; i++) {
+		if (!x->sums[i].begun)
+			return corrupt(e, x->manifest.files[i].name, "is missing");
+		sum_final(&x->sums[i], text);
+		r = sum_check(x->manifest.files[i].name, text, x->manifest.files[i].sum, e);
+	}
+	return r;
+}
+
+/* The images name each other as they lie side by side now. One that names a file which the
+ * archive does not have would lead whoever follows it to a file of this host's. */
+static int names_mend(struct importer *x, unsigned i, struct err *e)
+{
+	const struct archive_file *f = &x->manifest.files[i];
+	struct qcow2_header h;
+	int r;
+
+	if (!f->qcow2)
+		return 0;
+	r = qcow2_header_read(x->fds[i], f->name, &h, e);
+	if (r < 0)
+		return r;
+	if (h.has_backing != (f->backing[0] != 0) ||
+		!(h.incompatible & QCOW2_INCOMPAT_DATA_FILE) != !f->data_file[0])
+		return corrupt(e, f->name, "needs a file which the manifest does not name");
+	if (f->backing[0])
+		r = qcow2_set_backing(x->fds[i], &h, f->backing, f->backing_format, e);
+	if (!r && f->data_file[0])
+		r = qcow2_set_data_file(x->fds[i], &h, f->data_file,
+			(h.autoclear & QCOW2_AUTOCLEAR_RAW_DATA) != 0, e);
+	return r;
+}
+
+static int files_finish(struct importer *x, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < x->manifest.nfiles && !r; i++) {
+		r = names_mend(x, i, e);
+		if (!r && fsync(x->fds[i]) < 0)
+			r = err_set_errno(e, -errno, "%s", x->manifest.files[i].name);
+	}
+	return r;
+}
+
+/* ---- all of it ---- */
+
+/* What it says it holds, before anything is written. */
+static int space_check(struct importer *x, struct json_object *spec, struct err *e)
+{
+	uint64_t bound = (uint64_t)js_get_int(spec, "max_bytes", INT64_MAX), sum = 0, room;
+	struct statvfs v;
+
+	for (unsigned i = 0; i < x->manifest.nfiles; i++)
+		sum += x->manifest.files[i].data_bytes; /* each below 2^60, of 2^10 */
+	x->progress.total = sum;
+	if (sum > bound)
+		return err_set(e, -EFBIG, ERR_INVALID,
+			"the archive holds %llu bytes, more than the %llu that are allowed",
+			(unsigned long long)sum, (unsigned long long)bound);
+	if (!x->stage)
+		return 0;
+	if (fstatvfs(stage_fd(x->stage), &v) < 0)
+		return err_set_errno(e, -errno, "the folder");
+	room = (uint64_t)v.f_bavail * v.f_frsize;
+	if (sum > room)
+		return err_set(e, -ENOSPC, ERR_NO_SPACE,
+			"the archive holds %llu MiB, the folder's file system has room for %llu; choose another with --folder",
+			(unsigned long long)DIV_ROUND_UP(sum, MIB), (unsigned long long)(room / MIB));
+	return 0;
+}
+
+static int importer_prepare(struct importer *x, struct err *e)
+{
+	unsigned n = x->manifest.nfiles + 1;
+
+	x->fds = malloc(n * sizeof(*x->fds));
+	x->sums = calloc(n, sizeof(*x->sums));
+	x->came = calloc(n, sizeof(*x->came));
+	x->queue = queue_new();
+	if (!x->fds || !x->sums || !x->came || !x->queue)
+		return err_set_errno(e, -ENOMEM, "import");
+	memset(x->fds, -1, n * sizeof(*x->fds));
+	return 0;
+}
+
+static int entries_take(struct importer *x, struct err *e)
+{
+	struct writer w = { .x = x };
+	pthread_t thread;
+	struct err none = { 0 };
+	int r = -pthread_create(&thread, NULL, writer_main, &w);
+
+	if (r < 0)
+		return err_set_errno(e, r, "import");
+	r = entries_read(x, e);
+	queue_end(x->queue, 0, &none);
+	pthread_join(thread, NULL);
+	if (w.r < 0 && (!r || r == -ECANCELED)) {
+		*e = w.e;
+		return w.r;
+	}
+	return r;
+}
+
+static int archive_begin(struct importer *x, struct json_object *spec, struct err *e)
+{
+	x->a = archive_read_new();
+	if (!x->a)
+		return err_set_errno(e, -ENOMEM, "import");
+	if (archive_read_support_format_tar(x->a) || archive_read_support_filter_gzip(x->a) ||
+		archive_read_support_filter_zstd(x->a) ||
+		archive_read_open_fd(x->a, (int)js_get_int(spec, "input", -1), READ_BLOCK_BYTES))
+		return err_set(e, -EINVAL, ERR_INVALID, "this is no archive of cairn export: %s",
+			archive_error_string(x->a));
+	return 0;
+}
+
+static void importer_done(struct importer *x)
+{
+	for (unsigned i = 0; x->fds && i < x->manifest.nfiles; i++)
+		if (x->fds[i] >= 0)
+			close(x->fds[i]);
+	free(x->fds);
+	free(x->sums);
+	free(x->came);
+	free(x->text);
+	queue_free(x->queue);
+	manifest_done(&x->manifest);
+	if (x->a)
+		archive_read_free(x->a);
+}
+
+static void result_put(const struct importer *x, struct json_object *result)
+{
+	struct json_object *files = json_object_new_array();
+
+	for (unsigned i = 0; i < x->manifest.nfiles; i++) {
+		struct json_object *f = json_object_new_object();
+
+		js_put_str(f, "name", x->manifest.files[i].name);
+		js_put_uint(f, "size", x->manifest.files[i].size_bytes);
+		js_put_uint(f, "data", x->manifest.files[i].data_bytes);
+		json_object_array_add(files, f);
+	}
+	js_put(result, "definition", json_object_get(x->manifest.definition));
+	js_put(result, "files", files);
+	if (x->manifest.snapshot[0])
+		js_put_str(result, "snapshot", x->manifest.snapshot);
+}
+
+int archive_import(struct json_object *spec, struct stage *stage, struct json_object *result,
+	struct err *e)
+{
+	struct importer x = { .stage = stage };
+	int r = archive_begin(&x, spec, e);
+
+	if (!r)
+		r = manifest_read(&x, e);
+	if (!r && js_get_bool(spec, "manifest_only", false)) {
+		result_put(&x, result);
+		importer_done(&x);
+		return 0;
+	}
+	if (!r)
+		r = importer_prepare(&x, e);
+	if (!r)
+		r = space_check(&x, spec, e);
+	if (!r)
+		r = entries_take(&x, e);
+	if (!r)
+		r = sums_check(&x, e);
+	if (!r && stage)
+		r = files_finish(&x, e);
+	if (!r)
+		result_put(&x, result);
+	importer_done(&x);
+	return r;
+}

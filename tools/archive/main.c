@@ -1,0 +1,155 @@
+/* cairn-archive: run by cairnd, with the rights of the user who asks, to export or import a VM.
+ *
+ *   cairn-archive export|import, with a specification as JSON on fd 3 (docs/archive.md) that
+ *   says which of the further fds is what. On stdout come lines of JSON: progress, then
+ *   {"result":{…}} or {"error":{"class":"…","message":"…"}}. An import that has all in place
+ *   under another name says {"ready":{…}} and waits for a line on stdin: "keep", and the folder
+ *   gets its name. Anything else, or no line, and nothing remains. */
+#include "tools/archive/archive.h"
+#include "tools/archive/sandbox.h"
+#include "tools/archive/stage.h"
+#include "api/js.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/loop.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define SPEC_FD 3
+#define PROGRESS_STEP_NS 200000000ULL
+
+static volatile sig_atomic_t terminated;
+
+static void on_term(int sig)
+{
+	(void)sig;
+	terminated = 1;
+}
+
+int archive_cancelled(struct err *e)
+{
+	return terminated ? err_set(e, -ECANCELED, ERR_CANCELLED, "cancelled") : 0;
+}
+
+void progress_add(struct progress *p, uint64_t bytes)
+{
+	uint64_t now = loop_now_ns();
+
+	p->done += bytes;
+	if (now < p->next_ns)
+		return;
+	p->next_ns = now + PROGRESS_STEP_NS;
+	printf("{\"done\":%llu,\"total\":%llu}\n", (unsigned long long)p->done,
+		(unsigned long long)p->total);
+	fflush(stdout);
+}
+
+static void say(const char *what, struct json_object *o)
+{
+	CLEANUP_JS struct json_object *line = json_object_new_object();
+
+	js_put(line, what, o);
+	puts(json_object_to_json_string_ext(line, JSON_C_TO_STRING_PLAIN));
+	fflush(stdout);
+}
+
+static int fail(const struct err *e)
+{
+	struct json_object *o = json_object_new_object();
+
+	js_put_str(o, "class", err_class_name(e->cls));
+	js_put_str(o, "message", e->msg);
+	say("error", o);
+	return 1;
+}
+
+static int export_main(struct json_object *spec)
+{
+	struct json_object *result = json_object_new_object();
+	struct err e;
+
+	if (archive_export(spec, result, &e) < 0) {
+		json_object_put(result);
+		return fail(&e);
+	}
+	say("result", result);
+	return 0;
+}
+
+static bool told_to_keep(void)
+{
+	char line[16];
+
+	return fgets(line, sizeof(line), stdin) && !strcmp(line, "keep\n");
+}
+
+static int import_into(struct json_object *spec, struct stage *stage, struct err *e)
+{
+	struct json_object *ready = json_object_new_object();
+	int r = archive_import(spec, stage, ready, e);
+
+	if (r < 0 || !stage) {
+		if (r < 0)
+			json_object_put(ready);
+		else
+			say("result", ready);
+		return r;
+	}
+	say("ready", ready);
+	if (!told_to_keep())
+		return err_set(e, -ECANCELED, ERR_CANCELLED, "cancelled");
+	r = stage_keep(stage, e);
+	if (!r)
+		say("result", json_object_new_object());
+	return r;
+}
+
+static int import_main(struct json_object *spec)
+{
+	const char *folder = js_get_str(spec, "folder"), *name = js_get_str(spec, "name");
+	CLEANUP_CLOSE int parent = -1;
+	struct stage *stage = NULL;
+	struct err e;
+	int r = 0;
+
+	if (folder) {
+		parent = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		r = parent < 0 ? err_set_errno(&e, -errno, "%s", folder) : 0;
+	}
+	if (!r)
+		r = archive_sandbox(parent, &e);
+	if (!r && folder)
+		r = stage_open(parent, name ? name : "", &stage, &e);
+	if (!r)
+		r = import_into(spec, stage, &e);
+	stage_free(stage);
+	return r < 0 ? fail(&e) : 0;
+}
+
+int main(int argc, char **argv)
+{
+	CLEANUP_JS struct json_object *spec = NULL;
+	CLEANUP_FREE char *text = NULL;
+	struct err e;
+	size_t len;
+	int r;
+
+	signal(SIGPIPE, SIG_IGN);
+	sigaction(SIGTERM, &(struct sigaction){ .sa_handler = on_term }, NULL);
+	if (argc != 2 || (strcmp(argv[1], "export") && strcmp(argv[1], "import"))) {
+		fprintf(stderr, "usage: cairn-archive export|import, by cairnd only\n");
+		return 2;
+	}
+	r = file_read_fd(SPEC_FD, "the specification", ARCHIVE_JSON_MAX, &text, &len, &e);
+	if (!r)
+		r = js_parse(text, len, "the specification", &spec, &e);
+	if (r < 0)
+		return fail(&e);
+	return !strcmp(argv[1], "export") ? export_main(spec) : import_main(spec);
+}
