@@ -171,10 +171,16 @@ demo: deps
 	$(Q)$(MAKE) --no-print-directory all guests
 	$(Q)tests/demo.sh $(BUILD)
 
-install: all
+$(BUILD)/definition.schema.json: $(BUILD)/cairn
+	$(call say,GEN,$@)
+	$(Q)$< validate --schema > $@.tmp && mv $@.tmp $@
+
+install: all $(BUILD)/definition.schema.json
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/libexec/cairn $(DESTDIR)$(PREFIX)/share/man/man1 \
 		$(DESTDIR)$(PREFIX)/lib/nbdkit/plugins
 	install -m 755 $(BUILD)/cairn $(BUILD)/cairn-img $(DESTDIR)$(PREFIX)/bin
+	install -d $(DESTDIR)$(PREFIX)/share/cairn
+	install -m 644 $(BUILD)/definition.schema.json $(DESTDIR)$(PREFIX)/share/cairn
 	install -m 755 $(BUILD)/cairnd $(DESTDIR)$(PREFIX)/sbin
 	install -m 755 $(BUILD)/cairn-vm $(DESTDIR)$(PREFIX)/libexec/cairn
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/share/bash-completion/completions

@@ -144,53 +144,90 @@ static int prepare_topology(struct parse *p, struct json_object *v, void *into)
 }
 
 static const struct key topology_rows[] = {
-	{ "sockets", KEY_NUMBER, .offset = DEF(sockets), .min = 1, .max = VM_VCPUS_MAX },
-	{ "cores", KEY_NUMBER, .offset = DEF(cores), .min = 1, .max = VM_VCPUS_MAX },
-	{ "threads", KEY_NUMBER, .offset = DEF(threads), .min = 1, .max = 2 },
+	{ "sockets", KEY_NUMBER, .offset = DEF(sockets), .min = 1, .max = VM_VCPUS_MAX,
+		.initial = "1" },
+	{ "cores", KEY_NUMBER, .offset = DEF(cores), .min = 1, .max = VM_VCPUS_MAX,
+		.initial = "1" },
+	{ "threads", KEY_NUMBER, .offset = DEF(threads), .min = 1, .max = 2,
+		.initial = "1" },
 };
 KEYS(topology_keys, topology_rows);
 
 static const struct key boot_rows[] = {
-	{ "kernel", KEY_PATH, .offset = DEF(kernel) },
-	{ "initrd", KEY_PATH, .offset = DEF(initrd) },
-	{ "cmdline", KEY_TEXT, .offset = DEF(cmdline), .max = VM_CMDLINE_MAX },
+	{ "kernel", KEY_PATH, .offset = DEF(kernel),
+		.needed = true, .about = "bzImage, ELF vmlinux, or a bare-metal ELF" },
+	{ "initrd", KEY_PATH, .offset = DEF(initrd),
+		.about = "an initial file system for the kernel" },
+	{ "cmdline", KEY_TEXT, .offset = DEF(cmdline), .max = VM_CMDLINE_MAX,
+		.about = "the kernel's command line" },
 };
 KEYS(boot_keys, boot_rows);
 
 static const struct key console_rows[] = {
-	{ "virtio", KEY_BOOL, .offset = DEF(virtio_console) },
+	{ "virtio", KEY_BOOL, .offset = DEF(virtio_console),
+		.about = "a virtio console", .initial = "false" },
 };
 KEYS(console_keys, console_rows);
 
 /* ---- the whole ---- */
 
 static const struct key top_rows[] = {
-	{ "version", KEY_CUSTOM, .parse = parse_version },
-	{ "name", KEY_CUSTOM, .offset = DEF(name), .parse = parse_name },
-	{ "uuid", KEY_CUSTOM, .offset = DEF(uuid), .parse = parse_uuid },
-	{ "title", KEY_TEXT, .offset = DEF(title), .max = 255 },
-	{ "description", KEY_TEXT, .offset = DEF(description), .max = 4096 },
-	{ "memory", KEY_CUSTOM, .offset = DEF(ram_bytes), .parse = parse_memory },
-	{ "hugepages", KEY_BOOL, .offset = DEF(huge_pages) },
-	{ "vcpus", KEY_NUMBER, .offset = DEF(vcpus), .min = 1, .max = VM_VCPUS_MAX },
-	{ "topology", KEY_OBJECT, .of = &topology_keys, .parse = prepare_topology },
-	{ "boot", KEY_OBJECT, .of = &boot_keys },
+	{ "version", KEY_CUSTOM, .parse = parse_version,
+		.about = "of this format", .initial = "1", .form = "{\"const\":1}" },
+	{ "name", KEY_CUSTOM, .offset = DEF(name), .parse = parse_name,
+		.needed = true, .about = "of the VM; at most 255 bytes",
+		.form = "{\"type\":\"string\",\"maxLength\":255,"
+			"\"pattern\":\"^[^-./\\\\u0000-\\\\u001f\\\\u007f][^/\\\\u0000-\\\\u001f\\\\u007f]*$\"}" },
+	{ "uuid", KEY_CUSTOM, .offset = DEF(uuid), .parse = parse_uuid,
+		.about = "unique; when it is left out, kept or made",
+		.form = "{\"type\":\"string\",\"not\":{\"pattern\":\"^[0-]*$\"},"
+			"\"pattern\":\"^[0-9A-Fa-f]{8}(-?[0-9A-Fa-f]{4}){3}-?[0-9A-Fa-f]{12}$\"}" },
+	{ "title", KEY_TEXT, .offset = DEF(title), .max = 255,
+		.about = "a short name for people" },
+	{ "description", KEY_TEXT, .offset = DEF(description), .max = 4096,
+		.about = "any line of text" },
+	{ "memory", KEY_CUSTOM, .offset = DEF(ram_bytes), .parse = parse_memory, .needed = true,
+		.about = "a size such as 512M, or a number of MiB; 1 MiB to 1 TiB, a multiple of 4 KiB",
+		.form = "{\"anyOf\":[{\"type\":\"integer\",\"minimum\":1,\"maximum\":1048576},"
+			"{\"type\":\"string\",\"pattern\":\"^[0-9]+([KMGTkmgt](i?B)?)?$\"}]}" },
+	{ "hugepages", KEY_BOOL, .offset = DEF(huge_pages),
+		.about = "back its memory with huge pages", .initial = "false" },
+	{ "vcpus", KEY_NUMBER, .offset = DEF(vcpus), .min = 1, .max = VM_VCPUS_MAX,
+		.about = "virtual processors", .initial = "1" },
+	{ "topology", KEY_OBJECT, .of = &topology_keys, .parse = prepare_topology,
+		.about = "the product is vcpus; when it is left out, one socket of vcpus cores" },
+	{ "boot", KEY_OBJECT, .of = &boot_keys,
+		.needed = true, .about = "what it starts" },
 	{ "disks", KEY_ARRAY, .max = VM_DISKS_MAX, .of = &definition_disk_keys,
-		.parse = definition_parse_disks },
+		.parse = definition_parse_disks,
+		.about = "in the order in which the guest sees them" },
 	{ "interfaces", KEY_ARRAY, .max = DEFINITION_INTERFACES_MAX, .of = &definition_interface_keys,
-		.parse = definition_parse_interfaces },
-	{ "console", KEY_OBJECT, .of = &console_keys },
-	{ "guest_agent", KEY_BOOL, .offset = DEF(guest_agent) },
-	{ "rng", KEY_BOOL, .offset = DEF(rng) },
-	{ "clock", KEY_CHOICE, .offset = DEF(clock), .choices = clocks },
-	{ "debug_exit", KEY_BOOL, .offset = DEF(debug_exit) },
-	{ "assist", KEY_CHOICE, .offset = DEF(assist), .choices = assists },
-	{ "on_poweroff", KEY_CHOICE, .offset = DEF(on_poweroff), .choices = actions },
-	{ "on_reboot", KEY_CHOICE, .offset = DEF(on_reboot), .choices = actions },
-	{ "on_crash", KEY_CHOICE, .offset = DEF(on_crash), .choices = actions },
-	{ "shutdown_deadline", KEY_NUMBER, .offset = DEF(shutdown_deadline_s), .min = 1, .max = 86400 },
+		.parse = definition_parse_interfaces,
+		.about = "network interfaces" },
+	{ "console", KEY_OBJECT, .of = &console_keys,
+		.about = "beside the serial port, which is always there" },
+	{ "guest_agent", KEY_BOOL, .offset = DEF(guest_agent),
+		.about = "a virtio port for QEMU's guest agent",
+		.initial = "false" },
+	{ "rng", KEY_BOOL, .offset = DEF(rng),
+		.about = "a virtio-rng device", .initial = "false" },
+	{ "clock", KEY_CHOICE, .offset = DEF(clock), .choices = clocks,
+		.about = "what the hardware clock shows", .initial = "\"utc\"" },
+	{ "debug_exit", KEY_BOOL, .offset = DEF(debug_exit),
+		.about = "the test device at port 0xf4",
+		.initial = "false" },
+	{ "assist", KEY_CHOICE, .offset = DEF(assist), .choices = assists,
+		.about = "help for hosts whose KVM emulates kernel mode", .initial = "\"auto\"" },
+	{ "on_poweroff", KEY_CHOICE, .offset = DEF(on_poweroff), .choices = actions,
+		.about = "when the guest powers off", .initial = "\"destroy\"" },
+	{ "on_reboot", KEY_CHOICE, .offset = DEF(on_reboot), .choices = actions,
+		.about = "when the guest resets", .initial = "\"restart\"" },
+	{ "on_crash", KEY_CHOICE, .offset = DEF(on_crash), .choices = actions,
+		.about = "when the guest crashes", .initial = "\"destroy\"" },
+	{ "shutdown_deadline", KEY_NUMBER, .offset = DEF(shutdown_deadline_s), .min = 1, .max = 86400,
+		.about = "cairn run: seconds from SIGTERM to the stop", .initial = "30" },
 };
-KEYS(top_keys, top_rows);
+const struct keys definition_keys = { top_rows, ARRAY_SIZE(top_rows), NULL };
 
 static int check_whole(struct parse *p)
 {
@@ -228,7 +265,7 @@ int definition_parse(struct json_object *o, const char *folder, struct definitio
 	d->vcpus = 1;
 	d->on_reboot = VM_ACTION_RESTART;
 	d->shutdown_deadline_s = 30;
-	r = keys_parse(&p, o, &top_keys, d);
+	r = keys_parse(&p, o, &definition_keys, d);
 	if (r < 0)
 		return r;
 	p.path[0] = 0;

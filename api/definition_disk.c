@@ -33,9 +33,12 @@ static int parse_serial(struct parse *p, struct json_object *v, void *into)
 
 #define LAYER(field) offsetof(struct definition_layer, field)
 static const struct key layer_rows[] = {
-	{ "path", KEY_PATH, .offset = LAYER(path) },
-	{ "format", KEY_CHOICE, .offset = LAYER(format), .choices = definition_formats },
-	{ "data_file", KEY_PATH, .offset = LAYER(data_file) },
+	{ "path", KEY_PATH, .offset = LAYER(path), .needed = true,
+		.about = "image file or block device" },
+	{ "format", KEY_CHOICE, .offset = LAYER(format), .choices = definition_formats,
+		.needed = true, .about = "stated, never guessed" },
+	{ "data_file", KEY_PATH, .offset = LAYER(data_file),
+		.about = "of a qcow2 image that keeps its data in another file" },
 };
 KEYS(layer_keys, layer_rows);
 
@@ -75,21 +78,39 @@ static int parse_backing(struct parse *p, struct json_object *v, void *into)
 
 #define DISK(field) offsetof(struct definition_disk, field)
 static const struct key disk_rows[] = {
-	{ "id", KEY_CUSTOM, .offset = DISK(id), .parse = key_parse_id },
-	{ "device", KEY_CHOICE, .offset = DISK(device), .choices = devices },
-	{ "path", KEY_PATH, .offset = DISK(layers[0].path) },
-	{ "format", KEY_CHOICE, .offset = DISK(layers[0].format), .choices = definition_formats },
-	{ "data_file", KEY_PATH, .offset = DISK(layers[0].data_file) },
-	{ "readonly", KEY_BOOL, .offset = DISK(read_only) },
-	{ "serial", KEY_CUSTOM, .offset = DISK(serial), .parse = parse_serial },
-	{ "queues", KEY_NUMBER16, .offset = DISK(queues), .max = 8 },
-	{ "queue_size", KEY_NUMBER16, .offset = DISK(queue_size), .max = 1024 },
-	{ "errors", KEY_CHOICE, .offset = DISK(error_policy), .choices = error_policies },
-	{ "boot_order", KEY_NUMBER16, .offset = DISK(boot_order), .min = 1, .max = 999 },
+	{ "id", KEY_CUSTOM, .offset = DISK(id), .parse = key_parse_id,
+		.about = "when it is left out, vda, vdb, ... by position", .form = KEY_ID_FORM },
+	{ "device", KEY_CHOICE, .offset = DISK(device), .choices = devices,
+		.about = "a cdrom is read-only, and may be without a medium", .initial = "\"disk\"" },
+	{ "path", KEY_PATH, .offset = DISK(layers[0].path),
+		.about = "image file or block device" },
+	{ "format", KEY_CHOICE, .offset = DISK(layers[0].format), .choices = definition_formats,
+		.about = "stated, never guessed" },
+	{ "data_file", KEY_PATH, .offset = DISK(layers[0].data_file),
+		.about = "of a qcow2 image that keeps its data in another file" },
+	{ "readonly", KEY_BOOL, .offset = DISK(read_only),
+		.about = "the guest cannot write to it", .initial = "false" },
+	{ "serial", KEY_CUSTOM, .offset = DISK(serial), .parse = parse_serial,
+		.about = "as the guest sees it",
+		.form = "{\"type\":\"string\",\"maxLength\":20,\"pattern\":\"^[ -~]*$\"}" },
+	{ "queues", KEY_NUMBER16, .offset = DISK(queues), .max = 8,
+		.about = "0: one per vCPU", .initial = "0" },
+	{ "queue_size", KEY_NUMBER16, .offset = DISK(queue_size), .max = 1024,
+		.about = "a power of two, or 0: 256",
+		.initial = "0" },
+	{ "errors", KEY_CHOICE, .offset = DISK(error_policy), .choices = error_policies,
+		.about = "what an I/O error does", .initial = "\"stop\"" },
+	{ "boot_order", KEY_NUMBER16, .offset = DISK(boot_order), .min = 1, .max = 999,
+		.about = "for firmware that boots from disks; unique" },
 	{ "backing", KEY_ARRAY, .max = VM_DISK_LAYERS_MAX - 1, .of = &layer_keys,
-		.parse = parse_backing },
+		.parse = parse_backing,
+		.about = "what it is backed by, the nearest layer first" },
 };
-const struct keys definition_disk_keys = { disk_rows, ARRAY_SIZE(disk_rows) };
+const struct keys definition_disk_keys = { disk_rows, ARRAY_SIZE(disk_rows),
+	"{\"if\":{\"properties\":{\"device\":{\"const\":\"cdrom\"}},\"required\":[\"device\"],"
+	"\"not\":{\"required\":[\"path\"]}},"
+	"\"then\":{\"properties\":{\"format\":false,\"data_file\":false,\"backing\":{\"maxItems\":0}}},"
+	"\"else\":{\"required\":[\"path\",\"format\"]}}" };
 
 /* A drive without a medium has no layer at all. */
 static int check_medium(struct parse *p, struct definition_disk *d)

@@ -109,14 +109,29 @@ static int parse_source(struct parse *p, struct json_object *v, void *into)
 
 #define INTERFACE(field) offsetof(struct definition_interface, field)
 static const struct key interface_rows[] = {
-	{ "id", KEY_CUSTOM, .offset = INTERFACE(id), .parse = key_parse_id },
-	{ "type", KEY_CHOICE, .offset = INTERFACE(type), .choices = types },
-	{ "source", KEY_CUSTOM, .offset = INTERFACE(source), .parse = parse_source },
-	{ "mac", KEY_CUSTOM, .offset = INTERFACE(mac), .parse = parse_mac },
-	{ "model", KEY_CHOICE, .offset = INTERFACE(model), .choices = models },
-	{ "link", KEY_CHOICE, .offset = INTERFACE(link), .choices = links },
+	{ "id", KEY_CUSTOM, .offset = INTERFACE(id), .parse = key_parse_id,
+		.about = "when it is left out, net0, net1, ... by position", .form = KEY_ID_FORM },
+	{ "type", KEY_CHOICE, .offset = INTERFACE(type), .choices = types,
+		.needed = true,
+		.about = "what it is plugged into" },
+	{ "source", KEY_CUSTOM, .offset = INTERFACE(source), .parse = parse_source,
+		.about = "name of the network or the bridge",
+		.form = "{\"type\":\"string\",\"maxLength\":63,\"pattern\":\"^[A-Za-z0-9][A-Za-z0-9_.-]*$\"}" },
+	{ "mac", KEY_CUSTOM, .offset = INTERFACE(mac), .parse = parse_mac,
+		.about = "unique; when it is left out, kept or made",
+		.form = "{\"type\":\"string\",\"pattern\":\"^[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}$\",\"not\":{\"pattern\":\"^[0:]*$\"}}" },
+	{ "model", KEY_CHOICE, .offset = INTERFACE(model), .choices = models,
+		.about = "of the device",
+		.initial = "\"virtio\"" },
+	{ "link", KEY_CHOICE, .offset = INTERFACE(link), .choices = links,
+		.about = "is the cable plugged in",
+		.initial = "\"up\"" },
 };
-const struct keys definition_interface_keys = { interface_rows, ARRAY_SIZE(interface_rows) };
+const struct keys definition_interface_keys = { interface_rows, ARRAY_SIZE(interface_rows),
+	"{\"if\":{\"properties\":{\"type\":{\"const\":\"user\"}}},"
+	"\"then\":{\"properties\":{\"source\":false}},\"else\":{\"required\":[\"source\"]},"
+	"\"anyOf\":[{\"not\":{\"properties\":{\"type\":{\"const\":\"bridge\"}}}},"
+	"{\"properties\":{\"source\":{\"maxLength\":15}}}]}" };
 
 #define TYPE_MISSING 0xff
 

@@ -42,14 +42,20 @@ struct key {
 	const struct choice *choices;
 	const struct keys *of;
 	int (*parse)(struct parse *p, struct json_object *v, void *into);
+	/* For the JSON Schema (definition_schema.c): what it is, and as JSON texts what it is when it
+	 * is left out, and for KEY_CUSTOM the members that say what parse takes. */
+	const char *about, *initial, *form;
+	bool needed;
 };
 
 struct keys {
 	const struct key *list;
 	size_t n;
+	const char *also; /* JSON text: members of the schema that concern several keys; NULL: none */
 };
 
-#define KEYS(name, rows) static const struct keys name = { rows, ARRAY_SIZE(rows) }
+#define KEYS(name, rows) static const struct keys name = { rows, ARRAY_SIZE(rows), NULL }
+#define KEY_ID_FORM "{\"type\":\"string\",\"pattern\":\"^[A-Za-z0-9_-]{1,15}$\"}"
 
 /* An object by its table, into the struct at base. Returns 0; -EINVAL. */
 int keys_parse(struct parse *p, struct json_object *o, const struct keys *keys, void *base);
@@ -66,6 +72,7 @@ const char *key_text(struct parse *p, struct json_object *v, size_t max);
 /* 1 to 15 letters, digits, "-", "_". */
 int key_parse_id(struct parse *p, struct json_object *v, void *into);
 
+extern const struct keys definition_keys; /* of the whole */
 extern const struct keys definition_disk_keys, definition_interface_keys;
 int definition_parse_disks(struct parse *p, struct json_object *v, void *into);
 int definition_parse_interfaces(struct parse *p, struct json_object *v, void *into);

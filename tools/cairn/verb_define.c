@@ -1,72 +1,102 @@
-/* define, dumpjson. */
+/* define, validate, dumpjson. */
+#include "tools/cairn/definition_file.h"
 #include "tools/cairn/cli.h"
 #include "tools/cairn/output.h"
 #include "api/definition.h"
+#include "api/definition_schema.h"
 #include "api/js.h"
 #include "base/cleanup.h"
-#include "base/file.h"
 
-#include <errno.h>
-#include <limits.h>
 #include <stdio.h>
-#include <string.h>
-
-/* "-" is standard input; its folder is the present one. */
-static int definition_read(const char *file, struct json_object **ret_o, char folder[PATH_MAX],
-	struct err *e)
-{
-	CLEANUP_FREE char *text = NULL;
-	char *slash;
-	size_t len;
-	int r;
-
-	if (!strcmp(file, "-")) {
-		if (!getcwd(folder, PATH_MAX))
-			return err_set_errno(e, -errno, "the present folder");
-		r = file_read_fd(0, "standard input", DEFINITION_FILE_MAX, &text, &len, e);
-		return r < 0 ? r : js_parse(text, len, "standard input", ret_o, e);
-	}
-	if (!realpath(file, folder))
-		return err_set_errno(e, -errno, "%s", file);
-	slash = strrchr(folder, '/');
-	slash[slash == folder] = 0;
-	return js_read(file, DEFINITION_FILE_MAX, ret_o, e);
-}
-
-static void warnings_print(struct json_object *answer)
-{
-	struct json_object *list = js_get_array(answer, "warnings");
-	size_t n = list ? json_object_array_length(list) : 0;
-
-	for (size_t i = 0; i < n; i++)
-		fprintf(stderr, "warning: %s\n",
-			json_object_get_string(json_object_array_get_idx(list, i)));
-}
 
 int verb_define(struct cli *c)
 {
+	struct definition_file f CLEANUP(definition_file_done) = { 0 };
 	CLEANUP_JS struct json_object *answer = NULL;
-	struct json_object *definition = NULL, *args;
+	struct json_object *args;
 	bool validate = option_flag(c, "validate");
-	char folder[PATH_MAX];
 	struct err e;
-	int r = definition_read(c->pos[0], &definition, folder, &e);
+	int r = definition_file_read(c->pos[0], &f, &e);
 
 	if (!r) {
 		args = json_object_new_object();
-		js_put(args, "definition", definition);
-		js_put_str(args, "folder", folder);
+		js_put(args, "definition", json_object_get(f.definition));
+		js_put_str(args, "folder", f.folder);
 		if (validate)
 			js_put_bool(args, "validate-only", true);
 		r = cli_execute(c, "vm-define", args, &answer, NULL, &e);
 	}
 	if (r < 0)
 		return cli_fail(&e, "Failed to define domain from %s", c->pos[0]);
-	warnings_print(answer);
+	warnings_print(f.warnings);
+	warnings_print(js_get_array(answer, "warnings"));
 	if (validate)
 		printf("%s validates\n", c->pos[0]);
 	else
 		printf("Domain '%s' defined from %s\n", js_get_str(answer, "name"), c->pos[0]);
+	return CLI_OK;
+}
+
+/* ---- validate ---- */
+
+static void verdict_print(struct cli *c, int r, struct json_object *warnings, const struct err *e)
+{
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+
+	js_put_str(o, "file", c->pos[0]);
+	js_put_bool(o, "valid", r == 0);
+	if (r < 0)
+		js_put_str(o, "error", e->msg);
+	js_put(o, "warnings", json_object_get(warnings));
+	output_print(stdout, c->format, o);
+}
+
+/* What the daemon's parser says, but for what only the daemon knows. */
+static int file_validate(const char *path, struct json_object **ret_warnings, struct err *e)
+{
+	struct definition_file f CLEANUP(definition_file_done) = { 0 };
+	struct json_object *more;
+	struct definition *d = NULL;
+	int r = definition_file_read(path, &f, e);
+
+	if (!r)
+		r = definition_parse(f.definition, f.folder, &d, e);
+	if (r < 0)
+		return r;
+	*ret_warnings = json_object_get(f.warnings);
+	more = definition_warnings(d);
+	for (size_t i = 0; i < json_object_array_length(more); i++)
+		json_object_array_add(*ret_warnings,
+			json_object_get(json_object_array_get_idx(more, i)));
+	json_object_put(more);
+	definition_free(d);
+	return 0;
+}
+
+int verb_validate(struct cli *c)
+{
+	CLEANUP_JS struct json_object *warnings = NULL;
+	struct err e;
+	int r;
+
+	if (option_flag(c, "schema")) {
+		CLEANUP_JS struct json_object *schema = definition_schema();
+
+		puts(json_object_to_json_string_ext(schema, JSON_C_TO_STRING_PRETTY |
+								    JSON_C_TO_STRING_NOSLASHESCAPE));
+		return CLI_OK;
+	}
+	if (!c->npos)
+		return cli_usage(c, "give a file, or --schema");
+	r = file_validate(c->pos[0], &warnings, &e);
+	if (c->format != CLI_TABLE) {
+		verdict_print(c, r, warnings, &e);
+		return r < 0 ? cli_exit_code(e.cls) : CLI_OK;
+	}
+	if (r < 0)
+		return cli_fail(&e, "Failed to validate %s", c->pos[0]);
+	warnings_print(warnings);
+	printf("%s validates\n", c->pos[0]);
 	return CLI_OK;
 }
 

@@ -90,6 +90,8 @@ static const struct verb_option reboot_options[] = {
 	{ "mode", "acpi", "how: acpi, the power button" }, FAN_OPTIONS, END };
 static const struct verb_option define_options[] = {
 	{ "validate", NULL, "check the file and change nothing" }, END };
+static const struct verb_option validate_options[] = {
+	{ "schema", NULL, "print the JSON Schema of a definition instead" }, END };
 static const struct verb_option list_options[] = {
 	{ "all", NULL, "those that are off too" },
 	{ "inactive", NULL, "only those that are off" },
@@ -136,6 +138,8 @@ static const struct verb_option help_options[] = {
 const struct verb verbs[] = {
 	{ "define", "Definitions", "FILE", "make a VM from a JSON file, or change it",
 		define_options, 1, 1, false, "file", verb_define },
+	{ "validate", "Definitions", "FILE", "check a definition's file, without a daemon", validate_options,
+		0, 1, true, "file", verb_validate },
 	{ "dumpjson", "Definitions", "VM", "print a VM's definition", NULL, 1, 1, true, "vm",
 		verb_dumpjson },
 	{ "undefine", "Definitions", "{VM...|--all}", "forget VMs; their disks stay unless said", undefine_options,

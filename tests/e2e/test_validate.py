@@ -1,0 +1,133 @@
+"""cairn validate, and the JSON Schema: it and the parser may not part."""
+
+import copy
+import json
+import os
+import pathlib
+import re
+import subprocess
+
+import jsonschema
+import pytest
+
+from conftest import BUILD
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+UUID = "2f1c0c0e-5d3a-4b53-9c39-0d8f1c6a7b11"
+# What only the parser can say: sums, ids and paths that are there twice, lengths in bytes.
+PARSER_ALONE = re.compile(
+    r"topology: |is the id of|is the address of|is that of|is the image of|is not a power of two|"
+    r"bytes long; at most|is too little|is too much|not a multiple of|raw image")
+
+
+def cairn(*args, **kwargs):
+    return subprocess.run([os.path.join(BUILD, "cairn"), *args], text=True, timeout=30,
+                          capture_output=True, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def schema():
+    s = json.loads(cairn("validate", "--schema").stdout)
+    jsonschema.Draft202012Validator.check_schema(s)
+    return jsonschema.Draft202012Validator(s)
+
+
+def examples():
+    text = (ROOT / "docs/definition.md").read_text()
+    return [json.loads(t) for t in re.findall(r"```json\n(.*?)```", text, re.S)]
+
+
+def verdict(definition):
+    """None, or the parser's sentence."""
+    r = cairn("validate", "-", input=json.dumps(definition), cwd="/")
+    assert r.returncode in (0, 2), r
+    return r.stderr.splitlines()[1] if r.returncode else None
+
+
+def places(value, path=()):
+    """Every key below, and every element of an array."""
+    if isinstance(value, dict):
+        for k, v in value.items():
+            yield path + (k,)
+            yield from places(v, path + (k,))
+    elif isinstance(value, list):
+        for i, v in enumerate(value):
+            yield from places(v, path + (i,))
+
+
+def changed(definition, path, value):
+    d = copy.deepcopy(definition)
+    at = d
+    for k in path[:-1]:
+        at = at[k]
+    if value is KeyError:
+        del at[path[-1]]
+    else:
+        at[path[-1]] = value
+    return d
+
+
+def test_examples(schema):
+    both = examples()
+    assert len(both) >= 2
+    for d in both:
+        schema.validate(d)
+        assert verdict(d) is None
+
+
+def test_every_key_is_in_the_example(schema):
+    """The documentation shows, and the next test tries, each key that there is."""
+    whole = examples()[1]
+
+    def names(s):
+        for k, v in s.get("properties", {}).items():
+            yield k
+            yield from names(v)
+            yield from names(v.get("items", {}))
+
+    shown = {p[-1] for p in places(whole)}
+    assert set(names(schema.schema)) - shown == {"data_file"}
+
+
+def test_schema_and_parser_agree(schema):
+    """What one takes the other takes, but for what a schema cannot say."""
+    whole = examples()[1]
+    values = [KeyError, None, True, 0, 1, -1, 2.5, 10**9, "", "x", "a\nb", "/a/b", "x" * 5000, [], {},
+              [{}], {"unknown": 1}, UUID, "00000000-0000-0000-0000-000000000000", "52:54:00:00:00:01",
+              "01:00:00:00:00:01", "128M", "qcow2", "raw", "-x", "..", "cdrom", "user", "bridge"]
+    tried = []
+    for path in list(places(whole)):
+        tried += [(path, v) for v in values]
+        if isinstance(path[-1], str):
+            tried.append((path[:-1] + ("unknown",), 1))
+    for path, v in tried:
+        d = changed(whole, path, v)
+        said, fits = verdict(d), schema.is_valid(d)
+        if said and fits:
+            assert PARSER_ALONE.search(said), (path, v, said)
+        assert said or fits, (path, v, list(schema.iter_errors(d)))
+
+
+def test_validate(tmp_path):
+    good = tmp_path / "vm.json"
+    good.write_text(json.dumps({"name": "a", "memory": "1G", "boot": {"kernel": "k"}}))
+    r = cairn("validate", str(good))
+    assert (r.returncode, r.stdout, r.stderr) == (0, f"{good} validates\n", "")
+    good.write_text(json.dumps({"name": "a", "memory": "1G", "boot": {"kernel": "k"},
+                                "interfaces": [{"type": "user"}]}))
+    r = cairn("validate", str(good))
+    assert r.stdout == f"{good} validates\n" and r.stderr.startswith("warning: interface net0: ")
+    said = json.loads(cairn("validate", str(good), "--format", "json").stdout)
+    assert said["valid"] and said["warnings"][0].startswith("interface net0: ")
+
+    bad = tmp_path / "bad.json"
+    bad.write_text('{"name": "a",\n "memory": 1x}')
+    r = cairn("validate", str(bad))
+    assert r.returncode == 2 and r.stdout == ""
+    assert r.stderr.startswith(f"error: Failed to validate {bad}\nerror: {bad}: not JSON: ")
+    assert "line 2, column 13" in r.stderr
+    said = json.loads(cairn("validate", str(bad), "--format", "json").stdout)
+    assert said["valid"] is False and "line 2" in said["error"]
+    r = cairn("validate", str(tmp_path / "none"))
+    assert r.returncode == 3 and "No such file" in r.stderr
+    assert cairn("validate").returncode == 2

@@ -1,0 +1,65 @@
+#include "tools/cairn/definition_file.h"
+#include "api/definition.h"
+#include "api/js.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/file.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static int folder_of(const char *path, char folder[PATH_MAX], struct err *e)
+{
+	char *slash;
+
+	if (!realpath(path, folder))
+		return err_set_errno(e, -errno, "%s", path);
+	slash = strrchr(folder, '/');
+	slash[slash == folder] = 0;
+	return 0;
+}
+
+static int text_read(const char *path, char folder[PATH_MAX], char **ret_text, size_t *ret_len,
+	struct err *e)
+{
+	int r;
+
+	if (strcmp(path, "-")) {
+		r = folder_of(path, folder, e);
+		return r < 0 ? r : file_read(path, DEFINITION_FILE_MAX, ret_text, ret_len, e);
+	}
+	if (!getcwd(folder, PATH_MAX))
+		return err_set_errno(e, -errno, "the present folder");
+	return file_read_fd(0, "standard input", DEFINITION_FILE_MAX, ret_text, ret_len, e);
+}
+
+int definition_file_read(const char *path, struct definition_file *f, struct err *e)
+{
+	CLEANUP_FREE char *text = NULL;
+	size_t len;
+	int r = text_read(path, f->folder, &text, &len, e);
+
+	if (!r)
+		r = js_parse(text, len, strcmp(path, "-") ? path : "standard input", &f->definition, e);
+	if (!r)
+		f->warnings = json_object_new_array();
+	return r;
+}
+
+void definition_file_done(struct definition_file *f)
+{
+	json_object_put(f->definition);
+	json_object_put(f->warnings);
+}
+
+void warnings_print(struct json_object *list)
+{
+	size_t n = list ? json_object_array_length(list) : 0;
+
+	for (size_t i = 0; i < n; i++)
+		fprintf(stderr, "warning: %s\n",
+			json_object_get_string(json_object_array_get_idx(list, i)));
+}
