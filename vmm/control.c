@@ -5,6 +5,7 @@
 #include "devices/console.h"
 #include "vmm/machine.h"
 #include "vmm/vm.h"
+#include "vmm/vm_dump.h"
 #include "vmm/vm_fork.h"
 #include "vmm/vm_save.h"
 #include "vmm/vm_snapshot.h"
@@ -275,6 +276,30 @@ static void fork_request(struct control *c, struct channel_msg *m)
 	}
 }
 
+static int watchdog_request(struct control *c, const struct vm_watchdog *want, struct err *e)
+{
+	if (want->action >= VM_WATCHDOG_ACTION_COUNT)
+		return err_set(e, -EINVAL, ERR_INVALID, "no action of a watchdog has the number %u", want->action);
+	vm_set_watchdog(c->vm, (enum vm_watchdog_action)want->action);
+	return 0;
+}
+
+static void dump_request(struct control *c, struct channel_msg *m)
+{
+	uint64_t before = c->work_seq;
+	struct err e = { 0 };
+	int r;
+
+	c->work_seq = m->head.seq;
+	r = m->nfds ? vm_dump(c->vm, c->worker, m->body, m->fds[0], create_over, c, &e) :
+		err_set(&e, -EINVAL, ERR_INVALID, "a dump needs a file");
+	m->nfds = 0; /* taken */
+	if (r < 0) {
+		c->work_seq = before;
+		reply(c, m->head.seq, r, &e);
+	}
+}
+
 /* The work under way keeps its own seq: remember this one only when it has begun. */
 static void snapshot_begin(struct control *c, struct channel_msg *m)
 {
@@ -323,6 +348,9 @@ static void request_handle(struct control *c, struct channel_msg *m)
 	case VM_MSG_CANCEL:
 		r = vm_work_cancel(c->vm, &e);
 		break;
+	case VM_MSG_WATCHDOG:
+		r = watchdog_request(c, m->body, &e);
+		break;
 	case VM_MSG_SAVE:
 		save_request(c, m);
 		return;
@@ -331,6 +359,9 @@ static void request_handle(struct control *c, struct channel_msg *m)
 		return;
 	case VM_MSG_FORK:
 		fork_request(c, m);
+		return;
+	case VM_MSG_DUMP:
+		dump_request(c, m);
 		return;
 	case VM_MSG_SNAPSHOT_REVERT:
 	case VM_MSG_SNAPSHOT_DELETE:

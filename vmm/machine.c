@@ -9,6 +9,7 @@
 #include "devices/console.h"
 #include "devices/debug_exit.h"
 #include "devices/device.h"
+#include "devices/i6300esb.h"
 #include "devices/i8042.h"
 #include "devices/pci.h"
 #include "devices/pvpanic.h"
@@ -219,7 +220,7 @@ static int disks_new(struct machine *m, int *fds, struct err *e)
 	return r;
 }
 
-static int virtio_devices_new(struct machine *m, int *fds, struct err *e)
+static int pci_devices_new(struct machine *m, int *fds, struct err *e)
 {
 	struct virtio_console_port_config port = { .console = m->consoles[VM_CONSOLE_VIRTIO] };
 	struct virtio_console_config console = { .name = "virtio-console0", .ports = &port,
@@ -237,6 +238,8 @@ static int virtio_devices_new(struct machine *m, int *fds, struct err *e)
 		r = device_keep(m, virtio_console_new(&m->host, m->pci, &agent, &d, e), &d);
 	if (!r && m->cfg.rng)
 		r = device_keep(m, virtio_rng_new(&m->host, m->pci, "rng0", -1, &d, e), &d);
+	if (!r && m->cfg.watchdog == VM_WATCHDOG_I6300ESB)
+		r = device_keep(m, i6300esb_new(&m->host, m->pci, -1, &d, e), &d);
 	return r;
 }
 
@@ -348,7 +351,7 @@ static int machine_build(struct machine *m, int *fds, struct err *e)
 	if (!r)
 		r = board_devices_new(m, e);
 	if (!r)
-		r = virtio_devices_new(m, fds, e);
+		r = pci_devices_new(m, fds, e);
 	return r;
 }
 

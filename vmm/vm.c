@@ -115,6 +115,7 @@ static bool reason_is_bad(enum vm_reason r)
 	case VM_REASON_SHUTDOWN_TIMEOUT:
 	case VM_REASON_KILLED:
 	case VM_REASON_HOST_ERROR:
+	case VM_REASON_WATCHDOG:
 		return true;
 	default:
 		return false;
@@ -151,9 +152,14 @@ static int wrong_phase(const struct vm *vm, const char *what, struct err *e)
 
 int vm_work_begin(struct vm *vm, const char *what, struct err *e)
 {
+	return vm->phase == VM_PHASE_CRASHED ? wrong_phase(vm, what, e) : vm_work_begin_crashed(vm, what, e);
+}
+
+int vm_work_begin_crashed(struct vm *vm, const char *what, struct err *e)
+{
 	if (vm->work)
 		return err_set(e, -EBUSY, ERR_BUSY, "a %s of this VM is under way", vm->work);
-	if (vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED)
+	if (vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED && vm->phase != VM_PHASE_CRASHED)
 		return wrong_phase(vm, what, e);
 	vm->work = what;
 	vm->work_live = false;
@@ -462,6 +468,42 @@ static void guest_panicked(struct vm *vm, const struct queued *q)
 		guest_crashed(vm, VM_REASON_GUEST_PANICKED, q->ev.value, NULL);
 }
 
+/* Whatever the guest is at: nothing of this waits for it, but the power button. */
+static void watchdog_bit(struct vm *vm)
+{
+	enum vm_watchdog_action action = (enum vm_watchdog_action)vm->cfg.watchdog_action;
+	struct vm_event ev = event_new(vm, VM_EVENT_WATCHDOG);
+
+	ev.value = action;
+	event_send(vm, &ev);
+	switch (action) {
+	case VM_WATCHDOG_RESET:
+		log_warn(NULL, "the watchdog resets the guest");
+		guest_reset(vm);
+		break;
+	case VM_WATCHDOG_SHUTDOWN:
+		vm_powerdown(vm, NULL);
+		break;
+	case VM_WATCHDOG_POWEROFF:
+		vm_end(vm, VM_REASON_WATCHDOG, 0, NULL);
+		break;
+	case VM_WATCHDOG_PAUSE:
+	case VM_WATCHDOG_DUMP:
+		vm_stop(vm, VM_REASON_WATCHDOG, NULL);
+		break;
+	case VM_WATCHDOG_NMI:
+		vm_nmi(vm, NULL);
+		break;
+	default:
+		break;
+	}
+}
+
+void vm_set_watchdog(struct vm *vm, enum vm_watchdog_action action)
+{
+	vm->cfg.watchdog_action = (uint8_t)action;
+}
+
 static void disk_error_tell(struct vm *vm, const struct queued *q)
 {
 	struct vm_event ev = event_new(vm, VM_EVENT_IO_ERROR);
@@ -571,6 +613,9 @@ static void queued_handle(struct vm *vm, const struct queued *q)
 	case DEV_EVENT_NEEDS_RESET:
 		device_broken(vm, q);
 		break;
+	case DEV_EVENT_WATCHDOG:
+		watchdog_bit(vm);
+		break;
 	}
 }
 
@@ -621,7 +666,7 @@ static void listener_event(void *opaque, const struct dev_event *ev)
 	snprintf(q.device, sizeof(q.device), "%s", ev->device ? ev->device : "");
 	snprintf(q.detail, sizeof(q.detail), "%s", ev->detail ? ev->detail : "");
 	q.ev.device = q.ev.detail = NULL;
-	queue_add(opaque, &q, ev->kind <= DEV_EVENT_DEBUG_EXIT || ev->stop);
+	queue_add(opaque, &q, ev->kind <= DEV_EVENT_DEBUG_EXIT || ev->stop || ev->kind == DEV_EVENT_WATCHDOG);
 }
 
 static void listener_fault(void *opaque, unsigned vcpu, enum vm_reason reason, const char *detail)
@@ -727,6 +772,7 @@ int vm_exit_status(const struct vm *vm)
 		return VM_EXIT_PANICKED;
 	case VM_REASON_TRIPLE_FAULT:
 	case VM_REASON_EMULATION_FAILURE:
+	case VM_REASON_WATCHDOG:
 		return VM_EXIT_CRASHED;
 	case VM_REASON_SHUTDOWN_TIMEOUT:
 		return VM_EXIT_TIMEOUT;

@@ -36,6 +36,8 @@ int vm_stop(struct vm *vm, enum vm_reason reason, struct err *e);
 int vm_powerdown(struct vm *vm, struct err *e);
 int vm_reset(struct vm *vm, struct err *e);
 int vm_nmi(struct vm *vm, struct err *e);
+/* What the watchdog does from now on, whether there is one or not. */
+void vm_set_watchdog(struct vm *vm, enum vm_watchdog_action action);
 /* Ends the life: phase ENDED, loop_stop(). */
 void vm_end(struct vm *vm, enum vm_reason reason, int64_t value, const char *detail);
 
@@ -48,6 +50,8 @@ void vm_saving_failed(struct vm *vm);
 
 /* From here on the VM refuses what would make it move. -EBUSY (ERR_BUSY) names what is under way. */
 int vm_work_begin(struct vm *vm, const char *what, struct err *e);
+/* The same, and a crashed VM that was kept will do. */
+int vm_work_begin_crashed(struct vm *vm, const char *what, struct err *e);
 /* On the worker's thread, after each piece: progress. True: it has been cancelled. */
 bool vm_work_step(struct vm *vm, uint64_t done, uint64_t total);
 /* Any thread. */

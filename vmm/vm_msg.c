@@ -28,6 +28,8 @@ const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_SNAPSHOT_DELETE] = ROW(struct vm_snapshot_name, 0),
 	[VM_MSG_SNAPSHOT_SET] = ROW(struct vm_snapshot_set, 0),
 	[VM_MSG_SNAPSHOT_SIZE] = ROW(struct vm_snapshot_name, 0),
+	[VM_MSG_DUMP] = ROW(struct vm_dump, 1),
+	[VM_MSG_WATCHDOG] = ROW(struct vm_watchdog, 0),
 	[VM_MSG_FORK] = ROW(struct vm_fork, CHANNEL_FDS_MAX),
 };
 
@@ -66,6 +68,7 @@ const char *vm_reason_name(enum vm_reason r)
 		[VM_REASON_FROM_SNAPSHOT] = "from snapshot",
 		[VM_REASON_NO_SPACE] = "I/O error: no space left",
 		[VM_REASON_IMAGE_CORRUPT] = "I/O error: image corrupt",
+		[VM_REASON_WATCHDOG] = "watchdog",
 	};
 
 	return (unsigned)r < VM_REASON_COUNT ? names[r] : names[VM_REASON_NONE];
@@ -158,7 +161,9 @@ int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e)
 			"configuration: a file did not come along, or has two users");
 	if (c->assist > VM_ASSIST_OFF || c->on_poweroff > VM_ACTION_PRESERVE ||
 		c->on_reboot > VM_ACTION_PRESERVE || c->on_crash > VM_ACTION_PRESERVE ||
-		c->log_level > 4 || c->clock_offset_s < -86400 || c->clock_offset_s > 86400 || c->ndisks > VM_DISKS_MAX)
+		c->log_level > 4 || c->clock_offset_s < -86400 || c->clock_offset_s > 86400 ||
+		c->watchdog > VM_WATCHDOG_I6300ESB || c->watchdog_action >= VM_WATCHDOG_ACTION_COUNT ||
+		c->ndisks > VM_DISKS_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a value is out of range");
 	if (c->forked && c->restore_fd == VM_NO_FD)
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a clone needs a state to begin with");

@@ -58,6 +58,9 @@ enum vm_msg_type {
 				      * VM_MSG_SNAPSHOT_DONE. fds: an empty file in memory for a state as
 				      * VM_MSG_SAVE's; then for each writable disk, in order, its image, for
 				      * reading, and `copies` empty files that become what it is */
+	VM_MSG_DUMP = 24,	     /* struct vm_dump + 1 fd, an empty file: memory as an ELF core; answered by
+				      * VM_MSG_SNAPSHOT_DONE; VM_EVENT_PROGRESS meanwhile */
+	VM_MSG_WATCHDOG = 23,	     /* struct vm_watchdog: another action from now on */
 	/* answers */
 	VM_MSG_REPLY = 16, /* struct vm_reply */
 	VM_MSG_INFO = 17,  /* struct vm_info */
@@ -97,6 +100,7 @@ enum vm_reason {
 	VM_REASON_FROM_SNAPSHOT,     /* running or paused: reverted to one */
 	VM_REASON_NO_SPACE,	     /* paused: an I/O error with ENOSPC or EDQUOT */
 	VM_REASON_IMAGE_CORRUPT,     /* paused: as VM_REASON_IO_ERROR; it cannot go on */
+	VM_REASON_WATCHDOG,	     /* paused or ended: what its action says */
 	VM_REASON_COUNT,
 };
 
@@ -110,6 +114,7 @@ enum vm_event_kind {
 	VM_EVENT_PROGRESS,	 /* of a save: value of total bytes looked at */
 	VM_EVENT_SNAPSHOT_RECOVERED, /* value: enum vm_recovery; device: disk; detail: the snapshot's name */
 	VM_EVENT_GUEST_FROZEN, /* it was saved so, and no agent thaws it */
+	VM_EVENT_WATCHDOG,	 /* value: enum vm_watchdog_action, which is done next */
 	VM_EVENT_KIND_COUNT,
 };
 
@@ -122,6 +127,17 @@ enum vm_recovery {
 };
 
 enum vm_action { VM_ACTION_DESTROY = 0, VM_ACTION_RESTART = 1, VM_ACTION_PRESERVE = 2 };
+enum vm_watchdog_model { VM_WATCHDOG_NO_DEVICE = 0, VM_WATCHDOG_I6300ESB = 1 };
+enum vm_watchdog_action {
+	VM_WATCHDOG_RESET = 0, /* as the guest's own reset */
+	VM_WATCHDOG_SHUTDOWN,  /* the power button */
+	VM_WATCHDOG_POWEROFF,  /* ends with VM_REASON_WATCHDOG */
+	VM_WATCHDOG_PAUSE,     /* with VM_REASON_WATCHDOG */
+	VM_WATCHDOG_DUMP,      /* the same; the daemon dumps its memory and lets it go on */
+	VM_WATCHDOG_NONE,
+	VM_WATCHDOG_NMI,
+	VM_WATCHDOG_ACTION_COUNT,
+};
 enum vm_error_policy { VM_ERRORS_REPORT = 0, VM_ERRORS_STOP = 1, VM_ERRORS_IGNORE = 2 };
 enum vm_assist { VM_ASSIST_AUTO = 0, VM_ASSIST_ON = 1, VM_ASSIST_OFF = 2 };
 /* The last is the agent's port, which nobody attaches to. */
@@ -193,6 +209,8 @@ struct vm_config {
 	 * one; see snapshot/working_set.h. */
 	uint16_t touched_fd;
 	int32_t clock_offset_s; /* what the RTC is ahead of UTC at the start, at most a day */
+	uint8_t watchdog; /* enum vm_watchdog_model */
+	uint8_t watchdog_action; /* enum vm_watchdog_action */
 };
 
 struct vm_reply {
@@ -250,6 +268,14 @@ struct vm_snapshot_done {
 struct vm_fork {
 	uint32_t copies;
 	uint32_t reserved;
+};
+
+struct vm_dump {
+	uint8_t stay; /* paused from that instant on; goes on if it fails */
+};
+
+struct vm_watchdog {
+	uint8_t action; /* enum vm_watchdog_action */
 };
 
 struct vm_snapshot_name {

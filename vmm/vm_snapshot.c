@@ -69,13 +69,11 @@ int vmsnap_find(const struct tree *t, const char *name, struct tree_node **ret, 
 
 /* ---- jobs ---- */
 
-void *vmsnap_job_new(size_t bytes, struct vm *vm, struct worker *w, const char *what, struct err *e)
+/* The work has begun. */
+static void *job_alloc(size_t bytes, struct vm *vm, struct worker *w, const char *what, struct err *e)
 {
-	struct vmsnap_job *j;
+	struct vmsnap_job *j = calloc(1, bytes);
 
-	if (vm_work_begin(vm, what, e) < 0)
-		return NULL;
-	j = calloc(1, bytes);
 	if (!j) {
 		vm_work_end(vm);
 		err_set_errno(e, -ENOMEM, "%s", what);
@@ -85,6 +83,16 @@ void *vmsnap_job_new(size_t bytes, struct vm *vm, struct worker *w, const char *
 	j->m = vm_machine(vm);
 	j->worker = w;
 	return j;
+}
+
+void *vmsnap_job_new(size_t bytes, struct vm *vm, struct worker *w, const char *what, struct err *e)
+{
+	return vm_work_begin(vm, what, e) < 0 ? NULL : job_alloc(bytes, vm, w, what, e);
+}
+
+void *vmsnap_job_new_crashed(size_t bytes, struct vm *vm, struct worker *w, const char *what, struct err *e)
+{
+	return vm_work_begin_crashed(vm, what, e) < 0 ? NULL : job_alloc(bytes, vm, w, what, e);
 }
 
 void vmsnap_job_finish(struct vmsnap_job *j)

@@ -42,6 +42,8 @@ uint64_t vmsnap_realtime_ns(void);
 /* Begin a piece of long work: a zeroed struct of that many bytes, which begins with its job; done
  * and opaque are the caller's to set. NULL with a sentence: other work is under way, or no memory. */
 void *vmsnap_job_new(size_t bytes, struct vm *vm, struct worker *w, const char *what, struct err *e);
+/* The same for what can be done with a crashed VM that was kept, too. */
+void *vmsnap_job_new_crashed(size_t bytes, struct vm *vm, struct worker *w, const char *what, struct err *e);
 /* Fill in the result from r and e, end the work, tell. The caller frees the job after it. */
 void vmsnap_job_finish(struct vmsnap_job *j);
 
