@@ -37,6 +37,13 @@ int bitmap_grow(struct bitmap *b, size_t nbits)
 	return 0;
 }
 
+void bitmap_set_all(struct bitmap *b)
+{
+	memset(b->words, 0xff, b->nbits / 64 * sizeof(*b->words));
+	if (b->nbits % 64)
+		b->words[b->nbits / 64] = (1ULL << b->nbits % 64) - 1;
+}
+
 static size_t next_bit(const struct bitmap *b, size_t from, uint64_t flip)
 {
 	size_t nwords = DIV_ROUND_UP(b->nbits, 64);

@@ -32,6 +32,8 @@ static inline void bitmap_clear(struct bitmap *b, size_t i)
 	b->words[i / 64] &= ~(1ULL << (i % 64));
 }
 
+void bitmap_set_all(struct bitmap *b);
+
 /* The first set (clear) bit at or after `from`; nbits if there is none. */
 size_t bitmap_next_set(const struct bitmap *b, size_t from);
 size_t bitmap_next_clear(const struct bitmap *b, size_t from);

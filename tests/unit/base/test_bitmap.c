@@ -117,6 +117,20 @@ static void test_against_a_model(void **state)
 	bitmap_done(&b);
 }
 
+static void test_set_all(void **state)
+{
+	(void)state;
+	for (size_t n = 0; n < 200; n++) {
+		struct bitmap b;
+
+		assert_int_equal(bitmap_init(&b, n), 0);
+		bitmap_set_all(&b);
+		assert_int_equal(bitmap_count(&b), n);
+		assert_int_equal(bitmap_next_clear(&b, 0), n);
+		bitmap_done(&b);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -125,6 +139,7 @@ int main(void)
 		cmocka_unit_test(test_no_clear_bit_beyond_a_full_one),
 		cmocka_unit_test(test_growth_keeps_and_clears),
 		cmocka_unit_test(test_against_a_model),
+		cmocka_unit_test(test_set_all),
 	};
 
 	alarm(30 * TEST_SLOW);
