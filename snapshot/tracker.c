@@ -1,5 +1,6 @@
 #include "snapshot/tracker.h"
 #include "base/bitmap.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -26,6 +27,8 @@
 /* What arming protects in one call: short enough that faults of the guest's get their turn at
  * the address space's lock. */
 #define ARM_PIECE_BYTES (32 * MIB)
+/* Each leaves what the guest has written during it: a tenth or so of what the one before left. */
+#define SETTLE_ROUNDS 4
 
 /* A block's old content, waiting to be saved. */
 struct aside {
@@ -50,7 +53,8 @@ struct tracker {
 	struct pager *pager;
 	atomic_bool loading;  /* the pager has more for the background */
 	pthread_mutex_t lock; /* what follows, and copying out of RAM */
-	struct bitmap dirty;  /* unprotected since the last mark */
+	struct bitmap dirty;  /* written since the last mark */
+	struct bitmap bare;   /* of these, those that are not protected now */
 	struct bitmap unsaved;
 	bool saving;
 	int save_error; /* a block's old content is lost */
@@ -76,6 +80,12 @@ static int protect(struct tracker *t, uint64_t first, uint64_t n, bool on)
 		if (errno != EAGAIN)
 			return -errno;
 	return 0;
+}
+
+static void bare_set(struct tracker *t, uint64_t block)
+{
+	bitmap_set(&t->dirty, block);
+	bitmap_set(&t->bare, block);
 }
 
 /* [from, to) in bytes, widened to whole blocks, in pieces. */
@@ -104,17 +114,53 @@ int tracker_arm(struct tracker *t, struct err *e)
 	return r < 0 ? err_set_errno(e, r, "cannot protect the VM's memory") : 0;
 }
 
-static int dirty_protect(struct tracker *t)
+/* The next blocks from *at on. With the lock: a fault on one of them comes before it or behind it. */
+static int bare_protect_piece(struct tracker *t, uint64_t *at)
+{
+	uint64_t b = bitmap_next_set(&t->bare, *at);
+	uint64_t end = MIN(bitmap_next_clear(&t->bare, b), b + ARM_PIECE_BYTES / VMSTATE_BLOCK_BYTES);
+	int r = b < end ? protect(t, b, end - b, true) : 0;
+
+	for (*at = end; b < end && !r; b++)
+		bitmap_clear(&t->bare, b);
+	return r;
+}
+
+static int bare_protect(struct tracker *t)
 {
 	int r = 0;
 
-	for (uint64_t b = bitmap_next_set(&t->dirty, 0); b < t->blocks && !r;) {
-		uint64_t end = bitmap_next_clear(&t->dirty, b);
+	for (uint64_t at = 0; at < t->blocks && !r;)
+		r = bare_protect_piece(t, &at);
+	return r;
+}
 
-		r = protect(t, b, end - b, true);
-		b = bitmap_next_set(&t->dirty, end);
+static uint64_t bare_count(struct tracker *t)
+{
+	LOCK_GUARD(&t->lock);
+
+	return bitmap_count(&t->bare);
+}
+
+static int settle_round(struct tracker *t)
+{
+	int r = 0;
+
+	for (uint64_t at = 0; at < t->blocks && !r;) {
+		pthread_mutex_lock(&t->lock);
+		r = bare_protect_piece(t, &at);
+		pthread_mutex_unlock(&t->lock);
 	}
 	return r;
+}
+
+int tracker_settle(struct tracker *t, uint64_t leave, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < SETTLE_ROUNDS && !r && bare_count(t) > leave; i++)
+		r = settle_round(t);
+	return r < 0 ? err_set_errno(e, r, "cannot protect the VM's memory again") : 0;
 }
 
 int tracker_hold(struct tracker *t, struct err *e)
@@ -122,7 +168,7 @@ int tracker_hold(struct tracker *t, struct err *e)
 	int r;
 
 	pthread_mutex_lock(&t->lock);
-	r = dirty_protect(t);
+	r = bare_protect(t);
 	pthread_mutex_unlock(&t->lock);
 	return r < 0 ? err_set_errno(e, r, "cannot protect the VM's memory again") : 0;
 }
@@ -132,8 +178,9 @@ int tracker_mark(struct tracker *t, struct bitmap *ret_dirty, struct err *e)
 	int r;
 
 	pthread_mutex_lock(&t->lock);
-	memcpy(ret_dirty->words, t->dirty.words, DIV_ROUND_UP(t->blocks, 64) * 8);
-	r = dirty_protect(t);
+	if (ret_dirty)
+		memcpy(ret_dirty->words, t->dirty.words, DIV_ROUND_UP(t->blocks, 64) * 8);
+	r = bare_protect(t);
 	if (!r)
 		memset(t->dirty.words, 0, DIV_ROUND_UP(t->blocks, 64) * 8);
 	pthread_mutex_unlock(&t->lock);
@@ -283,7 +330,7 @@ static bool preserve(struct tracker *t, uint64_t block, int tid)
 
 static void release(struct tracker *t, uint64_t block)
 {
-	bitmap_set(&t->dirty, block);
+	bare_set(t, block);
 	protect(t, block, 1, false); /* wakes whoever waits */
 }
 
@@ -353,7 +400,7 @@ static int put(struct tracker *t, uint64_t block, const uint8_t *data, bool writ
 	pthread_mutex_lock(&t->lock);
 	protected = t->c.uffd->can_protect && (!write || bitmap_test(&t->unsaved, block));
 	if (!protected)
-		bitmap_set(&t->dirty, block);
+		bare_set(t, block);
 	r = copy_in(t, block, data, protected);
 	pthread_mutex_unlock(&t->lock);
 	return r;
@@ -447,6 +494,7 @@ int tracker_rewind(struct tracker *t, struct pager *p, const struct bitmap *chan
 	if (!r) {
 		pager_inherit(p, t->pager, &t->dirty);
 		memset(t->dirty.words, 0, DIV_ROUND_UP(t->blocks, 64) * 8);
+		memset(t->bare.words, 0, DIV_ROUND_UP(t->blocks, 64) * 8);
 		t->pager = p;
 		atomic_store(&t->loading, true);
 	}
@@ -544,6 +592,7 @@ static int tracker_register(struct tracker *t)
 static void tracker_release(struct tracker *t)
 {
 	bitmap_done(&t->dirty);
+	bitmap_done(&t->bare);
 	bitmap_done(&t->unsaved);
 	if (t->stop_fd >= 0)
 		close(t->stop_fd);
@@ -575,6 +624,8 @@ int tracker_new(const struct tracker_config *c, struct tracker **ret_t, struct e
 		r = -errno;
 	if (!r)
 		r = bitmap_init(&t->dirty, t->blocks);
+	if (!r)
+		r = bitmap_init(&t->bare, t->blocks);
 	if (!r)
 		r = bitmap_init(&t->unsaved, t->blocks);
 	if (!r)

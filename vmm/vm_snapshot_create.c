@@ -190,6 +190,8 @@ static int ram_prepare(struct create_job *x)
 	if (bitmap_init(&x->wanted, x->h.layout.blocks) < 0)
 		return err_set_errno(&x->j.e, -ENOMEM, "snapshot");
 	x->incremental = x->live && m->base_id[0];
+	if (!x->incremental)
+		bitmap_set_all(&x->wanted);
 	r = x->incremental ? base_crcs_read(x) : zero_crcs(x);
 	if (!r)
 		r = pager_check(x);
@@ -229,6 +231,14 @@ static int quiesce_check(struct vm *vm, const struct vm_snapshot_create *c, stru
 	return 0;
 }
 
+/* What the guest wrote out it has written in memory, too. */
+static void settle_again(struct work *w)
+{
+	struct create_job *x = container_of(w, struct create_job, j.work);
+
+	x->j.r = ram_watch(x->j.m, &x->j.e);
+}
+
 static void quiesced(void *opaque, int r, const struct err *e)
 {
 	struct create_job *x = opaque;
@@ -236,7 +246,13 @@ static void quiesced(void *opaque, int r, const struct err *e)
 	if (r < 0)
 		x->j.e = *e;
 	x->j.r = r;
-	freeze(&x->j.work);
+	if (r < 0 || !x->live) {
+		freeze(&x->j.work);
+		return;
+	}
+	x->j.work.run = settle_again;
+	x->j.work.done = freeze;
+	worker_submit(x->j.worker, x->j.m->host.loop, &x->j.work);
 }
 
 static void quiesce(struct work *w)
@@ -275,9 +291,7 @@ static int ram_freeze(struct create_job *x)
 	memcpy(x->base_id, m->base_id, sizeof(x->base_id));
 	/* From here on the base is what this snapshot will be, or nothing. */
 	m->base_id[0] = 0;
-	r = tracker_mark(m->tracker, &x->wanted, &x->j.e);
-	for (uint64_t b = 0; !x->incremental && b < x->h.layout.blocks; b++)
-		bitmap_set(&x->wanted, b);
+	r = tracker_mark(m->tracker, x->incremental ? &x->wanted : NULL, &x->j.e);
 	if (!r)
 		tracker_save_begin(m->tracker, &x->wanted);
 	return r;

@@ -250,6 +250,35 @@ static void test_a_hold_leaves_what_is_dirty(void **state)
 		assert_true(bitmap_test(&f->dirty, b));
 }
 
+/* What is written stays so, and the next write to it is seen again. */
+static void test_settled_is_written_all_the_same(void **state)
+{
+	struct fixture *f = *state;
+	struct tracker_stats s;
+	struct err e;
+
+	begin(f);
+	mark(f);
+	memset(f->c.ram + 3 * VMSTATE_BLOCK_BYTES, 3, 4 * VMSTATE_BLOCK_BYTES);
+	assert_int_equal(tracker_settle(f->t, 4, &e), 0); /* few enough */
+	f->c.ram[3 * VMSTATE_BLOCK_BYTES] = 4;
+	tracker_stats(f->t, &s);
+	assert_int_equal(s.faults, 0);
+	assert_int_equal(tracker_settle(f->t, 3, &e), 0);
+	f->c.ram[5 * VMSTATE_BLOCK_BYTES] = 5;
+	tracker_stats(f->t, &s);
+	assert_int_equal(s.faults, 1);
+	mark(f);
+	assert_int_equal(bitmap_count(&f->dirty), 4);
+	memcpy(f->before, f->c.ram, RAM_BYTES);
+	tracker_save_begin(f->t, &f->all);
+	f->c.ram[5 * VMSTATE_BLOCK_BYTES] = 6;
+	f->c.ram[6 * VMSTATE_BLOCK_BYTES] = 7;
+	save_and_compare(f, &f->all, 0);
+	mark(f);
+	assert_int_equal(bitmap_count(&f->dirty), 2);
+}
+
 /* The next one needs only what was written since: together they are all of it. */
 static void test_increments_add_up(void **state)
 {
@@ -261,6 +290,8 @@ static void test_increments_add_up(void **state)
 	save_round(f, &f->all, 0);
 	memcpy(copy, f->before, RAM_BYTES);
 	for (int i = 0; i < 10; i++) {
+		if (i % 2)
+			assert_int_equal(tracker_settle(f->t, 0, NULL), 0);
 		save_round(f, NULL, 100);
 		for (size_t b = 0; b < BLOCKS; b++)
 			if (bitmap_test(&f->dirty, b))
@@ -417,6 +448,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_dirty_is_what_was_written, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_saved_as_it_was_while_writers_run, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_hold_leaves_what_is_dirty, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_settled_is_written_all_the_same, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_increments_add_up, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_bounded, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_given_up_in_the_middle, setup, teardown),
