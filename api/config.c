@@ -189,6 +189,8 @@ static void config_fill(struct vm_config *v, const struct definition *d)
 	v->virtio_console = d->virtio_console;
 	v->guest_agent = d->guest_agent;
 	v->debug_exit = d->debug_exit;
+	v->watchdog = d->watchdog;
+	v->watchdog_action = d->watchdog_action;
 	v->shutdown_deadline_s = d->shutdown_deadline_s;
 	if (d->clock == DEFINITION_LOCALTIME)
 		v->clock_offset_s = local_offset_s();

@@ -18,6 +18,12 @@ static const struct choice clocks[] = { { "utc", DEFINITION_UTC },
 static const struct choice actions[] = { { "destroy", VM_ACTION_DESTROY },
 	{ "restart", VM_ACTION_RESTART }, { "preserve", VM_ACTION_PRESERVE }, { NULL, 0 } };
 
+static const struct choice watchdog_models[] = { { "i6300esb", VM_WATCHDOG_I6300ESB }, { NULL, 0 } };
+static const struct choice watchdog_actions[] = { { "reset", VM_WATCHDOG_RESET },
+	{ "shutdown", VM_WATCHDOG_SHUTDOWN }, { "poweroff", VM_WATCHDOG_POWEROFF },
+	{ "pause", VM_WATCHDOG_PAUSE }, { "dump", VM_WATCHDOG_DUMP }, { "none", VM_WATCHDOG_NONE },
+	{ "inject-nmi", VM_WATCHDOG_NMI }, { NULL, 0 } };
+
 /* ---- single keys ---- */
 
 static int parse_version(struct parse *p, struct json_object *v, void *into)
@@ -169,6 +175,22 @@ static const struct key console_rows[] = {
 };
 KEYS(console_keys, console_rows);
 
+static int prepare_watchdog(struct parse *p, struct json_object *v, void *into)
+{
+	(void)v;
+	(void)into;
+	p->d->watchdog = VM_WATCHDOG_I6300ESB;
+	return 0;
+}
+
+static const struct key watchdog_rows[] = {
+	{ "model", KEY_CHOICE, .offset = DEF(watchdog), .choices = watchdog_models,
+		.about = "Intel's 6300ESB, which Linux has a driver for", .initial = "\"i6300esb\"" },
+	{ "action", KEY_CHOICE, .offset = DEF(watchdog_action), .choices = watchdog_actions,
+		.about = "what is done then", .initial = "\"reset\"" },
+};
+KEYS(watchdog_keys, watchdog_rows);
+
 /* ---- the whole ---- */
 
 static const struct key top_rows[] = {
@@ -211,6 +233,8 @@ static const struct key top_rows[] = {
 		.initial = "false" },
 	{ "rng", KEY_BOOL, .offset = DEF(rng),
 		.about = "a virtio-rng device", .initial = "false" },
+	{ "watchdog", KEY_OBJECT, .of = &watchdog_keys, .parse = prepare_watchdog,
+		.about = "a device that acts when the guest does not look after it in time" },
 	{ "clock", KEY_CHOICE, .offset = DEF(clock), .choices = clocks,
 		.about = "what the hardware clock shows", .initial = "\"utc\"" },
 	{ "debug_exit", KEY_BOOL, .offset = DEF(debug_exit),

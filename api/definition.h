@@ -78,6 +78,7 @@ struct definition {
 	uint32_t shutdown_deadline_s;
 	bool rng, virtio_console, guest_agent, debug_exit, huge_pages;
 	uint8_t assist, on_poweroff, on_reboot, on_crash; /* as in vm_msg.h */
+	uint8_t watchdog, watchdog_action; /* enum vm_watchdog_model, vm_watchdog_action */
 	/* With which its files are opened; owned. NULL, as definition_parse() leaves it: the
 	 * daemon's own. No part of the JSON. */
 	struct rights *rights;
@@ -90,6 +91,9 @@ int definition_parse(struct json_object *o, const char *folder, struct definitio
 /* "disks[0].path", "disks[0].backing[1].path": the key of a layer's file. */
 void definition_layer_key(unsigned disk, unsigned layer, const char *what, char *ret, size_t cap);
 void definition_free(struct definition *d);
+
+/* "reset", … */
+const char *definition_watchdog_action(unsigned action);
 
 /* Canonical JSON; the caller puts it. Parsing it gives an equal definition. */
 struct json_object *definition_to_json(const struct definition *d);

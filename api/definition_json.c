@@ -125,6 +125,26 @@ static void put_cpus(struct json_object *o, const struct definition *d)
 	js_put(o, "topology", t);
 }
 
+const char *definition_watchdog_action(unsigned action)
+{
+	static const char *const names[VM_WATCHDOG_ACTION_COUNT] = { "reset", "shutdown", "poweroff", "pause",
+		"dump", "none", "inject-nmi" };
+
+	return names[MIN(action, VM_WATCHDOG_ACTION_COUNT - 1u)];
+}
+
+static void put_watchdog(struct json_object *o, const struct definition *d)
+{
+	struct json_object *w;
+
+	if (d->watchdog == VM_WATCHDOG_NO_DEVICE)
+		return;
+	w = json_object_new_object();
+	js_put_str(w, "model", "i6300esb");
+	js_put_str(w, "action", definition_watchdog_action(d->watchdog_action));
+	js_put(o, "watchdog", w);
+}
+
 static void put_policies(struct json_object *o, const struct definition *d)
 {
 	static const char *const assists[] = { "auto", "on", "off" };
@@ -167,6 +187,7 @@ struct json_object *definition_to_json(const struct definition *d)
 	js_put_bool(o, "guest_agent", d->guest_agent);
 	js_put_str(o, "clock", d->clock == DEFINITION_LOCALTIME ? "localtime" : "utc");
 	js_put_bool(o, "debug_exit", d->debug_exit);
+	put_watchdog(o, d);
 	put_policies(o, d);
 	return o;
 }

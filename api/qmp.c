@@ -145,6 +145,8 @@ static struct json_object *reworded(enum event_id id, const char *key, struct js
 
 	if (id == EVENT_GUEST_PANICKED && !strcmp(key, "action") && s && !strcmp(s, "shutdown"))
 		return json_object_new_string("poweroff");
+	if (id == EVENT_WATCHDOG && s && !strcmp(s, "dump"))
+		return json_object_new_string("pause");
 	return json_object_get(v);
 }
 

@@ -93,6 +93,8 @@ const char *qmp_run_state(const struct vm *vm)
 	for (size_t i = 0; i < sizeof(io_errors) / sizeof(io_errors[0]); i++)
 		if (!strcmp(vm->reason, vm_reason_name(io_errors[i])))
 			return "io-error";
+	if (!strcmp(vm->reason, vm_reason_name(VM_REASON_WATCHDOG)))
+		return "watchdog";
 	return strcmp(vm->reason, vm_reason_name(VM_REASON_SAVING)) ? "paused" : "save-vm";
 }
 
@@ -201,7 +203,7 @@ void qmp_reset(struct call *c)
 		command_vm_reset(c);
 }
 
-static void nmi_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+static void asked_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	(void)a;
 	if (r < 0)
@@ -213,7 +215,33 @@ static void nmi_done(void *opaque, int r, const struct vm_answer *a, const struc
 void qmp_nmi(struct call *c)
 {
 	if (is_there(c))
-		vm_process_request(c->vm->proc, VM_MSG_NMI, NULL, 0, -1, REQUEST_TIMEOUT_NS, nmi_done, c);
+		vm_process_request(c->vm->proc, VM_MSG_NMI, NULL, 0, -1, REQUEST_TIMEOUT_NS, asked_done, c);
+}
+
+/* Not "dump", which QEMU does not have; "debug", which prints a line there, is "none" here. */
+static int watchdog_action(const char *word, struct err *e)
+{
+	if (!strcmp(word, "debug"))
+		return VM_WATCHDOG_NONE;
+	for (int i = 0; i < VM_WATCHDOG_ACTION_COUNT; i++)
+		if (i != VM_WATCHDOG_DUMP && !strcmp(word, definition_watchdog_action((unsigned)i)))
+			return i;
+	return err_set(e, -EINVAL, ERR_GENERIC, "Invalid parameter '%.40s'", word);
+}
+
+void qmp_watchdog_set_action(struct call *c)
+{
+	struct vm_watchdog body = { 0 };
+	struct err e;
+	int r = watchdog_action(js_get_str(c->args, "action"), &e);
+
+	if (r < 0) {
+		call_fail(c, &e);
+	} else if (is_there(c)) {
+		body.action = (uint8_t)r;
+		vm_process_request(c->vm->proc, VM_MSG_WATCHDOG, &body, sizeof(body), -1, REQUEST_TIMEOUT_NS,
+			asked_done, c);
+	}
 }
 
 void qmp_balloon(struct call *c)

@@ -28,7 +28,7 @@ static const struct field status_returns[] = {
 	{ "running", FIELD_BOOL, REQUIRED, "the vCPUs run" },
 	{ "singlestep", FIELD_BOOL, REQUIRED, "never" },
 	{ "status", FIELD_STRING, REQUIRED,
-		"running, paused, io-error, save-vm, guest-panicked, internal-error" }, END };
+		"running, paused, io-error, watchdog, save-vm, guest-panicked, internal-error" }, END };
 static const struct field cpus_returns[] = {
 	{ "cpu-index", FIELD_INT, REQUIRED, "from 0" },
 	{ "qom-path", FIELD_STRING, REQUIRED, "a name for it; there is no object model" },
@@ -77,6 +77,8 @@ static const struct field stats_returns[] = {
 		"rd_bytes, rd_operations, rd_total_time_ns, the same with wr, flush_operations, "
 		"flush_total_time_ns; members that QEMU has and Cairn does not count are 0" }, END };
 
+static const struct field watchdog_args[] = {
+	{ "action", FIELD_STRING, REQUIRED, "reset, shutdown, poweroff, pause, none or inject-nmi" }, END };
 static const struct field balloon_args[] = { { "value", FIELD_INT, REQUIRED, "bytes" }, END };
 static const struct field balloon_returns[] = { { "actual", FIELD_INT, REQUIRED, "bytes" }, END };
 
@@ -136,6 +138,8 @@ const struct command qmp_commands[] = {
 		ROLE_OPERATOR, MUTATES, VM_ASK_DESTROY, command_vm_destroy },
 	{ "inject-nmi", "an NMI to every vCPU", no_fields, NULL, ROLE_OPERATOR, MUTATES, ANY_STATE,
 		qmp_nmi },
+	{ "watchdog-set-action", "what is done when the guest does not look after it in time", watchdog_args, NULL,
+		ROLE_OPERATOR, MUTATES, ANY_STATE, qmp_watchdog_set_action },
 	{ "balloon", "there is no balloon: DeviceNotActive", balloon_args, NULL, ROLE_OPERATOR, MUTATES,
 		ANY_STATE, qmp_balloon },
 	{ "query-balloon", "there is no balloon: DeviceNotActive", no_fields, balloon_returns,
@@ -162,6 +166,8 @@ static const struct field guest_reason[] = {
 	{ "reason", FIELD_STRING, REQUIRED, "guest-shutdown, host-qmp-quit, ..." }, END };
 static const struct field panicked_data[] = {
 	{ "action", FIELD_STRING, REQUIRED, "pause or poweroff" }, END };
+static const struct field watchdog_data[] = {
+	{ "action", FIELD_STRING, REQUIRED, "reset, shutdown, poweroff, pause, none or inject-nmi" }, END };
 static const struct field io_error_data[] = {
 	{ "device", FIELD_STRING, REQUIRED, "id of the disk" },
 	{ "node-name", FIELD_STRING, OPTIONAL, "the same" },
@@ -181,6 +187,7 @@ const struct event_spec qmp_events[EVENT_ID_COUNT] = {
 	[EVENT_RESET] = { "RESET", "the machine was reset", guest_reason, false, false },
 	[EVENT_POWERDOWN] = { "POWERDOWN", "the power button was pressed", no_fields, false, false },
 	[EVENT_GUEST_PANICKED] = { "GUEST_PANICKED", "the guest says so", panicked_data, false, false },
+	[EVENT_WATCHDOG] = { "WATCHDOG", "the guest did not look after it in time", watchdog_data, false, false },
 	[EVENT_BLOCK_IO_ERROR] = { "BLOCK_IO_ERROR", "an image failed a request", io_error_data, false, false },
 	[EVENT_JOB_STATUS_CHANGE] = { "JOB_STATUS_CHANGE", "a job goes its way", job_data, false, false },
 };

@@ -24,6 +24,7 @@ void qmp_cont(struct call *c);
 void qmp_powerdown(struct call *c);
 void qmp_reset(struct call *c);
 void qmp_nmi(struct call *c);
+void qmp_watchdog_set_action(struct call *c);
 void qmp_balloon(struct call *c);
 void qmp_query_block(struct call *c);
 void qmp_query_blockstats(struct call *c);

@@ -292,6 +292,8 @@ int save_check_fits(const struct definition *then, const struct definition *now,
 		return differs("guest_agent", e);
 	if (then->rng != now->rng)
 		return differs("rng", e);
+	if (then->watchdog != now->watchdog)
+		return differs("watchdog", e);
 	if (then->debug_exit != now->debug_exit)
 		return differs("debug_exit", e);
 	return disks_fit(then, now, e);

@@ -335,6 +335,9 @@ static const struct field guest_reason[] = { FIELD_VM,
 static const struct field panicked_data[] = { FIELD_VM,
 	{ "action", FIELD_STRING, REQUIRED, "pause or shutdown" },
 	{ "bits", FIELD_INT, REQUIRED, "what the guest wrote to pvpanic" }, END };
+static const struct field watchdog_data[] = { FIELD_VM,
+	{ "action", FIELD_STRING, REQUIRED,
+		"what is done now: reset, shutdown, poweroff, pause, dump, none, inject-nmi" }, END };
 static const struct field io_error_data[] = { FIELD_VM,
 	{ "device", FIELD_STRING, REQUIRED, "id of the disk" },
 	{ "node-name", FIELD_STRING, REQUIRED, "the same" },
@@ -388,6 +391,7 @@ static const struct event_spec events[EVENT_ID_COUNT] = {
 	[EVENT_RESET] = { "RESET", "the machine was reset", guest_reason, false, false },
 	[EVENT_POWERDOWN] = { "POWERDOWN", "the power button was pressed", vm_only, false, false },
 	[EVENT_GUEST_PANICKED] = { "GUEST_PANICKED", "the guest says so", panicked_data, false, false },
+	[EVENT_WATCHDOG] = { "WATCHDOG", "the guest did not look after it in time", watchdog_data, false, false },
 	[EVENT_BLOCK_IO_ERROR] = { "BLOCK_IO_ERROR", "an image failed a request", io_error_data, false, false },
 	[EVENT_DEVICE_NEEDS_RESET] = { "DEVICE_NEEDS_RESET", "the driver broke the device's rules",
 		device_data, false, false },

@@ -12,6 +12,7 @@
 #include "base/loop.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -52,6 +53,14 @@ static void emit_panicked(struct vm *vm, int64_t bits)
 		vm->def->on_crash == VM_ACTION_PRESERVE ? "pause" : "shutdown");
 	js_put_int(data, "bits", bits);
 	daemon_emit(vm->daemon, EVENT_GUEST_PANICKED, vm->def->name, data);
+}
+
+static void emit_watchdog(struct vm *vm, int64_t action)
+{
+	struct json_object *data = json_object_new_object();
+
+	js_put_str(data, "action", definition_watchdog_action(action < 0 ? UINT_MAX : (unsigned)action));
+	daemon_emit(vm->daemon, EVENT_WATCHDOG, vm->def->name, data);
 }
 
 static void phase_event(struct vm *vm, const struct vm_event *ev)
@@ -101,6 +110,9 @@ static void life_event(void *opaque, const struct vm_event *ev)
 	case VM_EVENT_GUEST_PANICKED:
 		emit_panicked(vm, ev->value);
 		break;
+	case VM_EVENT_WATCHDOG:
+		emit_watchdog(vm, ev->value);
+		break;
 	case VM_EVENT_IO_ERROR:
 		emit_io_error(vm, ev);
 		break;
@@ -131,7 +143,8 @@ static void life_event(void *opaque, const struct vm_event *ev)
 static bool reason_is_orderly(unsigned reason)
 {
 	return reason == VM_REASON_GUEST_SHUTDOWN || reason == VM_REASON_USER ||
-		reason == VM_REASON_DEBUG_EXIT || reason == VM_REASON_GUEST_RESET;
+		reason == VM_REASON_DEBUG_EXIT || reason == VM_REASON_GUEST_RESET ||
+		reason == VM_REASON_WATCHDOG;
 }
 
 static void ended_unsaid(struct vm *vm, const struct vm_process_end *end)

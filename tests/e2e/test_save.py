@@ -97,6 +97,7 @@ def test_restore_defines_what_is_not_there(fake, tmp_path):
 @pytest.mark.parametrize("keys, word", [
     ({"memory": "64M"}, "memory"), ({"vcpus": 2}, "vcpus"), ({"rng": True}, "rng"),
     ({"console": {"virtio": True}}, "console"), ({"guest_agent": True}, "guest_agent"), ({"debug_exit": True}, "debug_exit"),
+    ({"watchdog": {}}, "watchdog"),
     ({"disks": [{"path": "d.raw", "format": "raw"}]}, "disks"),
 ])
 def test_a_state_of_another_machine_is_refused(fake, tmp_path, keys, word):

@@ -5,7 +5,8 @@
 #define LINE_MAX 256
 
 static const struct command *const tables[] = {
-	io_commands, machine_commands, disk_commands, ring_commands, crash_commands, storm_commands};
+	io_commands, machine_commands, disk_commands, ring_commands, crash_commands, storm_commands,
+	watchdog_commands};
 
 static const struct command *command_find(const char *name)
 {

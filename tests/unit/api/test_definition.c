@@ -353,7 +353,7 @@ static void test_round_trip(void **state)
 		"{\"device\":\"cdrom\",\"boot_order\":2}],\"clock\":\"localtime\","
 		"\"interfaces\":[{\"type\":\"bridge\",\"source\":\"br0\",\"mac\":\"52:54:00:AA:bb:01\",\"link\":\"down\"},"
 		"{\"id\":\"lan\",\"type\":\"user\"}],"
-		"\"console\":{\"virtio\":true},\"guest_agent\":true,\"rng\":true,\"debug_exit\":true,\"hugepages\":true,"
+		"\"console\":{\"virtio\":true},\"guest_agent\":true,\"rng\":true,\"debug_exit\":true,\"watchdog\":{\"action\":\"inject-nmi\"},\"hugepages\":true,"
 		"\"assist\":\"off\",\"on_poweroff\":\"restart\",\"on_reboot\":\"destroy\","
 		"\"on_crash\":\"preserve\",\"shutdown_deadline\":5";
 	struct definition *d = accept(all), *d2 = NULL;

@@ -1,0 +1,162 @@
+"""The watchdog: what the guest does not look after in time, and what is done then."""
+
+import json
+
+import pytest
+
+from conftest import Console, Qmp, QmpError, until
+
+BITE = "watchdog start 40"
+
+
+@pytest.fixture
+def begin(daemon, guest, kvm):
+    """Starts vm1, or again, with a watchdog; returns a client of the daemon, one of the VM, the console."""
+    opened = []
+
+    def start(action="reset", define=True, **keys):
+        if define:
+            daemon.define("vm1", boot={"kernel": guest("interp.elf")},
+                          watchdog={"model": "i6300esb", "action": action}, **keys)
+        q = daemon.qmp()
+        daemon.cairn("start", "vm1")
+        vm = Qmp(daemon.cairn("qmp-path", "vm1").stdout.rstrip("\n"))
+        console = Console(daemon, "vm1")
+        opened.extend((vm, console))
+        while console.line() != "interp":
+            pass
+        return q, vm, console
+
+    yield start
+    for x in opened:
+        x.close()
+
+
+def shown(console):
+    return dict(w.split("=") for w in console.run("watchdog show")[0].split())
+
+
+def state(daemon):
+    return daemon.cairn("domstate", "--reason", "vm1").stdout.rstrip("\n")
+
+
+def test_reset(daemon, begin):
+    q, vm, console = begin()
+    assert shown(console)["reload"] == "0x0"
+    console.run(BITE)
+    assert q.event("WATCHDOG", vm="vm1")["data"] == {"vm": "vm1", "action": "reset"}
+    assert q.event("RESET", vm="vm1")["data"]["guest"]
+    assert vm.event("WATCHDOG")["data"] == {"action": "reset"}
+    vm.event("RESET")
+    while console.line() != "interp":
+        pass
+    # The guest can tell why it starts, once; and the watchdog is off until it is wanted.
+    assert shown(console) == {"config": "0x0", "lock": "0x0", "stage1": "0xfffff", "stage2": "0xfffff",
+                              "reload": "0x1200"}
+    console.run("watchdog clear")
+    assert shown(console)["reload"] == "0x0"
+
+
+def test_reset_obeys_on_reboot(daemon, begin):
+    _, _, console = begin(on_reboot="destroy")
+    console.sock.sendall(BITE.encode() + b"\n")
+    daemon.wait("vm1", "shutoff")
+    assert state(daemon) == "shut off (guest reset)"
+
+
+def test_shutdown(daemon, begin):
+    _, vm, console = begin("shutdown")
+    console.run("button init")
+    console.run(BITE)
+    assert vm.event("WATCHDOG")["data"] == {"action": "shutdown"}
+    vm.event("POWERDOWN")
+    console.run("button wait")
+
+
+def test_poweroff(daemon, begin):
+    q, vm, console = begin("poweroff", on_poweroff="restart", on_crash="restart")
+    console.run(BITE)
+    assert vm.event("SHUTDOWN")
+    q.event("VM_STATE_CHANGE", vm="vm1", state="shutoff")
+    assert state(daemon) == "shut off (watchdog)"
+
+
+def test_pause(daemon, begin):
+    _, vm, console = begin("pause")
+    console.run(BITE)
+    vm.event("STOP")
+    assert state(daemon) == "paused (watchdog)"
+    assert vm.run("query-status") == {"status": "watchdog", "running": False, "singlestep": False}
+    daemon.cairn("resume", "vm1")
+    assert shown(console)["reload"] == "0x1200"
+
+
+def test_nmi_none_and_another_action(daemon, begin):
+    _, vm, console = begin("inject-nmi")
+    console.run(BITE)
+    assert vm.event("WATCHDOG")["data"] == {"action": "inject-nmi"}
+    until(lambda: "vector=0x2 count=1" in console.run("irqs"))
+    assert vm.run("watchdog-set-action", action="none") == {}
+    console.run(BITE)
+    assert vm.event("WATCHDOG")["data"] == {"action": "none"}
+    assert shown(console)["lock"] == "0x0"
+    assert vm.run("watchdog-set-action", action="pause") == {}
+    console.run(BITE)
+    assert [vm.event(e)["event"] for e in ("WATCHDOG", "STOP")] == ["WATCHDOG", "STOP"]
+    with pytest.raises(QmpError, match="Invalid parameter 'dump'"):
+        vm.run("watchdog-set-action", action="dump")
+
+
+def test_a_guest_that_looks_after_it(daemon, begin):
+    q, _, console = begin("poweroff")
+    console.run("watchdog start 1200")
+    console.run("pit 100")
+    for _ in range(4):
+        console.run("wait 40")
+        console.run("watchdog ping")
+    assert (shown(console)["lock"], shown(console)["reload"]) == ("0x2", "0x0")
+    console.run("watchdog stop")
+    assert shown(console)["lock"] == "0x0"
+
+
+def test_its_time_stands_still_with_the_vm(daemon, begin):
+    """Over a pause, a managed save and a start from it."""
+    q, vm, console = begin("pause")
+    console.run("watchdog start 800")
+    daemon.cairn("managedsave", "vm1")
+    daemon.cairn("start", "vm1", "--paused")
+    q = daemon.qmp(timeout=1.2)
+    with pytest.raises(TimeoutError):
+        q.event("WATCHDOG", vm="vm1")
+    q = daemon.qmp()
+    daemon.cairn("resume", "vm1")
+    q.event("WATCHDOG", vm="vm1")
+    assert state(daemon) == "paused (watchdog)"
+
+
+def test_without_one_there_is_none(daemon, guest, kvm):
+    daemon.define("vm1", boot={"kernel": guest("interp.elf")})
+    daemon.cairn("start", "vm1")
+    console = Console(daemon, "vm1")
+    while console.line() != "interp":
+        pass
+    with pytest.raises(AssertionError, match="no watchdog"):
+        console.run("watchdog show")
+    console.close()
+
+
+@pytest.mark.parametrize("watchdog, sentence", [
+    ({"model": "ib700"}, 'watchdog.model: "ib700" is not'),
+    ({"action": "explode"}, 'watchdog.action: "explode" is not'),
+    ({"timeout": 3}, 'watchdog: "timeout" is not a key; known here: model, action'),
+    ("i6300esb", "watchdog: must be an object"),
+])
+def test_a_definition_that_is_wrong(fake, watchdog, sentence):
+    r = fake.cairn("define", fake.write("vm1", watchdog=watchdog), ok=None)
+    assert r.returncode and sentence in r.stderr
+
+
+def test_the_definition_comes_back(fake):
+    fake.define("vm1", watchdog={})
+    d = json.loads(fake.cairn("dumpjson", "vm1").stdout)
+    assert d["watchdog"] == {"model": "i6300esb", "action": "reset"}
