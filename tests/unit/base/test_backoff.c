@@ -1,0 +1,88 @@
+/* Again after 0, 1, 2, 4, … seconds, so often in a window. The clock is an argument. */
+#include "base/backoff.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#define S 1000000000ULL
+
+static const struct backoff_rule usual = { 1, 60, 5, 300 };
+
+static void test_grows_and_ends(void **state)
+{
+	static const uint64_t waits[] = { 0, 1, 2, 4, 8 };
+	struct backoff b = { 0 };
+	uint64_t wait, now = 1000 * S;
+
+	(void)state;
+	for (unsigned i = 0; i < 5; i++) {
+		assert_true(backoff_again(&usual, &b, now, &wait));
+		assert_int_equal(wait, waits[i] * S);
+		now += wait + S;
+	}
+	assert_false(backoff_again(&usual, &b, now, &wait));
+	assert_false(backoff_again(&usual, &b, 1300 * S, &wait));
+	assert_int_equal(b.n, 5);
+	/* Another window. */
+	assert_true(backoff_again(&usual, &b, 1300 * S + 1, &wait));
+	assert_int_equal(wait, 0);
+	assert_int_equal(b.n, 1);
+}
+
+static void test_never_above_the_longest(void **state)
+{
+	static const struct backoff_rule rule = { 7, 20, 1000, 100000 };
+	struct backoff b = { 0 };
+	uint64_t wait = 0;
+
+	(void)state;
+	for (unsigned i = 0; i < 1000; i++)
+		assert_true(backoff_again(&rule, &b, i, &wait));
+	assert_int_equal(wait, 20 * S);
+}
+
+static void test_without_an_end(void **state)
+{
+	static const struct backoff_rule rule = { 1, 60, 0, 10 };
+	struct backoff b = { 0 };
+	uint64_t wait = 0, now = 1;
+
+	(void)state;
+	for (unsigned i = 0; i < 100; i++)
+		assert_true(backoff_again(&rule, &b, now += 10 * S, &wait));
+	assert_int_equal(wait, 60 * S);
+	/* It ran for longer than the window: all is well again. */
+	assert_true(backoff_again(&rule, &b, now + 10 * S + 1, &wait));
+	assert_int_equal(wait, 0);
+}
+
+static void test_slow(void **state)
+{
+	struct backoff b = { 0 };
+
+	(void)state;
+	for (unsigned i = 0; i < 5; i++)
+		assert_int_equal(backoff_slow(&usual, &b, i), 0);
+	for (unsigned i = 0; i < 6; i++)
+		assert_int_equal(backoff_slow(&usual, &b, i), S << i);
+	for (unsigned i = 0; i < 100; i++)
+		assert_int_equal(backoff_slow(&usual, &b, i), 60 * S);
+	assert_int_equal(backoff_slow(&usual, &b, 301 * S), 0);
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_grows_and_ends),
+		cmocka_unit_test(test_never_above_the_longest),
+		cmocka_unit_test(test_without_an_end),
+		cmocka_unit_test(test_slow),
+	};
+
+	alarm(30 * TEST_SLOW);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
