@@ -282,6 +282,8 @@ static int find_vm(struct call *c, struct err *e)
 	if (c->vm->starting || c->vm->destroying)
 		return c->command->trigger == VM_ASK_DESTROY ? 0 :
 			vm_check_idle(c->vm, vm_trigger_name(c->command->trigger), e);
+	if (c->command->trigger == VM_ASK_DESTROY && restart_is_pending(c->vm))
+		return 0;
 	return vm_state_check(c->vm->def->name, c->vm->state, c->command->trigger, e);
 }
 

@@ -131,7 +131,7 @@ static void put_identity(struct json_object *o, const struct vm *vm)
 	js_put_str(o, "word", vm_state_word(vm->state));
 	js_put_str(o, "reason", vm->reason);
 	js_put_bool(o, "persistent", true);
-	js_put_bool(o, "autostart", false);
+	js_put_bool(o, "autostart", vm->autostart);
 	js_put_bool(o, "managed-save", vm->state == VM_SAVED);
 }
 
@@ -262,6 +262,8 @@ static void put_state(struct json_object *o, const struct vm *vm)
 		js_put_int(o, "pid", vm_process_pid(vm->proc));
 	if (vm->job)
 		js_put_str(o, "job", vm->job->id);
+	if (restart_is_pending(vm))
+		js_put_uint(o, "restart-in", restart_in_ns(vm));
 	if (vm->exit_status >= 0)
 		js_put_int(o, "exit-status", vm->exit_status);
 	if (vm->exit_signal)

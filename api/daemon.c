@@ -1,5 +1,6 @@
 #include "api/daemon.h"
 #include "api/audit.h"
+#include "api/autostart.h"
 #include "api/conn.h"
 #include "api/event_log.h"
 #include "api/fork.h"
@@ -12,6 +13,7 @@
 #include "api/store.h"
 #include "api/undefine.h"
 #include "api/vm.h"
+#include "api/vm_life.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
@@ -241,6 +243,21 @@ static int run_dir_open(struct daemon *d, struct err *e)
 	return d->run_dir_fd < 0 ? err_set_errno(e, -errno, "%s", d->paths->run_dir) : 0;
 }
 
+/* What policies want of VMs by themselves, from here on. */
+static void policies_go(struct daemon *d)
+{
+	for (size_t i = 0; i < d->nvms; i++) {
+		struct vm *vm = d->vms[i];
+
+		/* The host going down is no crash of a VM's. */
+		if (vm->ended_unseen && !autostart_is_new_boot(d))
+			vm_policies_apply(vm, false);
+		vm->ended_unseen = false;
+		restart_take_up(vm);
+	}
+	autostart_go(d);
+}
+
 static int daemon_open(struct daemon *d, struct err *e)
 {
 	gid_t operators = (gid_t)-1;
@@ -258,6 +275,7 @@ static int daemon_open(struct daemon *d, struct err *e)
 	if (r < 0)
 		return r;
 	store_load(d->store, vm_found, d);
+	autostart_load(d);
 	jobs_found(d);
 	permissions_found(d);
 	take_back_all(d);
@@ -275,6 +293,8 @@ static int daemon_open(struct daemon *d, struct err *e)
 		r = qmp_open_all(d, e);
 	if (!r)
 		r = scheduler_new(d, &d->scheduler, e);
+	if (!r)
+		policies_go(d);
 	return r;
 }
 
@@ -285,6 +305,7 @@ static void daemon_close(struct daemon *d)
 	qmp_close_all(d);
 	server_free(d->server);
 	d->server = NULL;
+	autostart_free(d->autostart);
 	scheduler_free(d->scheduler);
 	d->scheduler = NULL;
 	vm_free_all(d);

@@ -10,6 +10,7 @@
 #include <stddef.h>
 
 struct audit;
+struct autostart;
 struct err;
 struct event_log;
 struct job;
@@ -20,12 +21,20 @@ struct server;
 struct store;
 struct vm;
 
+/* What the host bears. 0: no limit. */
+struct daemon_limits {
+	unsigned starting; /* VMs at a time; at least 1 */
+	unsigned running;  /* VMs that have a process, or are about to */
+	uint64_t memory_bytes; /* that these have together */
+};
+
 struct daemon_paths {
 	char state_dir[PATH_MAX];
 	char run_dir[PATH_MAX]; /* of the VM processes' sockets */
 	char socket[PATH_MAX];
 	char qmp_dir[PATH_MAX]; /* of the VMs' own sockets: beside the daemon's */
 	char vm_program[PATH_MAX];
+	struct daemon_limits limits;
 	bool system; /* root's, shared by a group */
 	int listening; /* a socket at that path that was passed to us; taken. -1: none */
 };
@@ -38,6 +47,7 @@ struct daemon {
 	struct audit *audit;
 	struct event_log *events; /* NULL until it is open */
 	struct scheduler *scheduler; /* NULL until the VMs are there */
+	struct autostart *autostart; /* NULL until the VMs are there */
 	struct server *server; /* NULL until it listens */
 	int run_dir_fd;
 	struct vm **vms; /* sorted by name */
@@ -47,6 +57,7 @@ struct daemon {
 	unsigned next_job;  /* number in the last id that was made */
 	unsigned adopting;  /* VM processes that have not answered yet */
 	struct limit refusals; /* told of */
+	struct vm *starts_wait; /* for one that is under way to end; by vm->start_next */
 	int log_level;	    /* handed to VM processes */
 };
 

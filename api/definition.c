@@ -248,8 +248,19 @@ static const struct key top_rows[] = {
 		.about = "when the guest resets", .initial = "\"restart\"" },
 	{ "on_crash", KEY_CHOICE, .offset = DEF(on_crash), .choices = actions,
 		.about = "when the guest crashes", .initial = "\"destroy\"" },
+	{ "restart", KEY_OBJECT, .offset = DEF(restart), .of = &definition_restart_keys,
+		.about = "how often it is started again by itself" },
+	{ "shutdown", KEY_OBJECT, .of = &definition_shutdown_keys, .about = "when it is to shut down" },
+	{ "idle", KEY_OBJECT, .of = &definition_idle_keys, .parse = definition_prepare_idle,
+		.about = "suspend or save it when it has done nothing for long" },
+	{ "order", KEY_NUMBER, .offset = DEF(order), .max = 65535,
+		.about = "those with lower numbers are started first and stopped last", .initial = "0" },
+	{ "start_delay", KEY_NUMBER, .offset = DEF(start_delay_s), .max = 86400,
+		.about = "seconds that the next VM waits when this one was started", .initial = "0" },
+	{ "stop_action", KEY_CHOICE, .offset = DEF(stop_action), .choices = definition_stop_actions,
+		.about = "when the host goes down", .initial = "\"leave\"" },
 	{ "shutdown_deadline", KEY_NUMBER, .offset = DEF(shutdown_deadline_s), .min = 1, .max = 86400,
-		.about = "cairn run: seconds from SIGTERM to the stop", .initial = "30" },
+		.about = "what shutdown.deadline was called" },
 };
 const struct keys definition_keys = { top_rows, ARRAY_SIZE(top_rows), NULL };
 
@@ -269,7 +280,9 @@ static int check_whole(struct parse *p)
 			d->sockets, d->cores, d->threads, d->sockets * d->cores * d->threads,
 			d->vcpus);
 	r = definition_check_disks(p);
-	return r < 0 ? r : definition_check_interfaces(p);
+	if (!r)
+		r = definition_check_interfaces(p);
+	return r < 0 ? r : definition_check_policy(p);
 }
 
 static void definition_free_p(struct definition **d)
@@ -288,7 +301,7 @@ int definition_parse(struct json_object *o, const char *folder, struct definitio
 		return err_set_errno(e, -ENOMEM, "definition");
 	d->vcpus = 1;
 	d->on_reboot = VM_ACTION_RESTART;
-	d->shutdown_deadline_s = 30;
+	definition_policy_default(d);
 	r = keys_parse(&p, o, &definition_keys, d);
 	if (r < 0)
 		return r;

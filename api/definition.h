@@ -7,6 +7,7 @@
 #ifndef CAIRN_API_DEFINITION_H
 #define CAIRN_API_DEFINITION_H
 
+#include "base/backoff.h"
 #include "vmm/vm_msg.h"
 
 #include <stdbool.h>
@@ -51,6 +52,8 @@ struct definition_disk {
 #define DEFINITION_MAC_TEXT 18 /* with the NUL */
 
 enum definition_network { DEFINITION_NETWORK = 0, DEFINITION_BRIDGE = 1, DEFINITION_USER = 2 };
+/* What a policy does with a VM. */
+enum definition_then { DEFINITION_LEAVE, DEFINITION_DESTROY, DEFINITION_SAVE, DEFINITION_SHUTDOWN, DEFINITION_SUSPEND };
 enum definition_clock { DEFINITION_UTC = 0, DEFINITION_LOCALTIME = 1 };
 
 struct definition_interface {
@@ -76,6 +79,12 @@ struct definition {
 	uint32_t ninterfaces;
 	uint8_t clock; /* enum definition_clock */
 	uint32_t shutdown_deadline_s;
+	uint8_t shutdown_then, stop_action; /* enum definition_then */
+	uint32_t order, start_delay_s; /* of those that the daemon starts and stops */
+	struct backoff_rule restart; /* after a crash; and how the guest's own resets are slowed down */
+	uint32_t idle_after_s; /* 0: never */
+	uint32_t idle_cpu_percent; /* of one processor: what does not count as work */
+	uint8_t idle_action; /* enum definition_then: suspend or save */
 	bool rng, virtio_console, guest_agent, debug_exit, huge_pages;
 	uint8_t assist, on_poweroff, on_reboot, on_crash; /* as in vm_msg.h */
 	uint8_t watchdog, watchdog_action; /* enum vm_watchdog_model, vm_watchdog_action */

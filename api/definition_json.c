@@ -1,5 +1,6 @@
 /* From struct definition back to JSON, and the checks that look at the host. */
 #include "api/definition.h"
+#include "api/definition_key.h"
 #include "api/js.h"
 #include "base/err.h"
 #include "base/util.h"
@@ -153,7 +154,7 @@ static void put_policies(struct json_object *o, const struct definition *d)
 	js_put_str(o, "on_poweroff", action_name(d->on_poweroff));
 	js_put_str(o, "on_reboot", action_name(d->on_reboot));
 	js_put_str(o, "on_crash", action_name(d->on_crash));
-	js_put_uint(o, "shutdown_deadline", d->shutdown_deadline_s);
+	definition_put_policies(o, d);
 }
 
 struct json_object *definition_to_json(const struct definition *d)

@@ -77,10 +77,16 @@ extern const struct keys definition_disk_keys, definition_interface_keys;
 int definition_parse_disks(struct parse *p, struct json_object *v, void *into);
 int definition_parse_interfaces(struct parse *p, struct json_object *v, void *into);
 extern const struct choice definition_formats[];
+extern const struct keys definition_restart_keys, definition_shutdown_keys, definition_idle_keys;
+extern const struct choice definition_stop_actions[];
+int definition_prepare_idle(struct parse *p, struct json_object *v, void *into);
+void definition_policy_default(struct definition *d);
+void definition_put_policies(struct json_object *o, const struct definition *d);
 
 /* What can be said only when all is parsed: ids given out by position, things used twice. */
 int definition_check_disks(struct parse *p);
 int definition_check_interfaces(struct parse *p);
+int definition_check_policy(struct parse *p);
 void definition_disks_free(struct definition *d);
 
 #endif

@@ -4,11 +4,13 @@
 #include "api/paths.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/util.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -17,6 +19,7 @@ enum { EXIT_USAGE = 2 };
 
 static const char usage[] =
 	"usage: cairnd [--state-dir DIR] [--socket PATH] [--vm-program PATH] [--log-level LEVEL]\n"
+	"              [--max-starting N] [--max-running N] [--max-memory SIZE]\n"
 	"\n"
 	"The daemon of Cairn. It stays in the foreground; SIGTERM ends it, and VMs run on.\n"
 	"Under a service manager it takes the socket that is passed (LISTEN_FDS), and tells when it\n"
@@ -28,12 +31,17 @@ static const char usage[] =
 	"                      $XDG_RUNTIME_DIR/cairn/cairn.sock)\n"
 	"  --vm-program PATH   cairn-vm, when it is not beside cairnd or in ../libexec/cairn\n"
 	"  --log-level LEVEL   error, warning, info (the default), debug or trace\n"
+	"  --max-starting N    VMs that start at a time; the others wait (twice as many as processors,\n"
+	"                      at least 8)\n"
+	"  --max-running N     VMs that run at a time; another start is refused (no limit)\n"
+	"  --max-memory SIZE   that they have together, such as 24G; another start is refused (no limit)\n"
 	"  --foreground        accepted; there is no other mode\n"
 	"  --version, --help\n";
 
 struct options {
 	const char *state_dir, *socket, *vm_program;
 	int log_level;
+	struct daemon_limits limits;
 };
 
 static int level_parse(const char *name)
@@ -48,6 +56,35 @@ static int level_parse(const char *name)
 	return -1;
 }
 
+static int number_parse(const char *option, const char *text, unsigned min, unsigned *ret)
+{
+	char *end;
+	long n = strtol(text, &end, 10);
+
+	if (end == text || *end || n < (long)min || n > 100000) {
+		fprintf(stderr, "error: %s takes a number from %u to 100000, not \"%s\"\n"
+				"error: see cairnd --help\n", option, min, text);
+		return -1;
+	}
+	*ret = (unsigned)n;
+	return 0;
+}
+
+static int size_parse(const char *text, uint64_t *ret_bytes)
+{
+	char *end;
+	unsigned long long n = strtoull(text, &end, 10);
+	unsigned shift = *end == 'M' ? 20 : *end == 'G' ? 30 : *end == 'T' ? 40 : 0;
+
+	if (end == text || !shift || end[1] || !n || n > UINT64_MAX >> 48) {
+		fprintf(stderr, "error: --max-memory takes a size such as 512M, 24G or 1T, not \"%s\"\n"
+				"error: see cairnd --help\n", text);
+		return -1;
+	}
+	*ret_bytes = (uint64_t)n << shift;
+	return 0;
+}
+
 /* Returns -1 to go on, or an exit status. */
 static int options_parse(int argc, char **argv, struct options *o)
 {
@@ -55,7 +92,9 @@ static int options_parse(int argc, char **argv, struct options *o)
 		{ "socket", required_argument, NULL, 's' },
 		{ "vm-program", required_argument, NULL, 'p' },
 		{ "log-level", required_argument, NULL, 'l' },
-		{ "foreground", no_argument, NULL, 'f' }, { "version", no_argument, NULL, 'v' },
+		{ "max-starting", required_argument, NULL, 'S' },
+		{ "max-running", required_argument, NULL, 'R' },
+		{ "max-memory", required_argument, NULL, 'M' }, { "foreground", no_argument, NULL, 'f' }, { "version", no_argument, NULL, 'v' },
 		{ "help", no_argument, NULL, 'h' }, { NULL, 0, NULL, 0 } };
 	int c;
 
@@ -73,6 +112,18 @@ static int options_parse(int argc, char **argv, struct options *o)
 		case 'l':
 			o->log_level = level_parse(optarg);
 			if (o->log_level < 0)
+				return EXIT_USAGE;
+			break;
+		case 'S':
+			if (number_parse("--max-starting", optarg, 1, &o->limits.starting) < 0)
+				return EXIT_USAGE;
+			break;
+		case 'R':
+			if (number_parse("--max-running", optarg, 0, &o->limits.running) < 0)
+				return EXIT_USAGE;
+			break;
+		case 'M':
+			if (size_parse(optarg, &o->limits.memory_bytes) < 0)
 				return EXIT_USAGE;
 			break;
 		case 'f':
@@ -108,7 +159,8 @@ static void standard_fds_open(void)
 
 int main(int argc, char **argv)
 {
-	struct options o = { .log_level = LOG_LEVEL_INFO };
+	struct options o = { .log_level = LOG_LEVEL_INFO,
+		.limits.starting = (unsigned)MAX(8, 2 * sysconf(_SC_NPROCESSORS_ONLN)) };
 	struct daemon_paths paths;
 	struct err e;
 	int r;
@@ -121,6 +173,7 @@ int main(int argc, char **argv)
 	log_set_level((enum log_level)o.log_level);
 	log_set_owner("cairnd");
 	r = paths_for_daemon(o.state_dir, o.socket, o.vm_program, &paths, &e);
+	paths.limits = o.limits;
 	if (!r && listen_passed(&paths.listening, paths.socket, sizeof(paths.socket), &e) < 0)
 		r = -EINVAL;
 	if (!r)

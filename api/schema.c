@@ -70,10 +70,11 @@ static const struct field info_returns[] = {
 	{ "vcpu-times", FIELD_ARRAY, OPTIONAL, "of each, ns" },
 	{ "pid", FIELD_INT, OPTIONAL, "of the VM's process" },
 	{ "job", FIELD_STRING, OPTIONAL, "id of the job under way" },
+	{ "restart-in", FIELD_INT, OPTIONAL, "it has ended, and is started again in so many ns" },
 	{ "exit-status", FIELD_INT, OPTIONAL, "of the last process" },
 	{ "exit-signal", FIELD_INT, OPTIONAL, "that ended the last process" },
 	{ "persistent", FIELD_BOOL, REQUIRED, "its definition is kept" },
-	{ "autostart", FIELD_BOOL, REQUIRED, "started with the daemon" },
+	{ "autostart", FIELD_BOOL, REQUIRED, "started when the host has booted" },
 	{ "managed-save", FIELD_BOOL, REQUIRED, "has a saved state" },
 	{ "host", FIELD_STRING, OPTIONAL, "kind of KVM: vmx, svm, pvm" },
 	{ "assist", FIELD_OBJECT, OPTIONAL, "on, syscalls, instructions" },
@@ -101,6 +102,8 @@ static const struct field start_returns[] = {
 static const struct field shutdown_args[] = { FIELD_VM,
 	{ "mode", FIELD_STRING, OPTIONAL, "acpi: the power button" }, END };
 
+static const struct field autostart_args[] = { FIELD_VM,
+	{ "disable", FIELD_BOOL, OPTIONAL, "not any more" }, END };
 static const struct field path_returns[] = { { "path", FIELD_STRING, REQUIRED, "absolute" }, END };
 static const struct field console_args[] = { FIELD_VM,
 	{ "kind", FIELD_STRING, OPTIONAL, "serial (the default) or virtio" },
@@ -254,6 +257,8 @@ static const struct command commands[] = {
 	{ "vm-reboot", "press the power button, and start again when it is off", shutdown_args,
 		NULL, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_REBOOT,
 		command_vm_reboot },
+	{ "vm-autostart", "start it when the host has booted, or not any more", autostart_args, NULL,
+		ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE, command_vm_autostart },
 	{ "vm-reset", "hard reset", vm_only, NULL, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_RESET, command_vm_reset },
 	{ "vm-suspend", "make the vCPUs stand still", vm_only, NULL, ROLE_OPERATOR,
@@ -338,6 +343,16 @@ static const struct field panicked_data[] = { FIELD_VM,
 static const struct field watchdog_data[] = { FIELD_VM,
 	{ "action", FIELD_STRING, REQUIRED,
 		"what is done now: reset, shutdown, poweroff, pause, dump, none, inject-nmi" }, END };
+static const struct field reset_delayed_data[] = { FIELD_VM,
+	{ "in", FIELD_INT, REQUIRED, "ns: then the reset comes" },
+	{ "resets", FIELD_INT, REQUIRED, "that the guest has asked for in this window" }, END };
+static const struct field restart_data[] = { FIELD_VM,
+	{ "in", FIELD_INT, REQUIRED, "ns: then it is started" },
+	{ "try", FIELD_INT, REQUIRED, "how many it is in this window" },
+	{ "tries", FIELD_INT, REQUIRED, "of how many; 0: without an end" }, END };
+static const struct field autostart_data[] = { FIELD_VM,
+	{ "outcome", FIELD_STRING, REQUIRED, "started or failed" },
+	{ "detail", FIELD_STRING, OPTIONAL, "why it failed" }, END };
 static const struct field io_error_data[] = { FIELD_VM,
 	{ "device", FIELD_STRING, REQUIRED, "id of the disk" },
 	{ "node-name", FIELD_STRING, REQUIRED, "the same" },
@@ -389,6 +404,10 @@ static const struct event_spec events[EVENT_ID_COUNT] = {
 	[EVENT_RESUME] = { "RESUME", "the vCPUs run on", vm_only, false, false },
 	[EVENT_SHUTDOWN] = { "SHUTDOWN", "the VM is off", guest_reason, false, false },
 	[EVENT_RESET] = { "RESET", "the machine was reset", guest_reason, false, false },
+	[EVENT_RESET_DELAYED] = { "RESET_DELAYED", "the guest resets in a loop, which is slowed down",
+		reset_delayed_data, false, false },
+	[EVENT_RESTART_SCHEDULED] = { "RESTART_SCHEDULED", "it has ended, and is started again", restart_data,
+		false, false },
 	[EVENT_POWERDOWN] = { "POWERDOWN", "the power button was pressed", vm_only, false, false },
 	[EVENT_GUEST_PANICKED] = { "GUEST_PANICKED", "the guest says so", panicked_data, false, false },
 	[EVENT_WATCHDOG] = { "WATCHDOG", "the guest did not look after it in time", watchdog_data, false, false },
@@ -396,6 +415,8 @@ static const struct event_spec events[EVENT_ID_COUNT] = {
 	[EVENT_DEVICE_NEEDS_RESET] = { "DEVICE_NEEDS_RESET", "the driver broke the device's rules",
 		device_data, false, false },
 	[EVENT_VM_STATE_CHANGE] = { "VM_STATE_CHANGE", "any change of state", change_data, false, false },
+	[EVENT_AUTOSTART] = { "AUTOSTART", "the host has booted, and it was this VM's turn", autostart_data,
+		false, false },
 	[EVENT_VM_DEFINED] = { "VM_DEFINED", "new, or redefined", vm_only, false, false },
 	[EVENT_SNAPSHOT_SKIPPED] = { "SNAPSHOT_SKIPPED", "the schedule's snapshot was not taken",
 		skipped_data, false, false },

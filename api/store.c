@@ -516,7 +516,8 @@ int store_remove(struct store *s, const char *name, struct err *e)
 		"managed.save", "managed.save.tmp", "managed.save.used", "definition.json.tmp",
 		"state.json.tmp", "state.json.damaged", "definition.json.damaged", "schedule.json",
 		"schedule.json.tmp", "schedule.json.damaged", "fork.pending", "template", "clone.pending", "undefine.json.tmp",
-		"undefine.json.damaged", "undefine.json", NULL };
+		"undefine.json.damaged", "undefine.json", "autostart.json",
+		"autostart.json.tmp", "autostart.json.damaged", NULL };
 	char path[PATH_MAX];
 	int r;
 

@@ -100,7 +100,7 @@ static void vm_free(struct vm *vm)
 	if (vm->how.state_fd >= 0)
 		close(vm->how.state_fd);
 	vm_process_free(vm->proc);
-	loop_timer_free(vm->restart_timer);
+	loop_timer_free(vm->restart.timer);
 	free(vm->schedule);
 	definition_free(vm->live);
 	definition_free(vm->def);
@@ -145,6 +145,10 @@ void vm_save(struct vm *vm)
 	js_put_bool(o, "saved_paused", vm->saved_paused);
 	if (vm->schedule)
 		js_put(o, "schedule", schedule_past_to_json(&vm->schedule_past));
+	if (vm->restart.tries.n)
+		js_put(o, "restart", restart_to_json(vm));
+	if (vm->off_asked)
+		js_put_bool(o, "off_asked", true);
 	store_save_state(vm->daemon->store, vm->def->name, o);
 	json_object_put(o);
 }
@@ -168,6 +172,8 @@ void vm_load_state(struct vm *vm, struct json_object *o)
 	vm->since_ns = (uint64_t)js_get_int(o, "since_ns", 0);
 	vm->saved_paused = js_get_bool(o, "saved_paused", false);
 	schedule_past_load(&vm->schedule_past, js_get(o, "schedule"));
+	restart_load(vm, js_get(o, "restart"));
+	vm->off_asked = js_get_bool(o, "off_asked", false);
 }
 
 static uint64_t realtime_ns(void)
@@ -226,6 +232,14 @@ void vm_emit_change(struct vm *vm, enum vm_state from)
 	daemon_emit(vm->daemon, EVENT_VM_STATE_CHANGE, vm->def->name, data);
 }
 
+void vm_say_reason(struct vm *vm, const char *reason, const char *detail)
+{
+	snprintf(vm->reason, sizeof(vm->reason), "%s", reason);
+	snprintf(vm->detail, sizeof(vm->detail), "%s", detail);
+	vm_save(vm);
+	vm_emit_change(vm, vm->state);
+}
+
 void vm_move(struct vm *vm, enum vm_trigger t, const char *reason, const char *detail,
 	int64_t value)
 {
@@ -240,6 +254,7 @@ void vm_move(struct vm *vm, enum vm_trigger t, const char *reason, const char *d
 	snprintf(vm->detail, sizeof(vm->detail), "%s", detail ? detail : "");
 	vm->value = value;
 	vm->since_ns = realtime_ns();
+	vm->off_asked |= t == VM_ASK_SHUTDOWN;
 	if (!vm_state_is_active(vm->state))
 		vm->id = -1;
 	log_info("state", "VM '%s': %s (%s)%s%s", vm->def->name, vm_state_name(vm->state),

@@ -4,6 +4,7 @@
 #define CAIRN_API_VM_H
 
 #include "api/definition.h"
+#include "api/restart.h"
 #include "api/scheduler.h"
 #include "api/vm_state.h"
 #include "vmm/vm_msg.h"
@@ -24,6 +25,7 @@ struct vm_start_how {
 	bool eager;	 /* with a state: read all memory first */
 	bool force_boot; /* drop a managed save */
 	bool by_job;	 /* the VM's own job asks */
+	bool again;	 /* by itself, after an end */
 	bool forked;	 /* state_fd is another VM's, for clones of it (api/fork.h) */
 	int state_fd;	 /* taken; a saved state to go on from; -1: none (a managed save is, by itself) */
 	/* NULL: nobody waits. From the loop or at once; the VM may have ended again. */
@@ -56,21 +58,21 @@ struct vm {
 	struct schedule_past schedule_past;
 	struct opener *opener;	 /* opens its files for the start under way; NULL: none */
 	struct images *images;	 /* a process that works on its disks while it is off; NULL: none */
-	bool starting, start_waits, destroying, rebooting;
+	bool starting, start_waits, start_queued, destroying, rebooting;
 	bool half;		 /* a clone that is being made, or forgotten: its definition says what to remove */
 	bool going;		 /* it is being undefined */
 	bool is_template;	 /* its images are only read: the linked clones' disks stand on them */
 	bool run_missed;	 /* an earlier daemon started it and did not live to say so */
+	bool ended_unseen;	 /* while no daemon ran: its policy is still to be applied */
 	bool restoring;		 /* the start under way goes on from a state */
 	bool held_managed;	 /* this start uses, or drops, the managed save */
 	bool saving;		 /* its process writes its state */
 	bool saving_adopted;	 /* the same, asked for by an earlier daemon: no reply comes */
 	bool saved_paused;	 /* the managed save is to be paused when it is started */
-	/* Started again after an end (on_crash, on_poweroff): with growing pauses, and not
-	 * for ever. */
-	struct loop_timer *restart_timer;
-	uint64_t restart_window_ns;
-	unsigned restarts;
+	bool off_asked;		 /* somebody asked for this shutdown: it stays off then, whatever its policy */
+	struct restart restart;
+	bool autostart;
+	struct vm *start_next; /* behind this one, of the starts that wait */
 };
 
 /* ---- registry (vm.c) ---- */
@@ -91,6 +93,8 @@ void vm_free_all(struct daemon *d);
  * has no row. */
 void vm_move(struct vm *vm, enum vm_trigger t, const char *reason, const char *detail,
 	int64_t value);
+/* The same state for another reason. */
+void vm_say_reason(struct vm *vm, const char *reason, const char *detail);
 /* The event alone. */
 void vm_emit_change(struct vm *vm, enum vm_state from);
 void vm_save(struct vm *vm);

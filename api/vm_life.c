@@ -9,16 +9,11 @@
 #include "api/vm_socket.h"
 #include "base/err.h"
 #include "base/log.h"
-#include "base/loop.h"
 
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
-
-#define SECOND_NS 1000000000ULL
-#define RESTART_WINDOW_NS (300 * SECOND_NS)
-#define RESTARTS_MAX 5
 
 /* ---- events ---- */
 
@@ -43,6 +38,15 @@ static void emit_reset(struct vm *vm, bool guest)
 	js_put_bool(data, "guest", guest);
 	js_put_str(data, "reason", guest ? "guest-reset" : "host-qmp-system-reset");
 	daemon_emit(vm->daemon, EVENT_RESET, vm->def->name, data);
+}
+
+static void emit_reset_delayed(struct vm *vm, const struct vm_event *ev)
+{
+	struct json_object *data = json_object_new_object();
+
+	js_put_int(data, "in", ev->value);
+	js_put_int(data, "resets", ev->total);
+	daemon_emit(vm->daemon, EVENT_RESET_DELAYED, vm->def->name, data);
 }
 
 static void emit_panicked(struct vm *vm, int64_t bits)
@@ -119,6 +123,9 @@ static void life_event(void *opaque, const struct vm_event *ev)
 	case VM_EVENT_PROGRESS:
 		if (vm->job && ev->value >= 0 && ev->total >= ev->value)
 			job_progress_bytes(vm->job, (uint64_t)ev->value, (uint64_t)ev->total);
+		break;
+	case VM_EVENT_RESET_DELAYED:
+		emit_reset_delayed(vm, ev);
 		break;
 	case VM_EVENT_NEEDS_RESET: {
 		struct json_object *data = json_object_new_object();
@@ -202,48 +209,17 @@ void vm_answer_gone(struct vm *vm, const struct err *e)
 
 /* ---- policies ---- */
 
-static const struct vm_start_how plainly = { .state_fd = -1 };
-
-static void restart_fire(void *opaque)
+void vm_policies_apply(struct vm *vm, bool rebooting)
 {
-	struct vm *vm = opaque;
-
-	if (!vm->starting && !vm_state_is_active(vm->state))
-		vm_start(vm, &plainly);
-}
-
-/* The first at once, then after 1, 2, 4, … seconds. */
-static void restart_later(struct vm *vm)
-{
-	uint64_t now = loop_now_ns();
-
-	if (!vm->restarts || now - vm->restart_window_ns > RESTART_WINDOW_NS) {
-		vm->restarts = 0;
-		vm->restart_window_ns = now;
-	}
-	if (vm->restarts >= RESTARTS_MAX) {
-		log_error("policy", "VM '%s' ended %u times in %llu s; it stays off",
-			vm->def->name, vm->restarts + 1, RESTART_WINDOW_NS / SECOND_NS);
-		return;
-	}
-	if (!vm->restart_timer &&
-		loop_timer_new(vm->daemon->loop, restart_fire, vm, &vm->restart_timer) < 0)
-		return;
-	loop_timer_arm(vm->restart_timer,
-		now + (vm->restarts ? SECOND_NS << (vm->restarts - 1) : 0));
-	vm->restarts++;
-}
-
-static void policies_apply(struct vm *vm, bool rebooting)
-{
+	static const struct vm_start_how plainly = { .state_fd = -1 };
 	bool shutdown = vm->state == VM_SHUT_OFF && !strcmp(vm->reason, "shutdown");
 
 	if (rebooting && shutdown)
 		vm_start(vm, &plainly);
 	else if (vm->state == VM_CRASHED && vm->def->on_crash == VM_ACTION_RESTART)
-		restart_later(vm);
-	else if (shutdown && vm->def->on_poweroff == VM_ACTION_RESTART)
-		restart_later(vm);
+		restart_want(vm);
+	else if (shutdown && !vm->off_asked && vm->def->on_poweroff == VM_ACTION_RESTART)
+		restart_want(vm);
 }
 
 void vm_when_gone(struct vm *vm, void (*gone)(struct vm *v, void *opaque), void *opaque)
@@ -274,7 +250,7 @@ static void life_gone(void *opaque, const struct vm_process_end *end)
 		gone(vm, vm->when_gone_opaque);
 	}
 	if (was_active && !vm->job)
-		policies_apply(vm, rebooting);
+		vm_policies_apply(vm, rebooting);
 }
 
 const struct vm_process_ops vm_life_ops = { .event = life_event, .gone = life_gone };

@@ -1,5 +1,6 @@
 /* Start, stop by force, and taking back what an earlier daemon started. */
 #include "api/vm.h"
+#include "api/autostart.h"
 #include "api/command.h"
 #include "api/config.h"
 #include "api/daemon.h"
@@ -146,9 +147,12 @@ static void managed_release(struct vm *vm, bool used)
 		log_error("start", "VM '%s': its managed save: %s", vm->def->name, e.msg);
 }
 
+static void start_next(struct daemon *d);
+
 static void start_answer(struct vm *vm, int r, const struct err *e)
 {
 	struct vm_start_how how = vm->how;
+	struct daemon *d = vm->daemon;
 
 	memset(&vm->how, 0, sizeof(vm->how));
 	vm->how.state_fd = -1;
@@ -156,6 +160,7 @@ static void start_answer(struct vm *vm, int r, const struct err *e)
 		close(how.state_fd);
 	if (how.done)
 		how.done(how.opaque, r, e);
+	start_next(d);
 }
 
 /* ---- the run ----
@@ -333,15 +338,76 @@ static void start_opened(void *opaque, int r, struct config *c, const struct err
 		vm->starting = true;
 }
 
+/* Too many at once take longer than one after the other. */
+static bool start_has_to_wait(struct vm *vm)
+{
+	const struct daemon *d = vm->daemon;
+	struct vm **end = &vm->daemon->starts_wait;
+	unsigned under_way = 0;
+
+	for (size_t i = 0; i < d->nvms; i++)
+		under_way += d->vms[i]->starting || d->vms[i]->opener;
+	/* Clones have a bound of their own, and are forgotten without being asked. */
+	if (under_way < d->paths->limits.starting || vm->how.forked)
+		return false;
+	while (*end)
+		end = &(*end)->start_next;
+	*end = vm;
+	vm->start_next = NULL;
+	vm->start_waits = vm->start_queued = true;
+	return true;
+}
+
 static void start_now(struct vm *vm)
 {
 	struct opener *o = NULL;
 
+	if (start_has_to_wait(vm))
+		return;
 	opener_open(vm->daemon->loop, vm->def, false, start_opened, vm, &o);
 	if (!o)
 		return; /* and vm may be no more */
 	vm->opener = o;
 	vm->start_waits = true;
+}
+
+/* One of those that wait may go on. */
+static void start_next(struct daemon *d)
+{
+	struct vm *vm = d->starts_wait;
+
+	if (!vm)
+		return;
+	d->starts_wait = vm->start_next;
+	vm->start_waits = vm->start_queued = false;
+	start_now(vm);
+}
+
+/* Is there room for one more? */
+static int check_room(const struct vm *vm, struct err *e)
+{
+	const struct daemon *d = vm->daemon;
+	const struct daemon_limits *l = &d->paths->limits;
+	uint64_t bytes = vm->def->ram_bytes;
+	unsigned n = 0;
+
+	for (size_t i = 0; i < d->nvms; i++) {
+		const struct vm *v = d->vms[i];
+
+		if (v == vm || (!vm_state_is_active(v->state) && !v->starting && !v->start_waits))
+			continue;
+		bytes += vm_live(v)->ram_bytes;
+		n++;
+	}
+	if (l->running && n >= l->running)
+		return err_set(e, -EBUSY, ERR_BUSY, "%u VMs run, and cairnd has --max-running %u; shut one down "
+			"first", n, l->running);
+	if (l->memory_bytes && bytes > l->memory_bytes)
+		return err_set(e, -EBUSY, ERR_BUSY, "with its %llu MiB the VMs that run would have %llu MiB, and "
+			"cairnd has --max-memory %lluM; shut one down first",
+			(unsigned long long)vm->def->ram_bytes >> 20, (unsigned long long)bytes >> 20,
+			(unsigned long long)l->memory_bytes >> 20);
+	return 0;
 }
 
 void vm_start(struct vm *vm, const struct vm_start_how *how)
@@ -350,6 +416,8 @@ void vm_start(struct vm *vm, const struct vm_start_how *how)
 	struct err e;
 	int r = how->by_job || looked_at ? 0 : vm_check_idle(vm, "start", &e);
 
+	if (!r)
+		r = check_room(vm, &e);
 	if (r < 0) {
 		if (how->state_fd >= 0)
 			close(how->state_fd);
@@ -358,6 +426,9 @@ void vm_start(struct vm *vm, const struct vm_start_how *how)
 		return;
 	}
 	vm->how = *how;
+	vm->off_asked = false;
+	if (!how->again)
+		restart_forget(vm);
 	vm->start_waits = vm->images != NULL;
 	if (!vm->start_waits)
 		start_now(vm);
@@ -365,7 +436,7 @@ void vm_start(struct vm *vm, const struct vm_start_how *how)
 
 void vm_start_goes_on(struct vm *vm)
 {
-	if (!vm->start_waits || vm->opener)
+	if (!vm->start_waits || vm->start_queued || vm->opener)
 		return;
 	vm->start_waits = false;
 	start_now(vm);
@@ -391,6 +462,11 @@ void vm_destroy(struct vm *vm, struct call *call)
 	}
 	if (vm->destroying)
 		return;
+	if (!vm->proc && restart_is_pending(vm)) { /* that is what is stopped */
+		restart_call_off(vm);
+		vm_answer_gone(vm, NULL);
+		return;
+	}
 	vm->destroying = true;
 	if (vm->starting) {
 		vm_process_kill(vm->proc);
@@ -467,8 +543,10 @@ static void ended_unseen(struct vm *vm, int end_fd)
 	end.said = end_fd >= 0 && vm_process_read_end(end_fd, &end.event);
 	vm_ended(vm, &end);
 	if (!end.said)
-		snprintf(vm->detail, sizeof(vm->detail), "its process ended while no daemon ran");
+		snprintf(vm->detail, sizeof(vm->detail), "%s", autostart_is_new_boot(vm->daemon) ?
+			"the host went down while it ran" : "its process ended while no daemon ran");
 	vm_save(vm);
+	vm->ended_unseen = true;
 }
 
 void vm_take_back(struct vm *vm)

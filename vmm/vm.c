@@ -1,4 +1,5 @@
 #include "vmm/vm.h"
+#include "base/backoff.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
@@ -65,6 +66,12 @@ struct vm {
 	const char *work;
 	bool work_live;	    /* beside the running guest */
 	bool reset_pending; /* the guest asked for it meanwhile */
+	/* Resets that the guest asks for again and again come later and later. */
+	struct backoff resets;
+	struct loop_timer *reset_timer;
+	unsigned reset_generation;
+	bool reset_delayed;
+	bool off_asked; /* the power button was pressed by request: off is off then, whatever the policy */
 	atomic_bool work_cancelled;
 	_Atomic uint64_t work_bytes, work_total;
 	_Atomic uint64_t work_told_ns; /* when progress was told last */
@@ -275,7 +282,8 @@ int vm_cont(struct vm *vm, enum vm_reason reason, struct err *e)
 			"cairn-img check -r all", corrupt);
 	/* The guest may do things the moment it runs: say first that it does. */
 	phase_set(vm, VM_PHASE_RUNNING, reason, 0, NULL);
-	run(vm);
+	if (!vm->reset_delayed && !vm->reset_pending)
+		run(vm);
 	return 0;
 }
 
@@ -283,7 +291,7 @@ void vm_revert_begin(struct vm *vm)
 {
 	generation_next(vm);
 	vm->memory_lost = false;
-	vm->reset_pending = false; /* asked for by what is no more */
+	vm->reset_pending = vm->reset_delayed = vm->off_asked = false; /* asked for by what is no more */
 }
 
 void vm_reverted(struct vm *vm, bool on)
@@ -329,6 +337,7 @@ int vm_powerdown(struct vm *vm, struct err *e)
 		return wrong_phase(vm, "press the power button", e);
 	ev = event_new(vm, VM_EVENT_POWERDOWN);
 	event_send(vm, &ev);
+	vm->off_asked = true;
 	acpi_pm_press_power_button(vm->m->acpi_pm);
 	return 0;
 }
@@ -354,7 +363,7 @@ static int reset_in_place(struct vm *vm, bool by_guest, struct err *e)
 		machine_pause(vm->m);
 	generation_next(vm);
 	r = machine_reset(vm->m, e);
-	vm->memory_lost = false;
+	vm->memory_lost = vm->reset_delayed = vm->off_asked = false;
 	if (r < 0) {
 		vm_end(vm, VM_REASON_HOST_ERROR, 0, e ? e->msg : "reset failed");
 		return r;
@@ -395,13 +404,45 @@ void vm_end(struct vm *vm, enum vm_reason reason, int64_t value, const char *det
 
 /* ---- what the guest did ---- */
 
+static void reset_fire(void *opaque)
+{
+	struct vm *vm = opaque;
+	struct err e = { 0 };
+
+	if (!vm->reset_delayed || vm->reset_generation != vm->generation ||
+		(vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED))
+		return;
+	vm->reset_delayed = false;
+	if (vm->work)
+		vm->reset_pending = true;
+	else
+		reset_in_place(vm, true, &e);
+}
+
+static void reset_later(struct vm *vm, uint64_t now, uint64_t wait_ns)
+{
+	struct vm_event ev = event_new(vm, VM_EVENT_RESET_DELAYED);
+
+	log_warn(NULL, "the guest has asked for %u resets within %u s; this one comes in %llu s",
+		vm->resets.n, vm->cfg.resets.window_s, (unsigned long long)wait_ns / 1000000000);
+	vm->reset_delayed = true;
+	vm->reset_generation = vm->generation;
+	loop_timer_arm(vm->reset_timer, now + wait_ns);
+	ev.value = (int64_t)wait_ns;
+	ev.total = vm->resets.n;
+	event_send(vm, &ev);
+}
+
 /* A reset clears memory that the work is still writing: it waits for the work's end, with the
  * vCPUs standing still since the guest asked. */
 static void guest_restart(struct vm *vm)
 {
+	uint64_t now = loop_now_ns(), wait = backoff_slow(&vm->cfg.resets, &vm->resets, now);
 	struct err e = { 0 };
 
-	if (vm->work)
+	if (wait)
+		reset_later(vm, now, wait);
+	else if (vm->work)
 		vm->reset_pending = true;
 	else
 		reset_in_place(vm, true, &e);
@@ -409,7 +450,9 @@ static void guest_restart(struct vm *vm)
 
 static void guest_poweroff(struct vm *vm)
 {
-	switch (vm->cfg.on_poweroff) {
+	bool off = vm->off_asked && vm->cfg.on_poweroff == VM_ACTION_RESTART;
+
+	switch (off ? VM_ACTION_DESTROY : vm->cfg.on_poweroff) {
 	case VM_ACTION_RESTART:
 		guest_restart(vm);
 		break;
@@ -709,7 +752,11 @@ int vm_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct loop *l,
 		vm->restore_fd = fds[cfg->restore_fd];
 		fds[cfg->restore_fd] = -1;
 	}
-	r = machine_new(cfg, fds, nfds, l, &listener, &vm->m, e);
+	r = loop_timer_new(l, reset_fire, vm, &vm->reset_timer);
+	if (r < 0)
+		err_set_errno(e, r, "VM");
+	else
+		r = machine_new(cfg, fds, nfds, l, &listener, &vm->m, e);
 	if (r < 0) {
 		vm_free(vm);
 		return r;
@@ -733,6 +780,7 @@ void vm_free(struct vm *vm)
 	if (!vm)
 		return;
 	machine_free(vm->m);
+	loop_timer_free(vm->reset_timer);
 	if (vm->restore_fd >= 0)
 		close(vm->restore_fd);
 	if (vm->end_fd >= 0)

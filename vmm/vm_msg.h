@@ -13,6 +13,7 @@
 #ifndef CAIRN_VMM_VM_MSG_H
 #define CAIRN_VMM_VM_MSG_H
 
+#include "base/backoff.h"
 #include "base/channel.h"
 
 #include <stdint.h>
@@ -115,6 +116,7 @@ enum vm_event_kind {
 	VM_EVENT_SNAPSHOT_RECOVERED, /* value: enum vm_recovery; device: disk; detail: the snapshot's name */
 	VM_EVENT_GUEST_FROZEN, /* it was saved so, and no agent thaws it */
 	VM_EVENT_WATCHDOG,	 /* value: enum vm_watchdog_action, which is done next */
+	VM_EVENT_RESET_DELAYED, /* the guest resets in a loop: in value ns; total: how often so far */
 	VM_EVENT_KIND_COUNT,
 };
 
@@ -211,6 +213,7 @@ struct vm_config {
 	int32_t clock_offset_s; /* what the RTC is ahead of UTC at the start, at most a day */
 	uint8_t watchdog; /* enum vm_watchdog_model */
 	uint8_t watchdog_action; /* enum vm_watchdog_action */
+	struct backoff_rule resets; /* by the guest; all 0: each at once */
 };
 
 struct vm_reply {

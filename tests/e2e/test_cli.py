@@ -15,7 +15,7 @@ import pytest
 from conftest import BUILD
 
 VERBS = ["define", "validate", "dumpjson", "undefine", "start", "shutdown", "reboot", "reset", "suspend",
-         "resume", "destroy", "run", "clone", "save", "restore", "managedsave", "managedsave-remove",
+         "resume", "destroy", "autostart", "run", "clone", "save", "restore", "managedsave", "managedsave-remove",
          "snapshot-create", "snapshot-create-as", "snapshot-list", "snapshot-info", "snapshot-current",
          "snapshot-parent", "snapshot-revert", "snapshot-delete", "snapshot-rename", "snapshot-tag",
          "snapshot-schedule", "list", "dominfo", "domstate", "domblkerror", "qmp-path", "console", "wait", "event",

@@ -17,7 +17,8 @@ static const char *text(struct json_object *o, const char *key)
 
 static void info_print(struct json_object *o)
 {
-	int64_t id = js_get_int(o, "id", -1), cpu = js_get_int(o, "cpu-time", -1);
+	int64_t id = js_get_int(o, "id", -1), cpu = js_get_int(o, "cpu-time", -1),
+		again = js_get_int(o, "restart-in", -1);
 
 	if (id >= 0)
 		label_print(stdout, "Id:", "%lld", (long long)id);
@@ -27,6 +28,8 @@ static void info_print(struct json_object *o)
 	label_print(stdout, "UUID:", "%s", text(o, "uuid"));
 	label_print(stdout, "OS Type:", "hvm");
 	label_print(stdout, "State:", "%s", text(o, "state"));
+	if (again >= 0)
+		label_print(stdout, "Restarts in:", "%.1fs", (double)again / 1e9);
 	label_print(stdout, "CPU(s):", "%lld", (long long)js_get_int(o, "vcpus", 0));
 	if (cpu >= 0)
 		label_print(stdout, "CPU time:", "%.1fs", (double)cpu / 1e9);
@@ -72,7 +75,8 @@ int verb_domstate(struct cli *c)
 			js_put_str(shown, "detail", detail);
 		output_print(stdout, c->format, shown);
 	} else if (option_flag(c, "reason")) {
-		printf("%s (%s)\n", text(o, "state"), text(o, "reason"));
+		printf("%s (%s%s)\n", text(o, "state"), text(o, "reason"),
+			js_get(o, "restart-in") ? ", restarting" : "");
 	} else {
 		printf("%s\n", text(o, "state"));
 	}

@@ -61,6 +61,8 @@ static bool wanted(const struct cli *c, struct json_object *vm)
 
 	if (option_flag(c, "autostart") && !js_get_bool(vm, "autostart", false))
 		return false;
+	if (option_flag(c, "no-autostart") && js_get_bool(vm, "autostart", false))
+		return false;
 	if (option_flag(c, "with-managed-save") && !js_get_bool(vm, "managed-save", false))
 		return false;
 	if (option_flag(c, "inactive") && active)

@@ -88,6 +88,8 @@ static const struct verb_option shutdown_options[] = {
 	{ "timeout", "SECONDS", "with --wait: give up after that" }, FAN_OPTIONS, END };
 static const struct verb_option reboot_options[] = {
 	{ "mode", "acpi", "how: acpi, the power button" }, FAN_OPTIONS, END };
+static const struct verb_option autostart_options[] = {
+	{ "disable", NULL, "not any more" }, FAN_OPTIONS, END };
 static const struct verb_option define_options[] = {
 	{ "validate", NULL, "check the file and change nothing" }, END };
 static const struct verb_option validate_options[] = {
@@ -99,7 +101,8 @@ static const struct verb_option list_options[] = {
 	{ "uuid", NULL, "uuids only" },
 	{ "id", NULL, "ids only" },
 	{ "title", NULL, "with titles" },
-	{ "autostart", NULL, "only those started with the daemon" },
+	{ "autostart", NULL, "only those started when the host has booted" },
+	{ "no-autostart", NULL, "only the others" },
 	{ "with-managed-save", NULL, "only those with a saved state" },
 	{ "state-running", NULL, "only those in that state" },
 	{ "state-paused", NULL, "only those in that state" },
@@ -156,6 +159,8 @@ const struct verb verbs[] = {
 		verb_resume },
 	{ "destroy", "Life", "{VM...|--all}", "stop at once, as by pulling the plug", fan_options, 1,
 		MANY, true, "vm", verb_destroy },
+	{ "autostart", "Life", "{VM...|--all}", "start them when the host has booted", autostart_options, 1,
+		MANY, true, "vm", verb_autostart },
 	{ "run", "Life", "FILE", "run one VM in the foreground, without a daemon", run_options, 1, 1,
 		false, "file", verb_run },
 	{ "clone", "Life", "VM NAME", "running copies of a running VM", clone_options, 2, 2, true, "vm-name",

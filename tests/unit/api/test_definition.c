@@ -274,6 +274,15 @@ static void test_rest(void **state)
 	refuse_key("\"assist\":\"yes\"", "use auto, on or off");
 	refuse_key("\"rng\":1", "rng: must be true or false, not a number");
 	refuse_key("\"console\":{\"virtio\":\"yes\"}", "console.virtio: must be true or false");
+	refuse_key("\"restart\":{\"tries\":-1}", "restart.tries: -1 is out of range; give 0 to 1000");
+	refuse_key("\"restart\":{\"delay\":90}", "restart: max_delay is 60 s, and delay already 90 s");
+	refuse_key("\"restart\":{\"every\":1}", "known here: delay, max_delay, tries, window");
+	refuse_key("\"shutdown\":{\"then\":\"kill\"}", "use leave, destroy or save");
+	refuse_key("\"idle\":{}", "idle: after is missing");
+	refuse_key("\"idle\":{\"after\":\"soon\"}", "idle.after: \"soon\" is not a length of time");
+	refuse_key("\"idle\":{\"after\":\"0m\"}", "idle.after: \"0m\" is not a length of time");
+	refuse_key("\"idle\":7", "idle: must be an object in braces");
+	refuse_key("\"stop_action\":\"destroy\"", "use leave, shutdown or save");
 	refuse_key("\"shutdown_deadline\":0", "shutdown_deadline: 0 is out of range");
 	refuse_key("\"title\":\"a\\tb\"", "title: must be one line");
 	refuse_key("\"description\":null", "description: must be a string, not null");
@@ -355,7 +364,9 @@ static void test_round_trip(void **state)
 		"{\"id\":\"lan\",\"type\":\"user\"}],"
 		"\"console\":{\"virtio\":true},\"guest_agent\":true,\"rng\":true,\"debug_exit\":true,\"watchdog\":{\"action\":\"inject-nmi\"},\"hugepages\":true,"
 		"\"assist\":\"off\",\"on_poweroff\":\"restart\",\"on_reboot\":\"destroy\","
-		"\"on_crash\":\"preserve\",\"shutdown_deadline\":5";
+		"\"on_crash\":\"preserve\",\"restart\":{\"delay\":2,\"max_delay\":9,\"tries\":0,\"window\":7},"
+		"\"shutdown\":{\"deadline\":5,\"then\":\"save\"},\"idle\":{\"after\":\"90m\",\"action\":\"save\"},"
+		"\"order\":3,\"start_delay\":4,\"stop_action\":\"shutdown\"";
 	struct definition *d = accept(all), *d2 = NULL;
 	CLEANUP_JS struct json_object *o = definition_to_json(d);
 	CLEANUP_JS struct json_object *o2 = NULL;
@@ -382,6 +393,16 @@ static void test_round_trip(void **state)
 	assert_string_equal(js_get_str(i, "id"), "lan");
 	assert_null(js_get(i, "mac"));
 	assert_string_equal(js_get_str(o, "on_crash"), "preserve");
+	assert_int_equal(d->restart.delay_s, 2);
+	assert_int_equal(d->restart.max_delay_s, 9);
+	assert_int_equal(d->restart.tries, 0);
+	assert_int_equal(d->restart.window_s, 7);
+	assert_int_equal(d->shutdown_deadline_s, 5);
+	assert_int_equal(d->shutdown_then, DEFINITION_SAVE);
+	assert_int_equal(d->idle_after_s, 5400);
+	assert_string_equal(js_get_str(js_get(o, "idle"), "action"), "save");
+	assert_int_equal(d->start_delay_s, 4);
+	assert_string_equal(js_get_str(o, "stop_action"), "shutdown");
 	definition_free(d);
 	definition_free(d2);
 }

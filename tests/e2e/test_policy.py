@@ -1,0 +1,249 @@
+"""VMs that come up and go down by themselves: restarts, autostart, bounds."""
+
+import json
+import os
+import signal
+import subprocess
+
+import pytest
+
+from conftest import BUILD, FAKE_VM, Console, Daemon, until
+
+AT_ONCE = {"delay": 0, "tries": 3}
+
+
+def ready(daemon, vm="vm1"):
+    """Its console, when the interpreter listens."""
+    console = Console(daemon, vm)
+    while console.line() != "interp":
+        pass
+    return console
+
+
+# ---- restarts ----
+
+def test_restarts_end_and_say_so(fake):
+    fake.define("vm1", cmdline="kill-after=5", on_crash="restart", restart=AT_ONCE)
+    q = fake.qmp()
+    q.run("vm-start", vm="vm1")
+    for i in range(3):
+        e = q.event("RESTART_SCHEDULED", vm="vm1")["data"]
+        assert (e["try"], e["tries"], e["in"]) == (i + 1, 3, 0)
+        q.event("VM_STATE_CHANGE", vm="vm1", state="running")
+    e = q.event("VM_STATE_CHANGE", vm="vm1", reason="restart limit")["data"]
+    assert e["state"] == "crashed" and "3 times within 300 s" in e["detail"] and "cairn start vm1" in e["detail"]
+    q.run("vm-start", vm="vm1")  # a user's start counts anew
+    assert q.event("RESTART_SCHEDULED", vm="vm1")["data"]["try"] == 1
+
+
+def test_pending_restart_is_shown_survives_and_is_called_off(fake):
+    fake.define("vm1", cmdline="kill-after=5", on_crash="restart", restart={"delay": 60})
+    q = fake.qmp()
+    q.run("vm-start", vm="vm1")
+    for _ in range(2):
+        q.event("RESTART_SCHEDULED", vm="vm1")
+    assert 50e9 < fake.info("vm1")["restart-in"] <= 60e9
+    assert "Restarts in:" in fake.cairn("dominfo", "vm1").stdout
+    assert fake.cairn("domstate", "--reason", "vm1").stdout == "crashed (killed, restarting)\n"
+    until(lambda: "due_ns" in fake.kept("vm1").get("restart", {}))
+    fake.stop(signal.SIGKILL)
+    fake.start()
+    assert 40e9 < fake.info("vm1")["restart-in"] <= 60e9
+    fake.cairn("destroy", "vm1")
+    assert "restart-in" not in fake.info("vm1") and fake.info("vm1")["state"] == "crashed"
+    assert fake.cairn("destroy", "vm1", ok=4).stderr.count("crashed")
+    fake.define("vm1", on_crash="restart")
+    fake.cairn("start", "vm1")
+
+
+def test_crash_that_no_daemon_saw_is_followed_by_a_restart(fake):
+    fake.define("vm1", on_crash="restart")
+    fake.define("vm2")
+    fake.cairn("start", "vm1", "vm2")
+    pids = [fake.info(v)["pid"] for v in ("vm1", "vm2")]
+    fake.stop(signal.SIGKILL)
+    for p in pids:
+        os.kill(p, signal.SIGKILL)
+    until(lambda: not any(os.path.exists(f"/proc/{p}/exe") for p in pids))
+    fake.start()
+    fake.wait("vm1", "running")
+    assert fake.info("vm2")["state"] == "crashed"
+
+
+def test_shutdown_that_was_asked_for_is_the_end(daemon, guest, kvm):
+    """The guest's own is followed by a restart."""
+    daemon.define("vm1", boot={"kernel": guest("interp.elf"), "cmdline": "button init"}, on_poweroff="restart")
+    daemon.cairn("start", "vm1")
+    q = daemon.qmp()
+    console = ready(daemon)
+    console.sock.sendall(b"poweroff\n")
+    q.event("RESET", vm="vm1", guest=True)
+    while console.line() != "interp":
+        pass
+    console.sock.sendall(b"button wait\npoweroff\n")
+    daemon.cairn("shutdown", "--wait", "vm1")
+    console.close()
+    assert daemon.info("vm1")["state"] == "shut off"
+
+
+@pytest.mark.parametrize("how, reason", [("triple", "triple fault"), ("panic", "guest panicked"),
+                                         ("emulation", "emulation failure"), ("kill", "killed")])
+def test_every_crash_is_followed_by_a_restart(daemon, guest, kvm, how, reason):
+    daemon.define("vm1", boot={"kernel": guest("interp.elf")}, on_crash="restart", restart={"delay": 60})
+    daemon.cairn("start", "vm1")
+    q = daemon.qmp()
+    if how == "kill":
+        os.kill(daemon.info("vm1")["pid"], signal.SIGKILL)
+    else:
+        console = ready(daemon)
+        console.sock.sendall(f"crash {how}\n".encode())
+        console.close()
+    q.event("VM_STATE_CHANGE", vm="vm1", state="crashed", reason=reason)
+    q.event("RESTART_SCHEDULED", vm="vm1")
+    q.event("VM_STATE_CHANGE", vm="vm1", state="running", reason="booted")
+    os.kill(daemon.info("vm1")["pid"], signal.SIGKILL)
+    assert q.event("RESTART_SCHEDULED", vm="vm1")["data"]["in"] == 60e9
+
+
+def test_guest_that_resets_in_a_loop_is_slowed_down(daemon, guest, kvm):
+    daemon.define("vm1", boot={"kernel": guest("interp.elf"), "cmdline": "reset cf9"},
+                  restart={"delay": 2, "tries": 3})
+    q = daemon.qmp()
+    daemon.cairn("start", "vm1")
+    for _ in range(3):
+        q.event("RESET", vm="vm1", guest=True)
+    e = q.event("RESET_DELAYED", vm="vm1")
+    assert e["data"]["resets"] == 4 and e["data"]["in"] == 2e9
+    cpu = daemon.info("vm1")["cpu-time"]
+    daemon.cairn("suspend", "vm1")
+    daemon.cairn("resume", "vm1")  # it stands still nevertheless
+    late = q.event("RESET", vm="vm1", guest=True)
+    waited = [t["timestamp"]["seconds"] + t["timestamp"]["microseconds"] / 1e6 for t in (e, late)]
+    assert 1.9 < waited[1] - waited[0]
+    q.event("RESET_DELAYED", vm="vm1", **{"in": 4e9})
+    assert daemon.info("vm1")["cpu-time"] - cpu < 1e9
+    q.run("vm-reset", vm="vm1")  # a user's is at once, and is not counted
+    q.event("RESET", vm="vm1", guest=False)
+    assert q.event("RESET_DELAYED", vm="vm1")["data"]["resets"] == 6
+
+
+# ---- autostart ----
+
+def boot_anew(d, over=True):
+    """As if the host had: another boot id, and no VM process left."""
+    pids = [v["pid"] for v in map(d.info, [v["name"] for v in d.qmp().run("vm-list")["vms"]]) if "pid" in v]
+    d.stop(signal.SIGKILL)
+    for p in pids:
+        os.kill(p, signal.SIGKILL)
+    until(lambda: not any(os.path.exists(f"/proc/{p}/exe") for p in pids))
+    path = d.state / "boot.json"
+    boot = json.loads(path.read_text())
+    assert boot["over"]
+    if over:
+        boot["boot_id"] = "00000000-0000-4000-8000-000000000000"
+    else:
+        boot.update(over=False, begun_ns=(os.stat(path).st_mtime_ns + 3600 * 10**9))
+    path.write_text(json.dumps(boot))
+
+
+def test_autostart(fake):
+    for name, keys in [("a", {"order": 2}), ("b", {"order": 1, "start_delay": 1}), ("c", {}),
+                       ("bad", {"cmdline": "refuse"}), ("saved", {"order": 3})]:
+        fake.define(name, **keys)
+    r = fake.cairn("autostart", "a")
+    assert r.stdout == "Domain 'a' marked as autostarted\n"
+    fake.cairn("autostart", "b", "bad", "c", "saved")
+    assert fake.cairn("autostart", "--disable", "c").stdout == "Domain 'c' unmarked as autostarted\n"
+    assert fake.cairn("autostart", "none", ok=3).stderr.startswith("error: ")
+    assert fake.cairn("list", "--all", "--autostart", "--name").stdout.split() == ["a", "b", "bad", "saved"]
+    assert fake.cairn("list", "--all", "--no-autostart", "--name").stdout.split() == ["c"]
+    assert "Autostart:      enable\n" in fake.cairn("dominfo", "a").stdout
+    fake.cairn("start", "c", "saved")
+    fake.cairn("managedsave", "saved")
+    boot_anew(fake)
+    fake.start()
+    q = fake.qmp()
+    events = q.run("query-events", event="AUTOSTART")["events"]
+    while len(events) < 4:
+        events.append(q.event("AUTOSTART"))
+    told = [(e["data"]["vm"], e["data"]["outcome"]) for e in events]
+    assert told == [("bad", "failed"), ("b", "started"), ("a", "started"), ("saved", "started")]
+    times = [e["timestamp"]["seconds"] + e["timestamp"]["microseconds"] / 1e6 for e in events]
+    assert times[2] - times[1] > 0.99
+    assert "locked" in events[0]["data"]["detail"]
+    assert fake.info("saved")["reason"] == "restored"
+    c = fake.info("c")
+    assert c["state"] == "crashed" and c["detail"] == "the host went down while it ran"
+    # Another daemon of the same boot leaves alone what somebody has shut down.
+    fake.cairn("destroy", "a")
+    until(lambda: json.loads((fake.state / "boot.json").read_text())["over"])
+    fake.stop(signal.SIGKILL)
+    fake.start()
+    assert fake.info("a")["state"] == "shut off" and fake.info("b")["state"] == "running"
+    fake.cairn("undefine", "a")
+    fake.define("a")
+    assert not fake.info("a")["autostart"]
+
+
+def test_autostart_of_a_daemon_that_was_killed_is_ended_by_the_next(fake):
+    fake.define("a")
+    fake.cairn("autostart", "a")
+    boot_anew(fake, over=False)
+    fake.start()
+    fake.wait("a", "running")
+
+
+def test_host_going_down_is_no_crash(fake):
+    fake.define("a", on_crash="restart")
+    fake.cairn("start", "a")
+    boot_anew(fake)
+    fake.start()
+    assert fake.info("a")["state"] == "crashed" and "restart-in" not in fake.info("a")
+
+
+# ---- what the host bears ----
+
+class Bounded(Daemon):
+    options = ()
+
+    def command(self):
+        return super().command() + list(self.options)
+
+
+def bounded(*args):
+    class D(Bounded):
+        options = args
+    return D
+
+
+def test_bounds_on_what_runs(tmp_path):
+    d = bounded("--max-running", "2", "--max-memory", "100M")(tmp_path, FAKE_VM)
+    for n in range(3):
+        d.define(f"vm{n}")
+    d.define("big", memory="80M")
+    d.cairn("start", "vm0")
+    assert "112 MiB, and cairnd has --max-memory 100M" in d.cairn("start", "big", ok=6).stderr
+    d.cairn("start", "vm1")
+    assert "2 VMs run, and cairnd has --max-running 2" in d.cairn("start", "vm2", ok=6).stderr
+    d.cairn("destroy", "vm0")
+    d.cairn("start", "vm2")
+    d.close()
+
+
+def test_starts_wait_for_their_turn(tmp_path):
+    d = bounded("--max-starting", "1")(tmp_path, FAKE_VM)
+    d.define("bad", cmdline="refuse")
+    for n in range(4):
+        d.define(f"vm{n}")
+    d.define("gone", cmdline="die-at-config")
+    r = d.cairn("start", "--all", "--parallel", "8", ok=None)
+    assert d.cairn("list", "--name").stdout.split() == [f"vm{n}" for n in range(4)], r.stderr
+    d.close()
+
+
+@pytest.mark.parametrize("args", [["--max-running", "x"], ["--max-starting", "0"], ["--max-memory", "5"],
+                                  ["--max-memory", "0G"]])
+def test_bounds_that_are_none(args, tmp_path):
+    r = subprocess.run([os.path.join(BUILD, "cairnd"), "--state-dir", str(tmp_path), *args], capture_output=True,
+                       text=True, timeout=10)
+    assert r.returncode == 2 and args[0] in r.stderr
