@@ -9,9 +9,6 @@
 #include <errno.h>
 #include <string.h>
 
-/* A page ends below 64 KiB, which is as long a line as some clients read. */
-#define PAGE_BYTES (40 * 1024)
-
 void command_query_jobs(struct call *c)
 {
 	const char *id = js_get_str(c->args, "id"), *after = js_get_str(c->args, "after");
@@ -21,14 +18,18 @@ void command_query_jobs(struct call *c)
 
 	jobs_trim(c->daemon);
 	j = after ? job_find(c->daemon, after) : NULL;
-	for (j = j ? j->next : after ? NULL : c->daemon->jobs; j && bytes < PAGE_BYTES; j = j->next) {
+	for (j = j ? j->next : after ? NULL : c->daemon->jobs; j; j = j->next) {
 		struct json_object *o;
 
 		if ((id && strcmp(id, j->id)) || conn_role_for(c->conn, j->vm_name) < ROLE_VIEWER)
 			continue;
 		o = job_to_json(j);
+		bytes += js_line_bytes(o);
+		if (bytes > JS_ANSWER_MAX && json_object_array_length(list)) {
+			json_object_put(o);
+			break;
+		}
 		json_object_array_add(list, o);
-		bytes += 6 * strlen(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN)) / 2;
 	}
 	call_return(c, list);
 }

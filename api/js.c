@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static void position_of(const char *text, size_t at, unsigned *line, unsigned *column)
@@ -200,4 +201,12 @@ char *js_line(struct json_object *o, size_t *ret_len)
 	memcpy(p, "\r\n", 3);
 	*ret_len = (size_t)(p - line) + 2;
 	return line;
+}
+
+size_t js_line_bytes(struct json_object *o)
+{
+	size_t len = 0;
+
+	free(js_line(o, &len));
+	return len;
 }

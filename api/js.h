@@ -43,6 +43,11 @@ const char *js_plain_string(struct json_object *o);
 /* One line of pure ASCII (code points beyond it as \u escapes) with CRLF at the end, as
  * QMP sends it. Invalid UTF-8 becomes U+FFFD. The caller frees it; NULL: no memory. */
 char *js_line(struct json_object *o, size_t *ret_len);
+/* As many bytes as that line has. */
+size_t js_line_bytes(struct json_object *o);
+
+/* Some clients read lines of at most 64 KiB: an answer's value stays below that, with room for what is around it. */
+#define JS_ANSWER_MAX (62 * 1024)
 
 static inline void cleanup_js_p(struct json_object **o)
 {

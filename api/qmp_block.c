@@ -142,6 +142,7 @@ static void disks_return(struct call *c, const struct vm_info *info,
 {
 	const struct definition *def = vm_live(c->vm);
 	struct json_object *list = json_object_new_array();
+	struct err e;
 
 	for (uint32_t i = 0; i < def->ndisks; i++) {
 		uint8_t fault;
@@ -152,7 +153,15 @@ static void disks_return(struct call *c, const struct vm_info *info,
 		if (o)
 			json_object_array_add(list, o);
 	}
-	call_return(c, list);
+	if (js_line_bytes(list) <= JS_ANSWER_MAX) {
+		call_return(c, list);
+		return;
+	}
+	json_object_put(list);
+	err_set(&e, -EMSGSIZE, ERR_GENERIC,
+		"the paths of the disks are too long for one answer; see the definition: cairn dumpjson %s",
+		def->name);
+	call_fail(c, &e);
 }
 
 static const struct vm_info *info_of(struct call *c, int r, const struct vm_answer *a, const struct err *e)

@@ -164,6 +164,17 @@ static struct json_object *as_qemu(const struct job *j)
 	return o;
 }
 
+/* There are no pages in QEMU's words: of too many for one answer the oldest are left out. */
+static void list_shorten(struct json_object *list)
+{
+	size_t bytes = 0, i = json_object_array_length(list);
+
+	while (i && bytes <= JS_ANSWER_MAX)
+		bytes += js_line_bytes(json_object_array_get_idx(list, --i));
+	if (bytes > JS_ANSWER_MAX)
+		json_object_array_del_idx(list, 0, i + 1);
+}
+
 void qmp_query_jobs(struct call *c)
 {
 	struct json_object *list = json_object_new_array();
@@ -172,6 +183,7 @@ void qmp_query_jobs(struct call *c)
 	for (struct job *j = c->daemon->jobs; j; j = j->next)
 		if (j->qmp_id[0] && !strcmp(j->vm_name, c->vm->def->name))
 			json_object_array_add(list, as_qemu(j));
+	list_shorten(list);
 	call_return(c, list);
 }
 

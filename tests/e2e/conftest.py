@@ -148,6 +148,14 @@ class Qmp:
             raise QmpError(m["error"])
         return m["return"]
 
+    def jobs(self):
+        """All of them: query-jobs tells page by page."""
+        jobs, page = [], self.run("query-jobs")
+        while page:
+            jobs += page
+            page = self.run("query-jobs", after=jobs[-1]["id"])
+        return jobs
+
     def event(self, name, **data):
         """The next event of that name whose data has these values."""
         while True:

@@ -99,7 +99,7 @@ def agree(d, tag, names):
     while True:
         q = Qmp(d.socket)
         infos = {n: q.run("vm-info", vm=n) for n in names}
-        jobs = [j for j in q.run("query-jobs") if j["status"] != "concluded"]
+        jobs = [j for j in q.jobs() if j["status"] != "concluded"]
         q.close()
         active = {i["pid"] for i in infos.values() if i["state"] in ("running", "idle", "paused", "in shutdown")}
         alive = processes(tag)
@@ -166,7 +166,7 @@ def storm(d, tag, tmp_path):
             q.close()
         assert not odd, (kill, odd)
         assert not seen.open, "jobs without an end"
-        for j in q.run("query-jobs"):
+        for j in q.jobs():
             q.run("job-dismiss", id=j["id"])
         q.close()
         q = Qmp(d.socket)

@@ -469,6 +469,37 @@ def test_ids_of_jobs_are_the_vms_own(fake):
     assert not [m for m in end_of(a) if m.get("data", {}).get("id") not in (None, id)]
 
 
+def test_many_jobs_fit_into_an_answer(vm):
+    """Below 64 KiB, whatever their errors say; the newest are there. The daemon's own socket has pages."""
+    q, tag, ids = vm.qmp(), "\u00e4" * 127, [f"{i:063}" for i in range(64)]
+    for i in ids:
+        q.run("snapshot-save", **{**SAVED, "job-id": i, "tag": tag})
+        statuses(q, i)
+    jobs = q.run("query-jobs")
+    assert [j["id"] for j in jobs] == ids[-len(jobs):]
+    assert 60000 < len(json.dumps(jobs, separators=(",", ":"))) < 65000
+    d = vm.fake.qmp()
+    assert len(d.run("query-jobs")) < len(d.jobs()) == 64
+    assert len(json.dumps(d.run("query-jobs"), separators=(",", ":"))) < 65000
+
+
+def test_disks_that_do_not_fit_into_an_answer(fake, tmp_path):
+    folder = tmp_path
+    while len(str(folder)) < 3000:
+        folder /= "d" * 250
+    folder.mkdir(parents=True)
+    (folder / "x.raw").write_bytes(bytes(4096))
+    paths = [{"path": str(folder / "x.raw"), "format": "raw", "readonly": True}] * 20
+    fake.define("vm1", disks=paths)
+    fake.cairn("start", "vm1")
+    q = Qmp(fake.cairn("qmp-path", "vm1").stdout.rstrip("\n"))
+    fake.clients.append(q)
+    for command in ("query-block", "query-named-block-nodes"):
+        with pytest.raises(QmpError, match="too long for one answer"):
+            q.run(command)
+    assert len(q.run("query-blockstats")) == 20
+
+
 def test_jobs_outlive_the_daemon_and_not_the_run(vm):
     q = vm.qmp()
     q.run("snapshot-save", job_id="kept", **SAVED)
