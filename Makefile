@@ -127,8 +127,12 @@ $(BUILD)/unit/snapshot/test_state_fuzz: $(FUZZ_STATE) tests/fuzz/fuzz_state.h
 
 # Programs that only tests use: a VM process that fails on demand.
 HELPERS := $(patsubst tests/%.c,$(BUILD)/%,$(sort $(wildcard tests/helpers/*.c)))
-helpers: $(HELPERS)
+helpers: $(HELPERS) $(BUILD)/helpers/slow_sync.so
 .PHONY: helpers
+$(BUILD)/helpers/%.so: tests/helpers/preload/%.c
+	$(call say,LINK,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(CFLAGS) -fPIC -shared -o $@ $<
 $(BUILD)/helpers/%: tests/helpers/%.c $(BUILD)/vmm/vm_msg.o $(call lib,snapshot) $(call lib,base)
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D)

@@ -7,20 +7,49 @@
 #include "api/store.h"
 #include "api/vm.h"
 #include "base/err.h"
+#include "base/util.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
-int daemon_keep_permissions(struct daemon *d, struct err *e)
+void daemon_keep_permissions(struct daemon *d, struct store_work *w)
 {
-	struct json_object *o = json_object_new_object();
-	int r;
+	CLEANUP_JS struct json_object *o = json_object_new_object();
 
 	js_put(o, "permissions", permissions_to_json(&d->permissions));
-	r = store_write_file(d->store, "permissions.json", o, e);
-	json_object_put(o);
-	server_permissions_changed(d->server);
-	return r;
+	if (w)
+		store_write_file_behind(d->store, w, PERMISSIONS_FILE, o);
+	else
+		store_save_file(d->store, PERMISSIONS_FILE, o);
+	if (d->server)
+		server_permissions_changed(d->server);
+}
+
+struct keep {
+	struct store_work work;
+	struct call *call;
+};
+
+static void keep_done(struct store_work *work)
+{
+	struct keep *k = container_of(work, struct keep, work);
+
+	if (work->r < 0)
+		call_fail(k->call, &work->e);
+	else
+		call_return(k->call, NULL);
+	free(k);
+}
+
+static void permissions_keep(struct call *c)
+{
+	struct keep *k = calloc(1, sizeof(*k));
+
+	if (!k)
+		abort();
+	*k = (struct keep){ { .done = keep_done, .loop = c->daemon->loop }, c };
+	daemon_keep_permissions(c->daemon, &k->work);
 }
 
 static int arg_subject(struct call *c, bool *ret_group, uid_t *ret_id, struct err *e)
@@ -61,12 +90,10 @@ static void permission_set(struct call *c, bool granting, enum role role, const 
 		else if (r < 0)
 			err_set(&e, r, ERR_GENERIC, "the table is full: %d entries", PERMISSIONS_MAX);
 	}
-	if (!r)
-		r = daemon_keep_permissions(c->daemon, &e);
 	if (r < 0)
 		call_fail(c, &e);
 	else
-		call_return(c, NULL);
+		permissions_keep(c);
 }
 
 void command_permission_grant(struct call *c)

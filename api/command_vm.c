@@ -12,8 +12,10 @@
 #include "api/vm_process.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/util.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -51,75 +53,126 @@ static int define_check(struct daemon *d, struct definition *def, struct vm **re
 	return identity_complete(d, def, old, e);
 }
 
-static int define_keep(struct daemon *d, struct definition **def, struct vm *old,
-	struct vm **ret_vm, struct err *e)
-{
-	CLEANUP_JS struct json_object *o = definition_to_json(*def);
-	struct vm *vm;
-	int r;
-
-	if ((*def)->rights)
-		rights_put(o, (*def)->rights);
-	r = store_save_definition(d->store, (*def)->name, o, e);
-	if (r < 0)
-		return r;
-	if (old) {
-		if (old->proc && !old->live)
-			old->live = old->def;
-		else
-			definition_free(old->def);
-		old->def = STEAL_PTR(*def);
-		*ret_vm = old;
-		return 0;
-	}
-	r = vm_add(d, *def, &vm);
-	if (r < 0)
-		return err_set_errno(e, r, "VM '%s'", (*def)->name);
-	*def = NULL;
-	vm_save(vm);
-	*ret_vm = vm;
-	return 0;
-}
-
 struct define {
+	struct store_work work;
 	struct daemon *daemon;
-	struct definition *def;
-	bool validate;
+	struct definition *def; /* until it is the VM's */
+	uint8_t uuid[16];
+	enum vm_define_how how;
+	bool created;
 	void (*done)(void *opaque, int r, const struct vm_defined *what, const struct err *e);
 	void *opaque;
 };
 
-/* Its files are there. */
-static int define_go(struct define *w, struct vm_defined *what, struct err *e)
+/* what: NULL when r < 0. */
+static void define_end(struct define *w, int r, const struct vm_defined *what, const struct err *e)
 {
-	struct vm *old;
-	int r = define_check(w->daemon, w->def, &old, e);
+	w->done(w->opaque, r, what, e);
+	definition_free(w->def);
+	free(w);
+}
 
+static void define_synced(struct store_work *work)
+{
+	struct define *w = container_of(work, struct define, work);
+	struct vm *vm = vm_find_uuid(w->daemon, w->uuid);
+	struct vm_defined what = { .vm = vm, .created = w->created };
+	struct err e;
+	int r = work->r;
+
+	if (r < 0) {
+		e = work->e;
+	} else if (!vm) {
+		r = err_set(&e, -ENOENT, ERR_NOT_FOUND, "somebody has undefined it meanwhile");
+	} else {
+		what.def = vm->def;
+	}
+	define_end(w, r, &what, &e);
+}
+
+static void definition_replace(struct vm *vm, struct definition *def)
+{
+	if (vm->proc && !vm->live)
+		vm->live = vm->def;
+	else
+		definition_free(vm->def);
+	vm->def = def;
+}
+
+/* From here on the VM has it, and so has whoever loads the folder. */
+static int define_keep(struct define *w, struct err *e)
+{
+	struct daemon *d = w->daemon;
+	struct vm *vm;
+	int r = define_check(d, w->def, &vm, e);
+
+	if (!r && !vm && w->how == VM_REDEFINE)
+		r = err_set(e, -ENOENT, ERR_NOT_FOUND, "somebody has undefined VM '%s' meanwhile", w->def->name);
+	if (!r)
+		r = store_keep_draft(d->store, &w->work, w->def->name, e);
 	if (r < 0)
 		return r;
-	*what = (struct vm_defined){ .def = w->def, .vm = old, .created = !old };
-	if (w->validate)
+	w->created = !vm;
+	if (vm) {
+		definition_replace(vm, STEAL_PTR(w->def));
 		return 0;
-	r = define_keep(w->daemon, &w->def, old, &what->vm, e);
+	}
+	r = vm_add(d, w->def, &vm);
 	if (r < 0)
-		return r;
-	what->def = what->vm->def;
-	daemon_emit(w->daemon, EVENT_VM_DEFINED, what->def->name, NULL);
+		return err_set_errno(e, r, "VM '%s'", w->def->name);
+	w->def = NULL;
+	vm_save(vm);
 	return 0;
+}
+
+static void define_drafted(struct store_work *work)
+{
+	struct define *w = container_of(work, struct define, work);
+	const char *name = w->def->name;
+	struct err e = work->e;
+	int r = work->r;
+
+	if (!r)
+		r = define_keep(w, &e);
+	if (r < 0) {
+		store_drop_draft(w->daemon->store, work);
+		define_end(w, r, NULL, &e);
+		return;
+	}
+	work->done = define_synced;
+	store_sync_definition(w->daemon->store, work, name);
+	daemon_emit(w->daemon, EVENT_VM_DEFINED, name, NULL);
+}
+
+/* Its files are there. */
+static void define_go(struct define *w)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	struct vm_defined what;
+	struct vm *old;
+	struct err e;
+	int r = define_check(w->daemon, w->def, &old, &e);
+
+	if (r < 0 || w->how == VM_VALIDATE) {
+		what = (struct vm_defined){ .def = w->def, .vm = old, .created = !old };
+		define_end(w, r, &what, &e);
+		return;
+	}
+	memcpy(w->uuid, w->def->uuid, sizeof(w->uuid));
+	o = definition_to_json(w->def);
+	if (w->def->rights)
+		rights_put(o, w->def->rights);
+	w->work.loop = w->daemon->loop;
+	w->work.done = define_drafted;
+	store_write_draft(w->daemon->store, &w->work, o);
 }
 
 static void define_over(struct define *w, int r, const struct err *e)
 {
-	struct vm_defined what;
-	struct err own;
-
-	if (!r) {
-		r = define_go(w, &what, &own);
-		e = &own;
-	}
-	w->done(w->opaque, r, &what, e);
-	definition_free(w->def);
-	free(w);
+	if (r < 0)
+		define_end(w, r, NULL, e);
+	else
+		define_go(w);
 }
 
 static void define_opened(void *opaque, int r, struct config *c, const struct err *e)
@@ -129,18 +182,18 @@ static void define_opened(void *opaque, int r, struct config *c, const struct er
 	define_over(opaque, r, e);
 }
 
-void vm_define(struct daemon *d, struct definition *def, bool validate,
+void vm_define(struct daemon *d, struct definition *def, enum vm_define_how how,
 	void (*done)(void *opaque, int r, const struct vm_defined *what, const struct err *e),
 	void *opaque)
 {
-	struct define *w = malloc(sizeof(*w));
+	struct define *w = calloc(1, sizeof(*w));
 	struct opener *o;
 	struct err e;
 	int r;
 
 	if (!w)
 		abort();
-	*w = (struct define){ d, def, validate, done, opaque };
+	*w = (struct define){ .daemon = d, .def = def, .how = how, .done = done, .opaque = opaque };
 	if (def->rights) {
 		opener_open(d->loop, def, false, define_opened, w, &o);
 		return;
@@ -173,6 +226,8 @@ void command_vm_define(struct call *c)
 	struct definition *def CLEANUP(definition_free_p) = NULL;
 	const char *folder = js_get_str(c->args, "folder");
 	struct peer who = conn_peer(c->conn);
+	enum vm_define_how how = js_get_bool(c->args, "validate-only", false) ? VM_VALIDATE :
+		conn_role(c->conn) < ROLE_ADMIN ? VM_REDEFINE : VM_DEFINE;
 	struct err e;
 	int r = 0;
 
@@ -185,8 +240,7 @@ void command_vm_define(struct call *c)
 	if (r < 0)
 		call_fail(c, &e);
 	else
-		vm_define(c->daemon, STEAL_PTR(def), js_get_bool(c->args, "validate-only", false),
-			define_done, c);
+		vm_define(c->daemon, STEAL_PTR(def), how, define_done, c);
 }
 
 /* ---- life ---- */

@@ -33,6 +33,7 @@
 
 #define LOOP_ENTRIES 256
 #define ADOPT_TIMEOUT_NS (2 * 1000000000ULL)
+#define FINISH_TIMEOUT_NS (2 * 1000000000ULL)
 
 struct json_object *daemon_version(void)
 {
@@ -126,7 +127,7 @@ static void vm_found(void *opaque, const char *name, struct json_object *definit
 
 static void permissions_found(struct daemon *d)
 {
-	CLEANUP_JS struct json_object *o = store_load_file(d->store, "permissions.json");
+	CLEANUP_JS struct json_object *o = store_load_file(d->store, PERMISSIONS_FILE);
 
 	permissions_load(&d->permissions, js_get(o, "permissions"));
 }
@@ -298,8 +299,18 @@ static int daemon_open(struct daemon *d, struct err *e)
 	return r;
 }
 
+/* Who has asked for what is being written is told. Clients that ask for ever more do not hold up the end. */
+static void answers_finish(struct daemon *d)
+{
+	uint64_t until = loop_now_ns() + FINISH_TIMEOUT_NS, now;
+
+	while (store_owes(d->store) && (now = loop_now_ns()) < until)
+		loop_run_once(d->loop, until - now);
+}
+
 static void daemon_close(struct daemon *d)
 {
+	answers_finish(d);
 	if (d->server && d->paths->listening < 0)
 		unlink(d->paths->socket);
 	qmp_close_all(d);

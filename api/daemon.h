@@ -19,6 +19,7 @@ struct loop;
 struct scheduler;
 struct server;
 struct store;
+struct store_work;
 struct vm;
 
 /* What the host bears. 0: no limit. */
@@ -68,9 +69,9 @@ int daemon_run(const struct daemon_paths *p, int log_level, struct err *e);
 /* What the greeting says; the caller puts it. */
 struct json_object *daemon_version(void);
 
-/* After each change of the table: on stable storage, and in force for those connected.
- * (command_permission.c) */
-int daemon_keep_permissions(struct daemon *d, struct err *e);
+/* After each change of the table: in force at once for those connected, and on stable storage when w
+ * (NULL: nobody waits) is done. (command_permission.c) */
+void daemon_keep_permissions(struct daemon *d, struct store_work *w);
 
 /* Send an event to all clients. vm: NULL, or put into data as "vm". data: taken, NULL: {}. */
 void daemon_emit(struct daemon *d, enum event_id id, const char *vm, struct json_object *data);

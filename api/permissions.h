@@ -13,6 +13,7 @@
 struct json_object;
 
 #define PERMISSIONS_MAX 4096
+#define PERMISSIONS_FILE "permissions.json"
 
 struct permission {
 	bool is_group;

@@ -4,6 +4,7 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/util.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -17,16 +18,25 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define STORE_FILE_MAX (512 * 1024)
+/* The largest is the table of permissions: 4096 entries, each with a name. */
+#define STORE_FILE_MAX (4 * 1024 * 1024)
 #define STORE_VERSION 1
 #define LOCK_TRIES 300
 #define LOCK_TRY_US 10000
+#define DRAFT ".draft-" /* and a number: beside the VMs, where none is called so */
 
-/* A file that waits to be written; text NULL: it is, and has to reach stable storage with the folders
- * that it lies in. */
+enum pending_kind {
+	PENDING_WRITE,	/* in one step */
+	PENDING_DRAFT,	/* the file alone */
+	PENDING_SETTLE, /* it is written, and has to reach stable storage with the folders that it lies in */
+	PENDING_CLEAR,	/* path is a VM's folder */
+};
+
 struct pending {
 	struct pending *next;
+	enum pending_kind kind;
 	char *path, *text;
+	struct store_work *work; /* NULL: nobody waits */
 };
 
 struct store {
@@ -38,6 +48,10 @@ struct store {
 	pthread_cond_t changed; /* work, idleness or the end */
 	struct pending *first;
 	bool writing, stop;
+	unsigned clears; /* that are not done; the mutex guards it, too */
+	/* Of the loop's thread. */
+	unsigned owed; /* works that are not done */
+	unsigned drafts; /* made so far */
 };
 
 static int vm_path(struct store *s, const char *name, const char *file, char out[PATH_MAX],
@@ -72,15 +86,114 @@ static int settle(const char *path)
 	return r == -ENOENT ? 0 : r; /* it has been removed since */
 }
 
-static void pending_write(const struct pending *p)
+static int file_put(const char *path, const char *text, bool sync, struct err *e)
 {
-	struct err e;
-	int r = p->text ? 0 : settle(p->path);
+	CLEANUP_CLOSE int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+	int r = fd < 0 ? -errno : write_full(fd, text, strlen(text));
+
+	if (!r && sync && fsync(fd) < 0)
+		r = -errno;
+	return r < 0 ? err_set_errno(e, r, "%s", path) : 0;
+}
+
+static int size_check(const char *path, const char *text, struct err *e)
+{
+	/* What could not be loaded is not saved. */
+	return strlen(text) <= STORE_FILE_MAX ? 0 :
+		err_set(e, -EFBIG, ERR_INVALID, "%s: would have more than %d bytes", path, STORE_FILE_MAX);
+}
+
+/* What lies in a VM's folder, each with what is left of writing it, and of damage. The definition first:
+ * without it the rest is no VM any more. */
+static const char *const vm_files[] = {
+	"definition.json",
+	"state.json",
+	"end",
+	"log",
+	"touched",
+	"managed.save",
+	"managed.save.used",
+	"schedule.json",
+	"fork.pending",
+	"template",
+	"clone.pending",
+	"undefine.json",
+	"autostart.json",
+};
+
+static int folder_clear(const char *path, struct err *e)
+{
+	static const char *const suffixes[] = { "", ".tmp", ".damaged" };
+	char file[PATH_MAX];
+
+	for (size_t i = 0; i < ARRAY_SIZE(vm_files) * ARRAY_SIZE(suffixes); i++) {
+		if (snprintf(file, sizeof(file), "%s/%s%s", path, vm_files[i / ARRAY_SIZE(suffixes)],
+			    suffixes[i % ARRAY_SIZE(suffixes)]) >= (int)sizeof(file))
+			return err_set_errno(e, -ENAMETOOLONG, "%s", path);
+		if (unlink(file) < 0 && errno != ENOENT)
+			return err_set_errno(e, -errno, "%s", file);
+	}
+	if (rmdir(path) < 0 && errno != ENOENT)
+		log_warn("store", "%s is left: %s", path, strerror(errno));
+	return 0;
+}
+
+static int folder_clear_for_good(const char *path, struct err *e)
+{
+	CLEANUP_FREE char *up = strdup(path);
+	int r = up ? folder_clear(path, e) : err_set_errno(e, -ENOMEM, "%s", path);
 
 	if (r < 0)
-		log_error("store", "%s is not kept: %s", p->path, strerror(-r));
-	if (p->text && file_write_atomic(p->path, p->text, strlen(p->text), 0600, &e) < 0)
+		return r;
+	r = folder_sync(path);
+	if (!r || r == -ENOENT) {
+		*strrchr(up, '/') = 0;
+		r = folder_sync(up);
+	}
+	return r < 0 ? err_set_errno(e, r, "%s", path) : 0;
+}
+
+static int pending_do(const struct pending *p, struct err *e)
+{
+	int r = p->text ? size_check(p->path, p->text, e) : 0;
+
+	if (r < 0)
+		return r;
+	switch (p->kind) {
+	case PENDING_WRITE:
+		return file_write_atomic(p->path, p->text, strlen(p->text), 0600, e);
+	case PENDING_DRAFT:
+		return file_put(p->path, p->text, true, e);
+	case PENDING_SETTLE:
+		r = settle(p->path);
+		return r < 0 ? err_set_errno(e, r, "%s", p->path) : 0;
+	case PENDING_CLEAR:
+		return folder_clear_for_good(p->path, e);
+	}
+	return 0;
+}
+
+static void work_run(struct loop_task *t)
+{
+	struct store_work *w = container_of(t, struct store_work, task);
+
+	w->store->owed--;
+	w->done(w);
+}
+
+static void pending_finish(struct pending *p)
+{
+	struct err e;
+	int r = pending_do(p, &e);
+
+	if (r < 0)
 		log_error("store", "%s is not kept: %s", p->path, e.msg);
+	if (!p->work)
+		return;
+	p->work->r = r;
+	if (r < 0)
+		p->work->e = e;
+	loop_post(p->work->loop, &p->work->task);
 }
 
 static void pending_free(struct pending *p)
@@ -106,9 +219,10 @@ static void *writer_main(void *opaque)
 		s->first = p->next;
 		s->writing = true;
 		pthread_mutex_unlock(&s->mutex);
-		pending_write(p);
-		pending_free(p);
+		pending_finish(p);
 		pthread_mutex_lock(&s->mutex);
+		s->clears -= p->kind == PENDING_CLEAR;
+		pending_free(p);
 		s->writing = false;
 		pthread_cond_broadcast(&s->changed);
 	}
@@ -116,39 +230,58 @@ static void *writer_main(void *opaque)
 	return NULL;
 }
 
-/* Replaces what waits for the same file: only the newest matters. */
-static void pending_put(struct store *s, char *path, char *text)
+/* path: copied; text: taken. Replaces what waits for the same file, and nobody waits for: only the newest matters. */
+static void pending_put(struct store *s, enum pending_kind kind, const char *path, char *text,
+	struct store_work *w)
 {
-	struct pending **at = &s->first;
-	struct pending *p;
+	struct pending **at, *p = calloc(1, sizeof(*p));
 
-	while (*at && strcmp((*at)->path, path))
-		at = &(*at)->next;
-	if (*at) {
-		free((*at)->text);
-		(*at)->text = text;
-		free(path);
-		return;
-	}
-	p = calloc(1, sizeof(*p));
 	if (!p)
 		abort(); /* a state that is silently not kept is worse */
-	p->path = path;
-	p->text = text;
+	*p = (struct pending){ NULL, kind, strdup(path), text, w };
+	if (!p->path)
+		abort();
+	LOCK_GUARD(&s->mutex);
+	for (at = &s->first; *at; at = &(*at)->next)
+		if (!w && !(*at)->work && (*at)->kind == kind && !strcmp((*at)->path, path)) {
+			p->next = (*at)->next;
+			pending_free(*at);
+			*at = p;
+			return;
+		}
 	*at = p;
+	s->clears += kind == PENDING_CLEAR;
 	pthread_cond_broadcast(&s->changed);
+}
+
+static void work_put(struct store *s, enum pending_kind kind, const char *path, char *text,
+	struct store_work *w)
+{
+	w->store = s;
+	w->task.run = work_run;
+	s->owed++;
+	pending_put(s, kind, path, text, w);
+}
+
+bool store_owes(const struct store *s)
+{
+	return s && s->owed;
+}
+
+static char *text_of(struct json_object *o, int more_flags)
+{
+	char *text;
+
+	js_put_int(o, "version", STORE_VERSION);
+	text = strdup(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY | more_flags));
+	if (!text)
+		abort();
+	return text;
 }
 
 static void file_queue(struct store *s, const char *path, struct json_object *o)
 {
-	char *text, *copy = strdup(path);
-
-	js_put_int(o, "version", STORE_VERSION);
-	text = strdup(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY));
-	if (!text || !copy)
-		abort();
-	LOCK_GUARD(&s->mutex);
-	pending_put(s, copy, text);
+	pending_put(s, PENDING_WRITE, path, text_of(o, 0), NULL);
 }
 
 void store_save_state(struct store *s, const char *name, struct json_object *state)
@@ -172,13 +305,20 @@ void store_save_file(struct store *s, const char *file, struct json_object *o)
 		file_queue(s, path, o);
 }
 
+void store_write_file_behind(struct store *s, struct store_work *w, const char *file, struct json_object *o)
+{
+	char path[PATH_MAX];
+
+	snprintf(path, sizeof(path), "%s/%s", s->dir, file); /* one too long cannot be written, which is told */
+	work_put(s, PENDING_WRITE, path, text_of(o, 0), w);
+}
+
 static int file_write(const char *path, struct json_object *o, struct err *e)
 {
-	const char *text;
+	CLEANUP_FREE char *text = text_of(o, 0);
+	int r = size_check(path, text, e);
 
-	js_put_int(o, "version", STORE_VERSION);
-	text = json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY);
-	return file_write_atomic(path, text, strlen(text), 0600, e);
+	return r < 0 ? r : file_write_atomic(path, text, strlen(text), 0600, e);
 }
 
 int store_write_file(struct store *s, const char *file, struct json_object *o, struct err *e)
@@ -264,6 +404,20 @@ static int folder_make(struct store *s, struct err *e)
 	return mkdir_all(path, 0700, e);
 }
 
+/* Of an earlier daemon, which told nobody that they were kept. */
+static void drafts_remove(struct store *s)
+{
+	char path[PATH_MAX];
+	DIR *dir = vm_path(s, "", "", path, NULL) == 0 ? opendir(path) : NULL;
+	struct dirent *de;
+
+	while (dir && (de = readdir(dir)))
+		if (!strncmp(de->d_name, DRAFT, strlen(DRAFT)))
+			unlinkat(dirfd(dir), de->d_name, 0);
+	if (dir)
+		closedir(dir);
+}
+
 int store_open(const char *dir, struct store **ret_s, struct err *e)
 {
 	struct store *s = calloc(1, sizeof(*s));
@@ -279,6 +433,7 @@ int store_open(const char *dir, struct store **ret_s, struct err *e)
 	if (!r)
 		r = lock_take(s, e);
 	if (!r) {
+		drafts_remove(s);
 		r = -pthread_create(&s->writer, NULL, writer_main, s);
 		s->writer_runs = !r;
 		if (r < 0)
@@ -412,37 +567,61 @@ void store_load(struct store *s, void (*found)(void *opaque, const char *name,
 
 /* ---- definitions ---- */
 
-int store_save_definition(struct store *s, const char *name, struct json_object *definition,
-	struct err *e)
+static int draft_path(struct store *s, const struct store_work *w, char out[PATH_MAX], struct err *e)
 {
-	const char *text = json_object_to_json_string_ext(definition,
-		JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE);
-	char path[PATH_MAX];
-	int r = vm_path(s, name, "", path, e);
+	if (snprintf(out, PATH_MAX, "%s/vms/" DRAFT "%u", s->dir, w->draft) >= PATH_MAX)
+		return err_set_errno(e, -ENAMETOOLONG, "%s/vms", s->dir);
+	return 0;
+}
 
+void store_write_draft(struct store *s, struct store_work *w, struct json_object *definition)
+{
+	char path[PATH_MAX];
+
+	w->draft = ++s->drafts;
+	draft_path(s, w, path, NULL);
+	work_put(s, PENDING_DRAFT, path, text_of(definition, JSON_C_TO_STRING_NOSLASHESCAPE), w);
+}
+
+/* What still goes of a VM of the same name is not taken for the new one's. */
+static void clears_wait(struct store *s)
+{
+	LOCK_GUARD(&s->mutex);
+	while (s->clears)
+		pthread_cond_wait(&s->changed, &s->mutex);
+}
+
+int store_keep_draft(struct store *s, const struct store_work *w, const char *name, struct err *e)
+{
+	char draft[PATH_MAX], path[PATH_MAX];
+	int r = draft_path(s, w, draft, e);
+
+	clears_wait(s);
+	if (!r)
+		r = vm_path(s, name, "", path, e);
 	if (!r)
 		r = mkdir_all(path, 0700, e);
 	if (!r)
 		r = vm_path(s, name, "definition.json", path, e);
-	if (!r)
-		r = file_write_atomic(path, text, strlen(text), 0600, e);
-	/* A new VM's folder is an entry of this one, and has to survive too. */
-	if (!r)
-		r = vm_path(s, "", "", path, e);
-	if (!r) {
-		r = folder_sync(path);
-		if (r < 0)
-			err_set_errno(e, r, "%s", path);
-	}
+	if (!r && rename(draft, path) < 0)
+		r = err_set_errno(e, -errno, "%s", path);
 	return r;
 }
 
-static int file_put(const char *path, const char *text, struct err *e)
+void store_drop_draft(struct store *s, const struct store_work *w)
 {
-	CLEANUP_CLOSE int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	int r = fd < 0 ? -errno : write_full(fd, text, strlen(text));
+	char path[PATH_MAX];
 
-	return r < 0 ? err_set_errno(e, r, "%s", path) : 0;
+	if (draft_path(s, w, path, NULL) == 0 && unlink(path) < 0 && errno != ENOENT)
+		log_warn("store", "%s is left: %s", path, strerror(errno));
+}
+
+void store_sync_definition(struct store *s, struct store_work *w, const char *name)
+{
+	char path[PATH_MAX];
+
+	vm_path(s, name, "definition.json", path, NULL);
+	work_put(s, PENDING_SETTLE, path, NULL, w);
 }
 
 /* The marker first: there is never a definition without it. */
@@ -457,41 +636,34 @@ static int definition_put(struct store *s, const char *name, const char *text, c
 	if (!r)
 		r = vm_path(s, name, marker, path, e);
 	if (!r)
-		r = file_put(path, "", e);
+		r = file_put(path, "", false, e);
 	if (!r)
 		r = vm_path(s, name, "definition.json.tmp", path, e);
 	if (!r)
 		r = vm_path(s, name, "definition.json", definition, e);
 	if (!r)
-		r = file_put(path, text, e);
+		r = file_put(path, text, false, e);
 	if (!r && rename(path, definition) < 0)
 		r = err_set_errno(e, -errno, "%s", definition);
 	return r;
 }
 
-static void settle_soon(struct store *s, const char *path)
-{
-	char *copy = strdup(path);
-
-	if (!copy)
-		abort();
-	LOCK_GUARD(&s->mutex);
-	pending_put(s, copy, NULL);
-}
-
 int store_save_definition_soon(struct store *s, const char *name, struct json_object *definition,
 	const char *marker, struct err *e)
 {
-	const char *text = json_object_to_json_string_ext(definition,
-		JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE);
+	CLEANUP_FREE char *text = text_of(definition, JSON_C_TO_STRING_NOSLASHESCAPE);
 	char path[PATH_MAX];
-	int r = definition_put(s, name, text, marker, path, e);
+	int r = size_check(name, text, e);
 
+	if (r < 0)
+		return r;
+	clears_wait(s);
+	r = definition_put(s, name, text, marker, path, e);
 	if (r < 0) {
 		store_remove(s, name, NULL);
 		return r;
 	}
-	settle_soon(s, path);
+	pending_put(s, PENDING_SETTLE, path, NULL, NULL);
 	return 0;
 }
 
@@ -505,34 +677,51 @@ int store_remove_marker(struct store *s, const char *name, const char *marker, s
 	if (!r)
 		r = vm_path(s, name, "definition.json", path, e);
 	if (!r)
-		settle_soon(s, path);
+		pending_put(s, PENDING_SETTLE, path, NULL, NULL);
 	return r;
 }
 
 int store_remove(struct store *s, const char *name, struct err *e)
 {
-	/* The definition first: without it the rest is no VM any more. */
-	static const char *const files[] = { "definition.json", "state.json", "end", "log", "touched",
-		"managed.save", "managed.save.tmp", "managed.save.used", "definition.json.tmp",
-		"state.json.tmp", "state.json.damaged", "definition.json.damaged", "schedule.json",
-		"schedule.json.tmp", "schedule.json.damaged", "fork.pending", "template", "clone.pending", "undefine.json.tmp",
-		"undefine.json.damaged", "undefine.json", "autostart.json",
-		"autostart.json.tmp", "autostart.json.damaged", NULL };
 	char path[PATH_MAX];
-	int r;
+	int r = vm_path(s, name, "", path, e);
 
 	store_settle(s);
-	for (unsigned i = 0; files[i]; i++) {
-		r = vm_path(s, name, files[i], path, e);
-		if (!r && unlink(path) < 0 && errno != ENOENT)
-			r = err_set_errno(e, -errno, "%s", path);
-		if (r < 0)
-			return r;
+	return r < 0 ? r : folder_clear(path, e);
+}
+
+/* What waits to be written into the VM's folder, and nobody waits for. */
+static void pending_drop(struct store *s, const char *folder)
+{
+	struct pending **at = &s->first;
+
+	LOCK_GUARD(&s->mutex);
+	while (*at) {
+		struct pending *p = *at;
+
+		if (p->work || strncmp(p->path, folder, strlen(folder))) {
+			at = &p->next;
+			continue;
+		}
+		*at = p->next;
+		pending_free(p);
 	}
-	r = vm_path(s, name, "", path, e);
-	if (!r && rmdir(path) < 0 && errno != ENOENT)
-		log_warn("store", "%s is left: %s", path, strerror(errno));
-	return r;
+}
+
+int store_remove_behind(struct store *s, struct store_work *w, const char *name, struct err *e)
+{
+	char path[PATH_MAX];
+	int r = vm_path(s, name, "definition.json", path, e);
+
+	if (!r && unlink(path) < 0 && errno != ENOENT)
+		r = err_set_errno(e, -errno, "%s", path);
+	if (r < 0)
+		return r;
+	*(strrchr(path, '/') + 1) = 0;
+	pending_drop(s, path);
+	*strrchr(path, '/') = 0;
+	work_put(s, PENDING_CLEAR, path, NULL, w);
+	return 0;
 }
 
 bool store_has_file(struct store *s, const char *name, const char *file)

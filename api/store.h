@@ -1,16 +1,32 @@
 /* store: the state folder. One folder per VM with definition.json, state.json, log and
  * end; every JSON file has a "version" and changes in one step.
  *
- * States are written by a thread, the newest of each VM last: a start must not wait for a
- * disk. Definitions are written before the call is answered. */
+ * What is written goes through a thread, in the order in which it was given: the daemon's loop must not wait
+ * for a disk. States are written behind, the newest of each VM last. Definitions, their removal and the
+ * permissions are on stable storage before the call is answered: a struct store_work tells when. */
 #ifndef CAIRN_API_STORE_H
 #define CAIRN_API_STORE_H
 
+#include "base/err.h"
+#include "base/loop.h"
+
 #include <stdbool.h>
 
-struct err;
 struct json_object;
 struct store;
+
+/* Work of the store's thread that somebody waits for; lies in what they have of it, until done() begins. */
+struct store_work {
+	/* From the loop, once. */
+	void (*done)(struct store_work *w);
+	int r; /* 0 or -errno; then e has the sentence */
+	struct err e;
+	/* the store's */
+	struct store *store;
+	struct loop *loop;
+	struct loop_task task;
+	unsigned draft;
+};
 
 /* Makes the folder and takes its lock.
  * Returns 0; -EBUSY: another daemon has it; -errno with a sentence. */
@@ -25,9 +41,17 @@ void store_load(struct store *s, void (*found)(void *opaque, const char *name,
 /* Renames a VM's definition that parsed as JSON but is none. */
 void store_quarantine(struct store *s, const char *name, const char *why);
 
-/* On stable storage when it returns. */
-int store_save_definition(struct store *s, const char *name, struct json_object *definition,
-	struct err *e);
+/* w->loop and w->done are set for all that take a struct store_work.
+ *
+ * A definition that is not in force yet is a draft: on stable storage when w is done. Then it is kept, which
+ * puts it in force for whoever loads the folder, or dropped; both at once. What was kept may be lost with the
+ * power until store_sync_definition() is done. */
+void store_write_draft(struct store *s, struct store_work *w, struct json_object *definition);
+int store_keep_draft(struct store *s, const struct store_work *w, const char *name, struct err *e);
+void store_drop_draft(struct store *s, const struct store_work *w);
+void store_sync_definition(struct store *s, struct store_work *w, const char *name);
+/* Is there work that is not done yet? Its done() comes if the loop goes on. NULL allowed. */
+bool store_owes(const struct store *s);
 /* Of a new VM, with an empty file of the name `marker` beside it: there when it returns, whatever becomes
  * of this process; on stable storage soon after. */
 int store_save_definition_soon(struct store *s, const char *name, struct json_object *definition,
@@ -40,12 +64,17 @@ void store_save_state(struct store *s, const char *name, struct json_object *sta
 void store_settle(struct store *s);
 /* The whole folder of the VM. */
 int store_remove(struct store *s, const char *name, struct err *e);
+/* The same: without a definition when it returns 0, and then w is done when the rest is gone, on stable
+ * storage. -errno: nothing has changed, and w stays the caller's. */
+int store_remove_behind(struct store *s, struct store_work *w, const char *name, struct err *e);
 
 /* A JSON file beside the VMs' folder. Saving is queued, and a failure is logged; loading gives
  * NULL when there is none, or it is damaged; the caller puts it. */
 void store_save_file(struct store *s, const char *file, struct json_object *o);
 struct json_object *store_load_file(struct store *s, const char *file);
 
+/* The same, on stable storage when w is done. */
+void store_write_file_behind(struct store *s, struct store_work *w, const char *file, struct json_object *o);
 /* The same, on stable storage when it returns. */
 int store_write_file(struct store *s, const char *file, struct json_object *o, struct err *e);
 

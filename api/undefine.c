@@ -12,6 +12,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/util.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -20,6 +21,7 @@
 #define LIST_TIMEOUT_NS (30 * 1000000000ULL)
 
 struct undefine {
+	struct store_work work;
 	struct call *call; /* NULL: another daemon's, long gone */
 	struct daemon *daemon;
 	struct vm *vm; /* stays as long as it is `going` */
@@ -57,6 +59,17 @@ static void answer(struct undefine *u)
 	call_return(u->call, o);
 }
 
+static void forgotten(struct store_work *work)
+{
+	struct undefine *u = container_of(work, struct undefine, work);
+
+	if (work->r < 0 && u->call)
+		call_fail(u->call, &work->e);
+	else
+		answer(u);
+	undefine_free(u);
+}
+
 static void forget(void *opaque)
 {
 	char name[VM_NAME_MAX + 1];
@@ -66,17 +79,19 @@ static void forget(void *opaque)
 
 	if (images_wait(u->vm, forget, u)) /* somebody looked at its snapshots meanwhile */
 		return;
-	if (store_remove(d->store, u->vm->def->name, &e) < 0) {
+	u->work.loop = d->loop;
+	u->work.done = forgotten;
+	if (store_remove_behind(d->store, &u->work, u->vm->def->name, &e) < 0) {
 		give_up(u, &e);
 		return;
 	}
 	memcpy(name, u->vm->def->name, sizeof(name));
 	vm_remove(u->vm);
+	if (u->call)
+		u->call->vm = NULL;
 	daemon_emit(d, EVENT_VM_UNDEFINED, name, NULL);
-	if (permissions_forget_vm(&d->permissions, name) && daemon_keep_permissions(d, &e) < 0)
-		log_error("permissions", "not kept: %s", e.msg);
-	answer(u);
-	undefine_free(u);
+	if (permissions_forget_vm(&d->permissions, name))
+		daemon_keep_permissions(d, NULL);
 }
 
 /* ---- its images ---- */

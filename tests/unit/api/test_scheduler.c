@@ -44,7 +44,7 @@ static int setup(void **state)
 	assert_int_equal(js_parse(DEFINITION, strlen(DEFINITION), "vm", &o, &e), 0);
 	assert_int_equal(definition_parse(o, NULL, &def, &e), 0);
 	kept = definition_to_json(def);
-	assert_int_equal(store_save_definition(f->d.store, "vm1", kept, &e), 0);
+	assert_int_equal(store_save_definition_soon(f->d.store, "vm1", kept, "marker", &e), 0);
 	assert_int_equal(vm_add(&f->d, def, &f->vm), 0);
 	assert_int_equal(scheduler_new(&f->d, &f->d.scheduler, &e), 0);
 	assert_int_equal(schedule_set_every(&f->plan, "1h", &e), 0);

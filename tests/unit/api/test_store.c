@@ -5,7 +5,9 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/loop.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -66,14 +68,50 @@ static struct store *opened(const char *dir)
 	return s;
 }
 
-static void define(struct store *s, const char *name)
+static void work_done(struct store_work *w)
+{
+	w->done = NULL; /* once */
+}
+
+/* For a work that is given to the store. */
+static void begin(struct store_work *w, struct loop *l)
+{
+	w->loop = l;
+	w->done = work_done;
+	w->r = 1;
+}
+
+static int finish(struct store *s, struct store_work *w)
+{
+	while (store_owes(s))
+		loop_run_once(w->loop, UINT64_MAX);
+	assert_null(w->done);
+	return w->r;
+}
+
+static void draft(struct store *s, struct store_work *w, struct loop *l, const char *name)
 {
 	CLEANUP_JS struct json_object *o = json_object_new_object();
+
+	js_put_str(o, "name", name);
+	begin(w, l);
+	store_write_draft(s, w, o);
+}
+
+static void define(struct store *s, const char *name)
+{
+	struct store_work w;
+	struct loop *l;
 	struct err e;
 
-	js_put_int(o, "version", 1);
-	js_put_str(o, "name", name);
-	assert_int_equal(store_save_definition(s, name, o, &e), 0);
+	assert_int_equal(loop_new(8, &l, &e), 0);
+	draft(s, &w, l, name);
+	assert_int_equal(finish(s, &w), 0);
+	assert_int_equal(store_keep_draft(s, &w, name, &e), 0);
+	begin(&w, l);
+	store_sync_definition(s, &w, name);
+	assert_int_equal(finish(s, &w), 0);
+	loop_free(l);
 }
 
 static void put(const char *dir, const char *name, const char *text)
@@ -118,6 +156,126 @@ static void test_round_trip(void **state)
 	assert_string_equal(seen.names, "vm1 ");
 	assert_int_equal(seen.last_n, 99);
 	store_close(s);
+}
+
+/* What is not kept is not there, for this daemon or for the next. */
+static void test_drafts(void **state)
+{
+	struct store *s = opened(*state);
+	struct store_work w[3];
+	struct seen seen = { 0 };
+	struct loop *l;
+	struct err e;
+
+	assert_int_equal(loop_new(8, &l, &e), 0);
+	for (unsigned i = 0; i < 3; i++)
+		draft(s, &w[i], l, i ? "b" : "a");
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(finish(s, &w[i]), 0);
+	store_drop_draft(s, &w[1]);
+	assert_int_equal(store_keep_draft(s, &w[1], "b", &e), -ENOENT);
+	assert_int_equal(store_keep_draft(s, &w[0], "a", &e), 0);
+	store_load(s, note, &seen);
+	assert_string_equal(seen.names, "a ");
+	assert_true(there(*state, ".draft-3"));
+	store_close(s);
+	s = opened(*state);
+	assert_false(there(*state, ".draft-3"));
+	store_close(s);
+	loop_free(l);
+}
+
+/* What waits to be written is not written into the folder of a new one of that name. */
+static void test_removed_behind(void **state)
+{
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+	struct store *s = opened(*state);
+	struct seen seen = { 0 };
+	struct store_work old, new;
+	struct loop *l;
+	struct err e;
+
+	assert_int_equal(loop_new(8, &l, &e), 0);
+	define(s, "vm1");
+	put(*state, "vm1/managed.save", "state");
+	for (unsigned i = 0; i < 100; i++) /* of which the last waits for the others */
+		store_save_file(s, i % 2 ? "a.json" : "b.json", o);
+	store_save_state(s, "vm1", o);
+	draft(s, &new, l, "vm1");
+	begin(&old, l);
+	assert_int_equal(store_remove_behind(s, &old, "vm1", &e), 0);
+	assert_false(there(*state, "vm1/definition.json"));
+	while (new.done)
+		loop_run_once(l, UINT64_MAX);
+	assert_int_equal(store_keep_draft(s, &new, "vm1", &e), 0);
+	assert_int_equal(finish(s, &old), 0);
+	store_settle(s);
+	assert_true(there(*state, "vm1/definition.json"));
+	assert_false(there(*state, "vm1/state.json"));
+	assert_false(there(*state, "vm1/managed.save"));
+	begin(&old, l);
+	assert_int_equal(store_remove_behind(s, &old, "vm1", &e), 0);
+	assert_int_equal(finish(s, &old), 0);
+	assert_false(there(*state, "vm1"));
+	store_load(s, note, &seen);
+	assert_int_equal(seen.count, 0);
+	store_close(s);
+	loop_free(l);
+}
+
+/* A daemon was killed in the middle of an undefine. */
+static void test_remains(void **state)
+{
+	struct store *s = opened(*state);
+	struct seen seen = { 0 };
+	char path[128];
+
+	for (unsigned i = 0; i < 3; i++) {
+		snprintf(path, sizeof(path), "vm%u", i);
+		define(s, path);
+		snprintf(path, sizeof(path), "vm%u/undefine.json", i);
+		put(*state, path, "{}");
+	}
+	snprintf(path, sizeof(path), "%s/vms/vm0/definition.json", (char *)*state);
+	assert_int_equal(unlink(path), 0);
+	put(*state, "vm1/definition.json", "damaged");
+	store_load(s, note, &seen);
+	assert_string_equal(seen.names, "vm2 ");
+	assert_false(there(*state, "vm0"));
+	assert_true(there(*state, "vm1/undefine.json"));
+	assert_true(there(*state, "vm2/undefine.json"));
+	store_close(s);
+}
+
+/* What would be put aside when it is loaded is not saved. */
+static void test_too_large(void **state)
+{
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+	const size_t size = 4 * 1024 * 1024;
+	struct store *s = opened(*state);
+	char *text = malloc(size + 1);
+	struct store_work w;
+	struct loop *l;
+	struct err e;
+
+	assert_non_null(text);
+	memset(text, 'x', size);
+	text[size] = 0;
+	assert_int_equal(loop_new(8, &l, &e), 0);
+	js_put_str(o, "text", text);
+	free(text);
+	begin(&w, l);
+	store_write_draft(s, &w, o);
+	assert_int_equal(finish(s, &w), -EFBIG);
+	assert_int_equal(store_write_file(s, "x.json", o, &e), -EFBIG);
+	begin(&w, l);
+	store_write_file_behind(s, &w, "x.json", o);
+	assert_int_equal(finish(s, &w), -EFBIG);
+	assert_int_equal(store_save_definition_soon(s, "vm1", o, "fork.pending", &e), -EFBIG);
+	assert_null(store_load_file(s, "x.json"));
+	assert_false(there(*state, "vm1"));
+	store_close(s);
+	loop_free(l);
 }
 
 /* A clone is there with its marker, or not at all, whatever is left from before. */
@@ -229,6 +387,10 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_round_trip, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_drafts, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_removed_behind, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_remains, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_too_large, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_with_a_marker, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_damage, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_half_written, setup, teardown),

@@ -1,0 +1,99 @@
+"""A disk that takes its time: who asks for what is kept on it waits, and nobody else does."""
+
+import os
+import threading
+import time
+
+import pytest
+
+from conftest import BUILD, FAKE_VM, Daemon, QmpError
+
+SYNC_MS = 150
+PRELOAD = os.path.abspath(os.path.join(BUILD, "helpers/slow_sync.so"))
+
+
+@pytest.fixture
+def slow(tmp_path):
+    if "asan" in BUILD or not os.path.exists(PRELOAD):
+        pytest.skip("slow_sync.so is not built, or has to come behind a sanitizer")
+    d = Daemon(tmp_path, vm_program=FAKE_VM, env={"LD_PRELOAD": PRELOAD, "SLOW_SYNC_MS": str(SYNC_MS)})
+    yield d
+    d.close()
+
+
+def definition(slow, name):
+    return {"name": name, "memory": "32M", "boot": {"kernel": str(slow.tmp / "kernel")}}
+
+
+class Looker(threading.Thread):
+    """Asks for the list all the time."""
+
+    def __init__(self, daemon):
+        super().__init__(daemon=True)
+        self.q, self.end, self.slowest = daemon.qmp(), False, 0
+        self.start()
+
+    def run(self):
+        while not self.end:
+            begin = time.monotonic()
+            self.q.run("vm-list")
+            self.slowest = max(self.slowest, time.monotonic() - begin)
+
+    def stop(self):
+        self.end = True
+        self.join()
+        return self.slowest * 1e3
+
+
+def test_queries_do_not_wait(slow):
+    (slow.tmp / "kernel").write_bytes(b"none\n")
+    q = slow.qmp()
+    looker, begin = Looker(slow), time.monotonic()
+    assert q.run("vm-define", definition=definition(slow, "a"))["created"]
+    assert (time.monotonic() - begin) * 1e3 >= 2 * SYNC_MS, "it was answered before it was kept"
+    assert not q.run("vm-define", definition=definition(slow, "a"))["created"]
+    q.run("permission-grant", user=1234, role="owner", vm="a")
+    q.run("permission-revoke", user=1234, vm="a")
+    q.run("vm-undefine", vm="a")
+    assert looker.stop() < SYNC_MS
+
+
+def test_one_after_the_other(slow):
+    """What meets on its way to the disk is as if one had come after the other."""
+    (slow.tmp / "kernel").write_bytes(b"none\n")
+    clients, answers = [slow.qmp() for _ in range(6)], []
+
+    def ask(i):
+        try:
+            if i % 3 == 2:
+                clients[i].run("vm-undefine", vm="a")
+            else:
+                clients[i].run("vm-define", definition=definition(slow, "a"))
+            answers.append("ok")
+        except QmpError as e:
+            answers.append(e.cls)
+
+    clients[0].run("vm-define", definition=definition(slow, "a"))
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(6)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join(20)
+    assert len(answers) == 6 and set(answers) <= {"ok", "NotFound", "AlreadyExists"} and "ok" in answers
+    names = [v["name"] for v in slow.qmp().run("vm-list")["vms"]]
+    assert names == os.listdir(slow.state / "vms")
+    slow.stop()
+    slow.start()
+    assert [v["name"] for v in slow.qmp().run("vm-list")["vms"]] == names
+
+
+def test_the_end_waits_for_what_was_begun(slow):
+    (slow.tmp / "kernel").write_bytes(b"none\n")
+    q = slow.qmp()
+    q.send(b'{"execute":"vm-define","arguments":{"definition":{"name":"a","memory":"32M","boot":{"kernel":"%s"}}}}'
+           % str(slow.tmp / "kernel").encode())
+    time.sleep(SYNC_MS / 2e3)
+    assert slow.stop() == 0
+    assert "return" in q.answer()
+    slow.start()
+    assert [v["name"] for v in slow.qmp().run("vm-list")["vms"]] == ["a"]
