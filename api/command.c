@@ -40,18 +40,24 @@ static void call_free(struct call *c)
 	free(c);
 }
 
+/* As it was named. NULL: none was. */
+static const char *vm_named(const struct call *c)
+{
+	const char *name = c->vm ? c->vm->def->name : js_get_str(c->args, "vm");
+
+	return name ? name : js_get_str(js_get(c->args, "definition"), "name");
+}
+
 /* Calls that change something, those that were refused too. */
 static void call_audit(struct call *c, struct json_object *answer)
 {
 	CLEANUP_JS struct json_object *line = NULL;
 	struct json_object *error = js_get(answer, "error");
-	const char *vm = c->vm ? c->vm->def->name : js_get_str(c->args, "vm");
+	const char *vm = vm_named(c);
 	struct timespec ts;
 
 	if (!c->command || !(c->command->flags & COMMAND_MUTATES) || c->left_out < 0)
 		return;
-	if (!vm)
-		vm = js_get_str(js_get(c->args, "definition"), "name");
 	clock_gettime(CLOCK_REALTIME, &ts);
 	line = json_object_new_object();
 	js_put_int(line, "time", (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec);
@@ -205,6 +211,15 @@ static const char *check_mode(const struct conn *conn, const struct command *com
 	return NULL;
 }
 
+/* The VM that would be changed: by its name alone, as a definition's is no uuid. */
+static const char *vm_defined(const struct call *c)
+{
+	const char *name = js_get_str(js_get(c->args, "definition"), "name");
+	const struct vm *vm = name ? vm_find(c->daemon, name) : NULL;
+
+	return vm && !strcmp(vm->def->name, name) ? vm->def->name : NULL;
+}
+
 /* Whom the call is about, by name: NULL when it is about none, or about one that is not there. */
 static const char *vm_concerned(const struct call *c)
 {
@@ -214,6 +229,8 @@ static const char *vm_concerned(const struct call *c)
 
 	if (vm)
 		return vm->def->name;
+	if (c->command->flags & COMMAND_DEFINES)
+		return vm_defined(c);
 	if (!name)
 		return NULL;
 	if (c->command->flags & COMMAND_CONCERNS_JOB) {
@@ -227,7 +244,7 @@ static const char *vm_concerned(const struct call *c)
 static void tell_denial(struct call *c)
 {
 	struct json_object *data = json_object_new_object();
-	const char *vm = c->vm ? c->vm->def->name : js_get_str(c->args, "vm");
+	const char *vm = vm_named(c);
 	char name[VM_NAME_MAX + 1];
 
 	js_put_str(data, "command", c->command->name);

@@ -57,6 +57,9 @@ int identity_complete(struct daemon *d, struct definition *def, const struct vm 
 		if (!definition_has_mac(n) && mac_make(d, def, n, e) < 0)
 			return -EIO;
 		holder = mac_holder(d, n->mac, old);
+		if (holder && !permissions_seen_together(&d->permissions, def->name, holder->def->name))
+			return err_set(e, -EEXIST, ERR_EXISTS,
+				"interfaces[%u].mac: is taken by another VM; leave it out and one is made", i);
 		if (holder)
 			return err_set(e, -EEXIST, ERR_EXISTS,
 				"interfaces[%u].mac: is taken by VM '%s'; leave it out and one is made", i,

@@ -39,6 +39,7 @@ enum command_flags {
 	COMMAND_FILTERS = 128, /* shows those who know only some VMs no others */
 	COMMAND_RETURNS_LIST = 256, /* of what `returns` says; NULL: of anything */
 	COMMAND_RETURNS_STRING = 512,
+	COMMAND_DEFINES = 1024, /* `definition` has the name of a VM: the role for that counts, if it is there */
 };
 
 struct command {

@@ -749,8 +749,9 @@ def test_each_role_and_each_command(shared, grant, role):
     for vm in ("mine", "other"):
         for name, needs, takes in commands:
             # An unknown argument: whoever may call it gets no further than that.
-            asked.append([name, {**({"vm": vm} if takes[:1] == ["vm"] else {}), "no-such": 1}])
-            here = len(grant) == 1 or (takes[:1] == ["vm"] and vm == "mine")
+            about = {"vm": vm} if takes[:1] == ["vm"] else {"definition": {"name": vm}} if name == "vm-define" else {}
+            asked.append([name, {**about, "no-such": 1}])
+            here = len(grant) == 1 or (about and vm == "mine")
             want.append(ranks.index(needs) <= (ranks.index(role) if here else 0) or name in filtered)
     answers = as_nobody(shared, *asked)
     for (name, a), w, answer in zip(asked, want, answers):

@@ -173,6 +173,40 @@ def test_an_owner_of_one_vm_makes_no_others(shared, files):  # noqa: F811
     assert [v["name"] for v in shared.qmp().run("vm-list")["vms"]] == ["mine", "other"]
 
 
+def test_an_owner_changes_their_own(shared, files):  # noqa: F811
+    """With their own files; nobody else's VM by its name or uuid, and none that is not there."""
+    shared.cairn("revoke", "--user", "nobody")
+    shared.cairn("grant", "owner", "mine", "--user", "nobody")
+    q = shared.qmp()
+    uuids = {v["name"]: v["uuid"] for v in q.run("vm-list")["vms"]}
+    a = define(shared, "mine", files / "mine.raw")
+    assert (a["return"]["name"], a["return"]["uuid"], a["return"]["created"]) == ("mine", uuids["mine"], False)
+    assert json.loads(shared.cairn("dumpjson", "mine").stdout)["disks"][0]["path"] == str(files / "mine.raw")
+    assert json.loads((shared.state / "vms/mine/definition.json").read_text())["definer"]["user"] == NOBODY
+    assert [p for p in json.loads(shared.cairn("permissions", "--format", "json").stdout)
+            if (p["role"], p["vm"]) == ("owner", "mine")]
+    assert refused(define(shared, "mine", files / "roots.raw"), "disks[0].path")
+    assert refused(define(shared, "mine", kernel="/etc/shadow"), "boot.kernel")
+    for name in ("other", "new", uuids["mine"], uuids["other"], "", "mine ", None, ["mine"]):
+        for validate in (False, True):
+            e = define(shared, name, files / "mine.raw", validate=validate)["error"]
+            assert e == {"class": "PermissionDenied",
+                         "desc": "vm-define needs the role of admin, and you have that of nobody"}, name
+    taken, = as_nobody(shared, ["vm-define", {"definition": {
+        **definition(shared, "mine", files / "mine.raw"), "uuid": uuids["other"]}}])
+    assert taken["error"]["class"] == "AlreadyExists" and "'other'" not in taken["error"]["desc"]
+    mac = {"interfaces": [{"type": "user", "mac": "52:54:00:00:00:01"}]}
+    q.run("vm-define", definition={**definition(shared, "other"), **mac})
+    taken, = as_nobody(shared, ["vm-define", {"definition": {**definition(shared, "mine", files / "mine.raw"), **mac}}])
+    assert "mac: is taken by another VM" in taken["error"]["desc"]
+    assert {v["name"]: v["uuid"] for v in q.run("vm-list")["vms"]} == uuids
+    # Less than an owner is not enough.
+    shared.cairn("grant", "operator", "mine", "--user", "nobody")
+    assert not allowed(define(shared, "mine", files / "mine.raw"))
+    # What was defined with their rights starts with them.
+    shared.cairn("start", "mine")
+
+
 def test_a_clone_that_is_being_made_keeps_its_definition(shared):  # noqa: F811
     """What goes with it, if it comes to nothing, are its own disks, not those of a new definition."""
     shared.define("src", cmdline="clone-takes=1500:c-2")
