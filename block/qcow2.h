@@ -142,4 +142,19 @@ int qcow2_repair(int fd, struct qcow2_header *h, enum qcow2_repair how, struct q
 /* New refcounts of 2^order bits, counted from the maps. As above. */
 int qcow2_refcounts_rebuild(int fd, struct qcow2_header *h, uint32_t order, struct err *e);
 
+/* What one snapshot holds, or the disk as it is, as an image of its own: the same size of clusters and backing
+ * file, no snapshots. Synchronous, and asks nothing of who has the image open. */
+struct qcow2_copy {
+	int from; /* for reading. Whoever writes to the image leaves that snapshot alone meanwhile; of the disk as
+		   * it is nobody writes */
+	int to;	  /* a file, whose content goes */
+	bool cloned; /* `to` has all of the file already, of one moment since the snapshot was made (FICLONE) */
+	const char *snapshot; /* its id; NULL: the disk as it is */
+	/* Of what is copied; non-zero: no further. NULL: not wanted. */
+	int (*step)(void *opaque, uint64_t done, uint64_t total);
+	void *opaque;
+};
+/* Returns 0; -EINVAL when tables are damaged, -ENOENT, -ENOTSUP, -ECANCELED, -errno. */
+int qcow2_copy(const struct qcow2_copy *c, struct err *e);
+
 #endif
