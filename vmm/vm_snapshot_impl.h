@@ -54,6 +54,10 @@ typedef int vmsnap_part_fn(struct machine_disk *d, struct tree_node *part, const
 /* For each part that disks other than the first have of the set that `of`, of the first, belongs to. */
 int vmsnap_parts(struct machine *m, const struct machine_disk *first, const struct tree_node *of,
 	vmsnap_part_fn *fn, const struct tree_node *arg, struct err *e);
+/* Ids of the snapshot `of`, the first disk's, on each disk that takes part, by the disk's index; disk: on that one
+ * alone, "" all. -ENOENT when one has no part of it. */
+int vmsnap_ids(struct machine *m, const struct machine_disk *first, const struct tree_node *of, const char *disk,
+	char ret[][BLOCK_SNAPSHOT_ID_MAX + 1], struct err *e);
 /* The part gets the name that n has, and is whole. */
 int vmsnap_part_settle(struct machine_disk *d, struct tree_node *part, const struct tree_node *n,
 	struct err *e);

@@ -38,6 +38,48 @@ int vmsnap_parts(struct machine *m, const struct machine_disk *first, const stru
 	return r;
 }
 
+static bool is_wanted(const struct machine *m, unsigned i, const char *disk)
+{
+	return vmsnap_disk_takes_part(m, i) && (!disk[0] || !strcmp(m->cfg.disks[i].id, disk));
+}
+
+static int part_id(struct machine_disk *d, const struct machine_disk *first, const struct tree_node *of,
+	char ret[BLOCK_SNAPSHOT_ID_MAX + 1], struct err *e)
+{
+	struct tree_node *n;
+	struct tree t;
+	int r = vmsnap_tree(d, &t, e);
+
+	if (r < 0)
+		return r;
+	n = d == first ? tree_find_id(&t, tree_id(of)) : tree_find_part(&t, of);
+	if (n)
+		memcpy(ret, n->info.id, BLOCK_SNAPSHOT_ID_MAX + 1);
+	else
+		r = err_set(e, -ENOENT, ERR_NOT_FOUND,
+			"disk %s has no snapshot '%s': it was added later, or the snapshot was deleted from it", d->id,
+			of->info.name);
+	tree_done(&t);
+	return r;
+}
+
+int vmsnap_ids(struct machine *m, const struct machine_disk *first, const struct tree_node *of, const char *disk,
+	char ret[][BLOCK_SNAPSHOT_ID_MAX + 1], struct err *e)
+{
+	bool any = false;
+	int r = 0;
+
+	for (unsigned i = 0; i < m->ndisks && !r; i++) {
+		if (!is_wanted(m, i, disk))
+			continue;
+		any = true;
+		r = part_id(&m->disks[i], first, of, ret[i], e);
+	}
+	if (!r && !any)
+		r = err_set(e, -ENOENT, ERR_NOT_FOUND, "the VM has no writable disk '%s'", disk);
+	return r;
+}
+
 static int part_delete(struct machine_disk *d, struct tree_node *part, const struct tree_node *arg,
 	struct err *e)
 {

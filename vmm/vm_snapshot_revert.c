@@ -1,12 +1,12 @@
 /* The way back. Stages: look (worker: everything that can be wrong is found here), go (main: pause,
  * disks, devices, vCPUs; memory comes on demand). */
 #include "base/cleanup.h"
-#include "base/file.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"
 #include "snapshot/pager.h"
 #include "vmm/machine_state.h"
+#include "vmm/map_store.h"
 #include "vmm/ram_load.h"
 #include "vmm/vm_snapshot_impl.h"
 
@@ -31,114 +31,7 @@ struct revert_job {
 	uint64_t started_ns;
 };
 
-/* ---- memory straight out of the image: the pager must not wait for the disk's loop ---- */
-
-struct map_store {
-	struct vmstate_store store;
-	struct block_vmstate_map map;
-	struct block_vmstate_extent extents[]; /* map.extents, moved here so that one free() takes all */
-};
-
-static int map_read(struct vmstate_store *s, uint64_t off, void *buf, size_t len)
-{
-	struct map_store *m = container_of(s, struct map_store, store);
-	uint8_t *p = buf;
-	int r = 0;
-
-	while (len && !r) {
-		uint64_t cluster = off / m->map.cluster_bytes, in = off % m->map.cluster_bytes, host, n;
-
-		if (cluster >= m->map.n)
-			return -EIO;
-		host = block_vmstate_map_host(&m->map, cluster, &n);
-		n = MIN(n * m->map.cluster_bytes - in, len);
-		if (host)
-			r = pread_full(m->map.fd, p, n, (off_t)(host + in));
-		else
-			memset(p, 0, n);
-		p += n;
-		off += n;
-		len -= n;
-	}
-	return r;
-}
-
-static int map_refuse_write(struct vmstate_store *s, uint64_t off, const void *buf, size_t len)
-{
-	(void)s;
-	(void)off;
-	(void)buf;
-	(void)len;
-	return -EROFS;
-}
-
-static int map_sync(struct vmstate_store *s)
-{
-	(void)s;
-	return 0;
-}
-
-static int map_store_new(struct machine_disk *d, const char *id, struct map_store **ret, struct err *e)
-{
-	struct block_vmstate_map map = { 0 };
-	struct map_store *m;
-	size_t bytes;
-	int r = disk_vmstate_map(d, id, &map, e);
-
-	if (r < 0)
-		return r;
-	bytes = map.nextents * sizeof(m->extents[0]);
-	m = malloc(sizeof(*m) + bytes);
-	if (!m) {
-		free(map.extents);
-		return err_set_errno(e, -ENOMEM, "snapshot");
-	}
-	m->store = (struct vmstate_store){ .read = map_read, .write = map_refuse_write, .sync = map_sync };
-	m->map = map;
-	m->map.extents = m->extents;
-	if (bytes)
-		memcpy(m->extents, map.extents, bytes);
-	free(map.extents);
-	*ret = m;
-	return 0;
-}
-
 /* ---- look: on the worker; the VM is not touched ---- */
-
-static bool is_wanted(const struct revert_job *x, unsigned i)
-{
-	return vmsnap_disk_takes_part(x->j.m, i) && (!x->v.disk[0] || !strcmp(x->j.m->cfg.disks[i].id, x->v.disk));
-}
-
-static int ids_find(struct revert_job *x)
-{
-	struct machine *m = x->j.m;
-	bool any = false;
-	int r = 0;
-
-	for (unsigned i = 0; i < m->ndisks && !r; i++) {
-		struct tree_node *n;
-		struct tree t;
-
-		if (!is_wanted(x, i))
-			continue;
-		any = true;
-		r = vmsnap_tree(&m->disks[i], &t, &x->j.e);
-		if (r < 0)
-			return r;
-		n = &m->disks[i] == x->first ? tree_find_id(&t, tree_id(x->node)) : tree_find_part(&t, x->node);
-		if (n)
-			memcpy(x->id[i], n->info.id, sizeof(x->id[i]));
-		else
-			r = err_set(&x->j.e, -ENOENT, ERR_NOT_FOUND,
-				"disk %s has no snapshot '%s': it was added later, or the snapshot was deleted "
-				"from it", m->cfg.disks[i].id, x->node->info.name);
-		tree_done(&t);
-	}
-	if (!r && !any)
-		r = err_set(&x->j.e, -ENOENT, ERR_NOT_FOUND, "the VM has no writable disk '%s'", x->v.disk);
-	return r;
-}
 
 /* Blocks of RAM that have a part in the clusters [first, end). */
 static void changed_set(struct revert_job *x, uint64_t first, uint64_t end)
@@ -264,7 +157,7 @@ static void look_run(struct work *w)
 	if (!j->r)
 		j->r = vmsnap_find(&x->tree, x->v.name, &x->node, &j->e);
 	if (!j->r)
-		j->r = ids_find(x);
+		j->r = vmsnap_ids(j->m, x->first, x->node, x->v.disk, x->id, &j->e);
 	if (j->r < 0)
 		return;
 	x->with_ram = x->node->info.vm_state_bytes && !x->v.disks_only && !j->m->cfg.images_only;
