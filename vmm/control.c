@@ -28,6 +28,7 @@ struct control {
 	struct vm *vm;
 	struct worker *worker;
 	uint64_t config_seq, work_seq;
+	bool forking; /* the work under way is for clones, which only this daemon knows */
 	uint8_t buf[CHANNEL_BODY_MAX];
 };
 
@@ -45,6 +46,8 @@ static void peer_drop(struct control *c)
 static void peer_lost(struct control *c)
 {
 	peer_drop(c);
+	if (c->forking)
+		vm_work_cancel(c->vm, NULL);
 	if (c->vm && vm_machine(c->vm)->cfg.images_only)
 		vm_end(c->vm, VM_REASON_USER, 0, NULL);
 }
@@ -155,6 +158,7 @@ static void create_over(void *opaque, const struct vm_snapshot_done *d)
 {
 	struct control *c = opaque;
 
+	c->forking = false;
 	peer_send(c, VM_MSG_SNAPSHOT_DONE, c->work_seq, d, sizeof(*d));
 }
 
@@ -263,14 +267,18 @@ static void snapshot_create(struct control *c, struct channel_msg *m)
 static void fork_request(struct control *c, struct channel_msg *m)
 {
 	uint64_t before = c->work_seq;
+	struct vm_fork *what = m->body;
 	struct err e = { 0 };
 	int r;
 
 	c->work_seq = m->head.seq;
-	r = m->nfds ? vm_fork(c->vm, c->worker, m->body, m->fds, m->nfds, create_over, c, &e) :
+	TERMINATE(what->snapshot);
+	r = m->nfds ? vm_fork(c->vm, c->worker, what, m->fds, m->nfds, create_over, c, &e) :
 		err_set(&e, -EINVAL, ERR_INVALID, "a fork needs a file");
-	m->nfds = 0; /* taken */
-	if (r < 0) {
+	if (!r) {
+		m->nfds = 0; /* taken */
+		c->forking = true;
+	} else {
 		c->work_seq = before;
 		reply(c, m->head.seq, r, &e);
 	}

@@ -77,9 +77,12 @@ static int rules_add(scmp_filter_ctx ctx)
 	for (size_t i = 0; i < ARRAY_SIZE(ioctl_types) && !r; i++)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
 			SCMP_A1(SCMP_CMP_MASKED_EQ, 0xff00, ioctl_types[i] << 8));
-	/* Of what file systems offer only that one: a clone's disk (vmm/fork_disks.h). */
+	/* Of what file systems offer only these: a clone's disk (vmm/fork_disks.h). */
 	if (!r)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, FICLONE, 0));
+	if (!r)
+		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
+			SCMP_A1(SCMP_CMP_EQ, FICLONERANGE, 0));
 	/* Memory, but never memory that can be executed. */
 	if (!r)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,

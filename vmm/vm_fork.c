@@ -19,15 +19,17 @@
 
 /* Stages: wait (worker, the guest runs), stop (main), stand (worker, the pause: what only a VM that stands
  * still allows), freeze (main: state, memory protected, and the guest goes on), write (worker: memory as it was,
- * the other copies of disks). Without write protection memory is written in `stand`, too. */
+ * copies of disks). Without write protection memory is written in `stand`, too. */
 struct fork_job {
 	struct vmsnap_job j;
 	int state_fd;
 	bool live;
 	bool stopped; /* by us: to be let go on */
+	bool held;    /* by the tracker: memory as it was at the freeze */
 	uint64_t stopped_ns;
 	struct state_writer sections;
 	struct fork_disks disks;
+	struct fork_progress progress;
 	struct vmstate_file file;
 	struct vmstate_header h;
 	uint32_t *crcs;
@@ -43,13 +45,6 @@ static void fork_free(struct fork_job *x)
 	fork_disks_done(&x->disks);
 	free(x->crcs);
 	free(x);
-}
-
-static int fork_step(void *opaque, uint64_t done, uint64_t total)
-{
-	struct fork_job *x = opaque;
-
-	return vm_work_step(x->j.vm, done, total);
 }
 
 static void stage(struct fork_job *x, void (*run)(struct work *w), void (*done)(struct work *w))
@@ -70,6 +65,9 @@ static void wait_run(struct work *w)
 			"part of the memory that this VM was restored from could not be read");
 	if (!j->r && x->live)
 		j->r = ram_watch(j->m, &j->e);
+	x->progress.total = x->h.layout.ram_bytes;
+	if (!j->r)
+		j->r = fork_disks_prepare(&x->disks, &j->e);
 }
 
 static int memory_write_standing(struct fork_job *x)
@@ -77,10 +75,11 @@ static int memory_write_standing(struct fork_job *x)
 	struct machine *m = x->j.m;
 	struct vmstate_source src = { .sections = x->sections.buf, .sections_bytes = x->sections.len,
 		.ram = m->mem.host, .ram_bytes = m->mem.bytes, .ram_fd = m->mem.fd };
-	struct vmstate_progress progress = { .step = fork_step, .opaque = x };
+	struct vmstate_progress progress = { .step = fork_progress_step, .opaque = &x->progress };
 	struct vmstate_result result = { 0 };
 	int r = memory_own(&m->mem, &x->j.e);
 
+	fork_progress_next(&x->progress, x->h.layout.ram_bytes);
 	if (!r)
 		r = vmstate_write(&x->file.store, &x->h, &src, &progress, &result, &x->j.e);
 	x->j.result.ram_bytes_written = result.ram_bytes_written;
@@ -91,7 +90,7 @@ static void stand_run(struct work *w)
 {
 	struct fork_job *x = container_of(w, struct fork_job, j.work);
 
-	x->j.r = fork_disks_copy(&x->disks, x->j.m, &x->j.e);
+	x->j.r = fork_disks_freeze(&x->disks, &x->j.e);
 	if (!x->j.r && !x->live)
 		x->j.r = memory_write_standing(x);
 }
@@ -108,7 +107,7 @@ static int block_write(struct fork_job *x, uint64_t block, const uint8_t *data)
 	r = x->file.store.write(&x->file.store, l->ram_offset + block * VMSTATE_BLOCK_BYTES, data, len);
 	x->j.result.ram_bytes_written += r < 0 ? 0 : len;
 	x->bytes_done += len;
-	return !r && fork_step(x, x->bytes_done, l->ram_bytes) ? -ECANCELED : r;
+	return !r && fork_progress_step(&x->progress, x->bytes_done, l->ram_bytes) ? -ECANCELED : r;
 }
 
 /* As it was at the freeze; blocks that do not come are zeros. */
@@ -133,8 +132,10 @@ static int memory_write_live(struct fork_job *x)
 {
 	struct vmstate_source src = { .sections = x->sections.buf, .sections_bytes = x->sections.len,
 		.ram_fd = -1 };
-	int r = blocks_write(x);
+	int r;
 
+	fork_progress_next(&x->progress, x->h.layout.ram_bytes);
+	r = blocks_write(x);
 	if (r == -ECANCELED)
 		return err_set(&x->j.e, r, ERR_CANCELLED, "it was cancelled");
 	if (r < 0)
@@ -153,14 +154,13 @@ static void write_run(struct work *w)
 {
 	struct fork_job *x = container_of(w, struct fork_job, j.work);
 
-	if (x->live)
+	if (!x->j.r && x->live)
 		x->j.r = memory_write_live(x);
-	if (x->live && x->j.m->tracker)
+	if (x->held && x->j.m->tracker)
 		tracker_save_end(x->j.m->tracker); /* whatever happened, writers may go on */
 	if (!x->j.r)
 		x->j.r = file_extend(x);
-	if (!x->j.r)
-		x->j.r = fork_disks_spread(&x->disks, &x->j.e);
+	x->j.r = fork_disks_finish(&x->disks, x->j.m, x->j.r, &x->j.e);
 }
 
 static void fork_done(struct work *w)
@@ -191,6 +191,7 @@ static int memory_hold(struct fork_job *x)
 	r = tracker_hold(t, &x->j.e);
 	if (!r)
 		tracker_save_begin(t, &all);
+	x->held = r == 0;
 	bitmap_done(&all);
 	return r;
 }
@@ -211,7 +212,7 @@ static void freeze(struct work *w)
 	if (!x->j.r && x->live)
 		x->j.r = memory_hold(x);
 	go_on(x);
-	if (x->j.r < 0) {
+	if (x->j.r < 0 && !x->disks.n) {
 		fork_done(w);
 		return;
 	}
@@ -234,16 +235,16 @@ static void stop(struct work *w)
 	if (!j->r)
 		j->r = machine_save(j->m, &x->sections, &j->e);
 	/* With nothing that takes long the guest waits for no other thread. */
-	if (j->r < 0 || (x->live && !x->disks.nfds))
+	if (j->r < 0 || (x->live && !x->disks.n))
 		freeze(w);
 	else
 		stage(x, stand_run, freeze);
 }
 
-static int fork_check(const struct machine *m, const struct fork_disks *d, struct err *e)
+static int fork_check(struct machine *m, struct fork_disks *d, struct err *e)
 {
 	if (m->cfg.images_only)
-		return err_set(e, -EBUSY, ERR_WRONG_STATE, "the VM is off; start it first");
+		return err_set(e, -EBUSY, ERR_WRONG_STATE, "the VM is off; start it first, or name a snapshot");
 	if (m->cfg.huge_pages)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
 			"memory in huge pages cannot be shared with clones; set \"hugepages\": false and "
@@ -251,26 +252,40 @@ static int fork_check(const struct machine *m, const struct fork_disks *d, struc
 	return fork_disks_check(d, m, e);
 }
 
+static struct fork_job *fork_new(struct vm *vm, struct worker *w, const struct vm_fork *f, const int *fds,
+	unsigned nfds, struct err *e)
+{
+	struct fork_job *x = vmsnap_job_new(sizeof(*x), vm, w, "fork", e);
+
+	if (!x)
+		return NULL;
+	x->state_fd = fds[0];
+	x->disks.copies = f->copies;
+	x->disks.nfds = nfds - 1;
+	memcpy(x->disks.fds, fds + 1, (nfds - 1) * sizeof(*fds));
+	x->disks.progress = &x->progress;
+	x->progress.vm = vm;
+	return x;
+}
+
 int vm_fork(struct vm *vm, struct worker *w, const struct vm_fork *f, const int *fds, unsigned nfds,
 	vm_snapshot_done_fn *done, void *opaque, struct err *e)
 {
 	struct machine *m = vm_machine(vm);
-	struct fork_disks disks = { .nfds = nfds - 1, .copies = f->copies, .step = fork_step };
-	struct fork_job *x = NULL;
+	struct fork_job *x;
 	int r;
 
-	memcpy(disks.fds, fds + 1, (nfds - 1) * sizeof(*fds));
-	r = fork_check(m, &disks, e);
-	if (!r)
-		x = vmsnap_job_new(sizeof(*x), vm, w, "fork", e);
-	if (!x) {
-		fork_disks_done(&disks);
-		close(fds[0]);
-		return r < 0 ? r : -EBUSY;
+	if (f->snapshot[0])
+		return vm_fork_snapshot(vm, w, f, fds, nfds, done, opaque, e);
+	x = fork_new(vm, w, f, fds, nfds, e);
+	if (!x)
+		return -EBUSY;
+	r = fork_check(m, &x->disks, e);
+	if (r < 0) {
+		vm_work_end(vm);
+		free(x);
+		return r;
 	}
-	x->state_fd = fds[0];
-	x->disks = disks;
-	x->disks.opaque = x;
 	x->j.done = done;
 	x->j.opaque = opaque;
 	x->live = m->uffd.can_protect && !memory_is_view(&m->mem);

@@ -14,9 +14,13 @@ struct machine;
 struct vm;
 struct worker;
 
-/* fds: nfds, as VM_MSG_FORK says; taken. Of the result, pause, total and ram_bytes_written are
- * filled in. */
+/* fds: nfds (1 or more), as VM_MSG_FORK says; taken on success only. Of the result, pause, total and
+ * ram_bytes_written are filled in. */
 int vm_fork(struct vm *vm, struct worker *w, const struct vm_fork *f, const int *fds, unsigned nfds,
+	vm_snapshot_done_fn *done, void *opaque, struct err *e);
+/* The same of a snapshot (vm_fork_snapshot.c): memory, devices and disks are what they were then. Nothing of the VM
+ * stands still for it, and it may be off. */
+int vm_fork_snapshot(struct vm *vm, struct worker *w, const struct vm_fork *f, const int *fds, unsigned nfds,
 	vm_snapshot_done_fn *done, void *opaque, struct err *e);
 
 /* In a clone, in place of machine_restore(). fd: taken. */

@@ -55,7 +55,8 @@ enum vm_msg_type {
 	VM_MSG_SNAPSHOT_SET = 18,    /* struct vm_snapshot_set: rename, describe, tag */
 	VM_MSG_SNAPSHOT_SIZE = 21,   /* struct vm_snapshot_name; answered by VM_MSG_SNAPSHOTS: that one,
 				      * with own_bytes */
-	VM_MSG_FORK = 22,	     /* struct vm_fork: what clones begin with. The VM goes on; answered by
+	VM_MSG_FORK = 22,	     /* struct vm_fork: what clones begin with: the VM, which goes on, or one of
+				      * its snapshots, for which it may be off (`images_only`). Answered by
 				      * VM_MSG_SNAPSHOT_DONE. fds: an empty file in memory for a state as
 				      * VM_MSG_SAVE's; then for each writable disk, in order, its image, for
 				      * reading, and `copies` empty files that become what it is */
@@ -271,6 +272,7 @@ struct vm_snapshot_done {
 struct vm_fork {
 	uint32_t copies;
 	uint32_t reserved;
+	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* name or id; empty: what the VM is now */
 };
 
 struct vm_dump {
