@@ -1,4 +1,4 @@
-/* Handler: clones of a running VM. */
+/* Handler: clones of a running VM, or of a snapshot. */
 #include "api/command.h"
 #include "api/conn.h"
 #include "api/fork.h"
@@ -8,6 +8,7 @@
 #include "base/err.h"
 
 #include <errno.h>
+#include <string.h>
 
 static int how_take(struct call *c, struct fork_how *how, struct err *e)
 {
@@ -18,7 +19,20 @@ static int how_take(struct call *c, struct fork_how *how, struct err *e)
 	how->name = js_get_str(c->args, "name");
 	how->count = (unsigned)count;
 	how->paused = js_get_bool(c->args, "paused", false);
+	how->snapshot = js_get_str(c->args, "snapshot");
+	if (how->snapshot && (!*how->snapshot || strlen(how->snapshot) > VM_SNAPSHOT_NAME_MAX))
+		return err_set(e, -EINVAL, ERR_INVALID, "snapshot: 1 to %d bytes", VM_SNAPSHOT_NAME_MAX);
 	return 0;
+}
+
+/* A snapshot does not change, whatever the VM does. */
+static int state_check(const struct vm *vm, const struct fork_how *how, struct err *e)
+{
+	int r = how->snapshot ? 0 : vm_state_check(vm->def->name, vm->state, VM_ASK_FORK, e);
+
+	if (r < 0)
+		return r;
+	return how->snapshot ? vm_check_free(vm, "clone", e) : vm_check_idle(vm, "clone", e);
 }
 
 void command_vm_fork(struct call *c)
@@ -32,9 +46,9 @@ void command_vm_fork(struct call *c)
 	if (conn_role(c->conn) < ROLE_ADMIN)
 		r = err_set(&e, -EPERM, ERR_PERMISSION, "to make VMs takes the role of admin of all");
 	if (!r)
-		r = vm_check_idle(c->vm, "clone", &e);
-	if (!r)
 		r = how_take(c, &how, &e);
+	if (!r)
+		r = state_check(c->vm, &how, &e);
 	if (!r)
 		r = fork_begin(c->vm, &how, js_get_str(c->args, "job-id"), &j, &e);
 	if (r < 0)

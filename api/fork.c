@@ -1,10 +1,12 @@
 #include "api/fork.h"
-#include "api/identity.h"
 #include "api/daemon.h"
 #include "api/definition.h"
+#include "api/identity.h"
+#include "api/images.h"
 #include "api/job.h"
 #include "api/js.h"
 #include "api/rights.h"
+#include "api/snapshots.h"
 #include "api/store.h"
 #include "api/vm.h"
 #include "api/vm_process.h"
@@ -44,6 +46,7 @@ struct fork {
 	int state_fd;
 	int *disk_fds; /* for the source's process: of each disk that it writes to, the image and the copies */
 	unsigned ndisk_fds;
+	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* empty: what the source is now */
 	bool paused, failed;
 	struct err e;
 	uint64_t begun_ns, pause_ns, ram_bytes_written;
@@ -410,6 +413,7 @@ static void forked(void *opaque, int r, const struct vm_answer *a, const struct 
 		f->pause_ns = a->snapshot->pause_ns;
 		f->ram_bytes_written = a->snapshot->ram_bytes_written;
 	}
+	f->job->unit = "clones";
 	go_on(f);
 }
 
@@ -426,9 +430,8 @@ static void fork_cancel(struct job *j)
 {
 	struct fork *f = j->opaque;
 
-	if (!f->next && j->vm->proc)
-		vm_process_request(j->vm->proc, VM_MSG_CANCEL, NULL, 0, -1, CANCEL_TIMEOUT_NS, cancelled,
-			NULL);
+	if (!f->next && (j->vm->proc || j->vm->images))
+		snapshots_request(j->vm, VM_MSG_CANCEL, NULL, 0, CANCEL_TIMEOUT_NS, cancelled, NULL);
 }
 
 static void fork_release(struct job *j)
@@ -472,7 +475,8 @@ static void fork_send(struct fork *f)
 	int fds[CHANNEL_FDS_MAX] = { f->state_fd };
 
 	memcpy(fds + 1, f->disk_fds, f->ndisk_fds * sizeof(*fds));
-	vm_process_request_fds(f->source->proc, VM_MSG_FORK, &body, sizeof(body), fds, f->ndisk_fds + 1,
+	memcpy(body.snapshot, f->snapshot, sizeof(body.snapshot));
+	snapshots_request_fds(f->source, VM_MSG_FORK, &body, sizeof(body), fds, f->ndisk_fds + 1,
 		VM_PROCESS_NO_TIMEOUT, forked, f);
 	disk_fds_close(f);
 }
@@ -514,8 +518,7 @@ static int fork_submit(struct fork *f, const char *job_id, struct err *e)
 
 	if (r < 0)
 		return r;
-	f->job->unit = "clones";
-	f->job->opaque = f;
+	f->job->opaque = f; /* at first bytes, of memory and disks; then clones */
 	f->job->release = fork_release;
 	f->job->cancel = fork_cancel;
 	f->begun_ns = loop_now_ns();
@@ -545,6 +548,7 @@ int fork_begin(struct vm *vm, const struct fork_how *how, const char *job_id, st
 
 	f->source = vm;
 	f->paused = how->paused;
+	snprintf(f->snapshot, sizeof(f->snapshot), "%s", how->snapshot ? how->snapshot : "");
 	r = fork_prepare(f, how, e);
 	if (!r)
 		r = fork_submit(f, job_id, e);

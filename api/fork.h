@@ -1,5 +1,5 @@
-/* fork: running copies of a running VM, as a job. The VM stands still while its state goes into a file in
- * memory; the clones begin with it and share its pages until they write to them.
+/* fork: running copies of a running VM, or of a snapshot, as a job. The state goes into a file in memory, and the
+ * disks are copied; the clones begin with it and share its pages until they write to them.
  *
  * All of them or none. A clone's definition is in the state folder before its process is there, beside a
  * marker that goes when the job has succeeded: clones of a job that a daemon did not live to end are
@@ -21,6 +21,7 @@ struct fork_how {
 	const char *name;
 	unsigned count; /* 0: one, that has the name; else so many, with -1, -2, ... behind it */
 	bool paused;
+	const char *snapshot; /* NULL: what the VM is now; else it may be off */
 };
 
 /* Result: count, first, last (names), pause, total (ns), ram-bytes-written. Names that are taken and what

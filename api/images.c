@@ -17,6 +17,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #define QUIT_TIMEOUT_NS (5 * 1000000000ULL)
 /* What it is at may take a while to come to an end. */
@@ -29,6 +30,8 @@ struct wanted {
 	enum vm_msg_type type;
 	void *body;
 	size_t len;
+	int *fds; /* owned */
+	unsigned nfds;
 	uint64_t timeout_ns;
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e);
 	void *opaque;
@@ -76,6 +79,9 @@ static void wanted_free(struct wanted *w)
 {
 	if (!w)
 		return;
+	for (unsigned k = 0; k < w->nfds; k++)
+		close(w->fds[k]);
+	free(w->fds);
 	free(w->body);
 	free(w);
 }
@@ -157,7 +163,8 @@ static void wanted_send(struct images *i)
 
 	while ((w = wanted_take(i))) {
 		i->asked++;
-		vm_process_request(i->proc, w->type, w->body, w->len, -1, w->timeout_ns, answered, w);
+		vm_process_request_fds(i->proc, w->type, w->body, w->len, w->fds, w->nfds, w->timeout_ns, answered,
+			w);
 	}
 }
 
@@ -307,8 +314,30 @@ static struct images *images_of(struct vm *vm)
 	return vm->images;
 }
 
+/* One that cannot be copied is missing when it is sent, which is refused then. */
+static void wanted_take_fds(struct wanted *w, const int *fds, unsigned nfds)
+{
+	w->fds = calloc(nfds + 1, sizeof(*w->fds));
+	if (!w->fds)
+		abort();
+	for (unsigned k = 0; k < nfds; k++) {
+		int fd = fcntl(fds[k], F_DUPFD_CLOEXEC, 3);
+
+		if (fd >= 0)
+			w->fds[w->nfds++] = fd;
+	}
+}
+
 void images_request(struct vm *vm, enum vm_msg_type type, const void *body, size_t len,
 	uint64_t timeout_ns,
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
+	void *opaque)
+{
+	images_request_fds(vm, type, body, len, NULL, 0, timeout_ns, done, opaque);
+}
+
+void images_request_fds(struct vm *vm, enum vm_msg_type type, const void *body, size_t len,
+	const int *fds, unsigned nfds, uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *opaque)
 {
@@ -322,6 +351,7 @@ void images_request(struct vm *vm, enum vm_msg_type type, const void *body, size
 	w->images = i;
 	w->type = type;
 	w->len = len;
+	wanted_take_fds(w, fds, nfds);
 	w->timeout_ns = timeout_ns;
 	w->done = done;
 	w->opaque = opaque;

@@ -17,6 +17,11 @@ void images_request(struct vm *vm, enum vm_msg_type type, const void *body, size
 	uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *opaque);
+/* The same with files; borrowed. */
+void images_request_fds(struct vm *vm, enum vm_msg_type type, const void *body, size_t len,
+	const int *fds, unsigned nfds, uint64_t timeout_ns,
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
+	void *opaque);
 /* False: no such process is there. True: run is called when it has gone, and has let go of the images;
  * the VM may be gone by then, too, or another process be there. Not called when the daemon ends. */
 bool images_wait(struct vm *vm, void (*run)(void *opaque), void *opaque);

@@ -16,10 +16,17 @@ void snapshots_request(struct vm *vm, enum vm_msg_type type, const void *body, s
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *opaque)
 {
+	snapshots_request_fds(vm, type, body, len, NULL, 0, timeout_ns, done, opaque);
+}
+
+void snapshots_request_fds(struct vm *vm, enum vm_msg_type type, const void *body, size_t len, const int *fds,
+	unsigned nfds, uint64_t timeout_ns,
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e), void *opaque)
+{
 	if (vm->proc && vm_state_is_active(vm->state))
-		vm_process_request(vm->proc, type, body, len, -1, timeout_ns, done, opaque);
+		vm_process_request_fds(vm->proc, type, body, len, fds, nfds, timeout_ns, done, opaque);
 	else
-		images_request(vm, type, body, len, timeout_ns, done, opaque);
+		images_request_fds(vm, type, body, len, fds, nfds, timeout_ns, done, opaque);
 }
 
 /* ---- one of them ---- */

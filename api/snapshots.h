@@ -28,6 +28,11 @@ void snapshots_request(struct vm *vm, enum vm_msg_type type, const void *body, s
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *opaque);
 
+/* The same with files; borrowed. */
+void snapshots_request_fds(struct vm *vm, enum vm_msg_type type, const void *body, size_t len, const int *fds,
+	unsigned nfds, uint64_t timeout_ns,
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e), void *opaque);
+
 /* All of them. s: borrowed, NULL on failure. */
 void snapshots_fetch(struct vm *vm,
 	void (*done)(void *opaque, int r, const struct snapshots *s, const struct err *e),

@@ -133,5 +133,7 @@ void vm_when_gone(struct vm *vm, void (*gone)(struct vm *vm, void *opaque), void
 void vm_take_back(struct vm *vm);
 /* Is something under way that excludes `what`? Returns 0 or -EBUSY. */
 int vm_check_idle(const struct vm *vm, const char *what, struct err *e);
+/* The same for what is asked of its snapshots: a process that looks at its images is no hindrance. */
+int vm_check_free(const struct vm *vm, const char *what, struct err *e);
 
 #endif

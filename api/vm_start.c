@@ -49,6 +49,15 @@ int vm_check_idle(const struct vm *vm, const char *what, struct err *e)
 	return 0;
 }
 
+/* While it is started or stopped, or its old process ends, its disks are held. */
+int vm_check_free(const struct vm *vm, const char *what, struct err *e)
+{
+	if (!vm->job && !vm->starting && !vm->start_waits && !vm->destroying &&
+		(!vm->proc || vm_state_is_active(vm->state)))
+		return 0;
+	return vm->job ? job_check_free(vm, what, e) : vm_check_idle(vm, what, e);
+}
+
 /* ---- start ---- */
 
 static int in_use(const struct vm *vm, unsigned i, const struct vm *by, struct err *e)

@@ -31,6 +31,8 @@ static const struct vm_transition transitions[] = {
 	{ VM_ASK_DROP_SAVED, BIT(VM_SAVED), VM_SHUT_OFF, VM_EMITS_NOTHING },
 	{ VM_ASK_FORK, BIT(VM_RUNNING), VM_RUNNING, VM_EMITS_NOTHING },
 	{ VM_ASK_FORK, BIT(VM_PAUSED), VM_PAUSED, VM_EMITS_NOTHING },
+	{ VM_ASK_FORK_SNAPSHOT, OFF, VM_SHUT_OFF, VM_EMITS_NOTHING },
+	{ VM_ASK_FORK_SNAPSHOT, LIVE, VM_RUNNING, VM_EMITS_NOTHING },
 	/* Where these lead depends on the snapshot; what happens on the way is seen. */
 	{ VM_ASK_SNAPSHOT, OFF, VM_SHUT_OFF, VM_EMITS_NOTHING },
 	{ VM_ASK_SNAPSHOT, LIVE, VM_RUNNING, VM_EMITS_NOTHING },
@@ -75,6 +77,7 @@ static const char *const trigger_names[VM_TRIGGER_COUNT] = {
 	[VM_ASK_SAVE] = "save",
 	[VM_ASK_DROP_SAVED] = "managedsave-remove",
 	[VM_ASK_FORK] = "clone --live",
+	[VM_ASK_FORK_SNAPSHOT] = "clone --live --snapshotname",
 	[VM_ASK_SNAPSHOT] = "a snapshot",
 	[VM_ASK_REVERT] = "snapshot-revert",
 };

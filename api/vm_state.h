@@ -34,6 +34,7 @@ enum vm_trigger {
 	VM_ASK_SAVE,	 /* its end is seen: VM_SAW_SAVED or VM_SAW_ENDED */
 	VM_ASK_DROP_SAVED,
 	VM_ASK_FORK,
+	VM_ASK_FORK_SNAPSHOT, /* of one of its snapshots */
 	VM_ASK_SNAPSHOT, /* make, delete, change one */
 	VM_ASK_REVERT,
 	VM_ASK_COUNT,

@@ -26,8 +26,9 @@ static void figures_print(struct json_object *o)
 	char written[24];
 
 	bytes_print((uint64_t)js_get_int(o, "ram-bytes-written", 0), written);
-	printf("paused for %.1f ms, %.1f ms in all; memory that they share: %s\n",
-		(double)js_get_int(o, "pause", 0) / 1e6, (double)js_get_int(o, "total", 0) / 1e6, written);
+	if (js_get_int(o, "pause", 0))
+		printf("paused for %.1f ms, ", (double)js_get_int(o, "pause", 0) / 1e6);
+	printf("%.1f ms in all; memory that they share: %s\n", (double)js_get_int(o, "total", 0) / 1e6, written);
 }
 
 static int result_print(struct cli *c, struct json_object *o)
@@ -49,7 +50,7 @@ int verb_clone(struct cli *c)
 	int r = count_take(c, args);
 
 	if (!r && !option_flag(c, "live"))
-		r = cli_usage(c, "clone copies a VM that runs, and wants --live; one that is off is copied by "
+		r = cli_usage(c, "clone copies a VM that runs, or a snapshot of one, and wants --live; one that is off is copied by "
 			"copying its images (cairn-img convert) and defining another");
 	if (r) {
 		json_object_put(args);
@@ -57,6 +58,8 @@ int verb_clone(struct cli *c)
 	}
 	js_put_str(args, "name", c->pos[1]);
 	js_put_bool(args, "paused", option_flag(c, "paused"));
+	if (option_value(c, "snapshotname"))
+		js_put_str(args, "snapshot", option_value(c, "snapshotname"));
 	r = job_run(c, "vm-fork", args, -1, "Clone", &result, &e);
 	if (r == -EINPROGRESS)
 		return CLI_OK;

@@ -80,6 +80,7 @@ static const struct verb_option managedsave_options[] = {
 	{ "paused", NULL, "the next start has it paused" }, JOB_OPTIONS, END };
 static const struct verb_option clone_options[] = {
 	{ "live", NULL, "of a running VM: the copies go on from where it is" },
+	{ "snapshotname", "NAME", "with --live: from where this snapshot was; the VM may be off" },
 	{ "count", "N", "so many, named NAME-1, NAME-2, ..." },
 	{ "paused", NULL, "their vCPUs stand still until resume" }, JOB_OPTIONS, END };
 static const struct verb_option shutdown_options[] = {
