@@ -3,6 +3,7 @@
 #include "base/err.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -81,26 +82,42 @@ int paths_client_socket(const char *option, char *buf, size_t size, struct err *
 	return r < 0 ? r : socket_check(buf, e);
 }
 
-int paths_vm_program(const char *option, char *buf, size_t size, struct err *e)
+static bool program_in(const char *dir, const char *sub, const char *name, char *buf, size_t size)
 {
+	return snprintf(buf, size, "%s%s%s", dir, sub, name) < (int)size && access(buf, X_OK) == 0;
+}
+
+int paths_helper(const char *name, char *buf, size_t size, struct err *e)
+{
+	const char *libexec = env("CAIRN_LIBEXEC");
 	char self[PATH_MAX], *slash;
 	ssize_t n;
 
-	if (option || env("CAIRN_VM"))
-		return path_put(buf, size, e, option ? option : env("CAIRN_VM"), "");
+	if (libexec && program_in(libexec, "/", name, buf, size))
+		return 0;
 	n = readlink("/proc/self/exe", self, sizeof(self) - 1);
 	if (n < 0)
 		return err_set_errno(e, -errno, "/proc/self/exe");
 	self[n] = 0;
 	slash = strrchr(self, '/');
 	slash[1] = 0;
-	if (path_put(buf, size, e, self, "cairn-vm") == 0 && access(buf, X_OK) == 0)
+	if (program_in(self, "", name, buf, size) ||
+		program_in(self, "../libexec/cairn/", name, buf, size))
 		return 0;
-	if (path_put(buf, size, e, self, "../libexec/cairn/cairn-vm") == 0 &&
-		access(buf, X_OK) == 0)
-		return 0;
-	return err_set(e, -ENOENT, ERR_NOT_FOUND,
-		"cairn-vm is neither in %s nor in %s../libexec/cairn; use --vm-program", self, self);
+	return err_set(e, -ENOENT, ERR_NOT_FOUND, "%s is neither in %.150s nor in %.150s../libexec/cairn",
+		name, self, self);
+}
+
+int paths_vm_program(const char *option, char *buf, size_t size, struct err *e)
+{
+	int r;
+
+	if (option || env("CAIRN_VM"))
+		return path_put(buf, size, e, option ? option : env("CAIRN_VM"), "");
+	r = paths_helper("cairn-vm", buf, size, e);
+	if (r == -ENOENT && e && strlen(e->msg) + 20 < sizeof(e->msg))
+		strcat(e->msg, "; use --vm-program");
+	return r;
 }
 
 static int absolute(const char *path, char *buf, size_t size, struct err *e)

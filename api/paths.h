@@ -20,6 +20,10 @@ int paths_for_daemon(const char *state_dir, const char *socket, const char *vm_p
 /* The socket a client talks to: `option`, CAIRN_SOCKET, or the default. */
 int paths_client_socket(const char *option, char *buf, size_t size, struct err *e);
 
+/* A program that ours starts: in the folder CAIRN_LIBEXEC, next to this one, or in
+ * ../libexec/cairn. */
+int paths_helper(const char *name, char *buf, size_t size, struct err *e);
+
 /* option, or `cairn-vm` as above. */
 int paths_vm_program(const char *option, char *buf, size_t size, struct err *e);
 
