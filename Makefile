@@ -51,6 +51,8 @@ VM_SYSLIBS     := -lseccomp -lcap-ng -luring -lzstd -lz
 DAEMON_SYSLIBS := -ljson-c -luring
 CLI_SYSLIBS    := -ljson-c -luring
 IMG_SYSLIBS    := -ljson-c -luring -lzstd -lz
+XML_CFLAGS     := $(patsubst -I%,-isystem %,$(shell pkg-config --cflags libxml-2.0 2>/dev/null))
+XML_SYSLIBS    := -lxml2 -lseccomp -ljson-c -luring
 TEST_SYSLIBS   := -ljson-c $(VM_SYSLIBS) -lcmocka
 
 # cairn-vm is linked statically: its start is on the path of every VM start,
@@ -59,7 +61,7 @@ TEST_SYSLIBS   := -ljson-c $(VM_SYSLIBS) -lcmocka
 # (-w: libcap-ng's capng_change_id(), which nobody calls, would warn of getpwuid().)
 VM_LINK := $(if $(SAN),-pie,-static-pie -Wl,-w)
 
-PROGRAMS := $(addprefix $(BUILD)/,cairnd cairn-vm cairn cairn-img cairn-archive)
+PROGRAMS := $(addprefix $(BUILD)/,cairnd cairn-vm cairn cairn-img cairn-archive cairn-xml)
 # A sanitizer would have to be in nbdkit before its plugins are.
 NBDKIT_PLUGIN := $(if $(SAN),,$(BUILD)/nbdkit-cairn-plugin.so)
 UNIT_SRCS := $(sort $(wildcard tests/unit/*/test_*.c))
@@ -76,6 +78,7 @@ $(call lib,$(1)): $(call objs,$(1))
 endef
 $(foreach f,$(FOLDERS),$(eval $(call folder_rule,$(f))))
 
+$(BUILD)/tools/xml/%.o: ALL_CFLAGS += $(XML_CFLAGS)
 $(BUILD)/%.o: %.c Makefile
 	$(call say,CC,$@)
 	$(Q)mkdir -p $(@D)
@@ -99,6 +102,10 @@ $(BUILD)/cairn-img: $(call prog_objs,tools/img) $(IMG_LIBS)
 $(BUILD)/cairn-archive: $(call prog_objs,tools/archive) $(call lib,api) $(IMG_LIBS)
 	$(call say,LINK,$@)
 	$(call link,-pie,-larchive -lnettle -lseccomp -lcap-ng $(IMG_SYSLIBS))
+# libxml2 is in a program of its own: it is not in the static one, and the daemon has none of it.
+$(BUILD)/cairn-xml: $(call prog_objs,tools/xml) $(DAEMON_LIBS)
+	$(call say,LINK,$@)
+	$(call link,-pie,$(XML_SYSLIBS))
 # An image is found and opened as cairn-img does it.
 $(BUILD)/nbdkit-cairn-plugin.so: $(BUILD)/tools/nbd/plugin.o $(BUILD)/tools/img/open.o $(IMG_LIBS)
 	$(call say,LINK,$@)
@@ -186,7 +193,7 @@ install: all $(BUILD)/definition.schema.json
 	install -d $(DESTDIR)$(PREFIX)/share/cairn
 	install -m 644 $(BUILD)/definition.schema.json $(DESTDIR)$(PREFIX)/share/cairn
 	install -m 755 $(BUILD)/cairnd $(DESTDIR)$(PREFIX)/sbin
-	install -m 755 $(BUILD)/cairn-vm $(DESTDIR)$(PREFIX)/libexec/cairn
+	install -m 755 $(BUILD)/cairn-vm $(BUILD)/cairn-xml $(DESTDIR)$(PREFIX)/libexec/cairn
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	sed '/^# @/d; s,@SBINDIR@,$(PREFIX)/sbin,' tools/systemd/cairnd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/cairnd.service
 	install -m 644 tools/systemd/cairnd.socket $(DESTDIR)$(PREFIX)/lib/systemd/system

@@ -36,7 +36,7 @@ libraries() {
 liburing.h base/ block/
 json-c/ api/ tools/
 json.h api/ tools/
-seccomp.h vmm/sandbox.c tools/archive/sandbox.c
+seccomp.h vmm/sandbox.c tools/archive/sandbox.c tools/xml/
 cap-ng.h vmm/sandbox.c tools/archive/sandbox.c
 zlib.h block/
 zstd.h block/
@@ -45,6 +45,7 @@ nbdkit-plugin.h tools/nbd/
 archive.h tools/archive/
 archive_entry.h tools/archive/
 nettle/ tools/archive/
+libxml/ tools/xml/
 END
 }
 

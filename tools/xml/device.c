@@ -1,0 +1,217 @@
+/* Devices that are no disks. */
+#include "tools/xml/domain.h"
+#include "tools/xml/reading.h"
+#include "api/js.h"
+#include "base/cleanup.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <libxml/tree.h>
+#include <stdio.h>
+#include <string.h>
+
+/* ---- interfaces ---- */
+
+static void interface_id_put(struct _xmlNode *n, struct json_object *into)
+{
+	CLEANUP_FREE char *alias = node_attr(node_child(n, "alias"), "name");
+
+	if (alias && !strncmp(alias, "ua-", 3) && alias[3])
+		js_put_str(into, "id", alias + 3);
+}
+
+static int interface_source(struct reading *r, struct _xmlNode *n, struct json_object *into)
+{
+	CLEANUP_FREE char *type = node_attr(n, "type"), *source = NULL;
+
+	if (!type)
+		return reading_error(r, n, NULL, ERR_INVALID,
+			"has no type; use network, bridge or user");
+	if (strcmp(type, "network") && strcmp(type, "bridge") && strcmp(type, "user"))
+		return reading_error(r, n, "type", ERR_UNSUPPORTED,
+			"\"%.40s\" is not supported; use network, bridge or user", type);
+	js_put_str(into, "type", type);
+	if (!strcmp(type, "user"))
+		return 0;
+	source = node_attr(node_child(n, "source"), type);
+	if (!source || !*source)
+		return reading_error(r, n, NULL, ERR_INVALID, "has no <source %s='...'/>", type);
+	js_put_str(into, "source", source);
+	return 0;
+}
+
+static int interface_read(struct reading *r, struct _xmlNode *n, struct json_object *into)
+{
+	CLEANUP_FREE char *mac = node_attr(node_child(n, "mac"), "address");
+	CLEANUP_FREE char *model = node_attr(node_child(n, "model"), "type");
+	CLEANUP_FREE char *target = node_attr(node_child(n, "target"), "dev");
+	CLEANUP_FREE char *link = node_attr(node_child(n, "link"), "state");
+
+	interface_id_put(n, into);
+	if (mac)
+		js_put_str(into, "mac", mac);
+	if (model && strncmp(model, "virtio", 6))
+		reading_warn(r, node_child(n, "model"), "type",
+			"\"%.40s\" becomes virtio: the guest needs its driver, and may give the "
+			"interface another name", model);
+	/* libvirt's own names, which are in the XML of a VM that runs. */
+	if (target && strncmp(target, "vnet", 4))
+		reading_warn(r, node_child(n, "target"), "dev",
+			"has no effect: the host's end has a name of Cairn's own");
+	if (link)
+		js_put_str(into, "link", link);
+	return interface_source(r, n, into);
+}
+
+static int interfaces_read(struct reading *r, struct _xmlNode *devices)
+{
+	struct json_object *list = json_object_new_array();
+	int ret = 0;
+
+	for (struct _xmlNode *n = node_child(devices, "interface"); n && !ret; n = node_next(n)) {
+		struct json_object *one = json_object_new_object();
+
+		reading_origin(r, n, "interfaces[%zu]", json_object_array_length(list));
+		json_object_array_add(list, one);
+		ret = interface_read(r, n, one);
+	}
+	if (ret < 0 || !json_object_array_length(list))
+		json_object_put(list);
+	else
+		js_put(r->definition, "interfaces", list);
+	return ret;
+}
+
+/* ---- serial port, consoles, channels ---- */
+
+static void chardev_warn(struct reading *r, struct _xmlNode *n)
+{
+	CLEANUP_FREE char *type = node_attr(n, "type");
+
+	if (type && strcmp(type, "pty"))
+		reading_warn(r, n, "type", "\"%.40s\" has no effect: cairn console connects to it",
+			type);
+}
+
+static int serials_read(struct reading *r, struct _xmlNode *devices)
+{
+	struct _xmlNode *n = node_child(devices, "serial");
+
+	if (n)
+		chardev_warn(r, n);
+	for (n = n ? node_next(n) : NULL; n; n = node_next(n))
+		reading_warn(r, n, NULL, "has no effect: there is one serial port");
+	return 0;
+}
+
+static int consoles_read(struct reading *r, struct _xmlNode *devices)
+{
+	bool have = false;
+
+	for (struct _xmlNode *n = node_child(devices, "console"); n; n = node_next(n)) {
+		CLEANUP_FREE char *type = node_attr(node_child(n, "target"), "type");
+
+		if (!type || !strcmp(type, "serial")) {
+			chardev_warn(r, n); /* the serial port by another name */
+		} else if (strcmp(type, "virtio") || have) {
+			reading_warn(r, n, NULL,
+				"has no effect: there is one serial port and one virtio console");
+		} else {
+			chardev_warn(r, n);
+			have = true;
+		}
+	}
+	if (have) {
+		struct json_object *o = json_object_new_object();
+
+		js_put_bool(o, "virtio", true);
+		js_put(r->definition, "console", o);
+	}
+	return 0;
+}
+
+static int channels_read(struct reading *r, struct _xmlNode *devices)
+{
+	for (struct _xmlNode *n = node_child(devices, "channel"); n; n = node_next(n)) {
+		CLEANUP_FREE char *name = node_attr(node_child(n, "target"), "name");
+
+		if (name && !strcmp(name, "org.qemu.guest_agent.0") && node_attr_is(n, "type", "unix"))
+			js_put_bool(r->definition, "guest_agent", true);
+		else
+			reading_warn(r, n, NULL,
+				"has no effect: the one channel is type='unix' with the target "
+				"org.qemu.guest_agent.0");
+	}
+	return 0;
+}
+
+/* ---- the small ones ---- */
+
+static int rngs_read(struct reading *r, struct _xmlNode *devices)
+{
+	struct _xmlNode *n = node_child(devices, "rng");
+
+	if (!n)
+		return 0;
+	js_put_bool(r->definition, "rng", true);
+	if (node_attr_is(node_child(n, "backend"), "model", "egd"))
+		reading_warn(r, node_child(n, "backend"), NULL,
+			"has no effect: random numbers are the host's");
+	for (n = node_next(n); n; n = node_next(n))
+		reading_warn(r, n, NULL, "has no effect: one source of random numbers is enough");
+	return 0;
+}
+
+static int memballoon_read(struct reading *r, struct _xmlNode *devices)
+{
+	struct _xmlNode *n = node_child(devices, "memballoon");
+
+	if (n && !node_attr_is(n, "model", "none"))
+		reading_warn(r, n, NULL, "has no effect: there is no balloon");
+	return 0;
+}
+
+static int panics_read(struct reading *r, struct _xmlNode *devices)
+{
+	for (struct _xmlNode *n = node_child(devices, "panic"); n; n = node_next(n)) {
+		CLEANUP_FREE char *model = node_attr(n, "model");
+
+		if (model && strcmp(model, "isa"))
+			reading_warn(r, n, "model",
+				"\"%.40s\" has no effect: every VM has the device for model='isa'", model);
+	}
+	return 0;
+}
+
+static int watchdog_read(struct reading *r, struct _xmlNode *devices)
+{
+	struct _xmlNode *n = node_child(devices, "watchdog");
+	CLEANUP_FREE char *model = node_attr(n, "model"), *action = node_attr(n, "action");
+	struct json_object *o;
+
+	if (!n)
+		return 0;
+	if (model && !strcmp(model, "itco")) {
+		reading_warn(r, n, NULL, "has no effect: the only model is i6300esb");
+		return 0;
+	}
+	o = json_object_new_object();
+	js_put_str(o, "model", model ? model : "i6300esb");
+	js_put_str(o, "action", action ? action : "reset");
+	js_put(r->definition, "watchdog", o);
+	reading_origin(r, n, "watchdog");
+	return 0;
+}
+
+int devices_read(struct reading *r, struct _xmlNode *domain)
+{
+	static int (*const parts[])(struct reading *, struct _xmlNode *) = { interfaces_read,
+		serials_read, consoles_read, channels_read, rngs_read, memballoon_read, panics_read,
+		watchdog_read };
+	struct _xmlNode *devices = node_child(domain, "devices");
+	int ret = 0;
+
+	for (size_t i = 0; devices && !ret && i < ARRAY_SIZE(parts); i++)
+		ret = parts[i](r, devices);
+	return ret;
+}

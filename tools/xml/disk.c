@@ -1,0 +1,432 @@
+/* Disks, in libvirt's order: by bus as they come, and on a bus by target, whatever their order in
+ * the text is. The guest counts them that way. */
+#include "tools/xml/domain.h"
+#include "tools/xml/reading.h"
+#include "api/js.h"
+#include "base/cleanup.h"
+#include "base/util.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <libxml/tree.h>
+#include <stdio.h>
+#include <string.h>
+
+#define ID_MAX 15 /* of a definition's disk */
+
+struct slot {
+	struct _xmlNode *node;
+	char *target; /* owned */
+	char *bus;    /* owned */
+	size_t bus_rank;
+	uint64_t index;
+	size_t place; /* in the text */
+	bool cdrom;
+};
+
+struct slots {
+	struct slot *list;
+	size_t n;
+};
+
+static void slots_done(struct slots *s)
+{
+	for (size_t i = 0; i < s->n; i++) {
+		free(s->list[i].target);
+		free(s->list[i].bus);
+	}
+	free(s->list);
+}
+
+/* ---- what it is ---- */
+
+/* "vda" is 0, "vdz" 25, "vdaa" 26. Returns 0 or -EINVAL. */
+static int target_index(const char *target, uint64_t *ret_index)
+{
+	static const char *const prefixes[] = { "vd", "hd", "sd", "xvd", "fd", "ubd" };
+	uint64_t index = 0;
+	size_t len;
+
+	for (size_t i = 0; i < ARRAY_SIZE(prefixes); i++) {
+		len = strlen(prefixes[i]);
+		if (strncmp(target, prefixes[i], len) || !target[len] || strlen(target) > ID_MAX)
+			continue;
+		for (const char *p = target + len; *p; p++) {
+			if (*p < 'a' || *p > 'z')
+				return -EINVAL;
+			index = index * 26 + (uint64_t)(*p - 'a') + 1;
+		}
+		*ret_index = index - 1;
+		return 0;
+	}
+	return -EINVAL;
+}
+
+static int slot_device(struct reading *r, struct slot *s)
+{
+	CLEANUP_FREE char *device = node_attr(s->node, "device");
+
+	s->cdrom = device && !strcmp(device, "cdrom");
+	if (!device || s->cdrom || !strcmp(device, "disk"))
+		return 0;
+	return reading_error(r, s->node, "device", ERR_UNSUPPORTED,
+		"\"%.40s\" is not supported; use disk or cdrom", device);
+}
+
+/* libvirt guesses a bus from the target's name; what it is called does not matter here. */
+static int slot_target(struct reading *r, struct slot *s)
+{
+	struct _xmlNode *t = node_child(s->node, "target");
+
+	s->target = node_attr(t, "dev");
+	s->bus = node_attr(t, "bus");
+	if (!s->target)
+		return reading_error(r, s->node, NULL, ERR_INVALID,
+			"has no target; give <target dev='vda' bus='virtio'/>");
+	if (target_index(s->target, &s->index) < 0)
+		return reading_error(r, t, "dev", ERR_INVALID,
+			"\"%.40s\" is not a disk's name, such as vda", s->target);
+	if (!s->bus)
+		s->bus = strndup(s->target, strcspn(s->target, "d"));
+	if (!s->bus)
+		return err_set_errno(r->e, -ENOMEM, "domain XML");
+	if (!strcmp(s->bus, "fdc"))
+		return reading_error(r, t, "bus", ERR_UNSUPPORTED,
+			"floppy disks are not supported; use bus='virtio'");
+	if (strcmp(s->bus, "virtio") && strcmp(s->bus, "v"))
+		reading_warn(r, t, "bus",
+			"\"%.40s\" becomes virtio: the guest has %s as /dev/vd..., not /dev/%s; it "
+			"needs a virtio driver, and root=UUID=... or LABEL=... stays right",
+			s->bus, s->target, s->target);
+	return 0;
+}
+
+static int slot_init(struct reading *r, struct slots *all, struct slot *s)
+{
+	int ret = slot_device(r, s);
+
+	if (!ret)
+		ret = slot_target(r, s);
+	s->bus_rank = all->n;
+	for (size_t i = 0; !ret && i < all->n; i++) {
+		const struct slot *o = &all->list[i];
+
+		if (!strcmp(o->target, s->target))
+			return reading_error(r, node_child(s->node, "target"), "dev", ERR_INVALID,
+				"\"%s\" is the target of the disk in line %ld, too", s->target,
+				xmlGetLineNo(o->node));
+		if (!strcmp(o->bus, s->bus))
+			s->bus_rank = MIN(s->bus_rank, o->bus_rank);
+	}
+	return ret;
+}
+
+static int slot_compare(const void *a, const void *b)
+{
+	const struct slot *x = a, *y = b;
+
+	if (x->bus_rank != y->bus_rank)
+		return x->bus_rank < y->bus_rank ? -1 : 1;
+	if (x->index != y->index)
+		return x->index < y->index ? -1 : 1;
+	return x->place < y->place ? -1 : 1;
+}
+
+/* Bounded here because every target is compared with every other; the definition's own bound is
+ * far below. */
+#define SLOTS_MAX 1024
+
+static int slots_collect(struct reading *r, struct _xmlNode *first, struct slots *s)
+{
+	int ret = 0;
+
+	s->list = calloc(SLOTS_MAX, sizeof(*s->list));
+	if (!s->list)
+		return err_set_errno(r->e, -ENOMEM, "domain XML");
+	for (struct _xmlNode *n = first; n && !ret; n = node_next(n)) {
+		if (s->n == SLOTS_MAX)
+			return reading_error(r, n, NULL, ERR_INVALID, "is the %dth disk; that is too many",
+				SLOTS_MAX + 1);
+		s->list[s->n].node = n;
+		s->list[s->n].place = s->n;
+		ret = slot_init(r, s, &s->list[s->n]);
+		s->n++;
+	}
+	if (!ret)
+		qsort(s->list, s->n, sizeof(*s->list), slot_compare);
+	return ret;
+}
+
+/* ---- where it is ---- */
+
+/* type='file' and its source's file, or type='block' and its dev. Puts nothing when there is no
+ * source. */
+static int source_read(struct reading *r, struct _xmlNode *n, struct json_object *into,
+	const char *key)
+{
+	struct _xmlNode *source = node_child(n, "source");
+	CLEANUP_FREE char *type = node_attr(n, "type"), *path = NULL;
+	bool block = type && !strcmp(type, "block");
+
+	if (type && !block && strcmp(type, "file"))
+		return reading_error(r, n, "type", ERR_UNSUPPORTED,
+			"\"%.40s\" is not supported; give a file (type='file') or a block device of "
+			"this host (type='block')", type);
+	path = node_attr(source, block ? "dev" : "file");
+	if (source && !path && node_attr_is(source, block ? "file" : "dev", ""))
+		return 0;
+	if (source && !path && source->properties)
+		return reading_error(r, source, NULL, ERR_INVALID,
+			"has no %s='...', which type='%s' needs", block ? "dev" : "file",
+			block ? "block" : "file");
+	if (path && *path)
+		js_put_str(into, key, path);
+	return 0;
+}
+
+static int format_put(struct reading *r, struct _xmlNode *n, struct json_object *into,
+	const char *fallback)
+{
+	CLEANUP_FREE char *type = node_attr(n, "type");
+	const char *word = type ? type : fallback;
+
+	if (!strcmp(word, "aio"))
+		word = "raw"; /* libvirt's old name */
+	if (strcmp(word, "raw") && strcmp(word, "qcow2"))
+		return reading_error(r, n, "type", ERR_UNSUPPORTED,
+			"\"%.40s\" is not a format Cairn reads; make it qcow2 with qemu-img convert",
+			word);
+	js_put_str(into, "format", word);
+	return 0;
+}
+
+static int data_file_read(struct reading *r, struct _xmlNode *n, struct json_object *into)
+{
+	struct _xmlNode *store = node_child(node_child(n, "source"), "dataStore");
+
+	return store ? source_read(r, store, into, "data_file") : 0;
+}
+
+static int backing_read(struct reading *r, struct _xmlNode *n, struct json_object *disk, size_t at)
+{
+	struct json_object *list = json_object_new_array();
+	int ret = 0;
+
+	js_put(disk, "backing", list);
+	for (; n && !ret && node_child(n, "source"); n = node_child(n, "backingStore")) {
+		struct json_object *layer = json_object_new_object();
+		struct _xmlNode *format = node_child(n, "format");
+
+		reading_origin(r, n, "disks[%zu].backing[%zu]", at, json_object_array_length(list));
+		json_object_array_add(list, layer);
+		ret = source_read(r, n, layer, "path");
+		if (!ret && !format)
+			ret = reading_error(r, n, NULL, ERR_INVALID,
+				"has no <format type='...'/>; it is stated, never guessed: raw or qcow2");
+		if (!ret)
+			ret = format_put(r, format, layer, "raw");
+		if (!ret)
+			ret = data_file_read(r, n, layer);
+	}
+	if (!json_object_array_length(list))
+		json_object_object_del(disk, "backing");
+	return ret;
+}
+
+static int image_read(struct reading *r, const struct slot *s, struct json_object *disk, size_t at)
+{
+	struct _xmlNode *driver = node_child(s->node, "driver");
+	int ret = source_read(r, s->node, disk, "path");
+
+	if (ret < 0)
+		return ret;
+	if (!js_get(disk, "path") && !s->cdrom)
+		return reading_error(r, s->node, NULL, ERR_INVALID,
+			"has no source; give <source file='...'/>, or dev='...' with type='block'");
+	if (js_get(disk, "path") && !s->cdrom && !(driver && xmlHasProp(driver, BAD_CAST "type")))
+		reading_warn(r, s->node, NULL,
+			"has no <driver type='...'/>, so it is raw, as libvirt takes it");
+	if (js_get(disk, "path"))
+		ret = format_put(r, driver, disk, "raw");
+	if (!ret)
+		ret = data_file_read(r, s->node, disk);
+	return ret ? ret : backing_read(r, node_child(s->node, "backingStore"), disk, at);
+}
+
+/* ---- what else is said of it ---- */
+
+/* libvirt keeps words of a user's own in aliases that begin with "ua-". */
+static bool id_from_alias(struct _xmlNode *n, char **ret_id)
+{
+	char *name = node_attr(node_child(n, "alias"), "name");
+	bool ours = name && !strncmp(name, "ua-", 3) && name[3] && strlen(name + 3) <= ID_MAX;
+
+	for (const char *p = ours ? name + 3 : ""; *p; p++)
+		ours &= isalnum((unsigned char)*p) || *p == '-' || *p == '_';
+	if (ours)
+		memmove(name, name + 3, strlen(name + 3) + 1);
+	*ret_id = name;
+	return ours;
+}
+
+static void errors_read(struct reading *r, struct _xmlNode *driver, struct json_object *disk)
+{
+	CLEANUP_FREE char *write = node_attr(driver, "error_policy");
+	CLEANUP_FREE char *read = node_attr(driver, "rerror_policy");
+
+	if (write && !strcmp(write, "enospace")) {
+		reading_warn(r, driver, "error_policy",
+			"\"enospace\" is \"stop\": any error of the image stops the VM");
+		js_put_str(disk, "errors", "stop");
+	} else if (write && strcmp(write, "default")) {
+		js_put_str(disk, "errors", write);
+	}
+	if (read && (!write || strcmp(read, write)))
+		reading_warn(r, driver, "rerror_policy",
+			"has no effect: reads have the same policy as writes");
+}
+
+static int driver_read(struct reading *r, struct _xmlNode *driver, struct json_object *disk)
+{
+	static const char *const numbers[] = { "queues", "queue_size" };
+	uint64_t v;
+
+	for (size_t i = 0; driver && i < ARRAY_SIZE(numbers); i++) {
+		int ret = node_attr_number(r, driver, numbers[i], UINT32_MAX, &v);
+
+		if (ret < 0)
+			return ret;
+		if (!ret)
+			js_put_uint(disk, numbers[i], v);
+	}
+	if (driver)
+		errors_read(r, driver, disk);
+	if (driver && node_attr_is(driver, "discard", "ignore"))
+		reading_warn(r, driver, "discard",
+			"has no effect: what the guest discards is given back");
+	return 0;
+}
+
+static int blockio_check(struct reading *r, struct _xmlNode *n)
+{
+	uint64_t v = 512;
+
+	if (!n || node_attr_number(r, n, "logical_block_size", UINT32_MAX, &v) < 0)
+		return n ? -EINVAL : 0;
+	if (v && v != 512)
+		return reading_error(r, n, "logical_block_size", ERR_UNSUPPORTED,
+			"sectors have 512 bytes; partitions made with others would not be found");
+	if (xmlHasProp(n, BAD_CAST "physical_block_size"))
+		reading_warn(r, n, NULL, "has no effect: the sizes are those of the image");
+	return 0;
+}
+
+static int serial_read(struct reading *r, struct _xmlNode *n, struct json_object *disk)
+{
+	CLEANUP_FREE char *text = n ? node_text(n) : NULL;
+
+	if (n && !text)
+		return err_set_errno(r->e, -ENOMEM, "domain XML");
+	if (text)
+		js_put_str(disk, "serial", text);
+	return 0;
+}
+
+static int boot_read(struct reading *r, struct _xmlNode *n, struct json_object *disk)
+{
+	uint64_t order;
+	int ret = n ? node_attr_number(r, n, "order", UINT32_MAX, &order) : 1;
+
+	if (!ret)
+		js_put_uint(disk, "boot_order", order);
+	return ret < 0 ? ret : 0;
+}
+
+static void snapshot_warn(struct reading *r, struct _xmlNode *n)
+{
+	CLEANUP_FREE char *how = node_attr(n, "snapshot");
+
+	if (how && strcmp(how, "internal") && strcmp(how, "default"))
+		reading_warn(r, n, "snapshot",
+			"\"%.40s\" has no effect: a snapshot covers every disk that is not readonly",
+			how);
+}
+
+static int disk_read(struct reading *r, const struct slot *s, struct json_object *disk, size_t at)
+{
+	CLEANUP_FREE char *alias = NULL;
+	int ret;
+
+	reading_origin(r, s->node, "disks[%zu]", at);
+	js_put_str(disk, "id", id_from_alias(s->node, &alias) ? alias : s->target);
+	if (s->cdrom)
+		js_put_str(disk, "device", "cdrom");
+	if (s->cdrom || node_child(s->node, "readonly"))
+		js_put_bool(disk, "readonly", true);
+	snapshot_warn(r, s->node);
+	ret = image_read(r, s, disk, at);
+	if (!ret)
+		ret = driver_read(r, node_child(s->node, "driver"), disk);
+	if (!ret)
+		ret = blockio_check(r, node_child(s->node, "blockio"));
+	if (!ret)
+		ret = serial_read(r, node_child(s->node, "serial"), disk);
+	return ret ? ret : boot_read(r, node_child(s->node, "boot"), disk);
+}
+
+/* ---- <os>'s <boot dev='...'/>: the first disk of that kind ---- */
+
+static int boot_dev_read(struct reading *r, struct _xmlNode *n, const struct slots *s,
+	struct json_object *disks, unsigned order)
+{
+	CLEANUP_FREE char *dev = node_attr(n, "dev");
+	bool cdrom = dev && !strcmp(dev, "cdrom");
+
+	if (!dev || (!cdrom && strcmp(dev, "hd") && strcmp(dev, "network") && strcmp(dev, "fd")))
+		return reading_error(r, n, "dev", ERR_INVALID,
+			"is not a kind of device; use hd, cdrom, network or fd");
+	for (size_t i = 0; (cdrom || !strcmp(dev, "hd")) && i < s->n; i++) {
+		struct json_object *disk = json_object_array_get_idx(disks, i);
+
+		if (s->list[i].cdrom != cdrom)
+			continue;
+		if (!js_get(disk, "boot_order"))
+			js_put_uint(disk, "boot_order", order);
+		return 0;
+	}
+	reading_warn(r, n, NULL, "has no effect: a VM has no such device to start from");
+	return 0;
+}
+
+static int boot_devs_read(struct reading *r, struct _xmlNode *domain, const struct slots *s,
+	struct json_object *disks)
+{
+	struct _xmlNode *n = node_child(node_child(domain, "os"), "boot");
+	unsigned order = 0;
+	int ret = 0;
+
+	for (size_t i = 0; n && i < s->n; i++)
+		if (js_get(json_object_array_get_idx(disks, i), "boot_order"))
+			return reading_error(r, n, NULL, ERR_INVALID,
+				"cannot be together with <boot order='...'/> in a disk; keep one of them");
+	for (; n && !ret; n = node_next(n))
+		ret = boot_dev_read(r, n, s, disks, ++order);
+	return ret;
+}
+
+int disks_read(struct reading *r, struct _xmlNode *domain)
+{
+	struct _xmlNode *first = node_child(node_child(domain, "devices"), "disk");
+	struct slots s CLEANUP(slots_done) = { NULL, 0 };
+	struct json_object *disks = json_object_new_array();
+	int ret = slots_collect(r, first, &s);
+
+	js_put(r->definition, "disks", disks);
+	for (size_t i = 0; !ret && i < s.n; i++) {
+		struct json_object *disk = json_object_new_object();
+
+		json_object_array_add(disks, disk);
+		ret = disk_read(r, &s.list[i], disk, i);
+	}
+	return ret ? ret : boot_devs_read(r, domain, &s, disks);
+}

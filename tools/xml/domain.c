@@ -1,0 +1,379 @@
+/* What is said of a domain as a whole: everything but its devices. */
+#include "tools/xml/domain.h"
+#include "tools/xml/elements.h"
+#include "tools/xml/extra.h"
+#include "tools/xml/reading.h"
+#include "api/js.h"
+#include "base/cleanup.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <libxml/tree.h>
+#include <stdio.h>
+#include <string.h>
+
+/* ---- single texts ---- */
+
+static int out_of_memory(struct reading *r)
+{
+	return err_set_errno(r->e, -ENOMEM, "domain XML");
+}
+
+/* An element's text into that key; origin: what the daemon's sentences call it. */
+static int text_read(struct reading *r, struct _xmlNode *n, struct json_object *into,
+	const char *key, const char *origin)
+{
+	CLEANUP_FREE char *text = n ? node_text(n) : NULL;
+
+	if (!n)
+		return 0;
+	if (!text)
+		return out_of_memory(r);
+	js_put_str(into, key, text);
+	reading_origin(r, n, "%s", origin);
+	return 0;
+}
+
+/* Lines are joined: a definition's description is one. */
+static void lines_join(char *text, bool *ret_joined)
+{
+	char *to = text;
+
+	*ret_joined = false;
+	for (const char *from = text; *from;) {
+		size_t white = strspn(from, " \t\r\n");
+
+		if (memchr(from, '\n', white)) {
+			*ret_joined = true;
+			*to++ = ' ';
+			from += white;
+		} else if (white) {
+			memmove(to, from, white);
+			to += white;
+			from += white;
+		} else {
+			*to++ = *from++;
+		}
+	}
+	*to = 0;
+}
+
+static int description_read(struct reading *r, struct _xmlNode *domain)
+{
+	struct _xmlNode *n = node_child(domain, "description");
+	CLEANUP_FREE char *text = n ? node_text(n) : NULL;
+	bool joined;
+
+	if (!n)
+		return 0;
+	if (!text)
+		return out_of_memory(r);
+	lines_join(text, &joined);
+	if (joined)
+		reading_warn(r, n, NULL, "its lines are joined to one");
+	js_put_str(r->definition, "description", text);
+	reading_origin(r, n, "description");
+	return 0;
+}
+
+static int texts_read(struct reading *r, struct _xmlNode *domain)
+{
+	static const char *const names[] = { "name", "uuid", "title" };
+	int ret = 0;
+
+	for (size_t i = 0; !ret && i < ARRAY_SIZE(names); i++)
+		ret = text_read(r, node_child(domain, names[i]), r->definition, names[i], names[i]);
+	if (!ret && !js_get(r->definition, "name"))
+		ret = reading_error(r, domain, NULL, ERR_INVALID, "has no <name>; give the VM one");
+	return ret ? ret : description_read(r, domain);
+}
+
+static int type_check(struct reading *r, struct _xmlNode *domain)
+{
+	CLEANUP_FREE char *type = node_attr(domain, "type");
+
+	if (!type || !strcmp(type, "kvm"))
+		return 0;
+	if (strcmp(type, "qemu"))
+		return reading_error(r, domain, "type", ERR_UNSUPPORTED,
+			"\"%.40s\" is for another hypervisor; Cairn runs type='kvm'", type);
+	reading_warn(r, domain, "type", "\"qemu\" is run by KVM all the same");
+	return 0;
+}
+
+/* ---- memory and vCPUs ---- */
+
+static int memory_value(struct reading *r, struct _xmlNode *n, uint64_t *ret_kib)
+{
+	CLEANUP_FREE char *text = node_text(n), *unit = node_attr(n, "unit");
+
+	if (!text)
+		return out_of_memory(r);
+	switch (size_parse(text, unit, ret_kib)) {
+	case -EINVAL:
+		return reading_error(r, n, "unit", ERR_INVALID,
+			"\"%.40s\" is not a unit; use b, KB, KiB, MB, MiB, GB, GiB, TB or TiB", unit);
+	case -ERANGE:
+		return reading_error(r, n, NULL, ERR_INVALID,
+			"\"%.40s\" is not a whole number, or too large a one", text);
+	}
+	return 0;
+}
+
+static int memory_read(struct reading *r, struct _xmlNode *domain)
+{
+	struct _xmlNode *n = node_child(domain, "memory"), *now = node_child(domain, "currentMemory");
+	uint64_t kib, now_kib = 0;
+	char text[32];
+	int ret = 0;
+
+	if (!n)
+		n = now; /* as libvirt takes it */
+	if (!n)
+		return reading_error(r, domain, NULL, ERR_INVALID,
+			"has no <memory>; give a size such as <memory unit='MiB'>512</memory>");
+	ret = memory_value(r, n, &kib);
+	if (!ret && now)
+		ret = memory_value(r, now, &now_kib);
+	if (ret < 0)
+		return ret;
+	if (kib % 4 && kib < UINT64_MAX - 4) {
+		kib = ROUND_UP(kib, 4);
+		reading_warn(r, n, NULL, "is rounded up to whole pages: %llu KiB",
+			(unsigned long long)kib);
+	}
+	if (now && ROUND_UP(now_kib, 4) != kib)
+		reading_warn(r, now, NULL,
+			"has no effect: there is no balloon, the VM has all of <memory>");
+	snprintf(text, sizeof(text), "%lluK", (unsigned long long)kib);
+	js_put_str(r->definition, "memory", text);
+	reading_origin(r, n, "memory");
+	if (node_child(node_child(domain, "memoryBacking"), "hugepages"))
+		js_put_bool(r->definition, "hugepages", true);
+	return 0;
+}
+
+/* How many are there from the start: all, or current='…'. */
+static int vcpus_read(struct reading *r, struct _xmlNode *domain, uint64_t *ret_all,
+	uint64_t *ret_n)
+{
+	struct _xmlNode *n = node_child(domain, "vcpu");
+	CLEANUP_FREE char *text = n ? node_text(n) : NULL;
+	int ret;
+
+	*ret_all = *ret_n = 1;
+	if (!n)
+		return 0;
+	if (!text)
+		return out_of_memory(r);
+	if (number_parse(text, UINT32_MAX, ret_all) < 0)
+		return reading_error(r, n, NULL, ERR_INVALID, "\"%.40s\" is not a number of vCPUs",
+			text);
+	*ret_n = *ret_all;
+	ret = node_attr_number(r, n, "current", UINT32_MAX, ret_n);
+	if (ret < 0)
+		return ret;
+	if (*ret_n > *ret_all)
+		return reading_error(r, n, "current", ERR_INVALID, "is more than the %llu vCPUs",
+			(unsigned long long)*ret_all);
+	if (*ret_n != *ret_all)
+		reading_warn(r, n, NULL,
+			"the VM has %llu vCPUs: no more are plugged into a running VM",
+			(unsigned long long)*ret_n);
+	reading_origin(r, n, "vcpus");
+	return 0;
+}
+
+/* Clusters and dies are told to no guest here: one of each is what it sees anyway. */
+static int topology_read(struct reading *r, struct _xmlNode *n, uint64_t all, uint64_t now)
+{
+	static const char *const names[] = { "sockets", "cores", "threads", "dies", "clusters" };
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+	uint64_t product = 1, v;
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		v = 1;
+		if (node_attr_number(r, n, names[i], 1024, &v) < 0)
+			return -EINVAL;
+		if (i >= 3 && v != 1)
+			return reading_error(r, n, names[i], ERR_UNSUPPORTED,
+				"a processor has one of them; give more sockets or cores");
+		product *= v;
+		if (i < 3)
+			js_put_uint(o, names[i], v);
+	}
+	if (product != all)
+		return reading_error(r, n, NULL, ERR_INVALID,
+			"sockets times cores times threads is %llu, <vcpu> is %llu",
+			(unsigned long long)product, (unsigned long long)all);
+	if (all != now)
+		reading_warn(r, n, NULL, "has no effect: it is of %llu vCPUs",
+			(unsigned long long)all);
+	else
+		js_put(r->definition, "topology", STEAL_PTR(o));
+	reading_origin(r, n, "topology");
+	return 0;
+}
+
+static int cpu_read(struct reading *r, struct _xmlNode *domain)
+{
+	struct _xmlNode *n = node_child(domain, "cpu"), *topology = node_child(n, "topology");
+	uint64_t all, now;
+	int ret = vcpus_read(r, domain, &all, &now);
+
+	if (ret < 0)
+		return ret;
+	js_put_uint(r->definition, "vcpus", now);
+	if (node_attr_is(n, "mode", "custom"))
+		reading_warn(r, n, "mode", "has no effect: the guest sees the host's processor");
+	return topology ? topology_read(r, topology, all, now) : 0;
+}
+
+/* ---- os, clock, what follows an end ---- */
+
+static int os_type_check(struct reading *r, struct _xmlNode *os)
+{
+	struct _xmlNode *n = node_child(os, "type");
+	CLEANUP_FREE char *type = n ? node_text(n) : NULL, *arch = node_attr(n, "arch");
+
+	if (!n)
+		return reading_error(r, os, NULL, ERR_INVALID, "has no <type>; give <type>hvm</type>");
+	if (!type || strcmp(type, "hvm"))
+		return reading_error(r, n, NULL, ERR_UNSUPPORTED,
+			"\"%.40s\" is not run by KVM; give <type>hvm</type>", type ? type : "");
+	if (!arch || !strcmp(arch, "x86_64"))
+		return 0;
+	if (strcmp(arch, "i686"))
+		return reading_error(r, n, "arch", ERR_UNSUPPORTED,
+			"\"%.40s\" is another processor's; this is x86_64", arch);
+	reading_warn(r, n, "arch", "\"i686\": the VM is an x86_64, which runs 32-bit guests as well");
+	return 0;
+}
+
+static int os_read(struct reading *r, struct _xmlNode *domain)
+{
+	struct _xmlNode *os = node_child(domain, "os");
+	struct json_object *boot;
+	int ret;
+
+	if (!os)
+		return reading_error(r, domain, NULL, ERR_INVALID,
+			"has no <os>; give one with <type>hvm</type> and <kernel>");
+	ret = os_type_check(r, os);
+	if (ret < 0)
+		return ret;
+	if (!node_child(os, "kernel"))
+		return reading_error(r, os, NULL, ERR_UNSUPPORTED,
+			"has no <kernel>; VMs are started from a kernel's file, not from a disk: give "
+			"<kernel>, and <initrd> and <cmdline> as it needs");
+	boot = json_object_new_object();
+	js_put(r->definition, "boot", boot);
+	ret = text_read(r, node_child(os, "kernel"), boot, "kernel", "boot.kernel");
+	if (!ret)
+		ret = text_read(r, node_child(os, "initrd"), boot, "initrd", "boot.initrd");
+	return ret ? ret : text_read(r, node_child(os, "cmdline"), boot, "cmdline", "boot.cmdline");
+}
+
+static int timer_read(struct reading *r, struct _xmlNode *n)
+{
+	static const char *const there[] = { "rtc", "pit", "tsc", "kvmclock" };
+	CLEANUP_FREE char *name = node_attr(n, "name");
+	bool absent = node_attr_is(n, "present", "no"), have = false;
+
+	if (!name)
+		return reading_error(r, n, NULL, ERR_INVALID, "has no name, such as 'kvmclock'");
+	for (size_t i = 0; i < ARRAY_SIZE(there); i++)
+		have |= !strcmp(name, there[i]);
+	if (have && absent)
+		reading_warn(r, n, NULL, "has no effect: every VM has a %.40s", name);
+	else if (!have && !absent)
+		reading_warn(r, n, NULL, "has no effect: no VM has a %.40s", name);
+	return 0;
+}
+
+static int clock_read(struct reading *r, struct _xmlNode *domain)
+{
+	struct _xmlNode *n = node_child(domain, "clock");
+	CLEANUP_FREE char *offset = node_attr(n, "offset"), *by = node_attr(n, "adjustment");
+	CLEANUP_FREE char *basis = node_attr(n, "basis");
+	const char *word = offset ? offset : "utc";
+	bool moved = by && strcmp(by, "0") && strcmp(by, "reset");
+	int ret = 0;
+
+	if (!strcmp(word, "variable") && !moved)
+		word = basis ? basis : "utc";
+	if (strcmp(word, "utc") && strcmp(word, "localtime"))
+		return reading_error(r, n, "offset", ERR_UNSUPPORTED,
+			"\"%.40s\" is not supported, and the guest would see another time; use utc or "
+			"localtime", word);
+	if (!strcmp(word, "localtime"))
+		js_put_str(r->definition, "clock", word);
+	reading_origin(r, n ? n : domain, "clock");
+	for (n = node_child(n, "timer"); n && !ret; n = node_next(n))
+		ret = timer_read(r, n);
+	return ret;
+}
+
+static int action_read(struct reading *r, struct _xmlNode *domain, const char *name)
+{
+	static const char *const known[] = { "destroy", "restart", "preserve" };
+	static const char *const crash[] = { "coredump-destroy", "coredump-restart" };
+	struct _xmlNode *n = node_child(domain, name);
+	CLEANUP_FREE char *text = n ? node_text(n) : NULL;
+	const char *word = text;
+	bool ok = false;
+
+	if (!n)
+		return 0;
+	if (!text)
+		return out_of_memory(r);
+	if (!strcmp(text, "rename-restart")) {
+		reading_warn(r, n, NULL, "\"rename-restart\" is \"restart\": the VM keeps its name");
+		word = "restart";
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(known); i++)
+		ok |= !strcmp(word, known[i]);
+	for (size_t i = 0; !strcmp(name, "on_crash") && i < ARRAY_SIZE(crash); i++)
+		ok |= !strcmp(word, crash[i]);
+	if (!ok)
+		return reading_error(r, n, NULL, ERR_INVALID,
+			"\"%.40s\" is not one of the choices; use destroy, restart%s", word,
+			strcmp(name, "on_crash") ? " or preserve" :
+						   ", preserve, coredump-destroy or coredump-restart");
+	js_put_str(r->definition, name, word);
+	reading_origin(r, n, "%s", name);
+	return 0;
+}
+
+/* ---- the whole ---- */
+
+static int root_check(struct reading *r, struct _xmlNode *root)
+{
+	if (!root)
+		return err_set(r->e, -EINVAL, ERR_INVALID, "there is no element in it");
+	if (strcmp((const char *)root->name, "domain") || root->ns)
+		return reading_error(r, root, NULL, ERR_INVALID,
+			"is not a <domain>%s; give a domain's XML, as virsh dumpxml prints it",
+			root->ns ? " of libvirt's" : "");
+	return 0;
+}
+
+int domain_read(struct reading *r, struct _xmlDoc *doc)
+{
+	static int (*const parts[])(struct reading *, struct _xmlNode *) = { root_check, type_check,
+		elements_check, texts_read, memory_read, cpu_read, os_read, clock_read, disks_read,
+		devices_read };
+	static const char *const actions[] = { "on_poweroff", "on_reboot", "on_crash" };
+	struct _xmlNode *domain = xmlDocGetRootElement(doc);
+	int ret = 0;
+
+	for (size_t i = 0; !ret && i < ARRAY_SIZE(parts); i++)
+		ret = parts[i](r, domain);
+	for (size_t i = 0; !ret && i < ARRAY_SIZE(actions); i++)
+		ret = action_read(r, domain, actions[i]);
+	if (!ret)
+		ret = extra_read(r, domain);
+	if (!ret)
+		reading_finish(r);
+	return ret;
+}

@@ -1,0 +1,362 @@
+/* The table's order is that of libvirt's documentation; the first row that fits counts. A row for
+ * an attribute is there when it has another fate than its element. */
+#include "tools/xml/elements.h"
+#include "tools/xml/reading.h"
+
+#include <errno.h>
+#include <libxml/tree.h>
+#include <stdio.h>
+#include <string.h>
+
+#define PATH_LENGTH_MAX 160
+
+#define PINNED "the host's scheduler decides where and how much it runs"
+#define HOST_CPU "the guest sees the host's processor"
+#define NO_FIRMWARE "the kernel is started directly, without firmware"
+#define BALLOONED "the VM's memory is neither tuned nor placed"
+#define IMAGE_IO "how an image is read and written is chosen by the engine"
+
+const struct element elements[] = {
+	{ "", ELEMENT_READ, "type id", NULL },
+	{ "name", ELEMENT_READ, "", NULL },
+	{ "uuid", ELEMENT_READ, "", NULL },
+	{ "genid", ELEMENT_NONE, "", "each VM gets a generation id by itself" },
+	{ "title", ELEMENT_READ, "", NULL },
+	{ "description", ELEMENT_READ, "", NULL },
+	{ "metadata", ELEMENT_READ, "", NULL },
+	{ "memory", ELEMENT_READ, "unit", NULL },
+	{ "memory/@dumpCore", ELEMENT_NONE, "", "a dump says itself what is in it" },
+	{ "currentMemory", ELEMENT_READ, "unit", NULL },
+	{ "maxMemory", ELEMENT_NONE, "", "memory is not plugged into a running VM" },
+	{ "memoryBacking", ELEMENT_READ, "", NULL },
+	{ "memoryBacking/hugepages", ELEMENT_READ, "", NULL },
+	{ "memoryBacking/hugepages/page", ELEMENT_NONE, "", "they have the host's default size" },
+	{ "memoryBacking/*", ELEMENT_NONE, "", "memory is one memfd of the VM's own" },
+	{ "memtune", ELEMENT_NONE, "", BALLOONED },
+	{ "numatune", ELEMENT_NONE, "", BALLOONED },
+	{ "blkiotune", ELEMENT_NONE, "", "the VM's I/O is not weighted" },
+	{ "vcpu", ELEMENT_READ, "placement current", NULL },
+	{ "vcpu/@cpuset", ELEMENT_NONE, "", PINNED },
+	{ "vcpus", ELEMENT_NONE, "", "all vCPUs are there from the start" },
+	{ "iothreads", ELEMENT_NONE, "", "each disk has a thread of its own" },
+	{ "iothreadids", ELEMENT_NONE, "", "each disk has a thread of its own" },
+	{ "defaultiothread", ELEMENT_NONE, "", "each disk has a thread of its own" },
+	{ "cputune", ELEMENT_NONE, "", PINNED },
+	{ "resource", ELEMENT_NONE, "", "a VM's control group is made by the daemon" },
+	{ "sysinfo", ELEMENT_NONE, "", "the guest has no SMBIOS tables" },
+	{ "bootloader", ELEMENT_REFUSED, "", "is for Xen; give <os> with <type>hvm</type>" },
+	{ "bootloader_args", ELEMENT_REFUSED, "", "is for Xen; give <os> with <type>hvm</type>" },
+	{ "os", ELEMENT_READ, "", NULL },
+	{ "os/@firmware", ELEMENT_NONE, "", NO_FIRMWARE },
+	{ "os/type", ELEMENT_READ, "arch", NULL },
+	{ "os/type/@machine", ELEMENT_NONE, "", "there is one type of machine" },
+	{ "os/firmware", ELEMENT_NONE, "", NO_FIRMWARE },
+	{ "os/loader", ELEMENT_NONE, "", NO_FIRMWARE },
+	{ "os/nvram", ELEMENT_NONE, "", NO_FIRMWARE },
+	{ "os/bios", ELEMENT_NONE, "", NO_FIRMWARE },
+	{ "os/smbios", ELEMENT_NONE, "", "the guest has no SMBIOS tables" },
+	{ "os/boot", ELEMENT_REPEATED, "dev", NULL },
+	{ "os/bootmenu", ELEMENT_OPTIONAL, "", NO_FIRMWARE },
+	{ "os/kernel", ELEMENT_READ, "", NULL },
+	{ "os/initrd", ELEMENT_READ, "", NULL },
+	{ "os/cmdline", ELEMENT_READ, "", NULL },
+	{ "os/dtb", ELEMENT_NONE, "", "the guest has ACPI tables" },
+	{ "os/acpi", ELEMENT_NONE, "", "the guest's ACPI tables are Cairn's" },
+	{ "idmap", ELEMENT_REFUSED, "", "is for containers; a VM has no users of the host's" },
+	{ "features", ELEMENT_READ, "", NULL },
+	{ "features/acpi", ELEMENT_READ, "", NULL },
+	{ "features/apic", ELEMENT_READ, "", NULL },
+	{ "features/apic/@eoi", ELEMENT_NONE, "", "KVM decides that" },
+	{ "features/pae", ELEMENT_READ, "", NULL },
+	{ "features/*", ELEMENT_OPTIONAL, "", "the guest sees what KVM offers" },
+	{ "cpu", ELEMENT_READ, "mode match check migratable", NULL },
+	{ "cpu/topology", ELEMENT_READ, "sockets dies clusters cores threads", NULL },
+	{ "cpu/*", ELEMENT_NONE, "", HOST_CPU },
+	{ "clock", ELEMENT_READ, "offset adjustment basis timezone start", NULL },
+	{ "clock/timer", ELEMENT_REPEATED, "name present", NULL },
+	{ "clock/timer/@tickpolicy", ELEMENT_NONE, "", "ticks are as KVM delivers them" },
+	{ "clock/timer/@track", ELEMENT_NONE, "", "ticks are as KVM delivers them" },
+	{ "clock/timer/@mode", ELEMENT_NONE, "", "the guest's TSC is the host's" },
+	{ "clock/timer/@frequency", ELEMENT_NONE, "", "the guest's TSC is the host's" },
+	{ "clock/timer/catchup", ELEMENT_NONE, "", "ticks are as KVM delivers them" },
+	{ "on_poweroff", ELEMENT_READ, "", NULL },
+	{ "on_reboot", ELEMENT_READ, "", NULL },
+	{ "on_crash", ELEMENT_READ, "", NULL },
+	{ "on_lockfailure", ELEMENT_NONE, "", "an image that is in use is not opened at all" },
+	{ "pm", ELEMENT_READ, "", NULL },
+	{ "pm/*", ELEMENT_OPTIONAL, "", "the guest is offered no sleep states" },
+	{ "perf", ELEMENT_NONE, "", "use perf on the host" },
+	{ "seclabel", ELEMENT_NONE, "", "a VM's process is confined by Cairn's own sandbox" },
+	{ "keywrap", ELEMENT_REFUSED, "", "is for s390; this is x86_64" },
+	{ "launchSecurity", ELEMENT_REFUSED, "",
+		"encrypted guests are not supported; without it the host could read the guest's memory" },
+
+	{ "devices", ELEMENT_READ, "", NULL },
+	{ "devices/disk/alias", ELEMENT_READ, "name", NULL },
+	{ "devices/interface/alias", ELEMENT_READ, "name", NULL },
+	{ "devices/*/alias", ELEMENT_SILENT, "", NULL },
+	{ "devices/*/address", ELEMENT_SILENT, "", NULL },
+	{ "devices/emulator", ELEMENT_NONE, "", "Cairn runs the VM itself" },
+	{ "devices/disk", ELEMENT_REPEATED, "type device model snapshot", NULL },
+	{ "devices/disk/@rawio", ELEMENT_NONE, "", "a disk takes no SCSI commands" },
+	{ "devices/disk/@sgio", ELEMENT_NONE, "", "a disk takes no SCSI commands" },
+	{ "devices/disk/driver", ELEMENT_READ,
+		"name type error_policy rerror_policy discard queues queue_size", NULL },
+	{ "devices/disk/driver/@*", ELEMENT_NONE, "", IMAGE_IO },
+	{ "devices/disk/driver/*", ELEMENT_NONE, "", IMAGE_IO },
+	{ "devices/disk/source", ELEMENT_READ, "file dev index", NULL },
+	{ "devices/disk/source/@startupPolicy", ELEMENT_NONE, "", "every image has to be there" },
+	{ "devices/disk/source/encryption", ELEMENT_REFUSED, "",
+		"encrypted images are not supported; decrypt it with qemu-img convert" },
+	{ "devices/disk/source/slices", ELEMENT_REFUSED, "",
+		"a part of a file cannot be a disk; use a loop device" },
+	{ "devices/disk/source/dataStore", ELEMENT_READ, "type", NULL },
+	{ "devices/disk/source/dataStore/format", ELEMENT_READ, "type", NULL },
+	{ "devices/disk/source/dataStore/source", ELEMENT_READ, "file dev", NULL },
+	{ "devices/disk/source/*", ELEMENT_NONE, "", "an image is opened with its owner's rights" },
+	{ "devices/disk/backingStore", ELEMENT_READ, "type index", NULL },
+	{ "devices/disk/backingStore/format", ELEMENT_READ, "type", NULL },
+	{ "devices/disk/backingStore/source", ELEMENT_READ, "file dev index", NULL },
+	{ "devices/disk/backingStore/source/encryption", ELEMENT_REFUSED, "",
+		"encrypted images are not supported; decrypt it with qemu-img convert" },
+	{ "devices/disk/backingStore/source/slices", ELEMENT_REFUSED, "",
+		"a part of a file cannot be a disk; use a loop device" },
+	{ "devices/disk/backingStore/source/dataStore", ELEMENT_READ, "type", NULL },
+	{ "devices/disk/backingStore/source/dataStore/format", ELEMENT_READ, "type", NULL },
+	{ "devices/disk/backingStore/source/dataStore/source", ELEMENT_READ, "file dev", NULL },
+	{ "devices/disk/target", ELEMENT_READ, "dev bus", NULL },
+	{ "devices/disk/target/@*", ELEMENT_NONE, "", "a virtio disk has no such property" },
+	{ "devices/disk/serial", ELEMENT_READ, "", NULL },
+	{ "devices/disk/readonly", ELEMENT_READ, "", NULL },
+	{ "devices/disk/boot", ELEMENT_READ, "order", NULL },
+	{ "devices/disk/boot/@loadparm", ELEMENT_NONE, "", "is for s390" },
+	{ "devices/disk/blockio", ELEMENT_READ,
+		"logical_block_size physical_block_size discard_granularity", NULL },
+	{ "devices/disk/transient", ELEMENT_REFUSED, "",
+		"a disk that forgets is not supported; take a snapshot and revert to it" },
+	{ "devices/disk/encryption", ELEMENT_REFUSED, "",
+		"encrypted images are not supported; decrypt it with qemu-img convert" },
+	{ "devices/disk/shareable", ELEMENT_NONE, "", "an image that is written has one VM" },
+	{ "devices/disk/iotune", ELEMENT_NONE, "", "a disk is not throttled" },
+	{ "devices/disk/throttlefilters", ELEMENT_NONE, "", "a disk is not throttled" },
+	{ "devices/disk/wwn", ELEMENT_NONE, "", "a virtio disk has a serial number only" },
+	{ "devices/disk/vendor", ELEMENT_NONE, "", "a virtio disk has a serial number only" },
+	{ "devices/disk/product", ELEMENT_NONE, "", "a virtio disk has a serial number only" },
+	{ "devices/disk/geometry", ELEMENT_NONE, "", "a virtio disk has no cylinders" },
+	{ "devices/disk/auth", ELEMENT_NONE, "", "a file needs no password" },
+	{ "devices/disk/mirror", ELEMENT_SILENT, "", NULL },
+	{ "devices/controller", ELEMENT_NONE, "", "the buses are those that Cairn's devices need" },
+	{ "devices/lease", ELEMENT_REFUSED, "",
+		"locks of a lock manager are not supported; images are locked by Cairn" },
+	{ "devices/filesystem", ELEMENT_REFUSED, "",
+		"a folder of the host's cannot be given to a guest; use a disk" },
+	{ "devices/hostdev", ELEMENT_REFUSED, "",
+		"a device of the host's cannot be given to a guest" },
+	{ "devices/redirdev", ELEMENT_NONE, "", "there is no USB" },
+	{ "devices/redirfilter", ELEMENT_NONE, "", "there is no USB" },
+	{ "devices/smartcard", ELEMENT_NONE, "", "there is no smart card reader" },
+	{ "devices/interface", ELEMENT_REPEATED, "type", NULL },
+	{ "devices/interface/@*", ELEMENT_NONE, "", "an interface has no such property here" },
+	{ "devices/interface/mac", ELEMENT_READ, "address", NULL },
+	{ "devices/interface/mac/@*", ELEMENT_NONE, "", "any address may be used" },
+	{ "devices/interface/source", ELEMENT_READ, "network bridge portid", NULL },
+	{ "devices/interface/source/@*", ELEMENT_NONE, "", "a network has no groups of ports" },
+	{ "devices/interface/model", ELEMENT_READ, "type", NULL },
+	{ "devices/interface/target", ELEMENT_READ, "dev", NULL },
+	{ "devices/interface/link", ELEMENT_READ, "state", NULL },
+	{ "devices/interface/boot", ELEMENT_NONE, "", "a VM does not start from a network" },
+	{ "devices/interface/filterref", ELEMENT_REFUSED, "",
+		"network filters are not supported; without it what it stops would pass" },
+	{ "devices/interface/vlan", ELEMENT_REFUSED, "",
+		"VLAN tags are not supported; give a bridge that is in that VLAN" },
+	{ "devices/interface/virtualport", ELEMENT_REFUSED, "",
+		"virtual ports (Open vSwitch, 802.1Qbg) are not supported; give a Linux bridge" },
+	{ "devices/interface/port", ELEMENT_REFUSED, "",
+		"isolated ports are not supported; without it VMs would reach each other" },
+	{ "devices/interface/*", ELEMENT_NONE, "", "an interface has no such property here" },
+	{ "devices/serial", ELEMENT_REPEATED, "type", NULL },
+	{ "devices/serial/target", ELEMENT_READ, "type port", NULL },
+	{ "devices/serial/target/model", ELEMENT_SILENT, "", NULL },
+	{ "devices/serial/log", ELEMENT_NONE, "", "what a console says is kept by the daemon" },
+	{ "devices/serial/*", ELEMENT_SILENT, "", NULL },
+	{ "devices/parallel", ELEMENT_NONE, "", "there is no parallel port" },
+	{ "devices/console", ELEMENT_REPEATED, "type tty", NULL },
+	{ "devices/console/target", ELEMENT_READ, "type port", NULL },
+	{ "devices/console/log", ELEMENT_NONE, "", "what a console says is kept by the daemon" },
+	{ "devices/console/*", ELEMENT_SILENT, "", NULL },
+	{ "devices/channel", ELEMENT_REPEATED, "type", NULL },
+	{ "devices/channel/target", ELEMENT_READ, "type name state", NULL },
+	{ "devices/channel/source", ELEMENT_SILENT, "", NULL },
+	{ "devices/input", ELEMENT_NONE, "", "there is no display; the console is a serial port" },
+	{ "devices/tpm", ELEMENT_NONE, "", "there is no TPM" },
+	{ "devices/graphics", ELEMENT_NONE, "", "there is no display; the console is a serial port" },
+	{ "devices/sound", ELEMENT_NONE, "", "there is no sound" },
+	{ "devices/audio", ELEMENT_NONE, "", "there is no sound" },
+	{ "devices/video", ELEMENT_NONE, "", "there is no display; the console is a serial port" },
+	{ "devices/hub", ELEMENT_NONE, "", "there is no USB" },
+	{ "devices/watchdog", ELEMENT_READ, "model action", NULL },
+	{ "devices/memballoon", ELEMENT_READ, "model", NULL },
+	{ "devices/memballoon/@*", ELEMENT_SILENT, "", NULL },
+	{ "devices/memballoon/*", ELEMENT_SILENT, "", NULL },
+	{ "devices/rng", ELEMENT_REPEATED, "model", NULL },
+	{ "devices/rng/backend", ELEMENT_READ, "model", NULL },
+	{ "devices/rng/*", ELEMENT_NONE, "", "random numbers are as fast as the host's" },
+	{ "devices/nvram", ELEMENT_NONE, "", "is for pseries" },
+	{ "devices/panic", ELEMENT_REPEATED, "model", NULL },
+	{ "devices/shmem", ELEMENT_REFUSED, "", "memory is not shared between VMs" },
+	{ "devices/memory", ELEMENT_REFUSED, "",
+		"memory modules are not supported; give all of it in <memory>" },
+	{ "devices/iommu", ELEMENT_NONE, "", "the guest has no IOMMU" },
+	{ "devices/vsock", ELEMENT_NONE, "", "there is no vsock device" },
+	{ "devices/crypto", ELEMENT_NONE, "", "there is no crypto device" },
+	{ "devices/pstore", ELEMENT_NONE, "", "there is no pstore device" },
+	{ NULL, ELEMENT_NONE, NULL, NULL },
+};
+
+/* ---- finding a row ---- */
+
+/* Does path fit a row's? "*" stands for one name; of an attribute only behind "@". */
+static bool path_fits(const char *row, const char *path)
+{
+	for (; *row; row++) {
+		if (*row != '*') {
+			if (*row != *path++)
+				return false;
+			continue;
+		}
+		if (!*path || *path == '@')
+			return false;
+		path += strcspn(path, "/");
+	}
+	return !*path;
+}
+
+static const struct element *element_find(const char *path)
+{
+	for (const struct element *e = elements; e->path; e++)
+		if (path_fits(e->path, path))
+			return e;
+	return NULL;
+}
+
+/* Is name one of the words in list? */
+static bool list_has(const char *list, const char *name)
+{
+	size_t len = strlen(name);
+
+	for (; *list; list += strspn(list, " ")) {
+		size_t n = strcspn(list, " ");
+
+		if (n == len && !strncmp(list, name, n))
+			return true;
+		list += n;
+	}
+	return false;
+}
+
+/* "devices" and "disk": "devices/disk". A backing store's own is in it, and is the same. */
+static void path_join(char out[PATH_LENGTH_MAX], const char *path, const char *mark,
+	const char *name)
+{
+	size_t len = strlen(path), n = strlen("backingStore");
+
+	if (!strcmp(name, "backingStore") && len > n && !strcmp(path + len - n, name))
+		name = mark = "";
+	/* Cut off, it fits no row. */
+	snprintf(out, PATH_LENGTH_MAX, "%s%s%s%.80s", path, *path && *name ? "/" : "", mark, name);
+}
+
+/* ---- looking ---- */
+
+static const char unknown[] = "has no effect: Cairn does not know it";
+
+static bool element_is_off(struct _xmlNode *n)
+{
+	return node_attr_is(n, "state", "off") || node_attr_is(n, "enabled", "no") ||
+	       node_attr_is(n, "enable", "no") || node_attr_is(n, "present", "no");
+}
+
+static void check_attribute(struct reading *r, struct _xmlNode *n, const char *path,
+	const struct element *element, struct _xmlAttr *a)
+{
+	const char *name = (const char *)a->name;
+	const struct element *row;
+	char at[PATH_LENGTH_MAX];
+
+	if (!a->ns && list_has(element->attrs, name))
+		return;
+	path_join(at, path, "@", name);
+	row = a->ns ? NULL : element_find(at);
+	if (!row)
+		reading_warn(r, n, name, "%s", unknown);
+	else if (row->action != ELEMENT_SILENT)
+		reading_warn_row(r, n, name, row);
+}
+
+/* What is in a namespace: QEMU's words are orders to QEMU, our own are for extra.c, of others' we
+ * know nothing. */
+static int check_foreign(struct reading *r, struct _xmlNode *n, const char *path)
+{
+	const char *href = n->ns->href ? (const char *)n->ns->href : "";
+
+	if (!strcmp(href, XML_NAMESPACE_QEMU))
+		return reading_error(r, n, NULL, ERR_UNSUPPORTED,
+			"is for QEMU, which Cairn does not use; take it out");
+	if (strcmp(path, "metadata"))
+		reading_warn(r, n, NULL, "has no effect: Cairn does not know the namespace %.100s", href);
+	else if (strcmp(href, XML_NAMESPACE))
+		reading_warn(r, n, NULL, "is not kept");
+	return 0;
+}
+
+static int check_once(struct reading *r, struct _xmlNode *n)
+{
+	for (struct _xmlNode *p = n->prev; p; p = p->prev)
+		if (p->type == XML_ELEMENT_NODE && !p->ns && !xmlStrcmp(p->name, n->name))
+			return reading_error(r, n, NULL, ERR_INVALID,
+				"is there twice; the first is in line %ld", xmlGetLineNo(p));
+	return 0;
+}
+
+static int check_element(struct reading *r, struct _xmlNode *n, const char *path);
+
+static int check_children(struct reading *r, struct _xmlNode *n, const char *path)
+{
+	char at[PATH_LENGTH_MAX];
+	int ret = 0;
+
+	for (struct _xmlNode *c = n->children; c && !ret; c = c->next) {
+		if (c->type != XML_ELEMENT_NODE)
+			continue;
+		path_join(at, path, "", (const char *)c->name);
+		ret = c->ns ? check_foreign(r, c, path) : check_element(r, c, at);
+	}
+	return ret;
+}
+
+static int check_element(struct reading *r, struct _xmlNode *n, const char *path)
+{
+	const struct element *row = element_find(path);
+
+	if (!row) {
+		reading_warn(r, n, NULL, "%s", unknown);
+		return 0;
+	}
+	if (row->action == ELEMENT_REFUSED)
+		return reading_error(r, n, NULL, ERR_UNSUPPORTED, "%s", row->why);
+	if (row->action == ELEMENT_NONE ||
+		(row->action == ELEMENT_OPTIONAL && !element_is_off(n)))
+		reading_warn_row(r, n, NULL, row);
+	if (row->action != ELEMENT_READ && row->action != ELEMENT_REPEATED)
+		return 0;
+	if (row->action == ELEMENT_READ && check_once(r, n) < 0)
+		return -EINVAL;
+	for (struct _xmlAttr *a = n->properties; a; a = a->next)
+		check_attribute(r, n, path, row, a);
+	return check_children(r, n, path);
+}
+
+int elements_check(struct reading *r, struct _xmlNode *domain)
+{
+	return check_element(r, domain, "");
+}

@@ -1,0 +1,109 @@
+/* cairn-xml: libvirt's domain XML to a definition and back, for `cairn`, which is linked
+ * statically and starts this program for it. Standard input to standard output; the process
+ * gives away what it could do harm with before it looks at a byte.
+ *
+ *   to-json    XML → {"definition": …, "warnings": […], "origins": {"disks[0]": "line 12", …}}
+ *   to-xml     {"definition": …, "id": "3"} → {"xml": "…"}
+ *   elements   → every element that is known, and what becomes of it: path, tab, word, tab, why
+ *
+ * What is wrong: {"error": {"class": a number of enum err_class, "desc": a sentence}}, status 1. */
+#include "tools/xml/domain.h"
+#include "tools/xml/elements.h"
+#include "tools/xml/print.h"
+#include "tools/xml/reading.h"
+#include "tools/xml/sandbox.h"
+#include "api/js.h"
+#include "base/cleanup.h"
+#include "base/file.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <libxml/parser.h>
+#include <stdio.h>
+#include <string.h>
+
+#define INPUT_MAX (1 * MIB)
+static void doc_free_p(xmlDocPtr *doc)
+{
+	xmlFreeDoc(*doc);
+}
+
+static int to_json(const char *text, size_t len, struct json_object *out, struct err *e)
+{
+	xmlDocPtr doc CLEANUP(doc_free_p) = NULL;
+	struct reading r CLEANUP(reading_done) = { 0 };
+	int ret = domain_parse(text, len, &doc, e);
+
+	if (!ret)
+		ret = reading_init(&r, e);
+	if (!ret)
+		ret = domain_read(&r, doc);
+	if (ret < 0)
+		return ret;
+	js_put(out, "definition", STEAL_PTR(r.definition));
+	js_put(out, "warnings", STEAL_PTR(r.warnings));
+	js_put(out, "origins", STEAL_PTR(r.origins));
+	return 0;
+}
+
+static int to_xml(const char *text, size_t len, struct json_object *out, struct err *e)
+{
+	CLEANUP_JS struct json_object *in = NULL;
+	CLEANUP_FREE char *xml = NULL;
+	int r = js_parse(text, len, "the definition", &in, e);
+
+	if (!r)
+		r = domain_print(js_get(in, "definition"), js_get_str(in, "id"), &xml, e);
+	if (!r)
+		js_put_str(out, "xml", xml);
+	return r;
+}
+
+static int elements_print(void)
+{
+	static const char *const words[] = { [ELEMENT_READ] = "read", [ELEMENT_REPEATED] = "read",
+		[ELEMENT_SILENT] = "not needed", [ELEMENT_NONE] = "no effect",
+		[ELEMENT_OPTIONAL] = "no effect", [ELEMENT_REFUSED] = "refused" };
+
+	for (const struct element *e = elements; e->path; e++)
+		printf("%s\t%s\t%s\t%s\n", *e->path ? e->path : "domain", words[e->action], e->attrs,
+			e->why ? e->why : "");
+	return fflush(stdout) ? 1 : 0;
+}
+
+static int answer(struct json_object *out, int r, const struct err *e)
+{
+	struct json_object *error;
+
+	if (r < 0) {
+		error = json_object_new_object();
+		js_put_int(error, "class", e->cls);
+		js_put_str(error, "desc", e->msg);
+		js_put(out, "error", error);
+	}
+	puts(json_object_to_json_string_ext(out, JSON_C_TO_STRING_PLAIN));
+	return fflush(stdout) || r < 0;
+}
+
+int main(int argc, char **argv)
+{
+	CLEANUP_JS struct json_object *out = json_object_new_object();
+	const char *mode = argc == 2 ? argv[1] : "";
+	CLEANUP_FREE char *text = NULL;
+	struct err e;
+	size_t len;
+	int r;
+
+	if (!strcmp(mode, "elements"))
+		return elements_print();
+	if (strcmp(mode, "to-json") && strcmp(mode, "to-xml")) {
+		fputs("usage: cairn-xml to-json|to-xml|elements <INPUT >OUTPUT\n", stderr);
+		return 2;
+	}
+	r = xml_sandbox(&e);
+	if (!r)
+		r = file_read_fd(0, "the input", INPUT_MAX, &text, &len, &e);
+	if (!r)
+		r = (!strcmp(mode, "to-json") ? to_json : to_xml)(text, len, out, &e);
+	return answer(out, r, &e);
+}

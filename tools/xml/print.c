@@ -1,0 +1,389 @@
+#include "tools/xml/print.h"
+#include "tools/xml/domain.h"
+#include "tools/xml/extra.h"
+#include "tools/xml/reading.h"
+#include "tools/xml/writer.h"
+#include "api/definition.h"
+#include "api/js.h"
+#include "base/cleanup.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <libxml/tree.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* ---- general ---- */
+
+/* Readers take away white space around a text, and libvirt's schema wants some in it: another is
+ * told in <metadata>. */
+static bool text_survives(const char *s)
+{
+	return *s && !strchr(" \t\r\n", *s) && !strchr(" \t\r\n", s[strlen(s) - 1]);
+}
+
+/* What the schema takes as a disk's. */
+static bool serial_survives(const char *s)
+{
+	static const char marks[] = "_.+- ";
+
+	for (const char *p = s; *p; p++)
+		if (!isalnum((unsigned char)*p) && !strchr(marks, *p))
+			return false;
+	return text_survives(s);
+}
+
+static void print_text(struct writer *w, struct json_object *o, const char *key)
+{
+	const char *s = js_get_str(o, key);
+
+	if (s && text_survives(s))
+		writer_text(w, key, s, NULL);
+}
+
+/* The definition's number as text, in buf; NULL: it has none. */
+static const char *number_text(struct json_object *o, const char *key, char buf[24])
+{
+	if (!js_get(o, key))
+		return NULL;
+	snprintf(buf, 24, "%lld", (long long)js_get_int(o, key, 0));
+	return buf;
+}
+
+static void print_metadata(struct writer *w, struct json_object *extra)
+{
+	if (!extra)
+		return;
+	writer_open(w, "metadata", NULL);
+	writer_text(w, "cairn:definition",
+		json_object_to_json_string_ext(extra,
+			JSON_C_TO_STRING_SPACED | JSON_C_TO_STRING_NOSLASHESCAPE),
+		"xmlns:cairn", XML_NAMESPACE, NULL);
+	writer_close(w, "metadata");
+}
+
+static void print_memory(struct writer *w, struct json_object *o, uint64_t bytes)
+{
+	char kib[24];
+
+	snprintf(kib, sizeof(kib), "%llu", (unsigned long long)(bytes / 1024));
+	writer_text(w, "memory", kib, "unit", "KiB", NULL);
+	writer_text(w, "currentMemory", kib, "unit", "KiB", NULL);
+	if (!js_get_bool(o, "hugepages", false))
+		return;
+	writer_open(w, "memoryBacking", NULL);
+	writer_leaf(w, "hugepages", NULL);
+	writer_close(w, "memoryBacking");
+}
+
+static void print_os(struct writer *w, struct json_object *o)
+{
+	static const char *const keys[] = { "kernel", "initrd", "cmdline" };
+
+	writer_open(w, "os", NULL);
+	writer_text(w, "type", "hvm", "arch", "x86_64", NULL);
+	for (size_t i = 0; i < 3; i++)
+		print_text(w, js_get(o, "boot"), keys[i]);
+	writer_close(w, "os");
+	writer_open(w, "features", NULL);
+	writer_leaf(w, "acpi", NULL);
+	writer_leaf(w, "apic", NULL);
+	writer_leaf(w, "pae", NULL);
+	writer_close(w, "features");
+}
+
+static void print_cpu(struct writer *w, struct json_object *o)
+{
+	struct json_object *t = js_get(o, "topology");
+	char sockets[24], cores[24], threads[24];
+
+	if (!t) {
+		writer_leaf(w, "cpu", "mode", "host-passthrough", "check", "none", NULL);
+		return;
+	}
+	writer_open(w, "cpu", "mode", "host-passthrough", "check", "none", NULL);
+	writer_leaf(w, "topology", "sockets", number_text(t, "sockets", sockets), "dies", "1", "cores",
+		number_text(t, "cores", cores), "threads", number_text(t, "threads", threads), NULL);
+	writer_close(w, "cpu");
+}
+
+static void print_policies(struct writer *w, struct json_object *o)
+{
+	const char *clock = js_get_str(o, "clock");
+
+	writer_leaf(w, "clock", "offset", clock ? clock : "utc", NULL);
+	print_text(w, o, "on_poweroff");
+	print_text(w, o, "on_reboot");
+	print_text(w, o, "on_crash");
+}
+
+/* ---- disks ---- */
+
+static bool is_block(const char *path)
+{
+	struct stat st;
+
+	return stat(path, &st) == 0 ? S_ISBLK(st.st_mode) : !strncmp(path, "/dev/", 5);
+}
+
+static void print_source(struct writer *w, const char *path, bool block)
+{
+	if (path)
+		writer_leaf(w, "source", block ? "dev" : "file", path, NULL);
+}
+
+/* Each layer in the one above it; an empty one says that there are no more. A layer with a data
+ * file has no words in libvirt's: then <metadata> has them all. */
+static void print_backing(struct writer *w, struct json_object *list)
+{
+	size_t n = list ? json_object_array_length(list) : 0;
+
+	for (size_t i = 0; i < n; i++)
+		if (js_get(json_object_array_get_idx(list, i), "data_file"))
+			return;
+	for (size_t i = 0; i < n; i++) {
+		struct json_object *l = json_object_array_get_idx(list, i);
+		const char *path = js_get_str(l, "path");
+
+		writer_open(w, "backingStore", "type", is_block(path) ? "block" : "file", NULL);
+		writer_leaf(w, "format", "type", js_get_str(l, "format"), NULL);
+		print_source(w, path, is_block(path));
+	}
+	writer_leaf(w, "backingStore", NULL);
+	for (size_t i = 0; i < n; i++)
+		writer_close(w, "backingStore");
+}
+
+static void print_driver(struct writer *w, struct json_object *o)
+{
+	const char *format = js_get_str(o, "format"), *errors = js_get_str(o, "errors");
+	char queues[24], size[24];
+
+	writer_leaf(w, "driver", "name", "qemu", "type", format ? format : "raw", "error_policy", errors,
+		"queues", number_text(o, "queues", queues), "queue_size",
+		number_text(o, "queue_size", size), NULL);
+}
+
+/* An id that is not what its place would give it is libvirt's word of the user's own. */
+static void print_alias(struct writer *w, const char *id, const char *by_place)
+{
+	char alias[64];
+
+	if (!id || !strcmp(id, by_place))
+		return;
+	snprintf(alias, sizeof(alias), "ua-%s", id);
+	writer_leaf(w, "alias", "name", alias, NULL);
+}
+
+static void print_disk(struct writer *w, struct json_object *o, size_t at)
+{
+	const char *device = js_get_str(o, "device"), *path = js_get_str(o, "path");
+	const char *serial = js_get_str(o, "serial");
+	bool block = path && is_block(path);
+	char target[8], order[24];
+
+	snprintf(target, sizeof(target), "vd%c", (char)('a' + at));
+	writer_open(w, "disk", "type", block ? "block" : "file", "device", device ? device : "disk", NULL);
+	print_driver(w, o);
+	print_source(w, path, block);
+	if (path)
+		print_backing(w, js_get_array(o, "backing"));
+	writer_leaf(w, "target", "dev", target, "bus", "virtio", NULL);
+	if (js_get_bool(o, "readonly", false))
+		writer_leaf(w, "readonly", NULL);
+	if (serial && serial_survives(serial))
+		writer_text(w, "serial", serial, NULL);
+	if (number_text(o, "boot_order", order))
+		writer_leaf(w, "boot", "order", order, NULL);
+	print_alias(w, js_get_str(o, "id"), target);
+	writer_close(w, "disk");
+}
+
+/* ---- other devices ---- */
+
+static void print_interface(struct writer *w, struct json_object *o, size_t at)
+{
+	const char *type = js_get_str(o, "type"), *model = js_get_str(o, "model");
+	const char *link = js_get_str(o, "link");
+	char id[24];
+
+	snprintf(id, sizeof(id), "net%zu", at);
+	writer_open(w, "interface", "type", type, NULL);
+	writer_leaf(w, "mac", "address", js_get_str(o, "mac"), NULL);
+	if (js_get_str(o, "source"))
+		writer_leaf(w, "source", type, js_get_str(o, "source"), NULL);
+	writer_leaf(w, "model", "type", model ? model : "virtio", NULL);
+	if (link)
+		writer_leaf(w, "link", "state", link, NULL);
+	print_alias(w, js_get_str(o, "id"), id);
+	writer_close(w, "interface");
+}
+
+static void print_consoles(struct writer *w, struct json_object *o)
+{
+	writer_open(w, "serial", "type", "pty", NULL);
+	writer_leaf(w, "target", "type", "isa-serial", "port", "0", NULL);
+	writer_close(w, "serial");
+	writer_open(w, "console", "type", "pty", NULL);
+	writer_leaf(w, "target", "type", "serial", "port", "0", NULL);
+	writer_close(w, "console");
+	if (js_get_bool(js_get(o, "console"), "virtio", false)) {
+		writer_open(w, "console", "type", "pty", NULL);
+		writer_leaf(w, "target", "type", "virtio", "port", "1", NULL);
+		writer_close(w, "console");
+	}
+	if (!js_get_bool(o, "guest_agent", false))
+		return;
+	writer_open(w, "channel", "type", "unix", NULL);
+	writer_leaf(w, "target", "type", "virtio", "name", "org.qemu.guest_agent.0", NULL);
+	writer_close(w, "channel");
+}
+
+static void print_each(struct writer *w, struct json_object *list,
+	void (*print)(struct writer *, struct json_object *, size_t))
+{
+	for (size_t i = 0; list && i < json_object_array_length(list); i++)
+		print(w, json_object_array_get_idx(list, i), i);
+}
+
+static void print_devices(struct writer *w, struct json_object *o)
+{
+	struct json_object *watchdog = js_get(o, "watchdog");
+
+	writer_open(w, "devices", NULL);
+	print_each(w, js_get_array(o, "disks"), print_disk);
+	print_each(w, js_get_array(o, "interfaces"), print_interface);
+	print_consoles(w, o);
+	if (json_object_is_type(watchdog, json_type_object))
+		writer_leaf(w, "watchdog", "model", js_get_str(watchdog, "model"), "action",
+			js_get_str(watchdog, "action"), NULL);
+	writer_leaf(w, "memballoon", "model", "none", NULL);
+	if (js_get_bool(o, "rng", false)) {
+		writer_open(w, "rng", "model", "virtio", NULL);
+		writer_text(w, "backend", "/dev/urandom", "model", "random", NULL);
+		writer_close(w, "rng");
+	}
+	writer_leaf(w, "panic", "model", "isa", NULL);
+	writer_close(w, "devices");
+}
+
+/* ---- the whole ---- */
+
+static char *domain_write(struct json_object *o, uint64_t ram_bytes, const char *id,
+	struct json_object *extra)
+{
+	char vcpus[24];
+	struct writer w;
+
+	if (writer_init(&w) < 0)
+		return NULL;
+	writer_open(&w, "domain", "type", "kvm", "id", id, NULL);
+	print_text(&w, o, "name");
+	print_text(&w, o, "uuid");
+	print_text(&w, o, "title");
+	print_text(&w, o, "description");
+	print_metadata(&w, extra);
+	print_memory(&w, o, ram_bytes);
+	writer_text(&w, "vcpu", number_text(o, "vcpus", vcpus), "placement", "static", NULL);
+	print_os(&w, o);
+	print_cpu(&w, o);
+	print_policies(&w, o);
+	print_devices(&w, o);
+	writer_close(&w, "domain");
+	return writer_finish(&w);
+}
+
+static void definition_free_p(struct definition **d)
+{
+	definition_free(*d);
+}
+
+/* In canonical form; the caller puts *ret_o. */
+static int canonical(struct json_object *o, struct json_object **ret_o, uint64_t *ret_ram_bytes,
+	struct err *e)
+{
+	struct definition *d CLEANUP(definition_free_p) = NULL;
+	int r = definition_parse(o, NULL, &d, e);
+
+	if (r < 0)
+		return r;
+	*ret_ram_bytes = d->ram_bytes;
+	*ret_o = definition_to_json(d);
+	return 0;
+}
+
+static void doc_free_p(xmlDocPtr *doc)
+{
+	xmlFreeDoc(*doc);
+}
+
+static int read_again(const char *xml, struct json_object **ret_o, struct err *e)
+{
+	xmlDocPtr doc CLEANUP(doc_free_p) = NULL;
+	struct reading reading CLEANUP(reading_done) = { 0 };
+	uint64_t ram_bytes;
+	int r = domain_parse(xml, strlen(xml), &doc, e);
+
+	if (!r)
+		r = reading_init(&reading, e);
+	if (!r)
+		r = domain_read(&reading, doc);
+	return r < 0 ? r : canonical(reading.definition, ret_o, &ram_bytes, e);
+}
+
+/* Writes and reads it. *ret_got: canonical, the caller puts it. */
+static int attempt(struct json_object *want, uint64_t ram_bytes, const char *id,
+	struct json_object *extra, char **ret_xml, struct json_object **ret_got, struct err *e)
+{
+	CLEANUP_FREE char *xml = domain_write(want, ram_bytes, id, extra);
+	int r;
+
+	if (!xml)
+		return err_set_errno(e, -ENOMEM, "domain XML");
+	r = read_again(xml, ret_got, e);
+	if (r < 0) {
+		err_prefix(e, "the definition cannot be said in XML");
+		return r;
+	}
+	*ret_xml = STEAL_PTR(xml);
+	return 0;
+}
+
+static int not_the_same(struct json_object *want, struct json_object *got, struct err *e)
+{
+	json_object_object_foreach(want, key, v)
+	{
+		if (!json_object_equal(v, js_get(got, key)))
+			return err_set(e, -EINVAL, ERR_UNSUPPORTED,
+				"the definition cannot be said in XML: %.40s; cairn dumpjson prints it",
+				key);
+	}
+	return err_set(e, -EINVAL, ERR_UNSUPPORTED,
+		"the definition cannot be said in XML; cairn dumpjson prints it");
+}
+
+int domain_print(struct json_object *definition, const char *id, char **ret_xml, struct err *e)
+{
+	CLEANUP_JS struct json_object *want = NULL, *got = NULL, *extra = NULL, *again = NULL;
+	CLEANUP_FREE char *first = NULL, *second = NULL;
+	uint64_t ram_bytes;
+	int r = canonical(definition, &want, &ram_bytes, e);
+
+	if (!r)
+		r = attempt(want, ram_bytes, id, NULL, &first, &got, e);
+	if (r < 0)
+		return r;
+	extra = extra_make(want, got);
+	if (!extra && json_object_equal(want, got)) {
+		*ret_xml = STEAL_PTR(first);
+		return 0;
+	}
+	r = attempt(want, ram_bytes, id, extra, &second, &again, e);
+	if (r < 0)
+		return r;
+	if (!json_object_equal(want, again))
+		return not_the_same(want, again, e);
+	*ret_xml = STEAL_PTR(second);
+	return 0;
+}
