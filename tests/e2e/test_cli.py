@@ -14,8 +14,8 @@ import pytest
 
 from conftest import BUILD
 
-VERBS = ["define", "validate", "dumpjson", "undefine", "start", "shutdown", "reboot", "reset", "suspend",
-         "resume", "destroy", "autostart", "run", "clone", "save", "restore", "managedsave", "managedsave-remove",
+VERBS = ["define", "validate", "dumpjson", "dumpxml", "undefine", "start", "shutdown", "reboot", "reset",
+         "suspend", "resume", "destroy", "autostart", "run", "clone", "save", "restore", "managedsave", "managedsave-remove",
          "snapshot-create", "snapshot-create-as", "snapshot-list", "snapshot-info", "snapshot-current",
          "snapshot-parent", "snapshot-revert", "snapshot-delete", "snapshot-rename", "snapshot-tag",
          "snapshot-schedule", "list", "dominfo", "domstate", "domblkerror", "qmp-path", "console", "wait", "event",

@@ -111,6 +111,7 @@ int wait_for_state(struct cli *c, const char *name, const char *word, uint64_t d
 int verb_define(struct cli *c);
 int verb_validate(struct cli *c);
 int verb_dumpjson(struct cli *c);
+int verb_dumpxml(struct cli *c);
 int verb_undefine(struct cli *c);
 int verb_start(struct cli *c);
 int verb_shutdown(struct cli *c);

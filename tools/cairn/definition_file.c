@@ -1,4 +1,5 @@
 #include "tools/cairn/definition_file.h"
+#include "tools/cairn/xml.h"
 #include "api/definition.h"
 #include "api/js.h"
 #include "base/cleanup.h"
@@ -29,21 +30,27 @@ static int text_read(const char *path, char folder[PATH_MAX], char **ret_text, s
 
 	if (strcmp(path, "-")) {
 		r = folder_of(path, folder, e);
-		return r < 0 ? r : file_read(path, DEFINITION_FILE_MAX, ret_text, ret_len, e);
+		return r < 0 ? r : file_read(path, XML_FILE_MAX, ret_text, ret_len, e);
 	}
 	if (!getcwd(folder, PATH_MAX))
 		return err_set_errno(e, -errno, "the present folder");
-	return file_read_fd(0, "standard input", DEFINITION_FILE_MAX, ret_text, ret_len, e);
+	return file_read_fd(0, "standard input", XML_FILE_MAX, ret_text, ret_len, e);
 }
 
 int definition_file_read(const char *path, struct definition_file *f, struct err *e)
 {
+	const char *name = strcmp(path, "-") ? path : "standard input";
 	CLEANUP_FREE char *text = NULL;
 	size_t len;
 	int r = text_read(path, f->folder, &text, &len, e);
 
+	if (!r && xml_is(text, len))
+		return xml_to_definition(text, len, &f->definition, &f->warnings, &f->origins, e);
+	if (!r && len > DEFINITION_FILE_MAX)
+		return err_set(e, -EFBIG, ERR_INVALID, "%s is larger than %d bytes", name,
+			DEFINITION_FILE_MAX);
 	if (!r)
-		r = js_parse(text, len, strcmp(path, "-") ? path : "standard input", &f->definition, e);
+		r = js_parse(text, len, name, &f->definition, e);
 	if (!r)
 		f->warnings = json_object_new_array();
 	return r;
@@ -53,6 +60,14 @@ void definition_file_done(struct definition_file *f)
 {
 	json_object_put(f->definition);
 	json_object_put(f->warnings);
+	json_object_put(f->origins);
+}
+
+int definition_file_blame(const struct definition_file *f, int r, struct err *e)
+{
+	if (r < 0)
+		xml_blame(f->origins, e);
+	return r;
 }
 
 void warnings_print(struct json_object *list)

@@ -24,7 +24,8 @@ int verb_define(struct cli *c)
 		js_put_str(args, "folder", f.folder);
 		if (validate)
 			js_put_bool(args, "validate-only", true);
-		r = cli_execute(c, "vm-define", args, &answer, NULL, &e);
+		r = definition_file_blame(&f,
+			cli_execute(c, "vm-define", args, &answer, NULL, &e), &e);
 	}
 	if (r < 0)
 		return cli_fail(&e, "Failed to define domain from %s", c->pos[0]);
@@ -60,7 +61,7 @@ static int file_validate(const char *path, struct json_object **ret_warnings, st
 	int r = definition_file_read(path, &f, e);
 
 	if (!r)
-		r = definition_parse(f.definition, f.folder, &d, e);
+		r = definition_file_blame(&f, definition_parse(f.definition, f.folder, &d, e), e);
 	if (r < 0)
 		return r;
 	*ret_warnings = json_object_get(f.warnings);

@@ -1,9 +1,9 @@
 /* run: one VM in the foreground. This process reads the definition, opens the files, and
  * becomes cairn-vm, which finds its configuration waiting in a socket. No daemon. */
 #include "tools/cairn/cli.h"
+#include "tools/cairn/definition_file.h"
 #include "api/config.h"
 #include "api/definition.h"
-#include "api/js.h"
 #include "api/paths.h"
 #include "base/cleanup.h"
 #include "base/log.h"
@@ -38,21 +38,18 @@ static void definition_free_p(struct definition **d)
 
 static int config_read(const char *file, struct config *ret_c, struct err *e)
 {
-	CLEANUP_JS struct json_object *o = NULL;
+	struct definition_file f CLEANUP(definition_file_done) = { 0 };
 	struct definition *d CLEANUP(definition_free_p) = NULL;
-	char folder[PATH_MAX], *slash;
-	int r;
+	int r = definition_file_read(file, &f, e);
 
-	if (!realpath(file, folder))
-		return err_set_errno(e, -errno, "%s", file);
-	slash = strrchr(folder, '/');
-	slash[slash == folder] = 0;
-	r = js_read(file, DEFINITION_FILE_MAX, &o, e);
 	if (!r)
-		r = definition_parse(o, folder, &d, e);
+		r = definition_file_blame(&f, definition_parse(f.definition, f.folder, &d, e), e);
 	if (!r && !definition_has_uuid(d))
 		r = definition_make_uuid(d, e);
-	return r < 0 ? r : config_open(d, ret_c, e);
+	if (r < 0)
+		return r;
+	warnings_print(f.warnings);
+	return definition_file_blame(&f, config_open(d, ret_c, e), e);
 }
 
 /* Returns only on failure. */

@@ -91,6 +91,11 @@ static const struct verb_option reboot_options[] = {
 	{ "mode", "acpi", "how: acpi, the power button" }, FAN_OPTIONS, END };
 static const struct verb_option autostart_options[] = {
 	{ "disable", NULL, "not any more" }, FAN_OPTIONS, END };
+static const struct verb_option dumpxml_options[] = {
+	{ "inactive", NULL, "without the id of a VM that runs" },
+	{ "security-info", NULL, "nothing more: there are no secrets in it" },
+	{ "migratable", NULL, "nothing less" },
+	{ "update-cpu", NULL, "nothing else: the guest has the host's processor" }, END };
 static const struct verb_option define_options[] = {
 	{ "validate", NULL, "check the file and change nothing" }, END };
 static const struct verb_option validate_options[] = {
@@ -146,6 +151,8 @@ const struct verb verbs[] = {
 		0, 1, true, "file", verb_validate },
 	{ "dumpjson", "Definitions", "VM", "print a VM's definition", NULL, 1, 1, true, "vm",
 		verb_dumpjson },
+	{ "dumpxml", "Definitions", "VM", "print a VM's definition as libvirt's domain XML",
+		dumpxml_options, 1, 1, false, "vm", verb_dumpxml },
 	{ "undefine", "Definitions", "{VM...|--all}", "forget VMs; their disks stay unless said", undefine_options,
 		1, MANY, true, "vm", verb_undefine },
 	{ "start", "Life", "{VM...|--all}", "start VMs", start_options, 1, MANY, true, "vm", verb_start },

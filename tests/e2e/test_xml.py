@@ -1,0 +1,484 @@
+"""libvirt's domain XML in and out: `cairn define dom.xml`, `cairn dumpxml`, and cairn-xml itself."""
+
+import glob
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+
+import pytest
+
+import guestlib
+from conftest import BUILD, ROOT
+
+CAIRN_XML = os.path.join(BUILD, "cairn-xml")
+CORPUS = sorted(glob.glob(os.path.join(ROOT, "tests", "data", "xml", "*.xml")))
+HEAD = "<domain type='kvm'><name>vm1</name>"
+MEMORY = "<memory unit='MiB'>32</memory>"
+OS = "<os><type>hvm</type><kernel>/k</kernel></os>"
+
+
+def helper(mode, text):
+    return subprocess.run([CAIRN_XML, mode], input=text, capture_output=True, timeout=30)
+
+
+def read(text):
+    r = helper("to-json", text.encode())
+    assert r.returncode in (0, 1) and not r.stderr, (r, text)
+    return json.loads(r.stdout)
+
+
+def domain(more="", devices="", memory=MEMORY, os_=OS):
+    return f"{HEAD}{memory}{os_}{more}<devices>{devices}</devices></domain>"
+
+
+def error(text):
+    return read(text)["error"]["desc"]
+
+
+def disk(target="vda", more="", source="<source file='/d'/>", attrs="type='file'", bus="virtio",
+         driver="<driver name='qemu' type='raw'/>"):
+    return f"<disk {attrs}>{driver}{source}<target dev='{target}' bus='{bus}'/>{more}</disk>"
+
+
+# ---- values ----
+
+@pytest.mark.parametrize("text, unit, kib", [
+    ("65536", None, 65536), ("65536", "KiB", 65536), ("65536", "k", 65536), ("65536", "K", 65536),
+    ("64", "MiB", 65536), ("64", "M", 65536), ("64", "m", 65536), ("1", "GiB", 1 << 20), ("1", "G", 1 << 20),
+    ("1", "TiB", 1 << 30), ("1", "T", 1 << 30), ("67108864", "b", 65536), ("67108864", "bytes", 65536),
+    ("67108865", "bytes", 65540), ("100", "MB", 97660), ("1", "GB", 976564), ("1", "TB", 976562500),
+    ("70000", "KB", 68360), (" 65536\n", " KiB", 65536)])
+def test_memory(text, unit, kib):
+    """As libvirt reads it: rounded up to KiB; then to pages."""
+    got = read(domain(memory=f"<memory{f' unit={unit!r}' if unit else ''}>{text}</memory>"))
+    assert got["definition"]["memory"] == f"{kib}K"
+
+
+def test_memory_is_wrong():
+    for memory, why in (
+            ("<memory unit='parsec'>5</memory>", '/domain/memory/@unit: "parsec" is not a unit; use '),
+            ("<memory unit='KiBB'>5</memory>", '"KiBB" is not a unit'),
+            ("<memory unit=''>5</memory>", '"" is not a unit'),
+            ("<memory>-5</memory>", '/domain/memory: "-5" is not a whole number'),
+            ("<memory>1.5</memory>", '"1.5" is not a whole number'),
+            ("<memory/>", '"" is not a whole number'),
+            ("<memory>18446744073709551616</memory>", "or too large a one"),
+            ("<memory unit='EiB'>16</memory>", "or too large a one"),
+            ("", "line 1: /domain: has no <memory>; give a size such as")):
+        assert why in error(domain(memory=memory))
+    got = read(domain(memory=f"{MEMORY}<currentMemory unit='MiB'>16</currentMemory>"))
+    assert got["definition"]["memory"] == "32768K"
+    assert got["warnings"] == ["line 1: /domain/currentMemory: has no effect: there is no balloon, "
+                               "the VM has all of <memory>"]
+    assert read(domain(memory=f"{MEMORY}<currentMemory>32768</currentMemory>"))["warnings"] == []
+
+
+@pytest.mark.parametrize("more, key, value", [
+    ("<uuid>2f1c0c0e-5d3a-4b53-9c39-0d8f1c6a7b11</uuid>", "uuid", "2f1c0c0e-5d3a-4b53-9c39-0d8f1c6a7b11"),
+    ("<title>it&apos;s &lt;web&gt;</title>", "title", "it's <web>"),
+    ("<description>a\n\n  b  c</description>", "description", "a b  c"),
+    ("<memoryBacking><hugepages/></memoryBacking>", "hugepages", True),
+    ("<vcpu>4</vcpu>", "vcpus", 4), ("<vcpu current='2'>4</vcpu>", "vcpus", 2), ("", "vcpus", 1),
+    ("<vcpu>8</vcpu><cpu><topology sockets='2' cores='2' threads='2'/></cpu>", "topology",
+     {"sockets": 2, "cores": 2, "threads": 2}),
+    ("<vcpu>4</vcpu><cpu><topology sockets='1' dies='1' clusters='1' cores='4' threads='1'/></cpu>",
+     "topology", {"sockets": 1, "cores": 4, "threads": 1}),
+    ("<clock offset='utc'/>", "clock", None), ("<clock offset='localtime'/>", "clock", "localtime"),
+    ("<clock offset='variable' adjustment='0' basis='localtime'/>", "clock", "localtime"),
+    *[(f"<on_{when}>{what}</on_{when}>", f"on_{when}", kept or what)
+      for when in ("poweroff", "reboot", "crash")
+      for what, kept in (("destroy", None), ("restart", None), ("preserve", None),
+                         ("rename-restart", "restart"))],
+    ("<on_crash>coredump-destroy</on_crash>", "on_crash", "coredump-destroy"),
+    ("<on_crash>coredump-restart</on_crash>", "on_crash", "coredump-restart"),
+])
+def test_values(more, key, value):
+    assert read(domain(more))["definition"].get(key) == value
+
+
+@pytest.mark.parametrize("device, key, value", [
+    ("<serial type='pty'/><console type='pty'/>", "console", None),
+    ("<console type='pty'><target type='virtio'/></console>", "console", {"virtio": True}),
+    ("<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>", "rng", True),
+    ("<memballoon model='none'/>", "rng", None),
+    ("<watchdog model='i6300esb' action='poweroff'/>", "watchdog",
+     {"model": "i6300esb", "action": "poweroff"}),
+    ("<watchdog model='i6300esb'/>", "watchdog", {"model": "i6300esb", "action": "reset"}),
+    ("<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>",
+     "guest_agent", True),
+    ("<interface type='network'><mac address='52:54:00:01:02:03'/><source network='default'/>"
+     "<model type='virtio'/></interface>", "interfaces",
+     [{"mac": "52:54:00:01:02:03", "type": "network", "source": "default"}]),
+    ("<interface type='bridge'><source bridge='br0'/><link state='down'/><alias name='ua-lan'/>"
+     "</interface>", "interfaces",
+     [{"id": "lan", "link": "down", "type": "bridge", "source": "br0"}]),
+    ("<interface type='user'/>", "interfaces", [{"type": "user"}]),
+])
+def test_devices(device, key, value):
+    got = read(domain(devices=device))
+    assert got["definition"].get(key) == value and not got["warnings"]
+
+
+@pytest.mark.parametrize("text, want", [
+    (disk(), {"id": "vda", "path": "/d", "format": "raw"}),
+    (disk(attrs="type='block' device='disk'", source="<source dev='/dev/sda1'/>"),
+     {"id": "vda", "path": "/dev/sda1", "format": "raw"}),
+    (disk(driver="<driver type='qcow2' queues='2' queue_size='512' error_policy='report' "
+          "discard='unmap'/>", more="<readonly/><serial>S1</serial><boot order='3'/>"),
+     {"id": "vda", "readonly": True, "path": "/d", "format": "qcow2", "queues": 2, "queue_size": 512,
+      "errors": "report", "serial": "S1", "boot_order": 3}),
+    (disk(attrs="type='file' device='cdrom'", source=""),
+     {"id": "vda", "device": "cdrom", "readonly": True}),
+    (disk(attrs="type='file' device='cdrom'", source="<source file='/iso'/>", driver=""),
+     {"id": "vda", "device": "cdrom", "readonly": True, "path": "/iso", "format": "raw"}),
+    (disk(more="<alias name='ua-data'/>"), {"id": "data", "path": "/d", "format": "raw"}),
+    (disk(driver="<driver type='qcow2'/>", source="<source file='/d' index='2'/><backingStore type='file'>"
+          "<format type='qcow2'/><source file='/b1'/><backingStore type='block'><format type='raw'/>"
+          "<source dev='/dev/b2'/><backingStore/></backingStore></backingStore>"),
+     {"id": "vda", "path": "/d", "format": "qcow2", "backing": [
+         {"path": "/b1", "format": "qcow2"}, {"path": "/dev/b2", "format": "raw"}]}),
+    (disk(driver="<driver type='qcow2'/>", source="<source file='/d'><dataStore type='file'>"
+          "<format type='raw'/><source file='/data'/></dataStore></source>"),
+     {"id": "vda", "path": "/d", "format": "qcow2", "data_file": "/data"}),
+])
+def test_disk(text, want):
+    got = read(domain(devices=text))
+    assert got["definition"]["disks"] == [want] and not got["warnings"]
+
+
+def test_disks_are_ordered_as_libvirt_orders_them():
+    """The guest counts them: by target, whatever their order in the text."""
+    got = read(domain(devices=disk("vdaa", source="<source file='/27'/>") + disk("vdb") +
+                      disk("sdb", bus="scsi") + disk("vda") + disk("sda", bus="sata")))
+    assert [d["id"] for d in got["definition"]["disks"]] == ["vda", "vdb", "vdaa", "sdb", "sda"]
+    assert [w.split(": ", 2)[1] for w in got["warnings"]] == [
+        "/domain/devices/disk[3]/target/@bus", "/domain/devices/disk[5]/target/@bus"]
+    assert "the guest has sda as /dev/vd..., not /dev/sda" in got["warnings"][1]
+
+
+def test_boot_order():
+    devices = disk("vda", source="<source file='/1'/>") + disk("vdb", source="", attrs="device='cdrom'")
+    os_ = OS.replace("</os>", "<boot dev='cdrom'/><boot dev='hd'/><boot dev='network'/></os>")
+    got = read(domain(devices=devices, os_=os_))
+    assert [d["boot_order"] for d in got["definition"]["disks"]] == [2, 1]
+    assert got["warnings"] == ["line 1: /domain/os/boot[3]: has no effect: a VM has no such device to "
+                               "start from"]
+    assert "cannot be together with <boot order='...'/>" in error(
+        domain(devices=disk(more="<boot order='1'/>"), os_=os_))
+
+
+# ---- what has no effect, and what is refused ----
+
+@pytest.mark.parametrize("more, devices, path", [
+    ("<genid/>", "", "genid"), ("<cputune><shares>1</shares></cputune>", "", "cputune"),
+    ("<features><hyperv/></features>", "", "features/hyperv"),
+    ("<features><apic eoi='on'/></features>", "", "features/apic/@eoi"),
+    ("<cpu mode='custom'><model>qemu64</model></cpu>", "", "cpu/@mode"),
+    ("<clock offset='utc'><timer name='hpet' present='yes'/></clock>", "", "clock/timer"),
+    ("<clock offset='utc'><timer name='kvmclock' present='no'/></clock>", "", "clock/timer"),
+    ("<pm><suspend-to-mem enabled='yes'/></pm>", "", "pm/suspend-to-mem"),
+    ("<nonsense/>", "", "nonsense"), ("<x:name xmlns:x='urn:x'/>", "", "x:name"),
+    ("", "<emulator>/usr/bin/kvm</emulator>", "devices/emulator"),
+    ("", "<graphics type='vnc'/>", "devices/graphics"), ("", "<video/>", "devices/video"),
+    ("", "<controller type='usb'/>", "devices/controller"), ("", "<tpm model='tpm-tis'/>", "devices/tpm"),
+    ("", "<memballoon model='virtio'/>", "devices/memballoon"),
+    ("", "<watchdog model='itco'/>", "devices/watchdog"),
+    ("", "<serial type='file'><source path='/x'/></serial>", "devices/serial/@type"),
+    ("", "<channel type='spicevmc'><target type='virtio' name='x'/></channel>", "devices/channel"),
+    ("", "<panic model='hyperv'/>", "devices/panic/@model"),
+    ("", "<interface type='user'><model type='e1000'/></interface>", "devices/interface/model/@type"),
+    ("", "<interface type='user'><target dev='tap9'/></interface>", "devices/interface/target/@dev"),
+    ("", "<interface type='user'><mtu size='9000'/></interface>", "devices/interface/mtu"),
+    ("", disk(driver="<driver type='raw' cache='none'/>"), "devices/disk/driver/@cache"),
+    ("", disk(driver="<driver type='raw' error_policy='enospace'/>"),
+     "devices/disk/driver/@error_policy"),
+    ("", disk(driver=""), "devices/disk"), ("", disk(more="<shareable/>"), "devices/disk/shareable"),
+    ("", disk(attrs="type='file' snapshot='no'"), "devices/disk/@snapshot"),
+])
+def test_no_effect(more, devices, path):
+    got = read(domain(more, devices))
+    assert ["line 1", f"/domain/{path}"] in [w.split(": ", 2)[:2] for w in got["warnings"]]
+
+
+@pytest.mark.parametrize("more, devices, why", [
+    ("<launchSecurity type='sev'/>", "", "/domain/launchSecurity: encrypted guests are not supported"),
+    ("<commandline xmlns='http://libvirt.org/schemas/domain/qemu/1.0'/>", "", "is for QEMU"),
+    ("<clock offset='timezone' timezone='Europe/Paris'/>", "", '/domain/clock/@offset: "timezone" is not'),
+    ("<clock offset='variable' adjustment='3600'/>", "", "the guest would see another time"),
+    ("<on_crash>explode</on_crash>", "", '"explode" is not one of the choices; use destroy'),
+    ("<on_reboot>coredump-restart</on_reboot>", "", "use destroy, restart or preserve"),
+    ("<vcpu>x</vcpu>", "", '/domain/vcpu: "x" is not a number'),
+    ("<vcpu current='3'>2</vcpu>", "", "/domain/vcpu/@current: is more than the 2 vCPUs"),
+    ("<vcpu>4</vcpu><cpu><topology sockets='1' cores='2' threads='1'/></cpu>", "",
+     "/domain/cpu/topology: sockets times cores times threads is 2, <vcpu> is 4"),
+    ("<vcpu>4</vcpu><cpu><topology sockets='1' dies='2' cores='2' threads='1'/></cpu>", "", "@dies: "),
+    ("<title>1</title><title>2</title>", "", "/domain/title[2]: is there twice; the first is in line 1"),
+    ("", "<hostdev mode='subsystem'/>", "/domain/devices/hostdev: a device of the host's"),
+    ("", "<filesystem/>", "a folder of the host's"), ("", "<memory model='dimm'/>", "memory modules"),
+    ("", disk() + disk(), '/domain/devices/disk[2]/target/@dev: "vda" is the target of the disk in line 1'),
+    ("", disk(attrs="type='network'"), '@type: "network" is not supported; give a file'),
+    ("", disk(attrs="type='file' device='lun'"), '@device: "lun" is not supported; use disk or cdrom'),
+    ("", disk(driver="<driver type='vmdk'/>"), '"vmdk" is not a format Cairn reads'),
+    ("", disk(source=""), "/domain/devices/disk: has no source"),
+    ("", disk(source="<source dev='/dev/x'/>"), "has no file='...', which type='file' needs"),
+    ("", disk("nonsense"), '"nonsense" is not a disk\'s name, such as vda'),
+    ("", disk(more="<transient/>"), "a disk that forgets"),
+    ("", disk(more="<encryption format='luks'/>"), "encrypted images"),
+    ("", disk(more="<blockio logical_block_size='4096'/>"), "sectors have 512 bytes"),
+    ("", disk(driver="<driver type='raw' queues='many'/>"), '"many" is not a whole number'),
+    ("", "<disk type='file'><source file='/d'/></disk>", "has no target; give"),
+    ("", disk(driver="<driver type='qcow2'/>", more="<backingStore type='file'><source file='/b'/>"
+              "</backingStore>"), "has no <format type='...'/>; it is stated, never guessed"),
+    ("", "<interface type='direct'><source dev='eth0'/></interface>", '"direct" is not supported'),
+    ("", "<interface type='network'/>", "has no <source network='...'/>"),
+    ("", "<interface/>", "has no type; use network, bridge or user"),
+    ("", "<interface type='user'><filterref filter='clean-traffic'/></interface>",
+     "without it what it stops would pass"),
+    ("", "<interface type='user'><vlan><tag id='42'/></vlan></interface>", "VLAN tags"),
+])
+def test_refused(more, devices, why):
+    got = error(domain(more, devices))
+    assert got.startswith("line 1: /domain") and why in got
+
+
+@pytest.mark.parametrize("text, why", [
+    ("", "not well-formed XML"), ("<domain", "line 1, column 8: not well-formed XML"),
+    ("<domain>\n<name>x</nam>\n</domain>", "line 2, column 14: not well-formed XML: Opening and ending tag"),
+    ("<domain>&amp;&nope;</domain>", "Entity 'nope' not defined"),
+    ("<domain>\0</domain>", "not well-formed"),
+    ("<network/>", "line 1: /network: is not a <domain>; give a domain's XML"),
+    ("<domain xmlns='urn:x'/>", "is not a <domain> of libvirt's"),
+    ("<domain type='kvm'/>", "has no <name>"),
+    ("<domain type='xen'/>", '"xen" is for another hypervisor'),
+    (HEAD + MEMORY + "</domain>", "has no <os>"),
+    (HEAD + MEMORY + "<os/></domain>", "/domain/os: has no <type>"),
+    (HEAD + MEMORY + "<os><type>exe</type></os></domain>", '"exe" is not run by KVM'),
+    (HEAD + MEMORY + "<os><type arch='aarch64'>hvm</type></os></domain>", '"aarch64" is another'),
+    (HEAD + MEMORY + "<os><type>hvm</type><boot dev='hd'/></os></domain>",
+     "/domain/os: has no <kernel>; VMs are started from a kernel's file, not from a disk"),
+])
+def test_no_domain(text, why):
+    assert why in error(text)
+
+
+def test_bombs():
+    """None of them is unfolded; time and memory are bounded, whatever the parser does."""
+    entities = "".join(f"<!ENTITY l{i} '{f'&l{i - 1};' * 10 if i else 'ha'}'>" for i in range(10))
+    bomb = f"<!DOCTYPE domain [{entities}]>\n<domain><name>&l9;</name></domain>"
+    assert error(bomb) == "line 1: a DOCTYPE is not accepted; a domain has none, take it out"
+    file = "<!DOCTYPE d [<!ENTITY x SYSTEM 'file:///etc/passwd'>]><domain><name>&x;</name></domain>"
+    assert "DOCTYPE" in error(file)
+    assert "DOCTYPE" in error("\n\n<!DOCTYPE domain SYSTEM 'http://127.0.0.1:1/x.dtd'><domain/>")
+    assert "not well-formed XML" in error("<domain>" + "<a>" * 100000)
+    assert error(domain(memory="x" * (1 << 20))) == "the input is larger than 1048576 bytes"
+    many = read(domain("<x/>" * 100000))
+    assert len(many["warnings"]) == 101 and "left out" in many["warnings"][-1]
+    assert "1025th disk" in error(domain(devices="".join(
+        f"<disk><target dev='vd{chr(97 + i // 676)}{chr(97 + i // 26 % 26)}{chr(97 + i % 26)}'/></disk>"
+        for i in range(1100))))
+
+
+def test_mutations():
+    """Whatever is read, there is one answer, and no crash."""
+    rng = random.Random(1)
+    texts = [open(p, "rb").read() for p in CORPUS]
+    words = [b"<", b">", b"'", b"&", b"/", b"\0", b"\xff", b"</", b"<!--", b"]]>", b"99999999999999999999",
+             b"-1", b"<![CDATA[", b" xmlns='x'", b"<disk>", b"<backingStore>", b"&#0;", b"\xed\xa0\x80"]
+    for _ in range(150):
+        text = bytearray(rng.choice(texts))
+        for _ in range(rng.randrange(1, 6)):
+            at, size = rng.randrange(len(text)), rng.randrange(1, 30)
+            text[at:at + rng.choice((0, 1, size))] = rng.choice(
+                (rng.choice(words), b"", text[at:at + size] * 2, bytes([rng.randrange(256)])))
+        r = helper("to-json", bytes(text))
+        assert r.returncode in (0, 1) and not r.stderr, (r, text)
+        answer = json.loads(r.stdout)
+        assert ("error" in answer) == (r.returncode == 1)
+
+
+# ---- with a daemon ----
+
+def place(tmp, path, kernel):
+    """A file of the corpus with paths that are there."""
+    image = tmp / "disk.img"
+    if not image.exists():
+        image.write_bytes(bytes(1 << 20))
+    with open(path) as f:
+        text = f.read().replace("@KERNEL@", kernel).replace("@DISK@", str(image))
+    out = tmp / os.path.basename(path)
+    out.write_text(text)
+    return str(out), re.search("<name>(.*)</name>", text).group(1)
+
+
+def schema_holds(path):
+    r = subprocess.run(["virt-xml-validate", path, "domain"], capture_output=True, text=True)
+    assert r.returncode == 0, r.stderr + open(path).read()
+
+
+def round_trip(daemon, name):
+    """dumpxml | define changes nothing, and libvirt's schema takes it."""
+    before = daemon.cairn("dumpjson", name).stdout
+    xml = daemon.cairn("dumpxml", name).stdout
+    path = daemon.tmp / "dumped.xml"
+    path.write_text(xml)
+    schema_holds(str(path))
+    assert daemon.cairn("define", "-", stdin=open(path)).stdout == f"Domain '{name}' defined from -\n"
+    assert daemon.cairn("dumpjson", name).stdout == before
+    return xml
+
+
+def test_corpus_starts(kvm, daemon):
+    """XML as administrators have it defines a VM that runs."""
+    for path in CORPUS:
+        file, name = place(daemon.tmp, path, guestlib.bare("idle"))
+        r = daemon.cairn("define", file)
+        assert r.stdout == f"Domain '{name}' defined from {file}\n"
+        assert all(line.startswith("warning: ") for line in r.stderr.splitlines())
+        xml = round_trip(daemon, name)
+        assert xml.startswith("<domain type='kvm'>\n") and xml.endswith("</domain>\n\n")
+        daemon.cairn("start", name)
+        assert daemon.cairn("domstate", name).stdout in ("running\n", "idle\n")
+        assert daemon.cairn("dumpxml", name).stdout.startswith("<domain type='kvm' id='")
+        assert daemon.cairn("dumpxml", "--inactive", name).stdout == xml
+        daemon.cairn("destroy", name)
+
+
+def test_virt_install(kvm, daemon):
+    """What virt-install prints for a host with KVM starts."""
+    if not shutil.which("virt-install"):
+        pytest.skip("virt-install is not there")
+    caps = daemon.tmp / "caps.xml"
+    caps.write_text("""<capabilities><host><cpu><arch>x86_64</arch></cpu></host><guest><os_type>hvm</os_type>
+        <arch name='x86_64'><wordsize>64</wordsize><emulator>/usr/bin/qemu-system-x86_64</emulator>
+        <machine>pc-q35-7.2</machine><machine canonical='pc-q35-7.2'>q35</machine><domain type='kvm'/>
+        </arch></guest></capabilities>""")
+    image, initrd = daemon.tmp / "disk.qcow2", daemon.tmp / "initrd"
+    initrd.write_bytes(b"initrd")
+    r = subprocess.run(
+        ["virt-install", "--connect", f"__virtinst_test__test:///default,fakeuri=qemu:///system,caps={caps}",
+         "--print-xml", "--name", "installed", "--memory", "64", "--vcpus", "2", "--import",
+         "--disk", f"path={image},format=qcow2,bus=virtio,size=1", "--network", "network=default,model=virtio",
+         "--rng", "/dev/urandom", "--watchdog", "none", "--graphics", "vnc",
+         "--channel", "unix,target.type=virtio,target.name=org.qemu.guest_agent.0",
+         "--boot", f"kernel={guestlib.bare('idle')},initrd={initrd},kernel_args=console=ttyS0",
+         "--osinfo", "detect=off,require=off"],
+        capture_output=True, text=True, env={**os.environ, "HOME": str(daemon.tmp)})
+    assert r.returncode == 0 and "<domain type=\"kvm\">" in r.stdout, r.stdout + r.stderr
+    path = daemon.tmp / "installed.xml"
+    path.write_text(r.stdout)
+    subprocess.run([os.path.join(BUILD, "cairn-img"), "create", "-f", "qcow2", image, "16M"], check=True,
+                   stdout=subprocess.DEVNULL)
+    daemon.cairn("define", str(path))
+    d = json.loads(daemon.cairn("dumpjson", "installed").stdout)
+    assert d["vcpus"] == 2 and d["memory"] == "64M" and d["guest_agent"] and d["rng"]
+    assert d["disks"][0]["path"] == str(image) and d["disks"][0]["format"] == "qcow2"
+    assert d["interfaces"][0]["source"] == "default"
+    assert d["boot"] == {"kernel": guestlib.bare("idle"), "initrd": str(initrd), "cmdline": "console=ttyS0"}
+    daemon.cairn("start", "installed")
+    assert daemon.cairn("domstate", "installed").stdout in ("running\n", "idle\n")
+    round_trip(daemon, "installed")
+
+
+def test_every_key_survives(fake):
+    """What libvirt has no element for stands in <metadata>, and comes back."""
+    for name in ("a.qcow2", "b.qcow2", "data", "c.raw", "initrd"):
+        (fake.tmp / name).write_bytes(bytes(4096))
+    fake.define(
+        "all", title="  the \"web\" <server> & it's", description="a line", memory="1028K", hugepages=True,
+        vcpus=4, topology={"sockets": 1, "cores": 2, "threads": 2}, clock="localtime",
+        boot={"kernel": "kernel", "initrd": "initrd", "cmdline": "console=ttyS0 x='y' \"z\" "},
+        disks=[{"id": "root", "path": "a.qcow2", "format": "qcow2", "data_file": "data", "queues": 2,
+                "queue_size": 512, "errors": "report", "boot_order": 2, "serial": "A & B",
+                "backing": [{"path": "b.qcow2", "format": "qcow2"}]},
+               {"id": "vda", "path": "c.raw", "format": "raw", "readonly": True, "errors": "ignore"},
+               {"device": "cdrom"}, {"device": "cdrom", "path": "c.raw", "format": "raw", "boot_order": 1}],
+        interfaces=[{"type": "network", "source": "default"},
+                    {"id": "lan", "type": "bridge", "source": "br0", "link": "down"}, {"type": "user"}],
+        console={"virtio": True}, guest_agent=True, rng=True, debug_exit=True, assist="off",
+        on_poweroff="preserve", on_reboot="destroy", on_crash="restart", shutdown_deadline=77)
+    xml = round_trip(fake, "all")
+    assert "<cairn:definition xmlns:cairn='urn:cairn:definition:1'>" in xml
+    assert "<alias name='ua-root'/>" in xml and "<alias name='ua-lan'/>" in xml
+    # Metadata adds; it does not change what the elements say.
+    sly = fake.tmp / "sly.xml"
+    sly.write_text(xml.replace('"debug_exit"', '"memory": "64M", "debug_exit"'))
+    assert "its memory has no effect: an element says it, too" in fake.cairn("define", str(sly)).stderr
+    assert json.loads(fake.cairn("dumpjson", "all").stdout)["memory"] == "1028K"
+    sly.write_text(xml.replace('"debug_exit"', '"nonsense": 1, "debug_exit"'))
+    assert '"nonsense" is not a key of a definition' in fake.cairn("define", str(sly), ok=2).stderr
+    sly.write_text(xml.replace('"debug_exit"', 'debug_exit'))
+    assert "/domain/metadata/cairn:definition: " in fake.cairn("define", str(sly), ok=2).stderr
+
+
+def test_plain_definition_needs_no_metadata(fake):
+    fake.define("plain", disks=[{"path": "kernel", "format": "raw"}])
+    xml = round_trip(fake, "plain")
+    assert "metadata" not in xml and "alias" not in xml
+
+
+def test_bad_input_changes_nothing(fake):
+    """One sentence each, about the XML's line, whoever finds the fault."""
+    fake.define("there")
+    before = fake.cairn("dumpjson", "there").stdout
+    kernel = fake.tmp / "kernel"
+    os_ = f"<os><type>hvm</type><kernel>{kernel}</kernel></os>"
+    good = f"<domain type='kvm'>\n<name>there</name>\n{MEMORY}\n{os_}\n</domain>"
+    cases = [
+        (good[:-3], "not well-formed XML"),
+        ("<!DOCTYPE domain []>" + good, "a DOCTYPE is not accepted"),
+        (good.replace("'MiB'", "'furlong'"), 'line 3: /domain/memory/@unit: "furlong" is not a unit'),
+        (good.replace(">there<", ">../there<"), 'line 2: name: must not have a "/"'),
+        (good.replace("32", "32000000"), "line 3: memory: "),
+        (good.replace(f"{kernel}", "/nowhere/k"), "line 4: boot.kernel: /nowhere/k: No such file"),
+        (good.replace("</os>", "</os><vcpu>65</vcpu>"), "line 4: vcpus: 65 is out of range"),
+        (good.replace("</os>", "</os><devices>\n<disk type='file'><driver type='raw'/><source file='/no/d'/>"
+                      "<target dev='vda'/></disk></devices>"), "line 5: disks[0].path: /no/d: No such file"),
+        (good.replace("</name>", "</name><uuid>x</uuid>"), 'line 2: uuid: "x" is not a UUID'),
+        ("\ufeff" + good.replace("'MiB'", "''"), 'line 3: /domain/memory/@unit: "" is not a unit'),
+    ]
+    path = fake.tmp / "bad.xml"
+    for text, why in cases:
+        path.write_text(text)
+        r = fake.cairn("define", str(path), ok=None)
+        assert r.returncode in (1, 2, 3), r.stderr
+        lines = [x for x in r.stderr.splitlines() if not x.startswith("warning: ")]
+        assert lines[0] == f"error: Failed to define domain from {path}" and len(lines) == 2
+        assert why in lines[1], r.stderr
+    path.write_bytes(b"<" + b"a" * 100_000_000)
+    assert "is larger than 1048576 bytes" in fake.cairn("define", str(path), ok=2).stderr
+    path.unlink()
+    assert fake.cairn("list", "--all", "--name").stdout == "there\n"
+    assert fake.cairn("dumpjson", "there").stdout == before
+
+
+def test_validate_and_run(kvm, tmp_path):
+    """Neither needs a daemon."""
+    file, _ = place(tmp_path, CORPUS[0], guestlib.bare("first_byte"))
+    cairn = os.path.join(BUILD, "cairn")
+    r = subprocess.run([cairn, "validate", file], capture_output=True, text=True)
+    assert r.returncode == 0 and r.stdout == f"{file} validates\n"
+    assert "warning: line " in r.stderr
+    p = subprocess.Popen([cairn, "run", file], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                         stderr=subprocess.DEVNULL)
+    assert p.stdout.read(1) == b"A"
+    p.kill()
+    p.wait()
+
+
+def test_helper_is_missing(fake, tmp_path):
+    """A sentence, when the other program cannot be started or is ended."""
+    lone = tmp_path / "cairn"
+    shutil.copy(os.path.join(BUILD, "cairn"), lone)
+    r = subprocess.run([lone, "validate", CORPUS[0]], capture_output=True, text=True)
+    assert r.returncode == 3 and "cairn-xml is neither in " in r.stderr
+    broken = tmp_path / "cairn-xml"
+    broken.write_text("#!/bin/sh\nkill -KILL $$\n")
+    broken.chmod(0o755)
+    r = subprocess.run([lone, "validate", CORPUS[0]], capture_output=True, text=True)
+    assert r.returncode == 2 and "cairn-xml was ended by signal 9" in r.stderr
+    broken.write_text("#!/bin/sh\necho nonsense\n")
+    r = subprocess.run([lone, "validate", CORPUS[0]], capture_output=True, text=True)
+    assert r.returncode != 0 and "the answer of cairn-xml" in r.stderr

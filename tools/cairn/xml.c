@@ -1,0 +1,182 @@
+#include "tools/cairn/xml.h"
+#include "api/js.h"
+#include "api/paths.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+
+#define ANSWER_MAX (16 * 1024 * 1024)
+
+bool xml_is(const char *text, size_t len)
+{
+	size_t at = len >= 3 && !memcmp(text, "\xef\xbb\xbf", 3) ? 3 : 0;
+
+	if (len >= 2 && (!memcmp(text, "\xff\xfe", 2) || !memcmp(text, "\xfe\xff", 2)))
+		return true; /* UTF-16, which is no JSON either */
+	while (at < len && strchr(" \t\r\n", text[at]) && text[at])
+		at++;
+	return at < len && text[at] == '<';
+}
+
+/* ---- the other program ---- */
+
+/* The input lies in memory as a file, so neither side waits for the other with a full pipe. */
+static int input_make(const char *text, size_t len, struct err *e)
+{
+	CLEANUP_CLOSE int fd = memfd_create("cairn-xml", MFD_CLOEXEC);
+
+	if (fd < 0 || pwrite_full(fd, text, len, 0) < 0)
+		return err_set_errno(e, -errno, "memory for the XML");
+	return steal_fd(&fd);
+}
+
+static int helper_spawn(const char *mode, int in, int out, pid_t *ret_pid, struct err *e)
+{
+	char program[PATH_MAX], name[] = "cairn-xml";
+	char *const argv[] = { name, (char *)mode, NULL };
+	char *const none[] = { NULL };
+	posix_spawn_file_actions_t files;
+	int r = paths_helper(name, program, sizeof(program), e);
+
+	if (r < 0)
+		return r;
+	posix_spawn_file_actions_init(&files);
+	posix_spawn_file_actions_adddup2(&files, in, 0);
+	posix_spawn_file_actions_adddup2(&files, out, 1);
+	r = -posix_spawn(ret_pid, program, &files, NULL, argv, none);
+	posix_spawn_file_actions_destroy(&files);
+	return r < 0 ? err_set_errno(e, r, "%s", program) : 0;
+}
+
+static int helper_wait(pid_t pid, struct err *e)
+{
+	int status;
+
+	while (waitpid(pid, &status, 0) < 0)
+		if (errno != EINTR)
+			return err_set_errno(e, -errno, "cairn-xml");
+	if (WIFSIGNALED(status))
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"cairn-xml was ended by signal %d (%s): what it read takes too much time or memory",
+			WTERMSIG(status), strsignal(WTERMSIG(status)));
+	return 0;
+}
+
+static int answer_parse(const char *text, size_t len, struct json_object **ret_o, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	struct json_object *error;
+	int64_t class;
+
+	if (js_parse(text, len, "the answer of cairn-xml", &o, e) < 0)
+		return -EIO;
+	error = js_get(o, "error");
+	if (error) {
+		class = js_get_int(error, "class", ERR_INVALID);
+		return err_set(e, -EINVAL,
+			class >= 0 && class < ERR_CLASS_COUNT ? (enum err_class)class : ERR_GENERIC,
+			"%s", js_get_str(error, "desc"));
+	}
+	*ret_o = STEAL_PTR(o);
+	return 0;
+}
+
+static int helper_run(const char *mode, const char *text, size_t len, struct json_object **ret_o,
+	struct err *e)
+{
+	CLEANUP_CLOSE int in = input_make(text, len, e), from = -1, to = -1;
+	CLEANUP_FREE char *answer = NULL;
+	int pair[2], r, waited;
+	size_t answer_len;
+	pid_t pid;
+
+	if (in < 0)
+		return in;
+	if (pipe2(pair, O_CLOEXEC) < 0)
+		return err_set_errno(e, -errno, "pipe");
+	from = pair[0];
+	to = pair[1];
+	r = helper_spawn(mode, in, to, &pid, e);
+	if (r < 0)
+		return r;
+	close(steal_fd(&to));
+	r = file_read_fd(from, "the answer of cairn-xml", ANSWER_MAX, &answer, &answer_len, e);
+	close(steal_fd(&from)); /* one that still writes ends */
+	waited = helper_wait(pid, r < 0 ? NULL : e);
+	if (r < 0 || waited < 0)
+		return r < 0 ? r : waited;
+	return answer_parse(answer, answer_len, ret_o, e);
+}
+
+/* ---- both ways ---- */
+
+int xml_to_definition(const char *text, size_t len, struct json_object **ret_definition,
+	struct json_object **ret_warnings, struct json_object **ret_origins, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	int r = helper_run("to-json", text, len, &o, e);
+
+	if (r < 0)
+		return r;
+	*ret_definition = json_object_get(js_get(o, "definition"));
+	*ret_warnings = json_object_get(js_get(o, "warnings"));
+	*ret_origins = json_object_get(js_get(o, "origins"));
+	return 0;
+}
+
+int xml_from_definition(struct json_object *definition, int id, char **ret_xml, struct err *e)
+{
+	CLEANUP_JS struct json_object *ask = json_object_new_object(), *o = NULL;
+	const char *text, *xml;
+	char number[16];
+	int r;
+
+	snprintf(number, sizeof(number), "%d", id);
+	js_put(ask, "definition", json_object_get(definition));
+	if (id >= 0)
+		js_put_str(ask, "id", number);
+	text = json_object_to_json_string_ext(ask, JSON_C_TO_STRING_PLAIN);
+	r = helper_run("to-xml", text, strlen(text), &o, e);
+	if (r < 0)
+		return r;
+	xml = js_get_str(o, "xml");
+	*ret_xml = xml ? strdup(xml) : NULL;
+	return *ret_xml ? 0 : err_set_errno(e, -ENOMEM, "cairn-xml");
+}
+
+/* ---- whose fault ---- */
+
+/* Is the sentence on this key, or on one below it? */
+static bool is_about(const char *sentence, const char *key)
+{
+	size_t len = strlen(key);
+
+	return !strncmp(sentence, key, len) && strchr(".:[", sentence[len]) && sentence[len];
+}
+
+void xml_blame(struct json_object *origins, struct err *e)
+{
+	const char *best = NULL, *where = NULL;
+
+	if (!origins)
+		return;
+	json_object_object_foreach(origins, key, v)
+	{
+		if (is_about(e->msg, key) && (!best || strlen(key) > strlen(best))) {
+			best = key;
+			where = json_object_get_string(v);
+		}
+	}
+	if (best)
+		err_prefix(e, "%s", where);
+}
