@@ -7,11 +7,15 @@ import random
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 
 import guestlib
 from conftest import BUILD, ROOT
+
+sys.path.insert(0, os.path.join(ROOT, "tests"))
+import xml_doc  # noqa: E402
 
 CAIRN_XML = os.path.join(BUILD, "cairn-xml")
 CORPUS = sorted(glob.glob(os.path.join(ROOT, "tests", "data", "xml", "*.xml")))
@@ -482,3 +486,8 @@ def test_helper_is_missing(fake, tmp_path):
     broken.write_text("#!/bin/sh\necho nonsense\n")
     r = subprocess.run([lone, "validate", CORPUS[0]], capture_output=True, text=True)
     assert r.returncode != 0 and "the answer of cairn-xml" in r.stderr
+
+
+def test_the_table_is_what_the_program_does():
+    page, wanted = xml_doc.compare(BUILD)
+    assert page.splitlines() == wanted.splitlines(), "run: tests/xml_doc.py BUILD --write"

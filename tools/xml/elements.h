@@ -19,7 +19,7 @@ struct element {
 	const char *path; /* below /domain; "*" is any element; "@name" at the end: an attribute */
 	enum element_action action;
 	const char *attrs; /* with spaces between */
-	const char *why;   /* NULL: nothing to tell */
+	const char *why;   /* of what is read: the definition's key; NULL: nothing to tell */
 };
 
 /* Ended by a NULL path. */
