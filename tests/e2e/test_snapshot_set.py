@@ -268,7 +268,7 @@ def test_a_snapshot_that_all_disks_have_is_kept(two):
 def test_a_disk_of_another_vm_is_left_alone(two, tmp_path, guest):
     """Its snapshots have the same names: they are no part of this VM's, and its unfinished one is not ours to undo."""
     d = two.daemon
-    d.cairn("undefine", "vm1")
+    d.cairn("undefine", "vm1", "--snapshots-metadata")
     other = Vm(d, guest, [tmp_path / f"other{i}.qcow2" for i in range(2)])
     d.cairn("undefine", "vm1")
     mark(two.disks[2], "s2", MAKING)
