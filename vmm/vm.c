@@ -289,7 +289,13 @@ int vm_cont(struct vm *vm, enum vm_reason reason, struct err *e)
 
 void vm_revert_begin(struct vm *vm)
 {
+	bool runs = vm->phase == VM_PHASE_RUNNING;
+
+	if (runs)
+		machine_pause(vm->m);
 	generation_next(vm);
+	if (runs) /* as QEMU does it: who looks on sees it stop, and run on */
+		phase_set(vm, VM_PHASE_PAUSED, VM_REASON_FROM_SNAPSHOT, 0, NULL);
 	vm->memory_lost = false;
 	vm->reset_pending = vm->reset_delayed = vm->off_asked = false; /* asked for by what is no more */
 }

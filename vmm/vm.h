@@ -61,7 +61,7 @@ void vm_work_end(struct vm *vm);
 /* The work goes on beside the running guest: suspend, resume and the power button are allowed
  * again; a reset waits for its end. */
 void vm_work_set_live(struct vm *vm);
-/* The machine, paused, is about to get another state: what it has said until now is void, what is
+/* The machine is paused, for it is about to get another state: what it has said until now is void, what is
  * said from here on counts. Then, when it has it: the phase, and on if `on`. */
 void vm_revert_begin(struct vm *vm);
 void vm_reverted(struct vm *vm, bool on);

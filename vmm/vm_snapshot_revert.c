@@ -261,8 +261,6 @@ static int go(struct revert_job *x)
 		return err_set(&j->e, -EINVAL, ERR_WRONG_STATE,
 			"snapshot '%s' holds disks only; shut the VM off first, or revert with --disks-only, "
 			"which restarts it", x->node->info.name);
-	if (was_running)
-		machine_pause(j->m);
 	vm_revert_begin(j->vm);
 	r = disks_apply(x);
 	if (!r && x->with_ram)

@@ -13,7 +13,7 @@ import time
 import pytest
 
 import guestlib
-from conftest import BUILD, Console, is_vm, open_files
+from conftest import BUILD, Console, Qmp, is_vm, open_files
 
 BLOCK = 65536
 
@@ -513,6 +513,29 @@ def test_a_suspended_vm(vm):
     assert vm.daemon.cairn("domstate", "vm1").stdout == "paused\n"
     vm.daemon.cairn("resume", "vm1")
     assert vm.run("rd64 0x900000") == ["0x77"]
+
+
+def test_who_looks_on_sees_it_stop_and_run(vm):
+    """On both sockets, as QEMU tells of a load; and a VM that was asked to shut down is not any more."""
+    vm.start()
+    vm.snapshot("s1")
+    own = Qmp(vm.daemon.cairn("qmp-path", "vm1").stdout.strip())
+    q = vm.daemon.qmp()
+    own.run("snapshot-load", job_id="j", tag="s1", vmstate="vda", devices=["vda"])
+    for event in ("STOP", "RESUME"):
+        own.event(event)
+        q.event(event, vm="vm1")
+    vm.run("button init")
+    vm.daemon.cairn("shutdown", "vm1")
+    assert vm.daemon.cairn("domstate", "vm1").stdout == "in shutdown\n"
+    vm.revert("s1")
+    assert vm.daemon.cairn("domstate", "vm1").stdout in ("running\n", "idle\n")
+    vm.daemon.cairn("suspend", "vm1")
+    own.events.clear()
+    own.run("snapshot-load", job_id="k", tag="s1", vmstate="vda", devices=["vda"])
+    own.event("JOB_STATUS_CHANGE", id="k", status="concluded")
+    assert vm.daemon.cairn("domstate", "vm1").stdout == "paused\n"
+    own.close()
 
 
 def crc32c(data):
