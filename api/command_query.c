@@ -110,8 +110,10 @@ void command_vm_qmp_path(struct call *c)
 void command_vm_dump_definition(struct call *c)
 {
 	struct json_object *o = json_object_new_object();
+	bool inactive = js_get_bool(c->args, "inactive", false);
 
-	js_put(o, "definition", definition_to_json(c->vm->def));
+	js_put(o, "definition", definition_to_json(inactive ? c->vm->def : vm_live(c->vm)));
+	js_put_bool(o, "pending", vm_is_pending(c->vm));
 	call_return(c, o);
 }
 

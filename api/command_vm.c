@@ -59,6 +59,7 @@ struct define {
 	struct definition *def; /* until it is the VM's */
 	uint8_t uuid[16];
 	enum vm_define_how how;
+	struct json_object *was; /* owned; NULL: whatever it is */
 	bool created;
 	void (*done)(void *opaque, int r, const struct vm_defined *what, const struct err *e);
 	void *opaque;
@@ -69,7 +70,24 @@ static void define_end(struct define *w, int r, const struct vm_defined *what, c
 {
 	w->done(w->opaque, r, what, e);
 	definition_free(w->def);
+	json_object_put(w->was);
 	free(w);
+}
+
+/* Of two who change a VM neither loses what the other did. */
+static int was_check(const struct define *w, struct err *e)
+{
+	CLEANUP_JS struct json_object *is = NULL;
+	const struct vm *vm = vm_find(w->daemon, w->def->name);
+
+	if (!w->was)
+		return 0;
+	is = vm ? definition_to_json(vm->def) : NULL;
+	if (is && json_object_equal(is, w->was))
+		return 0;
+	return err_set(e, -EBUSY, ERR_BUSY,
+		"VM '%s' was changed by somebody else meanwhile; look at it, and change it again",
+		w->def->name);
 }
 
 static void define_synced(struct store_work *work)
@@ -90,6 +108,12 @@ static void define_synced(struct store_work *work)
 	define_end(w, r, &what, &e);
 }
 
+static void text_copy(char **to, const char *from)
+{
+	free(*to);
+	*to = from ? strdup(from) : NULL;
+}
+
 static void definition_replace(struct vm *vm, struct definition *def)
 {
 	if (vm->proc && !vm->live)
@@ -97,15 +121,22 @@ static void definition_replace(struct vm *vm, struct definition *def)
 	else
 		definition_free(vm->def);
 	vm->def = def;
+	if (!vm->live)
+		return;
+	/* No guest sees these: they are so at once. */
+	text_copy(&vm->live->title, def->title);
+	text_copy(&vm->live->description, def->description);
 }
 
 /* From here on the VM has it, and so has whoever loads the folder. */
 static int define_keep(struct define *w, struct err *e)
 {
 	struct daemon *d = w->daemon;
-	struct vm *vm;
-	int r = define_check(d, w->def, &vm, e);
+	struct vm *vm = NULL;
+	int r = was_check(w, e);
 
+	if (!r)
+		r = define_check(d, w->def, &vm, e);
 	if (!r && !vm && w->how == VM_REDEFINE)
 		r = err_set(e, -ENOENT, ERR_NOT_FOUND, "somebody has undefined VM '%s' meanwhile", w->def->name);
 	if (!r)
@@ -149,10 +180,12 @@ static void define_go(struct define *w)
 {
 	CLEANUP_JS struct json_object *o = NULL;
 	struct vm_defined what;
-	struct vm *old;
+	struct vm *old = NULL;
 	struct err e;
-	int r = define_check(w->daemon, w->def, &old, &e);
+	int r = was_check(w, &e);
 
+	if (!r)
+		r = define_check(w->daemon, w->def, &old, &e);
 	if (r < 0 || w->how == VM_VALIDATE) {
 		what = (struct vm_defined){ .def = w->def, .vm = old, .created = !old };
 		define_end(w, r, &what, &e);
@@ -182,7 +215,7 @@ static void define_opened(void *opaque, int r, struct config *c, const struct er
 	define_over(opaque, r, e);
 }
 
-void vm_define(struct daemon *d, struct definition *def, enum vm_define_how how,
+void vm_define(struct daemon *d, struct definition *def, enum vm_define_how how, struct json_object *was,
 	void (*done)(void *opaque, int r, const struct vm_defined *what, const struct err *e),
 	void *opaque)
 {
@@ -193,7 +226,7 @@ void vm_define(struct daemon *d, struct definition *def, enum vm_define_how how,
 
 	if (!w)
 		abort();
-	*w = (struct define){ .daemon = d, .def = def, .how = how, .done = done, .opaque = opaque };
+	*w = (struct define){ .daemon = d, .def = def, .how = how, .was = was, .done = done, .opaque = opaque };
 	if (def->rights) {
 		opener_open(d->loop, def, false, define_opened, w, &o);
 		return;
@@ -217,6 +250,7 @@ static void define_done(void *opaque, int r, const struct vm_defined *what, cons
 	js_put_str(o, "name", what->def->name);
 	js_put_str(o, "uuid", uuid);
 	js_put_bool(o, "created", what->created);
+	js_put_bool(o, "pending", what->vm && vm_is_pending(what->vm));
 	js_put(o, "warnings", definition_warnings(what->def));
 	call_return(c, o);
 }
@@ -240,7 +274,8 @@ void command_vm_define(struct call *c)
 	if (r < 0)
 		call_fail(c, &e);
 	else
-		vm_define(c->daemon, STEAL_PTR(def), how, define_done, c);
+		vm_define(c->daemon, STEAL_PTR(def), how, json_object_get(js_get(c->args, "was")),
+			define_done, c);
 }
 
 /* ---- life ---- */

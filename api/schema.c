@@ -32,16 +32,23 @@ static const struct field commands_returns[] = { { "name", FIELD_STRING, REQUIRE
 static const struct field define_args[] = {
 	{ "definition", FIELD_OBJECT, REQUIRED, "see docs/definition.md" },
 	{ "folder", FIELD_STRING, OPTIONAL, "absolute; relative paths are taken from it" },
+	{ "was", FIELD_OBJECT, OPTIONAL, "only if the VM's definition is this one still, as "
+		"vm-dump-definition gives it" },
 	{ "validate-only", FIELD_BOOL, OPTIONAL, "check it and change nothing" }, END };
 
 static const struct field define_returns[] = {
 	{ "name", FIELD_STRING, REQUIRED, "of the VM" },
 	{ "uuid", FIELD_STRING, REQUIRED, "given, kept or made" },
 	{ "created", FIELD_BOOL, REQUIRED, "false: it existed and is redefined" },
+	{ "pending", FIELD_BOOL, REQUIRED, "it runs, and its next start uses another one than it runs with" },
 	{ "warnings", FIELD_ARRAY, REQUIRED, "sentences: what is kept and has no effect" }, END };
 
+static const struct field dump_args[] = { FIELD_VM,
+	{ "inactive", FIELD_BOOL, OPTIONAL, "of a running VM: what its next start uses, not what it runs with" },
+	END };
 static const struct field dump_returns[] = {
-	{ "definition", FIELD_OBJECT, REQUIRED, "canonical: every key stated" }, END };
+	{ "definition", FIELD_OBJECT, REQUIRED, "canonical: every key stated" },
+	{ "pending", FIELD_BOOL, REQUIRED, "it runs, and its next start uses another one" }, END };
 
 static const struct field list_args[] = {
 	{ "after", FIELD_STRING, OPTIONAL, "name behind which the page begins" },
@@ -243,7 +250,7 @@ static const struct command commands[] = {
 		define_returns, ROLE_ADMIN, COMMAND_DEFINES | COMMAND_MUTATES, ANY_STATE, command_vm_define },
 	{ "vm-undefine", "forget a VM; its disks stay unless said", undefine_args, undefine_returns, ROLE_ADMIN,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_UNDEFINE, command_vm_undefine },
-	{ "vm-dump-definition", "the definition of a VM", vm_only, dump_returns, ROLE_VIEWER,
+	{ "vm-dump-definition", "the definition of a VM", dump_args, dump_returns, ROLE_VIEWER,
 		COMMAND_CONCERNS_VM, ANY_STATE, command_vm_dump_definition },
 	{ "vm-list", "all VMs, page by page", list_args, list_returns, ROLE_VIEWER, COMMAND_FILTERS,
 		ANY_STATE, command_vm_list },

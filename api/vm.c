@@ -6,6 +6,7 @@
 #include "api/qmp.h"
 #include "api/store.h"
 #include "api/vm_process.h"
+#include "base/cleanup.h"
 #include "base/log.h"
 #include "base/loop.h"
 
@@ -91,6 +92,17 @@ int vm_add(struct daemon *d, struct definition *def, struct vm **ret_vm)
 const struct definition *vm_live(const struct vm *vm)
 {
 	return vm->live ? vm->live : vm->def;
+}
+
+bool vm_is_pending(const struct vm *vm)
+{
+	CLEANUP_JS struct json_object *live = NULL, *next = NULL;
+
+	if (!vm->live)
+		return false;
+	live = definition_to_json(vm->live);
+	next = definition_to_json(vm->def);
+	return !json_object_equal(live, next);
 }
 
 static void vm_free(struct vm *vm)

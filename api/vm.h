@@ -108,15 +108,19 @@ struct vm_defined {
 
 /* What its process has; of one that was redefined before this daemon began: what it would have. */
 const struct definition *vm_live(const struct vm *vm);
+/* It runs, and its next start will use another definition. */
+bool vm_is_pending(const struct vm *vm);
+
 enum vm_define_how {
 	VM_DEFINE,
 	VM_REDEFINE, /* only one that is there */
 	VM_VALIDATE, /* keeps nothing */
 };
 /* Keeps a definition (taken) as that of a new VM, or of one that has its name. Its files are
- * looked at, with its rights; emits VM_DEFINED.
+ * looked at, with its rights; emits VM_DEFINED. was: taken; only if the canonical JSON of what is there is
+ * that still; NULL: whatever it is.
  * done: exactly once, at once or from the loop. (command_vm.c) */
-void vm_define(struct daemon *d, struct definition *def, enum vm_define_how how,
+void vm_define(struct daemon *d, struct definition *def, enum vm_define_how how, struct json_object *was,
 	void (*done)(void *opaque, int r, const struct vm_defined *what, const struct err *e),
 	void *opaque);
 

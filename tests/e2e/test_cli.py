@@ -14,11 +14,12 @@ import pytest
 
 from conftest import BUILD
 
-VERBS = ["define", "validate", "dumpjson", "dumpxml", "undefine", "start", "shutdown", "reboot", "reset",
-         "suspend", "resume", "destroy", "autostart", "run", "clone", "save", "restore", "managedsave", "managedsave-remove",
+VERBS = ["define", "validate", "dumpjson", "dumpxml", "edit", "desc", "setvcpus", "setmem", "setmaxmem", "attach-disk",
+         "detach-disk", "change-media", "attach-interface", "detach-interface", "undefine", "start", "shutdown", "reboot", "reset", "suspend",
+         "resume", "destroy", "autostart", "run", "clone", "save", "restore", "managedsave", "managedsave-remove",
          "snapshot-create", "snapshot-create-as", "snapshot-list", "snapshot-info", "snapshot-current",
          "snapshot-parent", "snapshot-revert", "snapshot-delete", "snapshot-rename", "snapshot-tag",
-         "snapshot-schedule", "list", "dominfo", "domstate", "domblkerror", "qmp-path", "console", "wait", "event",
+         "snapshot-schedule", "list", "dominfo", "domstate", "domblklist", "domiflist", "domblkerror", "qmp-path", "console", "wait", "event",
          "events", "jobs", "job-cancel", "job-dismiss", "grant", "revoke", "permissions",
          "audit",
          "version", "help"]
@@ -296,7 +297,8 @@ def test_completion(fake):
     assert complete("cairn snapshot-revert ") == {"web1", "web2"}
     assert complete("cairn snapshot-revert web1 ") == {"before"}
     assert complete("cairn snapshot-delete web1 --snapshotname b") == {"before"}
-    assert complete("cairn help dom") == {"dominfo", "domstate", "domblkerror"}
+    assert complete("cairn detach-disk web1 ") == {"vda"}
+    assert complete("cairn help dom") == {"dominfo", "domstate", "domblkerror", "domblklist", "domiflist"}
     assert complete(f"cairn -c {fake.socket} destroy web2") == {"web2"}
 
 

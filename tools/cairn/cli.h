@@ -28,7 +28,7 @@ enum cli_exit {
 enum cli_format { CLI_TABLE, CLI_JSON, CLI_YAML, CLI_CSV };
 
 #define CLI_POSITIONALS_MAX 256
-#define CLI_OPTIONS_MAX 16
+#define CLI_OPTIONS_MAX 24
 #define CLI_GIVEN_MAX 64
 
 struct verb_option {
@@ -112,6 +112,17 @@ int verb_define(struct cli *c);
 int verb_validate(struct cli *c);
 int verb_dumpjson(struct cli *c);
 int verb_dumpxml(struct cli *c);
+int verb_edit(struct cli *c);
+int verb_setvcpus(struct cli *c);
+int verb_setmem(struct cli *c);
+int verb_desc(struct cli *c);
+int verb_attach_disk(struct cli *c);
+int verb_detach_disk(struct cli *c);
+int verb_change_media(struct cli *c);
+int verb_domblklist(struct cli *c);
+int verb_attach_interface(struct cli *c);
+int verb_detach_interface(struct cli *c);
+int verb_domiflist(struct cli *c);
 int verb_undefine(struct cli *c);
 int verb_start(struct cli *c);
 int verb_shutdown(struct cli *c);

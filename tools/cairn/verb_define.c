@@ -104,9 +104,13 @@ int verb_validate(struct cli *c)
 int verb_dumpjson(struct cli *c)
 {
 	CLEANUP_JS struct json_object *o = NULL;
+	struct json_object *args;
 	struct err e;
 
-	if (cli_execute(c, "vm-dump-definition", cli_vm_args(c->pos[0]), &o, NULL, &e) < 0)
+	args = cli_vm_args(c->pos[0]);
+	if (option_flag(c, "inactive"))
+		js_put_bool(args, "inactive", true);
+	if (cli_execute(c, "vm-dump-definition", args, &o, NULL, &e) < 0)
 		return cli_fail(&e, "failed to get domain '%s'", c->pos[0]);
 	output_print(stdout, c->format, js_get(o, "definition"));
 	return CLI_OK;

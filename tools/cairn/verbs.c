@@ -1,4 +1,5 @@
 /* The table of verbs, and the help that comes from it. */
+#include "tools/cairn/change.h"
 #include "tools/cairn/cli.h"
 #include "tools/cairn/fan.h"
 #include "tools/cairn/job.h"
@@ -100,6 +101,8 @@ static const struct verb_option define_options[] = {
 	{ "validate", NULL, "check the file and change nothing" }, END };
 static const struct verb_option validate_options[] = {
 	{ "schema", NULL, "print the JSON Schema of a definition instead" }, END };
+static const struct verb_option dump_options[] = {
+	{ "inactive", NULL, "of a running VM: what its next start uses" }, END };
 static const struct verb_option list_options[] = {
 	{ "all", NULL, "those that are off too" },
 	{ "inactive", NULL, "only those that are off" },
@@ -144,15 +147,74 @@ static const struct verb_option help_options[] = {
 	{ "names", NULL, "names of verbs only, for completion" },
 	{ "options", NULL, "of one verb: options only, for completion" }, END };
 
+static const struct verb_option change_options[] = { CHANGE_OPTIONS, END };
+static const struct verb_option setvcpus_options[] = {
+	{ "maximum", NULL, "the same: there is one number" }, CHANGE_OPTIONS, END };
+static const struct verb_option desc_options[] = {
+	{ "title", NULL, "the title, not the description" },
+	{ "new-desc", "TEXT", "the text, as an option" }, CHANGE_OPTIONS, END };
+#define PRINT_ONLY { "print-only", NULL, "print its JSON, and change nothing" }
+static const struct verb_option attach_disk_options[] = {
+	{ "subdriver", "FORMAT", "raw (the default) or qcow2" },
+	{ "type", "TYPE", "disk (the default) or cdrom" },
+	{ "mode", "readonly", "the guest cannot write to it" },
+	{ "serial", "SERIAL", "as the guest sees it" },
+	{ "targetbus", "virtio", "the only one" },
+	{ "sourcetype", "TYPE", "file or block" },
+	{ "driver", "qemu", "no effect" },
+	{ "cache", "MODE", "no effect" },
+	{ "io", "MODE", "no effect" }, PRINT_ONLY,
+	{ "persistent", NULL, "the same as --config" }, CHANGE_OPTIONS, END };
+static const struct verb_option detach_options[] = {
+	{ "persistent", NULL, "the same as --config" }, CHANGE_OPTIONS, END };
+static const struct verb_option change_media_options[] = {
+	{ "source", "SOURCE", "the medium, as an option" },
+	{ "eject", NULL, "take it out" },
+	{ "insert", NULL, "into an empty drive" },
+	{ "update", NULL, "instead of what is in it, if anything is (the default)" },
+	{ "subdriver", "FORMAT", "raw (the default) or qcow2" },
+	{ "force", NULL, "no effect: the guest cannot lock a drive" }, CHANGE_OPTIONS, END };
+static const struct verb_option attach_interface_options[] = {
+	{ "mac", "MAC", "52:54:00:..., else one is made" },
+	{ "model", "virtio", "the only one" },
+	{ "target", "ID", "what it is called: net0, net1, ..." }, PRINT_ONLY,
+	{ "persistent", NULL, "the same as --config" }, CHANGE_OPTIONS, END };
+static const struct verb_option detach_interface_options[] = {
+	{ "mac", "MAC", "which, if there are several of the type" },
+	{ "persistent", NULL, "the same as --config" }, CHANGE_OPTIONS, END };
+static const struct verb_option domblklist_options[] = {
+	{ "inactive", NULL, "of a running VM: what its next start uses" },
+	{ "details", NULL, "with type and device" }, END };
+
 const struct verb verbs[] = {
 	{ "define", "Definitions", "FILE", "make a VM from a JSON file, or change it",
 		define_options, 1, 1, false, "file", verb_define },
 	{ "validate", "Definitions", "FILE", "check a definition's file, without a daemon", validate_options,
 		0, 1, true, "file", verb_validate },
-	{ "dumpjson", "Definitions", "VM", "print a VM's definition", NULL, 1, 1, true, "vm",
+	{ "dumpjson", "Definitions", "VM", "print a VM's definition", dump_options, 1, 1, true, "vm",
 		verb_dumpjson },
 	{ "dumpxml", "Definitions", "VM", "print a VM's definition as libvirt's domain XML",
 		dumpxml_options, 1, 1, false, "vm", verb_dumpxml },
+	{ "edit", "Definitions", "VM", "change a definition in $VISUAL or $EDITOR", NULL, 1, 1, false, "vm",
+		verb_edit },
+	{ "desc", "Definitions", "VM [TEXT...]", "show or change the description or the title", desc_options, 1,
+		MANY, false, "vm", verb_desc },
+	{ "setvcpus", "Definitions", "VM N", "number of virtual processors", setvcpus_options, 2, 2, false,
+		"vm-name", verb_setvcpus },
+	{ "setmem", "Definitions", "VM SIZE", "memory: KiB, or with a unit, as 512M", change_options, 2, 2,
+		false, "vm-name", verb_setmem },
+	{ "setmaxmem", "Definitions", "VM SIZE", "the same as setmem", change_options, 2, 2, false, "vm-name",
+		verb_setmem },
+	{ "attach-disk", "Definitions", "VM SOURCE TARGET", "add a disk", attach_disk_options, 3, 3, false,
+		"vm-file", verb_attach_disk },
+	{ "detach-disk", "Definitions", "VM TARGET", "take a disk away; its image stays", detach_options, 2, 2,
+		false, "vm-disk", verb_detach_disk },
+	{ "change-media", "Definitions", "VM TARGET [SOURCE]", "change the medium of a cdrom drive",
+		change_media_options, 2, 3, false, "vm-disk", verb_change_media },
+	{ "attach-interface", "Definitions", "VM TYPE [SOURCE]", "add a network interface",
+		attach_interface_options, 2, 3, false, "vm-name", verb_attach_interface },
+	{ "detach-interface", "Definitions", "VM TYPE", "take a network interface away",
+		detach_interface_options, 2, 2, false, "vm-name", verb_detach_interface },
 	{ "undefine", "Definitions", "{VM...|--all}", "forget VMs; their disks stay unless said", undefine_options,
 		1, MANY, true, "vm", verb_undefine },
 	{ "start", "Life", "{VM...|--all}", "start VMs", start_options, 1, MANY, true, "vm", verb_start },
@@ -208,6 +270,10 @@ const struct verb verbs[] = {
 		verb_dominfo },
 	{ "domstate", "Looking", "VM", "state of a VM", domstate_options, 1, 1, true, "vm",
 		verb_domstate },
+	{ "domblklist", "Looking", "VM", "disks of a VM", domblklist_options, 1, 1, true, "vm",
+		verb_domblklist },
+	{ "domiflist", "Looking", "VM", "network interfaces of a VM", dump_options, 1, 1, true, "vm",
+		verb_domiflist },
 	{ "domblkerror", "Looking", "VM", "disks whose errors stopped a VM", NULL, 1, 1, true, "vm",
 		verb_domblkerror },
 	{ "qmp-path", "Looking", "VM", "where its own socket is, for programs that speak QEMU's QMP", NULL,

@@ -55,6 +55,10 @@ _cairn()
 			local IFS=$'\n'
 			if [[ $kind == vm-file ]]; then
 				mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+			elif [[ $kind == vm-disk && ${pos[1]} ]]; then
+				mapfile -t COMPREPLY < <(compgen -f -- "$cur") # a medium
+			elif [[ $kind == vm-disk ]]; then
+				mapfile -t COMPREPLY < <(compgen -W "$(cairn "${connect[@]}" domblklist --inactive "${pos[0]}" 2>/dev/null | sed '1,2d' | awk '{ print $1 }')" -- "$cur")
 			elif [[ $kind != vm-name && ! ${pos[1]} ]]; then
 				mapfile -t COMPREPLY < <(compgen -W "$(cairn "${connect[@]}" snapshot-list --name "${pos[0]}" 2>/dev/null)" -- "$cur")
 			fi

@@ -1,0 +1,255 @@
+"""Verbs that change a definition for the next start, with virsh's words."""
+
+import json
+import os
+import pty
+import select
+import stat
+import subprocess
+import threading
+
+import pytest
+
+from conftest import BUILD, QmpError
+
+def inactive(fake, name):
+    return json.loads(fake.cairn("dumpjson", "--inactive", name).stdout)
+
+
+def image(fake, name, content=b"\0" * 512):
+    path = fake.tmp / name
+    path.write_bytes(content)
+    return str(path)
+
+
+def refused(fake, words, *args, ok=None):
+    """Fails with these words, and nothing is changed."""
+    before = inactive(fake, args[1])
+    r = fake.cairn(*args, ok=ok)
+    assert r.returncode != 0 and words in r.stderr, r
+    assert inactive(fake, args[1]) == before
+    return r
+
+
+def test_sizes(fake):
+    fake.define("vm1")
+    assert fake.cairn("setvcpus", "vm1", "3", "--config").stdout == ""
+    assert fake.cairn("setvcpus", "vm1", "4", "--config", "--maximum").stdout == ""
+    assert inactive(fake, "vm1")["vcpus"] == 4
+    for given, memory in (("65536", "64M"), ("128M", "128M"), ("1GiB", "1024M"), ("2g", "2048M"),
+                          ("512MB", "500000K"), ("67108864b", "64M"), ("100KiB", None)):
+        if memory:
+            assert fake.cairn("setmem", "vm1", given, "--config").stdout == ""
+            assert inactive(fake, "vm1")["memory"] == memory, given
+        else:
+            refused(fake, "memory: 100K is too little", "setmem", "vm1", given)
+    fake.cairn("setmaxmem", "vm1", "32M", "--config")
+    assert inactive(fake, "vm1")["memory"] == "32M"
+    refused(fake, '"lots" is not a size', "setmem", "vm1", "lots", ok=2)
+    refused(fake, "is not a number of virtual processors", "setvcpus", "vm1", "1x", ok=2)
+    refused(fake, "vcpus: 65 is out of range", "setvcpus", "vm1", "65", ok=2)
+    fake.cairn("setvcpus", "none", "1", ok=3)
+
+
+def test_desc(fake):
+    fake.define("vm1")
+    assert fake.cairn("desc", "vm1").stdout == "No description for domain: vm1\n"
+    assert fake.cairn("desc", "vm1", "--title").stdout == "No title for domain: vm1\n"
+    assert fake.cairn("desc", "vm1", "a", "web", "server").stdout == "Domain description updated successfully\n"
+    assert fake.cairn("desc", "vm1").stdout == "a web server\n"
+    assert fake.cairn("desc", "vm1", "--title", "--new-desc", "web 1").stdout == \
+        "Domain title updated successfully\n"
+    assert fake.cairn("desc", "vm1", "--title").stdout == "web 1\n"
+    fake.cairn("desc", "vm1", "")
+    assert "description" not in inactive(fake, "vm1")
+    refused(fake, "must be one line", "desc", "vm1", "a\nb")
+
+
+def test_disks(fake):
+    fake.define("vm1", disks=[{"path": image(fake, "root.img"), "format": "raw"}])
+    data, cow = image(fake, "data.img"), image(fake, "cow.qcow2", b"QFI\xfb" + b"\0" * 512)
+    assert fake.cairn("attach-disk", "vm1", data, "vdc", "--config", "--serial", "S1", "--mode",
+                      "readonly").stdout == "Disk attached successfully\n"
+    d = inactive(fake, "vm1")["disks"][1]
+    assert (d["id"], d["path"], d["format"], d["readonly"], d["serial"]) == ("vdc", data, "raw", True, "S1")
+    refused(fake, "target vdc already exists", "attach-disk", "vm1", cow, "vdc", "--subdriver", "qcow2")
+    refused(fake, "is a qcow2 image; add --subdriver qcow2", "attach-disk", "vm1", cow, "vdd", ok=2)
+    refused(fake, "disks[2].path: is the image of disks[1] too", "attach-disk", "vm1", data, "vdd")
+    refused(fake, "No such file", "attach-disk", "vm1", "/nonexistent", "vdd")
+    refused(fake, "--mode shareable is not done here", "attach-disk", "vm1", cow, "vdd", "--mode",
+            "shareable", ok=2)
+    said = fake.cairn("attach-disk", "vm1", cow, "vdd", "--subdriver", "qcow2", "--print-only").stdout
+    assert json.loads(said)["format"] == "qcow2" and len(inactive(fake, "vm1")["disks"]) == 2
+    # A relative source is the present folder's.
+    r = fake.cairn("attach-disk", "vm1", "cow.qcow2", "vdd", "--subdriver", "qcow2", "--cache", "none",
+                   cwd=str(fake.tmp))
+    assert r.stderr == "warning: --cache has no effect\n"
+    assert inactive(fake, "vm1")["disks"][2]["path"] == cow
+    said = fake.cairn("domblklist", "vm1", "--details").stdout.splitlines()
+    assert said[0] == " Type   Device   Target   Source" and set(said[1]) == {"-"}
+    assert said[3] == f" file   disk     vdc      {data}"
+    assert fake.cairn("detach-disk", "vm1", "vdc", "--config").stdout == "Disk detached successfully\n"
+    assert fake.cairn("detach-disk", "vm1", cow).stdout == "Disk detached successfully\n"
+    assert [x["id"] for x in inactive(fake, "vm1")["disks"]] == ["vda"]
+    refused(fake, "No disk found whose source path or target is vdc", "detach-disk", "vm1", "vdc", ok=3)
+
+
+def test_media(fake):
+    iso, other = image(fake, "a.iso"), image(fake, "b.iso")
+    fake.define("vm1", disks=[{"path": image(fake, "root.img"), "format": "raw"}])
+    fake.cairn("attach-disk", "vm1", iso, "cd0", "--type", "cdrom")
+    assert inactive(fake, "vm1")["disks"][1]["readonly"] is True
+    refused(fake, "The disk device 'vda' is not removable", "change-media", "vm1", "vda", "--eject")
+    refused(fake, "The disk device 'cd0' already has media", "change-media", "vm1", "cd0", other, "--insert")
+    assert fake.cairn("change-media", "vm1", "cd0", "--eject").stdout == "Successfully ejected media.\n"
+    assert "path" not in inactive(fake, "vm1")["disks"][1]
+    assert fake.cairn("domblklist", "vm1").stdout.splitlines()[-2].split() == ["cd0", "-"]
+    refused(fake, "The disk device 'cd0' doesn't have media", "change-media", "vm1", "cd0", "--eject")
+    refused(fake, "No source specified for inserting media", "change-media", "vm1", "cd0", "--insert", ok=2)
+    assert fake.cairn("change-media", "vm1", "cd0", iso, "--insert").stdout == "Successfully inserted media.\n"
+    assert fake.cairn("change-media", "vm1", "cd0", "--source", other, "--update").stdout == \
+        "Successfully updated media.\n"
+    assert inactive(fake, "vm1")["disks"][1]["path"] == other
+
+
+def test_interfaces(fake):
+    fake.define("vm1")
+    r = fake.cairn("attach-interface", "vm1", "bridge", "br0", "--mac", "52:54:00:00:00:01", "--model",
+                   "virtio", "--config")
+    assert r.stdout == "Interface attached successfully\n"
+    assert r.stderr.startswith("warning: interface net0: ")
+    fake.cairn("attach-interface", "vm1", "network", "default", "--config")
+    fake.cairn("attach-interface", "vm1", "network", "default", "--target", "lan")
+    first, second, third = inactive(fake, "vm1")["interfaces"]
+    assert (first["mac"], second["id"], third["id"]) == ("52:54:00:00:00:01", "net1", "lan")
+    assert second["mac"] != third["mac"] and second["mac"].startswith("52:54:00:")
+    assert fake.cairn("domiflist", "vm1").stdout.splitlines()[2].split() == [
+        "net0", "bridge", "br0", "virtio", "52:54:00:00:00:01"]
+    refused(fake, "Please specify which one to detach using --mac", "detach-interface", "vm1", "network")
+    refused(fake, "No interface found whose type is user", "detach-interface", "vm1", "user", ok=3)
+    assert fake.cairn("detach-interface", "vm1", "network", "--mac", second["mac"].upper(),
+                      "--config").stdout == "Interface detached successfully\n"
+    # What is taken away leaves the others as they were; a new one has a name that is free.
+    fake.cairn("attach-interface", "vm1", "user")
+    assert [(i["id"], i["mac"]) for i in inactive(fake, "vm1")["interfaces"]][:2] == [
+        ("net0", first["mac"]), ("lan", third["mac"])]
+    assert inactive(fake, "vm1")["interfaces"][2]["id"] == "net1"
+    # An address is one VM's, and stays when it is not said again.
+    fake.define("vm2")
+    refused(fake, "interfaces[0].mac: is taken by VM 'vm1'", "attach-interface", "vm2", "user", "--mac",
+            first["mac"])
+    fake.define("vm1", interfaces=[{"type": "bridge", "source": "br1"}])
+    assert inactive(fake, "vm1")["interfaces"][0]["mac"] == first["mac"]
+
+
+def test_while_it_runs(fake):
+    """The next start has it; until then the VM is shown as what it runs with."""
+    fake.define("vm1", disks=[{"path": image(fake, "root.img"), "format": "raw"}])
+    fake.cairn("start", "vm1")
+    r = fake.cairn("setvcpus", "vm1", "2", "--config")
+    assert r.stderr == "note: domain 'vm1' runs; its next start has what was changed\n"
+    refused(fake, "a running VM is not changed", "setvcpus", "vm1", "3", "--live")
+    refused(fake, "VM 'vm1' runs, and a running VM is not changed", "setvcpus", "vm1", "3", "--current")
+    fake.cairn("attach-disk", "vm1", image(fake, "b.img"), "vdb")
+    assert json.loads(fake.cairn("dumpjson", "vm1").stdout)["vcpus"] == 1
+    assert "vdb" not in fake.cairn("domblklist", "vm1").stdout
+    assert "vdb" in fake.cairn("domblklist", "--inactive", "vm1").stdout
+    assert inactive(fake, "vm1")["vcpus"] == 2
+    assert fake.info("vm1")["vcpus"] == 1
+    fake.cairn("destroy", "vm1")
+    assert json.loads(fake.cairn("dumpjson", "vm1").stdout)["vcpus"] == 2
+    assert fake.cairn("setvcpus", "vm1", "3", "--current").stderr == ""
+
+
+def test_nobody_loses_a_change(fake):
+    """Eight who each add what is theirs, at the same time: all of it is there."""
+    fake.define("vm1")
+    before = inactive(fake, "vm1")
+    q = fake.qmp()
+    changed = {**before, "vcpus": 2}
+    assert q.run("vm-define", definition=changed, was=before)["pending"] is False
+    with pytest.raises(QmpError, match="was changed by somebody else") as said:
+        q.run("vm-define", definition={**before, "vcpus": 3}, was=before)
+    assert said.value.cls == "Busy"
+    threads = [threading.Thread(target=fake.cairn, args=("attach-interface", "vm1", "user"))
+               for _ in range(6)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    d = inactive(fake, "vm1")
+    assert sorted(i["id"] for i in d["interfaces"]) == [f"net{i}" for i in range(6)] and d["vcpus"] == 2
+
+
+def editor(fake, *scripts):
+    """An editor that does with the file what each of the scripts says, one at a time."""
+    path = fake.tmp / "editor"
+    turns = fake.tmp / "turns"
+    turns.write_text("")
+    cases = "".join(f"{i}) {s} ;;\n" for i, s in enumerate(scripts))
+    path.write_text(f'#!/bin/sh\nn=$(wc -c < {turns}); printf x >> {turns}\ncase $n in\n{cases}esac\n')
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    fake.env["VISUAL"] = str(path)
+
+
+def test_edit(fake):
+    fake.define("vm1")
+    editor(fake, ":")
+    r = fake.cairn("edit", "vm1")
+    assert r.stdout == "Domain 'vm1' JSON configuration not changed.\n"
+    editor(fake, "sed -i 's/32M/64M/' \"$1\"")
+    r = fake.cairn("edit", "vm1")
+    assert r.stdout == "  memory: \"32M\" -> \"64M\"\nDomain 'vm1' JSON configuration edited.\n"
+    assert inactive(fake, "vm1")["memory"] == "64M"
+    # Without a terminal nobody is asked, and what was written is not lost.
+    editor(fake, "sed -i 's/64M/1K/' \"$1\"")
+    r = fake.cairn("edit", "vm1", ok=2)
+    assert "error: memory: 1K is too little" in r.stderr and inactive(fake, "vm1")["memory"] == "64M"
+    kept = r.stderr.split("what you wrote is in ")[1].strip()
+    assert json.load(open(kept))["memory"] == "1K" and os.stat(kept).st_mode & 0o777 == 0o600
+    os.unlink(kept)
+    editor(fake, "sed -i 's/\"vm1\"/\"vm2\"/' \"$1\"")
+    r = fake.cairn("edit", "vm1", ok=2)
+    assert "use cairn domrename vm1 NEW" in r.stderr
+    os.unlink(r.stderr.split("what you wrote is in ")[1].strip())
+    fake.env["VISUAL"] = "false"
+    r = fake.cairn("edit", "vm1", ok=1)
+    assert "the editor, false, failed" in r.stderr
+    os.unlink(r.stderr.split("what you wrote is in ")[1].strip())
+
+
+def typed(fake, *answers):
+    """cairn edit vm1 at a terminal where these answers are typed. Returns its exit status and words."""
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.execve(os.path.join(BUILD, "cairn"), ["cairn", "edit", "vm1"], fake.env)
+    said, left = b"", list(answers)
+    while True:
+        assert select.select([fd], [], [], 30)[0]
+        try:
+            got = os.read(fd, 4096)
+        except OSError:
+            break
+        if not got:
+            break
+        said += got
+        if left and said.count(b"[y,n,k,?]: ") > len(answers) - len(left):
+            os.write(fd, left.pop(0).encode() + b"\n")
+    os.close(fd)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said.decode()
+
+
+def test_edit_again(fake):
+    fake.define("vm1")
+    editor(fake, "echo '{' > \"$1\"", "sed -i 's/{/nothing/' \"$1\"")
+    status, said = typed(fake, "?", "y", "n")
+    assert status == 2 and said.count("not JSON") == 2 and "k - no, and keep the file" in said
+    assert inactive(fake, "vm1")["memory"] == "32M"
+    # Somebody else is faster: that is shown, and the next try is held against it.
+    other = f"{BUILD}/cairn setvcpus vm1 5; sed -i 's/32M/64M/' \"$1\""
+    editor(fake, other, "sed -i 's/\"vcpus\": *1/\"vcpus\":5/' \"$1\"")
+    status, said = typed(fake, "y")
+    assert status == 0, said
+    assert "was changed by somebody else" in said and "vcpus: 1 -> 5" in said
+    d = inactive(fake, "vm1")
+    assert (d["memory"], d["vcpus"]) == ("64M", 5)

@@ -1,0 +1,108 @@
+#include "tools/cairn/change.h"
+#include "tools/cairn/cli.h"
+#include "tools/cairn/definition_file.h"
+#include "api/js.h"
+#include "base/cleanup.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define TRIES 8
+
+/* Both words mean the running VM, if there is one. */
+static int flags_check(struct cli *c, const char *vm, struct err *e)
+{
+	CLEANUP_JS struct json_object *info = NULL;
+	int r;
+
+	if (option_flag(c, "live"))
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+			"a running VM is not changed by this version; leave --live out, and the next start "
+			"has it");
+	if (!option_flag(c, "current"))
+		return 0;
+	r = cli_vm_info(c, vm, &info, e);
+	if (r < 0 || js_get_int(info, "id", -1) < 0)
+		return r;
+	return err_set(e, -EPERM, ERR_WRONG_STATE,
+		"VM '%s' runs, and a running VM is not changed by this version; with --config the next start "
+		"has it", vm);
+}
+
+int change_read(struct cli *c, const char *vm, struct json_object **ret_definition, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	struct json_object *args = cli_vm_args(vm);
+	int r;
+
+	js_put_bool(args, "inactive", true);
+	r = cli_execute(c, "vm-dump-definition", args, &o, NULL, e);
+	if (!r)
+		*ret_definition = json_object_get(js_get(o, "definition"));
+	return r;
+}
+
+int change_define(struct cli *c, struct json_object *was, struct json_object *now, struct err *e)
+{
+	CLEANUP_JS struct json_object *answer = NULL;
+	struct json_object *args = json_object_new_object();
+	char folder[PATH_MAX];
+	int r;
+
+	js_put(args, "definition", json_object_get(now));
+	js_put(args, "was", json_object_get(was));
+	if (getcwd(folder, sizeof(folder)))
+		js_put_str(args, "folder", folder);
+	r = cli_execute(c, "vm-define", args, &answer, NULL, e);
+	if (r < 0)
+		return r;
+	warnings_print(js_get_array(answer, "warnings"));
+	if (js_get_bool(answer, "pending", false))
+		fprintf(stderr, "note: domain '%s' runs; its next start has what was changed\n",
+			js_get_str(answer, "name"));
+	return 0;
+}
+
+static int change_try(struct cli *c, const char *vm,
+	int (*edit)(struct cli *c, struct json_object *definition, void *opaque, struct err *e),
+	void *opaque, struct err *e)
+{
+	CLEANUP_JS struct json_object *was = NULL, *now = NULL;
+	int r = change_read(c, vm, &was, e);
+
+	if (!r && json_object_deep_copy(was, &now, NULL) < 0)
+		r = err_set_errno(e, -ENOMEM, "the definition");
+	if (!r)
+		r = edit(c, now, opaque, e);
+	return r < 0 ? r : change_define(c, was, now, e);
+}
+
+int change_make(struct cli *c, const char *vm,
+	int (*edit)(struct cli *c, struct json_object *definition, void *opaque, struct err *e),
+	void *opaque, struct err *e)
+{
+	int r = flags_check(c, vm, e);
+
+	if (r < 0)
+		return r;
+	for (unsigned i = 0; i < TRIES; i++) {
+		r = change_try(c, vm, edit, opaque, e);
+		if (!r || e->cls != ERR_BUSY)
+			break;
+	}
+	return r;
+}
+
+int change_find(struct json_object *list, const char *key, const char *value)
+{
+	for (size_t i = 0; i < json_object_array_length(list); i++) {
+		const char *s = js_get_str(json_object_array_get_idx(list, i), key);
+
+		if (s && !strcmp(s, value))
+			return (int)i;
+	}
+	return -1;
+}

@@ -1,0 +1,166 @@
+/* attach-interface, detach-interface, domiflist. */
+#include "tools/cairn/change.h"
+#include "tools/cairn/cli.h"
+#include "tools/cairn/output.h"
+#include "api/js.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+static const char *or_dash(const char *s)
+{
+	return s ? s : "-";
+}
+
+/* ---- attach-interface ---- */
+
+static struct json_object *interface_of_options(struct cli *c)
+{
+	struct json_object *o = json_object_new_object();
+	const char *mac = option_value(c, "mac"), *model = option_value(c, "model"),
+		   *target = option_value(c, "target");
+
+	if (target)
+		js_put_str(o, "id", target);
+	js_put_str(o, "type", c->pos[1]);
+	if (c->npos > 2)
+		js_put_str(o, "source", c->pos[2]);
+	if (mac)
+		js_put_str(o, "mac", mac);
+	js_put_str(o, "model", model ? model : "virtio");
+	return o;
+}
+
+/* Ids by position would meet those that are left behind one that was detached. */
+static void id_choose(struct json_object *list, struct json_object *o)
+{
+	char id[16];
+	unsigned i = 0;
+
+	do {
+		snprintf(id, sizeof(id), "net%u", i++);
+	} while (change_find(list, "id", id) >= 0);
+	js_put_str(o, "id", id);
+}
+
+static int attach_edit(struct cli *c, struct json_object *definition, void *opaque, struct err *e)
+{
+	struct json_object *list = js_get_array(definition, "interfaces"), *o = opaque;
+
+	if (!option_value(c, "target"))
+		id_choose(list, o);
+	else if (change_find(list, "id", option_value(c, "target")) >= 0)
+		return err_set(e, -EEXIST, ERR_EXISTS, "target %s already exists",
+			option_value(c, "target"));
+	json_object_array_add(list, json_object_get(o));
+	return 0;
+}
+
+int verb_attach_interface(struct cli *c)
+{
+	CLEANUP_JS struct json_object *o = interface_of_options(c);
+	struct err e;
+
+	if (option_flag(c, "print-only")) {
+		output_print(stdout, CLI_JSON, o);
+		return CLI_OK;
+	}
+	if (change_make(c, c->pos[0], attach_edit, o, &e) < 0)
+		return cli_fail(&e, "Failed to attach interface");
+	printf("Interface attached successfully\n");
+	return CLI_OK;
+}
+
+/* ---- detach-interface ---- */
+
+static bool fits(struct json_object *o, const char *type, const char *mac)
+{
+	const char *its = js_get_str(o, "mac");
+
+	return !strcmp(or_dash(js_get_str(o, "type")), type) &&
+		(!mac || (its && !strcasecmp(its, mac)));
+}
+
+/* The one that is meant. Returns its index; -errno. */
+static int meant(struct json_object *list, const char *type, const char *mac, struct err *e)
+{
+	int found = -1, n = 0;
+
+	for (size_t i = 0; i < json_object_array_length(list); i++)
+		if (fits(json_object_array_get_idx(list, i), type, mac)) {
+			found = (int)i;
+			n++;
+		}
+	if (!n && mac)
+		return err_set(e, -ENOENT, ERR_NOT_FOUND,
+			"No interface with MAC address %s and type %s was found", mac, type);
+	if (!n)
+		return err_set(e, -ENOENT, ERR_NOT_FOUND, "No interface found whose type is %s", type);
+	if (n > 1)
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"Domain has %d interfaces of type %s. Please specify which one to detach using --mac",
+			n, type);
+	return found;
+}
+
+static int detach_edit(struct cli *c, struct json_object *definition, void *opaque, struct err *e)
+{
+	struct json_object *list = js_get_array(definition, "interfaces");
+	int i = meant(list, c->pos[1], option_value(c, "mac"), e);
+
+	(void)opaque;
+	if (i < 0)
+		return i;
+	json_object_array_del_idx(list, (size_t)i, 1);
+	return 0;
+}
+
+int verb_detach_interface(struct cli *c)
+{
+	struct err e;
+
+	if (change_make(c, c->pos[0], detach_edit, NULL, &e) < 0)
+		return cli_fail(&e, "Failed to detach interface");
+	printf("Interface detached successfully\n");
+	return CLI_OK;
+}
+
+/* ---- domiflist ---- */
+
+static void interfaces_print(struct json_object *list)
+{
+	static const char *const heads[] = { "Interface", "Type", "Source", "Model", "MAC" };
+	struct table t;
+
+	table_init(&t, heads, ARRAY_SIZE(heads));
+	for (size_t i = 0; i < json_object_array_length(list); i++) {
+		struct json_object *o = json_object_array_get_idx(list, i);
+		const char *cells[] = { or_dash(js_get_str(o, "id")), or_dash(js_get_str(o, "type")),
+			or_dash(js_get_str(o, "source")), or_dash(js_get_str(o, "model")),
+			or_dash(js_get_str(o, "mac")) };
+
+		table_add(&t, cells);
+	}
+	table_print(&t, stdout);
+	table_done(&t);
+}
+
+int verb_domiflist(struct cli *c)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	struct json_object *args = cli_vm_args(c->pos[0]), *list;
+	struct err e;
+
+	js_put_bool(args, "inactive", option_flag(c, "inactive"));
+	if (cli_execute(c, "vm-dump-definition", args, &o, NULL, &e) < 0)
+		return cli_fail(&e, "failed to get domain '%s'", c->pos[0]);
+	list = js_get_array(js_get(o, "definition"), "interfaces");
+	if (c->format == CLI_TABLE)
+		interfaces_print(list);
+	else
+		output_print(stdout, c->format, list);
+	return CLI_OK;
+}
