@@ -61,6 +61,7 @@ struct block_snapshot_op {
 	/* Called now and then with what is done of what is to do; NULL: none. */
 	void (*progress)(struct block_snapshot_op *op, uint64_t done, uint64_t total);
 	char id[BLOCK_SNAPSHOT_ID_MAX + 1]; /* commit: the id it got */
+	bool unknown; /* commit failed, and the file may have it all the same, until another change succeeds */
 	void *engine;
 };
 /* Make it visible and durable. info: id is ignored (given), disk_bytes filled in; copied.

@@ -508,6 +508,7 @@ static void create_end(struct task *t, int res)
 		err_set_errno(&e, res, "disk %s: snapshot", q->base.name);
 	q->snap = NULL;
 	q->snap_busy = false;
+	op->unknown = s->swap.unknown;
 	create_free(s);
 	op->done(op, res, &e);
 }

@@ -117,6 +117,14 @@ struct end_call {
 	struct block_vmstate_map *map;
 };
 
+/* A change of the table that succeeds settles what the file has. */
+static int changed(struct machine_disk *d, int r)
+{
+	if (!r)
+		d->snapshot_unknown = false;
+	return r;
+}
+
 static void commit_run(struct disk_call *c, struct block *b)
 {
 	struct end_call *x = container_of(c, struct end_call, c);
@@ -133,7 +141,8 @@ int disk_snapshot_commit(struct machine_disk *d, struct block_snapshot *s,
 
 	if (!r && ret_id)
 		memcpy(ret_id, x.c.op.id, BLOCK_SNAPSHOT_ID_MAX + 1);
-	return r;
+	d->snapshot_unknown |= x.c.op.unknown;
+	return changed(d, r);
 }
 
 static void abort_run(struct disk_call *c, struct block *b)
@@ -184,7 +193,7 @@ int disk_snapshot_apply(struct machine_disk *d, const char *id, struct err *e)
 {
 	struct end_call x = { .c = { .run = apply_run, .op.done = op_done }, .id = id };
 
-	return disk_call(d, &x.c, e);
+	return changed(d, disk_call(d, &x.c, e));
 }
 
 static void apply_with_run(struct disk_call *c, struct block *b)
@@ -197,7 +206,7 @@ int disk_snapshot_apply_with(struct machine_disk *d, const struct block_snapshot
 {
 	struct end_call x = { .c = { .run = apply_with_run, .op.done = op_done }, .info = info };
 
-	return disk_call(d, &x.c, e);
+	return changed(d, disk_call(d, &x.c, e));
 }
 
 static void delete_run(struct disk_call *c, struct block *b)
@@ -209,7 +218,7 @@ int disk_snapshot_delete(struct machine_disk *d, const char *id, struct err *e)
 {
 	struct end_call x = { .c = { .run = delete_run, .op.done = op_done }, .id = id };
 
-	return disk_call(d, &x.c, e);
+	return changed(d, disk_call(d, &x.c, e));
 }
 
 static void update_run(struct disk_call *c, struct block *b)
@@ -222,7 +231,7 @@ int disk_snapshot_update(struct machine_disk *d, const struct block_snapshot_inf
 {
 	struct end_call x = { .c = { .run = update_run, .op.done = op_done }, .info = info };
 
-	return disk_call(d, &x.c, e);
+	return changed(d, disk_call(d, &x.c, e));
 }
 
 static void map_run(struct disk_call *c, struct block *b)

@@ -43,6 +43,7 @@ struct machine_disk {
 	dev_t image_dev; /* its image's */
 	ino_t image_ino;
 	struct block *block;
+	bool snapshot_unknown; /* the file may have one that its engine does not know of (disk_call.c) */
 	struct loop *loop;
 	struct device *dev;
 	pthread_t thread;

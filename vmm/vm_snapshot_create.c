@@ -103,6 +103,10 @@ static int namesake_delete(struct create_job *x, struct machine_disk *d, const s
 		return err_set(&x->j.e, -EEXIST, ERR_EXISTS,
 			"disk %s has a snapshot '%s' that this VM has not taken; choose another name, or shut the "
 			"VM off and delete it with `cairn-img snapshot -d`", d->id, x->c.name);
+	if (n->data.set.mark == TREE_MAKING && x->first->snapshot_unknown)
+		return err_set(&x->j.e, -EBUSY, ERR_WRONG_STATE,
+			"an error left open whether snapshot '%s' was taken; choose another name, or start the VM anew",
+			x->c.name);
 	log_warn(d->id, "a snapshot '%s' that the first disk knows nothing of is deleted", x->c.name);
 	return disk_snapshot_delete(d, n->info.id, &x->j.e);
 }

@@ -271,7 +271,7 @@ static int part_recover(struct recovery *x, struct machine_disk *d, const struct
 	} else if (making && memcmp(part->data.set.vm, x->m->cfg.uuid, sizeof(part->data.set.vm))) {
 		log_warn(d->id, "another VM did not end the making of snapshot '%s'; it is left alone",
 			part->info.name);
-	} else if (making) {
+	} else if (making && !x->first->snapshot_unknown) { /* else the next open, or a change, tells */
 		r = disk_snapshot_delete(d, part->info.id, e);
 		if (!r)
 			recovered(x, VM_RECOVERY_UNMADE, d, part);
