@@ -75,6 +75,7 @@ void command_vm_save(struct call *c);
 void command_vm_managed_save(struct call *c);
 void command_vm_managed_save_remove(struct call *c);
 void command_vm_restore(struct call *c);
+void command_vm_dump(struct call *c);
 void command_vm_fork(struct call *c);
 void command_snapshot_create(struct call *c);
 void command_snapshot_list(struct call *c);

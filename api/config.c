@@ -183,8 +183,8 @@ static void config_fill(struct vm_config *v, const struct definition *d)
 	v->assist = d->assist;
 	v->on_poweroff = d->on_poweroff;
 	v->on_reboot = d->on_reboot;
-	/* A crashed VM is started again by the daemon, which counts how often. */
-	v->on_crash = d->on_crash == VM_ACTION_PRESERVE ? VM_ACTION_PRESERVE : VM_ACTION_DESTROY;
+	/* A crashed VM is started again by the daemon, which counts how often; it has it dumped, too. */
+	v->on_crash = d->on_crash >= VM_ACTION_PRESERVE ? VM_ACTION_PRESERVE : VM_ACTION_DESTROY;
 	v->resets = d->restart;
 	v->rng = d->rng;
 	v->virtio_console = d->virtio_console;

@@ -18,6 +18,10 @@ static const struct choice clocks[] = { { "utc", DEFINITION_UTC },
 static const struct choice actions[] = { { "destroy", VM_ACTION_DESTROY },
 	{ "restart", VM_ACTION_RESTART }, { "preserve", VM_ACTION_PRESERVE }, { NULL, 0 } };
 
+static const struct choice crash_actions[] = { { "destroy", VM_ACTION_DESTROY },
+	{ "restart", VM_ACTION_RESTART }, { "preserve", VM_ACTION_PRESERVE },
+	{ "coredump-destroy", VM_ACTION_COREDUMP_DESTROY },
+	{ "coredump-restart", VM_ACTION_COREDUMP_RESTART }, { NULL, 0 } };
 static const struct choice watchdog_models[] = { { "i6300esb", VM_WATCHDOG_I6300ESB }, { NULL, 0 } };
 static const struct choice watchdog_actions[] = { { "reset", VM_WATCHDOG_RESET },
 	{ "shutdown", VM_WATCHDOG_SHUTDOWN }, { "poweroff", VM_WATCHDOG_POWEROFF },
@@ -246,7 +250,7 @@ static const struct key top_rows[] = {
 		.about = "when the guest powers off", .initial = "\"destroy\"" },
 	{ "on_reboot", KEY_CHOICE, .offset = DEF(on_reboot), .choices = actions,
 		.about = "when the guest resets", .initial = "\"restart\"" },
-	{ "on_crash", KEY_CHOICE, .offset = DEF(on_crash), .choices = actions,
+	{ "on_crash", KEY_CHOICE, .offset = DEF(on_crash), .choices = crash_actions,
 		.about = "when the guest crashes", .initial = "\"destroy\"" },
 	{ "restart", KEY_OBJECT, .offset = DEF(restart), .of = &definition_restart_keys,
 		.about = "how often it is started again by itself" },

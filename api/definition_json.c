@@ -18,9 +18,10 @@ static const char *format_name(uint8_t f)
 
 static const char *action_name(uint8_t a)
 {
-	static const char *const names[] = { "destroy", "restart", "preserve" };
+	static const char *const names[] = { "destroy", "restart", "preserve",
+		"coredump-destroy", "coredump-restart" };
 
-	return names[MIN(a, 2)];
+	return names[MIN(a, 4)];
 }
 
 static void put_layer(struct json_object *o, const struct definition_layer *l)

@@ -345,6 +345,7 @@ int job_new_named(struct vm *vm, const char *type, const struct job_name *name, 
 static void job_conclude(void *opaque)
 {
 	struct job *j = opaque;
+	struct vm *vm = j->vm;
 
 	j->ended_ns = loop_now_ns();
 	if (j->vm)
@@ -356,6 +357,8 @@ static void job_conclude(void *opaque)
 	scheduler_soon(j->daemon->scheduler);
 	if (j->concluded)
 		j->concluded(j, j->concluded_opaque); /* j may be gone now */
+	if (vm)
+		dump_job_over(vm);
 }
 
 /* Who is told of it may open the images: the process that worked on them goes first. */

@@ -1,5 +1,6 @@
 /* A VM's own socket: its life, and the daemon's events in QEMU's shape. */
 #include "api/qmp.h"
+#include "api/qmp_dump.h"
 #include "api/conn.h"
 #include "api/daemon.h"
 #include "api/job.h"
@@ -24,6 +25,7 @@
 struct qmp {
 	struct listener *listener;
 	char path[PATHS_SOCKET_MAX + 1];
+	struct qmp_fds fds;
 };
 
 /* FNV-1a: short enough for a socket's address, and nobody guesses it who does not know the uuid. */
@@ -77,6 +79,7 @@ static void qmp_close(struct vm *vm)
 		return;
 	unlink(vm->qmp->path);
 	listener_free(vm->qmp->listener);
+	qmp_fds_close(&vm->qmp->fds);
 	free(vm->qmp);
 	vm->qmp = NULL;
 }
@@ -134,6 +137,11 @@ void qmp_close_all(struct daemon *d)
 	for (size_t i = 0; i < d->nvms; i++)
 		qmp_close(d->vms[i]);
 	rmdir(d->paths->qmp_dir);
+}
+
+struct qmp_fds *qmp_fds(struct vm *vm)
+{
+	return vm->qmp ? &vm->qmp->fds : NULL;
 }
 
 /* ---- events ---- */

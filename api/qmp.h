@@ -13,6 +13,7 @@ struct call;
 struct daemon;
 struct err;
 struct json_object;
+struct qmp_fds;
 struct vm;
 struct vm_answer;
 
@@ -27,6 +28,9 @@ void qmp_follow(struct vm *vm);
 int qmp_path(const struct vm *vm, char *buf, size_t size, struct err *e);
 /* An event of the daemon's, to the clients of that VM, if QEMU has it. Borrows o. */
 void qmp_emit(struct daemon *d, enum event_id id, const char *vm, struct json_object *o);
+
+/* What getfd took; NULL while it has no socket. */
+struct qmp_fds *qmp_fds(struct vm *vm);
 
 /* "running", "paused", "io-error", …: RunState. */
 const char *qmp_run_state(const struct vm *vm);

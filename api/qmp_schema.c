@@ -77,6 +77,21 @@ static const struct field stats_returns[] = {
 		"rd_bytes, rd_operations, rd_total_time_ns, the same with wr, flush_operations, "
 		"flush_total_time_ns; members that QEMU has and Cairn does not count are 0" }, END };
 
+static const struct field dump_args[] = {
+	{ "paging", FIELD_BOOL, REQUIRED, "must be false: addresses are physical ones" },
+	{ "protocol", FIELD_STRING, REQUIRED, "file:PATH, or fd:NAME of one that getfd took: an empty regular file" },
+	{ "detach", FIELD_BOOL, OPTIONAL, "return at once; DUMP_COMPLETED and query-dump tell" },
+	{ "begin", FIELD_INT, OPTIONAL, "refused: all memory is dumped" },
+	{ "length", FIELD_INT, OPTIONAL, "the same" },
+	{ "format", FIELD_STRING, OPTIONAL, "elf, and no other" }, END };
+static const struct field dump_returns[] = {
+	{ "status", FIELD_STRING, REQUIRED, "none, active, completed, failed" },
+	{ "completed", FIELD_INT, REQUIRED, "bytes" },
+	{ "total", FIELD_INT, REQUIRED, "bytes" }, END };
+static const struct field capability_returns[] = {
+	{ "formats", FIELD_ARRAY, REQUIRED, "elf" }, END };
+static const struct field fd_args[] = {
+	{ "fdname", FIELD_STRING, REQUIRED, "what to call it; one of that name is closed" }, END };
 static const struct field watchdog_args[] = {
 	{ "action", FIELD_STRING, REQUIRED, "reset, shutdown, poweroff, pause, none or inject-nmi" }, END };
 static const struct field balloon_args[] = { { "value", FIELD_INT, REQUIRED, "bytes" }, END };
@@ -140,6 +155,15 @@ const struct command qmp_commands[] = {
 		qmp_nmi },
 	{ "watchdog-set-action", "what is done when the guest does not look after it in time", watchdog_args, NULL,
 		ROLE_OPERATOR, MUTATES, ANY_STATE, qmp_watchdog_set_action },
+	{ "dump-guest-memory", "memory and registers at one instant, as an ELF core", dump_args, NULL, ROLE_OPERATOR,
+		MUTATES, ANY_STATE, qmp_dump },
+	{ "query-dump", "how the last one goes, or went", no_fields, dump_returns, ROLE_VIEWER, 0, ANY_STATE,
+		qmp_query_dump },
+	{ "query-dump-guest-memory-capability", "its formats", no_fields, capability_returns, ROLE_VIEWER, 0,
+		ANY_STATE, qmp_query_dump_capability },
+	{ "getfd", "keep the fd that comes along", fd_args, NULL, ROLE_OPERATOR, MUTATES | COMMAND_TAKES_FD,
+		ANY_STATE, qmp_getfd },
+	{ "closefd", "close one that getfd took", fd_args, NULL, ROLE_OPERATOR, MUTATES, ANY_STATE, qmp_closefd },
 	{ "balloon", "there is no balloon: DeviceNotActive", balloon_args, NULL, ROLE_OPERATOR, MUTATES,
 		ANY_STATE, qmp_balloon },
 	{ "query-balloon", "there is no balloon: DeviceNotActive", no_fields, balloon_returns,
@@ -168,6 +192,9 @@ static const struct field panicked_data[] = {
 	{ "action", FIELD_STRING, REQUIRED, "pause or poweroff" }, END };
 static const struct field watchdog_data[] = {
 	{ "action", FIELD_STRING, REQUIRED, "reset, shutdown, poweroff, pause, none or inject-nmi" }, END };
+static const struct field dump_data[] = { 
+	{ "result", FIELD_OBJECT, REQUIRED, "status (completed, failed), completed, total: bytes" },
+	{ "error", FIELD_STRING, OPTIONAL, "why it failed" }, END };
 static const struct field io_error_data[] = {
 	{ "device", FIELD_STRING, REQUIRED, "id of the disk" },
 	{ "node-name", FIELD_STRING, OPTIONAL, "the same" },
@@ -188,6 +215,7 @@ const struct event_spec qmp_events[EVENT_ID_COUNT] = {
 	[EVENT_POWERDOWN] = { "POWERDOWN", "the power button was pressed", no_fields, false, false },
 	[EVENT_GUEST_PANICKED] = { "GUEST_PANICKED", "the guest says so", panicked_data, false, false },
 	[EVENT_WATCHDOG] = { "WATCHDOG", "the guest did not look after it in time", watchdog_data, false, false },
+	[EVENT_DUMP_COMPLETED] = { "DUMP_COMPLETED", "of a guest's memory; or it failed", dump_data, false, false },
 	[EVENT_BLOCK_IO_ERROR] = { "BLOCK_IO_ERROR", "an image failed a request", io_error_data, false, false },
 	[EVENT_JOB_STATUS_CHANGE] = { "JOB_STATUS_CHANGE", "a job goes its way", job_data, false, false },
 };

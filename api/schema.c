@@ -128,6 +128,8 @@ static const struct field restore_args[] = {
 static const struct field restore_returns[] = {
 	{ "name", FIELD_STRING, REQUIRED, "of the VM" },
 	{ "id", FIELD_INT, REQUIRED, "of this run" }, END };
+static const struct field dump_memory_args[] = { FIELD_VM, FIELD_JOB_ID,
+	{ "then", FIELD_STRING, OPTIONAL, "crash: stop it at once; reset; it stands still meanwhile" }, END };
 static const struct field fork_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "name", FIELD_STRING, REQUIRED, "of the clone" },
 	{ "count", FIELD_INT, OPTIONAL, "so many, with -1, -2, ... behind the name" },
@@ -293,6 +295,10 @@ static const struct command commands[] = {
 	{ "vm-restore", "start a VM from the saved state that comes along", restore_args,
 		restore_returns, ROLE_OPERATOR, COMMAND_MUTATES | COMMAND_TAKES_FD, ANY_STATE,
 		command_vm_restore },
+	{ "vm-dump", "the guest's memory and registers at one instant, as an ELF core, into the file that comes along "
+		     "(empty, regular, for writing)", dump_memory_args, job_returns, ROLE_OPERATOR,
+		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB | COMMAND_TAKES_FD, VM_ASK_DUMP,
+		command_vm_dump },
 	{ "vm-fork", "running copies of a running VM, or of a snapshot, which share its memory until they write to it",
 		fork_args, job_returns, ROLE_ADMIN,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB, VM_ASK_FORK_SNAPSHOT, command_vm_fork },
@@ -362,6 +368,10 @@ static const struct field restart_data[] = { FIELD_VM,
 static const struct field autostart_data[] = { FIELD_VM,
 	{ "outcome", FIELD_STRING, REQUIRED, "started or failed" },
 	{ "detail", FIELD_STRING, OPTIONAL, "why it failed" }, END };
+static const struct field dump_data[] = { FIELD_VM,
+	{ "result", FIELD_OBJECT, REQUIRED, "status (completed, failed), completed, total: bytes" },
+	{ "path", FIELD_STRING, OPTIONAL, "of the file, if the daemon chose it" },
+	{ "error", FIELD_STRING, OPTIONAL, "why it failed" }, END };
 static const struct field io_error_data[] = { FIELD_VM,
 	{ "device", FIELD_STRING, REQUIRED, "id of the disk" },
 	{ "node-name", FIELD_STRING, REQUIRED, "the same" },
@@ -420,6 +430,7 @@ static const struct event_spec events[EVENT_ID_COUNT] = {
 	[EVENT_POWERDOWN] = { "POWERDOWN", "the power button was pressed", vm_only, false, false },
 	[EVENT_GUEST_PANICKED] = { "GUEST_PANICKED", "the guest says so", panicked_data, false, false },
 	[EVENT_WATCHDOG] = { "WATCHDOG", "the guest did not look after it in time", watchdog_data, false, false },
+	[EVENT_DUMP_COMPLETED] = { "DUMP_COMPLETED", "of a guest's memory; or it failed", dump_data, false, false },
 	[EVENT_BLOCK_IO_ERROR] = { "BLOCK_IO_ERROR", "an image failed a request", io_error_data, false, false },
 	[EVENT_DEVICE_NEEDS_RESET] = { "DEVICE_NEEDS_RESET", "the driver broke the device's rules",
 		device_data, false, false },

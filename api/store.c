@@ -779,3 +779,16 @@ int store_open_file(struct store *s, const char *name, const char *file, int fla
 	fd = open(path, flags | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	return fd < 0 ? err_set_errno(e, -errno, "%s", path) : fd;
 }
+
+int store_open_folder(struct store *s, const char *name, const char *folder, char *path, size_t size,
+	struct err *e)
+{
+	int fd;
+
+	if (snprintf(path, size, "%s/vms/%s/%s", s->dir, name, folder) >= (int)size)
+		return err_set_errno(e, -ENAMETOOLONG, "%s/vms/%s", s->dir, name);
+	if (mkdir(path, 0700) < 0 && errno != EEXIST)
+		return err_set_errno(e, -errno, "%s", path);
+	fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	return fd < 0 ? err_set_errno(e, -errno, "%s", path) : fd;
+}

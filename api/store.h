@@ -10,6 +10,7 @@
 #include "base/err.h"
 #include "base/loop.h"
 
+#include <stddef.h>
 #include <stdbool.h>
 
 struct json_object;
@@ -92,5 +93,9 @@ int store_rename_file(struct store *s, const char *name, const char *from, const
 
 /* Opens a file in the VM's folder, made if need be. Returns an owned fd or -errno. */
 int store_open_file(struct store *s, const char *name, const char *file, int flags, struct err *e);
+
+/* A folder in the VM's folder, made if need be; its path into path. Returns an owned fd or -errno. */
+int store_open_folder(struct store *s, const char *name, const char *folder, char *path, size_t size,
+	struct err *e);
 
 #endif

@@ -4,6 +4,7 @@
 #define CAIRN_API_VM_H
 
 #include "api/definition.h"
+#include "api/dump.h"
 #include "api/restart.h"
 #include "api/scheduler.h"
 #include "api/vm_state.h"
@@ -58,6 +59,9 @@ struct vm {
 	struct schedule_past schedule_past;
 	struct opener *opener;	 /* opens its files for the start under way; NULL: none */
 	struct images *images;	 /* a process that works on its disks while it is off; NULL: none */
+	struct dump_state dump;	 /* the last one of its memory */
+	bool dump_due;		 /* by policy, once its job is over */
+	bool crash_dumped;	 /* its process ends because of that crash */
 	bool starting, start_waits, start_queued, destroying, rebooting;
 	bool half;		 /* a clone that is being made, or forgotten: its definition says what to remove */
 	bool going;		 /* it is being undefined */

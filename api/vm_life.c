@@ -54,7 +54,7 @@ static void emit_panicked(struct vm *vm, int64_t bits)
 	struct json_object *data = json_object_new_object();
 
 	js_put_str(data, "action",
-		vm->def->on_crash == VM_ACTION_PRESERVE ? "pause" : "shutdown");
+		vm->def->on_crash >= VM_ACTION_PRESERVE ? "pause" : "shutdown");
 	js_put_int(data, "bits", bits);
 	daemon_emit(vm->daemon, EVENT_GUEST_PANICKED, vm->def->name, data);
 }
@@ -79,6 +79,7 @@ static void phase_event(struct vm *vm, const struct vm_event *ev)
 		(ev->phase == VM_PHASE_PAUSED && ev->reason != VM_REASON_SAVING))
 		save_runs_on(vm);
 	vm_move(vm, triggers[ev->phase], vm_reason_name(ev->reason), ev->detail, ev->value);
+	dump_by_policy(vm);
 }
 
 void vm_emit_recovered(struct vm *vm, const struct vm_event *ev)
@@ -174,6 +175,16 @@ static void ended_unsaid(struct vm *vm, const struct vm_process_end *end)
 		detail, 0);
 }
 
+/* Its process was kept for a dump alone: what became of it then is nobody's concern. */
+static void crash_is_over(struct vm *vm)
+{
+	char reason[sizeof(vm->reason)], detail[sizeof(vm->detail)];
+
+	memcpy(reason, vm->reason, sizeof(reason));
+	memcpy(detail, vm->detail, sizeof(detail));
+	vm_move(vm, VM_SAW_CRASHED, reason, detail, vm->value);
+}
+
 void vm_ended(struct vm *vm, const struct vm_process_end *end)
 {
 	const struct vm_event *ev = &end->event;
@@ -184,6 +195,8 @@ void vm_ended(struct vm *vm, const struct vm_process_end *end)
 		save_ended(vm);
 	else if (vm->destroying)
 		vm_move(vm, VM_ASK_DESTROY, "destroyed", NULL, 0);
+	else if (vm->crash_dumped)
+		crash_is_over(vm);
 	else if (!end->said)
 		ended_unsaid(vm, end);
 	else if (reason_is_orderly(ev->reason))
@@ -216,7 +229,8 @@ void vm_policies_apply(struct vm *vm, bool rebooting)
 
 	if (rebooting && shutdown)
 		vm_start(vm, &plainly);
-	else if (vm->state == VM_CRASHED && vm->def->on_crash == VM_ACTION_RESTART)
+	else if (vm->state == VM_CRASHED && (vm->def->on_crash == VM_ACTION_RESTART ||
+						    vm->def->on_crash == VM_ACTION_COREDUMP_RESTART))
 		restart_want(vm);
 	else if (shutdown && !vm->off_asked && vm->def->on_poweroff == VM_ACTION_RESTART)
 		restart_want(vm);
@@ -240,7 +254,7 @@ static void life_gone(void *opaque, const struct vm_process_end *end)
 	vm_socket_remove(vm->daemon->run_dir_fd, vm->def->name);
 	if (was_active)
 		vm_ended(vm, end);
-	vm->destroying = vm->rebooting = false;
+	vm->destroying = vm->rebooting = vm->crash_dumped = vm->dump_due = false;
 	save_gone(vm);
 	vm_answer_gone(vm, NULL);
 	if (vm->when_gone) {

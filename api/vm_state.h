@@ -35,6 +35,7 @@ enum vm_trigger {
 	VM_ASK_DROP_SAVED,
 	VM_ASK_FORK,
 	VM_ASK_FORK_SNAPSHOT, /* of one of its snapshots */
+	VM_ASK_DUMP,
 	VM_ASK_SNAPSHOT, /* make, delete, change one */
 	VM_ASK_REVERT,
 	VM_ASK_COUNT,

@@ -538,7 +538,10 @@ static void watchdog_bit(struct vm *vm)
 		break;
 	case VM_WATCHDOG_PAUSE:
 	case VM_WATCHDOG_DUMP:
-		vm_stop(vm, VM_REASON_WATCHDOG, NULL);
+		if (vm->phase != VM_PHASE_RUNNING)
+			break;
+		machine_pause(vm->m);
+		phase_set(vm, VM_PHASE_PAUSED, VM_REASON_WATCHDOG, action, NULL);
 		break;
 	case VM_WATCHDOG_NMI:
 		vm_nmi(vm, NULL);

@@ -129,7 +129,9 @@ enum vm_recovery {
 	VM_RECOVERY_REVERTED, /* the other disks are reverted, too */
 };
 
-enum vm_action { VM_ACTION_DESTROY = 0, VM_ACTION_RESTART = 1, VM_ACTION_PRESERVE = 2 };
+enum vm_action { VM_ACTION_DESTROY = 0, VM_ACTION_RESTART = 1, VM_ACTION_PRESERVE = 2,
+	/* A definition's on_crash alone; the VM's process is told to preserve. */
+	VM_ACTION_COREDUMP_DESTROY = 3, VM_ACTION_COREDUMP_RESTART = 4 };
 enum vm_watchdog_model { VM_WATCHDOG_NO_DEVICE = 0, VM_WATCHDOG_I6300ESB = 1 };
 enum vm_watchdog_action {
 	VM_WATCHDOG_RESET = 0, /* as the guest's own reset */

@@ -473,7 +473,7 @@ static void work_reply(struct fake *f, const struct work *w, const char *id, int
 	struct vm_snapshot_done d = { .error = r, .pause_ns = 1500000, .total_ns = 20000000,
 		.ram_bytes_written = 3 << 20, .ram_bytes_shared = 5 << 20 };
 
-	if (w->type != VM_MSG_SNAPSHOT_CREATE && w->type != VM_MSG_FORK) {
+	if (w->type != VM_MSG_SNAPSHOT_CREATE && w->type != VM_MSG_FORK && w->type != VM_MSG_DUMP) {
 		reply(f, w->seq, r, r ? e->cls : 0, r ? e->msg : "");
 		return;
 	}
@@ -492,6 +492,8 @@ static int work_do(struct fake *f, struct work *w, char id[24], struct err *e)
 	if (word(f, "work-fails"))
 		return err_set(e, -ENOSPC, ERR_NO_SPACE, "vda: no space left on the device");
 	switch (w->type) {
+	case VM_MSG_DUMP:
+		return write(w->fds[0], "core", 4) == 4 ? 0 : err_set_errno(e, -errno, "dump");
 	case VM_MSG_SAVE:
 	case VM_MSG_FORK:
 		return save_write(f, w, e);
@@ -520,7 +522,7 @@ static void work_finish(struct fake *f, int r, struct err *e)
 	else if (w.type == VM_MSG_SAVE && r)
 		phase(f, VM_PHASE_PAUSED, VM_REASON_USER, 0, "");
 	work_reply(f, &w, id, r, e);
-	if (w.type != VM_MSG_SAVE && w.type != VM_MSG_FORK)
+	if (w.type != VM_MSG_SAVE && w.type != VM_MSG_FORK && w.type != VM_MSG_DUMP)
 		return;
 	if (!r && w.type == VM_MSG_SAVE)
 		end(f, VM_REASON_SAVED, 0, "", VM_EXIT_OK);
@@ -543,7 +545,7 @@ static void work_begin(struct fake *f, struct channel_msg *m)
 		.was_running = f->phase == VM_PHASE_RUNNING };
 	f->work.due_ms = f->work.begun_ms + (takes ? (uint64_t)atoi(takes) : 0);
 	memcpy(f->work.body, m->body, MIN(m->head.body_bytes, sizeof(f->work.body)));
-	if (m->head.type == VM_MSG_SAVE || m->head.type == VM_MSG_FORK) {
+	if (m->head.type == VM_MSG_SAVE || m->head.type == VM_MSG_FORK || m->head.type == VM_MSG_DUMP) {
 		f->work.fds[0] = m->fds[0];
 		f->work.fds[1] = m->nfds > 1 ? m->fds[1] : -1;
 		if (m->head.type == VM_MSG_SAVE)
@@ -602,6 +604,7 @@ static void handle(struct fake *f, struct channel_msg *m)
 		break;
 	case VM_MSG_SAVE:
 	case VM_MSG_FORK:
+	case VM_MSG_DUMP:
 	case VM_MSG_SNAPSHOT_CREATE:
 	case VM_MSG_SNAPSHOT_REVERT:
 	case VM_MSG_SNAPSHOT_DELETE:

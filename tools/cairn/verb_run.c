@@ -36,6 +36,16 @@ static void definition_free_p(struct definition **d)
 	definition_free(*d);
 }
 
+/* There is no folder for them here, nor anybody who would write them. */
+static int dumps_refuse(const struct definition *d, struct err *e)
+{
+	const char *key = d->on_crash > VM_ACTION_PRESERVE ? "on_crash: coredump-destroy and coredump-restart" :
+		d->watchdog && d->watchdog_action == VM_WATCHDOG_DUMP ? "watchdog.action: dump" : NULL;
+
+	return key ? err_set(e, -EINVAL, ERR_INVALID,
+		"%s need the daemon, which keeps the dumps; define the VM there, or give another action", key) : 0;
+}
+
 static int config_read(const char *file, struct config *ret_c, struct err *e)
 {
 	struct definition_file f CLEANUP(definition_file_done) = { 0 };
@@ -44,6 +54,8 @@ static int config_read(const char *file, struct config *ret_c, struct err *e)
 
 	if (!r)
 		r = definition_file_blame(&f, definition_parse(f.definition, f.folder, &d, e), e);
+	if (!r)
+		r = definition_file_blame(&f, dumps_refuse(d, e), e);
 	if (!r && !definition_has_uuid(d))
 		r = definition_make_uuid(d, e);
 	if (r < 0)

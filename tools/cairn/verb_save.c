@@ -1,6 +1,7 @@
 /* save, restore, managedsave, managedsave-remove. */
 #include "tools/cairn/cli.h"
 #include "tools/cairn/job.h"
+#include "tools/cairn/target.h"
 #include "api/js.h"
 #include "base/cleanup.h"
 #include "snapshot/vmstate.h"
@@ -14,69 +15,14 @@
 
 /* ---- save ---- */
 
-struct target {
-	const char *path;
-	char tmp[PATH_MAX]; /* empty: written in place, as nobody waits to rename it */
-	int fd;
-};
-
-static int target_open(struct target *t, bool in_place, struct err *e)
-{
-	struct stat st;
-
-	if (stat(t->path, &st) == 0 && !S_ISREG(st.st_mode))
-		return err_set(e, -EINVAL, ERR_INVALID, "%s is no regular file", t->path);
-	if (in_place) {
-		t->tmp[0] = 0;
-		t->fd = open(t->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-		return t->fd < 0 ? err_set_errno(e, -errno, "%s", t->path) : 0;
-	}
-	if (snprintf(t->tmp, sizeof(t->tmp), "%s.XXXXXX", t->path) >= (int)sizeof(t->tmp))
-		return err_set_errno(e, -ENAMETOOLONG, "%s", t->path);
-	t->fd = mkostemp(t->tmp, O_CLOEXEC);
-	return t->fd < 0 ? err_set_errno(e, -errno, "%s", t->path) : 0;
-}
-
-static int folder_sync(const char *path)
-{
-	CLEANUP_FREE char *folder = strdup(path);
-	CLEANUP_CLOSE int fd = -1;
-	char *slash = folder ? strrchr(folder, '/') : NULL;
-
-	if (slash)
-		slash[slash == folder] = 0;
-	fd = open(slash ? folder : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	return fd < 0 || fsync(fd) < 0 ? -errno : 0;
-}
-
-static int target_keep(struct target *t, struct err *e)
-{
-	int r = fsync(t->fd) < 0 ? -errno : 0;
-
-	if (!r && t->tmp[0] && rename(t->tmp, t->path) < 0)
-		r = -errno;
-	if (!r)
-		r = folder_sync(t->path);
-	return r < 0 ? err_set_errno(e, r, "the state is in %s, and not in %s", t->tmp, t->path) : 0;
-}
-
 int verb_save(struct cli *c)
 {
 	struct target t = { .path = c->pos[1], .fd = -1 };
 	struct err e;
 	int r = target_open(&t, option_flag(c, "no-wait"), &e);
 
-	if (!r) {
-		r = job_run(c, "vm-save", cli_vm_args(c->pos[0]), t.fd, "Save", NULL, &e);
-		if (!r)
-			r = target_keep(&t, &e);
-		else if (r == -EREMOTEIO)
-			unlink(t.tmp[0] ? t.tmp : t.path);
-		else if (r != -EINPROGRESS)
-			fprintf(stderr, "error: what is written so far is in %s\n",
-				t.tmp[0] ? t.tmp : t.path);
-		close(t.fd);
-	}
+	if (!r)
+		r = target_close(&t, job_run(c, "vm-save", cli_vm_args(c->pos[0]), t.fd, "Save", NULL, &e), &e);
 	if (r == -EINPROGRESS)
 		return CLI_OK;
 	if (r < 0)

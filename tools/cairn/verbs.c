@@ -25,6 +25,12 @@ static const struct verb_option undefine_options[] = {
 	{ "nvram", NULL, "accepted: a VM has no such file" },
 	{ "keep-nvram", NULL, "the same" }, FAN_OPTIONS, END };
 static const struct verb_option fan_options[] = { FAN_OPTIONS, END };
+static const struct verb_option dump_memory_options[] = {
+	{ "live", NULL, "let it run meanwhile: it always does, unless one of these is given" },
+	{ "crash", NULL, "stop it at once when its memory is written" },
+	{ "reset", NULL, "reset it when its memory is written" },
+	{ "memory-only", NULL, "accepted: a dump has memory and registers only" },
+	{ "format", "elf", "the only one" }, JOB_OPTIONS, END };
 static const struct verb_option save_options[] = { JOB_OPTIONS, END };
 #define SNAPSHOTNAME { "snapshotname", "NAME", "the snapshot, as an option" }
 #define CURRENT { "current", NULL, "the current snapshot" }
@@ -235,6 +241,8 @@ const struct verb verbs[] = {
 		false, "file", verb_run },
 	{ "clone", "Life", "VM NAME", "running copies of a running VM", clone_options, 2, 2, true, "vm-name",
 		verb_clone },
+	{ "dump", "Life", "VM FILE", "write its memory and registers into an ELF core file", dump_memory_options, 2, 2,
+		false, "vm-file", verb_dump },
 	{ "save", "Saved states", "VM FILE", "keep its state in a file, and end it", save_options, 2, 2,
 		false, "vm-file", verb_save },
 	{ "restore", "Saved states", "FILE", "start a VM from a saved state", restore_options, 1, 1,

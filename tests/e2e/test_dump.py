@@ -1,0 +1,328 @@
+"""A guest's memory as an ELF core: dump, QMP's dump-guest-memory, coredump-* and the watchdog's dump."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import time
+
+import pytest
+
+from conftest import BUILD, Console, Qmp, QmpError, until
+
+AT = 0x2000000
+MARK = 0x1122334455667788
+
+
+def begin(daemon, guest, define=True, **keys):
+    if define:
+        daemon.define("vm1", **{"memory": "64M", "boot": {"kernel": guest("interp.elf")}, **keys})
+    daemon.cairn("start", "vm1")
+    console = Console(daemon, "vm1")
+    while console.line() != "interp":
+        pass
+    return console
+
+
+def own_socket(daemon):
+    return Qmp(daemon.cairn("qmp-path", "vm1").stdout.rstrip("\n"))
+
+
+def state(daemon):
+    return daemon.cairn("domstate", "--reason", "vm1").stdout.rstrip("\n")
+
+
+def gdb(core, *commands):
+    assert shutil.which("gdb"), "gdb is in tests/packages.txt"
+    args = ["gdb", "-nx", "-batch"]
+    for c in commands:
+        args += ["-ex", c]
+    return subprocess.run([*args, os.path.join(BUILD, "guests", "interp.elf"), str(core)], text=True, timeout=50,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
+
+
+def word(core, gpa=AT):
+    return int(re.search(r":\s+0x([0-9a-f]+)", gdb(core, f"x/gx {gpa}")).group(1), 16)
+
+
+def storm_of(core):
+    """What the guest's first storm has counted, and the number of each of its pages. (tests/guests/bare/storm.c)"""
+    symbols = subprocess.run(["nm", os.path.join(BUILD, "guests", "interp.elf")], text=True, stdout=subprocess.PIPE,
+                             check=True).stdout
+    storms = int(re.search(r"([0-9a-f]+) \w storms\n", symbols).group(1), 16)
+    with open(core, "rb") as f:
+        f.seek(0x1000 + storms + 40)
+        pages, npages, _, total, _ = struct.unpack("<5Q", f.read(40))
+        assert pages == AT
+        f.seek(0x1000 + pages)
+        data = f.read(npages * 4096)
+    return total, [struct.unpack_from("<Q", data, i)[0] for i in range(0, len(data), 4096)]
+
+
+def cores(daemon, name="vm1"):
+    folder = daemon.state / "vms" / name / "dumps"
+    return sorted(p.name for p in folder.iterdir()) if folder.exists() else []
+
+
+# ---- what is in it ----
+
+def test_a_running_guest(daemon, guest, kvm, tmp_path):
+    console = begin(daemon, guest, vcpus=2)
+    console.run(f"wr64 {AT} {MARK}")
+    core = tmp_path / "core"
+    assert daemon.cairn("dump", "vm1", str(core)).stdout == f"Domain 'vm1' dumped to {core}\n"
+    assert [x for x in os.listdir(tmp_path) if x.startswith("core.")] == []
+    assert core.stat().st_mode & 0o777 == 0o600
+    # Sparse: most of it was never touched.
+    assert core.stat().st_size > 64 << 20 and core.stat().st_blocks * 512 < 8 << 20
+    text = gdb(core, "info threads", "info registers rip", f"x/gx {AT}")
+    assert "LWP 1" in text and "LWP 2" in text
+    assert f"{MARK:#x}" in text
+    # It halts or waits for its serial port, in the guest's own code.
+    assert re.search(r"rip\s+0x[0-9a-f]+\s+0x[0-9a-f]+ <\w+", text), text
+    elf = subprocess.run(["readelf", "-hlnW", str(core)], text=True, stdout=subprocess.PIPE, check=True).stdout
+    assert "CORE (Core file)" in elf and elf.count("NT_PRSTATUS") == 2 and elf.count("  QEMU ") == 2
+    assert re.search(r"LOAD\s+0x001000 0x0+ 0x0+ 0x4000000 0x4000000", elf)
+    # It goes on as if nothing had been.
+    assert console.run(f"rd64 {AT}") == [f"{MARK:#x}"]
+    console.close()
+
+
+def test_it_is_of_one_instant(daemon, guest, kvm, tmp_path):
+    """A guest that writes all the time: each write of a page raises a number in it, and their sum."""
+    console = begin(daemon, guest, vcpus=2)
+    console.run(f"storm start 1 {AT} 0x1000000")
+    sums = []
+    for n in range(3):
+        core = tmp_path / f"live{n}"
+        daemon.cairn("dump", "vm1", str(core), "--live", "--memory-only", "--format", "elf")
+        total, numbers = storm_of(core)
+        assert total <= sum(numbers) <= total + 1
+        sums.append(total)
+    assert 0 < sums[0] < sums[1] < sums[2]
+    console.run("storm check")
+    # Two dumps of a VM that stands still have the same memory, whichever way it was written.
+    daemon.cairn("suspend", "vm1")
+    daemon.cairn("dump", "vm1", str(tmp_path / "a"))
+    daemon.cairn("dump", "vm1", str(tmp_path / "b"))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert state(daemon) == "paused (user)"
+    console.close()
+
+
+def test_crash_and_reset(daemon, guest, kvm, tmp_path):
+    console = begin(daemon, guest)
+    console.run(f"wr64 {AT} {MARK}")
+    daemon.cairn("dump", "vm1", str(tmp_path / "a"), "--reset")
+    while console.line() != "interp":
+        pass
+    assert console.run(f"rd64 {AT}") == ["0x0"]
+    daemon.cairn("dump", "vm1", str(tmp_path / "b"), "--crash")
+    assert state(daemon) == "shut off (destroyed)"
+    assert (word(tmp_path / "a"), word(tmp_path / "b")) == (MARK, 0)
+    console.close()
+
+
+def test_after_a_snapshot_and_in_a_clone(daemon, guest, kvm, tmp_path):
+    """Memory that is watched, and memory that is another's."""
+    console = begin(daemon, guest)
+    console.run(f"wr64 {AT} {MARK}")
+    daemon.cairn("managedsave", "vm1")
+    daemon.cairn("start", "vm1")
+    daemon.cairn("dump", "vm1", str(tmp_path / "a"))
+    daemon.cairn("clone", "vm1", "copy", "--live")
+    daemon.cairn("dump", "copy", str(tmp_path / "b"))
+    daemon.cairn("destroy", "copy")
+    assert (word(tmp_path / "a"), word(tmp_path / "b")) == (MARK, MARK)
+    console.close()
+
+
+# ---- what goes wrong ----
+
+def test_refusals(fake, tmp_path):
+    fake.define("vm1")
+    core = str(tmp_path / "core")
+    assert "dump works when it is running" in fake.cairn("dump", "vm1", core, ok=4).stderr
+    fake.cairn("start", "vm1")
+    assert "dump takes one of" in fake.cairn("dump", "vm1", core, "--crash", "--live", ok=2).stderr
+    assert "ELF only" in fake.cairn("dump", "vm1", core, "--format", "kdump-zlib", ok=2).stderr
+    r = fake.cairn("dump", "vm1", str(tmp_path), ok=None)
+    assert r.returncode and "is no regular file" in r.stderr
+    assert fake.cairn("dump", "none", core, ok=3)
+    assert not os.path.exists(core)
+    with open(core, "w") as f:
+        f.write("mine")
+    q = fake.qmp()
+    with open(core, "rb+") as f:
+        socket.send_fds(q.sock, [json.dumps({"execute": "vm-dump", "arguments": {"vm": "vm1"}}).encode()], [f.fileno()])
+        assert q.answer()["error"]["desc"] == "the file is not empty"
+    with open(core) as f:
+        assert f.read() == "mine"
+
+
+def test_a_failed_or_cancelled_one_leaves_no_file(fake, tmp_path):
+    fake.define("vm1", cmdline="work-fails")
+    fake.cairn("start", "vm1")
+    core = tmp_path / "core"
+    core.write_text("older")
+    r = fake.cairn("dump", "vm1", str(core), ok=None)
+    assert r.returncode and r.stderr.startswith(f"error: Failed to core dump domain 'vm1' to {core}\n")
+    assert core.read_text() == "older" and [x for x in os.listdir(tmp_path) if x.startswith("core.")] == []
+    assert state(fake) == "running (booted)"
+    ev = fake.qmp().run("query-events", event="DUMP_COMPLETED")["events"][-1]["data"]
+    assert ev["result"]["status"] == "failed" and "no space left" in ev["error"]
+
+
+def test_cancel(fake, tmp_path):
+    fake.define("vm1", cmdline="work-takes=60000")
+    fake.cairn("start", "vm1")
+    q = fake.qmp()
+    env = {**fake.env}
+    p = subprocess.Popen([os.path.join(BUILD, "cairn"), "dump", "vm1", str(tmp_path / "core")], env=env,
+                         stderr=subprocess.PIPE, text=True)
+    job = q.event("JOB_STATUS_CHANGE", vm="vm1", status="running", type="dump")["data"]["id"]
+    assert job in fake.cairn("save", "vm1", str(tmp_path / "s"), ok=6).stderr
+    p.send_signal(signal.SIGINT)
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    assert p.wait(50) != 0 and "cancelled" in p.stderr.read()
+    p.stderr.close()
+    assert [x for x in os.listdir(tmp_path) if x.startswith("core")] == []
+    assert state(fake) == "running (booted)"
+
+
+# ---- QMP ----
+
+def test_qmp(daemon, guest, kvm, tmp_path):
+    console = begin(daemon, guest)
+    console.run(f"wr64 {AT} {MARK}")
+    q = own_socket(daemon)
+    assert q.run("query-dump") == {"status": "none", "completed": 0, "total": 0}
+    assert q.run("query-dump-guest-memory-capability") == {"formats": ["elf"]}
+    a, b, c = (str(tmp_path / x) for x in "abc")
+    assert q.run("dump-guest-memory", paging=False, protocol=f"file:{a}") == {}
+    done = q.event("DUMP_COMPLETED")["data"]
+    assert done == {"result": {"status": "completed", "completed": 64 << 20, "total": 64 << 20}}
+    assert q.run("query-dump") == done["result"]
+    # As libvirt does it.
+    with open(b, "wb") as f:
+        socket.send_fds(q.sock, [b'{"execute":"getfd","arguments":{"fdname":"dump"}}'], [f.fileno()])
+        assert q.answer()["return"] == {}
+    q.run("dump-guest-memory", paging=False, protocol="fd:dump", detach=True)
+    q.event("DUMP_COMPLETED")
+    assert word(a) == word(b) == MARK
+    with pytest.raises(QmpError, match="'dump' not found"):
+        q.run("dump-guest-memory", paging=False, protocol="fd:dump")
+    with open(c, "wb") as f:
+        socket.send_fds(q.sock, [b'{"execute":"getfd","arguments":{"fdname":"x"}}'], [f.fileno()])
+        assert q.answer()["return"] == {}
+    assert q.run("closefd", fdname="x") == {}
+    for args, why in (({"paging": True}, "paging"), ({"begin": 0, "length": 4096}, "begin, length"),
+                      ({"format": "kdump-lzo"}, "kdump-lzo"), ({"protocol": "tcp:x"}, "must start with"),
+                      ({"protocol": "file:x"}, "absolute"), ({"protocol": f"file:{a}"}, "not an empty regular file"),
+                      ({"protocol": f"file:{tmp_path}/no/x"}, "No such file")):
+        with pytest.raises(QmpError, match=why):
+            q.run("dump-guest-memory", **{"paging": False, "protocol": f"file:{c}2", **args})
+    assert not os.path.exists(c + "2")
+    assert q.run("query-jobs") == []
+    q.close()
+    console.close()
+
+
+def test_qmp_removes_what_failed(fake, tmp_path):
+    fake.define("vm1", cmdline="work-fails")
+    fake.cairn("start", "vm1")
+    q = own_socket(fake)
+    with pytest.raises(QmpError, match="no space left"):
+        q.run("dump-guest-memory", paging=False, protocol=f"file:{tmp_path}/core")
+    assert q.run("query-dump")["status"] == "failed"
+    assert "error" in q.event("DUMP_COMPLETED")["data"]
+    until(lambda: not os.path.exists(tmp_path / "core"))
+    q.close()
+
+
+# ---- by policy ----
+
+@pytest.mark.parametrize("how, reason", [("triple", "triple fault"), ("panic", "guest panicked"),
+                                         ("emulation", "emulation failure")])
+def test_coredump_destroy(daemon, guest, kvm, how, reason):
+    console = begin(daemon, guest, on_crash="coredump-destroy")
+    console.run(f"wr64 {AT} {MARK}")
+    q = daemon.qmp()
+    console.sock.sendall(f"crash {how}\n".encode())
+    done = q.event("DUMP_COMPLETED", vm="vm1")["data"]
+    daemon.wait("vm1", "crashed")
+    q.event("VM_STATE_CHANGE", vm="vm1", state="crashed")
+    assert state(daemon) == f"crashed ({reason})"
+    assert cores(daemon) == [os.path.basename(done["path"])]
+    assert re.fullmatch(r"vm1-\d{8}T\d{6}Z\.core", cores(daemon)[0])
+    assert word(done["path"]) == MARK
+    assert daemon.children() == []
+    console.close()
+
+
+def test_coredump_restart_keeps_two(daemon, guest, kvm):
+    q = daemon.qmp()
+    console = begin(daemon, guest, on_crash="coredump-restart")
+    paths = []
+    for n in range(3):
+        console.sock.sendall(b"crash triple\n")
+        paths.append(q.event("DUMP_COMPLETED", vm="vm1")["data"]["path"])
+        q.event("VM_STATE_CHANGE", vm="vm1", state="running")
+        console.close()
+        console = Console(daemon, "vm1")
+        while console.line() != "interp":
+            pass
+        until(lambda: int(time.time()) != int(os.stat(paths[-1]).st_mtime))  # the next has another name
+    assert cores(daemon) == sorted(os.path.basename(p) for p in paths[1:])
+    console.close()
+
+
+def test_a_crash_while_no_daemon_runs(daemon, guest, kvm):
+    console = begin(daemon, guest, on_crash="coredump-destroy")
+    console.run("pit 100")
+    console.sock.sendall(b"wait 30\ncrash triple\n")
+    pid = daemon.info("vm1")["pid"]
+    daemon.stop(signal.SIGKILL)
+    console.close()
+    log = daemon.state / "vms" / "vm1" / "log"
+    until(lambda: "triple fault" in log.read_text())
+    assert os.path.exists(f"/proc/{pid}")
+    daemon.start()
+    daemon.wait("vm1", "crashed")
+    until(lambda: state(daemon) == "crashed (triple fault)" and not os.path.exists(f"/proc/{pid}/exe"))
+    assert len(cores(daemon)) == 1 and cores(daemon)[0].endswith(".core")
+
+
+def test_a_dump_that_fails_does_not_keep_it(fake):
+    fake.define("vm1", cmdline="crash-after=300 work-fails", on_crash="coredump-destroy")
+    q = fake.qmp()
+    fake.cairn("start", "vm1")
+    assert q.event("DUMP_COMPLETED", vm="vm1")["data"]["result"]["status"] == "failed"
+    q.event("VM_STATE_CHANGE", vm="vm1", state="crashed")
+    assert cores(fake) == []
+
+
+def test_the_watchdogs_dump(daemon, guest, kvm):
+    console = begin(daemon, guest, watchdog={"action": "dump"})
+    vm, q = own_socket(daemon), daemon.qmp()
+    console.run("watchdog start 40")
+    assert q.event("WATCHDOG", vm="vm1")["data"]["action"] == "dump"
+    path = q.event("DUMP_COMPLETED", vm="vm1")["data"]["path"]
+    q.event("RESUME", vm="vm1")
+    assert os.path.basename(path) in cores(daemon)
+    assert [vm.event(e)["data"] for e in ("WATCHDOG", "STOP")] == [{"action": "pause"}, {}]
+    vm.event("RESUME")
+    console.run("watchdog show")
+    vm.close()
+    console.close()
+
+
+@pytest.mark.parametrize("keys, words", [({"on_crash": "coredump-restart"}, "on_crash"),
+                                         ({"watchdog": {"action": "dump"}}, "watchdog.action")])
+def test_not_without_a_daemon(fake, keys, words):
+    r = fake.cairn("run", fake.write("vm1", **keys), ok=None)
+    assert r.returncode and words in r.stderr and "daemon" in r.stderr

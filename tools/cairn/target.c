@@ -1,0 +1,65 @@
+#include "tools/cairn/target.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+int target_open(struct target *t, bool in_place, struct err *e)
+{
+	struct stat st;
+
+	if (stat(t->path, &st) == 0 && !S_ISREG(st.st_mode))
+		return err_set(e, -EINVAL, ERR_INVALID, "%s is no regular file", t->path);
+	if (in_place) {
+		t->tmp[0] = 0;
+		t->fd = open(t->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+		return t->fd < 0 ? err_set_errno(e, -errno, "%s", t->path) : 0;
+	}
+	if (snprintf(t->tmp, sizeof(t->tmp), "%s.XXXXXX", t->path) >= (int)sizeof(t->tmp))
+		return err_set_errno(e, -ENAMETOOLONG, "%s", t->path);
+	t->fd = mkostemp(t->tmp, O_CLOEXEC);
+	return t->fd < 0 ? err_set_errno(e, -errno, "%s", t->path) : 0;
+}
+
+static int folder_sync(const char *path)
+{
+	CLEANUP_FREE char *folder = strdup(path);
+	CLEANUP_CLOSE int fd = -1;
+	char *slash = folder ? strrchr(folder, '/') : NULL;
+
+	if (slash)
+		slash[slash == folder] = 0;
+	fd = open(slash ? folder : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return fd < 0 || fsync(fd) < 0 ? -errno : 0;
+}
+
+static int target_keep(struct target *t, struct err *e)
+{
+	int r = fsync(t->fd) < 0 ? -errno : 0;
+
+	if (!r && t->tmp[0] && rename(t->tmp, t->path) < 0)
+		r = -errno;
+	if (!r)
+		r = folder_sync(t->path);
+	return r < 0 ? err_set_errno(e, r, "what was written is in %s, and not in %s", t->tmp, t->path) : 0;
+}
+
+int target_close(struct target *t, int r, struct err *e)
+{
+	const char *written = t->tmp[0] ? t->tmp : t->path;
+
+	if (!r)
+		r = target_keep(t, e);
+	else if (r == -EREMOTEIO)
+		unlink(written);
+	else if (r != -EINPROGRESS)
+		fprintf(stderr, "error: what is written so far is in %s\n", written);
+	close(t->fd);
+	return r;
+}
