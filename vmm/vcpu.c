@@ -403,7 +403,7 @@ static int lapic_reset(struct vcpu *v)
 /* A vCPU that has run before: nothing of the last life may remain. */
 static int vcpu_clear(struct vcpu *v, struct err *e)
 {
-	struct kvm_vcpu_events events = { 0 };
+	struct kvm_vcpu_events before, events = { .flags = KVM_VCPUEVENT_VALID_NMI_PENDING };
 	struct kvm_debugregs debug = { .dr6 = 0xffff0ff0, .dr7 = 0x400 };
 	struct kvm_fpu fpu = { .fcw = 0x37f, .mxcsr = 0x1f80 };
 	struct kvm_mp_state mp = { .mp_state =
@@ -413,6 +413,9 @@ static int vcpu_clear(struct vcpu *v, struct err *e)
 	kvm_ioctl(v->fd, KVM_SET_DEBUGREGS, &debug);
 	kvm_ioctl(v->fd, KVM_SET_FPU, &fpu);
 	r = lapic_reset(v);
+	/* An NMI that is only queued becomes a pending one when it is looked at, and only that can be taken back. */
+	if (!r)
+		r = kvm_ioctl(v->fd, KVM_GET_VCPU_EVENTS, &before);
 	if (!r)
 		r = kvm_ioctl(v->fd, KVM_SET_VCPU_EVENTS, &events);
 	if (!r)

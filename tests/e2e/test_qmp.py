@@ -302,6 +302,22 @@ def test_an_nmi_reaches_a_vcpu_that_sleeps(daemon, guest, kvm):
     q.close()
 
 
+def test_an_nmi_does_not_outlive_a_reset(daemon, guest, kvm):
+    """One that was not taken yet would be, by a guest that has no handler so early."""
+    daemon.define("vm1", boot={"kernel": guest("interp.elf")})
+    daemon.cairn("start", "vm1")
+    console = Console(daemon, "vm1")
+    q = Qmp(daemon.cairn("qmp-path", "vm1").stdout.rstrip("\n"))
+    for _ in range(20):
+        while console.line() != "interp":
+            pass
+        q.run("inject-nmi")
+        q.run("system_reset")
+    assert q.run("query-status")["running"]
+    q.close()
+    console.close()
+
+
 # ---- what it is ----
 
 def test_queries(fake):
