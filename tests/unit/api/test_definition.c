@@ -269,7 +269,7 @@ static void test_rest(void **state)
 {
 	(void)state;
 	refuse_key("\"on_crash\":\"dump\"", "on_crash: \"dump\" is not one of the choices; "
-					    "use destroy, restart or preserve");
+					    "use destroy, restart, preserve, coredump-destroy or coredump-restart");
 	refuse_key("\"assist\":true", "assist: must be a string, not true or false");
 	refuse_key("\"assist\":\"yes\"", "use auto, on or off");
 	refuse_key("\"rng\":1", "rng: must be true or false, not a number");
