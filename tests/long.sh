@@ -1,6 +1,6 @@
 #!/bin/sh
 # What takes too long for every change: long.sh BUILD. LONG_OPS operations of the oracle on each kind of
-# image (10000), LONG_CUTS power cuts (100000), LONG_STORM snapshots and reverts of a running guest (1000),
+# image (10000), LONG_CUTS power cuts (100000), LONG_STORM snapshots and reverts of a running guest, bare and Linux (1000),
 # LONG_KILLS kills of a VM with three disks or of its daemon (300), LONG_DAEMON_KILLS kills of a daemon with 20
 # VMs (500), LONG_FORKS steps with clones (1000), all from LONG_SEED (the date). A line for each part
 # as it ends; what failed keeps its folder below TMPDIR. Exit status 1 when something failed.
@@ -47,6 +47,11 @@ part "power cuts" POWERCUT_CUTS="$cuts" POWERCUT_SEED="$seed" POWERCUT_SECONDS=7
 	"$build/unit/block/test_qcow2_powercut_random"
 part "storm of $storm" CAIRN_BUILD="$build" CAIRN_STORM_ROUNDS="$storm" CAIRN_STORM_SEED="$seed" \
 	/usr/bin/python3 -m pytest -q tests/e2e/test_storm.py
+part "$storm rounds with Linux" CAIRN_BUILD="$build" CAIRN_LINUX_ROUNDS="$storm" CAIRN_STORM_SEED="$seed" \
+	/usr/bin/python3 -m pytest -q tests/e2e/test_linux.py -k middle_of_work
+part "$storm rounds with Linux, SVM" CAIRN_BUILD="$build" tests/svmhost/svmhost --smp 1 --timeout 40000 -- \
+	env CAIRN_LINUX_ROUNDS="$storm" CAIRN_STORM_SEED="$seed" \
+	/usr/bin/python3 -m pytest -q tests/e2e/test_linux.py -k middle_of_work
 part "cuts between disks" SET_CUTS="$seed" "$build/unit/vmm/test_snapshot_set"
 part "$kills kills" CAIRN_BUILD="$build" CAIRN_KILL_ROUNDS="$kills" CAIRN_KILL_SEED="$seed" \
 	/usr/bin/python3 -m pytest -q tests/e2e/test_snapshot_set.py -k killed

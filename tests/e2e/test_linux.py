@@ -2,6 +2,7 @@
 kernel mode a start takes ten seconds, so there few tests share one."""
 
 import os
+import random
 import re
 import subprocess
 import time
@@ -303,6 +304,100 @@ def test_quiesced_snapshot(daemon, image, tmp_path):
     assert subprocess.run(["/sbin/e2fsck", "-fn", raw], stdout=subprocess.DEVNULL).returncode == 0
     assert subprocess.run(["/sbin/debugfs", "-R", "cat /note", raw], capture_output=True,
                           text=True).stdout.strip() == "only in the guest's cache so far"
+
+
+ROUNDS = int(os.environ.get("CAIRN_LINUX_ROUNDS", 3))
+SEED = int(os.environ.get("CAIRN_STORM_SEED", 1))
+KEPT = 3
+
+
+class Storm:
+    """Linux with a pattern in memory, more of it being dirtied, and writes to the disk under way; and what has to be
+    there: the seeds of memory, and those that the disk's content may have."""
+
+    def __init__(self, console, rng):
+        self.console, self.rng, self.n = console, rng, 0
+        self.ram, self.disk = 0, set()
+
+    def begin(self, command):
+        self.console.sock.sendall(f"{command}\n".encode())
+
+    def sync(self):
+        """A command may have been cut in two: the x makes it none. What was under way has ended after this."""
+        self.n += 1
+        self.begin(f" x\necho token{self.n}")
+        while not self.console.line().endswith(f"token{self.n}"):
+            pass
+        while self.console.line() != "ok":
+            pass
+
+    def fill(self):
+        self.ram = self.rng.randrange(1, 1 << 30)
+        self.console.run(f"fill-ram 8 {self.ram}")
+
+    def write_begin(self):
+        seed = self.rng.randrange(1, 1 << 30)
+        self.begin(f"fill /dev/vda 0 1048576 {seed} direct")
+        self.disk = self.disk | {seed}
+        return seed
+
+    def verify(self):
+        self.console.run(f"verify-ram {self.ram}")
+        for seed in sorted(self.disk):
+            try:
+                self.console.run(f"verify /dev/vda 0 1048576 {seed} direct")
+                self.disk = {seed}
+                break
+            except AssertionError:
+                self.sync()
+                if seed == max(self.disk):
+                    raise
+        self.console.run("ticks 20")
+
+    def clock(self):
+        return [float(v.split()[1]) for v in self.console.run("clock") if v.startswith("monotonic")][0]
+
+
+@pytest.mark.seconds(1500 + 20 * ROUNDS)
+@pytest.mark.skipif(KIND == "pvm" and "CAIRN_LINUX_ROUNDS" not in os.environ,
+                    reason="one start is enough where a kernel runs in an emulator; test_svmhost.py runs this one")
+def test_back_and_forth_in_the_middle_of_work(daemon, image, tmp_path):
+    """Two processors, timers, disk and memory at work: whatever the moment, all of it goes back together."""
+    rng = random.Random(SEED)
+    qcow2 = tmp_path / "vda.qcow2"
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", image, qcow2], check=True)
+    console = begin(daemon, disks=[{"path": str(qcow2), "format": "qcow2"}], vcpus=2,
+                    boot=guestlib.linux_definition(variant="smp")["boot"])
+    s = Storm(console, rng)
+    s.disk = {s.write_begin()}
+    s.sync()
+    console.run("dirty-ram 64 1000000 16")
+    saved = {}
+    for i in range(ROUNDS):
+        s.fill()
+        seed = s.write_begin()
+        time.sleep(rng.random() * 0.05)
+        daemon.cairn("snapshot-create-as", "linux", f"n{i}")
+        saved[f"n{i}"] = s.ram, s.disk
+        s.sync()
+        s.disk = {seed}
+        if len(saved) > KEPT:
+            name = rng.choice(sorted(saved))
+            del saved[name]
+            daemon.cairn("snapshot-delete", "linux", name)
+        before = s.clock()
+        name = rng.choice(sorted(saved))
+        daemon.cairn("snapshot-revert", "linux", name)
+        s.ram, s.disk = saved[name]
+        s.sync()
+        s.verify()
+        saved[name] = s.ram, s.disk
+        assert s.clock() < before + 60  # no gap, whichever way it went
+    log = console.run("dmesg 40")
+    assert not [line for line in log if re.search("BUG|Oops|stall|I/O error|lockup", line)], log
+    console.close()
+    daemon.cairn("destroy", "linux")
+    subprocess.run(["qemu-img", "check", "-q", qcow2], check=True)
 
 
 @slow_kernel
