@@ -491,3 +491,18 @@ def test_helper_is_missing(fake, tmp_path):
 def test_the_table_is_what_the_program_does():
     page, wanted = xml_doc.compare(BUILD)
     assert page.splitlines() == wanted.splitlines(), "run: tests/xml_doc.py BUILD --write"
+
+
+def test_the_documented_definition():
+    """Every key of the example in docs/definition.md goes to XML and back, whichever are added."""
+    with open(os.path.join(ROOT, "docs", "definition.md")) as f:
+        examples = [json.loads(e) for e in re.findall(r"```json\n(.*?)```", f.read(), re.S)]
+    whole = json.dumps(max(examples, key=len))
+    whole = json.loads(re.sub(r'"(path|kernel|initrd|data_file)": "([^/"][^"]*)"', r'"\1": "/\2"', whole))
+    whole["restart"]["tries"] = 7
+    r = helper("to-xml", json.dumps({"definition": whole, "id": "7"}).encode())
+    assert r.returncode == 0, r.stdout
+    back = read(json.loads(r.stdout)["xml"])["definition"]
+    assert back["restart"] == {"tries": 7}
+    for key in ("name", "uuid", "topology", "watchdog", "idle", "on_crash", "console"):
+        assert back[key] == whole[key]
