@@ -22,12 +22,18 @@ _Static_assert(VOLUMES_MAX <= CHANNEL_FDS_MAX, "there is a note for each");
 
 /* ---- which ---- */
 
-static bool is_wanted(struct json_object *wanted, const char *id, const char *path)
+/* By id or path; a drive without a medium has no path. */
+static bool is_disk(const struct definition_disk *d, const char *word)
+{
+	return !strcmp(word, d->id) || (d->nlayers && !strcmp(word, d->layers[0].path));
+}
+
+static bool is_wanted(struct json_object *wanted, const struct definition_disk *d)
 {
 	for (size_t i = 0; wanted && i < json_object_array_length(wanted); i++) {
 		const char *w = js_plain_string(json_object_array_get_idx(wanted, i));
 
-		if (w && (!strcmp(w, id) || !strcmp(w, path)))
+		if (w && is_disk(d, w))
 			return true;
 	}
 	return !wanted;
@@ -40,7 +46,7 @@ static int wanted_check(const struct vm *vm, struct json_object *wanted, struct 
 		bool found = false;
 
 		for (uint32_t k = 0; w && k < vm->def->ndisks; k++)
-			found = found || !strcmp(w, vm->def->disks[k].id) || !strcmp(w, vm->def->disks[k].layers[0].path);
+			found = found || is_disk(&vm->def->disks[k], w);
 		if (!found)
 			return err_set(e, -ENOENT, ERR_NOT_FOUND,
 				"storage: VM '%s' has no disk \"%.200s\"; name disks by their id, such as vda, or by path",
@@ -82,7 +88,7 @@ int volumes_of(const struct vm *vm, struct json_object *wanted, struct volumes *
 	for (uint32_t i = 0; i < vm->def->ndisks && !r; i++) {
 		const struct definition_disk *d = &vm->def->disks[i];
 
-		if (!is_wanted(wanted, d->id, d->layers[0].path))
+		if (!d->nlayers || !is_wanted(wanted, d))
 			continue;
 		volume_add(v, d, d->layers[0].path);
 		if (d->layers[0].data_file)

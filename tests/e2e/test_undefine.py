@@ -43,6 +43,16 @@ def test_with_its_storage(daemon, tmp_path):
     assert (tmp_path / "kernel").exists() and not os.listdir(daemon.state / "vms")
 
 
+def test_a_drive_without_a_medium(daemon, tmp_path):
+    """It has no image that could go."""
+    a = image(tmp_path, "a.qcow2")
+    daemon.define("vm1", disks=[{"device": "cdrom"}, disk(a)])
+    assert 'has no disk "x"' in daemon.cairn("undefine", "vm1", "--storage", "x", ok=3).stderr
+    assert daemon.cairn("undefine", "vm1", "--remove-all-storage").stdout == (
+        f"Domain 'vm1' has been undefined\nVolume 'vdb'({a}) removed.\n")
+    assert names(daemon) == [] and not a.exists()
+
+
 def test_some_of_it(daemon, tmp_path):
     a, b = image(tmp_path, "a.qcow2"), image(tmp_path, "b.qcow2")
     daemon.define("vm1", disks=[disk(a), disk(b)])
