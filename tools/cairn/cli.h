@@ -44,6 +44,7 @@ struct cli {
 	enum cli_format format;
 	const char *pos[CLI_POSITIONALS_MAX];
 	size_t npos;
+	const char *first; /* --domain or --file: comes before the positionals; NULL: not given */
 	const char *options[CLI_OPTIONS_MAX]; /* by position in the verb's list; NULL: not given */
 	struct {
 		int option; /* its position */

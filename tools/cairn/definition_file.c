@@ -10,12 +10,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static int folder_of(const char *path, char folder[PATH_MAX], struct err *e)
 {
 	char *slash;
+	struct stat st;
 
+	/* A pipe, such as /dev/stdin, lies nowhere. */
+	if (!strcmp(path, "-") || (stat(path, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)))
+		return getcwd(folder, PATH_MAX) ? 0 : err_set_errno(e, -errno, "the present folder");
 	if (!realpath(path, folder))
 		return err_set_errno(e, -errno, "%s", path);
 	slash = strrchr(folder, '/');
@@ -26,14 +31,12 @@ static int folder_of(const char *path, char folder[PATH_MAX], struct err *e)
 static int text_read(const char *path, char folder[PATH_MAX], char **ret_text, size_t *ret_len,
 	struct err *e)
 {
-	int r;
+	int r = folder_of(path, folder, e);
 
-	if (strcmp(path, "-")) {
-		r = folder_of(path, folder, e);
-		return r < 0 ? r : file_read(path, XML_FILE_MAX, ret_text, ret_len, e);
-	}
-	if (!getcwd(folder, PATH_MAX))
-		return err_set_errno(e, -errno, "the present folder");
+	if (r < 0)
+		return r;
+	if (strcmp(path, "-"))
+		return file_read(path, XML_FILE_MAX, ret_text, ret_len, e);
 	return file_read_fd(0, "standard input", XML_FILE_MAX, ret_text, ret_len, e);
 }
 

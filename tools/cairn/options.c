@@ -38,6 +38,17 @@ static int option_keep(struct cli *c, int at, const char *value)
 	return 0;
 }
 
+/* virsh has an option for the first positional, too: --domain, --file. */
+static bool names_first(const struct cli *c, const char *name, size_t len)
+{
+	const char *what = c->verb->completes;
+
+	if (!what)
+		return false;
+	return (len == 6 && !strncmp(name, "domain", len) && !strncmp(what, "vm", 2)) ||
+	       (len == 4 && !strncmp(name, "file", len) && !strcmp(what, "file"));
+}
+
 /* One option at argv[i]; *i moves over its value. */
 static int option_take(struct cli *c, int argc, char **argv, int *i)
 {
@@ -47,8 +58,9 @@ static int option_take(struct cli *c, int argc, char **argv, int *i)
 	bool format = c->verb->prints && len == 6 && !strncmp(name, "format", 6);
 	int at = option_index(c, name, len);
 	const struct verb_option *o = at >= 0 ? &c->verb->options[at] : NULL;
+	bool first = !o && names_first(c, name, len);
 
-	if (!o && !format)
+	if (!o && !format && !first)
 		return cli_usage(c, "%s has no option --%.*s", c->verb->name, (int)len, name);
 	if (o && !o->value) {
 		if (eq)
@@ -62,6 +74,10 @@ static int option_take(struct cli *c, int argc, char **argv, int *i)
 		++*i;
 	if (format)
 		return format_set(c, value);
+	if (first) {
+		c->first = value;
+		return 0;
+	}
 	c->options[at] = value;
 	return option_keep(c, at, value);
 }
@@ -70,6 +86,12 @@ static int positionals_check(struct cli *c)
 {
 	bool all = option_index(c, "all", 3) >= 0 && option_flag(c, "all");
 
+	if (c->first && c->npos == CLI_POSITIONALS_MAX)
+		return cli_usage(c, "more than %d names", CLI_POSITIONALS_MAX);
+	if (c->first) {
+		memmove(c->pos + 1, c->pos, c->npos++ * sizeof(*c->pos));
+		c->pos[0] = c->first;
+	}
 	if (c->npos < c->verb->min && !all)
 		return cli_usage(c, "%s needs %s", c->verb->name, c->verb->args);
 	if (c->npos > c->verb->max)

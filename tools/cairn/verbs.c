@@ -193,7 +193,7 @@ static const struct verb_option domblklist_options[] = {
 	{ "details", NULL, "with type and device" }, END };
 
 const struct verb verbs[] = {
-	{ "define", "Definitions", "FILE", "make a VM from a JSON file, or change it",
+	{ "define", "Definitions", "FILE", "make a VM from a file, JSON or libvirt's XML, or change it",
 		define_options, 1, 1, false, "file", verb_define },
 	{ "validate", "Definitions", "FILE", "check a definition's file, without a daemon", validate_options,
 		0, 1, true, "file", verb_validate },
