@@ -2,6 +2,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/util.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -27,6 +28,17 @@ enum agent_state {
 	THAW_ASKED,
 	TIME_SYNC,
 	TIME_ASKED,
+	ERRAND_SYNC,
+	ERRAND_ASKED,
+};
+
+/* A command that somebody waits for. */
+struct errand {
+	bool due, under_way;
+	bool silent; /* no answer is a good one */
+	char text[128 + 2 * AGENT_WORDS_MAX];
+	void (*done)(void *opaque, int r, const struct err *e);
+	void *opaque;
 };
 
 struct agent {
@@ -44,6 +56,7 @@ struct agent {
 	bool overlong;
 	bool waits; /* a freeze, for the thaw under way or the time being set */
 	bool time_due, thaw_due;
+	struct errand errand;
 	bool owes_thaw;
 	void (*thaw_failed)(void *opaque);
 	void *thaw_opaque;
@@ -122,6 +135,14 @@ static void time_say(struct agent *a)
 	state_set(a, TIME_ASKED, a->times.sync_ns);
 }
 
+static void errand_begin(struct agent *a)
+{
+	a->errand.due = false;
+	a->errand.under_way = true;
+	state_set(a, ERRAND_SYNC, a->times.sync_ns);
+	say_sync(a);
+}
+
 static void go_on(struct agent *a)
 {
 	state_set(a, IDLE, 0);
@@ -131,6 +152,40 @@ static void go_on(struct agent *a)
 		freeze_begin(a);
 	else if (a->time_due)
 		time_begin(a);
+	else if (a->errand.due)
+		errand_begin(a);
+}
+
+static void errand_end(struct agent *a, int r, const struct err *e)
+{
+	struct errand was = a->errand;
+
+	a->errand.under_way = false;
+	go_on(a);
+	was.done(was.opaque, r, e);
+}
+
+static void errand_answered(struct agent *a, const struct agent_answer *x)
+{
+	struct err e;
+
+	if (x->kind == AGENT_RETURN)
+		errand_end(a, 0, NULL);
+	else
+		errand_end(a, err_set(&e, -EIO, ERR_GENERIC, "the guest agent refuses: %s",
+			x->kind == AGENT_ERROR && x->desc[0] ? x->desc : "it does not say why"), &e);
+}
+
+static void errand_late(struct agent *a)
+{
+	struct err e;
+
+	if (a->state == ERRAND_ASKED && a->errand.silent)
+		errand_end(a, 0, NULL);
+	else
+		errand_end(a, err_set(&e, -ETIMEDOUT, ERR_TIMEOUT,
+			"the guest agent did not answer within %llu s; is qemu-guest-agent running in the guest?",
+			(unsigned long long)(a->times.sync_ns / 1000000000)), &e);
 }
 
 static void thaw_end(struct agent *a, bool thawed)
@@ -182,6 +237,10 @@ static void synced(struct agent *a, const struct agent_answer *x)
 		state_set(a, THAW_ASKED, 0);
 	} else if (a->state == TIME_SYNC) {
 		time_say(a);
+	} else if (a->state == ERRAND_SYNC) {
+		say(a, a->errand.text);
+		state_set(a, ERRAND_ASKED, a->errand.silent ? MIN(AGENT_SILENCE_NS, a->times.sync_ns) :
+							      a->times.sync_ns);
 	} else {
 		state_set(a, FREEZE_ASKED, a->times.freeze_ns);
 		a->owes_thaw = true;
@@ -201,7 +260,11 @@ static void line_over(struct agent *a)
 	case FREEZE_SYNC:
 	case THAW_SYNC:
 	case TIME_SYNC:
+	case ERRAND_SYNC:
 		synced(a, &x);
+		break;
+	case ERRAND_ASKED:
+		errand_answered(a, &x);
 		break;
 	case TIME_ASKED:
 		if (x.kind != AGENT_RETURN)
@@ -298,6 +361,10 @@ static void late(void *opaque)
 		log_info("agent", "the guest's clock is not set: no agent answers");
 		go_on(a);
 		break;
+	case ERRAND_SYNC:
+	case ERRAND_ASKED:
+		errand_late(a);
+		break;
 	case IDLE:
 		break;
 	}
@@ -360,6 +427,60 @@ void agent_set_time(struct agent *a)
 	a->time_due = true;
 	if (a->state == IDLE)
 		go_on(a);
+}
+
+/* Whatever the errand's text is already. */
+static int errand_ask(struct agent *a, bool silent, void (*done)(void *opaque, int r, const struct err *e),
+	void *opaque)
+{
+	a->errand.silent = silent;
+	a->errand.done = done;
+	a->errand.opaque = opaque;
+	a->errand.due = true;
+	if (a->state == IDLE)
+		go_on(a);
+	return 0;
+}
+
+static int errand_check(const struct agent *a, struct err *e)
+{
+	if (!a->errand.due && !a->errand.under_way)
+		return 0;
+	return err_set(e, -EBUSY, ERR_BUSY,
+		"the guest agent is still at work on the last request; try again in a moment");
+}
+
+int agent_tell(struct agent *a, const char *line, void (*done)(void *opaque, int r, const struct err *e),
+	void *opaque, struct err *e)
+{
+	char quoted[2 * AGENT_WORDS_MAX + 1];
+	size_t n = 0;
+	int r = errand_check(a, e);
+
+	if (r < 0)
+		return r;
+	for (size_t i = 0; line[i] && i < AGENT_WORDS_MAX; i++) {
+		if (line[i] == '"' || line[i] == '\\')
+			quoted[n++] = '\\';
+		quoted[n++] = (unsigned char)line[i] < ' ' || line[i] == 0x7f ? '?' : line[i];
+	}
+	quoted[n] = 0;
+	snprintf(a->errand.text, sizeof(a->errand.text),
+		"{\"execute\":\"guest-exec\",\"arguments\":{\"path\":\"wall\",\"arg\":[\"%s\"]}}\n", quoted);
+	return errand_ask(a, false, done, opaque);
+}
+
+int agent_shutdown(struct agent *a, bool reboot, void (*done)(void *opaque, int r, const struct err *e),
+	void *opaque, struct err *e)
+{
+	int r = errand_check(a, e);
+
+	if (r < 0)
+		return r;
+	snprintf(a->errand.text, sizeof(a->errand.text),
+		"{\"execute\":\"guest-shutdown\",\"arguments\":{\"mode\":\"%s\"}}\n",
+		reboot ? "reboot" : "powerdown");
+	return errand_ask(a, true, done, opaque);
 }
 
 int agent_new(

@@ -22,6 +22,8 @@ struct loop;
 #define AGENT_FREEZE_NS (20 * 1000000000ULL) /* it writes out what is dirty */
 #define AGENT_THAW_NS (5 * 1000000000ULL)
 #define AGENT_HOLD_NS (10 * 1000000000ULL)
+#define AGENT_SILENCE_NS 1000000000ULL /* of one that shuts down and so has no answer */
+#define AGENT_WORDS_MAX 255
 
 /* How long it waits for what. */
 struct agent_times {
@@ -53,6 +55,15 @@ void agent_thaw_restored(struct agent *a, void (*failed)(void *opaque), void *op
 /* Have the guest's clock set to the host's, after what is under way. Nobody waits for it, and a guest without
  * an agent stays as it is. NULL allowed. */
 void agent_set_time(struct agent *a);
+
+/* Show a line to whoever is logged in (wall), after what is under way; at most AGENT_WORDS_MAX bytes, one line.
+ * done: once, from the loop, unless this returns an error. r: 0; -ETIMEDOUT; -EIO: the agent says why not.
+ * Returns 0; -EBUSY: another errand is under way. */
+int agent_tell(struct agent *a, const char *line, void (*done)(void *opaque, int r, const struct err *e),
+	void *opaque, struct err *e);
+/* Have the guest shut down, or reboot. As agent_tell(); 0: it has been asked and does not refuse. */
+int agent_shutdown(struct agent *a, bool reboot, void (*done)(void *opaque, int r, const struct err *e),
+	void *opaque, struct err *e);
 
 /* ---- agent_answer.c: pure ---- */
 

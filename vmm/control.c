@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "devices/console.h"
+#include "vmm/agent.h"
 #include "vmm/machine.h"
 #include "vmm/vm.h"
 #include "vmm/vm_dump.h"
@@ -329,6 +330,54 @@ static void snapshot_begin(struct control *c, struct channel_msg *m)
 	}
 }
 
+struct errand {
+	struct control *control;
+	uint64_t seq;
+};
+
+static void errand_over(void *opaque, int r, const struct err *e)
+{
+	struct errand s = *(struct errand *)opaque;
+
+	free(opaque);
+	reply(s.control, s.seq, r, e);
+}
+
+static int errand_begin(struct control *c, const struct vm_agent *want, struct errand *s, struct err *e)
+{
+	struct agent *a = vm_machine(c->vm)->agent;
+
+	if (!a)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+			"the VM has no port for a guest agent; set \"guest_agent\": true and start it anew");
+	if (vm_phase(c->vm) != VM_PHASE_RUNNING)
+		return err_set(e, -EPERM, ERR_WRONG_STATE, "the guest agent of a VM that does not run cannot "
+			"answer; resume it first");
+	if (want->errand == VM_AGENT_TELL)
+		return agent_tell(a, want->text, errand_over, s, e);
+	return agent_shutdown(a, want->errand == VM_AGENT_REBOOT, errand_over, s, e);
+}
+
+static void agent_request(struct control *c, struct channel_msg *m)
+{
+	struct vm_agent *want = m->body;
+	struct errand *s = malloc(sizeof(*s));
+	struct err e = { 0 };
+	int r = -ENOMEM;
+
+	TERMINATE(want->text);
+	if (s) {
+		*s = (struct errand){ c, m->head.seq };
+		r = want->errand > VM_AGENT_REBOOT ?
+			err_set(&e, -EINVAL, ERR_INVALID, "there is no such errand for an agent") :
+			errand_begin(c, want, s, &e);
+	}
+	if (r < 0) {
+		free(s);
+		reply(c, m->head.seq, r, &e);
+	}
+}
+
 static void request_handle(struct control *c, struct channel_msg *m)
 {
 	struct err e = { 0 };
@@ -353,6 +402,9 @@ static void request_handle(struct control *c, struct channel_msg *m)
 	case VM_MSG_CONSOLE:
 		r = console_request(c, m, &e);
 		break;
+	case VM_MSG_AGENT:
+		agent_request(c, m);
+		return;
 	case VM_MSG_CANCEL:
 		r = vm_work_cancel(c->vm, &e);
 		break;

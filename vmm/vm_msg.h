@@ -63,6 +63,7 @@ enum vm_msg_type {
 	VM_MSG_DUMP = 24,	     /* struct vm_dump + 1 fd, an empty file: memory as an ELF core; answered by
 				      * VM_MSG_SNAPSHOT_DONE; VM_EVENT_PROGRESS meanwhile */
 	VM_MSG_WATCHDOG = 23,	     /* struct vm_watchdog: another action from now on */
+	VM_MSG_AGENT = 25,	     /* struct vm_agent: an errand for the guest agent */
 	/* answers */
 	VM_MSG_REPLY = 16, /* struct vm_reply */
 	VM_MSG_INFO = 17,  /* struct vm_info */
@@ -223,6 +224,13 @@ struct vm_reply {
 	int32_t error; /* 0 or -errno */
 	uint32_t cls;  /* enum err_class */
 	char msg[480];
+};
+
+enum vm_agent_errand { VM_AGENT_TELL = 0, VM_AGENT_SHUTDOWN = 1, VM_AGENT_REBOOT = 2 };
+
+struct vm_agent {
+	uint32_t errand; /* enum vm_agent_errand */
+	char text[256];	 /* of VM_AGENT_TELL: one line */
 };
 
 struct vm_console {

@@ -501,6 +501,74 @@ static void test_any_bytes(void **state)
 	}
 }
 
+/* ---- errands ---- */
+
+static void test_tells(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(agent_tell(f->a, "say \"\\\n", answered, f, &f->e), 0);
+	assert_int_equal(agent_tell(f->a, "more", answered, f, &f->e), -EBUSY);
+	sync_answer(f, sync_heard(f));
+	assert_string_equal(heard(f), "{\"execute\":\"guest-exec\",\"arguments\":{\"path\":\"wall\","
+				      "\"arg\":[\"say \\\"\\\\?\"]}}");
+	assert_int_equal(f->answers, 0);
+	says(f, "{\"return\":{\"pid\":7}}\n");
+	assert_int_equal(f->answers, 1);
+	assert_int_equal(f->r, 0);
+	is_idle_again(f);
+}
+
+static void test_refuses_an_errand(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(agent_shutdown(f->a, true, answered, f, &f->e), 0);
+	sync_answer(f, sync_heard(f));
+	assert_string_equal(heard(f), "{\"execute\":\"guest-shutdown\",\"arguments\":{\"mode\":\"reboot\"}}");
+	says(f, "{\"error\":{\"class\":\"CommandNotFound\",\"desc\":\"it is disabled\"}}\n");
+	assert_int_equal(f->r, -EIO);
+	assert_non_null(strstr(f->e.msg, "refuses: it is disabled"));
+	is_idle_again(f);
+}
+
+/* A shutdown has no answer; that an agent is there at all has to be seen before. */
+static void test_shuts_down(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(agent_shutdown(f->a, false, answered, f, &f->e), 0);
+	sync_answer(f, sync_heard(f));
+	assert_string_equal(heard(f), "{\"execute\":\"guest-shutdown\",\"arguments\":{\"mode\":\"powerdown\"}}");
+	answer_wait(f);
+	assert_int_equal(f->r, 0);
+	f->answers = 0;
+	assert_int_equal(agent_shutdown(f->a, false, answered, f, &f->e), 0);
+	sync_heard(f);
+	answer_wait(f);
+	assert_int_equal(f->r, -ETIMEDOUT);
+	is_idle_again(f);
+}
+
+/* A freeze comes first, and an errand after its thaw. */
+static void test_errand_waits(void **state)
+{
+	struct fixture *f = *state;
+
+	freeze(f);
+	assert_int_equal(agent_tell(f->a, "words", answered, f, &f->e), 0);
+	freeze_heard(f);
+	says(f, "{\"return\": 1}\n");
+	agent_thaw(f->a);
+	f->answers = 0;
+	sync_answer(f, thaw_heard(f));
+	says(f, "{\"return\": 1}\n");
+	sync_answer(f, sync_heard(f));
+	assert_non_null(strstr(heard(f), "wall"));
+	says(f, "{\"return\":{}}\n");
+	assert_int_equal(f->answers, 1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -516,6 +584,10 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_a_line_without_end, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_thaws_by_itself, setup_hurried, teardown),
 		cmocka_unit_test_setup_teardown(test_hangs_up, setup_hurried, teardown),
+		cmocka_unit_test_setup_teardown(test_tells, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_refuses_an_errand, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_shuts_down, setup_hurried, teardown),
+		cmocka_unit_test_setup_teardown(test_errand_waits, setup, teardown),
 		cmocka_unit_test(test_answers),
 		cmocka_unit_test(test_any_bytes),
 	};
