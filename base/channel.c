@@ -80,13 +80,16 @@ int channel_recv(int sock, uint16_t version, const struct channel_type *types, s
 	union fd_control control;
 	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = 2, .msg_control = &control,
 		.msg_controllen = sizeof(control) };
+	unsigned reset = 0;
 	ssize_t n;
 
 	m->nfds = 0;
 	m->body = buf;
+	/* A peer that closes with something of ours unread resets us: that is told first, and once, and what it
+	 * had said lies behind it. */
 	do {
 		n = recvmsg(sock, &msg, MSG_CMSG_CLOEXEC);
-	} while (n < 0 && errno == EINTR);
+	} while (n < 0 && (errno == EINTR || (errno == ECONNRESET && !reset++)));
 	if (n < 0)
 		return -errno;
 	take_fds(&msg, m);

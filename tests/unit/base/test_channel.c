@@ -281,6 +281,20 @@ static void test_peer_gone(void **state)
 	assert_int_equal(channel_send(p->b, VERSION, TYPE_EMPTY, 5, NULL, 0, NULL, 0), -EPIPE);
 }
 
+/* What it said last is heard, though it closed with something of ours unread. */
+static void test_peer_gone_with_something_unread(void **state)
+{
+	struct pair *p = *state;
+
+	assert_int_equal(channel_send(p->b, VERSION, TYPE_EMPTY, 1, NULL, 0, NULL, 0), 0);
+	assert_int_equal(channel_send(p->a, VERSION, TYPE_EMPTY, 2, NULL, 0, NULL, 0), 0);
+	close(p->a);
+	p->a = -1;
+	assert_int_equal(receive(p), 1);
+	assert_int_equal(p->msg.head.seq, 2);
+	assert_int_equal(receive(p), 0);
+}
+
 /* A peer that does not read: the sender is told, and no signal or wait stops it. */
 static void test_peer_that_does_not_read(void **state)
 {
@@ -325,6 +339,7 @@ int main(void)
 		PAIR_TEST(test_more_fds_than_there_is_room_for),
 		PAIR_TEST(test_fds_without_a_message),
 		PAIR_TEST(test_peer_gone),
+		PAIR_TEST(test_peer_gone_with_something_unread),
 		PAIR_TEST(test_peer_that_does_not_read),
 		PAIR_TEST(test_not_a_socket),
 	};
