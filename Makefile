@@ -196,6 +196,7 @@ install: all $(BUILD)/definition.schema.json
 	install -m 755 $(BUILD)/cairn-vm $(BUILD)/cairn-xml $(DESTDIR)$(PREFIX)/libexec/cairn
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	sed '/^# @/d; s,@SBINDIR@,$(PREFIX)/sbin,' tools/systemd/cairnd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/cairnd.service
+	sed '/^# @/d; s,@BINDIR@,$(PREFIX)/bin,' tools/systemd/cairn-guests.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/cairn-guests.service
 	install -m 644 tools/systemd/cairnd.socket $(DESTDIR)$(PREFIX)/lib/systemd/system
 	install -m 644 tools/completion/cairn.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/cairn
 	install -m 755 $(NBDKIT_PLUGIN) $(DESTDIR)$(PREFIX)/lib/nbdkit/plugins

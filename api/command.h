@@ -66,6 +66,8 @@ void command_vm_start(struct call *c);
 void command_vm_shutdown(struct call *c);
 void command_vm_reboot(struct call *c);
 void command_vm_autostart(struct call *c);
+void command_vm_shutdown_cancel(struct call *c);
+void command_daemon_stop(struct call *c);
 void command_vm_reset(struct call *c);
 void command_vm_suspend(struct call *c);
 void command_vm_resume(struct call *c);

@@ -3,8 +3,19 @@
 #include "api/autostart.h"
 #include "api/daemon.h"
 #include "api/js.h"
+#include "api/stop.h"
 #include "api/vm.h"
 #include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#define NS 1000000000LL
+#define PLAN_MAX_S (366LL * 24 * 3600)
+#define TIMEOUT_MAX_S (24 * 3600)
 
 void command_vm_autostart(struct call *c)
 {
@@ -14,4 +25,142 @@ void command_vm_autostart(struct call *c)
 		call_fail(c, &e);
 	else
 		call_return(c, NULL);
+}
+
+/* ---- shutdown, reboot ---- */
+
+/* Index of text among words; -1: it is none of them. NULL: 0. */
+static int word_of(const char *text, const char *const *words, int n)
+{
+	int i = 0;
+
+	while (text && i < n && strcmp(words[i], text))
+		i++;
+	return i < n ? i : -1;
+}
+
+static int mode_parse(struct call *c, struct shutdown_plan *p, struct err *e)
+{
+	static const char *const modes[] = { "acpi", "agent" };
+	const char *mode = js_get_str(c->args, "mode");
+	int i = word_of(mode, modes, ARRAY_SIZE(modes));
+
+	if (i < 0)
+		return err_set(e, -EINVAL, ERR_INVALID, "mode: \"%.40s\" is not one; use acpi or agent", mode);
+	if (i == 1 && !vm_live(c->vm)->guest_agent)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+			"the VM has no port for a guest agent; set \"guest_agent\": true and start it anew");
+	p->agent = i == 1;
+	return 0;
+}
+
+static int deadline_parse(struct call *c, struct shutdown_plan *p, struct err *e)
+{
+	static const char *const thens[] = { [DEFINITION_LEAVE] = "leave", [DEFINITION_DESTROY] = "destroy",
+		[DEFINITION_SAVE] = "save" };
+	const char *then = js_get_str(c->args, "then");
+	int64_t timeout = js_get_int(c->args, "timeout", p->deadline_s);
+	int i = word_of(then, thens, ARRAY_SIZE(thens));
+
+	if (i < 0)
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"then: \"%.40s\" is not one of the choices; use leave, destroy or save", then);
+	if (timeout < 1 || timeout > TIMEOUT_MAX_S)
+		return err_set(e, -EINVAL, ERR_INVALID, "timeout: %lld is out of range; give 1 to %d seconds",
+			(long long)timeout, TIMEOUT_MAX_S);
+	if (then)
+		p->then = (uint8_t)i;
+	p->deadline_s = (uint32_t)timeout;
+	return 0;
+}
+
+static int time_parse(struct call *c, struct shutdown_plan *p, struct err *e)
+{
+	const char *message = js_get_str(c->args, "message");
+	int64_t at = js_get_int(c->args, "at", 0), now = time(NULL);
+
+	p->at_s = at / NS;
+	if (at && (p->at_s < now || p->at_s - now > PLAN_MAX_S))
+		return err_set(e, -EINVAL, ERR_INVALID, "at: is %s; give a time within the next year",
+			p->at_s < now ? "past" : "too far away");
+	if (message && strlen(message) > SHUTDOWN_MESSAGE_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "message: is %zu bytes long; at most %d", strlen(message),
+			SHUTDOWN_MESSAGE_MAX);
+	for (const char *s = message; s && *s; s++)
+		if ((unsigned char)*s < ' ' || *s == 0x7f)
+			return err_set(e, -EINVAL, ERR_INVALID,
+				"message: must be one line without control characters");
+	snprintf(p->message, sizeof(p->message), "%s", message ? message : "");
+	return 0;
+}
+
+static void shutdown_done(void *opaque, int r, const struct err *e)
+{
+	if (r < 0)
+		call_fail(opaque, e);
+	else
+		call_return(opaque, NULL);
+}
+
+static void ask(struct call *c, bool reboot)
+{
+	struct shutdown_plan p;
+	struct err e;
+	int r;
+
+	shutdown_plan_default(c->vm, &p);
+	p.reboot = reboot;
+	r = mode_parse(c, &p, &e);
+	if (!r)
+		r = deadline_parse(c, &p, &e);
+	if (!r)
+		r = time_parse(c, &p, &e);
+	if (r < 0) {
+		call_fail(c, &e);
+	} else if (p.at_s) {
+		shutdown_plan(c->vm, &p);
+		call_return(c, NULL);
+	} else {
+		shutdown_begin(c->vm, &p, shutdown_done, c);
+	}
+}
+
+void command_vm_shutdown(struct call *c)
+{
+	ask(c, false);
+}
+
+void command_vm_reboot(struct call *c)
+{
+	ask(c, true);
+}
+
+void command_vm_shutdown_cancel(struct call *c)
+{
+	struct err e;
+
+	if (shutdown_cancel(c->vm, &e) < 0)
+		call_fail(c, &e);
+	else
+		call_return(c, NULL);
+}
+
+/* ---- the host goes down ---- */
+
+void command_daemon_stop(struct call *c)
+{
+	static const char *const names[] = { "leave", "shutdown", "save" };
+	static const enum definition_then actions[] = { DEFINITION_LEAVE, DEFINITION_SHUTDOWN, DEFINITION_SAVE };
+	const char *action = js_get_str(c->args, "action");
+	int i = word_of(action, names, ARRAY_SIZE(names)), r = 0;
+	struct err e;
+
+	if (i < 0)
+		r = err_set(&e, -EINVAL, ERR_INVALID,
+			"action: \"%.40s\" is not one of the choices; use leave, shutdown or save", action);
+	if (!r)
+		r = stop_all(c->daemon, action ? (int)actions[i] : -1, !js_get_bool(c->args, "vms-only", false), c,
+			&e);
+	if (r < 0)
+		call_fail(c, &e);
 }

@@ -264,6 +264,7 @@ static void put_state(struct json_object *o, const struct vm *vm)
 		js_put_int(o, "pid", vm_process_pid(vm->proc));
 	if (vm->job)
 		js_put_str(o, "job", vm->job->id);
+	shutdown_put(vm, o);
 	if (restart_is_pending(vm))
 		js_put_uint(o, "restart-in", restart_in_ns(vm));
 	if (vm->exit_status >= 0)

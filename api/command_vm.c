@@ -336,24 +336,6 @@ static void resume_done(void *opaque, int r, const struct vm_answer *a, const st
 	request_done(opaque, r, e, VM_SAW_RUNNING, "user");
 }
 
-static void shutdown_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
-{
-	struct call *c = opaque;
-
-	(void)a;
-	request_done(c, r, e, VM_ASK_SHUTDOWN, "user");
-}
-
-static void reboot_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
-{
-	struct call *c = opaque;
-
-	(void)a;
-	if (r < 0)
-		c->vm->rebooting = false;
-	request_done(c, r, e, VM_ASK_REBOOT, "user");
-}
-
 static void reset_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct call *c = opaque;
@@ -383,37 +365,6 @@ void command_vm_resume(struct call *c)
 void command_vm_reset(struct call *c)
 {
 	request(c, VM_MSG_RESET, reset_done);
-}
-
-static int check_acpi(struct call *c, struct err *e)
-{
-	const char *mode = js_get_str(c->args, "mode");
-
-	if (!mode || !strcmp(mode, "acpi"))
-		return 0;
-	return err_set(e, -EINVAL, ERR_INVALID, "mode: \"%.40s\" is not one; use acpi", mode);
-}
-
-void command_vm_shutdown(struct call *c)
-{
-	struct err e;
-
-	if (check_acpi(c, &e) < 0)
-		call_fail(c, &e);
-	else
-		request(c, VM_MSG_POWERDOWN, shutdown_done);
-}
-
-void command_vm_reboot(struct call *c)
-{
-	struct err e;
-
-	if (check_acpi(c, &e) < 0) {
-		call_fail(c, &e);
-		return;
-	}
-	c->vm->rebooting = true; /* before the button: the guest may be off at once */
-	request(c, VM_MSG_POWERDOWN, reboot_done);
 }
 
 /* ---- console ---- */

@@ -10,6 +10,7 @@
 #include "api/qmp.h"
 #include "api/rights.h"
 #include "api/scheduler.h"
+#include "api/stop.h"
 #include "api/store.h"
 #include "api/undefine.h"
 #include "api/vm.h"
@@ -255,6 +256,7 @@ static void policies_go(struct daemon *d)
 			vm_policies_apply(vm, false);
 		vm->ended_unseen = false;
 		restart_take_up(vm);
+		shutdown_take_up(vm);
 	}
 	autostart_go(d);
 }
@@ -316,6 +318,8 @@ static void daemon_close(struct daemon *d)
 	qmp_close_all(d);
 	server_free(d->server);
 	d->server = NULL;
+	stop_free(d->stop);
+	d->stop = NULL;
 	autostart_free(d->autostart);
 	scheduler_free(d->scheduler);
 	d->scheduler = NULL;

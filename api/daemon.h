@@ -18,6 +18,7 @@ struct json_object;
 struct loop;
 struct scheduler;
 struct server;
+struct stop;
 struct store;
 struct store_work;
 struct vm;
@@ -48,6 +49,7 @@ struct daemon {
 	struct audit *audit;
 	struct event_log *events; /* NULL until it is open */
 	struct scheduler *scheduler; /* NULL until the VMs are there */
+	struct stop *stop; /* NULL: not under way */
 	struct autostart *autostart; /* NULL until the VMs are there */
 	struct server *server; /* NULL until it listens */
 	int run_dir_fd;

@@ -77,6 +77,10 @@ static const struct field info_returns[] = {
 	{ "vcpu-times", FIELD_ARRAY, OPTIONAL, "of each, ns" },
 	{ "pid", FIELD_INT, OPTIONAL, "of the VM's process" },
 	{ "job", FIELD_STRING, OPTIONAL, "id of the job under way" },
+	{ "shutdown-at", FIELD_INT, OPTIONAL, "it is planned then: realtime, ns" },
+	{ "reboot-at", FIELD_INT, OPTIONAL, "the same" },
+	{ "shutdown-deadline", FIELD_INT, OPTIONAL, "it was asked to shut down, and has until then: realtime, ns" },
+	{ "shutdown-then", FIELD_STRING, OPTIONAL, "what follows: leave, destroy or save" },
 	{ "restart-in", FIELD_INT, OPTIONAL, "it has ended, and is started again in so many ns" },
 	{ "exit-status", FIELD_INT, OPTIONAL, "of the last process" },
 	{ "exit-signal", FIELD_INT, OPTIONAL, "that ended the last process" },
@@ -106,9 +110,19 @@ static const struct field start_args[] = { FIELD_VM,
 static const struct field start_returns[] = {
 	{ "id", FIELD_INT, REQUIRED, "of this run" }, END };
 
-static const struct field shutdown_args[] = { FIELD_VM,
-	{ "mode", FIELD_STRING, OPTIONAL, "acpi: the power button" }, END };
-
+#define FIELD_MODE { "mode", FIELD_STRING, OPTIONAL, "acpi (the default): the power button; agent: the guest agent" }
+#define FIELDS_AT                                                                                  \
+	{ "at", FIELD_INT, OPTIONAL, "realtime, ns: then, and not now; the guest agent warns before" }, \
+	{ "message", FIELD_STRING, OPTIONAL, "what the guest agent's warnings begin with; one line" }
+static const struct field shutdown_args[] = { FIELD_VM, FIELD_MODE,
+	{ "then", FIELD_STRING, OPTIONAL, "leave, destroy or save it when the time is up; else as its definition says" },
+	{ "timeout", FIELD_INT, OPTIONAL, "seconds until then; else as its definition says" }, FIELDS_AT, END };
+static const struct field reboot_args[] = { FIELD_VM, FIELD_MODE, FIELDS_AT, END };
+static const struct field daemon_stop_args[] = {
+	{ "action", FIELD_STRING, OPTIONAL, "leave, shutdown or save all; else as their definitions say" },
+	{ "vms-only", FIELD_BOOL, OPTIONAL, "the daemon does not end afterwards" }, END };
+static const struct field daemon_stop_returns[] = {
+	{ "vms", FIELD_ARRAY, REQUIRED, "that ran: vm, action, outcome" }, END };
 static const struct field autostart_args[] = { FIELD_VM,
 	{ "disable", FIELD_BOOL, OPTIONAL, "not any more" }, END };
 static const struct field path_returns[] = { { "path", FIELD_STRING, REQUIRED, "absolute" }, END };
@@ -265,9 +279,13 @@ static const struct command commands[] = {
 		command_vm_start },
 	{ "vm-shutdown", "press the power button", shutdown_args, NULL, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_SHUTDOWN, command_vm_shutdown },
-	{ "vm-reboot", "press the power button, and start again when it is off", shutdown_args,
+	{ "vm-reboot", "press the power button, and start again when it is off", reboot_args,
 		NULL, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_REBOOT,
 		command_vm_reboot },
+	{ "vm-shutdown-cancel", "no shutdown or reboot that is planned, and no deadline", vm_only, NULL, ROLE_OPERATOR,
+		COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE, command_vm_shutdown_cancel },
+	{ "daemon-stop", "stop VMs, by their order, and end; answered when they are stopped", daemon_stop_args,
+		daemon_stop_returns, ROLE_ADMIN, COMMAND_MUTATES, ANY_STATE, command_daemon_stop },
 	{ "vm-autostart", "start it when the host has booted, or not any more", autostart_args, NULL,
 		ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE, command_vm_autostart },
 	{ "vm-reset", "hard reset", vm_only, NULL, ROLE_OPERATOR,
@@ -365,6 +383,12 @@ static const struct field restart_data[] = { FIELD_VM,
 	{ "in", FIELD_INT, REQUIRED, "ns: then it is started" },
 	{ "try", FIELD_INT, REQUIRED, "how many it is in this window" },
 	{ "tries", FIELD_INT, REQUIRED, "of how many; 0: without an end" }, END };
+static const struct field plan_data[] = { FIELD_VM,
+	{ "what", FIELD_STRING, REQUIRED, "planned, cancelled, overdue, failed" },
+	{ "reboot", FIELD_BOOL, REQUIRED, "false: a shutdown" },
+	{ "at", FIELD_INT, OPTIONAL, "of one that is planned: realtime, ns" },
+	{ "then", FIELD_STRING, OPTIONAL, "of one that is overdue: leave, destroy or save" },
+	{ "detail", FIELD_STRING, OPTIONAL, "why it failed" }, END };
 static const struct field autostart_data[] = { FIELD_VM,
 	{ "outcome", FIELD_STRING, REQUIRED, "started or failed" },
 	{ "detail", FIELD_STRING, OPTIONAL, "why it failed" }, END };
@@ -435,6 +459,8 @@ static const struct event_spec events[EVENT_ID_COUNT] = {
 	[EVENT_DEVICE_NEEDS_RESET] = { "DEVICE_NEEDS_RESET", "the driver broke the device's rules",
 		device_data, false, false },
 	[EVENT_VM_STATE_CHANGE] = { "VM_STATE_CHANGE", "any change of state", change_data, false, false },
+	[EVENT_SHUTDOWN_PLAN] = { "SHUTDOWN_PLAN", "a shutdown or a reboot that was asked for", plan_data, false,
+		false },
 	[EVENT_AUTOSTART] = { "AUTOSTART", "the host has booted, and it was this VM's turn", autostart_data,
 		false, false },
 	[EVENT_VM_DEFINED] = { "VM_DEFINED", "new, or redefined", vm_only, false, false },

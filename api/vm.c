@@ -113,6 +113,7 @@ static void vm_free(struct vm *vm)
 		close(vm->how.state_fd);
 	vm_process_free(vm->proc);
 	loop_timer_free(vm->restart.timer);
+	loop_timer_free(vm->shutdown.timer);
 	free(vm->schedule);
 	definition_free(vm->live);
 	definition_free(vm->def);
@@ -159,6 +160,8 @@ void vm_save(struct vm *vm)
 		js_put(o, "schedule", schedule_past_to_json(&vm->schedule_past));
 	if (vm->restart.tries.n)
 		js_put(o, "restart", restart_to_json(vm));
+	if (vm->shutdown.stage != SHUTDOWN_NONE)
+		js_put(o, "shutdown", shutdown_to_json(vm));
 	if (vm->off_asked)
 		js_put_bool(o, "off_asked", true);
 	store_save_state(vm->daemon->store, vm->def->name, o);
@@ -185,6 +188,7 @@ void vm_load_state(struct vm *vm, struct json_object *o)
 	vm->saved_paused = js_get_bool(o, "saved_paused", false);
 	schedule_past_load(&vm->schedule_past, js_get(o, "schedule"));
 	restart_load(vm, js_get(o, "restart"));
+	shutdown_load(vm, js_get(o, "shutdown"));
 	vm->off_asked = js_get_bool(o, "off_asked", false);
 }
 
@@ -269,6 +273,9 @@ void vm_move(struct vm *vm, enum vm_trigger t, const char *reason, const char *d
 	vm->off_asked |= t == VM_ASK_SHUTDOWN;
 	if (!vm_state_is_active(vm->state))
 		vm->id = -1;
+	if (!vm_state_is_active(vm->state) ||
+		(t == VM_ASK_RESET && vm->shutdown.stage == SHUTDOWN_BEGUN))
+		shutdown_forget(vm);
 	log_info("state", "VM '%s': %s (%s)%s%s", vm->def->name, vm_state_name(vm->state),
 		vm->reason, vm->detail[0] ? ": " : "", vm->detail);
 	vm_save(vm);

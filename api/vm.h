@@ -7,6 +7,7 @@
 #include "api/dump.h"
 #include "api/restart.h"
 #include "api/scheduler.h"
+#include "api/shutdown.h"
 #include "api/vm_state.h"
 #include "vmm/vm_msg.h"
 
@@ -75,6 +76,7 @@ struct vm {
 	bool saved_paused;	 /* the managed save is to be paused when it is started */
 	bool off_asked;		 /* somebody asked for this shutdown: it stays off then, whatever its policy */
 	struct restart restart;
+	struct shutdown shutdown;
 	bool autostart;
 	struct vm *start_next; /* behind this one, of the starts that wait */
 };

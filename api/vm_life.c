@@ -5,6 +5,7 @@
 #include "api/job.h"
 #include "api/js.h"
 #include "api/save.h"
+#include "api/stop.h"
 #include "api/vm.h"
 #include "api/vm_socket.h"
 #include "base/err.h"
@@ -225,9 +226,10 @@ void vm_answer_gone(struct vm *vm, const struct err *e)
 void vm_policies_apply(struct vm *vm, bool rebooting)
 {
 	static const struct vm_start_how plainly = { .state_fd = -1 };
-	bool shutdown = vm->state == VM_SHUT_OFF && !strcmp(vm->reason, "shutdown");
+	bool shutdown = vm->state == VM_SHUT_OFF && !strcmp(vm->reason, "shutdown"),
+	     reset = vm->state == VM_SHUT_OFF && !strcmp(vm->reason, "guest reset");
 
-	if (rebooting && shutdown)
+	if (rebooting && (shutdown || reset))
 		vm_start(vm, &plainly);
 	else if (vm->state == VM_CRASHED && (vm->def->on_crash == VM_ACTION_RESTART ||
 						    vm->def->on_crash == VM_ACTION_COREDUMP_RESTART))
@@ -263,6 +265,7 @@ static void life_gone(void *opaque, const struct vm_process_end *end)
 		vm->when_gone = NULL;
 		gone(vm, vm->when_gone_opaque);
 	}
+	stop_vm_over(vm, vm->reason);
 	if (was_active && !vm->job)
 		vm_policies_apply(vm, rebooting);
 }

@@ -408,6 +408,8 @@ static int check_room(const struct vm *vm, struct err *e)
 		bytes += vm_live(v)->ram_bytes;
 		n++;
 	}
+	if (d->stop)
+		return err_set(e, -EBUSY, ERR_BUSY, "the VMs are being stopped (cairn daemon-stop)");
 	if (l->running && n >= l->running)
 		return err_set(e, -EBUSY, ERR_BUSY, "%u VMs run, and cairnd has --max-running %u; shut one down "
 			"first", n, l->running);

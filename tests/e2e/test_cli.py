@@ -22,7 +22,7 @@ VERBS = ["define", "validate", "dumpjson", "dumpxml", "edit", "desc", "setvcpus"
          "snapshot-schedule", "list", "dominfo", "domstate", "domblklist", "domiflist", "domblkerror", "qmp-path", "console", "wait", "event",
          "events", "jobs", "job-cancel", "job-dismiss", "grant", "revoke", "permissions",
          "audit",
-         "version", "help"]
+         "daemon-stop", "version", "help"]
 
 
 def cairn(*args, **kwargs):
@@ -117,7 +117,7 @@ def test_exit_codes_and_two_lines_of_error(fake):
     fake.define("busy", cmdline="refuse")
     fake.cairn("start", "busy", ok=6)
     for args in (["start"], ["start", "--pasued", "vm1"], ["list", "x"], ["nonsense"],
-                 ["shutdown", "--mode", "agent", "vm1"], ["wait", "vm1"], ["-x", "list"],
+                 ["shutdown", "--mode", "initctl", "vm1"], ["wait", "vm1"], ["-x", "list"],
                  ["shutdown", "vm1", "--timeout", "soon"], ["start", "-v", "vm1"]):
         r = fake.cairn(*args, ok=2)
         assert r.stderr.count("\n") == 2 and r.stderr.startswith("error: "), args

@@ -110,10 +110,17 @@ def test_installed_units(tmp_path):
     program = service["Service"]["ExecStart"]
     assert subprocess.run([program, "--version"], stdout=subprocess.PIPE, timeout=10).stdout.startswith(b"cairnd ")
     assert "@" not in (units / "cairnd.service").read_text()
+    guests = configparser.ConfigParser(strict=False, interpolation=None)
+    guests.optionxform = str
+    guests.read(units / "cairn-guests.service")
+    assert "Requires" not in guests["Unit"]  # or a restart of the daemon stops the VMs
+    assert "cairnd.service" in guests["Unit"]["After"]
+    program = guests["Service"]["ExecStop"].split()
+    assert subprocess.run([*program, "--help"], stdout=subprocess.PIPE, timeout=10).stdout.startswith(b"cairn daemon-stop")
     assert (prefix / "share/bash-completion/completions/cairn").exists()
     if shutil.which("systemd-analyze"):
         r = subprocess.run(["systemd-analyze", "--man=no", "verify", units / "cairnd.service",
-                            units / "cairnd.socket"], capture_output=True, text=True, timeout=30)
+                            units / "cairnd.socket", units / "cairn-guests.service"], capture_output=True, text=True, timeout=30)
         assert "cairnd" not in r.stderr, r.stderr
 
 

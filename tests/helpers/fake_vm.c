@@ -5,7 +5,7 @@
  *   die-at-config kill-at-config silent-at-config refuse garbage-at-config
  *   kill-after=MS garbage-after=MS close-after=MS off-after=MS panic-after=MS
  *   exit-after=MS:VALUE (debug exit)  io-error-after=MS  crash-after=MS (preserved)
- *   deaf (ignores the power button)  stubborn (ignores quit)  event-last (replies first)
+ *   no-agent (the guest's answers nothing)  deaf (ignores the power button)  stubborn (ignores quit)  event-last (replies first)
  *   quits-in=MS (after it was told to)  mute (answers nothing once it runs)  rude-after=MS (panics, in bytes that are no text)
  *   clone-dies=NAME clone-takes=MS:NAME (of clones: the one of that name, at its start)
  *   work-takes=MS (a save, and work on snapshots; with progress)  work-fails
@@ -580,6 +580,23 @@ static void work_cancel(struct fake *f, uint64_t seq)
 	work_finish(f, err_set(&e, -ECANCELED, ERR_CANCELLED, "it was cancelled"), &e);
 }
 
+/* Returns false having answered why not. */
+static bool agent_errand(struct fake *f, struct channel_msg *m)
+{
+	const struct vm_agent *want = m->body;
+
+	fprintf(stderr, "agent %u: %.255s\n", want->errand, want->text);
+	if (word(f, "no-agent")) {
+		reply(f, m->head.seq, -ETIMEDOUT, ERR_TIMEOUT, "the guest agent did not answer within 5 s");
+		return false;
+	}
+	if (want->errand != VM_AGENT_TELL) {
+		f->due = "off-after=";
+		f->due_ms = now_ms() + 20;
+	}
+	return true;
+}
+
 static void handle(struct fake *f, struct channel_msg *m)
 {
 	bool late = word(f, "event-last");
@@ -627,6 +644,10 @@ static void handle(struct fake *f, struct channel_msg *m)
 			f->due_ms = now_ms() + 20;
 		}
 		break;
+	case VM_MSG_AGENT:
+		if (agent_errand(f, m))
+			break;
+		return;
 	case VM_MSG_RESET:
 		event(f, (struct vm_event){ .kind = VM_EVENT_RESET, .value = 0 });
 		break;

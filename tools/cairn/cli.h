@@ -133,6 +133,7 @@ int verb_suspend(struct cli *c);
 int verb_resume(struct cli *c);
 int verb_destroy(struct cli *c);
 int verb_autostart(struct cli *c);
+int verb_daemon_stop(struct cli *c);
 int verb_list(struct cli *c);
 int verb_dominfo(struct cli *c);
 int verb_domstate(struct cli *c);

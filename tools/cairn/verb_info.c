@@ -7,12 +7,27 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 static const char *text(struct json_object *o, const char *key)
 {
 	const char *s = js_get_str(o, key);
 
 	return s ? s : "-";
+}
+
+/* Nothing, when it has none. */
+static void time_print(struct json_object *o, const char *key, const char *label)
+{
+	time_t s = (time_t)(js_get_int(o, key, 0) / 1000000000);
+	char buf[40];
+	struct tm tm;
+
+	if (!s)
+		return;
+	localtime_r(&s, &tm);
+	strftime(buf, sizeof(buf), "%Y-%m-%d %H:%M:%S", &tm);
+	label_print(stdout, label, "%s", buf);
 }
 
 static void info_print(struct json_object *o)
@@ -28,6 +43,9 @@ static void info_print(struct json_object *o)
 	label_print(stdout, "UUID:", "%s", text(o, "uuid"));
 	label_print(stdout, "OS Type:", "hvm");
 	label_print(stdout, "State:", "%s", text(o, "state"));
+	time_print(o, "shutdown-at", "Shutdown at:");
+	time_print(o, "reboot-at", "Reboot at:");
+	time_print(o, "shutdown-deadline", "Deadline:");
 	if (again >= 0)
 		label_print(stdout, "Restarts in:", "%.1fs", (double)again / 1e9);
 	label_print(stdout, "CPU(s):", "%lld", (long long)js_get_int(o, "vcpus", 0));

@@ -1,4 +1,4 @@
-/* start, shutdown, reboot, reset, suspend, resume, destroy, undefine: one command for each
+/* start, reset, suspend, resume, destroy, undefine: one command for each
  * VM that is meant. */
 #include "tools/cairn/cli.h"
 #include "tools/cairn/fan.h"
@@ -44,60 +44,6 @@ int verb_start(struct cli *c)
 		return cli_usage(c, "--console takes one VM");
 	r = act_on_all(c, &a);
 	return console && !r ? console_attach(c, c->pos[0], "serial") : r;
-}
-
-/* Those that were passed over are not waited for: they may be off, or stand still. */
-static int wait_all_off(struct cli *c, const struct fan *f, uint64_t timeout_ns)
-{
-	uint64_t deadline = timeout_ns == UINT64_MAX ? UINT64_MAX : loop_now_ns() + timeout_ns;
-	int worst = CLI_OK;
-
-	for (size_t i = 0; i < f->n; i++) {
-		const char *name = f->list[i].name;
-		struct err e;
-
-		if (f->list[i].r < 0)
-			continue;
-		if (wait_for_state(c, name, "shutoff", deadline, &e) < 0) {
-			worst = cli_fail(&e, "Domain '%s' is still running", name);
-			continue;
-		}
-		if (c->format == CLI_TABLE)
-			printf("Domain '%s' is shut off\n", name);
-		fflush(stdout);
-	}
-	return worst;
-}
-
-static void mode_add(struct cli *c, struct json_object *args)
-{
-	if (option_value(c, "mode"))
-		js_put_str(args, "mode", option_value(c, "mode"));
-}
-
-int verb_shutdown(struct cli *c)
-{
-	static const struct fan_act a = { "vm-shutdown", "shutdown", "is being shutdown", mode_add, NULL };
-	uint64_t timeout_ns;
-	struct fan f;
-	int r = option_seconds(c, "timeout", UINT64_MAX, &timeout_ns);
-
-	if (r)
-		return r;
-	r = fan_pick(c, &f);
-	if (!r)
-		r = fan_run(c, &f, &a);
-	if (!r && option_flag(c, "wait") && !option_flag(c, "dry-run"))
-		r = wait_all_off(c, &f, timeout_ns);
-	fan_done(&f);
-	return r;
-}
-
-int verb_reboot(struct cli *c)
-{
-	static const struct fan_act a = { "vm-reboot", "reboot", "is being rebooted", mode_add, NULL };
-
-	return act_on_all(c, &a);
 }
 
 int verb_reset(struct cli *c)

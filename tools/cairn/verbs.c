@@ -90,12 +90,22 @@ static const struct verb_option clone_options[] = {
 	{ "snapshotname", "NAME", "with --live: from where this snapshot was; the VM may be off" },
 	{ "count", "N", "so many, named NAME-1, NAME-2, ..." },
 	{ "paused", NULL, "their vCPUs stand still until resume" }, JOB_OPTIONS, END };
-static const struct verb_option shutdown_options[] = {
-	{ "mode", "acpi", "how: acpi, the power button" },
+#define WHEN_OPTIONS                                                                               \
+	{ "mode", "MODE", "how: acpi (the power button) or agent" },                              \
+	{ "at", "TIME", "then, and not now: HH:MM or YYYY-MM-DD HH:MM" },                         \
+	{ "in", "TIME", "the same: 90s, 10m, 2h from now" },                                      \
+	{ "message", "TEXT", "what the guest is told before, by its agent" },                     \
+	{ "cancel", NULL, "what is planned, and a deadline" }
+static const struct verb_option shutdown_options[] = { WHEN_OPTIONS,
 	{ "wait", NULL, "return when it is off" },
-	{ "timeout", "SECONDS", "with --wait: give up after that" }, FAN_OPTIONS, END };
-static const struct verb_option reboot_options[] = {
-	{ "mode", "acpi", "how: acpi, the power button" }, FAN_OPTIONS, END };
+	{ "then", "ACTION", "leave, destroy or save it when it is not off in time" },
+	{ "timeout", "SECONDS", "that time; with --wait alone: give up waiting after that" }, FAN_OPTIONS, END };
+static const struct verb_option reboot_options[] = { WHEN_OPTIONS, FAN_OPTIONS, END };
+static const struct verb_option daemon_stop_options[] = {
+	{ "leave", NULL, "leave them all running" },
+	{ "shutdown", NULL, "shut them all down" },
+	{ "save", NULL, "save them all" },
+	{ "vms-only", NULL, "the daemon goes on" }, END };
 static const struct verb_option autostart_options[] = {
 	{ "disable", NULL, "not any more" }, FAN_OPTIONS, END };
 static const struct verb_option dumpxml_options[] = {
@@ -306,6 +316,8 @@ const struct verb verbs[] = {
 	{ "permissions", "Administration", "", "who may what", NULL, 0, 0, true, NULL,
 		verb_permissions },
 	{ "audit", "Administration", "", "who changed what", audit_options, 0, 0, true, NULL, verb_audit },
+	{ "daemon-stop", "Administration", "", "stop VMs as their definitions say, and end the daemon",
+		daemon_stop_options, 0, 0, true, NULL, verb_daemon_stop },
 	{ "version", "Help", "", "versions of this program and of the daemon", NULL, 0, 0, true,
 		NULL, verb_version },
 	{ "help", "Help", "[VERB]", "this list, or one verb", help_options, 0, 1, false, "verb",

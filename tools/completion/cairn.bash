@@ -34,6 +34,14 @@ _cairn()
 		mapfile -t COMPREPLY < <(compgen -W 'table json yaml csv' -- "$cur")
 		return
 		;;
+	--mode)
+		mapfile -t COMPREPLY < <(compgen -W 'acpi agent' -- "$cur")
+		return
+		;;
+	--then)
+		mapfile -t COMPREPLY < <(compgen -W 'leave destroy save' -- "$cur")
+		return
+		;;
 	--for)
 		mapfile -t COMPREPLY < <(compgen -W 'running paused shutoff crashed' -- "$cur")
 		return

@@ -1,0 +1,185 @@
+"""Shutdowns with a deadline, at a time, of all VMs together."""
+
+import json
+import signal
+import time
+
+import pytest
+
+from conftest import QmpError, until
+
+DEAF = {"cmdline": "deaf"}
+
+
+def plan_event(q, what, **more):
+    return q.event("SHUTDOWN_PLAN", what=what, **more)["data"]
+
+
+# ---- deadlines ----
+
+@pytest.mark.parametrize("then, state", [("destroy", "shut off"), ("save", "saved"), ("leave", "in shutdown")])
+def test_deadline(fake, then, state):
+    fake.define("vm1", shutdown={"deadline": 1, "then": then}, **DEAF)
+    fake.cairn("start", "vm1")
+    q = fake.qmp()
+    q.run("vm-shutdown", vm="vm1")
+    if then == "leave":
+        assert "shutdown-deadline" not in fake.info("vm1")
+    else:
+        assert fake.info("vm1")["shutdown-then"] == then
+        assert plan_event(q, "overdue")["then"] == then
+        fake.wait("vm1", "shutoff")
+    until(lambda: fake.info("vm1")["state"] == state)
+
+
+def test_deadline_of_the_command_line(fake):
+    fake.define("vm1", **DEAF)
+    fake.cairn("start", "vm1")
+    r = fake.cairn("shutdown", "--then", "destroy", "--timeout", "1", "--wait", "vm1")
+    assert r.stdout.split("\n")[0] == "Domain 'vm1' is being shutdown" and "Domain 'vm1' is shut off\n" in r.stdout
+    assert fake.info("vm1")["reason"] == "destroyed"
+
+
+def test_deadline_survives_the_daemon_and_a_reset_ends_it(fake):
+    for vm in ("vm1", "vm2"):
+        fake.define(vm, **DEAF)
+    fake.cairn("start", "vm1", "vm2")
+    fake.cairn("shutdown", "--then", "destroy", "--timeout", "2", "vm1", "vm2")
+    fake.cairn("reset", "vm2")
+    assert "shutdown-deadline" not in fake.info("vm2") and fake.info("vm2")["state"] == "running"
+    until(lambda: fake.kept("vm1").get("shutdown") and fake.kept("vm2").get("state") == "running")
+    fake.stop(signal.SIGKILL)
+    fake.start()
+    assert "shutdown-deadline" in fake.info("vm1")
+    fake.wait("vm1", "shutoff")
+    assert fake.info("vm2")["state"] == "running"
+
+
+# ---- plans ----
+
+def test_planned_shutdown_warns_and_comes(fake):
+    fake.define("vm1", guest_agent=True)
+    fake.define("vm2", guest_agent=True)
+    fake.cairn("start", "vm1", "vm2")
+    q = fake.qmp()
+    r = fake.cairn("shutdown", "--in", "1s", "--message", 'Work on "power".', "vm1")
+    assert r.stdout.startswith("Domain 'vm1' is shut down at 20")
+    assert "Shutdown at:" in fake.cairn("dominfo", "vm1").stdout
+    assert plan_event(q, "planned")["reboot"] is False
+    fake.cairn("reboot", "--in", "1s", "vm2")
+    fake.wait("vm1", "shutoff")
+    log = (fake.state / "vms/vm1/log").read_text()
+    assert 'agent 0: Work on "power". This machine shuts down in ' in log
+    q.event("VM_STATE_CHANGE", vm="vm2", state="shutoff")
+    q.event("VM_STATE_CHANGE", vm="vm2", state="running")
+    assert fake.info("vm1")["reason"] == "shutdown"
+    assert "agent 0: This machine reboots in " in (fake.state / "vms/vm2/log").read_text()
+
+
+def test_plan_survives_and_is_cancelled(fake):
+    fake.define("vm1", guest_agent=True)
+    fake.cairn("start", "vm1")
+    fake.cairn("shutdown", "--at", "23:59", "--then", "save", "vm1")
+    at = fake.info("vm1")["shutdown-at"]
+    assert 0 < at / 1e9 - time.time() <= 24 * 3600 and fake.info("vm1")["state"] == "running"
+    until(lambda: fake.kept("vm1").get("shutdown"))
+    fake.stop(signal.SIGKILL)
+    fake.start()
+    assert fake.info("vm1")["shutdown-at"] == at and fake.info("vm1")["shutdown-then"] == "save"
+    fake.cairn("suspend", "vm1")
+    assert fake.cairn("shutdown", "--cancel", "vm1").stdout == "Domain 'vm1' is not shut down\n"
+    assert "shutdown-at" not in fake.info("vm1")
+    assert "no shutdown planned" in fake.cairn("shutdown", "--cancel", "vm1", ok=3).stderr
+
+
+def test_plan_ends_with_the_vm(fake):
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    fake.cairn("shutdown", "--in", "1h", "vm1")
+    fake.cairn("destroy", "vm1")
+    fake.cairn("start", "vm1")
+    assert "shutdown-at" not in fake.info("vm1")
+
+
+def test_by_the_agent(fake):
+    fake.define("vm1", guest_agent=True, **DEAF)
+    fake.define("vm2", guest_agent=True, cmdline="no-agent")
+    fake.define("vm3")
+    fake.cairn("start", "vm1", "vm2", "vm3")
+    fake.cairn("shutdown", "--mode", "agent", "--wait", "vm1")
+    assert "did not answer" in fake.cairn("shutdown", "--mode", "agent", "vm2", ok=None).stderr
+    assert fake.info("vm2")["state"] == "running"
+    assert "no port for a guest agent" in fake.cairn("shutdown", "--mode", "agent", "vm3", ok=None).stderr
+    q = fake.qmp()
+    q.run("vm-start", vm="vm1")
+    q.run("vm-reboot", vm="vm1", mode="agent")
+    q.event("VM_STATE_CHANGE", vm="vm1", state="shutoff")
+    q.event("VM_STATE_CHANGE", vm="vm1", state="running")
+
+
+def test_what_is_no_plan(fake):
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    q = fake.qmp()
+    for args, words in [({"at": 5}, "at: is past"), ({"at": 2**62}, "at: is too far away"),
+                        ({"then": "kill"}, "use leave, destroy or save"), ({"timeout": 0}, "timeout: 0 is out"),
+                        ({"mode": "nmi"}, "use acpi or agent"), ({"message": "a\nb"}, "one line"),
+                        ({"message": "x" * 161}, "161 bytes long")]:
+        with pytest.raises(QmpError, match=words):
+            q.run("vm-shutdown", vm="vm1", **args)
+    for args in (["--at", "noon"], ["--in", "5"], ["--in", "1m", "--at", "12:00"]):
+        assert fake.cairn("shutdown", *args, "vm1", ok=2).stderr.startswith("error: ")
+    assert fake.info("vm1")["state"] == "running" and "shutdown-at" not in fake.info("vm1")
+
+
+# ---- all of them ----
+
+def test_daemon_stop(fake):
+    """The last in order first; one that does not listen holds nobody up for ever."""
+    for name, keys in [("left", {}), ("off", {"order": 1, "stop_action": "shutdown"}),
+                       ("kept", {"order": 2, "stop_action": "save"}), ("sleeps", {"stop_action": "shutdown"}),
+                       ("deaf", {"stop_action": "shutdown", "shutdown": {"deadline": 1}, **DEAF}),
+                       ("hard", {"order": 3, "stop_action": "shutdown",
+                                 "shutdown": {"deadline": 1, "then": "destroy"}, **DEAF})]:
+        fake.define(name, **keys)
+    fake.cairn("start", "left", "off", "kept", "deaf", "hard")
+    pid = fake.info("left")["pid"]
+    vms = [tuple(v.values()) for v in json.loads(fake.cairn("daemon-stop", "--format", "json").stdout)]
+    assert fake.proc.wait(20) == 0
+    assert vms[:3] == [("hard", "shutdown", "destroyed"), ("kept", "save", "saved"), ("off", "shutdown", "shutdown")]
+    assert sorted(vms[3:]) == [("deaf", "shutdown", "did not shut down in time"), ("left", "leave", "left running")]
+    fake.start()
+    states = {n: fake.info(n)["state"] for n in ("left", "off", "kept", "deaf", "hard", "sleeps")}
+    assert states == {"left": "running", "off": "shut off", "kept": "saved", "deaf": "in shutdown",
+                      "hard": "shut off", "sleeps": "shut off"}
+    assert fake.info("left")["pid"] == pid
+
+
+def test_daemon_stop_in_one_way(fake):
+    for n in range(3):
+        fake.define(f"vm{n}", stop_action="shutdown")
+    fake.cairn("start", "--all")
+    assert fake.cairn("daemon-stop", "--save", "--leave", ok=2).stderr.startswith("error: ")
+    r = fake.cairn("daemon-stop", "--save", "--vms-only")
+    assert r.stdout.count("saved") == 3
+    assert fake.cairn("list", "--all", "--state-shutoff", "--name").stdout.split() == ["vm0", "vm1", "vm2"]
+    fake.cairn("start", "--all")
+    fake.cairn("daemon-stop", "--leave")
+    assert fake.proc.wait(20) == 0
+    fake.start()
+    assert len(fake.cairn("list", "--name").stdout.split()) == 3
+
+
+def test_daemon_stop_twice(fake):
+    fake.define("vm1", stop_action="shutdown", shutdown={"deadline": 1}, **DEAF)
+    fake.define("vm2")
+    fake.cairn("start", "vm1")
+    q, other = fake.qmp(), fake.qmp()
+    q.send(b'{"execute":"daemon-stop","arguments":{"vms-only":true}}')
+    until(lambda: fake.info("vm1")["state"] == "in shutdown")
+    with pytest.raises(QmpError, match="being stopped already"):
+        other.run("daemon-stop")
+    with pytest.raises(QmpError, match="are being stopped"):
+        other.run("vm-start", vm="vm2")
+    assert q.answer()["return"]["vms"][0]["outcome"] == "did not shut down in time"
+    other.run("vm-start", vm="vm2")
