@@ -6,6 +6,7 @@
 #include "api/snapshots.h"
 #include "api/store.h"
 #include "api/vm.h"
+#include "api/vm_process.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -15,8 +16,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
@@ -25,6 +24,7 @@
 #define DAY_S (24 * 3600)
 /* A VM that is being started or stopped is looked at again so often. */
 #define RETRY_S 30
+#define SPACE_TIMEOUT_NS (20 * 1000000000ULL)
 /* More than that, and the clock was set, not corrected. */
 #define LEAP_S 600
 #define LEAP_HOLD_S 3600
@@ -317,27 +317,44 @@ static void list_fetched(void *opaque, int r, const struct snapshots *s, const s
 	run_end(vm);
 }
 
-/* The image's file system; whatever cannot tell has enough. */
-static bool space_is_short(const struct vm *vm, char *detail, size_t size)
+/* The images' file systems; whatever cannot tell has enough. */
+static bool space_is_short(const struct vm *vm, const struct vm_spaces *s, char *detail, size_t size)
 {
-	for (uint32_t i = 0; i < vm->def->ndisks; i++) {
-		const struct definition_disk *disk = &vm->def->disks[i];
-		const char *path = disk->layers[0].path;
-		struct statvfs fs;
-		struct stat st;
+	const struct definition *d = vm_live(vm);
 
-		if (disk->read_only || !disk->nlayers || stat(path, &st) < 0 || !S_ISREG(st.st_mode) ||
-			statvfs(path, &fs) < 0 ||
-			!schedule_space_is_short(&vm->schedule->plan,
-				(uint64_t)fs.f_bavail * fs.f_frsize,
-				(uint64_t)fs.f_blocks * fs.f_frsize))
+	for (uint32_t i = 0; i < d->ndisks; i++) {
+		uint64_t available = s->disks[i].free_bytes, total = s->disks[i].total_bytes;
+
+		if (!total || !schedule_space_is_short(&vm->schedule->plan, available, total))
 			continue;
 		snprintf(detail, size, "%llu MiB of %llu MiB are free where %.100s is",
-			(unsigned long long)fs.f_bavail * fs.f_frsize >> 20,
-			(unsigned long long)fs.f_blocks * fs.f_frsize >> 20, path);
+			(unsigned long long)available >> 20, (unsigned long long)total >> 20,
+			d->disks[i].layers[0].path);
 		return true;
 	}
 	return false;
+}
+
+/* From the VM's process: it has the files, and may wait for a file system that hangs. */
+static void space_told(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct vm *vm = opaque;
+	char detail[200];
+
+	if (!working(vm))
+		return;
+	if (r < 0 || !a || !a->spaces) {
+		snprintf(detail, sizeof(detail), "how much is free is not to be had: %.150s",
+			r < 0 && e ? e->msg : "no answer that is one");
+		note_skipped(vm, "failed", detail);
+		run_end(vm);
+	} else if (space_is_short(vm, a->spaces, detail, sizeof(detail))) {
+		note_skipped(vm, "space", detail);
+		thin(vm);
+	} else {
+		vm_save(vm); /* begun is done: what kills the daemon now does not do so again and again */
+		snapshots_fetch(vm, list_fetched, vm);
+	}
 }
 
 static void run(struct vm *vm)
@@ -357,13 +374,7 @@ static void run(struct vm *vm)
 		return;
 	}
 	s->working = true;
-	if (space_is_short(vm, detail, sizeof(detail))) {
-		note_skipped(vm, "space", detail);
-		thin(vm);
-		return;
-	}
-	vm_save(vm); /* begun is done: what kills the daemon now does not do so again and again */
-	snapshots_fetch(vm, list_fetched, vm);
+	vm_process_request(vm->proc, VM_MSG_SPACE, NULL, 0, -1, SPACE_TIMEOUT_NS, space_told, vm);
 }
 
 static void look_at(struct vm *vm, int64_t now)

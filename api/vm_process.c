@@ -237,6 +237,9 @@ static bool answer_fill(const struct channel_msg *m, struct vm_answer *a, int *r
 		snapshots_clean(s);
 		a->snapshots = s;
 		return true;
+	case VM_MSG_SPACES:
+		a->spaces = m->body;
+		return true;
 	case VM_MSG_SNAPSHOT_DONE:
 		d->id[sizeof(d->id) - 1] = 0;
 		text_clean(d->id);
@@ -254,7 +257,7 @@ static bool answer_fill(const struct channel_msg *m, struct vm_answer *a, int *r
 /* Returns false when it breaks the protocol. */
 static bool reply_take(struct vm_process *p, const struct channel_msg *m)
 {
-	struct vm_answer a = { NULL, NULL, NULL };
+	struct vm_answer a = { 0 };
 	struct vm_request *r = p->first;
 	struct err e = { .cls = ERR_GENERIC };
 	int res;

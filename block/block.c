@@ -504,6 +504,20 @@ int block_open(struct loop *l, const struct block_open *o, struct block **ret_b,
 	return 0;
 }
 
+void block_space(const struct block *b, uint64_t *ret_free_bytes, uint64_t *ret_total_bytes)
+{
+	struct statfs fs;
+	struct stat st;
+	uint64_t unit;
+
+	*ret_free_bytes = *ret_total_bytes = 0;
+	if (fstat(b->fd, &st) < 0 || !S_ISREG(st.st_mode) || fstatfs(b->fd, &fs) < 0)
+		return;
+	unit = (uint64_t)(fs.f_frsize ? fs.f_frsize : fs.f_bsize);
+	*ret_free_bytes = fs.f_bavail * unit;
+	*ret_total_bytes = fs.f_blocks * unit;
+}
+
 int block_close(struct block *b)
 {
 	int r = 0;

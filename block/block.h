@@ -104,6 +104,9 @@ struct block_watch {
 void block_watch(struct block *b, struct block_watch *w);
 /* Any thread. */
 bool block_is_corrupt(const struct block *b);
+/* Bytes of the file system that the image's file is on; 0 and 0: it is no file there, or nobody knows. Any
+ * thread; as slow as the file system. */
+void block_space(const struct block *b, uint64_t *ret_free_bytes, uint64_t *ret_total_bytes);
 /* What is wrong with it; NULL: it is not corrupt. */
 const char *block_corruption(const struct block *b);
 

@@ -2,6 +2,8 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/util.h"
+#include "block/block.h"
 #include "devices/console.h"
 #include "vmm/agent.h"
 #include "vmm/machine.h"
@@ -10,6 +12,7 @@
 #include "vmm/vm_fork.h"
 #include "vmm/vm_save.h"
 #include "vmm/vm_snapshot.h"
+#include "vmm/worker.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -242,6 +245,48 @@ static void snapshot_size(struct control *c, struct channel_msg *m)
 	}
 }
 
+struct space_request {
+	struct work work;
+	struct control *control;
+	uint64_t seq;
+	struct vm_spaces spaces;
+};
+
+/* On the worker: a file system may take as long as it likes. */
+static void space_run(struct work *w)
+{
+	struct space_request *s = container_of(w, struct space_request, work);
+	const struct machine *m = vm_machine(s->control->vm);
+
+	for (unsigned i = 0; i < m->ndisks; i++)
+		if (!m->cfg.disks[i].read_only)
+			block_space(m->disks[i].block, &s->spaces.disks[i].free_bytes,
+				&s->spaces.disks[i].total_bytes);
+}
+
+static void space_done(struct work *w)
+{
+	struct space_request *s = container_of(w, struct space_request, work);
+
+	peer_send(s->control, VM_MSG_SPACES, s->seq, &s->spaces, sizeof(s->spaces));
+	free(s);
+}
+
+static void space_request(struct control *c, uint64_t seq)
+{
+	struct space_request *s = calloc(1, sizeof(*s));
+
+	if (!s) {
+		reply(c, seq, -ENOMEM, NULL);
+		return;
+	}
+	s->control = c;
+	s->seq = seq;
+	s->work.run = space_run;
+	s->work.done = space_done;
+	worker_submit(c->worker, c->loop, &s->work);
+}
+
 static int create_begin(struct control *c, uint64_t seq, const struct vm_snapshot_create *what,
 	struct err *e)
 {
@@ -435,6 +480,9 @@ static void request_handle(struct control *c, struct channel_msg *m)
 		return;
 	case VM_MSG_SNAPSHOT_SIZE:
 		snapshot_size(c, m);
+		return;
+	case VM_MSG_SPACE:
+		space_request(c, m->head.seq);
 		return;
 	case VM_MSG_QUERY:
 		query(c, m->head.seq);

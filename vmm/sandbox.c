@@ -30,7 +30,7 @@ int sandbox_drop(struct err *e)
 static const int allowed[] = {
 	/* files that are open already */
 	SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(readv), SCMP_SYS(writev), SCMP_SYS(pread64),
-	SCMP_SYS(pwrite64), SCMP_SYS(preadv), SCMP_SYS(pwritev), SCMP_SYS(lseek), SCMP_SYS(fstat),
+	SCMP_SYS(pwrite64), SCMP_SYS(preadv), SCMP_SYS(pwritev), SCMP_SYS(lseek), SCMP_SYS(fstat), SCMP_SYS(fstatfs),
 	SCMP_SYS(newfstatat), SCMP_SYS(fallocate), SCMP_SYS(ftruncate), SCMP_SYS(fsync),
 	SCMP_SYS(fdatasync), SCMP_SYS(close), SCMP_SYS(fcntl), SCMP_SYS(poll), SCMP_SYS(ppoll),
 	SCMP_SYS(io_uring_enter),

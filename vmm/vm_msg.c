@@ -30,6 +30,7 @@ const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_SNAPSHOT_SET] = ROW(struct vm_snapshot_set, 0),
 	[VM_MSG_SNAPSHOT_SIZE] = ROW(struct vm_snapshot_name, 0),
 	[VM_MSG_DUMP] = ROW(struct vm_dump, 1),
+	[VM_MSG_SPACE] = ROW_EMPTY,
 	[VM_MSG_WATCHDOG] = ROW(struct vm_watchdog, 0),
 	[VM_MSG_FORK] = ROW(struct vm_fork, CHANNEL_FDS_MAX),
 };
@@ -37,6 +38,7 @@ const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT] = {
 const struct channel_type vm_msg_from_vm[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_REPLY] = ROW(struct vm_reply, 0),
 	[VM_MSG_INFO] = ROW(struct vm_info, 0),
+	[VM_MSG_SPACES] = ROW(struct vm_spaces, 0),
 	[VM_MSG_EVENT] = ROW(struct vm_event, 0),
 	[VM_MSG_SNAPSHOTS] = { .body_min = offsetof(struct vm_snapshots, list),
 		.body_max = sizeof(struct vm_snapshots), .known = true },

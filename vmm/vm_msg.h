@@ -64,11 +64,13 @@ enum vm_msg_type {
 				      * VM_MSG_SNAPSHOT_DONE; VM_EVENT_PROGRESS meanwhile */
 	VM_MSG_WATCHDOG = 23,	     /* struct vm_watchdog: another action from now on */
 	VM_MSG_AGENT = 25,	     /* struct vm_agent: an errand for the guest agent */
+	VM_MSG_SPACE = 27,	     /* answered by VM_MSG_SPACES, by who has the files: to ask may take long */
 	/* answers */
 	VM_MSG_REPLY = 16, /* struct vm_reply */
 	VM_MSG_INFO = 17,  /* struct vm_info */
 	VM_MSG_SNAPSHOTS = 19, /* struct vm_snapshots, cut behind its last entry */
 	VM_MSG_SNAPSHOT_DONE = 20, /* struct vm_snapshot_done: of a create or a fork, instead of a reply */
+	VM_MSG_SPACES = 28,	   /* struct vm_spaces */
 	/* from the VM, unasked */
 	VM_MSG_EVENT = 32, /* struct vm_event */
 	VM_MSG_TYPE_COUNT,
@@ -277,6 +279,13 @@ struct vm_snapshot_done {
 	char id[VM_SNAPSHOT_ID_MAX + 1];
 	uint64_t pause_ns, total_ns, ram_bytes_written, ram_bytes_shared;
 	char left_out[VM_DISKS_MAX * 16]; /* ids of disks that have no part, being read-only, with commas */
+};
+
+/* What is free on the file system of each disk's image, in the order of the configuration. */
+struct vm_spaces {
+	struct {
+		uint64_t free_bytes, total_bytes; /* total 0: not known, or not written to */
+	} disks[VM_DISKS_MAX];
 };
 
 struct vm_fork {

@@ -217,6 +217,17 @@ def test_short_of_space(vm):
     until(lambda: names(vm) == [old[2]])
 
 
+def test_a_file_system_that_hangs(fake):
+    """It is the VM's to wait for: the daemon goes on, and the run is over when the VM is."""
+    define(fake, cmdline="space-hangs")
+    fake.cairn("start", "vm1")
+    fake.cairn("snapshot-schedule", "vm1", "--every", "1h", "--min-free", "1%")
+    miss(fake, 2 * HOUR)
+    assert names(fake) == []
+    fake.cairn("destroy", "vm1")
+    assert "how much is free is not to be had" in until_run(fake, "failed")["detail"]
+
+
 def test_a_vm_that_is_off_is_passed_over(fake):
     define(fake)
     fake.cairn("snapshot-schedule", "vm1", "--every", "1h", "--min-free", "0")

@@ -27,6 +27,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <time.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #define CONSOLES_MAX 8
@@ -452,6 +453,18 @@ static void size_send(struct fake *f, const struct vm_snapshot_name *n, uint64_t
 		offsetof(struct vm_snapshots, list) + sizeof(s.list[0]), NULL, 0);
 }
 
+static void space_send(struct fake *f, uint64_t seq)
+{
+	struct vm_spaces s = { 0 };
+	struct statvfs fs;
+
+	if (f->disk >= 0 && !fstatvfs(f->disk, &fs)) {
+		s.disks[0].free_bytes = fs.f_bavail * fs.f_frsize;
+		s.disks[0].total_bytes = fs.f_blocks * fs.f_frsize;
+	}
+	channel_send(f->sock, VM_MSG_VERSION, VM_MSG_SPACES, seq, &s, sizeof(s), NULL, 0);
+}
+
 static void snapshots_send(struct fake *f, const struct vm_snapshot_list *l, uint64_t seq)
 {
 	static struct vm_snapshots s;
@@ -633,6 +646,10 @@ static void handle(struct fake *f, struct channel_msg *m)
 		return;
 	case VM_MSG_SNAPSHOT_SIZE:
 		size_send(f, m->body, m->head.seq);
+		return;
+	case VM_MSG_SPACE:
+		if (!word(f, "space-hangs"))
+			space_send(f, m->head.seq);
 		return;
 	case VM_MSG_CANCEL:
 		work_cancel(f, m->head.seq);
