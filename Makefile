@@ -193,7 +193,7 @@ install: all $(BUILD)/definition.schema.json
 	install -d $(DESTDIR)$(PREFIX)/share/cairn
 	install -m 644 $(BUILD)/definition.schema.json $(DESTDIR)$(PREFIX)/share/cairn
 	install -m 755 $(BUILD)/cairnd $(DESTDIR)$(PREFIX)/sbin
-	install -m 755 $(BUILD)/cairn-vm $(BUILD)/cairn-xml $(DESTDIR)$(PREFIX)/libexec/cairn
+	install -m 755 $(BUILD)/cairn-vm $(BUILD)/cairn-xml $(BUILD)/cairn-archive $(DESTDIR)$(PREFIX)/libexec/cairn
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	sed '/^# @/d; s,@SBINDIR@,$(PREFIX)/sbin,' tools/systemd/cairnd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/cairnd.service
 	sed '/^# @/d; s,@BINDIR@,$(PREFIX)/bin,' tools/systemd/cairn-guests.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/cairn-guests.service

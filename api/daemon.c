@@ -4,6 +4,7 @@
 #include "api/conn.h"
 #include "api/event_log.h"
 #include "api/fork.h"
+#include "api/import.h"
 #include "api/job.h"
 #include "api/js.h"
 #include "api/listen.h"
@@ -283,6 +284,7 @@ static int daemon_open(struct daemon *d, struct err *e)
 	permissions_found(d);
 	take_back_all(d);
 	fork_clear_up(d);
+	import_clear_up(d);
 	undefine_go_on(d);
 	jobs_settle(d);
 	correct_what_was_told(d);

@@ -170,5 +170,8 @@ int paths_for_daemon(const char *state_dir, const char *socket, const char *vm_p
 		r = qmp_dir_name(p, e);
 	if (!r)
 		r = paths_vm_program(vm_program, p->vm_program, sizeof(p->vm_program), e);
+	/* Without it only export and import fail. */
+	if (!r && paths_helper("cairn-archive", p->archive_program, sizeof(p->archive_program), NULL) < 0)
+		snprintf(p->archive_program, sizeof(p->archive_program), "cairn-archive");
 	return r;
 }

@@ -135,6 +135,14 @@ static const struct field managed_save_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "then", FIELD_STRING, OPTIONAL, "running or paused: how the next start has it; else as it is" },
 	END };
 static const struct field job_returns[] = { { "job", FIELD_STRING, REQUIRED, "its id" }, END };
+static const struct field export_args[] = { FIELD_VM, FIELD_JOB_ID,
+	{ "compress", FIELD_STRING, OPTIONAL, "zstd (if left out), gzip or none" },
+	{ "level", FIELD_INT, OPTIONAL, "of compression" },
+	{ "snapshot", FIELD_STRING, OPTIONAL, "the disks as this one has them; needed while the VM is not off" },
+	END };
+static const struct field import_args[] = { FIELD_JOB_ID,
+	{ "folder", FIELD_STRING, REQUIRED, "absolute: where a folder of the VM's name will be, with its files" },
+	{ "name", FIELD_STRING, OPTIONAL, "its name; else that which it had" }, END };
 static const struct field restore_args[] = {
 	{ "definition", FIELD_OBJECT, REQUIRED, "that the state was saved with" },
 	{ "paused", FIELD_BOOL, OPTIONAL, "vCPUs stand still until vm-resume" },
@@ -317,6 +325,13 @@ static const struct command commands[] = {
 		     "(empty, regular, for writing)", dump_memory_args, job_returns, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB | COMMAND_TAKES_FD, VM_ASK_DUMP,
 		command_vm_dump },
+	{ "vm-export", "write definition, disks, kernel and initrd into the file that comes along",
+		export_args, job_returns, ROLE_OPERATOR,
+		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB | COMMAND_TAKES_FD, ANY_STATE,
+		command_vm_export },
+	{ "vm-import", "define a VM out of the archive of vm-export that comes along", import_args,
+		job_returns, ROLE_ADMIN, COMMAND_MUTATES | COMMAND_JOB | COMMAND_TAKES_FD, ANY_STATE,
+		command_vm_import },
 	{ "vm-fork", "running copies of a running VM, or of a snapshot, which share its memory until they write to it",
 		fork_args, job_returns, ROLE_ADMIN,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB, VM_ASK_FORK_SNAPSHOT, command_vm_fork },

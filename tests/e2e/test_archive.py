@@ -20,9 +20,9 @@ def run(*command):
 
 
 @pytest.fixture
-def disks(tmp_path):
+def disks(tmp_path, monkeypatch):
     """A qcow2 image with a snapshot over a raw base, and a raw file that is mostly a hole."""
-    os.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path)
     with open("base.raw", "wb") as f:
         f.truncate(64 * MIB)
         f.seek(MIB)
@@ -199,25 +199,25 @@ BAD = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_bad(tmp_path, what):
-    os.chdir(tmp_path)
+def test_bad(tmp_path, what, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     entries, why = BAD[what]
     last, status = archivelib.take(hostile(entries), ".", "new").end(b"keep\n")
     assert status == 1 and why in last["error"]["message"], last
     assert os.listdir(".") == ["h.tar"] and not os.path.exists("/etc/cairn-was-here")
 
 
-def test_no_tar_at_all(tmp_path):
-    os.chdir(tmp_path)
+def test_no_tar_at_all(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     open("x", "wb").write(os.urandom(100000))
     last, status = archivelib.take("x", ".", "new").end(b"keep\n")
     assert status == 1 and "no archive of cairn export" in last["error"]["message"]
     assert os.listdir(".") == ["x"]
 
 
-def test_an_image_that_leads_out_of_the_archive(tmp_path):
+def test_an_image_that_leads_out_of_the_archive(tmp_path, monkeypatch):
     """Its header names a file of the host: qemu-img would follow it."""
-    os.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path)
     run("qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", "/etc/shadow", "-F", "raw", "a.qcow2", "1M")
     archivelib.export("x.tar", {"name": "x"}, [("vda.qcow2", "a.qcow2", {"format": "qcow2"})]).end()
     last, status = archivelib.take("x.tar", ".", "new").end(b"keep\n")

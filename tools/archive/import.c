@@ -389,12 +389,16 @@ static int entries_take(struct importer *x, struct err *e)
 
 static int archive_begin(struct importer *x, struct json_object *spec, struct err *e)
 {
+	int fd = (int)js_get_int(spec, "input", -1);
+
 	x->a = archive_read_new();
 	if (!x->a)
 		return err_set_errno(e, -ENOMEM, "import");
+	if (lseek(fd, 0, SEEK_SET) < 0) /* somebody may have looked at it before */
+		return err_set_errno(e, -errno, "the archive");
 	if (archive_read_support_format_tar(x->a) || archive_read_support_filter_gzip(x->a) ||
 		archive_read_support_filter_zstd(x->a) ||
-		archive_read_open_fd(x->a, (int)js_get_int(spec, "input", -1), READ_BLOCK_BYTES))
+		archive_read_open_fd(x->a, fd, READ_BLOCK_BYTES))
 		return err_set(e, -EINVAL, ERR_INVALID, "this is no archive of cairn export: %s",
 			archive_error_string(x->a));
 	return 0;

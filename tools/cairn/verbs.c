@@ -85,6 +85,14 @@ static const struct verb_option restore_options[] = {
 static const struct verb_option managedsave_options[] = {
 	{ "running", NULL, "the next start has it running" },
 	{ "paused", NULL, "the next start has it paused" }, JOB_OPTIONS, END };
+static const struct verb_option export_options[] = {
+	{ "snapshotname", "NAME", "the disks as this snapshot has them; needed while the VM is not off" },
+	{ "compress", "HOW", "zstd, gzip or none; else as the file's name ends, or zstd" },
+	{ "level", "N", "of compression: 1 to 19, with gzip to 9" }, JOB_OPTIONS, END };
+static const struct verb_option import_options[] = {
+	{ "name", "NAME", "another name than it had" },
+	{ "folder", "DIR", "where its folder will be; else here" },
+	{ "dry-run", NULL, "check all of it, show what is in it, and change nothing" }, JOB_OPTIONS, END };
 static const struct verb_option clone_options[] = {
 	{ "live", NULL, "of a running VM: the copies go on from where it is" },
 	{ "snapshotname", "NAME", "with --live: from where this snapshot was; the VM may be off" },
@@ -253,6 +261,10 @@ const struct verb verbs[] = {
 		verb_clone },
 	{ "dump", "Life", "VM FILE", "write its memory and registers into an ELF core file", dump_memory_options, 2, 2,
 		false, "vm-file", verb_dump },
+	{ "export", "Life", "VM FILE", "all of a VM into one file: .tar.zst, .tar.gz, .tar", export_options, 2, 2,
+		true, "vm-file", verb_export },
+	{ "import", "Life", "FILE", "define a VM from such a file", import_options, 1, 1, true, "file",
+		verb_import },
 	{ "save", "Saved states", "VM FILE", "keep its state in a file, and end it", save_options, 2, 2,
 		false, "vm-file", verb_save },
 	{ "restore", "Saved states", "FILE", "start a VM from a saved state", restore_options, 1, 1,

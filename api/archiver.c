@@ -1,0 +1,341 @@
+#include "api/archiver.h"
+#include "api/js.h"
+#include "api/rights.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/pidfd.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* A manifest has 1 MiB, and may be longer as one line of ASCII. */
+#define LINE_MAX_BYTES (8 * MIB)
+#define SPEC_FD 3
+/* Above every number that the process is to have. */
+#define FD_ASIDE 512
+
+struct archiver {
+	struct loop *loop;
+	const struct archiver_ops *ops;
+	void *opaque;
+	int in, out, pidfd; /* its stdin and stdout */
+	struct loop_watch *watch, *gone;
+	char *line;
+	size_t len, cap;
+	struct json_object *result;
+	bool ended, failed, cancelled;
+	struct err e;
+};
+
+/* ---- the process ---- */
+
+struct plan {
+	const char *program, *verb;
+	const struct rights *rights;
+	const int *fds;
+	size_t nfds;
+	int spec, in, out;
+	pid_t parent;
+};
+
+/* All of them out of the way first: one may have a number that another is to get. */
+static int fds_place(const struct plan *p)
+{
+	const int own[] = { p->in, p->out, p->spec }, to[] = { 0, 1, SPEC_FD };
+	int base = FD_ASIDE;
+
+	for (size_t i = 0; i < ARRAY_SIZE(own); i++)
+		if (dup3(own[i], base++, O_CLOEXEC) < 0)
+			return -errno;
+	for (size_t i = 0; i < p->nfds; i++)
+		if (dup3(p->fds[i], base++, O_CLOEXEC) < 0)
+			return -errno;
+	base = FD_ASIDE;
+	for (size_t i = 0; i < ARRAY_SIZE(to); i++)
+		if (dup2(base++, to[i]) < 0)
+			return -errno;
+	for (size_t i = 0; i < p->nfds; i++)
+		if (dup2(base++, ARCHIVER_FD + (int)i) < 0)
+			return -errno;
+	return close_range((unsigned)(ARCHIVER_FD + p->nfds), ~0U, 0) < 0 ? -errno : 0;
+}
+
+static _Noreturn void process_main(const struct plan *p)
+{
+	char *argv[] = { (char *)p->program, (char *)p->verb, NULL };
+	char *envp[] = { (char *)"PATH=/usr/bin:/bin", (char *)"LC_ALL=C.UTF-8", NULL };
+	sigset_t none;
+
+	sigemptyset(&none);
+	if (fds_place(p) < 0 || (p->rights && rights_assume(p->rights) < 0) ||
+		prctl(PR_SET_PDEATHSIG, SIGTERM) < 0 || getppid() != p->parent || setpgid(0, 0) < 0)
+		_exit(1);
+	signal(SIGTERM, SIG_DFL);
+	signal(SIGPIPE, SIG_DFL);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	execve(p->program, argv, envp);
+	_exit(127);
+}
+
+/* ---- its end ---- */
+
+static void fail(struct archiver *a, const struct err *e)
+{
+	if (!a->failed)
+		a->e = *e;
+	a->failed = true;
+}
+
+static void finish(struct archiver *a)
+{
+	loop_unwatch(a->gone);
+	a->gone = NULL;
+	loop_unwatch(a->watch);
+	a->watch = NULL;
+	if (!a->failed && !a->result && a->cancelled) { /* before it could say so itself */
+		err_set(&a->e, -ECANCELED, ERR_CANCELLED, "cancelled");
+		a->failed = true;
+	} else if (!a->failed && !a->result) {
+		err_set(&a->e, -EIO, ERR_HOST, "cairn-archive ended early; the daemon's log may say why");
+		a->failed = true;
+	}
+	a->ended = true;
+	/* The callee frees it. */
+	if (a->failed)
+		a->ops->done(a->opaque, -EIO, NULL, &a->e);
+	else
+		a->ops->done(a->opaque, 0, a->result, NULL);
+}
+
+/* ---- what it says ---- */
+
+static void error_take(struct archiver *a, struct json_object *o)
+{
+	const char *cls = js_get_str(o, "class"), *message = js_get_str(o, "message");
+	enum err_class c = ERR_GENERIC;
+	struct err e;
+
+	for (int i = 0; cls && i < ERR_CLASS_COUNT; i++)
+		if (!strcmp(err_class_name((enum err_class)i), cls))
+			c = (enum err_class)i;
+	err_set(&e, -EIO, c, "%s", message ? message : "cairn-archive failed");
+	fail(a, &e);
+}
+
+static void line_take(struct archiver *a, struct json_object *o)
+{
+	struct json_object *v;
+
+	if ((v = js_get(o, "error"))) {
+		error_take(a, v);
+	} else if ((v = js_get(o, "result"))) {
+		json_object_put(a->result);
+		a->result = json_object_get(v);
+	} else if ((v = js_get(o, "ready"))) {
+		if (a->ops->ready)
+			a->ops->ready(a->opaque, v);
+	} else if (a->ops->progress) {
+		int64_t done = js_get_int(o, "done", 0), total = js_get_int(o, "total", 0);
+
+		if (done >= 0 && total >= done)
+			a->ops->progress(a->opaque, (uint64_t)done, (uint64_t)total);
+	}
+}
+
+static void lines_take(struct archiver *a)
+{
+	char *end;
+	struct err e;
+
+	while ((end = memchr(a->line, '\n', a->len))) {
+		CLEANUP_JS struct json_object *o = NULL;
+		size_t n = (size_t)(end - a->line);
+
+		*end = 0;
+		if (js_parse(a->line, n, "cairn-archive", &o, &e) == 0)
+			line_take(a, o);
+		else
+			fail(a, &e);
+		a->len -= n + 1;
+		memmove(a->line, end + 1, a->len);
+	}
+}
+
+static int room_make(struct archiver *a)
+{
+	size_t cap = a->cap ? 2 * a->cap : 4096;
+	char *p;
+
+	if (a->len < a->cap)
+		return 0;
+	if (cap > LINE_MAX_BYTES)
+		return -EFBIG;
+	p = realloc(a->line, cap);
+	if (!p)
+		return -ENOMEM;
+	a->line = p;
+	a->cap = cap;
+	return 0;
+}
+
+/* Returns whether there may be more. */
+static bool output_read(struct archiver *a)
+{
+	struct err e;
+	ssize_t n;
+	int r = room_make(a);
+
+	if (r < 0) {
+		err_set_errno(&e, r, "what cairn-archive says");
+		fail(a, &e);
+		a->len = 0;
+	}
+	n = read(a->out, a->line + a->len, a->cap - a->len);
+	if (n <= 0)
+		return false;
+	a->len += (size_t)n;
+	lines_take(a);
+	return true;
+}
+
+static void output_ready(void *opaque, unsigned revents)
+{
+	struct archiver *a = opaque;
+
+	/* What it said last is read when it has gone. */
+	if (!output_read(a) && (revents & (POLLHUP | POLLERR)))
+		loop_watch_events(a->watch, 0);
+}
+
+static void gone(void *opaque, unsigned revents)
+{
+	struct archiver *a = opaque;
+	siginfo_t si;
+
+	(void)revents;
+	if (waitid(P_PIDFD, (id_t)a->pidfd, &si, WEXITED | WNOHANG) < 0)
+		return;
+	while (output_read(a))
+		;
+	finish(a);
+}
+
+/* ---- asking ---- */
+
+static int spec_file(struct json_object *spec, int *ret_fd)
+{
+	const char *text = json_object_to_json_string_ext(spec, JSON_C_TO_STRING_PLAIN);
+	CLEANUP_CLOSE int fd = memfd_create("spec", MFD_CLOEXEC);
+	int r = fd < 0 ? -errno : write_full(fd, text, strlen(text));
+
+	if (!r && lseek(fd, 0, SEEK_SET) < 0)
+		r = -errno;
+	if (!r)
+		*ret_fd = steal_fd(&fd);
+	return r;
+}
+
+static int process_start(struct archiver *a, struct plan *p, struct json_object *spec)
+{
+	int r = spec_file(spec, &p->spec), in[2], out[2];
+	pid_t pid;
+
+	if (r < 0)
+		return r;
+	if (pipe2(in, O_CLOEXEC) < 0) {
+		close(p->spec);
+		return -errno;
+	}
+	if (pipe2(out, O_CLOEXEC) < 0) {
+		r = -errno;
+		close(in[0]);
+		close(in[1]);
+		close(p->spec);
+		return r;
+	}
+	p->in = in[0];
+	p->out = out[1];
+	p->parent = getpid();
+	pid = fork();
+	if (pid == 0)
+		process_main(p);
+	r = -errno;
+	close(in[0]);
+	close(out[1]);
+	close(p->spec);
+	a->in = in[1];
+	a->out = out[0];
+	if (pid < 0)
+		return r;
+	a->pidfd = pidfd_open(pid, 0);
+	return a->pidfd < 0 || fcntl(a->out, F_SETFL, O_NONBLOCK) < 0 ? -errno : 0;
+}
+
+void archiver_free(struct archiver *a)
+{
+	if (!a)
+		return;
+	if (!a->ended && a->pidfd >= 0)
+		pidfd_send_signal(a->pidfd, SIGTERM, NULL, 0);
+	loop_unwatch(a->gone);
+	loop_unwatch(a->watch);
+	json_object_put(a->result);
+	free(a->line);
+	if (a->in >= 0)
+		close(a->in);
+	if (a->out >= 0)
+		close(a->out);
+	if (a->pidfd >= 0)
+		close(a->pidfd);
+	free(a);
+}
+
+int archiver_start(struct loop *l, const char *program, const char *verb, struct json_object *spec,
+	const int *fds, size_t nfds, const struct rights *rights, const struct archiver_ops *ops,
+	void *opaque, struct archiver **ret_a, struct err *e)
+{
+	struct plan p = { .program = program, .verb = verb, .rights = rights, .fds = fds, .nfds = nfds };
+	struct archiver *a = calloc(1, sizeof(*a));
+	int r;
+
+	if (!a)
+		abort(); /* a call that is never answered would be worse */
+	*a = (struct archiver){ .loop = l, .ops = ops, .opaque = opaque, .in = -1, .out = -1, .pidfd = -1 };
+	r = process_start(a, &p, spec);
+	if (!r)
+		r = loop_watch(l, a->out, POLLIN, output_ready, a, &a->watch);
+	if (!r)
+		r = loop_watch(l, a->pidfd, POLLIN, gone, a, &a->gone);
+	if (r < 0) {
+		archiver_free(a);
+		return err_set_errno(e, r, "cannot start cairn-archive");
+	}
+	*ret_a = a;
+	return 0;
+}
+
+void archiver_keep(struct archiver *a)
+{
+	static const char word[] = "keep\n";
+
+	if (write(a->in, word, sizeof(word) - 1) < 0)
+		archiver_cancel(a);
+}
+
+void archiver_cancel(struct archiver *a)
+{
+	a->cancelled = true;
+	if (!a->ended)
+		pidfd_send_signal(a->pidfd, SIGTERM, NULL, 0);
+}

@@ -1,0 +1,272 @@
+"""export and import: a VM as one file, whole or not at all."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+
+import archivelib
+from conftest import BUILD, Console, until
+from test_daemon import NOBODY, shared  # noqa: F401
+
+MIB = 1024 * 1024
+CAIRN = os.path.join(BUILD, "cairn")
+
+
+def run(*command):
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def names(daemon):
+    return daemon.cairn("list", "--all", "--name").stdout.split()
+
+
+def vm_dict(daemon, name):
+    return json.loads(daemon.cairn("dumpjson", name).stdout)
+
+
+@pytest.fixture
+def chain(tmp_path, monkeypatch):
+    """Disks of a VM: an overlay with a snapshot over a base that another disk reads as well."""
+    monkeypatch.chdir(tmp_path)
+    with open("base.raw", "wb") as f:
+        f.truncate(8 * MIB)
+        f.write(os.urandom(300000))
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw", "a.qcow2")
+    run("qemu-io", "-c", "write -P 7 0 1M", "a.qcow2")
+    run("qemu-img", "snapshot", "-c", "s1", "a.qcow2")
+    run("qemu-io", "-c", "write -P 9 2M 1M", "a.qcow2")
+    return [{"path": "a.qcow2", "format": "qcow2", "backing": [{"path": "base.raw", "format": "raw"}]},
+            {"path": "base.raw", "format": "raw", "readonly": True}, {"device": "cdrom"}]
+
+
+def test_there_and_back(daemon, chain, tmp_path):
+    daemon.define("vm1", disks=chain, title="a title", interfaces=[{"type": "user"}])
+    assert daemon.cairn("export", "vm1", "x.tar.zst").stdout == "Domain 'vm1' exported to x.tar.zst\n"
+    assert open("x.tar.zst", "rb").read(4) == b"\x28\xb5\x2f\xfd" and os.stat("x.tar.zst").st_mode & 0o777 == 0o600
+    before = vm_dict(daemon, "vm1")
+    daemon.cairn("undefine", "vm1", "--snapshots-metadata")
+    os.mkdir("there")
+    r = daemon.cairn("import", "x.tar.zst", "--folder", "there")
+    assert r.stdout == "Domain 'vm1' imported from x.tar.zst\n"
+    after = vm_dict(daemon, "vm1")
+    there = str(tmp_path / "there/vm1")
+    # Nobody has its uuid and address: it keeps them.
+    assert after["boot"] == {"kernel": f"{there}/kernel"}
+    assert [d.get("path") for d in after["disks"]] == [f"{there}/vda.qcow2", f"{there}/vda-1.raw", None]
+    assert after["disks"][0]["backing"][0]["path"] == f"{there}/vda-1.raw"
+    for d in (before, after):
+        del d["boot"], d["disks"]
+    assert before == after
+    assert "identical" in run("qemu-img", "compare", "a.qcow2", "there/vm1/vda.qcow2")
+    assert "s1" in run("qemu-img", "snapshot", "-l", "there/vm1/vda.qcow2")
+    run("cmp", "base.raw", "there/vm1/vda-1.raw")
+
+
+def test_beside_the_first(daemon, chain):
+    daemon.define("vm1", disks=chain[1:2], interfaces=[{"type": "user"}])
+    daemon.cairn("export", "vm1", "x.tgz")
+    assert open("x.tgz", "rb").read(2) == b"\x1f\x8b"
+    r = daemon.cairn("import", "x.tgz", ok=4)
+    assert "there is a VM 'vm1' already; give the new one another name with --name" in r.stderr
+    daemon.cairn("import", "x.tgz", "--name", "vm2")
+    one, two = vm_dict(daemon, "vm1"), vm_dict(daemon, "vm2")
+    assert one["uuid"] != two["uuid"] and one["interfaces"][0]["mac"] != two["interfaces"][0]["mac"]
+    # What lies there is not written over.
+    daemon.cairn("undefine", "vm2")
+    r = daemon.cairn("import", "x.tgz", "--name", "vm2", ok=4)
+    assert "vm2 is there already in the folder; choose another with --folder" in r.stderr
+    assert names(daemon) == ["vm1"]
+
+
+def test_a_look(daemon, chain):
+    daemon.define("vm1", disks=chain)
+    daemon.cairn("export", "vm1", "x.tar")
+    o = json.loads(daemon.cairn("import", "--dry-run", "x.tar", "--format", "json").stdout)
+    assert [f["name"] for f in o["files"]] == ["kernel", "vda.qcow2", "vda-1.raw"]
+    assert o["files"][2]["size"] == 8 * MIB and o["files"][2]["data"] < MIB
+    assert " vda-1.raw " in daemon.cairn("import", "--dry-run", "x.tar").stdout
+    with open("x.tar", "r+b") as f:
+        f.truncate(os.path.getsize("x.tar") // 2)
+    r = daemon.cairn("import", "--dry-run", "x.tar", ok=1)
+    assert "cut short" in r.stderr
+    r = daemon.cairn("import", "x.tar", "--name", "vm2", ok=1)
+    assert "cut short" in r.stderr and names(daemon) == ["vm1"] and not os.path.exists("vm2")
+
+
+def test_what_is_not_off(fake, chain):
+    fake.define("vm1", disks=chain)
+    fake.cairn("start", "vm1")
+    r = fake.cairn("export", "vm1", "x.tar", ok=4)
+    assert "is running; shut it down, or export a snapshot of it" in r.stderr
+    fake.cairn("managedsave", "vm1")
+    r = fake.cairn("export", "vm1", "x.tar", ok=4)
+    assert "has a managed save" in r.stderr and "cairn managedsave-remove vm1" in r.stderr
+    assert not [n for n in os.listdir(".") if n.startswith("x.tar")]
+
+
+def test_of_a_running_vm(daemon, kvm, guest, tmp_path, monkeypatch):
+    """Its disk as the snapshot has it, while the guest writes on."""
+    monkeypatch.chdir(tmp_path)
+    run("qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "8M")
+    shutil.copy(guest("interp.elf"), "kernel")
+    daemon.define("vm1", disks=[{"path": "a.qcow2", "format": "qcow2"}])
+    daemon.cairn("start", "vm1")
+    c = Console(daemon, "vm1")
+    assert c.line() == "interp"
+    for line in ("open 0", "write 0 64 1", "flush"):
+        c.run(line)
+    daemon.cairn("snapshot-create-as", "vm1", "s1")
+    for line in ("write 0 64 2", "flush"):
+        c.run(line)
+    daemon.cairn("export", "vm1", "x.tar.zst", "--snapshotname", "s1")
+    c.run("verify 0 64 2")
+    r = daemon.cairn("export", "vm1", "y.tar", "--snapshotname", "none", ok=3)
+    assert "has no snapshot 'none'" in r.stderr and not os.path.exists("y.tar")
+    c.close()
+    daemon.cairn("destroy", "vm1")
+    daemon.cairn("import", "x.tar.zst", "--name", "vm2")
+    daemon.cairn("start", "vm2")
+    c = Console(daemon, "vm2")
+    assert c.line() == "interp"
+    c.run("open 0")
+    c.run("verify 0 64 1")
+    c.close()
+    daemon.cairn("destroy", "vm2")
+    assert "No errors" in run("qemu-img", "check", "vm2/vda.qcow2")
+
+
+# ---- nothing half ----
+
+@pytest.fixture
+def large(fake, tmp_path, monkeypatch):
+    """An archive that takes a while, and the disk of which it is."""
+    monkeypatch.chdir(tmp_path)
+    with open("a.raw", "wb") as f:
+        f.write(random.Random(1).randbytes(96 * MIB))
+    fake.define("vm1", disks=[{"path": "a.raw", "format": "raw"}])
+    fake.cairn("export", "vm1", "x.tar")
+    return fake
+
+
+def left():
+    return sorted(n for n in os.listdir(".") if "vm2" in n or n.startswith("y."))
+
+
+def test_cancelled(large):
+    q = large.qmp()
+    with open("y.tar", "w+b") as f:
+        q.sock.settimeout(20)
+        for command, args in (("vm-export", {"vm": "vm1", "compress": "gzip", "level": 9}),
+                              ("vm-import", {"folder": os.getcwd(), "name": "vm2"})):
+            with open("x.tar", "rb") as x:
+                fd = f.fileno() if command == "vm-export" else x.fileno()
+                message = json.dumps({"execute": command, "arguments": args}).encode()
+                socket.send_fds(q.sock, [message], [fd])
+                job = q.answer()["return"]["job"]
+            q.run("job-cancel", id=job)
+            q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+            assert [j for j in q.run("query-jobs") if j["id"] == job][0]["error"] == "cancelled"
+    until(lambda: left() == ["y.tar"])
+    assert names(large) == ["vm1"]
+
+
+@pytest.mark.seconds(120)
+def test_killed_at_any_moment(large):
+    """The daemon dies during an import: the VM is there whole, or not at all; then it is done again."""
+    rng = random.Random(os.environ.get("ARCHIVE_SEED", "7"))
+    for _ in range(int(os.environ.get("ARCHIVE_KILLS", "8"))):
+        p = subprocess.Popen(
+            [CAIRN, "import", "x.tar", "--name", "vm2"],
+            env=large.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(rng.uniform(0, 0.4))
+        large.stop(signal.SIGKILL)
+        p.wait()
+        until(lambda: not [n for n in left() if n.startswith(".")])
+        large.start()
+        if "vm2" in names(large):
+            assert left() == ["vm2"]
+        else:
+            assert left() == []
+            large.cairn("import", "x.tar", "--name", "vm2")
+        run("cmp", "a.raw", "vm2/vda.raw")
+        large.cairn("undefine", "vm2", "--remove-all-storage")
+        shutil.rmtree("vm2")
+
+
+def test_killed_export(large):
+    """The file has its name when it is whole."""
+    p = subprocess.Popen([CAIRN, "export", "vm1", "y.tar.gz"],
+                         env=large.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until(lambda: left())
+    large.stop(signal.SIGKILL)
+    p.wait()
+    assert not os.path.exists("y.tar.gz")
+    large.start()
+    large.cairn("export", "vm1", "y.tar.gz")
+
+
+def test_one_thing_at_a_time(large):
+    q = large.qmp()
+    subprocess.Popen([CAIRN, "export", "vm1", "y.tar.gz", "--no-wait"],
+                     env=large.env, stdout=subprocess.DEVNULL).wait()
+    for command in (["start", "vm1"], ["undefine", "vm1"], ["export", "vm1", "y.tar"]):
+        r = large.cairn(*command, ok=6)
+        assert "export" in r.stderr, r.stderr
+    q.run("job-cancel", id=q.run("query-jobs")[-1]["id"])
+    until(lambda: large.cairn("start", "vm1", ok=None).returncode == 0)
+
+
+# ---- whose files ----
+
+def test_with_the_rights_of_who_asks(shared, monkeypatch):  # noqa: F811
+    """A user's import makes files as that user, where that user may; and no definition in it leads elsewhere."""
+    monkeypatch.chdir(shared.tmp)
+    shared.cairn("grant", "admin", "--user", "nobody")
+    os.mkdir("mine")
+    os.chown("mine", NOBODY, NOBODY)
+    with open("a.raw", "wb") as f:
+        f.write(os.urandom(MIB))
+    definition = {"name": "vm9", "memory": "32M", "boot": {"kernel": "kernel"},
+                  "disks": [{"path": "vda.raw", "format": "raw"}]}
+    files = [("kernel", "kernel", {}), ("vda.raw", "a.raw", {})]
+    assert archivelib.export("x.tar", definition, files).end()[1] == 0
+    os.chmod("x.tar", 0o644)
+
+    def take(path, folder, **args):
+        script = ("import json, socket, sys\n"
+                  f"s = socket.socket(socket.AF_UNIX); s.connect({shared.socket!r}); s.settimeout(20)\n"
+                  "f = s.makefile(); f.readline()\n"
+                  "s.sendall(b'{\"execute\":\"qmp_capabilities\"}'); f.readline()\n"
+                  "x = open(sys.argv[1], 'rb')\n"
+                  "socket.send_fds(s, [sys.argv[2].encode()], [x.fileno()])\n"
+                  "for line in f:\n"
+                  "    m = json.loads(line)\n"
+                  "    if 'error' in m: print(m['error']['desc']); break\n"
+                  "    d = m.get('data', {})\n"
+                  "    if m.get('event') == 'JOB_STATUS_CHANGE' and d['status'] == 'concluded':\n"
+                  "        s.sendall(b'{\"execute\":\"query-jobs\"}')\n"
+                  "    if isinstance(m.get('return'), list): print(m['return'][-1].get('error', 'ok')); break\n")
+        message = json.dumps({"execute": "vm-import", "arguments": {"folder": str(folder), **args}})
+        r = subprocess.run(["/usr/bin/python3", "-c", script, path, message], user=NOBODY, group=NOBODY,
+                           extra_groups=[], capture_output=True, text=True, timeout=50)
+        assert not r.stderr, r.stderr
+        return r.stdout.strip()
+
+    assert "Permission denied" in take("x.tar", shared.tmp) and "vm9" not in names(shared)
+    assert take("x.tar", shared.tmp / "mine") == "ok"
+    assert os.stat("mine/vm9/vda.raw").st_uid == NOBODY and "vm9" in names(shared)
+    for key in ({"boot": {"kernel": "/etc/passwd"}}, {"disks": [{"path": "/dev/null", "format": "raw"}]},
+                {"disks": [{"path": "../../a.raw", "format": "raw"}]}):
+        os.unlink("x.tar")
+        archivelib.export("x.tar", {**definition, **key}, files).end()
+        os.chmod("x.tar", 0o644)
+        why = take("x.tar", shared.tmp / "mine", name="vm10")
+        assert "names a file that is not in the archive" in why
+    assert "vm10" not in names(shared) and os.listdir("mine") == ["vm9"]

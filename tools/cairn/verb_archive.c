@@ -1,0 +1,245 @@
+/* export, import. */
+#include "tools/cairn/cli.h"
+#include "tools/cairn/definition_file.h"
+#include "tools/cairn/job.h"
+#include "tools/cairn/output.h"
+#include "tools/cairn/target.h"
+#include "api/js.h"
+#include "api/paths.h"
+#include "base/cleanup.h"
+#include "base/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* ---- export ---- */
+
+static bool ends_in(const char *path, const char *suffix)
+{
+	size_t n = strlen(path), k = strlen(suffix);
+
+	return n > k && !strcmp(path + n - k, suffix);
+}
+
+/* As the file's name says, unless the user does. */
+static const char *compression_of(const struct cli *c, const char *path)
+{
+	const char *v = option_value(c, "compress");
+
+	if (v)
+		return v;
+	if (ends_in(path, ".gz") || ends_in(path, ".tgz"))
+		return "gzip";
+	return ends_in(path, ".tar") ? "none" : "zstd";
+}
+
+static int level_take(const struct cli *c, struct json_object *args)
+{
+	const char *v = option_value(c, "level");
+	char *end = NULL;
+	long level = v ? strtol(v, &end, 10) : 0;
+
+	if (!v)
+		return 0;
+	if (*end || level < 1 || level > 19)
+		return cli_usage(c, "--level is a number from 1 to 19, with gzip to 9");
+	js_put_int(args, "level", level);
+	return 0;
+}
+
+static void export_figures(struct json_object *result)
+{
+	char data[24], written[24];
+
+	bytes_print((uint64_t)js_get_int(result, "data", 0), data);
+	bytes_print((uint64_t)js_get_int(result, "written", 0), written);
+	label_print(stdout, "Data", "%s", data);
+	label_print(stdout, "Archive", "%s", written);
+}
+
+int verb_export(struct cli *c)
+{
+	struct json_object *args = cli_vm_args(c->pos[0]);
+	CLEANUP_JS struct json_object *result = NULL;
+	struct target t = { .path = c->pos[1], .fd = -1 };
+	const char *snapshot = option_value(c, "snapshotname");
+	struct err e;
+	int r = level_take(c, args);
+
+	if (r) {
+		json_object_put(args);
+		return r;
+	}
+	js_put_str(args, "compress", compression_of(c, t.path));
+	if (snapshot)
+		js_put_str(args, "snapshot", snapshot);
+	r = target_open(&t, option_flag(c, "no-wait"), &e);
+	if (r < 0) {
+		json_object_put(args);
+	} else {
+		r = job_run(c, "vm-export", args, t.fd, "Export", &result, &e);
+		r = target_close(&t, r, &e);
+	}
+	if (r == -EINPROGRESS)
+		return CLI_OK;
+	if (r < 0)
+		return cli_fail(&e, "Failed to export domain '%s' to %s", c->pos[0], t.path);
+	return job_result_print(c, result, export_figures, "Domain '%s' exported to %s", c->pos[0], t.path);
+}
+
+/* ---- looking at an archive: no daemon has a part in it ---- */
+
+static _Noreturn void look_main(const char *program, int spec, int input, int out)
+{
+	/* Out of the way first: either may have the other's number. */
+	spec = fcntl(spec, F_DUPFD_CLOEXEC, 100);
+	input = fcntl(input, F_DUPFD_CLOEXEC, 100);
+	if (dup2(out, 1) >= 0 && dup2(spec, 3) >= 0 && dup2(input, 4) >= 0 &&
+		close_range(5, ~0U, 0) == 0)
+		execl(program, "cairn-archive", "import", NULL);
+	_exit(127);
+}
+
+static int look_run(const char *program, int spec, int input, char **ret_text, size_t *ret_len,
+	struct err *e)
+{
+	int out[2], status, r;
+	pid_t pid;
+
+	if (pipe2(out, O_CLOEXEC) < 0)
+		return err_set_errno(e, -errno, "cairn-archive");
+	pid = fork();
+	if (pid == 0)
+		look_main(program, spec, input, out[1]);
+	close(out[1]);
+	r = pid < 0 ? err_set_errno(e, -errno, "cairn-archive")
+		    : file_read_fd(out[0], "cairn-archive", SIZE_MAX / 2, ret_text, ret_len, e);
+	close(out[0]);
+	if (pid > 0 && waitpid(pid, &status, 0) < 0)
+		r = -errno;
+	return r;
+}
+
+/* Its last line is what it found. */
+static int verdict_take(char *text, struct json_object **ret_o, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	size_t n = strlen(text);
+	char *line;
+	int r;
+
+	while (n && text[n - 1] == '\n')
+		text[--n] = 0;
+	line = strrchr(text, '\n');
+	line = line ? line + 1 : text;
+	r = js_parse(line, strlen(line), "cairn-archive", &o, e);
+	if (r < 0)
+		return r;
+	if (js_get(o, "error"))
+		return err_set(e, -EINVAL, ERR_CORRUPT, "%s", js_get_str(js_get(o, "error"), "message"));
+	*ret_o = json_object_get(js_get(o, "result"));
+	return 0;
+}
+
+static int look(int input, struct json_object **ret_o, struct err *e)
+{
+	static const char spec[] = "{\"input\":4}";
+	CLEANUP_CLOSE int fd = memfd_create("spec", MFD_CLOEXEC);
+	CLEANUP_FREE char *text = NULL;
+	char program[PATH_MAX];
+	size_t len;
+	int r = paths_helper("cairn-archive", program, sizeof(program), e);
+
+	if (r < 0)
+		return r;
+	if (fd < 0 || write_full(fd, spec, sizeof(spec) - 1) < 0 || lseek(fd, 0, SEEK_SET) < 0)
+		return err_set_errno(e, -errno, "cairn-archive");
+	r = look_run(program, fd, input, &text, &len, e);
+	return r < 0 ? r : verdict_take(text, ret_o, e);
+}
+
+static int content_print(struct cli *c, struct json_object *o)
+{
+	static const char *const heads[] = { "Name", "Size", "Data" };
+	struct json_object *files = js_get_array(o, "files");
+	struct table t;
+
+	if (c->format != CLI_TABLE) {
+		output_print(stdout, c->format, o);
+		return CLI_OK;
+	}
+	table_init(&t, heads, 3);
+	for (size_t i = 0; i < json_object_array_length(files); i++) {
+		struct json_object *f = json_object_array_get_idx(files, i);
+		char size[24], data[24];
+
+		bytes_print((uint64_t)js_get_int(f, "size", 0), size);
+		bytes_print((uint64_t)js_get_int(f, "data", 0), data);
+		table_add(&t, (const char *const[]){ js_get_str(f, "name"), size, data });
+	}
+	label_print(stdout, "Domain", "%s", js_get_str(js_get(o, "definition"), "name"));
+	if (js_get_str(o, "snapshot"))
+		label_print(stdout, "Snapshot", "%s", js_get_str(o, "snapshot"));
+	putchar('\n');
+	table_print(&t, stdout);
+	table_done(&t);
+	return CLI_OK;
+}
+
+/* ---- import ---- */
+
+static int folder_take(const struct cli *c, struct json_object *args, struct err *e)
+{
+	const char *folder = option_value(c, "folder");
+	char path[PATH_MAX];
+
+	if (!realpath(folder ? folder : ".", path))
+		return err_set_errno(e, -errno, "%s", folder ? folder : ".");
+	js_put_str(args, "folder", path);
+	return 0;
+}
+
+static int import_run(struct cli *c, int fd, struct json_object **ret_result, struct err *e)
+{
+	struct json_object *args = json_object_new_object();
+	int r = folder_take(c, args, e);
+
+	if (r < 0) {
+		json_object_put(args);
+		return r;
+	}
+	if (option_value(c, "name"))
+		js_put_str(args, "name", option_value(c, "name"));
+	return job_run(c, "vm-import", args, fd, "Import", ret_result, e);
+}
+
+int verb_import(struct cli *c)
+{
+	CLEANUP_CLOSE int fd = open(c->pos[0], O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	CLEANUP_JS struct json_object *result = NULL;
+	struct err e;
+	int r;
+
+	if (fd < 0)
+		r = err_set_errno(&e, -errno, "%s", c->pos[0]);
+	else if (option_flag(c, "dry-run"))
+		r = look(fd, &result, &e);
+	else
+		r = import_run(c, fd, &result, &e);
+	if (r == -EINPROGRESS)
+		return CLI_OK;
+	if (r < 0)
+		return cli_fail(&e, "Failed to import domain from %s", c->pos[0]);
+	if (option_flag(c, "dry-run"))
+		return content_print(c, result);
+	warnings_print(js_get_array(result, "warnings"));
+	return job_result_print(c, result, NULL, "Domain '%s' imported from %s", js_get_str(result, "name"),
+		c->pos[0]);
+}
