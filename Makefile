@@ -167,7 +167,7 @@ check-tsan:
 FUZZ ?= 60
 fuzz: deps
 	$(Q)$(MAKE) --no-print-directory BUILD=build-fuzz CC=clang SAN=address,undefined,fuzzer-no-link CFLAGS="-O1 -g" \
-		build-fuzz/libsnapshot.a build-fuzz/libblock.a build-fuzz/libbase.a
+		build-fuzz/libsnapshot.a build-fuzz/libblock.a build-fuzz/libapi.a build-fuzz/libbase.a
 	$(Q)tests/fuzz/run.sh build-fuzz $(FUZZ)
 
 guests:

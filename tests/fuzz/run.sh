@@ -29,6 +29,10 @@ for source in tests/fuzz/fuzz_*.c; do
 		# shellcheck disable=SC2086
 		clang $flags -fsanitize=address,undefined,fuzzer-no-link -o "$build/fuzz/state_tool" tests/fuzz/state_tool.c $more $libs
 		"$build/fuzz/state_tool" "$corpus"
+	elif [ "$name" = xml ]; then
+		more="$(ls tools/xml/*.c | grep -v /main.c) $(pkg-config --cflags libxml-2.0)"
+		more="$more $build/libapi.a $build/libbase.a -lxml2 -ljson-c -lseccomp"
+		cp tests/data/xml/*.xml "$corpus"
 	fi
 	# shellcheck disable=SC2086
 	clang $flags -fsanitize=address,undefined,fuzzer -o "$build/fuzz/fuzz_$name" "$source" $more $libs
