@@ -49,8 +49,10 @@ static int fd_take(struct qmp_fds *f, const char *name)
 
 static int fd_keep(struct qmp_fds *f, const char *name, int fd, struct err *e)
 {
-	CLEANUP_CLOSE int old = fd_take(f, name);
+	int old = fd_take(f, name);
 
+	if (old >= 0)
+		close(old);
 	if (!*name || strlen(name) >= sizeof(f->list[0].name) || (*name >= '0' && *name <= '9'))
 		return err_set(e, -EINVAL, ERR_INVALID,
 			"fdname: 1 to %zu bytes, the first no digit", sizeof(f->list[0].name) - 1);
