@@ -163,6 +163,19 @@ def test_disks_are_ordered_as_libvirt_orders_them():
     assert "the guest has sda as /dev/vd..., not /dev/sda" in got["warnings"][1]
 
 
+def test_what_is_too_long_is_cut():
+    """As QEMU does with a serial number; an alias that cannot be an id is libvirt's alone."""
+    got = read(domain(devices=disk(driver="<driver type='raw' queues='16'/>",
+                                   more="<serial>0123456789abcdefghijXYZ</serial><alias name='ua-x.y'/>") +
+                      "<interface type='user'><alias name='ua-0123456789abcdef'/></interface>"))
+    assert got["definition"]["disks"] == [
+        {"id": "vda", "path": "/d", "format": "raw", "queues": 8, "serial": "0123456789abcdefghij"}]
+    assert got["definition"]["interfaces"] == [{"type": "user"}]
+    assert sorted(w.split(": ", 1)[1] for w in got["warnings"]) == [
+        "/domain/devices/disk/driver/@queues: there are at most 8",
+        "/domain/devices/disk/serial: the guest sees its first 20 characters"]
+
+
 def test_boot_order():
     devices = disk("vda", source="<source file='/1'/>") + disk("vdb", source="", attrs="device='cdrom'")
     os_ = OS.replace("</os>", "<boot dev='cdrom'/><boot dev='hd'/><boot dev='network'/></os>")

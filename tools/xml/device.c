@@ -12,14 +12,6 @@
 
 /* ---- interfaces ---- */
 
-static void interface_id_put(struct _xmlNode *n, struct json_object *into)
-{
-	CLEANUP_FREE char *alias = node_attr(node_child(n, "alias"), "name");
-
-	if (alias && !strncmp(alias, "ua-", 3) && alias[3])
-		js_put_str(into, "id", alias + 3);
-}
-
 static int interface_source(struct reading *r, struct _xmlNode *n, struct json_object *into)
 {
 	CLEANUP_FREE char *type = node_attr(n, "type"), *source = NULL;
@@ -46,8 +38,10 @@ static int interface_read(struct reading *r, struct _xmlNode *n, struct json_obj
 	CLEANUP_FREE char *model = node_attr(node_child(n, "model"), "type");
 	CLEANUP_FREE char *target = node_attr(node_child(n, "target"), "dev");
 	CLEANUP_FREE char *link = node_attr(node_child(n, "link"), "state");
+	CLEANUP_FREE char *id = node_user_alias(n);
 
-	interface_id_put(n, into);
+	if (id)
+		js_put_str(into, "id", id);
 	if (mac)
 		js_put_str(into, "mac", mac);
 	if (model && strncmp(model, "virtio", 6))

@@ -6,13 +6,13 @@
 #include "base/cleanup.h"
 #include "base/util.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <libxml/tree.h>
 #include <stdio.h>
 #include <string.h>
 
-#define ID_MAX 15 /* of a definition's disk */
+#define QUEUES_MAX 8
+#define SERIAL_MAX 20 /* as virtio has it; QEMU cuts it off, too */
 
 struct slot {
 	struct _xmlNode *node;
@@ -49,7 +49,7 @@ static int target_index(const char *target, uint64_t *ret_index)
 
 	for (size_t i = 0; i < ARRAY_SIZE(prefixes); i++) {
 		len = strlen(prefixes[i]);
-		if (strncmp(target, prefixes[i], len) || !target[len] || strlen(target) > ID_MAX)
+		if (strncmp(target, prefixes[i], len) || !target[len] || strlen(target) > NODE_ID_MAX)
 			continue;
 		for (const char *p = target + len; *p; p++) {
 			if (*p < 'a' || *p > 'z')
@@ -255,20 +255,6 @@ static int image_read(struct reading *r, const struct slot *s, struct json_objec
 
 /* ---- what else is said of it ---- */
 
-/* libvirt keeps words of a user's own in aliases that begin with "ua-". */
-static bool id_from_alias(struct _xmlNode *n, char **ret_id)
-{
-	char *name = node_attr(node_child(n, "alias"), "name");
-	bool ours = name && !strncmp(name, "ua-", 3) && name[3] && strlen(name + 3) <= ID_MAX;
-
-	for (const char *p = ours ? name + 3 : ""; *p; p++)
-		ours &= isalnum((unsigned char)*p) || *p == '-' || *p == '_';
-	if (ours)
-		memmove(name, name + 3, strlen(name + 3) + 1);
-	*ret_id = name;
-	return ours;
-}
-
 static void errors_read(struct reading *r, struct _xmlNode *driver, struct json_object *disk)
 {
 	CLEANUP_FREE char *write = node_attr(driver, "error_policy");
@@ -289,6 +275,7 @@ static void errors_read(struct reading *r, struct _xmlNode *driver, struct json_
 static int driver_read(struct reading *r, struct _xmlNode *driver, struct json_object *disk)
 {
 	static const char *const numbers[] = { "queues", "queue_size" };
+	static const uint64_t most[] = { QUEUES_MAX, UINT32_MAX };
 	uint64_t v;
 
 	for (size_t i = 0; driver && i < ARRAY_SIZE(numbers); i++) {
@@ -296,8 +283,11 @@ static int driver_read(struct reading *r, struct _xmlNode *driver, struct json_o
 
 		if (ret < 0)
 			return ret;
+		if (!ret && v > most[i])
+			reading_warn(r, driver, numbers[i], "there are at most %llu",
+				(unsigned long long)most[i]);
 		if (!ret)
-			js_put_uint(disk, numbers[i], v);
+			js_put_uint(disk, numbers[i], MIN(v, most[i]));
 	}
 	if (driver)
 		errors_read(r, driver, disk);
@@ -325,10 +315,15 @@ static int serial_read(struct reading *r, struct _xmlNode *n, struct json_object
 {
 	CLEANUP_FREE char *text = n ? node_text(n) : NULL;
 
-	if (n && !text)
+	if (!n)
+		return 0;
+	if (!text)
 		return err_set_errno(r->e, -ENOMEM, "domain XML");
-	if (text)
-		js_put_str(disk, "serial", text);
+	if (strlen(text) > SERIAL_MAX) {
+		reading_warn(r, n, NULL, "the guest sees its first %d characters", SERIAL_MAX);
+		text[SERIAL_MAX] = 0;
+	}
+	js_put_str(disk, "serial", text);
 	return 0;
 }
 
@@ -354,11 +349,11 @@ static void snapshot_warn(struct reading *r, struct _xmlNode *n)
 
 static int disk_read(struct reading *r, const struct slot *s, struct json_object *disk, size_t at)
 {
-	CLEANUP_FREE char *alias = NULL;
+	CLEANUP_FREE char *alias = node_user_alias(s->node);
 	int ret;
 
 	reading_origin(r, s->node, "disks[%zu]", at);
-	js_put_str(disk, "id", id_from_alias(s->node, &alias) ? alias : s->target);
+	js_put_str(disk, "id", alias ? alias : s->target);
 	if (s->cdrom)
 		js_put_str(disk, "device", "cdrom");
 	if (s->cdrom || node_child(s->node, "readonly"))

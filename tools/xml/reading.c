@@ -3,6 +3,7 @@
 #include "api/js.h"
 #include "base/cleanup.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <libxml/tree.h>
 #include <stdarg.h>
@@ -220,6 +221,18 @@ bool node_attr_is(struct _xmlNode *n, const char *name, const char *value)
 	CLEANUP_FREE char *v = node_attr(n, name);
 
 	return v && !strcmp(v, value);
+}
+
+char *node_user_alias(struct _xmlNode *n)
+{
+	CLEANUP_FREE char *name = node_attr(node_child(n, "alias"), "name");
+
+	if (!name || strncmp(name, "ua-", 3) || !name[3] || strlen(name + 3) > NODE_ID_MAX)
+		return NULL;
+	for (const char *p = name + 3; *p; p++)
+		if (!isalnum((unsigned char)*p) && *p != '-' && *p != '_')
+			return NULL;
+	return strdup(name + 3);
 }
 
 int number_parse(const char *text, uint64_t max, uint64_t *ret_v)

@@ -57,6 +57,10 @@ char *node_text(struct _xmlNode *n);
 /* An attribute's value; the caller frees it. NULL: there is none, or n is NULL. */
 char *node_attr(struct _xmlNode *n, const char *name);
 bool node_attr_is(struct _xmlNode *n, const char *name, const char *value);
+/* libvirt keeps a user's own words in aliases that begin with "ua-": such a one of the element,
+ * without that, if it can be an id in a definition. The caller frees it; NULL: there is none. */
+#define NODE_ID_MAX 15
+char *node_user_alias(struct _xmlNode *n);
 /* A whole number. Returns 0; 1: there is no such attribute; -EINVAL, having said so. */
 int node_attr_number(struct reading *r, struct _xmlNode *n, const char *name, uint64_t max,
 	uint64_t *ret_v);
