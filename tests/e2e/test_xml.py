@@ -161,6 +161,11 @@ def test_disks_are_ordered_as_libvirt_orders_them():
     assert [w.split(": ", 2)[1] for w in got["warnings"]] == [
         "/domain/devices/disk[3]/target/@bus", "/domain/devices/disk[5]/target/@bus"]
     assert "the guest has sda as /dev/vd..., not /dev/sda" in got["warnings"][1]
+    # Without a bus the target's name tells it.
+    got = read(domain(devices=disk("vdb") + disk("vda").replace(" bus='virtio'", "") +
+                      disk("hda").replace(" bus='virtio'", "")))
+    assert [d["id"] for d in got["definition"]["disks"]] == ["vda", "vdb", "hda"]
+    assert ['"ide" becomes virtio' in w for w in got["warnings"]] == [True]
 
 
 def test_what_is_too_long_is_cut():

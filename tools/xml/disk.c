@@ -40,16 +40,21 @@ static void slots_done(struct slots *s)
 
 /* ---- what it is ---- */
 
-/* "vda" is 0, "vdz" 25, "vdaa" 26. Returns 0 or -EINVAL. */
-static int target_index(const char *target, uint64_t *ret_index)
-{
-	static const char *const prefixes[] = { "vd", "hd", "sd", "xvd", "fd", "ubd" };
-	uint64_t index = 0;
-	size_t len;
+/* The names that libvirt knows, and the bus that each means when none is stated. */
+static const struct {
+	const char *prefix, *bus;
+} names[] = { { "vd", "virtio" }, { "hd", "ide" }, { "sd", "scsi" }, { "xvd", "xen" },
+	{ "fd", "fdc" }, { "ubd", "uml" } };
 
-	for (size_t i = 0; i < ARRAY_SIZE(prefixes); i++) {
-		len = strlen(prefixes[i]);
-		if (strncmp(target, prefixes[i], len) || !target[len] || strlen(target) > NODE_ID_MAX)
+/* "vda" is 0, "vdz" 25, "vdaa" 26. Returns 0 or -EINVAL. */
+static int target_index(const char *target, uint64_t *ret_index, const char **ret_bus)
+{
+	uint64_t index = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		size_t len = strlen(names[i].prefix);
+
+		if (strncmp(target, names[i].prefix, len) || !target[len] || strlen(target) > NODE_ID_MAX)
 			continue;
 		for (const char *p = target + len; *p; p++) {
 			if (*p < 'a' || *p > 'z')
@@ -57,6 +62,7 @@ static int target_index(const char *target, uint64_t *ret_index)
 			index = index * 26 + (uint64_t)(*p - 'a') + 1;
 		}
 		*ret_index = index - 1;
+		*ret_bus = names[i].bus;
 		return 0;
 	}
 	return -EINVAL;
@@ -73,27 +79,27 @@ static int slot_device(struct reading *r, struct slot *s)
 		"\"%.40s\" is not supported; use disk or cdrom", device);
 }
 
-/* libvirt guesses a bus from the target's name; what it is called does not matter here. */
 static int slot_target(struct reading *r, struct slot *s)
 {
 	struct _xmlNode *t = node_child(s->node, "target");
+	const char *bus;
 
 	s->target = node_attr(t, "dev");
 	s->bus = node_attr(t, "bus");
 	if (!s->target)
 		return reading_error(r, s->node, NULL, ERR_INVALID,
 			"has no target; give <target dev='vda' bus='virtio'/>");
-	if (target_index(s->target, &s->index) < 0)
+	if (target_index(s->target, &s->index, &bus) < 0)
 		return reading_error(r, t, "dev", ERR_INVALID,
 			"\"%.40s\" is not a disk's name, such as vda", s->target);
 	if (!s->bus)
-		s->bus = strndup(s->target, strcspn(s->target, "d"));
+		s->bus = strdup(bus);
 	if (!s->bus)
 		return err_set_errno(r->e, -ENOMEM, "domain XML");
 	if (!strcmp(s->bus, "fdc"))
 		return reading_error(r, t, "bus", ERR_UNSUPPORTED,
 			"floppy disks are not supported; use bus='virtio'");
-	if (strcmp(s->bus, "virtio") && strcmp(s->bus, "v"))
+	if (strcmp(s->bus, "virtio"))
 		reading_warn(r, t, "bus",
 			"\"%.40s\" becomes virtio: the guest has %s as /dev/vd..., not /dev/%s; it "
 			"needs a virtio driver, and root=UUID=... or LABEL=... stays right",
