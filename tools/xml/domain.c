@@ -178,8 +178,8 @@ static int vcpus_read(struct reading *r, struct _xmlNode *domain, uint64_t *ret_
 			(unsigned long long)*ret_all);
 	if (*ret_n != *ret_all)
 		reading_warn(r, n, NULL,
-			"the VM has %llu vCPUs: no more are plugged into a running VM",
-			(unsigned long long)*ret_n);
+			"the VM has %llu of the %llu: no more are plugged in while it runs",
+			(unsigned long long)*ret_n, (unsigned long long)*ret_all);
 	reading_origin(r, n, "vcpus");
 	return 0;
 }
