@@ -8,7 +8,7 @@
  *   settle   shortly before a mark or a hold, while the guest runs: protects again what was written, which stays
  *            written. Protecting takes 20 to 40 µs a MiB, and with much written that is no pause.
  *   mark     in a pause, devices drained: blocks written since the last mark are protected
- *            again: its time follows what was dirtied since it settled, not RAM's size.
+ *            again: its time follows what was dirtied (since it settled), not RAM's size.
  *   hold     as a mark, but what is dirty stays so.
  *   save     from a mark or a hold on: each wanted block's content as it was at the mark, once, while
  *            the guest runs. A block about to be written is copied aside first.
