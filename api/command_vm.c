@@ -36,7 +36,7 @@ static int define_check(struct daemon *d, struct definition *def, struct vm **re
 	if (old && strcmp(old->def->name, def->name))
 		old = NULL; /* the name is another VM's uuid */
 	*ret_old = old;
-	if (old && (old->opener || old->half || old->going))
+	if (old && (old->opener || old->half || old->going || old->renaming))
 		return vm_check_idle(old, "define", e);
 	if (!definition_has_uuid(def) && old)
 		memcpy(def->uuid, old->def->uuid, sizeof(def->uuid));

@@ -9,6 +9,7 @@
 #include "api/js.h"
 #include "api/listen.h"
 #include "api/qmp.h"
+#include "api/rename.h"
 #include "api/rights.h"
 #include "api/scheduler.h"
 #include "api/stop.h"
@@ -278,10 +279,11 @@ static int daemon_open(struct daemon *d, struct err *e)
 		r = run_dir_open(d, e);
 	if (r < 0)
 		return r;
+	permissions_found(d);
+	rename_go_on(d);
 	store_load(d->store, vm_found, d);
 	autostart_load(d);
 	jobs_found(d);
-	permissions_found(d);
 	take_back_all(d);
 	fork_clear_up(d);
 	import_clear_up(d);

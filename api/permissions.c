@@ -125,6 +125,21 @@ bool permissions_forget_vm(struct permissions *p, const char *vm)
 	return p->n != had;
 }
 
+void permissions_rename_vm(struct permissions *p, const char *old, const char *name)
+{
+	for (size_t i = 0; i < p->n; i++) {
+		char *copy;
+
+		if (!p->list[i].vm || strcmp(p->list[i].vm, old))
+			continue;
+		copy = strdup(name);
+		if (!copy)
+			abort(); /* the next VM of the old name would be theirs */
+		free(p->list[i].vm);
+		p->list[i].vm = copy;
+	}
+}
+
 /* ---- words ---- */
 
 enum role permissions_role_from_word(const char *word, bool of_vm)

@@ -48,6 +48,9 @@ int permissions_set(struct permissions *p, bool is_group, uid_t id, const char *
 /* The VM is no more: a later one of that name is another's. Returns true when that changed it. */
 bool permissions_forget_vm(struct permissions *p, const char *vm);
 
+/* It has another name now. */
+void permissions_rename_vm(struct permissions *p, const char *old, const char *name);
+
 /* [{user or group, role, vm}]; the caller puts it. */
 struct json_object *permissions_to_json(const struct permissions *p);
 /* Entries that make no sense are left out. */

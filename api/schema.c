@@ -94,6 +94,8 @@ static const struct field info_returns[] = {
 		"no space, image corrupt, or unspecified error" }, END };
 
 #define FIELD_JOB_ID { "job-id", FIELD_STRING, OPTIONAL, "what to call the job; else one is made" }
+static const struct field rename_args[] = { FIELD_VM,
+	{ "name", FIELD_STRING, REQUIRED, "the new one" }, END };
 static const struct field undefine_args[] = { FIELD_VM,
 	{ "managed-save", FIELD_BOOL, OPTIONAL, "drop its saved state too" },
 	{ "snapshots-metadata", FIELD_BOOL, OPTIONAL, "although there are snapshots in its images" },
@@ -272,6 +274,8 @@ static const struct command commands[] = {
 		command_query_schema },
 	{ "vm-define", "make a VM from its definition, or (an owner: only) change it", define_args,
 		define_returns, ROLE_ADMIN, COMMAND_DEFINES | COMMAND_MUTATES, ANY_STATE, command_vm_define },
+	{ "vm-rename", "give a VM that is off another name; its state, permissions and snapshots follow", rename_args,
+		NULL, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_RENAME, command_vm_rename },
 	{ "vm-undefine", "forget a VM; its disks stay unless said", undefine_args, undefine_returns, ROLE_ADMIN,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_UNDEFINE, command_vm_undefine },
 	{ "vm-dump-definition", "the definition of a VM", dump_args, dump_returns, ROLE_VIEWER,
@@ -385,6 +389,10 @@ static const struct command commands[] = {
 static const struct field guest_reason[] = { FIELD_VM,
 	{ "guest", FIELD_BOOL, REQUIRED, "by the guest" },
 	{ "reason", FIELD_STRING, REQUIRED, "as QEMU words it" }, END };
+static const struct field defined_data[] = { FIELD_VM,
+	{ "renamed-from", FIELD_STRING, OPTIONAL, "the name that it had" }, END };
+static const struct field undefined_data[] = { FIELD_VM,
+	{ "renamed-to", FIELD_STRING, OPTIONAL, "the name that it has now" }, END };
 static const struct field panicked_data[] = { FIELD_VM,
 	{ "action", FIELD_STRING, REQUIRED, "pause or shutdown" },
 	{ "bits", FIELD_INT, REQUIRED, "what the guest wrote to pvpanic" }, END };
@@ -478,7 +486,7 @@ static const struct event_spec events[EVENT_ID_COUNT] = {
 		false },
 	[EVENT_AUTOSTART] = { "AUTOSTART", "the host has booted, and it was this VM's turn", autostart_data,
 		false, false },
-	[EVENT_VM_DEFINED] = { "VM_DEFINED", "new, or redefined", vm_only, false, false },
+	[EVENT_VM_DEFINED] = { "VM_DEFINED", "new, redefined, or renamed", defined_data, false, false },
 	[EVENT_SNAPSHOT_SKIPPED] = { "SNAPSHOT_SKIPPED", "the schedule's snapshot was not taken",
 		skipped_data, false, false },
 	[EVENT_SNAPSHOT_RECOVERED] = { "SNAPSHOT_RECOVERED", "a crash had caught it between two disks",
@@ -490,7 +498,7 @@ static const struct event_spec events[EVENT_ID_COUNT] = {
 	[EVENT_CLIENT_DROPPED] = { "CLIENT_DROPPED", "a client did not read", dropped_data, false, true },
 	[EVENT_JOB_STATUS_CHANGE] = { "JOB_STATUS_CHANGE", "a job goes its way", job_status_data, false, false },
 	[EVENT_JOB_PROGRESS] = { "JOB_PROGRESS", "how far it is", job_progress_data, true, false },
-	[EVENT_VM_UNDEFINED] = { "VM_UNDEFINED", "forgotten", vm_only, false, false },
+	[EVENT_VM_UNDEFINED] = { "VM_UNDEFINED", "forgotten, or renamed", undefined_data, false, false },
 };
 
 const struct command *schema_command(enum dialect d, size_t i)

@@ -30,12 +30,14 @@ enum pending_kind {
 	PENDING_DRAFT,	/* the file alone */
 	PENDING_SETTLE, /* it is written, and has to reach stable storage with the folders that it lies in */
 	PENDING_CLEAR,	/* path is a VM's folder */
+	PENDING_RENAME, /* path is a VM's folder; text lies in it as STORE_RENAMED, and it becomes `to` */
+	PENDING_MOVE,	/* path becomes `to`, beside it */
 };
 
 struct pending {
 	struct pending *next;
 	enum pending_kind kind;
-	char *path, *text;
+	char *path, *text, *to;
 	struct store_work *work; /* NULL: nobody waits */
 };
 
@@ -119,6 +121,7 @@ static const char *const vm_files[] = {
 	"clone.pending",
 	"undefine.json",
 	"autostart.json",
+	STORE_RENAMED,
 };
 
 static int folder_clear(const char *path, struct err *e)
@@ -153,6 +156,39 @@ static int folder_clear_for_good(const char *path, struct err *e)
 	return r < 0 ? err_set_errno(e, r, "%s", path) : 0;
 }
 
+/* The file or folder, and then the folder that it lies in. */
+static int move(const char *path, const char *to, struct err *e)
+{
+	CLEANUP_FREE char *up = strdup(to);
+	int r = up ? 0 : -ENOMEM;
+
+	if (!r && rename(path, to) < 0)
+		r = -errno;
+	if (!r) {
+		*strrchr(up, '/') = 0;
+		r = folder_sync(up);
+	}
+	return r < 0 ? err_set_errno(e, r, "%s", to) : 0;
+}
+
+static int folder_rename(const struct pending *p, struct err *e)
+{
+	char file[PATH_MAX];
+	int r;
+
+	if (snprintf(file, sizeof(file), "%s/" STORE_RENAMED, p->path) >= (int)sizeof(file))
+		return err_set_errno(e, -ENAMETOOLONG, "%s", p->path);
+	r = file_write_atomic(file, p->text, strlen(p->text), 0600, e);
+	if (r < 0)
+		return r;
+	r = move(p->path, p->to, e);
+	if (r < 0)
+		rename(p->to, p->path); /* it may have come that far */
+	if (r < 0 && unlink(file) < 0 && errno != ENOENT)
+		log_error("store", "%s is left: %s", file, strerror(errno));
+	return r;
+}
+
 static int pending_do(const struct pending *p, struct err *e)
 {
 	int r = p->text ? size_check(p->path, p->text, e) : 0;
@@ -169,6 +205,10 @@ static int pending_do(const struct pending *p, struct err *e)
 		return r < 0 ? err_set_errno(e, r, "%s", p->path) : 0;
 	case PENDING_CLEAR:
 		return folder_clear_for_good(p->path, e);
+	case PENDING_RENAME:
+		return folder_rename(p, e);
+	case PENDING_MOVE:
+		return move(p->path, p->to, e);
 	}
 	return 0;
 }
@@ -200,6 +240,7 @@ static void pending_free(struct pending *p)
 {
 	free(p->path);
 	free(p->text);
+	free(p->to);
 	free(p);
 }
 
@@ -230,20 +271,28 @@ static void *writer_main(void *opaque)
 	return NULL;
 }
 
-/* path: copied; text: taken. Replaces what waits for the same file, and nobody waits for: only the newest matters. */
-static void pending_put(struct store *s, enum pending_kind kind, const char *path, char *text,
-	struct store_work *w)
+/* path: copied; text: taken. */
+static struct pending *pending_new(enum pending_kind kind, const char *path, char *text, struct store_work *w)
 {
-	struct pending **at, *p = calloc(1, sizeof(*p));
+	struct pending *p = calloc(1, sizeof(*p));
 
 	if (!p)
 		abort(); /* a state that is silently not kept is worse */
-	*p = (struct pending){ NULL, kind, strdup(path), text, w };
+	*p = (struct pending){ .kind = kind, .path = strdup(path), .text = text, .work = w };
 	if (!p->path)
 		abort();
+	return p;
+}
+
+/* p: taken. Replaces what waits for the same file, and nobody waits for: only the newest matters. */
+static void pending_put(struct store *s, struct pending *p)
+{
+	enum pending_kind kind = p->kind;
+	struct pending **at;
+
 	LOCK_GUARD(&s->mutex);
 	for (at = &s->first; *at; at = &(*at)->next)
-		if (!w && !(*at)->work && (*at)->kind == kind && !strcmp((*at)->path, path)) {
+		if (!p->work && !(*at)->work && (*at)->kind == kind && !strcmp((*at)->path, p->path)) {
 			p->next = (*at)->next;
 			pending_free(*at);
 			*at = p;
@@ -254,13 +303,29 @@ static void pending_put(struct store *s, enum pending_kind kind, const char *pat
 	pthread_cond_broadcast(&s->changed);
 }
 
-static void work_put(struct store *s, enum pending_kind kind, const char *path, char *text,
+static void file_put_behind(struct store *s, enum pending_kind kind, const char *path, char *text)
+{
+	pending_put(s, pending_new(kind, path, text, NULL));
+}
+
+static void work_put_to(struct store *s, enum pending_kind kind, const char *path, const char *to, char *text,
 	struct store_work *w)
 {
+	struct pending *p = pending_new(kind, path, text, w);
+
+	p->to = to ? strdup(to) : NULL;
+	if (to && !p->to)
+		abort();
 	w->store = s;
 	w->task.run = work_run;
 	s->owed++;
-	pending_put(s, kind, path, text, w);
+	pending_put(s, p);
+}
+
+static void work_put(struct store *s, enum pending_kind kind, const char *path, char *text,
+	struct store_work *w)
+{
+	work_put_to(s, kind, path, NULL, text, w);
 }
 
 bool store_owes(const struct store *s)
@@ -281,7 +346,7 @@ static char *text_of(struct json_object *o, int more_flags)
 
 static void file_queue(struct store *s, const char *path, struct json_object *o)
 {
-	pending_put(s, PENDING_WRITE, path, text_of(o, 0), NULL);
+	file_put_behind(s, PENDING_WRITE, path, text_of(o, 0));
 }
 
 void store_save_state(struct store *s, const char *name, struct json_object *state)
@@ -663,7 +728,7 @@ int store_save_definition_soon(struct store *s, const char *name, struct json_ob
 		store_remove(s, name, NULL);
 		return r;
 	}
-	pending_put(s, PENDING_SETTLE, path, NULL, NULL);
+	file_put_behind(s, PENDING_SETTLE, path, NULL);
 	return 0;
 }
 
@@ -677,7 +742,7 @@ int store_remove_marker(struct store *s, const char *name, const char *marker, s
 	if (!r)
 		r = vm_path(s, name, "definition.json", path, e);
 	if (!r)
-		pending_put(s, PENDING_SETTLE, path, NULL, NULL);
+		file_put_behind(s, PENDING_SETTLE, path, NULL);
 	return r;
 }
 
@@ -722,6 +787,47 @@ int store_remove_behind(struct store *s, struct store_work *w, const char *name,
 	*strrchr(path, '/') = 0;
 	work_put(s, PENDING_CLEAR, path, NULL, w);
 	return 0;
+}
+
+int store_rename(struct store *s, struct store_work *w, const char *name, const char *to,
+	struct json_object *definition, struct err *e)
+{
+	char path[PATH_MAX], new[PATH_MAX];
+	int r = vm_path(s, name, "", path, e);
+
+	if (!r)
+		r = vm_path(s, to, STORE_RENAMED, new, e);
+	if (r < 0)
+		return r;
+	*strrchr(path, '/') = 0;
+	*strrchr(new, '/') = 0;
+	work_put_to(s, PENDING_RENAME, path, new, text_of(definition, JSON_C_TO_STRING_NOSLASHESCAPE), w);
+	return 0;
+}
+
+void store_rename_end(struct store *s, struct store_work *w, const char *name)
+{
+	char path[PATH_MAX], to[PATH_MAX];
+
+	vm_path(s, name, STORE_RENAMED, path, NULL);
+	vm_path(s, name, "definition.json", to, NULL);
+	work_put_to(s, PENDING_MOVE, path, to, NULL, w);
+}
+
+void store_each_with(struct store *s, const char *file, void (*found)(void *opaque, const char *name),
+	void *opaque)
+{
+	char path[PATH_MAX];
+	struct dirent *de;
+	DIR *dir = NULL;
+
+	if (snprintf(path, sizeof(path), "%s/vms", s->dir) < (int)sizeof(path))
+		dir = opendir(path);
+	while (dir && (de = readdir(dir)))
+		if (de->d_name[0] != '.' && store_has_file(s, de->d_name, file))
+			found(opaque, de->d_name);
+	if (dir)
+		closedir(dir);
 }
 
 bool store_has_file(struct store *s, const char *name, const char *file)

@@ -63,6 +63,17 @@ int store_remove_marker(struct store *s, const char *name, const char *marker, s
 void store_save_state(struct store *s, const char *name, struct json_object *state);
 /* Waits until all that was given to be written behind is on disk. */
 void store_settle(struct store *s);
+/* A VM's folder gets the name `to`. definition says that name, and lies in it as STORE_RENAMED when w is
+ * done; all is on stable storage then. What was queued before goes into the folder while it has its old name.
+ * store_rename_end() puts that definition in force. Returns 0; -errno: nothing is done, and w stays the
+ * caller's. */
+#define STORE_RENAMED "renamed.json"
+int store_rename(struct store *s, struct store_work *w, const char *name, const char *to,
+	struct json_object *definition, struct err *e);
+void store_rename_end(struct store *s, struct store_work *w, const char *name);
+/* Each VM's folder that has such a file. */
+void store_each_with(struct store *s, const char *file, void (*found)(void *opaque, const char *name),
+	void *opaque);
 /* The whole folder of the VM. */
 int store_remove(struct store *s, const char *name, struct err *e);
 /* The same: without a definition when it returns 0, and then w is done when the rest is gone, on stable

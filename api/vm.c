@@ -130,6 +130,20 @@ void vm_remove(struct vm *vm)
 	vm_free(vm);
 }
 
+void vm_rename(struct vm *vm, const char *name)
+{
+	struct daemon *d = vm->daemon;
+	size_t i = lower_bound(d, vm->def->name);
+
+	memmove(&d->vms[i], &d->vms[i + 1], (d->nvms - i - 1) * sizeof(*d->vms));
+	d->nvms--;
+	snprintf(vm->def->name, sizeof(vm->def->name), "%s", name);
+	i = lower_bound(d, name);
+	memmove(&d->vms[i + 1], &d->vms[i], (d->nvms - i) * sizeof(*d->vms));
+	d->vms[i] = vm;
+	d->nvms++;
+}
+
 void vm_free_all(struct daemon *d)
 {
 	while (d->nvms)

@@ -66,6 +66,7 @@ struct vm {
 	bool starting, start_waits, start_queued, destroying, rebooting;
 	bool half;		 /* a clone that is being made, or forgotten: its definition says what to remove */
 	bool going;		 /* it is being undefined */
+	bool renaming;		 /* its folder gets another name */
 	bool is_template;	 /* its images are only read: the linked clones' disks stand on them */
 	bool run_missed;	 /* an earlier daemon started it and did not live to say so */
 	bool ended_unseen;	 /* while no daemon ran: its policy is still to be applied */
@@ -90,6 +91,8 @@ struct vm *vm_find_uuid(struct daemon *d, const uint8_t uuid[16]);
 size_t vm_index_after(struct daemon *d, const char *after);
 /* def: taken on success. Returns 0 or -ENOMEM. */
 int vm_add(struct daemon *d, struct definition *def, struct vm **ret_vm);
+/* In the table alone. The VM is off, and nobody has that name. */
+void vm_rename(struct vm *vm, const char *name);
 /* The VM is off and has no process. */
 void vm_remove(struct vm *vm);
 /* Frees all; their processes run on. */

@@ -43,6 +43,9 @@ int vm_check_idle(const struct vm *vm, const char *what, struct err *e)
 			"forgotten; %s it afterwards", vm->def->name, what);
 	if (vm->going)
 		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s' is being undefined", vm->def->name);
+	if (vm->renaming)
+		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s' is being renamed; %s it afterwards", vm->def->name,
+			what);
 	if (vm->images)
 		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s': its snapshots are being looked at; %s it "
 			"afterwards", vm->def->name, what);

@@ -31,6 +31,7 @@ enum vm_trigger {
 	VM_ASK_DESTROY,
 	VM_ASK_CONSOLE,
 	VM_ASK_UNDEFINE,
+	VM_ASK_RENAME,
 	VM_ASK_SAVE,	 /* its end is seen: VM_SAW_SAVED or VM_SAW_ENDED */
 	VM_ASK_DROP_SAVED,
 	VM_ASK_FORK,

@@ -14,7 +14,7 @@ import pytest
 
 from conftest import BUILD
 
-VERBS = ["define", "validate", "dumpjson", "dumpxml", "edit", "desc", "setvcpus", "setmem", "setmaxmem", "attach-disk",
+VERBS = ["define", "validate", "dumpjson", "dumpxml", "edit", "domrename", "desc", "setvcpus", "setmem", "setmaxmem", "attach-disk",
          "detach-disk", "change-media", "attach-interface", "detach-interface", "undefine", "start", "shutdown", "reboot", "reset", "suspend",
          "resume", "destroy", "autostart", "run", "clone", "dump", "save", "restore", "managedsave", "managedsave-remove",
          "snapshot-create", "snapshot-create-as", "snapshot-list", "snapshot-info", "snapshot-current",
@@ -298,7 +298,7 @@ def test_completion(fake):
     assert complete("cairn snapshot-revert web1 ") == {"before"}
     assert complete("cairn snapshot-delete web1 --snapshotname b") == {"before"}
     assert complete("cairn detach-disk web1 ") == {"vda"}
-    assert complete("cairn help dom") == {"dominfo", "domstate", "domblkerror", "domblklist", "domiflist"}
+    assert complete("cairn help dom") == {"dominfo", "domstate", "domblkerror", "domblklist", "domiflist", "domrename"}
     assert complete(f"cairn -c {fake.socket} destroy web2") == {"web2"}
 
 

@@ -253,3 +253,104 @@ def test_edit_again(fake):
     assert "was changed by somebody else" in said and "vcpus: 1 -> 5" in said
     d = inactive(fake, "vm1")
     assert (d["memory"], d["vcpus"]) == ("64M", 5)
+
+
+# ---- domrename ----
+
+def folders(fake):
+    return sorted(p.name for p in (fake.state / "vms").iterdir() if p.name[0] != ".")
+
+
+def test_rename(fake):
+    """With its schedule, its permissions and its saved state; the next daemon has it so, too."""
+    fake.define("vm1", title="T")
+    fake.define("vm2")
+    uuid = fake.info("vm1")["uuid"]
+    fake.cairn("start", "vm1")
+    assert "VM 'vm1' is running; domrename works when it is shut off" in fake.cairn(
+        "domrename", "vm1", "web", ok=4).stderr
+    fake.cairn("managedsave", "vm1")
+    fake.cairn("snapshot-schedule", "vm1", "--every", "1d")
+    fake.cairn("grant", "owner", "vm1", "--user", "4242")
+    for name, words in (("vm2", "there is a VM 'vm2' already"), ("a/b", 'name: must not have a "/"'),
+                        ("vm1", "VM 'vm1' has that name"), ("", "name: is empty"), (uuid, "already")):
+        refused(fake, words, "domrename", "vm1", name)
+    fake.cairn("domrename", "none", "web", ok=3)
+    events = fake.qmp()
+    assert fake.cairn("domrename", "vm1", "web").stdout == "Domain successfully renamed\n"
+    assert events.event("VM_UNDEFINED")["data"] == {"vm": "vm1", "renamed-to": "web"}
+    assert events.event("VM_DEFINED")["data"] == {"vm": "web", "renamed-from": "vm1"}
+    for _ in range(2):
+        assert folders(fake) == ["vm2", "web"]
+        info = fake.info("web")
+        assert (info["uuid"], info["state"], inactive(fake, "web")["title"]) == (uuid, "saved", "T")
+        assert fake.cairn("list", "--all", "--name").stdout == "vm2\nweb\n"
+        assert "web" in fake.cairn("snapshot-schedule").stdout
+        permissions = fake.cairn("permissions").stdout
+        assert "web" in permissions and "vm1" not in permissions
+        fake.stop()
+        fake.start()
+    fake.cairn("start", "web")
+    assert fake.info("web")["state"] == "running"
+    # The old name is free, and has nobody's permissions.
+    fake.define("vm1")
+    assert fake.info("vm1")["uuid"] != uuid
+    lines = [x for x in fake.cairn("audit").stdout.splitlines() if "vm-rename" in x]
+    assert any("vm1" in x for x in lines)
+
+
+@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize("kept", [False, True])
+def test_rename_cut_short(fake, moved, kept):
+    """What a daemon leaves that dies between two steps of it. Before the folder has its new name nothing is
+    renamed; from then on the next daemon ends it."""
+    fake.define("vm1")
+    fake.cairn("grant", "owner", "vm1", "--user", "4242")
+    uuid = fake.info("vm1")["uuid"]
+    fake.stop()
+    folder = fake.state / "vms" / "vm1"
+    new = {**json.loads((folder / "definition.json").read_text()), "name": "web"}
+    (folder / "renamed.json").write_text(json.dumps(new))
+    if moved:
+        folder = folder.rename(folder.parent / "web")
+    if moved and kept:
+        table = fake.state / "permissions.json"
+        table.write_text(table.read_text().replace('"vm1"', '"web"'))
+    if not moved and kept:
+        (folder / "renamed.json").write_text('{"name": "we')
+    fake.start()
+    name = "web" if moved else "vm1"
+    assert folders(fake) == [name] and fake.info(name)["uuid"] == uuid
+    assert not (fake.state / "vms" / name / "renamed.json").exists()
+    assert [p["vm"] for p in json.loads(fake.cairn("permissions", "--format", "json").stdout)
+            if p.get("user") == 4242] == [name]
+    fake.cairn("undefine", name)
+    assert folders(fake) == []
+
+
+def test_rename_killed(fake):
+    """The daemon is killed while VMs are renamed: each has one of its two names, and all that is its."""
+    fake.define("vm0")
+    fake.cairn("grant", "owner", "vm0", "--user", "4242")
+    uuid, name = fake.info("vm0")["uuid"], "vm0"
+    for i in range(1, 25):
+        new = f"vm{i}"
+        r = subprocess.Popen([os.path.join(BUILD, "cairn"), "domrename", name, new], env=fake.env,
+                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # Sometimes before it is asked, sometimes in the middle, sometimes when it was answered.
+        for _ in range(i % 8):
+            os.sched_yield()
+            fake.state.stat()
+        try:
+            r.wait(timeout=i * 0.0005)
+        except subprocess.TimeoutExpired:
+            pass
+        fake.stop(9)
+        done = r.wait(30) == 0
+        fake.start()
+        (now,) = fake.cairn("list", "--all", "--name").stdout.split()
+        assert now == new if done else now in (name, new)
+        assert folders(fake) == [now] and fake.info(now)["uuid"] == uuid
+        table = json.loads(fake.cairn("permissions", "--format", "json").stdout)
+        assert [p["vm"] for p in table if p.get("user") == 4242] == [now]
+        name = now

@@ -116,6 +116,7 @@ int verb_dumpxml(struct cli *c);
 int verb_edit(struct cli *c);
 int verb_setvcpus(struct cli *c);
 int verb_setmem(struct cli *c);
+int verb_domrename(struct cli *c);
 int verb_desc(struct cli *c);
 int verb_attach_disk(struct cli *c);
 int verb_detach_disk(struct cli *c);

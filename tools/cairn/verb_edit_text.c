@@ -54,6 +54,18 @@ static int text_show(struct cli *c, const char *key)
 	return CLI_OK;
 }
 
+int verb_domrename(struct cli *c)
+{
+	struct json_object *args = cli_vm_args(c->pos[0]);
+	struct err e;
+
+	js_put_str(args, "name", c->pos[1]);
+	if (cli_execute(c, "vm-rename", args, NULL, NULL, &e) < 0)
+		return cli_fail(&e, "Failed to rename domain '%s'", c->pos[0]);
+	printf("Domain successfully renamed\n");
+	return CLI_OK;
+}
+
 int verb_desc(struct cli *c)
 {
 	struct text_edit t = { .key = option_flag(c, "title") ? "title" : "description" };

@@ -221,6 +221,8 @@ const struct verb verbs[] = {
 		dumpxml_options, 1, 1, false, "vm", verb_dumpxml },
 	{ "edit", "Definitions", "VM", "change a definition in $VISUAL or $EDITOR", NULL, 1, 1, false, "vm",
 		verb_edit },
+	{ "domrename", "Definitions", "VM NEW", "give a VM that is off another name", NULL, 2, 2, false, "vm-name",
+		verb_domrename },
 	{ "desc", "Definitions", "VM [TEXT...]", "show or change the description or the title", desc_options, 1,
 		MANY, false, "vm", verb_desc },
 	{ "setvcpus", "Definitions", "VM N", "number of virtual processors", setvcpus_options, 2, 2, false,
