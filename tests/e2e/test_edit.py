@@ -156,6 +156,8 @@ def test_while_it_runs(fake):
     assert "vdb" in fake.cairn("domblklist", "--inactive", "vm1").stdout
     assert inactive(fake, "vm1")["vcpus"] == 2
     assert fake.info("vm1")["vcpus"] == 1
+    assert ">1</vcpu>" in fake.cairn("dumpxml", "vm1").stdout
+    assert ">2</vcpu>" in fake.cairn("dumpxml", "--inactive", "vm1").stdout
     fake.cairn("destroy", "vm1")
     assert json.loads(fake.cairn("dumpjson", "vm1").stdout)["vcpus"] == 2
     assert fake.cairn("setvcpus", "vm1", "3", "--current").stderr == ""
@@ -354,3 +356,22 @@ def test_rename_killed(fake):
         table = json.loads(fake.cairn("permissions", "--format", "json").stdout)
         assert [p["vm"] for p in table if p.get("user") == 4242] == [now]
         name = now
+
+
+def test_edit_xml(fake):
+    fake.define("vm1", disks=[{"path": image(fake, "root.img"), "format": "raw"}])
+    editor(fake, ":")
+    assert fake.cairn("edit", "vm1", "--xml").stdout == "Domain 'vm1' XML configuration not changed.\n"
+    before = inactive(fake, "vm1")
+    editor(fake, "sed -i '/<vcpu/s/>1</>2</' \"$1\"")
+    r = fake.cairn("edit", "vm1", "--xml", "--print-only")
+    assert r.stdout == "  vcpus: 1 -> 2\nDomain 'vm1' XML configuration not changed.\n"
+    assert inactive(fake, "vm1") == before
+    editor(fake, "sed -i '/<vcpu/s/>1</>2</' \"$1\"")
+    assert fake.cairn("edit", "vm1", "--xml").stdout == (
+        "  vcpus: 1 -> 2\nDomain 'vm1' XML configuration edited.\n")
+    assert inactive(fake, "vm1") == {**before, "vcpus": 2}
+    editor(fake, "sed -i '/<vcpu/s/>2</>2<!/' \"$1\"")
+    r = fake.cairn("edit", "vm1", "--xml", ok=2)
+    assert "line " in r.stderr
+    os.unlink(r.stderr.split("what you wrote is in ")[1].strip())

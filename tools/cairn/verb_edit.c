@@ -3,6 +3,8 @@
 #include "tools/cairn/cli.h"
 #include "tools/cairn/definition_file.h"
 #include "tools/cairn/difference.h"
+#include "tools/cairn/xml.h"
+#include "api/definition.h"
 #include "api/js.h"
 #include "base/cleanup.h"
 #include "base/file.h"
@@ -19,7 +21,10 @@
 struct edit {
 	struct cli *cli;
 	const char *vm;
+	bool xml;
+	char *text;			/* what the editor began with */
 	struct json_object *was;	/* what the daemon had when it was asked last */
+	struct json_object *now;	/* what is wanted instead, as canonical JSON */
 	struct definition_file file;	/* what the editor left */
 	char path[PATH_MAX];
 	bool keep; /* the file outlives us */
@@ -28,6 +33,8 @@ struct edit {
 static void edit_done(struct edit *d)
 {
 	json_object_put(d->was);
+	json_object_put(d->now);
+	free(d->text);
 	definition_file_done(&d->file);
 	if (d->path[0] && !d->keep)
 		unlink(d->path);
@@ -35,22 +42,34 @@ static void edit_done(struct edit *d)
 
 /* ---- the editor ---- */
 
+static int text_make(struct edit *d, struct err *e)
+{
+	const char *json = json_object_to_json_string_ext(d->was,
+		JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE);
+
+	if (d->xml)
+		return xml_from_definition(d->was, -1, &d->text, e);
+	d->text = strdup(json);
+	return d->text ? 0 : err_set_errno(e, -ENOMEM, "the definition");
+}
+
 static int file_make(struct edit *d, struct err *e)
 {
 	CLEANUP_CLOSE int fd = -1;
 	const char *folder = getenv("TMPDIR");
-	const char *text = json_object_to_json_string_ext(d->was,
-		JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE);
-	int r;
+	int r = text_make(d, e);
 
-	snprintf(d->path, sizeof(d->path), "%.4000s/cairn-edit-XXXXXX.json", folder ? folder : "/tmp");
-	fd = mkostemps(d->path, 5, O_CLOEXEC);
+	if (r < 0)
+		return r;
+	snprintf(d->path, sizeof(d->path), "%.4000s/cairn-edit-XXXXXX%s", folder ? folder : "/tmp",
+		d->xml ? ".xml" : ".json");
+	fd = mkostemps(d->path, d->xml ? 4 : 5, O_CLOEXEC);
 	if (fd < 0) {
 		r = err_set_errno(e, -errno, "%s", d->path);
 		d->path[0] = 0;
 		return r;
 	}
-	r = write_full(fd, text, strlen(text));
+	r = write_full(fd, d->text, strlen(d->text));
 	if (!r)
 		r = write_full(fd, "\n", 1);
 	return r < 0 ? err_set_errno(e, r, "%s", d->path) : 0;
@@ -104,18 +123,48 @@ static int editor_run(const char *path, struct err *e)
 
 static int name_check(struct edit *d, struct err *e)
 {
-	const char *name = js_get_str(d->file.definition, "name"), *was = js_get_str(d->was, "name");
+	const char *name = js_get_str(d->now, "name"), *was = js_get_str(d->was, "name");
 
 	if (name && was && !strcmp(name, was))
 		return 0;
 	return err_set(e, -EINVAL, ERR_INVALID, "name: cannot be edited; use cairn domrename %s NEW", was);
 }
 
+static int unchanged(const struct edit *d)
+{
+	CLEANUP_FREE char *text = NULL;
+	size_t len, had = strlen(d->text);
+
+	return file_read(d->path, XML_FILE_MAX, &text, &len, NULL) == 0 && len == had + 1 &&
+		!memcmp(text, d->text, had);
+}
+
+/* Canonical, so that only what means something else counts as changed. */
+static int canonical(struct edit *d, struct err *e)
+{
+	struct definition *def;
+	int r = definition_parse(d->file.definition, d->file.folder, &def, e);
+
+	if (r < 0)
+		return definition_file_blame(&d->file, r, e);
+	json_object_put(d->now);
+	d->now = definition_to_json(def);
+	definition_free(def);
+	if (!js_get(d->now, "uuid"))
+		js_put_str(d->now, "uuid", js_get_str(d->was, "uuid"));
+	return 0;
+}
+
 static int file_take(struct edit *d, struct err *e)
 {
+	int r;
+
 	definition_file_done(&d->file);
 	memset(&d->file, 0, sizeof(d->file));
-	return definition_file_read(d->path, &d->file, e);
+	r = definition_file_read(d->path, &d->file, e);
+	if (!r)
+		r = canonical(d, e);
+	return r < 0 ? r : name_check(d, e);
 }
 
 /* Somebody else was faster: what they did, and from here on it is what we change. */
@@ -136,18 +185,20 @@ static int attempt(struct edit *d, struct err *e)
 {
 	int r = editor_run(d->path, e);
 
-	if (!r)
-		r = file_take(d, e);
-	if (!r && json_object_equal(d->was, d->file.definition))
+	if (!r && unchanged(d))
 		return 1;
 	if (!r)
-		r = name_check(d, e);
+		r = file_take(d, e);
+	if (!r && json_object_equal(d->was, d->now))
+		return 1;
 	if (r < 0)
 		return r;
-	difference_print(stdout, d->was, d->file.definition);
+	difference_print(stdout, d->was, d->now);
 	fflush(stdout);
 	warnings_print(d->file.warnings);
-	r = change_define(d->cli, d->was, d->file.definition, e);
+	if (option_flag(d->cli, "print-only"))
+		return 0;
+	r = change_define(d->cli, d->was, d->now, e);
 	if (r < 0 && e->cls == ERR_BUSY)
 		was_again(d);
 	return r;
@@ -191,8 +242,9 @@ static int edit(struct edit *d)
 	while (!r) {
 		r = attempt(d, &e);
 		if (r >= 0) {
-			printf("Domain '%s' JSON configuration %s.\n", js_get_str(d->was, "name"),
-				r ? "not changed" : "edited");
+			printf("Domain '%s' %s configuration %s.\n", js_get_str(d->was, "name"),
+				d->xml ? "XML" : "JSON",
+				r || option_flag(d->cli, "print-only") ? "not changed" : "edited");
 			return CLI_OK;
 		}
 		fprintf(stderr, "error: %s\n", e.msg);
@@ -213,7 +265,7 @@ static int edit(struct edit *d)
 
 int verb_edit(struct cli *c)
 {
-	struct edit d = { .cli = c, .vm = c->pos[0] };
+	struct edit d = { .cli = c, .vm = c->pos[0], .xml = option_flag(c, "xml") };
 	int r = edit(&d);
 
 	edit_done(&d);

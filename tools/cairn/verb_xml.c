@@ -10,11 +10,14 @@ int verb_dumpxml(struct cli *c)
 {
 	CLEANUP_JS struct json_object *o = NULL, *info = NULL;
 	CLEANUP_FREE char *xml = NULL;
+	struct json_object *args = cli_vm_args(c->pos[0]);
+	bool inactive = option_flag(c, "inactive");
 	int id = -1, r;
 	struct err e;
 
-	r = cli_execute(c, "vm-dump-definition", cli_vm_args(c->pos[0]), &o, NULL, &e);
-	if (!r && !option_flag(c, "inactive")) {
+	js_put_bool(args, "inactive", inactive);
+	r = cli_execute(c, "vm-dump-definition", args, &o, NULL, &e);
+	if (!r && !inactive) {
 		r = cli_vm_info(c, c->pos[0], &info, &e);
 		id = (int)js_get_int(info, "id", -1);
 	}

@@ -117,7 +117,7 @@ static const struct verb_option daemon_stop_options[] = {
 static const struct verb_option autostart_options[] = {
 	{ "disable", NULL, "not any more" }, FAN_OPTIONS, END };
 static const struct verb_option dumpxml_options[] = {
-	{ "inactive", NULL, "without the id of a VM that runs" },
+	{ "inactive", NULL, "of a running VM: what its next start uses" },
 	{ "security-info", NULL, "nothing more: there are no secrets in it" },
 	{ "migratable", NULL, "nothing less" },
 	{ "update-cpu", NULL, "nothing else: the guest has the host's processor" }, END };
@@ -171,6 +171,9 @@ static const struct verb_option help_options[] = {
 	{ "names", NULL, "names of verbs only, for completion" },
 	{ "options", NULL, "of one verb: options only, for completion" }, END };
 
+static const struct verb_option edit_options[] = {
+	{ "xml", NULL, "as libvirt's domain XML, not as JSON" },
+	{ "print-only", NULL, "show what would change, and change nothing" }, END };
 static const struct verb_option change_options[] = { CHANGE_OPTIONS, END };
 static const struct verb_option setvcpus_options[] = {
 	{ "maximum", NULL, "the same: there is one number" }, CHANGE_OPTIONS, END };
@@ -219,7 +222,7 @@ const struct verb verbs[] = {
 		verb_dumpjson },
 	{ "dumpxml", "Definitions", "VM", "print a VM's definition as libvirt's domain XML",
 		dumpxml_options, 1, 1, false, "vm", verb_dumpxml },
-	{ "edit", "Definitions", "VM", "change a definition in $VISUAL or $EDITOR", NULL, 1, 1, false, "vm",
+	{ "edit", "Definitions", "VM", "change a definition in $VISUAL or $EDITOR", edit_options, 1, 1, false, "vm",
 		verb_edit },
 	{ "domrename", "Definitions", "VM NEW", "give a VM that is off another name", NULL, 2, 2, false, "vm-name",
 		verb_domrename },
