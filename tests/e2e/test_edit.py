@@ -94,6 +94,25 @@ def test_disks(fake):
     refused(fake, "No disk found whose source path or target is vdc", "detach-disk", "vm1", "vdc", ok=3)
 
 
+def test_names_of_positionals(fake):
+    """As blogs have it: virsh names each positional."""
+    fake.define("vm1", disks=[{"path": image(fake, "root.img"), "format": "raw"}])
+    data = image(fake, "data.img")
+    fake.cairn("attach-disk", "--domain", "vm1", "--source", data, "--target", "vdb", "--config")
+    fake.cairn("attach-disk", "vm1", "--target=vdc", "--source", image(fake, "c.img"))
+    assert [d["id"] for d in inactive(fake, "vm1")["disks"]] == ["vda", "vdb", "vdc"]
+    fake.cairn("detach-disk", "--target", "vdc", "vm1", "--config")
+    fake.cairn("attach-interface", "--domain", "vm1", "--type", "bridge", "--source", "br0", "--config")
+    fake.cairn("detach-interface", "vm1", "--type", "bridge")
+    fake.cairn("setvcpus", "--domain", "vm1", "--count", "2", "--config")
+    fake.cairn("setmem", "vm1", "--size", "64M", "--config")
+    fake.cairn("domrename", "--domain", "vm1", "--new-name", "vm2")
+    d = inactive(fake, "vm2")
+    assert (d["vcpus"], d["memory"], len(d["disks"]), d["interfaces"]) == (2, "64M", 2, [])
+    assert "setvcpus needs VM COUNT" in fake.cairn("setvcpus", "--count", "2", ok=2).stderr
+    assert "has no option --vm" in fake.cairn("setvcpus", "--vm", "vm2", ok=2).stderr
+
+
 def test_media(fake):
     iso, other = image(fake, "a.iso"), image(fake, "b.iso")
     fake.define("vm1", disks=[{"path": image(fake, "root.img"), "format": "raw"}])

@@ -30,6 +30,7 @@ enum cli_format { CLI_TABLE, CLI_JSON, CLI_YAML, CLI_CSV };
 #define CLI_POSITIONALS_MAX 256
 #define CLI_OPTIONS_MAX 24
 #define CLI_GIVEN_MAX 64
+#define CLI_NAMED_MAX 3
 
 struct verb_option {
 	const char *name;
@@ -44,7 +45,7 @@ struct cli {
 	enum cli_format format;
 	const char *pos[CLI_POSITIONALS_MAX];
 	size_t npos;
-	const char *first; /* --domain or --file: comes before the positionals; NULL: not given */
+	const char *named[CLI_NAMED_MAX]; /* positionals that came as options, by place; NULL: did not */
 	const char *options[CLI_OPTIONS_MAX]; /* by position in the verb's list; NULL: not given */
 	struct {
 		int option; /* its position */

@@ -7,6 +7,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 /* A common option every verb that prints takes. */
 static int format_set(struct cli *c, const char *value)
@@ -38,7 +39,6 @@ static int option_keep(struct cli *c, int at, const char *value)
 	return 0;
 }
 
-/* virsh has an option for the first positional, too: --domain, --file. */
 static bool names_first(const struct cli *c, const char *name, size_t len)
 {
 	const char *what = c->verb->completes;
@@ -47,6 +47,23 @@ static bool names_first(const struct cli *c, const char *name, size_t len)
 		return false;
 	return (len == 6 && !strncmp(name, "domain", len) && !strncmp(what, "vm", 2)) ||
 	       (len == 4 && !strncmp(name, "file", len) && !strcmp(what, "file"));
+}
+
+/* virsh has an option for each positional, too: --domain and --file for the first, else its word in the
+ * verb's line of arguments. Returns its place; -1: it is none. */
+static int positional_named(const struct cli *c, const char *name, size_t len)
+{
+	const char *word = c->verb->args;
+
+	if (names_first(c, name, len))
+		return 0;
+	for (int i = 0; i < CLI_NAMED_MAX && *word; i++) {
+		word += strspn(word, " [");
+		if (i && strcspn(word, " []") == len && !strncasecmp(word, name, len))
+			return i;
+		word += strcspn(word, " ");
+	}
+	return -1;
 }
 
 /* One option at argv[i]; *i moves over its value. */
@@ -58,9 +75,9 @@ static int option_take(struct cli *c, int argc, char **argv, int *i)
 	bool format = c->verb->prints && len == 6 && !strncmp(name, "format", 6);
 	int at = option_index(c, name, len);
 	const struct verb_option *o = at >= 0 ? &c->verb->options[at] : NULL;
-	bool first = !o && names_first(c, name, len);
+	int place = o ? -1 : positional_named(c, name, len);
 
-	if (!o && !format && !first)
+	if (!o && !format && place < 0)
 		return cli_usage(c, "%s has no option --%.*s", c->verb->name, (int)len, name);
 	if (o && !o->value) {
 		if (eq)
@@ -74,24 +91,37 @@ static int option_take(struct cli *c, int argc, char **argv, int *i)
 		++*i;
 	if (format)
 		return format_set(c, value);
-	if (first) {
-		c->first = value;
+	if (place >= 0) {
+		c->named[place] = value;
 		return 0;
 	}
 	c->options[at] = value;
 	return option_keep(c, at, value);
 }
 
+/* In rising order, so that each gets its place if the others are there. */
+static int named_insert(struct cli *c)
+{
+	for (size_t i = 0; i < CLI_NAMED_MAX; i++) {
+		if (!c->named[i])
+			continue;
+		if (c->npos < i)
+			return cli_usage(c, "%s needs %s", c->verb->name, c->verb->args);
+		if (c->npos == CLI_POSITIONALS_MAX)
+			return cli_usage(c, "more than %d names", CLI_POSITIONALS_MAX);
+		memmove(c->pos + i + 1, c->pos + i, (c->npos++ - i) * sizeof(*c->pos));
+		c->pos[i] = c->named[i];
+	}
+	return 0;
+}
+
 static int positionals_check(struct cli *c)
 {
 	bool all = option_index(c, "all", 3) >= 0 && option_flag(c, "all");
+	int r = named_insert(c);
 
-	if (c->first && c->npos == CLI_POSITIONALS_MAX)
-		return cli_usage(c, "more than %d names", CLI_POSITIONALS_MAX);
-	if (c->first) {
-		memmove(c->pos + 1, c->pos, c->npos++ * sizeof(*c->pos));
-		c->pos[0] = c->first;
-	}
+	if (r)
+		return r;
 	if (c->npos < c->verb->min && !all)
 		return cli_usage(c, "%s needs %s", c->verb->name, c->verb->args);
 	if (c->npos > c->verb->max)

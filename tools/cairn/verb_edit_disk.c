@@ -217,7 +217,7 @@ static int media_parse(struct cli *c, struct media_edit *m)
 	if (eject + insert + update > 1)
 		return cli_usage(c, "--eject, --insert and --update exclude each other");
 	m->what = eject ? MEDIA_EJECT : insert ? MEDIA_INSERT : MEDIA_UPDATE;
-	m->source = c->npos > 2 ? c->pos[2] : option_value(c, "source");
+	m->source = c->npos > 2 ? c->pos[2] : NULL;
 	if (m->what == MEDIA_EJECT)
 		m->source = NULL;
 	else if (!m->source)

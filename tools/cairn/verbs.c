@@ -195,7 +195,6 @@ static const struct verb_option attach_disk_options[] = {
 static const struct verb_option detach_options[] = {
 	{ "persistent", NULL, "the same as --config" }, CHANGE_OPTIONS, END };
 static const struct verb_option change_media_options[] = {
-	{ "source", "SOURCE", "the medium, as an option" },
 	{ "eject", NULL, "take it out" },
 	{ "insert", NULL, "into an empty drive" },
 	{ "update", NULL, "instead of what is in it, if anything is (the default)" },
@@ -224,11 +223,11 @@ const struct verb verbs[] = {
 		dumpxml_options, 1, 1, false, "vm", verb_dumpxml },
 	{ "edit", "Definitions", "VM", "change a definition in $VISUAL or $EDITOR", edit_options, 1, 1, false, "vm",
 		verb_edit },
-	{ "domrename", "Definitions", "VM NEW", "give a VM that is off another name", NULL, 2, 2, false, "vm-name",
+	{ "domrename", "Definitions", "VM NEW-NAME", "give a VM that is off another name", NULL, 2, 2, false, "vm-name",
 		verb_domrename },
 	{ "desc", "Definitions", "VM [TEXT...]", "show or change the description or the title", desc_options, 1,
 		MANY, false, "vm", verb_desc },
-	{ "setvcpus", "Definitions", "VM N", "number of virtual processors", setvcpus_options, 2, 2, false,
+	{ "setvcpus", "Definitions", "VM COUNT", "number of virtual processors", setvcpus_options, 2, 2, false,
 		"vm-name", verb_setvcpus },
 	{ "setmem", "Definitions", "VM SIZE", "memory: KiB, or with a unit, as 512M", change_options, 2, 2,
 		false, "vm-name", verb_setmem },
@@ -238,7 +237,7 @@ const struct verb verbs[] = {
 		"vm-file", verb_attach_disk },
 	{ "detach-disk", "Definitions", "VM TARGET", "take a disk away; its image stays", detach_options, 2, 2,
 		false, "vm-disk", verb_detach_disk },
-	{ "change-media", "Definitions", "VM TARGET [SOURCE]", "change the medium of a cdrom drive",
+	{ "change-media", "Definitions", "VM PATH [SOURCE]", "change the medium of a cdrom drive",
 		change_media_options, 2, 3, false, "vm-disk", verb_change_media },
 	{ "attach-interface", "Definitions", "VM TYPE [SOURCE]", "add a network interface",
 		attach_interface_options, 2, 3, false, "vm-name", verb_attach_interface },
