@@ -60,7 +60,7 @@ struct define {
 	uint8_t uuid[16];
 	enum vm_define_how how;
 	struct json_object *was; /* owned; NULL: whatever it is */
-	bool created;
+	bool created, outdates;
 	void (*done)(void *opaque, int r, const struct vm_defined *what, const struct err *e);
 	void *opaque;
 };
@@ -94,7 +94,7 @@ static void define_synced(struct store_work *work)
 {
 	struct define *w = container_of(work, struct define, work);
 	struct vm *vm = vm_find_uuid(w->daemon, w->uuid);
-	struct vm_defined what = { .vm = vm, .created = w->created };
+	struct vm_defined what = { .vm = vm, .created = w->created, .outdates = w->outdates };
 	struct err e;
 	int r = work->r;
 
@@ -106,6 +106,23 @@ static void define_synced(struct store_work *work)
 		what.def = vm->def;
 	}
 	define_end(w, r, &what, &e);
+}
+
+/* But for what no guest sees. */
+static struct json_object *machine_of(const struct definition *def)
+{
+	struct json_object *o = definition_to_json(def);
+
+	json_object_object_del(o, "title");
+	json_object_object_del(o, "description");
+	return o;
+}
+
+static bool outdates(const struct vm *vm, const struct definition *def)
+{
+	CLEANUP_JS struct json_object *was = machine_of(vm->def), *is = machine_of(def);
+
+	return vm->state == VM_SAVED && !json_object_equal(was, is);
 }
 
 static void text_copy(char **to, const char *from)
@@ -145,6 +162,7 @@ static int define_keep(struct define *w, struct err *e)
 		return r;
 	w->created = !vm;
 	if (vm) {
+		w->outdates = outdates(vm, w->def);
 		definition_replace(vm, STEAL_PTR(w->def));
 		return 0;
 	}
@@ -235,6 +253,17 @@ void vm_define(struct daemon *d, struct definition *def, enum vm_define_how how,
 	define_over(w, r, &e);
 }
 
+static struct json_object *warnings_of(const struct vm_defined *what)
+{
+	struct json_object *list = definition_warnings(what->def);
+
+	if (what->outdates)
+		json_object_array_add(list, json_object_new_string(
+			"it has a managed save, which the next start goes on from only if the guest would see no "
+			"difference; start --force-boot drops that"));
+	return list;
+}
+
 static void define_done(void *opaque, int r, const struct vm_defined *what, const struct err *e)
 {
 	struct json_object *o;
@@ -251,7 +280,7 @@ static void define_done(void *opaque, int r, const struct vm_defined *what, cons
 	js_put_str(o, "uuid", uuid);
 	js_put_bool(o, "created", what->created);
 	js_put_bool(o, "pending", what->vm && vm_is_pending(what->vm));
-	js_put(o, "warnings", definition_warnings(what->def));
+	js_put(o, "warnings", warnings_of(what));
 	call_return(c, o);
 }
 

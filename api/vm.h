@@ -113,6 +113,7 @@ struct vm_defined {
 	const struct definition *def; /* complete: with its uuid */
 	struct vm *vm;
 	bool created; /* it was not there before */
+	bool outdates; /* it has a managed save, which may not fit the new definition */
 };
 
 /* What its process has; of one that was redefined before this daemon began: what it would have. */

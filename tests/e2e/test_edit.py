@@ -182,6 +182,16 @@ def test_while_it_runs(fake):
     assert fake.cairn("setvcpus", "vm1", "3", "--current").stderr == ""
 
 
+def test_saved(fake):
+    """What was saved may not fit what is wanted now: that is said at once, not at the next start."""
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    fake.cairn("managedsave", "vm1")
+    assert fake.cairn("desc", "vm1", "text").stderr == ""
+    assert fake.cairn("setvcpus", "vm1", "2").stderr.startswith("warning: it has a managed save, ")
+    assert fake.cairn("setvcpus", "vm1", "2").stderr == ""
+
+
 def test_nobody_loses_a_change(fake):
     """Eight who each add what is theirs, at the same time: all of it is there."""
     fake.define("vm1")
