@@ -79,7 +79,9 @@ def test_disks(fake):
     refused(fake, "--mode shareable is not done here", "attach-disk", "vm1", cow, "vdd", "--mode",
             "shareable", ok=2)
     said = fake.cairn("attach-disk", "vm1", cow, "vdd", "--subdriver", "qcow2", "--print-only").stdout
-    assert json.loads(said)["format"] == "qcow2" and len(inactive(fake, "vm1")["disks"]) == 2
+    assert said.startswith('  disks[vdd]: added { "id": "vdd"') and len(inactive(fake, "vm1")["disks"]) == 2
+    said = fake.cairn("detach-disk", "vm1", "vdc", "--print-only").stdout
+    assert said.startswith('  disks[vdc]: removed { "id": "vdc"') and len(inactive(fake, "vm1")["disks"]) == 2
     # A relative source is the present folder's.
     r = fake.cairn("attach-disk", "vm1", "cow.qcow2", "vdd", "--subdriver", "qcow2", "--cache", "none",
                    cwd=str(fake.tmp))

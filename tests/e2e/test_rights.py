@@ -259,3 +259,20 @@ def test_nothing_is_left_of_opening(shared, files):  # noqa: F811
         assert "error" in define(shared, f"v{i}", files / "roots.raw")
     until(lambda: not open(f"{proc}/task/{shared.proc.pid}/children").read())
     until(lambda: len(os.listdir(f"{proc}/fd")) <= before + 1)
+
+
+def test_an_owner_renames_their_own(shared, files):  # noqa: F811
+    """It stays theirs, with whose rights it was defined; and the old name gives them nothing."""
+    shared.cairn("revoke", "--user", "nobody")
+    shared.cairn("grant", "owner", "mine", "--user", "nobody")
+    assert "return" in define(shared, "mine", files / "mine.raw")
+    for vm, name, cls in (("other", "ours", "PermissionDenied"), ("mine", "other", "AlreadyExists")):
+        e, = as_nobody(shared, ["vm-rename", {"vm": vm, "name": name}])
+        assert e["error"]["class"] == cls, e
+    a, = as_nobody(shared, ["vm-rename", {"vm": "mine", "name": "ours"}])
+    assert a["return"] == {}
+    assert json.loads((shared.state / "vms/ours/definition.json").read_text())["definer"]["user"] == NOBODY
+    assert "return" in define(shared, "ours", files / "mine.raw")
+    shared.define("mine")
+    a, = as_nobody(shared, ["vm-info", {"vm": "mine"}])
+    assert "error" in a, a

@@ -1,6 +1,7 @@
 #include "tools/cairn/change.h"
 #include "tools/cairn/cli.h"
 #include "tools/cairn/definition_file.h"
+#include "tools/cairn/difference.h"
 #include "api/js.h"
 #include "base/cleanup.h"
 
@@ -77,7 +78,12 @@ static int change_try(struct cli *c, const char *vm,
 		r = err_set_errno(e, -ENOMEM, "the definition");
 	if (!r)
 		r = edit(c, now, opaque, e);
-	return r < 0 ? r : change_define(c, was, now, e);
+	if (r < 0)
+		return r;
+	if (!option_flag(c, "print-only"))
+		return change_define(c, was, now, e);
+	difference_print(stdout, was, now);
+	return 1;
 }
 
 int change_make(struct cli *c, const char *vm,
@@ -90,7 +96,7 @@ int change_make(struct cli *c, const char *vm,
 		return r;
 	for (unsigned i = 0; i < TRIES; i++) {
 		r = change_try(c, vm, edit, opaque, e);
-		if (!r || e->cls != ERR_BUSY)
+		if (r >= 0 || e->cls != ERR_BUSY)
 			break;
 	}
 	return r;

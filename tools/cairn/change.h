@@ -11,11 +11,12 @@ struct json_object;
 #define CHANGE_OPTIONS                                                                              \
 	{ "config", NULL, "for the next start (the default)" },                                    \
 	{ "live", NULL, "refused: a running VM is not changed" },                                  \
-	{ "current", NULL, "of a VM that is off: the same as --config" }
+	{ "current", NULL, "of a VM that is off: the same as --config" },                          \
+	{ "print-only", NULL, "show what would change, and change nothing" }
 
 /* edit: changes the definition, canonical JSON, in place; called again when somebody else was faster.
  * Returns 0; -errno with a sentence. opaque is its own. Says on stderr what the daemon warns of.
- * Returns 0; -errno. */
+ * Returns 0; 1: it was only shown (--print-only); -errno. */
 int change_make(struct cli *c, const char *vm,
 	int (*edit)(struct cli *c, struct json_object *definition, void *opaque, struct err *e),
 	void *opaque, struct err *e);

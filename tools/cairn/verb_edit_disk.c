@@ -114,16 +114,15 @@ int verb_attach_disk(struct cli *c)
 {
 	CLEANUP_JS struct json_object *disk = disk_of_options(c);
 	struct err e;
+	int r;
 
 	if (!disk)
 		return CLI_USAGE;
-	if (option_flag(c, "print-only")) {
-		output_print(stdout, CLI_JSON, disk);
-		return CLI_OK;
-	}
-	if (change_make(c, c->pos[0], attach_edit, disk, &e) < 0)
+	r = change_make(c, c->pos[0], attach_edit, disk, &e);
+	if (r < 0)
 		return cli_fail(&e, "Failed to attach disk");
-	printf("Disk attached successfully\n");
+	if (!r)
+		printf("Disk attached successfully\n");
 	return CLI_OK;
 }
 
@@ -157,10 +156,13 @@ static int detach_edit(struct cli *c, struct json_object *definition, void *opaq
 int verb_detach_disk(struct cli *c)
 {
 	struct err e;
+	int r;
 
-	if (change_make(c, c->pos[0], detach_edit, NULL, &e) < 0)
+	r = change_make(c, c->pos[0], detach_edit, NULL, &e);
+	if (r < 0)
 		return cli_fail(&e, "Failed to detach disk");
-	printf("Disk detached successfully\n");
+	if (!r)
+		printf("Disk detached successfully\n");
 	return CLI_OK;
 }
 
@@ -235,9 +237,11 @@ int verb_change_media(struct cli *c)
 
 	if (r)
 		return r;
-	if (change_make(c, c->pos[0], media_edit, &m, &e) < 0)
+	r = change_make(c, c->pos[0], media_edit, &m, &e);
+	if (r < 0)
 		return cli_fail(&e, "Failed to %s media", wanted[m.what]);
-	printf("Successfully %s media.\n", done[m.what]);
+	if (!r)
+		printf("Successfully %s media.\n", done[m.what]);
 	return CLI_OK;
 }
 

@@ -63,14 +63,13 @@ int verb_attach_interface(struct cli *c)
 {
 	CLEANUP_JS struct json_object *o = interface_of_options(c);
 	struct err e;
+	int r;
 
-	if (option_flag(c, "print-only")) {
-		output_print(stdout, CLI_JSON, o);
-		return CLI_OK;
-	}
-	if (change_make(c, c->pos[0], attach_edit, o, &e) < 0)
+	r = change_make(c, c->pos[0], attach_edit, o, &e);
+	if (r < 0)
 		return cli_fail(&e, "Failed to attach interface");
-	printf("Interface attached successfully\n");
+	if (!r)
+		printf("Interface attached successfully\n");
 	return CLI_OK;
 }
 
@@ -121,10 +120,13 @@ static int detach_edit(struct cli *c, struct json_object *definition, void *opaq
 int verb_detach_interface(struct cli *c)
 {
 	struct err e;
+	int r;
 
-	if (change_make(c, c->pos[0], detach_edit, NULL, &e) < 0)
+	r = change_make(c, c->pos[0], detach_edit, NULL, &e);
+	if (r < 0)
 		return cli_fail(&e, "Failed to detach interface");
-	printf("Interface detached successfully\n");
+	if (!r)
+		printf("Interface detached successfully\n");
 	return CLI_OK;
 }
 

@@ -82,8 +82,10 @@ int verb_desc(struct cli *c)
 		return r;
 	if (new)
 		snprintf(t.text, sizeof(t.text), "%s", new);
-	if (change_make(c, c->pos[0], text_edit, &t, &e) < 0)
+	r = change_make(c, c->pos[0], text_edit, &t, &e);
+	if (r < 0)
 		return cli_fail(&e, "Failed to change the %s of domain '%s'", t.key, c->pos[0]);
-	printf("Domain %s updated successfully\n", t.key);
+	if (!r)
+		printf("Domain %s updated successfully\n", t.key);
 	return CLI_OK;
 }

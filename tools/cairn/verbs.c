@@ -180,7 +180,6 @@ static const struct verb_option setvcpus_options[] = {
 static const struct verb_option desc_options[] = {
 	{ "title", NULL, "the title, not the description" },
 	{ "new-desc", "TEXT", "the text, as an option" }, CHANGE_OPTIONS, END };
-#define PRINT_ONLY { "print-only", NULL, "print its JSON, and change nothing" }
 static const struct verb_option attach_disk_options[] = {
 	{ "subdriver", "FORMAT", "raw (the default) or qcow2" },
 	{ "type", "TYPE", "disk (the default) or cdrom" },
@@ -190,7 +189,7 @@ static const struct verb_option attach_disk_options[] = {
 	{ "sourcetype", "TYPE", "file or block" },
 	{ "driver", "qemu", "no effect" },
 	{ "cache", "MODE", "no effect" },
-	{ "io", "MODE", "no effect" }, PRINT_ONLY,
+	{ "io", "MODE", "no effect" },
 	{ "persistent", NULL, "the same as --config" }, CHANGE_OPTIONS, END };
 static const struct verb_option detach_options[] = {
 	{ "persistent", NULL, "the same as --config" }, CHANGE_OPTIONS, END };
@@ -203,7 +202,7 @@ static const struct verb_option change_media_options[] = {
 static const struct verb_option attach_interface_options[] = {
 	{ "mac", "MAC", "52:54:00:..., else one is made" },
 	{ "model", "virtio", "the only one" },
-	{ "target", "ID", "what it is called: net0, net1, ..." }, PRINT_ONLY,
+	{ "target", "ID", "what it is called: net0, net1, ..." },
 	{ "persistent", NULL, "the same as --config" }, CHANGE_OPTIONS, END };
 static const struct verb_option detach_interface_options[] = {
 	{ "mac", "MAC", "which, if there are several of the type" },
