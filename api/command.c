@@ -293,7 +293,12 @@ static int find_vm(struct call *c, struct err *e)
 	if (!c->vm)
 		return err_set(e, -ENOENT, ERR_NOT_FOUND,
 			"there is no VM '%.255s'. Next: cairn list --all", name ? name : "");
-	if (c->command->trigger == VM_TRIGGER_COUNT)
+	return 0;
+}
+
+static int check_state(struct call *c, struct err *e)
+{
+	if (!c->vm || c->command->trigger == VM_TRIGGER_COUNT)
 		return 0;
 	/* What is not legal because something is under way says so; a stop always is. */
 	if (c->vm->starting || c->vm->destroying)
@@ -331,6 +336,22 @@ static struct call *call_new(struct daemon *d, struct conn *conn, struct json_ob
 	return c;
 }
 
+/* The VM is looked up; it was to be woken before, perhaps. */
+static void command_go(void *opaque, int r, const struct err *e)
+{
+	struct call *c = opaque;
+	struct err own;
+
+	if (!r) {
+		r = check_state(c, &own);
+		e = &own;
+	}
+	if (r < 0)
+		call_fail(c, e);
+	else
+		c->command->run(c);
+}
+
 void command_dispatch(struct daemon *d, struct conn *conn, struct json_object *text)
 {
 	struct call *c = call_new(d, conn, text);
@@ -363,6 +384,8 @@ void command_dispatch(struct daemon *d, struct conn *conn, struct json_object *t
 		r = find_vm(c, &e);
 	if (r < 0)
 		call_fail(c, &e);
+	else if (c->vm && idle_has_to_wake(c->vm, c->command->trigger))
+		idle_wake(c->vm, command_go, c);
 	else
-		c->command->run(c);
+		command_go(c, 0, NULL);
 }

@@ -259,6 +259,7 @@ static void policies_go(struct daemon *d)
 		vm->ended_unseen = false;
 		restart_take_up(vm);
 		shutdown_take_up(vm);
+		idle_follow(vm);
 	}
 	autostart_go(d);
 }

@@ -114,6 +114,7 @@ static void vm_free(struct vm *vm)
 	vm_process_free(vm->proc);
 	loop_timer_free(vm->restart.timer);
 	loop_timer_free(vm->shutdown.timer);
+	loop_timer_free(vm->idle.timer);
 	free(vm->schedule);
 	definition_free(vm->live);
 	definition_free(vm->def);
@@ -293,6 +294,7 @@ void vm_move(struct vm *vm, enum vm_trigger t, const char *reason, const char *d
 	log_info("state", "VM '%s': %s (%s)%s%s", vm->def->name, vm_state_name(vm->state),
 		vm->reason, vm->detail[0] ? ": " : "", vm->detail);
 	vm_save(vm);
+	idle_follow(vm);
 	emit_qmp(vm, row->event);
 	vm_emit_change(vm, from);
 	qmp_follow(vm);

@@ -4,6 +4,7 @@
 #define CAIRN_API_VM_H
 
 #include "api/definition.h"
+#include "api/idle.h"
 #include "api/dump.h"
 #include "api/restart.h"
 #include "api/scheduler.h"
@@ -78,6 +79,7 @@ struct vm {
 	bool off_asked;		 /* somebody asked for this shutdown: it stays off then, whatever its policy */
 	struct restart restart;
 	struct shutdown shutdown;
+	struct idle idle;
 	bool autostart;
 	struct vm *start_next; /* behind this one, of the starts that wait */
 };

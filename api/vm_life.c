@@ -72,6 +72,7 @@ static void phase_event(struct vm *vm, const struct vm_event *ev)
 {
 	static const enum vm_trigger triggers[] = { [VM_PHASE_PAUSED] = VM_SAW_PAUSED,
 		[VM_PHASE_RUNNING] = VM_SAW_RUNNING, [VM_PHASE_CRASHED] = VM_SAW_PRESERVED };
+	const char *idle = idle_reason(vm, ev);
 
 	/* Until the start is answered the reply says how it went. */
 	if (vm->starting || ev->phase < VM_PHASE_PAUSED || ev->phase > VM_PHASE_CRASHED)
@@ -79,7 +80,7 @@ static void phase_event(struct vm *vm, const struct vm_event *ev)
 	if (ev->phase == VM_PHASE_RUNNING ||
 		(ev->phase == VM_PHASE_PAUSED && ev->reason != VM_REASON_SAVING))
 		save_runs_on(vm);
-	vm_move(vm, triggers[ev->phase], vm_reason_name(ev->reason), ev->detail, ev->value);
+	vm_move(vm, triggers[ev->phase], idle ? idle : vm_reason_name(ev->reason), ev->detail, ev->value);
 	dump_by_policy(vm);
 }
 

@@ -334,6 +334,8 @@ static bool messages_take(struct vm_process *p, unsigned most)
 			channel_lost(p, r == -EPROTO);
 			return false;
 		}
+		if (m.head.type == VM_MSG_INFO) /* an older process knows less */
+			memset(body + m.head.body_bytes, 0, sizeof(struct vm_info) - m.head.body_bytes);
 		if (m.head.type == VM_MSG_EVENT) {
 			event_take(p, m.body);
 		} else if (!reply_take(p, &m)) {

@@ -451,13 +451,20 @@ unsigned console_readers(struct console *c)
 	return c->nreaders;
 }
 
-static bool console_has_unsent(struct console *c)
+unsigned long long console_written(struct console *c)
 {
-	uint64_t head;
+	unsigned long long head;
 
 	pthread_mutex_lock(&c->lock);
 	head = c->head;
 	pthread_mutex_unlock(&c->lock);
+	return head;
+}
+
+static bool console_has_unsent(struct console *c)
+{
+	uint64_t head = console_written(c);
+
 	for (struct reader *r = c->readers; r; r = r->next) {
 		if (r->dead || r->out_fd < 0)
 			continue;

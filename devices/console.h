@@ -37,6 +37,8 @@ int console_attach_stdio(struct console *c, int in_fd, int out_fd, struct err *e
  * Runs the loop (its thread must not be running it). */
 void console_drain(struct console *c, unsigned long long timeout_ns);
 unsigned console_readers(struct console *c);
+/* Bytes of output so far. Any thread. */
+unsigned long long console_written(struct console *c);
 
 /* ---- the device's side ---- */
 /* Output. Never waits for a reader; wakes the loop only when it has to. */

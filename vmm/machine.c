@@ -590,4 +590,8 @@ void machine_info(struct machine *m, struct vm_info *i)
 	i->ndisks = m->ndisks;
 	for (unsigned n = 0; n < m->ndisks; n++)
 		disk_info(m, n, i);
+	for (unsigned n = 0; n < VM_CONSOLE_AGENT; n++) {
+		i->console_bytes += m->consoles[n] ? console_written(m->consoles[n]) : 0;
+		i->console_readers += m->consoles[n] ? console_readers(m->consoles[n]) : 0;
+	}
 }

@@ -37,7 +37,9 @@ const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT] = {
 
 const struct channel_type vm_msg_from_vm[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_REPLY] = ROW(struct vm_reply, 0),
-	[VM_MSG_INFO] = ROW(struct vm_info, 0),
+	/* Of a process that an earlier daemon started, too: whoever takes it fills up what is missing. */
+	[VM_MSG_INFO] = { .body_min = offsetof(struct vm_info, console_bytes), .body_max = sizeof(struct vm_info),
+		.known = true },
 	[VM_MSG_SPACES] = ROW(struct vm_spaces, 0),
 	[VM_MSG_EVENT] = ROW(struct vm_event, 0),
 	[VM_MSG_SNAPSHOTS] = { .body_min = offsetof(struct vm_snapshots, list),

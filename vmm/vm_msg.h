@@ -375,6 +375,8 @@ struct vm_info {
 	uint64_t vcpu_ns[VM_VCPUS_MAX]; /* CPU time of each vCPU thread */
 	struct vm_disk_info disks[VM_DISKS_MAX];
 	uint8_t disk_faults[VM_DISKS_MAX]; /* enum vm_disk_fault: what stopped the VM */
+	uint64_t console_bytes; /* that the guest has written to its consoles */
+	uint32_t console_readers; /* who is attached to them */
 };
 
 enum vm_disk_fault { VM_DISK_FINE = 0, VM_DISK_FAILED = 1, VM_DISK_NO_SPACE = 2, VM_DISK_CORRUPT = 3 };

@@ -249,6 +249,8 @@ static void answer_query(struct fake *f, uint64_t seq)
 		.host_kind = VM_HOST_PVM, .vcpus = f->config.vcpus, .ram_bytes = f->config.ram_bytes };
 
 	info.vcpus_halted = word(f, "idle") ? info.vcpus : 0;
+	for (unsigned i = 0; i < CONSOLES_MAX; i++)
+		info.console_readers += f->consoles[i] >= 0;
 	for (unsigned i = 0; i < f->config.vcpus; i++)
 		info.vcpu_ns[i] = 1500000000;
 	channel_send(f->sock, VM_MSG_VERSION, VM_MSG_INFO, seq, &info, sizeof(info), NULL, 0);

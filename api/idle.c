@@ -1,0 +1,192 @@
+#include "api/idle.h"
+#include "api/daemon.h"
+#include "api/job.h"
+#include "api/save.h"
+#include "api/vm.h"
+#include "api/vm_process.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define REASON "idle"
+#define REQUEST_TIMEOUT_NS (10 * 1000000000ULL)
+
+static struct policy_idle_rule rule_of(const struct vm *vm)
+{
+	const struct definition *d = vm_live(vm);
+
+	return (struct policy_idle_rule){ d->idle_after_s, d->idle_cpu_percent };
+}
+
+static struct policy_sample sample_of(const struct vm_info *i)
+{
+	struct policy_sample s = { .now_ns = loop_now_ns(), .bytes = i->console_bytes,
+		.watched = i->console_readers > 0 };
+
+	for (uint32_t n = 0; n < MIN(i->vcpus, VM_VCPUS_MAX); n++)
+		s.cpu_ns += i->vcpu_ns[n];
+	for (uint32_t n = 0; n < MIN(i->ndisks, VM_DISKS_MAX); n++)
+		s.requests += i->disks[n].rd_reqs + i->disks[n].wr_reqs + i->disks[n].fl_reqs;
+	return s;
+}
+
+static void fire(void *opaque);
+
+static void look_later(struct vm *vm)
+{
+	struct policy_idle_rule rule = rule_of(vm);
+
+	if (!vm->idle.timer && loop_timer_new(vm->daemon->loop, fire, vm, &vm->idle.timer) < 0)
+		abort();
+	loop_timer_arm(vm->idle.timer, loop_now_ns() + policy_idle_period_ns(&rule));
+}
+
+/* ---- to sleep ---- */
+
+static void suspended(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct vm *vm = opaque;
+
+	(void)a;
+	vm->idle.asking = false;
+	if (r < 0)
+		log_info("idle", "VM '%s': not suspended: %s", vm->def->name, e->msg);
+	else
+		vm_move(vm, VM_SAW_PAUSED, REASON, NULL, 0);
+	vm->idle.suspending = false;
+	idle_follow(vm);
+}
+
+/* Its reason tells that it may be woken. */
+static void saved(struct job *j, void *opaque)
+{
+	struct vm *vm = opaque;
+
+	vm->idle.asking = false;
+	if (!j->failed && vm->state == VM_SAVED)
+		vm_say_reason(vm, REASON, "");
+	if (!j->failed)
+		job_dismiss(j, NULL);
+	idle_follow(vm);
+}
+
+static void sleep_begin(struct vm *vm)
+{
+	struct job *j;
+	struct err e;
+
+	vm->idle.asking = true;
+	if (vm_live(vm)->idle_action != DEFINITION_SAVE) {
+		vm->idle.suspending = true;
+		vm_process_request(vm->proc, VM_MSG_STOP, NULL, 0, -1, REQUEST_TIMEOUT_NS, suspended, vm);
+		return;
+	}
+	if (save_managed(vm, SAVE_THEN_RUNNING, NULL, &j, &e) < 0) {
+		log_info("idle", "VM '%s': not saved: %s", vm->def->name, e.msg);
+		vm->idle.asking = false;
+		idle_follow(vm);
+		return;
+	}
+	j->concluded = saved;
+	j->concluded_opaque = vm;
+}
+
+/* ---- awake ---- */
+
+static void looked(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct vm *vm = opaque;
+	struct policy_idle_rule rule = rule_of(vm);
+	struct policy_sample s;
+
+	(void)e;
+	vm->idle.asking = false;
+	if (vm->state != VM_RUNNING || !rule.after_s)
+		return;
+	if (r < 0 || !a->info || vm->job) {
+		vm->idle.look.begun = false;
+		look_later(vm);
+		return;
+	}
+	s = sample_of(a->info);
+	if (policy_idle_look(&rule, &vm->idle.look, &s))
+		sleep_begin(vm);
+	else
+		look_later(vm);
+}
+
+static void fire(void *opaque)
+{
+	struct vm *vm = opaque;
+
+	if (vm->state != VM_RUNNING || !vm->proc || vm->idle.asking)
+		return;
+	vm->idle.asking = true;
+	vm_process_request(vm->proc, VM_MSG_QUERY, NULL, 0, -1, REQUEST_TIMEOUT_NS, looked, vm);
+}
+
+void idle_follow(struct vm *vm)
+{
+	vm->idle.look.begun = false;
+	if (vm->state == VM_RUNNING && rule_of(vm).after_s)
+		look_later(vm);
+	else if (vm->idle.timer)
+		loop_timer_disarm(vm->idle.timer);
+}
+
+const char *idle_reason(const struct vm *vm, const struct vm_event *ev)
+{
+	if (ev->reason != VM_REASON_USER)
+		return NULL;
+	if (ev->phase == VM_PHASE_PAUSED && vm->idle.suspending)
+		return REASON;
+	return ev->phase == VM_PHASE_RUNNING && vm->idle.waking ? "woken" : NULL;
+}
+
+/* ---- waking ---- */
+
+bool idle_has_to_wake(const struct vm *vm, enum vm_trigger t)
+{
+	return (vm->state == VM_PAUSED || vm->state == VM_SAVED) && !strcmp(vm->reason, REASON) &&
+		(t == VM_ASK_CONSOLE || t == VM_ASK_SHUTDOWN || t == VM_ASK_REBOOT);
+}
+
+struct wake {
+	struct vm *vm;
+	void (*done)(void *opaque, int r, const struct err *e);
+	void *opaque;
+};
+
+static void woken(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct wake w = *(struct wake *)opaque;
+
+	(void)a;
+	free(opaque);
+	if (!r)
+		vm_move(w.vm, VM_SAW_RUNNING, "woken", NULL, 0);
+	w.vm->idle.waking = false;
+	w.done(w.opaque, r, e);
+}
+
+void idle_wake(struct vm *vm, void (*done)(void *opaque, int r, const struct err *e), void *opaque)
+{
+	struct vm_start_how how = { .state_fd = -1, .done = done, .opaque = opaque };
+	struct wake *w;
+
+	if (vm->state == VM_SAVED) {
+		vm_start(vm, &how);
+		return;
+	}
+	w = malloc(sizeof(*w));
+	if (!w)
+		abort();
+	*w = (struct wake){ vm, done, opaque };
+	vm->idle.waking = true;
+	vm_process_request(vm->proc, VM_MSG_CONT, NULL, 0, -1, REQUEST_TIMEOUT_NS, woken, w);
+}

@@ -1,0 +1,65 @@
+"""VMs that do nothing are suspended or saved, and wake when they are wanted."""
+
+import signal
+
+from conftest import Console, until
+
+
+def asleep(daemon, state, vm="vm1"):
+    def true():
+        i = daemon.info(vm)
+        return (i["state"], i["reason"]) == (state, "idle")
+    until(true)
+
+
+def test_suspended_and_woken(daemon, guest, kvm):
+    daemon.define("vm1", boot={"kernel": guest("idle.elf")}, idle={"after": "1s"})
+    daemon.cairn("start", "vm1")
+    q = daemon.qmp()
+    q.event("STOP", vm="vm1")
+    asleep(daemon, "paused")
+    console = Console(daemon, "vm1")
+    q.event("RESUME", vm="vm1")
+    q.event("VM_STATE_CHANGE", vm="vm1", state="running", reason="woken")
+    while console.line() != "idle":
+        pass
+    console.sock.sendall(b"x")
+    assert console.sock.recv(1) == b"x"
+    console.close()
+    asleep(daemon, "paused")  # it counts anew
+    until(lambda: daemon.kept("vm1").get("reason") == "idle")
+    daemon.stop(signal.SIGKILL)
+    daemon.start()
+    asleep(daemon, "paused")
+    daemon.cairn("shutdown", "--wait", "vm1")
+    assert daemon.info("vm1")["reason"] == "shutdown"
+
+
+def test_saved_and_woken(daemon, guest, kvm):
+    for vm in ("vm1", "vm2"):
+        daemon.define(vm, boot={"kernel": guest("idle.elf")}, idle={"after": "1s", "action": "save"})
+    daemon.cairn("start", "vm1", "vm2")
+    for vm in ("vm1", "vm2"):
+        asleep(daemon, "saved", vm)
+    console = Console(daemon, "vm1")
+    console.sock.sendall(b"x")
+    while console.sock.recv(1) != b"x":
+        pass
+    assert daemon.info("vm1")["state"] in ("running", "idle") and daemon.info("vm1")["reason"] == "restored"
+    console.close()
+    daemon.cairn("start", "vm2")
+    assert daemon.info("vm2")["reason"] == "restored"
+    assert daemon.cairn("jobs", "--format", "csv").stdout.count("managed-save") == 0
+
+
+def test_who_was_suspended_by_hand_is_not_woken(fake):
+    fake.define("vm1", idle={"after": "1s"})
+    fake.cairn("start", "vm1")
+    fake.cairn("suspend", "vm1")
+    Console(fake, "vm1").close()
+    assert (fake.info("vm1")["state"], fake.info("vm1")["reason"]) == ("paused", "user")
+    assert "is paused" in fake.cairn("shutdown", "vm1", ok=4).stderr
+    fake.cairn("resume", "vm1")
+    asleep(fake, "paused")
+    fake.cairn("resume", "vm1")
+    assert fake.info("vm1")["state"] == "running"
