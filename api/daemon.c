@@ -255,7 +255,8 @@ static void policies_go(struct daemon *d)
 
 		/* The host going down is no crash of a VM's. */
 		if (vm->ended_unseen && !autostart_is_new_boot(d))
-			vm_policies_apply(vm, false);
+			vm_policies_apply(vm, vm->rebooting);
+		vm->rebooting = vm->rebooting && vm->proc;
 		vm->ended_unseen = false;
 		restart_take_up(vm);
 		shutdown_take_up(vm);

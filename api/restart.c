@@ -66,6 +66,8 @@ void restart_want(struct vm *vm)
 	struct json_object *data;
 	uint64_t now = loop_now_ns(), wait;
 
+	if (vm->daemon->stop)
+		return; /* all go down */
 	if (!backoff_again(rule, &vm->restart.tries, now, &wait)) {
 		give_up(vm);
 		return;

@@ -179,6 +179,8 @@ void vm_save(struct vm *vm)
 		js_put(o, "shutdown", shutdown_to_json(vm));
 	if (vm->off_asked)
 		js_put_bool(o, "off_asked", true);
+	if (vm->rebooting)
+		js_put_bool(o, "rebooting", true);
 	store_save_state(vm->daemon->store, vm->def->name, o);
 	json_object_put(o);
 }
@@ -205,6 +207,7 @@ void vm_load_state(struct vm *vm, struct json_object *o)
 	restart_load(vm, js_get(o, "restart"));
 	shutdown_load(vm, js_get(o, "shutdown"));
 	vm->off_asked = js_get_bool(o, "off_asked", false);
+	vm->rebooting = js_get_bool(o, "rebooting", false);
 }
 
 static uint64_t realtime_ns(void)

@@ -113,6 +113,10 @@ static void life_event(void *opaque, const struct vm_event *ev)
 		break;
 	case VM_EVENT_RESET:
 		emit_reset(vm, ev->value == 1);
+		if (ev->value == 1 && vm->rebooting) { /* it did so by itself, and is not to be started */
+			vm->rebooting = false;
+			vm_move(vm, VM_ASK_RESET, "booted", NULL, 0);
+		}
 		break;
 	case VM_EVENT_GUEST_PANICKED:
 		emit_panicked(vm, ev->value);

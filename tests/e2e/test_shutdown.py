@@ -1,12 +1,14 @@
 """Shutdowns with a deadline, at a time, of all VMs together."""
 
 import json
+import os
 import signal
 import time
 
 import pytest
 
 from conftest import QmpError, until
+from test_policy import ready
 
 DEAF = {"cmdline": "deaf"}
 
@@ -115,6 +117,37 @@ def test_by_the_agent(fake):
     q.run("vm-reboot", vm="vm1", mode="agent")
     q.event("VM_STATE_CHANGE", vm="vm1", state="shutoff")
     q.event("VM_STATE_CHANGE", vm="vm1", state="running")
+
+
+def test_guest_that_reboots_by_itself_is_not_started_again_later(daemon, guest, kvm):
+    daemon.define("vm1", boot={"kernel": guest("interp.elf"), "cmdline": "button init"})
+    daemon.cairn("start", "vm1")
+    q = daemon.qmp()
+    console = ready(daemon)
+    console.sock.sendall(b"button wait\nreset cf9\n")
+    q.run("vm-reboot", vm="vm1")
+    q.event("RESET", vm="vm1", guest=True)
+    while console.line() != "interp":
+        pass
+    assert daemon.info("vm1")["state"] in ("running", "idle")
+    console.sock.sendall(b"poweroff\n")
+    q.event("VM_STATE_CHANGE", vm="vm1", state="shutoff")
+    console.close()
+    q.run("vm-undefine", vm="vm1")  # which a VM that is being started refuses
+
+
+def test_reboot_whose_end_no_daemon_saw(fake):
+    fake.define("vm1", cmdline="deaf off-after=400")
+    fake.cairn("start", "vm1")
+    pid = fake.info("vm1")["pid"]
+    fake.cairn("reboot", "vm1")
+    until(lambda: fake.kept("vm1").get("rebooting"))
+    fake.stop(signal.SIGKILL)
+    until(lambda: not os.path.exists(f"/proc/{pid}/exe"))
+    fake.start()
+    q = fake.qmp()
+    until(lambda: [e for e in q.run("query-events", vm="vm1")["events"]
+                   if e["data"].get("state") == "running" and e["data"]["from"] == "shutoff"][1:])
 
 
 def test_what_is_no_plan(fake):
