@@ -96,6 +96,22 @@ def test_disks(fake):
     refused(fake, "No disk found whose source path or target is vdc", "detach-disk", "vm1", "vdc", ok=3)
 
 
+def img(*args):
+    subprocess.run([os.path.join(BUILD, "cairn-img"), *args], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_backing_layers(fake):
+    """A disk that is attached brings along what it is backed by; formats are never guessed."""
+    fake.define("vm1")
+    base, mid, top = (str(fake.tmp / n) for n in ("base.raw", "mid.qcow2", "top.qcow2"))
+    img("create", "-f", "raw", base, "8M")
+    img("create", "-f", "qcow2", "-b", "base.raw", "-F", "raw", mid)
+    img("create", "-f", "qcow2", "-b", "mid.qcow2", "-F", "qcow2", top)
+    fake.cairn("attach-disk", "vm1", "top.qcow2", "vda", "--subdriver", "qcow2", cwd=str(fake.tmp))
+    d = inactive(fake, "vm1")["disks"][0]
+    assert (d["path"], d["backing"]) == (top, [{"path": mid, "format": "qcow2"}, {"path": base, "format": "raw"}])
+
+
 def test_names_of_positionals(fake):
     """As blogs have it: virsh names each positional."""
     fake.define("vm1", disks=[{"path": image(fake, "root.img"), "format": "raw"}])

@@ -1,4 +1,5 @@
 /* attach-disk, detach-disk, change-media, domblklist. */
+#include "tools/cairn/backing.h"
 #include "tools/cairn/change.h"
 #include "tools/cairn/cli.h"
 #include "tools/cairn/output.h"
@@ -100,6 +101,14 @@ static struct json_object *disk_of_options(struct cli *c)
 	return disk;
 }
 
+/* Is it qcow2, it brings along what it is backed by. */
+static int layers_put(struct json_object *disk, struct err *e)
+{
+	const char *format = js_get_str(disk, "format");
+
+	return format && !strcmp(format, "qcow2") ? backing_put(disk, e) : 0;
+}
+
 static int attach_edit(struct cli *c, struct json_object *definition, void *opaque, struct err *e)
 {
 	struct json_object *disks = js_get_array(definition, "disks");
@@ -118,7 +127,9 @@ int verb_attach_disk(struct cli *c)
 
 	if (!disk)
 		return CLI_USAGE;
-	r = change_make(c, c->pos[0], attach_edit, disk, &e);
+	r = layers_put(disk, &e);
+	if (!r)
+		r = change_make(c, c->pos[0], attach_edit, disk, &e);
 	if (r < 0)
 		return cli_fail(&e, "Failed to attach disk");
 	if (!r)
@@ -208,7 +219,7 @@ static int media_edit(struct cli *c, struct json_object *definition, void *opaqu
 		js_put_str(disk, "path", m->source);
 		js_put_str(disk, "format", m->format);
 	}
-	return 0;
+	return layers_put(disk, e);
 }
 
 static int media_parse(struct cli *c, struct media_edit *m)
