@@ -1,0 +1,292 @@
+/* One thread reads, the other writes. Chunks go to and fro between their loops, a few at a time. */
+#include "block/copy.h"
+#include "base/err.h"
+#include "base/loop.h"
+#include "base/util.h"
+#include "block/block.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Small enough that a chunk is still in the cache when it is written. */
+#define CHUNK_BYTES (256 * KIB)
+#define CHUNKS 12
+/* Of these a thread has so many in hand. They begin and end together where files are in memory, so with all of
+ * them the other thread would have to wait. */
+#define AT_A_TIME 4
+/* Zeros shorter than this are written along with what is around them; a chunk's are bits of a word. */
+#define SPARSE_BYTES (CHUNK_BYTES / 64)
+
+struct copy;
+
+struct chunk {
+	struct loop_task task; /* on its way to the other thread */
+	struct copy *c;
+	struct chunk *next; /* among the spare ones, or those that wait to be written */
+	struct block_req req;
+	struct iovec iov;
+	uint8_t *buf;
+	uint64_t off, len;
+	bool hole;      /* len bytes of zeros, of any length; buf has nothing */
+	uint64_t zeros; /* bit for each SPARSE_BYTES that are zeros */
+	uint64_t done;  /* bytes of it written or left out */
+};
+
+struct copy {
+	const struct block_copy *o;
+	uint64_t size_bytes;
+	struct chunk chunks[CHUNKS];
+	atomic_bool stop; /* one of the two has failed */
+
+	/* the reader's */
+	uint64_t pos;
+	struct chunk *spare;
+	unsigned nspare, reading;
+	int read_res;
+
+	/* the writer's */
+	struct loop_task over_task;
+	bool over; /* no chunk will come any more */
+	struct chunk *waiting, **waiting_tail;
+	unsigned writing;
+	uint64_t finished;
+	int write_res;
+};
+
+static void failed(struct copy *c, int *res_of_mine, int res)
+{
+	if (!*res_of_mine)
+		*res_of_mine = res;
+	atomic_store(&c->stop, true);
+}
+
+/* ---- writing ---- */
+
+static void chunk_back(struct loop_task *t)
+{
+	struct chunk *k = container_of(t, struct chunk, task);
+
+	k->next = k->c->spare;
+	k->c->spare = k;
+	k->c->nspare++;
+}
+
+/* The next stretch of the chunk that is all zeros, or that is not. */
+static uint64_t stretch(const struct chunk *k, bool *ret_zero)
+{
+	uint64_t i = k->done / SPARSE_BYTES, bits = k->zeros >> i, n;
+
+	*ret_zero = bits & 1;
+	if (*ret_zero)
+		bits = ~bits;
+	n = bits ? (uint64_t)__builtin_ctzll(bits) : 64;
+	return MIN((i + n) * SPARSE_BYTES, k->len) - k->done;
+}
+
+static void chunk_next(struct chunk *k);
+static void write_waiting(struct copy *c);
+
+static void chunk_written(struct block_req *r, int res)
+{
+	struct chunk *k = container_of(r, struct chunk, req);
+	struct copy *c = k->c;
+
+	if (res < 0)
+		failed(c, &c->write_res, res);
+	k->done += r->len;
+	chunk_next(k);
+	write_waiting(c);
+}
+
+/* Write what is left of the chunk, stretch by stretch. */
+static void chunk_next(struct chunk *k)
+{
+	struct copy *c = k->c;
+
+	while (!c->write_res && k->done < k->len) {
+		bool zero = k->hole;
+		uint64_t n = k->hole ? k->len : stretch(k, &zero);
+
+		if (zero && c->o->to_is_zero) {
+			k->done += n;
+			continue;
+		}
+		k->iov = (struct iovec){ k->buf + k->done, n };
+		k->req = (struct block_req){ .op = zero ? BLOCK_WRITE_ZEROES : BLOCK_WRITE,
+			.flags = zero ? BLOCK_REQ_MAY_UNMAP : 0, .offset = k->off + k->done, .len = n,
+			.iov = &k->iov, .niov = zero ? 0 : 1, .done = chunk_written };
+		block_submit(c->o->to, &k->req);
+		return;
+	}
+	c->finished += k->len;
+	c->writing--;
+	k->task.run = chunk_back;
+	loop_post(c->o->from_loop, &k->task);
+}
+
+static void write_waiting(struct copy *c)
+{
+	while (c->waiting && c->writing < AT_A_TIME) {
+		struct chunk *k = c->waiting;
+
+		c->waiting = k->next;
+		if (!c->waiting)
+			c->waiting_tail = &c->waiting;
+		c->writing++;
+		chunk_next(k);
+	}
+}
+
+static void chunk_arrived(struct loop_task *t)
+{
+	struct chunk *k = container_of(t, struct chunk, task);
+	struct copy *c = k->c;
+
+	k->next = NULL;
+	*c->waiting_tail = k;
+	c->waiting_tail = &k->next;
+	write_waiting(c);
+}
+
+static void reader_over(struct loop_task *t)
+{
+	container_of(t, struct copy, over_task)->over = true;
+}
+
+/* ---- reading ---- */
+
+static bool is_zero(const uint8_t *p, size_t n)
+{
+	return !p[0] && !memcmp(p, p + 1, n - 1);
+}
+
+static void chunk_send(struct chunk *k)
+{
+	k->done = 0;
+	k->task.run = chunk_arrived;
+	loop_post(k->c->o->loop, &k->task);
+}
+
+static void chunk_read(struct block_req *r, int res)
+{
+	struct chunk *k = container_of(r, struct chunk, req);
+
+	k->c->reading--;
+	if (res < 0) {
+		failed(k->c, &k->c->read_res, res);
+		chunk_back(&k->task);
+		return;
+	}
+	k->zeros = 0;
+	for (uint64_t i = 0; i * SPARSE_BYTES < k->len; i++)
+		if (is_zero(k->buf + i * SPARSE_BYTES, MIN(SPARSE_BYTES, k->len - i * SPARSE_BYTES)))
+			k->zeros |= 1ULL << i;
+	chunk_send(k);
+}
+
+/* What is next: a hole as long as it is known, or as much as a chunk takes. */
+static int chunk_start(struct copy *c)
+{
+	struct block_extent x;
+	struct chunk *k;
+	int r = block_extent(c->o->from, c->pos, c->size_bytes - c->pos, &x); /* runs the loop */
+
+	if (r < 0)
+		return r;
+	k = c->spare;
+	c->spare = k->next;
+	c->nspare--;
+	k->off = c->pos;
+	k->hole = x.zero;
+	k->len = x.zero ? x.len : MIN(CHUNK_BYTES, c->size_bytes - c->pos);
+	c->pos += k->len;
+	if (k->hole) {
+		chunk_send(k);
+		return 0;
+	}
+	k->iov = (struct iovec){ k->buf, k->len };
+	k->req = (struct block_req){ .op = BLOCK_READ, .offset = k->off, .len = k->len, .iov = &k->iov,
+		.niov = 1, .done = chunk_read };
+	c->reading++;
+	block_submit(c->o->from, &k->req);
+	return 0;
+}
+
+static bool read_more(const struct copy *c)
+{
+	return c->pos < c->size_bytes && !c->read_res && !atomic_load(&c->stop) &&
+		!(c->o->stop && c->o->stop(c->o->opaque));
+}
+
+/* ns; 0: go on. */
+static uint64_t hold(const struct copy *c)
+{
+	return c->o->hold ? c->o->hold(c->o->opaque, c->pos) : 0;
+}
+
+static void *reader(void *opaque)
+{
+	struct copy *c = opaque;
+	uint64_t wait_ns;
+
+	while (read_more(c) || c->nspare < CHUNKS) {
+		while (c->spare && c->reading < AT_A_TIME && read_more(c) && !hold(c)) {
+			int r = chunk_start(c);
+
+			if (r < 0)
+				failed(c, &c->read_res, r);
+		}
+		wait_ns = read_more(c) ? hold(c) : 0;
+		if (read_more(c) || c->nspare < CHUNKS)
+			loop_run_once(c->o->from_loop, wait_ns ? wait_ns : UINT64_MAX);
+	}
+	c->over_task.run = reader_over;
+	loop_post(c->o->loop, &c->over_task);
+	return NULL;
+}
+
+static int copy_run(struct copy *c)
+{
+	pthread_t thread;
+	int r = 0;
+
+	for (unsigned i = 0; i < CHUNKS && !r; i++) {
+		struct chunk *k = &c->chunks[i];
+
+		k->c = c;
+		k->buf = aligned_alloc(4096, CHUNK_BYTES);
+		r = k->buf ? 0 : -ENOMEM;
+		chunk_back(&k->task);
+	}
+	if (!r)
+		r = -pthread_create(&thread, NULL, reader, c);
+	if (!r) {
+		while (!c->over) {
+			loop_run_once(c->o->loop, UINT64_MAX);
+			if (c->o->progress)
+				c->o->progress(c->o->opaque, c->finished, c->size_bytes);
+		}
+		pthread_join(thread, NULL);
+		r = c->read_res ? c->read_res : c->write_res;
+	}
+	for (unsigned i = 0; i < CHUNKS; i++)
+		free(c->chunks[i].buf);
+	return r;
+}
+
+int block_copy(const struct block_copy *o, struct err *e)
+{
+	struct copy c = { .o = o, .waiting_tail = &c.waiting };
+	struct block_info info;
+	int r;
+
+	block_info(o->from, &info);
+	c.size_bytes = info.size_bytes;
+	r = copy_run(&c);
+	if (r < 0)
+		return err_set_errno(e, r, "copying failed");
+	return o->stop && o->stop(o->opaque) ? err_set(e, -ECANCELED, ERR_CANCELLED, "it was cancelled") : 0;
+}
