@@ -119,18 +119,23 @@ void command_vm_dump_definition(struct call *c)
 
 /* ---- list ---- */
 
-static void put_identity(struct json_object *o, const struct vm *vm)
+/* brief: what a table of them shows. */
+static void put_identity(struct json_object *o, const struct vm *vm, bool brief)
 {
 	char uuid[DEFINITION_UUID_TEXT];
 
 	js_put_int(o, "id", vm->id);
 	js_put_str(o, "name", vm->def->name);
-	uuid_print(vm->def->uuid, uuid);
-	js_put_str(o, "uuid", uuid);
-	if (vm->def->title)
+	if (!brief) {
+		uuid_print(vm->def->uuid, uuid);
+		js_put_str(o, "uuid", uuid);
+	}
+	if (!brief && vm->def->title)
 		js_put_str(o, "title", vm->def->title);
 	js_put_str(o, "state", vm_state_name(vm->state));
 	js_put_str(o, "word", vm_state_word(vm->state));
+	if (brief)
+		return;
 	js_put_str(o, "reason", vm->reason);
 	js_put_bool(o, "persistent", true);
 	js_put_bool(o, "autostart", vm->autostart);
@@ -148,9 +153,9 @@ static size_t escaped_bytes(const char *s)
 }
 
 /* The rest: keys, uuid, words, and a reason of 31 bytes. */
-static size_t entry_bytes(const struct vm *vm)
+static size_t entry_bytes(const struct vm *vm, bool brief)
 {
-	return 272 + escaped_bytes(vm->def->name) + escaped_bytes(vm->def->title);
+	return (brief ? 80 : 272) + escaped_bytes(vm->def->name) + (brief ? 0 : escaped_bytes(vm->def->title));
 }
 
 void command_vm_list(struct call *c)
@@ -159,6 +164,7 @@ void command_vm_list(struct call *c)
 	const char *after = js_get_str(c->args, "after");
 	int64_t limit = js_get_int(c->args, "limit", LIST_LIMIT);
 	size_t i = vm_index_after(d, after ? after : ""), bytes = 0;
+	bool brief = js_get_bool(c->args, "brief", false);
 	struct json_object *o, *vms;
 	struct err e;
 
@@ -176,9 +182,9 @@ void command_vm_list(struct call *c)
 		if (conn_role_for(c->conn, d->vms[i]->def->name) < ROLE_VIEWER)
 			continue;
 		entry = json_object_new_object();
-		put_identity(entry, d->vms[i]);
+		put_identity(entry, d->vms[i], brief);
 		json_object_array_add(vms, entry);
-		bytes += entry_bytes(d->vms[i]);
+		bytes += entry_bytes(d->vms[i], brief);
 		limit--; /* so that a page ends, and is named after, one that they may see */
 	}
 	js_put(o, "vms", vms);
@@ -281,7 +287,7 @@ static void info_done(void *opaque, int r, const struct vm_answer *a, const stru
 	const struct vm_info *info = r == 0 ? a->info : NULL;
 
 	(void)e;
-	put_identity(o, c->vm);
+	put_identity(o, c->vm, false);
 	put_state(o, c->vm);
 	if (info) {
 		if (c->vm->state == VM_RUNNING && info->vcpus && info->vcpus_halted == info->vcpus) {

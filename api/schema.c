@@ -52,7 +52,8 @@ static const struct field dump_returns[] = {
 
 static const struct field list_args[] = {
 	{ "after", FIELD_STRING, OPTIONAL, "name behind which the page begins" },
-	{ "limit", FIELD_INT, OPTIONAL, "entries in one answer at most; 1 to 1000" }, END };
+	{ "limit", FIELD_INT, OPTIONAL, "entries in one answer at most; 1 to 1000" },
+	{ "brief", FIELD_BOOL, OPTIONAL, "only id, name, state and word" }, END };
 
 static const struct field list_returns[] = {
 	{ "vms", FIELD_ARRAY, REQUIRED,

@@ -288,15 +288,18 @@ def test_introspection_matches_what_is_accepted(side):
 
 def test_a_long_list_comes_in_pages(fake):
     q = fake.qmp()
-    for i in range(250):
+    for i in range(280):
         q.run("vm-define", definition={"name": f"vm{i:04}-" + "x" * 150, "memory": 16,
                                        "boot": {"kernel": fake.write("k") and str(fake.tmp / "kernel")}})
-    page = q.run("vm-list")
-    assert len(json.dumps(page)) < 64 * 1024 and "next" in page
-    names = [v["name"] for v in page["vms"]]
-    while "next" in page:
-        page = q.run("vm-list", after=page["next"])
-        assert len(json.dumps(page)) < 64 * 1024
-        names += [v["name"] for v in page["vms"]]
-    assert len(names) == 250 and names == sorted(names)
-    assert len(fake.cairn("list", "--all", "--name").stdout.split()) == 250
+    for brief in (False, True):
+        page = q.run("vm-list", brief=brief)
+        assert len(json.dumps(page)) < 64 * 1024 and "next" in page
+        vms = page["vms"]
+        while "next" in page:
+            page = q.run("vm-list", after=page["next"], brief=brief)
+            assert len(json.dumps(page)) < 64 * 1024
+            vms += page["vms"]
+        names = [v["name"] for v in vms]
+        assert len(names) == 280 and names == sorted(names)
+    assert vms[0] == {"id": -1, "name": names[0], "state": "shut off", "word": "shutoff"}
+    assert len(fake.cairn("list", "--all", "--name").stdout.split()) == 280

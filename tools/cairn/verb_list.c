@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-int cli_vm_list(struct cli *c, struct json_object **ret_all, struct err *e)
+int cli_vm_list(struct cli *c, bool brief, struct json_object **ret_all, struct err *e)
 {
 	CLEANUP_JS struct json_object *all = json_object_new_array();
 	char after[512] = "";
@@ -19,6 +19,8 @@ int cli_vm_list(struct cli *c, struct json_object **ret_all, struct err *e)
 
 		if (after[0])
 			js_put_str(args, "after", after);
+		if (brief)
+			js_put_bool(args, "brief", true);
 		r = cli_execute(c, "vm-list", args, &page, NULL, e);
 		if (r < 0)
 			return r;
@@ -105,13 +107,24 @@ static int rows_print(struct json_object *rows, bool title)
 	return r;
 }
 
+/* Nothing is shown, or looked at, but what an answer in brief has: half the time for a thousand VMs. */
+static bool is_brief(const struct cli *c)
+{
+	static const char *const more[] = { "uuid", "title", "autostart", "no-autostart", "with-managed-save" };
+
+	for (size_t i = 0; i < sizeof(more) / sizeof(more[0]); i++)
+		if (option_flag(c, more[i]))
+			return false;
+	return c->format == CLI_TABLE;
+}
+
 int verb_list(struct cli *c)
 {
 	CLEANUP_JS struct json_object *all = NULL;
 	CLEANUP_JS struct json_object *rows = json_object_new_array();
 	struct err e;
 
-	if (cli_vm_list(c, &all, &e) < 0)
+	if (cli_vm_list(c, is_brief(c), &all, &e) < 0)
 		return cli_fail(&e, "Failed to list domains");
 	for (size_t i = 0; i < json_object_array_length(all); i++) {
 		struct json_object *vm = json_object_array_get_idx(all, i);
