@@ -20,7 +20,12 @@
 #include <string.h>
 #include <unistd.h>
 
-#define NAME_DIGITS 16
+/* A socket's name is the VM's uuid: as short as it gets, for a socket's address has few bytes. */
+#define NAME_CHARS 22
+#define NAME_ALPHABET "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+/* Earlier daemons' names: a hash, in hexadecimal. */
+#define OLD_CHARS 16
+#define OLD_ALPHABET "0123456789abcdef"
 
 struct qmp {
 	struct listener *listener;
@@ -28,21 +33,26 @@ struct qmp {
 	struct qmp_fds fds;
 };
 
-/* FNV-1a: short enough for a socket's address, and nobody guesses it who does not know the uuid. */
-static uint64_t uuid_hash(const uint8_t uuid[16])
+/* Six bits a character, as in RFC 4648, section 5 (base64url), without padding. */
+static void name_of(const uint8_t uuid[16], char name[NAME_CHARS + 1])
 {
-	uint64_t h = 0xcbf29ce484222325ULL;
+	for (unsigned i = 0; i < NAME_CHARS; i++) {
+		unsigned bit = 6 * i, at = bit / 8;
+		unsigned two = (unsigned)uuid[at] << 8 | (at < 15 ? uuid[at + 1] : 0);
 
-	for (unsigned i = 0; i < 16; i++)
-		h = (h ^ uuid[i]) * 0x100000001b3ULL;
-	return h;
+		name[i] = NAME_ALPHABET[two >> (10 - bit % 8) & 63];
+	}
+	name[NAME_CHARS] = 0;
 }
 
 int qmp_path(const struct vm *vm, char *buf, size_t size, struct err *e)
 {
 	const char *dir = vm->daemon->paths->qmp_dir;
-	int n = snprintf(buf, size, "%s/%0*llx", dir, NAME_DIGITS,
-		(unsigned long long)uuid_hash(vm->def->uuid));
+	char name[NAME_CHARS + 1];
+	int n;
+
+	name_of(vm->def->uuid, name);
+	n = snprintf(buf, size, "%s/%s", dir, name);
 
 	if (n <= PATHS_SOCKET_MAX && (size_t)n < size)
 		return 0;
@@ -105,6 +115,11 @@ void qmp_follow(struct vm *vm)
 		qmp_close(vm);
 }
 
+static bool consists_of(const char *name, size_t len, const char *alphabet)
+{
+	return strlen(name) == len && strspn(name, alphabet) == len;
+}
+
 /* Only what we may have made: the folder is ours, and one daemon's. */
 static void sweep(const char *dir)
 {
@@ -112,8 +127,8 @@ static void sweep(const char *dir)
 	struct dirent *de;
 
 	while (at && (de = readdir(at)))
-		if (strlen(de->d_name) == NAME_DIGITS &&
-			strspn(de->d_name, "0123456789abcdef") == NAME_DIGITS)
+		if (consists_of(de->d_name, NAME_CHARS, NAME_ALPHABET) ||
+			consists_of(de->d_name, OLD_CHARS, OLD_ALPHABET))
 			unlinkat(dirfd(at), de->d_name, 0);
 	if (at)
 		closedir(at);

@@ -1,5 +1,6 @@
 """A VM's own socket: QEMU's commands, events and jobs, in QEMU's shapes."""
 
+import base64
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import socket
 import stat
 import subprocess
 import time
+import uuid
 
 import pytest
 
@@ -116,6 +118,22 @@ def test_an_unread_stream_ends_after_the_answers(vm):
     assert lines[2:] == [{"return": {}, "id": 2}]
 
 
+def test_no_two_vms_have_the_same_socket(fake):
+    """Its name is the whole uuid. What a daemon of before has left under a name of before goes."""
+    for i, digits in enumerate(("0" * 31 + "1", "f" * 32, "0123456789abcdef" * 2, uuid.uuid4().hex)):
+        fake.define(f"vm{i}", uuid=str(uuid.UUID(digits)))
+        path = fake.cairn("qmp-path", f"vm{i}").stdout.rstrip("\n")
+        assert os.path.basename(path) == base64.urlsafe_b64encode(bytes.fromhex(digits)).decode().rstrip("=")
+    fake.cairn("start", "vm3")
+    old = os.path.join(os.path.dirname(path), "0123456789abcdef")
+    fake.stop(signal.SIGKILL)
+    socket.socket(socket.AF_UNIX).bind(old)
+    fake.start()
+    q = Qmp(path)
+    assert q.run("query-name") == {"name": "vm3"} and not os.path.exists(old)
+    q.close()
+
+
 def test_a_new_daemon_opens_it_again(fake):
     one, two = Vm(fake, "one"), Vm(fake, "two", boot={"kernel": "kernel", "cmdline": "off-after=1500"})
     paths = one.path, two.path
@@ -140,7 +158,7 @@ def test_a_new_daemon_opens_it_again(fake):
 
 
 def test_a_path_that_is_too_long_says_so(tmp_path):
-    """The VM runs all the same; its address would have 116 bytes of 107."""
+    """The VM runs all the same; its address would have 122 bytes of 107."""
     folder = tmp_path / ("x" * max(1, 88 - len(str(tmp_path))))
     folder.mkdir()
     d = Daemon(folder, vm_program=FAKE_VM)
@@ -148,7 +166,7 @@ def test_a_path_that_is_too_long_says_so(tmp_path):
     d.define("vm1")
     d.cairn("start", "vm1")
     said = d.cairn("qmp-path", "vm1", ok=2).stderr
-    assert "too long a path for the VM's own socket, by 9 bytes; start cairnd with a shorter --socket" in said
+    assert "too long a path for the VM's own socket, by 15 bytes; start cairnd with a shorter --socket" in said
     assert "has no socket of its own" in d.log.read_text()
     d.close()
 
