@@ -49,6 +49,7 @@ struct loop {
 	struct loop_watch *wake_watch;
 	unsigned in_flight;
 	struct loop_op *over, **over_tail; /* ended without the ring; told in the next round */
+	struct loop_op *telling; /* that are told in this one */
 	int *memory_fds;
 	unsigned nmemory_fds;
 	unsigned held; /* reads and writes that a device waits for: not submitted yet */
@@ -557,14 +558,18 @@ static void over_init(struct loop *l)
 	l->over_tail = &l->over;
 }
 
-/* Those that come while it runs wait for the next round: the ring has its turn between. */
+/* Those that come while it runs wait for the next round: the ring has its turn between. Who is told may run the loop
+ * to wait for another: that round goes on with the list. */
 static void over_tell(struct loop *l)
 {
-	struct loop_op *op = l->over, *next;
+	struct loop_op **at = &l->telling, *op;
 
+	while (*at)
+		at = &(*at)->next;
+	*at = l->over;
 	over_init(l);
-	for (; op; op = next) {
-		next = op->next;
+	while ((op = l->telling)) {
+		l->telling = op->next;
 		op_tell(l, op, op->res);
 	}
 }
@@ -584,7 +589,7 @@ void loop_run_once(struct loop *l, uint64_t timeout_ns)
 		ts.tv_nsec = (long long)(timeout_ns % 1000000000ULL);
 		tsp = &ts;
 	}
-	if (l->over || io_uring_cq_ready(&l->ring) || !timeout_ns) {
+	if (l->over || l->telling || io_uring_cq_ready(&l->ring) || !timeout_ns) {
 		submit(l);
 	} else {
 		l->held = 0;

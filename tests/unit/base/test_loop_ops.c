@@ -335,6 +335,48 @@ static void test_stream_leaves_room_for_timers(void **state)
 	loop_timer_free(t);
 }
 
+/* Who is told of one waits for the next, which was ready as well. */
+struct waiter {
+	struct loop_op op;
+	struct loop *loop;
+	struct waiter *for_whom; /* NULL: nobody */
+	unsigned done, order;
+};
+
+static unsigned order;
+
+static void waiter_done(struct loop_op *o, int res)
+{
+	struct waiter *w = container_of(o, struct waiter, op);
+
+	assert_int_equal(res, 0);
+	while (w->for_whom && !w->for_whom->done)
+		loop_run_once(w->loop, UINT64_MAX);
+	w->done++;
+	w->order = ++order;
+}
+
+static void test_waits_for_another_that_is_over(void **state)
+{
+	struct bench *b = *state;
+	struct waiter w[4], late = { .op.done = waiter_done };
+
+	for (unsigned i = 0; i < 4; i++)
+		w[i] = (struct waiter){ .op.done = waiter_done, .loop = b->loop };
+	w[0].for_whom = &w[2];
+	w[2].for_whom = &late;
+	for (unsigned i = 0; i < 4; i++)
+		loop_nop(b->loop, &w[i].op);
+	loop_nop(b->loop, &late.op);
+	loop_run_once(b->loop, UINT64_MAX);
+	for (unsigned i = 0; i < 4; i++)
+		assert_int_equal(w[i].done, 1);
+	assert_int_equal(late.done, 1);
+	assert_true(w[1].order < w[3].order && w[3].order < late.order && late.order < w[2].order &&
+		w[2].order < w[0].order);
+	assert_int_equal(loop_ops_in_flight(b->loop), 0);
+}
+
 int main(void)
 {
 #define OPS_TEST(t) cmocka_unit_test_setup_teardown(t, bench_setup, bench_teardown)
@@ -348,6 +390,7 @@ int main(void)
 		OPS_TEST(test_more_than_the_ring_holds),
 		OPS_TEST(test_burst_from_a_completion),
 		OPS_TEST(test_stream_leaves_room_for_timers),
+		OPS_TEST(test_waits_for_another_that_is_over),
 	};
 
 	alarm(30 * TEST_SLOW);
