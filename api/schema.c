@@ -436,6 +436,10 @@ static const struct field change_data[] = { FIELD_VM,
 	{ "detail", FIELD_STRING, OPTIONAL, "more about the reason" },
 	{ "value", FIELD_INT, OPTIONAL, "debug exit's status, pvpanic's bits" }, END };
 
+static const struct field snapshot_data[] = { FIELD_VM,
+	{ "snapshot", FIELD_STRING, REQUIRED, "its name" },
+	{ "job", FIELD_STRING, REQUIRED, "that did it" },
+	{ "disk", FIELD_STRING, OPTIONAL, "of a revert of one disk: its id" }, END };
 static const struct field skipped_data[] = { FIELD_VM,
 	{ "reason", FIELD_STRING, REQUIRED, "off, space, failed" },
 	{ "detail", FIELD_STRING, REQUIRED, "in words" }, END };
@@ -488,6 +492,9 @@ static const struct event_spec events[EVENT_ID_COUNT] = {
 	[EVENT_AUTOSTART] = { "AUTOSTART", "the host has booted, and it was this VM's turn", autostart_data,
 		false, false },
 	[EVENT_VM_DEFINED] = { "VM_DEFINED", "new, redefined, or renamed", defined_data, false, false },
+	[EVENT_SNAPSHOT_CREATED] = { "SNAPSHOT_CREATED", "it is there", snapshot_data, false, false },
+	[EVENT_SNAPSHOT_REVERTED] = { "SNAPSHOT_REVERTED", "the VM is as it was then", snapshot_data, false, false },
+	[EVENT_SNAPSHOT_DELETED] = { "SNAPSHOT_DELETED", "one of them is gone", snapshot_data, false, false },
 	[EVENT_SNAPSHOT_SKIPPED] = { "SNAPSHOT_SKIPPED", "the schedule's snapshot was not taken",
 		skipped_data, false, false },
 	[EVENT_SNAPSHOT_RECOVERED] = { "SNAPSHOT_RECOVERED", "a crash had caught it between two disks",

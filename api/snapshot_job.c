@@ -1,4 +1,5 @@
 #include "api/snapshot_job.h"
+#include "api/daemon.h"
 #include "api/job.h"
 #include "api/js.h"
 #include "api/snapshots.h"
@@ -76,6 +77,17 @@ static void work_succeed(struct work *w)
 	job_succeed(w->job, json_object_get(w->result));
 }
 
+static void snapshot_tell(const struct work *w, enum event_id id, const char *snapshot)
+{
+	struct json_object *data = json_object_new_object();
+
+	js_put_str(data, "snapshot", snapshot);
+	js_put_str(data, "job", w->job->id);
+	if (id == EVENT_SNAPSHOT_REVERTED && w->revert.disk[0])
+		js_put_str(data, "disk", w->revert.disk);
+	daemon_emit(w->vm->daemon, id, w->vm->def->name, data);
+}
+
 static void ignore(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	(void)opaque;
@@ -122,6 +134,7 @@ static void create_done(void *opaque, int r, const struct vm_answer *a, const st
 		job_fail(w->job, e);
 		return;
 	}
+	snapshot_tell(w, EVENT_SNAPSHOT_CREATED, w->create.name);
 	js_put_str(w->result, "name", w->create.name);
 	if (d) {
 		js_put_str(w->result, "id", d->id);
@@ -243,6 +256,7 @@ static void delete_done(void *opaque, int r, const struct vm_answer *a, const st
 		job_fail(w->job, e);
 		return;
 	}
+	snapshot_tell(w, EVENT_SNAPSHOT_DELETED, w->victims[w->at].name);
 	if (w->at < NAMES_TOLD_MAX)
 		json_object_array_add(deleted, json_object_new_string(w->victims[w->at].name));
 	w->at++;
@@ -330,6 +344,7 @@ static void revert_succeed(struct work *w)
 {
 	struct vm *vm = w->vm;
 
+	snapshot_tell(w, EVENT_SNAPSHOT_REVERTED, w->name);
 	js_put_str(w->result, "name", w->name);
 	js_put_str(w->result, "id", w->id);
 	js_put_bool(w->result, "stopped", w->stopped);

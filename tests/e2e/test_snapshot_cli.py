@@ -103,6 +103,20 @@ def test_without_a_disk(fake):
 
 # ---- looking ----
 
+def test_events(vm):
+    """What became of which snapshot, and by which job; also for who comes later."""
+    vm.cairn("snapshot-delete", "vm1", "s2", "--children")
+    vm.cairn("snapshot-create-as", "vm1", "s4", ok=4)
+    told = [(e["event"], e["data"]) for e in vm.qmp().run("query-events", vm="vm1")["events"]
+            if e["event"] in ("SNAPSHOT_CREATED", "SNAPSHOT_REVERTED", "SNAPSHOT_DELETED")]
+    assert [(e, d["snapshot"]) for e, d in told] == [
+        ("SNAPSHOT_CREATED", "s1"), ("SNAPSHOT_CREATED", "s2"), ("SNAPSHOT_CREATED", "s3"),
+        ("SNAPSHOT_REVERTED", "s1"), ("SNAPSHOT_CREATED", "s4"), ("SNAPSHOT_DELETED", "s3"),
+        ("SNAPSHOT_DELETED", "s2")]
+    assert told[-1][1]["job"] == told[-2][1]["job"] != told[0][1]["job"]
+    assert all(set(d) == {"vm", "snapshot", "job"} for _, d in told)
+
+
 def test_list(vm, monkeypatch):
     vm.env["TZ"] = "UTC"
     assert vm.cairn("snapshot-list", "vm1").stdout == (
