@@ -19,6 +19,7 @@ static int how_take(struct call *c, struct fork_how *how, struct err *e)
 	how->name = js_get_str(c->args, "name");
 	how->count = (unsigned)count;
 	how->paused = js_get_bool(c->args, "paused", false);
+	how->hint_hostname = js_get_bool(c->args, "hostname", true);
 	how->snapshot = js_get_str(c->args, "snapshot");
 	if (how->snapshot && (!*how->snapshot || strlen(how->snapshot) > VM_SNAPSHOT_NAME_MAX))
 		return err_set(e, -EINVAL, ERR_INVALID, "snapshot: 1 to %d bytes", VM_SNAPSHOT_NAME_MAX);

@@ -47,7 +47,7 @@ struct fork {
 	int *disk_fds; /* for the source's process: of each disk that it writes to, the image and the copies */
 	unsigned ndisk_fds;
 	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* empty: what the source is now */
-	bool paused, failed;
+	bool paused, hint_hostname, failed;
 	struct err e;
 	uint64_t begun_ns, pause_ns, ram_bytes_written;
 	unsigned leaving; /* processes whose end is waited for */
@@ -366,7 +366,7 @@ static void clone_start(struct clone *c)
 {
 	struct fork *f = c->fork;
 	struct vm_start_how how = { .state_fd = -1, .forked = true, .paused = f->paused,
-		.by_job = true, .done = clone_started, .opaque = c };
+		.hint_hostname = f->hint_hostname, .by_job = true, .done = clone_started, .opaque = c };
 
 	how.state_fd = fcntl(f->state_fd, F_DUPFD_CLOEXEC, 3);
 	f->begun++;
@@ -548,6 +548,7 @@ int fork_begin(struct vm *vm, const struct fork_how *how, const char *job_id, st
 
 	f->source = vm;
 	f->paused = how->paused;
+	f->hint_hostname = how->hint_hostname;
 	snprintf(f->snapshot, sizeof(f->snapshot), "%s", how->snapshot ? how->snapshot : "");
 	r = fork_prepare(f, how, e);
 	if (!r)

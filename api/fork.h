@@ -20,7 +20,7 @@ struct vm;
 struct fork_how {
 	const char *name;
 	unsigned count; /* 0: one, that has the name; else so many, with -1, -2, ... behind it */
-	bool paused;
+	bool paused, hint_hostname;
 	const char *snapshot; /* NULL: what the VM is now; else it may be off */
 };
 

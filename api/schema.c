@@ -160,6 +160,8 @@ static const struct field fork_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "count", FIELD_INT, OPTIONAL, "so many, with -1, -2, ... behind the name" },
 	{ "snapshot", FIELD_STRING, OPTIONAL,
 		"name or id: they begin with what it holds, whatever the VM does; else the VM runs or is paused" },
+	{ "hostname", FIELD_BOOL, OPTIONAL,
+		"false: the guest agent, if there is one, is not asked to give the guest the clone's name" },
 	{ "paused", FIELD_BOOL, OPTIONAL, "their vCPUs stand still until vm-resume" }, END };
 static const struct field snapshot_create_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "name", FIELD_STRING, OPTIONAL, "else the seconds since 1970" },

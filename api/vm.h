@@ -30,6 +30,7 @@ struct vm_start_how {
 	bool by_job;	 /* the VM's own job asks */
 	bool again;	 /* by itself, after an end */
 	bool forked;	 /* state_fd is another VM's, for clones of it (api/fork.h) */
+	bool hint_hostname; /* forked: the guest is told its name, if it has an agent */
 	int state_fd;	 /* taken; a saved state to go on from; -1: none (a managed save is, by itself) */
 	/* NULL: nobody waits. From the loop or at once; the VM may have ended again. */
 	void (*done)(void *opaque, int r, const struct err *e);

@@ -295,6 +295,7 @@ static int process_start(struct vm *vm, struct config *c, struct err *e)
 	c->vm.start_paused = vm->how.paused;
 	c->vm.eager = vm->how.eager;
 	c->vm.forked = vm->how.forked;
+	c->vm.hint_hostname = vm->how.hint_hostname;
 	return vm_process_start(d->loop, &p, c, &vm_life_ops, vm, start_done, vm, &vm->proc, e);
 }
 

@@ -30,6 +30,8 @@ enum agent_state {
 	TIME_ASKED,
 	ERRAND_SYNC,
 	ERRAND_ASKED,
+	NAME_SYNC,
+	NAME_ASKED,
 };
 
 /* A command that somebody waits for. */
@@ -57,6 +59,7 @@ struct agent {
 	bool waits; /* a freeze, for the thaw under way or the time being set */
 	bool time_due, thaw_due;
 	struct errand errand;
+	char hostname[AGENT_HOSTNAME_MAX + 1]; /* to be asked for; empty: none */
 	bool owes_thaw;
 	void (*thaw_failed)(void *opaque);
 	void *thaw_opaque;
@@ -143,6 +146,26 @@ static void errand_begin(struct agent *a)
 	say_sync(a);
 }
 
+static void name_begin(struct agent *a)
+{
+	state_set(a, NAME_SYNC, a->times.sync_ns);
+	say_sync(a);
+}
+
+/* By what the guest has for that, until its next start and after it. The name's characters need no quotes. */
+static void name_say(struct agent *a)
+{
+	char text[320];
+
+	snprintf(text, sizeof(text),
+		"{\"execute\":\"guest-exec\",\"arguments\":{\"path\":\"/bin/sh\",\"arg\":[\"-c\","
+		"\"hostnamectl set-hostname $1 || { hostname $1 && echo $1 >/etc/hostname; }\",\"sh\",\"%s\"]}}\n",
+		a->hostname);
+	a->hostname[0] = 0;
+	say(a, text);
+	state_set(a, NAME_ASKED, a->times.sync_ns);
+}
+
 static void go_on(struct agent *a)
 {
 	state_set(a, IDLE, 0);
@@ -154,6 +177,8 @@ static void go_on(struct agent *a)
 		time_begin(a);
 	else if (a->errand.due)
 		errand_begin(a);
+	else if (a->hostname[0])
+		name_begin(a);
 }
 
 static void errand_end(struct agent *a, int r, const struct err *e)
@@ -241,6 +266,8 @@ static void synced(struct agent *a, const struct agent_answer *x)
 		say(a, a->errand.text);
 		state_set(a, ERRAND_ASKED, a->errand.silent ? MIN(AGENT_SILENCE_NS, a->times.sync_ns) :
 							      a->times.sync_ns);
+	} else if (a->state == NAME_SYNC) {
+		name_say(a);
 	} else {
 		state_set(a, FREEZE_ASKED, a->times.freeze_ns);
 		a->owes_thaw = true;
@@ -265,6 +292,15 @@ static void line_over(struct agent *a)
 		break;
 	case ERRAND_ASKED:
 		errand_answered(a, &x);
+		break;
+	case NAME_SYNC:
+		synced(a, &x);
+		break;
+	case NAME_ASKED:
+		if (x.kind != AGENT_RETURN)
+			log_info("agent", "the guest keeps its host name: %s",
+				x.kind == AGENT_ERROR ? x.desc : "no answer that is one");
+		go_on(a);
 		break;
 	case TIME_ASKED:
 		if (x.kind != AGENT_RETURN)
@@ -364,6 +400,12 @@ static void late(void *opaque)
 	case ERRAND_SYNC:
 	case ERRAND_ASKED:
 		errand_late(a);
+		break;
+	case NAME_SYNC:
+	case NAME_ASKED:
+		log_info("agent", "the guest keeps its host name: no agent answers");
+		a->hostname[0] = 0;
+		go_on(a);
 		break;
 	case IDLE:
 		break;
@@ -481,6 +523,32 @@ int agent_shutdown(struct agent *a, bool reboot, void (*done)(void *opaque, int 
 		"{\"execute\":\"guest-shutdown\",\"arguments\":{\"mode\":\"%s\"}}\n",
 		reboot ? "reboot" : "powerdown");
 	return errand_ask(a, true, done, opaque);
+}
+
+void agent_hostname(const char *name, char ret[AGENT_HOSTNAME_MAX + 1])
+{
+	size_t n = 0;
+
+	for (; *name && n < AGENT_HOSTNAME_MAX; name++) {
+		bool fits = (*name >= '0' && *name <= '9') || (*name >= 'a' && *name <= 'z') || (*name >= 'A' && *name <= 'Z');
+
+		if (fits)
+			ret[n++] = *name;
+		else if (n && ret[n - 1] != '-' && ((unsigned char)*name & 0xc0) != 0x80)
+			ret[n++] = '-';
+	}
+	while (n && ret[n - 1] == '-')
+		n--;
+	ret[n] = 0;
+}
+
+void agent_set_hostname(struct agent *a, const char *name)
+{
+	if (!a)
+		return;
+	agent_hostname(name, a->hostname);
+	if (a->state == IDLE)
+		go_on(a);
 }
 
 int agent_new(

@@ -1,6 +1,6 @@
 /* agent: the host's side of the QEMU guest agent's protocol: JSON lines over the port
- * org.qemu.guest_agent.0. Only what snapshots need: file systems frozen for a moment, and the clock set right
- * after time has passed without the guest.
+ * org.qemu.guest_agent.0. Only what snapshots and clones need: file systems frozen for a moment, the clock set right
+ * after time has passed without the guest, and another host name.
  *
  * The agent is the guest's, and so hostile: its answers are bounded, and every wait has an end.
  * What was frozen is always thawed: by agent_thaw(), after a freeze that failed or was late, and by
@@ -55,6 +55,12 @@ void agent_thaw_restored(struct agent *a, void (*failed)(void *opaque), void *op
 /* Have the guest's clock set to the host's, after what is under way. Nobody waits for it, and a guest without
  * an agent stays as it is. NULL allowed. */
 void agent_set_time(struct agent *a);
+/* Have the guest called by that name, after the clock: a hint, as above. name: of a VM; what a host's name cannot
+ * have becomes '-'. */
+void agent_set_hostname(struct agent *a, const char *name);
+/* A name that a host can have, of 1 to 63 letters, digits and inner hyphens; "" when none can be made of it. */
+#define AGENT_HOSTNAME_MAX 63
+void agent_hostname(const char *name, char ret[AGENT_HOSTNAME_MAX + 1]);
 
 /* Show a line to whoever is logged in (wall), after what is under way; at most AGENT_WORDS_MAX bytes, one line.
  * done: once, from the loop, unless this returns an error. r: 0; -ETIMEDOUT; -EIO: the agent says why not.

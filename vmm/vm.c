@@ -55,6 +55,7 @@ struct vm {
 	uint64_t started_ns;
 	int end_fd;
 	int restore_fd; /* -1 once machine_restore() has it */
+	bool hint_hostname; /* to be told when it runs */
 	bool time_passed; /* since the state that it has: to be told when it runs */
 	bool memory_lost; /* part of the saved memory could not be read: never to run again */
 	pthread_mutex_t lock; /* the queue */
@@ -259,7 +260,9 @@ static void run(struct vm *vm)
 		agent_thaw_restored(vm->m->agent, guest_frozen, vm);
 		agent_set_time(vm->m->agent);
 	}
-	vm->time_passed = false;
+	if (vm->hint_hostname)
+		agent_set_hostname(vm->m->agent, vm->cfg.name);
+	vm->time_passed = vm->hint_hostname = false;
 }
 
 int vm_cont(struct vm *vm, enum vm_reason reason, struct err *e)
@@ -781,6 +784,7 @@ int vm_load(struct vm *vm, struct err *e)
 	if (vm->restore_fd < 0)
 		return machine_boot(vm->m, e);
 	vm->time_passed = true;
+	vm->hint_hostname = vm->cfg.forked && vm->cfg.hint_hostname;
 	return machine_restore(vm->m, steal_fd(&vm->restore_fd), e);
 }
 

@@ -220,6 +220,7 @@ struct vm_config {
 	uint8_t watchdog; /* enum vm_watchdog_model */
 	uint8_t watchdog_action; /* enum vm_watchdog_action */
 	struct backoff_rule resets; /* by the guest; all 0: each at once */
+	uint8_t hint_hostname; /* forked: once it runs, its agent is asked to call the guest as the VM */
 };
 
 struct vm_reply {

@@ -236,8 +236,8 @@ def test_a_clone_and_the_clocks(daemon, image, tmp_path):
     copy.run("sync")
     assert console.run("read /mnt/note") == ["by the source"]
     assert not any("reseeded due to" in l for l in console.run("dmesg 20"))
-    while "time" not in copy.run("agent-log"):
-        time.sleep(0.1)
+    until(lambda: {"time", "name copy"} <= set(copy.run("agent-log")))
+    assert not any(l.startswith("name") for l in console.run("agent-log"))
     daemon.cairn("destroy", "copy")
     copy.close()
     time.sleep(4)

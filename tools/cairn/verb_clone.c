@@ -58,6 +58,8 @@ int verb_clone(struct cli *c)
 	}
 	js_put_str(args, "name", c->pos[1]);
 	js_put_bool(args, "paused", option_flag(c, "paused"));
+	if (option_flag(c, "no-hostname"))
+		js_put_bool(args, "hostname", false);
 	if (option_value(c, "snapshotname"))
 		js_put_str(args, "snapshot", option_value(c, "snapshotname"));
 	r = job_run(c, "vm-fork", args, -1, "Clone", &result, &e);

@@ -96,6 +96,7 @@ static const struct verb_option import_options[] = {
 static const struct verb_option clone_options[] = {
 	{ "live", NULL, "of a running VM: the copies go on from where it is" },
 	{ "snapshotname", "NAME", "with --live: from where this snapshot was; the VM may be off" },
+	{ "no-hostname", NULL, "with --live: their agents are not asked to set the host name" },
 	{ "count", "N", "so many, named NAME-1, NAME-2, ..." },
 	{ "paused", NULL, "their vCPUs stand still until resume" }, JOB_OPTIONS, END };
 #define WHEN_OPTIONS                                                                               \

@@ -263,6 +263,74 @@ static void test_sets_the_time(void **state)
 	is_idle_again(f);
 }
 
+static void name_heard(struct fixture *f, const char *name)
+{
+	char want[400];
+
+	sync_answer(f, sync_heard(f));
+	snprintf(want, sizeof(want), "{\"execute\":\"guest-exec\",\"arguments\":{\"path\":\"/bin/sh\",\"arg\":[\"-c\","
+		"\"hostnamectl set-hostname $1 || { hostname $1 && echo $1 >/etc/hostname; }\",\"sh\",\"%s\"]}}", name);
+	assert_string_equal(heard(f), want);
+}
+
+static void test_sets_the_host_name(void **state)
+{
+	struct fixture *f = *state;
+
+	agent_set_hostname(NULL, "web-1");
+	agent_set_hostname(f->a, "...");
+	assert_string_equal(heard(f), "");
+	agent_set_time(f->a);
+	agent_set_hostname(f->a, "web_1"); /* after the clock */
+	(void)time_heard(f);
+	says(f, "{\"return\": {}}\n");
+	name_heard(f, "web-1");
+	freeze(f); /* waits for it */
+	assert_string_equal(heard(f), "");
+	says(f, "{\"return\": {\"pid\": 7}}\n");
+	freeze_heard(f);
+	says(f, "{\"return\": 1}\n");
+	agent_thaw(f->a);
+	sync_answer(f, thaw_heard(f));
+	says(f, "{\"return\": 1}\n");
+	agent_set_hostname(f->a, "b");
+	name_heard(f, "b");
+	says(f, "{\"error\": {\"class\": \"CommandNotFound\", \"desc\": \"disabled\"}}\n");
+	is_idle_again(f);
+}
+
+static void test_nobody_sets_the_host_name(void **state)
+{
+	struct fixture *f = *state;
+
+	agent_set_hostname(f->a, "web1");
+	(void)sync_heard(f);
+	freeze(f);
+	answer_wait(f); /* two time limits */
+	assert_int_equal(f->r, -ETIMEDOUT);
+	(void)sync_heard(f);
+	assert_string_equal(heard(f), ""); /* and not tried again */
+	is_idle_again(f);
+}
+
+static void test_host_names(void **state)
+{
+	static const char *const names[][2] = {{"web1", "web1"}, {"Web-1.example", "Web-1-example"}, {"a__b", "a-b"},
+		{"-x-", "x"}, {"", ""}, {"...", ""}, {"\xc3\xa4rger", "rger"}, {"a\"; reboot", "a-reboot"}};
+	char ret[AGENT_HOSTNAME_MAX + 1], longest[301];
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		agent_hostname(names[i][0], ret);
+		assert_string_equal(ret, names[i][1]);
+	}
+	memset(longest, 'x', 300);
+	longest[62] = '.';
+	longest[300] = 0;
+	agent_hostname(longest, ret);
+	assert_int_equal(strlen(ret), 62); /* does not end with a hyphen */
+}
+
 static void count(void *opaque)
 {
 	++*(unsigned *)opaque;
@@ -576,6 +644,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_silent, setup_hurried, teardown),
 		cmocka_unit_test_setup_teardown(test_nobody_sets_the_time, setup_hurried, teardown),
 		cmocka_unit_test_setup_teardown(test_sets_the_time, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_sets_the_host_name, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_nobody_sets_the_host_name, setup_hurried, teardown),
+		cmocka_unit_test(test_host_names),
 		cmocka_unit_test_setup_teardown(test_thaws_what_was_restored_frozen, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_nobody_thaws_what_was_restored, setup_hurried, teardown),
 		cmocka_unit_test_setup_teardown(test_late_freeze, setup_hurried, teardown),
