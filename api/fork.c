@@ -458,8 +458,7 @@ static int clone_keep(struct clone *c, struct err *e)
 	}
 	c->def = NULL;
 	c->vm->job = c->fork->job;
-	c->vm->half = true;
-	vm_save(c->vm);
+	c->vm->half = true; /* its state is kept from its start on */
 	daemon_emit(d, EVENT_VM_DEFINED, c->vm->def->name, NULL);
 	return 0;
 }

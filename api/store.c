@@ -689,6 +689,22 @@ void store_sync_definition(struct store *s, struct store_work *w, const char *na
 	work_put(s, PENDING_SETTLE, path, NULL, w);
 }
 
+/* An empty file, as another name of one that is there for this: some file systems look long for a new inode when
+ * many have gone lately. */
+static int marker_put(struct store *s, const char *path, struct err *e)
+{
+	char empty[PATH_MAX];
+	int r;
+
+	if (snprintf(empty, sizeof(empty), "%s/empty", s->dir) >= (int)sizeof(empty))
+		return err_set_errno(e, -ENAMETOOLONG, "%s", s->dir);
+	r = link(empty, path);
+	if (r < 0 && errno == ENOENT && file_put(empty, "", false, e) == 0)
+		r = link(empty, path);
+	/* It has as many names as it can have, or the file system gives no second ones. */
+	return r < 0 ? file_put(path, "", false, e) : 0;
+}
+
 /* The marker first: there is never a definition without it. */
 static int definition_put(struct store *s, const char *name, const char *text, const char *marker,
 	char definition[PATH_MAX], struct err *e)
@@ -701,7 +717,7 @@ static int definition_put(struct store *s, const char *name, const char *text, c
 	if (!r)
 		r = vm_path(s, name, marker, path, e);
 	if (!r)
-		r = file_put(path, "", false, e);
+		r = marker_put(s, path, e);
 	if (!r)
 		r = vm_path(s, name, "definition.json.tmp", path, e);
 	if (!r)
