@@ -1,6 +1,8 @@
 #include "api/fork.h"
 #include "api/daemon.h"
 #include "api/definition.h"
+#include "api/errand.h"
+#include "api/fork_files.h"
 #include "api/identity.h"
 #include "api/images.h"
 #include "api/job.h"
@@ -28,13 +30,15 @@
 /* Processes that are being started at a time: enough to keep the CPUs busy, few enough that each is done
  * soon. */
 #define AT_ONCE_MAX 4
+#define ERRAND_TIMEOUT_NS (10 * 1000000000ULL)
 #define CANCEL_TIMEOUT_NS (10 * 1000000000ULL)
 
 struct clone {
 	struct fork *fork;
 	struct definition *def; /* until the VM has it */
 	struct vm *vm;		/* whose job is ours until the end: nobody else moves it */
-	unsigned ndisks;	/* of its definition: copies of those it writes to may be there */
+	bool has_copies;	/* of the disks that it writes to, or some */
+	struct errand *errand;	/* removes them; NULL: none */
 };
 
 struct fork {
@@ -44,8 +48,11 @@ struct fork {
 	struct clone *clones;
 	unsigned n, next, begun, running;
 	int state_fd;
-	int *disk_fds; /* for the source's process: of each disk that it writes to, the image and the copies */
-	unsigned ndisk_fds;
+	/* What the source was defined with may change meanwhile. */
+	struct rights *rights;	      /* NULL: the daemon's */
+	char *images[VM_DISKS_MAX];   /* of the disks that it writes to */
+	struct fork_files files;      /* of each of these the image and the copies */
+	struct errand *errand;	 /* checks or opens them; NULL: none */
 	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* empty: what the source is now */
 	bool paused, hint_hostname, failed;
 	struct err e;
@@ -54,21 +61,17 @@ struct fork {
 	struct loop_task task;
 };
 
-static void disk_fds_close(struct fork *f)
-{
-	for (unsigned i = 0; i < f->ndisk_fds; i++)
-		close(f->disk_fds[i]);
-	free(f->disk_fds);
-	f->disk_fds = NULL;
-	f->ndisk_fds = 0;
-}
-
 static void fork_free(struct fork *f)
 {
-	for (unsigned i = 0; i < f->n; i++)
+	for (unsigned i = 0; i < f->n; i++) {
+		errand_free(f->clones[i].errand);
 		definition_free(f->clones[i].def);
+	}
+	errand_free(f->errand);
+	for (unsigned i = 0; i < VM_DISKS_MAX; i++)
+		free(f->images[i]);
+	free(f->rights);
 	free(f->clones);
-	disk_fds_close(f);
 	if (f->state_fd >= 0)
 		close(f->state_fd);
 	free(f);
@@ -94,9 +97,6 @@ static int copy_path(const struct definition_disk *d, const char *name, char pat
 
 	if (n >= PATH_MAX)
 		return err_set_errno(e, -ENAMETOOLONG, "%s", image);
-	if (access(path, F_OK) == 0)
-		return err_set(e, -EEXIST, ERR_EXISTS, "%s: a clone's disk would be there, and that file exists",
-			path);
 	return 0;
 }
 
@@ -164,27 +164,6 @@ static int clones_define(struct fork *f, const struct fork_how *how, struct err 
 	return r;
 }
 
-static int disk_check(const struct definition *def, unsigned i, struct err *e)
-{
-	const struct definition_disk *d = &def->disks[i];
-	struct stat st;
-
-	/* The copies are made by the daemon, which may go where that user may not. */
-	if (def->rights)
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-			"disks[%u]: user %u defined the VM, and disks of other users' are not copied for clones; "
-			"let root define it, and start it anew", i, def->rights->uid);
-	if (d->layers[0].data_file)
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-			"disks[%u]: it has an external data file, which is not copied for clones", i);
-	if (stat(d->layers[0].path, &st) < 0)
-		return err_set_errno(e, -errno, "disks[%u].path: %s", i, d->layers[0].path);
-	if (!S_ISREG(st.st_mode))
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-			"disks[%u].path: %s is a device, which is not copied for clones", i, d->layers[0].path);
-	return 0;
-}
-
 /* The VM's process looks again: this definition may be newer than it. */
 static int source_check(const struct vm *vm, unsigned n, struct err *e)
 {
@@ -195,7 +174,9 @@ static int source_check(const struct vm *vm, unsigned n, struct err *e)
 		if (vm->def->disks[i].read_only)
 			continue;
 		written++;
-		r = disk_check(vm->def, i, e);
+		if (vm->def->disks[i].layers[0].data_file)
+			r = err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+				"disks[%u]: it has an external data file, which is not copied for clones", i);
 	}
 	most = written ? (CHANNEL_FDS_MAX - 1) / written - 1 : FORK_CLONES_MAX;
 	if (!r && n > most)
@@ -207,44 +188,51 @@ static int source_check(const struct vm *vm, unsigned n, struct err *e)
 
 /* ---- their disks ---- */
 
-static int fd_add(struct fork *f, const char *path, int flags, struct err *e)
+static void copy_add(struct fork_files *files, const struct definition *d, unsigned disk)
 {
-	int fd = open(path, flags | O_CLOEXEC | O_NOCTTY | O_NOFOLLOW, 0600);
+	files->list[files->n++] = (struct fork_file){ d->disks[disk].layers[0].path, true };
+}
 
-	if (fd < 0)
-		return err_set_errno(e, -errno, "%s", path);
-	f->disk_fds[f->ndisk_fds++] = fd;
+/* Copies' paths are the clones' definitions', which stay where they are when a VM gets them. source_check() saw to the
+ * number of files. */
+static int files_list(struct fork *f, struct err *e)
+{
+	const struct definition *source = f->source->def;
+
+	if (rights_copy(source->rights, &f->rights) < 0)
+		return err_set_errno(e, -ENOMEM, "clones");
+	for (uint32_t i = 0; i < source->ndisks; i++) {
+		if (source->disks[i].read_only)
+			continue;
+		f->images[i] = strdup(source->disks[i].layers[0].path);
+		if (!f->images[i])
+			return err_set_errno(e, -ENOMEM, "clones");
+		f->files.list[f->files.n++] = (struct fork_file){ f->images[i], false };
+		for (unsigned k = 0; k < f->n; k++)
+			copy_add(&f->files, f->clones[k].def, i);
+	}
 	return 0;
 }
 
-static int disks_open(struct fork *f, struct err *e)
-{
-	const struct definition *source = f->source->def;
-	int r = 0;
+typedef int files_fn(const void *files, struct errand_result *out, struct err *e);
 
-	f->disk_fds = calloc(CHANNEL_FDS_MAX, sizeof(*f->disk_fds));
-	if (!f->disk_fds)
-		return err_set_errno(e, -ENOMEM, "clones");
-	for (uint32_t i = 0; i < source->ndisks && !r; i++) {
-		if (source->disks[i].read_only)
-			continue;
-		r = fd_add(f, source->disks[i].layers[0].path, O_RDONLY, e);
-		for (unsigned k = 0; k < f->n && !r; k++) {
-			r = fd_add(f, f->clones[k].vm->def->disks[i].layers[0].path, O_RDWR | O_CREAT | O_EXCL,
-				e);
-			f->clones[k].ndisks = r < 0 ? f->clones[k].ndisks : i + 1;
-		}
-	}
-	return r;
-}
-
-/* Of a clone that is forgotten. ndisks: how many of the definition's may be there. */
-static void disks_remove(const struct definition *d, unsigned ndisks)
+/* At once, but for another user's. *ret: as of errand_begin(). */
+static void files_do(struct fork *f, const struct rights *rights, const struct fork_files *files, files_fn *fn,
+	void (*done)(void *opaque, int r, const struct errand_result *res, const struct err *e), void *opaque,
+	struct errand **ret)
 {
-	for (unsigned i = 0; i < ndisks; i++)
-		if (!d->disks[i].read_only && unlink(d->disks[i].layers[0].path) < 0 && errno != ENOENT)
-			log_error("fork", "VM '%s': %s is left: %s", d->name, d->disks[i].layers[0].path,
-				strerror(errno));
+	struct errand_spec s = { .rights = rights, .run = fn, .arg = files, .what = "copying disks for clones",
+		.timeout_ns = ERRAND_TIMEOUT_NS, .done = done, .opaque = opaque };
+	struct errand_result res = { 0 };
+	struct err e;
+	int r;
+
+	if (rights)
+		r = errand_begin(f->daemon->loop, &s, ret, &e);
+	else
+		r = fn(files, &res, &e);
+	if (r < 0 || !rights)
+		done(opaque, r, &res, &e);
 }
 
 /* ---- the end ---- */
@@ -259,7 +247,6 @@ static void clone_forget(struct fork *f, const struct clone *c)
 		return;
 	vm->job = NULL;
 	memcpy(name, vm->def->name, sizeof(name));
-	disks_remove(vm->def, c->ndisks);
 	if (store_remove(f->daemon->store, name, &e) < 0) {
 		log_error("fork", "VM '%s' is left: %s", name, e.msg);
 		return;
@@ -268,7 +255,7 @@ static void clone_forget(struct fork *f, const struct clone *c)
 	daemon_emit(f->daemon, EVENT_VM_UNDEFINED, name, NULL);
 }
 
-static void all_gone(struct loop_task *t)
+static void all_forgotten(struct loop_task *t)
 {
 	struct fork *f = container_of(t, struct fork, task);
 
@@ -288,6 +275,39 @@ static void clone_gone(struct vm *vm, void *opaque)
 	(void)vm;
 	if (!--f->leaving)
 		loop_post(f->daemon->loop, &f->task);
+}
+
+static void copies_removed(void *opaque, int r, const struct errand_result *res, const struct err *e)
+{
+	struct clone *c = opaque;
+
+	(void)res;
+	c->errand = NULL;
+	if (r < 0)
+		log_error("fork", "VM '%s': %s", c->vm->def->name, e->msg);
+	clone_gone(NULL, c->fork);
+}
+
+/* Before the VMs are: of these the next daemon knows what to remove. */
+static void all_gone(struct loop_task *t)
+{
+	struct fork *f = container_of(t, struct fork, task);
+
+	f->task.run = all_forgotten;
+	f->leaving = 1;
+	for (unsigned i = 0; i < f->n; i++) {
+		struct clone *c = &f->clones[i];
+		struct fork_files files = { .n = 0 };
+
+		if (!c->vm || !c->has_copies)
+			continue;
+		for (uint32_t k = 0; k < c->vm->def->ndisks; k++)
+			if (!c->vm->def->disks[k].read_only)
+				copy_add(&files, c->vm->def, k);
+		f->leaving++;
+		files_do(f, c->vm->def->rights, &files, fork_files_remove, copies_removed, c, &c->errand);
+	}
+	clone_gone(NULL, f);
 }
 
 static void give_up(struct fork *f)
@@ -468,16 +488,38 @@ static void begin_failed(struct loop_task *t)
 	give_up(container_of(t, struct fork, task));
 }
 
-static void fork_send(struct fork *f)
+static void fork_send(struct fork *f, const int *disk_fds, unsigned n)
 {
-	struct vm_fork body = { .copies = f->ndisk_fds ? f->n : 0 };
+	struct vm_fork body = { .copies = n ? f->n : 0 };
 	int fds[CHANNEL_FDS_MAX] = { f->state_fd };
 
-	memcpy(fds + 1, f->disk_fds, f->ndisk_fds * sizeof(*fds));
+	memcpy(fds + 1, disk_fds, n * sizeof(*fds));
 	memcpy(body.snapshot, f->snapshot, sizeof(body.snapshot));
-	snapshots_request_fds(f->source, VM_MSG_FORK, &body, sizeof(body), fds, f->ndisk_fds + 1,
+	snapshots_request_fds(f->source, VM_MSG_FORK, &body, sizeof(body), fds, n + 1,
 		VM_PROCESS_NO_TIMEOUT, forked, f);
-	disk_fds_close(f);
+}
+
+static void begin_fail(struct fork *f, const struct err *e)
+{
+	fail(f, e);
+	f->task.run = begin_failed;
+	loop_post(f->daemon->loop, &f->task);
+}
+
+static void files_opened(void *opaque, int r, const struct errand_result *res, const struct err *e)
+{
+	struct fork *f = opaque;
+
+	f->errand = NULL;
+	/* Who has failed has left none, but who had no time for that; and what was there was not made here. */
+	for (unsigned i = 0; i < f->n; i++)
+		f->clones[i].has_copies = r != -EEXIST;
+	if (r < 0)
+		begin_fail(f, e);
+	else
+		fork_send(f, res->fds, res->nfds);
+	for (unsigned i = 0; i < res->nfds; i++)
+		close(res->fds[i]);
 }
 
 /* What goes wrong from here on is the job's failure. */
@@ -489,22 +531,35 @@ static void fork_go(struct fork *f)
 	for (unsigned i = 0; i < f->n && !r; i++)
 		r = clone_keep(&f->clones[i], &e);
 	if (!r)
-		r = disks_open(f, &e);
-	if (!r) {
-		fork_send(f);
-		return;
-	}
-	fail(f, &e);
-	f->task.run = begin_failed;
-	loop_post(f->daemon->loop, &f->task);
+		files_do(f, f->rights, &f->files, fork_files_open, files_opened, f, &f->errand);
+	else
+		begin_fail(f, &e);
+}
+
+static void files_checked(void *opaque, int r, const struct errand_result *res, const struct err *e)
+{
+	struct fork *f = opaque;
+
+	(void)res;
+	f->errand = NULL;
+	if (r < 0)
+		begin_fail(f, e);
+	else
+		fork_go(f);
 }
 
 static int fork_prepare(struct fork *f, const struct fork_how *how, struct err *e)
 {
+	struct errand_result none = { 0 };
 	int r = source_check(f->source, f->n, e);
 
 	if (!r)
 		r = clones_define(f, how, e);
+	if (r < 0)
+		return r;
+	r = files_list(f, e);
+	if (!r && !f->rights)
+		r = fork_files_check(&f->files, &none, e);
 	if (r < 0)
 		return r;
 	f->state_fd = memfd_create("cairn-fork", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -521,7 +576,10 @@ static int fork_submit(struct fork *f, const char *job_id, struct err *e)
 	f->job->release = fork_release;
 	f->job->cancel = fork_cancel;
 	f->begun_ns = loop_now_ns();
-	fork_go(f);
+	if (f->rights && f->files.n)
+		files_do(f, f->rights, &f->files, fork_files_check, files_checked, f, &f->errand);
+	else
+		fork_go(f);
 	return 0;
 }
 
@@ -577,7 +635,8 @@ void fork_clear_up(struct daemon *d)
 		log_warn("fork", "VM '%s' is one of clones that were never finished; it is forgotten",
 			vm->def->name);
 		vm->half = true;
-		f->clones[f->n].ndisks = vm->def->ndisks;
+		f->clones[f->n].fork = f;
+		f->clones[f->n].has_copies = true;
 		f->clones[f->n++].vm = vm;
 	}
 	if (f->n)

@@ -156,12 +156,53 @@ def test_clones_have_their_sources_rights(shared, files):  # noqa: F811
             shared.stop()
             shared.start()
         assert f"disks[0].path: {link}: Permission denied" in shared.cairn("start", "c", ok=5).stderr
-    # Copies would be made by the daemon.
+
+
+def test_clones_disks_are_made_by_who_defined_their_source(shared, files):  # noqa: F811
+    there = sorted(os.listdir(files))
     assert "return" in define(shared, "w", files / "mine.raw")
     shared.cairn("start", "w")
-    r = shared.cairn("clone", "--live", "w", "d", ok=None)
-    assert r.returncode and "user 65534 defined the VM" in r.stderr
-    assert sorted(os.listdir(files)) == ["group.raw", "inner", "link.raw", "mine.raw", "readable.raw", "roots.raw"]
+    shared.cairn("clone", "--live", "w", "d", "--count", "2")
+    for name in ("d-1-vda.raw", "d-2-vda.raw"):
+        st = os.stat(files / name)
+        assert (st.st_uid, st.st_mode & 0o777) == (NOBODY, 0o600)
+    shared.cairn("destroy", "d-1", "d-2")
+    shared.cairn("start", "d-2")
+    for n in ("d-1", "d-2"):
+        shared.cairn("destroy", n, ok=None)
+        shared.cairn("undefine", n)
+        (files / f"{n}-vda.raw").unlink()
+    # Where that user may not write, there is none; root may.
+    os.chown(files, 0, 0)
+    os.chmod(files, 0o755)
+    r = shared.cairn("clone", "--live", "w", "d", ok=5)
+    assert "Permission denied (for user 65534, who defined the VM)" in r.stderr
+    assert sorted(os.listdir(files)) == there
+    os.chown(files, NOBODY, NOBODY)
+    # What is there already is not touched.
+    (files / "d-2-vda.raw").write_text("mine")
+    assert "d-2-vda.raw: a clone's disk would be there" in shared.cairn(
+        "clone", "--live", "w", "d", "--count", "2", ok=4).stderr
+    assert (files / "d-2-vda.raw").read_text() == "mine"
+    (files / "d-2-vda.raw").unlink()
+    assert sorted(os.listdir(files)) == there
+    assert [v["name"] for v in shared.qmp().run("vm-list")["vms"] if v["name"].startswith("d")] == []
+
+
+def test_what_a_killed_daemon_left_goes_with_its_definers_rights(shared, files):  # noqa: F811
+    there = sorted(os.listdir(files))
+    d = definition(shared, "w", files / "mine.raw")
+    d["boot"]["cmdline"] = "clone-takes=1500:d-2"
+    assert "return" in as_nobody(shared, ["vm-define", {"definition": d}])[0]
+    shared.cairn("start", "w")
+    q = shared.qmp()
+    q.run("vm-fork", vm="w", name="d", count=3)
+    q.event("VM_STATE_CHANGE", vm="d-1", state="running")
+    assert (files / "d-1-vda.raw").exists()
+    shared.stop(signal.SIGKILL)
+    shared.start()
+    until(lambda: not [v for v in shared.qmp().run("vm-list")["vms"] if v["name"].startswith("d-")])
+    assert sorted(os.listdir(files)) == there
 
 
 def test_an_owner_of_one_vm_makes_no_others(shared, files):  # noqa: F811
