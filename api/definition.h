@@ -127,6 +127,8 @@ bool definition_has_uuid(const struct definition *d);
 /* A random one (RFC 4122, 4.4). Returns 0 or -errno. */
 int definition_make_uuid(struct definition *d, struct err *e);
 void uuid_print(const uint8_t uuid[16], char text[DEFINITION_UUID_TEXT]);
+/* Of a hexadecimal digit; -1: it is none. */
+int hex_value(char c);
 /* With or without dashes' other case; returns 0 or -EINVAL. */
 int uuid_parse(const char *text, uint8_t uuid[16]);
 

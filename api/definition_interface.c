@@ -42,14 +42,6 @@ void mac_print(const uint8_t mac[DEFINITION_MAC_BYTES], char text[DEFINITION_MAC
 		mac[3], mac[4], mac[5]);
 }
 
-static int hex_value(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	c |= 0x20;
-	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
 int mac_parse(const char *text, uint8_t mac[DEFINITION_MAC_BYTES])
 {
 	uint8_t out[DEFINITION_MAC_BYTES];

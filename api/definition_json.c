@@ -233,7 +233,7 @@ void uuid_print(const uint8_t uuid[16], char text[DEFINITION_UUID_TEXT])
 		p += sprintf(p, "%s%02x", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", uuid[i]);
 }
 
-static int hex_value(char c)
+int hex_value(char c)
 {
 	if (c >= '0' && c <= '9')
 		return c - '0';
