@@ -408,7 +408,9 @@ def test_rename_killed(fake):
 def test_edit_xml(fake):
     fake.define("vm1", disks=[{"path": image(fake, "root.img"), "format": "raw"}])
     editor(fake, ":")
-    assert fake.cairn("edit", "vm1", "--xml").stdout == "Domain 'vm1' XML configuration not changed.\n"
+    for how in (["--xml"], ["--format", "xml"], ["--format=xml"]):
+        assert fake.cairn("edit", "vm1", *how).stdout == "Domain 'vm1' XML configuration not changed.\n"
+    assert "--format is json or xml" in fake.cairn("edit", "vm1", "--format", "yaml", ok=2).stderr
     before = inactive(fake, "vm1")
     editor(fake, "sed -i '/<vcpu/s/>1</>2</' \"$1\"")
     r = fake.cairn("edit", "vm1", "--xml", "--print-only")

@@ -173,7 +173,8 @@ static const struct verb_option help_options[] = {
 	{ "options", NULL, "of one verb: options only, for completion" }, END };
 
 static const struct verb_option edit_options[] = {
-	{ "xml", NULL, "as libvirt's domain XML, not as JSON" },
+	{ "format", "FORMAT", "json (the default), or xml: libvirt's domain XML" },
+	{ "xml", NULL, "the same as --format xml" },
 	{ "print-only", NULL, "show what would change, and change nothing" }, END };
 static const struct verb_option change_options[] = { CHANGE_OPTIONS, END };
 static const struct verb_option setvcpus_options[] = {
