@@ -105,6 +105,23 @@ def test_every_crash_is_followed_by_a_restart(daemon, guest, kvm, how, reason):
     assert q.event("RESTART_SCHEDULED", vm="vm1")["data"]["in"] == 60e9
 
 
+@pytest.mark.parametrize("command, policy, state, reason", [
+    ("poweroff", {"on_poweroff": "destroy"}, "shutoff", "shutdown"),
+    ("poweroff", {"on_poweroff": "preserve"}, "paused", "shutdown"),
+    ("reset cf9", {"on_reboot": "destroy"}, "shutoff", "guest reset"),
+    ("reset cf9", {"on_reboot": "preserve"}, "paused", "guest reset"),
+    ("crash triple", {"on_crash": "destroy"}, "crashed", "triple fault"),
+    ("crash panic", {"on_crash": "preserve"}, "preserved", "guest panicked")])
+def test_every_end_has_its_policy(daemon, guest, kvm, command, policy, state, reason):
+    daemon.define("vm1", boot={"kernel": guest("interp.elf")}, **policy)
+    daemon.cairn("start", "vm1")
+    q = daemon.qmp()
+    console = ready(daemon)
+    console.sock.sendall(f"{command}\n".encode())
+    q.event("VM_STATE_CHANGE", vm="vm1", state=state, reason=reason)
+    console.close()
+
+
 def test_guest_that_resets_in_a_loop_is_slowed_down(daemon, guest, kvm):
     daemon.define("vm1", boot={"kernel": guest("interp.elf"), "cmdline": "reset cf9"},
                   restart={"delay": 2, "tries": 3})
