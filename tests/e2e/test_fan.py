@@ -2,12 +2,13 @@
 
 import json
 import os
+import signal
 import subprocess
 import time
 
 import pytest
 
-from conftest import BUILD
+from conftest import BUILD, until
 
 
 def states(fake):
@@ -121,6 +122,62 @@ def test_some_at_a_time(farm):
     farm.cairn("destroy", "slow1", "slow2")
     out, err = p.communicate(timeout=20)
     assert out.count("started") == 3
+
+
+def test_jobs(farm):
+    """Saves and snapshots end before their line is told, and what became of them is in it."""
+    farm.define("slow", cmdline="work-takes=300")
+    farm.cairn("start", "slow", "web1", "web2")
+    r = farm.cairn("managedsave", "slow", "web1")
+    assert r.stdout == "Domain 'slow' state saved by cairn\nDomain 'web1' state saved by cairn\n"
+    assert [x[:2] for x in rows(farm.cairn("managedsave", "--all"))] == [
+        ["db1", "skipped"], ["slow", "skipped"], ["web1", "skipped"], ["web2", "done"], ["web3", "skipped"]]
+    assert set(states(farm).values()) == {"saved", "shut off"}
+    assert "Would skip domain 'db1'" in farm.cairn("managedsave", "--all", "--dry-run").stdout
+    farm.cairn("managedsave", "--all", "--no-wait", ok=2)
+    farm.cairn("managedsave", ok=2)
+    assert farm.qmp().run("query-jobs") == []
+
+
+def test_snapshots_of_many(fake):
+    for n in ("a1", "a2", "b"):
+        (fake.tmp / f"{n}.img").write_bytes(bytes(1 << 20))
+        fake.define(n, disks=[{"path": f"{n}.img", "format": "qcow2"}])
+    fake.cairn("start", "--all")
+
+    def names(vm):
+        return fake.cairn("snapshot-list", vm, "--name").stdout.split()
+
+    assert [x[:2] for x in rows(fake.cairn("snapshot-create-as", "a*", "s1", "the first"))] == [
+        ["a1", "done"], ["a2", "done"]]
+    r = fake.cairn("snapshot-create-as", "--all", "s1", "--tag", "x", ok=4)
+    assert [x[:2] for x in rows(r)] == [["a1", "failed"], ["a2", "failed"], ["b", "done"]]
+    assert r.stdout.count("there is a snapshot 's1'") == 2
+    assert [names(n) for n in ("a1", "a2", "b")] == [["s1"]] * 3
+    assert "the first" in fake.cairn("snapshot-info", "a2", "s1").stdout
+    got = json.loads(fake.cairn("snapshot-create-as", "--all", "--name", "s2", "--format", "json").stdout)
+    assert [(o["name"], o["outcome"]) for o in got] == [("a1", "done"), ("a2", "done"), ("b", "done")]
+    fake.cairn("snapshot-create", "--all")
+    assert len(names("b")) == 3
+    fake.cairn("snapshot-create-as", "--all", "s3", "text", "more", ok=2)
+    # One VM is as before.
+    assert fake.cairn("snapshot-create-as", "b", "s4").stdout == "Domain snapshot s4 created\n"
+
+
+def test_an_interrupted_one_cancels_its_jobs(fake):
+    for i in range(4):
+        fake.define(f"vm{i}", cmdline="work-takes=20000")
+    fake.cairn("start", "--all")
+    q = fake.qmp()
+    p = subprocess.Popen([os.path.join(BUILD, "cairn"), "managedsave", "--all", "--parallel", "2"], env=fake.env,
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for _ in range(2):
+        q.event("JOB_STATUS_CHANGE", status="running")
+    until(lambda: len(q.run("query-jobs")) == 2)
+    p.send_signal(signal.SIGINT)
+    out, _ = p.communicate(timeout=20)
+    assert p.returncode == 1 and out.count("cancel") == 2 and out.count("it was not begun") == 2, out
+    assert set(states(fake).values()) == {"running"}
 
 
 def test_many(fake):

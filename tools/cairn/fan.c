@@ -1,4 +1,5 @@
 #include "tools/cairn/fan.h"
+#include "tools/cairn/job.h"
 #include "tools/cairn/output.h"
 #include "api/client.h"
 #include "api/js.h"
@@ -8,6 +9,7 @@
 
 #include <errno.h>
 #include <fnmatch.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -107,6 +109,12 @@ static int positional_pick(struct cli *c, struct fan *f, struct json_object *vms
 	return cli_fail(&e, "Failed to %s '%s'", c->verb->name, s);
 }
 
+bool fan_is_meant(const struct cli *c, bool first)
+{
+	return option_flag(c, "all") || option_flag(c, "dry-run") || option_value(c, "parallel") ||
+		(!first && c->npos > 1) || (c->npos && is_pattern(c->pos[0]));
+}
+
 int fan_pick(struct cli *c, struct fan *f)
 {
 	CLEANUP_JS struct json_object *vms = NULL;
@@ -148,18 +156,42 @@ void fan_done(struct fan *f)
 struct work {
 	const struct cli *c;
 	const char *command;
+	int signals; /* readable at Ctrl-C; -1: that ends us */
 	struct fan *f;
 	pthread_mutex_t mutex;
 	pthread_cond_t changed;
 	size_t next;
 };
 
-static void target_do(struct cli *c, const char *command, struct fan_target *t)
+static void target_job(struct cli *c, const struct work *w, struct fan_target *t)
+{
+	CLEANUP_JS struct json_object *begun = STEAL_PTR(t->answer);
+	const char *id = js_get_str(begun, "job");
+
+	t->r = id ? job_await(c, id, w->signals, &t->answer, &t->e) :
+		err_set(&t->e, -EPROTO, ERR_GENERIC, "the daemon started no job");
+}
+
+static bool is_interrupted(const struct work *w)
+{
+	struct pollfd p = { .fd = w->signals, .events = POLLIN };
+
+	return poll(&p, 1, 0) > 0;
+}
+
+static void target_do(struct cli *c, const struct work *w, struct fan_target *t)
 {
 	uint64_t begin = loop_now_ns();
 	struct json_object *args = STEAL_PTR(t->args);
 
-	t->r = cli_execute(c, command, args, &t->answer, NULL, &t->e);
+	if (is_interrupted(w)) {
+		json_object_put(args);
+		t->r = err_set(&t->e, -EINTR, ERR_CANCELLED, "it was not begun");
+		return;
+	}
+	t->r = cli_execute(c, w->command, args, &t->answer, NULL, &t->e);
+	if (!t->r && w->f->jobs)
+		target_job(c, w, t);
 	t->took_ns = loop_now_ns() - begin;
 }
 
@@ -174,7 +206,7 @@ static void *worker_main(void *opaque)
 		struct fan_target *t = &w->f->list[w->next++];
 
 		pthread_mutex_unlock(&w->mutex);
-		target_do(&own, w->command, t);
+		target_do(&own, w, t);
 		pthread_mutex_lock(&w->mutex);
 		t->done = true;
 		pthread_cond_broadcast(&w->changed);
@@ -369,14 +401,18 @@ static size_t workers_start(struct work *w, pthread_t *threads)
 int fan_run(struct cli *c, struct fan *f, const struct fan_act *a)
 {
 	bool lines = !f->table && c->format == CLI_TABLE;
-	struct work w = { .c = c, .command = a->command, .f = f,
+	struct work w = { .c = c, .command = a->command, .signals = -1, .f = f,
 		.mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
+	CLEANUP_CLOSE int signals = -1;
 	pthread_t threads[PARALLEL_MAX];
+	sigset_t before;
 	size_t n;
 	int worst = CLI_OK;
 
 	if (option_flag(c, "dry-run"))
 		return dry_run(c, f, a);
+	if (f->jobs && job_signals_open(&signals, &before) == 0)
+		w.signals = signals;
 	args_make(c, f, a);
 	n = workers_start(&w, threads);
 	for (size_t i = 0; i < f->n; i++) {

@@ -36,8 +36,12 @@ struct fan {
 	size_t n;
 	bool table; /* some were picked: what became of each is told in a table */
 	unsigned parallel;
+	bool jobs; /* for whoever picked: the command begins one, whose end is waited for; its result is the answer */
 };
 
+/* Is it for more than one VM that is named, or a dry run? For verbs that have a way of their own for one. first: only
+ * the first word names VMs. */
+bool fan_is_meant(const struct cli *c, bool first);
 /* Whom the command line means. Nothing is done yet. Returns 0, or an exit code, having said why;
  * fan_done() either way. */
 int fan_pick(struct cli *c, struct fan *ret_f);

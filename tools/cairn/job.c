@@ -20,6 +20,7 @@ struct wait {
 	struct cli *c;
 	const char *what, *id;
 	int signals;
+	bool shared; /* signals are others', too */
 	bool bar, drawn, cancelled;
 };
 
@@ -84,7 +85,9 @@ static int interrupted(struct wait *w, struct err *e)
 	struct json_object *args;
 	struct err why;
 
-	if (read(w->signals, &si, sizeof(si)) != (ssize_t)sizeof(si))
+	if (w->shared)
+		w->signals = -1;
+	else if (read(w->signals, &si, sizeof(si)) != (ssize_t)sizeof(si))
 		return 0;
 	if (w->cancelled)
 		return err_set(e, -EINTR, ERR_CANCELLED, "job %s goes on; see cairn jobs", w->id);
@@ -152,7 +155,7 @@ static int result_take(struct wait *w, struct json_object **ret_result, struct e
 	return err_set(e, -EREMOTEIO, client_error_class(js_get_str(job, "error-class")), "%s", error);
 }
 
-static int signals_open(int *ret_fd, sigset_t *before)
+int job_signals_open(int *ret_fd, sigset_t *before)
 {
 	sigset_t set;
 
@@ -161,6 +164,14 @@ static int signals_open(int *ret_fd, sigset_t *before)
 	sigprocmask(SIG_BLOCK, &set, before);
 	*ret_fd = signalfd(-1, &set, SFD_CLOEXEC);
 	return *ret_fd < 0 ? -errno : 0;
+}
+
+int job_await(struct cli *c, const char *id, int signals, struct json_object **ret_result, struct err *e)
+{
+	struct wait w = { .c = c, .what = "", .id = id, .signals = signals, .shared = true };
+	int r = wait_end(&w, e);
+
+	return r < 0 ? r : result_take(&w, ret_result, e);
 }
 
 int job_run(struct cli *c, const char *command, struct json_object *args, int fd, const char *what,
@@ -179,7 +190,7 @@ int job_run(struct cli *c, const char *command, struct json_object *args, int fd
 		printf("%s\n", w.id ? w.id : "");
 		return -EINPROGRESS;
 	}
-	if (!w.id || signals_open(&signals, &before) < 0)
+	if (!w.id || job_signals_open(&signals, &before) < 0)
 		return err_set(e, -EPROTO, ERR_GENERIC, "the daemon started no job");
 	w.signals = signals;
 	r = wait_end(&w, e);

@@ -4,6 +4,8 @@
 
 #include "tools/cairn/cli.h"
 
+#include <signal.h>
+
 /* Options of every verb that starts a job; the table of verbs names them. */
 #define JOB_OPTIONS                                                                                \
 	{ "no-wait", NULL, "return the job's id at once; see cairn jobs" },                        \
@@ -14,6 +16,13 @@
  * Returns 0; -errno with a sentence; -EINPROGRESS: --no-wait, the id is printed. */
 int job_run(struct cli *c, const char *command, struct json_object *args, int fd, const char *what,
 	struct json_object **ret_result, struct err *e);
+
+/* SIGINT comes out of *ret_fd (for the caller to close) from here on. before: the mask to go back to.
+ * Returns 0 or -errno. */
+int job_signals_open(int *ret_fd, sigset_t *before);
+/* Wait for a job that c's connection began; ret_result as above. signals: readable when it is to be cancelled, and not
+ * read: several may wait with it. Nothing is printed. */
+int job_await(struct cli *c, const char *id, int signals, struct json_object **ret_result, struct err *e);
 
 /* What a job gave: as a sentence (of fmt) and, with --verbose, figures (NULL: none); or as the
  * JSON it is, in the other formats. Returns CLI_OK. */

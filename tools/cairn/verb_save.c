@@ -1,5 +1,6 @@
 /* save, restore, managedsave, managedsave-remove. */
 #include "tools/cairn/cli.h"
+#include "tools/cairn/fan.h"
 #include "tools/cairn/job.h"
 #include "tools/cairn/target.h"
 #include "api/js.h"
@@ -90,19 +91,40 @@ int verb_restore(struct cli *c)
 
 /* ---- managed ---- */
 
+static void managedsave_add(struct cli *c, struct json_object *args)
+{
+	if (option_flag(c, "running") || option_flag(c, "paused"))
+		js_put_str(args, "then", option_flag(c, "paused") ? "paused" : "running");
+}
+
+static int managedsave_many(struct cli *c)
+{
+	static const struct fan_act a = { "vm-managed-save", "save", "state saved by cairn", managedsave_add, NULL };
+	struct fan f;
+	int r;
+
+	if (option_flag(c, "no-wait"))
+		return cli_usage(c, "--no-wait is for one VM");
+	r = fan_pick(c, &f);
+	f.jobs = true;
+	if (!r)
+		r = fan_run(c, &f, &a);
+	fan_done(&f);
+	return r;
+}
+
 int verb_managedsave(struct cli *c)
 {
-	struct json_object *args = cli_vm_args(c->pos[0]);
-	bool running = option_flag(c, "running"), paused = option_flag(c, "paused");
+	struct json_object *args;
 	struct err e;
 	int r;
 
-	if (running && paused) {
-		json_object_put(args);
+	if (option_flag(c, "running") && option_flag(c, "paused"))
 		return cli_usage(c, "--running and --paused exclude each other");
-	}
-	if (running || paused)
-		js_put_str(args, "then", paused ? "paused" : "running");
+	if (fan_is_meant(c, false))
+		return managedsave_many(c);
+	args = cli_vm_args(c->pos[0]);
+	managedsave_add(c, args);
 	r = job_run(c, "vm-managed-save", args, -1, "Managedsave", NULL, &e);
 	if (r == -EINPROGRESS)
 		return CLI_OK;

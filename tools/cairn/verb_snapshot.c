@@ -1,5 +1,6 @@
 /* snapshot-create, -create-as, -revert, -delete, -rename, -tag. */
 #include "tools/cairn/cli.h"
+#include "tools/cairn/fan.h"
 #include "tools/cairn/job.h"
 #include "tools/cairn/snapshot.h"
 #include "api/js.h"
@@ -57,13 +58,28 @@ static struct json_object *tags_arg(struct cli *c)
 	return list;
 }
 
-static int create(struct cli *c, const char *name, const char *description)
+static size_t create_vms(const struct cli *c)
 {
-	CLEANUP_JS struct json_object *result = NULL;
-	struct json_object *args = cli_vm_args(c->pos[0]);
-	struct err e;
-	int r;
+	return option_flag(c, "all") ? 0 : 1;
+}
 
+/* With the name as an option, what stands behind the VM is the description. */
+static bool name_is_option(const struct cli *c)
+{
+	return option_value(c, "name") || option_value(c, "snapshotname");
+}
+
+static void create_add(struct cli *c, struct json_object *args)
+{
+	const char *name = option_value(c, "name"), *description = option_value(c, "description");
+	size_t at = create_vms(c);
+
+	if (!name)
+		name = option_value(c, "snapshotname");
+	if (!name && at < c->npos)
+		name = c->pos[at++];
+	if (!description && at < c->npos)
+		description = c->pos[at];
 	if (name)
 		js_put_str(args, "name", name);
 	if (description)
@@ -72,6 +88,39 @@ static int create(struct cli *c, const char *name, const char *description)
 	js_put_bool(args, "disks-only", option_flag(c, "disk-only"));
 	js_put_bool(args, "halt", option_flag(c, "halt"));
 	js_put_bool(args, "quiesce", option_flag(c, "quiesce"));
+}
+
+static int create_many(struct cli *c)
+{
+	static const struct fan_act a = { "snapshot-create", "create a snapshot of", "has a new snapshot", create_add,
+		NULL };
+	struct cli whom = *c;
+	struct fan f;
+	int r;
+
+	if (option_flag(c, "no-wait"))
+		return cli_usage(c, "--no-wait is for one VM");
+	whom.npos = create_vms(c);
+	r = fan_pick(&whom, &f);
+	c->client = whom.client;
+	f.jobs = true;
+	if (!r)
+		r = fan_run(c, &f, &a);
+	fan_done(&f);
+	return r;
+}
+
+static int create(struct cli *c)
+{
+	CLEANUP_JS struct json_object *result = NULL;
+	struct json_object *args;
+	struct err e;
+	int r;
+
+	if (fan_is_meant(c, true))
+		return create_many(c);
+	args = cli_vm_args(c->pos[0]);
+	create_add(c, args);
 	r = job_run(c, "snapshot-create", args, -1, "Snapshot", &result, &e);
 	if (r == -EINPROGRESS)
 		return CLI_OK;
@@ -86,22 +135,16 @@ static int create(struct cli *c, const char *name, const char *description)
 
 int verb_snapshot_create(struct cli *c)
 {
-	return create(c, NULL, NULL);
+	return create(c);
 }
 
 int verb_snapshot_create_as(struct cli *c)
 {
-	const char *option = option_value(c, "name"), *name = option ? option : snapshot_name_arg(c);
-	/* With the name as an option, what stands behind the VM is the description. */
-	bool by_option = option || option_value(c, "snapshotname");
-	const char *description = option_value(c, "description");
-	size_t at = by_option ? 1 : 2;
+	size_t at = create_vms(c) + !name_is_option(c);
 
 	if (c->npos > at + 1)
-		return cli_usage(c, "snapshot-create-as does not take \"%s\"", c->pos[at + 1]);
-	if (!description && c->npos > at)
-		description = c->pos[at];
-	return create(c, name, description);
+		return cli_usage(c, "%s does not take \"%s\"", c->verb->name, c->pos[at + 1]);
+	return create(c);
 }
 
 /* ---- revert ---- */

@@ -39,7 +39,7 @@ static const struct verb_option snapshot_create_options[] = {
 	{ "disk-only", NULL, "without memory" },
 	{ "halt", NULL, "end the VM once it is taken" },
 	{ "quiesce", NULL, "the guest agent freezes file systems for that moment" },
-	JOB_OPTIONS, END };
+	JOB_OPTIONS, FAN_OPTIONS, END };
 static const struct verb_option snapshot_create_as_options[] = {
 	{ "name", "NAME", "the same as the positional" }, SNAPSHOTNAME,
 	{ "description", "TEXT", "the same as the positional" },
@@ -47,7 +47,7 @@ static const struct verb_option snapshot_create_as_options[] = {
 	{ "disk-only", NULL, "without memory" },
 	{ "halt", NULL, "end the VM once it is taken" },
 	{ "quiesce", NULL, "the guest agent freezes file systems for that moment" },
-	JOB_OPTIONS, END };
+	JOB_OPTIONS, FAN_OPTIONS, END };
 static const struct verb_option snapshot_list_options[] = {
 	{ "tree", NULL, "as a tree" },
 	{ "parent", NULL, "with parents" },
@@ -84,7 +84,7 @@ static const struct verb_option restore_options[] = {
 	{ "eager", NULL, "read all memory before it runs" }, END };
 static const struct verb_option managedsave_options[] = {
 	{ "running", NULL, "the next start has it running" },
-	{ "paused", NULL, "the next start has it paused" }, JOB_OPTIONS, END };
+	{ "paused", NULL, "the next start has it paused" }, JOB_OPTIONS, FAN_OPTIONS, END };
 static const struct verb_option export_options[] = {
 	{ "snapshotname", "NAME", "the disks as this snapshot has them; needed while the VM is not off" },
 	{ "compress", "HOW", "zstd, gzip or none; else as the file's name ends, or zstd" },
@@ -274,13 +274,13 @@ const struct verb verbs[] = {
 		false, "vm-file", verb_save },
 	{ "restore", "Saved states", "FILE", "start a VM from a saved state", restore_options, 1, 1,
 		false, "file", verb_restore },
-	{ "managedsave", "Saved states", "VM", "keep its state for the next start, and end it",
-		managedsave_options, 1, 1, false, "vm", verb_managedsave },
+	{ "managedsave", "Saved states", "{VM...|--all}", "keep its state for the next start, and end it",
+		managedsave_options, 1, MANY, true, "vm", verb_managedsave },
 	{ "managedsave-remove", "Saved states", "VM", "drop the state kept for the next start", NULL, 1,
 		1, false, "vm", verb_managedsave_remove },
-	{ "snapshot-create", "Snapshots", "VM", "take one, named after the time", snapshot_create_options,
+	{ "snapshot-create", "Snapshots", "{VM|--all}", "take one, named after the time", snapshot_create_options,
 		1, 1, true, "vm", verb_snapshot_create },
-	{ "snapshot-create-as", "Snapshots", "VM [NAME [DESCRIPTION]]", "take one",
+	{ "snapshot-create-as", "Snapshots", "{VM|--all} [NAME [DESCRIPTION]]", "take one",
 		snapshot_create_as_options, 1, 3, true, "vm", verb_snapshot_create_as },
 	{ "snapshot-list", "Snapshots", "VM", "list them", snapshot_list_options, 1, 1, true, "vm",
 		verb_snapshot_list },
