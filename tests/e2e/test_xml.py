@@ -225,6 +225,15 @@ def test_no_effect(more, devices, path):
     assert ["line 1", f"/domain/{path}"] in [w.split(": ", 2)[:2] for w in got["warnings"]]
 
 
+def test_warnings_are_told_once_a_name():
+    got = read(domain("<features><hap/><kvm/></features>", "<video/>" * 3 + disk(
+        driver="<driver type='raw' cache='none' io='native'/>")))
+    assert [re.sub(": has no effect.*", "", w) for w in sorted(got["warnings"])] == [
+        "line 1: /domain/devices/disk/driver/@cache", "line 1: /domain/devices/disk/driver/@io",
+        "line 1: /domain/devices/video[1] and 2 more", "line 1: /domain/features/hap",
+        "line 1: /domain/features/kvm"]
+
+
 @pytest.mark.parametrize("more, devices, why", [
     ("<launchSecurity type='sev'/>", "", "/domain/launchSecurity: encrypted guests are not supported"),
     ("<commandline xmlns='http://libvirt.org/schemas/domain/qemu/1.0'/>", "", "is for QEMU"),
@@ -325,11 +334,13 @@ def test_mutations():
 
 def place(tmp, path, kernel):
     """A file of the corpus with paths that are there."""
-    image = tmp / "disk.img"
+    image, overlay = tmp / "disk.img", tmp / "overlay.qcow2"
     if not image.exists():
         image.write_bytes(bytes(1 << 20))
+        subprocess.run([os.path.join(BUILD, "cairn-img"), "create", "-f", "qcow2", "-b", image, "-F", "raw", overlay],
+                       check=True, stdout=subprocess.DEVNULL)
     with open(path) as f:
-        text = f.read().replace("@KERNEL@", kernel).replace("@DISK@", str(image))
+        text = f.read().replace("@KERNEL@", kernel).replace("@DISK@", str(image)).replace("@OVERLAY@", str(overlay))
     out = tmp / os.path.basename(path)
     out.write_text(text)
     return str(out), re.search("<name>(.*)</name>", text).group(1)

@@ -31,7 +31,8 @@ _cairn()
 		return
 		;;
 	--format)
-		mapfile -t COMPREPLY < <(compgen -W 'table json yaml csv' -- "$cur")
+		[[ $verb == edit ]] && kind='json xml' || kind='table json yaml csv'
+		mapfile -t COMPREPLY < <(compgen -W "$kind" -- "$cur")
 		return
 		;;
 	--mode)

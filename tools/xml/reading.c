@@ -15,7 +15,7 @@
 
 struct warning {
 	const struct element *row; /* NULL: of one element only */
-	const unsigned char *name; /* of the element; borrowed from the document */
+	const char *name;	   /* of the attribute or element; borrowed from the document */
 	char *path, *text;	   /* owned; text: NULL when there is a row */
 	long line;
 	unsigned count;
@@ -85,7 +85,7 @@ static struct warning *warning_add(struct reading *r, struct _xmlNode *n, const 
 	w = &r->list[r->nlist++];
 	w->path = path_make(n, attr);
 	w->line = xmlGetLineNo(n);
-	w->name = n->name;
+	w->name = attr ? attr : (const char *)n->name;
 	w->count = 1;
 	return w;
 }
@@ -106,10 +106,11 @@ void reading_warn(struct reading *r, struct _xmlNode *n, const char *attr, const
 void reading_warn_row(struct reading *r, struct _xmlNode *n, const char *attr,
 	const struct element *row)
 {
+	const char *name = attr ? attr : (const char *)n->name;
 	struct warning *w;
 
 	for (size_t i = 0; i < r->nlist; i++)
-		if (r->list[i].row == row && !xmlStrcmp(r->list[i].name, n->name)) {
+		if (r->list[i].row == row && !strcmp(r->list[i].name, name)) {
 			r->list[i].count++;
 			return;
 		}

@@ -39,7 +39,8 @@ int reading_error(struct reading *r, struct _xmlNode *n, const char *attr, enum 
 /* The same as a warning. */
 void reading_warn(struct reading *r, struct _xmlNode *n, const char *attr, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));
-/* What a row of the table says of all elements of one name: told once, with their number. */
+/* What a row of the table says of all elements, or attributes, of one name: told once, with their
+ * number. */
 void reading_warn_row(struct reading *r, struct _xmlNode *n, const char *attr,
 	const struct element *row);
 /* The definition's key is what that node says. */
