@@ -158,6 +158,15 @@ static int wrong_phase(const struct vm *vm, const char *what, struct err *e)
 		phase_name(vm->phase), vm_reason_name(vm->reason));
 }
 
+/* A state from now would have asked for a reset that never comes. */
+int vm_check_keepable(const struct vm *vm, struct err *e)
+{
+	if (!vm->reset_delayed)
+		return 0;
+	return err_set(e, -EBUSY, ERR_BUSY,
+		"the guest resets in a loop, and its next reset is awaited; try again afterwards");
+}
+
 int vm_work_begin(struct vm *vm, const char *what, struct err *e)
 {
 	return vm->phase == VM_PHASE_CRASHED ? wrong_phase(vm, what, e) : vm_work_begin_crashed(vm, what, e);

@@ -48,6 +48,8 @@ void vm_end(struct vm *vm, enum vm_reason reason, int64_t value, const char *det
 void vm_saving_begin(struct vm *vm);
 void vm_saving_failed(struct vm *vm);
 
+/* Could another go on from the state that it is in? Returns 0 or -EBUSY. */
+int vm_check_keepable(const struct vm *vm, struct err *e);
 /* From here on the VM refuses what would make it move. -EBUSY (ERR_BUSY) names what is under way. */
 int vm_work_begin(struct vm *vm, const char *what, struct err *e);
 /* The same, and a crashed VM that was kept will do. */

@@ -255,7 +255,7 @@ static int fork_check(struct machine *m, struct fork_disks *d, struct err *e)
 static struct fork_job *fork_new(struct vm *vm, struct worker *w, const struct vm_fork *f, const int *fds,
 	unsigned nfds, struct err *e)
 {
-	struct fork_job *x = vmsnap_job_new(sizeof(*x), vm, w, "fork", e);
+	struct fork_job *x = vm_check_keepable(vm, e) < 0 ? NULL : vmsnap_job_new(sizeof(*x), vm, w, "fork", e);
 
 	if (!x)
 		return NULL;

@@ -139,6 +139,8 @@ static int save_prepare(struct save *s, int definition_fd, struct err *e)
 	if (!r && s->m->cfg.images_only)
 		r = err_set(e, -EBUSY, ERR_WRONG_STATE, "the VM is off: there is no state to save");
 	if (!r)
+		r = vm_check_keepable(s->vm, e);
+	if (!r)
 		r = vm_work_begin(s->vm, "save", e);
 	if (r < 0)
 		return r;

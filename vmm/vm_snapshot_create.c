@@ -669,6 +669,8 @@ int vm_snapshot_create(struct vm *vm, struct worker *w, const struct vm_snapshot
 
 	if (!r)
 		r = quiesce_check(vm, c, e);
+	if (!r)
+		r = vm_check_keepable(vm, e);
 	x = r < 0 ? NULL : vmsnap_job_new(sizeof(*x), vm, w, "snapshot", e);
 	if (!x)
 		return r < 0 ? r : -EBUSY;

@@ -132,6 +132,7 @@ def test_guest_that_resets_in_a_loop_is_slowed_down(daemon, guest, kvm):
     e = q.event("RESET_DELAYED", vm="vm1")
     assert e["data"]["resets"] == 4 and e["data"]["in"] == 2e9
     cpu = daemon.info("vm1")["cpu-time"]
+    assert "resets in a loop" in daemon.cairn("managedsave", "vm1", ok=6).stderr
     daemon.cairn("suspend", "vm1")
     daemon.cairn("resume", "vm1")  # it stands still nevertheless
     late = q.event("RESET", vm="vm1", guest=True)
