@@ -89,6 +89,7 @@ def test_every_key_is_in_the_example(schema):
     assert set(names(schema.schema)) - shown == {"data_file", "shutdown_deadline"}
 
 
+@pytest.mark.seconds(240)  # a process for each try, and sanitizers make its start slow
 def test_schema_and_parser_agree(schema):
     """What one takes the other takes, but for what a schema cannot say."""
     whole = examples()[1]
