@@ -256,6 +256,11 @@ static void put_figures(struct json_object *o, const struct vm_info *info)
 	js_put(o, "disks", disks);
 }
 
+static const char *agent_word(uint8_t state)
+{
+	return state == VM_AGENT_ANSWERS ? "connected" : state == VM_AGENT_OPEN ? "open" : "closed";
+}
+
 static void put_state(struct json_object *o, const struct vm *vm)
 {
 	if (vm->detail[0])
@@ -268,6 +273,8 @@ static void put_state(struct json_object *o, const struct vm *vm)
 	js_put_uint(o, "used-memory", vm_state_is_active(vm->state) ? vm_live(vm)->ram_bytes : 0);
 	if (vm->proc && vm_process_pid(vm->proc) > 0)
 		js_put_int(o, "pid", vm_process_pid(vm->proc));
+	if (vm->proc && vm_live(vm)->guest_agent)
+		js_put_str(o, "agent", agent_word(vm->agent));
 	if (vm->job)
 		js_put_str(o, "job", vm->job->id);
 	shutdown_put(vm, o);

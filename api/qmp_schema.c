@@ -195,6 +195,9 @@ static const struct field watchdog_data[] = {
 static const struct field dump_data[] = { 
 	{ "result", FIELD_OBJECT, REQUIRED, "status (completed, failed), completed, total: bytes" },
 	{ "error", FIELD_STRING, OPTIONAL, "why it failed" }, END };
+static const struct field port_data[] = { 
+	{ "id", FIELD_STRING, REQUIRED, "of the port" },
+	{ "open", FIELD_BOOL, REQUIRED, "by a program in the guest" }, END };
 static const struct field io_error_data[] = {
 	{ "device", FIELD_STRING, REQUIRED, "id of the disk" },
 	{ "node-name", FIELD_STRING, OPTIONAL, "the same" },
@@ -216,6 +219,7 @@ const struct event_spec qmp_events[EVENT_ID_COUNT] = {
 	[EVENT_GUEST_PANICKED] = { "GUEST_PANICKED", "the guest says so", panicked_data, false, false },
 	[EVENT_WATCHDOG] = { "WATCHDOG", "the guest did not look after it in time", watchdog_data, false, false },
 	[EVENT_DUMP_COMPLETED] = { "DUMP_COMPLETED", "of a guest's memory; or it failed", dump_data, false, false },
+	[EVENT_VSERPORT_CHANGE] = { "VSERPORT_CHANGE", "the guest has opened or closed a port", port_data, false, false },
 	[EVENT_BLOCK_IO_ERROR] = { "BLOCK_IO_ERROR", "an image failed a request", io_error_data, false, false },
 	[EVENT_JOB_STATUS_CHANGE] = { "JOB_STATUS_CHANGE", "a job goes its way", job_data, false, false },
 };

@@ -91,6 +91,7 @@ static const struct field info_returns[] = {
 	{ "host", FIELD_STRING, OPTIONAL, "kind of KVM: vmx, svm, pvm" },
 	{ "assist", FIELD_OBJECT, OPTIONAL, "on, syscalls, instructions" },
 	{ "exits", FIELD_OBJECT, OPTIONAL, "io, mmio, other" },
+	{ "agent", FIELD_STRING, OPTIONAL, "the guest agent's port: closed, open; connected: an agent answers" },
 	{ "disks", FIELD_ARRAY, OPTIONAL, "per disk: id, size, counters; fault, when it has stopped the VM: "
 		"no space, image corrupt, or unspecified error" }, END };
 
@@ -422,6 +423,11 @@ static const struct field dump_data[] = { FIELD_VM,
 	{ "result", FIELD_OBJECT, REQUIRED, "status (completed, failed), completed, total: bytes" },
 	{ "path", FIELD_STRING, OPTIONAL, "of the file, if the daemon chose it" },
 	{ "error", FIELD_STRING, OPTIONAL, "why it failed" }, END };
+static const struct field agent_data[] = { FIELD_VM,
+	{ "connected", FIELD_BOOL, REQUIRED, "it answers, or does not any more" }, END };
+static const struct field port_data[] = { FIELD_VM,
+	{ "id", FIELD_STRING, REQUIRED, "of the port" },
+	{ "open", FIELD_BOOL, REQUIRED, "by a program in the guest" }, END };
 static const struct field io_error_data[] = { FIELD_VM,
 	{ "device", FIELD_STRING, REQUIRED, "id of the disk" },
 	{ "node-name", FIELD_STRING, REQUIRED, "the same" },
@@ -485,6 +491,8 @@ static const struct event_spec events[EVENT_ID_COUNT] = {
 	[EVENT_GUEST_PANICKED] = { "GUEST_PANICKED", "the guest says so", panicked_data, false, false },
 	[EVENT_WATCHDOG] = { "WATCHDOG", "the guest did not look after it in time", watchdog_data, false, false },
 	[EVENT_DUMP_COMPLETED] = { "DUMP_COMPLETED", "of a guest's memory; or it failed", dump_data, false, false },
+	[EVENT_AGENT] = { "AGENT", "the guest agent", agent_data, false, false },
+	[EVENT_VSERPORT_CHANGE] = { "VSERPORT_CHANGE", "the guest has opened or closed a port", port_data, false, false },
 	[EVENT_BLOCK_IO_ERROR] = { "BLOCK_IO_ERROR", "an image failed a request", io_error_data, false, false },
 	[EVENT_DEVICE_NEEDS_RESET] = { "DEVICE_NEEDS_RESET", "the driver broke the device's rules",
 		device_data, false, false },

@@ -62,6 +62,7 @@ struct vm {
 	struct schedule_past schedule_past;
 	struct opener *opener;	 /* opens its files for the start under way; NULL: none */
 	struct images *images;	 /* a process that works on its disks while it is off; NULL: none */
+	uint8_t agent;		 /* enum vm_agent_state, as last told */
 	struct dump_state dump;	 /* the last one of its memory */
 	bool dump_due;		 /* by policy, once its job is over */
 	bool crash_dumped;	 /* its process ends because of that crash */

@@ -68,6 +68,27 @@ static void emit_watchdog(struct vm *vm, int64_t action)
 	daemon_emit(vm->daemon, EVENT_WATCHDOG, vm->def->name, data);
 }
 
+static void agent_event(struct vm *vm, int64_t now)
+{
+	struct json_object *data;
+	uint8_t was = vm->agent;
+
+	if (now < VM_AGENT_CLOSED || now > VM_AGENT_ANSWERS)
+		return;
+	vm->agent = (uint8_t)now;
+	if ((was >= VM_AGENT_OPEN) != (now >= VM_AGENT_OPEN)) {
+		data = json_object_new_object();
+		js_put_str(data, "id", "guest-agent0");
+		js_put_bool(data, "open", now >= VM_AGENT_OPEN);
+		daemon_emit(vm->daemon, EVENT_VSERPORT_CHANGE, vm->def->name, data);
+	}
+	if ((was == VM_AGENT_ANSWERS) != (now == VM_AGENT_ANSWERS)) {
+		data = json_object_new_object();
+		js_put_bool(data, "connected", now == VM_AGENT_ANSWERS);
+		daemon_emit(vm->daemon, EVENT_AGENT, vm->def->name, data);
+	}
+}
+
 static void phase_event(struct vm *vm, const struct vm_event *ev)
 {
 	static const enum vm_trigger triggers[] = { [VM_PHASE_PAUSED] = VM_SAW_PAUSED,
@@ -120,6 +141,9 @@ static void life_event(void *opaque, const struct vm_event *ev)
 		break;
 	case VM_EVENT_GUEST_PANICKED:
 		emit_panicked(vm, ev->value);
+		break;
+	case VM_EVENT_AGENT:
+		agent_event(vm, ev->value);
 		break;
 	case VM_EVENT_WATCHDOG:
 		emit_watchdog(vm, ev->value);
@@ -261,6 +285,7 @@ static void life_gone(void *opaque, const struct vm_process_end *end)
 	vm_socket_remove(vm->daemon->run_dir_fd, vm->def->name);
 	if (was_active)
 		vm_ended(vm, end);
+	vm->agent = VM_AGENT_NONE;
 	vm->destroying = vm->rebooting = vm->crash_dumped = vm->dump_due = false;
 	save_gone(vm);
 	vm_answer_gone(vm, NULL);

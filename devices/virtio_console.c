@@ -49,6 +49,8 @@ struct port {
 	char name[VIRTIO_CONSOLE_PORT_NAME_MAX + 1]; /* empty: a console */
 	uint8_t owes;
 	bool guest_open;
+	void (*opened)(void *opaque, bool open, bool loaded);
+	void *opaque;
 };
 
 struct virtio_console {
@@ -58,6 +60,15 @@ struct virtio_console {
 	bool multiport; /* offered */
 	struct port ports[VIRTIO_CONSOLE_PORTS_MAX];
 };
+
+static void port_set_open(struct port *p, bool open, bool loaded)
+{
+	bool changed = p->guest_open != open;
+
+	p->guest_open = open;
+	if (changed && p->opened)
+		p->opened(p->opaque, open, loaded);
+}
 
 static unsigned port_rx(unsigned port)
 {
@@ -233,7 +244,7 @@ static void control_handle(struct virtio_console *c, const uint8_t *msg)
 		c->ports[id].owes |= c->ports[id].name[0] ? OWES_NAME : OWES_CONSOLE;
 		c->ports[id].owes |= OWES_OPEN;
 	} else if (event == C_PORT_OPEN) {
-		c->ports[id].guest_open = value;
+		port_set_open(&c->ports[id], value, false);
 		if (value)
 			port_receive(c, id);
 	}
@@ -299,7 +310,7 @@ static void console_forget(struct virtio_dev *v)
 
 	for (unsigned i = 0; i < c->nports; i++) {
 		c->ports[i].owes = 0;
-		c->ports[i].guest_open = false;
+		port_set_open(&c->ports[i], false, false);
 	}
 }
 
@@ -324,7 +335,7 @@ static int ports_load(struct virtio_dev *v, struct state_reader *r, struct err *
 
 		ok = !(owes & ~OWES_ALL) && open <= 1;
 		c->ports[i].owes = owes & OWES_ALL;
-		c->ports[i].guest_open = open;
+		port_set_open(&c->ports[i], open == 1, true);
 	}
 	return ok && !r->failed ? 0 : err_set(e, -EINVAL, ERR_CORRUPT, "%s: malformed ports",
 					      v->dev.name);
@@ -407,6 +418,8 @@ static int ports_init(struct virtio_console *c, const struct virtio_console_conf
 		c->multiport |= name != NULL;
 		p->dev = c;
 		p->console = cfg->ports[i].console;
+		p->opened = cfg->ports[i].opened;
+		p->opaque = cfg->ports[i].opaque;
 		snprintf(p->name, sizeof(p->name), "%s", name ? name : "");
 	}
 	return 0;

@@ -3,6 +3,8 @@
 #ifndef CAIRN_DEVICES_VIRTIO_CONSOLE_H
 #define CAIRN_DEVICES_VIRTIO_CONSOLE_H
 
+#include <stdbool.h>
+
 struct console;
 struct dev_host;
 struct device;
@@ -15,6 +17,10 @@ struct pci_host;
 struct virtio_console_port_config {
 	const char *name;	 /* NULL: a console (hvcN); else a port of that name; copied */
 	struct console *console; /* borrowed; on h->loop */
+	/* A program in the guest has opened the port, or closed it, or its driver is gone; loaded: by a state that
+	 * was loaded. Any thread, with the device's lock. NULL: nobody asks. */
+	void (*opened)(void *opaque, bool open, bool loaded);
+	void *opaque;
 };
 
 struct virtio_console_config {

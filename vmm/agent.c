@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,9 @@
 #include <unistd.h>
 
 #define THAW_TRIES 3
+/* So many words on the port in so long: a guest may open and close it as it likes. */
+#define TELL_MAX 8
+#define TELL_NS 1000000000ULL
 /* Before a sync: ends whatever half a line the agent has; its answer begins with one as well. */
 #define SENTINEL "\xff"
 
@@ -28,6 +32,7 @@ enum agent_state {
 	THAW_ASKED,
 	TIME_SYNC,
 	TIME_ASKED,
+	PING_SYNC, /* the port was opened: is it an agent? */
 	ERRAND_SYNC,
 	ERRAND_ASKED,
 	NAME_SYNC,
@@ -65,6 +70,15 @@ struct agent {
 	void *thaw_opaque;
 	void (*done)(void *opaque, int r, const struct err *e);
 	void *opaque;
+	struct loop_task port_task;
+	atomic_bool port_posted, port_open, ping_due;
+	bool answers;
+	bool told_open, told_answers;
+	uint64_t tell_window_ns; /* when it began */
+	unsigned told;		 /* in it */
+	struct loop_timer *tell_timer;
+	void (*changed)(void *opaque, bool open, bool answers);
+	void *changed_opaque;
 };
 
 static void state_set(struct agent *a, enum agent_state s, uint64_t ns)
@@ -166,6 +180,41 @@ static void name_say(struct agent *a)
 	state_set(a, NAME_ASKED, a->times.sync_ns);
 }
 
+static void tell(void *opaque)
+{
+	struct agent *a = opaque;
+	bool open = atomic_load(&a->port_open);
+	uint64_t now = loop_now_ns();
+
+	if (!a->changed || (open == a->told_open && a->answers == a->told_answers))
+		return;
+	if (now - a->tell_window_ns >= TELL_NS) {
+		a->tell_window_ns = now;
+		a->told = 0;
+	}
+	if (a->told == TELL_MAX) {
+		loop_timer_arm(a->tell_timer, a->tell_window_ns + TELL_NS);
+		return;
+	}
+	a->told++;
+	a->told_open = open;
+	a->told_answers = a->answers;
+	a->changed(a->changed_opaque, open, a->answers);
+}
+
+static void answers_set(struct agent *a, bool answers)
+{
+	a->answers = answers;
+	tell(a);
+}
+
+static void ping_begin(struct agent *a)
+{
+	atomic_store(&a->ping_due, false);
+	state_set(a, PING_SYNC, a->times.sync_ns);
+	say_sync(a);
+}
+
 static void go_on(struct agent *a)
 {
 	state_set(a, IDLE, 0);
@@ -179,6 +228,8 @@ static void go_on(struct agent *a)
 		errand_begin(a);
 	else if (a->hostname[0])
 		name_begin(a);
+	else if (atomic_load(&a->ping_due))
+		ping_begin(a);
 }
 
 static void errand_end(struct agent *a, int r, const struct err *e)
@@ -258,7 +309,10 @@ static void synced(struct agent *a, const struct agent_answer *x)
 {
 	if (x->kind != AGENT_RETURN || !x->is_number || x->number != a->id) {
 		a->wants_sentinel = true; /* an answer to an older one */
-	} else if (a->state == THAW_SYNC) {
+		return;
+	}
+	answers_set(a, true);
+	if (a->state == THAW_SYNC) {
 		state_set(a, THAW_ASKED, 0);
 	} else if (a->state == TIME_SYNC) {
 		time_say(a);
@@ -268,6 +322,8 @@ static void synced(struct agent *a, const struct agent_answer *x)
 							      a->times.sync_ns);
 	} else if (a->state == NAME_SYNC) {
 		name_say(a);
+	} else if (a->state == PING_SYNC) {
+		go_on(a);
 	} else {
 		state_set(a, FREEZE_ASKED, a->times.freeze_ns);
 		a->owes_thaw = true;
@@ -288,6 +344,7 @@ static void line_over(struct agent *a)
 	case THAW_SYNC:
 	case TIME_SYNC:
 	case ERRAND_SYNC:
+	case PING_SYNC:
 		synced(a, &x);
 		break;
 	case ERRAND_ASKED:
@@ -360,6 +417,8 @@ static void late(void *opaque)
 	bool asked = a->state == FREEZE_ASKED;
 	struct err e;
 
+	if (a->state == FREEZE_SYNC || a->state == TIME_SYNC || a->state == ERRAND_SYNC || a->state == PING_SYNC)
+		answers_set(a, false);
 	switch (a->state) {
 	case FREEZE_SYNC:
 	case FREEZE_ASKED:
@@ -407,9 +466,50 @@ static void late(void *opaque)
 		a->hostname[0] = 0;
 		go_on(a);
 		break;
+	case PING_SYNC:
+		go_on(a);
+		break;
 	case IDLE:
 		break;
 	}
+}
+
+/* ---- the port ---- */
+
+static void port_run(struct loop_task *t)
+{
+	struct agent *a = container_of(t, struct agent, port_task);
+
+	atomic_store(&a->port_posted, false);
+	if (!atomic_load(&a->port_open))
+		a->answers = false;
+	if (atomic_load(&a->ping_due) && a->state == IDLE)
+		ping_begin(a);
+	tell(a);
+}
+
+void agent_port(struct agent *a, bool open, bool loaded)
+{
+	atomic_store(&a->port_open, open);
+	atomic_store(&a->ping_due, open && !loaded);
+	if (!atomic_exchange(&a->port_posted, true))
+		loop_post(a->loop, &a->port_task);
+}
+
+void agent_watch(struct agent *a, void (*changed)(void *opaque, bool open, bool answers), void *opaque)
+{
+	a->changed = changed;
+	a->changed_opaque = opaque;
+}
+
+bool agent_port_is_open(const struct agent *a)
+{
+	return a && atomic_load(&a->port_open);
+}
+
+bool agent_answers(const struct agent *a)
+{
+	return a && a->answers;
 }
 
 /* ---- asking ---- */
@@ -566,7 +666,10 @@ int agent_new(
 			       AGENT_SYNC_NS, AGENT_FREEZE_NS, AGENT_THAW_NS, AGENT_HOLD_NS};
 	a->id = (int64_t)(loop_now_ns() &
 			  0xffffffff); /* old answers in the pipe are of another number */
+	a->port_task.run = port_run;
 	r = loop_timer_new(l, late, a, &a->timer);
+	if (!r)
+		r = loop_timer_new(l, tell, a, &a->tell_timer);
 	if (!r)
 		r = loop_watch(l, fd, 0, readable, a, &a->watch);
 	if (r < 0) {
@@ -584,6 +687,7 @@ void agent_free(struct agent *a)
 		return;
 	loop_unwatch(a->watch);
 	loop_timer_free(a->timer);
+	loop_timer_free(a->tell_timer);
 	if (a->fd >= 0)
 		close(a->fd);
 	free(a);

@@ -36,6 +36,15 @@ int agent_new(
 /* NULL allowed. A freeze that is under way is not answered. */
 void agent_free(struct agent *a);
 
+/* The guest's end of the port. Any thread. loaded: as a state has it that was loaded; else a program has just opened it
+ * (or closed it), and is asked whether it is an agent. */
+void agent_port(struct agent *a, bool open, bool loaded);
+/* changed: from the loop, a few times a second at most: is the port open, and does an agent answer, as far as is known? */
+void agent_watch(struct agent *a, void (*changed)(void *opaque, bool open, bool answers), void *opaque);
+/* The same now. NULL allowed: false. */
+bool agent_port_is_open(const struct agent *a);
+bool agent_answers(const struct agent *a);
+
 /* done: once, from the loop, unless this returns an error. r: 0: everything is frozen; -ETIMEDOUT,
  * -EIO (the agent says why), -EPROTO. It waits for a thaw that is
  * under way. Returns 0; -EBUSY: another freeze is, or nobody thawed yet. */

@@ -220,13 +220,20 @@ static int disks_new(struct machine *m, int *fds, struct err *e)
 	return r;
 }
 
+static void agent_port_opened(void *opaque, bool open, bool loaded)
+{
+	struct machine *m = opaque;
+
+	agent_port(m->agent, open, loaded);
+}
+
 static int pci_devices_new(struct machine *m, int *fds, struct err *e)
 {
 	struct virtio_console_port_config port = { .console = m->consoles[VM_CONSOLE_VIRTIO] };
 	struct virtio_console_config console = { .name = "virtio-console0", .ports = &port,
 		.nports = 1, .slot = -1 };
 	struct virtio_console_port_config agent_port = { .name = AGENT_PORT,
-		.console = m->consoles[VM_CONSOLE_AGENT] };
+		.console = m->consoles[VM_CONSOLE_AGENT], .opened = agent_port_opened, .opaque = m };
 	struct virtio_console_config agent = { .name = "guest-agent0", .ports = &agent_port, .nports = 1,
 		.slot = -1 };
 	struct device *d = NULL;
@@ -587,6 +594,8 @@ void machine_info(struct machine *m, struct vm_info *i)
 		i->exits_mmio += atomic_load(&v->exits_mmio);
 		i->exits_other += atomic_load(&v->exits_other);
 	}
+	i->agent = !m->agent ? VM_AGENT_NONE : agent_answers(m->agent) ? VM_AGENT_ANSWERS :
+		agent_port_is_open(m->agent) ? VM_AGENT_OPEN : VM_AGENT_CLOSED;
 	i->ndisks = m->ndisks;
 	for (unsigned n = 0; n < m->ndisks; n++)
 		disk_info(m, n, i);

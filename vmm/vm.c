@@ -620,6 +620,14 @@ static void device_broken(struct vm *vm, const struct queued *q)
 	event_send(vm, &ev);
 }
 
+static void agent_changed(void *opaque, bool open, bool answers)
+{
+	struct vm_event ev = event_new(opaque, VM_EVENT_AGENT);
+
+	ev.value = answers ? VM_AGENT_ANSWERS : open ? VM_AGENT_OPEN : VM_AGENT_CLOSED;
+	event_send(opaque, &ev);
+}
+
 void vm_recovered(struct vm *vm, enum vm_recovery what, const char *disk, const char *snapshot)
 {
 	struct vm_event ev = event_new(vm, VM_EVENT_SNAPSHOT_RECOVERED);
@@ -782,6 +790,8 @@ int vm_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct loop *l,
 		vm_free(vm);
 		return r;
 	}
+	if (vm->m->agent)
+		agent_watch(vm->m->agent, agent_changed, vm);
 	*ret_vm = vm;
 	return 0;
 }

@@ -121,6 +121,7 @@ enum vm_event_kind {
 	VM_EVENT_GUEST_FROZEN, /* it was saved so, and no agent thaws it */
 	VM_EVENT_WATCHDOG,	 /* value: enum vm_watchdog_action, which is done next */
 	VM_EVENT_RESET_DELAYED, /* the guest resets in a loop: in value ns; total: how often so far */
+	VM_EVENT_AGENT,		 /* value: enum vm_agent_state */
 	VM_EVENT_KIND_COUNT,
 };
 
@@ -378,7 +379,10 @@ struct vm_info {
 	uint8_t disk_faults[VM_DISKS_MAX]; /* enum vm_disk_fault: what stopped the VM */
 	uint64_t console_bytes; /* that the guest has written to its consoles */
 	uint32_t console_readers; /* who is attached to them */
+	uint8_t agent; /* enum vm_agent_state: none: it has no port; open: nobody has answered */
 };
+
+enum vm_agent_state { VM_AGENT_NONE = 0, VM_AGENT_CLOSED, VM_AGENT_OPEN, VM_AGENT_ANSWERS };
 
 enum vm_disk_fault { VM_DISK_FINE = 0, VM_DISK_FAILED = 1, VM_DISK_NO_SPACE = 2, VM_DISK_CORRUPT = 3 };
 

@@ -224,7 +224,9 @@ def test_a_clone_and_the_clocks(daemon, image, tmp_path):
     console.run("mount /dev/vda /mnt ext2")
     console.run("write /mnt/note by the source")
     console.run("fill-ram 2 7")
+    assert daemon.info("linux")["agent"] == "closed"
     console.run("agent work /mnt")
+    daemon.cairn("wait", "linux", "--for", "agent", "--timeout", "50")
     daemon.cairn("snapshot-create-as", "linux", "s1")
     daemon.cairn("clone", "--live", "linux", "copy")
     copy = Console(daemon, "copy")

@@ -4,6 +4,7 @@
  * Words of the command line (boot.cmdline of the definition):
  *   die-at-config kill-at-config silent-at-config refuse garbage-at-config
  *   kill-after=MS garbage-after=MS close-after=MS off-after=MS panic-after=MS
+ *   agent-after=MS (an agent opens its port and answers)
  *   exit-after=MS:VALUE (debug exit)  io-error-after=MS  crash-after=MS (preserved)
  *   no-agent (the guest's answers nothing)  deaf (ignores the power button)  stubborn (ignores quit)  event-last (replies first)
  *   quits-in=MS (after it was told to)  mute (answers nothing once it runs)  rude-after=MS (panics, in bytes that are no text)
@@ -61,6 +62,7 @@ struct fake {
 	int consoles[CONSOLES_MAX];
 	int disk; /* the first one; -1: none */
 	struct work work;
+	uint8_t agent; /* enum vm_agent_state */
 };
 
 static uint64_t now_ms(void)
@@ -143,6 +145,10 @@ static void due(struct fake *f)
 
 		end(f, VM_REASON_DEBUG_EXIT, colon ? atoi(colon + 1) : 0, "",
 			colon ? atoi(colon + 1) : 0);
+	} else if (!strcmp(what, "agent-after=")) {
+		f->agent = VM_AGENT_ANSWERS;
+		event(f, (struct vm_event){ .kind = VM_EVENT_AGENT, .value = VM_AGENT_OPEN });
+		event(f, (struct vm_event){ .kind = VM_EVENT_AGENT, .value = VM_AGENT_ANSWERS });
 	} else if (!strcmp(what, "crash-after="))
 		phase(f, VM_PHASE_CRASHED, VM_REASON_TRIPLE_FAULT, 0, "rip 0x1000");
 	else if (!strcmp(what, "io-error-after=")) {
@@ -158,7 +164,7 @@ static void schedule(struct fake *f)
 {
 	static const char *const words[] = { "kill-after=", "garbage-after=", "close-after=",
 		"off-after=", "panic-after=", "exit-after=", "crash-after=", "io-error-after=",
-		"rude-after=" };
+		"rude-after=", "agent-after=" };
 
 	for (unsigned i = 0; i < sizeof(words) / sizeof(words[0]); i++)
 		if (word(f, words[i])) {
@@ -209,6 +215,7 @@ static void configure(struct fake *f, struct channel_msg *m)
 	struct err e;
 
 	memcpy(&f->config, m->body, sizeof(f->config));
+	f->agent = f->config.guest_agent ? VM_AGENT_CLOSED : VM_AGENT_NONE;
 	if (vm_config_check(&f->config, m->nfds, &e) < 0) {
 		reply(f, m->head.seq, -EINVAL, e.cls, e.msg);
 		exit(VM_EXIT_CONFIG);
@@ -246,7 +253,7 @@ static void configure(struct fake *f, struct channel_msg *m)
 static void answer_query(struct fake *f, uint64_t seq)
 {
 	struct vm_info info = { .phase = (uint8_t)f->phase, .reason = (uint8_t)f->reason,
-		.host_kind = VM_HOST_PVM, .vcpus = f->config.vcpus, .ram_bytes = f->config.ram_bytes };
+		.host_kind = VM_HOST_PVM, .agent = f->agent, .vcpus = f->config.vcpus, .ram_bytes = f->config.ram_bytes };
 
 	info.vcpus_halted = word(f, "idle") ? info.vcpus : 0;
 	for (unsigned i = 0; i < CONSOLES_MAX; i++)

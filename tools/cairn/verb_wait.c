@@ -20,6 +20,7 @@ static const struct {
 	{ "paused", " paused " },
 	{ "shutoff", " shutoff saved crashed " },
 	{ "crashed", " crashed preserved " },
+	{ "agent", " connected " }, /* of the agent, not of the VM */
 };
 
 static const char *goal_states(const char *word)
@@ -39,38 +40,61 @@ static bool goal_reached(const char *states, const char *word)
 }
 
 /* Is this the news that we wait for? Events carry the VM's name, so `name` is one here. */
-static bool event_fits(struct json_object *ev, const char *name, const char *states)
+static bool event_fits(struct json_object *ev, const char *name, const char *goal)
 {
 	struct json_object *data = js_get(ev, "data");
 	const char *event = js_get_str(ev, "event"), *vm = js_get_str(data, "vm");
 
-	return event && vm && !strcmp(event, "VM_STATE_CHANGE") && !strcmp(vm, name) &&
-		goal_reached(states, js_get_str(data, "state"));
+	if (!event || !vm || strcmp(vm, name))
+		return false;
+	if (!strcmp(goal, "agent"))
+		return !strcmp(event, "AGENT") && js_get_bool(data, "connected", false);
+	return !strcmp(event, "VM_STATE_CHANGE") && goal_reached(goal_states(goal), js_get_str(data, "state"));
+}
+
+static int late(const char *name, const char *goal, struct err *e)
+{
+	if (!strcmp(goal, "agent"))
+		return err_set(e, -ETIMEDOUT, ERR_TIMEOUT,
+			"the time is up and no guest agent answers; does the VM run, and qemu-guest-agent in it?");
+	return err_set(e, -ETIMEDOUT, ERR_TIMEOUT,
+		"the time is up and it is not %s; see cairn domstate --reason %s, or stop it with cairn destroy %s",
+		goal, name, name);
+}
+
+/* A VM that runs without a port for it will not have one while it runs. */
+static int agent_possible(struct json_object *info, const char *name, struct err *e)
+{
+	if (js_get_int(info, "pid", 0) <= 0 || js_get_str(info, "agent"))
+		return 0;
+	return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+		"it has no port for a guest agent; set \"guest_agent\": true and start %s anew", name);
 }
 
 int wait_for_state(struct cli *c, const char *name, const char *word, uint64_t deadline_ns,
 	struct err *e)
 {
 	CLEANUP_JS struct json_object *info = NULL;
-	const char *states = goal_states(word), *real;
+	bool agent = !strcmp(word, "agent");
+	const char *real;
 	int r = cli_vm_info(c, name, &info, e);
 
 	if (r < 0)
 		return r;
 	real = js_get_str(info, "name");
 	/* Events that came before this answer are kept, so none is missed. */
-	if (goal_reached(states, js_get_str(info, "word")))
+	if (goal_reached(goal_states(word), js_get_str(info, agent ? "agent" : "word")))
 		return 0;
+	r = agent ? agent_possible(info, real, e) : 0;
+	if (r < 0)
+		return r;
 	for (;;) {
 		CLEANUP_JS struct json_object *ev = NULL;
 
 		r = client_next_event(c->client, deadline_ns, &ev, e);
 		if (r == -ETIMEDOUT)
-			return err_set(e, r, ERR_TIMEOUT,
-				"the time is up and it is not %s; see cairn domstate --reason %s, "
-				"or stop it with cairn destroy %s",
-				word, real, real);
-		if (r < 0 || event_fits(ev, real, states))
+			return late(real, word, e);
+		if (r < 0 || event_fits(ev, real, word))
 			return r;
 	}
 }
@@ -85,11 +109,12 @@ int verb_wait(struct cli *c)
 	if (r)
 		return r;
 	if (!word || !goal_states(word))
-		return cli_usage(c, "wait needs --for running, paused, shutoff or crashed");
+		return cli_usage(c, "wait needs --for running, paused, shutoff, crashed or agent");
 	if (timeout_ns != UINT64_MAX)
 		deadline = loop_now_ns() + timeout_ns;
 	if (wait_for_state(c, c->pos[0], word, deadline, &e) < 0)
 		return e.cls == ERR_NOT_FOUND ? cli_fail(&e, "failed to get domain '%s'", c->pos[0]) :
+		       !strcmp(word, "agent")   ? cli_fail(&e, "No agent answers in domain '%s'", c->pos[0]) :
 						cli_fail(&e, "Domain '%s' is not %s", c->pos[0], word);
 	return CLI_OK;
 }

@@ -148,7 +148,7 @@ static const struct verb_option console_options[] = {
 	{ "serial", NULL, "the serial port (the default)" },
 	{ "virtio", NULL, "the virtio console" }, END };
 static const struct verb_option wait_options[] = {
-	{ "for", "STATE", "running, paused, shutoff or crashed" },
+	{ "for", "STATE", "running, paused, shutoff, crashed or agent (one answers)" },
 	{ "timeout", "SECONDS", "give up after that" }, END };
 static const struct verb_option event_options[] = {
 	{ "loop", NULL, "until interrupted, or the time is up" },

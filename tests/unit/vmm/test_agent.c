@@ -163,6 +163,20 @@ static void sync_answer(struct fixture *f, int64_t id)
 	says(f, text);
 }
 
+struct port_news {
+	unsigned n;
+	bool open, answers;
+};
+
+static void port_changed(void *opaque, bool open, bool answers)
+{
+	struct port_news *p = opaque;
+
+	p->n++;
+	p->open = open;
+	p->answers = answers;
+}
+
 static void freeze_heard(struct fixture *f)
 {
 	sync_answer(f, sync_heard(f));
@@ -637,6 +651,68 @@ static void test_errand_waits(void **state)
 	assert_int_equal(f->answers, 1);
 }
 
+/* A program opens the port: is it an agent? */
+static void test_the_port(void **state)
+{
+	struct fixture *f = *state;
+	struct port_news p = { 0 };
+
+	agent_watch(f->a, port_changed, &p);
+	agent_port(f->a, true, false);
+	rounds(f, 2 * MS);
+	assert_true(p.n == 1 && p.open && !p.answers);
+	assert_true(agent_port_is_open(f->a) && !agent_answers(f->a));
+	sync_answer(f, sync_heard(f));
+	assert_true(p.n == 2 && p.answers && agent_answers(f->a));
+	assert_string_equal(heard(f), "");
+	agent_port(f->a, false, false);
+	rounds(f, 2 * MS);
+	assert_true(p.n == 3 && !p.open && !p.answers);
+	/* A state that was loaded has it open: whoever is there is asked with the next request. */
+	agent_port(f->a, true, true);
+	rounds(f, 2 * MS);
+	assert_true(p.n == 4 && p.open && !p.answers);
+	assert_string_equal(heard(f), "");
+	agent_set_time(f->a);
+	sync_answer(f, sync_heard(f));
+	assert_true(p.n == 5 && p.answers);
+}
+
+/* However often the guest opens and closes it. */
+static void test_a_port_that_flutters(void **state)
+{
+	struct fixture *f = *state;
+	struct port_news p = { 0 };
+
+	agent_watch(f->a, port_changed, &p);
+	for (unsigned i = 0; i < 200; i++) {
+		agent_port(f->a, i % 2 == 0, true);
+		rounds(f, MS / 10);
+	}
+	agent_port(f->a, true, true);
+	rounds(f, 2 * MS);
+	assert_true(p.n <= 20);
+	while (!p.open)
+		loop_run_once(f->loop, 10 * MS);
+}
+
+/* What does not answer is no agent; nobody waits for it. */
+static void test_a_port_of_something_else(void **state)
+{
+	struct fixture *f = *state;
+	struct port_news p = { 0 };
+
+	agent_watch(f->a, port_changed, &p);
+	agent_port(f->a, true, false);
+	rounds(f, 2 * MS);
+	sync_heard(f);
+	freeze(f);
+	rounds(f, 500 * MS);
+	assert_true(p.n == 1 && !p.answers);
+	sync_answer(f, sync_heard(f));
+	assert_true(p.n == 2 && p.answers);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -659,6 +735,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_refuses_an_errand, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_shuts_down, setup_hurried, teardown),
 		cmocka_unit_test_setup_teardown(test_errand_waits, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_the_port, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_a_port_that_flutters, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_a_port_of_something_else, setup_hurried, teardown),
 		cmocka_unit_test(test_answers),
 		cmocka_unit_test(test_any_bytes),
 	};

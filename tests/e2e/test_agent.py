@@ -1,0 +1,53 @@
+"""What the daemon knows of the guest agent; with a real one in test_linux.py."""
+
+import os
+import signal
+import subprocess
+
+from conftest import BUILD, Qmp
+
+
+def test_it_comes(fake):
+    fake.define("vm1", cmdline="agent-after=300", guest_agent=True)
+    q = fake.qmp()
+    fake.cairn("start", "vm1")
+    own = Qmp(fake.cairn("qmp-path", "vm1").stdout.rstrip("\n"))
+    fake.cairn("wait", "vm1", "--for", "agent", "--timeout", "20")
+    assert q.event("VSERPORT_CHANGE", vm="vm1")["data"] == {"vm": "vm1", "id": "guest-agent0", "open": True}
+    assert q.event("AGENT", vm="vm1")["data"] == {"vm": "vm1", "connected": True}
+    assert own.event("VSERPORT_CHANGE")["data"] == {"id": "guest-agent0", "open": True}
+    assert fake.info("vm1")["agent"] == "connected"
+    fake.cairn("wait", "vm1", "--for", "agent", "--timeout", "0")
+    own.close()
+
+
+def test_it_is_known_to_the_next_daemon(fake):
+    fake.define("vm1", cmdline="agent-after=1", guest_agent=True)
+    fake.cairn("start", "vm1")
+    fake.cairn("wait", "vm1", "--for", "agent", "--timeout", "20")
+    fake.stop(signal.SIGKILL)
+    fake.start()
+    fake.cairn("wait", "vm1", "--for", "agent", "--timeout", "20")
+
+
+def test_it_does_not_come(fake):
+    fake.define("vm1", guest_agent=True)
+    fake.cairn("start", "vm1")
+    assert fake.info("vm1")["agent"] == "closed"
+    r = fake.cairn("wait", "vm1", "--for", "agent", "--timeout", "0.2", ok=None)
+    assert r.returncode and r.stderr.startswith("error: No agent answers in domain 'vm1'\n") and "qemu-guest-agent" in r.stderr
+
+
+def test_there_is_no_port(fake):
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    assert "agent" not in fake.info("vm1")
+    r = fake.cairn("wait", "vm1", "--for", "agent", "--timeout", "20", ok=None)
+    assert r.returncode and '"guest_agent": true' in r.stderr
+
+
+def test_one_waits_for_a_vm_that_is_off(fake):
+    fake.define("vm1", cmdline="agent-after=1", guest_agent=True)
+    waits = subprocess.Popen([os.path.join(BUILD, "cairn"), "wait", "vm1", "--for", "agent", "--timeout", "30"], env=fake.env)
+    fake.cairn("start", "vm1")
+    assert waits.wait(30) == 0
