@@ -1,4 +1,5 @@
 #include "api/store.h"
+#include "api/dump.h"
 #include "api/js.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -124,6 +125,22 @@ static const char *const vm_files[] = {
 	STORE_RENAMED,
 };
 
+/* A folder of files in a VM's folder; what is no file keeps it there. */
+static void files_clear(const char *path, const char *folder)
+{
+	char sub[PATH_MAX];
+	struct dirent *de;
+	DIR *at;
+
+	if (snprintf(sub, sizeof(sub), "%s/%s", path, folder) >= (int)sizeof(sub) || !(at = opendir(sub)))
+		return;
+	while ((de = readdir(at)))
+		if (strcmp(de->d_name, ".") && strcmp(de->d_name, ".."))
+			unlinkat(dirfd(at), de->d_name, 0);
+	closedir(at);
+	rmdir(sub);
+}
+
 static int folder_clear(const char *path, struct err *e)
 {
 	static const char *const suffixes[] = { "", ".tmp", ".damaged" };
@@ -136,6 +153,7 @@ static int folder_clear(const char *path, struct err *e)
 		if (unlink(file) < 0 && errno != ENOENT)
 			return err_set_errno(e, -errno, "%s", file);
 	}
+	files_clear(path, DUMPS_FOLDER);
 	if (rmdir(path) < 0 && errno != ENOENT)
 		log_warn("store", "%s is left: %s", path, strerror(errno));
 	return 0;

@@ -262,6 +262,8 @@ def test_coredump_destroy(daemon, guest, kvm, how, reason):
     assert word(done["path"]) == MARK
     assert daemon.children() == []
     console.close()
+    daemon.cairn("undefine", "vm1")
+    until(lambda: not (daemon.state / "vms" / "vm1").exists())
 
 
 def test_coredump_restart_keeps_two(daemon, guest, kvm):
