@@ -1,6 +1,6 @@
 #include "api/store.h"
-#include "api/dump.h"
 #include "api/js.h"
+#include "api/store_file.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
@@ -19,8 +19,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* The largest is the table of permissions: 4096 entries, each with a name. */
-#define STORE_FILE_MAX (4 * 1024 * 1024)
 #define STORE_VERSION 1
 #define LOCK_TRIES 300
 #define LOCK_TRY_US 10000
@@ -67,149 +65,9 @@ static int vm_path(struct store *s, const char *name, const char *file, char out
 
 /* ---- the writer ---- */
 
-static int folder_sync(const char *path)
-{
-	CLEANUP_CLOSE int fd = -1;
-
-	fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	return fd < 0 || fsync(fd) < 0 ? -errno : 0;
-}
-
-/* The file, its folder, and the folder of that. */
-static int settle(const char *path)
-{
-	CLEANUP_FREE char *up = strdup(path);
-	CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
-	int r = !up ? -ENOMEM : fd < 0 || fsync(fd) < 0 ? -errno : 0;
-
-	for (unsigned i = 0; i < 2 && !r; i++) {
-		*strrchr(up, '/') = 0;
-		r = folder_sync(up);
-	}
-	return r == -ENOENT ? 0 : r; /* it has been removed since */
-}
-
-static int file_put(const char *path, const char *text, bool sync, struct err *e)
-{
-	CLEANUP_CLOSE int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-	int r = fd < 0 ? -errno : write_full(fd, text, strlen(text));
-
-	if (!r && sync && fsync(fd) < 0)
-		r = -errno;
-	return r < 0 ? err_set_errno(e, r, "%s", path) : 0;
-}
-
-static int size_check(const char *path, const char *text, struct err *e)
-{
-	/* What could not be loaded is not saved. */
-	return strlen(text) <= STORE_FILE_MAX ? 0 :
-		err_set(e, -EFBIG, ERR_INVALID, "%s: would have more than %d bytes", path, STORE_FILE_MAX);
-}
-
-/* What lies in a VM's folder, each with what is left of writing it, and of damage. The definition first:
- * without it the rest is no VM any more. */
-static const char *const vm_files[] = {
-	"definition.json",
-	"state.json",
-	"end",
-	"log",
-	"touched",
-	"managed.save",
-	"managed.save.used",
-	"schedule.json",
-	"fork.pending",
-	"template",
-	"clone.pending",
-	"undefine.json",
-	"autostart.json",
-	STORE_RENAMED,
-};
-
-/* A folder of files in a VM's folder; what is no file keeps it there. */
-static void files_clear(const char *path, const char *folder)
-{
-	char sub[PATH_MAX];
-	struct dirent *de;
-	DIR *at;
-
-	if (snprintf(sub, sizeof(sub), "%s/%s", path, folder) >= (int)sizeof(sub) || !(at = opendir(sub)))
-		return;
-	while ((de = readdir(at)))
-		if (strcmp(de->d_name, ".") && strcmp(de->d_name, ".."))
-			unlinkat(dirfd(at), de->d_name, 0);
-	closedir(at);
-	rmdir(sub);
-}
-
-static int folder_clear(const char *path, struct err *e)
-{
-	static const char *const suffixes[] = { "", ".tmp", ".damaged" };
-	char file[PATH_MAX];
-
-	for (size_t i = 0; i < ARRAY_SIZE(vm_files) * ARRAY_SIZE(suffixes); i++) {
-		if (snprintf(file, sizeof(file), "%s/%s%s", path, vm_files[i / ARRAY_SIZE(suffixes)],
-			    suffixes[i % ARRAY_SIZE(suffixes)]) >= (int)sizeof(file))
-			return err_set_errno(e, -ENAMETOOLONG, "%s", path);
-		if (unlink(file) < 0 && errno != ENOENT)
-			return err_set_errno(e, -errno, "%s", file);
-	}
-	files_clear(path, DUMPS_FOLDER);
-	if (rmdir(path) < 0 && errno != ENOENT)
-		log_warn("store", "%s is left: %s", path, strerror(errno));
-	return 0;
-}
-
-static int folder_clear_for_good(const char *path, struct err *e)
-{
-	CLEANUP_FREE char *up = strdup(path);
-	int r = up ? folder_clear(path, e) : err_set_errno(e, -ENOMEM, "%s", path);
-
-	if (r < 0)
-		return r;
-	r = folder_sync(path);
-	if (!r || r == -ENOENT) {
-		*strrchr(up, '/') = 0;
-		r = folder_sync(up);
-	}
-	return r < 0 ? err_set_errno(e, r, "%s", path) : 0;
-}
-
-/* The file or folder, and then the folder that it lies in. */
-static int move(const char *path, const char *to, struct err *e)
-{
-	CLEANUP_FREE char *up = strdup(to);
-	int r = up ? 0 : -ENOMEM;
-
-	if (!r && rename(path, to) < 0)
-		r = -errno;
-	if (!r) {
-		*strrchr(up, '/') = 0;
-		r = folder_sync(up);
-	}
-	return r < 0 ? err_set_errno(e, r, "%s", to) : 0;
-}
-
-static int folder_rename(const struct pending *p, struct err *e)
-{
-	char file[PATH_MAX];
-	int r;
-
-	if (snprintf(file, sizeof(file), "%s/" STORE_RENAMED, p->path) >= (int)sizeof(file))
-		return err_set_errno(e, -ENAMETOOLONG, "%s", p->path);
-	r = file_write_atomic(file, p->text, strlen(p->text), 0600, e);
-	if (r < 0)
-		return r;
-	r = move(p->path, p->to, e);
-	if (r < 0)
-		rename(p->to, p->path); /* it may have come that far */
-	if (r < 0 && unlink(file) < 0 && errno != ENOENT)
-		log_error("store", "%s is left: %s", file, strerror(errno));
-	return r;
-}
-
 static int pending_do(const struct pending *p, struct err *e)
 {
-	int r = p->text ? size_check(p->path, p->text, e) : 0;
+	int r = p->text ? store_size_check(p->path, p->text, e) : 0;
 
 	if (r < 0)
 		return r;
@@ -217,16 +75,16 @@ static int pending_do(const struct pending *p, struct err *e)
 	case PENDING_WRITE:
 		return file_write_atomic(p->path, p->text, strlen(p->text), 0600, e);
 	case PENDING_DRAFT:
-		return file_put(p->path, p->text, true, e);
+		return store_file_put(p->path, p->text, true, e);
 	case PENDING_SETTLE:
-		r = settle(p->path);
+		r = store_file_settle(p->path);
 		return r < 0 ? err_set_errno(e, r, "%s", p->path) : 0;
 	case PENDING_CLEAR:
-		return folder_clear_for_good(p->path, e);
+		return store_folder_clear_for_good(p->path, e);
 	case PENDING_RENAME:
-		return folder_rename(p, e);
+		return store_folder_rename(p->path, p->text, p->to, e);
 	case PENDING_MOVE:
-		return move(p->path, p->to, e);
+		return store_move(p->path, p->to, e);
 	}
 	return 0;
 }
@@ -399,7 +257,7 @@ void store_write_file_behind(struct store *s, struct store_work *w, const char *
 static int file_write(const char *path, struct json_object *o, struct err *e)
 {
 	CLEANUP_FREE char *text = text_of(o, 0);
-	int r = size_check(path, text, e);
+	int r = store_size_check(path, text, e);
 
 	return r < 0 ? r : file_write_atomic(path, text, strlen(text), 0600, e);
 }
@@ -717,10 +575,10 @@ static int marker_put(struct store *s, const char *path, struct err *e)
 	if (snprintf(empty, sizeof(empty), "%s/empty", s->dir) >= (int)sizeof(empty))
 		return err_set_errno(e, -ENAMETOOLONG, "%s", s->dir);
 	r = link(empty, path);
-	if (r < 0 && errno == ENOENT && file_put(empty, "", false, e) == 0)
+	if (r < 0 && errno == ENOENT && store_file_put(empty, "", false, e) == 0)
 		r = link(empty, path);
 	/* It has as many names as it can have, or the file system gives no second ones. */
-	return r < 0 ? file_put(path, "", false, e) : 0;
+	return r < 0 ? store_file_put(path, "", false, e) : 0;
 }
 
 /* The marker first: there is never a definition without it. */
@@ -741,7 +599,7 @@ static int definition_put(struct store *s, const char *name, const char *text, c
 	if (!r)
 		r = vm_path(s, name, "definition.json", definition, e);
 	if (!r)
-		r = file_put(path, text, false, e);
+		r = store_file_put(path, text, false, e);
 	if (!r && rename(path, definition) < 0)
 		r = err_set_errno(e, -errno, "%s", definition);
 	return r;
@@ -752,7 +610,7 @@ int store_save_definition_soon(struct store *s, const char *name, struct json_ob
 {
 	CLEANUP_FREE char *text = text_of(definition, JSON_C_TO_STRING_NOSLASHESCAPE);
 	char path[PATH_MAX];
-	int r = size_check(name, text, e);
+	int r = store_size_check(name, text, e);
 
 	if (r < 0)
 		return r;
@@ -786,7 +644,7 @@ int store_remove(struct store *s, const char *name, struct err *e)
 	int r = vm_path(s, name, "", path, e);
 
 	store_settle(s);
-	return r < 0 ? r : folder_clear(path, e);
+	return r < 0 ? r : store_folder_clear(path, e);
 }
 
 /* What waits to be written into the VM's folder, and nobody waits for. */
@@ -878,7 +736,7 @@ static int vm_folder_sync(struct store *s, const char *name, struct err *e)
 
 	if (r < 0)
 		return r;
-	r = folder_sync(path);
+	r = store_folder_sync(path);
 	return r < 0 ? err_set_errno(e, r, "%s", path) : 0;
 }
 

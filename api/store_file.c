@@ -1,0 +1,157 @@
+#include "api/store_file.h"
+#include "api/dump.h"
+#include "api/store.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/util.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+int store_folder_sync(const char *path)
+{
+	CLEANUP_CLOSE int fd = -1;
+
+	fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return fd < 0 || fsync(fd) < 0 ? -errno : 0;
+}
+
+/* The file, its folder, and the folder of that. */
+int store_file_settle(const char *path)
+{
+	CLEANUP_FREE char *up = strdup(path);
+	CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
+	int r = !up ? -ENOMEM : fd < 0 || fsync(fd) < 0 ? -errno : 0;
+
+	for (unsigned i = 0; i < 2 && !r; i++) {
+		*strrchr(up, '/') = 0;
+		r = store_folder_sync(up);
+	}
+	return r == -ENOENT ? 0 : r; /* it has been removed since */
+}
+
+int store_file_put(const char *path, const char *text, bool sync, struct err *e)
+{
+	CLEANUP_CLOSE int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+	int r = fd < 0 ? -errno : write_full(fd, text, strlen(text));
+
+	if (!r && sync && fsync(fd) < 0)
+		r = -errno;
+	return r < 0 ? err_set_errno(e, r, "%s", path) : 0;
+}
+
+int store_size_check(const char *path, const char *text, struct err *e)
+{
+	/* What could not be loaded is not saved. */
+	return strlen(text) <= STORE_FILE_MAX ? 0 :
+		err_set(e, -EFBIG, ERR_INVALID, "%s: would have more than %d bytes", path, STORE_FILE_MAX);
+}
+
+/* What lies in a VM's folder, each with what is left of writing it, and of damage. The definition first:
+ * without it the rest is no VM any more. */
+static const char *const vm_files[] = {
+	"definition.json",
+	"state.json",
+	"end",
+	"log",
+	"touched",
+	"managed.save",
+	"managed.save.used",
+	"schedule.json",
+	"fork.pending",
+	"template",
+	"clone.pending",
+	"undefine.json",
+	"autostart.json",
+	STORE_RENAMED,
+};
+
+/* A folder of files in a VM's folder; what is no file keeps it there. */
+static void files_clear(const char *path, const char *folder)
+{
+	char sub[PATH_MAX];
+	struct dirent *de;
+	DIR *at;
+
+	if (snprintf(sub, sizeof(sub), "%s/%s", path, folder) >= (int)sizeof(sub) || !(at = opendir(sub)))
+		return;
+	while ((de = readdir(at)))
+		if (strcmp(de->d_name, ".") && strcmp(de->d_name, ".."))
+			unlinkat(dirfd(at), de->d_name, 0);
+	closedir(at);
+	rmdir(sub);
+}
+
+int store_folder_clear(const char *path, struct err *e)
+{
+	static const char *const suffixes[] = { "", ".tmp", ".damaged" };
+	char file[PATH_MAX];
+
+	for (size_t i = 0; i < ARRAY_SIZE(vm_files) * ARRAY_SIZE(suffixes); i++) {
+		if (snprintf(file, sizeof(file), "%s/%s%s", path, vm_files[i / ARRAY_SIZE(suffixes)],
+			    suffixes[i % ARRAY_SIZE(suffixes)]) >= (int)sizeof(file))
+			return err_set_errno(e, -ENAMETOOLONG, "%s", path);
+		if (unlink(file) < 0 && errno != ENOENT)
+			return err_set_errno(e, -errno, "%s", file);
+	}
+	files_clear(path, DUMPS_FOLDER);
+	if (rmdir(path) < 0 && errno != ENOENT)
+		log_warn("store", "%s is left: %s", path, strerror(errno));
+	return 0;
+}
+
+int store_folder_clear_for_good(const char *path, struct err *e)
+{
+	CLEANUP_FREE char *up = strdup(path);
+	int r = up ? store_folder_clear(path, e) : err_set_errno(e, -ENOMEM, "%s", path);
+
+	if (r < 0)
+		return r;
+	r = store_folder_sync(path);
+	if (!r || r == -ENOENT) {
+		*strrchr(up, '/') = 0;
+		r = store_folder_sync(up);
+	}
+	return r < 0 ? err_set_errno(e, r, "%s", path) : 0;
+}
+
+/* The file or folder, and then the folder that it lies in. */
+int store_move(const char *path, const char *to, struct err *e)
+{
+	CLEANUP_FREE char *up = strdup(to);
+	int r = up ? 0 : -ENOMEM;
+
+	if (!r && rename(path, to) < 0)
+		r = -errno;
+	if (!r) {
+		*strrchr(up, '/') = 0;
+		r = store_folder_sync(up);
+	}
+	return r < 0 ? err_set_errno(e, r, "%s", to) : 0;
+}
+
+int store_folder_rename(const char *path, const char *text, const char *to, struct err *e)
+{
+	char file[PATH_MAX];
+	int r;
+
+	if (snprintf(file, sizeof(file), "%s/" STORE_RENAMED, path) >= (int)sizeof(file))
+		return err_set_errno(e, -ENAMETOOLONG, "%s", path);
+	r = file_write_atomic(file, text, strlen(text), 0600, e);
+	if (r < 0)
+		return r;
+	r = store_move(path, to, e);
+	if (r < 0)
+		rename(to, path); /* it may have come that far */
+	if (r < 0 && unlink(file) < 0 && errno != ENOENT)
+		log_error("store", "%s is left: %s", file, strerror(errno));
+	return r;
+}

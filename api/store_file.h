@@ -1,0 +1,29 @@
+/* store_file: what is done to the files of the state folder, on whatever thread: each by its whole path. All wait for
+ * the disk but store_file_put() without sync, and store_folder_clear(). Return 0 or -errno. */
+#ifndef CAIRN_API_STORE_FILE_H
+#define CAIRN_API_STORE_FILE_H
+
+#include <stdbool.h>
+
+struct err;
+
+/* The largest is the table of permissions: 4096 entries, each with a name. */
+#define STORE_FILE_MAX (4 * 1024 * 1024)
+
+/* No sentence. */
+int store_folder_sync(const char *path);
+/* The file, its folder, and the folder of that: one that is there, or has been removed since. No sentence. */
+int store_file_settle(const char *path);
+/* Not in one step: for a file that nobody reads yet. */
+int store_file_put(const char *path, const char *text, bool sync, struct err *e);
+/* What could not be loaded is not saved. */
+int store_size_check(const char *path, const char *text, struct err *e);
+/* Of a VM: what is known to lie in it, and then itself, unless there is more. */
+int store_folder_clear(const char *path, struct err *e);
+int store_folder_clear_for_good(const char *path, struct err *e);
+/* A file or a folder, to beside where it was. */
+int store_move(const char *path, const char *to, struct err *e);
+/* Of a VM, with its next definition in it as STORE_RENAMED. */
+int store_folder_rename(const char *path, const char *text, const char *to, struct err *e);
+
+#endif
