@@ -82,6 +82,8 @@ void command_vm_dump(struct call *c);
 void command_vm_fork(struct call *c);
 void command_vm_export(struct call *c);
 void command_vm_import(struct call *c);
+void command_vm_clone(struct call *c);
+void command_vm_template(struct call *c);
 void command_snapshot_create(struct call *c);
 void command_snapshot_list(struct call *c);
 void command_snapshot_revert(struct call *c);

@@ -140,6 +140,7 @@ static void put_identity(struct json_object *o, const struct vm *vm, bool brief)
 	js_put_bool(o, "persistent", true);
 	js_put_bool(o, "autostart", vm->autostart);
 	js_put_bool(o, "managed-save", vm->state == VM_SAVED);
+	js_put_bool(o, "template", vm->is_template);
 }
 
 /* What js_line() makes of it at most. */

@@ -1,5 +1,6 @@
 /* Handlers: snapshots. */
 #include "api/command.h"
+#include "api/image_users.h"
 #include "api/job.h"
 #include "api/js.h"
 #include "api/snapshot_job.h"
@@ -17,6 +18,14 @@
 #define LIST_TIMEOUT_NS (30 * 1000000000ULL)
 #define SIZE_TIMEOUT_NS (600 * 1000000000ULL) /* of a large disk that has changed all over */
 #define SET_TIMEOUT_NS (30 * 1000000000ULL)
+/* For what changes its images. */
+static int free_check(const struct vm *vm, const char *what, struct err *e)
+{
+	int r = vm_check_free(vm, what, e);
+
+	return r || vm_state_is_active(vm->state) ? r : image_check_writable(vm, what, e);
+}
+
 /* A job does not stand in the way of a look. */
 static int look_check(struct vm *vm, struct err *e)
 {
@@ -131,7 +140,7 @@ void command_snapshot_create(struct call *c)
 	struct job_name called = { .id = js_get_str(c->args, "job-id") };
 	struct job *j = NULL;
 	struct err e;
-	int r = vm_check_free(c->vm, "take a snapshot", &e);
+	int r = free_check(c->vm, "take a snapshot", &e);
 
 	/* As virsh does: unique enough, and it sorts. */
 	snprintf(body.name, sizeof(body.name), "%lld", (long long)time(NULL));
@@ -161,7 +170,7 @@ void command_snapshot_delete(struct call *c)
 	struct job_name called = { .id = js_get_str(c->args, "job-id") };
 	struct job *j = NULL;
 	struct err e;
-	int r = vm_check_free(c->vm, "delete it", &e);
+	int r = free_check(c->vm, "delete it", &e);
 
 	if (children && !strcmp(children, "too"))
 		victims = SNAPSHOT_WITH_CHILDREN;
@@ -185,7 +194,7 @@ void command_snapshot_revert(struct call *c)
 	struct job_name called = { .id = js_get_str(c->args, "job-id") };
 	struct job *j = NULL;
 	struct err e;
-	int r = vm_check_free(c->vm, "revert it", &e);
+	int r = free_check(c->vm, "revert it", &e);
 
 	if (!r)
 		r = arg_text(c, "name", false, how.name, sizeof(how.name), &e);
@@ -221,7 +230,7 @@ void command_snapshot_set(struct call *c)
 	struct vm_snapshot_set body = { .set_description = js_get_str(c->args, "description") != NULL,
 		.set_tags = js_get_array(c->args, "tags") != NULL };
 	struct err e;
-	int r = vm_check_free(c->vm, "change it", &e);
+	int r = free_check(c->vm, "change it", &e);
 
 	if (!r)
 		r = arg_text(c, "name", true, body.name, sizeof(body.name), &e);

@@ -246,7 +246,7 @@ void vm_define(struct daemon *d, struct definition *def, enum vm_define_how how,
 		abort();
 	*w = (struct define){ .daemon = d, .def = def, .how = how, .was = was, .done = done, .opaque = opaque };
 	if (def->rights) {
-		opener_open(d->loop, def, false, define_opened, w, &o);
+		opener_open(d->loop, def, OPENER_ALL, define_opened, w, &o);
 		return;
 	}
 	r = definition_check_files(def, &e);

@@ -3,6 +3,7 @@
 #include "api/autostart.h"
 #include "api/conn.h"
 #include "api/event_log.h"
+#include "api/clone.h"
 #include "api/fork.h"
 #include "api/import.h"
 #include "api/job.h"
@@ -122,6 +123,7 @@ static void vm_found(void *opaque, const char *name, struct json_object *definit
 		definition_free(def);
 		return;
 	}
+	vm->is_template = store_has_file(d->store, name, VM_TEMPLATE_FILE);
 	if (state)
 		vm_load_state(vm, state);
 	if (vm->id > d->next_id)
@@ -289,6 +291,7 @@ static int daemon_open(struct daemon *d, struct err *e)
 	take_back_all(d);
 	fork_clear_up(d);
 	import_clear_up(d);
+	clone_clear_up(d);
 	undefine_go_on(d);
 	jobs_settle(d);
 	correct_what_was_told(d);

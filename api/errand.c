@@ -169,6 +169,12 @@ static void late(void *opaque)
 	tell(x, -ETIMEDOUT, &none, &e);
 }
 
+void errand_kill(struct errand *x)
+{
+	if (x)
+		process_kill(x);
+}
+
 void errand_free(struct errand *x)
 {
 	if (!x)

@@ -39,6 +39,8 @@ struct errand_spec {
 
 /* *ret: valid until done() begins, or errand_free(). Returns 0; -errno: done() is not called. */
 int errand_begin(struct loop *l, const struct errand_spec *s, struct errand **ret, struct err *e);
+/* It ends early, and done() says so. NULL allowed. */
+void errand_kill(struct errand *x);
 /* Ends its process, and what that has started, without a word. NULL allowed. */
 void errand_free(struct errand *x);
 

@@ -79,17 +79,24 @@ unsigned image_clones(const struct vm *vm, char *names, size_t cap)
 	return n;
 }
 
+bool image_is_frozen(const struct vm *vm)
+{
+	char names[360];
+
+	return vm->is_template || image_clones(vm, names, sizeof(names));
+}
+
 int image_check_writable(const struct vm *vm, const char *what, struct err *e)
 {
 	char names[360];
 
 	if (vm->is_template)
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
-			"VM '%s' is a template; %s is not for templates. Next: cairn clone --linked %.60s NAME, "
-			"or cairn template --disable %.60s", vm->def->name, what, vm->def->name, vm->def->name);
+			"VM '%.255s' is a template: cannot %s. Next: cairn clone --linked %.60s NAME, or cairn template "
+			"--disable %.60s", vm->def->name, what, vm->def->name, vm->def->name);
 	if (image_clones(vm, names, sizeof(names)))
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
-			"VM '%.120s' has linked clones, whose disks stand on its own (%s); %s works when they are "
-			"undefined", vm->def->name, names, what);
+			"VM '%.120s': cannot %s: the disks of linked clones stand on its own (%s); undefine them first",
+			vm->def->name, what, names);
 	return 0;
 }

@@ -1,6 +1,7 @@
 #include "api/images.h"
 #include "api/config.h"
 #include "api/daemon.h"
+#include "api/image_users.h"
 #include "api/job.h"
 #include "api/opener.h"
 #include "api/store.h"
@@ -51,6 +52,7 @@ struct images {
 	bool ending;		 /* it takes no more: what is wanted now waits for the next */
 	struct opener *opener;	 /* it has no files yet; NULL: it has */
 	unsigned asked;		 /* and not answered */
+	unsigned copiers;	 /* see images_start_copiers() */
 	struct wanted *first, **last;
 	struct waiter *waiters;
 	struct loop_task failed; /* tells from the loop that it could not be started */
@@ -193,7 +195,9 @@ static void images_event(void *opaque, const struct vm_event *ev)
 
 	if (ev->kind == VM_EVENT_SNAPSHOT_RECOVERED)
 		vm_emit_recovered(i->vm, ev);
-	if (ev->kind == VM_EVENT_PROGRESS && i->vm->job && ev->value >= 0 && ev->total >= ev->value)
+	if (ev->kind == VM_EVENT_PROGRESS && i->vm->job && i->vm->job->progress)
+		i->vm->job->progress(i->vm->job, ev);
+	else if (ev->kind == VM_EVENT_PROGRESS && i->vm->job && ev->value >= 0 && ev->total >= ev->value)
 		job_progress_bytes(i->vm->job, (uint64_t)ev->value, (uint64_t)ev->total);
 }
 
@@ -259,6 +263,7 @@ static int process_start(struct images *i, struct config *c, struct err *e)
 	p.log_fd = log_fd;
 	c->vm.log_fd = (uint16_t)config_add_fd(c, fcntl(log_fd, F_DUPFD_CLOEXEC, 3));
 	c->vm.log_level = (uint8_t)d->log_level;
+	c->vm.clone_copiers = (uint8_t)i->copiers;
 	return vm_process_start(d->loop, &p, c, &images_ops, i, configured, i, &i->proc, e);
 }
 
@@ -289,7 +294,9 @@ static void images_opened(void *opaque, int r, struct config *c, const struct er
 
 static void images_start(struct images *i)
 {
-	opener_open(i->vm->daemon->loop, i->vm->def, true, images_opened, i, &i->opener);
+	/* What linked clones stand on they have open, too. */
+	opener_open(i->vm->daemon->loop, i->vm->def, image_is_frozen(i->vm) ? OPENER_IMAGES_READ : OPENER_IMAGES,
+		images_opened, i, &i->opener);
 }
 
 /* ---- asking ---- */
@@ -312,6 +319,13 @@ static struct images *images_of(struct vm *vm)
 		images_start(vm->images);
 	}
 	return vm->images;
+}
+
+void images_start_copiers(struct vm *vm, unsigned copiers)
+{
+	vm->images = images_new(vm);
+	vm->images->copiers = copiers;
+	images_start(vm->images);
 }
 
 /* One that cannot be copied is missing when it is sent, which is refused then. */

@@ -58,6 +58,8 @@ struct job {
 	struct json_object *result; /* NULL: none */
 	/* Ask the work to stop; it ends by job_fail(). NULL: it cannot be stopped. */
 	void (*cancel)(struct job *j);
+	/* What a process on images tells of how far it is. NULL: bytes, as they come. */
+	void (*progress)(struct job *j, const struct vm_event *ev);
 	/* Frees opaque; called when it concludes. NULL: nothing to free. */
 	void (*release)(struct job *j);
 	void *opaque; /* whose work it is */

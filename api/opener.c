@@ -67,7 +67,14 @@ static int opener_start(struct opener *o, struct loop *l, const struct config_fi
 	return errand_begin(l, &s, &o->errand, e);
 }
 
-void opener_open(struct loop *l, const struct definition *d, bool images_only,
+static void only_read(struct config *c, struct config_files *files)
+{
+	for (unsigned i = 0; i < files->n; i++)
+		files->list[i].write = false;
+	c->vm.images_read = true;
+}
+
+void opener_open(struct loop *l, const struct definition *d, enum opener_what what,
 	void (*done)(void *opaque, int r, struct config *c, const struct err *e), void *opaque,
 	struct opener **ret_o)
 {
@@ -75,8 +82,10 @@ void opener_open(struct loop *l, const struct definition *d, bool images_only,
 	struct opener *o;
 	struct config c;
 	struct err e;
-	int r = config_prepare(d, images_only, &c, &files, &e);
+	int r = config_prepare(d, what != OPENER_ALL, &c, &files, &e);
 
+	if (!r && what == OPENER_IMAGES_READ)
+		only_read(&c, &files);
 	if (!r && !d->rights)
 		r = config_open_files(&c, &files, &e);
 	if (r < 0 || !d->rights) {

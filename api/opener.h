@@ -13,11 +13,17 @@ struct err;
 struct loop;
 struct opener;
 
-/* d: borrowed for this call alone. images_only: no kernel and no initrd.
+enum opener_what {
+	OPENER_ALL,
+	OPENER_IMAGES,	    /* no kernel and no initrd */
+	OPENER_IMAGES_READ, /* the same, and none for writing */
+};
+
+/* d: borrowed for this call alone.
  * done: exactly once, at once or from the loop. r is 0 and c is the callee's (config_done()), or
  * -errno with a sentence.
  * *ret_o: set when it is not at once; valid until done() begins, or opener_free(). */
-void opener_open(struct loop *l, const struct definition *d, bool images_only,
+void opener_open(struct loop *l, const struct definition *d, enum opener_what what,
 	void (*done)(void *opaque, int r, struct config *c, const struct err *e), void *opaque,
 	struct opener **ret_o);
 /* Ends it; done() is not called. NULL allowed. */

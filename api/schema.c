@@ -58,7 +58,7 @@ static const struct field list_args[] = {
 static const struct field list_returns[] = {
 	{ "vms", FIELD_ARRAY, REQUIRED,
 		"by name: id (-1: off), name, uuid, title, state, word, reason, persistent, autostart, "
-		"managed-save" },
+		"managed-save, template" },
 	{ "next", FIELD_STRING, OPTIONAL, "there is more: the next call's `after`" }, END };
 
 static const struct field info_returns[] = {
@@ -88,6 +88,7 @@ static const struct field info_returns[] = {
 	{ "persistent", FIELD_BOOL, REQUIRED, "its definition is kept" },
 	{ "autostart", FIELD_BOOL, REQUIRED, "started when the host has booted" },
 	{ "managed-save", FIELD_BOOL, REQUIRED, "has a saved state" },
+	{ "template", FIELD_BOOL, REQUIRED, "is only cloned" },
 	{ "host", FIELD_STRING, OPTIONAL, "kind of KVM: vmx, svm, pvm" },
 	{ "assist", FIELD_OBJECT, OPTIONAL, "on, syscalls, instructions" },
 	{ "exits", FIELD_OBJECT, OPTIONAL, "io, mmio, other" },
@@ -164,6 +165,23 @@ static const struct field fork_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "hostname", FIELD_BOOL, OPTIONAL,
 		"false: the guest agent, if there is one, is not asked to give the guest the clone's name" },
 	{ "paused", FIELD_BOOL, OPTIONAL, "their vCPUs stand still until vm-resume" }, END };
+static const struct field clone_args[] = { FIELD_VM, FIELD_JOB_ID,
+	{ "name", FIELD_STRING, OPTIONAL, "of the clone" },
+	{ "count", FIELD_INT, OPTIONAL, "so many, with -1, -2, ... behind the name" },
+	{ "name-pattern", FIELD_STRING, OPTIONAL, "instead of a name: web-%02d" },
+	{ "kind", FIELD_STRING, OPTIONAL, "full (the default): disks of its own; linked: disks that stand on the VM's" },
+	{ "snapshots", FIELD_BOOL, OPTIONAL, "full: take along the snapshots that are in its images" },
+	{ "files", FIELD_ARRAY, OPTIONAL, "for each disk that it writes to, the path of its copy; else beside it" },
+	{ "macs", FIELD_ARRAY, OPTIONAL, "of each interface; else made" },
+	{ "uuid", FIELD_STRING, OPTIONAL, "else made" },
+	{ "reset-identity", FIELD_BOOL, OPTIONAL,
+		"another machine-id, SSH host keys and host name in its images, by virt-sysprep" },
+	{ "dry-run", FIELD_BOOL, OPTIONAL, "say what would be made, and make nothing" }, END };
+static const struct field clone_returns[] = {
+	{ "job", FIELD_STRING, OPTIONAL, "its id" },
+	{ "clones", FIELD_ARRAY, OPTIONAL, "with dry-run: name, disks (id, path, from)" }, END };
+static const struct field template_args[] = { FIELD_VM,
+	{ "disable", FIELD_BOOL, OPTIONAL, "make it an ordinary VM again" }, END };
 static const struct field snapshot_create_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "name", FIELD_STRING, OPTIONAL, "else the seconds since 1970" },
 	{ "description", FIELD_STRING, OPTIONAL, "one line" },
@@ -343,6 +361,11 @@ static const struct command commands[] = {
 	{ "vm-fork", "running copies of a running VM, or of a snapshot, which share its memory until they write to it",
 		fork_args, job_returns, ROLE_ADMIN,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB, VM_ASK_FORK_SNAPSHOT, command_vm_fork },
+	{ "vm-clone", "copies of a VM that is off", clone_args, clone_returns, ROLE_ADMIN,
+		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB, ANY_STATE, command_vm_clone },
+	{ "vm-template", "from now on it is only cloned: it does not start, and its images are only read",
+		template_args, NULL, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_TEMPLATE,
+		command_vm_template },
 	{ "snapshot-create", "disks, memory and devices at one instant; disks alone of a VM that is off",
 		snapshot_create_args, job_returns, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB, VM_ASK_SNAPSHOT,

@@ -67,11 +67,11 @@ static const char *const vm_files[] = {
 	"managed.save.used",
 	"schedule.json",
 	"fork.pending",
-	"template",
 	"clone.pending",
 	"undefine.json",
 	"autostart.json",
 	STORE_RENAMED,
+	"template.json",
 };
 
 /* A folder of files in a VM's folder; what is no file keeps it there. */

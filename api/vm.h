@@ -22,6 +22,8 @@ struct opener;
 struct qmp;
 struct vm_process;
 
+#define VM_TEMPLATE_FILE "template.json" /* it is one */
+
 /* How to start. */
 struct vm_start_how {
 	bool paused;
@@ -68,7 +70,7 @@ struct vm {
 	bool crash_dumped;	 /* its process ends because of that crash */
 	bool starting, start_waits, start_queued, destroying, rebooting;
 	bool half;		 /* a clone that is being made, or forgotten: its definition says what to remove */
-	bool going;		 /* it is being undefined */
+	bool going;		 /* it is being undefined, or made a template */
 	bool renaming;		 /* its folder gets another name */
 	bool is_template;	 /* its images are only read: the linked clones' disks stand on them */
 	bool run_missed;	 /* an earlier daemon started it and did not live to say so */

@@ -4,6 +4,7 @@
 #include "api/command.h"
 #include "api/config.h"
 #include "api/daemon.h"
+#include "api/image_users.h"
 #include "api/images.h"
 #include "api/job.h"
 #include "api/opener.h"
@@ -42,7 +43,7 @@ int vm_check_idle(const struct vm *vm, const char *what, struct err *e)
 		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s' is a clone that was never finished, and is being "
 			"forgotten; %s it afterwards", vm->def->name, what);
 	if (vm->going)
-		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s' is being undefined", vm->def->name);
+		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s' is being changed; %s it afterwards", vm->def->name, what);
 	if (vm->renaming)
 		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s' is being renamed; %s it afterwards", vm->def->name,
 			what);
@@ -55,7 +56,7 @@ int vm_check_idle(const struct vm *vm, const char *what, struct err *e)
 /* While it is started or stopped, or its old process ends, its disks are held. */
 int vm_check_free(const struct vm *vm, const char *what, struct err *e)
 {
-	if (!vm->job && !vm->starting && !vm->start_waits && !vm->destroying &&
+	if (!vm->job && !vm->starting && !vm->start_waits && !vm->destroying && !vm->going &&
 		(!vm->proc || vm_state_is_active(vm->state)))
 		return 0;
 	return vm->job ? job_check_free(vm, what, e) : vm_check_idle(vm, what, e);
@@ -377,7 +378,7 @@ static void start_now(struct vm *vm)
 
 	if (start_has_to_wait(vm))
 		return;
-	opener_open(vm->daemon->loop, vm->def, false, start_opened, vm, &o);
+	opener_open(vm->daemon->loop, vm->def, OPENER_ALL, start_opened, vm, &o);
 	if (!o)
 		return; /* and vm may be no more */
 	vm->opener = o;
@@ -431,6 +432,8 @@ void vm_start(struct vm *vm, const struct vm_start_how *how)
 	struct err e;
 	int r = how->by_job || looked_at ? 0 : vm_check_idle(vm, "start", &e);
 
+	if (!r)
+		r = image_check_writable(vm, "start", &e);
 	if (!r)
 		r = check_room(vm, &e);
 	if (r < 0) {

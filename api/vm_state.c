@@ -38,6 +38,7 @@ static const struct vm_transition transitions[] = {
 	{ VM_ASK_DUMP, BIT(VM_PAUSED), VM_PAUSED, VM_EMITS_NOTHING },
 	{ VM_ASK_DUMP, BIT(VM_IN_SHUTDOWN), VM_IN_SHUTDOWN, VM_EMITS_NOTHING },
 	{ VM_ASK_DUMP, BIT(VM_PRESERVED), VM_PRESERVED, VM_EMITS_NOTHING },
+	{ VM_ASK_TEMPLATE, BIT(VM_SHUT_OFF) | BIT(VM_CRASHED), VM_SHUT_OFF, VM_EMITS_NOTHING },
 	/* Where these lead depends on the snapshot; what happens on the way is seen. */
 	{ VM_ASK_SNAPSHOT, OFF, VM_SHUT_OFF, VM_EMITS_NOTHING },
 	{ VM_ASK_SNAPSHOT, LIVE, VM_RUNNING, VM_EMITS_NOTHING },
@@ -85,6 +86,7 @@ static const char *const trigger_names[VM_TRIGGER_COUNT] = {
 	[VM_ASK_FORK] = "clone --live",
 	[VM_ASK_FORK_SNAPSHOT] = "clone --live --snapshotname",
 	[VM_ASK_DUMP] = "dump",
+	[VM_ASK_TEMPLATE] = "template",
 	[VM_ASK_SNAPSHOT] = "a snapshot",
 	[VM_ASK_REVERT] = "snapshot-revert",
 };

@@ -37,6 +37,7 @@ enum vm_trigger {
 	VM_ASK_FORK,
 	VM_ASK_FORK_SNAPSHOT, /* of one of its snapshots */
 	VM_ASK_DUMP,
+	VM_ASK_TEMPLATE,
 	VM_ASK_SNAPSHOT, /* make, delete, change one */
 	VM_ASK_REVERT,
 	VM_ASK_COUNT,

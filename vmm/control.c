@@ -6,6 +6,7 @@
 #include "block/block.h"
 #include "devices/console.h"
 #include "vmm/agent.h"
+#include "vmm/clone_disk.h"
 #include "vmm/machine.h"
 #include "vmm/vm.h"
 #include "vmm/vm_dump.h"
@@ -31,6 +32,7 @@ struct control {
 	struct loop_watch *listen_watch, *peer_watch;
 	struct vm *vm;
 	struct worker *worker;
+	struct clone_disks *clones; /* NULL: a VM that runs */
 	uint64_t config_seq, work_seq;
 	bool forking; /* the work under way is for clones, which only this daemon knows */
 	uint8_t buf[CHANNEL_BODY_MAX];
@@ -310,6 +312,43 @@ static void snapshot_create(struct control *c, struct channel_msg *m)
 		reply(c, m->head.seq, r, &e);
 }
 
+/* ---- clones' disks ---- */
+
+static void clone_disk_done(void *opaque, uint64_t seq, int r, const struct err *e)
+{
+	reply(opaque, seq, r, e);
+}
+
+static void clone_disk_progress(void *opaque, uint32_t key, uint64_t done, uint64_t total)
+{
+	struct vm_event ev = { .kind = VM_EVENT_PROGRESS, .value = (int64_t)done, .total = (int64_t)total };
+
+	snprintf(ev.device, sizeof(ev.device), "%u", key);
+	control_event(opaque, &ev);
+}
+
+static void clone_disk_request(struct control *c, struct channel_msg *m)
+{
+	struct err e = { 0 };
+	int r;
+
+	if (!c->clones) {
+		reply(c, m->head.seq, err_set(&e, -EBUSY, ERR_WRONG_STATE, "the VM runs; its disks are not copied"), &e);
+		return;
+	}
+	r = clone_disk_begin(c->clones, m->body, m->fds, m->nfds, m->head.seq, &e);
+	m->nfds = 0; /* taken */
+	if (r < 0)
+		reply(c, m->head.seq, r, &e);
+}
+
+int control_prepare_clones(struct control *c, unsigned copiers, struct err *e)
+{
+	static const struct clone_disks_ops ops = { clone_disk_done, clone_disk_progress };
+
+	return clone_disks_new(c->loop, copiers, &ops, c, &c->clones, e);
+}
+
 static void fork_request(struct control *c, struct channel_msg *m)
 {
 	uint64_t before = c->work_seq;
@@ -451,7 +490,7 @@ static void request_handle(struct control *c, struct channel_msg *m)
 		agent_request(c, m);
 		return;
 	case VM_MSG_CANCEL:
-		r = vm_work_cancel(c->vm, &e);
+		r = c->clones && clone_disks_cancel(c->clones) ? 0 : vm_work_cancel(c->vm, &e);
 		break;
 	case VM_MSG_WATCHDOG:
 		r = watchdog_request(c, m->body, &e);
@@ -461,6 +500,9 @@ static void request_handle(struct control *c, struct channel_msg *m)
 		return;
 	case VM_MSG_SNAPSHOT_CREATE:
 		snapshot_create(c, m);
+		return;
+	case VM_MSG_CLONE_DISK:
+		clone_disk_request(c, m);
 		return;
 	case VM_MSG_FORK:
 		fork_request(c, m);
@@ -633,6 +675,7 @@ void control_free(struct control *c)
 {
 	if (!c)
 		return;
+	clone_disks_free(c->clones);
 	peer_drop(c);
 	loop_unwatch(c->listen_watch);
 	if (c->listen_fd >= 0)

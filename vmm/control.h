@@ -26,6 +26,8 @@ void control_configured(struct control *c, int r, const struct err *e);
 int control_serve(struct control *c, struct loop *l, struct vm *vm, struct err *e);
 /* For saves; borrowed. */
 void control_set_worker(struct control *c, struct worker *w);
+/* For the disks of clones, of a process for images: before the sandbox is sealed. */
+int control_prepare_clones(struct control *c, unsigned copiers, struct err *e);
 /* A vm_sink's event(). */
 void control_event(void *opaque, const struct vm_event *ev);
 

@@ -167,11 +167,12 @@ static void disk_identify(struct machine_disk *d, int fd)
 	d->image_ino = st.st_ino;
 }
 
-static int disk_open(const struct vm_disk *c, struct machine_disk *d, int *fds, struct err *e)
+static int disk_open(const struct machine *m, const struct vm_disk *c, struct machine_disk *d, int *fds,
+	struct err *e)
 {
 	struct block_layer layers[VM_DISK_LAYERS_MAX];
-	struct block_open o = { .layers = layers, .nlayers = c->nlayers, .read_only = c->read_only,
-		.name = c->id };
+	struct block_open o = { .layers = layers, .nlayers = c->nlayers, 
+		.read_only = c->read_only || m->cfg.images_read, .name = c->id };
 	int r;
 
 	d->id = c->id;
@@ -199,7 +200,7 @@ static int disk_new(struct machine *m, const struct vm_disk *c, int *fds, struct
 		.queues = c->queues ? c->queues : MIN(m->cfg.vcpus, VIRTIO_BLK_QUEUES_MAX),
 		.queue_size = c->queue_size, .errors = (enum virtio_blk_errors)c->error_policy,
 		.slot = -1 };
-	int r = disk_open(c, d, fds, e);
+	int r = disk_open(m, c, d, fds, e);
 
 	m->ndisks++; /* machine_free() takes what is half built, too */
 	if (r < 0)

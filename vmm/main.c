@@ -96,6 +96,8 @@ static int process_confine(struct process *p, struct err *e)
 	if (!r)
 		r = machine_start_threads(vm_machine(p->vm), e);
 	control_set_worker(p->control, p->worker);
+	if (!r && p->cfg.images_only)
+		r = control_prepare_clones(p->control, p->cfg.clone_copiers, e);
 	if (!r && !p->cfg.no_sandbox)
 		r = sandbox_seal(e);
 	return r;
@@ -110,7 +112,7 @@ static int process_run(struct process *p)
 	if (!r)
 		r = process_confine(p, &e);
 	if (!r)
-		r = vm_snapshot_recover(p->vm, &e);
+		r = p->cfg.images_read ? 0 : vm_snapshot_recover(p->vm, &e);
 	if (!r && !p->cfg.start_paused && !p->cfg.images_only)
 		r = vm_cont(p->vm, p->cfg.restore_fd == VM_NO_FD ? VM_REASON_BOOTED : VM_REASON_RESTORED, &e);
 	control_configured(p->control, r, &e);

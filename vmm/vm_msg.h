@@ -65,6 +65,9 @@ enum vm_msg_type {
 	VM_MSG_WATCHDOG = 23,	     /* struct vm_watchdog: another action from now on */
 	VM_MSG_AGENT = 25,	     /* struct vm_agent: an errand for the guest agent */
 	VM_MSG_SPACE = 27,	     /* answered by VM_MSG_SPACES, by who has the files: to ask may take long */
+	VM_MSG_CLONE_DISK = 26,	     /* struct vm_clone_disk + fds: an empty file, then of each layer its file and its
+				      * data file if it has one. VM_EVENT_PROGRESS meanwhile, with the key as device.
+				      * Several at a time, answered as they end; for images_only */
 	/* answers */
 	VM_MSG_REPLY = 16, /* struct vm_reply */
 	VM_MSG_INFO = 17,  /* struct vm_info */
@@ -222,6 +225,8 @@ struct vm_config {
 	uint8_t watchdog_action; /* enum vm_watchdog_action */
 	struct backoff_rule resets; /* by the guest; all 0: each at once */
 	uint8_t hint_hostname; /* forked: once it runs, its agent is asked to call the guest as the VM */
+	uint8_t clone_copiers; /* images_only: VM_CLONE_CONTENTs at a time, at most 8 */
+	uint8_t images_read; /* images_only: all are only read, as others do at the same time */
 };
 
 struct vm_reply {
@@ -302,6 +307,23 @@ struct vm_dump {
 
 struct vm_watchdog {
 	uint8_t action; /* enum vm_watchdog_action */
+};
+
+enum vm_clone_how {
+	VM_CLONE_LINKED,  /* an empty qcow2 image above it */
+	VM_CLONE_CONTENT, /* what the guest would read, without layers and snapshots */
+	VM_CLONE_IMAGE,	  /* the file of the first layer as it is, snapshots included */
+};
+
+struct vm_clone_disk {
+	char disk[16]; /* its id, for sentences */
+	uint32_t key;
+	uint8_t how; /* enum vm_clone_how */
+	uint8_t nlayers;
+	uint8_t format[VM_DISK_LAYERS_MAX]; /* enum block_format; the new file has the first one's, or is qcow2 */
+	uint8_t has_data[VM_DISK_LAYERS_MAX];
+	uint8_t reserved[2];
+	char backing_name[1024]; /* of a linked one: what its image is to say that it stands on */
 };
 
 struct vm_snapshot_name {

@@ -154,6 +154,7 @@ int verb_managedsave_remove(struct cli *c);
 int verb_clone(struct cli *c);
 int verb_export(struct cli *c);
 int verb_import(struct cli *c);
+int verb_template(struct cli *c);
 int verb_snapshot_create(struct cli *c);
 int verb_snapshot_create_as(struct cli *c);
 int verb_snapshot_revert(struct cli *c);

@@ -59,6 +59,8 @@ static void info_print(struct json_object *o)
 		js_get_bool(o, "autostart", false) ? "enable" : "disable");
 	label_print(stdout, "Managed save:", "%s",
 		js_get_bool(o, "managed-save", false) ? "yes" : "no");
+	if (js_get_bool(o, "template", false))
+		label_print(stdout, "Template:", "yes");
 	printf("\n");
 }
 

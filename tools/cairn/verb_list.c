@@ -67,9 +67,11 @@ static bool wanted(const struct cli *c, struct json_object *vm)
 		return false;
 	if (option_flag(c, "with-managed-save") && !js_get_bool(vm, "managed-save", false))
 		return false;
+	if (option_flag(c, "template") && !js_get_bool(vm, "template", false))
+		return false;
 	if (option_flag(c, "inactive") && active)
 		return false;
-	if (!option_flag(c, "all") && !option_flag(c, "inactive") && !by_state && !active)
+	if (!option_flag(c, "all") && !option_flag(c, "inactive") && !option_flag(c, "template") && !by_state && !active)
 		return false;
 	return state_wanted(c, word ? word : "");
 }

@@ -94,11 +94,22 @@ static const struct verb_option import_options[] = {
 	{ "folder", "DIR", "where its folder will be; else here" },
 	{ "dry-run", NULL, "check all of it, show what is in it, and change nothing" }, JOB_OPTIONS, END };
 static const struct verb_option clone_options[] = {
+	{ "full", NULL, "of one that is off: with disks of its own (the default)" },
+	{ "linked", NULL, "of one that is off: with disks that stand on its" },
 	{ "live", NULL, "of a running VM: the copies go on from where it is" },
 	{ "snapshotname", "NAME", "with --live: from where this snapshot was; the VM may be off" },
 	{ "no-hostname", NULL, "with --live: their agents are not asked to set the host name" },
 	{ "count", "N", "so many, named NAME-1, NAME-2, ..." },
-	{ "paused", NULL, "their vCPUs stand still until resume" }, JOB_OPTIONS, END };
+	{ "name-pattern", "PATTERN", "or named so: web-%02d" },
+	{ "snapshots", NULL, "--full: and the snapshots in its images" },
+	{ "file", "PATH", "where the copy of a disk goes; once for each" },
+	{ "mac", "ADDRESS", "of an interface; once for each; else made" },
+	{ "uuid", "UUID", "else made" },
+	{ "reset-identity", NULL, "other machine-id, SSH host keys, host name; by virt-sysprep" },
+	{ "dry-run", NULL, "say what would be made" },
+	{ "paused", NULL, "--live: their vCPUs stand still until resume" }, JOB_OPTIONS, END };
+static const struct verb_option template_options[] = {
+	{ "disable", NULL, "make it an ordinary VM again" }, END };
 #define WHEN_OPTIONS                                                                               \
 	{ "mode", "MODE", "how: acpi (the power button) or agent" },                              \
 	{ "at", "TIME", "then, and not now: HH:MM or YYYY-MM-DD HH:MM" },                         \
@@ -138,6 +149,7 @@ static const struct verb_option list_options[] = {
 	{ "autostart", NULL, "only those started when the host has booted" },
 	{ "no-autostart", NULL, "only the others" },
 	{ "with-managed-save", NULL, "only those with a saved state" },
+	{ "template", NULL, "only templates" },
 	{ "state-running", NULL, "only those in that state" },
 	{ "state-paused", NULL, "only those in that state" },
 	{ "state-shutoff", NULL, "only those in that state" },
@@ -262,8 +274,9 @@ const struct verb verbs[] = {
 		MANY, true, "vm", verb_autostart },
 	{ "run", "Life", "FILE", "run one VM in the foreground, without a daemon", run_options, 1, 1,
 		false, "file", verb_run },
-	{ "clone", "Life", "VM NAME", "running copies of a running VM", clone_options, 2, 2, true, "vm-name",
-		verb_clone },
+	{ "clone", "Life", "VM [NAME]", "copies of a VM", clone_options, 1, 2, true, "vm-name", verb_clone },
+	{ "template", "Life", "VM", "from now on it is only cloned", template_options, 1, 1, false, "vm",
+		verb_template },
 	{ "dump", "Life", "VM FILE", "write its memory and registers into an ELF core file", dump_memory_options, 2, 2,
 		false, "vm-file", verb_dump },
 	{ "export", "Life", "VM FILE", "all of a VM into one file: .tar.zst, .tar.gz, .tar", export_options, 2, 2,

@@ -22,7 +22,7 @@ _cairn()
 		esac
 	done
 	case ${COMP_WORDS[COMP_CWORD - 1]} in
-	-c | --connect | --vm-program)
+	-c | --connect | --vm-program | --file)
 		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 		return
 		;;

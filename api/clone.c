@@ -1,0 +1,581 @@
+#include "api/clone.h"
+#include "api/clone_files.h"
+#include "api/config.h"
+#include "api/daemon.h"
+#include "api/definition.h"
+#include "api/images.h"
+#include "api/job.h"
+#include "api/js.h"
+#include "api/opener.h"
+#include "api/rights.h"
+#include "api/store.h"
+#include "api/sysprep.h"
+#include "api/vm.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* Clones that are made at a time, one disk of each: the waits for the disk overlap. */
+#define AT_ONCE_MAX 4
+#define CANCEL_TIMEOUT_NS (10 * 1000000000ULL)
+
+struct target {
+	struct cloning *all;
+	struct definition *def; /* until the VM has it */
+	struct vm *vm;		/* whose job is ours until the end: nobody else moves it */
+	unsigned made;		/* files of its disks */
+	int fds[VM_DISKS_MAX];	/* of these, in order; owned */
+	unsigned nfds;
+	uint32_t disk; /* that is copied now */
+	unsigned nth;  /* of those that are written to */
+	uint64_t done, total; /* bytes of that one */
+	struct errand *errand;
+};
+
+struct cloning {
+	struct daemon *daemon;
+	struct vm *source;
+	struct job *job; /* NULL: clearing up after another daemon */
+	bool linked, snapshots, reset_identity;
+	struct target *targets;
+	unsigned n, next, begun, made;
+	unsigned copies; /* of one clone: disks */
+	uint64_t copied; /* bytes, of disks that are done */
+	struct config sources; /* whose images; VM_DISKS_MAX fds at most */
+	struct opener *opener;
+	struct errand *errand;
+	bool failed, working, going_on;
+	struct err e;
+	uint64_t begun_ns, born_after_ns;
+	struct definition **defs; /* for errands: borrowed */
+	unsigned *made_of;
+	struct loop_task task;
+};
+
+static void target_fds_close(struct target *t)
+{
+	while (t->nfds)
+		close(t->fds[--t->nfds]);
+}
+
+static void cloning_free(struct cloning *f)
+{
+	opener_free(f->opener);
+	errand_free(f->errand);
+	for (unsigned i = 0; i < f->n; i++) {
+		errand_free(f->targets[i].errand);
+		target_fds_close(&f->targets[i]);
+		definition_free(f->targets[i].def);
+	}
+	config_done(&f->sources);
+	free(f->targets);
+	free(f->defs);
+	free(f->made_of);
+	free(f);
+}
+
+static void fail(struct cloning *f, const struct err *e)
+{
+	if (!f->failed)
+		f->e = *e;
+	f->failed = true;
+}
+
+/* For an errand, whose process has a copy of it all. */
+static struct clone_files files_of(struct cloning *f)
+{
+	for (unsigned i = 0; i < f->n; i++) {
+		f->defs[i] = f->targets[i].vm ? f->targets[i].vm->def : f->targets[i].def;
+		f->made_of[i] = f->targets[i].made;
+	}
+	return (struct clone_files){ f->defs, f->n, f->made_of, f->born_after_ns };
+}
+
+/* ---- the end ---- */
+
+static void clone_forget(struct cloning *f, struct target *t)
+{
+	char name[VM_NAME_MAX + 1];
+	struct vm *vm = t->vm;
+	struct err e;
+
+	if (!vm)
+		return;
+	t->vm = NULL;
+	vm->job = NULL;
+	memcpy(name, vm->def->name, sizeof(name));
+	if (store_remove(f->daemon->store, name, &e) < 0) {
+		log_error("clone", "VM '%s' is left: %s", name, e.msg);
+		return;
+	}
+	vm_remove(vm);
+	daemon_emit(f->daemon, EVENT_VM_UNDEFINED, name, NULL);
+}
+
+static void files_gone(void *opaque, int r, const struct errand_result *res, const struct err *e)
+{
+	struct cloning *f = opaque;
+
+	(void)res;
+	f->errand = NULL;
+	if (r < 0)
+		log_error("clone", "%s", e->msg);
+	for (unsigned i = 0; i < f->n; i++)
+		clone_forget(f, &f->targets[i]);
+	if (f->job)
+		job_fail(f->job, &f->e);
+	else
+		cloning_free(f);
+}
+
+static void give_up(struct cloning *f)
+{
+	struct clone_files files = files_of(f);
+
+	clone_files_remove(f->daemon->loop, &files, files_gone, f, &f->errand);
+}
+
+static struct json_object *result_new(struct cloning *f)
+{
+	struct json_object *o = json_object_new_object();
+
+	js_put_uint(o, "count", f->n);
+	js_put_str(o, "first", f->targets[0].vm->def->name);
+	js_put_str(o, "last", f->targets[f->n - 1].vm->def->name);
+	js_put_uint(o, "total", loop_now_ns() - f->begun_ns);
+	return o;
+}
+
+/* With a marker that stays the next daemon would remove a clone that somebody was told of. */
+static void succeed(struct cloning *f)
+{
+	struct err e;
+
+	for (unsigned i = 0; i < f->n; i++)
+		if (store_remove_marker(f->daemon->store, f->targets[i].vm->def->name, CLONE_MARKER, &e) < 0) {
+			fail(f, &e);
+			give_up(f);
+			return;
+		}
+	for (unsigned i = 0; i < f->n; i++) {
+		f->targets[i].vm->job = NULL;
+		f->targets[i].vm->half = false;
+	}
+	job_succeed(f->job, result_new(f));
+}
+
+/* ---- another identity ---- */
+
+static void identities_go_on(struct cloning *f);
+
+static bool was_cancelled(struct cloning *f)
+{
+	struct err e;
+
+	if (f->job->cancelling && !f->failed) {
+		err_set(&e, -ECANCELED, ERR_CANCELLED, "it was cancelled; no clone is left");
+		fail(f, &e);
+	}
+	return f->failed;
+}
+
+static void identity_reset(void *opaque, int r, const struct errand_result *res, const struct err *e)
+{
+	struct target *t = opaque;
+
+	(void)res;
+	t->errand = NULL;
+	t->all->begun--;
+	t->all->made += r == 0;
+	if (r < 0 && !was_cancelled(t->all))
+		fail(t->all, e);
+	job_progress(t->all->job, t->all->made, 2 * (uint64_t)t->all->n);
+	identities_go_on(t->all);
+}
+
+static void identities_go_on(struct cloning *f)
+{
+	struct err e;
+
+	was_cancelled(f);
+	while (!f->failed && f->next < f->n && f->begun < AT_ONCE_MAX / 2) {
+		struct target *t = &f->targets[f->next++];
+
+		if (sysprep_begin(f->daemon->loop, t->vm->def, identity_reset, t, &t->errand, &e) < 0)
+			fail(f, &e);
+		else
+			f->begun++;
+	}
+	if (f->begun)
+		return;
+	if (f->failed)
+		give_up(f);
+	else
+		succeed(f);
+}
+
+/* The process on the source's images has let go of them: a clone may be started at once. */
+static void images_gone(void *opaque)
+{
+	struct cloning *f = opaque;
+
+	f->working = false;
+	if (f->failed) {
+		give_up(f);
+	} else if (f->reset_identity) {
+		f->next = 0;
+		identities_go_on(f);
+	} else {
+		succeed(f);
+	}
+}
+
+static void copies_over(struct loop_task *task)
+{
+	struct cloning *f = container_of(task, struct cloning, task);
+
+	if (!images_wait(f->source, images_gone, f))
+		images_gone(f);
+}
+
+/* ---- copying ---- */
+
+static void go_on(struct cloning *f);
+static void disk_next(struct target *t);
+
+static void progress_tell(struct cloning *f)
+{
+	uint64_t done = f->copied, total = f->copied, known = f->made * (uint64_t)f->copies;
+
+	for (unsigned i = 0; i < f->next; i++) {
+		known += f->targets[i].nth;
+		done += f->targets[i].done;
+		total += f->targets[i].total;
+		known += f->targets[i].total ? 1 : 0;
+	}
+	/* Of those that have not begun the size is not known: as the others. */
+	if (!f->reset_identity && !f->linked && known)
+		job_progress(f->job, done, MAX(total / known * f->n * f->copies, done));
+	else
+		job_progress(f->job, f->made, f->reset_identity ? 2 * (uint64_t)f->n : f->n);
+}
+
+static void progress(struct job *j, const struct vm_event *ev)
+{
+	struct cloning *f = j->opaque;
+	char *end;
+	unsigned long key = strtoul(ev->device, &end, 10);
+
+	if (*end || end == ev->device || key >= f->n || ev->value < 0 || ev->total < ev->value)
+		return;
+	f->targets[key].done = (uint64_t)ev->value;
+	f->targets[key].total = (uint64_t)ev->total;
+	progress_tell(f);
+}
+
+static void target_over(struct target *t, int r, const struct err *e)
+{
+	struct cloning *f = t->all;
+
+	target_fds_close(t);
+	f->begun--;
+	if (r < 0)
+		fail(f, e);
+	else
+		f->made++;
+	t->nth = 0;
+	progress_tell(f);
+	go_on(f);
+}
+
+static void disk_copied(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct target *t = opaque;
+
+	(void)a;
+	if (r < 0) {
+		target_over(t, r, e);
+		return;
+	}
+	t->all->copied += t->total;
+	t->done = t->total = 0;
+	t->disk++;
+	t->nth++;
+	disk_next(t);
+}
+
+static void disk_copy(struct target *t)
+{
+	struct cloning *f = t->all;
+	const struct definition_disk *d = &f->source->def->disks[t->disk];
+	const struct vm_disk *v = &f->sources.vm.disks[t->disk];
+	struct vm_clone_disk body = { .key = (uint32_t)(t - f->targets),
+		.how = f->linked ? VM_CLONE_LINKED : f->snapshots ? VM_CLONE_IMAGE : VM_CLONE_CONTENT,
+		.nlayers = (uint8_t)v->nlayers };
+	int fds[1 + 2 * VM_DISK_LAYERS_MAX];
+	unsigned n = 0;
+
+	snprintf(body.disk, sizeof(body.disk), "%s", d->id);
+	snprintf(body.backing_name, sizeof(body.backing_name), "%s", f->linked ? d->layers[0].path : "");
+	fds[n++] = t->fds[t->nth];
+	for (unsigned k = 0; k < v->nlayers; k++) {
+		body.format[k] = v->format[k];
+		body.has_data[k] = v->data_fd[k] != VM_NO_FD;
+		fds[n++] = f->sources.fds[v->fd[k]];
+		if (body.has_data[k])
+			fds[n++] = f->sources.fds[v->data_fd[k]];
+	}
+	images_request_fds(f->source, VM_MSG_CLONE_DISK, &body, sizeof(body), fds, n, VM_PROCESS_NO_TIMEOUT,
+		disk_copied, t);
+}
+
+static void disk_next(struct target *t)
+{
+	const struct definition *def = t->all->source->def;
+
+	while (t->disk < def->ndisks && def->disks[t->disk].read_only)
+		t->disk++;
+	if (t->disk == def->ndisks || t->all->failed)
+		target_over(t, 0, NULL);
+	else
+		disk_copy(t);
+}
+
+static void files_made(void *opaque, int r, const struct errand_result *res, const struct err *e)
+{
+	struct target *t = opaque;
+
+	t->errand = NULL;
+	t->made = r == -ETIMEDOUT ? VM_DISKS_MAX : res->count;
+	if (r < 0) {
+		target_over(t, r, e);
+		return;
+	}
+	memcpy(t->fds, res->fds, res->nfds * sizeof(*res->fds));
+	t->nfds = res->nfds;
+	disk_next(t);
+}
+
+/* In the state folder and the registry, off. */
+static int target_keep(struct target *t, struct err *e)
+{
+	struct daemon *d = t->all->daemon;
+	CLEANUP_JS struct json_object *o = definition_to_json(t->def);
+	int r;
+
+	if (vm_find(d, t->def->name)) /* somebody else may have been faster */
+		return err_set(e, -EEXIST, ERR_EXISTS, "there is a VM '%s' already; choose another name", t->def->name);
+	if (t->def->rights)
+		rights_put(o, t->def->rights);
+	r = store_save_definition_soon(d->store, t->def->name, o, CLONE_MARKER, e);
+	if (r < 0)
+		return r;
+	r = vm_add(d, t->def, &t->vm);
+	if (r < 0) {
+		store_remove(d->store, t->def->name, NULL);
+		return err_set_errno(e, r, "VM '%s'", t->def->name);
+	}
+	t->def = NULL;
+	t->vm->job = t->all->job;
+	t->vm->half = true;
+	vm_save(t->vm);
+	daemon_emit(d, EVENT_VM_DEFINED, t->vm->def->name, NULL);
+	return 0;
+}
+
+static void target_start(struct target *t)
+{
+	struct err e;
+	int r = target_keep(t, &e);
+
+	t->all->begun++;
+	if (r < 0)
+		target_over(t, r, &e);
+	else
+		clone_files_make(t->all->daemon->loop, t->vm->def, files_made, t, &t->errand);
+}
+
+static void go_on(struct cloning *f)
+{
+	if (f->going_on) /* something was done at once: the loop below sees it */
+		return;
+	f->going_on = true;
+	while (!was_cancelled(f) && f->next < f->n && f->begun < AT_ONCE_MAX)
+		target_start(&f->targets[f->next++]);
+	f->going_on = false;
+	if (f->begun)
+		return;
+	f->working = false;
+	f->task.run = copies_over;
+	loop_post(f->daemon->loop, &f->task);
+}
+
+/* ---- the beginning ---- */
+
+static void begin(void *opaque)
+{
+	struct cloning *f = opaque;
+
+	if (images_wait(f->source, begin, f))
+		return;
+	f->working = true;
+	if (!was_cancelled(f) && f->copies)
+		images_start_copiers(f->source, f->linked ? 0 : MIN(f->n, AT_ONCE_MAX));
+	go_on(f);
+}
+
+/* Nothing has been made. */
+static void end_early(struct cloning *f, const struct err *e)
+{
+	job_fail(f->job, e);
+}
+
+static void files_looked_for(void *opaque, int r, const struct errand_result *res, const struct err *e)
+{
+	struct cloning *f = opaque;
+
+	(void)res;
+	f->errand = NULL;
+	if (r < 0)
+		end_early(f, e);
+	else
+		begin(f);
+}
+
+static void sources_opened(void *opaque, int r, struct config *c, const struct err *e)
+{
+	struct cloning *f = opaque;
+	struct clone_files files;
+
+	f->opener = NULL;
+	if (r < 0) {
+		end_early(f, e);
+		return;
+	}
+	f->sources = *c;
+	files = files_of(f);
+	clone_files_look(f->daemon->loop, &files, files_looked_for, f, &f->errand);
+}
+
+/* From the loop: who asked has the job's id before it ends. */
+static void cloning_start(struct loop_task *task)
+{
+	struct cloning *f = container_of(task, struct cloning, task);
+
+	opener_open(f->daemon->loop, f->source->def, OPENER_IMAGES_READ, sources_opened, f, &f->opener);
+}
+
+static void cancelled(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	(void)opaque;
+	(void)a;
+	if (r < 0 && r != -ESRCH)
+		log_debug("clone", "%s", e->msg);
+}
+
+static void clone_cancel(struct job *j)
+{
+	struct cloning *f = j->opaque;
+
+	/* Else go_on() looks. */
+	if (f->working && f->begun && j->vm->images)
+		images_request(j->vm, VM_MSG_CANCEL, NULL, 0, CANCEL_TIMEOUT_NS, cancelled, NULL);
+	for (unsigned i = 0; !f->working && i < f->n; i++)
+		sysprep_cancel(f->targets[i].errand);
+}
+
+static void clone_release(struct job *j)
+{
+	cloning_free(j->opaque);
+}
+
+static struct cloning *cloning_new(struct daemon *d, unsigned n)
+{
+	struct cloning *f = calloc(1, sizeof(*f));
+
+	if (f) {
+		f->targets = calloc(n, sizeof(*f->targets));
+		f->defs = calloc(n, sizeof(struct definition *));
+		f->made_of = calloc(n, sizeof(*f->made_of));
+	}
+	if (!f || !f->targets || !f->defs || !f->made_of)
+		abort(); /* as for any call that could not be answered */
+	f->daemon = d;
+	f->n = n;
+	for (unsigned i = 0; i < n; i++)
+		f->targets[i].all = f;
+	return f;
+}
+
+int clone_begin(struct vm *vm, const struct clone_how *how, struct clone_plan *plan, const char *job_id,
+	struct job **ret_j, struct err *e)
+{
+	struct cloning *f = cloning_new(vm->daemon, plan->n);
+	int r;
+
+	f->source = vm;
+	f->linked = how->linked;
+	f->snapshots = how->snapshots;
+	f->reset_identity = how->reset_identity;
+	for (unsigned i = 0; i < plan->n; i++)
+		f->targets[i].def = STEAL_PTR(plan->defs[i]);
+	clone_plan_done(plan);
+	for (uint32_t i = 0; i < vm->def->ndisks; i++)
+		f->copies += !vm->def->disks[i].read_only;
+	r = job_new(vm, "clone", job_id, &f->job, e);
+	if (r < 0) {
+		cloning_free(f);
+		return r;
+	}
+	f->job->unit = f->linked || f->reset_identity ? "clones" : "bytes";
+	f->job->opaque = f;
+	f->job->release = clone_release;
+	f->job->cancel = clone_cancel;
+	f->job->progress = progress;
+	f->begun_ns = loop_now_ns();
+	f->task.run = cloning_start;
+	loop_post(f->daemon->loop, &f->task);
+	*ret_j = f->job;
+	return 0;
+}
+
+/* ---- after another daemon ---- */
+
+/* Files that were there before its marker are not its own. 0: not known. */
+static uint64_t marker_time_ns(struct daemon *d, const char *name)
+{
+	struct err e;
+	struct stat st;
+	CLEANUP_CLOSE int fd = store_open_file(d->store, name, CLONE_MARKER, O_RDONLY, &e);
+
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return 0;
+	return (uint64_t)st.st_mtim.tv_sec * 1000000000ULL + (uint64_t)st.st_mtim.tv_nsec;
+}
+
+void clone_clear_up(struct daemon *d)
+{
+	for (size_t i = 0; i < d->nvms; i++) {
+		struct vm *vm = d->vms[i];
+		struct cloning *f;
+
+		if (!store_has_file(d->store, vm->def->name, CLONE_MARKER))
+			continue;
+		log_warn("clone", "VM '%s' is a clone that was never finished; it is forgotten", vm->def->name);
+		vm->half = true;
+		f = cloning_new(d, 1);
+		f->born_after_ns = marker_time_ns(d, vm->def->name);
+		f->targets[0].vm = vm;
+		f->targets[0].made = VM_DISKS_MAX;
+		give_up(f);
+	}
+}

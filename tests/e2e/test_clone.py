@@ -1,0 +1,375 @@
+"""Clones of VMs that are off, full and linked; templates; identities."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+
+from conftest import Console, QmpError, until
+from test_daemon import NOBODY, allowed, as_nobody, shared  # noqa: F401
+from test_rights import files  # noqa: F401
+from test_undefine import disk, image, names
+
+
+def fill(path, seed, fmt="qcow2", span="0 256k"):
+    subprocess.run(["qemu-io", "-f", fmt, "-c", f"write -P {seed} {span}", path], check=True, stdout=subprocess.PIPE)
+
+
+def same(a, b):
+    return subprocess.run(["qemu-img", "compare", "-U", "-q", a, b]).returncode == 0
+
+
+def checked(path):
+    return subprocess.run(["qemu-img", "check", "-U", "-q", path]).returncode == 0
+
+
+def info(path):
+    return json.loads(subprocess.run(["qemu-img", "info", "-U", "--output", "json", path], check=True,
+                                     capture_output=True).stdout)
+
+
+def definition(daemon, name):
+    return json.loads(daemon.cairn("dumpjson", name).stdout)
+
+
+@pytest.fixture
+def web(daemon, tmp_path):
+    """web1: a qcow2 disk named after it, a raw one that is not, a read-only one, an interface's worth of identity."""
+    a, b, c = image(tmp_path, "web1.qcow2"), image(tmp_path, "data.img", "raw"), image(tmp_path, "c.iso", "raw")
+    fill(a, 1)
+    fill(b, 2, "raw")
+    daemon.define("web1", title="the web server",
+                  disks=[disk(a, serial="ROOT"), disk(b, "raw"), disk(c, "raw", readonly=True)])
+    return a, b, c
+
+
+def test_a_full_clone_is_another_vm_with_the_same_content(daemon, tmp_path, web):
+    a, b, c = web
+    r = daemon.cairn("clone", "web1", "web2", "--dry-run", "--format", "json")
+    new_a, new_b = tmp_path / "web2.qcow2", tmp_path / "web2-vdb.raw"
+    assert json.loads(r.stdout) == {"clones": [{"name": "web2", "disks": [
+        {"id": "vda", "path": str(new_a), "from": str(a)}, {"id": "vdb", "path": str(new_b), "from": str(b)}]}]}
+    assert names(daemon) == ["web1"] and not new_a.exists()
+    assert daemon.cairn("clone", "web1", "web2").stdout == "Domain 'web1' cloned as 'web2'\n"
+    assert same(a, new_a) and same(b, new_b) and checked(new_a)
+    d = definition(daemon, "web2")
+    assert [x["path"] for x in d["disks"]] == [str(new_a), str(new_b), str(c)]
+    assert d["uuid"] != definition(daemon, "web1")["uuid"] and d["title"] == "the web server"
+    assert d["disks"][0]["serial"] == "ROOT" and not d["disks"][0].get("backing")
+    # Nothing ties them together.
+    daemon.cairn("undefine", "web1", "--remove-all-storage")
+    assert checked(new_a) and not a.exists()
+
+
+def test_linked_clones_stand_on_its_disks(daemon, tmp_path, web):
+    a, b, c = web
+    r = daemon.cairn("clone", "web1", "--linked", "--count", "3", "--name-pattern", "web-%02d")
+    assert r.stdout == "Domain 'web1' cloned 3 times, as 'web-01' to 'web-03'\n"
+    for i in ("01", "02", "03"):
+        x, y = tmp_path / f"web-{i}.qcow2", tmp_path / f"web-{i}-vdb.qcow2"
+        assert same(a, x) and same(b, y) and x.stat().st_size < 1 << 20
+        assert info(x)["full-backing-filename"] == str(a) and info(x)["backing-filename-format"] == "qcow2"
+        assert info(y)["full-backing-filename"] == str(b) and info(y)["backing-filename-format"] == "raw"
+        d = definition(daemon, f"web-{i}")["disks"]
+        assert [(l["path"], l["format"]) for l in d[0]["backing"]] == [(str(a), "qcow2")]
+        assert [(l["path"], l["format"]) for l in d[1]["backing"]] == [(str(b), "raw")]
+        assert d[2]["path"] == str(c)
+    # One of one.
+    daemon.cairn("clone", "web-01", "deep", "--linked")
+    assert [l["path"] for l in definition(daemon, "deep")["disks"][0]["backing"]] == [
+        str(tmp_path / "web-01.qcow2"), str(a)]
+    # And a full one of that stands on nothing.
+    daemon.cairn("clone", "deep", "flat", "--full")
+    assert same(a, tmp_path / "flat.qcow2") and "backing-filename" not in info(tmp_path / "flat.qcow2")
+    assert not definition(daemon, "flat")["disks"][0].get("backing")
+    # What they stand on is not written to.
+    clones = "web-01, web-02, web-03, deep"
+    for args in (["start", "web1"], ["snapshot-create-as", "web1", "s"]):
+        r = daemon.cairn(*args, ok=4)
+        assert "VM 'web1': cannot " in r.stderr and "deep, web-01, web-02, web-03" in r.stderr, (r.stderr, clones)
+    assert "used by VM 'deep'" in daemon.cairn("undefine", "web1", "--remove-all-storage", ok=6).stderr
+    daemon.cairn("undefine", "deep", "--remove-all-storage")
+    daemon.cairn("undefine", "web-01", "web-02", "web-03", "--remove-all-storage")
+    daemon.cairn("undefine", "web1", "--remove-all-storage")
+    assert c.exists() and not a.exists() and names(daemon) == ["flat"]
+
+
+def test_clones_run_side_by_side_and_their_source_stays_as_it_is(daemon, tmp_path, kvm, guest):
+    a = image(tmp_path, "src.qcow2")
+    fill(a, 7)
+    daemon.define("src", boot={"kernel": guest("interp.elf")}, disks=[disk(a)], debug_exit=True)
+    daemon.cairn("template", "src")
+    before = a.read_bytes()
+    daemon.cairn("clone", "src", "c", "--linked", "--count", "2")
+    daemon.cairn("start", "c-1", "c-2")  # at once: nobody holds the source any more
+    for i in (1, 2):
+        con = Console(daemon, f"c-{i}")
+        while con.line() != "interp":
+            pass
+        con.run("open 0")
+        sums = con.run("sum 0 64")
+        con.run(f"write 0 8 {i}")
+        assert con.run("sum 0 64") != sums
+        con.close()
+    daemon.cairn("clone", "src", "c3", "--linked")  # while others run
+    daemon.cairn("clone", "src", "c4")
+    assert daemon.cairn("snapshot-list", "src", "--name").stdout.strip() == ""
+    daemon.cairn("snapshot-create-as", "c-1", "s1")
+    daemon.cairn("destroy", "c-1", "c-2")
+    assert a.read_bytes() == before and same(a, tmp_path / "c3.qcow2") and same(a, tmp_path / "c4.qcow2")
+    assert not same(tmp_path / "c-1.qcow2", tmp_path / "c-2.qcow2")
+
+
+def test_snapshots_are_left_out_or_taken_along(daemon, tmp_path):
+    a = image(tmp_path, "web1.qcow2")
+    fill(a, 1)
+    daemon.define("web1", disks=[disk(a)])
+    daemon.cairn("snapshot-create-as", "web1", "s1")
+    fill(a, 2)
+    daemon.cairn("clone", "web1", "bare")
+    daemon.cairn("clone", "web1", "whole", "--snapshots")
+    assert same(a, tmp_path / "bare.qcow2") and same(a, tmp_path / "whole.qcow2")
+    assert checked(tmp_path / "bare.qcow2") and checked(tmp_path / "whole.qcow2")
+    assert "snapshots" not in info(tmp_path / "bare.qcow2")
+    assert daemon.cairn("snapshot-list", "whole", "--name").stdout.split() == ["s1"]
+    daemon.cairn("snapshot-revert", "whole", "s1")
+    assert not same(a, tmp_path / "whole.qcow2")
+    assert "--snapshots is for --full" in daemon.cairn("clone", "web1", "x", "--linked", "--snapshots", ok=None).stderr
+
+
+def test_what_is_taken_is_refused_before_anything_is_done(daemon, tmp_path, web):
+    a, b, c = web
+    daemon.define("other", disks=[disk(image(tmp_path, "o.qcow2"))],
+                  interfaces=[{"type": "user", "mac": "52:54:00:00:00:07"}])
+    before = sorted(os.listdir(tmp_path))
+
+    def refused(code, words, *args):
+        r = daemon.cairn("clone", *args, ok=None)
+        assert words in r.stderr and r.returncode == code, r
+        assert sorted(os.listdir(tmp_path)) == before and names(daemon) == ["other", "web1"]
+
+    uuid = definition(daemon, "other")["uuid"]
+    refused(4, "there is a VM 'other' already", "web1", "other")
+    refused(4, "taken by VM 'other'", "web1", "n", "--uuid", uuid)
+    refused(4, "is one of VM 'other'", "web1", "n", "--file", str(tmp_path / "o.qcow2"), "--file", "x")
+    refused(4, "that file exists", "web1", "n", "--file", str(tmp_path / "new"), "--file",
+            str(tmp_path / "kernel"))
+    refused(2, "files: give one for each disk that the VM writes to", "web1", "n", "--file", "x")
+    refused(2, "for one clone only", "web1", "n", "--count", "2", "--uuid", uuid)
+    refused(2, "count: 1 to 1000", "web1", "n", "--count", "1001")
+    refused(2, "has to have one number in it", "web1", "--name-pattern", "%s%d", "--count", "2")
+    refused(2, "has to have one number in it", "web1", "--name-pattern", "web", "--count", "2")
+    refused(2, "must not have a \"/\"", "web1", "../up")
+    refused(2, "a clone needs a name", "web1")
+    refused(2, "exclude each other", "web1", "n", "--linked", "--full")
+    refused(2, "exclude each other", "web1", "n", "--linked", "--live")
+    refused(3, "nobody", "nobody", "n")
+    (tmp_path / "w-2.qcow2").write_bytes(b"mine")
+    before = sorted(os.listdir(tmp_path))
+    refused(4, "that file exists", "web1", "w", "--count", "3")
+    r = daemon.cairn("clone", "other", "mac", "--mac", "52:54:00:00:00:07", ok=None)
+    assert "is taken by VM 'other'" in r.stderr
+    daemon.cairn("clone", "other", "mac")
+    assert definition(daemon, "mac")["interfaces"][0]["mac"] not in ("52:54:00:00:00:07", None)
+    (tmp_path / "sub").mkdir()
+    daemon.cairn("clone", "web1", "there", "--file", "sub/a.qcow2", "--file", "sub/b.raw", cwd=tmp_path)
+    assert same(a, tmp_path / "sub/a.qcow2") and same(b, tmp_path / "sub/b.raw")
+
+
+def test_only_of_one_that_is_off(daemon, tmp_path, kvm, guest):
+    a = image(tmp_path, "v.qcow2")
+    daemon.define("v", boot={"kernel": guest("idle.elf")}, disks=[disk(a)])
+    daemon.cairn("start", "v")
+    for args in (["--full"], ["--linked"]):
+        r = daemon.cairn("clone", "v", "n", *args, ok=4)
+        assert "VM 'v' is running, and what is on its disks changes" in r.stderr and "cairn clone --live v NAME" in r.stderr
+    assert "template works when it is shut off" in daemon.cairn("template", "v", ok=4).stderr
+    daemon.cairn("managedsave", "v")
+    assert "has a managed save" in daemon.cairn("clone", "v", "n", ok=4).stderr
+    assert names(daemon) == ["v"]
+
+
+def test_templates(daemon, web):
+    assert daemon.cairn("template", "web1").stdout == "Domain 'web1' is a template\n"
+    daemon.cairn("template", "web1")
+    for restart in (False, True):
+        if restart:
+            daemon.stop(signal.SIGKILL)
+            daemon.start()
+        r = daemon.cairn("start", "web1", ok=4)
+        assert "VM 'web1' is a template: cannot start. Next: cairn clone --linked web1 NAME" in r.stderr
+        assert daemon.cairn("list", "--template", "--name").stdout.split() == ["web1"]
+        assert "Template:       yes\n" in daemon.cairn("dominfo", "web1").stdout
+        daemon.cairn("snapshot-create-as", "web1", "s", ok=4)
+        daemon.cairn("clone", "web1", f"c{restart}", "--linked")
+    for args in (["template", "web1", "--disable"], ["undefine", "web1"], ["undefine", "web1", "--remove-all-storage"]):
+        assert "is the template of linked clones (cFalse, cTrue); undefine them first" in daemon.cairn(*args, ok=4).stderr
+    daemon.cairn("undefine", "cFalse", "cTrue", "--remove-all-storage")
+    assert daemon.cairn("template", "web1", "--disable").stdout == "Domain 'web1' is no longer a template\n"
+    assert "Template" not in daemon.cairn("dominfo", "web1").stdout
+    daemon.define("web1", disks=[disk(web[0])])
+    daemon.cairn("snapshot-create-as", "web1", "s")
+    daemon.cairn("template", "web1")
+    assert daemon.cairn("snapshot-list", "web1", "--name").stdout.split() == ["s"]
+    daemon.cairn("undefine", "web1", "--snapshots-metadata")
+
+
+# ---- whose ----
+
+def test_with_the_rights_of_who_defined_the_source(shared, files):  # noqa: F811
+    shared.stop()
+    shared.vm_program = None  # a real one: it works on images
+    shared.start()
+    a = image(files, "mine.qcow2")
+    os.chown(a, NOBODY, NOBODY)
+    d = {"name": "src", "memory": "32M", "boot": {"kernel": str(shared.tmp / "kernel")}, "disks": [disk(a)]}
+    assert "return" in as_nobody(shared, ["vm-define", {"definition": d}])[0]
+    shared.cairn("clone", "src", "c")  # root asks, and it is nobody's all the same
+    shared.cairn("clone", "src", "l", "--linked")
+    for n in ("c-vda.qcow2", "l-vda.qcow2"):
+        assert (files / n).stat().st_uid == NOBODY and same(a, files / n)
+    assert "kernel: neither" in shared.cairn("start", "l", ok=2).stderr  # its disks were opened
+    # Where they may not write nothing is made.
+    os.chown(files, 0, 0)
+    r = shared.cairn("clone", "src", "no", ok=5)
+    assert f"Permission denied (for user {NOBODY}" in r.stderr and "no" not in names(shared)
+    # Another admin's path is not opened with root's rights.
+    shared.cairn("define", shared.write("roots", disks=[disk(shared.tmp / "disks/roots.raw", "raw")]))
+    e = as_nobody(shared, ["vm-clone", {"vm": "roots", "name": "x", "files": ["/etc/cairn-was-here"]}])[0]["error"]
+    assert e["class"] == "PermissionDenied" and "somebody else defined the VM" in e["desc"]
+    assert not os.path.exists("/etc/cairn-was-here")
+
+
+def test_to_make_vms_takes_an_admin(shared):  # noqa: F811
+    shared.cairn("grant", "owner", "mine", "--user", "nobody")
+    e = as_nobody(shared, ["vm-clone", {"vm": "mine", "name": "x"}])[0]["error"]
+    assert e["class"] == "PermissionDenied" and "admin" in e["desc"]
+
+
+# ---- what goes wrong ----
+
+def made(tmp_path):
+    return sorted(p.name for p in tmp_path.iterdir() if p.name.startswith("n"))
+
+
+def test_no_space_leaves_nothing(daemon, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "none", small], stderr=subprocess.PIPE).returncode:
+        pytest.skip("cannot mount a tmpfs here")
+    try:
+        a = image(small, "src.raw", "raw")
+        os.truncate(a, 4 << 20)
+        fill(a, 3, "raw", "0 4M")
+        daemon.define("src", disks=[disk(a, "raw")])
+        for args in (["n"], ["n", "--count", "3"]):
+            r = daemon.cairn("clone", "src", *args, ok=None)
+            assert "No space left" in r.stderr and r.returncode == 1, r
+            assert os.listdir(small) == ["src.raw"] and names(daemon) == ["src"]
+    finally:
+        daemon.cairn("undefine", "src")
+        subprocess.run(["umount", small], check=True)
+
+
+@pytest.fixture
+def large(daemon, tmp_path):
+    a = image(tmp_path, "src.qcow2")
+    subprocess.run(["qemu-img", "resize", "-q", a, "96M"], check=True)
+    fill(a, 5, span="0 90M")
+    daemon.define("src", disks=[disk(a)])
+    return a
+
+
+def clone_begin(daemon, **args):
+    q = daemon.qmp()
+    return q, q.run("vm-clone", vm="src", name="n", **args)["job"]
+
+
+def test_cancel_leaves_nothing(daemon, tmp_path, large):
+    q, job = clone_begin(daemon, count=8)
+    until(lambda: made(tmp_path))
+    q.run("job-cancel", id=job)
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    (j,) = q.run("query-jobs", id=job)
+    assert j["error-class"] == "Cancelled" and made(tmp_path) == [] and names(daemon) == ["src"]
+    daemon.cairn("clone", "src", "n")
+    assert same(large, tmp_path / "n.qcow2")
+
+
+def test_the_process_that_copies_dies(daemon, tmp_path, large):
+    q, job = clone_begin(daemon, count=4)
+    until(lambda: made(tmp_path) and daemon.children())
+    os.kill(daemon.children()[0], signal.SIGKILL)
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    (j,) = q.run("query-jobs", id=job)
+    assert "error" in j and made(tmp_path) == [] and names(daemon) == ["src"]
+
+
+@pytest.mark.parametrize("kind", ["linked", "full"])
+def test_a_daemon_that_dies_over_it_leaves_all_or_none(daemon, tmp_path, large, kind):
+    rnd = random.Random(8)
+    for i in range(8):
+        clone_begin(daemon, count=3, kind=kind)
+        time.sleep(rnd.random() * (0.04 if kind == "linked" else 0.25))
+        daemon.stop(signal.SIGKILL)
+        daemon.start()
+        until(lambda: not list(daemon.state.glob("vms/*/clone.pending")))
+        assert (len(names(daemon)), len(made(tmp_path))) in ((1, 0), (4, 3))
+        if made(tmp_path):
+            assert all(same(large, tmp_path / n) for n in made(tmp_path))
+            daemon.cairn("undefine", "n-1", "n-2", "n-3", "--remove-all-storage")
+        assert sorted(os.listdir(daemon.state / "vms")) == ["src"]
+    daemon.cairn("clone", "src", "n", "--count", "3", "--" + kind)  # a repeat works
+    assert len(made(tmp_path)) == 3
+
+
+def test_progress_is_told(daemon, large):
+    q, job = clone_begin(daemon, count=2)
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    (j,) = q.run("query-jobs", id=job)
+    assert j["result"]["count"] == 2 and j["result"]["first"] == "n-1"
+    assert j["current-progress"] <= j["total-progress"]
+
+
+# ---- identity ----
+
+@pytest.fixture
+def sysprep(tmp_path, monkeypatch):
+    """In the place of virt-sysprep, which takes a machine of its own to run: notes what it is asked for."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    script = tools / "virt-sysprep"
+    script.write_text(f"#!/bin/sh\necho \"$@\" >> {tmp_path}/asked\ncat {tmp_path}/say >&2 2>/dev/null\n"
+                      f"test ! -e {tmp_path}/say\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    return tmp_path
+
+
+def test_another_identity(sysprep, daemon, web):
+    a, b, c = web
+    daemon.cairn("clone", "web1", "--linked", "--name-pattern", "web_%02d", "--count", "2", "--reset-identity")
+    asked = sorted((sysprep / "asked").read_text().splitlines())
+    assert len(asked) == 2
+    for i, line in enumerate(asked, 1):
+        assert re.search(r"--operations machine-id,ssh-hostkeys,net-hostname,udev-persistent-net\S* ", line)
+        assert f"--hostname web-0{i} " in line
+        assert f"--format qcow2 -a {sysprep}/web_0{i}.qcow2 --format qcow2 -a {sysprep}/web_0{i}-vdb.qcow2" in line
+        assert str(c) not in line and f" {a}" not in line
+    (sysprep / "say").write_text("working\nvirt-sysprep: error: no operating systems were found\n")
+    r = daemon.cairn("clone", "web1", "bad", "--reset-identity", ok=1)
+    assert "virt-sysprep failed; no clone is left: virt-sysprep: error: no operating systems were found" in r.stderr
+    assert "bad" not in names(daemon) and not [n for n in os.listdir(sysprep) if n.startswith("bad")]
+
+
+def test_without_virt_sysprep_it_is_said(daemon, web, monkeypatch):
+    daemon.stop()
+    daemon.env["PATH"] = "/nowhere"
+    daemon.start()
+    r = daemon.cairn("clone", "web1", "x", "--reset-identity", ok=7)
+    assert "install the package guestfs-tools" in r.stderr and names(daemon) == ["web1"]
