@@ -16,7 +16,7 @@ from conftest import BUILD
 
 VERBS = ["define", "validate", "dumpjson", "dumpxml", "edit", "domrename", "desc", "setvcpus", "setmem", "setmaxmem", "attach-disk",
          "detach-disk", "change-media", "attach-interface", "detach-interface", "undefine", "start", "shutdown", "reboot", "reset", "suspend",
-         "resume", "destroy", "autostart", "run", "clone", "dump", "export", "import", "save", "restore", "managedsave", "managedsave-remove",
+         "resume", "destroy", "autostart", "run", "clone", "template", "dump", "export", "import", "save", "restore", "managedsave", "managedsave-remove",
          "snapshot-create", "snapshot-create-as", "snapshot-list", "snapshot-info", "snapshot-current",
          "snapshot-parent", "snapshot-revert", "snapshot-delete", "snapshot-rename", "snapshot-tag",
          "snapshot-schedule", "list", "dominfo", "domstate", "domblklist", "domiflist", "domblkerror", "qmp-path", "console", "wait", "event",
