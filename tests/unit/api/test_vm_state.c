@@ -32,6 +32,7 @@ static const struct {
 	{ VM_ASK_DROP_SAVED, "----o--" },
 	{ VM_ASK_FORK, "-rp----" },
 	{ VM_ASK_FORK_SNAPSHOT, "orrroo-" },
+	{ VM_ASK_TEMPLATE, "o----o-" },
 	{ VM_ASK_DUMP, "-rpi--v" },
 	{ VM_ASK_SNAPSHOT, "orrroo-" },
 	{ VM_ASK_REVERT, "oooo-oo" },
