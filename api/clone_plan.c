@@ -75,7 +75,7 @@ static int path_beside(const struct definition_disk *d, const char *old, const c
 	size_t len = strlen(old);
 	int n;
 
-	if (!strncmp(image, "/dev/", 5))
+	if (!strncmp(image, "/dev/", 5) && strncmp(image, "/dev/shm/", 9))
 		return err_set(e, -EINVAL, ERR_INVALID, "disk %s: %s is a device; --file says where its copy goes", d->id,
 			image);
 	rest = base + len;
