@@ -156,7 +156,7 @@ static size_t escaped_bytes(const char *s)
 /* The rest: keys, uuid, words, and a reason of 31 bytes. */
 static size_t entry_bytes(const struct vm *vm, bool brief)
 {
-	return (brief ? 80 : 272) + escaped_bytes(vm->def->name) + (brief ? 0 : escaped_bytes(vm->def->title));
+	return (brief ? 80 : 292) + escaped_bytes(vm->def->name) + (brief ? 0 : escaped_bytes(vm->def->title));
 }
 
 void command_vm_list(struct call *c)

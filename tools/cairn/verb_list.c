@@ -112,7 +112,8 @@ static int rows_print(struct json_object *rows, bool title)
 /* Nothing is shown, or looked at, but what an answer in brief has: half the time for a thousand VMs. */
 static bool is_brief(const struct cli *c)
 {
-	static const char *const more[] = { "uuid", "title", "autostart", "no-autostart", "with-managed-save" };
+	static const char *const more[] = { "uuid", "title", "autostart", "no-autostart", "with-managed-save",
+		"template" };
 
 	for (size_t i = 0; i < sizeof(more) / sizeof(more[0]); i++)
 		if (option_flag(c, more[i]))
