@@ -10,6 +10,12 @@
  *  16  u64   serial: the snapshot with the highest is the current one
  *  24  u16   length of the tags, u16 length of the description, then both
  *  …   u32   CRC32C of all before it
+ * and right behind it the set, where there is one:
+ *   0  u32   0x31535243 ("CRS1")
+ *   4  u16   bytes in all: 44
+ *   6  u8    enum tree_mark, u8 disks
+ *   8  u8[16] the set's id, u8[16] the VM's UUID
+ *  40  u32   CRC32C of the 40 bytes before it
  *
  * A snapshot without it (QEMU's own) is a root with no description. */
 #ifndef CAIRN_SNAPSHOT_TREE_H

@@ -34,6 +34,29 @@ static void test_comes_back(void **state)
 	assert_memory_equal(&d, &got, sizeof(d));
 }
 
+/* docs/vmstate.md, "The tree": images of today are read for ever. */
+static void test_layout_on_disk(void **state)
+{
+	static const char want[] = "CRN1" "\x3e\0" "\2" "\0" "\7\0\0\0\0\0\0\0" "\x0c\0\0\0\0\0\0\0"
+		"\x0c\0" "\x12\0" "keep,nightly" "before the upgrade" "\x34\xb9\xc9\xbd"
+		"CRS1" "\x2c\0" "\3" "\2" "\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f\x10"
+		"\x11\x12\x13\x14\x15\x16\x17\x18\x19\x1a\x1b\x1c\x1d\x1e\x1f\x20" "\x18\x08\x43\x0a";
+	struct block_snapshot_info info = { 0 };
+	struct tree_data d = sample(), got;
+
+	(void)state;
+	d.set = (struct tree_set){ .mark = TREE_REVERTING, .disks = 2 };
+	for (uint8_t i = 0; i < 16; i++) {
+		d.set.id[i] = (uint8_t)(i + 1);
+		d.set.vm[i] = (uint8_t)(i + 17);
+	}
+	tree_encode(&d, &info);
+	assert_int_equal(info.extra_bytes, sizeof(want) - 1);
+	assert_memory_equal(info.extra, want, sizeof(want) - 1);
+	assert_true(tree_decode(&info, &got));
+	assert_memory_equal(&d, &got, sizeof(d));
+}
+
 static void test_longest_texts_fit(void **state)
 {
 	struct block_snapshot_info info = { 0 };
@@ -215,6 +238,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_comes_back),
+		cmocka_unit_test(test_layout_on_disk),
 		cmocka_unit_test(test_longest_texts_fit),
 		cmocka_unit_test(test_damage_is_seen),
 		cmocka_unit_test(test_sets),
