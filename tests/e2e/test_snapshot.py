@@ -592,6 +592,39 @@ def test_several_processors(vm):
     count_on(vm)
 
 
+def test_each_way_back_is_a_new_generation(vm, tmp_path):
+    """What VMGenID says: no two lives that begin with the same memory have the same number."""
+    def generation(console=None):
+        return tuple((console or vm.console).run(f"rd64 {at:#x}")[0] for at in (0xff000, 0xff008))
+
+    vm.start()
+    seen = [generation()]
+    vm.snapshot("s1")
+    assert generation() == seen[0]  # this one just goes on
+    for args in ((), ("--eager",)):
+        vm.revert("s1", *args)
+        seen.append(generation())
+    vm.console.close()
+    vm.daemon.cairn("save", "vm1", str(tmp_path / "saved"))
+    vm.daemon.cairn("restore", str(tmp_path / "saved"))
+    vm.attach()
+    seen.append(generation())
+    vm.console.close()
+    vm.daemon.cairn("managedsave", "vm1")
+    vm.daemon.cairn("start", "vm1")
+    vm.attach()
+    seen.append(generation())
+    vm.daemon.cairn("clone", "--live", "--count", "2", "vm1", "copy")
+    assert generation() == seen[-1]
+    seen += [generation(Console(vm.daemon, f"copy-{i}")) for i in (1, 2)]
+    vm.daemon.cairn("clone", "--live", "--snapshotname", "s1", "vm1", "old")
+    seen.append(generation(Console(vm.daemon, "old")))
+    assert len(set(seen)) == len(seen) and ("0x0", "0x0") not in seen
+    for name in ("copy-1", "copy-2", "old"):
+        vm.daemon.cairn("destroy", name)
+    vm.stop()
+
+
 def clocks(vm):
     return {k: int(v) for k, v in re.findall(r"(\w+)=(\d+)", " ".join(vm.run("clock")))}
 
