@@ -5,9 +5,10 @@ offset and 16 bytes, both in hex, those of zeros left out; `size` and the file's
     golden.py pack STATE >vmstate-VERSION-KIND.hex
     golden.py unpack FILE.hex STATE
     CAIRN_BUILD=build golden.py make >vmstate-VERSION-KIND.hex     of a fresh guest
+    CAIRN_BUILD=build golden.py make devices >vmstate-VERSION-KIND-devices.hex     of one with each device there is
 
 KIND is that of the host (tests/hostkind.sh): which registers a vCPU has depends on it. A new format version
-adds files; those that are there never change."""
+adds files, and so does a new device; those that are there never change."""
 
 import pathlib
 import subprocess
@@ -34,7 +35,15 @@ def unpack(text, path):
                 f.write(bytes.fromhex(content))
 
 
-def make():
+def devices(folder):
+    """Keys of the VM that has one of each; its disk is made in the folder."""
+    disk = pathlib.Path(folder) / "golden.img"
+    disk.write_bytes(bytes(1 << 20))
+    return {"disks": [{"path": str(disk), "format": "raw"}], "console": {"virtio": True}, "guest_agent": True,
+            "rng": True, "watchdog": {"model": "i6300esb", "action": "none"}}
+
+
+def make(with_devices):
     """The state of a guest that has halted for good: 2 MiB of memory, next to nothing in it."""
     sys.path.insert(0, str(HERE.parent / "e2e"))
     import conftest
@@ -44,12 +53,14 @@ def make():
             # A path that says nothing of this machine: it is kept in the state.
             kernel = pathlib.Path("/tmp/first_byte.elf")
             kernel.write_bytes((pathlib.Path(conftest.GUESTS) / "first_byte.elf").read_bytes())
-            daemon.define("golden", memory="2M", uuid=UUID, boot={"kernel": str(kernel)})
+            daemon.define("golden", memory="2M", uuid=UUID, boot={"kernel": str(kernel)},
+                          **(devices("/tmp") if with_devices else {}))
             daemon.cairn("start", "golden")
             conftest.Console(daemon, "golden").close()
             subprocess.run(["sleep", "0.5"], check=True)
             daemon.cairn("save", "golden", f"{tmp}/saved")
             kernel.unlink()
+            pathlib.Path("/tmp/golden.img").unlink(missing_ok=True)
         finally:
             daemon.close()
         return pathlib.Path(tmp, "saved").read_bytes()
@@ -61,6 +72,6 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["unpack"]:
         unpack(pathlib.Path(sys.argv[2]).read_text(), sys.argv[3])
     elif sys.argv[1:2] == ["make"]:
-        print(pack(make()), end="")
+        print(pack(make("devices" in sys.argv[2:])), end="")
     else:
         sys.exit(__doc__)

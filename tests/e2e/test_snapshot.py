@@ -825,16 +825,18 @@ def test_managed_save_of_a_real_vm(vm):
 DATA = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "data")
 
 
-@pytest.fixture
-def golden(daemon, kvm, guest, tmp_path):
-    """A state that format version 1 once wrote on such a host, as a file; and its VM."""
+@pytest.fixture(params=["", "-devices"])
+def golden(daemon, kvm, guest, tmp_path, request):
+    """A state that format version 1 once wrote on such a host, as a file; and its VM: the least, or one with each
+    device."""
     sys.path.insert(0, DATA)
     import golden as tool
-    path = os.path.join(DATA, f"vmstate-1-{guestlib.host_kind()}.hex")
+    path = os.path.join(DATA, f"vmstate-1-{guestlib.host_kind()}{request.param}.hex")
     if not os.path.exists(path):
         pytest.skip(f"there is no golden state of a host of this kind: {os.path.basename(path)}")
     tool.unpack(open(path).read(), tmp_path / "golden")
-    daemon.define("golden", memory="2M", uuid=tool.UUID, boot={"kernel": guest("first_byte.elf")})
+    daemon.define("golden", memory="2M", uuid=tool.UUID, boot={"kernel": guest("first_byte.elf")},
+                  **(tool.devices(tmp_path) if request.param else {}))
     return tmp_path / "golden"
 
 

@@ -28,7 +28,8 @@ struct golden {
 	size_t n;
 };
 
-static const char *const names[] = {"vmstate-1-pvm.hex", "vmstate-1-svm.hex"};
+static const char *const names[] = {"vmstate-1-pvm.hex", "vmstate-1-svm.hex", "vmstate-1-pvm-devices.hex",
+	"vmstate-1-svm-devices.hex"};
 
 static void hex(const char *text, uint8_t out[16])
 {
@@ -133,12 +134,19 @@ static const char sections_1[] = "machine  1 16\n"
 				 "vmgenid vmgenid 1 0\n"
 				 "pvpanic pvpanic 1 0\n"
 				 "pci pci 1 272\n";
+static const char devices_1[] = "virtio-blk vda 1 433\n"
+				"virtio-console virtio-console0 1 431\n"
+				"virtio-console guest-agent0 1 533\n"
+				"virtio-rng rng0 1 369\n"
+				"i6300esb watchdog0 1 288\n";
 
 /* How large a vCPU's registers are depends on the host. */
-static void sections_are(const char *list)
+static void sections_are(const char *list, bool devices)
 {
-	const char *want = sections_1, *vcpu = "vcpu 0 1 ";
+	char all[sizeof(sections_1) + sizeof(devices_1)];
+	const char *want = all, *vcpu = "vcpu 0 1 ";
 
+	snprintf(all, sizeof(all), "%s%s", sections_1, devices ? devices_1 : "");
 	for (; *want; want += strcspn(want, "\n") + 1, list += strcspn(list, "\n") + 1) {
 		size_t n =
 			strncmp(want, vcpu, strlen(vcpu)) ? strcspn(want, "\n") + 1 : strlen(vcpu);
@@ -161,7 +169,7 @@ static void test_is_read(void **state)
 		golden_open(&g, names[i]);
 		memset(ram, 0, 2 * MIB);
 		assert_int_equal(read_all(&g, &h, list, sizeof(list), ram), 0);
-		sections_are(list);
+		sections_are(list, strstr(names[i], "-devices"));
 		assert_int_equal(vmstate_read_definition(&g.file.store, &h, &definition, NULL), 0);
 		assert_non_null(strstr(definition, "\"6f6c6465-6e20-4f73-a174-652076312e30\""));
 		/* The guest: at 1 MiB, and its third instruction is an out. */
