@@ -72,7 +72,7 @@ def vm(daemon, kvm, guest, tmp_path):
             daemon.cairn("destroy", "vm1")
 
     v = Vm()
-    v.daemon = daemon
+    v.daemon, v.guest = daemon, guest
     yield v
 
 
@@ -405,6 +405,55 @@ def test_a_read_only_raw_disk_is_left_out(vm, tmp_path):
     r = vm.daemon.cairn("snapshot-create-as", "vm1", "s2")
     assert "left out, being read-only: vdb" in r.stdout
     assert vm.names() == ["s1", "s2"]
+
+
+def test_a_copied_image_tells_all(vm, tmp_path):
+    """The tree is in the image, whoever has it; its memory is the VM's that has the uuid, and the size."""
+    d = vm.daemon
+    vm.start()
+    vm.run("fill 0x1000000 0x100000 5")
+    vm.run("write 0 64 11")
+    vm.snapshot("s1", "all is well", "--tag", "keep")
+    vm.snapshot("s2")
+    vm.revert("s1")
+    vm.snapshot("s3", "--disk-only")
+    vm.run("write 0 64 12")
+    vm.stop()
+    wait_released(vm.disks[0])
+    copy = tmp_path / "copy.qcow2"
+    copy.write_bytes(vm.disks[0].read_bytes())
+    uuid = json.loads(d.cairn("dumpjson", "vm1").stdout)["uuid"]
+
+    def other(name, **keys):
+        d.define(name, debug_exit=True, boot={"kernel": vm.guest("interp.elf")},
+                 disks=[{"path": str(copy), "format": "qcow2"}], **keys)
+
+    def refused(name, why):
+        assert why in d.cairn("snapshot-revert", name, "s1", ok=None).stderr
+        assert d.cairn("snapshot-current", name, "--name").stdout == "s3\n"
+
+    other("copied", memory="64M")
+    for args in (("--tree",), ("--parent",)):
+        assert d.cairn("snapshot-list", "copied", *args).stdout == d.cairn("snapshot-list", "vm1", *args).stdout
+    info = d.cairn("snapshot-info", "copied", "s1").stdout
+    assert "all is well\n" in info and re.search("Tags: +keep\n", info) and re.search("Children: +2\n", info)
+    refused("copied", "belongs to another VM")
+    d.cairn("snapshot-revert", "copied", "s1", "--disks-only", "--running")
+    console = Console(d, "copied")
+    console.run("open 0")
+    console.run("verify 0 64 11")
+    d.cairn("destroy", "copied")
+    d.cairn("undefine", "copied", "--snapshots-metadata")
+    d.cairn("undefine", "vm1", "--snapshots-metadata")
+    copy.write_bytes(vm.disks[0].read_bytes())
+    other("larger", memory="96M", uuid=uuid)
+    refused("larger", "was taken with 64 MiB of memory; this VM has 96 MiB")
+    d.cairn("undefine", "larger", "--snapshots-metadata")
+    other("moved", memory="64M", uuid=uuid)
+    d.cairn("snapshot-revert", "moved", "s1")
+    Console(d, "moved").run("check 0x1000000 0x100000 5")
+    d.cairn("destroy", "moved")
+    check(copy)
 
 
 def test_off_again_and_qemu_applies_ours(vm):
