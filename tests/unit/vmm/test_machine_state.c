@@ -23,6 +23,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#define MSR_TSC_DEADLINE 0x6e0u
 #define RAM_BYTES (8u << 20)
 #define COUNTER_GPA 0x200000u
 #define LOAD_GPA 0x100000u
@@ -224,6 +225,58 @@ static void test_saved_twice_is_the_same(void **state)
 	state_writer_done(&b);
 }
 
+/* Of the first vCPU: as Linux uses it. */
+static void deadline_arm(struct machine *m, uint64_t deadline)
+{
+	int fd = m->vcpus.vcpu[0].fd;
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry e[1];
+	} msr = { .head.nmsrs = 1, .e[0] = { .index = MSR_TSC_DEADLINE, .data = deadline } };
+	uint32_t spurious = 0x1ff, lvt_timer = 2u << 17 | 0x40;
+	struct kvm_lapic_state lapic;
+
+	assert_int_equal(kvm_ioctl(fd, KVM_GET_LAPIC, &lapic), 0);
+	memcpy(lapic.regs + 0xf0, &spurious, sizeof(spurious));
+	memcpy(lapic.regs + 0x320, &lvt_timer, sizeof(lvt_timer));
+	assert_int_equal(kvm_ioctl(fd, KVM_SET_LAPIC, &lapic), 0);
+	assert_int_equal(kvm_ioctl(fd, KVM_SET_MSRS, &msr), 1);
+}
+
+static uint64_t deadline_of(struct machine *m)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry e[1];
+	} msr = { .head.nmsrs = 1, .e[0].index = MSR_TSC_DEADLINE };
+
+	assert_int_equal(kvm_ioctl(m->vcpus.vcpu[0].fd, KVM_GET_MSRS, &msr), 1);
+	return msr.e[0].data;
+}
+
+/* KVM takes a deadline only when the LAPIC's timer is in that mode: it comes after it, or the guest hangs at its next
+ * timer. */
+static void test_a_deadline_stays_armed(void **state)
+{
+	const uint64_t never = UINT64_MAX / 4;
+	struct fixture *f = *state;
+	struct state_writer w;
+	struct err e = { 0 };
+
+	need_kvm();
+	deadline_arm(f->m, never);
+	if (!deadline_of(f->m)) {
+		print_message("skipped: this KVM has no TSC deadline\n");
+		skip();
+	}
+	save(f->m, &w);
+	assert_int_equal(machine_reset(f->m, &e), 0);
+	assert_int_equal(deadline_of(f->m), 0);
+	assert_int_equal(machine_load(f->m, w.buf, w.len, &e), 0);
+	assert_true(deadline_of(f->m) == never);
+	state_writer_done(&w);
+}
+
 static void test_damage_is_refused(void **state)
 {
 	struct fixture *f = *state;
@@ -346,6 +399,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_goes_on_where_it_was, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_saved_twice_is_the_same, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_a_deadline_stays_armed, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_damage_is_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_frozen_comes_back, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_another_vms_state_is_refused, setup, teardown),
