@@ -215,11 +215,6 @@ int virtqueue_parse(struct virtqueue *q, uint16_t head, struct virtqueue_elem *e
 	return r;
 }
 
-bool virtqueue_has_work(const struct virtqueue *q)
-{
-	return q->enabled && !q->fault && avail_load(q, RING_IDX) != q->last_avail;
-}
-
 int virtqueue_pop(struct virtqueue *q, struct virtqueue_elem *el)
 {
 	uint16_t n, head;
@@ -249,9 +244,9 @@ void virtqueue_unpop(struct virtqueue *q)
 
 /* ---- giving them back ---- */
 
-void virtqueue_push(struct virtqueue *q, const struct virtqueue_elem *el, uint32_t written)
+void virtqueue_fill(struct virtqueue *q, const struct virtqueue_elem *el, uint32_t written, unsigned ahead)
 {
-	size_t at = RING_ENTRIES + 8 * (size_t)(q->used_idx & (q->size - 1));
+	size_t at = RING_ENTRIES + 8 * (size_t)((q->used_idx + ahead) & (q->size - 1u));
 	uint64_t left = written;
 
 	/* Marked when taken and again here: what arrived in between was not there to be
@@ -264,10 +259,20 @@ void virtqueue_push(struct virtqueue *q, const struct virtqueue_elem *el, uint32
 	}
 	store_le32(q->used + at, el->head);
 	store_le32(q->used + at + 4, written);
-	q->used_idx++;
-	used_store(q, RING_IDX, q->used_idx);
 	mark_dirty(q, q->used + at, 8);
+}
+
+void virtqueue_publish(struct virtqueue *q, uint16_t n)
+{
+	q->used_idx = (uint16_t)(q->used_idx + n);
+	used_store(q, RING_IDX, q->used_idx);
 	mark_dirty(q, q->used, RING_ENTRIES);
+}
+
+void virtqueue_push(struct virtqueue *q, const struct virtqueue_elem *el, uint32_t written)
+{
+	virtqueue_fill(q, el, written, 0);
+	virtqueue_publish(q, 1);
 }
 
 bool virtqueue_should_interrupt(struct virtqueue *q)
@@ -294,21 +299,27 @@ void virtqueue_notify_disable(struct virtqueue *q)
 	mark_dirty(q, q->used, 2);
 }
 
-bool virtqueue_notify_enable(struct virtqueue *q)
+bool virtqueue_notify_enable_beyond(struct virtqueue *q, uint16_t known)
 {
 	size_t event = RING_ENTRIES + 8 * (size_t)q->size;
+	uint16_t next = (uint16_t)(q->last_avail + known);
 
 	if (!q->enabled || q->fault)
 		return false;
 	if (q->event_idx) {
-		used_store(q, event, q->last_avail);
+		used_store(q, event, next);
 		mark_dirty(q, q->used + event, 2);
 	} else {
 		used_store(q, 0, 0);
 		mark_dirty(q, q->used, 2);
 	}
 	full_fence();
-	return virtqueue_has_work(q);
+	return avail_load(q, RING_IDX) != next;
+}
+
+bool virtqueue_notify_enable(struct virtqueue *q)
+{
+	return virtqueue_notify_enable_beyond(q, 0);
 }
 
 /* ---- state ---- */

@@ -55,18 +55,24 @@ int virtqueue_start(struct virtqueue *q, bool event_idx, bool indirect);
 
 /* Take the next request. Returns 1; 0 when there is none; -EPROTO with `fault` set. */
 int virtqueue_pop(struct virtqueue *q, struct virtqueue_elem *ret_el);
-/* Give the last one popped back: the next pop returns it again. */
+/* Give the last one popped back: the next pop returns it again. Several: the last one first. */
 void virtqueue_unpop(struct virtqueue *q);
 /* Parse the chain at head again (a request that was in flight when its state was saved). */
 int virtqueue_parse(struct virtqueue *q, uint16_t head, struct virtqueue_elem *ret_el);
-bool virtqueue_has_work(const struct virtqueue *q);
 /* Hand a request back; written: bytes from the start of its writable part. */
 void virtqueue_push(struct virtqueue *q, const struct virtqueue_elem *el, uint32_t written);
+/* A push in two steps, for several at once: the driver sees none of them before all are published.
+ * ahead: how many are filled in already. */
+void virtqueue_fill(struct virtqueue *q, const struct virtqueue_elem *el, uint32_t written,
+	unsigned ahead);
+void virtqueue_publish(struct virtqueue *q, uint16_t n);
 /* Whether what was pushed since the last call wants an interrupt. */
 bool virtqueue_should_interrupt(struct virtqueue *q);
 void virtqueue_notify_disable(struct virtqueue *q);
 /* True when requests came in meanwhile: look again, no doorbell will tell. */
 bool virtqueue_notify_enable(struct virtqueue *q);
+/* The same for who knows of so many that are there, and needs more at a time. */
+bool virtqueue_notify_enable_beyond(struct virtqueue *q, uint16_t known);
 
 void virtqueue_save(const struct virtqueue *q, struct state_writer *w);
 /* Reads fields and checks what can be checked without features; q stays disabled.
