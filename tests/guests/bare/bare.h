@@ -186,7 +186,7 @@ struct command {
 
 /* Each table ends with a row without a name. */
 extern const struct command io_commands[], disk_commands[], ring_commands[], machine_commands[],
-	crash_commands[], storm_commands[], watchdog_commands[];
+	crash_commands[], storm_commands[], watchdog_commands[], net_commands[];
 
 /* ---- machine.c ---- */
 /* The local APIC's timer, every count * 16 bus cycles at VECTOR_TIMER; 0 stops it. */

@@ -1,0 +1,389 @@
+/* Commands for a network interface behind virtio-net: one pair of queues, by polling. */
+#include "virtio_blk.h"
+
+#define QUEUE_SIZE 64
+#define BUFFER_BYTES 2048
+#define HEADER_BYTES 12
+#define FRAME_MAX 65536
+#define ETHERNET_BYTES 14
+#define ETHERTYPE 0x88b5 /* for experiments of one's own */
+#define PATIENCE_CYCLES 30000000000ULL
+
+#define F_MTU (1ULL << 3)
+#define F_MAC (1ULL << 5)
+#define F_MRG_RXBUF (1ULL << 15)
+#define F_STATUS (1ULL << 16)
+
+enum { RX = 0, TX = 1 };
+
+static struct {
+	int bdf;
+	bool is_open;
+	uint64_t common, notify, config, features;
+	uint32_t notify_step;
+	uint8_t mac[6];
+} net;
+
+static struct queue queues[2];
+static uint8_t buffers[QUEUE_SIZE][BUFFER_BYTES] __attribute__((aligned(4096)));
+static uint8_t sent[HEADER_BYTES + FRAME_MAX] __attribute__((aligned(4096)));
+static uint8_t frame[HEADER_BYTES + FRAME_MAX];
+
+/* ---- the driver ---- */
+
+static uint64_t capability_gpa(unsigned cap)
+{
+	uint64_t bar = pci_bar((uint16_t)net.bdf, pci_read((uint16_t)net.bdf, cap + 4, 1));
+
+	return bar ? bar + pci_read((uint16_t)net.bdf, cap + 8, 4) : 0;
+}
+
+static const char *net_find(unsigned index)
+{
+	uint16_t bdf;
+
+	net.bdf = pci_find(0x1af4, 0x1041, index);
+	if (net.bdf < 0)
+		return "no such interface";
+	bdf = (uint16_t)net.bdf;
+	pci_write(bdf, 4, 2, 0x0006); /* memory, bus master */
+	for (unsigned cap = pci_read(bdf, 0x34, 1) & 0xfc, n = 0; cap && n < 48;
+		cap = pci_read(bdf, cap + 1, 1) & 0xfc, n++) {
+		unsigned kind = pci_read(bdf, cap, 1) == 0x09 ? pci_read(bdf, cap + 3, 1) : 0;
+
+		if (kind == 1)
+			net.common = capability_gpa(cap);
+		if (kind == 2) {
+			net.notify = capability_gpa(cap);
+			net.notify_step = pci_read(bdf, cap + 16, 4);
+		}
+		if (kind == 4)
+			net.config = capability_gpa(cap);
+	}
+	return net.common && net.notify && net.config ? NULL : "the interface lacks a capability";
+}
+
+static uint8_t status(void)
+{
+	return (uint8_t)mmio_read(net.common + COMMON_STATUS, 1);
+}
+
+static void status_add(uint8_t bits)
+{
+	mmio_write(net.common + COMMON_STATUS, 1, status() | bits);
+}
+
+static void feature_word(unsigned word, uint64_t wanted)
+{
+	uint64_t offered;
+
+	mmio_write(net.common + COMMON_DEVICE_FEATURE_SELECT, 4, word);
+	offered = mmio_read(net.common + COMMON_DEVICE_FEATURE, 4) << (32 * word);
+	net.features |= offered & wanted;
+	mmio_write(net.common + COMMON_DRIVER_FEATURE_SELECT, 4, word);
+	mmio_write(net.common + COMMON_DRIVER_FEATURE, 4, (uint32_t)(net.features >> (32 * word)));
+}
+
+static void common_write64(unsigned reg, const void *p)
+{
+	mmio_write(net.common + reg, 4, (uint32_t)(uint64_t)p);
+	mmio_write(net.common + reg + 4, 4, (uint64_t)p >> 32);
+}
+
+static void queue_start(unsigned i)
+{
+	struct queue *q = &queues[i];
+
+	memset(q, 0, sizeof(*q));
+	q->avail.flags = 1; /* no interrupts: we poll */
+	mmio_write(net.common + COMMON_QUEUE_SELECT, 2, i);
+	mmio_write(net.common + COMMON_QUEUE_SIZE, 2, QUEUE_SIZE);
+	mmio_write(net.common + COMMON_QUEUE_VECTOR, 2, 0xffff);
+	common_write64(COMMON_QUEUE_DESC, q->desc);
+	common_write64(COMMON_QUEUE_AVAIL, &q->avail);
+	common_write64(COMMON_QUEUE_USED, &q->used);
+	q->notify_gpa =
+		net.notify + mmio_read(net.common + COMMON_QUEUE_NOTIFY_OFF, 2) * net.notify_step;
+	mmio_write(net.common + COMMON_QUEUE_ENABLE, 2, 1);
+}
+
+/* With a kick each time: what the device asks for is its unit test's to look at. */
+static void publish(unsigned i, uint16_t head)
+{
+	struct queue *q = &queues[i];
+
+	q->avail.ring[q->avail_idx++ % QUEUE_SIZE] = head;
+	__asm__ volatile("mfence" : : : "memory");
+	*(volatile uint16_t *)&q->avail.idx = q->avail_idx;
+	__asm__ volatile("mfence" : : : "memory");
+	mmio_write(q->notify_gpa, 2, i);
+}
+
+static void buffer_offer(uint16_t i)
+{
+	queues[RX].desc[i] = (struct desc){(uint64_t)buffers[i], BUFFER_BYTES, DESC_WRITE, 0};
+	publish(RX, i);
+}
+
+/* The next used entry: its id and bytes; -1: none in time. */
+static int take(unsigned i, uint32_t *bytes, uint64_t patience)
+{
+	struct queue *q = &queues[i];
+	uint64_t begin = rdtsc();
+	unsigned at;
+
+	while (*(volatile uint16_t *)&q->used.idx == q->last_used) {
+		if (rdtsc() - begin > patience)
+			return -1;
+		__asm__ volatile("pause");
+	}
+	__asm__ volatile("" : : : "memory");
+	at = q->last_used++ % QUEUE_SIZE;
+	*bytes = q->used.ring[at].bytes;
+	return (int)q->used.ring[at].id;
+}
+
+static const char *net_start(uint64_t without)
+{
+	uint64_t begin = rdtsc();
+
+	mmio_write(net.common + COMMON_STATUS, 1, 0);
+	while (status())
+		if (rdtsc() - begin > PATIENCE_CYCLES)
+			return "the interface does not reset";
+	status_add(STATUS_ACKNOWLEDGE);
+	status_add(STATUS_DRIVER);
+	net.features = 0;
+	feature_word(0, (F_MAC | F_MRG_RXBUF | F_STATUS | F_MTU) & ~without);
+	feature_word(1, F_VERSION_1);
+	status_add(STATUS_FEATURES_OK);
+	if (!(status() & STATUS_FEATURES_OK))
+		return "the interface refuses the features";
+	queue_start(RX);
+	queue_start(TX);
+	status_add(STATUS_DRIVER_OK);
+	for (uint16_t i = 0; i < QUEUE_SIZE; i++)
+		buffer_offer(i);
+	net.is_open = true;
+	return NULL;
+}
+
+/* ---- commands ---- */
+
+static const char *net_tell(void)
+{
+	char text[18];
+
+	for (unsigned i = 0; i < 6; i++) {
+		net.mac[i] = (uint8_t)mmio_read(net.config + i, 1);
+		text[3 * i] = "0123456789abcdef"[net.mac[i] >> 4];
+		text[3 * i + 1] = "0123456789abcdef"[net.mac[i] & 15];
+		text[3 * i + 2] = i == 5 ? 0 : ':';
+	}
+	print("mac=%s link=%u mtu=%u features=%x status=%x\n", text,
+		mmio_read(net.config + 6, 2) & 1, mmio_read(net.config + 10, 2), net.features,
+		(uint64_t)status());
+	return NULL;
+}
+
+static const char *net_open(const struct args *a)
+{
+	const char *wrong = net_find((unsigned)a->v[1]);
+
+	net.is_open = false;
+	if (!wrong)
+		wrong = net_start(a->v[2]);
+	return wrong ? wrong : net_tell();
+}
+
+static uint8_t payload(uint64_t at, uint64_t seed)
+{
+	return (uint8_t)(at * 7 + (at >> 8) + seed);
+}
+
+static const char *send(uint32_t bytes)
+{
+	uint32_t unused;
+
+	queues[TX].desc[0] = (struct desc){(uint64_t)sent, bytes, 0, 0};
+	publish(TX, 0);
+	return take(TX, &unused, PATIENCE_CYCLES) < 0 ? "it was not sent" : NULL;
+}
+
+static void frame_make(uint64_t bytes, uint64_t seed)
+{
+	memset(sent, 0, HEADER_BYTES);
+	memset(sent + HEADER_BYTES, 0xff, 6);
+	memcpy(sent + HEADER_BYTES + 6, net.mac, 6);
+	sent[HEADER_BYTES + 12] = ETHERTYPE >> 8;
+	sent[HEADER_BYTES + 13] = ETHERTYPE & 0xff;
+	for (uint64_t i = 0; i < bytes; i++)
+		sent[HEADER_BYTES + ETHERNET_BYTES + i] = payload(i, seed);
+}
+
+/* To all, of a type that nobody else uses. */
+static const char *net_send(const struct args *a)
+{
+	const char *wrong = NULL;
+
+	if (a->v[1] > FRAME_MAX - ETHERNET_BYTES)
+		return "at most 65522 bytes";
+	for (uint64_t n = a->v[3] ? a->v[3] : 1; n && !wrong; n--) {
+		frame_make(a->v[1], a->v[2]);
+		wrong = send(HEADER_BYTES + ETHERNET_BYTES + (uint32_t)a->v[1]);
+	}
+	return wrong;
+}
+
+/* All buffers of a frame into one. Returns its bytes, or 0. */
+static uint32_t receive(uint64_t patience)
+{
+	uint32_t bytes, have = 0;
+	int id = take(RX, &bytes, patience);
+	unsigned n = id < 0 ? 0 : buffers[id][10] | buffers[id][11] << 8;
+
+	while (n--) {
+		if (id < 0 || id >= QUEUE_SIZE || bytes > BUFFER_BYTES || have + bytes > sizeof(frame))
+			return 0;
+		memcpy(frame + have, buffers[id], bytes);
+		have += bytes;
+		buffer_offer((uint16_t)id);
+		if (n)
+			id = take(RX, &bytes, PATIENCE_CYCLES);
+	}
+	return have;
+}
+
+/* The next frame of that type: its payload's bytes, and whether they are of that seed. */
+static const char *net_receive(const struct args *a)
+{
+	uint64_t begin = rdtsc(), n;
+	uint32_t have;
+
+	do {
+		have = receive(PATIENCE_CYCLES / 100);
+		if (have < HEADER_BYTES + ETHERNET_BYTES || frame[HEADER_BYTES + 12] != ETHERTYPE >> 8 ||
+			frame[HEADER_BYTES + 13] != (ETHERTYPE & 0xff))
+			have = 0;
+	} while (!have && rdtsc() - begin < PATIENCE_CYCLES);
+	if (!have)
+		return "nothing came";
+	n = have - HEADER_BYTES - ETHERNET_BYTES;
+	print("bytes=%u buffers=%u flags=%u segments=%u\n", n, (uint64_t)frame[10], (uint64_t)frame[0],
+		(uint64_t)frame[1]);
+	for (uint64_t i = 0; i < n; i++)
+		if (frame[HEADER_BYTES + ETHERNET_BYTES + i] != payload(i, a->v[1]))
+			return "differs";
+	return NULL;
+}
+
+/* What came for a driver that has a gap: all of it is gone through, nothing looked at. */
+static const char *net_drain(const struct args *a)
+{
+	uint64_t n = 0;
+
+	(void)a;
+	while (receive(PATIENCE_CYCLES / 1000))
+		n++;
+	print("%u\n", n);
+	return NULL;
+}
+
+/* ---- what is wrong ---- */
+
+static void wrong_short(void)
+{
+	queues[TX].desc[0] = (struct desc){(uint64_t)sent, HEADER_BYTES - 1, 0, 0};
+	publish(TX, 0);
+}
+
+static void wrong_beyond(void)
+{
+	queues[TX].desc[0] = (struct desc){0x0000700000000000ULL, 100, 0, 0};
+	publish(TX, 0);
+}
+
+static void wrong_loop(void)
+{
+	queues[TX].desc[0] = (struct desc){(uint64_t)sent, 100, DESC_NEXT, 0};
+	publish(TX, 0);
+}
+
+static void wrong_buffers(void)
+{
+	for (uint16_t i = 0; i < QUEUE_SIZE; i++)
+		queues[RX].desc[i] = (struct desc){(uint64_t)buffers, 4, DESC_WRITE, 0};
+	publish(RX, 0);
+}
+
+static void wrong_writable(void)
+{
+	queues[TX].desc[0] = (struct desc){(uint64_t)sent, 100, DESC_WRITE, 0};
+	publish(TX, 0);
+}
+
+/* A header that asks for what cannot be: frames that are dropped, and no fault. */
+static void wrong_header(void)
+{
+	uint64_t seed = 0x9e3779b97f4a7c15ULL;
+
+	for (unsigned n = 0; n < 200; n++) {
+		frame_make(100, n);
+		for (unsigned i = 0; i < HEADER_BYTES; i++)
+			sent[i] = (uint8_t)random_next(&seed);
+		sent[1] |= 8; /* no kind that there is */
+		send(HEADER_BYTES + ETHERNET_BYTES + 100);
+	}
+}
+
+static const struct {
+	const char *name;
+	void (*run)(void);
+} wrongs[] = {
+	{"short", wrong_short},
+	{"beyond", wrong_beyond},
+	{"loop", wrong_loop},
+	{"buffers", wrong_buffers},
+	{"writable", wrong_writable},
+	{"header", wrong_header},
+};
+
+/* Number WHICH of those; tells whether the device asks for a reset within half a second. */
+static const char *net_wrong(const struct args *a)
+{
+	uint64_t begin;
+
+	if (a->v[1] >= ARRAY_SIZE(wrongs))
+		return "no such wrong";
+	wrongs[a->v[1]].run();
+	begin = rdtsc();
+	while (!(status() & STATUS_NEEDS_RESET) && rdtsc() - begin < 1500000000ULL)
+		__asm__ volatile("pause");
+	print("wrong=%s reset=%u\n", wrongs[a->v[1]].name, (uint64_t)!!(status() & STATUS_NEEDS_RESET));
+	return NULL;
+}
+
+static const char *cmd_net(const struct args *a)
+{
+	static const struct {
+		const char *name;
+		const char *(*run)(const struct args *a);
+	} subs[] = {{"send", net_send}, {"recv", net_receive}, {"drain", net_drain}, {"wrong", net_wrong}};
+
+	if (str_equal(a->s[0], "open"))
+		return net_open(a);
+	if (!net.is_open)
+		return "open an interface first";
+	if (str_equal(a->s[0], "show"))
+		return net_tell();
+	for (size_t i = 0; i < ARRAY_SIZE(subs); i++)
+		if (str_equal(a->s[0], subs[i].name))
+			return subs[i].run(a);
+	return "no such command";
+}
+
+const struct command net_commands[] = {
+	{"net", 1, 1, "open INDEX [WITHOUT-FEATURES]|show|send BYTES SEED [COUNT]|recv SEED|drain|wrong WHICH",
+		cmd_net},
+	{0},
+};
