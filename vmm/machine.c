@@ -228,6 +228,18 @@ static void agent_port_opened(void *opaque, bool open, bool loaded)
 	agent_port(m->agent, open, loaded);
 }
 
+/* The last on the bus: with one more, every other device keeps its place. */
+static int nics_new(struct machine *m, int *fds, struct err *e)
+{
+	struct device *d = NULL;
+	int r = 0;
+
+	for (unsigned i = 0; i < m->cfg.ninterfaces && !r; i++)
+		r = device_keep(m, nic_init(&m->nics[m->nnics++], &m->host, m->pci, &m->cfg.interfaces[i],
+			fds, &d, e), &d);
+	return r;
+}
+
 static int pci_devices_new(struct machine *m, int *fds, struct err *e)
 {
 	struct virtio_console_port_config port = { .console = m->consoles[VM_CONSOLE_VIRTIO] };
@@ -248,6 +260,8 @@ static int pci_devices_new(struct machine *m, int *fds, struct err *e)
 		r = device_keep(m, virtio_rng_new(&m->host, m->pci, "rng0", -1, &d, e), &d);
 	if (!r && m->cfg.watchdog == VM_WATCHDOG_I6300ESB)
 		r = device_keep(m, i6300esb_new(&m->host, m->pci, -1, &d, e), &d);
+	if (!r)
+		r = nics_new(m, fds, e);
 	return r;
 }
 
@@ -422,6 +436,8 @@ void machine_free(struct machine *m)
 			m->devices[i]->ops->pause(m->devices[i]);
 	for (unsigned i = 0; i < m->ndisks; i++)
 		disk_thread_stop(&m->disks[i]);
+	for (unsigned i = 0; i < m->nnics; i++)
+		nic_stop(&m->nics[i]);
 	/* Backwards: functions leave the PCI bus before the bus goes. */
 	while (m->ndevices)
 		m->devices[m->ndevices - 1]->ops->free(m->devices[m->ndevices - 1]), m->ndevices--;
@@ -432,6 +448,8 @@ void machine_free(struct machine *m)
 			log_error(m->cfg.disks[i].id, "closing the disk: %s", strerror(-r));
 		loop_free(m->disks[i].loop);
 	}
+	for (unsigned i = 0; i < m->nnics; i++)
+		nic_done(&m->nics[i]);
 	agent_free(m->agent);
 	for (unsigned i = 0; i < VM_CONSOLE_COUNT; i++)
 		console_free(m->consoles[i]);
@@ -475,10 +493,12 @@ int machine_start_threads(struct machine *m, struct err *e)
 		r = -pthread_create(&m->disks[i].thread, NULL, disk_thread, &m->disks[i]);
 		m->disks[i].thread_made = !r;
 	}
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (r < 0)
-		return err_set_errno(e, r, "cannot start a disk's thread");
-	return vcpus_start_threads(&m->vcpus, e);
+		err_set_errno(e, r, "cannot start a disk's thread");
+	for (unsigned i = 0; i < m->nnics && !r; i++)
+		r = nic_start(&m->nics[i], e);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return r < 0 ? r : vcpus_start_threads(&m->vcpus, e);
 }
 
 int machine_boot(struct machine *m, struct err *e)
@@ -604,4 +624,7 @@ void machine_info(struct machine *m, struct vm_info *i)
 		i->console_bytes += m->consoles[n] ? console_written(m->consoles[n]) : 0;
 		i->console_readers += m->consoles[n] ? console_readers(m->consoles[n]) : 0;
 	}
+	i->ninterfaces = m->nnics;
+	for (unsigned n = 0; n < m->nnics; n++)
+		nic_info(&m->nics[n], &i->interfaces[n]);
 }

@@ -11,6 +11,7 @@
 #include "vmm/assist.h"
 #include "vmm/kvm.h"
 #include "vmm/memory.h"
+#include "vmm/nic.h"
 #include "vmm/vcpu.h"
 #include "vmm/vm_msg.h"
 
@@ -68,6 +69,8 @@ struct machine {
 	unsigned ndevices;
 	struct machine_disk disks[VM_DISKS_MAX];
 	unsigned ndisks;
+	struct nic nics[VM_INTERFACES_MAX];
+	unsigned nnics;
 	int kernel_fd, initrd_fd;
 	bool booted; /* memory has been written to */
 	struct uffd uffd;    /* may be none */
@@ -90,7 +93,7 @@ int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct loo
 /* Stops everything, flushes and closes the disks. NULL allowed. */
 void machine_free(struct machine *m);
 
-/* Threads of vCPUs (parked) and disks. */
+/* Threads of vCPUs (parked), disks and interfaces. */
 int machine_start_threads(struct machine *m, struct err *e);
 /* Tables, kernel and registers for a fresh start; vCPUs parked. */
 int machine_boot(struct machine *m, struct err *e);

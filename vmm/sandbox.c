@@ -5,6 +5,7 @@
 #include <cap-ng.h>
 #include <errno.h>
 #include <linux/fs.h>
+#include <linux/if_tun.h>
 #include <linux/kvm.h>
 #include <linux/userfaultfd.h>
 #include <sched.h>
@@ -46,9 +47,11 @@ static const int allowed[] = {
 	SCMP_SYS(brk), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise), SCMP_SYS(getrandom),
 };
 
-/* ioctl by its type byte: KVM's, block devices' (discard, zero out), userfaultfd's, and the
- * terminal's, which `cairn run` sets back at its end. */
-static const unsigned ioctl_types[] = { KVMIO, 0x12, UFFDIO, 'T' };
+/* ioctl by its type byte: KVM's, block devices' (discard, zero out), userfaultfd's. */
+static const unsigned ioctl_types[] = { KVMIO, 0x12, UFFDIO };
+/* The terminal's, which `cairn run` sets back at its end. Taps have the same type byte, but say sizes. */
+#define TERMINAL_MASK 0xffffff00u
+#define TERMINAL_IOCTL ('T' << 8)
 
 /* What pthread_create() asks of clone(); without these bits it would be a process. */
 #define THREAD_FLAGS (CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM)
@@ -77,6 +80,13 @@ static int rules_add(scmp_filter_ctx ctx)
 	for (size_t i = 0; i < ARRAY_SIZE(ioctl_types) && !r; i++)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
 			SCMP_A1(SCMP_CMP_MASKED_EQ, 0xff00, ioctl_types[i] << 8));
+	if (!r)
+		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
+			SCMP_A1(SCMP_CMP_MASKED_EQ, TERMINAL_MASK, TERMINAL_IOCTL));
+	/* Of what taps offer only this: which checksums and segments the guest's driver finishes. */
+	if (!r)
+		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
+			SCMP_A1(SCMP_CMP_EQ, TUNSETOFFLOAD, 0));
 	/* Of what file systems offer only these: a clone's disk (vmm/fork_disks.h). */
 	if (!r)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, FICLONE, 0));

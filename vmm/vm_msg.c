@@ -147,6 +147,34 @@ static int disks_check(struct vm_config *c, struct files *f, struct err *e)
 	return 0;
 }
 
+static int interface_check(const struct vm_config *c, unsigned n, struct files *f, struct err *e)
+{
+	const struct vm_interface *i = &c->interfaces[n];
+
+	if (!i->id[0] || !fd_ok(f, i->tap_fd) || (i->mac[0] & 1) || (i->mtu && i->mtu < 68))
+		return err_set(e, -EINVAL, ERR_INVALID, "configuration: interface '%s' is out of range", i->id);
+	for (unsigned k = 0; k < n; k++)
+		if (!strcmp(i->id, c->interfaces[k].id))
+			return err_set(e, -EINVAL, ERR_INVALID,
+				"configuration: two interfaces are named '%s'", i->id);
+	return 0;
+}
+
+static int interfaces_check(struct vm_config *c, struct files *f, struct err *e)
+{
+	int r = 0;
+
+	if (c->ninterfaces > VM_INTERFACES_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "configuration: more than %d interfaces",
+			VM_INTERFACES_MAX);
+	for (unsigned i = 0; i < c->ninterfaces && !r; i++) {
+		c->interfaces[i].id[sizeof(c->interfaces[i].id) - 1] = 0;
+		c->interfaces[i].target[sizeof(c->interfaces[i].target) - 1] = 0;
+		r = interface_check(c, i, f, e);
+	}
+	return r;
+}
+
 int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e)
 {
 	struct files f = { .n = nfds };
@@ -173,5 +201,7 @@ int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e)
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a value is out of range");
 	if (c->forked && c->restore_fd == VM_NO_FD)
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a clone needs a state to begin with");
-	return disks_check(c, &f, e);
+	if (disks_check(c, &f, e) < 0)
+		return -EINVAL;
+	return interfaces_check(c, &f, e);
 }

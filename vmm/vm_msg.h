@@ -25,6 +25,7 @@
 #define VM_VCPUS_MAX 64
 #define VM_DISKS_MAX 24
 #define VM_DISK_LAYERS_MAX 16
+#define VM_INTERFACES_MAX 8
 #define VM_DETAIL_MAX 384
 #define VM_RAM_MIN_BYTES (1ULL << 20)
 #define VM_RAM_MAX_BYTES (1ULL << 40)
@@ -183,6 +184,15 @@ struct vm_disk {
 	uint16_t queue_size;  /* 0: 256 */
 };
 
+struct vm_interface {
+	char id[16];	 /* "net0" */
+	char target[16]; /* the tap's name on the host; empty: none */
+	uint8_t mac[6];
+	uint16_t tap_fd; /* VM_NO_FD: none, the link is down */
+	uint16_t mtu;	 /* 0: 1500 */
+	uint16_t reserved;
+};
+
 struct vm_config {
 	char name[VM_NAME_MAX + 1];
 	uint8_t uuid[16];
@@ -227,6 +237,8 @@ struct vm_config {
 	uint8_t hint_hostname; /* forked: once it runs, its agent is asked to call the guest as the VM */
 	uint8_t clone_copiers; /* images_only: VM_CLONE_CONTENTs at a time, at most 8 */
 	uint8_t images_read; /* images_only: all are only read, as others do at the same time */
+	uint32_t ninterfaces;
+	struct vm_interface interfaces[VM_INTERFACES_MAX];
 };
 
 struct vm_reply {
@@ -383,6 +395,17 @@ struct vm_disk_info {
 	uint64_t errors;
 };
 
+struct vm_interface_info {
+	char id[16];
+	char target[16];
+	uint8_t mac[6];
+	uint8_t link_up;
+	uint8_t reserved;
+	/* as the guest sees it */
+	uint64_t rx_bytes, rx_packets, rx_errors, rx_drops;
+	uint64_t tx_bytes, tx_packets, tx_errors, tx_drops;
+};
+
 struct vm_info {
 	uint8_t phase, reason;
 	uint8_t host_kind; /* enum vm_host_kind */
@@ -402,6 +425,8 @@ struct vm_info {
 	uint64_t console_bytes; /* that the guest has written to its consoles */
 	uint32_t console_readers; /* who is attached to them */
 	uint8_t agent; /* enum vm_agent_state: none: it has no port; open: nobody has answered */
+	uint32_t ninterfaces;
+	struct vm_interface_info interfaces[VM_INTERFACES_MAX];
 };
 
 enum vm_agent_state { VM_AGENT_NONE = 0, VM_AGENT_CLOSED, VM_AGENT_OPEN, VM_AGENT_ANSWERS };
