@@ -223,6 +223,33 @@ static struct json_object *disk_figures(const struct vm_disk_info *d, unsigned f
 	return o;
 }
 
+static struct json_object *interface_figures(const struct vm_interface_info *i)
+{
+	struct json_object *o = json_object_new_object();
+	char id[sizeof(i->id)], target[sizeof(i->target)], mac[DEFINITION_MAC_TEXT];
+
+	memcpy(id, i->id, sizeof(id));
+	memcpy(target, i->target, sizeof(target));
+	id[sizeof(id) - 1] = target[sizeof(target) - 1] = 0;
+	text_clean(id);
+	text_clean(target);
+	mac_print(i->mac, mac);
+	js_put_str(o, "id", id);
+	js_put_str(o, "mac", mac);
+	if (target[0])
+		js_put_str(o, "target", target);
+	js_put_str(o, "link", i->link_up ? "up" : "down");
+	js_put_uint(o, "rx-bytes", i->rx_bytes);
+	js_put_uint(o, "rx-packets", i->rx_packets);
+	js_put_uint(o, "rx-errors", i->rx_errors);
+	js_put_uint(o, "rx-drops", i->rx_drops);
+	js_put_uint(o, "tx-bytes", i->tx_bytes);
+	js_put_uint(o, "tx-packets", i->tx_packets);
+	js_put_uint(o, "tx-errors", i->tx_errors);
+	js_put_uint(o, "tx-drops", i->tx_drops);
+	return o;
+}
+
 static void put_counters(struct json_object *o, const struct vm_info *info)
 {
 	static const char *const hosts[] = { "unknown", "vmx", "svm", "pvm" };
@@ -241,7 +268,8 @@ static void put_counters(struct json_object *o, const struct vm_info *info)
 
 static void put_figures(struct json_object *o, const struct vm_info *info)
 {
-	struct json_object *times = json_object_new_array(), *disks = json_object_new_array();
+	struct json_object *times = json_object_new_array(), *disks = json_object_new_array(),
+			   *interfaces = json_object_new_array();
 	uint32_t vcpus = MIN(info->vcpus, VM_VCPUS_MAX), ndisks = MIN(info->ndisks, VM_DISKS_MAX);
 	uint64_t sum = 0;
 
@@ -255,6 +283,9 @@ static void put_figures(struct json_object *o, const struct vm_info *info)
 	for (uint32_t i = 0; i < ndisks; i++)
 		json_object_array_add(disks, disk_figures(&info->disks[i], info->disk_faults[i]));
 	js_put(o, "disks", disks);
+	for (uint32_t i = 0; i < MIN(info->ninterfaces, VM_INTERFACES_MAX); i++)
+		json_object_array_add(interfaces, interface_figures(&info->interfaces[i]));
+	js_put(o, "interfaces", interfaces);
 }
 
 static const char *agent_word(uint8_t state)

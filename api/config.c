@@ -195,6 +195,12 @@ static void config_fill(struct vm_config *v, const struct definition *d)
 	v->shutdown_deadline_s = d->shutdown_deadline_s;
 	if (d->clock == DEFINITION_LOCALTIME)
 		v->clock_offset_s = local_offset_s();
+	v->ninterfaces = d->ninterfaces;
+	for (unsigned i = 0; i < d->ninterfaces; i++) {
+		snprintf(v->interfaces[i].id, sizeof(v->interfaces[i].id), "%s", d->interfaces[i].id);
+		memcpy(v->interfaces[i].mac, d->interfaces[i].mac, sizeof(v->interfaces[i].mac));
+		v->interfaces[i].tap_fd = VM_NO_FD;
+	}
 	v->log_fd = VM_NO_FD;
 	v->end_fd = VM_NO_FD;
 	v->restore_fd = VM_NO_FD;

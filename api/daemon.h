@@ -37,6 +37,7 @@ struct daemon_paths {
 	char qmp_dir[PATH_MAX]; /* of the VMs' own sockets: beside the daemon's */
 	char vm_program[PATH_MAX];
 	struct daemon_limits limits;
+	const char *bridges_for_all; /* with commas; NULL: none (api/tap.h) */
 	char archive_program[PATH_MAX];
 	bool system; /* root's, shared by a group */
 	int listening; /* a socket at that path that was passed to us; taken. -1: none */

@@ -47,7 +47,7 @@ struct definition_disk {
 	bool read_only;
 };
 
-#define DEFINITION_INTERFACES_MAX 8
+#define DEFINITION_INTERFACES_MAX VM_INTERFACES_MAX
 #define DEFINITION_MAC_BYTES 6
 #define DEFINITION_MAC_TEXT 18 /* with the NUL */
 

@@ -200,8 +200,11 @@ struct json_object *definition_warnings(const struct definition *d)
 	char text[128];
 
 	for (unsigned i = 0; i < d->ninterfaces; i++) {
-		snprintf(text, sizeof(text), "interface %s: is kept, but has no effect: this version has no "
-					     "network devices", d->interfaces[i].id);
+		if (d->interfaces[i].type == DEFINITION_BRIDGE || d->interfaces[i].link)
+			continue;
+		snprintf(text, sizeof(text), "interface %s: its link is down: this version has bridges, but no %s",
+			d->interfaces[i].id,
+			d->interfaces[i].type == DEFINITION_USER ? "user network" : "networks of its own");
 		json_object_array_add(list, json_object_new_string(text));
 	}
 	return list;

@@ -20,6 +20,7 @@ enum { EXIT_USAGE = 2 };
 static const char usage[] =
 	"usage: cairnd [--state-dir DIR] [--socket PATH] [--vm-program PATH] [--log-level LEVEL]\n"
 	"              [--max-starting N] [--max-running N] [--max-memory SIZE]\n"
+	"              [--allow-bridge NAME,...]\n"
 	"\n"
 	"The daemon of Cairn. It stays in the foreground; SIGTERM ends it, and VMs run on.\n"
 	"Under a service manager it takes the socket that is passed (LISTEN_FDS), and tells when it\n"
@@ -35,11 +36,13 @@ static const char usage[] =
 	"                      at least 8)\n"
 	"  --max-running N     VMs that run at a time; another start is refused (no limit)\n"
 	"  --max-memory SIZE   that they have together, such as 24G; another start is refused (no limit)\n"
+	"  --allow-bridge NAME,...\n"
+	"                      bridges that VMs may be plugged into that other users have defined (none)\n"
 	"  --foreground        accepted; there is no other mode\n"
 	"  --version, --help\n";
 
 struct options {
-	const char *state_dir, *socket, *vm_program;
+	const char *state_dir, *socket, *vm_program, *bridges_for_all;
 	int log_level;
 	struct daemon_limits limits;
 };
@@ -94,7 +97,8 @@ static int options_parse(int argc, char **argv, struct options *o)
 		{ "log-level", required_argument, NULL, 'l' },
 		{ "max-starting", required_argument, NULL, 'S' },
 		{ "max-running", required_argument, NULL, 'R' },
-		{ "max-memory", required_argument, NULL, 'M' }, { "foreground", no_argument, NULL, 'f' }, { "version", no_argument, NULL, 'v' },
+		{ "max-memory", required_argument, NULL, 'M' }, { "allow-bridge", required_argument, NULL, 'B' },
+		{ "foreground", no_argument, NULL, 'f' }, { "version", no_argument, NULL, 'v' },
 		{ "help", no_argument, NULL, 'h' }, { NULL, 0, NULL, 0 } };
 	int c;
 
@@ -125,6 +129,9 @@ static int options_parse(int argc, char **argv, struct options *o)
 		case 'M':
 			if (size_parse(optarg, &o->limits.memory_bytes) < 0)
 				return EXIT_USAGE;
+			break;
+		case 'B':
+			o->bridges_for_all = optarg;
 			break;
 		case 'f':
 			break;
@@ -174,6 +181,7 @@ int main(int argc, char **argv)
 	log_set_owner("cairnd");
 	r = paths_for_daemon(o.state_dir, o.socket, o.vm_program, &paths, &e);
 	paths.limits = o.limits;
+	paths.bridges_for_all = o.bridges_for_all;
 	if (!r && listen_passed(&paths.listening, paths.socket, sizeof(paths.socket), &e) < 0)
 		r = -EINVAL;
 	if (!r)

@@ -275,6 +275,22 @@ static int disks_fit(const struct definition *then, const struct definition *now
 	return 0;
 }
 
+/* The device is the same whatever it is plugged into. The driver has read its address once and for all. */
+static int interfaces_fit(const struct definition *then, const struct definition *now, struct err *e)
+{
+	if (then->ninterfaces != now->ninterfaces)
+		return differs("interfaces", e);
+	for (unsigned i = 0; i < now->ninterfaces; i++) {
+		const struct definition_interface *a = &then->interfaces[i], *b = &now->interfaces[i];
+		char key[32];
+
+		snprintf(key, sizeof(key), "interfaces[%u]", i);
+		if (strcmp(a->id, b->id) || memcmp(a->mac, b->mac, sizeof(b->mac)))
+			return differs(key, e);
+	}
+	return 0;
+}
+
 int save_check_fits(const struct definition *then, const struct definition *now, struct err *e)
 {
 	if (memcmp(then->uuid, now->uuid, sizeof(now->uuid)))
@@ -296,5 +312,7 @@ int save_check_fits(const struct definition *then, const struct definition *now,
 		return differs("watchdog", e);
 	if (then->debug_exit != now->debug_exit)
 		return differs("debug_exit", e);
+	if (interfaces_fit(then, now, e) < 0)
+		return -EINVAL;
 	return disks_fit(then, now, e);
 }

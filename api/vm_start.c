@@ -10,6 +10,7 @@
 #include "api/opener.h"
 #include "api/save.h"
 #include "api/store.h"
+#include "api/tap.h"
 #include "api/text.h"
 #include "api/vm_life.h"
 #include "base/cleanup.h"
@@ -322,6 +323,8 @@ static int start_with(struct vm *vm, struct config *c, struct err *e)
 {
 	int r = disks_check_free(vm, c, e);
 
+	if (!r)
+		r = taps_add(c, vm->def, vm->daemon->paths->bridges_for_all, e);
 	if (!r)
 		r = state_add(vm, c, e);
 	if (!r)

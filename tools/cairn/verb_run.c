@@ -5,6 +5,7 @@
 #include "api/config.h"
 #include "api/definition.h"
 #include "api/paths.h"
+#include "api/tap.h"
 #include "base/cleanup.h"
 #include "base/log.h"
 
@@ -46,6 +47,29 @@ static int dumps_refuse(const struct definition *d, struct err *e)
 		"%s need the daemon, which keeps the dumps; define the VM there, or give another action", key) : 0;
 }
 
+/* There is no daemon that would remember them. */
+static int macs_make(struct definition *d, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < d->ninterfaces && !r; i++)
+		if (!definition_has_mac(&d->interfaces[i]))
+			r = definition_make_mac(&d->interfaces[i], e);
+	return r;
+}
+
+static int config_build(const struct definition *d, struct config *ret_c, struct err *e)
+{
+	int r = config_open(d, ret_c, e);
+
+	if (r < 0)
+		return r;
+	r = taps_add(ret_c, d, NULL, e);
+	if (r < 0)
+		config_done(ret_c);
+	return r;
+}
+
 static int config_read(const char *file, struct config *ret_c, struct err *e)
 {
 	struct definition_file f CLEANUP(definition_file_done) = { 0 };
@@ -58,10 +82,12 @@ static int config_read(const char *file, struct config *ret_c, struct err *e)
 		r = definition_file_blame(&f, dumps_refuse(d, e), e);
 	if (!r && !definition_has_uuid(d))
 		r = definition_make_uuid(d, e);
+	if (!r)
+		r = macs_make(d, e);
 	if (r < 0)
 		return r;
 	warnings_print(f.warnings);
-	return definition_file_blame(&f, config_open(d, ret_c, e), e);
+	return definition_file_blame(&f, config_build(d, ret_c, e), e);
 }
 
 /* Returns only on failure. */

@@ -1,0 +1,406 @@
+"""Network interfaces: a guest, a bridge, and a namespace that they have to themselves."""
+
+import ctypes
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+
+import pytest
+
+import guestlib
+from conftest import Console, Daemon, until
+from guestlib import fields
+from test_daemon import as_nobody
+
+pytestmark = pytest.mark.usefixtures("kvm")
+
+TYPE = 0x88b5  # of the guest's frames
+ALL = b"\xff" * 6
+MAC = "52:54:00:00:00:01"
+
+
+class Lan:
+    """A network namespace with a bridge; gone with the process that holds it."""
+
+    def __init__(self):
+        self.holder = subprocess.Popen(["unshare", "-n", "sh", "-c", "echo there; exec sleep 600"],
+                                       stdout=subprocess.PIPE)
+        assert self.holder.stdout.readline() == b"there\n"
+        self.enter = ["nsenter", f"--net=/proc/{self.holder.pid}/ns/net"]
+        self.sockets = []
+        self.ip("link", "add", "br0", "type", "bridge", "mcast_snooping", "0")
+        self.ip("link", "set", "br0", "up")
+
+    def ip(self, *args):
+        r = subprocess.run([*self.enter, "ip", "-j", *args], capture_output=True, text=True, check=True)
+        return json.loads(r.stdout or "[]")
+
+    def taps(self):
+        return [i["ifname"] for i in self.ip("link", "show", "type", "tun")]
+
+    def socket(self, device="br0"):
+        """One that sees and sends frames there. A socket stays in the namespace that it was made in."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        with open("/proc/self/ns/net") as ours, open(f"/proc/{self.holder.pid}/ns/net") as theirs:
+            assert libc.setns(theirs.fileno(), 0) == 0, os.strerror(ctypes.get_errno())
+            try:
+                s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(TYPE))
+                s.bind((device, TYPE))
+            finally:
+                assert libc.setns(ours.fileno(), 0) == 0
+        s.settimeout(30)
+        s.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)  # SO_RCVBUFFORCE
+        self.sockets.append(s)
+        return s
+
+    def close(self):
+        for s in self.sockets:
+            s.close()
+        self.holder.kill()
+        self.holder.wait()
+        self.holder.stdout.close()
+
+
+@pytest.fixture
+def lan():
+    if os.geteuid():
+        pytest.skip("needs root, for a network namespace")
+    n = Lan()
+    yield n
+    n.close()
+
+
+class LanDaemon(Daemon):
+    def __init__(self, tmp, lan, args=(), before=()):
+        self.lan = lan
+        self.args = args
+        self.before = before
+        super().__init__(tmp)
+
+    def command(self):
+        return [*self.lan.enter, *self.before, *super().command(), *self.args]
+
+
+@pytest.fixture
+def host(tmp_path, lan):
+    d = LanDaemon(tmp_path, lan)
+    yield d
+    d.close()
+
+
+def definition(daemon, name, *interfaces, **more):
+    interfaces = interfaces or ({"type": "bridge", "source": "br0", "mac": MAC},)
+    d = guestlib.definition(name, interfaces=list(interfaces), **more)
+    path = daemon.tmp / f"{name}.json"
+    path.write_text(json.dumps(d))
+    return str(path)
+
+
+def start(daemon, name, *interfaces, **more):
+    daemon.cairn("define", definition(daemon, name, *interfaces, **more))
+    daemon.cairn("start", name)
+    c = Console(daemon, name)
+    assert c.line() == "interp"
+    return c
+
+
+def opened(c, index=0, without=0):
+    return fields(c.run(f"net open {index} {without}")[-1])
+
+
+def payload(n, seed):
+    return bytes((i * 7 + (i >> 8) + seed) & 255 for i in range(n))
+
+
+def mac_bytes(mac):
+    return bytes.fromhex(mac.replace(":", ""))
+
+
+def frame(n, seed):
+    return ALL + mac_bytes("02:00:00:00:00:99") + TYPE.to_bytes(2, "big") + payload(n, seed)
+
+
+def goes_through(c, s, n, seed, mac=MAC):
+    """Both ways, whole."""
+    c.run(f"net send {n} {seed}")
+    got = s.recv(65536)
+    assert got[:14] == ALL + mac_bytes(mac) + TYPE.to_bytes(2, "big")
+    assert got[14:] == payload(n, seed)
+    s.send(frame(n, seed + 1))
+    r = fields(c.run(f"net recv {seed + 1}")[-1])
+    assert (r["bytes"], r["flags"], r["segments"]) == (n, 0, 0)
+    return r["buffers"]
+
+
+def figures(daemon, name, i=0):
+    return daemon.info(name)["interfaces"][i]
+
+
+# ---- a bridge ----
+
+def test_frames_go_through_a_bridge(host, lan):
+    c = start(host, "a")
+    assert opened(c) == {"mac": MAC, "link": 1, "mtu": 1500, "features": 0x100018028, "status": 15}
+    s = lan.socket()
+    for i, n in enumerate((46, 100, 1486)):
+        assert goes_through(c, s, n, 10 * i) == 1
+    i = figures(host, "a")
+    assert (i["id"], i["mac"], i["link"], i["target"]) == ("net0", MAC, "up", "vnet0")
+    assert (i["tx-packets"], i["tx-bytes"]) == (3, 3 * 14 + 46 + 100 + 1486)
+    # The host's own (for IPv6) may be among what it received.
+    assert i["rx-packets"] >= 3 and i["rx-bytes"] >= i["tx-bytes"]
+    # Off: the tap has gone with it, and nothing is left on the bridge.
+    assert lan.taps() == ["vnet0"]
+    host.cairn("destroy", "a")
+    until(lambda: not lan.taps())
+
+
+def test_a_driver_of_one_buffer_a_frame(host, lan):
+    c = start(host, "a")
+    assert opened(c, without=1 << 15)["features"] & 1 << 15 == 0
+    assert goes_through(c, lan.socket(), 1000, 1) == 1
+
+
+def test_a_large_mtu_is_the_bridges(host, lan):
+    lan.ip("link", "set", "br0", "mtu", "9000")
+    c = start(host, "a")
+    assert opened(c)["mtu"] == 9000
+    assert lan.ip("link", "show", "br0")[0]["mtu"] == 9000
+    assert goes_through(c, lan.socket(), 8986, 1) == 5
+
+
+def test_more_frames_than_buffers(host, lan):
+    """What does not fit waits in the tap; then all of it comes, in order."""
+    c = start(host, "a")
+    opened(c)
+    s = lan.socket()
+    for i in range(300):
+        s.send(frame(600, i & 255))
+    assert int(c.run("net drain")[-1], 0) >= 300
+    c.run("net send 100 5 400")
+    for _ in range(400):
+        assert s.recv(2048)[14:] == payload(100, 5)
+    assert goes_through(c, s, 77, 3) == 1
+
+
+def test_two_vms_reach_each_other(host, lan):
+    other = "52:54:00:00:00:02"
+    a = start(host, "a")
+    b = start(host, "b", {"type": "bridge", "source": "br0", "mac": other})
+    opened(a)
+    opened(b)
+    a.run("net send 500 9")
+    assert fields(b.run("net recv 9")[-1])["bytes"] == 500
+    b.run("net send 501 8")
+    assert fields(a.run("net recv 8")[-1])["bytes"] == 501
+    assert sorted(lan.taps()) == ["vnet0", "vnet1"]
+
+
+@pytest.mark.parametrize("which,name,reset", [(0, "short", 1), (1, "beyond", 1), (2, "loop", 1),
+                                              (3, "buffers", 1), (4, "writable", 1), (5, "header", 0)])
+def test_wrong_rings_and_headers(host, lan, which, name, reset):
+    c = start(host, "a")
+    opened(c)
+    s = lan.socket()
+    if name == "buffers":
+        c.run("net open 0")  # the good ones are used up first
+        for i in range(70):
+            s.send(frame(60, i))
+    r = fields(c.run(f"net wrong {which}")[-1])
+    assert r == {"wrong": name, "reset": reset}
+    if name == "header":
+        assert figures(host, "a")["tx-errors"] > 0
+    opened(c)
+    c.run("net drain")
+    s.close()  # with what came meanwhile
+    assert goes_through(c, lan.socket(), 200, 4) == 1
+
+
+def test_the_tap_is_taken_away(host, lan):
+    c = start(host, "a")
+    opened(c)
+    lan.ip("link", "del", "vnet0")
+    until(lambda: figures(host, "a")["link"] == "down")
+    assert fields(c.run("net show")[-1])["link"] == 0
+    c.run("net send 100 1")
+    assert figures(host, "a")["tx-drops"] >= 1
+
+
+# ---- what a VM goes through ----
+
+def test_a_daemon_that_is_killed_takes_nothing(host, lan):
+    c = start(host, "a")
+    opened(c)
+    s = lan.socket()
+    host.stop(signal.SIGKILL)
+    assert goes_through(c, s, 300, 1) == 1
+    host.start()
+    assert goes_through(c, s, 300, 3) == 1
+    assert figures(host, "a")["target"] == "vnet0"
+
+
+def test_snapshots_saves_and_restores(host, lan, tmp_path):
+    path = tmp_path / "a.qcow2"
+    subprocess.run([os.path.join(guestlib.BUILD, "cairn-img"), "create", "-q", "-f", "qcow2", str(path), "4M"],
+                   check=True)
+    c = start(host, "a", disks=[{"path": str(path), "format": "qcow2"}])
+    opened(c)
+    s = lan.socket()
+    goes_through(c, s, 300, 1)
+    host.cairn("snapshot-create-as", "a", "s1")
+    goes_through(c, s, 300, 3)
+    host.cairn("snapshot-revert", "a", "s1")
+    # The driver goes on with the rings that it had then.
+    assert goes_through(c, s, 300, 5) == 1
+    c.close()
+    host.cairn("managedsave", "a")
+    until(lambda: not lan.taps())
+    host.cairn("start", "a")
+    c = Console(host, "a")
+    assert goes_through(c, s, 300, 7) == 1
+    # The bridge is another one now, which is nothing that the state knows of.
+    host.cairn("managedsave", "a")
+    lan.ip("link", "add", "br1", "type", "bridge")
+    lan.ip("link", "set", "br1", "up")
+    host.cairn("define", definition(host, "a", {"type": "bridge", "source": "br1", "mac": MAC},
+                                    disks=[{"path": str(path), "format": "qcow2"}]))
+    host.cairn("start", "a")
+    assert goes_through(Console(host, "a"), lan.socket("br1"), 300, 9) == 1
+
+
+def test_a_saved_state_of_another_address_does_not_fit(host, lan, tmp_path):
+    start(host, "a")
+    host.cairn("save", "a", str(tmp_path / "saved"))
+    host.cairn("define", definition(host, "a", {"type": "bridge", "source": "br0",
+                                                "mac": "52:54:00:00:00:02"}))
+    assert "interfaces[0]: differs" in host.cairn("restore", str(tmp_path / "saved"), ok=None).stderr
+
+
+def test_a_bridge_that_went_keeps_the_managed_save(host, lan):
+    c = start(host, "a")
+    opened(c)
+    host.cairn("managedsave", "a")
+    lan.ip("link", "del", "br0")
+    assert "there is no bridge 'br0'" in host.cairn("start", "a", ok=None).stderr
+    assert host.info("a")["state"] == "saved"
+    lan.ip("link", "add", "br0", "type", "bridge")
+    lan.ip("link", "set", "br0", "up")
+    host.cairn("start", "a")
+    assert goes_through(Console(host, "a"), lan.socket(), 100, 1) == 1
+
+
+def test_clones_have_taps_and_addresses_of_their_own(host, lan):
+    c = start(host, "a")
+    opened(c)
+    host.cairn("clone", "--live", "a", "b")
+    i = figures(host, "b")
+    assert i["target"] == "vnet1" and i["mac"] != MAC and i["link"] == "up"
+    b = Console(host, "b")
+    # Its driver has read the old address once and for all; the device says the new one.
+    s = lan.socket()
+    goes_through(b, s, 200, 1)
+    assert fields(b.run("net show")[-1])["mac"] == i["mac"]
+    c.run("net drain")
+    goes_through(c, s, 200, 5)
+    host.cairn("destroy", "b")
+    until(lambda: lan.taps() == ["vnet0"])
+
+
+# ---- no link ----
+
+@pytest.mark.parametrize("interface,why", [
+    ({"type": "user"}, "warning: interface net0: its link is down: this version has bridges, but no user "
+                       "network\n"),
+    ({"type": "network", "source": "default"},
+     "warning: interface net0: its link is down: this version has bridges, but no networks of its own\n"),
+    ({"type": "bridge", "source": "br0", "link": "down"}, ""),
+])
+def test_without_a_link(daemon, interface, why):
+    assert daemon.cairn("define", definition(daemon, "a", {**interface, "mac": MAC})).stderr == why
+    c = start(daemon, "a", {**interface, "mac": MAC})
+    r = opened(c)
+    assert (r["mac"], r["link"], r["status"]) == (MAC, 0, 15)
+    c.run("net send 100 1 5")
+    i = figures(daemon, "a")
+    assert (i["link"], i["tx-drops"], i["tx-packets"]) == ("down", 5, 0)
+    assert "target" not in i
+
+
+# ---- refusals ----
+
+@pytest.mark.parametrize("source,why", [
+    ("br9", "interfaces[0].source: there is no bridge 'br9'; make it with: ip link add br9 type bridge && "
+            "ip link set br9 up"),
+    ("lo", "interfaces[0].source: 'lo' is not a bridge; give the name of one (ip link show type bridge)"),
+])
+def test_no_such_bridge(host, lan, source, why):
+    host.cairn("define", definition(host, "a", {"type": "bridge", "source": source}))
+    assert why in host.cairn("start", "a", ok=None).stderr
+    assert host.info("a")["state"] == "shut off"
+    assert not lan.taps()
+
+
+def test_what_was_made_before_a_failure_goes(host, lan):
+    host.cairn("define", definition(host, "a", {"type": "bridge", "source": "br0"},
+                                    {"type": "bridge", "source": "br9"}))
+    assert "interfaces[1].source" in host.cairn("start", "a", ok=None).stderr
+    until(lambda: not lan.taps())
+
+
+def test_a_daemon_without_the_right(tmp_path, lan):
+    d = LanDaemon(tmp_path, lan, before=["setpriv", "--bounding-set=-net_admin"])
+    try:
+        d.cairn("define", definition(d, "a"))
+        assert ("interfaces[0]: who is not root has no right to plug it into bridge 'br0' (CAP_NET_ADMIN)"
+                in d.cairn("start", "a", ok=None).stderr)
+        assert not lan.taps()
+    finally:
+        d.close()
+
+
+@pytest.fixture
+def open_to_others(lan):
+    """A daemon and a folder that nobody reaches, with one bridge of two for all."""
+    lan.ip("link", "add", "br1", "type", "bridge")
+    lan.ip("link", "set", "br1", "up")
+    with tempfile.TemporaryDirectory(prefix="cairn-test-") as folder:
+        os.chmod(folder, 0o711)
+        d = LanDaemon(pathlib.Path(folder), lan, args=["--allow-bridge", "br,br1,br10"])
+        shutil.copy(guestlib.bare("interp"), folder)
+        d.cairn("grant", "admin", "--user", "nobody")
+        yield d
+        d.close()
+
+
+def test_bridges_of_other_users(open_to_others, lan):
+    d = open_to_others
+    for name, bridge in (("a", "br0"), ("b", "br1")):
+        v = guestlib.definition(name, interfaces=[{"type": "bridge", "source": bridge}],
+                                boot={"kernel": str(d.tmp / "interp.elf")})
+        defined, started = as_nobody(d, ["vm-define", {"definition": v}], ["vm-start", {"vm": name}])
+        assert "return" in defined
+        if bridge == "br1":
+            assert "return" in started
+            continue
+        assert started["error"]["class"] == "PermissionDenied"
+        assert ("interfaces[0].source: user 65534 defined the VM, and bridge 'br0' is not for all"
+                in started["error"]["desc"])
+        # Nor does it help that root starts it.
+        assert "is not for all" in d.cairn("start", name, ok=None).stderr
+    assert lan.taps() == ["vnet0"]
+    assert lan.ip("link", "show", "vnet0")[0]["master"] == "br1"
+
+
+def test_the_vm_alone_has_the_same(lan, tmp_path):
+    """cairn run: with the caller's rights."""
+    d = guestlib.definition(interfaces=[{"type": "bridge", "source": "br0"}])
+    d["boot"]["cmdline"] = "net open 0;exit 3"
+    (tmp_path / "vm.json").write_text(json.dumps(d))
+    r = subprocess.run([*lan.enter, guestlib.CAIRN, "run", str(tmp_path / "vm.json")], capture_output=True,
+                       text=True, timeout=50, stdin=subprocess.DEVNULL)
+    assert "link=1" in r.stdout and "mac=52:54:00:" in r.stdout, r.stdout + r.stderr
