@@ -363,6 +363,15 @@ def round_trip(daemon, name):
     return xml
 
 
+def unplug(daemon, name):
+    """From bridges, which are not on this host. Returns the XML then."""
+    d = json.loads(daemon.cairn("dumpjson", name).stdout)
+    for i in d["interfaces"]:
+        i["link"] = "down" if i["type"] == "bridge" else i["link"]
+    daemon.cairn("define", "-", input=json.dumps(d), stdin=None)
+    return daemon.cairn("dumpxml", name).stdout
+
+
 def test_corpus_starts(kvm, daemon):
     """XML as administrators have it defines a VM that runs."""
     for path in CORPUS:
@@ -372,6 +381,8 @@ def test_corpus_starts(kvm, daemon):
         assert all(line.startswith("warning: ") for line in r.stderr.splitlines())
         xml = round_trip(daemon, name)
         assert xml.startswith("<domain type='kvm'>\n") and xml.endswith("</domain>\n\n")
+        if "<interface type='bridge'>" in xml:
+            xml = unplug(daemon, name)
         daemon.cairn("start", name)
         assert daemon.cairn("domstate", name).stdout in ("running\n", "idle\n")
         assert daemon.cairn("dumpxml", name).stdout.startswith("<domain type='kvm' id='")
