@@ -115,7 +115,7 @@ static const struct {
 	const char *type, *qmp;
 } types[] = { { "save", NULL }, { "managed-save", NULL }, { "snapshot-create", "snapshot-save" },
 	{ "snapshot-revert", "snapshot-load" }, { "snapshot-delete", "snapshot-delete" },
-	{ "fork", NULL } };
+	{ "fork", NULL }, { "dump", NULL }, { "export", NULL }, { "import", NULL } };
 
 static const char *qmp_type(const char *type)
 {
@@ -243,7 +243,7 @@ void jobs_free(struct daemon *d)
 int job_check_free(const struct vm *vm, const char *what, struct err *e)
 {
 	if (!vm->job)
-		return 0;
+		return vm->going || vm->renaming ? vm_check_idle(vm, what, e) : 0;
 	return err_set(e, -EBUSY, ERR_BUSY,
 		"VM '%s': job %s (%s) is under way; %s afterwards, or end it with: cairn job-cancel %s",
 		vm->def->name, vm->job->id, vm->job->type, what, vm->job->id);
@@ -346,6 +346,8 @@ static void job_conclude(void *opaque)
 {
 	struct job *j = opaque;
 	struct vm *vm = j->vm;
+	/* One that is to be dumped runs: it is there still when whoever waited has been told. Another may be gone. */
+	bool dump_due = vm && vm->dump_due;
 
 	j->ended_ns = loop_now_ns();
 	if (j->vm)
@@ -357,7 +359,7 @@ static void job_conclude(void *opaque)
 	scheduler_soon(j->daemon->scheduler);
 	if (j->concluded)
 		j->concluded(j, j->concluded_opaque); /* j may be gone now */
-	if (vm)
+	if (dump_due)
 		dump_job_over(vm);
 }
 

@@ -59,7 +59,7 @@ int vm_check_free(const struct vm *vm, const char *what, struct err *e)
 {
 	if (!vm->job && !vm->starting && !vm->start_waits && !vm->destroying && !vm->going &&
 		(!vm->proc || vm_state_is_active(vm->state)))
-		return 0;
+		return job_check_free(vm, what, e);
 	return vm->job ? job_check_free(vm, what, e) : vm_check_idle(vm, what, e);
 }
 
@@ -431,7 +431,7 @@ static int check_room(const struct vm *vm, struct err *e)
 
 void vm_start(struct vm *vm, const struct vm_start_how *how)
 {
-	bool looked_at = vm->images && !vm->job && !vm->start_waits;
+	bool looked_at = vm->images && !vm->job && !vm->start_waits && !vm->half && !vm->going && !vm->renaming;
 	struct err e;
 	int r = how->by_job || looked_at ? 0 : vm_check_idle(vm, "start", &e);
 
