@@ -67,6 +67,7 @@ static const char *const vm_files[] = {
 	"managed.save.used",
 	"schedule.json",
 	"fork.pending",
+	"import.pending",
 	"clone.pending",
 	"undefine.json",
 	"autostart.json",

@@ -174,7 +174,7 @@ def test_cancelled(large):
             q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
             assert [j for j in q.run("query-jobs") if j["id"] == job][0]["error"] == "cancelled"
     until(lambda: left() == ["y.tar"])
-    assert names(large) == ["vm1"]
+    assert names(large) == ["vm1"] and os.listdir(large.state / "vms") == ["vm1"]
 
 
 @pytest.mark.seconds(120)
