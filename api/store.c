@@ -49,7 +49,7 @@ struct store {
 	pthread_cond_t changed; /* work, idleness or the end */
 	struct pending *first;
 	bool writing, stop;
-	unsigned clears; /* that are not done; the mutex guards it, too */
+	unsigned leaving; /* VMs' folders that are to be cleared or renamed; the mutex guards it, too */
 	/* Of the loop's thread. */
 	unsigned owed; /* works that are not done */
 	unsigned drafts; /* made so far */
@@ -120,6 +120,12 @@ static void pending_free(struct pending *p)
 	free(p);
 }
 
+/* Then the folder that has this name is not that of who gets the name next. */
+static bool is_leaving(enum pending_kind kind)
+{
+	return kind == PENDING_CLEAR || kind == PENDING_RENAME;
+}
+
 static void *writer_main(void *opaque)
 {
 	struct store *s = opaque;
@@ -138,7 +144,7 @@ static void *writer_main(void *opaque)
 		pthread_mutex_unlock(&s->mutex);
 		pending_finish(p);
 		pthread_mutex_lock(&s->mutex);
-		s->clears -= p->kind == PENDING_CLEAR;
+		s->leaving -= is_leaving(p->kind);
 		pending_free(p);
 		s->writing = false;
 		pthread_cond_broadcast(&s->changed);
@@ -175,7 +181,7 @@ static void pending_put(struct store *s, struct pending *p)
 			return;
 		}
 	*at = p;
-	s->clears += kind == PENDING_CLEAR;
+	s->leaving += is_leaving(kind);
 	pthread_cond_broadcast(&s->changed);
 }
 
@@ -525,10 +531,10 @@ void store_write_draft(struct store *s, struct store_work *w, struct json_object
 }
 
 /* What still goes of a VM of the same name is not taken for the new one's. */
-static void clears_wait(struct store *s)
+static void leaving_wait(struct store *s)
 {
 	LOCK_GUARD(&s->mutex);
-	while (s->clears)
+	while (s->leaving)
 		pthread_cond_wait(&s->changed, &s->mutex);
 }
 
@@ -537,7 +543,7 @@ int store_keep_draft(struct store *s, const struct store_work *w, const char *na
 	char draft[PATH_MAX], path[PATH_MAX];
 	int r = draft_path(s, w, draft, e);
 
-	clears_wait(s);
+	leaving_wait(s);
 	if (!r)
 		r = vm_path(s, name, "", path, e);
 	if (!r)
@@ -614,7 +620,7 @@ int store_save_definition_soon(struct store *s, const char *name, struct json_ob
 
 	if (r < 0)
 		return r;
-	clears_wait(s);
+	leaving_wait(s);
 	r = definition_put(s, name, text, marker, path, e);
 	if (r < 0) {
 		store_remove(s, name, NULL);

@@ -223,6 +223,35 @@ static void test_removed_behind(void **state)
 	loop_free(l);
 }
 
+/* Whoever gets the old name meanwhile does not get the folder along. */
+static void test_renamed_behind(void **state)
+{
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+	struct store *s = opened(*state);
+	struct store_work old, new;
+	struct loop *l;
+	struct err e;
+
+	assert_int_equal(loop_new(8, &l, &e), 0);
+	define(s, "vm1");
+	put(*state, "vm1/managed.save", "state");
+	draft(s, &new, l, "vm1");
+	while (new.done)
+		loop_run_once(l, UINT64_MAX);
+	for (unsigned i = 0; i < 100; i++)
+		store_save_file(s, i % 2 ? "a.json" : "b.json", o);
+	begin(&old, l);
+	assert_int_equal(store_rename(s, &old, "vm1", "vm2", o, &e), 0);
+	assert_int_equal(store_keep_draft(s, &new, "vm1", &e), 0);
+	assert_int_equal(finish(s, &old), 0);
+	assert_true(there(*state, "vm1/definition.json"));
+	assert_false(there(*state, "vm1/managed.save"));
+	assert_true(there(*state, "vm2/definition.json"));
+	assert_true(there(*state, "vm2/managed.save"));
+	store_close(s);
+	loop_free(l);
+}
+
 /* A daemon was killed in the middle of an undefine. */
 static void test_remains(void **state)
 {
@@ -389,6 +418,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_round_trip, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_drafts, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_removed_behind, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_renamed_behind, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_remains, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_too_large, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_with_a_marker, setup, teardown),
