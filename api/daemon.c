@@ -137,6 +137,21 @@ static void permissions_found(struct daemon *d)
 	permissions_load(&d->permissions, js_get(o, "permissions"));
 }
 
+/* One whose definition is damaged has its folder still. */
+static bool vm_is_there(void *opaque, const char *name)
+{
+	struct daemon *d = opaque;
+
+	return vm_find(d, name) || store_has_file(d->store, name, "");
+}
+
+/* A daemon may have forgotten a VM, and ended before it forgot who could do what with it. */
+static void permissions_mend(struct daemon *d)
+{
+	if (permissions_prune(&d->permissions, vm_is_there, d))
+		daemon_keep_permissions(d, NULL);
+}
+
 static void jobs_found(struct daemon *d)
 {
 	CLEANUP_JS struct json_object *o = store_load_file(d->store, "jobs.json");
@@ -293,6 +308,7 @@ static int daemon_open(struct daemon *d, struct err *e)
 	import_clear_up(d);
 	clone_clear_up(d);
 	undefine_go_on(d);
+	permissions_mend(d);
 	jobs_settle(d);
 	correct_what_was_told(d);
 	if (fd < 0)

@@ -253,6 +253,8 @@ static void clone_forget(struct fork *f, const struct clone *c)
 	}
 	vm_remove(vm);
 	daemon_emit(f->daemon, EVENT_VM_UNDEFINED, name, NULL);
+	if (permissions_forget_vm(&f->daemon->permissions, name))
+		daemon_keep_permissions(f->daemon, NULL);
 }
 
 static void all_forgotten(struct loop_task *t)

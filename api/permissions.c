@@ -125,6 +125,16 @@ bool permissions_forget_vm(struct permissions *p, const char *vm)
 	return p->n != had;
 }
 
+bool permissions_prune(struct permissions *p, bool (*there)(void *opaque, const char *vm), void *opaque)
+{
+	size_t had = p->n;
+
+	for (size_t i = p->n; i--;)
+		if (p->list[i].vm && !there(opaque, p->list[i].vm))
+			remove_at(p, i);
+	return p->n != had;
+}
+
 void permissions_rename_vm(struct permissions *p, const char *old, const char *name)
 {
 	for (size_t i = 0; i < p->n; i++) {

@@ -47,6 +47,8 @@ bool permissions_seen_together(const struct permissions *p, const char *a, const
 int permissions_set(struct permissions *p, bool is_group, uid_t id, const char *vm, enum role role);
 /* The VM is no more: a later one of that name is another's. Returns true when that changed it. */
 bool permissions_forget_vm(struct permissions *p, const char *vm);
+/* The same of each VM that is not there any more. */
+bool permissions_prune(struct permissions *p, bool (*there)(void *opaque, const char *vm), void *opaque);
 
 /* It has another name now. */
 void permissions_rename_vm(struct permissions *p, const char *old, const char *name);

@@ -17,6 +17,28 @@ static const gid_t groups[] = { 20, 30 };
 static const struct peer alice = { 1000, 10, groups, 2 };
 static const struct peer bob = { 1001, 11, NULL, 0 };
 
+static bool is_web(void *opaque, const char *vm)
+{
+	(void)opaque;
+	return !strcmp(vm, "web");
+}
+
+/* Of a VM that is not there nothing is left to the next one of its name; what is for all stays. */
+static void test_of_vms_that_are_not_there(void **state)
+{
+	struct permissions p = { NULL, 0 };
+
+	(void)state;
+	assert_int_equal(permissions_set(&p, false, 1000, NULL, ROLE_VIEWER), 0);
+	assert_int_equal(permissions_set(&p, false, 1000, "web", ROLE_ADMIN), 0);
+	assert_false(permissions_prune(&p, is_web, NULL));
+	assert_int_equal(permissions_set(&p, false, 1000, "db", ROLE_ADMIN), 0);
+	assert_true(permissions_prune(&p, is_web, NULL));
+	assert_int_equal(permissions_role(&p, &alice, "db"), ROLE_VIEWER);
+	assert_int_equal(permissions_role(&p, &alice, "web"), ROLE_ADMIN);
+	permissions_done(&p);
+}
+
 static void test_highest(void **state)
 {
 	struct permissions p = { NULL, 0 };
@@ -135,6 +157,7 @@ static void test_file(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_of_vms_that_are_not_there),
 		cmocka_unit_test(test_highest),
 		cmocka_unit_test(test_seen_together),
 		cmocka_unit_test(test_replace_and_take_away),
