@@ -21,6 +21,7 @@
 
 /* A manifest has 1 MiB, and may be longer as one line of ASCII. */
 #define LINE_MAX_BYTES (8 * MIB)
+#define READS_AT_END 1024 /* of a page at least: a pipe has no more than 1 MiB */
 #define SPEC_FD 3
 /* Above every number that the process is to have. */
 #define FD_ASIDE 512
@@ -155,21 +156,23 @@ static void line_take(struct archiver *a, struct json_object *o)
 
 static void lines_take(struct archiver *a)
 {
+	size_t at = 0;
 	char *end;
 	struct err e;
 
-	while ((end = memchr(a->line, '\n', a->len))) {
+	while ((end = memchr(a->line + at, '\n', a->len - at))) {
 		CLEANUP_JS struct json_object *o = NULL;
-		size_t n = (size_t)(end - a->line);
+		size_t n = (size_t)(end - (a->line + at));
 
 		*end = 0;
-		if (js_parse(a->line, n, "cairn-archive", &o, &e) == 0)
+		if (js_parse(a->line + at, n, "cairn-archive", &o, &e) == 0)
 			line_take(a, o);
 		else
 			fail(a, &e);
-		a->len -= n + 1;
-		memmove(a->line, end + 1, a->len);
+		at += n + 1;
 	}
+	a->len -= at;
+	memmove(a->line, a->line + at, a->len);
 }
 
 static int room_make(struct archiver *a)
@@ -226,7 +229,8 @@ static void gone(void *opaque, unsigned revents)
 	(void)revents;
 	if (waitid(P_PIDFD, (id_t)a->pidfd, &si, WEXITED | WNOHANG) < 0)
 		return;
-	while (output_read(a))
+	/* What was in the pipe, and no more: whoever it has given its end to may write for ever. */
+	for (unsigned i = 0; i < READS_AT_END && output_read(a); i++)
 		;
 	finish(a);
 }
@@ -279,7 +283,9 @@ static int process_start(struct archiver *a, struct plan *p, struct json_object 
 	if (pid < 0)
 		return r;
 	a->pidfd = pidfd_open(pid, 0);
-	return a->pidfd < 0 || fcntl(a->out, F_SETFL, O_NONBLOCK) < 0 ? -errno : 0;
+	/* A process of another user's may read nothing, and must not hold up the daemon. */
+	return a->pidfd < 0 || fcntl(a->out, F_SETFL, O_NONBLOCK) < 0 || fcntl(a->in, F_SETFL, O_NONBLOCK) < 0 ?
+		-errno : 0;
 }
 
 void archiver_free(struct archiver *a)

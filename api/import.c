@@ -78,6 +78,8 @@ static void vm_forget(struct vm *vm)
 	}
 	vm_remove(vm);
 	daemon_emit(d, EVENT_VM_UNDEFINED, name, NULL);
+	if (permissions_forget_vm(&d->permissions, name))
+		daemon_keep_permissions(d, NULL);
 }
 
 static void forget_when_over(struct job *j, void *opaque)
@@ -185,10 +187,12 @@ static bool file_is_there(struct json_object *files, const char *folder, const c
 {
 	size_t n = strlen(folder);
 
-	for (size_t i = 0; i < json_object_array_length(files); i++)
-		if (!strncmp(path, folder, n) && path[n] == '/' &&
-			!strcmp(path + n + 1, js_get_str(json_object_array_get_idx(files, i), "name")))
+	for (size_t i = 0; i < json_object_array_length(files); i++) {
+		const char *name = js_get_str(json_object_array_get_idx(files, i), "name");
+
+		if (name && !strncmp(path, folder, n) && path[n] == '/' && !strcmp(path + n + 1, name))
 			return true;
+	}
 	return false;
 }
 
@@ -228,10 +232,14 @@ static int name_decide(struct import *x, struct json_object *o, struct err *e)
 static int define(struct import *x, struct json_object *result, struct definition **ret_d, struct err *e)
 {
 	struct definition *d CLEANUP(definition_free_p) = NULL;
-	struct json_object *o = js_get(result, "definition");
+	struct json_object *o = js_get(result, "definition"), *files = js_get_array(result, "files");
 	char own[PATH_MAX];
-	int r = name_decide(x, o, e);
+	int r;
 
+	/* That process is the user's, who may make it say anything. */
+	if (!json_object_is_type(o, json_type_object) || !files)
+		return err_set(e, -EINVAL, ERR_CORRUPT, "cairn-archive does not say what is in the archive");
+	r = name_decide(x, o, e);
 	if (r < 0)
 		return r;
 	if (snprintf(own, sizeof(own), "%s/%s", x->folder, x->name) >= (int)sizeof(own))
@@ -241,7 +249,7 @@ static int define(struct import *x, struct json_object *result, struct definitio
 		err_prefix(e, "the archive's definition");
 		return r;
 	}
-	r = paths_check(d, js_get_array(result, "files"), own, e);
+	r = paths_check(d, files, own, e);
 	if (!r) {
 		CLEANUP_JS struct json_object *absolute = definition_to_json(d);
 
