@@ -43,13 +43,19 @@ static int empty(int fd)
 
 static int folder_take(struct stage *s, struct err *e)
 {
+	bool there = mkdirat(s->parent, s->tmp, 0700) < 0;
+	struct stat st;
 	int r;
 
-	if (mkdirat(s->parent, s->tmp, 0700) < 0 && errno != EEXIST)
+	if (there && errno != EEXIST)
 		return err_set_errno(e, -errno, "cannot make the folder %s", s->name);
 	s->fd = openat(s->parent, s->tmp, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (s->fd < 0)
 		return err_set_errno(e, -errno, "the folder %s", s->tmp);
+	/* In a folder that all may write to somebody may have been faster, and would have the images. */
+	if (there && (fstat(s->fd, &st) < 0 || st.st_uid != geteuid() || (st.st_mode & 022)))
+		return err_set(e, -EPERM, ERR_PERMISSION, "%s is there and another user's; remove it, or choose another "
+			"folder with --folder", s->tmp);
 	if (flock(s->fd, LOCK_EX | LOCK_NB) < 0)
 		return err_set(e, -EBUSY, ERR_BUSY, "another import is filling the folder %s", s->name);
 	r = empty(s->fd);
