@@ -347,6 +347,9 @@ static int file_check(int fd, struct err *e)
 		return err_set(e, -EINVAL, ERR_INVALID, "a dump is written into a regular file only");
 	if ((flags & O_ACCMODE) == O_RDONLY)
 		return err_set(e, -EINVAL, ERR_INVALID, "the file has to be open for writing");
+	if (flags & O_APPEND)
+		return err_set(e, -EINVAL, ERR_INVALID, "the file must not be open for appending: it is not written from "
+			"its beginning to its end");
 	if (st.st_size)
 		return err_set(e, -EEXIST, ERR_EXISTS, "the file is not empty");
 	return 0;

@@ -162,6 +162,9 @@ def test_refusals(fake, tmp_path):
         assert q.answer()["error"]["desc"] == "the file is not empty"
     with open(core) as f:
         assert f.read() == "mine"
+    with open(core + "2", "ab") as f:
+        socket.send_fds(q.sock, [json.dumps({"execute": "vm-dump", "arguments": {"vm": "vm1"}}).encode()], [f.fileno()])
+        assert "appending" in q.answer()["error"]["desc"]
 
 
 def test_a_failed_or_cancelled_one_leaves_no_file(fake, tmp_path):

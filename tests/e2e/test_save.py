@@ -508,7 +508,8 @@ def test_files_over_the_socket(fake, tmp_path):
     pipe = os.pipe()
     for fd, words in ((os.open(full, os.O_RDWR), "not empty"), (pipe[1], "regular file"),
                       (os.open(tmp_path, os.O_RDONLY), "regular file"),
-                      (os.open(tmp_path / "r", os.O_RDONLY | os.O_CREAT), "reading and writing")):
+                      (os.open(tmp_path / "r", os.O_RDONLY | os.O_CREAT), "reading and writing"),
+                      (os.open(tmp_path / "r", os.O_RDWR | os.O_APPEND), "appending")):
         with pytest.raises(QmpError, match=words):
             run_with_fd(q, "vm-save", fd, vm="vm1")
         os.close(fd)
