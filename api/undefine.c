@@ -70,6 +70,15 @@ static void forgotten(struct store_work *work)
 	undefine_free(u);
 }
 
+/* What is in the place of an image later is not the VM's. */
+static void plan_drop(struct undefine *u)
+{
+	struct err e;
+
+	if (store_remove_file(u->daemon->store, u->vm->def->name, UNDEFINE_FILE, &e) < 0)
+		log_error("undefine", "%s", e.msg);
+}
+
 static void forget(void *opaque)
 {
 	char name[VM_NAME_MAX + 1];
@@ -82,6 +91,7 @@ static void forget(void *opaque)
 	u->work.loop = d->loop;
 	u->work.done = forgotten;
 	if (store_remove_behind(d->store, &u->work, u->vm->def->name, &e) < 0) {
+		plan_drop(u);
 		give_up(u, &e);
 		return;
 	}
@@ -99,15 +109,14 @@ static void forget(void *opaque)
 static void volumes_gone(void *opaque, int r, const struct errand_result *res, const struct err *e)
 {
 	struct undefine *u = opaque;
-	struct err why, own;
+	struct err why;
 
 	u->errand = NULL;
 	if (!r) {
 		forget(u);
 		return;
 	}
-	if (store_remove_file(u->daemon->store, u->vm->def->name, UNDEFINE_FILE, &own) < 0)
-		log_error("undefine", "%s", own.msg);
+	plan_drop(u);
 	if (res->count)
 		err_set(&why, r, e->cls, "%.300s; %u of its images are removed, and the VM stays", e->msg, res->count);
 	else
