@@ -44,6 +44,7 @@ struct target {
 struct cloning {
 	struct daemon *daemon;
 	struct vm *source;
+	struct definition *def; /* the source's, as it is at the beginning: it may be changed meanwhile */
 	struct job *job; /* NULL: clearing up after another daemon */
 	bool linked, snapshots, reset_identity;
 	struct target *targets;
@@ -77,6 +78,7 @@ static void cloning_free(struct cloning *f)
 		definition_free(f->targets[i].def);
 	}
 	config_done(&f->sources);
+	definition_free(f->def);
 	free(f->targets);
 	free(f->defs);
 	free(f->made_of);
@@ -119,6 +121,8 @@ static void clone_forget(struct cloning *f, struct target *t)
 	}
 	vm_remove(vm);
 	daemon_emit(f->daemon, EVENT_VM_UNDEFINED, name, NULL);
+	if (permissions_forget_vm(&f->daemon->permissions, name))
+		daemon_keep_permissions(f->daemon, NULL);
 }
 
 static void files_gone(void *opaque, int r, const struct errand_result *res, const struct err *e)
@@ -316,7 +320,7 @@ static void disk_copied(void *opaque, int r, const struct vm_answer *a, const st
 static void disk_copy(struct target *t)
 {
 	struct cloning *f = t->all;
-	const struct definition_disk *d = &f->source->def->disks[t->disk];
+	const struct definition_disk *d = &f->def->disks[t->disk];
 	const struct vm_disk *v = &f->sources.vm.disks[t->disk];
 	struct vm_clone_disk body = { .key = (uint32_t)(t - f->targets),
 		.how = f->linked ? VM_CLONE_LINKED : f->snapshots ? VM_CLONE_IMAGE : VM_CLONE_CONTENT,
@@ -340,7 +344,7 @@ static void disk_copy(struct target *t)
 
 static void disk_next(struct target *t)
 {
-	const struct definition *def = t->all->source->def;
+	const struct definition *def = t->all->def;
 
 	while (t->disk < def->ndisks && def->disks[t->disk].read_only)
 		t->disk++;
@@ -471,7 +475,7 @@ static void cloning_start(struct loop_task *task)
 {
 	struct cloning *f = container_of(task, struct cloning, task);
 
-	opener_open(f->daemon->loop, f->source->def, OPENER_IMAGES_READ, sources_opened, f, &f->opener);
+	opener_open(f->daemon->loop, f->def, OPENER_IMAGES_READ, sources_opened, f, &f->opener);
 }
 
 static void cancelled(void *opaque, int r, const struct vm_answer *a, const struct err *e)
@@ -516,6 +520,16 @@ static struct cloning *cloning_new(struct daemon *d, unsigned n)
 	return f;
 }
 
+static int source_take(const struct definition *def, struct definition **ret, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = definition_to_json(def);
+	int r = definition_parse(o, NULL, ret, e);
+
+	if (!r && rights_copy(def->rights, &(*ret)->rights) < 0)
+		r = err_set_errno(e, -ENOMEM, "clones");
+	return r;
+}
+
 int clone_begin(struct vm *vm, const struct clone_how *how, struct clone_plan *plan, const char *job_id,
 	struct job **ret_j, struct err *e)
 {
@@ -531,7 +545,9 @@ int clone_begin(struct vm *vm, const struct clone_how *how, struct clone_plan *p
 	clone_plan_done(plan);
 	for (uint32_t i = 0; i < vm->def->ndisks; i++)
 		f->copies += !vm->def->disks[i].read_only;
-	r = job_new(vm, "clone", job_id, &f->job, e);
+	r = source_take(vm->def, &f->def, e);
+	if (!r)
+		r = job_new(vm, "clone", job_id, &f->job, e);
 	if (r < 0) {
 		cloning_free(f);
 		return r;
@@ -550,12 +566,13 @@ int clone_begin(struct vm *vm, const struct clone_how *how, struct clone_plan *p
 
 /* ---- after another daemon ---- */
 
-/* Files that were there before its marker are not its own. 0: not known. */
-static uint64_t marker_time_ns(struct daemon *d, const char *name)
+/* Files that were there before it are not its own. The marker itself may be another name of an older file. 0: not
+ * known. */
+static uint64_t beginning_ns(struct daemon *d, const char *name)
 {
 	struct err e;
 	struct stat st;
-	CLEANUP_CLOSE int fd = store_open_file(d->store, name, CLONE_MARKER, O_RDONLY, &e);
+	CLEANUP_CLOSE int fd = store_open_file(d->store, name, "definition.json", O_RDONLY, &e);
 
 	if (fd < 0 || fstat(fd, &st) < 0)
 		return 0;
@@ -573,7 +590,7 @@ void clone_clear_up(struct daemon *d)
 		log_warn("clone", "VM '%s' is a clone that was never finished; it is forgotten", vm->def->name);
 		vm->half = true;
 		f = cloning_new(d, 1);
-		f->born_after_ns = marker_time_ns(d, vm->def->name);
+		f->born_after_ns = beginning_ns(d, vm->def->name);
 		f->targets[0].vm = vm;
 		f->targets[0].made = VM_DISKS_MAX;
 		give_up(f);

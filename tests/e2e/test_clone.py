@@ -301,6 +301,17 @@ def test_cancel_leaves_nothing(daemon, tmp_path, large):
     assert same(large, tmp_path / "n.qcow2")
 
 
+def test_a_source_that_is_redefined_meanwhile(daemon, tmp_path, large):
+    """Its clones are of what it was when they were asked for."""
+    q, job = clone_begin(daemon, count=6)
+    until(lambda: made(tmp_path))
+    daemon.define("src", disks=[disk(image(tmp_path, "other.qcow2"), readonly=True)])
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    (j,) = q.run("query-jobs", id=job)
+    assert j["result"]["count"] == 6
+    assert all(same(large, tmp_path / f"n-{i}.qcow2") for i in range(1, 7))
+
+
 def test_the_process_that_copies_dies(daemon, tmp_path, large):
     q, job = clone_begin(daemon, count=4)
     until(lambda: made(tmp_path) and daemon.children())
