@@ -115,7 +115,8 @@ static const struct {
 	const char *type, *qmp;
 } types[] = { { "save", NULL }, { "managed-save", NULL }, { "snapshot-create", "snapshot-save" },
 	{ "snapshot-revert", "snapshot-load" }, { "snapshot-delete", "snapshot-delete" },
-	{ "fork", NULL }, { "dump", NULL }, { "export", NULL }, { "import", NULL } };
+	{ "fork", NULL }, { "dump", NULL }, { "export", NULL }, { "import", NULL },
+	{ "clone", NULL } };
 
 static const char *qmp_type(const char *type)
 {
