@@ -94,6 +94,16 @@ static int time_parse(struct call *c, struct shutdown_plan *p, struct err *e)
 	return 0;
 }
 
+/* All wait for it, and for no longer than its definition says: who may operate one VM does not hold up the host. */
+static int stop_check(const struct call *c, struct err *e)
+{
+	if (!stop_waits_for(c->vm))
+		return 0;
+	return err_set(e, -EBUSY, ERR_BUSY,
+		"VM '%.200s' is being stopped with all the others (cairn daemon-stop). Next, to stop it at once: cairn destroy "
+		"%.60s", c->vm->def->name, c->vm->def->name);
+}
+
 static void shutdown_done(void *opaque, int r, const struct err *e)
 {
 	if (r < 0)
@@ -110,7 +120,9 @@ static void ask(struct call *c, bool reboot)
 
 	shutdown_plan_default(c->vm, &p);
 	p.reboot = reboot;
-	r = mode_parse(c, &p, &e);
+	r = stop_check(c, &e);
+	if (!r)
+		r = mode_parse(c, &p, &e);
 	if (!r)
 		r = deadline_parse(c, &p, &e);
 	if (!r)
@@ -139,7 +151,7 @@ void command_vm_shutdown_cancel(struct call *c)
 {
 	struct err e;
 
-	if (shutdown_cancel(c->vm, &e) < 0)
+	if (stop_check(c, &e) < 0 || shutdown_cancel(c->vm, &e) < 0)
 		call_fail(c, &e);
 	else
 		call_return(c, NULL);

@@ -4,6 +4,7 @@
 #include "api/js.h"
 #include "api/opener.h"
 #include "api/qmp.h"
+#include "api/stop.h"
 #include "api/store.h"
 #include "api/vm_process.h"
 #include "base/cleanup.h"
@@ -292,7 +293,7 @@ void vm_move(struct vm *vm, enum vm_trigger t, const char *reason, const char *d
 	if (!vm_state_is_active(vm->state))
 		vm->id = -1;
 	if (!vm_state_is_active(vm->state) ||
-		(t == VM_ASK_RESET && vm->shutdown.stage == SHUTDOWN_BEGUN))
+		(t == VM_ASK_RESET && vm->shutdown.stage == SHUTDOWN_BEGUN && !stop_waits_for(vm)))
 		shutdown_forget(vm);
 	log_info("state", "VM '%s': %s (%s)%s%s", vm->def->name, vm_state_name(vm->state),
 		vm->reason, vm->detail[0] ? ": " : "", vm->detail);

@@ -215,3 +215,18 @@ def test_daemon_stop_twice(fake):
         other.run("vm-start", vm="vm2")
     assert q.answer()["return"]["vms"][0]["outcome"] == "did not shut down in time"
     other.run("vm-start", vm="vm2")
+
+
+def test_nobody_holds_up_a_daemon_stop(fake):
+    """Neither who calls off the deadline of one VM, nor who gives it a longer one, nor a reset."""
+    fake.define("vm1", stop_action="shutdown", shutdown={"deadline": 2}, **DEAF)
+    fake.cairn("start", "vm1")
+    q, other = fake.qmp(), fake.qmp()
+    q.send(b'{"execute":"daemon-stop","arguments":{"vms-only":true}}')
+    until(lambda: fake.info("vm1")["state"] == "in shutdown")
+    for command, args in [("vm-shutdown-cancel", {}), ("vm-shutdown", {"timeout": 3600}), ("vm-reboot", {}),
+                          ("vm-shutdown", {"at": (int(time.time()) + 3600) * 10**9})]:
+        with pytest.raises(QmpError, match="is being stopped with all the others"):
+            other.run(command, vm="vm1", **args)
+    other.run("vm-reset", vm="vm1")
+    assert q.answer()["return"]["vms"][0]["outcome"] == "did not shut down in time"
