@@ -49,10 +49,11 @@ static void give_up(struct undefine *u, const struct err *e)
 
 static void answer(struct undefine *u)
 {
-	struct json_object *o = json_object_new_object();
+	struct json_object *o;
 
 	if (!u->call)
 		return;
+	o = json_object_new_object();
 	u->call->vm = NULL;
 	if (u->volumes.n)
 		js_put(o, "volumes", volumes_to_json(&u->volumes));
