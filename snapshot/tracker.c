@@ -210,7 +210,9 @@ void tracker_save_begin(struct tracker *t, const struct bitmap *wanted)
 	t->next = 0;
 	t->holes = (struct holes){ .fd = t->c.ram_fd, .bytes = t->c.ram_bytes };
 	t->saving = true;
-	t->save_error = 0;
+	/* A fault from before the mark may have been answered after it: its thread was called off, and its
+	 * block stands open. */
+	t->save_error = bare_protect(t);
 	pthread_mutex_unlock(&t->lock);
 }
 
