@@ -38,8 +38,8 @@ class Storm:
         self.n += 1
         console = self.vm.console
         console.sock.sendall(f" x\necho token{self.n}\n".encode())
-        while not console.line().endswith(f"token{self.n}"):
-            pass
+        while not (line := console.line()).endswith(f"token{self.n}"):
+            assert "no answer" not in line
         assert console.line() == "ok"
 
     def fill(self):

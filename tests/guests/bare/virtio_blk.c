@@ -1,10 +1,27 @@
 #include "virtio_blk.h"
 
 #define PATIENCE_CYCLES 30000000000ULL
+#define PATIENCE_STEP_CYCLES 30000000ULL
 
 struct vblk vblk = {.bdf = -1};
 struct queue vblk_queues[VBLK_QUEUES];
 uint8_t vblk_data[VBLK_DATA_BYTES] __attribute__((aligned(4096)));
+
+struct patience {
+	uint64_t last, spent;
+};
+
+/* A revert goes back to before the request was answered, and a TSC that the host cannot offset goes on: a jump
+ * is no time that the device has had. */
+static bool patience_is_over(struct patience *p)
+{
+	uint64_t now = rdtsc(), step = now - p->last;
+
+	if (p->last)
+		p->spent += step < PATIENCE_STEP_CYCLES ? step : PATIENCE_STEP_CYCLES;
+	p->last = now;
+	return p->spent > PATIENCE_CYCLES;
+}
 
 static uint64_t capability_gpa(unsigned cap)
 {
@@ -135,12 +152,12 @@ static const char *size_choose(uint16_t queue_size, uint16_t queues)
 
 const char *vblk_open(uint16_t queue_size, uint16_t queues, uint64_t without)
 {
-	uint64_t begin = rdtsc();
+	struct patience p = {0};
 	const char *wrong;
 
 	mmio_write(vblk.common + COMMON_STATUS, 1, 0);
 	while (vblk_status())
-		if (rdtsc() - begin > PATIENCE_CYCLES)
+		if (patience_is_over(&p))
 			return "the disk does not reset";
 	vblk_status_add(STATUS_ACKNOWLEDGE);
 	vblk_status_add(STATUS_DRIVER);
@@ -235,12 +252,12 @@ int vblk_take(unsigned qi)
 
 int vblk_do(unsigned q, uint32_t type, uint64_t sector, void *data, uint32_t bytes)
 {
-	uint64_t begin = rdtsc();
+	struct patience p = {0};
 
 	vblk_put(q, 0, type, sector, data, bytes);
 	vblk_announce(q);
 	while (vblk_take(q) < 0) {
-		if (rdtsc() - begin > PATIENCE_CYCLES)
+		if (patience_is_over(&p))
 			return -1;
 		__asm__ volatile("pause");
 	}
