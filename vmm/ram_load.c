@@ -16,6 +16,8 @@
 /* Old content of blocks that the guest overwrites may wait in this much memory. */
 #define ASIDE_MAX_BYTES (64 * MIB)
 #define PAGE_BYTES 4096u
+/* What a pause may find unprotected: 32 MiB take about 1 ms. */
+#define LEFT_BLOCKS (32 * MIB / VMSTATE_BLOCK_BYTES)
 
 /* On the tracker's thread: no vCPU may use what it is given instead of the block. */
 static void pager_failed(void *opaque, const struct err *e)
@@ -95,10 +97,12 @@ int ram_watch(struct machine *m, struct err *e)
 	int r;
 
 	if (m->tracker)
-		return 0;
+		return tracker_settle(m->tracker, LEFT_BLOCKS, e);
 	r = tracker_begin(m, NULL, e);
 	if (!r)
 		r = tracker_arm(m->tracker, e);
+	if (!r)
+		r = tracker_settle(m->tracker, LEFT_BLOCKS, e);
 	if (r < 0) {
 		tracker_free(m->tracker);
 		m->tracker = NULL;

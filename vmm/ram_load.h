@@ -30,8 +30,8 @@ void ram_touched_keep(struct machine *m);
 void ram_touched_done(struct machine *m);
 /* Have pieces of memory in place, for writing or for reading only, while the tracker still reads a file. */
 void ram_fetch(struct machine *m, const struct iovec *iov, unsigned niov, bool write);
-/* Have memory watched, if it is not yet: m->tracker, until machine_forget_memory(). On the worker; needs
- * m->uffd.can_protect. */
+/* Have memory watched, if it is not yet: m->tracker, until machine_forget_memory(); and ready for a short
+ * pause (tracker_settle()). On the worker; needs m->uffd.can_protect. */
 int ram_watch(struct machine *m, struct err *e);
 
 #endif
