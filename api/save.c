@@ -22,10 +22,10 @@
 
 /* ---- saving ---- */
 
-/* The definition goes into the state, so that it can be restored where none is. */
+/* What it runs as goes into the state, so that it can be restored where there is no definition, or another. */
 static int definition_file(const struct vm *vm, int *ret_fd, struct err *e)
 {
-	CLEANUP_JS struct json_object *o = definition_to_json(vm->def);
+	CLEANUP_JS struct json_object *o = definition_to_json(vm_live(vm));
 	const char *text = json_object_to_json_string_ext(o,
 		JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
 	CLEANUP_CLOSE int fd = memfd_create("definition", MFD_CLOEXEC);

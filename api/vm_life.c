@@ -55,7 +55,7 @@ static void emit_panicked(struct vm *vm, int64_t bits)
 	struct json_object *data = json_object_new_object();
 
 	js_put_str(data, "action",
-		vm->def->on_crash >= VM_ACTION_PRESERVE ? "pause" : "shutdown");
+		vm_live(vm)->on_crash >= VM_ACTION_PRESERVE ? "pause" : "shutdown");
 	js_put_int(data, "bits", bits);
 	daemon_emit(vm->daemon, EVENT_GUEST_PANICKED, vm->def->name, data);
 }

@@ -114,6 +114,19 @@ def test_a_state_of_another_machine_is_refused(fake, tmp_path, keys, word):
     fake.cairn("restore", f)
 
 
+def test_a_state_has_the_machine_that_ran(fake, tmp_path):
+    """Not the one that its VM was redefined as meanwhile."""
+    fake.define("vm1", memory="64M")
+    fake.cairn("start", "vm1")
+    fake.define("vm1", memory="128M")
+    f = str(tmp_path / "saved.vm")
+    fake.cairn("save", "vm1", f)
+    assert "error: memory: differs" in fake.cairn("restore", f, ok=2).stderr
+    fake.cairn("undefine", "vm1")
+    fake.cairn("restore", f)
+    assert json.loads(fake.cairn("dumpjson", "vm1").stdout)["memory"] == "64M"
+
+
 def test_files_that_are_no_state(fake, tmp_path):
     fake.define("vm1")
     fake.cairn("start", "vm1")
