@@ -230,9 +230,15 @@ static int range_open(struct range *r, const char *path, int flags, const char *
 	return 0;
 }
 
-static int direct_flag(int argc, char **argv, int at)
+/* Another word than that is an error: what is left of a line that a revert has cut in two does nothing. */
+static int direct_flag(int argc, char **argv, int at, int *flags)
 {
-	return argc > at && !strcmp(argv[at], "direct") ? O_DIRECT : 0;
+	if (argc <= at)
+		return 0;
+	if (strcmp(argv[at], "direct"))
+		return fail("'direct' or nothing, not '%s'", argv[at]);
+	*flags |= O_DIRECT;
+	return 0;
 }
 
 static int sum_run(int argc, char **argv)
@@ -265,11 +271,11 @@ static int fill_run(int argc, char **argv)
 	struct stat st;
 	struct range r;
 	uint64_t seed, done = 0;
-	int create = stat(argv[1], &st) || S_ISREG(st.st_mode) ? O_CREAT : 0, rc;
+	int flags = O_WRONLY | (stat(argv[1], &st) || S_ISREG(st.st_mode) ? O_CREAT : 0), rc;
 
-	if (number(argv[4], &seed))
+	if (number(argv[4], &seed) || direct_flag(argc, argv, 5, &flags))
 		return -1;
-	rc = range_open(&r, argv[1], O_WRONLY | create | direct_flag(argc, argv, 5), argv[2], argv[3]);
+	rc = range_open(&r, argv[1], flags, argv[2], argv[3]);
 	if (rc)
 		return rc;
 	while (done < r.len) {
@@ -295,11 +301,11 @@ static int verify_run(int argc, char **argv)
 {
 	uint64_t seed, done = 0, want_len;
 	struct range r;
-	int rc;
+	int flags = O_RDONLY, rc;
 
-	if (number(argv[4], &seed) || number(argv[3], &want_len))
+	if (number(argv[4], &seed) || number(argv[3], &want_len) || direct_flag(argc, argv, 5, &flags))
 		return -1;
-	rc = range_open(&r, argv[1], O_RDONLY | direct_flag(argc, argv, 5), argv[2], argv[3]);
+	rc = range_open(&r, argv[1], flags, argv[2], argv[3]);
 	if (rc)
 		return rc;
 	while (!rc && done < r.len) {

@@ -60,6 +60,7 @@ CHECKS = [
     ("mount", r"^error: usage: mount"),
     ("verify /nope 0 1 1", r"^error: No such file"),
     ("fill /dev/vda x 1 1", r"^error: 'x' is not a number"),
+    ("fill /dev/vda 0 1 1 x", r"^error: 'direct' or nothing, not 'x'$"),
     ("button ignore", r"^mode ignore; presses 0; ok$"),
 ]
 
