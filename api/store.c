@@ -31,6 +31,9 @@ enum pending_kind {
 	PENDING_CLEAR,	/* path is a VM's folder */
 	PENDING_RENAME, /* path is a VM's folder; text lies in it as STORE_RENAMED, and it becomes `to` */
 	PENDING_MOVE,	/* path becomes `to`, beside it */
+	PENDING_REMOVE, /* the file, if it is there */
+	PENDING_SYNC,	/* path is a VM's folder */
+	PENDING_NONE,	/* but what was queued before it is done */
 };
 
 struct pending {
@@ -65,6 +68,14 @@ static int vm_path(struct store *s, const char *name, const char *file, char out
 
 /* ---- the writer ---- */
 
+/* Of a VM's folder, which may have been removed since. */
+static int folder_settle(const char *path, struct err *e)
+{
+	int r = store_folder_sync(path);
+
+	return r < 0 && r != -ENOENT ? err_set_errno(e, r, "%s", path) : 0;
+}
+
 static int pending_do(const struct pending *p, struct err *e)
 {
 	int r = p->text ? store_size_check(p->path, p->text, e) : 0;
@@ -85,6 +96,12 @@ static int pending_do(const struct pending *p, struct err *e)
 		return store_folder_rename(p->path, p->text, p->to, e);
 	case PENDING_MOVE:
 		return store_move(p->path, p->to, e);
+	case PENDING_REMOVE:
+		return store_file_remove(p->path, e);
+	case PENDING_SYNC:
+		return folder_settle(p->path, e);
+	case PENDING_NONE:
+		return 0;
 	}
 	return 0;
 }
@@ -284,6 +301,46 @@ int store_write_vm_file(struct store *s, const char *name, const char *file, str
 	int r = vm_path(s, name, file, path, e);
 
 	return r < 0 ? r : file_write(path, o, e);
+}
+
+int store_write_vm_file_behind(struct store *s, struct store_work *w, const char *name, const char *file,
+	struct json_object *o, struct err *e)
+{
+	char path[PATH_MAX];
+	int r = vm_path(s, name, file, path, e);
+
+	if (!r)
+		work_put(s, PENDING_WRITE, path, text_of(o, 0), w);
+	return r;
+}
+
+int store_remove_file_behind(struct store *s, struct store_work *w, const char *name, const char *file,
+	struct err *e)
+{
+	char path[PATH_MAX];
+	int r = vm_path(s, name, file, path, e);
+
+	if (!r)
+		work_put(s, PENDING_REMOVE, path, NULL, w);
+	return r;
+}
+
+int store_rename_file_behind(struct store *s, struct store_work *w, const char *name, const char *from,
+	const char *to, struct err *e)
+{
+	char old[PATH_MAX], new[PATH_MAX];
+	int r = vm_path(s, name, from, old, e);
+
+	if (!r)
+		r = vm_path(s, name, to, new, e);
+	if (!r)
+		work_put_to(s, PENDING_MOVE, old, new, NULL, w);
+	return r;
+}
+
+void store_after(struct store *s, struct store_work *w)
+{
+	work_put(s, PENDING_NONE, s->dir, NULL, w);
 }
 
 void store_settle(struct store *s)
@@ -746,31 +803,54 @@ static int vm_folder_sync(struct store *s, const char *name, struct err *e)
 	return r < 0 ? err_set_errno(e, r, "%s", path) : 0;
 }
 
+int store_drop_file(struct store *s, const char *name, const char *file, struct err *e)
+{
+	char path[PATH_MAX];
+	int r = vm_path(s, name, file, path, e);
+
+	if (!r && unlink(path) < 0 && errno != ENOENT)
+		r = err_set_errno(e, -errno, "%s", path);
+	return r;
+}
+
 int store_remove_file(struct store *s, const char *name, const char *file, struct err *e)
 {
 	char path[PATH_MAX];
 	int r = vm_path(s, name, file, path, e);
 
-	if (r < 0)
-		return r;
-	if (unlink(path) < 0)
-		return errno == ENOENT ? 0 : err_set_errno(e, -errno, "%s", path);
-	return vm_folder_sync(s, name, e);
+	return r < 0 ? r : store_file_remove(path, e);
 }
 
-int store_rename_file(struct store *s, const char *name, const char *from, const char *to,
-	struct err *e)
+static int file_rename(struct store *s, const char *name, const char *from, const char *to, struct err *e)
 {
 	char old[PATH_MAX], new[PATH_MAX];
 	int r = vm_path(s, name, from, old, e);
 
 	if (!r)
 		r = vm_path(s, name, to, new, e);
-	if (r < 0)
-		return r;
-	if (rename(old, new) < 0)
-		return err_set_errno(e, -errno, "%s", new);
-	return vm_folder_sync(s, name, e);
+	if (!r && rename(old, new) < 0)
+		r = err_set_errno(e, -errno, "%s", new);
+	return r;
+}
+
+int store_rename_file(struct store *s, const char *name, const char *from, const char *to,
+	struct err *e)
+{
+	int r = file_rename(s, name, from, to, e);
+
+	return r < 0 ? r : vm_folder_sync(s, name, e);
+}
+
+int store_rename_file_soon(struct store *s, const char *name, const char *from, const char *to, struct err *e)
+{
+	char path[PATH_MAX];
+	int r = vm_path(s, name, "", path, e);
+
+	if (!r)
+		r = file_rename(s, name, from, to, e);
+	if (!r)
+		file_put_behind(s, PENDING_SYNC, path, NULL);
+	return r;
 }
 
 int store_open_file(struct store *s, const char *name, const char *file, int flags, struct err *e)

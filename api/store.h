@@ -97,6 +97,20 @@ struct json_object *store_load_vm_file(struct store *s, const char *name, const 
 
 /* Is there such a file in the VM's folder? */
 bool store_has_file(struct store *s, const char *name, const char *file);
+/* The same, on stable storage when w is done. 0; -errno: nothing is done, and w stays the caller's. */
+int store_write_vm_file_behind(struct store *s, struct store_work *w, const char *name, const char *file,
+	struct json_object *o, struct err *e);
+/* Removed, or renamed, in its turn, and on stable storage when w is done. The same. */
+int store_remove_file_behind(struct store *s, struct store_work *w, const char *name, const char *file,
+	struct err *e);
+int store_rename_file_behind(struct store *s, struct store_work *w, const char *name, const char *from,
+	const char *to, struct err *e);
+/* w is done when all that was queued before it is. */
+void store_after(struct store *s, struct store_work *w);
+/* Has its new name when it returns, and on stable storage soon after. */
+int store_rename_file_soon(struct store *s, const char *name, const char *from, const char *to, struct err *e);
+/* Removed when it returns; with the power it may come back. One that is not there: 0. */
+int store_drop_file(struct store *s, const char *name, const char *file, struct err *e);
 /* Both are on stable storage when they return. One that is not there: 0 for removing. */
 int store_remove_file(struct store *s, const char *name, const char *file, struct err *e);
 int store_rename_file(struct store *s, const char *name, const char *from, const char *to,

@@ -48,6 +48,20 @@ int store_file_put(const char *path, const char *text, bool sync, struct err *e)
 	return r < 0 ? err_set_errno(e, r, "%s", path) : 0;
 }
 
+int store_file_remove(const char *path, struct err *e)
+{
+	CLEANUP_FREE char *up = strdup(path);
+	int r = up ? 0 : -ENOMEM;
+
+	if (!r && unlink(path) < 0)
+		r = -errno;
+	if (!r) {
+		*strrchr(up, '/') = 0;
+		r = store_folder_sync(up);
+	}
+	return r < 0 && r != -ENOENT ? err_set_errno(e, r, "%s", path) : 0;
+}
+
 int store_size_check(const char *path, const char *text, struct err *e)
 {
 	/* What could not be loaded is not saved. */

@@ -18,6 +18,8 @@ int store_file_settle(const char *path);
 int store_file_put(const char *path, const char *text, bool sync, struct err *e);
 /* What could not be loaded is not saved. */
 int store_size_check(const char *path, const char *text, struct err *e);
+/* One that is not there: 0. */
+int store_file_remove(const char *path, struct err *e);
 /* Of a VM: what is known to lie in it, and then itself, unless there is more. */
 int store_folder_clear(const char *path, struct err *e);
 int store_folder_clear_for_good(const char *path, struct err *e);
