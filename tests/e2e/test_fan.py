@@ -139,6 +139,16 @@ def test_jobs(farm):
     assert farm.qmp().run("query-jobs") == []
 
 
+def test_saved_states_of_many(farm):
+    farm.cairn("start", "web1", "web2")
+    farm.cairn("managedsave", "web*")
+    assert farm.cairn("managedsave-remove", "--dry-run", "web1").stdout
+    r = farm.cairn("managedsave-remove", "--all")
+    assert [(x[0], x[1]) for x in rows(r)] == [
+        ("db1", "skipped"), ("web1", "done"), ("web2", "done"), ("web3", "skipped")]
+    assert set(states(farm).values()) == {"shut off"}
+
+
 def test_snapshots_of_many(fake):
     for n in ("a1", "a2", "b"):
         (fake.tmp / f"{n}.img").write_bytes(bytes(1 << 20))

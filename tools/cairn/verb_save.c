@@ -134,12 +134,28 @@ int verb_managedsave(struct cli *c)
 	return CLI_OK;
 }
 
+static int managedsave_remove_many(struct cli *c)
+{
+	static const struct fan_act a = { "vm-managed-save-remove", "remove managed save image for",
+		"has no managed save any more", NULL, NULL };
+	struct fan f;
+	int r = fan_pick(c, &f);
+
+	if (!r)
+		r = fan_run(c, &f, &a);
+	fan_done(&f);
+	return r;
+}
+
 int verb_managedsave_remove(struct cli *c)
 {
 	CLEANUP_JS struct json_object *info = NULL;
 	struct err e;
-	int r = cli_vm_info(c, c->pos[0], &info, &e);
+	int r;
 
+	if (fan_is_meant(c, false))
+		return managedsave_remove_many(c);
+	r = cli_vm_info(c, c->pos[0], &info, &e);
 	if (!r && !js_get_bool(info, "managed-save", false)) {
 		printf("Domain '%s' has no manage save image; removal skipped\n", c->pos[0]);
 		return CLI_OK;
