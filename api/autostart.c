@@ -32,23 +32,16 @@ struct autostart {
 
 /* ---- the mark ---- */
 
-int autostart_set(struct vm *vm, bool on, struct err *e)
+int autostart_keep(struct vm *vm, bool on, struct store_work *w, struct err *e)
 {
+	CLEANUP_JS struct json_object *o = NULL;
 	struct store *s = vm->daemon->store;
-	struct json_object *o;
-	int r;
 
-	if (!on) {
-		r = store_remove_file(s, vm->def->name, AUTOSTART_FILE, e);
-	} else {
-		o = json_object_new_object();
-		js_put_bool(o, "autostart", true);
-		r = store_write_vm_file(s, vm->def->name, AUTOSTART_FILE, o, e);
-		json_object_put(o);
-	}
-	if (!r)
-		vm->autostart = on;
-	return r;
+	if (!on)
+		return store_remove_file_behind(s, w, vm->def->name, AUTOSTART_FILE, e);
+	o = json_object_new_object();
+	js_put_bool(o, "autostart", true);
+	return store_write_vm_file_behind(s, w, vm->def->name, AUTOSTART_FILE, o, e);
 }
 
 /* ---- which boot ---- */

@@ -12,12 +12,13 @@
 struct autostart;
 struct daemon;
 struct err;
+struct store_work;
 struct vm;
 
 #define AUTOSTART_FILE "autostart.json"
 
-/* On stable storage when it returns. */
-int autostart_set(struct vm *vm, bool on, struct err *e);
+/* Keeps the mark; when w is done, vm->autostart is to be told. -errno: w stays the caller's. */
+int autostart_keep(struct vm *vm, bool on, struct store_work *w, struct err *e);
 
 /* The VMs are there: reads their marks, and which boot this is. Before VMs are taken back. */
 void autostart_load(struct daemon *d);

@@ -4,12 +4,14 @@
 #include "api/daemon.h"
 #include "api/js.h"
 #include "api/stop.h"
+#include "api/store.h"
 #include "api/vm.h"
 #include "base/err.h"
 #include "base/util.h"
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -17,14 +19,42 @@
 #define PLAN_MAX_S (366LL * 24 * 3600)
 #define TIMEOUT_MAX_S (24 * 3600)
 
+struct mark {
+	struct store_work work;
+	struct call *call;
+	uint8_t uuid[16];
+	bool on;
+};
+
+static void mark_kept(struct store_work *work)
+{
+	struct mark *m = container_of(work, struct mark, work);
+	struct call *c = m->call;
+
+	c->vm = vm_find_uuid(c->daemon, m->uuid); /* it may have been undefined meanwhile */
+	if (work->r < 0) {
+		call_fail(c, &work->e);
+	} else {
+		if (c->vm)
+			c->vm->autostart = m->on;
+		call_return(c, NULL);
+	}
+	free(m);
+}
+
 void command_vm_autostart(struct call *c)
 {
+	struct mark *m = calloc(1, sizeof(*m));
 	struct err e;
 
-	if (autostart_set(c->vm, !js_get_bool(c->args, "disable", false), &e) < 0)
+	if (!m)
+		abort();
+	*m = (struct mark){ { .done = mark_kept, .loop = c->daemon->loop }, c, .on = !js_get_bool(c->args, "disable", false) };
+	memcpy(m->uuid, c->vm->def->uuid, sizeof(m->uuid));
+	if (autostart_keep(c->vm, m->on, &m->work, &e) < 0) {
+		free(m);
 		call_fail(c, &e);
-	else
-		call_return(c, NULL);
+	}
 }
 
 /* ---- shutdown, reboot ---- */

@@ -11,9 +11,11 @@
 #include "api/vm.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/util.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -49,24 +51,43 @@ void command_vm_managed_save(struct call *c)
 	int r = arg_then(c, &then, &e);
 
 	if (!r)
-		r = save_managed(c->vm, then, js_get_str(c->args, "job-id"), &j, &e);
+		r = save_managed(c->vm, then, js_get_str(c->args, "job-id"), c, &j, &e);
 	if (r < 0)
 		call_fail(c, &e);
+}
+
+struct drop {
+	struct store_work work;
+	struct call *call;
+};
+
+static void dropped(struct store_work *work)
+{
+	struct drop *d = container_of(work, struct drop, work);
+
+	save_dropped(d->call->vm, work->r);
+	if (work->r < 0)
+		call_fail(d->call, &work->e);
 	else
-		call_return_job(c, j);
+		call_return(d->call, NULL);
+	free(d);
 }
 
 void command_vm_managed_save_remove(struct call *c)
 {
+	struct drop *d = calloc(1, sizeof(*d));
 	struct err e;
 	int r = vm_check_idle(c->vm, "remove its saved state", &e);
 
+	if (!d)
+		abort();
+	*d = (struct drop){ { .done = dropped, .loop = c->daemon->loop }, c };
 	if (!r)
-		r = save_drop_managed(c->vm, &e);
-	if (r < 0)
+		r = save_drop_managed(c->vm, &d->work, &e);
+	if (r < 0) {
+		free(d);
 		call_fail(c, &e);
-	else
-		call_return(c, NULL);
+	}
 }
 
 /* ---- restore ---- */

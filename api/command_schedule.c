@@ -3,10 +3,14 @@
 #include "api/conn.h"
 #include "api/daemon.h"
 #include "api/js.h"
+#include "api/scheduler.h"
+#include "api/store.h"
 #include "api/vm.h"
 #include "base/err.h"
+#include "base/util.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define PAGE_BYTES (40 * 1024)
@@ -35,28 +39,64 @@ static int plan_from_args(struct call *c, struct schedule_plan *p, struct err *e
 	return r;
 }
 
+struct keep {
+	struct store_work work;
+	struct call *call;
+	uint8_t uuid[16];
+	struct schedule_plan plan;
+	bool removes;
+};
+
+static void kept(struct store_work *work)
+{
+	struct keep *k = container_of(work, struct keep, work);
+	struct call *c = k->call;
+
+	c->vm = vm_find_uuid(c->daemon, k->uuid); /* it may have been undefined meanwhile */
+	if (work->r < 0) {
+		call_fail(c, &work->e);
+	} else {
+		if (c->vm && k->removes)
+			scheduler_remove(c->vm);
+		else if (c->vm)
+			scheduler_set(c->vm, &k->plan);
+		call_return(c, NULL);
+	}
+	free(k);
+}
+
+/* plan: NULL: there is to be none. */
+static void keep(struct call *c, const struct schedule_plan *plan)
+{
+	struct keep *k = calloc(1, sizeof(*k));
+	struct err e;
+
+	if (!k)
+		abort();
+	*k = (struct keep){ { .done = kept, .loop = c->daemon->loop }, c, .removes = !plan };
+	memcpy(k->uuid, c->vm->def->uuid, sizeof(k->uuid));
+	if (plan)
+		k->plan = *plan;
+	if (scheduler_keep(c->vm, plan, &k->work, &e) < 0) {
+		free(k);
+		call_fail(c, &e);
+	}
+}
+
 void command_schedule_set(struct call *c)
 {
 	struct schedule_plan plan;
 	struct err e;
-	int r = plan_from_args(c, &plan, &e);
 
-	if (!r)
-		r = scheduler_set(c->vm, &plan, &e);
-	if (r < 0)
+	if (plan_from_args(c, &plan, &e) < 0)
 		call_fail(c, &e);
 	else
-		call_return(c, NULL);
+		keep(c, &plan);
 }
 
 void command_schedule_remove(struct call *c)
 {
-	struct err e;
-
-	if (scheduler_remove(c->vm, &e) < 0)
-		call_fail(c, &e);
-	else
-		call_return(c, NULL);
+	keep(c, NULL);
 }
 
 static bool may_see(const struct call *c, const struct vm *vm)

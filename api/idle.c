@@ -86,7 +86,7 @@ static void sleep_begin(struct vm *vm)
 		vm_process_request(vm->proc, VM_MSG_STOP, NULL, 0, -1, REQUEST_TIMEOUT_NS, suspended, vm);
 		return;
 	}
-	if (save_managed(vm, SAVE_THEN_RUNNING, NULL, &j, &e) < 0) {
+	if (save_managed(vm, SAVE_THEN_RUNNING, NULL, NULL, &j, &e) < 0) {
 		log_info("idle", "VM '%s': not saved: %s", vm->def->name, e.msg);
 		vm->idle.asking = false;
 		idle_follow(vm);

@@ -1,4 +1,6 @@
 #include "api/save.h"
+#include "api/autostart.h"
+#include "api/command.h"
 #include "api/daemon.h"
 #include "api/definition.h"
 #include "api/job.h"
@@ -10,15 +12,28 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/util.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define CANCEL_TIMEOUT_NS (10 * 1000000000ULL)
+
+/* Of a managed save, whose job waits for the store twice: until how it goes on is kept, and until its file has
+ * its name. The VM may end, and the job with it. */
+struct save_wait {
+	struct store_work work;
+	struct job *job; /* NULL: it has concluded */
+	int fd, definition; /* owned; -1: they are not needed any more */
+	struct call *call; /* NULL: nobody waits for the begin */
+	char id[JOB_ID_MAX + 1];
+};
 
 /* ---- saving ---- */
 
@@ -43,7 +58,7 @@ static void tmp_remove(struct vm *vm)
 {
 	struct err e;
 
-	if (store_remove_file(vm->daemon->store, vm->def->name, SAVE_MANAGED_TMP, &e) < 0)
+	if (store_drop_file(vm->daemon->store, vm->def->name, SAVE_MANAGED_TMP, &e) < 0)
 		log_warn("save", "VM '%s': %s", vm->def->name, e.msg);
 }
 
@@ -76,26 +91,63 @@ static void cancel_done(void *opaque, int r, const struct vm_answer *a, const st
 
 static void save_cancel(struct job *j)
 {
-	if (j->vm->proc)
+	if (j->vm->proc && !j->opaque)
 		vm_process_request(j->vm->proc, VM_MSG_CANCEL, NULL, 0, -1, CANCEL_TIMEOUT_NS,
 			cancel_done, j->vm);
 }
 
-static int save_begin(struct vm *vm, int fd, const char *type, const char *job_id,
-	struct job **ret_j, struct err *e)
+/* fds: the file, the definition; borrowed. */
+static void save_ask(struct vm *vm, const int fds[2])
 {
-	CLEANUP_CLOSE int definition = -1;
-	int r = definition_file(vm, &definition, e);
+	vm_process_request_fds(vm->proc, VM_MSG_SAVE, NULL, 0, fds, 2, VM_PROCESS_NO_TIMEOUT, save_done, vm);
+}
 
-	if (!r)
-		r = job_new(vm, type, job_id, ret_j, e);
+static int save_job(struct vm *vm, const char *type, const char *job_id, struct job **ret_j, struct err *e)
+{
+	int r = job_new(vm, type, job_id, ret_j, e);
+
 	if (r < 0)
 		return r;
 	(*ret_j)->cancel = save_cancel;
 	vm->saving = true;
-	vm_process_request_fds(vm->proc, VM_MSG_SAVE, NULL, 0, (const int[]){ fd, definition }, 2,
-		VM_PROCESS_NO_TIMEOUT, save_done, vm);
 	return 0;
+}
+
+static void wait_release(struct job *j)
+{
+	struct save_wait *w = j->opaque;
+
+	w->job = NULL;
+}
+
+static struct save_wait *wait_new(struct job *j, void (*done)(struct store_work *w))
+{
+	struct save_wait *w = calloc(1, sizeof(*w));
+
+	if (!w)
+		abort();
+	*w = (struct save_wait){ { .done = done, .loop = j->daemon->loop }, j, -1, -1, NULL, "" };
+	memcpy(w->id, j->id, sizeof(w->id));
+	j->opaque = w;
+	j->release = wait_release;
+	return w;
+}
+
+/* The job, which does not wait any more; NULL: it has concluded. */
+static struct job *wait_free(struct save_wait *w)
+{
+	struct job *j = w->job;
+
+	if (j) {
+		j->opaque = NULL;
+		j->release = NULL;
+	}
+	if (w->fd >= 0)
+		close(w->fd);
+	if (w->definition >= 0)
+		close(w->definition);
+	free(w);
+	return j;
 }
 
 static int file_check(int fd, struct err *e)
@@ -120,67 +172,161 @@ static int file_check(int fd, struct err *e)
 
 int save_to_file(struct vm *vm, int fd, const char *job_id, struct job **ret_j, struct err *e)
 {
+	CLEANUP_CLOSE int definition = -1;
 	int r = job_check_free(vm, "save it", e);
 
 	if (!r)
 		r = file_check(fd, e);
+	if (!r)
+		r = definition_file(vm, &definition, e);
 	if (r < 0)
 		return r;
 	tmp_remove(vm); /* of a managed save that failed while no daemon ran */
-	return save_begin(vm, fd, "save", job_id, ret_j, e);
+	r = save_job(vm, "save", job_id, ret_j, e);
+	if (!r)
+		save_ask(vm, (const int[]){ fd, definition });
+	return r;
 }
 
-int save_managed(struct vm *vm, enum save_then then, const char *job_id, struct job **ret_j,
-	struct err *e)
+/* From here on the save ends without this daemon, too. */
+static void begin_answer(const struct save_wait *w)
 {
-	CLEANUP_CLOSE int fd = -1;
-	int r = job_check_free(vm, "save it", e);
+	struct json_object *o;
+
+	if (!w->call)
+		return;
+	if (!w->job)
+		w->call->vm = NULL; /* it may be undefined by now */
+	o = json_object_new_object();
+	js_put_str(o, "job", w->id);
+	call_return(w->call, o);
+}
+
+static void managed_begin(struct store_work *work)
+{
+	struct save_wait *w = container_of(work, struct save_wait, work);
+	struct vm *vm = w->job && w->job->vm->saving ? w->job->vm : NULL;
+	bool cancelled = vm && w->job->cancelling;
+	struct err e;
+
+	if (vm && vm->proc && !cancelled)
+		save_ask(vm, (const int[]){ w->fd, w->definition });
+	begin_answer(w);
+	wait_free(w);
+	if (cancelled) {
+		err_set(&e, -ECANCELED, ERR_CANCELLED, "it was cancelled");
+		save_over(vm, &e);
+	}
+}
+
+static int managed_files(struct vm *vm, int *ret_fd, int *ret_definition, struct err *e)
+{
+	int r = definition_file(vm, ret_definition, e);
 
 	if (r < 0)
 		return r;
 	tmp_remove(vm); /* never a file anew that somebody may still write */
-	fd = store_open_file(vm->daemon->store, vm->def->name, SAVE_MANAGED_TMP, O_RDWR, e);
-	if (fd < 0)
-		return fd;
+	*ret_fd = store_open_file(vm->daemon->store, vm->def->name, SAVE_MANAGED_TMP, O_RDWR, e);
+	return *ret_fd < 0 ? *ret_fd : 0;
+}
+
+int save_managed(struct vm *vm, enum save_then then, const char *job_id, struct call *call,
+	struct job **ret_j, struct err *e)
+{
+	CLEANUP_CLOSE int fd = -1;
+	CLEANUP_CLOSE int definition = -1;
+	struct save_wait *w;
+	int r = job_check_free(vm, "save it", e);
+
+	if (!r)
+		r = managed_files(vm, &fd, &definition, e);
+	if (!r)
+		r = save_job(vm, "managed-save", job_id, ret_j, e);
+	if (r < 0)
+		return r;
 	vm->saved_paused = then == SAVE_THEN_PAUSED ||
 		(then == SAVE_THEN_AS_IT_WAS && vm->state == VM_PAUSED);
 	/* The save may outlive this daemon; only the state says how it goes on from it. */
 	vm_save(vm);
-	store_settle(vm->daemon->store);
-	return save_begin(vm, fd, "managed-save", job_id, ret_j, e);
+	w = wait_new(*ret_j, managed_begin);
+	w->fd = steal_fd(&fd);
+	w->definition = steal_fd(&definition);
+	w->call = call;
+	store_after(vm->daemon->store, &w->work);
+	return 0;
 }
 
-int save_drop_managed(struct vm *vm, struct err *e)
+int save_drop_managed(struct vm *vm, struct store_work *w, struct err *e)
 {
-	int r = store_remove_file(vm->daemon->store, vm->def->name, SAVE_MANAGED, e);
+	int r = store_remove_file_behind(vm->daemon->store, w, vm->def->name, SAVE_MANAGED, e);
 
+	if (!r)
+		vm->dropping = true;
+	return r;
+}
+
+void save_dropped(struct vm *vm, int r)
+{
+	vm->dropping = false;
 	if (r < 0)
-		return r;
+		return;
 	vm->saved_paused = false;
 	vm_move(vm, VM_ASK_DROP_SAVED, "saved state dropped", NULL, 0);
-	return 0;
 }
 
 /* ---- the end ---- */
 
+/* Until then nobody is told, and nobody starts the VM. */
+static void managed_kept(struct store_work *work)
+{
+	struct save_wait *w = container_of(work, struct save_wait, work);
+	struct err e = work->e;
+	int r = work->r;
+	struct job *j = wait_free(w);
+
+	if (!j)
+		return;
+	j->vm->saving = j->vm->saving_adopted = false;
+	if (r < 0)
+		job_fail(j, &e);
+	else
+		job_succeed(j, NULL);
+}
+
+static bool is_being_kept(const struct vm *vm)
+{
+	const struct save_wait *w = vm->job ? vm->job->opaque : NULL;
+
+	return vm->saving && w && w->work.done == managed_kept;
+}
+
 void save_ended(struct vm *vm)
 {
 	struct store *s = vm->daemon->store;
+	struct save_wait *w = NULL;
 	struct err e;
+	int r;
 
-	if (!store_has_file(s, vm->def->name, SAVE_MANAGED_TMP))
+	if (!store_has_file(s, vm->def->name, SAVE_MANAGED_TMP)) {
 		vm_move(vm, VM_SAW_ENDED, "saved", NULL, 0);
-	else if (store_rename_file(s, vm->def->name, SAVE_MANAGED_TMP, SAVE_MANAGED, &e) == 0)
-		vm_move(vm, VM_SAW_SAVED, "saved", NULL, 0);
+		return;
+	}
+	if (vm->saving && vm->job && !vm->job->opaque) /* else its process says so unasked */
+		w = wait_new(vm->job, managed_kept);
+	if (w)
+		r = store_rename_file_behind(s, &w->work, vm->def->name, SAVE_MANAGED_TMP, SAVE_MANAGED, &e);
 	else
-		vm_move(vm, VM_SAW_ENDED, "saved", e.msg, 0);
+		r = store_rename_file_soon(s, vm->def->name, SAVE_MANAGED_TMP, SAVE_MANAGED, &e);
+	if (r < 0 && w)
+		wait_free(w);
+	vm_move(vm, r < 0 ? VM_SAW_ENDED : VM_SAW_SAVED, "saved", r < 0 ? e.msg : NULL, 0);
 }
 
 void save_gone(struct vm *vm)
 {
 	struct err e;
 
-	if (!vm->saving)
+	if (!vm->saving || is_being_kept(vm))
 		return;
 	if (!strcmp(vm->reason, "saved")) {
 		vm->saving = vm->saving_adopted = false;
@@ -198,13 +344,17 @@ void save_gone(struct vm *vm)
 void save_taken_back(struct vm *vm, bool saving)
 {
 	struct store *s = vm->daemon->store;
+	bool stale = store_has_file(s, vm->def->name, SAVE_MANAGED_USED) ||
+		store_has_file(s, vm->def->name, SAVE_MANAGED);
 	struct job *j;
 	struct err e;
 
 	/* It runs: from whatever it went on, that is no state to start from any more. */
-	if (store_remove_file(s, vm->def->name, SAVE_MANAGED_USED, &e) < 0 ||
-		store_remove_file(s, vm->def->name, SAVE_MANAGED, &e) < 0)
+	if (store_drop_file(s, vm->def->name, SAVE_MANAGED_USED, &e) < 0 ||
+		store_drop_file(s, vm->def->name, SAVE_MANAGED, &e) < 0)
 		log_error("save", "VM '%s': %s", vm->def->name, e.msg);
+	if (stale)
+		vm_save(vm); /* and so the folder is on stable storage, too */
 	if (!saving)
 		return;
 	if (job_take_back(vm,
@@ -232,15 +382,20 @@ void save_not_used(struct vm *vm)
 
 	if (store_has_file(s, vm->def->name, SAVE_MANAGED_USED) &&
 		!store_has_file(s, vm->def->name, SAVE_MANAGED) &&
-		store_rename_file(s, vm->def->name, SAVE_MANAGED_USED, SAVE_MANAGED, &e) < 0)
+		store_rename_file_soon(s, vm->def->name, SAVE_MANAGED_USED, SAVE_MANAGED, &e) < 0)
 		log_error("save", "VM '%s': %s", vm->def->name, e.msg);
 }
 
 void save_found_off(struct vm *vm)
 {
 	struct store *s = vm->daemon->store;
-	bool saved = store_has_file(s, vm->def->name, SAVE_MANAGED);
+	bool saved;
 
+	/* Renamed, and no process had been told of a run: it was not gone on from. What the power took is not
+	 * known that well. */
+	if (vm->state == VM_SAVED && !vm->run_missed && !autostart_is_new_boot(vm->daemon))
+		save_not_used(vm);
+	saved = store_has_file(s, vm->def->name, SAVE_MANAGED);
 	if (store_has_file(s, vm->def->name, SAVE_MANAGED_USED))
 		log_warn("save", "VM '%s': a start went on from its managed save while no daemon saw how "
 			"it ended; the state is not used again by itself. It is kept as %s in the VM's folder; if the "

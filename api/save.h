@@ -9,9 +9,11 @@
 
 #include <stdbool.h>
 
+struct call;
 struct definition;
 struct err;
 struct job;
+struct store_work;
 struct vm;
 
 #define SAVE_MANAGED "managed.save"
@@ -22,14 +24,18 @@ enum save_then { SAVE_THEN_AS_IT_WAS, SAVE_THEN_RUNNING, SAVE_THEN_PAUSED };
 
 /* fd: borrowed: a regular, empty file open for reading and writing. job_id: NULL: one is made. */
 int save_to_file(struct vm *vm, int fd, const char *job_id, struct job **ret_j, struct err *e);
-int save_managed(struct vm *vm, enum save_then then, const char *job_id, struct job **ret_j,
-	struct err *e);
-/* The VM is off: forget its managed save. */
-int save_drop_managed(struct vm *vm, struct err *e);
+/* The same; call (NULL: nobody waits) is answered with the job's id once the VM's process was asked. -errno: it
+ * stays the caller's. */
+int save_managed(struct vm *vm, enum save_then then, const char *job_id, struct call *call,
+	struct job **ret_j, struct err *e);
+/* The VM is off: forget its managed save. Until w is done, and save_dropped() has been told how, the VM is busy.
+ * -errno: w stays the caller's. */
+int save_drop_managed(struct vm *vm, struct store_work *w, struct err *e);
+void save_dropped(struct vm *vm, int r);
 
 /* Its process ended with its state on disk. */
 void save_ended(struct vm *vm);
-/* Its process is gone: a save of it is over. */
+/* Its process is gone: a save of it is over, or as soon as it is kept. */
 void save_gone(struct vm *vm);
 /* Its process was found alive. An earlier daemon may have left a save under way (`saving`), or
  * half a start. */

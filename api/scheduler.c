@@ -461,22 +461,32 @@ void scheduler_soon(struct scheduler *s)
 
 /* ---- changes ---- */
 
-int scheduler_set(struct vm *vm, const struct schedule_plan *plan, struct err *e)
+int scheduler_keep(struct vm *vm, const struct schedule_plan *plan, struct store_work *w, struct err *e)
 {
-	struct json_object *o = plan_to_json(plan);
-	struct schedule *s = vm->schedule ? vm->schedule : calloc(1, sizeof(*s));
-	bool begins = !vm->schedule || vm->schedule->plan.every_s != plan->every_s;
-	int r = s ? store_write_vm_file(vm->daemon->store, vm->def->name, SCHEDULE_FILE, o, e)
-		  : err_set_errno(e, -ENOMEM, "schedule");
+	CLEANUP_JS struct json_object *o = NULL;
+	struct store *s = vm->daemon->store;
 
-	json_object_put(o);
-	if (r < 0) {
-		if (s != vm->schedule)
-			free(s);
-		return r;
+	if (plan) {
+		o = plan_to_json(plan);
+		return store_write_vm_file_behind(s, w, vm->def->name, SCHEDULE_FILE, o, e);
 	}
-	vm->schedule = s;
-	s->plan = *plan;
+	if (!vm->schedule)
+		return err_set(e, -ENOENT, ERR_NOT_FOUND,
+			"VM '%.200s' has no schedule. Next: cairn snapshot-schedule %.60s --every "
+			"1h",
+			vm->def->name, vm->def->name);
+	return store_remove_file_behind(s, w, vm->def->name, SCHEDULE_FILE, e);
+}
+
+void scheduler_set(struct vm *vm, const struct schedule_plan *plan)
+{
+	bool begins = !vm->schedule || vm->schedule->plan.every_s != plan->every_s;
+
+	if (!vm->schedule)
+		vm->schedule = calloc(1, sizeof(*vm->schedule));
+	if (!vm->schedule)
+		abort(); /* snapshots that silently stop are worse */
+	vm->schedule->plan = *plan;
 	/* The first one comes with the next interval. */
 	if (begins) {
 		vm->schedule_past = (struct schedule_past){
@@ -484,26 +494,14 @@ int scheduler_set(struct vm *vm, const struct schedule_plan *plan, struct err *e
 		vm_save(vm);
 	}
 	scheduler_soon(vm->daemon->scheduler);
-	return 0;
 }
 
-int scheduler_remove(struct vm *vm, struct err *e)
+void scheduler_remove(struct vm *vm)
 {
-	int r;
-
-	if (!vm->schedule)
-		return err_set(e, -ENOENT, ERR_NOT_FOUND,
-			"VM '%.200s' has no schedule. Next: cairn snapshot-schedule %.60s --every "
-			"1h",
-			vm->def->name, vm->def->name);
-	r = store_remove_file(vm->daemon->store, vm->def->name, SCHEDULE_FILE, e);
-	if (r < 0)
-		return r;
 	free(vm->schedule);
 	vm->schedule = NULL;
 	vm->schedule_past = (struct schedule_past){0};
 	vm_save(vm);
-	return 0;
 }
 
 /* ---- start and end ---- */

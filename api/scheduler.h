@@ -14,8 +14,10 @@
 #include "api/schedule.h"
 
 struct daemon;
+struct err;
 struct json_object;
 struct scheduler;
+struct store_work;
 struct vm;
 
 #define SCHEDULE_FILE "schedule.json"
@@ -39,10 +41,12 @@ int scheduler_new(struct daemon *d, struct scheduler **ret_s, struct err *e);
 /* NULL allowed. The schedules are the VMs'. */
 void scheduler_free(struct scheduler *s);
 
-/* In force, and on stable storage, when it returns. */
-int scheduler_set(struct vm *vm, const struct schedule_plan *plan, struct err *e);
-/* Its snapshots stay. -ENOENT: there is none. */
-int scheduler_remove(struct vm *vm, struct err *e);
+/* Keeps a plan (NULL: that there is none); when w is done, scheduler_set() or scheduler_remove() puts that in
+ * force. Returns 0; -ENOENT: there is none to remove; -errno. Then w stays the caller's. */
+int scheduler_keep(struct vm *vm, const struct schedule_plan *plan, struct store_work *w, struct err *e);
+void scheduler_set(struct vm *vm, const struct schedule_plan *plan);
+/* Its snapshots stay. */
+void scheduler_remove(struct vm *vm);
 /* Something has changed that a run may have waited for. s: NULL allowed. */
 void scheduler_soon(struct scheduler *s);
 

@@ -113,7 +113,7 @@ static void overdue_save(struct vm *vm)
 	struct job *j;
 	struct err e;
 
-	if (save_managed(vm, SAVE_THEN_RUNNING, NULL, &j, &e) < 0) {
+	if (save_managed(vm, SAVE_THEN_RUNNING, NULL, NULL, &j, &e) < 0) {
 		tell(vm, "failed", e.msg);
 		stop_vm_over(vm, e.msg);
 		return;

@@ -82,7 +82,7 @@ static void save(struct vm *vm)
 	struct job *j;
 	struct err e;
 
-	if (save_managed(vm, SAVE_THEN_AS_IT_WAS, NULL, &j, &e) < 0) {
+	if (save_managed(vm, SAVE_THEN_AS_IT_WAS, NULL, NULL, &j, &e) < 0) {
 		stop_vm_over(vm, e.msg);
 		return;
 	}

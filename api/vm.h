@@ -20,6 +20,7 @@ struct json_object;
 struct loop_timer;
 struct opener;
 struct qmp;
+struct start_hold;
 struct vm_process;
 
 #define VM_TEMPLATE_FILE "template.json" /* it is one */
@@ -62,6 +63,7 @@ struct vm {
 	struct qmp *qmp;	 /* its own socket; NULL: it has none */
 	struct schedule *schedule; /* NULL: none */
 	struct schedule_past schedule_past;
+	struct start_hold *hold; /* the managed save is being set aside for the start under way; NULL: it is not */
 	struct opener *opener;	 /* opens its files for the start under way; NULL: none */
 	struct images *images;	 /* a process that works on its disks while it is off; NULL: none */
 	uint8_t agent;		 /* enum vm_agent_state, as last told */
@@ -80,6 +82,7 @@ struct vm {
 	bool saving;		 /* its process writes its state */
 	bool saving_adopted;	 /* the same, asked for by an earlier daemon: no reply comes */
 	bool saved_paused;	 /* the managed save is to be paused when it is started */
+	bool dropping;		 /* its managed save is being removed */
 	bool off_asked;		 /* somebody asked for this shutdown: it stays off then, whatever its policy */
 	struct restart restart;
 	struct shutdown shutdown;

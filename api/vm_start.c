@@ -18,10 +18,12 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/util.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -48,6 +50,9 @@ int vm_check_idle(const struct vm *vm, const char *what, struct err *e)
 	if (vm->renaming)
 		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s' is being renamed; %s it afterwards", vm->def->name,
 			what);
+	if (vm->dropping)
+		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s': its saved state is being removed; %s it "
+			"afterwards", vm->def->name, what);
 	if (vm->images)
 		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s': its snapshots are being looked at; %s it "
 			"afterwards", vm->def->name, what);
@@ -57,7 +62,7 @@ int vm_check_idle(const struct vm *vm, const char *what, struct err *e)
 /* While it is started or stopped, or its old process ends, its disks are held. */
 int vm_check_free(const struct vm *vm, const char *what, struct err *e)
 {
-	if (!vm->job && !vm->starting && !vm->start_waits && !vm->destroying && !vm->going &&
+	if (!vm->job && !vm->starting && !vm->start_waits && !vm->destroying && !vm->going && !vm->dropping &&
 		(!vm->proc || vm_state_is_active(vm->state)))
 		return job_check_free(vm, what, e);
 	return vm->job ? job_check_free(vm, what, e) : vm_check_idle(vm, what, e);
@@ -121,13 +126,41 @@ static int disks_check_free(struct vm *vm, const struct config *c, struct err *e
 
 /* ---- the managed save ---- */
 
+/* A start that goes on when the managed save has its other name on stable storage. */
+struct start_hold {
+	struct store_work work;
+	struct vm *vm;
+	struct config config;
+};
+
+static void start_held(struct store_work *work);
+
 /* From here on it counts as used, whatever dies: the guest that goes on from it changes its
- * disks, and they would not fit it a second time. */
-static int managed_hold(struct vm *vm, int *ret_fd, struct err *e)
+ * disks, and they would not fit it a second time. Returns 1: c (taken) waits for that. */
+static int managed_hold(struct vm *vm, const struct config *c, struct err *e)
 {
-	struct store *s = vm->daemon->store;
+	struct start_hold *h = calloc(1, sizeof(*h));
 	int r;
 
+	if (!h)
+		abort();
+	*h = (struct start_hold){ { .done = start_held, .loop = vm->daemon->loop }, vm, *c };
+	r = store_rename_file_behind(vm->daemon->store, &h->work, vm->def->name, SAVE_MANAGED, SAVE_MANAGED_USED, e);
+	if (r < 0) {
+		free(h);
+		return r;
+	}
+	vm->held_managed = vm->start_waits = true;
+	vm->hold = h;
+	return 1;
+}
+
+/* Is there one to go on from (then *ret_fd is it), or to drop? */
+static int managed_look(struct vm *vm, bool *ret_hold, int *ret_fd, struct err *e)
+{
+	struct store *s = vm->daemon->store;
+
+	*ret_hold = false;
 	if (vm->state != VM_SAVED || vm->how.state_fd >= 0)
 		return 0;
 	if (!store_has_file(s, vm->def->name, SAVE_MANAGED))
@@ -135,17 +168,17 @@ static int managed_hold(struct vm *vm, int *ret_fd, struct err *e)
 			err_set(e, -ENOENT, ERR_NOT_FOUND,
 				"its managed save is gone; boot it with: cairn start --force-boot %s",
 				vm->def->name);
-	if (!vm->how.force_boot) {
-		*ret_fd = store_open_file(s, vm->def->name, SAVE_MANAGED, O_RDWR, e);
-		if (*ret_fd < 0)
-			return *ret_fd;
-		vm->how.paused = vm->how.paused || vm->saved_paused;
-	}
-	r = store_rename_file(s, vm->def->name, SAVE_MANAGED, SAVE_MANAGED_USED, e);
-	vm->held_managed = r == 0;
-	return r;
+	*ret_hold = true;
+	if (vm->how.force_boot)
+		return 0;
+	*ret_fd = store_open_file(s, vm->def->name, SAVE_MANAGED, O_RDWR, e);
+	if (*ret_fd < 0)
+		return *ret_fd;
+	vm->how.paused = vm->how.paused || vm->saved_paused;
+	return 0;
 }
 
+/* Once the VM runs, its state is written into the same folder: that keeps both, too. */
 static void managed_release(struct vm *vm, bool used)
 {
 	struct store *s = vm->daemon->store;
@@ -155,8 +188,8 @@ static void managed_release(struct vm *vm, bool used)
 	if (!vm->held_managed)
 		return;
 	vm->held_managed = false;
-	r = used ? store_remove_file(s, vm->def->name, SAVE_MANAGED_USED, &e) :
-		   store_rename_file(s, vm->def->name, SAVE_MANAGED_USED, SAVE_MANAGED, &e);
+	r = used ? store_drop_file(s, vm->def->name, SAVE_MANAGED_USED, &e) :
+		   store_rename_file_soon(s, vm->def->name, SAVE_MANAGED_USED, SAVE_MANAGED, &e);
 	if (r < 0)
 		log_error("start", "VM '%s': its managed save: %s", vm->def->name, e.msg);
 }
@@ -302,13 +335,14 @@ static int process_start(struct vm *vm, struct config *c, struct err *e)
 }
 
 /* The state to go on from becomes one of the configuration's files. */
-static int state_add(struct vm *vm, struct config *c, struct err *e)
+static int state_add(struct vm *vm, struct config *c, bool *ret_hold, struct err *e)
 {
 	int fd = steal_fd(&vm->how.state_fd);
 	int r = 0;
 
+	*ret_hold = false;
 	if (fd < 0)
-		r = managed_hold(vm, &fd, e);
+		r = managed_look(vm, ret_hold, &fd, e);
 	vm->restoring = !r && fd >= 0;
 	if (fd < 0 || r < 0)
 		return r;
@@ -318,19 +352,46 @@ static int state_add(struct vm *vm, struct config *c, struct err *e)
 	return 0;
 }
 
-/* c: taken. */
+/* c: taken. Returns 1: it waits for its managed save, and goes on by itself. */
 static int start_with(struct vm *vm, struct config *c, struct err *e)
 {
+	bool hold = false;
 	int r = disks_check_free(vm, c, e);
 
 	if (!r)
 		r = taps_add(c, vm->def, vm->daemon->paths->bridges_for_all, e);
 	if (!r)
-		r = state_add(vm, c, e);
+		r = state_add(vm, c, &hold, e);
+	if (!r && hold)
+		r = managed_hold(vm, c, e);
 	if (!r)
 		r = process_start(vm, c, e);
-	config_done(c);
+	if (r <= 0)
+		config_done(c);
 	return r;
+}
+
+static void start_held(struct store_work *work)
+{
+	struct start_hold *h = container_of(work, struct start_hold, work);
+	struct vm *vm = h->vm;
+	struct err e = work->e;
+	int r = work->r;
+
+	vm->hold = NULL;
+	if (vm->images) { /* began meanwhile; vm_start_goes_on() follows */
+		managed_release(vm, false);
+	} else {
+		vm->start_waits = false;
+		if (!r)
+			r = process_start(vm, &h->config, &e);
+		if (r < 0)
+			start_failed(vm, &e);
+		else
+			vm->starting = true;
+	}
+	config_done(&h->config);
+	free(h);
 }
 
 static void start_opened(void *opaque, int r, struct config *c, const struct err *e)
@@ -352,7 +413,7 @@ static void start_opened(void *opaque, int r, struct config *c, const struct err
 	if (r < 0)
 		start_failed(vm, e);
 	else
-		vm->starting = true;
+		vm->starting = !r;
 }
 
 /* Too many at once take longer than one after the other. */
@@ -363,7 +424,7 @@ static bool start_has_to_wait(struct vm *vm)
 	unsigned under_way = 0;
 
 	for (size_t i = 0; i < d->nvms; i++)
-		under_way += d->vms[i]->starting || d->vms[i]->opener;
+		under_way += d->vms[i]->starting || d->vms[i]->opener || d->vms[i]->hold;
 	/* Clones have a bound of their own, and are forgotten without being asked. */
 	if (under_way < d->paths->limits.starting || vm->how.forked)
 		return false;
@@ -383,7 +444,7 @@ static void start_now(struct vm *vm)
 		return;
 	opener_open(vm->daemon->loop, vm->def, OPENER_ALL, start_opened, vm, &o);
 	if (!o)
-		return; /* and vm may be no more */
+		return; /* and vm may be no more, or waits for its managed save */
 	vm->opener = o;
 	vm->start_waits = true;
 }
@@ -431,7 +492,8 @@ static int check_room(const struct vm *vm, struct err *e)
 
 void vm_start(struct vm *vm, const struct vm_start_how *how)
 {
-	bool looked_at = vm->images && !vm->job && !vm->start_waits && !vm->half && !vm->going && !vm->renaming;
+	bool looked_at = vm->images && !vm->job && !vm->start_waits && !vm->half && !vm->going &&
+		!vm->renaming && !vm->dropping;
 	struct err e;
 	int r = how->by_job || looked_at ? 0 : vm_check_idle(vm, "start", &e);
 
@@ -457,7 +519,7 @@ void vm_start(struct vm *vm, const struct vm_start_how *how)
 
 void vm_start_goes_on(struct vm *vm)
 {
-	if (!vm->start_waits || vm->start_queued || vm->opener)
+	if (!vm->start_waits || vm->start_queued || vm->opener || vm->hold)
 		return;
 	vm->start_waits = false;
 	start_now(vm);

@@ -1,12 +1,13 @@
 """A disk that takes its time: who asks for what is kept on it waits, and nobody else does."""
 
 import os
+import signal
 import threading
 import time
 
 import pytest
 
-from conftest import BUILD, FAKE_VM, Daemon, QmpError
+from conftest import BUILD, FAKE_VM, Daemon, QmpError, until
 
 SYNC_MS = 150
 PRELOAD = os.path.abspath(os.path.join(BUILD, "helpers/slow_sync.so"))
@@ -97,3 +98,84 @@ def test_the_end_waits_for_what_was_begun(slow):
     assert "return" in q.answer()
     slow.start()
     assert [v["name"] for v in slow.qmp().run("vm-list")["vms"]] == ["a"]
+
+
+def took(q, command, **args):
+    begin = time.monotonic()
+    q.run(command, **args)
+    return (time.monotonic() - begin) * 1e3
+
+
+def test_what_is_kept_beside_a_definition(slow):
+    """Saved states, schedules, marks: each is answered when it is kept, and only who asked waits."""
+    slow.define("a")
+    q = slow.qmp()
+    looker = Looker(slow)
+    assert took(q, "snapshot-schedule-set", vm="a", every="1h") >= SYNC_MS
+    assert took(q, "snapshot-schedule-set", vm="a", keep="7d:daily") >= SYNC_MS
+    assert took(q, "snapshot-schedule-remove", vm="a") >= SYNC_MS
+    assert took(q, "vm-autostart", vm="a") >= SYNC_MS
+    assert slow.info("a")["autostart"]
+    assert took(q, "vm-autostart", vm="a", disable=True) >= SYNC_MS
+    assert not slow.info("a")["autostart"]
+    slow.cairn("start", "a")
+    slow.cairn("managedsave", "a")
+    assert took(q, "vm-start", vm="a") >= SYNC_MS
+    assert slow.info("a")["reason"] == "restored"
+    slow.cairn("managedsave", "a")
+    assert took(q, "vm-managed-save-remove", vm="a") >= SYNC_MS
+    assert slow.info("a")["state"] == "shut off"
+    assert looker.stop() < SYNC_MS
+
+
+def test_nobody_starts_what_is_being_removed(slow):
+    slow.define("a")
+    slow.cairn("start", "a")
+    slow.cairn("managedsave", "a")
+    q = slow.qmp()
+    q.send(b'{"execute":"vm-managed-save-remove","arguments":{"vm":"a"}}')
+    until(lambda: not (slow.state / "vms/a/managed.save").exists())
+    with pytest.raises(QmpError, match="saved state is being removed"):
+        slow.qmp().run("vm-start", vm="a")
+    assert "return" in q.answer()
+    slow.qmp().run("vm-start", vm="a")
+    assert slow.info("a")["reason"] == "booted"
+
+
+@pytest.mark.parametrize("when", ["begun", "saved", "used"])
+def test_no_save_is_lost_between(slow, when):
+    """Killed while the disk is waited for: the save is there, or the VM runs."""
+    slow.define("a")
+    slow.cairn("start", "a")
+    pid = slow.info("a")["pid"]
+    q = slow.qmp()
+    if when == "used":
+        slow.cairn("managedsave", "a")
+        q.send(b'{"execute":"vm-start","arguments":{"vm":"a"}}')
+        until(lambda: (slow.state / "vms/a/managed.save.used").exists())
+    else:
+        q.send(b'{"execute":"vm-managed-save","arguments":{"vm":"a"}}')
+        name = "managed.save" if when == "saved" else "managed.save.tmp"
+        until(lambda: (slow.state / "vms/a" / name).exists())
+    slow.stop(signal.SIGKILL)
+    slow.start()
+    if when == "begun":
+        assert slow.info("a")["pid"] == pid and slow.info("a")["state"] == "running"
+        slow.cairn("managedsave", "a")
+    assert slow.info("a")["state"] == "saved"
+    slow.cairn("start", "a")
+    assert slow.info("a")["reason"] == "restored"
+
+
+def test_a_save_that_has_not_begun_is_cancelled(slow):
+    slow.define("a")
+    slow.cairn("start", "a")
+    q = slow.qmp()
+    q.send(b'{"execute":"vm-managed-save","arguments":{"vm":"a","job-id":"j"}}')
+    until(lambda: (slow.state / "vms/a/managed.save.tmp").exists())
+    slow.qmp().run("job-cancel", id="j")
+    assert q.answer()["return"] == {"job": "j"}
+    until(lambda: slow.qmp().run("query-jobs")[0]["status"] == "concluded")
+    job = slow.qmp().run("query-jobs")[0]
+    assert job["error-class"] == "Cancelled"
+    assert not (slow.state / "vms/a/managed.save.tmp").exists() and slow.info("a")["state"] == "running"
