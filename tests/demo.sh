@@ -172,6 +172,12 @@ say "The ACPI power button"
 shut_down
 echo "\$ cairn-img check disk.qcow2"
 "$build/cairn-img" check -f qcow2 "$tmp/disk.qcow2"
+if command -v qemu-img >/dev/null; then # what QEMU says of it
+	for verb in "snapshot -l" check; do
+		echo "\$ qemu-img $verb disk.qcow2"
+		qemu-img $verb "$tmp/disk.qcow2"
+	done
+fi
 
 say "Second start: the file is still there"
 boot
