@@ -135,6 +135,9 @@ int ram_write(struct vmstate_store *s, const struct vmstate_layout *l, const str
 	while (n)
 		pthread_join(thread[--n], NULL);
 	pthread_mutex_destroy(&j.lock);
+	/* The others may have left nothing for this thread, which alone looks whether it is to go on. */
+	if (!j.error && p && p->step && p->step(p->opaque, l->ram_bytes, l->ram_bytes))
+		j.error = -ECANCELED;
 	*ret_written_bytes = j.written_bytes;
 	return j.error;
 }
