@@ -289,6 +289,11 @@ def test_a_snapshot_without_room(daemon, kvm, guest, small):
         assert "No space" in daemon.cairn("snapshot-create-as", "vm1", "one", ok=1).stderr
         assert daemon.cairn("snapshot-list", "--name", "vm1").stdout.strip() == ""
         assert daemon.cairn("domstate", "vm1").stdout in ("running\n", "idle\n")
+    # The first write that fails ends it: what the rest of the memory would come to does not matter any more.
+    vm.q.run("snapshot-create", vm="vm1", name="one", rate=8 * MIB, job_id="j")
+    vm.q.event("JOB_STATUS_CHANGE", id="j", status="concluded")
+    job, = (j for j in vm.q.jobs() if j["id"] == "j")
+    assert "No space" in job["error"] and job["current-progress"] < job["total-progress"] / 2, job
     vm.run("verify 0 2048 1")
     vm.run("write 0 2048 2")
     vm.run("flush")

@@ -344,6 +344,11 @@ def test_a_slow_snapshot_is_cancelled_at_once(vm):
     q.run("job-cancel", id="j")
     q.event("JOB_STATUS_CHANGE", id="j", status="concluded")
     assert vm.names() == []
+    size = os.stat(vm.disks[0]).st_blocks
+    vm.run("check 0x1000000 0x1000000 6")
+    vm.snapshot("after")  # there is nothing in its way, and what was written has been given back
+    vm.daemon.cairn("snapshot-delete", "vm1", "after")
+    assert os.stat(vm.disks[0]).st_blocks <= size + 2048
     vm.run("check 0x1000000 0x1000000 6")
     vm.stop()
     check(vm.disks[0])

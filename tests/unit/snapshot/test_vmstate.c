@@ -219,6 +219,50 @@ static void test_full_is_no_state(void **state)
 	munmap(ram, MUCH_BYTES + 4096);
 }
 
+/* What is asked of the file, in order. */
+struct watched_store {
+	struct vmstate_file file;
+	struct vmstate_store store;
+	char last[4]; /* 'w': a write, 'h': the header's, 's': a sync */
+};
+
+static void watched(struct watched_store *f, char what)
+{
+	memmove(f->last, f->last + 1, 3);
+	f->last[3] = what;
+	if (what == 'w')
+		assert_null(memchr(f->last, 'h', sizeof(f->last)));
+}
+
+static int watched_write(struct vmstate_store *s, uint64_t off, const void *buf, size_t len)
+{
+	struct watched_store *f = container_of(s, struct watched_store, store);
+
+	watched(f, off ? 'w' : 'h');
+	return f->file.store.write(&f->file.store, off, buf, len);
+}
+
+static int watched_sync(struct vmstate_store *s)
+{
+	watched(container_of(s, struct watched_store, store), 's');
+	return 0;
+}
+
+/* Whatever moment the power fails at: a state that has a header is whole. */
+static void test_the_header_comes_last(void **state)
+{
+	struct fixture *f = *state;
+	struct watched_store w = { .file = f->file, .store = { .write = watched_write, .sync = watched_sync } };
+	uint8_t *ram = much_ram();
+	struct vmstate_source src = much_source(ram);
+	struct vmstate_header h = { 0 };
+	struct vmstate_result result;
+
+	assert_int_equal(vmstate_write(&w.store, &h, &src, NULL, &result, NULL), 0);
+	assert_memory_equal(w.last, "wshs", 4);
+	munmap(ram, MUCH_BYTES + 4096);
+}
+
 static void test_zeros_cost_nothing(void **state)
 {
 	struct fixture *f = *state;
@@ -363,6 +407,7 @@ int main(void)
 		cmocka_unit_test(test_direct),
 		cmocka_unit_test(test_direct_not_aligned),
 		cmocka_unit_test_setup_teardown(test_full_is_no_state, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_the_header_comes_last, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_zeros_cost_nothing, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_every_bit_of_the_header_counts, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_impossible_headers, setup, teardown),
