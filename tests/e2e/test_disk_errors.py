@@ -293,7 +293,7 @@ def test_a_snapshot_without_room(daemon, kvm, guest, small):
     vm.q.run("snapshot-create", vm="vm1", name="one", rate=8 * MIB, job_id="j")
     vm.q.event("JOB_STATUS_CHANGE", id="j", status="concluded")
     job, = (j for j in vm.q.jobs() if j["id"] == "j")
-    assert "No space" in job["error"] and job["current-progress"] < job["total-progress"] / 2, job
+    assert "memory into vda: No space" in job["error"] and job["current-progress"] < job["total-progress"] / 2, job
     vm.run("verify 0 2048 1")
     vm.run("write 0 2048 2")
     vm.run("flush")
