@@ -530,9 +530,11 @@ int machine_reset(struct machine *m, struct err *e)
 	int r;
 
 	machine_reset_devices(m);
+	r = vcpus_forget(&m->vcpus, e);
 	machine_forget_memory(m);
 	agent_restored(m->agent, false);
-	r = kvm_reset_irqchip(&m->kvm, e);
+	if (!r)
+		r = kvm_reset_irqchip(&m->kvm, e);
 	return r < 0 ? r : machine_boot(m, e);
 }
 

@@ -33,6 +33,7 @@
 #define APIC_BASE_BOOT_CPU (1ULL << 8)
 #define MSI_ADDRESS 0xfee00000u /* and the APIC's id from bit 12 on */
 #define MSI_DATA_NMI (4u << 8)
+#define MSI_DATA_INIT (5u << 8)
 #define MSR_IA32_MISC_ENABLE 0x1a0
 #define MISC_ENABLE_FAST_STRING 1ULL
 #define MSR_MTRR_DEF_TYPE 0x2ff
@@ -54,7 +55,30 @@ static void immediate_exit_clear(struct vcpu *v)
 		__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
 }
 
-/* Wait until the set runs again; false when the thread has to end. */
+/* KVM_RUN with a signal pending looks at what KVM has noted for the next entry, and does not enter. That the vCPU is
+ * to sleep until memory has come is such a note, and nothing else takes it away. Its result is of no use: all
+ * that there is goes. */
+static void vcpu_drain(struct vcpu *v)
+{
+	struct {
+		struct kvm_signal_mask head;
+		uint64_t blocked;
+	} __attribute__((packed)) mask = { .head.len = sizeof(mask.blocked), .blocked = ~(1ULL << (KICK_SIGNAL - 1)) };
+	sigset_t kick;
+
+	sigemptyset(&kick);
+	sigaddset(&kick, KICK_SIGNAL);
+	pthread_sigmask(SIG_BLOCK, &kick, NULL);
+	pthread_kill(pthread_self(), KICK_SIGNAL);
+	if (!kvm_ioctl(v->fd, KVM_SET_SIGNAL_MASK, &mask)) {
+		__atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+		ioctl(v->fd, KVM_RUN, 0);
+		kvm_ioctl(v->fd, KVM_SET_SIGNAL_MASK, NULL);
+	}
+	pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
+}
+
+/* Wait until the set runs again, or the vCPU is to be drained; false when the thread has to end. */
 static bool vcpu_park(struct vcpu *v)
 {
 	struct vcpus *s = v->set;
@@ -62,8 +86,9 @@ static bool vcpu_park(struct vcpu *v)
 
 	pthread_mutex_lock(&s->lock);
 	s->nparked++;
+	v->drains = false;
 	pthread_cond_signal(&s->parked_cond);
-	while (atomic_load(&s->stop_requested) && !s->want_exit)
+	while (atomic_load(&s->stop_requested) && !s->want_exit && !v->drains)
 		pthread_cond_wait(&s->run_cond, &s->lock);
 	go = !s->want_exit;
 	s->nparked--;
@@ -103,8 +128,13 @@ static void *vcpu_thread(void *opaque)
 	snprintf(name, sizeof(name), "vcpu%u", v->index);
 	pthread_setname_np(pthread_self(), name);
 	atomic_store(&v->tid, gettid());
-	while (vcpu_park(v))
-		vcpu_run_until_stop(v);
+	while (vcpu_park(v)) {
+		v->ran = true;
+		if (v->drains)
+			vcpu_drain(v);
+		else
+			vcpu_run_until_stop(v);
+	}
 	return NULL;
 }
 
@@ -191,15 +221,20 @@ void vcpus_unpoison(struct vcpus *s)
 	atomic_store(&s->poisoned, false);
 }
 
+/* A message to a local APIC, which has the vCPU's number. (SDM volume 3, "Message Signalled Interrupts".) */
+static void vcpu_signal(struct vcpu *v, uint32_t data)
+{
+	struct kvm_msi msi = { .address_lo = MSI_ADDRESS | v->index << 12, .data = data };
+
+	kvm_ioctl(v->set->cfg.kvm->vm_fd, KVM_SIGNAL_MSI, &msi);
+}
+
 /* As a message to each local APIC: KVM_NMI would wait until the vCPU is back from KVM_RUN, and one
- * that sleeps in there does not come. (SDM volume 3, "Message Signalled Interrupts": delivery mode 100 is NMI.) */
+ * that sleeps in there does not come. */
 void vcpus_nmi(struct vcpus *s)
 {
-	for (unsigned i = 0; i < s->cfg.count; i++) {
-		struct kvm_msi msi = { .address_lo = MSI_ADDRESS | i << 12, .data = MSI_DATA_NMI };
-
-		kvm_ioctl(s->cfg.kvm->vm_fd, KVM_SIGNAL_MSI, &msi);
-	}
+	for (unsigned i = 0; i < s->cfg.count; i++)
+		vcpu_signal(&s->vcpu[i], MSI_DATA_NMI);
 }
 
 /* ---- making and ending ---- */
@@ -398,6 +433,49 @@ static int lapic_reset(struct vcpu *v)
 	memset(sregs.interrupt_bitmap, 0, sizeof(sregs.interrupt_bitmap));
 	r = kvm_ioctl(v->fd, KVM_SET_SREGS, &sregs);
 	return r < 0 ? r : kvm_ioctl(v->fd, KVM_SET_LAPIC, v->fresh_lapic);
+}
+
+/* GET_MP_STATE has KVM carry the INIT out. One that it puts off, since the guest is a hypervisor itself, must not
+ * come in the next life. */
+static int vcpu_interrupt_wait(struct vcpu *v)
+{
+	struct kvm_vcpu_events events;
+	struct kvm_mp_state mp;
+	int r;
+
+	vcpu_signal(v, MSI_DATA_INIT);
+	r = kvm_ioctl(v->fd, KVM_GET_MP_STATE, &mp);
+	if (!r)
+		r = kvm_ioctl(v->fd, KVM_GET_VCPU_EVENTS, &events);
+	if (r < 0 || !events.smi.latched_init)
+		return r;
+	events.smi.latched_init = 0;
+	return kvm_ioctl(v->fd, KVM_SET_VCPU_EVENTS, &events);
+}
+
+static void vcpus_drain(struct vcpus *s)
+{
+	pthread_mutex_lock(&s->lock);
+	for (unsigned i = 0; i < s->cfg.count; i++)
+		s->vcpu[i].drains = s->vcpu[i].ran;
+	pthread_cond_broadcast(&s->run_cond);
+	for (unsigned i = 0; i < s->cfg.count; i++)
+		while (s->vcpu[i].drains)
+			pthread_cond_wait(&s->parked_cond, &s->lock);
+	pthread_mutex_unlock(&s->lock);
+}
+
+int vcpus_forget(struct vcpus *s, struct err *e)
+{
+	int r = 0;
+
+	vcpus_drain(s);
+	/* All first: guests may have numbered their APICs anew. */
+	for (unsigned i = 0; i < s->cfg.count && !r; i++)
+		r = s->vcpu[i].ran ? lapic_reset(&s->vcpu[i]) : 0;
+	for (unsigned i = 0; i < s->cfg.count && !r; i++)
+		r = s->vcpu[i].ran ? vcpu_interrupt_wait(&s->vcpu[i]) : 0;
+	return r < 0 ? err_set(e, r, ERR_HOST, "cannot stop what vCPUs wait for: %s", strerror(-r)) : 0;
 }
 
 /* A vCPU that has run before: nothing of the last life may remain. */

@@ -43,6 +43,8 @@ struct vcpu {
 	struct kvm_lapic_state *fresh_lapic; /* as KVM made it, for a reset; owned */
 	pthread_t thread;
 	bool thread_made;
+	bool ran;	/* since it was made; written while it is not parked */
+	bool drains;	/* under the set's lock: to be left by KVM_RUN with nothing noted, and parked again */
 	atomic_int tid; /* of the thread; 0 before it runs */
 	int stats_fd;		  /* -1: none */
 	off_t stats_blocking_off; /* of the value that says "halted"; 0: none */
@@ -78,6 +80,13 @@ int vcpus_init(struct vcpus *s, const struct vcpus_config *c, struct err *e);
 int vcpus_start_threads(struct vcpus *s, struct err *e);
 /* Registers for a fresh start: vCPU 0 at the entry, the others waiting for SIPI. Parked. */
 int vcpus_reset(struct vcpus *s, const struct boot_entry *entry, struct err *e);
+
+/* Before a vCPU that has run gets another state, by vcpus_reset() or vcpu_load(), and while its memory is still
+ * served. KVM lets a vCPU that meets a page which is not there sleep until somebody has fetched it. That is no part
+ * of any state that can be read or set, but outlives it: awaited no more, the page would never wake the
+ * vCPU; and come late, it would wake one that should sleep. So each gets an INIT, which ends that; it may
+ * wait for the page. Parked. Registers, events and the LAPIC are lost. */
+int vcpus_forget(struct vcpus *s, struct err *e);
 
 /* Make all vCPUs leave the guest soon. Any thread, signal-safe enough for vCPU threads. */
 void vcpus_request_stop(struct vcpus *s);

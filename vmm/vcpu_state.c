@@ -9,7 +9,6 @@
 #include "vmm/kvm.h"
 #include "vmm/vcpu.h"
 
-#include <asm/kvm_para.h>
 #include <errno.h>
 #include <linux/kvm.h>
 #include <stdio.h>
@@ -113,13 +112,6 @@ static bool msr_is(struct vcpu *v, const struct kvm_msr_entry *e)
 	return kvm_ioctl(v->fd, KVM_GET_MSRS, &one) == 1 && one.e[0].data == e->data;
 }
 
-/* A vCPU that stopped at memory on its way in sleeps inside KVM until that has come. Writing this MSR forgets
- * that it is awaited: the vCPU would sleep until its next interrupt, which may never come. */
-static bool must_stay(struct vcpu *v, const struct kvm_msr_entry *e)
-{
-	return e->index == MSR_KVM_ASYNC_PF_EN && msr_is(v, e);
-}
-
 /* The TSC deadline arms a timer in the LAPIC: it has to be there first, or the guest hangs
  * at its next timer. The TSC itself goes before everything that is relative to it. */
 static int msrs_write(struct vcpu *v, struct vcpu_image *s, bool deadline)
@@ -130,7 +122,7 @@ static int msrs_write(struct vcpu *v, struct vcpu_image *s, bool deadline)
 	} one = { .head.nmsrs = 1 };
 
 	for (uint32_t i = 0; i < s->msrs.head.nmsrs; i++) {
-		if ((s->msrs.e[i].index == MSR_TSC_DEADLINE) != deadline || must_stay(v, &s->msrs.e[i]))
+		if ((s->msrs.e[i].index == MSR_TSC_DEADLINE) != deadline)
 			continue;
 		one.e[0] = s->msrs.e[i];
 		/* One that this host does not let us write keeps the value it has, when that is

@@ -229,7 +229,9 @@ static int machine_go_back(struct revert_job *x)
 	int r;
 
 	machine_reset_devices(m);
-	r = x->rewinds && memory_is_good(m) ? memory_rewind(x) : memory_replace(x);
+	r = vcpus_forget(&m->vcpus, &x->j.e);
+	if (!r)
+		r = x->rewinds && memory_is_good(m) ? memory_rewind(x) : memory_replace(x);
 	if (!r && m->uffd.can_protect)
 		memcpy(m->base_id, x->node->info.id, sizeof(m->base_id));
 	if (!r && x->v.eager)

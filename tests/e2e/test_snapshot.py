@@ -354,6 +354,23 @@ def test_a_slow_snapshot_is_cancelled_at_once(vm):
     check(vm.disks[0])
 
 
+def test_a_reset_while_a_processor_awaits_memory(vm):
+    """What it sleeps for belongs to the life that is over; it starts anew all the same. Most of these find it asleep."""
+    vm.define(memory="128M")
+    vm.start()
+    vm.run("fill 0x1000000 0x5000000 5")
+    vm.console.sock.sendall(b"check 0x1000000 0x5000000 5\n" * 50)
+    vm.snapshot("s1")
+    q = vm.daemon.qmp()
+    for _ in range(15):
+        job = q.run("snapshot-revert", vm="vm1", name="s1")["job"]
+        q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+        q.run("vm-reset", vm="vm1")
+        while not vm.console.line().endswith("interp"):
+            pass
+    vm.stop()
+
+
 @pytest.mark.parametrize("way", ["poweroff", "reset cf9"])
 @pytest.mark.parametrize("suspended", [False, True])
 def test_a_restart_waits_for_the_snapshot(vm, way, suspended):
