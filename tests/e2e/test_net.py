@@ -1,5 +1,6 @@
 """Network interfaces: a guest, a bridge, and a namespace that they have to themselves."""
 
+import contextlib
 import ctypes
 import json
 import os
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -43,18 +45,23 @@ class Lan:
     def taps(self):
         return [i["ifname"] for i in self.ip("link", "show", "type", "tun")]
 
-    def socket(self, device="br0"):
-        """One that sees and sends frames there. A socket stays in the namespace that it was made in."""
+    def socket(self, device="br0", kind=TYPE):
+        """One that sees and sends frames there."""
+        s = self.inside(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(kind)))
+        s.bind((device, kind))
+        s.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)  # SO_RCVBUFFORCE
+        return s
+
+    def inside(self, make):
+        """A socket stays in the namespace that it was made in."""
         libc = ctypes.CDLL(None, use_errno=True)
         with open("/proc/self/ns/net") as ours, open(f"/proc/{self.holder.pid}/ns/net") as theirs:
             assert libc.setns(theirs.fileno(), 0) == 0, os.strerror(ctypes.get_errno())
             try:
-                s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(TYPE))
-                s.bind((device, TYPE))
+                s = make()
             finally:
                 assert libc.setns(ours.fileno(), 0) == 0
         s.settimeout(30)
-        s.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)  # SO_RCVBUFFORCE
         self.sockets.append(s)
         return s
 
@@ -309,6 +316,52 @@ def test_clones_have_taps_and_addresses_of_their_own(host, lan):
     goes_through(c, s, 200, 5)
     host.cairn("destroy", "b")
     until(lambda: lan.taps() == ["vnet0"])
+
+
+# ---- Linux ----
+
+def echo(listener, n):
+    """The bytes that come, sent back."""
+    s, _ = listener.accept()
+    with s:
+        got = bytearray()
+        while part := s.recv(1 << 20):
+            got += part
+        assert len(got) == n
+        s.sendall(got)
+
+
+@pytest.mark.seconds(1500)  # the first test that needs a kernel builds it
+def test_linux(host, lan):
+    n = 16 << 10  # an emulated kernel takes its time
+    lan.ip("addr", "add", "10.9.0.1/8", "dev", "br0")
+    listener = lan.inside(lambda: socket.create_server(("10.9.0.1", 7)))
+    path = host.tmp / "linux.json"
+    path.write_text(json.dumps(guestlib.linux_definition(
+        "linux", interfaces=[{"type": "bridge", "source": "br0", "mac": MAC}])))
+    host.cairn("define", str(path))
+    host.cairn("start", "linux")
+    c = Console(host, "linux")
+    c.sock.settimeout(180)
+    while not c.line().startswith("cairn-guest: ready"):
+        pass
+    assert c.run("read /sys/class/net/eth0/address") == [MAC]
+    c.run("ifup eth0 10.9.0.2")
+    assert c.run("read /sys/class/net/eth0/carrier") == ["1"]
+    seen = lan.socket(kind=3)  # ETH_P_ALL
+    with ThreadPoolExecutor() as pool:
+        served = pool.submit(echo, listener, n)
+        c.run(f"tcp 10.9.0.1 7 {n} 3")
+        served.result()
+    i = figures(host, "linux")
+    assert i["tx-bytes"] > n < i["rx-bytes"] and i["rx-drops"] == i["tx-errors"] == 0
+    # Larger than the MTU: cutting into segments is left to the other side, both ways.
+    longest = {True: 0, False: 0}
+    seen.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while f := seen.recv(1 << 17):
+            longest[f[6:12] == mac_bytes(MAC)] = max(len(f), longest[f[6:12] == mac_bytes(MAC)])
+    assert longest[True] > 1514 < longest[False]
 
 
 # ---- no link ----

@@ -150,7 +150,7 @@ static const struct command help_commands[] = {
 
 static const struct command *const tables[] = {
 	help_commands, file_commands, disk_commands, ram_commands, info_commands, power_commands,
-	agent_commands,
+	agent_commands, net_commands,
 };
 
 static int help_run(int argc, char **argv)

@@ -26,6 +26,7 @@ extern const struct command ram_commands[];
 extern const struct command info_commands[];
 extern const struct command power_commands[];
 extern const struct command agent_commands[];
+extern const struct command net_commands[];
 
 /* Append to the answer of the running command; sent in one piece with its last line. */
 void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
