@@ -297,7 +297,7 @@ def test_a_start_that_failed_is_not_taken_for_a_run(fake):
 
 
 def test_the_next_daemon_takes_a_save_back(fake):
-    fake.define("vm1", cmdline="work-takes=1500")
+    fake.define("vm1", cmdline=f"work-until={fake.tmp}/go")
     fake.cairn("start", "vm1")
     was = fake.cairn("managedsave", "--no-wait", "vm1").stdout.strip()
     fake.stop(signal.SIGKILL)
@@ -306,13 +306,14 @@ def test_the_next_daemon_takes_a_save_back(fake):
     assert (job["id"], job["type"], job["status"], job["vm"]) == (was, "managed-save", "running", "vm1")
     q = fake.qmp()
     q.event("JOB_PROGRESS", id=job["id"])
+    (fake.tmp / "go").touch()
     q.event("JOB_STATUS_CHANGE", id=job["id"], status="concluded")
     assert fake.cairn("domstate", "vm1").stdout == "saved\n"
 
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_save_of_a_paused_vm_is_taken_back(fake, fails):
-    fake.define("vm1", cmdline="work-takes=700" + (" work-fails" if fails else ""))
+    fake.define("vm1", cmdline=f"work-until={fake.tmp}/go" + (" work-fails" if fails else ""))
     fake.cairn("start", "--paused", "vm1")
     was = fake.cairn("managedsave", "--no-wait", "vm1").stdout.strip()
     assert fake.cairn("domstate", "--reason", "vm1").stdout == "paused (saving)\n"
@@ -323,6 +324,7 @@ def test_the_save_of_a_paused_vm_is_taken_back(fake, fails):
     q = fake.qmp()
     with pytest.raises(QmpError, match=f"job {was} "):
         q.run("vm-managed-save", vm="vm1")
+    (fake.tmp / "go").touch()
     q.event("JOB_STATUS_CHANGE", id=was, status="concluded")
     assert ("error" in jobs(fake)[0]) == fails
     if fails:

@@ -10,6 +10,7 @@
  *   quits-in=MS (after it was told to)  mute (answers nothing once it runs)  rude-after=MS (panics, in bytes that are no text)
  *   clone-dies=NAME clone-takes=MS:NAME (of clones: the one of that name, at its start)
  *   work-takes=MS (a save, and work on snapshots; with progress)  work-fails
+ *   work-until=FILE (is there: for who must be in time, however slow)
  * A save is a real state file of empty memory. Snapshots are kept at the beginning of the first
  * disk, as an array of struct vm_snapshot_info: a tree without disks.
  * FAKE_VM=die-at-start in the environment: ends before it accepts. */
@@ -34,6 +35,7 @@
 #define CONSOLES_MAX 8
 #define SNAPSHOTS_MAX 256
 #define PROGRESS_MS 20
+#define WORK_UNTIL_MS "60000"
 static const char banner[] = "fake guest\r\n";
 
 /* A save, or work on snapshots. */
@@ -555,7 +557,7 @@ static void work_finish(struct fake *f, int r, struct err *e)
 
 static void work_begin(struct fake *f, struct channel_msg *m)
 {
-	const char *takes = word(f, "work-takes=");
+	const char *takes = word(f, "work-until=") ? WORK_UNTIL_MS : word(f, "work-takes=");
 	struct err e;
 
 	if (f->work.due_ms) {
@@ -581,8 +583,11 @@ static void work_go_on(struct fake *f)
 {
 	struct work *w = &f->work;
 	uint64_t now = now_ms();
+	char until[256];
 	struct err e;
 
+	if (sscanf(word(f, "work-until=") ?: "", "%255s", until) == 1 && !access(until, F_OK))
+		w->due_ms = now;
 	event(f, (struct vm_event){ .kind = VM_EVENT_PROGRESS,
 		.value = (int64_t)MIN(now - w->begun_ms, w->due_ms - w->begun_ms) << 20,
 		.total = (int64_t)(w->due_ms - w->begun_ms) << 20 });
