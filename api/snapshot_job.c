@@ -202,9 +202,12 @@ static int victims_mark(struct work *w, const struct snapshots *s, bool *victims
 		return 0;
 	}
 	r = snapshots_find(s, w->vm->def->name, w->name, &top, e);
-	for (size_t i = 0; !r && i < s->n; i++)
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < s->n; i++)
 		victims[i] = is_victim(s, i, top, w->mode);
-	return r;
+	js_put_str(w->result, "name", s->list[top].name);
+	return 0;
 }
 
 static int victims_take(struct work *w, const struct snapshots *s, const bool *victims, struct err *e)

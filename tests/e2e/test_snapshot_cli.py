@@ -227,6 +227,8 @@ def test_delete(vm):
                     "--verbose").stdout == "Domain snapshot s1 children deleted\ns3\ns4\n"
     assert names(vm) == ["s1"]
     vm.cairn("snapshot-create-as", "vm1", "s5")
+    vm.cairn("snapshot-create-as", "vm1", "s6")
+    assert vm.cairn("snapshot-delete", "vm1", "--current").stdout == "Domain snapshot s6 deleted\n"
     vm.cairn("destroy", "vm1")
     assert vm.cairn("snapshot-delete", "vm1", "s1", "--children").stdout == (
         "Domain snapshot s1 deleted\n")
@@ -283,7 +285,9 @@ def test_revert_to_disks_only(fake):
     assert fake.cairn("snapshot-revert", "vm1", "off", "--running").stdout == (
         "Domain snapshot off reverted\n")
     assert state(fake) == "running (booted)"
-    fake.cairn("snapshot-revert", "vm1", "on", "--disks-only")
+    assert fake.cairn("snapshot-revert", "vm1", "on", "--disks-only").stdout == (
+        "Domain 'vm1' was stopped: only disks go back\n"
+        "Domain snapshot on reverted\n")
     assert state(fake) == "shut off (from snapshot)"
     o = json.loads(fake.cairn("snapshot-revert", "vm1", "on", "--disks-only", "--paused",
                               "--format", "json").stdout)

@@ -191,7 +191,8 @@ int verb_snapshot_revert(struct cli *c)
 		return cli_fail(&e, "Failed to revert domain '%s' to %s%s", c->pos[0],
 			name ? "snapshot " : "its current snapshot", name ? name : "");
 	if (js_get_bool(result, "stopped", false) && c->format == CLI_TABLE)
-		printf("Domain '%s' was stopped: the snapshot is one of disks only\n", c->pos[0]);
+		printf("Domain '%s' was stopped: %s\n", c->pos[0],
+			option_flag(c, "disks-only") ? "only disks go back" : "the snapshot is one of disks only");
 	return job_result_print(c, result, NULL, "Domain snapshot %s reverted",
 		js_get_str(result, "name"));
 }
@@ -233,7 +234,7 @@ int verb_snapshot_delete(struct cli *c)
 		return cli_fail(&e, "Failed to delete snapshot %s", name ? name : "");
 	return job_result_print(c, result, deleted_print,
 		only ? "Domain snapshot %s children deleted" : "Domain snapshot %s deleted",
-		name ? name : "");
+		js_get_str(result, "name"));
 }
 
 /* ---- at once ---- */
