@@ -427,7 +427,7 @@ def test_trees_that_lie(fake):
 
 @pytest.mark.parametrize("command", ["snapshot-list", "start"])
 def test_who_comes_back_waits_for_what_is_on_the_images(fake, command):
-    define(fake, cmdline="work-takes=20000 quits-in=500")
+    define(fake, cmdline="work-takes=20000 quits-in=2000")
     fake.qmp().run("snapshot-create", vm="vm1", name="s1")
     pid = child(fake)
     fake.stop(signal.SIGKILL)
