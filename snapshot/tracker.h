@@ -82,7 +82,8 @@ int tracker_rewind(struct tracker *t, struct pager *p, const struct bitmap *chan
 /* Any thread: may it still read its state's file? */
 bool tracker_loads(const struct tracker *t);
 
-/* Right after a mark or a hold, still paused. wanted: blocks to be saved; copied. */
+/* Right after a mark or a hold, still paused: what faults that were answered in between made writable is protected
+ * again. wanted: blocks to be saved; copied. */
 void tracker_save_begin(struct tracker *t, const struct bitmap *wanted);
 /* The next block's content into buf (VMSTATE_BLOCK_BYTES). Those aside come first; what was never
  * touched, and so is zeros, is left out. Returns 1; 0: that was all; -errno: a block's content was
