@@ -23,6 +23,8 @@
 #define LINE_MAX_BYTES (8 * MIB)
 #define READS_AT_END 1024 /* of a page at least: a pipe has no more than 1 MiB */
 #define SPEC_FD 3
+/* From then on until it has cleared up. */
+#define CANCEL_NS (5 * 1000000000ULL)
 /* Above every number that the process is to have. */
 #define FD_ASIDE 512
 
@@ -31,7 +33,9 @@ struct archiver {
 	const struct archiver_ops *ops;
 	void *opaque;
 	int in, out, pidfd; /* its stdin and stdout */
+	pid_t pid;
 	struct loop_watch *watch, *gone;
+	struct loop_timer *timer; /* when it is cancelled */
 	char *line;
 	size_t len, cap;
 	struct json_object *result;
@@ -235,6 +239,17 @@ static void gone(void *opaque, unsigned revents)
 	finish(a);
 }
 
+/* It writes to a pipe that nobody reads, or its user has stopped it: the VM is not to have its job for ever. */
+static void late(void *opaque)
+{
+	struct archiver *a = opaque;
+
+	if (a->ended)
+		return;
+	kill(-a->pid, SIGKILL); /* it has not been waited for */
+	pidfd_send_signal(a->pidfd, SIGKILL, NULL, 0); /* it may have no group yet */
+}
+
 /* ---- asking ---- */
 
 static int spec_file(struct json_object *spec, int *ret_fd)
@@ -282,6 +297,7 @@ static int process_start(struct archiver *a, struct plan *p, struct json_object 
 	a->out = out[0];
 	if (pid < 0)
 		return r;
+	a->pid = pid;
 	a->pidfd = pidfd_open(pid, 0);
 	/* A process of another user's may read nothing, and must not hold up the daemon. */
 	return a->pidfd < 0 || fcntl(a->out, F_SETFL, O_NONBLOCK) < 0 || fcntl(a->in, F_SETFL, O_NONBLOCK) < 0 ?
@@ -296,6 +312,7 @@ void archiver_free(struct archiver *a)
 		pidfd_send_signal(a->pidfd, SIGTERM, NULL, 0);
 	loop_unwatch(a->gone);
 	loop_unwatch(a->watch);
+	loop_timer_free(a->timer);
 	json_object_put(a->result);
 	free(a->line);
 	if (a->in >= 0)
@@ -318,7 +335,9 @@ int archiver_start(struct loop *l, const char *program, const char *verb, struct
 	if (!a)
 		abort(); /* a call that is never answered would be worse */
 	*a = (struct archiver){ .loop = l, .ops = ops, .opaque = opaque, .in = -1, .out = -1, .pidfd = -1 };
-	r = process_start(a, &p, spec);
+	r = loop_timer_new(l, late, a, &a->timer);
+	if (!r)
+		r = process_start(a, &p, spec);
 	if (!r)
 		r = loop_watch(l, a->out, POLLIN, output_ready, a, &a->watch);
 	if (!r)
@@ -341,7 +360,9 @@ void archiver_keep(struct archiver *a)
 
 void archiver_cancel(struct archiver *a)
 {
-	a->cancelled = true;
-	if (!a->ended)
+	if (!a->ended && !a->cancelled) {
 		pidfd_send_signal(a->pidfd, SIGTERM, NULL, 0);
+		loop_timer_arm(a->timer, loop_now_ns() + CANCEL_NS);
+	}
+	a->cancelled = true;
 }

@@ -28,7 +28,7 @@ int archiver_start(struct loop *l, const char *program, const char *verb, struct
 	const int *fds, size_t nfds, const struct rights *rights, const struct archiver_ops *ops,
 	void *opaque, struct archiver **ret_a, struct err *e);
 void archiver_keep(struct archiver *a);
-/* It ends, clearing up, and done() says so. */
+/* It ends, clearing up unless it takes long, and done() says so. */
 void archiver_cancel(struct archiver *a);
 /* After done(), or instead of it: the process clears up by itself. NULL allowed. */
 void archiver_free(struct archiver *a);

@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* In the archive: "vda.qcow2", "vda-1.raw" below it, "vda.data" beside it. */
 #define NAME_BYTES 32
@@ -306,6 +307,23 @@ static int state_check(const struct vm *vm, const struct export_how *how, struct
 	return 0;
 }
 
+/* A pipe may be read by whoever wants. What has something in it may be one of the VM's own disks. */
+static int file_check(int fd, struct err *e)
+{
+	int flags = fcntl(fd, F_GETFL);
+	struct stat st;
+
+	if (flags < 0 || fstat(fd, &st) < 0)
+		return err_set_errno(e, -errno, "the file");
+	if ((flags & O_ACCMODE) == O_RDONLY)
+		return err_set(e, -EINVAL, ERR_INVALID, "the file has to be open for writing");
+	if (!S_ISREG(st.st_mode) && !S_ISFIFO(st.st_mode) && !S_ISSOCK(st.st_mode) && !S_ISCHR(st.st_mode))
+		return err_set(e, -EINVAL, ERR_INVALID, "an archive is written into a regular file or a pipe only");
+	if (S_ISREG(st.st_mode) && st.st_size)
+		return err_set(e, -EEXIST, ERR_EXISTS, "the file is not empty");
+	return 0;
+}
+
 static int how_check(const struct export_how *how, struct err *e)
 {
 	const char *c = how->compress;
@@ -345,6 +363,8 @@ int export_begin(struct vm *vm, int fd, const struct export_how *how, const char
 	struct export *x;
 	int r = job_check_free(vm, "export it", e);
 
+	if (!r)
+		r = file_check(fd, e);
 	if (!r)
 		r = how_check(how, e);
 	if (!r)

@@ -1,12 +1,15 @@
 """export and import: a VM as one file, whole or not at all."""
 
+import fcntl
 import json
 import os
 import random
 import shutil
 import signal
 import socket
+import struct
 import subprocess
+import termios
 import time
 
 import pytest
@@ -175,6 +178,31 @@ def test_cancelled(large):
             assert [j for j in q.run("query-jobs") if j["id"] == job][0]["error"] == "cancelled"
     until(lambda: left() == ["y.tar"])
     assert names(large) == ["vm1"] and os.listdir(large.state / "vms") == ["vm1"]
+
+
+def test_into_what_it_is_not_written(large):
+    q = large.qmp()
+    for path, flags, why in ((".", os.O_RDONLY, "open for writing"), ("a.raw", os.O_RDWR, "not empty"),
+                             ("a.raw", os.O_PATH, "open for writing")):
+        fd = os.open(path, flags)
+        socket.send_fds(q.sock, [b'{"execute":"vm-export","arguments":{"vm":"vm1"}}'], [fd])
+        assert why in q.answer()["error"]["desc"]
+        os.close(fd)
+
+
+def test_cancelled_while_nobody_reads(large):
+    """Its VM is free again, whatever the client does with its end."""
+    q = large.qmp()
+    r, w = os.pipe()
+    socket.send_fds(q.sock, [b'{"execute":"vm-export","arguments":{"vm":"vm1"}}'], [w])
+    job = q.answer()["return"]["job"]
+    until(lambda: fcntl.ioctl(r, termios.FIONREAD, bytes(4)) == struct.pack("I", 65536))
+    q.run("job-cancel", id=job)
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    assert [j for j in q.run("query-jobs") if j["id"] == job][0]["error"] == "cancelled"
+    large.cairn("start", "vm1")
+    os.close(r)
+    os.close(w)
 
 
 @pytest.mark.seconds(120)
