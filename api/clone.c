@@ -233,6 +233,7 @@ static void images_gone(void *opaque)
 	struct cloning *f = opaque;
 
 	f->working = false;
+	f->source->copiers = 0;
 	if (f->failed) {
 		give_up(f);
 	} else if (f->reset_identity) {

@@ -52,7 +52,6 @@ struct images {
 	bool ending;		 /* it takes no more: what is wanted now waits for the next */
 	struct opener *opener;	 /* it has no files yet; NULL: it has */
 	unsigned asked;		 /* and not answered */
-	unsigned copiers;	 /* see images_start_copiers() */
 	struct wanted *first, **last;
 	struct waiter *waiters;
 	struct loop_task failed; /* tells from the loop that it could not be started */
@@ -263,7 +262,7 @@ static int process_start(struct images *i, struct config *c, struct err *e)
 	p.log_fd = log_fd;
 	c->vm.log_fd = (uint16_t)config_add_fd(c, fcntl(log_fd, F_DUPFD_CLOEXEC, 3));
 	c->vm.log_level = (uint8_t)d->log_level;
-	c->vm.clone_copiers = (uint8_t)i->copiers;
+	c->vm.clone_copiers = i->vm->copiers;
 	return vm_process_start(d->loop, &p, c, &images_ops, i, configured, i, &i->proc, e);
 }
 
@@ -323,9 +322,8 @@ static struct images *images_of(struct vm *vm)
 
 void images_start_copiers(struct vm *vm, unsigned copiers)
 {
-	vm->images = images_new(vm);
-	vm->images->copiers = copiers;
-	images_start(vm->images);
+	vm->copiers = (uint8_t)copiers;
+	images_of(vm);
 }
 
 /* One that cannot be copied is missing when it is sent, which is refused then. */

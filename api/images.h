@@ -22,7 +22,8 @@ void images_request_fds(struct vm *vm, enum vm_msg_type type, const void *body, 
 	const int *fds, unsigned nfds, uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *opaque);
-/* Starts one that can copy so many disks at a time. There is none. */
+/* Starts one that can copy so many disks at a time, as those that follow it can until the VM's `copiers` is 0 again.
+ * There is none. */
 void images_start_copiers(struct vm *vm, unsigned copiers);
 /* False: no such process is there. True: run is called when it has gone, and has let go of the images;
  * the VM may be gone by then, too, or another process be there. Not called when the daemon ends. */

@@ -66,6 +66,7 @@ struct vm {
 	struct start_hold *hold; /* the managed save is being set aside for the start under way; NULL: it is not */
 	struct opener *opener;	 /* opens its files for the start under way; NULL: none */
 	struct images *images;	 /* a process that works on its disks while it is off; NULL: none */
+	uint8_t copiers;	 /* that such a process has: for the job that clones it */
 	uint8_t agent;		 /* enum vm_agent_state, as last told */
 	struct dump_state dump;	 /* the last one of its memory */
 	bool dump_due;		 /* by policy, once its job is over */
