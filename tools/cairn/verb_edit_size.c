@@ -1,6 +1,7 @@
 /* setvcpus, setmem, setmaxmem. */
 #include "tools/cairn/change.h"
 #include "tools/cairn/cli.h"
+#include "tools/cairn/scaled.h"
 #include "api/js.h"
 #include "base/util.h"
 
@@ -31,32 +32,6 @@ int verb_setvcpus(struct cli *c)
 	return CLI_OK;
 }
 
-/* As virsh: KiB, unless a unit says otherwise; "K" and "KiB" are 1024, "KB" is 1000. */
-static int scaled_parse(const char *s, uint64_t *ret_bytes)
-{
-	static const char units[] = "KMGT";
-	uint64_t n = 0, base = 1024;
-	const char *u;
-
-	if (!isdigit((unsigned char)*s))
-		return -EINVAL;
-	for (; isdigit((unsigned char)*s); s++)
-		n = n > UINT64_MAX / 100 ? n : n * 10 + (uint64_t)(*s - '0');
-	if (!strcmp(s, "b") || !strcmp(s, "bytes")) {
-		*ret_bytes = n;
-		return 0;
-	}
-	u = *s ? strchr(units, toupper((unsigned char)*s)) : units;
-	if (!u || (*s && s[1] && strcmp(s + 1, "iB") && strcmp(s + 1, "B")))
-		return -EINVAL;
-	if (*s && !strcmp(s + 1, "B"))
-		base = 1000;
-	for (long i = 0; i <= u - units; i++)
-		n = n > UINT64_MAX / base ? UINT64_MAX : n * base;
-	*ret_bytes = n;
-	return 0;
-}
-
 /* Rounded up to whole KiB, as virsh does. */
 static int memory_edit(struct cli *c, struct json_object *definition, void *opaque, struct err *e)
 {
@@ -76,7 +51,7 @@ int verb_setmem(struct cli *c)
 	uint64_t bytes;
 	struct err e;
 
-	if (scaled_parse(c->pos[1], &bytes) < 0)
+	if (scaled_parse(c->pos[1], KIB, &bytes) < 0)
 		return cli_usage(c, "\"%s\" is not a size; give KiB, or a unit, as in 512M or 2GiB",
 			c->pos[1]);
 	if (change_make(c, c->pos[0], memory_edit, &bytes, &e) < 0)

@@ -2,8 +2,10 @@
 #include "tools/cairn/cli.h"
 #include "tools/cairn/fan.h"
 #include "tools/cairn/job.h"
+#include "tools/cairn/scaled.h"
 #include "tools/cairn/snapshot.h"
 #include "api/js.h"
+#include "base/util.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -69,10 +71,20 @@ static bool name_is_option(const struct cli *c)
 	return option_value(c, "name") || option_value(c, "snapshotname");
 }
 
+/* Bytes a second; 0: as fast as it goes. 0 or -EINVAL. */
+static int rate_arg(const struct cli *c, uint64_t *ret_rate)
+{
+	const char *s = option_value(c, "rate");
+
+	*ret_rate = 0;
+	return s ? scaled_parse(s, 1, ret_rate) : 0;
+}
+
 static void create_add(struct cli *c, struct json_object *args)
 {
 	const char *name = option_value(c, "name"), *description = option_value(c, "description");
 	size_t at = create_vms(c);
+	uint64_t rate;
 
 	if (!name)
 		name = option_value(c, "snapshotname");
@@ -88,6 +100,8 @@ static void create_add(struct cli *c, struct json_object *args)
 	js_put_bool(args, "disks-only", option_flag(c, "disk-only"));
 	js_put_bool(args, "halt", option_flag(c, "halt"));
 	js_put_bool(args, "quiesce", option_flag(c, "quiesce"));
+	if (!rate_arg(c, &rate) && rate)
+		js_put_uint(args, "rate", MIN(rate, (uint64_t)INT64_MAX));
 }
 
 static int create_many(struct cli *c)
@@ -115,8 +129,11 @@ static int create(struct cli *c)
 	CLEANUP_JS struct json_object *result = NULL;
 	struct json_object *args;
 	struct err e;
+	uint64_t rate;
 	int r;
 
+	if (rate_arg(c, &rate) < 0)
+		return cli_usage(c, "--rate: a number of bytes a second, such as 500K or 100M");
 	if (fan_is_meant(c, true))
 		return create_many(c);
 	args = cli_vm_args(c->pos[0]);

@@ -39,6 +39,7 @@ static const struct verb_option snapshot_create_options[] = {
 	{ "disk-only", NULL, "without memory" },
 	{ "halt", NULL, "end the VM once it is taken" },
 	{ "quiesce", NULL, "the guest agent freezes file systems for that moment" },
+	{ "rate", "SIZE", "write at most that much memory a second, such as 100M" },
 	JOB_OPTIONS, FAN_OPTIONS, END };
 static const struct verb_option snapshot_create_as_options[] = {
 	{ "name", "NAME", "the same as the positional" }, SNAPSHOTNAME,
@@ -47,6 +48,7 @@ static const struct verb_option snapshot_create_as_options[] = {
 	{ "disk-only", NULL, "without memory" },
 	{ "halt", NULL, "end the VM once it is taken" },
 	{ "quiesce", NULL, "the guest agent freezes file systems for that moment" },
+	{ "rate", "SIZE", "write at most that much memory a second, such as 100M" },
 	JOB_OPTIONS, FAN_OPTIONS, END };
 static const struct verb_option snapshot_list_options[] = {
 	{ "tree", NULL, "as a tree" },
