@@ -346,7 +346,10 @@ def test_a_slow_snapshot_is_cancelled_at_once(vm):
     assert vm.names() == []
     size = os.stat(vm.disks[0]).st_blocks
     vm.run("check 0x1000000 0x1000000 6")
-    vm.snapshot("after")  # there is nothing in its way, and what was written has been given back
+    vm.daemon.cairn("snapshot-create-as", "vm1", "after", "--rate", "fast", ok=2)
+    # There is nothing in its way, and what was written has been given back.
+    r = vm.snapshot("after", "--rate", "32M")
+    assert r["ram-bytes-written"] >= 1 << 24 and r["total"] >= 0.8e9 * r["ram-bytes-written"] / (32 << 20)
     vm.daemon.cairn("snapshot-delete", "vm1", "after")
     assert os.stat(vm.disks[0]).st_blocks <= size + 2048
     vm.run("check 0x1000000 0x1000000 6")
@@ -459,6 +462,9 @@ def test_a_copied_image_tells_all(vm, tmp_path):
         assert d.cairn("snapshot-list", "copied", *args).stdout == d.cairn("snapshot-list", "vm1", *args).stdout
     info = d.cairn("snapshot-info", "copied", "s1").stdout
     assert "all is well\n" in info and re.search("Tags: +keep\n", info) and re.search("Children: +2\n", info)
+    shown = subprocess.run([BUILD + "/cairn-img", "vmstate-info", copy, "s1"], capture_output=True, text=True).stdout
+    assert f"uuid: {uuid}\n" in shown and "ram-bytes: 67108864\n" in shown
+    assert re.search(r"virtio-blk +vda +1 ", shown) and re.search(r"vcpu +0 +1 ", shown)
     refused("copied", "belongs to another VM")
     d.cairn("snapshot-revert", "copied", "s1", "--disks-only", "--running")
     console = Console(d, "copied")
