@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from conftest import Console, is_vm, open_files
+from conftest import Console, is_vm, open_files, until
 from test_disk_errors import Small
 from test_snapshot import check, crc32c, qemu_names, wait_released
 
@@ -224,6 +224,24 @@ def test_a_revert_cut_short_is_ended_before_the_guest_runs(two):
     assert len(recoveries(two.daemon)) == 1
     two.off()
     two.is_clean()
+
+
+def test_a_revert_cut_short_is_not_ended_under_a_saved_state(two, tmp_path):
+    """Its memory knows what the disks had: it is refused, and nothing is changed."""
+    saved = str(tmp_path / "saved")
+    two.start()
+    two.console.close()
+    two.console = None
+    two.daemon.cairn("save", "vm1", saved)
+    for d in two.disks:
+        wait_released(d)
+    mark(two.disks[0], "s1", REVERTING)
+    assert "a revert of the disks to snapshot 's1' was cut short" in two.daemon.cairn("restore", saved, ok=None).stderr
+    assert recoveries(two.daemon) == []
+    until(lambda: not two.daemon.children())
+    two.start()
+    assert two.disks_hold(1)
+    assert recoveries(two.daemon) == [("vda", "s1", "reverted")]
 
 
 def test_a_delete_cut_short_is_ended_by_who_lists_them(two):
