@@ -15,6 +15,9 @@ import pytest
 import guestlib
 
 FILES = ("test_bare.py", "test_linux.py", "test_snapshot.py")
+# Of files that would take too long there.
+ALSO = {"test_fork.py": ("test_a_clone_goes_on_where_its_source_was",),
+        "test_fork_snapshot.py": ("test_while_the_source_writes",)}
 HERE = os.path.dirname(os.path.abspath(__file__))
 SECONDS = 900
 # More than that is no lost interrupt.
@@ -34,6 +37,9 @@ def test_names():
             for node in ast.parse(f.read()).body:
                 if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
                     yield name[:-3] + "." + node.name
+    for name, tests in ALSO.items():
+        for test in tests:
+            yield name[:-3] + "." + test
 
 
 test_names.__test__ = False
@@ -67,7 +73,8 @@ def results():
     counts, and a second try that was needed is told."""
     for variant in ("up", "smp"):
         guestlib.linux_kernel(variant)  # there it would take an hour
-    found, output = run_there(*(os.path.join(HERE, f) for f in FILES))
+    found, output = run_there(*(os.path.join(HERE, f) for f in FILES),
+                              *(os.path.join(HERE, f"{f}::{t}") for f, tests in ALSO.items() for t in tests))
     if found is None:
         return None, output
     bad = [node for node, (_, kind, _) in found.items() if kind in ("failure", "error")]
