@@ -54,7 +54,7 @@ struct fork {
 	struct fork_files files;      /* of each of these the image and the copies */
 	struct errand *errand;	 /* checks or opens them; NULL: none */
 	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* empty: what the source is now */
-	bool paused, hint_hostname, failed;
+	bool paused, hint_hostname, failed, going_on;
 	struct err e;
 	uint64_t begun_ns, pause_ns, ram_bytes_written;
 	unsigned leaving; /* processes whose end is waited for */
@@ -399,12 +399,16 @@ static void go_on(struct fork *f)
 {
 	struct err e;
 
+	if (f->going_on) /* a start was refused at once: the loop below sees it */
+		return;
 	if (f->job->cancelling && !f->failed) {
 		err_set(&e, -ECANCELED, ERR_CANCELLED, "it was cancelled; no clone is left");
 		fail(f, &e);
 	}
+	f->going_on = true;
 	while (!f->failed && f->next < f->n && f->begun < AT_ONCE_MAX)
 		clone_start(&f->clones[f->next++]);
+	f->going_on = false;
 	if (f->begun)
 		return;
 	if (f->failed)

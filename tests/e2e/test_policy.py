@@ -260,6 +260,19 @@ def test_starts_wait_for_their_turn(tmp_path):
     d.close()
 
 
+def test_a_clone_too_many(tmp_path):
+    """It is refused at once, and what there was of it is forgotten once."""
+    d = bounded("--max-running", "1")(tmp_path, FAKE_VM)
+    try:
+        d.define("vm1")
+        d.cairn("start", "vm1")
+        for n in range(3):
+            assert "cairnd has --max-running 1" in d.cairn("clone", "--live", "vm1", "c", ok=6).stderr
+        assert d.cairn("list", "--all", "--name").stdout.split() == ["vm1"]
+    finally:
+        d.close()
+
+
 @pytest.mark.parametrize("args", [["--max-running", "x"], ["--max-starting", "0"], ["--max-memory", "5"],
                                   ["--max-memory", "0G"]])
 def test_bounds_that_are_none(args, tmp_path):
