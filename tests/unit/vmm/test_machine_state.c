@@ -277,6 +277,109 @@ static void test_a_deadline_stays_armed(void **state)
 	state_writer_done(&w);
 }
 
+/* What no guest of these tests would miss, with a value of its own in each. */
+struct registers {
+	struct kvm_xsave xsave;
+	struct kvm_debugregs debug;
+	struct kvm_pit_state2 pit;
+	struct kvm_irqchip pic, ioapic;
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry e[2];
+	} msrs;
+	struct kvm_sregs sregs;
+	struct kvm_vcpu_events events;
+	struct kvm_mp_state mp;
+};
+
+static void registers_get(struct machine *m, struct registers *r)
+{
+	int fd = m->vcpus.vcpu[0].fd, vm = m->kvm.vm_fd;
+
+	memset(r, 0, sizeof(*r));
+	r->ioapic.chip_id = KVM_IRQCHIP_IOAPIC;
+	r->msrs.head.nmsrs = 2;
+	r->msrs.e[0].index = 0xc0000082; /* LSTAR */
+	r->msrs.e[1].index = 0xc0000102; /* KERNEL_GS_BASE */
+	assert_int_equal(kvm_ioctl(fd, KVM_GET_XSAVE, &r->xsave), 0);
+	assert_int_equal(kvm_ioctl(fd, KVM_GET_DEBUGREGS, &r->debug), 0);
+	assert_int_equal(kvm_ioctl(fd, KVM_GET_MSRS, &r->msrs), 2);
+	assert_int_equal(kvm_ioctl(fd, KVM_GET_SREGS, &r->sregs), 0);
+	assert_int_equal(kvm_ioctl(fd, KVM_GET_VCPU_EVENTS, &r->events), 0);
+	assert_int_equal(kvm_ioctl(m->vcpus.vcpu[1].fd, KVM_GET_MP_STATE, &r->mp), 0);
+	assert_int_equal(kvm_ioctl(vm, KVM_GET_PIT2, &r->pit), 0);
+	assert_int_equal(kvm_ioctl(vm, KVM_GET_IRQCHIP, &r->pic), 0);
+	assert_int_equal(kvm_ioctl(vm, KVM_GET_IRQCHIP, &r->ioapic), 0);
+}
+
+static uint8_t *xmm0(struct registers *r)
+{
+	return (uint8_t *)r->xsave.region + 160;
+}
+
+/* v: below 16. */
+static void registers_set(struct machine *m, uint8_t v)
+{
+	int fd = m->vcpus.vcpu[0].fd, vm = m->kvm.vm_fd;
+	struct registers r;
+
+	registers_get(m, &r);
+	memset(xmm0(&r), v, 16);
+	r.xsave.region[512 / 4] |= 3; /* x87 and SSE are in use */
+	r.debug.db[2] = 0x1000u + v;
+	r.msrs.e[0].data = r.msrs.e[1].data = 0x2000u + v;
+	r.sregs.cr2 = 0x3000u + v;
+	r.events.nmi.masked = v & 1;
+	r.mp.mp_state = v & 1 ? KVM_MP_STATE_HALTED : KVM_MP_STATE_INIT_RECEIVED;
+	r.pit.channels[0].count = 0x4000u + v;
+	r.pic.chip.pic.imr = v;
+	r.ioapic.chip.ioapic.redirtbl[7].bits = 0x10030u + v;
+	assert_int_equal(kvm_ioctl(fd, KVM_SET_XSAVE, &r.xsave), 0);
+	assert_int_equal(kvm_ioctl(fd, KVM_SET_DEBUGREGS, &r.debug), 0);
+	assert_int_equal(kvm_ioctl(fd, KVM_SET_MSRS, &r.msrs), 2);
+	assert_int_equal(kvm_ioctl(fd, KVM_SET_SREGS, &r.sregs), 0);
+	assert_int_equal(kvm_ioctl(fd, KVM_SET_VCPU_EVENTS, &r.events), 0);
+	assert_int_equal(kvm_ioctl(m->vcpus.vcpu[1].fd, KVM_SET_MP_STATE, &r.mp), 0);
+	assert_int_equal(kvm_ioctl(vm, KVM_SET_PIT2, &r.pit), 0);
+	assert_int_equal(kvm_ioctl(vm, KVM_SET_IRQCHIP, &r.pic), 0);
+	assert_int_equal(kvm_ioctl(vm, KVM_SET_IRQCHIP, &r.ioapic), 0);
+}
+
+static void assert_registers(struct machine *m, uint8_t v)
+{
+	struct registers r;
+
+	registers_get(m, &r);
+	for (unsigned i = 0; i < 16; i++)
+		assert_int_equal(xmm0(&r)[i], v);
+	assert_int_equal(r.debug.db[2], 0x1000u + v);
+	assert_int_equal(r.msrs.e[0].data, 0x2000u + v);
+	assert_int_equal(r.msrs.e[1].data, 0x2000u + v);
+	assert_int_equal(r.sregs.cr2, 0x3000u + v);
+	assert_int_equal(r.events.nmi.masked, v & 1);
+	assert_int_equal(r.mp.mp_state, v & 1 ? KVM_MP_STATE_HALTED : KVM_MP_STATE_INIT_RECEIVED);
+	assert_int_equal(r.pit.channels[0].count, 0x4000u + v);
+	assert_int_equal(r.pic.chip.pic.imr, v);
+	assert_int_equal(r.ioapic.chip.ioapic.redirtbl[7].bits, 0x10030u + v);
+}
+
+static void test_each_kind_of_register_comes_back(void **state)
+{
+	struct fixture *f = *state;
+	struct state_writer w;
+	struct err e = { 0 };
+
+	need_kvm();
+	registers_set(f->m, 5);
+	assert_registers(f->m, 5);
+	save(f->m, &w);
+	registers_set(f->m, 8);
+	assert_registers(f->m, 8);
+	assert_int_equal(machine_load(f->m, w.buf, w.len, &e), 0);
+	assert_registers(f->m, 5);
+	state_writer_done(&w);
+}
+
 static void test_damage_is_refused(void **state)
 {
 	struct fixture *f = *state;
@@ -399,6 +502,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_goes_on_where_it_was, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_saved_twice_is_the_same, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_each_kind_of_register_comes_back, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_deadline_stays_armed, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_damage_is_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_frozen_comes_back, setup, teardown),
