@@ -13,7 +13,7 @@ import time
 import pytest
 
 import guestlib
-from conftest import BUILD, Console, Qmp, is_vm, open_files
+from conftest import BUILD, Console, Qmp, is_vm, open_files, until
 
 BLOCK = 65536
 
@@ -372,6 +372,26 @@ def test_a_reset_while_a_processor_awaits_memory(vm):
         while not vm.console.line().endswith("interp"):
             pass
     vm.stop()
+
+
+def test_a_snapshot_that_failed_is_no_base(vm):
+    """Nor is the one before it: what was dirtied in between is not told again."""
+    vm.start()
+    vm.run("fill 0x1000000 0x100000 5")
+    vm.snapshot("s1")
+    vm.run("fill 0x1000000 0x100000 6")
+    q = vm.daemon.qmp()
+    q.run("snapshot-create", vm="vm1", name="slow", rate=1000, job_id="j")
+    until(lambda: [j for j in q.jobs() if j["id"] == "j"][0]["current-progress"])  # memory is being written
+    q.run("job-cancel", id="j")
+    q.event("JOB_STATUS_CHANGE", id="j", status="concluded")
+    vm.snapshot("s2")
+    vm.run("fill 0x1000000 0x100000 7")
+    for name, seed in (("s2", 6), ("s1", 5), ("s2", 6)):
+        vm.revert(name)
+        vm.run(f"check 0x1000000 0x100000 {seed}")
+    vm.stop()
+    check(vm.disks[0])
 
 
 @pytest.mark.parametrize("way", ["poweroff", "reset cf9"])
@@ -820,6 +840,10 @@ def test_a_damaged_block_of_memory(vm):
     assert "I/O error" in vm.daemon.cairn("domstate", "vm1", "--reason").stdout
     r = vm.daemon.cairn("resume", "vm1", ok=None)
     assert r.returncode != 0 and "memory" in r.stderr
+    # Nor is anything made of memory that is not what it was.
+    for args in (["snapshot-create-as", "vm1", "s2"], ["managedsave", "vm1"], ["clone", "--live", "vm1", "copy"]):
+        assert "memory" in vm.daemon.cairn(*args, ok=None).stderr
+    assert vm.names() == ["s1"]
 
 
 @pytest.mark.seconds(120)
