@@ -1,12 +1,11 @@
 #include "vmm/fork_disks.h"
 #include "base/cleanup.h"
 #include "base/err.h"
-#include "base/file.h"
 #include "base/log.h"
 #include "base/util.h"
 #include "block/block.h"
 #include "block/qcow2.h"
-#include "snapshot/holes.h"
+#include "vmm/image_copy.h"
 #include "vmm/vm_snapshot_impl.h"
 
 #include <errno.h>
@@ -19,7 +18,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define PIECE_BYTES (1 * MIB)
 /* Below it a snapshot of what others have, too, has no room in the refcounts. */
 #define REFCOUNT_ORDER_MIN 3u
 
@@ -123,52 +121,17 @@ int fork_disks_prepare(struct fork_disks *d, struct err *e)
 
 /* ---- files ---- */
 
-/* [from, to) in bytes. */
-static int stretch_copy(struct fork_disks *d, int source, int copy, uint64_t from, uint64_t to, uint64_t *done,
-	uint8_t *buf)
+/* Of a file's length; what is told is how much of its data that is, about. */
+static int file_step(void *opaque, uint64_t done, uint64_t total)
 {
-	int r = 0;
+	struct fork_progress *p = opaque;
 
-	while (from < to && !r) {
-		size_t len = (size_t)MIN(PIECE_BYTES, to - from);
-
-		r = pread_full(source, buf, len, (off_t)from);
-		if (!r)
-			r = pwrite_full(copy, buf, len, (off_t)from);
-		from += len;
-		*done += len;
-		if (!r && fork_progress_step(d->progress, *done, 0))
-			r = -ECANCELED;
-	}
-	return r;
-}
-
-static int content_copy(struct fork_disks *d, int source, int copy, uint64_t bytes)
-{
-	CLEANUP_FREE uint8_t *buf = malloc(PIECE_BYTES);
-	struct holes h = { .fd = source, .bytes = bytes };
-	uint64_t done = 0;
-	int r = !buf ? -ENOMEM : ftruncate(copy, 0) < 0 || ftruncate(copy, (off_t)bytes) < 0 ? -errno : 0;
-
-	for (uint64_t at = 0; at < bytes && !r; at = h.data_to) {
-		hole_at(&h, at, 1);
-		r = stretch_copy(d, source, copy, MAX(at, MIN(h.data_from, h.data_to)), h.data_to, &done, buf);
-	}
-	return r;
+	return fork_progress_step(p, (uint64_t)((double)p->part * (double)done / (double)MAX(total, 1u)), p->part);
 }
 
 static int file_copy(struct fork_disks *d, int source, int copy, struct err *e)
 {
-	struct stat st;
-	int r = 0;
-
-	/* Whatever it fails for, and there are many errnos: copying tells what is really wrong. */
-	if (ioctl(copy, FICLONE, source) == 0)
-		return 0;
-	r = fstat(source, &st) < 0 ? -errno : content_copy(d, source, copy, (uint64_t)st.st_size);
-	if (r == -ECANCELED)
-		return err_set(e, r, ERR_CANCELLED, "it was cancelled");
-	return r < 0 ? err_set_errno(e, r, "cannot copy a disk's image") : 0;
+	return image_copy(source, copy, file_step, d->progress, e);
 }
 
 /* ---- the pause ---- */
