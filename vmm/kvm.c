@@ -122,6 +122,22 @@ static uint8_t host_kind(void)
 	return VM_HOST_PVM;
 }
 
+/* Nested paging can be switched off, too. */
+static bool has_shadows(uint8_t kind)
+{
+	const char *path = kind == VM_HOST_VMX ? "/sys/module/kvm_intel/parameters/ept"
+					       : "/sys/module/kvm_amd/parameters/npt";
+	int fd = kind == VM_HOST_PVM ? -1 : open(path, O_RDONLY | O_CLOEXEC);
+	char c = 'Y';
+
+	if (fd >= 0) {
+		if (read(fd, &c, 1) < 1)
+			c = 'Y';
+		close(fd);
+	}
+	return kind == VM_HOST_PVM || c == 'N' || c == '0';
+}
+
 const char *kvm_host_kind_name(uint8_t kind)
 {
 	static const char *const names[] = { "unknown", "vmx", "svm", "pvm" };
@@ -157,6 +173,7 @@ int kvm_init(struct kvm *k, struct err *e)
 	memset(k, 0, sizeof(*k));
 	k->vm_fd = -1;
 	k->host_kind = host_kind();
+	k->has_shadows = has_shadows(k->host_kind);
 	k->sys_fd = r = dev_kvm_open(e);
 	if (r >= 0)
 		r = caps_check(k, e);

@@ -15,6 +15,7 @@ struct kvm {
 	int vm_fd;
 	size_t run_bytes; /* of a vCPU's kvm_run mapping */
 	uint8_t host_kind; /* enum vm_host_kind */
+	bool has_shadows;  /* of the guest's page tables: no nested paging */
 	bool has_stats_fd;
 	bool has_sync_regs;
 	bool has_msr_filter;

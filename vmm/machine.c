@@ -535,6 +535,8 @@ int machine_reset(struct machine *m, struct err *e)
 	agent_restored(m->agent, false);
 	if (!r)
 		r = kvm_reset_irqchip(&m->kvm, e);
+	if (!r)
+		r = memory_forget_shadows(&m->mem, &m->kvm, e);
 	return r < 0 ? r : machine_boot(m, e);
 }
 

@@ -15,6 +15,8 @@
 #include <unistd.h>
 
 #define HUGE_PAGE_BYTES (2 * MIB)
+#define PAGE_BYTES 4096u
+#define SLOT_BRIEF 2 /* behind those of RAM */
 
 int memory_init(struct memory *m, uint64_t bytes, bool huge_pages, struct err *e)
 {
@@ -69,6 +71,15 @@ int memory_attach(struct memory *m, struct kvm *k, struct err *e)
 	if (!r && m->high_bytes)
 		r = slot_set(k, 1, MEM_HIGH_BASE, m->high_bytes, m->host + m->low_bytes, e);
 	return r;
+}
+
+/* Any slot that goes takes all shadows along. This one is there only while vCPUs stand still. */
+int memory_forget_shadows(struct memory *m, struct kvm *k, struct err *e)
+{
+	uint64_t gpa = MEM_HIGH_BASE + ROUND_UP(m->high_bytes, PAGE_BYTES);
+	int r = k->has_shadows ? slot_set(k, SLOT_BRIEF, gpa, PAGE_BYTES, m->host, e) : 0;
+
+	return r < 0 || !k->has_shadows ? r : slot_set(k, SLOT_BRIEF, gpa, 0, m->host, e);
 }
 
 void memory_describe(const struct memory *m, struct dev_host *h)
@@ -145,7 +156,6 @@ static int view_end(struct memory *m, struct err *e)
 	return 0;
 }
 
-#define PAGE_BYTES 4096u
 #define PAGEMAP_PAGES 512u
 /* Of an entry of /proc/PID/pagemap (Documentation/admin-guide/mm/pagemap.rst). */
 #define PAGEMAP_HERE (3ULL << 62) /* present, or swapped out */

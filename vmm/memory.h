@@ -50,6 +50,9 @@ struct memory {
 int memory_init(struct memory *m, uint64_t bytes, bool huge_pages, struct err *e);
 /* Make the slots. Before kvm_create_irqchip(). */
 int memory_attach(struct memory *m, struct kvm *k, struct err *e);
+/* After RAM was given another content behind the guest's back, while vCPUs stand still: KVM forgets what it derived from the
+ * guest's page tables, where it does. It hears of the guest's own writes to them only. */
+int memory_forget_shadows(struct memory *m, struct kvm *k, struct err *e);
 /* Tell devices where RAM is. */
 void memory_describe(const struct memory *m, struct dev_host *h);
 void memory_done(struct memory *m);

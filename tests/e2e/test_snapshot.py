@@ -98,6 +98,25 @@ def qemu_names(image):
     return [line.split()[1] for line in out.splitlines()[2:]]
 
 
+def test_page_tables_go_back(vm, guest):
+    """Where KVM shadows them it must not go on with those of before."""
+    vm.start()
+    names = subprocess.run(["nm", guest("interp.elf")], capture_output=True, text=True, check=True).stdout
+    a, b, at = 0x2a00000, 0x2c00000, 0x3000000
+    entry = int(re.search(r"(\w+) . pd$", names, re.M).group(1), 16) + 8 * (at >> 21)  # of 2 MiB
+    vm.run(f"fill {a:#x} 4096 5")
+    vm.run(f"fill {b:#x} 4096 6")
+    words = [vm.run(f"rd64 {page:#x}") for page in (a, b)]
+    vm.run(f"wr64 {entry:#x} {a | 0xe7:#x}")
+    assert vm.run(f"rd64 {at:#x}") == words[0]
+    vm.snapshot("s1")
+    vm.run(f"wr64 {entry:#x} {b | 0xe7:#x}")
+    assert vm.run(f"rd64 {at:#x}") == words[1]
+    vm.revert("s1")
+    assert vm.run(f"rd64 {at:#x}") == words[0]
+    vm.stop()
+
+
 def test_memory_and_disk_go_back(vm):
     vm.start()
     vm.run("fill 0x1000000 0x1000000 5")
