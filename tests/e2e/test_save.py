@@ -655,3 +655,17 @@ def test_a_damaged_state_is_refused(daemon, filled, tmp_path):
     f.write_bytes(good)
     daemon.cairn("restore", str(f))
     check(filled)
+
+
+def test_a_managed_save_of_another_vm_is_refused(daemon, kvm, guest):
+    """Whoever put it there; the state says itself whose it is."""
+    for name in ("vm1", "vm2"):
+        daemon.define(name, memory="8M", boot={"kernel": guest("first_byte.elf")})
+        daemon.cairn("start", name)
+        daemon.cairn("managedsave", name)
+    one, two = (next((daemon.state / "vms" / name).glob("managed*")) for name in ("vm1", "vm2"))
+    one.write_bytes(two.read_bytes())
+    assert "the saved state belongs to another VM" in daemon.cairn("start", "vm1", ok=None).stderr
+    assert daemon.cairn("domstate", "vm1").stdout == "saved\n"
+    daemon.cairn("start", "vm2")
+    daemon.cairn("start", "vm1", "--force-boot")
