@@ -19,7 +19,7 @@ VERBS = ["define", "validate", "dumpjson", "dumpxml", "edit", "domrename", "desc
          "resume", "destroy", "autostart", "run", "clone", "template", "dump", "export", "import", "save", "restore", "managedsave", "managedsave-remove",
          "snapshot-create", "snapshot-create-as", "snapshot-list", "snapshot-info", "snapshot-current",
          "snapshot-parent", "snapshot-revert", "snapshot-delete", "snapshot-rename", "snapshot-tag",
-         "snapshot-schedule", "list", "dominfo", "domstate", "domblklist", "domiflist", "domblkerror", "qmp-path", "console", "wait", "event",
+         "snapshot-schedule", "list", "dominfo", "domstate", "domblklist", "domiflist", "domblkerror", "domstats", "qmp-path", "console", "wait", "event",
          "events", "jobs", "job-cancel", "job-dismiss", "grant", "revoke", "permissions",
          "audit",
          "daemon-stop", "version", "help"]
@@ -100,6 +100,34 @@ def test_dominfo(fake):
     out = fake.cairn("dominfo", "vm1").stdout
     assert "Id:             1\n" in out and "State:          idle\n" in out
     assert "CPU time:       3.0s\n" in out and "Used memory:    32768 KiB\n" in out
+
+
+def test_domstats(fake, tmp_path):
+    (tmp_path / "d.raw").write_bytes(bytes(4096))
+    fake.define("vm1", cmdline="idle", vcpus=2, disks=[{"id": "vda", "format": "raw", "path": str(tmp_path / "d.raw")}])
+    fake.define("vm2")
+    fake.cairn("start", "vm1")
+    assert fake.cairn("domstats", "--state", "--balloon").stdout == (
+        "Domain: 'vm1'\n  state.state=1\n  state.reason=1\n"
+        "  balloon.current=32768\n  balloon.maximum=32768\n\n"
+        "Domain: 'vm2'\n  state.state=5\n  state.reason=0\n"
+        "  balloon.current=0\n  balloon.maximum=32768\n\n")
+    assert "Domain: 'vm1'" not in fake.cairn("domstats", "vm[2-9]").stdout
+    info = fake.info("vm1")
+    stats = json.loads(fake.cairn("domstats", "vm1", "--format", "json").stdout)[0]
+    assert (stats["name"], stats["cpu.time"]) == ("vm1", info["cpu-time"])
+    assert [stats[f"vcpu.{i}.time"] for i in range(2)] == info["vcpu-times"]
+    assert stats["vcpu.maximum"] == 2
+    for i, d in enumerate(info["disks"]):
+        assert stats[f"block.{i}.name"] == d["id"] and stats[f"block.{i}.capacity"] == d["size"]
+        for key in ("rd", "wr"):
+            assert [stats[f"block.{i}.{key}.{k}"] for k in ("reqs", "bytes", "times")] == [
+                d[f"{key}-reqs"], d[f"{key}-bytes"], d[f"{key}-ns"]]
+    assert stats["block.count"] == len(info["disks"])
+    fake.cairn("destroy", "vm1")
+    out = fake.cairn("domstats", "vm1").stdout
+    assert "state.reason=2\n" in out and "cpu.time" not in out
+    assert fake.cairn("domstats", "none", ok=3).stdout == ""
 
 
 def test_exit_codes_and_two_lines_of_error(fake):
@@ -298,7 +326,7 @@ def test_completion(fake):
     assert complete("cairn snapshot-revert web1 ") == {"before"}
     assert complete("cairn snapshot-delete web1 --snapshotname b") == {"before"}
     assert complete("cairn detach-disk web1 ") == {"vda"}
-    assert complete("cairn help dom") == {"dominfo", "domstate", "domblkerror", "domblklist", "domiflist", "domrename"}
+    assert complete("cairn help dom") == {"dominfo", "domstate", "domblkerror", "domblklist", "domiflist", "domrename", "domstats"}
     assert complete(f"cairn -c {fake.socket} destroy web2") == {"web2"}
 
 

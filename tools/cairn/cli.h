@@ -140,6 +140,7 @@ int verb_list(struct cli *c);
 int verb_dominfo(struct cli *c);
 int verb_domstate(struct cli *c);
 int verb_domblkerror(struct cli *c);
+int verb_domstats(struct cli *c);
 int verb_qmp_path(struct cli *c);
 int verb_version(struct cli *c);
 int verb_console(struct cli *c);

@@ -158,6 +158,13 @@ static const struct verb_option list_options[] = {
 	{ "state-other", NULL, "only those in any other state" }, END };
 static const struct verb_option domstate_options[] = {
 	{ "reason", NULL, "with the reason" }, END };
+static const struct verb_option domstats_options[] = {
+	{ "state", NULL, "the state and why" },
+	{ "cpu-total", NULL, "processor time, ns" },
+	{ "balloon", NULL, "memory, KiB" },
+	{ "vcpu", NULL, "each vCPU" },
+	{ "interface", NULL, "each network interface" },
+	{ "block", NULL, "each disk" }, END };
 static const struct verb_option console_options[] = {
 	{ "serial", NULL, "the serial port (the default)" },
 	{ "virtio", NULL, "the virtio console" }, END };
@@ -326,6 +333,8 @@ const struct verb verbs[] = {
 		verb_domiflist },
 	{ "domblkerror", "Looking", "VM", "disks whose errors stopped a VM", NULL, 1, 1, true, "vm",
 		verb_domblkerror },
+	{ "domstats", "Looking", "[VM...]", "figures of VMs, under virsh's names", domstats_options, 0, MANY, true,
+		"vm", verb_domstats },
 	{ "qmp-path", "Looking", "VM", "where its own socket is, for programs that speak QEMU's QMP", NULL,
 		1, 1, false, "vm", verb_qmp_path },
 	{ "console", "Looking", "VM", "attach this terminal; Ctrl-] leaves", console_options, 1, 1,
