@@ -49,7 +49,7 @@ static int setup(void **state)
 	assert_int_equal(scheduler_new(&f->d, &f->d.scheduler, &e), 0);
 	assert_int_equal(schedule_set_every(&f->plan, "1h", &e), 0);
 	assert_int_equal(schedule_set_keep(&f->plan, "1d:all", &e), 0);
-	assert_int_equal(scheduler_set(f->vm, &f->plan, &e), 0);
+	scheduler_set(f->vm, &f->plan);
 	*state = f;
 	return 0;
 }
@@ -118,16 +118,26 @@ static void test_start_under_way(void **state)
 	assert_string_equal(f->vm->schedule_past.outcome, "skipped");
 }
 
+static void kept(struct store_work *w)
+{
+	w->done = NULL; /* once */
+}
+
 static void test_removed_while_it_waits(void **state)
 {
 	struct fixture *f = *state;
+	struct store_work w = { .done = kept, .loop = f->d.loop };
 	struct job *j;
 	struct err e;
 
 	assert_int_equal(job_new(f->vm, "save", NULL, &j, &e), 0);
 	ring(f);
-	assert_int_equal(scheduler_remove(f->vm, &e), 0);
-	assert_int_equal(scheduler_remove(f->vm, &e), -2);
+	assert_int_equal(scheduler_keep(f->vm, NULL, &w, &e), 0);
+	while (w.done)
+		loop_run_once(f->d.loop, 1000000000);
+	assert_int_equal(w.r, 0);
+	scheduler_remove(f->vm);
+	assert_int_equal(scheduler_keep(f->vm, NULL, &w, &e), -2);
 	job_succeed(j, NULL);
 	loop_run_once(f->d.loop, 1000000000);
 	assert_null(f->vm->schedule);
