@@ -5,6 +5,7 @@
 #include "api/definition.h"
 #include "api/job.h"
 #include "api/js.h"
+#include "api/stop.h"
 #include "api/store.h"
 #include "api/vm.h"
 #include "api/vm_process.h"
@@ -287,6 +288,7 @@ static void managed_kept(struct store_work *work)
 	if (!j)
 		return;
 	j->vm->saving = j->vm->saving_adopted = false;
+	stop_vm_over(j->vm, r < 0 ? e.msg : "saved");
 	if (r < 0)
 		job_fail(j, &e);
 	else

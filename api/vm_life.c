@@ -295,7 +295,8 @@ static void life_gone(void *opaque, const struct vm_process_end *end)
 		vm->when_gone = NULL;
 		gone(vm, vm->when_gone_opaque);
 	}
-	stop_vm_over(vm, vm->reason);
+	if (!vm->saving) /* else its state is being kept, and save.c tells */
+		stop_vm_over(vm, vm->reason);
 	if (was_active && !vm->job)
 		vm_policies_apply(vm, rebooting);
 }
