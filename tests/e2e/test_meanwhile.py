@@ -1,11 +1,20 @@
 """Two who want different things of one VM at the same time: the second is told so, and nothing is lost."""
 
 import json
+import os
+import random
+import shutil
 import socket
 import subprocess
+import threading
+import time
 
 import pytest
 
+from conftest import Qmp
+
+SEED = os.environ.get("MEANWHILE_SEED", "1")
+NAMES = ["vm1", "vm2", "vm3", "vm4"]
 
 
 @pytest.fixture
@@ -54,3 +63,71 @@ def test_an_export_of_a_vm_that_is_being_undefined(two, how, tmp_path):
     assert "return" in a.answer()
     assert "is being changed" in b.answer()["error"]["desc"]
     assert no_more_vms(daemon)
+
+
+# ---- all of it at once ----
+
+def definition(rng, tmp_path, name):
+    image = tmp_path / f"{name}-{rng.choice('xy')}.qcow2"
+    if not image.exists():
+        shutil.copy(tmp_path / "a.qcow2", image)
+    guest = ["", "deaf", "work-takes=100", "work-fails", "quits-in=50", "off-after=200", "crash-after=150"]
+    return {"name": name, "memory": "32M", "boot": {"kernel": str(tmp_path / "kernel"), "cmdline": rng.choice(guest)},
+            "on_crash": rng.choice(["destroy", "restart", "preserve", "coredump-restart"]), "restart": {"delay": 0, "tries": 2},
+            "shutdown": {"deadline": 1, "then": rng.choice(["leave", "destroy", "save"])},
+            "disks": [{"path": str(image), "format": "qcow2"}]}
+
+
+def one_of(rng, tmp_path, serial):
+    """A command, its arguments, and the file that goes along, if any."""
+    vm, new = {"vm": rng.choice(NAMES)}, rng.choice(NAMES)
+    file = tmp_path / f"file{serial}"
+    return rng.choice([
+        *[("vm-define", {"definition": definition(rng, tmp_path, new)}, None)] * 3,
+        *[("vm-start", vm, None), ("vm-destroy", vm, None), ("vm-rename", {**vm, "name": new}, None)] * 3,
+        ("vm-undefine", vm, None), ("vm-undefine", {**vm, **WAYS[1], "managed-save": True}, None),
+        ("vm-export", vm, file), ("vm-dump", vm, file), ("vm-dump", {**vm, "then": "crash"}, file), ("vm-save", vm, file),
+        ("vm-fork", {**vm, "name": new}, None), ("vm-fork", {**vm, "name": new, "snapshot": "s"}, None),
+        ("vm-clone", {**vm, "name": new, "kind": rng.choice(["full", "linked"])}, None),
+        ("vm-template", {**vm, "disable": rng.random() < 0.6}, None),
+        ("snapshot-create", {**vm, "name": "s", "halt": rng.random() < 0.3}, None), ("snapshot-list", vm, None),
+        ("snapshot-revert", {**vm, "name": "s"}, None), ("snapshot-delete", {**vm, "name": "s"}, None),
+        ("vm-managed-save", vm, None), ("vm-managed-save-remove", vm, None), ("vm-autostart", vm, None),
+        ("vm-shutdown", vm, None), ("vm-shutdown", {**vm, "timeout": 1, "then": "save"}, None), ("vm-reboot", vm, None),
+        ("job-cancel", {"id": f"job{rng.randrange(1, serial % 1000 + 2)}"}, None), ("daemon-stop", {"vms-only": True}, None)])
+
+
+def works(daemon, tmp_path, n, seconds, hung):
+    rng, q, serial = random.Random(f"{SEED}/{n}"), Qmp(daemon.socket, timeout=30), 1000 * n
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        serial += 1
+        command, args, file = one_of(rng, tmp_path, serial)
+        try:
+            if file:
+                ask_with_file(q, file, command, **args)
+            else:
+                ask(q, command, **args)
+            if rng.random() < 0.9:
+                q.answer()
+            else:  # nobody waits for it
+                q.close()
+                q = Qmp(daemon.socket, timeout=30)
+        except (OSError, EOFError) as e:
+            hung.append(f"{command} {args}: {e!r}")
+            return
+    q.close()
+
+
+@pytest.mark.seconds(120)
+def test_many_do_what_they_like(two, tmp_path):
+    """Every command is answered, and the daemon lives: under a sanitizer this finds what is used after its end."""
+    daemon, hung = two[0], []
+    seconds = float(os.environ.get("MEANWHILE_SECONDS", "4"))
+    threads = [threading.Thread(target=works, args=(daemon, tmp_path, n, seconds, hung)) for n in range(1, 9)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not hung, f"MEANWHILE_SEED={SEED}"
+    assert daemon.qmp().run("query-version") and daemon.proc.poll() is None
