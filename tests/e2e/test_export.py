@@ -15,7 +15,7 @@ import time
 import pytest
 
 import archivelib
-from conftest import BUILD, Console, until
+from conftest import BUILD, Console, Daemon, FAKE_VM, until
 from test_daemon import NOBODY, shared  # noqa: F401
 
 MIB = 1024 * 1024
@@ -298,3 +298,31 @@ def test_with_the_rights_of_who_asks(shared, monkeypatch):  # noqa: F811
         why = take("x.tar", shared.tmp / "mine", name="vm10")
         assert "names a file that is not in the archive" in why
     assert "vm10" not in names(shared) and os.listdir("mine") == ["vm9"]
+
+
+# ---- what a user may make of the process that is theirs ----
+
+@pytest.mark.parametrize("says, why", [
+    ("""echo '{"result":{}}'""", "does not say what is in the archive"),
+    ("""echo '{"result":{"definition":[],"files":[]}}'""", "does not say what is in the archive"),
+    ("""echo '{"result":{"definition":{"name":"x","memory":"32M","boot":{"kernel":"k"}},"files":[{},1]}}'""",
+     "names a file that is not in the archive"),
+    ("""echo '{"result":{"definition":{"name":7},"files":[]}}'""", "is empty"),
+    ("yes '{}' 2>/dev/null &\nsleep 0.2", "ended early"),
+    ("head -c 2000000 /dev/zero | tr '\\0' '\\n'", "not JSON"),
+])
+def test_a_process_that_says_anything(tmp_path, says, why):
+    """The daemon believes none of it, and does not wait for it."""
+    archive = tmp_path / "cairn-archive"
+    archive.write_text("#!/bin/sh\n" + says + "\n")
+    archive.chmod(0o755)
+    d = Daemon(tmp_path, vm_program=FAKE_VM, env={"CAIRN_LIBEXEC": str(tmp_path)})
+    try:
+        q = d.qmp()
+        with open(archive, "rb") as f:
+            message = {"execute": "vm-import", "arguments": {"folder": str(tmp_path)}}
+            socket.send_fds(q.sock, [json.dumps(message).encode()], [f.fileno()])
+        assert why in q.answer()["error"]["desc"]
+        assert q.run("vm-list")["vms"] == []
+    finally:
+        d.close()
