@@ -1,6 +1,7 @@
 """The small Linux under `cairn run`: disk, console, button, second start. On a host whose KVM emulates
 kernel mode a start takes ten seconds, so there few tests share one."""
 
+import json
 import os
 import random
 import re
@@ -207,6 +208,85 @@ def test_the_way_back(daemon, image, tmp_path):
     subprocess.run(["qemu-img", "check", "-q", qcow2], check=True)
     subprocess.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", qcow2, image], check=True)
     assert subprocess.run(["/sbin/e2fsck", "-fn", image], stdout=subprocess.DEVNULL).returncode == 0
+
+
+IDENTITY = {"machine-id": "0123456789abcdef0123456789abcdef", "hostname": "golden"}
+# In the place of virt-sysprep, which would start a machine of its own: the same in the image, by e2fsprogs.
+SYSPREP = """#!/bin/sh -e
+while [ $# -gt 0 ]; do
+	case $1 in
+	--hostname) host=$2 ;;
+	-a) image=$2 ;;
+	esac
+	shift
+done
+raw=$image.raw; trap 'rm -f "$raw" "$raw.text"' EXIT
+qemu-img convert -O raw "$image" "$raw"
+put() {
+	echo "$2" >"$raw.text"
+	printf 'rm /etc/%s\\nwrite %s /etc/%s\\n' "$1" "$raw.text" "$1" | /sbin/debugfs -w -f - "$raw"
+}
+put hostname "$host"; put machine-id "$(tr -d - </proc/sys/kernel/random/uuid)"
+echo 'rm /etc/ssh/ssh_host_rsa_key' | /sbin/debugfs -w -f - "$raw"
+qemu-img convert -O qcow2 "$raw" "$image"
+"""
+
+
+@pytest.fixture
+def sysprep(tmp_path, monkeypatch):
+    (tmp_path / "tools").mkdir()
+    script = tmp_path / "tools/virt-sysprep"
+    script.write_text(SYSPREP)
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/tools:{os.environ['PATH']}")
+
+
+@pytest.fixture
+def golden(tmp_path):
+    """A disk with what tells one Linux from another."""
+    etc = tmp_path / "root/etc"
+    (etc / "ssh").mkdir(parents=True)
+    (etc / "ssh/ssh_host_rsa_key").write_text("a secret\n")
+    for name, text in IDENTITY.items():
+        (etc / name).write_text(text + "\n")
+    raw, qcow2 = tmp_path / "golden.raw", tmp_path / "golden.qcow2"
+    raw.touch()
+    os.truncate(raw, 16 << 20)
+    subprocess.run(["/sbin/mke2fs", "-q", "-F", "-d", tmp_path / "root", raw], check=True)
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, qcow2], check=True)
+    return qcow2
+
+
+def identity(console):
+    console.run("mount /dev/vda /mnt ext2")
+    return {name: console.run(f"read /mnt/etc/{name}")[0] for name in IDENTITY}
+
+
+@slow_kernel
+def test_a_clone_beside_its_source_has_another_identity(sysprep, golden, daemon):
+    keys = {k: v for k, v in guestlib.linux_definition().items() if k != "name"}
+    daemon.define("linux", **keys, disks=[{"path": str(golden), "format": "qcow2"}],
+                  interfaces=[{"type": "user", "mac": "52:54:00:00:00:07"}])
+    daemon.cairn("clone", "linux", "web_2", "--reset-identity")
+    one, other = (json.loads(daemon.cairn("dumpjson", n).stdout) for n in ("linux", "web_2"))
+    assert one["uuid"] != other["uuid"] and one["interfaces"][0]["mac"] != other["interfaces"][0]["mac"]
+    daemon.cairn("start", "linux", "web_2")
+    consoles = [Console(daemon, n) for n in ("linux", "web_2")]
+    for c in consoles:
+        c.sock.settimeout(180)
+        while c.line() != "cairn-guest: ready":
+            pass
+    source, clone = (identity(c) for c in consoles)
+    assert source == IDENTITY and clone["hostname"] == "web-2"
+    assert re.fullmatch("[0-9a-f]{32}", clone["machine-id"]) and clone["machine-id"] != source["machine-id"]
+    keys = [c.run("ls /mnt/etc/ssh") for c in consoles]
+    assert any("ssh_host_rsa_key" in line for line in keys[0]) and not any("ssh_host_rsa_key" in line for line in keys[1])
+    # Each writes to its own.
+    consoles[1].run("write /mnt/etc/note by the clone")
+    assert not any("note" in line for line in consoles[0].run("ls /mnt/etc"))
+    for c in consoles:
+        c.close()
+    daemon.cairn("destroy", "linux", "web_2")
 
 
 def behind(console):
