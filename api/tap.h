@@ -10,7 +10,8 @@ struct err;
 
 /* A tap for each interface of type bridge whose link is up, into c (as config_prepare() made it of d).
  * allowed: bridges, with commas, that those may use whose VM is not the daemon's own (d->rights); NULL:
- * none. Returns 0; -errno with a sentence; c then keeps what it has got so far. */
+ * none. It takes half a millisecond each, so the daemon's loop may do it. Returns 0; -errno with a
+ * sentence; c then keeps what it has got so far. */
 int taps_add(struct config *c, const struct definition *d, const char *allowed, struct err *e);
 
 #endif
