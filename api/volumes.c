@@ -115,20 +115,32 @@ struct removal {
 	bool remove;
 };
 
+static bool is_file(const char *path, const struct stat *st)
+{
+	struct stat other;
+
+	return path && stat(path, &other) == 0 && other.st_ino == st->st_ino && other.st_dev == st->st_dev;
+}
+
+static bool definition_has(const struct definition *def, const struct stat *st)
+{
+	for (uint32_t k = 0; def && k < def->ndisks; k++)
+		for (unsigned l = 0; l < def->disks[k].nlayers; l++)
+			if (is_file(def->disks[k].layers[l].path, st) || is_file(def->disks[k].layers[l].data_file, st))
+				return true;
+	return false;
+}
+
 /* The same file by another name? What this user may not look at is not told. */
 static int others_check(const struct removal *w, const struct volume *x, const struct stat *st, struct err *e)
 {
 	const struct daemon *d = w->vm->daemon;
-	struct stat other;
 
 	for (size_t i = 0; i < d->nvms; i++)
-		for (uint32_t k = 0; d->vms[i] != w->vm && k < d->vms[i]->def->ndisks; k++)
-			for (unsigned l = 0; l < d->vms[i]->def->disks[k].nlayers; l++)
-				if (stat(d->vms[i]->def->disks[k].layers[l].path, &other) == 0 &&
-					other.st_ino == st->st_ino && other.st_dev == st->st_dev)
-					return err_set(e, -EBUSY, ERR_BUSY,
-						"disk %s: %s is, by another path, a file that another VM uses; nothing was done",
-						x->id, x->path);
+		if (d->vms[i] != w->vm && (definition_has(d->vms[i]->def, st) || definition_has(d->vms[i]->live, st)))
+			return err_set(e, -EBUSY, ERR_BUSY,
+				"disk %s: %s is, by another path, a file that another VM uses; nothing was done", x->id,
+				x->path);
 	return 0;
 }
 

@@ -97,6 +97,9 @@ def test_what_others_use_stays_and_they_are_named(daemon, tmp_path):
     daemon.define("other", disks=[disk(tmp_path / "hard.qcow2")])
     r = daemon.cairn("undefine", "clone", "--remove-all-storage", ok=6)
     assert "is, by another path, a file that another VM uses" in r.stderr and top.exists()
+    daemon.define("other", disks=[{**disk(image(tmp_path, "any.qcow2")), "data_file": str(tmp_path / "hard.qcow2")}])
+    r = daemon.cairn("undefine", "clone", "--remove-all-storage", ok=6)
+    assert "is, by another path, a file that another VM uses" in r.stderr and top.exists()
     # Without the images nothing is in the way.
     daemon.cairn("undefine", "other")
     daemon.cairn("undefine", "clone", "--remove-all-storage")
