@@ -86,7 +86,7 @@ class Family:
         self.daemon.cairn("destroy", name)
         (disk,) = json.loads(self.daemon.cairn("dumpjson", name).stdout)["disks"]
         subprocess.run(["qemu-img", "check", "-q", disk["path"]], check=True)
-        self.daemon.cairn("undefine", name)
+        self.daemon.cairn("undefine", name, "--snapshots-metadata")
         del self.holds[name], self.snapshots[name]
 
     def check(self, name):
