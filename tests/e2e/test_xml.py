@@ -388,6 +388,7 @@ def test_corpus_starts(kvm, daemon):
         assert daemon.cairn("dumpxml", name).stdout.startswith("<domain type='kvm' id='")
         assert daemon.cairn("dumpxml", "--inactive", name).stdout == xml
         daemon.cairn("destroy", name)
+        daemon.cairn("undefine", name)  # the next may have its disk below one of its own
 
 
 def test_virt_install(kvm, daemon):
