@@ -3,6 +3,7 @@
 #include "api/definition.h"
 #include "api/job.h"
 #include "api/js.h"
+#include "api/outfile.h"
 #include "api/store.h"
 #include "api/vm.h"
 #include "api/vm_process.h"
@@ -336,25 +337,6 @@ static struct work *work_new(struct vm *vm, enum dump_then then)
 	return w;
 }
 
-static int file_check(int fd, struct err *e)
-{
-	int flags = fcntl(fd, F_GETFL);
-	struct stat st;
-
-	if (flags < 0 || fstat(fd, &st) < 0)
-		return err_set_errno(e, -errno, "the file");
-	if (!S_ISREG(st.st_mode))
-		return err_set(e, -EINVAL, ERR_INVALID, "a dump is written into a regular file only");
-	if ((flags & O_ACCMODE) == O_RDONLY)
-		return err_set(e, -EINVAL, ERR_INVALID, "the file has to be open for writing");
-	if (flags & O_APPEND)
-		return err_set(e, -EINVAL, ERR_INVALID, "the file must not be open for appending: it is not written from "
-			"its beginning to its end");
-	if (st.st_size)
-		return err_set(e, -EEXIST, ERR_EXISTS, "the file is not empty");
-	return 0;
-}
-
 int dump_begin(struct vm *vm, const struct dump_request *q, struct job **ret_j, struct err *e)
 {
 	struct job_name name = { .id = q->job_id, .qmp_id = "" };
@@ -362,7 +344,7 @@ int dump_begin(struct vm *vm, const struct dump_request *q, struct job **ret_j, 
 	struct work *w;
 
 	if (!r)
-		r = file_check(q->fd, e);
+		r = outfile_check(q->fd, O_WRONLY, "a dump", e);
 	if (!r && !vm->proc)
 		r = err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%s' is off: it has no memory to dump", vm->def->name);
 	if (r < 0)

@@ -6,6 +6,7 @@
 #include "api/job.h"
 #include "api/js.h"
 #include "api/stop.h"
+#include "api/outfile.h"
 #include "api/store.h"
 #include "api/vm.h"
 #include "api/vm_process.h"
@@ -151,33 +152,13 @@ static struct job *wait_free(struct save_wait *w)
 	return j;
 }
 
-static int file_check(int fd, struct err *e)
-{
-	int flags = fcntl(fd, F_GETFL);
-	struct stat st;
-
-	if (flags < 0 || fstat(fd, &st) < 0)
-		return err_set_errno(e, -errno, "the file");
-	if (!S_ISREG(st.st_mode))
-		return err_set(e, -EINVAL, ERR_INVALID, "the state is kept in a regular file only");
-	if ((flags & O_ACCMODE) != O_RDWR)
-		return err_set(e, -EINVAL, ERR_INVALID,
-			"the file has to be open for reading and writing");
-	if (flags & O_APPEND)
-		return err_set(e, -EINVAL, ERR_INVALID, "the file must not be open for appending: it is not written from "
-			"its beginning to its end");
-	if (st.st_size)
-		return err_set(e, -EEXIST, ERR_EXISTS, "the file is not empty");
-	return 0;
-}
-
 int save_to_file(struct vm *vm, int fd, const char *job_id, struct job **ret_j, struct err *e)
 {
 	CLEANUP_CLOSE int definition = -1;
 	int r = job_check_free(vm, "save it", e);
 
 	if (!r)
-		r = file_check(fd, e);
+		r = outfile_check(fd, O_RDWR, "the state", e);
 	if (!r)
 		r = definition_file(vm, &definition, e);
 	if (r < 0)
