@@ -26,12 +26,17 @@
 static const char *const thens[] = { [DEFINITION_LEAVE] = "leave", [DEFINITION_DESTROY] = "destroy",
 	[DEFINITION_SAVE] = "save" };
 
-static int64_t now_s(void)
+static int64_t now_ns(void)
 {
 	struct timespec ts;
 
 	clock_gettime(CLOCK_REALTIME, &ts);
-	return ts.tv_sec;
+	return ts.tv_sec * NS + ts.tv_nsec;
+}
+
+static int64_t now_s(void)
+{
+	return now_ns() / NS;
 }
 
 void shutdown_plan_default(const struct vm *vm, struct shutdown_plan *p)
@@ -61,14 +66,14 @@ static void timer_fire(void *opaque);
 static void timer_arm(struct vm *vm)
 {
 	struct shutdown *s = &vm->shutdown;
-	int64_t now = now_s(), at = s->stage == SHUTDOWN_BEGUN ? s->due_s : s->plan.at_s;
+	int64_t now = now_ns(), at = s->stage == SHUTDOWN_BEGUN ? s->due_s : s->plan.at_s;
 
 	if (s->stage == SHUTDOWN_PLANNED && s->warn_s && s->warn_s < at)
 		at = s->warn_s;
-	at = MAX(MIN(at - now, LOOK_S), 0);
+	at = MAX(MIN(at - now / NS, LOOK_S), 0);
 	if (!s->timer && loop_timer_new(vm->daemon->loop, timer_fire, vm, &s->timer) < 0)
 		abort();
-	loop_timer_arm(s->timer, loop_now_ns() + (uint64_t)at * NS);
+	loop_timer_arm(s->timer, loop_now_ns() + (uint64_t)MAX(at * NS - now % NS, 0));
 }
 
 /* ---- warnings ---- */
@@ -184,7 +189,7 @@ void shutdown_begin(struct vm *vm, const struct shutdown_plan *p,
 	vm->off_asked = !p->reboot;
 	if (!p->reboot && (p->then != DEFINITION_LEAVE || stop_waits_for(vm))) {
 		vm->shutdown.stage = SHUTDOWN_BEGUN;
-		vm->shutdown.due_s = now_s() + p->deadline_s;
+		vm->shutdown.due_s = (now_ns() + NS - 1) / NS + p->deadline_s; /* never sooner than was said */
 		timer_arm(vm);
 	}
 	if (p->agent)
