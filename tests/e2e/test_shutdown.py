@@ -26,7 +26,6 @@ def test_deadline(fake):
     q = fake.qmp()
     fake.cairn("shutdown", "vm1", "vm2")
     assert "shutdown-deadline" not in fake.info("vm2")
-    assert fake.info("vm1")["shutdown-then"] == "save"
     assert plan_event(q, "overdue", vm="vm1")["then"] == "save"
     until(lambda: fake.info("vm1")["state"] == "saved")
     assert fake.info("vm2")["state"] == "in shutdown"
@@ -40,19 +39,36 @@ def test_deadline_of_the_command_line(fake):
     assert fake.info("vm1")["reason"] == "destroyed"
 
 
+def test_deadline_is_never_early(fake):
+    fake.define("vm1", **DEAF)
+    fake.cairn("start", "vm1")
+    q = fake.qmp()
+    asked = time.time()
+    q.run("vm-shutdown", vm="vm1", then="destroy", timeout=1)
+    at = q.event("SHUTDOWN_PLAN", what="overdue")["timestamp"]
+    assert at["seconds"] + at["microseconds"] / 1e6 >= asked + 1
+
+
 def test_deadline_survives_the_daemon_and_a_reset_ends_it(fake):
     for vm in ("vm1", "vm2"):
         fake.define(vm, **DEAF)
     fake.cairn("start", "vm1", "vm2")
-    fake.cairn("shutdown", "--then", "destroy", "--timeout", "2", "vm1", "vm2")
+    fake.cairn("shutdown", "--then", "destroy", "--timeout", "3600", "vm1", "vm2")
     fake.cairn("reset", "vm2")
     assert "shutdown-deadline" not in fake.info("vm2") and fake.info("vm2")["state"] == "running"
-    until(lambda: fake.kept("vm1").get("shutdown") and fake.kept("vm2").get("state") == "running")
+    # The state from before the shutdown is "running", too, and so is one that was written while the guest was asked.
+    until(lambda: "shutdown" in fake.kept("vm1") and "shutdown" not in fake.kept("vm2"))
     fake.stop(signal.SIGKILL)
     fake.start()
-    assert "shutdown-deadline" in fake.info("vm1")
+    assert fake.info("vm1")["shutdown-then"] == "destroy" and "shutdown-deadline" in fake.info("vm1")
+    assert "shutdown-deadline" not in fake.info("vm2")
+    fake.stop(signal.SIGKILL)
+    kept = fake.kept("vm1")
+    kept["shutdown"]["due_s"] = int(time.time())  # while no daemon ran
+    (fake.state / "vms/vm1/state.json").write_text(json.dumps(kept))
+    fake.start()
     fake.wait("vm1", "shutoff")
-    assert fake.info("vm2")["state"] == "running"
+    assert fake.info("vm1")["reason"] == "destroyed" and fake.info("vm2")["state"] == "running"
 
 
 # ---- plans ----
