@@ -332,7 +332,7 @@ static const struct command commands[] = {
 		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_DESTROY,
 		command_vm_destroy },
 	{ "vm-console", "a socket to the guest's console comes along as an fd", console_args, NULL,
-		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_RETURNS_FD, VM_ASK_CONSOLE,
+		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_RETURNS_FD, VM_ASK_CONSOLE,
 		command_vm_console },
 	{ "vm-save", "write the state into the file that comes along (empty, regular, for reading and "
 		     "writing), and end the VM", save_args, job_returns, ROLE_OPERATOR,

@@ -630,12 +630,13 @@ def test_audit(fake):
     fake.cairn("list")
     fake.cairn("start", "vm1")
     fake.cairn("resume", "vm1", ok=4)
+    fake.qmp().run("vm-console", vm="vm1")  # a keyboard
     fake.cairn("destroy", fake.info("vm1")["uuid"])
     fake.cairn("undefine", "nope", ok=3)
     rows = audit(fake)
     assert [(r["command"], r["vm"], r["outcome"]) for r in rows] == [
         ("vm-define", "vm1", "ok"), ("vm-start", "vm1", "ok"), ("vm-resume", "vm1", "WrongState"),
-        ("vm-destroy", "vm1", "ok"), ("vm-undefine", "nope", "NotFound")]
+        ("vm-console", "vm1", "ok"), ("vm-destroy", "vm1", "ok"), ("vm-undefine", "nope", "NotFound")]
     assert all(r["uid"] == os.getuid() and r["pid"] > 0 and r["duration"] > 0 for r in rows)
     assert all(begin < r["time"] < time.time_ns() for r in rows)
     assert rows[0]["arguments"]["definition"]["name"] == "vm1"
