@@ -444,9 +444,15 @@ static void job_load(struct daemon *d, struct json_object *o)
 	const char *id = js_get_str(o, "id"), *vm = js_get_str(o, "vm"),
 		   *type = type_known(js_get_str(o, "type")), *error = js_get_str(o, "error"),
 		   *qmp_id = js_get_str(o, "qmp-id");
+	int64_t started = js_get_int(o, "started", 0), duration = js_get_int(o, "duration", 0);
+	uint64_t now = realtime_ns(), age = 0;
 	struct job *j;
 
-	if (!id || !vm || !type || id_check(id, job_find(d, id) != NULL, NULL) < 0)
+	if (!id || !vm || !type || id_check(id, job_find(d, id) != NULL, NULL) < 0 || started < 0 || duration < 0)
+		return;
+	if ((uint64_t)started + (uint64_t)duration < now) /* or the clock was set */
+		age = now - (uint64_t)started - (uint64_t)duration;
+	if (age >= JOBS_KEPT_NS)
 		return;
 	j = calloc(1, sizeof(*j));
 	if (!j)
@@ -461,10 +467,10 @@ static void job_load(struct daemon *d, struct json_object *o)
 	snprintf(j->vm_name, sizeof(j->vm_name), "%s", vm);
 	j->done = (uint64_t)js_get_int(o, "current-progress", 0);
 	j->total = (uint64_t)js_get_int(o, "total-progress", 0);
-	j->begun_realtime_ns = (uint64_t)js_get_int(o, "started", 0);
-	/* Its age begins anew: the monotonic clock may have, too. */
-	j->ended_ns = loop_now_ns();
-	j->begun_ns = j->ended_ns - (uint64_t)js_get_int(o, "duration", 0);
+	j->begun_realtime_ns = (uint64_t)started;
+	/* The monotonic clock began with the host, perhaps after the job. */
+	j->ended_ns = loop_now_ns() - MIN(age, loop_now_ns());
+	j->begun_ns = j->ended_ns - (uint64_t)duration;
 	j->failed = error != NULL;
 	if (error)
 		err_set(&j->e, 0, class_known(js_get_str(o, "error-class")), "%s", error);

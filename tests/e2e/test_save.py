@@ -403,11 +403,27 @@ def test_job_events_and_result(fake):
     fake.stop()
     fake.start()  # the result is still there
     q = fake.qmp()
-    assert q.run("query-jobs")[0]["id"] == "my.job-1"
+    again, = q.run("query-jobs")
+    assert again == j
     q.run("job-dismiss", id="my.job-1")
     assert q.run("query-jobs") == []
     with pytest.raises(QmpError, match="there is no job"):
         q.run("job-dismiss", id="my.job-1")
+
+
+def test_results_age_while_no_daemon_runs(fake):
+    fake.define("vm1", cmdline="work-fails")
+    fake.cairn("start", "vm1")
+    for n in (1, 2):
+        fake.cairn("managedsave", "vm1", "--no-wait")
+        until(lambda: [j["status"] for j in jobs(fake)] == ["concluded"] * n)
+    fake.stop()
+    path = fake.state / "jobs.json"
+    file = json.loads(path.read_text())
+    file["jobs"][0]["started"] -= 86400 * 10**9
+    path.write_text(json.dumps(file))
+    fake.start()
+    assert [j["id"] for j in jobs(fake)] == [file["jobs"][1]["id"]]
 
 
 def test_jobs_that_exclude_each_other(fake, tmp_path):
