@@ -49,6 +49,7 @@ struct vm_process {
 	struct vm_request *first, **last;
 	uint64_t seq;
 	bool child;	/* ours to wait for */
+	bool heard;	/* it has said something that the protocol allows */
 	bool freed;	/* from inside a callback */
 	unsigned busy;	/* callbacks on the stack */
 	struct vm_process_end end;
@@ -317,6 +318,23 @@ static void channel_lost(struct vm_process *p, bool protocol)
 	}
 }
 
+/* It was started by another version of us, and there is no other way to learn that. It runs on: only its
+ * end will be seen. */
+static void channel_not_ours(struct vm_process *p, unsigned version)
+{
+	struct err e;
+
+	err_set(&e, -EPROTONOSUPPORT, ERR_UNSUPPORTED,
+		"its process (pid %d) speaks version %u of the protocol, this cairnd %d; it is left alone. Next: shut the "
+		"guest down from within, or start the cairnd that it was started by", (int)p->pid, version, VM_MSG_VERSION);
+	loop_unwatch(p->sock_watch);
+	p->sock_watch = NULL;
+	close(p->sock);
+	p->sock = -1;
+	while (p->first && !p->freed)
+		request_finish(p, p->first, -EPROTONOSUPPORT, NULL, &e);
+}
+
 /* Takes what is there. Returns false when the channel is gone. */
 static bool messages_take(struct vm_process *p, unsigned most)
 {
@@ -330,10 +348,15 @@ static bool messages_take(struct vm_process *p, unsigned most)
 		r = channel_recv(p->sock, VM_MSG_VERSION, vm_msg_from_vm, VM_MSG_TYPE_COUNT, body, &m);
 		if (r == -EAGAIN)
 			return true;
-		if (r <= 0) {
-			channel_lost(p, r == -EPROTO);
+		if (r == -EPROTONOSUPPORT && !p->child && !p->heard) {
+			channel_not_ours(p, m.head.version);
 			return false;
 		}
+		if (r <= 0) {
+			channel_lost(p, r == -EPROTO || r == -EPROTONOSUPPORT);
+			return false;
+		}
+		p->heard = true;
 		if (m.head.type == VM_MSG_INFO) /* an older process knows less */
 			memset(body + m.head.body_bytes, 0, sizeof(struct vm_info) - m.head.body_bytes);
 		if (m.head.type == VM_MSG_EVENT) {

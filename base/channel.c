@@ -60,12 +60,12 @@ static void take_fds(struct msghdr *msg, struct channel_msg *m)
 	}
 }
 
-static bool msg_allowed(const struct channel_msg *m, uint16_t version, size_t got,
-	const struct channel_type *types, size_t ntypes)
+static bool msg_allowed(const struct channel_msg *m, size_t got, const struct channel_type *types,
+	size_t ntypes)
 {
 	const struct channel_type *t;
 
-	if (got < sizeof(m->head) || m->head.version != version || m->head.type >= ntypes)
+	if (got < sizeof(m->head) || m->head.type >= ntypes)
 		return false;
 	t = &types[m->head.type];
 	return m->head.body_bytes == got - sizeof(m->head) && t->known &&
@@ -95,9 +95,13 @@ int channel_recv(int sock, uint16_t version, const struct channel_type *types, s
 	take_fds(&msg, m);
 	if (!n && !m->nfds)
 		return 0;
+	if (n >= (ssize_t)sizeof(m->head) && m->head.version != version) {
+		channel_msg_close_fds(m);
+		return -EPROTONOSUPPORT;
+	}
 	/* A message of no bytes looks like the end, but may carry fds. */
 	if ((msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) ||
-		!msg_allowed(m, version, (size_t)n, types, ntypes)) {
+		!msg_allowed(m, (size_t)n, types, ntypes)) {
 		channel_msg_close_fds(m);
 		return -EPROTO;
 	}

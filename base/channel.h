@@ -42,8 +42,9 @@ int channel_send(int sock, uint16_t version, uint16_t type, uint64_t seq, const 
 	size_t body_bytes, const int *fds, unsigned nfds);
 
 /* Receive one message into buf (CHANNEL_BODY_MAX bytes). Returns 1; 0 at the end of
- * the stream; -EAGAIN; -EPROTO for what the table does not allow (its fds are
- * closed); -errno. */
+ * the stream; -EAGAIN; -EPROTONOSUPPORT for another version, which ret_msg->head
+ * has; -EPROTO for what the table does not allow (its fds are closed, as those of
+ * another version are); -errno. */
 int channel_recv(int sock, uint16_t version, const struct channel_type *types, size_t ntypes,
 	void *buf, struct channel_msg *ret_msg);
 

@@ -542,12 +542,17 @@ static void peer_ready(void *opaque, unsigned revents)
 {
 	struct control *c = opaque;
 	struct channel_msg m;
+	struct err e;
 	int r;
 
 	(void)revents;
 	r = channel_recv(c->peer_fd, VM_MSG_VERSION, vm_msg_to_vm, VM_MSG_TYPE_COUNT, c->buf, &m);
 	if (r == -EAGAIN)
 		return;
+	if (r == -EPROTONOSUPPORT) { /* in ours, so that a daemon of another version sees which that is */
+		err_set(&e, r, ERR_UNSUPPORTED, "this process speaks version %d of the protocol", VM_MSG_VERSION);
+		reply(c, m.head.seq, r, &e);
+	}
 	if (r <= 0) {
 		if (r < 0)
 			log_warn(NULL, "control: %s; the connection is dropped", strerror(-r));

@@ -4,7 +4,8 @@
  * structs below: same machine, same architecture, fixed layout, no pointers; strings
  * are NUL-terminated (the receiver forces the last byte). A VM process outlives its
  * daemon's upgrade, so VM_MSG_VERSION changes when any of this does, and a struct only
- * grows at its end.
+ * grows at its end. What comes with another version is answered by a VM_MSG_REPLY in
+ * one's own, whose header tells of it, before the connection is dropped.
  *
  * Life: the VM process accepts on the listening socket it was given (or uses the
  * connected one). First request: VM_MSG_CONFIG, exactly once per process. A later

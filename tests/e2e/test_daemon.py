@@ -5,6 +5,7 @@ import os
 import pathlib
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
 import time
@@ -391,6 +392,58 @@ def test_damaged_files_are_put_aside(fake):
     assert "bad/definition.json is damaged" in log and "memory: 0 is too little" in log
     fake.define("bad")
     fake.cairn("start", "good", "bad")
+
+
+def test_a_damaged_definition_of_what_runs(fake):
+    """Its process is nobody's until the file is mended, and that is said."""
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    pid, path = pid_of(fake, "vm1"), fake.state / "vms/vm1/definition.json"
+    until(lambda: fake.kept("vm1").get("state") == "running")
+    fake.stop(signal.SIGKILL)
+    whole = path.read_text()
+    path.write_text(whole[:-5])
+    fake.start()
+    assert fake.cairn("list", "--all", "--name").stdout.strip() == ""
+    assert "VM 'vm1' runs, and nobody manages it" in fake.log.read_text() and not gone(pid)
+    fake.stop()
+    path.with_name("definition.json.damaged").unlink()
+    path.write_text(whole)
+    fake.start()
+    assert pid_of(fake, "vm1") == pid and fake.info("vm1")["state"] == "running"
+
+
+def test_a_process_of_another_version(fake):
+    """It is no reason to kill it, nor to take it for one that has ended."""
+    fake.define("vm1", cmdline="other-version")
+    fake.cairn("start", "vm1")
+    until(lambda: fake.kept("vm1").get("state") == "running")
+    pid = fake.children()[0]
+    fake.stop(signal.SIGKILL)
+    fake.start()
+    assert fake.info("vm1")["state"] == "running" and not gone(pid)
+    assert "speaks version 2 of the protocol, this cairnd 1" in fake.log.read_text()
+    fake.cairn("start", "vm1", ok=4)
+    fake.cairn("destroy", "vm1")
+    until(lambda: gone(pid))
+    fake.cairn("start", "vm1")
+
+
+def test_a_real_process_tells_its_version(daemon, guest, kvm):
+    daemon.define("vm1", boot={"kernel": guest("idle.elf")})
+    daemon.cairn("start", "vm1")
+    pid = pid_of(daemon, "vm1")
+    until(lambda: daemon.kept("vm1").get("state") == "running")
+    daemon.stop(signal.SIGKILL)
+    s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    s.settimeout(20)
+    s.connect(str(daemon.state / "run/vm1.vm"))
+    s.send(struct.pack("<HHIQ", 2, 17, 0, 5))
+    version, _, _, seq = struct.unpack("<HHIQ", s.recv(65536)[:16])
+    assert (version, seq) == (1, 5) and s.recv(65536) == b""
+    s.close()
+    daemon.start()
+    assert pid_of(daemon, "vm1") == pid
 
 
 # ---- defining ----

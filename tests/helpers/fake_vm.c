@@ -262,7 +262,8 @@ static void answer_query(struct fake *f, uint64_t seq)
 		info.console_readers += f->consoles[i] >= 0;
 	for (unsigned i = 0; i < f->config.vcpus; i++)
 		info.vcpu_ns[i] = 1500000000;
-	channel_send(f->sock, VM_MSG_VERSION, VM_MSG_INFO, seq, &info, sizeof(info), NULL, 0);
+	channel_send(f->sock, word(f, "other-version") ? VM_MSG_VERSION + 1 : VM_MSG_VERSION, VM_MSG_INFO, seq, &info,
+		sizeof(info), NULL, 0);
 }
 
 static void attach(struct fake *f, struct channel_msg *m)

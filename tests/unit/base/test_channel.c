@@ -150,7 +150,8 @@ static void refused(
 	const int fds[4] = { 0, 0, 0, 0 };
 
 	assert_int_equal(channel_send(p->a, version, type, 1, body, body_bytes, fds, nfds), 0);
-	assert_int_equal(receive(p), -EPROTO);
+	assert_int_equal(receive(p), version == VERSION ? -EPROTO : -EPROTONOSUPPORT);
+	assert_int_equal(p->msg.head.version, version);
 	assert_int_equal(p->msg.nfds, 0);
 }
 
@@ -159,6 +160,7 @@ static void test_what_the_table_does_not_allow(void **state)
 	struct pair *p = *state;
 
 	refused(p, VERSION + 1, TYPE_EMPTY, 0, 0);
+	refused(p, VERSION + 1, TYPE_COUNT, 3, 3);
 	refused(p, 0, TYPE_EMPTY, 0, 0);
 	refused(p, VERSION, 0, 0, 0);
 	refused(p, VERSION, TYPE_UNKNOWN, 0, 0);
