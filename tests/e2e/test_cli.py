@@ -292,6 +292,13 @@ def test_help():
     assert [x.split()[0] for x in cairn("help", "--names").stdout.splitlines()] == VERBS
 
 
+def test_every_command_has_a_verb(fake):
+    with open(os.path.join(BUILD, "cairn"), "rb") as f:
+        program = f.read()
+    names = [c["name"] for c in fake.qmp().run("query-commands")]
+    assert [n for n in names if n.encode() + b"\0" not in program] == ["query-commands"]
+
+
 def test_output_that_cannot_be_written(fake):
     with open("/dev/full", "w") as full:
         r = subprocess.run([os.path.join(BUILD, "cairn"), "list"], env=fake.env, stdout=full,
