@@ -47,6 +47,7 @@ struct archiver {
 
 struct plan {
 	const char *program, *verb;
+	int death_signal; /* when the daemon dies */
 	const struct rights *rights;
 	const int *fds;
 	size_t nfds;
@@ -84,7 +85,7 @@ static _Noreturn void process_main(const struct plan *p)
 
 	sigemptyset(&none);
 	if (fds_place(p) < 0 || (p->rights && rights_assume(p->rights) < 0) ||
-		prctl(PR_SET_PDEATHSIG, SIGTERM) < 0 || getppid() != p->parent || setpgid(0, 0) < 0)
+		prctl(PR_SET_PDEATHSIG, p->death_signal) < 0 || getppid() != p->parent || setpgid(0, 0) < 0)
 		_exit(1);
 	signal(SIGTERM, SIG_DFL);
 	signal(SIGPIPE, SIG_DFL);
@@ -328,7 +329,9 @@ int archiver_start(struct loop *l, const char *program, const char *verb, struct
 	const int *fds, size_t nfds, const struct rights *rights, const struct archiver_ops *ops,
 	void *opaque, struct archiver **ret_a, struct err *e)
 {
-	struct plan p = { .program = program, .verb = verb, .rights = rights, .fds = fds, .nfds = nfds };
+	/* An import has a folder to clear up. An export has nothing, and may wait in its pipe for ever. */
+	struct plan p = { .program = program, .verb = verb, .rights = rights, .fds = fds, .nfds = nfds,
+		.death_signal = strcmp(verb, "import") ? SIGKILL : SIGTERM };
 	struct archiver *a = calloc(1, sizeof(*a));
 	int r;
 

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import random
+import select
 import shutil
 import signal
 import socket
@@ -203,6 +204,24 @@ def test_cancelled_while_nobody_reads(large):
     large.cairn("start", "vm1")
     os.close(r)
     os.close(w)
+
+
+def test_killed_while_nobody_reads(large):
+    """No process is left of a daemon's that died, and the VM's disks are free for the next."""
+    q = large.qmp()
+    r, w = os.pipe()
+    socket.send_fds(q.sock, [b'{"execute":"vm-export","arguments":{"vm":"vm1"}}'], [w])
+    q.answer()
+    os.close(w)
+    until(lambda: fcntl.ioctl(r, termios.FIONREAD, bytes(4)) == struct.pack("I", 65536))
+    large.stop(signal.SIGKILL)
+    with open(r, "rb") as f:
+        # Nothing is read before it has ended, which would let it go on.
+        p = select.poll()
+        p.register(f, 0)
+        until(lambda: p.poll(0))  # POLLHUP: nobody has the other end
+    large.start()
+    large.cairn("start", "vm1")
 
 
 @pytest.mark.seconds(120)
