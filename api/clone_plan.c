@@ -183,16 +183,23 @@ static int disks_change(const struct vm *source, const struct clone_how *how, co
 
 /* ---- what identifies it ---- */
 
-static int macs_set(const struct vm *source, const struct clone_how *how, struct definition *def, struct err *e)
+/* Those that are given; the others are made. The definition's parser looks at them. */
+static int macs_change(const struct clone_how *how, struct json_object *o, struct err *e)
 {
-	for (unsigned i = 0; i < def->ninterfaces; i++) {
-		const char *text = how->macs ? js_plain_string(json_object_array_get_idx(how->macs, i)) : NULL;
+	struct json_object *interfaces = js_get_array(o, "interfaces");
+	size_t n = json_object_array_length(interfaces), given = how->macs ? json_object_array_length(how->macs) : 0;
 
-		memset(def->interfaces[i].mac, 0, sizeof(def->interfaces[i].mac));
-		if (text && mac_parse(text, def->interfaces[i].mac) < 0)
-			return err_set(e, -EINVAL, ERR_INVALID, "macs: \"%.40s\" is no address of one interface", text);
+	if (given > n)
+		return err_set(e, -EINVAL, ERR_INVALID, "macs: %zu are given, and the VM has %zu interfaces", given, n);
+	for (size_t i = 0; i < n; i++) {
+		struct json_object *interface = json_object_array_get_idx(interfaces, i);
+
+		if (i < given)
+			js_put(interface, "mac", json_object_get(json_object_array_get_idx(how->macs, i)));
+		else
+			json_object_object_del(interface, "mac");
 	}
-	return identity_complete(source->daemon, def, NULL, e);
+	return 0;
 }
 
 static int uuid_set(const struct vm *source, const struct clone_how *how, struct definition *def, struct err *e)
@@ -220,6 +227,8 @@ static int clone_define(const struct vm *source, const struct clone_how *how, un
 		r = name_check(source, name, e);
 	if (!r)
 		r = disks_change(source, how, name, o, e);
+	if (!r)
+		r = macs_change(how, o, e);
 	if (r < 0)
 		return r;
 	js_put_str(o, "name", name);
@@ -229,7 +238,7 @@ static int clone_define(const struct vm *source, const struct clone_how *how, un
 		r = err_set_errno(e, -ENOMEM, "clones");
 	if (!r)
 		r = uuid_set(source, how, *ret, e);
-	return r ? r : macs_set(source, how, *ret, e);
+	return r ? r : identity_complete(source->daemon, *ret, NULL, e);
 }
 
 static int how_check(const struct clone_how *how, struct err *e)

@@ -120,8 +120,6 @@ bool definition_has_mac(const struct definition_interface *i);
 /* 52:54:00 and three random bytes. Returns 0 or -errno. */
 int definition_make_mac(struct definition_interface *i, struct err *e);
 void mac_print(const uint8_t mac[DEFINITION_MAC_BYTES], char text[DEFINITION_MAC_TEXT]);
-/* Returns 0 or -EINVAL. */
-int mac_parse(const char *text, uint8_t mac[DEFINITION_MAC_BYTES]);
 
 bool definition_has_uuid(const struct definition *d);
 /* A random one (RFC 4122, 4.4). Returns 0 or -errno. */

@@ -174,6 +174,11 @@ def test_what_is_taken_is_refused_before_anything_is_done(daemon, tmp_path, web)
     refused(4, "that file exists", "web1", "w", "--count", "3")
     r = daemon.cairn("clone", "other", "mac", "--mac", "52:54:00:00:00:07", ok=None)
     assert "is taken by VM 'other'" in r.stderr
+    # The next daemon would not read a definition with one of these.
+    refused(2, "multicast", "other", "n", "--mac", "01:00:5e:00:00:01")
+    refused(2, "all zeros", "other", "n", "--mac", "00:00:00:00:00:00")
+    refused(2, "is not a MAC address", "other", "n", "--mac", "zz")
+    refused(2, "1 are given, and the VM has 0 interfaces", "web1", "n", "--mac", "52:54:00:00:00:08")
     daemon.cairn("clone", "other", "mac")
     assert definition(daemon, "mac")["interfaces"][0]["mac"] not in ("52:54:00:00:00:07", None)
     (tmp_path / "sub").mkdir()
