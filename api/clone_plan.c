@@ -60,6 +60,8 @@ static int name_check(const struct vm *source, const char *name, struct err *e)
 {
 	int r = definition_check_name(name, e);
 
+	if (r < 0)
+		err_prefix(e, "name");
 	if (!r && vm_find(source->daemon, name))
 		r = err_set(e, -EEXIST, ERR_EXISTS, "there is a VM '%s' already; choose another name", name);
 	return r;

@@ -83,6 +83,8 @@ static int clone_check(struct daemon *d, const char *name, struct err *e)
 {
 	int r = definition_check_name(name, e);
 
+	if (r < 0)
+		err_prefix(e, "name");
 	if (!r && vm_find(d, name))
 		r = err_set(e, -EEXIST, ERR_EXISTS, "there is a VM '%s' already; choose another name", name);
 	return r;
