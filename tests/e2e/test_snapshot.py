@@ -507,6 +507,7 @@ def test_a_copied_image_tells_all(vm, tmp_path):
     refused("copied", "belongs to another VM")
     d.cairn("snapshot-revert", "copied", "s1", "--disks-only", "--running")
     console = Console(d, "copied")
+    assert console.line() == "interp"  # it boots; what is said before that is lost
     console.run("open 0")
     console.run("verify 0 64 11")
     d.cairn("destroy", "copied")
