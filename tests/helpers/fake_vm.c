@@ -640,6 +640,12 @@ static void handle(struct fake *f, struct channel_msg *m)
 		return;
 	case VM_MSG_STOP:
 	case VM_MSG_CONT:
+		if (f->work.due_ms && f->work.type == VM_MSG_SAVE) {
+			if (m->head.type == VM_MSG_STOP)
+				break; /* it stands still */
+			reply(f, m->head.seq, -EBUSY, ERR_BUSY, "work of this VM is under way");
+			return;
+		}
 		if (late)
 			reply(f, m->head.seq, 0, 0, "");
 		phase(f, m->head.type == VM_MSG_STOP ? VM_PHASE_PAUSED : VM_PHASE_RUNNING,
