@@ -118,7 +118,7 @@ static const struct field start_returns[] = {
 #define FIELD_MODE { "mode", FIELD_STRING, OPTIONAL, "acpi (the default): the power button; agent: the guest agent" }
 #define FIELDS_AT                                                                                  \
 	{ "at", FIELD_INT, OPTIONAL, "realtime, ns: then, and not now; the guest agent warns before" }, \
-	{ "message", FIELD_STRING, OPTIONAL, "what the guest agent's warnings begin with; one line" }
+	{ "message", FIELD_STRING, OPTIONAL, "what the warnings by the guest agent and on the consoles begin with; one line" }
 static const struct field shutdown_args[] = { FIELD_VM, FIELD_MODE,
 	{ "then", FIELD_STRING, OPTIONAL, "leave, destroy or save it when the time is up; else as its definition says" },
 	{ "timeout", FIELD_INT, OPTIONAL, "seconds until then; else as its definition says" }, FIELDS_AT, END };

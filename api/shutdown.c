@@ -83,7 +83,8 @@ static void warned(void *opaque, int r, const struct vm_answer *a, const struct 
 	struct vm *vm = opaque;
 
 	(void)a;
-	if (r < 0)
+	/* Without an agent its consoles have it. */
+	if (r < 0 && vm_live(vm)->guest_agent)
 		log_info("shutdown", "VM '%s': the guest is not warned: %s", vm->def->name, e->msg);
 }
 
@@ -94,7 +95,7 @@ static void warn(struct vm *vm)
 	long long left = MAX((long long)(p->at_s - now_s()), 0);
 	bool minutes = left >= 120;
 
-	if (!vm->proc || vm->state != VM_RUNNING || !vm_live(vm)->guest_agent)
+	if (!vm->proc || vm->state != VM_RUNNING)
 		return;
 	snprintf(body.text, sizeof(body.text), "%s%sThis machine %s in %lld %s.", p->message, p->message[0] ? " " : "",
 		p->reboot ? "reboots" : "shuts down", minutes ? (left + 30) / 60 : left,

@@ -427,10 +427,23 @@ static void errand_over(void *opaque, int r, const struct err *e)
 	reply(s.control, s.seq, r, e);
 }
 
+/* To whoever is attached, as a line of the host's own: the guest has not written it. */
+static void consoles_tell(const struct machine *m, const char *text)
+{
+	char line[sizeof(((struct vm_agent *)NULL)->text) + 8];
+	int n = snprintf(line, sizeof(line), "\r\n[%s]\r\n", text);
+
+	for (unsigned kind = VM_CONSOLE_SERIAL; kind <= VM_CONSOLE_VIRTIO; kind++)
+		if (m->consoles[kind])
+			console_write(m->consoles[kind], line, (size_t)n);
+}
+
 static int errand_begin(struct control *c, const struct vm_agent *want, struct errand *s, struct err *e)
 {
 	struct agent *a = vm_machine(c->vm)->agent;
 
+	if (want->errand == VM_AGENT_TELL)
+		consoles_tell(vm_machine(c->vm), want->text);
 	if (!a)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
 			"the VM has no port for a guest agent; set \"guest_agent\": true and start it anew");

@@ -252,7 +252,7 @@ enum vm_agent_errand { VM_AGENT_TELL = 0, VM_AGENT_SHUTDOWN = 1, VM_AGENT_REBOOT
 
 struct vm_agent {
 	uint32_t errand; /* enum vm_agent_errand */
-	char text[256];	 /* of VM_AGENT_TELL: one line */
+	char text[256];	 /* of VM_AGENT_TELL: one line, for the consoles' readers, too */
 };
 
 struct vm_console {

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from conftest import QmpError, until
+from conftest import Console, QmpError, until
 from test_policy import ready
 
 DEAF = {"cmdline": "deaf"}
@@ -90,6 +90,17 @@ def test_planned_shutdown_warns_and_comes(fake):
     q.event("VM_STATE_CHANGE", vm="vm2", state="running")
     assert fake.info("vm1")["reason"] == "shutdown"
     assert "agent 0: This machine reboots in " in (fake.state / "vms/vm2/log").read_text()
+
+
+def test_planned_shutdown_is_told_on_the_console(kvm, daemon, guest):
+    """Of a guest without an agent, too."""
+    daemon.define("vm1", boot={"kernel": guest("idle.elf")})
+    daemon.cairn("start", "vm1")
+    console = Console(daemon, "vm1")
+    daemon.cairn("shutdown", "--in", "1s", "--message", "Work on power.", "vm1")
+    until(lambda: console.line().startswith("[Work on power. This machine shuts down in "))
+    daemon.wait("vm1", "shutoff")
+    console.close()
 
 
 def test_plan_survives_and_is_cancelled(fake):
