@@ -98,7 +98,7 @@ def one_of(rng, tmp_path, serial):
 
 
 def works(daemon, tmp_path, n, seconds, hung):
-    rng, q, serial = random.Random(f"{SEED}/{n}"), Qmp(daemon.socket, timeout=30), 1000 * n
+    rng, q, serial = random.Random(f"{SEED}/{n}"), Qmp(daemon.socket, timeout=30), 1000000 * n
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         serial += 1

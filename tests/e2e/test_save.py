@@ -684,4 +684,5 @@ def test_a_managed_save_of_another_vm_is_refused(daemon, kvm, guest):
     assert "the saved state belongs to another VM" in daemon.cairn("start", "vm1", ok=None).stderr
     assert daemon.cairn("domstate", "vm1").stdout == "saved\n"
     daemon.cairn("start", "vm2")
-    daemon.cairn("start", "vm1", "--force-boot")
+    # The process that was refused may take a moment to end; until then a start is told so.
+    until(lambda: daemon.cairn("start", "vm1", "--force-boot", ok=None).returncode == 0)
