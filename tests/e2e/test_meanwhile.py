@@ -70,7 +70,7 @@ def test_an_export_of_a_vm_that_is_being_undefined(two, how, tmp_path):
 def definition(rng, tmp_path, name):
     image = tmp_path / f"{name}-{rng.choice('xy')}.qcow2"
     if not image.exists():
-        shutil.copy(tmp_path / "a.qcow2", image)
+        shutil.copy(tmp_path / "empty.qcow2", image)
     guest = ["", "deaf", "work-takes=100", "work-fails", "quits-in=50", "off-after=200", "crash-after=150"]
     return {"name": name, "memory": "32M", "boot": {"kernel": str(tmp_path / "kernel"), "cmdline": rng.choice(guest)},
             "on_crash": rng.choice(["destroy", "restart", "preserve", "coredump-restart"]), "restart": {"delay": 0, "tries": 2},
@@ -123,6 +123,7 @@ def works(daemon, tmp_path, n, seconds, hung):
 def test_many_do_what_they_like(two, tmp_path):
     """Every command is answered, and the daemon lives: under a sanitizer this finds what is used after its end."""
     daemon, hung = two[0], []
+    shutil.copy(tmp_path / "a.qcow2", tmp_path / "empty.qcow2")  # the first may go with its VM
     seconds = float(os.environ.get("MEANWHILE_SECONDS", "4"))
     threads = [threading.Thread(target=works, args=(daemon, tmp_path, n, seconds, hung)) for n in range(1, 9)]
     for t in threads:
