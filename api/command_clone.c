@@ -56,22 +56,14 @@ static int files_check(const struct call *c, struct err *e)
 		"beside its disks");
 }
 
-static int kind_take(struct call *c, struct clone_how *how, struct err *e)
-{
-	const char *kind = js_get_str(c->args, "kind");
-
-	how->linked = kind && !strcmp(kind, "linked");
-	if (!kind || how->linked || !strcmp(kind, "full"))
-		return 0;
-	return err_set(e, -EINVAL, ERR_INVALID, "kind: \"%.40s\" is none; use full or linked", kind);
-}
-
 static int how_take(struct call *c, struct clone_how *how, struct err *e)
 {
+	const char *kind = js_get_str(c->args, "kind");
 	int64_t count = js_get_int(c->args, "count", 0);
 
 	if (js_get(c->args, "count") && (count < 1 || count > CLONES_MAX))
 		return err_set(e, -EINVAL, ERR_INVALID, "count: 1 to %d", CLONES_MAX);
+	how->linked = kind && !strcmp(kind, "linked");
 	how->name = js_get_str(c->args, "name");
 	how->pattern = js_get_str(c->args, "name-pattern");
 	how->count = (unsigned)count;
@@ -100,8 +92,6 @@ void command_vm_clone(struct call *c)
 	struct err e;
 	int r = source_check(c, &e);
 
-	if (!r)
-		r = kind_take(c, &how, &e);
 	if (!r)
 		r = files_check(c, &e);
 	if (!r)

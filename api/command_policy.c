@@ -59,47 +59,29 @@ void command_vm_autostart(struct call *c)
 
 /* ---- shutdown, reboot ---- */
 
-/* Index of text among words; -1: it is none of them. NULL: 0. */
-static int word_of(const char *text, const char *const *words, int n)
-{
-	int i = 0;
-
-	while (text && i < n && strcmp(words[i], text))
-		i++;
-	return i < n ? i : -1;
-}
-
 static int mode_parse(struct call *c, struct shutdown_plan *p, struct err *e)
 {
-	static const char *const modes[] = { "acpi", "agent" };
 	const char *mode = js_get_str(c->args, "mode");
-	int i = word_of(mode, modes, ARRAY_SIZE(modes));
 
-	if (i < 0)
-		return err_set(e, -EINVAL, ERR_INVALID, "mode: \"%.40s\" is not one; use acpi or agent", mode);
-	if (i == 1 && !vm_live(c->vm)->guest_agent)
+	p->agent = mode && !strcmp(mode, "agent");
+	if (p->agent && !vm_live(c->vm)->guest_agent)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
 			"the VM has no port for a guest agent; set \"guest_agent\": true and start it anew");
-	p->agent = i == 1;
 	return 0;
 }
 
 static int deadline_parse(struct call *c, struct shutdown_plan *p, struct err *e)
 {
-	static const char *const thens[] = { [DEFINITION_LEAVE] = "leave", [DEFINITION_DESTROY] = "destroy",
-		[DEFINITION_SAVE] = "save" };
-	const char *then = js_get_str(c->args, "then");
+	/* As FIELD_SHUTDOWN_THEN has them. */
+	static const enum definition_then thens[] = { DEFINITION_LEAVE, DEFINITION_DESTROY, DEFINITION_SAVE };
+	int i = field_type_index(FIELD_SHUTDOWN_THEN, js_get_str(c->args, "then"));
 	int64_t timeout = js_get_int(c->args, "timeout", p->deadline_s);
-	int i = word_of(then, thens, ARRAY_SIZE(thens));
 
-	if (i < 0)
-		return err_set(e, -EINVAL, ERR_INVALID,
-			"then: \"%.40s\" is not one of the choices; use leave, destroy or save", then);
 	if (timeout < 1 || timeout > TIMEOUT_MAX_S)
 		return err_set(e, -EINVAL, ERR_INVALID, "timeout: %lld is out of range; give 1 to %d seconds",
 			(long long)timeout, TIMEOUT_MAX_S);
-	if (then)
-		p->then = (uint8_t)i;
+	if (i >= 0)
+		p->then = (uint8_t)thens[i];
 	p->deadline_s = (uint32_t)timeout;
 	return 0;
 }
@@ -191,18 +173,11 @@ void command_vm_shutdown_cancel(struct call *c)
 
 void command_daemon_stop(struct call *c)
 {
-	static const char *const names[] = { "leave", "shutdown", "save" };
+	/* As FIELD_STOP_ACTION has them. */
 	static const enum definition_then actions[] = { DEFINITION_LEAVE, DEFINITION_SHUTDOWN, DEFINITION_SAVE };
-	const char *action = js_get_str(c->args, "action");
-	int i = word_of(action, names, ARRAY_SIZE(names)), r = 0;
+	int i = field_type_index(FIELD_STOP_ACTION, js_get_str(c->args, "action"));
 	struct err e;
 
-	if (i < 0)
-		r = err_set(&e, -EINVAL, ERR_INVALID,
-			"action: \"%.40s\" is not one of the choices; use leave, shutdown or save", action);
-	if (!r)
-		r = stop_all(c->daemon, action ? (int)actions[i] : -1, !js_get_bool(c->args, "vms-only", false), c,
-			&e);
-	if (r < 0)
+	if (stop_all(c->daemon, i < 0 ? -1 : (int)actions[i], !js_get_bool(c->args, "vms-only", false), c, &e) < 0)
 		call_fail(c, &e);
 }

@@ -30,29 +30,19 @@ void command_vm_save(struct call *c)
 		call_return_job(c, j);
 }
 
-static int arg_then(struct call *c, enum save_then *ret, struct err *e)
+enum save_then save_then_asked(const struct call *c)
 {
 	const char *then = js_get_str(c->args, "then");
 
-	*ret = SAVE_THEN_AS_IT_WAS;
-	if (!then)
-		return 0;
-	*ret = strcmp(then, "paused") ? SAVE_THEN_RUNNING : SAVE_THEN_PAUSED;
-	if (!strcmp(then, "paused") || !strcmp(then, "running"))
-		return 0;
-	return err_set(e, -EINVAL, ERR_INVALID, "then: \"%.40s\" is neither running nor paused", then);
+	return !then ? SAVE_THEN_AS_IT_WAS : strcmp(then, "paused") ? SAVE_THEN_RUNNING : SAVE_THEN_PAUSED;
 }
 
 void command_vm_managed_save(struct call *c)
 {
-	enum save_then then;
 	struct job *j;
 	struct err e;
-	int r = arg_then(c, &then, &e);
 
-	if (!r)
-		r = save_managed(c->vm, then, js_get_str(c->args, "job-id"), c, &j, &e);
-	if (r < 0)
+	if (save_managed(c->vm, save_then_asked(c), js_get_str(c->args, "job-id"), c, &j, &e) < 0)
 		call_fail(c, &e);
 }
 

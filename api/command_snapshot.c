@@ -87,17 +87,6 @@ static int arg_tags(struct call *c, char into[VM_SNAPSHOT_TAGS_MAX + 1], struct 
 	return 0;
 }
 
-static int arg_then(struct call *c, enum save_then *ret, struct err *e)
-{
-	const char *then = js_get_str(c->args, "then");
-
-	*ret = !then ? SAVE_THEN_AS_IT_WAS :
-		!strcmp(then, "paused") ? SAVE_THEN_PAUSED : SAVE_THEN_RUNNING;
-	if (!then || !strcmp(then, "paused") || !strcmp(then, "running"))
-		return 0;
-	return err_set(e, -EINVAL, ERR_INVALID, "then: \"%.40s\" is neither running nor paused", then);
-}
-
 /* Before anything is stopped for it. */
 static int arg_disk(struct call *c, struct snapshot_revert *how, struct err *e)
 {
@@ -172,13 +161,8 @@ void command_snapshot_delete(struct call *c)
 	struct err e;
 	int r = free_check(c->vm, "delete it", &e);
 
-	if (children && !strcmp(children, "too"))
-		victims = SNAPSHOT_WITH_CHILDREN;
-	else if (children && !strcmp(children, "only"))
-		victims = SNAPSHOT_CHILDREN_ONLY;
-	else if (children && !r)
-		r = err_set(&e, -EINVAL, ERR_INVALID, "children: \"%.40s\" is neither too nor only",
-			children);
+	if (children)
+		victims = strcmp(children, "too") ? SNAPSHOT_CHILDREN_ONLY : SNAPSHOT_WITH_CHILDREN;
 	if (!r)
 		r = arg_text(c, "name", false, name, sizeof(name), &e);
 	if (!r)
@@ -188,7 +172,8 @@ void command_snapshot_delete(struct call *c)
 
 void command_snapshot_revert(struct call *c)
 {
-	struct snapshot_revert how = { .disks_only = js_get_bool(c->args, "disks-only", false),
+	struct snapshot_revert how = { .then = save_then_asked(c),
+		.disks_only = js_get_bool(c->args, "disks-only", false),
 		.eager = js_get_bool(c->args, "eager", false),
 		.verify = js_get_bool(c->args, "verify", false) };
 	struct job_name called = { .id = js_get_str(c->args, "job-id") };
@@ -198,8 +183,6 @@ void command_snapshot_revert(struct call *c)
 
 	if (!r)
 		r = arg_text(c, "name", false, how.name, sizeof(how.name), &e);
-	if (!r)
-		r = arg_then(c, &how.then, &e);
 	if (!r)
 		r = arg_disk(c, &how, &e);
 	if (!r)

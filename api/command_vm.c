@@ -417,33 +417,23 @@ static void console_done(void *opaque, int r, const struct vm_answer *a, const s
 	free(w);
 }
 
-static int console_kind(struct call *c, struct vm_console *ret, struct err *e)
+static uint8_t console_kind(const struct call *c)
 {
 	const char *kind = js_get_str(c->args, "kind");
 
-	ret->history = js_get_bool(c->args, "history", true);
-	ret->kind = VM_CONSOLE_SERIAL;
-	if (!kind || !strcmp(kind, "serial"))
-		return 0;
-	if (strcmp(kind, "virtio"))
-		return err_set(e, -EINVAL, ERR_INVALID,
-			"kind: \"%.40s\" is not a console; use serial or virtio", kind);
-	ret->kind = VM_CONSOLE_VIRTIO;
-	return 0;
+	return kind && !strcmp(kind, "virtio") ? VM_CONSOLE_VIRTIO : VM_CONSOLE_SERIAL;
 }
 
 /* The guest's bytes go from its process to the client and never through here. */
 void command_vm_console(struct call *c)
 {
 	struct console_wait *w = NULL;
-	struct vm_console body = { 0 };
+	struct vm_console body = { .kind = console_kind(c), .history = js_get_bool(c->args, "history", true) };
 	struct err e;
 	int pair[2];
-	int r = console_kind(c, &body, &e);
 
-	if (!r && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
-		r = err_set_errno(&e, -errno, "console");
-	if (r < 0) {
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {
+		err_set_errno(&e, -errno, "console");
 		call_fail(c, &e);
 		return;
 	}

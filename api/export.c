@@ -326,10 +326,6 @@ static int file_check(int fd, struct err *e)
 
 static int how_check(const struct export_how *how, struct err *e)
 {
-	const char *c = how->compress;
-
-	if (c && strcmp(c, "zstd") && strcmp(c, "gzip") && strcmp(c, "none"))
-		return err_set(e, -EINVAL, ERR_INVALID, "compress: \"%.40s\" is none of zstd, gzip and none", c);
 	if (how->level < 0 || how->level > 19)
 		return err_set(e, -EINVAL, ERR_INVALID, "level: goes from 1 to 19 with zstd, to 9 with gzip");
 	if (how->snapshot && (!*how->snapshot || strlen(how->snapshot) > 255))

@@ -115,16 +115,16 @@ static const struct field start_args[] = { FIELD_VM,
 static const struct field start_returns[] = {
 	{ "id", FIELD_INT, REQUIRED, "of this run" }, END };
 
-#define FIELD_MODE { "mode", FIELD_STRING, OPTIONAL, "acpi (the default): the power button; agent: the guest agent" }
+#define FIELD_MODE { "mode", FIELD_SHUTDOWN_MODE, OPTIONAL, "how: the power button (the default) or the guest agent" }
 #define FIELDS_AT                                                                                  \
 	{ "at", FIELD_INT, OPTIONAL, "realtime, ns: then, and not now; the guest agent warns before" }, \
 	{ "message", FIELD_STRING, OPTIONAL, "what the warnings by the guest agent and on the consoles begin with; one line" }
 static const struct field shutdown_args[] = { FIELD_VM, FIELD_MODE,
-	{ "then", FIELD_STRING, OPTIONAL, "leave, destroy or save it when the time is up; else as its definition says" },
+	{ "then", FIELD_SHUTDOWN_THEN, OPTIONAL, "what is done when the time is up; else as its definition says" },
 	{ "timeout", FIELD_INT, OPTIONAL, "seconds until then; else as its definition says" }, FIELDS_AT, END };
 static const struct field reboot_args[] = { FIELD_VM, FIELD_MODE, FIELDS_AT, END };
 static const struct field daemon_stop_args[] = {
-	{ "action", FIELD_STRING, OPTIONAL, "leave, shutdown or save all; else as their definitions say" },
+	{ "action", FIELD_STOP_ACTION, OPTIONAL, "the same for all; else as their definitions say" },
 	{ "vms-only", FIELD_BOOL, OPTIONAL, "the daemon does not end afterwards" }, END };
 static const struct field daemon_stop_returns[] = {
 	{ "vms", FIELD_ARRAY, REQUIRED, "that ran: vm, action, outcome" }, END };
@@ -132,16 +132,16 @@ static const struct field autostart_args[] = { FIELD_VM,
 	{ "disable", FIELD_BOOL, OPTIONAL, "not any more" }, END };
 static const struct field path_returns[] = { { "path", FIELD_STRING, REQUIRED, "absolute" }, END };
 static const struct field console_args[] = { FIELD_VM,
-	{ "kind", FIELD_STRING, OPTIONAL, "serial (the default) or virtio" },
+	{ "kind", FIELD_CONSOLE_KIND, OPTIONAL, "the serial port unless said" },
 	{ "history", FIELD_BOOL, OPTIONAL, "send what is kept first; true unless said" }, END };
 
 static const struct field save_args[] = { FIELD_VM, FIELD_JOB_ID, END };
 static const struct field managed_save_args[] = { FIELD_VM, FIELD_JOB_ID,
-	{ "then", FIELD_STRING, OPTIONAL, "running or paused: how the next start has it; else as it is" },
+	{ "then", FIELD_SAVED_AS, OPTIONAL, "how the next start has it; else as it is" },
 	END };
 static const struct field job_returns[] = { { "job", FIELD_STRING, REQUIRED, "its id" }, END };
 static const struct field export_args[] = { FIELD_VM, FIELD_JOB_ID,
-	{ "compress", FIELD_STRING, OPTIONAL, "zstd (if left out), gzip or none" },
+	{ "compress", FIELD_COMPRESS, OPTIONAL, "zstd if left out" },
 	{ "level", FIELD_INT, OPTIONAL, "of compression" },
 	{ "snapshot", FIELD_STRING, OPTIONAL, "the disks as this one has them; needed while the VM is not off" },
 	END };
@@ -156,7 +156,7 @@ static const struct field restore_returns[] = {
 	{ "name", FIELD_STRING, REQUIRED, "of the VM" },
 	{ "id", FIELD_INT, REQUIRED, "of this run" }, END };
 static const struct field dump_memory_args[] = { FIELD_VM, FIELD_JOB_ID,
-	{ "then", FIELD_STRING, OPTIONAL, "crash: stop it at once; reset; it stands still meanwhile" }, END };
+	{ "then", FIELD_DUMP_THEN, OPTIONAL, "crash: stop it at once; reset; it stands still meanwhile" }, END };
 static const struct field fork_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "name", FIELD_STRING, REQUIRED, "of the clone" },
 	{ "count", FIELD_INT, OPTIONAL, "so many, with -1, -2, ... behind the name" },
@@ -169,7 +169,7 @@ static const struct field clone_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "name", FIELD_STRING, OPTIONAL, "of the clone" },
 	{ "count", FIELD_INT, OPTIONAL, "so many, with -1, -2, ... behind the name" },
 	{ "name-pattern", FIELD_STRING, OPTIONAL, "instead of a name: web-%02d" },
-	{ "kind", FIELD_STRING, OPTIONAL, "full (the default): disks of its own; linked: disks that stand on the VM's" },
+	{ "kind", FIELD_CLONE_KIND, OPTIONAL, "full (the default): disks of its own; linked: disks that stand on the VM's" },
 	{ "snapshots", FIELD_BOOL, OPTIONAL, "full: take along the snapshots that are in its images" },
 	{ "files", FIELD_ARRAY, OPTIONAL, "for each disk that it writes to, the path of its copy; else beside it" },
 	{ "macs", FIELD_ARRAY, OPTIONAL, "of each interface; else made" },
@@ -201,13 +201,13 @@ static const struct field snapshot_list_returns[] = {
 #define FIELD_SNAPSHOT { "name", FIELD_STRING, REQUIRED, "or id" }
 static const struct field snapshot_revert_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "name", FIELD_STRING, OPTIONAL, "or id; else the current one" },
-	{ "then", FIELD_STRING, OPTIONAL, "running or paused; else as it was taken" },
+	{ "then", FIELD_SAVED_AS, OPTIONAL, "how it goes on; else as it was taken" },
 	{ "disks-only", FIELD_BOOL, OPTIONAL, "leave its memory; the VM is off then" },
 	{ "disk", FIELD_STRING, OPTIONAL, "with disks-only: that one alone, by its id" },
 	{ "eager", FIELD_BOOL, OPTIONAL, "read all memory before it runs" },
 	{ "verify", FIELD_BOOL, OPTIONAL, "check all memory before anything is changed" }, END };
 static const struct field snapshot_delete_args[] = { FIELD_VM, FIELD_JOB_ID, FIELD_SNAPSHOT,
-	{ "children", FIELD_STRING, OPTIONAL, "too: all below it as well; only: these and not it" },
+	{ "children", FIELD_CHILDREN, OPTIONAL, "too: all below it as well; only: these and not it" },
 	END };
 static const struct field snapshot_size_args[] = { FIELD_VM, FIELD_SNAPSHOT, END };
 static const struct field snapshot_size_returns[] = {
@@ -273,7 +273,7 @@ static const struct field query_schedules_returns[] = {
 #define FIELD_USER { "user", FIELD_INT, OPTIONAL, "number of a user; this or group" }
 #define FIELD_GROUP { "group", FIELD_INT, OPTIONAL, "number of a group" }
 static const struct field grant_args[] = { FIELD_USER, FIELD_GROUP,
-	{ "role", FIELD_STRING, REQUIRED, "viewer, operator, admin; of one VM: viewer, operator, owner" },
+	{ "role", FIELD_ROLE, REQUIRED, "of one VM: viewer, operator or owner" },
 	{ "vm", FIELD_STRING, OPTIONAL, "only for that one" }, END };
 static const struct field revoke_args[] = { FIELD_USER, FIELD_GROUP,
 	{ "vm", FIELD_STRING, OPTIONAL, "what they have for that one; else what they have for all" },
@@ -586,41 +586,16 @@ const char *role_name(enum role r)
 
 /* ---- arguments ---- */
 
-static bool type_fits(enum field_type t, struct json_object *v)
-{
-	switch (t) {
-	case FIELD_STRING:
-		return js_plain_string(v) != NULL;
-	case FIELD_INT:
-		return json_object_is_type(v, json_type_int);
-	case FIELD_BOOL:
-		return json_object_is_type(v, json_type_boolean);
-	case FIELD_OBJECT:
-		return json_object_is_type(v, json_type_object);
-	case FIELD_ARRAY:
-		return json_object_is_type(v, json_type_array);
-	case FIELD_ANY:
-		return true;
-	}
-	return false;
-}
-
 int schema_check_args(const struct command *c, struct json_object *args, struct err *e)
 {
-	static const char *const names[] = { "string", "integer", "boolean", "object", "array",
-		"value" };
-
 	for (const struct field *f = c->args; f->name; f++) {
 		struct json_object *v = NULL;
+		bool there = json_object_object_get_ex(args, f->name, &v);
 
-		if (!json_object_object_get_ex(args, f->name, &v)) {
-			if (f->optional)
-				continue;
+		if (!there && !f->optional)
 			return err_set(e, -EINVAL, ERR_GENERIC, "Parameter '%s' is missing", f->name);
-		}
-		if (!type_fits(f->type, v))
-			return err_set(e, -EINVAL, ERR_GENERIC,
-				"Invalid parameter type for '%s', expected: %s", f->name, names[f->type]);
+		if (there && field_type_check(f->type, f->name, v, e) < 0)
+			return -EINVAL;
 	}
 	json_object_object_foreach(args, key, value)
 	{

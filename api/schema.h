@@ -16,7 +16,27 @@ struct json_object;
 /* Whose words a socket speaks: the daemon's, or (a VM's own socket) QEMU's. */
 enum dialect { DIALECT_DAEMON, DIALECT_QEMU };
 
-enum field_type { FIELD_STRING, FIELD_INT, FIELD_BOOL, FIELD_OBJECT, FIELD_ARRAY, FIELD_ANY };
+enum field_type {
+	FIELD_STRING,
+	FIELD_INT,
+	FIELD_BOOL,
+	FIELD_OBJECT,
+	FIELD_ARRAY,
+	FIELD_ANY,
+	/* Strings, of which there are few each. Whoever gets one past schema_check_args() need not look for others. */
+	FIELD_WORDS,
+	FIELD_SHUTDOWN_MODE = FIELD_WORDS,
+	FIELD_SHUTDOWN_THEN,
+	FIELD_STOP_ACTION,
+	FIELD_CONSOLE_KIND,
+	FIELD_SAVED_AS,
+	FIELD_DUMP_THEN,
+	FIELD_CLONE_KIND,
+	FIELD_CHILDREN,
+	FIELD_COMPRESS,
+	FIELD_ROLE,
+	FIELD_TYPE_COUNT,
+};
 
 struct field {
 	const char *name; /* NULL ends a list */
@@ -101,6 +121,15 @@ const struct event_spec *schema_event(enum dialect d, enum event_id id);
 /* NULL: there is none. */
 const struct event_spec *schema_event_find(const char *name);
 const char *role_name(enum role r);
+
+/* As the schema calls it: "str", "shutdown-mode". */
+const char *field_type_name(enum field_type t);
+/* i-th word of a type that has few; NULL behind the last, and of the others. */
+const char *field_type_word(enum field_type t, unsigned i);
+/* Place of a word; -1: it is none of that type's, or NULL. */
+int field_type_index(enum field_type t, const char *word);
+/* Is v one? Returns 0; -EINVAL with a sentence about the argument `name`. */
+int field_type_check(enum field_type t, const char *name, struct json_object *v, struct err *e);
 
 /* Arguments (NULL: none given) against the table: unknown, missing, of the wrong type.
  * Returns 0; -EINVAL with QMP's sentence. */

@@ -4,8 +4,6 @@
 
 #include <stdio.h>
 
-static const char *const type_names[] = { "str", "int", "bool", "object", "array", "any" };
-
 static struct json_object *entry(const char *name, const char *meta)
 {
 	struct json_object *o = json_object_new_object();
@@ -20,12 +18,30 @@ static void add_builtins(struct json_object *all)
 	static const char *const json_types[] = { "string", "int", "boolean", "object", "array",
 		"value" };
 
-	for (unsigned i = 0; i < 6; i++) {
-		struct json_object *o = entry(type_names[i], "builtin");
+	for (unsigned i = 0; i < FIELD_WORDS; i++) {
+		struct json_object *o = entry(field_type_name(i), "builtin");
 
 		js_put_str(o, "json-type", json_types[i]);
 		json_object_array_add(all, o);
 	}
+}
+
+static void add_enum(struct json_object *all, enum field_type t)
+{
+	struct json_object *o = entry(field_type_name(t), "enum");
+	struct json_object *all_members = json_object_new_array(), *values = json_object_new_array();
+	const char *word;
+
+	for (unsigned i = 0; (word = field_type_word(t, i)); i++) {
+		struct json_object *m = json_object_new_object();
+
+		js_put_str(m, "name", word);
+		json_object_array_add(all_members, m);
+		json_object_array_add(values, json_object_new_string(word));
+	}
+	js_put(o, "members", all_members);
+	js_put(o, "values", values);
+	json_object_array_add(all, o);
 }
 
 /* Docs and whatever else QEMU's schema has no place for are for the daemon's clients. */
@@ -43,7 +59,7 @@ static struct json_object *members(enum dialect d, const struct field *f)
 		struct json_object *m = json_object_new_object();
 
 		js_put_str(m, "name", f->name);
-		js_put_str(m, "type", type_names[f->type]);
+		js_put_str(m, "type", field_type_name(f->type));
 		if (f->optional)
 			js_put(m, "default", NULL);
 		put_doc(d, m, f->doc);
@@ -78,13 +94,13 @@ static void add_returns(enum dialect d, struct json_object *all, struct json_obj
 
 	snprintf(element, sizeof(element), "%s-ret", c->name);
 	if (c->flags & COMMAND_RETURNS_STRING) {
-		js_put_str(o, "ret-type", type_names[FIELD_STRING]);
+		js_put_str(o, "ret-type", field_type_name(FIELD_STRING));
 		return;
 	}
 	if (c->returns || !(c->flags & COMMAND_RETURNS_LIST))
 		add_object(d, all, element, c->returns);
 	else
-		snprintf(element, sizeof(element), "%s", type_names[FIELD_ANY]);
+		snprintf(element, sizeof(element), "%s", field_type_name(FIELD_ANY));
 	snprintf(list, sizeof(list), "[%s]", element);
 	js_put_str(o, "ret-type", c->flags & COMMAND_RETURNS_LIST ? list : element);
 	if (c->flags & COMMAND_RETURNS_LIST)
@@ -142,6 +158,8 @@ struct json_object *schema_to_json(enum dialect d)
 		if (schema_event(d, i))
 			add_event(d, all, schema_event(d, i));
 	add_builtins(all);
+	for (unsigned t = FIELD_WORDS; d == DIALECT_DAEMON && t < FIELD_TYPE_COUNT; t++)
+		add_enum(all, t);
 	return all;
 }
 

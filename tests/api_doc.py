@@ -22,8 +22,12 @@ def fields(types, name):
         return ["- a list of"] + ["  " + line for line in fields(types, type["element-type"])]
     if type["meta-type"] == "builtin":
         return [f"- {name}"]
-    return [f"- `{m['name']}` {m['type']}{', optional' if 'default' in m else ''}"
+    return [f"- `{m['name']}` {words(types, m['type'])}{', optional' if 'default' in m else ''}"
             + (f": {m['doc']}" if "doc" in m else "") for m in type["members"]]
+
+
+def words(types, name):
+    return "|".join(types[name]["values"]) if types[name]["meta-type"] == "enum" else name
 
 
 def command(types, c):

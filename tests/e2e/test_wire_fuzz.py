@@ -38,6 +38,7 @@ class Shooter:
         self.connect()
         schema = self.q.run("query-qmp-schema")
         types = {e["name"]: e for e in schema}
+        self.words = {e["name"]: e["values"] for e in schema if e["meta-type"] == "enum"}
         self.commands = {e["name"]: types[e["arg-type"]]["members"] for e in schema
                          if e["meta-type"] == "command" and e["name"] not in LEFT_OUT}
 
@@ -77,6 +78,8 @@ class Shooter:
             if r.random() < 0.8:
                 d[r.choice([*d, "no such", "disks", "vcpus"])] = self.value()
             return d
+        if member["type"] in self.words and r.random() < 0.8:
+            return r.choice(self.words[member["type"]])
         return kinds.get(member["type"], self.value)()
 
     def command(self, name):

@@ -51,6 +51,26 @@ static void test_args(void **state)
 	assert_null(schema_find(DIALECT_DAEMON, "human-monitor-command"));
 }
 
+/* Of the few words of an argument, none but these. */
+static void test_words(void **state)
+{
+	struct err e;
+
+	(void)state;
+	assert_int_equal(check("vm-shutdown", "{\"vm\":\"a\",\"mode\":\"agent\"}", &e), 0);
+	refuse("vm-shutdown", "{\"vm\":\"a\",\"mode\":\"nmi\"}",
+		"mode: \"nmi\" is not one of the choices; use acpi or agent");
+	refuse("vm-shutdown", "{\"vm\":\"a\",\"then\":\"\"}",
+		"then: \"\" is not one of the choices; use leave, destroy or save");
+	refuse("vm-shutdown", "{\"vm\":\"a\",\"mode\":1}", "Invalid parameter type for 'mode', expected: string");
+	for (unsigned t = FIELD_WORDS; t < FIELD_TYPE_COUNT; t++) {
+		assert_non_null(field_type_name(t));
+		assert_int_equal(field_type_index(t, field_type_word(t, 1)), 1);
+	}
+	assert_null(field_type_word(FIELD_STRING, 0));
+	assert_int_equal(field_type_index(FIELD_ROLE, NULL), -1);
+}
+
 /* Every command has what the others rely on. */
 static void check_rows(enum dialect d)
 {
@@ -136,6 +156,10 @@ static void test_introspection(void **state)
 	assert_string_equal(js_get_str(o, "role"), "operator");
 	members = js_get_array(by_name(all, "vm-start-arg"), "members");
 	assert_int_equal(json_object_array_length(members), 4);
+	o = by_name(all, "shutdown-mode");
+	assert_string_equal(js_get_str(o, "meta-type"), "enum");
+	assert_int_equal(json_object_array_length(js_get_array(o, "values")), 2);
+	assert_null(by_name(qemu, "shutdown-mode"));
 	/* QEMU's has no room for these. */
 	assert_null(js_get_str(by_name(qemu, "stop"), "role"));
 	assert_null(js_get_str(by_name(qemu, "stop"), "doc"));
@@ -146,6 +170,7 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_args),
+		cmocka_unit_test(test_words),
 		cmocka_unit_test(test_rows),
 		cmocka_unit_test(test_introspection),
 	};
