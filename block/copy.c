@@ -17,6 +17,9 @@
 /* Of these a thread has so many in hand. They begin and end together where files are in memory, so with all of
  * them the other thread would have to wait. */
 #define AT_A_TIME 4
+/* The same, where writes take as long as a disk does. */
+#define CHUNKS_DIRECT 16
+#define AT_A_TIME_DIRECT 8
 /* Zeros shorter than this are written along with what is around them; a chunk's are bits of a word. */
 #define SPARSE_BYTES (CHUNK_BYTES / 64)
 
@@ -38,7 +41,8 @@ struct chunk {
 struct copy {
 	const struct block_copy *o;
 	uint64_t size_bytes;
-	struct chunk chunks[CHUNKS];
+	struct chunk chunks[MAX(CHUNKS, CHUNKS_DIRECT)];
+	unsigned nchunks, at_a_time;
 	atomic_bool stop; /* one of the two has failed */
 
 	/* the reader's */
@@ -129,7 +133,7 @@ static void chunk_next(struct chunk *k)
 
 static void write_waiting(struct copy *c)
 {
-	while (c->waiting && c->writing < AT_A_TIME) {
+	while (c->waiting && c->writing < c->at_a_time) {
 		struct chunk *k = c->waiting;
 
 		c->waiting = k->next;
@@ -232,15 +236,15 @@ static void *reader(void *opaque)
 	struct copy *c = opaque;
 	uint64_t wait_ns;
 
-	while (read_more(c) || c->nspare < CHUNKS) {
-		while (c->spare && c->reading < AT_A_TIME && read_more(c) && !hold(c)) {
+	while (read_more(c) || c->nspare < c->nchunks) {
+		while (c->spare && c->reading < c->at_a_time && read_more(c) && !hold(c)) {
 			int r = chunk_start(c);
 
 			if (r < 0)
 				failed(c, &c->read_res, r);
 		}
 		wait_ns = read_more(c) ? hold(c) : 0;
-		if (read_more(c) || c->nspare < CHUNKS)
+		if (read_more(c) || c->nspare < c->nchunks)
 			loop_run_once(c->o->from_loop, wait_ns ? wait_ns : UINT64_MAX);
 	}
 	c->over_task.run = reader_over;
@@ -253,7 +257,7 @@ static int copy_run(struct copy *c)
 	pthread_t thread;
 	int r = 0;
 
-	for (unsigned i = 0; i < CHUNKS && !r; i++) {
+	for (unsigned i = 0; i < c->nchunks && !r; i++) {
 		struct chunk *k = &c->chunks[i];
 
 		k->c = c;
@@ -272,7 +276,7 @@ static int copy_run(struct copy *c)
 		pthread_join(thread, NULL);
 		r = c->read_res ? c->read_res : c->write_res;
 	}
-	for (unsigned i = 0; i < CHUNKS; i++)
+	for (unsigned i = 0; i < c->nchunks; i++)
 		free(c->chunks[i].buf);
 	return r;
 }
@@ -280,11 +284,14 @@ static int copy_run(struct copy *c)
 int block_copy(const struct block_copy *o, struct err *e)
 {
 	struct copy c = { .o = o, .waiting_tail = &c.waiting };
-	struct block_info info;
+	struct block_info info, to;
 	int r;
 
 	block_info(o->from, &info);
+	block_info(o->to, &to);
 	c.size_bytes = info.size_bytes;
+	c.nchunks = to.direct ? CHUNKS_DIRECT : CHUNKS;
+	c.at_a_time = to.direct ? AT_A_TIME_DIRECT : AT_A_TIME;
 	r = copy_run(&c);
 	if (r < 0)
 		return err_set_errno(e, r, "copying failed");

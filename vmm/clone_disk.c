@@ -165,7 +165,9 @@ static int target_open(struct copying *k, struct block **ret_b)
 {
 	struct block_layer layer = { .fd = fcntl(k->fd, F_DUPFD_CLOEXEC, 3),
 		.format = (enum block_format)k->what.format[0] };
-	struct block_open o = { .layers = &layer, .nlayers = 1, .buffered = true, .name = "the clone's disk" };
+	/* Past the page cache: it is flushed before the clone is said to be there, and in the cache all of it would wait
+	 * for that. 0.17 s instead of 0.25 to 0.35 for 256 MiB. */
+	struct block_open o = { .layers = &layer, .nlayers = 1, .name = "the clone's disk" };
 	int r = layer.fd < 0 ? err_set_errno(&k->e, -errno, "the clone's disk") :
 			       block_open(k->copier->to, &o, ret_b, &k->e);
 
