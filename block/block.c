@@ -242,9 +242,21 @@ int block_extent(struct block *b, uint64_t off, uint64_t len, struct block_exten
 	return b->ops->extent(b, off, len, ret);
 }
 
+static int content_fd(const struct block *b)
+{
+	return b->data_fd ? b->data_fd : b->fd;
+}
+
+int block_extent_fd(const struct block *b, const struct block_extent *x)
+{
+	for (unsigned i = 0; i < x->layer; i++)
+		b = b->backing;
+	return content_fd(b);
+}
+
 int block_reserve(struct block *b, uint64_t host, uint64_t len)
 {
-	int fd = b->data_fd ? b->data_fd : b->fd;
+	int fd = content_fd(b);
 	struct stat st;
 
 	if (fstat(fd, &st) < 0)

@@ -123,6 +123,8 @@ struct block_extent {
 };
 /* Runs the loop while tables are read: for tools, not from callbacks. Returns 0 or -errno. */
 int block_extent(struct block *b, uint64_t off, uint64_t len, struct block_extent *ret);
+/* The file that x->host is a place of; borrowed from b. */
+int block_extent_fd(const struct block *b, const struct block_extent *x);
 
 /* Space in the file of the disk (the data file, if it has one) for [host, host + len), where an
  * extent says that it stands.

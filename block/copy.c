@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 /* Small enough that a chunk is still in the cache when it is written. */
 #define CHUNK_BYTES (256 * KIB)
@@ -20,6 +21,11 @@
 /* The same, where writes take as long as a disk does. */
 #define CHUNKS_DIRECT 16
 #define AT_A_TIME_DIRECT 8
+/* Where data lies in one place of a file for a chunk at least, and is written past the page cache, it is written
+ * straight from a mapping of that file: the processor does not copy it. Only the kernel reads the mapping, so that
+ * a file that shrinks is an errno and no signal; whether there are zeros in it is not known then. */
+#define MAPPED_BYTES (2 * MIB)
+#define MAP_ALIGN 4096u
 /* Zeros shorter than this are written along with what is around them; a chunk's are bits of a word. */
 #define SPARSE_BYTES (CHUNK_BYTES / 64)
 
@@ -32,6 +38,7 @@ struct chunk {
 	struct block_req req;
 	struct iovec iov;
 	uint8_t *buf;
+	uint8_t *map; /* of len bytes, in place of buf; NULL: none */
 	uint64_t off, len;
 	bool hole;      /* len bytes of zeros, of any length; buf has nothing */
 	uint64_t zeros; /* bit for each SPARSE_BYTES that are zeros */
@@ -41,6 +48,7 @@ struct chunk {
 struct copy {
 	const struct block_copy *o;
 	uint64_t size_bytes;
+	bool direct; /* it is written past the page cache */
 	struct chunk chunks[MAX(CHUNKS, CHUNKS_DIRECT)];
 	unsigned nchunks, at_a_time;
 	atomic_bool stop; /* one of the two has failed */
@@ -73,16 +81,23 @@ static void chunk_back(struct loop_task *t)
 {
 	struct chunk *k = container_of(t, struct chunk, task);
 
+	if (k->map)
+		munmap(k->map, k->len);
+	k->map = NULL;
 	k->next = k->c->spare;
 	k->c->spare = k;
 	k->c->nspare++;
 }
 
-/* The next stretch of the chunk that is all zeros, or that is not. */
+/* The next stretch of the chunk that is all zeros, or that is data. */
 static uint64_t stretch(const struct chunk *k, bool *ret_zero)
 {
-	uint64_t i = k->done / SPARSE_BYTES, bits = k->zeros >> i, n;
+	uint64_t i = k->done / SPARSE_BYTES, bits, n;
 
+	*ret_zero = k->hole;
+	if (k->hole || k->map)
+		return k->len - k->done;
+	bits = k->zeros >> i;
 	*ret_zero = bits & 1;
 	if (*ret_zero)
 		bits = ~bits;
@@ -111,14 +126,14 @@ static void chunk_next(struct chunk *k)
 	struct copy *c = k->c;
 
 	while (!c->write_res && k->done < k->len) {
-		bool zero = k->hole;
-		uint64_t n = k->hole ? k->len : stretch(k, &zero);
+		bool zero;
+		uint64_t n = stretch(k, &zero);
 
 		if (zero && c->o->to_is_zero) {
 			k->done += n;
 			continue;
 		}
-		k->iov = (struct iovec){ k->buf + k->done, n };
+		k->iov = (struct iovec){ (k->map ? k->map : k->buf) + k->done, n };
 		k->req = (struct block_req){ .op = zero ? BLOCK_WRITE_ZEROES : BLOCK_WRITE,
 			.flags = zero ? BLOCK_REQ_MAY_UNMAP : 0, .offset = k->off + k->done, .len = n,
 			.iov = &k->iov, .niov = zero ? 0 : 1, .done = chunk_written };
@@ -191,6 +206,27 @@ static void chunk_read(struct block_req *r, int res)
 	chunk_send(k);
 }
 
+/* The whole of it is in memory then. */
+static bool chunk_map(struct chunk *k, const struct block_extent *x)
+{
+	uint64_t len = MIN(x->len, MAPPED_BYTES);
+	void *p;
+
+	if (!k->c->direct || x->zero || x->compressed || !x->has_host || x->host % MAP_ALIGN || len < CHUNK_BYTES)
+		return false;
+	p = mmap(NULL, len, PROT_READ, MAP_PRIVATE, block_extent_fd(k->c->o->from, x), (off_t)x->host);
+	if (p == MAP_FAILED)
+		return false;
+	madvise(p, len, MADV_WILLNEED); /* all of it at once, where it has to be read */
+	if (madvise(p, len, MADV_POPULATE_READ) < 0) {
+		munmap(p, len); /* it ends there, or is unreadable: reading it tells */
+		return false;
+	}
+	k->map = p;
+	k->len = len;
+	return true;
+}
+
 /* What is next: a hole as long as it is known, or as much as a chunk takes. */
 static int chunk_start(struct copy *c)
 {
@@ -205,9 +241,10 @@ static int chunk_start(struct copy *c)
 	c->nspare--;
 	k->off = c->pos;
 	k->hole = x.zero;
-	k->len = x.zero ? x.len : MIN(CHUNK_BYTES, c->size_bytes - c->pos);
+	if (!chunk_map(k, &x))
+		k->len = x.zero ? x.len : MIN(CHUNK_BYTES, c->size_bytes - c->pos);
 	c->pos += k->len;
-	if (k->hole) {
+	if (k->hole || k->map) {
 		chunk_send(k);
 		return 0;
 	}
@@ -290,6 +327,7 @@ int block_copy(const struct block_copy *o, struct err *e)
 	block_info(o->from, &info);
 	block_info(o->to, &to);
 	c.size_bytes = info.size_bytes;
+	c.direct = to.direct;
 	c.nchunks = to.direct ? CHUNKS_DIRECT : CHUNKS;
 	c.at_a_time = to.direct ? AT_A_TIME_DIRECT : AT_A_TIME;
 	r = copy_run(&c);
