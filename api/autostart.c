@@ -145,7 +145,7 @@ static void all_over(void *opaque)
 /* Of a boot whose daemon died in the middle, not those that it has dealt with. */
 static bool is_due(const struct autostart *a, const struct vm *vm)
 {
-	return vm->autostart && !vm->half && !vm_state_is_active(vm->state) &&
+	return vm->autostart && !vm->half && !vm->is_template && !vm_state_is_active(vm->state) &&
 		(a->new_boot || vm->since_ns < a->begun_ns);
 }
 

@@ -2,6 +2,7 @@
 #include "api/command.h"
 #include "api/autostart.h"
 #include "api/daemon.h"
+#include "api/image_users.h"
 #include "api/js.h"
 #include "api/stop.h"
 #include "api/store.h"
@@ -46,12 +47,16 @@ void command_vm_autostart(struct call *c)
 {
 	struct mark *m = calloc(1, sizeof(*m));
 	struct err e;
+	int r;
 
 	if (!m)
 		abort();
 	*m = (struct mark){ { .done = mark_kept, .loop = c->daemon->loop }, c, .on = !js_get_bool(c->args, "disable", false) };
 	memcpy(m->uuid, c->vm->def->uuid, sizeof(m->uuid));
-	if (autostart_keep(c->vm, m->on, &m->work, &e) < 0) {
+	r = m->on ? template_check(c->vm, "start", &e) : 0;
+	if (!r)
+		r = autostart_keep(c->vm, m->on, &m->work, &e);
+	if (r < 0) {
 		free(m);
 		call_fail(c, &e);
 	}

@@ -2,6 +2,7 @@
 #include "api/command.h"
 #include "api/conn.h"
 #include "api/daemon.h"
+#include "api/image_users.h"
 #include "api/js.h"
 #include "api/scheduler.h"
 #include "api/store.h"
@@ -87,8 +88,11 @@ void command_schedule_set(struct call *c)
 {
 	struct schedule_plan plan;
 	struct err e;
+	int r = template_check(c->vm, "take snapshots", &e);
 
-	if (plan_from_args(c, &plan, &e) < 0)
+	if (!r)
+		r = plan_from_args(c, &plan, &e);
+	if (r < 0)
 		call_fail(c, &e);
 	else
 		keep(c, &plan);

@@ -4,6 +4,7 @@
 #include "api/conn.h"
 #include "api/daemon.h"
 #include "api/identity.h"
+#include "api/image_users.h"
 #include "api/js.h"
 #include "api/opener.h"
 #include "api/rights.h"
@@ -38,6 +39,8 @@ static int define_check(struct daemon *d, struct definition *def, struct vm **re
 	*ret_old = old;
 	if (old && (old->opener || old->half || old->going || old->renaming))
 		return vm_check_idle(old, "define", e);
+	if (old && template_check(old, "change its definition", e) < 0)
+		return -EPERM;
 	if (!definition_has_uuid(def) && old)
 		memcpy(def->uuid, old->def->uuid, sizeof(def->uuid));
 	if (!definition_has_uuid(def) && definition_make_uuid(def, e) < 0)

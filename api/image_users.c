@@ -79,24 +79,71 @@ unsigned image_clones(const struct vm *vm, char *names, size_t cap)
 	return n;
 }
 
+int template_check(const struct vm *vm, const char *what, struct err *e)
+{
+	return !vm->is_template ? 0 : err_set(e, -EPERM, ERR_WRONG_STATE,
+		"VM '%.255s' is a template: cannot %s. Next: cairn clone --linked %.60s NAME, or cairn template "
+		"--disable %.60s", vm->def->name, what, vm->def->name, vm->def->name);
+}
+
+/* Whose images another VM's definition names, too. */
+static const struct vm *template_with(const struct vm *vm, const char *path)
+{
+	struct daemon *d = vm->daemon;
+
+	for (size_t i = 0; i < d->nvms; i++)
+		if (d->vms[i] != vm && d->vms[i]->is_template && vm_uses(d->vms[i], path, 0))
+			return d->vms[i];
+	return NULL;
+}
+
+/* NULL: none of its own is a template's, too. */
+static const struct vm *template_written(const struct vm *vm, const char **ret_disk)
+{
+	const struct vm *t = NULL;
+
+	for (uint32_t i = 0; i < vm->def->ndisks && !t; i++) {
+		*ret_disk = vm->def->disks[i].id;
+		if (!vm->def->disks[i].read_only)
+			t = template_with(vm, vm->def->disks[i].layers[0].path);
+	}
+	return t;
+}
+
 bool image_is_frozen(const struct vm *vm)
 {
+	const char *disk;
 	char names[360];
 
-	return vm->is_template || image_clones(vm, names, sizeof(names));
+	return vm->is_template || image_clones(vm, names, sizeof(names)) || template_written(vm, &disk);
+}
+
+static int written_check(const struct vm *vm, const char *what, struct err *e)
+{
+	const char *disk;
+	const struct vm *t = template_written(vm, &disk);
+
+	if (!t)
+		return 0;
+	if (!permissions_seen_together(&vm->daemon->permissions, vm->def->name, t->def->name))
+		return err_set(e, -EPERM, ERR_WRONG_STATE,
+			"VM '%.255s': cannot %s: its disk %s is a template's, too; give it one of its own", vm->def->name,
+			what, disk);
+	return err_set(e, -EPERM, ERR_WRONG_STATE,
+		"VM '%.120s': cannot %s: its disk %s is one of the template '%.60s', too. Next: cairn clone --linked %.60s "
+		"NAME", vm->def->name, what, disk, t->def->name, t->def->name);
 }
 
 int image_check_writable(const struct vm *vm, const char *what, struct err *e)
 {
 	char names[360];
+	int r = template_check(vm, what, e);
 
-	if (vm->is_template)
-		return err_set(e, -EPERM, ERR_WRONG_STATE,
-			"VM '%.255s' is a template: cannot %s. Next: cairn clone --linked %.60s NAME, or cairn template "
-			"--disable %.60s", vm->def->name, what, vm->def->name, vm->def->name);
+	if (r < 0)
+		return r;
 	if (image_clones(vm, names, sizeof(names)))
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
 			"VM '%.120s': cannot %s: the disks of linked clones stand on its own (%s); undefine them first",
 			vm->def->name, what, names);
-	return 0;
+	return written_check(vm, what, e);
 }

@@ -2,6 +2,7 @@
 #include "api/command.h"
 #include "api/daemon.h"
 #include "api/definition.h"
+#include "api/image_users.h"
 #include "api/js.h"
 #include "api/permissions.h"
 #include "api/rights.h"
@@ -106,7 +107,8 @@ static int rename_check(struct vm *vm, const char *name, struct err *e)
 		return err_set(e, -EINVAL, ERR_INVALID, "VM '%s' has that name", name);
 	if (vm_find(vm->daemon, name))
 		return err_set(e, -EEXIST, ERR_EXISTS, "there is a VM '%s' already; choose another name", name);
-	return vm_check_idle(vm, "rename", e);
+	r = vm_check_idle(vm, "rename", e);
+	return r ? r : template_check(vm, "rename it", e);
 }
 
 void command_vm_rename(struct call *c)

@@ -225,6 +225,47 @@ def test_templates(daemon, web):
 
 
 # ---- whose ----
+NEXT = "Next: cairn clone --linked web1 NAME, or cairn template --disable web1"
+
+CHANGES = [
+    ["setmem", "web1", "64M"], ["setvcpus", "web1", "1"], ["desc", "web1", "another"], ["domrename", "web1", "web9"],
+    ["attach-disk", "web1", "{disk}", "vdx", "--subdriver", "qcow2"], ["detach-disk", "web1", "vdb"], ["change-media", "web1", "vdc", "--eject"],
+    ["attach-interface", "web1", "user"], ["detach-interface", "web1", "user"], ["autostart", "web1"],
+    ["snapshot-create-as", "web1", "s2"], ["snapshot-revert", "web1", "s1"], ["snapshot-delete", "web1", "s1"],
+    ["snapshot-schedule", "web1", "--every", "1h", "--keep", "3"], ["start", "web1"], ["define", "{again}"],
+]
+
+
+def test_a_template_is_not_changed(daemon, tmp_path, monkeypatch):
+    a = image(tmp_path, "web1.qcow2")
+    d = dict(disks=[disk(a), disk(image(tmp_path, "b.qcow2")), disk(image(tmp_path, "c.iso", "raw"), "raw", readonly=True, device="cdrom")],
+             interfaces=[{"type": "user"}])
+    daemon.define("web1", **d)
+    daemon.cairn("snapshot-create-as", "web1", "s1")
+    daemon.cairn("template", "web1")
+    before, was = definition(daemon, "web1"), a.read_bytes()
+    files = {"{disk}": str(image(tmp_path, "x.qcow2")), "{again}": str(daemon.write("web1", memory="64M", **d))}
+    for args in CHANGES:
+        r = daemon.cairn(*[files.get(x, x) for x in args], ok=4)
+        assert "VM 'web1' is a template: cannot " in r.stderr and NEXT in r.stderr, r
+    monkeypatch.setitem(daemon.env, "EDITOR", "sed -i s/32M/64M/")
+    assert NEXT in daemon.cairn("edit", "web1", ok=None).stderr
+    assert definition(daemon, "web1") == before and a.read_bytes() == was
+    assert names(daemon) == ["web1"] and daemon.cairn("snapshot-list", "web1", "--name").stdout.split() == ["s1"]
+    # Nor by another VM that has its disk.
+    daemon.define("thief", disks=[disk(a)])
+    for args in (["start", "thief"], ["snapshot-create-as", "thief", "s"]):
+        assert "its disk vda is one of the template 'web1', too" in daemon.cairn(*args, ok=4).stderr
+    daemon.cairn("snapshot-list", "thief")
+    assert a.read_bytes() == was
+    daemon.cairn("undefine", "thief", "--snapshots-metadata")
+    # As a VM again it is.
+    daemon.cairn("template", "web1", "--disable")
+    for args in CHANGES[:2]:
+        daemon.cairn(*args)
+    assert definition(daemon, "web1") != before
+
+
 
 def test_with_the_rights_of_who_defined_the_source(shared, files):  # noqa: F811
     shared.stop()
