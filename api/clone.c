@@ -1,4 +1,5 @@
 #include "api/clone.h"
+#include "api/batch.h"
 #include "api/clone_files.h"
 #include "api/config.h"
 #include "api/daemon.h"
@@ -8,7 +9,6 @@
 #include "api/js.h"
 #include "api/opener.h"
 #include "api/rights.h"
-#include "api/store.h"
 #include "api/sysprep.h"
 #include "api/vm.h"
 #include "base/cleanup.h"
@@ -22,7 +22,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 /* Clones that are made at a time, one disk of each: the waits for the disk overlap. */
 #define AT_ONCE_MAX 4
@@ -32,7 +31,6 @@ struct target {
 	struct cloning *all;
 	struct definition *def; /* until the VM has it */
 	struct vm *vm;		/* whose job is ours until the end: nobody else moves it */
-	unsigned made;		/* files of its disks */
 	int fds[VM_DISKS_MAX];	/* of these, in order; owned */
 	unsigned nfds;
 	uint32_t disk; /* that is copied now */
@@ -45,7 +43,8 @@ struct cloning {
 	struct daemon *daemon;
 	struct vm *source;
 	struct definition *def; /* the source's, as it is at the beginning: it may be changed meanwhile */
-	struct job *job; /* NULL: clearing up after another daemon */
+	struct job *job;
+	struct batch *batch;
 	bool linked, snapshots, reset_identity;
 	struct target *targets;
 	unsigned n, next, begun, made;
@@ -56,9 +55,8 @@ struct cloning {
 	struct errand *errand;
 	bool failed, working, going_on;
 	struct err e;
-	uint64_t begun_ns, born_after_ns;
-	struct definition **defs; /* for errands: borrowed */
-	unsigned *made_of;
+	uint64_t begun_ns;
+	struct definition **defs; /* for an errand: borrowed */
 	struct loop_task task;
 };
 
@@ -77,11 +75,11 @@ static void cloning_free(struct cloning *f)
 		target_fds_close(&f->targets[i]);
 		definition_free(f->targets[i].def);
 	}
+	batch_free(f->batch);
 	config_done(&f->sources);
 	definition_free(f->def);
 	free(f->targets);
 	free(f->defs);
-	free(f->made_of);
 	free(f);
 }
 
@@ -92,60 +90,18 @@ static void fail(struct cloning *f, const struct err *e)
 	f->failed = true;
 }
 
-/* For an errand, whose process has a copy of it all. */
-static struct clone_files files_of(struct cloning *f)
-{
-	for (unsigned i = 0; i < f->n; i++) {
-		f->defs[i] = f->targets[i].vm ? f->targets[i].vm->def : f->targets[i].def;
-		f->made_of[i] = f->targets[i].made;
-	}
-	return (struct clone_files){ f->defs, f->n, f->made_of, f->born_after_ns };
-}
-
 /* ---- the end ---- */
 
-static void clone_forget(struct cloning *f, struct target *t)
-{
-	char name[VM_NAME_MAX + 1];
-	struct vm *vm = t->vm;
-	struct err e;
-
-	if (!vm)
-		return;
-	t->vm = NULL;
-	vm->job = NULL;
-	memcpy(name, vm->def->name, sizeof(name));
-	if (store_remove(f->daemon->store, name, &e) < 0) {
-		log_error("clone", "VM '%s' is left: %s", name, e.msg);
-		return;
-	}
-	vm_remove(vm);
-	daemon_emit(f->daemon, EVENT_VM_UNDEFINED, name, NULL);
-	if (permissions_forget_vm(&f->daemon->permissions, name))
-		daemon_keep_permissions(f->daemon, NULL);
-}
-
-static void files_gone(void *opaque, int r, const struct errand_result *res, const struct err *e)
+static void undone(void *opaque)
 {
 	struct cloning *f = opaque;
 
-	(void)res;
-	f->errand = NULL;
-	if (r < 0)
-		log_error("clone", "%s", e->msg);
-	for (unsigned i = 0; i < f->n; i++)
-		clone_forget(f, &f->targets[i]);
-	if (f->job)
-		job_fail(f->job, &f->e);
-	else
-		cloning_free(f);
+	job_fail(f->job, &f->e);
 }
 
 static void give_up(struct cloning *f)
 {
-	struct clone_files files = files_of(f);
-
-	clone_files_remove(f->daemon->loop, &files, files_gone, f, &f->errand);
+	batch_undo(f->batch, undone, f);
 }
 
 static struct json_object *result_new(struct cloning *f)
@@ -159,22 +115,17 @@ static struct json_object *result_new(struct cloning *f)
 	return o;
 }
 
-/* With a marker that stays the next daemon would remove a clone that somebody was told of. */
+/* Of a batch that is not kept the next daemon would remove clones that somebody was told of. */
 static void succeed(struct cloning *f)
 {
 	struct err e;
 
-	for (unsigned i = 0; i < f->n; i++)
-		if (store_remove_marker(f->daemon->store, f->targets[i].vm->def->name, CLONE_MARKER, &e) < 0) {
-			fail(f, &e);
-			give_up(f);
-			return;
-		}
-	for (unsigned i = 0; i < f->n; i++) {
-		f->targets[i].vm->job = NULL;
-		f->targets[i].vm->half = false;
+	if (batch_keep(f->batch, &e) < 0) {
+		fail(f, &e);
+		give_up(f);
+	} else {
+		job_succeed(f->job, result_new(f));
 	}
-	job_succeed(f->job, result_new(f));
 }
 
 /* ---- another identity ---- */
@@ -360,7 +311,7 @@ static void files_made(void *opaque, int r, const struct errand_result *res, con
 	struct target *t = opaque;
 
 	t->errand = NULL;
-	t->made = r == -ETIMEDOUT ? VM_DISKS_MAX : res->count;
+	batch_made(t->all->batch, t->vm, r == -ETIMEDOUT ? VM_DISKS_MAX : res->count);
 	if (r < 0) {
 		target_over(t, r, e);
 		return;
@@ -370,43 +321,19 @@ static void files_made(void *opaque, int r, const struct errand_result *res, con
 	disk_next(t);
 }
 
-/* In the state folder and the registry, off. */
-static int target_keep(struct target *t, struct err *e)
-{
-	struct daemon *d = t->all->daemon;
-	CLEANUP_JS struct json_object *o = definition_to_json(t->def);
-	int r;
-
-	if (vm_find(d, t->def->name)) /* somebody else may have been faster */
-		return err_set(e, -EEXIST, ERR_EXISTS, "there is a VM '%s' already; choose another name", t->def->name);
-	if (t->def->rights)
-		rights_put(o, t->def->rights);
-	r = store_save_definition_soon(d->store, t->def->name, o, CLONE_MARKER, e);
-	if (r < 0)
-		return r;
-	r = vm_add(d, t->def, &t->vm);
-	if (r < 0) {
-		store_remove(d->store, t->def->name, NULL);
-		return err_set_errno(e, r, "VM '%s'", t->def->name);
-	}
-	t->def = NULL;
-	t->vm->job = t->all->job;
-	t->vm->half = true;
-	vm_save(t->vm);
-	daemon_emit(d, EVENT_VM_DEFINED, t->vm->def->name, NULL);
-	return 0;
-}
-
 static void target_start(struct target *t)
 {
 	struct err e;
-	int r = target_keep(t, &e);
+	int r = batch_add(t->all->batch, t->def, t->all->job, &t->vm, &e);
 
 	t->all->begun++;
-	if (r < 0)
+	if (r < 0) {
 		target_over(t, r, &e);
-	else
-		clone_files_make(t->all->daemon->loop, t->vm->def, files_made, t, &t->errand);
+		return;
+	}
+	t->def = NULL;
+	vm_save(t->vm);
+	clone_files_make(t->all->daemon->loop, t->vm->def, files_made, t, &t->errand);
 }
 
 static void go_on(struct cloning *f)
@@ -429,11 +356,14 @@ static void go_on(struct cloning *f)
 static void begin(void *opaque)
 {
 	struct cloning *f = opaque;
+	struct err e;
 
 	if (images_wait(f->source, begin, f))
 		return;
 	f->working = true;
-	if (!was_cancelled(f) && f->copies)
+	if (!was_cancelled(f) && batch_begin(f->batch, &e) < 0)
+		fail(f, &e);
+	if (!f->failed && f->copies)
 		images_start_copiers(f->source, f->linked ? 0 : MIN(f->n, AT_ONCE_MAX));
 	go_on(f);
 }
@@ -459,7 +389,7 @@ static void files_looked_for(void *opaque, int r, const struct errand_result *re
 static void sources_opened(void *opaque, int r, struct config *c, const struct err *e)
 {
 	struct cloning *f = opaque;
-	struct clone_files files;
+	struct clone_files files = { .defs = f->defs, .n = f->n };
 
 	f->opener = NULL;
 	if (r < 0) {
@@ -467,7 +397,8 @@ static void sources_opened(void *opaque, int r, struct config *c, const struct e
 		return;
 	}
 	f->sources = *c;
-	files = files_of(f);
+	for (unsigned i = 0; i < f->n; i++)
+		f->defs[i] = f->targets[i].def;
 	clone_files_look(f->daemon->loop, &files, files_looked_for, f, &f->errand);
 }
 
@@ -510,11 +441,11 @@ static struct cloning *cloning_new(struct daemon *d, unsigned n)
 	if (f) {
 		f->targets = calloc(n, sizeof(*f->targets));
 		f->defs = calloc(n, sizeof(struct definition *));
-		f->made_of = calloc(n, sizeof(*f->made_of));
 	}
-	if (!f || !f->targets || !f->defs || !f->made_of)
+	if (!f || !f->targets || !f->defs)
 		abort(); /* as for any call that could not be answered */
 	f->daemon = d;
+	f->batch = batch_new(d);
 	f->n = n;
 	for (unsigned i = 0; i < n; i++)
 		f->targets[i].all = f;
@@ -541,8 +472,10 @@ int clone_begin(struct vm *vm, const struct clone_how *how, struct clone_plan *p
 	f->linked = how->linked;
 	f->snapshots = how->snapshots;
 	f->reset_identity = how->reset_identity;
-	for (unsigned i = 0; i < plan->n; i++)
+	for (unsigned i = 0; i < plan->n; i++) {
 		f->targets[i].def = STEAL_PTR(plan->defs[i]);
+		batch_plan(f->batch, f->targets[i].def);
+	}
 	clone_plan_done(plan);
 	for (uint32_t i = 0; i < vm->def->ndisks; i++)
 		f->copies += !vm->def->disks[i].read_only;
@@ -563,37 +496,4 @@ int clone_begin(struct vm *vm, const struct clone_how *how, struct clone_plan *p
 	loop_post(f->daemon->loop, &f->task);
 	*ret_j = f->job;
 	return 0;
-}
-
-/* ---- after another daemon ---- */
-
-/* Files that were there before it are not its own. The marker itself may be another name of an older file. 0: not
- * known. */
-static uint64_t beginning_ns(struct daemon *d, const char *name)
-{
-	struct err e;
-	struct stat st;
-	CLEANUP_CLOSE int fd = store_open_file(d->store, name, "definition.json", O_RDONLY, &e);
-
-	if (fd < 0 || fstat(fd, &st) < 0)
-		return 0;
-	return (uint64_t)st.st_mtim.tv_sec * 1000000000ULL + (uint64_t)st.st_mtim.tv_nsec;
-}
-
-void clone_clear_up(struct daemon *d)
-{
-	for (size_t i = 0; i < d->nvms; i++) {
-		struct vm *vm = d->vms[i];
-		struct cloning *f;
-
-		if (!store_has_file(d->store, vm->def->name, CLONE_MARKER))
-			continue;
-		log_warn("clone", "VM '%s' is a clone that was never finished; it is forgotten", vm->def->name);
-		vm->half = true;
-		f = cloning_new(d, 1);
-		f->born_after_ns = beginning_ns(d, vm->def->name);
-		f->targets[0].vm = vm;
-		f->targets[0].made = VM_DISKS_MAX;
-		give_up(f);
-	}
 }

@@ -72,7 +72,8 @@ static int remove_of(const struct clone_files *f, unsigned i)
 	for (uint32_t k = 0; k < def->ndisks; k++) {
 		const char *path = def->disks[k].layers[0].path;
 
-		if (def->disks[k].read_only || (f->made && nth++ >= f->made[i]) || is_older(path, f->born_after_ns))
+		if (def->disks[k].read_only || (f->made && nth++ >= f->made[i]) ||
+			(f->born_after_ns && is_older(path, f->born_after_ns[i])))
 			continue;
 		if (unlink(path) < 0 && errno != ENOENT)
 			r = -errno;

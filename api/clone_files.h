@@ -16,8 +16,8 @@ struct clone_files {
 	unsigned n;
 	/* Of each how many of its written disks there may be files of; NULL: of all. */
 	const unsigned *made;
-	/* Removes no file that was born before; ns since 1970, 0: whenever. */
-	uint64_t born_after_ns;
+	/* Of each: removes no file that was born before; ns since 1970, 0: whenever. NULL: of none. */
+	const uint64_t *born_after_ns;
 };
 
 typedef void clone_files_done(void *opaque, int r, const struct errand_result *res, const struct err *e);

@@ -3,8 +3,7 @@
 #include "api/autostart.h"
 #include "api/conn.h"
 #include "api/event_log.h"
-#include "api/clone.h"
-#include "api/fork.h"
+#include "api/batch.h"
 #include "api/import.h"
 #include "api/job.h"
 #include "api/js.h"
@@ -318,9 +317,8 @@ static int daemon_open(struct daemon *d, struct err *e)
 	jobs_found(d);
 	store_each_with(d->store, "definition.json.damaged", damaged_found, d);
 	take_back_all(d);
-	fork_clear_up(d);
+	batch_clear_up(d);
 	import_clear_up(d);
-	clone_clear_up(d);
 	undefine_go_on(d);
 	permissions_mend(d);
 	jobs_settle(d);

@@ -1,4 +1,5 @@
 #include "api/fork.h"
+#include "api/batch.h"
 #include "api/daemon.h"
 #include "api/definition.h"
 #include "api/errand.h"
@@ -9,7 +10,6 @@
 #include "api/js.h"
 #include "api/rights.h"
 #include "api/snapshots.h"
-#include "api/store.h"
 #include "api/vm.h"
 #include "api/vm_process.h"
 #include "base/cleanup.h"
@@ -37,14 +37,13 @@ struct clone {
 	struct fork *fork;
 	struct definition *def; /* until the VM has it */
 	struct vm *vm;		/* whose job is ours until the end: nobody else moves it */
-	bool has_copies;	/* of the disks that it writes to, or some */
-	struct errand *errand;	/* removes them; NULL: none */
 };
 
 struct fork {
 	struct daemon *daemon;
 	struct vm *source;
-	struct job *job; /* NULL: clearing up after another daemon */
+	struct job *job;
+	struct batch *batch;
 	struct clone *clones;
 	unsigned n, next, begun, running;
 	int state_fd;
@@ -57,17 +56,15 @@ struct fork {
 	bool paused, hint_hostname, failed, going_on;
 	struct err e;
 	uint64_t begun_ns, pause_ns, ram_bytes_written;
-	unsigned leaving; /* processes whose end is waited for */
 	struct loop_task task;
 };
 
 static void fork_free(struct fork *f)
 {
-	for (unsigned i = 0; i < f->n; i++) {
-		errand_free(f->clones[i].errand);
+	for (unsigned i = 0; i < f->n; i++)
 		definition_free(f->clones[i].def);
-	}
 	errand_free(f->errand);
+	batch_free(f->batch);
 	for (unsigned i = 0; i < VM_DISKS_MAX; i++)
 		free(f->images[i]);
 	free(f->rights);
@@ -239,96 +236,16 @@ static void files_do(struct fork *f, const struct rights *rights, const struct f
 
 /* ---- the end ---- */
 
-static void clone_forget(struct fork *f, const struct clone *c)
-{
-	char name[VM_NAME_MAX + 1];
-	struct vm *vm = c->vm;
-	struct err e;
-
-	if (!vm)
-		return;
-	vm->job = NULL;
-	memcpy(name, vm->def->name, sizeof(name));
-	if (store_remove(f->daemon->store, name, &e) < 0) {
-		log_error("fork", "VM '%s' is left: %s", name, e.msg);
-		return;
-	}
-	vm_remove(vm);
-	daemon_emit(f->daemon, EVENT_VM_UNDEFINED, name, NULL);
-	if (permissions_forget_vm(&f->daemon->permissions, name))
-		daemon_keep_permissions(f->daemon, NULL);
-}
-
-static void all_forgotten(struct loop_task *t)
-{
-	struct fork *f = container_of(t, struct fork, task);
-
-	for (unsigned i = 0; i < f->n; i++)
-		clone_forget(f, &f->clones[i]);
-	if (f->job)
-		job_fail(f->job, &f->e);
-	else
-		fork_free(f);
-}
-
-/* From the loop, not from inside the VM's own end. */
-static void clone_gone(struct vm *vm, void *opaque)
+static void undone(void *opaque)
 {
 	struct fork *f = opaque;
 
-	(void)vm;
-	if (!--f->leaving)
-		loop_post(f->daemon->loop, &f->task);
-}
-
-static void copies_removed(void *opaque, int r, const struct errand_result *res, const struct err *e)
-{
-	struct clone *c = opaque;
-
-	(void)res;
-	c->errand = NULL;
-	if (r < 0)
-		log_error("fork", "VM '%s': %s", c->vm->def->name, e->msg);
-	clone_gone(NULL, c->fork);
-}
-
-/* Before the VMs are: of these the next daemon knows what to remove. */
-static void all_gone(struct loop_task *t)
-{
-	struct fork *f = container_of(t, struct fork, task);
-
-	f->task.run = all_forgotten;
-	f->leaving = 1;
-	for (unsigned i = 0; i < f->n; i++) {
-		struct clone *c = &f->clones[i];
-		struct fork_files files = { .n = 0 };
-
-		if (!c->vm || !c->has_copies)
-			continue;
-		for (uint32_t k = 0; k < c->vm->def->ndisks; k++)
-			if (!c->vm->def->disks[k].read_only)
-				copy_add(&files, c->vm->def, k);
-		f->leaving++;
-		files_do(f, c->vm->def->rights, &files, fork_files_remove, copies_removed, c, &c->errand);
-	}
-	clone_gone(NULL, f);
+	job_fail(f->job, &f->e);
 }
 
 static void give_up(struct fork *f)
 {
-	f->task.run = all_gone;
-	f->leaving = 1;
-	for (unsigned i = 0; i < f->n; i++) {
-		struct vm *vm = f->clones[i].vm;
-
-		if (!vm || !vm->proc)
-			continue;
-		f->leaving++;
-		vm_when_gone(vm, clone_gone, f);
-		if (vm_state_is_active(vm->state))
-			vm_destroy(vm, NULL);
-	}
-	clone_gone(NULL, f);
+	batch_undo(f->batch, undone, f);
 }
 
 static struct json_object *result_new(struct fork *f)
@@ -351,22 +268,17 @@ static void fail(struct fork *f, const struct err *e)
 	f->failed = true;
 }
 
-/* With a marker that stays the next daemon would end a clone that somebody was told of. */
+/* Of a batch that is not kept the next daemon would end clones that somebody was told of. */
 static void succeed(struct fork *f)
 {
 	struct err e;
 
-	for (unsigned i = 0; i < f->n; i++)
-		if (store_remove_marker(f->daemon->store, f->clones[i].vm->def->name, FORK_MARKER, &e) < 0) {
-			fail(f, &e);
-			give_up(f);
-			return;
-		}
-	for (unsigned i = 0; i < f->n; i++) {
-		f->clones[i].vm->job = NULL;
-		f->clones[i].vm->half = false;
+	if (batch_keep(f->batch, &e) < 0) {
+		fail(f, &e);
+		give_up(f);
+	} else {
+		job_succeed(f->job, result_new(f));
 	}
-	job_succeed(f->job, result_new(f));
 }
 
 /* ---- starting them ---- */
@@ -467,28 +379,14 @@ static void fork_release(struct job *j)
 	fork_free(j->opaque);
 }
 
-/* In the state folder and the registry, off. */
+/* Its state is kept from its start on. */
 static int clone_keep(struct clone *c, struct err *e)
 {
-	struct daemon *d = c->fork->daemon;
-	CLEANUP_JS struct json_object *o = definition_to_json(c->def);
-	int r;
+	int r = batch_add(c->fork->batch, c->def, c->fork->job, &c->vm, e);
 
-	if (c->def->rights)
-		rights_put(o, c->def->rights);
-	r = store_save_definition_soon(d->store, c->def->name, o, FORK_MARKER, e);
-	if (r < 0)
-		return r;
-	r = vm_add(d, c->def, &c->vm);
-	if (r < 0) {
-		store_remove(d->store, c->def->name, NULL);
-		return err_set_errno(e, r, "VM '%s'", c->def->name);
-	}
-	c->def = NULL;
-	c->vm->job = c->fork->job;
-	c->vm->half = true; /* its state is kept from its start on */
-	daemon_emit(d, EVENT_VM_DEFINED, c->vm->def->name, NULL);
-	return 0;
+	if (!r)
+		c->def = NULL;
+	return r;
 }
 
 static void begin_failed(struct loop_task *t)
@@ -521,7 +419,7 @@ static void files_opened(void *opaque, int r, const struct errand_result *res, c
 	f->errand = NULL;
 	/* Who has failed has left none, but who had no time for that; and what was there was not made here. */
 	for (unsigned i = 0; i < f->n; i++)
-		f->clones[i].has_copies = r != -EEXIST;
+		batch_made(f->batch, f->clones[i].vm, r != -EEXIST ? VM_DISKS_MAX : 0);
 	if (r < 0)
 		begin_fail(f, e);
 	else
@@ -534,8 +432,11 @@ static void files_opened(void *opaque, int r, const struct errand_result *res, c
 static void fork_go(struct fork *f)
 {
 	struct err e;
-	int r = 0;
+	int r;
 
+	for (unsigned i = 0; i < f->n; i++)
+		batch_plan(f->batch, f->clones[i].def);
+	r = batch_begin(f->batch, &e);
 	for (unsigned i = 0; i < f->n && !r; i++)
 		r = clone_keep(&f->clones[i], &e);
 	if (!r)
@@ -600,6 +501,7 @@ static struct fork *fork_new(struct daemon *d, unsigned n)
 	if (!f || !f->clones)
 		abort(); /* as for any call that could not be answered */
 	f->daemon = d;
+	f->batch = batch_new(d);
 	f->state_fd = -1;
 	f->n = n;
 	return f;
@@ -624,31 +526,4 @@ int fork_begin(struct vm *vm, const struct fork_how *how, const char *job_id, st
 	}
 	*ret_j = f->job;
 	return 0;
-}
-
-/* ---- after another daemon ---- */
-
-void fork_clear_up(struct daemon *d)
-{
-	struct fork *f = d->nvms ? fork_new(d, (unsigned)d->nvms) : NULL;
-
-	if (!f)
-		return;
-	f->n = 0;
-	for (size_t i = 0; i < d->nvms; i++) {
-		struct vm *vm = d->vms[i];
-
-		if (!store_has_file(d->store, vm->def->name, FORK_MARKER))
-			continue;
-		log_warn("fork", "VM '%s' is one of clones that were never finished; it is forgotten",
-			vm->def->name);
-		vm->half = true;
-		f->clones[f->n].fork = f;
-		f->clones[f->n].has_copies = true;
-		f->clones[f->n++].vm = vm;
-	}
-	if (f->n)
-		give_up(f);
-	else
-		fork_free(f);
 }

@@ -67,15 +67,3 @@ int fork_files_open(const void *files, struct errand_result *out, struct err *e)
 	}
 	return 0;
 }
-
-int fork_files_remove(const void *files, struct errand_result *out, struct err *e)
-{
-	const struct fork_files *f = files;
-	int r = 0;
-
-	(void)out;
-	for (unsigned i = 0; i < f->n; i++)
-		if (f->list[i].copy && unlink(f->list[i].path) < 0 && errno != ENOENT)
-			r = err_set_errno(e, -errno, "%s is left", f->list[i].path);
-	return r;
-}

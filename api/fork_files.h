@@ -26,7 +26,5 @@ struct fork_files {
 int fork_files_check(const void *files, struct errand_result *out, struct err *e);
 /* Images for reading, copies made anew: their fds. On failure no copy is left. */
 int fork_files_open(const void *files, struct errand_result *out, struct err *e);
-/* The copies go, as many as there are. */
-int fork_files_remove(const void *files, struct errand_result *out, struct err *e);
 
 #endif

@@ -66,6 +66,13 @@ static int vm_path(struct store *s, const char *name, const char *file, char out
 	return 0;
 }
 
+/* Beside the VMs' folder. */
+static int side_path(struct store *s, const char *file, char out[PATH_MAX], struct err *e)
+{
+	return snprintf(out, PATH_MAX, "%s/%s", s->dir, file) >= PATH_MAX ?
+		err_set_errno(e, -ENAMETOOLONG, "%s/%s", s->dir, file) : 0;
+}
+
 /* ---- the writer ---- */
 
 /* Of a VM's folder, which may have been removed since. */
@@ -288,10 +295,9 @@ static int file_write(const char *path, struct json_object *o, struct err *e)
 int store_write_file(struct store *s, const char *file, struct json_object *o, struct err *e)
 {
 	char path[PATH_MAX];
+	int r = side_path(s, file, path, e);
 
-	if (snprintf(path, sizeof(path), "%s/%s", s->dir, file) >= (int)sizeof(path))
-		return err_set_errno(e, -ENAMETOOLONG, "%s/%s", s->dir, file);
-	return file_write(path, o, e);
+	return r < 0 ? r : file_write(path, o, e);
 }
 
 int store_write_vm_file(struct store *s, const char *name, const char *file, struct json_object *o,
@@ -384,8 +390,8 @@ static int lock_take(struct store *s, struct err *e)
 {
 	char path[PATH_MAX], owner[32] = "";
 
-	if (snprintf(path, sizeof(path), "%s/lock", s->dir) >= (int)sizeof(path))
-		return err_set_errno(e, -ENAMETOOLONG, "%s", s->dir);
+	if (side_path(s, "lock", path, e) < 0)
+		return -ENAMETOOLONG;
 	s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (s->lock_fd < 0)
 		return err_set_errno(e, -errno, "%s", path);
@@ -526,9 +532,7 @@ struct json_object *store_load_file(struct store *s, const char *file)
 {
 	char path[PATH_MAX];
 
-	if (snprintf(path, sizeof(path), "%s/%s", s->dir, file) >= (int)sizeof(path))
-		return NULL;
-	return path_load(path);
+	return side_path(s, file, path, NULL) < 0 ? NULL : path_load(path);
 }
 
 /* Of a VM that was being forgotten, or made, when a daemon ended: without a definition it is none. */
@@ -567,6 +571,46 @@ void store_load(struct store *s, void (*found)(void *opaque, const char *name,
 	}
 	if (dir)
 		closedir(dir);
+}
+
+/* ---- files in folders beside the VMs' ---- */
+
+int store_put_soon(struct store *s, const char *file, struct json_object *o, struct err *e)
+{
+	CLEANUP_FREE char *text = text_of(o, 0);
+	char path[PATH_MAX];
+	int r = side_path(s, file, path, e);
+
+	if (!r)
+		r = store_size_check(path, text, e);
+	if (!r)
+		r = store_file_switch(path, text, e);
+	if (!r)
+		file_put_behind(s, PENDING_SETTLE, path, NULL);
+	return r;
+}
+
+int store_remove_soon(struct store *s, const char *file, struct err *e)
+{
+	char path[PATH_MAX];
+	int r = side_path(s, file, path, e);
+
+	if (!r && unlink(path) < 0 && errno != ENOENT)
+		r = err_set_errno(e, -errno, "%s", path);
+	if (r < 0)
+		return r;
+	*strrchr(path, '/') = 0;
+	file_put_behind(s, PENDING_SYNC, path, NULL);
+	return 0;
+}
+
+void store_each_file(struct store *s, const char *folder, void (*found)(void *opaque, const char *name),
+	void *opaque)
+{
+	char path[PATH_MAX];
+
+	if (side_path(s, folder, path, NULL) == 0)
+		store_folder_each(path, found, opaque);
 }
 
 /* ---- definitions ---- */
@@ -628,23 +672,7 @@ void store_sync_definition(struct store *s, struct store_work *w, const char *na
 	work_put(s, PENDING_SETTLE, path, NULL, w);
 }
 
-/* An empty file, as another name of one that is there for this: some file systems look long for a new inode when
- * many have gone lately. */
-static int marker_put(struct store *s, const char *path, struct err *e)
-{
-	char empty[PATH_MAX];
-	int r;
-
-	if (snprintf(empty, sizeof(empty), "%s/empty", s->dir) >= (int)sizeof(empty))
-		return err_set_errno(e, -ENAMETOOLONG, "%s", s->dir);
-	r = link(empty, path);
-	if (r < 0 && errno == ENOENT && store_file_put(empty, "", false, e) == 0)
-		r = link(empty, path);
-	/* It has as many names as it can have, or the file system gives no second ones. */
-	return r < 0 ? store_file_put(path, "", false, e) : 0;
-}
-
-/* The marker first: there is never a definition without it. */
+/* The marker first: there is never a definition without it. NULL: none is wanted. */
 static int definition_put(struct store *s, const char *name, const char *text, const char *marker,
 	char definition[PATH_MAX], struct err *e)
 {
@@ -653,19 +681,13 @@ static int definition_put(struct store *s, const char *name, const char *text, c
 
 	if (!r)
 		r = mkdir_all(path, 0700, e);
-	if (!r)
+	if (!r && marker)
 		r = vm_path(s, name, marker, path, e);
-	if (!r)
-		r = marker_put(s, path, e);
-	if (!r)
-		r = vm_path(s, name, "definition.json.tmp", path, e);
+	if (!r && marker)
+		r = store_file_put(path, "", false, e);
 	if (!r)
 		r = vm_path(s, name, "definition.json", definition, e);
-	if (!r)
-		r = store_file_put(path, text, false, e);
-	if (!r && rename(path, definition) < 0)
-		r = err_set_errno(e, -errno, "%s", definition);
-	return r;
+	return r ? r : store_file_switch(definition, text, e);
 }
 
 int store_save_definition_soon(struct store *s, const char *name, struct json_object *definition,

@@ -53,8 +53,8 @@ void store_drop_draft(struct store *s, const struct store_work *w);
 void store_sync_definition(struct store *s, struct store_work *w, const char *name);
 /* Is there work that is not done yet? Its done() comes if the loop goes on. NULL allowed. */
 bool store_owes(const struct store *s);
-/* Of a new VM, with an empty file of the name `marker` beside it: there when it returns, whatever becomes
- * of this process; on stable storage soon after. */
+/* Of a new VM, with an empty file of the name `marker` beside it, unless that is NULL: there when it returns,
+ * whatever becomes of this process; on stable storage soon after. */
 int store_save_definition_soon(struct store *s, const char *name, struct json_object *definition,
 	const char *marker, struct err *e);
 /* The same for taking the marker away. */
@@ -90,7 +90,16 @@ void store_write_file_behind(struct store *s, struct store_work *w, const char *
 /* The same, on stable storage when it returns. */
 int store_write_file(struct store *s, const char *file, struct json_object *o, struct err *e);
 
-/* The same in the VM's folder. */
+/* A JSON file in a folder beside the VMs', as "FOLDER/NAME.json": there, whole, or gone when it returns 0, whatever
+ * becomes of this process; on stable storage soon after. store_load_file() reads it. */
+int store_put_soon(struct store *s, const char *file, struct json_object *o, struct err *e);
+/* One that is not there: 0. */
+int store_remove_soon(struct store *s, const char *file, struct err *e);
+/* Each NAME.json of such a folder. */
+void store_each_file(struct store *s, const char *folder, void (*found)(void *opaque, const char *name),
+	void *opaque);
+
+/* On stable storage when it returns, in the VM's folder. */
 int store_write_vm_file(struct store *s, const char *name, const char *file, struct json_object *o,
 	struct err *e);
 struct json_object *store_load_vm_file(struct store *s, const char *name, const char *file);

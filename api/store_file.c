@@ -16,6 +16,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#define TMP ".tmp"
+
 int store_folder_sync(const char *path)
 {
 	CLEANUP_CLOSE int fd = -1;
@@ -46,6 +48,43 @@ int store_file_put(const char *path, const char *text, bool sync, struct err *e)
 	if (!r && sync && fsync(fd) < 0)
 		r = -errno;
 	return r < 0 ? err_set_errno(e, r, "%s", path) : 0;
+}
+
+int store_file_switch(const char *path, const char *text, struct err *e)
+{
+	CLEANUP_FREE char *up = strdup(path);
+	char tmp[PATH_MAX];
+	int r = !up || snprintf(tmp, sizeof(tmp), "%s" TMP, path) >= (int)sizeof(tmp) ?
+		err_set_errno(e, -ENAMETOOLONG, "%s", path) : 0;
+
+	if (r < 0)
+		return r;
+	*strrchr(up, '/') = 0;
+	r = mkdir_all(up, 0700, e);
+	if (!r)
+		r = store_file_put(tmp, text, false, e);
+	if (!r && rename(tmp, path) < 0)
+		r = err_set_errno(e, -errno, "%s", path);
+	if (r < 0)
+		unlink(tmp);
+	return r;
+}
+
+void store_folder_each(const char *path, void (*found)(void *opaque, const char *name), void *opaque)
+{
+	DIR *dir = opendir(path);
+	struct dirent *de;
+
+	while (dir && (de = readdir(dir))) {
+		const char *dot = strrchr(de->d_name, '.');
+
+		if (dot && !strcmp(dot, ".json"))
+			found(opaque, de->d_name);
+		else if (dot && !strcmp(dot, TMP))
+			unlinkat(dirfd(dir), de->d_name, 0);
+	}
+	if (dir)
+		closedir(dir);
 }
 
 int store_file_remove(const char *path, struct err *e)

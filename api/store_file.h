@@ -1,5 +1,5 @@
 /* store_file: what is done to the files of the state folder, on whatever thread: each by its whole path. All wait for
- * the disk but store_file_put() without sync, and store_folder_clear(). Return 0 or -errno. */
+ * the disk but store_file_put() without sync, store_file_switch() and store_folder_clear(). Return 0 or -errno. */
 #ifndef CAIRN_API_STORE_FILE_H
 #define CAIRN_API_STORE_FILE_H
 
@@ -16,6 +16,10 @@ int store_folder_sync(const char *path);
 int store_file_settle(const char *path);
 /* Not in one step: for a file that nobody reads yet. */
 int store_file_put(const char *path, const char *text, bool sync, struct err *e);
+/* In one step, but not on stable storage; folders are made if need be. */
+int store_file_switch(const char *path, const char *text, struct err *e);
+/* Each file of the folder that is called NAME.json. What was left half by store_file_switch() is removed. */
+void store_folder_each(const char *path, void (*found)(void *opaque, const char *name), void *opaque);
 /* What could not be loaded is not saved. */
 int store_size_check(const char *path, const char *text, struct err *e);
 /* One that is not there: 0. */

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import time
+import uuid
 
 import pytest
 
@@ -153,14 +154,14 @@ def test_what_is_taken_is_refused_before_anything_is_done(daemon, tmp_path, web)
         assert words in r.stderr and r.returncode == code, r
         assert sorted(os.listdir(tmp_path)) == before and names(daemon) == ["other", "web1"]
 
-    uuid = definition(daemon, "other")["uuid"]
+    taken = definition(daemon, "other")["uuid"]
     refused(4, "there is a VM 'other' already", "web1", "other")
-    refused(4, "taken by VM 'other'", "web1", "n", "--uuid", uuid)
+    refused(4, "taken by VM 'other'", "web1", "n", "--uuid", taken)
     refused(4, "is one of VM 'other'", "web1", "n", "--file", str(tmp_path / "o.qcow2"), "--file", "x")
     refused(4, "that file exists", "web1", "n", "--file", str(tmp_path / "new"), "--file",
             str(tmp_path / "kernel"))
     refused(2, "files: give one for each disk that the VM writes to", "web1", "n", "--file", "x")
-    refused(2, "for one clone only", "web1", "n", "--count", "2", "--uuid", uuid)
+    refused(2, "for one clone only", "web1", "n", "--count", "2", "--uuid", taken)
     refused(2, "count: 1 to 1000", "web1", "n", "--count", "1001")
     refused(2, "has to have one number in it", "web1", "--name-pattern", "%s%d", "--count", "2")
     refused(2, "has to have one number in it", "web1", "--name-pattern", "web", "--count", "2")
@@ -224,7 +225,6 @@ def test_templates(daemon, web):
     daemon.cairn("undefine", "web1", "--snapshots-metadata")
 
 
-# ---- whose ----
 NEXT = "Next: cairn clone --linked web1 NAME, or cairn template --disable web1"
 
 CHANGES = [
@@ -266,6 +266,7 @@ def test_a_template_is_not_changed(daemon, tmp_path, monkeypatch):
     assert definition(daemon, "web1") != before
 
 
+# ---- whose ----
 
 def test_with_the_rights_of_who_defined_the_source(shared, files):  # noqa: F811
     shared.stop()
@@ -367,26 +368,52 @@ def test_the_process_that_copies_dies(daemon, tmp_path, large):
     assert "error" in j and made(tmp_path) == [] and names(daemon) == ["src"]
 
 
+def unfinished(daemon):
+    return list(daemon.state.glob("batches/*"))
+
+
 @pytest.mark.parametrize("kind", ["linked", "full"])
-def test_a_daemon_that_dies_over_it_leaves_nothing_half(daemon, tmp_path, large, kind):
-    """Between the marks of two clones, when all are made, some may stay: each whole, and with its disk."""
+def test_a_daemon_that_dies_over_it_leaves_all_or_none(daemon, tmp_path, large, kind):
     rnd = random.Random(8)
     for i in range(8):
         clone_begin(daemon, count=3, kind=kind)
         time.sleep(rnd.random() * (0.04 if kind == "linked" else 0.25))
         daemon.stop(signal.SIGKILL)
         daemon.start()
-        until(lambda: not list(daemon.state.glob("vms/*/clone.pending")))
-        clones = [n for n in names(daemon) if n != "src"]
-        assert clones == ["n-1", "n-2", "n-3"][:len(clones)]  # the marks go in this order
-        assert len(made(tmp_path)) == len(clones)
-        if clones:
+        until(lambda: not unfinished(daemon))
+        assert (len(names(daemon)), len(made(tmp_path))) in ((1, 0), (4, 3))
+        if made(tmp_path):
             assert all(same(large, tmp_path / n) for n in made(tmp_path))
-            daemon.cairn("undefine", *clones, "--remove-all-storage")
-            assert made(tmp_path) == []
+            daemon.cairn("undefine", "n-1", "n-2", "n-3", "--remove-all-storage")
         assert sorted(os.listdir(daemon.state / "vms")) == ["src"]
     daemon.cairn("clone", "src", "n", "--count", "3", "--" + kind)  # a repeat works
     assert len(made(tmp_path)) == 3
+
+
+def test_what_a_killed_daemon_had_begun_goes_and_nothing_else(daemon, tmp_path):
+    """The file that names a batch goes last, and at once: with it all of them are to go, without it none."""
+    daemon.define("src", disks=[disk(image(tmp_path, "src.qcow2"))])
+    daemon.cairn("clone", "src", "n", "--count", "5")
+    assert unfinished(daemon) == []
+    uuids = {n: definition(daemon, n)["uuid"] for n in names(daemon)}
+    daemon.stop(signal.SIGKILL)
+    uuids["n-4"], uuids["n-9"] = str(uuid.uuid4()), uuids["src"]  # a name, a uuid that is another's by now
+    planned = [{"name": n, "uuid": uuids[n]} for n in ("n-1", "n-2", "n-3", "n-4", "n-9")]
+    (daemon.state / "batches/x.json").write_text(json.dumps({"version": 1, "vms": planned}))
+    (daemon.state / "batches/y.json.tmp").write_text("{")
+    # A file that was there before the clone is somebody's.
+    os.utime(daemon.state / "vms/n-2/definition.json", (2e9, 2e9))
+    daemon.start()
+    until(lambda: not unfinished(daemon))
+    assert names(daemon) == ["n-4", "n-5", "src"]
+    assert made(tmp_path) == ["n-2.qcow2", "n-4.qcow2", "n-5.qcow2"]
+    # As daemons before this one marked each clone by itself.
+    daemon.stop(signal.SIGKILL)
+    (daemon.state / "vms/n-4/clone.pending").write_text("")
+    daemon.start()
+    until(lambda: names(daemon) == ["n-5", "src"])
+    assert made(tmp_path) == ["n-2.qcow2", "n-5.qcow2"]
+    assert sorted(os.listdir(daemon.state / "vms")) == ["n-5", "src"]
 
 
 def test_progress_is_told(daemon, large):

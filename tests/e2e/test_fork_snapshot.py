@@ -166,7 +166,7 @@ def test_nothing_is_left_of_a_kill(vm, daemon, tmp_path, whose):
             os.kill(daemon.info("src")["pid"], signal.SIGKILL)
         else:
             kill_images(daemon)
-        until(lambda: not list((daemon.state / "vms").glob("*/fork.pending")))
+        until(lambda: not list(daemon.state.glob("batches/*")))
         if len(names(daemon)) > 1:  # they were made before it died
             forget(daemon, tmp_path, "c-1", "c-2", "c-3")
         assert names(daemon) == ["src"] and sorted(os.listdir(tmp_path)) == there

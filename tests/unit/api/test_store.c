@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -338,6 +339,44 @@ static void test_with_a_marker(void **state)
 	json_object_put(o);
 }
 
+static void name_note(void *opaque, const char *name)
+{
+	char *names = opaque;
+
+	strcat(names, name);
+	strcat(names, " ");
+}
+
+/* Beside the VMs': one step each, and what was left half is none. */
+static void test_files_in_a_folder(void **state)
+{
+	struct json_object *o = json_object_new_object(), *is;
+	struct store *s = opened(*state);
+	char names[100] = "", path[PATH_MAX];
+	struct err e;
+
+	store_each_file(s, "batches", name_note, names); /* there is no such folder */
+	js_put_str(o, "a", "1");
+	assert_int_equal(store_put_soon(s, "batches/x.json", o, &e), 0);
+	js_put_str(o, "a", "2");
+	assert_int_equal(store_put_soon(s, "batches/x.json", o, &e), 0);
+	assert_int_equal(store_put_soon(s, "lock/x.json", o, &e), -ENOTDIR);
+	snprintf(path, sizeof(path), "%s/batches/y.json.tmp", (const char *)*state);
+	assert_int_equal(file_write_atomic(path, "{", 1, 0600, &e), 0);
+	store_each_file(s, "batches", name_note, names);
+	assert_string_equal(names, "x.json ");
+	assert_int_equal(access(path, F_OK), -1);
+	is = store_load_file(s, "batches/x.json");
+	assert_string_equal(js_get_str(is, "a"), "2");
+	json_object_put(is);
+	assert_int_equal(store_remove_soon(s, "batches/x.json", &e), 0);
+	assert_int_equal(store_remove_soon(s, "batches/x.json", &e), 0);
+	store_each_file(s, "batches", name_note, names);
+	assert_string_equal(names, "x.json ");
+	store_close(s);
+	json_object_put(o);
+}
+
 static void test_damage(void **state)
 {
 	static const char *const damages[] = { "", "{", "not json", "[]", "{\"version\":2}", "{}",
@@ -421,6 +460,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_renamed_behind, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_remains, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_too_large, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_files_in_a_folder, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_with_a_marker, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_damage, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_half_written, setup, teardown),
