@@ -119,6 +119,17 @@ $(BUILD)/gen/dsdt.h: vmm/dsdt.asl
 	$(Q)sed -i 's/^unsigned char /static const unsigned char /' $(@D)/dsdt.hex && mv $(@D)/dsdt.hex $@
 $(BUILD)/vmm/acpi.o: $(BUILD)/gen/dsdt.h
 
+# What `cairn` knows of the daemon's commands is their schema. The program that tells has their handlers, `cairn` has not.
+$(BUILD)/schema: $(call prog_objs,tools/schema) $(BUILD)/vmm/vm_msg.o $(DAEMON_LIBS)
+	$(call say,LINK,$@)
+	$(call link,-pie,$(DAEMON_SYSLIBS))
+$(BUILD)/gen/schema_text.h: $(BUILD)/schema
+	$(call say,GEN,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$< > $@.tmp && mv $@.tmp $@
+$(BUILD)/tools/cairn/schema.o: $(BUILD)/gen/schema_text.h
+$(BUILD)/tools/cairn/schema.o: ALL_CFLAGS += -I$(BUILD)
+
 $(BUILD)/unit/%: tests/unit/%.c $(TEST_LIBS)
 	$(call say,TEST,$@)
 	$(Q)mkdir -p $(@D)

@@ -111,7 +111,7 @@ static const struct field undefine_returns[] = {
 static const struct field start_args[] = { FIELD_VM,
 	{ "force-boot", FIELD_BOOL, OPTIONAL, "drop a managed save instead of going on from it" },
 	{ "eager", FIELD_BOOL, OPTIONAL, "with a managed save: read all memory first" },
-	{ "paused", FIELD_BOOL, OPTIONAL, "vCPUs stand still until vm-resume" }, END };
+	{ "paused", FIELD_BOOL, OPTIONAL, "vCPUs stand still until it is resumed" }, END };
 static const struct field start_returns[] = {
 	{ "id", FIELD_INT, REQUIRED, "of this run" }, END };
 
@@ -150,7 +150,7 @@ static const struct field import_args[] = { FIELD_JOB_ID,
 	{ "name", FIELD_STRING, OPTIONAL, "its name; else that which it had" }, END };
 static const struct field restore_args[] = {
 	{ "definition", FIELD_OBJECT, REQUIRED, "that the state was saved with" },
-	{ "paused", FIELD_BOOL, OPTIONAL, "vCPUs stand still until vm-resume" },
+	{ "paused", FIELD_BOOL, OPTIONAL, "vCPUs stand still until it is resumed" },
 	{ "eager", FIELD_BOOL, OPTIONAL, "read all memory before it runs" }, END };
 static const struct field restore_returns[] = {
 	{ "name", FIELD_STRING, REQUIRED, "of the VM" },
@@ -164,7 +164,7 @@ static const struct field fork_args[] = { FIELD_VM, FIELD_JOB_ID,
 		"name or id: they begin with what it holds, whatever the VM does; else the VM runs or is paused" },
 	{ "hostname", FIELD_BOOL, OPTIONAL,
 		"false: the guest agent, if there is one, is not asked to give the guest the clone's name" },
-	{ "paused", FIELD_BOOL, OPTIONAL, "their vCPUs stand still until vm-resume" }, END };
+	{ "paused", FIELD_BOOL, OPTIONAL, "their vCPUs stand still until they are resumed" }, END };
 static const struct field clone_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "name", FIELD_STRING, OPTIONAL, "of the clone" },
 	{ "count", FIELD_INT, OPTIONAL, "so many, with -1, -2, ... behind the name" },

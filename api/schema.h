@@ -1,6 +1,6 @@
 /* schema: every command and event of a socket, in one table: arguments, results, who may, in
- * which states. Checks, introspection and the reference come from it; a command that is not in it
- * cannot be called. (The CLI has virsh's words, in a table of its own: tools/cairn/verbs.c.) */
+ * which states. Checks, introspection, the reference and what `cairn help` says of commands come from it; a command that
+ * is not in it cannot be called. (The CLI has virsh's words, in a table of its own: tools/cairn/verbs.c.) */
 #ifndef CAIRN_API_SCHEMA_H
 #define CAIRN_API_SCHEMA_H
 

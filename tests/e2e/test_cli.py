@@ -253,7 +253,7 @@ def test_events(fake):
 
 def test_without_a_daemon(tmp_path):
     r = cairn("-c", str(tmp_path / "none.sock"), "list")
-    assert r.returncode == 1
+    assert r.returncode == 7
     assert r.stderr == ("error: Failed to list domains\n"
                         f"error: no daemon listens on {tmp_path}/none.sock; start one with: "
                         "cairnd & (see cairnd --help)\n")
@@ -288,15 +288,7 @@ def test_help():
         r = cairn("help", verb)
         assert r.returncode == 0 and r.stdout.startswith(f"cairn {verb}")
         assert cairn(verb, "--help").stdout == r.stdout
-    assert cairn("help", "nonsense").returncode == 2
     assert [x.split()[0] for x in cairn("help", "--names").stdout.splitlines()] == VERBS
-
-
-def test_every_command_has_a_verb(fake):
-    with open(os.path.join(BUILD, "cairn"), "rb") as f:
-        program = f.read()
-    names = [c["name"] for c in fake.qmp().run("query-commands")]
-    assert [n for n in names if n.encode() + b"\0" not in program] == ["query-commands"]
 
 
 def test_output_that_cannot_be_written(fake):
@@ -326,6 +318,21 @@ def test_completion(fake):
     assert complete("cairn st") == {"start"}
     assert complete("cairn start ") == {"web1", "web2"}
     assert complete("cairn start web1 --pau") == {"--paused"}
+    # Words of an option, in whatever way the shell splits it.
+    for line in ("shutdown web1 --mode a", "shutdown web1 --mode = a"):
+        assert complete("cairn " + line) == {"acpi", "agent"}
+    assert complete("cairn shutdown web1 --mode =") == {"acpi", "agent"}
+    assert complete("cairn shutdown web1 --then ") == {"leave", "destroy", "save"}
+    assert complete("cairn list --format ") == {"table", "json", "yaml", "csv"}
+    assert complete("cairn edit web1 --format ") == {"json", "xml"}
+    assert complete("cairn wait web1 --for ") == {"running", "paused", "shutoff", "crashed", "agent"}
+    assert complete("cairn event --event VM_") == {"VM_STATE_CHANGE", "VM_DEFINED", "VM_UNDEFINED"}
+    # VMs for which it is possible.
+    fake.cairn("start", "web2")
+    assert complete("cairn start ") == {"web1"}
+    assert complete("cairn suspend --domain ") == {"web2"}
+    assert complete("cairn dominfo ") == {"web1", "web2"}
+    fake.cairn("destroy", "web2")
     (fake.tmp / "d.raw").write_bytes(bytes(1 << 20))
     fake.define("web1", disks=[{"path": "d.raw", "format": "raw"}])
     fake.cairn("snapshot-create-as", "web1", "before")
@@ -334,7 +341,7 @@ def test_completion(fake):
     assert complete("cairn snapshot-delete web1 --snapshotname b") == {"before"}
     assert complete("cairn detach-disk web1 ") == {"vda"}
     assert complete("cairn help dom") == {"dominfo", "domstate", "domblkerror", "domblklist", "domiflist", "domrename", "domstats"}
-    assert complete(f"cairn -c {fake.socket} destroy web2") == {"web2"}
+    assert complete(f"cairn -c {fake.socket} start web2") == {"web2"}
 
 
 # ---- console ----

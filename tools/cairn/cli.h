@@ -27,14 +27,21 @@ enum cli_exit {
 
 enum cli_format { CLI_TABLE, CLI_JSON, CLI_YAML, CLI_CSV };
 
+/* To look which VMs there are and how they are, and to wait for jobs. */
+#define CLI_ANY_VERBS "vm-list vm-info query-jobs job-cancel job-dismiss query-qmp-schema"
+
 #define CLI_POSITIONALS_MAX 256
 #define CLI_OPTIONS_MAX 24
 #define CLI_GIVEN_MAX 64
 #define CLI_NAMED_MAX 3
 
+/* What the schema says of an argument of the verb's commands (in a `value`: the words that it takes), or of another
+ * command (in a `doc`). */
+#define FROM_SCHEMA(name) "=" name
+
 struct verb_option {
 	const char *name;
-	const char *value; /* what stands for it in the help; NULL: a flag */
+	const char *value; /* what stands for it in the help; "a|b": one of these words; NULL: a flag */
 	const char *doc;
 };
 
@@ -55,17 +62,29 @@ struct cli {
 };
 
 struct verb {
-	const char *name, *group, *args, *summary;
+	const char *name, *group, *args;
+	const char *summary; /* NULL: what the schema says of the first command */
 	const struct verb_option *options; /* ended by a NULL name */
 	size_t min, max;		   /* positionals */
 	bool prints;			   /* takes --format */
 	const char *completes;		   /* "vm", "file", "verb" or NULL */
+	/* What it asks the daemon for, with blanks: first that which is the verb's purpose and decides who may, and
+	 * when; not: what any verb may need on its way (CLI_ANY_VERBS). NULL: nothing. */
+	const char *commands;
 	int (*run)(struct cli *c);
 };
 
 /* verbs.c; ended by a NULL name. */
 extern const struct verb verbs[];
 const struct verb *verb_find(const char *name);
+/* Says that there is none of that name; returns CLI_USAGE. */
+int verb_missing(const char *name);
+
+/* nearest.c: of those that at() returns for 0, 1, ... until NULL, the one that `word` may be a slip of the finger for.
+ * Returns "; did you mean <prefix><it>?" in buf, or "". */
+#define NEAREST_BYTES 96
+const char *nearest_hint(const char *word, const char *prefix, const char *(*at)(const void *opaque, size_t i),
+	const void *opaque, char buf[NEAREST_BYTES]);
 
 /* options.c: argv[0] is the verb. Returns 0 or CLI_USAGE, having said why; 1 << 8 when
  * --help was asked for. */

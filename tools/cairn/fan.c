@@ -1,6 +1,7 @@
 #include "tools/cairn/fan.h"
 #include "tools/cairn/job.h"
 #include "tools/cairn/output.h"
+#include "tools/cairn/schema.h"
 #include "api/client.h"
 #include "api/js.h"
 #include "base/cleanup.h"
@@ -291,37 +292,6 @@ static void fan_json_print(const struct cli *c, const struct fan *f)
 
 /* ---- saying what would be done ---- */
 
-/* Words of the states in which a command is legal, with commas. */
-static int legal_states(struct cli *c, const char *command, char *buf, size_t size, struct err *e)
-{
-	CLEANUP_JS struct json_object *schema = NULL;
-	int r = cli_execute(c, "query-qmp-schema", NULL, &schema, NULL, e);
-	size_t n = !r && json_object_is_type(schema, json_type_array) ? json_object_array_length(schema) : 0;
-
-	buf[0] = 0;
-	for (size_t i = 0; i < n; i++) {
-		struct json_object *o = json_object_array_get_idx(schema, i);
-		const char *name = js_get_str(o, "name"), *states = js_get_str(o, "states");
-
-		if (name && states && !strcmp(name, command))
-			snprintf(buf, size, "%s", states);
-	}
-	return r;
-}
-
-static bool word_listed(const char *list, const char *word)
-{
-	size_t len;
-
-	if (!strcmp(word, "idle"))
-		word = "running";
-	len = strlen(word);
-	for (const char *p = list; p; p = strchr(p, ',') ? strchr(p, ',') + 1 : NULL)
-		if (!strncmp(p, word, len) && (p[len] == ',' || !p[len]))
-			return true;
-	return false;
-}
-
 /* The daemon knows what it would do, and what speaks against it. */
 static int target_ask(struct cli *c, const struct fan_act *a, const struct fan_target *t,
 	struct json_object *info)
@@ -346,8 +316,8 @@ static int target_say(struct cli *c, const struct fan_act *a, const struct fan_t
 	CLEANUP_JS struct json_object *o = NULL;
 	struct err e;
 
-	if (t->picked && !(a->told && word_listed(states, t->word))) {
-		printf("Would %s domain '%s' (%s)\n", word_listed(states, t->word) ? a->fail : "skip",
+	if (t->picked && !(a->told && legal_states_have(states, t->word))) {
+		printf("Would %s domain '%s' (%s)\n", legal_states_have(states, t->word) ? a->fail : "skip",
 			t->name, t->state);
 		return CLI_OK;
 	}
@@ -365,7 +335,7 @@ static int dry_run(struct cli *c, struct fan *f, const struct fan_act *a)
 	char states[128];
 	struct err e;
 
-	if (legal_states(c, a->command, states, sizeof(states), &e) < 0)
+	if (legal_states_ask(c, a->command, states, sizeof(states), &e) < 0)
 		return cli_fail(&e, "Failed to look what is possible");
 	for (size_t i = 0; i < f->n; i++) {
 		int code = target_say(c, a, &f->list[i], states);

@@ -106,11 +106,8 @@ static int verb_run_by_name(struct cli *c, int argc, char **argv)
 	int r;
 
 	c->verb = verb_find(argv[0]);
-	if (!c->verb) {
-		fprintf(stderr, "error: there is no verb \"%s\"\nerror: cairn help lists them\n",
-			argv[0]);
-		return CLI_USAGE;
-	}
+	if (!c->verb)
+		return verb_missing(argv[0]);
 	r = options_parse(c, argc, argv);
 	if (r == CLI_HELP_ASKED) {
 		c->pos[0] = c->verb->name;

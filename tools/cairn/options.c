@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -66,6 +67,59 @@ static int positional_named(const struct cli *c, const char *name, size_t len)
 	return -1;
 }
 
+static const char *option_name_at(const void *opaque, size_t i)
+{
+	const struct verb *v = opaque;
+	size_t n = 0;
+
+	while (v->options && v->options[n].name)
+		n++;
+	return i < n ? v->options[i].name : i > n ? NULL : v->prints ? "format" : NULL;
+}
+
+static int option_missing(const struct cli *c, const char *name, size_t len)
+{
+	char hint[NEAREST_BYTES], word[64];
+
+	snprintf(word, sizeof(word), "%.*s", (int)len, name);
+	return cli_usage(c, "%s has no option --%.*s%s", c->verb->name, (int)len, name,
+		nearest_hint(word, "--", option_name_at, c->verb, hint));
+}
+
+/* words: "a|b|c". */
+static bool is_word(const char *words, const char *value)
+{
+	size_t len = strlen(value);
+
+	for (size_t n; *words; words += n + (words[n] == '|')) {
+		n = strcspn(words, "|");
+		if (n == len && !strncmp(words, value, n))
+			return true;
+	}
+	return false;
+}
+
+/* "a, b or c" */
+static void words_list(const char *words, char *buf, size_t size)
+{
+	size_t n = 0;
+
+	for (size_t len; *words && n < size; words += len + (words[len] == '|')) {
+		len = strcspn(words, "|");
+		n += (size_t)snprintf(buf + n, size - n, "%s%.*s", !n ? "" : words[len] ? ", " : " or ", (int)len, words);
+	}
+}
+
+static int option_words_check(const struct cli *c, const struct verb_option *o, const char *value)
+{
+	char list[80];
+
+	if (!strchr(o->value, '|') || is_word(o->value, value))
+		return 0;
+	words_list(o->value, list, sizeof(list));
+	return cli_usage(c, "--%s is %s, not \"%s\"", o->name, list, value);
+}
+
 /* One option at argv[i]; *i moves over its value. */
 static int option_take(struct cli *c, int argc, char **argv, int *i)
 {
@@ -75,10 +129,10 @@ static int option_take(struct cli *c, int argc, char **argv, int *i)
 	bool format = c->verb->prints && len == 6 && !strncmp(name, "format", 6);
 	int at = option_index(c, name, len);
 	const struct verb_option *o = at >= 0 ? &c->verb->options[at] : NULL;
-	int place = o ? -1 : positional_named(c, name, len);
+	int place = o ? -1 : positional_named(c, name, len), r;
 
 	if (!o && !format && place < 0)
-		return cli_usage(c, "%s has no option --%.*s", c->verb->name, (int)len, name);
+		return option_missing(c, name, len);
 	if (o && !o->value) {
 		if (eq)
 			return cli_usage(c, "--%s takes no value", o->name);
@@ -96,7 +150,8 @@ static int option_take(struct cli *c, int argc, char **argv, int *i)
 		return 0;
 	}
 	c->options[at] = value;
-	return option_keep(c, at, value);
+	r = option_words_check(c, o, value);
+	return r ? r : option_keep(c, at, value);
 }
 
 /* In rising order, so that each gets its place if the others are there. */

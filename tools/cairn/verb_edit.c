@@ -269,8 +269,6 @@ int verb_edit(struct cli *c)
 	struct edit d = { .cli = c, .vm = c->pos[0] };
 	int r;
 
-	if (format && strcmp(format, "json") && strcmp(format, "xml"))
-		return cli_usage(c, "--format is json or xml, not \"%s\"", format);
 	d.xml = option_flag(c, "xml") || (format && !strcmp(format, "xml"));
 	r = edit(&d);
 	edit_done(&d);

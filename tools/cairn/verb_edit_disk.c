@@ -59,20 +59,14 @@ static int choice_check(struct cli *c, const char *option, const char *const *ch
 
 static int attach_check(struct cli *c)
 {
-	static const char *const types[] = { "disk", "cdrom", NULL };
 	static const char *const modes[] = { "readonly", NULL };
 	static const char *const buses[] = { "virtio", NULL };
-	static const char *const sources[] = { "file", "block", NULL };
 	static const char *const drivers[] = { "qemu", NULL };
 	static const char *const without[] = { "cache", "io" };
-	int r = choice_check(c, "type", types);
+	int r = choice_check(c, "mode", modes);
 
 	if (!r)
-		r = choice_check(c, "mode", modes);
-	if (!r)
 		r = choice_check(c, "targetbus", buses);
-	if (!r)
-		r = choice_check(c, "sourcetype", sources);
 	if (!r)
 		r = choice_check(c, "driver", drivers);
 	for (size_t i = 0; i < ARRAY_SIZE(without) && !r; i++)

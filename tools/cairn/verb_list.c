@@ -1,6 +1,7 @@
 /* list. */
 #include "tools/cairn/cli.h"
 #include "tools/cairn/output.h"
+#include "tools/cairn/schema.h"
 #include "api/js.h"
 
 #include <stdio.h>
@@ -53,13 +54,13 @@ static bool state_wanted(const struct cli *c, const char *word)
 	return other;
 }
 
-/* As in virsh: what runs, unless --all, --inactive or a state says otherwise. */
-static bool wanted(const struct cli *c, struct json_object *vm)
+/* As in virsh: what runs, unless --all, --inactive or a state says otherwise. can: words of states; NULL: any. */
+static bool wanted(const struct cli *c, struct json_object *vm, const char *can)
 {
 	const char *word = js_get_str(vm, "word");
 	bool active = js_get_int(vm, "id", -1) >= 0;
 	bool by_state = option_flag(c, "state-running") || option_flag(c, "state-paused") ||
-		option_flag(c, "state-shutoff") || option_flag(c, "state-other");
+		option_flag(c, "state-shutoff") || option_flag(c, "state-other") || can;
 
 	if (option_flag(c, "autostart") && !js_get_bool(vm, "autostart", false))
 		return false;
@@ -73,7 +74,25 @@ static bool wanted(const struct cli *c, struct json_object *vm)
 		return false;
 	if (!option_flag(c, "all") && !option_flag(c, "inactive") && !option_flag(c, "template") && !by_state && !active)
 		return false;
-	return state_wanted(c, word ? word : "");
+	return state_wanted(c, word ? word : "") && (!can || legal_states_have(can, word ? word : ""));
+}
+
+/* --can: the states in which that verb's first command is legal. */
+static int can_parse(struct cli *c, char *buf, size_t size)
+{
+	const char *name = option_value(c, "can");
+	const struct verb *v = name ? verb_find(name) : NULL;
+	char command[64];
+	struct err e;
+
+	buf[0] = 0;
+	if (!name)
+		return 0;
+	if (!v)
+		return verb_missing(name);
+	if (v->commands && verb_command_next(v->commands, command) && legal_states_ask(c, command, buf, size, &e) < 0)
+		return cli_fail(&e, "Failed to look what is possible");
+	return 0;
 }
 
 static void field_print(struct json_object *rows, const char *key)
@@ -125,14 +144,18 @@ int verb_list(struct cli *c)
 {
 	CLEANUP_JS struct json_object *all = NULL;
 	CLEANUP_JS struct json_object *rows = json_object_new_array();
+	char can[128];
 	struct err e;
+	int r = can_parse(c, can, sizeof(can));
 
+	if (r)
+		return r;
 	if (cli_vm_list(c, is_brief(c), &all, &e) < 0)
 		return cli_fail(&e, "Failed to list domains");
 	for (size_t i = 0; i < json_object_array_length(all); i++) {
 		struct json_object *vm = json_object_array_get_idx(all, i);
 
-		if (wanted(c, vm))
+		if (wanted(c, vm, option_value(c, "can") ? can : NULL))
 			json_object_array_add(rows, json_object_get(vm));
 	}
 	if (c->format != CLI_TABLE)

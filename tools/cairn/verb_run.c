@@ -8,6 +8,7 @@
 #include "api/tap.h"
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/util.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -16,20 +17,15 @@
 #include <string.h>
 #include <sys/socket.h>
 
-static int level_parse(struct cli *c, uint8_t *ret_level)
+static uint8_t level_parse(const struct cli *c)
 {
 	static const char *const names[] = { "error", "warning", "info", "debug", "trace" };
 	const char *text = option_value(c, "log-level");
 
-	*ret_level = LOG_LEVEL_WARN;
-	for (uint8_t i = 0; text && i < 5; i++)
-		if (!strcmp(names[i], text)) {
-			*ret_level = i;
-			return 0;
-		}
-	return text ? cli_usage(c, "--log-level is error, warning, info, debug or trace, not \"%s\"",
-			      text) :
-		      0;
+	for (uint8_t i = 0; text && i < ARRAY_SIZE(names); i++)
+		if (!strcmp(names[i], text))
+			return i;
+	return LOG_LEVEL_WARN;
 }
 
 static void definition_free_p(struct definition **d)
@@ -118,13 +114,10 @@ int verb_run(struct cli *c)
 {
 	char program[PATH_MAX];
 	struct config config;
-	uint8_t level;
+	uint8_t level = level_parse(c);
 	struct err e;
-	int r = level_parse(c, &level);
+	int r = config_read(c->pos[0], &config, &e);
 
-	if (r)
-		return r;
-	r = config_read(c->pos[0], &config, &e);
 	if (!r) {
 		config.vm.foreground = 1;
 		config.vm.log_level = level;

@@ -1,4 +1,4 @@
-/* The table of verbs, and the help that comes from it. */
+/* The table of verbs. What the schema says too stands there alone: FROM_SCHEMA(). */
 #include "tools/cairn/change.h"
 #include "tools/cairn/cli.h"
 #include "tools/cairn/fan.h"
@@ -14,14 +14,14 @@
 
 static const struct verb_option start_options[] = {
 	{ "console", NULL, "attach this terminal to its console" },
-	{ "paused", NULL, "vCPUs stand still until resume" },
-	{ "force-boot", NULL, "drop a managed save instead of going on from it" },
-	{ "eager", NULL, "with a managed save: read all memory before it runs" }, FAN_OPTIONS, END };
+	{ "paused", NULL, FROM_SCHEMA("paused") },
+	{ "force-boot", NULL, FROM_SCHEMA("force-boot") },
+	{ "eager", NULL, FROM_SCHEMA("eager") }, FAN_OPTIONS, END };
 static const struct verb_option undefine_options[] = {
-	{ "managed-save", NULL, "drop its managed save too" },
-	{ "snapshots-metadata", NULL, "although there are snapshots in its images" },
-	{ "remove-all-storage", NULL, "remove the images that it writes to" },
-	{ "storage", "DISK,...", "remove only these: vda,vdb or paths" },
+	{ "managed-save", NULL, FROM_SCHEMA("managed-save") },
+	{ "snapshots-metadata", NULL, FROM_SCHEMA("snapshots-metadata") },
+	{ "remove-all-storage", NULL, FROM_SCHEMA("remove-all-storage") },
+	{ "storage", "DISK,...", FROM_SCHEMA("storage") },
 	{ "nvram", NULL, "accepted: a VM has no such file" },
 	{ "keep-nvram", NULL, "the same" }, FAN_OPTIONS, END };
 static const struct verb_option fan_options[] = { FAN_OPTIONS, END };
@@ -36,18 +36,18 @@ static const struct verb_option save_options[] = { JOB_OPTIONS, END };
 #define CURRENT { "current", NULL, "the current snapshot" }
 static const struct verb_option snapshot_create_options[] = {
 	{ "tag", "TAG", "mark it; may come again; \"keep\" protects it" },
-	{ "disk-only", NULL, "without memory" },
-	{ "halt", NULL, "end the VM once it is taken" },
-	{ "quiesce", NULL, "the guest agent freezes file systems for that moment" },
+	{ "disk-only", NULL, FROM_SCHEMA("disks-only") },
+	{ "halt", NULL, FROM_SCHEMA("halt") },
+	{ "quiesce", NULL, FROM_SCHEMA("quiesce") },
 	{ "rate", "SIZE", "write at most that much memory a second, such as 100M" },
 	JOB_OPTIONS, FAN_OPTIONS, END };
 static const struct verb_option snapshot_create_as_options[] = {
 	{ "name", "NAME", "the same as the positional" }, SNAPSHOTNAME,
 	{ "description", "TEXT", "the same as the positional" },
 	{ "tag", "TAG", "mark it; may come again; \"keep\" protects it" },
-	{ "disk-only", NULL, "without memory" },
-	{ "halt", NULL, "end the VM once it is taken" },
-	{ "quiesce", NULL, "the guest agent freezes file systems for that moment" },
+	{ "disk-only", NULL, FROM_SCHEMA("disks-only") },
+	{ "halt", NULL, FROM_SCHEMA("halt") },
+	{ "quiesce", NULL, FROM_SCHEMA("quiesce") },
 	{ "rate", "SIZE", "write at most that much memory a second, such as 100M" },
 	JOB_OPTIONS, FAN_OPTIONS, END };
 static const struct verb_option snapshot_list_options[] = {
@@ -66,10 +66,10 @@ static const struct verb_option snapshot_current_options[] = {
 static const struct verb_option snapshot_revert_options[] = { SNAPSHOTNAME, CURRENT,
 	{ "running", NULL, "let it run, however it was" },
 	{ "paused", NULL, "let it stand still, however it was" },
-	{ "disks-only", NULL, "leave its memory: the VM is off then" },
-	{ "disk", "ID", "with --disks-only: that disk alone" },
-	{ "eager", NULL, "read all memory before it runs" },
-	{ "verify", NULL, "check all memory before anything is changed" }, JOB_OPTIONS, END };
+	{ "disks-only", NULL, FROM_SCHEMA("disks-only") },
+	{ "disk", "ID", FROM_SCHEMA("disk") },
+	{ "eager", NULL, FROM_SCHEMA("eager") },
+	{ "verify", NULL, FROM_SCHEMA("verify") }, JOB_OPTIONS, END };
 static const struct verb_option snapshot_delete_options[] = { SNAPSHOTNAME, CURRENT,
 	{ "children", NULL, "and all below it" },
 	{ "children-only", NULL, "all below it, and not itself" }, JOB_OPTIONS, END };
@@ -77,19 +77,19 @@ static const struct verb_option snapshot_rename_options[] = { SNAPSHOTNAME, END 
 static const struct verb_option snapshot_tag_options[] = { SNAPSHOTNAME,
 	{ "remove", NULL, "take these tags away" }, END };
 static const struct verb_option snapshot_schedule_options[] = {
-	{ "every", "TIME", "one every 15m, 1h, 1d, ...; in UTC" },
-	{ "keep", "RULES", "which stay: at first " SCHEDULE_KEEP_DEFAULT },
-	{ "min-free", "SIZE", "none while less is free: 5G, or at first " SCHEDULE_MIN_FREE_DEFAULT },
-	{ "remove", NULL, "take no more; those that are there stay" }, END };
+	{ "every", "TIME", FROM_SCHEMA("every") },
+	{ "keep", "RULES", FROM_SCHEMA("keep") },
+	{ "min-free", "SIZE", FROM_SCHEMA("min-free") },
+	{ "remove", NULL, FROM_SCHEMA("snapshot-schedule-remove") }, END };
 static const struct verb_option restore_options[] = {
-	{ "paused", NULL, "vCPUs stand still until resume" },
-	{ "eager", NULL, "read all memory before it runs" }, END };
+	{ "paused", NULL, FROM_SCHEMA("paused") },
+	{ "eager", NULL, FROM_SCHEMA("eager") }, END };
 static const struct verb_option managedsave_options[] = {
 	{ "running", NULL, "the next start has it running" },
 	{ "paused", NULL, "the next start has it paused" }, JOB_OPTIONS, FAN_OPTIONS, END };
 static const struct verb_option export_options[] = {
-	{ "snapshotname", "NAME", "the disks as this snapshot has them; needed while the VM is not off" },
-	{ "compress", "HOW", "zstd, gzip or none; else as the file's name ends, or zstd" },
+	{ "snapshotname", "NAME", FROM_SCHEMA("snapshot") },
+	{ "compress", FROM_SCHEMA("compress"), "else as the file's name ends, or zstd" },
 	{ "level", "N", "of compression: 1 to 19, with gzip to 9" }, JOB_OPTIONS, END };
 static const struct verb_option import_options[] = {
 	{ "name", "NAME", "another name than it had" },
@@ -101,46 +101,46 @@ static const struct verb_option clone_options[] = {
 	{ "live", NULL, "of a running VM: the copies go on from where it is" },
 	{ "snapshotname", "NAME", "with --live: from where this snapshot was; the VM may be off" },
 	{ "no-hostname", NULL, "with --live: their agents are not asked to set the host name" },
-	{ "count", "N", "so many, named NAME-1, NAME-2, ..." },
-	{ "name-pattern", "PATTERN", "or named so: web-%02d" },
-	{ "snapshots", NULL, "--full: and the snapshots in its images" },
+	{ "count", "N", FROM_SCHEMA("count") },
+	{ "name-pattern", "PATTERN", FROM_SCHEMA("name-pattern") },
+	{ "snapshots", NULL, FROM_SCHEMA("snapshots") },
 	{ "file", "PATH", "where the copy of a disk goes; once for each" },
 	{ "mac", "ADDRESS", "of an interface; once for each; else made" },
-	{ "uuid", "UUID", "else made" },
-	{ "reset-identity", NULL, "other machine-id, SSH host keys, host name; by virt-sysprep" },
-	{ "dry-run", NULL, "say what would be made" },
-	{ "paused", NULL, "--live: their vCPUs stand still until resume" }, JOB_OPTIONS, END };
+	{ "uuid", "UUID", FROM_SCHEMA("uuid") },
+	{ "reset-identity", NULL, FROM_SCHEMA("reset-identity") },
+	{ "dry-run", NULL, FROM_SCHEMA("dry-run") },
+	{ "paused", NULL, FROM_SCHEMA("paused") }, JOB_OPTIONS, END };
 static const struct verb_option template_options[] = {
-	{ "disable", NULL, "make it an ordinary VM again" }, END };
-#define WHEN_OPTIONS                                                                               \
-	{ "mode", "MODE", "how: acpi (the power button) or agent" },                              \
-	{ "at", "TIME", "then, and not now: HH:MM or YYYY-MM-DD HH:MM" },                         \
-	{ "in", "TIME", "the same: 90s, 10m, 2h from now" },                                      \
-	{ "message", "TEXT", "what the guest is told before, by its agent" },                     \
+	{ "disable", NULL, FROM_SCHEMA("disable") }, END };
+#define WHEN_OPTIONS                                                                                \
+	{ "mode", FROM_SCHEMA("mode"), FROM_SCHEMA("mode") },                                       \
+	{ "at", "TIME", "then, and not now: HH:MM or YYYY-MM-DD HH:MM" },                           \
+	{ "in", "TIME", "the same: 90s, 10m, 2h from now" },                                        \
+	{ "message", "TEXT", FROM_SCHEMA("message") },                                              \
 	{ "cancel", NULL, "what is planned, and a deadline" }
 static const struct verb_option shutdown_options[] = { WHEN_OPTIONS,
 	{ "wait", NULL, "return when it is off" },
-	{ "then", "ACTION", "leave, destroy or save it when it is not off in time" },
+	{ "then", FROM_SCHEMA("then"), FROM_SCHEMA("then") },
 	{ "timeout", "SECONDS", "that time; with --wait alone: give up waiting after that" }, FAN_OPTIONS, END };
 static const struct verb_option reboot_options[] = { WHEN_OPTIONS, FAN_OPTIONS, END };
 static const struct verb_option daemon_stop_options[] = {
 	{ "leave", NULL, "leave them all running" },
 	{ "shutdown", NULL, "shut them all down" },
 	{ "save", NULL, "save them all" },
-	{ "vms-only", NULL, "the daemon goes on" }, END };
+	{ "vms-only", NULL, FROM_SCHEMA("vms-only") }, END };
 static const struct verb_option autostart_options[] = {
-	{ "disable", NULL, "not any more" }, FAN_OPTIONS, END };
+	{ "disable", NULL, FROM_SCHEMA("disable") }, FAN_OPTIONS, END };
 static const struct verb_option dumpxml_options[] = {
-	{ "inactive", NULL, "of a running VM: what its next start uses" },
+	{ "inactive", NULL, FROM_SCHEMA("inactive") },
 	{ "security-info", NULL, "nothing more: there are no secrets in it" },
 	{ "migratable", NULL, "nothing less" },
 	{ "update-cpu", NULL, "nothing else: the guest has the host's processor" }, END };
 static const struct verb_option define_options[] = {
-	{ "validate", NULL, "check the file and change nothing" }, END };
+	{ "validate", NULL, FROM_SCHEMA("validate-only") }, END };
 static const struct verb_option validate_options[] = {
 	{ "schema", NULL, "print the JSON Schema of a definition instead" }, END };
 static const struct verb_option dump_options[] = {
-	{ "inactive", NULL, "of a running VM: what its next start uses" }, END };
+	{ "inactive", NULL, FROM_SCHEMA("inactive") }, END };
 static const struct verb_option list_options[] = {
 	{ "all", NULL, "those that are off too" },
 	{ "inactive", NULL, "only those that are off" },
@@ -155,7 +155,8 @@ static const struct verb_option list_options[] = {
 	{ "state-running", NULL, "only those in that state" },
 	{ "state-paused", NULL, "only those in that state" },
 	{ "state-shutoff", NULL, "only those in that state" },
-	{ "state-other", NULL, "only those in any other state" }, END };
+	{ "state-other", NULL, "only those in any other state" },
+	{ "can", "VERB", "only those in a state in which that verb is possible" }, END };
 static const struct verb_option domstate_options[] = {
 	{ "reason", NULL, "with the reason" }, END };
 static const struct verb_option domstats_options[] = {
@@ -169,12 +170,12 @@ static const struct verb_option console_options[] = {
 	{ "serial", NULL, "the serial port (the default)" },
 	{ "virtio", NULL, "the virtio console" }, END };
 static const struct verb_option wait_options[] = {
-	{ "for", "STATE", "running, paused, shutoff, crashed or agent (one answers)" },
+	{ "for", "running|paused|shutoff|crashed|agent", "agent: one answers; shutoff: however it ended" },
 	{ "timeout", "SECONDS", "give up after that" }, END };
 static const struct verb_option event_options[] = {
 	{ "loop", NULL, "until interrupted, or the time is up" },
 	{ "all", NULL, "of every kind (the default)" },
-	{ "event", "NAME", "only this kind: STOP, VM_STATE_CHANGE, ..." },
+	{ "event", "EVENT", "only this kind: STOP, VM_STATE_CHANGE, ..." },
 	{ "timeout", "SECONDS", "give up after that" },
 	{ "timestamp", NULL, "with the time" },
 	{ "since", "NUMBER", "first those behind that number; 0: all that are kept" }, END };
@@ -183,18 +184,19 @@ static const struct verb_option permission_options[] = {
 	{ "group", "GROUP", "name or number" }, END };
 static const struct verb_option audit_options[] = {
 	{ "since", "TIME", "90s, 30m, 2h or 7d ago, or YYYY-MM-DD [HH:MM]" },
-	{ "user", "USER", "only calls of that user" },
-	{ "vm", "VM", "only calls about that VM" }, END };
+	{ "user", "USER", FROM_SCHEMA("uid") },
+	{ "vm", "VM", FROM_SCHEMA("vm") }, END };
 static const struct verb_option run_options[] = {
-	{ "log-level", "LEVEL", "error, warning (the default), info, debug or trace" },
+	{ "log-level", "error|warning|info|debug|trace", "warning, unless said" },
 	{ "vm-program", "PATH", "cairn-vm, when it is elsewhere" },
 	{ "no-sandbox", NULL, "for debugging the VM's process; unsafe" }, END };
 static const struct verb_option help_options[] = {
 	{ "names", NULL, "names of verbs only, for completion" },
-	{ "options", NULL, "of one verb: options only, for completion" }, END };
+	{ "options", NULL, "of one verb: options only, for completion" },
+	{ "values", "OPTION", "of one verb: the words that an option takes, for completion" }, END };
 
 static const struct verb_option edit_options[] = {
-	{ "format", "FORMAT", "json (the default), or xml: libvirt's domain XML" },
+	{ "format", "json|xml", "json unless said; xml: libvirt's domain XML" },
 	{ "xml", NULL, "the same as --format xml" },
 	{ "print-only", NULL, "show what would change, and change nothing" }, END };
 static const struct verb_option change_options[] = { CHANGE_OPTIONS, END };
@@ -204,12 +206,12 @@ static const struct verb_option desc_options[] = {
 	{ "title", NULL, "the title, not the description" },
 	{ "new-desc", "TEXT", "the text, as an option" }, CHANGE_OPTIONS, END };
 static const struct verb_option attach_disk_options[] = {
-	{ "subdriver", "FORMAT", "raw (the default) or qcow2" },
-	{ "type", "TYPE", "disk (the default) or cdrom" },
+	{ "subdriver", "raw|qcow2", "raw unless said" },
+	{ "type", "disk|cdrom", "disk unless said" },
 	{ "mode", "readonly", "the guest cannot write to it" },
 	{ "serial", "SERIAL", "as the guest sees it" },
 	{ "targetbus", "virtio", "the only one" },
-	{ "sourcetype", "TYPE", "file or block" },
+	{ "sourcetype", "file|block", "no effect" },
 	{ "driver", "qemu", "no effect" },
 	{ "cache", "MODE", "no effect" },
 	{ "io", "MODE", "no effect" },
@@ -220,7 +222,7 @@ static const struct verb_option change_media_options[] = {
 	{ "eject", NULL, "take it out" },
 	{ "insert", NULL, "into an empty drive" },
 	{ "update", NULL, "instead of what is in it, if anything is (the default)" },
-	{ "subdriver", "FORMAT", "raw (the default) or qcow2" },
+	{ "subdriver", "raw|qcow2", "raw unless said" },
 	{ "force", NULL, "no effect: the guest cannot lock a drive" }, CHANGE_OPTIONS, END };
 static const struct verb_option attach_interface_options[] = {
 	{ "mac", "MAC", "52:54:00:..., else one is made" },
@@ -231,139 +233,134 @@ static const struct verb_option detach_interface_options[] = {
 	{ "mac", "MAC", "which, if there are several of the type" },
 	{ "persistent", NULL, "the same as --config" }, CHANGE_OPTIONS, END };
 static const struct verb_option domblklist_options[] = {
-	{ "inactive", NULL, "of a running VM: what its next start uses" },
+	{ "inactive", NULL, FROM_SCHEMA("inactive") },
 	{ "details", NULL, "with type and device" }, END };
 
 const struct verb verbs[] = {
-	{ "define", "Definitions", "FILE", "make a VM from a file, JSON or libvirt's XML, or change it",
-		define_options, 1, 1, false, "file", verb_define },
-	{ "validate", "Definitions", "FILE", "check a definition's file, without a daemon", validate_options,
-		0, 1, true, "file", verb_validate },
+	{ "define", "Definitions", "FILE", "make a VM from a file, JSON or libvirt's XML, or change it", define_options,
+		1, 1, false, "file", "vm-define", verb_define },
+	{ "validate", "Definitions", "FILE", "check a definition's file, without a daemon", validate_options, 0, 1,
+		true, "file", NULL, verb_validate },
 	{ "dumpjson", "Definitions", "VM", "print a VM's definition", dump_options, 1, 1, true, "vm",
-		verb_dumpjson },
-	{ "dumpxml", "Definitions", "VM", "print a VM's definition as libvirt's domain XML",
-		dumpxml_options, 1, 1, false, "vm", verb_dumpxml },
+		"vm-dump-definition", verb_dumpjson },
+	{ "dumpxml", "Definitions", "VM", "print a VM's definition as libvirt's domain XML", dumpxml_options, 1, 1,
+		false, "vm", "vm-dump-definition", verb_dumpxml },
 	{ "edit", "Definitions", "VM", "change a definition in $VISUAL or $EDITOR", edit_options, 1, 1, false, "vm",
-		verb_edit },
-	{ "domrename", "Definitions", "VM NEW-NAME", "give a VM that is off another name", NULL, 2, 2, false, "vm-name",
-		verb_domrename },
-	{ "desc", "Definitions", "VM [TEXT...]", "show or change the description or the title", desc_options, 1,
-		MANY, false, "vm", verb_desc },
+		"vm-define vm-dump-definition", verb_edit },
+	{ "domrename", "Definitions", "VM NEW-NAME", NULL, NULL, 2, 2, false, "vm-name", "vm-rename", verb_domrename },
+	{ "desc", "Definitions", "VM [TEXT...]", "show or change the description or the title", desc_options, 1, MANY,
+		false, "vm", "vm-define vm-dump-definition", verb_desc },
 	{ "setvcpus", "Definitions", "VM COUNT", "number of virtual processors", setvcpus_options, 2, 2, false,
-		"vm-name", verb_setvcpus },
-	{ "setmem", "Definitions", "VM SIZE", "memory: KiB, or with a unit, as 512M", change_options, 2, 2,
-		false, "vm-name", verb_setmem },
+		"vm-name", "vm-define vm-dump-definition", verb_setvcpus },
+	{ "setmem", "Definitions", "VM SIZE", "memory: KiB, or with a unit, as 512M", change_options, 2, 2, false,
+		"vm-name", "vm-define vm-dump-definition", verb_setmem },
 	{ "setmaxmem", "Definitions", "VM SIZE", "the same as setmem", change_options, 2, 2, false, "vm-name",
-		verb_setmem },
-	{ "attach-disk", "Definitions", "VM SOURCE TARGET", "add a disk", attach_disk_options, 3, 3, false,
-		"vm-file", verb_attach_disk },
-	{ "detach-disk", "Definitions", "VM TARGET", "take a disk away; its image stays", detach_options, 2, 2,
-		false, "vm-disk", verb_detach_disk },
-	{ "change-media", "Definitions", "VM PATH [SOURCE]", "change the medium of a cdrom drive",
-		change_media_options, 2, 3, false, "vm-disk", verb_change_media },
-	{ "attach-interface", "Definitions", "VM TYPE [SOURCE]", "add a network interface",
-		attach_interface_options, 2, 3, false, "vm-name", verb_attach_interface },
-	{ "detach-interface", "Definitions", "VM TYPE", "take a network interface away",
-		detach_interface_options, 2, 2, false, "vm-name", verb_detach_interface },
-	{ "undefine", "Definitions", "{VM...|--all}", "forget VMs; their disks stay unless said", undefine_options,
-		1, MANY, true, "vm", verb_undefine },
-	{ "start", "Life", "{VM...|--all}", "start VMs", start_options, 1, MANY, true, "vm", verb_start },
-	{ "shutdown", "Life", "{VM...|--all}", "press the power button", shutdown_options, 1, MANY, true,
-		"vm", verb_shutdown },
-	{ "reboot", "Life", "{VM...|--all}", "press the power button, and start again", reboot_options, 1,
-		MANY, true, "vm", verb_reboot },
-	{ "reset", "Life", "{VM...|--all}", "hard reset", fan_options, 1, MANY, true, "vm", verb_reset },
-	{ "suspend", "Life", "{VM...|--all}", "make the vCPUs stand still", fan_options, 1, MANY, true,
-		"vm", verb_suspend },
-	{ "resume", "Life", "{VM...|--all}", "let the vCPUs run on", fan_options, 1, MANY, true, "vm",
-		verb_resume },
-	{ "destroy", "Life", "{VM...|--all}", "stop at once, as by pulling the plug", fan_options, 1,
-		MANY, true, "vm", verb_destroy },
-	{ "autostart", "Life", "{VM...|--all}", "start them when the host has booted", autostart_options, 1,
-		MANY, true, "vm", verb_autostart },
-	{ "run", "Life", "FILE", "run one VM in the foreground, without a daemon", run_options, 1, 1,
-		false, "file", verb_run },
-	{ "clone", "Life", "VM [NAME]", "copies of a VM", clone_options, 1, 2, true, "vm-name", verb_clone },
-	{ "template", "Life", "VM", "from now on it is only cloned", template_options, 1, 1, false, "vm",
-		verb_template },
+		"vm-define vm-dump-definition", verb_setmem },
+	{ "attach-disk", "Definitions", "VM SOURCE TARGET", "add a disk", attach_disk_options, 3, 3, false, "vm-file",
+		"vm-define vm-dump-definition", verb_attach_disk },
+	{ "detach-disk", "Definitions", "VM TARGET", "take a disk away; its image stays", detach_options, 2, 2, false,
+		"vm-disk", "vm-define vm-dump-definition", verb_detach_disk },
+	{ "change-media", "Definitions", "VM PATH [SOURCE]", "change the medium of a cdrom drive", change_media_options,
+		2, 3, false, "vm-disk", "vm-define vm-dump-definition", verb_change_media },
+	{ "attach-interface", "Definitions", "VM TYPE [SOURCE]", "add a network interface", attach_interface_options, 2,
+		3, false, "vm-name", "vm-define vm-dump-definition", verb_attach_interface },
+	{ "detach-interface", "Definitions", "VM TYPE", "take a network interface away", detach_interface_options, 2, 2,
+		false, "vm-name", "vm-define vm-dump-definition", verb_detach_interface },
+	{ "undefine", "Definitions", "{VM...|--all}", NULL, undefine_options, 1, MANY, true, "vm", "vm-undefine",
+		verb_undefine },
+	{ "start", "Life", "{VM...|--all}", NULL, start_options, 1, MANY, true, "vm", "vm-start vm-console",
+		verb_start },
+	{ "shutdown", "Life", "{VM...|--all}", NULL, shutdown_options, 1, MANY, true, "vm",
+		"vm-shutdown vm-shutdown-cancel", verb_shutdown },
+	{ "reboot", "Life", "{VM...|--all}", NULL, reboot_options, 1, MANY, true, "vm", "vm-reboot vm-shutdown-cancel",
+		verb_reboot },
+	{ "reset", "Life", "{VM...|--all}", NULL, fan_options, 1, MANY, true, "vm", "vm-reset", verb_reset },
+	{ "suspend", "Life", "{VM...|--all}", NULL, fan_options, 1, MANY, true, "vm", "vm-suspend", verb_suspend },
+	{ "resume", "Life", "{VM...|--all}", NULL, fan_options, 1, MANY, true, "vm", "vm-resume", verb_resume },
+	{ "destroy", "Life", "{VM...|--all}", "stop at once, as by pulling the plug", fan_options, 1, MANY, true, "vm",
+		"vm-destroy", verb_destroy },
+	{ "autostart", "Life", "{VM...|--all}", NULL, autostart_options, 1, MANY, true, "vm", "vm-autostart",
+		verb_autostart },
+	{ "run", "Life", "FILE", "run one VM in the foreground, without a daemon", run_options, 1, 1, false, "file",
+		NULL, verb_run },
+	{ "clone", "Life", "VM [NAME]", "copies of a VM", clone_options, 1, 2, true, "vm-name", "vm-clone vm-fork",
+		verb_clone },
+	{ "template", "Life", "VM", NULL, template_options, 1, 1, false, "vm", "vm-template", verb_template },
 	{ "dump", "Life", "VM FILE", "write its memory and registers into an ELF core file", dump_memory_options, 2, 2,
-		false, "vm-file", verb_dump },
-	{ "export", "Life", "VM FILE", "all of a VM into one file: .tar.zst, .tar.gz, .tar", export_options, 2, 2,
-		true, "vm-file", verb_export },
-	{ "import", "Life", "FILE", "define a VM from such a file", import_options, 1, 1, true, "file",
+		false, "vm-file", "vm-dump", verb_dump },
+	{ "export", "Life", "VM FILE", "all of a VM into one file: .tar.zst, .tar.gz, .tar", export_options, 2, 2, true,
+		"vm-file", "vm-export", verb_export },
+	{ "import", "Life", "FILE", "define a VM from such a file", import_options, 1, 1, true, "file", "vm-import",
 		verb_import },
-	{ "save", "Saved states", "VM FILE", "keep its state in a file, and end it", save_options, 2, 2,
-		false, "vm-file", verb_save },
-	{ "restore", "Saved states", "FILE", "start a VM from a saved state", restore_options, 1, 1,
-		false, "file", verb_restore },
-	{ "managedsave", "Saved states", "{VM...|--all}", "keep its state for the next start, and end it",
-		managedsave_options, 1, MANY, true, "vm", verb_managedsave },
-	{ "managedsave-remove", "Saved states", "{VM...|--all}", "drop the state kept for the next start",
-		fan_options, 1, MANY, true, "vm", verb_managedsave_remove },
-	{ "snapshot-create", "Snapshots", "{VM|--all}", "take one, named after the time", snapshot_create_options,
-		1, 1, true, "vm", verb_snapshot_create },
-	{ "snapshot-create-as", "Snapshots", "{VM|--all} [NAME [DESCRIPTION]]", "take one",
-		snapshot_create_as_options, 1, 3, true, "vm", verb_snapshot_create_as },
-	{ "snapshot-list", "Snapshots", "VM", "list them", snapshot_list_options, 1, 1, true, "vm",
+	{ "save", "Saved states", "VM FILE", "keep its state in a file, and end it", save_options, 2, 2, false,
+		"vm-file", "vm-save", verb_save },
+	{ "restore", "Saved states", "FILE", "start a VM from a saved state", restore_options, 1, 1, false, "file",
+		"vm-restore", verb_restore },
+	{ "managedsave", "Saved states", "{VM...|--all}", NULL, managedsave_options, 1, MANY, true, "vm",
+		"vm-managed-save", verb_managedsave },
+	{ "managedsave-remove", "Saved states", "{VM...|--all}", NULL, fan_options, 1, MANY, true, "vm",
+		"vm-managed-save-remove", verb_managedsave_remove },
+	{ "snapshot-create", "Snapshots", "{VM|--all}", "take one, named after the time", snapshot_create_options, 1, 1,
+		true, "vm", "snapshot-create", verb_snapshot_create },
+	{ "snapshot-create-as", "Snapshots", "{VM|--all} [NAME [DESCRIPTION]]", "take one", snapshot_create_as_options,
+		1, 3, true, "vm", "snapshot-create", verb_snapshot_create_as },
+	{ "snapshot-list", "Snapshots", "VM", "list them", snapshot_list_options, 1, 1, true, "vm", "snapshot-list",
 		verb_snapshot_list },
-	{ "snapshot-info", "Snapshots", "VM NAME", "what one is", snapshot_one_options, 1, 2, true,
-		"vm-snapshot", verb_snapshot_info },
-	{ "snapshot-current", "Snapshots", "VM", "the one that the VM goes on from",
-		snapshot_current_options, 1, 1, true, "vm", verb_snapshot_current },
-	{ "snapshot-parent", "Snapshots", "VM NAME", "the one before", snapshot_one_options, 1, 2,
-		false, "vm-snapshot", verb_snapshot_parent },
-	{ "snapshot-revert", "Snapshots", "VM NAME", "go back to one", snapshot_revert_options, 1, 2,
-		true, "vm-snapshot", verb_snapshot_revert },
-	{ "snapshot-delete", "Snapshots", "VM NAME", "delete one; its children stay",
-		snapshot_delete_options, 1, 2, true, "vm-snapshot", verb_snapshot_delete },
-	{ "snapshot-rename", "Snapshots", "VM NAME NEW", "give one another name", snapshot_rename_options,
-		2, 3, false, "vm-snapshot", verb_snapshot_rename },
-	{ "snapshot-tag", "Snapshots", "VM NAME [TAG...]", "print, add or take away tags",
-		snapshot_tag_options, 1, MANY, false, "vm-snapshot", verb_snapshot_tag },
-	{ "snapshot-schedule", "Snapshots", "[VM]", "take them by the clock, and delete old ones",
-		snapshot_schedule_options, 0, 1, true, "vm", verb_snapshot_schedule },
-	{ "list", "Looking", "", "list VMs", list_options, 0, 0, true, NULL, verb_list },
-	{ "dominfo", "Looking", "VM", "what a VM is and how it does", NULL, 1, 1, true, "vm",
-		verb_dominfo },
-	{ "domstate", "Looking", "VM", "state of a VM", domstate_options, 1, 1, true, "vm",
-		verb_domstate },
-	{ "domblklist", "Looking", "VM", "disks of a VM", domblklist_options, 1, 1, true, "vm",
+	{ "snapshot-info", "Snapshots", "VM NAME", "what one is", snapshot_one_options, 1, 2, true, "vm-snapshot",
+		"snapshot-list snapshot-size", verb_snapshot_info },
+	{ "snapshot-current", "Snapshots", "VM", "the one that the VM goes on from", snapshot_current_options, 1, 1,
+		true, "vm", "snapshot-list", verb_snapshot_current },
+	{ "snapshot-parent", "Snapshots", "VM NAME", "the one before", snapshot_one_options, 1, 2, false, "vm-snapshot",
+		"snapshot-list", verb_snapshot_parent },
+	{ "snapshot-revert", "Snapshots", "VM NAME", NULL, snapshot_revert_options, 1, 2, true, "vm-snapshot",
+		"snapshot-revert", verb_snapshot_revert },
+	{ "snapshot-delete", "Snapshots", "VM NAME", "delete one; its children stay", snapshot_delete_options, 1, 2,
+		true, "vm-snapshot", "snapshot-delete", verb_snapshot_delete },
+	{ "snapshot-rename", "Snapshots", "VM NAME NEW", "give one another name", snapshot_rename_options, 2, 3, false,
+		"vm-snapshot", "snapshot-set", verb_snapshot_rename },
+	{ "snapshot-tag", "Snapshots", "VM NAME [TAG...]", "print, add or take away tags", snapshot_tag_options, 1,
+		MANY, false, "vm-snapshot", "snapshot-set snapshot-list", verb_snapshot_tag },
+	{ "snapshot-schedule", "Snapshots", "[VM]", NULL, snapshot_schedule_options, 0, 1, true, "vm",
+		"snapshot-schedule-set snapshot-schedule-remove query-snapshot-schedules", verb_snapshot_schedule },
+	{ "list", "Looking", "", "list VMs", list_options, 0, 0, true, NULL, "vm-list", verb_list },
+	{ "dominfo", "Looking", "VM", "what a VM is and how it does", NULL, 1, 1, true, "vm", "vm-info", verb_dominfo },
+	{ "domstate", "Looking", "VM", "state of a VM", domstate_options, 1, 1, true, "vm", "vm-info", verb_domstate },
+	{ "domblklist", "Looking", "VM", "disks of a VM", domblklist_options, 1, 1, true, "vm", "vm-dump-definition",
 		verb_domblklist },
 	{ "domiflist", "Looking", "VM", "network interfaces of a VM", dump_options, 1, 1, true, "vm",
-		verb_domiflist },
-	{ "domblkerror", "Looking", "VM", "disks whose errors stopped a VM", NULL, 1, 1, true, "vm",
+		"vm-dump-definition", verb_domiflist },
+	{ "domblkerror", "Looking", "VM", "disks whose errors stopped a VM", NULL, 1, 1, true, "vm", "vm-info",
 		verb_domblkerror },
 	{ "domstats", "Looking", "[VM...]", "figures of VMs, under virsh's names", domstats_options, 0, MANY, true,
-		"vm", verb_domstats },
-	{ "qmp-path", "Looking", "VM", "where its own socket is, for programs that speak QEMU's QMP", NULL,
-		1, 1, false, "vm", verb_qmp_path },
-	{ "console", "Looking", "VM", "attach this terminal; Ctrl-] leaves", console_options, 1, 1,
-		false, "vm", verb_console },
-	{ "wait", "Looking", "VM", "wait for a state", wait_options, 1, 1, false, "vm", verb_wait },
+		"vm", "vm-info vm-list", verb_domstats },
+	{ "qmp-path", "Looking", "VM", "where its own socket is, for programs that speak QEMU's QMP", NULL, 1, 1, false,
+		"vm", "vm-qmp-path", verb_qmp_path },
+	{ "console", "Looking", "VM", "attach this terminal; Ctrl-] leaves", console_options, 1, 1, false, "vm",
+		"vm-console", verb_console },
+	{ "wait", "Looking", "VM", "wait for a state", wait_options, 1, 1, false, "vm", "vm-info", verb_wait },
 	{ "event", "Looking", "[VM]", "show events as they come", event_options, 0, 1, true, "vm",
-		verb_event },
+		"query-events query-version", verb_event },
 	{ "events", "Looking", "[VM]", "the same as event --loop", event_options, 0, 1, true, "vm",
-		verb_event },
-	{ "jobs", "Jobs", "", "work under way, and results that were not looked at", NULL, 0, 0, true,
-		NULL, verb_jobs },
-	{ "job-cancel", "Jobs", "ID...", "ask jobs to end", NULL, 1, MANY, false, "job",
+		"query-events query-version", verb_event },
+	{ "jobs", "Jobs", "", "work under way, and results that were not looked at", NULL, 0, 0, true, NULL,
+		"query-jobs", verb_jobs },
+	{ "job-cancel", "Jobs", "ID...", "ask jobs to end", NULL, 1, MANY, false, "job", "job-cancel",
 		verb_job_cancel },
-	{ "job-dismiss", "Jobs", "ID...", "forget results", NULL, 1, MANY, false, "job",
+	{ "job-dismiss", "Jobs", "ID...", "forget results", NULL, 1, MANY, false, "job", "job-dismiss",
 		verb_job_dismiss },
 	{ "grant", "Administration", "ROLE [VM]", "let a user or a group be viewer, operator, admin, or owner "
-		"of a VM", permission_options, 1, 2, false, NULL, verb_grant },
+		"of a VM", permission_options, 1, 2, false, NULL, "permission-grant", verb_grant },
 	{ "revoke", "Administration", "[VM]", "take that away", permission_options, 0, 1, false, "vm",
-		verb_revoke },
-	{ "permissions", "Administration", "", "who may what", NULL, 0, 0, true, NULL,
+		"permission-revoke", verb_revoke },
+	{ "permissions", "Administration", "", "who may what", NULL, 0, 0, true, NULL, "query-permissions",
 		verb_permissions },
-	{ "audit", "Administration", "", "who changed what", audit_options, 0, 0, true, NULL, verb_audit },
+	{ "audit", "Administration", "", NULL, audit_options, 0, 0, true, NULL, "query-audit", verb_audit },
 	{ "daemon-stop", "Administration", "", "stop VMs as their definitions say, and end the daemon",
-		daemon_stop_options, 0, 0, true, NULL, verb_daemon_stop },
-	{ "version", "Help", "", "versions of this program and of the daemon", NULL, 0, 0, true,
-		NULL, verb_version },
-	{ "help", "Help", "[VERB]", "this list, or one verb", help_options, 0, 1, false, "verb",
-		verb_help },
-	{ NULL, NULL, NULL, NULL, NULL, 0, 0, false, NULL, NULL },
+		daemon_stop_options, 0, 0, true, NULL, "daemon-stop", verb_daemon_stop },
+	{ "version", "Help", "", "versions of this program and of the daemon", NULL, 0, 0, true, NULL, "query-version",
+		verb_version },
+	{ "help", "Help", "[VERB]", "this list, or one verb", help_options, 0, 1, true, "verb", NULL, verb_help },
+	{ NULL, NULL, NULL, NULL, NULL, 0, 0, false, NULL, NULL, NULL },
 };
 
 const struct verb *verb_find(const char *name)
@@ -374,65 +371,17 @@ const struct verb *verb_find(const char *name)
 	return NULL;
 }
 
-static void option_print(const char *name, const char *value, const char *doc)
+static const char *verb_name_at(const void *opaque, size_t i)
 {
-	char left[64];
-
-	snprintf(left, sizeof(left), "--%s%s%s", name, value ? " " : "", value ? value : "");
-	printf("  %-22s %s\n", left, doc);
+	(void)opaque;
+	return verbs[i].name;
 }
 
-static void one_print(const struct verb *v)
+int verb_missing(const char *name)
 {
-	printf("cairn %s%s%s%s: %s\n", v->name, v->args[0] ? " " : "", v->args,
-		v->options || v->prints ? " [OPTIONS]" : "", v->summary);
-	for (const struct verb_option *o = v->options; o && o->name; o++)
-		option_print(o->name, o->value, o->doc);
-	if (v->prints)
-		option_print("format", "FORMAT", "table (the default), json, yaml or csv");
-}
+	char hint[NEAREST_BYTES];
 
-static void all_print(void)
-{
-	const char *group = "";
-
-	printf("usage: cairn [-c SOCKET] VERB [ARGUMENTS]\n");
-	for (const struct verb *v = verbs; v->name; v++) {
-		if (strcmp(group, v->group))
-			printf("\n%s\n", v->group);
-		group = v->group;
-		printf("  %-18s %-9s %s\n", v->name, v->args, v->summary);
-	}
-	printf("\ncairn help VERB tells more. The daemon's socket: -c, or CAIRN_SOCKET.\n");
-}
-
-static void options_list(const struct verb *v)
-{
-	for (const struct verb_option *o = v->options; o && o->name; o++)
-		printf("--%s\n", o->name);
-	if (v->prints)
-		printf("--format\n");
-	printf("--help\n");
-}
-
-int verb_help(struct cli *c)
-{
-	const struct verb *v = c->npos ? verb_find(c->pos[0]) : NULL;
-
-	if (c->npos && !v) {
-		fprintf(stderr, "error: there is no verb \"%s\"\nerror: cairn help lists them\n",
-			c->pos[0]);
-		return CLI_USAGE;
-	}
-	if (c->verb && c->verb->run == verb_help && option_flag(c, "names")) {
-		for (v = verbs; v->name; v++)
-			printf("%s %s\n", v->name, v->completes ? v->completes : "-");
-	} else if (v && c->verb->run == verb_help && option_flag(c, "options")) {
-		options_list(v);
-	} else if (v) {
-		one_print(v);
-	} else {
-		all_print();
-	}
-	return CLI_OK;
+	fprintf(stderr, "error: there is no verb \"%s\"%s\nerror: cairn help lists them\n", name,
+		nearest_hint(name, "", verb_name_at, NULL, hint));
+	return CLI_USAGE;
 }

@@ -1,17 +1,20 @@
-# bash completion for cairn. Verbs and options come from `cairn help`, names from the daemon.
+# bash completion for cairn. Verbs, options and their words come from `cairn help`, names from the daemon: of
+# VMs those in a state in which the verb is possible.
 _cairn()
 {
-	local cur=${COMP_WORDS[COMP_CWORD]} verb='' kind='' i
+	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb='' kind='' i
 	local -a connect=() pos=()
 
 	COMPREPLY=()
+	# --mode=a are three words to the shell.
+	[[ $cur == = ]] && cur='' || [[ $prev != = ]] || prev=${COMP_WORDS[COMP_CWORD - 2]}
 	for ((i = 1; i < COMP_CWORD; i++)); do
 		case ${COMP_WORDS[i]} in
 		-c | --connect)
 			connect=(-c "${COMP_WORDS[i + 1]}")
 			((i++))
 			;;
-		-*) ;;
+		-* | =) ;;
 		*)
 			if [[ $verb ]]; then
 				pos+=("${COMP_WORDS[i]}")
@@ -21,7 +24,7 @@ _cairn()
 			;;
 		esac
 	done
-	case ${COMP_WORDS[COMP_CWORD - 1]} in
+	case $prev in
 	-c | --connect | --vm-program | --file)
 		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 		return
@@ -30,22 +33,21 @@ _cairn()
 		mapfile -t COMPREPLY < <(compgen -W "$(cairn "${connect[@]}" snapshot-list --name "${pos[0]}" 2>/dev/null)" -- "$cur")
 		return
 		;;
-	--format)
-		[[ $verb == edit ]] && kind='json xml' || kind='table json yaml csv'
-		mapfile -t COMPREPLY < <(compgen -W "$kind" -- "$cur")
+	--can)
+		mapfile -t COMPREPLY < <(compgen -W "$(cairn help --names | cut -d' ' -f1)" -- "$cur")
 		return
 		;;
-	--mode)
-		mapfile -t COMPREPLY < <(compgen -W 'acpi agent' -- "$cur")
+	--domain | --vm)
+		local IFS=$'\n'
+		mapfile -t COMPREPLY < <(compgen -W "$(cairn "${connect[@]}" list --name --can "$verb" 2>/dev/null)" -- "$cur")
 		return
 		;;
-	--then)
-		mapfile -t COMPREPLY < <(compgen -W 'leave destroy save' -- "$cur")
-		return
-		;;
-	--for)
-		mapfile -t COMPREPLY < <(compgen -W 'running paused shutoff crashed' -- "$cur")
-		return
+	--*)
+		kind=$(cairn help "$verb" --values "$prev" 2>/dev/null)
+		if [[ $kind ]]; then
+			mapfile -t COMPREPLY < <(compgen -W "$kind" -- "$cur")
+			return
+		fi
 		;;
 	esac
 	if [[ ! $verb ]]; then
@@ -77,7 +79,7 @@ _cairn()
 	vm | vm-*)
 		# One name a line; names may have blanks.
 		local IFS=$'\n'
-		mapfile -t COMPREPLY < <(compgen -W "$(cairn "${connect[@]}" list --all --name 2>/dev/null)" -- "$cur")
+		mapfile -t COMPREPLY < <(compgen -W "$(cairn "${connect[@]}" list --name --can "$verb" 2>/dev/null)" -- "$cur")
 		;;
 	job)
 		mapfile -t COMPREPLY < <(compgen -W "$(cairn "${connect[@]}" jobs --format csv 2>/dev/null | tail -n +2 | cut -d, -f1)" -- "$cur")

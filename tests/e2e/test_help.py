@@ -1,0 +1,345 @@
+"""`cairn help` against the schema: what it says of the daemon's commands is what the daemon says, each command has
+a verb, and each verb asks for what its help tells and nothing else."""
+
+import json
+import os
+import pathlib
+import re
+import socket
+import subprocess
+import threading
+
+import pytest
+
+from conftest import BUILD, ROOT
+from test_cli import cairn
+
+# Commands that no verb needs to name: the wire's own, and what help itself was made of.
+WITHOUT_VERB = {"qmp_capabilities", "query-commands", "query-qmp-schema"}
+# Arguments of few words that are no option of that name with these words: a positional, or flags, or not offered.
+OTHERWISE = {("grant", "role"): ["positional"], ("start", "kind"): [],
+             ("snapshot-delete", "children"): ["children", "children-only"]}
+MAN = pathlib.Path(ROOT, "docs/man/cairn.1").read_text().replace("\\-", "-")
+VERBS_C = pathlib.Path(ROOT, "tools/cairn/verbs.c").read_text()
+
+
+def help_of(*verb):
+    return {v["name"]: v for v in json.loads(cairn("help", *verb, "--format", "json").stdout)}
+
+
+VERBS = help_of()
+
+
+@pytest.fixture
+def schema(fake):
+    return {e["name"]: e for e in fake.qmp().run("query-qmp-schema")}
+
+
+def commands_of(verb):
+    return [c["name"] for c in VERBS[verb]["commands"]]
+
+
+def any_verbs():
+    text = pathlib.Path(ROOT, "tools/cairn/cli.h").read_text()
+    return set(re.search(r'CLI_ANY_VERBS "([^"]*)"', text)[1].split())
+
+
+# ---- the schema and the table of verbs ----
+
+def test_every_command_has_a_verb(schema):
+    commands = {n for n, e in schema.items() if e["meta-type"] == "command"}
+    named = {c for v in VERBS for c in commands_of(v)}
+    assert named == commands - WITHOUT_VERB
+    assert any_verbs() <= commands and WITHOUT_VERB <= commands
+
+
+def test_help_says_of_a_command_what_the_daemon_says(schema):
+    """Its role, its states, whether it is a job: the daemon checks what it tells (test_daemon: the matrix)."""
+    for v in VERBS.values():
+        for c in v["commands"]:
+            assert c == schema[c["name"]], v["name"]
+    text = cairn("help", "snapshot-revert").stdout
+    assert ("role operator; of a VM that is shutoff, running, paused, in-shutdown, crashed or preserved; a job\n"
+            in text)
+    assert "role admin\n" in cairn("help", "define").stdout
+    assert "for everybody\n" in cairn("help", "version").stdout
+    assert "Commands of the daemon" not in cairn("help", "run").stdout
+
+
+def test_everything_has_a_sentence():
+    for v in VERBS.values():
+        assert v["summary"] and all(o["doc"] for o in v["options"]), v
+        assert f"{v['name']} {v['arguments']}: ".replace(" :", ":") in cairn(
+            "help", v["name"]).stdout.replace(" [OPTIONS]", "")
+
+
+def test_nothing_is_said_twice(schema):
+    """What the schema says of a command or an argument is not in the table of verbs as well."""
+    commands = [e for e in schema.values() if e["meta-type"] == "command"]
+    docs = {c["doc"] for c in commands} | {m["doc"] for c in commands for m in schema[c["arg-type"]]["members"]}
+    twice = docs & set(re.findall(r'"((?:[^"\\]|\\.)*)"', VERBS_C))
+    assert not twice
+    # And what stands for it there was found: another verb's argument would not be.
+    assert VERBS_C.count("FROM_SCHEMA(") > 40
+
+
+def test_words_of_options_are_those_of_the_arguments(schema):
+    seen = 0
+    for v in VERBS.values():
+        options = {o["name"]: o for o in v["options"]}
+        for c in v["commands"]:
+            for a in schema[c["arg-type"]]["members"]:
+                words = schema[a["type"]].get("values")
+                if not words:
+                    continue
+                seen += 1
+                if "words" in options.get(a["name"], {}):
+                    assert options[a["name"]]["words"] == words
+                    continue
+                flags = OTHERWISE.get((v["name"], a["name"]), words)
+                assert flags == ["positional"] or set(flags) <= set(options), (v["name"], a["name"])
+    assert seen > 10
+
+
+def test_words_are_all_that_an_option_takes(fake):
+    """What is no word of the list is refused, here or by the daemon; the words are not."""
+    fake.define("vm1")
+    seen = 0
+    for v in VERBS.values():
+        for o in (o for o in v["options"] if "words" in o and o["name"] != "event"):
+            args = [v["name"], "--" + o["name"], "nonsense"] + ["vm1"] * v["arguments"].count("VM")
+            args += ["x.tar"] * v["arguments"].count("FILE")
+            if v["name"] in ("attach-disk", "change-media", "attach-interface", "detach-interface", "domrename"):
+                args += ["x", "x"][:1 + (v["name"] == "attach-disk")]
+            r = fake.cairn(*args, ok=2)
+            said = r.stderr.splitlines()
+            assert "nonsense" in r.stderr and all(w in said[0] + said[1] for w in o["words"]), (args, r.stderr)
+            seen += 1
+    assert seen > 40
+    for v, option in (("wait", "for"), ("run", "log-level")):
+        for word in next(o for o in VERBS[v]["options"] if o["name"] == option)["words"]:
+            r = fake.cairn(v, f"--{option}", word, *(["--timeout", "0"] if v == "wait" else []), "nope", ok=None)
+            assert r.returncode in (2, 3) and f"--{option}" not in r.stderr, r.stderr
+
+
+# ---- what a verb does ----
+
+class Recorder:
+    """A socket that hands all on to the daemon's, and notes which commands were asked for."""
+
+    def __init__(self, fake):
+        self.to, self.seen, self.threads = fake.socket, [], []
+        self.path = str(fake.tmp / "recorder.sock")
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(self.path)
+        self.listener.listen(64)
+        self.start(self.accept)
+
+    def start(self, f, *args):
+        t = threading.Thread(target=f, args=args, daemon=True)
+        t.start()
+        self.threads.append(t)
+
+    def accept(self):
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            server = socket.socket(socket.AF_UNIX)
+            server.connect(self.to)
+            self.start(self.pump, client, server, True)
+            self.start(self.pump, server, client, False)
+
+    def pump(self, a, b, note):
+        """Commands come as one line each."""
+        rest = b""
+        try:
+            while True:
+                data, fds, _, _ = socket.recv_fds(a, 65536, 4)
+                if not data:
+                    break
+                *lines, rest = (rest + data).split(b"\n") if note else [b""]
+                self.seen += [json.loads(x)["execute"] for x in lines]
+                socket.send_fds(b, [data], fds)
+                for fd in fds:
+                    os.close(fd)
+        except OSError:
+            pass
+        for s in (a, b):
+            try:
+                s.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def close(self):
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
+
+# In this order: what comes before makes possible what follows. Of `vm1`, which is off at first.
+LINES = """
+define again.json
+dumpjson vm1
+dumpxml vm1
+edit vm1
+desc vm1 a text
+setvcpus vm1 2
+setmem vm1 48M
+setmaxmem vm1 64M
+attach-disk vm1 more.raw vdb
+detach-disk vm1 vdb
+change-media vm1 cd --eject
+attach-interface vm1 user
+detach-interface vm1 user
+domblklist vm1
+domiflist vm1
+domblkerror vm1
+dominfo vm1
+domstate vm1
+domstats vm1
+domstats
+list --all
+autostart vm1
+console vm1
+wait vm1 --for shutoff
+snapshot-create vm1
+snapshot-create-as vm1 s1
+snapshot-list vm1
+snapshot-info vm1 s1
+snapshot-current vm1
+snapshot-parent vm1 s1
+snapshot-rename vm1 s1 s2
+snapshot-tag vm1 s2 old
+snapshot-tag vm1 s2
+snapshot-schedule vm1 --every 1h
+snapshot-schedule vm1
+snapshot-schedule vm1 --remove
+snapshot-revert vm1 s2
+snapshot-delete vm1 s2
+clone vm1 full
+clone vm1 live --live
+export vm1 vm1.tar
+import vm1.tar --name vm3
+template vm1
+template vm1 --disable
+domrename vm1 vm9
+domrename vm9 vm1
+start vm1
+start vm2 --console
+qmp-path vm1
+suspend vm1
+resume vm1
+reset vm1
+dump vm1 core
+save vm1 saved
+restore saved
+managedsave vm1
+managedsave-remove vm1
+reboot vm1
+reboot vm1 --cancel
+shutdown vm1
+shutdown vm1 --cancel
+destroy vm1
+undefine vm1
+event --since 0
+events --timeout 0 --since 0
+jobs
+job-cancel none
+job-dismiss none
+grant viewer --user 12345
+permissions
+revoke --user 12345
+audit
+version
+daemon-stop --vms-only
+""".strip().splitlines()
+
+
+def test_a_verb_asks_for_what_its_help_says(fake):
+    for name, cmdline in (("vm1", None), ("vm2", "off-after=100")):
+        for f in (f"{name}.img", "more.raw", "cd.iso"):
+            (fake.tmp / f).write_bytes(bytes(1 << 20))
+        boot = {"boot": {"kernel": "kernel", "cmdline": cmdline}} if cmdline else {}
+        fake.define(name, disks=[{"path": f"{name}.img", "format": "qcow2"},
+                                 {"id": "cd", "path": "cd.iso", "format": "raw", "device": "cdrom", "readonly": True}],
+                    **boot)
+    os.rename(fake.write("again"), fake.tmp / "again.json")
+    recorder, asked = Recorder(fake), {}
+    fake.env["EDITOR"] = "sed -i s/32M/40M/"
+    fake.env.pop("VISUAL", None)
+    try:
+        for line in LINES:
+            verb, *args = line.split()
+            recorder.seen = []
+            fake.cairn("-c", recorder.path, verb, *args, ok=None, cwd=fake.tmp)
+            asked[verb] = asked.get(verb, set()) | set(recorder.seen)
+    finally:
+        recorder.close()
+    assert set(asked) == set(VERBS) - {"validate", "run", "help"}
+    wrong = {}
+    for verb, seen in asked.items():
+        said = set(commands_of(verb))
+        if not said <= seen or not seen <= said | any_verbs() | {"qmp_capabilities"}:
+            wrong[verb] = (said - seen, seen - said)
+    assert not wrong
+
+
+def test_can(fake):
+    """list --can against what happens."""
+    # The fake's machine answers a power button by being off, or (deaf) not at all.
+    names = {"off": None, "runs": "deaf", "stands": "deaf"}
+    for name, cmdline in names.items():
+        fake.define(name, cmdline=cmdline)
+    for verb in ("start", "shutdown", "reset", "suspend", "resume", "destroy", "undefine"):
+        fake.cairn("destroy", "--all")
+        for name, cmdline in names.items():
+            fake.define(name, cmdline=cmdline)
+        fake.cairn("start", "runs", "stands")
+        fake.cairn("suspend", "stands")
+        can = fake.cairn("list", "--name", "--can", verb).stdout.split()
+        does = [n for n in sorted(names) if fake.cairn(verb, n, ok=None).returncode == 0]
+        assert can == does and 0 < len(does) < len(names), verb
+    assert "no verb" in fake.cairn("list", "--can", "nonsense", ok=2).stderr
+    # What is possible in any state.
+    assert fake.cairn("list", "--name", "--can", "dominfo").stdout == "runs\nstands\n"
+    for n in ("runs", "stands"):
+        assert f"Would mark as autostarted domain '{n}'" in fake.cairn("autostart", "--all", "--dry-run").stdout
+
+
+# ---- what was meant ----
+
+@pytest.mark.parametrize("args,hint", [
+    (["strat", "vm1"], "did you mean start?"), (["help", "lsit"], "did you mean list?"),
+    (["snapshotlist"], "did you mean snapshot-list?"), (["frobnicate"], None), (["x"], None), (["q" * 5000], None),
+    (["start", "--pasued", "vm1"], "did you mean --paused?"), (["list", "--formt", "json"], "did you mean --format?"),
+    (["list", "--" + "a" * 5000], None), (["shutdown", "--tehn=save", "vm1"], "did you mean --then?")])
+def test_a_slip_of_the_finger(args, hint):
+    r = cairn(*args)
+    first, second = r.stderr.splitlines()
+    assert r.returncode == 2 and r.stdout == ""
+    assert first.endswith(hint) if hint else "did you mean" not in first
+    assert "cairn help" in second
+
+
+# ---- the manual page ----
+
+def man_entries():
+    """The text of each verb, by name: from its heading on."""
+    entries = {}
+    for part in re.split(r"^\.(?:TP|SH.*)\n", MAN, flags=re.M):
+        heads = re.findall(r"^(\.B[RI]? .*(?:\n\.TQ\n\.BR .*)*)", part)
+        for word in re.findall(r"(?<![\w-])[a-z][a-z-]+", heads[0].replace("\\fI", " ").replace("\\fR", " ")) if heads else []:
+            if word in VERBS:
+                entries[word] = part
+    return entries
+
+
+def test_the_manual_has_every_verb_and_option():
+    entries = man_entries()
+    assert set(entries) == set(VERBS)
+    for v in VERBS.values():
+        for o in v["options"]:
+            assert re.search(rf"--{o['name']}(?![a-z-])", MAN), (v["name"], o["name"])
+            if o["name"] in re.findall(r"--([a-z-]+)", entries[v["name"]]) and o["name"] not in ("format", "event"):
+                assert all(w in entries[v["name"]] for w in o.get("words", [])), (v["name"], o)

@@ -1,0 +1,51 @@
+/* What a word may be a slip of the finger for. */
+#include "tools/cairn/cli.h"
+#include "base/util.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define WORD_MAX 32
+
+/* Letters to insert, take away, change, or swap with the next, at least: Damerau and Levenshtein's, with no
+ * letter touched twice. Of words of WORD_MAX bytes at most. */
+static unsigned distance(const char *a, size_t na, const char *b, size_t nb)
+{
+	unsigned char d[WORD_MAX + 1][WORD_MAX + 1];
+
+	for (size_t i = 0; i <= na; i++) {
+		for (size_t j = 0; j <= nb; j++) {
+			if (!i || !j) {
+				d[i][j] = (unsigned char)(i + j);
+				continue;
+			}
+			d[i][j] = MIN(MIN(d[i - 1][j], d[i][j - 1]) + 1, d[i - 1][j - 1] + (a[i - 1] != b[j - 1]));
+			if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+				d[i][j] = MIN(d[i][j], d[i - 2][j - 2] + 1);
+		}
+	}
+	return d[na][nb];
+}
+
+const char *nearest_hint(const char *word, const char *prefix, const char *(*at)(const void *opaque, size_t i),
+	const void *opaque, char buf[NEAREST_BYTES])
+{
+	size_t len = strlen(word);
+	unsigned best = (unsigned)MIN(len / 3 + 1, 3u); /* further away is another word */
+	const char *is, *found = NULL;
+
+	buf[0] = 0;
+	if (len < 2 || len > WORD_MAX)
+		return buf;
+	for (size_t i = 0; (is = at(opaque, i)); i++) {
+		unsigned n = strlen(is) <= WORD_MAX ? distance(word, len, is, strlen(is)) : UINT32_MAX;
+
+		if (n < best || (n == best && !found)) {
+			best = n;
+			found = is;
+		}
+	}
+	if (found)
+		snprintf(buf, NEAREST_BYTES, "; did you mean %s%s?", prefix, found);
+	return buf;
+}

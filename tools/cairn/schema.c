@@ -1,0 +1,80 @@
+#include "tools/cairn/schema.h"
+#include "api/js.h"
+#include "gen/schema_text.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct json_object *schema_load(void)
+{
+	struct json_object *schema = NULL;
+	struct err e;
+
+	if (js_parse(schema_text, sizeof(schema_text) - 1, "schema", &schema, &e) < 0)
+		abort();
+	return schema;
+}
+
+struct json_object *schema_entry(struct json_object *schema, const char *name)
+{
+	size_t n = json_object_is_type(schema, json_type_array) ? json_object_array_length(schema) : 0;
+
+	for (size_t i = 0; i < n; i++) {
+		struct json_object *o = json_object_array_get_idx(schema, i);
+		const char *is = js_get_str(o, "name");
+
+		if (is && !strcmp(is, name))
+			return o;
+	}
+	return NULL;
+}
+
+struct json_object *schema_argument(struct json_object *schema, const char *command, const char *name)
+{
+	const char *type = js_get_str(schema_entry(schema, command), "arg-type");
+
+	return type ? schema_entry(js_get_array(schema_entry(schema, type), "members"), name) : NULL;
+}
+
+struct json_object *schema_words(struct json_object *schema, struct json_object *argument)
+{
+	const char *type = js_get_str(argument, "type");
+
+	return type ? js_get_array(schema_entry(schema, type), "values") : NULL;
+}
+
+const char *verb_command_next(const char *list, char name[64])
+{
+	size_t len;
+
+	if (!list)
+		return NULL;
+	list += strspn(list, " ");
+	len = strcspn(list, " ");
+	snprintf(name, 64, "%.*s", (int)len, list);
+	return len ? list + len : NULL;
+}
+
+int legal_states_ask(struct cli *c, const char *command, char *buf, size_t size, struct err *e)
+{
+	CLEANUP_JS struct json_object *schema = NULL;
+	int r = cli_execute(c, "query-qmp-schema", NULL, &schema, NULL, e);
+	const char *states = js_get_str(schema_entry(schema, command), "states");
+
+	snprintf(buf, size, "%s", states ? states : "");
+	return r;
+}
+
+bool legal_states_have(const char *states, const char *word)
+{
+	size_t len;
+
+	if (!strcmp(word, "idle"))
+		word = "running";
+	len = strlen(word);
+	for (const char *p = states; p; p = strchr(p, ',') ? strchr(p, ',') + 1 : NULL)
+		if (!strncmp(p, word, len) && (p[len] == ',' || !p[len]))
+			return true;
+	return !*states;
+}
