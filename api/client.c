@@ -34,7 +34,7 @@ struct client {
 static int connect_failed(const char *path, int error, struct err *e)
 {
 	if (error == ENOENT || error == ECONNREFUSED)
-		return err_set(e, -error, ERR_GENERIC,
+		return err_set(e, -error, ERR_HOST,
 			"no daemon listens on %s; start one with: cairnd & (see cairnd --help)", path);
 	if (error == EACCES)
 		return err_set(e, -error, ERR_PERMISSION,

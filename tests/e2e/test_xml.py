@@ -456,6 +456,10 @@ def test_every_key_survives(fake):
     assert '"nonsense" is not a key of a definition' in fake.cairn("define", str(sly), ok=2).stderr
     sly.write_text(xml.replace('"debug_exit"', 'debug_exit'))
     assert "/domain/metadata/cairn:definition: " in fake.cairn("define", str(sly), ok=2).stderr
+    # What is well-formed and cannot be done is a wrong definition as well.
+    sly.write_text("<domain type='test'><name>t</name><memory>1</memory></domain>")
+    for verb in ("define", "validate"):
+        assert '@type: "test" is for another hypervisor' in fake.cairn(verb, str(sly), ok=2).stderr
 
 
 def test_plain_definition_needs_no_metadata(fake):

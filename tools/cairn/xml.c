@@ -126,6 +126,9 @@ int xml_to_definition(const char *text, size_t len, struct json_object **ret_def
 	CLEANUP_JS struct json_object *o = NULL;
 	int r = helper_run("to-json", text, len, &o, e);
 
+	/* What cannot be done is a fault of the definition, as it is in JSON. */
+	if (r < 0 && e->cls == ERR_UNSUPPORTED)
+		e->cls = ERR_INVALID;
 	if (r < 0)
 		return r;
 	*ret_definition = json_object_get(js_get(o, "definition"));
