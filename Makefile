@@ -142,6 +142,9 @@ $(BUILD)/unit/block/test_qcow2_fuzz: $(FUZZ_IMAGE) tests/fuzz/fuzz_image.h
 FUZZ_STATE := $(addprefix tests/fuzz/state_,run.c seed.c)
 $(BUILD)/unit/snapshot/test_state_fuzz: UNIT_MORE = $(FUZZ_STATE)
 $(BUILD)/unit/snapshot/test_state_fuzz: $(FUZZ_STATE) tests/fuzz/fuzz_state.h
+FUZZ_API := tests/fuzz/wire_run.c $(addprefix tests/fuzz/script_,run.c vm.c mutate.c)
+$(BUILD)/unit/api/test_api_fuzz: UNIT_MORE = $(FUZZ_API) -Wl,--wrap=vm_process_spawn,--wrap=vm_socket_peek_pid,--wrap=loop_run_once
+$(BUILD)/unit/api/test_api_fuzz: $(FUZZ_API) tests/fuzz/fuzz_api.h tests/fuzz/script_vm.h
 
 # Programs that only tests use: a VM process that fails on demand.
 HELPERS := $(patsubst tests/%.c,$(BUILD)/%,$(sort $(wildcard tests/helpers/*.c)))
@@ -178,7 +181,7 @@ check-tsan:
 FUZZ ?= 60
 fuzz: deps
 	$(Q)$(MAKE) --no-print-directory BUILD=build-fuzz CC=clang SAN=address,undefined,fuzzer-no-link CFLAGS="-O1 -g" \
-		build-fuzz/libsnapshot.a build-fuzz/libblock.a build-fuzz/libapi.a build-fuzz/libbase.a
+		build-fuzz/libsnapshot.a build-fuzz/libblock.a build-fuzz/libapi.a build-fuzz/libbase.a build-fuzz/vmm/vm_msg.o
 	$(Q)tests/fuzz/run.sh build-fuzz $(FUZZ)
 
 guests:

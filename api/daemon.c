@@ -294,7 +294,7 @@ static void policies_go(struct daemon *d)
 	autostart_go(d);
 }
 
-static int daemon_open(struct daemon *d, struct err *e)
+int daemon_open(struct daemon *d, struct err *e)
 {
 	gid_t operators = (gid_t)-1;
 	int fd = d->paths->listening;
@@ -347,7 +347,7 @@ static void answers_finish(struct daemon *d)
 		loop_run_once(d->loop, until - now);
 }
 
-static void daemon_close(struct daemon *d)
+void daemon_close(struct daemon *d)
 {
 	answers_finish(d);
 	if (d->server && d->paths->listening < 0)

@@ -69,6 +69,10 @@ struct daemon {
 /* Runs until SIGTERM or SIGINT; VMs keep running after it. Returns 0; -errno with a
  * sentence when it cannot start. */
 int daemon_run(const struct daemon_paths *p, int log_level, struct err *e);
+/* What lies between, for who has a loop of their own. d: zeroed but for loop, paths, run_dir_fd (-1) and
+ * log_level. To be closed also when it could not be opened. */
+int daemon_open(struct daemon *d, struct err *e);
+void daemon_close(struct daemon *d);
 
 /* What the greeting says; the caller puts it. */
 struct json_object *daemon_version(void);

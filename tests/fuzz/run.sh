@@ -4,7 +4,7 @@
 # row for image_finds.c of one. Exit status 1 when something was found.
 set -eu
 cd "$(dirname "$0")/../.."
-build=$1 seconds=$2
+build=$(realpath "$1") seconds=$2
 flags="-std=gnu11 -D_GNU_SOURCE -I. -O1 -g -Wall -Wextra -Wshadow -Werror -fno-sanitize-recover=all"
 shared="tests/fuzz/image_run.c tests/fuzz/image_seed.c tests/fuzz/image_mutate.c tests/fuzz/image_finds.c"
 libs="$build/libsnapshot.a $build/libblock.a $build/libbase.a -luring -lzstd -lz"
@@ -19,7 +19,7 @@ found=0
 for source in tests/fuzz/fuzz_*.c; do
 	name=$(basename "$source" .c)
 	name=${name#fuzz_}
-	corpus=$build/fuzz/$name finds=$build/fuzz/finds-$name more=
+	corpus=$build/fuzz/$name finds=$build/fuzz/finds-$name more= longest=524288
 	mkdir -p "$corpus" "$finds"
 	if [ "$name" = qcow2 ]; then
 		more=$shared
@@ -33,11 +33,21 @@ for source in tests/fuzz/fuzz_*.c; do
 		more="$(ls tools/xml/*.c | grep -v /main.c) $(pkg-config --cflags libxml-2.0)"
 		more="$more $build/libapi.a $build/libbase.a -lxml2 -ljson-c -lseccomp"
 		cp tests/data/xml/*.xml "$corpus"
+	elif [ "$name" = wire ]; then
+		longest=4096
+		more="tests/fuzz/wire_run.c $build/libapi.a $build/libbase.a -ljson-c"
+		cp tests/data/wire/* "$corpus"
+	elif [ "$name" = script ]; then
+		longest=8192
+		more="tests/fuzz/script_run.c tests/fuzz/script_vm.c tests/fuzz/script_mutate.c"
+		more="$more -Wl,--wrap=vm_process_spawn,--wrap=vm_socket_peek_pid,--wrap=loop_run_once"
+		more="$more $build/vmm/vm_msg.o $build/libapi.a $build/libbase.a -ljson-c"
+		cp tests/data/script/* "$corpus"
 	fi
 	# shellcheck disable=SC2086
 	clang $flags -fsanitize=address,undefined,fuzzer -o "$build/fuzz/fuzz_$name" "$source" $more $libs
-	"$build/fuzz/fuzz_$name" -fork=1 -ignore_crashes=1 -ignore_ooms=1 -ignore_timeouts=1 -print_funcs=0 \
-		-max_len=524288 -rss_limit_mb=1024 -malloc_limit_mb=256 -timeout=10 -max_total_time="$seconds" \
+	FUZZ_KEEP=$build TMPDIR=$build "$build/fuzz/fuzz_$name" -fork=1 -ignore_crashes=1 -ignore_ooms=1 -ignore_timeouts=1 \
+		-print_funcs=0 -max_len="$longest" -rss_limit_mb=1024 -malloc_limit_mb=256 -timeout=10 -max_total_time="$seconds" \
 		-artifact_prefix="$finds/" "$corpus" || true
 	n=$(find "$finds" -type f | wc -l)
 	echo "fuzz_$name: $n finds in $finds"

@@ -1,0 +1,123 @@
+/* The control plane's fuzzers, their seeds and some changes of them through the fuzzers' own entry points
+ * (tests/fuzz/fuzz_api.h): nothing crashes, hangs, leaks or breaks a promise. Past finds are seeds. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/util.h"
+#include "tests/fuzz/fuzz_api.h"
+
+/* Of each seed, the same in each run. */
+#define WIRE_MUTATIONS 2000u
+#define SCRIPT_MUTATIONS 80u
+
+struct seed {
+	const char *name;
+	unsigned good; /* texts, or answers that are no errors: what it is there for comes about */
+};
+
+static const struct seed wire_seeds[] = { { "bytes", 3 }, { "deep", 1 }, { "quotes", 2 }, { "reset", 1 }, { "two", 2 },
+	{ "values", 1 } };
+static const struct seed script_seeds[] = { { "life", 18 }, { "qmp", 17 }, { "strange", 7 }, { "killed", 4 },
+	{ "stranger", 3 }, { "files", 10 } };
+
+static uint8_t input[SCRIPT_INPUT_MAX];
+
+static size_t seed_read(const char *folder, const char *name)
+{
+	char path[128];
+	FILE *f;
+	size_t n;
+
+	snprintf(path, sizeof(path), "tests/data/%s/%s", folder, name);
+	f = fopen(path, "r");
+	assert_non_null(f);
+	n = fread(input, 1, sizeof(input), f);
+	fclose(f);
+	assert_true(n > 0 && n < sizeof(input));
+	return n;
+}
+
+static void test_wire_seeds(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(wire_seeds); i++)
+		assert_int_equal(wire_run(input, seed_read("wire", wire_seeds[i].name)), wire_seeds[i].good);
+}
+
+static void test_wire_mutations(void **state)
+{
+	static const uint8_t breaks[] = { '{', '}', '[', ']', '"', '\'', '\\', ',', ':', 0, 0xff, 0x80, 0xed, '\n', '/', '-' };
+	uint64_t x = 1;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(wire_seeds); i++)
+		for (unsigned m = 0; m < WIRE_MUTATIONS; m++) {
+			size_t n = seed_read("wire", wire_seeds[i].name);
+
+			for (unsigned k = 1 + m % 4; k; k--) {
+				x = x * 6364136223846793005ULL + 1442695040888963407ULL;
+				input[(x >> 33) % n] = breaks[(x >> 20) % ARRAY_SIZE(breaks)];
+			}
+			wire_run(input, n);
+		}
+}
+
+static void test_script_seeds(void **state)
+{
+	if (*state)
+		skip();
+	for (size_t i = 0; i < ARRAY_SIZE(script_seeds); i++)
+		assert_int_equal(script_run(input, seed_read("script", script_seeds[i].name)), script_seeds[i].good);
+}
+
+static void test_script_mutations(void **state)
+{
+	if (*state)
+		skip();
+	for (size_t i = 0; i < ARRAY_SIZE(script_seeds); i++) {
+		size_t n = seed_read("script", script_seeds[i].name);
+
+		for (unsigned m = 0; m < SCRIPT_MUTATIONS; m++) {
+			/* Each goes on from the last one, to somewhere. */
+			if (m % 8 == 0)
+				n = seed_read("script", script_seeds[i].name);
+			n = script_mutate(input, n, sizeof(input), m + 1);
+			script_run(input, n);
+		}
+	}
+}
+
+/* Last, since there is no way back: nothing but a folder in memory can be written to from here on. */
+static int shut_in(void **state)
+{
+	int r = script_setup(NULL);
+
+	if (r < 0)
+		fprintf(stderr, "skip: cannot make a namespace of mounts: %s\n", strerror(-r));
+	*state = r < 0 ? "cannot" : NULL;
+	return 0;
+}
+
+int main(void)
+{
+	const struct CMUnitTest wire[] = {
+		cmocka_unit_test(test_wire_seeds),
+		cmocka_unit_test(test_wire_mutations),
+	};
+	const struct CMUnitTest scripts[] = {
+		cmocka_unit_test(test_script_seeds),
+		cmocka_unit_test(test_script_mutations),
+	};
+	int failed;
+
+	alarm(60 * TEST_SLOW);
+	failed = cmocka_run_group_tests(wire, NULL, NULL);
+	return failed + cmocka_run_group_tests(scripts, shut_in, NULL);
+}
