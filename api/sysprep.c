@@ -104,7 +104,7 @@ static _Noreturn void program_run(const struct sysprep *s, int output)
 	_exit(127);
 }
 
-/* The end of what it says; of that the last line that is not empty says why. */
+/* The end of what it says. */
 static void output_read(int fd, char *buf, size_t cap)
 {
 	size_t have = 0;
@@ -127,14 +127,24 @@ static void output_read(int fd, char *buf, size_t cap)
 	buf[have] = 0;
 }
 
+/* The line that says why: behind an error of its own it tells how to report a bug. */
+static char *why_find(char *said)
+{
+	char *last = strrchr(said, '\n'), *error = strstr(said, PROGRAM ": error: ");
+
+	last = error ? error : last ? last + 1 : said;
+	last[strcspn(last, "\n")] = 0;
+	return last;
+}
+
 static int program_result(int status, char *said, struct err *e)
 {
-	const char *line = strrchr(said, '\n');
+	char *line;
 
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
 		return 0;
-	line = line ? line + 1 : said;
-	for (char *p = said; *p; p++)
+	line = why_find(said);
+	for (char *p = line; *p; p++)
 		if (iscntrl((unsigned char)*p))
 			*p = ' ';
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 127 && !*line)

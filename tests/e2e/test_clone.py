@@ -449,7 +449,8 @@ def test_another_identity(sysprep, daemon, web):
         assert f"--hostname web-0{i} " in line
         assert f"--format qcow2 -a {sysprep}/web_0{i}.qcow2 --format qcow2 -a {sysprep}/web_0{i}-vdb.qcow2" in line
         assert str(c) not in line and f" {a}" not in line
-    (sysprep / "say").write_text("working\nvirt-sysprep: error: no operating systems were found\n")
+    (sysprep / "say").write_text("working\nvirt-sysprep: error: no operating systems were found\n\n"
+                                 "If reporting bugs, include the output of:\n\n  virt-sysprep -v -x [...]\n")
     r = daemon.cairn("clone", "web1", "bad", "--reset-identity", ok=1)
     assert "virt-sysprep failed; no clone is left: virt-sysprep: error: no operating systems were found" in r.stderr
     assert "bad" not in names(daemon) and not [n for n in os.listdir(sysprep) if n.startswith("bad")]
