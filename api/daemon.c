@@ -83,7 +83,7 @@ int64_t daemon_emit_of_client(struct daemon *d, enum event_id id, uid_t uid, pid
 {
 	uint64_t left_out;
 
-	if (!limit_take(&d->refusals, uid, loop_now_ns(), &left_out)) {
+	if (!limit_take_user(&d->refusals, uid, loop_now_ns(), &left_out)) {
 		json_object_put(data);
 		return -1;
 	}

@@ -61,7 +61,7 @@ struct daemon {
 	struct job *jobs; /* oldest first */
 	unsigned next_job;  /* number in the last id that was made */
 	unsigned adopting;  /* VM processes that have not answered yet */
-	struct limit refusals; /* told of */
+	struct limit_users refusals; /* told of */
 	struct vm *starts_wait; /* for one that is under way to end; by vm->start_next */
 	int log_level;	    /* handed to VM processes */
 };

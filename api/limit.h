@@ -1,5 +1,5 @@
-/* limit: how much one user may have written down of what was refused: some, then a count. Else
- * whoever may nothing could push all else out of logs of a fixed size. */
+/* limit: how much of one kind may be written down: some, then a count. Else a user who may nothing, by
+ * what is refused, or a guest, by what it repeats, could push all else out of logs of a fixed size. */
 #ifndef CAIRN_API_LIMIT_H
 #define CAIRN_API_LIMIT_H
 
@@ -12,14 +12,18 @@
 #define LIMIT_WINDOW_NS (10 * 1000000000ULL)
 
 struct limit {
-	struct {
-		uint64_t since_ns; /* begin of the window; 0: none yet */
-		unsigned n;
-		uint64_t left_out; /* since one was let through */
-	} users[LIMIT_USERS];
+	uint64_t since_ns; /* begin of the window; 0: none yet */
+	unsigned n;
+	uint64_t left_out; /* since one was let through */
 };
 
-/* Is this one to be told? *ret_left_out: how many were not, since the last that was. */
-bool limit_take(struct limit *l, uid_t uid, uint64_t now_ns, uint64_t *ret_left_out);
+struct limit_users {
+	struct limit users[LIMIT_USERS];
+};
+
+/* Is this one to be told? *ret_left_out: how many were not, since the last that was; set only then. */
+bool limit_take(struct limit *l, uint64_t now_ns, uint64_t *ret_left_out);
+/* The same, for that user. */
+bool limit_take_user(struct limit_users *l, uid_t uid, uint64_t now_ns, uint64_t *ret_left_out);
 
 #endif

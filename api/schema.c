@@ -413,19 +413,20 @@ static const struct command commands[] = {
 
 /* ---- events ---- */
 
+#define FIELD_LEFT_OUT { "left-out", FIELD_INT, OPTIONAL, "that many of this VM's, before this one, were not told" }
 static const struct field guest_reason[] = { FIELD_VM,
 	{ "guest", FIELD_BOOL, REQUIRED, "by the guest" },
-	{ "reason", FIELD_STRING, REQUIRED, "as QEMU words it" }, END };
+	{ "reason", FIELD_STRING, REQUIRED, "as QEMU words it" }, FIELD_LEFT_OUT, END };
 static const struct field defined_data[] = { FIELD_VM,
 	{ "renamed-from", FIELD_STRING, OPTIONAL, "the name that it had" }, END };
 static const struct field undefined_data[] = { FIELD_VM,
 	{ "renamed-to", FIELD_STRING, OPTIONAL, "the name that it has now" }, END };
 static const struct field panicked_data[] = { FIELD_VM,
 	{ "action", FIELD_STRING, REQUIRED, "pause or shutdown" },
-	{ "bits", FIELD_INT, REQUIRED, "what the guest wrote to pvpanic" }, END };
+	{ "bits", FIELD_INT, REQUIRED, "what the guest wrote to pvpanic" }, FIELD_LEFT_OUT, END };
 static const struct field watchdog_data[] = { FIELD_VM,
 	{ "action", FIELD_STRING, REQUIRED,
-		"what is done now: reset, shutdown, poweroff, pause, dump, none, inject-nmi" }, END };
+		"what is done now: reset, shutdown, poweroff, pause, dump, none, inject-nmi" }, FIELD_LEFT_OUT, END };
 static const struct field reset_delayed_data[] = { FIELD_VM,
 	{ "in", FIELD_INT, REQUIRED, "ns: then the reset comes" },
 	{ "resets", FIELD_INT, REQUIRED, "that the guest has asked for in this window" }, END };
@@ -457,9 +458,9 @@ static const struct field io_error_data[] = { FIELD_VM,
 	{ "operation", FIELD_STRING, REQUIRED, "read or write" },
 	{ "action", FIELD_STRING, REQUIRED, "report, stop or ignore" },
 	{ "nospace", FIELD_BOOL, REQUIRED, "no space was the cause" },
-	{ "reason", FIELD_STRING, REQUIRED, "the errno in words, or \"image corrupt\"" }, END };
+	{ "reason", FIELD_STRING, REQUIRED, "the errno in words, or \"image corrupt\"" }, FIELD_LEFT_OUT, END };
 static const struct field device_data[] = { FIELD_VM,
-	{ "device", FIELD_STRING, REQUIRED, "that needs a reset by its driver" }, END };
+	{ "device", FIELD_STRING, REQUIRED, "that needs a reset by its driver" }, FIELD_LEFT_OUT, END };
 static const struct field change_data[] = { FIELD_VM,
 	{ "from", FIELD_STRING, REQUIRED, "state as a word" },
 	{ "state", FIELD_STRING, REQUIRED, "state as a word" },

@@ -113,6 +113,7 @@ static void vm_free(struct vm *vm)
 	if (vm->how.state_fd >= 0)
 		close(vm->how.state_fd);
 	vm_process_free(vm->proc);
+	loop_timer_free(vm->agent_timer);
 	loop_timer_free(vm->restart.timer);
 	loop_timer_free(vm->shutdown.timer);
 	loop_timer_free(vm->idle.timer);

@@ -4,8 +4,9 @@
 #define CAIRN_API_VM_H
 
 #include "api/definition.h"
-#include "api/idle.h"
 #include "api/dump.h"
+#include "api/idle.h"
+#include "api/limit.h"
 #include "api/restart.h"
 #include "api/scheduler.h"
 #include "api/shutdown.h"
@@ -67,7 +68,12 @@ struct vm {
 	struct opener *opener;	 /* opens its files for the start under way; NULL: none */
 	struct images *images;	 /* a process that works on its disks while it is off; NULL: none */
 	uint8_t copiers;	 /* that such a process has: for the job that clones it */
-	uint8_t agent;		 /* enum vm_agent_state, as last told */
+	uint8_t agent;		 /* enum vm_agent_state, as last heard */
+	uint8_t agent_told;	 /* the same, as events have it */
+	struct loop_timer *agent_timer; /* NULL, or there is more to tell then */
+	struct {
+		struct limit reset, panicked, watchdog, io_error, needs_reset, agent;
+	} told; /* what a guest can have told as often as it likes */
 	struct dump_state dump;	 /* the last one of its memory */
 	bool dump_due;		 /* by policy, once its job is over */
 	bool crash_dumped;	 /* its process ends because of that crash */

@@ -10,13 +10,29 @@
 #include "api/vm_socket.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/loop.h"
 
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* ---- events ---- */
+
+/* What a guest can repeat as it likes: it is not to push the events of all other VMs out of the log. */
+static void emit_of_guest(struct vm *vm, struct limit *l, enum event_id id, struct json_object *data)
+{
+	uint64_t left_out;
+
+	if (!limit_take(l, loop_now_ns(), &left_out)) {
+		json_object_put(data);
+		return;
+	}
+	if (left_out)
+		js_put_uint(data, "left-out", left_out);
+	daemon_emit(vm->daemon, id, vm->def->name, data);
+}
 
 static void emit_io_error(struct vm *vm, const struct vm_event *ev)
 {
@@ -29,7 +45,7 @@ static void emit_io_error(struct vm *vm, const struct vm_event *ev)
 	js_put_bool(data, "nospace", ev->value == ENOSPC || ev->value == EDQUOT);
 	js_put_str(data, "reason", ev->image_corrupt ? "image corrupt" :
 		strerror(ev->value > 0 && ev->value < 4096 ? (int)ev->value : EIO));
-	daemon_emit(vm->daemon, EVENT_BLOCK_IO_ERROR, vm->def->name, data);
+	emit_of_guest(vm, &vm->told.io_error, EVENT_BLOCK_IO_ERROR, data);
 }
 
 static void emit_reset(struct vm *vm, bool guest)
@@ -38,7 +54,10 @@ static void emit_reset(struct vm *vm, bool guest)
 
 	js_put_bool(data, "guest", guest);
 	js_put_str(data, "reason", guest ? "guest-reset" : "host-qmp-system-reset");
-	daemon_emit(vm->daemon, EVENT_RESET, vm->def->name, data);
+	if (guest)
+		emit_of_guest(vm, &vm->told.reset, EVENT_RESET, data);
+	else
+		daemon_emit(vm->daemon, EVENT_RESET, vm->def->name, data);
 }
 
 static void emit_reset_delayed(struct vm *vm, const struct vm_event *ev)
@@ -57,7 +76,7 @@ static void emit_panicked(struct vm *vm, int64_t bits)
 	js_put_str(data, "action",
 		vm_live(vm)->on_crash >= VM_ACTION_PRESERVE ? "pause" : "shutdown");
 	js_put_int(data, "bits", bits);
-	daemon_emit(vm->daemon, EVENT_GUEST_PANICKED, vm->def->name, data);
+	emit_of_guest(vm, &vm->told.panicked, EVENT_GUEST_PANICKED, data);
 }
 
 static void emit_watchdog(struct vm *vm, int64_t action)
@@ -65,17 +84,21 @@ static void emit_watchdog(struct vm *vm, int64_t action)
 	struct json_object *data = json_object_new_object();
 
 	js_put_str(data, "action", definition_watchdog_action(action < 0 ? UINT_MAX : (unsigned)action));
-	daemon_emit(vm->daemon, EVENT_WATCHDOG, vm->def->name, data);
+	emit_of_guest(vm, &vm->told.watchdog, EVENT_WATCHDOG, data);
 }
 
-static void agent_event(struct vm *vm, int64_t now)
+static void emit_needs_reset(struct vm *vm, const struct vm_event *ev)
+{
+	struct json_object *data = json_object_new_object();
+
+	js_put_str(data, "device", ev->device);
+	emit_of_guest(vm, &vm->told.needs_reset, EVENT_DEVICE_NEEDS_RESET, data);
+}
+
+static void emit_agent(struct vm *vm, uint8_t was, uint8_t now)
 {
 	struct json_object *data;
-	uint8_t was = vm->agent;
 
-	if (now < VM_AGENT_CLOSED || now > VM_AGENT_ANSWERS)
-		return;
-	vm->agent = (uint8_t)now;
 	if ((was >= VM_AGENT_OPEN) != (now >= VM_AGENT_OPEN)) {
 		data = json_object_new_object();
 		js_put_str(data, "id", "guest-agent0");
@@ -87,6 +110,33 @@ static void agent_event(struct vm *vm, int64_t now)
 		js_put_bool(data, "connected", now == VM_AGENT_ANSWERS);
 		daemon_emit(vm->daemon, EVENT_AGENT, vm->def->name, data);
 	}
+}
+
+/* A port that is opened and closed all the time is told of now and then, and at last as it is. */
+static void agent_tell(void *opaque)
+{
+	struct vm *vm = opaque;
+	uint8_t was = vm->agent_told;
+	uint64_t left_out;
+
+	if (was == vm->agent)
+		return;
+	if (limit_take(&vm->told.agent, loop_now_ns(), &left_out)) {
+		vm->agent_told = vm->agent;
+		emit_agent(vm, was, vm->agent);
+		return;
+	}
+	if (!vm->agent_timer && loop_timer_new(vm->daemon->loop, agent_tell, vm, &vm->agent_timer) < 0)
+		abort();
+	loop_timer_arm(vm->agent_timer, vm->told.agent.since_ns + LIMIT_WINDOW_NS);
+}
+
+static void agent_event(struct vm *vm, int64_t now)
+{
+	if (now < VM_AGENT_CLOSED || now > VM_AGENT_ANSWERS)
+		return;
+	vm->agent = (uint8_t)now;
+	agent_tell(vm);
 }
 
 static void phase_event(struct vm *vm, const struct vm_event *ev)
@@ -158,13 +208,9 @@ static void life_event(void *opaque, const struct vm_event *ev)
 	case VM_EVENT_RESET_DELAYED:
 		emit_reset_delayed(vm, ev);
 		break;
-	case VM_EVENT_NEEDS_RESET: {
-		struct json_object *data = json_object_new_object();
-
-		js_put_str(data, "device", ev->device);
-		daemon_emit(vm->daemon, EVENT_DEVICE_NEEDS_RESET, vm->def->name, data);
+	case VM_EVENT_NEEDS_RESET:
+		emit_needs_reset(vm, ev);
 		break;
-	}
 	case VM_EVENT_SNAPSHOT_RECOVERED:
 		vm_emit_recovered(vm, ev);
 		break;
@@ -285,7 +331,7 @@ static void life_gone(void *opaque, const struct vm_process_end *end)
 	vm_socket_remove(vm->daemon->run_dir_fd, vm->def->name);
 	if (was_active)
 		vm_ended(vm, end);
-	vm->agent = VM_AGENT_NONE;
+	vm->agent = vm->agent_told = VM_AGENT_NONE;
 	vm->destroying = vm->rebooting = vm->crash_dumped = vm->dump_due = false;
 	save_gone(vm);
 	vm_answer_gone(vm, NULL);

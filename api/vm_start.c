@@ -578,7 +578,7 @@ static void taken_back(struct vm *vm, const struct vm_info *info)
 	}
 	if (vm->id < 0)
 		vm->id = ++vm->daemon->next_id;
-	vm->agent = info->agent <= VM_AGENT_ANSWERS ? info->agent : VM_AGENT_NONE;
+	vm->agent = vm->agent_told = info->agent <= VM_AGENT_ANSWERS ? info->agent : VM_AGENT_NONE;
 	dump_by_policy(vm);
 	log_info("state", "VM '%s' taken back: pid %d, %s", vm->def->name,
 		(int)vm_process_pid(vm->proc), vm_state_name(vm->state));

@@ -625,6 +625,12 @@ int agent_shutdown(struct agent *a, bool reboot, void (*done)(void *opaque, int 
 	return errand_ask(a, true, done, opaque);
 }
 
+void agent_guest_off(struct agent *a)
+{
+	if (a && a->state == ERRAND_ASKED && a->errand.silent)
+		errand_end(a, 0, NULL);
+}
+
 void agent_hostname(const char *name, char ret[AGENT_HOSTNAME_MAX + 1])
 {
 	size_t n = 0;

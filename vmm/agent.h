@@ -79,6 +79,8 @@ int agent_tell(struct agent *a, const char *line, void (*done)(void *opaque, int
 /* Have the guest shut down, or reboot. As agent_tell(); 0: it has been asked and does not refuse. */
 int agent_shutdown(struct agent *a, bool reboot, void (*done)(void *opaque, int r, const struct err *e),
 	void *opaque, struct err *e);
+/* The guest is off: who asked for that need not wait to see whether the agent refuses. NULL allowed. */
+void agent_guest_off(struct agent *a);
 
 /* ---- agent_answer.c: pure ---- */
 

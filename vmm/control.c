@@ -417,6 +417,7 @@ static void snapshot_begin(struct control *c, struct channel_msg *m)
 struct errand {
 	struct control *control;
 	uint64_t seq;
+	bool off; /* a shutdown */
 };
 
 static void errand_over(void *opaque, int r, const struct err *e)
@@ -424,6 +425,8 @@ static void errand_over(void *opaque, int r, const struct err *e)
 	struct errand s = *(struct errand *)opaque;
 
 	free(opaque);
+	if (r < 0 && s.off)
+		vm_set_off_asked(s.control->vm, false);
 	reply(s.control, s.seq, r, e);
 }
 
@@ -441,6 +444,7 @@ static void consoles_tell(const struct machine *m, const char *text)
 static int errand_begin(struct control *c, const struct vm_agent *want, struct errand *s, struct err *e)
 {
 	struct agent *a = vm_machine(c->vm)->agent;
+	int r;
 
 	if (want->errand == VM_AGENT_TELL)
 		consoles_tell(vm_machine(c->vm), want->text);
@@ -452,7 +456,11 @@ static int errand_begin(struct control *c, const struct vm_agent *want, struct e
 			"answer; resume it first");
 	if (want->errand == VM_AGENT_TELL)
 		return agent_tell(a, want->text, errand_over, s, e);
-	return agent_shutdown(a, want->errand == VM_AGENT_REBOOT, errand_over, s, e);
+	s->off = want->errand == VM_AGENT_SHUTDOWN;
+	r = agent_shutdown(a, want->errand == VM_AGENT_REBOOT, errand_over, s, e);
+	if (!r && want->errand == VM_AGENT_SHUTDOWN)
+		vm_set_off_asked(c->vm, true);
+	return r;
 }
 
 static void agent_request(struct control *c, struct channel_msg *m)
@@ -464,7 +472,7 @@ static void agent_request(struct control *c, struct channel_msg *m)
 
 	TERMINATE(want->text);
 	if (s) {
-		*s = (struct errand){ c, m->head.seq };
+		*s = (struct errand){ c, m->head.seq, false };
 		r = want->errand > VM_AGENT_REBOOT ?
 			err_set(&e, -EINVAL, ERR_INVALID, "there is no such errand for an agent") :
 			errand_begin(c, want, s, &e);

@@ -72,7 +72,7 @@ struct vm {
 	struct loop_timer *reset_timer;
 	unsigned reset_generation;
 	bool reset_delayed;
-	bool off_asked; /* the power button was pressed by request: off is off then, whatever the policy */
+	bool off_asked; /* somebody asked for it, by the button or the agent: off is off then, whatever the policy */
 	atomic_bool work_cancelled;
 	_Atomic uint64_t work_bytes, work_total;
 	_Atomic uint64_t work_told_ns; /* when progress was told last */
@@ -345,7 +345,8 @@ int vm_stop(struct vm *vm, enum vm_reason reason, struct err *e)
 	return 0;
 }
 
-int vm_powerdown(struct vm *vm, struct err *e)
+/* Whoever presses it. */
+static int button_press(struct vm *vm, struct err *e)
 {
 	struct vm_event ev;
 
@@ -355,9 +356,22 @@ int vm_powerdown(struct vm *vm, struct err *e)
 		return wrong_phase(vm, "press the power button", e);
 	ev = event_new(vm, VM_EVENT_POWERDOWN);
 	event_send(vm, &ev);
-	vm->off_asked = true;
 	acpi_pm_press_power_button(vm->m->acpi_pm);
 	return 0;
+}
+
+int vm_powerdown(struct vm *vm, struct err *e)
+{
+	int r = button_press(vm, e);
+
+	if (!r)
+		vm->off_asked = true;
+	return r;
+}
+
+void vm_set_off_asked(struct vm *vm, bool asked)
+{
+	vm->off_asked = asked;
 }
 
 int vm_nmi(struct vm *vm, struct err *e)
@@ -470,6 +484,7 @@ static void guest_poweroff(struct vm *vm)
 {
 	bool off = vm->off_asked && vm->cfg.on_poweroff == VM_ACTION_RESTART;
 
+	agent_guest_off(vm->m->agent);
 	switch (off ? VM_ACTION_DESTROY : vm->cfg.on_poweroff) {
 	case VM_ACTION_RESTART:
 		guest_restart(vm);
@@ -543,7 +558,7 @@ static void watchdog_bit(struct vm *vm)
 		guest_reset(vm);
 		break;
 	case VM_WATCHDOG_SHUTDOWN:
-		vm_powerdown(vm, NULL);
+		button_press(vm, NULL);
 		break;
 	case VM_WATCHDOG_POWEROFF:
 		vm_end(vm, VM_REASON_WATCHDOG, 0, NULL);

@@ -34,6 +34,8 @@ struct machine *vm_machine(struct vm *vm);
 int vm_cont(struct vm *vm, enum vm_reason reason, struct err *e);
 int vm_stop(struct vm *vm, enum vm_reason reason, struct err *e);
 int vm_powerdown(struct vm *vm, struct err *e);
+/* It is the agent that is asked to shut the guest down; or it did not. */
+void vm_set_off_asked(struct vm *vm, bool asked);
 int vm_reset(struct vm *vm, struct err *e);
 int vm_nmi(struct vm *vm, struct err *e);
 /* What the watchdog does from now on, whether there is one or not. */

@@ -331,6 +331,19 @@ def test_a_clone_and_the_clocks(daemon, image, tmp_path):
     daemon.cairn("destroy", "linux")
 
 
+@slow_kernel
+def test_off_by_the_agent_is_off(daemon):
+    """Also where a guest that goes off by itself is started again."""
+    console = begin(daemon, guest_agent=True, on_poweroff="restart")
+    q = daemon.qmp()
+    console.run("agent work")
+    daemon.cairn("wait", "linux", "--for", "agent", "--timeout", "50")
+    daemon.cairn("shutdown", "--mode", "agent", "linux")
+    q.event("VM_STATE_CHANGE", vm="linux", state="shutoff", reason="shutdown")
+    assert not [e for e in q.run("query-events")["events"] if e["event"] in ("RESTART_SCHEDULED", "RESET")]
+    console.close()
+
+
 def with_memory(daemon, console, quiesced):
     """The guest is frozen in the snapshot: whoever goes back to it thaws it, paused in between or not."""
     quiesced("s2")

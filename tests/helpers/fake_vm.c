@@ -5,6 +5,7 @@
  *   die-at-config kill-at-config silent-at-config refuse garbage-at-config
  *   kill-after=MS garbage-after=MS close-after=MS off-after=MS panic-after=MS
  *   agent-after=MS (an agent opens its port and answers)
+ *   repeats-after=MS (a hundred times whatever a guest can have told as often as it likes)
  *   exit-after=MS:VALUE (debug exit)  io-error-after=MS  crash-after=MS (preserved)
  *   no-agent (the guest's answers nothing)  deaf (ignores the power button)  stubborn (ignores quit)  event-last (replies first)
  *   quits-in=MS (after it was told to)  mute (answers nothing once it runs)  rude-after=MS (panics, in bytes that are no text)
@@ -124,6 +125,21 @@ static void garbage(struct fake *f)
 	send(f->sock, junk, sizeof(junk), MSG_NOSIGNAL);
 }
 
+static void repeat(struct fake *f)
+{
+	static const enum vm_event_kind kinds[] = { VM_EVENT_WATCHDOG, VM_EVENT_NEEDS_RESET, VM_EVENT_IO_ERROR,
+		VM_EVENT_GUEST_PANICKED, VM_EVENT_RESET };
+
+	for (unsigned n = 0; n < 100; n++) {
+		for (unsigned i = 0; i < ARRAY_SIZE(kinds); i++)
+			event(f, (struct vm_event){ .kind = kinds[i], .value = 1, .device = "vda", .detail = "report" });
+		f->agent = n % 2 ? VM_AGENT_CLOSED : VM_AGENT_OPEN;
+		event(f, (struct vm_event){ .kind = VM_EVENT_AGENT, .value = f->agent });
+	}
+	f->agent = VM_AGENT_OPEN;
+	event(f, (struct vm_event){ .kind = VM_EVENT_AGENT, .value = f->agent });
+}
+
 /* What the command line asked for is due. */
 static void due(struct fake *f)
 {
@@ -151,6 +167,8 @@ static void due(struct fake *f)
 		f->agent = VM_AGENT_ANSWERS;
 		event(f, (struct vm_event){ .kind = VM_EVENT_AGENT, .value = VM_AGENT_OPEN });
 		event(f, (struct vm_event){ .kind = VM_EVENT_AGENT, .value = VM_AGENT_ANSWERS });
+	} else if (!strcmp(what, "repeats-after=")) {
+		repeat(f);
 	} else if (!strcmp(what, "crash-after="))
 		phase(f, VM_PHASE_CRASHED, VM_REASON_TRIPLE_FAULT, 0, "rip 0x1000");
 	else if (!strcmp(what, "io-error-after=")) {
@@ -166,7 +184,7 @@ static void schedule(struct fake *f)
 {
 	static const char *const words[] = { "kill-after=", "garbage-after=", "close-after=",
 		"off-after=", "panic-after=", "exit-after=", "crash-after=", "io-error-after=",
-		"rude-after=", "agent-after=" };
+		"rude-after=", "agent-after=", "repeats-after=" };
 
 	for (unsigned i = 0; i < sizeof(words) / sizeof(words[0]); i++)
 		if (word(f, words[i])) {

@@ -1,4 +1,4 @@
-/* A guest agent for tests: as much of QEMU's protocol as freezes a file system and sets the clock, or less of it. */
+/* A guest agent for tests: as much of QEMU's protocol as freezes a file system, sets the clock and shuts down, or less of it. */
 #define _GNU_SOURCE
 #include "init.h"
 
@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/reboot.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -83,6 +84,9 @@ static void agent_line(const char *line)
 		agent_say(text);
 	} else if (strstr(line, "guest-set-time") && time && sscanf(time, "\"time\":%lld", &ns) == 1) {
 		agent_set_time(ns);
+	} else if (strstr(line, "guest-shutdown")) { /* has no answer */
+		sync();
+		reboot(strstr(line, "\"reboot\"") ? RB_AUTOBOOT : RB_POWER_OFF);
 	} else if (strstr(line, "guest-exec")) {
 		agent_exec(line);
 	} else if (strstr(line, "guest-fsfreeze-freeze")) {

@@ -632,6 +632,22 @@ static void test_shuts_down(void **state)
 	is_idle_again(f);
 }
 
+/* A guest that is off before the agent could refuse. */
+static void test_is_off_at_once(void **state)
+{
+	struct fixture *f = *state;
+
+	agent_guest_off(NULL);
+	assert_int_equal(agent_shutdown(f->a, false, answered, f, &f->e), 0);
+	agent_guest_off(f->a); /* not by the agent, which has heard nothing */
+	sync_answer(f, sync_heard(f));
+	assert_int_equal(f->answers, 0);
+	heard(f);
+	agent_guest_off(f->a);
+	assert_int_equal(f->answers, 1);
+	assert_int_equal(f->r, 0);
+}
+
 /* A freeze comes first, and an errand after its thaw. */
 static void test_errand_waits(void **state)
 {
@@ -733,6 +749,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_hangs_up, setup_hurried, teardown),
 		cmocka_unit_test_setup_teardown(test_tells, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_refuses_an_errand, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_is_off_at_once, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_shuts_down, setup_hurried, teardown),
 		cmocka_unit_test_setup_teardown(test_errand_waits, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_the_port, setup, teardown),

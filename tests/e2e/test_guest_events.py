@@ -1,0 +1,25 @@
+"""What a guest can have told as often as it likes: some of it, then a count."""
+
+from conftest import until
+
+BURST, WINDOW_S = 20, 10  # api/limit.h
+REPEATED = ("WATCHDOG", "DEVICE_NEEDS_RESET", "BLOCK_IO_ERROR", "GUEST_PANICKED", "RESET")
+
+
+def told(q, name):
+    return q.run("query-events", event=name, vm="vm1")["events"]
+
+
+def test_a_guest_that_repeats_itself(fake):
+    fake.define("vm1", cmdline="repeats-after=1", guest_agent=True)
+    fake.define("vm2")
+    fake.cairn("start", "vm1")
+    q = fake.qmp()
+    until(lambda: fake.info("vm1").get("agent") == "open" and len(told(q, "RESET")) >= BURST)
+    fake.cairn("start", "vm2")
+    until(lambda: fake.info("vm1")["agent"] == "open" and told(q, "VSERPORT_CHANGE")[-1]["data"]["open"])
+    for name in (*REPEATED, "VSERPORT_CHANGE"):
+        events = told(q, name)
+        # A daemon that was kept waiting for longer than a window would tell some of the next.
+        assert BURST <= len(events) <= BURST + 2, name
+    assert q.run("query-events", vm="vm2")["events"]
