@@ -311,6 +311,29 @@ def test_a_dump_that_fails_does_not_keep_it(fake):
     assert cores(fake) == []
 
 
+def test_one_that_cannot_begin_does_not_keep_it(fake):
+    fake.define("vm1", cmdline="crash-after=300", on_crash="coredump-destroy")
+    (fake.state / "vms/vm1/dumps").write_text("in the way")
+    q = fake.qmp()
+    fake.cairn("start", "vm1")
+    assert q.event("DUMP_COMPLETED", vm="vm1")["data"]["result"]["status"] == "failed"
+    q.event("VM_STATE_CHANGE", vm="vm1", state="crashed")
+
+
+def test_a_crash_in_the_middle_of_work(fake, tmp_path):
+    """It is dumped when that is over."""
+    fake.define("vm1", cmdline=f"crash-after=1000 work-until={tmp_path}/go", on_crash="coredump-destroy")
+    q = fake.qmp()
+    q.run("vm-start", vm="vm1")
+    fake.cairn("dump", "vm1", str(tmp_path / "core"), "--no-wait")
+    q.event("VM_STATE_CHANGE", vm="vm1", state="preserved")
+    (tmp_path / "go").touch()
+    assert "path" not in q.event("DUMP_COMPLETED", vm="vm1")["data"] or cores(fake) == []
+    assert q.event("DUMP_COMPLETED", vm="vm1")["data"]["path"].endswith(".core")
+    q.event("VM_STATE_CHANGE", vm="vm1", state="crashed")
+    assert len(cores(fake)) == 1
+
+
 def test_the_watchdogs_dump(daemon, guest, kvm):
     console = begin(daemon, guest, watchdog={"action": "dump"})
     vm, q = own_socket(daemon), daemon.qmp()

@@ -35,6 +35,9 @@ def test_suspended_and_woken(daemon, guest, kvm):
     assert [daemon.info(vm)["reason"] for vm in ("busy", "watched")] == ["booted", "booted"]
     watching.close()
     asleep(daemon, "paused", "watched")
+    first = daemon.info("watched")["id"]
+    daemon.cairn("reboot", "watched")
+    until(lambda: daemon.info("watched")["id"] > first)
     until(lambda: daemon.kept("vm1").get("reason") == "idle")
     daemon.stop(signal.SIGKILL)
     daemon.start()

@@ -22,6 +22,10 @@ def ready(daemon, vm="vm1"):
 
 # ---- restarts ----
 
+def scheduled(daemon):
+    return daemon.qmp().run("query-events", event="RESTART_SCHEDULED")["events"]
+
+
 def test_restarts_end_and_say_so(fake):
     fake.define("vm1", cmdline="kill-after=5", on_crash="restart", restart=AT_ONCE)
     q = fake.qmp()
@@ -49,11 +53,25 @@ def test_pending_restart_is_shown_survives_and_is_called_off(fake):
     fake.stop(signal.SIGKILL)
     fake.start()
     assert 40e9 < fake.info("vm1")["restart-in"] <= 60e9
+    assert len(scheduled(fake)) == 2  # nor has it been started meanwhile
     fake.cairn("destroy", "vm1")
     assert "restart-in" not in fake.info("vm1") and fake.info("vm1")["state"] == "crashed"
     assert fake.cairn("destroy", "vm1", ok=4).stderr.count("crashed")
     fake.define("vm1", on_crash="restart")
     fake.cairn("start", "vm1")
+
+
+def test_the_next_daemon_counts_on(fake):
+    fake.define("vm1", cmdline="kill-after=5", on_crash="restart", restart={"delay": 60, "tries": 2})
+    fake.cairn("start", "vm1")
+    until(lambda: fake.kept("vm1").get("restart", {}).get("n") == 2 and "due_ns" in fake.kept("vm1")["restart"])
+    fake.stop(signal.SIGKILL)
+    kept = fake.kept("vm1")
+    kept["restart"]["due_ns"] = 1  # long ago
+    (fake.state / "vms/vm1/state.json").write_text(json.dumps(kept))
+    fake.start()
+    until(lambda: fake.info("vm1")["reason"] == "restart limit")
+    assert len(scheduled(fake)) == 2
 
 
 def test_crash_that_no_daemon_saw_is_followed_by_a_restart(fake):
@@ -84,7 +102,7 @@ def test_shutdown_that_was_asked_for_is_the_end(daemon, guest, kvm):
     console.sock.sendall(b"button wait\npoweroff\n")
     daemon.cairn("shutdown", "--wait", "vm1")
     console.close()
-    assert daemon.info("vm1")["state"] == "shut off"
+    assert daemon.info("vm1")["state"] == "shut off" and not scheduled(daemon)
 
 
 @pytest.mark.parametrize("how, reason", [("triple", "triple fault"), ("panic", "guest panicked"),
@@ -148,8 +166,8 @@ def test_guest_that_resets_in_a_loop_is_slowed_down(daemon, guest, kvm):
 
 # ---- autostart ----
 
-def boot_anew(d, over=True):
-    """As if the host had: another boot id, and no VM process left."""
+def boot_anew(d, over=True, begun=None):
+    """As if the host had: another boot id, and no VM process left. Not over: autostart was under way."""
     pids = [v["pid"] for v in map(d.info, [v["name"] for v in d.qmp().run("vm-list")["vms"]]) if "pid" in v]
     d.stop(signal.SIGKILL)
     for p in pids:
@@ -161,7 +179,7 @@ def boot_anew(d, over=True):
     if over:
         boot["boot_id"] = "00000000-0000-4000-8000-000000000000"
     else:
-        boot.update(over=False, begun_ns=(os.stat(path).st_mtime_ns + 3600 * 10**9))
+        boot.update(over=False, begun_ns=begun)
     path.write_text(json.dumps(boot))
 
 
@@ -205,11 +223,18 @@ def test_autostart(fake):
 
 
 def test_autostart_of_a_daemon_that_was_killed_is_ended_by_the_next(fake):
-    fake.define("a")
-    fake.cairn("autostart", "a")
-    boot_anew(fake, over=False)
+    """But for those that it had dealt with, and that somebody has stopped since."""
+    for vm in ("a", "b"):
+        fake.define(vm)
+        fake.cairn("autostart", vm)
+    fake.cairn("start", "b")
+    begun = fake.info("b")["since"]
+    fake.cairn("destroy", "b")
+    until(lambda: fake.kept("b").get("state") == "shutoff")
+    boot_anew(fake, over=False, begun=begun)
     fake.start()
     fake.wait("a", "running")
+    assert fake.info("b")["state"] == "shut off"
 
 
 def test_host_going_down_is_no_crash(fake):
@@ -257,6 +282,21 @@ def test_starts_wait_for_their_turn(tmp_path):
     d.define("gone", cmdline="die-at-config")
     r = d.cairn("start", "--all", "--parallel", "8", ok=None)
     assert d.cairn("list", "--name").stdout.split() == [f"vm{n}" for n in range(4)], r.stderr
+    d.close()
+
+
+def test_no_more_start_at_once(tmp_path):
+    d = bounded("--max-starting", "1")(tmp_path, FAKE_VM)
+    d.define("slow", cmdline="silent-at-config")
+    d.define("vm1")
+    first, second, q = d.qmp(), d.qmp(), d.qmp()
+    first.send(b'{"execute":"vm-start","arguments":{"vm":"slow"}}')
+    until(lambda: len(d.children()) == 1)
+    second.send(b'{"execute":"vm-start","arguments":{"vm":"vm1"}}')
+    for _ in range(500):  # an answer could come meanwhile
+        assert q.run("vm-info", vm="vm1")["state"] == "shut off"
+    os.kill(d.children()[0], signal.SIGKILL)
+    assert "error" in first.answer() and second.answer()["return"]["id"]
     d.close()
 
 

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from conftest import Console, QmpError, until
-from test_policy import ready
+from conftest import FAKE_VM, Console, QmpError, until
+from test_policy import bounded, ready, scheduled
 
 DEAF = {"cmdline": "deaf"}
 
@@ -90,6 +90,16 @@ def test_planned_shutdown_warns_and_comes(fake):
     q.event("VM_STATE_CHANGE", vm="vm2", state="running")
     assert fake.info("vm1")["reason"] == "shutdown"
     assert "agent 0: This machine reboots in " in (fake.state / "vms/vm2/log").read_text()
+
+
+def test_a_planned_shutdown_is_told_again(fake):
+    """A minute before, when it was planned earlier."""
+    fake.define("vm1", guest_agent=True)
+    fake.cairn("start", "vm1")
+    fake.cairn("shutdown", "--in", "61s", "vm1")
+    log = fake.state / "vms/vm1/log"
+    until(lambda: log.read_text().count("agent 0: This machine shuts down in ") == 2)
+    fake.cairn("shutdown", "--cancel", "vm1")
 
 
 def test_planned_shutdown_is_told_on_the_console(kvm, daemon, guest):
@@ -212,6 +222,36 @@ def test_daemon_stop(fake):
     assert states == {"left": "running", "off": "shut off", "kept": "saved", "deaf": "in shutdown",
                       "hard": "shut off", "sleeps": "shut off"}
     assert fake.info("left")["pid"] == pid
+
+
+def test_daemon_stop_and_crashes(fake):
+    """One that is kept for a look is left; one that crashes now stays off until the next daemon."""
+    fake.define("kept", cmdline="crash-after=1", on_crash="preserve", stop_action="shutdown")
+    fake.define("deaf", order=2, stop_action="shutdown", shutdown={"deadline": 1}, **DEAF)
+    fake.define("crashes", on_crash="restart", order=1, stop_action="shutdown")
+    fake.cairn("start", "kept", "deaf", "crashes")
+    q = fake.qmp()
+    until(lambda: fake.info("kept")["reason"] == "triple fault")
+    q.send(b'{"execute":"daemon-stop","arguments":{"vms-only":true}}')
+    until(lambda: fake.info("deaf")["state"] == "in shutdown")
+    os.kill(fake.info("crashes")["pid"], signal.SIGKILL)
+    outcomes = {v["vm"]: v["outcome"] for v in q.answer()["return"]["vms"]}
+    assert outcomes == {"deaf": "did not shut down in time", "crashes": "is off", "kept": "left running"}
+    assert fake.info("crashes")["state"] == "crashed" and not scheduled(fake)
+    assert "pid" in fake.info("kept")
+
+
+def test_daemon_stop_with_a_bound(tmp_path):
+    """Of equal order, too, no more go down at once than may be started at once."""
+    d = bounded("--max-starting", "1")(tmp_path, FAKE_VM)
+    for vm in ("vm1", "vm2"):
+        d.define(vm, stop_action="shutdown", shutdown={"deadline": 1, "then": "destroy"}, **DEAF)
+    d.cairn("start", "vm1", "vm2")
+    d.cairn("daemon-stop", "--vms-only")
+    changes = [e["data"] for e in d.qmp().run("query-events", event="VM_STATE_CHANGE")["events"]]
+    assert [(e["vm"], e["state"]) for e in changes if e["state"] in ("in-shutdown", "shutoff")] == [
+        ("vm1", "in-shutdown"), ("vm1", "shutoff"), ("vm2", "in-shutdown"), ("vm2", "shutoff")]
+    d.close()
 
 
 def test_daemon_stop_in_one_way(fake):
