@@ -65,12 +65,17 @@ def test_reset_obeys_on_reboot(daemon, begin):
 
 
 def test_shutdown(daemon, begin):
-    _, vm, console = begin("shutdown")
+    """Nobody has asked for that one: what on_poweroff says follows."""
+    _, vm, console = begin("shutdown", on_poweroff="restart")
     console.run("button init")
     console.run(BITE)
     assert vm.event("WATCHDOG")["data"] == {"action": "shutdown"}
     vm.event("POWERDOWN")
     console.run("button wait")
+    console.sock.sendall(b"poweroff\n")
+    vm.event("RESET")
+    while console.line() != "interp":
+        pass
 
 
 def test_poweroff(daemon, begin):
