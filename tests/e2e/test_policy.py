@@ -233,8 +233,8 @@ def test_autostart_of_a_daemon_that_was_killed_is_ended_by_the_next(fake):
     until(lambda: fake.kept("b").get("state") == "shutoff")
     boot_anew(fake, over=False, begun=begun)
     fake.start()
-    fake.wait("a", "running")
-    assert fake.info("b")["state"] == "shut off"
+    until(lambda: json.loads((fake.state / "boot.json").read_text())["over"])
+    assert fake.info("a")["state"] == "running" and fake.info("b")["state"] == "shut off"
 
 
 def test_host_going_down_is_no_crash(fake):
