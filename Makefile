@@ -61,7 +61,7 @@ TEST_SYSLIBS   := -ljson-c $(VM_SYSLIBS) -lcmocka
 # (-w: libcap-ng's capng_change_id(), which nobody calls, would warn of getpwuid().)
 VM_LINK := $(if $(SAN),-pie,-static-pie -Wl,-w)
 
-PROGRAMS := $(addprefix $(BUILD)/,cairnd cairn-vm cairn cairn-img cairn-archive cairn-xml)
+PROGRAMS := $(addprefix $(BUILD)/,cairnd cairn-vm cairn cairn-img cairn-archive cairn-xml cairn-slirp)
 # A sanitizer would have to be in nbdkit before its plugins are.
 NBDKIT_PLUGIN := $(if $(SAN),,$(BUILD)/nbdkit-cairn-plugin.so)
 UNIT_SRCS := $(sort $(wildcard tests/unit/*/test_*.c))
@@ -106,6 +106,9 @@ $(BUILD)/cairn-archive: $(call prog_objs,tools/archive) $(call lib,api) $(IMG_LI
 $(BUILD)/cairn-xml: $(call prog_objs,tools/xml) $(DAEMON_LIBS)
 	$(call say,LINK,$@)
 	$(call link,-pie,$(XML_SYSLIBS))
+$(BUILD)/cairn-slirp: $(call prog_objs,tools/slirp) $(call lib,base)
+	$(call say,LINK,$@)
+	$(call link,-pie,-lslirp -lseccomp -lcap-ng -luring)
 # An image is found and opened as cairn-img does it.
 $(BUILD)/nbdkit-cairn-plugin.so: $(BUILD)/tools/nbd/plugin.o $(BUILD)/tools/img/open.o $(IMG_LIBS)
 	$(call say,LINK,$@)
@@ -207,7 +210,7 @@ install: all $(BUILD)/definition.schema.json
 	install -d $(DESTDIR)$(PREFIX)/share/cairn
 	install -m 644 $(BUILD)/definition.schema.json $(DESTDIR)$(PREFIX)/share/cairn
 	install -m 755 $(BUILD)/cairnd $(DESTDIR)$(PREFIX)/sbin
-	install -m 755 $(BUILD)/cairn-vm $(BUILD)/cairn-xml $(BUILD)/cairn-archive $(DESTDIR)$(PREFIX)/libexec/cairn
+	install -m 755 $(BUILD)/cairn-vm $(BUILD)/cairn-xml $(BUILD)/cairn-archive $(BUILD)/cairn-slirp $(DESTDIR)$(PREFIX)/libexec/cairn
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	sed '/^# @/d; s,@SBINDIR@,$(PREFIX)/sbin,' tools/systemd/cairnd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/cairnd.service
 	sed '/^# @/d; s,@BINDIR@,$(PREFIX)/bin,' tools/systemd/cairn-guests.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/cairn-guests.service

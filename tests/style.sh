@@ -36,8 +36,8 @@ libraries() {
 liburing.h base/ block/
 json-c/ api/ tools/
 json.h api/ tools/
-seccomp.h vmm/sandbox.c tools/archive/sandbox.c tools/xml/
-cap-ng.h vmm/sandbox.c tools/archive/sandbox.c
+seccomp.h vmm/sandbox.c tools/archive/sandbox.c tools/slirp/sandbox.c tools/xml/
+cap-ng.h vmm/sandbox.c tools/archive/sandbox.c tools/slirp/sandbox.c
 zlib.h block/
 zstd.h block/
 linux/kvm.h vmm/
@@ -46,6 +46,7 @@ archive.h tools/archive/
 archive_entry.h tools/archive/
 nettle/ tools/archive/
 libxml/ tools/xml/
+slirp/ tools/slirp/
 END
 }
 

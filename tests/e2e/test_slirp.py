@@ -1,0 +1,524 @@
+"""cairn-slirp by itself: a network for one guest, made of sockets (docs/slirp.md)."""
+
+import json
+import os
+import random
+import signal
+import socket
+import struct
+import subprocess
+import threading
+import time
+
+import pytest
+
+import slirplib
+from conftest import until
+from slirplib import ACK, ARP, ICMP, IPV4, IPV6, RST, SYN, TCP, UDP, Guest, datagrams, ethernet, ipv4, listener, readable
+from test_net import Lan, lan  # noqa: F401 (a fixture)
+
+
+def test_the_guest_finds_its_network():
+    """What DHCP says, who answers to ARP, and a gateway that can be pinged: QEMU's addresses."""
+    with Guest(args=["--hostname", "web1"]) as g:
+        address, options = g.dhcp(1)
+        assert address == "10.0.2.15"
+        assert options[53] == b"\2" and options[1] == bytes([255, 255, 255, 0])
+        assert options[3] == bytes([10, 0, 2, 2]) and options[6] == bytes([10, 0, 2, 3])
+        assert options[12] == b"web1"
+        assert g.dhcp(3, bytes([50, 4]) + socket.inet_aton(address))[1][53] == b"\5"
+        g.arp(1, slirplib.ALL, "10.0.2.2")
+        frame, _ = g.receive()
+        assert frame[22:28] == bytes.fromhex("52550a000202")
+        g.ping("10.0.2.2", b"hello")
+        assert g.wait(lambda p: p.protocol == ICMP).body[-5:] == b"hello"
+
+
+def test_another_network():
+    with Guest(args=["--network", "192.168.76.0/24"], address="192.168.76.15") as g:
+        address, options = g.dhcp(1)
+        assert address == "192.168.76.15" and options[3] == bytes([192, 168, 76, 2])
+        g.ping("192.168.76.2", b"hello")
+        assert g.wait(lambda p: p.protocol == ICMP).source == "192.168.76.2"
+
+
+def test_a_forward_of_tcp_carries_both_ways():
+    with listener() as s, Guest(("tcp", s, "-", 80)) as g, socket.create_connection(s.getsockname()) as client:
+        c = g.accepted()
+        assert c.port == 80 and c.peer == "10.0.2.2"
+        question, answer = random.Random(1).randbytes(200000), random.Random(2).randbytes(200000)
+        sender = threading.Thread(target=client.sendall, args=(question,))
+        sender.start()
+        assert c.read(len(question)) == question
+        sender.join()
+        got = b""
+        for i in range(0, len(answer), 14600):  # no more at once than the window that it has to keep to
+            c.send(answer[i:i + 14600])
+            while len(got) < i + len(answer[i:i + 14600]):
+                got += client.recv(65536)
+        assert got == answer
+        client.shutdown(socket.SHUT_WR)
+        g.until(lambda: c.ended)
+        c.close()
+        assert client.recv(1) == b""
+
+
+def test_the_guest_sees_who_connects(lan):  # noqa: F811
+    """Loopback is the gateway; any other address is itself."""
+    lan.ip("link", "set", "lo", "up")
+    lan.ip("addr", "add", "192.0.2.1/24", "dev", "br0")
+
+    def make():
+        s = listener("0.0.0.0")
+        client = socket.socket()
+        client.bind(("192.0.2.1", 0))
+        return s, client
+
+    class Pair:  # Lan sets a time limit and closes
+        def __init__(self):
+            self.server, self.client = make()
+
+        def settimeout(self, seconds):
+            self.client.settimeout(seconds)
+
+        def close(self):
+            self.server.close()
+            self.client.close()
+
+    pair = lan.inside(Pair)
+    with Guest(("tcp", pair.server, "-", 80)) as g:
+        pair.client.connect(("192.0.2.1", pair.server.getsockname()[1]))
+        assert g.accepted().peer == "192.0.2.1"
+
+
+def test_a_client_that_goes_is_told_of_and_a_closed_port_refuses():
+    with listener() as s, Guest(("tcp", s, "-", 80)) as g:
+        client = socket.create_connection(s.getsockname())
+        p = g.wait(lambda p: p.protocol == TCP and p.flags == SYN) if not g.seen else None
+        assert p is None or p.dport == 80
+        c = g.accepted()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        g.until(lambda: c.reset or c.ended)
+        with socket.create_connection(s.getsockname()) as second:
+            c = g.accepted()
+            c.segment(RST)
+            assert second.recv(1) == b""
+
+
+def test_many_connections_at_once():
+    """More than a backlog's, each with its own answer."""
+    with listener() as s, Guest(("tcp", s, "-", 80)) as g:
+        clients = []
+        for i in range(200):
+            clients.append(socket.create_connection(s.getsockname()))
+            clients[-1].sendall(b"%d." % i)
+            c = g.accepted()
+            assert c.read(len(b"%d." % i)) == b"%d." % i
+            c.send(b"re %d" % i)
+        for i, client in enumerate(clients):
+            assert client.recv(100) == b"re %d" % i
+            client.close()
+        g.until(lambda: all(c.ended for c in g.connections.values()))
+
+
+def test_more_connections_than_there_may_be_sockets_wait():
+    """They are not lost, and nothing spins meanwhile."""
+    with listener() as s, Guest(("tcp", s, "-", 80)) as g:
+        s.listen(1200)
+        clients = [socket.create_connection(s.getsockname()) for _ in range(1000)]
+        g.until(lambda: len(g.seen) > 850)
+        g.silent()
+        before = ticks(g.process.pid)
+        for _ in range(20):
+            g.silent()
+        assert ticks(g.process.pid) - before < 20
+        assert len(g.seen) < 1000
+        open_now = list(g.seen)
+        for c in open_now:
+            c.segment(RST)
+        g.until(lambda: len(g.seen) == 1000)
+        for c in clients:
+            c.close()
+
+
+def ticks(pid):
+    with open(f"/proc/{pid}/stat") as f:
+        return sum(map(int, f.read().rpartition(")")[2].split()[11:13]))
+
+
+def test_datagrams_of_a_forward_and_their_answers():
+    """Each client has its own answer; the guest can answer nobody who has not asked."""
+    with datagrams() as s, datagrams() as a, datagrams() as b, datagrams() as stranger, \
+            Guest(("udp", s, "-", 53)) as g:
+        for client, text in ((a, b"one"), (b, b"two" * 400)):
+            client.sendto(text, s.getsockname())
+            p = g.wait(lambda p: p.protocol == UDP)
+            assert (p.source, p.to, p.dport, p.data) == ("10.0.2.2", "10.0.2.15", 53, text)
+            g.udp(53, p.source, p.sport, b"re " + text)
+            assert client.recvfrom(2000) == (b"re " + text, s.getsockname())
+        g.udp(53, "10.0.2.2", stranger.getsockname()[1], b"hello")
+        g.silent()
+        assert not readable(stranger)
+
+
+def test_two_clients_with_one_port():
+    with datagrams("127.0.0.1") as s, socket.socket(type=socket.SOCK_DGRAM) as a, \
+            socket.socket(type=socket.SOCK_DGRAM) as b, Guest(("udp", s, "-", 53)) as g:
+        a.bind(("127.0.0.1", 0))
+        b.bind(("127.0.0.2", a.getsockname()[1]))
+        ports = []
+        for client in (a, b, a):
+            client.sendto(b"?", s.getsockname())
+            ports.append(g.wait(lambda p: p.protocol == UDP).sport)
+        assert ports[0] == ports[2] != ports[1]
+        g.udp(53, "10.0.2.2", ports[1], b"b")
+        g.udp(53, "10.0.2.2", ports[0], b"a")
+        assert (a.recv(9), b.recv(9)) == (b"a", b"b")
+
+
+def test_datagrams_to_an_address_that_the_guest_has_taken():
+    with datagrams() as s, datagrams() as client, Guest(("udp", s, "10.0.2.77", 53), address="10.0.2.77") as g:
+        client.sendto(b"?", s.getsockname())
+        p = g.wait(lambda p: p.protocol == UDP)
+        assert p.to == "10.0.2.77" and p.frame[:6] == slirplib.ALL
+        g.udp(53, p.source, p.sport, b"!")
+        assert client.recv(9) == b"!"
+        client.sendto(b"?", s.getsockname())
+        assert g.wait(lambda p: p.protocol == UDP).frame[:6] == slirplib.MAC
+
+
+def test_damaged_answers_are_no_answers():
+    with datagrams() as s, datagrams() as client, Guest(("udp", s, "-", 53)) as g:
+        client.sendto(b"?", s.getsockname())
+        p = g.wait(lambda p: p.protocol == UDP)
+        good = slirplib.udp(g.address, 53, p.source, p.sport, b"answer")
+        for bad in (good[:4] + struct.pack("!H", 200) + good[6:],  # longer than the packet
+                    good[:4] + struct.pack("!H", 7) + good[6:],  # shorter than its header
+                    good[:-1] + b"X"):  # a wrong checksum
+            g.ip(UDP, p.source, bad)
+        g.frame(ethernet(IPV4, ipv4(UDP, g.address, p.source, good)[:30]))
+        g.frame(ethernet(IPV4, ipv4(UDP, g.address, p.source, good, fragment=0x2000)))
+        g.frame(ethernet(IPV4, b"\x4f" + ipv4(UDP, g.address, p.source, good)[1:]))  # a header of 60 bytes
+        g.silent()
+        assert not readable(client)
+        g.ip(UDP, p.source, good)
+        assert client.recv(100) == b"answer"
+
+
+def test_the_hosts_loopback_is_not_the_guests():
+    """Not by the gateway's address, not by a packet that names it, in no protocol."""
+    with listener() as server, datagrams() as sink, Guest() as g:
+        port, udp_port = server.getsockname()[1], sink.getsockname()[1]
+        g.ip(TCP, "10.0.2.2", slirplib.tcp(g.address, 40000, "10.0.2.2", port, 1, 0, SYN))
+        assert g.wait(lambda p: p.protocol == ICMP).body[0] == 3  # it cannot be reached
+        for to in ("10.0.2.2", "127.0.0.1", "127.1.2.3", "0.0.0.0", "255.255.255.255"):
+            g.udp(40001, to, udp_port, b"hello")
+            g.ip(TCP, to, slirplib.tcp(g.address, 40001, to, port, 1, 0, SYN))
+        for to in ("::1", "::ffff:127.0.0.1", "::127.0.0.1", "::"):
+            dst = socket.inet_pton(socket.AF_INET6, to)
+            src = socket.inet_pton(socket.AF_INET6, "fec0::15")
+            for kind, body, at in ((UDP, struct.pack("!HHHH", 40001, udp_port, 13, 0) + b"hello", 6),
+                                   (TCP, struct.pack("!HHIIBBHHH", 40001, port, 1, 0, 0x50, SYN, 65535, 0, 0), 16)):
+                total = slirplib.checksum(src + dst + struct.pack("!IHBB", len(body), 0, 0, kind) + body)
+                body = body[:at] + struct.pack("!H", total) + body[at + 2:]
+                g.frame(ethernet(IPV6, struct.pack("!IHBB", 0x60000000, len(body), kind, 64) + src + dst + body))
+        g.silent()
+        assert not readable(server) and not readable(sink)
+
+
+def test_the_hosts_loopback_when_it_is_allowed():
+    with listener() as server, datagrams() as sink, Guest(args=["--host-loopback"]) as g:
+        c = g.connect("10.0.2.2", server.getsockname()[1])
+        peer, _ = server.accept()
+        c.send(b"GET")
+        assert peer.recv(9) == b"GET"
+        peer.sendall(b"page" * 10000)
+        peer.close()
+        assert c.read(40000) == b"page" * 10000
+        g.udp(40001, "10.0.2.2", sink.getsockname()[1], b"hello")
+        data, who = sink.recvfrom(9)
+        assert data == b"hello"
+        sink.sendto(b"hi", who)
+        assert g.wait(lambda p: p.protocol == UDP).data == b"hi"
+        g.udp(40001, "127.0.0.1", sink.getsockname()[1], b"by name")
+        g.silent()
+        assert not readable(sink)
+
+
+def test_restricted_has_its_forwards_and_nothing_else():
+    with listener() as server, listener() as s, datagrams() as d, datagrams() as client, \
+            Guest(("tcp", s, "-", 80), ("udp", d, "-", 53), args=["--restrict", "--host-loopback"]) as g:
+        assert 3 not in g.dhcp(1)[1]  # no gateway
+        g.ip(TCP, "10.0.2.2", slirplib.tcp(g.address, 40000, "10.0.2.2", server.getsockname()[1], 1, 0, SYN))
+        g.udp(40000, "10.0.2.2", server.getsockname()[1], b"hello")
+        with socket.create_connection(s.getsockname()) as c:
+            c.sendall(b"in")
+            assert g.accepted().read(2) == b"in"
+        client.sendto(b"?", d.getsockname())
+        p = g.wait(lambda p: p.protocol == UDP)
+        g.udp(53, p.source, p.sport, b"!")
+        assert client.recv(9) == b"!"
+        assert not readable(server)
+
+
+DNS_PORT = 53
+
+
+def test_names_are_asked_of_whom_the_host_asks(lan, tmp_path):  # noqa: F811
+    """Also after resolv.conf was replaced, as network managers do it."""
+    etc = tmp_path / "etc"
+    etc.mkdir()
+    servers = []
+    for address in ("127.0.0.1", "127.0.0.2"):
+        def make(address=address):
+            s = socket.socket(type=socket.SOCK_DGRAM)
+            s.bind((address, DNS_PORT))
+            return s
+        lan.ip("link", "set", "lo", "up")
+        servers.append(lan.inside(make))
+    (etc / "resolv.conf").write_text("nameserver 127.0.0.1\n")
+    os.chmod(tmp_path, 0o755)
+    inside = [*lan.enter, "unshare", "-m", "sh", "-c", f'mount --bind {etc} /etc && exec "$@"', "sh"]
+    with Guest(before=inside) as g:
+        g.udp(40000, "10.0.2.3", 53, b"query 1")
+        data, who = servers[0].recvfrom(99)
+        assert data == b"query 1"
+        servers[0].sendto(b"reply 1", who)
+        p = g.wait(lambda p: p.protocol == UDP)
+        assert (p.source, p.data) == ("10.0.2.3", b"reply 1")
+        (etc / "new").write_text("nameserver 127.0.0.2\n# new\n")
+        os.rename(etc / "new", etc / "resolv.conf")
+
+        def asked():
+            g.udp(40001, "10.0.2.3", 53, b"query 2")
+            g.silent()
+            return readable(servers[1])
+        until(asked)
+
+
+def test_the_daemon_is_told_who_wants_something():
+    with listener() as s, datagrams() as d, datagrams() as client, \
+            Guest(("tcp", s, "-", 80), ("udp", d, "-", 53), control=True) as g:
+        with socket.create_connection(s.getsockname()) as tcp:
+            assert json.loads(g.control.recv(99)) == {"forward": 0}
+            g.accepted()
+            tcp.sendall(b"x")  # on a connection that is there, as well
+            assert json.loads(g.control.recv(99)) == {"forward": 0}
+            client.sendto(b"?", d.getsockname())
+            assert json.loads(g.control.recv(99)) == {"forward": 1}
+            begun, messages = time.monotonic(), 0
+            for _ in range(300):  # not for each: once in half a second
+                client.sendto(b"?", d.getsockname())
+                g.wait(lambda p: p.protocol == UDP)
+                while readable(g.control):
+                    assert json.loads(g.control.recv(99)) == {"forward": 1}
+                    messages += 1
+            assert messages <= (time.monotonic() - begun) / 0.5 + 1
+            for _ in range(2):  # what comes too early is told late, but told
+                client.sendto(b"?", d.getsockname())
+            assert json.loads(g.control.recv(99)) == {"forward": 1}
+        g.control.close()
+        client.sendto(b"!", d.getsockname())  # and without a daemon it goes on
+        assert g.wait(lambda p: p.protocol == UDP and p.data == b"!")
+        g.silent()
+
+
+def test_what_a_guest_does_not_read_is_bounded():
+    """A VM that stands still: frames wait, up to a tap's number; then they are dropped, and it goes on."""
+    with datagrams() as s, datagrams() as client, Guest(("udp", s, "-", 53)) as g:
+        client.sendto(bytes(4), s.getsockname())
+        g.wait(lambda p: p.protocol == UDP)
+        for i in range(1, 4000):
+            client.sendto(struct.pack("!I", i) + bytes(1000), s.getsockname())
+            if i % 50 == 0:
+                until(lambda: not waiting(s))
+        got = []
+        while readable(g.socket):
+            _, p = g.receive()
+            if p and p.protocol == UDP:
+                got.append(struct.unpack("!I", p.data[:4])[0])
+        assert got == list(range(1, len(got) + 1)) and 1000 <= len(got) < 3900
+        assert memory_kib(g.process.pid) < 40 << 10
+        client.sendto(b"last", s.getsockname())
+        assert g.wait(lambda p: p.protocol == UDP and p.data == b"last")
+
+
+def waiting(s):
+    """Bytes that a socket of datagrams, which another process reads, has yet to give."""
+    with open("/proc/net/udp") as f:
+        port = "%04X" % s.getsockname()[1]
+        return any(int(line.split()[4].partition(":")[2], 16) for line in f if line.split()[1].endswith(":" + port))
+
+
+def memory_kib(pid):
+    with open(f"/proc/{pid}/status") as f:
+        return next(int(line.split()[1]) for line in f if line.startswith("VmRSS"))
+
+
+def test_the_end_of_the_vm_is_its_end():
+    with listener() as s:
+        g = Guest(("tcp", s, "-", 80))
+        g.silent()
+        g.socket.send(b"")  # not the end
+        g.silent()
+        g.socket.close()
+        assert g.process.wait() == 0
+
+
+def test_garbage_is_dropped(lan):  # noqa: F811
+    """Nothing that a guest sends ends the process: noise, and frames of all kinds with bits changed. In a
+    namespace of its own: some of them are whole enough to be sent on."""
+    seed = int(os.environ.get("FUZZ_SEED", "1"))
+    rounds = int(os.environ.get("FUZZ_ROUNDS", "60"))
+    rnd = random.Random(seed)
+    with listener() as s, datagrams() as d, datagrams() as client, \
+            Guest(("tcp", s, "-", 80), ("udp", d, "-", 53), args=["--host-loopback"], before=lan.enter,
+                  stderr=subprocess.DEVNULL) as g:
+        g.dhcp(1)
+        client.sendto(b"?", d.getsockname())
+        p = g.wait(lambda p: p.protocol == UDP)
+        src, dst = (socket.inet_pton(socket.AF_INET6, x) for x in ("fec0::15", "fec0::2"))
+        me, gw = g.address, "10.0.2.2"
+        whole = [
+            ethernet(ARP, struct.pack("!HHBBH", 1, IPV4, 6, 4, 1) + slirplib.MAC + bytes(14)),
+            ethernet(IPV4, ipv4(UDP, me, p.source, slirplib.udp(me, 53, p.source, p.sport, b"answer"))),
+            ethernet(IPV4, ipv4(UDP, me, gw, slirplib.udp(me, 69, gw, 69, b"\0\1file\0octet\0blksize\0512\0"))),
+            ethernet(IPV4, ipv4(UDP, me, gw, slirplib.udp(me, 68, gw, 67, b"\1\1\6" + bytes(233) + b"\x63\x82\x53\x63\x35\1\1\xff"))),
+            ethernet(IPV4, ipv4(TCP, me, gw, slirplib.tcp(me, 80, gw, 50000, 1, 1, SYN | ACK, b"x", options=b"\2\4\5\xb4"))),
+            ethernet(IPV4, ipv4(ICMP, me, gw, b"\x08\0\xf7\xff" + bytes(4))),
+            ethernet(IPV4, ipv4(UDP, me, gw, bytes(64), ident=9, fragment=0x2000)),
+            ethernet(IPV4, ipv4(UDP, me, gw, bytes(64), ident=9, fragment=8)),
+            ethernet(IPV6, struct.pack("!IHBB", 0x60000000, 8, 58, 255) + src + dst + b"\x87" + bytes(7)),
+            ethernet(IPV6, struct.pack("!IHBB", 0x60000000, 30, UDP, 64) + src + dst + struct.pack("!HHHH", 546, 547, 30, 0) + bytes(22)),
+            ethernet(0x88f8, bytes(60)),
+        ]
+        for n in range(rounds):
+            for _ in range(100):
+                frame = bytearray(rnd.choice(whole) if n % 4 else rnd.randbytes(rnd.randrange(14, 1600)))
+                for _ in range(rnd.randrange(6)):
+                    frame[rnd.randrange(len(frame))] = rnd.randrange(256)
+                if rnd.randrange(4):
+                    repair(frame)
+                header = bytes(12) if rnd.randrange(20) else rnd.randbytes(12)
+                g.socket.send(header + bytes(frame[:rnd.randrange(1, len(frame) + 1)] if rnd.randrange(4) == 0 else frame))
+            for bad in (b"", b"x", bytes(12), bytes(25), bytes(20000)):
+                g.socket.send(bad)
+            drained(g)
+        assert g.process.poll() is None, f"seed {seed}"
+        # and it still is a network
+        with socket.create_connection(s.getsockname()):
+            g.arp(2, slirplib.ALL, g.address)
+            g.seen.clear()
+            g.accepted()
+
+
+def repair(frame):
+    """Checksums that are right: what is behind them is reached, too."""
+    size = (frame[14] & 15) * 4 if len(frame) > 34 else 0
+    if frame[12:14] != b"\x08\0" or size < 20 or len(frame) < 14 + size + 20:
+        return
+    frame[24:26] = bytes(2)
+    frame[24:26] = struct.pack("!H", slirplib.checksum(bytes(frame[14:14 + size])))
+    segment, at = bytes(frame[14 + size:14 + struct.unpack("!H", frame[16:18])[0]]), {UDP: 6, TCP: 16, ICMP: 2}.get(frame[23])
+    if at and len(segment) > at + 2:
+        pseudo = bytes(frame[26:34]) + struct.pack("!BBH", 0, frame[23], len(segment)) if frame[23] != ICMP else b""
+        frame[14 + size + at:16 + size + at] = struct.pack("!H", slirplib.checksum(
+            pseudo + segment[:at] + bytes(2) + segment[at + 2:]))
+
+
+def drained(g):
+    """Garbage may be asked back about: replies are read, whatever they are, until the ping's."""
+    g.arp(2, slirplib.ALL, g.address)
+    g.ping("10.0.2.2", b"drained")
+    while True:
+        frame = g.socket.recv(70000)
+        assert frame, "cairn-slirp has ended"
+        if frame.endswith(b"drained"):
+            return
+
+
+def status(pid):
+    with open(f"/proc/{pid}/status") as f:
+        return dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
+
+
+def test_it_can_do_no_more_than_it_has_to():
+    with listener() as s, Guest(("tcp", s, "-", 80)) as g:
+        g.silent()
+        st = status(g.process.pid)
+        assert st["Seccomp"] == "2" and st["NoNewPrivs"] == "1"
+        assert not any(int(st[c], 16) for c in ("CapInh", "CapPrm", "CapEff", "CapAmb"))
+        if os.geteuid() == 0:
+            assert st["Uid"].split() == ["65534"] * 4 and st["Gid"].split() == ["65534"] * 4 and not st["Groups"].strip()
+        with open(f"/proc/{g.process.pid}/limits") as f:
+            limits = {line[:26].strip(): line[26:].split()[:2] for line in f}
+        assert limits["Max open files"] == ["1024", "1024"] and limits["Max core file size"] == ["0", "0"]
+
+
+CALLS = {  # number on x86-64, arguments, what it has to give: -1, or the end
+    "open_passwd_for_writing": (257, ["-100", '"/etc/passwd"', "1", "0"], "killed"),
+    "bind": (49, ["3", "0", "0"], "killed"),
+    "listen": (50, ["3", "5"], "killed"),
+    "execve": (59, ['"/bin/true"', "0", "0"], "killed"),
+    "ptrace": (101, ["0", "0", "0", "0"], "killed"),
+    "socket_netlink": (41, ["16", "3", "0"], "killed"),
+    "open_outside": (257, ["-100", '"/usr/bin/env"', "0", "0"], "-13"),
+    "open_resolv_conf": (257, ["-100", '"/etc/resolv.conf"', "0", "0"], "fd"),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_forbidden_calls(name):
+    """gdb makes the process ask."""
+    number, args, want = CALLS[name]
+    with Guest() as g:
+        g.silent()
+        r = subprocess.run(["/usr/bin/gdb", "-q", "-batch", "-p", str(g.process.pid), "-ex",
+                            "handle SIGSYS nostop noprint pass", "-ex",
+                            f"print ((long (*)())syscall)({number}, {', '.join(args)})", "-ex", "print *(int*)__errno_location()"],
+                           stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=50)
+        if want == "killed":
+            assert g.process.wait() == -signal.SIGSYS, r.stdout + r.stderr
+            return
+        results = [line.partition(" = ")[2] for line in r.stdout.splitlines() if line.startswith("$")]
+        assert results and (results[0] == "-1" and results[1] == want[1:] if want == "-13" else int(results[0]) >= 0), r.stdout
+        g.silent()
+
+
+@pytest.mark.parametrize("args,sentence", [
+    ([], "--frames is missing"),
+    (["--frames", "99"], "open file descriptor"),
+    (["--frames", "FD", "--network", "10.0.2.1/24"], "bits beyond"),
+    (["--frames", "FD", "--network", "10.0.2.0/28"], "from 8 to 27"),
+    (["--frames", "FD", "--network", "127.0.0.0/8"], "private"),
+    (["--frames", "FD", "--network", "10.0.2.0"], "like 10.0.2.0/24"),
+    (["--frames", "FD", "--mtu", "100"], "576"),
+    (["--frames", "FD", "--mtu", "1500x"], "576"),
+    (["--frames", "FD", "--hostname", "a b"], "letters"),
+    (["--frames", "FD", "--hostname", "a" * 64], "63"),
+    (["--frames", "FD", "--forward", "tcp:FD:-:22"], "listening TCP"),
+    (["--frames", "FD", "--forward", "udp:TCP:-:22"], "bound UDP"),
+    (["--frames", "FD", "--forward", "sctp:TCP:-:22"], "like tcp:4:-:22"),
+    (["--frames", "FD", "--forward", "tcp:TCP:-:70000"], "1 to 65535"),
+    (["--frames", "FD", "--forward", "tcp:TCP:10.0.3.15:22"], "no address that a guest"),
+    (["--frames", "FD", "--forward", "tcp:TCP:10.0.2.2:22"], "no address that a guest"),
+    (["--frames", "FD", "--forward", "tcp:TCP:x:22"], "like 10.0.2.15"),
+    (["--frames", "FD", "--forward", "tcp:TCP6:-:22"], "IPv4"),
+    (["--frames", "FD", *["--forward", "tcp:TCP:-:22"] * 65], "more than 64"),
+    (["--frames", "FD", "--forward", "tcp:TCP:-"], "like tcp:4:-:22"),
+    (["--frames", "TCP"], "SEQPACKET"),
+    (["--frames", "FD", "more"], "no option"),
+    (["--frames", "FD", "--what"], "unknown option"),
+])
+def test_a_wrong_command_line_is_one_sentence(args, sentence):
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, listener() as s, socket.create_server(("::1", 0), family=socket.AF_INET6) as s6:
+        fds = {"FD": theirs.fileno(), "TCP6": s6.fileno(), "TCP": s.fileno()}
+        text = []
+        for a in args:
+            for name, fd in fds.items():
+                a = a.replace(name, str(fd)) if a == name or f":{name}:" in a else a
+            text.append(a)
+        r = subprocess.run([slirplib.PROGRAM, *text], pass_fds=list(fds.values()), capture_output=True, text=True)
+        assert r.returncode == 1 and sentence in r.stderr and r.stderr.count("\n") == 1, r.stderr

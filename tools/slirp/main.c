@@ -1,0 +1,144 @@
+/* cairn-slirp: run by cairnd, one for each interface of type `user`: the VM's frames become sockets of
+ * whoever defined the VM (docs/slirp.md).
+ *
+ *   cairn-slirp --frames FD [--network 10.0.2.0/24] [--hostname NAME] [--mtu N] [--restrict]
+ *           [--host-loopback] [--forward tcp|udp:FD:ADDRESS|-:PORT]... [--control FD]
+ *
+ * It ends with status 0 when the VM has closed its end of --frames, with 1 and a line on stderr when
+ * something is wrong before. */
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+#include "tools/slirp/control.h"
+#include "tools/slirp/frames.h"
+#include "tools/slirp/options.h"
+#include "tools/slirp/sandbox.h"
+#include "tools/slirp/stack.h"
+#include "tools/slirp/udp.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define FRAMES_BATCH 64 /* of the guest's, before others have their turn */
+#define NS_PER_MS 1000000ULL
+
+struct network {
+	struct options options;
+	struct frames *frames;
+	struct control control;
+	struct udp *udp;
+	struct stack *stack;
+	struct poll_set set;
+};
+
+static void guest_read(struct network *n)
+{
+	const uint8_t *frame;
+	size_t len;
+
+	for (unsigned i = 0; i < FRAMES_BATCH && (frame = frames_read(n->frames, &len)); i++)
+		if (!udp_answer(n->udp, frame, len))
+			stack_input(n->stack, frame, len);
+	stack_input_done(n->stack);
+}
+
+static void datagrams_read(struct network *n, const struct pollfd *fds, uint64_t now_ns)
+{
+	for (unsigned i = 0; i < n->options.nforwards; i++) {
+		if (!n->options.forwards[i].udp || !(fds++)->revents)
+			continue;
+		control_tell(&n->control, i, now_ns);
+		udp_receive(n->udp, i, now_ns);
+	}
+}
+
+/* One round: our own sockets stand first, then libslirp's. */
+static int round_run(struct network *n)
+{
+	struct poll_set *set = &n->set;
+	uint64_t now_ns = loop_now_ns(), control_ns = control_run(&n->control, now_ns);
+	int timeout, r;
+
+	set->n = 0;
+	set->fds[set->n++] = (struct pollfd){ .fd = n->options.frames_fd, .events = frames_events(n->frames) };
+	for (unsigned i = 0; i < n->options.nforwards; i++)
+		if (n->options.forwards[i].udp)
+			set->fds[set->n++] = (struct pollfd){ .fd = n->options.forwards[i].fd, .events = POLLIN };
+	timeout = stack_poll_add(n->stack, set, now_ns);
+	if (control_ns != UINT64_MAX) {
+		int due = (int)((control_ns - now_ns) / NS_PER_MS + 1);
+
+		timeout = timeout < 0 ? due : MIN(timeout, due);
+	}
+	r = poll(set->fds, set->n, timeout);
+	if (r < 0 && errno != EINTR)
+		return -errno;
+	now_ns = loop_now_ns();
+	stack_poll_done(n->stack, set, r, now_ns);
+	if (r > 0 && set->fds[0].revents & POLLOUT)
+		frames_flush(n->frames);
+	if (r > 0)
+		datagrams_read(n, set->fds + 1, now_ns);
+	if (r > 0 && set->fds[0].revents & ~POLLOUT)
+		guest_read(n);
+	return 0;
+}
+
+static int network_make(struct network *n, struct err *e)
+{
+	int r = frames_new(n->options.frames_fd, n->options.mtu, &n->frames, e);
+
+	control_init(&n->control, n->options.control_fd);
+	if (!r)
+		r = udp_new(&n->options, n->frames, &n->udp, e);
+	if (!r)
+		r = stack_new(&n->options, n->frames, &n->control, &n->stack, e);
+	return r ? r : slirp_sandbox(e);
+}
+
+/* libraries' own lines: some can be had by a guest, as many as it likes. */
+static int stderr_keep(struct err *e)
+{
+	int own = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1), null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	if (own < 0 || null < 0 || dup2(null, STDERR_FILENO) < 0)
+		return err_set_errno(e, -errno, "stderr");
+	close(null);
+	log_set_fd(own);
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	static struct network n;
+	struct err e;
+	int r;
+
+	clearenv(); /* SLIRP_DEBUG, G_MESSAGES_DEBUG */
+	signal(SIGPIPE, SIG_IGN);
+	log_set_owner("slirp");
+	r = options_parse(argc, argv, &n.options, &e);
+	if (!r)
+		r = stderr_keep(&e);
+	if (!r && n.options.hostname[0])
+		log_set_owner(n.options.hostname);
+	if (!r)
+		r = network_make(&n, &e);
+	if (r < 0) {
+		log_error("network", "%s", e.msg);
+		return 1;
+	}
+	while (!r && !frames_at_end(n.frames))
+		r = round_run(&n);
+	if (r < 0)
+		log_error("network", "poll: %s", strerror(-r));
+	stack_free(n.stack);
+	udp_free(n.udp);
+	frames_free(n.frames);
+	return r < 0;
+}

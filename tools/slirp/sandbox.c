@@ -1,0 +1,196 @@
+#include "tools/slirp/sandbox.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/util.h"
+#include "tools/slirp/options.h"
+
+#include <cap-ng.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <limits.h>
+#include <linux/landlock.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <seccomp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <time.h>
+
+#define NOBODY 65534
+/* What FDS_MAX connections with full buffers take is half of it. */
+#define MEMORY_BYTES (768 * MIB)
+#define RESOLV_CONF "/etc/resolv.conf"
+
+/* A sanitizer's shadow is larger, and its report needs calls of its own. */
+#ifdef __SANITIZE_ADDRESS__
+#define SANITIZED true
+#else
+#define SANITIZED false
+#endif
+
+/* With any arguments. No bind() and no listen(): what can be connected to was made by the daemon. */
+static const int allowed[] = {
+	SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(close), SCMP_SYS(fcntl), SCMP_SYS(poll),
+	SCMP_SYS(ppoll), SCMP_SYS(lseek), SCMP_SYS(fstat), SCMP_SYS(newfstatat),
+	SCMP_SYS(connect), SCMP_SYS(accept), SCMP_SYS(accept4), SCMP_SYS(shutdown), SCMP_SYS(sendto),
+	SCMP_SYS(sendmsg), SCMP_SYS(recvfrom), SCMP_SYS(recvmsg), SCMP_SYS(getsockname),
+	SCMP_SYS(getpeername), SCMP_SYS(getsockopt), SCMP_SYS(setsockopt),
+	SCMP_SYS(brk), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise), SCMP_SYS(futex),
+	SCMP_SYS(getrandom), SCMP_SYS(clock_gettime), SCMP_SYS(exit_group), SCMP_SYS(rt_sigreturn),
+	SCMP_SYS(restart_syscall),
+};
+
+static int limits_set(void)
+{
+	const struct {
+		int what;
+		rlim_t most;
+	} limits[] = { { RLIMIT_NOFILE, FDS_MAX }, { RLIMIT_CORE, 0 },
+		{ RLIMIT_AS, SANITIZED ? RLIM_INFINITY : MEMORY_BYTES } };
+
+	for (size_t i = 0; i < ARRAY_SIZE(limits); i++) {
+		struct rlimit l;
+
+		if (getrlimit(limits[i].what, &l) < 0)
+			return -errno;
+		l.rlim_cur = l.rlim_max = MIN(l.rlim_max, limits[i].most);
+		if (setrlimit(limits[i].what, &l) < 0)
+			return -errno;
+	}
+	return 0;
+}
+
+/* Without capabilities root still owns the host's files. A namespace may have nobody else: then it
+ * stays, as landlock and seccomp do. */
+static int root_leave(void)
+{
+	if (geteuid() != 0)
+		return 0;
+	if (setgroups(0, NULL) < 0 || setresgid(NOBODY, NOBODY, NOBODY) < 0 || setresuid(NOBODY, NOBODY, NOBODY) < 0)
+		return errno == EINVAL || errno == EPERM ? 0 : -errno;
+	return 0;
+}
+
+/* Files of one folder may be read. */
+static int folder_allow(int rules, const char *path)
+{
+	CLEANUP_CLOSE int fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	const struct landlock_path_beneath_attr rule = { .allowed_access = LANDLOCK_ACCESS_FS_READ_FILE,
+		.parent_fd = fd };
+
+	if (fd < 0)
+		return errno == ENOENT ? 0 : -errno;
+	return syscall(SYS_landlock_add_rule, rules, LANDLOCK_RULE_PATH_BENEATH, &rule, 0) < 0 ? -errno : 0;
+}
+
+/* The folder, not the file: who changes it puts another file in its place. */
+static int resolv_conf_allow(int rules)
+{
+	char path[PATH_MAX], *slash;
+	int r = folder_allow(rules, "/etc");
+
+	if (r < 0 || !realpath(RESOLV_CONF, path))
+		return r;
+	slash = strrchr(path, '/');
+	*slash = 0;
+	return slash == path ? 0 : folder_allow(rules, path);
+}
+
+/* A kernel without landlock leaves what seccomp does: no file can be written, made or removed. */
+static int files_lock(void)
+{
+	const struct landlock_ruleset_attr all = { .handled_access_fs = (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1 };
+	CLEANUP_CLOSE int rules = (int)syscall(SYS_landlock_create_ruleset, &all, sizeof(all), 0);
+	int r;
+
+	if (rules < 0)
+		return errno == ENOSYS || errno == EOPNOTSUPP ? 0 : -errno;
+	r = resolv_conf_allow(rules);
+	if (!r && syscall(SYS_landlock_restrict_self, rules, 0) < 0)
+		r = -errno;
+	return r;
+}
+
+/* Raw sockets are asked for when ping sockets are not allowed, others by a look for an interface's
+ * number: refused, not killed. */
+static int socket_rules_add(scmp_filter_ctx ctx)
+{
+	static const int families[] = { AF_INET, AF_INET6 };
+	static const int types[] = { SOCK_STREAM, SOCK_DGRAM };
+	int r = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(families) && !r; i++) {
+		for (size_t j = 0; j < ARRAY_SIZE(types) && !r; j++)
+			r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 2,
+				SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)families[i]),
+				SCMP_A1(SCMP_CMP_MASKED_EQ, 15, (scmp_datum_t)types[j]));
+		if (!r)
+			r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EACCES), SCMP_SYS(socket), 2,
+				SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)families[i]),
+				SCMP_A1(SCMP_CMP_MASKED_EQ, 15, SOCK_RAW));
+	}
+	if (!r)
+		r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EACCES), SCMP_SYS(socket), 1,
+			SCMP_A0(SCMP_CMP_EQ, AF_UNIX));
+	return r;
+}
+
+static int rules_add(scmp_filter_ctx ctx)
+{
+	static const scmp_datum_t ioctls[] = { FIONREAD, SIOCGIFINDEX };
+	int r = socket_rules_add(ctx);
+
+	for (size_t i = 0; i < ARRAY_SIZE(allowed) && !r; i++)
+		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, allowed[i], 0);
+	for (size_t i = 0; i < ARRAY_SIZE(ioctls) && !r; i++)
+		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, ioctls[i]));
+	/* Files, but for reading. */
+	if (!r)
+		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(openat), 1,
+			SCMP_A2(SCMP_CMP_MASKED_EQ, O_ACCMODE | O_CREAT | O_TRUNC | O_TMPFILE, O_RDONLY));
+	/* Memory, but never memory that can be executed. */
+	if (!r)
+		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
+			SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+	if (!r)
+		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1,
+			SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+	return r;
+}
+
+static int calls_lock(struct err *e)
+{
+	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_KILL_PROCESS);
+	int r = ctx ? rules_add(ctx) : -ENOMEM;
+
+	if (!r)
+		r = seccomp_load(ctx);
+	seccomp_release(ctx);
+	return r < 0 ? err_set(e, r, ERR_HOST, "sandbox: seccomp: %s", strerror(-r)) : 0;
+}
+
+int slirp_sandbox(struct err *e)
+{
+	int r = limits_set();
+
+	if (r < 0)
+		return err_set_errno(e, r, "sandbox: limits");
+	tzset(); /* a log line would open /etc/localtime */
+	r = root_leave();
+	if (r < 0)
+		return err_set_errno(e, r, "sandbox: nobody");
+	capng_clear(CAPNG_SELECT_BOTH);
+	if (capng_apply(CAPNG_SELECT_CAPS) != 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		return err_set(e, -EPERM, ERR_HOST, "sandbox: cannot drop capabilities");
+	r = files_lock();
+	if (r < 0)
+		return err_set_errno(e, r, "sandbox: landlock");
+	return SANITIZED ? 0 : calls_lock(e);
+}

@@ -1,0 +1,340 @@
+#include "tools/slirp/stack.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+#include "tools/slirp/control.h"
+#include "tools/slirp/frames.h"
+#include "tools/slirp/gate.h"
+#include "tools/slirp/options.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <slirp/libslirp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#define CONFIG_VERSION 4
+/* Left for a guest's connections, and for what else the process opens. */
+#define SOCKETS_MAX (FDS_MAX - 160)
+/* libslirp's timers are over by then, when it has no socket: it wants to be called twice a second all
+ * the same, for each listening socket. */
+#define QUIET_NS (180 * 1000000000ULL)
+#define NS_PER_MS 1000000ULL
+
+struct stack_timer {
+	SlirpTimerId id;
+	void *opaque;
+	uint64_t due_ns; /* 0: not set */
+};
+
+struct stack {
+	const struct options *options;
+	struct frames *frames;
+	struct control *control;
+	Slirp *slirp;
+	struct stack_timer timers[SLIRP_TIMER_NUM];
+	uint64_t active_ns; /* when something was last seen to happen */
+	unsigned nsockets;
+	struct {
+		bool open; /* a connection or a datagrams' socket */
+		bool listens;
+		uint8_t forward; /* and one more: 0 is none */
+	} fds[FDS_MAX];
+};
+
+/* ---- what libslirp calls ---- */
+
+static ssize_t on_send(const void *frame, size_t len, void *opaque)
+{
+	struct stack *s = opaque;
+
+	frames_write(s->frames, frame, len);
+	return (ssize_t)len;
+}
+
+static void on_guest_error(const char *text, void *opaque)
+{
+	(void)opaque;
+	log_guest("guest", "%s", text);
+}
+
+static int64_t on_clock(void *opaque)
+{
+	(void)opaque;
+	return (int64_t)loop_now_ns();
+}
+
+static void *on_timer_new(SlirpTimerId id, void *cb_opaque, void *opaque)
+{
+	struct stack *s = opaque;
+
+	s->timers[id] = (struct stack_timer){ .id = id, .opaque = cb_opaque };
+	return &s->timers[id];
+}
+
+static void on_timer_free(void *timer, void *opaque)
+{
+	struct stack_timer *t = timer;
+
+	(void)opaque;
+	t->due_ns = 0;
+}
+
+static void on_timer_mod(void *timer, int64_t due_ms, void *opaque)
+{
+	struct stack_timer *t = timer;
+
+	(void)opaque;
+	t->due_ns = MAX(1, (uint64_t)due_ms * NS_PER_MS);
+}
+
+/* The forward that a connection came in by: it has the listening socket's address. 0: by none. */
+static uint8_t forward_of(const struct stack *s, int fd)
+{
+	struct sockaddr_in ours, theirs;
+	socklen_t size = sizeof(ours);
+
+	if (getsockname(fd, (struct sockaddr *)&ours, &size) < 0 || ours.sin_family != AF_INET)
+		return 0;
+	for (int i = 0; i < FDS_MAX; i++) {
+		size = sizeof(theirs);
+		if (!s->fds[i].listens || getsockname(i, (struct sockaddr *)&theirs, &size) < 0)
+			continue;
+		if (theirs.sin_port == ours.sin_port &&
+			(theirs.sin_addr.s_addr == INADDR_ANY || theirs.sin_addr.s_addr == ours.sin_addr.s_addr))
+			return s->fds[i].forward;
+	}
+	return 0;
+}
+
+static void on_register(int fd, void *opaque)
+{
+	struct stack *s = opaque;
+
+	if (fd < 0 || fd >= FDS_MAX)
+		return;
+	s->nsockets += !s->fds[fd].open;
+	s->fds[fd].open = true;
+	s->fds[fd].forward = forward_of(s, fd);
+}
+
+static void on_unregister(int fd, void *opaque)
+{
+	struct stack *s = opaque;
+
+	if (fd < 0 || fd >= FDS_MAX)
+		return;
+	s->nsockets -= s->fds[fd].open;
+	s->fds[fd].open = false;
+	s->fds[fd].forward = 0;
+}
+
+static void on_notify(void *opaque)
+{
+	(void)opaque; /* there is one thread: it looks at all of them soon */
+}
+
+static const SlirpCb callbacks = {
+	.send_packet = on_send,
+	.guest_error = on_guest_error,
+	.clock_get_ns = on_clock,
+	.timer_new_opaque = on_timer_new,
+	.timer_free = on_timer_free,
+	.timer_mod = on_timer_mod,
+	.register_poll_fd = on_register,
+	.unregister_poll_fd = on_unregister,
+	.notify = on_notify,
+};
+
+/* ---- forwards ---- */
+
+/* Of those polled, the one that is not known yet. */
+struct newcomer {
+	const struct stack *s;
+	int fd;
+};
+
+static int newcomer_look(int fd, int events, void *opaque)
+{
+	struct newcomer *n = opaque;
+
+	(void)events;
+	if (fd >= 0 && fd < FDS_MAX && !n->s->fds[fd].listens)
+		n->fd = fd;
+	return -1;
+}
+
+/* libslirp accepts only from sockets that it has made. So it makes one, of no use and with a name that
+ * the kernel gives it, and gets ours in its place. Relaying from it would copy everything once more,
+ * and the guest could not see who connects. */
+static int listener_adopt(struct stack *s, unsigned at, struct err *e)
+{
+	const struct forward *f = &s->options->forwards[at];
+	const struct sockaddr_un nowhere = { .sun_family = AF_UNIX };
+	const struct sockaddr_in guest = { .sin_family = AF_INET, .sin_port = htons(f->port), .sin_addr = f->guest };
+	struct newcomer n = { .s = s, .fd = -1 };
+	uint32_t timeout = 0;
+
+	if (slirp_add_hostxfwd(s->slirp, (const struct sockaddr *)&nowhere, sizeof(nowhere.sun_family),
+		    (const struct sockaddr *)&guest, sizeof(guest), 0) < 0)
+		return err_set_errno(e, -errno, "forward %u", at);
+	slirp_pollfds_fill(s->slirp, &timeout, newcomer_look, &n);
+	if (n.fd < 0)
+		return err_set(e, -ENFILE, ERR_HOST, "forward %u: libslirp does not listen", at);
+	/* accept() may find nobody any more, and is not to wait then. */
+	if (fcntl(f->fd, F_SETFL, O_RDWR | O_NONBLOCK) < 0 || dup3(f->fd, n.fd, O_CLOEXEC) < 0)
+		return err_set_errno(e, -errno, "forward %u", at);
+	close(f->fd);
+	s->fds[n.fd].listens = true;
+	s->fds[n.fd].forward = (uint8_t)(at + 1);
+	return 0;
+}
+
+/* ---- life ---- */
+
+int stack_new(const struct options *o, struct frames *f, struct control *c, struct stack **ret_s,
+	struct err *e)
+{
+	struct stack *s = calloc(1, sizeof(*s));
+	SlirpConfig config = { .version = CONFIG_VERSION, .restricted = o->restricted, .in_enabled = true,
+		.vnetwork = o->network, .vnetmask = o->mask, .vhost = o->gateway, .vdhcp_start = o->first,
+		.vnameserver = o->resolver, .in6_enabled = true, .vprefix_len = 64,
+		.vhostname = o->hostname[0] ? o->hostname : NULL, .if_mtu = o->mtu, .if_mru = o->mtu,
+		.disable_host_loopback = !o->host_loopback };
+	int r = 0;
+
+	if (!s)
+		return err_set_errno(e, -ENOMEM, "libslirp");
+	s->options = o;
+	s->frames = f;
+	s->control = c;
+	/* QEMU's addresses. */
+	inet_pton(AF_INET6, "fec0::", &config.vprefix_addr6);
+	inet_pton(AF_INET6, "fec0::2", &config.vhost6);
+	inet_pton(AF_INET6, "fec0::3", &config.vnameserver6);
+	s->slirp = slirp_new(&config, &callbacks, s);
+	if (!s->slirp)
+		r = err_set(e, -EINVAL, ERR_HOST, "libslirp refuses this network");
+	for (unsigned i = 0; i < o->nforwards && !r; i++)
+		if (!o->forwards[i].udp)
+			r = listener_adopt(s, i, e);
+	if (r < 0) {
+		stack_free(s);
+		return r;
+	}
+	*ret_s = s;
+	return 0;
+}
+
+void stack_free(struct stack *s)
+{
+	if (s && s->slirp)
+		slirp_cleanup(s->slirp);
+	free(s);
+}
+
+void stack_input(struct stack *s, const uint8_t *frame, size_t len)
+{
+	if (!gate_passes(frame, len))
+		return;
+	s->active_ns = loop_now_ns();
+	slirp_input(s->slirp, frame, (int)len);
+}
+
+/* What waits for an address that the guest has just told goes out now: else with the next round, and
+ * it waits for a second only. No socket is looked at. */
+void stack_input_done(struct stack *s)
+{
+	slirp_pollfds_poll(s->slirp, 1, NULL, NULL);
+}
+
+/* ---- polling ---- */
+
+/* libslirp's names of events, and poll()'s. */
+static const struct {
+	int slirp;
+	short poll;
+} events[] = { { SLIRP_POLL_IN, POLLIN }, { SLIRP_POLL_OUT, POLLOUT }, { SLIRP_POLL_PRI, POLLPRI },
+	{ SLIRP_POLL_ERR, POLLERR }, { SLIRP_POLL_HUP, POLLHUP } };
+
+struct polling {
+	struct stack *s;
+	struct poll_set *set;
+};
+
+/* Who connects when no more sockets can be had waits in the kernel's queue. */
+static int poll_add(int fd, int want, void *opaque)
+{
+	struct polling *p = opaque;
+	struct pollfd *at = &p->set->fds[p->set->n];
+
+	if (p->set->n == ARRAY_SIZE(p->set->fds) || fd < 0 || fd >= FDS_MAX ||
+		(p->s->fds[fd].listens && p->s->nsockets >= SOCKETS_MAX))
+		return -1;
+	*at = (struct pollfd){ .fd = fd };
+	for (size_t i = 0; i < ARRAY_SIZE(events); i++)
+		at->events |= want & events[i].slirp ? events[i].poll : 0;
+	return (int)p->set->n++;
+}
+
+static int poll_get(int at, void *opaque)
+{
+	const struct polling *p = opaque;
+	int got = 0;
+
+	if (at < 0 || (unsigned)at >= p->set->n)
+		return 0;
+	for (size_t i = 0; i < ARRAY_SIZE(events); i++)
+		got |= p->set->fds[at].revents & events[i].poll ? events[i].slirp : 0;
+	return got;
+}
+
+int stack_poll_add(struct stack *s, struct poll_set *set, uint64_t now_ns)
+{
+	struct polling p = { s, set };
+	uint32_t timeout = UINT32_MAX;
+
+	slirp_pollfds_fill(s->slirp, &timeout, poll_add, &p);
+	if (!s->nsockets && now_ns - s->active_ns > QUIET_NS)
+		timeout = UINT32_MAX;
+	for (size_t i = 0; i < ARRAY_SIZE(s->timers); i++) {
+		uint64_t due_ns = s->timers[i].due_ns;
+
+		if (due_ns)
+			timeout = (uint32_t)MIN(timeout, due_ns > now_ns ? (due_ns - now_ns) / NS_PER_MS + 1 : 0);
+	}
+	return timeout > INT32_MAX ? -1 : (int)timeout;
+}
+
+static void timers_run(struct stack *s, uint64_t now_ns)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(s->timers); i++) {
+		struct stack_timer *t = &s->timers[i];
+
+		if (!t->due_ns || t->due_ns > now_ns)
+			continue;
+		t->due_ns = 0;
+		slirp_handle_timer(s->slirp, t->id, t->opaque);
+	}
+}
+
+void stack_poll_done(struct stack *s, struct poll_set *set, int polled, uint64_t now_ns)
+{
+	struct polling p = { s, set };
+
+	for (unsigned i = 0; polled > 0 && i < set->n; i++) {
+		unsigned forward = s->fds[set->fds[i].fd].forward;
+
+		if (!(set->fds[i].revents & POLLIN) || !forward)
+			continue;
+		s->active_ns = now_ns;
+		control_tell(s->control, forward - 1, now_ns);
+	}
+	slirp_pollfds_poll(s->slirp, polled < 0, poll_get, &p);
+	timers_run(s, now_ns);
+}
