@@ -351,8 +351,9 @@ static const struct command commands[] = {
 		     "(empty, regular, for writing)", dump_memory_args, job_returns, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB | COMMAND_TAKES_FD, VM_ASK_DUMP,
 		command_vm_dump },
-	{ "vm-export", "write definition, disks, kernel and initrd into the file that comes along",
-		export_args, job_returns, ROLE_OPERATOR,
+	{ "vm-export", "write definition, disks, kernel and initrd into the file that comes along; the owner's, as whoever has "
+		       "that file has all that is on the disks",
+		export_args, job_returns, ROLE_ADMIN,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB | COMMAND_TAKES_FD, ANY_STATE,
 		command_vm_export },
 	{ "vm-import", "define a VM out of the archive of vm-export that comes along", import_args,

@@ -55,7 +55,7 @@ def measure(bench, daemon, folder):
         mine, theirs = (os.path.join(folder, name + suffix) for name in ("ours", "tar"))
         pairs, back = [], []
         for _ in range(ROUNDS):
-            pairs.append((seconds(lambda: daemon.cairn("export", "vm", mine)),
+            pairs.append((seconds(lambda: daemon.cairn("export", "vm", mine, "--force")),
                           seconds(lambda: packed(folder, theirs, compressor))))
             back.append((seconds(lambda: daemon.cairn("import", mine, "--name", "new", "--folder", folder)),
                          seconds(lambda: unpacked(folder, theirs, compressor))))

@@ -17,7 +17,7 @@ import pytest
 
 import archivelib
 from conftest import BUILD, Console, Daemon, FAKE_VM, until
-from test_daemon import NOBODY, shared  # noqa: F401
+from test_daemon import NOBODY, allowed, as_nobody, shared  # noqa: F401
 
 MIB = 1024 * 1024
 CAIRN = os.path.join(BUILD, "cairn")
@@ -87,6 +87,43 @@ def test_beside_the_first(daemon, chain):
     r = daemon.cairn("import", "x.tgz", "--name", "vm2", ok=4)
     assert "vm2 is there already in the folder; choose another with --folder" in r.stderr
     assert names(daemon) == ["vm1"]
+
+
+def test_a_file_that_is_there_stays(daemon, chain, tmp_path):
+    daemon.define("vm1", disks=chain[1:2])
+    (tmp_path / "x.tar").write_text("mine")
+    r = daemon.cairn("export", "vm1", "x.tar", ok=4)
+    assert "x.tar is there already; give another name, or --force to replace it" in r.stderr
+    for more in ([], ["--force"]):
+        r = daemon.cairn("export", "vm1", "x.tar", "--no-wait", *more, ok=4)
+        assert "with --no-wait nothing is replaced" in r.stderr
+    os.symlink("nowhere", "l.tar")
+    daemon.cairn("export", "vm1", "l.tar", ok=4)
+    assert (tmp_path / "x.tar").read_text() == "mine"
+    assert daemon.qmp().run("query-jobs") == []  # nobody was asked
+    daemon.cairn("export", "vm1", "x.tar", "--force")
+    run("tar", "-tf", "x.tar")
+
+
+def test_what_its_name_says(daemon, chain):
+    daemon.define("vm1", disks=chain[1:2])
+    for name in ("x", "x.zip", "x.tar.xz", ".tar"):
+        r = daemon.cairn("export", "vm1", name, ok=2)
+        assert f"{name}: an archive's name ends in .tar.zst, .tar.gz or .tar" in r.stderr
+    assert sorted(n for n in os.listdir() if "x" in n or "tar" in n) == []
+    for name, magic in (("x.tzst", b"\x28\xb5"), ("x.tar.gz", b"\x1f\x8b"), ("x.tar", b"ma")):
+        daemon.cairn("export", "vm1", name)
+        assert open(name, "rb").read(2) == magic
+    daemon.cairn("export", "vm1", "x.zip", "--compress", "gzip")
+    assert open("x.zip", "rb").read(2) == b"\x1f\x8b"
+
+
+def test_it_takes_the_owner(shared):  # noqa: F811
+    """All that is on a disk is more than who may start and stop the VM has."""
+    ask = ["vm-export", {"vm": "mine"}]
+    for role, may in (("operator", False), ("owner", True)):
+        shared.cairn("grant", role, "mine", "--user", "nobody")
+        assert allowed(as_nobody(shared, ask)[0]) == may
 
 
 def test_a_look(daemon, chain):

@@ -16,6 +16,9 @@ int target_open(struct target *t, bool in_place, struct err *e)
 
 	if (stat(t->path, &st) == 0 && !S_ISREG(st.st_mode))
 		return err_set(e, -EINVAL, ERR_INVALID, "%s is no regular file", t->path);
+	if ((t->is_new || in_place) && lstat(t->path, &st) == 0)
+		return err_set(e, -EEXIST, ERR_EXISTS, "%s is there already; give another name%s", t->path,
+			in_place ? ": with --no-wait nothing is replaced" : ", or --force to replace it");
 	if (in_place) {
 		t->tmp[0] = 0;
 		t->fd = open(t->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
@@ -39,12 +42,22 @@ static int folder_sync(const char *path)
 	return fd < 0 || fsync(fd) < 0 ? -errno : 0;
 }
 
+/* Somebody else may have been faster. Not every file system can be asked for that. */
+static int name_give(const struct target *t)
+{
+	if (t->is_new && renameat2(AT_FDCWD, t->tmp, AT_FDCWD, t->path, RENAME_NOREPLACE) == 0)
+		return 0;
+	if (t->is_new && errno != EINVAL)
+		return -errno;
+	return rename(t->tmp, t->path) < 0 ? -errno : 0;
+}
+
 static int target_keep(struct target *t, struct err *e)
 {
 	int r = fsync(t->fd) < 0 ? -errno : 0;
 
-	if (!r && t->tmp[0] && rename(t->tmp, t->path) < 0)
-		r = -errno;
+	if (!r && t->tmp[0])
+		r = name_give(t);
 	if (!r)
 		r = folder_sync(t->path);
 	return r < 0 ? err_set_errno(e, r, "what was written is in %s, and not in %s", t->tmp, t->path) : 0;

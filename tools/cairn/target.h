@@ -10,11 +10,12 @@ struct err;
 
 struct target {
 	const char *path;
+	bool is_new; /* nothing is replaced: a file that is there already is refused */
 	char tmp[PATH_MAX]; /* empty: written in place, as nobody waits to rename it */
 	int fd;
 };
 
-/* t->path is set. Returns 0; -errno with a sentence. */
+/* t->path is set, and is_new. Returns 0; -errno with a sentence. */
 int target_open(struct target *t, bool in_place, struct err *e);
 /* Of a job that went as r says (job_run()): keeps the file, or removes it. Returns r, or what went wrong then. */
 int target_close(struct target *t, int r, struct err *e);

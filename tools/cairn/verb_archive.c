@@ -8,6 +8,7 @@
 #include "api/paths.h"
 #include "base/cleanup.h"
 #include "base/file.h"
+#include "base/util.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -28,16 +29,17 @@ static bool ends_in(const char *path, const char *suffix)
 	return n > k && !strcmp(path + n - k, suffix);
 }
 
-/* As the file's name says, unless the user does. */
+/* As the file's name says, unless the user does. NULL: it says nothing. */
 static const char *compression_of(const struct cli *c, const char *path)
 {
-	const char *v = option_value(c, "compress");
+	static const char *const endings[][2] = { { ".tar.zst", "zstd" }, { ".tzst", "zstd" }, { ".tar.gz", "gzip" },
+		{ ".tgz", "gzip" }, { ".tar", "none" } };
+	const char *how = option_value(c, "compress");
 
-	if (v)
-		return v;
-	if (ends_in(path, ".gz") || ends_in(path, ".tgz"))
-		return "gzip";
-	return ends_in(path, ".tar") ? "none" : "zstd";
+	for (size_t i = 0; i < ARRAY_SIZE(endings) && !how; i++)
+		if (ends_in(path, endings[i][0]))
+			how = endings[i][1];
+	return how;
 }
 
 static int level_take(const struct cli *c, struct json_object *args)
@@ -68,16 +70,17 @@ int verb_export(struct cli *c)
 {
 	struct json_object *args = cli_vm_args(c->pos[0]);
 	CLEANUP_JS struct json_object *result = NULL;
-	struct target t = { .path = c->pos[1], .fd = -1 };
-	const char *snapshot = option_value(c, "snapshotname");
+	struct target t = { .path = c->pos[1], .fd = -1, .is_new = !option_flag(c, "force") };
+	const char *snapshot = option_value(c, "snapshotname"), *compress = compression_of(c, t.path);
 	struct err e;
-	int r = level_take(c, args);
+	int r = compress ? level_take(c, args) : cli_usage(c, "%s: an archive's name ends in .tar.zst, .tar.gz or .tar; "
+		"for another one say --compress zstd, gzip or none", t.path);
 
 	if (r) {
 		json_object_put(args);
 		return r;
 	}
-	js_put_str(args, "compress", compression_of(c, t.path));
+	js_put_str(args, "compress", compress);
 	if (snapshot)
 		js_put_str(args, "snapshot", snapshot);
 	r = target_open(&t, option_flag(c, "no-wait"), &e);

@@ -89,7 +89,8 @@ static const struct verb_option managedsave_options[] = {
 	{ "paused", NULL, "the next start has it paused" }, JOB_OPTIONS, FAN_OPTIONS, END };
 static const struct verb_option export_options[] = {
 	{ "snapshotname", "NAME", FROM_SCHEMA("snapshot") },
-	{ "compress", FROM_SCHEMA("compress"), "else as the file's name ends, or zstd" },
+	{ "compress", FROM_SCHEMA("compress"), "else as the file's name ends" },
+	{ "force", NULL, "replace a file of that name" },
 	{ "level", "N", "of compression: 1 to 19, with gzip to 9" }, JOB_OPTIONS, END };
 static const struct verb_option import_options[] = {
 	{ "name", "NAME", "another name than it had" },
