@@ -95,13 +95,40 @@ static void fail(struct import *x, const struct err *e)
 	job_fail(x->job, e);
 }
 
+static const char *any_file(const struct definition *def)
+{
+	for (uint32_t i = 0; i < def->ndisks; i++)
+		if (def->disks[i].nlayers)
+			return def->disks[i].layers[0].path;
+	return def->kernel ? def->kernel : def->initrd;
+}
+
+/* As it was imported: all its files are in the folder that was made for them. */
+static void keep_for_good(struct vm *vm)
+{
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+	const char *name = vm->def->name, *file = any_file(vm->def);
+	struct store *s = vm->daemon->store;
+	char folder[PATH_MAX];
+	struct err e;
+	int r = 0;
+
+	if (file) {
+		snprintf(folder, sizeof(folder), "%.*s", (int)(strrchr(file, '/') - file), file);
+		js_put_str(o, "folder", folder);
+		r = store_write_vm_file(s, name, IMPORTED_FILE, o, &e);
+	}
+	if (!r)
+		r = store_remove_marker(s, name, IMPORT_MARKER, &e);
+	if (r < 0)
+		log_error("import", "VM '%s': %s", name, e.msg); /* the next daemon finds all there */
+}
+
 static void succeed(struct import *x)
 {
 	struct json_object *o = json_object_new_object();
-	struct err e;
 
-	if (store_remove_marker(x->daemon->store, x->vm->def->name, IMPORT_MARKER, &e) < 0)
-		log_error("import", "VM '%s': %s", x->vm->def->name, e.msg); /* the next daemon finds all there */
+	keep_for_good(x->vm);
 	store_settle(x->daemon->store);
 	x->vm->half = false;
 	js_put_str(o, "name", x->vm->def->name);
@@ -404,7 +431,6 @@ void import_clear_up(struct daemon *d)
 {
 	for (size_t i = d->nvms; i-- > 0;) {
 		struct vm *vm = d->vms[i];
-		struct err e;
 
 		if (!store_has_file(d->store, vm->def->name, IMPORT_MARKER))
 			continue;
@@ -412,8 +438,8 @@ void import_clear_up(struct daemon *d)
 			log_warn("import", "VM '%s' was being imported; it is forgotten: import it again",
 				vm->def->name);
 			vm_forget(vm);
-		} else if (store_remove_marker(d->store, vm->def->name, IMPORT_MARKER, &e) < 0) {
-			log_error("import", "VM '%s': %s", vm->def->name, e.msg);
+		} else {
+			keep_for_good(vm);
 		}
 	}
 }

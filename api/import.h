@@ -7,6 +7,7 @@
 #define CAIRN_API_IMPORT_H
 
 #define IMPORT_MARKER "import.pending"
+#define IMPORTED_FILE "imported.json" /* which folder was made for its files */
 
 struct call;
 struct daemon;

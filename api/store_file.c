@@ -121,6 +121,7 @@ static const char *const vm_files[] = {
 	"schedule.json",
 	"fork.pending",
 	"import.pending",
+	"imported.json",
 	"clone.pending",
 	"undefine.json",
 	"autostart.json",

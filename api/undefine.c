@@ -4,6 +4,7 @@
 #include "api/errand.h"
 #include "api/image_users.h"
 #include "api/images.h"
+#include "api/import.h"
 #include "api/js.h"
 #include "api/store.h"
 #include "api/vm.h"
@@ -240,13 +241,16 @@ static int undefine_check(const struct call *c, struct err *e)
 static int volumes_wanted(const struct call *c, struct volumes *v, struct err *e)
 {
 	struct json_object *storage = js_get_array(c->args, "storage");
+	CLEANUP_JS struct json_object *imported = NULL;
 
 	*v = (struct volumes){ 0 };
 	if (storage && js_get_bool(c->args, "remove-all-storage", false))
 		return err_set(e, -EINVAL, ERR_INVALID, "--storage and --remove-all-storage exclude each other");
 	if (!storage && !js_get_bool(c->args, "remove-all-storage", false))
 		return 0;
-	return volumes_of(c->vm, storage, v, e);
+	if (store_has_file(c->daemon->store, c->vm->def->name, IMPORTED_FILE))
+		imported = store_load_vm_file(c->daemon->store, c->vm->def->name, IMPORTED_FILE);
+	return volumes_of(c->vm, storage, js_get_str(imported, "folder"), v, e);
 }
 
 void command_vm_undefine(struct call *c)
@@ -283,8 +287,9 @@ static void go_on(struct vm *vm, struct json_object *kept)
 	struct undefine *u = calloc(1, sizeof(*u));
 	struct err e;
 
-	if (!u || volumes_load(kept, &u->volumes) < 0)
+	if (!u)
 		abort();
+	volumes_load(kept, &u->volumes);
 	log_info("undefine", "VM '%s' was being undefined with its images when a daemon ended; it goes on", vm->def->name);
 	u->daemon = vm->daemon;
 	u->vm = vm;

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 _Static_assert(VOLUMES_MAX <= CHANNEL_FDS_MAX, "there is a note for each");
+_Static_assert(VOLUMES_MAX >= 2 * VM_DISKS_MAX, "each disk may have a data file");
 
 /* ---- which ---- */
 
@@ -55,15 +56,22 @@ static int wanted_check(const struct vm *vm, struct json_object *wanted, struct 
 	return 0;
 }
 
-static void volume_add(struct volumes *v, const struct definition_disk *d, const char *path)
+static char *path_copy(const char *path)
+{
+	char *copy = strdup(path);
+
+	if (!copy)
+		abort();
+	return copy;
+}
+
+static void volume_add(struct volumes *v, const char *id, const char *path, bool read_only)
 {
 	struct volume *x = &v->list[v->n++];
 
-	snprintf(x->id, sizeof(x->id), "%s", d->id);
-	x->path = strdup(path);
-	if (!x->path)
-		abort();
-	x->read_only = d->read_only;
+	snprintf(x->id, sizeof(x->id), "%s", id);
+	x->path = path_copy(path);
+	x->read_only = read_only;
 }
 
 static int volume_check_free(const struct vm *vm, const struct volume *x, struct err *e)
@@ -80,7 +88,59 @@ static int volume_check_free(const struct vm *vm, const struct volume *x, struct
 		x->path, user->def->name);
 }
 
-int volumes_of(const struct vm *vm, struct json_object *wanted, struct volumes *v, struct err *e)
+/* ---- of one that was imported ---- */
+
+static bool is_in(const char *folder, const char *path)
+{
+	size_t n = strlen(folder);
+
+	return path && !strncmp(path, folder, n) && path[n] == '/' && !strchr(path + n + 1, '/');
+}
+
+static bool boots(const struct definition *def, const char *path)
+{
+	return def && ((def->kernel && !strcmp(def->kernel, path)) || (def->initrd && !strcmp(def->initrd, path)));
+}
+
+static bool others_boot(const struct vm *vm, const char *path)
+{
+	const struct daemon *d = vm->daemon;
+
+	for (size_t i = 0; i < d->nvms; i++)
+		if (d->vms[i] != vm && (boots(d->vms[i]->def, path) || boots(d->vms[i]->live, path)))
+			return true;
+	return false;
+}
+
+/* What another VM uses stays, and with it the folder. */
+static void own_add(const struct vm *vm, const char *folder, const char *id, const char *path, struct volumes *v)
+{
+	if (!is_in(folder, path) || others_boot(vm, path) || image_user(vm, path))
+		return;
+	for (unsigned i = 0; i < v->n; i++)
+		if (!strcmp(v->list[i].path, path)) {
+			v->list[i].read_only = false;
+			return;
+		}
+	if (v->n < VOLUMES_MAX)
+		volume_add(v, id, path, false);
+}
+
+static void all_own_add(const struct vm *vm, const char *folder, struct volumes *v)
+{
+	const struct definition *def = vm->def;
+
+	for (uint32_t i = 0; i < def->ndisks; i++)
+		for (unsigned k = 0; k < def->disks[i].nlayers; k++) {
+			own_add(vm, folder, def->disks[i].id, def->disks[i].layers[k].path, v);
+			own_add(vm, folder, def->disks[i].id, def->disks[i].layers[k].data_file, v);
+		}
+	own_add(vm, folder, "kernel", def->kernel, v);
+	own_add(vm, folder, "initrd", def->initrd, v);
+	v->folder = path_copy(folder);
+}
+
+int volumes_of(const struct vm *vm, struct json_object *wanted, const char *folder, struct volumes *v, struct err *e)
 {
 	int r = wanted_check(vm, wanted, e);
 
@@ -90,12 +150,14 @@ int volumes_of(const struct vm *vm, struct json_object *wanted, struct volumes *
 
 		if (!d->nlayers || !is_wanted(wanted, d))
 			continue;
-		volume_add(v, d, d->layers[0].path);
+		volume_add(v, d->id, d->layers[0].path, d->read_only);
 		if (d->layers[0].data_file)
-			volume_add(v, d, d->layers[0].data_file);
+			volume_add(v, d->id, d->layers[0].data_file, d->read_only);
 	}
 	for (unsigned i = 0; i < v->n && !r; i++)
 		r = volume_check_free(vm, &v->list[i], e);
+	if (!r && folder && !wanted)
+		all_own_add(vm, folder, v);
 	if (r < 0)
 		volumes_done(v);
 	return r;
@@ -105,6 +167,8 @@ void volumes_done(struct volumes *v)
 {
 	while (v->n)
 		free(v->list[--v->n].path);
+	free(v->folder);
+	v->folder = NULL;
 }
 
 /* ---- the errand ---- */
@@ -128,7 +192,7 @@ static bool definition_has(const struct definition *def, const struct stat *st)
 		for (unsigned l = 0; l < def->disks[k].nlayers; l++)
 			if (is_file(def->disks[k].layers[l].path, st) || is_file(def->disks[k].layers[l].data_file, st))
 				return true;
-	return false;
+	return def && (is_file(def->kernel, st) || is_file(def->initrd, st));
 }
 
 /* The same file by another name? What this user may not look at is not told. */
@@ -196,6 +260,9 @@ static int volumes_remove(const void *arg, struct errand_result *out, struct err
 		else
 			out->count++;
 	}
+	/* One with something else in it stays. */
+	if (w->remove && !r && w->v->folder)
+		rmdir(w->v->folder);
 	return r;
 }
 
@@ -261,24 +328,25 @@ struct json_object *volumes_keep(const struct volumes *v)
 		if (v->list[i].kind == VOLUME_FILE)
 			json_object_array_add(all, json_object_new_string(v->list[i].path));
 	js_put(o, "volumes", all);
+	if (v->folder)
+		js_put_str(o, "folder", v->folder);
 	return o;
 }
 
-int volumes_load(struct json_object *o, struct volumes *v)
+void volumes_load(struct json_object *o, struct volumes *v)
 {
 	struct json_object *all = js_get_array(o, "volumes");
 	size_t n = all ? json_object_array_length(all) : 0;
+	const char *folder = js_get_str(o, "folder");
 
 	*v = (struct volumes){ 0 };
+	if (folder && *folder == '/')
+		v->folder = path_copy(folder);
 	for (size_t i = 0; i < n && i < VOLUMES_MAX; i++) {
 		const char *path = js_plain_string(json_object_array_get_idx(all, i));
 
 		if (!path || *path != '/')
 			continue;
-		v->list[v->n].path = strdup(path);
-		if (!v->list[v->n].path)
-			return -ENOMEM;
-		v->n++;
+		v->list[v->n++].path = path_copy(path);
 	}
-	return 0;
 }

@@ -89,6 +89,46 @@ def test_beside_the_first(daemon, chain):
     assert names(daemon) == ["vm1"]
 
 
+def test_all_that_was_imported_goes_with_it(daemon, chain, tmp_path):
+    """Base and kernel, too, which nobody else has: so it can be imported again."""
+    daemon.define("vm1", disks=chain)
+    daemon.cairn("export", "vm1", "x.tar")
+    undefine = "undefine", "vm2", "--remove-all-storage", "--snapshots-metadata"
+
+    def again():
+        daemon.cairn("import", "x.tar", "--name", "vm2")
+        assert sorted(os.listdir("vm2")) == ["kernel", "vda-1.raw", "vda.qcow2"]
+
+    again()
+    r = daemon.cairn(*undefine, "--dry-run")
+    assert f"{tmp_path}/vm2/kernel" in r.stdout and os.path.exists("vm2/kernel")
+    daemon.cairn(*undefine)
+    assert not os.path.exists("vm2") and os.path.exists("kernel") and os.path.exists("base.raw")
+    again()
+    # By another name, after another daemon, and with something in the folder that is not its own.
+    daemon.cairn("domrename", "vm2", "vm3")
+    daemon.stop(signal.SIGKILL)
+    daemon.start()
+    (tmp_path / "vm2/notes").write_text("mine")
+    daemon.cairn("undefine", "vm3", *undefine[2:])
+    assert os.listdir("vm2") == ["notes"]
+    shutil.rmtree("vm2")
+    # What another VM uses stays: that kernel, or that base.
+    again()
+    daemon.cairn("clone", "vm2", "c")
+    daemon.cairn(*undefine)
+    assert sorted(os.listdir("vm2")) == ["c-vda.qcow2", "kernel", "vda-1.raw"]  # the last: a read-only disk, too
+    daemon.cairn("undefine", "c", "--remove-all-storage")
+    shutil.rmtree("vm2")
+    # Asked for one disk, that goes alone; and elsewhere it has nothing of its own.
+    again()
+    daemon.cairn("undefine", "vm2", "--storage", "vda", "--snapshots-metadata")
+    assert sorted(os.listdir("vm2")) == ["kernel", "vda-1.raw"]
+    shutil.rmtree("vm2")
+    daemon.cairn("undefine", "vm1", *undefine[2:])
+    assert os.path.exists("kernel") and os.path.exists("base.raw") and not os.path.exists("a.qcow2")
+
+
 def test_a_file_that_is_there_stays(daemon, chain, tmp_path):
     daemon.define("vm1", disks=chain[1:2])
     (tmp_path / "x.tar").write_text("mine")
@@ -281,7 +321,7 @@ def test_killed_at_any_moment(large):
             large.cairn("import", "x.tar", "--name", "vm2")
         run("cmp", "a.raw", "vm2/vda.raw")
         large.cairn("undefine", "vm2", "--remove-all-storage")
-        shutil.rmtree("vm2")
+        assert left() == []
 
 
 def test_killed_export(large):

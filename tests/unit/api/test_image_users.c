@@ -21,7 +21,7 @@
 #include <cmocka.h>
 
 #define VMS 9
-#define DISKS 4
+#define DISKS 8
 
 /* web: /web.qcow2 above /base.qcow2, a read-only /c.iso, /d.qcow2 with a data file, a drive without a medium. */
 struct fixture {
@@ -166,7 +166,7 @@ static void test_clones_that_are_not_seen(void **state)
 	assert_int_equal(permissions_set(&f->daemon.permissions, false, 1000, "zoo", ROLE_VIEWER), 0);
 	assert_int_equal(image_clones(web, f->names, sizeof(f->names)), 2);
 	assert_string_equal(f->names, "zoo and 1 more");
-	assert_int_equal(volumes_of(web, NULL, &f->v, &f->e), -EBUSY);
+	assert_int_equal(volumes_of(web, NULL, NULL, &f->v, &f->e), -EBUSY);
 	assert_null(strstr(f->e.msg, "secret"));
 }
 
@@ -188,7 +188,7 @@ static void test_all_volumes(void **state)
 	struct fixture *f = *state;
 
 	disk(vm_new(f, "other"), "/o.qcow2", "/c.iso");
-	assert_int_equal(volumes_of(f->list[0], NULL, &f->v, &f->e), 0);
+	assert_int_equal(volumes_of(f->list[0], NULL, NULL, &f->v, &f->e), 0);
 	assert_int_equal(f->v.n, ARRAY_SIZE(paths));
 	for (size_t i = 0; i < ARRAY_SIZE(paths); i++) {
 		assert_string_equal(f->v.list[i].path, paths[i]);
@@ -204,11 +204,11 @@ static void test_wanted_volumes(void **state)
 
 	json_object_array_add(wanted, json_object_new_string("vdc"));
 	json_object_array_add(wanted, json_object_new_string("/web.qcow2"));
-	assert_int_equal(volumes_of(f->list[0], wanted, &f->v, &f->e), 0);
+	assert_int_equal(volumes_of(f->list[0], wanted, NULL, &f->v, &f->e), 0);
 	assert_int_equal(f->v.n, 3);
 	volumes_done(&f->v);
 	json_object_array_add(wanted, json_object_new_string("/base.qcow2")); /* below a disk */
-	assert_int_equal(volumes_of(f->list[0], wanted, &f->v, &f->e), -ENOENT);
+	assert_int_equal(volumes_of(f->list[0], wanted, NULL, &f->v, &f->e), -ENOENT);
 	assert_non_null(strstr(f->e.msg, "has no disk \"/base.qcow2\""));
 	assert_int_equal(f->v.n, 0);
 	json_object_put(wanted);
@@ -221,12 +221,35 @@ static void test_volumes_of_others(void **state)
 
 	disk(vm_new(f, "other"), "/o.qcow2", NULL)->layers[0].data_file = (char *)"/d.data";
 	json_object_array_add(wanted, json_object_new_string("vda"));
-	assert_int_equal(volumes_of(f->list[0], NULL, &f->v, &f->e), -EBUSY);
+	assert_int_equal(volumes_of(f->list[0], NULL, NULL, &f->v, &f->e), -EBUSY);
 	assert_non_null(strstr(f->e.msg, "disk vdc: /d.data is used by VM 'other'"));
 	assert_int_equal(f->v.n, 0);
-	assert_int_equal(volumes_of(f->list[0], wanted, &f->v, &f->e), 0);
+	assert_int_equal(volumes_of(f->list[0], wanted, NULL, &f->v, &f->e), 0);
 	assert_int_equal(f->v.n, 1);
 	json_object_put(wanted);
+}
+
+/* Of one that was imported into /in: all of it there that nobody else has. */
+static void test_volumes_of_an_imported(void **state)
+{
+	struct fixture *f = *state;
+	struct definition *def = f->list[0]->def;
+	struct vm *other;
+
+	def->kernel = (char *)"/in/kernel";
+	def->initrd = (char *)"/in/initrd";
+	disk(f->list[0], "/in/a.qcow2", "/in/base.raw");
+	disk(f->list[0], "/in/deep/b.qcow2", "/inside");
+	disk(f->list[0], "/in/base.raw", NULL)->read_only = true;
+	other = vm_new(f, "other");
+	other->def->initrd = (char *)"/in/initrd";
+	assert_int_equal(volumes_of(f->list[0], NULL, "/in", &f->v, &f->e), 0);
+	assert_int_equal(f->v.n, 4 + 3 + 1);
+	assert_string_equal(f->v.list[6].path, "/in/base.raw");
+	assert_false(f->v.list[6].read_only);
+	assert_string_equal(f->v.list[7].path, "/in/kernel");
+	assert_string_equal(f->v.list[7].id, "kernel");
+	assert_string_equal(f->v.folder, "/in");
 }
 
 /* Only files go; the list of these outlives the daemon, and one that was tampered with names nothing more. */
@@ -238,8 +261,9 @@ static void test_what_goes_is_kept(void **state)
 	struct json_object *o, *all, *told;
 	struct volumes again;
 
-	assert_int_equal(volumes_of(f->list[0], NULL, &f->v, &f->e), 0);
+	assert_int_equal(volumes_of(f->list[0], NULL, NULL, &f->v, &f->e), 0);
 	memcpy(res.notes, kinds, sizeof(kinds));
+	f->v.folder = strdup("/folder");
 	volumes_take(&f->v, &res);
 	told = volumes_to_json(&f->v);
 	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
@@ -253,14 +277,15 @@ static void test_what_goes_is_kept(void **state)
 	assert_true(json_object_object_get_ex(o, "volumes", &all));
 	json_object_array_add(all, json_object_new_string("relative"));
 	json_object_array_add(all, json_object_new_int(7));
-	assert_int_equal(volumes_load(o, &again), 0);
+	volumes_load(o, &again);
 	assert_int_equal(again.n, 2);
 	assert_string_equal(again.list[0].path, "/web.qcow2");
 	assert_string_equal(again.list[1].path, "/d.data");
+	assert_string_equal(again.folder, "/folder");
 	for (unsigned i = 0; i < 2 * VOLUMES_MAX; i++)
 		json_object_array_add(all, json_object_new_string("/more"));
 	volumes_done(&again);
-	assert_int_equal(volumes_load(o, &again), 0);
+	volumes_load(o, &again);
 	assert_true(again.n <= VOLUMES_MAX);
 	volumes_done(&again);
 	json_object_put(o);
@@ -280,6 +305,7 @@ int main(void)
 		TEST(test_all_volumes),
 		TEST(test_wanted_volumes),
 		TEST(test_volumes_of_others),
+		TEST(test_volumes_of_an_imported),
 		TEST(test_what_goes_is_kept),
 	};
 
