@@ -68,7 +68,7 @@ UNIT_SRCS := $(sort $(wildcard tests/unit/*/test_*.c))
 UNITS := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(UNIT_SRCS))
 
 .PHONY: all deps demo check check-unit check-e2e check-long check-asan check-tsan style bench fuzz install clean help units
-all: $(PROGRAMS) $(NBDKIT_PLUGIN)
+all: $(PROGRAMS) $(NBDKIT_PLUGIN) $(BUILD)/libcairn.a
 units: $(UNITS)
 
 define folder_rule
@@ -109,6 +109,13 @@ $(BUILD)/cairn-xml: $(call prog_objs,tools/xml) $(DAEMON_LIBS)
 $(BUILD)/cairn-slirp: $(call prog_objs,tools/slirp) $(call lib,base)
 	$(call say,LINK,$@)
 	$(call link,-pie,-lslirp -lseccomp -lcap-ng -luring)
+# For programs in C (api/client.h): one object, in which all names but the client's are its own.
+CLIENT_OBJS := $(addprefix $(BUILD)/,api/client.o api/wire.o api/js.o api/text.o base/err.o base/file.o)
+$(BUILD)/libcairn.a: $(CLIENT_OBJS)
+	$(call say,AR,$@)
+	$(Q)ld -r -o $(BUILD)/libcairn.o $^
+	$(Q)objcopy -w --keep-global-symbol='client_*' --keep-global-symbol=err_class_name $(BUILD)/libcairn.o
+	$(Q)rm -f $@ && ar rcs $@ $(BUILD)/libcairn.o
 # An image is found and opened as cairn-img does it.
 $(BUILD)/nbdkit-cairn-plugin.so: $(BUILD)/tools/nbd/plugin.o $(BUILD)/tools/img/open.o $(IMG_LIBS)
 	$(call say,LINK,$@)
@@ -216,6 +223,11 @@ install: all $(BUILD)/definition.schema.json
 	sed '/^# @/d; s,@BINDIR@,$(PREFIX)/bin,' tools/systemd/cairn-guests.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/cairn-guests.service
 	install -m 644 tools/systemd/cairnd.socket $(DESTDIR)$(PREFIX)/lib/systemd/system
 	install -m 644 tools/completion/cairn.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/cairn
+	install -d $(DESTDIR)$(PREFIX)/include/cairn/api $(DESTDIR)$(PREFIX)/include/cairn/base $(DESTDIR)$(PREFIX)/lib/pkgconfig
+	install -m 644 api/client.h $(DESTDIR)$(PREFIX)/include/cairn/api
+	install -m 644 base/err.h $(DESTDIR)$(PREFIX)/include/cairn/base
+	install -m 644 $(BUILD)/libcairn.a $(DESTDIR)$(PREFIX)/lib
+	sed 's,@PREFIX@,$(PREFIX),; s,@VERSION@,$(VERSION),' api/cairn.pc.in >$(DESTDIR)$(PREFIX)/lib/pkgconfig/cairn.pc
 	install -m 755 $(NBDKIT_PLUGIN) $(DESTDIR)$(PREFIX)/lib/nbdkit/plugins
 	for m in docs/man/*.1; do install -m 644 $$m $(DESTDIR)$(PREFIX)/share/man/man1; done
 clean:

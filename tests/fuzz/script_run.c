@@ -6,6 +6,7 @@
 #include "api/job.h"
 #include "api/js.h"
 #include "api/qmp.h"
+#include "api/store.h"
 #include "api/vm.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -42,8 +43,8 @@
 #define STRANGE_ANSWER_NS (SECOND_NS / 20)
 #define LINE_MAX_BYTES 65535u /* some clients read no longer ones */
 #define ANSWERS_MAX (4u << 20)
-#define SETTLE_TURNS 500u
-#define SETTLE_TURNS_MIN 3u
+#define SETTLE_TURNS 3u
+#define SETTLE_NS (3 * SECOND_NS)
 /* A VM that is there, and a name that is none's, as long. */
 #define SECRET "secret"
 #define NOT_THERE "nobody"
@@ -66,10 +67,14 @@ static struct daemon_paths paths = { .state_dir = STATE, .run_dir = FOLDER "/run
 	.qmp_dir = FOLDER "/qmp", .vm_program = "/bin/false", .archive_program = "/bin/false", .listening = -1,
 	.limits = { .starting = 4 } };
 
-static void must(bool ok)
+#define must(ok) must_at(ok, #ok, __LINE__)
+
+static void must_at(bool ok, const char *what, int line)
 {
-	if (!ok)
-		abort();
+	if (ok)
+		return;
+	fprintf(stderr, "line %d: %s\n", line, what);
+	abort();
 }
 
 /* ---- where it happens ---- */
@@ -153,6 +158,23 @@ static unsigned files_open(void)
 		n++;
 	closedir(dir);
 	return n;
+}
+
+static void files_check(unsigned before)
+{
+	char path[64], to[128];
+
+	if (files_open() == before)
+		return;
+	for (int fd = 3; fd < 256; fd++) {
+		ssize_t n;
+
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+		n = readlink(path, to, sizeof(to));
+		if (n > 0)
+			fprintf(stderr, "open: %.*s\n", (int)n, to);
+	}
+	must(!"as many files are open as before");
 }
 
 /* ---- clients ---- */
@@ -319,27 +341,39 @@ static bool daemon_begin(struct script *s)
 	return daemon_open(&s->daemon, &e) == 0;
 }
 
+static bool vm_is_busy(const struct vm *vm, bool strange)
+{
+	return (strange && vm->proc) || vm->job || vm->starting || vm->opener || vm->images || vm->gone_calls || vm->going ||
+		vm->renaming || vm->dropping || vm->half;
+}
+
 static bool is_busy(const struct script *s)
 {
 	const struct job *j = s->daemon.jobs;
+	bool busy = store_owes(s->daemon.store);
 
 	while (j && j->status == JOB_CONCLUDED)
 		j = j->next;
-	return j != NULL;
+	for (size_t i = 0; i < s->daemon.nvms; i++)
+		busy = busy || vm_is_busy(s->daemon.vms[i], s->strange);
+	return busy || j;
 }
 
 /* What is under way when a daemon ends is not freed: nothing is, so that what leaks else is seen. */
-static void settle(struct script *s, bool strange)
+static void settle(struct script *s)
 {
-	if (strange)
-		script_vms_kill_all();
-	for (unsigned i = 0; i < SETTLE_TURNS && (i < SETTLE_TURNS_MIN || is_busy(s)); i++)
+	uint64_t until = loop_now_ns() + SETTLE_NS;
+
+	for (unsigned i = 0; (i < SETTLE_TURNS || is_busy(s)) && loop_now_ns() < until; i++) {
+		if (s->strange)
+			script_vms_kill_all();
 		turn(s);
+	}
 }
 
 static void daemon_end(struct script *s)
 {
-	settle(s, s->strange);
+	settle(s);
 	clients_close(s);
 	daemon_close(&s->daemon);
 	loop_free(s->daemon.loop);
@@ -539,6 +573,6 @@ unsigned script_run(const uint8_t *input, size_t len)
 	free(s.stranger.buf);
 	free(s.qmp.buf);
 	free(text);
-	must(files_open() == files);
+	files_check(files);
 	return s.good;
 }

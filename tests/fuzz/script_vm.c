@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -24,6 +25,7 @@
 
 struct pretended {
 	pid_t pid; /* 0: none */
+	int pidfd; /* the number may be another's, once the daemon has waited for it */
 	int listening, sock;
 	enum vm_phase phase;
 };
@@ -63,7 +65,7 @@ static void vm_hang_up(struct pretended *v)
 static void vm_kill(struct pretended *v)
 {
 	vm_hang_up(v);
-	kill(v->pid, SIGKILL);
+	pidfd_send_signal(v->pidfd, SIGKILL, NULL, 0);
 }
 
 int __wrap_vm_process_spawn(const char *program, int listening, int log_fd, pid_t *ret_pid, struct err *e)
@@ -76,7 +78,7 @@ int __wrap_vm_process_spawn(const char *program, int listening, int log_fd, pid_
 	if (v == vms + VMS_MAX)
 		return -EAGAIN;
 	*v = (struct pretended){ .sock = -1, .listening = fcntl(listening, F_DUPFD_CLOEXEC, 3) };
-	v->pid = clone(child_main, stacks[v - vms] + STACK_BYTES, CLONE_VM | CLONE_FILES | SIGCHLD, NULL);
+	v->pid = clone(child_main, stacks[v - vms] + STACK_BYTES, CLONE_VM | CLONE_FILES | CLONE_PIDFD | SIGCHLD, NULL, &v->pidfd);
 	if (v->pid < 0)
 		abort();
 	*ret_pid = v->pid;
@@ -125,11 +127,14 @@ void script_vms_kill_all(void)
 
 void script_vms_end(void)
 {
+	siginfo_t gone;
+
 	for (unsigned i = 0; i < VMS_MAX; i++) {
 		if (!vms[i].pid)
 			continue;
 		vm_kill(&vms[i]);
-		waitpid(vms[i].pid, NULL, 0); /* unless the daemon has */
+		waitid(P_PIDFD, (id_t)vms[i].pidfd, &gone, WEXITED); /* unless the daemon has */
+		close(vms[i].pidfd);
 		vms[i].pid = 0;
 	}
 	first_answer = nanswers = 0;
@@ -304,7 +309,7 @@ static void vm_serve(struct pretended *v)
 			close(v->sock);
 		v->sock = fd;
 	}
-	if ((waitid(P_PID, (id_t)v->pid, &gone, WEXITED | WNOHANG | WNOWAIT) < 0 && errno == ECHILD) || gone.si_pid) {
+	if ((waitid(P_PIDFD, (id_t)v->pidfd, &gone, WEXITED | WNOHANG | WNOWAIT) < 0 && errno == ECHILD) || gone.si_pid) {
 		vm_hang_up(v); /* killed by the daemon */
 		return;
 	}

@@ -4,6 +4,7 @@
 #include "api/wire.h"
 #include "base/err.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,10 +16,14 @@ struct out {
 	bool over;
 };
 
-static void must(bool ok)
+#define must(ok) must_at(ok, #ok, __LINE__)
+
+static void must_at(bool ok, const char *what, int line)
 {
-	if (!ok)
-		abort();
+	if (ok)
+		return;
+	fprintf(stderr, "line %d: %s\n", line, what);
+	abort();
 }
 
 static void out_add(struct out *o, const char *text, size_t len)

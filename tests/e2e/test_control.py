@@ -1,0 +1,212 @@
+"""What the control plane promises to clients that are many, that stay connected while things change, and that are
+written in C."""
+
+import json
+import os
+import pathlib
+import resource
+import signal
+import socket
+import subprocess
+
+import pytest
+
+from conftest import BUILD, ROOT, Qmp, QmpError, until
+from test_daemon import NOBODY, as_nobody, kept_events, shared  # noqa: F401
+
+CLIENTS_MAX = 2000
+
+
+def test_one_client_too_many(fake):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < CLIENTS_MAX + 200:
+        pytest.skip(f"needs {CLIENTS_MAX + 200} open files; the limit is {hard}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, CLIENTS_MAX + 200), hard))
+    clients = [Qmp(fake.socket) for _ in range(CLIENTS_MAX)]
+    try:
+        with socket.socket(socket.AF_UNIX) as late:
+            late.settimeout(20)
+            late.connect(fake.socket)
+            refused = json.loads(late.makefile().read())  # to the end of the stream
+        assert refused["error"]["class"] == "Busy" and "too many clients" in refused["error"]["desc"]
+        # Those that are there are served, and one that goes makes room.
+        assert all("qemu" in clients[i].run("query-version") for i in (0, 1000, -1))
+        clients.pop().close()
+        until(lambda: greets(fake.socket))
+    finally:
+        for c in clients:
+            c.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def greets(path):
+    with socket.socket(socket.AF_UNIX) as s:
+        s.settimeout(20)
+        s.connect(path)
+        return '"QMP"' in s.makefile().readline()
+
+
+def test_dismissed_results_are_gone_for_good(fake):
+    fake.define("vm1", cmdline="work-fails")
+    q = fake.qmp()
+    q.run("vm-start", vm="vm1")
+    ids = []
+    for _ in range(2):
+        ids.append(q.run("vm-managed-save", vm="vm1")["job"])
+        q.event("JOB_STATUS_CHANGE", id=ids[-1], status="concluded")
+    q.run("job-dismiss", id=ids[0])
+    fake.stop()
+    fake.start()
+    q = fake.qmp()
+    assert [j["id"] for j in q.jobs()] == ids[1:]
+    # Nor is its id another's.
+    assert q.run("vm-managed-save", vm="vm1")["job"] not in ids
+
+
+class Stranger:
+    """A client of another user's that stays connected."""
+
+    SCRIPT = ("import socket, sys\n"
+              "s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.settimeout(20)\n"
+              "f = s.makefile(); f.readline()\n"
+              "for line in sys.stdin:\n"
+              "    s.sendall(line.encode())\n"
+              "    print(f.readline().strip(), flush=True)\n")
+
+    def __init__(self, path):
+        self.proc = subprocess.Popen(["/usr/bin/python3", "-c", self.SCRIPT, path], user=NOBODY, group=NOBODY,
+                                     extra_groups=[], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.run("qmp_capabilities") == {}
+
+    def read(self, text=""):
+        """The next line that comes, after something was sent."""
+        self.proc.stdin.write(text + "\n")
+        self.proc.stdin.flush()
+        return json.loads(self.proc.stdout.readline())
+
+    def run(self, command, **args):
+        m = self.read(json.dumps({"execute": command, "arguments": args}))
+        while "event" in m:
+            m = self.read()
+        return m.get("return", m.get("error", {}).get("class"))
+
+    def close(self):
+        self.proc.stdin.close()
+        self.proc.stdout.close()
+        self.proc.wait()
+
+
+def test_roles_change_for_who_is_connected(shared):  # noqa: F811
+    """A right that is taken away is gone at once, from connections that are there, too; so is one that is given."""
+    shared.cairn("grant", "admin", "--user", "nobody")
+    s = Stranger(shared.socket)
+    try:
+        assert [v["name"] for v in s.run("vm-list")["vms"]] == ["mine", "other"]
+        assert "permissions" in s.run("query-permissions")
+        shared.cairn("grant", "viewer", "--user", "nobody")
+        assert s.run("query-permissions") == s.run("vm-start", vm="mine") == "PermissionDenied"
+        assert [v["name"] for v in s.run("vm-list")["vms"]] == ["mine", "other"]
+        shared.cairn("revoke", "--user", "nobody")
+        assert s.run("vm-list") == "PermissionDenied"
+        shared.cairn("grant", "operator", "--user", "nobody")
+        assert s.run("vm-start", vm="mine") == {"id": 1}
+    finally:
+        s.close()
+
+
+def test_a_vms_own_socket_tells_strangers_nothing(shared):  # noqa: F811
+    """It lets everybody connect once somebody has a right to any VM."""
+    shared.cairn("grant", "viewer", "other", "--user", "nobody")
+    shared.cairn("start", "mine")
+    s = Stranger(shared.qmp().run("vm-qmp-path", vm="mine")["path"])
+    try:
+        shared.cairn("suspend", "mine")
+        # No event lies before the answer.
+        assert "error" in s.read('{"execute":"query-status"}')
+        shared.cairn("grant", "viewer", "mine", "--user", "nobody")
+        shared.cairn("resume", "mine")
+        assert s.read()["event"] == "RESUME"
+        assert s.run("query-status")["status"] == "running"
+    finally:
+        s.close()
+
+
+def test_what_admins_are_told_is_not_asked_for_by_others(shared):  # noqa: F811
+    shared.cairn("grant", "viewer", "--user", "nobody")
+    denied, page = as_nobody(shared, ["vm-start", {"vm": "mine"}], ["query-events", {}])
+    assert denied["error"]["class"] == "PermissionDenied"
+    assert {e["event"] for e in page["return"]["events"]} == {"VM_DEFINED"}
+    assert [e["data"]["uid"] for e in kept_events(shared, event="PERMISSION_DENIED")] == [NOBODY]
+
+
+def test_no_file_of_the_daemon_is_inherited(fake):
+    """Whatever it starts gets what it is handed, and no more."""
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    fake.qmp()
+    folder = pathlib.Path(f"/proc/{fake.proc.pid}/fdinfo")
+    flags = {int(f.name): int(f.read_text().split("flags:")[1].split()[0], 8) for f in folder.iterdir()}
+    assert len(flags) > 8
+    assert [fd for fd, f in flags.items() if fd > 2 and not f & os.O_CLOEXEC] == []
+
+
+PROGRAM = r"""
+#include <api/client.h>
+
+#include <json-c/json.h>
+#include <stdio.h>
+
+int main(int argc, char **argv)
+{
+	struct json_object *v, *args = json_object_new_object(), *ev;
+	struct client *c;
+	struct err e;
+
+	if (argc != 2 || client_connect(argv[1], &c, &e) < 0)
+		return 1;
+	printf("%s\n", json_object_get_string(json_object_object_get(client_version(c), "package")));
+	json_object_object_add(args, "vm", json_object_new_string("vm1"));
+	if (client_execute(c, "vm-start", json_object_get(args), &v, NULL, &e) < 0)
+		return 2;
+	printf("%s\n", json_object_to_json_string_ext(v, JSON_C_TO_STRING_PLAIN));
+	json_object_put(v);
+	if (client_execute(c, "vm-start", args, NULL, NULL, &e) == 0)
+		return 3;
+	printf("%s: %s\n", err_class_name(e.cls), e.msg);
+	/* Events that came meanwhile are kept, in their order. */
+	if (client_next_event(c, UINT64_MAX, &ev, &e) < 0)
+		return 4;
+	printf("%s\n", json_object_get_string(json_object_object_get(ev, "event")));
+	json_object_put(ev);
+	if (client_next_event(c, 1, &ev, &e) == 0)
+		return 5;
+	client_free(c);
+	return 0;
+}
+"""
+
+
+def test_a_program_in_c(fake, tmp_path):
+    """The library as it is installed: its header is complete, and pkg-config says what else there is to say."""
+    if "asan" in BUILD or "tsan" in BUILD:
+        pytest.skip("a program without sanitizers cannot link what has them")
+    prefix = tmp_path / "prefix"
+    subprocess.run(["make", "-s", f"BUILD={BUILD}", f"PREFIX={prefix}", "install"], cwd=ROOT, check=True, timeout=55,
+                   stdout=subprocess.DEVNULL)
+    env = {**os.environ, "PKG_CONFIG_PATH": str(prefix / "lib/pkgconfig")}
+    flags = subprocess.run(["pkg-config", "--cflags", "--libs", "cairn"], env=env, check=True, capture_output=True,
+                           text=True, timeout=20).stdout.split()
+    (tmp_path / "program.c").write_text(PROGRAM)
+    r = subprocess.run(["gcc", "-std=c11", "-Wall", "-Wextra", "-Werror", "-o", tmp_path / "program",
+                        tmp_path / "program.c", *flags], cwd=tmp_path, capture_output=True, text=True, timeout=50)
+    assert r.returncode == 0, r.stderr
+    fake.define("vm1")
+    r = subprocess.run([tmp_path / "program", fake.socket], capture_output=True, text=True, timeout=30)
+    assert r.returncode == 0, r
+    assert r.stdout.splitlines()[1:] == [
+        '{"id":1}', "WrongState: VM 'vm1' is running; start works when it is shut off, saved or crashed. "
+        "Next: cairn shutdown vm1", "VM_STATE_CHANGE"] and r.stdout.startswith("Cairn ")
+    # Nothing of ours but the client is in a program's way.
+    names = subprocess.run(["nm", "-g", "--defined-only", prefix / "lib/libcairn.a"], capture_output=True, text=True,
+                           timeout=20, check=True).stdout.split()
+    assert {n.split("_")[0] for n in names[3::3]} <= {"client", "err"}, names
