@@ -12,7 +12,7 @@ import subprocess
 import pytest
 
 from conftest import BUILD, ROOT, Qmp, QmpError, until
-from test_daemon import NOBODY, as_nobody, kept_events, shared  # noqa: F401
+from test_daemon import NOBODY, allowed, as_nobody, kept_events, shared  # noqa: F401
 
 CLIENTS_MAX = 2000
 
@@ -139,6 +139,23 @@ def test_what_admins_are_told_is_not_asked_for_by_others(shared):  # noqa: F811
     assert [e["data"]["uid"] for e in kept_events(shared, event="PERMISSION_DENIED")] == [NOBODY]
 
 
+def test_jobs_of_others_are_as_those_that_are_not_there(shared):  # noqa: F811
+    q = shared.qmp()
+    ids = {}
+    for vm in ("mine", "other"):
+        shared.define(vm, cmdline="work-fails")
+        q.run("vm-start", vm=vm)
+        ids[vm] = q.run("vm-managed-save", vm=vm)["job"]
+        q.event("JOB_STATUS_CHANGE", id=ids[vm], status="concluded")
+    shared.cairn("grant", "operator", "mine", "--user", "nobody")
+    seen, *pairs = as_nobody(shared, ["query-jobs", {}], *[
+        [command, {"id": id}] for command in ("query-jobs", "job-cancel", "job-dismiss") for id in (ids["other"], "none")])
+    assert [j["id"] for j in seen["return"]] == [ids["mine"]]
+    assert pairs[0::2] == pairs[1::2] and pairs[0] == {"return": []}
+    assert not allowed(pairs[2]) and not allowed(pairs[4])
+    assert "return" in as_nobody(shared, ["job-dismiss", {"id": ids["mine"]}])[0]
+
+
 def test_no_file_of_the_daemon_is_inherited(fake):
     """Whatever it starts gets what it is handed, and no more."""
     fake.define("vm1")
@@ -170,14 +187,18 @@ int main(int argc, char **argv)
 		return 2;
 	printf("%s\n", json_object_to_json_string_ext(v, JSON_C_TO_STRING_PLAIN));
 	json_object_put(v);
-	if (client_execute(c, "vm-start", args, NULL, NULL, &e) == 0)
+	if (client_execute(c, "vm-suspend", json_object_get(args), NULL, NULL, &e) < 0 ||
+		client_execute(c, "vm-start", args, NULL, NULL, &e) == 0)
 		return 3;
 	printf("%s: %s\n", err_class_name(e.cls), e.msg);
 	/* Events that came meanwhile are kept, in their order. */
-	if (client_next_event(c, UINT64_MAX, &ev, &e) < 0)
-		return 4;
-	printf("%s\n", json_object_get_string(json_object_object_get(ev, "event")));
-	json_object_put(ev);
+	for (int i = 0; i < 3; i++) {
+		if (client_next_event(c, UINT64_MAX, &ev, &e) < 0)
+			return 4;
+		printf("%s %s\n", json_object_get_string(json_object_object_get(ev, "seq")),
+			json_object_get_string(json_object_object_get(ev, "event")));
+		json_object_put(ev);
+	}
 	if (client_next_event(c, 1, &ev, &e) == 0)
 		return 5;
 	client_free(c);
@@ -203,9 +224,10 @@ def test_a_program_in_c(fake, tmp_path):
     fake.define("vm1")
     r = subprocess.run([tmp_path / "program", fake.socket], capture_output=True, text=True, timeout=30)
     assert r.returncode == 0, r
-    assert r.stdout.splitlines()[1:] == [
-        '{"id":1}', "WrongState: VM 'vm1' is running; start works when it is shut off, saved or crashed. "
-        "Next: cairn shutdown vm1", "VM_STATE_CHANGE"] and r.stdout.startswith("Cairn ")
+    package, answer, error, *events = r.stdout.splitlines()
+    assert package.startswith("Cairn ") and answer == '{"id":1}'
+    assert error.startswith("WrongState: VM 'vm1' is paused; ") and "Next: " in error
+    assert events == [f"{e['seq']} {e['event']}" for e in kept_events(fake)[1:4]] and len(events) == 3
     # Nothing of ours but the client is in a program's way.
     names = subprocess.run(["nm", "-g", "--defined-only", prefix / "lib/libcairn.a"], capture_output=True, text=True,
                            timeout=20, check=True).stdout.split()

@@ -106,6 +106,14 @@ int __wrap_vm_socket_peek_pid(int sock, pid_t *ret_pid)
 	return -ESRCH;
 }
 
+bool script_vms_is_one(pid_t pid)
+{
+	for (unsigned i = 0; i < VMS_MAX; i++)
+		if (vms[i].pid == pid)
+			return true;
+	return false;
+}
+
 static void vms_kill(unsigned most)
 {
 	for (unsigned i = 0; i < VMS_MAX && most; i++)

@@ -5,13 +5,15 @@
 #ifndef CAIRN_TESTS_FUZZ_SCRIPT_VM_H
 #define CAIRN_TESTS_FUZZ_SCRIPT_VM_H
 
-#include <stddef.h>
+#include <stdbool.h>
+#include <sys/types.h>
 
 /* Words of a line "a" or "e" (fuzz_api.h), borrowed until script_vms_end(). */
 void script_vms_answer_next(const char *words);
 void script_vms_say(const char *words);
 void script_vms_kill_one(void);
 void script_vms_kill_all(void);
+bool script_vms_is_one(pid_t pid);
 /* None is left. */
 void script_vms_end(void);
 
