@@ -16,6 +16,7 @@
 #include <string.h>
 
 #define MSRS_MAX 256
+#define MSRS_AT_ONCE 255u /* KVM's limit */
 #define MSR_IA32_TSC 0x10u
 #define MSR_TSC_DEADLINE 0x6e0u
 #define XSAVE_MAX_BYTES (64 * 1024)
@@ -112,29 +113,37 @@ static bool msr_is(struct vcpu *v, const struct kvm_msr_entry *e)
 	return kvm_ioctl(v->fd, KVM_GET_MSRS, &one) == 1 && one.e[0].data == e->data;
 }
 
-/* The TSC deadline arms a timer in the LAPIC: it has to be there first, or the guest hangs
- * at its next timer. The TSC itself goes before everything that is relative to it. */
-static int msrs_write(struct vcpu *v, struct vcpu_image *s, bool deadline)
+/* One that this host does not let us write keeps the value it has, when that is the right one; else the guest
+ * would see a change. */
+static int msr_refused(struct vcpu *v, const struct kvm_msr_entry *e)
 {
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry e[1];
-	} one = { .head.nmsrs = 1 };
+	return !e->data || msr_is(v, e) ? 0 : -EINVAL;
+}
 
-	for (uint32_t i = 0; i < s->msrs.head.nmsrs; i++) {
-		if ((s->msrs.e[i].index == MSR_TSC_DEADLINE) != deadline)
-			continue;
-		one.e[0] = s->msrs.e[i];
-		/* One that this host does not let us write keeps the value it has, when that is
-		 * the right one; else the guest would see a change. */
-		if (kvm_ioctl(v->fd, KVM_SET_MSRS, &one) == 1)
-			continue;
-		if (msr_is(v, &s->msrs.e[i]))
-			continue;
-		if (s->msrs.e[i].data)
-			return -EINVAL;
+/* The TSC deadline arms a timer in the LAPIC: it has to be there first, or the guest hangs
+ * at its next timer. The TSC itself goes before everything that is relative to it.
+ * All at once: KVM loads the vCPU for each call, which costs more than an MSR does. */
+static int msrs_write(struct vcpu *v, const struct msr_list *all, bool deadline)
+{
+	struct msr_list m = { 0 };
+	int r = 0;
+
+	for (uint32_t i = 0; i < all->head.nmsrs; i++)
+		if ((all->e[i].index == MSR_TSC_DEADLINE) == deadline)
+			m.e[m.head.nmsrs++] = all->e[i];
+	while (!r && m.head.nmsrs) {
+		uint32_t left = m.head.nmsrs, n;
+
+		m.head.nmsrs = MIN(left, MSRS_AT_ONCE);
+		r = kvm_ioctl(v->fd, KVM_SET_MSRS, &m);
+		if (r < 0)
+			break;
+		n = (uint32_t)r; /* before the first that was refused */
+		r = n < m.head.nmsrs ? msr_refused(v, &m.e[n++]) : 0;
+		m.head.nmsrs = left - n;
+		memmove(m.e, m.e + n, m.head.nmsrs * sizeof(m.e[0]));
 	}
-	return 0;
+	return r;
 }
 
 static int image_write(struct vcpu *v, struct vcpu_image *s, const char **what)
@@ -150,7 +159,7 @@ static int image_write(struct vcpu *v, struct vcpu_image *s, const char **what)
 	if (!r && (*what = "KVM_SET_XSAVE"))
 		r = kvm_ioctl(v->fd, KVM_SET_XSAVE, &s->xsave);
 	if (!r && (*what = "KVM_SET_MSRS"))
-		r = msrs_write(v, s, false);
+		r = msrs_write(v, &s->msrs, false);
 	if (!r && (*what = "KVM_SET_LAPIC"))
 		r = kvm_ioctl(v->fd, KVM_SET_LAPIC, &s->lapic);
 	if (!r && (*what = "KVM_SET_MP_STATE"))
@@ -158,7 +167,7 @@ static int image_write(struct vcpu *v, struct vcpu_image *s, const char **what)
 	if (!r && (*what = "KVM_SET_DEBUGREGS"))
 		r = kvm_ioctl(v->fd, KVM_SET_DEBUGREGS, &s->debug);
 	if (!r && (*what = "KVM_SET_MSRS (TSC deadline)"))
-		r = msrs_write(v, s, true);
+		r = msrs_write(v, &s->msrs, true);
 	if (!r && (*what = "KVM_SET_VCPU_EVENTS"))
 		r = kvm_ioctl(v->fd, KVM_SET_VCPU_EVENTS, &s->events);
 	return r;
