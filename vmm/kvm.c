@@ -14,7 +14,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define CPUID_ENTRIES_MAX 256
 #define TSS_ADDR 0xfffbd000ULL		/* three pages in the hole below 4 GiB; VMX without */
 #define IDENTITY_MAP_ADDR 0xfffbc000ULL /* unrestricted guest wants them */
 
@@ -95,12 +94,12 @@ static int caps_check(struct kvm *k, struct err *e)
 static int supported_cpuid(struct kvm *k, struct err *e)
 {
 	struct kvm_cpuid2 *c =
-		calloc(1, sizeof(*c) + CPUID_ENTRIES_MAX * sizeof(struct kvm_cpuid_entry2));
+		calloc(1, sizeof(*c) + KVM_CPUID_ENTRIES_MAX * sizeof(struct kvm_cpuid_entry2));
 	int r;
 
 	if (!c)
 		return err_set_errno(e, -ENOMEM, "CPUID");
-	c->nent = CPUID_ENTRIES_MAX;
+	c->nent = KVM_CPUID_ENTRIES_MAX;
 	r = kvm_ioctl(k->sys_fd, KVM_GET_SUPPORTED_CPUID, c);
 	if (r < 0) {
 		free(c);
@@ -166,18 +165,19 @@ static int vm_create(struct kvm *k, struct err *e)
 	return r < 0 ? err_set(e, r, ERR_HOST, "KVM_SET_TSS_ADDR: %s", strerror(-r)) : 0;
 }
 
-int kvm_init(struct kvm *k, struct err *e)
+int kvm_init(struct kvm *k, struct kvm_cpuid2 *supported, struct err *e)
 {
 	int r;
 
 	memset(k, 0, sizeof(*k));
 	k->vm_fd = -1;
+	k->supported = supported;
 	k->host_kind = host_kind();
 	k->has_shadows = has_shadows(k->host_kind);
 	k->sys_fd = r = dev_kvm_open(e);
 	if (r >= 0)
 		r = caps_check(k, e);
-	if (!r)
+	if (!r && !k->supported)
 		r = supported_cpuid(k, e);
 	if (!r)
 		r = vm_create(k, e);

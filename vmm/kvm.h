@@ -23,9 +23,12 @@ struct kvm {
 	struct kvm_board *fresh;      /* owned: PICs, IOAPIC and PIT as they were made */
 };
 
+#define KVM_CPUID_ENTRIES_MAX 256
+
 /* Open /dev/kvm, check every capability we stand on, create the VM. A sentence (ERR_HOST
- * or ERR_PERMISSION) for each thing that is missing. Returns 0 or -errno. */
-int kvm_init(struct kvm *k, struct err *e);
+ * or ERR_PERMISSION) for each thing that is missing.
+ * supported: taken; what KVM of this host supports, where that is known; NULL: it is asked. Returns 0 or -errno. */
+int kvm_init(struct kvm *k, struct kvm_cpuid2 *supported, struct err *e);
 void kvm_done(struct kvm *k);
 
 /* In-kernel PIC, IOAPIC, LAPICs and PIT. After all memory slots and the MSR filter: what

@@ -24,6 +24,7 @@
 #include "vmm/acpi.h"
 #include "vmm/agent.h"
 #include "vmm/boot.h"
+#include "vmm/fork_host.h"
 #include "vmm/ram_load.h"
 
 #include <errno.h>
@@ -341,14 +342,14 @@ static int files_take(struct machine *m, int *fds, struct err *e)
 	return 0;
 }
 
-static int machine_build(struct machine *m, int *fds, struct err *e)
+static int machine_build(struct machine *m, int *fds, int fork_fd, struct err *e)
 {
 	int r = files_take(m, fds, e);
 
 	if (!r && m->cfg.images_only)
 		return disks_new(m, fds, e);
 	if (!r)
-		r = kvm_init(&m->kvm, e);
+		r = kvm_init(&m->kvm, fork_fd < 0 ? NULL : fork_host_read(fork_fd), e);
 	if (!r)
 		r = assist_setup(m, e);
 	if (!r)
@@ -377,7 +378,7 @@ static int machine_build(struct machine *m, int *fds, struct err *e)
 	return r;
 }
 
-int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct loop *l,
+int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, int fork_fd, struct loop *l,
 	const struct machine_listener *listener, struct machine **ret_m, struct err *e)
 {
 	struct machine *m = calloc(1, sizeof(*m));
@@ -392,7 +393,7 @@ int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct loo
 		m->restored_from.fd = m->uffd.fd = m->touched_fd = -1;
 	m->host.ops = &host_ops;
 	m->host.loop = l;
-	r = machine_build(m, fds, e);
+	r = machine_build(m, fds, fork_fd, e);
 	if (r < 0) {
 		machine_free(m);
 		return r;

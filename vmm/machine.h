@@ -87,8 +87,9 @@ struct machine {
 };
 
 /* Build it. cfg has been checked. fds: what came with the configuration; those that are taken
- * are replaced by -1, on failure too. Returns 0 or -errno with a sentence. */
-int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct loop *l,
+ * are replaced by -1, on failure too. fork_fd: a clone's state, which may know what the host is (fork_host.h);
+ * borrowed; -1: none. Returns 0 or -errno with a sentence. */
+int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, int fork_fd, struct loop *l,
 	const struct machine_listener *listener, struct machine **ret_m, struct err *e);
 /* Stops everything, flushes and closes the disks. NULL allowed. */
 void machine_free(struct machine *m);

@@ -800,7 +800,7 @@ int vm_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct loop *l,
 	if (r < 0)
 		err_set_errno(e, r, "VM");
 	else
-		r = machine_new(cfg, fds, nfds, l, &listener, &vm->m, e);
+		r = machine_new(cfg, fds, nfds, cfg->forked ? vm->restore_fd : -1, l, &listener, &vm->m, e);
 	if (r < 0) {
 		vm_free(vm);
 		return r;

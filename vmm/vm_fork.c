@@ -7,6 +7,7 @@
 #include "snapshot/pager.h"
 #include "snapshot/tracker.h"
 #include "vmm/fork_disks.h"
+#include "vmm/fork_host.h"
 #include "vmm/machine_state.h"
 #include "vmm/ram_load.h"
 #include "vmm/vm_snapshot_impl.h"
@@ -143,13 +144,6 @@ static int memory_write_live(struct fork_job *x)
 	return vmstate_write_rest(&x->file.store, &x->h, &src, x->crcs, &x->j.e);
 }
 
-/* What is absent at the end is part of the file: clones map it. */
-static int file_extend(struct fork_job *x)
-{
-	return ftruncate(x->state_fd, (off_t)x->h.layout.total_bytes) < 0
-		? err_set_errno(&x->j.e, -errno, "cannot make room for the VM's memory") : 0;
-}
-
 static void write_run(struct work *w)
 {
 	struct fork_job *x = container_of(w, struct fork_job, j.work);
@@ -159,7 +153,7 @@ static void write_run(struct work *w)
 	if (x->held && x->j.m->tracker)
 		tracker_save_end(x->j.m->tracker); /* whatever happened, writers may go on */
 	if (!x->j.r)
-		x->j.r = file_extend(x);
+		x->j.r = fork_host_write(&x->file, &x->j.m->kvm, x->h.layout.total_bytes, &x->j.e);
 	x->j.r = fork_disks_finish(&x->disks, x->j.m, x->j.r, &x->j.e);
 }
 

@@ -6,6 +6,7 @@
 #include "base/loop.h"
 #include "base/util.h"
 #include "vmm/fork_disks.h"
+#include "vmm/fork_host.h"
 #include "vmm/map_store.h"
 #include "vmm/vm_fork.h"
 #include "vmm/vm_snapshot_impl.h"
@@ -147,10 +148,7 @@ static int state_move(struct snapshot_fork *x)
 	src.sections_bytes = x->h.sections_bytes;
 	if (!r)
 		r = vmstate_write_rest(&to.store, &h, &src, x->crcs, &x->j.e);
-	/* What is absent at the end is part of the file: clones map it. */
-	if (!r && ftruncate(x->state_fd, (off_t)h.layout.total_bytes) < 0)
-		r = err_set_errno(&x->j.e, -errno, "cannot make room for the VM's memory");
-	return r;
+	return r ? r : fork_host_write(&to, &x->j.m->kvm, h.layout.total_bytes, &x->j.e);
 }
 
 static void fork_run(struct work *w)

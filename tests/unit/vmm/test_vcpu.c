@@ -110,7 +110,7 @@ static struct vcpu_fx *fx_new(unsigned count, const void *code, size_t n)
 		.fault = fault,
 		.opaque = f };
 	struct err e = { 0 };
-	int r = kvm_init(&f->kvm, &e);
+	int r = kvm_init(&f->kvm, NULL, &e);
 
 	if (r < 0) {
 		fprintf(stderr, "skip: %s\n", e.msg);
