@@ -62,7 +62,8 @@ static int how_take(struct call *c, struct clone_how *how, struct err *e)
 	int64_t count = js_get_int(c->args, "count", 0);
 
 	if (js_get(c->args, "count") && (count < 1 || count > CLONES_MAX))
-		return err_set(e, -EINVAL, ERR_INVALID, "count: 1 to %d", CLONES_MAX);
+		return err_set(e, -EINVAL, ERR_INVALID, "count: %lld is out of range; give 1 to %d",
+			(long long)count, CLONES_MAX);
 	how->linked = kind && !strcmp(kind, "linked");
 	how->name = js_get_str(c->args, "name");
 	how->pattern = js_get_str(c->args, "name-pattern");

@@ -15,7 +15,8 @@ static int how_take(struct call *c, struct fork_how *how, struct err *e)
 	int64_t count = js_get_int(c->args, "count", 0);
 
 	if (js_get(c->args, "count") && (count < 1 || count > FORK_CLONES_MAX))
-		return err_set(e, -EINVAL, ERR_INVALID, "count: 1 to %d", FORK_CLONES_MAX);
+		return err_set(e, -EINVAL, ERR_INVALID, "count: %lld is out of range; give 1 to %d",
+			(long long)count, FORK_CLONES_MAX);
 	how->name = js_get_str(c->args, "name");
 	how->count = (unsigned)count;
 	how->paused = js_get_bool(c->args, "paused", false);

@@ -198,7 +198,7 @@ def test_wait_and_shutdown_wait(fake):
     fake.define("vm1")
     fake.define("deaf", cmdline="deaf")
     r = fake.cairn("wait", "vm1", "--for", "running", "--timeout", "0.1", ok=1)
-    assert "the time is up and it is not running" in r.stderr
+    assert "the time is up and it is not running; see cairn domstate --reason vm1\n" in r.stderr
     waiter = subprocess.Popen([os.path.join(BUILD, "cairn"), "wait", "vm1", "--for", "running"],
                               env=fake.env)
     fake.cairn("start", "vm1", "deaf")
@@ -249,6 +249,15 @@ def test_events(fake):
     p.terminate()
     p.wait()
     fake.cairn("event", "--timeout", "0.2", ok=1)
+    # By its uuid, too; of a VM that is gone; and of what there is not.
+    since = ["event", "--since", "0", "--event", "SHUTDOWN", "--format", "json"]
+    shutdown = fake.cairn(*since, "vm1").stdout
+    assert json.loads(shutdown)["data"]["vm"] == "vm1"
+    assert fake.cairn(*since, fake.info("vm1")["uuid"]).stdout == shutdown
+    fake.cairn("undefine", "vm1")
+    assert fake.cairn(*since, "vm1").stdout == shutdown
+    assert "there is no VM 'vm1'" in fake.cairn("event", "--timeout", "0", "vm1", ok=3).stderr
+    assert 'there is no event "SHUTDWON"; did you mean SHUTDOWN?' in fake.cairn("event", "--event", "SHUTDWON", ok=2).stderr
 
 
 def test_without_a_daemon(tmp_path):
@@ -259,6 +268,7 @@ def test_without_a_daemon(tmp_path):
                         "cairnd & (see cairnd --help)\n")
     r = cairn("-c", str(tmp_path / "none.sock"), "version")
     assert r.returncode == 0 and "no daemon listens" in r.stdout
+    assert cairn("-c").stderr.startswith("error: -c needs a socket\n")
 
 
 def test_a_peer_that_is_no_daemon(tmp_path):

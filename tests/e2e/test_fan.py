@@ -195,3 +195,30 @@ def test_many(fake):
         fake.define(f"vm{i:02}")
     assert [x[1] for x in rows(fake.cairn("start", "--all", "--parallel", "64"))] == ["done"] * 40
     assert [x[1] for x in rows(fake.cairn("destroy", "vm*"))] == ["done"] * 40
+
+
+def test_an_emergency(daemon, kvm, guest):
+    """suspend --all: whoever works stands still; what is off, or stands already, is no failure."""
+    def work(name):
+        """Of its one processor, in ns."""
+        return daemon.info(name).get("cpu-time", 0)
+
+    busy = ["a", "b", "c"]
+    for n in (*busy, "off", "stands"):
+        daemon.define(n, boot={"kernel": guest("interp.elf"), "cmdline": "pit 100; wait 1000000000"})
+    daemon.cairn("start", *busy, "stands")
+    daemon.cairn("suspend", "stands")
+    started = {n: work(n) for n in busy}
+    for n in busy:
+        until(lambda: work(n) > started[n])
+    assert [x[:2] for x in rows(daemon.cairn("suspend", "--all"))] == [
+        ["a", "done"], ["b", "done"], ["c", "done"], ["off", "skipped"], ["stands", "skipped"]]
+    still = {n: work(n) for n in busy}
+    daemon.cairn("resume", "a")
+    until(lambda: work("a") > still["a"])
+    assert {n: work(n) for n in ("b", "c")} == {n: still[n] for n in ("b", "c")}
+    assert [x[:2] for x in rows(daemon.cairn("resume", "--all"))] == [
+        ["a", "skipped"], ["b", "done"], ["c", "done"], ["off", "skipped"], ["stands", "done"]]
+    for n in ("b", "c"):
+        until(lambda: work(n) > still[n])
+    daemon.cairn("destroy", "--all")

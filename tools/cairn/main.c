@@ -129,6 +129,9 @@ static int global_options(struct cli *c, int argc, char **argv)
 			c->socket = argv[++i];
 		} else if (!strncmp(a, "--connect=", 10)) {
 			c->socket = a + 10;
+		} else if (!strcmp(a, "-c") || !strcmp(a, "--connect")) {
+			cli_usage(c, "%s needs a socket", a);
+			return -1;
 		} else if (!strcmp(a, "--version") || !strcmp(a, "-v")) {
 			argv[i] = (char *)"version";
 			return i;

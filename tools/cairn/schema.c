@@ -44,6 +44,19 @@ struct json_object *schema_words(struct json_object *schema, struct json_object 
 	return type ? js_get_array(schema_entry(schema, type), "values") : NULL;
 }
 
+struct json_object *schema_events(struct json_object *schema)
+{
+	struct json_object *names = json_object_new_array();
+
+	for (size_t i = 0; i < json_object_array_length(schema); i++) {
+		struct json_object *o = json_object_array_get_idx(schema, i);
+
+		if (!strcmp(js_get_str(o, "meta-type"), "event"))
+			json_object_array_add(names, json_object_get(js_get(o, "name")));
+	}
+	return names;
+}
+
 const char *verb_command_next(const char *list, char name[64])
 {
 	size_t len;

@@ -13,6 +13,9 @@ struct json_object *schema_argument(struct json_object *schema, const char *comm
 /* The words that an argument takes, as an array. Borrowed; NULL: it takes anything of its type. */
 struct json_object *schema_words(struct json_object *schema, struct json_object *argument);
 
+/* Names of all events, as an array. The caller puts it. */
+struct json_object *schema_events(struct json_object *schema);
+
 /* A verb's commands one after another: its list, or where the last one ended. Returns where this one ends, and its
  * name; NULL behind the last. */
 const char *verb_command_next(const char *list, char name[64]);

@@ -61,6 +61,13 @@ struct json_object *snapshot_find(struct json_object *all, const char *name)
 	return o ? o : find_by(all, "id", name);
 }
 
+int snapshot_missing(const char *vm, const char *name, struct err *e)
+{
+	return name ? err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%s' has no snapshot '%s'. Next: cairn snapshot-list %s", vm,
+			      name, vm) :
+		      err_set(e, -ENOENT, ERR_NOT_FOUND, "domain '%s' has no current snapshot", vm);
+}
+
 struct json_object *snapshot_current(struct json_object *all)
 {
 	for (size_t i = 0; i < json_object_array_length(all); i++) {

@@ -8,6 +8,8 @@
 int snapshots_fetch_all(struct cli *c, const char *vm, struct json_object **ret_all, struct err *e);
 /* By name, else by id; NULL: none. Borrowed from all. */
 struct json_object *snapshot_find(struct json_object *all, const char *name);
+/* Returns -ENOENT with the sentence for it. name: NULL: there is no current one. */
+int snapshot_missing(const char *vm, const char *name, struct err *e);
 /* NULL: none. */
 struct json_object *snapshot_current(struct json_object *all);
 /* How far `o` is below `above` (1: a child); 0: it is not. */

@@ -61,19 +61,6 @@ static struct json_object *words_split(const char *text)
 	return words;
 }
 
-static struct json_object *event_names(struct json_object *schema)
-{
-	struct json_object *names = json_object_new_array();
-
-	for (size_t i = 0; i < json_object_array_length(schema); i++) {
-		struct json_object *o = json_object_array_get_idx(schema, i);
-
-		if (!strcmp(js_get_str(o, "meta-type"), "event"))
-			json_object_array_add(names, json_object_get(js_get(o, "name")));
-	}
-	return names;
-}
-
 /* The caller puts them; NULL: it takes any, or none. */
 static struct json_object *words_of(struct json_object *schema, const struct verb *v, const struct verb_option *o)
 {
@@ -82,7 +69,7 @@ static struct json_object *words_of(struct json_object *schema, const struct ver
 	if (o->value[0] == '=')
 		return json_object_get(schema_words(schema, argument_find(schema, v, o->value + 1)));
 	if (!strcmp(o->value, EVENT_VALUE))
-		return event_names(schema);
+		return schema_events(schema);
 	return strchr(o->value, '|') ? words_split(o->value) : NULL;
 }
 

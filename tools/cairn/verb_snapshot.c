@@ -317,7 +317,7 @@ int verb_snapshot_tag(struct cli *c)
 		return cli_usage(c, "snapshot-tag needs VM NAME");
 	r = snapshots_fetch_all(c, c->pos[0], &all, &e);
 	if (!r && !(o = snapshot_find(all, name)))
-		r = err_set(&e, -ENOENT, ERR_NOT_FOUND, "VM '%s' has no snapshot '%s'", c->pos[0], name);
+		r = snapshot_missing(c->pos[0], name, &e);
 	if (r < 0)
 		return cli_fail(&e, "Failed to tag snapshot %s", name);
 	had = js_get_array(o, "tags");

@@ -152,8 +152,7 @@ static int from_find(struct cli *c, struct json_object *all, struct json_object 
 	*ret = name ? snapshot_find(all, name) : snapshot_current(all);
 	if (*ret)
 		return 0;
-	return name ? err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%s' has no snapshot '%s'", c->pos[0], name) :
-		      err_set(e, -ENOENT, ERR_NOT_FOUND, "domain '%s' has no current snapshot", c->pos[0]);
+	return snapshot_missing(c->pos[0], name, e);
 }
 
 static int list_print(struct cli *c, struct json_object *all, struct json_object *from)
@@ -263,12 +262,7 @@ static int one_find(struct cli *c, const char *name, struct json_object **ret_al
 	if (r < 0)
 		return r;
 	*ret_o = name ? snapshot_find(*ret_all, name) : snapshot_current(*ret_all);
-	if (*ret_o)
-		return 0;
-	return name ? err_set(e, -ENOENT, ERR_NOT_FOUND,
-			      "VM '%s' has no snapshot '%s'. Next: cairn snapshot-list %s", c->pos[0], name,
-			      c->pos[0]) :
-		      err_set(e, -ENOENT, ERR_NOT_FOUND, "domain '%s' has no current snapshot", c->pos[0]);
+	return *ret_o ? 0 : snapshot_missing(c->pos[0], name, e);
 }
 
 /* While a job changes the snapshots nobody can tell; the rest is worth printing all the same. */

@@ -1,6 +1,7 @@
 /* wait, event: what the daemon tells as it happens. */
 #include "tools/cairn/cli.h"
 #include "tools/cairn/output.h"
+#include "tools/cairn/schema.h"
 #include "api/client.h"
 #include "api/js.h"
 #include "base/loop.h"
@@ -57,6 +58,9 @@ static int late(const char *name, const char *goal, struct err *e)
 	if (!strcmp(goal, "agent"))
 		return err_set(e, -ETIMEDOUT, ERR_TIMEOUT,
 			"the time is up and no guest agent answers; does the VM run, and qemu-guest-agent in it?");
+	if (strcmp(goal, "shutoff"))
+		return err_set(e, -ETIMEDOUT, ERR_TIMEOUT,
+			"the time is up and it is not %s; see cairn domstate --reason %s", goal, name);
 	return err_set(e, -ETIMEDOUT, ERR_TIMEOUT,
 		"the time is up and it is not %s; see cairn domstate --reason %s, or stop it with cairn destroy %s",
 		goal, name, name);
@@ -224,9 +228,45 @@ static int since_parse(struct cli *c, int64_t *ret)
 	return 0;
 }
 
+static const char *name_at(const void *opaque, size_t i)
+{
+	return json_object_get_string(json_object_array_get_idx(opaque, i));
+}
+
+static int kind_check(const struct cli *c)
+{
+	CLEANUP_JS struct json_object *schema = NULL, *names = NULL;
+	const char *kind = option_value(c, "event"), *is;
+	char hint[NEAREST_BYTES];
+
+	if (!kind)
+		return 0;
+	schema = schema_load();
+	names = schema_events(schema);
+	for (size_t i = 0; (is = name_at(names, i)); i++)
+		if (!strcmp(is, kind))
+			return 0;
+	return cli_usage(c, "there is no event \"%s\"%s", kind, nearest_hint(kind, "", name_at, names, hint));
+}
+
+/* Events carry names; a uuid is another one for it. Of a VM that is gone there are those that were kept. */
+static int whose_find(struct cli *c, bool kept, struct json_object **ret_info)
+{
+	struct err e;
+
+	if (!c->npos)
+		return 0;
+	if (!cli_vm_info(c, c->pos[0], ret_info, &e))
+		c->pos[0] = js_get_str(*ret_info, "name");
+	else if (e.cls != ERR_NOT_FOUND || !kept)
+		return cli_fail(&e, "failed to get domain '%s'", c->pos[0]);
+	return 0;
+}
+
 int verb_event(struct cli *c)
 {
 	bool loop = option_flag(c, "loop") || !strcmp(c->verb->name, "events");
+	CLEANUP_JS struct json_object *info = NULL;
 	uint64_t timeout_ns, deadline = UINT64_MAX;
 	int64_t last;
 	unsigned n = 0;
@@ -235,6 +275,10 @@ int verb_event(struct cli *c)
 
 	if (!r)
 		r = since_parse(c, &last);
+	if (!r)
+		r = kind_check(c);
+	if (!r)
+		r = whose_find(c, last >= 0, &info);
 	if (r)
 		return r;
 	if (timeout_ns != UINT64_MAX)
