@@ -127,9 +127,13 @@ static void test_strange_lines(void **state)
 
 	add(f, "A");
 	append(f, "nonsense\n{}\n{\"seq\":\"x\",\"event\":\"A\"}\n{\"seq\":-5,\"event\":\"A\"}\n[]\n\n"
-		  "{\"seq\":1,\"event\":\"again\"}\n{\"seq\":9}\n{\"seq\":3,\"event\":\"C\"}\n{\"seq\":77,\"ev");
+		  "{\"seq\":1,\"event\":\"again\"}\n{\"seq\":9}\n{\"seq\":3,\"event\":\"C\"}\n"
+		  "{\"seq\":2,\"event\":\"back\"}\n{\"seq\":77,\"ev");
 	reopen(f);
 	assert_int_equal(count(f, 0, all, NULL), 2);
+	assert_int_equal(count(f, 0, named, "A"), 1);
+	assert_int_equal(count(f, 0, named, "C"), 1);
+	/* Numbers only grow, whatever the file says. */
 	assert_int_equal(add(f, "D"), 4);
 }
 
