@@ -1,6 +1,6 @@
 /* frames: the cable between the VM's interface and this process. A packet on the socket is a header
  * of NET_HEADER bytes, as a tap with IFF_VNET_HDR has it, and an Ethernet frame. Nothing is left
- * to the other side: the header is zeros, and frames with another one are dropped. */
+ * to the other side: the header is zeros, and frames with a flag or segments in it are dropped. */
 #ifndef CAIRN_TOOLS_SLIRP_FRAMES_H
 #define CAIRN_TOOLS_SLIRP_FRAMES_H
 

@@ -1,0 +1,178 @@
+"""net-user: a user-mode network: into a guest, out of it, to and fro. The host's TCP behind a tap plays the guest for both."""
+
+import contextlib
+import fcntl
+import os
+import socket
+import statistics
+import struct
+import subprocess
+import time
+
+import slirplib
+from benchlib import QEMU, Unfit, need_qemu
+from test_net import Lan
+
+MIB = 1 << 20
+BULK_MIB = 16
+TRIPS = 300
+CONNECTIONS = 50
+PORT = 5000  # the guest's
+TAP = "guest"
+LARGE = 65520  # bytes of an MTU: QEMU's is 1500 and nothing else
+TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454ca, 2, 0x1000
+
+# What runs in the guest: the first byte of a connection says what is wanted.
+SERVER = f"""
+import socket, threading
+def serve(c):
+    c.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    what = c.recv(1)
+    if what == b"s":  # a sink that says when it has had all
+        left = {BULK_MIB << 20}
+        while left:
+            left -= len(c.recv(1 << 20))
+        c.sendall(b".")
+    elif what == b"e":
+        while d := c.recv(65536):
+            c.sendall(d)
+    elif what == b"o":  # out: to the host's port that follows
+        with socket.create_connection(("10.0.2.2", int(c.makefile().readline()))) as out:
+            out.sendall(bytes({BULK_MIB << 20}))
+    c.close()
+s = socket.create_server(("0.0.0.0", {PORT}), backlog=100)
+print("serves", flush=True)
+while True:
+    threading.Thread(target=serve, args=(s.accept()[0],), daemon=True).start()
+"""
+
+
+class Tap:
+    """A tap device of the namespace that it is made in."""
+
+    def __init__(self):
+        self.fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+        fcntl.ioctl(self.fd, TUNSETIFF, struct.pack("16sH22x", TAP.encode(), IFF_TAP | IFF_NO_PI))
+
+    def settimeout(self, seconds):
+        pass
+
+    def close(self):
+        os.close(self.fd)
+
+
+class Side:
+    """A network with its guest, and the host's port that leads into it."""
+
+    def __init__(self, start, mtu=1500):
+        self.mtu = mtu
+        self.stack = contextlib.ExitStack()
+        self.ns = Lan()
+        self.stack.callback(self.ns.close)
+        try:
+            self.port = start(self)
+            self.ns.ip("addr", "add", "10.0.2.15/24", "dev", TAP)
+            self.ns.ip("link", "set", TAP, "up", "mtu", str(self.mtu))
+            self.process([*self.ns.enter, "/usr/bin/python3", "-c", SERVER], stdout=subprocess.PIPE).stdout.readline()
+            self.trip_us(1)  # who is where is known from here on
+        except BaseException:
+            self.stack.close()
+            raise
+
+    def process(self, argv, **more):
+        p = subprocess.Popen(argv, **more)
+        self.stack.callback(lambda: (p.kill(), p.wait()))
+        return p
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stack.close()
+
+    def connect(self, what):
+        c = socket.create_connection(("127.0.0.1", self.port))
+        c.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        c.sendall(what)
+        return c
+
+    def trip_us(self, trips=TRIPS):
+        times = []
+        with self.connect(b"e") as c:
+            for _ in range(trips):
+                begin = time.perf_counter()
+                c.sendall(b"x")
+                c.recv(1)
+                times.append(time.perf_counter() - begin)
+        return 1e6 * statistics.median(times)
+
+    def in_mib_s(self):
+        with self.connect(b"s") as c:
+            begin = time.perf_counter()
+            c.sendall(bytes(BULK_MIB * MIB))
+            c.recv(1)
+        return BULK_MIB / (time.perf_counter() - begin)
+
+    def out_mib_s(self):
+        with socket.create_server(("127.0.0.1", 0)) as s, self.connect(b"o%d\n" % s.getsockname()[1]):
+            c, _ = s.accept()
+            with c:
+                begin, got = time.perf_counter(), 0
+                while d := c.recv(MIB):
+                    got += len(d)
+        assert got == BULK_MIB * MIB
+        return BULK_MIB / (time.perf_counter() - begin)
+
+    def connection_us(self):
+        begin = time.perf_counter()
+        for _ in range(CONNECTIONS):
+            with self.connect(b"ex") as c:
+                c.recv(1)
+        return 1e6 * (time.perf_counter() - begin) / CONNECTIONS
+
+
+def ours(side):
+    """As with a VM there is a process more, which has the guest: the cable."""
+    cable = os.path.join(os.environ["CAIRN_BUILD"], "helpers", "tap_cable")
+    if not os.path.exists(cable):
+        raise Unfit("tap_cable is not built: make helpers")
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MIB)
+    with near, far, slirplib.listener() as s:
+        side.process([slirplib.PROGRAM, "--frames", str(far.fileno()), "--host-loopback", "--mtu", str(side.mtu),
+                      "--forward", f"tcp:{s.fileno()}:-:{PORT}"], pass_fds=[far.fileno(), s.fileno()])
+        side.process([*side.ns.enter, cable, TAP, str(near.fileno())], pass_fds=[near.fileno()],
+                     stdout=subprocess.PIPE).stdout.readline()
+        return s.getsockname()[1]
+
+
+def qemu(side):
+    """QEMU without a machine: only the two networks and what joins them."""
+    with slirplib.listener() as s:
+        port = s.getsockname()[1]
+    tap = side.ns.inside(Tap)
+    side.process([QEMU, "-M", "none", "-display", "none", "-nodefaults", "-serial", "none", "-monitor", "none",
+                  "-netdev", f"user,id=u,hostfwd=tcp:127.0.0.1:{port}-:{PORT}", "-netdev", f"tap,id=t,fd={tap.fd}",
+                  "-netdev", "hubport,hubid=0,id=hu,netdev=u", "-netdev", "hubport,hubid=0,id=ht,netdev=t"],
+                 pass_fds=[tap.fd], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for _ in range(1000):
+        with contextlib.suppress(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port)).close()
+            return port
+        time.sleep(0.01)
+    raise Unfit("QEMU does not listen")
+
+
+def run(bench):
+    need_qemu()
+    if os.geteuid():
+        raise Unfit("needs root, for a network namespace")
+    peer = "QEMU -netdev user"
+    with Side(ours) as a, Side(ours, LARGE) as large, Side(qemu) as b:
+        for side, goal in ((a, 0.8), (large, 2.0)):
+            case = f", MTU {side.mtu}"
+            bench.compare("into the guest" + case, "MiB/s", side.in_mib_s, b.in_mib_s, peer, goal, rate=True)
+            bench.compare("out of the guest" + case, "MiB/s", side.out_mib_s, b.out_mib_s, peer, goal, rate=True)
+        # A process more is woken on the way, as with a VM.
+        bench.compare("to and fro", "us", a.trip_us, b.trip_us, peer, 0.5)
+        bench.compare("connection", "us", a.connection_us, b.connection_us, peer, 0.5)

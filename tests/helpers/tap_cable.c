@@ -1,0 +1,59 @@
+/* tap_cable: a new tap device of this network namespace on one end, a socket with packets as
+ * cairn-slirp takes them on the other: the host's own TCP plays the guest. For bench_net-user.py.
+ *
+ *   tap_cable NAME FD: says "up" when the device is there, ends when FD does. */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/if_tun.h>
+#include <net/if.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define PACKET_MAX 70000
+#define HEADER_BYTES 12
+#define BATCH 64
+
+static int tap_open(const char *name)
+{
+	struct ifreq r = { .ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR };
+	int fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC), bytes = HEADER_BYTES;
+
+	snprintf(r.ifr_name, sizeof(r.ifr_name), "%s", name);
+	if (fd < 0 || ioctl(fd, TUNSETIFF, &r) < 0 || ioctl(fd, TUNSETVNETHDRSZ, &bytes) < 0 ||
+		ioctl(fd, TUNSETOFFLOAD, 0) < 0) {
+		perror(name);
+		exit(1);
+	}
+	return fd;
+}
+
+int main(int argc, char **argv)
+{
+	static char packet[PACKET_MAX];
+	int tap, sock;
+
+	if (argc != 3)
+		return 2;
+	tap = tap_open(argv[1]);
+	sock = atoi(argv[2]);
+	puts("up");
+	fflush(stdout);
+	for (;;) {
+		struct pollfd p[] = { { .fd = tap, .events = POLLIN }, { .fd = sock, .events = POLLIN } };
+		ssize_t n;
+
+		if (poll(p, 2, -1) < 0 && errno != EINTR)
+			return 1;
+		for (int i = 0; i < BATCH && (n = read(tap, packet, sizeof(packet))) > 0; i++)
+			if (send(sock, packet, (size_t)n, MSG_NOSIGNAL) < 0)
+				return 0;
+		for (int i = 0; i < BATCH && (n = recv(sock, packet, sizeof(packet), MSG_DONTWAIT)) >= 0; i++)
+			if (!n || (write(tap, packet, (size_t)n) < 0 && errno != EIO))
+				return n != 0;
+	}
+}
