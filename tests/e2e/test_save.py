@@ -69,7 +69,7 @@ def test_save_replaces_a_file_only_when_it_is_whole(fake, tmp_path):
     assert fake.cairn("domstate", "vm1").stdout == "running\n"
     # Nobody to rename it: a new file only.
     r = fake.cairn("save", "--no-wait", "vm1", str(f), ok=4)
-    assert "File exists" in r.stderr
+    assert "is there already; give another name" in r.stderr
     fake.cairn("save", "vm1", str(tmp_path / "no" / "where"), ok=3)
     fake.cairn("save", "vm1", str(tmp_path), ok=2)
 
