@@ -27,9 +27,6 @@ enum cli_exit {
 
 enum cli_format { CLI_TABLE, CLI_JSON, CLI_YAML, CLI_CSV };
 
-/* To look which VMs there are and how they are, and to wait for jobs. */
-#define CLI_ANY_VERBS "vm-list vm-info query-jobs job-cancel job-dismiss query-qmp-schema"
-
 #define CLI_POSITIONALS_MAX 256
 #define CLI_OPTIONS_MAX 24
 #define CLI_GIVEN_MAX 64
@@ -69,7 +66,7 @@ struct verb {
 	bool prints;			   /* takes --format */
 	const char *completes;		   /* "vm", "file", "verb" or NULL */
 	/* What it asks the daemon for, with blanks: first that which is the verb's purpose and decides who may, and
-	 * when; not: what any verb may need on its way (CLI_ANY_VERBS). NULL: nothing. */
+	 * when; not: what any verb may need to look how VMs are, and to wait for jobs. NULL: nothing. */
 	const char *commands;
 	int (*run)(struct cli *c);
 };
@@ -94,6 +91,8 @@ bool option_flag(const struct cli *c, const char *name);
 const char *option_value(const struct cli *c, const char *name); /* NULL: not given */
 /* Every value of an option that may come again. Returns their number. */
 size_t option_values(const struct cli *c, const char *name, const char **values, size_t max);
+/* "a|b|c", separated by `between`, as "a, b or c". */
+void words_or(const char *words, char between, char *buf, size_t size);
 /* Seconds, with a fraction if wanted. Returns 0 and *ret_ns (fallback when not given), or
  * CLI_USAGE, having said why. */
 int option_seconds(const struct cli *c, const char *name, uint64_t fallback_ns, uint64_t *ret_ns);

@@ -99,13 +99,13 @@ static bool is_word(const char *words, const char *value)
 	return false;
 }
 
-/* "a, b or c" */
-static void words_list(const char *words, char *buf, size_t size)
+void words_or(const char *words, char between, char *buf, size_t size)
 {
 	size_t n = 0;
 
-	for (size_t len; *words && n < size; words += len + (words[len] == '|')) {
-		len = strcspn(words, "|");
+	buf[0] = 0;
+	for (size_t len; *words && n < size; words += len + (words[len] != 0)) {
+		len = (size_t)(strchrnul(words, between) - words);
 		n += (size_t)snprintf(buf + n, size - n, "%s%.*s", !n ? "" : words[len] ? ", " : " or ", (int)len, words);
 	}
 }
@@ -116,7 +116,7 @@ static int option_words_check(const struct cli *c, const struct verb_option *o, 
 
 	if (!strchr(o->value, '|') || is_word(o->value, value))
 		return 0;
-	words_list(o->value, list, sizeof(list));
+	words_or(o->value, '|', list, sizeof(list));
 	return cli_usage(c, "--%s is %s, not \"%s\"", o->name, list, value);
 }
 

@@ -109,21 +109,19 @@ static void option_print(const char *name, const char *value, const char *doc)
 	columns_print(OPTION_WIDTH, left, doc);
 }
 
-/* "operator, of a VM that is shutoff, saved or crashed; a job" */
+/* "role operator; of a VM that is shutoff, saved or crashed; a job" */
 static void rules_print(struct json_object *command)
 {
 	const char *role = js_get_str(command, "role"), *states = js_get_str(command, "states");
+	char list[128];
 
 	if (!strcmp(role, "nobody"))
 		printf("for everybody");
 	else
 		printf("role %s", role);
-	for (const char *p = states; p && *p;) {
-		size_t len = strcspn(p, ",");
-
-		printf("%s%.*s", p == states ? "; of a VM that is " : strchr(p, ',') ? ", " : " or ", (int)len, p);
-		p += len + (p[len] == ',');
-	}
+	words_or(states ? states : "", ',', list, sizeof(list));
+	if (states)
+		printf("; of a VM that is %s", list);
 	printf("%s\n", js_get_bool(command, "job", false) ? "; a job" : "");
 }
 
