@@ -82,8 +82,9 @@ void autostart_load(struct daemon *d)
 	clock_gettime(CLOCK_REALTIME, &now);
 	a->daemon = d;
 	boot_id_read(a->boot_id);
-	a->new_boot = !before || strcmp(before, a->boot_id);
-	a->over = !a->new_boot && js_get_bool(o, "over", false);
+	/* One that a newer Cairn dealt with is not known, and who was shut off is not to be started again. */
+	a->new_boot = !store_is_newer(d->store, BOOT_FILE) && (!before || strcmp(before, a->boot_id));
+	a->over = !a->new_boot && js_get_bool(o, "over", !o);
 	a->begun_ns = a->new_boot ? (uint64_t)now.tv_sec * 1000000000ULL :
 				    (uint64_t)js_get_int(o, "begun_ns", 0);
 	d->autostart = a;

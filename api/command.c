@@ -5,6 +5,7 @@
 #include "api/images.h"
 #include "api/job.h"
 #include "api/js.h"
+#include "api/store.h"
 #include "api/vm.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -290,10 +291,14 @@ static int find_vm(struct call *c, struct err *e)
 	name = js_get_str(c->args, "vm");
 	if (!c->vm && name)
 		c->vm = vm_find(c->daemon, name);
-	if (!c->vm)
-		return err_set(e, -ENOENT, ERR_NOT_FOUND,
-			"there is no VM '%.255s'. Next: cairn list --all", name ? name : "");
-	return 0;
+	if (c->vm)
+		return 0;
+	if (name && store_check_vm(c->daemon->store, name, e) < 0) {
+		err_prefix(e, "VM '%.255s' is not loaded", name);
+		return -ENOTSUP;
+	}
+	return err_set(e, -ENOENT, ERR_NOT_FOUND,
+		"there is no VM '%.255s'. Next: cairn list --all", name ? name : "");
 }
 
 static int check_state(struct call *c, struct err *e)

@@ -7,6 +7,7 @@
 #include "api/job.h"
 #include "api/js.h"
 #include "api/qmp.h"
+#include "api/store.h"
 #include "api/text.h"
 #include "api/vm.h"
 #include "api/vm_process.h"
@@ -159,6 +160,40 @@ static size_t entry_bytes(const struct vm *vm, bool brief)
 	return (brief ? 80 : 292) + escaped_bytes(vm->def->name) + (brief ? 0 : escaped_bytes(vm->def->title));
 }
 
+struct unloaded {
+	struct call *call;
+	struct json_object *list;
+	size_t bytes;
+};
+
+/* As many as leave room for those that are. */
+static void unloaded_put(void *opaque, const char *name, const char *sentence)
+{
+	struct unloaded *u = opaque;
+	struct json_object *o;
+
+	/* One that was damaged may have been defined anew. */
+	if (vm_find(u->call->daemon, name) || conn_role_for(u->call->conn, name) < ROLE_VIEWER || u->bytes > LIST_BYTES / 4)
+		return;
+	o = json_object_new_object();
+	js_put_str(o, "name", name);
+	js_put_str(o, "why", sentence);
+	json_object_array_add(u->list, o);
+	u->bytes += 32 + escaped_bytes(name) + escaped_bytes(sentence);
+}
+
+static size_t put_unloaded(struct json_object *o, struct call *c)
+{
+	struct unloaded u = { c, json_object_new_array(), 0 };
+
+	store_each_unread(c->daemon->store, unloaded_put, &u);
+	if (u.bytes)
+		js_put(o, "unloaded", u.list);
+	else
+		json_object_put(u.list);
+	return u.bytes;
+}
+
 void command_vm_list(struct call *c)
 {
 	struct daemon *d = c->daemon;
@@ -177,6 +212,8 @@ void command_vm_list(struct call *c)
 	}
 	o = json_object_new_object();
 	vms = json_object_new_array();
+	if (!after)
+		bytes = put_unloaded(o, c);
 	for (; i < d->nvms && limit && bytes < LIST_BYTES; i++) {
 		struct json_object *entry;
 

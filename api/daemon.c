@@ -161,16 +161,14 @@ static void jobs_found(struct daemon *d)
 	jobs_recover(d);
 }
 
-/* Its definition was put aside. Its process may run on, with its images. */
-static void damaged_found(void *opaque, const char *name)
+/* Its process may run on, with its images. */
+static void unread_found(void *opaque, const char *name, const char *sentence)
 {
 	struct daemon *d = opaque;
 	CLEANUP_CLOSE int sock = -1;
 
 	if (!vm_find(d, name) && vm_socket_connect(d->run_dir_fd, name, &sock) == 0)
-		log_error("state", "VM '%s' runs, and nobody manages it: its definition is damaged. Next: mend "
-			"%s/vms/%s/definition.json.damaged, call it definition.json again, and restart cairnd",
-			name, d->paths->state_dir, name);
+		log_error("state", "VM '%s' runs, and nobody manages it: %s", name, sentence);
 }
 
 /* Clients are let in when it is known how every VM is. */
@@ -315,7 +313,7 @@ int daemon_open(struct daemon *d, struct err *e)
 	store_load(d->store, vm_found, d);
 	autostart_load(d);
 	jobs_found(d);
-	store_each_with(d->store, "definition.json.damaged", damaged_found, d);
+	store_each_unread(d->store, unread_found, d);
 	take_back_all(d);
 	batch_clear_up(d);
 	import_clear_up(d);

@@ -256,7 +256,7 @@ static int process_start(struct images *i, struct config *c, struct err *e)
 		.name = name, .end_fd = -1 };
 
 	socket_name(i->vm, name);
-	log_fd = store_open_file(d->store, i->vm->def->name, "log", O_WRONLY | O_APPEND, e);
+	log_fd = store_open_file(d->store, i->vm->def->name, "log", O_WRONLY | O_APPEND | O_CREAT, e);
 	if (log_fd < 0)
 		return log_fd;
 	p.log_fd = log_fd;

@@ -162,6 +162,9 @@ static void found(void *opaque, const char *folder)
 	struct err e;
 	int r;
 
+	if (store_check_vm(d->store, folder, NULL) < 0)
+		return; /* a newer Cairn's */
+	store_settle(d->store); /* an older Cairn's are perhaps being written as ours, under the names they have */
 	if (old && name && !strcmp(name, folder))
 		r = go_on(d, old, name, &e);
 	else

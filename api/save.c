@@ -208,7 +208,7 @@ static int managed_files(struct vm *vm, int *ret_fd, int *ret_definition, struct
 	if (r < 0)
 		return r;
 	tmp_remove(vm); /* never a file anew that somebody may still write */
-	*ret_fd = store_open_file(vm->daemon->store, vm->def->name, SAVE_MANAGED_TMP, O_RDWR, e);
+	*ret_fd = store_open_file(vm->daemon->store, vm->def->name, SAVE_MANAGED_TMP, O_RDWR | O_CREAT, e);
 	return *ret_fd < 0 ? *ret_fd : 0;
 }
 

@@ -59,6 +59,9 @@ static const struct field list_returns[] = {
 	{ "vms", FIELD_ARRAY, REQUIRED,
 		"by name: id (-1: off), name, uuid, title, state, word, reason, persistent, autostart, "
 		"managed-save, template" },
+	{ "unloaded", FIELD_ARRAY, OPTIONAL,
+		"on the first page, VMs of the state folder that the daemon could not load, unless there are very many: name, and "
+		"why with what to do" },
 	{ "next", FIELD_STRING, OPTIONAL, "there is more: the next call's `after`" }, END };
 
 static const struct field info_returns[] = {

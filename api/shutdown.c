@@ -294,7 +294,7 @@ struct json_object *shutdown_to_json(const struct vm *vm)
 	js_put_bool(o, "begun", s->stage == SHUTDOWN_BEGUN);
 	js_put_bool(o, "reboot", s->plan.reboot);
 	js_put_bool(o, "agent", s->plan.agent);
-	js_put_int(o, "then", s->plan.then);
+	js_put_str(o, "then", thens[s->plan.then]);
 	js_put_int(o, "deadline_s", s->plan.deadline_s);
 	js_put_int(o, "at_s", s->plan.at_s);
 	js_put_int(o, "due_s", s->due_s);
@@ -305,10 +305,13 @@ struct json_object *shutdown_to_json(const struct vm *vm)
 void shutdown_load(struct vm *vm, struct json_object *o)
 {
 	struct shutdown *s = &vm->shutdown;
-	int64_t then = js_get_int(o, "then", 0), deadline = js_get_int(o, "deadline_s", 0);
-	const char *message = js_get_str(o, "message");
+	int64_t deadline = js_get_int(o, "deadline_s", 0);
+	const char *message = js_get_str(o, "message"), *word = js_get_str(o, "then");
+	size_t then = 0;
 
-	if (!o || then < DEFINITION_LEAVE || then > DEFINITION_SAVE || deadline < 0 || deadline > UINT32_MAX)
+	while (then < ARRAY_SIZE(thens) && (!word || strcmp(thens[then], word)))
+		then++;
+	if (then == ARRAY_SIZE(thens) || deadline < 0 || deadline > UINT32_MAX)
 		return;
 	s->stage = js_get_bool(o, "begun", false) ? SHUTDOWN_BEGUN : SHUTDOWN_PLANNED;
 	s->plan = (struct shutdown_plan){ .reboot = js_get_bool(o, "reboot", false),

@@ -1,6 +1,9 @@
 #include "api/store.h"
 #include "api/js.h"
 #include "api/store_file.h"
+#include "api/store_unread.h"
+#include "api/store_version.h"
+#include "api/store_writer.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
@@ -11,50 +14,19 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define STORE_VERSION 1
-#define LOCK_TRIES 300
-#define LOCK_TRY_US 10000
 #define DRAFT ".draft-" /* and a number: beside the VMs, where none is called so */
-
-enum pending_kind {
-	PENDING_WRITE,	/* in one step */
-	PENDING_DRAFT,	/* the file alone */
-	PENDING_SETTLE, /* it is written, and has to reach stable storage with the folders that it lies in */
-	PENDING_CLEAR,	/* path is a VM's folder */
-	PENDING_RENAME, /* path is a VM's folder; text lies in it as STORE_RENAMED, and it becomes `to` */
-	PENDING_MOVE,	/* path becomes `to`, beside it */
-	PENDING_REMOVE, /* the file, if it is there */
-	PENDING_SYNC,	/* path is a VM's folder */
-	PENDING_NONE,	/* but what was queued before it is done */
-};
-
-struct pending {
-	struct pending *next;
-	enum pending_kind kind;
-	char *path, *text, *to;
-	struct store_work *work; /* NULL: nobody waits */
-};
 
 struct store {
 	char *dir;
 	int lock_fd;
-	pthread_t writer;
-	bool writer_runs;
-	pthread_mutex_t mutex;
-	pthread_cond_t changed; /* work, idleness or the end */
-	struct pending *first;
-	bool writing, stop;
-	unsigned leaving; /* VMs' folders that are to be cleared or renamed; the mutex guards it, too */
-	/* Of the loop's thread. */
-	unsigned owed; /* works that are not done */
+	struct store_writer writer;
+	struct store_unread unread;
 	unsigned drafts; /* made so far */
 };
 
@@ -73,186 +45,28 @@ static int side_path(struct store *s, const char *file, char out[PATH_MAX], stru
 		err_set_errno(e, -ENAMETOOLONG, "%s/%s", s->dir, file) : 0;
 }
 
-/* ---- the writer ---- */
+/* ---- writing ---- */
 
-/* Of a VM's folder, which may have been removed since. */
-static int folder_settle(const char *path, struct err *e)
-{
-	int r = store_folder_sync(path);
-
-	return r < 0 && r != -ENOENT ? err_set_errno(e, r, "%s", path) : 0;
-}
-
-static int pending_do(const struct pending *p, struct err *e)
-{
-	int r = p->text ? store_size_check(p->path, p->text, e) : 0;
-
-	if (r < 0)
-		return r;
-	switch (p->kind) {
-	case PENDING_WRITE:
-		return file_write_atomic(p->path, p->text, strlen(p->text), 0600, e);
-	case PENDING_DRAFT:
-		return store_file_put(p->path, p->text, true, e);
-	case PENDING_SETTLE:
-		r = store_file_settle(p->path);
-		return r < 0 ? err_set_errno(e, r, "%s", p->path) : 0;
-	case PENDING_CLEAR:
-		return store_folder_clear_for_good(p->path, e);
-	case PENDING_RENAME:
-		return store_folder_rename(p->path, p->text, p->to, e);
-	case PENDING_MOVE:
-		return store_move(p->path, p->to, e);
-	case PENDING_REMOVE:
-		return store_file_remove(p->path, e);
-	case PENDING_SYNC:
-		return folder_settle(p->path, e);
-	case PENDING_NONE:
-		return 0;
-	}
-	return 0;
-}
-
-static void work_run(struct loop_task *t)
-{
-	struct store_work *w = container_of(t, struct store_work, task);
-
-	w->store->owed--;
-	w->done(w);
-}
-
-static void pending_finish(struct pending *p)
-{
-	struct err e;
-	int r = pending_do(p, &e);
-
-	if (r < 0)
-		log_error("store", "%s is not kept: %s", p->path, e.msg);
-	if (!p->work)
-		return;
-	p->work->r = r;
-	if (r < 0)
-		p->work->e = e;
-	loop_post(p->work->loop, &p->work->task);
-}
-
-static void pending_free(struct pending *p)
-{
-	free(p->path);
-	free(p->text);
-	free(p->to);
-	free(p);
-}
-
-/* Then the folder that has this name is not that of who gets the name next. */
-static bool is_leaving(enum pending_kind kind)
-{
-	return kind == PENDING_CLEAR || kind == PENDING_RENAME;
-}
-
-static void *writer_main(void *opaque)
-{
-	struct store *s = opaque;
-
-	pthread_setname_np(pthread_self(), "store");
-	pthread_mutex_lock(&s->mutex);
-	while (!s->stop || s->first) {
-		struct pending *p = s->first;
-
-		if (!p) {
-			pthread_cond_wait(&s->changed, &s->mutex);
-			continue;
-		}
-		s->first = p->next;
-		s->writing = true;
-		pthread_mutex_unlock(&s->mutex);
-		pending_finish(p);
-		pthread_mutex_lock(&s->mutex);
-		s->leaving -= is_leaving(p->kind);
-		pending_free(p);
-		s->writing = false;
-		pthread_cond_broadcast(&s->changed);
-	}
-	pthread_mutex_unlock(&s->mutex);
-	return NULL;
-}
-
-/* path: copied; text: taken. */
-static struct pending *pending_new(enum pending_kind kind, const char *path, char *text, struct store_work *w)
-{
-	struct pending *p = calloc(1, sizeof(*p));
-
-	if (!p)
-		abort(); /* a state that is silently not kept is worse */
-	*p = (struct pending){ .kind = kind, .path = strdup(path), .text = text, .work = w };
-	if (!p->path)
-		abort();
-	return p;
-}
-
-/* p: taken. Replaces what waits for the same file, and nobody waits for: only the newest matters. */
-static void pending_put(struct store *s, struct pending *p)
-{
-	enum pending_kind kind = p->kind;
-	struct pending **at;
-
-	LOCK_GUARD(&s->mutex);
-	for (at = &s->first; *at; at = &(*at)->next)
-		if (!p->work && !(*at)->work && (*at)->kind == kind && !strcmp((*at)->path, p->path)) {
-			p->next = (*at)->next;
-			pending_free(*at);
-			*at = p;
-			return;
-		}
-	*at = p;
-	s->leaving += is_leaving(kind);
-	pthread_cond_broadcast(&s->changed);
-}
-
-static void file_put_behind(struct store *s, enum pending_kind kind, const char *path, char *text)
-{
-	pending_put(s, pending_new(kind, path, text, NULL));
-}
-
-static void work_put_to(struct store *s, enum pending_kind kind, const char *path, const char *to, char *text,
-	struct store_work *w)
-{
-	struct pending *p = pending_new(kind, path, text, w);
-
-	p->to = to ? strdup(to) : NULL;
-	if (to && !p->to)
-		abort();
-	w->store = s;
-	w->task.run = work_run;
-	s->owed++;
-	pending_put(s, p);
-}
-
-static void work_put(struct store *s, enum pending_kind kind, const char *path, char *text,
-	struct store_work *w)
-{
-	work_put_to(s, kind, path, NULL, text, w);
-}
-
-bool store_owes(const struct store *s)
-{
-	return s && s->owed;
-}
-
-static char *text_of(struct json_object *o, int more_flags)
+/* path: by its name it is known which version that kind of file has. */
+static char *text_of(const char *path, struct json_object *o, int more_flags)
 {
 	char *text;
 
-	js_put_int(o, "version", STORE_VERSION);
+	js_put_int(o, "version", store_version(path));
 	text = strdup(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY | more_flags));
 	if (!text)
 		abort();
 	return text;
 }
 
+bool store_owes(const struct store *s)
+{
+	return s && s->writer.owed;
+}
+
 static void file_queue(struct store *s, const char *path, struct json_object *o)
 {
-	file_put_behind(s, PENDING_WRITE, path, text_of(o, 0));
+	store_writer_put(&s->writer, PENDING_WRITE, path, text_of(path, o, 0));
 }
 
 void store_save_state(struct store *s, const char *name, struct json_object *state)
@@ -281,14 +95,18 @@ void store_write_file_behind(struct store *s, struct store_work *w, const char *
 	char path[PATH_MAX];
 
 	snprintf(path, sizeof(path), "%s/%s", s->dir, file); /* one too long cannot be written, which is told */
-	work_put(s, PENDING_WRITE, path, text_of(o, 0), w);
+	store_writer_work(&s->writer, PENDING_WRITE, path, text_of(path, o, 0), w);
 }
 
-static int file_write(const char *path, struct json_object *o, struct err *e)
+/* What was queued of a file, be it only because an older Cairn wrote it, is not to come after what is done now. */
+static int file_write(struct store *s, const char *path, struct json_object *o, struct err *e)
 {
-	CLEANUP_FREE char *text = text_of(o, 0);
+	CLEANUP_FREE char *text = text_of(path, o, 0);
 	int r = store_size_check(path, text, e);
 
+	store_writer_settle_path(&s->writer, path);
+	if (!r)
+		r = store_unread_check(&s->unread, NULL, path, e);
 	return r < 0 ? r : file_write_atomic(path, text, strlen(text), 0600, e);
 }
 
@@ -297,7 +115,7 @@ int store_write_file(struct store *s, const char *file, struct json_object *o, s
 	char path[PATH_MAX];
 	int r = side_path(s, file, path, e);
 
-	return r < 0 ? r : file_write(path, o, e);
+	return r < 0 ? r : file_write(s, path, o, e);
 }
 
 int store_write_vm_file(struct store *s, const char *name, const char *file, struct json_object *o,
@@ -306,7 +124,7 @@ int store_write_vm_file(struct store *s, const char *name, const char *file, str
 	char path[PATH_MAX];
 	int r = vm_path(s, name, file, path, e);
 
-	return r < 0 ? r : file_write(path, o, e);
+	return r < 0 ? r : file_write(s, path, o, e);
 }
 
 int store_write_vm_file_behind(struct store *s, struct store_work *w, const char *name, const char *file,
@@ -316,7 +134,7 @@ int store_write_vm_file_behind(struct store *s, struct store_work *w, const char
 	int r = vm_path(s, name, file, path, e);
 
 	if (!r)
-		work_put(s, PENDING_WRITE, path, text_of(o, 0), w);
+		store_writer_work(&s->writer, PENDING_WRITE, path, text_of(path, o, 0), w);
 	return r;
 }
 
@@ -327,7 +145,7 @@ int store_remove_file_behind(struct store *s, struct store_work *w, const char *
 	int r = vm_path(s, name, file, path, e);
 
 	if (!r)
-		work_put(s, PENDING_REMOVE, path, NULL, w);
+		store_writer_work(&s->writer, PENDING_REMOVE, path, NULL, w);
 	return r;
 }
 
@@ -340,70 +158,21 @@ int store_rename_file_behind(struct store *s, struct store_work *w, const char *
 	if (!r)
 		r = vm_path(s, name, to, new, e);
 	if (!r)
-		work_put_to(s, PENDING_MOVE, old, new, NULL, w);
+		store_writer_work_to(&s->writer, PENDING_MOVE, old, new, NULL, w);
 	return r;
 }
 
 void store_after(struct store *s, struct store_work *w)
 {
-	work_put(s, PENDING_NONE, s->dir, NULL, w);
+	store_writer_work(&s->writer, PENDING_NONE, s->dir, NULL, w);
 }
 
 void store_settle(struct store *s)
 {
-	LOCK_GUARD(&s->mutex);
-	while (s->first || s->writing)
-		pthread_cond_wait(&s->changed, &s->mutex);
+	store_writer_settle(&s->writer);
 }
 
 /* ---- open and close ---- */
-
-static void owner_read(int fd, char *buf, size_t size)
-{
-	ssize_t n = pread(fd, buf, size - 1, 0);
-
-	buf[n > 0 ? n : 0] = 0;
-	buf[strcspn(buf, "\n")] = 0;
-}
-
-static bool owner_is_gone(const char *owner)
-{
-	long pid = strtol(owner, NULL, 10);
-
-	return pid > 0 && kill((pid_t)pid, 0) < 0 && errno == ESRCH;
-}
-
-/* What a daemon was just starting when it was killed has its lock until it is that program. */
-static int lock_try(int fd, char *owner, size_t size)
-{
-	for (unsigned i = 0;; i++) {
-		if (flock(fd, LOCK_EX | LOCK_NB) == 0)
-			return 0;
-		owner_read(fd, owner, size);
-		if (i == LOCK_TRIES || !owner_is_gone(owner))
-			return -EBUSY;
-		usleep(LOCK_TRY_US);
-	}
-}
-
-static int lock_take(struct store *s, struct err *e)
-{
-	char path[PATH_MAX], owner[32] = "";
-
-	if (side_path(s, "lock", path, e) < 0)
-		return -ENAMETOOLONG;
-	s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	if (s->lock_fd < 0)
-		return err_set_errno(e, -errno, "%s", path);
-	if (lock_try(s->lock_fd, owner, sizeof(owner)) < 0)
-		return err_set(e, -EBUSY, ERR_BUSY,
-			"another cairnd (pid %s) serves %s; stop it, or use --state-dir",
-			owner[0] ? owner : "unknown", s->dir);
-	snprintf(owner, sizeof(owner), "%d\n", (int)getpid());
-	if (ftruncate(s->lock_fd, 0) < 0 || pwrite_full(s->lock_fd, owner, strlen(owner), 0) < 0)
-		return err_set_errno(e, -errno, "%s", path);
-	return 0;
-}
 
 static int folder_make(struct store *s, struct err *e)
 {
@@ -414,40 +183,25 @@ static int folder_make(struct store *s, struct err *e)
 	return mkdir_all(path, 0700, e);
 }
 
-/* Of an earlier daemon, which told nobody that they were kept. */
-static void drafts_remove(struct store *s)
-{
-	char path[PATH_MAX];
-	DIR *dir = vm_path(s, "", "", path, NULL) == 0 ? opendir(path) : NULL;
-	struct dirent *de;
-
-	while (dir && (de = readdir(dir)))
-		if (!strncmp(de->d_name, DRAFT, strlen(DRAFT)))
-			unlinkat(dirfd(dir), de->d_name, 0);
-	if (dir)
-		closedir(dir);
-}
-
 int store_open(const char *dir, struct store **ret_s, struct err *e)
 {
 	struct store *s = calloc(1, sizeof(*s));
+	char path[PATH_MAX];
 	int r;
 
 	if (!s)
 		return err_set_errno(e, -ENOMEM, "%s", dir);
 	s->lock_fd = -1;
-	pthread_mutex_init(&s->mutex, NULL);
-	pthread_cond_init(&s->changed, NULL);
+	store_unread_init(&s->unread);
+	store_writer_init(&s->writer, &s->unread);
 	s->dir = strdup(dir);
 	r = s->dir ? folder_make(s, e) : err_set_errno(e, -ENOMEM, "%s", dir);
 	if (!r)
-		r = lock_take(s, e);
+		r = store_lock(s->dir, &s->lock_fd, e);
 	if (!r) {
-		drafts_remove(s);
-		r = -pthread_create(&s->writer, NULL, writer_main, s);
-		s->writer_runs = !r;
-		if (r < 0)
-			err_set_errno(e, r, "cannot make a thread");
+		if (vm_path(s, "", "", path, NULL) == 0)
+			store_files_drop(path, DRAFT); /* an earlier daemon told nobody that they were kept */
+		r = store_writer_start(&s->writer, e);
 	}
 	if (r < 0) {
 		store_close(s);
@@ -461,63 +215,74 @@ void store_close(struct store *s)
 {
 	if (!s)
 		return;
-	if (s->writer_runs) {
-		pthread_mutex_lock(&s->mutex);
-		s->stop = true;
-		pthread_cond_broadcast(&s->changed);
-		pthread_mutex_unlock(&s->mutex);
-		pthread_join(s->writer, NULL);
-	}
+	store_writer_done(&s->writer);
 	if (s->lock_fd >= 0)
 		close(s->lock_fd);
-	pthread_cond_destroy(&s->changed);
-	pthread_mutex_destroy(&s->mutex);
+	store_unread_done(&s->unread);
 	free(s->dir);
 	free(s);
 }
 
 /* ---- loading ---- */
 
-static void quarantine(const char *path, const char *why)
+/* A definition is that of a VM which is missed. */
+static void damaged(struct store *s, const char *name, const char *path, const char *why)
 {
-	char away[PATH_MAX];
+	const char *file = strrchr(path, '/');
 
-	if (snprintf(away, sizeof(away), "%s.damaged", path) >= (int)sizeof(away))
-		return;
-	if (rename(path, away) < 0)
-		log_error("store", "%s is damaged (%s), and cannot be renamed: %s", path, why,
-			strerror(errno));
-	else
-		log_error("store", "%s is damaged (%s); it is now %s", path, why, away);
+	if (name && !strcmp(file, "/definition.json"))
+		store_unread_note(&s->unread, name, path, false, why);
+	store_put_aside(path, why);
 }
 
 void store_quarantine(struct store *s, const char *name, const char *why)
 {
 	char path[PATH_MAX];
 
-	if (vm_path(s, name, "definition.json", path, NULL) == 0)
-		quarantine(path, why);
+	if (vm_path(s, name, "definition.json", path, NULL) < 0)
+		return;
+	store_writer_settle_path(&s->writer, path);
+	damaged(s, name, path, why);
 }
 
-/* NULL when it is not there or damaged. */
-static struct json_object *path_load(const char *path)
+static void newer_note(struct store *s, const char *name, const char *path, const char *why)
 {
-	struct json_object *o = NULL;
-	struct err e;
-	int r;
+	store_unread_note(&s->unread, name, path, true, why);
+	log_error("store", "%s: %s; it is left as it is. Next: go on with that Cairn", path, why);
+}
 
-	r = js_read(path, STORE_FILE_MAX, &o, &e);
-	if (r == -ENOENT)
-		return NULL;
-	if (r == 0 && js_get_int(o, "version", 0) == STORE_VERSION)
-		return o;
-	if (r == 0)
-		err_set(&e, -EINVAL, ERR_CORRUPT, "no version that is known here");
-	if (r == 0 || r == -EINVAL || r == -EFBIG)
-		quarantine(path, e.msg);
-	else
+/* Returns 0, and an older Cairn's is queued to be written as ours; or -errno, and the caller looks no further. */
+static int path_lift(struct store *s, const char *name, const char *path, struct json_object *o, struct err *e)
+{
+	int64_t had = store_version_lift(path, o, e);
+
+	if (had == -ENOTSUP)
+		newer_note(s, name, path, e->msg);
+	if (had < 0)
+		return (int)had;
+	if (had < store_version(path)) {
+		log_info("store", "%s had version %lld, and gets %lld", path, (long long)had, (long long)store_version(path));
+		store_keep_old(path, had);
+		file_queue(s, path, o);
+	}
+	return 0;
+}
+
+/* NULL when it is not there, damaged, or a newer Cairn's. name: as store_unread_note() has it. */
+static struct json_object *path_load(struct store *s, const char *name, const char *path)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	struct err e;
+	int r = js_read(path, STORE_FILE_MAX, &o, &e);
+
+	if (!r)
+		r = path_lift(s, name, path, o, &e);
+	if (!r)
+		return STEAL_PTR(o);
+	if (r == -EINVAL || r == -EFBIG)
+		damaged(s, name, path, e.msg);
+	else if (r != -ENOENT && r != -ENOTSUP)
 		log_error("store", "%s", e.msg);
-	json_object_put(o);
 	return NULL;
 }
 
@@ -525,14 +290,58 @@ struct json_object *store_load_vm_file(struct store *s, const char *name, const 
 {
 	char path[PATH_MAX];
 
-	return vm_path(s, name, file, path, NULL) < 0 ? NULL : path_load(path);
+	return vm_path(s, name, file, path, NULL) < 0 ? NULL : path_load(s, name, path);
 }
 
 struct json_object *store_load_file(struct store *s, const char *file)
 {
 	char path[PATH_MAX];
 
-	return side_path(s, file, path, NULL) < 0 ? NULL : path_load(path);
+	return side_path(s, file, path, NULL) < 0 ? NULL : path_load(s, NULL, path);
+}
+
+bool store_is_newer(struct store *s, const char *file)
+{
+	char path[PATH_MAX];
+
+	return side_path(s, file, path, NULL) == 0 && store_unread_check(&s->unread, NULL, path, NULL) < 0;
+}
+
+int store_check_vm(struct store *s, const char *name, struct err *e)
+{
+	return store_unread_check(&s->unread, name, NULL, e);
+}
+
+void store_each_unread(struct store *s, void (*found)(void *opaque, const char *name, const char *sentence),
+	void *opaque)
+{
+	store_unread_each(&s->unread, found, opaque);
+}
+
+/* What lies beside a definition and a state is read when it is wanted, and for a mark it is enough that it is there: so
+ * it is looked at here whether a newer Cairn wrote it. */
+static void beside_look(struct store *s, const char *name)
+{
+	const char *file;
+
+	for (unsigned i = 0; (file = store_version_of_vm(i)); i++) {
+		CLEANUP_JS struct json_object *o = NULL;
+		char path[PATH_MAX];
+		struct err e;
+
+		if (vm_path(s, name, file, path, NULL) == 0 && access(path, F_OK) == 0 &&
+			js_read(path, STORE_FILE_MAX, &o, NULL) == 0 && store_version_lift(path, o, &e) == -ENOTSUP)
+			newer_note(s, name, path, e.msg);
+	}
+}
+
+/* Since an earlier start, or just now. */
+static void damaged_still(struct store *s, const char *name)
+{
+	char path[PATH_MAX];
+
+	if (vm_path(s, name, "definition.json", path, NULL) == 0 && !store_unread_knows(&s->unread, path))
+		store_unread_note(&s->unread, name, path, false, "since an earlier start");
 }
 
 /* Of a VM that was being forgotten, or made, when a daemon ended: without a definition it is none. */
@@ -540,8 +349,12 @@ static void leftovers_remove(struct store *s, const char *name)
 {
 	struct err e;
 
-	if (store_has_file(s, name, "definition.json") || store_has_file(s, name, "definition.json.damaged"))
+	if (store_has_file(s, name, "definition.json"))
 		return;
+	if (store_has_file(s, name, "definition.json.damaged")) {
+		damaged_still(s, name);
+		return;
+	}
 	if (store_remove(s, name, &e) < 0)
 		log_warn("store", "%s", e.msg);
 }
@@ -567,7 +380,9 @@ void store_load(struct store *s, void (*found)(void *opaque, const char *name,
 			continue;
 		}
 		state = store_load_vm_file(s, de->d_name, "state.json");
-		found(opaque, de->d_name, definition, state);
+		beside_look(s, de->d_name);
+		if (store_check_vm(s, de->d_name, NULL) == 0)
+			found(opaque, de->d_name, definition, state);
 	}
 	if (dir)
 		closedir(dir);
@@ -577,7 +392,7 @@ void store_load(struct store *s, void (*found)(void *opaque, const char *name,
 
 int store_put_soon(struct store *s, const char *file, struct json_object *o, struct err *e)
 {
-	CLEANUP_FREE char *text = text_of(o, 0);
+	CLEANUP_FREE char *text = text_of(file, o, 0);
 	char path[PATH_MAX];
 	int r = side_path(s, file, path, e);
 
@@ -586,7 +401,7 @@ int store_put_soon(struct store *s, const char *file, struct json_object *o, str
 	if (!r)
 		r = store_file_switch(path, text, e);
 	if (!r)
-		file_put_behind(s, PENDING_SETTLE, path, NULL);
+		store_writer_put(&s->writer, PENDING_SETTLE, path, NULL);
 	return r;
 }
 
@@ -600,7 +415,7 @@ int store_remove_soon(struct store *s, const char *file, struct err *e)
 	if (r < 0)
 		return r;
 	*strrchr(path, '/') = 0;
-	file_put_behind(s, PENDING_SYNC, path, NULL);
+	store_writer_put(&s->writer, PENDING_SYNC, path, NULL);
 	return 0;
 }
 
@@ -628,15 +443,7 @@ void store_write_draft(struct store *s, struct store_work *w, struct json_object
 
 	w->draft = ++s->drafts;
 	draft_path(s, w, path, NULL);
-	work_put(s, PENDING_DRAFT, path, text_of(definition, JSON_C_TO_STRING_NOSLASHESCAPE), w);
-}
-
-/* What still goes of a VM of the same name is not taken for the new one's. */
-static void leaving_wait(struct store *s)
-{
-	LOCK_GUARD(&s->mutex);
-	while (s->leaving)
-		pthread_cond_wait(&s->changed, &s->mutex);
+	store_writer_work(&s->writer, PENDING_DRAFT, path, text_of("definition.json", definition, JSON_C_TO_STRING_NOSLASHESCAPE), w);
 }
 
 int store_keep_draft(struct store *s, const struct store_work *w, const char *name, struct err *e)
@@ -644,7 +451,9 @@ int store_keep_draft(struct store *s, const struct store_work *w, const char *na
 	char draft[PATH_MAX], path[PATH_MAX];
 	int r = draft_path(s, w, draft, e);
 
-	leaving_wait(s);
+	store_writer_settle_leaving(&s->writer); /* what goes of a VM of that name is not taken for this one's */
+	if (!r)
+		r = store_check_vm(s, name, e);
 	if (!r)
 		r = vm_path(s, name, "", path, e);
 	if (!r)
@@ -669,7 +478,7 @@ void store_sync_definition(struct store *s, struct store_work *w, const char *na
 	char path[PATH_MAX];
 
 	vm_path(s, name, "definition.json", path, NULL);
-	work_put(s, PENDING_SETTLE, path, NULL, w);
+	store_writer_work(&s->writer, PENDING_SETTLE, path, NULL, w);
 }
 
 /* The marker first: there is never a definition without it. NULL: none is wanted. */
@@ -693,19 +502,21 @@ static int definition_put(struct store *s, const char *name, const char *text, c
 int store_save_definition_soon(struct store *s, const char *name, struct json_object *definition,
 	const char *marker, struct err *e)
 {
-	CLEANUP_FREE char *text = text_of(definition, JSON_C_TO_STRING_NOSLASHESCAPE);
+	CLEANUP_FREE char *text = text_of("definition.json", definition, JSON_C_TO_STRING_NOSLASHESCAPE);
 	char path[PATH_MAX];
 	int r = store_size_check(name, text, e);
 
+	if (!r)
+		r = store_check_vm(s, name, e);
 	if (r < 0)
 		return r;
-	leaving_wait(s);
+	store_writer_settle_leaving(&s->writer); /* what goes of a VM of that name is not taken for this one's */
 	r = definition_put(s, name, text, marker, path, e);
 	if (r < 0) {
 		store_remove(s, name, NULL);
 		return r;
 	}
-	file_put_behind(s, PENDING_SETTLE, path, NULL);
+	store_writer_put(&s->writer, PENDING_SETTLE, path, NULL);
 	return 0;
 }
 
@@ -719,7 +530,7 @@ int store_remove_marker(struct store *s, const char *name, const char *marker, s
 	if (!r)
 		r = vm_path(s, name, "definition.json", path, e);
 	if (!r)
-		file_put_behind(s, PENDING_SETTLE, path, NULL);
+		store_writer_put(&s->writer, PENDING_SETTLE, path, NULL);
 	return r;
 }
 
@@ -732,24 +543,6 @@ int store_remove(struct store *s, const char *name, struct err *e)
 	return r < 0 ? r : store_folder_clear(path, e);
 }
 
-/* What waits to be written into the VM's folder, and nobody waits for. */
-static void pending_drop(struct store *s, const char *folder)
-{
-	struct pending **at = &s->first;
-
-	LOCK_GUARD(&s->mutex);
-	while (*at) {
-		struct pending *p = *at;
-
-		if (p->work || strncmp(p->path, folder, strlen(folder))) {
-			at = &p->next;
-			continue;
-		}
-		*at = p->next;
-		pending_free(p);
-	}
-}
-
 int store_remove_behind(struct store *s, struct store_work *w, const char *name, struct err *e)
 {
 	char path[PATH_MAX];
@@ -760,9 +553,9 @@ int store_remove_behind(struct store *s, struct store_work *w, const char *name,
 	if (r < 0)
 		return r;
 	*(strrchr(path, '/') + 1) = 0;
-	pending_drop(s, path);
+	store_writer_drop(&s->writer, path);
 	*strrchr(path, '/') = 0;
-	work_put(s, PENDING_CLEAR, path, NULL, w);
+	store_writer_work(&s->writer, PENDING_CLEAR, path, NULL, w);
 	return 0;
 }
 
@@ -770,15 +563,17 @@ int store_rename(struct store *s, struct store_work *w, const char *name, const 
 	struct json_object *definition, struct err *e)
 {
 	char path[PATH_MAX], new[PATH_MAX];
-	int r = vm_path(s, name, "", path, e);
+	int r = store_check_vm(s, to, e);
 
+	if (!r)
+		r = vm_path(s, name, "", path, e);
 	if (!r)
 		r = vm_path(s, to, STORE_RENAMED, new, e);
 	if (r < 0)
 		return r;
 	*strrchr(path, '/') = 0;
 	*strrchr(new, '/') = 0;
-	work_put_to(s, PENDING_RENAME, path, new, text_of(definition, JSON_C_TO_STRING_NOSLASHESCAPE), w);
+	store_writer_work_to(&s->writer, PENDING_RENAME, path, new, text_of("definition.json", definition, JSON_C_TO_STRING_NOSLASHESCAPE), w);
 	return 0;
 }
 
@@ -788,7 +583,7 @@ void store_rename_end(struct store *s, struct store_work *w, const char *name)
 
 	vm_path(s, name, STORE_RENAMED, path, NULL);
 	vm_path(s, name, "definition.json", to, NULL);
-	work_put_to(s, PENDING_MOVE, path, to, NULL, w);
+	store_writer_work_to(&s->writer, PENDING_MOVE, path, to, NULL, w);
 }
 
 void store_each_with(struct store *s, const char *file, void (*found)(void *opaque, const char *name),
@@ -871,7 +666,7 @@ int store_rename_file_soon(struct store *s, const char *name, const char *from, 
 	if (!r)
 		r = file_rename(s, name, from, to, e);
 	if (!r)
-		file_put_behind(s, PENDING_SYNC, path, NULL);
+		store_writer_put(&s->writer, PENDING_SYNC, path, NULL);
 	return r;
 }
 
@@ -882,7 +677,7 @@ int store_open_file(struct store *s, const char *name, const char *file, int fla
 
 	if (r < 0)
 		return r;
-	fd = open(path, flags | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	fd = open(path, flags | O_CLOEXEC | O_NOFOLLOW, 0600);
 	return fd < 0 ? err_set_errno(e, -errno, "%s", path) : fd;
 }
 

@@ -15,6 +15,7 @@
 
 struct json_object;
 struct store;
+struct store_writer;
 
 /* Work of the store's thread that somebody waits for; lies in what they have of it, until done() begins. */
 struct store_work {
@@ -23,7 +24,7 @@ struct store_work {
 	int r; /* 0 or -errno; then e has the sentence */
 	struct err e;
 	/* the store's */
-	struct store *store;
+	struct store_writer *writer;
 	struct loop *loop;
 	struct loop_task task;
 	unsigned draft;
@@ -36,9 +37,18 @@ int store_open(const char *dir, struct store **ret_s, struct err *e);
 void store_close(struct store *s);
 
 /* Each VM's definition, and its state (NULL: none, or damaged). A damaged file is renamed
- * to *.damaged with a line in the log, and the rest is loaded. Objects are borrowed. */
+ * to *.damaged with a line in the log, and the rest is loaded. One of an older version is lifted to the present one
+ * (store_version.h), written so soon after, and kept as *.vN. A VM of which a newer Cairn wrote a file is not found, and
+ * nothing of it is changed. Objects are borrowed. */
 void store_load(struct store *s, void (*found)(void *opaque, const char *name,
 	struct json_object *definition, struct json_object *state), void *opaque);
+/* VMs that are not found, each with a sentence that says why, and what to do: damaged, or a newer Cairn's. */
+void store_each_unread(struct store *s, void (*found)(void *opaque, const char *name, const char *sentence),
+	void *opaque);
+/* 0; -ENOTSUP with such a sentence: there is one of that name, and a newer Cairn's. */
+int store_check_vm(struct store *s, const char *name, struct err *e);
+/* A file beside the VMs' folder that was loaded: is it a newer Cairn's? It is not written then, which is told. */
+bool store_is_newer(struct store *s, const char *file);
 /* Renames a VM's definition that parsed as JSON but is none. */
 void store_quarantine(struct store *s, const char *name, const char *why);
 
@@ -125,7 +135,7 @@ int store_remove_file(struct store *s, const char *name, const char *file, struc
 int store_rename_file(struct store *s, const char *name, const char *from, const char *to,
 	struct err *e);
 
-/* Opens a file in the VM's folder, made if need be. Returns an owned fd or -errno. */
+/* Opens a file in the VM's folder. flags: with O_CREAT it is made if need be. Returns an owned fd or -errno. */
 int store_open_file(struct store *s, const char *name, const char *file, int flags, struct err *e);
 
 /* A folder in the VM's folder, made if need be; its path into path. Returns an owned fd or -errno. */

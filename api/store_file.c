@@ -11,12 +11,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #define TMP ".tmp"
+#define LOCK_TRIES 300
+#define LOCK_TRY_US 10000
 
 int store_folder_sync(const char *path)
 {
@@ -24,6 +28,13 @@ int store_folder_sync(const char *path)
 
 	fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	return fd < 0 || fsync(fd) < 0 ? -errno : 0;
+}
+
+int store_folder_settle(const char *path, struct err *e)
+{
+	int r = store_folder_sync(path);
+
+	return r < 0 && r != -ENOENT ? err_set_errno(e, r, "%s", path) : 0;
 }
 
 /* The file, its folder, and the folder of that. */
@@ -87,6 +98,18 @@ void store_folder_each(const char *path, void (*found)(void *opaque, const char 
 		closedir(dir);
 }
 
+void store_files_drop(const char *folder, const char *prefix)
+{
+	DIR *dir = opendir(folder);
+	struct dirent *de;
+
+	while (dir && (de = readdir(dir)))
+		if (!strncmp(de->d_name, prefix, strlen(prefix)))
+			unlinkat(dirfd(dir), de->d_name, 0);
+	if (dir)
+		closedir(dir);
+}
+
 int store_file_remove(const char *path, struct err *e)
 {
 	CLEANUP_FREE char *up = strdup(path);
@@ -106,6 +129,30 @@ int store_size_check(const char *path, const char *text, struct err *e)
 	/* What could not be loaded is not saved. */
 	return strlen(text) <= STORE_FILE_MAX ? 0 :
 		err_set(e, -EFBIG, ERR_INVALID, "%s: would have more than %d bytes", path, STORE_FILE_MAX);
+}
+
+void store_put_aside(const char *path, const char *why)
+{
+	char away[PATH_MAX];
+
+	if (snprintf(away, sizeof(away), "%s.damaged", path) >= (int)sizeof(away))
+		return;
+	if (rename(path, away) < 0)
+		log_error("store", "%s is damaged (%s), and cannot be renamed: %s", path, why,
+			strerror(errno));
+	else
+		log_error("store", "%s is damaged (%s); it is now %s", path, why, away);
+}
+
+void store_keep_old(const char *path, int64_t version)
+{
+	char old[PATH_MAX];
+
+	if (snprintf(old, sizeof(old), "%s.v%lld", path, (long long)version) >= (int)sizeof(old))
+		return;
+	unlink(old);
+	if (link(path, old) < 0)
+		log_warn("store", "%s: %s", old, strerror(errno));
 }
 
 /* What lies in a VM's folder, each with what is left of writing it, and of damage. The definition first:
@@ -147,7 +194,7 @@ static void files_clear(const char *path, const char *folder)
 
 int store_folder_clear(const char *path, struct err *e)
 {
-	static const char *const suffixes[] = { "", ".tmp", ".damaged" };
+	static const char *const suffixes[] = { "", ".tmp", ".damaged", ".v1" };
 	char file[PATH_MAX];
 
 	for (size_t i = 0; i < ARRAY_SIZE(vm_files) * ARRAY_SIZE(suffixes); i++) {
@@ -209,4 +256,55 @@ int store_folder_rename(const char *path, const char *text, const char *to, stru
 	if (r < 0 && unlink(file) < 0 && errno != ENOENT)
 		log_error("store", "%s is left: %s", file, strerror(errno));
 	return r;
+}
+
+/* ---- the lock ---- */
+
+static void owner_read(int fd, char *buf, size_t size)
+{
+	ssize_t n = pread(fd, buf, size - 1, 0);
+
+	buf[n > 0 ? n : 0] = 0;
+	buf[strcspn(buf, "\n")] = 0;
+}
+
+static bool owner_is_gone(const char *owner)
+{
+	long pid = strtol(owner, NULL, 10);
+
+	return pid > 0 && kill((pid_t)pid, 0) < 0 && errno == ESRCH;
+}
+
+/* What a daemon was just starting when it was killed has its lock until it is that program. */
+static int lock_try(int fd, char *owner, size_t size)
+{
+	for (unsigned i = 0;; i++) {
+		if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+			return 0;
+		owner_read(fd, owner, size);
+		if (i == LOCK_TRIES || !owner_is_gone(owner))
+			return -EBUSY;
+		usleep(LOCK_TRY_US);
+	}
+}
+
+int store_lock(const char *dir, int *ret_fd, struct err *e)
+{
+	char path[PATH_MAX], owner[32] = "";
+	CLEANUP_CLOSE int fd = -1;
+
+	if (snprintf(path, sizeof(path), "%s/lock", dir) >= (int)sizeof(path))
+		return err_set_errno(e, -ENAMETOOLONG, "%s", dir);
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return err_set_errno(e, -errno, "%s", path);
+	if (lock_try(fd, owner, sizeof(owner)) < 0)
+		return err_set(e, -EBUSY, ERR_BUSY,
+			"another cairnd (pid %s) serves %s; stop it, or use --state-dir",
+			owner[0] ? owner : "unknown", dir);
+	snprintf(owner, sizeof(owner), "%d\n", (int)getpid());
+	if (ftruncate(fd, 0) < 0 || pwrite_full(fd, owner, strlen(owner), 0) < 0)
+		return err_set_errno(e, -errno, "%s", path);
+	*ret_fd = steal_fd(&fd);
+	return 0;
 }

@@ -456,9 +456,19 @@ pid_t vm_process_pid(const struct vm_process *p)
 	return p->pidfd >= 0 ? p->pid : -1;
 }
 
+/* Those whose daemon wrote none have messages of version 1. */
+static bool end_is_known(int end_fd)
+{
+	uint64_t version;
+
+	if (pread_full(end_fd, &version, sizeof(version), VM_PROCESS_END_VERSION) < 0)
+		version = 1;
+	return version == VM_MSG_VERSION;
+}
+
 bool vm_process_read_end(int end_fd, struct vm_event *ev)
 {
-	if (pread_full(end_fd, ev, sizeof(*ev), 0) < 0)
+	if (!end_is_known(end_fd) || pread_full(end_fd, ev, sizeof(*ev), 0) < 0)
 		return false;
 	event_clean(ev);
 	return ev->kind == VM_EVENT_PHASE && ev->phase == VM_PHASE_ENDED;

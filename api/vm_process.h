@@ -88,9 +88,10 @@ pid_t vm_process_pid(const struct vm_process *p);
 /* Lets go of it. Outstanding requests get no callback. NULL allowed. */
 void vm_process_free(struct vm_process *p);
 
-/* Of the file of a run: the end, and far behind it the number of the run (u64), which is the
- * daemon's. */
+/* Of the file of a run: the end, and far behind it what is the daemon's: the number of the run (u64), and the version of
+ * the messages (u64), one of which the end is. */
 #define VM_PROCESS_END_RUN 4096
+#define VM_PROCESS_END_VERSION 4104
 /* The end that a process left in its file, when nobody listened. */
 bool vm_process_read_end(int end_fd, struct vm_event *ret_ev);
 

@@ -217,12 +217,13 @@ static void start_answer(struct vm *vm, int r, const struct err *e)
 
 static int run_note(struct vm *vm, int end_fd, struct err *e)
 {
-	uint64_t run = vm->run + 1;
-	int r = pwrite_full(end_fd, &run, sizeof(run), VM_PROCESS_END_RUN);
+	const uint64_t note[] = { vm->run + 1, VM_MSG_VERSION };
+	int r = pwrite_full(end_fd, note, sizeof(note), VM_PROCESS_END_RUN);
 
+	_Static_assert(VM_PROCESS_END_VERSION == VM_PROCESS_END_RUN + sizeof(note[0]), "one behind the other");
 	if (r < 0)
 		return err_set_errno(e, r, "cannot note the start of VM '%s'", vm->def->name);
-	vm->run = run;
+	vm->run = note[0];
 	return 0;
 }
 
@@ -232,7 +233,7 @@ static void run_forget(struct vm *vm)
 	CLEANUP_CLOSE int fd = -1;
 	struct err e;
 
-	fd = store_open_file(vm->daemon->store, vm->def->name, "end", O_RDWR | O_TRUNC, &e);
+	fd = store_open_file(vm->daemon->store, vm->def->name, "end", O_RDWR | O_CREAT | O_TRUNC, &e);
 	if (fd < 0)
 		log_warn("start", "VM '%s': %s", vm->def->name, e.msg);
 }
@@ -295,7 +296,7 @@ static void start_done(void *opaque, int r, const struct vm_answer *a, const str
 static void touched_add(struct vm *vm, struct config *c)
 {
 	struct err e = { 0 };
-	int fd = vm->how.forked ? -1 : store_open_file(vm->daemon->store, vm->def->name, "touched", O_RDWR, &e);
+	int fd = vm->how.forked ? -1 : store_open_file(vm->daemon->store, vm->def->name, "touched", O_RDWR | O_CREAT, &e);
 
 	if (fd >= 0)
 		c->vm.touched_fd = (uint16_t)config_add_fd(c, fd);
@@ -312,10 +313,10 @@ static int process_start(struct vm *vm, struct config *c, struct err *e)
 		.name = vm->def->name };
 	int r;
 
-	log_fd = store_open_file(d->store, vm->def->name, "log", O_WRONLY | O_APPEND, e);
+	log_fd = store_open_file(d->store, vm->def->name, "log", O_WRONLY | O_APPEND | O_CREAT, e);
 	if (log_fd < 0)
 		return log_fd;
-	end_fd = store_open_file(d->store, vm->def->name, "end", O_RDWR | O_TRUNC, e);
+	end_fd = store_open_file(d->store, vm->def->name, "end", O_RDWR | O_CREAT | O_TRUNC, e);
 	if (end_fd < 0)
 		return end_fd;
 	r = run_note(vm, end_fd, e);

@@ -155,7 +155,7 @@ def test_ends(fake, how, state, reason, word):
         assert info["value"] == 42 and info["exit-status"] == 42
     if word != "preserved":
         until(lambda: (fake.kept("vm1").get("state"), fake.kept("vm1").get("reason")) == (word, reason))
-        assert fake.kept("vm1")["version"] == 1
+        assert fake.kept("vm1")["version"] == 2
 
 
 def test_a_preserved_crash_is_started_only_after_destroy(fake):
@@ -383,14 +383,20 @@ def test_damaged_files_are_put_aside(fake):
     (vms / "odd/definition.json").write_text((vms / "good/definition.json").read_text())
     (vms / "good/state.json").write_text("\0\0\0\0")
     fake.start()
-    assert fake.cairn("list", "--all", "--name").stdout == "good\n"
+    r = fake.cairn("list", "--all", "--name")
+    assert r.stdout == "good\n" and r.stderr.count("is not loaded: ") == 3
+    assert "domain 'worse' is not loaded: " in r.stderr and "memory: 0 is too little" in r.stderr
     for p in ("bad/definition.json", "worse/definition.json", "odd/definition.json",
               "good/state.json"):
         assert (vms / (p + ".damaged")).exists()
         assert not (vms / p).exists()
     log = fake.log.read_text()
     assert "bad/definition.json is damaged" in log and "memory: 0 is too little" in log
+    fake.stop()
+    fake.start()  # it is told of as long as it is so
+    assert fake.cairn("list", "--all", "--name").stderr.count("is not loaded: ") == 3
     fake.define("bad")
+    assert fake.cairn("list", "--all", "--name").stderr.count("is not loaded: ") == 2
     fake.cairn("start", "good", "bad")
 
 

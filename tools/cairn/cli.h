@@ -115,8 +115,10 @@ int cli_execute_with_fd(struct cli *c, const char *command, struct json_object *
 	struct json_object **ret_v, int *ret_fd, struct err *e);
 /* {"vm": name}; the caller adds to it. */
 struct json_object *cli_vm_args(const char *name);
-/* All of vm-list, brief or whole, as one array; the caller puts it. (verb_list.c) */
-int cli_vm_list(struct cli *c, bool brief, struct json_object **ret_all, struct err *e);
+/* All of vm-list, brief or whole, as one array, and those that the daemon could not load (NULL: not wanted); the caller
+ * puts both. (verb_list.c) */
+int cli_vm_list(struct cli *c, bool brief, struct json_object **ret_all, struct json_object **ret_unloaded,
+	struct err *e);
 /* vm-info of one VM. */
 int cli_vm_info(struct cli *c, const char *name, struct json_object **ret_o, struct err *e);
 

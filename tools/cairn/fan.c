@@ -131,7 +131,7 @@ int fan_pick(struct cli *c, struct fan *f)
 		return r;
 	for (size_t i = 0; i < c->npos; i++)
 		look = look || is_pattern(c->pos[i]);
-	if (look && cli_vm_list(c, true, &vms, &e) < 0)
+	if (look && cli_vm_list(c, true, &vms, NULL, &e) < 0)
 		return cli_fail(&e, "Failed to list domains");
 	f->table = all;
 	if (all)

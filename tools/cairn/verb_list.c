@@ -7,7 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
-int cli_vm_list(struct cli *c, bool brief, struct json_object **ret_all, struct err *e)
+int cli_vm_list(struct cli *c, bool brief, struct json_object **ret_all, struct json_object **ret_unloaded,
+	struct err *e)
 {
 	CLEANUP_JS struct json_object *all = json_object_new_array();
 	char after[512] = "";
@@ -26,6 +27,8 @@ int cli_vm_list(struct cli *c, bool brief, struct json_object **ret_all, struct 
 		if (r < 0)
 			return r;
 		vms = js_get_array(page, "vms");
+		if (ret_unloaded && !after[0])
+			*ret_unloaded = json_object_get(js_get_array(page, "unloaded"));
 		for (size_t i = 0; vms && i < json_object_array_length(vms); i++)
 			json_object_array_add(all,
 				json_object_get(json_object_array_get_idx(vms, i)));
@@ -140,9 +143,21 @@ static bool is_brief(const struct cli *c)
 	return c->format == CLI_TABLE;
 }
 
+/* A table is of those that there are. */
+static void unloaded_tell(struct json_object *unloaded)
+{
+	for (size_t i = 0; unloaded && i < json_object_array_length(unloaded); i++) {
+		struct json_object *vm = json_object_array_get_idx(unloaded, i);
+		const char *name = js_get_str(vm, "name"), *why = js_get_str(vm, "why");
+
+		if (name && why)
+			fprintf(stderr, "warning: domain '%s' is not loaded: %s\n", name, why);
+	}
+}
+
 int verb_list(struct cli *c)
 {
-	CLEANUP_JS struct json_object *all = NULL;
+	CLEANUP_JS struct json_object *all = NULL, *unloaded = NULL;
 	CLEANUP_JS struct json_object *rows = json_object_new_array();
 	char can[128];
 	struct err e;
@@ -150,7 +165,7 @@ int verb_list(struct cli *c)
 
 	if (r)
 		return r;
-	if (cli_vm_list(c, is_brief(c), &all, &e) < 0)
+	if (cli_vm_list(c, is_brief(c), &all, &unloaded, &e) < 0)
 		return cli_fail(&e, "Failed to list domains");
 	for (size_t i = 0; i < json_object_array_length(all); i++) {
 		struct json_object *vm = json_object_array_get_idx(all, i);
@@ -168,5 +183,7 @@ int verb_list(struct cli *c)
 		field_print(rows, "id");
 	else if (rows_print(rows, option_flag(c, "title")) < 0)
 		return CLI_FAILURE;
+	if (option_flag(c, "all") || option_flag(c, "inactive"))
+		unloaded_tell(unloaded);
 	return CLI_OK;
 }

@@ -188,7 +188,7 @@ static int names_pick(struct cli *c, struct json_object **ret_vms, struct fan *f
 
 	if (c->npos)
 		return fan_pick(c, f);
-	return cli_vm_list(c, true, ret_vms, &e) < 0 ? cli_fail(&e, "Failed to list domains") : 0;
+	return cli_vm_list(c, true, ret_vms, NULL, &e) < 0 ? cli_fail(&e, "Failed to list domains") : 0;
 }
 
 int verb_domstats(struct cli *c)

@@ -379,7 +379,7 @@ static void test_files_in_a_folder(void **state)
 
 static void test_damage(void **state)
 {
-	static const char *const damages[] = { "", "{", "not json", "[]", "{\"version\":2}", "{}",
+	static const char *const damages[] = { "", "{", "not json", "[]", "{\"version\":0}", "{}",
 		"{\"version\":\"1\"}" };
 	struct store *s = opened(*state);
 

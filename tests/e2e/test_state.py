@@ -1,0 +1,258 @@
+"""The state folder over versions of Cairn: what older ones wrote is read, what a newer one wrote is left alone."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import struct
+import time
+
+import pytest
+
+from conftest import FAKE_VM, ROOT, Daemon, QmpError, until
+from test_daemon import audit, gone, kept_events, pid_of
+from test_slow_disk import PRELOAD
+
+DATA = pathlib.Path(ROOT) / "tests/data"
+NAMES = ["clocked", "plain", "planned", "ran"]
+NEWER = "a newer Cairn wrote it: it has version 9"
+
+
+def unpack(tmp, folder):
+    """A golden state folder, as if it had been left behind by this boot of this host."""
+    (tmp / "kernel").write_bytes(b"not a kernel\n")
+    boot = open("/proc/sys/kernel/random/boot_id").read().strip()
+    was = json.loads((DATA / folder / "events.jsonl").read_text().split("\n", 1)[0])["boot"]
+    for path in (DATA / folder).rglob("*.*"):
+        if path.is_file():
+            to = tmp / "state" / path.relative_to(DATA / folder)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            to.write_text(path.read_text().replace("@TMP@", str(tmp)).replace(was, boot))
+    jobs = json.loads((tmp / "state/jobs.json").read_text())
+    for j in jobs["jobs"]:
+        j["started"] = time.time_ns()  # results age
+    (tmp / "state/jobs.json").write_text(json.dumps(jobs))
+
+
+def version(path):
+    return json.loads(path.read_text())["version"]
+
+
+def text_files(state):
+    return {p: p.read_text() for p in state.glob("vms/*/*.json*")}
+
+
+@pytest.fixture
+def old(tmp_path):
+    begun = []
+
+    def start(folder, **kwargs):
+        unpack(tmp_path, folder)
+        begun.append(Daemon(tmp_path, FAKE_VM, **kwargs))
+        return begun[0]
+
+    yield start
+    for d in begun:
+        d.close()
+
+
+@pytest.mark.parametrize("folder", sorted(p.name for p in DATA.glob("state-*")))
+def test_what_each_version_wrote(old, folder):
+    d = old(folder)
+    q, late = d.qmp(), folder != "state-1-early"  # the early ones knew no autostart, templates, plans
+    list_ = {v["name"]: v for v in q.run("vm-list")["vms"]}
+    assert sorted(list_) == NAMES and "unloaded" not in q.run("vm-list")
+    assert [(n, v["autostart"], v["template"]) for n, v in sorted(list_.items())] == [
+        ("clocked", late, False), ("plain", False, late), ("planned", False, False), ("ran", False, False)]
+    # It ran, and its process went while nobody looked.
+    assert (list_["planned"]["state"], list_["planned"]["reason"]) == ("crashed", "killed")
+    assert {list_[n]["state"] for n in NAMES if n != "planned"} == {"shut off"} and list_["ran"]["reason"] == "saved"
+    assert q.run("vm-dump-definition", vm="ran")["definition"]["boot"]["kernel"] == str(d.tmp / "kernel")
+    schedule, = q.run("query-snapshot-schedules")["schedules"]
+    assert (schedule["vm"], schedule["every"], schedule["keep"]) == ("clocked", "1h", "1w:daily")
+    table = q.run("query-permissions")["permissions"]
+    assert table == [{"user": 1234, "role": "operator", "vm": "plain"}, {"group": 4242, "role": "viewer"}]
+    job, = q.run("query-jobs")
+    assert (job["id"], job["type"], job["status"], job["vm"]) == ("job1", "save", "concluded", "ran")
+    # Numbers go on where they were.
+    golden = [json.loads(x) for x in (DATA / folder / "events.jsonl").read_text().splitlines()]
+    last = max(ev.get("seq", 0) for ev in golden)
+    events = kept_events(d)
+    assert [e["seq"] for e in events] == list(range(1, len(events) + 1)) and len(events) > last
+    assert [e["event"] for e in events[:last]] == [e["event"] for e in golden if "seq" in e]
+    assert [a["vm"] for a in audit(d) if a["command"] == "vm-define"] == ["plain", "ran", "clocked", "planned"]
+    d.cairn("start", "ran")
+
+
+@pytest.mark.parametrize("folder", ["state-1-early", "state-1"])
+def test_it_is_lifted_once(old, folder):
+    d = old(folder)
+    before = (d.state / "vms/ran/state.json.v1").read_text()
+    until(lambda: {version(d.state / f"vms/{n}/state.json") for n in NAMES} == {2})
+    assert before == (DATA / folder / "vms/ran/state.json").read_text()
+    assert d.log.read_text().count("had version 1, and gets 2") == len(NAMES)
+    d.stop()
+    whole = {n: d.kept(n) for n in NAMES}
+    d.start()
+    assert d.log.read_text().count("had version 1, and gets 2") == len(NAMES)
+    d.stop()
+    assert {n: d.kept(n) for n in NAMES} == whole
+    d.start()
+    d.cairn("undefine", "ran")
+    assert not (d.state / "vms/ran").exists()
+
+
+@pytest.mark.parametrize("number, word", [(1, "destroy"), (2, "save")])
+def test_a_plan_of_version_1_is_kept(fake, number, word):
+    """Of a VM that runs: what is to become of it at the deadline."""
+    fake.define("vm1", cmdline="deaf")
+    fake.cairn("start", "vm1")
+    pid = pid_of(fake, "vm1")
+    fake.cairn("shutdown", "--then", word, "--timeout", "3600", "vm1")
+    until(lambda: "shutdown" in fake.kept("vm1"))
+    fake.stop(signal.SIGKILL)
+    path = fake.state / "vms/vm1/state.json"
+    o = json.loads(path.read_text())
+    assert o["version"] == 2 and o["shutdown"]["then"] == word
+    path.write_text(json.dumps({**o, "version": 1, "shutdown": {**o["shutdown"], "then": number}}))
+    fake.start()
+    assert fake.info("vm1")["shutdown-then"] == word and pid_of(fake, "vm1") == pid
+    until(lambda: version(path) == 2)
+    # One that no Cairn wrote is damage, of the state alone.
+    fake.stop(signal.SIGKILL)
+    path.write_text(json.dumps({**o, "version": 1, "shutdown": {**o["shutdown"], "then": 3}}))
+    fake.start()
+    assert path.with_name("state.json.damaged").exists() and pid_of(fake, "vm1") == pid
+
+
+@pytest.mark.seconds(120)
+def test_killed_while_it_is_lifted(old):
+    """At each file: it is the old one or the new one, and the next daemon goes on."""
+    if not os.path.exists(PRELOAD):
+        pytest.skip("slow_sync.so is not built")
+    d = old("state-1")
+    d.stop()
+    shutil.rmtree(d.state)
+    unpack(d.tmp, "state-1")
+    files = [d.state / f"vms/{n}/state.json" for n in NAMES]
+    kills = 0
+    while any(version(p) == 1 for p in files):
+        left = sum(version(p) == 1 for p in files)
+        assert kills < 20
+        d.env.update(LD_PRELOAD=PRELOAD, SLOW_SYNC_MS="200")
+        d.start()
+        # The first is written to its end, and the second, if there is one, not.
+        until(lambda: sum(version(p) == 1 for p in files) < left)
+        d.stop(signal.SIGKILL)
+        kills += 1
+        for p in files:
+            json.loads(p.read_text())
+            if version(p) == 2:
+                assert json.loads(p.with_name("state.json.v1").read_text())["version"] == 1
+    assert kills > 1
+    del d.env["LD_PRELOAD"]
+    d.start()
+    assert sorted(v["name"] for v in d.qmp().run("vm-list")["vms"]) == NAMES
+    assert [e["seq"] for e in kept_events(d)] == sorted({e["seq"] for e in kept_events(d)})
+    assert d.info("ran")["reason"] == "saved" and not list(d.state.glob("vms/*/*.damaged"))
+
+
+@pytest.mark.parametrize("version, reason", [(None, "shutdown"), (1, "shutdown"), (2, "killed")])
+def test_the_end_that_a_process_of_another_version_left(fake, version, reason):
+    """It is no end that could be read: nothing is made up of it."""
+    fake.define("vm1")
+    fake.define("vm2", cmdline="off-after=1")
+    fake.cairn("start", "vm1", "vm2")
+    fake.wait("vm2", "shutoff")
+    said = (fake.state / "vms/vm2/end").read_bytes()[:4096]
+    pid, path = pid_of(fake, "vm1"), fake.state / "vms/vm1/end"
+    assert path.read_bytes()[4096:] == struct.pack("<QQ", 1, 1)
+    until(lambda: fake.kept("vm1").get("state") == "running")
+    fake.stop(signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: gone(pid))
+    path.write_bytes(said + struct.pack("<Q", 1) + (struct.pack("<Q", version) if version else b""))
+    fake.start()
+    assert fake.info("vm1")["reason"] == reason
+
+
+# ---- a newer Cairn's ----
+
+@pytest.mark.parametrize("file", ["definition", "state", "schedule", "autostart", "template", "undefine", "renamed"])
+def test_a_vm_of_a_newer_cairn(fake, file):
+    """It is told of, nothing of it changes, its name is not free, and the rest loads."""
+    fake.define("good")
+    fake.define("vm1")
+    fake.cairn("snapshot-schedule", "vm1", "--every", "1h")
+    fake.cairn("autostart", "vm1")
+    fake.stop()
+    folder = fake.state / "vms/vm1"
+    path = folder / f"{file}.json"
+    o = json.loads(path.read_text()) if path.exists() else {"name": "vm1", "volumes": []}
+    was = path.read_text() if path.exists() else None
+    path.write_text(json.dumps({**o, "version": 9, "later": [1]}))
+    before = {p.name: p.read_text() for p in folder.iterdir()}
+    fake.start()
+    r = fake.cairn("list", "--all")
+    assert "good" in r.stdout and "vm1" not in r.stdout
+    assert "domain 'vm1' is not loaded: " in r.stderr and NEWER in r.stderr and f"vms/vm1/{file}.json" in r.stderr
+    q = fake.qmp()
+    row, = q.run("vm-list")["unloaded"]
+    assert row["name"] == "vm1" and NEWER in row["why"] and "Next: " in row["why"]
+    for refused in ("start", "undefine"):
+        assert NEWER in fake.cairn(refused, "vm1", ok=None).stderr
+    assert NEWER in fake.cairn("define", fake.write("vm1"), ok=None).stderr
+    assert NEWER in fake.cairn("domrename", "good", "vm1", ok=None).stderr
+    assert NEWER in fake.cairn("clone", "good", "vm1", ok=None).stderr
+    fake.cairn("start", "good")
+    fake.stop()
+    assert {p.name: p.read_text() for p in folder.iterdir()} == before
+    if was:  # the newer one is back, or the file is
+        path.write_text(was)
+    else:
+        path.unlink()
+    fake.start()
+    assert sorted(v["name"] for v in fake.qmp().run("vm-list")["vms"]) == ["good", "vm1"]
+    fake.cairn("start", "vm1")
+
+
+def test_one_that_runs(fake):
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    pid, path = pid_of(fake, "vm1"), fake.state / "vms/vm1/state.json"
+    until(lambda: fake.kept("vm1").get("state") == "running")
+    fake.stop(signal.SIGKILL)
+    was = path.read_text()
+    path.write_text(json.dumps({**json.loads(was), "version": 9}))
+    fake.start()
+    assert "VM 'vm1' runs, and nobody manages it: " in fake.log.read_text() and not gone(pid)
+    fake.stop()
+    path.write_text(was)
+    fake.start()
+    assert pid_of(fake, "vm1") == pid and fake.info("vm1")["state"] == "running"
+
+
+def test_files_beside_the_vms(fake):
+    """Who may what is denied, what is over is not begun again, and nothing is written over."""
+    fake.define("vm1")
+    fake.cairn("autostart", "vm1")
+    fake.cairn("grant", "viewer", "--user", "12345")
+    fake.stop()
+    for name in ("permissions", "jobs", "boot"):
+        path = fake.state / f"{name}.json"
+        path.write_text(json.dumps({"version": 9, "later": {}}))
+    before = {n: (fake.state / f"{n}.json").read_text() for n in ("permissions", "jobs", "boot")}
+    fake.start()
+    q = fake.qmp()
+    assert q.run("query-permissions")["permissions"] == []
+    with pytest.raises(QmpError, match="permissions.json: a newer Cairn wrote it"):
+        q.run("permission-grant", user=12345, role="viewer")
+    fake.cairn("save", "--no-wait", "vm1", str(fake.tmp / "x"), ok=None)
+    fake.cairn("start", "vm1")
+    fake.cairn("managedsave", "vm1")
+    fake.stop()
+    assert {n: (fake.state / f"{n}.json").read_text() for n in before} == before
+    log = fake.log.read_text()
+    assert log.count("a newer Cairn wrote it") >= 3 and "VMs are started" not in log.rsplit("listens", 1)[1]
+    fake.start()
