@@ -152,7 +152,7 @@ $(BUILD)/unit/block/test_qcow2_fuzz: $(FUZZ_IMAGE) tests/fuzz/fuzz_image.h
 FUZZ_STATE := $(addprefix tests/fuzz/state_,run.c seed.c)
 $(BUILD)/unit/snapshot/test_state_fuzz: UNIT_MORE = $(FUZZ_STATE)
 $(BUILD)/unit/snapshot/test_state_fuzz: $(FUZZ_STATE) tests/fuzz/fuzz_state.h
-FUZZ_API := tests/fuzz/wire_run.c $(addprefix tests/fuzz/script_,run.c vm.c mutate.c)
+FUZZ_API := tests/fuzz/wire_run.c tests/fuzz/config_run.c $(addprefix tests/fuzz/script_,run.c vm.c mutate.c)
 $(BUILD)/unit/api/test_api_fuzz: UNIT_MORE = $(FUZZ_API) -Wl,--wrap=vm_process_spawn,--wrap=vm_socket_peek_pid,--wrap=loop_run_once
 $(BUILD)/unit/api/test_api_fuzz: $(FUZZ_API) tests/fuzz/fuzz_api.h tests/fuzz/script_vm.h
 

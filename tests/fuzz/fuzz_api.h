@@ -16,6 +16,11 @@
  * is a text is sent as a line that reads back as the same. Returns how many texts came out. */
 unsigned wire_run(const uint8_t *input, size_t len);
 
+/* A VM's configuration as its process gets it (vm_config_check()): how many files come along, then bytes that are
+ * changed in one that is right: place (two bytes), value. Of one that is taken all is within its bounds, and no
+ * file has two users. Returns whether it is. */
+bool config_run(const uint8_t *input, size_t len);
+
 /* A script: a line says who does what, by its first letter, and has its words behind a space.
  *
  *   d TEXT     an admin says TEXT on the daemon's socket; D: with an empty file that comes along

@@ -37,6 +37,9 @@ for source in tests/fuzz/fuzz_*.c; do
 		longest=4096
 		more="tests/fuzz/wire_run.c $build/libapi.a $build/libbase.a -ljson-c"
 		cp tests/data/wire/* "$corpus"
+	elif [ "$name" = config ]; then
+		longest=193
+		more="tests/fuzz/config_run.c $build/vmm/vm_msg.o"
 	elif [ "$name" = script ]; then
 		longest=8192
 		more="tests/fuzz/script_run.c tests/fuzz/script_vm.c tests/fuzz/script_mutate.c"

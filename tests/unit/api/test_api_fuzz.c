@@ -15,6 +15,7 @@
 
 /* Of each seed, the same in each run. */
 #define WIRE_MUTATIONS 2000u
+#define CONFIG_MUTATIONS 100000u
 #define SCRIPT_MUTATIONS 80u
 
 struct seed {
@@ -44,6 +45,12 @@ static size_t seed_read(const char *folder, const char *name)
 	return n;
 }
 
+static uint64_t random_next(uint64_t *x)
+{
+	*x = *x * 6364136223846793005ULL + 1442695040888963407ULL;
+	return *x >> 33;
+}
+
 static void test_wire_seeds(void **state)
 {
 	(void)state;
@@ -62,11 +69,36 @@ static void test_wire_mutations(void **state)
 			size_t n = seed_read("wire", wire_seeds[i].name);
 
 			for (unsigned k = 1 + m % 4; k; k--) {
-				x = x * 6364136223846793005ULL + 1442695040888963407ULL;
-				input[(x >> 33) % n] = breaks[(x >> 20) % ARRAY_SIZE(breaks)];
+				size_t at = random_next(&x) % n;
+
+				input[at] = breaks[random_next(&x) % ARRAY_SIZE(breaks)];
 			}
 			wire_run(input, n);
 		}
+}
+
+/* Of those that are changed in a few places some are taken, and most are not. */
+static void test_config_mutations(void **state)
+{
+	static const uint8_t breaks[] = { 0, 1, 2, 7, 0x40, 0x7f, 0x80, 0xfe, 0xff };
+	unsigned taken = 0;
+	uint64_t x = 1;
+
+	(void)state;
+	assert_true(config_run(NULL, 0));
+	for (unsigned i = 0; i < CONFIG_MUTATIONS; i++) {
+		size_t n = 1 + 3 * (1 + random_next(&x) % 4);
+
+		input[0] = i % 4 ? 12 : (uint8_t)random_next(&x);
+		for (size_t at = 1; at < n; at += 3) {
+			/* The strings and disks in its middle are large, and mostly empty. */
+			input[at] = (uint8_t)(random_next(&x) % 2 ? random_next(&x) % 2 : random_next(&x));
+			input[at + 1] = (uint8_t)random_next(&x);
+			input[at + 2] = breaks[random_next(&x) % sizeof(breaks)];
+		}
+		taken += config_run(input, n);
+	}
+	assert_in_range(taken, CONFIG_MUTATIONS / 20, CONFIG_MUTATIONS - CONFIG_MUTATIONS / 20);
 }
 
 static void test_script_seeds(void **state)
@@ -110,6 +142,7 @@ int main(void)
 	const struct CMUnitTest wire[] = {
 		cmocka_unit_test(test_wire_seeds),
 		cmocka_unit_test(test_wire_mutations),
+		cmocka_unit_test(test_config_mutations),
 	};
 	const struct CMUnitTest scripts[] = {
 		cmocka_unit_test(test_script_seeds),
