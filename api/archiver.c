@@ -1,6 +1,6 @@
 #include "api/archiver.h"
 #include "api/js.h"
-#include "api/rights.h"
+#include "api/program.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
@@ -15,18 +15,15 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/pidfd.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 /* A manifest has 1 MiB, and may be longer as one line of ASCII. */
 #define LINE_MAX_BYTES (8 * MIB)
 #define READS_AT_END 1024 /* of a page at least: a pipe has no more than 1 MiB */
-#define SPEC_FD 3
 /* From then on until it has cleared up. */
 #define CANCEL_NS (5 * 1000000000ULL)
-/* Above every number that the process is to have. */
-#define FD_ASIDE 512
+#define ARCHIVER_FDS_MAX 400
 
 struct archiver {
 	struct loop *loop;
@@ -51,47 +48,20 @@ struct plan {
 	const struct rights *rights;
 	const int *fds;
 	size_t nfds;
-	int spec, in, out;
-	pid_t parent;
 };
 
-/* All of them out of the way first: one may have a number that another is to get. */
-static int fds_place(const struct plan *p)
-{
-	const int own[] = { p->in, p->out, p->spec }, to[] = { 0, 1, SPEC_FD };
-	int base = FD_ASIDE;
-
-	for (size_t i = 0; i < ARRAY_SIZE(own); i++)
-		if (dup3(own[i], base++, O_CLOEXEC) < 0)
-			return -errno;
-	for (size_t i = 0; i < p->nfds; i++)
-		if (dup3(p->fds[i], base++, O_CLOEXEC) < 0)
-			return -errno;
-	base = FD_ASIDE;
-	for (size_t i = 0; i < ARRAY_SIZE(to); i++)
-		if (dup2(base++, to[i]) < 0)
-			return -errno;
-	for (size_t i = 0; i < p->nfds; i++)
-		if (dup2(base++, ARCHIVER_FD + (int)i) < 0)
-			return -errno;
-	return close_range((unsigned)(ARCHIVER_FD + p->nfds), ~0U, 0) < 0 ? -errno : 0;
-}
-
-static _Noreturn void process_main(const struct plan *p)
+static int program_run(const struct plan *p, int in, int out, int spec, pid_t *ret_pid)
 {
 	char *argv[] = { (char *)p->program, (char *)p->verb, NULL };
-	char *envp[] = { (char *)"PATH=/usr/bin:/bin", (char *)"LC_ALL=C.UTF-8", NULL };
-	sigset_t none;
+	int fds[ARCHIVER_FD + ARCHIVER_FDS_MAX] = { in, out, -1, spec };
+	struct program program = { .path = p->program, .argv = argv, .rights = p->rights, .fds = fds,
+		.nfds = ARCHIVER_FD + p->nfds, .death_signal = p->death_signal };
 
-	sigemptyset(&none);
-	if (fds_place(p) < 0 || (p->rights && rights_assume(p->rights) < 0) ||
-		prctl(PR_SET_PDEATHSIG, p->death_signal) < 0 || getppid() != p->parent || setpgid(0, 0) < 0)
-		_exit(1);
-	signal(SIGTERM, SIG_DFL);
-	signal(SIGPIPE, SIG_DFL);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-	execve(p->program, argv, envp);
-	_exit(127);
+	if (p->nfds > ARCHIVER_FDS_MAX)
+		return -EMFILE;
+	for (size_t i = 0; i < p->nfds; i++)
+		fds[ARCHIVER_FD + i] = p->fds[i];
+	return program_start(&program, ret_pid);
 }
 
 /* ---- its end ---- */
@@ -268,38 +238,27 @@ static int spec_file(struct json_object *spec, int *ret_fd)
 
 static int process_start(struct archiver *a, struct plan *p, struct json_object *spec)
 {
-	int r = spec_file(spec, &p->spec), in[2], out[2];
-	pid_t pid;
+	CLEANUP_CLOSE int spec_fd = -1;
+	int r = spec_file(spec, &spec_fd), in[2], out[2];
 
 	if (r < 0)
 		return r;
-	if (pipe2(in, O_CLOEXEC) < 0) {
-		close(p->spec);
+	if (pipe2(in, O_CLOEXEC) < 0)
 		return -errno;
-	}
 	if (pipe2(out, O_CLOEXEC) < 0) {
 		r = -errno;
 		close(in[0]);
 		close(in[1]);
-		close(p->spec);
 		return r;
 	}
-	p->in = in[0];
-	p->out = out[1];
-	p->parent = getpid();
-	pid = fork();
-	if (pid == 0)
-		process_main(p);
-	r = -errno;
+	r = program_run(p, in[0], out[1], spec_fd, &a->pid);
 	close(in[0]);
 	close(out[1]);
-	close(p->spec);
 	a->in = in[1];
 	a->out = out[0];
-	if (pid < 0)
+	if (r < 0)
 		return r;
-	a->pid = pid;
-	a->pidfd = pidfd_open(pid, 0);
+	a->pidfd = pidfd_open(a->pid, 0);
 	/* A process of another user's may read nothing, and must not hold up the daemon. */
 	return a->pidfd < 0 || fcntl(a->out, F_SETFL, O_NONBLOCK) < 0 || fcntl(a->in, F_SETFL, O_NONBLOCK) < 0 ?
 		-errno : 0;
