@@ -56,6 +56,30 @@ enum definition_network { DEFINITION_NETWORK = 0, DEFINITION_BRIDGE = 1, DEFINIT
 enum definition_then { DEFINITION_LEAVE, DEFINITION_DESTROY, DEFINITION_SAVE, DEFINITION_SHUTDOWN, DEFINITION_SUSPEND };
 enum definition_clock { DEFINITION_UTC = 0, DEFINITION_LOCALTIME = 1 };
 
+#define DEFINITION_FORWARDS_MAX 16 /* of an interface */
+#define DEFINITION_ADDRESS_TEXT 16 /* with the NUL, as the next ones */
+#define DEFINITION_PREFIX_TEXT 20
+#define DEFINITION_FORWARD_TEXT 32
+#define DEFINITION_USER_NETWORK "10.0.2.0/24"
+
+enum definition_protocol { DEFINITION_TCP = 0, DEFINITION_UDP = 1 };
+
+/* A port of this host's that leads to one of the guest's. */
+struct definition_forward {
+	uint8_t protocol; /* enum definition_protocol */
+	char address[DEFINITION_ADDRESS_TEXT]; /* IPv4 */
+	uint16_t port, to;
+	char guest[DEFINITION_ADDRESS_TEXT]; /* the same; empty: what it gets by DHCP */
+};
+
+/* Of an interface of type user. */
+struct definition_user {
+	char network[DEFINITION_PREFIX_TEXT]; /* never empty, of type user */
+	uint32_t nforwards;
+	struct definition_forward forwards[DEFINITION_FORWARDS_MAX];
+	bool restricted, host_loopback;
+};
+
 struct definition_interface {
 	char id[16];
 	uint8_t type;	  /* enum definition_network */
@@ -63,6 +87,7 @@ struct definition_interface {
 	uint8_t mac[DEFINITION_MAC_BYTES]; /* all zero: none given */
 	uint8_t model;	  /* virtio is 0, and the only one */
 	uint8_t link;	  /* 0: up, 1: down */
+	struct definition_user user; /* all zero: of another type */
 };
 
 struct definition {
@@ -120,6 +145,11 @@ bool definition_has_mac(const struct definition_interface *i);
 /* 52:54:00 and three random bytes. Returns 0 or -errno. */
 int definition_make_mac(struct definition_interface *i, struct err *e);
 void mac_print(const uint8_t mac[DEFINITION_MAC_BYTES], char text[DEFINITION_MAC_TEXT]);
+
+/* Can only one of them be listened on? */
+bool definition_forwards_meet(const struct definition_forward *a, const struct definition_forward *b);
+/* "tcp 127.0.0.1:2222" */
+void definition_forward_print(const struct definition_forward *f, char text[DEFINITION_FORWARD_TEXT]);
 
 bool definition_has_uuid(const struct definition *d);
 /* A random one (RFC 4122, 4.4). Returns 0 or -errno. */

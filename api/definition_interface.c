@@ -118,10 +118,23 @@ static const struct key interface_rows[] = {
 	{ "link", KEY_CHOICE, .offset = INTERFACE(link), .choices = links,
 		.about = "is the cable plugged in",
 		.initial = "\"up\"" },
+	{ "network", KEY_CUSTOM, .offset = INTERFACE(user.network), .parse = definition_parse_network,
+		.about = "of a user interface: what the guest is in", .initial = "\"" DEFINITION_USER_NETWORK "\"",
+		.form = "{\"type\":\"string\",\"pattern\":\"^" KEY_IPV4_FORM "/([89]|1[0-9]|2[0-7])$\"}" },
+	{ "forwards", KEY_ARRAY, .offset = INTERFACE(user), .max = DEFINITION_FORWARDS_MAX,
+		.of = &definition_forward_keys, .parse = definition_parse_forwards,
+		.about = "of a user interface: ports of this host that lead to the guest's" },
+	{ "restrict", KEY_BOOL, .offset = INTERFACE(user.restricted),
+		.about = "of a user interface: the guest reaches nothing outside; forwards lead to it all the same",
+		.initial = "false" },
+	{ "host_loopback", KEY_BOOL, .offset = INTERFACE(user.host_loopback),
+		.about = "of a user interface: the guest reaches what listens on this host's loopback, too",
+		.initial = "false" },
 };
 const struct keys definition_interface_keys = { interface_rows, ARRAY_SIZE(interface_rows),
 	"{\"if\":{\"properties\":{\"type\":{\"const\":\"user\"}}},"
-	"\"then\":{\"properties\":{\"source\":false}},\"else\":{\"required\":[\"source\"]},"
+	"\"then\":{\"properties\":{\"source\":false}},\"else\":{\"required\":[\"source\"],\"properties\":"
+	"{\"network\":false,\"forwards\":{\"maxItems\":0},\"restrict\":{\"const\":false},\"host_loopback\":{\"const\":false}}},"
 	"\"anyOf\":[{\"not\":{\"properties\":{\"type\":{\"const\":\"bridge\"}}}},"
 	"{\"properties\":{\"source\":{\"maxLength\":15}}}]}" };
 
@@ -135,6 +148,10 @@ static int check_interface(struct parse *p, size_t n)
 		return key_error(p, "type is missing; use network, bridge or user");
 	if (i->type == DEFINITION_USER && i->source[0])
 		return key_error(p, "source: a user interface has none; leave it out");
+	if (i->type != DEFINITION_USER && !definition_user_is_plain(&i->user))
+		return key_error(p, "network, forwards, restrict and host_loopback are for type user; leave them out");
+	if (i->type == DEFINITION_USER && !i->user.network[0])
+		snprintf(i->user.network, sizeof(i->user.network), "%s", DEFINITION_USER_NETWORK);
 	if (i->type != DEFINITION_USER && !i->source[0])
 		return key_error(p, "source is missing; give the name of the %s",
 			i->type == DEFINITION_BRIDGE ? "bridge" : "network");
@@ -159,7 +176,7 @@ int definition_check_interfaces(struct parse *p)
 				return key_error(p, "interfaces[%u].mac: is the address of interfaces[%u] too",
 					i, k);
 		}
-	return 0;
+	return definition_check_forwards(p);
 }
 
 int definition_parse_interfaces(struct parse *p, struct json_object *v, void *into)

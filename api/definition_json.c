@@ -86,6 +86,8 @@ static struct json_object *interface_to_json(const struct definition_interface *
 		js_put_str(o, "mac", mac);
 	js_put_str(o, "model", "virtio");
 	js_put_str(o, "link", i->link ? "down" : "up");
+	if (i->type == DEFINITION_USER)
+		definition_put_user(o, &i->user);
 	return o;
 }
 
@@ -200,11 +202,10 @@ struct json_object *definition_warnings(const struct definition *d)
 	char text[128];
 
 	for (unsigned i = 0; i < d->ninterfaces; i++) {
-		if (d->interfaces[i].type == DEFINITION_BRIDGE || d->interfaces[i].link)
+		if (d->interfaces[i].type != DEFINITION_NETWORK || d->interfaces[i].link)
 			continue;
-		snprintf(text, sizeof(text), "interface %s: its link is down: this version has bridges, but no %s",
-			d->interfaces[i].id,
-			d->interfaces[i].type == DEFINITION_USER ? "user network" : "networks of its own");
+		snprintf(text, sizeof(text), "interface %s: its link is down: this version has bridges and user networks, "
+			"but no networks of its own", d->interfaces[i].id);
 		json_object_array_add(list, json_object_new_string(text));
 	}
 	return list;

@@ -57,6 +57,9 @@ struct keys {
 #define KEYS(name, rows) static const struct keys name = { rows, ARRAY_SIZE(rows), NULL }
 #define KEY_ID_FORM "{\"type\":\"string\",\"pattern\":\"^[A-Za-z0-9_-]{1,15}$\"}"
 
+#define KEY_BYTE_FORM "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+#define KEY_IPV4_FORM "(" KEY_BYTE_FORM "\\\\.){3}" KEY_BYTE_FORM
+
 /* An object by its table, into the struct at base. Returns 0; -EINVAL. */
 int keys_parse(struct parse *p, struct json_object *o, const struct keys *keys, void *base);
 
@@ -77,6 +80,12 @@ extern const struct keys definition_disk_keys, definition_interface_keys;
 int definition_parse_disks(struct parse *p, struct json_object *v, void *into);
 int definition_parse_interfaces(struct parse *p, struct json_object *v, void *into);
 extern const struct choice definition_formats[];
+/* Of an interface of type user. */
+extern const struct keys definition_forward_keys;
+int definition_parse_network(struct parse *p, struct json_object *v, void *into);
+int definition_parse_forwards(struct parse *p, struct json_object *v, void *into);
+bool definition_user_is_plain(const struct definition_user *u);
+void definition_put_user(struct json_object *o, const struct definition_user *u);
 extern const struct keys definition_restart_keys, definition_shutdown_keys, definition_idle_keys;
 extern const struct choice definition_stop_actions[];
 int definition_prepare_idle(struct parse *p, struct json_object *v, void *into);
@@ -86,6 +95,7 @@ void definition_put_policies(struct json_object *o, const struct definition *d);
 /* What can be said only when all is parsed: ids given out by position, things used twice. */
 int definition_check_disks(struct parse *p);
 int definition_check_interfaces(struct parse *p);
+int definition_check_forwards(struct parse *p);
 int definition_check_policy(struct parse *p);
 void definition_disks_free(struct definition *d);
 

@@ -172,6 +172,20 @@ def test_interfaces(fake):
     assert [(i["id"], i["mac"]) for i in inactive(fake, "vm1")["interfaces"]][:2] == [
         ("net0", first["mac"]), ("lan", third["mac"])]
     assert inactive(fake, "vm1")["interfaces"][2]["id"] == "net1"
+    # Of type user, and where its forwards lead.
+    fake.cairn("attach-interface", "vm1", "user", "--forward", "2222:22", "--forward", "udp:53:5353", "--forward",
+               "tcp:0.0.0.0:8080:80", "--network", "10.9.0.0/24", "--restrict", "--host-loopback")
+    last = inactive(fake, "vm1")["interfaces"][3]
+    assert (last["network"], last["restrict"], last["host_loopback"]) == ("10.9.0.0/24", True, True)
+    assert last["forwards"] == [{"protocol": "tcp", "address": "127.0.0.1", "port": 2222, "to": 22},
+                                {"protocol": "udp", "address": "127.0.0.1", "port": 53, "to": 5353},
+                                {"protocol": "tcp", "address": "0.0.0.0", "port": 8080, "to": 80}]
+    assert fake.cairn("domiflist", "vm1").stdout.splitlines()[-1] == "net2: tcp 0.0.0.0:8080 leads to port 80"
+    for bad in ("22", "a:22", "tcp:22", "1:2:3:4:5", "::", "tcp:127.0.0.1:22"):
+        assert "--forward is like tcp:127.0.0.1:2222:22" in fake.cairn(
+            "attach-interface", "vm1", "user", "--forward", bad, ok=2).stderr
+    refused(fake, "interfaces[4].forwards[0]: tcp 127.0.0.1:2222 is that of interfaces[3].forwards[0] too",
+            "attach-interface", "vm1", "user", "--forward", "2222:23", ok=2)
     # An address is one VM's, and stays when it is not said again.
     fake.define("vm2")
     refused(fake, "interfaces[0].mac: is taken by VM 'vm1'", "attach-interface", "vm2", "user", "--mac",

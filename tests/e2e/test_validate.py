@@ -17,7 +17,8 @@ UUID = "2f1c0c0e-5d3a-4b53-9c39-0d8f1c6a7b11"
 # What only the parser can say: sums, ids and paths that are there twice, lengths in bytes.
 PARSER_ALONE = re.compile(
     r"topology: |is the id of|is the address of|is that of|is the image of|is not a power of two|"
-    r"bytes long; at most|is too little|is too much|not a multiple of|raw image|and delay already")
+    r"bytes long; at most|is too little|is too much|not a multiple of|raw image|and delay already|"
+    r"is that of interfaces|is an address in a network|is no address for a guest|cannot be a guest's network")
 
 
 def cairn(*args, **kwargs):
@@ -115,7 +116,7 @@ def test_validate(tmp_path):
     r = cairn("validate", str(good))
     assert (r.returncode, r.stdout, r.stderr) == (0, f"{good} validates\n", "")
     good.write_text(json.dumps({"name": "a", "memory": "1G", "boot": {"kernel": "k"},
-                                "interfaces": [{"type": "user"}]}))
+                                "interfaces": [{"type": "network", "source": "lan"}]}))
     r = cairn("validate", str(good))
     assert r.stdout == f"{good} validates\n" and r.stderr.startswith("warning: interface net0: ")
     said = json.loads(cairn("validate", str(good), "--format", "json").stdout)

@@ -120,6 +120,14 @@ def test_values(more, key, value):
      "</interface>", "interfaces",
      [{"id": "lan", "link": "down", "type": "bridge", "source": "br0"}]),
     ("<interface type='user'/>", "interfaces", [{"type": "user"}]),
+    ("<interface type='user'><backend type='passt'/><ip family='ipv4' address='10.9.0.5' prefix='16'/>"
+     "<portForward proto='tcp' address='127.0.0.1'><range start='2222' to='22'/><range start='80'/></portForward>"
+     "<portForward proto='udp'><range start='5000' end='5001' to='6000'/></portForward></interface>", "interfaces",
+     [{"type": "user", "network": "10.9.0.0/16", "forwards": [
+         {"protocol": "tcp", "address": "127.0.0.1", "port": 2222, "to": 22},
+         {"protocol": "tcp", "address": "127.0.0.1", "port": 80, "to": 80},
+         {"protocol": "udp", "address": "0.0.0.0", "port": 5000, "to": 6000},
+         {"protocol": "udp", "address": "0.0.0.0", "port": 5001, "to": 6001}]}]),
 ])
 def test_devices(device, key, value):
     got = read(domain(devices=device))
@@ -266,6 +274,14 @@ def test_warnings_are_told_once_a_name():
     ("", "<interface type='direct'><source dev='eth0'/></interface>", '"direct" is not supported'),
     ("", "<interface type='network'/>", "has no <source network='...'/>"),
     ("", "<interface/>", "has no type; use network, bridge or user"),
+    ("", "<interface type='user'><portForward proto='tcp'/></interface>", "means all ports, which is not supported"),
+    ("", "<interface type='user'><portForward proto='tcp' dev='eth0'><range start='1'/></portForward></interface>",
+     "a forward listens on an address"),
+    ("", "<interface type='user'><portForward proto='tcp'><range start='1' end='9'/><range start='3' exclude='yes'/>"
+     "</portForward></interface>", "give the ranges that remain"),
+    ("", "<interface type='user'><portForward proto='tcp'><range start='9' end='8'/></portForward></interface>",
+     "give start, and an end that is not below it"),
+    ("", "<interface type='user'><ip address='::1'/></interface>", "is not an IPv4 address"),
     ("", "<interface type='user'><filterref filter='clean-traffic'/></interface>",
      "without it what it stops would pass"),
     ("", "<interface type='user'><vlan><tag id='42'/></vlan></interface>", "VLAN tags"),
@@ -441,7 +457,10 @@ def test_every_key_survives(fake):
                {"id": "vda", "path": "c.raw", "format": "raw", "readonly": True, "errors": "ignore"},
                {"device": "cdrom"}, {"device": "cdrom", "path": "c.raw", "format": "raw", "boot_order": 1}],
         interfaces=[{"type": "network", "source": "default"},
-                    {"id": "lan", "type": "bridge", "source": "br0", "link": "down"}, {"type": "user"}],
+                    {"id": "lan", "type": "bridge", "source": "br0", "link": "down"}, {"type": "user"},
+                    {"type": "user", "network": "10.9.0.0/24", "restrict": True, "forwards": [{"port": 2222, "to": 22}]},
+                    {"type": "user", "host_loopback": True, "forwards": [
+                        {"protocol": "udp", "address": "0.0.0.0", "port": 53, "to": 53, "guest": "10.0.2.20"}]}],
         console={"virtio": True}, guest_agent=True, rng=True, debug_exit=True, assist="off",
         on_poweroff="preserve", on_reboot="destroy", on_crash="restart", shutdown_deadline=77)
     xml = round_trip(fake, "all")

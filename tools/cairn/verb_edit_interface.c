@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
@@ -16,6 +17,64 @@ static const char *or_dash(const char *s)
 }
 
 /* ---- attach-interface ---- */
+
+static bool port_put(struct json_object *o, const char *key, const char *text)
+{
+	char *end;
+	long n = strtol(text, &end, 10);
+
+	js_put_int(o, key, n); /* the daemon says which are ports */
+	return *text && !*end;
+}
+
+/* "tcp:127.0.0.1:2222:22", "udp:53:53", "2222:22" */
+static struct json_object *forward_of(struct cli *c, const char *text)
+{
+	struct json_object *o = json_object_new_object();
+	char copy[128], *rest = copy, *parts[4] = { NULL };
+	size_t n = 0, at = 0;
+	bool good;
+
+	snprintf(copy, sizeof(copy), "%s", text);
+	while (rest && n < ARRAY_SIZE(parts))
+		parts[n++] = strsep(&rest, ":");
+	if (n > 2 && (n == 4 || !strcmp(parts[0], "tcp") || !strcmp(parts[0], "udp")))
+		js_put_str(o, "protocol", parts[at++]);
+	if (n - at == 3)
+		js_put_str(o, "address", parts[at++]);
+	good = !rest && n - at == 2 && strlen(text) < sizeof(copy) && port_put(o, "port", parts[at]) &&
+		port_put(o, "to", parts[at + 1]);
+	if (good)
+		return o;
+	json_object_put(o);
+	cli_usage(c, "--forward is like tcp:127.0.0.1:2222:22, or 2222:22 for the same, not \"%s\"", text);
+	return NULL;
+}
+
+/* Returns 0 or an exit code. */
+static int user_options(struct cli *c, struct json_object *o)
+{
+	const char *forwards[CLI_GIVEN_MAX], *network = option_value(c, "network");
+	size_t n = option_values(c, "forward", forwards, CLI_GIVEN_MAX);
+	struct json_object *list = n ? json_object_new_array() : NULL;
+
+	if (network)
+		js_put_str(o, "network", network);
+	if (option_flag(c, "restrict"))
+		js_put_bool(o, "restrict", true);
+	if (option_flag(c, "host-loopback"))
+		js_put_bool(o, "host_loopback", true);
+	if (list)
+		js_put(o, "forwards", list);
+	for (size_t i = 0; i < n; i++) {
+		struct json_object *one = forward_of(c, forwards[i]);
+
+		if (!one)
+			return CLI_USAGE;
+		json_object_array_add(list, one);
+	}
+	return 0;
+}
 
 static struct json_object *interface_of_options(struct cli *c)
 {
@@ -63,8 +122,10 @@ int verb_attach_interface(struct cli *c)
 {
 	CLEANUP_JS struct json_object *o = interface_of_options(c);
 	struct err e;
-	int r;
+	int r = user_options(c, o);
 
+	if (r)
+		return r;
 	r = change_make(c, c->pos[0], attach_edit, o, &e);
 	if (r < 0)
 		return cli_fail(&e, "Failed to attach interface");
@@ -132,6 +193,23 @@ int verb_detach_interface(struct cli *c)
 
 /* ---- domiflist ---- */
 
+/* Below the table, which is virsh's: "net0: tcp 127.0.0.1:2222 leads to port 22". */
+static void forwards_print(struct json_object *interface)
+{
+	struct json_object *list = js_get_array(interface, "forwards");
+	size_t n = list ? json_object_array_length(list) : 0;
+
+	for (size_t i = 0; i < n; i++) {
+		struct json_object *f = json_object_array_get_idx(list, i);
+		const char *guest = js_get_str(f, "guest");
+
+		printf("%s: %s %s:%d leads to port %d%s%s\n", or_dash(js_get_str(interface, "id")),
+			or_dash(js_get_str(f, "protocol")), or_dash(js_get_str(f, "address")),
+			(int)js_get_int(f, "port", 0), (int)js_get_int(f, "to", 0), guest ? " of " : "",
+			guest ? guest : "");
+	}
+}
+
 static void interfaces_print(struct json_object *list)
 {
 	static const char *const heads[] = { "Interface", "Type", "Source", "Model", "MAC" };
@@ -148,6 +226,8 @@ static void interfaces_print(struct json_object *list)
 	}
 	table_print(&t, stdout);
 	table_done(&t);
+	for (size_t i = 0; i < json_object_array_length(list); i++)
+		forwards_print(json_object_array_get_idx(list, i));
 }
 
 int verb_domiflist(struct cli *c)

@@ -24,7 +24,7 @@ static int interface_source(struct reading *r, struct _xmlNode *n, struct json_o
 			"\"%.40s\" is not supported; use network, bridge or user", type);
 	js_put_str(into, "type", type);
 	if (!strcmp(type, "user"))
-		return 0;
+		return usernet_read(r, n, into);
 	source = node_attr(node_child(n, "source"), type);
 	if (!source || !*source)
 		return reading_error(r, n, NULL, ERR_INVALID, "has no <source %s='...'/>", type);

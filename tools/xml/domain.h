@@ -8,6 +8,7 @@
 struct _xmlDoc;
 struct _xmlNode;
 struct err;
+struct json_object;
 struct reading;
 
 /* The whole document, into a reading that the caller has initialised. Returns 0; -EINVAL with a
@@ -21,6 +22,9 @@ int domain_parse(const char *text, size_t len, struct _xmlDoc **ret_doc, struct 
 /* What domain_read() does for the parts of a domain; the order counts for ids only. */
 int disks_read(struct reading *r, struct _xmlNode *domain);
 int devices_read(struct reading *r, struct _xmlNode *domain);
+
+/* Of one <interface type='user'>, into its object in the definition. (usernet.c) */
+int usernet_read(struct reading *r, struct _xmlNode *interface, struct json_object *into);
 
 /* "524288" and "KiB" as libvirt takes them: without a unit KiB, KB is 1000, K and KiB are 1024
  * bytes, upper or lower case. Rounded up to KiB. Returns 0; -EINVAL: no such unit; -ERANGE: no

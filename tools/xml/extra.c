@@ -12,13 +12,17 @@
 
 /* ---- reading ---- */
 
+/* An interface whose id no element says has it by its place. */
 static struct json_object *by_id(struct json_object *array, const char *id)
 {
+	char by_place[24];
+
 	for (size_t i = 0; i < json_object_array_length(array); i++) {
 		struct json_object *o = json_object_array_get_idx(array, i);
 		const char *its = js_get_str(o, "id");
 
-		if (its && !strcmp(its, id))
+		snprintf(by_place, sizeof(by_place), "net%zu", i);
+		if (!strcmp(its ? its : by_place, id))
 			return o;
 	}
 	return NULL;
@@ -115,7 +119,9 @@ static struct json_object *extra_of(struct json_object *want, struct json_object
 		return NULL;
 	if (json_object_is_type(want, json_type_object) && json_object_is_type(got, json_type_object))
 		return extra_make(want, got);
-	if (json_object_is_type(want, json_type_array) && json_object_is_type(got, json_type_array))
+	/* What the elements say nothing of at all is an empty array, and is taken whole. */
+	if (json_object_is_type(want, json_type_array) && json_object_is_type(got, json_type_array) &&
+		json_object_array_length(got))
 		return extra_of_arrays(want, got);
 	return json_object_get(want);
 }

@@ -216,6 +216,8 @@ static void print_interface(struct writer *w, struct json_object *o, size_t at)
 	writer_leaf(w, "model", "type", model ? model : "virtio", NULL);
 	if (link)
 		writer_leaf(w, "link", "state", link, NULL);
+	if (type && !strcmp(type, "user"))
+		usernet_print(w, o);
 	print_alias(w, js_get_str(o, "id"), id);
 	writer_close(w, "interface");
 }

@@ -5,9 +5,13 @@
 
 struct err;
 struct json_object;
+struct writer;
 
 /* id: of a VM that runs, or NULL. *ret_xml: the caller frees it. Returns 0; -EINVAL with a
  * sentence. */
 int domain_print(struct json_object *definition, const char *id, char **ret_xml, struct err *e);
+
+/* Of one interface of type user, what other types have not. (usernet.c) */
+void usernet_print(struct writer *w, struct json_object *interface);
 
 #endif

@@ -336,6 +336,81 @@ static void test_interfaces(void **state)
 		"interfaces[1].mac: is the address of interfaces[0] too");
 }
 
+#define USER "{\"type\":\"user\","
+
+static void refuse_forwards(const char *list, const char *words)
+{
+	char text[512];
+
+	snprintf(text, sizeof(text), USER "\"forwards\":%s}", list);
+	refuse_interface(text, words);
+}
+
+static void test_user_networks(void **state)
+{
+	char many[1024] = "[";
+
+	(void)state;
+	refuse_interface("{\"type\":\"bridge\",\"source\":\"b\",\"restrict\":true}",
+		"interfaces[0]: network, forwards, restrict and host_loopback are for type user");
+	refuse_interface(USER "\"network\":\"10.0.2.0\"}", "\"10.0.2.0\" is not a network such as 10.0.2.0/24, with /8 to /27");
+	for (size_t i = 0; i < 6; i++) {
+		static const char *const wrong[] = { "10.0.2.0/28", "10.0.2.0/7", "10.0.2.0/024", "10.0.2/24", "10.0.2.0/24x",
+			"111.111.111.1111/24" };
+
+		snprintf(many, sizeof(many), USER "\"network\":\"%s\"}", wrong[i]);
+		refuse_interface(many, "is not a network such as");
+	}
+	refuse_interface(USER "\"network\":\"10.9.8.7/16\"}", "is an address in a network; the network is 10.9.0.0/16");
+	refuse_interface(USER "\"network\":\"127.0.0.0/8\"}", "cannot be a guest's network");
+	refuse_interface(USER "\"network\":\"224.0.0.0/8\"}", "cannot be a guest's network");
+	refuse_forwards("{}", "interfaces[0].forwards: must be an array of {port, to}");
+	refuse_forwards("[{\"to\":22}]", "interfaces[0].forwards[0]: port is missing");
+	refuse_forwards("[{\"port\":22}]", "interfaces[0].forwards[0]: to is missing");
+	refuse_forwards("[{\"port\":0,\"to\":1}]", "interfaces[0].forwards[0].port: 0 is out of range; give 1 to 65535");
+	refuse_forwards("[{\"port\":1,\"to\":65536}]", "interfaces[0].forwards[0].to: 65536 is out of range");
+	refuse_forwards("[{\"port\":1,\"to\":1,\"protocol\":\"sctp\"}]", "protocol: \"sctp\" is not one of the choices");
+	refuse_forwards("[{\"port\":1,\"to\":1,\"address\":\"localhost\"}]", "names are not looked up");
+	refuse_forwards("[{\"port\":1,\"to\":1,\"address\":\"::1\"}]", "\"::1\" is not an IPv4 address");
+	refuse_forwards("[{\"port\":1,\"to\":1},{\"port\":1,\"to\":2}]",
+		"interfaces[0].forwards[1]: tcp 127.0.0.1:1 is that of interfaces[0].forwards[0] too");
+	refuse_forwards("[{\"port\":1,\"to\":1}]}," USER "\"forwards\":[{\"port\":1,\"to\":2,\"address\":\"0.0.0.0\"}]",
+		"interfaces[1].forwards[0]: tcp 0.0.0.0:1 is that of interfaces[0].forwards[0] too");
+	for (size_t i = 0; i < 5; i++) {
+		static const char *const wrong[] = { "10.0.2.2", "10.0.2.3", "10.0.2.0", "10.0.2.255", "10.0.3.15" };
+
+		snprintf(many, sizeof(many), "[{\"port\":1,\"to\":1,\"guest\":\"%s\"}]", wrong[i]);
+		refuse_forwards(many, "is no address for a guest in 10.0.2.0/24");
+	}
+	many[0] = '[';
+	many[1] = 0;
+	for (unsigned i = 1; i <= DEFINITION_FORWARDS_MAX + 1; i++)
+		snprintf(many + strlen(many), sizeof(many) - strlen(many), "%s{\"port\":%u,\"to\":1}", i > 1 ? "," : "", i);
+	strcat(many, "]");
+	refuse_forwards(many, "has 17 forwards; at most 16");
+}
+
+static void test_forwards_meet(void **state)
+{
+	struct definition_forward a = { DEFINITION_TCP, "127.0.0.1", 80, 80, "" }, b = a;
+	char text[DEFINITION_FORWARD_TEXT];
+
+	(void)state;
+	assert_true(definition_forwards_meet(&a, &b));
+	strcpy(b.address, "127.0.0.2");
+	assert_false(definition_forwards_meet(&a, &b));
+	strcpy(b.address, "0.0.0.0");
+	assert_true(definition_forwards_meet(&a, &b));
+	assert_true(definition_forwards_meet(&b, &a));
+	b.port = 81;
+	assert_false(definition_forwards_meet(&a, &b));
+	b.port = 80;
+	b.protocol = DEFINITION_UDP;
+	assert_false(definition_forwards_meet(&a, &b));
+	definition_forward_print(&b, text);
+	assert_string_equal(text, "udp 0.0.0.0:80");
+}
+
 static void test_cdrom(void **state)
 {
 	(void)state;
@@ -361,7 +436,7 @@ static void test_round_trip(void **state)
 		"\"backing\":[{\"path\":\"/b\",\"format\":\"raw\"}]},{\"path\":\"/c\",\"format\":\"raw\",\"readonly\":true},"
 		"{\"device\":\"cdrom\",\"boot_order\":2}],\"clock\":\"localtime\","
 		"\"interfaces\":[{\"type\":\"bridge\",\"source\":\"br0\",\"mac\":\"52:54:00:AA:bb:01\",\"link\":\"down\"},"
-		"{\"id\":\"lan\",\"type\":\"user\"}],"
+		"{\"id\":\"lan\",\"type\":\"user\",\"forwards\":[{\"port\":2222,\"to\":22,\"guest\":\"10.0.2.20\"}]}],"
 		"\"console\":{\"virtio\":true},\"guest_agent\":true,\"rng\":true,\"debug_exit\":true,\"watchdog\":{\"action\":\"inject-nmi\"},\"hugepages\":true,"
 		"\"assist\":\"off\",\"on_poweroff\":\"restart\",\"on_reboot\":\"destroy\","
 		"\"on_crash\":\"preserve\",\"restart\":{\"delay\":2,\"max_delay\":9,\"tries\":0,\"window\":7},"
@@ -392,6 +467,8 @@ static void test_round_trip(void **state)
 	i = json_object_array_get_idx(js_get_array(o, "interfaces"), 1);
 	assert_string_equal(js_get_str(i, "id"), "lan");
 	assert_null(js_get(i, "mac"));
+	assert_string_equal(js_get_str(i, "network"), "10.0.2.0/24");
+	assert_string_equal(js_get_str(json_object_array_get_idx(js_get_array(i, "forwards"), 0), "address"), "127.0.0.1");
 	assert_string_equal(js_get_str(o, "on_crash"), "preserve");
 	assert_int_equal(d->restart.delay_s, 2);
 	assert_int_equal(d->restart.max_delay_s, 9);
@@ -523,6 +600,8 @@ int main(void)
 		cmocka_unit_test(test_rest),
 		cmocka_unit_test(test_relative),
 		cmocka_unit_test(test_interfaces),
+		cmocka_unit_test(test_user_networks),
+		cmocka_unit_test(test_forwards_meet),
 		cmocka_unit_test(test_cdrom),
 		cmocka_unit_test(test_round_trip),
 		cmocka_unit_test(test_formats_are_blocks),
