@@ -4,6 +4,7 @@
 #include "api/config.h"
 #include "api/daemon.h"
 #include "api/definition.h"
+#include "api/identity.h"
 #include "api/images.h"
 #include "api/job.h"
 #include "api/js.h"
@@ -112,6 +113,7 @@ static struct json_object *result_new(struct cloning *f)
 	js_put_str(o, "first", f->targets[0].vm->def->name);
 	js_put_str(o, "last", f->targets[f->n - 1].vm->def->name);
 	js_put_uint(o, "total", loop_now_ns() - f->begun_ns);
+	identity_tell_forwards(f->def, o);
 	return o;
 }
 

@@ -268,6 +268,7 @@ int clone_plan_make(const struct vm *source, const struct clone_how *how, struct
 	if (!p->defs)
 		abort(); /* as for any call that could not be answered */
 	json_object_object_del(o, "uuid");
+	identity_drop_forwards(o);
 	for (unsigned i = 0; i < p->n && !r; i++)
 		r = clone_define(source, how, i, o, &p->defs[i], e);
 	if (r < 0)

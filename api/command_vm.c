@@ -3,6 +3,7 @@
 #include "api/config.h"
 #include "api/conn.h"
 #include "api/daemon.h"
+#include "api/forwards.h"
 #include "api/identity.h"
 #include "api/image_users.h"
 #include "api/js.h"
@@ -141,6 +142,7 @@ static void definition_replace(struct vm *vm, struct definition *def)
 	else
 		definition_free(vm->def);
 	vm->def = def;
+	forwards_redefined(vm);
 	if (!vm->live)
 		return;
 	/* No guest sees these: they are so at once. */

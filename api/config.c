@@ -1,5 +1,6 @@
 #include "api/config.h"
 #include "api/definition.h"
+#include "api/usernet.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
@@ -52,6 +53,8 @@ int config_open_file(const struct config_file *f, struct err *e)
 	CLEANUP_CLOSE int fd = -1;
 	struct stat st;
 
+	if (f->forward)
+		return forward_listen(f->forward, f->key, e);
 	if (!f->path)
 		return open_nothing(f, e);
 	fd = open(f->path, (f->write ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
@@ -99,6 +102,7 @@ static int file_add(struct config_files *files, const char *key, const char *pat
 	f->path = path;
 	f->write = write;
 	f->block = block;
+	f->forward = NULL;
 	return (int)files->n++;
 }
 
@@ -200,6 +204,7 @@ static void config_fill(struct vm_config *v, const struct definition *d)
 		snprintf(v->interfaces[i].id, sizeof(v->interfaces[i].id), "%s", d->interfaces[i].id);
 		memcpy(v->interfaces[i].mac, d->interfaces[i].mac, sizeof(v->interfaces[i].mac));
 		v->interfaces[i].tap_fd = VM_NO_FD;
+		v->interfaces[i].plain = d->interfaces[i].type == DEFINITION_USER;
 	}
 	v->log_fd = VM_NO_FD;
 	v->end_fd = VM_NO_FD;
@@ -227,6 +232,27 @@ int config_prepare(const struct definition *d, bool images_only, struct config *
 	return r;
 }
 
+int config_prepare_forwards(const struct definition *d, struct config *c, struct config_files *files, struct err *e)
+{
+	char key[64];
+
+	for (unsigned i = 0; i < d->ninterfaces; i++) {
+		const struct definition_interface *n = &d->interfaces[i];
+
+		for (unsigned k = 0; !n->link && k < n->user.nforwards; k++) {
+			int at;
+
+			snprintf(key, sizeof(key), "interfaces[%u].forwards[%u]", i, k);
+			at = file_add(files, key, NULL, false, false, e);
+			if (at < 0)
+				return at;
+			files->list[at].forward = &n->user.forwards[k];
+			c->nforwards++;
+		}
+	}
+	return 0;
+}
+
 int config_open(const struct definition *d, struct config *c, struct err *e)
 {
 	struct config_files files;
@@ -245,5 +271,5 @@ void config_done(struct config *c)
 {
 	for (unsigned i = 0; i < c->nfds; i++)
 		close(c->fds[i]);
-	c->nfds = 0;
+	c->nfds = c->nforwards = 0;
 }

@@ -8,12 +8,14 @@
 #include <stdbool.h>
 
 struct definition;
+struct definition_forward;
 struct err;
 
 struct config {
 	struct vm_config vm;
 	int fds[CHANNEL_FDS_MAX]; /* owned */
 	unsigned nfds;
+	unsigned nforwards; /* how many of them, the last ones, are sockets of forwards (api/usernet.h) */
 };
 
 /* A file to open; its index in the list is its fd's in the configuration. */
@@ -21,6 +23,7 @@ struct config_file {
 	char key[64]; /* "disks[0].path" */
 	const char *path; /* the definition's; NULL: an empty one, for a drive without a medium */
 	bool write, block; /* a block device will do as well */
+	const struct definition_forward *forward; /* NULL: a file; else a socket that listens there */
 };
 
 struct config_files {
@@ -33,6 +36,9 @@ struct config_files {
  * the caller's to set afterwards. Returns 0; -EINVAL: too many files. */
 int config_prepare(const struct definition *d, bool images_only, struct config *ret_c,
 	struct config_files *ret_files, struct err *e);
+/* The sockets of the forwards of all user interfaces whose link is up, in order, behind what is in both. Returns 0;
+ * -EINVAL: too many. */
+int config_prepare_forwards(const struct definition *d, struct config *c, struct config_files *files, struct err *e);
 /* Returns an owned fd; -errno with the path to the key. */
 int config_open_file(const struct config_file *f, struct err *e);
 /* All of them. Returns 0; -errno, and c holds none. */

@@ -2,8 +2,9 @@
 #include "api/audit.h"
 #include "api/autostart.h"
 #include "api/conn.h"
-#include "api/event_log.h"
 #include "api/batch.h"
+#include "api/event_log.h"
+#include "api/forwards.h"
 #include "api/import.h"
 #include "api/job.h"
 #include "api/js.h"
@@ -288,6 +289,7 @@ static void policies_go(struct daemon *d)
 		restart_take_up(vm);
 		shutdown_take_up(vm);
 		idle_follow(vm);
+		forwards_follow(vm);
 	}
 	autostart_go(d);
 }
@@ -359,6 +361,7 @@ void daemon_close(struct daemon *d)
 	scheduler_free(d->scheduler);
 	d->scheduler = NULL;
 	vm_free_all(d);
+	forwards_processes_free(d);
 	jobs_free(d);
 	permissions_done(&d->permissions);
 	audit_close(d->audit);

@@ -21,6 +21,7 @@ struct server;
 struct stop;
 struct store;
 struct store_work;
+struct usernet;
 struct vm;
 
 /* What the host bears. 0: no limit. */
@@ -38,7 +39,7 @@ struct daemon_paths {
 	char vm_program[PATH_MAX];
 	struct daemon_limits limits;
 	const char *bridges_for_all; /* with commas; NULL: none (api/tap.h) */
-	char archive_program[PATH_MAX];
+	char archive_program[PATH_MAX], slirp_program[PATH_MAX];
 	bool system; /* root's, shared by a group */
 	int listening; /* a socket at that path that was passed to us; taken. -1: none */
 };
@@ -62,6 +63,7 @@ struct daemon {
 	unsigned next_job;  /* number in the last id that was made */
 	unsigned adopting;  /* VM processes that have not answered yet */
 	struct limit_users refusals; /* told of */
+	struct usernet *usernets; /* cairn-slirp's that have not ended (api/forwards.c) */
 	struct vm *starts_wait; /* for one that is under way to end; by vm->start_next */
 	int log_level;	    /* handed to VM processes */
 };

@@ -152,6 +152,7 @@ static int clones_define(struct fork *f, const struct fork_how *how, struct err 
 
 	json_object_object_del(source, "uuid");
 	macs_drop(source);
+	identity_drop_forwards(source);
 	for (unsigned i = 0; i < f->n && !r; i++) {
 		f->clones[i].fork = f;
 		if (how->count)
@@ -258,6 +259,7 @@ static struct json_object *result_new(struct fork *f)
 	js_put_uint(o, "pause", f->pause_ns);
 	js_put_uint(o, "total", loop_now_ns() - f->begun_ns);
 	js_put_uint(o, "ram-bytes-written", f->ram_bytes_written);
+	identity_tell_forwards(f->source->def, o);
 	return o;
 }
 

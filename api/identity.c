@@ -1,6 +1,7 @@
 #include "api/identity.h"
 #include "api/daemon.h"
 #include "api/definition.h"
+#include "api/js.h"
 #include "api/vm.h"
 #include "base/err.h"
 
@@ -66,4 +67,28 @@ int identity_complete(struct daemon *d, struct definition *def, const struct vm 
 				holder->def->name);
 	}
 	return 0;
+}
+
+void identity_drop_forwards(struct json_object *o)
+{
+	struct json_object *list = js_get_array(o, "interfaces");
+
+	for (size_t i = 0; i < json_object_array_length(list); i++)
+		json_object_object_del(json_object_array_get_idx(list, i), "forwards");
+}
+
+void identity_tell_forwards(const struct definition *source, struct json_object *result)
+{
+	struct json_object *list = json_object_new_array();
+	char text[DEFINITION_FORWARD_TEXT];
+
+	for (unsigned i = 0; i < source->ninterfaces; i++)
+		for (unsigned k = 0; k < source->interfaces[i].user.nforwards; k++) {
+			definition_forward_print(&source->interfaces[i].user.forwards[k], text);
+			json_object_array_add(list, json_object_new_string(text));
+		}
+	if (json_object_array_length(list))
+		js_put(result, "forwards-left-out", list);
+	else
+		json_object_put(list);
 }

@@ -32,6 +32,9 @@ static struct policy_sample sample_of(const struct vm_info *i)
 		s.cpu_ns += i->vcpu_ns[n];
 	for (uint32_t n = 0; n < MIN(i->ndisks, VM_DISKS_MAX); n++)
 		s.requests += i->disks[n].rd_reqs + i->disks[n].wr_reqs + i->disks[n].fl_reqs;
+	/* What it receives may be others' noise. */
+	for (uint32_t n = 0; n < MIN(i->ninterfaces, VM_INTERFACES_MAX); n++)
+		s.bytes += i->interfaces[n].tx_bytes;
 	return s;
 }
 
@@ -48,18 +51,32 @@ static void look_later(struct vm *vm)
 
 /* ---- to sleep ---- */
 
+static void wake_begin(struct vm *vm, void (*done)(void *opaque, int r, const struct err *e), void *opaque);
+
+static void disturbed_woken(void *opaque, int r, const struct err *e)
+{
+	struct vm *vm = opaque;
+
+	if (r < 0)
+		log_warn("idle", "VM '%s' is not woken: %s", vm->def->name, e->msg);
+}
+
 static void suspended(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct vm *vm = opaque;
 
 	(void)a;
-	vm->idle.asking = false;
+	vm->idle.asking = vm->idle.falling = false;
 	if (r < 0)
 		log_info("idle", "VM '%s': not suspended: %s", vm->def->name, e->msg);
 	else
 		vm_move(vm, VM_SAW_PAUSED, REASON, NULL, 0);
 	vm->idle.suspending = false;
 	idle_follow(vm);
+	if (vm->idle.disturbed && idle_sleeps(vm))
+		wake_begin(vm, disturbed_woken, vm);
+	else
+		vm->idle.by[0] = 0;
 }
 
 /* Its reason tells that it may be woken. */
@@ -67,7 +84,8 @@ static void saved(struct job *j, void *opaque)
 {
 	struct vm *vm = opaque;
 
-	vm->idle.asking = false;
+	vm->idle.asking = vm->idle.falling = false;
+	vm->idle.by[0] = 0;
 	if (!j->failed && vm->state == VM_SAVED)
 		vm_say_reason(vm, REASON, "");
 	if (!j->failed)
@@ -80,7 +98,9 @@ static void sleep_begin(struct vm *vm)
 	struct job *j;
 	struct err e;
 
-	vm->idle.asking = true;
+	vm->idle.asking = vm->idle.falling = true;
+	vm->idle.disturbed = false;
+	vm->idle.by[0] = 0;
 	if (vm_live(vm)->idle_action != DEFINITION_SAVE) {
 		vm->idle.suspending = true;
 		vm_process_request(vm->proc, VM_MSG_STOP, NULL, 0, -1, REQUEST_TIMEOUT_NS, suspended, vm);
@@ -88,7 +108,7 @@ static void sleep_begin(struct vm *vm)
 	}
 	if (save_managed(vm, SAVE_THEN_RUNNING, NULL, NULL, &j, &e) < 0) {
 		log_info("idle", "VM '%s': not saved: %s", vm->def->name, e.msg);
-		vm->idle.asking = false;
+		vm->idle.asking = vm->idle.falling = false;
 		idle_follow(vm);
 		return;
 	}
@@ -145,14 +165,19 @@ const char *idle_reason(const struct vm *vm, const struct vm_event *ev)
 		return NULL;
 	if (ev->phase == VM_PHASE_PAUSED && vm->idle.suspending)
 		return REASON;
-	return ev->phase == VM_PHASE_RUNNING && vm->idle.waking ? "woken" : NULL;
+	return ev->phase == VM_PHASE_RUNNING && vm->idle.waking ? IDLE_WOKEN : NULL;
 }
 
 /* ---- waking ---- */
 
+bool idle_sleeps(const struct vm *vm)
+{
+	return (vm->state == VM_PAUSED || vm->state == VM_SAVED) && !strcmp(vm->reason, REASON);
+}
+
 bool idle_has_to_wake(const struct vm *vm, enum vm_trigger t)
 {
-	return (vm->state == VM_PAUSED || vm->state == VM_SAVED) && !strcmp(vm->reason, REASON) &&
+	return idle_sleeps(vm) &&
 		(t == VM_ASK_CONSOLE || t == VM_ASK_SHUTDOWN || t == VM_ASK_REBOOT);
 }
 
@@ -169,12 +194,13 @@ static void woken(void *opaque, int r, const struct vm_answer *a, const struct e
 	(void)a;
 	free(opaque);
 	if (!r)
-		vm_move(w.vm, VM_SAW_RUNNING, "woken", NULL, 0);
+		vm_move(w.vm, VM_SAW_RUNNING, IDLE_WOKEN, w.vm->idle.by, 0);
 	w.vm->idle.waking = false;
+	w.vm->idle.by[0] = 0;
 	w.done(w.opaque, r, e);
 }
 
-void idle_wake(struct vm *vm, void (*done)(void *opaque, int r, const struct err *e), void *opaque)
+static void wake_begin(struct vm *vm, void (*done)(void *opaque, int r, const struct err *e), void *opaque)
 {
 	struct vm_start_how how = { .state_fd = -1, .done = done, .opaque = opaque };
 	struct wake *w;
@@ -189,4 +215,33 @@ void idle_wake(struct vm *vm, void (*done)(void *opaque, int r, const struct err
 	*w = (struct wake){ vm, done, opaque };
 	vm->idle.waking = true;
 	vm_process_request(vm->proc, VM_MSG_CONT, NULL, 0, -1, REQUEST_TIMEOUT_NS, woken, w);
+}
+
+void idle_wake(struct vm *vm, void (*done)(void *opaque, int r, const struct err *e), void *opaque)
+{
+	vm->idle.by[0] = 0;
+	wake_begin(vm, done, opaque);
+}
+
+/* It is being suspended or saved. What is suspended is woken at once; a save is called off, or it would break the
+ * connection. */
+static void disturb(struct vm *vm)
+{
+	struct err e;
+
+	vm->idle.disturbed = true;
+	if (vm->job && vm->state != VM_SAVED && vm_live(vm)->idle_action == DEFINITION_SAVE && job_cancel(vm->job, &e) < 0)
+		log_info("idle", "VM '%s': it is saved although somebody connects: %s", vm->def->name, e.msg);
+}
+
+void idle_wake_by(struct vm *vm, const char *forward, void (*done)(void *opaque, int r, const struct err *e), void *opaque)
+{
+	vm->idle.look.begun = false;
+	if (!vm->idle.falling && (!idle_sleeps(vm) || vm->idle.waking || vm->starting || vm->start_waits))
+		return;
+	snprintf(vm->idle.by, sizeof(vm->idle.by), "by forward %s", forward);
+	if (vm->idle.falling)
+		disturb(vm);
+	else
+		wake_begin(vm, done, opaque);
 }

@@ -67,6 +67,23 @@ static int opener_start(struct opener *o, struct loop *l, const struct config_fi
 	return errand_begin(l, &s, &o->errand, e);
 }
 
+static bool images_only(enum opener_what what)
+{
+	return what == OPENER_IMAGES || what == OPENER_IMAGES_READ;
+}
+
+static int prepare(const struct definition *d, enum opener_what what, struct config *c, struct config_files *files,
+	struct err *e)
+{
+	int r = config_prepare(d, images_only(what), c, files, e);
+
+	if (what == OPENER_FORWARDS)
+		files->n = 0;
+	if (!r && (what == OPENER_START || what == OPENER_FORWARDS))
+		r = config_prepare_forwards(d, c, files, e);
+	return r;
+}
+
 static void only_read(struct config *c, struct config_files *files)
 {
 	for (unsigned i = 0; i < files->n; i++)
@@ -82,7 +99,7 @@ void opener_open(struct loop *l, const struct definition *d, enum opener_what wh
 	struct opener *o;
 	struct config c;
 	struct err e;
-	int r = config_prepare(d, what != OPENER_ALL, &c, &files, &e);
+	int r = prepare(d, what, &c, &files, &e);
 
 	if (!r && what == OPENER_IMAGES_READ)
 		only_read(&c, &files);

@@ -17,6 +17,8 @@ enum opener_what {
 	OPENER_ALL,
 	OPENER_IMAGES,	    /* no kernel and no initrd */
 	OPENER_IMAGES_READ, /* the same, and none for writing */
+	OPENER_START,	    /* all, and the sockets of forwards */
+	OPENER_FORWARDS,    /* these alone */
 };
 
 /* d: borrowed for this call alone.

@@ -170,8 +170,10 @@ int paths_for_daemon(const char *state_dir, const char *socket, const char *vm_p
 		r = qmp_dir_name(p, e);
 	if (!r)
 		r = paths_vm_program(vm_program, p->vm_program, sizeof(p->vm_program), e);
-	/* Without it only export and import fail. */
+	/* Without them only export and import fail, and starts of VMs with a user network. */
 	if (!r && paths_helper("cairn-archive", p->archive_program, sizeof(p->archive_program), NULL) < 0)
 		snprintf(p->archive_program, sizeof(p->archive_program), "cairn-archive");
+	if (!r && paths_helper("cairn-slirp", p->slirp_program, sizeof(p->slirp_program), NULL) < 0)
+		snprintf(p->slirp_program, sizeof(p->slirp_program), "cairn-slirp");
 	return r;
 }

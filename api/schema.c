@@ -463,6 +463,9 @@ static const struct field io_error_data[] = { FIELD_VM,
 	{ "action", FIELD_STRING, REQUIRED, "report, stop or ignore" },
 	{ "nospace", FIELD_BOOL, REQUIRED, "no space was the cause" },
 	{ "reason", FIELD_STRING, REQUIRED, "the errno in words, or \"image corrupt\"" }, FIELD_LEFT_OUT, END };
+static const struct field link_data[] = { FIELD_VM,
+	{ "device", FIELD_STRING, REQUIRED, "id of the interface" },
+	{ "detail", FIELD_STRING, REQUIRED, "what is gone" }, END };
 static const struct field device_data[] = { FIELD_VM,
 	{ "device", FIELD_STRING, REQUIRED, "that needs a reset by its driver" }, FIELD_LEFT_OUT, END };
 static const struct field change_data[] = { FIELD_VM,
@@ -524,6 +527,8 @@ static const struct event_spec events[EVENT_ID_COUNT] = {
 	[EVENT_BLOCK_IO_ERROR] = { "BLOCK_IO_ERROR", "an image failed a request", io_error_data, false, false },
 	[EVENT_DEVICE_NEEDS_RESET] = { "DEVICE_NEEDS_RESET", "the driver broke the device's rules",
 		device_data, false, false },
+	[EVENT_LINK_LOST] = { "LINK_LOST", "what an interface was plugged into is gone: its link is down until the VM starts anew",
+		link_data, false, false },
 	[EVENT_VM_STATE_CHANGE] = { "VM_STATE_CHANGE", "any change of state", change_data, false, false },
 	[EVENT_SHUTDOWN_PLAN] = { "SHUTDOWN_PLAN", "a shutdown or a reboot that was asked for", plan_data, false,
 		false },

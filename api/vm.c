@@ -1,5 +1,6 @@
 #include "api/vm.h"
 #include "api/daemon.h"
+#include "api/forwards.h"
 #include "api/images.h"
 #include "api/js.h"
 #include "api/opener.h"
@@ -108,6 +109,7 @@ bool vm_is_pending(const struct vm *vm)
 
 static void vm_free(struct vm *vm)
 {
+	forwards_free(vm);
 	opener_free(vm->opener);
 	images_free(vm->images);
 	if (vm->how.state_fd >= 0)
@@ -273,6 +275,7 @@ void vm_say_reason(struct vm *vm, const char *reason, const char *detail)
 	snprintf(vm->reason, sizeof(vm->reason), "%s", reason);
 	snprintf(vm->detail, sizeof(vm->detail), "%s", detail);
 	vm_save(vm);
+	forwards_follow(vm);
 	vm_emit_change(vm, vm->state);
 }
 
@@ -300,6 +303,7 @@ void vm_move(struct vm *vm, enum vm_trigger t, const char *reason, const char *d
 		vm->reason, vm->detail[0] ? ": " : "", vm->detail);
 	vm_save(vm);
 	idle_follow(vm);
+	forwards_follow(vm);
 	emit_qmp(vm, row->event);
 	vm_emit_change(vm, from);
 	qmp_follow(vm);

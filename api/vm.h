@@ -15,6 +15,7 @@
 
 struct call;
 struct daemon;
+struct forwards;
 struct images;
 struct job;
 struct json_object;
@@ -94,6 +95,7 @@ struct vm {
 	struct restart restart;
 	struct shutdown shutdown;
 	struct idle idle;
+	struct forwards *forwards; /* sockets that it is woken by; NULL: none yet */
 	bool autostart;
 	struct vm *start_next; /* behind this one, of the starts that wait */
 };

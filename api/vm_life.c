@@ -87,6 +87,15 @@ static void emit_watchdog(struct vm *vm, int64_t action)
 	emit_of_guest(vm, &vm->told.watchdog, EVENT_WATCHDOG, data);
 }
 
+static void emit_link_lost(struct vm *vm, const struct vm_event *ev)
+{
+	struct json_object *data = json_object_new_object();
+
+	js_put_str(data, "device", ev->device);
+	js_put_str(data, "detail", ev->detail);
+	daemon_emit(vm->daemon, EVENT_LINK_LOST, vm->def->name, data);
+}
+
 static void emit_needs_reset(struct vm *vm, const struct vm_event *ev)
 {
 	struct json_object *data = json_object_new_object();
@@ -151,7 +160,8 @@ static void phase_event(struct vm *vm, const struct vm_event *ev)
 	if (ev->phase == VM_PHASE_RUNNING ||
 		(ev->phase == VM_PHASE_PAUSED && ev->reason != VM_REASON_SAVING))
 		save_runs_on(vm);
-	vm_move(vm, triggers[ev->phase], idle ? idle : vm_reason_name(ev->reason), ev->detail, ev->value);
+	vm_move(vm, triggers[ev->phase], idle ? idle : vm_reason_name(ev->reason),
+		idle && ev->phase == VM_PHASE_RUNNING ? vm->idle.by : ev->detail, ev->value);
 	dump_by_policy(vm);
 }
 
@@ -210,6 +220,9 @@ static void life_event(void *opaque, const struct vm_event *ev)
 		break;
 	case VM_EVENT_NEEDS_RESET:
 		emit_needs_reset(vm, ev);
+		break;
+	case VM_EVENT_LINK_LOST:
+		emit_link_lost(vm, ev);
 		break;
 	case VM_EVENT_SNAPSHOT_RECOVERED:
 		vm_emit_recovered(vm, ev);

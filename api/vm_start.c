@@ -4,6 +4,7 @@
 #include "api/command.h"
 #include "api/config.h"
 #include "api/daemon.h"
+#include "api/forwards.h"
 #include "api/image_users.h"
 #include "api/images.h"
 #include "api/job.h"
@@ -258,13 +259,15 @@ static void start_failed(struct vm *vm, const struct err *e)
 	snprintf(vm->reason, sizeof(vm->reason), "failed");
 	snprintf(vm->detail, sizeof(vm->detail), "%.380s", e->msg);
 	vm_save(vm);
+	vm->idle.by[0] = 0;
+	forwards_follow(vm);
 	start_answer(vm, -EREMOTEIO, e);
 }
 
 static void start_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct vm *vm = opaque;
-	const char *reason = vm->restoring ? "restored" : "booted";
+	const char *reason = vm->idle.by[0] ? IDLE_WOKEN : vm->restoring ? "restored" : "booted";
 	struct err stopped;
 
 	(void)a;
@@ -288,7 +291,8 @@ static void start_done(void *opaque, int r, const struct vm_answer *a, const str
 	if (vm->how.paused)
 		vm_move(vm, VM_ASK_START_PAUSED, vm->restoring ? reason : "user", NULL, 0);
 	else
-		vm_move(vm, VM_ASK_START, reason, NULL, 0);
+		vm_move(vm, VM_ASK_START, reason, vm->idle.by, 0);
+	vm->idle.by[0] = 0;
 	start_answer(vm, 0, NULL);
 }
 
@@ -362,6 +366,8 @@ static int start_with(struct vm *vm, struct config *c, struct err *e)
 	if (!r)
 		r = taps_add(c, vm->def, vm->daemon->paths->bridges_for_all, e);
 	if (!r)
+		r = forwards_start(vm, c, e);
+	if (!r)
 		r = state_add(vm, c, &hold, e);
 	if (!r && hold)
 		r = managed_hold(vm, c, e);
@@ -406,7 +412,9 @@ static void start_opened(void *opaque, int r, struct config *c, const struct err
 			config_done(c);
 		return;
 	}
-	vm->start_waits = false;
+	vm->start_waits = r == -EADDRINUSE && forwards_start_waits(vm);
+	if (vm->start_waits)
+		return;
 	if (!r) {
 		r = start_with(vm, c, &own);
 		e = &own;
@@ -443,7 +451,7 @@ static void start_now(struct vm *vm)
 
 	if (start_has_to_wait(vm))
 		return;
-	opener_open(vm->daemon->loop, vm->def, OPENER_ALL, start_opened, vm, &o);
+	opener_open(vm->daemon->loop, vm->def, forwards_are_held(vm) ? OPENER_ALL : OPENER_START, start_opened, vm, &o);
 	if (!o)
 		return; /* and vm may be no more, or waits for its managed save */
 	vm->opener = o;
@@ -500,6 +508,8 @@ void vm_start(struct vm *vm, const struct vm_start_how *how)
 
 	if (!r)
 		r = image_check_writable(vm, "start", &e);
+	if (!r)
+		r = forwards_check_free(vm, &e);
 	if (!r)
 		r = check_room(vm, &e);
 	if (r < 0) {

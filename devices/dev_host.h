@@ -24,6 +24,7 @@ enum dev_event_kind {
 	DEV_EVENT_IO_ERROR,	/* value: errno; the device's error policy is in `stop` */
 	DEV_EVENT_NEEDS_RESET,	/* the guest's driver broke a ring; the device has stopped */
 	DEV_EVENT_WATCHDOG,	/* the guest did not look after it in time */
+	DEV_EVENT_LINK_LOST,	/* what an interface was plugged into is gone; detail says what */
 };
 
 struct dev_event {

@@ -29,10 +29,11 @@ enum { RX = 0, TX = 1 };
 enum { CONFIG_MAC = 0, CONFIG_STATUS = 6, CONFIG_MTU = 10, CONFIG_BYTES = 12 };
 enum { STATUS_LINK_UP = 1 };
 
-#define F_OFFERED                                                                                  \
-	(NET_F_CSUM | NET_F_GUEST_CSUM | NET_F_MTU | NET_F_MAC | NET_F_GUEST_TSO4 |                \
-		NET_F_GUEST_TSO6 | NET_F_GUEST_ECN | NET_F_HOST_TSO4 | NET_F_HOST_TSO6 |           \
-		NET_F_HOST_ECN | NET_F_MRG_RXBUF | NET_F_STATUS)
+#define F_ALWAYS (NET_F_MTU | NET_F_MAC | NET_F_MRG_RXBUF | NET_F_STATUS)
+/* What is left to the other side. */
+#define F_OFFLOADS                                                                                 \
+	(NET_F_CSUM | NET_F_GUEST_CSUM | NET_F_GUEST_TSO4 | NET_F_GUEST_TSO6 | NET_F_GUEST_ECN |   \
+		NET_F_HOST_TSO4 | NET_F_HOST_TSO6 | NET_F_HOST_ECN)
 
 struct net_counters {
 	_Atomic uint64_t bytes, packets, errors, drops;
@@ -43,6 +44,7 @@ struct virtio_net {
 	struct virtio_pci pci;
 	struct net_counters rx, tx;
 	_Atomic bool link_up;
+	bool plain;
 
 	/* the loop's: */
 	int tap_fd; /* -1: none, or lost */
@@ -89,17 +91,20 @@ static void config_changed(struct virtio_net *n)
 		n->v.transport_ops->config_interrupt(n->v.transport);
 }
 
-/* Somebody has removed the device on the host: as if the cable were pulled. */
+/* Somebody has removed the device on the host, or the process is gone that it led to: as if the cable were pulled. */
 static void tap_lost(struct virtio_net *n, int error)
 {
-	log_warn(n->v.dev.name, "its tap device is gone (%s): the link is down until the VM starts anew",
-		strerror(error));
+	struct dev_event ev = { .kind = DEV_EVENT_LINK_LOST, .device = n->v.dev.name,
+		.detail = n->plain ? "the process of its network has ended" : "its tap device is gone" };
+
+	log_warn(n->v.dev.name, "%s (%s): the link is down until the VM starts anew", ev.detail, strerror(error));
 	loop_unwatch(n->watch);
 	n->watch = NULL;
 	n->tap_fd = -1;
 	n->held = 0;
 	link_set(n, false);
 	config_changed(n);
+	dev_event(n->v.host, &ev);
 }
 
 static unsigned offload_wanted(uint64_t features)
@@ -122,7 +127,7 @@ static void offload_update(struct virtio_net *n)
 {
 	unsigned want = offload_wanted(n->v.features);
 
-	if (want == n->offload)
+	if (n->plain || want == n->offload)
 		return;
 	if (ioctl(n->tap_fd, TUNSETOFFLOAD, (unsigned long)want) < 0)
 		log_info(n->v.dev.name, "the tap device keeps its offloads: %s", strerror(errno));
@@ -141,7 +146,7 @@ static int packet_read(struct virtio_net *n)
 	} while (got < 0 && errno == EINTR);
 	if (got <= 0) {
 		if (got == 0 || errno != EAGAIN)
-			tap_lost(n, got ? errno : ENODEV);
+			tap_lost(n, got ? errno : n->plain ? EPIPE : ENODEV);
 		return 0;
 	}
 	n->held = (uint32_t)got;
@@ -279,7 +284,7 @@ static void frame_write(struct virtio_net *n, uint8_t *header, const struct iove
 	} while (done < 0 && errno == EINTR);
 	if (done >= 0)
 		count_frame(&n->tx, bytes);
-	else if (errno == EBADFD)
+	else if (errno == EBADFD || errno == EPIPE || errno == ECONNRESET)
 		tap_lost(n, errno);
 	else
 		count(errno == EINVAL ? &n->tx.errors : &n->tx.drops, 1);
@@ -437,7 +442,8 @@ static void net_fill_config(struct virtio_net *n, const struct virtio_net_config
 	n->v.config_bytes = CONFIG_BYTES;
 	memcpy(n->v.config + CONFIG_MAC, c->mac, sizeof(c->mac));
 	store_le16(n->v.config + CONFIG_MTU, c->mtu ? c->mtu : MTU_DEFAULT);
-	n->v.features_offered |= F_OFFERED;
+	n->v.features_offered |= c->plain ? F_ALWAYS : F_ALWAYS | F_OFFLOADS;
+	n->plain = c->plain;
 	link_set(n, c->tap_fd >= 0);
 }
 

@@ -626,9 +626,10 @@ static void disk_corrupt(struct vm *vm, const struct queued *q)
 	phase_set(vm, VM_PHASE_PAUSED, VM_REASON_IMAGE_CORRUPT, q->ev.value, detail);
 }
 
-static void device_broken(struct vm *vm, const struct queued *q)
+/* What the device says, as it says it. */
+static void device_tell(struct vm *vm, enum vm_event_kind kind, const struct queued *q)
 {
-	struct vm_event ev = event_new(vm, VM_EVENT_NEEDS_RESET);
+	struct vm_event ev = event_new(vm, kind);
 
 	snprintf(ev.device, sizeof(ev.device), "%s", q->device);
 	memcpy(ev.detail, q->detail, sizeof(ev.detail));
@@ -698,7 +699,10 @@ static void queued_handle(struct vm *vm, const struct queued *q)
 		disk_error(vm, q);
 		break;
 	case DEV_EVENT_NEEDS_RESET:
-		device_broken(vm, q);
+		device_tell(vm, VM_EVENT_NEEDS_RESET, q);
+		break;
+	case DEV_EVENT_LINK_LOST:
+		device_tell(vm, VM_EVENT_LINK_LOST, q);
 		break;
 	case DEV_EVENT_WATCHDOG:
 		watchdog_bit(vm);

@@ -127,6 +127,7 @@ enum vm_event_kind {
 	VM_EVENT_WATCHDOG,	 /* value: enum vm_watchdog_action, which is done next */
 	VM_EVENT_RESET_DELAYED, /* the guest resets in a loop: in value ns; total: how often so far */
 	VM_EVENT_AGENT,		 /* value: enum vm_agent_state */
+	VM_EVENT_LINK_LOST,	 /* device: an interface whose other side is gone; detail */
 	VM_EVENT_KIND_COUNT,
 };
 
@@ -191,7 +192,7 @@ struct vm_interface {
 	uint8_t mac[6];
 	uint16_t tap_fd; /* VM_NO_FD: none, the link is down */
 	uint16_t mtu;	 /* 0: 1500 */
-	uint16_t reserved;
+	uint16_t plain;	 /* 1: the fd is a socket, whose other side finishes no checksums and segments; also without one */
 };
 
 struct vm_config {

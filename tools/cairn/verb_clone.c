@@ -24,6 +24,14 @@ static int count_take(struct cli *c, struct json_object *args)
 	return 0;
 }
 
+/* Why it cannot be reached as its source can. */
+static void forwards_print(struct json_object *list)
+{
+	for (size_t i = 0; list && i < json_object_array_length(list); i++)
+		printf("left out: forward %s, which leads to its source\n",
+			json_object_get_string(json_object_array_get_idx(list, i)));
+}
+
 static void figures_print(struct json_object *o)
 {
 	char written[24];
@@ -43,10 +51,14 @@ static int result_print(struct cli *c, struct json_object *o)
 	const char *first = js_get_str(o, "first"), *last = js_get_str(o, "last");
 
 	if (!first || !last || !strcmp(first, last))
-		return job_result_print(c, o, figures_print, "Domain '%s' cloned as '%s'", c->pos[0],
+		job_result_print(c, o, figures_print, "Domain '%s' cloned as '%s'", c->pos[0],
 			first ? first : c->pos[1]);
-	return job_result_print(c, o, figures_print, "Domain '%s' cloned %d times, as '%s' to '%s'",
-		c->pos[0], (int)js_get_int(o, "count", 0), first, last);
+	else
+		job_result_print(c, o, figures_print, "Domain '%s' cloned %d times, as '%s' to '%s'",
+			c->pos[0], (int)js_get_int(o, "count", 0), first, last);
+	if (c->format == CLI_TABLE)
+		forwards_print(js_get_array(o, "forwards-left-out"));
+	return CLI_OK;
 }
 
 /* ---- of a VM that is off ---- */

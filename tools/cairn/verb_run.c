@@ -6,6 +6,7 @@
 #include "api/definition.h"
 #include "api/paths.h"
 #include "api/tap.h"
+#include "api/usernet.h"
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/util.h"
@@ -16,6 +17,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 static uint8_t level_parse(const struct cli *c)
 {
@@ -54,6 +56,26 @@ static int macs_make(struct definition *d, struct err *e)
 	return r;
 }
 
+/* Its processes are this one's, which becomes the VM: they end with it. */
+static int usernets_add(struct config *c, const struct definition *d, struct err *e)
+{
+	struct config_files files = { 0 };
+	struct usernets made;
+	char program[PATH_MAX];
+	int r = config_prepare_forwards(d, c, &files, e);
+
+	if (!r)
+		r = config_open_files(c, &files, e);
+	if (!r && paths_helper("cairn-slirp", program, sizeof(program), NULL) < 0)
+		snprintf(program, sizeof(program), "cairn-slirp");
+	if (r < 0)
+		return r;
+	r = usernets_start(c, d, program, -1, &made, e);
+	for (unsigned i = 0; i < made.n; i++)
+		close(made.list[i].control);
+	return r;
+}
+
 static int config_build(const struct definition *d, struct config *ret_c, struct err *e)
 {
 	int r = config_open(d, ret_c, e);
@@ -61,6 +83,8 @@ static int config_build(const struct definition *d, struct config *ret_c, struct
 	if (r < 0)
 		return r;
 	r = taps_add(ret_c, d, NULL, e);
+	if (!r)
+		r = usernets_add(ret_c, d, e);
 	if (r < 0)
 		config_done(ret_c);
 	return r;

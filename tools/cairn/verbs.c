@@ -229,7 +229,7 @@ static const struct verb_option attach_interface_options[] = {
 	{ "mac", "MAC", "52:54:00:..., else one is made" },
 	{ "model", "virtio", "the only one" },
 	{ "target", "ID", "what it is called: net0, net1, ..." },
-	{ "forward", "[tcp:|udp:][ADDRESS:]PORT:TO", "of type user: a port of this host that leads to the guest's; once for each" },
+	{ "forward", "[PROTOCOL:][ADDRESS:]PORT:TO", "of type user: a port of this host that leads to the guest's; once for each" },
 	{ "network", "PREFIX", "of type user: what the guest is in (10.0.2.0/24)" },
 	{ "restrict", NULL, "of type user: nothing outside is reached" },
 	{ "host-loopback", NULL, "of type user: what listens on this host's loopback is reached, too" },

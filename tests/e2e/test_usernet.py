@@ -1,0 +1,333 @@
+"""Interfaces of type user, as the daemon sees them: forwards, their ports, and VMs that are woken by one. The other side of
+the interface is tests/helpers/slirp.py, which turns a connection into frames that the bare-metal guest knows; the
+program itself has tests of its own (test_slirp.py)."""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import tempfile
+
+import pytest
+
+import guestlib
+from conftest import ROOT, Console, Daemon, until
+from guestlib import fields
+from test_daemon import NOBODY, as_nobody
+from test_idle import asleep
+from test_net import LanDaemon, figures, lan, opened, payload  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("kvm")
+
+MAC = "52:54:00:00:00:01"
+GUEST = "net open 0"
+STAND_IN = os.path.join(ROOT, "tests/helpers/slirp.py")
+
+
+@pytest.fixture
+def libexec(tmp_path):
+    d = tmp_path / "libexec"
+    d.mkdir()
+    (d / "cairn-slirp").symlink_to(STAND_IN)
+    return {"CAIRN_LIBEXEC": str(d)}
+
+
+@pytest.fixture
+def host(tmp_path, libexec):
+    d = Daemon(tmp_path, env=libexec)
+    yield d
+    d.close()
+
+
+def free_port(kind=socket.SOCK_STREAM):
+    """One that nobody had a moment ago."""
+    with socket.socket(socket.AF_INET, kind) as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def user(*ports, **more):
+    return {"type": "user", "mac": MAC, "forwards": [p if isinstance(p, dict) else {"port": p, "to": 22} for p in ports],
+            **more}
+
+
+def define(daemon, name, *interfaces, guest="interp", **more):
+    path = daemon.tmp / f"{name}.json"
+    path.write_text(json.dumps(guestlib.definition(name, guest, interfaces=list(interfaces), **more)))
+    return daemon.cairn("define", str(path))
+
+
+def start(daemon, name, *interfaces, **more):
+    define(daemon, name, *interfaces, **more)
+    daemon.cairn("start", name)
+    c = Console(daemon, name)
+    assert c.line() == "interp"
+    opened(c)
+    return c
+
+
+def connect(port):
+    s = socket.create_connection(("127.0.0.1", port))
+    s.settimeout(30)
+    return s
+
+
+def listens(port):
+    with contextlib.suppress(ConnectionRefusedError):
+        connect(port).close()
+        return True
+    return False
+
+
+def answers(c, s, seed):
+    """From the host into the guest, and back."""
+    s.sendall(payload(100, seed))
+    assert fields(c.run(f"net recv {seed}")[-1])["bytes"] == 100
+    c.run(f"net send 50 {seed + 1}")
+    assert s.recv(1000) == payload(50, seed + 1)
+
+
+def slirps(daemon):
+    """The processes that it has begun and not seen end."""
+    pids = []
+    with open(f"/proc/{daemon.proc.pid}/task/{daemon.proc.pid}/children") as f:
+        for pid in f.read().split():
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/comm") as comm:
+                pids += [int(pid)] if comm.read().strip() == "cairn-slirp" else []
+    return pids
+
+
+def log(daemon, name):
+    return (daemon.state / "vms" / name / "log").read_text()
+
+
+def gone(pid):
+    return not os.path.exists(f"/proc/{pid}")
+
+
+# ---- a network ----
+
+def test_forwards(host):
+    tcp, udp = free_port(), free_port(socket.SOCK_DGRAM)
+    c = start(host, "a", user(tcp, {"protocol": "udp", "port": udp, "to": 53, "guest": "10.9.0.20"}, network="10.9.0.0/24",
+                              restrict=True, host_loopback=True))
+    # Nothing is left to the other side: it is no kernel.
+    assert fields(c.run("net show")[-1])["link"] == 1 and opened(c)["features"] & 0x7fff & ~(1 << 5 | 1 << 3) == 0
+    until(lambda: ("slirp: --frames 3 --control 4 --network 10.9.0.0/24 --hostname a --restrict --host-loopback "
+                   "--forward tcp:5:-:22 --forward udp:6:10.9.0.20:53") in log(host, "a"))
+    with connect(tcp) as s:
+        answers(c, s, 1)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.settimeout(30)
+        s.connect(("127.0.0.1", udp))
+        answers(c, s, 3)
+    i = figures(host, "a")
+    assert (i["link"], i["rx-packets"], i["tx-packets"]) == ("up", 2, 2) and "target" not in i
+    pid, = slirps(host)
+    host.cairn("destroy", "a")
+    until(lambda: gone(pid))
+    assert not listens(tcp)
+    with pytest.raises(ConnectionRefusedError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.connect(("127.0.0.1", udp))
+        s.send(b"x")
+        s.settimeout(30)
+        s.recv(1)
+
+
+def test_its_end_takes_the_link_alone(host):
+    port = free_port()
+    c = start(host, "a", user(port))
+    q = host.qmp()
+    pid, = slirps(host)
+    os.kill(pid, signal.SIGKILL)
+    assert q.event("LINK_LOST", vm="a")["data"] == {
+        "vm": "a", "device": "net0", "detail": "the process of its network has ended"}
+    assert fields(c.run("net show")[-1])["link"] == 0
+    assert figures(host, "a")["link"] == "down" and not listens(port)
+    until(lambda: gone(pid))
+    assert "its cairn-slirp ended with signal 9" in host.log.read_text()
+    c.run("net send 50 1")
+    # A new start has all again, whatever the ports' last user does.
+    host.cairn("destroy", "a")
+    host.cairn("start", "a")
+    c = Console(host, "a")
+    c.line()
+    opened(c)
+    with connect(port) as s:
+        answers(c, s, 1)
+
+
+def test_a_daemon_that_is_killed(host):
+    port = free_port()
+    c = start(host, "a", user(port))
+    pid, = slirps(host)
+    with connect(port) as s:
+        answers(c, s, 1)
+        host.stop(signal.SIGKILL)
+        answers(c, s, 3)
+        host.start()
+        answers(c, s, 5)
+        with connect(port) as t:
+            answers(c, t, 7)
+    assert slirps(host) == []  # no second one
+    # Nor is it left behind, whoever started it; and its port is there for the next at once.
+    host.cairn("destroy", "a")
+    host.cairn("start", "a")
+    until(lambda: gone(pid))
+    assert len(slirps(host)) == 1 and listens(port)
+
+
+def test_without_the_program(tmp_path, guest):
+    (tmp_path / "cairn-slirp").write_text("not a program")
+    d = Daemon(tmp_path, env={"CAIRN_LIBEXEC": str(tmp_path), "PATH": "/"})
+    try:
+        d.stop()
+        os.chmod(tmp_path / "cairn-slirp", 0o755)
+        d.start()
+        os.unlink(tmp_path / "cairn-slirp")
+        define(d, "a", user())
+        assert "interfaces[0]: cannot start " in d.cairn("start", "a", ok=None).stderr
+        assert d.info("a")["state"] == "shut off"
+    finally:
+        d.close()
+
+
+# ---- ports ----
+
+def test_a_port_that_is_taken(host):
+    port = free_port()
+    c = start(host, "a", user(port))
+    define(host, "b", user({"address": "0.0.0.0", "port": port, "to": 80}, mac="52:54:00:00:00:02"))
+    r = host.cairn("start", "b", ok=6)
+    assert (f"interfaces[0].forwards[0]: tcp 0.0.0.0:{port} leads to VM 'a'; shut that down first, or give another port"
+            in r.stderr)
+    assert host.info("b")["state"] == "shut off"
+    with connect(port) as s:
+        answers(c, s, 1)
+    host.cairn("destroy", "a")
+    host.cairn("start", "b")
+    host.cairn("destroy", "b")
+    until(lambda: not slirps(host))
+    with socket.create_server(("127.0.0.1", port)):
+        r = host.cairn("start", "a", ok=6)
+        assert f"interfaces[0].forwards[0]: tcp 127.0.0.1:{port} is taken by another program; end that (ss -lntp" in r.stderr
+    host.cairn("start", "a")
+    define(host, "b", user({"address": "192.0.2.1", "port": port + 1, "to": 80}, mac="52:54:00:00:00:02"))
+    assert f"tcp 192.0.2.1:{port + 1}: this host has no such address" in host.cairn("start", "b", ok=3).stderr
+
+
+def test_one_that_is_roots(lan, libexec):  # noqa: F811
+    """With the rights of whoever defined the VM; the process, too."""
+    lan.ip("link", "set", "lo", "up")
+    with tempfile.TemporaryDirectory(prefix="cairn-test-") as folder, contextlib.ExitStack() as end:
+        os.chmod(folder, 0o711)
+        shutil.copy(guestlib.bare("interp"), folder)
+        shutil.copy(STAND_IN, os.path.join(folder, "cairn-slirp"))
+        d = LanDaemon(pathlib.Path(folder), lan, before=["env", f"CAIRN_LIBEXEC={folder}"])
+        end.callback(d.close)
+        d.cairn("grant", "admin", "--user", "nobody")
+        for port in (80, 8080):
+            v = guestlib.definition("n", interfaces=[user(port)], boot={"kernel": str(d.tmp / "interp.elf")})
+            assert "return" in as_nobody(d, ["vm-define", {"definition": v}])[0]
+            r = d.cairn("start", "n", ok=5 if port == 80 else 0)
+            assert port != 80 or ("interfaces[0].forwards[0]: tcp 127.0.0.1:80: ports below 1024 are root's; give a "
+                                  "higher one (for user 65534, who defined the VM)") in r.stderr
+        until(lambda: f"uid={NOBODY}" in log(d, "n"))
+
+
+def test_clones_have_none(host, tmp_path):
+    port = free_port()
+    c = start(host, "a", user(port))
+    assert f"left out: forward tcp 127.0.0.1:{port}, which leads to its source" in host.cairn(
+        "clone", "--live", "a", "b").stdout
+    assert figures(host, "b")["link"] == "up"
+    with connect(port) as s:
+        answers(c, s, 1)
+    assert len(slirps(host)) == 2
+    host.cairn("destroy", "a")
+    host.cairn("destroy", "b")
+    assert f"left out: forward tcp 127.0.0.1:{port}" in host.cairn("clone", "a", "c").stdout
+    for name in "bc":
+        i, = json.loads(host.cairn("dumpjson", name).stdout)["interfaces"]
+        assert i["forwards"] == [] and i["network"] == "10.0.2.0/24"
+
+
+# ---- waking ----
+
+IDLE = {"after": "1s", "action": "save"}
+
+
+def woken(q, port, name="a"):
+    return q.event("VM_STATE_CHANGE", vm=name, state="running", reason="woken",
+                   detail=f"by forward tcp 127.0.0.1:{port}")
+
+
+def test_a_suspended_vm_wakes(host):
+    port = free_port()
+    define(host, "a", user(port), boot={"kernel": guestlib.bare("interp"), "cmdline": GUEST},
+           idle={"after": "1s", "action": "suspend", "cpu": 100})
+    host.cairn("start", "a")
+    asleep(host, "paused", "a")
+    q = host.qmp()
+    with connect(port) as s:
+        woken(q, port)
+        c = Console(host, "a")
+        while c.line() != "ok":  # of what it did first
+            pass
+        answers(c, s, 1)
+
+
+@pytest.mark.parametrize("what", ["daemon", "killed", "redefined"])
+def test_a_saved_vm_wakes(host, what):
+    """What was sent before it was awake comes, too."""
+    port = free_port()
+    how = {"boot": {"kernel": guestlib.bare("interp"), "cmdline": GUEST}, "idle": {**IDLE, "cpu": 100}}
+    define(host, "a", user(port), **how)
+    host.cairn("start", "a")
+    asleep(host, "saved", "a")
+    assert slirps(host) == []
+    if what == "killed":
+        until(lambda: host.kept("a").get("reason") == "idle")
+        host.stop(signal.SIGKILL)
+        host.start()
+    elif what == "redefined":
+        was, port = port, free_port()
+        define(host, "a", user(port), **how)
+        assert not listens(was)
+    q = host.qmp()
+    with connect(port) as s:
+        s.sendall(payload(100, 1))
+        woken(q, port)
+        c = Console(host, "a")
+        assert fields(c.run("net recv 1")[-1])["bytes"] == 100
+        answers(c, s, 3)
+        c.close()
+
+
+def test_what_lets_go_of_a_port(host):
+    port = free_port()
+    define(host, "a", user(port), guest="idle", idle=IDLE)
+    define(host, "b", user(port, mac="52:54:00:00:00:02"), guest="idle")
+    for verb in (["managedsave-remove", "a"], ["undefine", "--managed-save", "a"]):
+        host.cairn("start", "a")
+        asleep(host, "saved", "a")
+        assert f"tcp 127.0.0.1:{port} leads to VM 'a', which is idle; shut that down first" in host.cairn(
+            "start", "b", ok=6).stderr
+        host.cairn(*verb)
+        host.cairn("start", "b")
+        host.cairn("destroy", "b")
+
+
+def test_one_that_is_started_by_hand_listens_still(host):
+    port = free_port()
+    define(host, "a", user(port), guest="idle", idle={"after": "1h", "action": "save"})
+    host.cairn("start", "a")
+    host.cairn("managedsave", "a")
+    # Who saves it has other plans: nobody wakes it.
+    until(lambda: not listens(port))
+    assert host.info("a")["reason"] == "saved"
+    host.cairn("start", "a")
+    assert listens(port)
