@@ -36,14 +36,17 @@ int frames_new(int fd, unsigned mtu, struct frames **ret_f, struct err *e)
 {
 	size_t room = NET_HEADER + ETHERNET_BYTES + VLAN_BYTES + mtu;
 	struct frames *f = calloc(1, sizeof(*f) + room);
-	int bytes = SOCKET_BYTES;
+	int bytes = SOCKET_BYTES, has = 0;
+	socklen_t size = sizeof(has);
 
 	if (!f)
 		return err_set_errno(e, -ENOMEM, "frames");
 	f->fd = fd;
 	f->room = room;
-	/* The kernel gives less where its bound is lower: more waits in the queue then. */
-	setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
+	/* The kernel gives less where its bound is lower: more waits in the queue then. Root's daemon may
+	 * have given more. */
+	if (getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &has, &size) < 0 || has < bytes)
+		setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
 	*ret_f = f;
 	return 0;
 }
