@@ -19,7 +19,7 @@ VERBS = ["define", "validate", "dumpjson", "dumpxml", "edit", "domrename", "desc
          "resume", "destroy", "autostart", "run", "clone", "template", "dump", "export", "import", "save", "restore", "managedsave", "managedsave-remove",
          "snapshot-create", "snapshot-create-as", "snapshot-list", "snapshot-info", "snapshot-current",
          "snapshot-parent", "snapshot-revert", "snapshot-delete", "snapshot-rename", "snapshot-tag",
-         "snapshot-schedule", "list", "dominfo", "domstate", "domblklist", "domiflist", "domblkerror", "domstats", "qmp-path", "console", "wait", "event",
+         "snapshot-schedule", "list", "dominfo", "domstate", "domblklist", "domiflist", "domifstat", "domblkerror", "domstats", "qmp-path", "console", "wait", "event",
          "events", "jobs", "job-cancel", "job-dismiss", "grant", "revoke", "permissions",
          "audit",
          "daemon-stop", "version", "help"]
@@ -350,7 +350,7 @@ def test_completion(fake):
     assert complete("cairn snapshot-revert web1 ") == {"before"}
     assert complete("cairn snapshot-delete web1 --snapshotname b") == {"before"}
     assert complete("cairn detach-disk web1 ") == {"vda"}
-    assert complete("cairn help dom") == {"dominfo", "domstate", "domblkerror", "domblklist", "domiflist", "domrename", "domstats"}
+    assert complete("cairn help dom") == {"dominfo", "domstate", "domblkerror", "domblklist", "domiflist", "domifstat", "domrename", "domstats"}
     assert complete(f"cairn -c {fake.socket} start web2") == {"web2"}
 
 

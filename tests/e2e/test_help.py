@@ -191,6 +191,7 @@ attach-interface vm1 user
 detach-interface vm1 user
 domblklist vm1
 domiflist vm1
+domifstat vm1 net0
 domblkerror vm1
 dominfo vm1
 domstate vm1

@@ -173,6 +173,22 @@ def test_a_driver_of_one_buffer_a_frame(host, lan):
     assert goes_through(c, lan.socket(), 1000, 1) == 1
 
 
+def test_what_an_interface_has_carried(host, lan):
+    """domifstat: virsh's words, and the interface by each of its names."""
+    c = start(host, "vm1")
+    opened(c)
+    before = dict(line.split()[1:] for line in host.cairn("domifstat", "vm1", "net0").stdout.splitlines())
+    assert list(before) == ["rx_bytes", "rx_packets", "rx_errs", "rx_drop", "tx_bytes", "tx_packets", "tx_errs", "tx_drop"]
+    c.run("net send 100 1 3")
+    for name in ("net0", MAC.upper(), lan.taps()[0]):
+        until(lambda: host.cairn("domifstat", "vm1", name).stdout.splitlines()[4:] == [
+            f"{name} tx_bytes {3 * 114}", f"{name} tx_packets 3", f"{name} tx_errs 0", f"{name} tx_drop 0"])
+    r = host.cairn("domifstat", "vm1", "net9", ok=3)
+    assert "has no interface 'net9'. Next: cairn domiflist vm1" in r.stderr
+    host.cairn("destroy", "vm1")
+    assert "there is no process to ask" in host.cairn("domifstat", "vm1", "net0", ok=4).stderr
+
+
 def test_a_large_mtu_is_the_bridges(host, lan):
     lan.ip("link", "set", "br0", "mtu", "9000")
     c = start(host, "a")

@@ -1,4 +1,4 @@
-/* domstats: figures of many VMs, under the names and with the numbers that virsh has for them. */
+/* domstats, domifstat: figures of VMs, under the names and with the numbers that virsh has for them. */
 #include "tools/cairn/cli.h"
 #include "tools/cairn/fan.h"
 #include "tools/cairn/output.h"
@@ -9,6 +9,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 /* Of virDomainState, and of the enum of reasons that each has; libvirt-domain.h. */
 enum number { RUNNING = 1, PAUSED = 3, IN_SHUTDOWN = 4, SHUT_OFF = 5, CRASHED = 6 };
@@ -216,4 +217,67 @@ int verb_domstats(struct cli *c)
 		stats_print(json_object_array_get_idx(all, i));
 	fan_done(&f);
 	return code;
+}
+
+/* ---- domifstat ---- */
+
+/* By its id, the tap's name on the host, or the MAC. NULL: there is none. */
+static struct json_object *interface_find(struct json_object *list, const char *which)
+{
+	static const char *const keys[] = { "id", "target", "mac" };
+
+	for (size_t i = 0; i < json_object_array_length(list); i++) {
+		struct json_object *o = json_object_array_get_idx(list, i);
+
+		for (size_t k = 0; k < ARRAY_SIZE(keys); k++) {
+			const char *value = js_get_str(o, keys[k]);
+
+			if (value && !strcasecmp(value, which))
+				return o;
+		}
+	}
+	return NULL;
+}
+
+/* virsh's words, in its order. */
+static struct json_object *interface_stats(struct json_object *o)
+{
+	static const struct figure all[] = { { "rx_bytes", "rx-bytes" }, { "rx_packets", "rx-packets" },
+		{ "rx_errs", "rx-errors" }, { "rx_drop", "rx-drops" }, { "tx_bytes", "tx-bytes" },
+		{ "tx_packets", "tx-packets" }, { "tx_errs", "tx-errors" }, { "tx_drop", "tx-drops" } };
+	struct json_object *out = json_object_new_object();
+
+	for (size_t i = 0; i < ARRAY_SIZE(all); i++)
+		put(out, js_get_int(o, all[i].from, 0), "%s", all[i].name);
+	return out;
+}
+
+int verb_domifstat(struct cli *c)
+{
+	CLEANUP_JS struct json_object *info = NULL, *stats = NULL;
+	struct json_object *list, *found = NULL;
+	const char *vm = c->pos[0], *which = c->pos[1];
+	struct err e;
+	int r = cli_vm_info(c, vm, &info, &e);
+
+	list = r < 0 ? NULL : js_get_array(info, "interfaces");
+	if (!r && !list)
+		r = err_set(&e, -EPERM, ERR_WRONG_STATE,
+			"VM '%s' is %s: there is no process to ask about its interfaces. Next: cairn start %s", vm,
+			js_get_str(info, "state"), vm);
+	if (list)
+		found = interface_find(list, which);
+	if (list && !found)
+		r = err_set(&e, -ENOENT, ERR_NOT_FOUND, "VM '%s' has no interface '%s'. Next: cairn domiflist %s", vm,
+			which, vm);
+	if (r < 0)
+		return cli_fail(&e, "Failed to get interface stats %s %s", vm, which);
+	stats = interface_stats(found);
+	if (c->format != CLI_TABLE) {
+		output_print(stdout, c->format, stats);
+		return CLI_OK;
+	}
+	json_object_object_foreach(stats, key, value)
+		printf("%s %s %s\n", which, key, json_object_get_string(value));
+	return CLI_OK;
 }

@@ -334,6 +334,8 @@ const struct verb verbs[] = {
 		verb_domblklist },
 	{ "domiflist", "Looking", "VM", "network interfaces of a VM", dump_options, 1, 1, true, "vm",
 		"vm-dump-definition", verb_domiflist },
+	{ "domifstat", "Looking", "VM INTERFACE", "what a network interface has carried", NULL, 2, 2, true, "vm", "vm-info",
+		verb_domifstat },
 	{ "domblkerror", "Looking", "VM", "disks whose errors stopped a VM", NULL, 1, 1, true, "vm", "vm-info",
 		verb_domblkerror },
 	{ "domstats", "Looking", "[VM...]", "figures of VMs, under virsh's names", domstats_options, 0, MANY, true,
