@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <string.h>
+#include <sys/mman.h>
 
 /* What a thread takes at a time. Blocks of it that stand together go out in one write. */
 #define PIECE_BLOCKS 32u
@@ -99,6 +100,16 @@ static bool piece_take(struct ram_job *j, uint64_t *ret_first, uint64_t *ret_end
 	return more;
 }
 
+/* It has to be done sooner or later, and while the disk writes there is time: at the process's end somebody waits. */
+static void piece_unmap(const struct ram_job *j, uint64_t first, uint64_t end)
+{
+	uint64_t off = first * VMSTATE_BLOCK_BYTES;
+
+	if (j->src->unmap)
+		madvise((void *)(uintptr_t)(j->src->ram + off), MIN(end * VMSTATE_BLOCK_BYTES, j->l->ram_bytes) - off,
+			MADV_DONTNEED);
+}
+
 /* p: of the caller's thread only. */
 static void pieces_write(struct ram_job *j, const struct vmstate_progress *p)
 {
@@ -107,6 +118,8 @@ static void pieces_write(struct ram_job *j, const struct vmstate_progress *p)
 	while (piece_take(j, &first, &end)) {
 		int r = piece_write(j, first, end);
 
+		if (!r)
+			piece_unmap(j, first, end);
 		if (!r && p && p->step && p->step(p->opaque, end * VMSTATE_BLOCK_BYTES, j->l->ram_bytes))
 			r = -ECANCELED;
 		job_note(j, r, 0);

@@ -98,6 +98,9 @@ struct vmstate_source {
 	const uint8_t *ram;	/* stands still meanwhile */
 	uint64_t ram_bytes;
 	int ram_fd; /* what ram is a mapping of, at offset 0; its holes are not even read. -1: none */
+	/* ram is a shared mapping of it, and is not wanted any more when all is well: what has been written is
+	 * unmapped, and would be mapped again by whoever touches it. */
+	bool unmap;
 };
 
 /* Write a whole state. h: uuid and time given; the rest is filled in. Returns 0 or -errno with

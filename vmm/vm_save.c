@@ -79,7 +79,7 @@ static void save_run(struct work *w)
 	struct save *s = container_of(w, struct save, work);
 	struct vmstate_source src = { .sections = s->sections.buf, .sections_bytes = s->sections.len,
 		.definition = s->definition, .ram = s->m->mem.host, .ram_bytes = s->m->mem.bytes,
-		.ram_fd = s->m->mem.fd };
+		.ram_fd = s->m->mem.fd, .unmap = true };
 	struct vmstate_progress progress = { .step = save_step, .opaque = s };
 	struct vmstate_header h = { .realtime_ns = realtime_ns() };
 	struct vmstate_file f;

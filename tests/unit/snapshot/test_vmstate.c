@@ -27,6 +27,7 @@
 struct fixture {
 	struct vmstate_file file, ram_file;
 	uint8_t *ram;
+	bool unmap;
 	struct vmstate_header h;
 	struct vmstate_result result;
 };
@@ -65,7 +66,7 @@ static int save(struct fixture *f, const struct vmstate_progress *p, struct err 
 {
 	struct vmstate_source src = { .sections = (const uint8_t *)SECTIONS,
 		.sections_bytes = sizeof(SECTIONS), .definition = "{\"name\":\"x\"}", .ram = f->ram,
-		.ram_bytes = RAM_BYTES, .ram_fd = f->ram_file.fd };
+		.ram_bytes = RAM_BYTES, .ram_fd = f->ram_file.fd, .unmap = f->unmap };
 
 	memset(f->h.uuid, 0x42, sizeof(f->h.uuid));
 	f->h.realtime_ns = 123456789;
@@ -400,6 +401,43 @@ static void test_cancelled_is_no_state(void **state)
 	assert_true(vmstate_read_header(&f->file.store, &h, NULL) < 0);
 }
 
+static unsigned mapped_pages(const uint8_t *p, size_t len)
+{
+	static uint64_t entries[RAM_BYTES / 4096];
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	unsigned n = 0;
+
+	assert_true(fd >= 0 && len <= RAM_BYTES);
+	assert_int_equal(pread(fd, entries, len / 512, (off_t)((uintptr_t)p / 512)), len / 512);
+	for (size_t i = 0; i < len / 4096; i++)
+		n += (unsigned)(entries[i] >> 63);
+	close(fd);
+	return n;
+}
+
+/* Whether it succeeds or not: a VM whose save failed goes on with what it has. */
+static void test_unmapped_is_not_lost(void **state)
+{
+	struct fixture *f = *state;
+	struct vmstate_progress p = { .step = stop_at_once };
+	uint8_t *want = malloc(RAM_BYTES);
+	struct err e = { 0 };
+
+	memcpy(want, f->ram, RAM_BYTES);
+	assert_int_equal(save(f, NULL, &e), 0);
+	assert_int_equal(mapped_pages(f->ram, RAM_BYTES), RAM_BYTES / 4096);
+	f->unmap = true;
+	for (int stopped = 0; stopped < 2; stopped++) {
+		assert_int_equal(save(f, stopped ? &p : NULL, &e), stopped ? -ECANCELED : 0);
+		assert_int_equal(mapped_pages(f->ram + 3 * VMSTATE_BLOCK_BYTES, VMSTATE_BLOCK_BYTES), 0);
+		/* The other thread's faults bring what is beside, too. */
+		if (!stopped)
+			assert_true(mapped_pages(f->ram, RAM_BYTES) <= 64);
+		assert_memory_equal(f->ram, want, RAM_BYTES);
+	}
+	free(want);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -415,6 +453,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_a_damaged_block_is_named, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_damaged_definition_is_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_cancelled_is_no_state, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_unmapped_is_not_lost, setup, teardown),
 	};
 
 	alarm(30 * TEST_SLOW);
