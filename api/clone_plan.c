@@ -269,8 +269,11 @@ int clone_plan_make(const struct vm *source, const struct clone_how *how, struct
 		abort(); /* as for any call that could not be answered */
 	json_object_object_del(o, "uuid");
 	identity_drop_forwards(o);
-	for (unsigned i = 0; i < p->n && !r; i++)
+	for (unsigned i = 0; i < p->n && !r; i++) {
 		r = clone_define(source, how, i, o, &p->defs[i], e);
+		for (unsigned k = 0; k < i && !r; k++)
+			r = identity_differ(source->daemon, p->defs[i], p->defs[k], e);
+	}
 	if (r < 0)
 		clone_plan_done(p);
 	return r;

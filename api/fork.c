@@ -160,6 +160,8 @@ static int clones_define(struct fork *f, const struct fork_how *how, struct err 
 		else
 			snprintf(name, sizeof(name), "%.*s", VM_NAME_MAX + 1, how->name);
 		r = clone_define(&f->clones[i], source, name, e);
+		for (unsigned k = 0; k < i && !r; k++)
+			r = identity_differ(f->daemon, f->clones[i].def, f->clones[k].def, e);
 	}
 	return r;
 }

@@ -92,3 +92,12 @@ void identity_tell_forwards(const struct definition *source, struct json_object 
 	else
 		json_object_put(list);
 }
+
+int identity_differ(struct daemon *d, struct definition *def, const struct definition *other, struct err *e)
+{
+	for (unsigned i = 0; i < def->ninterfaces; i++)
+		while (mac_in(other, def->interfaces[i].mac))
+			if (mac_make(d, def, &def->interfaces[i], e) < 0)
+				return -EIO;
+	return 0;
+}

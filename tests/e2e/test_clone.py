@@ -169,6 +169,10 @@ def test_what_is_taken_is_refused_before_anything_is_done(daemon, tmp_path, web)
     refused(2, "a clone needs a name", "web1")
     refused(2, "exclude each other", "web1", "n", "--linked", "--full")
     refused(2, "exclude each other", "web1", "n", "--linked", "--live")
+    refused(2, "--full exclude each other", "web1", "n", "--live", "--snapshotname", "s", "--full")
+    for kind in ("--full", "--linked"):
+        refused(2, "is for --live, whose clones run. One that is off: cairn export web1 FILE --snapshotname s",
+                "web1", "n", "--snapshotname", "s", kind)
     refused(3, "nobody", "nobody", "n")
     (tmp_path / "w-2.qcow2").write_bytes(b"mine")
     before = sorted(os.listdir(tmp_path))

@@ -336,6 +336,25 @@ def test_killed_export(large):
     large.cairn("export", "vm1", "y.tar.gz")
 
 
+def test_the_process_that_packs_dies(large):
+    q = large.qmp()
+    for command, args, path, flags in (("vm-export", {"vm": "vm1", "compress": "gzip", "level": 9}, "y.tar", os.O_RDWR | os.O_CREAT),
+                                       ("vm-import", {"folder": os.getcwd(), "name": "vm2"}, "x.tar", os.O_RDONLY)):
+        fd = os.open(path, flags)
+        socket.send_fds(q.sock, [json.dumps({"execute": command, "arguments": args}).encode()], [fd])
+        job = q.answer()["return"]["job"]
+        os.close(fd)
+        until(large.children)
+        os.kill(large.children()[0], signal.SIGKILL)
+        q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+        (j,) = q.run("query-jobs", id=job)
+        assert "cairn-archive" in j["error"], j
+    assert names(large) == ["vm1"] and os.listdir(large.state / "vms") == ["vm1"]
+    large.cairn("import", "x.tar", "--name", "vm2")  # what is left of it goes
+    assert left() == ["vm2", "y.tar"]
+    large.cairn("export", "vm1", "y.tar", "--force")
+
+
 def test_one_thing_at_a_time(large):
     q = large.qmp()
     subprocess.Popen([CAIRN, "export", "vm1", "y.tar.gz", "--no-wait"],

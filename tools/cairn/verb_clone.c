@@ -163,7 +163,8 @@ static int options_check(struct cli *c)
 		if (option_flag(c, off[i]) || option_value(c, off[i]))
 			return cli_usage(c, "--live and --%s exclude each other", off[i]);
 	if (!live && option_value(c, "snapshotname"))
-		return cli_usage(c, "--snapshotname is for --live");
+		return cli_usage(c, "--snapshotname is for --live, whose clones run. One that is off: cairn export %s FILE "
+			"--snapshotname %s, and cairn import FILE --name NAME", c->pos[0], option_value(c, "snapshotname"));
 	if (!live && option_flag(c, "paused"))
 		return cli_usage(c, "--paused is for --live: other clones are off");
 	if (option_flag(c, "full") && option_flag(c, "linked"))
