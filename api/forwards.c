@@ -467,7 +467,7 @@ static bool saved_when_idle(const struct definition *d)
 
 int forwards_start(struct vm *vm, struct config *c, struct err *e)
 {
-	CLEANUP_CLOSE int log_fd = store_open_file(vm->daemon->store, vm->def->name, "log", O_WRONLY | O_APPEND, e);
+	CLEANUP_CLOSE int log_fd = store_open_file(vm->daemon->store, vm->def->name, "log", O_WRONLY | O_APPEND | O_CREAT, e);
 	struct usernets made = { 0 };
 	int r = log_fd < 0 ? log_fd : 0;
 
