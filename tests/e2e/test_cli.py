@@ -14,12 +14,12 @@ import pytest
 
 from conftest import BUILD
 
-VERBS = ["define", "validate", "dumpjson", "dumpxml", "edit", "domrename", "desc", "setvcpus", "setmem", "setmaxmem", "attach-disk",
+VERBS = ["define", "validate", "dumpjson", "dumpxml", "edit", "domrename", "desc", "setvcpus", "setmem", "setmaxmem", "set-lifecycle-action", "attach-disk",
          "detach-disk", "change-media", "attach-interface", "detach-interface", "undefine", "start", "shutdown", "reboot", "reset", "suspend",
          "resume", "destroy", "autostart", "run", "clone", "template", "dump", "export", "import", "save", "restore", "managedsave", "managedsave-remove",
          "snapshot-create", "snapshot-create-as", "snapshot-list", "snapshot-info", "snapshot-current",
          "snapshot-parent", "snapshot-revert", "snapshot-delete", "snapshot-rename", "snapshot-tag",
-         "snapshot-schedule", "list", "dominfo", "domstate", "domblklist", "domiflist", "domifstat", "domblkerror", "domstats", "qmp-path", "console", "wait", "event",
+         "snapshot-schedule", "list", "dominfo", "domstate", "domid", "domuuid", "domname", "domblklist", "domiflist", "domifstat", "domblkerror", "domstats", "qmp-path", "console", "wait", "event",
          "events", "jobs", "job-cancel", "job-dismiss", "grant", "revoke", "permissions",
          "audit",
          "daemon-stop", "version", "help"]
@@ -64,6 +64,33 @@ def test_list(fake):
     assert fake.cairn("list", "--state-paused", "--state-shutoff", "--name").stdout == "database\nweb\n"
     assert "the web" in fake.cairn("list", "--title").stdout
     assert fake.cairn("list", "--uuid").stdout.strip() == fake.info("web")["uuid"]
+
+
+def test_what_virsh_users_type(fake):
+    """Verbs and options of habit; those without an effect are accepted where virsh's promise holds."""
+    fake.define("vm1")
+    fake.define("vm2")
+    uuid = fake.info("vm1")["uuid"]
+    assert fake.cairn("domid", "vm1").stdout == "-\n" and fake.cairn("list", "--all", "--id").stdout == "-\n-\n"
+    fake.cairn("start", "--domain", "vm1", "--bypass-cache")
+    assert fake.cairn("domid", "--domain", "vm1").stdout == "1\n"
+    assert fake.cairn("domuuid", "vm1").stdout == uuid + "\n" and fake.cairn("domname", uuid).stdout == "vm1\n"
+    assert "there is no VM" in fake.cairn("domuuid", "none", ok=3).stderr
+    assert fake.cairn("destroy", "vm1", "--graceful").stdout == "Domain 'vm1' destroyed\n"
+    fake.cairn("start", "vm1")
+    fake.cairn("managedsave", "vm1", "--verbose", "--bypass-cache")
+    assert fake.cairn("list", "--all", "--without-managed-save", "--name").stdout == "vm2\n"
+    assert fake.cairn("list", "--all", "--persistent", "--name").stdout == "vm1\nvm2\n"
+    assert fake.cairn("list", "--all", "--transient", "--name").stdout == ""
+    assert fake.cairn("list", "--all", "--table").stdout == fake.cairn("list", "--all").stdout
+    fake.cairn("undefine", "vm1", "--managed-save", "--nvram", "--tpm", "--checkpoints-metadata")
+    assert fake.cairn("set-lifecycle-action", "vm2", "poweroff", "restart", "--config").stdout == ""
+    fake.cairn("set-lifecycle-action", "--domain", "vm2", "--type", "crash", "--action", "coredump-restart")
+    d = json.loads(fake.cairn("dumpjson", "vm2").stdout)
+    assert (d["on_poweroff"], d["on_reboot"], d["on_crash"]) == ("restart", "restart", "coredump-restart")
+    for args, words in ((["crash", "explode"], '"explode" is not'), (["sleep", "restart"], "on_sleep")):
+        assert words in fake.cairn("set-lifecycle-action", "vm2", *args, ok=2).stderr
+    assert json.loads(fake.cairn("dumpjson", "vm2").stdout) == d
 
 
 def test_formats(fake):
@@ -350,7 +377,7 @@ def test_completion(fake):
     assert complete("cairn snapshot-revert web1 ") == {"before"}
     assert complete("cairn snapshot-delete web1 --snapshotname b") == {"before"}
     assert complete("cairn detach-disk web1 ") == {"vda"}
-    assert complete("cairn help dom") == {"dominfo", "domstate", "domblkerror", "domblklist", "domiflist", "domifstat", "domrename", "domstats"}
+    assert complete("cairn help dom") == {"dominfo", "domstate", "domid", "domuuid", "domname", "domblkerror", "domblklist", "domiflist", "domifstat", "domrename", "domstats"}
     assert complete(f"cairn -c {fake.socket} start web2") == {"web2"}
 
 

@@ -20,6 +20,8 @@ SESSION = [
     ("start vm1", STARTED),
     ("list", " Id   Name   State\n<<-+>>\n 1    vm1    <<running|idle>>\n\n"),
     ("domstate vm1", "<<running|idle>>\n"),
+    ("domid vm1", "1\n"), ("domuuid --domain vm1", "7f0f3f5a-0f57-4a0c-9b1c-0c5a2d1f6d3e\n"),
+    ("domname 7f0f3f5a-0f57-4a0c-9b1c-0c5a2d1f6d3e", "vm1\n"),
     ("dominfo vm1", "Id:             1\nName:           vm1\nUUID:           7f0f3f5a-0f57-4a0c-9b1c-0c5a2d1f6d3e\n"
      "OS Type:        hvm\nState:          <<running|idle>>\nCPU(s):         2\nCPU time:       <<\\d+.\\d>>s\n"
      "Max memory:     65536 KiB\nUsed memory:    65536 KiB\nPersistent:     yes\nAutostart:      disable\n"
@@ -31,6 +33,11 @@ SESSION = [
      f" patched   <<{TIME}>>   running\n\n"),
     ("snapshot-list vm1 --tree", "fresh\n  |\n  +- patched\n    \n"),
     ("snapshot-list --domain vm1 --name", "fresh\npatched\n"),
+    ("snapshot-list vm1 --metadata --internal --active --name", "fresh\npatched\n"),
+    ("snapshot-create-as vm1 files --disk-only --atomic", "Domain snapshot files created\n"),
+    ("snapshot-list vm1 --inactive --name", "files\n"),
+    ("snapshot-delete vm1 files", "Domain snapshot files deleted\n"),
+    ("snapshot-revert vm1 patched", "Domain snapshot patched reverted\n"),
     ("snapshot-info vm1 --current", "Name:           patched\nDomain:         vm1\nCurrent:        yes\n"
      "State:          running\nLocation:       internal\nParent:         fresh\nChildren:       0\n"
      "Descendants:    0\nMetadata:       yes\n<<(?:.+\n)*>>\n"),

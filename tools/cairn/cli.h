@@ -119,6 +119,8 @@ struct json_object *cli_vm_args(const char *name);
  * puts both. (verb_list.c) */
 int cli_vm_list(struct cli *c, bool brief, struct json_object **ret_all, struct json_object **ret_unloaded,
 	struct err *e);
+/* Of one VM in it; "-" when it has none, as the id of one that is off. Lives as long as vm. */
+const char *cli_vm_member(struct json_object *vm, const char *key);
 /* vm-info of one VM. */
 int cli_vm_info(struct cli *c, const char *name, struct json_object **ret_o, struct err *e);
 
@@ -138,6 +140,7 @@ int verb_edit(struct cli *c);
 int verb_setvcpus(struct cli *c);
 int verb_setmem(struct cli *c);
 int verb_domrename(struct cli *c);
+int verb_set_lifecycle_action(struct cli *c);
 int verb_desc(struct cli *c);
 int verb_attach_disk(struct cli *c);
 int verb_detach_disk(struct cli *c);
@@ -159,6 +162,9 @@ int verb_autostart(struct cli *c);
 int verb_daemon_stop(struct cli *c);
 int verb_list(struct cli *c);
 int verb_dominfo(struct cli *c);
+int verb_domid(struct cli *c);
+int verb_domuuid(struct cli *c);
+int verb_domname(struct cli *c);
 int verb_domstate(struct cli *c);
 int verb_domblkerror(struct cli *c);
 int verb_domstats(struct cli *c);

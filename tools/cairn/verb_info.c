@@ -1,4 +1,4 @@
-/* dominfo, domstate, domblkerror, qmp-path, version. */
+/* dominfo, domid, domuuid, domname, domstate, domblkerror, qmp-path, version. */
 #include "tools/cairn/cli.h"
 #include "tools/cairn/output.h"
 #include "api/client.h"
@@ -76,6 +76,33 @@ int verb_dominfo(struct cli *c)
 	else
 		output_print(stdout, c->format, o);
 	return CLI_OK;
+}
+
+/* One member of it alone. */
+static int member_print(struct cli *c, const char *key)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	struct err e;
+
+	if (cli_vm_info(c, c->pos[0], &o, &e) < 0)
+		return cli_fail(&e, "failed to get domain '%s'", c->pos[0]);
+	printf("%s\n", cli_vm_member(o, key));
+	return CLI_OK;
+}
+
+int verb_domid(struct cli *c)
+{
+	return member_print(c, "id");
+}
+
+int verb_domuuid(struct cli *c)
+{
+	return member_print(c, "uuid");
+}
+
+int verb_domname(struct cli *c)
+{
+	return member_print(c, "name");
 }
 
 int verb_domstate(struct cli *c)

@@ -71,6 +71,10 @@ static bool wanted(const struct cli *c, struct json_object *vm, const char *can)
 		return false;
 	if (option_flag(c, "with-managed-save") && !js_get_bool(vm, "managed-save", false))
 		return false;
+	if (option_flag(c, "without-managed-save") && js_get_bool(vm, "managed-save", false))
+		return false;
+	if (option_flag(c, "transient") && !option_flag(c, "persistent"))
+		return false;
 	if (option_flag(c, "template") && !js_get_bool(vm, "template", false))
 		return false;
 	if (option_flag(c, "inactive") && active)
@@ -98,13 +102,17 @@ static int can_parse(struct cli *c, char *buf, size_t size)
 	return 0;
 }
 
+const char *cli_vm_member(struct json_object *vm, const char *key)
+{
+	struct json_object *v = js_get(vm, key);
+
+	return !v || (!strcmp(key, "id") && json_object_get_int64(v) < 0) ? "-" : json_object_get_string(v);
+}
+
 static void field_print(struct json_object *rows, const char *key)
 {
-	for (size_t i = 0; i < json_object_array_length(rows); i++) {
-		struct json_object *v = js_get(json_object_array_get_idx(rows, i), key);
-
-		printf("%s\n", v ? json_object_get_string(v) : "-");
-	}
+	for (size_t i = 0; i < json_object_array_length(rows); i++)
+		printf("%s\n", cli_vm_member(json_object_array_get_idx(rows, i), key));
 }
 
 static int rows_print(struct json_object *rows, bool title)
@@ -135,7 +143,7 @@ static int rows_print(struct json_object *rows, bool title)
 static bool is_brief(const struct cli *c)
 {
 	static const char *const more[] = { "uuid", "title", "autostart", "no-autostart", "with-managed-save",
-		"template" };
+		"without-managed-save", "template" };
 
 	for (size_t i = 0; i < sizeof(more) / sizeof(more[0]); i++)
 		if (option_flag(c, more[i]))

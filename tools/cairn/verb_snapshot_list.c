@@ -106,12 +106,22 @@ static int tree_print(struct json_object *all, struct json_object *from)
 
 /* ---- list ---- */
 
+/* With memory, or without. */
+static bool state_wanted(const struct cli *c, const char *state)
+{
+	bool active = option_flag(c, "active"), inactive = option_flag(c, "inactive");
+
+	return active == inactive || inactive == !strcmp(state, "shutoff");
+}
+
 static bool wanted(struct cli *c, struct json_object *all, struct json_object *o,
 	struct json_object *from)
 {
 	unsigned below = from ? snapshot_below(all, o, from) : 0;
 
 	if (from && (!below || (below > 1 && !option_flag(c, "descendants"))))
+		return false;
+	if (!state_wanted(c, state_word(o)))
 		return false;
 	if (option_flag(c, "roots") && parent_of(all, o))
 		return false;

@@ -11,27 +11,36 @@
 
 #define MANY CLI_POSITIONALS_MAX
 #define END { NULL, NULL, NULL }
+/* Of virsh's, typed by habit. */
+#define BYPASS_CACHE { "bypass-cache", NULL, "no effect" }
+#define ATOMIC { "atomic", NULL, "no effect: it always is" }
+#define VERBOSE { "verbose", NULL, "no effect: a terminal shows how far it is" }
 
 static const struct verb_option start_options[] = {
 	{ "console", NULL, "attach this terminal to its console" },
 	{ "paused", NULL, FROM_SCHEMA("paused") },
 	{ "force-boot", NULL, FROM_SCHEMA("force-boot") },
-	{ "eager", NULL, FROM_SCHEMA("eager") }, FAN_OPTIONS, END };
+	{ "eager", NULL, FROM_SCHEMA("eager") }, BYPASS_CACHE, FAN_OPTIONS, END };
 static const struct verb_option undefine_options[] = {
 	{ "managed-save", NULL, FROM_SCHEMA("managed-save") },
 	{ "snapshots-metadata", NULL, FROM_SCHEMA("snapshots-metadata") },
 	{ "remove-all-storage", NULL, FROM_SCHEMA("remove-all-storage") },
 	{ "storage", "DISK,...", FROM_SCHEMA("storage") },
 	{ "nvram", NULL, "accepted: a VM has no such file" },
-	{ "keep-nvram", NULL, "the same" }, FAN_OPTIONS, END };
+	{ "keep-nvram", NULL, "the same" },
+	{ "tpm", NULL, "the same" },
+	{ "keep-tpm", NULL, "the same" },
+	{ "checkpoints-metadata", NULL, "accepted: there are no checkpoints" }, FAN_OPTIONS, END };
+static const struct verb_option destroy_options[] = {
+	{ "graceful", NULL, "accepted: it is asked first, and has its images closed" }, FAN_OPTIONS, END };
 static const struct verb_option fan_options[] = { FAN_OPTIONS, END };
 static const struct verb_option dump_memory_options[] = {
 	{ "live", NULL, "let it run meanwhile: it always does, unless one of these is given" },
 	{ "crash", NULL, "stop it at once when its memory is written" },
 	{ "reset", NULL, "reset it when its memory is written" },
 	{ "memory-only", NULL, "accepted: a dump has memory and registers only" },
-	{ "format", "elf", "the only one" }, JOB_OPTIONS, END };
-static const struct verb_option save_options[] = { JOB_OPTIONS, END };
+	{ "format", "elf", "the only one" }, BYPASS_CACHE, VERBOSE, JOB_OPTIONS, END };
+static const struct verb_option save_options[] = { BYPASS_CACHE, VERBOSE, JOB_OPTIONS, END };
 #define SNAPSHOTNAME { "snapshotname", "NAME", "the snapshot, as an option" }
 #define CURRENT { "current", NULL, "the current snapshot" }
 static const struct verb_option snapshot_create_options[] = {
@@ -40,7 +49,7 @@ static const struct verb_option snapshot_create_options[] = {
 	{ "halt", NULL, FROM_SCHEMA("halt") },
 	{ "quiesce", NULL, FROM_SCHEMA("quiesce") },
 	{ "rate", "SIZE", "write at most that much memory a second, such as 100M" },
-	JOB_OPTIONS, FAN_OPTIONS, END };
+	ATOMIC, JOB_OPTIONS, FAN_OPTIONS, END };
 static const struct verb_option snapshot_create_as_options[] = {
 	{ "name", "NAME", "the same as the positional" }, SNAPSHOTNAME,
 	{ "description", "TEXT", "the same as the positional" },
@@ -49,13 +58,17 @@ static const struct verb_option snapshot_create_as_options[] = {
 	{ "halt", NULL, FROM_SCHEMA("halt") },
 	{ "quiesce", NULL, FROM_SCHEMA("quiesce") },
 	{ "rate", "SIZE", "write at most that much memory a second, such as 100M" },
-	JOB_OPTIONS, FAN_OPTIONS, END };
+	ATOMIC, JOB_OPTIONS, FAN_OPTIONS, END };
 static const struct verb_option snapshot_list_options[] = {
 	{ "tree", NULL, "as a tree" },
 	{ "parent", NULL, "with parents" },
 	{ "roots", NULL, "only those without a parent" },
 	{ "leaves", NULL, "only those without children" },
 	{ "no-leaves", NULL, "only those with children" },
+	{ "active", NULL, "only those with memory" },
+	{ "inactive", NULL, "only those without" },
+	{ "metadata", NULL, "no effect: all have it" },
+	{ "internal", NULL, "no effect: all are in the images" },
 	{ "name", NULL, "names only" },
 	{ "from", "NAME", "only children of that one; with --tree, it and all below" },
 	{ "current", NULL, "the same, of the current one" },
@@ -83,10 +96,10 @@ static const struct verb_option snapshot_schedule_options[] = {
 	{ "remove", NULL, FROM_SCHEMA("snapshot-schedule-remove") }, END };
 static const struct verb_option restore_options[] = {
 	{ "paused", NULL, FROM_SCHEMA("paused") },
-	{ "eager", NULL, FROM_SCHEMA("eager") }, END };
+	{ "eager", NULL, FROM_SCHEMA("eager") }, BYPASS_CACHE, END };
 static const struct verb_option managedsave_options[] = {
 	{ "running", NULL, "the next start has it running" },
-	{ "paused", NULL, "the next start has it paused" }, JOB_OPTIONS, FAN_OPTIONS, END };
+	{ "paused", NULL, "the next start has it paused" }, BYPASS_CACHE, VERBOSE, JOB_OPTIONS, FAN_OPTIONS, END };
 static const struct verb_option export_options[] = {
 	{ "snapshotname", "NAME", FROM_SCHEMA("snapshot") },
 	{ "compress", FROM_SCHEMA("compress"), "else as the file's name ends" },
@@ -152,6 +165,10 @@ static const struct verb_option list_options[] = {
 	{ "autostart", NULL, "only those started when the host has booted" },
 	{ "no-autostart", NULL, "only the others" },
 	{ "with-managed-save", NULL, "only those with a saved state" },
+	{ "without-managed-save", NULL, "only the others" },
+	{ "persistent", NULL, "all are" },
+	{ "transient", NULL, "none is" },
+	{ "table", NULL, "as a table (the default)" },
 	{ "template", NULL, "only templates" },
 	{ "state-running", NULL, "only those in that state" },
 	{ "state-paused", NULL, "only those in that state" },
@@ -168,6 +185,8 @@ static const struct verb_option domstats_options[] = {
 	{ "interface", NULL, "each network interface" },
 	{ "block", NULL, "each disk" }, END };
 static const struct verb_option console_options[] = {
+	{ "force", NULL, "no effect: several may be attached" },
+	{ "safe", NULL, "the same" },
 	{ "serial", NULL, "the serial port (the default)" },
 	{ "virtio", NULL, "the virtio console" }, END };
 static const struct verb_option wait_options[] = {
@@ -261,6 +280,9 @@ const struct verb verbs[] = {
 		"vm-name", "vm-define vm-dump-definition", verb_setmem },
 	{ "setmaxmem", "Definitions", "VM SIZE", "the same as setmem", change_options, 2, 2, false, "vm-name",
 		"vm-define vm-dump-definition", verb_setmem },
+	{ "set-lifecycle-action", "Definitions", "VM TYPE ACTION", "what follows: poweroff, reboot or crash; destroy, restart, "
+		"preserve, ...", change_options, 3, 3, false, "vm-name", "vm-define vm-dump-definition",
+		verb_set_lifecycle_action },
 	{ "attach-disk", "Definitions", "VM SOURCE TARGET", "add a disk", attach_disk_options, 3, 3, false, "vm-file",
 		"vm-define vm-dump-definition", verb_attach_disk },
 	{ "detach-disk", "Definitions", "VM TARGET", "take a disk away; its image stays", detach_options, 2, 2, false,
@@ -282,7 +304,7 @@ const struct verb verbs[] = {
 	{ "reset", "Life", "{VM...|--all}", NULL, fan_options, 1, MANY, true, "vm", "vm-reset", verb_reset },
 	{ "suspend", "Life", "{VM...|--all}", NULL, fan_options, 1, MANY, true, "vm", "vm-suspend", verb_suspend },
 	{ "resume", "Life", "{VM...|--all}", NULL, fan_options, 1, MANY, true, "vm", "vm-resume", verb_resume },
-	{ "destroy", "Life", "{VM...|--all}", "stop at once, as by pulling the plug", fan_options, 1, MANY, true, "vm",
+	{ "destroy", "Life", "{VM...|--all}", "stop at once, as by pulling the plug", destroy_options, 1, MANY, true, "vm",
 		"vm-destroy", verb_destroy },
 	{ "autostart", "Life", "{VM...|--all}", NULL, autostart_options, 1, MANY, true, "vm", "vm-autostart",
 		verb_autostart },
@@ -330,6 +352,9 @@ const struct verb verbs[] = {
 	{ "list", "Looking", "", "list VMs", list_options, 0, 0, true, NULL, "vm-list", verb_list },
 	{ "dominfo", "Looking", "VM", "what a VM is and how it does", NULL, 1, 1, true, "vm", "vm-info", verb_dominfo },
 	{ "domstate", "Looking", "VM", "state of a VM", domstate_options, 1, 1, true, "vm", "vm-info", verb_domstate },
+	{ "domid", "Looking", "VM", "its number, while it runs", NULL, 1, 1, false, "vm", "vm-info", verb_domid },
+	{ "domuuid", "Looking", "VM", "its uuid", NULL, 1, 1, false, "vm", "vm-info", verb_domuuid },
+	{ "domname", "Looking", "VM", "the name of a uuid", NULL, 1, 1, false, "vm", "vm-info", verb_domname },
 	{ "domblklist", "Looking", "VM", "disks of a VM", domblklist_options, 1, 1, true, "vm", "vm-dump-definition",
 		verb_domblklist },
 	{ "domiflist", "Looking", "VM", "network interfaces of a VM", dump_options, 1, 1, true, "vm",
