@@ -222,6 +222,17 @@ def test_a_managed_save_that_is_gone(fake):
     fake.cairn("start", "vm1", "--force-boot")
 
 
+def test_a_managed_save_that_went_while_no_daemon_ran(fake):
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    fake.cairn("managedsave", "vm1")
+    fake.stop()
+    (fake.state / "vms/vm1/managed.save").unlink()
+    fake.start()
+    assert fake.cairn("domstate", "--reason", "vm1").stdout == "shut off (saved state gone)\n"
+    fake.cairn("start", "vm1")
+
+
 def test_restore_beside_a_managed_save(fake, tmp_path):
     fake.define("vm1")
     fake.cairn("start", "vm1")

@@ -137,9 +137,9 @@ def test_images_that_cannot_be_read_are_in_nobodys_way(daemon, tmp_path):
 
 def test_with_the_rights_of_who_defined_it(shared, files):  # noqa: F811
     """root's daemon removes nothing that the VM's definer may not."""
-    def define(path):
+    def define(*paths):
         d = {"name": "v", "memory": "32M", "boot": {"kernel": str(shared.tmp / "kernel")},
-             "disks": [disk(path, "raw")]}
+             "disks": [disk(p, "raw") for p in paths]}
         assert "return" in as_nobody(shared, ["vm-define", {"definition": d}])[0]
 
     roots = shared.tmp / "roots"
@@ -151,6 +151,9 @@ def test_with_the_rights_of_who_defined_it(shared, files):  # noqa: F811
         r = shared.cairn("undefine", "v", "--remove-all-storage", ok=5)  # though root asks
         assert f"cannot remove {roots / 'lent.raw'}: Permission denied (for user {NOBODY}" in r.stderr
         assert (roots / "lent.raw").exists() and "v" in names(shared)
+    define(files / "mine.raw", roots / "lent.raw")
+    shared.cairn("undefine", "v", "--remove-all-storage", ok=5)
+    assert (files / "mine.raw").exists()  # all of them or none
     define(files / "mine.raw")
     shared.cairn("undefine", "v", "--remove-all-storage")
     assert not (files / "mine.raw").exists() and "v" not in names(shared)
