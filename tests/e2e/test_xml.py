@@ -407,29 +407,35 @@ def test_corpus_starts(kvm, daemon):
         daemon.cairn("undefine", name)  # the next may have its disk below one of its own
 
 
-def test_virt_install(kvm, daemon):
-    """What virt-install prints for a host with KVM starts."""
+def virt_install(folder, *options):
+    """What it prints for a host with KVM, as a file."""
     if not shutil.which("virt-install"):
         pytest.skip("virt-install is not there")
-    caps = daemon.tmp / "caps.xml"
+    caps = folder / "caps.xml"
     caps.write_text("""<capabilities><host><cpu><arch>x86_64</arch></cpu></host><guest><os_type>hvm</os_type>
         <arch name='x86_64'><wordsize>64</wordsize><emulator>/usr/bin/qemu-system-x86_64</emulator>
         <machine>pc-q35-7.2</machine><machine canonical='pc-q35-7.2'>q35</machine><domain type='kvm'/>
         </arch></guest></capabilities>""")
-    image, initrd = daemon.tmp / "disk.qcow2", daemon.tmp / "initrd"
+    initrd = folder / "initrd"
     initrd.write_bytes(b"initrd")
     r = subprocess.run(
         ["virt-install", "--connect", f"__virtinst_test__test:///default,fakeuri=qemu:///system,caps={caps}",
-         "--print-xml", "--name", "installed", "--memory", "64", "--vcpus", "2", "--import",
-         "--disk", f"path={image},format=qcow2,bus=virtio,size=1", "--network", "network=default,model=virtio",
-         "--rng", "/dev/urandom", "--watchdog", "none", "--graphics", "vnc",
-         "--channel", "unix,target.type=virtio,target.name=org.qemu.guest_agent.0",
-         "--boot", f"kernel={guestlib.bare('idle')},initrd={initrd},kernel_args=console=ttyS0",
-         "--osinfo", "detect=off,require=off"],
-        capture_output=True, text=True, env={**os.environ, "HOME": str(daemon.tmp)})
+         "--print-xml", "--name", "installed", "--memory", "64", "--import", *options,
+         "--boot", f"kernel={guestlib.bare('idle')},initrd={initrd},kernel_args=console=ttyS0"],
+        capture_output=True, text=True, env={**os.environ, "HOME": str(folder)})
     assert r.returncode == 0 and "<domain type=\"kvm\">" in r.stdout, r.stdout + r.stderr
-    path = daemon.tmp / "installed.xml"
+    path = folder / "installed.xml"
     path.write_text(r.stdout)
+    return path
+
+
+def test_virt_install(kvm, daemon):
+    """It starts."""
+    image, initrd = daemon.tmp / "disk.qcow2", daemon.tmp / "initrd"
+    path = virt_install(
+        daemon.tmp, "--vcpus", "2", "--disk", f"path={image},format=qcow2,bus=virtio,size=1",
+        "--network", "network=default,model=virtio", "--rng", "/dev/urandom", "--watchdog", "none", "--graphics", "vnc",
+        "--channel", "unix,target.type=virtio,target.name=org.qemu.guest_agent.0", "--osinfo", "detect=off,require=off")
     subprocess.run([os.path.join(BUILD, "cairn-img"), "create", "-f", "qcow2", image, "16M"], check=True,
                    stdout=subprocess.DEVNULL)
     daemon.cairn("define", str(path))
@@ -438,6 +444,30 @@ def test_virt_install(kvm, daemon):
     assert d["disks"][0]["path"] == str(image) and d["disks"][0]["format"] == "qcow2"
     assert d["interfaces"][0]["source"] == "default"
     assert d["boot"] == {"kernel": guestlib.bare("idle"), "initrd": str(initrd), "cmdline": "console=ttyS0"}
+    daemon.cairn("start", "installed")
+    assert daemon.cairn("domstate", "installed").stdout in ("running\n", "idle\n")
+    round_trip(daemon, "installed")
+
+
+@pytest.mark.parametrize("options, keys", [
+    (["--osinfo", "generic", "--disk", "path=@DISK@,bus=sata", "--network", "user", "--graphics", "none"],
+     {"interfaces": "user", "disks": "raw"}),
+    (["--os-variant", "linux2020", "--disk", "path=@DISK@,readonly=on", "--network", "none", "--watchdog", "i6300esb",
+      "--cpu", "host-passthrough", "--sound", "none", "--tpm", "none", "--autostart"], {"watchdog": "i6300esb"}),
+    (["--os-variant", "generic", "--disk", "none", "--network", "network=default,mac=52:54:00:01:02:03", "--vcpus",
+      "4,sockets=2,cores=2,threads=1", "--memballoon", "none", "--console", "pty,target.type=virtio",
+      "--events", "on_crash=preserve"], {"vcpus": 4, "on_crash": "preserve"})])
+def test_choices_of_virt_install(kvm, daemon, options, keys):
+    """All of them start; what has no effect is a warning."""
+    image = daemon.tmp / "disk.img"
+    image.write_bytes(bytes(1 << 20))
+    path = virt_install(daemon.tmp, *[o.replace("@DISK@", str(image)) for o in options])
+    r = daemon.cairn("define", str(path))
+    assert all(line.startswith("warning: ") for line in r.stderr.splitlines())
+    d = json.loads(daemon.cairn("dumpjson", "installed").stdout)
+    got = {"interfaces": d["interfaces"] and d["interfaces"][0]["type"], "disks": d["disks"] and d["disks"][0]["format"],
+           "watchdog": d.get("watchdog", {}).get("model"), "vcpus": d["vcpus"], "on_crash": d["on_crash"]}
+    assert keys.items() <= got.items()
     daemon.cairn("start", "installed")
     assert daemon.cairn("domstate", "installed").stdout in ("running\n", "idle\n")
     round_trip(daemon, "installed")
