@@ -9,8 +9,8 @@ import subprocess
 
 import pytest
 
-from conftest import BUILD, FAKE_VM, ROOT, Daemon, Qmp
-from test_daemon import pid_of
+from conftest import BUILD, FAKE_VM, ROOT, Daemon, Qmp, until
+from test_daemon import gone, pid_of
 
 
 class Service(Daemon):
@@ -107,6 +107,7 @@ def test_installed_units(tmp_path):
     service.read(units / "cairnd.service")
     assert service["Service"]["KillMode"] == "process"  # or a restart takes the VMs along
     assert service["Service"]["RuntimeDirectoryPreserve"] == "yes"
+    assert service["Service"]["OOMPolicy"] == "continue"  # or one VM that is killed for memory ends the daemon
     program = service["Service"]["ExecStart"]
     assert subprocess.run([program, "--version"], stdout=subprocess.PIPE, timeout=10).stdout.startswith(b"cairnd ")
     assert "@" not in (units / "cairnd.service").read_text()
@@ -122,6 +123,25 @@ def test_installed_units(tmp_path):
         r = subprocess.run(["systemd-analyze", "--man=no", "verify", units / "cairnd.service",
                             units / "cairnd.socket", units / "cairn-guests.service"], capture_output=True, text=True, timeout=30)
         assert "cairnd" not in r.stderr, r.stderr
+
+
+def test_what_ends_between_two_daemons(service):
+    """As `systemctl restart` does it: the main process alone gets SIGTERM, the next one the same socket."""
+    for vm in ("runs", "killed"):
+        service.define(vm)
+        service.cairn("start", vm)
+    pids = {vm: pid_of(service, vm) for vm in ("runs", "killed")}
+    last = service.qmp().run("query-events", since=0)["last"]
+    service.stop()
+    assert service.notify.recv(999) == b"STOPPING=1"
+    os.kill(pids["killed"], signal.SIGKILL)
+    until(lambda: gone(pids["killed"]))
+    service.start()
+    assert pid_of(service, "runs") == pids["runs"] and service.info("killed")["reason"] == "killed"
+    events = service.qmp().run("query-events", since=last)["events"]
+    assert [(e["data"]["vm"], e["data"]["state"]) for e in events if e["event"] == "VM_STATE_CHANGE"] == [
+        ("killed", "crashed")] and [e["seq"] for e in events] == list(range(last + 1, last + 1 + len(events)))
+    service.cairn("start", "killed")
 
 
 def test_ready_means_taken_back(service):
