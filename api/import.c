@@ -13,6 +13,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/util.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -29,6 +30,7 @@ struct import {
 	int fd;
 	struct rights *rights;
 	struct archiver *archiver;
+	struct store_work work;
 	char folder[PATH_MAX];	      /* in which the VM's own will be */
 	char name[VM_NAME_MAX + 1];   /* empty: as the archive says */
 	char *seen;		      /* its definition at the first look */
@@ -103,38 +105,56 @@ static const char *any_file(const struct definition *def)
 	return def->kernel ? def->kernel : def->initrd;
 }
 
-/* As it was imported: all its files are in the folder that was made for them. */
-static void keep_for_good(struct vm *vm)
+/* NULL: it has no files. */
+static struct json_object *folder_of(const struct definition *def)
 {
-	CLEANUP_JS struct json_object *o = json_object_new_object();
-	const char *name = vm->def->name, *file = any_file(vm->def);
-	struct store *s = vm->daemon->store;
+	const char *file = any_file(def);
+	struct json_object *o = file ? json_object_new_object() : NULL;
 	char folder[PATH_MAX];
-	struct err e;
-	int r = 0;
 
-	if (file) {
-		snprintf(folder, sizeof(folder), "%.*s", (int)(strrchr(file, '/') - file), file);
-		js_put_str(o, "folder", folder);
-		r = store_write_vm_file(s, name, IMPORTED_FILE, o, &e);
-	}
-	if (!r)
-		r = store_remove_marker(s, name, IMPORT_MARKER, &e);
-	if (r < 0)
-		log_error("import", "VM '%s': %s", name, e.msg); /* the next daemon finds all there */
+	if (!file)
+		return NULL;
+	snprintf(folder, sizeof(folder), "%.*s", (int)(strrchr(file, '/') - file), file);
+	js_put_str(o, "folder", folder);
+	return o;
 }
 
-static void succeed(struct import *x)
+/* On stable storage, or not: the next daemon finds all there. */
+static void kept_for_good(struct store_work *work)
 {
+	struct import *x = container_of(work, struct import, work);
 	struct json_object *o = json_object_new_object();
 
-	keep_for_good(x->vm);
-	store_settle(x->daemon->store);
+	if (work->r < 0)
+		log_error("import", "VM '%s': %s", x->vm->def->name, work->e.msg);
 	x->vm->half = false;
 	js_put_str(o, "name", x->vm->def->name);
 	js_put_str(o, "folder", x->folder);
 	js_put(o, "warnings", json_object_get(x->warnings));
 	job_succeed(x->job, o);
+}
+
+static void folder_kept(struct store_work *work)
+{
+	struct import *x = container_of(work, struct import, work);
+
+	work->done = kept_for_good;
+	if (!work->r)
+		work->r = store_remove_file_behind(x->daemon->store, work, x->vm->def->name, IMPORT_MARKER, &work->e);
+	if (work->r < 0)
+		kept_for_good(work);
+}
+
+/* As it was imported: all its files are in the folder that was made for them. */
+static void succeed(struct import *x)
+{
+	CLEANUP_JS struct json_object *o = folder_of(x->vm->def);
+
+	x->work = (struct store_work){ .loop = x->daemon->loop, .done = folder_kept };
+	if (o)
+		x->work.r = store_write_vm_file_behind(x->daemon->store, &x->work, x->vm->def->name, IMPORTED_FILE, o, &x->work.e);
+	if (!o || x->work.r < 0)
+		folder_kept(&x->work);
 }
 
 /* ---- taking all of it ---- */
@@ -427,6 +447,19 @@ static bool all_there(const struct definition *d)
 	return definition_check_files(d, &e) == 0;
 }
 
+static void keep_at_start(struct vm *vm)
+{
+	CLEANUP_JS struct json_object *o = folder_of(vm->def);
+	struct store *s = vm->daemon->store;
+	struct err e;
+	int r = o ? store_write_vm_file(s, vm->def->name, IMPORTED_FILE, o, &e) : 0;
+
+	if (!r)
+		r = store_remove_marker(s, vm->def->name, IMPORT_MARKER, &e);
+	if (r < 0)
+		log_error("import", "VM '%s': %s", vm->def->name, e.msg);
+}
+
 void import_clear_up(struct daemon *d)
 {
 	for (size_t i = d->nvms; i-- > 0;) {
@@ -439,7 +472,7 @@ void import_clear_up(struct daemon *d)
 				vm->def->name);
 			vm_forget(vm);
 		} else {
-			keep_for_good(vm);
+			keep_at_start(vm);
 		}
 	}
 }

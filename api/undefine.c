@@ -28,6 +28,7 @@ struct undefine {
 	struct vm *vm; /* stays as long as it is `going` */
 	struct volumes volumes;
 	struct errand *errand;
+	struct err why; /* it is given up */
 };
 
 /* ---- the end ---- */
@@ -72,13 +73,27 @@ static void forgotten(struct store_work *work)
 	undefine_free(u);
 }
 
-/* What is in the place of an image later is not the VM's. */
-static void plan_drop(struct undefine *u)
+static void plan_dropped(struct store_work *work)
+{
+	struct undefine *u = container_of(work, struct undefine, work);
+
+	if (work->r < 0)
+		log_error("undefine", "%s", work->e.msg);
+	give_up(u, &u->why);
+}
+
+/* What is in the place of an image later is not the VM's: then it is given up. */
+static void plan_drop(struct undefine *u, const struct err *why)
 {
 	struct err e;
 
-	if (store_remove_file(u->daemon->store, u->vm->def->name, UNDEFINE_FILE, &e) < 0)
+	u->why = *why;
+	u->work.loop = u->daemon->loop;
+	u->work.done = plan_dropped;
+	if (store_remove_file_behind(u->daemon->store, &u->work, u->vm->def->name, UNDEFINE_FILE, &e) < 0) {
 		log_error("undefine", "%s", e.msg);
+		give_up(u, why);
+	}
 }
 
 static void forget(void *opaque)
@@ -93,8 +108,7 @@ static void forget(void *opaque)
 	u->work.loop = d->loop;
 	u->work.done = forgotten;
 	if (store_remove_behind(d->store, &u->work, u->vm->def->name, &e) < 0) {
-		plan_drop(u);
-		give_up(u, &e);
+		plan_drop(u, &e);
 		return;
 	}
 	memcpy(name, u->vm->def->name, sizeof(name));
@@ -118,20 +132,32 @@ static void volumes_gone(void *opaque, int r, const struct errand_result *res, c
 		forget(u);
 		return;
 	}
-	plan_drop(u);
 	if (res->count)
 		err_set(&why, r, e->cls, "%.300s; %u of its images are removed, and the VM stays", e->msg, res->count);
 	else
 		why = *e;
-	give_up(u, &why);
+	plan_drop(u, &why);
+}
+
+static void removal_kept(struct store_work *work)
+{
+	struct undefine *u = container_of(work, struct undefine, work);
+	struct err e = work->e;
+	int r = work->r;
+
+	if (!r)
+		r = volumes_errand(&u->volumes, u->vm, true, volumes_gone, u, &u->errand, &e);
+	if (r < 0)
+		plan_drop(u, &e);
 }
 
 static int removal_begin(struct undefine *u, struct err *e)
 {
 	CLEANUP_JS struct json_object *kept = volumes_keep(&u->volumes);
-	int r = store_write_vm_file(u->daemon->store, u->vm->def->name, UNDEFINE_FILE, kept, e);
 
-	return r < 0 ? r : volumes_errand(&u->volumes, u->vm, true, volumes_gone, u, &u->errand, e);
+	u->work.loop = u->daemon->loop;
+	u->work.done = removal_kept;
+	return store_write_vm_file_behind(u->daemon->store, &u->work, u->vm->def->name, UNDEFINE_FILE, kept, e);
 }
 
 static void volumes_seen(void *opaque, int r, const struct errand_result *res, const struct err *e)

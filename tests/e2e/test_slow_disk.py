@@ -1,5 +1,6 @@
 """A disk that takes its time: who asks for what is kept on it waits, and nobody else does."""
 
+import json
 import os
 import signal
 import threading
@@ -27,37 +28,50 @@ def definition(slow, name):
     return {"name": name, "memory": "32M", "boot": {"kernel": str(slow.tmp / "kernel")}}
 
 
-class Looker(threading.Thread):
-    """Asks for the list all the time."""
-
-    def __init__(self, daemon):
-        super().__init__(daemon=True)
-        self.q, self.end, self.slowest = daemon.qmp(), False, 0
-        self.start()
-
-    def run(self):
-        while not self.end:
-            begin = time.monotonic()
-            self.q.run("vm-list")
-            self.slowest = max(self.slowest, time.monotonic() - begin)
-
-    def stop(self):
-        self.end = True
-        self.join()
-        return self.slowest * 1e3
-
-
 def test_queries_do_not_wait(slow):
+    """Each call waits for the disk, and the loop never does."""
     (slow.tmp / "kernel").write_bytes(b"none\n")
-    q = slow.qmp()
-    looker, begin = Looker(slow), time.monotonic()
-    assert q.run("vm-define", definition=definition(slow, "a"))["created"]
-    assert (time.monotonic() - begin) * 1e3 >= 2 * SYNC_MS, "it was answered before it was kept"
+    q, before = slow.qmp(), loop_syncs(slow)
+    assert took(q, "vm-define", definition=definition(slow, "a")) >= 2 * SYNC_MS, "it was answered before it was kept"
     assert not q.run("vm-define", definition=definition(slow, "a"))["created"]
     q.run("permission-grant", user=1234, role="owner", vm="a")
     q.run("permission-revoke", user=1234, vm="a")
-    q.run("vm-undefine", vm="a")
-    assert looker.stop() < SYNC_MS
+    assert took(q, "vm-undefine", vm="a") >= SYNC_MS
+    assert loop_syncs(slow) == before
+
+
+def test_a_query_is_answered_first(slow):
+    """Who asks after somebody whose call waits for the disk is answered before them."""
+    (slow.tmp / "kernel").write_bytes(b"none\n")
+    slow.stop()
+    slow.env["SLOW_SYNC_MS"] = "2000"
+    slow.start()
+    q, other = slow.qmp(), slow.qmp()
+    q.send(json.dumps({"execute": "vm-define", "arguments": {"definition": definition(slow, "a")}}).encode())
+    until(lambda: any(p.name.startswith(".draft-") for p in (slow.state / "vms").iterdir()))
+    for _ in range(10):
+        assert other.run("vm-list")["vms"] == []
+    q.sock.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        q.sock.recv(1)
+    q.sock.settimeout(20)
+    assert q.answer()["return"]["created"]
+
+
+def test_images_that_go_and_come(slow):
+    """An undefine writes down first which images it removes; an import has an end that is kept."""
+    disk = slow.tmp / "a.raw"
+    disk.write_bytes(bytes(65536))
+    slow.define("a", disks=[{"path": str(disk), "format": "raw"}])
+    slow.cairn("export", "a", str(slow.tmp / "a.tar"))
+    q, before = slow.qmp(), loop_syncs(slow)
+    assert took(q, "vm-undefine", vm="a", remove_all_storage=True) >= SYNC_MS
+    assert not disk.exists() and not (slow.state / "vms/a").exists()
+    (slow.tmp / "in").mkdir()
+    slow.cairn("import", str(slow.tmp / "a.tar"), "--folder", str(slow.tmp / "in"))
+    assert loop_syncs(slow) == before
+    assert not (slow.state / "vms/a/import.pending").exists() and (slow.state / "vms/a/imported.json").exists()
+    slow.cairn("start", "a")
 
 
 def test_one_after_the_other(slow):
