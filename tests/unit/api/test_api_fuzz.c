@@ -29,6 +29,7 @@ static const struct seed script_seeds[] = { { "life", 18 }, { "qmp", 17 }, { "st
 	{ "stranger", 3 }, { "files", 10 } };
 
 static uint8_t input[SCRIPT_INPUT_MAX];
+static bool is_root; /* and so can be a stranger, too */
 
 static size_t seed_read(const char *folder, const char *name)
 {
@@ -105,8 +106,11 @@ static void test_script_seeds(void **state)
 {
 	if (*state)
 		skip();
-	for (size_t i = 0; i < ARRAY_SIZE(script_seeds); i++)
-		assert_int_equal(script_run(input, seed_read("script", script_seeds[i].name)), script_seeds[i].good);
+	for (size_t i = 0; i < ARRAY_SIZE(script_seeds); i++) {
+		bool played = is_root || strcmp(script_seeds[i].name, "stranger");
+
+		assert_int_equal(script_run(input, seed_read("script", script_seeds[i].name)), played ? script_seeds[i].good : 0);
+	}
 }
 
 static void test_script_mutations(void **state)
@@ -136,6 +140,7 @@ static int shut_in(void **state)
 	*state = "cannot";
 	return 0;
 #endif
+	is_root = !getuid();
 	r = script_setup(NULL);
 	if (r < 0)
 		fprintf(stderr, "skip: cannot make a namespace of mounts: %s\n", strerror(-r));
