@@ -1,5 +1,6 @@
 """VMs that come up and go down by themselves: restarts, autostart, bounds."""
 
+import contextlib
 import json
 import os
 import signal
@@ -286,18 +287,17 @@ def test_starts_wait_for_their_turn(tmp_path):
 
 
 def test_no_more_start_at_once(tmp_path):
-    d = bounded("--max-starting", "1")(tmp_path, FAKE_VM)
-    d.define("slow", cmdline="silent-at-config")
-    d.define("vm1")
-    first, second, q = d.qmp(), d.qmp(), d.qmp()
-    first.send(b'{"execute":"vm-start","arguments":{"vm":"slow"}}')
-    until(lambda: len(d.children()) == 1)
-    second.send(b'{"execute":"vm-start","arguments":{"vm":"vm1"}}')
-    for _ in range(500):  # an answer could come meanwhile
-        assert q.run("vm-info", vm="vm1")["state"] == "shut off"
-    os.kill(d.children()[0], signal.SIGKILL)
-    assert "error" in first.answer() and second.answer()["return"]["id"]
-    d.close()
+    with contextlib.closing(bounded("--max-starting", "1")(tmp_path, FAKE_VM)) as d:
+        d.define("slow", cmdline="silent-at-config")
+        d.define("vm1")
+        first, second, q = d.qmp(), d.qmp(), d.qmp()
+        first.send(b'{"execute":"vm-start","arguments":{"vm":"slow"}}')
+        until(lambda: len(d.children()) == 1)
+        second.send(b'{"execute":"vm-start","arguments":{"vm":"vm1"}}')
+        for _ in range(500):  # an answer could come meanwhile
+            assert q.run("vm-info", vm="vm1")["state"] == "shut off"
+        os.kill(d.children()[0], signal.SIGKILL)
+        assert "error" in first.answer() and second.answer()["return"]["id"]
 
 
 def test_a_clone_too_many(tmp_path):

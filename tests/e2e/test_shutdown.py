@@ -1,5 +1,6 @@
 """Shutdowns with a deadline, at a time, of all VMs together."""
 
+import contextlib
 import json
 import os
 import signal
@@ -243,15 +244,14 @@ def test_daemon_stop_and_crashes(fake):
 
 def test_daemon_stop_with_a_bound(tmp_path):
     """Of equal order, too, no more go down at once than may be started at once."""
-    d = bounded("--max-starting", "1")(tmp_path, FAKE_VM)
-    for vm in ("vm1", "vm2"):
-        d.define(vm, stop_action="shutdown", shutdown={"deadline": 1, "then": "destroy"}, **DEAF)
-    d.cairn("start", "vm1", "vm2")
-    d.cairn("daemon-stop", "--vms-only")
-    changes = [e["data"] for e in d.qmp().run("query-events", event="VM_STATE_CHANGE")["events"]]
-    assert [(e["vm"], e["state"]) for e in changes if e["state"] in ("in-shutdown", "shutoff")] == [
-        ("vm1", "in-shutdown"), ("vm1", "shutoff"), ("vm2", "in-shutdown"), ("vm2", "shutoff")]
-    d.close()
+    with contextlib.closing(bounded("--max-starting", "1")(tmp_path, FAKE_VM)) as d:
+        for vm in ("vm1", "vm2"):
+            d.define(vm, stop_action="shutdown", shutdown={"deadline": 1, "then": "destroy"}, **DEAF)
+        d.cairn("start", "vm1", "vm2")
+        d.cairn("daemon-stop", "--vms-only")
+        changes = [e["data"] for e in d.qmp().run("query-events", event="VM_STATE_CHANGE")["events"]]
+        assert [(e["vm"], e["state"]) for e in changes if e["state"] in ("in-shutdown", "shutoff")] == [
+            ("vm1", "in-shutdown"), ("vm1", "shutoff"), ("vm2", "in-shutdown"), ("vm2", "shutoff")]
 
 
 def test_daemon_stop_in_one_way(fake):
