@@ -18,6 +18,9 @@
 
 #define BACKLOG 128
 #define FORWARD_FD 5 /* behind its own two */
+/* What a frame costs does not depend on its length, and nobody outside sees how long it was (docs/slirp.md). */
+#define MTU 65520
+#define MTU_TEXT "65520"
 #define HOSTNAME_MAX_BYTES 63 /* of one label: RFC 1035, 2.3.4 */
 /* What frames may wait for the other side. The kernel gives what it allows. */
 #define QUEUE_BYTES (4 * 1024 * 1024)
@@ -61,7 +64,7 @@ int forward_listen(const struct definition_forward *f, const char *key, struct e
 
 struct args {
 	char text[DEFINITION_FORWARDS_MAX][64];
-	char *list[12 + 2 * DEFINITION_FORWARDS_MAX];
+	char *list[14 + 2 * DEFINITION_FORWARDS_MAX];
 	size_t n;
 };
 
@@ -89,6 +92,7 @@ static void args_make(struct args *a, const struct definition *d, const struct d
 	arg_add(a, "--frames", "3");
 	arg_add(a, "--control", "4");
 	arg_add(a, "--network", u->network);
+	arg_add(a, "--mtu", MTU_TEXT);
 	if (is_hostname(d->name))
 		arg_add(a, "--hostname", d->name);
 	if (u->restricted)
@@ -144,6 +148,7 @@ static int plug_in(struct plug *p, unsigned at, struct config *c, struct usernet
 	p->forwards += u->nforwards;
 	fd = config_add_fd(c, steal_fd(&p->frames[0]));
 	c->vm.interfaces[at].tap_fd = (uint16_t)fd;
+	c->vm.interfaces[at].mtu = MTU;
 	return fd == VM_NO_FD ? err_set(e, -EMFILE, ERR_INVALID, "the VM has too many files") : 0;
 }
 

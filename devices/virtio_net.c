@@ -48,7 +48,9 @@ struct virtio_net {
 
 	/* the loop's: */
 	int tap_fd; /* -1: none, or lost */
-	struct loop_watch *watch; /* of the tap; asks for frames only while the guest has buffers */
+	struct loop_watch *watch; /* of the tap */
+	bool rx_wanted;	 /* the guest has buffers */
+	bool tx_blocked; /* a socket's other side is to read first; the frame stays in the ring */
 	unsigned offload; /* TUN_F_*, as the tap has it */
 	struct virtqueue_elem elem, more; /* of the first buffer of a frame, and of each further one */
 	struct iovec out[VIRTQUEUE_SEGS_MAX + 1];
@@ -84,6 +86,12 @@ static void link_set(struct virtio_net *n, bool up)
 	store_le16(n->v.config + CONFIG_STATUS, up ? STATUS_LINK_UP : 0);
 }
 
+static void watch_update(struct virtio_net *n)
+{
+	if (n->watch)
+		loop_watch_events(n->watch, (n->rx_wanted ? POLLIN : 0) | (n->tx_blocked ? POLLOUT : 0));
+}
+
 static void config_changed(struct virtio_net *n)
 {
 	n->v.generation++;
@@ -102,6 +110,8 @@ static void tap_lost(struct virtio_net *n, int error)
 	n->watch = NULL;
 	n->tap_fd = -1;
 	n->held = 0;
+	n->tx_blocked = false;
+	virtio_queue_kick(&n->v, TX); /* what waits there is dropped */
 	link_set(n, false);
 	config_changed(n);
 	dev_event(n->v.host, &ev);
@@ -252,27 +262,33 @@ static void rx_run(struct virtio_net *n)
 	if (r == -EPROTO)
 		virtio_fault(&n->v, vq->fault);
 	/* Without buffers the driver's doorbell comes next; with frames left, the loop again. */
-	if (n->watch)
-		loop_watch_events(n->watch, r >= 0 ? POLLIN : 0);
+	n->rx_wanted = r >= 0;
+	watch_update(n);
 }
+
+static void tx_run(struct virtio_net *n);
 
 static void tap_ready(void *opaque, unsigned revents)
 {
 	struct virtio_net *n = opaque;
 	struct virtio_dev *v = &n->v;
 
-	(void)revents;
 	pthread_mutex_lock(&v->lock);
-	if (virtio_is_running(v) && v->queues[RX].vq.enabled)
+	if (!virtio_is_running(v))
+		n->rx_wanted = n->tx_blocked = false; /* until the driver is there, who is served from the start then */
+	if (n->tx_blocked && (revents & (POLLOUT | POLLERR | POLLHUP)))
+		tx_run(n);
+	if (n->rx_wanted && v->queues[RX].vq.enabled)
 		rx_run(n);
 	else
-		loop_watch_events(n->watch, 0); /* until the driver is there */
+		watch_update(n);
 	pthread_mutex_unlock(&v->lock);
 }
 
 /* ---- from the guest ---- */
 
-static void frame_write(struct virtio_net *n, uint8_t *header, const struct iovec *iov, unsigned niov,
+/* A tap takes what it can and drops the rest; a socket says when it takes more. Returns false: then. */
+static bool frame_write(struct virtio_net *n, uint8_t *header, const struct iovec *iov, unsigned niov,
 	uint64_t bytes)
 {
 	ssize_t done;
@@ -286,12 +302,15 @@ static void frame_write(struct virtio_net *n, uint8_t *header, const struct iove
 		count_frame(&n->tx, bytes);
 	else if (errno == EBADFD || errno == EPIPE || errno == ECONNRESET)
 		tap_lost(n, errno);
+	else if (n->plain && errno == EAGAIN)
+		return false;
 	else
 		count(errno == EINVAL ? &n->tx.errors : &n->tx.drops, 1);
+	return true;
 }
 
-/* Returns false when the driver is at fault. */
-static bool frame_send(struct virtio_net *n, struct virtqueue_elem *el)
+/* Returns 0; -EPROTO when the driver is at fault; -EAGAIN when it is to be sent later. */
+static int frame_send(struct virtio_net *n, struct virtqueue_elem *el)
 {
 	uint8_t raw[NET_HEADER_BYTES], header[NET_HEADER_BYTES];
 	uint64_t bytes = el->out_bytes - NET_HEADER_BYTES;
@@ -299,16 +318,16 @@ static bool frame_send(struct virtio_net *n, struct virtqueue_elem *el)
 	unsigned niov = el->nout;
 
 	if (el->out_bytes < NET_HEADER_BYTES)
-		return false;
+		return -EPROTO;
 	iov_read(iov, niov, 0, raw, sizeof(raw));
 	iov_drop_front(&iov, &niov, NET_HEADER_BYTES);
 	if (n->tap_fd < 0)
 		count(&n->tx.drops, 1);
 	else if (bytes > FRAME_MAX || !net_header_parse(raw, bytes, n->v.features, header))
 		count(&n->tx.errors, 1);
-	else
-		frame_write(n, header, iov, niov, bytes);
-	return true;
+	else if (!frame_write(n, header, iov, niov, bytes))
+		return -EAGAIN;
+	return 0;
 }
 
 static int tx_pump(struct virtio_net *n, unsigned *budget)
@@ -317,9 +336,16 @@ static int tx_pump(struct virtio_net *n, unsigned *budget)
 	int got = 0;
 
 	while (*budget && (got = virtqueue_pop(vq, &n->elem)) > 0) {
-		if (!frame_send(n, &n->elem)) {
+		int r = frame_send(n, &n->elem);
+
+		if (r == -EPROTO) {
 			vq->fault = "a frame to be sent has no header";
-			return -EPROTO;
+			return r;
+		}
+		if (r == -EAGAIN) {
+			virtqueue_unpop(vq);
+			n->tx_blocked = true;
+			return 0;
 		}
 		virtqueue_push(vq, &n->elem, 0);
 		--*budget;
@@ -333,10 +359,12 @@ static void tx_run(struct virtio_net *n)
 	unsigned budget = 2u * vq->size;
 	int r;
 
+	n->tx_blocked = false;
 	do {
 		virtqueue_notify_disable(vq);
 		r = tx_pump(n, &budget);
-	} while (r >= 0 && budget && virtqueue_notify_enable(vq));
+	} while (r >= 0 && budget && !n->tx_blocked && virtqueue_notify_enable(vq));
+	watch_update(n);
 	virtio_queue_interrupt(&n->v, TX);
 	if (r < 0)
 		virtio_fault(&n->v, vq->fault);
@@ -357,7 +385,7 @@ static void net_run(struct virtio_dev *v, unsigned qi)
 static void net_forget(struct virtio_dev *v)
 {
 	net_of(v)->held = 0;
-	net_of(v)->loaded = false;
+	net_of(v)->loaded = net_of(v)->tx_blocked = false;
 }
 
 static int net_load(struct virtio_dev *v, struct state_reader *r, struct err *e)

@@ -116,7 +116,7 @@ def test_forwards(host):
                               restrict=True, host_loopback=True))
     # Nothing is left to the other side: it is no kernel.
     assert fields(c.run("net show")[-1])["link"] == 1 and opened(c)["features"] & 0x7fff & ~(1 << 5 | 1 << 3) == 0
-    until(lambda: ("slirp: --frames 3 --control 4 --network 10.9.0.0/24 --hostname a --restrict --host-loopback "
+    until(lambda: ("slirp: --frames 3 --control 4 --network 10.9.0.0/24 --mtu 65520 --hostname a --restrict --host-loopback "
                    "--forward tcp:5:-:22 --forward udp:6:10.9.0.20:53") in log(host, "a"))
     with connect(tcp) as s:
         answers(c, s, 1)
@@ -278,6 +278,21 @@ def test_a_suspended_vm_wakes(host):
         while c.line() != "ok":  # of what it did first
             pass
         answers(c, s, 1)
+
+
+@pytest.mark.parametrize("action,state", [("suspend", "paused"), ("save", "saved")])
+def test_cairn_slirp_itself(daemon, action, state):
+    """It takes who waits, and asks in the guest's network who is there."""
+    port = free_port()
+    define(daemon, "a", user(port), boot={"kernel": guestlib.bare("interp"), "cmdline": GUEST},
+           idle={"after": "1s", "action": action, "cpu": 100})
+    daemon.cairn("start", "a")
+    asleep(daemon, state, "a")
+    q = daemon.qmp()
+    with connect(port):
+        woken(q, port)
+        until(lambda: figures(daemon, "a")["rx-packets"] > 0)
+    assert figures(daemon, "a")["link"] == "up" and len(slirps(daemon)) == 1
 
 
 @pytest.mark.parametrize("what", ["daemon", "killed", "redefined"])

@@ -136,13 +136,14 @@ struct net_test {
 	struct drv d;
 	int tap; /* our end; -1: none */
 	int their;
+	bool plain; /* no tap: what user interfaces have */
 	uint64_t buf;
 };
 
 static void net_new(struct net_test *t, bool tap)
 {
 	struct virtio_net_config c = { .name = "net0", .tap_fd = -1, .mac = { 0x52, 0x54, 0, 1, 2, 3 },
-		.mtu = 9000, .slot = SLOT };
+		.mtu = 9000, .plain = t->plain, .slot = SLOT };
 	int pair[2] = { -1, -1 };
 
 	fx_init(&t->f);
@@ -209,7 +210,7 @@ static const uint8_t *ram(struct net_test *t, unsigned at)
 static void shows_mac_link_and_mtu(void **state)
 {
 	static const uint8_t mac[] = { 0x52, 0x54, 0, 1, 2, 3 };
-	struct net_test t;
+	struct net_test t = { 0 };
 
 	(void)state;
 	net_begin(&t, true, ALL);
@@ -227,7 +228,7 @@ static void shows_mac_link_and_mtu(void **state)
 
 static void without_a_tap_what_is_sent_is_dropped(void **state)
 {
-	struct net_test t;
+	struct net_test t = { 0 };
 	struct drv_sg sg = { 0, NET_HEADER_BYTES + 60, false };
 	unsigned head;
 	uint32_t len;
@@ -250,7 +251,7 @@ static void without_a_tap_what_is_sent_is_dropped(void **state)
 static void sends_frames(void **state)
 {
 	uint8_t got[256], *p;
-	struct net_test t;
+	struct net_test t = { 0 };
 	uint32_t len;
 
 	(void)state;
@@ -275,10 +276,51 @@ static void sends_frames(void **state)
 	net_end(&t);
 }
 
+static void what_a_socket_does_not_take_waits(void **state)
+{
+	struct net_test t = { .plain = true };
+	struct drv_sg sg = { 0, 8192, false };
+	static uint8_t got[8192];
+	int bytes = 16384;
+	uint32_t len;
+
+	(void)state;
+	net_begin(&t, true, ALL);
+	/* A driver may leave nothing to the other side. */
+	assert_int_equal(t.d.features & (NET_F_CSUM | NET_F_GUEST_CSUM | NET_F_HOST_TSO4 | NET_F_GUEST_TSO4), 0);
+	assert_int_equal(setsockopt(t.their, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes)), 0);
+	sg.gpa = t.buf;
+	for (unsigned i = 0; i < 8; i++)
+		drv_add(&t.d.q[TX], &sg, 1, false);
+	drv_kick(&t.d.q[TX]);
+	fx_run(&t.f, 5);
+	assert_in_range(stats(&t).tx_packets, 1, 7);
+	for (unsigned i = 0; i < 8; i++) {
+		fx_run(&t.f, 5);
+		assert_int_equal(read(t.tap, got, sizeof(got)), sizeof(got));
+	}
+	for (unsigned i = 0; i < 8; i++)
+		drv_wait(&t.d.q[TX], &len);
+	assert_int_equal(stats(&t).tx_packets, 8);
+	assert_int_equal(stats(&t).tx_drops, 0);
+	/* Nobody reads any more: nothing waits for ever. */
+	for (unsigned i = 0; i < 8; i++)
+		drv_add(&t.d.q[TX], &sg, 1, false);
+	drv_kick(&t.d.q[TX]);
+	fx_run(&t.f, 5);
+	close(t.tap);
+	t.tap = -1;
+	for (unsigned i = 0; i < 8; i++)
+		drv_wait(&t.d.q[TX], &len);
+	assert_false(stats(&t).link_up);
+	assert_in_range(stats(&t).tx_drops, 1, 8);
+	net_end(&t);
+}
+
 static void a_wrong_header_never_reaches_the_host(void **state)
 {
 	struct drv_sg sg = { 0, NET_HEADER_BYTES + 60, false };
-	struct net_test t;
+	struct net_test t = { 0 };
 	uint8_t got[256];
 	uint32_t len;
 
@@ -308,7 +350,7 @@ static void needs_reset(struct net_test *t, unsigned q, uint32_t bytes, const ch
 
 static void a_frame_without_a_header_is_a_fault(void **state)
 {
-	struct net_test t;
+	struct net_test t = { 0 };
 
 	(void)state;
 	net_begin(&t, true, ALL);
@@ -318,7 +360,7 @@ static void a_frame_without_a_header_is_a_fault(void **state)
 
 static void a_buffer_without_room_for_a_header_is_a_fault(void **state)
 {
-	struct net_test t;
+	struct net_test t = { 0 };
 
 	(void)state;
 	net_begin(&t, true, ALL);
@@ -329,7 +371,7 @@ static void a_buffer_without_room_for_a_header_is_a_fault(void **state)
 
 static void receives_into_as_many_buffers_as_it_takes(void **state)
 {
-	struct net_test t;
+	struct net_test t = { 0 };
 	uint32_t len;
 
 	(void)state;
@@ -353,7 +395,7 @@ static void receives_into_as_many_buffers_as_it_takes(void **state)
 /* Nothing of a frame is shown before all of it is there. */
 static void a_frame_waits_for_its_last_buffer(void **state)
 {
-	struct net_test t;
+	struct net_test t = { 0 };
 	uint32_t len;
 
 	(void)state;
@@ -378,7 +420,7 @@ static void a_frame_waits_for_its_last_buffer(void **state)
 
 static void what_cannot_fit_is_dropped(void **state)
 {
-	struct net_test t;
+	struct net_test t = { 0 };
 	uint32_t len;
 
 	(void)state;
@@ -399,7 +441,7 @@ static void what_cannot_fit_is_dropped(void **state)
 /* A ring that is shorter than a frame has to be no dam. */
 static void a_ring_that_is_too_short_is_passed_over(void **state)
 {
-	struct net_test t;
+	struct net_test t = { 0 };
 	uint32_t len;
 
 	(void)state;
@@ -417,7 +459,7 @@ static void a_ring_that_is_too_short_is_passed_over(void **state)
 
 static void frames_wait_while_it_is_paused(void **state)
 {
-	struct net_test t;
+	struct net_test t = { 0 };
 	uint32_t len;
 
 	(void)state;
@@ -437,7 +479,7 @@ static void frames_wait_while_it_is_paused(void **state)
 
 static void a_tap_that_goes_is_a_cable_pulled(void **state)
 {
-	struct net_test t;
+	struct net_test t = { 0 };
 	unsigned before;
 
 	(void)state;
@@ -453,7 +495,7 @@ static void a_tap_that_goes_is_a_cable_pulled(void **state)
 
 static void state_comes_back(void **state)
 {
-	struct net_test t;
+	struct net_test t = { 0 };
 	unsigned before;
 	uint32_t len;
 
@@ -506,6 +548,7 @@ int main(void)
 		cmocka_unit_test(shows_mac_link_and_mtu),
 		cmocka_unit_test(without_a_tap_what_is_sent_is_dropped),
 		cmocka_unit_test(sends_frames),
+		cmocka_unit_test(what_a_socket_does_not_take_waits),
 		cmocka_unit_test(a_wrong_header_never_reaches_the_host),
 		cmocka_unit_test(a_frame_without_a_header_is_a_fault),
 		cmocka_unit_test(a_buffer_without_room_for_a_header_is_a_fault),
