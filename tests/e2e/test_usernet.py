@@ -14,7 +14,7 @@ import tempfile
 import pytest
 
 import guestlib
-from conftest import ROOT, Console, Daemon, until
+from conftest import FAKE_VM, ROOT, Console, Daemon, until
 from guestlib import fields
 from test_daemon import NOBODY, as_nobody
 from test_idle import asleep
@@ -320,6 +320,22 @@ def test_a_saved_vm_wakes(host, what):
         assert fields(c.run("net recv 1")[-1])["bytes"] == 100
         answers(c, s, 3)
         c.close()
+
+
+def test_who_comes_while_it_is_saved_calls_that_off(tmp_path, libexec):
+    d = Daemon(tmp_path, FAKE_VM, env=libexec)
+    try:
+        port = free_port()
+        d.define("a", "work-takes=50000", interfaces=[user(port)], idle={"after": "1s", "action": "save"})
+        q = d.qmp()
+        d.cairn("start", "a")
+        q.event("JOB_STATUS_CHANGE", status="running")
+        with connect(port):
+            q.event("JOB_STATUS_CHANGE", status="aborting")
+            until(lambda: d.info("a")["state"] in ("running", "idle"))
+        assert slirps(d)
+    finally:
+        d.close()
 
 
 def test_what_lets_go_of_a_port(host):
