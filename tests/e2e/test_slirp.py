@@ -63,6 +63,15 @@ def test_a_forward_of_tcp_carries_both_ways():
         assert client.recv(1) == b""
 
 
+def test_who_came_before_it_is_let_in():
+    """As when a VM is started because somebody came."""
+    with listener() as s, socket.create_connection(s.getsockname()) as client:
+        client.sendall(b"early")
+        with Guest(("tcp", s, "-", 80), control=True) as g:
+            assert g.accepted().read(5) == b"early"
+            assert json.loads(g.control.recv(99)) == {"forward": 0}
+
+
 def test_the_guest_sees_who_connects(lan):  # noqa: F811
     """Loopback is the gateway; any other address is itself."""
     lan.ip("link", "set", "lo", "up")

@@ -1,15 +1,17 @@
 """Interfaces of type user, as the daemon sees them: forwards, their ports, and VMs that are woken by one. The other side of
 the interface is tests/helpers/slirp.py, which turns a connection into frames that the bare-metal guest knows; the
-program itself has tests of its own (test_slirp.py)."""
+program itself has tests of its own (test_slirp.py), and Linux at the end of this file."""
 
 import contextlib
 import json
 import os
 import pathlib
+import random
 import shutil
 import signal
 import socket
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -18,7 +20,7 @@ from conftest import FAKE_VM, ROOT, Console, Daemon, until
 from guestlib import fields
 from test_daemon import NOBODY, as_nobody
 from test_idle import asleep
-from test_net import LanDaemon, figures, lan, opened, payload  # noqa: F401
+from test_net import LanDaemon, echo, figures, lan, opened, payload  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("kvm")
 
@@ -115,7 +117,8 @@ def test_forwards(host):
     c = start(host, "a", user(tcp, {"protocol": "udp", "port": udp, "to": 53, "guest": "10.9.0.20"}, network="10.9.0.0/24",
                               restrict=True, host_loopback=True))
     # Nothing is left to the other side: it is no kernel.
-    assert fields(c.run("net show")[-1])["link"] == 1 and opened(c)["features"] & 0x7fff & ~(1 << 5 | 1 << 3) == 0
+    shown = fields(c.run("net show")[-1])
+    assert (shown["link"], shown["mtu"]) == (1, 65520) and opened(c)["features"] & 0x7fff & ~(1 << 5 | 1 << 3) == 0
     until(lambda: ("slirp: --frames 3 --control 4 --network 10.9.0.0/24 --mtu 65520 --hostname a --restrict --host-loopback "
                    "--forward tcp:5:-:22 --forward udp:6:10.9.0.20:53") in log(host, "a"))
     with connect(tcp) as s:
@@ -362,3 +365,59 @@ def test_one_that_is_started_by_hand_listens_still(host):
     assert host.info("a")["reason"] == "saved"
     host.cairn("start", "a")
     assert listens(port)
+
+
+# ---- Linux, and the program itself ----
+
+def echoed(port, data):
+    """What somebody in the guest sends back; whoever comes before there is somebody tries again."""
+    while True:
+        with contextlib.suppress(ConnectionError), connect(port) as s:
+            s.settimeout(None)
+            s.sendall(data)
+            s.shutdown(socket.SHUT_WR)
+            got = b"".join(iter(lambda: s.recv(1 << 20), b""))
+            if got:
+                return got
+
+
+@pytest.mark.seconds(1500)  # the first test that needs a kernel builds it
+def test_linux_serves_and_asks(tmp_path):
+    """And is woken."""
+    n = 16 << 10  # an emulated kernel takes its time
+    host, port = Daemon(tmp_path), free_port()
+    try:
+        path = tmp_path / "linux.json"
+        path.write_text(json.dumps(guestlib.linux_definition(
+            "linux", interfaces=[user({"port": port, "to": 80}, host_loopback=True)],
+            idle={"after": "1s", "action": "suspend", "cpu": 100})))
+        host.cairn("define", str(path))
+        host.cairn("start", "linux")
+        pid, = slirps(host)
+        c = Console(host, "linux")
+        c.sock.settimeout(180)
+        while not c.line().startswith("cairn-guest: ready"):
+            pass
+        c.run("ifup eth0 10.0.2.15")
+        assert c.run("read /sys/class/net/eth0/mtu") == ["65520"]
+        with ThreadPoolExecutor() as pool, socket.create_server(("127.0.0.1", 0)) as server:
+            data = random.Random(5).randbytes(n)
+            asked = pool.submit(echoed, port, data)
+            c.run("serve 80")
+            assert asked.result() == data
+            served = pool.submit(echo, server, n)
+            c.run(f"tcp 10.0.2.2 {server.getsockname()[1]} {n} 3")
+            served.result()
+        i = figures(host, "linux")
+        assert i["tx-bytes"] > 2 * n < i["rx-bytes"] and i["rx-drops"] == i["tx-errors"] == i["tx-drops"] == 0
+        # Nobody looks any more: it sleeps, until somebody comes.
+        c.sock.sendall(b"serve 80\n")
+        c.close()
+        asleep(host, "paused", "linux")
+        q = host.qmp()
+        assert echoed(port, b"good morning") == b"good morning"
+        woken(q, port, "linux")
+        host.cairn("destroy", "linux")
+        until(lambda: gone(pid))
+    finally:
+        host.close()

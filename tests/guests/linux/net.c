@@ -93,8 +93,42 @@ static int tcp_run(int argc, char **argv)
 	return r;
 }
 
+static int echo(int s)
+{
+	ssize_t n;
+
+	while ((n = read(s, guest_io, GUEST_IO_BYTES)) > 0)
+		for (ssize_t at = 0, done; at < n; at += done) {
+			done = write(s, guest_io + at, (size_t)(n - at));
+			if (done < 0)
+				return -errno;
+		}
+	return n < 0 ? -errno : 0;
+}
+
+/* To one who connects, what they send, until they have sent all. */
+static int serve_run(int argc, char **argv)
+{
+	struct sockaddr_in here = {.sin_family = AF_INET};
+	int s = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), peer, r;
+	uint64_t port;
+
+	(void)argc;
+	if (number(argv[1], &port))
+		return -1;
+	here.sin_port = htons((uint16_t)port);
+	if (s < 0 || bind(s, (struct sockaddr *)&here, sizeof(here)) < 0 || listen(s, 1) < 0)
+		return -errno;
+	peer = accept(s, NULL, NULL);
+	r = peer < 0 ? -errno : echo(peer);
+	close(peer);
+	close(s);
+	return r;
+}
+
 const struct command net_commands[] = {
 	{"ifup", 2, 2, ifup_run, "ifup NAME ADDRESS"},
 	{"tcp", 4, 4, tcp_run, "tcp ADDRESS PORT BYTES SEED"},
+	{"serve", 1, 1, serve_run, "serve PORT"},
 	{0},
 };
