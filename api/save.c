@@ -416,7 +416,7 @@ static int disks_fit(const struct definition *then, const struct definition *now
 	return 0;
 }
 
-/* The device is the same whatever it is plugged into. The driver has read its address once and for all. */
+/* The device is the same whatever it is plugged into; but one of type user leaves less to the other side. The driver has read its address once and for all. */
 static int interfaces_fit(const struct definition *then, const struct definition *now, struct err *e)
 {
 	if (then->ninterfaces != now->ninterfaces)
@@ -426,7 +426,8 @@ static int interfaces_fit(const struct definition *then, const struct definition
 		char key[32];
 
 		snprintf(key, sizeof(key), "interfaces[%u]", i);
-		if (strcmp(a->id, b->id) || memcmp(a->mac, b->mac, sizeof(b->mac)))
+		if (strcmp(a->id, b->id) || memcmp(a->mac, b->mac, sizeof(b->mac)) ||
+			(a->type == DEFINITION_USER) != (b->type == DEFINITION_USER))
 			return differs(key, e);
 	}
 	return 0;

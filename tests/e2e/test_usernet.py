@@ -183,6 +183,36 @@ def test_a_daemon_that_is_killed(host):
     assert len(slirps(host)) == 1 and listens(port)
 
 
+def test_a_saved_state_goes_on_with_other_forwards(host):
+    was, port = free_port(), free_port()
+    c = start(host, "a", user(was))
+    c.close()
+    host.cairn("managedsave", "a")
+    define(host, "a", {"type": "bridge", "source": "br0", "mac": MAC, "link": "down"})
+    assert "other features are offered here" in host.cairn("start", "a", ok=None).stderr
+    assert host.info("a")["state"] == "saved"
+    define(host, "a", user(port))
+    until(lambda: host.cairn("start", "a", ok=None).returncode == 0)  # the process of that try may still end
+    with connect(port) as s:
+        answers(Console(host, "a"), s, 1)
+    assert not listens(was)
+
+
+def test_a_vm_without_a_daemon(libexec):
+    """cairn run: the process is the VM's, and ends with it."""
+    port = free_port()
+    d = guestlib.definition(interfaces=[user(port)])
+    with guestlib.Guest(d, env={**os.environ, **libexec}) as g:
+        g.expect("interp\n")
+        g.command("net open 0")
+        with connect(port) as s:
+            s.sendall(payload(100, 1))
+            assert g.values("net recv 1")["bytes"] == 100
+            g.command("net send 50 2")
+            assert s.recv(1000) == payload(50, 2)
+    until(lambda: not listens(port))
+
+
 def test_without_the_program(tmp_path, guest):
     (tmp_path / "cairn-slirp").write_text("not a program")
     d = Daemon(tmp_path, env={"CAIRN_LIBEXEC": str(tmp_path), "PATH": "/"})
