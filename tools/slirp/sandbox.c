@@ -24,7 +24,7 @@
 #include <time.h>
 
 #define NOBODY 65534
-/* What FDS_MAX connections with full buffers take is half of it. */
+/* What FDS_MAX connections with full buffers take is a third of it. */
 #define MEMORY_BYTES (768 * MIB)
 #define RESOLV_CONF "/etc/resolv.conf"
 
