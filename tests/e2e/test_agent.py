@@ -8,10 +8,11 @@ from conftest import BUILD, Qmp
 
 
 def test_it_comes(fake):
-    fake.define("vm1", cmdline="agent-after=300", guest_agent=True)
+    fake.define("vm1", cmdline=f"agent-after=1 when={fake.tmp}/go", guest_agent=True)
     q = fake.qmp()
     fake.cairn("start", "vm1")
     own = Qmp(fake.cairn("qmp-path", "vm1").stdout.rstrip("\n"))
+    (fake.tmp / "go").touch()
     fake.cairn("wait", "vm1", "--for", "agent", "--timeout", "20")
     assert q.event("VSERPORT_CHANGE", vm="vm1")["data"] == {"vm": "vm1", "id": "guest-agent0", "open": True}
     assert q.event("AGENT", vm="vm1")["data"] == {"vm": "vm1", "connected": True}

@@ -348,8 +348,8 @@ def test_guest_that_does_not_listen(how):
     with interp(shutdown_deadline=2) as g:
         g.send(f"crash {how}\n")
         time.sleep(0.3)
-        g.terminate()
         begin = time.monotonic()
+        g.terminate()
         assert g.wait() == guestlib.EXIT_TIMEOUT
         assert 1.5 < time.monotonic() - begin
 

@@ -418,9 +418,10 @@ def test_console(fake):
 
 
 def test_console_ends_with_the_vm(fake):
-    fake.define("vm1", cmdline="off-after=700")
+    fake.define("vm1", cmdline=f"off-after=1 when={fake.tmp}/go")
     pid, fd = console(fake, "start", "--console", "vm1")
     out = read_until(fd, b"fake guest")
+    (fake.tmp / "go").touch()
     assert b"Domain 'vm1' started" in out and b"Escape character is ^]" in out
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     os.close(fd)

@@ -322,10 +322,12 @@ def test_one_that_cannot_begin_does_not_keep_it(fake):
 
 def test_a_crash_in_the_middle_of_work(fake, tmp_path):
     """It is dumped when that is over."""
-    fake.define("vm1", cmdline=f"crash-after=1000 work-until={tmp_path}/go", on_crash="coredump-destroy")
+    fake.define("vm1", cmdline=f"crash-after=1 when={tmp_path}/crash work-until={tmp_path}/go",
+                on_crash="coredump-destroy")
     q = fake.qmp()
     q.run("vm-start", vm="vm1")
     fake.cairn("dump", "vm1", str(tmp_path / "core"), "--no-wait")
+    (tmp_path / "crash").touch()
     q.event("VM_STATE_CHANGE", vm="vm1", state="preserved")
     (tmp_path / "go").touch()
     assert "path" not in q.event("DUMP_COMPLETED", vm="vm1")["data"] or cores(fake) == []

@@ -12,7 +12,7 @@ import uuid
 
 import pytest
 
-from conftest import FAKE_VM, Console, Daemon, Qmp, QmpError
+from conftest import FAKE_VM, Console, Daemon, Qmp, QmpError, until
 
 NOBODY = 65534
 QEMU = "/usr/bin/qemu-system-x86_64"
@@ -88,14 +88,16 @@ def test_its_name_tells_nothing(vm):
 
 
 def test_a_crash_ends_the_stream(fake):
-    vm = Vm(fake, boot={"kernel": "kernel", "cmdline": "kill-after=300"})
+    vm = Vm(fake, boot={"kernel": "kernel", "cmdline": f"kill-after=1 when={fake.tmp}/go"})
     q = vm.qmp()
+    (fake.tmp / "go").touch()
     assert [m for m in end_of(q) if m.get("event") == "RESUME"] == []
     assert not os.path.exists(vm.path)
 
 
 def test_a_panic_ends_the_vm(fake):
-    q = Vm(fake, boot={"kernel": "kernel", "cmdline": "panic-after=300"}).qmp()
+    q = Vm(fake, boot={"kernel": "kernel", "cmdline": f"panic-after=1 when={fake.tmp}/go"}).qmp()
+    (fake.tmp / "go").touch()
     last = end_of(q)[-1]
     assert (last["event"], last["data"]) == ("SHUTDOWN", {"guest": True, "reason": "guest-panic"})
     assert fake.info("vm1")["state"] == "crashed"
@@ -135,8 +137,9 @@ def test_no_two_vms_have_the_same_socket(fake):
 
 
 def test_a_new_daemon_opens_it_again(fake):
-    one, two = Vm(fake, "one"), Vm(fake, "two", boot={"kernel": "kernel", "cmdline": "off-after=1500"})
-    paths = one.path, two.path
+    one = Vm(fake, "one")
+    two = Vm(fake, "two", boot={"kernel": "kernel", "cmdline": f"off-after=1 when={fake.tmp}/go"})
+    paths, pid = (one.path, two.path), fake.info("two")["pid"]
     stray = os.path.join(os.path.dirname(paths[0]), "not-ours")
     open(stray, "w").close()
     q = one.qmp()
@@ -145,7 +148,8 @@ def test_a_new_daemon_opens_it_again(fake):
     assert all(map(os.path.exists, paths))
     with pytest.raises(OSError):
         Qmp(paths[0])
-    time.sleep(1.7)
+    (fake.tmp / "go").touch()
+    until(lambda: not os.path.exists(f"/proc/{pid}/exe"))
     fake.start()
     assert one.qmp().run("query-status")["status"] == "running"
     # Its VM ended meanwhile.
@@ -270,8 +274,9 @@ def test_events_are_of_this_vm_and_qemus(fake):
 
 
 def test_an_io_error_stops_it(fake):
-    vm = Vm(fake, boot={"kernel": "kernel", "cmdline": "io-error-after=300"})
+    vm = Vm(fake, boot={"kernel": "kernel", "cmdline": f"io-error-after=1 when={fake.tmp}/go"})
     q = vm.qmp()
+    (fake.tmp / "go").touch()
     data = q.event("BLOCK_IO_ERROR")["data"]
     assert data == {"device": "vda", "node-name": "vda", "operation": "write", "action": "stop",
                     "nospace": True, "reason": "No space left on device"}
@@ -283,8 +288,9 @@ def test_an_io_error_stops_it(fake):
 
 
 def test_a_crash_that_is_kept(fake):
-    vm = Vm(fake, boot={"kernel": "kernel", "cmdline": "crash-after=300"}, on_crash="preserve")
+    vm = Vm(fake, boot={"kernel": "kernel", "cmdline": f"crash-after=1 when={fake.tmp}/go"}, on_crash="preserve")
     q = vm.qmp()
+    (fake.tmp / "go").touch()
     q.event("STOP")
     assert q.run("query-status")["status"] == "internal-error"
     assert q.run("stop") == {}

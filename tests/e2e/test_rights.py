@@ -192,7 +192,7 @@ def test_clones_disks_are_made_by_who_defined_their_source(shared, files):  # no
 def test_what_a_killed_daemon_left_goes_with_its_definers_rights(shared, files):  # noqa: F811
     there = sorted(os.listdir(files))
     d = definition(shared, "w", files / "mine.raw")
-    d["boot"]["cmdline"] = "clone-takes=1500:d-2"
+    d["boot"]["cmdline"] = f"clone-until={shared.tmp}/go:d-2"
     assert "return" in as_nobody(shared, ["vm-define", {"definition": d}])[0]
     shared.cairn("start", "w")
     q = shared.qmp()
@@ -200,6 +200,7 @@ def test_what_a_killed_daemon_left_goes_with_its_definers_rights(shared, files):
     q.event("VM_STATE_CHANGE", vm="d-1", state="running")
     assert (files / "d-1-vda.raw").exists()
     shared.stop(signal.SIGKILL)
+    (shared.tmp / "go").touch()
     shared.start()
     until(lambda: not [v for v in shared.qmp().run("vm-list")["vms"] if v["name"].startswith("d-")])
     assert sorted(os.listdir(files)) == there
@@ -250,7 +251,7 @@ def test_an_owner_changes_their_own(shared, files):  # noqa: F811
 
 def test_a_clone_that_is_being_made_keeps_its_definition(shared):  # noqa: F811
     """What goes with it, if it comes to nothing, are its own disks, not those of a new definition."""
-    shared.define("src", cmdline="clone-takes=1500:c-2")
+    shared.define("src", cmdline=f"clone-until={shared.tmp}/go:c-2")
     shared.cairn("start", "src")
     q = shared.qmp()
     job = q.run("vm-fork", vm="src", name="c", count=3)["job"]

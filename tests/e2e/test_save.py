@@ -258,11 +258,12 @@ def test_kill_of_the_daemon_while_saved(fake):
 
 
 def test_a_save_goes_on_without_a_daemon(fake):
-    fake.define("vm1", cmdline="work-takes=600")
+    fake.define("vm1", cmdline=f"work-until={fake.tmp}/go")
     fake.cairn("start", "vm1")
     fake.cairn("managedsave", "--no-wait", "vm1")
     pid = fake.info("vm1")["pid"]
     fake.stop(signal.SIGKILL)
+    (fake.tmp / "go").touch()
     wait_gone(pid)
     fake.start()
     assert fake.cairn("domstate", "vm1").stdout == "saved\n"
@@ -271,16 +272,17 @@ def test_a_save_goes_on_without_a_daemon(fake):
 
 
 @pytest.mark.parametrize("cmdline, save, want", [
-    ("work-takes=300", True, "saved (saved)"), ("off-after=300", False, "shut off (shutdown)"),
-    ("kill-after=300", False, "crashed (killed)"), (None, False, "running (booted)")])
+    ("work-until=", True, "saved (saved)"), ("off-after=1 when=", False, "shut off (shutdown)"),
+    ("kill-after=1 when=", False, "crashed (killed)"), (None, False, "running (booted)")])
 def test_a_start_that_the_state_missed(fake, cmdline, save, want):
     """The state is written behind: a daemon that is killed may leave one from before the start."""
-    fake.define("vm1", cmdline=cmdline)
+    fake.define("vm1", cmdline=cmdline and f"{cmdline}{fake.tmp}/go")
     fake.cairn("start", "vm1")
     pid = fake.info("vm1")["pid"]
     if save:
         fake.cairn("managedsave", "--no-wait", "vm1")
     fake.stop(signal.SIGKILL)
+    (fake.tmp / "go").touch()
     (fake.state / "vms/vm1/state.json").unlink(missing_ok=True)
     if cmdline:
         wait_gone(pid)
@@ -349,11 +351,13 @@ def test_the_save_of_a_paused_vm_is_taken_back(fake, fails):
 def test_a_job_whose_end_nobody_saw(fake):
     """It is told of as failed, with where to look; and nothing else ever has its name."""
     (fake.tmp / "d.raw").write_bytes(bytes(1 << 20))
-    fake.define("vm1", cmdline="work-takes=400", disks=[{"path": "d.raw", "format": "raw"}])
+    fake.define("vm1", cmdline=f"work-until={fake.tmp}/go", disks=[{"path": "d.raw", "format": "raw"}])
     fake.cairn("start", "vm1")
     q = fake.qmp()
     was = q.run("snapshot-create", vm="vm1", name="s1")["job"]
     fake.stop(signal.SIGKILL)
+    (fake.tmp / "go").touch()
+    until(lambda: b"s1" in (fake.tmp / "d.raw").read_bytes())
     (fake.state / "jobs.json").unlink(missing_ok=True)
     fake.start()
     job, = jobs(fake)
@@ -366,7 +370,6 @@ def test_a_job_whose_end_nobody_saw(fake):
     fake.start()
     assert [j["id"] for j in jobs(fake)] == [was]
     q = fake.qmp()
-    time.sleep(0.5)
     assert q.run("snapshot-create", vm="vm1", name="s2")["job"] != was
     q.run("job-dismiss", id=was)
 

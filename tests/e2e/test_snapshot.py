@@ -314,11 +314,11 @@ def test_a_scheduled_snapshot(vm):
     d = vm.daemon
     vm.start()
     vm.run("fill 0x1000000 0x100000 5")
-    d.cairn("snapshot-schedule", "vm1", "--every", "1h", "--min-free", "0")
+    d.cairn("snapshot-schedule", "vm1", "--every", "1w", "--min-free", "0")
     d.stop()
     path = d.state / "vms" / "vm1" / "state.json"
     state = json.loads(path.read_text())
-    state["schedule"]["last_s"] -= 7200
+    state["schedule"]["last_s"] -= 7 * 86400
     path.write_text(json.dumps(state))
     d.start()
     while "taken: auto-" not in d.cairn("snapshot-schedule", "vm1").stdout:

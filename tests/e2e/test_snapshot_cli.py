@@ -328,7 +328,8 @@ def test_saved_and_snapshots(vm):
 # ---- as jobs ----
 
 def test_jobs_of_snapshots(fake):
-    define(fake, cmdline="work-takes=500")
+    go = fake.tmp / "go"
+    define(fake, cmdline=f"work-until={go}")
     q = fake.qmp()
     q.run("vm-start", vm="vm1")
     id = q.run("snapshot-create", vm="vm1", name="s1")["job"]
@@ -339,28 +340,33 @@ def test_jobs_of_snapshots(fake):
         q.run("snapshot-delete", vm="vm1", name="s1")
     assert e.value.cls == "Busy" and f"job {id} (snapshot-create) is under way" in e.value.desc
     q.event("JOB_PROGRESS", id=id)
+    go.touch()
     q.event("JOB_STATUS_CHANGE", id=id, status="concluded")
     assert q.run("query-jobs", id=id)[0]["result"]["name"] == "s1"
+    go.unlink()
     id = q.run("snapshot-create", vm="vm1", name="s2")["job"]
     q.run("job-cancel", id=id)
     q.event("JOB_STATUS_CHANGE", id=id, status="concluded")
     assert q.run("query-jobs", id=id)[0]["error-class"] == "Cancelled"
     assert len(q.run("snapshot-list", vm="vm1")["snapshots"]) == 1
     id = fake.cairn("snapshot-create-as", "vm1", "s3", "--no-wait").stdout.strip()
+    go.touch()
     q.event("JOB_STATUS_CHANGE", id=id, status="concluded")
+    go.unlink()
     id = q.run("snapshot-delete", vm="vm1", name="s3")["job"]
     with pytest.raises(QmpError, match="cannot be cancelled"):
         q.run("job-cancel", id=id)
 
 
 def test_work_on_a_vm_that_is_off_excludes_its_start(fake):
-    define(fake, cmdline="work-takes=700")
+    define(fake, cmdline=f"work-until={fake.tmp}/go")
     q = fake.qmp()
     id = q.run("snapshot-create", vm="vm1", name="s1")["job"]
     for command in ("vm-start", "vm-undefine"):
         with pytest.raises(QmpError) as e:
             q.run(command, vm="vm1")
         assert e.value.cls == "Busy" and f"job {id}" in e.value.desc
+    (fake.tmp / "go").touch()
     q.event("JOB_STATUS_CHANGE", id=id, status="concluded")
     q.run("vm-start", vm="vm1")
 
@@ -425,16 +431,19 @@ def test_trees_that_lie(fake):
 
 # ---- with KVM ----
 
-@pytest.mark.parametrize("command", ["snapshot-list", "start"])
+@pytest.mark.parametrize("command", ["snapshot-list", "vm-start"])
 def test_who_comes_back_waits_for_what_is_on_the_images(fake, command):
-    define(fake, cmdline="work-takes=20000 quits-in=2000")
+    define(fake, cmdline=f"work-takes=60000 quits-in=1 when={fake.tmp}/go")
     fake.qmp().run("snapshot-create", vm="vm1", name="s1")
     pid = child(fake)
     fake.stop(signal.SIGKILL)
     fake.start()
-    assert is_there(pid)
-    fake.cairn(command, "vm1")
-    assert not is_there(pid)
+    asks, q = fake.qmp(), fake.qmp()
+    asks.send(b'{"execute":"%s","arguments":{"vm":"vm1"}}' % command.encode())
+    for _ in range(50):  # an answer could come meanwhile
+        assert q.run("vm-info", vm="vm1")["state"] == "shut off" and is_there(pid)
+    (fake.tmp / "go").touch()
+    assert "return" in asks.answer() and not is_there(pid)
 
 
 def test_a_process_on_images_ends_with_its_daemon(daemon, kvm, guest, tmp_path):

@@ -128,8 +128,9 @@ def test_its_time_stands_still_with_the_vm(daemon, begin):
     """Over a pause, a managed save and a start from it."""
     q, vm, console = begin("pause")
     console.run("watchdog start 800")
+    q.run("vm-suspend", vm="vm1")
     daemon.cairn("managedsave", "vm1")
-    daemon.cairn("start", "vm1", "--paused")
+    daemon.cairn("start", "vm1")
     q = daemon.qmp(timeout=1.2)
     with pytest.raises(TimeoutError):
         q.event("WATCHDOG", vm="vm1")

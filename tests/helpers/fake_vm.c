@@ -8,8 +8,9 @@
  *   repeats-after=MS (a hundred times whatever a guest can have told as often as it likes)
  *   exit-after=MS:VALUE (debug exit)  io-error-after=MS  crash-after=MS (preserved)
  *   no-agent (the guest's answers nothing)  deaf (ignores the power button)  stubborn (ignores quit)  event-last (replies first)
+ *   when=FILE (what is due by one of these waits until the file is there, too: for who must be first, however slow)
  *   quits-in=MS (after it was told to)  mute (answers nothing once it runs)  rude-after=MS (panics, in bytes that are no text)
- *   clone-dies=NAME clone-takes=MS:NAME (of clones: the one of that name, at its start)
+ *   clone-dies=NAME clone-until=FILE:NAME (is there; of clones: the one of that name, at its start)
  *   work-takes=MS (a save, and work on snapshots; with progress)  work-fails
  *   work-until=FILE (is there: for who must be in time, however slow)
  * A save is a real state file of empty memory. Snapshots are kept at the beginning of the first
@@ -36,7 +37,8 @@
 #define CONSOLES_MAX 8
 #define SNAPSHOTS_MAX 256
 #define PROGRESS_MS 20
-#define WORK_UNTIL_MS "60000"
+#define LOOK_MS 5
+#define UNTIL_MS 60000
 static const char banner[] = "fake guest\r\n";
 
 /* A save, or work on snapshots. */
@@ -81,6 +83,14 @@ static const char *word(const struct fake *f, const char *name)
 	const char *at = strstr(f->config.cmdline, name);
 
 	return at ? at + strlen(name) : NULL;
+}
+
+/* Is the file there that stands behind a word? Its name ends at a space or a colon. */
+static bool file_is_there(const struct fake *f, const char *name)
+{
+	char path[256];
+
+	return sscanf(word(f, name) ?: "", "%255[^ :]", path) == 1 && !access(path, F_OK);
 }
 
 static void reply(struct fake *f, uint64_t seq, int error, enum err_class cls, const char *msg)
@@ -146,6 +156,10 @@ static void due(struct fake *f)
 	const char *what = f->due;
 
 	f->due_ms = 0;
+	if (word(f, "when=") && !file_is_there(f, "when=")) {
+		f->due_ms = now_ms() + LOOK_MS;
+		return;
+	}
 	if (!strcmp(what, "kill-after="))
 		raise(SIGKILL);
 	else if (!strcmp(what, "garbage-after="))
@@ -222,12 +236,12 @@ static bool is_named(const struct fake *f, const char *name)
 
 static void clone_words(struct fake *f)
 {
-	const char *takes = word(f, "clone-takes="), *name = takes ? strchr(takes, ':') : NULL;
+	const char *until = word(f, "clone-until="), *name = until ? strchr(until, ':') : NULL;
 
 	if (is_named(f, word(f, "clone-dies=")))
 		exit(5);
-	if (name && is_named(f, name + 1))
-		poll(NULL, 0, atoi(takes));
+	for (int ms = 0; name && is_named(f, name + 1) && !file_is_there(f, "clone-until=") && ms < UNTIL_MS; ms += LOOK_MS)
+		poll(NULL, 0, LOOK_MS);
 }
 
 static void configure(struct fake *f, struct channel_msg *m)
@@ -576,7 +590,8 @@ static void work_finish(struct fake *f, int r, struct err *e)
 
 static void work_begin(struct fake *f, struct channel_msg *m)
 {
-	const char *takes = word(f, "work-until=") ? WORK_UNTIL_MS : word(f, "work-takes=");
+	const char *takes = word(f, "work-takes=");
+	uint64_t ms = word(f, "work-until=") ? UNTIL_MS : takes ? (uint64_t)atoi(takes) : 0;
 	struct err e;
 
 	if (f->work.due_ms) {
@@ -586,7 +601,7 @@ static void work_begin(struct fake *f, struct channel_msg *m)
 	}
 	f->work = (struct work){ .seq = m->head.seq, .type = m->head.type, .begun_ms = now_ms(),
 		.was_running = f->phase == VM_PHASE_RUNNING };
-	f->work.due_ms = f->work.begun_ms + (takes ? (uint64_t)atoi(takes) : 0);
+	f->work.due_ms = f->work.begun_ms + ms;
 	memcpy(f->work.body, m->body, MIN(m->head.body_bytes, sizeof(f->work.body)));
 	if (m->head.type == VM_MSG_SAVE || m->head.type == VM_MSG_FORK || m->head.type == VM_MSG_DUMP) {
 		f->work.fds[0] = m->fds[0];
@@ -594,7 +609,7 @@ static void work_begin(struct fake *f, struct channel_msg *m)
 		if (m->head.type == VM_MSG_SAVE)
 			phase(f, VM_PHASE_PAUSED, VM_REASON_SAVING, 0, "");
 	}
-	if (!takes)
+	if (!ms)
 		work_finish(f, 0, &e);
 }
 
@@ -602,10 +617,9 @@ static void work_go_on(struct fake *f)
 {
 	struct work *w = &f->work;
 	uint64_t now = now_ms();
-	char until[256];
 	struct err e;
 
-	if (sscanf(word(f, "work-until=") ?: "", "%255s", until) == 1 && !access(until, F_OK))
+	if (file_is_there(f, "work-until="))
 		w->due_ms = now;
 	event(f, (struct vm_event){ .kind = VM_EVENT_PROGRESS,
 		.value = (int64_t)MIN(now - w->begun_ms, w->due_ms - w->begun_ms) << 20,
