@@ -129,16 +129,16 @@ static int socket_rules_add(scmp_filter_ctx ctx)
 	for (size_t i = 0; i < ARRAY_SIZE(families) && !r; i++) {
 		for (size_t j = 0; j < ARRAY_SIZE(types) && !r; j++)
 			r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 2,
-				SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)families[i]),
+				SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)families[i], 0),
 				SCMP_A1(SCMP_CMP_MASKED_EQ, 15, (scmp_datum_t)types[j]));
 		if (!r)
 			r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EACCES), SCMP_SYS(socket), 2,
-				SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)families[i]),
+				SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)families[i], 0),
 				SCMP_A1(SCMP_CMP_MASKED_EQ, 15, SOCK_RAW));
 	}
 	if (!r)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EACCES), SCMP_SYS(socket), 1,
-			SCMP_A0(SCMP_CMP_EQ, AF_UNIX));
+			SCMP_A0(SCMP_CMP_EQ, AF_UNIX, 0));
 	return r;
 }
 
@@ -150,7 +150,7 @@ static int rules_add(scmp_filter_ctx ctx)
 	for (size_t i = 0; i < ARRAY_SIZE(allowed) && !r; i++)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, allowed[i], 0);
 	for (size_t i = 0; i < ARRAY_SIZE(ioctls) && !r; i++)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, ioctls[i]));
+		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, ioctls[i], 0));
 	/* Files, but for reading. */
 	if (!r)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(openat), 1,
