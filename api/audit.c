@@ -196,7 +196,7 @@ static bool line_wanted(struct json_object *o, const struct audit_query *q)
 {
 	const char *vm = js_get_str(o, "vm");
 
-	return js_get_str(o, "command") && js_get_int(o, "time", 0) >= q->since_ns &&
+	return js_get_str(o, "outcome") && js_get_int(o, "time", 0) >= q->since_ns &&
 		(q->uid < 0 || js_get_int(o, "uid", -1) == q->uid) &&
 		(!q->vm || (vm && !strcmp(vm, q->vm)));
 }

@@ -3,7 +3,8 @@
  * newest of the old ones) to audit.log.4.
  *
  * A line has: time (ns since the epoch), uid, pid, command, vm, arguments (secrets masked; left
- * out when long), outcome ("ok" or the class of the error), error, duration (ns). The first line
+ * out when long), outcome ("ok" or the class of the error), error, duration (ns). Of a user who is refused too much
+ * (api/refusals.h) a line says how many more there were: time, uid, outcome, left-out, since (ns, the first). The first line
  * of a file says at which byte of all that was ever written it begins: a place in the log is
  * such a number, and stays right when files are turned. */
 #ifndef CAIRN_API_AUDIT_H

@@ -5,6 +5,7 @@
 #include "api/images.h"
 #include "api/job.h"
 #include "api/js.h"
+#include "api/refusals.h"
 #include "api/store.h"
 #include "api/vm.h"
 #include "base/cleanup.h"
@@ -57,8 +58,12 @@ static void call_audit(struct call *c, struct json_object *answer)
 	const char *vm = vm_named(c);
 	struct timespec ts;
 
-	if (!c->command || !(c->command->flags & COMMAND_MUTATES) || c->left_out < 0)
+	if (!c->command || !(c->command->flags & COMMAND_MUTATES))
 		return;
+	if (c->untold) {
+		refusals_unaudited(c->daemon->refusals, c->uid);
+		return;
+	}
 	clock_gettime(CLOCK_REALTIME, &ts);
 	line = json_object_new_object();
 	js_put_int(line, "time", (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec);
@@ -71,8 +76,6 @@ static void call_audit(struct call *c, struct json_object *answer)
 	js_put_str(line, "outcome", error ? js_get_str(error, "class") : "ok");
 	if (error)
 		js_put_str(line, "error", js_get_str(error, "desc"));
-	if (c->left_out)
-		js_put_int(line, "left-out", c->left_out);
 	js_put_uint(line, "duration", loop_now_ns() - c->started_ns);
 	audit_add(c->daemon->audit, line);
 }
@@ -253,7 +256,7 @@ static void tell_denial(struct call *c)
 		snprintf(name, sizeof(name), "%s", vm); /* anything, of any length */
 		js_put_str(data, "vm", name);
 	}
-	c->left_out = daemon_emit_of_client(c->daemon, EVENT_PERMISSION_DENIED, c->uid, c->pid, data);
+	c->untold = !refusals_tell(c->daemon->refusals, EVENT_PERMISSION_DENIED, c->uid, c->pid, data);
 }
 
 /* Who may, before anything else is looked at: one without rights learns nothing. */

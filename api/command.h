@@ -31,7 +31,7 @@ struct call {
 	struct vm *vm; /* of COMMAND_CONCERNS_VM, and of a VM's own socket */
 	int fd; /* of COMMAND_TAKES_FD: owned; a handler that keeps it leaves -1 */
 	uint64_t started_ns;
-	int64_t left_out; /* of the same user's refused calls, from the audit log; -1: this one too */
+	bool untold; /* it was refused, and so were too many of that user's before it (api/refusals.h) */
 	uid_t uid; /* who asks, also when they have gone */
 	pid_t pid;
 };

@@ -2,6 +2,7 @@
 #include "api/command.h"
 #include "api/daemon.h"
 #include "api/js.h"
+#include "api/refusals.h"
 #include "api/vm.h"
 #include "api/wire.h"
 #include "base/cleanup.h"
@@ -115,7 +116,7 @@ static void deaf_tell(const struct conn *c)
 	struct json_object *data = json_object_new_object();
 
 	js_put_uint(data, "unread", c->out_bytes);
-	daemon_emit_of_client(c->server->daemon, EVENT_CLIENT_DROPPED, c->uid, c->pid, data);
+	refusals_tell(c->server->daemon->refusals, EVENT_CLIENT_DROPPED, c->uid, c->pid, data);
 }
 
 static void reap_run(struct loop_task *t)

@@ -10,6 +10,7 @@
 #include "api/js.h"
 #include "api/listen.h"
 #include "api/qmp.h"
+#include "api/refusals.h"
 #include "api/rename.h"
 #include "api/rights.h"
 #include "api/scheduler.h"
@@ -77,23 +78,6 @@ void daemon_emit(struct daemon *d, enum event_id id, const char *vm, struct json
 		server_broadcast(d->server, o, vm);
 	if (vm)
 		qmp_emit(d, id, vm, o);
-}
-
-int64_t daemon_emit_of_client(struct daemon *d, enum event_id id, uid_t uid, pid_t pid,
-	struct json_object *data)
-{
-	uint64_t left_out;
-
-	if (!limit_take_user(&d->refusals, uid, loop_now_ns(), &left_out)) {
-		json_object_put(data);
-		return -1;
-	}
-	js_put_int(data, "uid", uid);
-	js_put_int(data, "pid", pid);
-	if (left_out)
-		js_put_uint(data, "left-out", left_out);
-	daemon_emit(d, id, NULL, data);
-	return (int64_t)left_out;
 }
 
 /* ---- loading ---- */
@@ -304,6 +288,8 @@ int daemon_open(struct daemon *d, struct err *e)
 		r = audit_open(d->paths->state_dir, &d->audit, e);
 	if (!r)
 		r = event_log_open(d->paths->state_dir, &d->events, e);
+	if (!r)
+		r = refusals_open(d, &d->refusals, e);
 	if (!r && d->paths->listening < 0)
 		r = listen_prepare(d->paths->socket, e);
 	if (!r)
@@ -364,6 +350,7 @@ void daemon_close(struct daemon *d)
 	forwards_processes_free(d);
 	jobs_free(d);
 	permissions_done(&d->permissions);
+	refusals_close(d->refusals);
 	audit_close(d->audit);
 	event_log_close(d->events);
 	d->events = NULL;

@@ -2,12 +2,12 @@
 #ifndef CAIRN_API_DAEMON_H
 #define CAIRN_API_DAEMON_H
 
-#include "api/limit.h"
 #include "api/permissions.h"
 #include "api/schema.h"
 
 #include <limits.h>
 #include <stddef.h>
+#include <stdint.h>
 
 struct audit;
 struct autostart;
@@ -16,6 +16,7 @@ struct event_log;
 struct job;
 struct json_object;
 struct loop;
+struct refusals;
 struct scheduler;
 struct server;
 struct stop;
@@ -62,7 +63,7 @@ struct daemon {
 	struct job *jobs; /* oldest first */
 	unsigned next_job;  /* number in the last id that was made */
 	unsigned adopting;  /* VM processes that have not answered yet */
-	struct limit_users refusals; /* told of */
+	struct refusals *refusals; /* told of */
 	struct usernet *usernets; /* cairn-slirp's that have not ended (api/forwards.c) */
 	struct vm *starts_wait; /* for one that is under way to end; by vm->start_next */
 	int log_level;	    /* handed to VM processes */
@@ -85,10 +86,5 @@ void daemon_keep_permissions(struct daemon *d, struct store_work *w);
 
 /* Send an event to all clients. vm: NULL, or put into data as "vm". data: taken, NULL: {}. */
 void daemon_emit(struct daemon *d, enum event_id id, const char *vm, struct json_object *data);
-/* Of what a client did or was refused; for admins alone. A user's are told up to a limit.
- * data: taken; uid, pid and left-out are added. Returns how many before it were not told; -1:
- * this one is not. */
-int64_t daemon_emit_of_client(struct daemon *d, enum event_id id, uid_t uid, pid_t pid,
-	struct json_object *data);
 
 #endif

@@ -15,8 +15,3 @@ bool limit_take(struct limit *l, uint64_t now_ns, uint64_t *ret_left_out)
 	l->left_out = 0;
 	return true;
 }
-
-bool limit_take_user(struct limit_users *l, uid_t uid, uint64_t now_ns, uint64_t *ret_left_out)
-{
-	return limit_take(&l->users[uid % LIMIT_USERS], now_ns, ret_left_out);
-}

@@ -5,9 +5,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
-#include <sys/types.h>
 
-#define LIMIT_USERS 64 /* users whose numbers fall together share one */
 #define LIMIT_BURST 20
 #define LIMIT_WINDOW_NS (10 * 1000000000ULL)
 
@@ -17,13 +15,7 @@ struct limit {
 	uint64_t left_out; /* since one was let through */
 };
 
-struct limit_users {
-	struct limit users[LIMIT_USERS];
-};
-
 /* Is this one to be told? *ret_left_out: how many were not, since the last that was; set only then. */
 bool limit_take(struct limit *l, uint64_t now_ns, uint64_t *ret_left_out);
-/* The same, for that user. */
-bool limit_take_user(struct limit_users *l, uid_t uid, uint64_t now_ns, uint64_t *ret_left_out);
 
 #endif

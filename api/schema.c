@@ -501,13 +501,16 @@ static const struct field job_progress_data[] = { FIELD_VM,
 	{ "remaining", FIELD_INT, OPTIONAL, "at that rate, ns" }, END };
 
 #define FIELDS_CLIENT                                                                              \
-	{ "uid", FIELD_INT, REQUIRED, "whose" }, { "pid", FIELD_INT, REQUIRED, "of the client" }, \
-	{ "left-out", FIELD_INT, OPTIONAL, "that many of this user's, before this one, were not told" }
+	{ "uid", FIELD_INT, REQUIRED, "whose" }, { "pid", FIELD_INT, REQUIRED, "of the client" }
 static const struct field denied_data[] = { FIELDS_CLIENT,
 	{ "command", FIELD_STRING, REQUIRED, "what was asked for" },
 	{ "vm", FIELD_STRING, OPTIONAL, "as it was named" }, END };
 static const struct field dropped_data[] = { FIELDS_CLIENT,
 	{ "unread", FIELD_INT, REQUIRED, "bytes that it left lying" }, END };
+static const struct field refusals_data[] = {
+	{ "uid", FIELD_INT, OPTIONAL, "whose; without: of users of whom there were too many to count each" },
+	{ "left-out", FIELD_INT, REQUIRED, "how many" },
+	{ "since", FIELD_INT, REQUIRED, "the first of them, ns since the epoch" }, END };
 
 static const struct event_spec events[EVENT_ID_COUNT] = {
 	[EVENT_STOP] = { "STOP", "the vCPUs stand still", vm_only, false, false },
@@ -547,6 +550,8 @@ static const struct event_spec events[EVENT_ID_COUNT] = {
 	[EVENT_PERMISSION_DENIED] = { "PERMISSION_DENIED", "somebody asked for what they may not",
 		denied_data, false, true },
 	[EVENT_CLIENT_DROPPED] = { "CLIENT_DROPPED", "a client did not read", dropped_data, false, true },
+	[EVENT_REFUSALS_LEFT_OUT] = { "REFUSALS_LEFT_OUT",
+		"so many more of a user's PERMISSION_DENIED and CLIENT_DROPPED there were, but not told", refusals_data, false, true },
 	[EVENT_JOB_STATUS_CHANGE] = { "JOB_STATUS_CHANGE", "a job goes its way", job_status_data, false, false },
 	[EVENT_JOB_PROGRESS] = { "JOB_PROGRESS", "how far it is", job_progress_data, true, false },
 	[EVENT_VM_UNDEFINED] = { "VM_UNDEFINED", "forgotten, or renamed", undefined_data, false, false },

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import time
 
 import pytest
 
@@ -68,16 +69,39 @@ def test_a_viewer_is_not_told_live(open_socket):
 
 
 def test_refusals_do_not_flood(open_socket):
-    """Each is refused; some are told, with a count of the rest; another user's still are."""
+    """Each is refused; some are told, then how many more there were; another user's still are."""
     d = open_socket
-    many = [["vm-destroy", {"vm": "mine"}]] * 300
+    begin = time.time_ns()
+    q = d.qmp(timeout=40)
+    many = [["vm-destroy", {"vm": "mine"}]] * 300 + [["vm-info", {"vm": "mine"}]] * 5
     answers = as_nobody(d, *many)
-    assert [a["error"]["class"] for a in answers] == ["PermissionDenied"] * 300
+    end = time.time_ns()
+    assert [a["error"]["class"] for a in answers] == ["PermissionDenied"] * 305
     assert len(kept_events(d, event="PERMISSION_DENIED")) == 20
     assert len(audit(d, "--user", str(NOBODY))) == 20
     # Root's are its own.
     d.cairn("destroy", "nothing", ok=3)
     assert audit(d)[-1]["outcome"] == "NotFound"
+    # When its ten seconds are over. Looks are no matter of the audit log's.
+    left = q.event("REFUSALS_LEFT_OUT")["data"]
+    line = audit(d, "--user", str(NOBODY))[-1]
+    assert (left["uid"], left["left-out"]) == (NOBODY, 285)
+    assert {k: line[k] for k in ("uid", "left-out", "outcome", "since")} == {
+        "uid": NOBODY, "left-out": 280, "outcome": "PermissionDenied", "since": left["since"]}
+    assert begin < left["since"] < end < line["time"]
+    assert "(280 more)" in d.cairn("audit").stdout
+    # The next are told again.
+    as_nobody(d, many[0])
+    assert "left-out" not in audit(d, "--user", str(NOBODY))[-1]
+
+
+def test_a_daemon_that_ends_says_what_it_left_out(open_socket):
+    d = open_socket
+    as_nobody(d, *[["vm-destroy", {"vm": "mine"}]] * 21)
+    d.stop()
+    d.start()
+    assert audit(d, "--user", str(NOBODY))[-1]["left-out"] == 1
+    assert kept_events(d, event="REFUSALS_LEFT_OUT")[-1]["data"]["left-out"] == 1
 
 
 def test_a_client_that_is_dropped(fake):

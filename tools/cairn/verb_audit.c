@@ -92,13 +92,18 @@ static const char *text(struct json_object *o, const char *key)
 static int row_add(struct table *t, struct json_object *o)
 {
 	int64_t ns = js_get_int(o, "time", 0), uid = js_get_int(o, "uid", -1);
+	int64_t left_out = js_get_int(o, "left-out", 0);
 	time_t s = (time_t)(ns / 1000000000);
-	char when[40], pid[24], user[64], took[24];
+	char when[40], pid[24], user[64], took[24], more[40];
 	struct tm tm;
 
 	localtime_r(&s, &tm);
 	strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%S", &tm);
 	user_name(uid, user, sizeof(user));
+	if (left_out) {
+		snprintf(more, sizeof(more), "(%lld more)", (long long)left_out);
+		return table_add(t, (const char *const[]){ when, uid < 0 ? "several" : user, "-", more, "-", "-", text(o, "outcome") });
+	}
 	snprintf(pid, sizeof(pid), "%lld", (long long)js_get_int(o, "pid", 0));
 	snprintf(took, sizeof(took), "%.1f ms", (double)js_get_int(o, "duration", 0) / 1e6);
 	return table_add(t, (const char *const[]){ when, user, pid,

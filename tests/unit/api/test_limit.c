@@ -1,4 +1,4 @@
-/* limit: a burst, then a count; a new window, another user. */
+/* limit: a burst, then a count; a new window. */
 #include "api/limit.h"
 
 #include <setjmp.h>
@@ -10,40 +10,27 @@
 
 static void test_burst(void **state)
 {
-	struct limit_users l = { 0 };
+	struct limit l = { 0 };
 	uint64_t left_out = 7, now = 1000;
 
 	(void)state;
 	for (unsigned i = 0; i < LIMIT_BURST; i++) {
-		assert_true(limit_take_user(&l, 5, now++, &left_out));
+		assert_true(limit_take(&l, now++, &left_out));
 		assert_int_equal(left_out, 0);
 	}
 	for (unsigned i = 0; i < 100; i++)
-		assert_false(limit_take_user(&l, 5, now++, &left_out));
-	assert_true(limit_take_user(&l, 6, now, &left_out));
-	assert_false(limit_take_user(&l, 5, 1000 + LIMIT_WINDOW_NS - 1, &left_out));
-	assert_true(limit_take_user(&l, 5, 1000 + LIMIT_WINDOW_NS, &left_out));
+		assert_false(limit_take(&l, now++, &left_out));
+	assert_false(limit_take(&l, 1000 + LIMIT_WINDOW_NS - 1, &left_out));
+	assert_true(limit_take(&l, 1000 + LIMIT_WINDOW_NS, &left_out));
 	assert_int_equal(left_out, 101);
-	assert_true(limit_take_user(&l, 5, 1001 + LIMIT_WINDOW_NS, &left_out));
+	assert_true(limit_take(&l, 1001 + LIMIT_WINDOW_NS, &left_out));
 	assert_int_equal(left_out, 0);
-}
-
-/* Any number is a user's. */
-static void test_users(void **state)
-{
-	struct limit_users l = { 0 };
-	uint64_t left_out;
-
-	(void)state;
-	assert_true(limit_take_user(&l, 0, 1, &left_out));
-	assert_true(limit_take_user(&l, (uid_t)-1, 1, &left_out));
 }
 
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_burst),
-		cmocka_unit_test(test_users),
 	};
 
 	alarm(30);
