@@ -365,8 +365,9 @@ def test_a_source_that_is_redefined_meanwhile(daemon, tmp_path, large):
 
 def test_the_process_that_copies_dies(daemon, tmp_path, large):
     q, job = clone_begin(daemon, count=4)
-    until(lambda: made(tmp_path) and daemon.children())
-    os.kill(daemon.children()[0], signal.SIGKILL)
+    pids = []
+    until(lambda: made(tmp_path) and (pids.extend(daemon.children()) or pids))
+    os.kill(pids[0], signal.SIGKILL)
     q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
     (j,) = q.run("query-jobs", id=job)
     assert "error" in j and made(tmp_path) == [] and names(daemon) == ["src"]

@@ -149,8 +149,8 @@ def test_its_end_takes_the_link_alone(host):
     assert q.event("LINK_LOST", vm="a")["data"] == {
         "vm": "a", "device": "net0", "detail": "the process of its network has ended"}
     assert fields(c.run("net show")[-1])["link"] == 0
-    assert figures(host, "a")["link"] == "down" and not listens(port)
     until(lambda: gone(pid))
+    assert figures(host, "a")["link"] == "down" and not listens(port)
     assert "its cairn-slirp ended with signal 9" in host.log.read_text()
     c.run("net send 50 1")
     # A new start has all again, whatever the ports' last user does.
@@ -336,7 +336,7 @@ def test_a_saved_vm_wakes(host, what):
     define(host, "a", user(port), **how)
     host.cairn("start", "a")
     asleep(host, "saved", "a")
-    assert slirps(host) == []
+    until(lambda: slirps(host) == [])
     if what == "killed":
         until(lambda: host.kept("a").get("reason") == "idle")
         host.stop(signal.SIGKILL)

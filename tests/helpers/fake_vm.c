@@ -10,6 +10,7 @@
  *   no-agent (the guest's answers nothing)  deaf (ignores the power button)  stubborn (ignores quit)  event-last (replies first)
  *   when=FILE (what is due by one of these waits until the file is there, too: for who must be first, however slow)
  *   quits-in=MS (after it was told to)  mute (answers nothing once it runs)  rude-after=MS (panics, in bytes that are no text)
+ *   config-until=FILE (is there: it hears nothing before)
  *   clone-dies=NAME clone-until=FILE:NAME (is there; of clones: the one of that name, at its start)
  *   work-takes=MS (a save, and work on snapshots; with progress)  work-fails
  *   work-until=FILE (is there: for who must be in time, however slow)
@@ -234,14 +235,22 @@ static bool is_named(const struct fake *f, const char *name)
 	return f->config.forked && name && !strncmp(name, f->config.name, len) && (!name[len] || name[len] == ' ');
 }
 
-static void clone_words(struct fake *f)
+static void wait_for_file(const struct fake *f, const char *name)
+{
+	for (int ms = 0; !file_is_there(f, name) && ms < UNTIL_MS; ms += LOOK_MS)
+		poll(NULL, 0, LOOK_MS);
+}
+
+static void start_words(struct fake *f)
 {
 	const char *until = word(f, "clone-until="), *name = until ? strchr(until, ':') : NULL;
 
 	if (is_named(f, word(f, "clone-dies=")))
 		exit(5);
-	for (int ms = 0; name && is_named(f, name + 1) && !file_is_there(f, "clone-until=") && ms < UNTIL_MS; ms += LOOK_MS)
-		poll(NULL, 0, LOOK_MS);
+	if (name && is_named(f, name + 1))
+		wait_for_file(f, "clone-until=");
+	if (word(f, "config-until="))
+		wait_for_file(f, "config-until=");
 }
 
 static void configure(struct fake *f, struct channel_msg *m)
@@ -256,7 +265,7 @@ static void configure(struct fake *f, struct channel_msg *m)
 	}
 	f->end_fd = f->config.end_fd == VM_NO_FD ? -1 : m->fds[f->config.end_fd];
 	fprintf(stderr, "fake_vm %s: %u files\n", f->config.name, m->nfds);
-	clone_words(f);
+	start_words(f);
 	if (word(f, "die-at-config"))
 		exit(5);
 	if (word(f, "kill-at-config"))
