@@ -182,6 +182,7 @@ dumpxml vm1
 edit vm1
 desc vm1 a text
 setvcpus vm1 2
+set-lifecycle-action vm1 crash restart
 setmem vm1 48M
 setmaxmem vm1 64M
 attach-disk vm1 more.raw vdb
@@ -195,6 +196,9 @@ domifstat vm1 net0
 domblkerror vm1
 dominfo vm1
 domstate vm1
+domid vm1
+domuuid vm1
+domname vm1
 domstats vm1
 domstats
 list --all

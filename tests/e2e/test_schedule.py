@@ -139,6 +139,7 @@ def test_audit_and_schema(vm):
     assert q.run("query-snapshot-schedules") == {"schedules": []}
 
 
+@pytest.mark.seconds(240)  # each of them is written
 def test_many_come_page_by_page(fake):
     q = fake.qmp()
     for i in range(150):

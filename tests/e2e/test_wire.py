@@ -308,6 +308,7 @@ def test_introspection_matches_what_is_accepted(side):
         assert q.answer()["error"]["class"] == "GenericError"
 
 
+@pytest.mark.seconds(240)  # each of them is written
 def test_a_long_list_comes_in_pages(fake):
     q = fake.qmp()
     for i in range(280):
