@@ -210,9 +210,8 @@ def test_autostart(fake):
     boot_anew(fake)
     fake.start()
     q = fake.qmp()
+    until(lambda: len(q.run("query-events", event="AUTOSTART")["events"]) >= 4)
     events = q.run("query-events", event="AUTOSTART")["events"]
-    while len(events) < 4:
-        events.append(q.event("AUTOSTART"))
     told = [(e["data"]["vm"], e["data"]["outcome"]) for e in events]
     assert told == [("bad", "failed"), ("b", "started"), ("a", "started"), ("saved", "started")]
     times = [e["timestamp"]["seconds"] + e["timestamp"]["microseconds"] / 1e6 for e in events]

@@ -107,6 +107,7 @@ def test_planned_shutdown_is_told_on_the_console(kvm, daemon, guest):
     daemon.define("vm1", boot={"kernel": guest("idle.elf")})
     daemon.cairn("start", "vm1")
     console = Console(daemon, "vm1")
+    until(lambda: console.line() == "idle")  # it hears no power button before
     daemon.cairn("shutdown", "--in", "1s", "--message", "Work on power.", "vm1")
     until(lambda: console.line().startswith("[Work on power. This machine shuts down in "))
     daemon.wait("vm1", "shutoff")

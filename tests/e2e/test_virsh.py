@@ -7,7 +7,7 @@ import shlex
 import subprocess
 
 import guestlib
-from conftest import BUILD, ROOT, until
+from conftest import BUILD, ROOT, Console, until
 
 TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4}"
 DEFINED = "Domain 'vm1' defined from FOLDER/vm1.xml\n"
@@ -83,24 +83,28 @@ def fits(want, got):
     return re.fullmatch("".join(f"(?:{p})" if i % 2 else re.escape(p) for i, p in enumerate(parts)), got)
 
 
-def settled(daemon, line):
-    """A guest takes its time for these."""
+def settled(daemon, line, before):
+    """A guest takes its time for these. before: which run of it had the line."""
     verb = line.split()[0]
     if verb == "shutdown":
         daemon.wait("vm1", "shutoff")
     elif verb == "reboot":
-        before = daemon.info("vm1")["id"]
         until(lambda: daemon.info("vm1")["id"] > before and
               daemon.info("vm1")["state"] in ("running", "idle"))
+        console = Console(daemon, "vm1")
+        while console.line() != "idle":  # it hears no power button before
+            pass
+        console.close()
 
 
 def test_the_session_that_everybody_pastes(kvm, daemon):
     prepare(daemon)
     for line, want in SESSION:
+        before = daemon.info("vm1")["id"] if line.startswith("reboot") else None
         r = daemon.cairn(*shlex.split(line.replace("FOLDER", str(daemon.tmp))))
         assert fits(want.replace("FOLDER", str(daemon.tmp)), r.stdout), f"{line}\n{r.stdout}{want}"
         assert not re.sub("^warning: .*\n", "", r.stderr, flags=re.M), line
-        settled(daemon, line)
+        settled(daemon, line, before)
     assert not (daemon.tmp / "vm1.qcow2").exists()
 
 
