@@ -121,9 +121,10 @@ def test_garbage_from_a_vm_process(fake):
 
 @pytest.mark.seconds(30)
 def test_a_vm_process_that_hangs_up_and_lives_on_is_ended(fake):
-    fake.define("vm1", cmdline="close-after=50")
+    fake.define("vm1", cmdline=f"close-after=1 when={fake.tmp}/go")
     fake.cairn("start", "vm1")
     pid = pid_of(fake, "vm1")
+    (fake.tmp / "go").touch()
     fake.wait("vm1", "crashed")
     assert gone(pid)
 

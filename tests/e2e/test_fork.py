@@ -382,22 +382,22 @@ def test_the_source_writes_while_its_disk_is_copied(vm, daemon, tmp_path):
 
 
 def test_nobody_sees_what_disks_are_copied_from(vm, daemon, tmp_path):
-    """Nor is it left, whoever is killed meanwhile, or when it is cancelled."""
+    """Nor is it left, whoever is killed meanwhile, or when it is cancelled; a copy of a GiB takes longer than that."""
     paths = [tmp_path / "a.qcow2", tmp_path / "b.qcow2"]
     vm.start(disks=[full(p, 128) for p in paths])
     q = daemon.qmp()
-    job = forked(q, name="c")
+    job = forked(q, name="c", count=4)
     assert daemon.cairn("snapshot-list", "src", "--name").stdout.strip() == ""
     q.run("job-cancel", id=job)
     q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
     assert names(daemon) == ["src"] and not [p for p in paths if qemu_snapshots(p)]
-    forked(q, name="c")
+    forked(q, name="c", count=4)
     daemon.stop(signal.SIGKILL)
     daemon.start()
     until(lambda: names(daemon) == ["src"] and not [p for p in paths if qemu_snapshots(p)])
     q = daemon.qmp()
     until(lambda: vm.clone("d", ok=None).returncode != 6)
-    forked(q, name="c")
+    forked(q, name="c", count=4)
     os.kill(daemon.info("src")["pid"], signal.SIGKILL)
     until(lambda: names(daemon) == ["d", "src"])
     vm.consoles.pop("src").close()
