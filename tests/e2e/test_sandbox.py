@@ -1,6 +1,7 @@
 """What a VM's process may still do: nothing that it does not need. Read from /proc, where the kernel
 says it, for every thread."""
 
+import contextlib
 import os
 import resource
 import subprocess
@@ -13,9 +14,13 @@ from conftest import is_vm, open_files
 pytestmark = pytest.mark.usefixtures("kvm")
 
 
-def status(pid, tid):
-    with open(f"/proc/{pid}/task/{tid}/status") as f:
-        return dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
+def statuses(pid):
+    """Of every thread. The kernel's own helpers come and go."""
+    found = []
+    for tid in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/{pid}/task/{tid}/status") as f:
+            found.append(dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line))
+    return found
 
 
 def test_every_thread_is_confined(tmp_path):
@@ -25,10 +30,9 @@ def test_every_thread_is_confined(tmp_path):
                          console={"virtio": True}) as g:
         pid = g.vm_pid()
         ours = {"cairn-vm", "vcpu0", "vcpu1", "vda", "worker"}
-        while not ours <= {status(pid, tid)["Name"] for tid in os.listdir(f"/proc/{pid}/task")}:
+        while not ours <= {s["Name"] for s in statuses(pid)}:
             pass  # a thread names itself when it first runs
-        for tid in os.listdir(f"/proc/{pid}/task"):
-            s = status(pid, tid)
+        for s in statuses(pid):
             if s["Name"].startswith("iou-"):
                 continue  # the kernel's own helpers of io_uring
             assert s["Seccomp"] == "2", s["Name"]

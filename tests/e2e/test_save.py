@@ -669,7 +669,7 @@ def test_the_file_is_let_go_when_all_memory_is_there(daemon, filled, tmp_path):
     f = str(tmp_path / "saved.vm")
     daemon.cairn("save", "vm1", f)
     daemon.cairn("restore", f)
-    pid, = daemon.children()
+    pid = daemon.info("vm1")["pid"]
     until(lambda: not [x for x in open_files(pid) if x.startswith(f)])
     check(filled)
     daemon.cairn("destroy", "vm1")
