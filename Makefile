@@ -52,7 +52,7 @@ DAEMON_SYSLIBS := -ljson-c -luring
 CLI_SYSLIBS    := -ljson-c -luring
 IMG_SYSLIBS    := -ljson-c -luring -lzstd -lz
 XML_CFLAGS     := $(patsubst -I%,-isystem %,$(shell pkg-config --cflags libxml-2.0 2>/dev/null))
-XML_SYSLIBS    := -lxml2 -lseccomp -ljson-c -luring
+XML_SYSLIBS    := -lxml2 -lseccomp -lcap-ng -ljson-c -luring
 TEST_SYSLIBS   := -ljson-c $(VM_SYSLIBS) -lcmocka
 
 # cairn-vm is linked statically: its start is on the path of every VM start,

@@ -36,8 +36,8 @@ libraries() {
 liburing.h base/ block/
 json-c/ api/ tools/
 json.h api/ tools/
-seccomp.h vmm/sandbox.c tools/archive/sandbox.c tools/slirp/sandbox.c tools/xml/
-cap-ng.h vmm/sandbox.c tools/archive/sandbox.c tools/slirp/sandbox.c
+seccomp.h base/lockdown.h vmm/sandbox.c tools/archive/sandbox.c tools/slirp/sandbox.c
+cap-ng.h base/lockdown.c
 zlib.h block/
 zstd.h block/
 linux/kvm.h vmm/

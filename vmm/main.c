@@ -1,6 +1,7 @@
 /* cairn-vm: one virtual machine. Started by cairnd (--listen) or by `cairn run` (--channel);
  * a person has no reason to start it by hand. */
 #include "base/err.h"
+#include "base/lockdown.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "vmm/control.h"
@@ -85,7 +86,7 @@ static int process_build(struct process *p, struct err *e)
 /* Privileges go before the threads are made, system calls after: see sandbox.h. */
 static int process_confine(struct process *p, struct err *e)
 {
-	int r = p->cfg.no_sandbox ? 0 : sandbox_drop(e);
+	int r = p->cfg.no_sandbox ? 0 : lockdown_drop(e);
 
 	if (p->cfg.no_sandbox)
 		log_warn(NULL, "the sandbox is off: for debugging only");

@@ -1,32 +1,15 @@
 #include "vmm/sandbox.h"
-#include "base/err.h"
+#include "base/lockdown.h"
 #include "base/util.h"
 
-#include <cap-ng.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <linux/if_tun.h>
 #include <linux/kvm.h>
 #include <linux/userfaultfd.h>
-#include <sched.h>
 #include <seccomp.h>
-#include <string.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <time.h>
-
-int sandbox_drop(struct err *e)
-{
-	capng_clear(CAPNG_SELECT_BOTH);
-	/* The bounding set needs CAP_SETPCAP: an ordinary user cannot clear it, and with
-	 * no_new_privs it gives nothing. */
-	if (capng_apply(CAPNG_SELECT_CAPS) != 0)
-		return err_set(e, -EPERM, ERR_HOST, "sandbox: cannot drop capabilities");
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
-		return err_set_errno(e, -errno, "sandbox: no_new_privs");
-	return 0;
-}
 
 /* With any arguments. */
 static const int allowed[] = {
@@ -54,30 +37,24 @@ static const unsigned ioctl_types[] = { KVMIO, 0x12, UFFDIO };
 #define TERMINAL_MASK 0xffffff00u
 #define TERMINAL_IOCTL ('T' << 8)
 
-/* What pthread_create() asks of clone(); without these bits it would be a process. */
-#define THREAD_FLAGS (CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM)
-
-/* Threads of ours may come later (a snapshot's tracker) and name themselves. The flags of clone3()
- * lie in memory, where a filter cannot see them: glibc is told to use clone() instead. */
+/* Threads of ours may come later (a snapshot's tracker) and name themselves. */
 static int thread_rules_add(scmp_filter_ctx ctx)
 {
-	int r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
+	int r = lockdown_allow_threads(ctx);
 
-	if (!r)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1,
-			SCMP_A0(SCMP_CMP_MASKED_EQ, THREAD_FLAGS, THREAD_FLAGS));
 	if (!r)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1,
 			SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME, 0));
 	return r;
 }
 
-static int rules_add(scmp_filter_ctx ctx)
+static int rules_add(scmp_filter_ctx ctx, void *opaque)
 {
 	int r = thread_rules_add(ctx);
 
-	for (size_t i = 0; i < ARRAY_SIZE(allowed) && !r; i++)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, allowed[i], 0);
+	(void)opaque;
+	if (!r)
+		r = lockdown_allow(ctx, allowed, ARRAY_SIZE(allowed));
 	for (size_t i = 0; i < ARRAY_SIZE(ioctl_types) && !r; i++)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
 			SCMP_A1(SCMP_CMP_MASKED_EQ, 0xff00, ioctl_types[i] << 8));
@@ -97,28 +74,11 @@ static int rules_add(scmp_filter_ctx ctx)
 	/* What direct I/O wants of a file that is open: a clone's disk is opened later (vmm/clone_disk.h). */
 	if (!r)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(statx), 1, SCMP_A2(SCMP_CMP_EQ, AT_EMPTY_PATH, 0));
-	/* Memory, but never memory that can be executed. */
-	if (!r)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
-			SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
-	if (!r)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1,
-			SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
-	return r;
+	return r ? r : lockdown_allow_memory(ctx);
 }
 
 int sandbox_seal(struct err *e)
 {
-	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_KILL_PROCESS);
-	int r = ctx ? 0 : -ENOMEM;
-
 	tzset(); /* gmtime_r() would open /etc/localtime at the first log line */
-	if (!r)
-		r = seccomp_attr_set(ctx, SCMP_FLTATR_CTL_TSYNC, 1);
-	if (!r)
-		r = rules_add(ctx);
-	if (!r)
-		r = seccomp_load(ctx);
-	seccomp_release(ctx);
-	return r < 0 ? err_set(e, r, ERR_HOST, "sandbox: seccomp: %s", strerror(-r)) : 0;
+	return lockdown_calls(SCMP_ACT_KILL_PROCESS, true, rules_add, NULL, e);
 }

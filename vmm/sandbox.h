@@ -4,9 +4,6 @@
 
 struct err;
 
-/* Every capability, and the way to new privileges. Before any thread is made: capabilities
- * belong to threads. Returns 0 or -errno. */
-int sandbox_drop(struct err *e);
 /* A seccomp allow-list over all threads; any other system call kills the process. After all
  * threads are made, all files opened. Returns 0 or -errno. */
 int sandbox_seal(struct err *e);

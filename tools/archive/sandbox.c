@@ -1,14 +1,10 @@
 #include "tools/archive/sandbox.h"
 #include "base/err.h"
+#include "base/lockdown.h"
 #include "base/util.h"
 
-#include <cap-ng.h>
 #include <errno.h>
-#include <sched.h>
 #include <seccomp.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
 #include <unistd.h>
 
 static const int allowed[] = {
@@ -36,30 +32,18 @@ static const int in_folder[] = {
 	SCMP_SYS(renameat2), SCMP_SYS(getdents64),
 };
 
-#define THREAD_FLAGS (CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM)
-
-static int rules_add(scmp_filter_ctx ctx, bool folder)
+/* folder: is there one to work in? */
+static int rules_add(scmp_filter_ctx ctx, void *folder)
 {
-	/* Its flags lie where a filter cannot see them: glibc takes clone() then. */
-	int r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
+	int r = lockdown_allow_threads(ctx);
 
 	if (!r)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1,
-			SCMP_A0(SCMP_CMP_MASKED_EQ, THREAD_FLAGS, THREAD_FLAGS));
-	for (size_t i = 0; i < ARRAY_SIZE(allowed) && !r; i++)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, allowed[i], 0);
-	for (size_t i = 0; i < ARRAY_SIZE(in_folder) && folder && !r; i++)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, in_folder[i], 0);
-	if (!folder && !r) /* a C library that looks for its tables finds none */
+		r = lockdown_allow(ctx, allowed, ARRAY_SIZE(allowed));
+	if (!r && folder)
+		r = lockdown_allow(ctx, in_folder, ARRAY_SIZE(in_folder));
+	if (!r && !folder) /* a C library that looks for its tables finds none */
 		r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EACCES), SCMP_SYS(openat), 0);
-	/* Memory, but never memory that can be executed. */
-	if (!r)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
-			SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
-	if (!r)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1,
-			SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
-	return r;
+	return r ? r : lockdown_allow_memory(ctx);
 }
 
 /* Root could open anything by its path. Others have their own rights, and no more. */
@@ -72,18 +56,10 @@ static int root_lock_in(int folder)
 
 int archive_sandbox(int folder, struct err *e)
 {
-	scmp_filter_ctx ctx;
 	int r = root_lock_in(folder);
 
 	if (r < 0)
 		return err_set_errno(e, r, "sandbox: the folder");
-	capng_clear(CAPNG_SELECT_BOTH);
-	if (capng_apply(CAPNG_SELECT_CAPS) != 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
-		return err_set(e, -EPERM, ERR_HOST, "sandbox: cannot drop capabilities");
-	ctx = seccomp_init(SCMP_ACT_KILL_PROCESS);
-	r = ctx ? rules_add(ctx, folder >= 0) : -ENOMEM;
-	if (!r)
-		r = seccomp_load(ctx);
-	seccomp_release(ctx);
-	return r < 0 ? err_set(e, r, ERR_HOST, "sandbox: seccomp: %s", strerror(-r)) : 0;
+	r = lockdown_drop(e);
+	return r ? r : lockdown_calls(SCMP_ACT_KILL_PROCESS, false, rules_add, folder < 0 ? NULL : &folder, e);
 }

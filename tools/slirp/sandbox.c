@@ -1,10 +1,10 @@
 #include "tools/slirp/sandbox.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/lockdown.h"
 #include "base/util.h"
 #include "tools/slirp/options.h"
 
-#include <cap-ng.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -12,12 +12,9 @@
 #include <linux/landlock.h>
 #include <net/if.h>
 #include <netinet/in.h>
-#include <seccomp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -27,13 +24,6 @@
 /* What FDS_MAX connections with full buffers take is a third of it. */
 #define MEMORY_BYTES (768 * MIB)
 #define RESOLV_CONF "/etc/resolv.conf"
-
-/* A sanitizer's shadow is larger, and its report needs calls of its own. */
-#ifdef __SANITIZE_ADDRESS__
-#define SANITIZED true
-#else
-#define SANITIZED false
-#endif
 
 /* With any arguments. No bind() and no listen(): what can be connected to was made by the daemon. */
 static const int allowed[] = {
@@ -53,7 +43,7 @@ static int limits_set(void)
 		int what;
 		rlim_t most;
 	} limits[] = { { RLIMIT_NOFILE, FDS_MAX }, { RLIMIT_CORE, 0 },
-		{ RLIMIT_AS, SANITIZED ? RLIM_INFINITY : MEMORY_BYTES } };
+		{ RLIMIT_AS, LOCKDOWN_SANITIZED ? RLIM_INFINITY : MEMORY_BYTES } };
 
 	for (size_t i = 0; i < ARRAY_SIZE(limits); i++) {
 		struct rlimit l;
@@ -142,38 +132,21 @@ static int socket_rules_add(scmp_filter_ctx ctx)
 	return r;
 }
 
-static int rules_add(scmp_filter_ctx ctx)
+static int rules_add(scmp_filter_ctx ctx, void *opaque)
 {
 	static const scmp_datum_t ioctls[] = { FIONREAD, SIOCGIFINDEX };
 	int r = socket_rules_add(ctx);
 
-	for (size_t i = 0; i < ARRAY_SIZE(allowed) && !r; i++)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, allowed[i], 0);
+	(void)opaque;
+	if (!r)
+		r = lockdown_allow(ctx, allowed, ARRAY_SIZE(allowed));
 	for (size_t i = 0; i < ARRAY_SIZE(ioctls) && !r; i++)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, ioctls[i], 0));
 	/* Files, but for reading. */
 	if (!r)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(openat), 1,
 			SCMP_A2(SCMP_CMP_MASKED_EQ, O_ACCMODE | O_CREAT | O_TRUNC | O_TMPFILE, O_RDONLY));
-	/* Memory, but never memory that can be executed. */
-	if (!r)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
-			SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
-	if (!r)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1,
-			SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
-	return r;
-}
-
-static int calls_lock(struct err *e)
-{
-	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_KILL_PROCESS);
-	int r = ctx ? rules_add(ctx) : -ENOMEM;
-
-	if (!r)
-		r = seccomp_load(ctx);
-	seccomp_release(ctx);
-	return r < 0 ? err_set(e, r, ERR_HOST, "sandbox: seccomp: %s", strerror(-r)) : 0;
+	return r ? r : lockdown_allow_memory(ctx);
 }
 
 int slirp_sandbox(struct err *e)
@@ -186,11 +159,11 @@ int slirp_sandbox(struct err *e)
 	r = root_leave();
 	if (r < 0)
 		return err_set_errno(e, r, "sandbox: nobody");
-	capng_clear(CAPNG_SELECT_BOTH);
-	if (capng_apply(CAPNG_SELECT_CAPS) != 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
-		return err_set(e, -EPERM, ERR_HOST, "sandbox: cannot drop capabilities");
+	r = lockdown_drop(e);
+	if (r)
+		return r;
 	r = files_lock();
 	if (r < 0)
 		return err_set_errno(e, r, "sandbox: landlock");
-	return SANITIZED ? 0 : calls_lock(e);
+	return LOCKDOWN_SANITIZED ? 0 : lockdown_calls(SCMP_ACT_KILL_PROCESS, false, rules_add, NULL, e);
 }

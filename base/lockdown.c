@@ -1,0 +1,69 @@
+#include "base/lockdown.h"
+#include "base/err.h"
+
+#include <cap-ng.h>
+#include <errno.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+
+int lockdown_drop(struct err *e)
+{
+	capng_clear(CAPNG_SELECT_BOTH);
+	/* The bounding set needs CAP_SETPCAP: an ordinary user cannot clear it, and with
+	 * no_new_privs it gives nothing. */
+	if (capng_apply(CAPNG_SELECT_CAPS) != 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		return err_set(e, -EPERM, ERR_HOST, "sandbox: cannot drop capabilities");
+	return 0;
+}
+
+int lockdown_allow(scmp_filter_ctx ctx, const int *calls, size_t n)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < n && !r; i++)
+		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, calls[i], 0);
+	return r;
+}
+
+int lockdown_allow_memory(scmp_filter_ctx ctx)
+{
+	int r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
+		SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+
+	if (!r)
+		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1,
+			SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+	return r;
+}
+
+/* What pthread_create() asks of clone(); without these bits it would be a process. */
+#define THREAD_FLAGS (CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM)
+
+/* The flags of clone3() lie in memory, where a filter cannot see them: glibc is told to use clone() instead. */
+int lockdown_allow_threads(scmp_filter_ctx ctx)
+{
+	int r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
+
+	if (!r)
+		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1,
+			SCMP_A0(SCMP_CMP_MASKED_EQ, THREAD_FLAGS, THREAD_FLAGS));
+	return r;
+}
+
+int lockdown_calls(uint32_t otherwise, bool all_threads, int (*add)(scmp_filter_ctx ctx, void *opaque),
+	void *opaque, struct err *e)
+{
+	scmp_filter_ctx ctx = seccomp_init(otherwise);
+	int r = ctx ? 0 : -ENOMEM;
+
+	if (!r && all_threads)
+		r = seccomp_attr_set(ctx, SCMP_FLTATR_CTL_TSYNC, 1);
+	if (!r)
+		r = add(ctx, opaque);
+	if (!r)
+		r = seccomp_load(ctx);
+	seccomp_release(ctx);
+	return r < 0 ? err_set(e, r, ERR_HOST, "sandbox: seccomp: %s", strerror(-r)) : 0;
+}

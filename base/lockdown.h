@@ -1,0 +1,38 @@
+/* lockdown: what the sandboxes of our programs have in common. Which calls are allowed each says itself
+ * (sandbox.c in vmm, tools/archive, tools/slirp, tools/xml). Who uses it links libseccomp and libcap-ng. */
+#ifndef CAIRN_BASE_LOCKDOWN_H
+#define CAIRN_BASE_LOCKDOWN_H
+
+#include <seccomp.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct err;
+
+/* A sanitizer's shadow is larger than limits are, and its report needs calls of its own. */
+#ifdef __SANITIZE_ADDRESS__
+#define LOCKDOWN_SANITIZED true
+#else
+#define LOCKDOWN_SANITIZED false
+#endif
+
+/* Every capability, and the way to new privileges. Before any thread is made: capabilities belong to
+ * threads. Returns 0; -EPERM with a sentence. */
+int lockdown_drop(struct err *e);
+
+/* Rules for a filter. Return 0 or -errno, as libseccomp does. */
+
+/* These calls, with any arguments. */
+int lockdown_allow(scmp_filter_ctx ctx, const int *calls, size_t n);
+/* Memory, but never memory that can be executed. */
+int lockdown_allow_memory(scmp_filter_ctx ctx);
+/* Threads, but never processes. */
+int lockdown_allow_threads(scmp_filter_ctx ctx);
+
+/* Makes the filter and puts it in force, for all threads or this one and those it makes. otherwise: what
+ * befalls other calls (SCMP_ACT_*). add: adds the rules. Returns 0; -errno with a sentence. */
+int lockdown_calls(uint32_t otherwise, bool all_threads, int (*add)(scmp_filter_ctx ctx, void *opaque),
+	void *opaque, struct err *e);
+
+#endif
