@@ -790,23 +790,27 @@ static void test_refcount_full(void **state)
 /* The pause depends on it: as long for 1 TiB, all of it mapped or not. */
 static void test_begin_is_instant(void **state)
 {
-	struct sync_op o = { .op.done = sync_done };
 	struct block_snapshot *s;
 	struct fixture f;
 	struct block *b;
-	uint64_t ns;
+	uint64_t best = UINT64_MAX;
 
 	(void)state;
 	fixture_begin(&f, 1000);
 	fixture_run(&f, "qemu-img create -q -f qcow2 -o preallocation=metadata,cluster_size=2M img 1T");
 	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
-	ns = loop_now_ns();
-	s = begin(&f, b);
-	ns = loop_now_ns() - ns;
-	print_message("begin: %llu us\n", (unsigned long long)ns / 1000);
-	assert_true(ns < 20000000);
-	block_snapshot_abort(s, &o.op);
-	sync_wait(&f, &o);
+	for (unsigned i = 0; i < 10 && best >= 20000000; i++) { /* somebody else may have the processor */
+		struct sync_op o = { .op.done = sync_done };
+		uint64_t ns = loop_now_ns();
+
+		s = begin(&f, b);
+		ns = loop_now_ns() - ns;
+		print_message("begin: %llu us\n", (unsigned long long)ns / 1000);
+		best = MIN(best, ns);
+		block_snapshot_abort(s, &o.op);
+		sync_wait(&f, &o);
+	}
+	assert_true(best < 20000000);
 	assert_int_equal(block_close(b), 0);
 	fixture_run(&f, "qemu-img check -q img");
 	fixture_end(&f);
