@@ -156,15 +156,20 @@ def test_jobs_of_others_are_as_those_that_are_not_there(shared):  # noqa: F811
     assert "return" in as_nobody(shared, ["job-dismiss", {"id": ids["mine"]}])[0]
 
 
+def inherited(daemon):
+    """What of the daemon's files whatever it starts would have, too."""
+    folder = pathlib.Path(f"/proc/{daemon.proc.pid}/fdinfo")
+    flags = {int(f.name): int(f.read_text().split("flags:")[1].split()[0], 8) for f in folder.iterdir()}
+    assert len(flags) > 8
+    return [fd for fd, f in flags.items() if fd > 2 and not f & os.O_CLOEXEC]
+
+
 def test_no_file_of_the_daemon_is_inherited(fake):
     """Whatever it starts gets what it is handed, and no more."""
     fake.define("vm1")
     fake.cairn("start", "vm1")
     fake.qmp()
-    folder = pathlib.Path(f"/proc/{fake.proc.pid}/fdinfo")
-    flags = {int(f.name): int(f.read_text().split("flags:")[1].split()[0], 8) for f in folder.iterdir()}
-    assert len(flags) > 8
-    assert [fd for fd, f in flags.items() if fd > 2 and not f & os.O_CLOEXEC] == []
+    assert inherited(fake) == []
 
 
 PROGRAM = r"""

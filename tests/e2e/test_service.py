@@ -10,6 +10,7 @@ import subprocess
 import pytest
 
 from conftest import BUILD, FAKE_VM, ROOT, Daemon, Qmp, until
+from test_control import inherited
 from test_daemon import gone, pid_of
 
 
@@ -51,6 +52,7 @@ def test_clients_wait_for_the_next_daemon(service):
     pid = pid_of(service, "vm1")
     env = open(f"/proc/{pid}/environ").read()
     assert "LISTEN_" not in env and "NOTIFY_SOCKET" not in env
+    assert inherited(service) == []  # nor is the socket that was passed
     inode = os.stat(service.socket).st_ino
     for sig in (signal.SIGKILL, signal.SIGTERM):
         service.stop(sig)
@@ -150,6 +152,8 @@ def test_ready_means_taken_back(service):
         service.cairn("start", f"vm{i}")
     service.stop(signal.SIGKILL)
     service.start()  # returns at READY=1
+    log = service.log.read_text().split("listens on")
+    assert len(log) == 3 and log[1].count("taken back") == 5 and "taken back" not in log[2]
     q = Qmp(service.socket)
     assert [v["state"] for v in q.run("vm-list")["vms"]] == ["running"] * 5
     q.close()
