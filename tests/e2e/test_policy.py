@@ -270,28 +270,26 @@ def bounded(*args):
 
 
 def test_bounds_on_what_runs(tmp_path):
-    d = bounded("--max-running", "2", "--max-memory", "100M")(tmp_path, FAKE_VM)
-    for n in range(3):
-        d.define(f"vm{n}")
-    d.define("big", memory="80M")
-    d.cairn("start", "vm0")
-    assert "112 MiB, and cairnd has --max-memory 100M" in d.cairn("start", "big", ok=6).stderr
-    d.cairn("start", "vm1")
-    assert "2 VMs run, and cairnd has --max-running 2" in d.cairn("start", "vm2", ok=6).stderr
-    d.cairn("destroy", "vm0")
-    d.cairn("start", "vm2")
-    d.close()
+    with contextlib.closing(bounded("--max-running", "2", "--max-memory", "100M")(tmp_path, FAKE_VM)) as d:
+        for n in range(3):
+            d.define(f"vm{n}")
+        d.define("big", memory="80M")
+        d.cairn("start", "vm0")
+        assert "112 MiB, and cairnd has --max-memory 100M" in d.cairn("start", "big", ok=6).stderr
+        d.cairn("start", "vm1")
+        assert "2 VMs run, and cairnd has --max-running 2" in d.cairn("start", "vm2", ok=6).stderr
+        d.cairn("destroy", "vm0")
+        d.cairn("start", "vm2")
 
 
 def test_starts_wait_for_their_turn(tmp_path):
-    d = bounded("--max-starting", "1")(tmp_path, FAKE_VM)
-    d.define("bad", cmdline="refuse")
-    for n in range(4):
-        d.define(f"vm{n}")
-    d.define("gone", cmdline="die-at-config")
-    r = d.cairn("start", "--all", "--parallel", "8", ok=None)
-    assert d.cairn("list", "--name").stdout.split() == [f"vm{n}" for n in range(4)], r.stderr
-    d.close()
+    with contextlib.closing(bounded("--max-starting", "1")(tmp_path, FAKE_VM)) as d:
+        d.define("bad", cmdline="refuse")
+        for n in range(4):
+            d.define(f"vm{n}")
+        d.define("gone", cmdline="die-at-config")
+        r = d.cairn("start", "--all", "--parallel", "8", ok=None)
+        assert d.cairn("list", "--name").stdout.split() == [f"vm{n}" for n in range(4)], r.stderr
 
 
 def test_no_more_start_at_once(tmp_path):
