@@ -445,14 +445,14 @@ static void job_load(struct daemon *d, struct json_object *o)
 		   *type = type_known(js_get_str(o, "type")), *error = js_get_str(o, "error"),
 		   *qmp_id = js_get_str(o, "qmp-id");
 	int64_t started = js_get_int(o, "started", 0), duration = js_get_int(o, "duration", 0);
-	uint64_t now = realtime_ns(), age = 0;
+	uint64_t now = realtime_ns(), end, age;
 	struct job *j;
 
 	if (!id || !vm || !type || id_check(id, job_find(d, id) != NULL, NULL) < 0 || started < 0 || duration < 0)
 		return;
-	if ((uint64_t)started + (uint64_t)duration < now) /* or the clock was set */
-		age = now - (uint64_t)started - (uint64_t)duration;
-	if (age >= JOBS_KEPT_NS)
+	end = (uint64_t)started + (uint64_t)duration;
+	age = end < now ? now - end : 0; /* or the clock was set, but not by days */
+	if (age >= JOBS_KEPT_NS || end >= now + JOBS_KEPT_NS)
 		return;
 	j = calloc(1, sizeof(*j));
 	if (!j)

@@ -428,7 +428,10 @@ def test_job_events_and_result(fake):
         q.run("job-dismiss", id="my.job-1")
 
 
-def test_results_age_while_no_daemon_runs(fake):
+@pytest.mark.parametrize("key, change", [("started", -86400 * 10**9), ("started", 2 * 86400 * 10**9),
+                                         ("duration", 2**63 - 2**32), ("duration", 2 * 86400 * 10**9)])
+def test_results_age_while_no_daemon_runs(fake, key, change):
+    """One whose end lies days ahead is damaged: it would be new for ever."""
     fake.define("vm1", cmdline="work-fails")
     fake.cairn("start", "vm1")
     for n in (1, 2):
@@ -437,7 +440,7 @@ def test_results_age_while_no_daemon_runs(fake):
     fake.stop()
     path = fake.state / "jobs.json"
     file = json.loads(path.read_text())
-    file["jobs"][0]["started"] -= 86400 * 10**9
+    file["jobs"][0][key] += change
     path.write_text(json.dumps(file))
     fake.start()
     assert [j["id"] for j in jobs(fake)] == [file["jobs"][1]["id"]]
