@@ -281,21 +281,53 @@ static void cleared_up(void *opaque)
 	batch_free(opaque);
 }
 
-/* Another VM may have got a name that was planned. */
+/* NULL: it is not there. Another VM may have got a name that was planned. */
+static struct vm *planned_vm(struct daemon *d, struct json_object *planned)
+{
+	const char *name = js_get_str(planned, "name"), *text = js_get_str(planned, "uuid");
+	uint8_t uuid[16];
+	struct vm *vm;
+
+	if (!name || !text || uuid_parse(text, uuid) < 0)
+		return NULL;
+	vm = vm_find_uuid(d, uuid);
+	return vm && !strcmp(vm->def->name, name) ? vm : NULL;
+}
+
 static void planned_find(struct batch *b)
 {
 	for (size_t i = 0; i < json_object_array_length(b->planned); i++) {
-		struct json_object *o = json_object_array_get_idx(b->planned, i);
-		const char *name = js_get_str(o, "name"), *text = js_get_str(o, "uuid");
-		uint8_t uuid[16];
-		struct vm *vm;
+		struct vm *vm = planned_vm(b->daemon, json_object_array_get_idx(b->planned, i));
 
-		if (!name || !text || uuid_parse(text, uuid) < 0)
-			continue;
-		vm = vm_find_uuid(b->daemon, uuid);
-		if (vm && !vm->half && !strcmp(vm->def->name, name))
+		if (vm && !vm->half)
 			half_found(b, vm);
 	}
+}
+
+static void newer_found(void *opaque, const char *file_name)
+{
+	struct daemon *d = opaque;
+	CLEANUP_JS struct json_object *o = NULL;
+	struct json_object *planned;
+	char file[NAME_MAX + sizeof(FOLDER) + 1];
+	struct err e;
+
+	snprintf(file, sizeof(file), FOLDER "/%s", file_name);
+	o = store_read_newer(d->store, file, &e);
+	planned = js_get_array(o, "vms");
+	for (size_t i = 0; planned && i < json_object_array_length(planned); i++) {
+		struct vm *vm = planned_vm(d, json_object_array_get_idx(planned, i));
+
+		if (!vm)
+			continue;
+		store_leave_vm(d->store, vm->def->name, file, e.msg);
+		vm_remove(vm);
+	}
+}
+
+void batch_leave_newer(struct daemon *d)
+{
+	store_each_file(d->store, FOLDER, newer_found, d);
 }
 
 static void file_found(void *opaque, const char *name)

@@ -33,7 +33,9 @@ void batch_undo(struct batch *b, void (*done)(void *opaque), void *opaque);
 /* Not while it is undone. NULL allowed. */
 void batch_free(struct batch *b);
 
-/* At the daemon's start, with all VMs there, and those that run taken back. */
+/* At the daemon's start, with all VMs there, and none looked at: those of a newer Cairn's batches are none of ours. */
+void batch_leave_newer(struct daemon *d);
+/* Later, with those that run taken back. */
 void batch_clear_up(struct daemon *d);
 
 #endif

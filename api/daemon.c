@@ -299,6 +299,7 @@ int daemon_open(struct daemon *d, struct err *e)
 	permissions_found(d);
 	rename_go_on(d);
 	store_load(d->store, vm_found, d);
+	batch_leave_newer(d);
 	autostart_load(d);
 	jobs_found(d);
 	store_each_unread(d->store, unread_found, d);

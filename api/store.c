@@ -307,6 +307,25 @@ bool store_is_newer(struct store *s, const char *file)
 	return side_path(s, file, path, NULL) == 0 && store_unread_check(&s->unread, NULL, path, NULL) < 0;
 }
 
+struct json_object *store_read_newer(struct store *s, const char *file, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	char path[PATH_MAX];
+
+	if (side_path(s, file, path, NULL) < 0 || js_read(path, STORE_FILE_MAX, &o, NULL) < 0 ||
+		store_version_lift(path, o, e) != -ENOTSUP)
+		return NULL;
+	return STEAL_PTR(o);
+}
+
+void store_leave_vm(struct store *s, const char *name, const char *file, const char *why)
+{
+	char path[PATH_MAX];
+
+	if (side_path(s, file, path, NULL) == 0)
+		newer_note(s, name, path, why);
+}
+
 int store_check_vm(struct store *s, const char *name, struct err *e)
 {
 	return store_unread_check(&s->unread, name, NULL, e);

@@ -49,6 +49,10 @@ void store_each_unread(struct store *s, void (*found)(void *opaque, const char *
 int store_check_vm(struct store *s, const char *name, struct err *e);
 /* A file beside the VMs' folder that was loaded: is it a newer Cairn's? It is not written then, which is told. */
 bool store_is_newer(struct store *s, const char *file);
+/* Such a file as it is, with e saying why it is left; NULL: it is none. */
+struct json_object *store_read_newer(struct store *s, const char *file, struct err *e);
+/* A VM that was found, and is named in one: from here on as if a file of its own were newer. */
+void store_leave_vm(struct store *s, const char *name, const char *file, const char *why);
 /* Renames a VM's definition that parsed as JSON but is none. */
 void store_quarantine(struct store *s, const char *name, const char *why);
 

@@ -49,12 +49,17 @@ static char *sentence_of(const char *path, bool newer, const char *why)
 	return n < 0 ? NULL : s;
 }
 
-/* Takes what was noted of that path out. */
-static void path_drop(struct store_unread *u, const char *path)
+static bool is_same(const char *a, const char *b)
+{
+	return a && b ? !strcmp(a, b) : a == b;
+}
+
+/* Takes what was noted of that path out. Several VMs may be named in one. */
+static void path_drop(struct store_unread *u, const char *name, const char *path)
 {
 	struct unread_file **at = &u->first;
 
-	while (*at && strcmp((*at)->path, path))
+	while (*at && (strcmp((*at)->path, path) || !is_same((*at)->name, name)))
 		at = &(*at)->next;
 	if (*at) {
 		struct unread_file *f = *at;
@@ -77,7 +82,7 @@ void store_unread_note(struct store_unread *u, const char *name, const char *pat
 	if ((name && !f->name) || !f->path || !f->sentence)
 		abort();
 	LOCK_GUARD(&u->mutex);
-	path_drop(u, path);
+	path_drop(u, name, path);
 	f->next = u->first;
 	u->first = f;
 }

@@ -17,7 +17,8 @@ struct store_unread {
 void store_unread_init(struct store_unread *u);
 void store_unread_done(struct store_unread *u);
 
-/* name: the VM's, in whose folder it lies; NULL: beside them. What was noted of that path before is replaced. */
+/* name: the VM's, in whose folder it lies, or which is named in it; NULL: beside them. What was noted of both before is
+ * replaced. */
 void store_unread_note(struct store_unread *u, const char *name, const char *path, bool newer, const char *why);
 
 bool store_unread_knows(struct store_unread *u, const char *path);

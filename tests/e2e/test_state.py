@@ -217,6 +217,35 @@ def test_a_vm_of_a_newer_cairn(fake, file):
     fake.cairn("start", "vm1")
 
 
+def test_clones_that_a_newer_cairn_did_not_finish(fake):
+    """They are not VMs yet: none of them is started or forgotten, be it off or running."""
+    for vm in ("c-1", "c-2", "other"):
+        fake.define(vm)
+    fake.cairn("start", "c-2")
+    pid, uuids = pid_of(fake, "c-2"), {vm: fake.info(vm)["uuid"] for vm in ("c-1", "c-2", "other")}
+    until(lambda: fake.kept("c-2").get("state") == "running")
+    fake.stop(signal.SIGKILL)
+    batch = fake.state / "batches/x.json"
+    batch.parent.mkdir(exist_ok=True)
+    planned = [{"name": n, "uuid": uuids[u]} for n, u in (("c-1", "c-1"), ("c-2", "c-2"), ("other", "c-1"))]
+    batch.write_text(json.dumps({"version": 9, "vms": [*planned, {"name": "c-3"}, 4], "later": [1]}))
+    before = {p: p.read_text() for p in (batch, *fake.state.glob("vms/c-*/*.json"))}
+    fake.start()
+    q = fake.qmp()
+    assert [v["name"] for v in q.run("vm-list")["vms"]] == ["other"]
+    left = q.run("vm-list")["unloaded"]
+    assert sorted(v["name"] for v in left) == ["c-1", "c-2"] and all(f"batches/x.json: {NEWER}" in v["why"] for v in left)
+    assert "VM 'c-2' runs, and nobody manages it: " in fake.log.read_text() and not gone(pid)
+    for verb in ("start", "undefine"):
+        assert NEWER in fake.cairn(verb, "c-1", ok=None).stderr
+    assert NEWER in fake.cairn("define", fake.write("c-1"), ok=None).stderr
+    fake.stop()
+    assert {p: p.read_text() for p in before} == before and not gone(pid)
+    batch.unlink()  # as the newer one does when they are whole
+    fake.start()
+    assert [v["name"] for v in fake.qmp().run("vm-list")["vms"]] == ["c-1", "c-2", "other"] and pid_of(fake, "c-2") == pid
+
+
 def test_one_that_runs(fake):
     fake.define("vm1")
     fake.cairn("start", "vm1")
