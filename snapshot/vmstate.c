@@ -124,7 +124,7 @@ static int header_parse(const uint8_t *b, struct vmstate_header *h, struct err *
 	uint64_t ram = load_le64(b + 48);
 
 	if (memcmp(b, "CAIRNVMS", 8))
-		return err_set(e, -EINVAL, ERR_CORRUPT, "no saved state of a VM is there");
+		return err_set(e, -EINVAL, ERR_INVALID, "no saved state of a VM is there");
 	if (load_le32(b + HEADER_CRC_OFFSET) != crc32c(0, b, HEADER_CRC_OFFSET))
 		return err_set(e, -EINVAL, ERR_CORRUPT, "the saved state's header is damaged (checksum)");
 	if (load_le32(b + 8) > VMSTATE_VERSION || !load_le32(b + 8))

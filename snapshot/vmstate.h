@@ -113,7 +113,7 @@ int vmstate_write(struct vmstate_store *s, struct vmstate_header *h, const struc
 int vmstate_write_rest(struct vmstate_store *s, struct vmstate_header *h,
 	const struct vmstate_source *src, const uint32_t *crcs, struct err *e);
 
-/* Read and check a header. Returns 0; -EINVAL (ERR_CORRUPT) when it is none or damaged, -ENOTSUP
+/* Read and check a header. Returns 0; -EINVAL when it is none (ERR_INVALID) or damaged (ERR_CORRUPT), -ENOTSUP
  * for a newer format; -EIO. */
 int vmstate_read_header(struct vmstate_store *s, struct vmstate_header *ret, struct err *e);
 /* The sections; caller frees. */

@@ -134,13 +134,17 @@ def test_files_that_are_no_state(fake, tmp_path):
     f = tmp_path / "saved.vm"
     fake.cairn("save", "vm1", str(f))
     good = f.read_bytes()
-    for bad in (b"", b"x", bytes(8192), good[:4000], b"X" + good[1:], good[:60] + b"!" + good[61:]):
+    none, damaged = (b"", b"x", bytes(8192), good[:4000], b"X" + good[1:]), good[:60] + b"!" + good[61:]
+    for bad in (*none, damaged):
         f.write_bytes(bad)
-        r = fake.cairn("restore", str(f), ok=None)
-        assert r.returncode != 0 and r.stderr.startswith(f"error: Failed to restore domain from {f}\n")
-        assert r.stderr.count("\n") == 2
+        r = fake.cairn("restore", str(f), ok=1 if bad == damaged else 2)
+        assert r.stderr.startswith(f"error: Failed to restore domain from {f}\n")
+        assert r.stderr.count("\n") == 2 and bad == damaged or "no saved state of a VM is there" in r.stderr
     fake.cairn("restore", str(tmp_path), ok=2)
     fake.cairn("restore", str(tmp_path / "none"), ok=3)
+    f.write_bytes(b"x" * 9000)  # and no archive, either
+    for options in ([], ["--dry-run"]):
+        assert "no archive of cairn export" in fake.cairn("import", *options, str(f), ok=2).stderr
     assert fake.cairn("domstate", "--reason", "vm1").stdout == "shut off (saved)\n"
 
 

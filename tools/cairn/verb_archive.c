@@ -4,6 +4,7 @@
 #include "tools/cairn/job.h"
 #include "tools/cairn/output.h"
 #include "tools/cairn/target.h"
+#include "api/client.h"
 #include "api/js.h"
 #include "api/paths.h"
 #include "base/cleanup.h"
@@ -146,7 +147,8 @@ static int verdict_take(char *text, struct json_object **ret_o, struct err *e)
 	if (r < 0)
 		return r;
 	if (js_get(o, "error"))
-		return err_set(e, -EINVAL, ERR_CORRUPT, "%s", js_get_str(js_get(o, "error"), "message"));
+		return err_set(e, -EINVAL, client_error_class(js_get_str(js_get(o, "error"), "class")), "%s",
+			js_get_str(js_get(o, "error"), "message"));
 	*ret_o = json_object_get(js_get(o, "result"));
 	return 0;
 }
