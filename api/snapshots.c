@@ -31,11 +31,13 @@ void snapshots_request_fds(struct vm *vm, enum vm_msg_type type, const void *bod
 
 /* ---- one of them ---- */
 
-const char *snapshot_state_word(uint8_t state)
+const char *snapshot_state_word(const struct vm_snapshot_info *i)
 {
 	static const char *const words[] = { "shutoff", "running", "paused" };
 
-	return words[state < ARRAY_SIZE(words) ? state : 0];
+	if (i->state == VM_SNAPSHOT_SHUTOFF && i->disks_only)
+		return "disk-snapshot";
+	return words[i->state < ARRAY_SIZE(words) ? i->state : 0];
 }
 
 static bool tag_next(const char **at, const char **ret_tag, size_t *ret_len)
@@ -73,7 +75,7 @@ struct json_object *snapshot_to_json(const struct vm_snapshot_info *i)
 	while (tag_next(&at, &t, &len))
 		json_object_array_add(tags, json_object_new_string_len(t, (int)len));
 	js_put(o, "tags", tags);
-	js_put_str(o, "state", snapshot_state_word(i->state));
+	js_put_str(o, "state", snapshot_state_word(i));
 	if (i->disks_missing)
 		js_put_uint(o, "disks-missing", i->disks_missing);
 	js_put_bool(o, "current", i->current);

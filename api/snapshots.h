@@ -47,7 +47,7 @@ bool snapshots_descends(const struct snapshots *s, size_t i, size_t above);
 const char *snapshots_handle(const struct snapshots *s, size_t i);
 /* Is `tag` one of the comma-separated tags? */
 bool snapshot_has_tag(const struct vm_snapshot_info *i, const char *tag);
-const char *snapshot_state_word(uint8_t state);
+const char *snapshot_state_word(const struct vm_snapshot_info *i);
 /* The caller puts it. */
 struct json_object *snapshot_to_json(const struct vm_snapshot_info *i);
 

@@ -69,7 +69,7 @@ void tree_encode(const struct tree_data *d, struct block_snapshot_info *info)
 	cursor_put_le32(&c, TREE_MAGIC);
 	cursor_put_le16(&c, (uint16_t)info->extra_bytes);
 	cursor_put_u8(&c, d->state);
-	cursor_put_u8(&c, 0);
+	cursor_put_u8(&c, d->disks_only);
 	cursor_put_le64(&c, d->parent);
 	cursor_put_le64(&c, d->serial);
 	cursor_put_le16(&c, (uint16_t)tags);
@@ -92,7 +92,7 @@ bool tree_decode(const struct block_snapshot_info *info, struct tree_data *ret)
 		return false;
 	bytes = cursor_le16(&c);
 	d.state = cursor_u8(&c);
-	cursor_u8(&c);
+	d.disks_only = cursor_u8(&c) == 1 && d.state == TREE_SHUTOFF;
 	d.parent = cursor_le64(&c);
 	d.serial = cursor_le64(&c);
 	tags = cursor_le16(&c);

@@ -5,7 +5,7 @@
  *   0  u32   0x314e5243 ("CRN1")
  *   4  u16   bytes in all, CRC included
  *   6  u8    state when taken (enum tree_state)
- *   7  u8    reserved, 0
+ *   7  u8    1: of disks alone, of a VM that was not off; the state is TREE_SHUTOFF then. Else 0
  *   8  u64   parent's id, 0: a root
  *  16  u64   serial: the snapshot with the highest is the current one
  *  24  u16   length of the tags, u16 length of the description, then both
@@ -52,6 +52,7 @@ struct tree_data {
 	uint64_t parent, serial;
 	struct tree_set set;
 	uint8_t state;
+	bool disks_only; /* with TREE_SHUTOFF: the VM was not off */
 	char tags[TREE_TAGS_MAX + 1]; /* comma-separated */
 	char description[TREE_DESCRIPTION_MAX + 1];
 };

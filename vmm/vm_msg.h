@@ -379,7 +379,8 @@ struct vm_snapshot_info {
 	uint8_t state;	    /* enum vm_snapshot_state */
 	uint8_t current;
 	uint8_t disks_missing; /* that had a part of it, or would need one for a revert, and have none; in a list only */
-	uint8_t reserved[5];
+	uint8_t disks_only; /* with VM_SNAPSHOT_SHUTOFF: of a VM that was not off */
+	uint8_t reserved[4];
 };
 
 struct vm_snapshots {

@@ -123,6 +123,7 @@ void vmsnap_info(const struct tree_node *n, bool current, struct vm_snapshot_inf
 	i->disk_bytes = n->info.disk_bytes;
 	i->own_bytes = UINT64_MAX;
 	i->state = n->data.state;
+	i->disks_only = n->data.disks_only;
 	i->current = current;
 }
 

@@ -548,6 +548,7 @@ static int info_fill(struct create_job *x, struct tree_data *d, struct block_sna
 	if (r < 0)
 		return r;
 	d->state = !x->with_ram ? TREE_SHUTOFF : x->was_running ? TREE_RUNNING : TREE_PAUSED;
+	d->disks_only = !x->with_ram && !x->j.m->cfg.images_only;
 	d->parent = tree_current(&t) ? tree_id(tree_current(&t)) : 0;
 	d->serial = tree_next_serial(&t);
 	tree_done(&t);

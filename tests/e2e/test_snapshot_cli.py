@@ -72,7 +72,11 @@ def test_create_of_a_vm_that_is_off(fake):
     fake.cairn("suspend", "vm1")
     fake.cairn("snapshot-create-as", "vm1", "s3")
     rows = json.loads(fake.cairn("snapshot-list", "vm1", "--format", "json").stdout)
-    assert [r["state"] for r in rows] == ["shutoff", "shutoff", "paused"]
+    assert [r["state"] for r in rows] == ["shutoff", "disk-snapshot", "paused"]
+    assert fake.cairn("snapshot-list", "vm1").stdout.splitlines()[3].endswith("   disk-snapshot")
+    assert "State:          disk-snapshot\n" in fake.cairn("snapshot-info", "vm1", "s2").stdout
+    assert fake.cairn("snapshot-list", "vm1", "--name", "--inactive").stdout.split() == ["s1", "s2"]
+    assert fake.cairn("snapshot-list", "vm1", "--name", "--active").stdout.split() == ["s3"]
 
 
 def test_bad_arguments(fake):
@@ -466,10 +470,12 @@ def test_a_real_vm_that_is_off(daemon, kvm, guest, tmp_path):
     daemon.cairn("snapshot-create-as", "vm1", "off")
     daemon.cairn("start", "vm1")
     daemon.cairn("snapshot-create-as", "vm1", "on", "a line")
+    daemon.cairn("snapshot-create-as", "vm1", "disks", "--disk-only")
     daemon.cairn("destroy", "vm1")
     rows = json.loads(daemon.cairn("snapshot-list", "vm1", "--format", "json").stdout)
     assert [(r["name"], r["state"], r["current"]) for r in rows] == [
-        ("off", "shutoff", False), ("on", "running", True)]
+        ("disks", "disk-snapshot", True), ("off", "shutoff", False), ("on", "running", False)]
+    daemon.cairn("snapshot-delete", "vm1", "disks")
     assert daemon.cairn("snapshot-list", "vm1", "--tree").stdout.startswith("off\n  |\n  +- on\n")
     daemon.cairn("snapshot-tag", "vm1", "off", "keep")
     daemon.cairn("snapshot-rename", "vm1", "on", "up")

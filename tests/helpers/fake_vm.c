@@ -415,6 +415,7 @@ static int snapshot_create(struct fake *f, const struct vm_snapshot_create *c, c
 	s->own_bytes = UINT64_MAX;
 	s->state = f->config.images_only || c->disks_only ? VM_SNAPSHOT_SHUTOFF :
 		f->work.was_running			  ? VM_SNAPSHOT_RUNNING : VM_SNAPSHOT_PAUSED;
+	s->disks_only = c->disks_only && !f->config.images_only;
 	current_set(&t, s);
 	memcpy(id, s->id, sizeof(s->id));
 	return tree_store(f, &t, e);

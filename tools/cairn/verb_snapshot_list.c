@@ -111,7 +111,7 @@ static bool state_wanted(const struct cli *c, const char *state)
 {
 	bool active = option_flag(c, "active"), inactive = option_flag(c, "inactive");
 
-	return active == inactive || inactive == !strcmp(state, "shutoff");
+	return active == inactive || inactive == (!strcmp(state, "shutoff") || !strcmp(state, "disk-snapshot"));
 }
 
 static bool wanted(struct cli *c, struct json_object *all, struct json_object *o,

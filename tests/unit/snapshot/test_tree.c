@@ -57,6 +57,25 @@ static void test_layout_on_disk(void **state)
 	assert_memory_equal(&d, &got, sizeof(d));
 }
 
+/* A byte that was 0 before; with memory, or of a value to come, it says nothing. */
+static void test_disks_of_a_vm_that_was_not_off(void **state)
+{
+	struct block_snapshot_info info = { 0 };
+	struct tree_data d = sample(), got;
+
+	(void)state;
+	d.state = TREE_SHUTOFF;
+	d.disks_only = true;
+	tree_encode(&d, &info);
+	assert_int_equal(info.extra[7], 1);
+	assert_true(tree_decode(&info, &got));
+	assert_memory_equal(&d, &got, sizeof(d));
+	d.state = TREE_PAUSED;
+	tree_encode(&d, &info);
+	assert_true(tree_decode(&info, &got));
+	assert_false(got.disks_only);
+}
+
 static void test_longest_texts_fit(void **state)
 {
 	struct block_snapshot_info info = { 0 };
@@ -239,6 +258,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_comes_back),
 		cmocka_unit_test(test_layout_on_disk),
+		cmocka_unit_test(test_disks_of_a_vm_that_was_not_off),
 		cmocka_unit_test(test_longest_texts_fit),
 		cmocka_unit_test(test_damage_is_seen),
 		cmocka_unit_test(test_sets),
