@@ -377,6 +377,14 @@ def test_completion(fake):
     assert complete("cairn snapshot-revert web1 ") == {"before"}
     assert complete("cairn snapshot-delete web1 --snapshotname b") == {"before"}
     assert complete("cairn detach-disk web1 ") == {"vda"}
+    # The value of an option is no positional, and what it may be is not a VM's name.
+    for line in ("--disk vda", "--disk = vda", "--disks-only --disk vda", "--disks-only --format json --eager"):
+        assert complete(f"cairn snapshot-revert {line} ") == {"web1", "web2"}
+        assert complete(f"cairn snapshot-revert {line} web1 ") == {"before"}
+        assert complete(f"cairn snapshot-revert web1 {line} ") == {"before"}
+    assert complete("cairn snapshot-revert --disk ") == complete("cairn snapshot-revert web1 --disk =") == set()
+    assert complete("cairn snapshot-revert --domain web1 ") == {"before"}
+    assert complete("cairn snapshot-revert --di") == {"--disk", "--disks-only"}
     assert complete("cairn help dom") == {"dominfo", "domstate", "domid", "domuuid", "domname", "domblkerror", "domblklist", "domiflist", "domifstat", "domrename", "domstats"}
     assert complete(f"cairn -c {fake.socket} start web2") == {"web2"}
 

@@ -241,9 +241,9 @@ static void names_list(void)
 static void options_list(const struct verb *v)
 {
 	for (const struct verb_option *o = v->options; o && o->name; o++)
-		printf("--%s\n", o->name);
+		printf("--%s%s\n", o->name, o->value ? " VALUE" : "");
 	if (v->prints)
-		printf("--format\n");
+		printf("--format VALUE\n");
 	printf("--help\n");
 }
 

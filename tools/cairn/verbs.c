@@ -212,7 +212,7 @@ static const struct verb_option run_options[] = {
 	{ "no-sandbox", NULL, "for debugging the VM's process; unsafe" }, END };
 static const struct verb_option help_options[] = {
 	{ "names", NULL, "names of verbs only, for completion" },
-	{ "options", NULL, "of one verb: options only, for completion" },
+	{ "options", NULL, "of one verb: options, and which take a value, for completion" },
 	{ "values", "OPTION", "of one verb: the words that an option takes, for completion" }, END };
 
 static const struct verb_option edit_options[] = {

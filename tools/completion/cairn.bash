@@ -3,7 +3,7 @@
 _cairn()
 {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb='' kind='' i
-	local -a connect=() pos=()
+	local -a connect=() pos=() options=()
 
 	COMPREPLY=()
 	# --mode=a are three words to the shell.
@@ -14,12 +14,20 @@ _cairn()
 			connect=(-c "${COMP_WORDS[i + 1]}")
 			((i++))
 			;;
-		-* | =) ;;
+		-*)
+			# Its value is no positional.
+			if [[ " ${options[*]} " == *" ${COMP_WORDS[i]} VALUE "* ]]; then
+				[[ ${COMP_WORDS[i + 1]} == = ]] && ((i++))
+				((i++))
+			fi
+			;;
+		=) ;;
 		*)
 			if [[ $verb ]]; then
 				pos+=("${COMP_WORDS[i]}")
 			else
 				verb=${COMP_WORDS[i]}
+				mapfile -t options < <(cairn help --options "$verb" 2>/dev/null)
 			fi
 			;;
 		esac
@@ -48,6 +56,7 @@ _cairn()
 			mapfile -t COMPREPLY < <(compgen -W "$kind" -- "$cur")
 			return
 		fi
+		[[ " ${options[*]} " == *" $prev VALUE "* ]] && return
 		;;
 	esac
 	if [[ ! $verb ]]; then
@@ -55,7 +64,7 @@ _cairn()
 		return
 	fi
 	if [[ $cur == -* ]]; then
-		mapfile -t COMPREPLY < <(compgen -W "$(cairn help --options "$verb" 2>/dev/null)" -- "$cur")
+		mapfile -t COMPREPLY < <(compgen -W "${options[*]% VALUE}" -- "$cur")
 		return
 	fi
 	kind=$(cairn help --names | sed -n "s/^$verb //p")
