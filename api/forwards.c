@@ -18,6 +18,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,6 +32,9 @@
 /* How often, and how many times, a start looks whether a port has become free. */
 #define TRY_NS (50 * 1000000ULL)
 #define TRIES_MAX 40
+/* A process whose VM has ended sends on what the guest said last. One that does not end by itself is killed: it has been
+ * stopped by its user, or taken over by its guest, and has a port. */
+#define END_NS (3 * 1000000000ULL)
 #define MESSAGE_MAX 128
 #define MESSAGES_PER_ROUND 16
 
@@ -60,6 +64,8 @@ struct usernet {
 	unsigned at;   /* of the interface */
 	int pidfd, control;
 	struct loop_watch *gone, *watch;
+	struct loop_timer *end_timer; /* NULL: its VM has it still */
+	bool killed;
 };
 
 /* ---- which there are ---- */
@@ -208,8 +214,10 @@ static void woken(void *opaque, int r, const struct err *e)
 {
 	struct vm *vm = opaque;
 
-	if (r < 0)
+	if (r < 0) {
 		log_warn("idle", "VM '%s' is not woken: %s", vm->def->name, e->msg);
+		vm->idle.by[0] = 0; /* the next one who starts it may be another */
+	}
 	/* Who waits is there still. */
 	if (r < 0 && vm->forwards && sleeps_saved(vm)) {
 		watches_end(vm->forwards);
@@ -329,7 +337,7 @@ static void start_goes_on(void *opaque)
 static bool ends_soon(const struct daemon *d)
 {
 	for (const struct usernet *u = d->usernets; u; u = u->next)
-		if (!u->vm || !u->vm->proc)
+		if (!u->killed && (!u->vm || !u->vm->proc))
 			return true;
 	return false;
 }
@@ -359,6 +367,7 @@ static void usernet_free(struct usernet *u)
 	*at = u->next;
 	loop_unwatch(u->gone);
 	loop_unwatch(u->watch);
+	loop_timer_free(u->end_timer);
 	if (u->control >= 0)
 		close(u->control);
 	if (u->pidfd >= 0)
@@ -434,9 +443,31 @@ static int usernet_keep(struct vm *vm, struct usernet_process *p)
 	return r;
 }
 
+static void process_kill(void *opaque)
+{
+	struct usernet *u = opaque;
+
+	log_warn("usernet", "a cairn-slirp of a VM that has ended does not end: it is killed");
+	u->killed = true;
+	if (pidfd_send_signal(u->pidfd, SIGKILL, NULL, 0) < 0)
+		log_warn("usernet", "it cannot be killed: %s", strerror(errno));
+}
+
+void forwards_processes_end(const struct vm *vm)
+{
+	for (struct usernet *u = vm->daemon->usernets; u; u = u->next) {
+		if (u->vm != vm || u->end_timer)
+			continue;
+		if (loop_timer_new(vm->daemon->loop, process_kill, u, &u->end_timer) < 0)
+			abort();
+		loop_timer_arm(u->end_timer, loop_now_ns() + END_NS);
+	}
+}
+
 /* Those of its last run are nothing to this one. */
 static void processes_forget(const struct vm *vm)
 {
+	forwards_processes_end(vm);
 	for (struct usernet *u = vm->daemon->usernets; u; u = u->next)
 		if (u->vm == vm)
 			u->vm = NULL;

@@ -23,6 +23,8 @@ bool forwards_are_held(const struct vm *vm);
 bool forwards_start_waits(struct vm *vm);
 /* The processes of its interfaces of type user, into c. Returns 0; -errno with a sentence. */
 int forwards_start(struct vm *vm, struct config *c, struct err *e);
+/* Its process has ended, or was not even begun: those of its interfaces end by themselves, or are killed in a moment. */
+void forwards_processes_end(const struct vm *vm);
 /* Its state is another: has the sockets and listens, or lets go of them. */
 void forwards_follow(struct vm *vm);
 /* So is its definition. */

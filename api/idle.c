@@ -1,5 +1,6 @@
 #include "api/idle.h"
 #include "api/daemon.h"
+#include "api/forwards.h"
 #include "api/job.h"
 #include "api/save.h"
 #include "api/vm.h"
@@ -91,6 +92,7 @@ static void saved(struct job *j, void *opaque)
 	if (!j->failed)
 		job_dismiss(j, NULL);
 	idle_follow(vm);
+	forwards_follow(vm); /* it may have ended without being saved */
 }
 
 static void sleep_begin(struct vm *vm)

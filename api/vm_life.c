@@ -2,6 +2,7 @@
 #include "api/vm_life.h"
 #include "api/command.h"
 #include "api/daemon.h"
+#include "api/forwards.h"
 #include "api/job.h"
 #include "api/js.h"
 #include "api/save.h"
@@ -342,6 +343,7 @@ static void life_gone(void *opaque, const struct vm_process_end *end)
 	definition_free(vm->live);
 	vm->live = NULL;
 	vm_socket_remove(vm->daemon->run_dir_fd, vm->def->name);
+	forwards_processes_end(vm);
 	if (was_active)
 		vm_ended(vm, end);
 	vm->agent = vm->agent_told = VM_AGENT_NONE;

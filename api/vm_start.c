@@ -260,6 +260,8 @@ static void start_failed(struct vm *vm, const struct err *e)
 	snprintf(vm->detail, sizeof(vm->detail), "%.380s", e->msg);
 	vm_save(vm);
 	vm->idle.by[0] = 0;
+	if (!vm->proc)
+		forwards_processes_end(vm);
 	forwards_follow(vm);
 	start_answer(vm, -EREMOTEIO, e);
 }

@@ -16,11 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import guestlib
-from conftest import FAKE_VM, ROOT, Console, Daemon, until
+from conftest import BUILD, FAKE_VM, ROOT, Console, Daemon, until
 from guestlib import fields
 from test_daemon import NOBODY, as_nobody
 from test_idle import asleep
 from test_net import LanDaemon, echo, figures, lan, opened, payload  # noqa: F401
+from test_slow_disk import PRELOAD
 
 pytestmark = pytest.mark.usefixtures("kvm")
 
@@ -213,6 +214,21 @@ def test_a_vm_without_a_daemon(libexec):
     until(lambda: not listens(port))
 
 
+def test_one_that_does_not_end(host):
+    """Stopped by whoever defined the VM, or taken over by its guest: it has the port, and goes."""
+    port = free_port()
+    start(host, "a", user(port))
+    pid, = slirps(host)
+    os.kill(pid, signal.SIGSTOP)
+    host.cairn("destroy", "a")
+    host.cairn("start", "a")
+    assert gone(pid) and listens(port) and len(slirps(host)) == 1
+    pid, = slirps(host)
+    os.kill(pid, signal.SIGSTOP)
+    host.cairn("destroy", "a")
+    until(lambda: gone(pid))  # also when nobody wants the port
+
+
 def test_without_the_program(tmp_path, guest):
     (tmp_path / "cairn-slirp").write_text("not a program")
     d = Daemon(tmp_path, env={"CAIRN_LIBEXEC": str(tmp_path), "PATH": "/"})
@@ -383,6 +399,26 @@ def test_what_lets_go_of_a_port(host):
         host.cairn(*verb)
         host.cairn("start", "b")
         host.cairn("destroy", "b")
+
+
+def test_one_that_ends_while_it_falls_asleep(tmp_path, libexec):
+    """Before its process is told to save it: nobody is left who would answer at the port."""
+    if "asan" in BUILD:
+        pytest.skip("slow_sync.so has to come behind a sanitizer")
+    port = free_port()
+    with contextlib.ExitStack() as end:
+        d = Daemon(tmp_path, vm_program=FAKE_VM, env={
+            **libexec, "LD_PRELOAD": PRELOAD, "SLOW_SYNC_OF": "state.json", "SLOW_SYNC_UNTIL": str(tmp_path / "go")})
+        end.callback(d.close)
+        end.callback((tmp_path / "go").touch)
+        q = d.qmp()
+        d.define("a", interfaces=[user(port)], idle=IDLE)
+        d.cairn("start", "a")
+        until(lambda: (d.state / "vms/a/managed.save.tmp").exists())
+        d.cairn("destroy", "a")
+        q.event("JOB_STATUS_CHANGE", status="concluded")
+        assert d.info("a")["state"] == "shut off"
+        until(lambda: not listens(port))
 
 
 def test_one_that_is_started_by_hand_listens_still(host):

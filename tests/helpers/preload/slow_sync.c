@@ -1,11 +1,12 @@
-/* For LD_PRELOAD: a disk that takes its time. SLOW_SYNC_MS milliseconds more for each fsync. The
- * file SLOW_SYNC_FIRST gets a line with the pid for each on a process's first thread. None ends
- * before the file SLOW_SYNC_UNTIL is there. */
+/* For LD_PRELOAD: a disk that takes its time. SLOW_SYNC_MS milliseconds more for each fsync, and none ends before
+ * the file SLOW_SYNC_UNTIL is there; both only of files in whose path SLOW_SYNC_OF is, if that is set. The file
+ * SLOW_SYNC_FIRST gets a line with the pid for each on a process's first thread. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 static void tell(const char *path)
@@ -18,15 +19,29 @@ static void tell(const char *path)
 	close(fd);
 }
 
+static int is_slow(int fd)
+{
+	const char *of = getenv("SLOW_SYNC_OF");
+	char link[32], path[4096];
+	ssize_t n;
+
+	if (!of)
+		return 1;
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	n = readlink(link, path, sizeof(path) - 1);
+	path[n > 0 ? n : 0] = 0;
+	return strstr(path, of) != NULL;
+}
+
 int fsync(int fd)
 {
 	int (*real)(int fd) = dlsym(RTLD_NEXT, "fsync");
 	const char *ms = getenv("SLOW_SYNC_MS"), *until = getenv("SLOW_SYNC_UNTIL");
 
 	tell(getenv("SLOW_SYNC_FIRST"));
-	if (ms)
+	if (ms && is_slow(fd))
 		usleep((useconds_t)atoi(ms) * 1000);
-	while (until && access(until, F_OK))
+	while (until && is_slow(fd) && access(until, F_OK))
 		usleep(5000);
 	return real ? real(fd) : -1;
 }
