@@ -38,7 +38,7 @@ static int define_check(struct daemon *d, struct definition *def, struct vm **re
 	if (old && strcmp(old->def->name, def->name))
 		old = NULL; /* the name is another VM's uuid */
 	*ret_old = old;
-	if (old && (old->opener || old->half || old->going || old->renaming))
+	if (old && (old->opener || old->hold || old->half || old->going || old->renaming))
 		return vm_check_idle(old, "define", e);
 	if (old && template_check(old, "change its definition", e) < 0)
 		return -EPERM;

@@ -337,6 +337,8 @@ static void answers_finish(struct daemon *d)
 void daemon_close(struct daemon *d)
 {
 	answers_finish(d);
+	if (d->store)
+		store_settle(d->store); /* what it writes for a job is the job's, which goes now */
 	if (d->server && d->paths->listening < 0)
 		unlink(d->paths->socket);
 	qmp_close_all(d);

@@ -115,6 +115,46 @@ def test_the_end_waits_for_what_was_begun(slow):
     assert [v["name"] for v in slow.qmp().run("vm-list")["vms"]] == ["a"]
 
 
+def test_an_end_amid_an_import(slow):
+    """What is written for a job has been written before the job goes, and so nothing reaches into it later."""
+    slow.define("a")
+    slow.cairn("export", "a", str(slow.tmp / "a.tar"))
+    slow.cairn("undefine", "a")
+    slow.stop()
+    slow.env |= {"SLOW_SYNC_OF": "imported.json", "SLOW_SYNC_MS": "4000", "MALLOC_PERTURB_": "165"}
+    slow.start()
+    (slow.tmp / "in").mkdir()
+    who = threading.Thread(target=slow.cairn, args=("import", str(slow.tmp / "a.tar"), "--folder", str(slow.tmp / "in")),
+                           kwargs={"ok": None})
+    who.start()
+    until(lambda: list(slow.state.glob("vms/a/imported.json*")))
+    assert slow.stop() == 0
+    who.join()
+    slow.start()
+    assert slow.info("a")["state"] == "shut off" and (slow.state / "vms/a/imported.json").exists()
+    assert not (slow.state / "vms/a/import.pending").exists()
+
+
+def test_what_starts_is_not_redefined(slow):
+    """Not between the look at its definition and its process either."""
+    slow.define("a")
+    slow.cairn("start", "a")
+    slow.cairn("managedsave", "a")
+    slow.stop()
+    slow.env |= {"SLOW_SYNC_OF": "/vms/a", "SLOW_SYNC_UNTIL": str(slow.tmp / "go")}
+    slow.start()
+    q = slow.qmp()
+    q.send(b'{"execute":"vm-start","arguments":{"vm":"a"}}')
+    until(lambda: (slow.state / "vms/a/managed.save.used").exists())
+    try:
+        with pytest.raises(QmpError, match="Busy: VM 'a' is being started; define it afterwards"):
+            slow.qmp().run("vm-define", definition={**definition(slow, "a"), "title": "another"}, validate_only=True)
+    finally:
+        (slow.tmp / "go").touch()
+    assert "return" in q.answer()
+    assert slow.info("a")["reason"] == "restored"
+
+
 def took(q, command, **args):
     begin = time.monotonic()
     q.run(command, **args)
