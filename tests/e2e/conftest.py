@@ -104,7 +104,7 @@ class QmpError(Exception):
 class Qmp:
     """A client from the standard library alone: nothing of Cairn's own is trusted here."""
 
-    def __init__(self, path, negotiate=True, timeout=20, longest=65535):
+    def __init__(self, path, negotiate=True, timeout=50, longest=65535):
         self.longest = longest  # line; some clients read no more than 64 KiB
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(timeout)

@@ -209,7 +209,7 @@ static void resume_for_a_bit(struct bench *b, uint64_t ran_ns)
 	uint64_t at = loop_now_ns();
 
 	b->d->ops->resume(b->d);
-	let_pass(b, 20);
+	let_pass(b, STAGES_MS / 2 + 20);
 	assert_true(!bites(b) || ran_ns + loop_now_ns() - at >= STAGES_MS * MS);
 }
 
