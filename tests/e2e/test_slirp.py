@@ -217,6 +217,16 @@ def test_damaged_answers_are_no_answers():
         assert client.recv(100) == b"answer"
 
 
+def ipv6_to(to, kind, port):
+    """Somebody is greeted, or asked for a connection."""
+    src, dst = socket.inet_pton(socket.AF_INET6, "fec0::15"), socket.inet_pton(socket.AF_INET6, to)
+    body, at = {UDP: (struct.pack("!HHHH", 40001, port, 13, 0) + b"hello", 6),
+                TCP: (struct.pack("!HHIIBBHHH", 40001, port, 1, 0, 0x50, SYN, 65535, 0, 0), 16)}[kind]
+    total = slirplib.checksum(src + dst + struct.pack("!IHBB", len(body), 0, 0, kind) + body)
+    body = body[:at] + struct.pack("!H", total) + body[at + 2:]
+    return struct.pack("!IHBB", 0x60000000, len(body), kind, 64) + src + dst + body
+
+
 def test_the_hosts_loopback_is_not_the_guests():
     """Not by the gateway's address, not by a packet that names it, in no protocol."""
     with listener() as server, datagrams() as sink, Guest() as g:
@@ -227,13 +237,8 @@ def test_the_hosts_loopback_is_not_the_guests():
             g.udp(40001, to, udp_port, b"hello")
             g.ip(TCP, to, slirplib.tcp(g.address, 40001, to, port, 1, 0, SYN))
         for to in ("::1", "::ffff:127.0.0.1", "::127.0.0.1", "::"):
-            dst = socket.inet_pton(socket.AF_INET6, to)
-            src = socket.inet_pton(socket.AF_INET6, "fec0::15")
-            for kind, body, at in ((UDP, struct.pack("!HHHH", 40001, udp_port, 13, 0) + b"hello", 6),
-                                   (TCP, struct.pack("!HHIIBBHHH", 40001, port, 1, 0, 0x50, SYN, 65535, 0, 0), 16)):
-                total = slirplib.checksum(src + dst + struct.pack("!IHBB", len(body), 0, 0, kind) + body)
-                body = body[:at] + struct.pack("!H", total) + body[at + 2:]
-                g.frame(ethernet(IPV6, struct.pack("!IHBB", 0x60000000, len(body), kind, 64) + src + dst + body))
+            for kind, dport in ((UDP, udp_port), (TCP, port)):
+                g.frame(ethernet(IPV6, ipv6_to(to, kind, dport)))
         g.silent()
         assert not readable(server) and not readable(sink)
 
@@ -306,6 +311,17 @@ def test_names_are_asked_of_whom_the_host_asks(lan, tmp_path):  # noqa: F811
             g.silent()
             return readable(servers[1])
         until(asked)
+        # That is its resolver: at other ports of the same address there is nobody for the guest.
+        server, sink = lan.inside(lambda: listener("0.0.0.0")), lan.inside(lambda: datagrams("0.0.0.0"))
+        port, udp_port = server.getsockname()[1], sink.getsockname()[1]
+        for to in ("10.0.2.3", "10.0.2.2", "10.0.2.255", "127.0.0.2"):
+            g.udp(40002, to, udp_port, b"hello")
+            g.ip(TCP, to, slirplib.tcp(g.address, 40002, to, port, 1, 0, SYN))
+        for to in ("fec0::2", "fec0::3", "fe80::3", "fec0::7f00:2", "::ffff:127.0.0.2"):
+            for kind, dport in ((UDP, udp_port), (TCP, port)):
+                g.frame(ethernet(IPV6, ipv6_to(to, kind, dport)))
+        g.silent()
+        assert not readable(server) and not readable(sink)
 
 
 def test_the_daemon_is_told_who_wants_something():
