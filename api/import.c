@@ -276,6 +276,21 @@ static int name_decide(struct import *x, struct json_object *o, struct err *e)
 	return r;
 }
 
+/* What listens there trusts who is on this host, and the archive may be a stranger's. */
+static void loopback_close(struct import *x, struct definition *d)
+{
+	char text[256];
+
+	for (unsigned i = 0; i < d->ninterfaces; i++) {
+		if (!d->interfaces[i].user.host_loopback)
+			continue;
+		d->interfaces[i].user.host_loopback = false;
+		snprintf(text, sizeof(text), "interface %s: host_loopback is left out: with it the guest reaches what listens on "
+			"this host's loopback. If it is to, set it with cairn edit", d->interfaces[i].id);
+		json_object_array_add(x->warnings, json_object_new_string(text));
+	}
+}
+
 static int define(struct import *x, struct json_object *result, struct definition **ret_d, struct err *e)
 {
 	struct definition *d CLEANUP(definition_free_p) = NULL;
@@ -296,6 +311,8 @@ static int define(struct import *x, struct json_object *result, struct definitio
 		err_prefix(e, "the archive's definition");
 		return r;
 	}
+	x->warnings = definition_warnings(d);
+	loopback_close(x, d);
 	r = paths_check(d, files, own, e);
 	if (!r) {
 		CLEANUP_JS struct json_object *absolute = definition_to_json(d);
@@ -319,7 +336,6 @@ static int vm_keep(struct import *x, struct definition *d, struct err *e)
 	CLEANUP_JS struct json_object *o = definition_to_json(d);
 	int r;
 
-	x->warnings = definition_warnings(d);
 	if (d->rights)
 		rights_put(o, d->rights);
 	r = store_save_definition_soon(x->daemon->store, d->name, o, IMPORT_MARKER, e);

@@ -129,6 +129,19 @@ def test_all_that_was_imported_goes_with_it(daemon, chain, tmp_path):
     assert os.path.exists("kernel") and os.path.exists("base.raw") and not os.path.exists("a.qcow2")
 
 
+def test_an_archive_does_not_open_the_hosts_loopback(daemon, tmp_path):
+    daemon.define("vm1", interfaces=[{"type": "user", "restrict": True},
+                                     {"type": "user", "host_loopback": True, "forwards": [{"port": 2222, "to": 22}]}])
+    daemon.cairn("export", "vm1", str(tmp_path / "x.tar"))
+    r = daemon.cairn("import", str(tmp_path / "x.tar"), "--name", "vm2", "--folder", str(tmp_path))
+    assert "warning: interface net1: host_loopback is left out: with it the guest reaches what listens on" in r.stdout + r.stderr
+    was, now = (json.loads(daemon.cairn("dumpjson", n).stdout)["interfaces"] for n in ("vm1", "vm2"))
+    assert "net0" not in r.stdout + r.stderr and [i["host_loopback"] for i in now] == [False, False]
+    for i in was + now:
+        del i["host_loopback"], i["mac"]
+    assert was == now
+
+
 def test_a_file_that_is_there_stays(daemon, chain, tmp_path):
     daemon.define("vm1", disks=chain[1:2])
     (tmp_path / "x.tar").write_text("mine")
