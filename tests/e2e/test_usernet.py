@@ -222,7 +222,8 @@ def test_one_that_does_not_end(host):
     os.kill(pid, signal.SIGSTOP)
     host.cairn("destroy", "a")
     host.cairn("start", "a")
-    assert gone(pid) and listens(port) and len(slirps(host)) == 1
+    until(lambda: gone(pid))
+    assert listens(port) and len(slirps(host)) == 1
     pid, = slirps(host)
     os.kill(pid, signal.SIGSTOP)
     host.cairn("destroy", "a")
