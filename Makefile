@@ -67,7 +67,7 @@ NBDKIT_PLUGIN := $(if $(SAN),,$(BUILD)/nbdkit-cairn-plugin.so)
 UNIT_SRCS := $(sort $(wildcard tests/unit/*/test_*.c))
 UNITS := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(UNIT_SRCS))
 
-.PHONY: all deps demo check check-unit check-e2e check-long check-asan check-tsan style bench fuzz install clean help units
+.PHONY: all deps demo check check-unit check-e2e check-long check-asan check-tsan style bench fuzz install uninstall clean help units
 all: $(PROGRAMS) $(NBDKIT_PLUGIN) $(BUILD)/libcairn.a
 units: $(UNITS)
 
@@ -230,10 +230,33 @@ install: all $(BUILD)/definition.schema.json
 	sed 's,@PREFIX@,$(PREFIX),; s,@VERSION@,$(VERSION),' api/cairn.pc.in >$(DESTDIR)$(PREFIX)/lib/pkgconfig/cairn.pc
 	install -m 755 $(NBDKIT_PLUGIN) $(DESTDIR)$(PREFIX)/lib/nbdkit/plugins
 	for m in docs/man/*.1; do install -m 644 $$m $(DESTDIR)$(PREFIX)/share/man/man1; done
+# Folders that are not Cairn's own go when nothing else is in them.
+INSTALLED := bin/cairn bin/cairn-img sbin/cairnd libexec/cairn share/cairn include/cairn lib/libcairn.a lib/pkgconfig/cairn.pc \
+             lib/nbdkit/plugins/nbdkit-cairn-plugin.so share/bash-completion/completions/cairn \
+             $(addprefix lib/systemd/system/,cairnd.service cairnd.socket cairn-guests.service) \
+             $(addprefix share/man/man1/,$(notdir $(wildcard docs/man/*.1)))
+uninstall:
+	rm -rf $(addprefix $(DESTDIR)$(PREFIX)/,$(INSTALLED))
+	for d in $(sort $(dir $(INSTALLED))); do \
+		(cd $(DESTDIR)$(PREFIX) 2>/dev/null && rmdir -p --ignore-fail-on-non-empty $$d 2>/dev/null) || :; done
 clean:
 	rm -rf build build-asan build-tsan build-clang build-fuzz
 help:
-	@echo "all deps demo check check-unit check-e2e check-long check-asan check-tsan style bench install clean"
-	@echo "BUILD=dir  V=1  CC=clang  SAN=address,undefined  ONLY=benchmark"
+	@echo "all          the programs, in build/ (the default)"
+	@echo "deps         installs packages that are missing (as root)"
+	@echo "demo         boots a real Linux, snapshots it, damages it, takes it back"
+	@echo "check        style, unit and end-to-end tests"
+	@echo "check-unit   unit tests; units: builds them"
+	@echo "check-e2e    end-to-end tests; helpers, guests: build what they need"
+	@echo "check-long   what takes too long for every change: power cuts, kills, storms of snapshots"
+	@echo "check-asan   unit tests with the address and undefined behaviour sanitizers"
+	@echo "check-tsan   unit tests with the thread sanitizer"
+	@echo "fuzz         each fuzzer for FUZZ=60 seconds"
+	@echo "style        what the house style can check by machine"
+	@echo "bench        benchmarks beside their peers; ONLY=NAME"
+	@echo "install      into PREFIX=/usr/local, below DESTDIR="
+	@echo "uninstall    takes away what install has put there"
+	@echo "clean        removes the build folders"
+	@echo "With BUILD=dir  V=1  CC=clang  SAN=address,undefined"
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -127,6 +127,19 @@ def test_installed_units(tmp_path):
         assert "cairnd" not in r.stderr, r.stderr
 
 
+def test_uninstall_takes_away_what_install_put_there(tmp_path):
+    root = tmp_path / "root"
+    foreign = root / "usr/local/share/man/man1/other.1"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("somebody else's")
+    for target in ("install", "uninstall"):
+        subprocess.run(["make", "-s", f"BUILD={BUILD}", f"DESTDIR={root}", target], cwd=ROOT, check=True, timeout=55,
+                       stdout=subprocess.DEVNULL)
+        assert os.path.exists(root / "usr/local/bin/cairn") == (target == "install")
+    assert [p for p in root.rglob("*") if not p.is_dir()] == [foreign]
+    assert sorted(os.listdir(root / "usr/local")) == ["share"] and os.listdir(root / "usr/local/share") == ["man"]
+
+
 def test_what_ends_between_two_daemons(service):
     """As `systemctl restart` does it: the main process alone gets SIGTERM, the next one the same socket."""
     for vm in ("runs", "killed"):

@@ -1,0 +1,94 @@
+"""What the pages name is there, and what the README says to type does what it says."""
+
+import glob
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from conftest import BUILD, ROOT
+
+PAGES = {p.relative_to(ROOT): p.read_text() for p in [Path(ROOT, "README.md"), *sorted(Path(ROOT, "docs").glob("*.md"))]}
+MANUALS = sorted(Path(ROOT, "docs", "man").glob("*.1"))
+FOLDERS = "|".join(p.name for p in Path(ROOT).iterdir() if p.is_dir() and not p.name.startswith((".", "build")))
+# Names that stand for any.
+PATTERN = re.compile(r"<[a-z]+>|[A-Z]{4,}")
+
+
+def there(path):
+    return glob.glob(os.path.join(ROOT, PATTERN.sub("*", path)))
+
+
+def code(text):
+    return re.findall(r"`([^`\n]+)`", text)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_links_and_files(page):
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)", PAGES[page]) if "://" not in link]
+    assert not [link for link in links if not (Path(ROOT, page).parent / link).exists()]
+    files = [c.split()[0] for c in code(PAGES[page]) if re.match(rf"({FOLDERS})/[^\s]", c)]
+    files += re.findall(r"\bdocs/[\w.-]+\.md\b", PAGES[page])
+    assert not [f for f in files if not there(f)]
+    tests = re.findall(r"`(test_\w+\.py)", PAGES[page])
+    assert not [t for t in tests if not there("tests/e2e/" + t)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_targets_and_verbs(page):
+    targets = re.findall(r"^([a-z-]+):", Path(ROOT, "Makefile").read_text(), re.M)
+    verbs = {v["name"] for v in json.loads(subprocess.check_output([os.path.join(BUILD, "cairn"), "help", "--format", "json"]))}
+    for c in code(PAGES[page]):
+        target = re.match(r"make ([a-z-]+)(\s|$)", c)
+        assert not target or target[1] in targets, c
+        verb = re.match(r"(?:build/)?cairn ([a-z-]+)", c)
+        assert not verb or verb[1] in verbs, c
+
+
+def test_make_help_has_every_target():
+    made = re.search(r"^\.PHONY: (all .*)$", Path(ROOT, "Makefile").read_text(), re.M)[1].split()
+    helped = subprocess.check_output(["make", "-s", "help"], cwd=ROOT, text=True)
+    assert not [t for t in made if t != "help" and not re.search(rf"\b{t}\b", helped)]
+
+
+def test_the_map_has_every_file():
+    """docs/ARCHITECTURE.md: the tables of nouns and the folders."""
+    for folder, table in re.findall(r"^### (\w+)/, by noun\n(.*?)\n\n", PAGES[Path("docs/ARCHITECTURE.md")], re.M | re.S):
+        rows = [row.split("|")[1].strip() for row in table.splitlines()[2:]]
+        named = {name: glob.glob(os.path.join(ROOT, folder, name.replace("[ch]", "c"))) for row in rows for name in row.split(", ")}
+        assert not [name for name, files in named.items() if not files]
+        sources = glob.glob(os.path.join(ROOT, folder, "*.c"))
+        assert {os.path.basename(f) for f in sources} - {os.path.basename(f) for n in named.values() for f in n} == {"main.c"}
+
+
+def test_words_of_the_manuals_do_not_run_together():
+    """.BR and its like set their arguments without spaces: prose behind one has to be on a line of its own."""
+    for page in MANUALS:
+        for line in page.read_text().splitlines():
+            macro = re.match(r"\.(?:BR|RB|BI|IB|IR|RI) (.*)", line)
+            words = re.findall(r'"[^"]*"|\S+', macro[1]) if macro else []
+            prose = [a for a, b in zip(words, words[1:]) if re.fullmatch("[a-z]+,?", a) and re.fullmatch("[a-z]+[,.]?", b)]
+            assert not prose, (page.name, line)
+
+
+def test_the_readme_typed(kvm, guest, daemon):
+    """From the first VM to the last line, with a guest that needs no minutes to build and no seconds to boot."""
+    page = PAGES[Path("README.md")]
+    blocks = re.findall(r"^```\n(.*?)^```$", page[page.index("## The first VM by hand"):], re.M | re.S)
+    assert blocks.pop(0) == "make\nbuild/cairnd &\n"  # which the fixture has done
+    typed = "".join(blocks)
+    for said, done in (("kernel=$(tests/guests/linux/build.sh)/vmlinux\n", f"kernel={guest('idle.elf')}\n"),
+                       ("make guests\n", ""), ("start vm1 --console\n", "start vm1\n")):
+        assert said in typed
+        typed = typed.replace(said, done)
+    (daemon.tmp / "build").symlink_to(BUILD)
+    (daemon.tmp / "tests").symlink_to(os.path.join(ROOT, "tests"))
+    r = subprocess.run(["sh", "-ex"], input=typed, env=daemon.env, cwd=daemon.tmp, capture_output=True, text=True, timeout=50)
+    assert r.returncode == 0, r.stdout + r.stderr
+    assert "Domain 'vm1' is shut off" in r.stdout and "shut off (shutdown)\n" in r.stdout
+    assert daemon.proc.wait(50) == 0
+    assert (daemon.tmp / "disk.qcow2").exists()
+    assert not list(daemon.tmp.glob("copy-*")) and not list(daemon.tmp.glob("vm[23]*/*")) and not list(daemon.tmp.glob("vm2*"))
