@@ -268,9 +268,9 @@ static int check_role(struct call *c, struct err *e)
 		((c->command->flags & COMMAND_FILTERS) && conn_known(c->conn)))
 		return 0;
 	tell_denial(c);
-	return err_set(e, -EPERM, ERR_PERMISSION, "%s needs the role of %s, and you have that of %s",
-		c->command->name, role_name(c->command->role),
-		role_name(conn_role_for(c->conn, c->dialect == DIALECT_QEMU ? vm_concerned(c) : NULL)));
+	return err_set(e, -EPERM, ERR_PERMISSION,
+		"%s needs the role of %s, and you have %s%s; an admin may change that by cairn grant", c->command->name,
+		role_name(c->command->role), role ? "that of " : "none", role ? role_name(role) : "");
 }
 
 static int take_fd(struct call *c, struct err *e)

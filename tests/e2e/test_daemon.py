@@ -832,6 +832,15 @@ def test_schedules_of_one_vm(shared):
     assert one["error"]["desc"].replace("other", "nothing") == none["error"]["desc"]
 
 
+def test_a_refusal_says_what_role_one_has(shared):
+    """That for the VM in question, not that for all."""
+    shared.cairn("grant", "--user", "nobody", "viewer", "mine")
+    for answer, has in zip(as_nobody(shared, ["vm-destroy", {"vm": "mine"}], ["vm-destroy", {"vm": "other"}]),
+                           ("that of viewer", "none")):
+        assert answer["error"]["desc"] == (f"vm-destroy needs the role of operator, and you have {has}; "
+                                           "an admin may change that by cairn grant")
+
+
 def test_grants_are_kept_and_taken_away(shared):
     ask = (["vm-list", {}], ["vm-info", {"vm": "mine"}], ["vm-info", {"vm": "other"}],
            ["vm-info", {"vm": "none"}])

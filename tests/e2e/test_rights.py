@@ -233,7 +233,8 @@ def test_an_owner_changes_their_own(shared, files):  # noqa: F811
         for validate in (False, True):
             e = define(shared, name, files / "mine.raw", validate=validate)["error"]
             assert e == {"class": "PermissionDenied",
-                         "desc": "vm-define needs the role of admin, and you have that of nobody"}, name
+                         "desc": "vm-define needs the role of admin, and you have none; "
+                                 "an admin may change that by cairn grant"}, name
     taken, = as_nobody(shared, ["vm-define", {"definition": {
         **definition(shared, "mine", files / "mine.raw"), "uuid": uuids["other"]}}])
     assert taken["error"]["class"] == "AlreadyExists" and "'other'" not in taken["error"]["desc"]
