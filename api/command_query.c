@@ -366,10 +366,7 @@ static void info_done(void *opaque, int r, const struct vm_answer *a, const stru
 	put_identity(o, c->vm, false);
 	put_state(o, c->vm);
 	if (info) {
-		if (c->vm->state == VM_RUNNING && info->vcpus && info->vcpus_halted == info->vcpus) {
-			js_put_str(o, "state", "idle");
-			js_put_str(o, "word", "idle");
-		}
+		js_put_bool(o, "idle", c->vm->state == VM_RUNNING && info->vcpus && info->vcpus_halted == info->vcpus);
 		put_figures(o, info);
 	}
 	call_return(c, o);

@@ -95,6 +95,7 @@ static const struct field info_returns[] = {
 	{ "host", FIELD_STRING, OPTIONAL, "kind of KVM: vmx, svm, pvm" },
 	{ "assist", FIELD_OBJECT, OPTIONAL, "on, syscalls, instructions" },
 	{ "exits", FIELD_OBJECT, OPTIONAL, "io, mmio, other" },
+	{ "idle", FIELD_BOOL, OPTIONAL, "it runs, and all its vCPUs are halted" },
 	{ "agent", FIELD_STRING, OPTIONAL, "the guest agent's port: closed, open; connected: an agent answers" },
 	{ "disks", FIELD_ARRAY, OPTIONAL, "per disk: id, size, counters; fault, when it has stopped the VM: "
 		"no space, image corrupt, or unspecified error" }, END };

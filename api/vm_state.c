@@ -166,12 +166,33 @@ static void name_states(unsigned mask, char *buf, size_t size)
 	}
 }
 
+/* What is asked for is so: what leads out of the state would lead away from it. */
+static bool is_so(enum vm_state state, enum vm_trigger trigger)
+{
+	switch (trigger) {
+	case VM_ASK_START:
+	case VM_ASK_START_PAUSED:
+	case VM_ASK_RESUME:
+		return state == VM_RUNNING;
+	case VM_ASK_SUSPEND:
+		return state == VM_PAUSED;
+	case VM_ASK_SHUTDOWN:
+	case VM_ASK_DESTROY:
+		return OFF & BIT(state);
+	default:
+		return false;
+	}
+}
+
 int vm_state_check(const char *name, enum vm_state state, enum vm_trigger trigger, struct err *e)
 {
 	char legal[160];
 
 	if (vm_transition_find(state, trigger))
 		return 0;
+	if (is_so(state, trigger))
+		return err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%.255s' is %s already, and nothing was done", name,
+			vm_state_name(state));
 	name_states(legal_mask(trigger), legal, sizeof(legal));
 	return err_set(e, -EPERM, ERR_WRONG_STATE,
 		"VM '%.255s' is %s%s; %s works when it is %s. Next: cairn %s %.60s", name,

@@ -53,17 +53,28 @@ def test_list(fake):
     assert fake.cairn("list", "--all").stdout == (
         " Id   Name       State\n"
         "---------------------------\n"
-        " -    database   shut off\n"
         " 1    web        running\n"
+        " -    database   shut off\n"
         "\n")
     assert fake.cairn("list", "--inactive", "--name").stdout == "database\n"
     assert fake.cairn("list", "--state-shutoff", "--name").stdout == "database\n"
     assert fake.cairn("list", "--state-running", "--name").stdout == "web\n"
     assert fake.cairn("list", "--state-paused", "--name").stdout == ""
     fake.cairn("suspend", "web")
-    assert fake.cairn("list", "--state-paused", "--state-shutoff", "--name").stdout == "database\nweb\n"
+    assert fake.cairn("list", "--state-paused", "--state-shutoff", "--name").stdout == "web\ndatabase\n"
     assert "the web" in fake.cairn("list", "--title").stdout
     assert fake.cairn("list", "--uuid").stdout.strip() == fake.info("web")["uuid"]
+    assert fake.cairn("list", "--all", "--managed-save").stdout == fake.cairn("list", "--all").stdout
+
+
+def test_list_has_the_order_of_virsh(fake):
+    """What runs, by number; then the others, by name."""
+    for name in ("B", "c", "a", "d"):
+        fake.define(name)
+    for name in ("d", "c"):
+        fake.cairn("start", name)
+    assert fake.cairn("list", "--all", "--name").stdout.split() == ["d", "c", "a", "B"]
+    assert [vm["name"] for vm in json.loads(fake.cairn("list", "--all", "--format", "json").stdout)] == ["d", "c", "a", "B"]
 
 
 def test_what_virsh_users_type(fake):
@@ -125,7 +136,7 @@ def test_dominfo(fake):
         "\n")
     fake.cairn("start", "vm1")
     out = fake.cairn("dominfo", "vm1").stdout
-    assert "Id:             1\n" in out and "State:          idle\n" in out
+    assert "Id:             1\n" in out and "State:          running\n" in out and fake.info("vm1")["idle"] is True
     assert "CPU time:       3.0s\n" in out and "Used memory:    32768 KiB\n" in out
 
 
@@ -168,7 +179,8 @@ def test_exit_codes_and_two_lines_of_error(fake):
                         "shutdown. Next: cairn start vm1\n")
     fake.cairn("start", "vm1")
     assert "Next: cairn shutdown vm1" in fake.cairn("undefine", "vm1", ok=4).stderr
-    assert "Next: cairn shutdown vm1" in fake.cairn("start", "vm1", ok=4).stderr
+    assert fake.cairn("start", "vm1", ok=4).stderr == ("error: Failed to start domain 'vm1'\n"
+                                                       "error: VM 'vm1' is running already, and nothing was done\n")
     fake.define("busy", cmdline="refuse")
     fake.cairn("start", "busy", ok=6)
     for args in (["start"], ["start", "--pasued", "vm1"], ["list", "x"], ["nonsense"],

@@ -60,7 +60,7 @@ def vm(daemon, kvm, guest, tmp_path):
 
 
 def names(daemon, *args):
-    return daemon.cairn("list", "--all", "--name", *args).stdout.split()
+    return sorted(daemon.cairn("list", "--all", "--name", *args).stdout.split())
 
 
 def test_a_clone_goes_on_where_its_source_was(vm, daemon):

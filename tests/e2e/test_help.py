@@ -301,10 +301,10 @@ def test_can(fake):
         fake.cairn("suspend", "stands")
         can = fake.cairn("list", "--name", "--can", verb).stdout.split()
         does = [n for n in sorted(names) if fake.cairn(verb, n, ok=None).returncode == 0]
-        assert can == does and 0 < len(does) < len(names), verb
+        assert sorted(can) == does and 0 < len(does) < len(names), verb
     assert "no verb" in fake.cairn("list", "--can", "nonsense", ok=2).stderr
     # What is possible in any state.
-    assert fake.cairn("list", "--name", "--can", "dominfo").stdout == "runs\nstands\n"
+    assert sorted(fake.cairn("list", "--name", "--can", "dominfo").stdout.split()) == ["runs", "stands"]
     for n in ("runs", "stands"):
         assert f"Would mark as autostarted domain '{n}'" in fake.cairn("autostart", "--all", "--dry-run").stdout
 

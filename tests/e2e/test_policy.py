@@ -289,7 +289,7 @@ def test_starts_wait_for_their_turn(tmp_path):
             d.define(f"vm{n}")
         d.define("gone", cmdline="die-at-config")
         r = d.cairn("start", "--all", "--parallel", "8", ok=None)
-        assert d.cairn("list", "--name").stdout.split() == [f"vm{n}" for n in range(4)], r.stderr
+        assert sorted(d.cairn("list", "--name").stdout.split()) == [f"vm{n}" for n in range(4)], r.stderr
 
 
 def test_no_more_start_at_once(tmp_path):

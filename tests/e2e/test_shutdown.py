@@ -80,7 +80,7 @@ def test_planned_shutdown_warns_and_comes(fake):
     fake.cairn("start", "vm1", "vm2")
     q = fake.qmp()
     r = fake.cairn("shutdown", "--in", "1s", "--message", 'Work on "power".', "vm1")
-    assert r.stdout.startswith("Domain 'vm1' is shut down at 20")
+    assert r.stdout.startswith("Domain 'vm1' will be shut down at 20")
     assert plan_event(q, "planned")["reboot"] is False
     fake.cairn("reboot", "--in", "1s", "vm2")
     fake.wait("vm1", "shutoff")
@@ -126,7 +126,7 @@ def test_plan_survives_and_is_cancelled(fake):
     fake.start()
     assert fake.info("vm1")["shutdown-at"] == at and fake.info("vm1")["shutdown-then"] == "save"
     fake.cairn("suspend", "vm1")
-    assert fake.cairn("shutdown", "--cancel", "vm1").stdout == "Domain 'vm1' is not shut down\n"
+    assert fake.cairn("shutdown", "--cancel", "vm1").stdout == "Domain 'vm1' goes on: its shutdown is called off\n"
     assert "shutdown-at" not in fake.info("vm1")
     assert "no shutdown planned" in fake.cairn("shutdown", "--cancel", "vm1", ok=3).stderr
 

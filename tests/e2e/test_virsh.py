@@ -18,12 +18,12 @@ SESSION = [
     ("define FOLDER/vm1.xml", DEFINED),
     ("list --all", " Id   Name   State\n-----------------------\n -    vm1    shut off\n\n"),
     ("start vm1", STARTED),
-    ("list", " Id   Name   State\n<<-+>>\n 1    vm1    <<running|idle>>\n\n"),
-    ("domstate vm1", "<<running|idle>>\n"),
+    ("list", " Id   Name   State\n<<-+>>\n 1    vm1    running\n\n"),
+    ("domstate vm1", "running\n"),
     ("domid vm1", "1\n"), ("domuuid --domain vm1", "7f0f3f5a-0f57-4a0c-9b1c-0c5a2d1f6d3e\n"),
     ("domname 7f0f3f5a-0f57-4a0c-9b1c-0c5a2d1f6d3e", "vm1\n"),
     ("dominfo vm1", "Id:             1\nName:           vm1\nUUID:           7f0f3f5a-0f57-4a0c-9b1c-0c5a2d1f6d3e\n"
-     "OS Type:        hvm\nState:          <<running|idle>>\nCPU(s):         2\nCPU time:       <<\\d+.\\d>>s\n"
+     "OS Type:        hvm\nState:          running\nCPU(s):         2\nCPU time:       <<\\d+.\\d>>s\n"
      "Max memory:     65536 KiB\nUsed memory:    65536 KiB\nPersistent:     yes\nAutostart:      disable\n"
      "Managed save:   no\n\n"),
     ("snapshot-create-as --domain vm1 --name fresh --description \"Right after the installation\"",
@@ -54,7 +54,7 @@ SESSION = [
     ("managedsave vm1", "Domain 'vm1' state saved by cairn\n"),
     ("start vm1", STARTED),
     ("autostart vm1", "Domain 'vm1' marked as autostarted\n"),
-    ("list --all --autostart", " Id   Name   State\n<<-+>>\n 2    vm1    <<running|idle>>\n\n"),
+    ("list --all --autostart", " Id   Name   State\n<<-+>>\n 2    vm1    running\n\n"),
     ("autostart --disable vm1", "Domain 'vm1' unmarked as autostarted\n"),
     ("reboot vm1", "Domain 'vm1' is being rebooted\n"),
     ("snapshot-delete --domain vm1 --snapshotname fresh", "Domain snapshot fresh deleted\n"),
@@ -90,7 +90,7 @@ def settled(daemon, line, before):
         daemon.wait("vm1", "shutoff")
     elif verb == "reboot":
         until(lambda: daemon.info("vm1")["id"] > before and
-              daemon.info("vm1")["state"] in ("running", "idle"))
+              daemon.info("vm1")["state"] == "running")
         console = Console(daemon, "vm1")
         while console.line() != "idle":  # it hears no power button before
             pass

@@ -81,11 +81,8 @@ int legal_states_ask(struct cli *c, const char *command, char *buf, size_t size,
 
 bool legal_states_have(const char *states, const char *word)
 {
-	size_t len;
+	size_t len = strlen(word);
 
-	if (!strcmp(word, "idle"))
-		word = "running";
-	len = strlen(word);
 	for (const char *p = states; p; p = strchr(p, ',') ? strchr(p, ',') + 1 : NULL)
 		if (!strncmp(p, word, len) && (p[len] == ',' || !p[len]))
 			return true;

@@ -63,8 +63,8 @@ static void export_figures(struct json_object *result)
 
 	bytes_print((uint64_t)js_get_int(result, "data", 0), data);
 	bytes_print((uint64_t)js_get_int(result, "written", 0), written);
-	label_print(stdout, "Data", "%s", data);
-	label_print(stdout, "Archive", "%s", written);
+	label_print(stdout, "Data:", "%s", data);
+	label_print(stdout, "Archive:", "%s", written);
 }
 
 int verb_export(struct cli *c)
@@ -189,9 +189,9 @@ static int content_print(struct cli *c, struct json_object *o)
 		bytes_print((uint64_t)js_get_int(f, "data", 0), data);
 		table_add(&t, (const char *const[]){ js_get_str(f, "name"), size, data });
 	}
-	label_print(stdout, "Domain", "%s", js_get_str(js_get(o, "definition"), "name"));
+	label_print(stdout, "Domain:", "%s", js_get_str(js_get(o, "definition"), "name"));
 	if (js_get_str(o, "snapshot"))
-		label_print(stdout, "Snapshot", "%s", js_get_str(o, "snapshot"));
+		label_print(stdout, "Snapshot:", "%s", js_get_str(o, "snapshot"));
 	putchar('\n');
 	table_print(&t, stdout);
 	table_done(&t);

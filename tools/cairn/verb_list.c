@@ -5,7 +5,9 @@
 #include "api/js.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 int cli_vm_list(struct cli *c, bool brief, struct json_object **ret_all, struct json_object **ret_unloaded,
 	struct err *e)
@@ -48,7 +50,7 @@ static bool state_wanted(const struct cli *c, const char *word)
 
 	if (!running && !paused && !off && !other)
 		return true;
-	if (!strcmp(word, "running") || !strcmp(word, "idle"))
+	if (!strcmp(word, "running"))
 		return running;
 	if (!strcmp(word, "paused"))
 		return paused;
@@ -163,10 +165,49 @@ static void unloaded_tell(struct json_object *unloaded)
 	}
 }
 
+/* What the order goes by, looked up once: a thousand VMs are compared ten thousand times. */
+struct row {
+	int64_t id;
+	const char *name;
+	struct json_object *vm;
+};
+
+/* As in virsh: what runs comes first, by number; what is off behind it, by name. */
+static int row_compare(const void *pa, const void *pb)
+{
+	const struct row *a = pa, *b = pb;
+
+	if ((a->id < 0) != (b->id < 0))
+		return a->id < 0 ? 1 : -1;
+	return a->id < 0 ? strcasecmp(a->name, b->name) : (a->id > b->id) - (a->id < b->id);
+}
+
+/* Returns a list of those that are wanted, which the caller puts. */
+static struct json_object *rows_pick(const struct cli *c, struct json_object *all, const char *can)
+{
+	struct json_object *rows = json_object_new_array();
+	struct row *sorted = calloc(json_object_array_length(all) + 1, sizeof(*sorted));
+	size_t n = 0;
+
+	if (!sorted)
+		abort();
+	for (size_t i = 0; i < json_object_array_length(all); i++) {
+		struct json_object *vm = json_object_array_get_idx(all, i);
+		const char *name = js_get_str(vm, "name");
+
+		if (wanted(c, vm, can))
+			sorted[n++] = (struct row){ js_get_int(vm, "id", -1), name ? name : "", vm };
+	}
+	qsort(sorted, n, sizeof(*sorted), row_compare);
+	for (size_t i = 0; i < n; i++)
+		json_object_array_add(rows, json_object_get(sorted[i].vm));
+	free(sorted);
+	return rows;
+}
+
 int verb_list(struct cli *c)
 {
-	CLEANUP_JS struct json_object *all = NULL, *unloaded = NULL;
-	CLEANUP_JS struct json_object *rows = json_object_new_array();
+	CLEANUP_JS struct json_object *all = NULL, *unloaded = NULL, *rows = NULL;
 	char can[128];
 	struct err e;
 	int r = can_parse(c, can, sizeof(can));
@@ -175,12 +216,7 @@ int verb_list(struct cli *c)
 		return r;
 	if (cli_vm_list(c, is_brief(c), &all, &unloaded, &e) < 0)
 		return cli_fail(&e, "Failed to list domains");
-	for (size_t i = 0; i < json_object_array_length(all); i++) {
-		struct json_object *vm = json_object_array_get_idx(all, i);
-
-		if (wanted(c, vm, option_value(c, "can") ? can : NULL))
-			json_object_array_add(rows, json_object_get(vm));
-	}
+	rows = rows_pick(c, all, option_value(c, "can") ? can : NULL);
 	if (c->format != CLI_TABLE)
 		output_print(stdout, c->format, rows);
 	else if (option_flag(c, "name"))

@@ -116,8 +116,8 @@ static void ask_add(struct cli *c, struct json_object *args)
 
 static int cancel(struct cli *c)
 {
-	static const struct fan_act a = { "vm-shutdown-cancel", "cancel the shutdown of", "is not shut down", NULL,
-		NULL };
+	static const struct fan_act a = { "vm-shutdown-cancel", "cancel the shutdown of",
+		"goes on: its shutdown is called off", NULL, NULL };
 	struct fan f;
 	int r = fan_pick(c, &f);
 
@@ -142,7 +142,7 @@ int verb_shutdown(struct cli *c)
 	if (r)
 		return r;
 	if (at) {
-		when_print("is shut down", at, done, sizeof(done));
+		when_print("will be shut down", at, done, sizeof(done));
 		a.done = done;
 	}
 	/* With --then it is the daemon that gives up on the guest. */
@@ -168,7 +168,7 @@ int verb_reboot(struct cli *c)
 	if (r || option_flag(c, "cancel"))
 		return r ? r : cancel(c);
 	if (at) {
-		when_print("is rebooted", at, done, sizeof(done));
+		when_print("will be rebooted", at, done, sizeof(done));
 		a.done = done;
 	}
 	r = fan_pick(c, &f);

@@ -27,7 +27,7 @@ struct reason_number {
 
 static enum number state_number(const char *word)
 {
-	static const struct word_number all[] = { { "running", RUNNING }, { "idle", RUNNING }, { "paused", PAUSED },
+	static const struct word_number all[] = { { "running", RUNNING }, { "paused", PAUSED },
 		{ "in-shutdown", IN_SHUTDOWN }, { "shutoff", SHUT_OFF }, { "saved", SHUT_OFF },
 		{ "crashed", CRASHED }, { "preserved", CRASHED } };
 

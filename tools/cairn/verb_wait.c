@@ -17,7 +17,7 @@ static const struct {
 	const char *word;
 	const char *states; /* separated by spaces */
 } goals[] = {
-	{ "running", " running idle " },
+	{ "running", " running " },
 	{ "paused", " paused " },
 	{ "shutoff", " shutoff saved crashed " },
 	{ "crashed", " crashed preserved " },

@@ -166,6 +166,7 @@ static const struct verb_option list_options[] = {
 	{ "no-autostart", NULL, "only the others" },
 	{ "with-managed-save", NULL, "only those with a saved state" },
 	{ "without-managed-save", NULL, "only the others" },
+	{ "managed-save", NULL, "no effect: the state says so anyway" },
 	{ "persistent", NULL, "all are" },
 	{ "transient", NULL, "none is" },
 	{ "table", NULL, "as a table (the default)" },
