@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 
 #define FOLDER "batches"
@@ -90,12 +91,16 @@ static void room_make(struct batch *b, size_t n)
 int batch_begin(struct batch *b, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = json_object_new_object();
-	char file[sizeof(b->file)];
+	char file[sizeof(b->file)], text[DEFINITION_UUID_TEXT];
+	uint8_t own[16]; /* not that of a VM: another job may plan the same one */
 	int r;
 
 	room_make(b, json_object_array_length(b->planned));
 	js_put(o, "vms", json_object_get(b->planned));
-	snprintf(file, sizeof(file), FOLDER "/%s.json", js_get_str(json_object_array_get_idx(b->planned, 0), "uuid"));
+	if (getrandom(own, sizeof(own), 0) != (ssize_t)sizeof(own))
+		return err_set_errno(e, -errno, "cannot name a batch");
+	uuid_print(own, text);
+	snprintf(file, sizeof(file), FOLDER "/%s.json", text);
 	r = store_put_soon(b->daemon->store, file, o, e);
 	if (!r)
 		memcpy(b->file, file, sizeof(file));

@@ -461,6 +461,25 @@ def test_another_identity(sysprep, daemon, web):
     assert "bad" not in names(daemon) and not [n for n in os.listdir(sysprep) if n.startswith("bad")]
 
 
+def test_two_that_are_to_have_one_uuid(sysprep, daemon, web):
+    """Asked for at once: the one that is refused does not take along what the next daemon knows of the other."""
+    daemon.cairn("clone", "web1", "web2", "--linked")
+    os.mkfifo(sysprep / "say")  # so the first is not done
+    wanted = str(uuid.uuid4())
+    q = daemon.qmp()
+    q.send(b"".join(json.dumps({"execute": "vm-clone", "arguments": {
+        "vm": source, "name": name, "uuid": wanted, "kind": "linked", "reset-identity": True}}).encode()
+        for source, name in (("web1", "one"), ("web2", "other"))))
+    q.event("JOB_STATUS_CHANGE", status="concluded")
+    until(lambda: (sysprep / "asked").exists())
+    left, = {"one", "other"} & set(names(daemon))
+    daemon.stop(signal.SIGKILL)
+    daemon.start()
+    os.close(os.open(sysprep / "say", os.O_RDWR))  # who waits there goes on
+    until(lambda: left not in names(daemon))
+    assert not [n for n in os.listdir(sysprep) if n.startswith(left)]
+
+
 def test_without_virt_sysprep_it_is_said(daemon, web, monkeypatch):
     daemon.stop()
     daemon.env["PATH"] = "/nowhere"
