@@ -231,6 +231,8 @@ static void disturb(struct vm *vm)
 {
 	struct err e;
 
+	if (vm->idle.disturbed) /* who says so is the guest's process, as often as it likes */
+		return;
 	vm->idle.disturbed = true;
 	if (vm->job && vm->state != VM_SAVED && vm_live(vm)->idle_action == DEFINITION_SAVE && job_cancel(vm->job, &e) < 0)
 		log_info("idle", "VM '%s': it is saved although somebody connects: %s", vm->def->name, e.msg);
