@@ -63,7 +63,10 @@ def test_list(fake):
     fake.cairn("suspend", "web")
     assert fake.cairn("list", "--state-paused", "--state-shutoff", "--name").stdout == "web\ndatabase\n"
     assert "the web" in fake.cairn("list", "--title").stdout
-    assert fake.cairn("list", "--uuid").stdout.strip() == fake.info("web")["uuid"]
+    uuid = fake.info("web")["uuid"]
+    assert fake.cairn("list", "--uuid").stdout == f"{uuid}\n"
+    assert fake.cairn("list", "--name", "--uuid").stdout == f"{uuid} web\n"
+    assert fake.cairn("list", "--name", "--id", "--uuid").stdout == f"{uuid} {fake.info('web')['id']} web\n"
     assert fake.cairn("list", "--all", "--managed-save").stdout == fake.cairn("list", "--all").stdout
 
 

@@ -309,6 +309,19 @@ def test_can(fake):
         assert f"Would mark as autostarted domain '{n}'" in fake.cairn("autostart", "--all", "--dry-run").stdout
 
 
+def test_can_of_a_template(fake):
+    for name in ("golden", "off"):
+        (fake.tmp / f"{name}.raw").write_bytes(bytes(1 << 20))
+        fake.define(name, disks=[{"path": f"{name}.raw", "format": "raw"}])
+        fake.cairn("snapshot-create-as", name, "s")
+    fake.cairn("template", "golden")
+    for verb, *more in (["start"], ["snapshot-create"], ["snapshot-create-as", "t"], ["snapshot-revert", "s"]):
+        assert fake.cairn("list", "--name", "--can", verb).stdout == "off\n", verb
+        assert "'golden' is a template" in fake.cairn(verb, "golden", *more, ok=None).stderr, verb
+    for verb in ("clone", "dominfo", "snapshot-list", "undefine"):
+        assert fake.cairn("list", "--name", "--can", verb).stdout == "golden\noff\n", verb
+
+
 # ---- what was meant ----
 
 @pytest.mark.parametrize("args,hint", [

@@ -3,6 +3,7 @@
 #include "tools/cairn/output.h"
 #include "tools/cairn/schema.h"
 #include "api/js.h"
+#include "base/util.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -59,8 +60,14 @@ static bool state_wanted(const struct cli *c, const char *word)
 	return other;
 }
 
-/* As in virsh: what runs, unless --all, --inactive or a state says otherwise. can: words of states; NULL: any. */
-static bool wanted(const struct cli *c, struct json_object *vm, const char *can)
+/* Of which VMs a verb's first command is possible. */
+struct can {
+	char states[128]; /* words */
+	bool never_templates;
+};
+
+/* As in virsh: what runs, unless --all, --inactive or a state says otherwise. can: NULL: any. */
+static bool wanted(const struct cli *c, struct json_object *vm, const struct can *can)
 {
 	const char *word = js_get_str(vm, "word");
 	bool active = js_get_int(vm, "id", -1) >= 0;
@@ -83,23 +90,38 @@ static bool wanted(const struct cli *c, struct json_object *vm, const char *can)
 		return false;
 	if (!option_flag(c, "all") && !option_flag(c, "inactive") && !option_flag(c, "template") && !by_state && !active)
 		return false;
-	return state_wanted(c, word ? word : "") && (!can || legal_states_have(can, word ? word : ""));
+	if (can && can->never_templates && js_get_bool(vm, "template", false))
+		return false;
+	return state_wanted(c, word ? word : "") && (!can || legal_states_have(can->states, word ? word : ""));
 }
 
-/* --can: the states in which that verb's first command is legal. */
-static int can_parse(struct cli *c, char *buf, size_t size)
+/* What changes its images: that is refused, whatever its state. */
+static bool never_templates(const char *command)
+{
+	static const char *const commands[] = { "vm-start", "snapshot-create", "snapshot-revert" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
+		if (!strcmp(commands[i], command))
+			return true;
+	return false;
+}
+
+static int can_parse(struct cli *c, struct can *can)
 {
 	const char *name = option_value(c, "can");
 	const struct verb *v = name ? verb_find(name) : NULL;
 	char command[64];
 	struct err e;
 
-	buf[0] = 0;
+	*can = (struct can){ 0 };
 	if (!name)
 		return 0;
 	if (!v)
 		return verb_missing(name);
-	if (v->commands && verb_command_next(v->commands, command) && legal_states_ask(c, command, buf, size, &e) < 0)
+	if (!v->commands || !verb_command_next(v->commands, command))
+		return 0;
+	can->never_templates = never_templates(command);
+	if (legal_states_ask(c, command, can->states, sizeof(can->states), &e) < 0)
 		return cli_fail(&e, "Failed to look what is possible");
 	return 0;
 }
@@ -111,10 +133,26 @@ const char *cli_vm_member(struct json_object *vm, const char *key)
 	return !v || (!strcmp(key, "id") && json_object_get_int64(v) < 0) ? "-" : json_object_get_string(v);
 }
 
-static void field_print(struct json_object *rows, const char *key)
+/* In virsh's order, whatever the order of the options. Returns false when none was asked for. */
+static bool fields_print(const struct cli *c, struct json_object *rows)
 {
-	for (size_t i = 0; i < json_object_array_length(rows); i++)
-		printf("%s\n", cli_vm_member(json_object_array_get_idx(rows, i), key));
+	static const char *const keys[] = { "uuid", "id", "name" };
+	bool any = false;
+
+	for (size_t k = 0; k < ARRAY_SIZE(keys); k++)
+		any = any || option_flag(c, keys[k]);
+	for (size_t i = 0; any && i < json_object_array_length(rows); i++) {
+		const char *sep = "";
+
+		for (size_t k = 0; k < ARRAY_SIZE(keys); k++) {
+			if (!option_flag(c, keys[k]))
+				continue;
+			printf("%s%s", sep, cli_vm_member(json_object_array_get_idx(rows, i), keys[k]));
+			sep = " ";
+		}
+		putchar('\n');
+	}
+	return any;
 }
 
 static int rows_print(struct json_object *rows, bool title)
@@ -183,7 +221,7 @@ static int row_compare(const void *pa, const void *pb)
 }
 
 /* Returns a list of those that are wanted, which the caller puts. */
-static struct json_object *rows_pick(const struct cli *c, struct json_object *all, const char *can)
+static struct json_object *rows_pick(const struct cli *c, struct json_object *all, const struct can *can)
 {
 	struct json_object *rows = json_object_new_array();
 	struct row *sorted = calloc(json_object_array_length(all) + 1, sizeof(*sorted));
@@ -208,24 +246,18 @@ static struct json_object *rows_pick(const struct cli *c, struct json_object *al
 int verb_list(struct cli *c)
 {
 	CLEANUP_JS struct json_object *all = NULL, *unloaded = NULL, *rows = NULL;
-	char can[128];
+	struct can can;
 	struct err e;
-	int r = can_parse(c, can, sizeof(can));
+	int r = can_parse(c, &can);
 
 	if (r)
 		return r;
-	if (cli_vm_list(c, is_brief(c), &all, &unloaded, &e) < 0)
+	if (cli_vm_list(c, is_brief(c) && !can.never_templates, &all, &unloaded, &e) < 0)
 		return cli_fail(&e, "Failed to list domains");
-	rows = rows_pick(c, all, option_value(c, "can") ? can : NULL);
+	rows = rows_pick(c, all, option_value(c, "can") ? &can : NULL);
 	if (c->format != CLI_TABLE)
 		output_print(stdout, c->format, rows);
-	else if (option_flag(c, "name"))
-		field_print(rows, "name");
-	else if (option_flag(c, "uuid"))
-		field_print(rows, "uuid");
-	else if (option_flag(c, "id"))
-		field_print(rows, "id");
-	else if (rows_print(rows, option_flag(c, "title")) < 0)
+	else if (!fields_print(c, rows) && rows_print(rows, option_flag(c, "title")) < 0)
 		return CLI_FAILURE;
 	if (option_flag(c, "all") || option_flag(c, "inactive"))
 		unloaded_tell(unloaded);
