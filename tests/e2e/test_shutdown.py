@@ -149,11 +149,26 @@ def test_by_the_agent(fake):
     assert "did not answer" in fake.cairn("shutdown", "--mode", "agent", "vm2", ok=None).stderr
     assert fake.info("vm2")["state"] == "running"
     assert "no port for a guest agent" in fake.cairn("shutdown", "--mode", "agent", "vm3", ok=None).stderr
+    for wrong in ("agent,initctl", "agent,", ",", ""):
+        assert "--mode is acpi, agent, or both" in fake.cairn("shutdown", "--mode", wrong, "vm3", ok=2).stderr
+    assert "--mode is one word with" in fake.cairn("shutdown", "--mode", "agent,acpi", "--in", "1h", "vm3", ok=2).stderr
+    assert fake.info("vm3")["state"] == "running"
+    fake.cairn("shutdown", "--mode", "agent,acpi", "--wait", "vm2", "vm3")  # one after the other, until one goes
     q = fake.qmp()
     q.run("vm-start", vm="vm1")
     q.run("vm-reboot", vm="vm1", mode="agent")
     q.event("VM_STATE_CHANGE", vm="vm1", state="shutoff")
     q.event("VM_STATE_CHANGE", vm="vm1", state="running")
+
+
+def test_the_first_mode_that_goes_is_the_one(fake):
+    fake.define("vm1", guest_agent=True, **DEAF)  # its agent would
+    fake.define("vm2", guest_agent=True, **DEAF)
+    fake.cairn("start", "vm1", "vm2")
+    fake.cairn("shutdown", "--mode", "acpi,agent", "vm1")
+    fake.cairn("shutdown", "--mode", "agent,acpi", "--wait", "vm2")
+    asked = ["agent 1" in (fake.state / f"vms/{vm}/log").read_text() for vm in ("vm1", "vm2")]
+    assert asked == [False, True] and fake.info("vm1")["state"] == "in shutdown"
 
 
 def test_guest_that_reboots_by_itself_is_not_started_again_later(daemon, guest, kvm):

@@ -180,6 +180,24 @@ static bool is_interrupted(const struct work *w)
 	return poll(&p, 1, 0) > 0;
 }
 
+/* Takes args. What the last word failed of is told. */
+static int target_call(struct cli *c, const struct work *w, struct fan_target *t, struct json_object *args)
+{
+	const char *list = w->f->tries ? js_get_str(args, w->f->tries) : NULL;
+	CLEANUP_FREE char *words = strdup(list ? list : "");
+	char *at = NULL, *word = words ? strtok_r(words, ",", &at) : NULL;
+	int r;
+
+	do {
+		if (word)
+			js_put_str(args, w->f->tries, word);
+		r = cli_execute(c, w->command, json_object_get(args), &t->answer, NULL, &t->e);
+		word = word ? strtok_r(NULL, ",", &at) : NULL;
+	} while (r < 0 && word);
+	json_object_put(args);
+	return r;
+}
+
 static void target_do(struct cli *c, const struct work *w, struct fan_target *t)
 {
 	uint64_t begin = loop_now_ns();
@@ -190,7 +208,7 @@ static void target_do(struct cli *c, const struct work *w, struct fan_target *t)
 		t->r = err_set(&t->e, -EINTR, ERR_CANCELLED, "it was not begun");
 		return;
 	}
-	t->r = cli_execute(c, w->command, args, &t->answer, NULL, &t->e);
+	t->r = target_call(c, w, t, args);
 	if (!t->r && w->f->jobs)
 		target_job(c, w, t);
 	t->took_ns = loop_now_ns() - begin;

@@ -37,6 +37,9 @@ struct fan {
 	bool table; /* some were picked: what became of each is told in a table */
 	unsigned parallel;
 	bool jobs; /* for whoever picked: the command begins one, whose end is waited for; its result is the answer */
+	/* For them as well: an argument that may be words with commas. The call is made with one after the other until it
+	 * goes. NULL: none. */
+	const char *tries;
 };
 
 /* Is it for more than one VM that is named, or a dry run? For verbs that have a way of their own for one. first: only

@@ -2,6 +2,7 @@
 #include "tools/cairn/cli.h"
 #include "tools/cairn/fan.h"
 #include "tools/cairn/output.h"
+#include "tools/cairn/schema.h"
 #include "api/js.h"
 #include "api/policy.h"
 #include "base/loop.h"
@@ -87,6 +88,34 @@ static int when_parse(struct cli *c, int64_t *ret_s)
 	return 0;
 }
 
+static bool is_mode(struct json_object *words, const char *word, size_t len)
+{
+	for (size_t i = 0; i < json_object_array_length(words); i++) {
+		const char *w = json_object_get_string(json_object_array_get_idx(words, i));
+
+		if (strlen(w) == len && !memcmp(w, word, len))
+			return true;
+	}
+	return false;
+}
+
+/* --mode, of which virsh takes several with commas. Returns 0 or CLI_USAGE, having said why. */
+static int mode_check(const struct cli *c, bool planned)
+{
+	CLEANUP_JS struct json_object *schema = schema_load();
+	struct json_object *words = schema_words(schema, schema_argument(schema, "vm-shutdown", "mode"));
+	const char *mode = option_value(c, "mode");
+
+	if (mode && planned && strchr(mode, ','))
+		return cli_usage(c, "--mode is one word with --at and --in, not \"%s\"", mode);
+	for (size_t len; mode; mode = mode[len] ? mode + len + 1 : NULL) {
+		len = strcspn(mode, ",");
+		if (!is_mode(words, mode, len))
+			return cli_usage(c, "--mode is acpi, agent, or both with a comma, not \"%s\"", option_value(c, "mode"));
+	}
+	return 0;
+}
+
 static void when_print(const char *what, int64_t at_s, char *buf, size_t size)
 {
 	time_t t = at_s;
@@ -139,6 +168,8 @@ int verb_shutdown(struct cli *c)
 	if (r || option_flag(c, "cancel"))
 		return r ? r : cancel(c);
 	r = when_parse(c, &at);
+	if (!r)
+		r = mode_check(c, at);
 	if (r)
 		return r;
 	if (at) {
@@ -149,6 +180,7 @@ int verb_shutdown(struct cli *c)
 	if (option_value(c, "then"))
 		timeout_ns = UINT64_MAX;
 	r = fan_pick(c, &f);
+	f.tries = "mode";
 	if (!r)
 		r = fan_run(c, &f, &a);
 	if (!r && option_flag(c, "wait") && !option_flag(c, "dry-run"))
@@ -165,6 +197,8 @@ int verb_reboot(struct cli *c)
 	int64_t at;
 	int r = when_parse(c, &at);
 
+	if (!r)
+		r = mode_check(c, at);
 	if (r || option_flag(c, "cancel"))
 		return r ? r : cancel(c);
 	if (at) {
@@ -172,6 +206,7 @@ int verb_reboot(struct cli *c)
 		a.done = done;
 	}
 	r = fan_pick(c, &f);
+	f.tries = "mode";
 	if (!r)
 		r = fan_run(c, &f, &a);
 	fan_done(&f);
