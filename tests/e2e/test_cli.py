@@ -350,6 +350,30 @@ def test_output_that_cannot_be_written(fake):
     assert r.returncode == 1 and "cannot write the output" in r.stderr
 
 
+def test_a_number_stands_for_what_runs(fake):
+    """As in virsh; but names come first."""
+    for name in ("web", "off", "7"):
+        fake.define(name)
+    fake.cairn("start", "web")
+    id = fake.cairn("domid", "web").stdout.strip()
+    assert fake.cairn("domname", id).stdout == "web\n" and fake.cairn("dominfo", "--domain", id).stdout.startswith(f"Id:             {id}\n")
+    assert fake.cairn("suspend", id).stdout == "Domain 'web' suspended\n"
+    assert fake.cairn("domstate", "7").stdout == "shut off\n"
+    fake.define(id)
+    assert fake.cairn("domstate", id).stdout == "shut off\n"
+    fake.cairn("undefine", id)
+    assert fake.cairn("resume", "0" + id).returncode == 0  # virsh reads it so
+    # No more than that: what is off has none, and what is no VM's place is no number of one.
+    for wrong in ("99", "-1", "1x", "", "99999999999999999999"):
+        fake.cairn("domstate", "--", wrong, ok=None if wrong == "-1" else 3)
+        assert fake.info("web")["state"] == "running"
+    fake.cairn("desc", "off", id)
+    assert fake.cairn("desc", "off").stdout == id + "\n"
+    fake.cairn("grant", "viewer", id, "--user", "12345", ok=3)
+    assert fake.cairn("destroy", id, "off", ok=4).stdout == "Domain 'web' destroyed\n"
+    fake.cairn("domstate", id, ok=3)
+
+
 def test_completion(fake):
     fake.define("web1")
     fake.define("web2")

@@ -56,6 +56,7 @@ struct cli {
 		const char *value;
 	} given[CLI_GIVEN_MAX]; /* all that were, in order, for those that may come again */
 	size_t ngiven;
+	struct json_object *vms; /* where names come from that stood as numbers */
 };
 
 struct verb {

@@ -101,6 +101,54 @@ int cli_vm_info(struct cli *c, const char *name, struct json_object **ret_o, str
 
 /* ---- the command line ---- */
 
+/* Returns how many of the positionals are VMs, from the first on. */
+static size_t vms_count(const struct cli *c)
+{
+	const char *what = c->verb->completes;
+
+	/* With --all there is none; and who may what is told by names, which may be those of VMs that are gone. */
+	if (!what || strncmp(what, "vm", 2) || option_flag(c, "all") || !strcmp(c->verb->group, "Administration"))
+		return 0;
+	return strstr(c->verb->args, "VM...") ? c->npos : c->npos ? 1 : 0;
+}
+
+static bool is_number(const char *s)
+{
+	return *s && strlen(s) < 10 && s[strspn(s, "0123456789")] == 0;
+}
+
+static const char *name_of_id(struct json_object *vms, const char *number)
+{
+	const char *found = number;
+
+	for (size_t i = 0; i < json_object_array_length(vms); i++) {
+		struct json_object *vm = json_object_array_get_idx(vms, i);
+		const char *name = js_get_str(vm, "name");
+
+		if (name && !strcmp(name, number))
+			return number;
+		if (name && js_get_int(vm, "id", -1) == atol(number))
+			found = name;
+	}
+	return found;
+}
+
+/* As in virsh: the number of a VM that runs stands for it, unless one has it as its name. When the list is not to be
+ * had, the verb says why. */
+static void ids_resolve(struct cli *c)
+{
+	size_t n = vms_count(c);
+	struct err e;
+
+	for (size_t i = 0; i < n; i++) {
+		if (!is_number(c->pos[i]))
+			continue;
+		if (!c->vms && cli_vm_list(c, true, &c->vms, NULL, &e) < 0)
+			return;
+		c->pos[i] = name_of_id(c->vms, c->pos[i]);
+	}
+}
+
 static int verb_run_by_name(struct cli *c, int argc, char **argv)
 {
 	int r;
@@ -114,7 +162,10 @@ static int verb_run_by_name(struct cli *c, int argc, char **argv)
 		c->npos = 1;
 		return verb_help(c);
 	}
-	return r ? r : c->verb->run(c);
+	if (r)
+		return r;
+	ids_resolve(c);
+	return c->verb->run(c);
 }
 
 /* Options before the verb. Returns the index of the verb, or -1 having said why. */
@@ -167,5 +218,6 @@ int main(int argc, char **argv)
 	else
 		r = verb_run_by_name(&c, argc - at, argv + at);
 	client_free(c.client);
+	json_object_put(c.vms);
 	return output_finish(r);
 }
