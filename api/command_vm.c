@@ -112,13 +112,23 @@ static void define_synced(struct store_work *work)
 	define_end(w, r, &what, &e);
 }
 
+static void keys_drop(struct json_object *o, const char *const *keys, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		json_object_object_del(o, keys[i]);
+}
+
 /* But for what no guest sees. */
 static struct json_object *machine_of(const struct definition *def)
 {
-	struct json_object *o = definition_to_json(def);
+	static const char *const own[] = { "title", "description", "hugepages", "on_poweroff", "on_reboot", "on_crash",
+		"restart", "shutdown", "idle", "order", "start_delay", "stop_action" };
+	static const char *const interface[] = { "forwards", "restrict", "host_loopback" };
+	struct json_object *o = definition_to_json(def), *interfaces = js_get_array(o, "interfaces");
 
-	json_object_object_del(o, "title");
-	json_object_object_del(o, "description");
+	keys_drop(o, own, ARRAY_SIZE(own));
+	for (size_t i = 0; interfaces && i < json_object_array_length(interfaces); i++)
+		keys_drop(json_object_array_get_idx(interfaces, i), interface, ARRAY_SIZE(interface));
 	return o;
 }
 

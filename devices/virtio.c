@@ -263,6 +263,17 @@ static int load_queues(struct virtio_dev *v, struct state_reader *r, struct err 
 	return 0;
 }
 
+/* It is sound, and of a device that was defined otherwise. */
+static int features_differ(const struct virtio_dev *v, uint64_t offered, struct err *e)
+{
+	uint64_t gone = offered & ~v->features_offered, new = v->features_offered & ~offered;
+
+	return err_set(e, -EINVAL, ERR_INVALID,
+		"%s: the state was taken of one that offered its driver other features (0x%llx is gone, 0x%llx is new), so of "
+		"another definition or another host. Next: define it as it was then; or do without the state, as cairn start "
+		"--force-boot does", v->dev.name, (unsigned long long)gone, (unsigned long long)new);
+}
+
 static bool status_is_possible(const struct virtio_dev *v)
 {
 	if (v->status & ~STATUS_KNOWN)
@@ -286,8 +297,10 @@ static int load_registers(struct virtio_dev *v, struct state_reader *r, struct e
 	if (state_u16(r) != v->nqueues || state_u16(r) != v->config_bytes)
 		return load_malformed(v, "another number of queues", e);
 	state_bytes(r, config, v->config_bytes);
-	if (r->failed || offered != v->features_offered)
-		return load_malformed(v, "other features are offered here", e);
+	if (r->failed)
+		return load_malformed(v, "cut short", e);
+	if (offered != v->features_offered)
+		return features_differ(v, offered, e);
 	if (!status_is_possible(v))
 		return load_malformed(v, "status", e);
 	for (unsigned i = 0; i < v->config_bytes; i++) {
