@@ -13,6 +13,7 @@
 #include "api/vm.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/util.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -112,25 +113,6 @@ void command_vm_clone(struct call *c)
 
 /* ---- template ---- */
 
-static int template_set(struct vm *vm, struct err *e)
-{
-	CLEANUP_JS struct json_object *o = json_object_new_object();
-
-	js_put_int(o, "version", 1);
-	return store_write_vm_file(vm->daemon->store, vm->def->name, VM_TEMPLATE_FILE, o, e);
-}
-
-static int template_unset(struct vm *vm, struct err *e)
-{
-	char clones[360];
-	int r = 0;
-
-	if (image_clones(vm, clones, sizeof(clones)))
-		r = err_set(e, -EPERM, ERR_WRONG_STATE,
-			"VM '%.120s' is the template of linked clones (%s); undefine them first", vm->def->name, clones);
-	return r ? r : store_remove_file(vm->daemon->store, vm->def->name, VM_TEMPLATE_FILE, e);
-}
-
 static void template_again(void *opaque)
 {
 	struct call *c = opaque;
@@ -146,8 +128,14 @@ static void template_again(void *opaque)
 	call_fail(c, &e);
 }
 
+struct template_mark {
+	struct store_work work;
+	struct call *call;
+};
+
 static void template_done(struct call *c, int r, const struct err *e)
 {
+	c->vm->going = false;
 	if (r < 0) {
 		call_fail(c, e);
 		return;
@@ -157,19 +145,55 @@ static void template_done(struct call *c, int r, const struct err *e)
 	call_return(c, NULL);
 }
 
+static void template_kept(struct store_work *work)
+{
+	struct template_mark *m = container_of(work, struct template_mark, work);
+
+	template_done(m->call, work->r, &work->e);
+	free(m);
+}
+
+/* Until it is kept nothing else is begun with the VM. */
+static void template_keep(struct call *c, bool on)
+{
+	struct store *s = c->daemon->store;
+	struct template_mark *m = calloc(1, sizeof(*m));
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+	struct err e;
+	int r;
+
+	if (!m)
+		abort();
+	*m = (struct template_mark){ { .done = template_kept, .loop = c->daemon->loop }, c };
+	c->vm->going = true;
+	r = on ? store_write_vm_file_behind(s, &m->work, c->vm->def->name, VM_TEMPLATE_FILE, o, &e) :
+		 store_remove_file_behind(s, &m->work, c->vm->def->name, VM_TEMPLATE_FILE, &e);
+	if (r < 0) {
+		free(m);
+		template_done(c, r, &e);
+	}
+}
+
+static int template_unset_check(const struct vm *vm, struct err *e)
+{
+	char clones[360];
+
+	if (!image_clones(vm, clones, sizeof(clones)))
+		return 0;
+	return err_set(e, -EPERM, ERR_WRONG_STATE,
+		"VM '%.120s' is the template of linked clones (%s); undefine them first", vm->def->name, clones);
+}
+
 /* What a crash has left half in its images is in order: from now on nobody could bring it there. */
 static void images_opened(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct call *c = opaque;
-	struct err own;
 
 	(void)a;
-	c->vm->going = false;
-	if (!r) {
-		r = template_set(c->vm, &own);
-		e = &own;
-	}
-	template_done(c, r, e);
+	if (r < 0)
+		template_done(c, r, e);
+	else
+		template_keep(c, true);
 }
 
 static bool has_snapshots_disk(const struct definition *def)
@@ -195,9 +219,13 @@ void command_vm_template(struct call *c)
 	}
 	r = vm_check_idle(c->vm, "template", &e);
 	if (!r && disable)
-		r = template_unset(c->vm, &e);
-	if (r < 0 || disable || image_is_frozen(c->vm) || !has_snapshots_disk(c->vm->def)) {
-		template_done(c, r < 0 || disable ? r : template_set(c->vm, &e), &e);
+		r = template_unset_check(c->vm, &e);
+	if (r < 0) {
+		call_fail(c, &e);
+		return;
+	}
+	if (disable || image_is_frozen(c->vm) || !has_snapshots_disk(c->vm->def)) {
+		template_keep(c, !disable);
 		return;
 	}
 	c->vm->going = true;

@@ -35,6 +35,7 @@ struct import {
 	char name[VM_NAME_MAX + 1];   /* empty: as the archive says */
 	char *seen;		      /* its definition at the first look */
 	struct json_object *warnings; /* of the definition */
+	struct err why; /* it fails */
 };
 
 static void import_free(struct import *x)
@@ -67,34 +68,57 @@ static char *definition_text(struct json_object *result)
 
 /* ---- the end ---- */
 
-static void vm_forget(struct vm *vm)
+static void vm_drop(struct vm *vm)
 {
 	struct daemon *d = vm->daemon;
 	char name[VM_NAME_MAX + 1];
-	struct err e;
 
 	memcpy(name, vm->def->name, sizeof(name));
-	if (store_remove(d->store, name, &e) < 0) {
-		log_error("import", "VM '%s' is left: %s", name, e.msg);
-		return;
-	}
 	vm_remove(vm);
 	daemon_emit(d, EVENT_VM_UNDEFINED, name, NULL);
 	if (permissions_forget_vm(&d->permissions, name))
 		daemon_keep_permissions(d, NULL);
 }
 
-static void forget_when_over(struct job *j, void *opaque)
+/* Before there is a job that could wait, and at the daemon's start. */
+static void vm_forget(struct vm *vm)
 {
-	(void)j;
-	vm_forget(opaque);
+	struct err e;
+
+	if (store_remove(vm->daemon->store, vm->def->name, &e) < 0)
+		log_error("import", "VM '%s' is left: %s", vm->def->name, e.msg);
+	else
+		vm_drop(vm);
 }
 
+static void drop_when_over(struct job *j, void *opaque)
+{
+	(void)j;
+	vm_drop(opaque);
+}
+
+/* What is left of it has no definition: the next daemon takes it away. */
+static void folder_gone(struct store_work *work)
+{
+	struct import *x = container_of(work, struct import, work);
+
+	if (work->r < 0)
+		log_error("import", "VM '%s': %s", x->vm->def->name, work->e.msg);
+	x->job->concluded = drop_when_over;
+	x->job->concluded_opaque = x->vm;
+	job_fail(x->job, &x->why);
+}
+
+/* Who is told that the job has its end finds nothing of the VM any more; until then its name is taken. */
 static void fail(struct import *x, const struct err *e)
 {
-	x->job->concluded = forget_when_over;
-	x->job->concluded_opaque = x->vm;
-	job_fail(x->job, e);
+	x->why = *e;
+	x->job->cancel = NULL;
+	x->work = (struct store_work){ .loop = x->daemon->loop, .done = folder_gone };
+	if (store_remove_behind(x->daemon->store, &x->work, x->vm->def->name, &x->work.e) == 0)
+		return;
+	log_error("import", "VM '%s' is left: %s", x->vm->def->name, x->work.e.msg);
+	job_fail(x->job, &x->why);
 }
 
 static const char *any_file(const struct definition *def)

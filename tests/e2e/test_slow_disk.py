@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import threading
 import time
 
@@ -56,6 +57,30 @@ def test_a_query_is_answered_first(slow):
         q.sock.recv(1)
     q.sock.settimeout(20)
     assert q.answer()["return"]["created"]
+
+
+def test_an_import_that_fails(slow):
+    """What goes of its VM goes behind: its definition at once, and the loop goes on meanwhile."""
+    disk = slow.tmp / "a.raw"
+    disk.write_bytes(bytes(65536))
+    slow.define("a", disks=[{"path": str(disk), "format": "raw"}])
+    slow.cairn("export", "a", str(slow.tmp / "a.tar"))
+    (slow.tmp / "b").mkdir()  # where its files would be
+    slow.stop()
+    slow.env["SLOW_SYNC_MS"] = "1000"
+    slow.start()
+    q, other, folder = slow.qmp(), slow.qmp(), slow.state / "vms/b"
+    with open(slow.tmp / "a.tar", "rb") as f:
+        socket.send_fds(q.sock, [json.dumps({"execute": "vm-import", "arguments": {
+            "folder": str(slow.tmp), "name": "b"}}).encode()], [f.fileno()])
+    q.event("JOB_STATUS_CHANGE", vm="b", status="running")
+    until(lambda: not (folder / "definition.json").exists())
+    assert [v["name"] for v in other.run("vm-list")["vms"]] == ["a", "b"] and folder.exists()
+    with pytest.raises(QmpError, match="there is a VM 'b'"):
+        other.run("vm-rename", vm="a", name="b")
+    q.event("JOB_STATUS_CHANGE", vm="b", status="concluded")
+    assert not folder.exists() and [v["name"] for v in other.run("vm-list")["vms"]] == ["a"]
+    assert "there" in q.run("query-jobs")[0]["error"]
 
 
 def test_images_that_go_and_come(slow):
@@ -179,6 +204,10 @@ def test_what_is_kept_beside_a_definition(slow):
     assert slow.info("a")["autostart"]
     assert took(q, "vm-autostart", vm="a", disable=True) >= SYNC_MS
     assert not slow.info("a")["autostart"]
+    assert took(q, "vm-template", vm="a") >= SYNC_MS
+    assert slow.info("a")["template"]
+    assert took(q, "vm-template", vm="a", disable=True) >= SYNC_MS
+    assert not slow.info("a")["template"]
     slow.cairn("start", "a")
     slow.cairn("managedsave", "a")
     assert took(q, "vm-start", vm="a") >= SYNC_MS
