@@ -317,6 +317,7 @@ def test_the_next_daemon_takes_a_save_back(fake):
     fake.define("vm1", cmdline=f"work-until={fake.tmp}/go")
     fake.cairn("start", "vm1")
     was = fake.cairn("managedsave", "--no-wait", "vm1").stdout.strip()
+    fake.qmp().event("JOB_PROGRESS", id=was)  # its process has begun
     fake.stop(signal.SIGKILL)
     fake.start()
     job = jobs(fake)[0]
