@@ -10,6 +10,7 @@
 #include "api/js.h"
 #include "api/opener.h"
 #include "api/rights.h"
+#include "api/store.h"
 #include "api/sysprep.h"
 #include "api/vm.h"
 #include "base/cleanup.h"
@@ -59,6 +60,7 @@ struct cloning {
 	uint64_t begun_ns;
 	struct definition **defs; /* for an errand: borrowed */
 	struct loop_task task;
+	struct store_work kept;
 };
 
 static void target_fds_close(struct target *t)
@@ -117,7 +119,14 @@ static struct json_object *result_new(struct cloning *f)
 	return o;
 }
 
-/* Of a batch that is not kept the next daemon would remove clones that somebody was told of. */
+static void kept(struct store_work *w)
+{
+	struct cloning *f = container_of(w, struct cloning, kept);
+
+	job_succeed(f->job, result_new(f));
+}
+
+/* Of a batch that is not kept, on stable storage, the next daemon would remove clones that somebody was told of. */
 static void succeed(struct cloning *f)
 {
 	struct err e;
@@ -125,9 +134,11 @@ static void succeed(struct cloning *f)
 	if (batch_keep(f->batch, &e) < 0) {
 		fail(f, &e);
 		give_up(f);
-	} else {
-		job_succeed(f->job, result_new(f));
+		return;
 	}
+	f->kept.loop = f->daemon->loop;
+	f->kept.done = kept;
+	store_after(f->daemon->store, &f->kept);
 }
 
 /* ---- another identity ---- */

@@ -269,3 +269,15 @@ def test_a_save_that_has_not_begun_is_cancelled(slow):
     job = slow.qmp().run("query-jobs")[0]
     assert job["error-class"] == "Cancelled"
     assert not (slow.state / "vms/a/managed.save.tmp").exists() and slow.info("a")["state"] == "running"
+
+
+def test_clones_are_kept_before_they_are_told_of(slow):
+    """Until then the next daemon would remove them."""
+    (slow.tmp / "kernel").write_bytes(b"none\n")
+    q = slow.qmp()
+    q.run("vm-define", definition=definition(slow, "a"))
+    begin = time.monotonic()
+    job = q.run("vm-clone", vm="a", name="b")["job"]
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    assert time.monotonic() - begin >= SYNC_MS / 1000
+    assert q.run("vm-info", vm="b")["state"] == "shut off"
