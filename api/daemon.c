@@ -272,6 +272,8 @@ static void policies_go(struct daemon *d)
 		vm->ended_unseen = false;
 		restart_take_up(vm);
 		shutdown_take_up(vm);
+		if (vm->proc && vm_state_is_active(vm->state))
+			forwards_taken_back(vm);
 		idle_follow(vm);
 		forwards_follow(vm);
 	}

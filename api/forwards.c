@@ -62,7 +62,9 @@ struct usernet {
 	struct daemon *daemon;
 	struct vm *vm; /* NULL: that has ended */
 	unsigned at;   /* of the interface */
-	int pidfd, control;
+	int pidfd;     /* -1: an earlier daemon has started it; the end of control is its end */
+	int control;
+	bool asked;    /* to let nobody in; it has not answered */
 	struct loop_watch *gone, *watch;
 	struct loop_timer *end_timer; /* NULL: its VM has it still */
 	bool killed;
@@ -309,7 +311,9 @@ static void listen_asleep(struct vm *vm)
 
 void forwards_follow(struct vm *vm)
 {
-	if (vm->starting || vm->start_waits || vm_state_is_active(vm->state) || vm->idle.falling) {
+	if (idle_is_saved_now(vm) && forwards_are_held(vm)) {
+		watch_all(vm->forwards);
+	} else if (vm->starting || vm->start_waits || vm_state_is_active(vm->state) || vm->idle.falling) {
 		if (vm->forwards)
 			watches_end(vm->forwards);
 	} else if (sleeps_saved(vm)) {
@@ -333,7 +337,7 @@ static void start_goes_on(void *opaque)
 	vm_start_goes_on(opaque);
 }
 
-/* Is there a process of a VM's that has ended? Those that an earlier daemon has started are not known. */
+/* Is there a process of a VM's that has ended? */
 static bool ends_soon(const struct daemon *d)
 {
 	for (const struct usernet *u = d->usernets; u; u = u->next)
@@ -382,7 +386,7 @@ static void process_gone(void *opaque, unsigned revents)
 	siginfo_t si = { 0 };
 
 	(void)revents;
-	if (waitid(P_PIDFD, (id_t)u->pidfd, &si, WEXITED | WNOHANG) == 0 && u->vm &&
+	if (u->pidfd >= 0 && waitid(P_PIDFD, (id_t)u->pidfd, &si, WEXITED | WNOHANG) == 0 && u->vm &&
 		(si.si_code != CLD_EXITED || si.si_status))
 		log_error("usernet", "VM '%s': interfaces[%u]: its cairn-slirp ended with %s %d", u->vm->def->name, u->at,
 			si.si_code == CLD_EXITED ? "exit status" : "signal", si.si_status);
@@ -400,7 +404,32 @@ static void connected(struct usernet *u, int64_t n)
 		wake(u->vm, &d->interfaces[u->at].user.forwards[n]);
 }
 
+static bool hold_answered(const struct vm *vm)
+{
+	for (const struct usernet *u = vm->daemon->usernets; u; u = u->next)
+		if (u->vm == vm && u->asked)
+			return false;
+	return true;
+}
+
+static void held(struct usernet *u)
+{
+	bool asked = u->asked;
+
+	u->asked = false;
+	if (asked && u->vm && hold_answered(u->vm))
+		idle_held(u->vm);
+}
+
 /* It handles what a guest sends, and is not trusted. */
+static void message_take(struct usernet *u, struct json_object *o)
+{
+	if (js_get_bool(o, "held", false))
+		held(u);
+	else
+		connected(u, js_get_int(o, "forward", -1));
+}
+
 static void control_ready(void *opaque, unsigned revents)
 {
 	struct usernet *u = opaque;
@@ -417,30 +446,93 @@ static void control_ready(void *opaque, unsigned revents)
 		text[got] = 0;
 		o = json_tokener_parse(text);
 		if (json_object_is_type(o, json_type_object))
-			connected(u, js_get_int(o, "forward", -1));
+			message_take(u, o);
 	}
 	if (got > 0 || (got < 0 && (errno == EAGAIN || errno == EINTR)))
 		return;
 	loop_unwatch(u->watch);
 	u->watch = NULL;
+	if (u->pidfd < 0)
+		process_gone(u, 0);
+}
+
+/* control: taken. */
+static struct usernet *usernet_new(struct vm *vm, unsigned at, int control)
+{
+	struct usernet *u = calloc(1, sizeof(*u));
+
+	if (!u)
+		abort();
+	*u = (struct usernet){ .next = vm->daemon->usernets, .daemon = vm->daemon, .vm = vm, .at = at, .pidfd = -1,
+		.control = control };
+	vm->daemon->usernets = u;
+	return u;
+}
+
+static int usernet_watch(struct usernet *u)
+{
+	struct loop *l = u->daemon->loop;
+	int r = u->pidfd < 0 ? 0 : loop_watch(l, u->pidfd, POLLIN, process_gone, u, &u->gone);
+
+	if (!r)
+		r = loop_watch(l, u->control, POLLIN, control_ready, u, &u->watch);
+	if (r < 0)
+		usernet_free(u);
+	return r;
 }
 
 static int usernet_keep(struct vm *vm, struct usernet_process *p)
 {
-	struct usernet *u = calloc(1, sizeof(*u));
-	int r;
+	struct usernet *u = usernet_new(vm, p->at, steal_fd(&p->control));
 
-	if (!u)
-		abort();
-	*u = (struct usernet){ .next = vm->daemon->usernets, .daemon = vm->daemon, .vm = vm, .at = p->at,
-		.pidfd = pidfd_open(p->pid, 0), .control = steal_fd(&p->control) };
-	vm->daemon->usernets = u;
-	r = u->pidfd < 0 ? -errno : loop_watch(vm->daemon->loop, u->pidfd, POLLIN, process_gone, u, &u->gone);
-	if (!r)
-		r = loop_watch(vm->daemon->loop, u->control, POLLIN, control_ready, u, &u->watch);
-	if (r < 0)
-		usernet_free(u);
-	return r;
+	u->pidfd = pidfd_open(p->pid, 0);
+	if (u->pidfd >= 0)
+		return usernet_watch(u);
+	usernet_free(u);
+	return -ESRCH;
+}
+
+void forwards_taken_back(struct vm *vm)
+{
+	const struct definition *d = vm_live(vm);
+	int control;
+
+	for (unsigned i = 0; i < d->ninterfaces; i++)
+		if (leads(&d->interfaces[i]) && usernet_connect(vm->daemon->run_dir_fd, d->name, i, &control) == 0 &&
+			usernet_watch(usernet_new(vm, i, control)) < 0)
+			log_warn("usernet", "VM '%s': interfaces[%u]: its forwards do not wake it", d->name, i);
+}
+
+void forwards_ended(struct vm *vm)
+{
+	usernets_forget(vm->daemon->run_dir_fd, vm->def->name);
+}
+
+/* ---- while it is saved ---- */
+
+static bool control_say(const struct usernet *u, const char *text)
+{
+	return u->watch && send(u->control, text, strlen(text), MSG_DONTWAIT | MSG_NOSIGNAL) >= 0;
+}
+
+bool forwards_hold(struct vm *vm)
+{
+	if (!forwards_are_held(vm))
+		return false;
+	for (struct usernet *u = vm->daemon->usernets; u; u = u->next)
+		if (u->vm == vm)
+			u->asked = control_say(u, "{\"hold\": true}");
+	return !hold_answered(vm);
+}
+
+void forwards_release(struct vm *vm)
+{
+	for (struct usernet *u = vm->daemon->usernets; u; u = u->next) {
+		if (u->vm != vm)
+			continue;
+		u->asked = false;
+		control_say(u, "{\"hold\": false}");
+	}
 }
 
 static void process_kill(void *opaque)
@@ -456,7 +548,7 @@ static void process_kill(void *opaque)
 void forwards_processes_end(const struct vm *vm)
 {
 	for (struct usernet *u = vm->daemon->usernets; u; u = u->next) {
-		if (u->vm != vm || u->end_timer)
+		if (u->vm != vm || u->end_timer || u->pidfd < 0) /* an earlier daemon's is not ours to end */
 			continue;
 		if (loop_timer_new(vm->daemon->loop, process_kill, u, &u->end_timer) < 0)
 			abort();
@@ -512,7 +604,7 @@ int forwards_start(struct vm *vm, struct config *c, struct err *e)
 	if (vm->forwards)
 		vm->forwards->tries = 0;
 	if (!r)
-		r = usernets_start(c, vm->def, vm->daemon->paths->slirp_program, log_fd, &made, e);
+		r = usernets_start(c, vm->def, vm->daemon->paths->slirp_program, log_fd, vm->daemon->run_dir_fd, &made, e);
 	for (unsigned i = 0; i < made.n; i++)
 		if (usernet_keep(vm, &made.list[i]) < 0)
 			log_warn("usernet", "VM '%s': nobody waits for the end of its cairn-slirp", vm->def->name);

@@ -1,7 +1,8 @@
 /* forwards: the daemon's part in interfaces of type user: their processes (usernet.h), whose ends it learns of, and the
  * ports of this host that lead to VMs.
  *
- * A VM that is idle is woken by who connects to one: of one that is suspended its process says so; of one that is saved
+ * A VM that is idle is woken by who connects to one: of one that is suspended its process says so, to the next daemon,
+ * too, as it listens in the run folder; of one that is saved
  * the daemon has the sockets, and hands them over, with who waits there, when the VM goes on. It has them from the
  * start on, if the VM's policy is to be saved: so nobody is refused while the VM falls asleep. */
 #ifndef CAIRN_API_FORWARDS_H
@@ -31,6 +32,16 @@ void forwards_follow(struct vm *vm);
 void forwards_redefined(struct vm *vm);
 /* It is no more, or the daemon ends. */
 void forwards_free(struct vm *vm);
+/* It was taken back: from here on it is woken, as those are that this daemon has started. */
+void forwards_taken_back(struct vm *vm);
+/* Its process has ended. */
+void forwards_ended(struct vm *vm);
+/* It is about to be saved. From when its processes have answered on, who connects waits in the daemon's sockets, which call
+ * the save off while it can be; afterwards the VM goes on with them. Returns false when nobody has to answer; else
+ * idle_held() comes, or never: a process may do as it likes. */
+bool forwards_hold(struct vm *vm);
+/* It is awake still: its processes take who waits. */
+void forwards_release(struct vm *vm);
 /* Of processes that live on. */
 void forwards_processes_free(struct daemon *d);
 

@@ -3,6 +3,7 @@
 #include "api/forwards.h"
 #include "api/job.h"
 #include "api/save.h"
+#include "api/store.h"
 #include "api/vm.h"
 #include "api/vm_process.h"
 #include "base/err.h"
@@ -50,7 +51,13 @@ static void look_later(struct vm *vm)
 	loop_timer_arm(vm->idle.timer, loop_now_ns() + policy_idle_period_ns(&rule));
 }
 
-/* ---- to sleep ---- */
+/* ---- to sleep ----
+ * That it falls asleep is in its state from before that begins: whoever finds it asleep knows why. */
+
+struct fall {
+	struct store_work work;
+	struct vm *vm; /* NULL: it is no more */
+};
 
 static void wake_begin(struct vm *vm, void (*done)(void *opaque, int r, const struct err *e), void *opaque);
 
@@ -62,16 +69,22 @@ static void disturbed_woken(void *opaque, int r, const struct err *e)
 		log_warn("idle", "VM '%s' is not woken: %s", vm->def->name, e->msg);
 }
 
+static void fall_over(struct vm *vm)
+{
+	vm->idle.asking = vm->idle.falling = false;
+	vm_save(vm);
+}
+
 static void suspended(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct vm *vm = opaque;
 
 	(void)a;
-	vm->idle.asking = vm->idle.falling = false;
 	if (r < 0)
 		log_info("idle", "VM '%s': not suspended: %s", vm->def->name, e->msg);
 	else
 		vm_move(vm, VM_SAW_PAUSED, REASON, NULL, 0);
+	fall_over(vm);
 	vm->idle.suspending = false;
 	idle_follow(vm);
 	if (vm->idle.disturbed && idle_sleeps(vm))
@@ -80,19 +93,66 @@ static void suspended(void *opaque, int r, const struct vm_answer *a, const stru
 		vm->idle.by[0] = 0;
 }
 
+static void suspend_begin(struct store_work *w)
+{
+	struct fall *f = container_of(w, struct fall, work);
+	struct vm *vm = f->vm;
+
+	free(f);
+	if (!vm)
+		return;
+	vm->idle.fall = NULL;
+	if (vm->state != VM_RUNNING || !vm->proc || vm->idle.disturbed) {
+		fall_over(vm);
+		idle_follow(vm);
+		return;
+	}
+	vm->idle.suspending = true;
+	vm_process_request(vm->proc, VM_MSG_STOP, NULL, 0, -1, REQUEST_TIMEOUT_NS, suspended, vm);
+}
+
+static void suspend_keep(struct vm *vm)
+{
+	struct fall *f = calloc(1, sizeof(*f));
+
+	if (!f)
+		abort();
+	*f = (struct fall){ { .done = suspend_begin, .loop = vm->daemon->loop }, vm };
+	vm->idle.fall = f;
+	vm_save(vm);
+	store_after(vm->daemon->store, &f->work);
+}
+
+/* It is awake still, and who waits is let in. */
+static void not_saved(struct vm *vm)
+{
+	fall_over(vm);
+	forwards_release(vm);
+	forwards_follow(vm);
+	idle_follow(vm);
+}
+
 /* Its reason tells that it may be woken. */
 static void saved(struct job *j, void *opaque)
 {
 	struct vm *vm = opaque;
 
-	vm->idle.asking = vm->idle.falling = false;
 	vm->idle.by[0] = 0;
-	if (!j->failed && vm->state == VM_SAVED)
+	if (j->failed || vm->state != VM_SAVED) {
+		not_saved(vm);
+	} else {
+		vm->idle.asking = vm->idle.falling = false;
 		vm_say_reason(vm, REASON, "");
+		idle_follow(vm);
+	}
 	if (!j->failed)
 		job_dismiss(j, NULL);
-	idle_follow(vm);
-	forwards_follow(vm); /* it may have ended without being saved */
+}
+
+static void save_follow(struct vm *vm, struct job *j)
+{
+	j->concluded = saved;
+	j->concluded_opaque = vm;
 }
 
 static void sleep_begin(struct vm *vm)
@@ -101,24 +161,77 @@ static void sleep_begin(struct vm *vm)
 	struct err e;
 
 	vm->idle.asking = vm->idle.falling = true;
-	vm->idle.disturbed = false;
+	vm->idle.holding = vm->idle.disturbed = false;
 	vm->idle.by[0] = 0;
 	if (vm_live(vm)->idle_action != DEFINITION_SAVE) {
-		vm->idle.suspending = true;
-		vm_process_request(vm->proc, VM_MSG_STOP, NULL, 0, -1, REQUEST_TIMEOUT_NS, suspended, vm);
-		return;
-	}
-	if (save_managed(vm, SAVE_THEN_RUNNING, NULL, NULL, &j, &e) < 0) {
+		suspend_keep(vm);
+	} else if (save_managed(vm, SAVE_THEN_RUNNING, NULL, NULL, &j, &e) < 0) {
 		log_info("idle", "VM '%s': not saved: %s", vm->def->name, e.msg);
-		vm->idle.asking = vm->idle.falling = false;
-		idle_follow(vm);
-		return;
+		not_saved(vm);
+	} else {
+		save_follow(vm, j);
+		forwards_follow(vm);
 	}
-	j->concluded = saved;
-	j->concluded_opaque = vm;
+}
+
+/* ---- asleep, or about to be, since an earlier daemon ---- */
+
+void idle_taken_back(struct vm *vm, struct job *saving)
+{
+	bool fell = vm->idle.falling;
+
+	vm->idle.falling = fell && saving;
+	if (vm->idle.falling)
+		save_follow(vm, saving);
+	else if (fell && vm->state == VM_SAVED)
+		snprintf(vm->reason, sizeof(vm->reason), REASON);
+	/* Its forwards follow when all VMs are known. */
+	if (fell)
+		vm_save(vm);
+}
+
+const char *idle_paused_reason(const struct vm *vm, const char *reason)
+{
+	return vm->idle.falling && !strcmp(reason, vm_reason_name(VM_REASON_USER)) ? REASON : reason;
 }
 
 /* ---- awake ---- */
+
+static void stay_awake(struct vm *vm)
+{
+	if (vm->idle.holding)
+		forwards_release(vm);
+	vm->idle.holding = false;
+	look_later(vm);
+}
+
+/* Who connects is not to meet a process that is about to end. When it is time to look again and nobody has answered,
+ * it is saved all the same. */
+static void sleep_soon(struct vm *vm)
+{
+	if (vm_live(vm)->idle_action != DEFINITION_SAVE || vm->idle.holding || !forwards_hold(vm)) {
+		sleep_begin(vm);
+		return;
+	}
+	vm->idle.holding = true;
+	look_later(vm);
+}
+
+void idle_held(struct vm *vm)
+{
+	if (!vm->idle.holding || vm->idle.asking)
+		return;
+	/* Somebody came. */
+	if (!vm->idle.look.begun || vm->job)
+		stay_awake(vm);
+	else
+		sleep_begin(vm);
+}
+
+bool idle_is_saved_now(const struct vm *vm)
+{
+	return vm->idle.falling && vm_state_is_active(vm->state) && vm_live(vm)->idle_action == DEFINITION_SAVE;
+}
 
 static void looked(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
@@ -132,14 +245,14 @@ static void looked(void *opaque, int r, const struct vm_answer *a, const struct 
 		return;
 	if (r < 0 || !a->info || vm->job) {
 		vm->idle.look.begun = false;
-		look_later(vm);
+		stay_awake(vm);
 		return;
 	}
 	s = sample_of(a->info);
 	if (policy_idle_look(&rule, &vm->idle.look, &s))
-		sleep_begin(vm);
+		sleep_soon(vm);
 	else
-		look_later(vm);
+		stay_awake(vm);
 }
 
 static void fire(void *opaque)
@@ -155,10 +268,21 @@ static void fire(void *opaque)
 void idle_follow(struct vm *vm)
 {
 	vm->idle.look.begun = false;
+	if (vm->state != VM_RUNNING && vm->idle.holding) {
+		vm->idle.holding = false;
+		forwards_release(vm);
+	}
 	if (vm->state == VM_RUNNING && rule_of(vm).after_s)
 		look_later(vm);
 	else if (vm->idle.timer)
 		loop_timer_disarm(vm->idle.timer);
+}
+
+void idle_free(struct vm *vm)
+{
+	if (vm->idle.fall)
+		vm->idle.fall->vm = NULL;
+	loop_timer_free(vm->idle.timer);
 }
 
 const char *idle_reason(const struct vm *vm, const struct vm_event *ev)

@@ -329,7 +329,7 @@ void save_taken_back(struct vm *vm, bool saving)
 	struct store *s = vm->daemon->store;
 	bool stale = store_has_file(s, vm->def->name, SAVE_MANAGED_USED) ||
 		store_has_file(s, vm->def->name, SAVE_MANAGED);
-	struct job *j;
+	struct job *j = NULL;
 	struct err e;
 
 	/* It runs: from whatever it went on, that is no state to start from any more. */
@@ -338,14 +338,13 @@ void save_taken_back(struct vm *vm, bool saving)
 		log_error("save", "VM '%s': %s", vm->def->name, e.msg);
 	if (stale)
 		vm_save(vm); /* and so the folder is on stable storage, too */
-	if (!saving)
-		return;
-	if (job_take_back(vm,
+	if (saving && job_take_back(vm,
 		    store_has_file(s, vm->def->name, SAVE_MANAGED_TMP) ? "managed-save" : "save", &j,
-		    &e) < 0)
-		return;
-	j->cancel = save_cancel;
-	vm->saving = vm->saving_adopted = true;
+		    &e) == 0) {
+		j->cancel = save_cancel;
+		vm->saving = vm->saving_adopted = true;
+	}
+	idle_taken_back(vm, j);
 }
 
 void save_runs_on(struct vm *vm)
@@ -388,6 +387,7 @@ void save_found_off(struct vm *vm)
 		vm_move(vm, VM_SAW_SAVED, "saved", NULL, 0);
 	else if (!saved && vm->state == VM_SAVED)
 		vm_move(vm, VM_ASK_DROP_SAVED, "saved state gone", NULL, 0);
+	idle_taken_back(vm, NULL);
 }
 
 /* ---- what fits ---- */

@@ -2,6 +2,7 @@
 #include "api/config.h"
 #include "api/definition.h"
 #include "api/program.h"
+#include "api/vm_socket.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
@@ -60,6 +61,48 @@ int forward_listen(const struct definition_forward *f, const char *key, struct e
 	return steal_fd(&fd);
 }
 
+/* ---- where a process listens ---- */
+
+#define SOCKET_NAME_MAX (VM_NAME_MAX + 8)
+
+/* No VM has such a name, nor has what works on its images (images.c). */
+static void socket_name(const char *vm, unsigned at, char buf[SOCKET_NAME_MAX])
+{
+	snprintf(buf, SOCKET_NAME_MAX, "..%u-%s", at, vm);
+}
+
+int usernet_connect(int run_dir, const char *vm, unsigned at, int *ret_fd)
+{
+	char name[SOCKET_NAME_MAX];
+
+	socket_name(vm, at, name);
+	return vm_socket_connect(run_dir, name, ret_fd);
+}
+
+void usernets_forget(int run_dir, const char *vm)
+{
+	char name[SOCKET_NAME_MAX];
+
+	for (unsigned at = 0; at < VM_INTERFACES_MAX; at++) {
+		socket_name(vm, at, name);
+		vm_socket_remove(run_dir, name);
+	}
+}
+
+/* control: the end that is the process's, and ours. */
+static int control_make(int run_dir, const char *vm, unsigned at, int control[2], struct err *e)
+{
+	char name[SOCKET_NAME_MAX];
+	int r;
+
+	socket_name(vm, at, name);
+	r = vm_socket_listen(run_dir, name, &control[1], e);
+	if (r < 0)
+		return r;
+	r = vm_socket_connect(run_dir, name, &control[0]);
+	return r < 0 ? err_set_errno(e, r, "interfaces[%u]", at) : 0;
+}
+
 /* ---- a process ---- */
 
 struct args {
@@ -85,12 +128,13 @@ static bool is_hostname(const char *name)
 	return *name && strlen(name) <= HOSTNAME_MAX_BYTES;
 }
 
-static void args_make(struct args *a, const struct definition *d, const struct definition_user *u)
+static void args_make(struct args *a, const struct definition *d, const struct definition_user *u, bool control)
 {
 	a->n = 0;
 	arg_add(a, "cairn-slirp", NULL);
 	arg_add(a, "--frames", "3");
-	arg_add(a, "--control", "4");
+	if (control)
+		arg_add(a, "--control", "4");
 	arg_add(a, "--network", u->network);
 	arg_add(a, "--mtu", MTU_TEXT);
 	if (is_hostname(d->name))
@@ -113,13 +157,14 @@ struct plug {
 	const char *program;
 	int log_fd;
 	const int *forwards; /* of the interface that is next */
-	int frames[2], control[2];
+	int run_dir, frames[2], control[2];
 };
 
 static int process_run(const struct plug *p, const struct definition_user *u, pid_t *ret_pid)
 {
 	CLEANUP_CLOSE int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-	int fds[FORWARD_FD + DEFINITION_FORWARDS_MAX] = { null, null, p->log_fd, p->frames[1], p->control[1] };
+	int fds[FORWARD_FD + DEFINITION_FORWARDS_MAX] = { null, null, p->log_fd, p->frames[1],
+		p->run_dir < 0 ? null : p->control[1] };
 	struct program program = { .path = p->program, .rights = p->def->rights, .fds = fds,
 		.nfds = FORWARD_FD + u->nforwards };
 	struct args args;
@@ -128,7 +173,7 @@ static int process_run(const struct plug *p, const struct definition_user *u, pi
 		return -errno;
 	for (unsigned i = 0; i < u->nforwards; i++)
 		fds[FORWARD_FD + i] = p->forwards[i];
-	args_make(&args, p->def, u);
+	args_make(&args, p->def, u, p->run_dir >= 0);
 	program.argv = args.list;
 	return program_start(&program, ret_pid);
 }
@@ -164,9 +209,10 @@ static int usernet_start(struct plug *p, unsigned at, struct config *c, struct u
 	int bytes = QUEUE_BYTES, r = 0;
 
 	p->frames[0] = p->frames[1] = p->control[0] = p->control[1] = -1;
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, p->frames) < 0 ||
-		socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, p->control) < 0)
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, p->frames) < 0)
 		r = err_set_errno(e, -errno, "interfaces[%u]", at);
+	if (!r && p->run_dir >= 0)
+		r = control_make(p->run_dir, p->def->name, at, p->control, e);
 	for (int i = 0; i < 2 && !r; i++)
 		if (setsockopt(p->frames[i], SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof(bytes)) < 0)
 			setsockopt(p->frames[i], SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
@@ -177,11 +223,11 @@ static int usernet_start(struct plug *p, unsigned at, struct config *c, struct u
 	return r;
 }
 
-int usernets_start(struct config *c, const struct definition *d, const char *program, int log_fd, struct usernets *ret,
-	struct err *e)
+int usernets_start(struct config *c, const struct definition *d, const char *program, int log_fd, int run_dir,
+	struct usernets *ret, struct err *e)
 {
 	int forwards[CHANNEL_FDS_MAX], r = 0;
-	struct plug p = { .def = d, .program = program, .log_fd = log_fd, .forwards = forwards };
+	struct plug p = { .def = d, .program = program, .log_fd = log_fd, .run_dir = run_dir, .forwards = forwards };
 	unsigned n = c->nforwards;
 
 	ret->n = 0;

@@ -19,7 +19,7 @@ int forward_listen(const struct definition_forward *f, const char *key, struct e
 struct usernet_process {
 	unsigned at;	/* of the interface */
 	pid_t pid;	/* the caller waits for it */
-	int control;	/* owned; {"forward": N} comes for each connection to the Nth forward of the interface */
+	int control;	/* owned; what tools/slirp/control.h says passes here. -1: without a run folder */
 };
 
 struct usernets {
@@ -29,9 +29,16 @@ struct usernets {
 
 /* A process for each interface of type user whose link is up, into c (as config_prepare() made it of d). Its last files,
  * the forwards' sockets, are the processes' from here on, and not the VM's.
- * program: the path of cairn-slirp. log_fd: borrowed, the processes' stderr; -1: the caller's.
+ * program: the path of cairn-slirp. log_fd: borrowed, the processes' stderr; -1: the caller's. run_dir: borrowed, the
+ * folder that they listen in for whoever comes after this daemon; -1: nobody does.
  * Returns 0; -errno with a sentence. *ret has those that were started, in either case; without a VM they end. */
-int usernets_start(struct config *c, const struct definition *d, const char *program, int log_fd, struct usernets *ret,
-	struct err *e);
+int usernets_start(struct config *c, const struct definition *d, const char *program, int log_fd, int run_dir,
+	struct usernets *ret, struct err *e);
+
+/* To the process of a VM's interface, whoever started it. Returns 0 and an owned fd; -ENOENT, -ECONNREFUSED: none listens;
+ * -errno. */
+int usernet_connect(int run_dir, const char *vm, unsigned at, int *ret_fd);
+/* They have ended: what they listened at. */
+void usernets_forget(int run_dir, const char *vm);
 
 #endif

@@ -118,7 +118,7 @@ static void vm_free(struct vm *vm)
 	loop_timer_free(vm->agent_timer);
 	loop_timer_free(vm->restart.timer);
 	loop_timer_free(vm->shutdown.timer);
-	loop_timer_free(vm->idle.timer);
+	idle_free(vm);
 	free(vm->schedule);
 	definition_free(vm->live);
 	definition_free(vm->def);
@@ -185,6 +185,8 @@ void vm_save(struct vm *vm)
 		js_put_bool(o, "off_asked", true);
 	if (vm->rebooting)
 		js_put_bool(o, "rebooting", true);
+	if (vm->idle.falling)
+		js_put_bool(o, "falling_asleep", true);
 	store_save_state(vm->daemon->store, vm->def->name, o);
 	json_object_put(o);
 }
@@ -212,6 +214,7 @@ void vm_load_state(struct vm *vm, struct json_object *o)
 	shutdown_load(vm, js_get(o, "shutdown"));
 	vm->off_asked = js_get_bool(o, "off_asked", false);
 	vm->rebooting = js_get_bool(o, "rebooting", false);
+	vm->idle.falling = js_get_bool(o, "falling_asleep", false);
 }
 
 static uint64_t realtime_ns(void)

@@ -578,6 +578,8 @@ static void taken_back(struct vm *vm, const struct vm_info *info)
 {
 	const char *reason = vm_reason_name(info->reason);
 
+	if (info->phase == VM_PHASE_PAUSED)
+		reason = idle_paused_reason(vm, reason);
 	save_taken_back(vm, info->phase == VM_PHASE_PAUSED && info->reason == VM_REASON_SAVING);
 	/* What we knew is kept where it says more than "running". */
 	if (info->phase == VM_PHASE_RUNNING && vm->state != VM_RUNNING &&
@@ -640,6 +642,7 @@ static void ended_unseen(struct vm *vm, int end_fd)
 
 	end.said = end_fd >= 0 && vm_process_read_end(end_fd, &end.event);
 	vm_ended(vm, &end);
+	forwards_ended(vm);
 	if (!end.said)
 		snprintf(vm->detail, sizeof(vm->detail), "%s", autostart_is_new_boot(vm->daemon) ?
 			"the host went down while it ran" : "its process ended while no daemon ran");

@@ -2,8 +2,9 @@
 # What takes too long for every change: long.sh BUILD. LONG_OPS operations of the oracle on each kind of
 # image (10000), LONG_CUTS power cuts (100000), LONG_STORM snapshots and reverts of a running guest, bare and Linux (1000),
 # LONG_KILLS kills of a VM with three disks or of its daemon (300), LONG_DAEMON_KILLS kills of a daemon with 20
-# VMs (500), LONG_FORKS steps with clones (1000), LONG_POLICIES rounds with policies (300), all from LONG_SEED (the date). A line for each part
-# as it ends; what failed keeps its folder below TMPDIR. Exit status 1 when something failed.
+# VMs (500), LONG_COPIES kills over an export, an import, a clone or an undefine (200), LONG_FORKS steps with clones (1000),
+# LONG_POLICIES rounds with policies (300), all from LONG_SEED (the date). A line for each part as it ends; what failed keeps
+# its folder below TMPDIR. Exit status 1 when something failed.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
@@ -13,6 +14,7 @@ cuts=${LONG_CUTS:-100000}
 storm=${LONG_STORM:-1000}
 kills=${LONG_KILLS:-300}
 daemon_kills=${LONG_DAEMON_KILLS:-500}
+copies=${LONG_COPIES:-200}
 forks=${LONG_FORKS:-1000}
 policies=${LONG_POLICIES:-300}
 seed=${LONG_SEED:-$(date +%Y%m%d)}
@@ -58,6 +60,8 @@ part "$kills kills" CAIRN_BUILD="$build" CAIRN_KILL_ROUNDS="$kills" CAIRN_KILL_S
 	/usr/bin/python3 -m pytest -q tests/e2e/test_snapshot_set.py -k killed
 part "$daemon_kills kills of the daemon" CAIRN_BUILD="$build" CAIRN_KILLS="$daemon_kills" CAIRN_KILLS_SEED="$seed" \
 	/usr/bin/python3 -m pytest -q -s tests/e2e/test_killed.py
+part "$copies kills over copies" CAIRN_BUILD="$build" CAIRN_COPY_ROUNDS="$copies" CAIRN_COPY_SEED="$seed" \
+	/usr/bin/python3 -m pytest -q -s tests/e2e/test_killed_copies.py
 part "$forks steps with clones" CAIRN_BUILD="$build" CAIRN_FORK_STEPS="$forks" CAIRN_FORK_SEED="$seed" \
 	/usr/bin/python3 -m pytest -q tests/e2e/test_fork_random.py
 part "$policies rounds with policies" CAIRN_BUILD="$build" CAIRN_POLICY_ROUNDS="$policies" CAIRN_POLICY_SEED="$seed" \

@@ -1,6 +1,7 @@
 """A guest of cairn-slirp's that is no machine: it speaks Ethernet, ARP, DHCP, ICMP, UDP and a TCP that
 loses nothing over the socket that a VM's interface would have."""
 
+import json
 import os
 import select
 import socket
@@ -127,13 +128,28 @@ class Guest:
             command += ["--forward", f"{protocol}:{s.fileno()}:{guest}:{port}"]
             fds.append(s.fileno())
         if control:
-            self.control, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            far = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            far.bind("")  # the kernel gives it a name
+            far.listen()
+            self.where, self.control = far.getsockname(), None
+            self.daemon()
             command += ["--control", str(far.fileno())]
             fds.append(far.fileno())
         self.process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL, stderr=stderr)
         theirs.close()
         if control:
             far.close()
+
+    def daemon(self):
+        """Another one: the last is gone."""
+        if self.control:
+            self.control.close()
+        self.control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.control.settimeout(30)
+        self.control.connect(self.where)
+
+    def told(self):
+        return json.loads(self.control.recv(99))
 
     def __enter__(self):
         return self

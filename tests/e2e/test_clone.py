@@ -11,7 +11,7 @@ import uuid
 
 import pytest
 
-from conftest import Console, QmpError, until
+from conftest import BUILD, Console, QmpError, until
 from test_daemon import NOBODY, allowed, as_nobody, shared  # noqa: F401
 from test_rights import files  # noqa: F401
 from test_undefine import disk, image, names
@@ -268,6 +268,46 @@ def test_a_template_is_not_changed(daemon, tmp_path, monkeypatch):
     for args in CHANGES[:2]:
         daemon.cairn(*args)
     assert definition(daemon, "web1") != before
+
+
+def test_what_else_is_made_of_a_template(daemon, tmp_path, kvm, guest):
+    a = image(tmp_path, "src.qcow2")
+    fill(a, 7)
+    daemon.define("src", boot={"kernel": guest("interp.elf")}, disks=[disk(a)])
+    daemon.cairn("start", "src")
+    con = Console(daemon, "src")
+    while con.line() != "interp":
+        pass
+    con.close()
+    daemon.cairn("snapshot-create-as", "src", "s1")
+    daemon.cairn("destroy", "src")
+    daemon.cairn("template", "src")
+    was = a.read_bytes()
+    # A snapshot of when it was none goes on, in a clone.
+    daemon.cairn("clone", "--live", "--snapshotname", "s1", "src", "went-on")
+    assert daemon.info("went-on")["state"] in ("running", "idle")
+    # What comes out of an archive is a VM like others.
+    for more in ([], ["--snapshotname", "s1"]):
+        daemon.cairn("export", "src", "x.tar", "--force", *more, cwd=tmp_path)
+        daemon.cairn("import", "x.tar", "--name", "again", cwd=tmp_path)
+        assert daemon.cairn("list", "--template", "--name").stdout.split() == ["src"]
+        daemon.cairn("start", "again")
+        daemon.cairn("destroy", "again")
+        daemon.cairn("undefine", "again", "--remove-all-storage", "--snapshots-metadata")
+    # While a linked clone runs no tool writes to what it stands on.
+    daemon.cairn("clone", "src", "linked", "--linked")
+    daemon.cairn("start", "linked")
+    for args in (["snapshot", "-c", "x", a], ["resize", a, "2M"], ["check", "-r", "all", a]):
+        r = subprocess.run([os.path.join(BUILD, "cairn-img"), *args], capture_output=True, text=True)
+        assert r.returncode == 1 and "is in use by another process" in r.stderr, r
+    daemon.cairn("destroy", "linked", "went-on")
+    assert a.read_bytes() == was
+    # A full clone is its own: the template may go.
+    daemon.cairn("clone", "src", "full", "--full")
+    daemon.cairn("undefine", "linked", "went-on", "--remove-all-storage")
+    daemon.cairn("undefine", "src", "--remove-all-storage", "--snapshots-metadata")
+    assert not a.exists() and checked(tmp_path / "full.qcow2")
+    daemon.cairn("start", "full")
 
 
 # ---- whose ----

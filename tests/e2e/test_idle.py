@@ -63,6 +63,20 @@ def test_saved_and_woken(daemon, guest, kvm):
     assert daemon.cairn("jobs", "--format", "csv").stdout.count("managed-save") == 0
 
 
+def test_suspended_by_a_daemon_that_did_not_live_to_say_so(fake):
+    """It is killed when its VM has been told to stand still. What it was about to do is in the state from before."""
+    fake.define("vm1", "stops-quietly", idle={"after": "1s"})
+    fake.cairn("start", "vm1")
+    until(lambda: fake.kept("vm1").get("falling_asleep"))
+    until(lambda: "stands still" in (fake.state / "vms/vm1/log").read_text())
+    fake.stop(signal.SIGKILL)
+    fake.start()
+    asleep(fake, "paused")
+    assert "falling_asleep" not in fake.kept("vm1")
+    Console(fake, "vm1").close()
+    until(lambda: fake.info("vm1")["reason"] == "woken")
+
+
 def test_who_was_suspended_by_hand_is_not_woken(fake):
     fake.define("vm1", idle={"after": "1s"})
     fake.cairn("start", "vm1")

@@ -69,7 +69,7 @@ def test_who_came_before_it_is_let_in():
         client.sendall(b"early")
         with Guest(("tcp", s, "-", 80), control=True) as g:
             assert g.accepted().read(5) == b"early"
-            assert json.loads(g.control.recv(99)) == {"forward": 0}
+            assert g.told() == {"forward": 0}
 
 
 def test_the_guest_sees_who_connects(lan):  # noqa: F811
@@ -328,27 +328,67 @@ def test_the_daemon_is_told_who_wants_something():
     with listener() as s, datagrams() as d, datagrams() as client, \
             Guest(("tcp", s, "-", 80), ("udp", d, "-", 53), control=True) as g:
         with socket.create_connection(s.getsockname()) as tcp:
-            assert json.loads(g.control.recv(99)) == {"forward": 0}
+            assert g.told() == {"forward": 0}
             g.accepted()
             tcp.sendall(b"x")  # on a connection that is there, as well
-            assert json.loads(g.control.recv(99)) == {"forward": 0}
+            assert g.told() == {"forward": 0}
             client.sendto(b"?", d.getsockname())
-            assert json.loads(g.control.recv(99)) == {"forward": 1}
+            assert g.told() == {"forward": 1}
             begun, messages = time.monotonic(), 0
             for _ in range(300):  # not for each: once in half a second
                 client.sendto(b"?", d.getsockname())
                 g.wait(lambda p: p.protocol == UDP)
                 while readable(g.control):
-                    assert json.loads(g.control.recv(99)) == {"forward": 1}
+                    assert g.told() == {"forward": 1}
                     messages += 1
             assert messages <= (time.monotonic() - begun) / 0.5 + 1
             for _ in range(2):  # what comes too early is told late, but told
                 client.sendto(b"?", d.getsockname())
-            assert json.loads(g.control.recv(99)) == {"forward": 1}
+            assert g.told() == {"forward": 1}
         g.control.close()
         client.sendto(b"!", d.getsockname())  # and without a daemon it goes on
         assert g.wait(lambda p: p.protocol == UDP and p.data == b"!")
         g.silent()
+        g.daemon()  # the next one is told what it has missed
+        while (message := g.told()) != {"forward": 1}:
+            assert message == {"forward": 0}  # the connection's end
+        g.silent()
+        with socket.create_connection(s.getsockname()):
+            assert g.told() == {"forward": 0}
+            g.daemon()  # which may be what the last one had no time to read
+            assert g.told() == {"forward": 0}
+            g.accepted()
+            g.silent()
+            g.daemon()  # but not when the guest is awake
+            g.silent()
+            assert not readable(g.control)
+
+
+def test_nobody_is_let_in_while_the_vm_is_saved():
+    with listener() as s, datagrams() as d, datagrams() as client, \
+            Guest(("tcp", s, "-", 80), ("udp", d, "-", 53), control=True) as g:
+        def hold(yes):
+            g.control.send(json.dumps({"hold": yes}).encode())
+            if yes:
+                while (message := g.told()) != {"held": True}:
+                    assert "forward" in message
+
+        for end in (lambda: hold(False), g.daemon):
+            client.sendto(b"?", d.getsockname())
+            assert g.wait(lambda p: p.protocol == UDP).data == b"?"
+            hold(True)
+            assert not readable(g.control)
+            with socket.create_connection(s.getsockname()):
+                client.sendto(b"!", d.getsockname())
+                g.silent()
+                assert not readable(g.control) and readable(s) and readable(d)
+                end()  # who waits is let in
+                assert g.wait(lambda p: p.protocol == UDP).data == b"!"
+                g.accepted()
+                assert {"forward": 0} in (g.told(), g.told())
+            g.silent()
+            while readable(g.control):
+                g.told()
 
 
 def test_what_a_guest_does_not_read_is_bounded():
@@ -536,6 +576,7 @@ def test_forbidden_calls(name):
     (["--frames", "FD", *["--forward", "tcp:TCP:-:22"] * 65], "more than 64"),
     (["--frames", "FD", "--forward", "tcp:TCP:-"], "like tcp:4:-:22"),
     (["--frames", "TCP"], "SEQPACKET"),
+    (["--frames", "FD", "--control", "FD"], "has to listen"),
     (["--frames", "FD", "more"], "no option"),
     (["--frames", "FD", "--what"], "unknown option"),
 ])

@@ -392,6 +392,83 @@ def test_who_comes_while_it_is_saved_calls_that_off(tmp_path, libexec):
         d.close()
 
 
+def was_woken(daemon):
+    """It may sleep again."""
+    return '"woken"' in (daemon.state / "events.jsonl").read_text().replace("\\", "")
+
+
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_a_suspended_vm_wakes_for_the_next_daemon(host, meanwhile):
+    port = free_port()
+    define(host, "a", user(port), guest="idle", idle={"after": "1s", "cpu": 100})
+    host.cairn("start", "a")
+    asleep(host, "paused", "a")
+    until(lambda: host.kept("a").get("reason") == "idle")
+    host.stop(signal.SIGKILL)
+    with contextlib.ExitStack() as end:
+        if meanwhile:
+            end.enter_context(connect(port))
+            until(lambda: "lets somebody in" in log(host, "a"))
+        host.start()
+        if not meanwhile:
+            end.enter_context(connect(port))
+        until(lambda: was_woken(host))
+    host.cairn("destroy", "a")
+    until(lambda: not list((host.state / "run").glob("..0-*")))
+
+
+def saving(tmp_path, libexec, port):
+    """A VM that is being saved because it is idle, until the file `saved` is there."""
+    d = Daemon(tmp_path, FAKE_VM, env=libexec)
+    d.define("a", f"work-until={tmp_path}/saved", interfaces=[user(port)], idle={"after": "1s", "action": "save"})
+    q = d.qmp()
+    d.cairn("start", "a")
+    q.event("VM_STATE_CHANGE", state="paused")
+    return d
+
+
+def test_who_comes_too_late_to_call_a_save_off_waits(tmp_path, libexec):
+    port = free_port()
+    d = saving(tmp_path, libexec, port)
+    try:
+        # Does nothing while the VM ends, as one that is busy.
+        d.proc.send_signal(signal.SIGSTOP)
+        pid, = slirps(d)
+        (tmp_path / "saved").touch()
+        with connect(port) as s:
+            with open(f"/proc/{pid}/stat", encoding="ascii") as f:
+                until(lambda: f.seek(0) or f.read().split()[2] == "Z")
+            d.proc.send_signal(signal.SIGCONT)
+            until(lambda: log(d, "a").count("lets somebody in") == 1)
+            until(lambda: was_woken(d))
+            s.sendall(b"x")
+    finally:
+        d.proc.send_signal(signal.SIGCONT)
+        d.close()
+
+
+@pytest.mark.parametrize("when", ["saving", "ended"])
+def test_a_vm_that_was_falling_asleep_wakes_for_the_next_daemon(tmp_path, libexec, when):
+    port = free_port()
+    d = saving(tmp_path, libexec, port)
+    try:
+        pid = d.info("a")["pid"]
+        d.stop(signal.SIGKILL)
+        if when == "ended":
+            (tmp_path / "saved").touch()
+            until(lambda: gone(pid))
+            d.start()
+        else:
+            d.start()
+            assert d.info("a")["state"] == "paused"
+            (tmp_path / "saved").touch()
+        asleep(d, "saved", "a")
+        until(lambda: listens(port))
+        until(lambda: was_woken(d))
+    finally:
+        d.close()
+
+
 def test_what_lets_go_of_a_port(host):
     port = free_port()
     define(host, "a", user(port), guest="idle", idle=IDLE)

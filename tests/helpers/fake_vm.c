@@ -11,6 +11,7 @@
  *   when=FILE (what is due by one of these waits until the file is there, too: for who must be first, however slow)
  *   quits-in=MS (after it was told to)  mute (answers nothing once it runs)  rude-after=MS (panics, in bytes that are no text)
  *   config-until=FILE (is there: it hears nothing before)
+ *   stops-quietly (stands still, and tells nobody but its log)
  *   clone-dies=NAME clone-until=FILE:NAME (is there; of clones: the one of that name, at its start)
  *   work-takes=MS (a save, and work on snapshots; with progress)  work-fails
  *   work-until=FILE (is there: for who must be in time, however slow)
@@ -686,6 +687,12 @@ static void handle(struct fake *f, struct channel_msg *m)
 			if (m->head.type == VM_MSG_STOP)
 				break; /* it stands still */
 			reply(f, m->head.seq, -EBUSY, ERR_BUSY, "work of this VM is under way");
+			return;
+		}
+		if (m->head.type == VM_MSG_STOP && word(f, "stops-quietly")) {
+			f->phase = VM_PHASE_PAUSED;
+			f->reason = VM_REASON_USER;
+			fprintf(stderr, "stands still\n");
 			return;
 		}
 		if (late)

@@ -3,6 +3,7 @@
 the guest as one frame to all, and the guest's frames go to whoever is connected. The same command line."""
 
 import argparse
+import contextlib
 import json
 import os
 import select
@@ -24,16 +25,16 @@ p.add_argument("--host-loopback", action="store_true")
 p.add_argument("--forward", action="append", default=[])
 a = p.parse_args()
 print("slirp:", *sys.argv[1:], f"uid={os.getuid()}", file=sys.stderr, flush=True)
-frames, control = socket.socket(fileno=a.frames), socket.socket(fileno=a.control)
+frames = socket.socket(fileno=a.frames)
+control = socket.socket(fileno=a.control) if a.control else None
+daemon, told, holds = None, [], False
 forwards = [socket.socket(fileno=int(f.split(":")[1])) for f in a.forward]
 peers = []
 
 
-def tell(n):
-    try:
-        control.send(json.dumps({"forward": n}).encode())
-    except OSError:
-        pass
+def tell(message):
+    with contextlib.suppress(OSError, AttributeError):
+        daemon.send(json.dumps(message).encode())
 
 
 def udp(s):
@@ -42,21 +43,38 @@ def udp(s):
 
 while True:
     streams = [s for s, _ in peers if not udp(s)]
-    for s in select.select([frames, *forwards, *streams], [], [])[0]:
-        if s is frames:
+    both = [s for s in (control, daemon) if s]
+    for s in select.select([frames, *([] if holds else forwards), *streams, *both], [], [])[0]:
+        if s is control:
+            daemon, holds = control.accept()[0], False
+            for n in told:
+                tell({"forward": n})
+        elif s is daemon:
+            try:
+                text = s.recv(64)
+            except ConnectionResetError:  # it has not read all
+                text = b""
+            daemon = daemon if text else None
+            holds = bool(text) and json.loads(text)["hold"]
+            if holds:
+                tell({"held": True})
+        elif s is frames:
             f = frames.recv(1 << 17)
+            told.clear()
             if not f:
                 sys.exit(0)
             for peer, address in peers:
                 peer.sendto(f[26:], address) if udp(peer) else peer.sendall(f[26:])
         elif s in forwards:
-            tell(forwards.index(s))
+            told.append(forwards.index(s))
+            tell({"forward": told[-1]})
             if udp(s):
                 data, address = s.recvfrom(65536)
                 peers = [(s, address)] + [q for q in peers if q[0] is not s]
                 frames.send(HEAD + data)
             else:
                 peers.append((s.accept()[0], None))
+                print("slirp: lets somebody in", file=sys.stderr, flush=True)
         else:
             data = s.recv(65536)
             if data:

@@ -69,7 +69,7 @@ int target_close(struct target *t, int r, struct err *e)
 
 	if (!r)
 		r = target_keep(t, e);
-	else if (r == -EREMOTEIO)
+	else if (r == -EREMOTEIO || (t->whole && r != -EINPROGRESS))
 		unlink(written);
 	else if (r != -EINPROGRESS)
 		fprintf(stderr, "error: what is written so far is in %s\n", written);

@@ -11,6 +11,7 @@ struct err;
 struct target {
 	const char *path;
 	bool is_new; /* nothing is replaced: a file that is there already is refused */
+	bool whole; /* who writes it ends with the daemon: half of it is of use to nobody */
 	char tmp[PATH_MAX]; /* empty: written in place, as nobody waits to rename it */
 	int fd;
 };

@@ -71,7 +71,7 @@ int verb_export(struct cli *c)
 {
 	struct json_object *args = cli_vm_args(c->pos[0]);
 	CLEANUP_JS struct json_object *result = NULL;
-	struct target t = { .path = c->pos[1], .fd = -1, .is_new = !option_flag(c, "force") };
+	struct target t = { .path = c->pos[1], .fd = -1, .is_new = !option_flag(c, "force"), .whole = true };
 	const char *snapshot = option_value(c, "snapshotname"), *compress = compression_of(c, t.path);
 	struct err e;
 	int r = compress ? level_take(c, args) : cli_usage(c, "%s: an archive's name ends in .tar.zst, .tar.gz or .tar; "

@@ -70,10 +70,7 @@ static int usernets_add(struct config *c, const struct definition *d, struct err
 		snprintf(program, sizeof(program), "cairn-slirp");
 	if (r < 0)
 		return r;
-	r = usernets_start(c, d, program, -1, &made, e);
-	for (unsigned i = 0; i < made.n; i++)
-		close(made.list[i].control);
-	return r;
+	return usernets_start(c, d, program, -1, -1, &made, e);
 }
 
 static int config_build(const struct definition *d, struct config *ret_c, struct err *e)

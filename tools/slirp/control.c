@@ -2,33 +2,79 @@
 #include "base/util.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
-void control_init(struct control *c, int fd)
+#define HOLD "{\"hold\": true}"
+#define HELD "{\"held\": true}"
+#define MESSAGE_MAX 64
+
+int control_init(struct control *c, int listening)
 {
-	*c = (struct control){ .fd = fd };
+	*c = (struct control){ .listening = listening, .fd = -1 };
+	/* Who connected may be gone when he is looked for. */
+	return listening >= 0 && fcntl(listening, F_SETFL, O_RDWR | O_NONBLOCK) < 0 ? -errno : 0;
 }
 
-/* A daemon that is gone is none of our concern: the VM lives on, and the next one asks for nothing.
- * False: it does not read just now. */
-static bool message_send(struct control *c, unsigned forward)
+static void daemon_forget(struct control *c)
 {
-	char text[32];
-	int len = snprintf(text, sizeof(text), "{\"forward\": %u}", forward);
-
-	if (send(c->fd, text, (size_t)len, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
-		return true;
-	if (errno == EAGAIN || errno == EINTR)
-		return false;
+	if (c->fd >= 0)
+		close(c->fd);
 	c->fd = -1;
+	c->holds = c->owes = false;
+}
+
+void control_done(struct control *c)
+{
+	daemon_forget(c);
+}
+
+/* False: it does not read just now, or is gone: the next one is told. */
+static bool message_send(struct control *c, const char *text)
+{
+	if (send(c->fd, text, strlen(text), MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
+		return true;
+	if (errno != EAGAIN && errno != EINTR)
+		daemon_forget(c);
+	return false;
+}
+
+static bool forward_send(struct control *c, unsigned forward)
+{
+	char text[MESSAGE_MAX];
+
+	snprintf(text, sizeof(text), "{\"forward\": %u}", forward);
+	if (!message_send(c, text))
+		return false;
+	c->forwards[forward].told = c->told = true;
 	return true;
+}
+
+void control_awake(struct control *c)
+{
+	if (!c->told)
+		return;
+	c->told = false;
+	for (unsigned i = 0; i < ARRAY_SIZE(c->forwards); i++)
+		c->forwards[i].told = false;
 }
 
 void control_tell(struct control *c, unsigned forward, uint64_t now_ns)
 {
-	c->forwards[forward].pending = c->fd >= 0;
+	c->forwards[forward].pending = c->listening >= 0;
 	control_run(c, now_ns);
+}
+
+/* After all that had to be told before it. */
+static void held_send(struct control *c)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(c->forwards); i++)
+		if (c->forwards[i].pending)
+			return;
+	c->owes = !message_send(c, HELD) && c->fd >= 0;
 }
 
 uint64_t control_run(struct control *c, uint64_t now_ns)
@@ -38,12 +84,63 @@ uint64_t control_run(struct control *c, uint64_t now_ns)
 	for (unsigned i = 0; i < ARRAY_SIZE(c->forwards) && c->fd >= 0; i++) {
 		if (!c->forwards[i].pending)
 			continue;
-		if (c->forwards[i].next_ns <= now_ns) {
-			c->forwards[i].pending = !message_send(c, i);
+		if (c->owes || c->forwards[i].next_ns <= now_ns) {
+			c->forwards[i].pending = !forward_send(c, i);
 			c->forwards[i].next_ns = now_ns + CONTROL_INTERVAL_NS;
 		}
 		if (c->forwards[i].pending)
 			next_ns = MIN(next_ns, c->forwards[i].next_ns);
 	}
-	return next_ns;
+	if (c->fd >= 0 && c->owes)
+		held_send(c);
+	if (c->owes)
+		next_ns = MIN(next_ns, now_ns + CONTROL_INTERVAL_NS);
+	return c->fd < 0 ? UINT64_MAX : next_ns;
+}
+
+unsigned control_poll_add(const struct control *c, struct pollfd *fds)
+{
+	unsigned n = 0;
+
+	if (c->listening >= 0)
+		fds[n++] = (struct pollfd){ .fd = c->listening, .events = POLLIN };
+	if (c->fd >= 0)
+		fds[n++] = (struct pollfd){ .fd = c->fd, .events = POLLIN };
+	return n;
+}
+
+static void daemon_hear(struct control *c)
+{
+	char text[MESSAGE_MAX];
+	ssize_t got = recv(c->fd, text, sizeof(text), MSG_DONTWAIT);
+
+	if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR))
+		daemon_forget(c);
+	else if (got > 0)
+		c->holds = c->owes = (size_t)got == strlen(HOLD) && !memcmp(text, HOLD, (size_t)got);
+}
+
+static void daemon_take(struct control *c)
+{
+	int fd = accept4(c->listening, NULL, NULL, SOCK_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	daemon_forget(c);
+	c->fd = fd;
+	for (unsigned i = 0; i < ARRAY_SIZE(c->forwards); i++)
+		c->forwards[i].pending |= c->forwards[i].told;
+}
+
+void control_poll_done(struct control *c, const struct pollfd *fds, unsigned n, uint64_t now_ns)
+{
+	for (unsigned i = 0; i < n; i++) {
+		if (!fds[i].revents)
+			continue;
+		if (fds[i].fd == c->listening)
+			daemon_take(c);
+		else if (fds[i].fd == c->fd)
+			daemon_hear(c);
+	}
+	control_run(c, now_ns);
 }

@@ -41,9 +41,11 @@ static void guest_read(struct network *n)
 	const uint8_t *frame;
 	size_t len;
 
-	for (unsigned i = 0; i < FRAMES_BATCH && (frame = frames_read(n->frames, &len)); i++)
+	for (unsigned i = 0; i < FRAMES_BATCH && (frame = frames_read(n->frames, &len)); i++) {
+		control_awake(&n->control);
 		if (!udp_answer(n->udp, frame, len))
 			stack_input(n->stack, frame, len);
+	}
 	stack_input_done(n->stack);
 }
 
@@ -62,13 +64,17 @@ static int round_run(struct network *n)
 {
 	struct poll_set *set = &n->set;
 	uint64_t now_ns = loop_now_ns(), control_ns = control_run(&n->control, now_ns);
+	unsigned ncontrol, datagrams;
 	int timeout, r;
 
 	set->n = 0;
 	set->fds[set->n++] = (struct pollfd){ .fd = n->options.frames_fd, .events = frames_events(n->frames) };
+	ncontrol = control_poll_add(&n->control, set->fds + set->n);
+	datagrams = set->n += ncontrol;
 	for (unsigned i = 0; i < n->options.nforwards; i++)
 		if (n->options.forwards[i].udp)
-			set->fds[set->n++] = (struct pollfd){ .fd = n->options.forwards[i].fd, .events = POLLIN };
+			set->fds[set->n++] = (struct pollfd){ .fd = n->control.holds ? -1 : n->options.forwards[i].fd,
+				.events = POLLIN };
 	timeout = stack_poll_add(n->stack, set, now_ns);
 	if (control_ns != UINT64_MAX) {
 		int due = (int)((control_ns - now_ns) / NS_PER_MS + 1);
@@ -83,9 +89,12 @@ static int round_run(struct network *n)
 	if (r > 0 && set->fds[0].revents & POLLOUT)
 		frames_flush(n->frames);
 	if (r > 0)
-		datagrams_read(n, set->fds + 1, now_ns);
+		datagrams_read(n, set->fds + datagrams, now_ns);
 	if (r > 0 && set->fds[0].revents & ~POLLOUT)
 		guest_read(n);
+	/* Last: who was let in has been told of by then. */
+	if (r > 0)
+		control_poll_done(&n->control, set->fds + 1, ncontrol, now_ns);
 	return 0;
 }
 
@@ -93,9 +102,12 @@ static int network_make(struct network *n, struct err *e)
 {
 	int r = frames_new(n->options.frames_fd, n->options.mtu, &n->frames, e);
 
-	control_init(&n->control, n->options.control_fd);
-	if (!r)
-		r = udp_new(&n->options, n->frames, &n->udp, e);
+	if (r < 0)
+		return r;
+	r = control_init(&n->control, n->options.control_fd);
+	if (r < 0)
+		return err_set_errno(e, r, "--control");
+	r = udp_new(&n->options, n->frames, &n->udp, e);
 	if (!r)
 		r = stack_new(&n->options, n->frames, &n->control, &n->stack, e);
 	return r ? r : slirp_sandbox(e);
@@ -139,6 +151,7 @@ int main(int argc, char **argv)
 		log_error("network", "poll: %s", strerror(-r));
 	stack_free(n.stack);
 	udp_free(n.udp);
+	control_done(&n.control);
 	frames_free(n.frames);
 	return r < 0;
 }

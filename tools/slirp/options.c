@@ -75,6 +75,13 @@ static int packets_fd_parse(const char *option, const char *text, int *ret, stru
 	return r;
 }
 
+static int listening_fd_parse(const char *text, int *ret, struct err *e)
+{
+	int r = packets_fd_parse("control", text, ret, e);
+
+	return !r && socket_option(*ret, SO_ACCEPTCONN) != 1 ? invalid(e, "control", text, "has to listen") : r;
+}
+
 static struct in_addr host_in(const struct options *o, uint32_t number)
 {
 	return (struct in_addr){ o->network.s_addr | (htonl(number) & ~o->mask.s_addr) };
@@ -190,7 +197,7 @@ static int option_take(struct options *o, int c, char *text, struct err *e)
 	case 'f':
 		return packets_fd_parse("frames", text, &o->frames_fd, e);
 	case 'c':
-		return packets_fd_parse("control", text, &o->control_fd, e);
+		return listening_fd_parse(text, &o->control_fd, e);
 	case 'n':
 		return network_parse(o, text, e);
 	case 'h':

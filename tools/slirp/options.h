@@ -23,7 +23,7 @@ struct forward {
 
 struct options {
 	int frames_fd;
-	int control_fd; /* -1: none */
+	int control_fd; /* listens; -1: none */
 	struct in_addr network, mask, gateway, resolver, first; /* first: the address that DHCP hands out */
 	char hostname[HOSTNAME_LEN_MAX + 1]; /* empty: none */
 	unsigned mtu;

@@ -267,14 +267,19 @@ struct polling {
 	struct poll_set *set;
 };
 
-/* Who connects when no more sockets can be had waits in the kernel's queue. */
+static bool lets_in(const struct stack *s)
+{
+	return s->nsockets < SOCKETS_MAX && !s->control->holds;
+}
+
+/* Who connects when no more sockets can be had, or while a VM is being saved, waits in the kernel's queue. */
 static int poll_add(int fd, int want, void *opaque)
 {
 	struct polling *p = opaque;
 	struct pollfd *at = &p->set->fds[p->set->n];
 
 	if (p->set->n == ARRAY_SIZE(p->set->fds) || fd < 0 || fd >= FDS_MAX ||
-		(p->s->fds[fd].listens && p->s->nsockets >= SOCKETS_MAX))
+		(p->s->fds[fd].listens && !lets_in(p->s)))
 		return -1;
 	*at = (struct pollfd){ .fd = fd };
 	for (size_t i = 0; i < ARRAY_SIZE(events); i++)
@@ -328,7 +333,8 @@ void stack_poll_done(struct stack *s, struct poll_set *set, int polled, uint64_t
 	struct polling p = { s, set };
 
 	for (unsigned i = 0; polled > 0 && i < set->n; i++) {
-		unsigned forward = s->fds[set->fds[i].fd].forward;
+		int fd = set->fds[i].fd;
+		unsigned forward = fd < 0 ? 0 : s->fds[fd].forward;
 
 		if (!(set->fds[i].revents & POLLIN) || !forward)
 			continue;
