@@ -10,21 +10,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-int read_full(int fd, void *buf, size_t len)
-{
-	for (char *p = buf; len;) {
-		ssize_t n = read(fd, p, len);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n < 0 ? -errno : -EIO;
-		p += n;
-		len -= (size_t)n;
-	}
-	return 0;
-}
-
 int write_full(int fd, const void *buf, size_t len)
 {
 	for (const char *p = buf; len;) {

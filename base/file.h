@@ -9,7 +9,6 @@ struct err;
 
 /* All of len, retried over short counts and EINTR. Return 0; -EIO at an early
  * end of file; -errno. */
-int read_full(int fd, void *buf, size_t len);
 int write_full(int fd, const void *buf, size_t len);
 int pread_full(int fd, void *buf, size_t len, off_t off);
 int pwrite_full(int fd, const void *buf, size_t len, off_t off);

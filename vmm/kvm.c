@@ -137,13 +137,6 @@ static bool has_shadows(uint8_t kind)
 	return kind == VM_HOST_PVM || c == 'N' || c == '0';
 }
 
-const char *kvm_host_kind_name(uint8_t kind)
-{
-	static const char *const names[] = { "unknown", "vmx", "svm", "pvm" };
-
-	return kind < ARRAY_SIZE(names) ? names[kind] : names[0];
-}
-
 static int vm_create(struct kvm *k, struct err *e)
 {
 	uint64_t identity = IDENTITY_MAP_ADDR;

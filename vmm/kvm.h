@@ -38,9 +38,6 @@ int kvm_create_irqchip(struct kvm *k, struct err *e);
 /* PICs, IOAPIC and PIT back to what they were when they were made. */
 int kvm_reset_irqchip(struct kvm *k, struct err *e);
 
-/* "vmx", "svm", "pvm". */
-const char *kvm_host_kind_name(uint8_t kind);
-
 /* ioctl that retries EINTR; -errno on error. */
 int kvm_ioctl(int fd, unsigned long req, void *arg);
 

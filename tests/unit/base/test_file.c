@@ -243,9 +243,7 @@ static void test_early_end_is_an_error(void **state)
 
 	assert_int_equal(file_write_atomic(path_in(*state, "f"), "0123456789", 10, 0600, &e), 0);
 	fd = open(path_in(*state, "f"), O_RDWR | O_CLOEXEC);
-	assert_int_equal(read_full(fd, buf, 10), 0);
-	assert_int_equal(read_full(fd, buf, 1), -EIO);
-	assert_int_equal(read_full(fd, buf, 0), 0);
+	assert_int_equal(pread_full(fd, buf, 0, 10), 0);
 	assert_int_equal(pread_full(fd, buf, 5, 5), 0);
 	assert_memory_equal(buf, "56789", 5);
 	assert_int_equal(pread_full(fd, buf, 6, 5), -EIO);
@@ -253,7 +251,7 @@ static void test_early_end_is_an_error(void **state)
 	assert_int_equal(pread_full(fd, buf, 4, 19), 0);
 	assert_memory_equal(buf, "\0abc", 4);
 	close(fd);
-	assert_int_equal(read_full(fd, buf, 1), -EBADF);
+	assert_int_equal(pread_full(fd, buf, 1, 0), -EBADF);
 	assert_int_equal(write_full(fd, buf, 1), -EBADF);
 }
 
@@ -269,15 +267,17 @@ static void *slow_writer(void *opaque)
 
 static void test_short_counts_are_continued(void **state)
 {
-	char *buf = malloc(200000);
 	pthread_t t;
+	struct err e;
+	size_t len;
+	char *buf;
 	int fd[2];
 
 	(void)state;
 	assert_int_equal(pipe2(fd, O_CLOEXEC), 0);
 	assert_int_equal(pthread_create(&t, NULL, slow_writer, &fd[1]), 0);
-	assert_int_equal(read_full(fd[0], buf, 200000), 0);
-	assert_int_equal(read_full(fd[0], buf, 1), -EIO);
+	assert_int_equal(file_read_fd(fd[0], "pipe", 300000, &buf, &len, &e), 0);
+	assert_int_equal(len, 200000);
 	pthread_join(t, NULL);
 	close(fd[0]);
 	free(buf);
