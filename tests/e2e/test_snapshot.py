@@ -989,7 +989,7 @@ def test_a_damaged_golden_state_is_refused(daemon, golden):
         assert status() in (1, 7), at
         assert daemon.info("golden")["word"] in ("shutoff", "crashed"), at
         golden.write_bytes(whole[:at])
-        assert status() in (1, 7), at
+        assert status() in ((2,) if at < 4096 else (1, 7)), at  # without a whole header it is no saved state
     golden.write_bytes(whole)
     assert status() == 0
 
