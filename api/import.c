@@ -33,6 +33,7 @@ struct import {
 	struct store_work work;
 	char folder[PATH_MAX];	      /* in which the VM's own will be */
 	char name[VM_NAME_MAX + 1];   /* empty: as the archive says */
+	int64_t max_bytes;	      /* of data; 0: what the file system has room for */
 	char *seen;		      /* its definition at the first look */
 	struct json_object *warnings; /* of the definition */
 	struct err why; /* it fails */
@@ -233,6 +234,8 @@ static int take_start(struct import *x, struct err *e)
 
 	js_put_str(spec, "folder", x->folder);
 	js_put_str(spec, "name", x->vm->def->name);
+	if (x->max_bytes)
+		js_put_int(spec, "max_bytes", x->max_bytes);
 	return archiver_run(x, spec, &take_ops, e);
 }
 
@@ -454,6 +457,9 @@ static int args_take(struct import *x, struct call *c, struct err *e)
 		err_prefix(e, "name");
 		return -EINVAL;
 	}
+	x->max_bytes = js_get_int(c->args, "max-bytes", 0);
+	if (x->max_bytes < (js_get(c->args, "max-bytes") ? 1 : 0))
+		return err_set(e, -EINVAL, ERR_INVALID, "max-bytes: must be 1 or more");
 	strcpy(x->folder, folder);
 	snprintf(x->name, sizeof(x->name), "%s", name ? name : "");
 	return rights_of_peer(&who, &x->rights, e);

@@ -151,7 +151,9 @@ static const struct field export_args[] = { FIELD_VM, FIELD_JOB_ID,
 	END };
 static const struct field import_args[] = { FIELD_JOB_ID,
 	{ "folder", FIELD_STRING, REQUIRED, "absolute: where a folder of the VM's name will be, with its files" },
-	{ "name", FIELD_STRING, OPTIONAL, "its name; else that which it had" }, END };
+	{ "name", FIELD_STRING, OPTIONAL, "its name; else that which it had" },
+	{ "max-bytes", FIELD_INT, OPTIONAL, "refuse an archive whose files have more data than that; the file system's room is a bound in any case" },
+	END };
 static const struct field restore_args[] = {
 	{ "definition", FIELD_OBJECT, REQUIRED, "that the state was saved with" },
 	{ "paused", FIELD_BOOL, OPTIONAL, "vCPUs stand still until it is resumed" },

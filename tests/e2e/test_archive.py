@@ -186,6 +186,12 @@ BAD = {
     "negative": ([manifest([("a", -1, 0)])], "the size of a file"),
     "no end": ([manifest([("a", 1, 1)]), entry("a", b"b")], "sums.json"),
     "no sum": ([manifest([("a", 1, 1)]), entry("a", b"b"), entry("sums.json", b'{"sha256":{}}')], "no SHA-256"),
+    "long sum": ([manifest([("a", 1, 1)]), entry("a", b"b"), entry("sums.json", json.dumps(
+        {"sha256": {"manifest.json": "0" * 9000, "a": "0" * 9000}}).encode())], "no SHA-256"),
+    "huge": ([manifest([("a", (1 << 60) + 1, 1)])], "the size of a file"),
+    "raw on another": ([entry("manifest.json", json.dumps({"format": 1, "definition": {}, "files": [
+        {"name": "b", "size": 1, "data": 1}, {"name": "a", "size": 1, "data": 1, "backing": "b", "backing_format": "raw"}]}).encode())],
+        "a backing file of what is no qcow2 image"),
     "two of a name": ([manifest([("a", 1, 1), ("a", 1, 1)])], "two files of one name"),
     "sums as a file": ([manifest([("sums.json", 1, 1)])], "two files of one name"),
     "backing is not there": ([entry("manifest.json", json.dumps({"format": 1, "definition": {}, "files": [

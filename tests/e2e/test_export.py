@@ -73,6 +73,22 @@ def test_there_and_back(daemon, chain, tmp_path):
     run("cmp", "base.raw", "there/vm1/vda-1.raw")
 
 
+def test_a_bound_on_what_comes(daemon, chain):
+    """Of data: holes cost nothing."""
+    with open("d.raw", "wb") as f:
+        f.write(bytes(1) + b"d" * 200000)
+        f.truncate(64 << 20)
+    daemon.define("vm1", disks=[{"path": os.path.abspath("d.raw"), "format": "raw"}])
+    daemon.cairn("export", "vm1", "x.tar")
+    r = daemon.cairn("import", "x.tar", "--name", "vm2", "--max-bytes", "200000", ok=2)
+    assert "bytes, more than the 200000 that are allowed" in r.stderr
+    assert names(daemon) == ["vm1"] and not os.path.exists("vm2")
+    for none in ("0", "-1", "1G", ""):
+        assert "--max-bytes wants a number" in daemon.cairn("import", "x.tar", "--name", "vm2", "--max-bytes", none, ok=2).stderr
+    daemon.cairn("import", "x.tar", "--name", "vm2", "--max-bytes", str(8 << 20))
+    assert os.path.getsize("vm2/vda.raw") == 64 << 20
+
+
 def test_beside_the_first(daemon, chain):
     daemon.define("vm1", disks=chain[1:2], interfaces=[{"type": "user"}])
     daemon.cairn("export", "vm1", "x.tgz")

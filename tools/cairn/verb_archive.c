@@ -211,11 +211,26 @@ static int folder_take(const struct cli *c, struct json_object *args, struct err
 	return 0;
 }
 
+static int bound_take(const struct cli *c, struct json_object *args, struct err *e)
+{
+	const char *text = option_value(c, "max-bytes");
+	char *end;
+	long long n = text ? strtoll(text, &end, 10) : 1;
+
+	if (n < 1 || (text && (*end || end == text)))
+		return err_set(e, -EINVAL, ERR_INVALID, "--max-bytes wants a number of 1 or more, not \"%s\"", text);
+	if (text)
+		js_put_int(args, "max-bytes", n);
+	return 0;
+}
+
 static int import_run(struct cli *c, int fd, struct json_object **ret_result, struct err *e)
 {
 	struct json_object *args = json_object_new_object();
 	int r = folder_take(c, args, e);
 
+	if (!r)
+		r = bound_take(c, args, e);
 	if (r < 0) {
 		json_object_put(args);
 		return r;
