@@ -1,6 +1,7 @@
 """What the control plane promises to clients that are many, that stay connected while things change, and that are
 written in C."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -159,7 +160,10 @@ def test_jobs_of_others_are_as_those_that_are_not_there(shared):  # noqa: F811
 def inherited(daemon):
     """What of the daemon's files whatever it starts would have, too."""
     folder = pathlib.Path(f"/proc/{daemon.proc.pid}/fdinfo")
-    flags = {int(f.name): int(f.read_text().split("flags:")[1].split()[0], 8) for f in folder.iterdir()}
+    flags = {}
+    for f in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it may be closed meanwhile
+            flags[int(f.name)] = int(f.read_text().split("flags:")[1].split()[0], 8)
     assert len(flags) > 8
     return [fd for fd, f in flags.items() if fd > 2 and not f & os.O_CLOEXEC]
 
