@@ -23,11 +23,11 @@ static const char *const sources[] = {
 	"qemu-img convert -O qcow2 -S 0 raw a.img",
 	"qemu-img convert -O qcow2 -c raw a.img",
 	"qemu-img convert -O qcow2 -o extended_l2=on raw a.img",
-	"cp raw base.img; qemu-img create -q -f qcow2 -b base.img -F raw a.img; "
-	"qemu-io -c 'write -P 3 1M 2M' -c 'write -z 4M 1M' -c 'write -P 4 9M 700k' a.img >/dev/null; "
-	"qemu-img convert -O raw a.img raw",
-	"qemu-img convert -O qcow2 raw base.img; qemu-img create -q -f qcow2 -b base.img -F qcow2 a.img; "
-	"qemu-io -c 'write -P 3 100k 3M' -c 'discard 4M 1M' a.img >/dev/null; qemu-img convert -O raw a.img raw",
+	("cp raw base.img; qemu-img create -q -f qcow2 -b base.img -F raw a.img; "
+	 "qemu-io -c 'write -P 3 1M 2M' -c 'write -z 4M 1M' -c 'write -P 4 9M 700k' a.img >/dev/null; "
+	 "qemu-img convert -O raw a.img raw"),
+	("qemu-img convert -O qcow2 raw base.img; qemu-img create -q -f qcow2 -b base.img -F qcow2 a.img; "
+	 "qemu-io -c 'write -P 3 100k 3M' -c 'discard 4M 1M' a.img >/dev/null; qemu-img convert -O raw a.img raw"),
 };
 
 struct run {
