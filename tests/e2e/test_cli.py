@@ -290,7 +290,9 @@ def test_events(fake):
     assert lines[3]["data"] == {"guest": False, "reason": "host-qmp-quit", "vm": "vm1"}
     p.terminate()
     p.wait()
-    fake.cairn("event", "--timeout", "0.2", ok=1)
+    timed_out = "event loop timed out\nevents received: 0\n"
+    assert fake.cairn("event", "--timeout", "0.2", ok=1).stdout == timed_out
+    assert not fake.cairn("event", "--timeout", "0.2", "--format", "json", ok=1).stdout
     # By its uuid, too; of a VM that is gone; and of what there is not.
     since = ["event", "--since", "0", "--event", "SHUTDOWN", "--format", "json"]
     shutdown = fake.cairn(*since, "vm1").stdout

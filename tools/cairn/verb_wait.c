@@ -292,6 +292,8 @@ int verb_event(struct cli *c)
 		CLEANUP_JS struct json_object *ev = NULL;
 
 		r = client_next_event(c->client, deadline, &ev, &e);
+		if (r == -ETIMEDOUT && c->format == CLI_TABLE)
+			printf("event loop timed out\nevents received: %u\n", n);
 		if (r == -ETIMEDOUT)
 			return n ? CLI_OK : CLI_FAILURE;
 		if (r < 0)
