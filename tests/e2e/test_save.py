@@ -542,6 +542,8 @@ def test_progress_on_a_terminal_and_ctrl_c(fake):
     pid, fd = terminal(fake, "managedsave", "vm1")
     out = read_until(fd, b"state saved by cairn")
     assert b"\rManagedsave: [" in out and b" %" in out and b"MiB/s" in out
+    bars = [bar.rstrip() for bar in out.partition(b"\n")[0].split(b"\r") if bar.strip()]
+    assert bars[-1] == b"Managedsave: [" + 30 * b"=" + b"] 100 %" and len(bars) > 1  # not where it was last told of
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     os.close(fd)
     fake.define("vm1", cmdline="work-takes=60000")

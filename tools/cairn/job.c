@@ -55,6 +55,13 @@ static void bar_draw(struct wait *w, struct json_object *data)
 	w->drawn = true;
 }
 
+/* The last that was told of may be long before the end. */
+static void bar_fill(struct wait *w)
+{
+	if (w->drawn)
+		fprintf(stderr, "\r%s: [%s] 100 %%%16s", w->what, "==============================", "");
+}
+
 static void bar_end(struct wait *w)
 {
 	if (w->drawn)
@@ -194,9 +201,11 @@ int job_run(struct cli *c, const char *command, struct json_object *args, int fd
 		return err_set(e, -EPROTO, ERR_GENERIC, "the daemon started no job");
 	w.signals = signals;
 	r = wait_end(&w, e);
-	bar_end(&w);
 	if (!r)
 		r = result_take(&w, ret_result, e);
+	if (!r)
+		bar_fill(&w);
+	bar_end(&w);
 	sigprocmask(SIG_SETMASK, &before, NULL);
 	return r;
 }
