@@ -11,16 +11,6 @@
 #define FILES 12u
 #define CHANGES_MAX 64u
 
-#define must(ok) must_at(ok, #ok, __LINE__)
-
-static void must_at(bool ok, const char *what, int line)
-{
-	if (ok)
-		return;
-	fprintf(stderr, "line %d: %s\n", line, what);
-	abort();
-}
-
 /* Two disks, one of them in two layers with a data file, and an interface. */
 static void config_fill(struct vm_config *c)
 {

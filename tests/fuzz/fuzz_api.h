@@ -8,9 +8,21 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
 
 #define WIRE_INPUT_MAX 4096u
 #define SCRIPT_INPUT_MAX 8192u
+
+#define must(ok) must_at(ok, #ok, __FILE__, __LINE__)
+
+static inline void must_at(bool ok, const char *what, const char *file, int line)
+{
+	if (ok)
+		return;
+	fprintf(stderr, "%s:%d: %s\n", file, line, what);
+	abort();
+}
 
 /* What a client sends. The same texts and faults come out in one piece, byte by byte, and cut anywhere; what
  * is a text is sent as a line that reads back as the same. Returns how many texts came out. */

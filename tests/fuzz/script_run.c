@@ -67,17 +67,7 @@ static struct daemon_paths paths = { .state_dir = STATE, .run_dir = FOLDER "/run
 	.qmp_dir = FOLDER "/qmp", .vm_program = "/bin/false", .archive_program = "/bin/false", .listening = -1,
 	.limits = { .starting = 4 } };
 
-#define must(ok) must_at(ok, #ok, __LINE__)
-
 static bool plays_both; /* the admin and the stranger */
-
-static void must_at(bool ok, const char *what, int line)
-{
-	if (ok)
-		return;
-	fprintf(stderr, "line %d: %s\n", line, what);
-	abort();
-}
 
 /* ---- where it happens ---- */
 

@@ -16,16 +16,6 @@ struct out {
 	bool over;
 };
 
-#define must(ok) must_at(ok, #ok, __LINE__)
-
-static void must_at(bool ok, const char *what, int line)
-{
-	if (ok)
-		return;
-	fprintf(stderr, "line %d: %s\n", line, what);
-	abort();
-}
-
 static void out_add(struct out *o, const char *text, size_t len)
 {
 	if (o->len + len > o->cap) {

@@ -14,7 +14,8 @@
 #include <string.h>
 #include <sys/signalfd.h>
 
-#define BAR_CELLS 30
+#define BAR "=============================="
+#define BAR_CELLS (sizeof(BAR) - 1)
 
 struct wait {
 	struct cli *c;
@@ -42,14 +43,14 @@ static void bar_draw(struct wait *w, struct json_object *data)
 	uint64_t done = (uint64_t)js_get_int(data, "done", 0),
 		 total = (uint64_t)js_get_int(data, "total", 0);
 	unsigned percent = total ? (unsigned)((double)done / (double)total * 100) : 0;
-	unsigned cells = percent * BAR_CELLS / 100;
+	unsigned cells = percent * (unsigned)BAR_CELLS / 100;
 	const char *unit = js_get_str(data, "unit");
 	char rate[24] = "";
 
 	if (unit && !strcmp(unit, "bytes"))
 		bytes_print((uint64_t)js_get_int(data, "rate", 0), rate);
 	fprintf(stderr, "\r%s: [%.*s%*s] %3u %%%s%s%s", w->what, (int)cells,
-		"==============================", (int)(BAR_CELLS - cells), "", percent,
+		BAR, (int)(BAR_CELLS - cells), "", percent,
 		rate[0] ? "  " : "", rate, rate[0] ? "/s   " : "   ");
 	fflush(stderr);
 	w->drawn = true;
@@ -59,7 +60,7 @@ static void bar_draw(struct wait *w, struct json_object *data)
 static void bar_fill(struct wait *w)
 {
 	if (w->drawn)
-		fprintf(stderr, "\r%s: [%s] 100 %%%16s", w->what, "==============================", "");
+		fprintf(stderr, "\r%s: [%s] 100 %%%16s", w->what, BAR, "");
 }
 
 static void bar_end(struct wait *w)
