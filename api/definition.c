@@ -3,9 +3,9 @@
 #include "api/js.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/size.h"
 #include "base/util.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -90,28 +90,6 @@ static int parse_uuid(struct parse *p, struct json_object *v, void *into)
 	return 0;
 }
 
-/* "128M", "2GiB", or a number of MiB. Saturates instead of wrapping. */
-static int size_from_text(const char *s, uint64_t *ret_bytes)
-{
-	static const char units[] = "KMGT";
-	uint64_t n = 0;
-	const char *u;
-
-	if (!isdigit((unsigned char)*s))
-		return -EINVAL;
-	for (; isdigit((unsigned char)*s); s++)
-		n = n > UINT64_MAX / 100 ? n : n * 10 + (uint64_t)(*s - '0');
-	u = *s ? strchr(units, toupper((unsigned char)*s)) : &units[1];
-	if (!u)
-		return -EINVAL;
-	if (*s && strcmp(s + 1, "") && strcmp(s + 1, "iB") && strcmp(s + 1, "B"))
-		return -EINVAL;
-	for (long i = 0; i <= u - units; i++)
-		n = n > UINT64_MAX / 1024 ? UINT64_MAX : n * 1024;
-	*ret_bytes = n;
-	return 0;
-}
-
 static int parse_memory(struct parse *p, struct json_object *v, void *into)
 {
 	uint64_t bytes;
@@ -128,7 +106,7 @@ static int parse_memory(struct parse *p, struct json_object *v, void *into)
 	} else if (!text) {
 		return key_error(p, "must be a size such as \"512M\" or a number of MiB, not %s",
 			js_type_words(v));
-	} else if (size_from_text(text, &bytes) < 0) {
+	} else if (size_parse(text, MIB, &bytes) == -EINVAL) {
 		key_quote(text, given);
 		return key_error(p, "\"%s\" is not a size; use \"512M\", \"2G\" or a number of MiB",
 			given);
@@ -215,7 +193,7 @@ static const struct key top_rows[] = {
 	{ "memory", KEY_CUSTOM, .offset = DEF(ram_bytes), .parse = parse_memory, .needed = true,
 		.about = "a size such as 512M, or a number of MiB; 1 MiB to 1 TiB, a multiple of 4 KiB",
 		.form = "{\"anyOf\":[{\"type\":\"integer\",\"minimum\":1,\"maximum\":1048576},"
-			"{\"type\":\"string\",\"pattern\":\"^[0-9]+([KMGTkmgt](i?B)?)?$\"}]}" },
+			"{\"type\":\"string\",\"pattern\":\"^[0-9]+([.][0-9]+)?([KMGTPEkmgtpe]([Ii]?[Bb])?|[Bb]([Yy][Tt][Ee][Ss]?)?)?$\"}]}" },
 	{ "hugepages", KEY_BOOL, .offset = DEF(huge_pages),
 		.about = "back its memory with huge pages", .initial = "false" },
 	{ "vcpus", KEY_NUMBER, .offset = DEF(vcpus), .min = 1, .max = VM_VCPUS_MAX,

@@ -4,6 +4,7 @@
 #include "api/paths.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/size.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -73,18 +74,13 @@ static int number_parse(const char *option, const char *text, unsigned min, unsi
 	return 0;
 }
 
-static int size_parse(const char *text, uint64_t *ret_bytes)
+static int memory_parse(const char *text, uint64_t *ret_bytes)
 {
-	char *end;
-	unsigned long long n = strtoull(text, &end, 10);
-	unsigned shift = *end == 'M' ? 20 : *end == 'G' ? 30 : *end == 'T' ? 40 : 0;
-
-	if (end == text || !shift || end[1] || !n || n > UINT64_MAX >> 48) {
+	if (size_parse(text, 0, ret_bytes) < 0 || !*ret_bytes) {
 		fprintf(stderr, "error: --max-memory takes a size such as 512M, 24G or 1T, not \"%s\"\n"
 				"error: see cairnd --help\n", text);
 		return -1;
 	}
-	*ret_bytes = (uint64_t)n << shift;
 	return 0;
 }
 
@@ -127,7 +123,7 @@ static int options_parse(int argc, char **argv, struct options *o)
 				return EXIT_USAGE;
 			break;
 		case 'M':
-			if (size_parse(optarg, &o->limits.memory_bytes) < 0)
+			if (memory_parse(optarg, &o->limits.memory_bytes) < 0)
 				return EXIT_USAGE;
 			break;
 		case 'B':

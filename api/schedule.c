@@ -1,5 +1,6 @@
 #include "api/schedule.h"
 #include "base/err.h"
+#include "base/size.h"
 #include "base/util.h"
 
 #include <ctype.h>
@@ -16,6 +17,7 @@
 #define WEEK_S (7 * DAY_S)
 #define YEAR_S (365 * DAY_S)
 #define WINDOW_MAX_S (100 * YEAR_S)
+#define MIN_FREE_MAX (1ULL << 60)
 #define MONDAY_S (4 * DAY_S) /* 1970 began on a Thursday */
 
 /* ---- text ---- */
@@ -122,26 +124,22 @@ int schedule_set_keep(struct schedule_plan *p, const char *text, struct err *e)
 
 int schedule_set_min_free(struct schedule_plan *p, const char *text, struct err *e)
 {
-	static const char letters[] = "KMGT";
-	const char *letter;
+	bool digits = isdigit((unsigned char)*text);
 	uint64_t n;
 	char *end;
 
-	errno = 0;
 	n = strtoull(text, &end, 10);
-	letter = *end ? strchr(letters, *end) : NULL;
-	if (isdigit((unsigned char)*text) && !errno && !strcmp(end, "%") && n <= 100) {
+	if (digits && !strcmp(end, "%") && n <= 100) {
 		p->min_free = n;
 		p->min_free_is_percent = true;
 		return 0;
 	}
-	if (!isdigit((unsigned char)*text) || errno || (*end && (!letter || end[1])) ||
-		n > 1ULL << 20)
+	if (size_parse(text, 1, &n) < 0 || n > MIN_FREE_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID,
 			"min-free: \"%.40s\" is neither a part such as 10%% nor a size such as "
 			"500M or 5G",
 			text);
-	p->min_free = letter ? n << (10 * (letter - letters + 1)) : n;
+	p->min_free = n;
 	p->min_free_is_percent = false;
 	return 0;
 }

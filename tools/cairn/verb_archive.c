@@ -9,6 +9,7 @@
 #include "api/paths.h"
 #include "base/cleanup.h"
 #include "base/file.h"
+#include "base/size.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -214,13 +215,14 @@ static int folder_take(const struct cli *c, struct json_object *args, struct err
 static int bound_take(const struct cli *c, struct json_object *args, struct err *e)
 {
 	const char *text = option_value(c, "max-bytes");
-	char *end;
-	long long n = text ? strtoll(text, &end, 10) : 1;
+	uint64_t n;
 
-	if (n < 1 || (text && (*end || end == text)))
-		return err_set(e, -EINVAL, ERR_INVALID, "--max-bytes wants a number of 1 or more, not \"%s\"", text);
-	if (text)
-		js_put_int(args, "max-bytes", n);
+	if (!text)
+		return 0;
+	if (size_parse(text, 1, &n) < 0 || !n || n > INT64_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "--max-bytes wants a size of 1 byte or more, such as 10G, not \"%s\"",
+			text);
+	js_put_uint(args, "max-bytes", n);
 	return 0;
 }
 

@@ -1,8 +1,8 @@
 /* setvcpus, setmem, setmaxmem. */
 #include "tools/cairn/change.h"
 #include "tools/cairn/cli.h"
-#include "tools/cairn/scaled.h"
 #include "api/js.h"
+#include "base/size.h"
 #include "base/util.h"
 
 #include <ctype.h>
@@ -51,7 +51,7 @@ int verb_setmem(struct cli *c)
 	uint64_t bytes;
 	struct err e;
 
-	if (scaled_parse(c->pos[1], KIB, &bytes) < 0)
+	if (size_parse(c->pos[1], KIB, &bytes) == -EINVAL)
 		return cli_usage(c, "\"%s\" is not a size; give KiB, or a unit, as in 512M or 2GiB",
 			c->pos[1]);
 	if (change_make(c, c->pos[0], memory_edit, &bytes, &e) < 0)

@@ -2,9 +2,9 @@
 #include "tools/cairn/cli.h"
 #include "tools/cairn/fan.h"
 #include "tools/cairn/job.h"
-#include "tools/cairn/scaled.h"
 #include "tools/cairn/snapshot.h"
 #include "api/js.h"
+#include "base/size.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -77,7 +77,7 @@ static int rate_arg(const struct cli *c, uint64_t *ret_rate)
 	const char *s = option_value(c, "rate");
 
 	*ret_rate = 0;
-	return s ? scaled_parse(s, 1, ret_rate) : 0;
+	return s && size_parse(s, 1, ret_rate) == -EINVAL ? -EINVAL : 0;
 }
 
 static void create_add(struct cli *c, struct json_object *args)

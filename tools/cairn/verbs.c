@@ -108,7 +108,7 @@ static const struct verb_option export_options[] = {
 static const struct verb_option import_options[] = {
 	{ "name", "NAME", "another name than it had" },
 	{ "folder", "DIR", "where its folder will be; else here" },
-	{ "max-bytes", "N", FROM_SCHEMA("max-bytes") },
+	{ "max-bytes", "SIZE", FROM_SCHEMA("max-bytes") },
 	{ "dry-run", NULL, "check all of it, show what is in it, and change nothing" }, JOB_OPTIONS, END };
 static const struct verb_option clone_options[] = {
 	{ "full", NULL, "of one that is off: with disks of its own (the default)" },

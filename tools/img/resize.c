@@ -14,7 +14,7 @@ struct resize {
 	enum img_prealloc prealloc;
 };
 
-static int size_parse(const char *s, uint64_t now, uint64_t *ret, struct err *e)
+static int wanted_parse(const char *s, uint64_t now, uint64_t *ret, struct err *e)
 {
 	uint64_t n;
 	int r = img_parse_size(s + (*s == '+' || *s == '-'), &n, e);
@@ -53,7 +53,7 @@ static int change(struct resize *z, struct block *b, struct err *e)
 	int r;
 
 	block_info(b, &info);
-	r = size_parse(z->size, info.size_bytes, &size, e);
+	r = wanted_parse(z->size, info.size_bytes, &size, e);
 	if (r < 0)
 		return r;
 	if ((size < info.size_bytes || *z->size == '-') && !z->shrink)

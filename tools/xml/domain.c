@@ -109,7 +109,7 @@ static int memory_value(struct reading *r, struct _xmlNode *n, uint64_t *ret_kib
 
 	if (!text)
 		return out_of_memory(r);
-	switch (size_parse(text, unit, ret_kib)) {
+	switch (memory_parse(text, unit, ret_kib)) {
 	case -EINVAL:
 		return reading_error(r, n, "unit", ERR_INVALID,
 			"\"%.40s\" is not a unit; use b, KB, KiB, MB, MiB, GB, GiB, TB or TiB", unit);

@@ -29,6 +29,6 @@ int usernet_read(struct reading *r, struct _xmlNode *interface, struct json_obje
 /* "524288" and "KiB" as libvirt takes them: without a unit KiB, KB is 1000, K and KiB are 1024
  * bytes, upper or lower case. Rounded up to KiB. Returns 0; -EINVAL: no such unit; -ERANGE: no
  * such number. unit: NULL when there is none. */
-int size_parse(const char *number, const char *unit, uint64_t *ret_kib);
+int memory_parse(const char *number, const char *unit, uint64_t *ret_kib);
 
 #endif

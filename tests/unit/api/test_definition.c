@@ -138,7 +138,8 @@ static void test_memory(void **state)
 		const char *text;
 		uint64_t bytes;
 	} good[] = { { "1", MIB }, { "\"1M\"", MIB }, { "\"2G\"", 2 * GIB }, { "\"2GiB\"", 2 * GIB },
-		{ "\"512\"", 512 * MIB }, { "\"1028K\"", 1028 * KIB }, { "\"1T\"", 1024 * GIB } };
+		{ "\"512\"", 512 * MIB }, { "\"512MB\"", 512000000 }, { "\"1.5G\"", 1536 * MIB },
+		{ "\"1028K\"", 1028 * KIB }, { "\"1T\"", 1024 * GIB } };
 
 	(void)state;
 	refuse_key("\"memory\":0", "memory: 0 is too little; give at least 1 MiB");

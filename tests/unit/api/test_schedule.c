@@ -86,7 +86,7 @@ static void test_keep_text(void **state)
 static void test_min_free(void **state)
 {
 	static const char *const bad[] = {
-		"", "-1", "101%", "5X", "5G ", "5GB", "%", "G", " 5", "99999999999999999999"};
+		"", "-1", "101%", "5X", "5G ", "5GX", "%", "G", " 5", "99999999999999999999"};
 	struct schedule_plan p = {0};
 	char buf[SCHEDULE_TEXT_MAX];
 	struct err e;
@@ -102,6 +102,8 @@ static void test_min_free(void **state)
 	assert_false(schedule_space_is_short(&p, 2ULL << 30, 1ULL << 40));
 	schedule_print_min_free(&p, buf);
 	assert_string_equal(buf, "2G");
+	assert_int_equal(schedule_set_min_free(&p, "2GB", &e), 0);
+	assert_false(schedule_space_is_short(&p, 2000000000, 1ULL << 40));
 	assert_int_equal(schedule_set_min_free(&p, "1500", &e), 0);
 	schedule_print_min_free(&p, buf);
 	assert_string_equal(buf, "1500");
