@@ -134,6 +134,11 @@ static const struct field daemon_stop_returns[] = {
 	{ "vms", FIELD_ARRAY, REQUIRED, "that ran: vm, action, outcome" }, END };
 static const struct field autostart_args[] = { FIELD_VM,
 	{ "disable", FIELD_BOOL, OPTIONAL, "not any more" }, END };
+static const struct field addresses_returns[] = {
+	{ "interfaces", FIELD_ARRAY, REQUIRED,
+		"of the guest, by its agent's word: name; mac, unless it has none; addresses: type (ipv4, ipv6), address, prefix; own: it "
+		"has the address of one of the VM's interfaces" },
+	{ "cut", FIELD_BOOL, OPTIONAL, "there are more than are told" }, END };
 static const struct field path_returns[] = { { "path", FIELD_STRING, REQUIRED, "absolute" }, END };
 static const struct field console_args[] = { FIELD_VM,
 	{ "kind", FIELD_CONSOLE_KIND, OPTIONAL, "the serial port unless said" },
@@ -312,6 +317,8 @@ static const struct command commands[] = {
 		ANY_STATE, command_vm_list },
 	{ "vm-info", "one VM: state, reason, figures", vm_only, info_returns, ROLE_VIEWER,
 		COMMAND_CONCERNS_VM, ANY_STATE, command_vm_info },
+	{ "vm-addresses", "the guest's network interfaces and their addresses; its agent is asked", vm_only, addresses_returns,
+		ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE, command_vm_addresses },
 	{ "vm-qmp-path", "the VM's own socket, which is there while it runs: QMP as QEMU has it", vm_only,
 		path_returns, ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE, command_vm_qmp_path },
 	{ "vm-start", "start a VM; returns when its vCPUs run", start_args, start_returns,

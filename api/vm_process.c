@@ -218,6 +218,18 @@ static void snapshots_clean(struct vm_snapshots *s)
 	}
 }
 
+/* Returns false when there are more than there can be. */
+static bool addresses_clean(struct vm_addresses *all)
+{
+	if (all->n > VM_ADDRESSES_MAX)
+		return false;
+	for (uint32_t i = 0; i < all->n; i++) {
+		all->list[i].name[sizeof(all->list[i].name) - 1] = 0;
+		text_clean(all->list[i].name);
+	}
+	return true;
+}
+
 /* Returns false for a page whose length and number contradict each other. */
 static bool answer_fill(const struct channel_msg *m, struct vm_answer *a, int *ret_r, struct err *e)
 {
@@ -241,6 +253,9 @@ static bool answer_fill(const struct channel_msg *m, struct vm_answer *a, int *r
 	case VM_MSG_SPACES:
 		a->spaces = m->body;
 		return true;
+	case VM_MSG_ADDRESS_LIST:
+		a->addresses = m->body;
+		return addresses_clean(m->body);
 	case VM_MSG_SNAPSHOT_DONE:
 		d->id[sizeof(d->id) - 1] = 0;
 		text_clean(d->id);

@@ -46,6 +46,7 @@ struct vm_answer {
 	const struct vm_info *info;		  /* to VM_MSG_QUERY */
 	const struct vm_snapshots *snapshots;	  /* to VM_MSG_SNAPSHOT_LIST */
 	const struct vm_spaces *spaces;		  /* to VM_MSG_SPACE */
+	const struct vm_addresses *addresses;	  /* to VM_MSG_ADDRESSES */
 	const struct vm_snapshot_done *snapshot;  /* to VM_MSG_SNAPSHOT_CREATE */
 };
 

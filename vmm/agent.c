@@ -39,9 +39,13 @@ enum agent_state {
 	NAME_ASKED,
 };
 
+/* Who only looks does not stand in the way of a shutdown. */
+enum { ERRAND_ORDER, ERRAND_LOOK, ERRAND_COUNT };
+
 /* A command that somebody waits for. */
 struct errand {
 	bool due, under_way;
+	struct vm_addresses *into; /* NULL: the answer is only good or bad */
 	bool silent; /* no answer is a good one */
 	char text[128 + 2 * AGENT_WORDS_MAX];
 	void (*done)(void *opaque, int r, const struct err *e);
@@ -58,12 +62,12 @@ struct agent {
 	int64_t id; /* of the sync under way */
 	unsigned tries;
 	char line[AGENT_LINE_MAX];
-	size_t len;
+	size_t len, answer_len; /* so far; of the one that is over */
 	bool wants_sentinel; /* what comes before it is old */
 	bool overlong;
 	bool waits; /* a freeze, for the thaw under way or the time being set */
 	bool time_due, thaw_due;
-	struct errand errand;
+	struct errand errands[ERRAND_COUNT], *errand; /* the one under way */
 	char hostname[AGENT_HOSTNAME_MAX + 1]; /* to be asked for; empty: none */
 	bool owes_thaw;
 	void (*thaw_failed)(void *opaque);
@@ -152,10 +156,11 @@ static void time_say(struct agent *a)
 	state_set(a, TIME_ASKED, a->times.sync_ns);
 }
 
-static void errand_begin(struct agent *a)
+static void errand_begin(struct agent *a, struct errand *which)
 {
-	a->errand.due = false;
-	a->errand.under_way = true;
+	a->errand = which;
+	which->due = false;
+	which->under_way = true;
 	state_set(a, ERRAND_SYNC, a->times.sync_ns);
 	say_sync(a);
 }
@@ -224,8 +229,10 @@ static void go_on(struct agent *a)
 		freeze_begin(a);
 	else if (a->time_due)
 		time_begin(a);
-	else if (a->errand.due)
-		errand_begin(a);
+	else if (a->errands[ERRAND_ORDER].due)
+		errand_begin(a, &a->errands[ERRAND_ORDER]);
+	else if (a->errands[ERRAND_LOOK].due)
+		errand_begin(a, &a->errands[ERRAND_LOOK]);
 	else if (a->hostname[0])
 		name_begin(a);
 	else if (atomic_load(&a->ping_due))
@@ -234,9 +241,9 @@ static void go_on(struct agent *a)
 
 static void errand_end(struct agent *a, int r, const struct err *e)
 {
-	struct errand was = a->errand;
+	struct errand was = *a->errand;
 
-	a->errand.under_way = false;
+	a->errand->under_way = false;
 	go_on(a);
 	was.done(was.opaque, r, e);
 }
@@ -245,8 +252,10 @@ static void errand_answered(struct agent *a, const struct agent_answer *x)
 {
 	struct err e;
 
-	if (x->kind == AGENT_RETURN)
+	if (x->kind == AGENT_RETURN && (!a->errand->into || agent_addresses_parse(a->line, a->answer_len, a->errand->into)))
 		errand_end(a, 0, NULL);
+	else if (x->kind != AGENT_ERROR && a->errand->into)
+		errand_end(a, err_set(&e, -EPROTO, ERR_GENERIC, "the guest agent's answer is none; restart it in the guest"), &e);
 	else
 		errand_end(a, err_set(&e, -EIO, ERR_GENERIC, "the guest agent refuses: %s",
 			x->kind == AGENT_ERROR && x->desc[0] ? x->desc : "it does not say why"), &e);
@@ -256,7 +265,7 @@ static void errand_late(struct agent *a)
 {
 	struct err e;
 
-	if (a->state == ERRAND_ASKED && a->errand.silent)
+	if (a->state == ERRAND_ASKED && a->errand->silent)
 		errand_end(a, 0, NULL);
 	else
 		errand_end(a, err_set(&e, -ETIMEDOUT, ERR_TIMEOUT,
@@ -317,8 +326,8 @@ static void synced(struct agent *a, const struct agent_answer *x)
 	} else if (a->state == TIME_SYNC) {
 		time_say(a);
 	} else if (a->state == ERRAND_SYNC) {
-		say(a, a->errand.text);
-		state_set(a, ERRAND_ASKED, a->errand.silent ? MIN(AGENT_SILENCE_NS, a->times.sync_ns) :
+		say(a, a->errand->text);
+		state_set(a, ERRAND_ASKED, a->errand->silent ? MIN(AGENT_SILENCE_NS, a->times.sync_ns) :
 							      a->times.sync_ns);
 	} else if (a->state == NAME_SYNC) {
 		name_say(a);
@@ -337,6 +346,7 @@ static void line_over(struct agent *a)
 
 	if (!a->overlong)
 		agent_answer_parse(a->line, a->len, &x);
+	a->answer_len = a->len;
 	a->len = 0;
 	a->overlong = false;
 	switch (a->state) {
@@ -399,7 +409,7 @@ static void byte_take(struct agent *a, char c)
 static void readable(void *opaque, unsigned revents)
 {
 	struct agent *a = opaque;
-	char buf[AGENT_LINE_MAX];
+	char buf[4096];
 	ssize_t n = recv(a->fd, buf, sizeof(buf), MSG_DONTWAIT);
 
 	(void)revents;
@@ -571,63 +581,79 @@ void agent_set_time(struct agent *a)
 		go_on(a);
 }
 
-/* Whatever the errand's text is already. */
-static int errand_ask(struct agent *a, bool silent, void (*done)(void *opaque, int r, const struct err *e),
-	void *opaque)
+/* Returns the place for one, or NULL. */
+static struct errand *errand_new(struct agent *a, unsigned which, void (*done)(void *opaque, int r, const struct err *e),
+	void *opaque, struct err *e)
 {
-	a->errand.silent = silent;
-	a->errand.done = done;
-	a->errand.opaque = opaque;
-	a->errand.due = true;
+	struct errand *x = &a->errands[which];
+
+	if (x->due || x->under_way) {
+		err_set(e, -EBUSY, ERR_BUSY,
+			"the guest agent is still at work on the last request; try again in a moment");
+		return NULL;
+	}
+	*x = (struct errand){.done = done, .opaque = opaque};
+	return x;
+}
+
+/* Its text is there. */
+static int errand_ask(struct agent *a, struct errand *x)
+{
+	x->due = true;
 	if (a->state == IDLE)
 		go_on(a);
 	return 0;
 }
 
-static int errand_check(const struct agent *a, struct err *e)
-{
-	if (!a->errand.due && !a->errand.under_way)
-		return 0;
-	return err_set(e, -EBUSY, ERR_BUSY,
-		"the guest agent is still at work on the last request; try again in a moment");
-}
-
 int agent_tell(struct agent *a, const char *line, void (*done)(void *opaque, int r, const struct err *e),
 	void *opaque, struct err *e)
 {
+	struct errand *x = errand_new(a, ERRAND_ORDER, done, opaque, e);
 	char quoted[2 * AGENT_WORDS_MAX + 1];
 	size_t n = 0;
-	int r = errand_check(a, e);
 
-	if (r < 0)
-		return r;
+	if (!x)
+		return -EBUSY;
 	for (size_t i = 0; line[i] && i < AGENT_WORDS_MAX; i++) {
 		if (line[i] == '"' || line[i] == '\\')
 			quoted[n++] = '\\';
 		quoted[n++] = (unsigned char)line[i] < ' ' || line[i] == 0x7f ? '?' : line[i];
 	}
 	quoted[n] = 0;
-	snprintf(a->errand.text, sizeof(a->errand.text),
+	snprintf(x->text, sizeof(x->text),
 		"{\"execute\":\"guest-exec\",\"arguments\":{\"path\":\"wall\",\"arg\":[\"%s\"]}}\n", quoted);
-	return errand_ask(a, false, done, opaque);
+	return errand_ask(a, x);
 }
 
 int agent_shutdown(struct agent *a, bool reboot, void (*done)(void *opaque, int r, const struct err *e),
 	void *opaque, struct err *e)
 {
-	int r = errand_check(a, e);
+	struct errand *x = errand_new(a, ERRAND_ORDER, done, opaque, e);
 
-	if (r < 0)
-		return r;
-	snprintf(a->errand.text, sizeof(a->errand.text),
+	if (!x)
+		return -EBUSY;
+	x->silent = true;
+	snprintf(x->text, sizeof(x->text),
 		"{\"execute\":\"guest-shutdown\",\"arguments\":{\"mode\":\"%s\"}}\n",
 		reboot ? "reboot" : "powerdown");
-	return errand_ask(a, true, done, opaque);
+	return errand_ask(a, x);
+}
+
+int agent_addresses(struct agent *a, struct vm_addresses *into, void (*done)(void *opaque, int r, const struct err *e),
+	void *opaque, struct err *e)
+{
+	struct errand *x = errand_new(a, ERRAND_LOOK, done, opaque, e);
+
+	if (!x)
+		return -EBUSY;
+	x->into = into;
+	snprintf(x->text, sizeof(x->text), "{\"execute\":\"guest-network-get-interfaces\"}\n");
+	return errand_ask(a, x);
 }
 
 void agent_guest_off(struct agent *a)
 {
-	if (a && a->state == ERRAND_ASKED && a->errand.silent)
+	if (a && a->state == ERRAND_ASKED && a->errand->silent)
 		errand_end(a, 0, NULL);
 }
 

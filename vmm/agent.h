@@ -1,6 +1,6 @@
 /* agent: the host's side of the QEMU guest agent's protocol: JSON lines over the port
- * org.qemu.guest_agent.0. Only what snapshots and clones need: file systems frozen for a moment, the clock set right
- * after time has passed without the guest, and another host name.
+ * org.qemu.guest_agent.0. File systems frozen for a moment, the clock set right after time has
+ * passed without the guest, another host name, a shutdown, and what addresses the guest has.
  *
  * The agent is the guest's, and so hostile: its answers are bounded, and every wait has an end.
  * What was frozen is always thawed: by agent_thaw(), after a freeze that failed or was late, and by
@@ -15,9 +15,10 @@
 struct agent;
 struct err;
 struct loop;
+struct vm_addresses;
 
 #define AGENT_PORT "org.qemu.guest_agent.0"
-#define AGENT_LINE_MAX 4096
+#define AGENT_LINE_MAX (64 * 1024) /* a guest has many interfaces */
 #define AGENT_SYNC_NS (5 * 1000000000ULL)    /* an agent that runs answers at once */
 #define AGENT_FREEZE_NS (20 * 1000000000ULL) /* it writes out what is dirty */
 #define AGENT_THAW_NS (5 * 1000000000ULL)
@@ -79,6 +80,10 @@ int agent_tell(struct agent *a, const char *line, void (*done)(void *opaque, int
 /* Have the guest shut down, or reboot. As agent_tell(); 0: it has been asked and does not refuse. */
 int agent_shutdown(struct agent *a, bool reboot, void (*done)(void *opaque, int r, const struct err *e),
 	void *opaque, struct err *e);
+/* What interfaces the guest has, and what addresses. into: filled when r is 0; stays until then. As agent_tell(), but
+ * neither is in the other's way. */
+int agent_addresses(struct agent *a, struct vm_addresses *into, void (*done)(void *opaque, int r, const struct err *e),
+	void *opaque, struct err *e);
 /* The guest is off: who asked for that need not wait to see whether the agent refuses. NULL allowed. */
 void agent_guest_off(struct agent *a);
 
@@ -93,5 +98,8 @@ struct agent_answer {
 };
 /* One line without its end. */
 void agent_answer_parse(const char *line, size_t len, struct agent_answer *ret);
+/* One line that is a return, of guest-network-get-interfaces. An address that is none is left out, and what is too much.
+ * Returns false when it is something else. */
+bool agent_addresses_parse(const char *line, size_t len, struct vm_addresses *ret);
 
 #endif

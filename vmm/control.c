@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 #define CONFIG_WAIT_MS 10000
+#define LOOKS_MAX 64
 
 struct control {
 	int listen_fd, peer_fd;
@@ -35,6 +36,12 @@ struct control {
 	struct clone_disks *clones; /* NULL: a VM that runs */
 	uint64_t config_seq, work_seq;
 	bool forking; /* the work under way is for clones, which only this daemon knows */
+	struct { /* whoever asks meanwhile gets the same answer */
+		uint64_t seqs[LOOKS_MAX];
+		unsigned n;
+		bool under_way;
+		struct vm_addresses all;
+	} looks;
 	uint8_t buf[CHANNEL_BODY_MAX];
 };
 
@@ -45,6 +52,7 @@ static void peer_drop(struct control *c)
 	if (c->peer_fd >= 0)
 		close(c->peer_fd);
 	c->peer_fd = -1;
+	c->looks.n = 0;
 }
 
 /* The other side is gone. Nobody wants anything of a VM's images any more then, and another daemon
@@ -441,6 +449,17 @@ static void consoles_tell(const struct machine *m, const char *text)
 			console_write(m->consoles[kind], line, (size_t)n);
 }
 
+static int agent_check(const struct control *c, struct err *e)
+{
+	if (!vm_machine(c->vm)->agent)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+			"the VM has no port for a guest agent; set \"guest_agent\": true and start it anew");
+	if (vm_phase(c->vm) != VM_PHASE_RUNNING)
+		return err_set(e, -EPERM, ERR_WRONG_STATE, "the guest agent of a VM that does not run cannot "
+			"answer; resume it first");
+	return 0;
+}
+
 static int errand_begin(struct control *c, const struct vm_agent *want, struct errand *s, struct err *e)
 {
 	struct agent *a = vm_machine(c->vm)->agent;
@@ -448,12 +467,9 @@ static int errand_begin(struct control *c, const struct vm_agent *want, struct e
 
 	if (want->errand == VM_AGENT_TELL)
 		consoles_tell(vm_machine(c->vm), want->text);
-	if (!a)
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-			"the VM has no port for a guest agent; set \"guest_agent\": true and start it anew");
-	if (vm_phase(c->vm) != VM_PHASE_RUNNING)
-		return err_set(e, -EPERM, ERR_WRONG_STATE, "the guest agent of a VM that does not run cannot "
-			"answer; resume it first");
+	r = agent_check(c, e);
+	if (r < 0)
+		return r;
 	if (want->errand == VM_AGENT_TELL)
 		return agent_tell(a, want->text, errand_over, s, e);
 	s->off = want->errand == VM_AGENT_SHUTDOWN;
@@ -483,6 +499,37 @@ static void agent_request(struct control *c, struct channel_msg *m)
 	}
 }
 
+static void addresses_over(void *opaque, int r, const struct err *e)
+{
+	struct control *c = opaque;
+	unsigned n = c->looks.n;
+
+	c->looks.under_way = false;
+	c->looks.n = 0;
+	for (unsigned i = 0; i < n; i++)
+		if (r < 0)
+			reply(c, c->looks.seqs[i], r, e);
+		else
+			peer_send(c, VM_MSG_ADDRESS_LIST, c->looks.seqs[i], &c->looks.all, sizeof(c->looks.all));
+}
+
+static void addresses_request(struct control *c, uint64_t seq)
+{
+	struct err e = { 0 };
+	int r = agent_check(c, &e);
+
+	if (!r && c->looks.n == LOOKS_MAX)
+		r = err_set(&e, -EBUSY, ERR_BUSY, "the guest agent is being asked by too many; try again in a moment");
+	if (!r && !c->looks.under_way) {
+		r = agent_addresses(vm_machine(c->vm)->agent, &c->looks.all, addresses_over, c, &e);
+		c->looks.under_way = r == 0;
+	}
+	if (r < 0)
+		reply(c, seq, r, &e);
+	else
+		c->looks.seqs[c->looks.n++] = seq;
+}
+
 static void request_handle(struct control *c, struct channel_msg *m)
 {
 	struct err e = { 0 };
@@ -509,6 +556,9 @@ static void request_handle(struct control *c, struct channel_msg *m)
 		break;
 	case VM_MSG_AGENT:
 		agent_request(c, m);
+		return;
+	case VM_MSG_ADDRESSES:
+		addresses_request(c, m->head.seq);
 		return;
 	case VM_MSG_CANCEL:
 		r = c->clones && clone_disks_cancel(c->clones) ? 0 : vm_work_cancel(c->vm, &e);

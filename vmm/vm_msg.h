@@ -67,6 +67,7 @@ enum vm_msg_type {
 	VM_MSG_WATCHDOG = 23,	     /* struct vm_watchdog: another action from now on */
 	VM_MSG_AGENT = 25,	     /* struct vm_agent: an errand for the guest agent */
 	VM_MSG_SPACE = 27,	     /* answered by VM_MSG_SPACES, by who has the files: to ask may take long */
+	VM_MSG_ADDRESSES = 29,	     /* answered by VM_MSG_ADDRESS_LIST: what the guest agent says */
 	VM_MSG_CLONE_DISK = 26,	     /* struct vm_clone_disk + fds: an empty file, then of each layer its file and its
 				      * data file if it has one. VM_EVENT_PROGRESS meanwhile, with the key as device.
 				      * Several at a time, answered as they end; for images_only */
@@ -76,6 +77,7 @@ enum vm_msg_type {
 	VM_MSG_SNAPSHOTS = 19, /* struct vm_snapshots, cut behind its last entry */
 	VM_MSG_SNAPSHOT_DONE = 20, /* struct vm_snapshot_done: of a create or a fork, instead of a reply */
 	VM_MSG_SPACES = 28,	   /* struct vm_spaces */
+	VM_MSG_ADDRESS_LIST = 30,  /* struct vm_addresses */
 	/* from the VM, unasked */
 	VM_MSG_EVENT = 32, /* struct vm_event */
 	VM_MSG_TYPE_COUNT,
@@ -254,6 +256,24 @@ enum vm_agent_errand { VM_AGENT_TELL = 0, VM_AGENT_SHUTDOWN = 1, VM_AGENT_REBOOT
 struct vm_agent {
 	uint32_t errand; /* enum vm_agent_errand */
 	char text[256];	 /* of VM_AGENT_TELL: one line, for the consoles' readers, too */
+};
+
+#define VM_ADDRESSES_MAX 96
+enum vm_address_family { VM_ADDRESS_NONE = 0, VM_ADDRESS_IPV4 = 4, VM_ADDRESS_IPV6 = 6 };
+
+/* Of the guest's interfaces, by its agent's word: one for each address, and one for an interface without. */
+struct vm_addresses {
+	uint32_t n;
+	uint32_t cut; /* 1: there are more */
+	struct vm_address {
+		char name[32]; /* of the interface, cut to fit; printable */
+		uint8_t mac[6];
+		uint8_t has_mac;
+		uint8_t family; /* enum vm_address_family */
+		uint8_t bytes[16];
+		uint8_t prefix; /* bits */
+		uint8_t reserved[7];
+	} list[VM_ADDRESSES_MAX];
 };
 
 struct vm_console {

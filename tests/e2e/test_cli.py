@@ -19,7 +19,7 @@ VERBS = ["define", "validate", "dumpjson", "dumpxml", "edit", "domrename", "desc
          "resume", "destroy", "autostart", "run", "clone", "template", "dump", "export", "import", "save", "restore", "managedsave", "managedsave-remove",
          "snapshot-create", "snapshot-create-as", "snapshot-list", "snapshot-info", "snapshot-current",
          "snapshot-parent", "snapshot-revert", "snapshot-delete", "snapshot-rename", "snapshot-tag",
-         "snapshot-schedule", "list", "dominfo", "domstate", "domid", "domuuid", "domname", "domblklist", "domiflist", "domifstat", "domblkerror", "domstats", "qmp-path", "console", "wait", "event",
+         "snapshot-schedule", "list", "dominfo", "domstate", "domid", "domuuid", "domname", "domblklist", "domiflist", "domifstat", "domifaddr", "domblkerror", "domstats", "qmp-path", "console", "wait", "event",
          "events", "jobs", "job-cancel", "job-dismiss", "grant", "revoke", "permissions",
          "audit",
          "daemon-stop", "version", "help"]
@@ -403,7 +403,7 @@ def test_completion(fake):
     assert complete("cairn shutdown web1 --then ") == {"leave", "destroy", "save"}
     assert complete("cairn list --format ") == {"table", "json", "yaml", "csv"}
     assert complete("cairn edit web1 --format ") == {"json", "xml"}
-    assert complete("cairn wait web1 --for ") == {"running", "paused", "shutoff", "crashed", "agent"}
+    assert complete("cairn wait web1 --for ") == {"running", "paused", "shutoff", "crashed", "agent", "ip"}
     assert complete("cairn event --event VM_") == {"VM_STATE_CHANGE", "VM_DEFINED", "VM_UNDEFINED"}
     # VMs for which it is possible.
     fake.cairn("start", "web2")
@@ -426,7 +426,7 @@ def test_completion(fake):
     assert complete("cairn snapshot-revert --disk ") == complete("cairn snapshot-revert web1 --disk =") == set()
     assert complete("cairn snapshot-revert --domain web1 ") == {"before"}
     assert complete("cairn snapshot-revert --di") == {"--disk", "--disks-only"}
-    assert complete("cairn help dom") == {"dominfo", "domstate", "domid", "domuuid", "domname", "domblkerror", "domblklist", "domiflist", "domifstat", "domrename", "domstats"}
+    assert complete("cairn help dom") == {"dominfo", "domstate", "domid", "domuuid", "domname", "domblkerror", "domblklist", "domiflist", "domifstat", "domifaddr", "domrename", "domstats"}
     assert complete(f"cairn -c {fake.socket} start web2") == {"web2"}
 
 

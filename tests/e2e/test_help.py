@@ -193,6 +193,7 @@ detach-interface vm1 user
 domblklist vm1
 domiflist vm1
 domifstat vm1 net0
+domifaddr vm1
 domblkerror vm1
 dominfo vm1
 domstate vm1
@@ -228,6 +229,7 @@ template vm1 --disable
 domrename vm1 vm9
 domrename vm9 vm1
 start vm1
+wait vm1 --for ip --timeout 20
 start vm2 --console
 qmp-path vm1
 suspend vm1
@@ -259,13 +261,13 @@ daemon-stop --vms-only
 
 
 def test_a_verb_asks_for_what_its_help_says(fake):
-    for name, cmdline in (("vm1", None), ("vm2", "off-after=100")):
+    for name, cmdline in (("vm1", "agent-after=1"), ("vm2", "off-after=100")):
         for f in (f"{name}.img", "more.raw", "cd.iso"):
             (fake.tmp / f).write_bytes(bytes(1 << 20))
-        boot = {"boot": {"kernel": "kernel", "cmdline": cmdline}} if cmdline else {}
+        boot = {"boot": {"kernel": "kernel", "cmdline": cmdline}}
         fake.define(name, disks=[{"path": f"{name}.img", "format": "qcow2"},
                                  {"id": "cd", "path": "cd.iso", "format": "raw", "device": "cdrom", "readonly": True}],
-                    **boot)
+                    guest_agent=True, **boot)
     os.rename(fake.write("again"), fake.tmp / "again.json")
     recorder, asked = Recorder(fake), {}
     fake.env["EDITOR"] = "sed -i s/32M/40M/"

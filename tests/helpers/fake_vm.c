@@ -7,6 +7,7 @@
  *   agent-after=MS (an agent opens its port and answers)
  *   repeats-after=MS (a hundred times whatever a guest can have told as often as it likes)
  *   exit-after=MS:VALUE (debug exit)  io-error-after=MS  crash-after=MS (preserved)
+ *   ip-when=FILE (is there: the guest has an address beside those of the link; else it has)  ip-many (more than can be told)
  *   no-agent (the guest's answers nothing)  deaf (ignores the power button)  stubborn (ignores quit)  event-last (replies first)
  *   when=FILE (what is due by one of these waits until the file is there, too: for who must be first, however slow)
  *   quits-in=MS (after it was told to)  mute (answers nothing once it runs)  rude-after=MS (panics, in bytes that are no text)
@@ -24,6 +25,7 @@
 #include "snapshot/vmstate.h"
 #include "vmm/vm_msg.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -668,6 +670,42 @@ static bool agent_errand(struct fake *f, struct channel_msg *m)
 	return true;
 }
 
+static void address_add(struct vm_addresses *all, const char *name, const uint8_t *mac, const char *text, uint8_t prefix)
+{
+	struct vm_address *x = &all->list[all->n++];
+
+	snprintf(x->name, sizeof(x->name), "%s", name);
+	x->has_mac = mac != NULL;
+	if (mac)
+		memcpy(x->mac, mac, sizeof(x->mac));
+	x->prefix = prefix;
+	x->family = !text ? VM_ADDRESS_NONE : strchr(text, ':') ? VM_ADDRESS_IPV6 : VM_ADDRESS_IPV4;
+	if (text)
+		inet_pton(x->family == VM_ADDRESS_IPV6 ? AF_INET6 : AF_INET, text, x->bytes);
+}
+
+static void addresses_send(struct fake *f, uint64_t seq)
+{
+	static const uint8_t none[6], inside[6] = { 2, 0x42, 1, 2, 3, 4 };
+	const uint8_t *own = f->config.ninterfaces ? f->config.interfaces[0].mac : inside;
+	struct vm_addresses all = { 0 };
+
+	if (word(f, "no-agent")) {
+		reply(f, seq, -ETIMEDOUT, ERR_TIMEOUT, "the guest agent did not answer within 5 s");
+		return;
+	}
+	address_add(&all, "lo", none, "127.0.0.1", 8);
+	address_add(&all, "docker0", inside, "172.17.0.1", 16);
+	address_add(&all, "eth0", own, "fe80::5054:ff:fe00:1", 64);
+	if (!word(f, "ip-when=") || file_is_there(f, "ip-when=")) {
+		address_add(&all, "eth0", own, "2001:db8::7", 64);
+		address_add(&all, "eth0", own, "192.0.2.7", 24);
+	}
+	address_add(&all, "tun\n\x1b[2J", NULL, NULL, 0);
+	all.n = word(f, "ip-many") ? VM_ADDRESSES_MAX + 1 : all.n;
+	channel_send(f->sock, VM_MSG_VERSION, VM_MSG_ADDRESS_LIST, seq, &all, sizeof(all), NULL, 0);
+}
+
 static void handle(struct fake *f, struct channel_msg *m)
 {
 	bool late = word(f, "event-last");
@@ -734,6 +772,9 @@ static void handle(struct fake *f, struct channel_msg *m)
 	case VM_MSG_AGENT:
 		if (agent_errand(f, m))
 			break;
+		return;
+	case VM_MSG_ADDRESSES:
+		addresses_send(f, m->head.seq);
 		return;
 	case VM_MSG_RESET:
 		event(f, (struct vm_event){ .kind = VM_EVENT_RESET, .value = 0 });

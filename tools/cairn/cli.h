@@ -151,6 +151,7 @@ int verb_attach_interface(struct cli *c);
 int verb_detach_interface(struct cli *c);
 int verb_domiflist(struct cli *c);
 int verb_domifstat(struct cli *c);
+int verb_domifaddr(struct cli *c);
 int verb_undefine(struct cli *c);
 int verb_start(struct cli *c);
 int verb_shutdown(struct cli *c);

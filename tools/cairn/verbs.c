@@ -186,13 +186,16 @@ static const struct verb_option domstats_options[] = {
 	{ "vcpu", NULL, "each vCPU" },
 	{ "interface", NULL, "each network interface" },
 	{ "block", NULL, "each disk" }, END };
+static const struct verb_option domifaddr_options[] = {
+	{ "source", "agent", "the only one: the guest agent is asked" },
+	{ "full", NULL, "name and MAC in each line" }, END };
 static const struct verb_option console_options[] = {
 	{ "force", NULL, "no effect: several may be attached" },
 	{ "safe", NULL, "the same" },
 	{ "serial", NULL, "the serial port (the default)" },
 	{ "virtio", NULL, "the virtio console" }, END };
 static const struct verb_option wait_options[] = {
-	{ "for", "running|paused|shutoff|crashed|agent", "agent: one answers; shutoff: however it ended" },
+	{ "for", "running|paused|shutoff|crashed|agent|ip", "agent: one answers; ip: it says that the guest has an address; shutoff: however it ended" },
 	{ "timeout", "SECONDS", "give up after that" }, END };
 static const struct verb_option event_options[] = {
 	{ "loop", NULL, "until interrupted, or the time is up" },
@@ -363,6 +366,8 @@ const struct verb verbs[] = {
 		"vm-dump-definition", verb_domiflist },
 	{ "domifstat", "Looking", "VM INTERFACE", "what a network interface has carried", NULL, 2, 2, true, "vm", "vm-info",
 		verb_domifstat },
+	{ "domifaddr", "Looking", "VM [INTERFACE]", NULL, domifaddr_options, 1, 2, true, "vm-name", "vm-addresses",
+		verb_domifaddr },
 	{ "domblkerror", "Looking", "VM", "disks whose errors stopped a VM", NULL, 1, 1, true, "vm", "vm-info",
 		verb_domblkerror },
 	{ "domstats", "Looking", "[VM...]", "figures of VMs, under virsh's names", domstats_options, 0, MANY, true,
@@ -371,7 +376,8 @@ const struct verb verbs[] = {
 		"vm", "vm-qmp-path", verb_qmp_path },
 	{ "console", "Looking", "VM", "attach this terminal; Ctrl-] leaves", console_options, 1, 1, false, "vm",
 		"vm-console", verb_console },
-	{ "wait", "Looking", "VM", "wait for a state", wait_options, 1, 1, false, "vm", "vm-info", verb_wait },
+	{ "wait", "Looking", "VM", "wait for a state, or an address", wait_options, 1, 1, false, "vm",
+		"vm-info vm-addresses", verb_wait },
 	{ "event", "Looking", "[VM]", "show events as they come", event_options, 0, 1, true, "vm",
 		"query-events query-version", verb_event },
 	{ "events", "Looking", "[VM]", "the same as event --loop", event_options, 0, 1, true, "vm",

@@ -5,6 +5,7 @@
 #include "base/loop.h"
 #include "base/util.h"
 #include "vmm/agent.h"
+#include "vmm/vm_msg.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -486,7 +487,7 @@ static void test_a_line_without_end(void **state)
 	noise[sizeof(noise) - 1] = 0;
 	freeze(f);
 	freeze_heard(f);
-	for (unsigned i = 0; i < 4; i++)
+	for (unsigned i = 0; i <= AGENT_LINE_MAX / (sizeof(noise) - 1); i++)
 		says(f, noise);
 	says(f, "{\"return\": 0}\n");
 	assert_int_equal(f->answers, 1);
@@ -648,6 +649,61 @@ static void test_is_off_at_once(void **state)
 	assert_int_equal(f->r, 0);
 }
 
+/* Who only looks does not stand in the way of who acts, whichever comes first. */
+static void test_looks(void **state)
+{
+	struct fixture *f = *state;
+	struct vm_addresses all = { .n = 7 };
+
+	assert_int_equal(agent_addresses(f->a, &all, answered, f, &f->e), 0);
+	assert_int_equal(agent_addresses(f->a, &all, answered, f, &f->e), -EBUSY);
+	assert_int_equal(agent_tell(f->a, "words", answered, f, &f->e), 0);
+	sync_answer(f, sync_heard(f));
+	assert_string_equal(heard(f), "{\"execute\":\"guest-network-get-interfaces\"}");
+	says(f, "{\"return\":[{\"name\":\"lo\",\"ip-addresses\":[{\"ip-address\":\"127.0.0.1\",\"prefix\":8}]}]}\n");
+	assert_int_equal(f->answers, 1);
+	assert_int_equal(f->r, 0);
+	assert_int_equal(all.n, 1);
+	assert_string_equal(all.list[0].name, "lo");
+	assert_int_equal(agent_addresses(f->a, &all, answered, f, &f->e), 0);
+	sync_answer(f, sync_heard(f));
+	assert_non_null(strstr(heard(f), "wall"));
+	says(f, "{\"return\":{}}\n");
+	assert_int_equal(f->answers, 2);
+	sync_answer(f, sync_heard(f));
+	assert_non_null(strstr(heard(f), "guest-network"));
+	says(f, "{\"return\":{}}\n");
+	assert_int_equal(f->answers, 3);
+	assert_int_equal(f->r, -EPROTO);
+	is_idle_again(f);
+}
+
+/* As many interfaces as a host of containers has: an answer longer than one read. */
+static void test_looks_at_many(void **state)
+{
+	struct fixture *f = *state;
+	struct vm_addresses all = { 0 };
+	char text[1200];
+	int n;
+
+	assert_int_equal(agent_addresses(f->a, &all, answered, f, &f->e), 0);
+	sync_answer(f, sync_heard(f));
+	heard(f);
+	says(f, "{\"return\":[");
+	for (unsigned i = 0; i < 50; i++) {
+		n = snprintf(text, sizeof(text), "%s{\"name\":\"veth%u\",\"statistics\":{\"of\":\"%0500d\"},\"hardware-address\":"
+			"\"02:00:00:00:00:%02x\"}", i ? "," : "", i, 0, i);
+		assert_true(n > 0 && n < (int)sizeof(text));
+		says(f, text);
+	}
+	says(f, "]}\n");
+	assert_int_equal(f->answers, 1);
+	assert_int_equal(f->r, 0);
+	assert_int_equal(all.n, 50);
+	assert_int_equal(all.list[49].mac[5], 49);
+	is_idle_again(f);
+}
+
 /* A freeze comes first, and an errand after its thaw. */
 static void test_errand_waits(void **state)
 {
@@ -751,6 +807,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_refuses_an_errand, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_is_off_at_once, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_shuts_down, setup_hurried, teardown),
+		cmocka_unit_test_setup_teardown(test_looks, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_looks_at_many, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_errand_waits, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_the_port, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_port_that_flutters, setup, teardown),
