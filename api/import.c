@@ -297,6 +297,8 @@ static int name_decide(struct import *x, struct json_object *o, struct err *e)
 		snprintf(x->name, sizeof(x->name), "%s", own ? own : "");
 	js_put_str(o, "name", x->name);
 	r = definition_check_name(x->name, e);
+	if (r < 0)
+		err_prefix(e, "name");
 	if (!r && vm_find(x->daemon, x->name))
 		r = err_set(e, -EEXIST, ERR_EXISTS,
 			"there is a VM '%s' already; give the new one another name with --name", x->name);

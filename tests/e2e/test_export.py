@@ -202,6 +202,18 @@ def test_a_look(daemon, chain):
     assert [f["name"] for f in o["files"]] == ["kernel", "vda.qcow2", "vda-1.raw"]
     assert o["files"][2]["size"] == 8 * MIB and o["files"][2]["data"] < MIB
     assert " vda-1.raw " in daemon.cairn("import", "--dry-run", "x.tar").stdout
+    # As it would be here, and what would be refused.
+    os.mkdir("there")
+    new = ["import", "--dry-run", "x.tar", "--folder", "there", "--name", "vm2"]
+    assert daemon.cairn(*new).stdout.splitlines()[:2] == ["Domain:         vm2", f"Folder:         {os.path.realpath('there')}/vm2"]
+    o = json.loads(daemon.cairn(*new, "--format", "json").stdout)
+    assert (o["definition"]["name"], o["folder"]) == ("vm2", os.path.realpath("there/vm2")) and os.listdir("there") == []
+    assert "more than the 1024 that are allowed" in daemon.cairn(*new, "--max-bytes", "1K", ok=2).stderr
+    os.mkdir("there/vm2")
+    assert "vm2 is there already in the folder" in daemon.cairn(*new, ok=4).stderr
+    assert "vm2 is there already in the folder" in daemon.cairn(*(a for a in new if a != "--dry-run"), ok=4).stderr
+    for args in (new, new[:1] + new[2:]):
+        assert 'error: name: must not have a "/"' in daemon.cairn(*args[:-1], "a/b", ok=2).stderr
     with open("x.tar", "r+b") as f:
         f.truncate(os.path.getsize("x.tar") // 2)
     r = daemon.cairn("import", "--dry-run", "x.tar", ok=1)

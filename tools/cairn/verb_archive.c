@@ -5,6 +5,7 @@
 #include "tools/cairn/output.h"
 #include "tools/cairn/target.h"
 #include "api/client.h"
+#include "api/definition.h"
 #include "api/js.h"
 #include "api/paths.h"
 #include "base/cleanup.h"
@@ -19,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -154,21 +156,70 @@ static int verdict_take(char *text, struct json_object **ret_o, struct err *e)
 	return 0;
 }
 
-static int look(int input, struct json_object **ret_o, struct err *e)
+/* Of --max-bytes; INT64_MAX when it is not given. */
+static int bound_parse(const struct cli *c, uint64_t *ret_n, struct err *e)
 {
-	static const char spec[] = "{\"input\":4}";
+	const char *text = option_value(c, "max-bytes");
+
+	*ret_n = INT64_MAX;
+	if (text && (size_parse(text, 1, ret_n) < 0 || !*ret_n || *ret_n > INT64_MAX))
+		return err_set(e, -EINVAL, ERR_INVALID, "--max-bytes wants a size of 1 byte or more, such as 10G, not \"%s\"",
+			text);
+	return 0;
+}
+
+static int look_spec(const struct cli *c, char *buf, size_t size, struct err *e)
+{
+	uint64_t bound;
+	int r = bound_parse(c, &bound, e);
+
+	snprintf(buf, size, "{\"input\":4,\"max_bytes\":%llu}", (unsigned long long)bound);
+	return r;
+}
+
+static int look(const struct cli *c, int input, struct json_object **ret_o, struct err *e)
+{
 	CLEANUP_CLOSE int fd = memfd_create("spec", MFD_CLOEXEC);
 	CLEANUP_FREE char *text = NULL;
-	char program[PATH_MAX];
+	char program[PATH_MAX], spec[64];
 	size_t len;
 	int r = paths_helper("cairn-archive", program, sizeof(program), e);
 
+	if (!r)
+		r = look_spec(c, spec, sizeof(spec), e);
 	if (r < 0)
 		return r;
-	if (fd < 0 || write_full(fd, spec, sizeof(spec) - 1) < 0 || lseek(fd, 0, SEEK_SET) < 0)
+	if (fd < 0 || write_full(fd, spec, strlen(spec)) < 0 || lseek(fd, 0, SEEK_SET) < 0)
 		return err_set_errno(e, -errno, "cairn-archive");
 	r = look_run(program, fd, input, &text, &len, e);
 	return r < 0 ? r : verdict_take(text, ret_o, e);
+}
+
+/* What it would be called here, and where its files would be. */
+static int place_decide(const struct cli *c, struct json_object *o, struct err *e)
+{
+	struct json_object *definition = js_get(o, "definition");
+	const char *folder = option_value(c, "folder"), *name = option_value(c, "name");
+	char path[PATH_MAX + VM_NAME_MAX + 2];
+	struct stat st;
+	int r;
+
+	if (name)
+		js_put_str(definition, "name", name);
+	name = js_get_str(definition, "name");
+	r = definition_check_name(name ? name : "", e);
+	if (r < 0) {
+		err_prefix(e, "name");
+		return r;
+	}
+	if (!realpath(folder ? folder : ".", path))
+		return err_set_errno(e, -errno, "%s", folder ? folder : ".");
+	snprintf(path + strlen(path), VM_NAME_MAX + 2, "/%s", name);
+	if (lstat(path, &st) == 0)
+		return err_set(e, -EEXIST, ERR_EXISTS, "%.255s is there already in the folder; choose another with --folder",
+			name);
+	js_put_str(o, "folder", path);
+	return 0;
 }
 
 static int content_print(struct cli *c, struct json_object *o)
@@ -191,6 +242,7 @@ static int content_print(struct cli *c, struct json_object *o)
 		table_add(&t, (const char *const[]){ js_get_str(f, "name"), size, data });
 	}
 	label_print(stdout, "Domain:", "%s", js_get_str(js_get(o, "definition"), "name"));
+	label_print(stdout, "Folder:", "%s", js_get_str(o, "folder"));
 	if (js_get_str(o, "snapshot"))
 		label_print(stdout, "Snapshot:", "%s", js_get_str(o, "snapshot"));
 	putchar('\n');
@@ -212,31 +264,20 @@ static int folder_take(const struct cli *c, struct json_object *args, struct err
 	return 0;
 }
 
-static int bound_take(const struct cli *c, struct json_object *args, struct err *e)
-{
-	const char *text = option_value(c, "max-bytes");
-	uint64_t n;
-
-	if (!text)
-		return 0;
-	if (size_parse(text, 1, &n) < 0 || !n || n > INT64_MAX)
-		return err_set(e, -EINVAL, ERR_INVALID, "--max-bytes wants a size of 1 byte or more, such as 10G, not \"%s\"",
-			text);
-	js_put_uint(args, "max-bytes", n);
-	return 0;
-}
-
 static int import_run(struct cli *c, int fd, struct json_object **ret_result, struct err *e)
 {
 	struct json_object *args = json_object_new_object();
 	int r = folder_take(c, args, e);
+	uint64_t bound;
 
 	if (!r)
-		r = bound_take(c, args, e);
+		r = bound_parse(c, &bound, e);
 	if (r < 0) {
 		json_object_put(args);
 		return r;
 	}
+	if (option_value(c, "max-bytes"))
+		js_put_uint(args, "max-bytes", bound);
 	if (option_value(c, "name"))
 		js_put_str(args, "name", option_value(c, "name"));
 	return job_run(c, "vm-import", args, fd, "Import", ret_result, e);
@@ -252,9 +293,11 @@ int verb_import(struct cli *c)
 	if (fd < 0)
 		r = err_set_errno(&e, -errno, "%s", c->pos[0]);
 	else if (option_flag(c, "dry-run"))
-		r = look(fd, &result, &e);
+		r = look(c, fd, &result, &e);
 	else
 		r = import_run(c, fd, &result, &e);
+	if (!r && option_flag(c, "dry-run"))
+		r = place_decide(c, result, &e);
 	if (r == -EINPROGRESS)
 		return CLI_OK;
 	if (r < 0)
