@@ -7,12 +7,13 @@ import json
 import os
 import pty
 import select
+import shlex
 import subprocess
 import time
 
 import pytest
 
-from conftest import BUILD
+from conftest import BUILD, ROOT
 
 VERBS = ["define", "validate", "dumpjson", "dumpxml", "edit", "domrename", "desc", "setvcpus", "setmem", "setmaxmem", "set-lifecycle-action", "attach-disk",
          "detach-disk", "change-media", "attach-interface", "detach-interface", "undefine", "start", "shutdown", "reboot", "reset", "suspend",
@@ -376,22 +377,23 @@ def test_a_number_stands_for_what_runs(fake):
     fake.cairn("domstate", id, ok=3)
 
 
+def completions(fake, *words):
+    """What Tab offers for the last word."""
+    script = os.path.join(ROOT, "tools", "completion", "cairn.bash")
+    code = (f"source {script}; COMP_WORDS=({' '.join(shlex.quote(w) for w in words)}); "
+            f"COMP_CWORD={len(words) - 1}; _cairn; printf '%s\\n' \"${{COMPREPLY[@]}}\"")
+    r = subprocess.run(["bash", "-c", code], text=True, timeout=20, capture_output=True, cwd=fake.tmp,
+                       env={**fake.env, "PATH": BUILD + ":" + os.environ["PATH"]})
+    assert r.stderr == ""
+    return r.stdout.split("\n")[:-1]
+
+
 def test_completion(fake):
     fake.define("web1")
     fake.define("web2")
-    script = os.path.join(os.path.dirname(BUILD), "tools", "completion", "cairn.bash")
-    if not os.path.exists(script):
-        script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "tools",
-                              "completion", "cairn.bash")
 
     def complete(line):
-        words = line.split(" ")
-        code = (f"source {script}; COMP_WORDS=({' '.join(repr(w) for w in words)}); "
-                f"COMP_CWORD={len(words) - 1}; _cairn; printf '%s\\n' \"${{COMPREPLY[@]}}\"")
-        r = subprocess.run(["bash", "-c", code], text=True, timeout=20, capture_output=True,
-                           env={**fake.env, "PATH": BUILD + ":" + os.environ["PATH"]})
-        assert r.stderr == ""
-        return set(r.stdout.split())
+        return set(completions(fake, *line.split(" "))) - {""}
 
     assert complete("cairn st") == {"start"}
     assert complete("cairn start ") == {"web1", "web2"}
@@ -428,6 +430,25 @@ def test_completion(fake):
     assert complete("cairn snapshot-revert --di") == {"--disk", "--disks-only"}
     assert complete("cairn help dom") == {"dominfo", "domstate", "domid", "domuuid", "domname", "domblkerror", "domblklist", "domiflist", "domifstat", "domifaddr", "domrename", "domstats"}
     assert complete(f"cairn -c {fake.socket} start web2") == {"web2"}
+
+
+def test_completion_of_what_a_shell_would_run(fake):
+    """A name is its owner's choice, and who presses Tab may be root: it is offered as the shell reads it, and nothing of it is run."""
+    name = "x $(touch ran) `touch ran` 'y' \"z\" \\ $HOME;&"
+    fake.define(name)
+    offered = completions(fake, "cairn", "start", "")
+    assert [shlex.split(o) for o in offered] == [[name]]
+    assert completions(fake, "cairn", "start", "x\\ ") == offered  # as Tab has left it
+    for quote in ("\"", "'"):
+        (rest,) = completions(fake, "cairn", "start", quote + "x ")
+        said = subprocess.check_output(["bash", "-c", f"printf %s {quote}{rest}{quote}"], cwd=fake.tmp, text=True)
+        assert said == name
+        assert completions(fake, "cairn", "start", quote + "y") == [""]
+    (fake.tmp / "d.raw").write_bytes(bytes(1 << 20))
+    fake.define("plain", disks=[{"path": "d.raw", "format": "raw"}])
+    fake.cairn("snapshot-create-as", "plain", "s $(touch ran)")
+    assert completions(fake, "cairn", "snapshot-delete", "'plain'", "") == ["s\\ \\$\\(touch\\ ran\\)"]
+    assert not (fake.tmp / "ran").exists()
 
 
 # ---- console ----

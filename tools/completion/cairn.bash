@@ -1,5 +1,46 @@
 # bash completion for cairn. Verbs, options and their words come from `cairn help`, names from the daemon: of
 # VMs those in a state in which the verb is possible.
+
+# What a word that is typed stands for. Not by eval: it may hold anything.
+_cairn_plain()
+{
+	printf '%s' "${1//[\\\"\']/}"
+}
+
+# The lines of standard input that go on as $cur does, as the shell reads them. Not by compgen -W, which expands its
+# words: names are others' choice, and one may be $(anything).
+_cairn_names()
+{
+	local name open=''
+
+	[[ $cur == [\"\']* ]] && open=${cur:0:1}
+	while IFS= read -r name; do
+		[[ $name ]] || continue
+		case $open in
+		\") name=$(sed 's/[\\"$`]/\\&/g' <<<"$name") ;;
+		\') name=${name//\'/\'\\\'\'} ;;
+		*) printf -v name %q "$name" ;;
+		esac
+		[[ $name == "${cur#"$open"}"* ]] && COMPREPLY+=("$name")
+	done
+}
+
+_cairn_snapshots()
+{
+	_cairn_names < <(cairn "${connect[@]}" snapshot-list --name -- "${pos[0]}" 2>/dev/null)
+}
+
+_cairn_vms()
+{
+	_cairn_names < <(cairn "${connect[@]}" list --name --can "$verb" 2>/dev/null)
+}
+
+_cairn_files()
+{
+	compopt -o filenames 2>/dev/null # quoted, and a folder with its slash
+	mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+}
+
 _cairn()
 {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb='' kind='' i
@@ -11,7 +52,7 @@ _cairn()
 	for ((i = 1; i < COMP_CWORD; i++)); do
 		case ${COMP_WORDS[i]} in
 		-c | --connect)
-			connect=(-c "${COMP_WORDS[i + 1]}")
+			connect=(-c "$(_cairn_plain "${COMP_WORDS[i + 1]}")")
 			((i++))
 			;;
 		-*)
@@ -24,7 +65,7 @@ _cairn()
 		=) ;;
 		*)
 			if [[ $verb ]]; then
-				pos+=("${COMP_WORDS[i]}")
+				pos+=("$(_cairn_plain "${COMP_WORDS[i]}")")
 			else
 				verb=${COMP_WORDS[i]}
 				mapfile -t options < <(cairn help --options "$verb" 2>/dev/null)
@@ -34,11 +75,11 @@ _cairn()
 	done
 	case $prev in
 	-c | --connect | --vm-program | --file)
-		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+		_cairn_files
 		return
 		;;
 	--snapshotname | --from)
-		mapfile -t COMPREPLY < <(compgen -W "$(cairn "${connect[@]}" snapshot-list --name "${pos[0]}" 2>/dev/null)" -- "$cur")
+		_cairn_snapshots
 		return
 		;;
 	--can)
@@ -46,8 +87,7 @@ _cairn()
 		return
 		;;
 	--domain | --vm)
-		local IFS=$'\n'
-		mapfile -t COMPREPLY < <(compgen -W "$(cairn "${connect[@]}" list --name --can "$verb" 2>/dev/null)" -- "$cur")
+		_cairn_vms
 		return
 		;;
 	--*)
@@ -72,32 +112,29 @@ _cairn()
 	vm-*)
 		# The second positional is something else than a VM.
 		if [[ ${pos[0]} ]]; then
-			local IFS=$'\n'
 			if [[ $kind == vm-file ]]; then
-				mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+				_cairn_files
 			elif [[ $kind == vm-disk && ${pos[1]} ]]; then
-				mapfile -t COMPREPLY < <(compgen -f -- "$cur") # a medium
+				_cairn_files # a medium
 			elif [[ $kind == vm-disk ]]; then
-				mapfile -t COMPREPLY < <(compgen -W "$(cairn "${connect[@]}" domblklist --inactive "${pos[0]}" 2>/dev/null | sed '1,2d' | awk '{ print $1 }')" -- "$cur")
+				_cairn_names < <(cairn "${connect[@]}" domblklist --inactive -- "${pos[0]}" 2>/dev/null | sed '1,2d' | awk 'NF { print $1 }')
 			elif [[ $kind != vm-name && ! ${pos[1]} ]]; then
-				mapfile -t COMPREPLY < <(compgen -W "$(cairn "${connect[@]}" snapshot-list --name "${pos[0]}" 2>/dev/null)" -- "$cur")
+				_cairn_snapshots
 			fi
 			return
 		fi
 		;;&
 	vm | vm-*)
-		# One name a line; names may have blanks.
-		local IFS=$'\n'
-		mapfile -t COMPREPLY < <(compgen -W "$(cairn "${connect[@]}" list --name --can "$verb" 2>/dev/null)" -- "$cur")
+		_cairn_vms
 		;;
 	job)
-		mapfile -t COMPREPLY < <(compgen -W "$(cairn "${connect[@]}" jobs --format csv 2>/dev/null | tail -n +2 | cut -d, -f1)" -- "$cur")
+		_cairn_names < <(cairn "${connect[@]}" jobs --format csv 2>/dev/null | tail -n +2 | cut -d, -f1)
 		;;
 	verb)
 		mapfile -t COMPREPLY < <(compgen -W "$(cairn help --names | cut -d' ' -f1)" -- "$cur")
 		;;
 	file)
-		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+		_cairn_files
 		;;
 	esac
 }
