@@ -71,6 +71,33 @@ def test_list(fake):
     assert fake.cairn("list", "--all", "--managed-save").stdout == fake.cairn("list", "--all").stdout
 
 
+def test_kinds_of_events():
+    """As virsh has it; and it needs no daemon."""
+    kinds = cairn("event", "--list").stdout.splitlines()
+    assert "VM_STATE_CHANGE" in kinds and "SHUTDOWN" in kinds and len(kinds) == len(set(kinds)) > 25
+    told = json.loads(cairn("event", "--list", "--format", "json").stdout)
+    assert [k["event"] for k in told] == kinds and all(k["doc"] for k in told)
+    assert cairn("events", "--list", "--format", "csv").stdout.splitlines()[0] == "event,doc"
+
+
+def test_events_as_csv(fake):
+    fake.define("a,b", title="x")
+    fake.cairn("start", "a,b")
+    fake.cairn("suspend", "a,b")
+    fake.cairn("domrename", "a,b", "c", ok=4)
+    rows = list(csv.DictReader(io.StringIO(fake.cairn("events", "--since", "0", "--timeout", "0", "--format", "csv").stdout)))
+    json_rows = [json.loads(line) for line in
+                 fake.cairn("events", "--since", "0", "--timeout", "0", "--format", "json").stdout.splitlines()]
+    assert list(rows[0]) == ["seq", "time", "event", "vm", "data"]
+    assert [(int(r["seq"]), r["event"], r["vm"]) for r in rows] == [(e["seq"], e["event"], e["data"]["vm"]) for e in json_rows]
+    assert all({"vm": r["vm"], **json.loads(r["data"])} == e["data"] for r, e in zip(rows, json_rows))
+    assert [r["vm"] for r in rows if r["event"] == "STOP"] == ["a,b"]
+    t = json_rows[0]["timestamp"]
+    assert rows[0]["time"] == f"{t['seconds']}.{t['microseconds']:06d}"
+    # Nothing came: still a table.
+    assert fake.cairn("event", "--event", "RESET", "--timeout", "0", "--format", "csv", ok=1).stdout == "seq,time,event,vm,data\n"
+
+
 def test_list_has_the_order_of_virsh(fake):
     """What runs, by number; then the others, by name."""
     for name in ("B", "c", "a", "d"):

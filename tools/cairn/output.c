@@ -180,9 +180,8 @@ static struct json_object *csv_columns(struct json_object *rows)
 	return columns;
 }
 
-static void csv_print(FILE *f, struct json_object *rows)
+void csv_heads(FILE *f, struct json_object *columns)
 {
-	CLEANUP_JS struct json_object *columns = csv_columns(rows);
 	bool first = true;
 
 	json_object_object_foreach(columns, head, unused)
@@ -192,18 +191,30 @@ static void csv_print(FILE *f, struct json_object *rows)
 		first = false;
 	}
 	fputs("\r\n", f);
-	for (size_t i = 0; i < json_object_array_length(rows); i++) {
-		first = true;
-		json_object_object_foreach(columns, key, unused2)
-		{
-			(void)unused2;
-			if (!first)
-				fputc(',', f);
-			first = false;
-			csv_cell(f, js_get(json_object_array_get_idx(rows, i), key));
-		}
-		fputs("\r\n", f);
+}
+
+void csv_row(FILE *f, struct json_object *columns, struct json_object *row)
+{
+	bool first = true;
+
+	json_object_object_foreach(columns, key, unused)
+	{
+		(void)unused;
+		if (!first)
+			fputc(',', f);
+		first = false;
+		csv_cell(f, js_get(row, key));
 	}
+	fputs("\r\n", f);
+}
+
+static void csv_print(FILE *f, struct json_object *rows)
+{
+	CLEANUP_JS struct json_object *columns = csv_columns(rows);
+
+	csv_heads(f, columns);
+	for (size_t i = 0; i < json_object_array_length(rows); i++)
+		csv_row(f, columns, json_object_array_get_idx(rows, i));
 }
 
 void output_print(FILE *f, enum cli_format format, struct json_object *o)

@@ -32,5 +32,8 @@ void label_print(FILE *f, const char *label, const char *fmt, ...)
 int output_format_parse(const char *name);
 /* Print o in a format other than CLI_TABLE. An array of objects makes CSV rows. */
 void output_print(FILE *f, enum cli_format format, struct json_object *o);
+/* The same by and by, where rows come one at a time. columns: its keys say which of a row's members, and in what order. */
+void csv_heads(FILE *f, struct json_object *columns);
+void csv_row(FILE *f, struct json_object *columns, struct json_object *row);
 
 #endif

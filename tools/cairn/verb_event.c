@@ -24,12 +24,48 @@ static void time_print(struct json_object *ev)
 	printf("%s.%06lld%s", text, (long long)js_get_int(t, "microseconds", 0), ": ");
 }
 
+/* What every event has is a column; the rest stands in one, as JSON. ev: NULL: only the columns count. */
+static struct json_object *csv_of(struct json_object *ev)
+{
+	struct json_object *o = json_object_new_object(), *data = js_get(ev, "data"), *t = js_get(ev, "timestamp"),
+			   *rest = json_object_new_object();
+	const char *vm = js_get_str(data, "vm");
+	char time[40];
+
+	snprintf(time, sizeof(time), "%lld.%06lld", (long long)js_get_int(t, "seconds", 0),
+		(long long)js_get_int(t, "microseconds", 0));
+	js_put(o, "seq", json_object_get(js_get(ev, "seq")));
+	js_put_str(o, "time", time);
+	js_put(o, "event", json_object_get(js_get(ev, "event")));
+	js_put_str(o, "vm", vm ? vm : "");
+	if (data) {
+		json_object_object_foreach(data, key, v)
+			if (strcmp(key, "vm"))
+				js_put(rest, key, json_object_get(v));
+	}
+	js_put(o, "data", rest);
+	return o;
+}
+
+static void csv_begin(const struct cli *c)
+{
+	CLEANUP_JS struct json_object *columns = c->format == CLI_CSV ? csv_of(NULL) : NULL;
+
+	if (columns)
+		csv_heads(stdout, columns);
+	fflush(stdout);
+}
+
 static void event_print(struct cli *c, struct json_object *ev)
 {
 	struct json_object *data = js_get(ev, "data");
 	const char *vm = js_get_str(data, "vm"), *sep = ":";
 
-	if (c->format == CLI_JSON || c->format == CLI_CSV) {
+	if (c->format == CLI_CSV) {
+		CLEANUP_JS struct json_object *row = csv_of(ev);
+
+		csv_row(stdout, row, row);
+	} else if (c->format == CLI_JSON) {
 		printf("%s\n", json_object_to_json_string_ext(ev, JSON_C_TO_STRING_PLAIN |
 			JSON_C_TO_STRING_NOSLASHESCAPE));
 	} else if (c->format == CLI_YAML) {
@@ -150,6 +186,26 @@ static int whose_find(struct cli *c, bool kept, struct json_object **ret_info)
 	return 0;
 }
 
+/* For programs with what each says; as virsh has it: names alone. */
+static int kinds_print(const struct cli *c)
+{
+	CLEANUP_JS struct json_object *schema = schema_load(), *names = schema_events(schema), *all = json_object_new_array();
+	const char *name;
+
+	for (size_t i = 0; (name = name_at(names, i)); i++) {
+		struct json_object *o = json_object_new_object();
+
+		js_put_str(o, "event", name);
+		js_put_str(o, "doc", js_get_str(schema_entry(schema, name), "doc"));
+		json_object_array_add(all, o);
+		if (c->format == CLI_TABLE)
+			printf("%s\n", name);
+	}
+	if (c->format != CLI_TABLE)
+		output_print(stdout, c->format, all);
+	return CLI_OK;
+}
+
 int verb_event(struct cli *c)
 {
 	bool loop = option_flag(c, "loop") || !strcmp(c->verb->name, "events");
@@ -160,6 +216,8 @@ int verb_event(struct cli *c)
 	struct err e;
 	int r = option_seconds(c, "timeout", UINT64_MAX, &timeout_ns);
 
+	if (!r && option_flag(c, "list"))
+		return kinds_print(c);
 	if (!r)
 		r = since_parse(c, &last);
 	if (!r)
@@ -170,8 +228,10 @@ int verb_event(struct cli *c)
 		return r;
 	if (timeout_ns != UINT64_MAX)
 		deadline = loop_now_ns() + timeout_ns;
-	if (cli_execute(c, "query-version", NULL, NULL, NULL, &e) < 0 ||
-		(last >= 0 && missed_print(c, &last, &n, &e) < 0))
+	if (cli_execute(c, "query-version", NULL, NULL, NULL, &e) < 0)
+		return cli_fail(&e, "Failed to listen for events");
+	csv_begin(c);
+	if (last >= 0 && missed_print(c, &last, &n, &e) < 0)
 		return cli_fail(&e, "Failed to listen for events");
 	if (n && !loop)
 		return CLI_OK;

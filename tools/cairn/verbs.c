@@ -200,6 +200,7 @@ static const struct verb_option wait_options[] = {
 static const struct verb_option event_options[] = {
 	{ "loop", NULL, "until interrupted, or the time is up" },
 	{ "all", NULL, "of every kind (the default)" },
+	{ "list", NULL, "the kinds that there are, and nothing else" },
 	{ "event", "EVENT", "only this kind: STOP, VM_STATE_CHANGE, ..." },
 	{ "timeout", "SECONDS", "give up after that" },
 	{ "timestamp", NULL, "with the time" },
