@@ -5,13 +5,16 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <liburing.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -377,6 +380,65 @@ static void test_waits_for_another_that_is_over(void **state)
 	assert_int_equal(loop_ops_in_flight(b->loop), 0);
 }
 
+/* ---- what somebody does with a ring who has taken over the process ---- */
+
+static int ring_fd_find(void)
+{
+	for (int fd = 3; fd < 64; fd++) {
+		char path[32], target[64];
+		ssize_t n;
+
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+		n = readlink(path, target, sizeof(target) - 1);
+		target[n > 0 ? n : 0] = 0;
+		if (!strcmp(target, "anon_inode:[io_uring]"))
+			return fd;
+	}
+	return -1;
+}
+
+/* The loop's ring, seen past the loop. */
+static void ring_map(struct io_uring *ring)
+{
+	struct io_uring_params p = { .flags = IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE, .cq_entries = 8 * 4 };
+	int fd = ring_fd_find(), like;
+
+	assert_true(fd >= 0);
+	like = io_uring_setup(8, &p); /* says where what is */
+	assert_true(like >= 0);
+	close(like);
+	assert_int_equal(io_uring_queue_mmap(fd, &p, ring), 0);
+	ring->sq.sqe_head = ring->sq.sqe_tail = *ring->sq.ktail;
+}
+
+/* Returns the request's result; -EBADRQC when the kernel does not take it. */
+static int ring_ask(struct io_uring *ring)
+{
+	struct io_uring_cqe *cqe;
+	int res;
+
+	io_uring_submit(ring);
+	if (io_uring_wait_cqe(ring, &cqe) < 0)
+		return -EBADRQC;
+	res = cqe->res;
+	io_uring_cqe_seen(ring, cqe);
+	return res;
+}
+
+static void test_ring_opens_no_files(void **state)
+{
+	struct io_uring ring;
+
+	(void)state;
+	ring_map(&ring);
+	io_uring_prep_openat(io_uring_get_sqe(&ring), AT_FDCWD, "/", O_RDONLY, 0);
+	assert_int_equal(ring_ask(&ring), -EACCES);
+	io_uring_prep_socket(io_uring_get_sqe(&ring), AF_INET, SOCK_STREAM, 0, 0);
+	assert_int_equal(ring_ask(&ring), -EACCES);
+	io_uring_prep_unlinkat(io_uring_get_sqe(&ring), AT_FDCWD, "/tmp/none-of-this-name", 0);
+	assert_int_equal(ring_ask(&ring), -EACCES);
+}
+
 int main(void)
 {
 #define OPS_TEST(t) cmocka_unit_test_setup_teardown(t, bench_setup, bench_teardown)
@@ -391,6 +453,7 @@ int main(void)
 		OPS_TEST(test_burst_from_a_completion),
 		OPS_TEST(test_stream_leaves_room_for_timers),
 		OPS_TEST(test_waits_for_another_that_is_over),
+		OPS_TEST(test_ring_opens_no_files),
 	};
 
 	alarm(30 * TEST_SLOW);
