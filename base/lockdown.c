@@ -1,8 +1,10 @@
 #include "base/lockdown.h"
 #include "base/err.h"
+#include "base/util.h"
 
 #include <cap-ng.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -24,6 +26,19 @@ int lockdown_allow(scmp_filter_ctx ctx, const int *calls, size_t n)
 
 	for (size_t i = 0; i < n && !r; i++)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, calls[i], 0);
+	return r;
+}
+
+/* Not F_SETOWN and F_SETSIG, by which the kernel would send any signal to whatever has the same user. */
+int lockdown_allow_fcntl(scmp_filter_ctx ctx)
+{
+	static const int commands[] = { F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_OFD_GETLK,
+		F_OFD_SETLK, F_GET_SEALS, F_ADD_SEALS };
+	int r = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(commands) && !r; i++)
+		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 1,
+			SCMP_A1(SCMP_CMP_EQ, (scmp_datum_t)commands[i], 0));
 	return r;
 }
 

@@ -25,6 +25,8 @@ int lockdown_drop(struct err *e);
 
 /* These calls, with any arguments. */
 int lockdown_allow(scmp_filter_ctx ctx, const int *calls, size_t n);
+/* What is asked of a file that is open: flags, locks, seals, another number. */
+int lockdown_allow_fcntl(scmp_filter_ctx ctx);
 /* Memory, but never memory that can be executed. */
 int lockdown_allow_memory(scmp_filter_ctx ctx);
 /* Threads, but never processes. */

@@ -8,8 +8,10 @@
 #include <linux/kvm.h>
 #include <linux/userfaultfd.h>
 #include <seccomp.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <time.h>
+#include <unistd.h>
 
 /* With any arguments. */
 static const int allowed[] = {
@@ -17,13 +19,13 @@ static const int allowed[] = {
 	SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(readv), SCMP_SYS(writev), SCMP_SYS(pread64),
 	SCMP_SYS(pwrite64), SCMP_SYS(preadv), SCMP_SYS(pwritev), SCMP_SYS(lseek), SCMP_SYS(fstat), SCMP_SYS(fstatfs),
 	SCMP_SYS(newfstatat), SCMP_SYS(fallocate), SCMP_SYS(ftruncate), SCMP_SYS(fsync),
-	SCMP_SYS(fdatasync), SCMP_SYS(close), SCMP_SYS(fcntl), SCMP_SYS(poll), SCMP_SYS(ppoll),
+	SCMP_SYS(fdatasync), SCMP_SYS(close), SCMP_SYS(poll), SCMP_SYS(ppoll),
 	SCMP_SYS(io_uring_enter),
 	/* sockets that are there, and those that come over them */
 	SCMP_SYS(recvmsg), SCMP_SYS(sendmsg), SCMP_SYS(recvfrom), SCMP_SYS(sendto), SCMP_SYS(accept4),
 	SCMP_SYS(shutdown), SCMP_SYS(eventfd2),
 	/* threads and time */
-	SCMP_SYS(futex), SCMP_SYS(sched_yield), SCMP_SYS(exit), SCMP_SYS(exit_group), SCMP_SYS(tgkill),
+	SCMP_SYS(futex), SCMP_SYS(sched_yield), SCMP_SYS(exit), SCMP_SYS(exit_group),
 	SCMP_SYS(gettid), SCMP_SYS(getpid), SCMP_SYS(rt_sigreturn), SCMP_SYS(rt_sigprocmask),
 	SCMP_SYS(restart_syscall), SCMP_SYS(clock_gettime), SCMP_SYS(clock_nanosleep),
 	SCMP_SYS(nanosleep), SCMP_SYS(rseq), SCMP_SYS(set_robust_list), SCMP_SYS(sigaltstack),
@@ -33,9 +35,10 @@ static const int allowed[] = {
 
 /* ioctl by its type byte: KVM's, block devices' (discard, zero out), userfaultfd's. */
 static const unsigned ioctl_types[] = { KVMIO, 0x12, UFFDIO };
-/* The terminal's, which `cairn run` sets back at its end. Taps have the same type byte, but say sizes. */
-#define TERMINAL_MASK 0xffffff00u
-#define TERMINAL_IOCTL ('T' << 8)
+/* What is one by one: the terminal's, which `cairn run` sets back at its end, but not TIOCSTI, which types for
+ * whoever sits there; of what taps offer, which checksums and segments the guest's driver finishes; of what file
+ * systems offer, a clone's disk (vmm/fork_disks.h). */
+static const scmp_datum_t ioctls[] = { TCGETS, TCSETSW, TUNSETOFFLOAD, FICLONE, FICLONERANGE };
 
 /* Threads of ours may come later (a snapshot's tracker) and name themselves. */
 static int thread_rules_add(scmp_filter_ctx ctx)
@@ -45,6 +48,10 @@ static int thread_rules_add(scmp_filter_ctx ctx)
 	if (!r)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1,
 			SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME, 0));
+	/* Signals, but to no other process. */
+	if (!r)
+		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1,
+			SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)getpid(), 0));
 	return r;
 }
 
@@ -55,22 +62,13 @@ static int rules_add(scmp_filter_ctx ctx, void *opaque)
 	(void)opaque;
 	if (!r)
 		r = lockdown_allow(ctx, allowed, ARRAY_SIZE(allowed));
+	if (!r)
+		r = lockdown_allow_fcntl(ctx);
 	for (size_t i = 0; i < ARRAY_SIZE(ioctl_types) && !r; i++)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
 			SCMP_A1(SCMP_CMP_MASKED_EQ, 0xff00, ioctl_types[i] << 8));
-	if (!r)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
-			SCMP_A1(SCMP_CMP_MASKED_EQ, TERMINAL_MASK, TERMINAL_IOCTL));
-	/* Of what taps offer only this: which checksums and segments the guest's driver finishes. */
-	if (!r)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
-			SCMP_A1(SCMP_CMP_EQ, TUNSETOFFLOAD, 0));
-	/* Of what file systems offer only these: a clone's disk (vmm/fork_disks.h). */
-	if (!r)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, FICLONE, 0));
-	if (!r)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
-			SCMP_A1(SCMP_CMP_EQ, FICLONERANGE, 0));
+	for (size_t i = 0; i < ARRAY_SIZE(ioctls) && !r; i++)
+		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, ioctls[i], 0));
 	/* What direct I/O wants of a file that is open: a clone's disk is opened later (vmm/clone_disk.h). */
 	if (!r)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(statx), 1, SCMP_A2(SCMP_CMP_EQ, AT_EMPTY_PATH, 0));

@@ -56,7 +56,13 @@ def test_no_fd_leads_out(tmp_path):
                 assert target in (str(disk), guestlib.bare("interp"), g.log_path), target
 
 
-def test_a_forbidden_system_call_kills_the_vm_only(daemon, guest, tmp_path):
+FORBIDDEN = {"fork": "57", "a signal to somebody else": "234, 1, 1, 0",
+             "a file's signals to somebody else": "72, 0, 8, 1",  # F_SETOWN
+             "typing at the terminal": "16, 0, 0x5412, 0"}  # TIOCSTI
+
+
+@pytest.mark.parametrize("call", FORBIDDEN.values(), ids=FORBIDDEN)
+def test_a_forbidden_system_call_kills_the_vm_only(daemon, guest, tmp_path, call):
     """gdb makes the process ask for what it never asks for."""
     gdb = "/usr/bin/gdb"
     if not os.path.exists(gdb):
@@ -67,7 +73,7 @@ def test_a_forbidden_system_call_kills_the_vm_only(daemon, guest, tmp_path):
     victim = next(p for p in map(int, filter(str.isdigit, os.listdir("/proc")))
                   if _is_vm_of(p, daemon, "a"))
     subprocess.run([gdb, "-q", "-batch", "-p", str(victim), "-ex", "handle SIGSYS nostop noprint pass",
-                    "-ex", "call (long)syscall(57)"],  # fork
+                    "-ex", f"call (long)syscall({call})"],
                    # gdb itself falls over when its process is killed under it
                    cwd=tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),
                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=40)

@@ -11,7 +11,7 @@ static const int allowed[] = {
 	/* files that are open; an image's engine has a ring of its own */
 	SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(readv), SCMP_SYS(writev), SCMP_SYS(pread64),
 	SCMP_SYS(pwrite64), SCMP_SYS(lseek), SCMP_SYS(fstat), SCMP_SYS(newfstatat), SCMP_SYS(fstatfs), SCMP_SYS(ftruncate),
-	SCMP_SYS(fsync), SCMP_SYS(fdatasync), SCMP_SYS(close), SCMP_SYS(fcntl), SCMP_SYS(flock),
+	SCMP_SYS(fsync), SCMP_SYS(fdatasync), SCMP_SYS(close), SCMP_SYS(flock),
 	SCMP_SYS(ioctl), SCMP_SYS(poll), SCMP_SYS(ppoll), SCMP_SYS(pipe2), SCMP_SYS(memfd_create),
 	SCMP_SYS(io_uring_setup), SCMP_SYS(io_uring_enter), SCMP_SYS(io_uring_register),
 	SCMP_SYS(eventfd2), SCMP_SYS(timerfd_create), SCMP_SYS(timerfd_settime),
@@ -39,6 +39,8 @@ static int rules_add(scmp_filter_ctx ctx, void *folder)
 
 	if (!r)
 		r = lockdown_allow(ctx, allowed, ARRAY_SIZE(allowed));
+	if (!r)
+		r = lockdown_allow_fcntl(ctx);
 	if (!r && folder)
 		r = lockdown_allow(ctx, in_folder, ARRAY_SIZE(in_folder));
 	if (!r && !folder) /* a C library that looks for its tables finds none */

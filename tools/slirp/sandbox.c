@@ -27,7 +27,7 @@
 
 /* With any arguments. No bind() and no listen(): what can be connected to was made by the daemon. */
 static const int allowed[] = {
-	SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(close), SCMP_SYS(fcntl), SCMP_SYS(poll),
+	SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(close), SCMP_SYS(poll),
 	SCMP_SYS(ppoll), SCMP_SYS(lseek), SCMP_SYS(fstat), SCMP_SYS(newfstatat),
 	SCMP_SYS(connect), SCMP_SYS(accept), SCMP_SYS(accept4), SCMP_SYS(shutdown), SCMP_SYS(sendto),
 	SCMP_SYS(sendmsg), SCMP_SYS(recvfrom), SCMP_SYS(recvmsg), SCMP_SYS(getsockname),
@@ -140,6 +140,8 @@ static int rules_add(scmp_filter_ctx ctx, void *opaque)
 	(void)opaque;
 	if (!r)
 		r = lockdown_allow(ctx, allowed, ARRAY_SIZE(allowed));
+	if (!r)
+		r = lockdown_allow_fcntl(ctx);
 	for (size_t i = 0; i < ARRAY_SIZE(ioctls) && !r; i++)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, ioctls[i], 0));
 	/* Files, but for reading. */
