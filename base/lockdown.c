@@ -1,14 +1,18 @@
 #include "base/lockdown.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
 
 #include <cap-ng.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/landlock.h>
 #include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 int lockdown_drop(struct err *e)
 {
@@ -18,6 +22,30 @@ int lockdown_drop(struct err *e)
 	if (capng_apply(CAPNG_SELECT_CAPS) != 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return err_set(e, -EPERM, ERR_HOST, "sandbox: cannot drop capabilities");
 	return 0;
+}
+
+static int folder_allow(int rules, const struct lockdown_folder *f)
+{
+	const struct landlock_path_beneath_attr rule = { .allowed_access = f->rights, .parent_fd = f->fd };
+
+	if (f->fd < 0)
+		return 0;
+	return syscall(SYS_landlock_add_rule, rules, LANDLOCK_RULE_PATH_BENEATH, &rule, 0) < 0 ? -errno : 0;
+}
+
+int lockdown_files(const struct lockdown_folder *folders, size_t n)
+{
+	const struct landlock_ruleset_attr all = { .handled_access_fs = (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1 };
+	CLEANUP_CLOSE int rules = (int)syscall(SYS_landlock_create_ruleset, &all, sizeof(all), 0);
+	int r = 0;
+
+	if (rules < 0)
+		return errno == ENOSYS || errno == EOPNOTSUPP ? 0 : -errno;
+	for (size_t i = 0; i < n && !r; i++)
+		r = folder_allow(rules, &folders[i]);
+	if (!r && syscall(SYS_landlock_restrict_self, rules, 0) < 0)
+		r = -errno;
+	return r;
 }
 
 int lockdown_allow(scmp_filter_ctx ctx, const int *calls, size_t n)

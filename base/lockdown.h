@@ -21,6 +21,14 @@ struct err;
  * threads. Returns 0; -EPERM with a sentence. */
 int lockdown_drop(struct err *e);
 
+/* Of all files only those beneath these folders, each with its rights (LANDLOCK_ACCESS_FS_*). After
+ * lockdown_drop(). A kernel without landlock leaves what seccomp does. fd: -1: none; borrowed. Returns 0; -errno. */
+struct lockdown_folder {
+	int fd;
+	uint64_t rights;
+};
+int lockdown_files(const struct lockdown_folder *folders, size_t n);
+
 /* Rules for a filter. Return 0 or -errno, as libseccomp does. */
 
 /* These calls, with any arguments. */

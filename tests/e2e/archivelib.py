@@ -13,13 +13,13 @@ PROGRAM = os.path.join(BUILD, "cairn-archive")
 class Archive:
     """One run. What is handed over keeps its number, as the specification names it."""
 
-    def __init__(self, verb, spec, fds):
+    def __init__(self, verb, spec, fds, **how):
         memory = os.memfd_create("spec")
         os.write(memory, json.dumps(spec).encode())
         os.lseek(memory, 0, os.SEEK_SET)
         self.process = subprocess.Popen(
             [PROGRAM, verb], stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[3, *fds],
-            preexec_fn=lambda: os.dup2(memory, 3, inheritable=True))
+            preexec_fn=lambda: os.dup2(memory, 3, inheritable=True), **how)
         os.close(memory)
         for fd in fds:
             os.close(fd)
@@ -67,10 +67,10 @@ def export(to, definition, files, compress="zstd", **more):
     return Archive("export", spec, fds)
 
 
-def take(path, folder=None, name="vm", **more):
-    """An import; folder None: a look."""
+def take(path, folder=None, name="vm", how=None, **more):
+    """An import; folder None: a look. how: for Popen."""
     fds = [high(path)]
     spec = {"input": fds[0], "name": name, **more}
     if folder is not None:
         spec["folder"] = str(folder)
-    return Archive("import", spec, fds)
+    return Archive("import", spec, fds, **(how or {}))

@@ -11,6 +11,7 @@ import pytest
 
 import archivelib
 from conftest import until
+from test_daemon import NOBODY
 
 MIB = 1024 * 1024
 
@@ -89,6 +90,41 @@ def test_not_kept_is_not_there(disks):
         last, status = job.end(word)
         assert status == 1 and last["error"]["class"] == "Cancelled"
         assert not [n for n in os.listdir(".") if "new" in n]
+
+
+CALLS = {  # number on x86-64, arguments, what it has to give: an error, a file, or the end
+    "open_outside": (257, ["-100", '"/etc/passwd"', "0", "0"], "-13"),
+    "open_inside": (257, ["-100", '".new.importing/vda-1.raw"', "0", "0"], "fd"),
+    "socket": (41, ["1", "1", "0"], "killed"),
+    "io_uring_setup": (425, ["8", "0"], "killed"),
+    "type_at_the_terminal": (16, ["0", "0x5412", "0"], "killed"),
+    "limit_another_process": (302, ["1", "7", "0", "0"], "killed"),
+    "have_another_signalled": (72, ["0", "8", "1"], "killed"),  # F_SETOWN
+}
+
+
+@pytest.mark.skipif(not os.path.exists("/usr/bin/gdb"), reason="no gdb")
+@pytest.mark.parametrize("name", CALLS)
+def test_it_can_do_no_more_than_it_has_to(disks, name):
+    """As a user whose own files there are besides. gdb makes the process ask."""
+    number, args, want = CALLS[name]
+    archivelib.export("x.tar", {"name": "x"}, FILES).end()
+    os.chmod(".", 0o777)
+    who = {"user": NOBODY, "group": NOBODY} if os.geteuid() == 0 else {}
+    job = archivelib.take("x.tar", ".", "new", how=who)
+    assert job.until("ready", "error")["ready"]
+    r = subprocess.run(["/usr/bin/gdb", "-q", "-batch", "-p", str(job.process.pid), "-ex",
+                        "handle SIGSYS nostop noprint pass", "-ex",
+                        f"print ((long (*)())syscall)({number}, {', '.join(args)})", "-ex", "print *(int*)__errno_location()"],
+                       stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=50)
+    status = job.end()[1]
+    results = [line.partition(" = ")[2] for line in r.stdout.splitlines() if line.startswith("$")]
+    if want == "killed":
+        assert status == -signal.SIGSYS, r.stdout + r.stderr
+    elif want == "fd":
+        assert int(results[0]) >= 0, r.stdout
+    else:
+        assert results == ["-1", want[1:]], r.stdout
 
 
 def test_killed_and_again(disks):

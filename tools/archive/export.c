@@ -5,6 +5,7 @@
 #include "api/js.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/loop.h"
 #include "base/util.h"
 
 #include <archive.h>
@@ -21,6 +22,7 @@
 
 /* Holes are handed to libarchive as zeros, which it only counts. */
 #define ZEROS_BYTES (1ULL << 30)
+#define LOOP_ENTRIES 64
 
 struct exporter {
 	struct manifest manifest;
@@ -28,6 +30,7 @@ struct exporter {
 	struct archive *a;
 	const void *zeros;
 	struct queue *queue;
+	struct loop *loop; /* of a snapshot's images */
 	struct progress progress;
 	time_t now;
 };
@@ -54,8 +57,7 @@ static int layers_take(struct json_object *list, struct block_layer *layers, uns
 	return 0;
 }
 
-static int source_open(struct json_object *o, const char *snapshot, struct source **ret,
-	struct err *e)
+static int source_open(struct exporter *x, struct json_object *o, struct source **ret, struct err *e)
 {
 	struct block_layer layers[BLOCK_LAYERS_MAX];
 	struct json_object *list = js_get_array(o, "layers");
@@ -66,7 +68,7 @@ static int source_open(struct json_object *o, const char *snapshot, struct sourc
 	if (!list)
 		return source_of_file((int)js_get_int(o, "fd", -1), name, ret, e);
 	r = layers_take(list, layers, &n, e);
-	return r < 0 ? r : source_of_snapshot(layers, n, snapshot, name, ret, e);
+	return r < 0 ? r : source_of_snapshot(x->loop, layers, n, x->manifest.snapshot, name, ret, e);
 }
 
 static void word_take(struct json_object *o, const char *key, char *to, size_t cap)
@@ -89,7 +91,7 @@ static int file_take(struct exporter *x, unsigned i, struct json_object *o, stru
 	word_take(o, "data_file", f->data_file, sizeof(f->data_file));
 	if (!manifest_name_ok(f->name))
 		return err_set(e, -EINVAL, ERR_INVALID, "'%s' is no name for a file", f->name);
-	r = source_open(o, x->manifest.snapshot, &x->sources[i], e);
+	r = source_open(x, o, &x->sources[i], e);
 	if (r < 0)
 		return r;
 	s = x->sources[i];
@@ -347,6 +349,7 @@ static void exporter_done(struct exporter *x)
 	for (unsigned i = 0; i < x->manifest.nfiles; i++)
 		source_free(x->sources[i]);
 	free(x->sources);
+	loop_free(x->loop);
 	queue_free(x->queue);
 	manifest_done(&x->manifest);
 	if (x->a)
@@ -359,6 +362,9 @@ int archive_export(struct json_object *spec, struct json_object *result, struct 
 	struct exporter x = { .now = time(NULL) };
 	int r = archive_begin(&x, spec, e); /* which may start a compressor */
 
+	/* Beforehand: whoever could make a ring could open files by it. */
+	if (!r)
+		r = loop_new(LOOP_ENTRIES, &x.loop, e);
 	if (!r)
 		r = archive_sandbox(-1, e);
 	if (!r)

@@ -4,17 +4,24 @@
 #include "base/util.h"
 
 #include <errno.h>
+#include <linux/fs.h>
+#include <linux/landlock.h>
 #include <seccomp.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
+#define IN_FOLDER                                                                                  \
+	(LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_READ_DIR | \
+		LANDLOCK_ACCESS_FS_REMOVE_FILE | LANDLOCK_ACCESS_FS_REMOVE_DIR | LANDLOCK_ACCESS_FS_MAKE_REG | \
+		LANDLOCK_ACCESS_FS_MAKE_DIR)
+
 static const int allowed[] = {
-	/* files that are open; an image's engine has a ring of its own */
+	/* files that are open; an image's engine has a ring already */
 	SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(readv), SCMP_SYS(writev), SCMP_SYS(pread64),
 	SCMP_SYS(pwrite64), SCMP_SYS(lseek), SCMP_SYS(fstat), SCMP_SYS(newfstatat), SCMP_SYS(fstatfs), SCMP_SYS(ftruncate),
 	SCMP_SYS(fsync), SCMP_SYS(fdatasync), SCMP_SYS(close), SCMP_SYS(flock),
-	SCMP_SYS(ioctl), SCMP_SYS(poll), SCMP_SYS(ppoll), SCMP_SYS(pipe2), SCMP_SYS(memfd_create),
-	SCMP_SYS(io_uring_setup), SCMP_SYS(io_uring_enter), SCMP_SYS(io_uring_register),
-	SCMP_SYS(eventfd2), SCMP_SYS(timerfd_create), SCMP_SYS(timerfd_settime),
+	SCMP_SYS(poll), SCMP_SYS(ppoll), SCMP_SYS(pipe2), SCMP_SYS(memfd_create),
+	SCMP_SYS(io_uring_enter),
 	/* threads and time, and the end of a compressor */
 	SCMP_SYS(futex), SCMP_SYS(sched_yield), SCMP_SYS(sched_getaffinity), SCMP_SYS(exit),
 	SCMP_SYS(exit_group), SCMP_SYS(gettid), SCMP_SYS(getpid), SCMP_SYS(geteuid),
@@ -24,8 +31,11 @@ static const int allowed[] = {
 	SCMP_SYS(set_robust_list), SCMP_SYS(wait4),
 	/* memory */
 	SCMP_SYS(brk), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise), SCMP_SYS(getrandom),
-	SCMP_SYS(prlimit64), SCMP_SYS(sysinfo),
+	SCMP_SYS(sysinfo),
 };
+
+/* How large a block device is, and whether there is a terminal to write to. */
+static const scmp_datum_t ioctls[] = { BLKGETSIZE64, BLKSSZGET, TCGETS };
 
 static const int in_folder[] = {
 	SCMP_SYS(openat), SCMP_SYS(mkdirat), SCMP_SYS(unlinkat),
@@ -41,6 +51,10 @@ static int rules_add(scmp_filter_ctx ctx, void *folder)
 		r = lockdown_allow(ctx, allowed, ARRAY_SIZE(allowed));
 	if (!r)
 		r = lockdown_allow_fcntl(ctx);
+	for (size_t i = 0; i < ARRAY_SIZE(ioctls) && !r; i++)
+		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, ioctls[i], 0));
+	if (!r) /* its own limits, nobody else's */
+		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prlimit64), 1, SCMP_A0(SCMP_CMP_EQ, 0, 0));
 	if (!r && folder)
 		r = lockdown_allow(ctx, in_folder, ARRAY_SIZE(in_folder));
 	if (!r && !folder) /* a C library that looks for its tables finds none */
@@ -48,7 +62,7 @@ static int rules_add(scmp_filter_ctx ctx, void *folder)
 	return r ? r : lockdown_allow_memory(ctx);
 }
 
-/* Root could open anything by its path. Others have their own rights, and no more. */
+/* Where there is no landlock: root could open anything by its path, others what is theirs. */
 static int root_lock_in(int folder)
 {
 	if (geteuid() != 0 || folder < 0)
@@ -58,10 +72,16 @@ static int root_lock_in(int folder)
 
 int archive_sandbox(int folder, struct err *e)
 {
+	const struct lockdown_folder files = { folder, IN_FOLDER };
 	int r = root_lock_in(folder);
 
 	if (r < 0)
 		return err_set_errno(e, r, "sandbox: the folder");
 	r = lockdown_drop(e);
-	return r ? r : lockdown_calls(SCMP_ACT_KILL_PROCESS, false, rules_add, folder < 0 ? NULL : &folder, e);
+	if (r)
+		return r;
+	r = lockdown_files(&files, 1);
+	if (r < 0)
+		return err_set_errno(e, r, "sandbox: landlock");
+	return lockdown_calls(SCMP_ACT_KILL_PROCESS, false, rules_add, folder < 0 ? NULL : &folder, e);
 }

@@ -5,7 +5,7 @@
 
 struct err;
 
-/* folder: where files may still be made (root sees nothing else from then on); -1: nowhere. */
+/* folder: where files may still be opened and made; -1: nowhere. */
 int archive_sandbox(int folder, struct err *e);
 
 #endif

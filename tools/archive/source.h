@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 struct err;
+struct loop;
 
 struct source_extent {
 	uint64_t off, len;
@@ -26,9 +27,9 @@ struct source {
 
 /* fd: taken, locked against writers. name: for sentences, copied. */
 int source_of_file(int fd, const char *name, struct source **ret, struct err *e);
-/* layers: their fds are taken. The snapshot's content over its backing layers, as one image
- * without any. Nobody may delete the snapshot meanwhile; the disk may be written. */
-int source_of_snapshot(const struct block_layer *layers, unsigned nlayers, const char *snapshot,
+/* l: outlives it; whoever reads runs it. layers: their fds are taken. The snapshot's content over its backing
+ * layers, as one image without any. Nobody may delete the snapshot meanwhile; the disk may be written. */
+int source_of_snapshot(struct loop *l, const struct block_layer *layers, unsigned nlayers, const char *snapshot,
 	const char *name, struct source **ret, struct err *e);
 
 static inline void source_free(struct source *s)

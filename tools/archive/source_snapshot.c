@@ -6,7 +6,6 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
-#include "base/loop.h"
 #include "base/util.h"
 #include "block/qcow2.h"
 
@@ -24,7 +23,6 @@
 
 struct snapshot_source {
 	struct source source;
-	struct loop *loop;
 	struct block *b;
 	uint64_t disk_bytes;
 	uint32_t *data; /* which clusters of the disk there are, in order */
@@ -216,23 +214,20 @@ static void snapshot_free(struct source *source)
 	struct snapshot_source *s = container_of(source, struct snapshot_source, source);
 
 	block_close(s->b);
-	loop_free(s->loop);
 	free(s->source.extents);
 	free(s->data);
 	free(s->meta);
 	free(s);
 }
 
-static int snapshot_open(struct snapshot_source *s, const struct block_layer *layers,
-	unsigned nlayers, const char *snapshot, struct err *e)
+static int snapshot_open(struct snapshot_source *s, struct loop *l, const struct block_layer *layers, unsigned nlayers,
+	const char *snapshot, struct err *e)
 {
 	struct block_open o = { .layers = layers, .nlayers = nlayers, .read_only = true,
 		.no_lock = true, .buffered = true, .snapshot = snapshot, .name = s->name };
 	struct block_info info;
-	int r = loop_new(64, &s->loop, e);
+	int r = block_open(l, &o, &s->b, e);
 
-	if (!r)
-		r = block_open(s->loop, &o, &s->b, e);
 	if (r < 0)
 		return r;
 	block_info(s->b, &info);
@@ -243,7 +238,7 @@ static int snapshot_open(struct snapshot_source *s, const struct block_layer *la
 	return r < 0 ? err_set_errno(e, r, "%s: reading the snapshot's tables", s->name) : 0;
 }
 
-int source_of_snapshot(const struct block_layer *layers, unsigned nlayers, const char *snapshot,
+int source_of_snapshot(struct loop *l, const struct block_layer *layers, unsigned nlayers, const char *snapshot,
 	const char *name, struct source **ret, struct err *e)
 {
 	struct snapshot_source *s = calloc(1, sizeof(*s));
@@ -254,7 +249,7 @@ int source_of_snapshot(const struct block_layer *layers, unsigned nlayers, const
 	s->source.read = snapshot_read;
 	s->source.free = snapshot_free;
 	snprintf(s->name, sizeof(s->name), "%s", name);
-	r = snapshot_open(s, layers, nlayers, snapshot, e);
+	r = snapshot_open(s, l, layers, nlayers, snapshot, e);
 	if (!r)
 		r = tables_make(s, e);
 	if (r < 0)

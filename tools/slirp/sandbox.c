@@ -17,7 +17,6 @@
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <time.h>
 
 #define NOBODY 65534
@@ -68,44 +67,27 @@ static int root_leave(void)
 	return 0;
 }
 
-/* Files of one folder may be read. */
-static int folder_allow(int rules, const char *path)
-{
-	CLEANUP_CLOSE int fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	const struct landlock_path_beneath_attr rule = { .allowed_access = LANDLOCK_ACCESS_FS_READ_FILE,
-		.parent_fd = fd };
-
-	if (fd < 0)
-		return errno == ENOENT ? 0 : -errno;
-	return syscall(SYS_landlock_add_rule, rules, LANDLOCK_RULE_PATH_BENEATH, &rule, 0) < 0 ? -errno : 0;
-}
-
-/* The folder, not the file: who changes it puts another file in its place. */
-static int resolv_conf_allow(int rules)
+/* The folder, not the file: who changes it puts another file in its place. -1: there is none. */
+static int resolv_conf_folder(void)
 {
 	char path[PATH_MAX], *slash;
-	int r = folder_allow(rules, "/etc");
 
-	if (r < 0 || !realpath(RESOLV_CONF, path))
-		return r;
+	if (!realpath(RESOLV_CONF, path))
+		return -1;
 	slash = strrchr(path, '/');
 	*slash = 0;
-	return slash == path ? 0 : folder_allow(rules, path);
+	return slash == path ? -1 : open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 }
 
-/* A kernel without landlock leaves what seccomp does: no file can be written, made or removed. */
+/* It and what it leads to may be read. */
 static int files_lock(void)
 {
-	const struct landlock_ruleset_attr all = { .handled_access_fs = (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1 };
-	CLEANUP_CLOSE int rules = (int)syscall(SYS_landlock_create_ruleset, &all, sizeof(all), 0);
-	int r;
+	CLEANUP_CLOSE int etc = open("/etc", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	CLEANUP_CLOSE int target = resolv_conf_folder();
+	const struct lockdown_folder folders[] = { { etc, LANDLOCK_ACCESS_FS_READ_FILE },
+		{ target, LANDLOCK_ACCESS_FS_READ_FILE } };
 
-	if (rules < 0)
-		return errno == ENOSYS || errno == EOPNOTSUPP ? 0 : -errno;
-	r = resolv_conf_allow(rules);
-	if (!r && syscall(SYS_landlock_restrict_self, rules, 0) < 0)
-		r = -errno;
-	return r;
+	return lockdown_files(folders, ARRAY_SIZE(folders));
 }
 
 /* Raw sockets are asked for when ping sockets are not allowed, others by a look for an interface's
