@@ -204,7 +204,7 @@ static void config_fill(struct vm_config *v, const struct definition *d)
 		snprintf(v->interfaces[i].id, sizeof(v->interfaces[i].id), "%s", d->interfaces[i].id);
 		memcpy(v->interfaces[i].mac, d->interfaces[i].mac, sizeof(v->interfaces[i].mac));
 		v->interfaces[i].tap_fd = VM_NO_FD;
-		v->interfaces[i].plain = d->interfaces[i].type == DEFINITION_USER;
+		v->interfaces[i].user = d->interfaces[i].type == DEFINITION_USER;
 	}
 	v->log_fd = VM_NO_FD;
 	v->end_fd = VM_NO_FD;

@@ -34,6 +34,8 @@ enum { STATUS_LINK_UP = 1 };
 #define F_OFFLOADS                                                                                 \
 	(NET_F_CSUM | NET_F_GUEST_CSUM | NET_F_GUEST_TSO4 | NET_F_GUEST_TSO6 | NET_F_GUEST_ECN |   \
 		NET_F_HOST_TSO4 | NET_F_HOST_TSO6 | NET_F_HOST_ECN)
+/* The same of a user network. */
+#define F_OFFLOADS_USER (NET_F_CSUM | NET_F_GUEST_CSUM | NET_F_GUEST_TSO4 | NET_F_HOST_TSO4)
 
 struct net_counters {
 	_Atomic uint64_t bytes, packets, errors, drops;
@@ -44,14 +46,14 @@ struct virtio_net {
 	struct virtio_pci pci;
 	struct net_counters rx, tx;
 	_Atomic bool link_up;
-	bool plain;
+	bool user; /* a socket, not a tap */
 
 	/* the loop's: */
 	int tap_fd; /* -1: none, or lost */
 	struct loop_watch *watch; /* of the tap */
 	bool rx_wanted;	 /* the guest has buffers */
 	bool tx_blocked; /* a socket's other side is to read first; the frame stays in the ring */
-	unsigned offload; /* TUN_F_*, as the tap has it */
+	unsigned offload; /* TUN_F_*, as the tap has it, or the socket's other side */
 	struct virtqueue_elem elem, more; /* of the first buffer of a frame, and of each further one */
 	struct iovec out[VIRTQUEUE_SEGS_MAX + 1];
 
@@ -103,7 +105,7 @@ static void config_changed(struct virtio_net *n)
 static void tap_lost(struct virtio_net *n, int error)
 {
 	struct dev_event ev = { .kind = DEV_EVENT_LINK_LOST, .device = n->v.dev.name,
-		.detail = n->plain ? "the process of its network has ended" : "its tap device is gone" };
+		.detail = n->user ? "the process of its network has ended" : "its tap device is gone" };
 
 	log_warn(n->v.dev.name, "%s (%s): the link is down until the VM starts anew", ev.detail, strerror(error));
 	loop_unwatch(n->watch);
@@ -132,16 +134,26 @@ static unsigned offload_wanted(uint64_t features)
 	return want;
 }
 
+/* Returns false when a socket is full: to be told later. */
+static bool offload_tell(struct virtio_net *n, unsigned want)
+{
+	uint8_t flags[4];
+
+	store_le32(flags, want);
+	if (n->user)
+		return write(n->tap_fd, flags, sizeof(flags)) >= 0 || errno != EAGAIN;
+	if (ioctl(n->tap_fd, TUNSETOFFLOAD, (unsigned long)want) < 0)
+		log_info(n->v.dev.name, "the tap device keeps its offloads: %s", strerror(errno));
+	return true;
+}
+
 /* On the loop, not when the driver says so: the kernel may let who changes a network device wait. */
 static void offload_update(struct virtio_net *n)
 {
 	unsigned want = offload_wanted(n->v.features);
 
-	if (n->plain || want == n->offload)
-		return;
-	if (ioctl(n->tap_fd, TUNSETOFFLOAD, (unsigned long)want) < 0)
-		log_info(n->v.dev.name, "the tap device keeps its offloads: %s", strerror(errno));
-	n->offload = want;
+	if (want != n->offload && offload_tell(n, want))
+		n->offload = want;
 }
 
 /* ---- to the guest ---- */
@@ -156,7 +168,7 @@ static int packet_read(struct virtio_net *n)
 	} while (got < 0 && errno == EINTR);
 	if (got <= 0) {
 		if (got == 0 || errno != EAGAIN)
-			tap_lost(n, got ? errno : n->plain ? EPIPE : ENODEV);
+			tap_lost(n, got ? errno : n->user ? EPIPE : ENODEV);
 		return 0;
 	}
 	n->held = (uint32_t)got;
@@ -302,7 +314,7 @@ static bool frame_write(struct virtio_net *n, uint8_t *header, const struct iove
 		count_frame(&n->tx, bytes);
 	else if (errno == EBADFD || errno == EPIPE || errno == ECONNRESET)
 		tap_lost(n, errno);
-	else if (n->plain && errno == EAGAIN)
+	else if (n->user && errno == EAGAIN)
 		return false;
 	else
 		count(errno == EINVAL ? &n->tx.errors : &n->tx.drops, 1);
@@ -470,8 +482,8 @@ static void net_fill_config(struct virtio_net *n, const struct virtio_net_config
 	n->v.config_bytes = CONFIG_BYTES;
 	memcpy(n->v.config + CONFIG_MAC, c->mac, sizeof(c->mac));
 	store_le16(n->v.config + CONFIG_MTU, c->mtu ? c->mtu : MTU_DEFAULT);
-	n->v.features_offered |= c->plain ? F_ALWAYS : F_ALWAYS | F_OFFLOADS;
-	n->plain = c->plain;
+	n->v.features_offered |= F_ALWAYS | (c->user ? F_OFFLOADS_USER : F_OFFLOADS);
+	n->user = c->user;
 	link_set(n, c->tap_fd >= 0);
 }
 

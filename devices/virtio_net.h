@@ -1,9 +1,9 @@
 /* virtio_net: a network interface (virtio 1.2, section 5.1) over a tap device, one pair of queues.
  *
  * The tap has IFF_VNET_HDR and headers of NET_HEADER_BYTES: checksums and segments go through as they
- * are. A socket (SOCK_SEQPACKET) with the same in each packet will do: whoever is behind it finishes no checksums and
- * segments, so the guest is not offered to leave them out. Without either the link is down: what the guest sends is
- * taken and dropped.
+ * are. A socket (SOCK_SEQPACKET) with the same in each packet will do: whoever is behind it finishes checksums, and
+ * TCP's segments of IPv4. What it may leave to the guest it is told in a packet of 4 bytes, the flags of TUNSETOFFLOAD;
+ * nothing before. Without either the link is down: what the guest sends is taken and dropped.
  *
  * Threading: rings and tap are served on the interface's loop. virtio_net_new() is called before that
  * loop's thread starts, the device's free() after it has ended. */
@@ -28,7 +28,7 @@ struct virtio_net_config {
 	int tap_fd;	   /* does not block; borrowed; -1: none, the link is down */
 	uint8_t mac[VIRTIO_NET_MAC_BYTES];
 	uint16_t mtu; /* of what the tap is plugged into; 0: 1500 */
-	bool plain;   /* tap_fd is, or with another start would be, a socket */
+	bool user;    /* tap_fd is, or with another start would be, a socket */
 	int slot;     /* PCI slot, 0 or -1: first free */
 };
 

@@ -30,7 +30,7 @@ static int tap_take(struct nic *n, int *fds, struct err *e)
 int nic_init(struct nic *n, struct dev_host *h, struct pci_host *p, const struct vm_interface *cfg,
 	int *fds, struct device **ret_dev, struct err *e)
 {
-	struct virtio_net_config c = { .name = cfg->id, .mtu = cfg->mtu, .plain = cfg->plain, .slot = -1 };
+	struct virtio_net_config c = { .name = cfg->id, .mtu = cfg->mtu, .user = cfg->user, .slot = -1 };
 	int r;
 
 	n->cfg = cfg;

@@ -153,7 +153,7 @@ static int interface_check(const struct vm_config *c, unsigned n, struct files *
 {
 	const struct vm_interface *i = &c->interfaces[n];
 
-	if (!i->id[0] || !fd_ok(f, i->tap_fd) || (i->mac[0] & 1) || (i->mtu && i->mtu < 68) || i->plain > 1)
+	if (!i->id[0] || !fd_ok(f, i->tap_fd) || (i->mac[0] & 1) || (i->mtu && i->mtu < 68) || i->user > 1)
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: interface '%s' is out of range", i->id);
 	for (unsigned k = 0; k < n; k++)
 		if (!strcmp(i->id, c->interfaces[k].id))

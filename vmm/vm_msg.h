@@ -194,7 +194,7 @@ struct vm_interface {
 	uint8_t mac[6];
 	uint16_t tap_fd; /* VM_NO_FD: none, the link is down */
 	uint16_t mtu;	 /* 0: 1500 */
-	uint16_t plain;	 /* 1: the fd is a socket, whose other side finishes no checksums and segments; also without one */
+	uint16_t user;	 /* 1: the fd is a socket, with cairn-slirp at its other end; also without one */
 };
 
 struct vm_config {

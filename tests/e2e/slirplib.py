@@ -17,6 +17,7 @@ ALL = b"\xff" * 6
 ARP, IPV4, IPV6 = 0x0806, 0x0800, 0x86dd
 ICMP, TCP, UDP = 1, 6, 17
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
+TUN_F_CSUM, TUN_F_TSO4 = 1, 2  # what may be left to a guest
 
 
 def ip(text):
@@ -43,6 +44,18 @@ def ipv4(protocol, source, to, payload, ident=0, fragment=0, ttl=64):
 def with_checksum(protocol, source, to, segment, at):
     pseudo = ip(source) + ip(to) + struct.pack("!BBH", 0, protocol, len(segment))
     return segment[:at] + struct.pack("!H", checksum(pseudo + segment)) + segment[at + 2:]
+
+
+def unfinished(frame, segment=0, start=34, offset=16, kind=1):
+    """A packet whose checksum, and whose segments of so many bytes, are left to the other side: of TCP, but for who
+    says where the checksum is."""
+    return struct.pack("<BBHHHHH", 1, kind if segment else 0, 54 if segment else 0, segment, start, offset, 0) + frame
+
+
+def without_sum(frame, at=50):
+    """The same frame with the sum of what it borrows of the IP header where its checksum was."""
+    pseudo = frame[26:34] + struct.pack("!BBH", 0, frame[23], len(frame) - 34)
+    return frame[:at] + struct.pack("!H", ~checksum(pseudo) & 0xffff) + frame[at + 2:]
 
 
 def udp(source, sport, to, dport, payload):
@@ -122,7 +135,7 @@ class Guest:
     def __init__(self, *forwards, args=(), control=False, before=(), address="10.0.2.15", stderr=None):
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.address, self.gateway = address, address.rpartition(".")[0] + ".2"
-        self.connections, self.seen, self.answers_arp = {}, [], True
+        self.connections, self.seen, self.answers_arp, self.took, self.header = {}, [], True, 0, HEADER
         fds, command = [theirs.fileno()], [*before, PROGRAM, "--frames", str(theirs.fileno()), *args]
         for protocol, s, guest, port in forwards:
             command += ["--forward", f"{protocol}:{s.fileno()}:{guest}:{port}"]
@@ -160,6 +173,22 @@ class Guest:
         if hasattr(self, "control"):
             self.control.close()
 
+    def offloads(self, flags):
+        """What a VM says of its driver."""
+        self.took |= flags
+        self.socket.send(struct.pack("<I", flags))
+
+    def finish(self, packet):
+        """What a driver makes of a packet with a header: the frame, whose checksum is right."""
+        flags, kind, headers, segment, start, offset, buffers = struct.unpack("<BBHHHHH", packet[:12])
+        frame, self.header = packet[12:], packet[:12]
+        if flags != 1:
+            assert flags in (0, self.took & TUN_F_CSUM and 2) and packet[1:12] == HEADER[1:]
+            return frame
+        assert self.took & TUN_F_CSUM and (start, offset, buffers) == (34, 16, 0) and frame == without_sum(frame)
+        assert (kind, headers) == (1, 54) if len(frame) > 54 + segment > 54 else (kind, headers, segment) == (0, 0, 0)
+        return frame[:50] + struct.pack("!H", checksum(frame[34:])) + frame[52:]
+
     def frame(self, frame):
         self.socket.send(HEADER + frame)
 
@@ -177,8 +206,7 @@ class Guest:
         """The next frame, after what belongs to connections and ARP has had its answer."""
         packet = self.socket.recv(70000)
         assert packet, "cairn-slirp has ended"
-        assert packet[:12] == HEADER
-        frame = packet[12:]
+        frame = self.finish(packet)
         kind = struct.unpack("!H", frame[12:14])[0]
         if kind == ARP and frame[20:22] == b"\0\1" and frame[38:42] == ip(self.address) and self.answers_arp:
             self.arp(2, frame[6:12], socket.inet_ntoa(frame[28:32]), frame[22:28])

@@ -14,7 +14,9 @@ import pytest
 
 import slirplib
 from conftest import until
-from slirplib import ACK, ARP, ICMP, IPV4, IPV6, RST, SYN, TCP, UDP, Guest, datagrams, ethernet, ipv4, listener, readable
+from slirplib import (
+    ACK, ARP, ICMP, IPV4, IPV6, PSH, RST, SYN, TCP, TUN_F_CSUM, TUN_F_TSO4, UDP, Guest, datagrams, ethernet, ipv4, listener,
+    readable, unfinished, without_sum)
 from test_net import Lan, lan  # noqa: F401 (a fixture)
 
 
@@ -61,6 +63,114 @@ def test_a_forward_of_tcp_carries_both_ways():
         g.until(lambda: c.ended)
         c.close()
         assert client.recv(1) == b""
+
+
+def received(g, c, n):
+    """So many bytes, and the longest frame that any of them came in."""
+    data, longest = b"", 0
+    while len(data) < n:
+        frame, _ = g.receive()
+        longest = max(longest, len(frame))
+        data, c.received = data + c.received, b""
+    return data, longest
+
+
+@pytest.mark.parametrize("takes", [0, TUN_F_CSUM, TUN_F_TSO4, TUN_F_CSUM | TUN_F_TSO4])
+def test_segments_come_as_one_where_the_guest_takes_that(takes):
+    """Cut as the guest's largest segment wants it, whatever the network's MTU is. And no more when another driver
+    takes nothing."""
+    data = random.Random(3).randbytes(200000)
+    with listener() as s, Guest(("tcp", s, "-", 80), args=["--mtu", "9000"]) as g:
+        g.offloads(takes)
+        for takes in (takes, 0):
+            with socket.create_connection(s.getsockname()) as client:
+                c = g.accepted()
+                sender = threading.Thread(target=client.sendall, args=(data,))
+                sender.start()
+                got, longest = received(g, c, len(data))
+                sender.join()
+            assert got == data
+            if takes == TUN_F_CSUM | TUN_F_TSO4:
+                assert 9014 < longest <= 65535 + 14
+            else:
+                assert longest <= 9014
+            g.silent()
+            g.offloads(0)
+            g.silent()
+
+
+def test_what_comes_is_known_to_be_good():
+    """Other frames, too: this process has made them."""
+    with datagrams() as s, datagrams() as client, Guest(("udp", s, "-", 53)) as g:
+        g.offloads(TUN_F_CSUM)
+        g.silent()
+        client.sendto(b"?", s.getsockname())
+        g.wait(lambda p: p.protocol == UDP)
+        assert g.header == b"\2" + bytes(11)
+        g.ping("10.0.2.2")
+        g.wait(lambda p: p.protocol == ICMP)
+        assert g.header == b"\2" + bytes(11)
+
+
+def segment_of(c, data, flags=ACK | PSH):
+    return without_sum(ethernet(IPV4, ipv4(TCP, c.guest.address, c.peer, slirplib.tcp(
+        c.guest.address, c.port, c.peer, c.peer_port, c.seq, c.ack, flags, data))))
+
+
+def test_what_the_guest_leaves_to_it_is_done():
+    """Checksums of TCP and UDP, and segments: 60000 bytes in one frame of a network with an MTU of 1500."""
+    with listener() as s, datagrams() as d, datagrams() as asks, Guest(("tcp", s, "-", 80), ("udp", d, "-", 53)) as g, \
+            socket.create_connection(s.getsockname()) as client:
+        c = g.accepted()
+        for data, more in ((b"alone", {}), (random.Random(4).randbytes(60000), {"segment": 1460}),
+                           (random.Random(5).randbytes(59999), {"segment": 1460, "kind": 0x81})):
+            g.socket.send(unfinished(segment_of(c, data), **more))
+            c.seq += len(data)
+            got = b""
+            while len(got) < len(data):
+                got += client.recv(65536)
+            assert got == data
+        asks.sendto(b"?", d.getsockname())
+        p = g.wait(lambda p: p.protocol == UDP)
+        asks.settimeout(30)
+        for data in (b"answer", b"an answer"):
+            frame = ethernet(IPV4, ipv4(UDP, g.address, p.source, slirplib.udp(g.address, 53, p.source, p.sport, data)))
+            g.socket.send(unfinished(without_sum(frame, 40), offset=6))
+            assert asks.recv(99) == data
+        # A sum of 0 would say that there is none: this one would be, and comes through libslirp's check.
+        zero = next(n for n in range(65536) if not slirplib.checksum(frame[26:34] + struct.pack("!BBH", 0, UDP, 10) + frame[34:38]
+                                                                     + struct.pack("!HHH", 10, 0, n)))
+        frame = ethernet(IPV4, ipv4(UDP, g.address, p.source, slirplib.udp(g.address, 53, p.source, p.sport,
+                                                                           struct.pack("!H", zero))))
+        g.socket.send(unfinished(without_sum(frame, 40), offset=6))
+        assert asks.recv(99) == struct.pack("!H", zero)
+
+
+def test_what_cannot_be_left_to_it_is_dropped():
+    with listener() as s, datagrams() as d, datagrams() as asks, Guest(("tcp", s, "-", 80), ("udp", d, "-", 53)) as g, \
+            socket.create_connection(s.getsockname()) as client:
+        c = g.accepted()
+        asks.sendto(b"?", d.getsockname())
+        p = g.wait(lambda p: p.protocol == UDP)
+        frame, large = segment_of(c, b"x"), segment_of(c, bytes(3000))
+        answer = without_sum(ethernet(IPV4, ipv4(UDP, g.address, p.source, slirplib.udp(
+            g.address, 53, p.source, p.sport, b"x"))), 40)
+        over = bytes(65536 - 40)
+        for packet in (
+                unfinished(frame, start=13), unfinished(frame, start=len(frame) - 17), unfinished(frame, start=len(frame)),
+                unfinished(frame, start=0xffff, offset=0xffff), unfinished(frame, offset=len(frame) - 35),
+                b"\0" + unfinished(frame)[1:],  # left, and not said to be
+                *(bytes([flags]) + unfinished(frame)[1:] for flags in (2, 3, 4, 5, 0x81)),
+                unfinished(large), bytes(12) + large,  # no segments, and too long
+                *(unfinished(large, 1460, kind=kind) for kind in (2, 3, 4, 5, 0x80, 0x83, 0x84)),
+                b"\0" + unfinished(large, 1460)[1:],  # segments without checksums
+                unfinished(answer, 1460, offset=6), unfinished(answer[:23], 1460, start=14, offset=0),
+                unfinished(b"\0" * 12 + b"\x86\xdd" + large[14:], 1460),
+                unfinished(segment_of(c, b"")[:54] + over, 1460)):
+            g.socket.send(packet)
+        assert not any(q.protocol == TCP and q.data for q in g.silent()) and not readable(client) and not readable(asks)
+        g.socket.send(unfinished(segment_of(c, b"good")))
+        assert client.recv(99) == b"good"
 
 
 def test_who_came_before_it_is_let_in():
@@ -469,9 +579,10 @@ def test_garbage_is_dropped(lan):  # noqa: F811
                     frame[rnd.randrange(len(frame))] = rnd.randrange(256)
                 if rnd.randrange(4):
                     repair(frame)
-                header = bytes(12) if rnd.randrange(20) else rnd.randbytes(12)
+                header = rnd.choice((bytes(12), unfinished(b"", 100 * rnd.randrange(2), rnd.randrange(14, 99), rnd.randrange(20)),
+                                     rnd.randbytes(12))) if rnd.randrange(8) == 0 else bytes(12)
                 g.socket.send(header + bytes(frame[:rnd.randrange(1, len(frame) + 1)] if rnd.randrange(4) == 0 else frame))
-            for bad in (b"", b"x", bytes(12), bytes(25), bytes(20000)):
+            for bad in (b"", b"x", bytes(12), bytes(25), bytes(20000), bytes(4), rnd.randbytes(4)):
                 g.socket.send(bad)
             drained(g)
         assert g.process.poll() is None, f"seed {seed}"
@@ -479,6 +590,7 @@ def test_garbage_is_dropped(lan):  # noqa: F811
         with socket.create_connection(s.getsockname()):
             g.arp(2, slirplib.ALL, g.address)
             g.seen.clear()
+            g.offloads(TUN_F_CSUM)
             g.accepted()
 
 

@@ -1,9 +1,15 @@
 #include "tools/slirp/frames.h"
+#include "base/bytes.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
+#include "tools/slirp/segments.h"
+#include "tools/slirp/sum.h"
 
 #include <errno.h>
+#include <linux/if_tun.h>
+#include <net/ethernet.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,35 +20,36 @@
 #define QUEUE_BYTES (4 * MIB)
 #define SOCKET_BYTES (1 * MIB)
 #define VLAN_BYTES 4
-/* Other bytes of a header mean something only along with these (virtio 1.2, section 5.1.6). */
-enum { HEADER_FLAGS = 0, HEADER_SEGMENTS = 1 };
+#define SUM_BYTES 2
+#define IPV4_PROTOCOL (ETHERNET_BYTES + 9)
 
 struct waiting {
 	size_t len;
-	uint8_t *frame; /* owned */
+	uint8_t *packet; /* owned */
 };
 
 struct frames {
 	int fd;
 	bool end;
-	size_t room; /* of `packet` */
+	size_t room; /* for a frame that is not several segments */
+	unsigned offloads; /* TUN_F_*: what the guest takes */
 	struct waiting queue[QUEUE_FRAMES];
 	unsigned first, nqueue;
 	size_t queue_bytes;
-	uint8_t packet[];
+	struct segments segments; /* older than what waits for nothing, younger than the queue */
+	uint8_t packet[PACKET_BYTES_MAX];
 };
 
 int frames_new(int fd, unsigned mtu, struct frames **ret_f, struct err *e)
 {
-	size_t room = NET_HEADER + ETHERNET_BYTES + VLAN_BYTES + mtu;
-	struct frames *f = calloc(1, sizeof(*f) + room);
+	struct frames *f = calloc(1, sizeof(*f));
 	int bytes = SOCKET_BYTES, has = 0;
 	socklen_t size = sizeof(has);
 
 	if (!f)
 		return err_set_errno(e, -ENOMEM, "frames");
 	f->fd = fd;
-	f->room = room;
+	f->room = MIN(ETHERNET_BYTES + VLAN_BYTES + mtu, PACKET_BYTES_MAX - NET_HEADER);
 	/* The kernel gives less where its bound is lower: more waits in the queue then. Root's daemon may
 	 * have given more. */
 	if (getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &has, &size) < 0 || has < bytes)
@@ -56,7 +63,7 @@ void frames_free(struct frames *f)
 	if (!f)
 		return;
 	for (unsigned i = 0; i < f->nqueue; i++)
-		free(f->queue[(f->first + i) % QUEUE_FRAMES].frame);
+		free(f->queue[(f->first + i) % QUEUE_FRAMES].packet);
 	free(f);
 }
 
@@ -78,20 +85,54 @@ static bool is_hung_up(int fd)
 	return poll(&p, 1, 0) > 0 && (p.revents & (POLLRDHUP | POLLHUP | POLLERR));
 }
 
+/* ---- from the guest ---- */
+
+/* Checksums of TCP and UDP: with one of 0 a datagram has none. */
+static bool sum_make(const uint8_t *header, uint8_t *frame, size_t len)
+{
+	size_t start = load_le16(header + HEADER_SUM_START), at = start + load_le16(header + HEADER_SUM_OFFSET);
+	uint16_t sum;
+
+	if (start < ETHERNET_BYTES || at + SUM_BYTES > len)
+		return false;
+	sum = (uint16_t)~sum_fold(sum_add(0, frame + start, len - start));
+	store_be16(frame + at, sum ? sum : UINT16_MAX);
+	return true;
+}
+
+/* Segments stay together: TCP ends in this process, which has no use for them one by one. */
+static bool frame_finish(const struct frames *f, const uint8_t *header, uint8_t *frame, size_t len)
+{
+	if (len < ETHERNET_BYTES || len > PACKET_BYTES_MAX - NET_HEADER || (header[HEADER_FLAGS] & ~HEADER_SUM_WANTED))
+		return false;
+	if (!header[HEADER_SEGMENTS]) {
+		if (len > f->room)
+			return false;
+	} else if ((header[HEADER_SEGMENTS] & ~HEADER_SEGMENTS_ECN) != HEADER_SEGMENTS_TCP4 || !header[HEADER_FLAGS] ||
+		len <= IPV4_PROTOCOL || load_be16(frame + FRAME_TYPE_AT) != ETHERTYPE_IP ||
+		frame[IPV4_PROTOCOL] != IPPROTO_TCP) {
+		return false;
+	}
+	return !header[HEADER_FLAGS] || sum_make(header, frame, len);
+}
+
 const uint8_t *frames_read(struct frames *f, size_t *ret_len)
 {
 	ssize_t got;
 
 	for (;;) {
-		got = recv(f->fd, f->packet, f->room, MSG_DONTWAIT | MSG_TRUNC);
+		got = recv(f->fd, f->packet, sizeof(f->packet), MSG_DONTWAIT | MSG_TRUNC);
 		if (got < 0 && errno == EINTR)
 			continue;
 		if (got < 0 || (!got && is_hung_up(f->fd))) {
 			f->end = f->end || got == 0 || errno != EAGAIN;
 			return NULL;
 		}
-		if ((size_t)got <= f->room && got >= NET_HEADER + ETHERNET_BYTES &&
-			!f->packet[HEADER_FLAGS] && !f->packet[HEADER_SEGMENTS])
+		if (got == OFFLOADS_BYTES) {
+			f->offloads = load_le32(f->packet);
+			continue;
+		}
+		if (got >= NET_HEADER && frame_finish(f, f->packet, f->packet + NET_HEADER, (size_t)got - NET_HEADER))
 			break;
 		log_guest("frames", "a packet of %zd bytes is no frame that this network takes: dropped", got);
 	}
@@ -99,12 +140,12 @@ const uint8_t *frames_read(struct frames *f, size_t *ret_len)
 	return f->packet + NET_HEADER;
 }
 
-/* Returns 0; -EAGAIN when there is no room. Whatever else is wrong with a frame, it is dropped. */
-static int packet_send(struct frames *f, const void *frame, size_t len)
+/* ---- to the guest ---- */
+
+/* Returns 0; -EAGAIN when there is no room. Whatever else is wrong with a packet, it is dropped. */
+static int packet_send(struct frames *f, const struct iovec *iov, size_t niov)
 {
-	static uint8_t header[NET_HEADER];
-	struct iovec iov[] = { { header, sizeof(header) }, { (void *)frame, len } };
-	const struct msghdr m = { .msg_iov = iov, .msg_iovlen = ARRAY_SIZE(iov) };
+	const struct msghdr m = { .msg_iov = (struct iovec *)iov, .msg_iovlen = niov };
 	ssize_t done;
 
 	do {
@@ -115,32 +156,65 @@ static int packet_send(struct frames *f, const void *frame, size_t len)
 	return done < 0 && errno == EAGAIN ? -EAGAIN : 0;
 }
 
-void frames_write(struct frames *f, const void *frame, size_t len)
+static void packet_write(struct frames *f, const struct iovec *iov, size_t niov)
 {
 	struct waiting *w = &f->queue[(f->first + f->nqueue) % QUEUE_FRAMES];
+	size_t len = 0;
 
-	if (!f->nqueue && packet_send(f, frame, len) == 0)
+	if (!f->nqueue && packet_send(f, iov, niov) == 0)
 		return;
+	for (size_t i = 0; i < niov; i++)
+		len += iov[i].iov_len;
 	if (f->nqueue == QUEUE_FRAMES || f->queue_bytes + len > QUEUE_BYTES)
 		return;
-	w->frame = malloc(len);
-	if (!w->frame)
+	w->packet = malloc(len);
+	if (!w->packet)
 		return;
-	memcpy(w->frame, frame, len);
-	w->len = len;
+	w->len = 0;
+	for (size_t i = 0; i < niov; i++) {
+		memcpy(w->packet + w->len, iov[i].iov_base, iov[i].iov_len);
+		w->len += iov[i].iov_len;
+	}
 	f->nqueue++;
 	f->queue_bytes += len;
+}
+
+void frames_push(struct frames *f)
+{
+	struct iovec iov;
+
+	iov.iov_base = (void *)segments_end(&f->segments, &iov.iov_len);
+	if (iov.iov_base)
+		packet_write(f, &iov, 1);
+}
+
+void frames_write(struct frames *f, const void *frame, size_t len)
+{
+	const unsigned segments = TUN_F_CSUM | TUN_F_TSO4;
+	/* All that comes from here has its checksums, and nothing has happened to it since. */
+	uint8_t header[NET_HEADER] = { f->offloads & TUN_F_CSUM ? HEADER_SUM_GOOD : 0 };
+	const struct iovec iov[] = { { header, sizeof(header) }, { (void *)frame, len } };
+
+	if ((f->offloads & segments) == segments) {
+		if (segments_add(&f->segments, frame, len))
+			return;
+		frames_push(f);
+		if (segments_add(&f->segments, frame, len))
+			return;
+	}
+	packet_write(f, iov, ARRAY_SIZE(iov));
 }
 
 void frames_flush(struct frames *f)
 {
 	while (f->nqueue) {
 		struct waiting *w = &f->queue[f->first];
+		struct iovec iov = { w->packet, w->len };
 
-		if (packet_send(f, w->frame, w->len) < 0)
+		if (packet_send(f, &iov, 1) < 0)
 			return;
 		f->queue_bytes -= w->len;
-		free(w->frame);
+		free(w->packet);
 		f->first = (f->first + 1) % QUEUE_FRAMES;
 		f->nqueue--;
 	}

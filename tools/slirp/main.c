@@ -92,6 +92,7 @@ static int round_run(struct network *n)
 		datagrams_read(n, set->fds + datagrams, now_ns);
 	if (r > 0 && set->fds[0].revents & ~POLLOUT)
 		guest_read(n);
+	frames_push(n->frames);
 	/* Last: who was let in has been told of by then. */
 	if (r > 0)
 		control_poll_done(&n->control, set->fds + 1, ncontrol, now_ns);

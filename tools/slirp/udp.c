@@ -3,6 +3,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
+#include "tools/slirp/sum.h"
 
 #include <errno.h>
 #include <net/ethernet.h>
@@ -82,28 +83,10 @@ void udp_free(struct udp *u)
 	free(u);
 }
 
-/* ---- checksums (RFC 1071) ---- */
-
-static uint32_t sum_add(uint32_t sum, const uint8_t *p, size_t len)
-{
-	for (; len > 1; p += 2, len -= 2)
-		sum += load_be16(p);
-	return len ? sum + (uint32_t)(*p << 8) : sum;
-}
-
-static uint16_t sum_fold(uint32_t sum)
-{
-	while (sum >> 16)
-		sum = (sum & 0xffff) + (sum >> 16);
-	return (uint16_t)~sum;
-}
-
 /* Over the datagram and what it borrows of the IP header; 0 when a checksum that is in it is right. */
 static uint16_t udp_sum(const uint8_t *ip, const uint8_t *udp, size_t len)
 {
-	uint32_t sum = sum_add(IPPROTO_UDP + (uint32_t)len, ip + IPV4_FROM, 8);
-
-	return sum_fold(sum_add(sum, udp, len));
+	return (uint16_t)~sum_fold(sum_add(sum_pseudo(ip, len), udp, len));
 }
 
 /* ---- who asks ---- */
@@ -176,7 +159,7 @@ static void frame_complete(struct udp *u, unsigned at, const struct place *from,
 	ip[IPV4_PROTOCOL] = IPPROTO_UDP;
 	memcpy(ip + IPV4_FROM, from->ip, 4);
 	memcpy(ip + IPV4_TO, &to->guest, 4);
-	store_be16(ip + IPV4_SUM, sum_fold(sum_add(0, ip, IPV4_BYTES)));
+	store_be16(ip + IPV4_SUM, (uint16_t)~sum_fold(sum_add(0, ip, IPV4_BYTES)));
 	memcpy(udp + UDP_FROM, from->port, 2);
 	store_be16(udp + UDP_TO, to->port);
 	store_be16(udp + UDP_LENGTH, (uint16_t)(UDP_BYTES + len));

@@ -6,6 +6,7 @@
 #include "devices/virtio_net.h"
 #include "devices/virtio_net_header.h"
 
+#include <linux/if_tun.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -136,14 +137,14 @@ struct net_test {
 	struct drv d;
 	int tap; /* our end; -1: none */
 	int their;
-	bool plain; /* no tap: what user interfaces have */
+	bool user; /* no tap: what user interfaces have */
 	uint64_t buf;
 };
 
 static void net_new(struct net_test *t, bool tap)
 {
 	struct virtio_net_config c = { .name = "net0", .tap_fd = -1, .mac = { 0x52, 0x54, 0, 1, 2, 3 },
-		.mtu = 9000, .plain = t->plain, .slot = SLOT };
+		.mtu = 9000, .user = t->user, .slot = SLOT };
 	int pair[2] = { -1, -1 };
 
 	fx_init(&t->f);
@@ -278,7 +279,7 @@ static void sends_frames(void **state)
 
 static void what_a_socket_does_not_take_waits(void **state)
 {
-	struct net_test t = { .plain = true };
+	struct net_test t = { .user = true };
 	struct drv_sg sg = { 0, 8192, false };
 	static uint8_t got[8192];
 	int bytes = 16384;
@@ -286,8 +287,7 @@ static void what_a_socket_does_not_take_waits(void **state)
 
 	(void)state;
 	net_begin(&t, true, ALL);
-	/* A driver may leave nothing to the other side. */
-	assert_int_equal(t.d.features & (NET_F_CSUM | NET_F_GUEST_CSUM | NET_F_HOST_TSO4 | NET_F_GUEST_TSO4), 0);
+	assert_int_equal(read(t.tap, got, sizeof(got)), 4); /* what the driver takes */
 	assert_int_equal(setsockopt(t.their, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes)), 0);
 	sg.gpa = t.buf;
 	for (unsigned i = 0; i < 8; i++)
@@ -314,6 +314,61 @@ static void what_a_socket_does_not_take_waits(void **state)
 		drv_wait(&t.d.q[TX], &len);
 	assert_false(stats(&t).link_up);
 	assert_in_range(stats(&t).tx_drops, 1, 8);
+	net_end(&t);
+}
+
+/* What the other side of a socket may leave to the driver: told when there is one, and when there is another. */
+static void a_socket_is_told_what_the_driver_takes(void **state)
+{
+	const uint64_t finished = NET_F_CSUM | NET_F_HOST_TSO4, taken = NET_F_GUEST_CSUM | NET_F_GUEST_TSO4;
+	const uint64_t others = NET_F_GUEST_TSO6 | NET_F_GUEST_ECN | NET_F_HOST_TSO6 | NET_F_HOST_ECN;
+	struct net_test t = { .user = true };
+	uint8_t got[8];
+
+	(void)state;
+	net_begin(&t, true, ALL);
+	assert_int_equal(t.d.features & (finished | taken | others), finished | taken);
+	assert_int_equal(read(t.tap, got, sizeof(got)), 4);
+	assert_int_equal(load_le32(got), TUN_F_CSUM | TUN_F_TSO4);
+	guest_offers(&t, 0, 2048);
+	drv_kick(&t.d.q[RX]);
+	fx_run(&t.f, 5);
+	assert_int_equal(read(t.tap, got, sizeof(got)), -1); /* once */
+	/* Another driver wants everything whole. */
+	t.dev->ops->reset(t.dev);
+	drv_init(&t.d, &t.f, SLOT, ALL & ~taken, true);
+	drv_queue_setup(&t.d, RX, 16);
+	drv_ok(&t.d);
+	fx_run(&t.f, 5);
+	assert_int_equal(read(t.tap, got, sizeof(got)), 4);
+	assert_int_equal(load_le32(got), 0);
+	net_end(&t);
+}
+
+/* A socket that is full has no room for it: it is tried again with the next buffers, or frame. */
+static void a_socket_that_was_full_is_told_later(void **state)
+{
+	struct net_test t = { .user = true };
+	static uint8_t got[1024];
+	int bytes = 4096;
+
+	(void)state;
+	net_new(&t, true);
+	assert_int_equal(setsockopt(t.their, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes)), 0);
+	while (write(t.their, got, sizeof(got)) > 0) {
+	}
+	drv_init(&t.d, &t.f, SLOT, ALL, true);
+	drv_queue_setup(&t.d, RX, 16);
+	drv_ok(&t.d);
+	t.buf = fx_alloc(&t.f, 1 << 20, 4096);
+	fx_run(&t.f, 5);
+	while (read(t.tap, got, sizeof(got)) > 0)
+		assert_int_equal(load_le32(got), 0); /* filler */
+	guest_offers(&t, 0, 2048);
+	drv_kick(&t.d.q[RX]);
+	fx_run(&t.f, 5);
+	assert_int_equal(read(t.tap, got, sizeof(got)), 4);
+	assert_int_equal(load_le32(got), TUN_F_CSUM | TUN_F_TSO4);
 	net_end(&t);
 }
 
@@ -549,6 +604,8 @@ int main(void)
 		cmocka_unit_test(without_a_tap_what_is_sent_is_dropped),
 		cmocka_unit_test(sends_frames),
 		cmocka_unit_test(what_a_socket_does_not_take_waits),
+		cmocka_unit_test(a_socket_is_told_what_the_driver_takes),
+		cmocka_unit_test(a_socket_that_was_full_is_told_later),
 		cmocka_unit_test(a_wrong_header_never_reaches_the_host),
 		cmocka_unit_test(a_frame_without_a_header_is_a_fault),
 		cmocka_unit_test(a_buffer_without_room_for_a_header_is_a_fault),

@@ -1,0 +1,94 @@
+#include "tools/slirp/segments.h"
+#include "base/bytes.h"
+#include "base/util.h"
+#include "tools/slirp/sum.h"
+
+#include <net/ethernet.h>
+#include <netinet/in.h>
+#include <string.h>
+
+/* RFC 791 and RFC 9293, without options: offsets in a frame. */
+enum { IP = ETHERNET_BYTES, IP_LENGTH = IP + 2, IP_ID = IP + 4, IP_FRAGMENT = IP + 6, IP_PROTOCOL = IP + 9, IP_SUM = IP + 10,
+	IP_FROM = IP + 12, TCP = IP + 20 };
+enum { TCP_SEQ = TCP + 4, TCP_ACK = TCP + 8, TCP_OFFSET = TCP + 12, TCP_FLAGS = TCP + 13, TCP_WINDOW = TCP + 14,
+	TCP_SUM = TCP + 16, TCP_URGENT = TCP + 18, HEADERS = TCP + 20 };
+enum { FLAG_PUSH = 8, FLAG_ACK = 16 };
+#define FRAGMENT_MASK 0x3fff /* "more fragments", and where this one is */
+
+static bool is_data(const uint8_t *frame, size_t len)
+{
+	return len > HEADERS && load_be16(frame + FRAME_TYPE_AT) == ETHERTYPE_IP && frame[IP] == 0x45 &&
+		load_be16(frame + IP_LENGTH) == len - IP && !(load_be16(frame + IP_FRAGMENT) & FRAGMENT_MASK) &&
+		frame[IP_PROTOCOL] == IPPROTO_TCP && frame[TCP_OFFSET] == 0x50 &&
+		(frame[TCP_FLAGS] & ~FLAG_PUSH) == FLAG_ACK;
+}
+
+/* All but lengths, numbers and checksums. */
+static bool is_same_stream(const uint8_t *a, const uint8_t *b)
+{
+	static const struct {
+		uint8_t from, to;
+	} same[] = { { 0, IP_LENGTH }, { IP_FRAGMENT, IP_SUM }, { IP_FROM, TCP_SEQ }, { TCP_ACK, TCP_FLAGS },
+		{ TCP_WINDOW, TCP_SUM }, { TCP_URGENT, HEADERS } };
+
+	for (size_t i = 0; i < ARRAY_SIZE(same); i++)
+		if (memcmp(a + same[i].from, b + same[i].from, (size_t)(same[i].to - same[i].from)))
+			return false;
+	return true;
+}
+
+static void segments_begin(struct segments *s, const uint8_t *frame, size_t len)
+{
+	memset(s->packet, 0, NET_HEADER);
+	memcpy(s->packet + NET_HEADER, frame, len);
+	s->len = NET_HEADER + len;
+	s->first = (uint16_t)(len - HEADERS);
+	s->next = load_be32(frame + TCP_SEQ) + s->first;
+	s->complete = frame[TCP_FLAGS] & FLAG_PUSH;
+}
+
+bool segments_add(struct segments *s, const uint8_t *frame, size_t len)
+{
+	size_t data = len - HEADERS;
+	uint8_t *head = s->packet + NET_HEADER;
+
+	if (len > PACKET_BYTES_MAX - NET_HEADER || !is_data(frame, len))
+		return false;
+	if (!s->len) {
+		segments_begin(s, frame, len);
+		return true;
+	}
+	if (s->complete || data > s->first || s->len + data > PACKET_BYTES_MAX || load_be32(frame + TCP_SEQ) != s->next ||
+		!is_same_stream(head, frame))
+		return false;
+	memcpy(s->packet + s->len, frame + HEADERS, data);
+	s->len += data;
+	s->next += (uint32_t)data;
+	s->complete = data < s->first || (frame[TCP_FLAGS] & FLAG_PUSH);
+	head[TCP_FLAGS] |= frame[TCP_FLAGS];
+	return true;
+}
+
+const uint8_t *segments_end(struct segments *s, size_t *ret_len)
+{
+	uint8_t *header = s->packet, *frame = header + NET_HEADER;
+	size_t bytes = s->len - NET_HEADER; /* of the frame */
+
+	if (!s->len)
+		return NULL;
+	header[HEADER_FLAGS] = HEADER_SUM_WANTED;
+	store_le16(header + HEADER_SUM_START, TCP);
+	store_le16(header + HEADER_SUM_OFFSET, TCP_SUM - TCP);
+	if (bytes > HEADERS + (size_t)s->first) {
+		header[HEADER_SEGMENTS] = HEADER_SEGMENTS_TCP4;
+		store_le16(header + HEADER_HEADERS, HEADERS);
+		store_le16(header + HEADER_SEGMENT, s->first);
+		store_be16(frame + IP_LENGTH, (uint16_t)(bytes - IP));
+		store_be16(frame + IP_SUM, 0);
+		store_be16(frame + IP_SUM, (uint16_t)~sum_fold(sum_add(0, frame + IP, TCP - IP)));
+	}
+	store_be16(frame + TCP_SUM, sum_fold(sum_pseudo(frame + IP, bytes - TCP)));
+	*ret_len = s->len;
+	s->len = 0;
+	return s->packet;
+}

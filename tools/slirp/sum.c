@@ -1,0 +1,36 @@
+#include "tools/slirp/sum.h"
+#include "base/bytes.h"
+
+/* RFC 791: offsets in a header. */
+enum { IPV4_PROTOCOL = 9, IPV4_FROM = 12 };
+
+uint16_t sum_fold(uint64_t sum)
+{
+	while (sum >> 16)
+		sum = (sum & 0xffff) + (sum >> 16);
+	return (uint16_t)sum;
+}
+
+/* In the machine's own order, and turned at the end: the sum is the same (RFC 1071, section 2 B).
+ * Halves of 8 bytes each: 32 bits more are room for any frame. */
+uint64_t sum_add(uint64_t sum, const uint8_t *p, size_t len)
+{
+	uint64_t low = 0, high = 0;
+
+	for (; len >= 8; p += 8, len -= 8) {
+		uint64_t word;
+
+		memcpy(&word, p, sizeof(word));
+		low += word & UINT32_MAX;
+		high += word >> 32;
+	}
+	sum += be16toh(sum_fold((low & UINT32_MAX) + (low >> 32) + (high & UINT32_MAX) + (high >> 32)));
+	for (; len > 1; p += 2, len -= 2)
+		sum += load_be16(p);
+	return len ? sum + (uint64_t)*p * 256 : sum;
+}
+
+uint64_t sum_pseudo(const uint8_t *ip, size_t len)
+{
+	return sum_add(ip[IPV4_PROTOCOL] + len, ip + IPV4_FROM, 8);
+}
