@@ -314,6 +314,10 @@ static int check_state(struct call *c, struct err *e)
 			vm_check_idle(c->vm, vm_trigger_name(c->command->trigger), e);
 	if (c->command->trigger == VM_ASK_DESTROY && restart_is_pending(c->vm))
 		return 0;
+	if (c->command->trigger == VM_ASK_SHUTDOWN && restart_is_pending(c->vm))
+		return err_set(e, -EPERM, ERR_WRONG_STATE,
+			"VM '%.255s' is %s already, but about to be started again. Next: cairn destroy %.60s, which calls "
+			"that off", c->vm->def->name, vm_state_name(c->vm->state), c->vm->def->name);
 	return vm_state_check(c->vm->def->name, c->vm->state, c->command->trigger, e);
 }
 

@@ -375,6 +375,7 @@ static void job_end(struct job *j)
 void job_succeed(struct job *j, struct json_object *result)
 {
 	j->result = result;
+	j->done = j->total; /* what was zero, or too quick to be told of, is done, too */
 	status_set(j, JOB_WAITING);
 	status_set(j, JOB_PENDING);
 	job_end(j);

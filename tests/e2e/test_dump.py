@@ -265,6 +265,9 @@ def test_coredump_destroy(daemon, guest, kvm, how, reason):
     assert word(done["path"]) == MARK
     until(lambda: daemon.children() == [])
     console.close()
+    # Nobody told how far it was: it was too quick.
+    (job,) = daemon.qmp().jobs()
+    assert job["status"] == "concluded" and job["current-progress"] == job["total-progress"] > 0
     daemon.cairn("undefine", "vm1")
     until(lambda: not (daemon.state / "vms" / "vm1").exists())
 

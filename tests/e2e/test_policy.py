@@ -62,6 +62,7 @@ def test_pending_restart_is_shown_survives_and_is_called_off(fake):
     fake.start()
     assert 40e9 < fake.info("vm1")["restart-in"] <= 60e9
     assert len(scheduled(fake)) == 2  # nor has it been started meanwhile
+    assert "cairn destroy vm1" in fake.cairn("shutdown", "vm1", ok=4).stderr  # it would not be the end
     fake.cairn("destroy", "vm1")
     assert "restart-in" not in fake.info("vm1") and fake.info("vm1")["state"] == "crashed"
     assert fake.cairn("destroy", "vm1", ok=4).stderr.count("crashed")
