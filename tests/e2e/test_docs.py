@@ -74,6 +74,17 @@ def test_words_of_the_manuals_do_not_run_together():
             assert not prose, (page.name, line)
 
 
+def test_quotes_of_the_manuals_are_whole():
+    """One that is missing in a macro's line stands on the page, and swallows what it should have kept apart."""
+    for page in MANUALS:
+        for line in page.read_text().splitlines():
+            macro = re.match(r"\.(?:[BIR]|BR|RB|BI|IB|IR|RI) (.*)", line)
+            words = re.findall(r'"[^"]*"(?!\S)|\S+', macro[1]) if macro else []
+            assert not [w for w in words if '"' in w.strip('"') or w.count('"') % 2], (page.name, line)
+            if re.match(r"\S+ +[a-z-]+ .*[\[{]", line):
+                assert all(line.count(a) == line.count(b) for a, b in ("[]", "{}")), (page.name, line)
+
+
 def test_the_readme_typed(kvm, guest, daemon):
     """From the first VM to the last line, with a guest that needs no minutes to build and no seconds to boot."""
     page = PAGES[Path("README.md")]
