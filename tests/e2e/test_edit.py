@@ -276,10 +276,10 @@ def test_edit(fake):
     r = fake.cairn("edit", "vm1", ok=2)
     assert "use cairn domrename vm1 NEW" in r.stderr
     os.unlink(r.stderr.split("what you wrote is in ")[1].strip())
-    fake.env["VISUAL"] = "false"
+    fake.env |= {"VISUAL": "false", "TMPDIR": str(fake.tmp)}
     r = fake.cairn("edit", "vm1", ok=1)
-    assert "the editor, false, failed" in r.stderr
-    os.unlink(r.stderr.split("what you wrote is in ")[1].strip())
+    assert "the editor, false, failed" in r.stderr and "what you wrote" not in r.stderr
+    assert not list(fake.tmp.glob("cairn-edit-*"))
 
 
 def typed(fake, *answers):

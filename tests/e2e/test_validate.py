@@ -122,7 +122,16 @@ def test_validate(tmp_path):
     said = json.loads(cairn("validate", str(good), "--format", "json").stdout)
     assert said["valid"] and said["warnings"][0].startswith("interface net0: ")
 
+    good.write_bytes(b"\xef\xbb\xbf" + good.read_bytes())  # as editors leave it
+    assert cairn("validate", str(good)).returncode == 0
+
     bad = tmp_path / "bad.json"
+    for text, why in (("", " is empty; a definition is JSON or libvirt's domain XML"), (" \n", " is empty; "), ("name: a", ": not JSON, which begins with {, "),
+                      ("[]", ": not JSON, which begins with {, "), ("\0{}", ": not JSON, which begins with {, "),
+                      ('{"name":"a","memory":"1G",\n"memory":"2G","boot":{"kernel":"k"}}', ': line 2: "memory" is there a second time'),
+                      ('{"name":"a","memory":"1G","disks":[{"id":"\\"}{","id":"vda"}]}', ': line 1: "id" is there a second time')):
+        bad.write_text(text)
+        assert cairn("validate", str(bad)).stderr.startswith(f"error: Failed to validate {bad}\nerror: {bad}{why}"), text
     bad.write_text('{"name": "a",\n "memory": 1x}')
     r = cairn("validate", str(bad))
     assert r.returncode == 2 and r.stdout == ""

@@ -40,6 +40,86 @@ static int text_read(const char *path, char folder[PATH_MAX], char **ret_text, s
 	return file_read_fd(0, "standard input", XML_FILE_MAX, ret_text, ret_len, e);
 }
 
+/* ---- JSON as people write it ---- */
+
+static const char *space_skip(const char *p, const char *end)
+{
+	while (p < end && *p && strchr(" \t\r\n", *p))
+		p++;
+	return p;
+}
+
+/* p: behind the opening quote. Returns the closing one's place. */
+static const char *string_end(const char *p, const char *end)
+{
+	while (p < end && *p != '"')
+		p += *p == '\\' ? 2 : 1;
+	return p < end ? p : end;
+}
+
+static int key_add(struct json_object *seen, const char *key, int len, const char *text, const char *name, struct err *e)
+{
+	char copy[256];
+	unsigned line = 1;
+
+	snprintf(copy, sizeof(copy), "%.*s", len, key);
+	if (!json_object_object_get_ex(seen, copy, NULL)) {
+		js_put_bool(seen, copy, true);
+		return 0;
+	}
+	for (; text < key; text++)
+		line += *text == '\n';
+	return err_set(e, -EINVAL, ERR_INVALID, "%s: line %u: \"%s\" is there a second time in the same object", name, line,
+		copy);
+}
+
+/* The parser takes the last of two, and what the first says would be lost without a word. text: it has been parsed. */
+static int keys_check(const char *text, size_t len, const char *name, struct err *e)
+{
+	struct json_object *seen[JS_DEPTH_MAX + 1] = { NULL };
+	const char *end = text + len, *close;
+	size_t depth = 0;
+	int r = 0;
+
+	for (const char *p = text; !r && p < end; p++) {
+		if ((*p == '{' || *p == '[') && depth < JS_DEPTH_MAX)
+			seen[++depth] = *p == '{' ? json_object_new_object() : NULL;
+		else if ((*p == '}' || *p == ']') && depth)
+			json_object_put(seen[depth--]);
+		else if (*p == '"') {
+			close = string_end(p + 1, end);
+			if (seen[depth] && *space_skip(close + 1, end) == ':')
+				r = key_add(seen[depth], p + 1, (int)(close - p - 1), text, name, e);
+			p = close;
+		}
+	}
+	while (depth)
+		json_object_put(seen[depth--]);
+	return r;
+}
+
+static int json_read(const char *text, size_t len, const char *name, struct json_object **ret_o, struct err *e)
+{
+	const char *at = len >= 3 && !memcmp(text, "\xef\xbb\xbf", 3) ? text + 3 : text; /* editors' mark of UTF-8 */
+	const char *end = text + len, *first = space_skip(at, end);
+	CLEANUP_JS struct json_object *o = NULL;
+	int r;
+
+	if (first == end)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s is empty; a definition is JSON or libvirt's domain XML", name);
+	if (*first != '{')
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"%s: not JSON, which begins with {, nor libvirt's domain XML, which begins with <", name);
+	r = js_parse(at, (size_t)(end - at), name, &o, e);
+	if (!r)
+		r = keys_check(at, (size_t)(end - at), name, e);
+	if (!r)
+		*ret_o = STEAL_PTR(o);
+	return r;
+}
+
+/* ---- the file ---- */
+
 int definition_file_read(const char *path, struct definition_file *f, struct err *e)
 {
 	const char *name = strcmp(path, "-") ? path : "standard input";
@@ -53,7 +133,7 @@ int definition_file_read(const char *path, struct definition_file *f, struct err
 		return err_set(e, -EFBIG, ERR_INVALID, "%s is larger than %d bytes", name,
 			DEFINITION_FILE_MAX);
 	if (!r)
-		r = js_parse(text, len, name, &f->definition, e);
+		r = json_read(text, len, name, &f->definition, e);
 	if (!r)
 		f->warnings = json_object_new_array();
 	return r;

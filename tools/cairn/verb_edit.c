@@ -248,6 +248,8 @@ static int edit(struct edit *d)
 			return CLI_OK;
 		}
 		fprintf(stderr, "error: %s\n", e.msg);
+		if (unchanged(d)) /* the editor failed, or was left so: there is nothing to try again, or to keep */
+			return cli_exit_code(e.cls);
 		switch (ask()) {
 		case ANSWER_AGAIN:
 			r = 0;
