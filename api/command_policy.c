@@ -181,8 +181,16 @@ void command_daemon_stop(struct call *c)
 	/* As FIELD_STOP_ACTION has them. */
 	static const enum definition_then actions[] = { DEFINITION_LEAVE, DEFINITION_SHUTDOWN, DEFINITION_SAVE };
 	int i = field_type_index(FIELD_STOP_ACTION, js_get_str(c->args, "action"));
+	int action = i < 0 ? -1 : (int)actions[i];
+	struct json_object *o;
 	struct err e;
 
-	if (stop_all(c->daemon, i < 0 ? -1 : (int)actions[i], !js_get_bool(c->args, "vms-only", false), c, &e) < 0)
+	if (js_get_bool(c->args, "dry-run", false)) {
+		o = json_object_new_object();
+		js_put(o, "vms", stop_look(c->daemon, action));
+		call_return(c, o);
+		return;
+	}
+	if (stop_all(c->daemon, action, !js_get_bool(c->args, "vms-only", false), c, &e) < 0)
 		call_fail(c, &e);
 }

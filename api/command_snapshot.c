@@ -166,7 +166,7 @@ void command_snapshot_delete(struct call *c)
 	if (!r)
 		r = arg_text(c, "name", false, name, sizeof(name), &e);
 	if (!r)
-		r = snapshot_delete(c->vm, name, victims, &called, &j, &e);
+		r = snapshot_delete(c->vm, name, victims, js_get_bool(c->args, "dry-run", false), &called, &j, &e);
 	job_answer(c, r, j, &e);
 }
 
@@ -175,7 +175,7 @@ void command_snapshot_revert(struct call *c)
 	struct snapshot_revert how = { .then = save_then_asked(c),
 		.disks_only = js_get_bool(c->args, "disks-only", false),
 		.eager = js_get_bool(c->args, "eager", false),
-		.verify = js_get_bool(c->args, "verify", false) };
+		.verify = js_get_bool(c->args, "verify", false), .look_only = js_get_bool(c->args, "dry-run", false) };
 	struct job_name called = { .id = js_get_str(c->args, "job-id") };
 	struct job *j = NULL;
 	struct err e;

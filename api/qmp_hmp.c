@@ -147,7 +147,7 @@ static void hmp_delvm(struct call *c, const char *arg)
 	int r = arg_name(arg, name, &e);
 
 	if (!r)
-		r = snapshot_delete(c->vm, name, SNAPSHOT_ALONE, &unseen, &j, &e);
+		r = snapshot_delete(c->vm, name, SNAPSHOT_ALONE, false, &unseen, &j, &e);
 	wait_for(c, r, j, &e);
 }
 

@@ -144,7 +144,7 @@ void qmp_snapshot_delete(struct call *c)
 	int r = check_args(c, false, tag, &e);
 
 	if (!r)
-		r = snapshot_delete(c->vm, tag, SNAPSHOT_ALONE, &name, &j, &e);
+		r = snapshot_delete(c->vm, tag, SNAPSHOT_ALONE, false, &name, &j, &e);
 	begun(c, r, &e);
 }
 

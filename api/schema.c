@@ -129,7 +129,8 @@ static const struct field shutdown_args[] = { FIELD_VM, FIELD_MODE,
 static const struct field reboot_args[] = { FIELD_VM, FIELD_MODE, FIELDS_AT, END };
 static const struct field daemon_stop_args[] = {
 	{ "action", FIELD_STOP_ACTION, OPTIONAL, "the same for all; else as their definitions say" },
-	{ "vms-only", FIELD_BOOL, OPTIONAL, "the daemon does not end afterwards" }, END };
+	{ "vms-only", FIELD_BOOL, OPTIONAL, "the daemon does not end afterwards" },
+	{ "dry-run", FIELD_BOOL, OPTIONAL, "say what would become of each, in that order, and do nothing" }, END };
 static const struct field daemon_stop_returns[] = {
 	{ "vms", FIELD_ARRAY, REQUIRED, "that ran: vm, action, outcome" }, END };
 static const struct field autostart_args[] = { FIELD_VM,
@@ -216,10 +217,11 @@ static const struct field snapshot_revert_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "disks-only", FIELD_BOOL, OPTIONAL, "leave its memory; the VM is off then" },
 	{ "disk", FIELD_STRING, OPTIONAL, "with disks-only: that one alone, by its id" },
 	{ "eager", FIELD_BOOL, OPTIONAL, "read all memory before it runs" },
-	{ "verify", FIELD_BOOL, OPTIONAL, "check all memory before anything is changed" }, END };
+	{ "verify", FIELD_BOOL, OPTIONAL, "check all memory before anything is changed" },
+	{ "dry-run", FIELD_BOOL, OPTIONAL, "look whether it can be done, say what would be lost, and change nothing" }, END };
 static const struct field snapshot_delete_args[] = { FIELD_VM, FIELD_JOB_ID, FIELD_SNAPSHOT,
 	{ "children", FIELD_CHILDREN, OPTIONAL, "too: all below it as well; only: these and not it" },
-	END };
+	{ "dry-run", FIELD_BOOL, OPTIONAL, "say which would be deleted, and delete none" }, END };
 static const struct field snapshot_size_args[] = { FIELD_VM, FIELD_SNAPSHOT, END };
 static const struct field snapshot_size_returns[] = {
 	{ "own-size", FIELD_INT, REQUIRED, "bytes that only this snapshot holds: deleting it frees them" },

@@ -30,10 +30,12 @@ struct work {
 	void *choose_opaque;
 	struct victim *victims;
 	size_t nvictims, at;
+	bool look_only;
 	/* revert */
 	struct snapshot_revert revert;
 	struct vm_snapshot_revert body;
 	bool has_memory, stopped;
+	uint8_t taken; /* enum vm_snapshot_state */
 	struct err e; /* told once the VM is gone */
 };
 
@@ -289,6 +291,16 @@ static void delete_next(struct work *w)
 		delete_done, w);
 }
 
+static void delete_tell(struct work *w)
+{
+	struct json_object *deleted = js_get_array(w->result, "deleted");
+
+	for (size_t i = 0; i < w->nvictims && i < NAMES_TOLD_MAX; i++)
+		json_object_array_add(deleted, json_object_new_string(w->victims[i].name));
+	js_put_uint(w->result, "count", w->nvictims);
+	work_succeed(w);
+}
+
 static void delete_chosen(void *opaque, int r, const struct snapshots *s, const struct err *e)
 {
 	struct work *w = opaque;
@@ -303,11 +315,15 @@ static void delete_chosen(void *opaque, int r, const struct snapshots *s, const 
 		return;
 	}
 	js_put(w->result, "deleted", json_object_new_array());
+	if (w->look_only) {
+		delete_tell(w);
+		return;
+	}
 	w->job->unit = w->nvictims == 1 ? "bytes" : "snapshots";
 	delete_next(w);
 }
 
-int snapshot_delete(struct vm *vm, const char *snapshot, enum snapshot_victims victims,
+int snapshot_delete(struct vm *vm, const char *snapshot, enum snapshot_victims victims, bool look_only,
 	const struct job_name *name, struct job **ret_j, struct err *e)
 {
 	struct work *w;
@@ -317,6 +333,7 @@ int snapshot_delete(struct vm *vm, const char *snapshot, enum snapshot_victims v
 		return r;
 	snprintf(w->name, sizeof(w->name), "%s", snapshot);
 	w->mode = victims;
+	w->look_only = look_only;
 	if (victims != SNAPSHOT_ALONE)
 		w->job->cancel = work_cancel; /* between two of them at the latest */
 	*ret_j = w->job;
@@ -489,6 +506,7 @@ static int revert_choose(struct work *w, const struct snapshots *s, struct err *
 	memcpy(w->name, info->name, sizeof(w->name));
 	memcpy(w->id, info->id, sizeof(w->id));
 	snprintf(w->body.name, sizeof(w->body.name), "%s", snapshots_handle(s, i));
+	w->taken = info->state;
 	w->has_memory = !w->revert.disks_only && info->state != VM_SNAPSHOT_SHUTOFF;
 	w->body.then = (uint8_t)w->revert.then;
 	w->body.eager = w->revert.eager;
@@ -526,6 +544,59 @@ static void stop_and_revert(struct work *w)
 		VM_PROCESS_NO_TIMEOUT, looked, w);
 }
 
+/* ---- what a revert would do ---- */
+
+/* Its state goes on in the process that it has. */
+static bool stays_active(const struct work *w)
+{
+	return vm_state_is_active(w->vm->state) && w->has_memory && w->vm->state != VM_PRESERVED && !w->vm->destroying;
+}
+
+static enum vm_state state_then(const struct work *w)
+{
+	bool as_it_was = w->revert.then == SAVE_THEN_AS_IT_WAS;
+
+	if (as_it_was && !w->has_memory)
+		return VM_SHUT_OFF;
+	if (as_it_was)
+		return w->taken == VM_SNAPSHOT_PAUSED ? VM_PAUSED : VM_RUNNING;
+	return w->revert.then == SAVE_THEN_PAUSED ? VM_PAUSED : VM_RUNNING;
+}
+
+static void would_revert(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct json_object *disks = json_object_new_array();
+	struct work *w = opaque;
+	const struct definition *d = vm_live(w->vm);
+	bool active = vm_state_is_active(w->vm->state);
+
+	(void)a;
+	for (uint32_t i = 0; i < d->ndisks; i++)
+		if (!d->disks[i].read_only && (!w->revert.disk[0] || !strcmp(w->revert.disk, d->disks[i].id)))
+			json_object_array_add(disks, json_object_new_string(d->disks[i].id));
+	js_put_str(w->result, "name", w->name);
+	js_put_str(w->result, "id", w->id);
+	js_put_bool(w->result, "stopped", active && !stays_active(w));
+	js_put_str(w->result, "state", vm_state_word(state_then(w)));
+	js_put_bool(w->result, "memory-lost", active);
+	js_put(w->result, "disks-lost", disks);
+	if (r < 0)
+		job_fail(w->job, e);
+	else
+		work_succeed(w);
+}
+
+static void would_revert_ask(struct work *w)
+{
+	w->body.look_only = 1;
+	w->body.disks_only = !stays_active(w);
+	if (w->vm->state == VM_PRESERVED || w->vm->destroying)
+		would_revert(w, 0, NULL, NULL); /* takes no work */
+	else
+		snapshots_request(w->vm, VM_MSG_SNAPSHOT_REVERT, &w->body, sizeof(w->body), VM_PROCESS_NO_TIMEOUT,
+			would_revert, w);
+}
+
 static void revert_chosen(void *opaque, int r, const struct snapshots *s, const struct err *e)
 {
 	struct work *w = opaque;
@@ -540,9 +611,11 @@ static void revert_chosen(void *opaque, int r, const struct snapshots *s, const 
 		job_fail(w->job, e);
 		return;
 	}
-	if (!vm_state_is_active(vm->state)) {
+	if (w->revert.look_only) {
+		would_revert_ask(w);
+	} else if (!vm_state_is_active(vm->state)) {
 		off_revert(w);
-	} else if (w->has_memory && vm->state != VM_PRESERVED && !vm->destroying) {
+	} else if (stays_active(w)) {
 		vm_process_request(vm->proc, VM_MSG_SNAPSHOT_REVERT, &w->body, sizeof(w->body), -1,
 			VM_PROCESS_NO_TIMEOUT, memory_reverted, w);
 	} else {

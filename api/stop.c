@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -49,14 +50,19 @@ bool stop_waits_for(const struct vm *vm)
 	return vm->daemon->stop && place_of(vm) < sequence_count(vm->daemon->stop->sequence);
 }
 
-static void outcome_put(struct stop *s, const struct vm *vm, const char *outcome)
+static void outcome_add(struct json_object *all, const struct vm *vm, uint8_t action, const char *outcome)
 {
 	struct json_object *o = json_object_new_object();
 
 	js_put_str(o, "vm", vm->def->name);
-	js_put_str(o, "action", actions[action_of(s, vm)]);
+	js_put_str(o, "action", actions[action]);
 	js_put_str(o, "outcome", outcome);
-	json_object_array_add(s->outcomes, o);
+	json_object_array_add(all, o);
+}
+
+static void outcome_put(struct stop *s, const struct vm *vm, const char *outcome)
+{
+	outcome_add(s->outcomes, vm, action_of(s, vm), outcome);
 	log_info("stop", "VM '%s': %s", vm->def->name, outcome);
 }
 
@@ -130,6 +136,17 @@ static void all_over(void *opaque)
 		loop_stop(d->loop);
 }
 
+/* Those that run, the last to start first. */
+static struct sequence *sequence_of(struct daemon *d, unsigned parallel, const struct sequence_ops *ops, struct stop *s)
+{
+	struct sequence *q = sequence_new(d, parallel, ops, s);
+
+	for (size_t i = 0; i < d->nvms; i++)
+		if (vm_state_is_active(d->vms[i]->state))
+			sequence_add(q, d->vms[i], UINT32_MAX - d->vms[i]->def->order, 0);
+	return q;
+}
+
 int stop_all(struct daemon *d, int action, bool then_end, struct call *c, struct err *e)
 {
 	static const struct sequence_ops ops = { turn, all_over };
@@ -145,13 +162,48 @@ int stop_all(struct daemon *d, int action, bool then_end, struct call *c, struct
 	s->action = action;
 	s->then_end = then_end;
 	s->outcomes = json_object_new_array();
-	s->sequence = sequence_new(d, d->paths->limits.starting, &ops, s);
-	for (size_t i = 0; i < d->nvms; i++)
-		if (vm_state_is_active(d->vms[i]->state))
-			sequence_add(s->sequence, d->vms[i], UINT32_MAX - d->vms[i]->def->order, 0);
+	s->sequence = sequence_of(d, d->paths->limits.starting, &ops, s);
 	d->stop = s;
 	sequence_go(s->sequence);
 	return 0;
+}
+
+/* ---- what that would do ---- */
+
+static void would_stop(void *opaque, struct vm *vm, size_t i)
+{
+	static const char *const after[] = { [DEFINITION_LEAVE] = "left running", [DEFINITION_DESTROY] = "destroyed",
+		[DEFINITION_SAVE] = "saved" };
+	struct stop *s = opaque;
+	uint8_t action = action_of(s, vm);
+	struct shutdown_plan p;
+	char words[80];
+
+	shutdown_plan_default(vm, &p);
+	if (action == DEFINITION_LEAVE || vm->state == VM_PRESERVED)
+		snprintf(words, sizeof(words), "would be left running");
+	else if (action == DEFINITION_SAVE)
+		snprintf(words, sizeof(words), "would be saved");
+	else
+		snprintf(words, sizeof(words), "would be shut down; after %u s, %s", p.deadline_s, after[p.then]);
+	outcome_add(s->outcomes, vm, action, words);
+	sequence_over(s->sequence, i);
+}
+
+static void nothing(void *opaque)
+{
+	(void)opaque;
+}
+
+struct json_object *stop_look(struct daemon *d, int action)
+{
+	static const struct sequence_ops ops = { would_stop, nothing };
+	struct stop s = { .daemon = d, .action = action, .outcomes = json_object_new_array() };
+
+	s.sequence = sequence_of(d, 1, &ops, &s); /* one by one, for the order */
+	sequence_go(s.sequence);
+	sequence_free(s.sequence);
+	return s.outcomes;
 }
 
 void stop_free(struct stop *s)

@@ -8,12 +8,15 @@
 struct call;
 struct daemon;
 struct err;
+struct json_object;
 struct stop;
 struct vm;
 
 /* action: enum definition_then: leave, shutdown or save; -1: as the definitions say. then_end: the daemon ends
  * afterwards. c: answered when all is over; taken. Returns 0; -EBUSY: that is under way, and c is not taken. */
 int stop_all(struct daemon *d, int action, bool then_end, struct call *c, struct err *e);
+/* What that would do, as an array of the same shape; the caller puts it. */
+struct json_object *stop_look(struct daemon *d, int action);
 /* NULL allowed. */
 void stop_free(struct stop *s);
 /* Is the end of this VM waited for? */

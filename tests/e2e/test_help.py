@@ -219,6 +219,7 @@ snapshot-schedule vm1 --every 1h
 snapshot-schedule vm1
 snapshot-schedule vm1 --remove
 snapshot-revert vm1 s2
+snapshot-delete vm1 s2 --dry-run
 snapshot-delete vm1 s2
 clone vm1 full
 clone vm1 live --live

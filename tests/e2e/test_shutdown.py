@@ -231,6 +231,16 @@ def test_daemon_stop(fake):
         fake.define(name, **keys)
     fake.cairn("start", "left", "off", "kept", "deaf", "hard")
     pid = fake.info("left")["pid"]
+    would = fake.cairn("daemon-stop", "--dry-run").stdout
+    assert would.splitlines()[2:] == [
+        " hard   shutdown   would be shut down; after 1 s, destroyed",
+        " kept   save       would be saved",
+        " off    shutdown   would be shut down; after 30 s, left running",
+        " deaf   shutdown   would be shut down; after 1 s, left running",
+        " left   leave      would be left running",
+        "", "The daemon would end then"]
+    assert "The daemon would go on" in fake.cairn("daemon-stop", "--dry-run", "--vms-only", "--save").stdout
+    assert len(fake.cairn("list", "--state-running", "--name").stdout.split()) == 5
     vms = [tuple(v.values()) for v in json.loads(fake.cairn("daemon-stop", "--format", "json").stdout)]
     assert fake.proc.wait(20) == 0
     assert vms[:3] == [("hard", "shutdown", "destroyed"), ("kept", "save", "saved"), ("off", "shutdown", "shutdown")]

@@ -239,6 +239,28 @@ def test_delete(vm):
     assert names(vm) == []
 
 
+def told_of(fake):
+    return [e["event"] for e in fake.qmp().run("query-events", vm="vm1")["events"] if e["event"].startswith("SNAPSHOT_")]
+
+
+def test_what_would_be_deleted(vm):
+    before = told_of(vm)
+    lines = vm.cairn("snapshot-delete", "vm1", "s1", "--children", "--dry-run").stdout.splitlines()
+    assert lines[0] == "Would delete of domain 'vm1' the snapshots"
+    assert sorted(lines[1:]) == ["s1", "s2", "s3", "s4"] and lines[-1] == "s1"
+    one = vm.cairn("snapshot-delete", "vm1", "s2", "--dry-run").stdout.splitlines()
+    assert one[1] == "s2" and one[2].startswith("That frees ")
+    size = vm.qmp().run("snapshot-size", vm="vm1", name="s2")["own-size"]
+    o = json.loads(vm.cairn("snapshot-delete", "vm1", "s2", "--dry-run", "--format", "json").stdout)
+    assert (o["deleted"], o["count"], o["own-size"]) == (["s2"], 1, size)
+    assert "s3\n" in vm.cairn("snapshot-delete", "vm1", "s2", "--children-only", "--dry-run").stdout
+    # What would be refused is.
+    vm.cairn("snapshot-delete", "vm1", "none", "--dry-run", ok=3)
+    vm.cairn("snapshot-tag", "vm1", "s3", "keep")
+    assert "keep" in vm.cairn("snapshot-delete", "vm1", "s1", "--children", "--dry-run", ok=4).stderr
+    assert names(vm) == ["s1", "s2", "s3", "s4"] and told_of(vm) == before
+
+
 def test_a_tag_protects(vm):
     vm.cairn("snapshot-tag", "vm1", "s3", "keep")
     for args in (["s3"], ["s2", "--children"], ["s1", "--children-only"]):
@@ -298,11 +320,35 @@ def test_revert_to_disks_only(fake):
     assert (o["name"], o["stopped"], o["state"]) == ("on", False, "paused")
 
 
+def test_what_a_revert_would_do(vm):
+    pid, before = vm.info("vm1")["pid"], told_of(vm)
+    assert vm.cairn("snapshot-revert", "vm1", "s2", "--dry-run").stdout == (
+        "Would revert domain 'vm1' to snapshot s2\n"
+        "  what its disks hold now is lost: vda\n"
+        "  and what is in its memory\n"
+        "  it is running then\n")
+    assert vm.cairn("snapshot-revert", "vm1", "--current", "--disks-only", "--dry-run").stdout == (
+        "Would revert domain 'vm1' to snapshot s4\n"
+        "  what its disks hold now is lost: vda\n"
+        "  and what is in its memory\n"
+        "  it is stopped, and off then\n")
+    o = json.loads(vm.cairn("snapshot-revert", "vm1", "s2", "--paused", "--dry-run", "--format", "json").stdout)
+    assert (o["name"], o["stopped"], o["state"], o["memory-lost"], o["disks-lost"]) == ("s2", False, "paused", True, ["vda"])
+    vm.cairn("snapshot-revert", "vm1", "none", "--dry-run", ok=3)
+    assert state(vm) == "running (from snapshot)" and vm.info("vm1")["pid"] == pid
+    vm.cairn("destroy", "vm1")
+    assert vm.cairn("snapshot-revert", "vm1", "s2", "--dry-run").stdout.splitlines()[2:] == ["  it is running then"]
+    assert vm.cairn("snapshot-revert", "vm1", "s2", "--disks-only", "--dry-run").stdout.splitlines()[2:] == ["  it is off then"]
+    assert state(vm) == "shut off (destroyed)" and told_of(vm) == before
+    assert vm.cairn("snapshot-current", "vm1", "--name").stdout == "s4\n"
+
+
 def test_a_vm_is_not_stopped_for_a_revert_that_cannot_be(vm):
     vm.cairn("destroy", "vm1")
     vm.define("vm1", cmdline="work-fails", disks=[{"path": "vm1.raw", "format": "raw"}])
     vm.cairn("start", "vm1")
     assert "no space left" in vm.cairn("snapshot-revert", "vm1", "s2", "--disks-only", ok=1).stderr
+    assert "no space left" in vm.cairn("snapshot-revert", "vm1", "s2", "--disks-only", "--dry-run", ok=1).stderr
     assert state(vm) == "running (booted)"
 
 
@@ -480,7 +526,13 @@ def test_a_real_vm_that_is_off(daemon, kvm, guest, tmp_path):
     daemon.cairn("snapshot-tag", "vm1", "off", "keep")
     daemon.cairn("snapshot-rename", "vm1", "on", "up")
     daemon.cairn("snapshot-delete", "vm1", "off", ok=4)
+    assert "it is running then" in daemon.cairn("snapshot-revert", "vm1", "up", "--dry-run").stdout
+    assert state(daemon) == "shut off (destroyed)"
     daemon.cairn("snapshot-revert", "vm1", "up")
+    for args in (["up"], ["off"]): # with memory, in its process; and without
+        daemon.cairn("snapshot-revert", "vm1", *args, "--dry-run")
+    assert "That frees " in daemon.cairn("snapshot-delete", "vm1", "up", "--dry-run").stdout
+    assert names(daemon) == ["off", "up"]
     assert state(daemon) in ("running (from snapshot)", "idle (from snapshot)")
     daemon.cairn("snapshot-revert", "vm1", "off")
     assert state(daemon) == "shut off (from snapshot)"

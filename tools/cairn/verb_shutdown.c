@@ -238,7 +238,7 @@ static int outcomes_print(struct json_object *vms)
 
 int verb_daemon_stop(struct cli *c)
 {
-	static const char *const actions[] = { "leave", "shutdown", "save" };
+	static const char *const actions[] = { "leave", "shutdown", "save" }, *const flags[] = { "vms-only", "dry-run" };
 	CLEANUP_JS struct json_object *o = NULL;
 	struct json_object *args = json_object_new_object(), *vms;
 	unsigned given = 0;
@@ -253,8 +253,9 @@ int verb_daemon_stop(struct cli *c)
 		json_object_put(args);
 		return cli_usage(c, "--leave, --shutdown and --save exclude each other");
 	}
-	if (option_flag(c, "vms-only"))
-		js_put_bool(args, "vms-only", true);
+	for (size_t i = 0; i < ARRAY_SIZE(flags); i++)
+		if (option_flag(c, flags[i]))
+			js_put_bool(args, flags[i], true);
 	if (cli_execute(c, "daemon-stop", args, &o, NULL, &e) < 0)
 		return cli_fail(&e, "Failed to stop the daemon");
 	vms = js_get_array(o, "vms");
@@ -262,5 +263,7 @@ int verb_daemon_stop(struct cli *c)
 		output_print(stdout, c->format, vms);
 	else if (vms && outcomes_print(vms) < 0)
 		return CLI_FAILURE;
+	else if (option_flag(c, "dry-run"))
+		printf("The daemon would %s\n", option_flag(c, "vms-only") ? "go on" : "end then");
 	return CLI_OK;
 }

@@ -2,6 +2,7 @@
 #include "tools/cairn/cli.h"
 #include "tools/cairn/fan.h"
 #include "tools/cairn/job.h"
+#include "tools/cairn/output.h"
 #include "tools/cairn/snapshot.h"
 #include "api/js.h"
 #include "base/size.h"
@@ -181,12 +182,32 @@ static int revert_args(struct cli *c, struct json_object *args)
 		js_put_str(args, "disk", option_value(c, "disk"));
 	if (running || paused)
 		js_put_str(args, "then", paused ? "paused" : "running");
-	for (size_t i = 0; i < 3; i++) {
-		static const char *const flags[] = { "disks-only", "eager", "verify" };
+	for (size_t i = 0; i < 4; i++) {
+		static const char *const flags[] = { "disks-only", "eager", "verify", "dry-run" };
 
 		js_put_bool(args, flags[i], option_flag(c, flags[i]));
 	}
 	return 0;
+}
+
+static int would_revert_print(struct cli *c, struct json_object *result)
+{
+	struct json_object *disks = js_get_array(result, "disks-lost");
+	const char *state = js_get_str(result, "state");
+	bool off = state && !strcmp(state, "shutoff");
+
+	if (c->format != CLI_TABLE) {
+		output_print(stdout, c->format, result);
+		return CLI_OK;
+	}
+	printf("Would revert domain '%s' to snapshot %s\n  what its disks hold now is lost:", c->pos[0],
+		js_get_str(result, "name"));
+	for (size_t i = 0; disks && i < json_object_array_length(disks); i++)
+		printf(" %s", json_object_get_string(json_object_array_get_idx(disks, i)));
+	printf("\n%s  it is %s%s then\n",
+		js_get_bool(result, "memory-lost", false) ? "  and what is in its memory\n" : "",
+		js_get_bool(result, "stopped", false) ? "stopped, and " : "", off ? "off" : state);
+	return CLI_OK;
 }
 
 int verb_snapshot_revert(struct cli *c)
@@ -207,6 +228,8 @@ int verb_snapshot_revert(struct cli *c)
 	if (r < 0)
 		return cli_fail(&e, "Failed to revert domain '%s' to %s%s", c->pos[0],
 			name ? "snapshot " : "its current snapshot", name ? name : "");
+	if (option_flag(c, "dry-run"))
+		return would_revert_print(c, result);
 	if (js_get_bool(result, "stopped", false) && c->format == CLI_TABLE)
 		printf("Domain '%s' was stopped: %s\n", c->pos[0],
 			option_flag(c, "disks-only") ? "only disks go back" : "the snapshot is one of disks only");
@@ -227,6 +250,39 @@ static void deleted_print(struct json_object *o)
 		printf("and %zu more\n", count - json_object_array_length(list));
 }
 
+/* What goes with several is more than what each has alone, and is not known. */
+static void freed_add(struct cli *c, struct json_object *result)
+{
+	struct json_object *list = js_get_array(result, "deleted"), *args;
+	CLEANUP_JS struct json_object *size = NULL;
+	struct err e;
+
+	if (js_get_int(result, "count", 0) != 1 || !list || json_object_array_length(list) != 1)
+		return;
+	args = cli_vm_args(c->pos[0]);
+	js_put(args, "name", json_object_get(json_object_array_get_idx(list, 0)));
+	if (cli_execute(c, "snapshot-size", args, &size, NULL, &e) == 0)
+		js_put(result, "own-size", json_object_get(js_get(size, "own-size")));
+}
+
+static int would_delete_print(struct cli *c, struct json_object *result)
+{
+	char freed[24];
+
+	freed_add(c, result);
+	if (c->format != CLI_TABLE) {
+		output_print(stdout, c->format, result);
+		return CLI_OK;
+	}
+	printf("Would delete of domain '%s' the snapshots\n", c->pos[0]);
+	deleted_print(result);
+	if (js_get(result, "own-size")) {
+		bytes_print((uint64_t)js_get_int(result, "own-size", 0), freed);
+		printf("That frees %s\n", freed);
+	}
+	return CLI_OK;
+}
+
 int verb_snapshot_delete(struct cli *c)
 {
 	CLEANUP_JS struct json_object *result = NULL;
@@ -242,6 +298,7 @@ int verb_snapshot_delete(struct cli *c)
 		return cli_usage(c, "--children and --children-only exclude each other");
 	args = cli_vm_args(c->pos[0]);
 	js_put_str(args, "name", name ? name : "");
+	js_put_bool(args, "dry-run", option_flag(c, "dry-run"));
 	if (too || only)
 		js_put_str(args, "children", only ? "only" : "too");
 	r = job_run(c, "snapshot-delete", args, -1, "Delete", &result, &e);
@@ -249,6 +306,8 @@ int verb_snapshot_delete(struct cli *c)
 		return CLI_OK;
 	if (r < 0)
 		return cli_fail(&e, "Failed to delete snapshot %s", name ? name : "");
+	if (option_flag(c, "dry-run"))
+		return would_delete_print(c, result);
 	return job_result_print(c, result, deleted_print,
 		only ? "Domain snapshot %s children deleted" : "Domain snapshot %s deleted",
 		js_get_str(result, "name"));

@@ -14,6 +14,7 @@
 /* Of virsh's, typed by habit. */
 #define BYPASS_CACHE { "bypass-cache", NULL, "no effect" }
 #define ATOMIC { "atomic", NULL, "no effect: it always is" }
+#define DRY_RUN { "dry-run", NULL, FROM_SCHEMA("dry-run") }
 #define VERBOSE { "verbose", NULL, "no effect: a terminal shows how far it is" }
 
 static const struct verb_option start_options[] = {
@@ -82,10 +83,10 @@ static const struct verb_option snapshot_revert_options[] = { SNAPSHOTNAME, CURR
 	{ "disks-only", NULL, FROM_SCHEMA("disks-only") },
 	{ "disk", "ID", FROM_SCHEMA("disk") },
 	{ "eager", NULL, FROM_SCHEMA("eager") },
-	{ "verify", NULL, FROM_SCHEMA("verify") }, JOB_OPTIONS, END };
+	{ "verify", NULL, FROM_SCHEMA("verify") }, DRY_RUN, JOB_OPTIONS, END };
 static const struct verb_option snapshot_delete_options[] = { SNAPSHOTNAME, CURRENT,
 	{ "children", NULL, "and all below it" },
-	{ "children-only", NULL, "all below it, and not itself" }, JOB_OPTIONS, END };
+	{ "children-only", NULL, "all below it, and not itself" }, DRY_RUN, JOB_OPTIONS, END };
 static const struct verb_option snapshot_rename_options[] = { SNAPSHOTNAME, END };
 static const struct verb_option snapshot_tag_options[] = { SNAPSHOTNAME,
 	{ "remove", NULL, "take these tags away" }, END };
@@ -123,7 +124,7 @@ static const struct verb_option clone_options[] = {
 	{ "mac", "ADDRESS", "of an interface; once for each; else made" },
 	{ "uuid", "UUID", FROM_SCHEMA("uuid") },
 	{ "reset-identity", NULL, FROM_SCHEMA("reset-identity") },
-	{ "dry-run", NULL, FROM_SCHEMA("dry-run") },
+	DRY_RUN,
 	{ "paused", NULL, FROM_SCHEMA("paused") }, JOB_OPTIONS, END };
 static const struct verb_option template_options[] = {
 	{ "disable", NULL, FROM_SCHEMA("disable") }, END };
@@ -142,7 +143,7 @@ static const struct verb_option daemon_stop_options[] = {
 	{ "leave", NULL, "leave them all running" },
 	{ "shutdown", NULL, "shut them all down" },
 	{ "save", NULL, "save them all" },
-	{ "vms-only", NULL, FROM_SCHEMA("vms-only") }, END };
+	{ "vms-only", NULL, FROM_SCHEMA("vms-only") }, DRY_RUN, END };
 static const struct verb_option autostart_options[] = {
 	{ "disable", NULL, FROM_SCHEMA("disable") }, FAN_OPTIONS, END };
 static const struct verb_option dumpxml_options[] = {
@@ -348,7 +349,7 @@ const struct verb verbs[] = {
 	{ "snapshot-revert", "Snapshots", "VM NAME", NULL, snapshot_revert_options, 1, 2, true, "vm-snapshot",
 		"snapshot-revert", verb_snapshot_revert },
 	{ "snapshot-delete", "Snapshots", "VM NAME", "delete one; its children stay", snapshot_delete_options, 1, 2,
-		true, "vm-snapshot", "snapshot-delete", verb_snapshot_delete },
+		true, "vm-snapshot", "snapshot-delete snapshot-size", verb_snapshot_delete },
 	{ "snapshot-rename", "Snapshots", "VM NAME NEW", "give one another name", snapshot_rename_options, 2, 3, false,
 		"vm-snapshot", "snapshot-set", verb_snapshot_rename },
 	{ "snapshot-tag", "Snapshots", "VM NAME [TAG...]", "print, add or take away tags", snapshot_tag_options, 1,
