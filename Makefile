@@ -101,7 +101,7 @@ $(BUILD)/cairn-img: $(call prog_objs,tools/img) $(IMG_LIBS)
 	$(call link,-pie,$(IMG_SYSLIBS))
 $(BUILD)/cairn-archive: $(call prog_objs,tools/archive) $(call lib,api) $(IMG_LIBS)
 	$(call say,LINK,$@)
-	$(call link,-pie,-larchive -lnettle -lseccomp -lcap-ng $(IMG_SYSLIBS))
+	$(call link,-pie,-larchive -ldeflate -lnettle -lseccomp -lcap-ng $(IMG_SYSLIBS))
 # libxml2 is in a program of its own: it is not in the static one, and the daemon has none of it.
 $(BUILD)/cairn-xml: $(call prog_objs,tools/xml) $(DAEMON_LIBS)
 	$(call say,LINK,$@)

@@ -45,6 +45,7 @@ nbdkit-plugin.h tools/nbd/
 archive.h tools/archive/
 archive_entry.h tools/archive/
 nettle/ tools/archive/
+libdeflate.h tools/archive/
 libxml/ tools/xml/
 slirp/ tools/slirp/
 END

@@ -1,11 +1,14 @@
 """cairn-archive: what goes in comes out, and nothing of a wrong archive stays."""
 
+import gzip
 import io
 import json
 import os
+import random
 import signal
 import subprocess
 import tarfile
+import zlib
 
 import pytest
 
@@ -64,6 +67,60 @@ def test_round_trip(disks, compress):
     info = json.loads(run("qemu-img", "info", "--output=json", "new/vda.qcow2"))
     assert info["backing-filename"] == "vda-1.raw" and info["snapshots"][0]["name"] == "s1"
     run("qemu-img", "check", "new/vda.qcow2")
+
+
+def members(path):
+    """What each member of a gzip file holds."""
+    with open(path, "rb") as f:
+        rest = f.read()
+    while rest:
+        d = zlib.decompressobj(wbits=31)
+        yield d.decompress(rest)
+        assert d.eof
+        rest = d.unused_data
+
+
+@pytest.mark.parametrize("level", [1, 9])
+def test_gzip_as_others_read_it(tmp_path, monkeypatch, level):
+    """Members that were compressed side by side are one archive, in order."""
+    monkeypatch.chdir(tmp_path)
+    data = random.Random(4).randbytes(9 * MIB) + b"".join(b"%d\n" % i for i in range(300000))
+    with open("a.raw", "wb") as f:
+        f.write(data)
+    last, status = archivelib.export("x.tar.gz", {"name": "x"}, [("vda.raw", "a.raw", {})], "gzip", level=level).end()
+    assert status == 0 and last["result"]["written"] == os.path.getsize("x.tar.gz") < 10 * MIB
+    lengths = [len(m) for m in members("x.tar.gz")]
+    assert lengths[:-1] == [MIB] * (len(lengths) - 1) and len(lengths) > len(data) // MIB
+    for reader in ("tar -xOzf", "busybox tar -xOzf"):
+        assert subprocess.check_output([*reader.split(), "x.tar.gz", "vda.raw"]) == data
+    with tarfile.open("x.tar.gz") as t:
+        assert t.extractfile("vda.raw").read() == data
+    with gzip.open("x.tar.gz") as text, tarfile.open(fileobj=text, mode="r|") as t:
+        assert [m.name for m in t] == ["manifest.json", "vda.raw", "sums.json"]
+    assert archivelib.take("x.tar.gz", ".", "new").end(b"keep\n")[1] == 0
+    run("cmp", "a.raw", "new/vda.raw")
+
+
+@pytest.mark.parametrize("compress", ["zstd", "gzip", "none"])
+def test_cancelled_export(tmp_path, monkeypatch, compress):
+    """It ends there: nothing is made up for what the file lacks. The reader of the pipe is what holds it back."""
+    monkeypatch.chdir(tmp_path)
+    with open("a.raw", "wb") as f:
+        f.write(os.urandom(48 * MIB))
+    os.mkfifo("x.tar")
+    reader = os.open("x.tar", os.O_RDONLY | os.O_NONBLOCK)
+    out, fd = archivelib.high("x.tar", os.O_WRONLY), archivelib.high("a.raw")
+    job = archivelib.Archive("export", {"output": out, "compress": compress, "definition": {"name": "x"},
+                                        "files": [{"name": "vda.raw", "fd": fd}]}, [out, fd])
+    os.set_blocking(reader, True)
+    assert os.read(reader, 1)
+    job.process.send_signal(signal.SIGTERM)
+    got = 1
+    while part := os.read(reader, MIB):
+        got += len(part)
+    last, status = job.end()
+    assert status == 1 and last["error"]["class"] == "Cancelled"
+    assert got < 40 * MIB
 
 
 def test_of_a_snapshot(disks):
@@ -267,13 +324,14 @@ def test_an_image_that_leads_out_of_the_archive(tmp_path, monkeypatch):
     assert not os.path.exists("new")
 
 
-def test_no_room(disks):
+@pytest.mark.parametrize("compress", ["zstd", "gzip", "none"])
+def test_no_room(disks, compress):
     """The archive's file system is full: the sentence says so."""
     with open("big", "wb") as f:
         f.write(os.urandom(MIB))
     out = archivelib.high("/dev/full", os.O_WRONLY)
     fd = archivelib.high("big")
-    last, status = archivelib.Archive("export", {"output": out, "compress": "none", "definition": {},
+    last, status = archivelib.Archive("export", {"output": out, "compress": compress, "definition": {},
                                                  "files": [{"name": "a", "fd": fd}]}, [out, fd]).end()
     assert status == 1 and last["error"]["class"] == "NoSpace"
 

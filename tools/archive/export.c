@@ -1,5 +1,6 @@
 /* A thread reads the files and sums them up; this one compresses and writes. */
 #include "tools/archive/archive.h"
+#include "tools/archive/gzip.h"
 #include "tools/archive/sandbox.h"
 #include "tools/archive/source.h"
 #include "api/js.h"
@@ -28,6 +29,7 @@ struct exporter {
 	struct manifest manifest;
 	struct source **sources; /* one a file */
 	struct archive *a;
+	struct gzip *gzip; /* NULL: another compresses, or none */
 	const void *zeros;
 	struct queue *queue;
 	struct loop *loop; /* of a snapshot's images */
@@ -281,27 +283,36 @@ static int all_write(struct exporter *x, struct err *e)
 
 /* ---- the archive ---- */
 
-/* All cores: zstd by itself, gzip by pigz, where there is one. */
-static int filter_add(struct archive *a, const char *compress, int64_t level)
+static la_ssize_t gzip_take(struct archive *a, void *opaque, const void *buf, size_t len)
+{
+	int r = gzip_write(opaque, buf, len);
+
+	if (!r)
+		return (la_ssize_t)len;
+	archive_set_error(a, -r, "%s", strerror(-r));
+	return -1;
+}
+
+/* All processors compress: zstd's own threads, or ours. */
+static int output_open(struct exporter *x, int fd, const char *compress, int level)
 {
 	char text[48];
 	int r;
 
-	if (!strcmp(compress, "none"))
-		return archive_write_add_filter_none(a);
 	if (!strcmp(compress, "gzip")) {
-		if (access("/usr/bin/pigz", X_OK) < 0) {
-			r = archive_write_add_filter_gzip(a);
-			snprintf(text, sizeof(text), "gzip:compression-level=%d", (int)level);
-			return r ? r : archive_write_set_options(a, text);
-		}
-		snprintf(text, sizeof(text), "/usr/bin/pigz -%d", (int)level);
-		return archive_write_add_filter_program(a, text);
+		x->gzip = gzip_new(fd, level);
+		if (x->gzip)
+			return archive_write_open(x->a, x->gzip, NULL, gzip_take, NULL);
+		archive_set_error(x->a, ENOMEM, "%s", strerror(ENOMEM));
+		return ARCHIVE_FATAL;
 	}
-	r = archive_write_add_filter_zstd(a);
-	snprintf(text, sizeof(text), "zstd:compression-level=%d,zstd:threads=%d", (int)level,
-		get_nprocs());
-	return r ? r : archive_write_set_options(a, text);
+	if (!strcmp(compress, "zstd")) {
+		snprintf(text, sizeof(text), "zstd:compression-level=%d,zstd:threads=%d", level, get_nprocs());
+		r = archive_write_add_filter_zstd(x->a);
+		if (r || (r = archive_write_set_options(x->a, text)))
+			return r;
+	}
+	return archive_write_open_fd(x->a, fd);
 }
 
 static int archive_begin(struct exporter *x, struct json_object *spec, struct err *e)
@@ -316,11 +327,9 @@ static int archive_begin(struct exporter *x, struct json_object *spec, struct er
 	x->a = archive_write_new();
 	if (!x->a)
 		return err_set_errno(e, -ENOMEM, "export");
-	if (archive_write_set_format_pax_restricted(x->a) ||
-		filter_add(x->a, compress ? compress : "zstd", level) ||
-		archive_write_set_bytes_per_block(x->a, 1024 * 1024) ||
+	if (archive_write_set_format_pax_restricted(x->a) || archive_write_set_bytes_per_block(x->a, 1024 * 1024) ||
 		archive_write_set_bytes_in_last_block(x->a, 1) ||
-		archive_write_open_fd(x->a, (int)js_get_int(spec, "output", -1)))
+		output_open(x, (int)js_get_int(spec, "output", -1), compress ? compress : "zstd", (int)level))
 		return archive_failed(x->a, "the archive", e);
 	return 0;
 }
@@ -337,10 +346,14 @@ static int archive_run(struct exporter *x, struct err *e)
 	if (r < 0)
 		return err_set_errno(e, r, "export");
 	r = all_write(x, e);
+	if (r < 0)
+		archive_write_fail(x->a); /* else what the entry lacks would be made up of zeros */
 	queue_give_up(x->queue);
 	pthread_join(reader, NULL);
 	if (!r && archive_write_close(x->a))
 		r = archive_failed(x->a, "the archive", e);
+	if (!r && x->gzip && (r = gzip_end(x->gzip)) < 0)
+		err_set_errno(e, r, "writing the archive");
 	return r;
 }
 
@@ -354,19 +367,20 @@ static void exporter_done(struct exporter *x)
 	manifest_done(&x->manifest);
 	if (x->a)
 		archive_write_free(x->a);
+	gzip_free(x->gzip);
 }
 
 int archive_export(struct json_object *spec, struct json_object *result, struct err *e)
 {
 	int output = (int)js_get_int(spec, "output", -1);
 	struct exporter x = { .now = time(NULL) };
-	int r = archive_begin(&x, spec, e); /* which may start a compressor */
-
 	/* Beforehand: whoever could make a ring could open files by it. */
-	if (!r)
-		r = loop_new(LOOP_ENTRIES, &x.loop, e);
+	int r = loop_new(LOOP_ENTRIES, &x.loop, e);
+
 	if (!r)
 		r = archive_sandbox(-1, e);
+	if (!r)
+		r = archive_begin(&x, spec, e);
 	if (!r)
 		r = spec_take(&x, spec, e);
 	x.zeros = mmap(NULL, ZEROS_BYTES, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
