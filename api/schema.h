@@ -60,6 +60,7 @@ enum command_flags {
 	COMMAND_RETURNS_LIST = 256, /* of what `returns` says; NULL: of anything */
 	COMMAND_RETURNS_STRING = 512,
 	COMMAND_DEFINES = 1024, /* `definition` has the name of a VM: the role for that counts, if it is there */
+	COMMAND_NEVER_TEMPLATES = 2048, /* of a template it is refused, whatever its arguments; its handler does that */
 };
 
 struct command {

@@ -114,6 +114,8 @@ static void put_rules(struct json_object *o, const struct command *c)
 	js_put_str(o, "role", role_name(c->role));
 	js_put_bool(o, "job", c->flags & COMMAND_JOB);
 	js_put_bool(o, "mutates", c->flags & COMMAND_MUTATES);
+	if (c->flags & COMMAND_NEVER_TEMPLATES)
+		js_put_bool(o, "templates", false);
 	if (c->trigger != VM_TRIGGER_COUNT) {
 		vm_trigger_states(c->trigger, states, sizeof(states));
 		js_put_str(o, "states", states);

@@ -36,6 +36,8 @@ def command(types, c):
         facts = [f"Role: {c['role']}."] if c["role"] != "nobody" else ["For everybody."]
         if "states" in c:
             facts.append(f"States: {c['states'].replace(',', ', ')}.")
+        if not c.get("templates", True):
+            facts.append("Refused of a template.")
         if c["job"]:
             facts.append("A job.")
         if c["mutates"]:

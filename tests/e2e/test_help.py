@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from conftest import BUILD, ROOT
+from conftest import BUILD, ROOT, QmpError
 from test_cli import cairn
 
 # Commands that no verb needs to name: the wire's own, and what help itself was made of.
@@ -323,6 +323,28 @@ def test_can_of_a_template(fake):
         assert "'golden' is a template" in fake.cairn(verb, "golden", *more, ok=None).stderr, verb
     for verb in ("clone", "dominfo", "snapshot-list", "undefine"):
         assert fake.cairn("list", "--name", "--can", verb).stdout == "golden\noff\n", verb
+
+
+# Those that are refused or not by their arguments, or end its being one.
+DEPENDS = {"vm-autostart", "vm-template", "vm-undefine"}
+
+
+def test_what_a_template_refuses_is_in_the_schema(fake, schema):
+    fake.define("golden")
+    fake.cairn("template", "golden")
+    q, said = fake.qmp(), set()
+    given = {"vm-define": {"definition": q.run("vm-dump-definition", vm="golden")["definition"]}}
+    for name, c in schema.items():
+        members = {m["name"]: m for m in schema[c["arg-type"]]["members"]} if c["meta-type"] == "command" else {}
+        if name in DEPENDS or not {"vm", "definition"} & set(members):
+            continue
+        args = {m: "golden" if m == "vm" else [] if schema[t["type"]].get("json-type") == "array" else "x"
+                for m, t in members.items() if "default" not in t}
+        try:
+            q.run(name, **args | given.get(name, {}))
+        except QmpError as e:
+            said |= {name} if "'golden' is a template: cannot " in e.desc else set()
+    assert said == {n for n, c in schema.items() if not c.get("templates", True)} and "vm-start" in said
 
 
 # ---- what was meant ----

@@ -350,13 +350,13 @@ static int target_say(struct cli *c, const struct fan_act *a, const struct fan_t
 static int dry_run(struct cli *c, struct fan *f, const struct fan_act *a)
 {
 	int worst = CLI_OK;
-	char states[128];
+	struct legal_vms legal;
 	struct err e;
 
-	if (legal_states_ask(c, a->command, states, sizeof(states), &e) < 0)
+	if (legal_vms_ask(c, a->command, &legal, &e) < 0)
 		return cli_fail(&e, "Failed to look what is possible");
 	for (size_t i = 0; i < f->n; i++) {
-		int code = target_say(c, a, &f->list[i], states);
+		int code = target_say(c, a, &f->list[i], legal.states);
 
 		worst = worst ? worst : code;
 	}

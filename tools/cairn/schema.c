@@ -69,13 +69,15 @@ const char *verb_command_next(const char *list, char name[64])
 	return len ? list + len : NULL;
 }
 
-int legal_states_ask(struct cli *c, const char *command, char *buf, size_t size, struct err *e)
+int legal_vms_ask(struct cli *c, const char *command, struct legal_vms *ret, struct err *e)
 {
 	CLEANUP_JS struct json_object *schema = NULL;
 	int r = cli_execute(c, "query-qmp-schema", NULL, &schema, NULL, e);
-	const char *states = js_get_str(schema_entry(schema, command), "states");
+	struct json_object *entry = schema_entry(schema, command);
+	const char *states = js_get_str(entry, "states");
 
-	snprintf(buf, size, "%s", states ? states : "");
+	snprintf(ret->states, sizeof(ret->states), "%s", states ? states : "");
+	ret->never_templates = !js_get_bool(entry, "templates", true);
 	return r;
 }
 

@@ -20,9 +20,15 @@ struct json_object *schema_events(struct json_object *schema);
  * name; NULL behind the last. */
 const char *verb_command_next(const char *list, char name[64]);
 
-/* Words of the states in which a command is legal, with commas, as the daemon says; empty: any. */
-int legal_states_ask(struct cli *c, const char *command, char *buf, size_t size, struct err *e);
-/* Is a VM whose state is `word` in one of them? */
+/* Of which VMs a command is possible. */
+struct legal_vms {
+	char states[128]; /* words, with commas; empty: any */
+	bool never_templates;
+};
+
+/* As the daemon says. */
+int legal_vms_ask(struct cli *c, const char *command, struct legal_vms *ret, struct err *e);
+/* Is a VM whose state is `word` in one of those states? */
 bool legal_states_have(const char *states, const char *word);
 
 #endif

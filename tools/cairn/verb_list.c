@@ -60,14 +60,8 @@ static bool state_wanted(const struct cli *c, const char *word)
 	return other;
 }
 
-/* Of which VMs a verb's first command is possible. */
-struct can {
-	char states[128]; /* words */
-	bool never_templates;
-};
-
 /* As in virsh: what runs, unless --all, --inactive or a state says otherwise. can: NULL: any. */
-static bool wanted(const struct cli *c, struct json_object *vm, const struct can *can)
+static bool wanted(const struct cli *c, struct json_object *vm, const struct legal_vms *can)
 {
 	const char *word = js_get_str(vm, "word");
 	bool active = js_get_int(vm, "id", -1) >= 0;
@@ -95,33 +89,21 @@ static bool wanted(const struct cli *c, struct json_object *vm, const struct can
 	return state_wanted(c, word ? word : "") && (!can || legal_states_have(can->states, word ? word : ""));
 }
 
-/* What changes its images: that is refused, whatever its state. */
-static bool never_templates(const char *command)
-{
-	static const char *const commands[] = { "vm-start", "snapshot-create", "snapshot-revert" };
-
-	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
-		if (!strcmp(commands[i], command))
-			return true;
-	return false;
-}
-
-static int can_parse(struct cli *c, struct can *can)
+static int can_parse(struct cli *c, struct legal_vms *can)
 {
 	const char *name = option_value(c, "can");
 	const struct verb *v = name ? verb_find(name) : NULL;
 	char command[64];
 	struct err e;
 
-	*can = (struct can){ 0 };
+	*can = (struct legal_vms){ 0 };
 	if (!name)
 		return 0;
 	if (!v)
 		return verb_missing(name);
 	if (!v->commands || !verb_command_next(v->commands, command))
 		return 0;
-	can->never_templates = never_templates(command);
-	if (legal_states_ask(c, command, can->states, sizeof(can->states), &e) < 0)
+	if (legal_vms_ask(c, command, can, &e) < 0)
 		return cli_fail(&e, "Failed to look what is possible");
 	return 0;
 }
@@ -221,7 +203,7 @@ static int row_compare(const void *pa, const void *pb)
 }
 
 /* Returns a list of those that are wanted, which the caller puts. */
-static struct json_object *rows_pick(const struct cli *c, struct json_object *all, const struct can *can)
+static struct json_object *rows_pick(const struct cli *c, struct json_object *all, const struct legal_vms *can)
 {
 	struct json_object *rows = json_object_new_array();
 	struct row *sorted = calloc(json_object_array_length(all) + 1, sizeof(*sorted));
@@ -246,7 +228,7 @@ static struct json_object *rows_pick(const struct cli *c, struct json_object *al
 int verb_list(struct cli *c)
 {
 	CLEANUP_JS struct json_object *all = NULL, *unloaded = NULL, *rows = NULL;
-	struct can can;
+	struct legal_vms can;
 	struct err e;
 	int r = can_parse(c, &can);
 
