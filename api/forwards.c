@@ -62,7 +62,7 @@ struct usernet {
 	struct daemon *daemon;
 	struct vm *vm; /* NULL: that has ended */
 	unsigned at;   /* of the interface */
-	int pidfd;     /* -1: an earlier daemon has started it; the end of control is its end */
+	int pidfd;     /* -1: an earlier daemon has started it, and it is not known which it is: the end of control is its end */
 	int control;
 	bool asked;    /* to let nobody in; it has not answered */
 	struct loop_watch *gone, *watch;
@@ -341,7 +341,7 @@ static void start_goes_on(void *opaque)
 static bool ends_soon(const struct daemon *d)
 {
 	for (const struct usernet *u = d->usernets; u; u = u->next)
-		if (!u->killed && (!u->vm || !u->vm->proc))
+		if (u->end_timer && !u->killed)
 			return true;
 	return false;
 }
@@ -393,6 +393,8 @@ static void process_gone(void *opaque, unsigned revents)
 	/* Nobody would answer who connects. */
 	if (u->vm && u->vm->forwards && vm_state_is_active(u->vm->state) && !u->vm->idle.falling)
 		let_go(u->vm->forwards);
+	if (u->vm)
+		usernet_forget(u->daemon->run_dir_fd, u->vm->def->name, u->at);
 	usernet_free(u);
 }
 
@@ -492,20 +494,30 @@ static int usernet_keep(struct vm *vm, struct usernet_process *p)
 	return -ESRCH;
 }
 
-void forwards_taken_back(struct vm *vm)
+static struct usernet *usernet_of(const struct vm *vm, unsigned at)
 {
-	const struct definition *d = vm_live(vm);
-	int control;
+	struct usernet *u = vm->daemon->usernets;
 
-	for (unsigned i = 0; i < d->ninterfaces; i++)
-		if (leads(&d->interfaces[i]) && usernet_connect(vm->daemon->run_dir_fd, d->name, i, &control) == 0 &&
-			usernet_watch(usernet_new(vm, i, control)) < 0)
-			log_warn("usernet", "VM '%s': interfaces[%u]: its forwards do not wake it", d->name, i);
+	while (u && (u->vm != vm || u->at != at))
+		u = u->next;
+	return u;
 }
 
-void forwards_ended(struct vm *vm)
+/* Those that an earlier daemon has started. */
+void forwards_taken_back(struct vm *vm)
 {
-	usernets_forget(vm->daemon->run_dir_fd, vm->def->name);
+	int control;
+
+	for (unsigned at = 0; at < VM_INTERFACES_MAX; at++) {
+		struct usernet *u;
+
+		if (usernet_of(vm, at) || usernet_connect(vm->daemon->run_dir_fd, vm->def->name, at, &control) < 0)
+			continue;
+		u = usernet_new(vm, at, control);
+		u->pidfd = usernet_pidfd(control);
+		if (usernet_watch(u) < 0)
+			log_warn("usernet", "VM '%s': interfaces[%u]: its forwards do not wake it", vm->def->name, at);
+	}
 }
 
 /* ---- while it is saved ---- */
@@ -548,12 +560,22 @@ static void process_kill(void *opaque)
 void forwards_processes_end(const struct vm *vm)
 {
 	for (struct usernet *u = vm->daemon->usernets; u; u = u->next) {
-		if (u->vm != vm || u->end_timer || u->pidfd < 0) /* an earlier daemon's is not ours to end */
+		if (u->vm != vm || u->end_timer || u->pidfd < 0)
 			continue;
 		if (loop_timer_new(vm->daemon->loop, process_kill, u, &u->end_timer) < 0)
 			abort();
 		loop_timer_arm(u->end_timer, loop_now_ns() + END_NS);
 	}
+}
+
+/* Each listens until it ends: should this daemon do so first, the next one finds it. */
+void forwards_ended(struct vm *vm)
+{
+	forwards_taken_back(vm);
+	forwards_processes_end(vm);
+	for (unsigned at = 0; at < VM_INTERFACES_MAX; at++)
+		if (!usernet_of(vm, at))
+			usernet_forget(vm->daemon->run_dir_fd, vm->def->name, at);
 }
 
 /* Those of its last run are nothing to this one. */

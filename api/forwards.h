@@ -24,7 +24,7 @@ bool forwards_are_held(const struct vm *vm);
 bool forwards_start_waits(struct vm *vm);
 /* The processes of its interfaces of type user, into c. Returns 0; -errno with a sentence. */
 int forwards_start(struct vm *vm, struct config *c, struct err *e);
-/* Its process has ended, or was not even begun: those of its interfaces end by themselves, or are killed in a moment. */
+/* Its process was not even begun: those of its interfaces end by themselves, or are killed in a moment. */
 void forwards_processes_end(const struct vm *vm);
 /* Its state is another: has the sockets and listens, or lets go of them. */
 void forwards_follow(struct vm *vm);
@@ -34,7 +34,7 @@ void forwards_redefined(struct vm *vm);
 void forwards_free(struct vm *vm);
 /* It was taken back: from here on it is woken, as those are that this daemon has started. */
 void forwards_taken_back(struct vm *vm);
-/* Its process has ended. */
+/* Its process has ended, or was found ended: those of its interfaces, whoever started them, are killed unless they end soon. */
 void forwards_ended(struct vm *vm);
 /* It is about to be saved. From when its processes have answered on, who connects waits in the daemon's sockets, which call
  * the save off while it can be; afterwards the VM goes on with them. Returns false when nobody has to answer; else

@@ -11,11 +11,17 @@
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77
+#endif
 
 #define BACKLOG 128
 #define FORWARD_FD 5 /* behind its own two */
@@ -79,14 +85,29 @@ int usernet_connect(int run_dir, const char *vm, unsigned at, int *ret_fd)
 	return vm_socket_connect(run_dir, name, ret_fd);
 }
 
-void usernets_forget(int run_dir, const char *vm)
+/* The kernel says who called listen(): before the process does, that is the daemon that has started it. It may be gone,
+ * and so is what has its number only. */
+int usernet_pidfd(int control)
+{
+	struct ucred cred;
+	CLEANUP_CLOSE int fd = -1;
+	socklen_t size = sizeof(fd);
+
+	if (getsockopt(control, SOL_SOCKET, SO_PEERPIDFD, &fd, &size) < 0) {
+		size = sizeof(cred);
+		if (getsockopt(control, SOL_SOCKET, SO_PEERCRED, &cred, &size) < 0 || cred.pid <= 0)
+			return -1;
+		fd = pidfd_open(cred.pid, 0); /* Linux before 6.5 */
+	}
+	return fd < 0 || poll(&(struct pollfd){ .fd = fd, .events = POLLIN }, 1, 0) ? -1 : steal_fd(&fd);
+}
+
+void usernet_forget(int run_dir, const char *vm, unsigned at)
 {
 	char name[SOCKET_NAME_MAX];
 
-	for (unsigned at = 0; at < VM_INTERFACES_MAX; at++) {
-		socket_name(vm, at, name);
-		vm_socket_remove(run_dir, name);
-	}
+	socket_name(vm, at, name);
+	vm_socket_remove(run_dir, name);
 }
 
 /* control: the end that is the process's, and ours. */

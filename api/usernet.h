@@ -38,7 +38,9 @@ int usernets_start(struct config *c, const struct definition *d, const char *pro
 /* To the process of a VM's interface, whoever started it. Returns 0 and an owned fd; -ENOENT, -ECONNREFUSED: none listens;
  * -errno. */
 int usernet_connect(int run_dir, const char *vm, unsigned at, int *ret_fd);
-/* They have ended: what they listened at. */
-void usernets_forget(int run_dir, const char *vm);
+/* The process at the other end of what usernet_connect() has made. Returns an owned pidfd; -1: it is not known which. */
+int usernet_pidfd(int control);
+/* It has ended: what it listened at. */
+void usernet_forget(int run_dir, const char *vm, unsigned at);
 
 #endif

@@ -343,7 +343,6 @@ static void life_gone(void *opaque, const struct vm_process_end *end)
 	definition_free(vm->live);
 	vm->live = NULL;
 	vm_socket_remove(vm->daemon->run_dir_fd, vm->def->name);
-	forwards_processes_end(vm);
 	forwards_ended(vm);
 	if (was_active)
 		vm_ended(vm, end);

@@ -642,7 +642,6 @@ static void ended_unseen(struct vm *vm, int end_fd)
 
 	end.said = end_fd >= 0 && vm_process_read_end(end_fd, &end.event);
 	vm_ended(vm, &end);
-	forwards_ended(vm);
 	if (!end.said)
 		snprintf(vm->detail, sizeof(vm->detail), "%s", autostart_is_new_boot(vm->daemon) ?
 			"the host went down while it ran" : "its process ended while no daemon ran");
@@ -673,5 +672,7 @@ void vm_take_back(struct vm *vm)
 	start_made_known(vm);
 	if (vm_state_is_active(vm->state))
 		ended_unseen(vm, end_fd);
+	if (r == -ENOENT)
+		forwards_ended(vm);
 	save_found_off(vm);
 }

@@ -233,6 +233,30 @@ def test_one_that_does_not_end(host):
     until(lambda: gone(pid))  # also when nobody wants the port
 
 
+@pytest.mark.parametrize("ended", ["before", "meanwhile", "afterwards"])
+def test_one_of_an_earlier_daemon_that_does_not_end(daemon, ended):
+    port = free_port()
+    start(daemon, "a", user(port))
+    pid, = slirps(daemon)
+    vm = daemon.info("a")["pid"]
+    if ended == "before":
+        os.kill(pid, signal.SIGSTOP)
+        daemon.cairn("destroy", "a")
+    daemon.stop(signal.SIGKILL)  # whose end ends what is stopped already: its group is nobody's job then
+    if ended != "before":
+        os.kill(pid, signal.SIGSTOP)
+    if ended == "meanwhile":
+        os.kill(vm, signal.SIGKILL)
+        until(lambda: gone(vm))
+    daemon.start()
+    if ended == "afterwards":
+        daemon.cairn("destroy", "a")
+    until(lambda: gone(pid))
+    until(lambda: not list((daemon.state / "run").glob("..0-*")))
+    daemon.cairn("start", "a")
+    assert listens(port)
+
+
 def test_without_the_program(tmp_path, guest):
     (tmp_path / "cairn-slirp").write_text("not a program")
     d = Daemon(tmp_path, env={"CAIRN_LIBEXEC": str(tmp_path), "PATH": "/"})

@@ -27,6 +27,8 @@ a = p.parse_args()
 print("slirp:", *sys.argv[1:], f"uid={os.getuid()}", file=sys.stderr, flush=True)
 frames = socket.socket(fileno=a.frames)
 control = socket.socket(fileno=a.control) if a.control else None
+if control:
+    control.listen(4)  # who connects is told that it is this process
 daemon, told, holds = None, [], False
 forwards = [socket.socket(fileno=int(f.split(":")[1])) for f in a.forward]
 peers = []

@@ -11,12 +11,18 @@
 #define HOLD "{\"hold\": true}"
 #define HELD "{\"held\": true}"
 #define MESSAGE_MAX 64
+#define BACKLOG 4
 
 int control_init(struct control *c, int listening)
 {
 	*c = (struct control){ .listening = listening, .fd = -1 };
+	if (listening < 0)
+		return 0;
+	/* It listens already, as whoever made it: from here on who connects is told that it is this process. */
+	if (listen(listening, BACKLOG) < 0)
+		return -errno;
 	/* Who connected may be gone when he is looked for. */
-	return listening >= 0 && fcntl(listening, F_SETFL, O_RDWR | O_NONBLOCK) < 0 ? -errno : 0;
+	return fcntl(listening, F_SETFL, O_RDWR | O_NONBLOCK) < 0 ? -errno : 0;
 }
 
 static void daemon_forget(struct control *c)
