@@ -37,6 +37,7 @@ struct batch {
 	struct errand *errand;
 	unsigned leaving; /* processes whose end is waited for */
 	struct loop_task task;
+	struct store_work work;
 	void (*done)(void *opaque);
 	void *opaque;
 };
@@ -165,15 +166,28 @@ static int file_remove(struct batch *b, struct err *e)
 	return r;
 }
 
-int batch_keep(struct batch *b, struct err *e)
+static void kept(struct store_work *w)
 {
-	int r = file_remove(b, e);
+	struct batch *b = container_of(w, struct batch, work);
 
-	for (unsigned i = 0; i < b->n && !r; i++) {
+	for (unsigned i = 0; i < b->n; i++) {
 		b->vms[i]->job = NULL;
 		b->vms[i]->half = false;
 	}
-	return r;
+	b->done(b->opaque);
+}
+
+int batch_keep(struct batch *b, void (*done)(void *opaque), void *opaque, struct err *e)
+{
+	int r = file_remove(b, e);
+
+	if (r < 0)
+		return r;
+	b->done = done;
+	b->opaque = opaque;
+	b->work = (struct store_work){ .loop = b->daemon->loop, .done = kept };
+	store_after(b->daemon->store, &b->work);
+	return 0;
 }
 
 static bool vm_forget(struct vm *vm)

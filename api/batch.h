@@ -26,11 +26,12 @@ int batch_begin(struct batch *b, struct err *e);
 int batch_add(struct batch *b, struct definition *def, struct job *j, struct vm **ret_vm, struct err *e);
 /* Of one that was added: for so many of the disks that it writes to there may be files, which are its own. */
 void batch_made(struct batch *b, const struct vm *vm, unsigned files);
-/* They stay, and are nobody's any more. Returns 0; -errno: nothing has changed. */
-int batch_keep(struct batch *b, struct err *e);
+/* They stay, which no power cut undoes any more when done() comes, once, from the loop: from then on they are nobody's.
+ * Returns 0; -errno: nothing has changed, and done() does not come. */
+int batch_keep(struct batch *b, void (*done)(void *opaque), void *opaque, struct err *e);
 /* Ends those that run, removes files, forgets all. done: once, from the loop; the VMs are gone then. */
 void batch_undo(struct batch *b, void (*done)(void *opaque), void *opaque);
-/* Not while it is undone. NULL allowed. */
+/* Not while it is kept or undone. NULL allowed. */
 void batch_free(struct batch *b);
 
 /* At the daemon's start, with all VMs there, and none looked at: those of a newer Cairn's batches are none of ours. */

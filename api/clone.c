@@ -10,7 +10,6 @@
 #include "api/js.h"
 #include "api/opener.h"
 #include "api/rights.h"
-#include "api/store.h"
 #include "api/sysprep.h"
 #include "api/vm.h"
 #include "base/cleanup.h"
@@ -60,7 +59,6 @@ struct cloning {
 	uint64_t begun_ns;
 	struct definition **defs; /* for an errand: borrowed */
 	struct loop_task task;
-	struct store_work kept;
 };
 
 static void target_fds_close(struct target *t)
@@ -119,9 +117,9 @@ static struct json_object *result_new(struct cloning *f)
 	return o;
 }
 
-static void kept(struct store_work *w)
+static void kept(void *opaque)
 {
-	struct cloning *f = container_of(w, struct cloning, kept);
+	struct cloning *f = opaque;
 
 	job_succeed(f->job, result_new(f));
 }
@@ -131,14 +129,10 @@ static void succeed(struct cloning *f)
 {
 	struct err e;
 
-	if (batch_keep(f->batch, &e) < 0) {
+	if (batch_keep(f->batch, kept, f, &e) < 0) {
 		fail(f, &e);
 		give_up(f);
-		return;
 	}
-	f->kept.loop = f->daemon->loop;
-	f->kept.done = kept;
-	store_after(f->daemon->store, &f->kept);
 }
 
 /* ---- another identity ---- */

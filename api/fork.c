@@ -272,16 +272,21 @@ static void fail(struct fork *f, const struct err *e)
 	f->failed = true;
 }
 
-/* Of a batch that is not kept the next daemon would end clones that somebody was told of. */
+static void kept(void *opaque)
+{
+	struct fork *f = opaque;
+
+	job_succeed(f->job, result_new(f));
+}
+
+/* Of a batch that is not kept, on stable storage, the next daemon would end clones that somebody was told of. */
 static void succeed(struct fork *f)
 {
 	struct err e;
 
-	if (batch_keep(f->batch, &e) < 0) {
+	if (batch_keep(f->batch, kept, f, &e) < 0) {
 		fail(f, &e);
 		give_up(f);
-	} else {
-		job_succeed(f->job, result_new(f));
 	}
 }
 
