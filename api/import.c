@@ -111,9 +111,8 @@ static void folder_gone(struct store_work *work)
 }
 
 /* Who is told that the job has its end finds nothing of the VM any more; until then its name is taken. */
-static void fail(struct import *x, const struct err *e)
+static void fail(struct import *x)
 {
-	x->why = *e;
 	x->job->cancel = NULL;
 	x->work = (struct store_work){ .loop = x->daemon->loop, .done = folder_gone };
 	if (store_remove_behind(x->daemon->store, &x->work, x->vm->def->name, &x->work.e) == 0)
@@ -203,13 +202,52 @@ static void ready(void *opaque, struct json_object *o)
 		archiver_cancel(x->archiver);
 }
 
+/* Of the folder that is filled under another name until it is whole. */
+static int clear_start(const struct vm *vm, const char *folder, const char *name, const struct archiver_ops *ops, void *opaque,
+	struct archiver **ret, struct err *e)
+{
+	CLEANUP_JS struct json_object *spec = json_object_new_object();
+	const struct daemon *d = vm->daemon;
+
+	js_put_str(spec, "folder", folder);
+	js_put_str(spec, "name", name);
+	return archiver_start(d->loop, d->paths->archive_program, "clear", spec, NULL, 0, vm->def->rights, ops, opaque, ret, e);
+}
+
+static void cleared(void *opaque, int r, struct json_object *result, const struct err *e)
+{
+	struct import *x = opaque;
+
+	(void)result;
+	if (r < 0)
+		log_warn("import", "VM '%s': something may be left of its import: %s", x->vm->def->name, e->msg);
+	fail(x);
+}
+
+static const struct archiver_ops clear_ops = { .done = cleared };
+
+/* It clears up after itself, unless it was killed. */
+static void not_taken(struct import *x, const struct err *e)
+{
+	struct err own;
+	int r;
+
+	x->why = *e;
+	x->job->cancel = NULL;
+	archiver_free(x->archiver);
+	x->archiver = NULL;
+	r = clear_start(x->vm, x->folder, x->vm->def->name, &clear_ops, x, &x->archiver, &own);
+	if (r < 0)
+		cleared(x, r, NULL, &own);
+}
+
 static void taken(void *opaque, int r, struct json_object *result, const struct err *e)
 {
 	struct import *x = opaque;
 
 	(void)result;
 	if (r < 0)
-		fail(x, e);
+		not_taken(x, e);
 	else
 		succeed(x);
 }
@@ -410,12 +448,10 @@ static void refuse(struct import *x, const struct err *e)
 /* From here on it is the job that fails. */
 static void go(struct import *x)
 {
-	struct err e;
-
 	call_return_job(x->call, x->job);
 	x->call = NULL;
-	if (take_start(x, &e) < 0)
-		fail(x, &e);
+	if (take_start(x, &x->why) < 0)
+		fail(x);
 }
 
 static void looked(void *opaque, int r, struct json_object *result, const struct err *e)
@@ -508,6 +544,54 @@ static void keep_at_start(struct vm *vm)
 		log_error("import", "VM '%s': %s", vm->def->name, e.msg);
 }
 
+/* What was left of one that was killed goes first: of that the VM is all that tells. */
+struct clearing {
+	struct vm *vm; /* half: nobody else removes it */
+	struct archiver *archiver; /* NULL: it could not be started */
+};
+
+/* Who filled it may have kept it, as the daemon that it did so for said last. */
+static void found_cleared(void *opaque, int r, struct json_object *result, const struct err *e)
+{
+	struct clearing *x = opaque;
+	struct vm *vm = x->vm;
+
+	(void)result;
+	if (r < 0)
+		log_warn("import", "VM '%s': something may be left of its import: %s", vm->def->name, e->msg);
+	archiver_free(x->archiver);
+	free(x);
+	if (all_there(vm->def)) {
+		keep_at_start(vm);
+		vm->half = false;
+		return;
+	}
+	log_warn("import", "VM '%s' was being imported; it is forgotten: import it again", vm->def->name);
+	vm_forget(vm);
+}
+
+static const struct archiver_ops found_ops = { .done = found_cleared };
+
+static void found_clear(struct vm *vm)
+{
+	CLEANUP_JS struct json_object *own = folder_of(vm->def);
+	const char *folder = js_get_str(own, "folder"), *name = folder ? strrchr(folder, '/') : NULL;
+	struct clearing *x = calloc(1, sizeof(*x));
+	char parent[PATH_MAX] = "";
+	struct err e;
+	int r;
+
+	if (!x)
+		abort();
+	x->vm = vm;
+	vm->half = true;
+	if (name)
+		snprintf(parent, sizeof(parent), "%.*s", (int)MAX(name - folder, 1), folder);
+	r = clear_start(vm, parent, name ? name + 1 : "", &found_ops, x, &x->archiver, &e);
+	if (r < 0)
+		found_cleared(x, r, NULL, &e);
+}
+
 void import_clear_up(struct daemon *d)
 {
 	for (size_t i = d->nvms; i-- > 0;) {
@@ -515,12 +599,9 @@ void import_clear_up(struct daemon *d)
 
 		if (!store_has_file(d->store, vm->def->name, IMPORT_MARKER))
 			continue;
-		if (!all_there(vm->def)) {
-			log_warn("import", "VM '%s' was being imported; it is forgotten: import it again",
-				vm->def->name);
-			vm_forget(vm);
-		} else {
+		if (all_there(vm->def))
 			keep_at_start(vm);
-		}
+		else
+			found_clear(vm);
 	}
 }

@@ -44,7 +44,7 @@ int vm_check_idle(const struct vm *vm, const char *what, struct err *e)
 	if (vm->job)
 		return job_check_free(vm, what, e);
 	if (vm->half)
-		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s' is a clone that was never finished, and is being "
+		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s' was never finished, and is being "
 			"forgotten; %s it afterwards", vm->def->name, what);
 	if (vm->going)
 		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s' is being changed; %s it afterwards", vm->def->name, what);

@@ -67,6 +67,10 @@ def export(to, definition, files, compress="zstd", **more):
     return Archive("export", spec, fds)
 
 
+def clear(folder, name):
+    return Archive("clear", {"folder": folder, "name": name}, [])
+
+
 def take(path, folder=None, name="vm", how=None, **more):
     """An import; folder None: a look. how: for Popen."""
     fds = [high(path)]

@@ -198,6 +198,31 @@ def test_killed_and_again(disks):
     assert archivelib.take("x.tar", ".", "new").end()[0]["error"]["class"] == "AlreadyExists"
 
 
+def test_what_a_killed_one_left_is_cleared(disks):
+    archivelib.export("x.tar", {"name": "x"}, FILES).end()
+    assert archivelib.clear(".", "new").end() == ({"result": {}}, 0)  # nothing
+    job = archivelib.take("x.tar", ".", "new")
+    assert job.until("ready")
+    job.process.kill()
+    job.process.wait()
+    assert archivelib.clear(".", "new").end()[1] == 0
+    assert not [n for n in os.listdir(".") if "new" in n]
+    # Who still fills it is waited for.
+    job = archivelib.take("x.tar", ".", "new")
+    assert job.until("ready")
+    other = archivelib.clear(".", "new")
+    assert job.end(b"keep\n")[1] == 0 and other.end()[1] == 0
+    assert [n for n in os.listdir(".") if "new" in n] == ["new"] and len(os.listdir("new")) == len(FILES)
+    # What is no folder of its own stays.
+    os.symlink("new", ".y.importing")
+    os.mkdir(".z.importing", 0o777)
+    os.chmod(".z.importing", 0o777)
+    for name in "yz":
+        assert archivelib.clear(".", name).end()[1] == 1
+        assert os.path.lexists(f".{name}.importing")
+    assert len(os.listdir("new")) == len(FILES)
+
+
 def test_terminated_leaves_nothing(disks):
     with open("big", "wb") as f:
         f.write(os.urandom(64 * MIB))

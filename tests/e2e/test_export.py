@@ -355,14 +355,28 @@ def test_killed_at_any_moment(large):
         p.wait()
         until(lambda: not [n for n in left() if n.startswith(".")])
         large.start()
-        if "vm2" in names(large):
-            assert left() == ["vm2"]
-        else:
-            assert left() == []
+        until(lambda: left() == [n for n in names(large) if n == "vm2"])
+        if not left():
             large.cairn("import", "x.tar", "--name", "vm2")
         run("cmp", "a.raw", "vm2/vda.raw")
         large.cairn("undefine", "vm2", "--remove-all-storage")
         assert left() == []
+
+
+def test_killed_with_the_process_that_unpacks(large):
+    """The next daemon removes what both have left."""
+    p = subprocess.Popen([CAIRN, "import", "x.tar", "--name", "vm2"], env=large.env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    until(lambda: ".vm2.importing" in left())
+    unpacks, = large.children()
+    os.kill(unpacks, signal.SIGSTOP)
+    large.proc.kill()
+    os.kill(unpacks, signal.SIGKILL)
+    large.stop(signal.SIGKILL)
+    p.wait()
+    assert left() == [".vm2.importing"]
+    large.start()
+    until(lambda: names(large) == ["vm1"])
+    assert left() == []
 
 
 def test_killed_export(large):
@@ -391,7 +405,8 @@ def test_the_process_that_packs_dies(large):
         (j,) = q.run("query-jobs", id=job)
         assert "cairn-archive" in j["error"], j
     assert names(large) == ["vm1"] and os.listdir(large.state / "vms") == ["vm1"]
-    large.cairn("import", "x.tar", "--name", "vm2")  # what is left of it goes
+    assert left() == ["y.tar"]
+    large.cairn("import", "x.tar", "--name", "vm2")
     assert left() == ["vm2", "y.tar"]
     large.cairn("export", "vm1", "y.tar", "--force")
 

@@ -1,10 +1,11 @@
 /* cairn-archive: run by cairnd, with the rights of the user who asks, to export or import a VM.
  *
- *   cairn-archive export|import, with a specification as JSON on fd 3 (docs/archive.md) that
+ *   cairn-archive export|import|clear, with a specification as JSON on fd 3 (docs/archive.md) that
  *   says which of the further fds is what. On stdout come lines of JSON: progress, then
  *   {"result":{…}} or {"error":{"class":"…","message":"…"}}. An import that has all in place
  *   under another name says {"ready":{…}} and waits for a line on stdin: "keep", and the folder
- *   gets its name. Anything else, or no line, and nothing remains. */
+ *   gets its name. Anything else, or no line, and nothing remains. clear removes what an
+ *   import that was killed has left. */
 #include "tools/archive/archive.h"
 #include "tools/archive/sandbox.h"
 #include "tools/archive/stage.h"
@@ -13,6 +14,7 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/loop.h"
+#include "base/util.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -110,20 +112,40 @@ static int import_into(struct json_object *spec, struct stage *stage, struct err
 	return r;
 }
 
+/* NULL: there is none, nor will be. */
+static int folder_enter(const char *folder, int *ret_parent, struct err *e)
+{
+	if (folder) {
+		*ret_parent = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		if (*ret_parent < 0)
+			return err_set_errno(e, -errno, "%s", folder);
+	}
+	return archive_sandbox(*ret_parent, e);
+}
+
+static int clear_main(struct json_object *spec)
+{
+	const char *folder = js_get_str(spec, "folder"), *name = js_get_str(spec, "name");
+	CLEANUP_CLOSE int parent = -1;
+	struct err e;
+	int r = folder_enter(folder ? folder : "", &parent, &e);
+
+	if (!r)
+		r = stage_clear(parent, name ? name : "", &e);
+	if (r < 0)
+		return fail(&e);
+	say("result", json_object_new_object());
+	return 0;
+}
+
 static int import_main(struct json_object *spec)
 {
 	const char *folder = js_get_str(spec, "folder"), *name = js_get_str(spec, "name");
 	CLEANUP_CLOSE int parent = -1;
 	struct stage *stage = NULL;
 	struct err e;
-	int r = 0;
+	int r = folder_enter(folder, &parent, &e);
 
-	if (folder) {
-		parent = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-		r = parent < 0 ? err_set_errno(&e, -errno, "%s", folder) : 0;
-	}
-	if (!r)
-		r = archive_sandbox(parent, &e);
 	if (!r && folder)
 		r = stage_open(parent, name ? name : "", &stage, &e);
 	if (!r)
@@ -132,18 +154,25 @@ static int import_main(struct json_object *spec)
 	return r < 0 ? fail(&e) : 0;
 }
 
+static const struct {
+	const char *name;
+	int (*run)(struct json_object *spec);
+} verbs[] = { { "export", export_main }, { "import", import_main }, { "clear", clear_main } };
+
 int main(int argc, char **argv)
 {
 	CLEANUP_JS struct json_object *spec = NULL;
 	CLEANUP_FREE char *text = NULL;
 	struct err e;
-	size_t len;
+	size_t len, v = 0;
 	int r;
 
 	signal(SIGPIPE, SIG_IGN);
 	sigaction(SIGTERM, &(struct sigaction){ .sa_handler = on_term }, NULL);
-	if (argc != 2 || (strcmp(argv[1], "export") && strcmp(argv[1], "import"))) {
-		fprintf(stderr, "usage: cairn-archive export|import, by cairnd only\n");
+	while (v < ARRAY_SIZE(verbs) && (argc != 2 || strcmp(argv[1], verbs[v].name)))
+		v++;
+	if (v == ARRAY_SIZE(verbs)) {
+		fprintf(stderr, "usage: cairn-archive export|import|clear, by cairnd only\n");
 		return 2;
 	}
 	r = file_read_fd(SPEC_FD, "the specification", ARCHIVE_JSON_MAX, &text, &len, &e);
@@ -151,5 +180,5 @@ int main(int argc, char **argv)
 		r = js_parse(text, len, "the specification", &spec, &e);
 	if (r < 0)
 		return fail(&e);
-	return !strcmp(argv[1], "export") ? export_main(spec) : import_main(spec);
+	return verbs[v].run(spec);
 }

@@ -41,25 +41,44 @@ static int empty(int fd)
 	return r;
 }
 
-static int folder_take(struct stage *s, struct err *e)
+/* Returns 0; -ENOENT, and e is not set: there is none. */
+static int folder_open(struct stage *s, bool made, struct err *e)
 {
-	bool there = mkdirat(s->parent, s->tmp, 0700) < 0;
 	struct stat st;
-	int r;
 
-	if (there && errno != EEXIST)
-		return err_set_errno(e, -errno, "cannot make the folder %s", s->name);
 	s->fd = openat(s->parent, s->tmp, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (s->fd < 0 && errno == ENOENT)
+		return -ENOENT;
 	if (s->fd < 0)
 		return err_set_errno(e, -errno, "the folder %s", s->tmp);
 	/* In a folder that all may write to somebody may have been faster, and would have the images. */
-	if (there && (fstat(s->fd, &st) < 0 || st.st_uid != geteuid() || (st.st_mode & 022)))
+	if (!made && (fstat(s->fd, &st) < 0 || st.st_uid != geteuid() || (st.st_mode & 022)))
 		return err_set(e, -EPERM, ERR_PERMISSION, "%s is there and another user's; remove it, or choose another "
 			"folder with --folder", s->tmp);
+	return 0;
+}
+
+static int folder_take(struct stage *s, struct err *e)
+{
+	bool made = mkdirat(s->parent, s->tmp, 0700) == 0;
+	int r;
+
+	if (!made && errno != EEXIST)
+		return err_set_errno(e, -errno, "cannot make the folder %s", s->name);
+	r = folder_open(s, made, e);
+	if (r < 0)
+		return r == -ENOENT ? err_set_errno(e, r, "the folder %s", s->tmp) : r;
 	if (flock(s->fd, LOCK_EX | LOCK_NB) < 0)
 		return err_set(e, -EBUSY, ERR_BUSY, "another import is filling the folder %s", s->name);
 	r = empty(s->fd);
 	return r < 0 ? err_set_errno(e, r, "what an import that was broken off left in %s", s->tmp) : 0;
+}
+
+static void names_make(struct stage *s, int parent, const char *name)
+{
+	*s = (struct stage){ .parent = parent, .fd = -1 };
+	snprintf(s->name, sizeof(s->name), "%s", name);
+	snprintf(s->tmp, sizeof(s->tmp), ".%.240s.importing", name);
 }
 
 int stage_open(int parent, const char *name, struct stage **ret, struct err *e)
@@ -70,10 +89,7 @@ int stage_open(int parent, const char *name, struct stage **ret, struct err *e)
 
 	if (!s)
 		return err_set_errno(e, -ENOMEM, "import");
-	s->parent = parent;
-	s->fd = -1;
-	snprintf(s->name, sizeof(s->name), "%s", name);
-	snprintf(s->tmp, sizeof(s->tmp), ".%.240s.importing", name);
+	names_make(s, parent, name);
 	if (fstatat(parent, s->name, &st, AT_SYMLINK_NOFOLLOW) == 0)
 		r = err_set(e, -EEXIST, ERR_EXISTS,
 			"%s is there already in the folder; choose another with --folder", s->name);
@@ -87,6 +103,42 @@ int stage_open(int parent, const char *name, struct stage **ret, struct err *e)
 	}
 	*ret = s;
 	return 0;
+}
+
+/* It may have got its right name while its lock was waited for, and another may be filled. */
+static bool is_the_same(const struct stage *s)
+{
+	struct stat a, b;
+
+	return fstat(s->fd, &a) == 0 && fstatat(s->parent, s->tmp, &b, AT_SYMLINK_NOFOLLOW) == 0 && a.st_dev == b.st_dev &&
+		a.st_ino == b.st_ino;
+}
+
+static int folder_clear(struct stage *s, struct err *e)
+{
+	int r = flock(s->fd, LOCK_EX) < 0 ? -errno : 0;
+
+	if (!r && !is_the_same(s))
+		return 0;
+	if (!r)
+		r = empty(s->fd);
+	if (!r && unlinkat(s->parent, s->tmp, AT_REMOVEDIR) < 0)
+		r = -errno;
+	return r < 0 ? err_set_errno(e, r, "what is left in %s", s->tmp) : 0;
+}
+
+int stage_clear(int parent, const char *name, struct err *e)
+{
+	struct stage s;
+	int r;
+
+	names_make(&s, parent, name);
+	r = folder_open(&s, false, e);
+	if (!r)
+		r = folder_clear(&s, e);
+	if (s.fd >= 0)
+		close(s.fd);
+	return r == -ENOENT && s.fd < 0 ? 0 : r;
 }
 
 void stage_free(struct stage *s)

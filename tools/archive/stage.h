@@ -10,6 +10,9 @@ struct stage;
 /* parent: borrowed, as long as it lives. Of a stage that nobody fills any more the files go.
  * Returns 0; -EEXIST: NAME is there; -EBUSY: another is at it; -errno. */
 int stage_open(int parent, const char *name, struct stage **ret, struct err *e);
+/* What was left of it goes. Who still fills it is waited for, and may keep it. Returns 0, also when there is nothing;
+ * -EINTR: a signal came meanwhile; -errno. */
+int stage_clear(int parent, const char *name, struct err *e);
 /* Unless it was kept it goes, with all that is in it. NULL allowed. */
 void stage_free(struct stage *s);
 /* Of the folder; the stage's. */
