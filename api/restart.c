@@ -28,11 +28,17 @@ static void started(void *opaque, int r, const struct err *e)
 		restart_want(opaque); /* one of the tries, too */
 }
 
+static void arm(struct vm *vm, uint64_t due_ns);
+
 static void fire(void *opaque)
 {
 	struct vm *vm = opaque;
 	struct vm_start_how how = { .state_fd = -1, .again = true, .done = started, .opaque = vm };
 
+	if (vm->daemon->stop) { /* nobody is started now, and this one is to be left as it is */
+		arm(vm, loop_now_ns() + SECOND_NS);
+		return;
+	}
 	vm->restart.due_ns = 0;
 	if (!vm->starting && !vm->start_waits && !vm_state_is_active(vm->state))
 		vm_start(vm, &how);

@@ -104,20 +104,34 @@ static void shut_down(struct vm *vm)
 	shutdown_begin(vm, &p, NULL, NULL);
 }
 
-static void turn(void *opaque, struct vm *vm, size_t i)
+static void act(struct stop *s, struct vm *vm)
 {
-	struct stop *s = opaque;
 	uint8_t action = action_of(s, vm);
 
-	s->waits[i] = true;
-	if (!vm->proc || !vm_state_is_active(vm->state))
+	if (!vm->proc || (!vm_state_is_active(vm->state) && !vm->starting))
 		stop_vm_over(vm, "is off");
 	else if (action == DEFINITION_LEAVE || vm->state == VM_PRESERVED)
 		stop_vm_over(vm, "left running");
+	else if (vm->starting)
+		return; /* stop_vm_started() follows, or its end */
 	else if (action == DEFINITION_SAVE)
 		save(vm);
 	else
 		shut_down(vm);
+}
+
+static void turn(void *opaque, struct vm *vm, size_t i)
+{
+	struct stop *s = opaque;
+
+	s->waits[i] = true;
+	act(s, vm);
+}
+
+void stop_vm_started(struct vm *vm)
+{
+	if (stop_waits_for(vm))
+		act(vm->daemon->stop, vm);
 }
 
 static void all_over(void *opaque)
@@ -136,15 +150,21 @@ static void all_over(void *opaque)
 		loop_stop(d->loop);
 }
 
-/* Those that run, the last to start first. */
+/* Those that run or are about to, the last to start first. */
 static struct sequence *sequence_of(struct daemon *d, unsigned parallel, const struct sequence_ops *ops, struct stop *s)
 {
 	struct sequence *q = sequence_new(d, parallel, ops, s);
 
 	for (size_t i = 0; i < d->nvms; i++)
-		if (vm_state_is_active(d->vms[i]->state))
+		if (vm_state_is_active(d->vms[i]->state) || d->vms[i]->starting)
 			sequence_add(q, d->vms[i], UINT32_MAX - d->vms[i]->def->order, 0);
 	return q;
+}
+
+/* One that is to be left goes on as it was when the stop is over. */
+static bool is_called_off(const struct stop *s, const struct vm *vm)
+{
+	return restart_is_pending(vm) && !vm->starting && action_of(s, vm) != DEFINITION_LEAVE;
 }
 
 int stop_all(struct daemon *d, int action, bool then_end, struct call *c, struct err *e)
@@ -162,6 +182,11 @@ int stop_all(struct daemon *d, int action, bool then_end, struct call *c, struct
 	s->action = action;
 	s->then_end = then_end;
 	s->outcomes = json_object_new_array();
+	for (size_t i = 0; i < d->nvms; i++)
+		if (is_called_off(s, d->vms[i])) {
+			restart_call_off(d->vms[i]);
+			outcome_put(s, d->vms[i], "its restart is called off");
+		}
 	s->sequence = sequence_of(d, d->paths->limits.starting, &ops, s);
 	d->stop = s;
 	sequence_go(s->sequence);
@@ -200,6 +225,9 @@ struct json_object *stop_look(struct daemon *d, int action)
 	static const struct sequence_ops ops = { would_stop, nothing };
 	struct stop s = { .daemon = d, .action = action, .outcomes = json_object_new_array() };
 
+	for (size_t i = 0; i < d->nvms; i++)
+		if (is_called_off(&s, d->vms[i]))
+			outcome_add(s.outcomes, d->vms[i], action_of(&s, d->vms[i]), "its restart would be called off");
 	s.sequence = sequence_of(d, 1, &ops, &s); /* one by one, for the order */
 	sequence_go(s.sequence);
 	sequence_free(s.sequence);

@@ -21,6 +21,8 @@ struct json_object *stop_look(struct daemon *d, int action);
 void stop_free(struct stop *s);
 /* Is the end of this VM waited for? */
 bool stop_waits_for(const struct vm *vm);
+/* Its start was under way, and it runs. Nothing, when nobody waits for it. */
+void stop_vm_started(struct vm *vm);
 /* It is off, or will not be: what became of it. Nothing, when nobody waits for it. */
 void stop_vm_over(struct vm *vm, const char *outcome);
 

@@ -10,6 +10,7 @@
 #include "api/job.h"
 #include "api/opener.h"
 #include "api/save.h"
+#include "api/stop.h"
 #include "api/store.h"
 #include "api/tap.h"
 #include "api/text.h"
@@ -295,6 +296,7 @@ static void start_done(void *opaque, int r, const struct vm_answer *a, const str
 	else
 		vm_move(vm, VM_ASK_START, reason, vm->idle.by, 0);
 	vm->idle.by[0] = 0;
+	stop_vm_started(vm);
 	start_answer(vm, 0, NULL);
 }
 
@@ -310,6 +312,11 @@ static void touched_add(struct vm *vm, struct config *c)
 		log_info("vm", "VM '%s' starts without its list of memory that is touched first: %s", vm->def->name, e.msg);
 }
 
+static int check_stop(const struct vm *vm, struct err *e)
+{
+	return vm->daemon->stop ? err_set(e, -EBUSY, ERR_BUSY, "the VMs are being stopped (cairn daemon-stop)") : 0;
+}
+
 static int process_start(struct vm *vm, struct config *c, struct err *e)
 {
 	struct daemon *d = vm->daemon;
@@ -317,8 +324,10 @@ static int process_start(struct vm *vm, struct config *c, struct err *e)
 	CLEANUP_CLOSE int end_fd = -1;
 	struct vm_process_paths p = { .program = d->paths->vm_program, .run_dir = d->run_dir_fd,
 		.name = vm->def->name };
-	int r;
+	int r = check_stop(vm, e); /* that began while this waited */
 
+	if (r < 0)
+		return r;
 	log_fd = store_open_file(d->store, vm->def->name, "log", O_WRONLY | O_APPEND | O_CREAT, e);
 	if (log_fd < 0)
 		return log_fd;
@@ -488,8 +497,6 @@ static int check_room(const struct vm *vm, struct err *e)
 		bytes += vm_live(v)->ram_bytes;
 		n++;
 	}
-	if (d->stop)
-		return err_set(e, -EBUSY, ERR_BUSY, "the VMs are being stopped (cairn daemon-stop)");
 	if (l->running && n >= l->running)
 		return err_set(e, -EBUSY, ERR_BUSY, "%u VMs run, and cairnd has --max-running %u; shut one down "
 			"first", n, l->running);
@@ -512,6 +519,8 @@ void vm_start(struct vm *vm, const struct vm_start_how *how)
 		r = image_check_writable(vm, "start", &e);
 	if (!r)
 		r = forwards_check_free(vm, &e);
+	if (!r)
+		r = check_stop(vm, &e);
 	if (!r)
 		r = check_room(vm, &e);
 	if (r < 0) {

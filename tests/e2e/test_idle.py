@@ -72,7 +72,7 @@ def test_suspended_by_a_daemon_that_did_not_live_to_say_so(fake):
     fake.stop(signal.SIGKILL)
     fake.start()
     asleep(fake, "paused")
-    assert "falling_asleep" not in fake.kept("vm1")
+    until(lambda: "falling_asleep" not in fake.kept("vm1"))  # written behind
     Console(fake, "vm1").close()
     until(lambda: fake.info("vm1")["reason"] == "woken")
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import time
 
@@ -267,6 +268,32 @@ def test_daemon_stop_and_crashes(fake):
     assert outcomes == {"deaf": "did not shut down in time", "crashes": "is off", "kept": "left running"}
     assert fake.info("crashes")["state"] == "crashed" and not scheduled(fake)
     assert "pid" in fake.info("kept")
+
+
+def test_daemon_stop_and_starts(tmp_path):
+    """A start that is under way is gone on with, and then the VM is stopped; one that waits for its turn is refused; and a restart is
+    called off, unless the VM is to be left as it is."""
+    with contextlib.closing(bounded("--max-starting", "1")(tmp_path, FAKE_VM)) as d:
+        for vm, action in (("again", "shutdown"), ("left", "leave")):
+            d.define(vm, cmdline="kill-after=5", on_crash="restart", restart={"delay": 60}, stop_action=action)
+            d.cairn("start", vm)
+            until(lambda: "restart-in" in d.info(vm))
+        assert re.search(r" again +shutdown +its restart would be called off\n\n", d.cairn("daemon-stop", "--vms-only", "--dry-run").stdout)
+        assert "restart-in" in d.info("again")
+        d.define("begins", cmdline=f"config-until={tmp_path}/go", stop_action="shutdown")
+        d.define("waits", stop_action="shutdown")
+        starts, q = (d.qmp(), d.qmp()), d.qmp()
+        starts[0].send(b'{"execute":"vm-start","arguments":{"vm":"begins"}}')
+        until(lambda: d.children())
+        starts[1].send(b'{"execute":"vm-start","arguments":{"vm":"waits"}}')
+        q.send(b'{"execute":"daemon-stop","arguments":{"vms-only":true}}')
+        until(lambda: "restart-in" not in d.info("again"))
+        (tmp_path / "go").touch()
+        assert "return" in starts[0].answer()
+        assert "are being stopped" in starts[1].answer()["error"]["desc"]
+        outcomes = [(v["vm"], v["outcome"]) for v in q.answer()["return"]["vms"]]
+        assert outcomes == [("again", "its restart is called off"), ("begins", "shutdown")]
+        assert "restart-in" in d.info("left") and {d.info(n)["state"] for n in ("begins", "waits")} == {"shut off"}
 
 
 def test_daemon_stop_with_a_bound(tmp_path):
