@@ -83,6 +83,14 @@ def fits(want, got):
     return re.fullmatch("".join(f"(?:{p})" if i % 2 else re.escape(p) for i, p in enumerate(parts)), got)
 
 
+def up(daemon):
+    """It hears no power button before."""
+    console = Console(daemon, "vm1")
+    while console.line() != "idle":
+        pass
+    console.close()
+
+
 def settled(daemon, line, before):
     """A guest takes its time for these. before: which run of it had the line."""
     verb = line.split()[0]
@@ -91,10 +99,9 @@ def settled(daemon, line, before):
     elif verb == "reboot":
         until(lambda: daemon.info("vm1")["id"] > before and
               daemon.info("vm1")["state"] == "running")
-        console = Console(daemon, "vm1")
-        while console.line() != "idle":  # it hears no power button before
-            pass
-        console.close()
+        up(daemon)
+    elif verb == "start" and daemon.info("vm1")["reason"] == "booted":
+        up(daemon)
 
 
 def test_the_session_that_everybody_pastes(kvm, daemon):
