@@ -399,8 +399,9 @@ def test_the_process_that_packs_dies(large):
         socket.send_fds(q.sock, [json.dumps({"execute": command, "arguments": args}).encode()], [fd])
         job = q.answer()["return"]["job"]
         os.close(fd)
-        until(large.children)
-        os.kill(large.children()[0], signal.SIGKILL)
+        pids = []
+        until(lambda: pids.extend(large.children()) or pids)
+        os.kill(pids[0], signal.SIGKILL)
         q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
         (j,) = q.run("query-jobs", id=job)
         assert "cairn-archive" in j["error"], j

@@ -25,6 +25,15 @@ def slow(tmp_path):
     d.close()
 
 
+def hold(slow, of):
+    """From here on nothing below that path is kept before the file is there that this returns."""
+    slow.stop()
+    go = slow.tmp / "go"
+    slow.env |= {"SLOW_SYNC_OF": of, "SLOW_SYNC_UNTIL": str(go)}
+    slow.start()
+    return go
+
+
 def definition(slow, name):
     return {"name": name, "memory": "32M", "boot": {"kernel": str(slow.tmp / "kernel")}}
 
@@ -133,7 +142,7 @@ def test_the_end_waits_for_what_was_begun(slow):
     q = slow.qmp()
     q.send(b'{"execute":"vm-define","arguments":{"definition":{"name":"a","memory":"32M","boot":{"kernel":"%s"}}}}'
            % str(slow.tmp / "kernel").encode())
-    time.sleep(SYNC_MS / 2e3)
+    until(lambda: os.listdir(slow.state / "vms"))
     assert slow.stop() == 0
     assert "return" in q.answer()
     slow.start()
@@ -165,9 +174,7 @@ def test_what_starts_is_not_redefined(slow):
     slow.define("a")
     slow.cairn("start", "a")
     slow.cairn("managedsave", "a")
-    slow.stop()
-    slow.env |= {"SLOW_SYNC_OF": "/vms/a", "SLOW_SYNC_UNTIL": str(slow.tmp / "go")}
-    slow.start()
+    go = hold(slow, "/vms/a")
     q = slow.qmp()
     q.send(b'{"execute":"vm-start","arguments":{"vm":"a"}}')
     until(lambda: (slow.state / "vms/a/managed.save.used").exists())
@@ -175,7 +182,7 @@ def test_what_starts_is_not_redefined(slow):
         with pytest.raises(QmpError, match="Busy: VM 'a' is being started; define it afterwards"):
             slow.qmp().run("vm-define", definition={**definition(slow, "a"), "title": "another"}, validate_only=True)
     finally:
-        (slow.tmp / "go").touch()
+        go.touch()
     assert "return" in q.answer()
     assert slow.info("a")["reason"] == "restored"
 
@@ -222,11 +229,15 @@ def test_nobody_starts_what_is_being_removed(slow):
     slow.define("a")
     slow.cairn("start", "a")
     slow.cairn("managedsave", "a")
+    go = hold(slow, "/vms/a")
     q = slow.qmp()
     q.send(b'{"execute":"vm-managed-save-remove","arguments":{"vm":"a"}}')
     until(lambda: not (slow.state / "vms/a/managed.save").exists())
-    with pytest.raises(QmpError, match="saved state is being removed"):
-        slow.qmp().run("vm-start", vm="a")
+    try:
+        with pytest.raises(QmpError, match="saved state is being removed"):
+            slow.qmp().run("vm-start", vm="a")
+    finally:
+        go.touch()
     assert "return" in q.answer()
     slow.qmp().run("vm-start", vm="a")
     assert slow.info("a")["reason"] == "booted"
@@ -238,9 +249,12 @@ def test_no_save_is_lost_between(slow, when):
     slow.define("a")
     slow.cairn("start", "a")
     pid = slow.info("a")["pid"]
-    q = slow.qmp()
     if when == "used":
         slow.cairn("managedsave", "a")
+    # One that is saved stays so, whoever comes first.
+    go = slow.tmp / "go" if when == "saved" else hold(slow, "/vms/a")
+    q = slow.qmp()
+    if when == "used":
         q.send(b'{"execute":"vm-start","arguments":{"vm":"a"}}')
         until(lambda: (slow.state / "vms/a/managed.save.used").exists())
     else:
@@ -248,6 +262,7 @@ def test_no_save_is_lost_between(slow, when):
         name = "managed.save" if when == "saved" else "managed.save.tmp"
         until(lambda: (slow.state / "vms/a" / name).exists())
     slow.stop(signal.SIGKILL)
+    go.touch()
     slow.start()
     if when == "begun":
         assert slow.info("a")["pid"] == pid and slow.info("a")["state"] == "running"
@@ -260,10 +275,12 @@ def test_no_save_is_lost_between(slow, when):
 def test_a_save_that_has_not_begun_is_cancelled(slow):
     slow.define("a")
     slow.cairn("start", "a")
+    go = hold(slow, "/vms/a")
     q = slow.qmp()
     q.send(b'{"execute":"vm-managed-save","arguments":{"vm":"a","job-id":"j"}}')
     until(lambda: (slow.state / "vms/a/managed.save.tmp").exists())
     slow.qmp().run("job-cancel", id="j")
+    go.touch()
     assert q.answer()["return"] == {"job": "j"}
     until(lambda: slow.qmp().run("query-jobs")[0]["status"] == "concluded")
     job = slow.qmp().run("query-jobs")[0]

@@ -433,7 +433,7 @@ def is_there(pid):
 
 
 def test_a_process_on_images_that_is_killed(fake):
-    define(fake, cmdline="work-takes=5000")
+    define(fake, cmdline=f"work-until={fake.tmp}/never")
     q = fake.qmp()
     q.run("snapshot-create", vm="vm1", name="s1", job_id="j")
     os.kill(child(fake), signal.SIGKILL)
