@@ -1,6 +1,7 @@
 """Bare-metal guests under `cairn run`: the machine's parts one by one, and everything a guest may
 do wrong. Each ends in a named state with a named reason."""
 
+import contextlib
 import os
 import re
 import signal
@@ -84,9 +85,12 @@ def test_memory_map(memory, low, high):
 
 def test_pit_ticks(guest):
     guest.command("pit 200")
-    before = time.monotonic()
-    guest.command("wait 100")  # halted in between
-    assert 0.4 < time.monotonic() - before < 1.5
+
+    def took():
+        before = time.monotonic()
+        guest.command("wait 100")  # halted in between
+        return time.monotonic() - before
+    until(lambda: 0.4 < took() < 1.5)  # again when others had the machine
     assert guest.values("ticks")["pit"] >= 100
 
 
@@ -120,8 +124,11 @@ def test_processors_start(vcpus):
         g.command(f"smp count {vcpus - 1}")
         g.command("pit 100")
         g.command("wait 50")
-        counters = [guestlib.fields(l)["counter"] for l in g.command("smp show")[1:]]
-        assert len(counters) == vcpus - 1 and all(c > 1000 for c in counters)
+
+        def counted():
+            counters = [guestlib.fields(l)["counter"] for l in g.command("smp show")[1:]]
+            return len(counters) == vcpus - 1 and all(c > 1000 for c in counters)
+        until(counted)
 
 
 def test_sixty_four_processors_start():
@@ -509,19 +516,22 @@ def test_twenty_at_once():
 def test_idle_guest_costs_nothing():
     with Guest(definition(guest="idle", memory="16M")) as g:
         g.expect("idle\n")
-        time.sleep(0.5)
-        before = resource_use(g.vm_pid())
-        time.sleep(2)
-        after = resource_use(g.vm_pid())
-        assert after[0] - before[0] < 0.02  # seconds of CPU
-        assert after[1] - before[1] < 10  # times that a thread of it slept and woke
+
+        def rests():
+            before = resource_use(g.vm_pid())
+            time.sleep(2)
+            after = resource_use(g.vm_pid())
+            # Seconds of CPU, and times that a thread of it slept and woke.
+            return after[0] - before[0] < 0.02 and after[1] - before[1] < 10
+        until(rests)  # sooner or later after its start
 
 
 def resource_use(pid):
     seconds, switches = 0.0, 0
     for task in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{task}/schedstat") as f:
-            seconds += int(f.read().split()[0]) / 1e9
-        with open(f"/proc/{pid}/task/{task}/status") as f:
-            switches += int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", f.read(), re.M).group(1))
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the kernel's own helpers come and go
+            with open(f"/proc/{pid}/task/{task}/schedstat") as f:
+                seconds += int(f.read().split()[0]) / 1e9
+            with open(f"/proc/{pid}/task/{task}/status") as f:
+                switches += int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", f.read(), re.M).group(1))
     return seconds, switches

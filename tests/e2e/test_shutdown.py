@@ -97,7 +97,7 @@ def test_a_planned_shutdown_is_told_again(fake):
     """A minute before, when it was planned earlier."""
     fake.define("vm1", guest_agent=True)
     fake.cairn("start", "vm1")
-    fake.cairn("shutdown", "--in", "61s", "vm1")
+    fake.cairn("shutdown", "--in", "63s", "vm1")
     log = fake.state / "vms/vm1/log"
     until(lambda: log.read_text().count("agent 0: This machine shuts down in ") == 2)
     fake.cairn("shutdown", "--cancel", "vm1")
@@ -118,7 +118,8 @@ def test_planned_shutdown_is_told_on_the_console(kvm, daemon, guest):
 def test_plan_survives_and_is_cancelled(fake):
     fake.define("vm1", guest_agent=True)
     fake.cairn("start", "vm1")
-    fake.cairn("shutdown", "--at", "23:59", "--then", "save", "vm1")
+    later = time.strftime("%H:%M", time.localtime(time.time() + 12 * 3600))  # never at once
+    fake.cairn("shutdown", "--at", later, "--then", "save", "vm1")
     assert "Shutdown at:" in fake.cairn("dominfo", "vm1").stdout
     at = fake.info("vm1")["shutdown-at"]
     assert 0 < at / 1e9 - time.time() <= 24 * 3600 and fake.info("vm1")["state"] == "running"
@@ -256,14 +257,15 @@ def test_daemon_stop(fake):
 def test_daemon_stop_and_crashes(fake):
     """One that is kept for a look is left; one that crashes now stays off until the next daemon."""
     fake.define("kept", cmdline="crash-after=1", on_crash="preserve", stop_action="shutdown")
-    fake.define("deaf", order=2, stop_action="shutdown", shutdown={"deadline": 1}, **DEAF)
+    fake.define("deaf", order=2, stop_action="shutdown", shutdown={"deadline": 3}, **DEAF)
     fake.define("crashes", on_crash="restart", order=1, stop_action="shutdown")
     fake.cairn("start", "kept", "deaf", "crashes")
     q = fake.qmp()
     until(lambda: fake.info("kept")["reason"] == "triple fault")
+    pid = fake.info("crashes")["pid"]
     q.send(b'{"execute":"daemon-stop","arguments":{"vms-only":true}}')
     until(lambda: fake.info("deaf")["state"] == "in shutdown")
-    os.kill(fake.info("crashes")["pid"], signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
     outcomes = {v["vm"]: v["outcome"] for v in q.answer()["return"]["vms"]}
     assert outcomes == {"deaf": "did not shut down in time", "crashes": "is off", "kept": "left running"}
     assert fake.info("crashes")["state"] == "crashed" and not scheduled(fake)
@@ -324,7 +326,7 @@ def test_daemon_stop_in_one_way(fake):
 
 
 def test_daemon_stop_twice(fake):
-    fake.define("vm1", stop_action="shutdown", shutdown={"deadline": 1}, **DEAF)
+    fake.define("vm1", stop_action="shutdown", shutdown={"deadline": 3}, **DEAF)
     fake.define("vm2")
     fake.cairn("start", "vm1")
     q, other = fake.qmp(), fake.qmp()
@@ -340,7 +342,7 @@ def test_daemon_stop_twice(fake):
 
 def test_nobody_holds_up_a_daemon_stop(fake):
     """Neither who calls off the deadline of one VM, nor who gives it a longer one, nor a reset."""
-    fake.define("vm1", stop_action="shutdown", shutdown={"deadline": 2}, **DEAF)
+    fake.define("vm1", stop_action="shutdown", shutdown={"deadline": 4}, **DEAF)
     fake.cairn("start", "vm1")
     q, other = fake.qmp(), fake.qmp()
     q.send(b'{"execute":"daemon-stop","arguments":{"vms-only":true}}')

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from conftest import Qmp, QmpError
+from conftest import Qmp, QmpError, until
 
 
 class Side:
@@ -235,13 +235,17 @@ def test_queries_while_all_vms_are_in_snapshots(fake):
     q, *_ = [fake.qmp() for _ in range(500)]
     for n in names:
         q.run("snapshot-create", vm=n, name="s")
-    for command, args in (("vm-list", {}), ("vm-info", {"vm": "vm7"}), ("query-jobs", {})):
+    def median(command, args):
         took = []
         for _ in range(100):
             begin = time.monotonic()
             q.run(command, **args)
             took.append(time.monotonic() - begin)
-        assert sorted(took)[50] < 0.01 or "asan" in os.environ.get("CAIRN_BUILD", ""), (command, took)
+        return sorted(took)[50]
+
+    for command, args in (("vm-list", {}), ("vm-info", {"vm": "vm7"}), ("query-jobs", {})):
+        # Again when others had the machine; with a daemon that waits for the work it never comes true.
+        until(lambda: median(command, args) < 0.01 or "asan" in os.environ.get("CAIRN_BUILD", ""))
     assert [j["status"] for j in q.jobs()] == ["running"] * 20
     for j in q.jobs():
         q.run("job-cancel", id=j["id"])
