@@ -85,6 +85,10 @@ def test_quotes_of_the_manuals_are_whole():
                 assert all(line.count(a) == line.count(b) for a, b in ("[]", "{}")), (page.name, line)
 
 
+# It hears no power button before.
+UP = "until build/cairn dominfo vm1 --format json | grep -q '\"idle\": *true'; do :; done\n"
+
+
 def test_the_readme_typed(kvm, guest, daemon):
     """From the first VM to the last line, with a guest that needs no minutes to build and no seconds to boot."""
     page = PAGES[Path("README.md")]
@@ -92,7 +96,7 @@ def test_the_readme_typed(kvm, guest, daemon):
     assert blocks.pop(0) == "make\nbuild/cairnd &\n"  # which the fixture has done
     typed = "".join(blocks)
     for said, done in (("kernel=$(tests/guests/linux/build.sh)/vmlinux\n", f"kernel={guest('idle.elf')}\n"),
-                       ("make guests\n", ""), ("start vm1 --console\n", "start vm1\n")):
+                       ("make guests\n", ""), ("start vm1 --console\n", "start vm1\n" + UP)):
         assert said in typed
         typed = typed.replace(said, done)
     (daemon.tmp / "build").symlink_to(BUILD)

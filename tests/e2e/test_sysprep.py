@@ -73,8 +73,8 @@ def test_a_clone_beside_its_source(kvm, appliance, golden, daemon):
     daemon.define("golden", **keys, disks=[{"path": str(golden), "format": "qcow2"}],
                   interfaces=[{"type": "user", "mac": MAC}])
     before = golden.read_bytes()
-    job = daemon.cairn("clone", "golden", "web_2", "--reset-identity", "--no-wait").stdout.split()[-1]
     q = daemon.qmp()
+    job = daemon.cairn("clone", "golden", "web_2", "--reset-identity", "--no-wait").stdout.split()[-1]
     q.sock.settimeout(300)
     q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
     assert [j.get("error") for j in q.jobs() if j["id"] == job] == [None]

@@ -179,7 +179,8 @@ static void stop_resume_race(const uint8_t *code, size_t n, unsigned rounds,
 	unsigned seed = 31, moved = 0;
 	uint32_t before = 0;
 
-	for (unsigned i = 0; i < rounds; i++) {
+	/* More of them where its thread seldom gets as far as the guest. */
+	for (unsigned i = 0; i < rounds || moved <= rounds / 100; i++) {
 		struct kvm_regs r;
 		uint32_t now;
 
@@ -199,7 +200,6 @@ static void stop_resume_race(const uint8_t *code, size_t n, unsigned rounds,
 		before = now;
 	}
 	assert_int_equal(atomic_load(&f->wrong), 0);
-	assert_true(moved > rounds / 100);
 	fx_free(f);
 }
 
@@ -369,6 +369,9 @@ static void test_vcpus_that_wait_for_a_start(void **state)
 		usleep(i * 20);
 		vcpus_stop(&f->set);
 	}
+	vcpus_resume(&f->set);
+	assert_true(wait_beyond(f, 0));
+	vcpus_stop(&f->set);
 	/* Without INIT and SIPI they have not run an instruction. */
 	for (unsigned i = 1; i < 8; i++) {
 		struct kvm_mp_state mp;
@@ -377,7 +380,6 @@ static void test_vcpus_that_wait_for_a_start(void **state)
 		assert_int_equal(mp.mp_state, KVM_MP_STATE_UNINITIALIZED);
 	}
 	assert_int_equal(atomic_load(&f->wrong), 0);
-	assert_true(atomic_load(&f->accesses) > 0);
 	fx_free(f);
 }
 
@@ -402,7 +404,8 @@ static void test_halted_vcpu_stops_at_once(void **state)
 	uint64_t t0;
 
 	(void)state;
-	for (unsigned i = 0; i < 20; i++) {
+	/* However late its thread runs. */
+	for (unsigned i = 0; i < 20 || regs_of(f, 0).rip == CODE_GPA; i++) {
 		vcpus_resume(&f->set);
 		usleep(2000);
 		t0 = loop_now_ns();
@@ -608,6 +611,6 @@ int main(void)
 		cmocka_unit_test(test_no_vcpus_were_made),
 	};
 
-	alarm(30 * TEST_SLOW);
+	alarm(60 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
