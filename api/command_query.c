@@ -15,7 +15,10 @@
 #include "base/util.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #define QUERY_TIMEOUT_NS (1000000000ULL)
 #define LIST_LIMIT 1000
@@ -325,6 +328,30 @@ static void put_figures(struct json_object *o, const struct vm_info *info)
 	js_put(o, "interfaces", interfaces);
 }
 
+/* What of a process is in RAM; 0: not known. */
+static uint64_t resident_bytes(pid_t pid)
+{
+	unsigned long long pages = 0;
+	char path[40], text[128];
+	ssize_t n;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/statm", (int)pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return 0;
+	n = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	text[n < 0 ? 0 : n] = 0;
+	return sscanf(text, "%*u %llu", &pages) == 1 ? pages * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
+}
+
+static void put_process(struct json_object *o, pid_t pid)
+{
+	js_put_int(o, "pid", pid);
+	js_put_uint(o, "resident-memory", resident_bytes(pid));
+}
+
 static const char *agent_word(uint8_t state)
 {
 	return state == VM_AGENT_ANSWERS ? "connected" : state == VM_AGENT_OPEN ? "open" : "closed";
@@ -341,7 +368,7 @@ static void put_state(struct json_object *o, const struct vm *vm)
 	js_put_uint(o, "memory", vm_live(vm)->ram_bytes);
 	js_put_uint(o, "used-memory", vm_state_is_active(vm->state) ? vm_live(vm)->ram_bytes : 0);
 	if (vm->proc && vm_process_pid(vm->proc) > 0)
-		js_put_int(o, "pid", vm_process_pid(vm->proc));
+		put_process(o, vm_process_pid(vm->proc));
 	if (vm->proc && vm_live(vm)->guest_agent)
 		js_put_str(o, "agent", agent_word(vm->agent));
 	if (vm->job)

@@ -80,6 +80,7 @@ static const struct field info_returns[] = {
 	{ "cpu-time", FIELD_INT, OPTIONAL, "of all vCPU threads, ns" },
 	{ "vcpu-times", FIELD_ARRAY, OPTIONAL, "of each, ns" },
 	{ "pid", FIELD_INT, OPTIONAL, "of the VM's process" },
+	{ "resident-memory", FIELD_INT, OPTIONAL, "that its process has in RAM, bytes; 0: not known" },
 	{ "job", FIELD_STRING, OPTIONAL, "id of the job under way" },
 	{ "shutdown-at", FIELD_INT, OPTIONAL, "it is planned then: realtime, ns" },
 	{ "reboot-at", FIELD_INT, OPTIONAL, "the same" },

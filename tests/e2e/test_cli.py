@@ -1,6 +1,7 @@
 """The command line: words, tables and exit codes that scripts and habits rely on."""
 
 import csv
+import fcntl
 import io
 import itertools
 import json
@@ -8,7 +9,10 @@ import os
 import pty
 import select
 import shlex
+import signal
+import struct
 import subprocess
+import termios
 import time
 
 import pytest
@@ -20,7 +24,7 @@ VERBS = ["define", "validate", "dumpjson", "dumpxml", "edit", "domrename", "desc
          "resume", "destroy", "autostart", "run", "clone", "template", "dump", "export", "import", "save", "restore", "managedsave", "managedsave-remove",
          "snapshot-create", "snapshot-create-as", "snapshot-list", "snapshot-info", "snapshot-current",
          "snapshot-parent", "snapshot-revert", "snapshot-delete", "snapshot-rename", "snapshot-tag",
-         "snapshot-schedule", "list", "dominfo", "domstate", "domid", "domuuid", "domname", "domblklist", "domiflist", "domifstat", "domifaddr", "domblkerror", "domstats", "qmp-path", "console", "wait", "event",
+         "snapshot-schedule", "list", "dominfo", "domstate", "domid", "domuuid", "domname", "domblklist", "domiflist", "domifstat", "domifaddr", "domblkerror", "domstats", "top", "qmp-path", "console", "wait", "event",
          "events", "jobs", "job-cancel", "job-dismiss", "grant", "revoke", "permissions",
          "audit",
          "daemon-stop", "version", "help"]
@@ -176,9 +180,12 @@ def test_domstats(fake, tmp_path):
     fake.define("vm1", cmdline="idle", vcpus=2, disks=[{"id": "vda", "format": "raw", "path": str(tmp_path / "d.raw")}])
     fake.define("vm2")
     fake.cairn("start", "vm1")
-    assert fake.cairn("domstats", "--state", "--balloon").stdout == (
+    out = fake.cairn("domstats", "--state", "--balloon").stdout
+    rss = int(out.split("balloon.rss=")[1].split()[0])
+    assert 0 < rss < 1 << 20
+    assert out == (
         "Domain: 'vm1'\n  state.state=1\n  state.reason=1\n"
-        "  balloon.current=32768\n  balloon.maximum=32768\n\n"
+        f"  balloon.current=32768\n  balloon.maximum=32768\n  balloon.rss={rss}\n\n"
         "Domain: 'vm2'\n  state.state=5\n  state.reason=0\n"
         "  balloon.current=0\n  balloon.maximum=32768\n\n")
     assert "Domain: 'vm1'" not in fake.cairn("domstats", "vm[2-9]").stdout
@@ -476,6 +483,108 @@ def test_completion_of_what_a_shell_would_run(fake):
     fake.cairn("snapshot-create-as", "plain", "s $(touch ran)")
     assert completions(fake, "cairn", "snapshot-delete", "'plain'", "") == ["s\\ \\$\\(touch\\ ran\\)"]
     assert not (fake.tmp / "ran").exists()
+
+
+# ---- top ----
+
+def top(fake, *args):
+    return json.loads(fake.cairn("top", "--every", "0.2", "--format", "json", *args).stdout)
+
+
+def test_top_once(fake):
+    for name, words in (("idle", None), ("busy", "works=2"), ("Works", "works=1"), ("off", None)):
+        fake.define(name, cmdline=words)
+    fake.cairn("start", "idle", "busy", "Works")
+    vms = top(fake)
+    assert [(v["name"], v["state"]) for v in vms] == [("busy", "running"), ("Works", "running"), ("idle", "running")]
+    busy = vms[0]
+    for key, much in (("disk-read-rate", 2), ("disk-write-rate", 4), ("net-rx-rate", 6), ("net-tx-rate", 8)):
+        # Of the same stretch of time, whatever that was.
+        assert busy[key] == pytest.approx(busy["cpu-percent"] / 50 * 1e9 * much, rel=0.01), key
+        assert vms[2][key] == 0
+    assert vms[2]["cpu-percent"] == 0 and busy["memory"] == 32 << 20
+    assert busy["resident-memory"] > 4096 and busy["resident-memory"] == pytest.approx(fake.info("busy")["resident-memory"], rel=0.5)
+    assert [v["name"] for v in top(fake, "--sort", "name")] == ["busy", "idle", "Works"]
+    assert [v["name"] for v in top(fake, "--sort", "net")] == ["busy", "Works", "idle"]
+    assert [v["name"] for v in top(fake, "--sort", "memory")] == ["busy", "idle", "Works"]
+    # Those that are named, in whatever state; of one that is off there is no rate.
+    vms = top(fake, "off", "idle", "--sort", "disk")
+    assert [(v["name"], v["id"], v["cpu-percent"]) for v in vms] == [("idle", fake.info("idle")["id"], 0.0), ("off", -1, None)]
+    rows = list(csv.DictReader(io.StringIO(fake.cairn("top", "--every", "0.2", "--format", "csv").stdout)))
+    assert [r["name"] for r in rows] == ["busy", "Works", "idle"] and rows[2]["cpu-percent"] == "0.0"
+    lines = fake.cairn("top", "--once", "--every", "0.2").stdout.splitlines()  # no terminal: once, anyway
+    assert lines[0].split() == ["Id", "Name", "State", "CPU", "%", "Memory", "Resident", "Read/s", "Written/s", "Received/s", "Sent/s"]
+    assert lines[4].split()[1:6] == ["idle", "running", "0.0", "32.0", "MiB"] and len(lines) == 6
+
+
+def test_top_is_no_place_for(fake):
+    fake.cairn("top", "nope", ok=3)
+    for args in (["--every", "0"], ["--every", "x"], ["--sort", "id"]):
+        assert fake.cairn("top", *args, ok=2).stderr.startswith("error: ")
+    assert top(fake) == []
+
+
+def lines_of(got):
+    """What the last whole picture showed."""
+    last = got.split(b"\x1b[J")[-2].split(b"\x1b[H")[-1]
+    return [x.replace(b"\x1b[K", b"").decode() for x in last.split(b"\r\n")]
+
+
+def test_top_on_a_terminal(fake):
+    for name, words in (("b-idle", None), ("a-busy", "works=1"), ("long" * 20, None)):
+        fake.define(name, cmdline=words)
+    fake.cairn("start", "b-idle", "a-busy")
+    pid, fd = console(fake, "top", "--every", "0.1", "--sort", "cpu")
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
+    before = termios.tcgetattr(fd)
+    got = read_until(fd, b"\x1b[J")
+    assert got.startswith(b"\x1b[?1049h") and b"c: cpu" in got
+
+    def see(ok):
+        """Until a picture is as it should be."""
+        nonlocal got
+        while True:
+            got = got[-20000:] + read_until(fd, b"\x1b[J")
+            lines = lines_of(got)
+            if ok(lines):
+                return lines
+
+    names = lambda lines: [x.split()[1] for x in lines[4:] if x.split()]  # noqa: E731
+    # There are rates now, of a VM that works.
+    see(lambda lines: names(lines) == ["a-busy", "b-idle"] and float(lines[4].split()[3]) > 0)
+    os.write(fd, b"m")
+    see(lambda lines: ", by memory" in lines[0])
+    os.write(fd, b"A")
+    see(lambda lines: ", by name" in lines[0])
+    # VMs come and go.
+    fake.cairn("start", "long" * 20)
+    see(lambda lines: "long" * 20 in names(lines))
+    fake.cairn("destroy", "b-idle")
+    see(lambda lines: names(lines) == ["a-busy", "long" * 20])
+    # No line is broken, and what is below the last row is left out.
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", 5, 40, 0, 0))
+    see(lambda lines: len(lines) == 5 and max(map(len, lines)) == 40)
+    os.write(fd, b"q")
+    read_until(fd, b"\x1b[?25h\x1b[?1049l")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert termios.tcgetattr(fd) == before
+    os.close(fd)
+
+
+@pytest.mark.parametrize("how", ["signal", "daemon"])
+def test_top_leaves_the_terminal_as_it_was(fake, how):
+    pid, fd = console(fake, "top", "--every", "0.1")
+    read_until(fd, b"\x1b[J")
+    if how == "signal":
+        os.write(fd, b"\x03")
+    else:
+        fake.stop(signal.SIGKILL)
+    got = read_until(fd, b"\x1b[?1049l")
+    if how == "daemon" and b"look at domains" not in got:
+        read_until(fd, b"look at domains")  # where it is seen
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert (status == 0) == (how == "signal")
+    os.close(fd)
 
 
 # ---- console ----

@@ -201,6 +201,7 @@ domid vm1
 domuuid vm1
 domname vm1
 domstats vm1
+top vm1 --once
 domstats
 list --all
 autostart vm1

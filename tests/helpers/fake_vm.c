@@ -11,6 +11,7 @@
  *   no-agent (the guest's answers nothing)  deaf (ignores the power button)  stubborn (ignores quit)  event-last (replies first)
  *   when=FILE (what is due by one of these waits until the file is there, too: for who must be first, however slow)
  *   quits-in=MS (after it was told to)  mute (answers nothing once it runs)  rude-after=MS (panics, in bytes that are no text)
+ *   works=N (N times as busy as one that has works=1)
  *   config-until=FILE (is there: it hears nothing before)
  *   stops-quietly (stands still, and tells nobody but its log)
  *   clone-dies=NAME clone-until=FILE:NAME (is there; of clones: the one of that name, at its start)
@@ -296,6 +297,25 @@ static void configure(struct fake *f, struct channel_msg *m)
 	schedule(f);
 }
 
+/* In every nanosecond, `much` times: each vCPU runs for half of it, and so many bytes come and go. */
+static void works(struct vm_info *info, unsigned much)
+{
+	struct timespec ts;
+	uint64_t all;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	all = much * ((uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec);
+	for (unsigned i = 0; i < info->vcpus; i++)
+		info->vcpu_ns[i] = all / 2;
+	info->ndisks = info->ninterfaces = 2;
+	for (unsigned i = 0; i < 2; i++) {
+		info->disks[i].rd_bytes = all;
+		info->disks[i].wr_bytes = 2 * all;
+		info->interfaces[i].rx_bytes = 3 * all;
+		info->interfaces[i].tx_bytes = 4 * all;
+	}
+}
+
 static void answer_query(struct fake *f, uint64_t seq)
 {
 	struct vm_info info = { .phase = (uint8_t)f->phase, .reason = (uint8_t)f->reason,
@@ -306,6 +326,8 @@ static void answer_query(struct fake *f, uint64_t seq)
 		info.console_readers += f->consoles[i] >= 0;
 	for (unsigned i = 0; i < f->config.vcpus; i++)
 		info.vcpu_ns[i] = 1500000000;
+	if (word(f, "works="))
+		works(&info, (unsigned)atoi(word(f, "works=")));
 	channel_send(f->sock, word(f, "other-version") ? VM_MSG_VERSION + 1 : VM_MSG_VERSION, VM_MSG_INFO, seq, &info,
 		sizeof(info), NULL, 0);
 }

@@ -170,6 +170,7 @@ int verb_domname(struct cli *c);
 int verb_domstate(struct cli *c);
 int verb_domblkerror(struct cli *c);
 int verb_domstats(struct cli *c);
+int verb_top(struct cli *c);
 int verb_qmp_path(struct cli *c);
 int verb_version(struct cli *c);
 int verb_console(struct cli *c);

@@ -87,6 +87,8 @@ static void balloon_add(struct json_object *out, struct json_object *info)
 {
 	put(out, js_get_int(info, "used-memory", 0) / 1024, "balloon.current");
 	put(out, js_get_int(info, "memory", 0) / 1024, "balloon.maximum");
+	if (js_get(info, "resident-memory"))
+		put(out, js_get_int(info, "resident-memory", 0) / 1024, "balloon.rss");
 }
 
 static void vcpu_add(struct json_object *out, struct json_object *info)

@@ -190,6 +190,10 @@ static const struct verb_option domstats_options[] = {
 static const struct verb_option domifaddr_options[] = {
 	{ "source", "agent", "the only one: the guest agent is asked" },
 	{ "full", NULL, "name and MAC in each line" }, END };
+static const struct verb_option top_options[] = {
+	{ "sort", "cpu|memory|disk|net|name", "what comes first; cpu unless said" },
+	{ "every", "SECONDS", "time between two looks: 2; with --once 1" },
+	{ "once", NULL, "one table, of the time between two looks; so it is where no terminal is, too" }, END };
 static const struct verb_option console_options[] = {
 	{ "force", NULL, "no effect: several may be attached" },
 	{ "safe", NULL, "the same" },
@@ -374,6 +378,7 @@ const struct verb verbs[] = {
 		verb_domblkerror },
 	{ "domstats", "Looking", "[VM...]", "figures of VMs, under virsh's names", domstats_options, 0, MANY, true,
 		"vm", "vm-info vm-list", verb_domstats },
+	{ "top", "Looking", "[VM...]", "what VMs use, as it changes", top_options, 0, MANY, true, "vm", "vm-info", verb_top },
 	{ "qmp-path", "Looking", "VM", "where its own socket is, for programs that speak QEMU's QMP", NULL, 1, 1, false,
 		"vm", "vm-qmp-path", verb_qmp_path },
 	{ "console", "Looking", "VM", "attach this terminal; Ctrl-] leaves", console_options, 1, 1, false, "vm",
