@@ -2,6 +2,7 @@
 #include "api/audit.h"
 #include "api/conn.h"
 #include "api/daemon.h"
+#include "api/discard.h"
 #include "api/images.h"
 #include "api/job.h"
 #include "api/js.h"
@@ -37,8 +38,7 @@ static void call_free(struct call *c)
 {
 	json_object_put(c->args);
 	json_object_put(c->id);
-	if (c->fd >= 0)
-		close(c->fd);
+	discard_fds(&c->fd, c->fd >= 0);
 	free(c);
 }
 

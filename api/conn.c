@@ -1,6 +1,7 @@
 #include "api/conn.h"
 #include "api/command.h"
 #include "api/daemon.h"
+#include "api/discard.h"
 #include "api/js.h"
 #include "api/refusals.h"
 #include "api/vm.h"
@@ -22,7 +23,6 @@
 /* poll() always reports a hang-up; this asks for nothing else. */
 #define EVENTS_NONE POLLPRI
 #define ACCEPTS_PER_ROUND 64
-#define FDS_AT_ONCE 4 /* more in one message are the kernel's to close */
 
 struct chunk {
 	struct chunk *next;
@@ -94,8 +94,7 @@ static void conn_release(struct conn *c)
 		free(k);
 	}
 	wire_done(&c->wire);
-	if (c->fd_in >= 0)
-		close(c->fd_in);
+	discard_fds(&c->fd_in, c->fd_in >= 0);
 	free(c->in);
 	free(c->groups);
 	free(c);
@@ -145,7 +144,7 @@ static void conn_drop(struct conn *c)
 	if (c->call)
 		c->call->conn = NULL;
 	loop_unwatch(c->watch);
-	close(c->fd);
+	discard_socket(c->fd);
 	if (c->prev)
 		c->prev->next = c->next;
 	else
@@ -338,35 +337,16 @@ void conn_set_call(struct conn *c, struct call *call)
 		conn_run(c);
 }
 
-/* Keeps the last of the fds that came, closes the others. */
-static void fds_take(struct conn *c, struct msghdr *m)
-{
-	for (struct cmsghdr *h = CMSG_FIRSTHDR(m); h; h = CMSG_NXTHDR(m, h)) {
-		size_t n = (h->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-
-		if (h->cmsg_level != SOL_SOCKET || h->cmsg_type != SCM_RIGHTS)
-			continue;
-		for (size_t i = 0; i < n; i++) {
-			if (c->fd_in >= 0)
-				close(c->fd_in);
-			memcpy(&c->fd_in, CMSG_DATA(h) + i * sizeof(int), sizeof(int));
-		}
-	}
-}
-
+/* Keeps the last of the fds that came. */
 static ssize_t conn_receive(struct conn *c, char *buf, size_t size)
 {
-	union {
-		struct cmsghdr align;
-		char buf[CMSG_SPACE(FDS_AT_ONCE * sizeof(int))];
-	} control;
-	struct iovec iov = { buf, size };
-	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control,
-		.msg_controllen = sizeof(control) };
-	ssize_t n = recvmsg(c->fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	int fd = -1;
+	ssize_t n = discard_recv(c->fd, buf, size, &fd);
 
-	if (n >= 0)
-		fds_take(c, &m);
+	if (fd >= 0) {
+		discard_fds(&c->fd_in, c->fd_in >= 0);
+		c->fd_in = fd;
+	}
 	return n;
 }
 
@@ -491,7 +471,7 @@ static void conn_new(struct listener *l, int fd)
 	if (!c || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0 ||
 		loop_watch(s->daemon->loop, fd, POLLIN, conn_ready, c, &c->watch) < 0) {
 		free(c);
-		close(fd);
+		discard_socket(fd);
 		return;
 	}
 	c->server = s;
@@ -521,7 +501,7 @@ static void conn_too_many(int fd)
 
 	if (send(fd, line, sizeof(line) - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
 		log_debug("socket", "a client too many was already gone");
-	close(fd);
+	discard_socket(fd);
 }
 
 static void listener_retry(void *opaque)
@@ -571,7 +551,10 @@ static void listener_close(struct listener *l)
 {
 	loop_unwatch(l->watch);
 	loop_timer_free(l->retry);
-	close(l->fd);
+	if (l->vm)
+		discard_listener(l->fd);
+	else
+		close(l->fd); /* it may be the service manager's, for the next daemon */
 	free(l);
 }
 

@@ -2,6 +2,7 @@
 #include "api/config.h"
 #include "api/daemon.h"
 #include "api/definition.h"
+#include "api/discard.h"
 #include "api/idle.h"
 #include "api/js.h"
 #include "api/opener.h"
@@ -373,7 +374,7 @@ static void usernet_free(struct usernet *u)
 	loop_unwatch(u->watch);
 	loop_timer_free(u->end_timer);
 	if (u->control >= 0)
-		close(u->control);
+		discard_socket(u->control);
 	if (u->pidfd >= 0)
 		close(u->pidfd);
 	free(u);
@@ -442,7 +443,7 @@ static void control_ready(void *opaque, unsigned revents)
 	for (unsigned i = 0; i < MESSAGES_PER_ROUND; i++) {
 		CLEANUP_JS struct json_object *o = NULL;
 
-		got = recv(u->control, text, MESSAGE_MAX, MSG_DONTWAIT);
+		got = discard_recv(u->control, text, MESSAGE_MAX, NULL);
 		if (got <= 0)
 			break;
 		text[got] = 0;

@@ -4,6 +4,7 @@
 #include "api/command.h"
 #include "api/conn.h"
 #include "api/daemon.h"
+#include "api/discard.h"
 #include "api/dump.h"
 #include "api/errand.h"
 #include "api/js.h"
@@ -31,7 +32,7 @@ void qmp_fds_close(struct qmp_fds *f)
 {
 	for (unsigned i = 0; i < QMP_FDS_MAX; i++)
 		if (f->list[i].name[0])
-			close(f->list[i].fd);
+			discard_fds(&f->list[i].fd, 1);
 	memset(f, 0, sizeof(*f));
 }
 
@@ -51,8 +52,7 @@ static int fd_keep(struct qmp_fds *f, const char *name, int fd, struct err *e)
 {
 	int old = fd_take(f, name);
 
-	if (old >= 0)
-		close(old);
+	discard_fds(&old, old >= 0);
 	if (!*name || strlen(name) >= sizeof(f->list[0].name) || (*name >= '0' && *name <= '9'))
 		return err_set(e, -EINVAL, ERR_INVALID,
 			"fdname: 1 to %zu bytes, the first no digit", sizeof(f->list[0].name) - 1);

@@ -8,11 +8,12 @@ import pathlib
 import resource
 import signal
 import socket
+import struct
 import subprocess
 
 import pytest
 
-from conftest import BUILD, ROOT, Qmp, QmpError, until
+from conftest import BUILD, ROOT, Qmp, QmpError, open_files, until
 from test_daemon import NOBODY, allowed, as_nobody, kept_events, shared  # noqa: F401
 
 CLIENTS_MAX = 2000
@@ -38,6 +39,55 @@ def test_one_client_too_many(fake):
         for c in clients:
             c.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def lingering(stack):
+    """A socket whose last close() waits for an hour, as its other end reads nothing."""
+    listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    s = socket.create_connection(listening.getsockname())
+    stack.enter_context(listening.accept()[0])
+    s.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            s.send(bytes(65536))
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
+    return s
+
+
+def waits_for_events(pid):
+    """Not in close(), and nowhere else: what comes next would end that."""
+    with open(f"/proc/{pid}/syscall") as f:
+        return f.read().startswith("426 ")  # io_uring_enter
+
+
+@pytest.mark.parametrize("way", ["no command takes it", "a command refuses it", "left behind", "many"])
+def test_what_a_client_sends_does_not_stop_the_daemon(fake, way):
+    """close() may take as long as whoever made it likes."""
+    fake.define("vm1")
+    pid = fake.proc.pid
+    text = b'{"execute":"query-version"}'
+    if way == "a command refuses it":
+        text = b'{"execute":"vm-export","arguments":{"vm":"vm1"}}'
+    with contextlib.ExitStack() as stack:
+        sent = [lingering(stack) for _ in range(20 if way == "many" else 1)]
+        links = {f"socket:[{os.fstat(s.fileno()).st_ino}]" for s in sent}
+        q = Qmp(fake.socket)
+        if way == "left behind":  # who is hung up on for what comes first
+            q.send(b"[" + b" " * ((1 << 20) - 1))
+            until(lambda: waits_for_events(pid))
+            fake.proc.send_signal(signal.SIGSTOP)
+            q.send(b"  ")
+        socket.send_fds(q.sock, [text], [s.fileno() for s in sent])
+        for s in sent:
+            s.close()
+        fake.proc.send_signal(signal.SIGCONT)
+        q.read()
+        if way == "left behind":
+            with contextlib.suppress(ConnectionError, EOFError):
+                q.read()  # hung up on, and the fd unread
+        q.close()
+        until(lambda: not links & set(open_files(pid)))
+        until(lambda: waits_for_events(pid))
 
 
 def greets(path):
