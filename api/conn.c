@@ -449,6 +449,30 @@ static enum role role_look_up(const struct conn *c, const char *vm)
 	return MAX(role, is_operator(c) ? ROLE_OPERATOR : ROLE_NONE);
 }
 
+/* Nobody shuts the others out: everybody may connect once somebody was let in by name. */
+static bool has_place(const struct conn *c)
+{
+	unsigned same = 0, strangers = 0, others = 0;
+	bool known = conn_known(c);
+
+	if (is_master(c->uid))
+		return true;
+	for (const struct conn *o = c->server->conns; o; o = o->next) {
+		same += o->uid == c->uid;
+		strangers += !known && !conn_known(o);
+		others += !is_master(o->uid);
+	}
+	return same <= CONN_USER_MAX && strangers <= CONN_STRANGERS_MAX && others <= CONN_OTHERS_MAX;
+}
+
+static void place_refuse(struct conn *c)
+{
+	CLEANUP_JS struct json_object *o = error_to_json("Busy", "too many clients of your user; close some connections");
+
+	c->closing = true;
+	conn_send(c, o, -1);
+}
+
 static void greeting_send(struct conn *c)
 {
 	CLEANUP_JS struct json_object *o = json_object_new_object();
@@ -491,7 +515,10 @@ static void conn_new(struct listener *l, int fd)
 		c->next->prev = c;
 	s->conns = c;
 	s->count++;
-	greeting_send(c);
+	if (has_place(c))
+		greeting_send(c);
+	else
+		place_refuse(c);
 }
 
 static void conn_too_many(int fd)

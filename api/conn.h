@@ -18,6 +18,10 @@ struct vm;
 
 /* Clients at once, of all sockets. One more is told so and hung up on. */
 #define CONN_MAX 2000
+/* Of these, but for root and the daemon's own user: of one user; of all whom no permission names; of all together. */
+#define CONN_USER_MAX 500
+#define CONN_STRANGERS_MAX 500
+#define CONN_OTHERS_MAX 1800
 /* Bytes a client may leave unread; beyond it is dropped. */
 #define CONN_OUT_MAX (1024 * 1024)
 

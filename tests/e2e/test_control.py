@@ -41,6 +41,42 @@ def test_one_client_too_many(fake):
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+class Crowd:
+    """Many connections of one user, which stay."""
+
+    SCRIPT = ("import json, resource, socket, sys\n"
+              "resource.setrlimit(resource.RLIMIT_NOFILE, [resource.getrlimit(resource.RLIMIT_NOFILE)[1]] * 2)\n"
+              "kept = []\n"
+              "for _ in range(int(sys.argv[2])):\n"
+              "    s = socket.socket(socket.AF_UNIX); s.settimeout(20); s.connect(sys.argv[1])\n"
+              "    m = json.loads(s.makefile().readline())\n"
+              "    if 'QMP' in m: kept.append(s)\n"
+              "    elif m['error']['class'] != 'Busy': sys.exit(str(m))\n"
+              "print(len(kept), flush=True)\n"
+              "sys.stdin.read()\n")
+
+    def __init__(self, path, uid, n):
+        self.proc = subprocess.Popen(["/usr/bin/python3", "-c", self.SCRIPT, path, str(n)], user=uid, group=uid,
+                                     extra_groups=[], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.served = int(self.proc.stdout.readline())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.proc.communicate()
+
+
+def test_no_user_shuts_out_the_others(shared):
+    shared.cairn("grant", "viewer", "--user", "bin")  # from now on everybody may connect
+    with Crowd(shared.socket, NOBODY - 1, 400) as one, Crowd(shared.socket, NOBODY, 200) as two:
+        assert one.served == 400 and two.served == 100  # strangers all
+        assert "mine" in shared.cairn("list", "--all").stdout
+        shared.cairn("grant", "viewer", "--user", "nobody")
+        with Crowd(shared.socket, NOBODY, 600) as known:
+            assert known.served == 400
+
+
 def lingering(stack):
     """A socket whose last close() waits for an hour, as its other end reads nothing."""
     listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
