@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
@@ -556,6 +557,22 @@ def echoed(port, data):
                 return got
 
 
+def address_comes(host, console):
+    """And is told by the agent, to all who ask; before, there was none."""
+    console.run("agent work")
+    host.cairn("wait", "linux", "--for", "agent", "--timeout", "300")
+    assert host.cairn("domifaddr", "linux", "eth0").stdout.splitlines()[2].split() == ["eth0", MAC, "N/A", "N/A"]
+    wait = [os.path.join(BUILD, "cairn"), "wait", "linux", "--for", "ip", "--timeout", "300"]
+    waiting = [subprocess.Popen(wait, env=host.env, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    console.run("ifup eth0 10.0.2.15")
+    assert [w.communicate()[0] for w in waiting] == ["10.0.2.15\n"] * 3
+    rows = [line.split() for line in host.cairn("domifaddr", "linux").stdout.splitlines()[2:-1]]
+    assert ["eth0", MAC, "ipv4", "10.0.2.15/24"] in rows
+    host.cairn("suspend", "linux")
+    assert "resume it first" in host.cairn("domifaddr", "linux", ok=4).stderr
+    host.cairn("resume", "linux")
+
+
 @pytest.mark.seconds(1500)  # the first test that needs a kernel builds it
 def test_linux_serves_and_asks(tmp_path):
     """And is woken."""
@@ -565,7 +582,7 @@ def test_linux_serves_and_asks(tmp_path):
         path = tmp_path / "linux.json"
         path.write_text(json.dumps(guestlib.linux_definition(
             "linux", interfaces=[user({"port": port, "to": 80}, host_loopback=True)],
-            idle={"after": "1s", "action": "suspend", "cpu": 100})))
+            guest_agent=True, idle={"after": "1s", "action": "suspend", "cpu": 100})))
         host.cairn("define", str(path))
         host.cairn("start", "linux")
         pid, = slirps(host)
@@ -573,7 +590,7 @@ def test_linux_serves_and_asks(tmp_path):
         c.sock.settimeout(180)
         while not c.line().startswith("cairn-guest: ready"):
             pass
-        c.run("ifup eth0 10.0.2.15")
+        address_comes(host, c)
         assert c.run("read /sys/class/net/eth0/mtu") == ["65520"]
         with ThreadPoolExecutor() as pool, socket.create_server(("127.0.0.1", 0)) as server:
             data = random.Random(5).randbytes(n)

@@ -1,11 +1,15 @@
-/* A guest agent for tests: as much of QEMU's protocol as freezes a file system, sets the clock and shuts down, or less of it. */
+/* A guest agent for tests: as much of QEMU's protocol as freezes a file system, sets the clock, tells addresses and
+ * shuts down, or less of it. */
 #define _GNU_SOURCE
 #include "init.h"
 
+#include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ifaddrs.h>
 #include <linux/fs.h>
+#include <linux/if_packet.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
@@ -67,6 +71,48 @@ static void agent_exec(const char *line)
 	agent_say("{\"return\": {\"pid\": 1}}\n");
 }
 
+static size_t agent_addresses(const struct ifaddrs *all, const char *name, char *text, size_t size)
+{
+	char address[INET_ADDRSTRLEN];
+	size_t n = 0;
+
+	text[0] = 0;
+	for (; all && n + 128 < size; all = all->ifa_next) {
+		const struct sockaddr_in *in = (const void *)all->ifa_addr;
+
+		if (in && in->sin_family == AF_INET && !strcmp(all->ifa_name, name))
+			n += (size_t)snprintf(text + n, size - n, "%s{\"ip-address-type\": \"ipv4\", \"ip-address\": \"%s\", "
+				"\"prefix\": 24}", n ? ", " : "", inet_ntop(AF_INET, &in->sin_addr, address, sizeof(address)));
+	}
+	return n;
+}
+
+static void agent_interfaces(void)
+{
+	char text[4096] = "{\"return\": [";
+	size_t n = strlen(text);
+	struct ifaddrs *all = NULL;
+
+	if (getifaddrs(&all))
+		all = NULL;
+	for (const struct ifaddrs *i = all; i && n + 1024 < sizeof(text); i = i->ifa_next) {
+		const struct sockaddr_ll *ll = (const void *)i->ifa_addr;
+
+		if (!ll || ll->sll_family != AF_PACKET)
+			continue;
+		n += (size_t)snprintf(text + n, sizeof(text) - n, "%s{\"name\": \"%s\", \"ip-addresses\": [",
+			text[n - 1] == '[' ? "" : ", ", i->ifa_name);
+		n += agent_addresses(all, i->ifa_name, text + n, 512);
+		n += (size_t)snprintf(text + n, sizeof(text) - n, "], \"hardware-address\": \"");
+		for (int k = 0; k < 6; k++)
+			n += (size_t)snprintf(text + n, sizeof(text) - n, "%s%02x", k ? ":" : "", ll->sll_addr[k]);
+		n += (size_t)snprintf(text + n, sizeof(text) - n, "\"}");
+	}
+	freeifaddrs(all);
+	snprintf(text + n, sizeof(text) - n, "]}\n");
+	agent_say(text);
+}
+
 static void agent_line(const char *line)
 {
 	const char *time = strstr(line, "\"time\":");
@@ -89,6 +135,8 @@ static void agent_line(const char *line)
 		reboot(strstr(line, "\"reboot\"") ? RB_AUTOBOOT : RB_POWER_OFF);
 	} else if (strstr(line, "guest-exec")) {
 		agent_exec(line);
+	} else if (strstr(line, "guest-network-get-interfaces")) {
+		agent_interfaces();
 	} else if (strstr(line, "guest-fsfreeze-freeze")) {
 		agent_freeze(1);
 	} else if (strstr(line, "guest-fsfreeze-thaw")) {
