@@ -143,9 +143,9 @@ static int entry_remove(const char *path, const struct stat *st, int flag, struc
 	return ftw->level ? remove(path) : 0;
 }
 
-static unsigned files_open(void)
+static unsigned entries(const char *path)
 {
-	DIR *dir = opendir("/proc/self/fd");
+	DIR *dir = opendir(path);
 	unsigned n = 0;
 
 	must(dir != NULL);
@@ -155,11 +155,23 @@ static unsigned files_open(void)
 	return n;
 }
 
-static void files_check(unsigned before)
+struct held {
+	unsigned files, threads;
+};
+
+static struct held held(void)
+{
+	return (struct held){ entries("/proc/self/fd"), entries("/proc/self/task") };
+}
+
+/* What clients have sent is closed by threads, which may take a moment. */
+static void held_check(const struct held *before)
 {
 	char path[64], to[128];
 
-	if (files_open() == before)
+	while (held().threads > before->threads)
+		sched_yield();
+	if (held().files == before->files)
 		return;
 	for (int fd = 3; fd < 256; fd++) {
 		ssize_t n;
@@ -562,7 +574,7 @@ static void secret_define(struct script *s)
 unsigned script_run(const uint8_t *input, size_t len)
 {
 	static struct script s;
-	unsigned files = files_open();
+	const struct held before = held();
 	char *text;
 
 	if (!len || len > SCRIPT_INPUT_MAX)
@@ -588,6 +600,6 @@ unsigned script_run(const uint8_t *input, size_t len)
 	free(s.stranger.buf);
 	free(s.qmp.buf);
 	free(text);
-	files_check(files);
+	held_check(&before);
 	return s.good;
 }
