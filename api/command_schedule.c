@@ -5,6 +5,7 @@
 #include "api/image_users.h"
 #include "api/js.h"
 #include "api/scheduler.h"
+#include "api/snapshots.h"
 #include "api/store.h"
 #include "api/vm.h"
 #include "base/err.h"
@@ -15,6 +16,7 @@
 #include <string.h>
 
 #define PAGE_BYTES (40 * 1024)
+#define NAMES_TOLD_MAX 1000 /* of at most 31 bytes, as they are automatic ones */
 
 /* What is not said stays as it is. */
 static int plan_from_args(struct call *c, struct schedule_plan *p, struct err *e)
@@ -84,6 +86,58 @@ static void keep(struct call *c, const struct schedule_plan *plan)
 	}
 }
 
+/* ---- what a plan would do ---- */
+
+struct would {
+	struct call *call;
+	struct schedule_plan plan;
+};
+
+static void would_tell(void *opaque, int r, const struct snapshots *s, const struct err *e)
+{
+	struct would *w = opaque;
+	struct call *c = w->call;
+	bool *victims = r < 0 ? NULL : calloc(s->n + 1, sizeof(*victims));
+	struct json_object *o, *list;
+	size_t count = 0;
+
+	if (r < 0) {
+		call_fail(c, e);
+		free(w);
+		return;
+	}
+	if (!victims)
+		abort();
+	scheduler_victims(&w->plan, s, true, victims);
+	list = json_object_new_array();
+	for (size_t i = 0; i < s->n; i++)
+		if (victims[i] && count++ < NAMES_TOLD_MAX)
+			json_object_array_add(list, json_object_new_string(s->list[i].name));
+	o = json_object_new_object();
+	js_put(o, "would-delete", list);
+	js_put_uint(o, "count", count);
+	call_return(c, o);
+	free(victims);
+	free(w);
+}
+
+static void would_look(struct call *c, const struct schedule_plan *plan)
+{
+	struct would *w;
+	struct err e;
+
+	if (snapshots_check_look(c->vm, &e) < 0) {
+		call_fail(c, &e);
+		return;
+	}
+	w = malloc(sizeof(*w));
+	if (!w)
+		abort();
+	*w = (struct would){c, *plan};
+	c->on_images = true;
+	snapshots_fetch(c->vm, would_tell, w);
+}
+
 void command_schedule_set(struct call *c)
 {
 	struct schedule_plan plan;
@@ -94,6 +148,8 @@ void command_schedule_set(struct call *c)
 		r = plan_from_args(c, &plan, &e);
 	if (r < 0)
 		call_fail(c, &e);
+	else if (js_get_bool(c->args, "dry-run", false))
+		would_look(c, &plan);
 	else
 		keep(c, &plan);
 }

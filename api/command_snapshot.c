@@ -26,15 +26,6 @@ static int free_check(const struct vm *vm, const char *what, struct err *e)
 	return r || vm_state_is_active(vm->state) ? r : image_check_writable(vm, what, e);
 }
 
-/* A job does not stand in the way of a look. */
-static int look_check(struct vm *vm, struct err *e)
-{
-	if (!vm->job && (vm->starting || vm->start_waits || vm->destroying ||
-		(vm->proc && !vm_state_is_active(vm->state))))
-		return vm_check_idle(vm, "look at its snapshots", e);
-	return 0;
-}
-
 /* ---- arguments ---- */
 
 /* key: optional unless `needed`; into keeps what it has when it is not given. */
@@ -252,7 +243,7 @@ void command_snapshot_size(struct call *c)
 {
 	struct vm_snapshot_name body = { "" };
 	struct err e;
-	int r = look_check(c->vm, &e);
+	int r = snapshots_check_look(c->vm, &e);
 
 	if (!r)
 		r = arg_text(c, "name", true, body.name, sizeof(body.name), &e);
@@ -306,7 +297,7 @@ void command_snapshot_list(struct call *c)
 	if (from < 0 || from > UINT32_MAX)
 		r = err_set(&e, -EINVAL, ERR_INVALID, "from: is out of range");
 	if (!r)
-		r = look_check(vm, &e);
+		r = snapshots_check_look(vm, &e);
 	if (r < 0)
 		call_fail(c, &e);
 	else

@@ -170,9 +170,9 @@ static bool is_automatic(const struct vm_snapshot_info *i)
 	return schedule_is_name(i->name) && snapshot_has_tag(i, SCHEDULE_TAG);
 }
 
-static void victims_mark(const struct schedule_plan *p, const struct snapshots *s, bool *victims)
+void scheduler_victims(const struct schedule_plan *p, const struct snapshots *s, bool with_next, bool *victims)
 {
-	int64_t *times = calloc(s->n + 1, sizeof(*times));
+	int64_t *times = calloc(s->n + 1, sizeof(*times)), now_s = clock_s(CLOCK_REALTIME);
 	bool *keep = calloc(s->n + 1, sizeof(*keep));
 	size_t *at = calloc(s->n + 1, sizeof(*at)), n = 0;
 
@@ -182,12 +182,14 @@ static void victims_mark(const struct schedule_plan *p, const struct snapshots *
 		times[n] = (int64_t)(s->list[i].realtime_ns / NS);
 		at[n++] = i;
 	}
+	if (n && with_next)
+		times[n] = now_s;
 	if (n)
-		schedule_keep(p, clock_s(CLOCK_REALTIME), times, n, keep);
+		schedule_keep(p, now_s, times, n + with_next, keep);
 	for (size_t k = 0; k < n; k++) {
 		const struct vm_snapshot_info *i = &s->list[at[k]];
 
-		victims[at[k]] = !keep[k] && !i->current && !snapshot_has_tag(i, SNAPSHOT_TAG_KEEP);
+		victims[at[k]] = !keep[k] && (with_next || !i->current) && !snapshot_has_tag(i, SNAPSHOT_TAG_KEEP);
 	}
 	free(times);
 	free(keep);
@@ -199,7 +201,7 @@ static void victims_choose(void *opaque, const struct snapshots *s, bool *victim
 	struct vm *vm = opaque;
 
 	if (vm->schedule)
-		victims_mark(&vm->schedule->plan, s, victims);
+		scheduler_victims(&vm->schedule->plan, s, false, victims);
 }
 
 static bool any_victim(struct vm *vm, const struct snapshots *s)

@@ -17,6 +17,7 @@ struct daemon;
 struct err;
 struct json_object;
 struct scheduler;
+struct snapshots;
 struct store_work;
 struct vm;
 
@@ -45,6 +46,9 @@ void scheduler_free(struct scheduler *s);
  * force. Returns 0; -ENOENT: there is none to remove; -errno. Then w stays the caller's. */
 int scheduler_keep(struct vm *vm, const struct schedule_plan *plan, struct store_work *w, struct err *e);
 void scheduler_set(struct vm *vm, const struct schedule_plan *plan);
+/* Which of these that plan would have deleted now, one for each. with_next: once another has been taken: the newest is
+ * not the newest any more, and the current one not current. */
+void scheduler_victims(const struct schedule_plan *p, const struct snapshots *s, bool with_next, bool *victims);
 /* Its snapshots stay. */
 void scheduler_remove(struct vm *vm);
 /* Something has changed that a run may have waited for. s: NULL allowed. */

@@ -275,7 +275,11 @@ static const struct field schedule_set_args[] = { FIELD_VM,
 	{ "keep", FIELD_STRING, OPTIONAL, "rules WINDOW:PERIOD; at first " SCHEDULE_KEEP_DEFAULT },
 	{ "min-free", FIELD_STRING, OPTIONAL,
 		"below it none is taken: 10% of the file system, 5G; at first " SCHEDULE_MIN_FREE_DEFAULT },
-	END };
+	
+	{ "dry-run", FIELD_BOOL, OPTIONAL, "tell what it would delete of the snapshots that there are when it has taken the next, and change nothing" }, END };
+static const struct field schedule_set_returns[] = {
+	{ "would-delete", FIELD_ARRAY, OPTIONAL, "with dry-run: names of the first of them" },
+	{ "count", FIELD_INT, OPTIONAL, "with dry-run: how many that are" }, END };
 static const struct field query_schedules_args[] = {
 	{ "vm", FIELD_STRING, OPTIONAL, "only of this one, by name or uuid" },
 	{ "after", FIELD_STRING, OPTIONAL, "name behind which the page begins" }, END };
@@ -401,7 +405,7 @@ static const struct command commands[] = {
 	{ "snapshot-size", "what one alone holds", snapshot_size_args, snapshot_size_returns, ROLE_VIEWER,
 		COMMAND_CONCERNS_VM, ANY_STATE, command_snapshot_size },
 	{ "snapshot-schedule-set", "take snapshots by the clock, and delete old ones",
-		schedule_set_args, NULL, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES, ANY_STATE,
+		schedule_set_args, schedule_set_returns, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES, ANY_STATE,
 		command_schedule_set },
 	{ "snapshot-schedule-remove", "take no more; those that are there stay", vm_only, NULL,
 		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE,

@@ -157,6 +157,10 @@ def test_managed_save(fake):
     assert fake.cairn("list", "--all", "--with-managed-save", "--name").stdout == "vm1\n"
     assert "Managed save:   yes\n" in fake.cairn("dominfo", "vm1").stdout
     assert kept(fake, "managed.save") and not kept(fake, "managed.save.tmp")
+    assert fake.cairn("start", "vm1", "--dry-run").stdout == "Would start domain 'vm1' (saved)\n"
+    would = "Would start domain 'vm1' (saved); lost: its saved state\n"
+    assert fake.cairn("start", "vm1", "--force-boot", "--dry-run").stdout == would
+    assert fake.cairn("start", "--all", "--force-boot", "--dry-run").stdout == would
     fake.cairn("start", "vm1")
     assert fake.cairn("domstate", "--reason", "vm1").stdout == "running (restored)\n"
     assert not kept(fake, "managed.save") and not kept(fake, "managed.save.used")

@@ -185,7 +185,18 @@ def test_retention(vm):
     vm.cairn("snapshot-create-as", "vm1", "by-hand")
     too = named(60 * HOUR)
     vm.cairn("snapshot-create-as", "vm1", too)  # by hand, whatever it is called
-    vm.cairn("snapshot-schedule", "vm1", "--every", "1w", "--keep", "2h:all", "--min-free", "0")
+    rules = ["snapshot-schedule", "vm1", "--every", "1w", "--keep", "2h:all", "--min-free", "0"]
+    would = vm.cairn(*rules, "--dry-run").stdout.splitlines()
+    assert would[0] == "Would delete of domain 'vm1' 2 of the snapshots that there are" and sorted(would[1:]) == sorted([old[0], old[3]])
+    o = json.loads(vm.cairn(*rules, "--dry-run", "--format", "json").stdout)
+    assert (sorted(o["would-delete"]), o["count"]) == (sorted([old[0], old[3]]), 2)
+    assert len(names(vm)) == 6 and "no schedule" in vm.cairn("snapshot-schedule", "vm1", ok=3).stderr
+    vm.cairn("snapshot-revert", "vm1", old[0])  # current now, and no more when the next is taken
+    assert old[0] in vm.cairn(*rules, "--dry-run").stdout
+    vm.cairn(*rules)
+    assert "1w" in vm.cairn("snapshot-schedule", "vm1").stdout
+    assert vm.cairn("snapshot-schedule", "vm1", "--keep", "1y:all", "--dry-run").stdout.count("\n") == 1
+    assert schedule(vm)["keep"] == "2h:all"
     miss(vm, LATE)
     s = until_run(vm, "taken")
     until(lambda: not {old[0], old[3]} & set(names(vm)))

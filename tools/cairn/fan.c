@@ -328,6 +328,13 @@ static int target_ask(struct cli *c, const struct fan_act *a, const struct fan_t
 	return CLI_OK;
 }
 
+static void would_print(const struct cli *c, const struct fan_act *a, const char *name, const char *state, const char *word)
+{
+	const char *lost = a->lost ? a->lost(c, word) : NULL;
+
+	printf("Would %s domain '%s' (%s)%s%s\n", a->fail, name, state, lost ? "; lost: " : "", lost ? lost : "");
+}
+
 static int target_say(struct cli *c, const struct fan_act *a, const struct fan_target *t,
 	const char *states)
 {
@@ -335,15 +342,17 @@ static int target_say(struct cli *c, const struct fan_act *a, const struct fan_t
 	struct err e;
 
 	if (t->picked && !(a->told && legal_states_have(states, t->word))) {
-		printf("Would %s domain '%s' (%s)\n", legal_states_have(states, t->word) ? a->fail : "skip",
-			t->name, t->state);
+		if (legal_states_have(states, t->word))
+			would_print(c, a, t->name, t->state, t->word);
+		else
+			printf("Would skip domain '%s' (%s)\n", t->name, t->state);
 		return CLI_OK;
 	}
 	if (cli_vm_info(c, t->name, &o, &e) < 0)
 		return cli_fail(&e, "Failed to %s domain '%s'", a->fail, t->name);
 	if (a->told)
 		return target_ask(c, a, t, o);
-	printf("Would %s domain '%s' (%s)\n", a->fail, js_get_str(o, "name"), js_get_str(o, "state"));
+	would_print(c, a, js_get_str(o, "name"), js_get_str(o, "state"), js_get_str(o, "word"));
 	return CLI_OK;
 }
 

@@ -18,6 +18,8 @@ struct fan_act {
 	/* More to say about what was answered, below its line. would: with --dry-run, whose question then goes
 	 * to the daemon, too, as "dry-run". NULL: nothing. */
 	void (*told)(struct json_object *answer, bool would);
+	/* With --dry-run: what a VM in that state would lose, if that is not plain; NULL: nothing. */
+	const char *(*lost)(const struct cli *c, const char *word);
 };
 
 struct fan_target {

@@ -34,9 +34,15 @@ static void start_add(struct cli *c, struct json_object *args)
 	flag_add(c, args, "eager");
 }
 
+static const char *start_loses(const struct cli *c, const char *word)
+{
+	return option_flag(c, "force-boot") && word && !strcmp(word, "saved") ? "its saved state" : NULL;
+}
+
 int verb_start(struct cli *c)
 {
-	static const struct fan_act a = { "vm-start", "start", "started", start_add, NULL };
+	static const struct fan_act a = { .command = "vm-start", .fail = "start", .done = "started", .add = start_add,
+		.lost = start_loses };
 	bool console = option_flag(c, "console");
 	int r;
 
@@ -48,28 +54,28 @@ int verb_start(struct cli *c)
 
 int verb_reset(struct cli *c)
 {
-	static const struct fan_act a = { "vm-reset", "reset", "was reset", NULL, NULL };
+	static const struct fan_act a = { "vm-reset", "reset", "was reset", NULL, NULL, NULL };
 
 	return act_on_all(c, &a);
 }
 
 int verb_suspend(struct cli *c)
 {
-	static const struct fan_act a = { "vm-suspend", "suspend", "suspended", NULL, NULL };
+	static const struct fan_act a = { "vm-suspend", "suspend", "suspended", NULL, NULL, NULL };
 
 	return act_on_all(c, &a);
 }
 
 int verb_resume(struct cli *c)
 {
-	static const struct fan_act a = { "vm-resume", "resume", "resumed", NULL, NULL };
+	static const struct fan_act a = { "vm-resume", "resume", "resumed", NULL, NULL, NULL };
 
 	return act_on_all(c, &a);
 }
 
 int verb_destroy(struct cli *c)
 {
-	static const struct fan_act a = { "vm-destroy", "destroy", "destroyed", NULL, NULL };
+	static const struct fan_act a = { "vm-destroy", "destroy", "destroyed", NULL, NULL, NULL };
 
 	return act_on_all(c, &a);
 }
@@ -115,7 +121,7 @@ static void undefine_told(struct json_object *answer, bool would)
 int verb_undefine(struct cli *c)
 {
 	static const struct fan_act a = { "vm-undefine", "undefine", "has been undefined", undefine_add,
-		undefine_told };
+		undefine_told, NULL };
 
 	return act_on_all(c, &a);
 }

@@ -15,9 +15,9 @@ static void disable_add(struct cli *c, struct json_object *args)
 int verb_autostart(struct cli *c)
 {
 	static const struct fan_act mark = { "vm-autostart", "mark as autostarted", "marked as autostarted",
-		NULL, NULL };
+		NULL, NULL, NULL };
 	static const struct fan_act unmark = { "vm-autostart", "unmark as autostarted",
-		"unmarked as autostarted", disable_add, NULL };
+		"unmarked as autostarted", disable_add, NULL, NULL };
 	struct fan f;
 	int r = fan_pick(c, &f);
 

@@ -101,7 +101,7 @@ static void managedsave_add(struct cli *c, struct json_object *args)
 
 static int managedsave_many(struct cli *c)
 {
-	static const struct fan_act a = { "vm-managed-save", "save", "state saved by cairn", managedsave_add, NULL };
+	static const struct fan_act a = { "vm-managed-save", "save", "state saved by cairn", managedsave_add, NULL, NULL };
 	struct fan f;
 	int r;
 
@@ -139,7 +139,7 @@ int verb_managedsave(struct cli *c)
 static int managedsave_remove_many(struct cli *c)
 {
 	static const struct fan_act a = { "vm-managed-save-remove", "remove managed save image for",
-		"has no managed save any more", NULL, NULL };
+		"has no managed save any more", NULL, NULL, NULL };
 	struct fan f;
 	int r = fan_pick(c, &f);
 

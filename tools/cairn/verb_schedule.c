@@ -117,18 +117,42 @@ static int show(struct cli *c)
 	return CLI_OK;
 }
 
+static int would_print(struct cli *c, struct json_object *o)
+{
+	struct json_object *list = js_get_array(o, "would-delete");
+	long long count = js_get_int(o, "count", 0);
+	size_t n = list ? json_object_array_length(list) : 0;
+
+	if (c->format != CLI_TABLE) {
+		output_print(stdout, c->format, o);
+		return CLI_OK;
+	}
+	printf("Would delete of domain '%s' %lld of the snapshots that there are\n", c->pos[0], count);
+	for (size_t i = 0; i < n; i++)
+		printf("%s\n", json_object_get_string(json_object_array_get_idx(list, i)));
+	if (count > (long long)n)
+		printf("and %lld more\n", count - (long long)n);
+	return CLI_OK;
+}
+
 static int change(struct cli *c, bool remove)
 {
+	CLEANUP_JS struct json_object *o = NULL;
 	struct json_object *args = cli_vm_args(c->pos[0]);
+	bool dry_run = option_flag(c, "dry-run");
 	struct err e;
 
 	for (size_t i = 0; !remove && i < ARRAY_SIZE(settings); i++)
 		if (option_value(c, settings[i]))
 			js_put_str(args, settings[i], option_value(c, settings[i]));
+	if (dry_run)
+		js_put_bool(args, "dry-run", true);
 	if (cli_execute(c, remove ? "snapshot-schedule-remove" : "snapshot-schedule-set", args,
-		    NULL, NULL, &e) < 0)
+		    &o, NULL, &e) < 0)
 		return cli_fail(&e, "Failed to %s the snapshot schedule of domain '%s'",
 			remove ? "remove" : "set", c->pos[0]);
+	if (dry_run)
+		return would_print(c, o);
 	printf("Domain '%s' snapshot schedule %s\n", c->pos[0], remove ? "removed" : "set");
 	return CLI_OK;
 }
@@ -139,6 +163,7 @@ int verb_snapshot_schedule(struct cli *c)
 
 	for (size_t i = 0; i < ARRAY_SIZE(settings); i++)
 		set |= option_value(c, settings[i]) != NULL;
+	set |= option_flag(c, "dry-run");
 	if (set && remove)
 		return cli_usage(c, "--remove goes with no other option");
 	if ((set || remove) && !c->npos)

@@ -146,7 +146,7 @@ static void ask_add(struct cli *c, struct json_object *args)
 static int cancel(struct cli *c)
 {
 	static const struct fan_act a = { "vm-shutdown-cancel", "cancel the shutdown of",
-		"goes on: its shutdown is called off", NULL, NULL };
+		"goes on: its shutdown is called off", NULL, NULL, NULL };
 	struct fan f;
 	int r = fan_pick(c, &f);
 
@@ -158,7 +158,7 @@ static int cancel(struct cli *c)
 
 int verb_shutdown(struct cli *c)
 {
-	struct fan_act a = { "vm-shutdown", "shutdown", "is being shutdown", ask_add, NULL };
+	struct fan_act a = { "vm-shutdown", "shutdown", "is being shutdown", ask_add, NULL, NULL };
 	uint64_t timeout_ns;
 	char done[80];
 	struct fan f;
@@ -191,7 +191,7 @@ int verb_shutdown(struct cli *c)
 
 int verb_reboot(struct cli *c)
 {
-	struct fan_act a = { "vm-reboot", "reboot", "is being rebooted", ask_add, NULL };
+	struct fan_act a = { "vm-reboot", "reboot", "is being rebooted", ask_add, NULL, NULL };
 	char done[80];
 	struct fan f;
 	int64_t at;

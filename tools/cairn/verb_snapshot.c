@@ -108,7 +108,7 @@ static void create_add(struct cli *c, struct json_object *args)
 static int create_many(struct cli *c)
 {
 	static const struct fan_act a = { "snapshot-create", "create a snapshot of", "has a new snapshot", create_add,
-		NULL };
+		NULL, NULL };
 	struct cli whom = *c;
 	struct fan f;
 	int r;

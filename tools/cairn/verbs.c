@@ -94,7 +94,7 @@ static const struct verb_option snapshot_schedule_options[] = {
 	{ "every", "TIME", FROM_SCHEMA("every") },
 	{ "keep", "RULES", FROM_SCHEMA("keep") },
 	{ "min-free", "SIZE", FROM_SCHEMA("min-free") },
-	{ "remove", NULL, FROM_SCHEMA("snapshot-schedule-remove") }, END };
+	{ "remove", NULL, FROM_SCHEMA("snapshot-schedule-remove") }, DRY_RUN, END };
 static const struct verb_option restore_options[] = {
 	{ "paused", NULL, FROM_SCHEMA("paused") },
 	{ "eager", NULL, FROM_SCHEMA("eager") }, BYPASS_CACHE, END };
