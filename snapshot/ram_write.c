@@ -83,14 +83,28 @@ static bool next_is_hole(struct ram_job *j)
 	return hole_at(&j->holes, j->next * VMSTATE_BLOCK_BYTES, vmstate_block_len(j->l, j->next));
 }
 
+/* To the next block that is none: of much memory that was never touched this loop is all. */
+static void holes_pass(struct ram_job *j)
+{
+	const struct vmstate_layout *l = j->l;
+	uint64_t end;
+
+	if (j->next == l->blocks || !next_is_hole(j))
+		return;
+	end = j->holes.data_from < l->ram_bytes ? j->holes.data_from / VMSTATE_BLOCK_BYTES : l->blocks;
+	while (j->next < end)
+		j->crcs[j->next++] = l->zero_crc;
+	if (end == l->blocks)
+		j->crcs[end - 1] = l->zero_crc_last;
+}
+
 /* Blocks that are no holes. */
 static bool piece_take(struct ram_job *j, uint64_t *ret_first, uint64_t *ret_end)
 {
 	bool more;
 
 	pthread_mutex_lock(&j->lock);
-	for (; j->next < j->l->blocks && next_is_hole(j); j->next++)
-		j->crcs[j->next] = vmstate_zero_crc(j->l, j->next);
+	holes_pass(j);
 	more = !j->error && j->next < j->l->blocks;
 	*ret_first = j->next;
 	while (more && j->next < MIN(*ret_first + PIECE_BLOCKS, j->l->blocks) && !next_is_hole(j))

@@ -1,5 +1,6 @@
 #include "snapshot/vmstate.h"
 #include "base/bytes.h"
+#include "base/cleanup.h"
 #include "base/crc32c.h"
 #include "base/err.h"
 #include "base/file.h"
@@ -161,36 +162,40 @@ int vmstate_read_header(struct vmstate_store *s, struct vmstate_header *ret, str
 
 /* ---- writing ---- */
 
-/* Padded with zeros to whole pages. */
+/* Whole pages, of which the last ends with zeros. NULL: no memory. */
+static void *pages_new(uint64_t len, uint64_t *ret_padded)
+{
+	uint8_t *b = aligned_alloc(PAGE_BYTES, *ret_padded = ROUND_UP(len, PAGE_BYTES));
+
+	if (b)
+		memset(b + len, 0, *ret_padded - len);
+	return b;
+}
+
 static int piece_write(struct vmstate_store *s, uint64_t off, const void *p, uint64_t len)
 {
-	uint64_t padded = ROUND_UP(len, PAGE_BYTES);
-	uint8_t *b;
-	int r;
+	CLEANUP_FREE uint8_t *b = NULL;
+	uint64_t padded;
 
 	if (!len)
 		return 0;
-	if (posix_memalign((void **)&b, PAGE_BYTES, padded))
+	b = pages_new(len, &padded);
+	if (!b)
 		return -ENOMEM;
 	memcpy(b, p, len);
-	memset(b + len, 0, padded - len);
-	r = s->write(s, off, b, padded);
-	free(b);
-	return r;
+	return s->write(s, off, b, padded);
 }
 
 static int crcs_write(struct vmstate_store *s, const struct vmstate_layout *l, const uint32_t *crcs)
 {
-	uint32_t *le = malloc(4 * l->blocks);
-	int r;
+	uint64_t padded;
+	CLEANUP_FREE uint32_t *le = pages_new(4 * l->blocks, &padded);
 
 	if (!le)
 		return -ENOMEM;
 	for (uint64_t i = 0; i < l->blocks; i++)
 		le[i] = htole32(crcs[i]);
-	r = piece_write(s, l->crc_offset, le, 4 * l->blocks);
-	free(le);
-	return r;
+	return s->write(s, l->crc_offset, le, padded);
 }
 
 /* All the rest is down before the header says that it is there. */

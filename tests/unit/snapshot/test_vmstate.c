@@ -438,6 +438,29 @@ static void test_unmapped_is_not_lost(void **state)
 	free(want);
 }
 
+/* Up to and with the short block at the end: each has the checksum of zeros, of as many as it is long. */
+static void test_untouched_to_the_end(void **state)
+{
+	struct fixture *f = *state;
+	struct vmstate_header h;
+	uint32_t *crcs;
+	struct err e = { 0 };
+
+	for (uint64_t from = RAM_BYTES - 4096;; from = 0) {
+		assert_int_equal(fallocate(f->ram_file.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)from,
+					 (off_t)(RAM_BYTES - from)), 0);
+		assert_int_equal(save(f, NULL, &e), 0);
+		assert_int_equal(vmstate_read_header(&f->file.store, &h, &e), 0);
+		assert_int_equal(vmstate_read_crcs(&f->file.store, &h, &crcs, &e), 0);
+		for (uint64_t b = from / VMSTATE_BLOCK_BYTES; b < h.layout.blocks; b++)
+			assert_true(vmstate_block_is_zero(&h.layout, crcs, b));
+		free(crcs);
+		if (!from)
+			break;
+	}
+	assert_int_equal(f->result.ram_bytes_written, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -454,6 +477,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_a_damaged_definition_is_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_cancelled_is_no_state, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_unmapped_is_not_lost, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_untouched_to_the_end, setup, teardown),
 	};
 
 	alarm(30 * TEST_SLOW);
