@@ -442,6 +442,8 @@ void machine_free(struct machine *m)
 	/* Backwards: functions leave the PCI bus before the bus goes. */
 	while (m->ndevices)
 		m->devices[m->ndevices - 1]->ops->free(m->devices[m->ndevices - 1]), m->ndevices--;
+	/* Nobody touches memory any more. It may come out of a disk's file, by its fd. */
+	tracker_stop(m->tracker);
 	for (unsigned i = 0; i < m->ndisks; i++) {
 		int r = block_close(m->disks[i].block);
 
@@ -456,7 +458,6 @@ void machine_free(struct machine *m)
 		console_free(m->consoles[i]);
 	bus_free(m->pio);
 	bus_free(m->mmio);
-	tracker_stop(m->tracker);
 	kvm_done(&m->kvm);
 	memory_done(&m->mem);
 	machine_forget_memory(m);
