@@ -161,24 +161,32 @@ static void kept_for_good(struct store_work *work)
 static void folder_kept(struct store_work *work)
 {
 	struct import *x = container_of(work, struct import, work);
+	int r = work->r;
 
 	work->done = kept_for_good;
-	if (!work->r)
-		work->r = store_remove_file_behind(x->daemon->store, work, x->vm->def->name, IMPORT_MARKER, &work->e);
-	if (work->r < 0)
-		kept_for_good(work);
+	if (!r) {
+		r = store_remove_file_behind(x->daemon->store, work, x->vm->def->name, IMPORT_MARKER, &work->e);
+		if (!r)
+			return; /* the store's thread writes to it */
+	}
+	work->r = r;
+	kept_for_good(work);
 }
 
 /* As it was imported: all its files are in the folder that was made for them. */
 static void succeed(struct import *x)
 {
 	CLEANUP_JS struct json_object *o = folder_of(x->vm->def);
+	int r = 0;
 
 	x->work = (struct store_work){ .loop = x->daemon->loop, .done = folder_kept };
-	if (o)
-		x->work.r = store_write_vm_file_behind(x->daemon->store, &x->work, x->vm->def->name, IMPORTED_FILE, o, &x->work.e);
-	if (!o || x->work.r < 0)
-		folder_kept(&x->work);
+	if (o) {
+		r = store_write_vm_file_behind(x->daemon->store, &x->work, x->vm->def->name, IMPORTED_FILE, o, &x->work.e);
+		if (!r)
+			return; /* the store's thread writes to it */
+	}
+	x->work.r = r;
+	folder_kept(&x->work);
 }
 
 /* ---- taking all of it ---- */
