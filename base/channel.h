@@ -41,7 +41,7 @@ struct channel_msg {
 int channel_send(int sock, uint16_t version, uint16_t type, uint64_t seq, const void *body,
 	size_t body_bytes, const int *fds, unsigned nfds);
 
-/* Receive one message into buf (CHANNEL_BODY_MAX bytes). Returns 1; 0 at the end of
+/* Receive one message into buf (CHANNEL_BODY_MAX bytes, aligned for what bodies are). Returns 1; 0 at the end of
  * the stream; -EAGAIN; -EPROTONOSUPPORT for another version, which ret_msg->head
  * has; -EPROTO for what the table does not allow (its fds are closed, as those of
  * another version are); -errno. */

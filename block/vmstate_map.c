@@ -8,10 +8,11 @@
 /* Does what comes at cluster go on where the last stretch ends? */
 static bool continues(const struct block_vmstate_map *m, uint64_t cluster, uint64_t host)
 {
-	const struct block_vmstate_extent *last = m->extents + m->nextents - 1;
+	const struct block_vmstate_extent *last;
 
 	if (!m->nextents)
 		return false;
+	last = &m->extents[m->nextents - 1];
 	return last->host ? host == last->host + (cluster - last->cluster) * m->cluster_bytes : !host;
 }
 

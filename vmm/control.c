@@ -42,7 +42,7 @@ struct control {
 		bool under_way;
 		struct vm_addresses all;
 	} looks;
-	uint8_t buf[CHANNEL_BODY_MAX];
+	_Alignas(16) uint8_t buf[CHANNEL_BODY_MAX];
 };
 
 static void peer_drop(struct control *c)
