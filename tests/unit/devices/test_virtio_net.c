@@ -572,7 +572,7 @@ static void state_comes_back(void **state)
 /* What a guest with a tap was saved as fits one without, and another address. */
 static void state_fits_another_interface(void **state)
 {
-	struct net_test t, u;
+	struct net_test t = { 0 }, u = { 0 };
 	struct fx_state s;
 
 	(void)state;

@@ -148,6 +148,8 @@ static void on_complete(struct loop_trace *t, struct loop_op *op, int res)
 			continue;
 		if (res >= 0)
 			event_add(&rec.pending[i]);
+		else
+			free(rec.pending[i].data);
 		rec.pending[i] = rec.pending[--rec.npending];
 		break;
 	}
