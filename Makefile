@@ -31,7 +31,7 @@ endif
 # Time limits in tests are for plain builds; sanitizers take several times as long.
 SLOW = $(if $(SAN),10,1)
 ALL_CFLAGS = -std=gnu11 -DTEST_SLOW=$(SLOW) -D_GNU_SOURCE -DCAIRN_VERSION='"$(VERSION)"' -I. -I$(BUILD)/gen -MMD -MP -pthread \
-             -fPIC -fvisibility=hidden $(WARN) $(HARDEN) $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer)
+             -fPIC -fvisibility=hidden $(WARN) $(HARDEN) $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer)
 ALL_LDFLAGS = -pthread -Wl,-z,relro,-z,now $(LDFLAGS) $(if $(SAN),-fsanitize=$(SAN))
 
 FOLDERS := base block snapshot devices vmm api
@@ -67,7 +67,7 @@ NBDKIT_PLUGIN := $(if $(SAN),,$(BUILD)/nbdkit-cairn-plugin.so)
 UNIT_SRCS := $(sort $(wildcard tests/unit/*/test_*.c))
 UNITS := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(UNIT_SRCS))
 
-.PHONY: all deps demo check check-unit check-e2e check-long check-asan check-tsan style bench fuzz install uninstall clean help units
+.PHONY: all deps demo check check-unit check-e2e check-long check-asan check-tsan check-asan-e2e check-tsan-e2e style bench fuzz install uninstall clean help units
 all: $(PROGRAMS) $(NBDKIT_PLUGIN) $(BUILD)/libcairn.a
 units: $(UNITS)
 
@@ -182,10 +182,19 @@ check-e2e: all helpers guests
 # The oracle, the power cuts and the storm of snapshots at length.
 check-long: all units helpers guests
 	$(Q)tests/long.sh $(BUILD)
+ASAN := BUILD=build-asan SAN=address,undefined CFLAGS="-O1 -g"
+TSAN := BUILD=build-tsan SAN=thread CFLAGS="-O1 -g"
 check-asan:
-	$(Q)$(MAKE) --no-print-directory BUILD=build-asan SAN=address,undefined CFLAGS="-O1 -g" UNIT_SECONDS=600 check-unit
+	$(Q)$(MAKE) --no-print-directory $(ASAN) UNIT_SECONDS=600 check-unit
 check-tsan:
-	$(Q)$(MAKE) --no-print-directory BUILD=build-tsan SAN=thread CFLAGS="-O1 -g" UNIT_SECONDS=600 check-unit
+	$(Q)$(MAKE) --no-print-directory $(TSAN) UNIT_SECONDS=600 check-unit
+# All but what has another host or a real Linux for minutes; E2E_ARGS replaces it.
+SAN_E2E = E2E_SECONDS=$${E2E_SECONDS:-10000} \
+	E2E_ARGS="$${E2E_ARGS:-tests/e2e $(patsubst %,--ignore=tests/e2e/test_%.py,linux svmhost sysprep)}"
+check-asan-e2e:
+	$(Q)$(SAN_E2E) $(MAKE) --no-print-directory $(ASAN) check-e2e
+check-tsan-e2e:
+	$(Q)$(SAN_E2E) $(MAKE) --no-print-directory $(TSAN) check-e2e
 
 # clang's fuzzer; FUZZ=600 for ten minutes each.
 FUZZ ?= 60
@@ -251,6 +260,7 @@ help:
 	@echo "check-long   what takes too long for every change: power cuts, kills, storms of snapshots"
 	@echo "check-asan   unit tests with the address and undefined behaviour sanitizers"
 	@echo "check-tsan   unit tests with the thread sanitizer"
+	@echo "check-asan-e2e, check-tsan-e2e   end-to-end tests of programs that have them"
 	@echo "fuzz         each fuzzer for FUZZ=60 seconds"
 	@echo "style        what the house style can check by machine"
 	@echo "bench        benchmarks beside their peers; ONLY=NAME"

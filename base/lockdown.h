@@ -10,8 +10,9 @@
 
 struct err;
 
-/* A sanitizer's shadow is larger than limits are, and its report needs calls of its own. */
-#ifdef __SANITIZE_ADDRESS__
+/* A sanitizer's shadow is larger than limits are, and its runtime needs calls of its own, at any time, and /proc to
+ * look for leaks: such a build has no limit of memory, and lockdown_files() and lockdown_calls() do nothing. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define LOCKDOWN_SANITIZED true
 #else
 #define LOCKDOWN_SANITIZED false

@@ -9,7 +9,7 @@ build=${1:?usage: run.sh BUILD [unit|e2e|style|all]}
 what=${2:-all}
 build=$(cd "$build" && pwd) || exit 1
 UNIT_SECONDS=${UNIT_SECONDS:-130}
-E2E_SECONDS=1800
+E2E_SECONDS=${E2E_SECONDS:-1800}
 
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT

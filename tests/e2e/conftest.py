@@ -10,9 +10,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
+
+import guestlib
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.path.abspath(os.environ.get("CAIRN_BUILD", os.path.join(ROOT, "build")))
@@ -23,15 +26,64 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 TEST_SECONDS = 60
 
 
+# What sanitizers have found, a file each: a VM's process has nobody who reads its stderr, and may end
+# after its test has.
+REPORTS = tempfile.mkdtemp(prefix="cairn-reports-") if guestlib.SANITIZED else None
+
+
 def pytest_configure(config):
     config.addinivalue_line("markers", "seconds(n): time limit of a test, instead of 60")
+    if REPORTS:
+        os.chmod(REPORTS, 0o1777)
+        for which in ("ASAN", "TSAN", "UBSAN"):
+            name = f"{which}_OPTIONS"
+            os.environ[name] = f"log_path={REPORTS}/{which.lower()}:print_stacktrace=1:{os.environ.get(name, '')}"
+
+
+def pytest_unconfigure():
+    if REPORTS:
+        shutil.rmtree(REPORTS)
+
+
+def found():
+    """What sanitizers have said since it was asked last."""
+    texts = []
+    for name in sorted(os.listdir(REPORTS)) if REPORTS else ():
+        path = os.path.join(REPORTS, name)
+        with open(path, errors="replace") as f:
+            texts.append(f.read())
+        os.unlink(path)
+    return "\n".join(texts)
+
+
+@pytest.fixture(autouse=True)
+def sanitizers():
+    """No test passes in which a process made a report, be it of the test before."""
+    yield
+    text = found()
+    assert not text, text
+
+
+@pytest.fixture(scope="session", autouse=True)
+def last_sanitizers():
+    """Processes of the last test may end after it."""
+    yield
+    text = found()
+    assert not text, text
+
+
+@pytest.fixture
+def sandbox():
+    """Skips where programs are not shut in (base/lockdown.h)."""
+    if guestlib.SANITIZED:
+        pytest.skip("a sanitizer's runtime is not shut in")
 
 
 @pytest.fixture(autouse=True)
 def time_limit(request):
     """Every test ends in time, without a plugin."""
     mark = request.node.get_closest_marker("seconds")
-    seconds = mark.args[0] if mark else TEST_SECONDS
+    seconds = (mark.args[0] if mark else TEST_SECONDS) * guestlib.SLOW
 
     def late(signum, frame):
         raise TimeoutError(f"no end within {seconds} s")
@@ -104,7 +156,7 @@ class QmpError(Exception):
 class Qmp:
     """A client from the standard library alone: nothing of Cairn's own is trusted here."""
 
-    def __init__(self, path, negotiate=True, timeout=50, longest=65535):
+    def __init__(self, path, negotiate=True, timeout=50 * guestlib.SLOW, longest=65535):
         self.longest = longest  # line; some clients read no more than 64 KiB
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(timeout)
@@ -177,7 +229,7 @@ class Console:
             fd = q.fds.pop()
             q.close()
         self.sock = socket.socket(fileno=fd)
-        self.sock.settimeout(30)
+        self.sock.settimeout(30 * guestlib.SLOW)
         self.buffer = b""
 
     def line(self):
@@ -224,7 +276,7 @@ class Daemon:
     def start(self):
         with open(self.log, "ab") as log:
             self.proc = subprocess.Popen(self.command(), env=self.env, stderr=log)
-        end = time.monotonic() + 50
+        end = time.monotonic() + 50 * guestlib.SLOW
         while time.monotonic() < end:
             assert self.proc.poll() is None, f"cairnd ended: {self.log.read_text()}"
             try:
@@ -238,7 +290,7 @@ class Daemon:
 
     def stop(self, sig=signal.SIGTERM):
         self.proc.send_signal(sig)
-        return self.proc.wait(50)
+        return self.proc.wait(50 * guestlib.SLOW)
 
     def qmp(self, **kwargs):
         q = Qmp(self.socket, **kwargs)
@@ -248,7 +300,7 @@ class Daemon:
     def cairn(self, *args, ok=True, **kwargs):
         """Run the command line. ok: an exit code, True for 0, None for any."""
         r = subprocess.run(
-            [os.path.join(BUILD, "cairn"), *args], env=self.env, text=True, timeout=50,
+            [os.path.join(BUILD, "cairn"), *args], env=self.env, text=True, timeout=50 * guestlib.SLOW,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             **{"stdin": subprocess.DEVNULL, **kwargs})
         want = 0 if ok is True else ok
@@ -292,7 +344,7 @@ class Daemon:
         except FileNotFoundError:
             return {}
 
-    def wait(self, name, state, timeout=50):
+    def wait(self, name, state, timeout=50 * guestlib.SLOW):
         self.cairn("wait", name, "--for", state, "--timeout", str(timeout))
 
     def info(self, name):
@@ -314,9 +366,9 @@ class Daemon:
             except QmpError:
                 pass  # it is off; one that hangs in its start is not, and has no id yet
         q.close()
-        assert self.stop() == 0
+        assert self.stop() == 0, found()
         log = self.log.read_text()
-        assert not [w for w in ("AddressSanitizer", "LeakSanitizer", "runtime error") if w in log], log
+        assert not [w for w in ("AddressSanitizer", "LeakSanitizer", "ThreadSanitizer", "runtime error") if w in log], log
 
 
 @pytest.fixture

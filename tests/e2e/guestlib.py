@@ -5,6 +5,7 @@ Nothing here needs pytest."""
 
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -24,8 +25,22 @@ LINUX_SOURCE = os.path.join(ROOT, "tests", "guests", "linux")
 EXIT_OK, EXIT_FAILURE, EXIT_CONFIG, EXIT_HOST = 0, 1, 2, 7
 EXIT_PANICKED, EXIT_CRASHED, EXIT_TIMEOUT, EXIT_KILLED = 10, 11, 12, 13
 
+
+
+def _sanitized():
+    """Are the programs built with a sanitizer's runtime? It is linked dynamically."""
+    try:
+        with open(os.path.join(BUILD, "cairn-vm"), "rb") as f:
+            return re.search(rb"\0lib[at]san\.so", f.read()) is not None
+    except FileNotFoundError:
+        return False
+
+
+SANITIZED = _sanitized()
+# Time limits are for plain builds.
+SLOW = 5 if SANITIZED else 1
 # A KVM that emulates kernel mode, and a host that is itself emulated, are slow.
-PATIENCE = 60.0
+PATIENCE = 60.0 * SLOW
 
 
 def host_kind():

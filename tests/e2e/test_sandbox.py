@@ -23,7 +23,7 @@ def statuses(pid):
     return found
 
 
-def test_every_thread_is_confined(tmp_path):
+def test_every_thread_is_confined(sandbox, tmp_path):
     disk = tmp_path / "disk.raw"
     disk.write_bytes(bytes(1 << 20))
     with guestlib.interp(disks=[{"path": str(disk), "format": "raw"}], vcpus=2, rng=True,
@@ -62,7 +62,7 @@ FORBIDDEN = {"fork": "57", "a signal to somebody else": "234, 1, 1, 0",
 
 
 @pytest.mark.parametrize("call", FORBIDDEN.values(), ids=FORBIDDEN)
-def test_a_forbidden_system_call_kills_the_vm_only(daemon, guest, tmp_path, call):
+def test_a_forbidden_system_call_kills_the_vm_only(sandbox, daemon, guest, tmp_path, call):
     """gdb makes the process ask for what it never asks for."""
     gdb = "/usr/bin/gdb"
     if not os.path.exists(gdb):

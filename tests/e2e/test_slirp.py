@@ -624,7 +624,7 @@ def status(pid):
         return dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
 
 
-def test_it_can_do_no_more_than_it_has_to():
+def test_it_can_do_no_more_than_it_has_to(sandbox):
     with listener() as s, Guest(("tcp", s, "-", 80)) as g:
         g.silent()
         st = status(g.process.pid)
@@ -650,7 +650,7 @@ CALLS = {  # number on x86-64, arguments, what it has to give: -1, or the end
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_forbidden_calls(name):
+def test_forbidden_calls(sandbox, name):
     """gdb makes the process ask."""
     number, args, want = CALLS[name]
     with Guest() as g:
