@@ -86,7 +86,7 @@ class Packet:
         if self.protocol == UDP:
             self.data = self.body[8:]
         if self.protocol == TCP:
-            self.seq, self.ack, offset, self.flags = struct.unpack("!IIBB", self.body[4:14])
+            self.seq, self.ack, offset, self.flags, self.window = struct.unpack("!IIBBH", self.body[4:16])
             self.data = self.body[(offset >> 4) * 4:]
 
 

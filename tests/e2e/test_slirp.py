@@ -112,6 +112,24 @@ def test_what_comes_is_known_to_be_good():
         assert g.header == b"\2" + bytes(11)
 
 
+@pytest.mark.parametrize("mtu", [1500, 65520])
+def test_a_window_that_was_closed_opens_unasked(mtu):
+    with listener() as s, Guest(args=["--host-loopback", "--mtu", str(mtu)]) as g:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        c = g.connect("10.0.2.2", s.getsockname()[1])
+        server, _ = s.accept()
+        sent, window = 0, 1
+        while window:
+            c.segment(ACK | PSH, bytes(min(window, mtu - 40)))
+            sent += min(window, mtu - 40)
+            window = g.wait(lambda p: p.protocol == TCP and p.ack == c.seq).window
+        with server:
+            got = 0
+            while got < sent:
+                got += len(server.recv(1 << 20))
+            g.wait(lambda p: p.protocol == TCP and p.ack == c.seq and p.window > 40000)
+
+
 def segment_of(c, data, flags=ACK | PSH):
     return without_sum(ethernet(IPV4, ipv4(TCP, c.guest.address, c.peer, slirplib.tcp(
         c.guest.address, c.port, c.peer, c.peer_port, c.seq, c.ack, flags, data))))

@@ -19,6 +19,9 @@
 #include <sys/un.h>
 
 #define CONFIG_VERSION 4
+/* Of TCP's segments, both ways, with headers. libslirp says that its window, which is 64 KiB, has opened only when
+ * two more fit in: of the largest two never would, and the guest would have to ask. */
+#define SEGMENT_MTU 9000
 /* Left for a guest's connections, and for what else the process opens. */
 #define SOCKETS_MAX (FDS_MAX - 160)
 /* libslirp's timers are over by then, when it has no socket: it wants to be called twice a second all
@@ -204,7 +207,7 @@ int stack_new(const struct options *o, struct frames *f, struct control *c, stru
 	SlirpConfig config = { .version = CONFIG_VERSION, .restricted = o->restricted, .in_enabled = true,
 		.vnetwork = o->network, .vnetmask = o->mask, .vhost = o->gateway, .vdhcp_start = o->first,
 		.vnameserver = o->resolver, .in6_enabled = true, .vprefix_len = 64,
-		.vhostname = o->hostname[0] ? o->hostname : NULL, .if_mtu = o->mtu, .if_mru = o->mtu,
+		.vhostname = o->hostname[0] ? o->hostname : NULL, .if_mtu = o->mtu, .if_mru = MIN(o->mtu, SEGMENT_MTU),
 		.disable_host_loopback = !o->host_loopback };
 	int r = 0;
 
