@@ -21,20 +21,25 @@
 #define PAGE_BYTES 4096u
 #define HEADER_CRC_OFFSET (VMSTATE_HEADER_BYTES - 4)
 
-static const uint8_t zeros[VMSTATE_BLOCK_BYTES];
+/* CRC32C of a block of zeros. Known beforehand, as to compute it is the first long checksum of a process, which makes its
+ * table: 0.03 ms at every clone's start. */
+#define ZERO_CRC 0x72c0c4a4u
 
 /* ---- layout ---- */
 
 void vmstate_layout_of(uint64_t ram_bytes, struct vmstate_layout *l)
 {
+	static const uint8_t zeros[VMSTATE_BLOCK_BYTES];
+	size_t last = ram_bytes % VMSTATE_BLOCK_BYTES;
+
 	l->definition_offset = DEFINITION_OFFSET;
 	l->crc_offset = CRC_OFFSET;
 	l->blocks = DIV_ROUND_UP(ram_bytes, VMSTATE_BLOCK_BYTES);
 	l->ram_offset = ROUND_UP(CRC_OFFSET + 4 * l->blocks, RAM_ALIGN);
 	l->ram_bytes = ram_bytes;
 	l->total_bytes = l->ram_offset + ram_bytes;
-	l->zero_crc = crc32c(0, zeros, sizeof(zeros));
-	l->zero_crc_last = l->blocks ? crc32c(0, zeros, vmstate_block_len(l, l->blocks - 1)) : 0;
+	l->zero_crc = ZERO_CRC;
+	l->zero_crc_last = last ? crc32c(0, zeros, last) : ZERO_CRC;
 }
 
 uint32_t vmstate_zero_crc(const struct vmstate_layout *l, uint64_t block)

@@ -1,5 +1,9 @@
 """fork: clones of a running VM through the daemon's socket: milliseconds each, alone and in a batch, and
-what one costs in memory while it has written nothing."""
+what one costs in memory while it has written nothing.
+
+Each clone makes seven files. An ext4 without a journal passes over inodes that were deleted lately, one by one, so what
+ran before, this benchmark too, is a part of it: the daemon's processor time was 2.1 ms a clone there and 0.35 with
+TMPDIR=/dev/shm, and a clone of 100 took 2.6 and 1.6 ms."""
 
 import pathlib
 import re

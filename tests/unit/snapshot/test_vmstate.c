@@ -461,6 +461,20 @@ static void test_untouched_to_the_end(void **state)
 	assert_int_equal(f->result.ram_bytes_written, 0);
 }
 
+static void test_checksums_of_zeros(void **state)
+{
+	static const uint8_t zeros[VMSTATE_BLOCK_BYTES];
+	struct vmstate_layout l;
+
+	(void)state;
+	for (size_t last = 4096; last <= VMSTATE_BLOCK_BYTES; last += 4096) {
+		vmstate_layout_of(VMSTATE_BLOCK_BYTES + last, &l);
+		assert_int_equal(l.blocks, 2);
+		assert_int_equal(vmstate_zero_crc(&l, 0), crc32c(0, zeros, VMSTATE_BLOCK_BYTES));
+		assert_int_equal(vmstate_zero_crc(&l, 1), crc32c(0, zeros, last));
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -478,6 +492,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_cancelled_is_no_state, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_unmapped_is_not_lost, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_untouched_to_the_end, setup, teardown),
+		cmocka_unit_test(test_checksums_of_zeros),
 	};
 
 	alarm(30 * TEST_SLOW);
