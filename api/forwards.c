@@ -10,6 +10,7 @@
 #include "api/store.h"
 #include "api/usernet.h"
 #include "api/vm.h"
+#include "base/backoff.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/log.h"
@@ -18,6 +19,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -29,13 +31,14 @@
 #include <unistd.h>
 
 /* Until it is tried again to listen, or to wake a VM that could not be woken. */
-#define AGAIN_NS (5 * 1000000000ULL)
+#define SECOND_NS 1000000000ULL
+#define AGAIN_NS (5 * SECOND_NS)
 /* How often, and how many times, a start looks whether a port has become free. */
 #define TRY_NS (50 * 1000000ULL)
 #define TRIES_MAX 40
 /* A process whose VM has ended sends on what the guest said last. One that does not end by itself is killed: it has been
  * stopped by its user, or taken over by its guest, and has a port. */
-#define END_NS (3 * 1000000000ULL)
+#define END_NS (3 * SECOND_NS)
 #define MESSAGE_MAX 128
 #define MESSAGES_PER_ROUND 16
 
@@ -52,6 +55,8 @@ struct forwards {
 	unsigned n;
 	struct opener *opener; /* it is about to listen */
 	struct loop_timer *timer; /* to try again */
+	bool waits; /* until then nobody is listened to */
+	struct backoff wakes; /* that failed */
 	bool told; /* that it cannot listen */
 	struct loop_timer *start_timer;
 	unsigned tries;
@@ -159,7 +164,7 @@ static void let_go(struct forwards *f)
 	f->opener = NULL;
 	if (f->timer)
 		loop_timer_disarm(f->timer);
-	f->told = false;
+	f->told = f->waits = false;
 }
 
 static struct forwards *forwards_get(struct vm *vm)
@@ -211,7 +216,25 @@ bool forwards_are_held(const struct vm *vm)
 
 /* ---- waking ---- */
 
-static void again_later(struct forwards *f);
+static void again_later(struct forwards *f, uint64_t wait_ns);
+
+/* As for other starts that nobody asks for; but when these were too many, it is tried again in the next window, as who
+ * waits does not go away by that. What is refused, as there is no room, was not tried. */
+static uint64_t wake_wait_ns(const struct vm *vm, int r)
+{
+	const struct backoff_rule *rule = &vm->def->restart;
+	struct backoff *b = &vm->forwards->wakes;
+	uint64_t now = loop_now_ns(), wait;
+
+	if (r != -EREMOTEIO)
+		return AGAIN_NS;
+	if (!backoff_again(rule, b, now, &wait)) {
+		wait = b->window_ns + rule->window_s * SECOND_NS + 1 - now;
+		log_error("idle", "VM '%s': it could not be woken %u times within %u s; its forwards do not try it again for %" PRIu64
+			" s. Next: cairn start %s", vm->def->name, b->n, rule->window_s, (uint64_t)(wait / SECOND_NS), vm->def->name);
+	}
+	return MAX(wait, SECOND_NS);
+}
 
 static void woken(void *opaque, int r, const struct err *e)
 {
@@ -224,7 +247,7 @@ static void woken(void *opaque, int r, const struct err *e)
 	/* Who waits is there still. */
 	if (r < 0 && vm->forwards && sleeps_saved(vm)) {
 		watches_end(vm->forwards);
-		again_later(vm->forwards);
+		again_later(vm->forwards, wake_wait_ns(vm, r));
 	}
 }
 
@@ -271,7 +294,7 @@ static void listens(void *opaque, int r, struct config *c, const struct err *e)
 			log_warn("idle", "VM '%s' is idle, and its forwards do not wake it for now: %s", f->vm->def->name,
 				e->msg);
 		f->told = true;
-		again_later(f);
+		again_later(f, AGAIN_NS);
 		return;
 	}
 	f->told = false;
@@ -282,16 +305,20 @@ static void listens(void *opaque, int r, struct config *c, const struct err *e)
 
 static void try_again(void *opaque)
 {
-	forwards_follow(opaque);
+	struct vm *vm = opaque;
+
+	vm->forwards->waits = false;
+	forwards_follow(vm);
 }
 
-static void again_later(struct forwards *f)
+static void again_later(struct forwards *f, uint64_t wait_ns)
 {
 	struct loop *l = f->vm->daemon->loop;
 
 	if (!f->timer && loop_timer_new(l, try_again, f->vm, &f->timer) < 0)
 		abort();
-	loop_timer_arm(f->timer, loop_now_ns() + AGAIN_NS);
+	loop_timer_arm(f->timer, loop_now_ns() + wait_ns);
+	f->waits = true;
 }
 
 static void listen_asleep(struct vm *vm)
@@ -304,10 +331,21 @@ static void listen_asleep(struct vm *vm)
 	if (!forwards_of(vm->def, all))
 		return;
 	f = forwards_get(vm);
+	if (f->waits)
+		return;
 	if (f->n)
 		watch_all(f);
 	else if (!f->opener)
 		opener_open(vm->daemon->loop, vm->def, OPENER_FORWARDS, listens, f, &f->opener);
+}
+
+/* It runs: those that failed count no more. */
+static void wakes_forget(struct forwards *f)
+{
+	f->wakes.n = 0;
+	f->waits = false;
+	if (f->timer)
+		loop_timer_disarm(f->timer);
 }
 
 void forwards_follow(struct vm *vm)
@@ -317,6 +355,8 @@ void forwards_follow(struct vm *vm)
 	} else if (vm->starting || vm->start_waits || vm_state_is_active(vm->state) || vm->idle.falling) {
 		if (vm->forwards)
 			watches_end(vm->forwards);
+		if (vm->forwards && vm_state_is_active(vm->state))
+			wakes_forget(vm->forwards);
 	} else if (sleeps_saved(vm)) {
 		listen_asleep(vm);
 	} else if (vm->forwards) {

@@ -258,25 +258,27 @@ void save_dropped(struct vm *vm, int r)
 
 /* ---- the end ---- */
 
-/* Until then nobody is told, and nobody starts the VM. */
+/* Until then the job is under way, and a start waits. */
 static void managed_kept(struct store_work *work)
 {
 	struct save_wait *w = container_of(work, struct save_wait, work);
 	struct err e = work->e;
 	int r = work->r;
 	struct job *j = wait_free(w);
+	struct vm *vm = j ? j->vm : NULL;
 
 	if (!j)
 		return;
-	j->vm->saving = j->vm->saving_adopted = false;
-	stop_vm_over(j->vm, r < 0 ? e.msg : "saved");
+	vm->saving = vm->saving_adopted = false;
+	stop_vm_over(vm, r < 0 ? e.msg : "saved");
 	if (r < 0)
 		job_fail(j, &e);
 	else
 		job_succeed(j, NULL);
+	vm_start_goes_on(vm);
 }
 
-static bool is_being_kept(const struct vm *vm)
+bool save_is_being_kept(const struct vm *vm)
 {
 	const struct save_wait *w = vm->job ? vm->job->opaque : NULL;
 
@@ -309,7 +311,7 @@ void save_gone(struct vm *vm)
 {
 	struct err e;
 
-	if (!vm->saving || is_being_kept(vm))
+	if (!vm->saving || save_is_being_kept(vm))
 		return;
 	if (!strcmp(vm->reason, "saved")) {
 		vm->saving = vm->saving_adopted = false;

@@ -257,8 +257,10 @@ static void start_failed(struct vm *vm, const struct err *e)
 	log_error("start", "VM '%s': %s", vm->def->name, e->msg);
 	managed_release(vm, false);
 	run_forget(vm);
-	snprintf(vm->reason, sizeof(vm->reason), "failed");
-	snprintf(vm->detail, sizeof(vm->detail), "%.380s", e->msg);
+	/* One that sleeps does so still, and is woken the next time. */
+	snprintf(vm->detail, sizeof(vm->detail), "%s%.350s", idle_sleeps(vm) ? "it could not be woken: " : "", e->msg);
+	if (!idle_sleeps(vm))
+		snprintf(vm->reason, sizeof(vm->reason), "failed");
 	vm_save(vm);
 	vm->idle.by[0] = 0;
 	if (!vm->proc)
@@ -510,10 +512,11 @@ static int check_room(const struct vm *vm, struct err *e)
 
 void vm_start(struct vm *vm, const struct vm_start_how *how)
 {
-	bool looked_at = vm->images && !vm->job && !vm->start_waits && !vm->half && !vm->going &&
+	bool kept = save_is_being_kept(vm);
+	bool waits = (vm->images || kept) && (!vm->job || kept) && !vm->start_waits && !vm->half && !vm->going &&
 		!vm->renaming && !vm->dropping;
 	struct err e;
-	int r = how->by_job || looked_at ? 0 : vm_check_idle(vm, "start", &e);
+	int r = how->by_job || waits ? 0 : vm_check_idle(vm, "start", &e);
 
 	if (!r)
 		r = image_check_writable(vm, "start", &e);
@@ -534,7 +537,7 @@ void vm_start(struct vm *vm, const struct vm_start_how *how)
 	vm->off_asked = false;
 	if (!how->again)
 		restart_forget(vm);
-	vm->start_waits = vm->images != NULL;
+	vm->start_waits = vm->images || kept;
 	if (!vm->start_waits)
 		start_now(vm);
 }

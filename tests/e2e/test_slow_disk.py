@@ -272,6 +272,19 @@ def test_no_save_is_lost_between(slow, when):
     assert slow.info("a")["reason"] == "restored"
 
 
+def test_what_is_saved_can_be_started_at_once(slow):
+    """Its save may still be on its way to the disk, for which the start waits."""
+    slow.define("a")
+    slow.cairn("start", "a")
+    q, other = slow.qmp(), slow.qmp()
+    q.run("vm-managed-save", vm="a", job_id="j")
+    q.event("VM_STATE_CHANGE", vm="a", state="saved")
+    assert other.run("query-jobs", id="j")[0]["status"] == "running"
+    q.run("vm-start", vm="a")
+    assert slow.info("a")["state"] == "running" and slow.info("a")["reason"] == "restored"
+    assert other.run("query-jobs", id="j")[0]["status"] == "concluded"
+
+
 def test_a_save_that_has_not_begun_is_cancelled(slow):
     slow.define("a")
     slow.cairn("start", "a")

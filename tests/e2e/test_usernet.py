@@ -420,6 +420,36 @@ def test_who_comes_while_it_is_saved_calls_that_off(tmp_path, libexec):
         d.close()
 
 
+def test_who_cannot_be_woken_sleeps_on(tmp_path, libexec):
+    """It is tried again, after growing waits and so often in a window; and by hand at any time."""
+    d = Daemon(tmp_path, FAKE_VM, env=libexec)
+    kernel = tmp_path / "kernel"
+    try:
+        port = free_port()
+        kernel.write_bytes(b"none")
+        d.define("a", boot={"kernel": str(kernel)}, interfaces=[user(port)], idle={"after": "1s", "action": "save"},
+                 restart={"delay": 1, "tries": 2, "window": 3600})
+        d.cairn("start", "a")
+        for again in (True, False):
+            asleep(d, "saved", "a")
+            kernel.rename(tmp_path / "away")
+            with connect(port):
+                until(lambda: "could not be woken" in d.info("a").get("detail", ""))
+                assert (d.info("a")["state"], d.info("a")["reason"]) == ("saved", "idle")
+                if not again:
+                    until(lambda: "2 times within 3600 s" in d.log.read_text())
+                (tmp_path / "away").rename(kernel)
+                if again:
+                    until(lambda: was_woken(d))
+        assert d.kept("a")["reason"] == "idle"
+        d.cairn("start", "a")
+        asleep(d, "saved", "a")
+        with connect(port):  # it counts anew
+            until(lambda: d.info("a")["state"] != "saved")
+    finally:
+        d.close()
+
+
 def was_woken(daemon):
     """It may sleep again."""
     return '"woken"' in (daemon.state / "events.jsonl").read_text().replace("\\", "")
