@@ -152,13 +152,30 @@ static int program_result(int status, char *said, struct err *e)
 	return err_set(e, -EIO, ERR_GENERIC, PROGRAM " failed; no clone is left: %.300s", *line ? line : "it does not say why");
 }
 
+static void daemon_gone(int sig)
+{
+	(void)sig;
+	kill(0, SIGKILL);
+}
+
+/* With the daemon ends the errand, and with that all of its group: the program starts others, which a signal of its own
+ * at that death would not reach. Not SIGTERM: the daemon has that blocked. */
+static int group_end_with_daemon(void)
+{
+	if (sigaction(SIGUSR2, &(struct sigaction){ .sa_handler = daemon_gone }, NULL) < 0)
+		return -errno;
+	return prctl(PR_SET_PDEATHSIG, SIGUSR2) < 0 ? -errno : 0;
+}
+
 static int sysprep_run(const void *arg, struct errand_result *out, struct err *e)
 {
-	int pipes[2], status = 0;
+	int pipes[2], status = 0, r = group_end_with_daemon();
 	char said[1024];
 	pid_t pid;
 
 	(void)out;
+	if (r < 0)
+		return err_set_errno(e, r, PROGRAM);
 	if (pipe2(pipes, O_CLOEXEC) < 0)
 		return err_set_errno(e, -errno, PROGRAM);
 	pid = fork();

@@ -541,6 +541,23 @@ def test_two_that_are_to_have_one_uuid(sysprep, daemon, web):
     assert not [n for n in os.listdir(sysprep) if n.startswith(left)]
 
 
+@pytest.mark.parametrize("end", ["killed", "stopped", "cancelled"])
+def test_what_virt_sysprep_has_started_ends_with_it(sysprep, daemon, web, end):
+    deep, script = sysprep / "deep", sysprep / "tools" / "virt-sysprep"
+    script.write_text(f"#!/bin/sh\nsh -c \"sh -c 'echo \\$\\$ > {deep}; exec sleep 600'; true\"; true\n")
+    job = daemon.qmp().run("vm-clone", vm="web1", name="copy", reset_identity=True)["job"]
+    until(lambda: deep.exists() and deep.read_text())
+    if end == "cancelled":
+        daemon.qmp().run("job-cancel", id=job)
+    else:
+        daemon.stop(signal.SIGKILL if end == "killed" else signal.SIGTERM)
+    until(lambda: not os.path.exists(f"/proc/{int(deep.read_text())}"))
+    if end != "cancelled":
+        daemon.start()
+    until(lambda: names(daemon) == ["web1"])
+    assert not [n for n in os.listdir(sysprep) if n.startswith("copy")]
+
+
 def test_without_virt_sysprep_it_is_said(daemon, web, monkeypatch):
     daemon.stop()
     daemon.env["PATH"] = "/nowhere"
