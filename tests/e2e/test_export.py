@@ -414,13 +414,19 @@ def test_the_process_that_packs_dies(large):
 
 def test_one_thing_at_a_time(large):
     q = large.qmp()
-    subprocess.Popen([CAIRN, "export", "vm1", "y.tar.gz", "--no-wait"],
-                     env=large.env, stdout=subprocess.DEVNULL).wait()
+    r, w = os.pipe()  # that nobody reads: it does not come to its end
+    socket.send_fds(q.sock, [b'{"execute":"vm-export","arguments":{"vm":"vm1"}}'], [w])
+    job = q.answer()["return"]["job"]
     for command in (["start", "vm1"], ["undefine", "vm1"], ["export", "vm1", "y.tar"]):
-        r = large.cairn(*command, ok=6)
-        assert "export" in r.stderr, r.stderr
-    q.run("job-cancel", id=q.run("query-jobs")[-1]["id"])
+        refused = large.cairn(*command, ok=6)
+        assert "export" in refused.stderr, refused.stderr
+    q.run("job-cancel", id=job)
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    os.close(r)
+    os.close(w)
+    large.cairn("export", "vm1", "y.tar.gz", "--no-wait")
     until(lambda: large.cairn("start", "vm1", ok=None).returncode == 0)
+    run("tar", "-tf", "y.tar.gz")
 
 
 # ---- whose files ----
