@@ -38,6 +38,7 @@ def pytest_configure(config):
         for which in ("ASAN", "TSAN", "UBSAN"):
             name = f"{which}_OPTIONS"
             os.environ[name] = f"log_path={REPORTS}/{which.lower()}:print_stacktrace=1:{os.environ.get(name, '')}"
+        os.environ["ASAN_OPTIONS"] += ":verify_asan_link_order=0"  # tests/helpers/preload comes first
 
 
 def pytest_unconfigure():
