@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -57,7 +58,7 @@ static void *batch_close(void *opaque)
 	char buf[4096];
 	size_t n;
 
-	while (b->sock >= 0 && receive(b->sock, buf, sizeof(buf), fds, &n) > 0)
+	while (b->sock >= 0 && (receive(b->sock, buf, sizeof(buf), fds, &n) > 0 || n))
 		all_close(fds, n);
 	all_close(b->fds, b->n);
 	if (b->sock >= 0)
@@ -95,12 +96,21 @@ void discard_fds(const int *fds, size_t n)
 		batch_start(-1, fds, n);
 }
 
-void discard_socket(int sock)
+/* A packet of no bytes looks like an end, and may have fds all the same. */
+static bool may_hold_fds(int sock)
 {
+	int type = 0;
+	socklen_t len = sizeof(type);
 	char byte;
 
+	return recv(sock, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0 ||
+		getsockopt(sock, SOL_SOCKET, SO_TYPE, &type, &len) < 0 || type != SOCK_STREAM;
+}
+
+void discard_socket(int sock)
+{
 	shutdown(sock, SHUT_RDWR); /* what is not in it now never will be */
-	if (recv(sock, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0)
+	if (may_hold_fds(sock))
 		batch_start(sock, NULL, 0);
 	else
 		close(sock);
