@@ -275,7 +275,6 @@ static const struct field schedule_set_args[] = { FIELD_VM,
 	{ "keep", FIELD_STRING, OPTIONAL, "rules WINDOW:PERIOD; at first " SCHEDULE_KEEP_DEFAULT },
 	{ "min-free", FIELD_STRING, OPTIONAL,
 		"below it none is taken: 10% of the file system, 5G; at first " SCHEDULE_MIN_FREE_DEFAULT },
-	
 	{ "dry-run", FIELD_BOOL, OPTIONAL, "tell what it would delete of the snapshots that there are when it has taken the next, and change nothing" }, END };
 static const struct field schedule_set_returns[] = {
 	{ "would-delete", FIELD_ARRAY, OPTIONAL, "with dry-run: names of the first of them" },
