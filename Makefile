@@ -1,7 +1,7 @@
 # Cairn. `make demo` shows it, `make check` tests it, `make help` lists the rest.
 #
-# Each folder becomes build/lib<folder>.a; a folder's main.c is a program.
-# Unit tests: tests/unit/<folder>/test_<noun>.c, one program each.
+# Each top folder, with all folders below it, becomes build/lib<folder>.a; its main.c is a program.
+# Unit tests: tests/unit/<folder>/.../test_<noun>.c, one program each.
 
 BUILD   ?= build
 CC      ?= gcc
@@ -35,10 +35,11 @@ ALL_CFLAGS = -std=gnu11 -DTEST_SLOW=$(SLOW) -D_GNU_SOURCE -DCAIRN_VERSION='"$(VE
 ALL_LDFLAGS = -pthread -Wl,-z,relro,-z,now $(LDFLAGS) $(if $(SAN),-fsanitize=$(SAN))
 
 FOLDERS := base block snapshot devices vmm api
-srcs = $(filter-out $(1)/main.c,$(sort $(wildcard $(1)/*.c)))
-objs = $(patsubst %.c,$(BUILD)/%.o,$(call srcs,$(1)))
-# The tools share nothing but their mains' folders.
-prog_objs = $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard $(1)/*.c)))
+# Sources below a folder, at any depth.
+sources = $(sort $(shell find $(1) -name '*.c'))
+objs = $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(1)/main.c,$(call sources,$(1))))
+# The tools share no sources: each program is its own folder.
+prog_objs = $(patsubst %.c,$(BUILD)/%.o,$(call sources,$(1)))
 
 lib = $(BUILD)/lib$(1).a
 VM_LIBS    := $(foreach f,vmm devices snapshot block base,$(call lib,$(f)))
@@ -64,7 +65,7 @@ VM_LINK := $(if $(SAN),-pie,-static-pie -Wl,-w)
 PROGRAMS := $(addprefix $(BUILD)/,cairnd cairn-vm cairn cairn-img cairn-archive cairn-xml cairn-slirp)
 # A sanitizer would have to be in nbdkit before its plugins are.
 NBDKIT_PLUGIN := $(if $(SAN),,$(BUILD)/nbdkit-cairn-plugin.so)
-UNIT_SRCS := $(sort $(wildcard tests/unit/*/test_*.c))
+UNIT_SRCS := $(filter %.c,$(shell find tests/unit -name 'test_*.c' | sort))
 UNITS := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(UNIT_SRCS))
 
 .PHONY: all deps demo check check-unit check-e2e check-long check-asan check-tsan check-asan-e2e check-tsan-e2e style bench fuzz install uninstall clean help units
@@ -74,7 +75,7 @@ units: $(UNITS)
 define folder_rule
 $(call lib,$(1)): $(call objs,$(1))
 	$$(call say,AR,$$@)
-	$$(Q)rm -f $$@ && ar rcs $$@ $$^
+	$$(Q)rm -f $$@ && ar qcs $$@ $$^ # q: members may have the same name
 endef
 $(foreach f,$(FOLDERS),$(eval $(call folder_rule,$(f))))
 
@@ -109,8 +110,8 @@ $(BUILD)/cairn-xml: $(call prog_objs,tools/xml) $(DAEMON_LIBS)
 $(BUILD)/cairn-slirp: $(call prog_objs,tools/slirp) $(call lib,base)
 	$(call say,LINK,$@)
 	$(call link,-pie,-lslirp -lseccomp -lcap-ng -luring)
-# For programs in C (api/client.h): one object, in which all names but the client's are its own.
-CLIENT_OBJS := $(addprefix $(BUILD)/,api/client.o api/wire.o api/js.o api/text.o base/err.o base/file.o)
+# For programs in C (api/wire/client.h): one object, in which all names but the client's are its own.
+CLIENT_OBJS := $(addprefix $(BUILD)/,api/wire/client.o api/wire/wire.o api/wire/json.o api/wire/utf8.o base/err.o base/file.o)
 $(BUILD)/libcairn.a: $(CLIENT_OBJS)
 	$(call say,AR,$@)
 	$(Q)ld -r -o $(BUILD)/libcairn.o $^
@@ -122,12 +123,12 @@ $(BUILD)/nbdkit-cairn-plugin.so: $(BUILD)/tools/nbd/plugin.o $(BUILD)/tools/img/
 	$(call link,-shared,-luring -lzstd -lz)
 
 # The DSDT is ASL source; iasl leaves it as a C array.
-$(BUILD)/gen/dsdt.h: vmm/dsdt.asl
+$(BUILD)/gen/dsdt.h: vmm/boot/dsdt.asl
 	$(call say,IASL,$@)
 	$(Q)mkdir -p $(@D)
 	$(Q)iasl -vs -oa -p $(@D)/dsdt -tc $< >$(@D)/iasl.log 2>&1 || { cat $(@D)/iasl.log; exit 1; }
 	$(Q)sed -i 's/^unsigned char /static const unsigned char /' $(@D)/dsdt.hex && mv $(@D)/dsdt.hex $@
-$(BUILD)/vmm/acpi.o: $(BUILD)/gen/dsdt.h
+$(BUILD)/vmm/boot/acpi.o: $(BUILD)/gen/dsdt.h
 
 # What `cairn` knows of the daemon's commands is their schema. The program that tells has their handlers, `cairn` has not.
 $(BUILD)/schema: $(call prog_objs,tools/schema) $(BUILD)/vmm/vm_msg.o $(DAEMON_LIBS)
@@ -140,15 +141,17 @@ $(BUILD)/gen/schema_text.h: $(BUILD)/schema
 $(BUILD)/tools/cairn/schema.o: $(BUILD)/gen/schema_text.h
 $(BUILD)/tools/cairn/schema.o: ALL_CFLAGS += -I$(BUILD)
 
+# Fixtures lie in the top folder of their tests.
+unit_top = tests/unit/$(firstword $(subst /, ,$*))
 $(BUILD)/unit/%: tests/unit/%.c $(TEST_LIBS)
 	$(call say,TEST,$@)
 	$(Q)mkdir -p $(@D)
-	$(Q)$(CC) $(ALL_CFLAGS) -MF $@.d $(ALL_LDFLAGS) -pie -o $@ $< $(wildcard tests/unit/$(dir $*)fixture*.c) $(UNIT_MORE) $(TEST_LIBS) $(TEST_SYSLIBS)
+	$(Q)$(CC) $(ALL_CFLAGS) -MF $@.d $(ALL_LDFLAGS) -pie -o $@ $< -I$(unit_top) $(wildcard $(unit_top)/fixture*.c) $(UNIT_MORE) $(TEST_LIBS) $(TEST_SYSLIBS)
 
 # What fuzzers share with the tests that replay them, and a tool for inputs: see tests/fuzz/fuzz_image.h.
 FUZZ_IMAGE := $(addprefix tests/fuzz/image_,run.c seed.c mutate.c finds.c)
-$(BUILD)/unit/block/test_qcow2_fuzz: UNIT_MORE = $(FUZZ_IMAGE)
-$(BUILD)/unit/block/test_qcow2_fuzz: $(FUZZ_IMAGE) tests/fuzz/fuzz_image.h
+$(BUILD)/unit/block/qcow2/test_fuzz: UNIT_MORE = $(FUZZ_IMAGE)
+$(BUILD)/unit/block/qcow2/test_fuzz: $(FUZZ_IMAGE) tests/fuzz/fuzz_image.h
 FUZZ_STATE := $(addprefix tests/fuzz/state_,run.c seed.c)
 $(BUILD)/unit/snapshot/test_state_fuzz: UNIT_MORE = $(FUZZ_STATE)
 $(BUILD)/unit/snapshot/test_state_fuzz: $(FUZZ_STATE) tests/fuzz/fuzz_state.h
@@ -233,7 +236,7 @@ install: all $(BUILD)/definition.schema.json
 	install -m 644 tools/systemd/cairnd.socket $(DESTDIR)$(PREFIX)/lib/systemd/system
 	install -m 644 tools/completion/cairn.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/cairn
 	install -d $(DESTDIR)$(PREFIX)/include/cairn/api $(DESTDIR)$(PREFIX)/include/cairn/base $(DESTDIR)$(PREFIX)/lib/pkgconfig
-	install -m 644 api/client.h $(DESTDIR)$(PREFIX)/include/cairn/api
+	install -m 644 api/wire/client.h $(DESTDIR)$(PREFIX)/include/cairn/api
 	install -m 644 base/err.h $(DESTDIR)$(PREFIX)/include/cairn/base
 	install -m 644 $(BUILD)/libcairn.a $(DESTDIR)$(PREFIX)/lib
 	sed 's,@PREFIX@,$(PREFIX),; s,@VERSION@,$(VERSION),' api/cairn.pc.in >$(DESTDIR)$(PREFIX)/lib/pkgconfig/cairn.pc

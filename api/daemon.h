@@ -2,8 +2,8 @@
 #ifndef CAIRN_API_DAEMON_H
 #define CAIRN_API_DAEMON_H
 
-#include "api/permissions.h"
-#include "api/schema.h"
+#include "api/access/permissions.h"
+#include "api/schema/schema.h"
 
 #include <limits.h>
 #include <stddef.h>
@@ -39,7 +39,7 @@ struct daemon_paths {
 	char qmp_dir[PATH_MAX]; /* of the VMs' own sockets: beside the daemon's */
 	char vm_program[PATH_MAX];
 	struct daemon_limits limits;
-	const char *bridges_for_all; /* with commas; NULL: none (api/tap.h) */
+	const char *bridges_for_all; /* with commas; NULL: none (api/net/tap.h) */
 	char archive_program[PATH_MAX], slirp_program[PATH_MAX];
 	bool system; /* root's, shared by a group */
 	int listening; /* a socket at that path that was passed to us; taken. -1: none */
@@ -64,7 +64,7 @@ struct daemon {
 	unsigned next_job;  /* number in the last id that was made */
 	unsigned adopting;  /* VM processes that have not answered yet */
 	struct refusals *refusals; /* told of */
-	struct usernet *usernets; /* cairn-slirp's that have not ended (api/forwards.c) */
+	struct usernet *usernets; /* cairn-slirp's that have not ended (api/net/forwards.c) */
 	struct vm *starts_wait; /* for one that is under way to end; by vm->start_next */
 	int log_level;	    /* handed to VM processes */
 };

@@ -1,7 +1,7 @@
 /* cairnd: the daemon. */
 #include "api/daemon.h"
-#include "api/listen.h"
-#include "api/paths.h"
+#include "api/store/paths.h"
+#include "api/wire/listen.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/size.h"

@@ -42,12 +42,12 @@ part() { # NAME COMMAND...
 }
 
 echo "Seed $seed: $ops operations on each kind of image, $cuts power cuts"
-for set in $(ORACLE_SET=list "$build/unit/block/test_qcow2_oracle"); do
+for set in $(ORACLE_SET=list "$build/unit/block/qcow2/test_oracle"); do
 	part "oracle $set" ORACLE_SET="$set" ORACLE_OPS="$ops" ORACLE_SEED="$seed" ORACLE_SECONDS=3600 \
-		"$build/unit/block/test_qcow2_oracle"
+		"$build/unit/block/qcow2/test_oracle"
 done
 part "power cuts" POWERCUT_CUTS="$cuts" POWERCUT_SEED="$seed" POWERCUT_SECONDS=7200 \
-	"$build/unit/block/test_qcow2_powercut_random"
+	"$build/unit/block/qcow2/test_powercut_random"
 part "storm of $storm" CAIRN_BUILD="$build" CAIRN_STORM_ROUNDS="$storm" CAIRN_STORM_SEED="$seed" \
 	/usr/bin/python3 -m pytest -q tests/e2e/test_storm.py
 part "$storm rounds with Linux" CAIRN_BUILD="$build" CAIRN_LINUX_ROUNDS="$storm" CAIRN_STORM_SEED="$seed" \
@@ -55,7 +55,7 @@ part "$storm rounds with Linux" CAIRN_BUILD="$build" CAIRN_LINUX_ROUNDS="$storm"
 part "$storm rounds with Linux, SVM" CAIRN_BUILD="$build" tests/svmhost/svmhost --smp 1 --timeout 40000 -- \
 	env CAIRN_LINUX_ROUNDS="$storm" CAIRN_STORM_SEED="$seed" \
 	/usr/bin/python3 -m pytest -q tests/e2e/test_linux.py -k middle_of_work
-part "cuts between disks" SET_CUTS="$seed" "$build/unit/vmm/test_snapshot_set"
+part "cuts between disks" SET_CUTS="$seed" "$build/unit/vmm/snapshot/test_snapshot_set"
 part "$kills kills" CAIRN_BUILD="$build" CAIRN_KILL_ROUNDS="$kills" CAIRN_KILL_SEED="$seed" \
 	/usr/bin/python3 -m pytest -q tests/e2e/test_snapshot_set.py -k killed
 part "$daemon_kills kills of the daemon" CAIRN_BUILD="$build" CAIRN_KILLS="$daemon_kills" CAIRN_KILLS_SEED="$seed" \

@@ -55,7 +55,7 @@ unit_run() { # NAME
 
 run_unit() {
 	echo "Unit tests"
-	for src in tests/unit/*/test_*.c; do
+	for src in $(find tests/unit -name "test_*.c" | sort); do
 		[ -e "$src" ] || continue
 		name=${src#tests/unit/}
 		name=${name%.c}

@@ -4,8 +4,8 @@
 #include "base/loop.h"
 #include "base/notify.h"
 #include "devices/console.h"
-#include "vmm/machine.h"
-#include "vmm/vm.h"
+#include "vmm/machine/machine.h"
+#include "vmm/machine/vm.h"
 
 #include <errno.h>
 #include <poll.h>

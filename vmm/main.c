@@ -6,11 +6,11 @@
 #include "base/loop.h"
 #include "vmm/control.h"
 #include "vmm/foreground.h"
-#include "vmm/machine.h"
+#include "vmm/machine/machine.h"
+#include "vmm/machine/vm.h"
+#include "vmm/machine/worker.h"
 #include "vmm/sandbox.h"
-#include "vmm/vm.h"
-#include "vmm/vm_snapshot.h"
-#include "vmm/worker.h"
+#include "vmm/snapshot/vm_snapshot.h"
 
 #include <errno.h>
 #include <malloc.h>

@@ -37,7 +37,7 @@ static const int allowed[] = {
 static const unsigned ioctl_types[] = { KVMIO, 0x12, UFFDIO };
 /* What is one by one: the terminal's, which `cairn run` sets back at its end, but not TIOCSTI, which types for
  * whoever sits there; of what taps offer, which checksums and segments the guest's driver finishes; of what file
- * systems offer, a clone's disk (vmm/fork_disks.h). */
+ * systems offer, a clone's disk (vmm/snapshot/fork_disks.h). */
 static const scmp_datum_t ioctls[] = { TCGETS, TCSETSW, TUNSETOFFLOAD, FICLONE, FICLONERANGE };
 
 /* Threads of ours may come later (a snapshot's tracker) and name themselves. */
@@ -69,7 +69,7 @@ static int rules_add(scmp_filter_ctx ctx, void *opaque)
 			SCMP_A1(SCMP_CMP_MASKED_EQ, 0xff00, ioctl_types[i] << 8));
 	for (size_t i = 0; i < ARRAY_SIZE(ioctls) && !r; i++)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, ioctls[i], 0));
-	/* What direct I/O wants of a file that is open: a clone's disk is opened later (vmm/clone_disk.h). */
+	/* What direct I/O wants of a file that is open: a clone's disk is opened later (vmm/snapshot/clone_disk.h). */
 	if (!r)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(statx), 1, SCMP_A2(SCMP_CMP_EQ, AT_EMPTY_PATH, 0));
 	return r ? r : lockdown_allow_memory(ctx);

@@ -1,4 +1,4 @@
-"""The guest's addresses, by its agent's word; how that is read stands in tests/unit/vmm/test_agent_addresses.c."""
+"""The guest's addresses, by its agent's word; how that is read stands in tests/unit/vmm/agent/test_agent_addresses.c."""
 
 import json
 import os

@@ -58,10 +58,10 @@ def test_the_map_has_every_file():
     """docs/ARCHITECTURE.md: the tables of nouns and the folders."""
     for folder, table in re.findall(r"^### (\w+)/, by noun\n(.*?)\n\n", PAGES[Path("docs/ARCHITECTURE.md")], re.M | re.S):
         rows = [row.split("|")[1].strip() for row in table.splitlines()[2:]]
-        named = {name: glob.glob(os.path.join(ROOT, folder, name.replace("[ch]", "c"))) for row in rows for name in row.split(", ")}
+        named = {name: list(Path(ROOT, folder).rglob(name.replace("[ch]", "c"))) for row in rows for name in row.split(", ")}
         assert not [name for name, files in named.items() if not files]
-        sources = glob.glob(os.path.join(ROOT, folder, "*.c"))
-        assert {os.path.basename(f) for f in sources} - {os.path.basename(f) for n in named.values() for f in n} == {"main.c"}
+        sources = {f.name for f in Path(ROOT, folder).rglob("*.c")}
+        assert sources - {f.name for n in named.values() for f in n} == {"main.c"}
 
 
 def test_words_of_the_manuals_do_not_run_together():

@@ -2,7 +2,7 @@
 
 from conftest import until
 
-BURST, WINDOW_S = 20, 10  # api/limit.h
+BURST, WINDOW_S = 20, 10  # base/ratelimit.h
 REPEATED = ("WATCHDOG", "DEVICE_NEEDS_RESET", "BLOCK_IO_ERROR", "GUEST_PANICKED", "RESET")
 
 

@@ -1,5 +1,5 @@
 """Snapshots of three disks: whole or not there, whoever is killed when; what QEMU does to the images in between;
-no room on one of them. Each write's place in this is tests/unit/vmm/test_snapshot_set.c; here are the real processes.
+no room on one of them. Each write's place in this is tests/unit/vmm/snapshot/test_snapshot_set.c; here are the real processes.
 
 CAIRN_KILL_ROUNDS and CAIRN_KILL_SEED make the first test longer."""
 

@@ -1,10 +1,10 @@
 /* fuzz_xml: libvirt's domain XML from anybody: read, and if a definition comes of it, printed and read
  * again. libFuzzer; the corpus is tests/data/xml. */
 #include "tools/xml/domain.h"
+#include "api/wire/json.h"
+#include "base/err.h"
 #include "tools/xml/print.h"
 #include "tools/xml/reading.h"
-#include "api/js.h"
-#include "base/err.h"
 
 #include <libxml/tree.h>
 #include <stdlib.h>

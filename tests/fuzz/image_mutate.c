@@ -4,7 +4,7 @@
 
 #include "base/bytes.h"
 #include "base/util.h"
-#include "block/qcow2_format.h"
+#include "block/qcow2/format.h"
 
 #include <string.h>
 

@@ -8,7 +8,7 @@
 #include "base/util.h"
 #include "block/block.h"
 #include "block/block_snapshot.h"
-#include "block/qcow2.h"
+#include "block/qcow2/qcow2.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -6,8 +6,8 @@
 #include "base/util.h"
 #include "block/block.h"
 #include "block/block_snapshot.h"
-#include "block/qcow2.h"
-#include "block/qcow2_pack.h"
+#include "block/qcow2/pack.h"
+#include "block/qcow2/qcow2.h"
 
 #include <stdio.h>
 #include <stdlib.h>

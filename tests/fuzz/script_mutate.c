@@ -1,6 +1,6 @@
 #include "tests/fuzz/fuzz_api.h"
 
-#include "api/schema.h"
+#include "api/schema/schema.h"
 #include "base/util.h"
 #include "vmm/vm_msg.h"
 

@@ -1,6 +1,6 @@
 #include "tests/fuzz/script_vm.h"
 
-#include "api/vm_socket.h"
+#include "api/vm/vm_socket.h"
 #include "base/loop.h"
 #include "base/util.h"
 #include "vmm/vm_msg.h"

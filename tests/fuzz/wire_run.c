@@ -1,7 +1,7 @@
 #include "tests/fuzz/fuzz_api.h"
 
-#include "api/js.h"
-#include "api/wire.h"
+#include "api/wire/json.h"
+#include "api/wire/wire.h"
 #include "base/err.h"
 
 #include <stdio.h>

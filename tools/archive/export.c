@@ -1,13 +1,13 @@
 /* A thread reads the files and sums them up; this one compresses and writes. */
 #include "tools/archive/archive.h"
-#include "tools/archive/gzip.h"
-#include "tools/archive/sandbox.h"
-#include "tools/archive/source.h"
-#include "api/js.h"
+#include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/loop.h"
 #include "base/util.h"
+#include "tools/archive/gzip.h"
+#include "tools/archive/sandbox.h"
+#include "tools/archive/source.h"
 
 #include <archive.h>
 #include <archive_entry.h>

@@ -1,13 +1,13 @@
 /* This thread reads the archive and decompresses; another writes the files and sums them up.
  * Only what the manifest names is taken, each once, with the size that it says. */
 #include "tools/archive/archive.h"
-#include "tools/archive/stage.h"
-#include "api/js.h"
+#include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
 #include "base/util.h"
-#include "block/qcow2.h"
+#include "block/qcow2/qcow2.h"
+#include "tools/archive/stage.h"
 
 #include <archive.h>
 #include <archive_entry.h>

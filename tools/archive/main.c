@@ -7,14 +7,14 @@
  *   gets its name. Anything else, or no line, and nothing remains. clear removes what an
  *   import that was killed has left. */
 #include "tools/archive/archive.h"
-#include "tools/archive/sandbox.h"
-#include "tools/archive/stage.h"
-#include "api/js.h"
+#include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
 #include "base/loop.h"
 #include "base/util.h"
+#include "tools/archive/sandbox.h"
+#include "tools/archive/stage.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -4,7 +4,7 @@
  *              "backing_format":"raw"}]}
  * sums.json, the last: {"sha256":{"manifest.json":"…","vda.qcow2":"…"}} */
 #include "tools/archive/archive.h"
-#include "api/js.h"
+#include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 

@@ -1,13 +1,13 @@
 /* The image that is made up: clusters of 64 KiB, in this order: header, refcount table, refcount
  * blocks (16 bits; every cluster is used once), L1, L2 tables, then the data in the order of the
- * disk. All but the data is put together beforehand. Source: block/qcow2_format.h. */
+ * disk. All but the data is put together beforehand. Source: block/qcow2/format.h. */
 #include "tools/archive/source.h"
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
 #include "base/util.h"
-#include "block/qcow2.h"
+#include "block/qcow2/qcow2.h"
 
 #include <errno.h>
 #include <stdio.h>

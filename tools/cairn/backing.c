@@ -1,6 +1,6 @@
 #include "tools/cairn/backing.h"
-#include "api/js.h"
-#include "api/paths.h"
+#include "api/store/paths.h"
+#include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"

@@ -78,7 +78,7 @@ const struct verb *verb_find(const char *name);
 /* Says that there is none of that name; returns CLI_USAGE. */
 int verb_missing(const char *name);
 
-/* nearest.c: of those that at() returns for 0, 1, ... until NULL, the one that `word` may be a slip of the finger for.
+/* suggest.c: of those that at() returns for 0, 1, ... until NULL, the one that `word` may be a slip of the finger for.
  * Returns "; did you mean <prefix><it>?" in buf, or "". */
 #define NEAREST_BYTES 96
 const char *nearest_hint(const char *word, const char *prefix, const char *(*at)(const void *opaque, size_t i),
@@ -117,7 +117,7 @@ int cli_execute_with_fd(struct cli *c, const char *command, struct json_object *
 /* {"vm": name}; the caller adds to it. */
 struct json_object *cli_vm_args(const char *name);
 /* All of vm-list, brief or whole, as one array, and those that the daemon could not load (NULL: not wanted); the caller
- * puts both. (verb_list.c) */
+ * puts both. (list.c) */
 int cli_vm_list(struct cli *c, bool brief, struct json_object **ret_all, struct json_object **ret_unloaded,
 	struct err *e);
 /* Of one VM in it; "-" when it has none, as the id of one that is off. Lives as long as vm. */
@@ -125,7 +125,7 @@ const char *cli_vm_member(struct json_object *vm, const char *key);
 /* vm-info of one VM. */
 int cli_vm_info(struct cli *c, const char *name, struct json_object **ret_o, struct err *e);
 
-/* ---- waiting (verb_wait.c) ---- */
+/* ---- waiting (wait.c) ---- */
 
 /* Until the VM is in a state whose word is `word` ("shutoff" takes saved and crashed too).
  * Returns 0; -ETIMEDOUT, -errno with a sentence. */

@@ -1,10 +1,10 @@
 #include "tools/cairn/definition_file.h"
-#include "tools/cairn/xml.h"
-#include "api/definition.h"
-#include "api/js.h"
+#include "api/definition/definition.h"
+#include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
+#include "tools/cairn/xml.h"
 
 #include <errno.h>
 #include <stdio.h>

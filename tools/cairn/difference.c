@@ -1,5 +1,5 @@
 #include "tools/cairn/difference.h"
-#include "api/js.h"
+#include "api/wire/json.h"
 
 #include <string.h>
 

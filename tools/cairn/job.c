@@ -1,10 +1,10 @@
 #include "tools/cairn/job.h"
-#include "tools/cairn/output.h"
-#include "api/client.h"
-#include "api/js.h"
+#include "api/wire/client.h"
+#include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/loop.h"
 #include "base/util.h"
+#include "tools/cairn/output.h"
 
 #include <errno.h>
 #include <poll.h>

@@ -1,8 +1,8 @@
 /* cairn: the command line. */
 #include "tools/cairn/cli.h"
-#include "api/client.h"
-#include "api/js.h"
-#include "api/paths.h"
+#include "api/store/paths.h"
+#include "api/wire/client.h"
+#include "api/wire/json.h"
 
 #include <limits.h>
 #include <stdarg.h>

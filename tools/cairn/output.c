@@ -1,5 +1,5 @@
 #include "tools/cairn/output.h"
-#include "api/js.h"
+#include "api/wire/json.h"
 #include "base/util.h"
 
 #include <errno.h>

@@ -1,5 +1,5 @@
 #include "tools/cairn/schema.h"
-#include "api/js.h"
+#include "api/wire/json.h"
 #include "gen/schema_text.h"
 
 #include <stdio.h>

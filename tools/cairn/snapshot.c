@@ -1,5 +1,5 @@
 #include "tools/cairn/snapshot.h"
-#include "api/js.h"
+#include "api/wire/json.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -1,10 +1,10 @@
 /* The table of verbs. What the schema says too stands there alone: FROM_SCHEMA(). */
 #include "tools/cairn/change.h"
-#include "tools/cairn/cli.h"
-#include "tools/cairn/fan.h"
-#include "tools/cairn/job.h"
-#include "api/schedule.h"
+#include "api/policy/schedule.h"
 #include "base/util.h"
+#include "tools/cairn/cli.h"
+#include "tools/cairn/job.h"
+#include "tools/cairn/multi_vm.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -4,7 +4,7 @@
 #include "base/cleanup.h"
 #include "base/util.h"
 #include "block/lock.h"
-#include "block/qcow2_pack.h"
+#include "block/qcow2/pack.h"
 
 #include <errno.h>
 #include <fcntl.h>

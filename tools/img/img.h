@@ -5,7 +5,7 @@
 #include "base/err.h"
 #include "base/loop.h"
 #include "block/block.h"
-#include "block/qcow2.h"
+#include "block/qcow2/qcow2.h"
 
 #include <getopt.h>
 #include <limits.h>

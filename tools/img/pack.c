@@ -3,7 +3,7 @@
 #include "pack.h"
 
 #include "base/util.h"
-#include "block/qcow2_pack.h"
+#include "block/qcow2/pack.h"
 
 #include <errno.h>
 #include <pthread.h>

@@ -1,7 +1,7 @@
 /* The daemon's schema as C, for `cairn`: that shows it and has none of the handlers to which its rows point.
  * A program of the build, which is not installed. */
-#include "api/js.h"
-#include "api/schema.h"
+#include "api/wire/json.h"
+#include "api/schema/schema.h"
 
 #include <stdio.h>
 

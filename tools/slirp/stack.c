@@ -6,7 +6,7 @@
 #include "base/util.h"
 #include "tools/slirp/control.h"
 #include "tools/slirp/frames.h"
-#include "tools/slirp/gate.h"
+#include "tools/slirp/loopback_filter.h"
 #include "tools/slirp/options.h"
 
 #include <arpa/inet.h>

@@ -1,9 +1,9 @@
 /* Devices that are no disks. */
 #include "tools/xml/domain.h"
-#include "tools/xml/reading.h"
-#include "api/js.h"
+#include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/util.h"
+#include "tools/xml/reading.h"
 
 #include <errno.h>
 #include <libxml/tree.h>

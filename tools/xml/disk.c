@@ -1,10 +1,10 @@
 /* Disks, in libvirt's order: by bus as they come, and on a bus by target, whatever their order in
  * the text is. The guest counts them that way. */
 #include "tools/xml/domain.h"
-#include "tools/xml/reading.h"
-#include "api/js.h"
+#include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/util.h"
+#include "tools/xml/reading.h"
 
 #include <errno.h>
 #include <libxml/tree.h>

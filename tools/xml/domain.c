@@ -1,11 +1,11 @@
 /* What is said of a domain as a whole: everything but its devices. */
 #include "tools/xml/domain.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/util.h"
 #include "tools/xml/elements.h"
 #include "tools/xml/extra.h"
 #include "tools/xml/reading.h"
-#include "api/js.h"
-#include "base/cleanup.h"
-#include "base/util.h"
 
 #include <errno.h>
 #include <libxml/tree.h>

@@ -1,7 +1,7 @@
 #include "tools/xml/extra.h"
-#include "tools/xml/reading.h"
-#include "api/js.h"
+#include "api/wire/json.h"
 #include "base/cleanup.h"
+#include "tools/xml/reading.h"
 
 #include <errno.h>
 #include <libxml/tree.h>

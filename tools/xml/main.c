@@ -8,14 +8,14 @@
  *
  * What is wrong: {"error": {"class": a number of enum err_class, "desc": a sentence}}, status 1. */
 #include "tools/xml/domain.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/file.h"
+#include "base/util.h"
 #include "tools/xml/elements.h"
 #include "tools/xml/print.h"
 #include "tools/xml/reading.h"
 #include "tools/xml/sandbox.h"
-#include "api/js.h"
-#include "base/cleanup.h"
-#include "base/file.h"
-#include "base/util.h"
 
 #include <errno.h>
 #include <libxml/parser.h>

@@ -1,11 +1,11 @@
 #include "tools/xml/print.h"
+#include "api/definition/definition.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
 #include "tools/xml/domain.h"
 #include "tools/xml/extra.h"
 #include "tools/xml/reading.h"
 #include "tools/xml/writer.h"
-#include "api/definition.h"
-#include "api/js.h"
-#include "base/cleanup.h"
 
 #include <ctype.h>
 #include <errno.h>

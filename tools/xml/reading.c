@@ -1,7 +1,7 @@
 #include "tools/xml/reading.h"
-#include "tools/xml/elements.h"
-#include "api/js.h"
+#include "api/wire/json.h"
 #include "base/cleanup.h"
+#include "tools/xml/elements.h"
 
 #include <ctype.h>
 #include <errno.h>

@@ -1,11 +1,11 @@
 /* An interface of type user: <ip> and <portForward>, in and out. */
 #include "tools/xml/domain.h"
+#include "api/definition/definition.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
 #include "tools/xml/print.h"
 #include "tools/xml/reading.h"
 #include "tools/xml/writer.h"
-#include "api/definition.h"
-#include "api/js.h"
-#include "base/cleanup.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

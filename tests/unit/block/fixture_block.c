@@ -4,7 +4,7 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "block/block_snapshot.h"
-#include "block/qcow2.h"
+#include "block/qcow2/qcow2.h"
 
 #include <sys/mman.h>
 #include <sys/wait.h>

@@ -3,7 +3,7 @@
 
 #include "base/util.h"
 #include "block/block_snapshot.h"
-#include "block/qcow2.h"
+#include "block/qcow2/qcow2.h"
 
 #include <sys/stat.h>
 

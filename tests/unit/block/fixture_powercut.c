@@ -5,7 +5,7 @@
 #include "fixture_powercut.h"
 #include "fixture_powerload.h"
 
-#include "block/qcow2.h"
+#include "block/qcow2/qcow2.h"
 
 #define SECTORS (RECORD_DISK_MAX / 512)
 #define CUTS 100 /* per image, and those beside syncs */

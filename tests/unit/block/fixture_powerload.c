@@ -1,6 +1,6 @@
 #include "fixture_powerload.h"
 
-#include "block/qcow2.h"
+#include "block/qcow2/qcow2.h"
 
 #define VM_BYTES (192 * KIB)
 

@@ -1,6 +1,6 @@
 #include "fixture_record.h"
 
-#include "block/qcow2.h"
+#include "block/qcow2/qcow2.h"
 
 #include <linux/falloc.h>
 #include <sys/syscall.h>

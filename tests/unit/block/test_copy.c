@@ -4,7 +4,7 @@
 
 #include "base/util.h"
 #include "block/copy.h"
-#include "block/qcow2.h"
+#include "block/qcow2/qcow2.h"
 
 #define DISK_BYTES (16 * MIB + 512)
 

@@ -3,7 +3,7 @@
 #include "base/bytes.h"
 #include "base/log.h"
 #include "base/util.h"
-#include "devices/virtio.h"
+#include "devices/virtio/virtio.h"
 #include "snapshot/state.h"
 
 #include <fcntl.h>

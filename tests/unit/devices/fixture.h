@@ -17,7 +17,7 @@
 #include "devices/bus.h"
 #include "devices/dev_host.h"
 #include "devices/device.h"
-#include "devices/pci.h"
+#include "devices/pci/pci.h"
 
 #include <pthread.h>
 

@@ -3,10 +3,10 @@
 
 #include "base/util.h"
 #include "devices/acpi_pm.h"
-#include "devices/debug_exit.h"
-#include "devices/i8042.h"
-#include "devices/pvpanic.h"
-#include "devices/rtc.h"
+#include "devices/legacy/debug_exit.h"
+#include "devices/legacy/i8042.h"
+#include "devices/legacy/pvpanic.h"
+#include "devices/legacy/rtc.h"
 
 #include <string.h>
 #include <time.h>

@@ -3,8 +3,8 @@
 #define CAIRN_TESTS_UNIT_VMM_FIXTURE_BOOT_H
 
 #include "base/err.h"
-#include "vmm/boot.h"
-#include "vmm/memory.h"
+#include "vmm/boot/boot.h"
+#include "vmm/kvm/memory.h"
 
 #include <elf.h>
 #include <stdbool.h>

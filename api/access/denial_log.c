@@ -1,0 +1,170 @@
+#include "api/access/denial_log.h"
+#include "api/access/audit.h"
+#include "api/daemon.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/loop.h"
+#include "base/ratelimit.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <time.h>
+
+/* Users that are counted apart. When there are more at a time, the rest share the last. */
+#define USERS 64
+#define OTHERS (USERS - 1)
+
+struct user {
+	uid_t uid; /* the last one's: of no meaning */
+	struct limit limit;
+	int64_t since_ns;   /* wall clock: the first that was left out; meaningless when none was */
+	uint64_t unaudited; /* of those that were left out */
+};
+
+struct refusals {
+	struct daemon *daemon;
+	struct loop_timer *timer;
+	bool armed;
+	struct user users[USERS];
+};
+
+static int64_t wall_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+}
+
+static bool is_over(const struct user *u, uint64_t now_ns)
+{
+	return !u->limit.since_ns || now_ns - u->limit.since_ns >= LIMIT_WINDOW_NS;
+}
+
+static struct user *user_of(struct refusals *r, uid_t uid)
+{
+	uint64_t now = loop_now_ns();
+	struct user *unused = NULL;
+
+	for (unsigned i = 0; i < OTHERS; i++) {
+		struct user *u = &r->users[i];
+
+		if (u->limit.since_ns && u->uid == uid)
+			return u;
+		if (!unused && is_over(u, now) && !u->limit.left_out)
+			unused = u;
+	}
+	if (!unused)
+		return &r->users[OTHERS];
+	*unused = (struct user){ .uid = uid };
+	return unused;
+}
+
+static void audit_left_out(struct refusals *r, const struct user *u)
+{
+	CLEANUP_JS struct json_object *line = json_object_new_object();
+
+	js_put_int(line, "time", wall_ns());
+	if (u != &r->users[OTHERS])
+		js_put_int(line, "uid", u->uid);
+	js_put_str(line, "outcome", err_class_name(ERR_PERMISSION));
+	js_put_uint(line, "left-out", u->unaudited);
+	js_put_int(line, "since", u->since_ns);
+	audit_add(r->daemon->audit, line);
+}
+
+static void left_out_tell(struct refusals *r, struct user *u)
+{
+	struct json_object *data = json_object_new_object();
+
+	if (u != &r->users[OTHERS])
+		js_put_int(data, "uid", u->uid);
+	js_put_uint(data, "left-out", u->limit.left_out);
+	js_put_int(data, "since", u->since_ns);
+	daemon_emit(r->daemon, EVENT_REFUSALS_LEFT_OUT, NULL, data);
+	if (u->unaudited)
+		audit_left_out(r, u);
+	u->limit.left_out = 0;
+	u->unaudited = 0;
+}
+
+static void fire(void *opaque)
+{
+	struct refusals *r = opaque;
+	uint64_t now = loop_now_ns(), next = UINT64_MAX;
+
+	for (unsigned i = 0; i < USERS; i++) {
+		struct user *u = &r->users[i];
+
+		if (!u->limit.left_out)
+			continue;
+		if (is_over(u, now))
+			left_out_tell(r, u);
+		else
+			next = MIN(next, u->limit.since_ns + LIMIT_WINDOW_NS);
+	}
+	r->armed = next != UINT64_MAX;
+	if (r->armed)
+		loop_timer_arm(r->timer, next);
+}
+
+int refusals_open(struct daemon *d, struct refusals **ret_r, struct err *e)
+{
+	struct refusals *r = calloc(1, sizeof(*r));
+	int ret = r ? loop_timer_new(d->loop, fire, r, &r->timer) : -ENOMEM;
+
+	if (ret < 0) {
+		free(r);
+		return err_set_errno(e, ret, "refusals");
+	}
+	r->daemon = d;
+	*ret_r = r;
+	return 0;
+}
+
+void refusals_close(struct refusals *r)
+{
+	if (!r)
+		return;
+	for (unsigned i = 0; i < USERS; i++)
+		if (r->users[i].limit.left_out)
+			left_out_tell(r, &r->users[i]);
+	loop_timer_free(r->timer);
+	free(r);
+}
+
+static void left_out(struct refusals *r, struct user *u)
+{
+	if (u->limit.left_out == 1)
+		u->since_ns = wall_ns();
+	/* The first window to end is this one, or one that is waited for. */
+	if (!r->armed)
+		loop_timer_arm(r->timer, u->limit.since_ns + LIMIT_WINDOW_NS);
+	r->armed = true;
+}
+
+bool refusals_tell(struct refusals *r, enum event_id id, uid_t uid, pid_t pid, struct json_object *data)
+{
+	struct user *u = user_of(r, uid);
+	uint64_t earlier;
+
+	/* Its time is over, and the timer late. */
+	if (u->limit.left_out && is_over(u, loop_now_ns()))
+		left_out_tell(r, u);
+	if (!limit_take(&u->limit, loop_now_ns(), &earlier)) {
+		json_object_put(data);
+		left_out(r, u);
+		return false;
+	}
+	js_put_int(data, "uid", uid);
+	js_put_int(data, "pid", pid);
+	daemon_emit(r->daemon, id, NULL, data);
+	return true;
+}
+
+void refusals_unaudited(struct refusals *r, uid_t uid)
+{
+	user_of(r, uid)->unaudited++;
+}

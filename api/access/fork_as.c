@@ -1,0 +1,229 @@
+#include "api/access/fork_as.h"
+#include "api/access/rights.h"
+#include "base/channel.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define VERSION 1
+#define DONE 1 /* the one message: a struct answer, and the fds */
+
+struct answer {
+	int32_t r; /* 0, or -errno */
+	uint32_t count;
+	uint8_t notes[CHANNEL_FDS_MAX];
+	struct err e;
+};
+
+struct errand {
+	struct loop *loop;
+	/* NULL: told already; it waits for its process only. */
+	void (*done)(void *opaque, int r, const struct errand_result *res, const struct err *e);
+	void *opaque;
+	const char *what;
+	pid_t pid;
+	int sock, pidfd;
+	struct loop_watch *watch;
+	struct loop_timer *timer;
+};
+
+/* ---- the process ---- */
+
+/* Whoever asks for it may do more than who defined the VM. */
+static void err_append(struct err *e, uid_t uid)
+{
+	size_t n = strlen(e->msg);
+
+	snprintf(e->msg + n, sizeof(e->msg) - n, " (for user %u, who defined the VM)", uid);
+}
+
+static void work(const struct errand_spec *s, pid_t parent, struct errand_result *out, struct answer *a)
+{
+	a->r = s->rights ? rights_assume(s->rights) : 0;
+	/* After the ids: a change of them clears it. */
+	if (!a->r && prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
+		a->r = -errno;
+	if (a->r < 0) {
+		err_set_errno(&a->e, a->r, "%s as user %u", s->what, s->rights ? s->rights->uid : geteuid());
+		return;
+	}
+	if (getppid() != parent)
+		_exit(0);
+	a->r = s->run(s->arg, out, &a->e);
+	a->count = out->count;
+	memcpy(a->notes, out->notes, sizeof(a->notes));
+	if (s->rights && (a->r == -EACCES || a->r == -EPERM))
+		err_append(&a->e, s->rights->uid);
+}
+
+static _Noreturn void process_main(int sock, const struct errand_spec *s, pid_t parent)
+{
+	struct errand_result out = { 0 };
+	struct answer a = { 0 };
+	int at = 3;
+
+	/* Of the daemon's files it keeps none: not one of them is that user's. Its own group: what it starts
+	 * ends with it. */
+	if (dup2(sock, at) < 0 || close_range((unsigned)at + 1, ~0U, 0) < 0 || setpgid(0, 0) < 0)
+		_exit(1);
+	work(s, parent, &out, &a);
+	_exit(channel_send(at, VERSION, DONE, 0, &a, sizeof(a), out.fds, a.r ? 0 : out.nfds) < 0);
+}
+
+/* ---- its end ---- */
+
+static void release(struct errand *x)
+{
+	loop_unwatch(x->watch);
+	loop_timer_free(x->timer);
+	if (x->sock >= 0)
+		close(x->sock);
+	if (x->pidfd >= 0)
+		close(x->pidfd);
+	free(x);
+}
+
+static void tell(struct errand *x, int r, const struct errand_result *res, const struct err *e)
+{
+	void (*done)(void *opaque, int r, const struct errand_result *res, const struct err *e) = x->done;
+
+	x->done = NULL;
+	if (done)
+		done(x->opaque, r, res, e);
+}
+
+/* The one message, which was sent before the process ended. */
+static int answer_take(struct errand *x, char *buf, struct channel_msg *m, struct answer *a)
+{
+	static const struct channel_type types[] = {
+		[DONE] = { sizeof(struct answer), sizeof(struct answer), CHANNEL_FDS_MAX, true } };
+
+	m->nfds = 0;
+	*a = (struct answer){ 0 };
+	if (channel_recv(x->sock, VERSION, types, ARRAY_SIZE(types), buf, m) != 1)
+		return err_set(&a->e, -EIO, ERR_HOST, "%s: the process for it ended early", x->what);
+	memcpy(a, m->body, sizeof(*a));
+	return a->r;
+}
+
+static void answer_tell(struct errand *x)
+{
+	CLEANUP_FREE char *buf = malloc(CHANNEL_BODY_MAX);
+	struct errand_result res = { 0 };
+	struct channel_msg m;
+	struct answer a;
+	int r;
+
+	if (!buf)
+		abort(); /* a call that is never answered would be worse */
+	r = answer_take(x, buf, &m, &a);
+	res.nfds = m.nfds;
+	res.count = a.count;
+	memcpy(res.fds, m.fds, m.nfds * sizeof(*m.fds));
+	memcpy(res.notes, a.notes, sizeof(res.notes));
+	tell(x, r, &res, &a.e);
+}
+
+static void gone(void *opaque, unsigned revents)
+{
+	struct errand *x = opaque;
+	siginfo_t si;
+
+	(void)revents;
+	if (waitid(P_PIDFD, (id_t)x->pidfd, &si, WEXITED | WNOHANG) < 0)
+		log_warn("errand", "%s: %s", x->what, strerror(errno));
+	if (x->done)
+		answer_tell(x);
+	release(x);
+}
+
+/* Its pid is its own until it is waited for. */
+static void process_kill(struct errand *x)
+{
+	kill(-x->pid, SIGKILL);
+	pidfd_send_signal(x->pidfd, SIGKILL, NULL, 0); /* it may have no group yet */
+}
+
+static void late(void *opaque)
+{
+	struct errand_result none = { 0 };
+	struct errand *x = opaque;
+	struct err e;
+
+	process_kill(x);
+	err_set(&e, -ETIMEDOUT, ERR_TIMEOUT, "%s took too long: a file system does not answer", x->what);
+	tell(x, -ETIMEDOUT, &none, &e);
+}
+
+void errand_kill(struct errand *x)
+{
+	if (x)
+		process_kill(x);
+}
+
+void errand_free(struct errand *x)
+{
+	if (!x)
+		return;
+	x->done = NULL;
+	process_kill(x);
+	/* The rest when it is gone: gone(). */
+}
+
+/* ---- the beginning ---- */
+
+static int process_start(struct errand *x, const struct errand_spec *s)
+{
+	pid_t parent = getpid();
+	int pair[2];
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0)
+		return -errno;
+	x->sock = pair[0];
+	x->pid = fork();
+	if (x->pid == 0)
+		process_main(pair[1], s, parent);
+	close(pair[1]);
+	if (x->pid < 0)
+		return -errno;
+	x->pidfd = pidfd_open(x->pid, 0);
+	return x->pidfd < 0 ? -errno : 0;
+}
+
+int errand_begin(struct loop *l, const struct errand_spec *s, struct errand **ret, struct err *e)
+{
+	struct errand *x = calloc(1, sizeof(*x));
+	int r;
+
+	if (!x)
+		abort();
+	*x = (struct errand){ .loop = l, .done = s->done, .opaque = s->opaque, .what = s->what, .sock = -1,
+		.pidfd = -1 };
+	r = loop_timer_new(l, late, x, &x->timer);
+	if (!r)
+		r = process_start(x, s);
+	if (!r)
+		r = loop_watch(l, x->pidfd, POLLIN, gone, x, &x->watch);
+	if (r < 0) {
+		release(x);
+		return err_set_errno(e, r, "%s: cannot start a process for it", s->what);
+	}
+	if (s->timeout_ns != ERRAND_NO_TIMEOUT)
+		loop_timer_arm(x->timer, loop_now_ns() + s->timeout_ns);
+	*ret = x;
+	return 0;
+}

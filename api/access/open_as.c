@@ -1,0 +1,123 @@
+#include "api/access/open_as.h"
+#include "api/access/fork_as.h"
+#include "api/definition/definition.h"
+#include "api/vm/vm_config.h"
+#include "base/channel.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#define TIMEOUT_NS (10 * 1000000000ULL)
+
+struct opener {
+	void (*done)(void *opaque, int r, struct config *c, const struct err *e);
+	void *opaque;
+	struct config config; /* complete but for its fds */
+	unsigned nfiles;
+	struct errand *errand;
+};
+
+/* In the errand's process. */
+static int files_open(const void *arg, struct errand_result *out, struct err *e)
+{
+	const struct config_files *files = arg;
+
+	for (unsigned i = 0; i < files->n; i++) {
+		out->fds[i] = config_open_file(&files->list[i], e);
+		if (out->fds[i] < 0)
+			return out->fds[i];
+		out->nfds = i + 1;
+	}
+	return 0;
+}
+
+static void files_opened(void *opaque, int r, const struct errand_result *res, const struct err *e)
+{
+	struct opener *o = opaque;
+	struct err own;
+
+	config_take_fds(&o->config, res->fds, res->nfds);
+	if (!r && res->nfds != o->nfiles) {
+		r = err_set(&own, -EIO, ERR_HOST, "its files did not all come");
+		e = &own;
+	}
+	if (r < 0)
+		config_done(&o->config);
+	o->done(o->opaque, r, &o->config, e);
+	free(o);
+}
+
+void opener_free(struct opener *o)
+{
+	if (!o)
+		return;
+	errand_free(o->errand);
+	free(o);
+}
+
+static int opener_start(struct opener *o, struct loop *l, const struct config_files *files,
+	const struct rights *rights, struct err *e)
+{
+	struct errand_spec s = { .rights = rights, .run = files_open, .arg = files, .what = "opening its files",
+		.timeout_ns = TIMEOUT_NS, .done = files_opened, .opaque = o };
+
+	o->nfiles = files->n;
+	return errand_begin(l, &s, &o->errand, e);
+}
+
+static bool images_only(enum opener_what what)
+{
+	return what == OPENER_IMAGES || what == OPENER_IMAGES_READ;
+}
+
+static int prepare(const struct definition *d, enum opener_what what, struct config *c, struct config_files *files,
+	struct err *e)
+{
+	int r = config_prepare(d, images_only(what), c, files, e);
+
+	if (what == OPENER_FORWARDS)
+		files->n = 0;
+	if (!r && (what == OPENER_START || what == OPENER_FORWARDS))
+		r = config_prepare_forwards(d, c, files, e);
+	return r;
+}
+
+static void only_read(struct config *c, struct config_files *files)
+{
+	for (unsigned i = 0; i < files->n; i++)
+		files->list[i].write = false;
+	c->vm.images_read = true;
+}
+
+void opener_open(struct loop *l, const struct definition *d, enum opener_what what,
+	void (*done)(void *opaque, int r, struct config *c, const struct err *e), void *opaque,
+	struct opener **ret_o)
+{
+	struct config_files files;
+	struct opener *o;
+	struct config c;
+	struct err e;
+	int r = prepare(d, what, &c, &files, &e);
+
+	if (!r && what == OPENER_IMAGES_READ)
+		only_read(&c, &files);
+	if (!r && !d->rights)
+		r = config_open_files(&c, &files, &e);
+	if (r < 0 || !d->rights) {
+		done(opaque, r, &c, &e);
+		return;
+	}
+	o = calloc(1, sizeof(*o));
+	if (!o)
+		abort(); /* a call that is never answered would be worse */
+	*o = (struct opener){ .done = done, .opaque = opaque, .config = c };
+	r = opener_start(o, l, &files, d->rights, &e);
+	if (r < 0) {
+		free(o);
+		done(opaque, r, &c, &e);
+		return;
+	}
+	*ret_o = o;
+}

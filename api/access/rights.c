@@ -1,0 +1,142 @@
+#include "api/access/rights.h"
+#include "api/access/permissions.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define KEY "definer"
+
+static struct rights *rights_new(uid_t uid, gid_t gid, size_t ngroups)
+{
+	struct rights *r = calloc(1, sizeof(*r) + ngroups * sizeof(gid_t));
+
+	if (r) {
+		r->uid = uid;
+		r->gid = gid;
+		r->ngroups = ngroups;
+	}
+	return r;
+}
+
+int rights_of_peer(const struct peer *who, struct rights **ret, struct err *e)
+{
+	struct rights *r;
+
+	*ret = NULL;
+	if (who->uid == 0 || who->uid == geteuid())
+		return 0;
+	if (geteuid() != 0)
+		return err_set(e, -EPERM, ERR_PERMISSION,
+			"this daemon is user %u's and cannot open files as user %u; let user %u define the VM, "
+			"or use a daemon of root's",
+			geteuid(), who->uid, geteuid());
+	r = rights_new(who->uid, who->gid, who->ngroups);
+	if (!r)
+		return err_set_errno(e, -ENOMEM, "definition");
+	if (who->ngroups)
+		memcpy(r->groups, who->groups, who->ngroups * sizeof(gid_t));
+	*ret = r;
+	return 0;
+}
+
+int rights_copy(const struct rights *r, struct rights **ret)
+{
+	*ret = r ? rights_new(r->uid, r->gid, r->ngroups) : NULL;
+	if (!*ret)
+		return r ? -ENOMEM : 0;
+	memcpy((*ret)->groups, r->groups, r->ngroups * sizeof(gid_t));
+	return 0;
+}
+
+/* ---- JSON ---- */
+
+void rights_put(struct json_object *definition, const struct rights *r)
+{
+	struct json_object *o = json_object_new_object(), *groups = json_object_new_array();
+
+	js_put_int(o, "user", r->uid);
+	js_put_int(o, "group", r->gid);
+	for (size_t i = 0; i < r->ngroups; i++)
+		json_object_array_add(groups, json_object_new_int64(r->groups[i]));
+	js_put(o, "groups", groups);
+	js_put(definition, KEY, o);
+}
+
+static int id_check(int64_t id, struct err *e)
+{
+	/* The highest one is "leave it as it is" to the kernel. */
+	if (id >= 0 && id < UINT32_MAX)
+		return 0;
+	return err_set(e, -EINVAL, ERR_CORRUPT, KEY ": names no user or group");
+}
+
+static int groups_parse(struct rights *r, struct json_object *groups, struct err *e)
+{
+	for (size_t i = 0; i < r->ngroups; i++) {
+		struct json_object *v = json_object_array_get_idx(groups, i);
+		int64_t id = json_object_is_type(v, json_type_int) ? json_object_get_int64(v) : -1;
+
+		if (id_check(id, e) < 0)
+			return -EINVAL;
+		r->groups[i] = (gid_t)id;
+	}
+	return 0;
+}
+
+static int rights_parse(struct json_object *o, struct rights **ret, struct err *e)
+{
+	int64_t user = js_get_int(o, "user", -1), group = js_get_int(o, "group", -1);
+	struct json_object *groups = js_get_array(o, "groups");
+	size_t n = groups ? json_object_array_length(groups) : 0;
+	CLEANUP_FREE struct rights *r = NULL;
+
+	if (id_check(user, e) < 0 || id_check(group, e) < 0)
+		return -EINVAL;
+	if (!user || !groups || n > RIGHTS_GROUPS_MAX)
+		return err_set(e, -EINVAL, ERR_CORRUPT, KEY ": makes no sense");
+	r = rights_new((uid_t)user, (gid_t)group, n);
+	if (!r)
+		return err_set_errno(e, -ENOMEM, KEY);
+	if (groups_parse(r, groups, e) < 0)
+		return -EINVAL;
+	*ret = STEAL_PTR(r);
+	return 0;
+}
+
+int rights_take(struct json_object *definition, struct rights **ret, struct err *e)
+{
+	struct json_object *o;
+	int r;
+
+	*ret = NULL;
+	if (!json_object_is_type(definition, json_type_object) ||
+		!json_object_object_get_ex(definition, KEY, &o))
+		return 0;
+	r = rights_parse(o, ret, e);
+	if (!r)
+		json_object_object_del(definition, KEY);
+	return r;
+}
+
+/* ---- being somebody else ---- */
+
+/* By the system calls themselves: libc's would tell other threads, which a process that was
+ * forked does not have. */
+int rights_assume(const struct rights *r)
+{
+	if (syscall(SYS_setgroups, r->ngroups, r->groups) < 0 ||
+		syscall(SYS_setresgid, r->gid, r->gid, r->gid) < 0 ||
+		syscall(SYS_setresuid, r->uid, r->uid, r->uid) < 0)
+		return -errno;
+	/* What is in its memory is the daemon's: nothing of it for that user. */
+	if (prctl(PR_SET_DUMPABLE, 0) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		return -errno;
+	return 0;
+}

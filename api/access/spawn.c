@@ -1,0 +1,60 @@
+#include "api/access/spawn.h"
+#include "api/access/rights.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+/* Above every number that a process is to have. */
+#define FD_ASIDE 512
+
+/* All of them out of the way first: one may have a number that another is to get. */
+static int fds_place(const struct program *p)
+{
+	int aside[FD_ASIDE];
+
+	if (p->nfds > FD_ASIDE)
+		return -EMFILE;
+	for (size_t i = 0; i < p->nfds; i++) {
+		aside[i] = p->fds[i] < 0 ? -1 : fcntl(p->fds[i], F_DUPFD_CLOEXEC, FD_ASIDE);
+		if (p->fds[i] >= 0 && aside[i] < 0)
+			return -errno;
+	}
+	for (size_t i = 0; i < p->nfds; i++)
+		if (aside[i] >= 0 && dup2(aside[i], (int)i) < 0)
+			return -errno;
+	return close_range((unsigned)p->nfds, ~0U, 0) < 0 ? -errno : 0;
+}
+
+static _Noreturn void process_main(const struct program *p, pid_t parent)
+{
+	char *envp[] = { (char *)"PATH=/usr/bin:/bin", (char *)"LC_ALL=C.UTF-8", NULL };
+	sigset_t none;
+
+	sigemptyset(&none);
+	if (fds_place(p) < 0 || (p->rights && rights_assume(p->rights) < 0) || setpgid(0, 0) < 0)
+		_exit(1);
+	/* After the ids: a change of them clears it. */
+	if (p->death_signal && (prctl(PR_SET_PDEATHSIG, p->death_signal) < 0 || getppid() != parent))
+		_exit(1);
+	signal(SIGTERM, SIG_DFL);
+	signal(SIGPIPE, SIG_DFL);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	execve(p->path, p->argv, envp);
+	_exit(127);
+}
+
+int program_start(const struct program *p, pid_t *ret_pid)
+{
+	pid_t parent = getpid(), pid = fork();
+
+	if (pid == 0)
+		process_main(p, parent);
+	if (pid < 0)
+		return -errno;
+	*ret_pid = pid;
+	return 0;
+}

@@ -1,0 +1,403 @@
+#include "api/commands/command.h"
+#include "api/access/audit.h"
+#include "api/access/denial_log.h"
+#include "api/daemon.h"
+#include "api/jobs/job.h"
+#include "api/jobs/offline_process.h"
+#include "api/store/store.h"
+#include "api/vm/vm.h"
+#include "api/wire/close_async.h"
+#include "api/wire/conn.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+struct json_object *error_to_json(const char *class_name, const char *desc)
+{
+	struct json_object *o = json_object_new_object(), *error = json_object_new_object();
+
+	js_put_str(error, "class", class_name);
+	js_put_str(error, "desc", desc);
+	js_put(o, "error", error);
+	return o;
+}
+
+/* ---- answers ---- */
+
+static void call_free(struct call *c)
+{
+	json_object_put(c->args);
+	json_object_put(c->id);
+	discard_fds(&c->fd, c->fd >= 0);
+	free(c);
+}
+
+/* As it was named. NULL: none was. */
+static const char *vm_named(const struct call *c)
+{
+	const char *name = c->vm ? c->vm->def->name : js_get_str(c->args, "vm");
+
+	return name ? name : js_get_str(js_get(c->args, "definition"), "name");
+}
+
+/* Calls that change something, those that were refused too. */
+static void call_audit(struct call *c, struct json_object *answer)
+{
+	CLEANUP_JS struct json_object *line = NULL;
+	struct json_object *error = js_get(answer, "error");
+	const char *vm = vm_named(c);
+	struct timespec ts;
+
+	if (!c->command || !(c->command->flags & COMMAND_MUTATES))
+		return;
+	if (c->untold) {
+		refusals_unaudited(c->daemon->refusals, c->uid);
+		return;
+	}
+	clock_gettime(CLOCK_REALTIME, &ts);
+	line = json_object_new_object();
+	js_put_int(line, "time", (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec);
+	js_put_int(line, "uid", c->uid);
+	js_put_int(line, "pid", c->pid);
+	js_put_str(line, "command", c->command->name);
+	if (vm)
+		js_put_str(line, "vm", vm);
+	js_put(line, "arguments", audit_mask(c->args));
+	js_put_str(line, "outcome", error ? js_get_str(error, "class") : "ok");
+	if (error)
+		js_put_str(line, "error", js_get_str(error, "desc"));
+	js_put_uint(line, "duration", loop_now_ns() - c->started_ns);
+	audit_add(c->daemon->audit, line);
+}
+
+/* QEMU's classes are few, and programs may know no others. */
+static void class_as_qemu(struct json_object *answer)
+{
+	static const char *const known[] = { "GenericError", "CommandNotFound", "DeviceNotActive" };
+	struct json_object *error = js_get(answer, "error");
+	const char *class_name = error ? js_get_str(error, "class") : known[0];
+
+	for (size_t i = 0; i < ARRAY_SIZE(known); i++)
+		if (!strcmp(class_name, known[i]))
+			return;
+	js_put_str(error, "class", known[0]);
+}
+
+/* o and fd: taken. */
+static void answer_send(struct call *c, struct json_object *o, int fd)
+{
+	struct conn *conn = c->conn;
+
+	if (c->dialect == DIALECT_QEMU)
+		class_as_qemu(o);
+	if (c->has_id)
+		js_put(o, "id", json_object_get(c->id));
+	if (conn)
+		conn_send(conn, o, fd);
+	else if (fd >= 0)
+		close(fd);
+	json_object_put(o);
+	conn = c->conn; /* dropped meanwhile, perhaps */
+	call_free(c);
+	if (conn)
+		conn_set_call(conn, NULL);
+}
+
+static void answer_late(void *opaque)
+{
+	struct call *c = opaque;
+
+	answer_send(c, STEAL_PTR(c->answer), -1);
+}
+
+/* o and fd: taken. */
+static void call_answer(struct call *c, struct json_object *o, int fd)
+{
+	call_audit(c, o);
+	/* Who has the answer may open the images. But a job has them for long. */
+	if (c->on_images && !c->vm->job && images_wait(c->vm, answer_late, c)) {
+		c->answer = o;
+		c->vm = NULL;
+	} else {
+		answer_send(c, o, fd);
+	}
+}
+
+void call_return_fd(struct call *c, struct json_object *v, int fd)
+{
+	struct json_object *o = json_object_new_object();
+
+	if (!v)
+		v = c->is_text ? json_object_new_string("") : json_object_new_object();
+	js_put(o, "return", v);
+	call_answer(c, o, fd);
+}
+
+void call_return(struct call *c, struct json_object *v)
+{
+	call_return_fd(c, v, -1);
+}
+
+void call_return_job(struct call *c, const struct job *j)
+{
+	struct json_object *o = json_object_new_object();
+
+	js_put_str(o, "job", j->id);
+	call_return(c, o);
+}
+
+void call_fail_class(struct call *c, const char *class_name, const char *desc)
+{
+	call_answer(c, error_to_json(class_name, desc), -1);
+}
+
+void call_fail(struct call *c, const struct err *e)
+{
+	char text[ERR_SENTENCE_MAX + 16];
+
+	log_debug("command", "%s: %s", c->command ? c->command->name : "?", e->msg);
+	if (c->is_text) {
+		snprintf(text, sizeof(text), "Error: %s\r\n", e->msg);
+		call_return(c, json_object_new_string(text));
+		return;
+	}
+	call_fail_class(c, err_class_name(e->cls), e->msg);
+}
+
+/* ---- checks ---- */
+
+/* The envelope, as QEMU words its faults. */
+static int check_envelope(struct json_object *text, struct err *e)
+{
+	struct json_object *v;
+
+	if (!json_object_is_type(text, json_type_object))
+		return err_set(e, -EINVAL, ERR_GENERIC, "QMP input must be a JSON object");
+	json_object_object_foreach(text, key, member)
+	{
+		(void)member;
+		if (strcmp(key, "execute") && strcmp(key, "arguments") && strcmp(key, "id"))
+			return err_set(e, -EINVAL, ERR_GENERIC,
+				"QMP input member '%.60s' is unexpected", key);
+	}
+	if (!json_object_object_get_ex(text, "execute", &v))
+		return err_set(e, -EINVAL, ERR_GENERIC, "QMP input lacks member 'execute'");
+	if (!js_plain_string(v))
+		return err_set(e, -EINVAL, ERR_GENERIC,
+			"QMP input member 'execute' must be a string");
+	if (json_object_object_get_ex(text, "arguments", &v) &&
+		!json_object_is_type(v, json_type_object))
+		return err_set(e, -EINVAL, ERR_GENERIC,
+			"QMP input member 'arguments' must be an object");
+	return 0;
+}
+
+/* Returns NULL when the mode of the connection allows the command. */
+static const char *check_mode(const struct conn *conn, const struct command *command)
+{
+	bool capabilities = command && !strcmp(command->name, "qmp_capabilities");
+
+	if (!conn_negotiated(conn) &&
+		!(command && (command->flags & COMMAND_BEFORE_NEGOTIATION)))
+		return "Expecting capabilities negotiation with 'qmp_capabilities'";
+	if (conn_negotiated(conn) && capabilities)
+		return "Capabilities negotiation is already complete, command ignored";
+	return NULL;
+}
+
+/* The VM that would be changed: by its name alone, as a definition's is no uuid. */
+static const char *vm_defined(const struct call *c)
+{
+	const char *name = js_get_str(js_get(c->args, "definition"), "name");
+	const struct vm *vm = name ? vm_find(c->daemon, name) : NULL;
+
+	return vm && !strcmp(vm->def->name, name) ? vm->def->name : NULL;
+}
+
+/* Whom the call is about, by name: NULL when it is about none, or about one that is not there. */
+static const char *vm_concerned(const struct call *c)
+{
+	const char *name = js_get_str(c->args, c->command->flags & COMMAND_CONCERNS_JOB ? "id" : "vm");
+	const struct vm *vm = conn_vm(c->conn);
+	const struct job *j;
+
+	if (vm)
+		return vm->def->name;
+	if (c->command->flags & COMMAND_DEFINES)
+		return vm_defined(c);
+	if (!name)
+		return NULL;
+	if (c->command->flags & COMMAND_CONCERNS_JOB) {
+		j = job_find(c->daemon, name);
+		return j ? j->vm_name : NULL;
+	}
+	vm = c->command->flags & COMMAND_CONCERNS_VM ? vm_find(c->daemon, name) : NULL;
+	return vm ? vm->def->name : NULL;
+}
+
+static void tell_denial(struct call *c)
+{
+	struct json_object *data = json_object_new_object();
+	const char *vm = vm_named(c);
+	char name[VM_NAME_MAX + 1];
+
+	js_put_str(data, "command", c->command->name);
+	if (vm) {
+		snprintf(name, sizeof(name), "%s", vm); /* anything, of any length */
+		js_put_str(data, "vm", name);
+	}
+	c->untold = !refusals_tell(c->daemon->refusals, EVENT_PERMISSION_DENIED, c->uid, c->pid, data);
+}
+
+/* Who may, before anything else is looked at: one without rights learns nothing. */
+static int check_role(struct call *c, struct err *e)
+{
+	enum role role = conn_role_for(c->conn, vm_concerned(c));
+
+	if (role >= c->command->role ||
+		((c->command->flags & COMMAND_FILTERS) && conn_known(c->conn)))
+		return 0;
+	tell_denial(c);
+	return err_set(e, -EPERM, ERR_PERMISSION,
+		"%s needs the role of %s, and you have %s%s; an admin may change that by cairn grant", c->command->name,
+		role_name(c->command->role), role ? "that of " : "none", role ? role_name(role) : "");
+}
+
+static int take_fd(struct call *c, struct err *e)
+{
+	if (!(c->command->flags & COMMAND_TAKES_FD))
+		return 0;
+	c->fd = conn_take_fd(c->conn);
+	if (c->fd >= 0)
+		return 0;
+	return err_set(e, -EBADF, ERR_INVALID,
+		"%s needs a file: send an open one along with the command (SCM_RIGHTS)",
+		c->command->name);
+}
+
+static int find_vm(struct call *c, struct err *e)
+{
+	const char *name;
+
+	if (!c->vm && !(c->command->flags & COMMAND_CONCERNS_VM))
+		return 0;
+	name = js_get_str(c->args, "vm");
+	if (!c->vm && name)
+		c->vm = vm_find(c->daemon, name);
+	if (c->vm)
+		return 0;
+	if (name && store_check_vm(c->daemon->store, name, e) < 0) {
+		err_prefix(e, "VM '%.255s' is not loaded", name);
+		return -ENOTSUP;
+	}
+	return err_set(e, -ENOENT, ERR_NOT_FOUND,
+		"there is no VM '%.255s'. Next: cairn list --all", name ? name : "");
+}
+
+static int check_state(struct call *c, struct err *e)
+{
+	if (!c->vm || c->command->trigger == VM_TRIGGER_COUNT)
+		return 0;
+	/* What is not legal because something is under way says so; a stop always is. */
+	if (c->vm->starting || c->vm->destroying)
+		return c->command->trigger == VM_ASK_DESTROY ? 0 :
+			vm_check_idle(c->vm, vm_trigger_name(c->command->trigger), e);
+	if (c->command->trigger == VM_ASK_DESTROY && restart_is_pending(c->vm))
+		return 0;
+	if (c->command->trigger == VM_ASK_SHUTDOWN && restart_is_pending(c->vm))
+		return err_set(e, -EPERM, ERR_WRONG_STATE,
+			"VM '%.255s' is %s already, but about to be started again. Next: cairn destroy %.60s, which calls "
+			"that off", c->vm->def->name, vm_state_name(c->vm->state), c->vm->def->name);
+	return vm_state_check(c->vm->def->name, c->vm->state, c->command->trigger, e);
+}
+
+/* ---- dispatch ---- */
+
+static struct call *call_new(struct daemon *d, struct conn *conn, struct json_object *text)
+{
+	struct call *c = calloc(1, sizeof(*c));
+	struct json_object *v;
+
+	if (!c)
+		abort();
+	c->daemon = d;
+	c->conn = conn;
+	c->dialect = conn_dialect(conn);
+	c->vm = conn_vm(conn);
+	c->fd = -1;
+	c->started_ns = loop_now_ns();
+	c->uid = conn_uid(conn);
+	c->pid = conn_pid(conn);
+	if (json_object_is_type(text, json_type_object)) {
+		c->has_id = json_object_object_get_ex(text, "id", &v);
+		c->id = c->has_id ? json_object_get(v) : NULL;
+	}
+	v = js_get(text, "arguments");
+	c->args = v ? json_object_get(v) : json_object_new_object();
+	conn_set_call(conn, c);
+	return c;
+}
+
+/* The VM is looked up; it was to be woken before, perhaps. */
+static void command_go(void *opaque, int r, const struct err *e)
+{
+	struct call *c = opaque;
+	struct err own;
+
+	if (!r) {
+		r = check_state(c, &own);
+		e = &own;
+	}
+	if (r < 0)
+		call_fail(c, e);
+	else
+		c->command->run(c);
+}
+
+void command_dispatch(struct daemon *d, struct conn *conn, struct json_object *text)
+{
+	struct call *c = call_new(d, conn, text);
+	const char *name, *mode;
+	struct err e;
+	int r = check_envelope(text, &e);
+
+	if (r < 0) {
+		call_fail(c, &e);
+		return;
+	}
+	name = js_get_str(text, "execute");
+	c->command = schema_find(c->dialect, name);
+	mode = check_mode(conn, c->command);
+	if (mode) {
+		call_fail_class(c, "CommandNotFound", mode);
+		return;
+	}
+	if (!c->command) {
+		err_set(&e, -ENOENT, ERR_GENERIC, "The command %.100s has not been found", name);
+		call_fail_class(c, "CommandNotFound", e.msg);
+		return;
+	}
+	r = check_role(c, &e);
+	if (!r)
+		r = schema_check_args(c->command, c->args, &e);
+	if (!r)
+		r = take_fd(c, &e);
+	if (!r)
+		r = find_vm(c, &e);
+	if (r < 0)
+		call_fail(c, &e);
+	else if (c->vm && idle_has_to_wake(c->vm, c->command->trigger))
+		idle_wake(c->vm, command_go, c);
+	else
+		command_go(c, 0, NULL);
+}

@@ -1,0 +1,233 @@
+/* Handlers: clones of a VM that is off, and templates. */
+#include "api/jobs/clone.h"
+#include "api/access/rights.h"
+#include "api/commands/command.h"
+#include "api/daemon.h"
+#include "api/jobs/job.h"
+#include "api/jobs/offline_process.h"
+#include "api/jobs/sysprep.h"
+#include "api/store/store.h"
+#include "api/vm/image_users.h"
+#include "api/vm/vm.h"
+#include "api/wire/conn.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LIST_TIMEOUT_NS (30 * 1000000000ULL)
+
+/* ---- clone ---- */
+
+static int source_check(struct call *c, struct err *e)
+{
+	const struct vm *vm = c->vm;
+
+	/* Who owns one VM does not make others. */
+	if (conn_role(c->conn) < ROLE_ADMIN)
+		return err_set(e, -EPERM, ERR_PERMISSION, "to make VMs takes the role of admin of all");
+	if (vm_state_is_active(vm->state))
+		return err_set(e, -EPERM, ERR_WRONG_STATE,
+			"VM '%.255s' is %s, and what is on its disks changes while they are copied. Next: cairn clone --live "
+			"%.60s NAME; or shut it down first", vm->def->name, vm_state_name(vm->state), vm->def->name);
+	if (vm->state == VM_SAVED)
+		return err_set(e, -EPERM, ERR_WRONG_STATE,
+			"VM '%.255s' has a managed save, and what is on its disks is not complete without that; start it and "
+			"shut it down, or drop that with: cairn managedsave-remove %.60s", vm->def->name, vm->def->name);
+	/* That somebody looks at its snapshots is waited for. */
+	return vm->images && !vm->job ? 0 : vm_check_idle(vm, "clone", e);
+}
+
+/* A path that somebody gives is opened with the rights of whoever defined the source: theirs, or root asks. */
+static int files_check(const struct call *c, struct err *e)
+{
+	CLEANUP_FREE struct rights *mine = NULL;
+	const struct rights *theirs = c->vm->def->rights;
+	struct peer who = conn_peer(c->conn);
+	int r = js_get(c->args, "files") ? rights_of_peer(&who, &mine, e) : 0;
+
+	if (r < 0 || !mine || (theirs && theirs->uid == mine->uid))
+		return r;
+	return err_set(e, -EPERM, ERR_PERMISSION,
+		"files: somebody else defined the VM, and with their rights its copies are made; leave this out, and they go "
+		"beside its disks");
+}
+
+static int how_take(struct call *c, struct clone_how *how, struct err *e)
+{
+	const char *kind = js_get_str(c->args, "kind");
+	int64_t count = js_get_int(c->args, "count", 0);
+
+	if (js_get(c->args, "count") && (count < 1 || count > CLONES_MAX))
+		return err_set(e, -EINVAL, ERR_INVALID, "count: %lld is out of range; give 1 to %d",
+			(long long)count, CLONES_MAX);
+	how->linked = kind && !strcmp(kind, "linked");
+	how->name = js_get_str(c->args, "name");
+	how->pattern = js_get_str(c->args, "name-pattern");
+	how->count = (unsigned)count;
+	how->snapshots = js_get_bool(c->args, "snapshots", false);
+	how->reset_identity = js_get_bool(c->args, "reset-identity", false);
+	how->files = js_get_array(c->args, "files");
+	how->macs = js_get_array(c->args, "macs");
+	how->uuid = js_get_str(c->args, "uuid");
+	return how->reset_identity ? sysprep_check(e) : 0;
+}
+
+static void plan_return(struct call *c, const struct clone_plan *p)
+{
+	struct json_object *o = json_object_new_object();
+
+	js_put(o, "clones", clone_plan_to_json(p, c->vm));
+	call_return(c, o);
+}
+
+void command_vm_clone(struct call *c)
+{
+	bool dry_run = js_get_bool(c->args, "dry-run", false);
+	struct clone_plan plan = { 0 };
+	struct clone_how how = { 0 };
+	struct job *j;
+	struct err e;
+	int r = source_check(c, &e);
+
+	if (!r)
+		r = files_check(c, &e);
+	if (!r)
+		r = how_take(c, &how, &e);
+	if (!r)
+		r = clone_plan_make(c->vm, &how, &plan, &e);
+	if (!r && !dry_run)
+		r = clone_begin(c->vm, &how, &plan, js_get_str(c->args, "job-id"), &j, &e);
+	if (r < 0)
+		call_fail(c, &e);
+	else if (dry_run)
+		plan_return(c, &plan);
+	else
+		call_return_job(c, j);
+	clone_plan_done(&plan);
+}
+
+/* ---- template ---- */
+
+static void template_again(void *opaque)
+{
+	struct call *c = opaque;
+	const char *name = js_get_str(c->args, "vm");
+	struct err e;
+
+	c->vm = vm_find(c->daemon, name);
+	if (c->vm) {
+		command_vm_template(c);
+		return;
+	}
+	err_set(&e, -ENOENT, ERR_NOT_FOUND, "there is no VM '%.255s' any more", name);
+	call_fail(c, &e);
+}
+
+struct template_mark {
+	struct store_work work;
+	struct call *call;
+};
+
+static void template_done(struct call *c, int r, const struct err *e)
+{
+	c->vm->going = false;
+	if (r < 0) {
+		call_fail(c, e);
+		return;
+	}
+	c->vm->is_template = !js_get_bool(c->args, "disable", false);
+	daemon_emit(c->daemon, EVENT_VM_DEFINED, c->vm->def->name, NULL);
+	call_return(c, NULL);
+}
+
+static void template_kept(struct store_work *work)
+{
+	struct template_mark *m = container_of(work, struct template_mark, work);
+
+	template_done(m->call, work->r, &work->e);
+	free(m);
+}
+
+/* Until it is kept nothing else is begun with the VM. */
+static void template_keep(struct call *c, bool on)
+{
+	struct store *s = c->daemon->store;
+	struct template_mark *m = calloc(1, sizeof(*m));
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+	struct err e;
+	int r;
+
+	if (!m)
+		abort();
+	*m = (struct template_mark){ { .done = template_kept, .loop = c->daemon->loop }, c };
+	c->vm->going = true;
+	r = on ? store_write_vm_file_behind(s, &m->work, c->vm->def->name, VM_TEMPLATE_FILE, o, &e) :
+		 store_remove_file_behind(s, &m->work, c->vm->def->name, VM_TEMPLATE_FILE, &e);
+	if (r < 0) {
+		free(m);
+		template_done(c, r, &e);
+	}
+}
+
+static int template_unset_check(const struct vm *vm, struct err *e)
+{
+	char clones[360];
+
+	if (!image_clones(vm, clones, sizeof(clones)))
+		return 0;
+	return err_set(e, -EPERM, ERR_WRONG_STATE,
+		"VM '%.120s' is the template of linked clones (%s); undefine them first", vm->def->name, clones);
+}
+
+/* What a crash has left half in its images is in order: from now on nobody could bring it there. */
+static void images_opened(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct call *c = opaque;
+
+	(void)a;
+	if (r < 0)
+		template_done(c, r, e);
+	else
+		template_keep(c, true);
+}
+
+static bool has_snapshots_disk(const struct definition *def)
+{
+	for (uint32_t i = 0; i < def->ndisks; i++)
+		if (!def->disks[i].read_only && !def->disks[i].layers[0].data_file &&
+			def->disks[i].layers[0].format == DEFINITION_FORMAT_QCOW2)
+			return true;
+	return false;
+}
+
+void command_vm_template(struct call *c)
+{
+	static const struct vm_snapshot_list all = { 0 };
+	bool disable = js_get_bool(c->args, "disable", false);
+	struct err e;
+	int r;
+
+	/* Who has just looked at its snapshots is not refused because that process still ends. */
+	if (!c->vm->job && images_wait(c->vm, template_again, c)) {
+		c->vm = NULL;
+		return;
+	}
+	r = vm_check_idle(c->vm, "template", &e);
+	if (!r && disable)
+		r = template_unset_check(c->vm, &e);
+	if (r < 0) {
+		call_fail(c, &e);
+		return;
+	}
+	if (disable || image_is_frozen(c->vm) || !has_snapshots_disk(c->vm->def)) {
+		template_keep(c, !disable);
+		return;
+	}
+	c->vm->going = true;
+	images_request(c->vm, VM_MSG_SNAPSHOT_LIST, &all, sizeof(all), LIST_TIMEOUT_NS, images_opened, c);
+}

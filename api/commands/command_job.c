@@ -1,0 +1,67 @@
+/* Handlers: jobs. */
+#include "api/commands/command.h"
+#include "api/daemon.h"
+#include "api/jobs/job.h"
+#include "api/wire/conn.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+
+#include <errno.h>
+#include <string.h>
+
+void command_query_jobs(struct call *c)
+{
+	const char *id = js_get_str(c->args, "id"), *after = js_get_str(c->args, "after");
+	struct json_object *list = json_object_new_array();
+	size_t bytes = 0;
+	struct job *j;
+
+	jobs_trim(c->daemon);
+	j = after ? job_find(c->daemon, after) : NULL;
+	for (j = j ? j->next : after ? NULL : c->daemon->jobs; j; j = j->next) {
+		struct json_object *o;
+
+		if ((id && strcmp(id, j->id)) || conn_role_for(c->conn, j->vm_name) < ROLE_VIEWER)
+			continue;
+		o = job_to_json(j);
+		bytes += js_line_bytes(o);
+		if (bytes > JS_ANSWER_MAX && json_object_array_length(list)) {
+			json_object_put(o);
+			break;
+		}
+		json_object_array_add(list, o);
+	}
+	call_return(c, list);
+}
+
+static struct job *job_of(struct call *c, struct err *e)
+{
+	const char *id = js_get_str(c->args, "id");
+	struct job *j = id ? job_find(c->daemon, id) : NULL;
+
+	if (!j)
+		err_set(e, -ENOENT, ERR_NOT_FOUND, "there is no job '%.63s'. Next: cairn jobs",
+			id ? id : "");
+	return j;
+}
+
+static void job_act(struct call *c, int (*act)(struct job *j, struct err *e))
+{
+	struct err e;
+	struct job *j = job_of(c, &e);
+
+	if (!j || act(j, &e) < 0)
+		call_fail(c, &e);
+	else
+		call_return(c, NULL);
+}
+
+void command_job_cancel(struct call *c)
+{
+	job_act(c, job_cancel);
+}
+
+void command_job_dismiss(struct call *c)
+{
+	job_act(c, job_dismiss);
+}

@@ -1,0 +1,144 @@
+/* Handlers: permissions. */
+#include "api/commands/command.h"
+#include "api/access/permissions.h"
+#include "api/daemon.h"
+#include "api/store/store.h"
+#include "api/vm/vm.h"
+#include "api/wire/conn.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+void daemon_keep_permissions(struct daemon *d, struct store_work *w)
+{
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+
+	js_put(o, "permissions", permissions_to_json(&d->permissions));
+	if (w)
+		store_write_file_behind(d->store, w, PERMISSIONS_FILE, o);
+	else
+		store_save_file(d->store, PERMISSIONS_FILE, o);
+	if (d->server)
+		server_permissions_changed(d->server);
+}
+
+struct keep {
+	struct store_work work;
+	struct call *call;
+};
+
+static void keep_done(struct store_work *work)
+{
+	struct keep *k = container_of(work, struct keep, work);
+
+	if (work->r < 0)
+		call_fail(k->call, &work->e);
+	else
+		call_return(k->call, NULL);
+	free(k);
+}
+
+static void permissions_keep(struct call *c)
+{
+	struct keep *k = calloc(1, sizeof(*k));
+
+	if (!k)
+		abort();
+	*k = (struct keep){ { .done = keep_done, .loop = c->daemon->loop }, c };
+	daemon_keep_permissions(c->daemon, &k->work);
+}
+
+static int arg_subject(struct call *c, bool *ret_group, uid_t *ret_id, struct err *e)
+{
+	int64_t user = js_get_int(c->args, "user", -1), group = js_get_int(c->args, "group", -1);
+
+	*ret_group = group >= 0;
+	*ret_id = (uid_t)(group >= 0 ? group : user);
+	if ((user < 0) == (group < 0) || user >= UINT32_MAX || group >= UINT32_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "give the number of a user or of a group");
+	return 0;
+}
+
+/* vm: for a VM that is there; for one that is not, only to take away. */
+static int arg_vm(struct call *c, bool granting, const char **ret_vm, struct err *e)
+{
+	const char *name = js_get_str(c->args, "vm");
+	struct vm *vm = name ? vm_find(c->daemon, name) : NULL;
+
+	*ret_vm = vm ? vm->def->name : name;
+	if (name && !vm && granting)
+		return err_set(e, -ENOENT, ERR_NOT_FOUND,
+			"there is no VM '%.255s'. Next: cairn list --all", name);
+	return 0;
+}
+
+static void permission_set(struct call *c, bool granting, enum role role, const char *vm)
+{
+	struct err e;
+	bool is_group;
+	uid_t id;
+	int r = arg_subject(c, &is_group, &id, &e);
+
+	if (!r) {
+		r = permissions_set(&c->daemon->permissions, is_group, id, vm, role);
+		if (r == -ENOENT && !granting)
+			err_set(&e, r, ERR_NOT_FOUND, "they have no such permission. Next: cairn permissions");
+		else if (r < 0)
+			err_set(&e, r, ERR_GENERIC, "the table is full: %d entries", PERMISSIONS_MAX);
+	}
+	if (r < 0)
+		call_fail(c, &e);
+	else
+		permissions_keep(c);
+}
+
+void command_permission_grant(struct call *c)
+{
+	const char *word = js_get_str(c->args, "role"), *vm;
+	enum role role;
+	struct err e;
+	int r = arg_vm(c, true, &vm, &e);
+
+	role = permissions_role_from_word(word, vm != NULL);
+	if (!r && role == ROLE_NONE)
+		r = err_set(&e, -EINVAL, ERR_INVALID, vm ?
+			"role: \"%.40s\" is not one of a VM; viewer, operator or owner" :
+			"role: \"%.40s\" is not one; viewer, operator or admin, or of one VM owner", word);
+	if (r < 0)
+		call_fail(c, &e);
+	else
+		permission_set(c, true, role, vm);
+}
+
+void command_permission_revoke(struct call *c)
+{
+	const char *vm;
+	struct err e;
+
+	if (arg_vm(c, false, &vm, &e) < 0)
+		call_fail(c, &e);
+	else
+		permission_set(c, false, ROLE_NONE, vm);
+}
+
+#define PAGE_ENTRIES 25 /* names may be 255 bytes, each of them six in an answer */
+
+void command_query_permissions(struct call *c)
+{
+	struct json_object *all = permissions_to_json(&c->daemon->permissions),
+			   *o = json_object_new_object(), *list = json_object_new_array();
+	int64_t from = js_get_int(c->args, "from", 0);
+	size_t n = json_object_array_length(all), i = from < 0 ? 0 : (size_t)from, stop = i + PAGE_ENTRIES;
+
+	for (; i < n && i < stop; i++)
+		json_object_array_add(list, json_object_get(json_object_array_get_idx(all, i)));
+	js_put(o, "permissions", list);
+	if (i < n)
+		js_put_uint(o, "next", i);
+	json_object_put(all);
+	call_return(c, o);
+}

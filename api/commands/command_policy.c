@@ -1,0 +1,196 @@
+/* Handlers: when VMs come up and go down by themselves. */
+#include "api/commands/command.h"
+#include "api/daemon.h"
+#include "api/policy/autostart.h"
+#include "api/policy/host_shutdown.h"
+#include "api/store/store.h"
+#include "api/vm/image_users.h"
+#include "api/vm/vm.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define NS 1000000000LL
+#define PLAN_MAX_S (366LL * 24 * 3600)
+#define TIMEOUT_MAX_S (24 * 3600)
+
+struct mark {
+	struct store_work work;
+	struct call *call;
+	uint8_t uuid[16];
+	bool on;
+};
+
+static void mark_kept(struct store_work *work)
+{
+	struct mark *m = container_of(work, struct mark, work);
+	struct call *c = m->call;
+
+	c->vm = vm_find_uuid(c->daemon, m->uuid); /* it may have been undefined meanwhile */
+	if (work->r < 0) {
+		call_fail(c, &work->e);
+	} else {
+		if (c->vm)
+			c->vm->autostart = m->on;
+		call_return(c, NULL);
+	}
+	free(m);
+}
+
+void command_vm_autostart(struct call *c)
+{
+	struct mark *m = calloc(1, sizeof(*m));
+	struct err e;
+	int r;
+
+	if (!m)
+		abort();
+	*m = (struct mark){ { .done = mark_kept, .loop = c->daemon->loop }, c, .on = !js_get_bool(c->args, "disable", false) };
+	memcpy(m->uuid, c->vm->def->uuid, sizeof(m->uuid));
+	r = m->on ? template_check(c->vm, "start", &e) : 0;
+	if (!r)
+		r = autostart_keep(c->vm, m->on, &m->work, &e);
+	if (r < 0) {
+		free(m);
+		call_fail(c, &e);
+	}
+}
+
+/* ---- shutdown, reboot ---- */
+
+static int mode_parse(struct call *c, struct shutdown_plan *p, struct err *e)
+{
+	const char *mode = js_get_str(c->args, "mode");
+
+	p->agent = mode && !strcmp(mode, "agent");
+	if (p->agent && !vm_live(c->vm)->guest_agent)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+			"the VM has no port for a guest agent; set \"guest_agent\": true and start it anew");
+	return 0;
+}
+
+static int deadline_parse(struct call *c, struct shutdown_plan *p, struct err *e)
+{
+	/* As FIELD_SHUTDOWN_THEN has them. */
+	static const enum definition_then thens[] = { DEFINITION_LEAVE, DEFINITION_DESTROY, DEFINITION_SAVE };
+	int i = field_type_index(FIELD_SHUTDOWN_THEN, js_get_str(c->args, "then"));
+	int64_t timeout = js_get_int(c->args, "timeout", p->deadline_s);
+
+	if (timeout < 1 || timeout > TIMEOUT_MAX_S)
+		return err_set(e, -EINVAL, ERR_INVALID, "timeout: %lld is out of range; give 1 to %d seconds",
+			(long long)timeout, TIMEOUT_MAX_S);
+	if (i >= 0)
+		p->then = (uint8_t)thens[i];
+	p->deadline_s = (uint32_t)timeout;
+	return 0;
+}
+
+static int time_parse(struct call *c, struct shutdown_plan *p, struct err *e)
+{
+	const char *message = js_get_str(c->args, "message");
+	int64_t at = js_get_int(c->args, "at", 0), now = time(NULL);
+
+	p->at_s = at / NS;
+	if (at && (p->at_s < now || p->at_s - now > PLAN_MAX_S))
+		return err_set(e, -EINVAL, ERR_INVALID, "at: is %s; give a time within the next year",
+			p->at_s < now ? "past" : "too far away");
+	if (message && strlen(message) > SHUTDOWN_MESSAGE_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "message: is %zu bytes long; at most %d", strlen(message),
+			SHUTDOWN_MESSAGE_MAX);
+	for (const char *s = message; s && *s; s++)
+		if ((unsigned char)*s < ' ' || *s == 0x7f)
+			return err_set(e, -EINVAL, ERR_INVALID,
+				"message: must be one line without control characters");
+	snprintf(p->message, sizeof(p->message), "%s", message ? message : "");
+	return 0;
+}
+
+/* All wait for it, and for no longer than its definition says: who may operate one VM does not hold up the host. */
+static int stop_check(const struct call *c, struct err *e)
+{
+	if (!stop_waits_for(c->vm))
+		return 0;
+	return err_set(e, -EBUSY, ERR_BUSY,
+		"VM '%.200s' is being stopped with all the others (cairn daemon-stop). Next, to stop it at once: cairn destroy "
+		"%.60s", c->vm->def->name, c->vm->def->name);
+}
+
+static void shutdown_done(void *opaque, int r, const struct err *e)
+{
+	if (r < 0)
+		call_fail(opaque, e);
+	else
+		call_return(opaque, NULL);
+}
+
+static void ask(struct call *c, bool reboot)
+{
+	struct shutdown_plan p;
+	struct err e;
+	int r;
+
+	shutdown_plan_default(c->vm, &p);
+	p.reboot = reboot;
+	r = stop_check(c, &e);
+	if (!r)
+		r = mode_parse(c, &p, &e);
+	if (!r)
+		r = deadline_parse(c, &p, &e);
+	if (!r)
+		r = time_parse(c, &p, &e);
+	if (r < 0) {
+		call_fail(c, &e);
+	} else if (p.at_s) {
+		shutdown_plan(c->vm, &p);
+		call_return(c, NULL);
+	} else {
+		shutdown_begin(c->vm, &p, shutdown_done, c);
+	}
+}
+
+void command_vm_shutdown(struct call *c)
+{
+	ask(c, false);
+}
+
+void command_vm_reboot(struct call *c)
+{
+	ask(c, true);
+}
+
+void command_vm_shutdown_cancel(struct call *c)
+{
+	struct err e;
+
+	if (stop_check(c, &e) < 0 || shutdown_cancel(c->vm, &e) < 0)
+		call_fail(c, &e);
+	else
+		call_return(c, NULL);
+}
+
+/* ---- the host goes down ---- */
+
+void command_daemon_stop(struct call *c)
+{
+	/* As FIELD_STOP_ACTION has them. */
+	static const enum definition_then actions[] = { DEFINITION_LEAVE, DEFINITION_SHUTDOWN, DEFINITION_SAVE };
+	int i = field_type_index(FIELD_STOP_ACTION, js_get_str(c->args, "action"));
+	int action = i < 0 ? -1 : (int)actions[i];
+	struct json_object *o;
+	struct err e;
+
+	if (js_get_bool(c->args, "dry-run", false)) {
+		o = json_object_new_object();
+		js_put(o, "vms", stop_look(c->daemon, action));
+		call_return(c, o);
+		return;
+	}
+	if (stop_all(c->daemon, action, !js_get_bool(c->args, "vms-only", false), c, &e) < 0)
+		call_fail(c, &e);
+}

@@ -1,0 +1,409 @@
+/* Handlers that ask and change nothing. */
+#include "api/commands/command.h"
+#include "api/access/audit.h"
+#include "api/daemon.h"
+#include "api/jobs/job.h"
+#include "api/qmp/qmp.h"
+#include "api/store/event_log.h"
+#include "api/store/store.h"
+#include "api/vm/vm.h"
+#include "api/vm/vm_process.h"
+#include "api/wire/conn.h"
+#include "api/wire/json.h"
+#include "api/wire/utf8.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define QUERY_TIMEOUT_NS (1000000000ULL)
+#define LIST_LIMIT 1000
+/* Some clients read lines of at most 64 KiB; a page ends below it, with room for one entry more
+ * and the name behind it. */
+#define LIST_BYTES (58 * 1024)
+
+void command_qmp_capabilities(struct call *c)
+{
+	struct json_object *enable = js_get_array(c->args, "enable");
+	struct err e;
+
+	if (enable && json_object_array_length(enable)) {
+		err_set(&e, -EINVAL, ERR_GENERIC, "there is no capability to switch on");
+		call_fail(c, &e);
+		return;
+	}
+	conn_set_negotiated(c->conn);
+	call_return(c, NULL);
+}
+
+void command_query_version(struct call *c)
+{
+	struct json_object *o = daemon_version();
+
+	js_put_str(o, "cairn", CAIRN_VERSION);
+	call_return(c, o);
+}
+
+void command_query_commands(struct call *c)
+{
+	call_return(c, schema_commands_to_json(c->dialect));
+}
+
+void command_query_schema(struct call *c)
+{
+	call_return(c, schema_to_json(c->dialect));
+}
+
+void command_query_audit(struct call *c)
+{
+	int64_t from = js_get_int(c->args, "from", 0);
+	struct audit_query q = { .from = from > 0 ? (uint64_t)from : 0,
+		.since_ns = js_get_int(c->args, "since", 0), .uid = js_get_int(c->args, "uid", -1),
+		.vm = js_get_str(c->args, "vm") };
+
+	call_return(c, audit_page(c->daemon->audit, &q));
+}
+
+static bool is_for_admins(const char *event)
+{
+	const struct event_spec *s = event ? schema_event_find(event) : NULL;
+
+	return s && s->admins;
+}
+
+static bool event_wanted(void *opaque, struct json_object *ev)
+{
+	struct call *c = opaque;
+	struct json_object *args = c->args;
+	const char *vm = js_get_str(args, "vm"), *kind = js_get_str(args, "event"),
+		   *its = js_get_str(js_get(ev, "data"), "vm"), *event = js_get_str(ev, "event");
+
+	if (conn_role_for(c->conn, its) < ROLE_VIEWER ||
+		(is_for_admins(event) && conn_role(c->conn) < ROLE_ADMIN))
+		return false;
+	return (!vm || (its && !strcmp(its, vm))) && (!kind || (event && !strcmp(event, kind)));
+}
+
+void command_query_events(struct call *c)
+{
+	int64_t since = js_get_int(c->args, "since", 0);
+
+	call_return(c, event_log_page(c->daemon->events, since > 0 ? (uint64_t)since : 0, event_wanted,
+			       c));
+}
+
+void command_vm_qmp_path(struct call *c)
+{
+	char path[PATH_MAX];
+	struct json_object *o;
+	struct err e;
+
+	if (qmp_path(c->vm, path, sizeof(path), &e) < 0) {
+		call_fail(c, &e);
+		return;
+	}
+	o = json_object_new_object();
+	js_put_str(o, "path", path);
+	call_return(c, o);
+}
+
+void command_vm_dump_definition(struct call *c)
+{
+	struct json_object *o = json_object_new_object();
+	bool inactive = js_get_bool(c->args, "inactive", false);
+
+	js_put(o, "definition", definition_to_json(inactive ? c->vm->def : vm_live(c->vm)));
+	js_put_bool(o, "pending", vm_is_pending(c->vm));
+	call_return(c, o);
+}
+
+/* ---- list ---- */
+
+/* brief: what a table of them shows. */
+static void put_identity(struct json_object *o, const struct vm *vm, bool brief)
+{
+	char uuid[DEFINITION_UUID_TEXT];
+
+	js_put_int(o, "id", vm->id);
+	js_put_str(o, "name", vm->def->name);
+	if (!brief) {
+		uuid_print(vm->def->uuid, uuid);
+		js_put_str(o, "uuid", uuid);
+	}
+	if (!brief && vm->def->title)
+		js_put_str(o, "title", vm->def->title);
+	js_put_str(o, "state", vm_state_name(vm->state));
+	js_put_str(o, "word", vm_state_word(vm->state));
+	if (brief)
+		return;
+	js_put_str(o, "reason", vm->reason);
+	js_put_bool(o, "persistent", true);
+	js_put_bool(o, "autostart", vm->autostart);
+	js_put_bool(o, "managed-save", vm->state == VM_SAVED);
+	js_put_bool(o, "template", vm->is_template);
+}
+
+/* What js_line() makes of it at most. */
+static size_t escaped_bytes(const char *s)
+{
+	size_t n = 0;
+
+	for (; s && *s; s++)
+		n += *s >= ' ' && *s <= '~' && *s != '"' && *s != '\\' && *s != '/' ? 1 : 6;
+	return n;
+}
+
+/* The rest: keys, uuid, words, and a reason of 31 bytes. */
+static size_t entry_bytes(const struct vm *vm, bool brief)
+{
+	return (brief ? 80 : 292) + escaped_bytes(vm->def->name) + (brief ? 0 : escaped_bytes(vm->def->title));
+}
+
+struct unloaded {
+	struct call *call;
+	struct json_object *list;
+	size_t bytes;
+};
+
+/* As many as leave room for those that are. */
+static void unloaded_put(void *opaque, const char *name, const char *sentence)
+{
+	struct unloaded *u = opaque;
+	struct json_object *o;
+
+	/* One that was damaged may have been defined anew. */
+	if (vm_find(u->call->daemon, name) || conn_role_for(u->call->conn, name) < ROLE_VIEWER || u->bytes > LIST_BYTES / 4)
+		return;
+	o = json_object_new_object();
+	js_put_str(o, "name", name);
+	js_put_str(o, "why", sentence);
+	json_object_array_add(u->list, o);
+	u->bytes += 32 + escaped_bytes(name) + escaped_bytes(sentence);
+}
+
+static size_t put_unloaded(struct json_object *o, struct call *c)
+{
+	struct unloaded u = { c, json_object_new_array(), 0 };
+
+	store_each_unread(c->daemon->store, unloaded_put, &u);
+	if (u.bytes)
+		js_put(o, "unloaded", u.list);
+	else
+		json_object_put(u.list);
+	return u.bytes;
+}
+
+void command_vm_list(struct call *c)
+{
+	struct daemon *d = c->daemon;
+	const char *after = js_get_str(c->args, "after");
+	int64_t limit = js_get_int(c->args, "limit", LIST_LIMIT);
+	size_t i = vm_index_after(d, after ? after : ""), bytes = 0;
+	bool brief = js_get_bool(c->args, "brief", false);
+	struct json_object *o, *vms;
+	struct err e;
+
+	if (limit < 1 || limit > LIST_LIMIT) {
+		err_set(&e, -EINVAL, ERR_INVALID, "limit: %lld is out of range; give 1 to %d",
+			(long long)limit, LIST_LIMIT);
+		call_fail(c, &e);
+		return;
+	}
+	o = json_object_new_object();
+	vms = json_object_new_array();
+	if (!after)
+		bytes = put_unloaded(o, c);
+	for (; i < d->nvms && limit && bytes < LIST_BYTES; i++) {
+		struct json_object *entry;
+
+		if (conn_role_for(c->conn, d->vms[i]->def->name) < ROLE_VIEWER)
+			continue;
+		entry = json_object_new_object();
+		put_identity(entry, d->vms[i], brief);
+		json_object_array_add(vms, entry);
+		bytes += entry_bytes(d->vms[i], brief);
+		limit--; /* so that a page ends, and is named after, one that they may see */
+	}
+	js_put(o, "vms", vms);
+	if (i < d->nvms)
+		js_put_str(o, "next", d->vms[i - 1]->def->name);
+	call_return(c, o);
+}
+
+/* ---- info ---- */
+
+static struct json_object *disk_figures(const struct vm_disk_info *d, unsigned fault)
+{
+	/* The first two as virsh words them. */
+	static const char *const faults[] = { [VM_DISK_FAILED] = "unspecified error",
+		[VM_DISK_NO_SPACE] = "no space", [VM_DISK_CORRUPT] = "image corrupt" };
+	struct json_object *o = json_object_new_object();
+	char id[sizeof(d->id)];
+
+	memcpy(id, d->id, sizeof(id));
+	id[sizeof(id) - 1] = 0;
+	text_clean(id);
+	js_put_str(o, "id", id);
+	js_put_uint(o, "size", d->size_bytes);
+	js_put_uint(o, "rd-reqs", d->rd_reqs);
+	js_put_uint(o, "rd-bytes", d->rd_bytes);
+	js_put_uint(o, "rd-ns", d->rd_ns);
+	js_put_uint(o, "wr-reqs", d->wr_reqs);
+	js_put_uint(o, "wr-bytes", d->wr_bytes);
+	js_put_uint(o, "wr-ns", d->wr_ns);
+	js_put_uint(o, "fl-reqs", d->fl_reqs);
+	js_put_uint(o, "fl-ns", d->fl_ns);
+	js_put_uint(o, "errors", d->errors);
+	if (fault && fault < ARRAY_SIZE(faults))
+		js_put_str(o, "fault", faults[fault]);
+	return o;
+}
+
+static struct json_object *interface_figures(const struct vm_interface_info *i)
+{
+	struct json_object *o = json_object_new_object();
+	char id[sizeof(i->id)], target[sizeof(i->target)], mac[DEFINITION_MAC_TEXT];
+
+	memcpy(id, i->id, sizeof(id));
+	memcpy(target, i->target, sizeof(target));
+	id[sizeof(id) - 1] = target[sizeof(target) - 1] = 0;
+	text_clean(id);
+	text_clean(target);
+	mac_print(i->mac, mac);
+	js_put_str(o, "id", id);
+	js_put_str(o, "mac", mac);
+	if (target[0])
+		js_put_str(o, "target", target);
+	js_put_str(o, "link", i->link_up ? "up" : "down");
+	js_put_uint(o, "rx-bytes", i->rx_bytes);
+	js_put_uint(o, "rx-packets", i->rx_packets);
+	js_put_uint(o, "rx-errors", i->rx_errors);
+	js_put_uint(o, "rx-drops", i->rx_drops);
+	js_put_uint(o, "tx-bytes", i->tx_bytes);
+	js_put_uint(o, "tx-packets", i->tx_packets);
+	js_put_uint(o, "tx-errors", i->tx_errors);
+	js_put_uint(o, "tx-drops", i->tx_drops);
+	return o;
+}
+
+static void put_counters(struct json_object *o, const struct vm_info *info)
+{
+	static const char *const hosts[] = { "unknown", "vmx", "svm", "pvm" };
+	struct json_object *exits = json_object_new_object(), *assist = json_object_new_object();
+
+	js_put_str(o, "host", hosts[info->host_kind < ARRAY_SIZE(hosts) ? info->host_kind : 0]);
+	js_put_bool(assist, "on", info->assist_on);
+	js_put_uint(assist, "syscalls", info->assist_syscalls);
+	js_put_uint(assist, "instructions", info->assist_instructions);
+	js_put(o, "assist", assist);
+	js_put_uint(exits, "io", info->exits_io);
+	js_put_uint(exits, "mmio", info->exits_mmio);
+	js_put_uint(exits, "other", info->exits_other);
+	js_put(o, "exits", exits);
+}
+
+static void put_figures(struct json_object *o, const struct vm_info *info)
+{
+	struct json_object *times = json_object_new_array(), *disks = json_object_new_array(),
+			   *interfaces = json_object_new_array();
+	uint32_t vcpus = MIN(info->vcpus, VM_VCPUS_MAX), ndisks = MIN(info->ndisks, VM_DISKS_MAX);
+	uint64_t sum = 0;
+
+	for (uint32_t i = 0; i < vcpus; i++) {
+		sum += info->vcpu_ns[i];
+		json_object_array_add(times, json_object_new_uint64(info->vcpu_ns[i]));
+	}
+	js_put_uint(o, "cpu-time", sum);
+	js_put(o, "vcpu-times", times);
+	put_counters(o, info);
+	for (uint32_t i = 0; i < ndisks; i++)
+		json_object_array_add(disks, disk_figures(&info->disks[i], info->disk_faults[i]));
+	js_put(o, "disks", disks);
+	for (uint32_t i = 0; i < MIN(info->ninterfaces, VM_INTERFACES_MAX); i++)
+		json_object_array_add(interfaces, interface_figures(&info->interfaces[i]));
+	js_put(o, "interfaces", interfaces);
+}
+
+/* What of a process is in RAM; 0: not known. */
+static uint64_t resident_bytes(pid_t pid)
+{
+	unsigned long long pages = 0;
+	char path[40], text[128];
+	ssize_t n;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/statm", (int)pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return 0;
+	n = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	text[n < 0 ? 0 : n] = 0;
+	return sscanf(text, "%*u %llu", &pages) == 1 ? pages * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
+}
+
+static void put_process(struct json_object *o, pid_t pid)
+{
+	js_put_int(o, "pid", pid);
+	js_put_uint(o, "resident-memory", resident_bytes(pid));
+}
+
+static const char *agent_word(uint8_t state)
+{
+	return state == VM_AGENT_ANSWERS ? "connected" : state == VM_AGENT_OPEN ? "open" : "closed";
+}
+
+static void put_state(struct json_object *o, const struct vm *vm)
+{
+	if (vm->detail[0])
+		js_put_str(o, "detail", vm->detail);
+	if (vm->value)
+		js_put_int(o, "value", vm->value);
+	js_put_uint(o, "since", vm->since_ns);
+	js_put_uint(o, "vcpus", vm_live(vm)->vcpus);
+	js_put_uint(o, "memory", vm_live(vm)->ram_bytes);
+	js_put_uint(o, "used-memory", vm_state_is_active(vm->state) ? vm_live(vm)->ram_bytes : 0);
+	if (vm->proc && vm_process_pid(vm->proc) > 0)
+		put_process(o, vm_process_pid(vm->proc));
+	if (vm->proc && vm_live(vm)->guest_agent)
+		js_put_str(o, "agent", agent_word(vm->agent));
+	if (vm->job)
+		js_put_str(o, "job", vm->job->id);
+	shutdown_put(vm, o);
+	if (restart_is_pending(vm))
+		js_put_uint(o, "restart-in", restart_in_ns(vm));
+	if (vm->exit_status >= 0)
+		js_put_int(o, "exit-status", vm->exit_status);
+	if (vm->exit_signal)
+		js_put_int(o, "exit-signal", vm->exit_signal);
+}
+
+/* A VM that does not answer is shown with what the daemon knows. */
+static void info_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct call *c = opaque;
+	struct json_object *o = json_object_new_object();
+	const struct vm_info *info = r == 0 ? a->info : NULL;
+
+	(void)e;
+	put_identity(o, c->vm, false);
+	put_state(o, c->vm);
+	if (info) {
+		js_put_bool(o, "idle", c->vm->state == VM_RUNNING && info->vcpus && info->vcpus_halted == info->vcpus);
+		put_figures(o, info);
+	}
+	call_return(c, o);
+}
+
+void command_vm_info(struct call *c)
+{
+	if (c->vm->proc && vm_state_is_active(c->vm->state))
+		vm_process_request(c->vm->proc, VM_MSG_QUERY, NULL, 0, -1, QUERY_TIMEOUT_NS,
+			info_done, c);
+	else
+		info_done(c, -ENOENT, NULL, NULL);
+}

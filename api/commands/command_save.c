@@ -1,0 +1,220 @@
+/* Handlers: save, managed save, restore. */
+#include "api/commands/command.h"
+#include "api/access/rights.h"
+#include "api/daemon.h"
+#include "api/definition/definition.h"
+#include "api/jobs/job.h"
+#include "api/jobs/save.h"
+#include "api/store/store.h"
+#include "api/vm/vm.h"
+#include "api/wire/conn.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+void command_vm_save(struct call *c)
+{
+	struct job *j;
+	struct err e;
+
+	if (save_to_file(c->vm, c->fd, js_get_str(c->args, "job-id"), &j, &e) < 0)
+		call_fail(c, &e);
+	else
+		call_return_job(c, j);
+}
+
+enum save_then save_then_asked(const struct call *c)
+{
+	const char *then = js_get_str(c->args, "then");
+
+	return !then ? SAVE_THEN_AS_IT_WAS : strcmp(then, "paused") ? SAVE_THEN_RUNNING : SAVE_THEN_PAUSED;
+}
+
+void command_vm_managed_save(struct call *c)
+{
+	struct job *j;
+	struct err e;
+
+	if (save_managed(c->vm, save_then_asked(c), js_get_str(c->args, "job-id"), c, &j, &e) < 0)
+		call_fail(c, &e);
+}
+
+struct drop {
+	struct store_work work;
+	struct call *call;
+};
+
+static void dropped(struct store_work *work)
+{
+	struct drop *d = container_of(work, struct drop, work);
+
+	save_dropped(d->call->vm, work->r);
+	if (work->r < 0)
+		call_fail(d->call, &work->e);
+	else
+		call_return(d->call, NULL);
+	free(d);
+}
+
+void command_vm_managed_save_remove(struct call *c)
+{
+	struct drop *d = calloc(1, sizeof(*d));
+	struct err e;
+	int r = vm_check_idle(c->vm, "remove its saved state", &e);
+
+	if (!d)
+		abort();
+	*d = (struct drop){ { .done = dropped, .loop = c->daemon->loop }, c };
+	if (!r)
+		r = save_drop_managed(c->vm, &d->work, &e);
+	if (r < 0) {
+		free(d);
+		call_fail(c, &e);
+	}
+}
+
+/* ---- restore ---- */
+
+struct restore {
+	struct call *call;
+	struct vm *vm;
+	bool created; /* defined by this restore */
+};
+
+static void definition_free_p(struct definition **d)
+{
+	definition_free(*d);
+}
+
+static void vm_forget(struct vm *vm)
+{
+	struct daemon *d = vm->daemon;
+	char name[VM_NAME_MAX + 1];
+	struct err e;
+
+	memcpy(name, vm->def->name, sizeof(name));
+	if (store_remove(d->store, name, &e) < 0)
+		return;
+	vm_remove(vm);
+	daemon_emit(d, EVENT_VM_UNDEFINED, name, NULL);
+}
+
+static void restore_done(void *opaque, int r, const struct err *e)
+{
+	struct restore *w = opaque;
+	struct json_object *o;
+
+	if (r < 0) {
+		/* Its process may still end; it is forgotten with the next undefine then. */
+		if (w->created && !w->vm->proc)
+			vm_forget(w->vm);
+		call_fail(w->call, e);
+	} else {
+		o = json_object_new_object();
+		js_put_str(o, "name", w->vm->def->name);
+		js_put_int(o, "id", w->vm->id);
+		call_return(w->call, o);
+	}
+	free(w);
+}
+
+static int state_file_check(int fd, struct err *e)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return err_set_errno(e, -errno, "the file");
+	if (!S_ISREG(st.st_mode))
+		return err_set(e, -EINVAL, ERR_INVALID, "a saved state is a regular file");
+	return 0;
+}
+
+static int existing_check(struct vm *vm, const struct definition *def, struct err *e)
+{
+	int r = vm_check_idle(vm, "restore", e);
+
+	if (!r)
+		r = vm_state_check(vm->def->name, vm->state, VM_ASK_START, e);
+	if (!r && vm->state == VM_SAVED)
+		r = err_set(e, -EPERM, ERR_WRONG_STATE,
+			"VM '%s' has a managed save; drop that first: cairn managedsave-remove %s",
+			vm->def->name, vm->def->name);
+	return r ? r : save_check_fits(def, vm->def, e);
+}
+
+static void restore_start(struct restore *w)
+{
+	struct call *c = w->call;
+	struct vm_start_how how = { .state_fd = steal_fd(&c->fd),
+		.paused = js_get_bool(c->args, "paused", false),
+		.eager = js_get_bool(c->args, "eager", false), .done = restore_done, .opaque = w };
+
+	vm_start(w->vm, &how);
+}
+
+static void restore_defined(void *opaque, int r, const struct vm_defined *what, const struct err *e)
+{
+	struct restore *w = opaque;
+
+	if (r < 0) {
+		call_fail(w->call, e);
+		free(w);
+		return;
+	}
+	w->vm = what->vm;
+	w->created = what->created;
+	restore_start(w);
+}
+
+/* The VM that the state belongs to, or (*ret_def: owned) what to define first. */
+static int restore_find(struct call *c, struct vm **ret_vm, struct definition **ret_def, struct err *e)
+{
+	struct definition *def CLEANUP(definition_free_p) = NULL;
+	struct peer who = conn_peer(c->conn);
+	int r = definition_parse(js_get(c->args, "definition"), NULL, &def, e);
+
+	if (r < 0)
+		return r;
+	if (!definition_has_uuid(def))
+		return err_set(e, -EINVAL, ERR_INVALID, "uuid: is missing");
+	*ret_vm = vm_find_uuid(c->daemon, def->uuid);
+	if (*ret_vm)
+		return existing_check(*ret_vm, def, e);
+	if (conn_role(c->conn) < ROLE_ADMIN)
+		return err_set(e, -EPERM, ERR_PERMISSION,
+			"the state's VM is not defined here, and to define it takes the role of admin");
+	r = rights_of_peer(&who, &def->rights, e);
+	if (!r)
+		*ret_def = STEAL_PTR(def);
+	return r;
+}
+
+void command_vm_restore(struct call *c)
+{
+	struct definition *def = NULL;
+	struct restore *w = calloc(1, sizeof(*w));
+	struct err e;
+	int r;
+
+	if (!w)
+		abort();
+	w->call = c;
+	r = state_file_check(c->fd, &e);
+	if (!r)
+		r = restore_find(c, &w->vm, &def, &e);
+	if (r < 0) {
+		free(w);
+		call_fail(c, &e);
+	} else if (def) {
+		vm_define(c->daemon, def, VM_DEFINE, NULL, restore_defined, w);
+	} else {
+		restore_start(w);
+	}
+}

@@ -1,0 +1,197 @@
+/* Handlers: schedules of snapshots. */
+#include "api/commands/command.h"
+#include "api/daemon.h"
+#include "api/jobs/snapshots.h"
+#include "api/policy/scheduler.h"
+#include "api/store/store.h"
+#include "api/vm/image_users.h"
+#include "api/vm/vm.h"
+#include "api/wire/conn.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PAGE_BYTES (40 * 1024)
+#define NAMES_TOLD_MAX 1000 /* of at most 31 bytes, as they are automatic ones */
+
+/* What is not said stays as it is. */
+static int plan_from_args(struct call *c, struct schedule_plan *p, struct err *e)
+{
+	const char *every = js_get_str(c->args, "every"), *keep = js_get_str(c->args, "keep"),
+		   *min_free = js_get_str(c->args, "min-free");
+	bool first = !c->vm->schedule;
+	int r = 0;
+
+	*p = first ? (struct schedule_plan){0} : c->vm->schedule->plan;
+	if (first && !every)
+		return err_set(e, -EINVAL, ERR_INVALID, "every: say how often, such as 1h");
+	if (first && !keep)
+		keep = SCHEDULE_KEEP_DEFAULT;
+	if (first && !min_free)
+		min_free = SCHEDULE_MIN_FREE_DEFAULT;
+	if (every)
+		r = schedule_set_every(p, every, e);
+	if (!r && keep)
+		r = schedule_set_keep(p, keep, e);
+	if (!r && min_free)
+		r = schedule_set_min_free(p, min_free, e);
+	return r;
+}
+
+struct keep {
+	struct store_work work;
+	struct call *call;
+	uint8_t uuid[16];
+	struct schedule_plan plan;
+	bool removes;
+};
+
+static void kept(struct store_work *work)
+{
+	struct keep *k = container_of(work, struct keep, work);
+	struct call *c = k->call;
+
+	c->vm = vm_find_uuid(c->daemon, k->uuid); /* it may have been undefined meanwhile */
+	if (work->r < 0) {
+		call_fail(c, &work->e);
+	} else {
+		if (c->vm && k->removes)
+			scheduler_remove(c->vm);
+		else if (c->vm)
+			scheduler_set(c->vm, &k->plan);
+		call_return(c, NULL);
+	}
+	free(k);
+}
+
+/* plan: NULL: there is to be none. */
+static void keep(struct call *c, const struct schedule_plan *plan)
+{
+	struct keep *k = calloc(1, sizeof(*k));
+	struct err e;
+
+	if (!k)
+		abort();
+	*k = (struct keep){ { .done = kept, .loop = c->daemon->loop }, c, .removes = !plan };
+	memcpy(k->uuid, c->vm->def->uuid, sizeof(k->uuid));
+	if (plan)
+		k->plan = *plan;
+	if (scheduler_keep(c->vm, plan, &k->work, &e) < 0) {
+		free(k);
+		call_fail(c, &e);
+	}
+}
+
+/* ---- what a plan would do ---- */
+
+struct would {
+	struct call *call;
+	struct schedule_plan plan;
+};
+
+static void would_tell(void *opaque, int r, const struct snapshots *s, const struct err *e)
+{
+	struct would *w = opaque;
+	struct call *c = w->call;
+	bool *victims = r < 0 ? NULL : calloc(s->n + 1, sizeof(*victims));
+	struct json_object *o, *list;
+	size_t count = 0;
+
+	if (r < 0) {
+		call_fail(c, e);
+		free(w);
+		return;
+	}
+	if (!victims)
+		abort();
+	scheduler_victims(&w->plan, s, true, victims);
+	list = json_object_new_array();
+	for (size_t i = 0; i < s->n; i++)
+		if (victims[i] && count++ < NAMES_TOLD_MAX)
+			json_object_array_add(list, json_object_new_string(s->list[i].name));
+	o = json_object_new_object();
+	js_put(o, "would-delete", list);
+	js_put_uint(o, "count", count);
+	call_return(c, o);
+	free(victims);
+	free(w);
+}
+
+static void would_look(struct call *c, const struct schedule_plan *plan)
+{
+	struct would *w;
+	struct err e;
+
+	if (snapshots_check_look(c->vm, &e) < 0) {
+		call_fail(c, &e);
+		return;
+	}
+	w = malloc(sizeof(*w));
+	if (!w)
+		abort();
+	*w = (struct would){c, *plan};
+	c->on_images = true;
+	snapshots_fetch(c->vm, would_tell, w);
+}
+
+void command_schedule_set(struct call *c)
+{
+	struct schedule_plan plan;
+	struct err e;
+	int r = template_check(c->vm, "take snapshots", &e);
+
+	if (!r)
+		r = plan_from_args(c, &plan, &e);
+	if (r < 0)
+		call_fail(c, &e);
+	else if (js_get_bool(c->args, "dry-run", false))
+		would_look(c, &plan);
+	else
+		keep(c, &plan);
+}
+
+void command_schedule_remove(struct call *c)
+{
+	keep(c, NULL);
+}
+
+static bool may_see(const struct call *c, const struct vm *vm)
+{
+	return conn_role_for(c->conn, vm->def->name) >= ROLE_VIEWER;
+}
+
+void command_query_schedules(struct call *c)
+{
+	const char *name = js_get_str(c->args, "vm"), *after = js_get_str(c->args, "after");
+	struct daemon *d = c->daemon;
+	struct vm *only = name ? vm_find(d, name) : NULL;
+	size_t i = vm_index_after(d, after ? after : ""), bytes = 0;
+	struct json_object *o, *list;
+	struct err e;
+
+	if (name && (!only || !may_see(c, only))) {
+		err_set(&e, -ENOENT, ERR_NOT_FOUND,
+			"there is no VM '%.255s'. Next: cairn list --all", name);
+		call_fail(c, &e);
+		return;
+	}
+	o = json_object_new_object();
+	list = json_object_new_array();
+	for (; i < d->nvms && bytes < PAGE_BYTES; i++) {
+		struct vm *vm = d->vms[i];
+
+		if (!vm->schedule || (only && vm != only) || !may_see(c, vm))
+			continue;
+		json_object_array_add(list, scheduler_to_json(vm));
+		/* Everything beyond ASCII may become six times as long. */
+		bytes += 400 + 6 * (strlen(vm->def->name) + strlen(vm->schedule_past.detail));
+	}
+	js_put(o, "schedules", list);
+	if (i < d->nvms)
+		js_put_str(o, "next", d->vms[i - 1]->def->name);
+	call_return(c, o);
+}

@@ -1,0 +1,305 @@
+/* Handlers: snapshots. */
+#include "api/commands/command.h"
+#include "api/jobs/job.h"
+#include "api/jobs/snapshot_job.h"
+#include "api/jobs/snapshots.h"
+#include "api/vm/image_users.h"
+#include "api/vm/vm.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#define PAGE_BYTES (40 * 1024)
+#define LIST_TIMEOUT_NS (30 * 1000000000ULL)
+#define SIZE_TIMEOUT_NS (600 * 1000000000ULL) /* of a large disk that has changed all over */
+#define SET_TIMEOUT_NS (30 * 1000000000ULL)
+/* For what changes its images. */
+static int free_check(const struct vm *vm, const char *what, struct err *e)
+{
+	int r = vm_check_free(vm, what, e);
+
+	return r || vm_state_is_active(vm->state) ? r : image_check_writable(vm, what, e);
+}
+
+/* ---- arguments ---- */
+
+/* key: optional unless `needed`; into keeps what it has when it is not given. */
+static int arg_text(struct call *c, const char *key, bool needed, char *into, size_t size,
+	struct err *e)
+{
+	const char *s = js_get_str(c->args, key);
+
+	if (!s)
+		return 0;
+	if (strlen(s) >= size || (needed && !*s))
+		return err_set(e, -EINVAL, ERR_INVALID, "%s: %s%zu bytes", key,
+			needed ? "1 to " : "at most ", size - 1);
+	for (const char *p = s; *p; p++)
+		if ((unsigned char)*p < 0x20 || *p == 0x7f)
+			return err_set(e, -EINVAL, ERR_INVALID,
+				"%s: must be one line without control characters", key);
+	snprintf(into, size, "%s", s);
+	return 0;
+}
+
+static int tag_check(const char *tag, struct err *e)
+{
+	bool good = tag && *tag;
+
+	for (const char *p = tag; good && *p; p++)
+		good = isalnum((unsigned char)*p) || strchr("-_.:=", *p);
+	return good ? 0 :
+		err_set(e, -EINVAL, ERR_INVALID, "tags: letters, digits and \"-_.:=\", not \"%.40s\"",
+			tag ? tag : "");
+}
+
+static int arg_tags(struct call *c, char into[VM_SNAPSHOT_TAGS_MAX + 1], struct err *e)
+{
+	struct json_object *list = js_get_array(c->args, "tags");
+	size_t n = 0;
+
+	into[0] = 0;
+	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
+		const char *tag = js_plain_string(json_object_array_get_idx(list, i));
+		int r = tag_check(tag, e);
+
+		if (r < 0)
+			return r;
+		if (n + strlen(tag) + 1 > VM_SNAPSHOT_TAGS_MAX)
+			return err_set(e, -EINVAL, ERR_INVALID, "tags: together at most %d bytes",
+				VM_SNAPSHOT_TAGS_MAX);
+		n += (size_t)snprintf(into + n, VM_SNAPSHOT_TAGS_MAX + 1 - n, "%s%s", i ? "," : "", tag);
+	}
+	return 0;
+}
+
+/* Before anything is stopped for it. */
+static int arg_disk(struct call *c, struct snapshot_revert *how, struct err *e)
+{
+	const char *id = js_get_str(c->args, "disk");
+	const struct definition *d = c->vm->def;
+
+	if (!id)
+		return 0;
+	if (!how->disks_only)
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"disk: one disk alone goes back without memory; say disks-only as well");
+	for (uint32_t i = 0; i < d->ndisks; i++) {
+		if (strcmp(d->disks[i].id, id))
+			continue;
+		if (d->disks[i].read_only || d->disks[i].layers[0].format != DEFINITION_FORMAT_QCOW2)
+			return err_set(e, -EINVAL, ERR_INVALID, "disk: %s is %s; it has no snapshots", id,
+				d->disks[i].read_only ? "read-only" : "raw");
+		snprintf(how->disk, sizeof(how->disk), "%s", id);
+		return 0;
+	}
+	return err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.200s' has no disk '%.40s'", d->name, id);
+}
+
+/* ---- jobs ---- */
+
+static void job_answer(struct call *c, int r, const struct job *j, const struct err *e)
+{
+	if (r < 0)
+		call_fail(c, e);
+	else
+		call_return_job(c, j);
+}
+
+void command_snapshot_create(struct call *c)
+{
+	struct vm_snapshot_create body = { .disks_only = js_get_bool(c->args, "disks-only", false),
+		.halt = js_get_bool(c->args, "halt", false),
+		.quiesce = js_get_bool(c->args, "quiesce", false) };
+	int64_t rate = js_get_int(c->args, "rate", 0);
+	struct job_name called = { .id = js_get_str(c->args, "job-id") };
+	struct job *j = NULL;
+	struct err e;
+	int r = free_check(c->vm, "take a snapshot", &e);
+
+	/* As virsh does: unique enough, and it sorts. */
+	snprintf(body.name, sizeof(body.name), "%lld", (long long)time(NULL));
+	if (!r)
+		r = arg_text(c, "name", true, body.name, sizeof(body.name), &e);
+	if (!r)
+		r = arg_text(c, "description", false, body.description, sizeof(body.description), &e);
+	if (!r)
+		r = arg_tags(c, body.tags, &e);
+	if (!r && body.quiesce && !vm_state_is_active(c->vm->state))
+		r = err_set(&e, -EPERM, ERR_WRONG_STATE,
+			"VM '%s' is %s: its file systems are at rest; leave quiescing out", c->vm->def->name,
+			vm_state_name(c->vm->state));
+	if (!r && rate < 0)
+		r = err_set(&e, -EINVAL, ERR_INVALID, "rate: bytes a second; 0: as fast as it goes");
+	body.rate_bytes_per_s = (uint64_t)rate;
+	if (!r)
+		r = snapshot_create(c->vm, &body, &called, &j, &e);
+	job_answer(c, r, j, &e);
+}
+
+void command_snapshot_delete(struct call *c)
+{
+	const char *children = js_get_str(c->args, "children");
+	enum snapshot_victims victims = SNAPSHOT_ALONE;
+	char name[VM_SNAPSHOT_NAME_MAX + 1] = "";
+	struct job_name called = { .id = js_get_str(c->args, "job-id") };
+	struct job *j = NULL;
+	struct err e;
+	int r = free_check(c->vm, "delete it", &e);
+
+	if (children)
+		victims = strcmp(children, "too") ? SNAPSHOT_CHILDREN_ONLY : SNAPSHOT_WITH_CHILDREN;
+	if (!r)
+		r = arg_text(c, "name", false, name, sizeof(name), &e);
+	if (!r)
+		r = snapshot_delete(c->vm, name, victims, js_get_bool(c->args, "dry-run", false), &called, &j, &e);
+	job_answer(c, r, j, &e);
+}
+
+void command_snapshot_revert(struct call *c)
+{
+	struct snapshot_revert how = { .then = save_then_asked(c),
+		.disks_only = js_get_bool(c->args, "disks-only", false),
+		.eager = js_get_bool(c->args, "eager", false),
+		.verify = js_get_bool(c->args, "verify", false), .look_only = js_get_bool(c->args, "dry-run", false) };
+	struct job_name called = { .id = js_get_str(c->args, "job-id") };
+	struct job *j = NULL;
+	struct err e;
+	int r = free_check(c->vm, "revert it", &e);
+
+	if (!r)
+		r = arg_text(c, "name", false, how.name, sizeof(how.name), &e);
+	if (!r)
+		r = arg_disk(c, &how, &e);
+	if (!r)
+		r = snapshot_revert(c->vm, &how, &called, &j, &e);
+	job_answer(c, r, j, &e);
+}
+
+/* ---- at once ---- */
+
+static void ask(struct call *c, enum vm_msg_type type, const void *body, size_t len, uint64_t timeout_ns,
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e))
+{
+	c->on_images = true;
+	snapshots_request(c->vm, type, body, len, timeout_ns, done, c);
+}
+
+static void set_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	(void)a;
+	if (r < 0)
+		call_fail(opaque, e);
+	else
+		call_return(opaque, NULL);
+}
+
+void command_snapshot_set(struct call *c)
+{
+	struct vm_snapshot_set body = { .set_description = js_get_str(c->args, "description") != NULL,
+		.set_tags = js_get_array(c->args, "tags") != NULL };
+	struct err e;
+	int r = free_check(c->vm, "change it", &e);
+
+	if (!r)
+		r = arg_text(c, "name", true, body.name, sizeof(body.name), &e);
+	if (!r)
+		r = arg_text(c, "new-name", true, body.new_name, sizeof(body.new_name), &e);
+	if (!r)
+		r = arg_text(c, "description", false, body.description, sizeof(body.description), &e);
+	if (!r)
+		r = arg_tags(c, body.tags, &e);
+	if (r < 0)
+		call_fail(c, &e);
+	else
+		ask(c, VM_MSG_SNAPSHOT_SET, &body, sizeof(body), SET_TIMEOUT_NS, set_done);
+}
+
+static void size_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	const struct vm_snapshots *s = a->snapshots;
+	struct json_object *o;
+	struct err why;
+
+	if (!r && (!s || s->n != 1 || s->list[0].own_bytes > INT64_MAX)) {
+		r = err_set(&why, -EPROTO, ERR_GENERIC, "the VM's process answered something else");
+		e = &why;
+	}
+	if (r < 0) {
+		call_fail(opaque, e);
+		return;
+	}
+	o = json_object_new_object();
+	js_put_uint(o, "own-size", s->list[0].own_bytes);
+	call_return(opaque, o);
+}
+
+void command_snapshot_size(struct call *c)
+{
+	struct vm_snapshot_name body = { "" };
+	struct err e;
+	int r = snapshots_check_look(c->vm, &e);
+
+	if (!r)
+		r = arg_text(c, "name", true, body.name, sizeof(body.name), &e);
+	if (r < 0)
+		call_fail(c, &e);
+	else
+		ask(c, VM_MSG_SNAPSHOT_SIZE, &body, sizeof(body), SIZE_TIMEOUT_NS, size_done);
+}
+
+static void list_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	const struct vm_snapshots *s = a->snapshots;
+	struct json_object *o, *list;
+	struct call *c = opaque;
+	size_t bytes = 0;
+	uint32_t i = 0;
+	struct err why;
+
+	if (!r && !s) {
+		r = err_set(&why, -EPROTO, ERR_GENERIC, "the VM's process answered something else");
+		e = &why;
+	}
+	if (r < 0) {
+		call_fail(c, e);
+		return;
+	}
+	o = json_object_new_object();
+	list = json_object_new_array();
+	for (; i < s->n && bytes < PAGE_BYTES; i++) {
+		struct json_object *info = snapshot_to_json(&s->list[i]);
+
+		json_object_array_add(list, info);
+		/* Everything beyond ASCII may become six times as long. */
+		bytes += 300 + 6 * (strlen(s->list[i].name) + strlen(s->list[i].description) +
+			strlen(s->list[i].tags));
+	}
+	js_put(o, "snapshots", list);
+	if (i && s->from + i < s->total)
+		js_put_uint(o, "next", s->from + i);
+	call_return(c, o);
+}
+
+void command_snapshot_list(struct call *c)
+{
+	int64_t from = js_get_int(c->args, "from", 0);
+	struct vm_snapshot_list body = { .from = (uint32_t)from };
+	struct vm *vm = c->vm;
+	struct err e;
+	int r = 0;
+
+	if (from < 0 || from > UINT32_MAX)
+		r = err_set(&e, -EINVAL, ERR_INVALID, "from: is out of range");
+	if (!r)
+		r = snapshots_check_look(vm, &e);
+	if (r < 0)
+		call_fail(c, &e);
+	else
+		ask(c, VM_MSG_SNAPSHOT_LIST, &body, sizeof(body), LIST_TIMEOUT_NS, list_done);
+}

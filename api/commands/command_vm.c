@@ -1,0 +1,462 @@
+/* Handlers that change a VM. */
+#include "api/commands/command.h"
+#include "api/access/open_as.h"
+#include "api/access/rights.h"
+#include "api/daemon.h"
+#include "api/net/forwards.h"
+#include "api/store/store.h"
+#include "api/vm/identity.h"
+#include "api/vm/image_users.h"
+#include "api/vm/vm.h"
+#include "api/vm/vm_config.h"
+#include "api/vm/vm_process.h"
+#include "api/wire/conn.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#define REQUEST_TIMEOUT_NS (10 * 1000000000ULL)
+
+/* ---- define ---- */
+
+static void definition_free_p(struct definition **d)
+{
+	definition_free(*d);
+}
+
+/* name and uuid against those that exist; the uuid is completed. */
+static int define_check(struct daemon *d, struct definition *def, struct vm **ret_old, struct err *e)
+{
+	struct vm *old = vm_find(d, def->name), *holder;
+
+	if (old && strcmp(old->def->name, def->name))
+		old = NULL; /* the name is another VM's uuid */
+	*ret_old = old;
+	if (old && (old->opener || old->hold || old->half || old->going || old->renaming))
+		return vm_check_idle(old, "define", e);
+	if (old && template_check(old, "change its definition", e) < 0)
+		return -EPERM;
+	if (!definition_has_uuid(def) && old)
+		memcpy(def->uuid, old->def->uuid, sizeof(def->uuid));
+	if (!definition_has_uuid(def) && definition_make_uuid(def, e) < 0)
+		return -EIO;
+	if (old && memcmp(old->def->uuid, def->uuid, sizeof(def->uuid)))
+		return err_set(e, -EEXIST, ERR_EXISTS,
+			"uuid: VM '%s' exists with another one; leave it out, or undefine the VM first",
+			def->name);
+	holder = vm_find_uuid(d, def->uuid);
+	if (holder && holder != old)
+		return err_set(e, -EEXIST, ERR_EXISTS,
+			"uuid: is taken by VM '%s'; leave it out and one is made", holder->def->name);
+	return identity_complete(d, def, old, e);
+}
+
+struct define {
+	struct store_work work;
+	struct daemon *daemon;
+	struct definition *def; /* until it is the VM's */
+	uint8_t uuid[16];
+	enum vm_define_how how;
+	struct json_object *was; /* owned; NULL: whatever it is */
+	bool created, outdates;
+	void (*done)(void *opaque, int r, const struct vm_defined *what, const struct err *e);
+	void *opaque;
+};
+
+/* what: NULL when r < 0. */
+static void define_end(struct define *w, int r, const struct vm_defined *what, const struct err *e)
+{
+	w->done(w->opaque, r, what, e);
+	definition_free(w->def);
+	json_object_put(w->was);
+	free(w);
+}
+
+/* Of two who change a VM neither loses what the other did. */
+static int was_check(const struct define *w, struct err *e)
+{
+	CLEANUP_JS struct json_object *is = NULL;
+	const struct vm *vm = vm_find(w->daemon, w->def->name);
+
+	if (!w->was)
+		return 0;
+	is = vm ? definition_to_json(vm->def) : NULL;
+	if (is && json_object_equal(is, w->was))
+		return 0;
+	return err_set(e, -EBUSY, ERR_BUSY,
+		"VM '%s' was changed by somebody else meanwhile; look at it, and change it again",
+		w->def->name);
+}
+
+static void define_synced(struct store_work *work)
+{
+	struct define *w = container_of(work, struct define, work);
+	struct vm *vm = vm_find_uuid(w->daemon, w->uuid);
+	struct vm_defined what = { .vm = vm, .created = w->created, .outdates = w->outdates };
+	struct err e;
+	int r = work->r;
+
+	if (r < 0) {
+		e = work->e;
+	} else if (!vm) {
+		r = err_set(&e, -ENOENT, ERR_NOT_FOUND, "somebody has undefined it meanwhile");
+	} else {
+		what.def = vm->def;
+	}
+	define_end(w, r, &what, &e);
+}
+
+static void keys_drop(struct json_object *o, const char *const *keys, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		json_object_object_del(o, keys[i]);
+}
+
+/* But for what no guest sees. */
+static struct json_object *machine_of(const struct definition *def)
+{
+	static const char *const own[] = { "title", "description", "hugepages", "on_poweroff", "on_reboot", "on_crash",
+		"restart", "shutdown", "idle", "order", "start_delay", "stop_action" };
+	static const char *const interface[] = { "forwards", "restrict", "host_loopback" };
+	struct json_object *o = definition_to_json(def), *interfaces = js_get_array(o, "interfaces");
+
+	keys_drop(o, own, ARRAY_SIZE(own));
+	for (size_t i = 0; interfaces && i < json_object_array_length(interfaces); i++)
+		keys_drop(json_object_array_get_idx(interfaces, i), interface, ARRAY_SIZE(interface));
+	return o;
+}
+
+static bool outdates(const struct vm *vm, const struct definition *def)
+{
+	CLEANUP_JS struct json_object *was = machine_of(vm->def), *is = machine_of(def);
+
+	return vm->state == VM_SAVED && !json_object_equal(was, is);
+}
+
+static void text_copy(char **to, const char *from)
+{
+	free(*to);
+	*to = from ? strdup(from) : NULL;
+}
+
+static void definition_replace(struct vm *vm, struct definition *def)
+{
+	if (vm->proc && !vm->live)
+		vm->live = vm->def;
+	else
+		definition_free(vm->def);
+	vm->def = def;
+	forwards_redefined(vm);
+	if (!vm->live)
+		return;
+	/* No guest sees these: they are so at once. */
+	text_copy(&vm->live->title, def->title);
+	text_copy(&vm->live->description, def->description);
+}
+
+/* From here on the VM has it, and so has whoever loads the folder. */
+static int define_keep(struct define *w, struct err *e)
+{
+	struct daemon *d = w->daemon;
+	struct vm *vm = NULL;
+	int r = was_check(w, e);
+
+	if (!r)
+		r = define_check(d, w->def, &vm, e);
+	if (!r && !vm && w->how == VM_REDEFINE)
+		r = err_set(e, -ENOENT, ERR_NOT_FOUND, "somebody has undefined VM '%s' meanwhile", w->def->name);
+	if (!r)
+		r = store_keep_draft(d->store, &w->work, w->def->name, e);
+	if (r < 0)
+		return r;
+	w->created = !vm;
+	if (vm) {
+		w->outdates = outdates(vm, w->def);
+		definition_replace(vm, STEAL_PTR(w->def));
+		return 0;
+	}
+	r = vm_add(d, w->def, &vm);
+	if (r < 0)
+		return err_set_errno(e, r, "VM '%s'", w->def->name);
+	w->def = NULL;
+	vm_save(vm);
+	return 0;
+}
+
+static void define_drafted(struct store_work *work)
+{
+	struct define *w = container_of(work, struct define, work);
+	const char *name = w->def->name;
+	struct err e = work->e;
+	int r = work->r;
+
+	if (!r)
+		r = define_keep(w, &e);
+	if (r < 0) {
+		store_drop_draft(w->daemon->store, work);
+		define_end(w, r, NULL, &e);
+		return;
+	}
+	work->done = define_synced;
+	store_sync_definition(w->daemon->store, work, name);
+	daemon_emit(w->daemon, EVENT_VM_DEFINED, name, NULL);
+}
+
+/* Its files are there. */
+static void define_go(struct define *w)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	struct vm_defined what;
+	struct vm *old = NULL;
+	struct err e;
+	int r = was_check(w, &e);
+
+	if (!r)
+		r = define_check(w->daemon, w->def, &old, &e);
+	if (r < 0 || w->how == VM_VALIDATE) {
+		what = (struct vm_defined){ .def = w->def, .vm = old, .created = !old };
+		define_end(w, r, &what, &e);
+		return;
+	}
+	memcpy(w->uuid, w->def->uuid, sizeof(w->uuid));
+	o = definition_to_json(w->def);
+	if (w->def->rights)
+		rights_put(o, w->def->rights);
+	w->work.loop = w->daemon->loop;
+	w->work.done = define_drafted;
+	store_write_draft(w->daemon->store, &w->work, o);
+}
+
+static void define_over(struct define *w, int r, const struct err *e)
+{
+	if (r < 0)
+		define_end(w, r, NULL, e);
+	else
+		define_go(w);
+}
+
+static void define_opened(void *opaque, int r, struct config *c, const struct err *e)
+{
+	if (!r)
+		config_done(c);
+	define_over(opaque, r, e);
+}
+
+void vm_define(struct daemon *d, struct definition *def, enum vm_define_how how, struct json_object *was,
+	void (*done)(void *opaque, int r, const struct vm_defined *what, const struct err *e),
+	void *opaque)
+{
+	struct define *w = calloc(1, sizeof(*w));
+	struct opener *o;
+	struct err e;
+	int r;
+
+	if (!w)
+		abort();
+	*w = (struct define){ .daemon = d, .def = def, .how = how, .was = was, .done = done, .opaque = opaque };
+	if (def->rights) {
+		opener_open(d->loop, def, OPENER_ALL, define_opened, w, &o);
+		return;
+	}
+	r = definition_check_files(def, &e);
+	define_over(w, r, &e);
+}
+
+static struct json_object *warnings_of(const struct vm_defined *what)
+{
+	struct json_object *list = definition_warnings(what->def);
+
+	if (what->outdates)
+		json_object_array_add(list, json_object_new_string(
+			"it has a managed save, which the next start goes on from only if the guest would see no "
+			"difference; start --force-boot drops that"));
+	return list;
+}
+
+static void define_done(void *opaque, int r, const struct vm_defined *what, const struct err *e)
+{
+	struct json_object *o;
+	struct call *c = opaque;
+	char uuid[DEFINITION_UUID_TEXT];
+
+	if (r < 0) {
+		call_fail(c, e);
+		return;
+	}
+	o = json_object_new_object();
+	uuid_print(what->def->uuid, uuid);
+	js_put_str(o, "name", what->def->name);
+	js_put_str(o, "uuid", uuid);
+	js_put_bool(o, "created", what->created);
+	js_put_bool(o, "pending", what->vm && vm_is_pending(what->vm));
+	js_put(o, "warnings", warnings_of(what));
+	call_return(c, o);
+}
+
+void command_vm_define(struct call *c)
+{
+	struct definition *def CLEANUP(definition_free_p) = NULL;
+	const char *folder = js_get_str(c->args, "folder");
+	struct peer who = conn_peer(c->conn);
+	enum vm_define_how how = js_get_bool(c->args, "validate-only", false) ? VM_VALIDATE :
+		conn_role(c->conn) < ROLE_ADMIN ? VM_REDEFINE : VM_DEFINE;
+	struct err e;
+	int r = 0;
+
+	if (folder && *folder != '/')
+		r = err_set(&e, -EINVAL, ERR_INVALID, "folder: must be an absolute path");
+	if (!r)
+		r = definition_parse(js_get(c->args, "definition"), folder, &def, &e);
+	if (!r)
+		r = rights_of_peer(&who, &def->rights, &e);
+	if (r < 0)
+		call_fail(c, &e);
+	else
+		vm_define(c->daemon, STEAL_PTR(def), how, json_object_get(js_get(c->args, "was")),
+			define_done, c);
+}
+
+/* ---- life ---- */
+
+static void start_done(void *opaque, int r, const struct err *e)
+{
+	struct call *c = opaque;
+	struct json_object *o;
+
+	if (r < 0) {
+		call_fail(c, e);
+		return;
+	}
+	o = json_object_new_object();
+	js_put_int(o, "id", c->vm->id);
+	call_return(c, o);
+}
+
+void command_vm_start(struct call *c)
+{
+	struct vm_start_how how = { .state_fd = -1, .paused = js_get_bool(c->args, "paused", false),
+		.force_boot = js_get_bool(c->args, "force-boot", false),
+		.eager = js_get_bool(c->args, "eager", false), .done = start_done, .opaque = c };
+
+	vm_start(c->vm, &how);
+}
+
+void command_vm_destroy(struct call *c)
+{
+	vm_destroy(c->vm, c);
+}
+
+/* The VM may have ended meanwhile (then the table has no row); it cannot have been
+ * undefined, which needs it without a process and so without requests. */
+static void request_done(struct call *c, int r, const struct err *e, enum vm_trigger t,
+	const char *reason)
+{
+	if (r < 0) {
+		call_fail(c, e);
+		return;
+	}
+	vm_move(c->vm, t, reason, NULL, 0);
+	call_return(c, NULL);
+}
+
+static void suspend_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct call *c = opaque;
+
+	(void)a;
+	/* Its own event has told already, most times; then this finds nothing to do. */
+	request_done(c, r, e, VM_SAW_PAUSED, "user");
+}
+
+static void resume_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	(void)a;
+	request_done(opaque, r, e, VM_SAW_RUNNING, "user");
+}
+
+static void reset_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct call *c = opaque;
+
+	(void)a;
+	if (r == 0)
+		c->vm->rebooting = false;
+	request_done(c, r, e, VM_ASK_RESET, c->vm->state == VM_PAUSED ? NULL : "booted");
+}
+
+static void request(struct call *c, enum vm_msg_type type,
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e))
+{
+	vm_process_request(c->vm->proc, type, NULL, 0, -1, REQUEST_TIMEOUT_NS, done, c);
+}
+
+void command_vm_suspend(struct call *c)
+{
+	request(c, VM_MSG_STOP, suspend_done);
+}
+
+void command_vm_resume(struct call *c)
+{
+	request(c, VM_MSG_CONT, resume_done);
+}
+
+void command_vm_reset(struct call *c)
+{
+	request(c, VM_MSG_RESET, reset_done);
+}
+
+/* ---- console ---- */
+
+struct console_wait {
+	struct call *call;
+	int fd; /* the client's end */
+};
+
+static void console_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct console_wait *w = opaque;
+
+	(void)a;
+	if (r < 0) {
+		close(w->fd);
+		call_fail(w->call, e);
+	} else {
+		call_return_fd(w->call, NULL, w->fd);
+	}
+	free(w);
+}
+
+static uint8_t console_kind(const struct call *c)
+{
+	const char *kind = js_get_str(c->args, "kind");
+
+	return kind && !strcmp(kind, "virtio") ? VM_CONSOLE_VIRTIO : VM_CONSOLE_SERIAL;
+}
+
+/* The guest's bytes go from its process to the client and never through here. */
+void command_vm_console(struct call *c)
+{
+	struct console_wait *w = NULL;
+	struct vm_console body = { .kind = console_kind(c), .history = js_get_bool(c->args, "history", true) };
+	struct err e;
+	int pair[2];
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {
+		err_set_errno(&e, -errno, "console");
+		call_fail(c, &e);
+		return;
+	}
+	w = malloc(sizeof(*w));
+	if (!w)
+		abort();
+	*w = (struct console_wait){ .call = c, .fd = pair[0] };
+	vm_process_request(c->vm->proc, VM_MSG_CONSOLE, &body, sizeof(body), pair[1],
+		REQUEST_TIMEOUT_NS, console_done, w);
+	close(pair[1]);
+}

@@ -1,0 +1,311 @@
+/* From JSON to struct definition: the keys of the whole. */
+#include "api/definition/definition_key.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/size.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+static const struct choice assists[] = { { "auto", VM_ASSIST_AUTO }, { "on", VM_ASSIST_ON },
+	{ "off", VM_ASSIST_OFF }, { NULL, 0 } };
+static const struct choice clocks[] = { { "utc", DEFINITION_UTC },
+	{ "localtime", DEFINITION_LOCALTIME }, { NULL, 0 } };
+static const struct choice actions[] = { { "destroy", VM_ACTION_DESTROY },
+	{ "restart", VM_ACTION_RESTART }, { "preserve", VM_ACTION_PRESERVE }, { NULL, 0 } };
+
+static const struct choice crash_actions[] = { { "destroy", VM_ACTION_DESTROY },
+	{ "restart", VM_ACTION_RESTART }, { "preserve", VM_ACTION_PRESERVE },
+	{ "coredump-destroy", VM_ACTION_COREDUMP_DESTROY },
+	{ "coredump-restart", VM_ACTION_COREDUMP_RESTART }, { NULL, 0 } };
+static const struct choice watchdog_models[] = { { "i6300esb", VM_WATCHDOG_I6300ESB }, { NULL, 0 } };
+static const struct choice watchdog_actions[] = { { "reset", VM_WATCHDOG_RESET },
+	{ "shutdown", VM_WATCHDOG_SHUTDOWN }, { "poweroff", VM_WATCHDOG_POWEROFF },
+	{ "pause", VM_WATCHDOG_PAUSE }, { "dump", VM_WATCHDOG_DUMP }, { "none", VM_WATCHDOG_NONE },
+	{ "inject-nmi", VM_WATCHDOG_NMI }, { NULL, 0 } };
+
+/* ---- single keys ---- */
+
+static int parse_version(struct parse *p, struct json_object *v, void *into)
+{
+	(void)into;
+	if (!json_object_is_type(v, json_type_int))
+		return key_error(p, "must be the number %d, not %s", DEFINITION_VERSION,
+			js_type_words(v));
+	if (json_object_get_int64(v) != DEFINITION_VERSION)
+		return key_error(p, "%lld is not known; this Cairn writes and reads %d",
+			(long long)json_object_get_int64(v), DEFINITION_VERSION);
+	return 0;
+}
+
+int definition_check_name(const char *name, struct err *e)
+{
+	size_t len = strlen(name);
+
+	if (!len)
+		return err_set(e, -EINVAL, ERR_INVALID, "is empty; give 1 to %d bytes", VM_NAME_MAX);
+	if (len > VM_NAME_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "is %zu bytes long; at most %d", len,
+			VM_NAME_MAX);
+	if (strchr(name, '/'))
+		return err_set(e, -EINVAL, ERR_INVALID, "must not have a \"/\"");
+	if (name[0] == '.' || name[0] == '-')
+		return err_set(e, -EINVAL, ERR_INVALID, "must not begin with \"%c\"", name[0]);
+	for (; *name; name++)
+		if ((unsigned char)*name < 0x20 || *name == 0x7f)
+			return err_set(e, -EINVAL, ERR_INVALID, "must not have control characters");
+	return 0;
+}
+
+static int parse_name(struct parse *p, struct json_object *v, void *into)
+{
+	const char *s = key_text(p, v, 64 * 1024);
+	struct err why;
+
+	if (!s)
+		return -EINVAL;
+	if (definition_check_name(s, &why) < 0)
+		return key_error(p, "%s", why.msg);
+	snprintf(into, VM_NAME_MAX + 1, "%s", s);
+	return 0;
+}
+
+static int parse_uuid(struct parse *p, struct json_object *v, void *into)
+{
+	const char *s = key_text(p, v, 255);
+	char given[48];
+
+	if (!s)
+		return -EINVAL;
+	key_quote(s, given);
+	if (uuid_parse(s, into) < 0)
+		return key_error(p,
+			"\"%s\" is not a UUID such as 2f1c0c0e-5d3a-4b53-9c39-0d8f1c6a7b11", given);
+	if (!definition_has_uuid(p->d))
+		return key_error(p, "must not be all zeros; leave it out and one is made");
+	return 0;
+}
+
+static int parse_memory(struct parse *p, struct json_object *v, void *into)
+{
+	uint64_t bytes;
+	const char *text = js_plain_string(v);
+	char given[48];
+
+	if (json_object_is_type(v, json_type_int)) {
+		int64_t n = json_object_get_int64(v);
+
+		if (n < 0)
+			return key_error(p, "must not be negative");
+		text = NULL;
+		bytes = n > (int64_t)(UINT64_MAX / (2 * MIB)) ? UINT64_MAX : (uint64_t)n * MIB;
+	} else if (!text) {
+		return key_error(p, "must be a size such as \"512M\" or a number of MiB, not %s",
+			js_type_words(v));
+	} else if (size_parse(text, MIB, &bytes) == -EINVAL) {
+		key_quote(text, given);
+		return key_error(p, "\"%s\" is not a size; use \"512M\", \"2G\" or a number of MiB",
+			given);
+	}
+	key_quote(json_object_get_string(v), given);
+	if (bytes < VM_RAM_MIN_BYTES)
+		return key_error(p, "%s is too little; give at least 1 MiB", given);
+	if (bytes > VM_RAM_MAX_BYTES)
+		return key_error(p, "%s is too much; at most 1 TiB", given);
+	if (bytes % 4096)
+		return key_error(p, "%s is not a multiple of 4 KiB", given);
+	*(uint64_t *)into = bytes;
+	return 0;
+}
+
+#define DEF(field) offsetof(struct definition, field)
+static int prepare_topology(struct parse *p, struct json_object *v, void *into)
+{
+	(void)v;
+	(void)into;
+	p->d->sockets = p->d->cores = p->d->threads = 1;
+	return 0;
+}
+
+static const struct key topology_rows[] = {
+	{ "sockets", KEY_NUMBER, .offset = DEF(sockets), .min = 1, .max = VM_VCPUS_MAX,
+		.initial = "1" },
+	{ "cores", KEY_NUMBER, .offset = DEF(cores), .min = 1, .max = VM_VCPUS_MAX,
+		.initial = "1" },
+	{ "threads", KEY_NUMBER, .offset = DEF(threads), .min = 1, .max = 2,
+		.initial = "1" },
+};
+KEYS(topology_keys, topology_rows);
+
+static const struct key boot_rows[] = {
+	{ "kernel", KEY_PATH, .offset = DEF(kernel),
+		.needed = true, .about = "bzImage, ELF vmlinux, or a bare-metal ELF" },
+	{ "initrd", KEY_PATH, .offset = DEF(initrd),
+		.about = "an initial file system for the kernel" },
+	{ "cmdline", KEY_TEXT, .offset = DEF(cmdline), .max = VM_CMDLINE_MAX,
+		.about = "the kernel's command line" },
+};
+KEYS(boot_keys, boot_rows);
+
+static const struct key console_rows[] = {
+	{ "virtio", KEY_BOOL, .offset = DEF(virtio_console),
+		.about = "a virtio console", .initial = "false" },
+};
+KEYS(console_keys, console_rows);
+
+static int prepare_watchdog(struct parse *p, struct json_object *v, void *into)
+{
+	(void)v;
+	(void)into;
+	p->d->watchdog = VM_WATCHDOG_I6300ESB;
+	return 0;
+}
+
+static const struct key watchdog_rows[] = {
+	{ "model", KEY_CHOICE, .offset = DEF(watchdog), .choices = watchdog_models,
+		.about = "Intel's 6300ESB, which Linux has a driver for", .initial = "\"i6300esb\"" },
+	{ "action", KEY_CHOICE, .offset = DEF(watchdog_action), .choices = watchdog_actions,
+		.about = "what is done then", .initial = "\"reset\"" },
+};
+KEYS(watchdog_keys, watchdog_rows);
+
+/* ---- the whole ---- */
+
+static const struct key top_rows[] = {
+	{ "version", KEY_CUSTOM, .parse = parse_version,
+		.about = "of this format", .initial = "1", .form = "{\"const\":1}" },
+	{ "name", KEY_CUSTOM, .offset = DEF(name), .parse = parse_name,
+		.needed = true, .about = "of the VM; at most 255 bytes",
+		.form = "{\"type\":\"string\",\"maxLength\":255,"
+			"\"pattern\":\"^[^-./\\\\u0000-\\\\u001f\\\\u007f][^/\\\\u0000-\\\\u001f\\\\u007f]*$\"}" },
+	{ "uuid", KEY_CUSTOM, .offset = DEF(uuid), .parse = parse_uuid,
+		.about = "unique; when it is left out, kept or made",
+		.form = "{\"type\":\"string\",\"not\":{\"pattern\":\"^[0-]*$\"},"
+			"\"pattern\":\"^[0-9A-Fa-f]{8}(-?[0-9A-Fa-f]{4}){3}-?[0-9A-Fa-f]{12}$\"}" },
+	{ "title", KEY_TEXT, .offset = DEF(title), .max = 255,
+		.about = "a short name for people" },
+	{ "description", KEY_TEXT, .offset = DEF(description), .max = 4096,
+		.about = "any line of text" },
+	{ "memory", KEY_CUSTOM, .offset = DEF(ram_bytes), .parse = parse_memory, .needed = true,
+		.about = "a size such as 512M, or a number of MiB; 1 MiB to 1 TiB, a multiple of 4 KiB",
+		.form = "{\"anyOf\":[{\"type\":\"integer\",\"minimum\":1,\"maximum\":1048576},"
+			"{\"type\":\"string\",\"pattern\":\"^[0-9]+([.][0-9]+)?([KMGTPEkmgtpe]([Ii]?[Bb])?|[Bb]([Yy][Tt][Ee][Ss]?)?)?$\"}]}" },
+	{ "hugepages", KEY_BOOL, .offset = DEF(huge_pages),
+		.about = "back its memory with huge pages", .initial = "false" },
+	{ "vcpus", KEY_NUMBER, .offset = DEF(vcpus), .min = 1, .max = VM_VCPUS_MAX,
+		.about = "virtual processors", .initial = "1" },
+	{ "topology", KEY_OBJECT, .of = &topology_keys, .parse = prepare_topology,
+		.about = "the product is vcpus; when it is left out, one socket of vcpus cores" },
+	{ "boot", KEY_OBJECT, .of = &boot_keys,
+		.needed = true, .about = "what it starts" },
+	{ "disks", KEY_ARRAY, .max = VM_DISKS_MAX, .of = &definition_disk_keys,
+		.parse = definition_parse_disks,
+		.about = "in the order in which the guest sees them" },
+	{ "interfaces", KEY_ARRAY, .max = DEFINITION_INTERFACES_MAX, .of = &definition_interface_keys,
+		.parse = definition_parse_interfaces,
+		.about = "network interfaces" },
+	{ "console", KEY_OBJECT, .of = &console_keys,
+		.about = "beside the serial port, which is always there" },
+	{ "guest_agent", KEY_BOOL, .offset = DEF(guest_agent),
+		.about = "a virtio port for QEMU's guest agent",
+		.initial = "false" },
+	{ "rng", KEY_BOOL, .offset = DEF(rng),
+		.about = "a virtio-rng device", .initial = "false" },
+	{ "watchdog", KEY_OBJECT, .of = &watchdog_keys, .parse = prepare_watchdog,
+		.about = "a device that acts when the guest does not look after it in time" },
+	{ "clock", KEY_CHOICE, .offset = DEF(clock), .choices = clocks,
+		.about = "what the hardware clock shows", .initial = "\"utc\"" },
+	{ "debug_exit", KEY_BOOL, .offset = DEF(debug_exit),
+		.about = "the test device at port 0xf4",
+		.initial = "false" },
+	{ "assist", KEY_CHOICE, .offset = DEF(assist), .choices = assists,
+		.about = "help for hosts whose KVM emulates kernel mode", .initial = "\"auto\"" },
+	{ "on_poweroff", KEY_CHOICE, .offset = DEF(on_poweroff), .choices = actions,
+		.about = "when the guest powers off", .initial = "\"destroy\"" },
+	{ "on_reboot", KEY_CHOICE, .offset = DEF(on_reboot), .choices = actions,
+		.about = "when the guest resets", .initial = "\"restart\"" },
+	{ "on_crash", KEY_CHOICE, .offset = DEF(on_crash), .choices = crash_actions,
+		.about = "when the guest crashes", .initial = "\"destroy\"" },
+	{ "restart", KEY_OBJECT, .offset = DEF(restart), .of = &definition_restart_keys,
+		.about = "how often it is started again by itself" },
+	{ "shutdown", KEY_OBJECT, .of = &definition_shutdown_keys, .about = "when it is to shut down" },
+	{ "idle", KEY_OBJECT, .of = &definition_idle_keys, .parse = definition_prepare_idle,
+		.about = "suspend or save it when it has done nothing for long" },
+	{ "order", KEY_NUMBER, .offset = DEF(order), .max = 65535,
+		.about = "those with lower numbers are started first and stopped last", .initial = "0" },
+	{ "start_delay", KEY_NUMBER, .offset = DEF(start_delay_s), .max = 86400,
+		.about = "seconds that the next VM waits when this one was started", .initial = "0" },
+	{ "stop_action", KEY_CHOICE, .offset = DEF(stop_action), .choices = definition_stop_actions,
+		.about = "when the host goes down", .initial = "\"leave\"" },
+	{ "shutdown_deadline", KEY_NUMBER, .offset = DEF(shutdown_deadline_s), .min = 1, .max = 86400,
+		.about = "what shutdown.deadline was called" },
+};
+const struct keys definition_keys = { top_rows, ARRAY_SIZE(top_rows), NULL };
+
+static int check_whole(struct parse *p)
+{
+	const struct definition *d = p->d;
+	int r;
+
+	if (!d->name[0])
+		return key_error(p, "name: is missing; give the VM a name");
+	if (!d->ram_bytes)
+		return key_error(p, "memory: is missing; give a size such as \"512M\"");
+	if (!d->kernel)
+		return key_error(p, "boot: nothing to start; give boot.kernel");
+	if (d->sockets && d->sockets * d->cores * d->threads != d->vcpus)
+		return key_error(p, "topology: %u sockets of %u cores of %u threads are %u, vcpus is %u",
+			d->sockets, d->cores, d->threads, d->sockets * d->cores * d->threads,
+			d->vcpus);
+	r = definition_check_disks(p);
+	if (!r)
+		r = definition_check_interfaces(p);
+	return r < 0 ? r : definition_check_policy(p);
+}
+
+static void definition_free_p(struct definition **d)
+{
+	definition_free(*d);
+}
+
+int definition_parse(struct json_object *o, const char *folder, struct definition **ret_d,
+	struct err *e)
+{
+	struct definition *d CLEANUP(definition_free_p) = calloc(1, sizeof(*d));
+	struct parse p = { .d = d, .folder = folder && folder[0] == '/' ? folder : NULL, .e = e };
+	int r;
+
+	if (!d)
+		return err_set_errno(e, -ENOMEM, "definition");
+	d->vcpus = 1;
+	d->on_reboot = VM_ACTION_RESTART;
+	definition_policy_default(d);
+	r = keys_parse(&p, o, &definition_keys, d);
+	if (r < 0)
+		return r;
+	p.path[0] = 0;
+	r = check_whole(&p);
+	if (r < 0)
+		return r;
+	*ret_d = STEAL_PTR(d);
+	return 0;
+}
+
+void definition_free(struct definition *d)
+{
+	if (!d)
+		return;
+	definition_disks_free(d);
+	free(d->interfaces);
+	free(d->title);
+	free(d->description);
+	free(d->kernel);
+	free(d->initrd);
+	free(d->cmdline);
+	free(d->rights);
+	free(d);
+}

@@ -1,0 +1,222 @@
+/* The keys of a disk. */
+#include "api/definition/definition_key.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+const struct choice definition_formats[] = { { "raw", DEFINITION_FORMAT_RAW },
+	{ "qcow2", DEFINITION_FORMAT_QCOW2 }, { NULL, 0 } };
+static const struct choice error_policies[] = { { "report", VM_ERRORS_REPORT },
+	{ "stop", VM_ERRORS_STOP }, { "ignore", VM_ERRORS_IGNORE }, { NULL, 0 } };
+static const struct choice devices[] = { { "disk", DEFINITION_DISK },
+	{ "cdrom", DEFINITION_CDROM }, { NULL, 0 } };
+
+static int parse_serial(struct parse *p, struct json_object *v, void *into)
+{
+	const char *s = key_text(p, v, 255);
+
+	if (!s)
+		return -EINVAL;
+	if (strlen(s) > 20)
+		return key_error(p, "is %zu characters long; at most 20 reach the guest", strlen(s));
+	for (const char *c = s; *c; c++)
+		if (*c < 0x20 || *c > 0x7e)
+			return key_error(p, "must be printable ASCII");
+	snprintf(into, 24, "%s", s);
+	return 0;
+}
+
+#define LAYER(field) offsetof(struct definition_layer, field)
+static const struct key layer_rows[] = {
+	{ "path", KEY_PATH, .offset = LAYER(path), .needed = true,
+		.about = "image file or block device" },
+	{ "format", KEY_CHOICE, .offset = LAYER(format), .choices = definition_formats,
+		.needed = true, .about = "stated, never guessed" },
+	{ "data_file", KEY_PATH, .offset = LAYER(data_file),
+		.about = "of a qcow2 image that keeps its data in another file" },
+};
+KEYS(layer_keys, layer_rows);
+
+static int check_layer(struct parse *p, const struct definition_layer *l)
+{
+	if (!l->path)
+		return key_error(p, "path is missing; give the path of the image");
+	if (!l->format)
+		return key_error(p, "format is missing; it is stated, never guessed: raw or qcow2");
+	return 0;
+}
+
+static int parse_backing(struct parse *p, struct json_object *v, void *into)
+{
+	struct definition_disk *disk = into;
+	size_t n;
+
+	if (!json_object_is_type(v, json_type_array))
+		return key_error(p, "must be an array of {path, format}, the nearest layer first");
+	n = json_object_array_length(v);
+	if (n > VM_DISK_LAYERS_MAX - 1)
+		return key_error(p, "has %zu layers; at most %d", n, VM_DISK_LAYERS_MAX - 1);
+	for (size_t i = 0; i < n; i++) {
+		size_t had = key_push_index(p, i);
+		int r = keys_parse(p, json_object_array_get_idx(v, i), &layer_keys,
+			&disk->layers[i + 1]);
+
+		if (!r)
+			r = check_layer(p, &disk->layers[i + 1]);
+		if (r < 0)
+			return r;
+		p->path[had] = 0;
+	}
+	disk->nlayers = (uint16_t)(n + 1);
+	return 0;
+}
+
+#define DISK(field) offsetof(struct definition_disk, field)
+static const struct key disk_rows[] = {
+	{ "id", KEY_CUSTOM, .offset = DISK(id), .parse = key_parse_id,
+		.about = "when it is left out, vda, vdb, ... by position", .form = KEY_ID_FORM },
+	{ "device", KEY_CHOICE, .offset = DISK(device), .choices = devices,
+		.about = "a cdrom is read-only, and may be without a medium", .initial = "\"disk\"" },
+	{ "path", KEY_PATH, .offset = DISK(layers[0].path),
+		.about = "image file or block device" },
+	{ "format", KEY_CHOICE, .offset = DISK(layers[0].format), .choices = definition_formats,
+		.about = "stated, never guessed" },
+	{ "data_file", KEY_PATH, .offset = DISK(layers[0].data_file),
+		.about = "of a qcow2 image that keeps its data in another file" },
+	{ "readonly", KEY_BOOL, .offset = DISK(read_only),
+		.about = "the guest cannot write to it", .initial = "false" },
+	{ "serial", KEY_CUSTOM, .offset = DISK(serial), .parse = parse_serial,
+		.about = "as the guest sees it",
+		.form = "{\"type\":\"string\",\"maxLength\":20,\"pattern\":\"^[ -~]*$\"}" },
+	{ "queues", KEY_NUMBER16, .offset = DISK(queues), .max = 8,
+		.about = "0: one per vCPU", .initial = "0" },
+	{ "queue_size", KEY_NUMBER16, .offset = DISK(queue_size), .max = 1024,
+		.about = "a power of two, or 0: 256",
+		.initial = "0" },
+	{ "errors", KEY_CHOICE, .offset = DISK(error_policy), .choices = error_policies,
+		.about = "what an I/O error does", .initial = "\"stop\"" },
+	{ "boot_order", KEY_NUMBER16, .offset = DISK(boot_order), .min = 1, .max = 999,
+		.about = "for firmware that boots from disks; unique" },
+	{ "backing", KEY_ARRAY, .max = VM_DISK_LAYERS_MAX - 1, .of = &layer_keys,
+		.parse = parse_backing,
+		.about = "what it is backed by, the nearest layer first" },
+};
+const struct keys definition_disk_keys = { disk_rows, ARRAY_SIZE(disk_rows),
+	"{\"if\":{\"properties\":{\"device\":{\"const\":\"cdrom\"}},\"required\":[\"device\"],"
+	"\"not\":{\"required\":[\"path\"]}},"
+	"\"then\":{\"properties\":{\"format\":false,\"data_file\":false,\"backing\":{\"maxItems\":0}}},"
+	"\"else\":{\"required\":[\"path\",\"format\"]}}" };
+
+/* A drive without a medium has no layer at all. */
+static int check_medium(struct parse *p, struct definition_disk *d)
+{
+	if (d->device == DEFINITION_CDROM)
+		d->read_only = true;
+	if (d->device != DEFINITION_CDROM || d->layers[0].path)
+		return check_layer(p, &d->layers[0]);
+	if (d->layers[0].format || d->layers[0].data_file || d->nlayers > 1)
+		return key_error(p, "path is missing; give the path of the medium, or for a drive without "
+				    "one leave out format, data_file and backing, too");
+	d->nlayers = 0;
+	return 0;
+}
+
+static int check_disk(struct parse *p, size_t i)
+{
+	struct definition_disk *d = &p->d->disks[i];
+	int r = check_medium(p, d);
+
+	if (r < 0)
+		return r;
+	if (d->queue_size && (d->queue_size < 2 || !is_power_of_two(d->queue_size)))
+		return key_error(p, "queue_size: %u is not a power of two from 2 to 1024",
+			d->queue_size);
+	for (unsigned k = 0; k + 1 < d->nlayers; k++)
+		if (d->layers[k].format == DEFINITION_FORMAT_RAW)
+			return key_error(p, "backing: a raw image has no backing layer; "
+					    "format would have to be qcow2");
+	for (unsigned k = 0; k < d->nlayers; k++)
+		if (d->layers[k].data_file && d->layers[k].format == DEFINITION_FORMAT_RAW)
+			return key_error(p, "data_file: a raw image is its own data; format would have "
+					    "to be qcow2");
+	if (!d->id[0])
+		snprintf(d->id, sizeof(d->id), "vd%c", (char)('a' + i));
+	return 0;
+}
+
+static bool one_image(const struct definition_disk *a, const struct definition_disk *b)
+{
+	return a->nlayers && b->nlayers && !strcmp(a->layers[0].path, b->layers[0].path);
+}
+
+static int check_pair(struct parse *p, unsigned i, unsigned k)
+{
+	const struct definition_disk *d = p->d->disks;
+
+	if (!strcmp(d[i].id, d[k].id))
+		return key_error(p, "disks[%u].id: \"%s\" is the id of disks[%u] too", i, d[i].id, k);
+	if (one_image(&d[i], &d[k]) && !(d[i].read_only && d[k].read_only))
+		return key_error(p, "disks[%u].path: is the image of disks[%u] too; two disks can share one "
+				    "only when both are readonly", i, k);
+	if (d[i].boot_order && d[i].boot_order == d[k].boot_order)
+		return key_error(p, "disks[%u].boot_order: %u is that of disks[%u] too", i,
+			d[i].boot_order, k);
+	return 0;
+}
+
+/* Ids are given out by position, so they are compared once all are known. */
+int definition_check_disks(struct parse *p)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < p->d->ndisks && !r; i++)
+		for (unsigned k = 0; k < i && !r; k++)
+			r = check_pair(p, i, k);
+	return r;
+}
+
+int definition_parse_disks(struct parse *p, struct json_object *v, void *into)
+{
+	size_t n;
+
+	(void)into;
+	if (!json_object_is_type(v, json_type_array))
+		return key_error(p, "must be an array of disks, not %s", js_type_words(v));
+	n = json_object_array_length(v);
+	if (n > VM_DISKS_MAX)
+		return key_error(p, "has %zu disks; at most %d", n, VM_DISKS_MAX);
+	p->d->disks = calloc(n + 1, sizeof(*p->d->disks));
+	if (!p->d->disks)
+		return err_set_errno(p->e, -ENOMEM, "definition");
+	p->d->ndisks = (uint32_t)n;
+	for (size_t i = 0; i < n; i++) {
+		size_t had = key_push_index(p, i);
+		int r;
+
+		p->d->disks[i].nlayers = 1;
+		/* A guest that is told of a full disk loses what it meant to write. */
+		p->d->disks[i].error_policy = VM_ERRORS_STOP;
+		r = keys_parse(p, json_object_array_get_idx(v, i), &definition_disk_keys, &p->d->disks[i]);
+		if (!r)
+			r = check_disk(p, i);
+		if (r < 0)
+			return r;
+		p->path[had] = 0;
+	}
+	return 0;
+}
+
+void definition_disks_free(struct definition *d)
+{
+	for (unsigned i = 0; i < d->ndisks; i++)
+		for (unsigned k = 0; k < VM_DISK_LAYERS_MAX; k++) {
+			free(d->disks[i].layers[k].path);
+			free(d->disks[i].layers[k].data_file);
+		}
+	free(d->disks);
+}

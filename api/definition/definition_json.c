@@ -1,0 +1,319 @@
+/* From struct definition back to JSON, and the checks that look at the host. */
+#include "api/definition/definition.h"
+#include "api/definition/definition_key.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+
+static const char *format_name(uint8_t f)
+{
+	return f == DEFINITION_FORMAT_QCOW2 ? "qcow2" : "raw";
+}
+
+static const char *action_name(uint8_t a)
+{
+	static const char *const names[] = { "destroy", "restart", "preserve",
+		"coredump-destroy", "coredump-restart" };
+
+	return names[MIN(a, 4)];
+}
+
+static void put_layer(struct json_object *o, const struct definition_layer *l)
+{
+	js_put_str(o, "path", l->path);
+	js_put_str(o, "format", format_name(l->format));
+	if (l->data_file)
+		js_put_str(o, "data_file", l->data_file);
+}
+
+static struct json_object *disk_to_json(const struct definition_disk *d)
+{
+	static const char *const policies[] = { "report", "stop", "ignore" };
+	struct json_object *o = json_object_new_object();
+
+	js_put_str(o, "id", d->id);
+	js_put_str(o, "device", d->device == DEFINITION_CDROM ? "cdrom" : "disk");
+	if (d->nlayers)
+		put_layer(o, &d->layers[0]);
+	js_put_bool(o, "readonly", d->read_only);
+	if (d->serial[0])
+		js_put_str(o, "serial", d->serial);
+	if (d->queues)
+		js_put_uint(o, "queues", d->queues);
+	if (d->queue_size)
+		js_put_uint(o, "queue_size", d->queue_size);
+	js_put_str(o, "errors", policies[MIN(d->error_policy, 2)]);
+	if (d->boot_order)
+		js_put_uint(o, "boot_order", d->boot_order);
+	if (d->nlayers > 1) {
+		struct json_object *backing = json_object_new_array();
+
+		for (unsigned i = 1; i < d->nlayers; i++) {
+			struct json_object *l = json_object_new_object();
+
+			put_layer(l, &d->layers[i]);
+			json_object_array_add(backing, l);
+		}
+		js_put(o, "backing", backing);
+	}
+	return o;
+}
+
+static const char *network_name(uint8_t type)
+{
+	static const char *const names[] = { "network", "bridge", "user" };
+
+	return names[MIN(type, 2)];
+}
+
+static struct json_object *interface_to_json(const struct definition_interface *i)
+{
+	struct json_object *o = json_object_new_object();
+	char mac[DEFINITION_MAC_TEXT];
+
+	js_put_str(o, "id", i->id);
+	js_put_str(o, "type", network_name(i->type));
+	if (i->source[0])
+		js_put_str(o, "source", i->source);
+	mac_print(i->mac, mac);
+	if (definition_has_mac(i))
+		js_put_str(o, "mac", mac);
+	js_put_str(o, "model", "virtio");
+	js_put_str(o, "link", i->link ? "down" : "up");
+	if (i->type == DEFINITION_USER)
+		definition_put_user(o, &i->user);
+	return o;
+}
+
+static struct json_object *boot_to_json(const struct definition *d)
+{
+	struct json_object *o = json_object_new_object();
+
+	if (d->kernel)
+		js_put_str(o, "kernel", d->kernel);
+	if (d->initrd)
+		js_put_str(o, "initrd", d->initrd);
+	if (d->cmdline)
+		js_put_str(o, "cmdline", d->cmdline);
+	return o;
+}
+
+static void put_memory(struct json_object *o, uint64_t bytes)
+{
+	char text[24];
+
+	if (bytes % MIB)
+		snprintf(text, sizeof(text), "%lluK", (unsigned long long)(bytes / KIB));
+	else
+		snprintf(text, sizeof(text), "%lluM", (unsigned long long)(bytes / MIB));
+	js_put_str(o, "memory", text);
+}
+
+static void put_cpus(struct json_object *o, const struct definition *d)
+{
+	struct json_object *t;
+
+	js_put_uint(o, "vcpus", d->vcpus);
+	if (!d->sockets)
+		return;
+	t = json_object_new_object();
+	js_put_uint(t, "sockets", d->sockets);
+	js_put_uint(t, "cores", d->cores);
+	js_put_uint(t, "threads", d->threads);
+	js_put(o, "topology", t);
+}
+
+const char *definition_watchdog_action(unsigned action)
+{
+	static const char *const names[VM_WATCHDOG_ACTION_COUNT] = { "reset", "shutdown", "poweroff", "pause",
+		"dump", "none", "inject-nmi" };
+
+	return names[MIN(action, VM_WATCHDOG_ACTION_COUNT - 1u)];
+}
+
+static void put_watchdog(struct json_object *o, const struct definition *d)
+{
+	struct json_object *w;
+
+	if (d->watchdog == VM_WATCHDOG_NO_DEVICE)
+		return;
+	w = json_object_new_object();
+	js_put_str(w, "model", "i6300esb");
+	js_put_str(w, "action", definition_watchdog_action(d->watchdog_action));
+	js_put(o, "watchdog", w);
+}
+
+static void put_policies(struct json_object *o, const struct definition *d)
+{
+	static const char *const assists[] = { "auto", "on", "off" };
+
+	js_put_str(o, "assist", assists[MIN(d->assist, 2)]);
+	js_put_str(o, "on_poweroff", action_name(d->on_poweroff));
+	js_put_str(o, "on_reboot", action_name(d->on_reboot));
+	js_put_str(o, "on_crash", action_name(d->on_crash));
+	definition_put_policies(o, d);
+}
+
+struct json_object *definition_to_json(const struct definition *d)
+{
+	struct json_object *o = json_object_new_object(), *disks = json_object_new_array(),
+			   *interfaces = json_object_new_array(), *console = json_object_new_object();
+	char uuid[DEFINITION_UUID_TEXT];
+
+	js_put_int(o, "version", DEFINITION_VERSION);
+	js_put_str(o, "name", d->name);
+	uuid_print(d->uuid, uuid);
+	if (definition_has_uuid(d))
+		js_put_str(o, "uuid", uuid);
+	if (d->title)
+		js_put_str(o, "title", d->title);
+	if (d->description)
+		js_put_str(o, "description", d->description);
+	put_memory(o, d->ram_bytes);
+	js_put_bool(o, "hugepages", d->huge_pages);
+	put_cpus(o, d);
+	js_put(o, "boot", boot_to_json(d));
+	for (unsigned i = 0; i < d->ndisks; i++)
+		json_object_array_add(disks, disk_to_json(&d->disks[i]));
+	js_put(o, "disks", disks);
+	for (unsigned i = 0; i < d->ninterfaces; i++)
+		json_object_array_add(interfaces, interface_to_json(&d->interfaces[i]));
+	js_put(o, "interfaces", interfaces);
+	js_put_bool(console, "virtio", d->virtio_console);
+	js_put(o, "console", console);
+	js_put_bool(o, "rng", d->rng);
+	js_put_bool(o, "guest_agent", d->guest_agent);
+	js_put_str(o, "clock", d->clock == DEFINITION_LOCALTIME ? "localtime" : "utc");
+	js_put_bool(o, "debug_exit", d->debug_exit);
+	put_watchdog(o, d);
+	put_policies(o, d);
+	return o;
+}
+
+struct json_object *definition_warnings(const struct definition *d)
+{
+	struct json_object *list = json_object_new_array();
+	char text[128];
+
+	for (unsigned i = 0; i < d->ninterfaces; i++) {
+		if (d->interfaces[i].type != DEFINITION_NETWORK || d->interfaces[i].link)
+			continue;
+		snprintf(text, sizeof(text), "interface %s: its link is down: this version has bridges and user networks, "
+			"but no networks of its own", d->interfaces[i].id);
+		json_object_array_add(list, json_object_new_string(text));
+	}
+	return list;
+}
+
+/* ---- uuid ---- */
+
+bool definition_has_uuid(const struct definition *d)
+{
+	static const uint8_t none[16];
+
+	return memcmp(d->uuid, none, 16) != 0;
+}
+
+int definition_make_uuid(struct definition *d, struct err *e)
+{
+	if (getrandom(d->uuid, sizeof(d->uuid), 0) != (ssize_t)sizeof(d->uuid))
+		return err_set_errno(e, -errno, "cannot make a uuid");
+	d->uuid[6] = (uint8_t)((d->uuid[6] & 0x0f) | 0x40);
+	d->uuid[8] = (uint8_t)((d->uuid[8] & 0x3f) | 0x80);
+	return 0;
+}
+
+void uuid_print(const uint8_t uuid[16], char text[DEFINITION_UUID_TEXT])
+{
+	char *p = text;
+
+	for (unsigned i = 0; i < 16; i++)
+		p += sprintf(p, "%s%02x", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", uuid[i]);
+}
+
+int hex_value(char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	c |= 0x20;
+	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+int uuid_parse(const char *text, uint8_t uuid[16])
+{
+	uint8_t out[16];
+
+	for (unsigned i = 0; i < 16; i++) {
+		int hi, lo;
+
+		if ((i == 4 || i == 6 || i == 8 || i == 10) && *text == '-')
+			text++;
+		hi = hex_value(text[0]);
+		lo = hi < 0 ? -1 : hex_value(text[1]);
+		if (lo < 0)
+			return -EINVAL;
+		out[i] = (uint8_t)(hi << 4 | lo);
+		text += 2;
+	}
+	if (*text)
+		return -EINVAL;
+	memcpy(uuid, out, 16);
+	return 0;
+}
+
+/* ---- files ---- */
+
+static int check_file(const char *key, const char *path, bool block_too, struct err *e)
+{
+	struct stat st;
+
+	if (!path)
+		return 0;
+	if (stat(path, &st) < 0)
+		return err_set(e, -errno, err_class_of_errno(errno), "%s: %s: %s", key, path,
+			strerror(errno));
+	if (S_ISREG(st.st_mode) || (block_too && S_ISBLK(st.st_mode)))
+		return 0;
+	return err_set(e, -EINVAL, ERR_INVALID, "%s: %s is %s; give a file%s", key, path,
+		S_ISDIR(st.st_mode) ? "a folder" : "neither file nor folder",
+		block_too ? " or a block device" : "");
+}
+
+static int check_layer(const struct definition_disk *d, unsigned i, unsigned k, struct err *e)
+{
+	char key[64];
+	int r;
+
+	definition_layer_key(i, k, "path", key, sizeof(key));
+	r = check_file(key, d->layers[k].path, true, e);
+	if (r < 0)
+		return r;
+	definition_layer_key(i, k, "data_file", key, sizeof(key));
+	return check_file(key, d->layers[k].data_file, true, e);
+}
+
+void definition_layer_key(unsigned disk, unsigned layer, const char *what, char *ret, size_t cap)
+{
+	if (layer)
+		snprintf(ret, cap, "disks[%u].backing[%u].%s", disk, layer - 1, what);
+	else
+		snprintf(ret, cap, "disks[%u].%s", disk, what);
+}
+
+int definition_check_files(const struct definition *d, struct err *e)
+{
+	int r = check_file("boot.kernel", d->kernel, false, e);
+
+	if (!r)
+		r = check_file("boot.initrd", d->initrd, false, e);
+	for (unsigned i = 0; !r && i < d->ndisks; i++)
+		for (unsigned k = 0; !r && k < d->disks[i].nlayers; k++)
+			r = check_layer(&d->disks[i], i, k, e);
+	return r;
+}

@@ -1,0 +1,248 @@
+/* The engine of the tables of keys: an object is walked beside its table; every sentence names the
+ * path to the key. */
+#include "api/definition/definition_key.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- sentences ---- */
+
+int key_error(struct parse *p, const char *fmt, ...)
+{
+	char why[ERR_SENTENCE_MAX - sizeof(p->path) - 2];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(why, sizeof(why), fmt, ap);
+	va_end(ap);
+	return err_set(p->e, -EINVAL, ERR_INVALID, "%s%s%s", p->path, p->path[0] ? ": " : "", why);
+}
+
+size_t key_push(struct parse *p, const char *key)
+{
+	size_t had = strlen(p->path);
+
+	snprintf(p->path + had, sizeof(p->path) - had, "%s%.40s", had ? "." : "", key);
+	return had;
+}
+
+size_t key_push_index(struct parse *p, size_t i)
+{
+	size_t had = strlen(p->path);
+
+	snprintf(p->path + had, sizeof(p->path) - had, "[%zu]", i);
+	return had;
+}
+
+static int unknown_key(struct parse *p, const char *name, const struct keys *keys)
+{
+	char known[384];
+	size_t n = 0;
+
+	known[0] = 0;
+	for (size_t i = 0; i < keys->n && n < sizeof(known); i++)
+		n += (size_t)snprintf(known + n, sizeof(known) - n, "%s%s", i ? ", " : "",
+			keys->list[i].name);
+	return key_error(p, "\"%.40s\" is not a key%s; known here: %s", name,
+		p->path[0] ? "" : " of a definition", known);
+}
+
+void key_quote(const char *s, char out[48])
+{
+	size_t n = 0;
+
+	for (; *s && n < 40; s++)
+		out[n++] = (unsigned char)*s < 0x20 || *s == 0x7f ? '?' : *s;
+	snprintf(out + n, 48 - n, "%s", *s ? "..." : "");
+}
+
+/* ---- values ---- */
+
+const char *key_text(struct parse *p, struct json_object *v, size_t max)
+{
+	const char *s = js_plain_string(v);
+
+	if (!json_object_is_type(v, json_type_string)) {
+		key_error(p, "must be a string, not %s", js_type_words(v));
+		return NULL;
+	}
+	if (!s) {
+		key_error(p, "must not have a NUL inside");
+		return NULL;
+	}
+	if (strlen(s) > max) {
+		key_error(p, "is %zu bytes long; at most %zu", strlen(s), max);
+		return NULL;
+	}
+	return s;
+}
+
+static int value_keep(struct parse *p, const char *s, char **into)
+{
+	char *copy = strdup(s);
+
+	if (!copy)
+		return err_set_errno(p->e, -ENOMEM, "definition");
+	free(*into);
+	*into = copy;
+	return 0;
+}
+
+static int parse_text(struct parse *p, struct json_object *v, const struct key *k, char **into)
+{
+	const char *s = key_text(p, v, k->max);
+
+	if (!s)
+		return -EINVAL;
+	for (const char *c = s; *c; c++)
+		if ((unsigned char)*c < 0x20 || *c == 0x7f)
+			return key_error(p, "must be one line without control characters");
+	return value_keep(p, s, into);
+}
+
+static int parse_path(struct parse *p, struct json_object *v, char **into)
+{
+	const char *s = key_text(p, v, PATH_MAX - 1);
+	char full[PATH_MAX];
+	int n;
+
+	if (!s)
+		return -EINVAL;
+	if (!*s)
+		return key_error(p, "is empty; give the path of a file");
+	if (*s == '/')
+		return value_keep(p, s, into);
+	if (!p->folder)
+		return key_error(p, "must be an absolute path");
+	n = snprintf(full, sizeof(full), "%s%s%s", p->folder,
+		p->folder[strlen(p->folder) - 1] == '/' ? "" : "/", s);
+	if (n >= (int)sizeof(full))
+		return key_error(p, "is too long a path");
+	return value_keep(p, full, into);
+}
+
+static int parse_choice(struct parse *p, struct json_object *v, const struct key *k, uint8_t *into)
+{
+	const char *s = key_text(p, v, 255);
+	char names[128], given[48];
+	size_t n = 0;
+
+	if (!s)
+		return -EINVAL;
+	names[0] = 0;
+	for (const struct choice *c = k->choices; c->name; c++) {
+		if (!strcmp(c->name, s)) {
+			*into = c->value;
+			return 0;
+		}
+		n += (size_t)snprintf(names + n, sizeof(names) - n, "%s%s",
+			!n ? "" : c[1].name ? ", " : " or ", c->name);
+	}
+	key_quote(s, given);
+	return key_error(p, "\"%s\" is not %s; use %s", given,
+		k->choices == definition_formats ? "a disk format" : "one of the choices", names);
+}
+
+static int parse_number(struct parse *p, struct json_object *v, const struct key *k,
+	uint32_t *ret_n)
+{
+	int64_t n;
+
+	if (!json_object_is_type(v, json_type_int))
+		return key_error(p, "must be a whole number from %u to %u, not %s", k->min, k->max,
+			js_type_words(v));
+	n = json_object_get_int64(v);
+	if (n < (int64_t)k->min || n > (int64_t)k->max)
+		return key_error(p, "%lld is out of range; give %u to %u", (long long)n, k->min,
+			k->max);
+	*ret_n = (uint32_t)n;
+	return 0;
+}
+
+int key_parse_id(struct parse *p, struct json_object *v, void *into)
+{
+	const char *s = key_text(p, v, 255);
+
+	if (!s)
+		return -EINVAL;
+	if (!*s || strlen(s) > 15)
+		return key_error(p, "must have 1 to 15 characters");
+	for (const char *c = s; *c; c++)
+		if (!isalnum((unsigned char)*c) && *c != '-' && *c != '_')
+			return key_error(p, "may have letters, digits, \"-\" and \"_\" only");
+	snprintf(into, 16, "%s", s);
+	return 0;
+}
+
+static int parse_value(struct parse *p, struct json_object *v, const struct key *k, void *base)
+{
+	void *into = (char *)base + k->offset;
+	uint32_t n = 0;
+	int r;
+
+	switch (k->kind) {
+	case KEY_BOOL:
+		if (!json_object_is_type(v, json_type_boolean))
+			return key_error(p, "must be true or false, not %s", js_type_words(v));
+		*(bool *)into = json_object_get_boolean(v);
+		return 0;
+	case KEY_NUMBER:
+		return parse_number(p, v, k, into);
+	case KEY_NUMBER16:
+		r = parse_number(p, v, k, &n);
+		if (!r)
+			*(uint16_t *)into = (uint16_t)n;
+		return r;
+	case KEY_CHOICE:
+		return parse_choice(p, v, k, into);
+	case KEY_TEXT:
+		return parse_text(p, v, k, into);
+	case KEY_PATH:
+		return parse_path(p, v, into);
+	case KEY_OBJECT:
+		r = k->parse ? k->parse(p, v, into) : 0;
+		return r < 0 ? r : keys_parse(p, v, k->of, into);
+	case KEY_ARRAY:
+	case KEY_CUSTOM:
+		return k->parse(p, v, into);
+	}
+	return -EINVAL;
+}
+
+static const struct key *key_find(const struct keys *keys, const char *name)
+{
+	for (size_t i = 0; i < keys->n; i++)
+		if (!strcmp(keys->list[i].name, name))
+			return &keys->list[i];
+	return NULL;
+}
+
+int keys_parse(struct parse *p, struct json_object *o, const struct keys *keys, void *base)
+{
+	if (!json_object_is_type(o, json_type_object))
+		return key_error(p, "%s an object in braces, not %s",
+			p->path[0] ? "must be" : "a definition is", js_type_words(o));
+	json_object_object_foreach(o, name, v)
+	{
+		const struct key *k = key_find(keys, name);
+		size_t had;
+		int r;
+
+		if (!k)
+			return unknown_key(p, name, keys);
+		had = key_push(p, name);
+		r = parse_value(p, v, k, base);
+		if (r < 0)
+			return r;
+		p->path[had] = 0;
+	}
+	return 0;
+}

@@ -1,0 +1,102 @@
+/* definition_key: the tables of keys that a definition is parsed by, and their engine. Private to
+ * api/definition*.c. A new key is a row, a field, and a line in definition_json.c. */
+#ifndef CAIRN_API_DEFINITION_DEFINITION_KEY_H
+#define CAIRN_API_DEFINITION_DEFINITION_KEY_H
+
+#include "api/definition/definition.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct parse {
+	struct definition *d;
+	const char *folder;
+	struct err *e;
+	char path[128]; /* "disks[0].backing[1].format" */
+};
+
+enum key_kind {
+	KEY_BOOL,     /* bool */
+	KEY_NUMBER,   /* uint32_t in [min, max] */
+	KEY_NUMBER16, /* uint16_t */
+	KEY_CHOICE,   /* uint8_t, one of choices */
+	KEY_TEXT,     /* char *, one line of at most max bytes */
+	KEY_PATH,     /* char *, made absolute */
+	KEY_OBJECT,   /* `of` says what is in it; parse, if there is one, prepares */
+	KEY_ARRAY,    /* of what `of` says, at most max; parse does it */
+	KEY_CUSTOM,   /* parse does it */
+};
+
+struct choice {
+	const char *name; /* NULL ends a list */
+	uint8_t value;
+};
+
+struct keys;
+
+struct key {
+	const char *name;
+	enum key_kind kind;
+	size_t offset; /* in the struct that the object goes into */
+	uint32_t min, max;
+	const struct choice *choices;
+	const struct keys *of;
+	int (*parse)(struct parse *p, struct json_object *v, void *into);
+	/* For the JSON Schema (definition_schema.c): what it is, and as JSON texts what it is when it
+	 * is left out, and for KEY_CUSTOM the members that say what parse takes. */
+	const char *about, *initial, *form;
+	bool needed;
+};
+
+struct keys {
+	const struct key *list;
+	size_t n;
+	const char *also; /* JSON text: members of the schema that concern several keys; NULL: none */
+};
+
+#define KEYS(name, rows) static const struct keys name = { rows, ARRAY_SIZE(rows), NULL }
+#define KEY_ID_FORM "{\"type\":\"string\",\"pattern\":\"^[A-Za-z0-9_-]{1,15}$\"}"
+
+#define KEY_BYTE_FORM "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+#define KEY_IPV4_FORM "(" KEY_BYTE_FORM "\\\\.){3}" KEY_BYTE_FORM
+
+/* An object by its table, into the struct at base. Returns 0; -EINVAL. */
+int keys_parse(struct parse *p, struct json_object *o, const struct keys *keys, void *base);
+
+/* Sets the sentence, behind the path to the key. Returns -EINVAL. */
+int key_error(struct parse *p, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Go into p->path; to go back, p->path[what was returned] = 0. */
+size_t key_push(struct parse *p, const char *key);
+size_t key_push_index(struct parse *p, size_t i);
+/* A sample of what was given, safe to print. */
+void key_quote(const char *s, char out[48]);
+/* A string without NULs of at most max bytes, which lives as long as v; NULL: the sentence is set. */
+const char *key_text(struct parse *p, struct json_object *v, size_t max);
+/* 1 to 15 letters, digits, "-", "_". */
+int key_parse_id(struct parse *p, struct json_object *v, void *into);
+
+extern const struct keys definition_keys; /* of the whole */
+extern const struct keys definition_disk_keys, definition_interface_keys;
+int definition_parse_disks(struct parse *p, struct json_object *v, void *into);
+int definition_parse_interfaces(struct parse *p, struct json_object *v, void *into);
+extern const struct choice definition_formats[];
+/* Of an interface of type user. */
+extern const struct keys definition_forward_keys;
+int definition_parse_network(struct parse *p, struct json_object *v, void *into);
+int definition_parse_forwards(struct parse *p, struct json_object *v, void *into);
+bool definition_user_is_plain(const struct definition_user *u);
+void definition_put_user(struct json_object *o, const struct definition_user *u);
+extern const struct keys definition_restart_keys, definition_shutdown_keys, definition_idle_keys;
+extern const struct choice definition_stop_actions[];
+int definition_prepare_idle(struct parse *p, struct json_object *v, void *into);
+void definition_policy_default(struct definition *d);
+void definition_put_policies(struct json_object *o, const struct definition *d);
+
+/* What can be said only when all is parsed: ids given out by position, things used twice. */
+int definition_check_disks(struct parse *p);
+int definition_check_interfaces(struct parse *p);
+int definition_check_forwards(struct parse *p);
+int definition_check_policy(struct parse *p);
+void definition_disks_free(struct definition *d);
+
+#endif

@@ -1,0 +1,130 @@
+/* The keys that say when a VM comes up and goes down by itself. */
+#include "api/definition/definition_key.h"
+#include "api/policy/policy.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+
+#define DAY_S (24 * 3600)
+
+static const struct choice thens[] = { { "leave", DEFINITION_LEAVE }, { "destroy", DEFINITION_DESTROY },
+	{ "save", DEFINITION_SAVE }, { NULL, 0 } };
+const struct choice definition_stop_actions[] = { { "leave", DEFINITION_LEAVE },
+	{ "shutdown", DEFINITION_SHUTDOWN }, { "save", DEFINITION_SAVE }, { NULL, 0 } };
+static const struct choice idle_actions[] = { { "suspend", DEFINITION_SUSPEND },
+	{ "save", DEFINITION_SAVE }, { NULL, 0 } };
+
+#define RESTART(field) offsetof(struct backoff_rule, field)
+static const struct key restart_rows[] = {
+	{ "delay", KEY_NUMBER, .offset = RESTART(delay_s), .min = 0, .max = DAY_S,
+		.about = "before the second; doubled each time", .initial = "1" },
+	{ "max_delay", KEY_NUMBER, .offset = RESTART(max_delay_s), .min = 0, .max = DAY_S,
+		.about = "the longest of these", .initial = "60" },
+	{ "tries", KEY_NUMBER, .offset = RESTART(tries), .min = 0, .max = 1000,
+		.about = "restarts in a window; 0: without an end", .initial = "5" },
+	{ "window", KEY_NUMBER, .offset = RESTART(window_s), .min = 1, .max = 30 * DAY_S,
+		.about = "seconds", .initial = "300" },
+};
+const struct keys definition_restart_keys = { restart_rows, ARRAY_SIZE(restart_rows), NULL };
+
+#define DEF(field) offsetof(struct definition, field)
+static const struct key shutdown_rows[] = {
+	{ "deadline", KEY_NUMBER, .offset = DEF(shutdown_deadline_s), .min = 1, .max = DAY_S,
+		.about = "seconds that a guest has from the power button on", .initial = "30" },
+	{ "then", KEY_CHOICE, .offset = DEF(shutdown_then), .choices = thens,
+		.about = "what is done to one that has not shut down by then", .initial = "\"leave\"" },
+};
+const struct keys definition_shutdown_keys = { shutdown_rows, ARRAY_SIZE(shutdown_rows), NULL };
+
+static int parse_after(struct parse *p, struct json_object *v, void *into)
+{
+	const char *s = key_text(p, v, 255);
+	char given[48];
+	uint32_t after;
+
+	if (!s)
+		return -EINVAL;
+	key_quote(s, given);
+	if (policy_length_parse(s, &after) < 0 || !after)
+		return key_error(p, "\"%s\" is not a length of time; give one such as \"90s\", \"30m\" or "
+			"\"2h\"", given);
+	*(uint32_t *)into = after;
+	return 0;
+}
+
+static const struct key idle_rows[] = {
+	{ "after", KEY_CUSTOM, .offset = DEF(idle_after_s), .parse = parse_after, .needed = true,
+		.about = "a length of time such as 90s, 30m or 2h",
+		.form = "{\"type\":\"string\",\"pattern\":\"^[0-9]*[1-9][0-9]*[smhd]$\"}" },
+	{ "action", KEY_CHOICE, .offset = DEF(idle_action), .choices = idle_actions,
+		.about = "what is done to it", .initial = "\"suspend\"" },
+	{ "cpu", KEY_NUMBER, .offset = DEF(idle_cpu_percent), .min = 0, .max = 100,
+		.about = "percent of one processor that do not count as work", .initial = "2" },
+};
+const struct keys definition_idle_keys = { idle_rows, ARRAY_SIZE(idle_rows), NULL };
+
+int definition_prepare_idle(struct parse *p, struct json_object *v, void *into)
+{
+	(void)into;
+	if (json_object_is_type(v, json_type_object) && !js_get(v, "after"))
+		return key_error(p, "after is missing; give a length of time such as \"30m\"");
+	return 0;
+}
+
+void definition_policy_default(struct definition *d)
+{
+	d->restart = (struct backoff_rule){ .delay_s = 1, .max_delay_s = 60, .tries = 5, .window_s = 300 };
+	d->shutdown_deadline_s = 30;
+	d->idle_cpu_percent = 2;
+	d->idle_action = DEFINITION_SUSPEND;
+}
+
+int definition_check_policy(struct parse *p)
+{
+	const struct backoff_rule *r = &p->d->restart;
+
+	if (r->max_delay_s < r->delay_s)
+		return key_error(p, "restart: max_delay is %u s, and delay already %u s; give a larger one",
+			r->max_delay_s, r->delay_s);
+	return 0;
+}
+
+/* ---- back ---- */
+
+static struct json_object *restart_to_json(const struct backoff_rule *r)
+{
+	struct json_object *o = json_object_new_object();
+
+	js_put_uint(o, "delay", r->delay_s);
+	js_put_uint(o, "max_delay", r->max_delay_s);
+	js_put_uint(o, "tries", r->tries);
+	js_put_uint(o, "window", r->window_s);
+	return o;
+}
+
+void definition_put_policies(struct json_object *o, const struct definition *d)
+{
+	static const char *const names[] = { [DEFINITION_LEAVE] = "leave", [DEFINITION_DESTROY] = "destroy",
+		[DEFINITION_SAVE] = "save", [DEFINITION_SHUTDOWN] = "shutdown",
+		[DEFINITION_SUSPEND] = "suspend" };
+	struct json_object *shutdown = json_object_new_object(), *idle;
+	char after[POLICY_LENGTH_TEXT];
+
+	js_put(o, "restart", restart_to_json(&d->restart));
+	js_put_uint(shutdown, "deadline", d->shutdown_deadline_s);
+	js_put_str(shutdown, "then", names[d->shutdown_then]);
+	js_put(o, "shutdown", shutdown);
+	if (d->idle_after_s) {
+		idle = json_object_new_object();
+		policy_length_print(d->idle_after_s, after);
+		js_put_str(idle, "after", after);
+		js_put_str(idle, "action", names[d->idle_action]);
+		js_put_uint(idle, "cpu", d->idle_cpu_percent);
+		js_put(o, "idle", idle);
+	}
+	js_put_uint(o, "order", d->order);
+	js_put_uint(o, "start_delay", d->start_delay_s);
+	js_put_str(o, "stop_action", names[d->stop_action]);
+}

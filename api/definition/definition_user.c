@@ -1,0 +1,217 @@
+/* The keys of an interface of type user: its network, and what of the host's leads into it. */
+#include "api/definition/definition_key.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The guest's own address is the 15th of the network, so it has to have as many. */
+#define PREFIX_MIN 8
+#define PREFIX_MAX 27
+
+/* The network's own, as QEMU numbers them: the host's part of their addresses (docs/slirp.md). */
+#define GATEWAY 0x0202
+#define RESOLVER 0x0203
+
+static const struct choice protocols[] = { { "tcp", DEFINITION_TCP }, { "udp", DEFINITION_UDP }, { NULL, 0 } };
+
+/* ---- addresses ---- */
+
+int definition_parse_network(struct parse *p, struct json_object *v, void *into)
+{
+	const char *s = key_text(p, v, 255), *slash = s ? strchr(s, '/') : NULL;
+	char address[INET_ADDRSTRLEN], given[48], *end = NULL;
+	struct in_addr a;
+	unsigned long n = slash ? strtoul(slash + 1, &end, 10) : 0;
+	uint32_t host;
+
+	if (!s)
+		return -EINVAL;
+	key_quote(s, given);
+	snprintf(address, sizeof(address), "%.*s", slash ? (int)(slash - s) : 0, s);
+	if (!slash || slash - s >= (ptrdiff_t)sizeof(address) || slash[1] < '1' || slash[1] > '9' || *end || inet_pton(AF_INET, address, &a) != 1 ||
+		n < PREFIX_MIN || n > PREFIX_MAX)
+		return key_error(p, "\"%s\" is not a network such as 10.0.2.0/24, with /%d to /%d", given, PREFIX_MIN,
+			PREFIX_MAX);
+	host = ntohl(a.s_addr) & (0xffffffffu >> n);
+	a.s_addr &= ~htonl(0xffffffffu >> n);
+	inet_ntop(AF_INET, &a, address, sizeof(address));
+	if (host)
+		return key_error(p, "%s is an address in a network; the network is %s/%lu", given, address, n);
+	if (!(ntohl(a.s_addr) >> 24) || ntohl(a.s_addr) >> 24 == 127 || ntohl(a.s_addr) >> 24 >= 224)
+		return key_error(p, "%s cannot be a guest's network; use a private one such as 10.0.2.0/24", given);
+	snprintf(into, DEFINITION_PREFIX_TEXT, "%s/%lu", address, n);
+	return 0;
+}
+
+/* inet_pton() takes one text for each address: they are compared as texts. */
+static int parse_address(struct parse *p, struct json_object *v, void *into)
+{
+	const char *s = key_text(p, v, 255);
+	struct in_addr a;
+	char given[48];
+
+	if (!s)
+		return -EINVAL;
+	key_quote(s, given);
+	if (inet_pton(AF_INET, s, &a) != 1)
+		return key_error(p, "\"%s\" is not an IPv4 address such as 127.0.0.1; names are not looked up", given);
+	snprintf(into, DEFINITION_ADDRESS_TEXT, "%s", s);
+	return 0;
+}
+
+/* ---- forwards ---- */
+
+#define FORWARD(field) offsetof(struct definition_forward, field)
+static const struct key forward_rows[] = {
+	{ "protocol", KEY_CHOICE, .offset = FORWARD(protocol), .choices = protocols, .about = "of what is forwarded",
+		.initial = "\"tcp\"" },
+	{ "address", KEY_CUSTOM, .offset = FORWARD(address), .parse = parse_address,
+		.about = "of this host, where it listens; 0.0.0.0: on all", .initial = "\"127.0.0.1\"",
+		.form = "{\"type\":\"string\",\"pattern\":\"^" KEY_IPV4_FORM "$\"}" },
+	{ "port", KEY_NUMBER16, .offset = FORWARD(port), .min = 1, .max = 65535, .needed = true,
+		.about = "of this host's" },
+	{ "to", KEY_NUMBER16, .offset = FORWARD(to), .min = 1, .max = 65535, .needed = true,
+		.about = "the guest's port" },
+	{ "guest", KEY_CUSTOM, .offset = FORWARD(guest), .parse = parse_address,
+		.about = "the guest's address; when it is left out, the one that it gets by DHCP",
+		.form = "{\"type\":\"string\",\"pattern\":\"^" KEY_IPV4_FORM "$\"}" },
+};
+const struct keys definition_forward_keys = { forward_rows, ARRAY_SIZE(forward_rows), NULL };
+
+static int forward_parse(struct parse *p, struct json_object *v, struct definition_forward *f)
+{
+	int r;
+
+	snprintf(f->address, sizeof(f->address), "127.0.0.1");
+	r = keys_parse(p, v, &definition_forward_keys, f);
+	if (r < 0)
+		return r;
+	if (!f->port)
+		return key_error(p, "port is missing; give the port of this host's that is forwarded");
+	if (!f->to)
+		return key_error(p, "to is missing; give the port of the guest's that it is forwarded to");
+	return 0;
+}
+
+int definition_parse_forwards(struct parse *p, struct json_object *v, void *into)
+{
+	struct definition_user *u = into;
+	size_t n;
+
+	if (!json_object_is_type(v, json_type_array))
+		return key_error(p, "must be an array of {port, to}, not %s", js_type_words(v));
+	n = json_object_array_length(v);
+	if (n > DEFINITION_FORWARDS_MAX)
+		return key_error(p, "has %zu forwards; at most %d", n, DEFINITION_FORWARDS_MAX);
+	for (size_t i = 0; i < n; i++) {
+		size_t had = key_push_index(p, i);
+		int r = forward_parse(p, json_object_array_get_idx(v, i), &u->forwards[i]);
+
+		if (r < 0)
+			return r;
+		p->path[had] = 0;
+	}
+	u->nforwards = (uint32_t)n;
+	return 0;
+}
+
+/* ---- what fits together ---- */
+
+bool definition_user_is_plain(const struct definition_user *u)
+{
+	return !u->network[0] && !u->nforwards && !u->restricted && !u->host_loopback;
+}
+
+static bool everywhere(const char *address)
+{
+	return !strcmp(address, "0.0.0.0");
+}
+
+bool definition_forwards_meet(const struct definition_forward *a, const struct definition_forward *b)
+{
+	if (a->protocol != b->protocol || a->port != b->port)
+		return false;
+	return everywhere(a->address) || everywhere(b->address) || !strcmp(a->address, b->address);
+}
+
+void definition_forward_print(const struct definition_forward *f, char text[DEFINITION_FORWARD_TEXT])
+{
+	snprintf(text, DEFINITION_FORWARD_TEXT, "%s %s:%u", protocols[MIN(f->protocol, 1)].name, f->address, f->port);
+}
+
+static int guest_check(struct parse *p, unsigned i, unsigned k, const struct definition_user *u)
+{
+	const char *slash = strchr(u->network, '/');
+	struct in_addr guest, net;
+	char address[INET_ADDRSTRLEN];
+	uint32_t host, mask;
+
+	if (!u->forwards[k].guest[0] || !slash)
+		return 0;
+	snprintf(address, sizeof(address), "%.*s", (int)(slash - u->network), u->network);
+	if (inet_pton(AF_INET, address, &net) != 1 || inet_pton(AF_INET, u->forwards[k].guest, &guest) != 1)
+		return -EINVAL;
+	mask = 0xffffffffu >> strtoul(slash + 1, NULL, 10);
+	host = ntohl(guest.s_addr) & mask;
+	if ((ntohl(guest.s_addr) & ~mask) == ntohl(net.s_addr) && host && host != mask && host != (GATEWAY & mask) &&
+		host != (RESOLVER & mask))
+		return 0;
+	return key_error(p, "interfaces[%u].forwards[%u].guest: %s is no address for a guest in %s", i, k,
+		u->forwards[k].guest, u->network);
+}
+
+static int forward_check(struct parse *p, unsigned i, unsigned k)
+{
+	const struct definition_interface *n = p->d->interfaces;
+	char text[DEFINITION_FORWARD_TEXT];
+
+	for (unsigned j = 0; j <= i; j++)
+		for (unsigned l = 0; l < (j == i ? k : n[j].user.nforwards); l++) {
+			if (!definition_forwards_meet(&n[i].user.forwards[k], &n[j].user.forwards[l]))
+				continue;
+			definition_forward_print(&n[i].user.forwards[k], text);
+			return key_error(p, "interfaces[%u].forwards[%u]: %s is that of interfaces[%u].forwards[%u] too", i, k,
+				text, j, l);
+		}
+	return guest_check(p, i, k, &n[i].user);
+}
+
+int definition_check_forwards(struct parse *p)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < p->d->ninterfaces && !r; i++)
+		for (unsigned k = 0; k < p->d->interfaces[i].user.nforwards && !r; k++)
+			r = forward_check(p, i, k);
+	return r;
+}
+
+/* ---- JSON ---- */
+
+void definition_put_user(struct json_object *o, const struct definition_user *u)
+{
+	struct json_object *list = json_object_new_array();
+
+	js_put_str(o, "network", u->network);
+	for (unsigned i = 0; i < u->nforwards; i++) {
+		const struct definition_forward *f = &u->forwards[i];
+		struct json_object *one = json_object_new_object();
+
+		js_put_str(one, "protocol", protocols[MIN(f->protocol, 1)].name);
+		js_put_str(one, "address", f->address);
+		js_put_uint(one, "port", f->port);
+		js_put_uint(one, "to", f->to);
+		if (f->guest[0])
+			js_put_str(one, "guest", f->guest);
+		json_object_array_add(list, one);
+	}
+	js_put(o, "forwards", list);
+	js_put_bool(o, "restrict", u->restricted);
+	js_put_bool(o, "host_loopback", u->host_loopback);
+}

@@ -1,0 +1,330 @@
+#include "api/jobs/archiver.h"
+#include "api/access/spawn.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/pidfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* A manifest has 1 MiB, and may be longer as one line of ASCII. */
+#define LINE_MAX_BYTES (8 * MIB)
+#define READS_AT_END 1024 /* of a page at least: a pipe has no more than 1 MiB */
+/* From then on until it has cleared up. */
+#define CANCEL_NS (5 * 1000000000ULL)
+#define ARCHIVER_FDS_MAX 400
+
+struct archiver {
+	struct loop *loop;
+	const struct archiver_ops *ops;
+	void *opaque;
+	int in, out, pidfd; /* its stdin and stdout */
+	pid_t pid;
+	struct loop_watch *watch, *gone;
+	struct loop_timer *timer; /* when it is cancelled */
+	char *line;
+	size_t len, cap;
+	struct json_object *result;
+	bool ended, failed, cancelled;
+	struct err e;
+};
+
+/* ---- the process ---- */
+
+struct plan {
+	const char *program, *verb;
+	int death_signal; /* when the daemon dies */
+	const struct rights *rights;
+	const int *fds;
+	size_t nfds;
+};
+
+static int program_run(const struct plan *p, int in, int out, int spec, pid_t *ret_pid)
+{
+	char *argv[] = { (char *)p->program, (char *)p->verb, NULL };
+	int fds[ARCHIVER_FD + ARCHIVER_FDS_MAX] = { in, out, -1, spec };
+	struct program program = { .path = p->program, .argv = argv, .rights = p->rights, .fds = fds,
+		.nfds = ARCHIVER_FD + p->nfds, .death_signal = p->death_signal };
+
+	if (p->nfds > ARCHIVER_FDS_MAX)
+		return -EMFILE;
+	for (size_t i = 0; i < p->nfds; i++)
+		fds[ARCHIVER_FD + i] = p->fds[i];
+	return program_start(&program, ret_pid);
+}
+
+/* ---- its end ---- */
+
+static void fail(struct archiver *a, const struct err *e)
+{
+	if (!a->failed)
+		a->e = *e;
+	a->failed = true;
+}
+
+static void finish(struct archiver *a)
+{
+	loop_unwatch(a->gone);
+	a->gone = NULL;
+	loop_unwatch(a->watch);
+	a->watch = NULL;
+	if (!a->failed && !a->result && a->cancelled) { /* before it could say so itself */
+		err_set(&a->e, -ECANCELED, ERR_CANCELLED, "cancelled");
+		a->failed = true;
+	} else if (!a->failed && !a->result) {
+		err_set(&a->e, -EIO, ERR_HOST, "cairn-archive ended early; the daemon's log may say why");
+		a->failed = true;
+	}
+	a->ended = true;
+	/* The callee frees it. */
+	if (a->failed)
+		a->ops->done(a->opaque, -EIO, NULL, &a->e);
+	else
+		a->ops->done(a->opaque, 0, a->result, NULL);
+}
+
+/* ---- what it says ---- */
+
+static void error_take(struct archiver *a, struct json_object *o)
+{
+	const char *cls = js_get_str(o, "class"), *message = js_get_str(o, "message");
+	enum err_class c = ERR_GENERIC;
+	struct err e;
+
+	for (int i = 0; cls && i < ERR_CLASS_COUNT; i++)
+		if (!strcmp(err_class_name((enum err_class)i), cls))
+			c = (enum err_class)i;
+	err_set(&e, -EIO, c, "%s", message ? message : "cairn-archive failed");
+	fail(a, &e);
+}
+
+static void line_take(struct archiver *a, struct json_object *o)
+{
+	struct json_object *v;
+
+	if ((v = js_get(o, "error"))) {
+		error_take(a, v);
+	} else if ((v = js_get(o, "result"))) {
+		json_object_put(a->result);
+		a->result = json_object_get(v);
+	} else if ((v = js_get(o, "ready"))) {
+		if (a->ops->ready)
+			a->ops->ready(a->opaque, v);
+	} else if (a->ops->progress) {
+		int64_t done = js_get_int(o, "done", 0), total = js_get_int(o, "total", 0);
+
+		if (done >= 0 && total >= done)
+			a->ops->progress(a->opaque, (uint64_t)done, (uint64_t)total);
+	}
+}
+
+static void lines_take(struct archiver *a)
+{
+	size_t at = 0;
+	char *end;
+	struct err e;
+
+	while ((end = memchr(a->line + at, '\n', a->len - at))) {
+		CLEANUP_JS struct json_object *o = NULL;
+		size_t n = (size_t)(end - (a->line + at));
+
+		*end = 0;
+		if (js_parse(a->line + at, n, "cairn-archive", &o, &e) == 0)
+			line_take(a, o);
+		else
+			fail(a, &e);
+		at += n + 1;
+	}
+	a->len -= at;
+	memmove(a->line, a->line + at, a->len);
+}
+
+static int room_make(struct archiver *a)
+{
+	size_t cap = a->cap ? 2 * a->cap : 4096;
+	char *p;
+
+	if (a->len < a->cap)
+		return 0;
+	if (cap > LINE_MAX_BYTES)
+		return -EFBIG;
+	p = realloc(a->line, cap);
+	if (!p)
+		return -ENOMEM;
+	a->line = p;
+	a->cap = cap;
+	return 0;
+}
+
+/* Returns whether there may be more. */
+static bool output_read(struct archiver *a)
+{
+	struct err e;
+	ssize_t n;
+	int r = room_make(a);
+
+	if (r < 0) {
+		err_set_errno(&e, r, "what cairn-archive says");
+		fail(a, &e);
+		a->len = 0;
+	}
+	n = read(a->out, a->line + a->len, a->cap - a->len);
+	if (n <= 0)
+		return false;
+	a->len += (size_t)n;
+	lines_take(a);
+	return true;
+}
+
+static void output_ready(void *opaque, unsigned revents)
+{
+	struct archiver *a = opaque;
+
+	/* What it said last is read when it has gone. */
+	if (!output_read(a) && (revents & (POLLHUP | POLLERR)))
+		loop_watch_events(a->watch, 0);
+}
+
+static void gone(void *opaque, unsigned revents)
+{
+	struct archiver *a = opaque;
+	siginfo_t si;
+
+	(void)revents;
+	if (waitid(P_PIDFD, (id_t)a->pidfd, &si, WEXITED | WNOHANG) < 0)
+		return;
+	/* What was in the pipe, and no more: whoever it has given its end to may write for ever. */
+	for (unsigned i = 0; i < READS_AT_END && output_read(a); i++)
+		;
+	finish(a);
+}
+
+/* It writes to a pipe that nobody reads, or its user has stopped it: the VM is not to have its job for ever. */
+static void late(void *opaque)
+{
+	struct archiver *a = opaque;
+
+	if (a->ended)
+		return;
+	kill(-a->pid, SIGKILL); /* it has not been waited for */
+	pidfd_send_signal(a->pidfd, SIGKILL, NULL, 0); /* it may have no group yet */
+}
+
+/* ---- asking ---- */
+
+static int spec_file(struct json_object *spec, int *ret_fd)
+{
+	const char *text = json_object_to_json_string_ext(spec, JSON_C_TO_STRING_PLAIN);
+	CLEANUP_CLOSE int fd = memfd_create("spec", MFD_CLOEXEC);
+	int r = fd < 0 ? -errno : write_full(fd, text, strlen(text));
+
+	if (!r && lseek(fd, 0, SEEK_SET) < 0)
+		r = -errno;
+	if (!r)
+		*ret_fd = steal_fd(&fd);
+	return r;
+}
+
+static int process_start(struct archiver *a, struct plan *p, struct json_object *spec)
+{
+	CLEANUP_CLOSE int spec_fd = -1;
+	int r = spec_file(spec, &spec_fd), in[2], out[2];
+
+	if (r < 0)
+		return r;
+	if (pipe2(in, O_CLOEXEC) < 0)
+		return -errno;
+	if (pipe2(out, O_CLOEXEC) < 0) {
+		r = -errno;
+		close(in[0]);
+		close(in[1]);
+		return r;
+	}
+	r = program_run(p, in[0], out[1], spec_fd, &a->pid);
+	close(in[0]);
+	close(out[1]);
+	a->in = in[1];
+	a->out = out[0];
+	if (r < 0)
+		return r;
+	a->pidfd = pidfd_open(a->pid, 0);
+	/* A process of another user's may read nothing, and must not hold up the daemon. */
+	return a->pidfd < 0 || fcntl(a->out, F_SETFL, O_NONBLOCK) < 0 || fcntl(a->in, F_SETFL, O_NONBLOCK) < 0 ?
+		-errno : 0;
+}
+
+void archiver_free(struct archiver *a)
+{
+	if (!a)
+		return;
+	if (!a->ended && a->pidfd >= 0)
+		pidfd_send_signal(a->pidfd, SIGTERM, NULL, 0);
+	loop_unwatch(a->gone);
+	loop_unwatch(a->watch);
+	loop_timer_free(a->timer);
+	json_object_put(a->result);
+	free(a->line);
+	if (a->in >= 0)
+		close(a->in);
+	if (a->out >= 0)
+		close(a->out);
+	if (a->pidfd >= 0)
+		close(a->pidfd);
+	free(a);
+}
+
+int archiver_start(struct loop *l, const char *program, const char *verb, struct json_object *spec,
+	const int *fds, size_t nfds, const struct rights *rights, const struct archiver_ops *ops,
+	void *opaque, struct archiver **ret_a, struct err *e)
+{
+	/* An import has a folder to clear up. An export has nothing, and may wait in its pipe for ever. */
+	struct plan p = { .program = program, .verb = verb, .rights = rights, .fds = fds, .nfds = nfds,
+		.death_signal = strcmp(verb, "import") ? SIGKILL : SIGTERM };
+	struct archiver *a = calloc(1, sizeof(*a));
+	int r;
+
+	if (!a)
+		abort(); /* a call that is never answered would be worse */
+	*a = (struct archiver){ .loop = l, .ops = ops, .opaque = opaque, .in = -1, .out = -1, .pidfd = -1 };
+	r = loop_timer_new(l, late, a, &a->timer);
+	if (!r)
+		r = process_start(a, &p, spec);
+	if (!r)
+		r = loop_watch(l, a->out, POLLIN, output_ready, a, &a->watch);
+	if (!r)
+		r = loop_watch(l, a->pidfd, POLLIN, gone, a, &a->gone);
+	if (r < 0) {
+		archiver_free(a);
+		return err_set_errno(e, r, "cannot start cairn-archive");
+	}
+	*ret_a = a;
+	return 0;
+}
+
+void archiver_keep(struct archiver *a)
+{
+	static const char word[] = "keep\n";
+
+	if (write(a->in, word, sizeof(word) - 1) < 0)
+		archiver_cancel(a);
+}
+
+void archiver_cancel(struct archiver *a)
+{
+	if (!a->ended && !a->cancelled) {
+		pidfd_send_signal(a->pidfd, SIGTERM, NULL, 0);
+		loop_timer_arm(a->timer, loop_now_ns() + CANCEL_NS);
+	}
+	a->cancelled = true;
+}

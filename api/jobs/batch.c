@@ -1,0 +1,391 @@
+#include "api/jobs/batch.h"
+#include "api/access/rights.h"
+#include "api/daemon.h"
+#include "api/definition/definition.h"
+#include "api/jobs/clone_files.h"
+#include "api/store/store.h"
+#include "api/vm/identity.h"
+#include "api/vm/vm.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+
+#define FOLDER "batches"
+
+struct batch {
+	struct daemon *daemon;
+	struct json_object *planned; /* array: name, uuid */
+	char file[sizeof(FOLDER) + DEFINITION_UUID_TEXT + 8]; /* in the state folder; empty: there is none */
+	/* Those that were added: as many as are planned at most. */
+	struct vm **vms;
+	unsigned *made;
+	uint64_t *born_after_ns;
+	unsigned n;
+	struct definition **defs; /* for an errand: borrowed */
+	struct errand *errand;
+	unsigned leaving; /* processes whose end is waited for */
+	struct loop_task task;
+	struct store_work work;
+	void (*done)(void *opaque);
+	void *opaque;
+};
+
+struct batch *batch_new(struct daemon *d)
+{
+	struct batch *b = calloc(1, sizeof(*b));
+
+	if (!b)
+		abort(); /* as for any call that could not be answered */
+	b->daemon = d;
+	b->planned = json_object_new_array();
+	return b;
+}
+
+void batch_free(struct batch *b)
+{
+	if (!b)
+		return;
+	errand_free(b->errand);
+	json_object_put(b->planned);
+	free(b->vms);
+	free(b->made);
+	free(b->born_after_ns);
+	free(b->defs);
+	free(b);
+}
+
+/* ---- the beginning ---- */
+
+void batch_plan(struct batch *b, const struct definition *def)
+{
+	struct json_object *o = json_object_new_object();
+	char uuid[DEFINITION_UUID_TEXT];
+
+	uuid_print(def->uuid, uuid);
+	js_put_str(o, "name", def->name);
+	js_put_str(o, "uuid", uuid);
+	json_object_array_add(b->planned, o);
+}
+
+static void room_make(struct batch *b, size_t n)
+{
+	b->vms = calloc(n, sizeof(struct vm *));
+	b->made = calloc(n, sizeof(*b->made));
+	b->born_after_ns = calloc(n, sizeof(*b->born_after_ns));
+	b->defs = calloc(n, sizeof(struct definition *));
+	if (!b->vms || !b->made || !b->born_after_ns || !b->defs)
+		abort(); /* as above */
+}
+
+int batch_begin(struct batch *b, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+	char file[sizeof(b->file)], text[DEFINITION_UUID_TEXT];
+	uint8_t own[16]; /* not that of a VM: another job may plan the same one */
+	int r;
+
+	room_make(b, json_object_array_length(b->planned));
+	js_put(o, "vms", json_object_get(b->planned));
+	if (getrandom(own, sizeof(own), 0) != (ssize_t)sizeof(own))
+		return err_set_errno(e, -errno, "cannot name a batch");
+	uuid_print(own, text);
+	snprintf(file, sizeof(file), FOLDER "/%s.json", text);
+	r = store_put_soon(b->daemon->store, file, o, e);
+	if (!r)
+		memcpy(b->file, file, sizeof(file));
+	return r;
+}
+
+/* Somebody else may have been faster. */
+static int taken_check(struct daemon *d, struct definition *def, struct err *e)
+{
+	const struct vm *holder;
+
+	if (vm_find(d, def->name))
+		return err_set(e, -EEXIST, ERR_EXISTS, "there is a VM '%s' already; choose another name", def->name);
+	holder = vm_find_uuid(d, def->uuid);
+	if (holder)
+		return err_set(e, -EEXIST, ERR_EXISTS, "uuid: is taken by VM '%s'; leave it out and one is made",
+			holder->def->name);
+	return identity_complete(d, def, NULL, e);
+}
+
+int batch_add(struct batch *b, struct definition *def, struct job *j, struct vm **ret_vm, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	struct daemon *d = b->daemon;
+	int r = taken_check(d, def, e);
+
+	if (r < 0)
+		return r;
+	o = definition_to_json(def);
+	if (def->rights)
+		rights_put(o, def->rights);
+	r = store_save_definition_soon(d->store, def->name, o, NULL, e);
+	if (r < 0)
+		return r;
+	r = vm_add(d, def, ret_vm);
+	if (r < 0) {
+		store_remove(d->store, def->name, NULL);
+		return err_set_errno(e, r, "VM '%s'", def->name);
+	}
+	b->vms[b->n++] = *ret_vm;
+	(*ret_vm)->job = j;
+	(*ret_vm)->half = true;
+	daemon_emit(d, EVENT_VM_DEFINED, def->name, NULL);
+	return 0;
+}
+
+void batch_made(struct batch *b, const struct vm *vm, unsigned files)
+{
+	for (unsigned i = 0; i < b->n; i++)
+		if (b->vms[i] == vm)
+			b->made[i] = files;
+}
+
+/* ---- the end ---- */
+
+static int file_remove(struct batch *b, struct err *e)
+{
+	int r = b->file[0] ? store_remove_soon(b->daemon->store, b->file, e) : 0;
+
+	if (!r)
+		b->file[0] = 0;
+	return r;
+}
+
+static void kept(struct store_work *w)
+{
+	struct batch *b = container_of(w, struct batch, work);
+
+	for (unsigned i = 0; i < b->n; i++) {
+		b->vms[i]->job = NULL;
+		b->vms[i]->half = false;
+	}
+	b->done(b->opaque);
+}
+
+int batch_keep(struct batch *b, void (*done)(void *opaque), void *opaque, struct err *e)
+{
+	int r = file_remove(b, e);
+
+	if (r < 0)
+		return r;
+	b->done = done;
+	b->opaque = opaque;
+	b->work = (struct store_work){ .loop = b->daemon->loop, .done = kept };
+	store_after(b->daemon->store, &b->work);
+	return 0;
+}
+
+static bool vm_forget(struct vm *vm)
+{
+	struct daemon *d = vm->daemon;
+	char name[VM_NAME_MAX + 1];
+	struct err e;
+
+	vm->job = NULL;
+	memcpy(name, vm->def->name, sizeof(name));
+	if (store_remove(d->store, name, &e) < 0) {
+		log_error("batch", "VM '%s' is left: %s", name, e.msg);
+		return false;
+	}
+	vm_remove(vm);
+	daemon_emit(d, EVENT_VM_UNDEFINED, name, NULL);
+	if (permissions_forget_vm(&d->permissions, name))
+		daemon_keep_permissions(d, NULL);
+	return true;
+}
+
+/* Before the VMs are: of these the next daemon knows what to remove. */
+static void files_gone(void *opaque, int r, const struct errand_result *res, const struct err *e)
+{
+	struct batch *b = opaque;
+	bool all = true;
+	struct err own;
+
+	(void)res;
+	b->errand = NULL;
+	if (r < 0)
+		log_error("batch", "%s", e->msg);
+	for (unsigned i = 0; i < b->n; i++)
+		all = vm_forget(b->vms[i]) && all;
+	b->n = 0;
+	/* Of one that is left the next daemon tries it again. */
+	if (all && file_remove(b, &own) < 0)
+		log_error("batch", "%s", own.msg);
+	b->done(b->opaque);
+}
+
+static void all_ended(struct loop_task *t)
+{
+	static const struct errand_result none;
+	struct batch *b = container_of(t, struct batch, task);
+	struct clone_files files = { b->defs, b->n, b->made, b->born_after_ns };
+
+	for (unsigned i = 0; i < b->n; i++)
+		b->defs[i] = b->vms[i]->def;
+	if (b->n)
+		clone_files_remove(b->daemon->loop, &files, files_gone, b, &b->errand);
+	else
+		files_gone(b, 0, &none, NULL);
+}
+
+/* From the loop, not from inside the VM's own end. */
+static void one_ended(struct vm *vm, void *opaque)
+{
+	struct batch *b = opaque;
+
+	(void)vm;
+	if (!--b->leaving)
+		loop_post(b->daemon->loop, &b->task);
+}
+
+void batch_undo(struct batch *b, void (*done)(void *opaque), void *opaque)
+{
+	b->done = done;
+	b->opaque = opaque;
+	b->task.run = all_ended;
+	b->leaving = 1;
+	for (unsigned i = 0; i < b->n; i++) {
+		struct vm *vm = b->vms[i];
+
+		if (!vm->proc)
+			continue;
+		b->leaving++;
+		vm_when_gone(vm, one_ended, b);
+		if (vm_state_is_active(vm->state))
+			vm_destroy(vm, NULL);
+	}
+	one_ended(NULL, b);
+}
+
+/* ---- after another daemon ---- */
+
+/* What was there before it is not its own. 0: not known. */
+static uint64_t beginning_ns(struct daemon *d, const char *name)
+{
+	struct err e;
+	struct stat st;
+	CLEANUP_CLOSE int fd = store_open_file(d->store, name, "definition.json", O_RDONLY, &e);
+
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return 0;
+	return (uint64_t)st.st_mtim.tv_sec * 1000000000ULL + (uint64_t)st.st_mtim.tv_nsec;
+}
+
+static void half_found(struct batch *b, struct vm *vm)
+{
+	log_warn("batch", "VM '%s' is one of clones that were never finished; it is forgotten", vm->def->name);
+	vm->half = true;
+	b->made[b->n] = VM_DISKS_MAX;
+	b->born_after_ns[b->n] = beginning_ns(b->daemon, vm->def->name);
+	b->vms[b->n++] = vm;
+}
+
+static void cleared_up(void *opaque)
+{
+	batch_free(opaque);
+}
+
+/* NULL: it is not there. Another VM may have got a name that was planned. */
+static struct vm *planned_vm(struct daemon *d, struct json_object *planned)
+{
+	const char *name = js_get_str(planned, "name"), *text = js_get_str(planned, "uuid");
+	uint8_t uuid[16];
+	struct vm *vm;
+
+	if (!name || !text || uuid_parse(text, uuid) < 0)
+		return NULL;
+	vm = vm_find_uuid(d, uuid);
+	return vm && !strcmp(vm->def->name, name) ? vm : NULL;
+}
+
+static void planned_find(struct batch *b)
+{
+	for (size_t i = 0; i < json_object_array_length(b->planned); i++) {
+		struct vm *vm = planned_vm(b->daemon, json_object_array_get_idx(b->planned, i));
+
+		if (vm && !vm->half)
+			half_found(b, vm);
+	}
+}
+
+static void newer_found(void *opaque, const char *file_name)
+{
+	struct daemon *d = opaque;
+	CLEANUP_JS struct json_object *o = NULL;
+	struct json_object *planned;
+	char file[NAME_MAX + sizeof(FOLDER) + 1];
+	struct err e;
+
+	snprintf(file, sizeof(file), FOLDER "/%s", file_name);
+	o = store_read_newer(d->store, file, &e);
+	planned = js_get_array(o, "vms");
+	for (size_t i = 0; planned && i < json_object_array_length(planned); i++) {
+		struct vm *vm = planned_vm(d, json_object_array_get_idx(planned, i));
+
+		if (!vm)
+			continue;
+		store_leave_vm(d->store, vm->def->name, file, e.msg);
+		vm_remove(vm);
+	}
+}
+
+void batch_leave_newer(struct daemon *d)
+{
+	store_each_file(d->store, FOLDER, newer_found, d);
+}
+
+static void file_found(void *opaque, const char *name)
+{
+	struct daemon *d = opaque;
+	CLEANUP_JS struct json_object *o = NULL;
+	struct batch *b = batch_new(d);
+
+	if (snprintf(b->file, sizeof(b->file), FOLDER "/%s", name) < (int)sizeof(b->file))
+		o = store_load_file(d->store, b->file);
+	if (!js_get_array(o, "vms")) {
+		batch_free(b);
+		return;
+	}
+	json_object_put(b->planned);
+	b->planned = json_object_get(js_get_array(o, "vms"));
+	room_make(b, json_object_array_length(b->planned));
+	planned_find(b);
+	batch_undo(b, cleared_up, b);
+}
+
+/* Before there were batches each clone had a marker of its own. */
+static bool is_marked(struct daemon *d, const struct vm *vm)
+{
+	return store_has_file(d->store, vm->def->name, "clone.pending") ||
+		store_has_file(d->store, vm->def->name, "fork.pending");
+}
+
+void batch_clear_up(struct daemon *d)
+{
+	store_each_file(d->store, FOLDER, file_found, d);
+	for (size_t i = 0; i < d->nvms; i++) {
+		struct batch *b;
+
+		if (!is_marked(d, d->vms[i]))
+			continue;
+		b = batch_new(d);
+		room_make(b, 1);
+		half_found(b, d->vms[i]);
+		batch_undo(b, cleared_up, b);
+	}
+}

@@ -1,0 +1,506 @@
+#include "api/jobs/clone.h"
+#include "api/access/open_as.h"
+#include "api/access/rights.h"
+#include "api/daemon.h"
+#include "api/definition/definition.h"
+#include "api/jobs/batch.h"
+#include "api/jobs/clone_files.h"
+#include "api/jobs/job.h"
+#include "api/jobs/offline_process.h"
+#include "api/jobs/sysprep.h"
+#include "api/vm/identity.h"
+#include "api/vm/vm.h"
+#include "api/vm/vm_config.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Clones that are made at a time, one disk of each: the waits for the disk overlap. */
+#define AT_ONCE_MAX 4
+#define CANCEL_TIMEOUT_NS (10 * 1000000000ULL)
+
+struct target {
+	struct cloning *all;
+	struct definition *def; /* until the VM has it */
+	struct vm *vm;		/* whose job is ours until the end: nobody else moves it */
+	int fds[VM_DISKS_MAX];	/* of these, in order; owned */
+	unsigned nfds;
+	uint32_t disk; /* that is copied now */
+	unsigned nth;  /* of those that are written to */
+	uint64_t done, total; /* bytes of that one */
+	struct errand *errand;
+};
+
+struct cloning {
+	struct daemon *daemon;
+	struct vm *source;
+	struct definition *def; /* the source's, as it is at the beginning: it may be changed meanwhile */
+	struct job *job;
+	struct batch *batch;
+	bool linked, snapshots, reset_identity;
+	struct target *targets;
+	unsigned n, next, begun, made;
+	unsigned copies; /* of one clone: disks */
+	uint64_t copied; /* bytes, of disks that are done */
+	struct config sources; /* whose images; VM_DISKS_MAX fds at most */
+	struct opener *opener;
+	struct errand *errand;
+	bool failed, working, going_on;
+	struct err e;
+	uint64_t begun_ns;
+	struct definition **defs; /* for an errand: borrowed */
+	struct loop_task task;
+};
+
+static void target_fds_close(struct target *t)
+{
+	while (t->nfds)
+		close(t->fds[--t->nfds]);
+}
+
+static void cloning_free(struct cloning *f)
+{
+	opener_free(f->opener);
+	errand_free(f->errand);
+	for (unsigned i = 0; i < f->n; i++) {
+		errand_free(f->targets[i].errand);
+		target_fds_close(&f->targets[i]);
+		definition_free(f->targets[i].def);
+	}
+	batch_free(f->batch);
+	config_done(&f->sources);
+	definition_free(f->def);
+	free(f->targets);
+	free(f->defs);
+	free(f);
+}
+
+static void fail(struct cloning *f, const struct err *e)
+{
+	if (!f->failed)
+		f->e = *e;
+	f->failed = true;
+}
+
+/* ---- the end ---- */
+
+static void undone(void *opaque)
+{
+	struct cloning *f = opaque;
+
+	job_fail(f->job, &f->e);
+}
+
+static void give_up(struct cloning *f)
+{
+	batch_undo(f->batch, undone, f);
+}
+
+static struct json_object *result_new(struct cloning *f)
+{
+	struct json_object *o = json_object_new_object();
+
+	js_put_uint(o, "count", f->n);
+	js_put_str(o, "first", f->targets[0].vm->def->name);
+	js_put_str(o, "last", f->targets[f->n - 1].vm->def->name);
+	js_put_uint(o, "total", loop_now_ns() - f->begun_ns);
+	identity_tell_forwards(f->def, o);
+	return o;
+}
+
+static void kept(void *opaque)
+{
+	struct cloning *f = opaque;
+
+	job_succeed(f->job, result_new(f));
+}
+
+/* Of a batch that is not kept, on stable storage, the next daemon would remove clones that somebody was told of. */
+static void succeed(struct cloning *f)
+{
+	struct err e;
+
+	if (batch_keep(f->batch, kept, f, &e) < 0) {
+		fail(f, &e);
+		give_up(f);
+	}
+}
+
+/* ---- another identity ---- */
+
+static void identities_go_on(struct cloning *f);
+
+static bool was_cancelled(struct cloning *f)
+{
+	struct err e;
+
+	if (f->job->cancelling && !f->failed) {
+		err_set(&e, -ECANCELED, ERR_CANCELLED, "it was cancelled; no clone is left");
+		fail(f, &e);
+	}
+	return f->failed;
+}
+
+static void identity_reset(void *opaque, int r, const struct errand_result *res, const struct err *e)
+{
+	struct target *t = opaque;
+
+	(void)res;
+	t->errand = NULL;
+	t->all->begun--;
+	t->all->made += r == 0;
+	if (r < 0 && !was_cancelled(t->all))
+		fail(t->all, e);
+	job_progress(t->all->job, t->all->made, 2 * (uint64_t)t->all->n);
+	identities_go_on(t->all);
+}
+
+static void identities_go_on(struct cloning *f)
+{
+	struct err e;
+
+	was_cancelled(f);
+	while (!f->failed && f->next < f->n && f->begun < AT_ONCE_MAX / 2) {
+		struct target *t = &f->targets[f->next++];
+
+		if (sysprep_begin(f->daemon->loop, t->vm->def, identity_reset, t, &t->errand, &e) < 0)
+			fail(f, &e);
+		else
+			f->begun++;
+	}
+	if (f->begun)
+		return;
+	if (f->failed)
+		give_up(f);
+	else
+		succeed(f);
+}
+
+/* The process on the source's images has let go of them: a clone may be started at once. */
+static void images_gone(void *opaque)
+{
+	struct cloning *f = opaque;
+
+	f->working = false;
+	f->source->copiers = 0;
+	if (f->failed) {
+		give_up(f);
+	} else if (f->reset_identity) {
+		f->next = 0;
+		identities_go_on(f);
+	} else {
+		succeed(f);
+	}
+}
+
+static void copies_over(struct loop_task *task)
+{
+	struct cloning *f = container_of(task, struct cloning, task);
+
+	if (!images_wait(f->source, images_gone, f))
+		images_gone(f);
+}
+
+/* ---- copying ---- */
+
+static void go_on(struct cloning *f);
+static void disk_next(struct target *t);
+
+static void progress_tell(struct cloning *f)
+{
+	uint64_t done = f->copied, total = f->copied, known = f->made * (uint64_t)f->copies;
+
+	for (unsigned i = 0; i < f->next; i++) {
+		known += f->targets[i].nth;
+		done += f->targets[i].done;
+		total += f->targets[i].total;
+		known += f->targets[i].total ? 1 : 0;
+	}
+	/* Of those that have not begun the size is not known: as the others. */
+	if (!f->reset_identity && !f->linked && known)
+		job_progress(f->job, done, MAX(total / known * f->n * f->copies, done));
+	else
+		job_progress(f->job, f->made, f->reset_identity ? 2 * (uint64_t)f->n : f->n);
+}
+
+static void progress(struct job *j, const struct vm_event *ev)
+{
+	struct cloning *f = j->opaque;
+	char *end;
+	unsigned long key = strtoul(ev->device, &end, 10);
+
+	if (*end || end == ev->device || key >= f->n || ev->value < 0 || ev->total < ev->value)
+		return;
+	f->targets[key].done = (uint64_t)ev->value;
+	f->targets[key].total = (uint64_t)ev->total;
+	progress_tell(f);
+}
+
+static void target_over(struct target *t, int r, const struct err *e)
+{
+	struct cloning *f = t->all;
+
+	target_fds_close(t);
+	f->begun--;
+	if (r < 0)
+		fail(f, e);
+	else
+		f->made++;
+	t->nth = 0;
+	progress_tell(f);
+	go_on(f);
+}
+
+static void disk_copied(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct target *t = opaque;
+
+	(void)a;
+	if (r < 0) {
+		target_over(t, r, e);
+		return;
+	}
+	t->all->copied += t->total;
+	t->done = t->total = 0;
+	t->disk++;
+	t->nth++;
+	disk_next(t);
+}
+
+static void disk_copy(struct target *t)
+{
+	struct cloning *f = t->all;
+	const struct definition_disk *d = &f->def->disks[t->disk];
+	const struct vm_disk *v = &f->sources.vm.disks[t->disk];
+	struct vm_clone_disk body = { .key = (uint32_t)(t - f->targets),
+		.how = f->linked ? VM_CLONE_LINKED : f->snapshots ? VM_CLONE_IMAGE : VM_CLONE_CONTENT,
+		.nlayers = (uint8_t)v->nlayers };
+	int fds[1 + 2 * VM_DISK_LAYERS_MAX];
+	unsigned n = 0;
+
+	snprintf(body.disk, sizeof(body.disk), "%s", d->id);
+	snprintf(body.backing_name, sizeof(body.backing_name), "%s", f->linked ? d->layers[0].path : "");
+	fds[n++] = t->fds[t->nth];
+	for (unsigned k = 0; k < v->nlayers; k++) {
+		body.format[k] = v->format[k];
+		body.has_data[k] = v->data_fd[k] != VM_NO_FD;
+		fds[n++] = f->sources.fds[v->fd[k]];
+		if (body.has_data[k])
+			fds[n++] = f->sources.fds[v->data_fd[k]];
+	}
+	images_request_fds(f->source, VM_MSG_CLONE_DISK, &body, sizeof(body), fds, n, VM_PROCESS_NO_TIMEOUT,
+		disk_copied, t);
+}
+
+static void disk_next(struct target *t)
+{
+	const struct definition *def = t->all->def;
+
+	while (t->disk < def->ndisks && def->disks[t->disk].read_only)
+		t->disk++;
+	if (t->disk == def->ndisks || t->all->failed)
+		target_over(t, 0, NULL);
+	else
+		disk_copy(t);
+}
+
+static void files_made(void *opaque, int r, const struct errand_result *res, const struct err *e)
+{
+	struct target *t = opaque;
+
+	t->errand = NULL;
+	batch_made(t->all->batch, t->vm, r == -ETIMEDOUT ? VM_DISKS_MAX : res->count);
+	if (r < 0) {
+		target_over(t, r, e);
+		return;
+	}
+	memcpy(t->fds, res->fds, res->nfds * sizeof(*res->fds));
+	t->nfds = res->nfds;
+	disk_next(t);
+}
+
+static void target_start(struct target *t)
+{
+	struct err e;
+	int r = batch_add(t->all->batch, t->def, t->all->job, &t->vm, &e);
+
+	t->all->begun++;
+	if (r < 0) {
+		target_over(t, r, &e);
+		return;
+	}
+	t->def = NULL;
+	vm_save(t->vm);
+	clone_files_make(t->all->daemon->loop, t->vm->def, files_made, t, &t->errand);
+}
+
+static void go_on(struct cloning *f)
+{
+	if (f->going_on) /* something was done at once: the loop below sees it */
+		return;
+	f->going_on = true;
+	while (!was_cancelled(f) && f->next < f->n && f->begun < AT_ONCE_MAX)
+		target_start(&f->targets[f->next++]);
+	f->going_on = false;
+	if (f->begun)
+		return;
+	f->working = false;
+	f->task.run = copies_over;
+	loop_post(f->daemon->loop, &f->task);
+}
+
+/* ---- the beginning ---- */
+
+static void begin(void *opaque)
+{
+	struct cloning *f = opaque;
+	struct err e;
+
+	if (images_wait(f->source, begin, f))
+		return;
+	f->working = true;
+	if (!was_cancelled(f) && batch_begin(f->batch, &e) < 0)
+		fail(f, &e);
+	if (!f->failed && f->copies)
+		images_start_copiers(f->source, f->linked ? 0 : MIN(f->n, AT_ONCE_MAX));
+	go_on(f);
+}
+
+/* Nothing has been made. */
+static void end_early(struct cloning *f, const struct err *e)
+{
+	job_fail(f->job, e);
+}
+
+static void files_looked_for(void *opaque, int r, const struct errand_result *res, const struct err *e)
+{
+	struct cloning *f = opaque;
+
+	(void)res;
+	f->errand = NULL;
+	if (r < 0)
+		end_early(f, e);
+	else
+		begin(f);
+}
+
+static void sources_opened(void *opaque, int r, struct config *c, const struct err *e)
+{
+	struct cloning *f = opaque;
+	struct clone_files files = { .defs = f->defs, .n = f->n };
+
+	f->opener = NULL;
+	if (r < 0) {
+		end_early(f, e);
+		return;
+	}
+	f->sources = *c;
+	for (unsigned i = 0; i < f->n; i++)
+		f->defs[i] = f->targets[i].def;
+	clone_files_look(f->daemon->loop, &files, files_looked_for, f, &f->errand);
+}
+
+/* From the loop: who asked has the job's id before it ends. */
+static void cloning_start(struct loop_task *task)
+{
+	struct cloning *f = container_of(task, struct cloning, task);
+
+	opener_open(f->daemon->loop, f->def, OPENER_IMAGES_READ, sources_opened, f, &f->opener);
+}
+
+static void cancelled(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	(void)opaque;
+	(void)a;
+	if (r < 0 && r != -ESRCH)
+		log_debug("clone", "%s", e->msg);
+}
+
+static void clone_cancel(struct job *j)
+{
+	struct cloning *f = j->opaque;
+
+	/* Else go_on() looks. */
+	if (f->working && f->begun && j->vm->images)
+		images_request(j->vm, VM_MSG_CANCEL, NULL, 0, CANCEL_TIMEOUT_NS, cancelled, NULL);
+	for (unsigned i = 0; !f->working && i < f->n; i++)
+		sysprep_cancel(f->targets[i].errand);
+}
+
+static void clone_release(struct job *j)
+{
+	cloning_free(j->opaque);
+}
+
+static struct cloning *cloning_new(struct daemon *d, unsigned n)
+{
+	struct cloning *f = calloc(1, sizeof(*f));
+
+	if (f) {
+		f->targets = calloc(n, sizeof(*f->targets));
+		f->defs = calloc(n, sizeof(struct definition *));
+	}
+	if (!f || !f->targets || !f->defs)
+		abort(); /* as for any call that could not be answered */
+	f->daemon = d;
+	f->batch = batch_new(d);
+	f->n = n;
+	for (unsigned i = 0; i < n; i++)
+		f->targets[i].all = f;
+	return f;
+}
+
+static int source_take(const struct definition *def, struct definition **ret, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = definition_to_json(def);
+	int r = definition_parse(o, NULL, ret, e);
+
+	if (!r && rights_copy(def->rights, &(*ret)->rights) < 0)
+		r = err_set_errno(e, -ENOMEM, "clones");
+	return r;
+}
+
+int clone_begin(struct vm *vm, const struct clone_how *how, struct clone_plan *plan, const char *job_id,
+	struct job **ret_j, struct err *e)
+{
+	struct cloning *f = cloning_new(vm->daemon, plan->n);
+	int r;
+
+	f->source = vm;
+	f->linked = how->linked;
+	f->snapshots = how->snapshots;
+	f->reset_identity = how->reset_identity;
+	for (unsigned i = 0; i < plan->n; i++) {
+		f->targets[i].def = STEAL_PTR(plan->defs[i]);
+		batch_plan(f->batch, f->targets[i].def);
+	}
+	clone_plan_done(plan);
+	for (uint32_t i = 0; i < vm->def->ndisks; i++)
+		f->copies += !vm->def->disks[i].read_only;
+	r = source_take(vm->def, &f->def, e);
+	if (!r)
+		r = job_new(vm, "clone", job_id, &f->job, e);
+	if (r < 0) {
+		cloning_free(f);
+		return r;
+	}
+	f->job->unit = f->linked || f->reset_identity ? "clones" : "bytes";
+	f->job->opaque = f;
+	f->job->release = clone_release;
+	f->job->cancel = clone_cancel;
+	f->job->progress = progress;
+	f->begun_ns = loop_now_ns();
+	f->task.run = cloning_start;
+	loop_post(f->daemon->loop, &f->task);
+	*ret_j = f->job;
+	return 0;
+}

@@ -1,0 +1,155 @@
+#include "api/jobs/clone_files.h"
+#include "api/access/rights.h"
+#include "api/definition/definition.h"
+#include "base/err.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define TIMEOUT_NS (10 * 1000000000ULL)
+
+/* ---- in the errand's process, or at once ---- */
+
+static int look(const void *arg, struct errand_result *out, struct err *e)
+{
+	const struct clone_files *f = arg;
+	struct stat st;
+
+	(void)out;
+	for (unsigned i = 0; i < f->n; i++)
+		for (uint32_t k = 0; k < f->defs[i]->ndisks; k++) {
+			const struct definition_disk *d = &f->defs[i]->disks[k];
+
+			if (d->read_only)
+				continue;
+			if (lstat(d->layers[0].path, &st) == 0)
+				return err_set(e, -EEXIST, ERR_EXISTS,
+					"%s: a clone's disk would be there, and that file exists", d->layers[0].path);
+			if (errno != ENOENT)
+				return err_set_errno(e, -errno, "%s", d->layers[0].path);
+		}
+	return 0;
+}
+
+static int make(const void *arg, struct errand_result *out, struct err *e)
+{
+	const struct definition *def = arg;
+
+	for (uint32_t k = 0; k < def->ndisks; k++) {
+		const char *path = def->disks[k].layers[0].path;
+		int fd;
+
+		if (def->disks[k].read_only)
+			continue;
+		fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY, 0600);
+		if (fd < 0)
+			return err_set_errno(e, -errno, "%s", path);
+		out->fds[out->nfds++] = fd;
+		out->count++;
+	}
+	return 0;
+}
+
+static bool is_older(const char *path, uint64_t ns)
+{
+	struct statx st;
+
+	return ns && statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, STATX_BTIME, &st) == 0 &&
+		(st.stx_mask & STATX_BTIME) &&
+		(uint64_t)st.stx_btime.tv_sec * 1000000000ULL + st.stx_btime.tv_nsec < ns;
+}
+
+static int remove_of(const struct clone_files *f, unsigned i)
+{
+	const struct definition *def = f->defs[i];
+	unsigned nth = 0;
+	int r = 0;
+
+	for (uint32_t k = 0; k < def->ndisks; k++) {
+		const char *path = def->disks[k].layers[0].path;
+
+		if (def->disks[k].read_only || (f->made && nth++ >= f->made[i]) ||
+			(f->born_after_ns && is_older(path, f->born_after_ns[i])))
+			continue;
+		if (unlink(path) < 0 && errno != ENOENT)
+			r = -errno;
+	}
+	return r;
+}
+
+static int remove_all(const void *arg, struct errand_result *out, struct err *e)
+{
+	const struct clone_files *f = arg;
+	int r = 0;
+
+	(void)out;
+	for (unsigned i = 0; i < f->n; i++) {
+		int one = remove_of(f, i);
+
+		if (one < 0)
+			r = err_set_errno(e, one, "disks of VM '%s' are left", f->defs[i]->name);
+	}
+	return r;
+}
+
+/* ---- asking ---- */
+
+static void at_once(int (*run)(const void *arg, struct errand_result *out, struct err *e), const void *arg,
+	clone_files_done *done, void *opaque)
+{
+	struct errand_result out = { 0 };
+	struct err e = { 0 };
+	int r = run(arg, &out, &e);
+
+	while (r < 0 && out.nfds)
+		close(out.fds[--out.nfds]);
+	done(opaque, r, &out, &e);
+}
+
+static void as_errand(struct loop *l, const struct errand_spec *s, struct errand **ret)
+{
+	struct errand_result none = { 0 };
+	struct err e;
+	int r = errand_begin(l, s, ret, &e);
+
+	if (r < 0)
+		s->done(s->opaque, r, &none, &e);
+}
+
+static void run_with(struct loop *l, const struct rights *rights,
+	int (*run)(const void *arg, struct errand_result *out, struct err *e), const void *arg,
+	clone_files_done *done, void *opaque, struct errand **ret)
+{
+	struct errand_spec s = { .rights = rights, .run = run, .arg = arg, .what = "making files for clones",
+		.timeout_ns = TIMEOUT_NS, .done = done, .opaque = opaque };
+
+	if (rights)
+		as_errand(l, &s, ret);
+	else
+		at_once(run, arg, done, opaque);
+}
+
+void clone_files_look(struct loop *l, const struct clone_files *f, clone_files_done *done, void *opaque,
+	struct errand **ret)
+{
+	run_with(l, f->defs[0]->rights, look, f, done, opaque, ret);
+}
+
+void clone_files_make(struct loop *l, const struct definition *def, clone_files_done *done, void *opaque,
+	struct errand **ret)
+{
+	run_with(l, def->rights, make, def, done, opaque, ret);
+}
+
+void clone_files_remove(struct loop *l, const struct clone_files *f, clone_files_done *done, void *opaque,
+	struct errand **ret)
+{
+	struct errand_spec s = { .rights = f->defs[0]->rights, .run = remove_all, .arg = f,
+		.what = "removing files of clones", .timeout_ns = ERRAND_NO_TIMEOUT, .done = done, .opaque = opaque };
+
+	as_errand(l, &s, ret);
+}

@@ -1,0 +1,320 @@
+#include "api/jobs/clone_plan.h"
+#include "api/access/rights.h"
+#include "api/daemon.h"
+#include "api/definition/definition.h"
+#include "api/vm/identity.h"
+#include "api/vm/image_users.h"
+#include "api/vm/vm.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- names ---- */
+
+static int pattern_wrong(const char *pattern, struct err *e)
+{
+	return err_set(e, -EINVAL, ERR_INVALID,
+		"pattern: \"%.100s\" has to have one number in it, as %%d or %%02d, and no other %%", pattern);
+}
+
+/* Never handed to printf(): it is somebody's input. */
+int clone_pattern_name(const char *pattern, unsigned i, char *ret, size_t cap, struct err *e)
+{
+	const char *at = strchr(pattern, '%'), *p = at ? at + 1 : NULL;
+	bool zeros;
+	int width = 0;
+
+	if (!at)
+		return pattern_wrong(pattern, e);
+	zeros = *p == '0';
+	for (; *p >= '0' && *p <= '9' && width < 10; p++)
+		width = width * 10 + (*p - '0');
+	if (*p != 'd' || width > 9 || strchr(p, '%'))
+		return pattern_wrong(pattern, e);
+	if (snprintf(ret, cap, zeros ? "%.*s%0*u%s" : "%.*s%*u%s", (int)(at - pattern), pattern, width, i, p + 1) >=
+		(int)cap)
+		return err_set(e, -EINVAL, ERR_INVALID, "pattern: the names would be too long");
+	return 0;
+}
+
+static int name_make(const struct clone_how *how, unsigned i, char ret[VM_NAME_MAX + 16], struct err *e)
+{
+	if (how->pattern)
+		return clone_pattern_name(how->pattern, i + 1, ret, VM_NAME_MAX + 16, e);
+	if (how->count)
+		snprintf(ret, VM_NAME_MAX + 16, "%.*s-%u", VM_NAME_MAX + 1, how->name, i + 1);
+	else
+		snprintf(ret, VM_NAME_MAX + 16, "%.*s", VM_NAME_MAX + 1, how->name);
+	return 0;
+}
+
+static int name_check(const struct vm *source, const char *name, struct err *e)
+{
+	int r = definition_check_name(name, e);
+
+	if (r < 0)
+		err_prefix(e, "name");
+	if (!r && vm_find(source->daemon, name))
+		r = err_set(e, -EEXIST, ERR_EXISTS, "there is a VM '%s' already; choose another name", name);
+	return r;
+}
+
+/* ---- files ---- */
+
+/* web1.qcow2 of web1 becomes NEW.qcow2; any other name NEW-vda.qcow2. */
+static int path_beside(const struct definition_disk *d, const char *old, const char *new, const char *ext,
+	char ret[PATH_MAX], struct err *e)
+{
+	const char *image = d->layers[0].path, *slash = strrchr(image, '/'), *base = slash + 1, *rest, *dot;
+	size_t len = strlen(old);
+	int n;
+
+	if (!strncmp(image, "/dev/", 5) && strncmp(image, "/dev/shm/", 9))
+		return err_set(e, -EINVAL, ERR_INVALID, "disk %s: %s is a device; --file says where its copy goes", d->id,
+			image);
+	rest = base + len;
+	if (strncmp(base, old, len) || isalnum((unsigned char)*rest)) {
+		n = snprintf(ret, PATH_MAX, "%.*s/%s-%s.%s", (int)(slash - image), image, new, d->id, ext);
+	} else {
+		dot = strrchr(rest, '.');
+		if (!dot)
+			dot = rest + strlen(rest);
+		/* A linked clone's is qcow2, whatever it stands on. */
+		n = d->layers[0].format == DEFINITION_FORMAT_QCOW2 || strcmp(ext, "qcow2") ?
+			snprintf(ret, PATH_MAX, "%.*s/%s%s", (int)(slash - image), image, new, rest) :
+			snprintf(ret, PATH_MAX, "%.*s/%s%.*s.qcow2", (int)(slash - image), image, new,
+				(int)(dot - rest), rest);
+	}
+	return n >= PATH_MAX ? err_set_errno(e, -ENAMETOOLONG, "%s", image) : 0;
+}
+
+static int path_given(const struct clone_how *how, unsigned nth, char ret[PATH_MAX], struct err *e)
+{
+	const char *path = js_plain_string(json_object_array_get_idx(how->files, nth));
+
+	if (!path)
+		return err_set(e, -EINVAL, ERR_INVALID, "files: give one for each disk that the VM writes to");
+	if (*path != '/' || strlen(path) >= PATH_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "files: %.200s is no absolute path", path);
+	snprintf(ret, PATH_MAX, "%s", path);
+	return 0;
+}
+
+static int path_check(const struct vm *source, const char *path, struct err *e)
+{
+	const struct vm *user = image_user(source, path);
+
+	if (!user)
+		return 0;
+	if (!permissions_seen_together(&source->daemon->permissions, source->def->name, user->def->name))
+		return err_set(e, -EEXIST, ERR_EXISTS, "%s: a clone's disk would be there, and is another VM's", path);
+	return err_set(e, -EEXIST, ERR_EXISTS, "%s: a clone's disk would be there, and is one of VM '%s'", path,
+		user->def->name);
+}
+
+static const char *format_name(uint8_t format)
+{
+	return format == DEFINITION_FORMAT_QCOW2 ? "qcow2" : "raw";
+}
+
+/* What a linked clone's disk stands on. */
+static struct json_object *layers_to_json(const struct definition_disk *d)
+{
+	struct json_object *all = json_object_new_array();
+
+	for (unsigned k = 0; k < d->nlayers; k++) {
+		struct json_object *o = json_object_new_object();
+
+		js_put_str(o, "path", d->layers[k].path);
+		js_put_str(o, "format", format_name(d->layers[k].format));
+		if (d->layers[k].data_file)
+			js_put_str(o, "data_file", d->layers[k].data_file);
+		json_object_array_add(all, o);
+	}
+	return all;
+}
+
+static int disk_change(const struct vm *source, const struct clone_how *how, const struct definition_disk *d,
+	unsigned nth, const char *name, struct json_object *o, struct err *e)
+{
+	const char *format = how->linked ? "qcow2" : format_name(d->layers[0].format);
+	char path[PATH_MAX];
+	int r;
+
+	if (how->snapshots && d->layers[0].data_file)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+			"disk %s has an external data file, and so no snapshots to take along; leave --snapshots out", d->id);
+	r = how->files ? path_given(how, nth, path, e) : path_beside(d, source->def->name, name, format, path, e);
+	if (!r)
+		r = path_check(source, path, e);
+	if (r < 0)
+		return r;
+	js_put_str(o, "path", path);
+	js_put_str(o, "format", format);
+	json_object_object_del(o, "data_file");
+	if (how->linked)
+		js_put(o, "backing", layers_to_json(d));
+	else if (!how->snapshots)
+		json_object_object_del(o, "backing");
+	return 0;
+}
+
+static int disks_change(const struct vm *source, const struct clone_how *how, const char *name,
+	struct json_object *o, struct err *e)
+{
+	struct json_object *disks = js_get_array(o, "disks");
+	unsigned nth = 0;
+	int r = 0;
+
+	for (uint32_t i = 0; i < source->def->ndisks && !r; i++)
+		if (!source->def->disks[i].read_only)
+			r = disk_change(source, how, &source->def->disks[i], nth++, name,
+				json_object_array_get_idx(disks, i), e);
+	if (!r && how->files && json_object_array_length(how->files) != nth)
+		r = err_set(e, -EINVAL, ERR_INVALID, "files: give one for each disk that the VM writes to: %u", nth);
+	return r;
+}
+
+/* ---- what identifies it ---- */
+
+/* Those that are given; the others are made. The definition's parser looks at them. */
+static int macs_change(const struct clone_how *how, struct json_object *o, struct err *e)
+{
+	struct json_object *interfaces = js_get_array(o, "interfaces");
+	size_t n = json_object_array_length(interfaces), given = how->macs ? json_object_array_length(how->macs) : 0;
+
+	if (given > n)
+		return err_set(e, -EINVAL, ERR_INVALID, "macs: %zu are given, and the VM has %zu interfaces", given, n);
+	for (size_t i = 0; i < n; i++) {
+		struct json_object *interface = json_object_array_get_idx(interfaces, i);
+
+		if (i < given)
+			js_put(interface, "mac", json_object_get(json_object_array_get_idx(how->macs, i)));
+		else
+			json_object_object_del(interface, "mac");
+	}
+	return 0;
+}
+
+static int uuid_set(const struct vm *source, const struct clone_how *how, struct definition *def, struct err *e)
+{
+	const struct vm *holder;
+
+	if (!how->uuid)
+		return definition_make_uuid(def, e);
+	if (uuid_parse(how->uuid, def->uuid) < 0 || !definition_has_uuid(def))
+		return err_set(e, -EINVAL, ERR_INVALID, "uuid: \"%.60s\" is none", how->uuid);
+	holder = vm_find_uuid(source->daemon, def->uuid);
+	return holder ? err_set(e, -EEXIST, ERR_EXISTS,
+				"uuid: is taken by VM '%s'; leave it out and one is made", holder->def->name) : 0;
+}
+
+/* ---- all of them ---- */
+
+static int clone_define(const struct vm *source, const struct clone_how *how, unsigned i, struct json_object *o,
+	struct definition **ret, struct err *e)
+{
+	char name[VM_NAME_MAX + 16];
+	int r = name_make(how, i, name, e);
+
+	if (!r)
+		r = name_check(source, name, e);
+	if (!r)
+		r = disks_change(source, how, name, o, e);
+	if (!r)
+		r = macs_change(how, o, e);
+	if (r < 0)
+		return r;
+	js_put_str(o, "name", name);
+	r = definition_parse(o, NULL, ret, e);
+	/* Its files are those of whoever defined the source, and no more than they may open. */
+	if (!r && rights_copy(source->def->rights, &(*ret)->rights) < 0)
+		r = err_set_errno(e, -ENOMEM, "clones");
+	if (!r)
+		r = uuid_set(source, how, *ret, e);
+	return r ? r : identity_complete(source->daemon, *ret, NULL, e);
+}
+
+static int how_check(const struct clone_how *how, struct err *e)
+{
+	if (!how->name && !how->pattern)
+		return err_set(e, -EINVAL, ERR_INVALID, "a clone needs a name, or a pattern for names");
+	if (how->count > 1 && (how->files || how->macs || how->uuid))
+		return err_set(e, -EINVAL, ERR_INVALID, "files, macs and a uuid can be given for one clone only");
+	if (how->linked && how->snapshots)
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"a linked clone has no snapshots of its source's; --snapshots is for --full");
+	return 0;
+}
+
+int clone_plan_make(const struct vm *source, const struct clone_how *how, struct clone_plan *p, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = definition_to_json(source->def);
+	int r = how_check(how, e);
+
+	*p = (struct clone_plan){ 0 };
+	if (r < 0)
+		return r;
+	p->n = MAX(how->count, 1);
+	p->defs = calloc(p->n, sizeof(struct definition *));
+	if (!p->defs)
+		abort(); /* as for any call that could not be answered */
+	json_object_object_del(o, "uuid");
+	identity_drop_forwards(o);
+	for (unsigned i = 0; i < p->n && !r; i++) {
+		r = clone_define(source, how, i, o, &p->defs[i], e);
+		for (unsigned k = 0; k < i && !r; k++)
+			r = identity_differ(source->daemon, p->defs[i], p->defs[k], e);
+	}
+	if (r < 0)
+		clone_plan_done(p);
+	return r;
+}
+
+void clone_plan_done(struct clone_plan *p)
+{
+	for (unsigned i = 0; p->defs && i < p->n; i++)
+		definition_free(p->defs[i]);
+	free(p->defs);
+	*p = (struct clone_plan){ 0 };
+}
+
+static struct json_object *disks_to_json(const struct definition *def, const struct definition *source)
+{
+	struct json_object *all = json_object_new_array();
+
+	for (uint32_t i = 0; i < def->ndisks; i++) {
+		struct json_object *o;
+
+		if (def->disks[i].read_only)
+			continue;
+		o = json_object_new_object();
+		js_put_str(o, "id", def->disks[i].id);
+		js_put_str(o, "path", def->disks[i].layers[0].path);
+		js_put_str(o, "from", source->disks[i].layers[0].path);
+		json_object_array_add(all, o);
+	}
+	return all;
+}
+
+struct json_object *clone_plan_to_json(const struct clone_plan *p, const struct vm *source)
+{
+	struct json_object *all = json_object_new_array();
+
+	for (unsigned i = 0; i < p->n; i++) {
+		struct json_object *o = json_object_new_object();
+
+		js_put_str(o, "name", p->defs[i]->name);
+		js_put(o, "disks", disks_to_json(p->defs[i], source->def));
+		json_object_array_add(all, o);
+	}
+	return all;
+}

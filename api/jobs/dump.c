@@ -1,0 +1,401 @@
+#include "api/jobs/dump.h"
+#include "api/daemon.h"
+#include "api/definition/definition.h"
+#include "api/jobs/job.h"
+#include "api/jobs/outfile.h"
+#include "api/store/store.h"
+#include "api/vm/vm.h"
+#include "api/vm/vm_process.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/log.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define REQUEST_TIMEOUT_NS (10 * 1000000000ULL)
+#define CORE ".core"
+#define TMP ".tmp"
+/* Of the VM's name in a file's, so that no name is too long for one. */
+#define NAME_PART 200
+
+/* What a job works with; freed when it concludes. */
+struct work {
+	struct job *job;
+	struct vm *vm;
+	enum dump_then then;
+	char path[PATH_MAX]; /* "": not known */
+	int folder;	     /* of a dump by policy; -1 */
+	char file[NAME_PART + 64];
+	struct json_object *result; /* once it is whole */
+	void (*over)(void *opaque, int r, const struct err *e);
+	void *opaque;
+};
+
+static void work_release(struct job *j)
+{
+	struct work *w = j->opaque;
+
+	if (w->folder >= 0)
+		close(w->folder);
+	json_object_put(w->result);
+	free(w);
+}
+
+/* ---- what is told ---- */
+
+static const char *status_name(const struct dump_state *s)
+{
+	static const char *const names[] = { "none", "active", "completed", "failed" };
+
+	return names[s->status];
+}
+
+struct json_object *dump_state_to_json(const struct vm *vm)
+{
+	bool active = vm->dump.status == DUMP_ACTIVE && vm->job;
+	struct json_object *o = json_object_new_object();
+
+	js_put_str(o, "status", status_name(&vm->dump));
+	js_put_uint(o, "completed", active ? vm->job->done : vm->dump.completed);
+	js_put_uint(o, "total", active ? vm->job->total : vm->dump.total);
+	return o;
+}
+
+static void emit_completed(struct vm *vm, const char *path, const struct err *e)
+{
+	struct json_object *data = json_object_new_object();
+
+	js_put(data, "result", dump_state_to_json(vm));
+	if (*path)
+		js_put_str(data, "path", path);
+	if (e)
+		js_put_str(data, "error", e->msg);
+	daemon_emit(vm->daemon, EVENT_DUMP_COMPLETED, vm->def->name, data);
+}
+
+/* ---- the folder of dumps by policy ---- */
+
+static bool ends_with(const char *s, const char *end)
+{
+	size_t n = strlen(s), m = strlen(end);
+
+	return n >= m && !strcmp(s + n - m, end);
+}
+
+/* How many files of a kind there are, and which is the oldest. */
+static unsigned files_count(int folder, const char *end, char oldest[NAME_MAX + 1])
+{
+	struct timespec t = { 0 };
+	struct dirent **list;
+	int n = scandirat(folder, ".", &list, NULL, NULL);
+	unsigned count = 0;
+
+	for (int i = 0; i < n; i++) {
+		struct stat st;
+
+		if (ends_with(list[i]->d_name, end) &&
+			fstatat(folder, list[i]->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+			(!count++ || st.st_mtim.tv_sec < t.tv_sec ||
+				(st.st_mtim.tv_sec == t.tv_sec && st.st_mtim.tv_nsec < t.tv_nsec))) {
+			snprintf(oldest, NAME_MAX + 1, "%s", list[i]->d_name);
+			t = st.st_mtim;
+		}
+		free(list[i]);
+	}
+	if (n >= 0)
+		free(list);
+	return count;
+}
+
+/* All of a kind but the newest `keep`. */
+static void files_remove(int folder, const char *end, unsigned keep)
+{
+	char name[NAME_MAX + 1];
+
+	while (files_count(folder, end, name) > keep) {
+		if (unlinkat(folder, name, 0) < 0) {
+			log_warn("dump", "%s: %s", name, strerror(errno));
+			break;
+		}
+	}
+}
+
+static int core_open(struct work *w, struct err *e)
+{
+	char name[sizeof(w->file)], stamp[32];
+	time_t now = time(NULL);
+	struct tm tm;
+	int fd;
+
+	w->folder = store_open_folder(w->vm->daemon->store, w->vm->def->name, DUMPS_FOLDER, w->path,
+		sizeof(w->path), e);
+	if (w->folder < 0)
+		return w->folder;
+	files_remove(w->folder, CORE TMP, 0);
+	gmtime_r(&now, &tm);
+	strftime(stamp, sizeof(stamp), "%Y%m%dT%H%M%SZ", &tm);
+	snprintf(name, sizeof(name), "%.*s-%s" CORE, NAME_PART, w->vm->def->name, stamp);
+	snprintf(w->file, sizeof(w->file), "%s", name);
+	if (strlen(w->path) + strlen(name) + 2 > sizeof(w->path))
+		return err_set_errno(e, -ENAMETOOLONG, "%s", w->path);
+	strcat(strcat(w->path, "/"), name);
+	strcat(name, TMP);
+	fd = openat(w->folder, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+	return fd < 0 ? err_set_errno(e, -errno, "%s", w->path) : fd;
+}
+
+static int core_keep(struct work *w, struct err *e)
+{
+	char tmp[sizeof(w->file) + sizeof(TMP)];
+
+	if (w->folder < 0)
+		return 0;
+	snprintf(tmp, sizeof(tmp), "%s" TMP, w->file);
+	if (renameat(w->folder, tmp, w->folder, w->file) < 0)
+		return err_set_errno(e, -errno, "%s", w->path);
+	files_remove(w->folder, CORE, DUMPS_KEPT);
+	return 0;
+}
+
+/* ---- afterwards ---- */
+
+static bool is_crash_to_dump(const struct vm *vm)
+{
+	unsigned how = vm_live(vm)->on_crash;
+
+	return vm->state == VM_PRESERVED &&
+		(how == VM_ACTION_COREDUMP_DESTROY || how == VM_ACTION_COREDUMP_RESTART);
+}
+
+static bool is_bite_to_dump(const struct vm *vm)
+{
+	return vm->state == VM_PAUSED && vm->value == VM_WATCHDOG_DUMP &&
+		!strcmp(vm->reason, vm_reason_name(VM_REASON_WATCHDOG));
+}
+
+static void ignore(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct vm *vm = opaque;
+
+	(void)a;
+	if (r < 0 && r != -ESRCH)
+		log_warn("dump", "VM '%s': %s", vm->def->name, e->msg);
+}
+
+static void ask(struct vm *vm, enum vm_msg_type type,
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e), void *opaque)
+{
+	vm_process_request(vm->proc, type, NULL, 0, -1, REQUEST_TIMEOUT_NS, done, opaque);
+}
+
+/* After a dump by policy. */
+static void then_do(struct vm *vm, enum dump_then then)
+{
+	if (!vm->proc || vm->destroying)
+		return;
+	if (then == DUMP_THEN_RESUME && is_bite_to_dump(vm))
+		ask(vm, VM_MSG_CONT, ignore, vm);
+	if (then == DUMP_THEN_END && vm->state == VM_PRESERVED) {
+		vm->crash_dumped = true;
+		ask(vm, VM_MSG_QUIT, ignore, vm);
+	}
+}
+
+static struct json_object *result_of(const struct work *w, const struct vm_snapshot_done *d)
+{
+	struct json_object *o = json_object_new_object();
+
+	if (w->path[0])
+		js_put_str(o, "path", w->path);
+	js_put_uint(o, "pause", d ? d->pause_ns : 0);
+	js_put_uint(o, "duration", d ? d->total_ns : 0);
+	js_put_uint(o, "written", d ? d->ram_bytes_written : 0);
+	return o;
+}
+
+/* The work is gone after it. A dump by policy leads on whether it succeeded or not: the VM is not to hang because a
+ * disk is full. */
+static void work_end(struct work *w, const struct err *e)
+{
+	struct work was = *w;
+
+	if (e) {
+		job_fail(w->job, e);
+	} else {
+		w->result = NULL;
+		job_succeed(w->job, was.result);
+	}
+	if (was.over)
+		was.over(was.opaque, e ? -EREMOTEIO : 0, e);
+	then_do(was.vm, was.then);
+}
+
+static void stopped(struct vm *vm, void *opaque)
+{
+	(void)vm;
+	work_end(opaque, NULL);
+}
+
+static void went_on(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct work *w = opaque;
+
+	ignore(w->vm, r, a, e);
+	work_end(w, NULL);
+}
+
+static void work_go_on(struct work *w)
+{
+	struct vm *vm = w->vm;
+	bool there = vm->proc && !vm->destroying;
+
+	if (there && w->then == DUMP_THEN_CRASH) {
+		vm_when_gone(vm, stopped, w);
+		vm_destroy(vm, NULL);
+	} else if (there && w->then == DUMP_THEN_RESET) {
+		ask(vm, VM_MSG_RESET, ignore, vm);
+		ask(vm, VM_MSG_CONT, went_on, w);
+	} else {
+		work_end(w, NULL);
+	}
+}
+
+static void dump_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct work *w = opaque;
+	struct vm *vm = w->vm;
+	uint64_t all = vm_live(vm)->ram_bytes;
+	struct err why;
+
+	if (r < 0)
+		why = *e;
+	else
+		r = core_keep(w, &why);
+	if (r < 0 && w->folder >= 0)
+		files_remove(w->folder, CORE TMP, 0);
+	vm->dump = (struct dump_state){ r < 0 ? DUMP_FAILED : DUMP_COMPLETED, r < 0 ? w->job->done : all, all };
+	emit_completed(vm, r < 0 ? "" : w->path, r < 0 ? &why : NULL);
+	if (r < 0) {
+		work_end(w, &why);
+		return;
+	}
+	w->result = result_of(w, a->snapshot);
+	w->job->cancel = NULL;
+	work_go_on(w);
+}
+
+static void work_cancel(struct job *j)
+{
+	if (j->vm->proc)
+		ask(j->vm, VM_MSG_CANCEL, ignore, j->vm);
+}
+
+/* ---- beginning ---- */
+
+/* w: taken. */
+static int work_start(struct work *w, int fd, const struct job_name *name, struct job **ret_j, struct err *e)
+{
+	struct vm_dump body = { .stay = w->then == DUMP_THEN_CRASH || w->then == DUMP_THEN_RESET };
+	int r = job_new_named(w->vm, "dump", name, &w->job, e);
+
+	if (r < 0) {
+		if (w->folder >= 0)
+			close(w->folder);
+		free(w);
+		return r;
+	}
+	w->job->opaque = w;
+	w->job->release = work_release;
+	w->job->cancel = work_cancel;
+	w->vm->dump = (struct dump_state){ DUMP_ACTIVE, 0, vm_live(w->vm)->ram_bytes };
+	job_progress(w->job, 0, w->vm->dump.total);
+	if (ret_j)
+		*ret_j = w->job;
+	vm_process_request(w->vm->proc, VM_MSG_DUMP, &body, sizeof(body), fd, VM_PROCESS_NO_TIMEOUT, dump_done, w);
+	return 0;
+}
+
+static struct work *work_new(struct vm *vm, enum dump_then then)
+{
+	struct work *w = calloc(1, sizeof(*w));
+
+	if (!w)
+		abort();
+	w->vm = vm;
+	w->then = then;
+	w->folder = -1;
+	return w;
+}
+
+int dump_begin(struct vm *vm, const struct dump_request *q, struct job **ret_j, struct err *e)
+{
+	struct job_name name = { .id = q->job_id, .qmp_id = "" };
+	int r = job_check_free(vm, "dump its memory", e);
+	struct work *w;
+
+	if (!r)
+		r = outfile_check(q->fd, O_WRONLY, "a dump", e);
+	if (!r && !vm->proc)
+		r = err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%s' is off: it has no memory to dump", vm->def->name);
+	if (r < 0)
+		return r;
+	w = work_new(vm, q->then);
+	snprintf(w->path, sizeof(w->path), "%s", q->path ? q->path : "");
+	w->over = q->over;
+	w->opaque = q->opaque;
+	return work_start(w, q->fd, &name, ret_j, e);
+}
+
+/* ---- by policy ---- */
+
+static void policy_begin(struct vm *vm, enum dump_then then)
+{
+	struct job_name name = { .qmp_id = "" };
+	struct work *w = work_new(vm, then);
+	CLEANUP_CLOSE int fd = -1;
+	struct err e;
+	int r;
+
+	fd = core_open(w, &e);
+	if (fd < 0) {
+		work_release(&(struct job){ .opaque = w });
+		r = fd;
+	} else {
+		r = work_start(w, fd, &name, NULL, &e);
+	}
+	if (r == 0)
+		return;
+	log_error("dump", "VM '%s' is not dumped: %s", vm->def->name, e.msg);
+	vm->dump = (struct dump_state){ DUMP_FAILED, 0, vm_live(vm)->ram_bytes };
+	emit_completed(vm, "", &e);
+	then_do(vm, then);
+}
+
+void dump_by_policy(struct vm *vm)
+{
+	bool crashed = is_crash_to_dump(vm);
+
+	vm->dump_due = false;
+	if (!vm->proc || vm->destroying || (!crashed && !is_bite_to_dump(vm)))
+		return;
+	if (vm->job)
+		vm->dump_due = true;
+	else
+		policy_begin(vm, crashed ? DUMP_THEN_END : DUMP_THEN_RESUME);
+}
+
+void dump_job_over(struct vm *vm)
+{
+	if (vm->dump_due)
+		dump_by_policy(vm);
+}

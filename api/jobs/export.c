@@ -1,0 +1,384 @@
+#include "api/jobs/export.h"
+#include "api/access/open_as.h"
+#include "api/access/rights.h"
+#include "api/daemon.h"
+#include "api/jobs/archiver.h"
+#include "api/jobs/job.h"
+#include "api/jobs/offline_process.h"
+#include "api/vm/vm.h"
+#include "api/vm/vm_config.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* In the archive: "vda.qcow2", "vda-1.raw" below it, "vda.data" beside it. */
+#define NAME_BYTES 32
+
+struct export {
+	struct vm *vm;
+	struct definition *def; /* as it is at the beginning: it may be changed meanwhile */
+	struct job *job;
+	int fd;
+	char snapshot[256], compress[8];
+	int64_t level;
+	struct opener *opener;
+	struct archiver *archiver;
+	struct json_object *definition, *spec, *files;
+	struct loop_task task; /* tells from the loop that it failed at once */
+	struct err e;
+};
+
+static void export_release(struct job *j)
+{
+	struct export *x = j->opaque;
+
+	definition_free(x->def);
+	opener_free(x->opener);
+	archiver_free(x->archiver);
+	json_object_put(x->definition);
+	json_object_put(x->spec);
+	if (x->fd >= 0)
+		close(x->fd);
+	free(x);
+}
+
+/* ---- what goes in ---- */
+
+static void name_make(const char *id, unsigned layer, const char *kind, char ret[NAME_BYTES])
+{
+	/* A name in an archive begins with neither. */
+	const char *first = *id == '-' || *id == '_' ? "disk" : "";
+
+	if (layer)
+		snprintf(ret, NAME_BYTES, "%s%.15s-%u.%s", first, id, layer, kind);
+	else
+		snprintf(ret, NAME_BYTES, "%s%.15s.%s", first, id, kind);
+}
+
+static const char *format_word(unsigned format)
+{
+	return format == DEFINITION_FORMAT_QCOW2 ? "qcow2" : "raw";
+}
+
+/* Two disks may have an image in common: it goes in once. */
+static struct json_object *file_find(struct export *x, const char *path)
+{
+	for (size_t i = 0; i < json_object_array_length(x->files); i++) {
+		struct json_object *f = json_object_array_get_idx(x->files, i);
+
+		if (!strcmp(js_get_str(f, "path"), path))
+			return f;
+	}
+	return NULL;
+}
+
+static struct json_object *file_add(struct export *x, const char *name, const char *path, unsigned fd)
+{
+	struct json_object *f = json_object_new_object();
+
+	js_put_str(f, "name", name);
+	js_put_str(f, "path", path);
+	js_put_int(f, "fd", ARCHIVER_FD + 1 + (int)fd);
+	json_object_array_add(x->files, f);
+	return f;
+}
+
+/* Returns its name in the archive. */
+static const char *layer_add(struct export *x, const struct definition_disk *d, const struct vm_disk *v,
+	unsigned k)
+{
+	const struct definition_layer *y = &d->layers[k];
+	struct json_object *f = file_find(x, y->path);
+	char name[NAME_BYTES];
+
+	if (f)
+		return js_get_str(f, "name");
+	name_make(d->id, k, format_word(y->format), name);
+	f = file_add(x, name, y->path, v->fd[k]);
+	if (y->format == DEFINITION_FORMAT_QCOW2)
+		js_put_str(f, "format", "qcow2");
+	if (y->data_file) {
+		name_make(d->id, k, "data", name);
+		file_add(x, name, y->data_file, v->data_fd[k]);
+		js_put_str(f, "data_file", name);
+	}
+	if (k + 1u < d->nlayers) {
+		js_put_str(f, "backing", layer_add(x, d, v, k + 1));
+		js_put_str(f, "backing_format", format_word(d->layers[k + 1].format));
+	}
+	return js_get_str(f, "name");
+}
+
+/* A path of the definition's becomes the name in the archive. */
+static void path_put(struct export *x, struct json_object *o, const char *key, const char *path)
+{
+	struct json_object *f = path ? file_find(x, path) : NULL;
+
+	if (f)
+		js_put_str(o, key, js_get_str(f, "name"));
+}
+
+static void disk_whole(struct export *x, const struct definition_disk *d, const struct vm_disk *v,
+	struct json_object *o)
+{
+	struct json_object *backing = js_get_array(o, "backing");
+
+	layer_add(x, d, v, 0);
+	path_put(x, o, "path", d->layers[0].path);
+	path_put(x, o, "data_file", d->layers[0].data_file);
+	for (unsigned k = 1; k < d->nlayers; k++) {
+		struct json_object *b = json_object_array_get_idx(backing, k - 1);
+
+		path_put(x, b, "path", d->layers[k].path);
+		path_put(x, b, "data_file", d->layers[k].data_file);
+	}
+}
+
+/* One image, with what the snapshot and all below it show. */
+static void disk_of_snapshot(struct export *x, const struct definition_disk *d, const struct vm_disk *v,
+	struct json_object *o)
+{
+	struct json_object *layers = json_object_new_array(), *f;
+	char name[NAME_BYTES];
+
+	name_make(d->id, 0, "qcow2", name);
+	f = file_add(x, name, d->layers[0].path, v->fd[0]);
+	js_put_str(f, "format", "qcow2");
+	for (unsigned k = 0; k < d->nlayers; k++) {
+		struct json_object *y = json_object_new_object();
+
+		js_put_int(y, "fd", ARCHIVER_FD + 1 + v->fd[k]);
+		js_put_str(y, "format", format_word(d->layers[k].format));
+		if (d->layers[k].data_file)
+			js_put_int(y, "data_fd", ARCHIVER_FD + 1 + v->data_fd[k]);
+		json_object_array_add(layers, y);
+	}
+	js_put(f, "layers", layers);
+	js_put_str(o, "path", name);
+	json_object_object_del(o, "backing");
+}
+
+static void boot_add(struct export *x, const char *key, const char *path, uint16_t fd)
+{
+	if (!path)
+		return;
+	file_add(x, key, path, fd);
+	js_put_str(js_get(x->definition, "boot"), key, key);
+}
+
+static void spec_make(struct export *x, const struct definition *d, const struct vm_config *v)
+{
+	struct json_object *disks = js_get_array(x->definition, "disks");
+
+	x->spec = json_object_new_object();
+	x->files = json_object_new_array();
+	js_put_int(x->spec, "output", ARCHIVER_FD);
+	js_put_str(x->spec, "compress", x->compress);
+	if (x->level)
+		js_put_int(x->spec, "level", x->level);
+	if (x->snapshot[0])
+		js_put_str(x->spec, "snapshot", x->snapshot);
+	js_put(x->spec, "files", x->files);
+	boot_add(x, "kernel", d->kernel, v->kernel_fd);
+	boot_add(x, "initrd", d->initrd, v->initrd_fd);
+	for (uint32_t i = 0; i < d->ndisks; i++) {
+		struct json_object *o = json_object_array_get_idx(disks, i);
+
+		if (!d->disks[i].nlayers)
+			continue; /* a drive without a medium */
+		if (x->snapshot[0] && !d->disks[i].read_only)
+			disk_of_snapshot(x, &d->disks[i], &v->disks[i], o);
+		else
+			disk_whole(x, &d->disks[i], &v->disks[i], o);
+	}
+	for (size_t i = 0; i < json_object_array_length(x->files); i++)
+		json_object_object_del(json_object_array_get_idx(x->files, i), "path");
+	js_put(x->spec, "definition", json_object_get(x->definition));
+}
+
+/* ---- the work ---- */
+
+static void progress(void *opaque, uint64_t done, uint64_t total)
+{
+	struct export *x = opaque;
+
+	job_progress(x->job, done, total);
+}
+
+static void over(struct export *x, int r, struct json_object *result, const struct err *e)
+{
+	struct job *j = x->job;
+
+	if (r < 0)
+		job_fail(j, e);
+	else
+		job_succeed(j, json_object_get(result));
+}
+
+static void archived(void *opaque, int r, struct json_object *result, const struct err *e)
+{
+	over(opaque, r, result, e);
+}
+
+static const struct archiver_ops export_ops = { .progress = progress, .done = archived };
+
+static int archive(struct export *x, const struct config *c, struct err *e)
+{
+	const struct definition *d = x->def;
+	int fds[CHANNEL_FDS_MAX + 1] = { x->fd };
+
+	spec_make(x, d, &c->vm);
+	memcpy(fds + 1, c->fds, c->nfds * sizeof(*fds));
+	return archiver_start(x->vm->daemon->loop, x->vm->daemon->paths->archive_program, "export", x->spec,
+		fds, c->nfds + 1, d->rights, &export_ops, x, &x->archiver, e);
+}
+
+static void failed(struct loop_task *t)
+{
+	struct export *x = container_of(t, struct export, task);
+
+	over(x, -EIO, NULL, &x->e);
+}
+
+/* Not from inside the command that began it: its answer comes first. */
+static void fail_soon(struct export *x)
+{
+	x->task.run = failed;
+	loop_post(x->vm->daemon->loop, &x->task);
+}
+
+static void opened(void *opaque, int r, struct config *c, const struct err *e)
+{
+	struct export *x = opaque;
+
+	x->opener = NULL;
+	if (r < 0) {
+		x->e = *e;
+	} else if (x->job->cancelling) {
+		r = err_set(&x->e, -ECANCELED, ERR_CANCELLED, "cancelled");
+		config_done(c);
+	} else {
+		r = archive(x, c, &x->e);
+		config_done(c);
+	}
+	if (r < 0)
+		fail_soon(x);
+}
+
+static void go(void *opaque)
+{
+	struct export *x = opaque;
+
+	opener_open(x->vm->daemon->loop, x->def, false, opened, x, &x->opener);
+}
+
+static void export_cancel(struct job *j)
+{
+	struct export *x = j->opaque;
+
+	if (x->archiver)
+		archiver_cancel(x->archiver);
+}
+
+/* ---- the beginning ---- */
+
+static int state_check(const struct vm *vm, const struct export_how *how, struct err *e)
+{
+	if (how->snapshot)
+		return 0;
+	if (vm->state == VM_SAVED)
+		return err_set(e, -EPERM, ERR_WRONG_STATE,
+			"VM '%s' has a managed save, which an archive does not take along; start it and shut it "
+			"down, or drop that: cairn managedsave-remove %s", vm->def->name, vm->def->name);
+	if (vm_state_is_active(vm->state) || vm->proc)
+		return err_set(e, -EPERM, ERR_WRONG_STATE,
+			"VM '%s' is %s; shut it down, or export a snapshot of it: cairn snapshot-create-as %s "
+			"NAME, cairn export %s FILE --snapshotname NAME",
+			vm->def->name, vm_state_name(vm->state), vm->def->name, vm->def->name);
+	return 0;
+}
+
+/* A pipe may be read by whoever wants. What has something in it may be one of the VM's own disks. */
+static int file_check(int fd, struct err *e)
+{
+	int flags = fcntl(fd, F_GETFL);
+	struct stat st;
+
+	if (flags < 0 || fstat(fd, &st) < 0)
+		return err_set_errno(e, -errno, "the file");
+	if ((flags & O_ACCMODE) == O_RDONLY)
+		return err_set(e, -EINVAL, ERR_INVALID, "the file has to be open for writing");
+	if (!S_ISREG(st.st_mode) && !S_ISFIFO(st.st_mode) && !S_ISSOCK(st.st_mode) && !S_ISCHR(st.st_mode))
+		return err_set(e, -EINVAL, ERR_INVALID, "an archive is written into a regular file or a pipe only");
+	if (S_ISREG(st.st_mode) && st.st_size)
+		return err_set(e, -EEXIST, ERR_EXISTS, "the file is not empty");
+	return 0;
+}
+
+static int how_check(const struct export_how *how, struct err *e)
+{
+	if (how->level < 0 || how->level > 19)
+		return err_set(e, -EINVAL, ERR_INVALID, "level: goes from 1 to 19 with zstd, to 9 with gzip");
+	if (how->snapshot && (!*how->snapshot || strlen(how->snapshot) > 255))
+		return err_set(e, -EINVAL, ERR_INVALID, "snapshot: has 1 to 255 bytes");
+	return 0;
+}
+
+static int definition_take(struct export *x, const struct definition *d, struct err *e)
+{
+	int r;
+
+	x->definition = definition_to_json(d);
+	r = definition_parse(x->definition, NULL, &x->def, e);
+	if (!r && rights_copy(d->rights, &x->def->rights) < 0)
+		r = err_set_errno(e, -ENOMEM, "export");
+	return r;
+}
+
+static void export_go(struct export *x)
+{
+	if (definition_take(x, vm_live(x->vm), &x->e) < 0)
+		fail_soon(x);
+	/* A process that works on the images of a VM that is off has them locked. */
+	else if (!images_wait(x->vm, go, x))
+		go(x);
+}
+
+int export_begin(struct vm *vm, int fd, const struct export_how *how, const char *job_id,
+	struct job **ret_j, struct err *e)
+{
+	struct export *x;
+	int r = job_check_free(vm, "export it", e);
+
+	if (!r)
+		r = file_check(fd, e);
+	if (!r)
+		r = how_check(how, e);
+	if (!r)
+		r = state_check(vm, how, e);
+	if (!r)
+		r = job_new(vm, "export", job_id, ret_j, e);
+	if (r < 0)
+		return r;
+	x = calloc(1, sizeof(*x));
+	if (!x)
+		abort();
+	*x = (struct export){ .vm = vm, .job = *ret_j, .level = how->level,
+		.fd = fcntl(fd, F_DUPFD_CLOEXEC, 3) };
+	snprintf(x->snapshot, sizeof(x->snapshot), "%s", how->snapshot ? how->snapshot : "");
+	snprintf(x->compress, sizeof(x->compress), "%s", how->compress ? how->compress : "zstd");
+	x->job->opaque = x;
+	x->job->release = export_release;
+	x->job->cancel = export_cancel;
+	export_go(x);
+	return 0;
+}

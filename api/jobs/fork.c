@@ -1,0 +1,538 @@
+#include "api/jobs/fork.h"
+#include "api/access/fork_as.h"
+#include "api/access/rights.h"
+#include "api/daemon.h"
+#include "api/definition/definition.h"
+#include "api/jobs/batch.h"
+#include "api/jobs/fork_files.h"
+#include "api/jobs/job.h"
+#include "api/jobs/offline_process.h"
+#include "api/jobs/snapshots.h"
+#include "api/vm/identity.h"
+#include "api/vm/vm.h"
+#include "api/vm/vm_process.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+/* Processes that are being started at a time: enough to keep the CPUs busy, few enough that each is done
+ * soon. */
+#define AT_ONCE_MAX 4
+#define ERRAND_TIMEOUT_NS (10 * 1000000000ULL)
+#define CANCEL_TIMEOUT_NS (10 * 1000000000ULL)
+
+struct clone {
+	struct fork *fork;
+	struct definition *def; /* until the VM has it */
+	struct vm *vm;		/* whose job is ours until the end: nobody else moves it */
+};
+
+struct fork {
+	struct daemon *daemon;
+	struct vm *source;
+	struct job *job;
+	struct batch *batch;
+	struct clone *clones;
+	unsigned n, next, begun, running;
+	int state_fd;
+	/* What the source was defined with may change meanwhile. */
+	struct rights *rights;	      /* NULL: the daemon's */
+	char *images[VM_DISKS_MAX];   /* of the disks that it writes to */
+	struct fork_files files;      /* of each of these the image and the copies */
+	struct errand *errand;	 /* checks or opens them; NULL: none */
+	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* empty: what the source is now */
+	bool paused, hint_hostname, failed, going_on;
+	struct err e;
+	uint64_t begun_ns, pause_ns, ram_bytes_written;
+	struct loop_task task;
+};
+
+static void fork_free(struct fork *f)
+{
+	for (unsigned i = 0; i < f->n; i++)
+		definition_free(f->clones[i].def);
+	errand_free(f->errand);
+	batch_free(f->batch);
+	for (unsigned i = 0; i < VM_DISKS_MAX; i++)
+		free(f->images[i]);
+	free(f->rights);
+	free(f->clones);
+	if (f->state_fd >= 0)
+		close(f->state_fd);
+	free(f);
+}
+
+/* ---- what the clones are ---- */
+
+static int clone_check(struct daemon *d, const char *name, struct err *e)
+{
+	int r = definition_check_name(name, e);
+
+	if (r < 0)
+		err_prefix(e, "name");
+	if (!r && vm_find(d, name))
+		r = err_set(e, -EEXIST, ERR_EXISTS, "there is a VM '%s' already; choose another name", name);
+	return r;
+}
+
+/* Beside the source's image: NAME-vda.qcow2. */
+static int copy_path(const struct definition_disk *d, const char *name, char path[PATH_MAX], struct err *e)
+{
+	const char *image = d->layers[0].path, *slash = strrchr(image, '/');
+	int n = snprintf(path, PATH_MAX, "%.*s/%s-%s.%s", (int)(slash - image), image, name, d->id,
+		d->layers[0].format == DEFINITION_FORMAT_QCOW2 ? "qcow2" : "raw");
+
+	if (n >= PATH_MAX)
+		return err_set_errno(e, -ENAMETOOLONG, "%s", image);
+	return 0;
+}
+
+/* Each disk that is written to becomes the clone's own copy. */
+static int disks_rename(const struct definition *source, struct json_object *o, const char *name,
+	struct err *e)
+{
+	struct json_object *disks = js_get_array(o, "disks");
+	char path[PATH_MAX];
+	int r = 0;
+
+	for (uint32_t i = 0; i < source->ndisks && !r; i++) {
+		if (source->disks[i].read_only)
+			continue;
+		r = copy_path(&source->disks[i], name, path, e);
+		if (!r)
+			js_put_str(json_object_array_get_idx(disks, i), "path", path);
+	}
+	return r;
+}
+
+static void macs_drop(struct json_object *o)
+{
+	struct json_object *list = js_get_array(o, "interfaces");
+
+	for (size_t i = 0; i < json_object_array_length(list); i++)
+		json_object_object_del(json_object_array_get_idx(list, i), "mac");
+}
+
+/* The source's definition under another name, with a uuid of its own. */
+static int clone_define(struct clone *c, struct json_object *o, const char *name, struct err *e)
+{
+	int r = clone_check(c->fork->daemon, name, e);
+
+	if (!r)
+		r = disks_rename(c->fork->source->def, o, name, e);
+	if (r < 0)
+		return r;
+	js_put_str(o, "name", name);
+	r = definition_parse(o, NULL, &c->def, e);
+	/* Its files are those of whoever defined the source, and no more than they may open. */
+	if (!r && rights_copy(c->fork->source->def->rights, &c->def->rights) < 0)
+		r = err_set_errno(e, -ENOMEM, "clones");
+	if (!r)
+		r = definition_make_uuid(c->def, e);
+	return r < 0 ? r : identity_complete(c->fork->daemon, c->def, NULL, e);
+}
+
+static int clones_define(struct fork *f, const struct fork_how *how, struct err *e)
+{
+	CLEANUP_JS struct json_object *source = definition_to_json(f->source->def);
+	char name[VM_NAME_MAX + 16];
+	int r = 0;
+
+	json_object_object_del(source, "uuid");
+	macs_drop(source);
+	identity_drop_forwards(source);
+	for (unsigned i = 0; i < f->n && !r; i++) {
+		f->clones[i].fork = f;
+		if (how->count)
+			snprintf(name, sizeof(name), "%.*s-%u", VM_NAME_MAX + 1, how->name, i + 1);
+		else
+			snprintf(name, sizeof(name), "%.*s", VM_NAME_MAX + 1, how->name);
+		r = clone_define(&f->clones[i], source, name, e);
+		for (unsigned k = 0; k < i && !r; k++)
+			r = identity_differ(f->daemon, f->clones[i].def, f->clones[k].def, e);
+	}
+	return r;
+}
+
+/* The VM's process looks again: this definition may be newer than it. */
+static int source_check(const struct vm *vm, unsigned n, struct err *e)
+{
+	unsigned written = 0, most;
+	int r = 0;
+
+	for (uint32_t i = 0; i < vm->def->ndisks && !r; i++) {
+		if (vm->def->disks[i].read_only)
+			continue;
+		written++;
+		if (vm->def->disks[i].layers[0].data_file)
+			r = err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+				"disks[%u]: it has an external data file, which is not copied for clones", i);
+	}
+	most = written ? (CHANNEL_FDS_MAX - 1) / written - 1 : FORK_CLONES_MAX;
+	if (!r && n > most)
+		r = err_set(e, -EINVAL, ERR_INVALID,
+			"count: at most %u at a time of a VM that writes to %u disk%s", most, written,
+			written == 1 ? "" : "s");
+	return r;
+}
+
+/* ---- their disks ---- */
+
+static void copy_add(struct fork_files *files, const struct definition *d, unsigned disk)
+{
+	files->list[files->n++] = (struct fork_file){ d->disks[disk].layers[0].path, true };
+}
+
+/* Copies' paths are the clones' definitions', which stay where they are when a VM gets them. source_check() saw to the
+ * number of files. */
+static int files_list(struct fork *f, struct err *e)
+{
+	const struct definition *source = f->source->def;
+
+	if (rights_copy(source->rights, &f->rights) < 0)
+		return err_set_errno(e, -ENOMEM, "clones");
+	for (uint32_t i = 0; i < source->ndisks; i++) {
+		if (source->disks[i].read_only)
+			continue;
+		f->images[i] = strdup(source->disks[i].layers[0].path);
+		if (!f->images[i])
+			return err_set_errno(e, -ENOMEM, "clones");
+		f->files.list[f->files.n++] = (struct fork_file){ f->images[i], false };
+		for (unsigned k = 0; k < f->n; k++)
+			copy_add(&f->files, f->clones[k].def, i);
+	}
+	return 0;
+}
+
+typedef int files_fn(const void *files, struct errand_result *out, struct err *e);
+
+/* At once, but for another user's. *ret: as of errand_begin(). */
+static void files_do(struct fork *f, const struct rights *rights, const struct fork_files *files, files_fn *fn,
+	void (*done)(void *opaque, int r, const struct errand_result *res, const struct err *e), void *opaque,
+	struct errand **ret)
+{
+	struct errand_spec s = { .rights = rights, .run = fn, .arg = files, .what = "copying disks for clones",
+		.timeout_ns = ERRAND_TIMEOUT_NS, .done = done, .opaque = opaque };
+	struct errand_result res = { 0 };
+	struct err e;
+	int r;
+
+	if (rights)
+		r = errand_begin(f->daemon->loop, &s, ret, &e);
+	else
+		r = fn(files, &res, &e);
+	if (r < 0 || !rights)
+		done(opaque, r, &res, &e);
+}
+
+/* ---- the end ---- */
+
+static void undone(void *opaque)
+{
+	struct fork *f = opaque;
+
+	job_fail(f->job, &f->e);
+}
+
+static void give_up(struct fork *f)
+{
+	batch_undo(f->batch, undone, f);
+}
+
+static struct json_object *result_new(struct fork *f)
+{
+	struct json_object *o = json_object_new_object();
+
+	js_put_uint(o, "count", f->n);
+	js_put_str(o, "first", f->clones[0].vm->def->name);
+	js_put_str(o, "last", f->clones[f->n - 1].vm->def->name);
+	js_put_uint(o, "pause", f->pause_ns);
+	js_put_uint(o, "total", loop_now_ns() - f->begun_ns);
+	js_put_uint(o, "ram-bytes-written", f->ram_bytes_written);
+	identity_tell_forwards(f->source->def, o);
+	return o;
+}
+
+static void fail(struct fork *f, const struct err *e)
+{
+	if (!f->failed)
+		f->e = *e;
+	f->failed = true;
+}
+
+static void kept(void *opaque)
+{
+	struct fork *f = opaque;
+
+	job_succeed(f->job, result_new(f));
+}
+
+/* Of a batch that is not kept, on stable storage, the next daemon would end clones that somebody was told of. */
+static void succeed(struct fork *f)
+{
+	struct err e;
+
+	if (batch_keep(f->batch, kept, f, &e) < 0) {
+		fail(f, &e);
+		give_up(f);
+	}
+}
+
+/* ---- starting them ---- */
+
+static void go_on(struct fork *f);
+
+static void clone_started(void *opaque, int r, const struct err *e)
+{
+	struct clone *c = opaque;
+	struct fork *f = c->fork;
+
+	f->begun--;
+	f->running += r == 0;
+	if (r < 0)
+		fail(f, e);
+	job_progress(f->job, f->running, f->n);
+	go_on(f);
+}
+
+static void clone_start(struct clone *c)
+{
+	struct fork *f = c->fork;
+	struct vm_start_how how = { .state_fd = -1, .forked = true, .paused = f->paused,
+		.hint_hostname = f->hint_hostname, .by_job = true, .done = clone_started, .opaque = c };
+
+	how.state_fd = fcntl(f->state_fd, F_DUPFD_CLOEXEC, 3);
+	f->begun++;
+	vm_start(c->vm, &how);
+}
+
+static void go_on(struct fork *f)
+{
+	struct err e;
+
+	if (f->going_on) /* a start was refused at once: the loop below sees it */
+		return;
+	if (f->job->cancelling && !f->failed) {
+		err_set(&e, -ECANCELED, ERR_CANCELLED, "it was cancelled; no clone is left");
+		fail(f, &e);
+	}
+	f->going_on = true;
+	while (!f->failed && f->next < f->n && f->begun < AT_ONCE_MAX)
+		clone_start(&f->clones[f->next++]);
+	f->going_on = false;
+	if (f->begun)
+		return;
+	if (f->failed)
+		give_up(f);
+	else
+		succeed(f);
+}
+
+/* ---- the beginning ---- */
+
+static void forked(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct fork *f = opaque;
+	struct err why;
+
+	/* From here on nobody can change it: not the source, nor any clone. */
+	if (!r && fcntl(f->state_fd, F_ADD_SEALS,
+			  F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
+		r = err_set_errno(&why, -errno, "cannot seal the VM's state");
+		e = &why;
+	}
+	if (r < 0) {
+		fail(f, e);
+		give_up(f);
+		return;
+	}
+	if (a->snapshot) {
+		f->pause_ns = a->snapshot->pause_ns;
+		f->ram_bytes_written = a->snapshot->ram_bytes_written;
+	}
+	f->job->unit = "clones";
+	go_on(f);
+}
+
+static void cancelled(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	(void)opaque;
+	(void)a;
+	if (r < 0 && r != -ESRCH)
+		log_debug("fork", "%s", e->msg);
+}
+
+/* Once the state is there the source has nothing to cancel; go_on() looks. */
+static void fork_cancel(struct job *j)
+{
+	struct fork *f = j->opaque;
+
+	if (!f->next && (j->vm->proc || j->vm->images))
+		snapshots_request(j->vm, VM_MSG_CANCEL, NULL, 0, CANCEL_TIMEOUT_NS, cancelled, NULL);
+}
+
+static void fork_release(struct job *j)
+{
+	fork_free(j->opaque);
+}
+
+/* Its state is kept from its start on. */
+static int clone_keep(struct clone *c, struct err *e)
+{
+	int r = batch_add(c->fork->batch, c->def, c->fork->job, &c->vm, e);
+
+	if (!r)
+		c->def = NULL;
+	return r;
+}
+
+static void begin_failed(struct loop_task *t)
+{
+	give_up(container_of(t, struct fork, task));
+}
+
+static void fork_send(struct fork *f, const int *disk_fds, unsigned n)
+{
+	struct vm_fork body = { .copies = n ? f->n : 0 };
+	int fds[CHANNEL_FDS_MAX] = { f->state_fd };
+
+	memcpy(fds + 1, disk_fds, n * sizeof(*fds));
+	memcpy(body.snapshot, f->snapshot, sizeof(body.snapshot));
+	snapshots_request_fds(f->source, VM_MSG_FORK, &body, sizeof(body), fds, n + 1,
+		VM_PROCESS_NO_TIMEOUT, forked, f);
+}
+
+static void begin_fail(struct fork *f, const struct err *e)
+{
+	fail(f, e);
+	f->task.run = begin_failed;
+	loop_post(f->daemon->loop, &f->task);
+}
+
+static void files_opened(void *opaque, int r, const struct errand_result *res, const struct err *e)
+{
+	struct fork *f = opaque;
+
+	f->errand = NULL;
+	/* Who has failed has left none, but who had no time for that; and what was there was not made here. */
+	for (unsigned i = 0; i < f->n; i++)
+		batch_made(f->batch, f->clones[i].vm, r != -EEXIST ? VM_DISKS_MAX : 0);
+	if (r < 0)
+		begin_fail(f, e);
+	else
+		fork_send(f, res->fds, res->nfds);
+	for (unsigned i = 0; i < res->nfds; i++)
+		close(res->fds[i]);
+}
+
+/* What goes wrong from here on is the job's failure. */
+static void fork_go(struct fork *f)
+{
+	struct err e;
+	int r;
+
+	for (unsigned i = 0; i < f->n; i++)
+		batch_plan(f->batch, f->clones[i].def);
+	r = batch_begin(f->batch, &e);
+	for (unsigned i = 0; i < f->n && !r; i++)
+		r = clone_keep(&f->clones[i], &e);
+	if (!r)
+		files_do(f, f->rights, &f->files, fork_files_open, files_opened, f, &f->errand);
+	else
+		begin_fail(f, &e);
+}
+
+static void files_checked(void *opaque, int r, const struct errand_result *res, const struct err *e)
+{
+	struct fork *f = opaque;
+
+	(void)res;
+	f->errand = NULL;
+	if (r < 0)
+		begin_fail(f, e);
+	else
+		fork_go(f);
+}
+
+static int fork_prepare(struct fork *f, const struct fork_how *how, struct err *e)
+{
+	struct errand_result none = { 0 };
+	int r = source_check(f->source, f->n, e);
+
+	if (!r)
+		r = clones_define(f, how, e);
+	if (r < 0)
+		return r;
+	r = files_list(f, e);
+	if (!r && !f->rights)
+		r = fork_files_check(&f->files, &none, e);
+	if (r < 0)
+		return r;
+	f->state_fd = memfd_create("cairn-fork", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	return f->state_fd < 0 ? err_set_errno(e, -errno, "cannot make a file for the VM's state") : 0;
+}
+
+static int fork_submit(struct fork *f, const char *job_id, struct err *e)
+{
+	int r = job_new(f->source, "fork", job_id, &f->job, e);
+
+	if (r < 0)
+		return r;
+	f->job->opaque = f; /* at first bytes, of memory and disks; then clones */
+	f->job->release = fork_release;
+	f->job->cancel = fork_cancel;
+	f->begun_ns = loop_now_ns();
+	if (f->rights && f->files.n)
+		files_do(f, f->rights, &f->files, fork_files_check, files_checked, f, &f->errand);
+	else
+		fork_go(f);
+	return 0;
+}
+
+static struct fork *fork_new(struct daemon *d, unsigned n)
+{
+	struct fork *f = calloc(1, sizeof(*f));
+
+	if (f)
+		f->clones = calloc(n, sizeof(*f->clones));
+	if (!f || !f->clones)
+		abort(); /* as for any call that could not be answered */
+	f->daemon = d;
+	f->batch = batch_new(d);
+	f->state_fd = -1;
+	f->n = n;
+	return f;
+}
+
+int fork_begin(struct vm *vm, const struct fork_how *how, const char *job_id, struct job **ret_j,
+	struct err *e)
+{
+	struct fork *f = fork_new(vm->daemon, MAX(how->count, 1));
+	int r;
+
+	f->source = vm;
+	f->paused = how->paused;
+	f->hint_hostname = how->hint_hostname;
+	snprintf(f->snapshot, sizeof(f->snapshot), "%s", how->snapshot ? how->snapshot : "");
+	r = fork_prepare(f, how, e);
+	if (!r)
+		r = fork_submit(f, job_id, e);
+	if (r < 0) {
+		fork_free(f);
+		return r;
+	}
+	*ret_j = f->job;
+	return 0;
+}

@@ -1,0 +1,615 @@
+#include "api/jobs/import.h"
+#include "api/access/rights.h"
+#include "api/commands/command.h"
+#include "api/daemon.h"
+#include "api/definition/definition.h"
+#include "api/jobs/archiver.h"
+#include "api/jobs/job.h"
+#include "api/store/store.h"
+#include "api/vm/identity.h"
+#include "api/vm/vm.h"
+#include "api/wire/conn.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct import {
+	struct daemon *daemon;
+	struct call *call; /* until it is answered */
+	struct vm *vm;	   /* once there is one; and its job */
+	struct job *job;
+	int fd;
+	struct rights *rights;
+	struct archiver *archiver;
+	struct store_work work;
+	char folder[PATH_MAX];	      /* in which the VM's own will be */
+	char name[VM_NAME_MAX + 1];   /* empty: as the archive says */
+	int64_t max_bytes;	      /* of data; 0: what the file system has room for */
+	char *seen;		      /* its definition at the first look */
+	struct json_object *warnings; /* of the definition */
+	struct err why; /* it fails */
+};
+
+static void import_free(struct import *x)
+{
+	archiver_free(x->archiver);
+	json_object_put(x->warnings);
+	free(x->rights);
+	free(x->seen);
+	close(x->fd);
+	free(x);
+}
+
+static void definition_free_p(struct definition **d)
+{
+	definition_free(*d);
+}
+
+static int archiver_run(struct import *x, struct json_object *spec, const struct archiver_ops *ops,
+	struct err *e)
+{
+	js_put_int(spec, "input", ARCHIVER_FD);
+	return archiver_start(x->daemon->loop, x->daemon->paths->archive_program, "import", spec, &x->fd, 1,
+		x->rights, ops, x, &x->archiver, e);
+}
+
+static char *definition_text(struct json_object *result)
+{
+	return strdup(json_object_to_json_string_ext(js_get(result, "definition"), JSON_C_TO_STRING_PLAIN));
+}
+
+/* ---- the end ---- */
+
+static void vm_drop(struct vm *vm)
+{
+	struct daemon *d = vm->daemon;
+	char name[VM_NAME_MAX + 1];
+
+	memcpy(name, vm->def->name, sizeof(name));
+	vm_remove(vm);
+	daemon_emit(d, EVENT_VM_UNDEFINED, name, NULL);
+	if (permissions_forget_vm(&d->permissions, name))
+		daemon_keep_permissions(d, NULL);
+}
+
+/* Before there is a job that could wait, and at the daemon's start. */
+static void vm_forget(struct vm *vm)
+{
+	struct err e;
+
+	if (store_remove(vm->daemon->store, vm->def->name, &e) < 0)
+		log_error("import", "VM '%s' is left: %s", vm->def->name, e.msg);
+	else
+		vm_drop(vm);
+}
+
+static void drop_when_over(struct job *j, void *opaque)
+{
+	(void)j;
+	vm_drop(opaque);
+}
+
+/* What is left of it has no definition: the next daemon takes it away. */
+static void folder_gone(struct store_work *work)
+{
+	struct import *x = container_of(work, struct import, work);
+
+	if (work->r < 0)
+		log_error("import", "VM '%s': %s", x->vm->def->name, work->e.msg);
+	x->job->concluded = drop_when_over;
+	x->job->concluded_opaque = x->vm;
+	job_fail(x->job, &x->why);
+}
+
+/* Who is told that the job has its end finds nothing of the VM any more; until then its name is taken. */
+static void fail(struct import *x)
+{
+	x->job->cancel = NULL;
+	x->work = (struct store_work){ .loop = x->daemon->loop, .done = folder_gone };
+	if (store_remove_behind(x->daemon->store, &x->work, x->vm->def->name, &x->work.e) == 0)
+		return;
+	log_error("import", "VM '%s' is left: %s", x->vm->def->name, x->work.e.msg);
+	job_fail(x->job, &x->why);
+}
+
+static const char *any_file(const struct definition *def)
+{
+	for (uint32_t i = 0; i < def->ndisks; i++)
+		if (def->disks[i].nlayers)
+			return def->disks[i].layers[0].path;
+	return def->kernel ? def->kernel : def->initrd;
+}
+
+/* NULL: it has no files. */
+static struct json_object *folder_of(const struct definition *def)
+{
+	const char *file = any_file(def);
+	struct json_object *o = file ? json_object_new_object() : NULL;
+	char folder[PATH_MAX];
+
+	if (!file)
+		return NULL;
+	snprintf(folder, sizeof(folder), "%.*s", (int)(strrchr(file, '/') - file), file);
+	js_put_str(o, "folder", folder);
+	return o;
+}
+
+/* On stable storage, or not: the next daemon finds all there. */
+static void kept_for_good(struct store_work *work)
+{
+	struct import *x = container_of(work, struct import, work);
+	struct json_object *o = json_object_new_object();
+
+	if (work->r < 0)
+		log_error("import", "VM '%s': %s", x->vm->def->name, work->e.msg);
+	x->vm->half = false;
+	js_put_str(o, "name", x->vm->def->name);
+	js_put_str(o, "folder", x->folder);
+	js_put(o, "warnings", json_object_get(x->warnings));
+	job_succeed(x->job, o);
+}
+
+static void folder_kept(struct store_work *work)
+{
+	struct import *x = container_of(work, struct import, work);
+	int r = work->r;
+
+	work->done = kept_for_good;
+	if (!r) {
+		r = store_remove_file_behind(x->daemon->store, work, x->vm->def->name, IMPORT_MARKER, &work->e);
+		if (!r)
+			return; /* the store's thread writes to it */
+	}
+	work->r = r;
+	kept_for_good(work);
+}
+
+/* As it was imported: all its files are in the folder that was made for them. */
+static void succeed(struct import *x)
+{
+	CLEANUP_JS struct json_object *o = folder_of(x->vm->def);
+	int r = 0;
+
+	x->work = (struct store_work){ .loop = x->daemon->loop, .done = folder_kept };
+	if (o) {
+		r = store_write_vm_file_behind(x->daemon->store, &x->work, x->vm->def->name, IMPORTED_FILE, o, &x->work.e);
+		if (!r)
+			return; /* the store's thread writes to it */
+	}
+	x->work.r = r;
+	folder_kept(&x->work);
+}
+
+/* ---- taking all of it ---- */
+
+static void progress(void *opaque, uint64_t done, uint64_t total)
+{
+	struct import *x = opaque;
+
+	job_progress(x->job, done, total);
+}
+
+static void ready(void *opaque, struct json_object *o)
+{
+	struct import *x = opaque;
+	CLEANUP_FREE char *text = definition_text(o);
+
+	/* A file that somebody writes to meanwhile. */
+	if (text && !strcmp(text, x->seen) && !x->job->cancelling)
+		archiver_keep(x->archiver);
+	else
+		archiver_cancel(x->archiver);
+}
+
+/* Of the folder that is filled under another name until it is whole. */
+static int clear_start(const struct vm *vm, const char *folder, const char *name, const struct archiver_ops *ops, void *opaque,
+	struct archiver **ret, struct err *e)
+{
+	CLEANUP_JS struct json_object *spec = json_object_new_object();
+	const struct daemon *d = vm->daemon;
+
+	js_put_str(spec, "folder", folder);
+	js_put_str(spec, "name", name);
+	return archiver_start(d->loop, d->paths->archive_program, "clear", spec, NULL, 0, vm->def->rights, ops, opaque, ret, e);
+}
+
+static void cleared(void *opaque, int r, struct json_object *result, const struct err *e)
+{
+	struct import *x = opaque;
+
+	(void)result;
+	if (r < 0)
+		log_warn("import", "VM '%s': something may be left of its import: %s", x->vm->def->name, e->msg);
+	fail(x);
+}
+
+static const struct archiver_ops clear_ops = { .done = cleared };
+
+/* It clears up after itself, unless it was killed. */
+static void not_taken(struct import *x, const struct err *e)
+{
+	struct err own;
+	int r;
+
+	x->why = *e;
+	x->job->cancel = NULL;
+	archiver_free(x->archiver);
+	x->archiver = NULL;
+	r = clear_start(x->vm, x->folder, x->vm->def->name, &clear_ops, x, &x->archiver, &own);
+	if (r < 0)
+		cleared(x, r, NULL, &own);
+}
+
+static void taken(void *opaque, int r, struct json_object *result, const struct err *e)
+{
+	struct import *x = opaque;
+
+	(void)result;
+	if (r < 0)
+		not_taken(x, e);
+	else
+		succeed(x);
+}
+
+static const struct archiver_ops take_ops = { .progress = progress, .ready = ready, .done = taken };
+
+static void import_cancel(struct job *j)
+{
+	struct import *x = j->opaque;
+
+	archiver_cancel(x->archiver);
+}
+
+static void import_release(struct job *j)
+{
+	import_free(j->opaque);
+}
+
+static int take_start(struct import *x, struct err *e)
+{
+	CLEANUP_JS struct json_object *spec = json_object_new_object();
+
+	js_put_str(spec, "folder", x->folder);
+	js_put_str(spec, "name", x->vm->def->name);
+	if (x->max_bytes)
+		js_put_int(spec, "max_bytes", x->max_bytes);
+	return archiver_run(x, spec, &take_ops, e);
+}
+
+/* ---- the VM ---- */
+
+/* Whatever it has of the first VM's that is another's here becomes its own. */
+static int identity_make(struct import *x, struct json_object *o, struct definition **d, struct err *e)
+{
+	struct json_object *list = js_get_array(o, "interfaces");
+
+	if (vm_find_uuid(x->daemon, (*d)->uuid) || identity_complete(x->daemon, *d, NULL, e) < 0) {
+		json_object_object_del(o, "uuid");
+		for (size_t i = 0; list && i < json_object_array_length(list); i++)
+			json_object_object_del(json_object_array_get_idx(list, i), "mac");
+		definition_free(*d);
+		*d = NULL;
+		return definition_parse(o, NULL, d, e);
+	}
+	return 0;
+}
+
+static bool file_is_there(struct json_object *files, const char *folder, const char *path)
+{
+	size_t n = strlen(folder);
+
+	for (size_t i = 0; i < json_object_array_length(files); i++) {
+		const char *name = js_get_str(json_object_array_get_idx(files, i), "name");
+
+		if (name && !strncmp(path, folder, n) && path[n] == '/' && !strcmp(path + n + 1, name))
+			return true;
+	}
+	return false;
+}
+
+/* Its disks are what came along, and not something else on this host. */
+static int paths_check(const struct definition *d, struct json_object *files, const char *folder,
+	struct err *e)
+{
+	bool ok = (!d->kernel || file_is_there(files, folder, d->kernel)) &&
+		(!d->initrd || file_is_there(files, folder, d->initrd));
+
+	for (uint32_t i = 0; i < d->ndisks; i++)
+		for (unsigned k = 0; k < d->disks[i].nlayers; k++) {
+			const struct definition_layer *y = &d->disks[i].layers[k];
+
+			ok = ok && file_is_there(files, folder, y->path) &&
+				(!y->data_file || file_is_there(files, folder, y->data_file));
+		}
+	return ok ? 0 : err_set(e, -EINVAL, ERR_CORRUPT,
+		"the archive's definition names a file that is not in the archive; it was not written by cairn");
+}
+
+static int name_decide(struct import *x, struct json_object *o, struct err *e)
+{
+	const char *own = js_get_str(o, "name");
+	int r;
+
+	if (!x->name[0])
+		snprintf(x->name, sizeof(x->name), "%s", own ? own : "");
+	js_put_str(o, "name", x->name);
+	r = definition_check_name(x->name, e);
+	if (r < 0)
+		err_prefix(e, "name");
+	if (!r && vm_find(x->daemon, x->name))
+		r = err_set(e, -EEXIST, ERR_EXISTS,
+			"there is a VM '%s' already; give the new one another name with --name", x->name);
+	return r;
+}
+
+/* What listens there trusts who is on this host, and the archive may be a stranger's. */
+static void loopback_close(struct import *x, struct definition *d)
+{
+	char text[256];
+
+	for (unsigned i = 0; i < d->ninterfaces; i++) {
+		if (!d->interfaces[i].user.host_loopback)
+			continue;
+		d->interfaces[i].user.host_loopback = false;
+		snprintf(text, sizeof(text), "interface %s: host_loopback is left out: with it the guest reaches what listens on "
+			"this host's loopback. If it is to, set it with cairn edit", d->interfaces[i].id);
+		json_object_array_add(x->warnings, json_object_new_string(text));
+	}
+}
+
+static int define(struct import *x, struct json_object *result, struct definition **ret_d, struct err *e)
+{
+	struct definition *d CLEANUP(definition_free_p) = NULL;
+	struct json_object *o = js_get(result, "definition"), *files = js_get_array(result, "files");
+	char own[PATH_MAX];
+	int r;
+
+	/* That process is the user's, who may make it say anything. */
+	if (!json_object_is_type(o, json_type_object) || !files)
+		return err_set(e, -EINVAL, ERR_CORRUPT, "cairn-archive does not say what is in the archive");
+	r = name_decide(x, o, e);
+	if (r < 0)
+		return r;
+	if (snprintf(own, sizeof(own), "%s/%s", x->folder, x->name) >= (int)sizeof(own))
+		return err_set_errno(e, -ENAMETOOLONG, "%s", x->folder);
+	r = definition_parse(o, own, &d, e);
+	if (r < 0) {
+		err_prefix(e, "the archive's definition");
+		return r;
+	}
+	x->warnings = definition_warnings(d);
+	loopback_close(x, d);
+	r = paths_check(d, files, own, e);
+	if (!r) {
+		CLEANUP_JS struct json_object *absolute = definition_to_json(d);
+
+		r = identity_make(x, absolute, &d, e);
+	}
+	if (!r && !definition_has_uuid(d))
+		r = definition_make_uuid(d, e);
+	if (!r)
+		r = identity_complete(x->daemon, d, NULL, e);
+	if (!r && rights_copy(x->rights, &d->rights) < 0)
+		r = err_set_errno(e, -ENOMEM, "import");
+	if (!r)
+		*ret_d = STEAL_PTR(d);
+	return r;
+}
+
+/* In the state folder and the registry, marked. */
+static int vm_keep(struct import *x, struct definition *d, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = definition_to_json(d);
+	int r;
+
+	if (d->rights)
+		rights_put(o, d->rights);
+	r = store_save_definition_soon(x->daemon->store, d->name, o, IMPORT_MARKER, e);
+	if (!r) {
+		r = vm_add(x->daemon, d, &x->vm);
+		if (r < 0) {
+			store_remove(x->daemon->store, d->name, NULL);
+			err_set_errno(e, r, "VM '%s'", d->name);
+		}
+	}
+	if (r < 0) {
+		definition_free(d);
+		return r;
+	}
+	x->vm->half = true;
+	vm_save(x->vm);
+	daemon_emit(x->daemon, EVENT_VM_DEFINED, x->vm->def->name, NULL);
+	return 0;
+}
+
+static int job_begin(struct import *x, struct err *e)
+{
+	int r = job_new(x->vm, "import", js_get_str(x->call->args, "job-id"), &x->job, e);
+
+	if (r < 0) {
+		vm_forget(x->vm);
+		return r;
+	}
+	x->job->opaque = x;
+	x->job->release = import_release;
+	x->job->cancel = import_cancel;
+	return 0;
+}
+
+/* ---- the look ---- */
+
+static void refuse(struct import *x, const struct err *e)
+{
+	call_fail(x->call, e);
+	import_free(x);
+}
+
+/* From here on it is the job that fails. */
+static void go(struct import *x)
+{
+	call_return_job(x->call, x->job);
+	x->call = NULL;
+	if (take_start(x, &x->why) < 0)
+		fail(x);
+}
+
+static void looked(void *opaque, int r, struct json_object *result, const struct err *e)
+{
+	struct import *x = opaque;
+	struct definition *d = NULL;
+	struct err own;
+
+	if (r < 0) {
+		refuse(x, e);
+		return;
+	}
+	x->seen = definition_text(result);
+	r = x->seen ? define(x, result, &d, &own) : err_set_errno(&own, -ENOMEM, "import");
+	if (!r)
+		r = vm_keep(x, d, &own);
+	if (!r)
+		r = job_begin(x, &own);
+	if (r < 0) {
+		refuse(x, &own);
+		return;
+	}
+	archiver_free(x->archiver);
+	x->archiver = NULL;
+	go(x);
+}
+
+static const struct archiver_ops look_ops = { .done = looked };
+
+static int args_take(struct import *x, struct call *c, struct err *e)
+{
+	const char *folder = js_get_str(c->args, "folder"), *name = js_get_str(c->args, "name");
+	struct peer who = conn_peer(c->conn);
+	struct stat st;
+
+	if (!folder || *folder != '/' || strlen(folder) >= sizeof(x->folder))
+		return err_set(e, -EINVAL, ERR_INVALID, "folder: must be an absolute path");
+	if (fstat(c->fd, &st) < 0 || !S_ISREG(st.st_mode))
+		return err_set(e, -EINVAL, ERR_INVALID, "an archive is a regular file");
+	if (name && definition_check_name(name, e) < 0) {
+		err_prefix(e, "name");
+		return -EINVAL;
+	}
+	x->max_bytes = js_get_int(c->args, "max-bytes", 0);
+	if (x->max_bytes < (js_get(c->args, "max-bytes") ? 1 : 0))
+		return err_set(e, -EINVAL, ERR_INVALID, "max-bytes: must be 1 or more");
+	strcpy(x->folder, folder);
+	snprintf(x->name, sizeof(x->name), "%s", name ? name : "");
+	return rights_of_peer(&who, &x->rights, e);
+}
+
+void import_begin(struct call *c)
+{
+	CLEANUP_JS struct json_object *spec = json_object_new_object();
+	struct import *x = calloc(1, sizeof(*x));
+	struct err e;
+	int r;
+
+	if (!x)
+		abort();
+	*x = (struct import){ .daemon = c->daemon, .call = c, .fd = -1 };
+	js_put_bool(spec, "manifest_only", true);
+	r = args_take(x, c, &e);
+	x->fd = steal_fd(&c->fd);
+	if (!r)
+		r = archiver_run(x, spec, &look_ops, &e);
+	if (r < 0)
+		refuse(x, &e);
+}
+
+/* ---- after another daemon ---- */
+
+static bool all_there(const struct definition *d)
+{
+	struct err e;
+
+	return definition_check_files(d, &e) == 0;
+}
+
+static void keep_at_start(struct vm *vm)
+{
+	CLEANUP_JS struct json_object *o = folder_of(vm->def);
+	struct store *s = vm->daemon->store;
+	struct err e;
+	int r = o ? store_write_vm_file(s, vm->def->name, IMPORTED_FILE, o, &e) : 0;
+
+	if (!r)
+		r = store_remove_marker(s, vm->def->name, IMPORT_MARKER, &e);
+	if (r < 0)
+		log_error("import", "VM '%s': %s", vm->def->name, e.msg);
+}
+
+/* What was left of one that was killed goes first: of that the VM is all that tells. */
+struct clearing {
+	struct vm *vm; /* half: nobody else removes it */
+	struct archiver *archiver; /* NULL: it could not be started */
+};
+
+/* Who filled it may have kept it, as the daemon that it did so for said last. */
+static void found_cleared(void *opaque, int r, struct json_object *result, const struct err *e)
+{
+	struct clearing *x = opaque;
+	struct vm *vm = x->vm;
+
+	(void)result;
+	if (r < 0)
+		log_warn("import", "VM '%s': something may be left of its import: %s", vm->def->name, e->msg);
+	archiver_free(x->archiver);
+	free(x);
+	if (all_there(vm->def)) {
+		keep_at_start(vm);
+		vm->half = false;
+		return;
+	}
+	log_warn("import", "VM '%s' was being imported; it is forgotten: import it again", vm->def->name);
+	vm_forget(vm);
+}
+
+static const struct archiver_ops found_ops = { .done = found_cleared };
+
+static void found_clear(struct vm *vm)
+{
+	CLEANUP_JS struct json_object *own = folder_of(vm->def);
+	const char *folder = js_get_str(own, "folder"), *name = folder ? strrchr(folder, '/') : NULL;
+	struct clearing *x = calloc(1, sizeof(*x));
+	char parent[PATH_MAX] = "";
+	struct err e;
+	int r;
+
+	if (!x)
+		abort();
+	x->vm = vm;
+	vm->half = true;
+	if (name)
+		snprintf(parent, sizeof(parent), "%.*s", (int)MAX(name - folder, 1), folder);
+	r = clear_start(vm, parent, name ? name + 1 : "", &found_ops, x, &x->archiver, &e);
+	if (r < 0)
+		found_cleared(x, r, NULL, &e);
+}
+
+void import_clear_up(struct daemon *d)
+{
+	for (size_t i = d->nvms; i-- > 0;) {
+		struct vm *vm = d->vms[i];
+
+		if (!store_has_file(d->store, vm->def->name, IMPORT_MARKER))
+			continue;
+		if (all_there(vm->def))
+			keep_at_start(vm);
+		else
+			found_clear(vm);
+	}
+}

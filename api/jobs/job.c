@@ -1,0 +1,605 @@
+#include "api/jobs/job.h"
+#include "api/daemon.h"
+#include "api/jobs/offline_process.h"
+#include "api/policy/scheduler.h"
+#include "api/store/event_log.h"
+#include "api/store/store.h"
+#include "api/vm/vm.h"
+#include "api/wire/json.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#define TELL_NS 250000000ULL
+
+static const char *const status_names[] = { "created", "running", "aborting", "waiting", "pending",
+	"concluded", "null" };
+
+/* ---- events ---- */
+
+static void status_set(struct job *j, enum job_status s)
+{
+	struct json_object *data = json_object_new_object();
+
+	j->status = s;
+	js_put_str(data, "id", j->id);
+	if (j->qmp_id[0])
+		js_put_str(data, "qmp-id", j->qmp_id);
+	js_put_str(data, "status", status_names[s]);
+	js_put_str(data, "type", j->type);
+	daemon_emit(j->daemon, EVENT_JOB_STATUS_CHANGE, j->vm_name, data);
+}
+
+/* Bytes a second so far, and how long the rest takes at that. */
+static void put_progress(struct json_object *o, const struct job *j, uint64_t now)
+{
+	uint64_t ns = now - j->begun_ns;
+	double rate = ns ? (double)j->done * 1e9 / (double)ns : 0;
+
+	js_put_str(o, "unit", j->unit);
+	js_put_uint(o, "rate", (uint64_t)rate);
+	if (rate >= 1 && j->total >= j->done)
+		js_put_uint(o, "remaining", (uint64_t)((double)(j->total - j->done) / rate * 1e9));
+}
+
+void job_progress(struct job *j, uint64_t done, uint64_t total)
+{
+	struct json_object *data;
+	uint64_t now = loop_now_ns();
+
+	j->done = done;
+	j->total = total;
+	if (now - j->told_ns < TELL_NS && done != total)
+		return;
+	j->told_ns = now;
+	data = json_object_new_object();
+	js_put_str(data, "id", j->id);
+	js_put_uint(data, "done", done);
+	js_put_uint(data, "total", total);
+	put_progress(data, j, now);
+	daemon_emit(j->daemon, EVENT_JOB_PROGRESS, j->vm_name, data);
+}
+
+void job_progress_bytes(struct job *j, uint64_t done, uint64_t total)
+{
+	if (!strcmp(j->unit, "bytes"))
+		job_progress(j, done, total);
+}
+
+struct json_object *job_to_json(const struct job *j)
+{
+	struct json_object *o = json_object_new_object();
+
+	js_put_str(o, "id", j->id);
+	if (j->qmp_id[0])
+		js_put_str(o, "qmp-id", j->qmp_id);
+	js_put_str(o, "type", j->type);
+	js_put_str(o, "status", status_names[j->status]);
+	js_put_uint(o, "current-progress", j->done);
+	js_put_uint(o, "total-progress", j->total);
+	js_put_str(o, "vm", j->vm_name);
+	js_put_uint(o, "started", j->begun_realtime_ns);
+	if (j->status == JOB_CONCLUDED)
+		js_put_uint(o, "duration", j->ended_ns - j->begun_ns);
+	else
+		put_progress(o, j, loop_now_ns());
+	if (j->failed) {
+		js_put_str(o, "error", j->e.msg);
+		js_put_str(o, "error-class", err_class_name(j->e.cls));
+	}
+	if (j->result)
+		js_put(o, "result", json_object_get(j->result));
+	return o;
+}
+
+/* ---- the list ---- */
+
+struct job *job_find(struct daemon *d, const char *id)
+{
+	struct job *j = d->jobs;
+
+	while (j && strcmp(j->id, id))
+		j = j->next;
+	return j;
+}
+
+/* ---- as QEMU has them ---- */
+
+static const struct {
+	const char *type, *qmp;
+} types[] = { { "save", NULL }, { "managed-save", NULL }, { "snapshot-create", "snapshot-save" },
+	{ "snapshot-revert", "snapshot-load" }, { "snapshot-delete", "snapshot-delete" },
+	{ "fork", NULL }, { "dump", NULL }, { "export", NULL }, { "import", NULL },
+	{ "clone", NULL } };
+
+static const char *qmp_type(const char *type)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(types); i++)
+		if (!strcmp(types[i].type, type))
+			return types[i].qmp;
+	return NULL;
+}
+
+const char *job_qmp_type(const struct job *j)
+{
+	return qmp_type(j->type);
+}
+
+struct job *job_find_qmp(const struct vm *vm, const char *qmp_id)
+{
+	struct job *j = vm->daemon->jobs;
+
+	while (j && (!j->qmp_id[0] || strcmp(j->qmp_id, qmp_id) || strcmp(j->vm_name, vm->def->name)))
+		j = j->next;
+	return j;
+}
+
+static bool is_taken(const struct vm *vm, const char *id)
+{
+	return job_find(vm->daemon, id) || job_find_qmp(vm, id);
+}
+
+static void job_release(struct job *j)
+{
+	if (j->release)
+		j->release(j);
+	j->release = NULL;
+	j->opaque = NULL;
+}
+
+static void job_free(struct job *j)
+{
+	job_release(j);
+	json_object_put(j->result);
+	free(j);
+}
+
+static void job_append(struct daemon *d, struct job *j)
+{
+	struct job **at = &d->jobs;
+
+	while (*at)
+		at = &(*at)->next;
+	*at = j;
+}
+
+static struct json_object *jobs_to_file(struct daemon *d)
+{
+	struct json_object *file = json_object_new_object(), *list = json_object_new_array();
+
+	for (struct job *j = d->jobs; j; j = j->next)
+		if (j->status == JOB_CONCLUDED)
+			json_object_array_add(list, job_to_json(j));
+	js_put_uint(file, "next", d->next_job);
+	js_put(file, "jobs", list);
+	return file;
+}
+
+static void jobs_keep(struct daemon *d)
+{
+	CLEANUP_JS struct json_object *file = jobs_to_file(d);
+
+	store_save_file(d->store, "jobs.json", file);
+}
+
+void jobs_forget_qmp(const struct vm *vm)
+{
+	bool any = false;
+
+	for (struct job *j = vm->daemon->jobs; j; j = j->next)
+		if (j->qmp_id[0] && !strcmp(j->vm_name, vm->def->name)) {
+			j->qmp_id[0] = 0;
+			any = true;
+		}
+	if (any)
+		jobs_keep(vm->daemon);
+}
+
+static void job_remove(struct job *j)
+{
+	struct job **at = &j->daemon->jobs;
+
+	while (*at != j)
+		at = &(*at)->next;
+	*at = j->next;
+	status_set(j, JOB_NULL);
+	job_free(j);
+}
+
+void jobs_trim(struct daemon *d)
+{
+	uint64_t now = loop_now_ns();
+	unsigned kept = 0;
+
+	for (struct job *j = d->jobs; j; j = j->next)
+		kept += j->status == JOB_CONCLUDED;
+	for (struct job *j = d->jobs, *next; j; j = next) {
+		next = j->next;
+		if (j->status != JOB_CONCLUDED ||
+			(kept <= JOBS_KEPT_MAX && now - j->ended_ns < JOBS_KEPT_NS))
+			continue;
+		kept--;
+		job_remove(j);
+	}
+}
+
+void jobs_free(struct daemon *d)
+{
+	while (d->jobs) {
+		struct job *j = d->jobs;
+
+		d->jobs = j->next;
+		job_free(j);
+	}
+}
+
+/* ---- life ---- */
+
+int job_check_free(const struct vm *vm, const char *what, struct err *e)
+{
+	if (!vm->job)
+		return vm->going || vm->renaming ? vm_check_idle(vm, what, e) : 0;
+	return err_set(e, -EBUSY, ERR_BUSY,
+		"VM '%s': job %s (%s) is under way; %s afterwards, or end it with: cairn job-cancel %s",
+		vm->def->name, vm->job->id, vm->job->type, what, vm->job->id);
+}
+
+static int id_check(const char *id, bool taken, struct err *e)
+{
+	size_t len = strlen(id);
+
+	for (const char *c = id; *c; c++)
+		if (!isalnum((unsigned char)*c) && !strchr("-_.:", *c))
+			len = 0;
+	if (!len || len > JOB_ID_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"job-id: 1 to %d letters, digits and \"-_.:\"", JOB_ID_MAX);
+	if (taken)
+		return err_set(e, -EEXIST, ERR_EXISTS,
+			"job-id: there is a job '%s'; dismiss it, or choose another", id);
+	return 0;
+}
+
+static void id_make(const struct vm *vm, char id[JOB_ID_MAX + 1])
+{
+	do
+		snprintf(id, JOB_ID_MAX + 1, "job%u", ++vm->daemon->next_job);
+	while (is_taken(vm, id));
+}
+
+static int name_check(const struct vm *vm, const struct job_name *name, struct err *e)
+{
+	int r = 0;
+
+	if (name->id)
+		r = id_check(name->id, is_taken(vm, name->id), e);
+	if (!r && name->qmp_id && name->qmp_id[0])
+		r = id_check(name->qmp_id, job_find_qmp(vm, name->qmp_id) != NULL, e);
+	return r;
+}
+
+static void name_set(struct job *j, const struct vm *vm, const struct job_name *name)
+{
+	if (name->id)
+		snprintf(j->id, sizeof(j->id), "%s", name->id);
+	else
+		id_make(vm, j->id);
+	if (vm->qmp && qmp_type(j->type))
+		snprintf(j->qmp_id, sizeof(j->qmp_id), "%s", name->qmp_id ? name->qmp_id : j->id);
+}
+
+static uint64_t realtime_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
+}
+
+int job_new(struct vm *vm, const char *type, const char *id, struct job **ret_j, struct err *e)
+{
+	struct job_name name = { .id = id };
+
+	return job_new_named(vm, type, &name, ret_j, e);
+}
+
+int job_new_named(struct vm *vm, const char *type, const struct job_name *name, struct job **ret_j,
+	struct err *e)
+{
+	static const struct job_name any = { NULL, NULL };
+	struct daemon *d = vm->daemon;
+	struct job *j;
+	int r = job_check_free(vm, "do it", e);
+
+	if (!name)
+		name = &any;
+	if (!r)
+		r = name_check(vm, name, e);
+	if (r < 0)
+		return r;
+	j = calloc(1, sizeof(*j));
+	if (!j)
+		return err_set_errno(e, -ENOMEM, "job");
+	jobs_trim(d);
+	j->daemon = d;
+	j->vm = vm;
+	snprintf(j->vm_name, sizeof(j->vm_name), "%s", vm->def->name);
+	j->type = type;
+	name_set(j, vm, name);
+	j->unit = "bytes";
+	j->begun_ns = loop_now_ns();
+	j->begun_realtime_ns = realtime_ns();
+	job_append(d, j);
+	vm->job = j;
+	status_set(j, JOB_CREATED);
+	status_set(j, JOB_RUNNING);
+	*ret_j = j;
+	return 0;
+}
+
+static void job_conclude(void *opaque)
+{
+	struct job *j = opaque;
+	struct vm *vm = j->vm;
+	/* One that is to be dumped runs: it is there still when whoever waited has been told. Another may be gone. */
+	bool dump_due = vm && vm->dump_due;
+
+	j->ended_ns = loop_now_ns();
+	if (j->vm)
+		j->vm->job = NULL;
+	j->vm = NULL;
+	job_release(j);
+	status_set(j, JOB_CONCLUDED);
+	jobs_keep(j->daemon);
+	scheduler_soon(j->daemon->scheduler);
+	if (j->concluded)
+		j->concluded(j, j->concluded_opaque); /* j may be gone now */
+	if (dump_due)
+		dump_job_over(vm);
+}
+
+/* Who is told of it may open the images: the process that worked on them goes first. */
+static void job_end(struct job *j)
+{
+	j->cancel = NULL;
+	if (!j->vm || !images_wait(j->vm, job_conclude, j))
+		job_conclude(j);
+}
+
+void job_succeed(struct job *j, struct json_object *result)
+{
+	j->result = result;
+	j->done = j->total; /* what was zero, or too quick to be told of, is done, too */
+	status_set(j, JOB_WAITING);
+	status_set(j, JOB_PENDING);
+	job_end(j);
+}
+
+void job_fail(struct job *j, const struct err *e)
+{
+	j->failed = true;
+	j->e = *e;
+	if (j->cancelling)
+		j->e.cls = ERR_CANCELLED;
+	log_warn("job", "VM '%s': %s (%s): %s", j->vm_name, j->id, j->type, e->msg);
+	if (j->status != JOB_ABORTING)
+		status_set(j, JOB_ABORTING);
+	job_end(j);
+}
+
+int job_cancel(struct job *j, struct err *e)
+{
+	if (j->status == JOB_CONCLUDED)
+		return err_set(e, -EPERM, ERR_WRONG_STATE,
+			"Job '%s' in state 'concluded' cannot accept command verb 'cancel'", j->id);
+	if (!j->cancel)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+			"job %s (%s) cannot be cancelled; it ends by itself", j->id, j->type);
+	if (!j->cancelling) {
+		j->cancelling = true;
+		j->cancel(j);
+	}
+	return 0;
+}
+
+int job_dismiss(struct job *j, struct err *e)
+{
+	struct daemon *d = j->daemon;
+
+	if (j->status != JOB_CONCLUDED)
+		return err_set(e, -EBUSY, ERR_WRONG_STATE,
+			"Job '%s' in state '%s' cannot accept command verb 'dismiss'", j->id,
+			status_names[j->status]);
+	job_remove(j);
+	jobs_keep(d);
+	return 0;
+}
+
+/* ---- an earlier daemon's ---- */
+
+static const char *type_known(const char *type)
+{
+	for (size_t i = 0; type && i < ARRAY_SIZE(types); i++)
+		if (!strcmp(types[i].type, type))
+			return types[i].type;
+	return NULL;
+}
+
+static enum err_class class_known(const char *name)
+{
+	unsigned c = 0;
+
+	while (name && c < ERR_CLASS_COUNT && strcmp(err_class_name(c), name))
+		c++;
+	return name && c < ERR_CLASS_COUNT ? (enum err_class)c : ERR_GENERIC;
+}
+
+static void job_load(struct daemon *d, struct json_object *o)
+{
+	const char *id = js_get_str(o, "id"), *vm = js_get_str(o, "vm"),
+		   *type = type_known(js_get_str(o, "type")), *error = js_get_str(o, "error"),
+		   *qmp_id = js_get_str(o, "qmp-id");
+	int64_t started = js_get_int(o, "started", 0), duration = js_get_int(o, "duration", 0);
+	uint64_t now = realtime_ns(), end, age;
+	struct job *j;
+
+	if (!id || !vm || !type || id_check(id, job_find(d, id) != NULL, NULL) < 0 || started < 0 || duration < 0)
+		return;
+	end = (uint64_t)started + (uint64_t)duration;
+	age = end < now ? now - end : 0; /* or the clock was set, but not by days */
+	if (age >= JOBS_KEPT_NS || end >= now + JOBS_KEPT_NS)
+		return;
+	j = calloc(1, sizeof(*j));
+	if (!j)
+		return;
+	j->daemon = d;
+	j->type = type;
+	j->unit = "bytes";
+	j->status = JOB_CONCLUDED;
+	snprintf(j->id, sizeof(j->id), "%s", id);
+	if (qmp_id && id_check(qmp_id, false, NULL) == 0)
+		snprintf(j->qmp_id, sizeof(j->qmp_id), "%s", qmp_id);
+	snprintf(j->vm_name, sizeof(j->vm_name), "%s", vm);
+	j->done = (uint64_t)js_get_int(o, "current-progress", 0);
+	j->total = (uint64_t)js_get_int(o, "total-progress", 0);
+	j->begun_realtime_ns = (uint64_t)started;
+	/* The monotonic clock began with the host, perhaps after the job. */
+	j->ended_ns = loop_now_ns() - MIN(age, loop_now_ns());
+	j->begun_ns = j->ended_ns - (uint64_t)duration;
+	j->failed = error != NULL;
+	if (error)
+		err_set(&j->e, 0, class_known(js_get_str(o, "error-class")), "%s", error);
+	j->result = json_object_get(js_get(o, "result"));
+	job_append(d, j);
+}
+
+void jobs_load(struct daemon *d, struct json_object *file)
+{
+	struct json_object *list = js_get_array(file, "jobs");
+
+	d->next_job = (unsigned)js_get_int(file, "next", 0);
+	for (size_t i = 0; list && i < json_object_array_length(list) && i < JOBS_KEPT_MAX; i++)
+		job_load(d, json_object_array_get_idx(list, i));
+}
+
+/* ---- what an earlier daemon had under way ---- */
+
+static void lost_add(struct daemon *d, struct json_object *ev, const char *id, const char *type)
+{
+	struct json_object *data = js_get(ev, "data"), *time = js_get(ev, "timestamp");
+	const char *vm = js_get_str(data, "vm"), *qmp_id = js_get_str(data, "qmp-id");
+	struct job *j = vm ? calloc(1, sizeof(*j)) : NULL;
+
+	if (!j)
+		return;
+	j->daemon = d;
+	j->lost = true;
+	j->type = type;
+	j->unit = "bytes";
+	j->status = JOB_RUNNING;
+	snprintf(j->id, sizeof(j->id), "%s", id);
+	if (qmp_id && id_check(qmp_id, false, NULL) == 0)
+		snprintf(j->qmp_id, sizeof(j->qmp_id), "%s", qmp_id);
+	snprintf(j->vm_name, sizeof(j->vm_name), "%s", vm);
+	j->begun_ns = loop_now_ns();
+	j->begun_realtime_ns = (uint64_t)js_get_int(time, "seconds", 0) * 1000000000ULL +
+		(uint64_t)js_get_int(time, "microseconds", 0) * 1000;
+	job_append(d, j);
+}
+
+static void number_note(struct daemon *d, const char *id)
+{
+	unsigned n;
+	int end = 0;
+
+	if (sscanf(id, "job%9u%n", &n, &end) == 1 && !id[end])
+		d->next_job = MAX(d->next_job, n);
+}
+
+struct recover {
+	struct daemon *daemon;
+	struct json_object *seen; /* a set of ids: only the last that was told of each counts */
+};
+
+static bool recover_look(void *opaque, struct json_object *ev)
+{
+	struct recover *r = opaque;
+	struct json_object *data = js_get(ev, "data");
+	struct job *j;
+	const char *id = js_get_str(data, "id"), *status = js_get_str(data, "status"),
+		   *type = type_known(js_get_str(data, "type"));
+
+	if (!id || !status || id_check(id, json_object_object_get_ex(r->seen, id, NULL), NULL) < 0)
+		return true;
+	js_put_bool(r->seen, id, true);
+	number_note(r->daemon, id);
+	if (!type || !strcmp(status, status_names[JOB_CONCLUDED]) ||
+		!strcmp(status, status_names[JOB_NULL]))
+		return true;
+	j = job_find(r->daemon, id);
+	if (j)
+		j->lost = true; /* its end is kept, and was not told */
+	else
+		lost_add(r->daemon, ev, id, type);
+	return true;
+}
+
+void jobs_recover(struct daemon *d)
+{
+	CLEANUP_JS struct json_object *seen = json_object_new_object();
+	struct recover r = { d, seen };
+
+	event_log_backwards(d->events, "\"JOB_STATUS_CHANGE\"", recover_look, &r);
+}
+
+int job_take_back(struct vm *vm, const char *type, struct job **ret_j, struct err *e)
+{
+	for (struct job *j = vm->daemon->jobs; j && !vm->job; j = j->next) {
+		if (!j->lost || j->status != JOB_RUNNING || strcmp(j->vm_name, vm->def->name) || strcmp(j->type, type))
+			continue;
+		j->lost = false;
+		j->vm = vm;
+		vm->job = *ret_j = j;
+		return 0;
+	}
+	return job_new(vm, type, NULL, ret_j, e);
+}
+
+void jobs_settle(struct daemon *d)
+{
+	CLEANUP_JS struct json_object *file = NULL;
+	bool any = false;
+	struct err e;
+
+	for (struct job *j = d->jobs; j; j = j->next) {
+		if (!j->lost)
+			continue;
+		any = true;
+		if (j->status == JOB_CONCLUDED)
+			continue;
+		j->failed = true;
+		j->status = JOB_CONCLUDED;
+		j->ended_ns = loop_now_ns();
+		err_set(&j->e, -EIO, ERR_GENERIC,
+			"the daemon ended while it was under way, so nobody saw what became of it; look "
+			"at the VM. Next: cairn %s %s",
+			strstr(j->type, "snapshot") ? "snapshot-list" : "dominfo", j->vm_name);
+	}
+	if (!any)
+		return;
+	/* Before it is told: what is told to have ended is not looked for again. */
+	file = jobs_to_file(d);
+	if (store_write_file(d->store, "jobs.json", file, &e) < 0)
+		log_warn("job", "%s", e.msg);
+	for (struct job *j = d->jobs; j; j = j->next)
+		if (j->lost) {
+			j->lost = false;
+			status_set(j, JOB_CONCLUDED);
+		}
+}

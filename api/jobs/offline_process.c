@@ -1,0 +1,416 @@
+#include "api/jobs/offline_process.h"
+#include "api/access/open_as.h"
+#include "api/daemon.h"
+#include "api/jobs/job.h"
+#include "api/store/store.h"
+#include "api/vm/image_users.h"
+#include "api/vm/vm.h"
+#include "api/vm/vm_config.h"
+#include "api/vm/vm_life.h"
+#include "api/vm/vm_socket.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define QUIT_TIMEOUT_NS (5 * 1000000000ULL)
+/* What it is at may take a while to come to an end. */
+#define OLD_QUIT_TIMEOUT_NS (30 * 1000000000ULL)
+
+/* A request, from when it is wanted until it is answered. */
+struct wanted {
+	struct wanted *next; /* while it waits */
+	struct images *images;
+	enum vm_msg_type type;
+	void *body;
+	size_t len;
+	int *fds; /* owned */
+	unsigned nfds;
+	uint64_t timeout_ns;
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e);
+	void *opaque;
+};
+
+/* What goes on when the process is gone. */
+struct waiter {
+	struct waiter *next;
+	void (*run)(void *opaque);
+	void *opaque;
+};
+
+struct images {
+	struct vm *vm;
+	struct vm_process *proc; /* NULL: it could not be started */
+	bool configured;	 /* it takes requests */
+	bool ending;		 /* it takes no more: what is wanted now waits for the next */
+	struct opener *opener;	 /* it has no files yet; NULL: it has */
+	unsigned asked;		 /* and not answered */
+	struct wanted *first, **last;
+	struct waiter *waiters;
+	struct loop_task failed; /* tells from the loop that it could not be started */
+	struct err e;
+};
+
+/* No VM has such a name: it cannot begin with a dot. */
+static void socket_name(const struct vm *vm, char buf[VM_NAME_MAX + 2])
+{
+	snprintf(buf, VM_NAME_MAX + 2, ".%s", vm->def->name);
+}
+
+static struct wanted *wanted_take(struct images *i)
+{
+	struct wanted *w = i->first;
+
+	if (!w)
+		return NULL;
+	i->first = w->next;
+	if (!i->first)
+		i->last = &i->first;
+	return w;
+}
+
+static void wanted_free(struct wanted *w)
+{
+	if (!w)
+		return;
+	for (unsigned k = 0; k < w->nfds; k++)
+		close(w->fds[k]);
+	free(w->fds);
+	free(w->body);
+	free(w);
+}
+
+static void all_fail(struct images *i, int r, const struct err *e)
+{
+	static const struct vm_answer none;
+	struct wanted *list = i->first;
+
+	i->first = NULL;
+	i->last = &i->first;
+	while (list) {
+		struct wanted *w = list;
+
+		list = w->next;
+		w->done(w->opaque, r, &none, e);
+		wanted_free(w);
+	}
+}
+
+void images_free(struct images *i)
+{
+	if (!i)
+		return;
+	opener_free(i->opener);
+	vm_process_free(i->proc);
+	while (i->first)
+		wanted_free(wanted_take(i));
+	while (i->waiters) {
+		struct waiter *w = i->waiters;
+
+		i->waiters = w->next;
+		free(w);
+	}
+	free(i);
+}
+
+/* ---- its process ---- */
+
+static void quit_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct images *i = opaque;
+
+	(void)a;
+	(void)e;
+	if (r < 0 && r != -ESRCH)
+		vm_process_kill(i->proc);
+}
+
+static void quit(struct images *i, uint64_t timeout_ns)
+{
+	i->ending = true;
+	vm_process_request(i->proc, VM_MSG_QUIT, NULL, 0, -1, timeout_ns, quit_done, i);
+	vm_process_kill_after(i->proc, timeout_ns);
+}
+
+static void settle(struct images *i)
+{
+	if (!i->asked && !i->first && !i->ending)
+		quit(i, QUIT_TIMEOUT_NS);
+}
+
+static void answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct wanted *w = opaque;
+	struct images *i = w->images;
+
+	w->done(w->opaque, r, a, e); /* which may want more */
+	wanted_free(w);
+	i->asked--;
+	/* Of a process that is gone, images_gone() follows. */
+	if (r != -ESRCH && r != -EPIPE)
+		settle(i);
+}
+
+static void wanted_send(struct images *i)
+{
+	struct wanted *w;
+
+	while ((w = wanted_take(i))) {
+		i->asked++;
+		vm_process_request_fds(i->proc, w->type, w->body, w->len, w->fds, w->nfds, w->timeout_ns, answered,
+			w);
+	}
+}
+
+static void configured(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct images *i = opaque;
+
+	(void)a;
+	if (r < 0) {
+		i->ending = true;
+		if (r == -EREMOTEIO)
+			vm_process_kill_after(i->proc, QUIT_TIMEOUT_NS);
+		else
+			vm_process_kill(i->proc);
+		all_fail(i, r, e);
+		return;
+	}
+	i->configured = true;
+	wanted_send(i);
+	settle(i);
+}
+
+static void images_event(void *opaque, const struct vm_event *ev)
+{
+	struct images *i = opaque;
+
+	if (ev->kind == VM_EVENT_SNAPSHOT_RECOVERED)
+		vm_emit_recovered(i->vm, ev);
+	if (ev->kind == VM_EVENT_PROGRESS && i->vm->job && i->vm->job->progress)
+		i->vm->job->progress(i->vm->job, ev);
+	else if (ev->kind == VM_EVENT_PROGRESS && i->vm->job && ev->value >= 0 && ev->total >= ev->value)
+		job_progress_bytes(i->vm->job, (uint64_t)ev->value, (uint64_t)ev->total);
+}
+
+static void images_start(struct images *i);
+
+static void waiters_run(struct waiter *list)
+{
+	while (list) {
+		struct waiter *w = list;
+
+		list = w->next;
+		w->run(w->opaque); /* the VM may be gone after that */
+		free(w);
+	}
+}
+
+/* There is no process (any more). */
+static void images_next(struct images *i)
+{
+	struct waiter *waiters = i->waiters;
+	struct vm *vm = i->vm;
+
+	i->waiters = NULL;
+	if (i->first) {
+		images_start(i);
+	} else {
+		vm->images = NULL;
+		images_free(i);
+		vm_start_goes_on(vm);
+	}
+	waiters_run(waiters);
+}
+
+static void images_gone(void *opaque, const struct vm_process_end *end)
+{
+	char name[VM_NAME_MAX + 2];
+	struct images *i = opaque;
+	struct vm *vm = i->vm;
+
+	(void)end;
+	socket_name(vm, name);
+	vm_socket_remove(vm->daemon->run_dir_fd, name);
+	vm_process_free(i->proc);
+	i->proc = NULL;
+	i->configured = i->ending = false;
+	images_next(i);
+}
+
+static const struct vm_process_ops images_ops = { .event = images_event, .gone = images_gone };
+
+static int process_start(struct images *i, struct config *c, struct err *e)
+{
+	struct daemon *d = i->vm->daemon;
+	CLEANUP_CLOSE int log_fd = -1;
+	char name[VM_NAME_MAX + 2];
+	struct vm_process_paths p = { .program = d->paths->vm_program, .run_dir = d->run_dir_fd,
+		.name = name, .end_fd = -1 };
+
+	socket_name(i->vm, name);
+	log_fd = store_open_file(d->store, i->vm->def->name, "log", O_WRONLY | O_APPEND | O_CREAT, e);
+	if (log_fd < 0)
+		return log_fd;
+	p.log_fd = log_fd;
+	c->vm.log_fd = (uint16_t)config_add_fd(c, fcntl(log_fd, F_DUPFD_CLOEXEC, 3));
+	c->vm.log_level = (uint8_t)d->log_level;
+	c->vm.clone_copiers = i->vm->copiers;
+	return vm_process_start(d->loop, &p, c, &images_ops, i, configured, i, &i->proc, e);
+}
+
+static void start_failed(struct loop_task *t)
+{
+	struct images *i = container_of(t, struct images, failed);
+
+	all_fail(i, -EREMOTEIO, &i->e);
+	images_next(i);
+}
+
+static void images_opened(void *opaque, int r, struct config *c, const struct err *e)
+{
+	struct images *i = opaque;
+
+	i->opener = NULL;
+	if (r < 0) {
+		i->e = *e;
+	} else {
+		r = process_start(i, c, &i->e);
+		config_done(c);
+	}
+	if (r < 0) {
+		i->failed.run = start_failed;
+		loop_post(i->vm->daemon->loop, &i->failed);
+	}
+}
+
+static void images_start(struct images *i)
+{
+	/* What linked clones stand on they have open, too. */
+	opener_open(i->vm->daemon->loop, i->vm->def, image_is_frozen(i->vm) ? OPENER_IMAGES_READ : OPENER_IMAGES,
+		images_opened, i, &i->opener);
+}
+
+/* ---- asking ---- */
+
+static struct images *images_new(struct vm *vm)
+{
+	struct images *i = calloc(1, sizeof(*i));
+
+	if (!i)
+		abort(); /* a call that is never answered would be worse */
+	i->vm = vm;
+	i->last = &i->first;
+	return i;
+}
+
+static struct images *images_of(struct vm *vm)
+{
+	if (!vm->images) {
+		vm->images = images_new(vm);
+		images_start(vm->images);
+	}
+	return vm->images;
+}
+
+void images_start_copiers(struct vm *vm, unsigned copiers)
+{
+	vm->copiers = (uint8_t)copiers;
+	images_of(vm);
+}
+
+/* One that cannot be copied is missing when it is sent, which is refused then. */
+static void wanted_take_fds(struct wanted *w, const int *fds, unsigned nfds)
+{
+	w->fds = calloc(nfds + 1, sizeof(*w->fds));
+	if (!w->fds)
+		abort();
+	for (unsigned k = 0; k < nfds; k++) {
+		int fd = fcntl(fds[k], F_DUPFD_CLOEXEC, 3);
+
+		if (fd >= 0)
+			w->fds[w->nfds++] = fd;
+	}
+}
+
+void images_request(struct vm *vm, enum vm_msg_type type, const void *body, size_t len,
+	uint64_t timeout_ns,
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
+	void *opaque)
+{
+	images_request_fds(vm, type, body, len, NULL, 0, timeout_ns, done, opaque);
+}
+
+void images_request_fds(struct vm *vm, enum vm_msg_type type, const void *body, size_t len,
+	const int *fds, unsigned nfds, uint64_t timeout_ns,
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
+	void *opaque)
+{
+	struct images *i = images_of(vm);
+	struct wanted *w = calloc(1, sizeof(*w));
+
+	if (!w || !(w->body = malloc(len + 1)))
+		abort();
+	if (len)
+		memcpy(w->body, body, len);
+	w->images = i;
+	w->type = type;
+	w->len = len;
+	wanted_take_fds(w, fds, nfds);
+	w->timeout_ns = timeout_ns;
+	w->done = done;
+	w->opaque = opaque;
+	*i->last = w;
+	i->last = &w->next;
+	if (i->configured && !i->ending)
+		wanted_send(i);
+}
+
+bool images_wait(struct vm *vm, void (*run)(void *opaque), void *opaque)
+{
+	struct waiter *w;
+
+	if (!vm->images)
+		return false;
+	w = malloc(sizeof(*w));
+	if (!w)
+		abort();
+	*w = (struct waiter){ vm->images->waiters, run, opaque };
+	vm->images->waiters = w;
+	return true;
+}
+
+/* ---- after another daemon ---- */
+
+static void old_answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	(void)opaque;
+	(void)r;
+	(void)a;
+	(void)e;
+}
+
+void images_end_old(struct vm *vm)
+{
+	struct images *i = images_new(vm);
+	char name[VM_NAME_MAX + 2];
+	struct vm_process_paths p = { .run_dir = vm->daemon->run_dir_fd, .name = name, .log_fd = -1,
+		.end_fd = -1 };
+	struct err e;
+
+	socket_name(vm, name);
+	if (vm_process_adopt(vm->daemon->loop, &p, &images_ops, i, old_answered, i, &i->proc, &e) < 0) {
+		images_free(i);
+		return;
+	}
+	log_info("state", "VM '%s': ending what an earlier daemon began on its images", vm->def->name);
+	vm->images = i;
+	quit(i, OLD_QUIT_TIMEOUT_NS);
+}

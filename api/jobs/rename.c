@@ -1,0 +1,179 @@
+#include "api/jobs/rename.h"
+#include "api/access/permissions.h"
+#include "api/access/rights.h"
+#include "api/commands/command.h"
+#include "api/daemon.h"
+#include "api/definition/definition.h"
+#include "api/store/store.h"
+#include "api/vm/image_users.h"
+#include "api/vm/vm.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct rename {
+	struct store_work work;
+	struct call *call;
+	struct vm *vm; /* stays as long as it is `renaming` */
+	char old[VM_NAME_MAX + 1];
+};
+
+static void rename_end(struct rename *w, int r, const struct err *e)
+{
+	w->vm->renaming = false;
+	if (r < 0)
+		call_fail(w->call, e);
+	else
+		call_return(w->call, NULL);
+	free(w);
+}
+
+/* In the memory of this daemon: at once, so that all that is written from here on goes where the folder
+ * will be. */
+static void take_name(struct vm *vm, const char *name)
+{
+	struct daemon *d = vm->daemon;
+	char old[VM_NAME_MAX + 1];
+
+	memcpy(old, vm->def->name, sizeof(old));
+	vm_rename(vm, name);
+	permissions_rename_vm(&d->permissions, old, name);
+}
+
+/* Those who follow events by name lose one VM and find another. */
+static void tell(struct rename *w)
+{
+	struct json_object *from = json_object_new_object(), *to = json_object_new_object();
+	const char *name = w->vm->def->name;
+
+	js_put_str(from, "renamed-to", name);
+	js_put_str(to, "renamed-from", w->old);
+	daemon_emit(w->vm->daemon, EVENT_VM_UNDEFINED, w->old, from);
+	daemon_emit(w->vm->daemon, EVENT_VM_DEFINED, name, to);
+}
+
+static void in_force(struct store_work *work)
+{
+	struct rename *w = container_of(work, struct rename, work);
+
+	if (!work->r)
+		tell(w);
+	rename_end(w, work->r, &work->e);
+}
+
+static void permissions_kept(struct store_work *work)
+{
+	struct rename *w = container_of(work, struct rename, work);
+
+	if (work->r < 0) {
+		rename_end(w, work->r, &work->e); /* the next daemon goes on */
+		return;
+	}
+	work->done = in_force;
+	store_rename_end(w->vm->daemon->store, work, w->vm->def->name);
+}
+
+static void folder_renamed(struct store_work *work)
+{
+	struct rename *w = container_of(work, struct rename, work);
+
+	if (work->r < 0) {
+		take_name(w->vm, w->old);
+		daemon_keep_permissions(w->vm->daemon, NULL);
+		vm_save(w->vm); /* what was written meanwhile found no folder */
+		rename_end(w, work->r, &work->e);
+		return;
+	}
+	work->done = permissions_kept;
+	daemon_keep_permissions(w->vm->daemon, work);
+}
+
+static int rename_check(struct vm *vm, const char *name, struct err *e)
+{
+	int r = definition_check_name(name, e);
+
+	if (r < 0) {
+		err_prefix(e, "name");
+		return r;
+	}
+	if (!strcmp(name, vm->def->name))
+		return err_set(e, -EINVAL, ERR_INVALID, "VM '%s' has that name", name);
+	if (vm_find(vm->daemon, name))
+		return err_set(e, -EEXIST, ERR_EXISTS, "there is a VM '%s' already; choose another name", name);
+	r = vm_check_idle(vm, "rename", e);
+	return r ? r : template_check(vm, "rename it", e);
+}
+
+void command_vm_rename(struct call *c)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	const char *name = js_get_str(c->args, "name");
+	struct vm *vm = c->vm;
+	struct rename *w = calloc(1, sizeof(*w));
+	struct err e;
+	int r;
+
+	if (!w)
+		abort();
+	*w = (struct rename){ { .done = folder_renamed, .loop = c->daemon->loop }, c, vm, "" };
+	memcpy(w->old, vm->def->name, sizeof(w->old));
+	o = definition_to_json(vm->def);
+	js_put_str(o, "name", name);
+	if (vm->def->rights)
+		rights_put(o, vm->def->rights);
+	r = rename_check(vm, name, &e);
+	if (!r)
+		r = store_rename(c->daemon->store, &w->work, w->old, name, o, &e);
+	if (r < 0) {
+		free(w);
+		call_fail(c, &e);
+		return;
+	}
+	vm->renaming = true;
+	take_name(vm, name);
+}
+
+/* ---- after another daemon ---- */
+
+static int go_on(struct daemon *d, const char *old, const char *name, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+	int r;
+
+	permissions_rename_vm(&d->permissions, old, name);
+	js_put(o, "permissions", permissions_to_json(&d->permissions));
+	r = store_write_file(d->store, PERMISSIONS_FILE, o, e);
+	return r < 0 ? r : store_rename_file(d->store, name, STORE_RENAMED, "definition.json", e);
+}
+
+static void found(void *opaque, const char *folder)
+{
+	struct daemon *d = opaque;
+	CLEANUP_JS struct json_object *was = store_load_vm_file(d->store, folder, "definition.json");
+	CLEANUP_JS struct json_object *is = store_load_vm_file(d->store, folder, STORE_RENAMED);
+	const char *old = js_get_str(was, "name"), *name = js_get_str(is, "name");
+	struct err e;
+	int r;
+
+	if (store_check_vm(d->store, folder, NULL) < 0)
+		return; /* a newer Cairn's */
+	store_settle(d->store); /* an older Cairn's are perhaps being written as ours, under the names they have */
+	if (old && name && !strcmp(name, folder))
+		r = go_on(d, old, name, &e);
+	else
+		r = store_remove_file(d->store, folder, STORE_RENAMED, &e);
+	if (r < 0)
+		log_error("rename", "VM '%s': %s", folder, e.msg);
+}
+
+void rename_go_on(struct daemon *d)
+{
+	store_each_with(d->store, STORE_RENAMED, found, d);
+}

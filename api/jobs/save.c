@@ -1,0 +1,462 @@
+#include "api/jobs/save.h"
+#include "api/commands/command.h"
+#include "api/daemon.h"
+#include "api/definition/definition.h"
+#include "api/jobs/job.h"
+#include "api/jobs/outfile.h"
+#include "api/policy/autostart.h"
+#include "api/policy/host_shutdown.h"
+#include "api/store/store.h"
+#include "api/vm/vm.h"
+#include "api/vm/vm_process.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define CANCEL_TIMEOUT_NS (10 * 1000000000ULL)
+
+/* Of a managed save, whose job waits for the store twice: until how it goes on is kept, and until its file has
+ * its name. The VM may end, and the job with it. */
+struct save_wait {
+	struct store_work work;
+	struct job *job; /* NULL: it has concluded */
+	int fd, definition; /* owned; -1: they are not needed any more */
+	struct call *call; /* NULL: nobody waits for the begin */
+	char id[JOB_ID_MAX + 1];
+};
+
+/* ---- saving ---- */
+
+/* What it runs as goes into the state, so that it can be restored where there is no definition, or another. */
+static int definition_file(const struct vm *vm, int *ret_fd, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = definition_to_json(vm_live(vm));
+	const char *text = json_object_to_json_string_ext(o,
+		JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
+	CLEANUP_CLOSE int fd = memfd_create("definition", MFD_CLOEXEC);
+	int r = fd < 0 ? -errno : write_full(fd, text, strlen(text));
+
+	if (!r && lseek(fd, 0, SEEK_SET) < 0)
+		r = -errno;
+	if (r < 0)
+		return err_set_errno(e, r, "cannot hand over the definition");
+	*ret_fd = steal_fd(&fd);
+	return 0;
+}
+
+static void tmp_remove(struct vm *vm)
+{
+	struct err e;
+
+	if (store_drop_file(vm->daemon->store, vm->def->name, SAVE_MANAGED_TMP, &e) < 0)
+		log_warn("save", "VM '%s': %s", vm->def->name, e.msg);
+}
+
+static void save_over(struct vm *vm, const struct err *e)
+{
+	vm->saving = vm->saving_adopted = false;
+	tmp_remove(vm);
+	if (vm->job)
+		job_fail(vm->job, e);
+}
+
+/* Success is told when the process is gone: until then it holds its disks. */
+static void save_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct vm *vm = opaque;
+
+	(void)a;
+	if (r < 0 && vm->saving)
+		save_over(vm, e);
+}
+
+static void cancel_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct vm *vm = opaque;
+
+	(void)a;
+	if (r < 0 && r != -ESRCH)
+		log_info("save", "VM '%s': not cancelled: %s", vm->def->name, e->msg);
+}
+
+static void save_cancel(struct job *j)
+{
+	if (j->vm->proc && !j->opaque)
+		vm_process_request(j->vm->proc, VM_MSG_CANCEL, NULL, 0, -1, CANCEL_TIMEOUT_NS,
+			cancel_done, j->vm);
+}
+
+/* fds: the file, the definition; borrowed. */
+static void save_ask(struct vm *vm, const int fds[2])
+{
+	vm_process_request_fds(vm->proc, VM_MSG_SAVE, NULL, 0, fds, 2, VM_PROCESS_NO_TIMEOUT, save_done, vm);
+}
+
+static int save_job(struct vm *vm, const char *type, const char *job_id, struct job **ret_j, struct err *e)
+{
+	int r = job_new(vm, type, job_id, ret_j, e);
+
+	if (r < 0)
+		return r;
+	(*ret_j)->cancel = save_cancel;
+	vm->saving = true;
+	return 0;
+}
+
+static void wait_release(struct job *j)
+{
+	struct save_wait *w = j->opaque;
+
+	w->job = NULL;
+}
+
+static struct save_wait *wait_new(struct job *j, void (*done)(struct store_work *w))
+{
+	struct save_wait *w = calloc(1, sizeof(*w));
+
+	if (!w)
+		abort();
+	*w = (struct save_wait){ { .done = done, .loop = j->daemon->loop }, j, -1, -1, NULL, "" };
+	memcpy(w->id, j->id, sizeof(w->id));
+	j->opaque = w;
+	j->release = wait_release;
+	return w;
+}
+
+/* The job, which does not wait any more; NULL: it has concluded. */
+static struct job *wait_free(struct save_wait *w)
+{
+	struct job *j = w->job;
+
+	if (j) {
+		j->opaque = NULL;
+		j->release = NULL;
+	}
+	if (w->fd >= 0)
+		close(w->fd);
+	if (w->definition >= 0)
+		close(w->definition);
+	free(w);
+	return j;
+}
+
+int save_to_file(struct vm *vm, int fd, const char *job_id, struct job **ret_j, struct err *e)
+{
+	CLEANUP_CLOSE int definition = -1;
+	int r = job_check_free(vm, "save it", e);
+
+	if (!r)
+		r = outfile_check(fd, O_RDWR, "the state", e);
+	if (!r)
+		r = definition_file(vm, &definition, e);
+	if (r < 0)
+		return r;
+	tmp_remove(vm); /* of a managed save that failed while no daemon ran */
+	r = save_job(vm, "save", job_id, ret_j, e);
+	if (!r)
+		save_ask(vm, (const int[]){ fd, definition });
+	return r;
+}
+
+/* From here on the save ends without this daemon, too. */
+static void begin_answer(const struct save_wait *w)
+{
+	struct json_object *o;
+
+	if (!w->call)
+		return;
+	if (!w->job)
+		w->call->vm = NULL; /* it may be undefined by now */
+	o = json_object_new_object();
+	js_put_str(o, "job", w->id);
+	call_return(w->call, o);
+}
+
+static void managed_begin(struct store_work *work)
+{
+	struct save_wait *w = container_of(work, struct save_wait, work);
+	struct vm *vm = w->job && w->job->vm->saving ? w->job->vm : NULL;
+	bool cancelled = vm && w->job->cancelling;
+	struct err e;
+
+	if (vm && vm->proc && !cancelled)
+		save_ask(vm, (const int[]){ w->fd, w->definition });
+	begin_answer(w);
+	wait_free(w);
+	if (cancelled) {
+		err_set(&e, -ECANCELED, ERR_CANCELLED, "it was cancelled");
+		save_over(vm, &e);
+	}
+}
+
+static int managed_files(struct vm *vm, int *ret_fd, int *ret_definition, struct err *e)
+{
+	int r = definition_file(vm, ret_definition, e);
+
+	if (r < 0)
+		return r;
+	tmp_remove(vm); /* never a file anew that somebody may still write */
+	*ret_fd = store_open_file(vm->daemon->store, vm->def->name, SAVE_MANAGED_TMP, O_RDWR | O_CREAT, e);
+	return *ret_fd < 0 ? *ret_fd : 0;
+}
+
+int save_managed(struct vm *vm, enum save_then then, const char *job_id, struct call *call,
+	struct job **ret_j, struct err *e)
+{
+	CLEANUP_CLOSE int fd = -1;
+	CLEANUP_CLOSE int definition = -1;
+	struct save_wait *w;
+	int r = job_check_free(vm, "save it", e);
+
+	if (!r)
+		r = managed_files(vm, &fd, &definition, e);
+	if (!r)
+		r = save_job(vm, "managed-save", job_id, ret_j, e);
+	if (r < 0)
+		return r;
+	vm->saved_paused = then == SAVE_THEN_PAUSED ||
+		(then == SAVE_THEN_AS_IT_WAS && vm->state == VM_PAUSED);
+	/* The save may outlive this daemon; only the state says how it goes on from it. */
+	vm_save(vm);
+	w = wait_new(*ret_j, managed_begin);
+	w->fd = steal_fd(&fd);
+	w->definition = steal_fd(&definition);
+	w->call = call;
+	store_after(vm->daemon->store, &w->work);
+	return 0;
+}
+
+int save_drop_managed(struct vm *vm, struct store_work *w, struct err *e)
+{
+	int r = store_remove_file_behind(vm->daemon->store, w, vm->def->name, SAVE_MANAGED, e);
+
+	if (!r)
+		vm->dropping = true;
+	return r;
+}
+
+void save_dropped(struct vm *vm, int r)
+{
+	vm->dropping = false;
+	if (r < 0)
+		return;
+	vm->saved_paused = false;
+	vm_move(vm, VM_ASK_DROP_SAVED, "saved state dropped", NULL, 0);
+}
+
+/* ---- the end ---- */
+
+/* Until then the job is under way, and a start waits. */
+static void managed_kept(struct store_work *work)
+{
+	struct save_wait *w = container_of(work, struct save_wait, work);
+	struct err e = work->e;
+	int r = work->r;
+	struct job *j = wait_free(w);
+	struct vm *vm = j ? j->vm : NULL;
+
+	if (!j)
+		return;
+	vm->saving = vm->saving_adopted = false;
+	stop_vm_over(vm, r < 0 ? e.msg : "saved");
+	if (r < 0)
+		job_fail(j, &e);
+	else
+		job_succeed(j, NULL);
+	vm_start_goes_on(vm);
+}
+
+bool save_is_being_kept(const struct vm *vm)
+{
+	const struct save_wait *w = vm->job ? vm->job->opaque : NULL;
+
+	return vm->saving && w && w->work.done == managed_kept;
+}
+
+void save_ended(struct vm *vm)
+{
+	struct store *s = vm->daemon->store;
+	struct save_wait *w = NULL;
+	struct err e;
+	int r;
+
+	if (!store_has_file(s, vm->def->name, SAVE_MANAGED_TMP)) {
+		vm_move(vm, VM_SAW_ENDED, "saved", NULL, 0);
+		return;
+	}
+	if (vm->saving && vm->job && !vm->job->opaque) /* else its process says so unasked */
+		w = wait_new(vm->job, managed_kept);
+	if (w)
+		r = store_rename_file_behind(s, &w->work, vm->def->name, SAVE_MANAGED_TMP, SAVE_MANAGED, &e);
+	else
+		r = store_rename_file_soon(s, vm->def->name, SAVE_MANAGED_TMP, SAVE_MANAGED, &e);
+	if (r < 0 && w)
+		wait_free(w);
+	vm_move(vm, r < 0 ? VM_SAW_ENDED : VM_SAW_SAVED, "saved", r < 0 ? e.msg : NULL, 0);
+}
+
+void save_gone(struct vm *vm)
+{
+	struct err e;
+
+	if (!vm->saving || save_is_being_kept(vm))
+		return;
+	if (!strcmp(vm->reason, "saved")) {
+		vm->saving = vm->saving_adopted = false;
+		if (vm->job)
+			job_succeed(vm->job, NULL);
+		return;
+	}
+	err_set(&e, -ESRCH, ERR_GENERIC, "the VM ended before it was saved: %s (%s)",
+		vm_state_name(vm->state), vm->reason);
+	save_over(vm, &e);
+}
+
+/* ---- after another daemon ---- */
+
+void save_taken_back(struct vm *vm, bool saving)
+{
+	struct store *s = vm->daemon->store;
+	bool stale = store_has_file(s, vm->def->name, SAVE_MANAGED_USED) ||
+		store_has_file(s, vm->def->name, SAVE_MANAGED);
+	struct job *j = NULL;
+	struct err e;
+
+	/* It runs: from whatever it went on, that is no state to start from any more. */
+	if (store_drop_file(s, vm->def->name, SAVE_MANAGED_USED, &e) < 0 ||
+		store_drop_file(s, vm->def->name, SAVE_MANAGED, &e) < 0)
+		log_error("save", "VM '%s': %s", vm->def->name, e.msg);
+	if (stale)
+		vm_save(vm); /* and so the folder is on stable storage, too */
+	if (saving && job_take_back(vm,
+		    store_has_file(s, vm->def->name, SAVE_MANAGED_TMP) ? "managed-save" : "save", &j,
+		    &e) == 0) {
+		j->cancel = save_cancel;
+		vm->saving = vm->saving_adopted = true;
+	}
+	idle_taken_back(vm, j);
+}
+
+void save_runs_on(struct vm *vm)
+{
+	struct err e;
+
+	if (!vm->saving_adopted)
+		return;
+	err_set(&e, -EIO, ERR_GENERIC, "it was not saved; its log says why");
+	save_over(vm, &e);
+}
+
+void save_not_used(struct vm *vm)
+{
+	struct store *s = vm->daemon->store;
+	struct err e;
+
+	if (store_has_file(s, vm->def->name, SAVE_MANAGED_USED) &&
+		!store_has_file(s, vm->def->name, SAVE_MANAGED) &&
+		store_rename_file_soon(s, vm->def->name, SAVE_MANAGED_USED, SAVE_MANAGED, &e) < 0)
+		log_error("save", "VM '%s': %s", vm->def->name, e.msg);
+}
+
+void save_found_off(struct vm *vm)
+{
+	struct store *s = vm->daemon->store;
+	bool saved;
+
+	/* Renamed, and no process had been told of a run: it was not gone on from. What the power took is not
+	 * known that well. */
+	if (vm->state == VM_SAVED && !vm->run_missed && !autostart_is_new_boot(vm->daemon))
+		save_not_used(vm);
+	saved = store_has_file(s, vm->def->name, SAVE_MANAGED);
+	if (store_has_file(s, vm->def->name, SAVE_MANAGED_USED))
+		log_warn("save", "VM '%s': a start went on from its managed save while no daemon saw how "
+			"it ended; the state is not used again by itself. It is kept as %s in the VM's folder; if the "
+			"VM never ran since, cairn restore takes it",
+			vm->def->name, SAVE_MANAGED_USED);
+	if (saved && vm->state != VM_SAVED)
+		vm_move(vm, VM_SAW_SAVED, "saved", NULL, 0);
+	else if (!saved && vm->state == VM_SAVED)
+		vm_move(vm, VM_ASK_DROP_SAVED, "saved state gone", NULL, 0);
+	idle_taken_back(vm, NULL);
+}
+
+/* ---- what fits ---- */
+
+static int differs(const char *key, struct err *e)
+{
+	return err_set(e, -EINVAL, ERR_INVALID,
+		"%s: differs from what the state was saved with; define the VM as it was then", key);
+}
+
+static int disks_fit(const struct definition *then, const struct definition *now, struct err *e)
+{
+	if (then->ndisks != now->ndisks)
+		return differs("disks", e);
+	for (unsigned i = 0; i < now->ndisks; i++) {
+		const struct definition_disk *a = &then->disks[i], *b = &now->disks[i];
+		char key[32];
+
+		snprintf(key, sizeof(key), "disks[%u]", i);
+		/* Where the image is may change; what the guest sees of it may not. */
+		if (strcmp(a->id, b->id) || strcmp(a->serial, b->serial) ||
+			a->read_only != b->read_only || a->queues != b->queues ||
+			a->queue_size != b->queue_size)
+			return differs(key, e);
+	}
+	return 0;
+}
+
+/* The device is the same whatever it is plugged into; but one of type user leaves less to the other side. The driver has read its address once and for all. */
+static int interfaces_fit(const struct definition *then, const struct definition *now, struct err *e)
+{
+	if (then->ninterfaces != now->ninterfaces)
+		return differs("interfaces", e);
+	for (unsigned i = 0; i < now->ninterfaces; i++) {
+		const struct definition_interface *a = &then->interfaces[i], *b = &now->interfaces[i];
+		char key[32];
+
+		snprintf(key, sizeof(key), "interfaces[%u]", i);
+		if (strcmp(a->id, b->id) || memcmp(a->mac, b->mac, sizeof(b->mac)) ||
+			(a->type == DEFINITION_USER) != (b->type == DEFINITION_USER))
+			return differs(key, e);
+	}
+	return 0;
+}
+
+int save_check_fits(const struct definition *then, const struct definition *now, struct err *e)
+{
+	if (memcmp(then->uuid, now->uuid, sizeof(now->uuid)))
+		return differs("uuid", e);
+	if (then->ram_bytes != now->ram_bytes)
+		return differs("memory", e);
+	if (then->vcpus != now->vcpus)
+		return differs("vcpus", e);
+	if (then->sockets != now->sockets || then->cores != now->cores ||
+		then->threads != now->threads)
+		return differs("topology", e);
+	if (then->virtio_console != now->virtio_console)
+		return differs("console", e);
+	if (then->guest_agent != now->guest_agent)
+		return differs("guest_agent", e);
+	if (then->rng != now->rng)
+		return differs("rng", e);
+	if (then->watchdog != now->watchdog)
+		return differs("watchdog", e);
+	if (then->debug_exit != now->debug_exit)
+		return differs("debug_exit", e);
+	if (interfaces_fit(then, now, e) < 0)
+		return -EINVAL;
+	return disks_fit(then, now, e);
+}

@@ -1,0 +1,58 @@
+/* save: a VM's state into a file, as a job: one that the caller opened, or the managed save in
+ * the VM's own folder, from which the next start goes on.
+ *
+ * managed.save.tmp is being written; renamed to managed.save when the VM's process has ended
+ * with its state on disk (by this daemon or the next); renamed to managed.save.used when a
+ * start goes on from it, and removed once the VM runs. */
+#ifndef CAIRN_API_JOBS_SAVE_H
+#define CAIRN_API_JOBS_SAVE_H
+
+#include <stdbool.h>
+
+struct call;
+struct definition;
+struct err;
+struct job;
+struct store_work;
+struct vm;
+
+#define SAVE_MANAGED "managed.save"
+#define SAVE_MANAGED_TMP "managed.save.tmp"
+#define SAVE_MANAGED_USED "managed.save.used"
+
+enum save_then { SAVE_THEN_AS_IT_WAS, SAVE_THEN_RUNNING, SAVE_THEN_PAUSED };
+
+/* A call's argument "then". */
+enum save_then save_then_asked(const struct call *c);
+
+/* fd: borrowed: a regular, empty file open for reading and writing. job_id: NULL: one is made. */
+int save_to_file(struct vm *vm, int fd, const char *job_id, struct job **ret_j, struct err *e);
+/* The same; call (NULL: nobody waits) is answered with the job's id once the VM's process was asked. -errno: it
+ * stays the caller's. */
+int save_managed(struct vm *vm, enum save_then then, const char *job_id, struct call *call,
+	struct job **ret_j, struct err *e);
+/* The VM is off: forget its managed save. Until w is done, and save_dropped() has been told how, the VM is busy.
+ * -errno: w stays the caller's. */
+int save_drop_managed(struct vm *vm, struct store_work *w, struct err *e);
+void save_dropped(struct vm *vm, int r);
+
+/* Its process ended with its state on disk. */
+void save_ended(struct vm *vm);
+/* It is saved, and that is not on stable storage: a start waits for that, and goes on by itself (vm_start_goes_on()). */
+bool save_is_being_kept(const struct vm *vm);
+/* Its process is gone: a save of it is over, or as soon as it is kept. */
+void save_gone(struct vm *vm);
+/* Its process was found alive. An earlier daemon may have left a save under way (`saving`), or
+ * half a start. */
+void save_taken_back(struct vm *vm, bool saving);
+/* A save that an earlier daemon asked for has failed: the VM runs. */
+void save_runs_on(struct vm *vm);
+/* A start that was to go on from it ended before its process was told of it. */
+void save_not_used(struct vm *vm);
+/* The same for a VM that was found without a process. */
+void save_found_off(struct vm *vm);
+
+/* May a state that was saved with `then` be loaded into what is `now`? Says what differs. */
+int save_check_fits(const struct definition *then, const struct definition *now, struct err *e);
+
+#endif

@@ -1,0 +1,638 @@
+#include "api/jobs/snapshot_job.h"
+#include "api/daemon.h"
+#include "api/jobs/job.h"
+#include "api/jobs/snapshots.h"
+#include "api/vm/vm.h"
+#include "api/vm/vm_process.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+#include "base/log.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define NAMES_TOLD_MAX 20 /* of those deleted: a result is part of a line of 64 KiB */
+#define CANCEL_TIMEOUT_NS (10 * 1000000000ULL)
+
+/* What a job works with; freed when it concludes. */
+struct work {
+	struct job *job;
+	struct vm *vm;
+	struct vm_snapshot_create create;
+	char name[VM_SNAPSHOT_NAME_MAX + 1];
+	char id[VM_SNAPSHOT_ID_MAX + 1];
+	struct json_object *result;
+	/* delete */
+	enum snapshot_victims mode;
+	void (*choose)(void *opaque, const struct snapshots *s, bool *victims); /* NULL: by name and mode */
+	void *choose_opaque;
+	struct victim *victims;
+	size_t nvictims, at;
+	bool look_only;
+	/* revert */
+	struct snapshot_revert revert;
+	struct vm_snapshot_revert body;
+	bool has_memory, stopped;
+	uint8_t taken; /* enum vm_snapshot_state */
+	struct err e; /* told once the VM is gone */
+};
+
+struct victim {
+	char handle[VM_SNAPSHOT_NAME_MAX + 1], name[VM_SNAPSHOT_NAME_MAX + 1];
+	size_t depth;
+};
+
+static void work_release(struct job *j)
+{
+	struct work *w = j->opaque;
+
+	json_object_put(w->result);
+	free(w->victims);
+	free(w);
+}
+
+static int work_begin(struct vm *vm, const char *type, const struct job_name *name, struct work **ret_w,
+	struct err *e)
+{
+	struct work *w = calloc(1, sizeof(*w));
+	int r;
+
+	if (!w)
+		return err_set_errno(e, -ENOMEM, "job");
+	r = job_new_named(vm, type, name, &w->job, e);
+	if (r < 0) {
+		free(w);
+		return r;
+	}
+	w->vm = vm;
+	w->result = json_object_new_object();
+	w->job->opaque = w;
+	w->job->release = work_release;
+	*ret_w = w;
+	return 0;
+}
+
+static void work_succeed(struct work *w)
+{
+	job_succeed(w->job, json_object_get(w->result));
+}
+
+static void snapshot_tell(const struct work *w, enum event_id id, const char *snapshot)
+{
+	struct json_object *data = json_object_new_object();
+
+	js_put_str(data, "snapshot", snapshot);
+	js_put_str(data, "job", w->job->id);
+	if (id == EVENT_SNAPSHOT_REVERTED && w->revert.disk[0])
+		js_put_str(data, "disk", w->revert.disk);
+	daemon_emit(w->vm->daemon, id, w->vm->def->name, data);
+}
+
+static void ignore(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	(void)opaque;
+	(void)a;
+	if (r < 0 && r != -ESRCH)
+		log_info("snapshot", "not cancelled: %s", e->msg);
+}
+
+static void work_cancel(struct job *j)
+{
+	snapshots_request(j->vm, VM_MSG_CANCEL, NULL, 0, CANCEL_TIMEOUT_NS, ignore, NULL);
+}
+
+/* ---- create ---- */
+
+static void halted(struct vm *vm, void *opaque)
+{
+	(void)vm;
+	work_succeed(opaque);
+}
+
+static void left_out_put(struct json_object *result, const char *ids)
+{
+	struct json_object *list;
+
+	if (!*ids)
+		return;
+	list = json_object_new_array();
+	while (*ids) {
+		size_t n = strcspn(ids, ",");
+
+		json_object_array_add(list, json_object_new_string_len(ids, (int)n));
+		ids += n + (ids[n] == ',');
+	}
+	json_object_object_add(result, "disks-left-out", list);
+}
+
+static void create_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct work *w = opaque;
+	const struct vm_snapshot_done *d = a->snapshot;
+
+	if (r < 0) {
+		job_fail(w->job, e);
+		return;
+	}
+	snapshot_tell(w, EVENT_SNAPSHOT_CREATED, w->create.name);
+	js_put_str(w->result, "name", w->create.name);
+	if (d) {
+		js_put_str(w->result, "id", d->id);
+		js_put_uint(w->result, "pause", d->pause_ns);
+		js_put_uint(w->result, "total", d->total_ns);
+		js_put_uint(w->result, "ram-bytes-written", d->ram_bytes_written);
+		js_put_uint(w->result, "ram-bytes-shared", d->ram_bytes_shared);
+		left_out_put(w->result, d->left_out);
+	}
+	if (w->create.halt && w->vm->proc)
+		vm_when_gone(w->vm, halted, w);
+	else
+		work_succeed(w);
+}
+
+int snapshot_create(struct vm *vm, const struct vm_snapshot_create *c, const struct job_name *name,
+	struct job **ret_j, struct err *e)
+{
+	struct work *w;
+	int r = work_begin(vm, "snapshot-create", name, &w, e);
+
+	if (r < 0)
+		return r;
+	w->create = *c;
+	w->job->cancel = work_cancel;
+	snapshots_request(vm, VM_MSG_SNAPSHOT_CREATE, c, sizeof(*c), VM_PROCESS_NO_TIMEOUT,
+		create_done, w);
+	*ret_j = w->job;
+	return 0;
+}
+
+/* ---- delete ---- */
+
+/* Children go first. */
+static int victim_compare(const void *a, const void *b)
+{
+	size_t x = ((const struct victim *)a)->depth, y = ((const struct victim *)b)->depth;
+
+	return (x < y) - (x > y);
+}
+
+static size_t depth_of(const struct snapshots *s, size_t i)
+{
+	size_t depth = 0;
+
+	while (depth < s->n && (i = s->parent[i]) != SNAPSHOT_NO_PARENT)
+		depth++;
+	return depth;
+}
+
+static bool is_victim(const struct snapshots *s, size_t i, size_t top, enum snapshot_victims mode)
+{
+	if (i == top)
+		return mode != SNAPSHOT_CHILDREN_ONLY;
+	return mode != SNAPSHOT_ALONE && snapshots_descends(s, i, top);
+}
+
+static int victims_mark(struct work *w, const struct snapshots *s, bool *victims, struct err *e)
+{
+	size_t top;
+	int r;
+
+	if (w->choose) {
+		w->choose(w->choose_opaque, s, victims);
+		return 0;
+	}
+	r = snapshots_find(s, w->vm->def->name, w->name, &top, e);
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < s->n; i++)
+		victims[i] = is_victim(s, i, top, w->mode);
+	js_put_str(w->result, "name", s->list[top].name);
+	return 0;
+}
+
+static int victims_take(struct work *w, const struct snapshots *s, const bool *victims, struct err *e)
+{
+	for (size_t i = 0; i < s->n; i++) {
+		struct victim *v = &w->victims[w->nvictims];
+
+		if (!victims[i])
+			continue;
+		if (snapshot_has_tag(&s->list[i], SNAPSHOT_TAG_KEEP))
+			return err_set(e, -EPERM, ERR_WRONG_STATE,
+				"snapshot '%.100s' has the tag \"keep\", which protects it; take that away "
+				"first: cairn snapshot-tag %.60s %.100s --remove keep",
+				s->list[i].name, w->vm->def->name, s->list[i].name);
+		snprintf(v->handle, sizeof(v->handle), "%s", snapshots_handle(s, i));
+		memcpy(v->name, s->list[i].name, sizeof(v->name));
+		v->depth = depth_of(s, i);
+		w->nvictims++;
+	}
+	qsort(w->victims, w->nvictims, sizeof(*w->victims), victim_compare);
+	return 0;
+}
+
+static int victims_choose(struct work *w, const struct snapshots *s, struct err *e)
+{
+	bool *victims = calloc(s->n + 1, sizeof(*victims));
+	int r;
+
+	w->victims = calloc(s->n + 1, sizeof(*w->victims));
+	if (victims && w->victims)
+		r = victims_mark(w, s, victims, e);
+	else
+		r = err_set_errno(e, -ENOMEM, "snapshots");
+	if (!r)
+		r = victims_take(w, s, victims, e);
+	free(victims);
+	return r;
+}
+
+static void delete_next(struct work *w);
+
+static void delete_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct work *w = opaque;
+	struct json_object *deleted = js_get_array(w->result, "deleted");
+
+	(void)a;
+	if (r < 0) {
+		job_fail(w->job, e);
+		return;
+	}
+	snapshot_tell(w, EVENT_SNAPSHOT_DELETED, w->victims[w->at].name);
+	if (w->at < NAMES_TOLD_MAX)
+		json_object_array_add(deleted, json_object_new_string(w->victims[w->at].name));
+	w->at++;
+	js_put_uint(w->result, "count", w->at);
+	delete_next(w);
+}
+
+static void delete_next(struct work *w)
+{
+	struct vm_snapshot_name body = { "" };
+	struct err e;
+
+	if (w->nvictims != 1)
+		job_progress(w->job, w->at, w->nvictims);
+	if (w->at == w->nvictims) {
+		work_succeed(w);
+		return;
+	}
+	if (w->job->cancelling) {
+		err_set(&e, -ECANCELED, ERR_CANCELLED, "it was cancelled; %zu of %zu snapshots are deleted",
+			w->at, w->nvictims);
+		job_fail(w->job, &e);
+		return;
+	}
+	memcpy(body.name, w->victims[w->at].handle, sizeof(body.name));
+	snapshots_request(w->vm, VM_MSG_SNAPSHOT_DELETE, &body, sizeof(body), VM_PROCESS_NO_TIMEOUT,
+		delete_done, w);
+}
+
+static void delete_tell(struct work *w)
+{
+	struct json_object *deleted = js_get_array(w->result, "deleted");
+
+	for (size_t i = 0; i < w->nvictims && i < NAMES_TOLD_MAX; i++)
+		json_object_array_add(deleted, json_object_new_string(w->victims[i].name));
+	js_put_uint(w->result, "count", w->nvictims);
+	work_succeed(w);
+}
+
+static void delete_chosen(void *opaque, int r, const struct snapshots *s, const struct err *e)
+{
+	struct work *w = opaque;
+	struct err why;
+
+	if (!r) {
+		r = victims_choose(w, s, &why);
+		e = &why;
+	}
+	if (r < 0) {
+		job_fail(w->job, e);
+		return;
+	}
+	js_put(w->result, "deleted", json_object_new_array());
+	if (w->look_only) {
+		delete_tell(w);
+		return;
+	}
+	w->job->unit = w->nvictims == 1 ? "bytes" : "snapshots";
+	delete_next(w);
+}
+
+int snapshot_delete(struct vm *vm, const char *snapshot, enum snapshot_victims victims, bool look_only,
+	const struct job_name *name, struct job **ret_j, struct err *e)
+{
+	struct work *w;
+	int r = work_begin(vm, "snapshot-delete", name, &w, e);
+
+	if (r < 0)
+		return r;
+	snprintf(w->name, sizeof(w->name), "%s", snapshot);
+	w->mode = victims;
+	w->look_only = look_only;
+	if (victims != SNAPSHOT_ALONE)
+		w->job->cancel = work_cancel; /* between two of them at the latest */
+	*ret_j = w->job;
+	snapshots_fetch(vm, delete_chosen, w);
+	return 0;
+}
+
+int snapshot_delete_where(struct vm *vm,
+	void (*choose)(void *opaque, const struct snapshots *s, bool *victims), void *opaque,
+	struct job **ret_j, struct err *e)
+{
+	struct work *w;
+	int r = work_begin(vm, "snapshot-delete", NULL, &w, e);
+
+	if (r < 0)
+		return r;
+	w->choose = choose;
+	w->choose_opaque = opaque;
+	w->job->cancel = work_cancel;
+	*ret_j = w->job;
+	snapshots_fetch(vm, delete_chosen, w);
+	return 0;
+}
+
+/* ---- revert ---- */
+
+static void revert_succeed(struct work *w)
+{
+	struct vm *vm = w->vm;
+
+	snapshot_tell(w, EVENT_SNAPSHOT_REVERTED, w->name);
+	js_put_str(w->result, "name", w->name);
+	js_put_str(w->result, "id", w->id);
+	js_put_bool(w->result, "stopped", w->stopped);
+	js_put_str(w->result, "state", vm_state_word(vm->state));
+	work_succeed(w);
+}
+
+static void started(void *opaque, int r, const struct err *e)
+{
+	struct work *w = opaque;
+
+	if (r < 0)
+		job_fail(w->job, e);
+	else
+		revert_succeed(w);
+}
+
+static void images_reverted(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct vm_start_how how = { .state_fd = -1, .by_job = true, .done = started, .opaque = opaque };
+	struct work *w = opaque;
+
+	(void)a;
+	if (r < 0) {
+		job_fail(w->job, e);
+		return;
+	}
+	vm_move(w->vm, VM_ASK_REVERT, "from snapshot", NULL, 0);
+	how.paused = w->revert.then == SAVE_THEN_PAUSED;
+	if (w->revert.then == SAVE_THEN_AS_IT_WAS)
+		revert_succeed(w);
+	else
+		vm_start(w->vm, &how);
+}
+
+static void images_revert(struct work *w)
+{
+	w->body.disks_only = 1;
+	snapshots_request(w->vm, VM_MSG_SNAPSHOT_REVERT, &w->body, sizeof(w->body),
+		VM_PROCESS_NO_TIMEOUT, images_reverted, w);
+}
+
+/* What the process told on the way is not always the last word. */
+static void reason_set(struct vm *vm)
+{
+	static const char reason[] = "from snapshot";
+
+	if (vm->state == VM_IN_SHUTDOWN) {
+		vm_move(vm, VM_SAW_PAUSED, reason, NULL, 0);
+		vm_move(vm, VM_SAW_RUNNING, reason, NULL, 0);
+	}
+	memcpy(vm->reason, reason, sizeof(reason));
+	vm_save(vm);
+}
+
+static void failed_gone(struct vm *vm, void *opaque)
+{
+	struct work *w = opaque;
+
+	(void)vm;
+	job_fail(w->job, &w->e);
+}
+
+static void memory_reverted(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct work *w = opaque;
+
+	(void)a;
+	if (r < 0) {
+		job_fail(w->job, e);
+		return;
+	}
+	reason_set(w->vm);
+	revert_succeed(w);
+}
+
+/* Of a VM that was started for this: it has nothing else to go on with. */
+static void fresh_reverted(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct work *w = opaque;
+
+	if (r >= 0 || !w->vm->proc) {
+		memory_reverted(opaque, r, a, e);
+		return;
+	}
+	w->e = *e;
+	vm_when_gone(w->vm, failed_gone, w);
+	vm_destroy(w->vm, NULL);
+}
+
+static void fresh_started(void *opaque, int r, const struct err *e)
+{
+	struct work *w = opaque;
+
+	if (r < 0)
+		job_fail(w->job, e);
+	else
+		vm_process_request(w->vm->proc, VM_MSG_SNAPSHOT_REVERT, &w->body, sizeof(w->body), -1,
+			VM_PROCESS_NO_TIMEOUT, fresh_reverted, w);
+}
+
+static void off_revert(struct work *w)
+{
+	struct vm_start_how how = { .state_fd = -1, .by_job = true, .paused = true,
+		.done = fresh_started, .opaque = w };
+
+	if (w->has_memory)
+		vm_start(w->vm, &how);
+	else
+		images_revert(w);
+}
+
+static void revert_stopped(struct vm *vm, void *opaque)
+{
+	struct work *w = opaque;
+	struct err e;
+
+	if (vm->state == VM_SHUT_OFF || vm->state == VM_CRASHED) {
+		off_revert(w);
+		return;
+	}
+	err_set(&e, -EBUSY, ERR_WRONG_STATE, "VM '%s' is %s", vm->def->name, vm_state_name(vm->state));
+	job_fail(w->job, &e);
+}
+
+static int revert_choose(struct work *w, const struct snapshots *s, struct err *e)
+{
+	const struct vm_snapshot_info *info;
+	size_t i;
+	int r = snapshots_find(s, w->vm->def->name, w->revert.name, &i, e);
+
+	if (r < 0)
+		return r;
+	info = &s->list[i];
+	if (w->revert.with_memory && info->state == VM_SNAPSHOT_SHUTOFF)
+		return err_set(e, -EINVAL, ERR_UNSUPPORTED,
+			"snapshot '%.200s' has no memory: it is of disks only. Revert to it by: cairn "
+			"snapshot-revert", info->name);
+	memcpy(w->name, info->name, sizeof(w->name));
+	memcpy(w->id, info->id, sizeof(w->id));
+	snprintf(w->body.name, sizeof(w->body.name), "%s", snapshots_handle(s, i));
+	w->taken = info->state;
+	w->has_memory = !w->revert.disks_only && info->state != VM_SNAPSHOT_SHUTOFF;
+	w->body.then = (uint8_t)w->revert.then;
+	w->body.eager = w->revert.eager;
+	w->body.verify = w->revert.verify;
+	memcpy(w->body.disk, w->revert.disk, sizeof(w->body.disk));
+	return 0;
+}
+
+static void looked(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct work *w = opaque;
+
+	(void)a;
+	if (r < 0) {
+		job_fail(w->job, e);
+		return;
+	}
+	w->stopped = true;
+	vm_when_gone(w->vm, revert_stopped, w);
+	vm_destroy(w->vm, NULL);
+}
+
+/* The VM ends for it, but not before its process has found that all disks can go back. One that is kept
+ * after a crash takes no work. */
+static void stop_and_revert(struct work *w)
+{
+	struct vm_snapshot_revert look = w->body;
+
+	if (w->vm->state == VM_PRESERVED || w->vm->destroying) {
+		looked(w, 0, NULL, NULL);
+		return;
+	}
+	look.look_only = look.disks_only = 1;
+	vm_process_request(w->vm->proc, VM_MSG_SNAPSHOT_REVERT, &look, sizeof(look), -1,
+		VM_PROCESS_NO_TIMEOUT, looked, w);
+}
+
+/* ---- what a revert would do ---- */
+
+/* Its state goes on in the process that it has. */
+static bool stays_active(const struct work *w)
+{
+	return vm_state_is_active(w->vm->state) && w->has_memory && w->vm->state != VM_PRESERVED && !w->vm->destroying;
+}
+
+static enum vm_state state_then(const struct work *w)
+{
+	bool as_it_was = w->revert.then == SAVE_THEN_AS_IT_WAS;
+
+	if (as_it_was && !w->has_memory)
+		return VM_SHUT_OFF;
+	if (as_it_was)
+		return w->taken == VM_SNAPSHOT_PAUSED ? VM_PAUSED : VM_RUNNING;
+	return w->revert.then == SAVE_THEN_PAUSED ? VM_PAUSED : VM_RUNNING;
+}
+
+static void would_revert(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct json_object *disks = json_object_new_array();
+	struct work *w = opaque;
+	const struct definition *d = vm_live(w->vm);
+	bool active = vm_state_is_active(w->vm->state);
+
+	(void)a;
+	for (uint32_t i = 0; i < d->ndisks; i++)
+		if (!d->disks[i].read_only && (!w->revert.disk[0] || !strcmp(w->revert.disk, d->disks[i].id)))
+			json_object_array_add(disks, json_object_new_string(d->disks[i].id));
+	js_put_str(w->result, "name", w->name);
+	js_put_str(w->result, "id", w->id);
+	js_put_bool(w->result, "stopped", active && !stays_active(w));
+	js_put_str(w->result, "state", vm_state_word(state_then(w)));
+	js_put_bool(w->result, "memory-lost", active);
+	js_put(w->result, "disks-lost", disks);
+	if (r < 0)
+		job_fail(w->job, e);
+	else
+		work_succeed(w);
+}
+
+static void would_revert_ask(struct work *w)
+{
+	w->body.look_only = 1;
+	w->body.disks_only = !stays_active(w);
+	if (w->vm->state == VM_PRESERVED || w->vm->destroying)
+		would_revert(w, 0, NULL, NULL); /* takes no work */
+	else
+		snapshots_request(w->vm, VM_MSG_SNAPSHOT_REVERT, &w->body, sizeof(w->body), VM_PROCESS_NO_TIMEOUT,
+			would_revert, w);
+}
+
+static void revert_chosen(void *opaque, int r, const struct snapshots *s, const struct err *e)
+{
+	struct work *w = opaque;
+	struct vm *vm = w->vm;
+	struct err why;
+
+	if (!r) {
+		r = revert_choose(w, s, &why);
+		e = &why;
+	}
+	if (r < 0) {
+		job_fail(w->job, e);
+		return;
+	}
+	if (w->revert.look_only) {
+		would_revert_ask(w);
+	} else if (!vm_state_is_active(vm->state)) {
+		off_revert(w);
+	} else if (stays_active(w)) {
+		vm_process_request(vm->proc, VM_MSG_SNAPSHOT_REVERT, &w->body, sizeof(w->body), -1,
+			VM_PROCESS_NO_TIMEOUT, memory_reverted, w);
+	} else {
+		stop_and_revert(w);
+	}
+}
+
+int snapshot_revert(struct vm *vm, const struct snapshot_revert *how, const struct job_name *name,
+	struct job **ret_j, struct err *e)
+{
+	struct work *w;
+	int r = work_begin(vm, "snapshot-revert", name, &w, e);
+
+	if (r < 0)
+		return r;
+	w->revert = *how;
+	*ret_j = w->job;
+	snapshots_fetch(vm, revert_chosen, w);
+	return 0;
+}

@@ -1,0 +1,248 @@
+#include "api/jobs/snapshots.h"
+#include "api/jobs/offline_process.h"
+#include "api/vm/vm.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LIST_TIMEOUT_NS (30 * 1000000000ULL)
+
+void snapshots_request(struct vm *vm, enum vm_msg_type type, const void *body, size_t len,
+	uint64_t timeout_ns,
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
+	void *opaque)
+{
+	snapshots_request_fds(vm, type, body, len, NULL, 0, timeout_ns, done, opaque);
+}
+
+void snapshots_request_fds(struct vm *vm, enum vm_msg_type type, const void *body, size_t len, const int *fds,
+	unsigned nfds, uint64_t timeout_ns,
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e), void *opaque)
+{
+	if (vm->proc && vm_state_is_active(vm->state))
+		vm_process_request_fds(vm->proc, type, body, len, fds, nfds, timeout_ns, done, opaque);
+	else
+		images_request_fds(vm, type, body, len, fds, nfds, timeout_ns, done, opaque);
+}
+
+/* ---- one of them ---- */
+
+const char *snapshot_state_word(const struct vm_snapshot_info *i)
+{
+	static const char *const words[] = { "shutoff", "running", "paused" };
+
+	if (i->state == VM_SNAPSHOT_SHUTOFF && i->disks_only)
+		return "disk-snapshot";
+	return words[i->state < ARRAY_SIZE(words) ? i->state : 0];
+}
+
+static bool tag_next(const char **at, const char **ret_tag, size_t *ret_len)
+{
+	*at += strspn(*at, ",");
+	*ret_tag = *at;
+	*ret_len = strcspn(*at, ",");
+	*at += *ret_len;
+	return *ret_len > 0;
+}
+
+bool snapshot_has_tag(const struct vm_snapshot_info *i, const char *tag)
+{
+	const char *at = i->tags, *t;
+	size_t len;
+
+	while (tag_next(&at, &t, &len))
+		if (len == strlen(tag) && !memcmp(t, tag, len))
+			return true;
+	return false;
+}
+
+struct json_object *snapshot_to_json(const struct vm_snapshot_info *i)
+{
+	struct json_object *o = json_object_new_object(), *tags = json_object_new_array();
+	const char *at = i->tags, *t;
+	size_t len;
+
+	js_put_str(o, "id", i->id);
+	if (i->parent[0])
+		js_put_str(o, "parent", i->parent);
+	js_put_str(o, "name", i->name);
+	if (i->description[0])
+		js_put_str(o, "description", i->description);
+	while (tag_next(&at, &t, &len))
+		json_object_array_add(tags, json_object_new_string_len(t, (int)len));
+	js_put(o, "tags", tags);
+	js_put_str(o, "state", snapshot_state_word(i));
+	if (i->disks_missing)
+		js_put_uint(o, "disks-missing", i->disks_missing);
+	js_put_bool(o, "current", i->current);
+	js_put_uint(o, "time", i->realtime_ns);
+	js_put_uint(o, "vm-clock", i->vm_clock_ns);
+	js_put_uint(o, "vm-state-size", i->vm_state_bytes);
+	js_put_uint(o, "disk-size", i->disk_bytes);
+	return o;
+}
+
+/* ---- all of them ---- */
+
+struct fetch {
+	struct vm *vm;
+	struct snapshots s;
+	void (*done)(void *opaque, int r, const struct snapshots *s, const struct err *e);
+	void *opaque;
+};
+
+struct by_id {
+	const char *id;
+	size_t i;
+};
+
+static int by_id_compare(const void *a, const void *b)
+{
+	return strcmp(((const struct by_id *)a)->id, ((const struct by_id *)b)->id);
+}
+
+static int parents_find(struct snapshots *s)
+{
+	struct by_id *ids = calloc(s->n + 1, sizeof(*ids));
+
+	s->parent = calloc(s->n + 1, sizeof(*s->parent));
+	if (!ids || !s->parent) {
+		free(ids);
+		return -ENOMEM;
+	}
+	for (size_t i = 0; i < s->n; i++)
+		ids[i] = (struct by_id){ s->list[i].id, i };
+	qsort(ids, s->n, sizeof(*ids), by_id_compare);
+	for (size_t i = 0; i < s->n; i++) {
+		struct by_id want = { s->list[i].parent, 0 };
+		struct by_id *p = want.id[0] ?
+			bsearch(&want, ids, s->n, sizeof(*ids), by_id_compare) : NULL;
+
+		s->parent[i] = p ? p->i : SNAPSHOT_NO_PARENT;
+	}
+	free(ids);
+	return 0;
+}
+
+int snapshots_check_look(struct vm *vm, struct err *e)
+{
+	if (!vm->job && (vm->starting || vm->start_waits || vm->destroying ||
+		(vm->proc && !vm_state_is_active(vm->state))))
+		return vm_check_idle(vm, "look at its snapshots", e);
+	return 0;
+}
+
+static void fetch_end(struct fetch *f, int r, const struct err *e)
+{
+	struct err no_memory;
+
+	if (!r && parents_find(&f->s) < 0) {
+		r = err_set_errno(&no_memory, -ENOMEM, "snapshots");
+		e = &no_memory;
+	}
+	f->done(f->opaque, r, r ? NULL : &f->s, e);
+	free(f->s.list);
+	free(f->s.parent);
+	free(f);
+}
+
+static void page_want(struct fetch *f);
+
+static int page_add(struct fetch *f, const struct vm_snapshots *page, struct err *e)
+{
+	struct vm_snapshot_info *more;
+
+	if (page->from != f->s.n || f->s.n + page->n > SNAPSHOTS_MAX)
+		return err_set(e, -E2BIG, ERR_UNSUPPORTED, "VM '%s' has more than %d snapshots",
+			f->vm->def->name, SNAPSHOTS_MAX);
+	more = reallocarray(f->s.list, f->s.n + page->n + 1, sizeof(*more));
+	if (!more)
+		return err_set_errno(e, -ENOMEM, "snapshots");
+	f->s.list = more;
+	memcpy(&more[f->s.n], page->list, page->n * sizeof(*more));
+	f->s.n += page->n;
+	return 0;
+}
+
+static void page_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct fetch *f = opaque;
+	struct err why;
+
+	if (!r && !a->snapshots)
+		r = err_set(&why, -EPROTO, ERR_GENERIC, "the VM's process answered something else");
+	else if (!r)
+		r = page_add(f, a->snapshots, &why);
+	else
+		why = *e;
+	if (!r && a->snapshots->n && f->s.n < a->snapshots->total)
+		page_want(f);
+	else
+		fetch_end(f, r, &why);
+}
+
+static void page_want(struct fetch *f)
+{
+	struct vm_snapshot_list l = { .from = (uint32_t)f->s.n };
+
+	snapshots_request(f->vm, VM_MSG_SNAPSHOT_LIST, &l, sizeof(l), LIST_TIMEOUT_NS, page_done, f);
+}
+
+void snapshots_fetch(struct vm *vm,
+	void (*done)(void *opaque, int r, const struct snapshots *s, const struct err *e), void *opaque)
+{
+	struct fetch *f = calloc(1, sizeof(*f));
+
+	if (!f)
+		abort(); /* a call that is never answered would be worse */
+	f->vm = vm;
+	f->done = done;
+	f->opaque = opaque;
+	page_want(f);
+}
+
+/* ---- looking at the tree ---- */
+
+int snapshots_find(const struct snapshots *s, const char *vm, const char *name, size_t *ret_i,
+	struct err *e)
+{
+	for (size_t i = 0; i < s->n; i++)
+		if (name[0] ? !strcmp(s->list[i].name, name) : s->list[i].current) {
+			*ret_i = i;
+			return 0;
+		}
+	for (size_t i = 0; name[0] && i < s->n; i++)
+		if (!strcmp(s->list[i].id, name)) {
+			*ret_i = i;
+			return 0;
+		}
+	if (!name[0])
+		return err_set(e, -ENOENT, ERR_NOT_FOUND, "domain '%s' has no current snapshot", vm);
+	return err_set(e, -ENOENT, ERR_NOT_FOUND,
+		"VM '%.200s' has no snapshot '%.200s'. Next: cairn snapshot-list %.60s", vm, name, vm);
+}
+
+/* At most n steps: the tree may run in circles. */
+bool snapshots_descends(const struct snapshots *s, size_t i, size_t above)
+{
+	for (size_t steps = 0; steps < s->n; steps++) {
+		i = s->parent[i];
+		if (i == SNAPSHOT_NO_PARENT)
+			return false;
+		if (i == above)
+			return true;
+	}
+	return false;
+}
+
+const char *snapshots_handle(const struct snapshots *s, size_t i)
+{
+	for (size_t k = 0; k < s->n; k++)
+		if (k != i && !strcmp(s->list[k].name, s->list[i].id))
+			return s->list[i].name;
+	return s->list[i].id;
+}

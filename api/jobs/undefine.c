@@ -1,0 +1,339 @@
+#include "api/jobs/undefine.h"
+#include "api/access/fork_as.h"
+#include "api/commands/command.h"
+#include "api/daemon.h"
+#include "api/jobs/import.h"
+#include "api/jobs/offline_process.h"
+#include "api/jobs/volumes.h"
+#include "api/store/store.h"
+#include "api/vm/image_users.h"
+#include "api/vm/vm.h"
+#include "api/vm/vm_process.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LIST_TIMEOUT_NS (30 * 1000000000ULL)
+
+struct undefine {
+	struct store_work work;
+	struct call *call; /* NULL: another daemon's, long gone */
+	struct daemon *daemon;
+	struct vm *vm; /* stays as long as it is `going` */
+	struct volumes volumes;
+	struct errand *errand;
+	struct err why; /* it is given up */
+};
+
+/* ---- the end ---- */
+
+static void undefine_free(struct undefine *u)
+{
+	volumes_done(&u->volumes);
+	free(u);
+}
+
+static void give_up(struct undefine *u, const struct err *e)
+{
+	u->vm->going = false;
+	if (u->call)
+		call_fail(u->call, e);
+	else
+		log_error("undefine", "VM '%s' stays: %s", u->vm->def->name, e->msg);
+	undefine_free(u);
+}
+
+static void answer(struct undefine *u)
+{
+	struct json_object *o;
+
+	if (!u->call)
+		return;
+	o = json_object_new_object();
+	u->call->vm = NULL;
+	if (u->volumes.n)
+		js_put(o, "volumes", volumes_to_json(&u->volumes));
+	call_return(u->call, o);
+}
+
+static void forgotten(struct store_work *work)
+{
+	struct undefine *u = container_of(work, struct undefine, work);
+
+	if (work->r < 0 && u->call)
+		call_fail(u->call, &work->e);
+	else
+		answer(u);
+	undefine_free(u);
+}
+
+static void plan_dropped(struct store_work *work)
+{
+	struct undefine *u = container_of(work, struct undefine, work);
+
+	if (work->r < 0)
+		log_error("undefine", "%s", work->e.msg);
+	give_up(u, &u->why);
+}
+
+/* What is in the place of an image later is not the VM's: then it is given up. */
+static void plan_drop(struct undefine *u, const struct err *why)
+{
+	struct err e;
+
+	u->why = *why;
+	u->work.loop = u->daemon->loop;
+	u->work.done = plan_dropped;
+	if (store_remove_file_behind(u->daemon->store, &u->work, u->vm->def->name, UNDEFINE_FILE, &e) < 0) {
+		log_error("undefine", "%s", e.msg);
+		give_up(u, why);
+	}
+}
+
+static void forget(void *opaque)
+{
+	char name[VM_NAME_MAX + 1];
+	struct undefine *u = opaque;
+	struct daemon *d = u->daemon;
+	struct err e;
+
+	if (images_wait(u->vm, forget, u)) /* somebody looked at its snapshots meanwhile */
+		return;
+	u->work.loop = d->loop;
+	u->work.done = forgotten;
+	if (store_remove_behind(d->store, &u->work, u->vm->def->name, &e) < 0) {
+		plan_drop(u, &e);
+		return;
+	}
+	memcpy(name, u->vm->def->name, sizeof(name));
+	vm_remove(u->vm);
+	if (u->call)
+		u->call->vm = NULL;
+	daemon_emit(d, EVENT_VM_UNDEFINED, name, NULL);
+	if (permissions_forget_vm(&d->permissions, name))
+		daemon_keep_permissions(d, NULL);
+}
+
+/* ---- its images ---- */
+
+static void volumes_gone(void *opaque, int r, const struct errand_result *res, const struct err *e)
+{
+	struct undefine *u = opaque;
+	struct err why;
+
+	u->errand = NULL;
+	if (!r) {
+		forget(u);
+		return;
+	}
+	if (res->count)
+		err_set(&why, r, e->cls, "%.300s; %u of its images are removed, and the VM stays", e->msg, res->count);
+	else
+		why = *e;
+	plan_drop(u, &why);
+}
+
+static void removal_kept(struct store_work *work)
+{
+	struct undefine *u = container_of(work, struct undefine, work);
+	struct err e = work->e;
+	int r = work->r;
+
+	if (!r)
+		r = volumes_errand(&u->volumes, u->vm, true, volumes_gone, u, &u->errand, &e);
+	if (r < 0)
+		plan_drop(u, &e);
+}
+
+static int removal_begin(struct undefine *u, struct err *e)
+{
+	CLEANUP_JS struct json_object *kept = volumes_keep(&u->volumes);
+
+	u->work.loop = u->daemon->loop;
+	u->work.done = removal_kept;
+	return store_write_vm_file_behind(u->daemon->store, &u->work, u->vm->def->name, UNDEFINE_FILE, kept, e);
+}
+
+static void volumes_seen(void *opaque, int r, const struct errand_result *res, const struct err *e)
+{
+	struct undefine *u = opaque;
+	struct err own;
+
+	u->errand = NULL;
+	if (!r) {
+		volumes_take(&u->volumes, res);
+		if (js_get_bool(u->call->args, "dry-run", false)) {
+			u->vm->going = false;
+			answer(u);
+			undefine_free(u);
+			return;
+		}
+		r = removal_begin(u, &own);
+		e = &own;
+	}
+	if (r < 0)
+		give_up(u, e);
+}
+
+static void volumes_look(struct undefine *u)
+{
+	struct err e;
+
+	if (!u->volumes.n && !js_get_bool(u->call->args, "dry-run", false)) {
+		forget(u);
+		return;
+	}
+	if (volumes_errand(&u->volumes, u->vm, false, volumes_seen, u, &u->errand, &e) < 0)
+		give_up(u, &e);
+}
+
+/* ---- its snapshots ---- */
+
+static void snapshots_seen(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct undefine *u = opaque;
+	struct err own;
+
+	(void)e; /* images that cannot be read hold nothing that would be missed */
+	if (r < 0 || !a->snapshots || !a->snapshots->total) {
+		volumes_look(u);
+		return;
+	}
+	err_set(&own, -EPERM, ERR_WRONG_STATE,
+		"cannot delete inactive domain with %u snapshots: they are in its images; with --snapshots-metadata it is "
+		"undefined all the same", a->snapshots->total);
+	give_up(u, &own);
+}
+
+static bool may_have_snapshots(const struct definition *def)
+{
+	for (uint32_t i = 0; i < def->ndisks; i++)
+		if (!def->disks[i].read_only && def->disks[i].layers[0].format == DEFINITION_FORMAT_QCOW2)
+			return true;
+	return false;
+}
+
+static void snapshots_look(struct undefine *u)
+{
+	struct vm_snapshot_list body = { 0 };
+
+	if (js_get_bool(u->call->args, "snapshots-metadata", false) || !may_have_snapshots(u->vm->def))
+		volumes_look(u);
+	else
+		images_request(u->vm, VM_MSG_SNAPSHOT_LIST, &body, sizeof(body), LIST_TIMEOUT_NS, snapshots_seen, u);
+}
+
+/* ---- the command ---- */
+
+static void undefine_again(void *opaque)
+{
+	struct call *c = opaque;
+	const char *name = js_get_str(c->args, "vm");
+	struct err e;
+
+	c->vm = vm_find(c->daemon, name); /* somebody else may have been faster */
+	if (c->vm) {
+		command_vm_undefine(c);
+		return;
+	}
+	err_set(&e, -ENOENT, ERR_NOT_FOUND, "there is no VM '%.255s' any more", name);
+	call_fail(c, &e);
+}
+
+static int undefine_check(const struct call *c, struct err *e)
+{
+	const struct vm *vm = c->vm;
+	char clones[360];
+	int r = vm_check_idle(vm, "undefine", e);
+
+	if (r < 0)
+		return r;
+	if (vm->state == VM_SAVED && !js_get_bool(c->args, "managed-save", false))
+		return err_set(e, -EPERM, ERR_WRONG_STATE,
+			"VM '%s' has a managed save; undefine it with --managed-save to drop that, or "
+			"start it", vm->def->name);
+	if (vm->is_template && image_clones(vm, clones, sizeof(clones)))
+		return err_set(e, -EPERM, ERR_WRONG_STATE,
+			"VM '%.120s' is the template of linked clones (%s); undefine them first", vm->def->name, clones);
+	return 0;
+}
+
+static int volumes_wanted(const struct call *c, struct volumes *v, struct err *e)
+{
+	struct json_object *storage = js_get_array(c->args, "storage");
+	CLEANUP_JS struct json_object *imported = NULL;
+
+	*v = (struct volumes){ 0 };
+	if (storage && js_get_bool(c->args, "remove-all-storage", false))
+		return err_set(e, -EINVAL, ERR_INVALID, "--storage and --remove-all-storage exclude each other");
+	if (!storage && !js_get_bool(c->args, "remove-all-storage", false))
+		return 0;
+	if (store_has_file(c->daemon->store, c->vm->def->name, IMPORTED_FILE))
+		imported = store_load_vm_file(c->daemon->store, c->vm->def->name, IMPORTED_FILE);
+	return volumes_of(c->vm, storage, js_get_str(imported, "folder"), v, e);
+}
+
+void command_vm_undefine(struct call *c)
+{
+	struct undefine *u;
+	struct volumes v;
+	struct err e;
+	int r;
+
+	/* Who has just listed the snapshots is not refused because that process still ends. */
+	if (!c->vm->job && images_wait(c->vm, undefine_again, c)) {
+		c->vm = NULL;
+		return;
+	}
+	r = undefine_check(c, &e);
+	if (!r)
+		r = volumes_wanted(c, &v, &e);
+	if (r < 0) {
+		call_fail(c, &e);
+		return;
+	}
+	u = calloc(1, sizeof(*u));
+	if (!u)
+		abort(); /* as for any call that could not be answered */
+	*u = (struct undefine){ .call = c, .daemon = c->daemon, .vm = c->vm, .volumes = v };
+	u->vm->going = true;
+	snapshots_look(u);
+}
+
+/* ---- after another daemon ---- */
+
+static void go_on(struct vm *vm, struct json_object *kept)
+{
+	struct undefine *u = calloc(1, sizeof(*u));
+	struct err e;
+
+	if (!u)
+		abort();
+	volumes_load(kept, &u->volumes);
+	log_info("undefine", "VM '%s' was being undefined with its images when a daemon ended; it goes on", vm->def->name);
+	u->daemon = vm->daemon;
+	u->vm = vm;
+	vm->going = true;
+	if (volumes_errand(&u->volumes, vm, true, volumes_gone, u, &u->errand, &e) < 0)
+		give_up(u, &e);
+}
+
+void undefine_go_on(struct daemon *d)
+{
+	for (size_t i = 0; i < d->nvms; i++) {
+		CLEANUP_JS struct json_object *kept = NULL;
+		struct vm *vm = d->vms[i];
+
+		if (!store_has_file(d->store, vm->def->name, UNDEFINE_FILE))
+			continue;
+		kept = store_load_vm_file(d->store, vm->def->name, UNDEFINE_FILE);
+		if (kept)
+			go_on(vm, kept);
+	}
+}

@@ -1,0 +1,13 @@
+/* undefine: a VM is forgotten, with its images or without. What goes is written down first: a daemon that
+ * does not live to end it is followed by one that does. */
+#ifndef CAIRN_API_JOBS_UNDEFINE_H
+#define CAIRN_API_JOBS_UNDEFINE_H
+
+struct daemon;
+
+#define UNDEFINE_FILE "undefine.json"
+
+/* At the daemon's start, with all VMs there. */
+void undefine_go_on(struct daemon *d);
+
+#endif

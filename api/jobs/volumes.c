@@ -1,0 +1,352 @@
+#include "api/jobs/volumes.h"
+#include "api/access/fork_as.h"
+#include "api/daemon.h"
+#include "api/definition/definition.h"
+#include "api/vm/image_users.h"
+#include "api/vm/vm.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+_Static_assert(VOLUMES_MAX <= CHANNEL_FDS_MAX, "there is a note for each");
+_Static_assert(VOLUMES_MAX >= 2 * VM_DISKS_MAX, "each disk may have a data file");
+
+/* ---- which ---- */
+
+/* By id or path; a drive without a medium has no path. */
+static bool is_disk(const struct definition_disk *d, const char *word)
+{
+	return !strcmp(word, d->id) || (d->nlayers && !strcmp(word, d->layers[0].path));
+}
+
+static bool is_wanted(struct json_object *wanted, const struct definition_disk *d)
+{
+	for (size_t i = 0; wanted && i < json_object_array_length(wanted); i++) {
+		const char *w = js_plain_string(json_object_array_get_idx(wanted, i));
+
+		if (w && is_disk(d, w))
+			return true;
+	}
+	return !wanted;
+}
+
+static int wanted_check(const struct vm *vm, struct json_object *wanted, struct err *e)
+{
+	for (size_t i = 0; wanted && i < json_object_array_length(wanted); i++) {
+		const char *w = js_plain_string(json_object_array_get_idx(wanted, i));
+		bool found = false;
+
+		for (uint32_t k = 0; w && k < vm->def->ndisks; k++)
+			found = found || is_disk(&vm->def->disks[k], w);
+		if (!found)
+			return err_set(e, -ENOENT, ERR_NOT_FOUND,
+				"storage: VM '%s' has no disk \"%.200s\"; name disks by their id, such as vda, or by path",
+				vm->def->name, w ? w : "");
+	}
+	return 0;
+}
+
+static char *path_copy(const char *path)
+{
+	char *copy = strdup(path);
+
+	if (!copy)
+		abort();
+	return copy;
+}
+
+static void volume_add(struct volumes *v, const char *id, const char *path, bool read_only)
+{
+	struct volume *x = &v->list[v->n++];
+
+	snprintf(x->id, sizeof(x->id), "%s", id);
+	x->path = path_copy(path);
+	x->read_only = read_only;
+}
+
+static int volume_check_free(const struct vm *vm, const struct volume *x, struct err *e)
+{
+	const struct vm *user = x->read_only ? NULL : image_user(vm, x->path);
+
+	if (!user)
+		return 0;
+	if (!permissions_seen_together(&vm->daemon->permissions, vm->def->name, user->def->name))
+		return err_set(e, -EBUSY, ERR_BUSY, "disk %s: %s is used by another VM, and stays; nothing was done", x->id,
+			x->path);
+	return err_set(e, -EBUSY, ERR_BUSY,
+		"disk %s: %s is used by VM '%s'; undefine that first, or leave the images: nothing was done", x->id,
+		x->path, user->def->name);
+}
+
+/* ---- of one that was imported ---- */
+
+static bool is_in(const char *folder, const char *path)
+{
+	size_t n = strlen(folder);
+
+	return path && !strncmp(path, folder, n) && path[n] == '/' && !strchr(path + n + 1, '/');
+}
+
+static bool boots(const struct definition *def, const char *path)
+{
+	return def && ((def->kernel && !strcmp(def->kernel, path)) || (def->initrd && !strcmp(def->initrd, path)));
+}
+
+static bool others_boot(const struct vm *vm, const char *path)
+{
+	const struct daemon *d = vm->daemon;
+
+	for (size_t i = 0; i < d->nvms; i++)
+		if (d->vms[i] != vm && (boots(d->vms[i]->def, path) || boots(d->vms[i]->live, path)))
+			return true;
+	return false;
+}
+
+/* What another VM uses stays, and with it the folder. */
+static void own_add(const struct vm *vm, const char *folder, const char *id, const char *path, struct volumes *v)
+{
+	if (!is_in(folder, path) || others_boot(vm, path) || image_user(vm, path))
+		return;
+	for (unsigned i = 0; i < v->n; i++)
+		if (!strcmp(v->list[i].path, path)) {
+			v->list[i].read_only = false;
+			return;
+		}
+	if (v->n < VOLUMES_MAX)
+		volume_add(v, id, path, false);
+}
+
+static void all_own_add(const struct vm *vm, const char *folder, struct volumes *v)
+{
+	const struct definition *def = vm->def;
+
+	for (uint32_t i = 0; i < def->ndisks; i++)
+		for (unsigned k = 0; k < def->disks[i].nlayers; k++) {
+			own_add(vm, folder, def->disks[i].id, def->disks[i].layers[k].path, v);
+			own_add(vm, folder, def->disks[i].id, def->disks[i].layers[k].data_file, v);
+		}
+	own_add(vm, folder, "kernel", def->kernel, v);
+	own_add(vm, folder, "initrd", def->initrd, v);
+	v->folder = path_copy(folder);
+}
+
+int volumes_of(const struct vm *vm, struct json_object *wanted, const char *folder, struct volumes *v, struct err *e)
+{
+	int r = wanted_check(vm, wanted, e);
+
+	*v = (struct volumes){ 0 };
+	for (uint32_t i = 0; i < vm->def->ndisks && !r; i++) {
+		const struct definition_disk *d = &vm->def->disks[i];
+
+		if (!d->nlayers || !is_wanted(wanted, d))
+			continue;
+		volume_add(v, d->id, d->layers[0].path, d->read_only);
+		if (d->layers[0].data_file)
+			volume_add(v, d->id, d->layers[0].data_file, d->read_only);
+	}
+	for (unsigned i = 0; i < v->n && !r; i++)
+		r = volume_check_free(vm, &v->list[i], e);
+	if (!r && folder && !wanted)
+		all_own_add(vm, folder, v);
+	if (r < 0)
+		volumes_done(v);
+	return r;
+}
+
+void volumes_done(struct volumes *v)
+{
+	while (v->n)
+		free(v->list[--v->n].path);
+	free(v->folder);
+	v->folder = NULL;
+}
+
+/* ---- the errand ---- */
+
+struct removal {
+	const struct volumes *v;
+	const struct vm *vm; /* with the registry behind it */
+	bool remove;
+};
+
+static bool is_file(const char *path, const struct stat *st)
+{
+	struct stat other;
+
+	return path && stat(path, &other) == 0 && other.st_ino == st->st_ino && other.st_dev == st->st_dev;
+}
+
+static bool definition_has(const struct definition *def, const struct stat *st)
+{
+	for (uint32_t k = 0; def && k < def->ndisks; k++)
+		for (unsigned l = 0; l < def->disks[k].nlayers; l++)
+			if (is_file(def->disks[k].layers[l].path, st) || is_file(def->disks[k].layers[l].data_file, st))
+				return true;
+	return def && (is_file(def->kernel, st) || is_file(def->initrd, st));
+}
+
+/* The same file by another name? What this user may not look at is not told. */
+static int others_check(const struct removal *w, const struct volume *x, const struct stat *st, struct err *e)
+{
+	const struct daemon *d = w->vm->daemon;
+
+	for (size_t i = 0; i < d->nvms; i++)
+		if (d->vms[i] != w->vm && (definition_has(d->vms[i]->def, st) || definition_has(d->vms[i]->live, st)))
+			return err_set(e, -EBUSY, ERR_BUSY,
+				"disk %s: %s is, by another path, a file that another VM uses; nothing was done", x->id,
+				x->path);
+	return 0;
+}
+
+static int folder_check(const struct volume *x, struct err *e)
+{
+	const char *slash = strrchr(x->path, '/');
+	char folder[PATH_MAX];
+
+	snprintf(folder, sizeof(folder), "%.*s/", (int)(slash ? slash - x->path : 0), x->path);
+	if (faccessat(AT_FDCWD, folder, W_OK | X_OK, AT_EACCESS) < 0)
+		return err_set_errno(e, -errno, "disk %s: cannot remove %s", x->id, x->path);
+	return 0;
+}
+
+static enum volume_kind kind_of(mode_t mode)
+{
+	return S_ISREG(mode) ? VOLUME_FILE : S_ISBLK(mode) || S_ISCHR(mode) ? VOLUME_DEVICE :
+		S_ISLNK(mode)			      ? VOLUME_LINK : VOLUME_OTHER;
+}
+
+static int volume_look(const struct removal *w, unsigned i, uint8_t *ret_kind, struct err *e)
+{
+	const struct volume *x = &w->v->list[i];
+	struct stat st;
+	int r = 0;
+
+	if (x->read_only)
+		return 0;
+	if (lstat(x->path, &st) < 0) {
+		*ret_kind = VOLUME_MISSING;
+		return errno == ENOENT ? 0 : err_set_errno(e, -errno, "disk %s: %s", x->id, x->path);
+	}
+	*ret_kind = (uint8_t)kind_of(st.st_mode);
+	if (*ret_kind == VOLUME_FILE)
+		r = others_check(w, x, &st, e);
+	if (!r && *ret_kind == VOLUME_FILE)
+		r = folder_check(x, e);
+	return r;
+}
+
+static int volumes_remove(const void *arg, struct errand_result *out, struct err *e)
+{
+	const struct removal *w = arg;
+	int r = 0;
+
+	for (unsigned i = 0; i < w->v->n && !r; i++)
+		r = volume_look(w, i, &out->notes[i], e);
+	for (unsigned i = 0; w->remove && i < w->v->n && !r; i++) {
+		if (out->notes[i] != VOLUME_FILE)
+			continue;
+		if (unlink(w->v->list[i].path) < 0 && errno != ENOENT)
+			r = err_set_errno(e, -errno, "disk %s: cannot remove %s", w->v->list[i].id, w->v->list[i].path);
+		else
+			out->count++;
+	}
+	/* One with something else in it stays. */
+	if (w->remove && !r && w->v->folder)
+		rmdir(w->v->folder);
+	return r;
+}
+
+int volumes_errand(const struct volumes *v, const struct vm *vm, bool remove,
+	void (*done)(void *opaque, int r, const struct errand_result *res, const struct err *e), void *opaque,
+	struct errand **ret, struct err *e)
+{
+	struct removal w = { v, vm, remove };
+	struct errand_spec s = { .rights = vm->def->rights, .run = volumes_remove, .arg = &w,
+		.what = "removing its images", .timeout_ns = ERRAND_NO_TIMEOUT, .done = done, .opaque = opaque };
+
+	return errand_begin(vm->daemon->loop, &s, ret, e);
+}
+
+void volumes_take(struct volumes *v, const struct errand_result *res)
+{
+	for (unsigned i = 0; i < v->n; i++)
+		v->list[i].kind = res->notes[i];
+}
+
+/* ---- JSON ---- */
+
+static const char *why_it_stays(const struct volume *x)
+{
+	switch (x->kind) {
+	case VOLUME_MISSING:
+		return "it is not there";
+	case VOLUME_DEVICE:
+		return "it is a device";
+	case VOLUME_LINK:
+		return "it is a symbolic link";
+	case VOLUME_OTHER:
+		return "it is no file";
+	default:
+		return "it is read-only for the VM";
+	}
+}
+
+struct json_object *volumes_to_json(const struct volumes *v)
+{
+	struct json_object *all = json_object_new_array();
+
+	for (unsigned i = 0; i < v->n; i++) {
+		struct json_object *o = json_object_new_object();
+		bool removed = v->list[i].kind == VOLUME_FILE;
+
+		js_put_str(o, "id", v->list[i].id);
+		js_put_str(o, "path", v->list[i].path);
+		js_put_bool(o, "removed", removed);
+		if (!removed)
+			js_put_str(o, "why", why_it_stays(&v->list[i]));
+		json_object_array_add(all, o);
+	}
+	return all;
+}
+
+struct json_object *volumes_keep(const struct volumes *v)
+{
+	struct json_object *o = json_object_new_object(), *all = json_object_new_array();
+
+	js_put_int(o, "version", 1);
+	for (unsigned i = 0; i < v->n; i++)
+		if (v->list[i].kind == VOLUME_FILE)
+			json_object_array_add(all, json_object_new_string(v->list[i].path));
+	js_put(o, "volumes", all);
+	if (v->folder)
+		js_put_str(o, "folder", v->folder);
+	return o;
+}
+
+void volumes_load(struct json_object *o, struct volumes *v)
+{
+	struct json_object *all = js_get_array(o, "volumes");
+	size_t n = all ? json_object_array_length(all) : 0;
+	const char *folder = js_get_str(o, "folder");
+
+	*v = (struct volumes){ 0 };
+	if (folder && *folder == '/')
+		v->folder = path_copy(folder);
+	for (size_t i = 0; i < n && i < VOLUMES_MAX; i++) {
+		const char *path = js_plain_string(json_object_array_get_idx(all, i));
+
+		if (!path || *path != '/')
+			continue;
+		v->list[v->n++].path = path_copy(path);
+	}
+}

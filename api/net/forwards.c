@@ -1,0 +1,687 @@
+#include "api/net/forwards.h"
+#include "api/access/open_as.h"
+#include "api/access/permissions.h"
+#include "api/daemon.h"
+#include "api/definition/definition.h"
+#include "api/net/usernet.h"
+#include "api/policy/idle.h"
+#include "api/store/store.h"
+#include "api/vm/vm.h"
+#include "api/vm/vm_config.h"
+#include "api/wire/close_async.h"
+#include "api/wire/json.h"
+#include "base/backoff.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* Until it is tried again to listen, or to wake a VM that could not be woken. */
+#define SECOND_NS 1000000000ULL
+#define AGAIN_NS (5 * SECOND_NS)
+/* How often, and how many times, a start looks whether a port has become free. */
+#define TRY_NS (50 * 1000000ULL)
+#define TRIES_MAX 40
+/* A process whose VM has ended sends on what the guest said last. One that does not end by itself is killed: it has been
+ * stopped by its user, or taken over by its guest, and has a port. */
+#define END_NS (3 * SECOND_NS)
+#define MESSAGE_MAX 128
+#define MESSAGES_PER_ROUND 16
+
+struct held {
+	struct forwards *of;
+	struct definition_forward what;
+	int fd;
+	struct loop_watch *watch; /* while the VM sleeps */
+};
+
+struct forwards {
+	struct vm *vm;
+	struct held list[CHANNEL_FDS_MAX];
+	unsigned n;
+	struct opener *opener; /* it is about to listen */
+	struct loop_timer *timer; /* to try again */
+	bool waits; /* until then nobody is listened to */
+	struct backoff wakes; /* that failed */
+	bool told; /* that it cannot listen */
+	struct loop_timer *start_timer;
+	unsigned tries;
+};
+
+/* One cairn-slirp, until it is waited for. */
+struct usernet {
+	struct usernet *next;
+	struct daemon *daemon;
+	struct vm *vm; /* NULL: that has ended */
+	unsigned at;   /* of the interface */
+	int pidfd;     /* -1: an earlier daemon has started it, and it is not known which it is: the end of control is its end */
+	int control;
+	bool asked;    /* to let nobody in; it has not answered */
+	struct loop_watch *gone, *watch;
+	struct loop_timer *end_timer; /* NULL: its VM has it still */
+	bool killed;
+};
+
+/* ---- which there are ---- */
+
+static bool leads(const struct definition_interface *i)
+{
+	return i->type == DEFINITION_USER && !i->link;
+}
+
+static unsigned forwards_of(const struct definition *d, const struct definition_forward *ret[CHANNEL_FDS_MAX])
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < d->ninterfaces; i++)
+		for (unsigned k = 0; leads(&d->interfaces[i]) && k < d->interfaces[i].user.nforwards; k++)
+			if (n < CHANNEL_FDS_MAX)
+				ret[n++] = &d->interfaces[i].user.forwards[k];
+	return n;
+}
+
+static bool sleeps_saved(const struct vm *vm)
+{
+	return vm->state == VM_SAVED && idle_sleeps(vm);
+}
+
+/* ---- who has a port ---- */
+
+static const struct definition *listening(const struct vm *vm)
+{
+	if (vm_state_is_active(vm->state) || vm->starting || vm->start_waits)
+		return vm_live(vm);
+	return sleeps_saved(vm) ? vm->def : NULL;
+}
+
+static int taken(const struct vm *vm, const struct vm *by, unsigned i, unsigned k, struct err *e)
+{
+	const struct daemon *d = vm->daemon;
+	char text[DEFINITION_FORWARD_TEXT], who[VM_NAME_MAX + 16] = "another VM";
+
+	if (permissions_seen_together(&d->permissions, vm->def->name, by->def->name))
+		snprintf(who, sizeof(who), "VM '%s'", by->def->name);
+	definition_forward_print(&vm->def->interfaces[i].user.forwards[k], text);
+	return err_set(e, -EBUSY, ERR_BUSY, "interfaces[%u].forwards[%u]: %s leads to %s%s; shut that down first, or give "
+		"another port", i, k, text, who, sleeps_saved(by) ? ", which is idle" : "");
+}
+
+static int check_against(const struct vm *vm, const struct vm *other, struct err *e)
+{
+	const struct definition_forward *theirs[CHANNEL_FDS_MAX];
+	const struct definition *d = vm->def, *has = listening(other);
+	unsigned n = has ? forwards_of(has, theirs) : 0;
+
+	for (unsigned i = 0; n && i < d->ninterfaces; i++)
+		for (unsigned k = 0; leads(&d->interfaces[i]) && k < d->interfaces[i].user.nforwards; k++)
+			for (unsigned t = 0; t < n; t++)
+				if (definition_forwards_meet(&d->interfaces[i].user.forwards[k], theirs[t]))
+					return taken(vm, other, i, k, e);
+	return 0;
+}
+
+int forwards_check_free(const struct vm *vm, struct err *e)
+{
+	const struct daemon *d = vm->daemon;
+	int r = 0;
+
+	for (size_t i = 0; i < d->nvms && !r; i++)
+		if (d->vms[i] != vm)
+			r = check_against(vm, d->vms[i], e);
+	return r;
+}
+
+/* ---- the sockets ---- */
+
+static void watches_end(struct forwards *f)
+{
+	for (unsigned i = 0; i < f->n; i++) {
+		loop_unwatch(f->list[i].watch);
+		f->list[i].watch = NULL;
+	}
+}
+
+static void let_go(struct forwards *f)
+{
+	watches_end(f);
+	while (f->n)
+		close(f->list[--f->n].fd);
+	opener_free(f->opener);
+	f->opener = NULL;
+	if (f->timer)
+		loop_timer_disarm(f->timer);
+	f->told = f->waits = false;
+}
+
+static struct forwards *forwards_get(struct vm *vm)
+{
+	if (!vm->forwards) {
+		vm->forwards = calloc(1, sizeof(*vm->forwards));
+		if (!vm->forwards)
+			abort();
+		vm->forwards->vm = vm;
+	}
+	return vm->forwards;
+}
+
+/* fds: one for each of the definition's forwards; kept as others of our own. */
+static void hold(struct vm *vm, const int *fds, unsigned nfds)
+{
+	const struct definition_forward *all[CHANNEL_FDS_MAX];
+	unsigned n = forwards_of(vm->def, all);
+	struct forwards *f = forwards_get(vm);
+
+	for (f->n = 0; f->n < MIN(n, nfds); f->n++) {
+		struct held *h = &f->list[f->n];
+
+		*h = (struct held){ .of = f, .what = *all[f->n], .fd = fcntl(fds[f->n], F_DUPFD_CLOEXEC, 3) };
+		if (h->fd < 0)
+			break;
+	}
+	if (f->n < n)
+		let_go(f);
+}
+
+/* Are they those that the definition names? It may be another by now. */
+static bool fits(const struct forwards *f, const struct definition *d)
+{
+	const struct definition_forward *all[CHANNEL_FDS_MAX];
+	unsigned n = forwards_of(d, all);
+
+	for (unsigned i = 0; i < n && n == f->n; i++)
+		if (strcmp(f->list[i].what.address, all[i]->address) || f->list[i].what.port != all[i]->port ||
+			f->list[i].what.protocol != all[i]->protocol)
+			return false;
+	return n == f->n;
+}
+
+bool forwards_are_held(const struct vm *vm)
+{
+	return vm->forwards && vm->forwards->n && fits(vm->forwards, vm->def);
+}
+
+/* ---- waking ---- */
+
+static void again_later(struct forwards *f, uint64_t wait_ns);
+
+/* As for other starts that nobody asks for; but when these were too many, it is tried again in the next window, as who
+ * waits does not go away by that. What is refused, as there is no room, was not tried. */
+static uint64_t wake_wait_ns(const struct vm *vm, int r)
+{
+	const struct backoff_rule *rule = &vm->def->restart;
+	struct backoff *b = &vm->forwards->wakes;
+	uint64_t now = loop_now_ns(), wait;
+
+	if (r != -EREMOTEIO)
+		return AGAIN_NS;
+	if (!backoff_again(rule, b, now, &wait)) {
+		wait = b->window_ns + rule->window_s * SECOND_NS + 1 - now;
+		log_error("idle", "VM '%s': it could not be woken %u times within %u s; its forwards do not try it again for %" PRIu64
+			" s. Next: cairn start %s", vm->def->name, b->n, rule->window_s, (uint64_t)(wait / SECOND_NS), vm->def->name);
+	}
+	return MAX(wait, SECOND_NS);
+}
+
+static void woken(void *opaque, int r, const struct err *e)
+{
+	struct vm *vm = opaque;
+
+	if (r < 0) {
+		log_warn("idle", "VM '%s' is not woken: %s", vm->def->name, e->msg);
+		vm->idle.by[0] = 0; /* the next one who starts it may be another */
+	}
+	/* Who waits is there still. */
+	if (r < 0 && vm->forwards && sleeps_saved(vm)) {
+		watches_end(vm->forwards);
+		again_later(vm->forwards, wake_wait_ns(vm, r));
+	}
+}
+
+static void wake(struct vm *vm, const struct definition_forward *what)
+{
+	char text[DEFINITION_FORWARD_TEXT];
+
+	definition_forward_print(what, text);
+	idle_wake_by(vm, text, woken, vm);
+}
+
+static void knocked(void *opaque, unsigned revents)
+{
+	struct held *h = opaque;
+	struct forwards *f = h->of;
+
+	(void)revents;
+	watches_end(f);
+	wake(f->vm, &h->what);
+}
+
+static void watch_all(struct forwards *f)
+{
+	struct loop *l = f->vm->daemon->loop;
+
+	for (unsigned i = 0; i < f->n; i++) {
+		struct held *h = &f->list[i];
+
+		if (!h->watch && loop_watch(l, h->fd, POLLIN, knocked, h, &h->watch) < 0)
+			log_warn("idle", "VM '%s': port %u does not wake it: %s", f->vm->def->name, h->what.port,
+				strerror(ENOMEM));
+	}
+}
+
+/* ---- asleep ---- */
+
+static void listens(void *opaque, int r, struct config *c, const struct err *e)
+{
+	struct forwards *f = opaque;
+
+	f->opener = NULL;
+	if (r < 0) {
+		if (!f->told)
+			log_warn("idle", "VM '%s' is idle, and its forwards do not wake it for now: %s", f->vm->def->name,
+				e->msg);
+		f->told = true;
+		again_later(f, AGAIN_NS);
+		return;
+	}
+	f->told = false;
+	hold(f->vm, c->fds, c->nfds);
+	config_done(c);
+	watch_all(f);
+}
+
+static void try_again(void *opaque)
+{
+	struct vm *vm = opaque;
+
+	vm->forwards->waits = false;
+	forwards_follow(vm);
+}
+
+static void again_later(struct forwards *f, uint64_t wait_ns)
+{
+	struct loop *l = f->vm->daemon->loop;
+
+	if (!f->timer && loop_timer_new(l, try_again, f->vm, &f->timer) < 0)
+		abort();
+	loop_timer_arm(f->timer, loop_now_ns() + wait_ns);
+	f->waits = true;
+}
+
+static void listen_asleep(struct vm *vm)
+{
+	const struct definition_forward *all[CHANNEL_FDS_MAX];
+	struct forwards *f = vm->forwards;
+
+	if (f && f->n && !fits(f, vm->def))
+		let_go(f);
+	if (!forwards_of(vm->def, all))
+		return;
+	f = forwards_get(vm);
+	if (f->waits)
+		return;
+	if (f->n)
+		watch_all(f);
+	else if (!f->opener)
+		opener_open(vm->daemon->loop, vm->def, OPENER_FORWARDS, listens, f, &f->opener);
+}
+
+/* It runs: those that failed count no more. */
+static void wakes_forget(struct forwards *f)
+{
+	f->wakes.n = 0;
+	f->waits = false;
+	if (f->timer)
+		loop_timer_disarm(f->timer);
+}
+
+void forwards_follow(struct vm *vm)
+{
+	if (idle_is_saved_now(vm) && forwards_are_held(vm)) {
+		watch_all(vm->forwards);
+	} else if (vm->starting || vm->start_waits || vm_state_is_active(vm->state) || vm->idle.falling) {
+		if (vm->forwards)
+			watches_end(vm->forwards);
+		if (vm->forwards && vm_state_is_active(vm->state))
+			wakes_forget(vm->forwards);
+	} else if (sleeps_saved(vm)) {
+		listen_asleep(vm);
+	} else if (vm->forwards) {
+		let_go(vm->forwards);
+	}
+}
+
+void forwards_redefined(struct vm *vm)
+{
+	if (vm->forwards && sleeps_saved(vm))
+		let_go(vm->forwards);
+	forwards_follow(vm);
+}
+
+/* ---- a start ---- */
+
+static void start_goes_on(void *opaque)
+{
+	vm_start_goes_on(opaque);
+}
+
+/* Is there a process of a VM's that has ended? */
+static bool ends_soon(const struct daemon *d)
+{
+	for (const struct usernet *u = d->usernets; u; u = u->next)
+		if (u->end_timer && !u->killed)
+			return true;
+	return false;
+}
+
+bool forwards_start_waits(struct vm *vm)
+{
+	struct forwards *f = forwards_get(vm);
+
+	if (!ends_soon(vm->daemon) && f->tries++ == TRIES_MAX) {
+		f->tries = 0;
+		return false;
+	}
+	if (!f->start_timer && loop_timer_new(vm->daemon->loop, start_goes_on, vm, &f->start_timer) < 0)
+		abort();
+	loop_timer_arm(f->start_timer, loop_now_ns() + TRY_NS);
+	return true;
+}
+
+/* ---- the processes ---- */
+
+static void usernet_free(struct usernet *u)
+{
+	struct usernet **at = &u->daemon->usernets;
+
+	while (*at != u)
+		at = &(*at)->next;
+	*at = u->next;
+	loop_unwatch(u->gone);
+	loop_unwatch(u->watch);
+	loop_timer_free(u->end_timer);
+	if (u->control >= 0)
+		discard_socket(u->control);
+	if (u->pidfd >= 0)
+		close(u->pidfd);
+	free(u);
+}
+
+/* Its VM tells that the link is down. */
+static void process_gone(void *opaque, unsigned revents)
+{
+	struct usernet *u = opaque;
+	siginfo_t si = { 0 };
+
+	(void)revents;
+	if (u->pidfd >= 0 && waitid(P_PIDFD, (id_t)u->pidfd, &si, WEXITED | WNOHANG) == 0 && u->vm &&
+		(si.si_code != CLD_EXITED || si.si_status))
+		log_error("usernet", "VM '%s': interfaces[%u]: its cairn-slirp ended with %s %d", u->vm->def->name, u->at,
+			si.si_code == CLD_EXITED ? "exit status" : "signal", si.si_status);
+	/* Nobody would answer who connects. */
+	if (u->vm && u->vm->forwards && vm_state_is_active(u->vm->state) && !u->vm->idle.falling)
+		let_go(u->vm->forwards);
+	if (u->vm)
+		usernet_forget(u->daemon->run_dir_fd, u->vm->def->name, u->at);
+	usernet_free(u);
+}
+
+static void connected(struct usernet *u, int64_t n)
+{
+	const struct definition *d = u->vm ? vm_live(u->vm) : NULL;
+
+	if (d && u->at < d->ninterfaces && n >= 0 && n < d->interfaces[u->at].user.nforwards)
+		wake(u->vm, &d->interfaces[u->at].user.forwards[n]);
+}
+
+static bool hold_answered(const struct vm *vm)
+{
+	for (const struct usernet *u = vm->daemon->usernets; u; u = u->next)
+		if (u->vm == vm && u->asked)
+			return false;
+	return true;
+}
+
+static void held(struct usernet *u)
+{
+	bool asked = u->asked;
+
+	u->asked = false;
+	if (asked && u->vm && hold_answered(u->vm))
+		idle_held(u->vm);
+}
+
+/* It handles what a guest sends, and is not trusted. */
+static void message_take(struct usernet *u, struct json_object *o)
+{
+	if (js_get_bool(o, "held", false))
+		held(u);
+	else
+		connected(u, js_get_int(o, "forward", -1));
+}
+
+static void control_ready(void *opaque, unsigned revents)
+{
+	struct usernet *u = opaque;
+	char text[MESSAGE_MAX + 1];
+	ssize_t got = 0;
+
+	(void)revents;
+	for (unsigned i = 0; i < MESSAGES_PER_ROUND; i++) {
+		CLEANUP_JS struct json_object *o = NULL;
+
+		got = discard_recv(u->control, text, MESSAGE_MAX, NULL);
+		if (got <= 0)
+			break;
+		text[got] = 0;
+		o = json_tokener_parse(text);
+		if (json_object_is_type(o, json_type_object))
+			message_take(u, o);
+	}
+	if (got > 0 || (got < 0 && (errno == EAGAIN || errno == EINTR)))
+		return;
+	loop_unwatch(u->watch);
+	u->watch = NULL;
+	if (u->pidfd < 0)
+		process_gone(u, 0);
+}
+
+/* control: taken. */
+static struct usernet *usernet_new(struct vm *vm, unsigned at, int control)
+{
+	struct usernet *u = calloc(1, sizeof(*u));
+
+	if (!u)
+		abort();
+	*u = (struct usernet){ .next = vm->daemon->usernets, .daemon = vm->daemon, .vm = vm, .at = at, .pidfd = -1,
+		.control = control };
+	vm->daemon->usernets = u;
+	return u;
+}
+
+static int usernet_watch(struct usernet *u)
+{
+	struct loop *l = u->daemon->loop;
+	int r = u->pidfd < 0 ? 0 : loop_watch(l, u->pidfd, POLLIN, process_gone, u, &u->gone);
+
+	if (!r)
+		r = loop_watch(l, u->control, POLLIN, control_ready, u, &u->watch);
+	if (r < 0)
+		usernet_free(u);
+	return r;
+}
+
+static int usernet_keep(struct vm *vm, struct usernet_process *p)
+{
+	struct usernet *u = usernet_new(vm, p->at, steal_fd(&p->control));
+
+	u->pidfd = pidfd_open(p->pid, 0);
+	if (u->pidfd >= 0)
+		return usernet_watch(u);
+	usernet_free(u);
+	return -ESRCH;
+}
+
+static struct usernet *usernet_of(const struct vm *vm, unsigned at)
+{
+	struct usernet *u = vm->daemon->usernets;
+
+	while (u && (u->vm != vm || u->at != at))
+		u = u->next;
+	return u;
+}
+
+/* Those that an earlier daemon has started. */
+void forwards_taken_back(struct vm *vm)
+{
+	int control;
+
+	for (unsigned at = 0; at < VM_INTERFACES_MAX; at++) {
+		struct usernet *u;
+
+		if (usernet_of(vm, at) || usernet_connect(vm->daemon->run_dir_fd, vm->def->name, at, &control) < 0)
+			continue;
+		u = usernet_new(vm, at, control);
+		u->pidfd = usernet_pidfd(control);
+		if (usernet_watch(u) < 0)
+			log_warn("usernet", "VM '%s': interfaces[%u]: its forwards do not wake it", vm->def->name, at);
+	}
+}
+
+/* ---- while it is saved ---- */
+
+static bool control_say(const struct usernet *u, const char *text)
+{
+	return u->watch && send(u->control, text, strlen(text), MSG_DONTWAIT | MSG_NOSIGNAL) >= 0;
+}
+
+bool forwards_hold(struct vm *vm)
+{
+	if (!forwards_are_held(vm))
+		return false;
+	for (struct usernet *u = vm->daemon->usernets; u; u = u->next)
+		if (u->vm == vm)
+			u->asked = control_say(u, "{\"hold\": true}");
+	return !hold_answered(vm);
+}
+
+void forwards_release(struct vm *vm)
+{
+	for (struct usernet *u = vm->daemon->usernets; u; u = u->next) {
+		if (u->vm != vm)
+			continue;
+		u->asked = false;
+		control_say(u, "{\"hold\": false}");
+	}
+}
+
+static void process_kill(void *opaque)
+{
+	struct usernet *u = opaque;
+
+	log_warn("usernet", "a cairn-slirp of a VM that has ended does not end: it is killed");
+	u->killed = true;
+	if (pidfd_send_signal(u->pidfd, SIGKILL, NULL, 0) < 0)
+		log_warn("usernet", "it cannot be killed: %s", strerror(errno));
+}
+
+void forwards_processes_end(const struct vm *vm)
+{
+	for (struct usernet *u = vm->daemon->usernets; u; u = u->next) {
+		if (u->vm != vm || u->end_timer || u->pidfd < 0)
+			continue;
+		if (loop_timer_new(vm->daemon->loop, process_kill, u, &u->end_timer) < 0)
+			abort();
+		loop_timer_arm(u->end_timer, loop_now_ns() + END_NS);
+	}
+}
+
+/* Each listens until it ends: should this daemon do so first, the next one finds it. */
+void forwards_ended(struct vm *vm)
+{
+	forwards_taken_back(vm);
+	forwards_processes_end(vm);
+	for (unsigned at = 0; at < VM_INTERFACES_MAX; at++)
+		if (!usernet_of(vm, at))
+			usernet_forget(vm->daemon->run_dir_fd, vm->def->name, at);
+}
+
+/* Those of its last run are nothing to this one. */
+static void processes_forget(const struct vm *vm)
+{
+	forwards_processes_end(vm);
+	for (struct usernet *u = vm->daemon->usernets; u; u = u->next)
+		if (u->vm == vm)
+			u->vm = NULL;
+}
+
+void forwards_processes_free(struct daemon *d)
+{
+	while (d->usernets)
+		usernet_free(d->usernets);
+}
+
+static int held_add(const struct forwards *f, struct config *c, struct err *e)
+{
+	for (unsigned i = 0; i < f->n; i++) {
+		int fd = fcntl(f->list[i].fd, F_DUPFD_CLOEXEC, 3);
+
+		if (fd < 0 || config_add_fd(c, fd) == VM_NO_FD)
+			return err_set_errno(e, fd < 0 ? -errno : -EMFILE, "forwards");
+		c->nforwards++;
+	}
+	return 0;
+}
+
+static bool saved_when_idle(const struct definition *d)
+{
+	return d->idle_after_s && d->idle_action == DEFINITION_SAVE;
+}
+
+int forwards_start(struct vm *vm, struct config *c, struct err *e)
+{
+	CLEANUP_CLOSE int log_fd = store_open_file(vm->daemon->store, vm->def->name, "log", O_WRONLY | O_APPEND | O_CREAT, e);
+	struct usernets made = { 0 };
+	int r = log_fd < 0 ? log_fd : 0;
+
+	if (!r && forwards_are_held(vm) && !c->nforwards)
+		r = held_add(vm->forwards, c, e);
+	else if (!r && vm->forwards)
+		let_go(vm->forwards);
+	if (!r && !forwards_are_held(vm) && saved_when_idle(vm->def) && c->nforwards)
+		hold(vm, c->fds + c->nfds - c->nforwards, c->nforwards);
+	processes_forget(vm);
+	if (vm->forwards)
+		vm->forwards->tries = 0;
+	if (!r)
+		r = usernets_start(c, vm->def, vm->daemon->paths->slirp_program, log_fd, vm->daemon->run_dir_fd, &made, e);
+	for (unsigned i = 0; i < made.n; i++)
+		if (usernet_keep(vm, &made.list[i]) < 0)
+			log_warn("usernet", "VM '%s': nobody waits for the end of its cairn-slirp", vm->def->name);
+	return r;
+}
+
+void forwards_free(struct vm *vm)
+{
+	processes_forget(vm);
+	if (!vm->forwards)
+		return;
+	let_go(vm->forwards);
+	loop_timer_free(vm->forwards->timer);
+	loop_timer_free(vm->forwards->start_timer);
+	free(vm->forwards);
+	vm->forwards = NULL;
+}

@@ -1,0 +1,189 @@
+#include "api/net/tap.h"
+#include "api/access/rights.h"
+#include "api/definition/definition.h"
+#include "api/vm/vm_config.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/ethtool.h>
+#include <linux/if_tun.h>
+#include <linux/sockios.h>
+#include <net/if.h>
+#include <net/if_arp.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
+#define TAP_FILE "/dev/net/tun"
+#define TAP_NAMES "vnet%d"
+/* The header of frames that virtio-net's driver sees (devices/virtio/virtio_net_header.h). */
+#define HEADER_BYTES 12
+
+struct tap {
+	unsigned at; /* of the interface */
+	const char *bridge;
+	int fd;
+	int sock; /* what network devices are asked and told by */
+	char name[IFNAMSIZ];
+	int mtu;
+};
+
+static struct ifreq request(const char *device)
+{
+	struct ifreq r = { 0 };
+
+	snprintf(r.ifr_name, sizeof(r.ifr_name), "%s", device);
+	return r;
+}
+
+static int tap_failed(const struct tap *t, const char *what, struct err *e)
+{
+	int error = errno;
+
+	if (error == EPERM || error == EACCES)
+		return err_set(e, -error, ERR_PERMISSION,
+			"interfaces[%u]: who is not root has no right to plug it into bridge '%s' (CAP_NET_ADMIN); let "
+			"root's daemon have the VM, or set \"link\" to \"down\"", t->at, t->bridge);
+	return err_set_errno(e, -error, "interfaces[%u]: %s", t->at, what);
+}
+
+static int bridge_find(struct tap *t, struct err *e)
+{
+	struct ethtool_drvinfo driver = { .cmd = ETHTOOL_GDRVINFO };
+	struct ifreq r = request(t->bridge);
+
+	if (ioctl(t->sock, SIOCGIFMTU, &r) < 0) {
+		if (errno != ENODEV)
+			return tap_failed(t, t->bridge, e);
+		return err_set(e, -ENODEV, ERR_NOT_FOUND,
+			"interfaces[%u].source: there is no bridge '%s'; make it with: ip link add %s type bridge && "
+			"ip link set %s up", t->at, t->bridge, t->bridge, t->bridge);
+	}
+	t->mtu = r.ifr_mtu;
+	r.ifr_data = (char *)&driver;
+	if (ioctl(t->sock, SIOCETHTOOL, &r) == 0 && !strcmp(driver.driver, "bridge"))
+		return 0;
+	return err_set(e, -EINVAL, ERR_INVALID, "interfaces[%u].source: '%s' is not a bridge; give the name of one "
+		"(ip link show type bridge)", t->at, t->bridge);
+}
+
+static int tap_make(struct tap *t, struct err *e)
+{
+	struct ifreq r = request(TAP_NAMES);
+	int header = HEADER_BYTES;
+
+	t->fd = open(TAP_FILE, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	if (t->fd < 0 && (errno == ENOENT || errno == ENODEV || errno == ENXIO))
+		return err_set(e, -errno, ERR_HOST,
+			"interfaces[%u]: this host has no tap devices (" TAP_FILE "); load the module with: modprobe tun", t->at);
+	if (t->fd < 0)
+		return tap_failed(t, TAP_FILE, e);
+	r.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+	if (ioctl(t->fd, TUNSETIFF, &r) < 0 || ioctl(t->fd, TUNSETVNETHDRSZ, &header) < 0 ||
+		ioctl(t->fd, TUNSETOFFLOAD, 0UL) < 0)
+		return tap_failed(t, "cannot make a tap device", e);
+	memcpy(t->name, r.ifr_name, sizeof(t->name));
+	t->name[sizeof(t->name) - 1] = 0;
+	return 0;
+}
+
+/* A bridge takes the lowest address of its ports for its own: the tap's is above all others, so that the
+ * bridge's does not change with each VM. Its MTU first: a bridge has that of its smallest port. */
+static int tap_set_up(const struct tap *t, const uint8_t mac[DEFINITION_MAC_BYTES], struct err *e)
+{
+	struct ifreq r = request(t->name);
+
+	r.ifr_hwaddr.sa_family = ARPHRD_ETHER;
+	memcpy(r.ifr_hwaddr.sa_data, mac, DEFINITION_MAC_BYTES);
+	r.ifr_hwaddr.sa_data[0] = (char)0xfe;
+	if (ioctl(t->sock, SIOCSIFHWADDR, &r) < 0)
+		return tap_failed(t, "cannot give the tap device an address", e);
+	r = request(t->name);
+	r.ifr_mtu = t->mtu;
+	if (ioctl(t->sock, SIOCSIFMTU, &r) < 0)
+		return tap_failed(t, "cannot give the tap device the bridge's MTU", e);
+	return 0;
+}
+
+static int tap_plug_in(const struct tap *t, struct err *e)
+{
+	struct ifreq r = request(t->bridge);
+
+	r.ifr_ifindex = (int)if_nametoindex(t->name);
+	if (ioctl(t->sock, SIOCBRADDIF, &r) < 0)
+		return tap_failed(t, "cannot plug the tap device into the bridge", e);
+	r = request(t->name);
+	if (ioctl(t->sock, SIOCGIFFLAGS, &r) < 0)
+		return tap_failed(t, "cannot bring the tap device up", e);
+	r.ifr_flags |= IFF_UP;
+	return ioctl(t->sock, SIOCSIFFLAGS, &r) < 0 ? tap_failed(t, "cannot bring the tap device up", e) : 0;
+}
+
+static bool listed(const char *list, const char *name)
+{
+	size_t n = strlen(name);
+
+	for (const char *s = list; s; s = strchr(s, ',') ? strchr(s, ',') + 1 : NULL)
+		if (!strncmp(s, name, n) && (!s[n] || s[n] == ','))
+			return true;
+	return false;
+}
+
+static int tap_add(struct config *c, unsigned at, const struct definition_interface *i, int sock,
+	struct err *e)
+{
+	struct vm_interface *v = &c->vm.interfaces[at];
+	struct tap t = { .at = at, .bridge = i->source, .fd = -1, .sock = sock };
+	int r = bridge_find(&t, e);
+
+	if (!r)
+		r = tap_make(&t, e);
+	if (!r)
+		r = tap_set_up(&t, i->mac, e);
+	if (!r)
+		r = tap_plug_in(&t, e);
+	if (r < 0) {
+		if (t.fd >= 0)
+			close(t.fd);
+		return r;
+	}
+	v->tap_fd = (uint16_t)config_add_fd(c, t.fd);
+	if (v->tap_fd == VM_NO_FD)
+		return err_set(e, -EMFILE, ERR_INVALID, "the VM has too many files");
+	v->mtu = (uint16_t)MIN(t.mtu, UINT16_MAX);
+	snprintf(v->target, sizeof(v->target), "%.*s", (int)sizeof(v->target) - 1, t.name);
+	return 0;
+}
+
+/* Whoever is on a bridge reaches what root has plugged in there. */
+static int bridge_check(const struct definition *d, unsigned at, const char *allowed, struct err *e)
+{
+	const char *bridge = d->interfaces[at].source;
+
+	if (!d->rights || listed(allowed, bridge))
+		return 0;
+	return err_set(e, -EPERM, ERR_PERMISSION,
+		"interfaces[%u].source: user %u defined the VM, and bridge '%s' is not for all; let root define it, or "
+		"start the daemon with: cairnd --allow-bridge %s", at, (unsigned)d->rights->uid, bridge, bridge);
+}
+
+int taps_add(struct config *c, const struct definition *d, const char *allowed, struct err *e)
+{
+	CLEANUP_CLOSE int sock = -1;
+	int r = 0;
+
+	for (unsigned i = 0; i < d->ninterfaces && !r; i++) {
+		if (d->interfaces[i].type != DEFINITION_BRIDGE || d->interfaces[i].link)
+			continue;
+		if (sock < 0)
+			sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+		r = sock < 0 ? err_set_errno(e, -errno, "socket") : bridge_check(d, i, allowed, e);
+		if (!r)
+			r = tap_add(c, i, &d->interfaces[i], sock, e);
+	}
+	return r;
+}

@@ -1,0 +1,264 @@
+#include "api/net/usernet.h"
+#include "api/access/spawn.h"
+#include "api/definition/definition.h"
+#include "api/vm/vm_config.h"
+#include "api/vm/vm_socket.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <arpa/inet.h>
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77
+#endif
+
+#define BACKLOG 128
+#define FORWARD_FD 5 /* behind its own two */
+/* What a frame costs does not depend on its length, and nobody outside sees how long it was (docs/slirp.md). */
+#define MTU 65520
+#define MTU_TEXT "65520"
+#define HOSTNAME_MAX_BYTES 63 /* of one label: RFC 1035, 2.3.4 */
+/* What frames may wait for the other side. The kernel gives what it allows. */
+#define QUEUE_BYTES (4 * 1024 * 1024)
+
+/* ---- where a forward listens ---- */
+
+static int listen_failed(const struct definition_forward *f, const char *key, struct err *e)
+{
+	char text[DEFINITION_FORWARD_TEXT];
+	int error = errno;
+
+	definition_forward_print(f, text);
+	if (error == EADDRINUSE)
+		return err_set(e, -error, ERR_BUSY, "%s: %s is taken by another program; end that (ss -ln%cp says who it is), or "
+			"give another port", key, text, f->protocol == DEFINITION_UDP ? 'u' : 't');
+	if (error == EADDRNOTAVAIL)
+		return err_set(e, -error, ERR_NOT_FOUND, "%s: %s: this host has no such address; use 127.0.0.1, or 0.0.0.0 for "
+			"all that it has", key, text);
+	if (error == EACCES)
+		return err_set(e, -error, ERR_PERMISSION, "%s: %s: ports below 1024 are root's; give a higher one", key, text);
+	return err_set_errno(e, -error, "%s: %s", key, text);
+}
+
+int forward_listen(const struct definition_forward *f, const char *key, struct err *e)
+{
+	int type = f->protocol == DEFINITION_UDP ? SOCK_DGRAM : SOCK_STREAM, on = 1;
+	struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons(f->port) };
+	CLEANUP_CLOSE int fd = socket(AF_INET, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	if (fd < 0 || inet_pton(AF_INET, f->address, &address.sin_addr) != 1)
+		return listen_failed(f, key, e);
+	/* Of TCP it is for what an earlier listener has left; of UDP it would let two listen. */
+	if (type == SOCK_STREAM && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0)
+		return listen_failed(f, key, e);
+	if (bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0 || (type == SOCK_STREAM && listen(fd, BACKLOG) < 0))
+		return listen_failed(f, key, e);
+	return steal_fd(&fd);
+}
+
+/* ---- where a process listens ---- */
+
+#define SOCKET_NAME_MAX (VM_NAME_MAX + 8)
+
+/* No VM has such a name, nor has what works on its images (offline_process.c). */
+static void socket_name(const char *vm, unsigned at, char buf[SOCKET_NAME_MAX])
+{
+	snprintf(buf, SOCKET_NAME_MAX, "..%u-%s", at, vm);
+}
+
+int usernet_connect(int run_dir, const char *vm, unsigned at, int *ret_fd)
+{
+	char name[SOCKET_NAME_MAX];
+
+	socket_name(vm, at, name);
+	return vm_socket_connect(run_dir, name, ret_fd);
+}
+
+/* The kernel says who called listen(): before the process does, that is the daemon that has started it. It may be gone,
+ * and so is what has its number only. */
+int usernet_pidfd(int control)
+{
+	struct ucred cred;
+	CLEANUP_CLOSE int fd = -1;
+	socklen_t size = sizeof(fd);
+
+	if (getsockopt(control, SOL_SOCKET, SO_PEERPIDFD, &fd, &size) < 0) {
+		size = sizeof(cred);
+		if (getsockopt(control, SOL_SOCKET, SO_PEERCRED, &cred, &size) < 0 || cred.pid <= 0)
+			return -1;
+		fd = pidfd_open(cred.pid, 0); /* Linux before 6.5 */
+	}
+	return fd < 0 || poll(&(struct pollfd){ .fd = fd, .events = POLLIN }, 1, 0) ? -1 : steal_fd(&fd);
+}
+
+void usernet_forget(int run_dir, const char *vm, unsigned at)
+{
+	char name[SOCKET_NAME_MAX];
+
+	socket_name(vm, at, name);
+	vm_socket_remove(run_dir, name);
+}
+
+/* control: the end that is the process's, and ours. */
+static int control_make(int run_dir, const char *vm, unsigned at, int control[2], struct err *e)
+{
+	char name[SOCKET_NAME_MAX];
+	int r;
+
+	socket_name(vm, at, name);
+	r = vm_socket_listen(run_dir, name, &control[1], e);
+	if (r < 0)
+		return r;
+	r = vm_socket_connect(run_dir, name, &control[0]);
+	return r < 0 ? err_set_errno(e, r, "interfaces[%u]", at) : 0;
+}
+
+/* ---- a process ---- */
+
+struct args {
+	char text[DEFINITION_FORWARDS_MAX][64];
+	char *list[14 + 2 * DEFINITION_FORWARDS_MAX];
+	size_t n;
+};
+
+static void arg_add(struct args *a, const char *option, const char *value)
+{
+	a->list[a->n++] = (char *)option;
+	if (value)
+		a->list[a->n++] = (char *)value;
+	a->list[a->n] = NULL;
+}
+
+/* As what the guest may call itself by DHCP: the VM's name, if it is one for a host. */
+static bool is_hostname(const char *name)
+{
+	for (const char *c = name; *c; c++)
+		if (!isalnum((unsigned char)*c) && (*c != '-' || c == name || !c[1]))
+			return false;
+	return *name && strlen(name) <= HOSTNAME_MAX_BYTES;
+}
+
+static void args_make(struct args *a, const struct definition *d, const struct definition_user *u, bool control)
+{
+	a->n = 0;
+	arg_add(a, "cairn-slirp", NULL);
+	arg_add(a, "--frames", "3");
+	if (control)
+		arg_add(a, "--control", "4");
+	arg_add(a, "--network", u->network);
+	arg_add(a, "--mtu", MTU_TEXT);
+	if (is_hostname(d->name))
+		arg_add(a, "--hostname", d->name);
+	if (u->restricted)
+		arg_add(a, "--restrict", NULL);
+	if (u->host_loopback)
+		arg_add(a, "--host-loopback", NULL);
+	for (unsigned i = 0; i < u->nforwards; i++) {
+		const struct definition_forward *f = &u->forwards[i];
+
+		snprintf(a->text[i], sizeof(a->text[i]), "%s:%u:%s:%u", f->protocol == DEFINITION_UDP ? "udp" : "tcp",
+			FORWARD_FD + i, f->guest[0] ? f->guest : "-", f->to);
+		arg_add(a, "--forward", a->text[i]);
+	}
+}
+
+struct plug {
+	const struct definition *def;
+	const char *program;
+	int log_fd;
+	const int *forwards; /* of the interface that is next */
+	int run_dir, frames[2], control[2];
+};
+
+static int process_run(const struct plug *p, const struct definition_user *u, pid_t *ret_pid)
+{
+	CLEANUP_CLOSE int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	int fds[FORWARD_FD + DEFINITION_FORWARDS_MAX] = { null, null, p->log_fd, p->frames[1],
+		p->run_dir < 0 ? null : p->control[1] };
+	struct program program = { .path = p->program, .rights = p->def->rights, .fds = fds,
+		.nfds = FORWARD_FD + u->nforwards };
+	struct args args;
+
+	if (null < 0)
+		return -errno;
+	for (unsigned i = 0; i < u->nforwards; i++)
+		fds[FORWARD_FD + i] = p->forwards[i];
+	args_make(&args, p->def, u, p->run_dir >= 0);
+	program.argv = args.list;
+	return program_start(&program, ret_pid);
+}
+
+static int plug_in(struct plug *p, unsigned at, struct config *c, struct usernets *ret, struct err *e)
+{
+	const struct definition_user *u = &p->def->interfaces[at].user;
+	struct usernet_process *process = &ret->list[ret->n];
+	unsigned fd;
+	int r = access(p->program, X_OK) < 0 ? -errno : process_run(p, u, &process->pid);
+
+	if (r < 0)
+		return err_set_errno(e, r, "interfaces[%u]: cannot start %s", at, p->program);
+	process->at = at;
+	process->control = steal_fd(&p->control[0]);
+	ret->n++;
+	p->forwards += u->nforwards;
+	fd = config_add_fd(c, steal_fd(&p->frames[0]));
+	c->vm.interfaces[at].tap_fd = (uint16_t)fd;
+	c->vm.interfaces[at].mtu = MTU;
+	return fd == VM_NO_FD ? err_set(e, -EMFILE, ERR_INVALID, "the VM has too many files") : 0;
+}
+
+static void pair_close(int fds[2])
+{
+	for (int i = 0; i < 2; i++)
+		if (fds[i] >= 0)
+			close(fds[i]);
+}
+
+static int usernet_start(struct plug *p, unsigned at, struct config *c, struct usernets *ret, struct err *e)
+{
+	int bytes = QUEUE_BYTES, r = 0;
+
+	p->frames[0] = p->frames[1] = p->control[0] = p->control[1] = -1;
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, p->frames) < 0)
+		r = err_set_errno(e, -errno, "interfaces[%u]", at);
+	if (!r && p->run_dir >= 0)
+		r = control_make(p->run_dir, p->def->name, at, p->control, e);
+	for (int i = 0; i < 2 && !r; i++)
+		if (setsockopt(p->frames[i], SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof(bytes)) < 0)
+			setsockopt(p->frames[i], SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
+	if (!r)
+		r = plug_in(p, at, c, ret, e);
+	pair_close(p->frames);
+	pair_close(p->control);
+	return r;
+}
+
+int usernets_start(struct config *c, const struct definition *d, const char *program, int log_fd, int run_dir,
+	struct usernets *ret, struct err *e)
+{
+	int forwards[CHANNEL_FDS_MAX], r = 0;
+	struct plug p = { .def = d, .program = program, .log_fd = log_fd, .run_dir = run_dir, .forwards = forwards };
+	unsigned n = c->nforwards;
+
+	ret->n = 0;
+	c->nfds -= n;
+	c->nforwards = 0;
+	memcpy(forwards, c->fds + c->nfds, n * sizeof(*forwards));
+	for (unsigned i = 0; i < d->ninterfaces && !r; i++)
+		if (d->interfaces[i].type == DEFINITION_USER && !d->interfaces[i].link)
+			r = usernet_start(&p, i, c, ret, e);
+	while (n)
+		close(forwards[--n]);
+	return r;
+}

@@ -1,0 +1,181 @@
+#include "api/policy/autostart.h"
+#include "api/daemon.h"
+#include "api/policy/staged_run.h"
+#include "api/store/store.h"
+#include "api/vm/vm.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+#include "base/log.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define BOOT_FILE "boot.json"
+#define BOOT_ID "/proc/sys/kernel/random/boot_id"
+#define BOOT_ID_TEXT 40
+
+struct autostart {
+	struct daemon *daemon;
+	struct sequence *sequence; /* NULL: not under way */
+	struct step {
+		struct autostart *autostart;
+		size_t i;
+	} *steps;
+	char boot_id[BOOT_ID_TEXT];
+	bool new_boot, over;
+	uint64_t begun_ns; /* realtime */
+};
+
+/* ---- the mark ---- */
+
+int autostart_keep(struct vm *vm, bool on, struct store_work *w, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	struct store *s = vm->daemon->store;
+
+	if (!on)
+		return store_remove_file_behind(s, w, vm->def->name, AUTOSTART_FILE, e);
+	o = json_object_new_object();
+	js_put_bool(o, "autostart", true);
+	return store_write_vm_file_behind(s, w, vm->def->name, AUTOSTART_FILE, o, e);
+}
+
+/* ---- which boot ---- */
+
+static void boot_id_read(char id[BOOT_ID_TEXT])
+{
+	int fd = open(BOOT_ID, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, id, BOOT_ID_TEXT - 1);
+
+	if (fd >= 0)
+		close(fd);
+	id[n < 0 ? 0 : n] = 0;
+	id[strcspn(id, "\n")] = 0;
+}
+
+static void boot_keep(struct autostart *a)
+{
+	struct json_object *o = json_object_new_object();
+	struct err e;
+
+	js_put_str(o, "boot_id", a->boot_id);
+	js_put_uint(o, "begun_ns", a->begun_ns);
+	js_put_bool(o, "over", a->over);
+	if (store_write_file(a->daemon->store, BOOT_FILE, o, &e) < 0)
+		log_error("autostart", "%s", e.msg);
+	json_object_put(o);
+}
+
+void autostart_load(struct daemon *d)
+{
+	CLEANUP_JS struct json_object *o = store_load_file(d->store, BOOT_FILE);
+	struct autostart *a = calloc(1, sizeof(*a));
+	const char *before = js_get_str(o, "boot_id");
+	struct timespec now;
+
+	if (!a)
+		abort();
+	clock_gettime(CLOCK_REALTIME, &now);
+	a->daemon = d;
+	boot_id_read(a->boot_id);
+	/* One that a newer Cairn dealt with is not known, and who was shut off is not to be started again. */
+	a->new_boot = !store_is_newer(d->store, BOOT_FILE) && (!before || strcmp(before, a->boot_id));
+	a->over = !a->new_boot && js_get_bool(o, "over", !o);
+	a->begun_ns = a->new_boot ? (uint64_t)now.tv_sec * 1000000000ULL :
+				    (uint64_t)js_get_int(o, "begun_ns", 0);
+	d->autostart = a;
+	for (size_t i = 0; i < d->nvms; i++)
+		d->vms[i]->autostart = store_has_file(d->store, d->vms[i]->def->name, AUTOSTART_FILE);
+}
+
+bool autostart_is_new_boot(const struct daemon *d)
+{
+	return d->autostart->new_boot;
+}
+
+/* ---- one after the other ---- */
+
+static void tell(const struct vm *vm, const struct err *e)
+{
+	struct json_object *data = json_object_new_object();
+
+	js_put_str(data, "outcome", e ? "failed" : "started");
+	if (e)
+		js_put_str(data, "detail", e->msg);
+	daemon_emit(vm->daemon, EVENT_AUTOSTART, vm->def->name, data);
+}
+
+static void started(void *opaque, int r, const struct err *e)
+{
+	struct step *step = opaque;
+	struct autostart *a = step->autostart;
+	struct vm *vm = sequence_vm(a->sequence, step->i);
+
+	if (r < 0)
+		log_error("autostart", "VM '%s' is not started: %s", vm->def->name, e->msg);
+	tell(vm, r < 0 ? e : NULL);
+	sequence_over(a->sequence, step->i);
+}
+
+static void turn(void *opaque, struct vm *vm, size_t i)
+{
+	struct autostart *a = opaque;
+	struct vm_start_how how = { .state_fd = -1, .done = started, .opaque = &a->steps[i] };
+
+	a->steps[i] = (struct step){ a, i };
+	if (vm_state_is_active(vm->state) || vm->starting || vm->start_waits)
+		sequence_over(a->sequence, i); /* somebody was faster */
+	else
+		vm_start(vm, &how);
+}
+
+static void all_over(void *opaque)
+{
+	struct autostart *a = opaque;
+
+	a->over = true;
+	boot_keep(a);
+	sequence_free(a->sequence);
+	a->sequence = NULL;
+}
+
+/* Of a boot whose daemon died in the middle, not those that it has dealt with. */
+static bool is_due(const struct autostart *a, const struct vm *vm)
+{
+	return vm->autostart && !vm->half && !vm->is_template && !vm_state_is_active(vm->state) &&
+		(a->new_boot || vm->since_ns < a->begun_ns);
+}
+
+void autostart_go(struct daemon *d)
+{
+	static const struct sequence_ops ops = { turn, all_over };
+	struct autostart *a = d->autostart;
+
+	if (a->over)
+		return;
+	boot_keep(a);
+	a->sequence = sequence_new(d, d->paths->limits.starting, &ops, a);
+	for (size_t i = 0; i < d->nvms; i++)
+		if (is_due(a, d->vms[i]))
+			sequence_add(a->sequence, d->vms[i], d->vms[i]->def->order,
+				d->vms[i]->def->start_delay_s);
+	a->steps = calloc(sequence_count(a->sequence) + 1, sizeof(*a->steps));
+	if (!a->steps)
+		abort();
+	if (sequence_count(a->sequence))
+		log_info("autostart", "the host has booted: %zu VMs are started", sequence_count(a->sequence));
+	sequence_go(a->sequence);
+}
+
+void autostart_free(struct autostart *a)
+{
+	if (!a)
+		return;
+	sequence_free(a->sequence);
+	free(a->steps);
+	free(a);
+}

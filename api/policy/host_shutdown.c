@@ -1,0 +1,245 @@
+#include "api/policy/host_shutdown.h"
+#include "api/commands/command.h"
+#include "api/daemon.h"
+#include "api/jobs/job.h"
+#include "api/jobs/save.h"
+#include "api/policy/staged_run.h"
+#include "api/vm/vm.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+
+#include <errno.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct stop {
+	struct daemon *daemon;
+	struct call *call;
+	struct sequence *sequence;
+	struct json_object *outcomes;
+	bool *waits; /* of each place in the sequence: its VM's end is */
+	int action;  /* -1: each VM's own */
+	bool then_end;
+};
+
+static const char *const actions[] = { [DEFINITION_LEAVE] = "leave", [DEFINITION_SAVE] = "save",
+	[DEFINITION_SHUTDOWN] = "shutdown" };
+
+static uint8_t action_of(const struct stop *s, const struct vm *vm)
+{
+	return s->action < 0 ? vm->def->stop_action : (uint8_t)s->action;
+}
+
+/* Its place; the count: it has none that is waited for. */
+static size_t place_of(const struct vm *vm)
+{
+	const struct stop *s = vm->daemon->stop;
+	size_t n = s ? sequence_count(s->sequence) : 0, i = 0;
+
+	while (i < n && (!s->waits[i] || sequence_vm(s->sequence, i) != vm))
+		i++;
+	return i;
+}
+
+bool stop_waits_for(const struct vm *vm)
+{
+	return vm->daemon->stop && place_of(vm) < sequence_count(vm->daemon->stop->sequence);
+}
+
+static void outcome_add(struct json_object *all, const struct vm *vm, uint8_t action, const char *outcome)
+{
+	struct json_object *o = json_object_new_object();
+
+	js_put_str(o, "vm", vm->def->name);
+	js_put_str(o, "action", actions[action]);
+	js_put_str(o, "outcome", outcome);
+	json_object_array_add(all, o);
+}
+
+static void outcome_put(struct stop *s, const struct vm *vm, const char *outcome)
+{
+	outcome_add(s->outcomes, vm, action_of(s, vm), outcome);
+	log_info("stop", "VM '%s': %s", vm->def->name, outcome);
+}
+
+void stop_vm_over(struct vm *vm, const char *outcome)
+{
+	struct stop *s = vm->daemon->stop;
+	size_t i = place_of(vm);
+
+	if (!s || i == sequence_count(s->sequence))
+		return;
+	s->waits[i] = false;
+	outcome_put(s, vm, outcome);
+	sequence_over(s->sequence, i);
+}
+
+static void saved(struct job *j, void *opaque)
+{
+	stop_vm_over(opaque, j->failed ? j->e.msg : "saved");
+}
+
+static void save(struct vm *vm)
+{
+	struct job *j;
+	struct err e;
+
+	if (save_managed(vm, SAVE_THEN_AS_IT_WAS, NULL, NULL, &j, &e) < 0) {
+		stop_vm_over(vm, e.msg);
+		return;
+	}
+	j->concluded = saved;
+	j->concluded_opaque = vm;
+}
+
+static void shut_down(struct vm *vm)
+{
+	struct shutdown_plan p;
+
+	shutdown_plan_default(vm, &p);
+	shutdown_begin(vm, &p, NULL, NULL);
+}
+
+static void act(struct stop *s, struct vm *vm)
+{
+	uint8_t action = action_of(s, vm);
+
+	if (!vm->proc || (!vm_state_is_active(vm->state) && !vm->starting))
+		stop_vm_over(vm, "is off");
+	else if (action == DEFINITION_LEAVE || vm->state == VM_PRESERVED)
+		stop_vm_over(vm, "left running");
+	else if (vm->starting)
+		return; /* stop_vm_started() follows, or its end */
+	else if (action == DEFINITION_SAVE)
+		save(vm);
+	else
+		shut_down(vm);
+}
+
+static void turn(void *opaque, struct vm *vm, size_t i)
+{
+	struct stop *s = opaque;
+
+	s->waits[i] = true;
+	act(s, vm);
+}
+
+void stop_vm_started(struct vm *vm)
+{
+	if (stop_waits_for(vm))
+		act(vm->daemon->stop, vm);
+}
+
+static void all_over(void *opaque)
+{
+	struct stop *s = opaque;
+	struct daemon *d = s->daemon;
+	struct json_object *o = json_object_new_object();
+	bool then_end = s->then_end;
+
+	js_put(o, "vms", json_object_get(s->outcomes));
+	d->stop = NULL;
+	call_return(s->call, o);
+	s->call = NULL;
+	stop_free(s);
+	if (then_end)
+		loop_stop(d->loop);
+}
+
+/* Those that run or are about to, the last to start first. */
+static struct sequence *sequence_of(struct daemon *d, unsigned parallel, const struct sequence_ops *ops, struct stop *s)
+{
+	struct sequence *q = sequence_new(d, parallel, ops, s);
+
+	for (size_t i = 0; i < d->nvms; i++)
+		if (vm_state_is_active(d->vms[i]->state) || d->vms[i]->starting)
+			sequence_add(q, d->vms[i], UINT32_MAX - d->vms[i]->def->order, 0);
+	return q;
+}
+
+/* One that is to be left goes on as it was when the stop is over. */
+static bool is_called_off(const struct stop *s, const struct vm *vm)
+{
+	return restart_is_pending(vm) && !vm->starting && action_of(s, vm) != DEFINITION_LEAVE;
+}
+
+int stop_all(struct daemon *d, int action, bool then_end, struct call *c, struct err *e)
+{
+	static const struct sequence_ops ops = { turn, all_over };
+	struct stop *s;
+
+	if (d->stop)
+		return err_set(e, -EBUSY, ERR_BUSY, "the VMs are being stopped already");
+	s = calloc(1, sizeof(*s));
+	if (!s || !(s->waits = calloc(d->nvms + 1, sizeof(*s->waits))))
+		abort();
+	s->daemon = d;
+	s->call = c;
+	s->action = action;
+	s->then_end = then_end;
+	s->outcomes = json_object_new_array();
+	for (size_t i = 0; i < d->nvms; i++)
+		if (is_called_off(s, d->vms[i])) {
+			restart_call_off(d->vms[i]);
+			outcome_put(s, d->vms[i], "its restart is called off");
+		}
+	s->sequence = sequence_of(d, d->paths->limits.starting, &ops, s);
+	d->stop = s;
+	sequence_go(s->sequence);
+	return 0;
+}
+
+/* ---- what that would do ---- */
+
+static void would_stop(void *opaque, struct vm *vm, size_t i)
+{
+	static const char *const after[] = { [DEFINITION_LEAVE] = "left running", [DEFINITION_DESTROY] = "destroyed",
+		[DEFINITION_SAVE] = "saved" };
+	struct stop *s = opaque;
+	uint8_t action = action_of(s, vm);
+	struct shutdown_plan p;
+	char words[80];
+
+	shutdown_plan_default(vm, &p);
+	if (action == DEFINITION_LEAVE || vm->state == VM_PRESERVED)
+		snprintf(words, sizeof(words), "would be left running");
+	else if (action == DEFINITION_SAVE)
+		snprintf(words, sizeof(words), "would be saved");
+	else
+		snprintf(words, sizeof(words), "would be shut down; after %u s, %s", p.deadline_s, after[p.then]);
+	outcome_add(s->outcomes, vm, action, words);
+	sequence_over(s->sequence, i);
+}
+
+static void nothing(void *opaque)
+{
+	(void)opaque;
+}
+
+struct json_object *stop_look(struct daemon *d, int action)
+{
+	static const struct sequence_ops ops = { would_stop, nothing };
+	struct stop s = { .daemon = d, .action = action, .outcomes = json_object_new_array() };
+
+	for (size_t i = 0; i < d->nvms; i++)
+		if (is_called_off(&s, d->vms[i]))
+			outcome_add(s.outcomes, d->vms[i], action_of(&s, d->vms[i]), "its restart would be called off");
+	s.sequence = sequence_of(d, 1, &ops, &s); /* one by one, for the order */
+	sequence_go(s.sequence);
+	sequence_free(s.sequence);
+	return s.outcomes;
+}
+
+void stop_free(struct stop *s)
+{
+	if (!s)
+		return;
+	sequence_free(s->sequence);
+	json_object_put(s->outcomes);
+	free(s->waits);
+	free(s);
+}

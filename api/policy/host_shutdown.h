@@ -1,0 +1,29 @@
+/* stop: all VMs are stopped, because the host goes down: each as its definition's stop_action says, or all in
+ * one way; by their order, the last first. Others keep running, as when a daemon follows another. */
+#ifndef CAIRN_API_POLICY_HOST_SHUTDOWN_H
+#define CAIRN_API_POLICY_HOST_SHUTDOWN_H
+
+#include <stdbool.h>
+
+struct call;
+struct daemon;
+struct err;
+struct json_object;
+struct stop;
+struct vm;
+
+/* action: enum definition_then: leave, shutdown or save; -1: as the definitions say. then_end: the daemon ends
+ * afterwards. c: answered when all is over; taken. Returns 0; -EBUSY: that is under way, and c is not taken. */
+int stop_all(struct daemon *d, int action, bool then_end, struct call *c, struct err *e);
+/* What that would do, as an array of the same shape; the caller puts it. */
+struct json_object *stop_look(struct daemon *d, int action);
+/* NULL allowed. */
+void stop_free(struct stop *s);
+/* Is the end of this VM waited for? */
+bool stop_waits_for(const struct vm *vm);
+/* Its start was under way, and it runs. Nothing, when nobody waits for it. */
+void stop_vm_started(struct vm *vm);
+/* It is off, or will not be: what became of it. Nothing, when nobody waits for it. */
+void stop_vm_over(struct vm *vm, const char *outcome);
+
+#endif

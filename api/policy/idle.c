@@ -1,0 +1,375 @@
+#include "api/policy/idle.h"
+#include "api/daemon.h"
+#include "api/jobs/job.h"
+#include "api/jobs/save.h"
+#include "api/net/forwards.h"
+#include "api/store/store.h"
+#include "api/vm/vm.h"
+#include "api/vm/vm_process.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define REASON "idle"
+#define REQUEST_TIMEOUT_NS (10 * 1000000000ULL)
+
+static struct policy_idle_rule rule_of(const struct vm *vm)
+{
+	const struct definition *d = vm_live(vm);
+
+	return (struct policy_idle_rule){ d->idle_after_s, d->idle_cpu_percent };
+}
+
+static struct policy_sample sample_of(const struct vm_info *i)
+{
+	struct policy_sample s = { .now_ns = loop_now_ns(), .bytes = i->console_bytes,
+		.watched = i->console_readers > 0 };
+
+	for (uint32_t n = 0; n < MIN(i->vcpus, VM_VCPUS_MAX); n++)
+		s.cpu_ns += i->vcpu_ns[n];
+	for (uint32_t n = 0; n < MIN(i->ndisks, VM_DISKS_MAX); n++)
+		s.requests += i->disks[n].rd_reqs + i->disks[n].wr_reqs + i->disks[n].fl_reqs;
+	/* What it receives may be others' noise. */
+	for (uint32_t n = 0; n < MIN(i->ninterfaces, VM_INTERFACES_MAX); n++)
+		s.bytes += i->interfaces[n].tx_bytes;
+	return s;
+}
+
+static void fire(void *opaque);
+
+static void look_later(struct vm *vm)
+{
+	struct policy_idle_rule rule = rule_of(vm);
+
+	if (!vm->idle.timer && loop_timer_new(vm->daemon->loop, fire, vm, &vm->idle.timer) < 0)
+		abort();
+	loop_timer_arm(vm->idle.timer, loop_now_ns() + policy_idle_period_ns(&rule));
+}
+
+/* ---- to sleep ----
+ * That it falls asleep is in its state from before that begins: whoever finds it asleep knows why. */
+
+struct fall {
+	struct store_work work;
+	struct vm *vm; /* NULL: it is no more */
+};
+
+static void wake_begin(struct vm *vm, void (*done)(void *opaque, int r, const struct err *e), void *opaque);
+
+static void disturbed_woken(void *opaque, int r, const struct err *e)
+{
+	struct vm *vm = opaque;
+
+	if (r < 0)
+		log_warn("idle", "VM '%s' is not woken: %s", vm->def->name, e->msg);
+}
+
+static void fall_over(struct vm *vm)
+{
+	vm->idle.asking = vm->idle.falling = false;
+	vm_save(vm);
+}
+
+static void suspended(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct vm *vm = opaque;
+
+	(void)a;
+	if (r < 0)
+		log_info("idle", "VM '%s': not suspended: %s", vm->def->name, e->msg);
+	else
+		vm_move(vm, VM_SAW_PAUSED, REASON, NULL, 0);
+	fall_over(vm);
+	vm->idle.suspending = false;
+	idle_follow(vm);
+	if (vm->idle.disturbed && idle_sleeps(vm))
+		wake_begin(vm, disturbed_woken, vm);
+	else
+		vm->idle.by[0] = 0;
+}
+
+static void suspend_begin(struct store_work *w)
+{
+	struct fall *f = container_of(w, struct fall, work);
+	struct vm *vm = f->vm;
+
+	free(f);
+	if (!vm)
+		return;
+	vm->idle.fall = NULL;
+	if (vm->state != VM_RUNNING || !vm->proc || vm->idle.disturbed) {
+		fall_over(vm);
+		idle_follow(vm);
+		return;
+	}
+	vm->idle.suspending = true;
+	vm_process_request(vm->proc, VM_MSG_STOP, NULL, 0, -1, REQUEST_TIMEOUT_NS, suspended, vm);
+}
+
+static void suspend_keep(struct vm *vm)
+{
+	struct fall *f = calloc(1, sizeof(*f));
+
+	if (!f)
+		abort();
+	*f = (struct fall){ { .done = suspend_begin, .loop = vm->daemon->loop }, vm };
+	vm->idle.fall = f;
+	vm_save(vm);
+	store_after(vm->daemon->store, &f->work);
+}
+
+/* It is awake still, and who waits is let in. */
+static void not_saved(struct vm *vm)
+{
+	fall_over(vm);
+	forwards_release(vm);
+	forwards_follow(vm);
+	idle_follow(vm);
+}
+
+/* Its reason tells that it may be woken. */
+static void saved(struct job *j, void *opaque)
+{
+	struct vm *vm = opaque;
+
+	vm->idle.by[0] = 0;
+	if (j->failed || vm->state != VM_SAVED) {
+		not_saved(vm);
+	} else {
+		vm->idle.asking = vm->idle.falling = false;
+		vm_say_reason(vm, REASON, "");
+		idle_follow(vm);
+	}
+	if (!j->failed)
+		job_dismiss(j, NULL);
+}
+
+static void save_follow(struct vm *vm, struct job *j)
+{
+	j->concluded = saved;
+	j->concluded_opaque = vm;
+}
+
+static void sleep_begin(struct vm *vm)
+{
+	struct job *j;
+	struct err e;
+
+	vm->idle.asking = vm->idle.falling = true;
+	vm->idle.holding = vm->idle.disturbed = false;
+	vm->idle.by[0] = 0;
+	if (vm_live(vm)->idle_action != DEFINITION_SAVE) {
+		suspend_keep(vm);
+	} else if (save_managed(vm, SAVE_THEN_RUNNING, NULL, NULL, &j, &e) < 0) {
+		log_info("idle", "VM '%s': not saved: %s", vm->def->name, e.msg);
+		not_saved(vm);
+	} else {
+		save_follow(vm, j);
+		forwards_follow(vm);
+	}
+}
+
+/* ---- asleep, or about to be, since an earlier daemon ---- */
+
+void idle_taken_back(struct vm *vm, struct job *saving)
+{
+	bool fell = vm->idle.falling;
+
+	vm->idle.falling = fell && saving;
+	if (vm->idle.falling)
+		save_follow(vm, saving);
+	else if (fell && vm->state == VM_SAVED)
+		snprintf(vm->reason, sizeof(vm->reason), REASON);
+	/* Its forwards follow when all VMs are known. */
+	if (fell)
+		vm_save(vm);
+}
+
+const char *idle_paused_reason(const struct vm *vm, const char *reason)
+{
+	return vm->idle.falling && !strcmp(reason, vm_reason_name(VM_REASON_USER)) ? REASON : reason;
+}
+
+/* ---- awake ---- */
+
+static void stay_awake(struct vm *vm)
+{
+	if (vm->idle.holding)
+		forwards_release(vm);
+	vm->idle.holding = false;
+	look_later(vm);
+}
+
+/* Who connects is not to meet a process that is about to end. When it is time to look again and nobody has answered,
+ * it is saved all the same. */
+static void sleep_soon(struct vm *vm)
+{
+	if (vm_live(vm)->idle_action != DEFINITION_SAVE || vm->idle.holding || !forwards_hold(vm)) {
+		sleep_begin(vm);
+		return;
+	}
+	vm->idle.holding = true;
+	look_later(vm);
+}
+
+void idle_held(struct vm *vm)
+{
+	if (!vm->idle.holding || vm->idle.asking)
+		return;
+	/* Somebody came. */
+	if (!vm->idle.look.begun || vm->job)
+		stay_awake(vm);
+	else
+		sleep_begin(vm);
+}
+
+bool idle_is_saved_now(const struct vm *vm)
+{
+	return vm->idle.falling && vm_state_is_active(vm->state) && vm_live(vm)->idle_action == DEFINITION_SAVE;
+}
+
+static void looked(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct vm *vm = opaque;
+	struct policy_idle_rule rule = rule_of(vm);
+	struct policy_sample s;
+
+	(void)e;
+	vm->idle.asking = false;
+	if (vm->state != VM_RUNNING || !rule.after_s)
+		return;
+	if (r < 0 || !a->info || vm->job) {
+		vm->idle.look.begun = false;
+		stay_awake(vm);
+		return;
+	}
+	s = sample_of(a->info);
+	if (policy_idle_look(&rule, &vm->idle.look, &s))
+		sleep_soon(vm);
+	else
+		stay_awake(vm);
+}
+
+static void fire(void *opaque)
+{
+	struct vm *vm = opaque;
+
+	if (vm->state != VM_RUNNING || !vm->proc || vm->idle.asking)
+		return;
+	vm->idle.asking = true;
+	vm_process_request(vm->proc, VM_MSG_QUERY, NULL, 0, -1, REQUEST_TIMEOUT_NS, looked, vm);
+}
+
+void idle_follow(struct vm *vm)
+{
+	vm->idle.look.begun = false;
+	if (vm->state != VM_RUNNING && vm->idle.holding) {
+		vm->idle.holding = false;
+		forwards_release(vm);
+	}
+	if (vm->state == VM_RUNNING && rule_of(vm).after_s)
+		look_later(vm);
+	else if (vm->idle.timer)
+		loop_timer_disarm(vm->idle.timer);
+}
+
+void idle_free(struct vm *vm)
+{
+	if (vm->idle.fall)
+		vm->idle.fall->vm = NULL;
+	loop_timer_free(vm->idle.timer);
+}
+
+const char *idle_reason(const struct vm *vm, const struct vm_event *ev)
+{
+	if (ev->reason != VM_REASON_USER)
+		return NULL;
+	if (ev->phase == VM_PHASE_PAUSED && vm->idle.suspending)
+		return REASON;
+	return ev->phase == VM_PHASE_RUNNING && vm->idle.waking ? IDLE_WOKEN : NULL;
+}
+
+/* ---- waking ---- */
+
+bool idle_sleeps(const struct vm *vm)
+{
+	return (vm->state == VM_PAUSED || vm->state == VM_SAVED) && !strcmp(vm->reason, REASON);
+}
+
+bool idle_has_to_wake(const struct vm *vm, enum vm_trigger t)
+{
+	return idle_sleeps(vm) &&
+		(t == VM_ASK_CONSOLE || t == VM_ASK_SHUTDOWN || t == VM_ASK_REBOOT);
+}
+
+struct wake {
+	struct vm *vm;
+	void (*done)(void *opaque, int r, const struct err *e);
+	void *opaque;
+};
+
+static void woken(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct wake w = *(struct wake *)opaque;
+
+	(void)a;
+	free(opaque);
+	if (!r)
+		vm_move(w.vm, VM_SAW_RUNNING, IDLE_WOKEN, w.vm->idle.by, 0);
+	w.vm->idle.waking = false;
+	w.vm->idle.by[0] = 0;
+	w.done(w.opaque, r, e);
+}
+
+static void wake_begin(struct vm *vm, void (*done)(void *opaque, int r, const struct err *e), void *opaque)
+{
+	struct vm_start_how how = { .state_fd = -1, .done = done, .opaque = opaque };
+	struct wake *w;
+
+	if (vm->state == VM_SAVED) {
+		vm_start(vm, &how);
+		return;
+	}
+	w = malloc(sizeof(*w));
+	if (!w)
+		abort();
+	*w = (struct wake){ vm, done, opaque };
+	vm->idle.waking = true;
+	vm_process_request(vm->proc, VM_MSG_CONT, NULL, 0, -1, REQUEST_TIMEOUT_NS, woken, w);
+}
+
+void idle_wake(struct vm *vm, void (*done)(void *opaque, int r, const struct err *e), void *opaque)
+{
+	vm->idle.by[0] = 0;
+	wake_begin(vm, done, opaque);
+}
+
+/* It is being suspended or saved. What is suspended is woken at once; a save is called off, or it would break the
+ * connection. */
+static void disturb(struct vm *vm)
+{
+	struct err e;
+
+	if (vm->idle.disturbed) /* who says so is the guest's process, as often as it likes */
+		return;
+	vm->idle.disturbed = true;
+	if (vm->job && vm->state != VM_SAVED && vm_live(vm)->idle_action == DEFINITION_SAVE && job_cancel(vm->job, &e) < 0)
+		log_info("idle", "VM '%s': it is saved although somebody connects: %s", vm->def->name, e.msg);
+}
+
+void idle_wake_by(struct vm *vm, const char *forward, void (*done)(void *opaque, int r, const struct err *e), void *opaque)
+{
+	vm->idle.look.begun = false;
+	if (!vm->idle.falling && (!idle_sleeps(vm) || vm->idle.waking || vm->starting || vm->start_waits))
+		return;
+	snprintf(vm->idle.by, sizeof(vm->idle.by), "by forward %s", forward);
+	if (vm->idle.falling)
+		disturb(vm);
+	else
+		wake_begin(vm, done, opaque);
+}

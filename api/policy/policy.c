@@ -1,0 +1,138 @@
+#include "api/policy/policy.h"
+#include "base/util.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#define SECOND_NS 1000000000ULL
+#define PERIOD_MAX_NS (60 * SECOND_NS)
+
+/* ---- lengths of time ---- */
+
+/* The largest first: a length is printed in the largest that divides it. */
+static const struct {
+	char letter;
+	uint32_t seconds;
+} units[] = { { 'd', 24 * 3600 }, { 'h', 3600 }, { 'm', 60 }, { 's', 1 } };
+
+static int unit_of(char letter, uint32_t *ret_s)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(units); i++)
+		if (units[i].letter == letter) {
+			*ret_s = units[i].seconds;
+			return 0;
+		}
+	return -EINVAL;
+}
+
+int policy_length_parse(const char *text, uint32_t *ret_s)
+{
+	uint64_t n = 0;
+	uint32_t unit;
+	const char *c;
+
+	for (c = text; isdigit((unsigned char)*c); c++) {
+		n = 10 * n + (uint64_t)(*c - '0');
+		if (n > POLICY_LENGTH_MAX_S)
+			return -EINVAL;
+	}
+	if (c == text || !*c || c[1] || unit_of(*c, &unit) < 0 || n > POLICY_LENGTH_MAX_S / unit)
+		return -EINVAL;
+	*ret_s = (uint32_t)n * unit;
+	return 0;
+}
+
+void policy_length_print(uint32_t s, char buf[POLICY_LENGTH_TEXT])
+{
+	size_t i = 0;
+
+	while (!s ? i + 1 < ARRAY_SIZE(units) : s % units[i].seconds)
+		i++;
+	snprintf(buf, POLICY_LENGTH_TEXT, "%" PRIu32 "%c", s / units[i].seconds, units[i].letter);
+}
+
+/* ---- one after the other ---- */
+
+bool policy_all_over(const struct policy_entry *e, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (e[i].progress != POLICY_OVER)
+			return false;
+	return true;
+}
+
+size_t policy_next(const struct policy_entry *e, size_t n, unsigned parallel, uint64_t now_ns,
+	uint64_t *ret_at_ns)
+{
+	uint64_t at = 0;
+	unsigned under_way = 0;
+	size_t next = n;
+
+	*ret_at_ns = UINT64_MAX;
+	for (size_t i = 0; i < n && next == n; i++) {
+		if (e[i].progress == POLICY_WAITS)
+			next = i;
+		else if (e[i].progress == POLICY_OVER)
+			at = MAX(at, e[i].over_ns + e[i].delay_s * SECOND_NS);
+		else
+			under_way++;
+	}
+	if (next == n)
+		return n;
+	/* All before it have begun; those of another order, and those that others wait for, have
+	 * to be over as well. */
+	for (size_t i = 0; i < next; i++)
+		if (e[i].progress == POLICY_UNDER_WAY &&
+			(e[i].order != e[next].order || e[i].delay_s))
+			return n;
+	if (under_way >= parallel)
+		return n;
+	if (at > now_ns) {
+		*ret_at_ns = at;
+		return n;
+	}
+	return next;
+}
+
+/* ---- words before a shutdown ---- */
+
+int64_t policy_next_warning(int64_t at_s, int64_t now_s)
+{
+	static const int64_t before_s[] = { 3600, 600, 300, 60 };
+
+	for (size_t i = 0; i < ARRAY_SIZE(before_s); i++)
+		if (at_s - before_s[i] > now_s)
+			return at_s - before_s[i];
+	return 0;
+}
+
+/* ---- idleness ---- */
+
+uint64_t policy_idle_period_ns(const struct policy_idle_rule *r)
+{
+	return MIN(MAX(r->after_s * SECOND_NS / 10, SECOND_NS), PERIOD_MAX_NS);
+}
+
+static bool did_nothing(const struct policy_idle_rule *r, const struct policy_sample *a,
+	const struct policy_sample *b)
+{
+	uint64_t allowed = (b->now_ns - a->now_ns) / 100 * r->cpu_percent;
+
+	return !b->watched && a->requests == b->requests && a->bytes == b->bytes &&
+		b->cpu_ns >= a->cpu_ns && b->cpu_ns - a->cpu_ns <= allowed;
+}
+
+bool policy_idle_look(const struct policy_idle_rule *r, struct policy_idle *i,
+	const struct policy_sample *s)
+{
+	bool fresh = i->begun && s->now_ns - i->last.now_ns <= 3 * policy_idle_period_ns(r);
+
+	if (!fresh || !did_nothing(r, &i->last, s))
+		i->since_ns = s->now_ns;
+	i->begun = true;
+	i->last = *s;
+	return s->now_ns - i->since_ns >= r->after_s * SECOND_NS;
+}

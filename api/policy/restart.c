@@ -1,0 +1,161 @@
+#include "api/policy/restart.h"
+#include "api/daemon.h"
+#include "api/vm/vm.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#define SECOND_NS 1000000000ULL
+
+static uint64_t realtime_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return (uint64_t)ts.tv_sec * SECOND_NS + (uint64_t)ts.tv_nsec;
+}
+
+static void started(void *opaque, int r, const struct err *e)
+{
+	(void)e;
+	if (r < 0)
+		restart_want(opaque); /* one of the tries, too */
+}
+
+static void arm(struct vm *vm, uint64_t due_ns);
+
+static void fire(void *opaque)
+{
+	struct vm *vm = opaque;
+	struct vm_start_how how = { .state_fd = -1, .again = true, .done = started, .opaque = vm };
+
+	if (vm->daemon->stop) { /* nobody is started now, and this one is to be left as it is */
+		arm(vm, loop_now_ns() + SECOND_NS);
+		return;
+	}
+	vm->restart.due_ns = 0;
+	if (!vm->starting && !vm->start_waits && !vm_state_is_active(vm->state))
+		vm_start(vm, &how);
+}
+
+static void arm(struct vm *vm, uint64_t due_ns)
+{
+	struct restart *r = &vm->restart;
+
+	if (!r->timer && loop_timer_new(vm->daemon->loop, fire, vm, &r->timer) < 0)
+		return;
+	r->due_ns = due_ns;
+	loop_timer_arm(r->timer, due_ns);
+}
+
+static void give_up(struct vm *vm)
+{
+	char why[VM_DETAIL_MAX], detail[VM_DETAIL_MAX];
+
+	snprintf(why, sizeof(why), "%s%s%s", vm->reason, vm->detail[0] ? ": " : "", vm->detail);
+	snprintf(detail, sizeof(detail),
+		"it was started again %u times within %u s, and stays off now (%.160s); to try again: cairn start "
+		"%.60s", vm->restart.tries.n, vm->def->restart.window_s, why, vm->def->name);
+	log_error("policy", "VM '%s': %s", vm->def->name, detail);
+	vm_say_reason(vm, "restart limit", detail);
+}
+
+void restart_want(struct vm *vm)
+{
+	const struct backoff_rule *rule = &vm->def->restart;
+	struct json_object *data;
+	uint64_t now = loop_now_ns(), wait;
+
+	if (vm->daemon->stop)
+		return; /* all go down */
+	if (!backoff_again(rule, &vm->restart.tries, now, &wait)) {
+		give_up(vm);
+		return;
+	}
+	arm(vm, now + wait);
+	vm_save(vm);
+	data = json_object_new_object();
+	js_put_uint(data, "in", wait);
+	js_put_uint(data, "try", vm->restart.tries.n);
+	js_put_uint(data, "tries", rule->tries);
+	daemon_emit(vm->daemon, EVENT_RESTART_SCHEDULED, vm->def->name, data);
+}
+
+bool restart_is_pending(const struct vm *vm)
+{
+	return vm->restart.due_ns != 0;
+}
+
+uint64_t restart_in_ns(const struct vm *vm)
+{
+	uint64_t now = loop_now_ns();
+
+	return vm->restart.due_ns > now ? vm->restart.due_ns - now : 0;
+}
+
+void restart_forget(struct vm *vm)
+{
+	if (vm->restart.timer)
+		loop_timer_disarm(vm->restart.timer);
+	vm->restart.due_ns = 0;
+	vm->restart.tries.n = 0;
+}
+
+void restart_call_off(struct vm *vm)
+{
+	char reason[sizeof(vm->reason)];
+
+	snprintf(reason, sizeof(reason), "%s", vm->reason);
+	restart_forget(vm);
+	vm_say_reason(vm, reason, "it was to be started again, which was called off");
+}
+
+/* ---- over a daemon's end ---- */
+
+struct json_object *restart_to_json(const struct vm *vm)
+{
+	const struct restart *r = &vm->restart;
+	uint64_t now = loop_now_ns(), real = realtime_ns();
+	struct json_object *o;
+
+	if (!r->tries.n)
+		return NULL;
+	o = json_object_new_object();
+	js_put_uint(o, "n", r->tries.n);
+	js_put_uint(o, "window_ns", real - MIN(now - r->tries.window_ns, real));
+	if (r->due_ns)
+		js_put_uint(o, "due_ns", real + restart_in_ns(vm));
+	return o;
+}
+
+/* The clock may have been set meanwhile: what is out of range is now. */
+void restart_load(struct vm *vm, struct json_object *o)
+{
+	uint64_t now = loop_now_ns(), real = realtime_ns();
+	uint64_t begun = (uint64_t)js_get_int(o, "window_ns", 0), due = (uint64_t)js_get_int(o, "due_ns", 0);
+	uint64_t longest = vm->def->restart.max_delay_s * SECOND_NS;
+	int64_t n = js_get_int(o, "n", 0);
+
+	if (n <= 0 || n > UINT32_MAX)
+		return;
+	vm->restart.tries.n = (uint32_t)n;
+	vm->restart.tries.window_ns = now - MIN(begun < real ? real - begun : 0, now);
+	vm->restart.take_up = due != 0;
+	if (due)
+		vm->restart.due_ns = now + MIN(due > real ? due - real : 0, longest);
+}
+
+void restart_take_up(struct vm *vm)
+{
+	if (vm->restart.take_up && !vm_state_is_active(vm->state))
+		arm(vm, vm->restart.due_ns);
+	else if (vm->restart.take_up)
+		vm->restart.due_ns = 0; /* it was started, and the state missed that */
+	vm->restart.take_up = false;
+}

@@ -1,0 +1,567 @@
+#include "api/policy/scheduler.h"
+#include "api/daemon.h"
+#include "api/jobs/job.h"
+#include "api/jobs/snapshot_job.h"
+#include "api/jobs/snapshots.h"
+#include "api/store/store.h"
+#include "api/vm/vm.h"
+#include "api/vm/vm_process.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/timerfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#define NS 1000000000LL
+#define DAY_S (24 * 3600)
+/* A VM that is being started or stopped is looked at again so often. */
+#define RETRY_S 30
+#define SPACE_TIMEOUT_NS (20 * 1000000000ULL)
+/* More than that, and the clock was set, not corrected. */
+#define LEAP_S 600
+#define LEAP_HOLD_S 3600
+
+struct scheduler {
+	struct daemon *daemon;
+	int fd;
+	struct loop_watch *watch;
+	int64_t offset_s;     /* of the wall clock to the one that nobody sets */
+	int64_t hold_until_s; /* of the latter: nothing is deleted until then */
+};
+
+static int64_t clock_s(clockid_t id)
+{
+	struct timespec ts;
+
+	clock_gettime(id, &ts);
+	return ts.tv_sec;
+}
+
+/* ---- as JSON ---- */
+
+static struct json_object *plan_to_json(const struct schedule_plan *p)
+{
+	struct json_object *o = json_object_new_object();
+	char buf[SCHEDULE_TEXT_MAX];
+
+	schedule_print_every(p, buf);
+	js_put_str(o, "every", buf);
+	schedule_print_keep(p, buf);
+	js_put_str(o, "keep", buf);
+	schedule_print_min_free(p, buf);
+	js_put_str(o, "min-free", buf);
+	return o;
+}
+
+static int plan_from_json(struct json_object *o, struct schedule_plan *p, struct err *e)
+{
+	const char *every = js_get_str(o, "every"), *keep = js_get_str(o, "keep"),
+		   *min_free = js_get_str(o, "min-free");
+	int r;
+
+	*p = (struct schedule_plan){0};
+	if (!every || !keep || !min_free)
+		return err_set(e, -EINVAL, ERR_CORRUPT, "every, keep or min-free is missing");
+	r = schedule_set_every(p, every, e);
+	if (!r)
+		r = schedule_set_keep(p, keep, e);
+	return r ? r : schedule_set_min_free(p, min_free, e);
+}
+
+struct json_object *schedule_past_to_json(const struct schedule_past *p)
+{
+	struct json_object *o = json_object_new_object();
+
+	js_put_int(o, "last_s", p->last_s);
+	js_put_int(o, "run_s", p->run_s);
+	js_put_str(o, "outcome", p->outcome);
+	js_put_str(o, "detail", p->detail);
+	return o;
+}
+
+void schedule_past_load(struct schedule_past *p, struct json_object *o)
+{
+	const char *outcome = js_get_str(o, "outcome"), *detail = js_get_str(o, "detail");
+
+	p->last_s = js_get_int(o, "last_s", 0);
+	p->run_s = js_get_int(o, "run_s", 0);
+	snprintf(p->outcome, sizeof(p->outcome), "%s", outcome ? outcome : "");
+	snprintf(p->detail, sizeof(p->detail), "%s", detail ? detail : "");
+}
+
+static int64_t next_run_s(const struct vm *vm)
+{
+	const struct schedule_plan *p = &vm->schedule->plan;
+
+	return schedule_slot(p, vm->schedule_past.last_s) + p->every_s;
+}
+
+struct json_object *scheduler_to_json(const struct vm *vm)
+{
+	struct json_object *o = plan_to_json(&vm->schedule->plan);
+	const struct schedule_past *p = &vm->schedule_past;
+
+	js_put_str(o, "vm", vm->def->name);
+	js_put_int(o, "next-run", next_run_s(vm) * NS);
+	if (!p->outcome[0])
+		return o;
+	js_put_int(o, "last-run", p->run_s * NS);
+	js_put_str(o, "outcome", p->outcome);
+	js_put_str(o, "detail", p->detail);
+	return o;
+}
+
+/* ---- what has become of a run ---- */
+
+static void note(struct vm *vm, const char *outcome, const char *detail)
+{
+	struct schedule_past *p = &vm->schedule_past;
+
+	p->run_s = clock_s(CLOCK_REALTIME);
+	snprintf(p->outcome, sizeof(p->outcome), "%s", outcome);
+	snprintf(p->detail, sizeof(p->detail), "%s", detail);
+	vm_save(vm);
+}
+
+/* reason: off, space, failed. */
+static void note_skipped(struct vm *vm, const char *reason, const char *detail)
+{
+	bool failed = !strcmp(reason, "failed");
+	struct json_object *data;
+
+	/* A VM is off for months, perhaps: that is told once. */
+	if (!strcmp(reason, "off") && !strcmp(vm->schedule_past.detail, detail)) {
+		note(vm, "skipped", detail);
+		return;
+	}
+	log_warn("schedule", "VM '%s': no automatic snapshot: %s", vm->def->name, detail);
+	data = json_object_new_object();
+	js_put_str(data, "reason", reason);
+	js_put_str(data, "detail", detail);
+	note(vm, failed ? "failed" : "skipped", detail);
+	daemon_emit(vm->daemon, EVENT_SNAPSHOT_SKIPPED, vm->def->name, data);
+}
+
+/* Of callbacks that come late: is this run still wanted? */
+static bool working(const struct vm *vm)
+{
+	return vm->schedule && vm->schedule->working;
+}
+
+static void run_end(struct vm *vm)
+{
+	if (vm->schedule)
+		vm->schedule->working = false;
+	scheduler_soon(vm->daemon->scheduler);
+}
+
+/* ---- what no rule keeps ---- */
+
+static bool is_automatic(const struct vm_snapshot_info *i)
+{
+	return schedule_is_name(i->name) && snapshot_has_tag(i, SCHEDULE_TAG);
+}
+
+void scheduler_victims(const struct schedule_plan *p, const struct snapshots *s, bool with_next, bool *victims)
+{
+	int64_t *times = calloc(s->n + 1, sizeof(*times)), now_s = clock_s(CLOCK_REALTIME);
+	bool *keep = calloc(s->n + 1, sizeof(*keep));
+	size_t *at = calloc(s->n + 1, sizeof(*at)), n = 0;
+
+	for (size_t i = 0; times && keep && at && i < s->n; i++) {
+		if (!is_automatic(&s->list[i]))
+			continue;
+		times[n] = (int64_t)(s->list[i].realtime_ns / NS);
+		at[n++] = i;
+	}
+	if (n && with_next)
+		times[n] = now_s;
+	if (n)
+		schedule_keep(p, now_s, times, n + with_next, keep);
+	for (size_t k = 0; k < n; k++) {
+		const struct vm_snapshot_info *i = &s->list[at[k]];
+
+		victims[at[k]] = !keep[k] && (with_next || !i->current) && !snapshot_has_tag(i, SNAPSHOT_TAG_KEEP);
+	}
+	free(times);
+	free(keep);
+	free(at);
+}
+
+static void victims_choose(void *opaque, const struct snapshots *s, bool *victims)
+{
+	struct vm *vm = opaque;
+
+	if (vm->schedule)
+		scheduler_victims(&vm->schedule->plan, s, false, victims);
+}
+
+static bool any_victim(struct vm *vm, const struct snapshots *s)
+{
+	bool *victims = calloc(s->n + 1, sizeof(*victims)), any = false;
+
+	if (victims)
+		victims_choose(vm, s, victims);
+	for (size_t i = 0; victims && i < s->n; i++)
+		any |= victims[i];
+	free(victims);
+	return any;
+}
+
+static void thinned(struct job *j, void *opaque)
+{
+	struct vm *vm = opaque;
+
+	if (j->failed && working(vm))
+		note_skipped(vm, "failed", j->e.msg);
+	if (!j->failed)
+		job_dismiss(j, NULL);
+	run_end(vm);
+}
+
+/* The job looks again: this was before anybody else was kept out. */
+static void thin_fetched(void *opaque, int r, const struct snapshots *s, const struct err *e)
+{
+	struct vm *vm = opaque;
+	struct job *j = NULL;
+	struct err why;
+
+	if (!working(vm))
+		return;
+	if (!r && any_victim(vm, s)) {
+		r = snapshot_delete_where(vm, victims_choose, vm, &j, &why);
+		e = &why;
+	}
+	if (j) {
+		j->concluded = thinned;
+		j->concluded_opaque = vm;
+		return;
+	}
+	if (r < 0)
+		log_info("schedule", "VM '%s': old snapshots are not deleted now: %s",
+			vm->def->name, e->msg);
+	run_end(vm);
+}
+
+static void thin(struct vm *vm)
+{
+	struct scheduler *s = vm->daemon->scheduler;
+
+	if (vm_state_is_active(vm->state) && s && clock_s(CLOCK_BOOTTIME) >= s->hold_until_s)
+		snapshots_fetch(vm, thin_fetched, vm);
+	else
+		run_end(vm);
+}
+
+/* ---- a run ---- */
+
+static void taken(struct job *j, void *opaque)
+{
+	struct vm *vm = opaque;
+
+	if (!working(vm)) {
+		job_dismiss(j, NULL);
+		return;
+	}
+	if (j->failed) {
+		note_skipped(vm, "failed", j->e.msg);
+		run_end(vm);
+		return;
+	}
+	note(vm, "taken", js_get_str(j->result, "name"));
+	job_dismiss(j, NULL); /* the result is kept in the schedule's own */
+	thin(vm);
+}
+
+static void name_choose(const struct snapshots *s, char name[SCHEDULE_NAME_MAX])
+{
+	bool is_there = true;
+
+	for (unsigned again = 1; is_there; again++) {
+		schedule_name(clock_s(CLOCK_REALTIME), again, name);
+		is_there = false;
+		for (size_t i = 0; i < s->n; i++)
+			is_there |= !strcmp(s->list[i].name, name);
+	}
+}
+
+static void list_fetched(void *opaque, int r, const struct snapshots *s, const struct err *e)
+{
+	struct vm_snapshot_create body = {.tags = SCHEDULE_TAG};
+	struct vm *vm = opaque;
+	struct job *j = NULL;
+	struct err why;
+
+	if (!working(vm))
+		return;
+	if (!r) {
+		name_choose(s, body.name);
+		r = snapshot_create(vm, &body, NULL, &j, &why);
+		e = &why;
+	}
+	if (j) {
+		j->concluded = taken;
+		j->concluded_opaque = vm;
+		return;
+	}
+	if (r == -EBUSY) /* somebody was faster: when that is done */
+		vm->schedule_past.last_s -= vm->schedule->plan.every_s;
+	else
+		note_skipped(vm, "failed", e->msg);
+	run_end(vm);
+}
+
+/* The images' file systems; whatever cannot tell has enough. */
+static bool space_is_short(const struct vm *vm, const struct vm_spaces *s, char *detail, size_t size)
+{
+	const struct definition *d = vm_live(vm);
+
+	for (uint32_t i = 0; i < d->ndisks; i++) {
+		uint64_t available = s->disks[i].free_bytes, total = s->disks[i].total_bytes;
+
+		if (!total || !schedule_space_is_short(&vm->schedule->plan, available, total))
+			continue;
+		snprintf(detail, size, "%llu MiB of %llu MiB are free where %.100s is",
+			(unsigned long long)available >> 20, (unsigned long long)total >> 20,
+			d->disks[i].layers[0].path);
+		return true;
+	}
+	return false;
+}
+
+/* From the VM's process: it has the files, and may wait for a file system that hangs. */
+static void space_told(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct vm *vm = opaque;
+	char detail[200];
+
+	if (!working(vm))
+		return;
+	if (r < 0 || !a || !a->spaces) {
+		snprintf(detail, sizeof(detail), "how much is free is not to be had: %.150s",
+			r < 0 && e ? e->msg : "no answer that is one");
+		note_skipped(vm, "failed", detail);
+		run_end(vm);
+	} else if (space_is_short(vm, a->spaces, detail, sizeof(detail))) {
+		note_skipped(vm, "space", detail);
+		thin(vm);
+	} else {
+		vm_save(vm); /* begun is done: what kills the daemon now does not do so again and again */
+		snapshots_fetch(vm, list_fetched, vm);
+	}
+}
+
+static void run(struct vm *vm)
+{
+	struct schedule *s = vm->schedule;
+	char detail[200];
+
+	s->waits = vm->job || vm->starting || vm->start_waits || vm->destroying ||
+		   (vm->proc && !vm_state_is_active(vm->state));
+	if (s->waits)
+		return;
+	vm->schedule_past.last_s = schedule_slot(&s->plan, clock_s(CLOCK_REALTIME));
+	if (vm_state_check(vm->def->name, vm->state, VM_ASK_SNAPSHOT, NULL) < 0 ||
+		!vm_state_is_active(vm->state)) {
+		snprintf(detail, sizeof(detail), "the VM is %s", vm_state_name(vm->state));
+		note_skipped(vm, "off", detail);
+		return;
+	}
+	s->working = true;
+	vm_process_request(vm->proc, VM_MSG_SPACE, NULL, 0, -1, SPACE_TIMEOUT_NS, space_told, vm);
+}
+
+static void look_at(struct vm *vm, int64_t now)
+{
+	struct schedule *s = vm->schedule;
+
+	if (!s || s->working)
+		return;
+	switch (schedule_due(&s->plan, vm->schedule_past.last_s, now)) {
+	case SCHEDULE_NOT_YET:
+		s->waits = false;
+		break;
+	case SCHEDULE_DUE:
+		run(vm);
+		break;
+	case SCHEDULE_ANEW:
+		log_warn("schedule", "VM '%s': the clock went back; its schedule begins anew",
+			vm->def->name);
+		vm->schedule_past.last_s = schedule_slot(&s->plan, now);
+		vm_save(vm);
+		break;
+	}
+}
+
+/* ---- the clock ---- */
+
+static void hold(struct scheduler *s)
+{
+	s->hold_until_s = clock_s(CLOCK_BOOTTIME) + LEAP_HOLD_S;
+	log_warn("schedule",
+		"the clock went forward by more than was seen; no automatic snapshot is "
+		"deleted for an hour");
+}
+
+static void timer_set(struct scheduler *s, int64_t at_s)
+{
+	struct itimerspec when = {.it_value.tv_sec = at_s};
+
+	/* CANCEL_ON_SET: also when somebody sets the clock. */
+	if (timerfd_settime(s->fd, TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET, &when, NULL) < 0)
+		log_error("schedule", "timer: %s", strerror(errno));
+}
+
+static void timer_arm(struct scheduler *s, int64_t now)
+{
+	struct daemon *d = s->daemon;
+	int64_t first = 0;
+
+	for (size_t i = 0; i < d->nvms; i++) {
+		const struct vm *vm = d->vms[i];
+		int64_t at;
+
+		if (!vm->schedule || vm->schedule->working)
+			continue;
+		at = vm->schedule->waits ? now + RETRY_S : next_run_s(vm);
+		if (at > 0 && (!first || at < first))
+			first = at;
+	}
+	timer_set(s, first);
+}
+
+static void timer_ready(void *opaque, unsigned revents)
+{
+	struct scheduler *s = opaque;
+	int64_t now = clock_s(CLOCK_REALTIME), offset = now - clock_s(CLOCK_BOOTTIME);
+	uint64_t times;
+
+	(void)revents;
+	if (read(s->fd, &times, sizeof(times)) < 0 && errno == EAGAIN)
+		return;
+	if (offset - s->offset_s > LEAP_S)
+		hold(s);
+	s->offset_s = offset;
+	for (size_t i = 0; i < s->daemon->nvms; i++)
+		look_at(s->daemon->vms[i], now);
+	timer_arm(s, now);
+}
+
+void scheduler_soon(struct scheduler *s)
+{
+	if (s)
+		timer_set(s, 1);
+}
+
+/* ---- changes ---- */
+
+int scheduler_keep(struct vm *vm, const struct schedule_plan *plan, struct store_work *w, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	struct store *s = vm->daemon->store;
+
+	if (plan) {
+		o = plan_to_json(plan);
+		return store_write_vm_file_behind(s, w, vm->def->name, SCHEDULE_FILE, o, e);
+	}
+	if (!vm->schedule)
+		return err_set(e, -ENOENT, ERR_NOT_FOUND,
+			"VM '%.200s' has no schedule. Next: cairn snapshot-schedule %.60s --every "
+			"1h",
+			vm->def->name, vm->def->name);
+	return store_remove_file_behind(s, w, vm->def->name, SCHEDULE_FILE, e);
+}
+
+void scheduler_set(struct vm *vm, const struct schedule_plan *plan)
+{
+	bool begins = !vm->schedule || vm->schedule->plan.every_s != plan->every_s;
+
+	if (!vm->schedule)
+		vm->schedule = calloc(1, sizeof(*vm->schedule));
+	if (!vm->schedule)
+		abort(); /* snapshots that silently stop are worse */
+	vm->schedule->plan = *plan;
+	/* The first one comes with the next interval. */
+	if (begins) {
+		vm->schedule_past = (struct schedule_past){
+			.last_s = schedule_slot(plan, clock_s(CLOCK_REALTIME))};
+		vm_save(vm);
+	}
+	scheduler_soon(vm->daemon->scheduler);
+}
+
+void scheduler_remove(struct vm *vm)
+{
+	free(vm->schedule);
+	vm->schedule = NULL;
+	vm->schedule_past = (struct schedule_past){0};
+	vm_save(vm);
+}
+
+/* ---- start and end ---- */
+
+static void plan_load(struct scheduler *s, struct vm *vm, int64_t now)
+{
+	CLEANUP_JS struct json_object *o =
+		store_load_vm_file(s->daemon->store, vm->def->name, SCHEDULE_FILE);
+	struct schedule_past *past = &vm->schedule_past;
+	struct schedule_plan plan;
+	struct err e;
+
+	if (!o)
+		return;
+	if (plan_from_json(o, &plan, &e) < 0) {
+		log_error("schedule", "VM '%s': its schedule is not used: %s; set it again",
+			vm->def->name, e.msg);
+		return;
+	}
+	vm->schedule = calloc(1, sizeof(*vm->schedule));
+	if (!vm->schedule)
+		abort(); /* snapshots that silently stop are worse */
+	vm->schedule->plan = plan;
+	if (!past->last_s)
+		past->last_s = schedule_slot(&plan, now);
+	else if (now - past->last_s > plan.every_s + DAY_S && !s->hold_until_s)
+		hold(s);
+}
+
+int scheduler_new(struct daemon *d, struct scheduler **ret_s, struct err *e)
+{
+	struct scheduler *s = calloc(1, sizeof(*s));
+	int64_t now = clock_s(CLOCK_REALTIME);
+	int r;
+
+	if (!s)
+		return err_set_errno(e, -ENOMEM, "schedules");
+	s->daemon = d;
+	s->offset_s = now - clock_s(CLOCK_BOOTTIME);
+	s->fd = timerfd_create(CLOCK_REALTIME, TFD_CLOEXEC | TFD_NONBLOCK);
+	r = s->fd < 0 ? -errno : loop_watch(d->loop, s->fd, POLLIN, timer_ready, s, &s->watch);
+	if (r < 0) {
+		scheduler_free(s);
+		return err_set_errno(e, r, "schedules");
+	}
+	for (size_t i = 0; i < d->nvms; i++)
+		plan_load(s, d->vms[i], now);
+	scheduler_soon(s);
+	*ret_s = s;
+	return 0;
+}
+
+void scheduler_free(struct scheduler *s)
+{
+	if (!s)
+		return;
+	loop_unwatch(s->watch);
+	if (s->fd >= 0)
+		close(s->fd);
+	free(s);
+}

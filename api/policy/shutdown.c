@@ -1,0 +1,336 @@
+#include "api/policy/shutdown.h"
+#include "api/daemon.h"
+#include "api/jobs/job.h"
+#include "api/jobs/save.h"
+#include "api/policy/host_shutdown.h"
+#include "api/policy/policy.h"
+#include "api/vm/vm.h"
+#include "api/vm/vm_process.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define NS 1000000000LL
+#define REQUEST_TIMEOUT_NS (10 * 1000000000ULL)
+/* Somebody may set the clock: it is looked at so often. */
+#define LOOK_S 60
+
+static const char *const thens[] = { [DEFINITION_LEAVE] = "leave", [DEFINITION_DESTROY] = "destroy",
+	[DEFINITION_SAVE] = "save" };
+
+static int64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return ts.tv_sec * NS + ts.tv_nsec;
+}
+
+static int64_t now_s(void)
+{
+	return now_ns() / NS;
+}
+
+void shutdown_plan_default(const struct vm *vm, struct shutdown_plan *p)
+{
+	*p = (struct shutdown_plan){ .then = vm->def->shutdown_then, .deadline_s = vm->def->shutdown_deadline_s };
+}
+
+static void tell(struct vm *vm, const char *what, const char *detail)
+{
+	const struct shutdown_plan *p = &vm->shutdown.plan;
+	struct json_object *data = json_object_new_object();
+
+	js_put_str(data, "what", what);
+	js_put_bool(data, "reboot", p->reboot);
+	if (!strcmp(what, "planned"))
+		js_put_int(data, "at", p->at_s * NS);
+	if (!strcmp(what, "overdue"))
+		js_put_str(data, "then", thens[p->then]);
+	if (detail)
+		js_put_str(data, "detail", detail);
+	daemon_emit(vm->daemon, EVENT_SHUTDOWN_PLAN, vm->def->name, data);
+}
+
+static void timer_fire(void *opaque);
+
+/* At the earliest of what is due, and not too late to see that the clock was set. */
+static void timer_arm(struct vm *vm)
+{
+	struct shutdown *s = &vm->shutdown;
+	int64_t now = now_ns(), at = s->stage == SHUTDOWN_BEGUN ? s->due_s : s->plan.at_s;
+
+	if (s->stage == SHUTDOWN_PLANNED && s->warn_s && s->warn_s < at)
+		at = s->warn_s;
+	at = MAX(MIN(at - now / NS, LOOK_S), 0);
+	if (!s->timer && loop_timer_new(vm->daemon->loop, timer_fire, vm, &s->timer) < 0)
+		abort();
+	loop_timer_arm(s->timer, loop_now_ns() + (uint64_t)MAX(at * NS - now % NS, 0));
+}
+
+/* ---- warnings ---- */
+
+static void warned(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct vm *vm = opaque;
+
+	(void)a;
+	/* Without an agent its consoles have it. */
+	if (r < 0 && vm_live(vm)->guest_agent)
+		log_info("shutdown", "VM '%s': the guest is not warned: %s", vm->def->name, e->msg);
+}
+
+static void warn(struct vm *vm)
+{
+	const struct shutdown_plan *p = &vm->shutdown.plan;
+	struct vm_agent body = { .errand = VM_AGENT_TELL };
+	long long left = MAX((long long)(p->at_s - now_s()), 0);
+	bool minutes = left >= 120;
+
+	if (!vm->proc || vm->state != VM_RUNNING)
+		return;
+	snprintf(body.text, sizeof(body.text), "%s%sThis machine %s in %lld %s.", p->message, p->message[0] ? " " : "",
+		p->reboot ? "reboots" : "shuts down", minutes ? (left + 30) / 60 : left,
+		minutes ? "minutes" : "seconds");
+	vm_process_request(vm->proc, VM_MSG_AGENT, &body, sizeof(body), -1, REQUEST_TIMEOUT_NS, warned, vm);
+}
+
+/* ---- the deadline ---- */
+
+static void save_over(struct job *j, void *opaque)
+{
+	struct vm *vm = opaque;
+
+	if (j->failed)
+		tell(vm, "failed", j->e.msg);
+	stop_vm_over(vm, j->failed ? j->e.msg : "saved");
+}
+
+static void overdue_save(struct vm *vm)
+{
+	struct job *j;
+	struct err e;
+
+	if (save_managed(vm, SAVE_THEN_RUNNING, NULL, NULL, &j, &e) < 0) {
+		tell(vm, "failed", e.msg);
+		stop_vm_over(vm, e.msg);
+		return;
+	}
+	j->concluded = save_over;
+	j->concluded_opaque = vm;
+}
+
+static void overdue(struct vm *vm)
+{
+	uint8_t then = vm->shutdown.plan.then;
+
+	log_warn("shutdown", "VM '%s' has not shut down within %u s: %s", vm->def->name,
+		vm->shutdown.plan.deadline_s, thens[then]);
+	tell(vm, "overdue", NULL);
+	shutdown_forget(vm);
+	vm_save(vm);
+	if (then == DEFINITION_DESTROY)
+		vm_destroy(vm, NULL);
+	else if (then == DEFINITION_SAVE)
+		overdue_save(vm);
+	else
+		stop_vm_over(vm, "did not shut down in time");
+}
+
+/* ---- now ---- */
+
+struct begun {
+	struct vm *vm;
+	void (*done)(void *opaque, int r, const struct err *e);
+	void *opaque;
+};
+
+static void asked(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct begun b = *(struct begun *)opaque;
+	struct shutdown *s = &b.vm->shutdown;
+
+	(void)a;
+	free(opaque);
+	if (r < 0) {
+		b.vm->rebooting = b.vm->off_asked = false;
+		if (s->stage == SHUTDOWN_BEGUN && s->plan.then == DEFINITION_LEAVE) {
+			shutdown_forget(b.vm);
+			stop_vm_over(b.vm, e->msg);
+		}
+	} else if (!s->plan.reboot || !s->plan.agent) {
+		vm_move(b.vm, s->plan.reboot ? VM_ASK_REBOOT : VM_ASK_SHUTDOWN, "user", NULL, 0);
+	}
+	if (b.done)
+		b.done(b.opaque, r, e);
+	else if (r < 0)
+		tell(b.vm, "failed", e->msg);
+}
+
+void shutdown_begin(struct vm *vm, const struct shutdown_plan *p,
+	void (*done)(void *opaque, int r, const struct err *e), void *opaque)
+{
+	struct vm_agent body = { .errand = p->reboot ? VM_AGENT_REBOOT : VM_AGENT_SHUTDOWN };
+	struct begun *b = malloc(sizeof(*b));
+
+	if (!b)
+		abort();
+	*b = (struct begun){ vm, done, opaque };
+	shutdown_forget(vm);
+	vm->shutdown.plan = *p;
+	vm->rebooting = p->reboot; /* before the button: the guest may be off at once */
+	vm->off_asked = !p->reboot;
+	if (!p->reboot && (p->then != DEFINITION_LEAVE || stop_waits_for(vm))) {
+		vm->shutdown.stage = SHUTDOWN_BEGUN;
+		vm->shutdown.due_s = (now_ns() + NS - 1) / NS + p->deadline_s; /* never sooner than was said */
+		timer_arm(vm);
+	}
+	if (p->agent)
+		vm_process_request(vm->proc, VM_MSG_AGENT, &body, sizeof(body), -1, REQUEST_TIMEOUT_NS, asked, b);
+	else
+		vm_process_request(vm->proc, VM_MSG_POWERDOWN, NULL, 0, -1, REQUEST_TIMEOUT_NS, asked, b);
+	vm_save(vm);
+}
+
+/* ---- later ---- */
+
+static void planned_begin(struct vm *vm)
+{
+	struct shutdown_plan p = vm->shutdown.plan;
+
+	if (vm->proc && vm_state_is_active(vm->state) && vm->state != VM_PRESERVED) {
+		shutdown_begin(vm, &p, NULL, NULL);
+		return;
+	}
+	shutdown_forget(vm);
+	vm_save(vm);
+}
+
+static void timer_fire(void *opaque)
+{
+	struct vm *vm = opaque;
+	struct shutdown *s = &vm->shutdown;
+	int64_t now = now_s();
+
+	if (s->stage == SHUTDOWN_BEGUN && now >= s->due_s) {
+		overdue(vm);
+		return;
+	}
+	if (s->stage == SHUTDOWN_PLANNED && now >= s->plan.at_s) {
+		planned_begin(vm);
+		return;
+	}
+	if (s->stage == SHUTDOWN_PLANNED && s->warn_s && now >= s->warn_s) {
+		warn(vm);
+		s->warn_s = policy_next_warning(s->plan.at_s, now);
+	}
+	if (s->stage != SHUTDOWN_NONE)
+		timer_arm(vm);
+}
+
+void shutdown_plan(struct vm *vm, const struct shutdown_plan *p)
+{
+	struct shutdown *s = &vm->shutdown;
+
+	s->stage = SHUTDOWN_PLANNED;
+	s->plan = *p;
+	s->warn_s = policy_next_warning(p->at_s, now_s());
+	timer_arm(vm);
+	warn(vm);
+	vm_save(vm);
+	tell(vm, "planned", NULL);
+}
+
+int shutdown_cancel(struct vm *vm, struct err *e)
+{
+	if (vm->shutdown.stage == SHUTDOWN_NONE)
+		return err_set(e, -ENOENT, ERR_NOT_FOUND,
+			"VM '%.200s' has no shutdown planned, and no deadline runs", vm->def->name);
+	tell(vm, "cancelled", NULL);
+	shutdown_forget(vm);
+	vm_save(vm);
+	return 0;
+}
+
+void shutdown_forget(struct vm *vm)
+{
+	vm->shutdown.stage = SHUTDOWN_NONE;
+	if (vm->shutdown.timer)
+		loop_timer_disarm(vm->shutdown.timer);
+}
+
+/* ---- as JSON ---- */
+
+void shutdown_put(const struct vm *vm, struct json_object *o)
+{
+	const struct shutdown *s = &vm->shutdown;
+
+	if (s->stage == SHUTDOWN_NONE)
+		return;
+	if (s->stage == SHUTDOWN_PLANNED)
+		js_put_int(o, s->plan.reboot ? "reboot-at" : "shutdown-at", s->plan.at_s * NS);
+	else
+		js_put_int(o, "shutdown-deadline", s->due_s * NS);
+	if (!s->plan.reboot)
+		js_put_str(o, "shutdown-then", thens[s->plan.then]);
+}
+
+struct json_object *shutdown_to_json(const struct vm *vm)
+{
+	const struct shutdown *s = &vm->shutdown;
+	struct json_object *o;
+
+	if (s->stage == SHUTDOWN_NONE)
+		return NULL;
+	o = json_object_new_object();
+	js_put_bool(o, "begun", s->stage == SHUTDOWN_BEGUN);
+	js_put_bool(o, "reboot", s->plan.reboot);
+	js_put_bool(o, "agent", s->plan.agent);
+	js_put_str(o, "then", thens[s->plan.then]);
+	js_put_int(o, "deadline_s", s->plan.deadline_s);
+	js_put_int(o, "at_s", s->plan.at_s);
+	js_put_int(o, "due_s", s->due_s);
+	js_put_str(o, "message", s->plan.message);
+	return o;
+}
+
+void shutdown_load(struct vm *vm, struct json_object *o)
+{
+	struct shutdown *s = &vm->shutdown;
+	int64_t deadline = js_get_int(o, "deadline_s", 0);
+	const char *message = js_get_str(o, "message"), *word = js_get_str(o, "then");
+	size_t then = 0;
+
+	while (then < ARRAY_SIZE(thens) && (!word || strcmp(thens[then], word)))
+		then++;
+	if (then == ARRAY_SIZE(thens) || deadline < 0 || deadline > UINT32_MAX)
+		return;
+	s->stage = js_get_bool(o, "begun", false) ? SHUTDOWN_BEGUN : SHUTDOWN_PLANNED;
+	s->plan = (struct shutdown_plan){ .reboot = js_get_bool(o, "reboot", false),
+		.agent = js_get_bool(o, "agent", false), .then = (uint8_t)then, .deadline_s = (uint32_t)deadline,
+		.at_s = js_get_int(o, "at_s", 0) };
+	snprintf(s->plan.message, sizeof(s->plan.message), "%s", message ? message : "");
+	s->due_s = js_get_int(o, "due_s", 0);
+}
+
+void shutdown_take_up(struct vm *vm)
+{
+	struct shutdown *s = &vm->shutdown;
+
+	if (s->stage == SHUTDOWN_NONE)
+		return;
+	if (!vm_state_is_active(vm->state)) {
+		shutdown_forget(vm);
+		return;
+	}
+	s->warn_s = policy_next_warning(s->plan.at_s, now_s());
+	timer_arm(vm);
+}

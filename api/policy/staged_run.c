@@ -1,0 +1,117 @@
+#include "api/policy/staged_run.h"
+#include "api/daemon.h"
+#include "api/policy/policy.h"
+#include "api/vm/vm.h"
+#include "base/loop.h"
+
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct sequence {
+	struct daemon *daemon;
+	const struct sequence_ops *ops;
+	void *opaque;
+	unsigned parallel;
+	struct loop_timer *timer;
+	struct policy_entry *entries;
+	char (*names)[VM_NAME_MAX + 1];
+	size_t n;
+	bool going, again;
+};
+
+static void timer_fire(void *opaque)
+{
+	sequence_go(opaque);
+}
+
+struct sequence *sequence_new(struct daemon *d, unsigned parallel, const struct sequence_ops *ops, void *opaque)
+{
+	struct sequence *s = calloc(1, sizeof(*s));
+
+	if (!s || loop_timer_new(d->loop, timer_fire, s, &s->timer) < 0)
+		abort();
+	s->daemon = d;
+	s->parallel = parallel;
+	s->ops = ops;
+	s->opaque = opaque;
+	return s;
+}
+
+void sequence_free(struct sequence *s)
+{
+	if (!s)
+		return;
+	loop_timer_free(s->timer);
+	free(s->entries);
+	free(s->names);
+	free(s);
+}
+
+/* Into its place: the VMs come by name, so that equal ones are in that order. */
+void sequence_add(struct sequence *s, const struct vm *vm, uint32_t order, uint32_t delay_s)
+{
+	size_t i = s->n;
+
+	s->entries = reallocarray(s->entries, s->n + 1, sizeof(*s->entries));
+	s->names = reallocarray(s->names, s->n + 1, sizeof(*s->names));
+	if (!s->entries || !s->names)
+		abort();
+	while (i && s->entries[i - 1].order > order)
+		i--;
+	memmove(&s->entries[i + 1], &s->entries[i], (s->n - i) * sizeof(*s->entries));
+	memmove(&s->names[i + 1], &s->names[i], (s->n - i) * sizeof(*s->names));
+	s->entries[i] = (struct policy_entry){ .order = order, .delay_s = delay_s };
+	memcpy(s->names[i], vm->def->name, sizeof(s->names[i]));
+	s->n++;
+}
+
+struct vm *sequence_vm(const struct sequence *s, size_t i)
+{
+	return vm_find(s->daemon, s->names[i]);
+}
+
+size_t sequence_count(const struct sequence *s)
+{
+	return s->n;
+}
+
+static void begin(struct sequence *s, size_t i)
+{
+	struct vm *vm = sequence_vm(s, i);
+
+	s->entries[i].progress = POLICY_UNDER_WAY;
+	if (vm)
+		s->ops->begin(s->opaque, vm, i);
+	else
+		sequence_over(s, i);
+}
+
+void sequence_go(struct sequence *s)
+{
+	uint64_t at;
+	size_t i;
+
+	if (s->going) {
+		s->again = true;
+		return;
+	}
+	s->going = true;
+	do {
+		s->again = false;
+		while ((i = policy_next(s->entries, s->n, s->parallel, loop_now_ns(), &at)) < s->n)
+			begin(s, i);
+	} while (s->again);
+	s->going = false;
+	if (at != UINT64_MAX)
+		loop_timer_arm(s->timer, at);
+	if (policy_all_over(s->entries, s->n))
+		s->ops->over(s->opaque);
+}
+
+void sequence_over(struct sequence *s, size_t i)
+{
+	s->entries[i].progress = POLICY_OVER;
+	s->entries[i].over_ns = loop_now_ns();
+	sequence_go(s);
+}

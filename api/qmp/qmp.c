@@ -1,0 +1,208 @@
+/* A VM's own socket: its life, and the daemon's events in QEMU's shape. */
+#include "api/qmp/qmp.h"
+#include "api/daemon.h"
+#include "api/jobs/job.h"
+#include "api/qmp/qmp_dump.h"
+#include "api/store/paths.h"
+#include "api/vm/vm.h"
+#include "api/wire/conn.h"
+#include "api/wire/json.h"
+#include "api/wire/listen.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/util.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* A socket's name is the VM's uuid: as short as it gets, for a socket's address has few bytes. */
+#define NAME_CHARS 22
+#define NAME_ALPHABET "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+/* Earlier daemons' names: a hash, in hexadecimal. */
+#define OLD_CHARS 16
+#define OLD_ALPHABET "0123456789abcdef"
+
+struct qmp {
+	struct listener *listener;
+	char path[PATHS_SOCKET_MAX + 1];
+	struct qmp_fds fds;
+};
+
+/* Six bits a character, as in RFC 4648, section 5 (base64url), without padding. */
+static void name_of(const uint8_t uuid[16], char name[NAME_CHARS + 1])
+{
+	for (unsigned i = 0; i < NAME_CHARS; i++) {
+		unsigned bit = 6 * i, at = bit / 8;
+		unsigned two = (unsigned)uuid[at] << 8 | (at < 15 ? uuid[at + 1] : 0);
+
+		name[i] = NAME_ALPHABET[two >> (10 - bit % 8) & 63];
+	}
+	name[NAME_CHARS] = 0;
+}
+
+int qmp_path(const struct vm *vm, char *buf, size_t size, struct err *e)
+{
+	const char *dir = vm->daemon->paths->qmp_dir;
+	char name[NAME_CHARS + 1];
+	int n;
+
+	name_of(vm->def->uuid, name);
+	n = snprintf(buf, size, "%s/%s", dir, name);
+
+	if (n <= PATHS_SOCKET_MAX && (size_t)n < size)
+		return 0;
+	return err_set(e, -ENAMETOOLONG, ERR_INVALID,
+		"%.300s is too long a path for the VM's own socket, by %d bytes; start cairnd with a shorter "
+		"--socket", dir, n - PATHS_SOCKET_MAX);
+}
+
+static int qmp_open(struct vm *vm, struct err *e)
+{
+	struct daemon *d = vm->daemon;
+	struct qmp *q = calloc(1, sizeof(*q));
+	gid_t group;
+	int fd, r;
+
+	if (!q)
+		return err_set_errno(e, -ENOMEM, "socket");
+	r = qmp_path(vm, q->path, sizeof(q->path), e);
+	if (!r)
+		r = listen_open(q->path, d->paths->system, &fd, &group, e);
+	if (!r)
+		r = listener_new(d->server, vm, q->path, fd, &q->listener, e);
+	if (r < 0) {
+		free(q);
+		return r;
+	}
+	vm->qmp = q;
+	return 0;
+}
+
+static void qmp_close(struct vm *vm)
+{
+	if (!vm->qmp)
+		return;
+	unlink(vm->qmp->path);
+	listener_free(vm->qmp->listener);
+	qmp_fds_close(&vm->qmp->fds);
+	free(vm->qmp);
+	vm->qmp = NULL;
+}
+
+static void open_or_log(struct vm *vm)
+{
+	struct err e;
+
+	if (qmp_open(vm, &e) < 0)
+		log_warn("qmp", "VM '%s' has no socket of its own: %s", vm->def->name, e.msg);
+}
+
+void qmp_follow(struct vm *vm)
+{
+	bool active = vm_state_is_active(vm->state);
+
+	if (!vm->daemon->server || active == (vm->qmp != NULL))
+		return;
+	jobs_forget_qmp(vm);
+	if (active)
+		open_or_log(vm);
+	else
+		qmp_close(vm);
+}
+
+static bool consists_of(const char *name, size_t len, const char *alphabet)
+{
+	return strlen(name) == len && strspn(name, alphabet) == len;
+}
+
+/* Only what we may have made: the folder is ours, and one daemon's. */
+static void sweep(const char *dir)
+{
+	DIR *at = opendir(dir);
+	struct dirent *de;
+
+	while (at && (de = readdir(at)))
+		if (consists_of(de->d_name, NAME_CHARS, NAME_ALPHABET) ||
+			consists_of(de->d_name, OLD_CHARS, OLD_ALPHABET))
+			unlinkat(dirfd(at), de->d_name, 0);
+	if (at)
+		closedir(at);
+}
+
+int qmp_open_all(struct daemon *d, struct err *e)
+{
+	int r = mkdir_all(d->paths->qmp_dir, 0711, e);
+
+	if (r < 0)
+		return r;
+	sweep(d->paths->qmp_dir);
+	for (size_t i = 0; i < d->nvms; i++)
+		if (vm_state_is_active(d->vms[i]->state))
+			open_or_log(d->vms[i]);
+	return 0;
+}
+
+void qmp_close_all(struct daemon *d)
+{
+	for (size_t i = 0; i < d->nvms; i++)
+		qmp_close(d->vms[i]);
+	rmdir(d->paths->qmp_dir);
+}
+
+struct qmp_fds *qmp_fds(struct vm *vm)
+{
+	return vm->qmp ? &vm->qmp->fds : NULL;
+}
+
+/* ---- events ---- */
+
+/* Where QEMU has another word for it. */
+static struct json_object *reworded(enum event_id id, const char *key, struct json_object *v)
+{
+	const char *s = js_plain_string(v);
+
+	if (id == EVENT_GUEST_PANICKED && !strcmp(key, "action") && s && !strcmp(s, "shutdown"))
+		return json_object_new_string("poweroff");
+	if (id == EVENT_WATCHDOG && s && !strcmp(s, "dump"))
+		return json_object_new_string("pause");
+	return json_object_get(v);
+}
+
+/* The daemon's data, cut down to what QEMU's event has. NULL: not for this socket. */
+static struct json_object *event_data(enum event_id id, struct json_object *data)
+{
+	const struct event_spec *ev = schema_event(DIALECT_QEMU, id);
+	const char *qmp_id = js_get_str(data, "qmp-id");
+	struct json_object *out, *v;
+
+	if (!ev || (id == EVENT_JOB_STATUS_CHANGE && !qmp_id))
+		return NULL;
+	out = json_object_new_object();
+	for (const struct field *f = ev->data; f->name; f++)
+		if (json_object_object_get_ex(data, f->name, &v))
+			js_put(out, f->name, reworded(id, f->name, v));
+	if (id == EVENT_JOB_STATUS_CHANGE)
+		js_put_str(out, "id", qmp_id);
+	return out;
+}
+
+void qmp_emit(struct daemon *d, enum event_id id, const char *name, struct json_object *o)
+{
+	const struct vm *vm = vm_find(d, name);
+	struct json_object *data, *out;
+
+	data = vm && vm->qmp ? event_data(id, js_get(o, "data")) : NULL;
+	if (!data)
+		return;
+	out = json_object_new_object();
+	js_put(out, "timestamp", json_object_get(js_get(o, "timestamp")));
+	js_put_str(out, "event", schema_event(DIALECT_QEMU, id)->name);
+	js_put(out, "data", data);
+	listener_broadcast(vm->qmp->listener, out);
+	json_object_put(out);
+}

@@ -1,0 +1,218 @@
+/* Handlers of a VM's own socket: disks. What is there is the definition's, figures are asked of
+ * the VM's process. */
+#include "api/commands/command.h"
+#include "api/qmp/qmp.h"
+#include "api/qmp/qmp_schema.h"
+#include "api/vm/vm.h"
+#include "api/vm/vm_process.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* The disk's figures; NULL: the process tells none. *ret_fault: what stopped the VM. */
+static const struct vm_disk_info *disk_find(const struct vm_info *info, const char *id, uint8_t *ret_fault)
+{
+	uint32_t n = MIN(info->ndisks, VM_DISKS_MAX);
+
+	*ret_fault = VM_DISK_FINE;
+	for (uint32_t i = 0; i < n; i++)
+		if (!strncmp(info->disks[i].id, id, sizeof(info->disks[i].id))) {
+			*ret_fault = info->disk_faults[i];
+			return &info->disks[i];
+		}
+	return NULL;
+}
+
+static const char *format_name(const struct definition_layer *l)
+{
+	return l->format == DEFINITION_FORMAT_QCOW2 ? "qcow2" : "raw";
+}
+
+static struct json_object *image_to_json(const struct definition_disk *disk, const struct vm_disk_info *i)
+{
+	struct json_object *o = json_object_new_object();
+
+	js_put_str(o, "filename", disk->layers[0].path);
+	js_put_str(o, "format", format_name(&disk->layers[0]));
+	js_put_uint(o, "virtual-size", i ? i->size_bytes : 0);
+	return o;
+}
+
+/* What QEMU's type asks for and no disk here has: throttling, encryption, … */
+static void put_absent(struct json_object *o)
+{
+	static const char *const limits[] = { "bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr",
+		"write_threshold" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(limits); i++)
+		js_put_int(o, limits[i], 0);
+	js_put_bool(o, "encrypted", false);
+	js_put_str(o, "detect_zeroes", "off");
+}
+
+static struct json_object *node_to_json(const struct definition_disk *disk, const struct vm_disk_info *i)
+{
+	struct json_object *o = json_object_new_object(), *cache = json_object_new_object();
+
+	js_put_str(o, "node-name", disk->id);
+	js_put_str(o, "drv", format_name(&disk->layers[0]));
+	js_put_str(o, "file", disk->layers[0].path);
+	js_put_bool(o, "ro", disk->read_only);
+	if (disk->nlayers > 1)
+		js_put_str(o, "backing_file", disk->layers[1].path);
+	js_put_int(o, "backing_file_depth", disk->nlayers - 1);
+	js_put(o, "image", image_to_json(disk, i));
+	/* Files are opened without O_DIRECT, and a guest's flush is one of the file. */
+	js_put_bool(cache, "writeback", true);
+	js_put_bool(cache, "direct", false);
+	js_put_bool(cache, "no-flush", false);
+	js_put(o, "cache", cache);
+	put_absent(o);
+	return o;
+}
+
+static struct json_object *block_to_json(const struct definition_disk *disk, const struct vm_disk_info *i,
+	uint8_t fault)
+{
+	struct json_object *o = json_object_new_object();
+
+	js_put_str(o, "device", disk->id);
+	js_put_str(o, "qdev", disk->id);
+	js_put_str(o, "type", "unknown");
+	js_put_bool(o, "removable", disk->device == DEFINITION_CDROM);
+	js_put_bool(o, "locked", false);
+	js_put_str(o, "io-status", fault == VM_DISK_NO_SPACE ? "nospace" : fault ? "failed" : "ok");
+	if (disk->nlayers)
+		js_put(o, "inserted", node_to_json(disk, i));
+	return o;
+}
+
+/* Asked for by QEMU's type, and not counted. */
+static void put_uncounted(struct json_object *o)
+{
+	static const char *const names[] = { "unmap_bytes", "unmap_operations", "unmap_total_time_ns",
+		"unmap_merged", "rd_merged", "wr_merged", "wr_highest_offset", "failed_rd_operations",
+		"failed_wr_operations", "failed_flush_operations", "failed_unmap_operations",
+		"invalid_rd_operations", "invalid_wr_operations", "invalid_flush_operations",
+		"invalid_unmap_operations" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		js_put_int(o, names[i], 0);
+	js_put_bool(o, "account_invalid", false);
+	js_put_bool(o, "account_failed", false);
+	js_put(o, "timed_stats", json_object_new_array());
+}
+
+static struct json_object *stats_to_json(const struct definition_disk *disk, const struct vm_disk_info *i,
+	uint8_t fault)
+{
+	struct json_object *o = json_object_new_object(), *stats = json_object_new_object();
+
+	(void)fault;
+	js_put_str(o, "device", disk->id);
+	js_put_str(o, "qdev", disk->id);
+	js_put_str(o, "node-name", disk->id);
+	js_put_uint(stats, "rd_bytes", i ? i->rd_bytes : 0);
+	js_put_uint(stats, "rd_operations", i ? i->rd_reqs : 0);
+	js_put_uint(stats, "rd_total_time_ns", i ? i->rd_ns : 0);
+	js_put_uint(stats, "wr_bytes", i ? i->wr_bytes : 0);
+	js_put_uint(stats, "wr_operations", i ? i->wr_reqs : 0);
+	js_put_uint(stats, "wr_total_time_ns", i ? i->wr_ns : 0);
+	js_put_uint(stats, "flush_operations", i ? i->fl_reqs : 0);
+	js_put_uint(stats, "flush_total_time_ns", i ? i->fl_ns : 0);
+	put_uncounted(stats);
+	js_put(o, "stats", stats);
+	return o;
+}
+
+static struct json_object *bare_node(const struct definition_disk *disk, const struct vm_disk_info *i,
+	uint8_t fault)
+{
+	(void)fault;
+	return disk->nlayers ? node_to_json(disk, i) : NULL;
+}
+
+/* to_json gives NULL for a drive without a medium that is not to be listed. */
+static void disks_return(struct call *c, const struct vm_info *info,
+	struct json_object *(*to_json)(const struct definition_disk *disk, const struct vm_disk_info *i,
+		uint8_t fault))
+{
+	const struct definition *def = vm_live(c->vm);
+	struct json_object *list = json_object_new_array();
+	struct err e;
+
+	for (uint32_t i = 0; i < def->ndisks; i++) {
+		uint8_t fault;
+		const struct vm_disk_info *d = disk_find(info, def->disks[i].id, &fault);
+
+		struct json_object *o = to_json(&def->disks[i], d, fault);
+
+		if (o)
+			json_object_array_add(list, o);
+	}
+	if (js_line_bytes(list) <= JS_ANSWER_MAX) {
+		call_return(c, list);
+		return;
+	}
+	json_object_put(list);
+	err_set(&e, -EMSGSIZE, ERR_GENERIC,
+		"the paths of the disks are too long for one answer; see the definition: cairn dumpjson %s",
+		def->name);
+	call_fail(c, &e);
+}
+
+static const struct vm_info *info_of(struct call *c, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct err why;
+
+	if (r == 0 && a->info)
+		return a->info;
+	if (r == 0) {
+		err_set(&why, -EPROTO, ERR_GENERIC, "the VM's process answered something else");
+		e = &why;
+	}
+	call_fail(c, e);
+	return NULL;
+}
+
+static void block_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	const struct vm_info *info = info_of(opaque, r, a, e);
+
+	if (info)
+		disks_return(opaque, info, block_to_json);
+}
+
+static void stats_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	const struct vm_info *info = info_of(opaque, r, a, e);
+
+	if (info)
+		disks_return(opaque, info, stats_to_json);
+}
+
+static void nodes_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	const struct vm_info *info = info_of(opaque, r, a, e);
+
+	if (info)
+		disks_return(opaque, info, bare_node);
+}
+
+void qmp_query_block(struct call *c)
+{
+	qmp_ask(c, block_done);
+}
+
+void qmp_query_blockstats(struct call *c)
+{
+	qmp_ask(c, stats_done);
+}
+
+void qmp_query_nodes(struct call *c)
+{
+	qmp_ask(c, nodes_done);
+}

@@ -1,0 +1,255 @@
+/* Handlers of a VM's own socket: its life, and what the daemon knows without asking. */
+#include "api/commands/command.h"
+#include "api/daemon.h"
+#include "api/qmp/qmp.h"
+#include "api/qmp/qmp_schema.h"
+#include "api/vm/vm.h"
+#include "api/vm/vm_process.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define QUERY_TIMEOUT_NS (1000000000ULL)
+#define REQUEST_TIMEOUT_NS (10 * 1000000000ULL)
+
+/* Has it a process that is to stay? */
+static bool is_there(struct call *c)
+{
+	struct err e;
+
+	if (c->vm->proc && !c->vm->destroying)
+		return true;
+	err_set(&e, -EBUSY, ERR_BUSY, "VM '%s' is being stopped", c->vm->def->name);
+	call_fail(c, &e);
+	return false;
+}
+
+void qmp_ask(struct call *c, void (*done)(void *opaque, int r, const struct vm_answer *a,
+	const struct err *e))
+{
+	if (is_there(c))
+		vm_process_request(c->vm->proc, VM_MSG_QUERY, NULL, 0, -1, QUERY_TIMEOUT_NS, done, c);
+}
+
+/* ---- what it is ---- */
+
+void qmp_query_version(struct call *c)
+{
+	call_return(c, daemon_version());
+}
+
+void qmp_query_name(struct call *c)
+{
+	struct json_object *o = json_object_new_object();
+
+	js_put_str(o, "name", c->vm->def->name);
+	call_return(c, o);
+}
+
+void qmp_query_uuid(struct call *c)
+{
+	struct json_object *o = json_object_new_object();
+	char uuid[DEFINITION_UUID_TEXT];
+
+	uuid_print(c->vm->def->uuid, uuid);
+	js_put_str(o, "UUID", uuid);
+	call_return(c, o);
+}
+
+void qmp_query_kvm(struct call *c)
+{
+	struct json_object *o = json_object_new_object();
+
+	/* A VM without KVM does not start. */
+	js_put_bool(o, "enabled", true);
+	js_put_bool(o, "present", true);
+	call_return(c, o);
+}
+
+void qmp_query_memory(struct call *c)
+{
+	struct json_object *o = json_object_new_object();
+
+	js_put_uint(o, "base-memory", vm_live(c->vm)->ram_bytes);
+	js_put_int(o, "plugged-memory", 0);
+	call_return(c, o);
+}
+
+const char *qmp_run_state(const struct vm *vm)
+{
+	static const enum vm_reason io_errors[] = { VM_REASON_IO_ERROR, VM_REASON_NO_SPACE,
+		VM_REASON_IMAGE_CORRUPT };
+
+	if (vm->state == VM_PRESERVED)
+		return strcmp(vm->reason, vm_reason_name(VM_REASON_GUEST_PANICKED)) ? "internal-error" :
+										       "guest-panicked";
+	if (vm->state != VM_PAUSED)
+		return "running";
+	for (size_t i = 0; i < sizeof(io_errors) / sizeof(io_errors[0]); i++)
+		if (!strcmp(vm->reason, vm_reason_name(io_errors[i])))
+			return "io-error";
+	if (!strcmp(vm->reason, vm_reason_name(VM_REASON_WATCHDOG)))
+		return "watchdog";
+	return strcmp(vm->reason, vm_reason_name(VM_REASON_SAVING)) ? "paused" : "save-vm";
+}
+
+void qmp_query_status(struct call *c)
+{
+	struct json_object *o = json_object_new_object();
+	const char *state = qmp_run_state(c->vm);
+
+	js_put_str(o, "status", state);
+	js_put_bool(o, "singlestep", false);
+	js_put_bool(o, "running", !strcmp(state, "running"));
+	call_return(c, o);
+}
+
+/* ---- vCPUs ---- */
+
+/* Threads of a VM's process have names: "vcpu0". tids: of each vCPU, 0 where there is none. */
+static void find_threads(pid_t pid, int *tids, unsigned n)
+{
+	char path[64], name[32];
+	struct dirent *de;
+	unsigned i;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
+	dir = opendir(path);
+	while (dir && (de = readdir(dir))) {
+		FILE *f;
+
+		snprintf(path, sizeof(path), "/proc/%d/task/%.12s/comm", (int)pid, de->d_name);
+		f = fopen(path, "re");
+		if (f && fgets(name, sizeof(name), f) && sscanf(name, "vcpu%u", &i) == 1 && i < n)
+			tids[i] = atoi(de->d_name);
+		if (f)
+			fclose(f);
+	}
+	if (dir)
+		closedir(dir);
+}
+
+static struct json_object *cpu_to_json(const struct definition *def, unsigned i, int tid)
+{
+	struct json_object *o = json_object_new_object(), *props = json_object_new_object();
+	unsigned threads = def->threads ? def->threads : 1, cores = def->cores ? def->cores : def->vcpus;
+	char path[32];
+
+	snprintf(path, sizeof(path), "/machine/vcpu[%u]", i);
+	js_put_int(o, "cpu-index", i);
+	js_put_str(o, "qom-path", path);
+	if (tid)
+		js_put_int(o, "thread-id", tid);
+	js_put_int(props, "thread-id", i % threads);
+	js_put_int(props, "core-id", i / threads % cores);
+	js_put_int(props, "socket-id", i / threads / cores);
+	js_put(o, "props", props);
+	js_put_str(o, "target", "x86_64");
+	return o;
+}
+
+void qmp_query_cpus(struct call *c)
+{
+	const struct definition *def = vm_live(c->vm);
+	struct json_object *list = json_object_new_array();
+	int tids[VM_VCPUS_MAX] = { 0 };
+
+	if (c->vm->proc && vm_process_pid(c->vm->proc) > 0)
+		find_threads(vm_process_pid(c->vm->proc), tids, VM_VCPUS_MAX);
+	for (unsigned i = 0; i < def->vcpus; i++)
+		json_object_array_add(list, cpu_to_json(def, i, tids[i]));
+	call_return(c, list);
+}
+
+/* ---- life ---- */
+
+void qmp_stop(struct call *c)
+{
+	if (c->vm->state == VM_PAUSED || c->vm->state == VM_PRESERVED)
+		call_return(c, NULL);
+	else if (is_there(c))
+		command_vm_suspend(c);
+}
+
+void qmp_cont(struct call *c)
+{
+	struct err e;
+
+	if (c->vm->state == VM_PRESERVED) {
+		err_set(&e, -EPERM, ERR_WRONG_STATE, "Resetting the Virtual Machine is required");
+		call_fail(c, &e);
+	} else if (c->vm->state != VM_PAUSED) {
+		call_return(c, NULL);
+	} else if (is_there(c)) {
+		command_vm_resume(c);
+	}
+}
+
+void qmp_powerdown(struct call *c)
+{
+	if (is_there(c))
+		command_vm_shutdown(c);
+}
+
+void qmp_reset(struct call *c)
+{
+	if (is_there(c))
+		command_vm_reset(c);
+}
+
+static void asked_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	(void)a;
+	if (r < 0)
+		call_fail(opaque, e);
+	else
+		call_return(opaque, NULL);
+}
+
+void qmp_nmi(struct call *c)
+{
+	if (is_there(c))
+		vm_process_request(c->vm->proc, VM_MSG_NMI, NULL, 0, -1, REQUEST_TIMEOUT_NS, asked_done, c);
+}
+
+/* Not "dump", which QEMU does not have; "debug", which prints a line there, is "none" here. */
+static int watchdog_action(const char *word, struct err *e)
+{
+	if (!strcmp(word, "debug"))
+		return VM_WATCHDOG_NONE;
+	for (int i = 0; i < VM_WATCHDOG_ACTION_COUNT; i++)
+		if (i != VM_WATCHDOG_DUMP && !strcmp(word, definition_watchdog_action((unsigned)i)))
+			return i;
+	return err_set(e, -EINVAL, ERR_GENERIC, "Invalid parameter '%.40s'", word);
+}
+
+void qmp_watchdog_set_action(struct call *c)
+{
+	struct vm_watchdog body = { 0 };
+	struct err e;
+	int r = watchdog_action(js_get_str(c->args, "action"), &e);
+
+	if (r < 0) {
+		call_fail(c, &e);
+	} else if (is_there(c)) {
+		body.action = (uint8_t)r;
+		vm_process_request(c->vm->proc, VM_MSG_WATCHDOG, &body, sizeof(body), -1, REQUEST_TIMEOUT_NS,
+			asked_done, c);
+	}
+}
+
+void qmp_balloon(struct call *c)
+{
+	call_fail_class(c, "DeviceNotActive", "No balloon device has been activated");
+}
+
+void qmp_human(struct call *c)
+{
+	qmp_hmp(c, js_get_str(c->args, "command-line"));
+}

@@ -1,0 +1,289 @@
+/* Handlers of a VM's own socket: its memory into a file that the client opened (getfd, fd:NAME) or that is opened with
+ * the client's rights (file:PATH). */
+#include "api/qmp/qmp_dump.h"
+#include "api/access/fork_as.h"
+#include "api/access/rights.h"
+#include "api/commands/command.h"
+#include "api/daemon.h"
+#include "api/jobs/dump.h"
+#include "api/qmp/qmp.h"
+#include "api/qmp/qmp_schema.h"
+#include "api/vm/vm.h"
+#include "api/wire/close_async.h"
+#include "api/wire/conn.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define OPEN_TIMEOUT_NS (10 * 1000000000ULL)
+
+/* ---- fds by name ---- */
+
+void qmp_fds_close(struct qmp_fds *f)
+{
+	for (unsigned i = 0; i < QMP_FDS_MAX; i++)
+		if (f->list[i].name[0])
+			discard_fds(&f->list[i].fd, 1);
+	memset(f, 0, sizeof(*f));
+}
+
+/* Returns an owned fd, or -1. */
+static int fd_take(struct qmp_fds *f, const char *name)
+{
+	for (unsigned i = 0; f && *name && i < QMP_FDS_MAX; i++) {
+		if (strcmp(f->list[i].name, name))
+			continue;
+		f->list[i].name[0] = 0;
+		return f->list[i].fd;
+	}
+	return -1;
+}
+
+static int fd_keep(struct qmp_fds *f, const char *name, int fd, struct err *e)
+{
+	int old = fd_take(f, name);
+
+	discard_fds(&old, old >= 0);
+	if (!*name || strlen(name) >= sizeof(f->list[0].name) || (*name >= '0' && *name <= '9'))
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"fdname: 1 to %zu bytes, the first no digit", sizeof(f->list[0].name) - 1);
+	for (unsigned i = 0; f && i < QMP_FDS_MAX; i++) {
+		if (f->list[i].name[0])
+			continue;
+		snprintf(f->list[i].name, sizeof(f->list[i].name), "%s", name);
+		f->list[i].fd = fd;
+		return 0;
+	}
+	return err_set(e, -EMFILE, ERR_BUSY, "%d fds are kept already; close one with closefd", QMP_FDS_MAX);
+}
+
+void qmp_getfd(struct call *c)
+{
+	struct err e;
+
+	if (fd_keep(qmp_fds(c->vm), js_get_str(c->args, "fdname"), c->fd, &e) < 0) {
+		call_fail(c, &e);
+		return;
+	}
+	c->fd = -1;
+	call_return(c, NULL);
+}
+
+void qmp_closefd(struct call *c)
+{
+	CLEANUP_CLOSE int fd = fd_take(qmp_fds(c->vm), js_get_str(c->args, "fdname"));
+	struct err e;
+
+	if (fd >= 0) {
+		call_return(c, NULL);
+		return;
+	}
+	err_set(&e, -ENOENT, ERR_NOT_FOUND, "File descriptor named '%.60s' not found", js_get_str(c->args, "fdname"));
+	call_fail(c, &e);
+}
+
+/* ---- a dump ---- */
+
+struct request {
+	struct daemon *daemon;
+	uint8_t uuid[16];
+	struct call *call; /* NULL: answered */
+	bool detach;
+	bool made; /* the file: it goes when the dump fails */
+	char path[PATH_MAX];
+	struct rights *rights;
+	struct errand *errand;
+};
+
+static void request_free(struct request *x)
+{
+	errand_free(x->errand);
+	free(x->rights);
+	free(x);
+}
+
+static void request_fail(struct request *x, const struct err *e)
+{
+	if (x->call)
+		call_fail(x->call, e);
+	x->call = NULL;
+}
+
+static int file_remove(const void *arg, struct errand_result *out, struct err *e)
+{
+	(void)out;
+	return unlink(arg) < 0 ? err_set_errno(e, -errno, "%s", (const char *)arg) : 0;
+}
+
+static void removed(void *opaque, int r, const struct errand_result *res, const struct err *e)
+{
+	struct request *x = opaque;
+
+	(void)r;
+	(void)res;
+	(void)e;
+	x->errand = NULL;
+	request_free(x);
+}
+
+/* Its end; a file that was made for nothing goes. */
+static void request_over(struct request *x, bool failed)
+{
+	struct errand_spec s = { .rights = x->rights, .run = file_remove, .arg = x->path,
+		.what = "removing the file", .timeout_ns = OPEN_TIMEOUT_NS, .done = removed, .opaque = x };
+
+	if (!failed || !x->made || errand_begin(x->daemon->loop, &s, &x->errand, NULL) < 0)
+		request_free(x);
+}
+
+static void dump_over(void *opaque, int r, const struct err *e)
+{
+	struct request *x = opaque;
+
+	if (r < 0)
+		request_fail(x, e);
+	else if (x->call)
+		call_return(x->call, NULL);
+	x->call = NULL;
+	request_over(x, r < 0);
+}
+
+static void begin(struct request *x, int fd)
+{
+	struct dump_request q = { .fd = fd, .over = dump_over, .opaque = x };
+	struct vm *vm = vm_find_uuid(x->daemon, x->uuid);
+	struct err e;
+	int r = vm ? dump_begin(vm, &q, NULL, &e) : err_set(&e, -ESRCH, ERR_WRONG_STATE, "the VM is gone");
+
+	if (r < 0) {
+		request_fail(x, &e);
+		request_over(x, true);
+	} else if (x->detach) {
+		call_return(x->call, NULL);
+		x->call = NULL;
+	}
+}
+
+/* ---- file:PATH ---- */
+
+/* In the errand's process. A pipe in that place must not hold it up. */
+static int file_open(const void *arg, struct errand_result *out, struct err *e)
+{
+	const char *path = arg;
+	int flags = O_WRONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, fd = open(path, flags | O_CREAT | O_EXCL, 0600);
+	struct stat st;
+
+	out->count = fd >= 0;
+	if (fd < 0 && errno == EEXIST)
+		fd = open(path, flags);
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return err_set_errno(e, -errno, "%s", path);
+	if (!S_ISREG(st.st_mode) || st.st_size)
+		return err_set(e, -EEXIST, ERR_EXISTS, "%s is there already and not an empty regular file", path);
+	if (fcntl(fd, F_SETFL, 0) < 0)
+		return err_set_errno(e, -errno, "%s", path);
+	out->fds[0] = fd;
+	out->nfds = 1;
+	return 0;
+}
+
+static void opened(void *opaque, int r, const struct errand_result *res, const struct err *e)
+{
+	struct request *x = opaque;
+
+	x->errand = NULL;
+	x->made = res->count;
+	if (r < 0 || !res->nfds) {
+		request_fail(x, e);
+		request_over(x, true);
+		return;
+	}
+	begin(x, res->fds[0]);
+	close(res->fds[0]);
+}
+
+static int begin_file(struct request *x, const char *path, struct err *e)
+{
+	struct errand_spec s = { .run = file_open, .arg = x->path, .what = "opening the file",
+		.timeout_ns = OPEN_TIMEOUT_NS, .done = opened, .opaque = x };
+	struct peer who = conn_peer(x->call->conn);
+	int r = rights_of_peer(&who, &x->rights, e);
+
+	if (r < 0)
+		return r;
+	if (path[0] != '/' || snprintf(x->path, sizeof(x->path), "%s", path) >= (int)sizeof(x->path))
+		return err_set(e, -EINVAL, ERR_INVALID, "protocol: file:PATH needs an absolute path");
+	s.rights = x->rights;
+	return errand_begin(x->daemon->loop, &s, &x->errand, e);
+}
+
+static int begin_fd(struct request *x, const char *name, struct err *e)
+{
+	CLEANUP_CLOSE int fd = fd_take(qmp_fds(x->call->vm), name);
+
+	if (fd < 0)
+		return err_set(e, -ENOENT, ERR_NOT_FOUND, "File descriptor named '%.60s' not found", name);
+	begin(x, fd);
+	return 0;
+}
+
+static int check_args(struct call *c, struct err *e)
+{
+	const char *format = js_get_str(c->args, "format");
+
+	if (js_get_bool(c->args, "paging", false))
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "paging: true is not to be had; a dump has all memory by "
+			"physical addresses, and crash finds the others itself");
+	if (js_get(c->args, "begin") || js_get(c->args, "length"))
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+			"begin, length: a part of the memory is not to be had; a dump has all of it");
+	if (format && strcmp(format, "elf"))
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "format: \"%.40s\" is not to be had; use elf", format);
+	return 0;
+}
+
+void qmp_dump(struct call *c)
+{
+	const char *protocol = js_get_str(c->args, "protocol");
+	struct request *x = calloc(1, sizeof(*x));
+	struct err e;
+	int r = check_args(c, &e);
+
+	if (!x)
+		abort();
+	*x = (struct request){ .daemon = c->daemon, .call = c, .detach = js_get_bool(c->args, "detach", false) };
+	memcpy(x->uuid, c->vm->def->uuid, sizeof(x->uuid));
+	if (!r && !strncmp(protocol, "file:", 5))
+		r = begin_file(x, protocol + 5, &e);
+	else if (!r && !strncmp(protocol, "fd:", 3))
+		r = begin_fd(x, protocol + 3, &e);
+	else if (!r)
+		r = err_set(&e, -EINVAL, ERR_INVALID, "protocol must start with 'file:' or 'fd:'");
+	if (r < 0) {
+		request_fail(x, &e);
+		request_free(x);
+	}
+}
+
+void qmp_query_dump(struct call *c)
+{
+	call_return(c, dump_state_to_json(c->vm));
+}
+
+void qmp_query_dump_capability(struct call *c)
+{
+	struct json_object *o = json_object_new_object(), *formats = json_object_new_array();
+
+	json_object_array_add(formats, json_object_new_string("elf"));
+	js_put(o, "formats", formats);
+	call_return(c, o);
+}

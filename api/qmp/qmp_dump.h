@@ -1,0 +1,17 @@
+/* qmp_dump: fds that getfd took on a VM's own socket. */
+#ifndef CAIRN_API_QMP_QMP_DUMP_H
+#define CAIRN_API_QMP_QMP_DUMP_H
+
+/* Of one VM, whoever sent them; more are refused. */
+#define QMP_FDS_MAX 16
+
+struct qmp_fds {
+	struct {
+		char name[64]; /* "": free */
+		int fd;
+	} list[QMP_FDS_MAX];
+};
+
+void qmp_fds_close(struct qmp_fds *f);
+
+#endif

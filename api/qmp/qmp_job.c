@@ -1,0 +1,211 @@
+/* Handlers of a VM's own socket: snapshots as jobs, and jobs. */
+#include "api/commands/command.h"
+#include "api/daemon.h"
+#include "api/jobs/job.h"
+#include "api/jobs/snapshot_job.h"
+#include "api/qmp/qmp_schema.h"
+#include "api/vm/vm.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+/* ---- arguments ---- */
+
+static const struct definition_disk *disk_find(const struct definition *def, const char *id)
+{
+	for (uint32_t i = 0; id && i < def->ndisks; i++)
+		if (!strcmp(def->disks[i].id, id))
+			return &def->disks[i];
+	return NULL;
+}
+
+static bool is_among(struct json_object *devices, const char *id)
+{
+	for (size_t i = 0; i < json_object_array_length(devices); i++)
+		if (!strcmp(json_object_get_string(json_object_array_get_idx(devices, i)), id))
+			return true;
+	return false;
+}
+
+/* A snapshot here is of all that the VM may write to, or it would not be one instant. */
+static int check_devices(struct call *c, struct err *e)
+{
+	struct json_object *devices = js_get_array(c->args, "devices");
+	const struct definition *def = vm_live(c->vm);
+
+	for (size_t i = 0; i < json_object_array_length(devices); i++) {
+		const char *id = js_plain_string(json_object_array_get_idx(devices, i));
+
+		if (!disk_find(def, id))
+			return err_set(e, -ENOENT, ERR_NOT_FOUND, "No block device node '%.40s'", id ? id : "");
+		if (disk_find(def, id)->read_only)
+			return err_set(e, -EROFS, ERR_INVALID, "Device '%.40s' is read-only; leave it out", id);
+	}
+	for (uint32_t i = 0; i < def->ndisks; i++)
+		if (!def->disks[i].read_only && !is_among(devices, def->disks[i].id))
+			return err_set(e, -EINVAL, ERR_INVALID,
+				"devices: '%s' is missing; a snapshot is of all disks that the VM may write to",
+				def->disks[i].id);
+	return 0;
+}
+
+static int check_vmstate(struct call *c, struct err *e)
+{
+	const char *vmstate = js_get_str(c->args, "vmstate");
+	const struct definition *def = vm_live(c->vm);
+
+	for (uint32_t i = 0; i < def->ndisks; i++) {
+		const struct definition_disk *d = &def->disks[i];
+
+		if (d->read_only || d->layers[0].format != DEFINITION_FORMAT_QCOW2)
+			continue;
+		return strcmp(d->id, vmstate) ?
+			err_set(e, -EINVAL, ERR_INVALID, "vmstate: memory is kept in '%s', not in '%.40s'", d->id,
+				vmstate) : 0;
+	}
+	return err_set(e, -EINVAL, ERR_UNSUPPORTED, "vmstate: the VM has no qcow2 disk to keep memory in");
+}
+
+static int arg_tag(struct call *c, char tag[VM_SNAPSHOT_NAME_MAX + 1], struct err *e)
+{
+	const char *s = js_get_str(c->args, "tag");
+
+	if (!*s || strlen(s) > VM_SNAPSHOT_NAME_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "tag: 1 to %d bytes", VM_SNAPSHOT_NAME_MAX);
+	for (const char *p = s; *p; p++)
+		if ((unsigned char)*p < 0x20 || *p == 0x7f)
+			return err_set(e, -EINVAL, ERR_INVALID,
+				"tag: must be one line without control characters");
+	snprintf(tag, VM_SNAPSHOT_NAME_MAX + 1, "%s", s);
+	return 0;
+}
+
+static int check_args(struct call *c, bool vmstate, char tag[VM_SNAPSHOT_NAME_MAX + 1], struct err *e)
+{
+	int r = c->vm->destroying ? vm_check_idle(c->vm, "do it", e) : arg_tag(c, tag, e);
+
+	if (!r && !*js_get_str(c->args, "job-id"))
+		r = err_set(e, -EINVAL, ERR_INVALID, "job-id: must not be empty");
+	if (!r)
+		r = check_devices(c, e);
+	if (!r && vmstate)
+		r = check_vmstate(c, e);
+	return r;
+}
+
+/* ---- snapshots ---- */
+
+static void begun(struct call *c, int r, const struct err *e)
+{
+	if (r < 0)
+		call_fail(c, e);
+	else
+		call_return(c, NULL);
+}
+
+void qmp_snapshot_save(struct call *c)
+{
+	struct job_name name = { .qmp_id = js_get_str(c->args, "job-id") };
+	struct vm_snapshot_create body = { .disks_only = false };
+	struct job *j;
+	struct err e;
+	int r = check_args(c, true, body.name, &e);
+
+	if (!r)
+		r = snapshot_create(c->vm, &body, &name, &j, &e);
+	begun(c, r, &e);
+}
+
+/* As QEMU does it: afterwards it runs if it ran before. */
+void qmp_snapshot_load(struct call *c)
+{
+	struct job_name name = { .qmp_id = js_get_str(c->args, "job-id") };
+	struct snapshot_revert how = { .with_memory = true,
+		.then = c->vm->state == VM_PAUSED || c->vm->state == VM_PRESERVED ? SAVE_THEN_PAUSED :
+										     SAVE_THEN_RUNNING };
+	struct job *j;
+	struct err e;
+	int r = check_args(c, true, how.name, &e);
+
+	if (!r)
+		r = snapshot_revert(c->vm, &how, &name, &j, &e);
+	begun(c, r, &e);
+}
+
+void qmp_snapshot_delete(struct call *c)
+{
+	struct job_name name = { .qmp_id = js_get_str(c->args, "job-id") };
+	char tag[VM_SNAPSHOT_NAME_MAX + 1];
+	struct job *j;
+	struct err e;
+	int r = check_args(c, false, tag, &e);
+
+	if (!r)
+		r = snapshot_delete(c->vm, tag, SNAPSHOT_ALONE, false, &name, &j, &e);
+	begun(c, r, &e);
+}
+
+/* ---- jobs ---- */
+
+static struct json_object *as_qemu(const struct job *j)
+{
+	static const char *const keys[] = { "status", "current-progress", "total-progress", "error" };
+	struct json_object *all = job_to_json(j), *o = json_object_new_object(), *v;
+
+	js_put_str(o, "id", j->qmp_id);
+	js_put_str(o, "type", job_qmp_type(j));
+	for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++)
+		if (json_object_object_get_ex(all, keys[i], &v))
+			js_put(o, keys[i], json_object_get(v));
+	json_object_put(all);
+	return o;
+}
+
+/* There are no pages in QEMU's words: of too many for one answer the oldest are left out. */
+static void list_shorten(struct json_object *list)
+{
+	size_t bytes = 0, i = json_object_array_length(list);
+
+	while (i && bytes <= JS_ANSWER_MAX)
+		bytes += js_line_bytes(json_object_array_get_idx(list, --i));
+	if (bytes > JS_ANSWER_MAX)
+		json_object_array_del_idx(list, 0, i + 1);
+}
+
+void qmp_query_jobs(struct call *c)
+{
+	struct json_object *list = json_object_new_array();
+
+	jobs_trim(c->daemon);
+	for (struct job *j = c->daemon->jobs; j; j = j->next)
+		if (j->qmp_id[0] && !strcmp(j->vm_name, c->vm->def->name))
+			json_object_array_add(list, as_qemu(j));
+	list_shorten(list);
+	call_return(c, list);
+}
+
+static void job_act(struct call *c, int (*act)(struct job *j, struct err *e))
+{
+	struct job *j = job_find_qmp(c->vm, js_get_str(c->args, "id"));
+	struct err e;
+
+	if (!j)
+		err_set(&e, -ENOENT, ERR_NOT_FOUND, "Job not found");
+	if (!j || act(j, &e) < 0)
+		call_fail(c, &e);
+	else
+		call_return(c, NULL);
+}
+
+void qmp_job_cancel(struct call *c)
+{
+	job_act(c, job_cancel);
+}
+
+void qmp_job_dismiss(struct call *c)
+{
+	job_act(c, job_dismiss);
+}

@@ -1,0 +1,274 @@
+#include "api/store/event_log.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define FILE_NAME "events.jsonl"
+#define OLD_NAME "events.old.jsonl"
+#define LINE_MAX_BYTES (64 * 1024)
+/* A page ends below 64 KiB, which is as long a line as some clients read. */
+#define PAGE_BYTES (40 * 1024)
+#define PAGE_LOOKED_AT 2000 /* entries, so that a filter that fits nothing holds nobody up */
+/* More numbers than could have been lost with what was not yet on disk at a power cut. */
+#define POWER_CUT_GAP (1ULL << 20)
+#define BOOT_ID "/proc/sys/kernel/random/boot_id"
+
+struct entry {
+	uint64_t seq;
+	char *line; /* JSON */
+};
+
+struct event_log {
+	int dir_fd, fd;
+	uint64_t last; /* number given out */
+	unsigned lines; /* in the present file */
+	bool failed;	/* and said so */
+	struct entry ring[EVENT_LOG_MAX];
+	unsigned first, n;
+};
+
+/* ---- the ring ---- */
+
+static void ring_add(struct event_log *l, uint64_t seq, char *line)
+{
+	unsigned at = (l->first + l->n) % EVENT_LOG_MAX;
+
+	if (l->n == EVENT_LOG_MAX) {
+		free(l->ring[l->first].line);
+		l->first = (l->first + 1) % EVENT_LOG_MAX;
+	} else {
+		l->n++;
+	}
+	l->ring[at] = (struct entry){ seq, line };
+}
+
+static const struct entry *ring_at(const struct event_log *l, unsigned i)
+{
+	return &l->ring[(l->first + i) % EVENT_LOG_MAX];
+}
+
+/* Index of the first numbered above since. */
+static unsigned ring_after(const struct event_log *l, uint64_t since)
+{
+	unsigned lo = 0, hi = l->n;
+
+	while (lo < hi) {
+		unsigned mid = lo + (hi - lo) / 2;
+
+		if (ring_at(l, mid)->seq <= since)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo;
+}
+
+/* ---- the file ---- */
+
+static int file_open(struct event_log *l, int flags)
+{
+	l->fd = openat(l->dir_fd, FILE_NAME, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW | flags,
+		0600);
+	return l->fd < 0 ? -errno : 0;
+}
+
+static void line_write(struct event_log *l, const char *text)
+{
+	CLEANUP_FREE char *line = NULL;
+	int n = asprintf(&line, "%s\n", text), r;
+
+	if (n < 0) {
+		line = NULL;
+		return;
+	}
+	r = l->fd < 0 ? -EBADF : write_full(l->fd, line, (size_t)n);
+	if (r < 0 && !l->failed)
+		log_error("events", "%s is not kept: %s", FILE_NAME, strerror(-r));
+	l->failed = r < 0;
+	l->lines++;
+}
+
+static void boot_id(char buf[64])
+{
+	CLEANUP_FREE char *text = NULL;
+	size_t len;
+
+	buf[0] = 0;
+	if (file_read(BOOT_ID, 63, &text, &len, NULL) == 0)
+		snprintf(buf, 64, "%.*s", (int)strcspn(text, "\n"), text);
+}
+
+static void boot_write(struct event_log *l, const char *id)
+{
+	char line[96];
+
+	snprintf(line, sizeof(line), "{\"boot\":\"%.60s\"}", id);
+	line_write(l, line);
+}
+
+static void file_turn(struct event_log *l)
+{
+	char id[64];
+
+	close(l->fd);
+	if (renameat(l->dir_fd, FILE_NAME, l->dir_fd, OLD_NAME) < 0)
+		log_warn("events", "%s: %s", OLD_NAME, strerror(errno));
+	l->lines = 0;
+	if (file_open(l, O_TRUNC) < 0)
+		log_error("events", "%s: %s", FILE_NAME, strerror(errno));
+	boot_id(id);
+	boot_write(l, id);
+}
+
+/* What cannot be read (the end of a line that a power cut left) is passed over. */
+static void line_load(struct event_log *l, const char *line, size_t len, char boot[64])
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	const char *id;
+	uint64_t seq;
+
+	if (js_parse(line, len, FILE_NAME, &o, NULL) < 0)
+		return;
+	id = js_get_str(o, "boot");
+	if (id)
+		snprintf(boot, 64, "%s", id);
+	seq = (uint64_t)js_get_int(o, "seq", 0);
+	if (seq <= l->last || seq > INT64_MAX || !js_get_str(o, "event"))
+		return;
+	l->last = seq;
+	ring_add(l, seq, strdup(line));
+}
+
+static void file_load(struct event_log *l, const char *name, char boot[64], unsigned *lines)
+{
+	CLEANUP_CLOSE int fd = openat(l->dir_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	FILE *f = fd < 0 ? NULL : fdopen(dup(fd), "re");
+	char *line = NULL;
+	size_t cap = 0;
+	ssize_t len;
+
+	while (f && (len = getline(&line, &cap, f)) > 0) {
+		++*lines;
+		if (line[len - 1] != '\n' || len > LINE_MAX_BYTES)
+			continue;
+		line[--len] = 0;
+		line_load(l, line, (size_t)len, boot);
+	}
+	free(line);
+	if (f)
+		fclose(f);
+}
+
+int event_log_open(const char *dir, struct event_log **ret_l, struct err *e)
+{
+	struct event_log *l = calloc(1, sizeof(*l));
+	char before[64] = "", now[64];
+	unsigned unused = 0;
+	int r = 0;
+
+	if (!l)
+		return err_set_errno(e, -ENOMEM, "events");
+	l->fd = -1;
+	l->dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (l->dir_fd >= 0) {
+		file_load(l, OLD_NAME, before, &unused);
+		file_load(l, FILE_NAME, before, &l->lines);
+		r = file_open(l, 0);
+	}
+	if (l->dir_fd < 0 || r < 0) {
+		r = err_set_errno(e, r < 0 ? r : -errno, "%s/%s", dir, FILE_NAME);
+		event_log_close(l);
+		return r;
+	}
+	boot_id(now);
+	/* Behind half a line of a power cut: a line of its own. */
+	if (l->lines && strcmp(before, now)) {
+		l->last += POWER_CUT_GAP;
+		line_write(l, "");
+	}
+	boot_write(l, now);
+	*ret_l = l;
+	return 0;
+}
+
+void event_log_close(struct event_log *l)
+{
+	if (!l)
+		return;
+	for (unsigned i = 0; i < l->n; i++)
+		free(ring_at(l, i)->line);
+	if (l->fd >= 0)
+		close(l->fd);
+	if (l->dir_fd >= 0)
+		close(l->dir_fd);
+	free(l);
+}
+
+/* ---- use ---- */
+
+void event_log_add(struct event_log *l, struct json_object *o)
+{
+	char *line;
+
+	js_put_uint(o, "seq", ++l->last);
+	line = strdup(json_object_to_json_string_ext(o,
+		JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+	if (!line)
+		abort();
+	if (l->lines >= EVENT_LOG_MAX)
+		file_turn(l);
+	line_write(l, line);
+	ring_add(l, l->last, line);
+}
+
+void event_log_backwards(struct event_log *l, const char *text,
+	bool (*look)(void *opaque, struct json_object *ev), void *opaque)
+{
+	bool more = true;
+
+	for (unsigned i = l->n; i-- && more;) {
+		const char *line = ring_at(l, i)->line;
+		struct json_object *ev = strstr(line, text) ? json_tokener_parse(line) : NULL;
+
+		more = !ev || look(opaque, ev);
+		json_object_put(ev);
+	}
+}
+
+struct json_object *event_log_page(struct event_log *l, uint64_t since,
+	bool (*wanted)(void *opaque, struct json_object *ev), void *opaque)
+{
+	struct json_object *page = json_object_new_object(), *list = json_object_new_array();
+	unsigned i = ring_after(l, since), looked = 0;
+	size_t bytes = 0;
+
+	js_put_bool(page, "lost", l->n && since + 1 < ring_at(l, 0)->seq);
+	for (; i < l->n && bytes < PAGE_BYTES && looked < PAGE_LOOKED_AT; i++, looked++) {
+		const struct entry *entry = ring_at(l, i);
+		struct json_object *ev = json_tokener_parse(entry->line);
+
+		since = entry->seq;
+		if (!ev || !wanted(opaque, ev)) {
+			json_object_put(ev);
+			continue;
+		}
+		json_object_array_add(list, ev);
+		/* A byte of a name may become three: \u00e4 for two. */
+		bytes += 3 * strlen(entry->line);
+	}
+	js_put(page, "events", list);
+	js_put_uint(page, "next", since);
+	js_put_uint(page, "last", l->last);
+	js_put_bool(page, "more", i < l->n);
+	return page;
+}

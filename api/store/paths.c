@@ -1,0 +1,179 @@
+#include "api/store/paths.h"
+#include "api/daemon.h"
+#include "base/err.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static int path_put(char *buf, size_t size, struct err *e, const char *a, const char *b)
+{
+	if (snprintf(buf, size, "%s%s", a, b) >= (int)size)
+		return err_set(e, -ENAMETOOLONG, ERR_INVALID, "%s%s is too long a path", a, b);
+	return 0;
+}
+
+static const char *env(const char *name)
+{
+	const char *v = getenv(name);
+
+	return v && *v ? v : NULL;
+}
+
+/* An XDG variable that is not absolute is to be ignored, says its specification. */
+static const char *env_folder(const char *name)
+{
+	const char *v = env(name);
+
+	return v && *v == '/' ? v : NULL;
+}
+
+static int default_state_dir(char *buf, size_t size, struct err *e)
+{
+	const char *xdg = env_folder("XDG_STATE_HOME"), *home = env_folder("HOME");
+
+	if (geteuid() == 0)
+		return path_put(buf, size, e, "/var/lib/cairn", "");
+	if (xdg)
+		return path_put(buf, size, e, xdg, "/cairn");
+	if (home)
+		return path_put(buf, size, e, home, "/.local/state/cairn");
+	return err_set(e, -ENOENT, ERR_NOT_FOUND,
+		"neither XDG_STATE_HOME nor HOME is set; use --state-dir");
+}
+
+static int default_run_dir(char *buf, size_t size, struct err *e)
+{
+	const char *xdg = env_folder("XDG_RUNTIME_DIR");
+
+	if (geteuid() == 0)
+		return path_put(buf, size, e, "/run/cairn", "");
+	if (xdg)
+		return path_put(buf, size, e, xdg, "/cairn");
+	/* No folder of the session's: the state's is as private. */
+	if (default_state_dir(buf, size, e) < 0)
+		return err_set(e, -ENOENT, ERR_NOT_FOUND,
+			"XDG_RUNTIME_DIR is not set; use --socket or CAIRN_SOCKET");
+	return strlen(buf) + 5 > size ? -ENAMETOOLONG : (strcat(buf, "/run"), 0);
+}
+
+static int socket_check(const char *path, struct err *e)
+{
+	if (strlen(path) > PATHS_SOCKET_MAX)
+		return err_set(e, -ENAMETOOLONG, ERR_INVALID,
+			"%.200s: a socket's path has at most %d bytes, this one %zu; use --socket or "
+			"CAIRN_SOCKET",
+			path, PATHS_SOCKET_MAX, strlen(path));
+	return 0;
+}
+
+int paths_client_socket(const char *option, char *buf, size_t size, struct err *e)
+{
+	char dir[PATH_MAX];
+	int r;
+
+	if (option || env("CAIRN_SOCKET"))
+		r = path_put(buf, size, e, option ? option : env("CAIRN_SOCKET"), "");
+	else if ((r = default_run_dir(dir, sizeof(dir), e)) == 0)
+		r = path_put(buf, size, e, dir, "/cairn.sock");
+	return r < 0 ? r : socket_check(buf, e);
+}
+
+static bool program_in(const char *dir, const char *sub, const char *name, char *buf, size_t size)
+{
+	return snprintf(buf, size, "%s%s%s", dir, sub, name) < (int)size && access(buf, X_OK) == 0;
+}
+
+int paths_helper(const char *name, char *buf, size_t size, struct err *e)
+{
+	const char *libexec = env("CAIRN_LIBEXEC");
+	char self[PATH_MAX], *slash;
+	ssize_t n;
+
+	if (libexec && program_in(libexec, "/", name, buf, size))
+		return 0;
+	n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+	if (n < 0)
+		return err_set_errno(e, -errno, "/proc/self/exe");
+	self[n] = 0;
+	slash = strrchr(self, '/');
+	slash[1] = 0;
+	if (program_in(self, "", name, buf, size) ||
+		program_in(self, "../libexec/cairn/", name, buf, size))
+		return 0;
+	return err_set(e, -ENOENT, ERR_NOT_FOUND, "%s is neither in %.150s nor in %.150s../libexec/cairn",
+		name, self, self);
+}
+
+int paths_vm_program(const char *option, char *buf, size_t size, struct err *e)
+{
+	int r;
+
+	if (option || env("CAIRN_VM"))
+		return path_put(buf, size, e, option ? option : env("CAIRN_VM"), "");
+	r = paths_helper("cairn-vm", buf, size, e);
+	if (r == -ENOENT && e && strlen(e->msg) + 20 < sizeof(e->msg))
+		strcat(e->msg, "; use --vm-program");
+	return r;
+}
+
+static int absolute(const char *path, char *buf, size_t size, struct err *e)
+{
+	char cwd[PATH_MAX];
+
+	if (*path == '/')
+		return path_put(buf, size, e, path, "");
+	if (!getcwd(cwd, sizeof(cwd)))
+		return err_set_errno(e, -errno, "the present folder");
+	if (snprintf(buf, size, "%s/%s", cwd, path) >= (int)size)
+		return err_set(e, -ENAMETOOLONG, ERR_INVALID, "%s is too long a path", path);
+	return 0;
+}
+
+/* /run/cairn/cairn.sock: /run/cairn/cairn.qmp */
+static int qmp_dir_name(struct daemon_paths *p, struct err *e)
+{
+	int r = absolute(p->socket, p->qmp_dir, sizeof(p->qmp_dir) - 5, e);
+	char *dot;
+
+	if (r < 0)
+		return r;
+	dot = strrchr(p->qmp_dir, '.');
+	if (dot && !strcmp(dot, ".sock"))
+		*dot = 0;
+	strcat(p->qmp_dir, ".qmp");
+	return 0;
+}
+
+int paths_for_daemon(const char *state_dir, const char *socket, const char *vm_program,
+	struct daemon_paths *p, struct err *e)
+{
+	char dir[PATH_MAX];
+	int r;
+
+	memset(p, 0, sizeof(*p));
+	p->listening = -1;
+	p->system = geteuid() == 0 && !state_dir;
+	r = state_dir ? absolute(state_dir, p->state_dir, sizeof(p->state_dir), e) :
+			default_state_dir(p->state_dir, sizeof(p->state_dir), e);
+	/* The VMs of a state folder are found through sockets that belong to it alone. */
+	if (!r && state_dir)
+		r = path_put(p->run_dir, sizeof(p->run_dir), e, p->state_dir, "/run");
+	else if (!r && (r = default_run_dir(dir, sizeof(dir), e)) == 0)
+		r = path_put(p->run_dir, sizeof(p->run_dir), e, dir, "/vms");
+	if (!r)
+		r = paths_client_socket(socket, p->socket, sizeof(p->socket), e);
+	if (!r)
+		r = qmp_dir_name(p, e);
+	if (!r)
+		r = paths_vm_program(vm_program, p->vm_program, sizeof(p->vm_program), e);
+	/* Without them only export and import fail, and starts of VMs with a user network. */
+	if (!r && paths_helper("cairn-archive", p->archive_program, sizeof(p->archive_program), NULL) < 0)
+		snprintf(p->archive_program, sizeof(p->archive_program), "cairn-archive");
+	if (!r && paths_helper("cairn-slirp", p->slirp_program, sizeof(p->slirp_program), NULL) < 0)
+		snprintf(p->slirp_program, sizeof(p->slirp_program), "cairn-slirp");
+	return r;
+}

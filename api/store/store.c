@@ -1,0 +1,714 @@
+#include "api/store/store.h"
+#include "api/store/store_file.h"
+#include "api/store/store_unread.h"
+#include "api/store/store_version.h"
+#include "api/store/store_writer.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/util.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define DRAFT ".draft-" /* and a number: beside the VMs, where none is called so */
+
+struct store {
+	char *dir;
+	int lock_fd;
+	struct store_writer writer;
+	struct store_unread unread;
+	unsigned drafts; /* made so far */
+};
+
+static int vm_path(struct store *s, const char *name, const char *file, char out[PATH_MAX],
+	struct err *e)
+{
+	if (snprintf(out, PATH_MAX, "%s/vms/%s/%s", s->dir, name, file) >= PATH_MAX)
+		return err_set_errno(e, -ENAMETOOLONG, "%s/vms/%s", s->dir, name);
+	return 0;
+}
+
+/* Beside the VMs' folder. */
+static int side_path(struct store *s, const char *file, char out[PATH_MAX], struct err *e)
+{
+	return snprintf(out, PATH_MAX, "%s/%s", s->dir, file) >= PATH_MAX ?
+		err_set_errno(e, -ENAMETOOLONG, "%s/%s", s->dir, file) : 0;
+}
+
+/* ---- writing ---- */
+
+/* path: by its name it is known which version that kind of file has. */
+static char *text_of(const char *path, struct json_object *o, int more_flags)
+{
+	char *text;
+
+	js_put_int(o, "version", store_version(path));
+	text = strdup(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY | more_flags));
+	if (!text)
+		abort();
+	return text;
+}
+
+bool store_owes(const struct store *s)
+{
+	return s && s->writer.owed;
+}
+
+static void file_queue(struct store *s, const char *path, struct json_object *o)
+{
+	store_writer_put(&s->writer, PENDING_WRITE, path, text_of(path, o, 0));
+}
+
+void store_save_state(struct store *s, const char *name, struct json_object *state)
+{
+	char path[PATH_MAX];
+	struct err e;
+
+	if (vm_path(s, name, "state.json", path, &e) < 0)
+		log_error("store", "%s", e.msg);
+	else
+		file_queue(s, path, state);
+}
+
+void store_save_file(struct store *s, const char *file, struct json_object *o)
+{
+	char path[PATH_MAX];
+
+	if (snprintf(path, sizeof(path), "%s/%s", s->dir, file) >= (int)sizeof(path))
+		log_error("store", "%s/%s is too long a path", s->dir, file);
+	else
+		file_queue(s, path, o);
+}
+
+void store_write_file_behind(struct store *s, struct store_work *w, const char *file, struct json_object *o)
+{
+	char path[PATH_MAX];
+
+	snprintf(path, sizeof(path), "%s/%s", s->dir, file); /* one too long cannot be written, which is told */
+	store_writer_work(&s->writer, PENDING_WRITE, path, text_of(path, o, 0), w);
+}
+
+/* What was queued of a file, be it only because an older Cairn wrote it, is not to come after what is done now. */
+static int file_write(struct store *s, const char *path, struct json_object *o, struct err *e)
+{
+	CLEANUP_FREE char *text = text_of(path, o, 0);
+	int r = store_size_check(path, text, e);
+
+	store_writer_settle_path(&s->writer, path);
+	if (!r)
+		r = store_unread_check(&s->unread, NULL, path, e);
+	return r < 0 ? r : file_write_atomic(path, text, strlen(text), 0600, e);
+}
+
+int store_write_file(struct store *s, const char *file, struct json_object *o, struct err *e)
+{
+	char path[PATH_MAX];
+	int r = side_path(s, file, path, e);
+
+	return r < 0 ? r : file_write(s, path, o, e);
+}
+
+int store_write_vm_file(struct store *s, const char *name, const char *file, struct json_object *o,
+	struct err *e)
+{
+	char path[PATH_MAX];
+	int r = vm_path(s, name, file, path, e);
+
+	return r < 0 ? r : file_write(s, path, o, e);
+}
+
+int store_write_vm_file_behind(struct store *s, struct store_work *w, const char *name, const char *file,
+	struct json_object *o, struct err *e)
+{
+	char path[PATH_MAX];
+	int r = vm_path(s, name, file, path, e);
+
+	if (!r)
+		store_writer_work(&s->writer, PENDING_WRITE, path, text_of(path, o, 0), w);
+	return r;
+}
+
+int store_remove_file_behind(struct store *s, struct store_work *w, const char *name, const char *file,
+	struct err *e)
+{
+	char path[PATH_MAX];
+	int r = vm_path(s, name, file, path, e);
+
+	if (!r)
+		store_writer_work(&s->writer, PENDING_REMOVE, path, NULL, w);
+	return r;
+}
+
+int store_rename_file_behind(struct store *s, struct store_work *w, const char *name, const char *from,
+	const char *to, struct err *e)
+{
+	char old[PATH_MAX], new[PATH_MAX];
+	int r = vm_path(s, name, from, old, e);
+
+	if (!r)
+		r = vm_path(s, name, to, new, e);
+	if (!r)
+		store_writer_work_to(&s->writer, PENDING_MOVE, old, new, NULL, w);
+	return r;
+}
+
+void store_after(struct store *s, struct store_work *w)
+{
+	store_writer_work(&s->writer, PENDING_NONE, s->dir, NULL, w);
+}
+
+void store_settle(struct store *s)
+{
+	store_writer_settle(&s->writer);
+}
+
+/* ---- open and close ---- */
+
+static int folder_make(struct store *s, struct err *e)
+{
+	char path[PATH_MAX];
+
+	if (snprintf(path, sizeof(path), "%s/vms", s->dir) >= (int)sizeof(path))
+		return err_set_errno(e, -ENAMETOOLONG, "%s", s->dir);
+	return mkdir_all(path, 0700, e);
+}
+
+int store_open(const char *dir, struct store **ret_s, struct err *e)
+{
+	struct store *s = calloc(1, sizeof(*s));
+	char path[PATH_MAX];
+	int r;
+
+	if (!s)
+		return err_set_errno(e, -ENOMEM, "%s", dir);
+	s->lock_fd = -1;
+	store_unread_init(&s->unread);
+	store_writer_init(&s->writer, &s->unread);
+	s->dir = strdup(dir);
+	r = s->dir ? folder_make(s, e) : err_set_errno(e, -ENOMEM, "%s", dir);
+	if (!r)
+		r = store_lock(s->dir, &s->lock_fd, e);
+	if (!r) {
+		if (vm_path(s, "", "", path, NULL) == 0)
+			store_files_drop(path, DRAFT); /* an earlier daemon told nobody that they were kept */
+		r = store_writer_start(&s->writer, e);
+	}
+	if (r < 0) {
+		store_close(s);
+		return r;
+	}
+	*ret_s = s;
+	return 0;
+}
+
+void store_close(struct store *s)
+{
+	if (!s)
+		return;
+	store_writer_done(&s->writer);
+	if (s->lock_fd >= 0)
+		close(s->lock_fd);
+	store_unread_done(&s->unread);
+	free(s->dir);
+	free(s);
+}
+
+/* ---- loading ---- */
+
+/* A definition is that of a VM which is missed. */
+static void damaged(struct store *s, const char *name, const char *path, const char *why)
+{
+	const char *file = strrchr(path, '/');
+
+	if (name && !strcmp(file, "/definition.json"))
+		store_unread_note(&s->unread, name, path, false, why);
+	store_put_aside(path, why);
+}
+
+void store_quarantine(struct store *s, const char *name, const char *why)
+{
+	char path[PATH_MAX];
+
+	if (vm_path(s, name, "definition.json", path, NULL) < 0)
+		return;
+	store_writer_settle_path(&s->writer, path);
+	damaged(s, name, path, why);
+}
+
+static void newer_note(struct store *s, const char *name, const char *path, const char *why)
+{
+	store_unread_note(&s->unread, name, path, true, why);
+	log_error("store", "%s: %s; it is left as it is. Next: go on with that Cairn", path, why);
+}
+
+/* Returns 0, and an older Cairn's is queued to be written as ours; or -errno, and the caller looks no further. */
+static int path_lift(struct store *s, const char *name, const char *path, struct json_object *o, struct err *e)
+{
+	int64_t had = store_version_lift(path, o, e);
+
+	if (had == -ENOTSUP)
+		newer_note(s, name, path, e->msg);
+	if (had < 0)
+		return (int)had;
+	if (had < store_version(path)) {
+		log_info("store", "%s had version %lld, and gets %lld", path, (long long)had, (long long)store_version(path));
+		store_keep_old(path, had);
+		file_queue(s, path, o);
+	}
+	return 0;
+}
+
+/* NULL when it is not there, damaged, or a newer Cairn's. name: as store_unread_note() has it. */
+static struct json_object *path_load(struct store *s, const char *name, const char *path)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	struct err e;
+	int r = js_read(path, STORE_FILE_MAX, &o, &e);
+
+	if (!r)
+		r = path_lift(s, name, path, o, &e);
+	if (!r)
+		return STEAL_PTR(o);
+	if (r == -EINVAL || r == -EFBIG)
+		damaged(s, name, path, e.msg);
+	else if (r != -ENOENT && r != -ENOTSUP)
+		log_error("store", "%s", e.msg);
+	return NULL;
+}
+
+struct json_object *store_load_vm_file(struct store *s, const char *name, const char *file)
+{
+	char path[PATH_MAX];
+
+	return vm_path(s, name, file, path, NULL) < 0 ? NULL : path_load(s, name, path);
+}
+
+struct json_object *store_load_file(struct store *s, const char *file)
+{
+	char path[PATH_MAX];
+
+	return side_path(s, file, path, NULL) < 0 ? NULL : path_load(s, NULL, path);
+}
+
+bool store_is_newer(struct store *s, const char *file)
+{
+	char path[PATH_MAX];
+
+	return side_path(s, file, path, NULL) == 0 && store_unread_check(&s->unread, NULL, path, NULL) < 0;
+}
+
+struct json_object *store_read_newer(struct store *s, const char *file, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	char path[PATH_MAX];
+
+	if (side_path(s, file, path, NULL) < 0 || js_read(path, STORE_FILE_MAX, &o, NULL) < 0 ||
+		store_version_lift(path, o, e) != -ENOTSUP)
+		return NULL;
+	return STEAL_PTR(o);
+}
+
+void store_leave_vm(struct store *s, const char *name, const char *file, const char *why)
+{
+	char path[PATH_MAX];
+
+	if (side_path(s, file, path, NULL) == 0)
+		newer_note(s, name, path, why);
+}
+
+int store_check_vm(struct store *s, const char *name, struct err *e)
+{
+	return store_unread_check(&s->unread, name, NULL, e);
+}
+
+void store_each_unread(struct store *s, void (*found)(void *opaque, const char *name, const char *sentence),
+	void *opaque)
+{
+	store_unread_each(&s->unread, found, opaque);
+}
+
+/* What lies beside a definition and a state is read when it is wanted, and for a mark it is enough that it is there: so
+ * it is looked at here whether a newer Cairn wrote it. */
+static void beside_look(struct store *s, const char *name)
+{
+	const char *file;
+
+	for (unsigned i = 0; (file = store_version_of_vm(i)); i++) {
+		CLEANUP_JS struct json_object *o = NULL;
+		char path[PATH_MAX];
+		struct err e;
+
+		if (vm_path(s, name, file, path, NULL) == 0 && access(path, F_OK) == 0 &&
+			js_read(path, STORE_FILE_MAX, &o, NULL) == 0 && store_version_lift(path, o, &e) == -ENOTSUP)
+			newer_note(s, name, path, e.msg);
+	}
+}
+
+/* Since an earlier start, or just now. */
+static void damaged_still(struct store *s, const char *name)
+{
+	char path[PATH_MAX];
+
+	if (vm_path(s, name, "definition.json", path, NULL) == 0 && !store_unread_knows(&s->unread, path))
+		store_unread_note(&s->unread, name, path, false, "since an earlier start");
+}
+
+/* Of a VM that was being forgotten, or made, when a daemon ended: without a definition it is none. */
+static void leftovers_remove(struct store *s, const char *name)
+{
+	struct err e;
+
+	if (store_has_file(s, name, "definition.json"))
+		return;
+	if (store_has_file(s, name, "definition.json.damaged")) {
+		damaged_still(s, name);
+		return;
+	}
+	if (store_remove(s, name, &e) < 0)
+		log_warn("store", "%s", e.msg);
+}
+
+void store_load(struct store *s, void (*found)(void *opaque, const char *name,
+	struct json_object *definition, struct json_object *state), void *opaque)
+{
+	char path[PATH_MAX];
+	struct dirent *de;
+	DIR *dir;
+
+	if (snprintf(path, sizeof(path), "%s/vms", s->dir) >= (int)sizeof(path))
+		return;
+	dir = opendir(path);
+	while (dir && (de = readdir(dir))) {
+		CLEANUP_JS struct json_object *definition = NULL, *state = NULL;
+
+		if (de->d_name[0] == '.')
+			continue;
+		definition = store_load_vm_file(s, de->d_name, "definition.json");
+		if (!definition) {
+			leftovers_remove(s, de->d_name);
+			continue;
+		}
+		state = store_load_vm_file(s, de->d_name, "state.json");
+		beside_look(s, de->d_name);
+		if (store_check_vm(s, de->d_name, NULL) == 0)
+			found(opaque, de->d_name, definition, state);
+	}
+	if (dir)
+		closedir(dir);
+}
+
+/* ---- files in folders beside the VMs' ---- */
+
+int store_put_soon(struct store *s, const char *file, struct json_object *o, struct err *e)
+{
+	CLEANUP_FREE char *text = text_of(file, o, 0);
+	char path[PATH_MAX];
+	int r = side_path(s, file, path, e);
+
+	if (!r)
+		r = store_size_check(path, text, e);
+	if (!r)
+		r = store_file_switch(path, text, e);
+	if (!r)
+		store_writer_put(&s->writer, PENDING_SETTLE, path, NULL);
+	return r;
+}
+
+int store_remove_soon(struct store *s, const char *file, struct err *e)
+{
+	char path[PATH_MAX];
+	int r = side_path(s, file, path, e);
+
+	if (!r && unlink(path) < 0 && errno != ENOENT)
+		r = err_set_errno(e, -errno, "%s", path);
+	if (r < 0)
+		return r;
+	*strrchr(path, '/') = 0;
+	store_writer_put(&s->writer, PENDING_SYNC, path, NULL);
+	return 0;
+}
+
+void store_each_file(struct store *s, const char *folder, void (*found)(void *opaque, const char *name),
+	void *opaque)
+{
+	char path[PATH_MAX];
+
+	if (side_path(s, folder, path, NULL) == 0)
+		store_folder_each(path, found, opaque);
+}
+
+/* ---- definitions ---- */
+
+static int draft_path(struct store *s, const struct store_work *w, char out[PATH_MAX], struct err *e)
+{
+	if (snprintf(out, PATH_MAX, "%s/vms/" DRAFT "%u", s->dir, w->draft) >= PATH_MAX)
+		return err_set_errno(e, -ENAMETOOLONG, "%s/vms", s->dir);
+	return 0;
+}
+
+void store_write_draft(struct store *s, struct store_work *w, struct json_object *definition)
+{
+	char path[PATH_MAX];
+
+	w->draft = ++s->drafts;
+	draft_path(s, w, path, NULL);
+	store_writer_work(&s->writer, PENDING_DRAFT, path, text_of("definition.json", definition, JSON_C_TO_STRING_NOSLASHESCAPE), w);
+}
+
+int store_keep_draft(struct store *s, const struct store_work *w, const char *name, struct err *e)
+{
+	char draft[PATH_MAX], path[PATH_MAX];
+	int r = draft_path(s, w, draft, e);
+
+	store_writer_settle_leaving(&s->writer); /* what goes of a VM of that name is not taken for this one's */
+	if (!r)
+		r = store_check_vm(s, name, e);
+	if (!r)
+		r = vm_path(s, name, "", path, e);
+	if (!r)
+		r = mkdir_all(path, 0700, e);
+	if (!r)
+		r = vm_path(s, name, "definition.json", path, e);
+	if (!r && rename(draft, path) < 0)
+		r = err_set_errno(e, -errno, "%s", path);
+	return r;
+}
+
+void store_drop_draft(struct store *s, const struct store_work *w)
+{
+	char path[PATH_MAX];
+
+	if (draft_path(s, w, path, NULL) == 0 && unlink(path) < 0 && errno != ENOENT)
+		log_warn("store", "%s is left: %s", path, strerror(errno));
+}
+
+void store_sync_definition(struct store *s, struct store_work *w, const char *name)
+{
+	char path[PATH_MAX];
+
+	vm_path(s, name, "definition.json", path, NULL);
+	store_writer_work(&s->writer, PENDING_SETTLE, path, NULL, w);
+}
+
+/* The marker first: there is never a definition without it. NULL: none is wanted. */
+static int definition_put(struct store *s, const char *name, const char *text, const char *marker,
+	char definition[PATH_MAX], struct err *e)
+{
+	char path[PATH_MAX];
+	int r = vm_path(s, name, "", path, e);
+
+	if (!r)
+		r = mkdir_all(path, 0700, e);
+	if (!r && marker)
+		r = vm_path(s, name, marker, path, e);
+	if (!r && marker)
+		r = store_file_put(path, "", false, e);
+	if (!r)
+		r = vm_path(s, name, "definition.json", definition, e);
+	return r ? r : store_file_switch(definition, text, e);
+}
+
+int store_save_definition_soon(struct store *s, const char *name, struct json_object *definition,
+	const char *marker, struct err *e)
+{
+	CLEANUP_FREE char *text = text_of("definition.json", definition, JSON_C_TO_STRING_NOSLASHESCAPE);
+	char path[PATH_MAX];
+	int r = store_size_check(name, text, e);
+
+	if (!r)
+		r = store_check_vm(s, name, e);
+	if (r < 0)
+		return r;
+	store_writer_settle_leaving(&s->writer); /* what goes of a VM of that name is not taken for this one's */
+	r = definition_put(s, name, text, marker, path, e);
+	if (r < 0) {
+		store_remove(s, name, NULL);
+		return r;
+	}
+	store_writer_put(&s->writer, PENDING_SETTLE, path, NULL);
+	return 0;
+}
+
+int store_remove_marker(struct store *s, const char *name, const char *marker, struct err *e)
+{
+	char path[PATH_MAX];
+	int r = vm_path(s, name, marker, path, e);
+
+	if (!r && unlink(path) < 0 && errno != ENOENT)
+		r = err_set_errno(e, -errno, "%s", path);
+	if (!r)
+		r = vm_path(s, name, "definition.json", path, e);
+	if (!r)
+		store_writer_put(&s->writer, PENDING_SETTLE, path, NULL);
+	return r;
+}
+
+int store_remove(struct store *s, const char *name, struct err *e)
+{
+	char path[PATH_MAX];
+	int r = vm_path(s, name, "", path, e);
+
+	store_settle(s);
+	return r < 0 ? r : store_folder_clear(path, e);
+}
+
+int store_remove_behind(struct store *s, struct store_work *w, const char *name, struct err *e)
+{
+	char path[PATH_MAX];
+	int r = vm_path(s, name, "definition.json", path, e);
+
+	if (!r && unlink(path) < 0 && errno != ENOENT)
+		r = err_set_errno(e, -errno, "%s", path);
+	if (r < 0)
+		return r;
+	*(strrchr(path, '/') + 1) = 0;
+	store_writer_drop(&s->writer, path);
+	*strrchr(path, '/') = 0;
+	store_writer_work(&s->writer, PENDING_CLEAR, path, NULL, w);
+	return 0;
+}
+
+int store_rename(struct store *s, struct store_work *w, const char *name, const char *to,
+	struct json_object *definition, struct err *e)
+{
+	char path[PATH_MAX], new[PATH_MAX];
+	int r = store_check_vm(s, to, e);
+
+	if (!r)
+		r = vm_path(s, name, "", path, e);
+	if (!r)
+		r = vm_path(s, to, STORE_RENAMED, new, e);
+	if (r < 0)
+		return r;
+	*strrchr(path, '/') = 0;
+	*strrchr(new, '/') = 0;
+	store_writer_work_to(&s->writer, PENDING_RENAME, path, new, text_of("definition.json", definition, JSON_C_TO_STRING_NOSLASHESCAPE), w);
+	return 0;
+}
+
+void store_rename_end(struct store *s, struct store_work *w, const char *name)
+{
+	char path[PATH_MAX], to[PATH_MAX];
+
+	vm_path(s, name, STORE_RENAMED, path, NULL);
+	vm_path(s, name, "definition.json", to, NULL);
+	store_writer_work_to(&s->writer, PENDING_MOVE, path, to, NULL, w);
+}
+
+void store_each_with(struct store *s, const char *file, void (*found)(void *opaque, const char *name),
+	void *opaque)
+{
+	char path[PATH_MAX];
+	struct dirent *de;
+	DIR *dir = NULL;
+
+	if (snprintf(path, sizeof(path), "%s/vms", s->dir) < (int)sizeof(path))
+		dir = opendir(path);
+	while (dir && (de = readdir(dir)))
+		if (de->d_name[0] != '.' && store_has_file(s, de->d_name, file))
+			found(opaque, de->d_name);
+	if (dir)
+		closedir(dir);
+}
+
+bool store_has_file(struct store *s, const char *name, const char *file)
+{
+	char path[PATH_MAX];
+
+	return vm_path(s, name, file, path, NULL) == 0 && access(path, F_OK) == 0;
+}
+
+static int vm_folder_sync(struct store *s, const char *name, struct err *e)
+{
+	char path[PATH_MAX];
+	int r = vm_path(s, name, "", path, e);
+
+	if (r < 0)
+		return r;
+	r = store_folder_sync(path);
+	return r < 0 ? err_set_errno(e, r, "%s", path) : 0;
+}
+
+int store_drop_file(struct store *s, const char *name, const char *file, struct err *e)
+{
+	char path[PATH_MAX];
+	int r = vm_path(s, name, file, path, e);
+
+	if (!r && unlink(path) < 0 && errno != ENOENT)
+		r = err_set_errno(e, -errno, "%s", path);
+	return r;
+}
+
+int store_remove_file(struct store *s, const char *name, const char *file, struct err *e)
+{
+	char path[PATH_MAX];
+	int r = vm_path(s, name, file, path, e);
+
+	return r < 0 ? r : store_file_remove(path, e);
+}
+
+static int file_rename(struct store *s, const char *name, const char *from, const char *to, struct err *e)
+{
+	char old[PATH_MAX], new[PATH_MAX];
+	int r = vm_path(s, name, from, old, e);
+
+	if (!r)
+		r = vm_path(s, name, to, new, e);
+	if (!r && rename(old, new) < 0)
+		r = err_set_errno(e, -errno, "%s", new);
+	return r;
+}
+
+int store_rename_file(struct store *s, const char *name, const char *from, const char *to,
+	struct err *e)
+{
+	int r = file_rename(s, name, from, to, e);
+
+	return r < 0 ? r : vm_folder_sync(s, name, e);
+}
+
+int store_rename_file_soon(struct store *s, const char *name, const char *from, const char *to, struct err *e)
+{
+	char path[PATH_MAX];
+	int r = vm_path(s, name, "", path, e);
+
+	if (!r)
+		r = file_rename(s, name, from, to, e);
+	if (!r)
+		store_writer_put(&s->writer, PENDING_SYNC, path, NULL);
+	return r;
+}
+
+int store_open_file(struct store *s, const char *name, const char *file, int flags, struct err *e)
+{
+	char path[PATH_MAX];
+	int r = vm_path(s, name, file, path, e), fd;
+
+	if (r < 0)
+		return r;
+	fd = open(path, flags | O_CLOEXEC | O_NOFOLLOW, 0600);
+	return fd < 0 ? err_set_errno(e, -errno, "%s", path) : fd;
+}
+
+int store_open_folder(struct store *s, const char *name, const char *folder, char *path, size_t size,
+	struct err *e)
+{
+	int fd;
+
+	if (snprintf(path, size, "%s/vms/%s/%s", s->dir, name, folder) >= (int)size)
+		return err_set_errno(e, -ENAMETOOLONG, "%s/vms/%s", s->dir, name);
+	if (mkdir(path, 0700) < 0 && errno != EEXIST)
+		return err_set_errno(e, -errno, "%s", path);
+	fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	return fd < 0 ? err_set_errno(e, -errno, "%s", path) : fd;
+}

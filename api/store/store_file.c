@@ -1,0 +1,310 @@
+#include "api/store/store_file.h"
+#include "api/jobs/dump.h"
+#include "api/store/store.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/util.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#define TMP ".tmp"
+#define LOCK_TRIES 300
+#define LOCK_TRY_US 10000
+
+int store_folder_sync(const char *path)
+{
+	CLEANUP_CLOSE int fd = -1;
+
+	fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return fd < 0 || fsync(fd) < 0 ? -errno : 0;
+}
+
+int store_folder_settle(const char *path, struct err *e)
+{
+	int r = store_folder_sync(path);
+
+	return r < 0 && r != -ENOENT ? err_set_errno(e, r, "%s", path) : 0;
+}
+
+/* The file, its folder, and the folder of that. */
+int store_file_settle(const char *path)
+{
+	CLEANUP_FREE char *up = strdup(path);
+	CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
+	int r = !up ? -ENOMEM : fd < 0 || fsync(fd) < 0 ? -errno : 0;
+
+	for (unsigned i = 0; i < 2 && !r; i++) {
+		*strrchr(up, '/') = 0;
+		r = store_folder_sync(up);
+	}
+	return r == -ENOENT ? 0 : r; /* it has been removed since */
+}
+
+int store_file_put(const char *path, const char *text, bool sync, struct err *e)
+{
+	CLEANUP_CLOSE int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+	int r = fd < 0 ? -errno : write_full(fd, text, strlen(text));
+
+	if (!r && sync && fsync(fd) < 0)
+		r = -errno;
+	return r < 0 ? err_set_errno(e, r, "%s", path) : 0;
+}
+
+int store_file_switch(const char *path, const char *text, struct err *e)
+{
+	CLEANUP_FREE char *up = strdup(path);
+	char tmp[PATH_MAX];
+	int r = !up || snprintf(tmp, sizeof(tmp), "%s" TMP, path) >= (int)sizeof(tmp) ?
+		err_set_errno(e, -ENAMETOOLONG, "%s", path) : 0;
+
+	if (r < 0)
+		return r;
+	*strrchr(up, '/') = 0;
+	r = mkdir_all(up, 0700, e);
+	if (!r)
+		r = store_file_put(tmp, text, false, e);
+	if (!r && rename(tmp, path) < 0)
+		r = err_set_errno(e, -errno, "%s", path);
+	if (r < 0)
+		unlink(tmp);
+	return r;
+}
+
+void store_folder_each(const char *path, void (*found)(void *opaque, const char *name), void *opaque)
+{
+	DIR *dir = opendir(path);
+	struct dirent *de;
+
+	while (dir && (de = readdir(dir))) {
+		const char *dot = strrchr(de->d_name, '.');
+
+		if (dot && !strcmp(dot, ".json"))
+			found(opaque, de->d_name);
+		else if (dot && !strcmp(dot, TMP))
+			unlinkat(dirfd(dir), de->d_name, 0);
+	}
+	if (dir)
+		closedir(dir);
+}
+
+void store_files_drop(const char *folder, const char *prefix)
+{
+	DIR *dir = opendir(folder);
+	struct dirent *de;
+
+	while (dir && (de = readdir(dir)))
+		if (!strncmp(de->d_name, prefix, strlen(prefix)))
+			unlinkat(dirfd(dir), de->d_name, 0);
+	if (dir)
+		closedir(dir);
+}
+
+int store_file_remove(const char *path, struct err *e)
+{
+	CLEANUP_FREE char *up = strdup(path);
+	int r = up ? 0 : -ENOMEM;
+
+	if (!r && unlink(path) < 0)
+		r = -errno;
+	if (!r) {
+		*strrchr(up, '/') = 0;
+		r = store_folder_sync(up);
+	}
+	return r < 0 && r != -ENOENT ? err_set_errno(e, r, "%s", path) : 0;
+}
+
+int store_size_check(const char *path, const char *text, struct err *e)
+{
+	/* What could not be loaded is not saved. */
+	return strlen(text) <= STORE_FILE_MAX ? 0 :
+		err_set(e, -EFBIG, ERR_INVALID, "%s: would have more than %d bytes", path, STORE_FILE_MAX);
+}
+
+void store_put_aside(const char *path, const char *why)
+{
+	char away[PATH_MAX];
+
+	if (snprintf(away, sizeof(away), "%s.damaged", path) >= (int)sizeof(away))
+		return;
+	if (rename(path, away) < 0)
+		log_error("store", "%s is damaged (%s), and cannot be renamed: %s", path, why,
+			strerror(errno));
+	else
+		log_error("store", "%s is damaged (%s); it is now %s", path, why, away);
+}
+
+void store_keep_old(const char *path, int64_t version)
+{
+	char old[PATH_MAX];
+
+	if (snprintf(old, sizeof(old), "%s.v%lld", path, (long long)version) >= (int)sizeof(old))
+		return;
+	unlink(old);
+	if (link(path, old) < 0)
+		log_warn("store", "%s: %s", old, strerror(errno));
+}
+
+/* What lies in a VM's folder, each with what is left of writing it, and of damage. The definition first:
+ * without it the rest is no VM any more. */
+static const char *const vm_files[] = {
+	"definition.json",
+	"state.json",
+	"end",
+	"log",
+	"touched",
+	"managed.save",
+	"managed.save.used",
+	"schedule.json",
+	"fork.pending",
+	"import.pending",
+	"imported.json",
+	"clone.pending",
+	"undefine.json",
+	"autostart.json",
+	STORE_RENAMED,
+	"template.json",
+};
+
+/* A folder of files in a VM's folder; what is no file keeps it there. */
+static void files_clear(const char *path, const char *folder)
+{
+	char sub[PATH_MAX];
+	struct dirent *de;
+	DIR *at;
+
+	if (snprintf(sub, sizeof(sub), "%s/%s", path, folder) >= (int)sizeof(sub) || !(at = opendir(sub)))
+		return;
+	while ((de = readdir(at)))
+		if (strcmp(de->d_name, ".") && strcmp(de->d_name, ".."))
+			unlinkat(dirfd(at), de->d_name, 0);
+	closedir(at);
+	rmdir(sub);
+}
+
+int store_folder_clear(const char *path, struct err *e)
+{
+	static const char *const suffixes[] = { "", ".tmp", ".damaged", ".v1" };
+	char file[PATH_MAX];
+
+	for (size_t i = 0; i < ARRAY_SIZE(vm_files) * ARRAY_SIZE(suffixes); i++) {
+		if (snprintf(file, sizeof(file), "%s/%s%s", path, vm_files[i / ARRAY_SIZE(suffixes)],
+			    suffixes[i % ARRAY_SIZE(suffixes)]) >= (int)sizeof(file))
+			return err_set_errno(e, -ENAMETOOLONG, "%s", path);
+		if (unlink(file) < 0 && errno != ENOENT)
+			return err_set_errno(e, -errno, "%s", file);
+	}
+	files_clear(path, DUMPS_FOLDER);
+	if (rmdir(path) < 0 && errno != ENOENT)
+		log_warn("store", "%s is left: %s", path, strerror(errno));
+	return 0;
+}
+
+int store_folder_clear_for_good(const char *path, struct err *e)
+{
+	CLEANUP_FREE char *up = strdup(path);
+	int r = up ? store_folder_clear(path, e) : err_set_errno(e, -ENOMEM, "%s", path);
+
+	if (r < 0)
+		return r;
+	r = store_folder_sync(path);
+	if (!r || r == -ENOENT) {
+		*strrchr(up, '/') = 0;
+		r = store_folder_sync(up);
+	}
+	return r < 0 ? err_set_errno(e, r, "%s", path) : 0;
+}
+
+/* The file or folder, and then the folder that it lies in. */
+int store_move(const char *path, const char *to, struct err *e)
+{
+	CLEANUP_FREE char *up = strdup(to);
+	int r = up ? 0 : -ENOMEM;
+
+	if (!r && rename(path, to) < 0)
+		r = -errno;
+	if (!r) {
+		*strrchr(up, '/') = 0;
+		r = store_folder_sync(up);
+	}
+	return r < 0 ? err_set_errno(e, r, "%s", to) : 0;
+}
+
+int store_folder_rename(const char *path, const char *text, const char *to, struct err *e)
+{
+	char file[PATH_MAX];
+	int r;
+
+	if (snprintf(file, sizeof(file), "%s/" STORE_RENAMED, path) >= (int)sizeof(file))
+		return err_set_errno(e, -ENAMETOOLONG, "%s", path);
+	r = file_write_atomic(file, text, strlen(text), 0600, e);
+	if (r < 0)
+		return r;
+	r = store_move(path, to, e);
+	if (r < 0)
+		rename(to, path); /* it may have come that far */
+	if (r < 0 && unlink(file) < 0 && errno != ENOENT)
+		log_error("store", "%s is left: %s", file, strerror(errno));
+	return r;
+}
+
+/* ---- the lock ---- */
+
+static void owner_read(int fd, char *buf, size_t size)
+{
+	ssize_t n = pread(fd, buf, size - 1, 0);
+
+	buf[n > 0 ? n : 0] = 0;
+	buf[strcspn(buf, "\n")] = 0;
+}
+
+static bool owner_is_gone(const char *owner)
+{
+	long pid = strtol(owner, NULL, 10);
+
+	return pid > 0 && kill((pid_t)pid, 0) < 0 && errno == ESRCH;
+}
+
+/* What a daemon was just starting when it was killed has its lock until it is that program. */
+static int lock_try(int fd, char *owner, size_t size)
+{
+	for (unsigned i = 0;; i++) {
+		if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+			return 0;
+		owner_read(fd, owner, size);
+		if (i == LOCK_TRIES || !owner_is_gone(owner))
+			return -EBUSY;
+		usleep(LOCK_TRY_US);
+	}
+}
+
+int store_lock(const char *dir, int *ret_fd, struct err *e)
+{
+	char path[PATH_MAX], owner[32] = "";
+	CLEANUP_CLOSE int fd = -1;
+
+	if (snprintf(path, sizeof(path), "%s/lock", dir) >= (int)sizeof(path))
+		return err_set_errno(e, -ENAMETOOLONG, "%s", dir);
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return err_set_errno(e, -errno, "%s", path);
+	if (lock_try(fd, owner, sizeof(owner)) < 0)
+		return err_set(e, -EBUSY, ERR_BUSY,
+			"another cairnd (pid %s) serves %s; stop it, or use --state-dir",
+			owner[0] ? owner : "unknown", dir);
+	snprintf(owner, sizeof(owner), "%d\n", (int)getpid());
+	if (ftruncate(fd, 0) < 0 || pwrite_full(fd, owner, strlen(owner), 0) < 0)
+		return err_set_errno(e, -errno, "%s", path);
+	*ret_fd = steal_fd(&fd);
+	return 0;
+}

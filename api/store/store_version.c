@@ -1,0 +1,93 @@
+#include "api/store/store_version.h"
+#include "api/store/store.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define LIFTS_MAX 1
+
+/* An object of one version becomes one of the next. Returns 0, or -EINVAL with a sentence. What is written here never
+ * changes: words and numbers are those that the old version had, not those of today's source. */
+typedef int lift(struct json_object *o, struct err *e);
+
+/* 1 has the `then` of a planned shutdown as the number that it happened to have in the source; 2 has its word. */
+static int state_1(struct json_object *o, struct err *e)
+{
+	static const char *const thens[] = { "leave", "destroy", "save" };
+	struct json_object *plan = js_get(o, "shutdown");
+	int64_t then = js_get_int(plan, "then", 0);
+
+	if (!plan)
+		return 0;
+	if (!json_object_is_type(plan, json_type_object) || then < 0 || then >= (int64_t)ARRAY_SIZE(thens))
+		return err_set(e, -EINVAL, ERR_CORRUPT, "its planned shutdown makes no sense");
+	js_put_str(plan, "then", thens[then]);
+	return 0;
+}
+
+static const struct kind {
+	const char *file;
+	int64_t version;
+	bool of_vm; /* else beside the VMs' folders */
+	lift *lifts[LIFTS_MAX]; /* [n - 1]: from n to n + 1 */
+} kinds[] = {
+	{ "definition.json", 1, true, { NULL } },
+	{ "state.json", 2, true, { state_1 } },
+	{ "schedule.json", 1, true, { NULL } },
+	{ "autostart.json", 1, true, { NULL } },
+	{ "template.json", 1, true, { NULL } },
+	{ "undefine.json", 1, true, { NULL } },
+	{ "imported.json", 1, true, { NULL } },
+	{ STORE_RENAMED, 1, true, { NULL } }, /* a definition */
+	{ "permissions.json", 1, false, { NULL } },
+	{ "jobs.json", 1, false, { NULL } },
+	{ "boot.json", 1, false, { NULL } },
+};
+
+/* One that is not in the table has its first version: a definition that is a draft. */
+static const struct kind *kind_of(const char *path)
+{
+	static const struct kind first = { "", 1, false, { NULL } };
+	const char *slash = strrchr(path, '/'), *file = slash ? slash + 1 : path;
+
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
+		if (!strcmp(kinds[i].file, file))
+			return &kinds[i];
+	return &first;
+}
+
+int64_t store_version(const char *path)
+{
+	return kind_of(path)->version;
+}
+
+int64_t store_version_lift(const char *path, struct json_object *o, struct err *e)
+{
+	const struct kind *k = kind_of(path);
+	int64_t had = js_get_int(o, "version", 0);
+
+	if (had < 1)
+		return err_set(e, -EINVAL, ERR_CORRUPT, "it has no version");
+	if (had > k->version)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "a newer Cairn wrote it: it has version %lld, and this one knows %lld",
+			(long long)had, (long long)k->version);
+	for (int64_t v = had; v < k->version; v++) {
+		int r = k->lifts[v - 1](o, e);
+
+		if (r < 0)
+			return r;
+	}
+	js_put_int(o, "version", k->version);
+	return had;
+}
+
+const char *store_version_of_vm(unsigned i)
+{
+	for (size_t k = 0; k < ARRAY_SIZE(kinds); k++)
+		if (kinds[k].of_vm && !i--)
+			return kinds[k].file;
+	return NULL;
+}

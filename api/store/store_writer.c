@@ -1,0 +1,254 @@
+#include "api/store/store_writer.h"
+#include "api/store/store.h"
+#include "api/store/store_file.h"
+#include "api/store/store_unread.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct pending {
+	struct pending *next;
+	enum pending_kind kind;
+	char *path, *text, *to;
+	struct store_work *work; /* NULL: nobody waits */
+};
+
+static int pending_do(struct store_writer *w, const struct pending *p, struct err *e)
+{
+	int r = p->text ? store_size_check(p->path, p->text, e) : 0;
+
+	if (!r && p->kind == PENDING_WRITE)
+		r = store_unread_check(w->unread, NULL, p->path, e);
+	if (r < 0)
+		return r;
+	switch (p->kind) {
+	case PENDING_WRITE:
+		return file_write_atomic(p->path, p->text, strlen(p->text), 0600, e);
+	case PENDING_DRAFT:
+		return store_file_put(p->path, p->text, true, e);
+	case PENDING_SETTLE:
+		r = store_file_settle(p->path);
+		return r < 0 ? err_set_errno(e, r, "%s", p->path) : 0;
+	case PENDING_CLEAR:
+		return store_folder_clear_for_good(p->path, e);
+	case PENDING_RENAME:
+		return store_folder_rename(p->path, p->text, p->to, e);
+	case PENDING_MOVE:
+		return store_move(p->path, p->to, e);
+	case PENDING_REMOVE:
+		return store_file_remove(p->path, e);
+	case PENDING_SYNC:
+		return store_folder_settle(p->path, e);
+	case PENDING_NONE:
+		return 0;
+	}
+	return 0;
+}
+
+static void work_run(struct loop_task *t)
+{
+	struct store_work *work = container_of(t, struct store_work, task);
+
+	work->writer->owed--;
+	work->done(work);
+}
+
+static void pending_finish(struct store_writer *w, struct pending *p)
+{
+	struct err e;
+	int r = pending_do(w, p, &e);
+
+	if (r < 0)
+		log_error("store", "%s is not kept: %s", p->path, e.msg);
+	if (!p->work)
+		return;
+	p->work->r = r;
+	if (r < 0)
+		p->work->e = e;
+	loop_post(p->work->loop, &p->work->task);
+}
+
+static void pending_free(struct pending *p)
+{
+	free(p->path);
+	free(p->text);
+	free(p->to);
+	free(p);
+}
+
+/* Then the folder that has this name is not that of who gets the name next. */
+static bool is_leaving(enum pending_kind kind)
+{
+	return kind == PENDING_CLEAR || kind == PENDING_RENAME;
+}
+
+static void *writer_main(void *opaque)
+{
+	struct store_writer *w = opaque;
+
+	pthread_setname_np(pthread_self(), "store");
+	pthread_mutex_lock(&w->mutex);
+	while (!w->stop || w->first) {
+		struct pending *p = w->first;
+
+		if (!p) {
+			pthread_cond_wait(&w->changed, &w->mutex);
+			continue;
+		}
+		w->first = p->next;
+		w->writing = p;
+		pthread_mutex_unlock(&w->mutex);
+		pending_finish(w, p);
+		pthread_mutex_lock(&w->mutex);
+		w->leaving -= is_leaving(p->kind);
+		pending_free(p);
+		w->writing = NULL;
+		pthread_cond_broadcast(&w->changed);
+	}
+	pthread_mutex_unlock(&w->mutex);
+	return NULL;
+}
+
+/* path: copied; text: taken. */
+static struct pending *pending_new(enum pending_kind kind, const char *path, char *text,
+	struct store_work *work)
+{
+	struct pending *p = calloc(1, sizeof(*p));
+
+	if (!p)
+		abort(); /* a state that is silently not kept is worse */
+	*p = (struct pending){ .kind = kind, .path = strdup(path), .text = text, .work = work };
+	if (!p->path)
+		abort();
+	return p;
+}
+
+/* p: taken. Replaces what waits for the same file, and nobody waits for: only the newest matters. */
+static void pending_put(struct store_writer *w, struct pending *p)
+{
+	enum pending_kind kind = p->kind;
+	struct pending **at;
+
+	LOCK_GUARD(&w->mutex);
+	for (at = &w->first; *at; at = &(*at)->next)
+		if (!p->work && !(*at)->work && (*at)->kind == kind && !strcmp((*at)->path, p->path)) {
+			p->next = (*at)->next;
+			pending_free(*at);
+			*at = p;
+			return;
+		}
+	*at = p;
+	w->leaving += is_leaving(kind);
+	pthread_cond_broadcast(&w->changed);
+}
+
+void store_writer_put(struct store_writer *w, enum pending_kind kind, const char *path, char *text)
+{
+	pending_put(w, pending_new(kind, path, text, NULL));
+}
+
+void store_writer_work_to(struct store_writer *w, enum pending_kind kind, const char *path, const char *to, char *text,
+	struct store_work *work)
+{
+	struct pending *p = pending_new(kind, path, text, work);
+
+	p->to = to ? strdup(to) : NULL;
+	if (to && !p->to)
+		abort();
+	work->writer = w;
+	work->task.run = work_run;
+	w->owed++;
+	pending_put(w, p);
+}
+
+void store_writer_work(struct store_writer *w, enum pending_kind kind, const char *path, char *text,
+	struct store_work *work)
+{
+	store_writer_work_to(w, kind, path, NULL, text, work);
+}
+
+/* ---- waiting ---- */
+
+void store_writer_settle(struct store_writer *w)
+{
+	LOCK_GUARD(&w->mutex);
+	while (w->first || w->writing)
+		pthread_cond_wait(&w->changed, &w->mutex);
+}
+
+/* The mutex is held. */
+static bool is_queued(const struct store_writer *w, const char *path)
+{
+	const struct pending *p = w->first;
+
+	while (p && strcmp(p->path, path))
+		p = p->next;
+	return p || (w->writing && !strcmp(w->writing->path, path));
+}
+
+void store_writer_settle_path(struct store_writer *w, const char *path)
+{
+	LOCK_GUARD(&w->mutex);
+	while (is_queued(w, path))
+		pthread_cond_wait(&w->changed, &w->mutex);
+}
+
+void store_writer_settle_leaving(struct store_writer *w)
+{
+	LOCK_GUARD(&w->mutex);
+	while (w->leaving)
+		pthread_cond_wait(&w->changed, &w->mutex);
+}
+
+void store_writer_drop(struct store_writer *w, const char *folder)
+{
+	struct pending **at = &w->first;
+
+	LOCK_GUARD(&w->mutex);
+	while (*at) {
+		struct pending *p = *at;
+
+		if (p->work || strncmp(p->path, folder, strlen(folder))) {
+			at = &p->next;
+			continue;
+		}
+		*at = p->next;
+		pending_free(p);
+	}
+}
+
+/* ---- begin and end ---- */
+
+void store_writer_init(struct store_writer *w, struct store_unread *unread)
+{
+	*w = (struct store_writer){ .unread = unread };
+	pthread_mutex_init(&w->mutex, NULL);
+	pthread_cond_init(&w->changed, NULL);
+}
+
+int store_writer_start(struct store_writer *w, struct err *e)
+{
+	int r = -pthread_create(&w->thread, NULL, writer_main, w);
+
+	w->runs = !r;
+	return r < 0 ? err_set_errno(e, r, "cannot make a thread") : 0;
+}
+
+void store_writer_done(struct store_writer *w)
+{
+	if (w->runs) {
+		pthread_mutex_lock(&w->mutex);
+		w->stop = true;
+		pthread_cond_broadcast(&w->changed);
+		pthread_mutex_unlock(&w->mutex);
+		pthread_join(w->thread, NULL);
+	}
+	pthread_cond_destroy(&w->changed);
+	pthread_mutex_destroy(&w->mutex);
+}

@@ -1,0 +1,103 @@
+#include "api/vm/identity.h"
+#include "api/daemon.h"
+#include "api/definition/definition.h"
+#include "api/vm/vm.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+
+#include <errno.h>
+#include <string.h>
+
+static const struct definition_interface *mac_in(const struct definition *def, const uint8_t *mac)
+{
+	for (unsigned i = 0; i < def->ninterfaces; i++)
+		if (!memcmp(def->interfaces[i].mac, mac, DEFINITION_MAC_BYTES))
+			return &def->interfaces[i];
+	return NULL;
+}
+
+/* A VM that was redefined while it runs has those that it runs with, too. */
+static const struct vm *mac_holder(const struct daemon *d, const uint8_t *mac, const struct vm *but)
+{
+	for (size_t i = 0; i < d->nvms; i++)
+		if (d->vms[i] != but &&
+			(mac_in(d->vms[i]->def, mac) || mac_in(vm_live(d->vms[i]), mac)))
+			return d->vms[i];
+	return NULL;
+}
+
+static int mac_make(struct daemon *d, const struct definition *def, struct definition_interface *i,
+	struct err *e)
+{
+	struct definition_interface made = *i;
+
+	do {
+		if (definition_make_mac(&made, e) < 0)
+			return -EIO;
+	} while (mac_in(def, made.mac) || mac_holder(d, made.mac, NULL));
+	*i = made;
+	return 0;
+}
+
+static void mac_keep(const struct definition *def, const struct vm *old, struct definition_interface *i)
+{
+	for (unsigned k = 0; old && k < old->def->ninterfaces; k++)
+		if (!strcmp(old->def->interfaces[k].id, i->id) &&
+			!mac_in(def, old->def->interfaces[k].mac))
+			memcpy(i->mac, old->def->interfaces[k].mac, sizeof(i->mac));
+}
+
+int identity_complete(struct daemon *d, struct definition *def, const struct vm *old, struct err *e)
+{
+	for (unsigned i = 0; i < def->ninterfaces; i++) {
+		struct definition_interface *n = &def->interfaces[i];
+		const struct vm *holder;
+
+		if (!definition_has_mac(n))
+			mac_keep(def, old, n);
+		if (!definition_has_mac(n) && mac_make(d, def, n, e) < 0)
+			return -EIO;
+		holder = mac_holder(d, n->mac, old);
+		if (holder && !permissions_seen_together(&d->permissions, def->name, holder->def->name))
+			return err_set(e, -EEXIST, ERR_EXISTS,
+				"interfaces[%u].mac: is taken by another VM; leave it out and one is made", i);
+		if (holder)
+			return err_set(e, -EEXIST, ERR_EXISTS,
+				"interfaces[%u].mac: is taken by VM '%s'; leave it out and one is made", i,
+				holder->def->name);
+	}
+	return 0;
+}
+
+void identity_drop_forwards(struct json_object *o)
+{
+	struct json_object *list = js_get_array(o, "interfaces");
+
+	for (size_t i = 0; i < json_object_array_length(list); i++)
+		json_object_object_del(json_object_array_get_idx(list, i), "forwards");
+}
+
+void identity_tell_forwards(const struct definition *source, struct json_object *result)
+{
+	struct json_object *list = json_object_new_array();
+	char text[DEFINITION_FORWARD_TEXT];
+
+	for (unsigned i = 0; i < source->ninterfaces; i++)
+		for (unsigned k = 0; k < source->interfaces[i].user.nforwards; k++) {
+			definition_forward_print(&source->interfaces[i].user.forwards[k], text);
+			json_object_array_add(list, json_object_new_string(text));
+		}
+	if (json_object_array_length(list))
+		js_put(result, "forwards-left-out", list);
+	else
+		json_object_put(list);
+}
+
+int identity_differ(struct daemon *d, struct definition *def, const struct definition *other, struct err *e)
+{
+	for (unsigned i = 0; i < def->ninterfaces; i++)
+		while (mac_in(other, def->interfaces[i].mac))
+			if (mac_make(d, def, &def->interfaces[i], e) < 0)
+				return -EIO;
+	return 0;
+}

@@ -1,0 +1,149 @@
+#include "api/vm/image_users.h"
+#include "api/daemon.h"
+#include "api/definition/definition.h"
+#include "api/vm/vm.h"
+#include "base/err.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#define NAMES_MAX 5 /* said; the rest is counted */
+
+static bool is_same(const char *a, const char *b)
+{
+	return a && b && !strcmp(a, b);
+}
+
+static bool disk_uses(const struct definition_disk *d, const char *path, unsigned from)
+{
+	for (unsigned k = from; k < d->nlayers; k++)
+		if (is_same(d->layers[k].path, path) || is_same(d->layers[k].data_file, path))
+			return true;
+	return false;
+}
+
+/* from: 1: only what stands below a disk. */
+static bool definition_uses(const struct definition *def, const char *path, unsigned from)
+{
+	for (uint32_t i = 0; def && i < def->ndisks; i++)
+		if (disk_uses(&def->disks[i], path, from))
+			return true;
+	return false;
+}
+
+static bool vm_uses(const struct vm *vm, const char *path, unsigned from)
+{
+	return definition_uses(vm->def, path, from) || definition_uses(vm->live, path, from);
+}
+
+const struct vm *image_user(const struct vm *vm, const char *path)
+{
+	struct daemon *d = vm->daemon;
+
+	for (size_t i = 0; i < d->nvms; i++)
+		if (d->vms[i] != vm && vm_uses(d->vms[i], path, 0))
+			return d->vms[i];
+	return NULL;
+}
+
+static bool is_clone_of(const struct vm *vm, const struct vm *source)
+{
+	for (uint32_t i = 0; i < source->def->ndisks; i++)
+		if (!source->def->disks[i].read_only && vm_uses(vm, source->def->disks[i].layers[0].path, 1))
+			return true;
+	return false;
+}
+
+unsigned image_clones(const struct vm *vm, char *names, size_t cap)
+{
+	struct daemon *d = vm->daemon;
+	unsigned n = 0, named = 0;
+	size_t at = 0;
+
+	names[0] = 0;
+	for (size_t i = 0; i < d->nvms; i++) {
+		struct vm *other = d->vms[i];
+
+		if (other == vm || !is_clone_of(other, vm))
+			continue;
+		n++;
+		/* Who may not see that VM is told that there is one, not its name. */
+		if (named == NAMES_MAX || at >= cap ||
+			!permissions_seen_together(&d->permissions, vm->def->name, other->def->name))
+			continue;
+		at += (size_t)snprintf(names + at, cap - at, "%s%.60s", named++ ? ", " : "", other->def->name);
+	}
+	if (n > named && at < cap)
+		snprintf(names + at, cap - at, named ? " and %u more" : "%u that you may not see", n - named);
+	return n;
+}
+
+int template_check(const struct vm *vm, const char *what, struct err *e)
+{
+	return !vm->is_template ? 0 : err_set(e, -EPERM, ERR_WRONG_STATE,
+		"VM '%.255s' is a template: cannot %s. Next: cairn clone --linked %.60s NAME, or cairn template "
+		"--disable %.60s", vm->def->name, what, vm->def->name, vm->def->name);
+}
+
+/* Whose images another VM's definition names, too. */
+static const struct vm *template_with(const struct vm *vm, const char *path)
+{
+	struct daemon *d = vm->daemon;
+
+	for (size_t i = 0; i < d->nvms; i++)
+		if (d->vms[i] != vm && d->vms[i]->is_template && vm_uses(d->vms[i], path, 0))
+			return d->vms[i];
+	return NULL;
+}
+
+/* NULL: none of its own is a template's, too. */
+static const struct vm *template_written(const struct vm *vm, const char **ret_disk)
+{
+	const struct vm *t = NULL;
+
+	for (uint32_t i = 0; i < vm->def->ndisks && !t; i++) {
+		*ret_disk = vm->def->disks[i].id;
+		if (!vm->def->disks[i].read_only)
+			t = template_with(vm, vm->def->disks[i].layers[0].path);
+	}
+	return t;
+}
+
+bool image_is_frozen(const struct vm *vm)
+{
+	const char *disk;
+	char names[360];
+
+	return vm->is_template || image_clones(vm, names, sizeof(names)) || template_written(vm, &disk);
+}
+
+static int written_check(const struct vm *vm, const char *what, struct err *e)
+{
+	const char *disk;
+	const struct vm *t = template_written(vm, &disk);
+
+	if (!t)
+		return 0;
+	if (!permissions_seen_together(&vm->daemon->permissions, vm->def->name, t->def->name))
+		return err_set(e, -EPERM, ERR_WRONG_STATE,
+			"VM '%.255s': cannot %s: its disk %s is a template's, too; give it one of its own", vm->def->name,
+			what, disk);
+	return err_set(e, -EPERM, ERR_WRONG_STATE,
+		"VM '%.120s': cannot %s: its disk %s is one of the template '%.60s', too. Next: cairn clone --linked %.60s "
+		"NAME", vm->def->name, what, disk, t->def->name, t->def->name);
+}
+
+int image_check_writable(const struct vm *vm, const char *what, struct err *e)
+{
+	char names[360];
+	int r = template_check(vm, what, e);
+
+	if (r < 0)
+		return r;
+	if (image_clones(vm, names, sizeof(names)))
+		return err_set(e, -EPERM, ERR_WRONG_STATE,
+			"VM '%.120s': cannot %s: the disks of linked clones stand on its own (%s); undefine them first",
+			vm->def->name, what, names);
+	return written_check(vm, what, e);
+}

@@ -1,0 +1,313 @@
+#include "api/vm/vm.h"
+#include "api/access/open_as.h"
+#include "api/daemon.h"
+#include "api/jobs/offline_process.h"
+#include "api/net/forwards.h"
+#include "api/policy/host_shutdown.h"
+#include "api/qmp/qmp.h"
+#include "api/store/store.h"
+#include "api/vm/vm_process.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/loop.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+/* ---- registry ---- */
+
+/* Index of the first name that is not below `name`. */
+static size_t lower_bound(struct daemon *d, const char *name)
+{
+	size_t lo = 0, hi = d->nvms;
+
+	while (lo < hi) {
+		size_t mid = lo + (hi - lo) / 2;
+
+		if (strcmp(d->vms[mid]->def->name, name) < 0)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo;
+}
+
+size_t vm_index_after(struct daemon *d, const char *after)
+{
+	size_t i = lower_bound(d, after);
+
+	return i < d->nvms && !strcmp(d->vms[i]->def->name, after) ? i + 1 : i;
+}
+
+struct vm *vm_find_uuid(struct daemon *d, const uint8_t uuid[16])
+{
+	for (size_t i = 0; i < d->nvms; i++)
+		if (!memcmp(d->vms[i]->def->uuid, uuid, 16))
+			return d->vms[i];
+	return NULL;
+}
+
+struct vm *vm_find(struct daemon *d, const char *name)
+{
+	size_t i = lower_bound(d, name);
+	uint8_t uuid[16];
+
+	if (i < d->nvms && !strcmp(d->vms[i]->def->name, name))
+		return d->vms[i];
+	return uuid_parse(name, uuid) == 0 ? vm_find_uuid(d, uuid) : NULL;
+}
+
+int vm_add(struct daemon *d, struct definition *def, struct vm **ret_vm)
+{
+	size_t i = lower_bound(d, def->name);
+	struct vm *vm = calloc(1, sizeof(*vm));
+
+	if (vm && d->nvms == d->vms_cap) {
+		size_t cap = d->vms_cap ? 2 * d->vms_cap : 16;
+		struct vm **v = reallocarray(d->vms, cap, sizeof(*v));
+
+		if (!v) {
+			free(vm);
+			return -ENOMEM;
+		}
+		d->vms = v;
+		d->vms_cap = cap;
+	}
+	if (!vm)
+		return -ENOMEM;
+	vm->daemon = d;
+	vm->def = def;
+	vm->id = vm->exit_status = vm->how.state_fd = -1;
+	snprintf(vm->reason, sizeof(vm->reason), "defined");
+	memmove(&d->vms[i + 1], &d->vms[i], (d->nvms - i) * sizeof(*d->vms));
+	d->vms[i] = vm;
+	d->nvms++;
+	*ret_vm = vm;
+	return 0;
+}
+
+const struct definition *vm_live(const struct vm *vm)
+{
+	return vm->live ? vm->live : vm->def;
+}
+
+bool vm_is_pending(const struct vm *vm)
+{
+	CLEANUP_JS struct json_object *live = NULL, *next = NULL;
+
+	if (!vm->live)
+		return false;
+	live = definition_to_json(vm->live);
+	next = definition_to_json(vm->def);
+	return !json_object_equal(live, next);
+}
+
+static void vm_free(struct vm *vm)
+{
+	forwards_free(vm);
+	opener_free(vm->opener);
+	images_free(vm->images);
+	if (vm->how.state_fd >= 0)
+		close(vm->how.state_fd);
+	vm_process_free(vm->proc);
+	loop_timer_free(vm->agent_timer);
+	loop_timer_free(vm->restart.timer);
+	loop_timer_free(vm->shutdown.timer);
+	idle_free(vm);
+	free(vm->schedule);
+	definition_free(vm->live);
+	definition_free(vm->def);
+	free(vm);
+}
+
+void vm_remove(struct vm *vm)
+{
+	struct daemon *d = vm->daemon;
+	size_t i = lower_bound(d, vm->def->name);
+
+	d->nvms--;
+	memmove(&d->vms[i], &d->vms[i + 1], (d->nvms - i) * sizeof(*d->vms));
+	vm_free(vm);
+}
+
+void vm_rename(struct vm *vm, const char *name)
+{
+	struct daemon *d = vm->daemon;
+	size_t i = lower_bound(d, vm->def->name);
+
+	memmove(&d->vms[i], &d->vms[i + 1], (d->nvms - i - 1) * sizeof(*d->vms));
+	d->nvms--;
+	snprintf(vm->def->name, sizeof(vm->def->name), "%s", name);
+	i = lower_bound(d, name);
+	memmove(&d->vms[i + 1], &d->vms[i], (d->nvms - i) * sizeof(*d->vms));
+	d->vms[i] = vm;
+	d->nvms++;
+}
+
+void vm_free_all(struct daemon *d)
+{
+	while (d->nvms)
+		vm_free(d->vms[--d->nvms]);
+	free(d->vms);
+	d->vms = NULL;
+	d->vms_cap = 0;
+}
+
+/* ---- state ---- */
+
+void vm_save(struct vm *vm)
+{
+	struct json_object *o = json_object_new_object();
+
+	js_put_str(o, "state", vm_state_word(vm->state));
+	js_put_str(o, "reason", vm->reason);
+	js_put_str(o, "detail", vm->detail);
+	js_put_int(o, "value", vm->value);
+	js_put_int(o, "id", vm->id);
+	js_put_int(o, "exit_status", vm->exit_status);
+	js_put_int(o, "exit_signal", vm->exit_signal);
+	/* The runs that this state tells of. */
+	js_put_uint(o, "run", vm->run - vm->starting);
+	js_put_uint(o, "since_ns", vm->since_ns);
+	js_put_bool(o, "saved_paused", vm->saved_paused);
+	if (vm->schedule)
+		js_put(o, "schedule", schedule_past_to_json(&vm->schedule_past));
+	if (vm->restart.tries.n)
+		js_put(o, "restart", restart_to_json(vm));
+	if (vm->shutdown.stage != SHUTDOWN_NONE)
+		js_put(o, "shutdown", shutdown_to_json(vm));
+	if (vm->off_asked)
+		js_put_bool(o, "off_asked", true);
+	if (vm->rebooting)
+		js_put_bool(o, "rebooting", true);
+	if (vm->idle.falling)
+		js_put_bool(o, "falling_asleep", true);
+	store_save_state(vm->daemon->store, vm->def->name, o);
+	json_object_put(o);
+}
+
+void vm_load_state(struct vm *vm, struct json_object *o)
+{
+	const char *word = js_get_str(o, "state"), *reason = js_get_str(o, "reason"),
+		   *detail = js_get_str(o, "detail");
+	enum vm_state s = word ? vm_state_from_word(word) : VM_STATE_COUNT;
+
+	if (s == VM_STATE_COUNT)
+		return;
+	vm->state = s;
+	snprintf(vm->reason, sizeof(vm->reason), "%s", reason ? reason : "unknown");
+	snprintf(vm->detail, sizeof(vm->detail), "%s", detail ? detail : "");
+	vm->value = js_get_int(o, "value", 0);
+	vm->id = vm_state_is_active(s) ? (int)js_get_int(o, "id", -1) : -1;
+	vm->exit_status = (int)js_get_int(o, "exit_status", -1);
+	vm->exit_signal = (int)js_get_int(o, "exit_signal", 0);
+	vm->run = (uint64_t)js_get_int(o, "run", 0);
+	vm->since_ns = (uint64_t)js_get_int(o, "since_ns", 0);
+	vm->saved_paused = js_get_bool(o, "saved_paused", false);
+	schedule_past_load(&vm->schedule_past, js_get(o, "schedule"));
+	restart_load(vm, js_get(o, "restart"));
+	shutdown_load(vm, js_get(o, "shutdown"));
+	vm->off_asked = js_get_bool(o, "off_asked", false);
+	vm->rebooting = js_get_bool(o, "rebooting", false);
+	vm->idle.falling = js_get_bool(o, "falling_asleep", false);
+}
+
+static uint64_t realtime_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
+}
+
+static void emit_shutdown(struct vm *vm, bool guest, const char *reason)
+{
+	struct json_object *data = json_object_new_object();
+
+	js_put_bool(data, "guest", guest);
+	js_put_str(data, "reason", reason);
+	daemon_emit(vm->daemon, EVENT_SHUTDOWN, vm->def->name, data);
+}
+
+/* QMP's events beside our own, as QEMU words them. */
+static void emit_qmp(struct vm *vm, enum vm_state_event ev)
+{
+	bool guest = strcmp(vm->reason, "destroyed") && strcmp(vm->reason, "saved");
+
+	switch (ev) {
+	case VM_EMITS_STOP:
+		daemon_emit(vm->daemon, EVENT_STOP, vm->def->name, NULL);
+		return;
+	case VM_EMITS_RESUME:
+		daemon_emit(vm->daemon, EVENT_RESUME, vm->def->name, NULL);
+		return;
+	case VM_EMITS_SHUTDOWN:
+		emit_shutdown(vm, guest, !guest ? "host-qmp-quit" :
+			!strcmp(vm->reason, "guest reset") ? "guest-reset" : "guest-shutdown");
+		return;
+	case VM_EMITS_SHUTDOWN_IF_PANICKED:
+		if (!strcmp(vm->reason, vm_reason_name(VM_REASON_GUEST_PANICKED)))
+			emit_shutdown(vm, true, "guest-panic");
+		return;
+	case VM_EMITS_NOTHING:
+		return;
+	}
+}
+
+void vm_emit_change(struct vm *vm, enum vm_state from)
+{
+	struct json_object *data = json_object_new_object();
+
+	js_put_str(data, "from", vm_state_word(from));
+	js_put_str(data, "state", vm_state_word(vm->state));
+	js_put_str(data, "reason", vm->reason);
+	if (vm->detail[0])
+		js_put_str(data, "detail", vm->detail);
+	if (vm->value)
+		js_put_int(data, "value", vm->value);
+	daemon_emit(vm->daemon, EVENT_VM_STATE_CHANGE, vm->def->name, data);
+}
+
+void vm_say_reason(struct vm *vm, const char *reason, const char *detail)
+{
+	snprintf(vm->reason, sizeof(vm->reason), "%s", reason);
+	snprintf(vm->detail, sizeof(vm->detail), "%s", detail);
+	vm_save(vm);
+	forwards_follow(vm);
+	vm_emit_change(vm, vm->state);
+}
+
+void vm_move(struct vm *vm, enum vm_trigger t, const char *reason, const char *detail,
+	int64_t value)
+{
+	const struct vm_transition *row = vm_transition_find(vm->state, t);
+	enum vm_state from = vm->state;
+
+	if (!row || (row->to == from && (!reason || !strcmp(reason, vm->reason))))
+		return;
+	vm->state = row->to;
+	if (reason)
+		snprintf(vm->reason, sizeof(vm->reason), "%s", reason);
+	snprintf(vm->detail, sizeof(vm->detail), "%s", detail ? detail : "");
+	vm->value = value;
+	vm->since_ns = realtime_ns();
+	vm->off_asked |= t == VM_ASK_SHUTDOWN;
+	if (!vm_state_is_active(vm->state))
+		vm->id = -1;
+	if (!vm_state_is_active(vm->state) ||
+		(t == VM_ASK_RESET && vm->shutdown.stage == SHUTDOWN_BEGUN && !stop_waits_for(vm)))
+		shutdown_forget(vm);
+	log_info("state", "VM '%s': %s (%s)%s%s", vm->def->name, vm_state_name(vm->state),
+		vm->reason, vm->detail[0] ? ": " : "", vm->detail);
+	vm_save(vm);
+	idle_follow(vm);
+	forwards_follow(vm);
+	emit_qmp(vm, row->event);
+	vm_emit_change(vm, from);
+	qmp_follow(vm);
+}

@@ -1,0 +1,275 @@
+#include "api/vm/vm_config.h"
+#include "api/definition/definition.h"
+#include "api/net/usernet.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+
+unsigned config_add_fd(struct config *c, int fd)
+{
+	if (c->nfds == CHANNEL_FDS_MAX) {
+		close(fd);
+		return VM_NO_FD;
+	}
+	c->fds[c->nfds] = fd;
+	return c->nfds++;
+}
+
+static const char *kind_words(mode_t mode)
+{
+	return S_ISDIR(mode) ? "a folder" : S_ISFIFO(mode) ? "a pipe" :
+		S_ISSOCK(mode)			       ? "a socket" : "a device";
+}
+
+static int open_failed(const struct config_file *f, struct err *e)
+{
+	int error = errno;
+	const char *hint = "";
+
+	if (f->write && (error == EACCES || error == EROFS || error == EPERM))
+		hint = "; set its \"readonly\" to true if it is not to be written";
+	return err_set(e, -error, err_class_of_errno(error), "%s: %s: %s%s", f->key, f->path,
+		strerror(error), hint);
+}
+
+static int open_nothing(const struct config_file *f, struct err *e)
+{
+	int fd = memfd_create("no medium", MFD_CLOEXEC);
+
+	return fd < 0 ? err_set_errno(e, -errno, "%s", f->key) : fd;
+}
+
+/* O_NONBLOCK for the open alone: a pipe in the place of a disk must not hold us up. */
+int config_open_file(const struct config_file *f, struct err *e)
+{
+	CLEANUP_CLOSE int fd = -1;
+	struct stat st;
+
+	if (f->forward)
+		return forward_listen(f->forward, f->key, e);
+	if (!f->path)
+		return open_nothing(f, e);
+	fd = open(f->path, (f->write ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+
+	if (fd < 0 || fstat(fd, &st) < 0 || fcntl(fd, F_SETFL, 0) < 0)
+		return open_failed(f, e);
+	if (!S_ISREG(st.st_mode) && !(f->block && S_ISBLK(st.st_mode)))
+		return err_set(e, -EINVAL, ERR_INVALID, "%s: %s is %s; give a file%s", f->key, f->path,
+			kind_words(st.st_mode), f->block ? " or a block device" : "");
+	return steal_fd(&fd);
+}
+
+int config_open_files(struct config *c, const struct config_files *files, struct err *e)
+{
+	for (unsigned i = 0; i < files->n; i++) {
+		int fd = config_open_file(&files->list[i], e);
+
+		if (fd < 0) {
+			config_done(c);
+			return fd;
+		}
+		config_add_fd(c, fd);
+	}
+	return 0;
+}
+
+void config_take_fds(struct config *c, const int *fds, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		config_add_fd(c, fds[i]);
+}
+
+/* ---- what there is to open ---- */
+
+/* Returns its index. */
+static int file_add(struct config_files *files, const char *key, const char *path, bool write,
+	bool block, struct err *e)
+{
+	struct config_file *f = &files->list[files->n];
+
+	if (files->n == CHANNEL_FDS_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s: more than %d files in one definition",
+			key, CHANNEL_FDS_MAX);
+	snprintf(f->key, sizeof(f->key), "%s", key);
+	f->path = path;
+	f->write = write;
+	f->block = block;
+	f->forward = NULL;
+	return (int)files->n++;
+}
+
+static int boot_add(struct config_files *files, const char *key, const char *path, uint16_t *into,
+	struct err *e)
+{
+	int at;
+
+	*into = VM_NO_FD;
+	if (!path)
+		return 0;
+	at = file_add(files, key, path, false, false, e);
+	if (at >= 0)
+		*into = (uint16_t)at;
+	return MIN(at, 0);
+}
+
+static int layer_add(struct config_files *files, struct vm_disk *v, unsigned i, unsigned k,
+	const struct definition_disk *d, struct err *e)
+{
+	bool write = !k && !d->read_only;
+	char key[64];
+	int at;
+
+	definition_layer_key(i, k, "path", key, sizeof(key));
+	at = file_add(files, key, d->layers[k].path, write, true, e);
+	if (at < 0)
+		return at;
+	v->fd[k] = (uint16_t)at;
+	v->format[k] = d->nlayers ? d->layers[k].format : DEFINITION_FORMAT_RAW;
+	v->data_fd[k] = VM_NO_FD;
+	if (!d->layers[k].data_file)
+		return 0;
+	definition_layer_key(i, k, "data_file", key, sizeof(key));
+	at = file_add(files, key, d->layers[k].data_file, write, true, e);
+	if (at < 0)
+		return at;
+	v->data_fd[k] = (uint16_t)at;
+	return 0;
+}
+
+static int disk_add(struct config_files *files, struct vm_disk *v, unsigned i,
+	const struct definition_disk *d, struct err *e)
+{
+	snprintf(v->id, sizeof(v->id), "%s", d->id);
+	snprintf(v->serial, sizeof(v->serial), "%s", d->serial);
+	v->nlayers = MAX(d->nlayers, 1);
+	v->read_only = d->read_only;
+	v->error_policy = d->error_policy;
+	v->queues = d->queues;
+	v->queue_size = d->queue_size;
+	for (unsigned k = 0; k < v->nlayers; k++) {
+		int r = layer_add(files, v, i, k, d, e);
+
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+/* What the clock on the wall is ahead of UTC, now. */
+static int32_t local_offset_s(void)
+{
+	time_t now = time(NULL);
+	struct tm tm;
+
+	tzset();
+	return localtime_r(&now, &tm) ? (int32_t)tm.tm_gmtoff : 0;
+}
+
+static void config_fill(struct vm_config *v, const struct definition *d)
+{
+	snprintf(v->name, sizeof(v->name), "%s", d->name);
+	memcpy(v->uuid, d->uuid, sizeof(v->uuid));
+	v->ram_bytes = d->ram_bytes;
+	v->vcpus = d->vcpus;
+	v->sockets = d->sockets;
+	v->cores = d->cores;
+	v->threads = d->threads;
+	snprintf(v->cmdline, sizeof(v->cmdline), "%s", d->cmdline ? d->cmdline : "");
+	v->huge_pages = d->huge_pages;
+	v->assist = d->assist;
+	v->on_poweroff = d->on_poweroff;
+	v->on_reboot = d->on_reboot;
+	/* A crashed VM is started again by the daemon, which counts how often; it has it dumped, too. */
+	v->on_crash = d->on_crash >= VM_ACTION_PRESERVE ? VM_ACTION_PRESERVE : VM_ACTION_DESTROY;
+	v->resets = d->restart;
+	v->rng = d->rng;
+	v->virtio_console = d->virtio_console;
+	v->guest_agent = d->guest_agent;
+	v->debug_exit = d->debug_exit;
+	v->watchdog = d->watchdog;
+	v->watchdog_action = d->watchdog_action;
+	v->shutdown_deadline_s = d->shutdown_deadline_s;
+	if (d->clock == DEFINITION_LOCALTIME)
+		v->clock_offset_s = local_offset_s();
+	v->ninterfaces = d->ninterfaces;
+	for (unsigned i = 0; i < d->ninterfaces; i++) {
+		snprintf(v->interfaces[i].id, sizeof(v->interfaces[i].id), "%s", d->interfaces[i].id);
+		memcpy(v->interfaces[i].mac, d->interfaces[i].mac, sizeof(v->interfaces[i].mac));
+		v->interfaces[i].tap_fd = VM_NO_FD;
+		v->interfaces[i].user = d->interfaces[i].type == DEFINITION_USER;
+	}
+	v->log_fd = VM_NO_FD;
+	v->end_fd = VM_NO_FD;
+	v->restore_fd = VM_NO_FD;
+	v->touched_fd = VM_NO_FD;
+}
+
+int config_prepare(const struct definition *d, bool images_only, struct config *c,
+	struct config_files *files, struct err *e)
+{
+	int r = 0;
+
+	memset(c, 0, sizeof(*c));
+	files->n = 0;
+	config_fill(&c->vm, d);
+	c->vm.kernel_fd = c->vm.initrd_fd = VM_NO_FD;
+	c->vm.images_only = images_only;
+	if (!images_only)
+		r = boot_add(files, "boot.kernel", d->kernel, &c->vm.kernel_fd, e);
+	if (!r && !images_only)
+		r = boot_add(files, "boot.initrd", d->initrd, &c->vm.initrd_fd, e);
+	c->vm.ndisks = MIN(d->ndisks, VM_DISKS_MAX);
+	for (unsigned i = 0; !r && i < c->vm.ndisks; i++)
+		r = disk_add(files, &c->vm.disks[i], i, &d->disks[i], e);
+	return r;
+}
+
+int config_prepare_forwards(const struct definition *d, struct config *c, struct config_files *files, struct err *e)
+{
+	char key[64];
+
+	for (unsigned i = 0; i < d->ninterfaces; i++) {
+		const struct definition_interface *n = &d->interfaces[i];
+
+		for (unsigned k = 0; !n->link && k < n->user.nforwards; k++) {
+			int at;
+
+			snprintf(key, sizeof(key), "interfaces[%u].forwards[%u]", i, k);
+			at = file_add(files, key, NULL, false, false, e);
+			if (at < 0)
+				return at;
+			files->list[at].forward = &n->user.forwards[k];
+			c->nforwards++;
+		}
+	}
+	return 0;
+}
+
+int config_open(const struct definition *d, struct config *c, struct err *e)
+{
+	struct config_files files;
+	int r = config_prepare(d, false, c, &files, e);
+
+	return r < 0 ? r : config_open_files(c, &files, e);
+}
+
+int config_send(const struct config *c, int sock, uint64_t seq)
+{
+	return channel_send(sock, VM_MSG_VERSION, VM_MSG_CONFIG, seq, &c->vm, sizeof(c->vm), c->fds,
+		c->nfds);
+}
+
+void config_done(struct config *c)
+{
+	for (unsigned i = 0; i < c->nfds; i++)
+		close(c->fds[i]);
+	c->nfds = c->nforwards = 0;
+}

@@ -1,0 +1,365 @@
+/* What a VM's process reports and what follows from it. */
+#include "api/vm/vm_life.h"
+#include "api/commands/command.h"
+#include "api/daemon.h"
+#include "api/jobs/job.h"
+#include "api/jobs/save.h"
+#include "api/net/forwards.h"
+#include "api/policy/host_shutdown.h"
+#include "api/vm/vm.h"
+#include "api/vm/vm_socket.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- events ---- */
+
+/* What a guest can repeat as it likes: it is not to push the events of all other VMs out of the log. */
+static void emit_of_guest(struct vm *vm, struct limit *l, enum event_id id, struct json_object *data)
+{
+	uint64_t left_out;
+
+	if (!limit_take(l, loop_now_ns(), &left_out)) {
+		json_object_put(data);
+		return;
+	}
+	if (left_out)
+		js_put_uint(data, "left-out", left_out);
+	daemon_emit(vm->daemon, id, vm->def->name, data);
+}
+
+static void emit_io_error(struct vm *vm, const struct vm_event *ev)
+{
+	struct json_object *data = json_object_new_object();
+
+	js_put_str(data, "device", ev->device);
+	js_put_str(data, "node-name", ev->device);
+	js_put_str(data, "operation", ev->is_write ? "write" : "read");
+	js_put_str(data, "action", ev->detail);
+	js_put_bool(data, "nospace", ev->value == ENOSPC || ev->value == EDQUOT);
+	js_put_str(data, "reason", ev->image_corrupt ? "image corrupt" :
+		strerror(ev->value > 0 && ev->value < 4096 ? (int)ev->value : EIO));
+	emit_of_guest(vm, &vm->told.io_error, EVENT_BLOCK_IO_ERROR, data);
+}
+
+static void emit_reset(struct vm *vm, bool guest)
+{
+	struct json_object *data = json_object_new_object();
+
+	js_put_bool(data, "guest", guest);
+	js_put_str(data, "reason", guest ? "guest-reset" : "host-qmp-system-reset");
+	if (guest)
+		emit_of_guest(vm, &vm->told.reset, EVENT_RESET, data);
+	else
+		daemon_emit(vm->daemon, EVENT_RESET, vm->def->name, data);
+}
+
+static void emit_reset_delayed(struct vm *vm, const struct vm_event *ev)
+{
+	struct json_object *data = json_object_new_object();
+
+	js_put_int(data, "in", ev->value);
+	js_put_int(data, "resets", ev->total);
+	daemon_emit(vm->daemon, EVENT_RESET_DELAYED, vm->def->name, data);
+}
+
+static void emit_panicked(struct vm *vm, int64_t bits)
+{
+	struct json_object *data = json_object_new_object();
+
+	js_put_str(data, "action",
+		vm_live(vm)->on_crash >= VM_ACTION_PRESERVE ? "pause" : "shutdown");
+	js_put_int(data, "bits", bits);
+	emit_of_guest(vm, &vm->told.panicked, EVENT_GUEST_PANICKED, data);
+}
+
+static void emit_watchdog(struct vm *vm, int64_t action)
+{
+	struct json_object *data = json_object_new_object();
+
+	js_put_str(data, "action", definition_watchdog_action(action < 0 ? UINT_MAX : (unsigned)action));
+	emit_of_guest(vm, &vm->told.watchdog, EVENT_WATCHDOG, data);
+}
+
+static void emit_link_lost(struct vm *vm, const struct vm_event *ev)
+{
+	struct json_object *data = json_object_new_object();
+
+	js_put_str(data, "device", ev->device);
+	js_put_str(data, "detail", ev->detail);
+	daemon_emit(vm->daemon, EVENT_LINK_LOST, vm->def->name, data);
+}
+
+static void emit_needs_reset(struct vm *vm, const struct vm_event *ev)
+{
+	struct json_object *data = json_object_new_object();
+
+	js_put_str(data, "device", ev->device);
+	emit_of_guest(vm, &vm->told.needs_reset, EVENT_DEVICE_NEEDS_RESET, data);
+}
+
+static void emit_agent(struct vm *vm, uint8_t was, uint8_t now)
+{
+	struct json_object *data;
+
+	if ((was >= VM_AGENT_OPEN) != (now >= VM_AGENT_OPEN)) {
+		data = json_object_new_object();
+		js_put_str(data, "id", "guest-agent0");
+		js_put_bool(data, "open", now >= VM_AGENT_OPEN);
+		daemon_emit(vm->daemon, EVENT_VSERPORT_CHANGE, vm->def->name, data);
+	}
+	if ((was == VM_AGENT_ANSWERS) != (now == VM_AGENT_ANSWERS)) {
+		data = json_object_new_object();
+		js_put_bool(data, "connected", now == VM_AGENT_ANSWERS);
+		daemon_emit(vm->daemon, EVENT_AGENT, vm->def->name, data);
+	}
+}
+
+/* A port that is opened and closed all the time is told of now and then, and at last as it is. */
+static void agent_tell(void *opaque)
+{
+	struct vm *vm = opaque;
+	uint8_t was = vm->agent_told;
+	uint64_t left_out;
+
+	if (was == vm->agent)
+		return;
+	if (limit_take(&vm->told.agent, loop_now_ns(), &left_out)) {
+		vm->agent_told = vm->agent;
+		emit_agent(vm, was, vm->agent);
+		return;
+	}
+	if (!vm->agent_timer && loop_timer_new(vm->daemon->loop, agent_tell, vm, &vm->agent_timer) < 0)
+		abort();
+	loop_timer_arm(vm->agent_timer, vm->told.agent.since_ns + LIMIT_WINDOW_NS);
+}
+
+static void agent_event(struct vm *vm, int64_t now)
+{
+	if (now < VM_AGENT_CLOSED || now > VM_AGENT_ANSWERS)
+		return;
+	vm->agent = (uint8_t)now;
+	agent_tell(vm);
+}
+
+static void phase_event(struct vm *vm, const struct vm_event *ev)
+{
+	static const enum vm_trigger triggers[] = { [VM_PHASE_PAUSED] = VM_SAW_PAUSED,
+		[VM_PHASE_RUNNING] = VM_SAW_RUNNING, [VM_PHASE_CRASHED] = VM_SAW_PRESERVED };
+	const char *idle = idle_reason(vm, ev);
+
+	/* Until the start is answered the reply says how it went. */
+	if (vm->starting || ev->phase < VM_PHASE_PAUSED || ev->phase > VM_PHASE_CRASHED)
+		return;
+	if (ev->phase == VM_PHASE_RUNNING ||
+		(ev->phase == VM_PHASE_PAUSED && ev->reason != VM_REASON_SAVING))
+		save_runs_on(vm);
+	vm_move(vm, triggers[ev->phase], idle ? idle : vm_reason_name(ev->reason),
+		idle && ev->phase == VM_PHASE_RUNNING ? vm->idle.by : ev->detail, ev->value);
+	dump_by_policy(vm);
+}
+
+void vm_emit_recovered(struct vm *vm, const struct vm_event *ev)
+{
+	static const char *const actions[] = { [VM_RECOVERY_MADE] = "taken",
+		[VM_RECOVERY_UNMADE] = "rolled-back", [VM_RECOVERY_DELETED] = "deleted",
+		[VM_RECOVERY_REVERTED] = "reverted" };
+	struct json_object *data;
+
+	if (ev->value < VM_RECOVERY_MADE || ev->value > VM_RECOVERY_REVERTED)
+		return;
+	data = json_object_new_object();
+	js_put_str(data, "snapshot", ev->detail);
+	js_put_str(data, "device", ev->device);
+	js_put_str(data, "action", actions[ev->value]);
+	daemon_emit(vm->daemon, EVENT_SNAPSHOT_RECOVERED, vm->def->name, data);
+}
+
+static void life_event(void *opaque, const struct vm_event *ev)
+{
+	struct vm *vm = opaque;
+
+	switch (ev->kind) {
+	case VM_EVENT_PHASE:
+		phase_event(vm, ev);
+		break;
+	case VM_EVENT_POWERDOWN:
+		daemon_emit(vm->daemon, EVENT_POWERDOWN, vm->def->name, NULL);
+		break;
+	case VM_EVENT_RESET:
+		emit_reset(vm, ev->value == 1);
+		if (ev->value == 1 && vm->rebooting) { /* it did so by itself, and is not to be started */
+			vm->rebooting = false;
+			vm_move(vm, VM_ASK_RESET, "booted", NULL, 0);
+		}
+		break;
+	case VM_EVENT_GUEST_PANICKED:
+		emit_panicked(vm, ev->value);
+		break;
+	case VM_EVENT_AGENT:
+		agent_event(vm, ev->value);
+		break;
+	case VM_EVENT_WATCHDOG:
+		emit_watchdog(vm, ev->value);
+		break;
+	case VM_EVENT_IO_ERROR:
+		emit_io_error(vm, ev);
+		break;
+	case VM_EVENT_PROGRESS:
+		if (vm->job && ev->value >= 0 && ev->total >= ev->value)
+			job_progress_bytes(vm->job, (uint64_t)ev->value, (uint64_t)ev->total);
+		break;
+	case VM_EVENT_RESET_DELAYED:
+		emit_reset_delayed(vm, ev);
+		break;
+	case VM_EVENT_NEEDS_RESET:
+		emit_needs_reset(vm, ev);
+		break;
+	case VM_EVENT_LINK_LOST:
+		emit_link_lost(vm, ev);
+		break;
+	case VM_EVENT_SNAPSHOT_RECOVERED:
+		vm_emit_recovered(vm, ev);
+		break;
+	case VM_EVENT_GUEST_FROZEN:
+		daemon_emit(vm->daemon, EVENT_GUEST_FROZEN, vm->def->name, NULL);
+		break;
+	default:
+		log_warn("process", "VM '%s': an event of unknown kind %u", vm->def->name, ev->kind);
+	}
+}
+
+/* ---- the end ---- */
+
+static bool reason_is_orderly(unsigned reason)
+{
+	return reason == VM_REASON_GUEST_SHUTDOWN || reason == VM_REASON_USER ||
+		reason == VM_REASON_DEBUG_EXIT || reason == VM_REASON_GUEST_RESET ||
+		reason == VM_REASON_WATCHDOG;
+}
+
+static void ended_unsaid(struct vm *vm, const struct vm_process_end *end)
+{
+	char detail[96] = "";
+
+	if (end->protocol)
+		snprintf(detail, sizeof(detail), "its process broke the protocol and was killed");
+	else if (end->status_known && end->signaled)
+		snprintf(detail, sizeof(detail), "its process was ended by signal %d (%s)",
+			end->status, strsignal(end->status));
+	else if (end->status_known)
+		snprintf(detail, sizeof(detail), "its process ended with exit status %d",
+			end->status);
+	else
+		snprintf(detail, sizeof(detail), "its process is gone");
+	vm_move(vm, VM_SAW_CRASHED,
+		end->protocol				    ? "host error" :
+			!end->status_known || end->signaled ? "killed" : "host error",
+		detail, 0);
+}
+
+/* Its process was kept for a dump alone: what became of it then is nobody's concern. */
+static void crash_is_over(struct vm *vm)
+{
+	char reason[sizeof(vm->reason)], detail[sizeof(vm->detail)];
+
+	memcpy(reason, vm->reason, sizeof(reason));
+	memcpy(detail, vm->detail, sizeof(detail));
+	vm_move(vm, VM_SAW_CRASHED, reason, detail, vm->value);
+}
+
+void vm_ended(struct vm *vm, const struct vm_process_end *end)
+{
+	const struct vm_event *ev = &end->event;
+
+	vm->exit_status = end->status_known && !end->signaled ? end->status : -1;
+	vm->exit_signal = end->status_known && end->signaled ? end->status : 0;
+	if (end->said && ev->reason == VM_REASON_SAVED)
+		save_ended(vm);
+	else if (vm->destroying)
+		vm_move(vm, VM_ASK_DESTROY, "destroyed", NULL, 0);
+	else if (vm->crash_dumped)
+		crash_is_over(vm);
+	else if (!end->said)
+		ended_unsaid(vm, end);
+	else if (reason_is_orderly(ev->reason))
+		vm_move(vm, VM_SAW_ENDED,
+			ev->reason == VM_REASON_USER ? "destroyed" : vm_reason_name(ev->reason),
+			ev->detail, ev->value);
+	else
+		vm_move(vm, VM_SAW_CRASHED, vm_reason_name(ev->reason), ev->detail, ev->value);
+}
+
+void vm_answer_gone(struct vm *vm, const struct err *e)
+{
+	while (vm->gone_calls) {
+		struct call *c = vm->gone_calls;
+
+		vm->gone_calls = c->next;
+		if (e)
+			call_fail(c, e);
+		else
+			call_return(c, NULL);
+	}
+}
+
+/* ---- policies ---- */
+
+void vm_policies_apply(struct vm *vm, bool rebooting)
+{
+	static const struct vm_start_how plainly = { .state_fd = -1 };
+	bool shutdown = vm->state == VM_SHUT_OFF && !strcmp(vm->reason, "shutdown"),
+	     reset = vm->state == VM_SHUT_OFF && !strcmp(vm->reason, "guest reset");
+
+	if (rebooting && (shutdown || reset))
+		vm_start(vm, &plainly);
+	else if (vm->state == VM_CRASHED && (vm->def->on_crash == VM_ACTION_RESTART ||
+						    vm->def->on_crash == VM_ACTION_COREDUMP_RESTART))
+		restart_want(vm);
+	else if (shutdown && !vm->off_asked && vm->def->on_poweroff == VM_ACTION_RESTART)
+		restart_want(vm);
+}
+
+void vm_when_gone(struct vm *vm, void (*gone)(struct vm *v, void *opaque), void *opaque)
+{
+	vm->when_gone = gone;
+	vm->when_gone_opaque = opaque;
+}
+
+static void life_gone(void *opaque, const struct vm_process_end *end)
+{
+	struct vm *vm = opaque;
+	bool was_active = vm_state_is_active(vm->state), rebooting = vm->rebooting;
+
+	vm_process_free(vm->proc);
+	vm->proc = NULL;
+	definition_free(vm->live);
+	vm->live = NULL;
+	vm_socket_remove(vm->daemon->run_dir_fd, vm->def->name);
+	forwards_ended(vm);
+	if (was_active)
+		vm_ended(vm, end);
+	vm->agent = vm->agent_told = VM_AGENT_NONE;
+	vm->destroying = vm->rebooting = vm->crash_dumped = vm->dump_due = false;
+	save_gone(vm);
+	vm_answer_gone(vm, NULL);
+	if (vm->when_gone) {
+		void (*gone)(struct vm *v, void *o) = vm->when_gone;
+
+		vm->when_gone = NULL;
+		gone(vm, vm->when_gone_opaque);
+	}
+	if (!vm->saving) /* else its state is being kept, and save.c tells */
+		stop_vm_over(vm, vm->reason);
+	if (was_active && !vm->job)
+		vm_policies_apply(vm, rebooting);
+}
+
+const struct vm_process_ops vm_life_ops = { .event = life_event, .gone = life_gone };

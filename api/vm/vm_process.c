@@ -1,0 +1,610 @@
+#include "api/vm/vm_process.h"
+#include "api/vm/vm_config.h"
+#include "api/vm/vm_socket.h"
+#include "api/wire/utf8.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+
+#define SECOND_NS 1000000000ULL
+#define CONFIG_TIMEOUT_NS (30 * SECOND_NS)
+#define QUERY_TIMEOUT_NS (2 * SECOND_NS)
+#define END_TIMEOUT_NS (5 * SECOND_NS)
+#define MESSAGES_PER_ROUND 32
+/* Of one VM; more cannot be. (A qcow2 image may have 65536.) */
+#define VM_PROCESS_SNAPSHOTS_MAX 65536
+
+struct vm_request {
+	struct vm_request *next;
+	uint64_t seq, deadline_ns;
+	enum vm_msg_type type;
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e);
+	void *opaque;
+	int send_error; /* 0: sent */
+};
+
+struct vm_process {
+	struct loop *loop;
+	const struct vm_process_ops *ops;
+	void *opaque;
+	char name[64]; /* for the log */
+	pid_t pid;
+	int pidfd, sock, end_fd;
+	struct loop_watch *pid_watch, *sock_watch;
+	struct loop_timer *timer;      /* the first request's deadline */
+	struct loop_timer *kill_timer;
+	struct vm_request *first, **last;
+	uint64_t seq;
+	bool child;	/* ours to wait for */
+	bool heard;	/* it has said something that the protocol allows */
+	bool freed;	/* from inside a callback */
+	unsigned busy;	/* callbacks on the stack */
+	struct vm_process_end end;
+};
+
+/* ---- requests ---- */
+
+static void timer_update(struct vm_process *p)
+{
+	uint64_t first = UINT64_MAX;
+
+	for (struct vm_request *r = p->first; r; r = r->next)
+		first = MIN(first, r->deadline_ns);
+	if (first == UINT64_MAX)
+		loop_timer_disarm(p->timer);
+	else
+		loop_timer_arm(p->timer, first);
+}
+
+static void request_remove(struct vm_process *p, struct vm_request *r)
+{
+	struct vm_request **at = &p->first;
+
+	while (*at != r)
+		at = &(*at)->next;
+	*at = r->next;
+	if (!r->next)
+		p->last = at;
+}
+
+static void request_finish(struct vm_process *p, struct vm_request *r, int res,
+	const struct vm_answer *a, const struct err *e)
+{
+	static const struct vm_answer none;
+
+	request_remove(p, r);
+	timer_update(p);
+	r->done(r->opaque, res, a ? a : &none, e);
+	free(r);
+}
+
+static void process_release(struct vm_process *p)
+{
+	while (p->first) {
+		struct vm_request *r = p->first;
+
+		p->first = r->next;
+		free(r);
+	}
+	free(p);
+}
+
+static void busy_end(struct vm_process *p)
+{
+	if (!--p->busy && p->freed)
+		process_release(p);
+}
+
+static void requests_expire(void *opaque)
+{
+	struct vm_process *p = opaque;
+	uint64_t now = loop_now_ns();
+	struct err e;
+
+	p->busy++;
+	for (struct vm_request *r = p->first, *next; r && !p->freed; r = next) {
+		next = r->next;
+		if (r->deadline_ns > now)
+			continue;
+		if (r->send_error)
+			err_set_errno(&e, r->send_error, "the VM's process takes no message");
+		else
+			err_set(&e, -ETIMEDOUT, ERR_TIMEOUT,
+				"the VM's process (pid %d) did not answer in time", (int)p->pid);
+		request_finish(p, r, r->send_error ? r->send_error : -ETIMEDOUT, NULL, &e);
+		next = p->freed ? NULL : p->first; /* the callback may have changed the list */
+	}
+	if (!p->freed)
+		timer_update(p);
+	busy_end(p);
+}
+
+static struct vm_request *request_add(struct vm_process *p, enum vm_msg_type type,
+	uint64_t timeout_ns,
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
+	void *opaque)
+{
+	struct vm_request *r = calloc(1, sizeof(*r));
+
+	if (!r)
+		abort(); /* a call that is never answered would be worse */
+	r->seq = ++p->seq;
+	r->type = type;
+	r->deadline_ns = timeout_ns == VM_PROCESS_NO_TIMEOUT ? UINT64_MAX : loop_now_ns() + timeout_ns;
+	r->done = done;
+	r->opaque = opaque;
+	*p->last = r;
+	p->last = &r->next;
+	timer_update(p);
+	return r;
+}
+
+void vm_process_request_fds(struct vm_process *p, enum vm_msg_type type, const void *body,
+	size_t len, const int *fds, unsigned nfds, uint64_t timeout_ns,
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
+	void *opaque)
+{
+	struct vm_request *r = request_add(p, type, timeout_ns, done, opaque);
+
+	r->send_error = p->sock < 0 ? -EPIPE :
+		channel_send(p->sock, VM_MSG_VERSION, (uint16_t)type, r->seq, body, len, fds, nfds);
+	if (r->send_error == -EPIPE && p->sock >= 0)
+		r->send_error = 0; /* it is ending: told with its end, as -ESRCH */
+	if (r->send_error) {
+		r->deadline_ns = 0; /* told from the loop, as promised */
+		timer_update(p);
+	}
+}
+
+void vm_process_request(struct vm_process *p, enum vm_msg_type type, const void *body, size_t len,
+	int fd, uint64_t timeout_ns,
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
+	void *opaque)
+{
+	vm_process_request_fds(p, type, body, len, &fd, fd >= 0, timeout_ns, done, opaque);
+}
+
+/* ---- messages ---- */
+
+static void event_clean(struct vm_event *ev)
+{
+	ev->device[sizeof(ev->device) - 1] = 0;
+	ev->detail[sizeof(ev->detail) - 1] = 0;
+	text_clean(ev->device);
+	text_clean(ev->detail);
+}
+
+/* What the process says went wrong, fit to be shown. */
+static int fault_take(int32_t error, uint32_t cls, char msg[480], struct err *e)
+{
+	if (!error)
+		return 0;
+	msg[479] = 0;
+	e->cls = cls < ERR_CLASS_COUNT ? cls : ERR_GENERIC;
+	snprintf(e->msg, sizeof(e->msg), "%s", msg[0] ? msg : "the VM's process gave no reason");
+	text_clean(e->msg);
+	return -EREMOTEIO;
+}
+
+static void snapshots_clean(struct vm_snapshots *s)
+{
+	for (uint32_t i = 0; i < s->n; i++) {
+		struct vm_snapshot_info *info = &s->list[i];
+		struct {
+			char *text;
+			size_t size;
+		} texts[] = { { info->id, sizeof(info->id) }, { info->parent, sizeof(info->parent) },
+			{ info->name, sizeof(info->name) },
+			{ info->description, sizeof(info->description) },
+			{ info->tags, sizeof(info->tags) } };
+
+		for (size_t k = 0; k < ARRAY_SIZE(texts); k++) {
+			texts[k].text[texts[k].size - 1] = 0;
+			text_clean(texts[k].text);
+		}
+	}
+}
+
+/* Returns false when there are more than there can be. */
+static bool addresses_clean(struct vm_addresses *all)
+{
+	if (all->n > VM_ADDRESSES_MAX)
+		return false;
+	for (uint32_t i = 0; i < all->n; i++) {
+		all->list[i].name[sizeof(all->list[i].name) - 1] = 0;
+		text_clean(all->list[i].name);
+	}
+	return true;
+}
+
+/* Returns false for a page whose length and number contradict each other. */
+static bool answer_fill(const struct channel_msg *m, struct vm_answer *a, int *ret_r, struct err *e)
+{
+	struct vm_snapshots *s = m->body;
+	struct vm_snapshot_done *d = m->body;
+	struct vm_reply *reply = m->body;
+
+	*ret_r = 0;
+	switch (m->head.type) {
+	case VM_MSG_INFO:
+		a->info = m->body;
+		return true;
+	case VM_MSG_SNAPSHOTS:
+		if (s->n > VM_SNAPSHOTS_PER_MESSAGE || s->total > VM_PROCESS_SNAPSHOTS_MAX ||
+			m->head.body_bytes != offsetof(struct vm_snapshots, list) +
+				s->n * sizeof(s->list[0]))
+			return false;
+		snapshots_clean(s);
+		a->snapshots = s;
+		return true;
+	case VM_MSG_SPACES:
+		a->spaces = m->body;
+		return true;
+	case VM_MSG_ADDRESS_LIST:
+		a->addresses = m->body;
+		return addresses_clean(m->body);
+	case VM_MSG_SNAPSHOT_DONE:
+		d->id[sizeof(d->id) - 1] = 0;
+		text_clean(d->id);
+		d->left_out[sizeof(d->left_out) - 1] = 0;
+		text_clean(d->left_out);
+		a->snapshot = d;
+		*ret_r = fault_take(d->error, d->cls, d->msg, e);
+		return true;
+	default:
+		*ret_r = fault_take(reply->error, reply->cls, reply->msg, e);
+		return true;
+	}
+}
+
+/* Returns false when it breaks the protocol. */
+static bool reply_take(struct vm_process *p, const struct channel_msg *m)
+{
+	struct vm_answer a = { 0 };
+	struct vm_request *r = p->first;
+	struct err e = { .cls = ERR_GENERIC };
+	int res;
+
+	while (r && r->seq != m->head.seq)
+		r = r->next;
+	if (!r)
+		return true; /* its time was up */
+	if (!answer_fill(m, &a, &res, &e))
+		return false;
+	request_finish(p, r, res, &a, &e);
+	return true;
+}
+
+static void event_take(struct vm_process *p, struct vm_event *ev)
+{
+	event_clean(ev);
+	if (ev->kind == VM_EVENT_PHASE && ev->phase == VM_PHASE_ENDED) {
+		p->end.said = true;
+		p->end.event = *ev;
+		vm_process_kill_after(p, END_TIMEOUT_NS);
+		return; /* told when it is gone: until then it holds its disks */
+	}
+	p->ops->event(p->opaque, ev);
+}
+
+static void pid_ready(void *opaque, unsigned revents);
+
+/* Of an adopted process: who it is, from the credentials on its first message. */
+static void adopt_sender(struct vm_process *p)
+{
+	pid_t pid;
+
+	if (p->pidfd >= 0 || vm_socket_peek_pid(p->sock, &pid) < 0)
+		return;
+	p->pidfd = pidfd_open(pid, 0);
+	if (p->pidfd < 0)
+		return;
+	p->pid = pid;
+	if (loop_watch(p->loop, p->pidfd, POLLIN, pid_ready, p, &p->pid_watch) < 0)
+		p->pid_watch = NULL; /* the channel's end tells, later */
+}
+
+static void channel_lost(struct vm_process *p, bool protocol)
+{
+	loop_unwatch(p->sock_watch);
+	p->sock_watch = NULL;
+	close(p->sock);
+	p->sock = -1;
+	if (protocol) {
+		log_error("process", "VM '%s': its process (pid %d) broke the protocol and is killed",
+			p->name, (int)p->pid);
+		p->end.protocol = true;
+		vm_process_kill(p);
+	} else {
+		vm_process_kill_after(p, END_TIMEOUT_NS);
+	}
+}
+
+/* It was started by another version of us, and there is no other way to learn that. It runs on: only its
+ * end will be seen. */
+static void channel_not_ours(struct vm_process *p, unsigned version)
+{
+	struct err e;
+
+	err_set(&e, -EPROTONOSUPPORT, ERR_UNSUPPORTED,
+		"its process (pid %d) speaks version %u of the protocol, this cairnd %d; it is left alone. Next: shut the "
+		"guest down from within, or start the cairnd that it was started by", (int)p->pid, version, VM_MSG_VERSION);
+	loop_unwatch(p->sock_watch);
+	p->sock_watch = NULL;
+	close(p->sock);
+	p->sock = -1;
+	while (p->first && !p->freed)
+		request_finish(p, p->first, -EPROTONOSUPPORT, NULL, &e);
+}
+
+/* Takes what is there. Returns false when the channel is gone. */
+static bool messages_take(struct vm_process *p, unsigned most)
+{
+	char body[CHANNEL_BODY_MAX] __attribute__((aligned(16)));
+	struct channel_msg m;
+
+	while (most-- && !p->freed && p->sock >= 0) {
+		int r;
+
+		adopt_sender(p);
+		r = channel_recv(p->sock, VM_MSG_VERSION, vm_msg_from_vm, VM_MSG_TYPE_COUNT, body, &m);
+		if (r == -EAGAIN)
+			return true;
+		if (r == -EPROTONOSUPPORT && !p->child && !p->heard) {
+			channel_not_ours(p, m.head.version);
+			return false;
+		}
+		if (r <= 0) {
+			channel_lost(p, r == -EPROTO || r == -EPROTONOSUPPORT);
+			return false;
+		}
+		p->heard = true;
+		if (m.head.type == VM_MSG_INFO) /* an older process knows less */
+			memset(body + m.head.body_bytes, 0, sizeof(struct vm_info) - m.head.body_bytes);
+		if (m.head.type == VM_MSG_EVENT) {
+			event_take(p, m.body);
+		} else if (!reply_take(p, &m)) {
+			channel_lost(p, true);
+			return false;
+		}
+	}
+	return true;
+}
+
+static void process_gone(struct vm_process *p);
+
+static void sock_ready(void *opaque, unsigned revents)
+{
+	struct vm_process *p = opaque;
+
+	(void)revents;
+	p->busy++;
+	messages_take(p, MESSAGES_PER_ROUND);
+	/* A process whose pid we do not watch: nothing else will tell. */
+	if (!p->freed && p->sock < 0 && !p->pid_watch)
+		process_gone(p);
+	busy_end(p);
+}
+
+/* ---- the end ---- */
+
+static void end_learn(struct vm_process *p)
+{
+	siginfo_t si = { 0 };
+
+	if (!p->end.said && p->end_fd >= 0)
+		p->end.said = vm_process_read_end(p->end_fd, &p->end.event);
+	if (!p->child || waitid(P_PIDFD, (id_t)p->pidfd, &si, WEXITED | WNOHANG) < 0 || !si.si_pid)
+		return;
+	p->end.status_known = true;
+	p->end.signaled = si.si_code != CLD_EXITED;
+	p->end.status = si.si_status;
+}
+
+static void process_gone(struct vm_process *p)
+{
+	struct err e;
+
+	loop_unwatch(p->pid_watch);
+	p->pid_watch = NULL;
+	while (!p->freed && p->sock >= 0 && messages_take(p, 1024))
+		if (poll(&(struct pollfd){ .fd = p->sock, .events = POLLIN }, 1, 0) <= 0)
+			break;
+	if (p->freed)
+		return;
+	end_learn(p);
+	err_set(&e, -ESRCH, ERR_GENERIC, "the VM's process ended (%s %d) before it answered",
+		p->end.signaled ? "signal" : "exit status", p->end.status);
+	if (p->end.said && p->end.event.detail[0])
+		err_set(&e, -ESRCH, ERR_GENERIC, "%s", p->end.event.detail);
+	while (p->first && !p->freed)
+		request_finish(p, p->first, -ESRCH, NULL, &e);
+	if (!p->freed)
+		p->ops->gone(p->opaque, &p->end);
+}
+
+static void pid_ready(void *opaque, unsigned revents)
+{
+	struct vm_process *p = opaque;
+
+	(void)revents;
+	p->busy++;
+	process_gone(p);
+	busy_end(p);
+}
+
+static void kill_fire(void *opaque)
+{
+	struct vm_process *p = opaque;
+
+	log_warn("process", "VM '%s': its process (pid %d) does not end; killing it", p->name,
+		(int)p->pid);
+	vm_process_kill(p);
+}
+
+void vm_process_kill(struct vm_process *p)
+{
+	if (p->pidfd >= 0)
+		pidfd_send_signal(p->pidfd, SIGKILL, NULL, 0);
+}
+
+void vm_process_kill_after(struct vm_process *p, uint64_t ns)
+{
+	loop_timer_arm(p->kill_timer, loop_now_ns() + ns);
+}
+
+pid_t vm_process_pid(const struct vm_process *p)
+{
+	return p->pidfd >= 0 ? p->pid : -1;
+}
+
+/* Those whose daemon wrote none have messages of version 1. */
+static bool end_is_known(int end_fd)
+{
+	uint64_t version;
+
+	if (pread_full(end_fd, &version, sizeof(version), VM_PROCESS_END_VERSION) < 0)
+		version = 1;
+	return version == VM_MSG_VERSION;
+}
+
+bool vm_process_read_end(int end_fd, struct vm_event *ev)
+{
+	if (!end_is_known(end_fd) || pread_full(end_fd, ev, sizeof(*ev), 0) < 0)
+		return false;
+	event_clean(ev);
+	return ev->kind == VM_EVENT_PHASE && ev->phase == VM_PHASE_ENDED;
+}
+
+/* ---- birth ---- */
+
+static int process_new(struct loop *l, const struct vm_process_paths *paths,
+	const struct vm_process_ops *ops, void *opaque, struct vm_process **ret_p)
+{
+	struct vm_process *p = calloc(1, sizeof(*p));
+
+	if (!p)
+		return -ENOMEM;
+	p->loop = l;
+	p->ops = ops;
+	p->opaque = opaque;
+	p->pid = p->pidfd = p->sock = -1;
+	p->end_fd = paths->end_fd >= 0 ? fcntl(paths->end_fd, F_DUPFD_CLOEXEC, 3) : -1;
+	p->last = &p->first;
+	snprintf(p->name, sizeof(p->name), "%s", paths->name);
+	if (loop_timer_new(l, requests_expire, p, &p->timer) < 0 ||
+		loop_timer_new(l, kill_fire, p, &p->kill_timer) < 0) {
+		vm_process_free(p);
+		return -ENOMEM;
+	}
+	*ret_p = p;
+	return 0;
+}
+
+void vm_process_free(struct vm_process *p)
+{
+	if (!p || p->freed)
+		return;
+	loop_unwatch(p->pid_watch);
+	loop_unwatch(p->sock_watch);
+	loop_timer_free(p->timer);
+	loop_timer_free(p->kill_timer);
+	if (p->sock >= 0)
+		close(p->sock);
+	if (p->pidfd >= 0)
+		close(p->pidfd);
+	if (p->end_fd >= 0)
+		close(p->end_fd);
+	p->freed = true;
+	if (!p->busy)
+		process_release(p);
+}
+
+static void process_free_p(struct vm_process **p)
+{
+	vm_process_free(*p);
+}
+
+static int process_watch(struct vm_process *p)
+{
+	int r = loop_watch(p->loop, p->sock, POLLIN, sock_ready, p, &p->sock_watch);
+
+	if (!r && p->pidfd >= 0)
+		r = loop_watch(p->loop, p->pidfd, POLLIN, pid_ready, p, &p->pid_watch);
+	return r;
+}
+
+int vm_process_start(struct loop *l, const struct vm_process_paths *paths, const struct config *c,
+	const struct vm_process_ops *ops, void *opaque,
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
+	void *done_opaque, struct vm_process **ret_p, struct err *e)
+{
+	struct vm_process *p CLEANUP(process_free_p) = NULL;
+	CLEANUP_CLOSE int listening = -1;
+	struct vm_request *req;
+	int r = process_new(l, paths, ops, opaque, &p);
+
+	if (r < 0)
+		return err_set_errno(e, r, "cannot start a VM process");
+	r = vm_socket_listen(paths->run_dir, paths->name, &listening, e);
+	if (!r)
+		r = vm_socket_connect(paths->run_dir, paths->name, &p->sock);
+	if (!r)
+		r = vm_process_spawn(paths->program, listening, paths->log_fd, &p->pid, e);
+	if (r < 0)
+		return r;
+	p->child = true;
+	p->pidfd = pidfd_open(p->pid, 0);
+	if (p->pidfd < 0)
+		r = -errno;
+	/* Sent before the program is even loaded: it finds its configuration waiting. */
+	req = request_add(p, VM_MSG_CONFIG, CONFIG_TIMEOUT_NS, done, done_opaque);
+	if (!r)
+		r = config_send(c, p->sock, req->seq);
+	if (!r)
+		r = process_watch(p);
+	if (r < 0) {
+		kill(p->pid, SIGKILL);
+		waitpid(p->pid, NULL, 0);
+		return err_set_errno(e, r, "cannot configure the VM process");
+	}
+	*ret_p = STEAL_PTR(p);
+	return 0;
+}
+
+int vm_process_adopt(struct loop *l, const struct vm_process_paths *paths,
+	const struct vm_process_ops *ops, void *opaque,
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
+	void *done_opaque, struct vm_process **ret_p, struct err *e)
+{
+	struct vm_process *p CLEANUP(process_free_p) = NULL;
+	int r = process_new(l, paths, ops, opaque, &p);
+
+	if (r < 0)
+		return err_set_errno(e, r, "VM process");
+	r = vm_socket_connect(paths->run_dir, paths->name, &p->sock);
+	if (r == -ECONNREFUSED) {
+		vm_socket_remove(paths->run_dir, paths->name);
+		r = -ENOENT;
+	}
+	if (!r)
+		r = process_watch(p);
+	if (r < 0)
+		return err_set_errno(e, r, "cannot reach the VM's process");
+	vm_process_request(p, VM_MSG_QUERY, NULL, 0, -1, QUERY_TIMEOUT_NS, done, done_opaque);
+	*ret_p = STEAL_PTR(p);
+	return 0;
+}

@@ -1,0 +1,690 @@
+/* Start, stop by force, and taking back what an earlier daemon started. */
+#include "api/vm/vm.h"
+#include "api/access/open_as.h"
+#include "api/commands/command.h"
+#include "api/daemon.h"
+#include "api/jobs/job.h"
+#include "api/jobs/offline_process.h"
+#include "api/jobs/save.h"
+#include "api/net/forwards.h"
+#include "api/net/tap.h"
+#include "api/policy/autostart.h"
+#include "api/policy/host_shutdown.h"
+#include "api/store/store.h"
+#include "api/vm/image_users.h"
+#include "api/vm/vm_config.h"
+#include "api/vm/vm_life.h"
+#include "api/wire/utf8.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define QUIT_TIMEOUT_NS (5 * 1000000000ULL)
+
+int vm_check_idle(const struct vm *vm, const char *what, struct err *e)
+{
+	if (vm->starting || vm->start_waits)
+		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s' is being started; %s it afterwards",
+			vm->def->name, what);
+	if (vm->destroying)
+		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s' is being stopped; %s it afterwards",
+			vm->def->name, what);
+	if (vm->proc && !vm_state_is_active(vm->state))
+		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s': its old process still ends; %s it "
+			"afterwards", vm->def->name, what);
+	if (vm->job)
+		return job_check_free(vm, what, e);
+	if (vm->half)
+		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s' was never finished, and is being "
+			"forgotten; %s it afterwards", vm->def->name, what);
+	if (vm->going)
+		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s' is being changed; %s it afterwards", vm->def->name, what);
+	if (vm->renaming)
+		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s' is being renamed; %s it afterwards", vm->def->name,
+			what);
+	if (vm->dropping)
+		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s': its saved state is being removed; %s it "
+			"afterwards", vm->def->name, what);
+	if (vm->images)
+		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s': its snapshots are being looked at; %s it "
+			"afterwards", vm->def->name, what);
+	return 0;
+}
+
+/* While it is started or stopped, or its old process ends, its disks are held. */
+int vm_check_free(const struct vm *vm, const char *what, struct err *e)
+{
+	if (!vm->job && !vm->starting && !vm->start_waits && !vm->destroying && !vm->going && !vm->dropping &&
+		(!vm->proc || vm_state_is_active(vm->state)))
+		return job_check_free(vm, what, e);
+	return vm->job ? job_check_free(vm, what, e) : vm_check_idle(vm, what, e);
+}
+
+/* ---- start ---- */
+
+static int in_use(const struct vm *vm, unsigned i, const struct vm *by, struct err *e)
+{
+	const char *path = vm->def->disks[i].layers[0].path;
+
+	/* The sentence stays in the VM's state, for all who see that. */
+	if (!permissions_seen_together(&vm->daemon->permissions, vm->def->name, by->def->name))
+		return err_set(e, -EBUSY, ERR_BUSY, "disks[%u].path: %s is in use by another VM", i,
+			path);
+	return err_set(e, -EBUSY, ERR_BUSY,
+		"disks[%u].path: %s is in use by VM '%s'; shut that down first", i, path,
+		by->def->name);
+}
+
+/* Another VM that runs with one of these images? Two writers would destroy it; the image's
+ * lock says so too, but cannot name the other. */
+static int disk_check_free(struct vm *vm, unsigned i, const struct stat *st, struct err *e)
+{
+	struct daemon *d = vm->daemon;
+	bool ours_writes = !vm->def->disks[i].read_only;
+
+	for (size_t v = 0; v < d->nvms; v++) {
+		struct vm *other = d->vms[v];
+
+		if (other == vm || (!vm_state_is_active(other->state) && !other->starting))
+			continue;
+		for (unsigned k = 0; k < vm_live(other)->ndisks; k++) {
+			const struct definition_disk *disk = &vm_live(other)->disks[k];
+			struct stat their;
+
+			/* Another user's path may lead anywhere: it is not the daemon's to follow.
+			 * The image's lock refuses that one. */
+			if (vm_live(other)->rights || (disk->read_only && !ours_writes) ||
+				!disk->nlayers || stat(disk->layers[0].path, &their) < 0 ||
+				their.st_ino != st->st_ino || their.st_dev != st->st_dev)
+				continue;
+			return in_use(vm, i, other, e);
+		}
+	}
+	return 0;
+}
+
+static int disks_check_free(struct vm *vm, const struct config *c, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < c->vm.ndisks && !r; i++) {
+		struct stat st;
+
+		if (fstat(c->fds[c->vm.disks[i].fd[0]], &st) == 0)
+			r = disk_check_free(vm, i, &st, e);
+	}
+	return r;
+}
+
+/* ---- the managed save ---- */
+
+/* A start that goes on when the managed save has its other name on stable storage. */
+struct start_hold {
+	struct store_work work;
+	struct vm *vm;
+	struct config config;
+};
+
+static void start_held(struct store_work *work);
+
+/* From here on it counts as used, whatever dies: the guest that goes on from it changes its
+ * disks, and they would not fit it a second time. Returns 1: c (taken) waits for that. */
+static int managed_hold(struct vm *vm, const struct config *c, struct err *e)
+{
+	struct start_hold *h = calloc(1, sizeof(*h));
+	int r;
+
+	if (!h)
+		abort();
+	*h = (struct start_hold){ { .done = start_held, .loop = vm->daemon->loop }, vm, *c };
+	r = store_rename_file_behind(vm->daemon->store, &h->work, vm->def->name, SAVE_MANAGED, SAVE_MANAGED_USED, e);
+	if (r < 0) {
+		free(h);
+		return r;
+	}
+	vm->held_managed = vm->start_waits = true;
+	vm->hold = h;
+	return 1;
+}
+
+/* Is there one to go on from (then *ret_fd is it), or to drop? */
+static int managed_look(struct vm *vm, bool *ret_hold, int *ret_fd, struct err *e)
+{
+	struct store *s = vm->daemon->store;
+
+	*ret_hold = false;
+	if (vm->state != VM_SAVED || vm->how.state_fd >= 0)
+		return 0;
+	if (!store_has_file(s, vm->def->name, SAVE_MANAGED))
+		return vm->how.force_boot ? 0 :
+			err_set(e, -ENOENT, ERR_NOT_FOUND,
+				"its managed save is gone; boot it with: cairn start --force-boot %s",
+				vm->def->name);
+	*ret_hold = true;
+	if (vm->how.force_boot)
+		return 0;
+	*ret_fd = store_open_file(s, vm->def->name, SAVE_MANAGED, O_RDWR, e);
+	if (*ret_fd < 0)
+		return *ret_fd;
+	vm->how.paused = vm->how.paused || vm->saved_paused;
+	return 0;
+}
+
+/* Once the VM runs, its state is written into the same folder: that keeps both, too. */
+static void managed_release(struct vm *vm, bool used)
+{
+	struct store *s = vm->daemon->store;
+	struct err e;
+	int r;
+
+	if (!vm->held_managed)
+		return;
+	vm->held_managed = false;
+	r = used ? store_drop_file(s, vm->def->name, SAVE_MANAGED_USED, &e) :
+		   store_rename_file_soon(s, vm->def->name, SAVE_MANAGED_USED, SAVE_MANAGED, &e);
+	if (r < 0)
+		log_error("start", "VM '%s': its managed save: %s", vm->def->name, e.msg);
+}
+
+static void start_next(struct daemon *d);
+
+static void start_answer(struct vm *vm, int r, const struct err *e)
+{
+	struct vm_start_how how = vm->how;
+	struct daemon *d = vm->daemon;
+
+	memset(&vm->how, 0, sizeof(vm->how));
+	vm->how.state_fd = -1;
+	if (how.state_fd >= 0)
+		close(how.state_fd);
+	if (how.done)
+		how.done(how.opaque, r, e);
+	start_next(d);
+}
+
+/* ---- the run ----
+ * state.json is written behind; the file "end" has the number of the run from before its
+ * process is there. A daemon that finds a higher number there than in the state knows that the
+ * state missed a start. */
+
+static int run_note(struct vm *vm, int end_fd, struct err *e)
+{
+	const uint64_t note[] = { vm->run + 1, VM_MSG_VERSION };
+	int r = pwrite_full(end_fd, note, sizeof(note), VM_PROCESS_END_RUN);
+
+	_Static_assert(VM_PROCESS_END_VERSION == VM_PROCESS_END_RUN + sizeof(note[0]), "one behind the other");
+	if (r < 0)
+		return err_set_errno(e, r, "cannot note the start of VM '%s'", vm->def->name);
+	vm->run = note[0];
+	return 0;
+}
+
+/* It came to nothing: nothing was missed, even if the state is not written. */
+static void run_forget(struct vm *vm)
+{
+	CLEANUP_CLOSE int fd = -1;
+	struct err e;
+
+	fd = store_open_file(vm->daemon->store, vm->def->name, "end", O_RDWR | O_CREAT | O_TRUNC, &e);
+	if (fd < 0)
+		log_warn("start", "VM '%s': %s", vm->def->name, e.msg);
+}
+
+/* Did it start without the state saying so? */
+static bool run_missed(struct vm *vm, int end_fd)
+{
+	uint64_t run;
+
+	if (end_fd < 0 || pread_full(end_fd, &run, sizeof(run), VM_PROCESS_END_RUN) < 0 ||
+		run <= vm->run)
+		return false;
+	vm->run = run;
+	return true;
+}
+
+static void start_failed(struct vm *vm, const struct err *e)
+{
+	log_error("start", "VM '%s': %s", vm->def->name, e->msg);
+	managed_release(vm, false);
+	run_forget(vm);
+	/* One that sleeps does so still, and is woken the next time. */
+	snprintf(vm->detail, sizeof(vm->detail), "%s%.350s", idle_sleeps(vm) ? "it could not be woken: " : "", e->msg);
+	if (!idle_sleeps(vm))
+		snprintf(vm->reason, sizeof(vm->reason), "failed");
+	vm_save(vm);
+	vm->idle.by[0] = 0;
+	if (!vm->proc)
+		forwards_processes_end(vm);
+	forwards_follow(vm);
+	start_answer(vm, -EREMOTEIO, e);
+}
+
+static void start_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct vm *vm = opaque;
+	const char *reason = vm->idle.by[0] ? IDLE_WOKEN : vm->restoring ? "restored" : "booted";
+	struct err stopped;
+
+	(void)a;
+	vm->starting = false;
+	if (r < 0) {
+		if (vm->destroying) {
+			err_set(&stopped, -ECANCELED, ERR_CANCELLED, "it was destroyed while starting");
+			e = &stopped;
+		}
+		/* A refused configuration ends the process; one that is silent is ended. */
+		if (r == -EREMOTEIO)
+			vm_process_kill_after(vm->proc, QUIT_TIMEOUT_NS);
+		else
+			vm_process_kill(vm->proc);
+		start_failed(vm, e);
+		return;
+	}
+	vm->id = ++vm->daemon->next_id;
+	vm->saved_paused = false;
+	managed_release(vm, true);
+	if (vm->how.paused)
+		vm_move(vm, VM_ASK_START_PAUSED, vm->restoring ? reason : "user", NULL, 0);
+	else
+		vm_move(vm, VM_ASK_START, reason, vm->idle.by, 0);
+	vm->idle.by[0] = 0;
+	stop_vm_started(vm);
+	start_answer(vm, 0, NULL);
+}
+
+/* What the VM touches first after a restore or a revert; a clone's memory comes from nowhere. */
+static void touched_add(struct vm *vm, struct config *c)
+{
+	struct err e = { 0 };
+	int fd = vm->how.forked ? -1 : store_open_file(vm->daemon->store, vm->def->name, "touched", O_RDWR | O_CREAT, &e);
+
+	if (fd >= 0)
+		c->vm.touched_fd = (uint16_t)config_add_fd(c, fd);
+	else if (!vm->how.forked)
+		log_info("vm", "VM '%s' starts without its list of memory that is touched first: %s", vm->def->name, e.msg);
+}
+
+static int check_stop(const struct vm *vm, struct err *e)
+{
+	return vm->daemon->stop ? err_set(e, -EBUSY, ERR_BUSY, "the VMs are being stopped (cairn daemon-stop)") : 0;
+}
+
+static int process_start(struct vm *vm, struct config *c, struct err *e)
+{
+	struct daemon *d = vm->daemon;
+	CLEANUP_CLOSE int log_fd = -1;
+	CLEANUP_CLOSE int end_fd = -1;
+	struct vm_process_paths p = { .program = d->paths->vm_program, .run_dir = d->run_dir_fd,
+		.name = vm->def->name };
+	int r = check_stop(vm, e); /* that began while this waited */
+
+	if (r < 0)
+		return r;
+	log_fd = store_open_file(d->store, vm->def->name, "log", O_WRONLY | O_APPEND | O_CREAT, e);
+	if (log_fd < 0)
+		return log_fd;
+	end_fd = store_open_file(d->store, vm->def->name, "end", O_RDWR | O_CREAT | O_TRUNC, e);
+	if (end_fd < 0)
+		return end_fd;
+	r = run_note(vm, end_fd, e);
+	if (r < 0)
+		return r;
+	p.log_fd = log_fd;
+	p.end_fd = end_fd;
+	c->vm.log_fd = (uint16_t)config_add_fd(c, fcntl(log_fd, F_DUPFD_CLOEXEC, 3));
+	c->vm.end_fd = (uint16_t)config_add_fd(c, fcntl(end_fd, F_DUPFD_CLOEXEC, 3));
+	touched_add(vm, c);
+	c->vm.log_level = (uint8_t)d->log_level;
+	c->vm.start_paused = vm->how.paused;
+	c->vm.eager = vm->how.eager;
+	c->vm.forked = vm->how.forked;
+	c->vm.hint_hostname = vm->how.hint_hostname;
+	return vm_process_start(d->loop, &p, c, &vm_life_ops, vm, start_done, vm, &vm->proc, e);
+}
+
+/* The state to go on from becomes one of the configuration's files. */
+static int state_add(struct vm *vm, struct config *c, bool *ret_hold, struct err *e)
+{
+	int fd = steal_fd(&vm->how.state_fd);
+	int r = 0;
+
+	*ret_hold = false;
+	if (fd < 0)
+		r = managed_look(vm, ret_hold, &fd, e);
+	vm->restoring = !r && fd >= 0;
+	if (fd < 0 || r < 0)
+		return r;
+	c->vm.restore_fd = (uint16_t)config_add_fd(c, fd);
+	if (c->vm.restore_fd == VM_NO_FD)
+		return err_set(e, -EMFILE, ERR_INVALID, "the VM has too many files");
+	return 0;
+}
+
+/* c: taken. Returns 1: it waits for its managed save, and goes on by itself. */
+static int start_with(struct vm *vm, struct config *c, struct err *e)
+{
+	bool hold = false;
+	int r = disks_check_free(vm, c, e);
+
+	if (!r)
+		r = taps_add(c, vm->def, vm->daemon->paths->bridges_for_all, e);
+	if (!r)
+		r = forwards_start(vm, c, e);
+	if (!r)
+		r = state_add(vm, c, &hold, e);
+	if (!r && hold)
+		r = managed_hold(vm, c, e);
+	if (!r)
+		r = process_start(vm, c, e);
+	if (r <= 0)
+		config_done(c);
+	return r;
+}
+
+static void start_held(struct store_work *work)
+{
+	struct start_hold *h = container_of(work, struct start_hold, work);
+	struct vm *vm = h->vm;
+	struct err e = work->e;
+	int r = work->r;
+
+	vm->hold = NULL;
+	if (vm->images) { /* began meanwhile; vm_start_goes_on() follows */
+		managed_release(vm, false);
+	} else {
+		vm->start_waits = false;
+		if (!r)
+			r = process_start(vm, &h->config, &e);
+		if (r < 0)
+			start_failed(vm, &e);
+		else
+			vm->starting = true;
+	}
+	config_done(&h->config);
+	free(h);
+}
+
+static void start_opened(void *opaque, int r, struct config *c, const struct err *e)
+{
+	struct vm *vm = opaque;
+	struct err own;
+
+	vm->opener = NULL;
+	if (vm->images) { /* began meanwhile; vm_start_goes_on() follows */
+		if (!r)
+			config_done(c);
+		return;
+	}
+	vm->start_waits = r == -EADDRINUSE && forwards_start_waits(vm);
+	if (vm->start_waits)
+		return;
+	if (!r) {
+		r = start_with(vm, c, &own);
+		e = &own;
+	}
+	if (r < 0)
+		start_failed(vm, e);
+	else
+		vm->starting = !r;
+}
+
+/* Too many at once take longer than one after the other. */
+static bool start_has_to_wait(struct vm *vm)
+{
+	const struct daemon *d = vm->daemon;
+	struct vm **end = &vm->daemon->starts_wait;
+	unsigned under_way = 0;
+
+	for (size_t i = 0; i < d->nvms; i++)
+		under_way += d->vms[i]->starting || d->vms[i]->opener || d->vms[i]->hold;
+	/* Clones have a bound of their own, and are forgotten without being asked. */
+	if (under_way < d->paths->limits.starting || vm->how.forked)
+		return false;
+	while (*end)
+		end = &(*end)->start_next;
+	*end = vm;
+	vm->start_next = NULL;
+	vm->start_waits = vm->start_queued = true;
+	return true;
+}
+
+static void start_now(struct vm *vm)
+{
+	struct opener *o = NULL;
+
+	if (start_has_to_wait(vm))
+		return;
+	opener_open(vm->daemon->loop, vm->def, forwards_are_held(vm) ? OPENER_ALL : OPENER_START, start_opened, vm, &o);
+	if (!o)
+		return; /* and vm may be no more, or waits for its managed save */
+	vm->opener = o;
+	vm->start_waits = true;
+}
+
+/* One of those that wait may go on. */
+static void start_next(struct daemon *d)
+{
+	struct vm *vm = d->starts_wait;
+
+	if (!vm)
+		return;
+	d->starts_wait = vm->start_next;
+	vm->start_waits = vm->start_queued = false;
+	start_now(vm);
+}
+
+/* Is there room for one more? */
+static int check_room(const struct vm *vm, struct err *e)
+{
+	const struct daemon *d = vm->daemon;
+	const struct daemon_limits *l = &d->paths->limits;
+	uint64_t bytes = vm->def->ram_bytes;
+	unsigned n = 0;
+
+	for (size_t i = 0; i < d->nvms; i++) {
+		const struct vm *v = d->vms[i];
+
+		if (v == vm || (!vm_state_is_active(v->state) && !v->starting && !v->start_waits))
+			continue;
+		bytes += vm_live(v)->ram_bytes;
+		n++;
+	}
+	if (l->running && n >= l->running)
+		return err_set(e, -EBUSY, ERR_BUSY, "%u VMs run, and cairnd has --max-running %u; shut one down "
+			"first", n, l->running);
+	if (l->memory_bytes && bytes > l->memory_bytes)
+		return err_set(e, -EBUSY, ERR_BUSY, "with its %llu MiB the VMs that run would have %llu MiB, and "
+			"cairnd has --max-memory %lluM; shut one down first",
+			(unsigned long long)vm->def->ram_bytes >> 20, (unsigned long long)bytes >> 20,
+			(unsigned long long)l->memory_bytes >> 20);
+	return 0;
+}
+
+void vm_start(struct vm *vm, const struct vm_start_how *how)
+{
+	bool kept = save_is_being_kept(vm);
+	bool waits = (vm->images || kept) && (!vm->job || kept) && !vm->start_waits && !vm->half && !vm->going &&
+		!vm->renaming && !vm->dropping;
+	struct err e;
+	int r = how->by_job || waits ? 0 : vm_check_idle(vm, "start", &e);
+
+	if (!r)
+		r = image_check_writable(vm, "start", &e);
+	if (!r)
+		r = forwards_check_free(vm, &e);
+	if (!r)
+		r = check_stop(vm, &e);
+	if (!r)
+		r = check_room(vm, &e);
+	if (r < 0) {
+		if (how->state_fd >= 0)
+			close(how->state_fd);
+		if (how->done)
+			how->done(how->opaque, r, &e);
+		return;
+	}
+	vm->how = *how;
+	vm->off_asked = false;
+	if (!how->again)
+		restart_forget(vm);
+	vm->start_waits = vm->images || kept;
+	if (!vm->start_waits)
+		start_now(vm);
+}
+
+void vm_start_goes_on(struct vm *vm)
+{
+	if (!vm->start_waits || vm->start_queued || vm->opener || vm->hold)
+		return;
+	vm->start_waits = false;
+	start_now(vm);
+}
+
+/* ---- stop by force ---- */
+
+static void quit_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct vm *vm = opaque;
+
+	(void)a;
+	(void)e;
+	if (r < 0 && r != -ESRCH && vm->proc)
+		vm_process_kill(vm->proc);
+}
+
+void vm_destroy(struct vm *vm, struct call *call)
+{
+	if (call) {
+		call->next = vm->gone_calls;
+		vm->gone_calls = call;
+	}
+	if (vm->destroying)
+		return;
+	if (!vm->proc && restart_is_pending(vm)) { /* that is what is stopped */
+		restart_call_off(vm);
+		vm_answer_gone(vm, NULL);
+		return;
+	}
+	vm->destroying = true;
+	if (vm->starting) {
+		vm_process_kill(vm->proc);
+		return;
+	}
+	vm_process_request(vm->proc, VM_MSG_QUIT, NULL, 0, -1, QUIT_TIMEOUT_NS, quit_done, vm);
+	vm_process_kill_after(vm->proc, QUIT_TIMEOUT_NS);
+}
+
+/* ---- taking back ---- */
+
+static void taken_back(struct vm *vm, const struct vm_info *info)
+{
+	const char *reason = vm_reason_name(info->reason);
+
+	if (info->phase == VM_PHASE_PAUSED)
+		reason = idle_paused_reason(vm, reason);
+	save_taken_back(vm, info->phase == VM_PHASE_PAUSED && info->reason == VM_REASON_SAVING);
+	/* What we knew is kept where it says more than "running". */
+	if (info->phase == VM_PHASE_RUNNING && vm->state != VM_RUNNING &&
+		vm->state != VM_IN_SHUTDOWN)
+		vm_move(vm, VM_SAW_TAKEN_BACK_RUNNING, reason, NULL, 0);
+	else if (info->phase == VM_PHASE_PAUSED && vm->state != VM_PAUSED)
+		vm_move(vm, VM_SAW_TAKEN_BACK_PAUSED, reason, info->detail, info->value);
+	else if (info->phase == VM_PHASE_CRASHED && vm->state != VM_PRESERVED) {
+		vm_move(vm, VM_SAW_TAKEN_BACK_RUNNING, NULL, NULL, 0);
+		vm_move(vm, VM_SAW_PRESERVED, reason, info->detail, info->value);
+	}
+	if (vm->id < 0)
+		vm->id = ++vm->daemon->next_id;
+	vm->agent = vm->agent_told = info->agent <= VM_AGENT_ANSWERS ? info->agent : VM_AGENT_NONE;
+	dump_by_policy(vm);
+	log_info("state", "VM '%s' taken back: pid %d, %s", vm->def->name,
+		(int)vm_process_pid(vm->proc), vm_state_name(vm->state));
+}
+
+/* Before its end is told: the state has to say that it ran. */
+static void start_made_known(struct vm *vm)
+{
+	if (vm->run_missed && !vm_state_is_active(vm->state))
+		vm_move(vm, VM_SAW_TAKEN_BACK_RUNNING, "unknown", NULL, 0);
+}
+
+static void adopt_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct vm *vm = opaque;
+
+	vm->daemon->adopting--;
+	if (r == 0 && a->info && a->info->phase == VM_PHASE_NONE) {
+		log_info("state", "VM '%s': a daemon ended before it told its process what to run",
+			vm->def->name);
+		save_not_used(vm);
+		vm_process_kill(vm->proc);
+		return;
+	}
+	if (r == 0 && a->info) {
+		struct vm_info copy = *a->info;
+
+		copy.detail[sizeof(copy.detail) - 1] = 0;
+		text_clean(copy.detail);
+		taken_back(vm, &copy);
+		return;
+	}
+	if (r == -ESRCH) { /* it was ending; life_gone() follows */
+		start_made_known(vm);
+		return;
+	}
+	log_warn("state", "VM '%s' runs and does not answer: %s", vm->def->name, e ? e->msg : "");
+	if (!vm_state_is_active(vm->state))
+		vm_move(vm, VM_SAW_TAKEN_BACK_RUNNING, "unknown", NULL, 0);
+}
+
+/* Its process is gone, and nobody watched: the end it left in its file, if it did. */
+static void ended_unseen(struct vm *vm, int end_fd)
+{
+	struct vm_process_end end = { 0 };
+
+	end.said = end_fd >= 0 && vm_process_read_end(end_fd, &end.event);
+	vm_ended(vm, &end);
+	if (!end.said)
+		snprintf(vm->detail, sizeof(vm->detail), "%s", autostart_is_new_boot(vm->daemon) ?
+			"the host went down while it ran" : "its process ended while no daemon ran");
+	vm_save(vm);
+	vm->ended_unseen = true;
+}
+
+void vm_take_back(struct vm *vm)
+{
+	struct daemon *d = vm->daemon;
+	CLEANUP_CLOSE int end_fd = -1;
+	struct vm_process_paths p = { .run_dir = d->run_dir_fd, .name = vm->def->name,
+		.log_fd = -1 };
+	struct err e;
+	int r;
+
+	images_end_old(vm);
+	end_fd = store_open_file(d->store, vm->def->name, "end", O_RDONLY, &e);
+	p.end_fd = end_fd;
+	vm->run_missed = run_missed(vm, end_fd);
+	r = vm_process_adopt(d->loop, &p, &vm_life_ops, vm, adopt_done, vm, &vm->proc, &e);
+	if (r == 0) {
+		d->adopting++;
+		return;
+	}
+	if (r != -ENOENT)
+		log_warn("state", "VM '%s': %s", vm->def->name, e.msg);
+	start_made_known(vm);
+	if (vm_state_is_active(vm->state))
+		ended_unseen(vm, end_fd);
+	if (r == -ENOENT)
+		forwards_ended(vm);
+	save_found_off(vm);
+}

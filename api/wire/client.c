@@ -1,0 +1,336 @@
+#include "api/wire/client.h"
+#include "api/wire/json.h"
+#include "api/wire/wire.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <time.h>
+
+#define READ_BYTES 16384
+/* Longer than any command takes: a start has 30 s. */
+#define ANSWER_TIMEOUT_NS (60 * 1000000000ULL)
+
+struct client {
+	int sock;
+	struct wire wire;
+	char buf[READ_BYTES];
+	size_t len, at;
+	struct json_object *version;
+	struct json_object *events; /* array: came while something else was awaited */
+	uint64_t next_id;
+	int fd; /* came along with the present answer */
+};
+
+/* Not the loop's: programs that link this have none. */
+static uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
+}
+
+/* ---- the socket ---- */
+
+static int connect_failed(const char *path, int error, struct err *e)
+{
+	if (error == ENOENT || error == ECONNREFUSED)
+		return err_set(e, -error, ERR_HOST,
+			"no daemon listens on %s; start one with: cairnd & (see cairnd --help)", path);
+	if (error == EACCES)
+		return err_set(e, -error, ERR_PERMISSION,
+			"you may not use %s; ask to be put into the group cairn, or start a daemon of "
+			"your own with: cairnd &",
+			path);
+	return err_set_errno(e, -error, "cannot connect to %s", path);
+}
+
+static int socket_connect(const char *path, int *ret_fd, struct err *e)
+{
+	CLEANUP_CLOSE int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	struct sockaddr_un sa = { .sun_family = AF_UNIX };
+
+	if (fd < 0)
+		return err_set_errno(e, -errno, "socket");
+	if (snprintf(sa.sun_path, sizeof(sa.sun_path), "%s", path) >= (int)sizeof(sa.sun_path))
+		return err_set(e, -ENAMETOOLONG, ERR_INVALID,
+			"%.200s: a socket's path has at most 107 bytes", path);
+	if (connect(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0)
+		return connect_failed(path, errno, e);
+	*ret_fd = steal_fd(&fd);
+	return 0;
+}
+
+static int lost(struct err *e)
+{
+	return err_set(e, -EPIPE, ERR_GENERIC, "the daemon hung up; is it still running?");
+}
+
+/* Waits for bytes and takes at most one fd with them. */
+static int client_read(struct client *c, uint64_t deadline_ns, struct err *e)
+{
+	union {
+		struct cmsghdr align;
+		char buf[CMSG_SPACE(sizeof(int))];
+	} control;
+	struct iovec iov = { c->buf, sizeof(c->buf) };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control,
+		.msg_controllen = sizeof(control) };
+	struct pollfd p = { .fd = c->sock, .events = POLLIN };
+	uint64_t now = now_ns();
+	struct timespec left = { 0, 0 }, *limit = deadline_ns == UINT64_MAX ? NULL : &left;
+	struct cmsghdr *h;
+	ssize_t n;
+
+	if (deadline_ns > now) {
+		left.tv_sec = (time_t)((deadline_ns - now) / 1000000000ULL);
+		left.tv_nsec = (long)((deadline_ns - now) % 1000000000ULL);
+	}
+	n = ppoll(&p, 1, limit, NULL);
+	if (n < 0)
+		return errno == EINTR ? 0 : err_set_errno(e, -errno, "poll");
+	if (!n)
+		return -ETIMEDOUT;
+	n = recvmsg(c->sock, &m, MSG_CMSG_CLOEXEC);
+	if (n < 0 && errno == EINTR)
+		return 0;
+	if (n <= 0)
+		return lost(e);
+	h = CMSG_FIRSTHDR(&m);
+	if (h && h->cmsg_level == SOL_SOCKET && h->cmsg_type == SCM_RIGHTS) {
+		if (c->fd >= 0)
+			close(c->fd);
+		memcpy(&c->fd, CMSG_DATA(h), sizeof(int));
+	}
+	c->len = (size_t)n;
+	c->at = 0;
+	return 0;
+}
+
+static int client_next(struct client *c, uint64_t deadline_ns, struct json_object **ret_o,
+	struct err *e)
+{
+	for (;;) {
+		enum wire_result w = WIRE_MORE;
+		size_t used;
+		int r;
+
+		if (c->at < c->len) {
+			w = wire_feed(&c->wire, c->buf + c->at, c->len - c->at, &used, ret_o, e);
+			c->at += used;
+		}
+		if (w == WIRE_TEXT)
+			return 0;
+		if (w != WIRE_MORE)
+			return err_set(e, -EPROTO, ERR_GENERIC, "what answers there is no Cairn daemon");
+		r = c->at < c->len ? 0 : client_read(c, deadline_ns, e);
+		if (r < 0)
+			return r;
+	}
+}
+
+/* The fd goes with the first byte. */
+static ssize_t bytes_send(int sock, const char *p, size_t len, int fd)
+{
+	union {
+		struct cmsghdr align;
+		char buf[CMSG_SPACE(sizeof(int))];
+	} control;
+	struct iovec iov = { (char *)p, len };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1 };
+
+	if (fd >= 0) {
+		memset(&control, 0, sizeof(control));
+		control.align.cmsg_level = SOL_SOCKET;
+		control.align.cmsg_type = SCM_RIGHTS;
+		control.align.cmsg_len = CMSG_LEN(sizeof(int));
+		memcpy(CMSG_DATA(&control.align), &fd, sizeof(int));
+		m.msg_control = &control;
+		m.msg_controllen = sizeof(control.buf);
+	}
+	return sendmsg(sock, &m, MSG_NOSIGNAL);
+}
+
+static int client_send(struct client *c, struct json_object *o, int fd, struct err *e)
+{
+	CLEANUP_FREE char *line = NULL;
+	size_t len, at = 0;
+
+	line = js_line(o, &len);
+	while (line && at < len) {
+		ssize_t n = bytes_send(c->sock, line + at, len - at, at ? -1 : fd);
+
+		if (n < 0 && errno != EINTR)
+			return lost(e);
+		at += n > 0 ? (size_t)n : 0;
+	}
+	return line ? 0 : err_set_errno(e, -ENOMEM, "client");
+}
+
+/* ---- commands ---- */
+
+enum err_class client_error_class(const char *name)
+{
+	for (unsigned i = 0; name && i < ERR_CLASS_COUNT; i++)
+		if (!strcmp(err_class_name(i), name))
+			return i;
+	return ERR_GENERIC;
+}
+
+static int answer_take(struct json_object *o, struct json_object **ret_v, struct err *e)
+{
+	struct json_object *error = js_get(o, "error");
+	const char *desc = js_get_str(error, "desc");
+
+	if (error)
+		return err_set(e, -EREMOTEIO, client_error_class(js_get_str(error, "class")), "%s",
+			desc ? desc : "the daemon gave no reason");
+	if (ret_v)
+		*ret_v = json_object_get(js_get(o, "return"));
+	return 0;
+}
+
+static int command_send(struct client *c, const char *command, struct json_object *args, int fd,
+	uint64_t *ret_id, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+
+	js_put_str(o, "execute", command);
+	if (args)
+		js_put(o, "arguments", args);
+	*ret_id = ++c->next_id;
+	js_put_uint(o, "id", *ret_id);
+	return client_send(c, o, fd, e);
+}
+
+static int answer_await(struct client *c, uint64_t id, struct json_object **ret_v, struct err *e)
+{
+	uint64_t deadline = now_ns() + ANSWER_TIMEOUT_NS;
+
+	for (;;) {
+		CLEANUP_JS struct json_object *o = NULL;
+		int r = client_next(c, deadline, &o, e);
+
+		if (r == -ETIMEDOUT)
+			return err_set(e, r, ERR_TIMEOUT, "the daemon does not answer");
+		if (r < 0)
+			return r;
+		if (js_get(o, "event"))
+			json_object_array_add(c->events, STEAL_PTR(o));
+		else if (js_get_int(o, "id", -1) == (int64_t)id || !js_get(o, "id"))
+			return answer_take(o, ret_v, e);
+	}
+}
+
+int client_execute_with_fd(struct client *c, const char *command, struct json_object *args, int fd,
+	struct json_object **ret_v, int *ret_fd, struct err *e)
+{
+	uint64_t id;
+	int r = command_send(c, command, args, fd, &id, e);
+
+	if (!r)
+		r = answer_await(c, id, ret_v, e);
+	if (!r && ret_fd)
+		*ret_fd = steal_fd(&c->fd);
+	return r;
+}
+
+int client_execute(struct client *c, const char *command, struct json_object *args,
+	struct json_object **ret_v, int *ret_fd, struct err *e)
+{
+	return client_execute_with_fd(c, command, args, -1, ret_v, ret_fd, e);
+}
+
+int client_fd(const struct client *c)
+{
+	return c->sock;
+}
+
+int client_next_event(struct client *c, uint64_t deadline_ns, struct json_object **ret_ev,
+	struct err *e)
+{
+	if (json_object_array_length(c->events)) {
+		*ret_ev = json_object_get(json_object_array_get_idx(c->events, 0));
+		json_object_array_del_idx(c->events, 0, 1);
+		return 0;
+	}
+	for (;;) {
+		CLEANUP_JS struct json_object *o = NULL;
+		int r = client_next(c, deadline_ns, &o, e);
+
+		if (r < 0)
+			return r;
+		if (!js_get(o, "event"))
+			continue;
+		*ret_ev = STEAL_PTR(o);
+		return 0;
+	}
+}
+
+struct json_object *client_version(struct client *c)
+{
+	return c->version;
+}
+
+/* ---- birth and end ---- */
+
+static int greeting_take(struct client *c, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	int r = client_next(c, now_ns() + ANSWER_TIMEOUT_NS, &o, e);
+
+	if (r == -ETIMEDOUT)
+		return err_set(e, r, ERR_TIMEOUT, "the daemon does not answer");
+	if (r < 0)
+		return r;
+	if (js_get(o, "error"))
+		return answer_take(o, NULL, e);
+	c->version = json_object_get(js_get(js_get(o, "QMP"), "version"));
+	return c->version ? 0 :
+		err_set(e, -EPROTO, ERR_GENERIC, "what answers there is no Cairn daemon");
+}
+
+int client_connect(const char *socket, struct client **ret_c, struct err *e)
+{
+	struct client *c = calloc(1, sizeof(*c));
+	int r;
+
+	if (!c)
+		return err_set_errno(e, -ENOMEM, "client");
+	c->sock = c->fd = -1;
+	wire_init(&c->wire);
+	c->events = json_object_new_array();
+	r = socket_connect(socket, &c->sock, e);
+	if (!r)
+		r = greeting_take(c, e);
+	if (!r)
+		r = client_execute(c, "qmp_capabilities", NULL, NULL, NULL, e);
+	if (r < 0) {
+		client_free(c);
+		return r;
+	}
+	*ret_c = c;
+	return 0;
+}
+
+void client_free(struct client *c)
+{
+	if (!c)
+		return;
+	if (c->sock >= 0)
+		close(c->sock);
+	if (c->fd >= 0)
+		close(c->fd);
+	wire_done(&c->wire);
+	json_object_put(c->version);
+	json_object_put(c->events);
+	free(c);
+}

@@ -1,0 +1,139 @@
+#include "api/wire/close_async.h"
+#include "base/log.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define STACK_BYTES (128 * 1024)
+
+struct batch {
+	int sock; /* -1: none; its fds go first */
+	size_t n;
+	int fds[];
+};
+
+/* Returns what recv() does, and the fds that came. */
+static ssize_t receive(int sock, void *buf, size_t size, int fds[DISCARD_FDS_MAX], size_t *ret_n)
+{
+	union {
+		struct cmsghdr align;
+		char buf[CMSG_SPACE(DISCARD_FDS_MAX * sizeof(int))];
+	} control;
+	struct iovec iov = { buf, size };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control,
+		.msg_controllen = sizeof(control) };
+	ssize_t got = recvmsg(sock, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+
+	*ret_n = 0;
+	for (struct cmsghdr *h = got < 0 ? NULL : CMSG_FIRSTHDR(&m); h; h = CMSG_NXTHDR(&m, h)) {
+		if (h->cmsg_level != SOL_SOCKET || h->cmsg_type != SCM_RIGHTS)
+			continue;
+		*ret_n = (h->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+		memcpy(fds, CMSG_DATA(h), *ret_n * sizeof(int));
+	}
+	return got;
+}
+
+/* Without SO_LINGER most are gone at once, and so is the thread. */
+static void all_close(const int *fds, size_t n)
+{
+	static const struct linger none;
+
+	for (size_t i = 0; i < n; i++) {
+		if (setsockopt(fds[i], SOL_SOCKET, SO_LINGER, &none, sizeof(none)) < 0 && errno != ENOTSOCK)
+			log_debug("socket", "SO_LINGER: %s", strerror(errno));
+		close(fds[i]);
+	}
+}
+
+static void *batch_close(void *opaque)
+{
+	struct batch *b = opaque;
+	int fds[DISCARD_FDS_MAX];
+	char buf[4096];
+	size_t n;
+
+	while (b->sock >= 0 && (receive(b->sock, buf, sizeof(buf), fds, &n) > 0 || n))
+		all_close(fds, n);
+	all_close(b->fds, b->n);
+	if (b->sock >= 0)
+		close(b->sock);
+	free(b);
+	return NULL;
+}
+
+/* Without memory, or a thread, they stay open: that harms less than to wait. */
+static void batch_start(int sock, const int *fds, size_t n)
+{
+	struct batch *b = malloc(sizeof(*b) + n * sizeof(*fds));
+	pthread_attr_t attr;
+	pthread_t thread;
+	int r = ENOMEM;
+
+	if (b && !(r = pthread_attr_init(&attr))) {
+		*b = (struct batch){ .sock = sock, .n = n };
+		if (n)
+			memcpy(b->fds, fds, n * sizeof(*fds));
+		pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+		pthread_attr_setstacksize(&attr, STACK_BYTES);
+		r = pthread_create(&thread, &attr, batch_close, b);
+		pthread_attr_destroy(&attr);
+	}
+	if (!r)
+		return;
+	free(b);
+	log_warn("socket", "what a client has sent stays open: %s", strerror(r));
+}
+
+void discard_fds(const int *fds, size_t n)
+{
+	if (n)
+		batch_start(-1, fds, n);
+}
+
+/* A packet of no bytes looks like an end, and may have fds all the same. */
+static bool may_hold_fds(int sock)
+{
+	int type = 0;
+	socklen_t len = sizeof(type);
+	char byte;
+
+	return recv(sock, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0 ||
+		getsockopt(sock, SOL_SOCKET, SO_TYPE, &type, &len) < 0 || type != SOCK_STREAM;
+}
+
+void discard_socket(int sock)
+{
+	shutdown(sock, SHUT_RDWR); /* what is not in it now never will be */
+	if (may_hold_fds(sock))
+		batch_start(sock, NULL, 0);
+	else
+		close(sock);
+}
+
+void discard_listener(int listening)
+{
+	int fd;
+
+	shutdown(listening, SHUT_RDWR);
+	while ((fd = accept4(listening, NULL, NULL, SOCK_CLOEXEC)) >= 0)
+		discard_socket(fd);
+	close(listening);
+}
+
+ssize_t discard_recv(int sock, void *buf, size_t size, int *ret_fd)
+{
+	int fds[DISCARD_FDS_MAX];
+	size_t n;
+	ssize_t got = receive(sock, buf, size, fds, &n);
+
+	if (n && ret_fd)
+		*ret_fd = fds[--n];
+	discard_fds(fds, n);
+	return got;
+}

@@ -1,0 +1,729 @@
+#include "api/wire/conn.h"
+#include "api/access/denial_log.h"
+#include "api/commands/command.h"
+#include "api/daemon.h"
+#include "api/vm/vm.h"
+#include "api/wire/close_async.h"
+#include "api/wire/json.h"
+#include "api/wire/wire.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#define READ_BYTES 16384
+/* poll() always reports a hang-up; this asks for nothing else. */
+#define EVENTS_NONE POLLPRI
+#define ACCEPTS_PER_ROUND 64
+
+struct chunk {
+	struct chunk *next;
+	char *data;
+	size_t len, sent;
+	int fd; /* travels with the first byte */
+};
+
+/* Where clients come in. */
+struct listener {
+	struct listener *next;
+	struct server *server;
+	struct vm *vm; /* NULL: the daemon's */
+	const char *path;
+	int fd;
+	struct loop_watch *watch;
+	struct loop_timer *retry; /* accept again, after running out of fds */
+};
+
+struct conn {
+	struct conn *prev, *next;
+	struct server *server;
+	struct listener *from; /* NULL: it is closed; what is due is sent, and that is all */
+	enum dialect dialect;
+	int fd;
+	struct loop_watch *watch;
+	struct wire wire;
+	struct chunk *out, **out_last;
+	size_t out_bytes;
+	int fd_in; /* came along, and no command took it yet; -1: none */
+	char *in; /* read, and not looked at while a call is open */
+	size_t in_len, in_at;
+	struct call *call;
+	pid_t pid;
+	uid_t uid;
+	gid_t gid;
+	gid_t *groups;
+	size_t ngroups;
+	enum role role;
+	bool negotiated;
+	bool running; /* conn_run() is on the stack */
+	bool eof;     /* the client sends no more */
+	bool closing; /* once all is sent */
+	bool deaf;    /* it left too much unread */
+	bool dead;
+};
+
+struct server {
+	struct daemon *daemon;
+	struct listener *listeners; /* the daemon's own is the last */
+	struct conn *conns, *dead;
+	struct loop_task reap;
+	bool reaping;
+	unsigned count;
+	gid_t operators;
+};
+
+/* ---- the end of a connection ---- */
+
+static void conn_release(struct conn *c)
+{
+	while (c->out) {
+		struct chunk *k = c->out;
+
+		c->out = k->next;
+		if (k->fd >= 0)
+			close(k->fd);
+		free(k->data);
+		free(k);
+	}
+	wire_done(&c->wire);
+	discard_fds(&c->fd_in, c->fd_in >= 0);
+	free(c->in);
+	free(c->groups);
+	free(c);
+}
+
+static void dead_release(struct conn *list)
+{
+	while (list) {
+		struct conn *c = list;
+
+		list = c->next;
+		conn_release(c);
+	}
+}
+
+static void deaf_tell(const struct conn *c)
+{
+	struct json_object *data = json_object_new_object();
+
+	js_put_uint(data, "unread", c->out_bytes);
+	refusals_tell(c->server->daemon->refusals, EVENT_CLIENT_DROPPED, c->uid, c->pid, data);
+}
+
+static void reap_run(struct loop_task *t)
+{
+	struct server *s = container_of(t, struct server, reap);
+
+	struct conn *list = s->dead;
+
+	s->dead = NULL;
+	s->reaping = false;
+	/* Not when it was dropped: that may have been in the middle of telling all of something. */
+	for (struct conn *c = list; c; c = c->next)
+		if (c->deaf)
+			deaf_tell(c);
+	dead_release(list);
+}
+
+/* Its memory stays until the loop's next round: callers up the stack still look at it. */
+static void conn_drop(struct conn *c)
+{
+	struct server *s = c->server;
+
+	if (c->dead)
+		return;
+	c->dead = true;
+	if (c->call)
+		c->call->conn = NULL;
+	loop_unwatch(c->watch);
+	discard_socket(c->fd);
+	if (c->prev)
+		c->prev->next = c->next;
+	else
+		s->conns = c->next;
+	if (c->next)
+		c->next->prev = c->prev;
+	s->count--;
+	c->next = s->dead;
+	s->dead = c;
+	if (!s->reaping) {
+		s->reaping = true;
+		loop_post(s->daemon->loop, &s->reap);
+	}
+}
+
+/* ---- sending ---- */
+
+static void conn_update(struct conn *c)
+{
+	unsigned events = 0;
+
+	if (c->dead)
+		return;
+	if (!c->out && (c->closing || ((c->eof || !c->from) && !c->call && c->in_at == c->in_len))) {
+		conn_drop(c);
+		return;
+	}
+	if (c->out)
+		events |= POLLOUT;
+	if (!c->eof && c->from && !c->closing && !c->call && c->in_at == c->in_len)
+		events |= POLLIN;
+	loop_watch_events(c->watch, events ? events : EVENTS_NONE);
+}
+
+static ssize_t chunk_send(int sock, const struct chunk *k)
+{
+	union {
+		struct cmsghdr align;
+		char buf[CMSG_SPACE(sizeof(int))];
+	} control;
+	struct iovec iov = { k->data + k->sent, k->len - k->sent };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1 };
+
+	if (k->fd >= 0) {
+		memset(&control, 0, sizeof(control));
+		control.align.cmsg_level = SOL_SOCKET;
+		control.align.cmsg_type = SCM_RIGHTS;
+		control.align.cmsg_len = CMSG_LEN(sizeof(int));
+		memcpy(CMSG_DATA(&control.align), &k->fd, sizeof(int));
+		m.msg_control = &control;
+		m.msg_controllen = sizeof(control.buf);
+	}
+	return sendmsg(sock, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+static void conn_flush(struct conn *c)
+{
+	while (c->out && !c->dead) {
+		struct chunk *k = c->out;
+		ssize_t n = chunk_send(c->fd, k);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && errno == EAGAIN)
+			return;
+		if (n < 0) {
+			conn_drop(c);
+			return;
+		}
+		if (k->fd >= 0)
+			close(k->fd);
+		k->fd = -1;
+		k->sent += (size_t)n;
+		c->out_bytes -= (size_t)n;
+		if (k->sent < k->len)
+			continue;
+		c->out = k->next;
+		if (!c->out)
+			c->out_last = &c->out;
+		free(k->data);
+		free(k);
+	}
+}
+
+void conn_send(struct conn *c, struct json_object *o, int fd)
+{
+	struct chunk *k = calloc(1, sizeof(*k));
+	char *line = NULL;
+	size_t len = 0;
+
+	if (k && !c->dead)
+		line = js_line(o, &len);
+	if (!line || c->out_bytes + len > CONN_OUT_MAX) {
+		if (line) {
+			log_warn("socket", "client (pid %d) does not read; dropped", (int)c->pid);
+			c->deaf = true;
+		}
+		if (fd >= 0)
+			close(fd);
+		free(line);
+		free(k);
+		conn_drop(c);
+		return;
+	}
+	*k = (struct chunk){ .data = line, .len = len, .fd = fd };
+	*c->out_last = k;
+	c->out_last = &k->next;
+	c->out_bytes += len;
+	conn_flush(c);
+	conn_update(c);
+}
+
+void server_broadcast(struct server *s, struct json_object *o, const char *vm)
+{
+	for (struct conn *c = s->conns, *next; c; c = next) {
+		next = c->next;
+		if (c->negotiated && c->from && !c->from->vm &&
+			(c->role >= ROLE_VIEWER || (vm && conn_role_for(c, vm) >= ROLE_VIEWER)))
+			conn_send(c, o, -1);
+	}
+}
+
+void listener_broadcast(struct listener *l, struct json_object *o)
+{
+	for (struct conn *c = l->server->conns, *next; c; c = next) {
+		next = c->next;
+		if (c->negotiated && c->from == l &&
+			conn_role_for(c, l->vm->def->name) >= ROLE_VIEWER)
+			conn_send(c, o, -1);
+	}
+}
+
+void server_tell_admins(struct server *s, struct json_object *o)
+{
+	for (struct conn *c = s->conns, *next; c; c = next) {
+		next = c->next;
+		if (c->negotiated && c->from && !c->from->vm && c->role >= ROLE_ADMIN)
+			conn_send(c, o, -1);
+	}
+}
+
+/* ---- receiving ---- */
+
+static void conn_refuse(struct conn *c, const struct err *e)
+{
+	CLEANUP_JS struct json_object *o = error_to_json("GenericError", e->msg);
+
+	conn_send(c, o, -1);
+}
+
+/* Looks at what was read, up to the first command that is answered later. */
+static void conn_run(struct conn *c)
+{
+	c->running = true;
+	while (!c->call && !c->dead && !c->closing && c->from && c->in_at < c->in_len) {
+		CLEANUP_JS struct json_object *text = NULL;
+		struct err e;
+		size_t used;
+
+		switch (wire_feed(&c->wire, c->in + c->in_at, c->in_len - c->in_at, &used, &text,
+			&e)) {
+		case WIRE_TEXT:
+			command_dispatch(c->server->daemon, c, text);
+			break;
+		case WIRE_FATAL:
+			c->closing = true;
+			conn_refuse(c, &e);
+			break;
+		case WIRE_ERROR:
+			conn_refuse(c, &e);
+			break;
+		case WIRE_MORE:
+			break;
+		}
+		c->in_at += used;
+	}
+	c->running = false;
+	if (c->in_at == c->in_len || !c->from) {
+		free(c->in);
+		c->in = NULL;
+		c->in_at = c->in_len = 0;
+	}
+	conn_update(c);
+}
+
+void conn_set_call(struct conn *c, struct call *call)
+{
+	c->call = call;
+	if (!call && !c->running)
+		conn_run(c);
+}
+
+/* Keeps the last of the fds that came. */
+static ssize_t conn_receive(struct conn *c, char *buf, size_t size)
+{
+	int fd = -1;
+	ssize_t n = discard_recv(c->fd, buf, size, &fd);
+
+	if (fd >= 0) {
+		discard_fds(&c->fd_in, c->fd_in >= 0);
+		c->fd_in = fd;
+	}
+	return n;
+}
+
+int conn_take_fd(struct conn *c)
+{
+	return steal_fd(&c->fd_in);
+}
+
+static void conn_read(struct conn *c)
+{
+	char buf[READ_BYTES];
+	ssize_t n = conn_receive(c, buf, sizeof(buf));
+
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (n < 0) {
+		conn_drop(c);
+		return;
+	}
+	if (!n) {
+		c->eof = true;
+		conn_update(c);
+		return;
+	}
+	c->in = malloc((size_t)n);
+	if (!c->in) {
+		conn_drop(c);
+		return;
+	}
+	memcpy(c->in, buf, (size_t)n);
+	c->in_len = (size_t)n;
+	c->in_at = 0;
+	conn_run(c);
+}
+
+static void conn_ready(void *opaque, unsigned revents)
+{
+	struct conn *c = opaque;
+
+	if (revents & POLLERR) {
+		conn_drop(c);
+		return;
+	}
+	if (revents & POLLOUT)
+		conn_flush(c);
+	if (!c->dead && (revents & (POLLIN | POLLHUP)) && !c->call && c->in_at == c->in_len &&
+		!c->eof && c->from && !c->closing)
+		conn_read(c);
+	else if (!c->dead && (revents & POLLHUP))
+		conn_drop(c); /* both ways closed: nobody waits for the answer */
+	conn_update(c);
+}
+
+/* ---- accepting ---- */
+
+static bool is_master(uid_t uid)
+{
+	return uid == 0 || uid == geteuid();
+}
+
+static void groups_take(struct conn *c)
+{
+	socklen_t len = 0;
+
+	/* Asked without room it says how much it wants. */
+	if (getsockopt(c->fd, SOL_SOCKET, SO_PEERGROUPS, NULL, &len) == 0 || errno != ERANGE || !len)
+		return;
+	c->groups = malloc(len);
+	if (c->groups && getsockopt(c->fd, SOL_SOCKET, SO_PEERGROUPS, c->groups, &len) == 0)
+		c->ngroups = len / sizeof(gid_t);
+}
+
+static bool is_operator(const struct conn *c)
+{
+	gid_t operators = c->server->operators;
+
+	if (operators == (gid_t)-1)
+		return false;
+	if (c->gid == operators)
+		return true;
+	for (size_t i = 0; i < c->ngroups; i++)
+		if (c->groups[i] == operators)
+			return true;
+	return false;
+}
+
+struct peer conn_peer(const struct conn *c)
+{
+	return (struct peer){ c->uid, c->gid, c->groups, c->ngroups };
+}
+
+static enum role role_look_up(const struct conn *c, const char *vm)
+{
+	struct peer who = conn_peer(c);
+	enum role role;
+
+	if (is_master(c->uid))
+		return ROLE_ADMIN;
+	role = permissions_role(&c->server->daemon->permissions, &who, vm);
+	return MAX(role, is_operator(c) ? ROLE_OPERATOR : ROLE_NONE);
+}
+
+/* Nobody shuts the others out: everybody may connect once somebody was let in by name. */
+static bool has_place(const struct conn *c)
+{
+	unsigned same = 0, strangers = 0, others = 0;
+	bool known = conn_known(c);
+
+	if (is_master(c->uid))
+		return true;
+	for (const struct conn *o = c->server->conns; o; o = o->next) {
+		same += o->uid == c->uid;
+		strangers += !known && !conn_known(o);
+		others += !is_master(o->uid);
+	}
+	return same <= CONN_USER_MAX && strangers <= CONN_STRANGERS_MAX && others <= CONN_OTHERS_MAX;
+}
+
+static void place_refuse(struct conn *c)
+{
+	CLEANUP_JS struct json_object *o = error_to_json("Busy", "too many clients of your user; close some connections");
+
+	c->closing = true;
+	conn_send(c, o, -1);
+}
+
+static void greeting_send(struct conn *c)
+{
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+	struct json_object *qmp = json_object_new_object();
+
+	js_put(qmp, "version", daemon_version());
+	js_put(qmp, "capabilities", json_object_new_array());
+	js_put(o, "QMP", qmp);
+	conn_send(c, o, -1);
+}
+
+/* fd: taken. */
+static void conn_new(struct listener *l, int fd)
+{
+	struct server *s = l->server;
+	struct conn *c = calloc(1, sizeof(*c));
+	struct ucred cred = { .pid = 0, .uid = (uid_t)-1, .gid = (gid_t)-1 };
+	socklen_t len = sizeof(cred);
+
+	if (!c || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0 ||
+		loop_watch(s->daemon->loop, fd, POLLIN, conn_ready, c, &c->watch) < 0) {
+		free(c);
+		discard_socket(fd);
+		return;
+	}
+	c->server = s;
+	c->from = l;
+	c->dialect = l->vm ? DIALECT_QEMU : DIALECT_DAEMON;
+	c->fd = fd;
+	c->fd_in = -1;
+	c->out_last = &c->out;
+	c->pid = cred.pid;
+	c->uid = cred.uid;
+	c->gid = cred.gid;
+	groups_take(c);
+	c->role = role_look_up(c, NULL);
+	wire_init(&c->wire);
+	c->next = s->conns;
+	if (c->next)
+		c->next->prev = c;
+	s->conns = c;
+	s->count++;
+	if (has_place(c))
+		greeting_send(c);
+	else
+		place_refuse(c);
+}
+
+static void conn_too_many(int fd)
+{
+	static const char line[] = "{\"error\": {\"class\": \"Busy\", \"desc\": "
+				   "\"too many clients; close some connections\"}}\r\n";
+
+	if (send(fd, line, sizeof(line) - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+		log_debug("socket", "a client too many was already gone");
+	discard_socket(fd);
+}
+
+static void listener_retry(void *opaque)
+{
+	struct listener *l = opaque;
+
+	loop_watch_events(l->watch, POLLIN);
+}
+
+static void listener_ready(void *opaque, unsigned revents)
+{
+	struct listener *l = opaque;
+
+	(void)revents;
+	for (unsigned i = 0; i < ACCEPTS_PER_ROUND; i++) {
+		int fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+		if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM)) {
+			log_warn("socket", "cannot accept: %s; trying again in a second",
+				strerror(errno));
+			loop_watch_events(l->watch, 0);
+			loop_timer_arm(l->retry, loop_now_ns() + 1000000000ULL);
+			return;
+		}
+		if (fd < 0)
+			return;
+		if (l->server->count >= CONN_MAX)
+			conn_too_many(fd);
+		else
+			conn_new(l, fd);
+	}
+}
+
+/* ---- listening ---- */
+
+/* Whoever the table may know can connect; each command is looked at. */
+static void listener_chmod(const struct listener *l)
+{
+	const struct server *s = l->server;
+	mode_t mode = s->daemon->permissions.n ? 0666 : s->operators != (gid_t)-1 ? 0660 : 0600;
+
+	if (chmod(l->path, mode) < 0)
+		log_warn("socket", "%s: %s", l->path, strerror(errno));
+}
+
+static void listener_close(struct listener *l)
+{
+	loop_unwatch(l->watch);
+	loop_timer_free(l->retry);
+	if (l->vm)
+		discard_listener(l->fd);
+	else
+		close(l->fd); /* it may be the service manager's, for the next daemon */
+	free(l);
+}
+
+int listener_new(struct server *s, struct vm *vm, const char *path, int listening,
+	struct listener **ret_l, struct err *e)
+{
+	struct listener *l = calloc(1, sizeof(*l));
+	int r;
+
+	if (!l) {
+		close(listening);
+		return err_set_errno(e, -ENOMEM, "socket");
+	}
+	*l = (struct listener){ .server = s, .vm = vm, .path = path, .fd = listening };
+	r = loop_timer_new(s->daemon->loop, listener_retry, l, &l->retry);
+	if (!r)
+		r = loop_watch(s->daemon->loop, listening, POLLIN, listener_ready, l, &l->watch);
+	if (r < 0) {
+		listener_close(l);
+		return err_set_errno(e, r, "socket");
+	}
+	l->next = s->listeners;
+	s->listeners = l;
+	listener_chmod(l);
+	*ret_l = l;
+	return 0;
+}
+
+void listener_free(struct listener *l)
+{
+	struct listener **at;
+	struct server *s;
+
+	if (!l)
+		return;
+	s = l->server;
+	for (at = &s->listeners; *at != l; at = &(*at)->next)
+		;
+	*at = l->next;
+	for (struct conn *c = s->conns, *next; c; c = next) {
+		next = c->next;
+		if (c->from != l)
+			continue;
+		c->from = NULL;
+		if (!c->running)
+			conn_run(c);
+	}
+	listener_close(l);
+}
+
+int server_new(struct daemon *d, const char *path, int listening, gid_t operators,
+	struct server **ret_s, struct err *e)
+{
+	struct server *s = calloc(1, sizeof(*s));
+	struct listener *l;
+	int r;
+
+	if (!s) {
+		close(listening);
+		return err_set_errno(e, -ENOMEM, "socket");
+	}
+	s->daemon = d;
+	s->operators = operators;
+	s->reap.run = reap_run;
+	r = listener_new(s, NULL, path, listening, &l, e);
+	if (r < 0) {
+		free(s);
+		return r;
+	}
+	*ret_s = s;
+	return 0;
+}
+
+void server_free(struct server *s)
+{
+	if (!s)
+		return;
+	while (s->conns)
+		conn_drop(s->conns);
+	/* The loop runs no more: what it was to reap is reaped here. */
+	dead_release(s->dead);
+	while (s->listeners) {
+		struct listener *l = s->listeners;
+
+		s->listeners = l->next;
+		listener_close(l);
+	}
+	free(s);
+}
+
+struct vm *conn_vm(const struct conn *c)
+{
+	return c->from ? c->from->vm : NULL;
+}
+
+enum dialect conn_dialect(const struct conn *c)
+{
+	return c->dialect;
+}
+
+enum role conn_role(const struct conn *c)
+{
+	return c->role;
+}
+
+enum role conn_role_for(const struct conn *c, const char *vm)
+{
+	return c->role == ROLE_ADMIN || !vm ? c->role : role_look_up(c, vm);
+}
+
+bool conn_known(const struct conn *c)
+{
+	struct peer who = conn_peer(c);
+
+	return c->role > ROLE_NONE || permissions_know(&c->server->daemon->permissions, &who);
+}
+
+/* Everybody may connect once somebody was let in by name: the table says who is heard. */
+void server_permissions_changed(struct server *s)
+{
+	for (struct conn *c = s->conns; c; c = c->next)
+		c->role = role_look_up(c, NULL);
+	for (const struct listener *l = s->listeners; l; l = l->next)
+		listener_chmod(l);
+}
+
+uid_t conn_uid(const struct conn *c)
+{
+	return c->uid;
+}
+
+pid_t conn_pid(const struct conn *c)
+{
+	return c->pid;
+}
+
+bool conn_negotiated(const struct conn *c)
+{
+	return c->negotiated;
+}
+
+void conn_set_negotiated(struct conn *c)
+{
+	c->negotiated = true;
+}

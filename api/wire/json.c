@@ -1,0 +1,212 @@
+#include "api/wire/json.h"
+#include "api/wire/utf8.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/file.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void position_of(const char *text, size_t at, unsigned *line, unsigned *column)
+{
+	*line = 1;
+	*column = 1;
+	for (size_t i = 0; i < at; i++) {
+		++*column;
+		if (text[i] == '\n') {
+			++*line;
+			*column = 1;
+		}
+	}
+}
+
+static int parse_failed(const char *text, size_t at, const char *name, const char *why,
+	struct err *e)
+{
+	unsigned line, column;
+
+	position_of(text, at, &line, &column);
+	return err_set(e, -EINVAL, ERR_INVALID, "%s: not JSON: %s at line %u, column %u", name, why,
+		line, column);
+}
+
+static void tokener_free_p(struct json_tokener **t)
+{
+	if (*t)
+		json_tokener_free(*t);
+}
+
+int js_parse(const char *text, size_t len, const char *name, struct json_object **ret_o,
+	struct err *e)
+{
+	struct json_tokener *t CLEANUP(tokener_free_p) = json_tokener_new_ex(JS_DEPTH_MAX);
+	CLEANUP_JS struct json_object *o = NULL;
+	enum json_tokener_error why;
+	size_t end;
+
+	if (!t)
+		return err_set_errno(e, -ENOMEM, "%s", name);
+	if (len >= INT_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s: too large", name);
+	json_tokener_set_flags(t, JSON_TOKENER_VALIDATE_UTF8 | JSON_TOKENER_ALLOW_TRAILING_CHARS |
+					  JSON_TOKENER_STRICT);
+	/* With the NUL: a number or a word ends only at what follows it. */
+	o = json_tokener_parse_ex(t, text, (int)len + 1);
+	why = json_tokener_get_error(t);
+	end = json_tokener_get_parse_end(t);
+	if (why == json_tokener_continue || why == json_tokener_error_parse_eof)
+		return parse_failed(text, len, name, "it ends too early", e);
+	if (why != json_tokener_success)
+		return parse_failed(text, end, name, json_tokener_error_desc(why), e);
+	for (; end < len; end++)
+		if (!strchr(" \t\r\n", text[end]) || !text[end])
+			return parse_failed(text, end, name, "more text after its end", e);
+	*ret_o = STEAL_PTR(o);
+	return 0;
+}
+
+int js_read(const char *path, size_t max, struct json_object **ret_o, struct err *e)
+{
+	CLEANUP_FREE char *text = NULL;
+	size_t len;
+	int r = file_read(path, max, &text, &len, e);
+
+	return r < 0 ? r : js_parse(text, len, path, ret_o, e);
+}
+
+void js_put(struct json_object *o, const char *key, struct json_object *v)
+{
+	json_object_object_add(o, key, v);
+}
+
+void js_put_str(struct json_object *o, const char *key, const char *v)
+{
+	json_object_object_add(o, key, json_object_new_string(v));
+}
+
+void js_put_int(struct json_object *o, const char *key, int64_t v)
+{
+	json_object_object_add(o, key, json_object_new_int64(v));
+}
+
+void js_put_uint(struct json_object *o, const char *key, uint64_t v)
+{
+	json_object_object_add(o, key, json_object_new_uint64(v));
+}
+
+void js_put_bool(struct json_object *o, const char *key, bool v)
+{
+	json_object_object_add(o, key, json_object_new_boolean(v));
+}
+
+struct json_object *js_get(struct json_object *o, const char *key)
+{
+	struct json_object *v = NULL;
+
+	if (!json_object_is_type(o, json_type_object) || !json_object_object_get_ex(o, key, &v))
+		return NULL;
+	return v;
+}
+
+struct json_object *js_get_array(struct json_object *o, const char *key)
+{
+	struct json_object *v = js_get(o, key);
+
+	return json_object_is_type(v, json_type_array) ? v : NULL;
+}
+
+const char *js_plain_string(struct json_object *o)
+{
+	const char *s;
+
+	if (!json_object_is_type(o, json_type_string))
+		return NULL;
+	s = json_object_get_string(o);
+	return strlen(s) == (size_t)json_object_get_string_len(o) ? s : NULL;
+}
+
+const char *js_get_str(struct json_object *o, const char *key)
+{
+	return js_plain_string(js_get(o, key));
+}
+
+int64_t js_get_int(struct json_object *o, const char *key, int64_t fallback)
+{
+	struct json_object *v = js_get(o, key);
+
+	return json_object_is_type(v, json_type_int) ? json_object_get_int64(v) : fallback;
+}
+
+bool js_get_bool(struct json_object *o, const char *key, bool fallback)
+{
+	struct json_object *v = js_get(o, key);
+
+	return json_object_is_type(v, json_type_boolean) ? json_object_get_boolean(v) : fallback;
+}
+
+const char *js_type_words(struct json_object *o)
+{
+	switch (json_object_get_type(o)) {
+	case json_type_boolean:
+		return "true or false";
+	case json_type_double:
+		return "a number with a fraction";
+	case json_type_int:
+		return "a number";
+	case json_type_object:
+		return "an object";
+	case json_type_array:
+		return "an array";
+	case json_type_string:
+		return "a string";
+	default:
+		return "null";
+	}
+}
+
+static char *put_escape(char *p, uint32_t c)
+{
+	if (c < 0x10000)
+		return p + sprintf(p, "\\u%04x", c);
+	c -= 0x10000;
+	return p + sprintf(p, "\\u%04x\\u%04x", 0xd800 + (c >> 10), 0xdc00 + (c & 0x3ff));
+}
+
+char *js_line(struct json_object *o, size_t *ret_len)
+{
+	size_t len, wide = 0;
+	const unsigned char *s = (const unsigned char *)json_object_to_json_string_length(o,
+		JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &len);
+	char *line, *p;
+
+	for (size_t i = 0; s && i < len; i++)
+		wide += s[i] >= 0x7f;
+	/* A byte beyond ASCII becomes at most six characters. */
+	line = s ? malloc(len + 5 * wide + 3) : NULL;
+	if (!line)
+		return NULL;
+	p = line;
+	for (size_t i = 0, n; i < len; i += n) {
+		n = 1;
+		if (s[i] < 0x7f)
+			*p++ = (char)s[i];
+		else if (s[i] == 0x7f)
+			p = put_escape(p, 0x7f);
+		else
+			p = put_escape(p, text_next(s + i, len - i, &n));
+	}
+	memcpy(p, "\r\n", 3);
+	*ret_len = (size_t)(p - line) + 2;
+	return line;
+}
+
+size_t js_line_bytes(struct json_object *o)
+{
+	size_t len = 0;
+
+	free(js_line(o, &len));
+	return len;
+}

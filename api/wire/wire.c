@@ -1,0 +1,170 @@
+#include "api/wire/wire.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define WIRE_KEEP_BYTES 4096 /* an idle connection holds no more than this */
+
+void wire_init(struct wire *w)
+{
+	memset(w, 0, sizeof(*w));
+}
+
+void wire_done(struct wire *w)
+{
+	free(w->buf);
+	memset(w, 0, sizeof(*w));
+}
+
+void wire_reset(struct wire *w)
+{
+	if (w->cap > WIRE_KEEP_BYTES) {
+		free(w->buf);
+		w->buf = NULL;
+		w->cap = 0;
+	}
+	w->len = w->skipped = 0;
+	w->depth = 0;
+	w->quote = 0;
+	w->escaped = w->discarding = w->garbage = false;
+}
+
+static int wire_keep(struct wire *w, char c)
+{
+	if (w->discarding)
+		return 0;
+	if (w->len == w->cap) {
+		size_t cap = w->cap ? 2 * w->cap : 512;
+		char *buf = realloc(w->buf, cap);
+
+		if (!buf)
+			return -ENOMEM;
+		w->buf = buf;
+		w->cap = cap;
+	}
+	w->buf[w->len++] = c;
+	return 0;
+}
+
+/* One byte inside a text: strings hide braces. True when it closes the text. */
+static bool text_byte(struct wire *w, char c)
+{
+	if (w->quote) {
+		if (w->escaped)
+			w->escaped = false;
+		else if (c == '\\')
+			w->escaped = true;
+		else if (c == w->quote)
+			w->quote = 0;
+		return false;
+	}
+	if (c == '"' || c == '\'')
+		w->quote = c;
+	else if (c == '{' || c == '[')
+		w->depth++;
+	else if (c == '}' || c == ']')
+		w->depth--;
+	return !w->depth;
+}
+
+static enum wire_result text_finish(struct wire *w, struct json_object **ret_o, struct err *e)
+{
+	struct json_tokener *t = json_tokener_new_ex(JS_DEPTH_MAX);
+	struct json_object *o = NULL;
+	enum json_tokener_error why = json_tokener_error_size;
+
+	if (t) {
+		/* Not strict: QMP's clients may quote with ', as QEMU lets them. */
+		json_tokener_set_flags(t, JSON_TOKENER_VALIDATE_UTF8);
+		o = json_tokener_parse_ex(t, w->buf, (int)w->len);
+		why = json_tokener_get_error(t);
+		if (why == json_tokener_success && json_tokener_get_parse_end(t) != w->len)
+			why = json_tokener_error_parse_unexpected;
+		json_tokener_free(t);
+	}
+	wire_reset(w);
+	if (why == json_tokener_success) {
+		*ret_o = o;
+		return WIRE_TEXT;
+	}
+	json_object_put(o);
+	err_set(e, -EINVAL, ERR_GENERIC, "JSON parse error, %s", json_tokener_error_desc(why));
+	return WIRE_ERROR;
+}
+
+static enum wire_result fatal(struct err *e, const char *what)
+{
+	err_set(e, -EMSGSIZE, ERR_GENERIC, "JSON parse error, %s of more than %d bytes", what,
+		WIRE_TEXT_MAX);
+	return WIRE_FATAL;
+}
+
+static enum wire_result inside_text(struct wire *w, char c, struct json_object **ret_o,
+	struct err *e)
+{
+	bool closed;
+
+	if (wire_keep(w, c) < 0)
+		return fatal(e, "no memory for a text");
+	closed = text_byte(w, c);
+	if (w->discarding && ++w->skipped > WIRE_TEXT_MAX)
+		return fatal(e, "refused text");
+	if (w->discarding && closed)
+		wire_reset(w);
+	else if (closed)
+		return text_finish(w, ret_o, e);
+	if (w->len > WIRE_TEXT_MAX)
+		return fatal(e, "text");
+	if (w->depth <= JS_DEPTH_MAX || w->discarding)
+		return WIRE_MORE;
+	w->discarding = true;
+	err_set(e, -EINVAL, ERR_GENERIC, "JSON parse error, nested deeper than %d", JS_DEPTH_MAX);
+	return WIRE_ERROR;
+}
+
+static enum wire_result between_texts(struct wire *w, char c, struct json_object **ret_o,
+	struct err *e)
+{
+	if (c == '{' || c == '[') {
+		w->garbage = false;
+		w->skipped = 0;
+		return inside_text(w, c, ret_o, e);
+	}
+	if (strchr(" \t\r\n", c) && c) {
+		if (c == '\n')
+			w->garbage = false;
+		return WIRE_MORE;
+	}
+	if (++w->skipped > WIRE_TEXT_MAX)
+		return fatal(e, "garbage");
+	if (w->garbage)
+		return WIRE_MORE;
+	w->garbage = true;
+	err_set(e, -EINVAL, ERR_GENERIC, "JSON parse error, a command is an object in braces");
+	return WIRE_ERROR;
+}
+
+enum wire_result wire_feed(struct wire *w, const char *data, size_t len, size_t *ret_used,
+	struct json_object **ret_o, struct err *e)
+{
+	for (size_t i = 0; i < len; i++) {
+		enum wire_result r;
+
+		if ((unsigned char)data[i] == 0xff) {
+			wire_reset(w);
+			continue;
+		}
+		r = w->depth ? inside_text(w, data[i], ret_o, e) :
+			       between_texts(w, data[i], ret_o, e);
+		if (r != WIRE_MORE) {
+			*ret_used = i + 1;
+			return r;
+		}
+	}
+	*ret_used = len;
+	return WIRE_MORE;
+}

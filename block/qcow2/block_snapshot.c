@@ -1,0 +1,333 @@
+/* The choke point of snapshots: what is asked for is checked here, then handed to qcow2. */
+#include "block/block_snapshot.h"
+#include "base/err.h"
+#include "base/util.h"
+#include "block/qcow2/snapshot_impl.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- answers ---- */
+
+struct fail_op {
+	struct loop_op nop;
+	struct block_snapshot_op *op;
+	struct block *b;
+	struct err err;
+	int res;
+};
+
+static void fail_run(struct loop_op *nop, int res)
+{
+	struct fail_op f = *container_of(nop, struct fail_op, nop);
+
+	(void)res;
+	free(container_of(nop, struct fail_op, nop));
+	f.op->done(f.op, f.res, &f.err);
+}
+
+static void op_fail(struct block *b, struct block_snapshot_op *op, int res, const struct err *e)
+{
+	struct fail_op *f = calloc(1, sizeof(*f));
+
+	if (!f) {
+		op->done(op, -ENOMEM, e); /* nothing is left to wait with */
+		return;
+	}
+	f->op = op;
+	f->b = b;
+	f->res = res;
+	if (e && *e->msg)
+		f->err = *e;
+	else
+		err_set_errno(&f->err, res, "disk %s: snapshot", b->name);
+	f->nop.done = fail_run;
+	loop_nop(b->loop, &f->nop);
+}
+
+void snap_op_fail(struct qcow2 *q, struct block_snapshot_op *op, int res, const struct err *e)
+{
+	op_fail(&q->base, op, res, e);
+}
+
+void snap_op_finish(struct snap_op *o, int res)
+{
+	if (res < 0 && !*o->err.msg)
+		err_set_errno(&o->err, res, "disk %s: snapshot", o->task.q->base.name);
+	o->op->done(o->op, res, &o->err);
+}
+
+/* ---- checks ---- */
+
+static int format_check(const struct block *b, struct err *e)
+{
+	if (b->info.format == BLOCK_FORMAT_QCOW2)
+		return 0;
+	return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "disk %s is %s; internal snapshots need qcow2", b->name,
+		block_format_name(b->info.format));
+}
+
+static int one_content_check(const struct block *b, struct err *e)
+{
+	if (!b->info.data_file)
+		return 0;
+	return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "disk %s keeps its data in an external data file, which "
+		"has room for one content only; for snapshots convert it with `cairn-img convert -O qcow2` "
+		"into an image without one", b->name);
+}
+
+static int change_check(struct block *b, struct err *e)
+{
+	int r = format_check(b, e);
+
+	if (!r)
+		r = one_content_check(b, e);
+	if (r < 0)
+		return r;
+	if (b->info.read_only)
+		return err_set(e, -EROFS, ERR_INVALID, "disk %s is read-only", b->name);
+	if (qcow2_of(b)->corrupt)
+		return err_set(e, -EIO, ERR_CORRUPT, "disk %s: its image is corrupt", b->name);
+	if (qcow2_of(b)->snap_busy)
+		return err_set(e, -EBUSY, ERR_BUSY, "disk %s: another snapshot operation is at work", b->name);
+	return 0;
+}
+
+static int id_check(const char *id, struct err *e)
+{
+	if (!*id || strlen(id) > BLOCK_SNAPSHOT_ID_MAX)
+		return err_set(e, -ENOENT, ERR_NOT_FOUND, "a snapshot's id has 1 to %d characters",
+			BLOCK_SNAPSHOT_ID_MAX);
+	return 0;
+}
+
+static int info_check(const struct block *b, const struct block_snapshot_info *info, struct err *e)
+{
+	size_t n = strnlen(info->name, sizeof(info->name));
+
+	if (!n || n > BLOCK_SNAPSHOT_NAME_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "disk %s: a snapshot's name has 1 to %d bytes", b->name,
+			BLOCK_SNAPSHOT_NAME_MAX);
+	if (info->extra_bytes > BLOCK_SNAPSHOT_EXTRA_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "disk %s: a snapshot has room for %d bytes of extra data, "
+			"not for %zu", b->name, BLOCK_SNAPSHOT_EXTRA_MAX, info->extra_bytes);
+	return 0;
+}
+
+static int vm_req_check(const struct block_vmstate_req *r, bool data)
+{
+	if (!r->len || (r->offset & 4095) || (r->len & 4095) || r->offset >= 1ULL << 62 ||
+		r->len >= 1ULL << 62)
+		return -EINVAL;
+	if (data && (r->len > BLOCK_REQ_BYTES_MAX || !r->iov || iov_bytes(r->iov, r->niov) != r->len))
+		return -EINVAL;
+	return 0;
+}
+
+/* ---- taking one ---- */
+
+int block_snapshot_begin(struct block *b, struct block_snapshot **ret_s, struct err *e)
+{
+	int r = format_check(b, e);
+
+	if (!r)
+		r = one_content_check(b, e);
+	if (!r && b->in_flight)
+		r = err_set(e, -EBUSY, ERR_BUSY, "disk %s: %u requests are in flight", b->name, b->in_flight);
+	return r < 0 ? r : qcow2_snap_begin(qcow2_of(b), ret_s, e);
+}
+
+static void vm_start(struct block_snapshot *s, struct block_vmstate_req *r, bool write)
+{
+	struct qcow2 *q = qcow2_snap_q(s);
+	int res = vm_req_check(r, true);
+
+	if (!res)
+		res = vmstate_start(q, qcow2_snap_vm_map(s), r, write, NULL);
+	if (res < 0)
+		vmstate_fail(q, r, res);
+}
+
+void block_snapshot_vmstate_write(struct block_snapshot *s, struct block_vmstate_req *r)
+{
+	vm_start(s, r, true);
+}
+
+void block_snapshot_vmstate_read(struct block_snapshot *s, struct block_vmstate_req *r)
+{
+	vm_start(s, r, false);
+}
+
+void block_snapshot_vmstate_share(struct block_snapshot *s, const char *id,
+	struct block_vmstate_req *r)
+{
+	int res = vm_req_check(r, false);
+
+	if (!res)
+		res = id_check(id, NULL);
+	if (res < 0)
+		vmstate_fail(qcow2_snap_q(s), r, res);
+	else
+		qcow2_vmstate_share(s, id, r);
+}
+
+void block_snapshot_commit(struct block_snapshot *s, const struct block_snapshot_info *info,
+	struct block_snapshot_op *op)
+{
+	struct err e = { 0 };
+	int r = info_check(&qcow2_snap_q(s)->base, info, &e);
+
+	if (r < 0)
+		qcow2_snap_refuse(s, op, r, &e);
+	else
+		qcow2_snap_commit(s, info, op);
+}
+
+void block_snapshot_abort(struct block_snapshot *s, struct block_snapshot_op *op)
+{
+	qcow2_snap_abort(s, op);
+}
+
+/* ---- those that exist ---- */
+
+int block_snapshot_list(struct block *b, struct block_snapshot_info **ret_list, size_t *ret_n,
+	struct err *e)
+{
+	struct block_snapshot_info *list;
+	struct qcow2 *q;
+	int r = format_check(b, e);
+
+	if (r < 0)
+		return r;
+	q = qcow2_of(b);
+	r = snaps_load(q, e);
+	if (r < 0)
+		return r;
+	list = calloc(q->nsnaps + 1, sizeof(*list));
+	if (!list)
+		return err_set_errno(e, -ENOMEM, "disk %s", b->name);
+	for (size_t i = 0; i < q->nsnaps; i++)
+		snap_entry_info(&q->snaps[i], &list[i]);
+	*ret_list = list;
+	*ret_n = q->nsnaps;
+	return 0;
+}
+
+static void apply(struct block *b, const char *id, const struct block_snapshot_info *info,
+	struct block_snapshot_op *op)
+{
+	struct err e = { 0 };
+	int r = change_check(b, &e);
+
+	if (!r)
+		r = id_check(id, &e);
+	if (!r && info)
+		r = info_check(b, info, &e);
+	if (!r && b->in_flight)
+		r = err_set(&e, -EBUSY, ERR_BUSY, "disk %s: %u requests are in flight", b->name, b->in_flight);
+	if (r < 0) {
+		op_fail(b, op, r, &e);
+		return;
+	}
+	qcow2_of(b)->snap_busy = true;
+	qcow2_of(b)->snap_changes++;
+	qcow2_snap_apply(qcow2_of(b), id, info, op);
+}
+
+void block_snapshot_apply(struct block *b, const char *id, struct block_snapshot_op *op)
+{
+	apply(b, id, NULL, op);
+}
+
+void block_snapshot_apply_with(struct block *b, const struct block_snapshot_info *info,
+	struct block_snapshot_op *op)
+{
+	apply(b, info->id, info, op);
+}
+
+void block_snapshot_delete(struct block *b, const char *id, struct block_snapshot_op *op)
+{
+	struct err e = { 0 };
+	int r = change_check(b, &e);
+
+	if (!r)
+		r = id_check(id, &e);
+	if (r < 0) {
+		op_fail(b, op, r, &e);
+		return;
+	}
+	qcow2_of(b)->snap_busy = true;
+	qcow2_of(b)->snap_changes++;
+	qcow2_snap_delete(qcow2_of(b), id, op);
+}
+
+void block_snapshot_update(struct block *b, const struct block_snapshot_info *info,
+	struct block_snapshot_op *op)
+{
+	struct err e = { 0 };
+	int r = change_check(b, &e);
+
+	if (!r)
+		r = id_check(info->id, &e);
+	if (!r)
+		r = info_check(b, info, &e);
+	if (r < 0) {
+		op_fail(b, op, r, &e);
+		return;
+	}
+	qcow2_of(b)->snap_busy = true;
+	qcow2_snap_update(qcow2_of(b), info, op);
+}
+
+void block_snapshot_own(struct block *b, const char *id, uint64_t *ret_bytes,
+	struct block_snapshot_op *op)
+{
+	struct err e = { 0 };
+	int r = format_check(b, &e);
+
+	if (!r)
+		r = id_check(id, &e);
+	if (!r && b->info.read_only)
+		r = err_set(&e, -EROFS, ERR_INVALID, "disk %s is read-only: its refcounts were not read", b->name);
+	if (!r && qcow2_of(b)->snap_busy)
+		r = err_set(&e, -EBUSY, ERR_BUSY, "disk %s: another snapshot operation is at work", b->name);
+	if (r < 0)
+		op_fail(b, op, r, &e);
+	else
+		qcow2_snap_own(qcow2_of(b), id, ret_bytes, op);
+}
+
+void block_vmstate_read(struct block *b, const char *id, struct block_vmstate_req *r)
+{
+	struct qcow2 *q = qcow2_of(b);
+	int res = format_check(b, NULL);
+
+	if (!res)
+		res = id_check(id, NULL);
+	if (!res)
+		res = vm_req_check(r, true);
+	if (res == -ENOTSUP) {
+		r->done(r, res);
+		return;
+	}
+	if (res < 0)
+		vmstate_fail(q, r, res);
+	else
+		qcow2_vmstate_read(q, id, r);
+}
+
+void block_vmstate_map(struct block *b, const char *id, struct block_vmstate_map *ret,
+	struct block_snapshot_op *op)
+{
+	struct err e = { 0 };
+	int r = format_check(b, &e);
+
+	if (!r)
+		r = id_check(id, &e);
+	if (r < 0)
+		op_fail(b, op, r, &e);
+	else
+		qcow2_vmstate_map(qcow2_of(b), id, ret, op);
+}

@@ -1,0 +1,583 @@
+/* Check: count every reference in the image and compare with its refcounts. */
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/util.h"
+#include "block/qcow2/check_impl.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* 12 bytes of address space a cluster; memory where there is something to count. */
+#define CHECK_CLUSTERS_MAX (1ULL << 28)
+#define CHECK_LINES_MAX 64u
+#define CHECK_PROGRESS_TABLES 64u
+#define CHECK_BITMAP_DIRECTORY_MAX (64 * MIB)
+
+static void report(struct checker *k, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void report(struct checker *k, const char *fmt, ...)
+{
+	char line[256];
+	va_list ap;
+
+	if (!k->c->report || k->lines > CHECK_LINES_MAX)
+		return;
+	va_start(ap, fmt);
+	vsnprintf(line, sizeof(line), fmt, ap);
+	va_end(ap);
+	if (k->lines++ == CHECK_LINES_MAX)
+		snprintf(line, sizeof(line), "(more faults are counted but not listed)");
+	k->c->report(k->c->opaque, line);
+}
+
+#define BAD(k, ...) ((k)->c->corruptions++, report(k, "ERROR " __VA_ARGS__))
+
+/* Bytes [off, off + len) of the file are used that many times more. False: they are not there. */
+static bool use_times(struct checker *k, uint64_t off, uint64_t len, uint32_t times, const char *what)
+{
+	if (!len)
+		return true;
+	if (!range_inside(off, len, k->n << k->cluster_bits)) {
+		BAD(k, "%s at 0x%llx lies past the end of the file", what, (unsigned long long)off);
+		return false;
+	}
+	for (uint64_t c = off >> k->cluster_bits; c <= (off + len - 1) >> k->cluster_bits; c++)
+		k->used[c] += MIN(times, UINT32_MAX - k->used[c]);
+	return true;
+}
+
+static bool use(struct checker *k, uint64_t off, uint64_t len, const char *what)
+{
+	return use_times(k, off, len, 1, what);
+}
+
+int checker_load(struct checker *k, uint64_t *t, uint64_t off, uint64_t n)
+{
+	int r = qcow2_pread(k->fd, t, ROUND_UP(n * 8, 4096), off);
+
+	if (r < 0) {
+		k->c->errors++;
+		report(k, "ERROR cannot read a table at 0x%llx: %s", (unsigned long long)off,
+			strerror(-r));
+		return r;
+	}
+	for (uint64_t i = 0; i < n; i++)
+		t[i] = be64toh(t[i]);
+	return 0;
+}
+
+int checker_store(struct checker *k, const uint64_t *t, uint64_t off, uint64_t n)
+{
+	CLEANUP_FREE uint64_t *be = malloc(n * 8);
+
+	if (!be)
+		return -ENOMEM;
+	for (uint64_t i = 0; i < n; i++)
+		be[i] = htobe64(t[i]);
+	return pwrite_full(k->fd, be, n * 8, (off_t)off);
+}
+
+/* A table of its own; NULL when it cannot be read. */
+static uint64_t *load_table(struct checker *k, uint64_t off, uint64_t n)
+{
+	uint64_t *t = io_buffer_new(ROUND_UP(MAX(n, 1u) * 8, 4096));
+
+	if (!t)
+		k->c->errors++;
+	else if (checker_load(k, t, off, n) == 0)
+		return t;
+	free(t);
+	return NULL;
+}
+
+static void store_table(struct checker *k, const uint64_t *t, uint64_t off, uint64_t n)
+{
+	if (k->changed && checker_store(k, t, off, n) < 0)
+		k->c->errors++;
+	k->changed = false;
+}
+
+static bool aligned(const struct checker *k, uint64_t off)
+{
+	return !(off & (k->cluster_bytes - 1));
+}
+
+/* ---- refcounts as the image has them ---- */
+
+uint64_t checker_ref(uint32_t order, const uint8_t *p, uint64_t i)
+{
+	uint32_t bits = 1u << order;
+
+	if (order < 3)
+		return p[i * bits / 8] >> (i * bits % 8) & ((1u << bits) - 1);
+	p += i << (order - 3);
+	return order == 3 ? *p : order == 4 ? load_be16(p) : order == 5 ? load_be32(p) : load_be64(p);
+}
+
+void checker_ref_set(uint32_t order, uint8_t *p, uint64_t i, uint64_t v)
+{
+	uint32_t bits = 1u << order, shift = (uint32_t)(i * bits % 8);
+
+	if (order < 3) {
+		p += i * bits / 8;
+		*p = (uint8_t)((*p & ~(((1u << bits) - 1) << shift)) | v << shift);
+		return;
+	}
+	for (uint32_t n = bits / 8; n--; v >>= 8)
+		p[(i << (order - 3)) + n] = (uint8_t)v;
+}
+
+static void load_block(struct checker *k, uint64_t block, uint64_t off)
+{
+	uint64_t per_block = (uint64_t)k->cluster_bytes * 8 >> k->h->refcount_order;
+	CLEANUP_FREE uint8_t *buf = io_buffer_new(k->cluster_bytes);
+	int r = buf ? qcow2_pread(k->fd, buf, ROUND_UP(k->cluster_bytes, 512u), off) : -ENOMEM;
+
+	if (r < 0) {
+		k->c->errors++;
+		return;
+	}
+	for (uint64_t i = 0; i < per_block; i++) {
+		uint64_t c = block * per_block + i, v = checker_ref(k->h->refcount_order, buf, i);
+
+		if (c < k->n)
+			k->refs[c] = (uint32_t)MIN(v, UINT32_MAX);
+		else if (v)
+			k->c->leaks++; /* behind the end of the file */
+	}
+}
+
+static void counts_mark(struct checker *k, uint64_t off, uint64_t len)
+{
+	for (uint64_t c = off >> k->cluster_bits; c <= (off + len - 1) >> k->cluster_bits; c++)
+		bitmap_set(&k->counts, c);
+}
+
+void checker_refcounts(struct checker *k)
+{
+	uint64_t n = (uint64_t)k->h->reftable_clusters * k->cluster_bytes / 8;
+	CLEANUP_FREE uint64_t *t = load_table(k, k->h->reftable_offset, n);
+
+	if (use(k, k->h->reftable_offset, n * 8, "the refcount table"))
+		counts_mark(k, k->h->reftable_offset, n * 8);
+	for (uint64_t i = 0; t && i < n; i++) {
+		uint64_t off = t[i];
+
+		if (!off)
+			continue;
+		if ((off & QCOW2_REFTABLE_RESERVED) || !aligned(k, off) || off >= QCOW2_OFFSET_END) {
+			BAD(k, "refcount block %llu is misaligned (0x%llx)", (unsigned long long)i,
+				(unsigned long long)off);
+			continue;
+		}
+		if (!use(k, off, k->cluster_bytes, "a refcount block"))
+			continue;
+		counts_mark(k, off, k->cluster_bytes);
+		load_block(k, i, off);
+	}
+}
+
+/* ---- maps ---- */
+
+static void check_copied(struct checker *k, uint64_t off, bool copied, const char *what)
+{
+	uint64_t c = off >> k->cluster_bits;
+
+	if (c >= k->n || k->fix || (k->refs[c] == 1) == copied)
+		return;
+	/* A crash while a snapshot came or went. Set without reason: dangerous if the cluster is
+	 * used more than once, which is not known yet. Missing: costs a copy, no more. */
+	if (copied) {
+		bitmap_set(&k->suspects, c);
+		return;
+	}
+	k->c->leaks++;
+	report(k, "COPIED of the %s at 0x%llx is missing", what, (unsigned long long)off);
+}
+
+static bool compressed_ok(struct checker *k, uint64_t e, const struct checker_l2 *l2)
+{
+	uint32_t x = 62 - (k->cluster_bits - 8);
+	uint64_t off = e & ((1ULL << x) - 1), n = ((e & ~(QCOW2_COPIED | QCOW2_COMPRESSED)) >> x) + 1;
+	uint64_t end = k->n << k->cluster_bits;
+
+	if (k->external) {
+		BAD(k, "a compressed cluster (0x%llx), which a data file cannot have",
+			(unsigned long long)off);
+		return false;
+	}
+	if (e & QCOW2_COPIED) {
+		BAD(k, "a compressed cluster (0x%llx) is marked COPIED", (unsigned long long)off);
+		if (k->fix)
+			return false;
+	}
+	if (l2->active) {
+		k->c->compressed_clusters++;
+		k->c->allocated_clusters++;
+		k->c->fragmented_clusters++;
+	}
+	if (off < k->cluster_bytes) {
+		BAD(k, "a compressed cluster (0x%llx) lies in the header", (unsigned long long)off);
+		return false;
+	}
+	return use_times(k, off, MAX(MIN(n * 512 - (off & 511), end - MIN(off, end)), 1u),
+		k->l2_refs[l2->off >> k->cluster_bits], "a compressed cluster");
+}
+
+static void data_count(struct checker *k, uint64_t off)
+{
+	k->c->allocated_clusters++;
+	if (k->next_data && off != k->next_data)
+		k->c->fragmented_clusters++;
+	k->next_data = off + k->cluster_bytes;
+}
+
+/* In a data file each cluster lies at its guest offset and is nobody else's. */
+static bool external_ok(struct checker *k, uint64_t e, uint64_t guest)
+{
+	uint64_t off = e & QCOW2_OFFSET_MASK;
+
+	if (off != guest) {
+		BAD(k, "the cluster of offset 0x%llx lies at 0x%llx of the data file, not at its own place",
+			(unsigned long long)guest, (unsigned long long)off);
+		return false;
+	}
+	if (!(e & QCOW2_COPIED) && !k->fix) {
+		k->c->leaks++;
+		report(k, "COPIED of the data cluster at 0x%llx is missing", (unsigned long long)off);
+	}
+	data_count(k, off);
+	return true;
+}
+
+static bool plain_ok(struct checker *k, uint64_t e, uint64_t bitmap, uint64_t guest,
+	const struct checker_l2 *l2)
+{
+	bool ext = k->h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2;
+	uint64_t off = e & QCOW2_OFFSET_MASK, allocated = bitmap & 0xffffffff;
+	bool has_host = off || (k->external && (e & QCOW2_COPIED));
+
+	if ((e & QCOW2_L2_RESERVED) || !aligned(k, off) ||
+		((e & QCOW2_ZERO) && (ext || k->h->version < 3)) || (allocated & bitmap >> 32) ||
+		(allocated && !has_host)) {
+		BAD(k, "an L2 entry is against the format (0x%016llx)", (unsigned long long)e);
+		return false;
+	}
+	if (!has_host)
+		return true;
+	if (k->external)
+		return external_ok(k, e, guest);
+	if (!use_times(k, off, k->cluster_bytes, k->l2_refs[l2->off >> k->cluster_bits],
+		    "a data cluster"))
+		return false;
+	if (l2->active) {
+		check_copied(k, off, e & QCOW2_COPIED, "data cluster");
+		data_count(k, off);
+	}
+	return true;
+}
+
+/* What is lost reads as zeros, not as what a backing file has there. A raw data file has it. */
+static void entry_clear(struct checker *k, uint64_t *e, uint64_t *bitmap, uint64_t guest)
+{
+	bool ext = k->h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2;
+
+	*e = 0;
+	if (k->raw) {
+		*e = guest | QCOW2_COPIED;
+		if (bitmap)
+			*bitmap = 0xffffffff;
+	} else if (bitmap)
+		*bitmap = k->h->has_backing ? 0xffffffff00000000ULL : 0;
+	else if (!ext && k->h->has_backing && k->h->version >= 3)
+		*e = QCOW2_ZERO;
+	k->changed = true;
+}
+
+/* A stray flag is no reason to lose what the entry points to. */
+static void entry_mend(struct checker *k, uint64_t *e, uint64_t *bitmap)
+{
+	bool ext = k->h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2;
+	uint64_t v = *e, b = bitmap ? *bitmap : 0;
+
+	if (v & QCOW2_COMPRESSED)
+		v &= ~QCOW2_COPIED;
+	else
+		v &= ~(QCOW2_L2_RESERVED | (ext || k->h->version < 3 ? QCOW2_ZERO : 0));
+	if (b) /* both allocated and zero: zero */
+		b &= ~(b >> 32) &
+		     ~(v & QCOW2_OFFSET_MASK || (k->external && (v & QCOW2_COPIED)) ? 0 : 0xffffffffULL);
+	k->changed |= v != *e || (bitmap && b != *bitmap);
+	*e = v;
+	if (bitmap)
+		*bitmap = b;
+}
+
+static void check_l2(struct checker *k, const struct checker_l2 *l2)
+{
+	uint32_t step = k->h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2 ? 2 : 1;
+	uint64_t n = k->cluster_bytes / 8, *t = k->table, c = l2->off >> k->cluster_bits;
+	/* What is something else, too, is not written to. */
+	bool fix = k->fix && k->used[c] == k->l2_refs[c];
+
+	k->next_data = 0;
+	if (checker_load(k, t, l2->off, n) < 0)
+		return;
+	for (uint64_t i = 0; i < n; i += step) {
+		uint64_t *second = step == 2 ? &t[i + 1] : NULL, bitmap;
+		uint64_t guest = l2->guest + (i / step << k->cluster_bits);
+		bool ok;
+
+		if (fix)
+			entry_mend(k, &t[i], second);
+		bitmap = second ? *second : 0;
+		if (!t[i] && !bitmap)
+			continue;
+		ok = t[i] & QCOW2_COMPRESSED ? compressed_ok(k, t[i], l2)
+					     : plain_ok(k, t[i], bitmap, guest, l2);
+		if (!ok && fix)
+			entry_clear(k, &t[i], second, guest);
+	}
+	store_table(k, t, l2->off, n);
+}
+
+/* Snapshots share tables, a hostile image names one a million times: each is walked once, when
+ * it is known how often it is used. */
+static bool l2_note(struct checker *k, uint64_t off, uint64_t guest, bool active)
+{
+	uint32_t *refs = &k->l2_refs[off >> k->cluster_bits];
+
+	if (*refs) {
+		*refs += *refs != UINT32_MAX;
+		return true;
+	}
+	if (k->nl2 == k->l2_room) {
+		size_t room = k->l2_room ? 2 * k->l2_room : 64;
+		struct checker_l2 *l2 = reallocarray(k->l2, room, sizeof(*l2));
+
+		if (!l2)
+			return false;
+		k->l2 = l2;
+		k->l2_room = room;
+	}
+	k->l2[k->nl2++] = (struct checker_l2){ .off = off, .guest = guest, .active = active };
+	*refs = 1;
+	return true;
+}
+
+static bool l1_entry_ok(struct checker *k, uint64_t e, uint32_t i, bool active)
+{
+	uint64_t l2 = e & QCOW2_OFFSET_MASK;
+	bool ext = k->h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2;
+
+	if ((e & QCOW2_L1_RESERVED) || !aligned(k, l2)) {
+		BAD(k, "L1 entry %u is against the format (0x%016llx)", i, (unsigned long long)e);
+		return false;
+	}
+	if (!use(k, l2, k->cluster_bytes, "an L2 table"))
+		return false;
+	if (active)
+		check_copied(k, l2, e & QCOW2_COPIED, "L2 table");
+	if (!l2_note(k, l2, (uint64_t)i << (2 * k->cluster_bits - (ext ? 4 : 3)), active))
+		k->c->errors++;
+	return true;
+}
+
+static void check_l1(struct checker *k, uint64_t off, uint32_t n, bool active)
+{
+	CLEANUP_FREE uint64_t *t = NULL;
+	bool changed = false;
+
+	if (!n)
+		return;
+	if (!off || !aligned(k, off) || n > QCOW2_L1_BYTES_MAX / 8) {
+		BAD(k, "an L1 table is misplaced (0x%llx, %u entries)", (unsigned long long)off, n);
+		return;
+	}
+	if (!use(k, off, n * 8ULL, "an L1 table"))
+		return;
+	t = load_table(k, off, n);
+	for (uint32_t i = 0; t && i < n; i++) {
+		if (!(t[i] & (QCOW2_OFFSET_MASK | QCOW2_L1_RESERVED)))
+			continue;
+		if (k->fix && (t[i] & QCOW2_L1_RESERVED)) {
+			t[i] &= t[i] & QCOW2_OFFSET_MASK ? ~QCOW2_L1_RESERVED : 0;
+			changed = true;
+		}
+		if (t[i] && !l1_entry_ok(k, t[i], i, active) && k->fix) {
+			t[i] = 0;
+			changed = true;
+			k->raw_lost = k->raw;
+		}
+	}
+	k->changed = changed;
+	if (t)
+		store_table(k, t, off, n);
+}
+
+static int check_snapshots(struct checker *k, struct err *e)
+{
+	struct qcow2_snapshot_info *list;
+	size_t n;
+	int r;
+
+	if (!k->h->nb_snapshots)
+		return 0;
+	r = qcow2_snapshots_read(k->fd, k->h, &list, &n, e);
+	if (r < 0)
+		return r;
+	use(k, k->h->snapshots_offset, list[n - 1].table_bytes, "the snapshot table");
+	for (size_t i = 0; i < n; i++)
+		check_l1(k, list[i].l1_offset, list[i].l1_size, false);
+	qcow2_snapshots_free(list, n);
+	return 0;
+}
+
+static void check_bitmap(struct checker *k, uint64_t table, uint32_t n)
+{
+	CLEANUP_FREE uint64_t *t = NULL;
+
+	if (!aligned(k, table) || n > QCOW2_L1_BYTES_MAX / 8) {
+		BAD(k, "a bitmap's table is misplaced (0x%llx)", (unsigned long long)table);
+		return;
+	}
+	if (use(k, table, n * 8ULL, "a bitmap's table"))
+		t = load_table(k, table, n);
+	for (uint32_t i = 0; t && i < n; i++)
+		if (t[i] & QCOW2_OFFSET_MASK)
+			use(k, t[i] & QCOW2_OFFSET_MASK, k->cluster_bytes, "a bitmap's data");
+}
+
+static void check_bitmaps(struct checker *k)
+{
+	CLEANUP_FREE uint8_t *buf = NULL;
+	struct cursor cur;
+
+	/* Without its bit the extension is of old: its clusters may be anybody's by now. */
+	if (!k->h->has_bitmaps || !k->h->nb_bitmaps || !(k->h->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
+		return;
+	if (!aligned(k, k->h->bitmaps_offset) || k->h->bitmaps_bytes > CHECK_BITMAP_DIRECTORY_MAX) {
+		BAD(k, "the bitmap directory is misplaced");
+		return;
+	}
+	use(k, k->h->bitmaps_offset, k->h->bitmaps_bytes, "the bitmap directory");
+	buf = io_buffer_new(ROUND_UP(k->h->bitmaps_bytes, 4096) + 4096);
+	if (!buf || qcow2_pread(k->fd, buf, ROUND_UP(k->h->bitmaps_bytes, 4096), k->h->bitmaps_offset)) {
+		k->c->errors++;
+		return;
+	}
+	cur = cursor_over(buf, k->h->bitmaps_bytes);
+	for (uint32_t i = 0; i < k->h->nb_bitmaps && cursor_ok(&cur); i++) {
+		uint64_t table = cursor_be64(&cur);
+		uint32_t n = cursor_be32(&cur), name, extra;
+
+		cursor_skip(&cur, 6);
+		name = cursor_be16(&cur);
+		extra = cursor_be32(&cur);
+		cursor_skip(&cur, ROUND_UP(name + (size_t)extra, 8));
+		if (cursor_ok(&cur))
+			check_bitmap(k, table, n);
+	}
+}
+
+/* ---- the comparison ---- */
+
+static void compare(struct checker *k)
+{
+	uint64_t end = 0;
+
+	for (uint64_t c = 0; c < k->n; c++) {
+		if (k->refs[c] || k->used[c])
+			end = c + 1;
+		if (bitmap_test(&k->suspects, c) && k->used[c] > 1)
+			BAD(k, "cluster %llu is marked COPIED but used %u times", (unsigned long long)c,
+				k->used[c]);
+		/* Whatever its count: who changes the one writes over the other. */
+		if (k->used[c] > 1 && bitmap_test(&k->counts, c))
+			BAD(k, "cluster %llu holds refcounts and something else", (unsigned long long)c);
+		if (k->refs[c] == k->used[c])
+			continue;
+		if (k->refs[c] < k->used[c]) {
+			BAD(k, "cluster %llu: refcount %u, used %u times", (unsigned long long)c, k->refs[c],
+				k->used[c]);
+		} else {
+			k->c->leaks++;
+			report(k, "Leaked cluster %llu: refcount %u, used %u times",
+				(unsigned long long)c, k->refs[c], k->used[c]);
+		}
+	}
+	k->c->image_end_offset = end << k->cluster_bits;
+}
+
+int checker_init(struct checker *k, int fd, const struct qcow2_header *h, struct qcow2_check *c,
+	struct err *e)
+{
+	off_t end = lseek(fd, 0, SEEK_END);
+
+	*k = (struct checker){ .fd = fd, .h = h, .c = c, .cluster_bits = h->cluster_bits,
+		.cluster_bytes = 1u << h->cluster_bits,
+		.external = h->incompatible & QCOW2_INCOMPAT_DATA_FILE };
+	k->raw = k->external && (h->autoclear & QCOW2_AUTOCLEAR_RAW_DATA);
+	if (end < 0)
+		return err_set_errno(e, -errno, "cannot find the image's end");
+	k->n = DIV_ROUND_UP((uint64_t)end, (uint64_t)k->cluster_bytes);
+	if (k->n > CHECK_CLUSTERS_MAX)
+		return err_set(e, -EFBIG, ERR_UNSUPPORTED, "the image has %llu clusters; at most %llu can be "
+			"checked", (unsigned long long)k->n, CHECK_CLUSTERS_MAX);
+	k->used = calloc(k->n + 1, sizeof(*k->used));
+	k->refs = calloc(k->n + 1, sizeof(*k->refs));
+	k->l2_refs = calloc(k->n + 1, sizeof(*k->l2_refs));
+	k->table = io_buffer_new(k->cluster_bytes);
+	if (!k->used || !k->refs || !k->l2_refs || !k->table || bitmap_init(&k->suspects, k->n + 1) < 0 ||
+		bitmap_init(&k->counts, k->n + 1) < 0)
+		return err_set_errno(e, -ENOMEM, "check");
+	return 0;
+}
+
+void checker_done(struct checker *k)
+{
+	free(k->used);
+	free(k->refs);
+	free(k->l2_refs);
+	free(k->l2);
+	free(k->table);
+	bitmap_done(&k->suspects);
+	bitmap_done(&k->counts);
+}
+
+int checker_walk(struct checker *k, struct err *e)
+{
+	int r;
+
+	use(k, 0, k->cluster_bytes, "the header");
+	check_l1(k, k->h->l1_offset, k->h->l1_size, true);
+	check_bitmaps(k);
+	r = check_snapshots(k, e);
+	for (size_t i = 0; !r && i < k->nl2; i++) {
+		if (k->c->progress && i % CHECK_PROGRESS_TABLES == 0)
+			k->c->progress(k->c->opaque, i, k->nl2);
+		check_l2(k, &k->l2[i]);
+	}
+	return r;
+}
+
+int qcow2_check(int fd, const struct qcow2_header *h, struct qcow2_check *c, struct err *e)
+{
+	struct checker k;
+	int r = checker_init(&k, fd, h, c, e);
+
+	if (!r) {
+		c->total_clusters = DIV_ROUND_UP(h->size_bytes, (uint64_t)k.cluster_bytes);
+		checker_refcounts(&k);
+		r = checker_walk(&k, e);
+	}
+	if (!r)
+		compare(&k);
+	checker_done(&k);
+	return r;
+}

@@ -1,0 +1,419 @@
+/* Commits: changed tables go to the file in ordered groups.
+ *
+ *   1 refcount slices                     3 sync (makes data, refcounts and blocks durable)
+ *   2 only when the refcount table         4 L2 slices and pieces of the L1
+ *     changed: sync, its pieces (or, if    5 sync, when a guest waits for it or clusters
+ *     it moved, all of it, sync, header)     are to be freed; then these lose a reference
+ *
+ * All content is copied when the commit begins: an entry changed later must not slip
+ * into an earlier group. A crash between any two steps leaves clusters that are counted
+ * and not used (leaks), never the reverse. */
+#include "base/bytes.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "block/qcow2/impl.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Changed tables are written at the latest after this, asked for or not. */
+#define COMMIT_DELAY_NS 1000000000ULL
+/* Clusters that wait to be freed: 16 bytes of memory a run. */
+#define COMMIT_FREES_MAX 65536u
+
+static void commit_next(struct qcow2 *q);
+
+static bool commit_dirty(const struct qcow2 *q)
+{
+	return q->refs.ndirty || q->l2.ndirty || q->disk.l1.any_dirty || q->reftable.any_dirty ||
+	       q->reftable.moved || q->pending_free.n;
+}
+
+bool commit_idle(const struct qcow2 *q)
+{
+	return q->commit.step == COMMIT_IDLE && !q->commit.scheduled && !commit_dirty(q) &&
+	       !q->freer.running;
+}
+
+/* ---- collecting ---- */
+
+static int slice_order(const void *a, const void *b)
+{
+	const struct slice *x = *(struct slice *const *)a, *y = *(struct slice *const *)b;
+
+	return x->offset < y->offset ? -1 : x->offset > y->offset;
+}
+
+/* Adjoining writes become one: their copies stand one after the other. */
+static void writes_add(struct commit *c, size_t group_begin, uint64_t offset, uint8_t *data,
+	size_t len)
+{
+	struct commit_write *last = c->nwrites > group_begin ? &c->writes[c->nwrites - 1] : NULL;
+
+	if (last && last->offset + last->len == offset &&
+		(uint8_t *)last->iov.iov_base + last->len == data) {
+		last->len += len;
+		last->iov.iov_len += len;
+		return;
+	}
+	c->writes[c->nwrites++] = (struct commit_write){ .offset = offset, .len = len,
+		.iov = { data, len } };
+}
+
+static uint8_t *collect_cache(struct qcow2 *q, struct cache *ch, uint8_t *buf)
+{
+	struct commit *c = &q->commit;
+	size_t begin = c->nslices, group = c->nwrites;
+
+	for (struct slice *s = ch->dirty_head; s; s = s->dirty_next)
+		c->slices[c->nslices++] = s;
+	qsort(c->slices + begin, c->nslices - begin, sizeof(*c->slices), slice_order);
+	for (size_t i = begin; i < c->nslices; i++) {
+		struct slice *s = c->slices[i];
+
+		slice_pin(s); /* read again before it is written, it would be the old one */
+		slice_set_clean(s);
+		memcpy(buf, s->data, ch->slice_bytes);
+		writes_add(c, group, s->offset, buf, ch->slice_bytes);
+		buf += ch->slice_bytes;
+	}
+	return buf;
+}
+
+static size_t table_pieces(const struct qcow2 *q, const struct table *t)
+{
+	return t->moved ? DIV_ROUND_UP(t->cap * 8ULL, q->slice_bytes) : bitmap_count(&t->dirty);
+}
+
+static uint8_t *collect_table(struct qcow2 *q, struct table *t, uint8_t *buf)
+{
+	size_t per_piece = q->slice_bytes / 8, group = q->commit.nwrites;
+	size_t npieces = DIV_ROUND_UP(t->n * 8ULL, q->slice_bytes);
+
+	if (t->moved)
+		npieces = DIV_ROUND_UP(t->cap * 8ULL, q->slice_bytes);
+	for (size_t p = 0; p < npieces; p++) {
+		if (!t->moved && !bitmap_test(&t->dirty, p))
+			continue;
+		for (size_t i = 0; i < per_piece; i++) {
+			size_t at = p * per_piece + i;
+
+			store_be64(buf + i * 8, at < t->n ? t->entries[at] : 0);
+		}
+		writes_add(&q->commit, group, t->offset + p * q->slice_bytes, buf, q->slice_bytes);
+		buf += q->slice_bytes;
+		bitmap_clear(&t->dirty, p);
+	}
+	t->any_dirty = false;
+	return buf;
+}
+
+static int commit_collect(struct qcow2 *q)
+{
+	struct commit *c = &q->commit;
+	size_t nslices = q->refs.ndirty + q->l2.ndirty;
+	size_t npieces = nslices + table_pieces(q, &q->reftable) + table_pieces(q, &q->disk.l1);
+	uint8_t *buf = npieces ? io_buffer_new(npieces * q->slice_bytes) : NULL;
+
+	c->slices = malloc((nslices + 1) * sizeof(*c->slices));
+	c->writes = malloc((npieces + 1) * sizeof(*c->writes));
+	c->buf = buf;
+	if ((npieces && !buf) || !c->slices || !c->writes)
+		return -ENOMEM;
+	c->nslices = c->nwrites = 0;
+	buf = collect_cache(q, &q->refs, buf);
+	c->end_refcounts = c->nwrites;
+	c->moved = q->reftable.moved;
+	buf = collect_table(q, &q->reftable, buf);
+	q->reftable.moved = false;
+	c->end_reftable = c->nwrites;
+	buf = collect_cache(q, &q->l2, buf);
+	collect_table(q, &q->disk.l1, buf);
+	c->barrier = q->need_barrier;
+	q->need_barrier = false;
+	c->frees = q->pending_free;
+	q->pending_free = (struct free_list){ 0 };
+	q->pending_free_clusters = 0;
+	return 0;
+}
+
+/* ---- steps ---- */
+
+static void op_over(struct qcow2 *q, int res)
+{
+	if (res < 0 && !q->commit.res)
+		q->commit.res = res;
+	if (!--q->commit.pending)
+		commit_next(q);
+}
+
+static void write_over(struct io *io, int res)
+{
+	op_over(container_of(io, struct commit_write, io)->q, res);
+}
+
+static bool group_write(struct qcow2 *q, size_t from, size_t to)
+{
+	q->commit.pending = (unsigned)(to - from);
+	for (size_t i = from; i < to; i++) {
+		struct commit_write *w = &q->commit.writes[i];
+
+		w->q = q;
+		w->io.done = write_over;
+		io_write(&w->io, q->base.loop, q->base.fd, &w->iov, 1, w->offset, w->len);
+	}
+	return to > from;
+}
+
+static void sync_over(struct loop_op *op, int res)
+{
+	op_over(container_of(op, struct qcow2, commit.op), res < 0 ? res : 0);
+}
+
+static void data_sync_over(struct loop_op *op, int res)
+{
+	op_over(container_of(op, struct qcow2, commit.data_op), res < 0 ? res : 0);
+}
+
+/* data: also what guests have written. In a file of its own that is once a commit: what the
+ * flushes served by it cover, and what the maps name, was written before it began. */
+static bool group_sync(struct qcow2 *q, bool data)
+{
+	struct commit *c = &q->commit;
+
+	data = data && q->external && !c->data_synced;
+	c->pending = data ? 2 : 1;
+	c->op.done = sync_over;
+	loop_fdatasync(q->base.loop, &c->op, q->base.fd);
+	if (data) {
+		c->data_synced = true;
+		c->data_op.done = data_sync_over;
+		loop_fdatasync(q->base.loop, &c->data_op, q->data_fd);
+	}
+	return true;
+}
+
+static void header_over(struct io *io, int res)
+{
+	op_over(container_of(io, struct qcow2, commit.header_io), res);
+}
+
+/* The moved refcount table gets its name. */
+static bool header_write(struct qcow2 *q)
+{
+	struct commit *c = &q->commit;
+
+	store_be64(q->header_piece + QCOW2_AT_REFTABLE_OFFSET, c->writes[c->end_refcounts].offset);
+	store_be32(q->header_piece + QCOW2_AT_REFTABLE_CLUSTERS, c->moved_clusters);
+	c->pending = 1;
+	c->header_iov = (struct iovec){ q->header_piece, q->header_piece_bytes };
+	c->header_io.done = header_over;
+	io_write(&c->header_io, q->base.loop, q->base.fd, &c->header_iov, 1, 0, q->header_piece_bytes);
+	return true;
+}
+
+/* Start the step; false when it has nothing to do. */
+static bool step_start(struct qcow2 *q)
+{
+	struct commit *c = &q->commit;
+	bool tables = c->end_reftable > c->end_refcounts, maps = c->nwrites > c->end_reftable;
+
+	switch (c->step) {
+	case COMMIT_REFCOUNTS:
+		return group_write(q, 0, c->end_refcounts);
+	case COMMIT_SYNC_REFCOUNTS:
+		return tables && group_sync(q, false);
+	case COMMIT_REFTABLE:
+		return group_write(q, c->end_refcounts, c->end_reftable);
+	case COMMIT_SYNC_REFTABLE:
+		return c->moved && group_sync(q, false);
+	case COMMIT_HEADER:
+		return c->moved && header_write(q);
+	case COMMIT_SYNC_TABLES:
+		return maps && (c->barrier || tables) && group_sync(q, c->barrier);
+	case COMMIT_MAPS:
+		return group_write(q, c->end_reftable, c->nwrites);
+	case COMMIT_SYNC_MAPS:
+		return (c->flushes.head || c->frees.n) && group_sync(q, c->flushes.head);
+	case COMMIT_IDLE:
+		break;
+	}
+	return false;
+}
+
+/* What was taken along and not written is still to be done. */
+static void commit_undo(struct qcow2 *q)
+{
+	struct commit *c = &q->commit;
+
+	for (size_t i = 0; i < c->nslices; i++)
+		if (!c->slices[i]->dropped)
+			slice_set_dirty(c->slices[i]);
+	for (size_t p = 0; p < q->disk.l1.dirty.nbits; p++)
+		bitmap_set(&q->disk.l1.dirty, p);
+	for (size_t p = 0; p < q->reftable.dirty.nbits; p++)
+		bitmap_set(&q->reftable.dirty, p);
+	q->disk.l1.any_dirty = q->disk.l1.n > 0;
+	q->reftable.any_dirty = true;
+	q->reftable.moved |= c->moved;
+	q->need_barrier = true;
+	for (size_t i = 0; i < c->frees.n; i++)
+		cluster_free_later(q, c->frees.runs[i].cluster, c->frees.runs[i].n);
+	free(c->frees.runs);
+	c->frees = (struct free_list){ 0 };
+}
+
+static void commit_end(struct qcow2 *q)
+{
+	struct commit *c = &q->commit;
+	struct wait_list flushes, throttled;
+	int res = c->res;
+
+	wait_list_init(&flushes);
+	wait_list_move(&flushes, &c->flushes);
+	wait_list_init(&throttled);
+	wait_list_move(&throttled, &c->throttled);
+	if (res < 0) {
+		log_guest(q->base.name, "cannot write the image's tables: %s", strerror(-res));
+		commit_undo(q);
+	}
+	if (res < 0 && !flushes.head && !throttled.head && !c->failing)
+		block_trouble(&q->base, res, false, "the image's tables cannot be written");
+	c->failing = res < 0;
+	for (size_t i = 0; i < c->nslices; i++)
+		slice_unpin(c->slices[i]);
+	c->nslices = 0;
+	free(c->slices);
+	free(c->writes);
+	free(c->buf);
+	c->slices = NULL;
+	c->writes = NULL;
+	c->buf = NULL;
+	c->step = COMMIT_IDLE;
+	q->internal--;
+	if (c->frees.n) {
+		struct free_list l = c->frees;
+
+		c->frees = (struct free_list){ 0 };
+		freer_start(q, &l);
+	}
+	wait_list_wake(&flushes, res);
+	wait_list_wake(&throttled, res);
+	if (c->next_flushes.head || c->throttled.head)
+		commit_start(q);
+	else
+		commit_note_dirty(q);
+}
+
+static void commit_next(struct qcow2 *q)
+{
+	struct commit *c = &q->commit;
+
+	while (!c->res && c->step < COMMIT_SYNC_MAPS) {
+		c->step++;
+		if (step_start(q))
+			return;
+	}
+	commit_end(q);
+}
+
+/* ---- beginning ---- */
+
+/* From the loop, never inside a transaction: what a commit takes along must be whole. */
+static void commit_begin(struct loop_op *op, int res)
+{
+	struct qcow2 *q = container_of(op, struct qcow2, commit.start_op);
+	struct commit *c = &q->commit;
+
+	(void)res;
+	c->scheduled = false;
+	if (c->step != COMMIT_IDLE || c->held) {
+		q->internal--;
+		return; /* commit_end() or header_release() looks again */
+	}
+	wait_list_move(&c->flushes, &c->next_flushes);
+	if (q->timer_armed) {
+		loop_timer_disarm(q->timer);
+		q->timer_armed = false;
+	}
+	c->moved_clusters = q->reftable.cap / (q->cluster_bytes / 8);
+	c->moved = c->data_synced = false;
+	tail_check(q);
+	/* A corrupt image is not written any more: what we hold may be what is wrong. */
+	c->res = q->corrupt ? -EIO : commit_collect(q);
+	c->step = COMMIT_IDLE;
+	commit_next(q);
+}
+
+void commit_start(struct qcow2 *q)
+{
+	struct commit *c = &q->commit;
+
+	if (c->scheduled || c->step != COMMIT_IDLE || c->held)
+		return;
+	c->scheduled = true;
+	q->internal++;
+	c->start_op.done = commit_begin;
+	loop_nop(q->base.loop, &c->start_op);
+}
+
+void commit_flush(struct qcow2 *q, struct wait *w)
+{
+	wait_list_add(&q->commit.next_flushes, w);
+	commit_start(q);
+}
+
+static bool commit_overdue(const struct qcow2 *q, unsigned factor)
+{
+	return q->refs.ndirty + q->l2.ndirty > q->dirty_max * factor ||
+	       q->pending_free.n > COMMIT_FREES_MAX * factor;
+}
+
+void commit_note_dirty(struct qcow2 *q)
+{
+	if (!commit_dirty(q) || q->corrupt)
+		return;
+	if (commit_overdue(q, 1) && !q->commit.res) {
+		commit_start(q);
+	} else if (!q->timer_armed) {
+		q->timer_armed = true;
+		loop_timer_arm(q->timer, loop_now_ns() + COMMIT_DELAY_NS);
+	}
+}
+
+bool commit_throttle(struct qcow2 *q, struct wait *w)
+{
+	if (!commit_overdue(q, 2))
+		return false;
+	wait_list_add(&q->commit.throttled, w);
+	commit_start(q);
+	return true;
+}
+
+static void commit_timer(void *opaque)
+{
+	struct qcow2 *q = opaque;
+
+	q->timer_armed = false;
+	if (commit_dirty(q) && !q->corrupt)
+		commit_start(q);
+}
+
+int commit_init(struct qcow2 *q)
+{
+	wait_list_init(&q->commit.flushes);
+	wait_list_init(&q->commit.next_flushes);
+	wait_list_init(&q->commit.throttled);
+	wait_list_init(&q->freer.idle);
+	return loop_timer_new(q->base.loop, commit_timer, q, &q->timer);
+}
+
+void commit_done(struct qcow2 *q)
+{
+	loop_timer_free(q->timer);
+	free(q->pending_free.runs);
+	free(q->commit.frees.runs);
+	free(q->freer.list.runs);
+	free(q->freer.next.runs);
+}

@@ -1,0 +1,206 @@
+/* The external data file. Each cluster of the disk has its place there, at its own guest offset:
+ * QEMU takes no other, so nothing is allocated, counted or moved. When the file is *raw* it
+ * alone has to read as the disk does: zeros are written there and not in the map. */
+#include "base/err.h"
+#include "base/util.h"
+#include "block/qcow2/impl.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* A change of a range of the data file; its record keeps allocating writes off. */
+struct data_op {
+	struct alloc alloc;
+	struct rq *rq;
+	struct loop_op op;
+	uint64_t len;
+	bool punch;
+};
+
+int qcow2_data_open(struct qcow2 *q, const struct block_format_open *o, struct err *e)
+{
+	bool wanted = q->h.incompatible & QCOW2_INCOMPAT_DATA_FILE;
+
+	q->data_fd = o->fd;
+	if (wanted && !o->data_fd)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s: the image keeps its data in another file "
+			"('%s'), which has to be given with it", o->name, q->h.data_file);
+	if (!wanted && o->data_fd)
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"%s: a data file was given but the image keeps its data itself", o->name);
+	if (!wanted)
+		return 0;
+	q->external = true;
+	q->data_fd = o->data_fd;
+	q->data.raw = q->h.autoclear & QCOW2_AUTOCLEAR_RAW_DATA;
+	if (q->data.raw && q->h.has_backing)
+		return err_set(e, -EINVAL, ERR_CORRUPT,
+			"%s: a raw data file and a backing file do not go together", o->name);
+	q->data.is_device = o->data_file->is_device;
+	q->data.can_punch = q->data.can_zero = true;
+	q->data.can_seek = !q->data.is_device;
+	q->data.fresh_from = q->data.is_device
+		? UINT64_MAX : DIV_ROUND_UP(o->data_file->size_bytes, 1ULL << q->h.cluster_bits);
+	return 0;
+}
+
+/* ---- allocation ---- */
+
+/* Does the range read as zeros, for all that this file has? */
+static bool data_is_hole(struct qcow2 *q, uint64_t off, uint64_t len)
+{
+	off_t next = q->data.can_seek ? lseek(q->data_fd, (off_t)off, SEEK_DATA) : 0;
+
+	if (next < 0 && errno != ENXIO)
+		q->data.can_seek = false;
+	return next < 0 ? q->data.can_seek : (uint64_t)next >= off + len;
+}
+
+int data_alloc(struct qcow2 *q, uint64_t guest, uint32_t want, struct wait *w,
+	struct cluster_run *ret)
+{
+	if (!q->external)
+		return cluster_alloc(q, want, w, ret);
+	if (q->corrupt)
+		return -EIO;
+	if (guest + want > QCOW2_OFFSET_END >> q->cluster_bits)
+		return -EFBIG; /* an entry cannot name it */
+	*ret = (struct cluster_run){ guest, want, guest >= q->data.fresh_from ||
+		data_is_hole(q, guest << q->cluster_bits, (uint64_t)want << q->cluster_bits) };
+	data_used(q, guest + want);
+	return 0;
+}
+
+void data_used(struct qcow2 *q, uint64_t end)
+{
+	q->data.fresh_from = MAX(q->data.fresh_from, end);
+}
+
+void data_release(struct qcow2 *q, uint64_t cluster, uint32_t n)
+{
+	if (!q->external)
+		cluster_free_later(q, cluster, n);
+}
+
+/* ---- zeros ---- */
+
+static bool host_cannot(int res)
+{
+	return res == -EOPNOTSUPP || res == -ENOSYS || res == -EINVAL || res == -ENODEV ||
+	       res == -ENOTTY || res == -EPERM;
+}
+
+static struct data_op *data_op_start(struct rq *rq, uint64_t off, uint64_t len, bool punch,
+	void (*done)(struct loop_op *op, int res))
+{
+	struct qcow2 *q = rq->q;
+	struct data_op *d = malloc(sizeof(*d));
+
+	if (!d)
+		return NULL;
+	d->rq = rq;
+	d->len = len;
+	d->punch = punch;
+	d->op.done = done;
+	d->alloc.first = off >> q->cluster_bits;
+	d->alloc.last = (off + len - 1) >> q->cluster_bits;
+	alloc_link(rq->map, &d->alloc);
+	loop_fallocate(q->base.loop, &d->op, q->data_fd,
+		(punch ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE) | FALLOC_FL_KEEP_SIZE, off, len);
+	return d;
+}
+
+static void data_op_end(struct data_op *d)
+{
+	struct wait_list waiters;
+
+	alloc_unlink(&d->alloc);
+	wait_list_init(&waiters);
+	wait_list_move(&waiters, &d->alloc.waiters);
+	free(d);
+	wait_list_wake(&waiters, 0);
+}
+
+static void punched(struct loop_op *op, int res)
+{
+	struct data_op *d = container_of(op, struct data_op, op);
+	struct rq *rq = d->rq;
+
+	if (host_cannot(res))
+		rq->q->data.can_punch = false; /* the space stays, nobody reads it */
+	data_op_end(d);
+	rq_part_done(rq, 0);
+}
+
+int data_punch(struct rq *rq, uint64_t off, uint64_t len)
+{
+	struct qcow2 *q = rq->q;
+
+	data_used(q, DIV_ROUND_UP(off + len, (uint64_t)q->cluster_bytes));
+	if (!q->data.can_punch)
+		return 0;
+	if (!data_op_start(rq, off, len, true, punched))
+		return -ENOMEM;
+	rq->pending++;
+	return 0;
+}
+
+static void zeroed(struct loop_op *op, int res)
+{
+	struct data_op *d = container_of(op, struct data_op, op);
+	struct rq *rq = d->rq;
+
+	if (host_cannot(res)) {
+		*(d->punch ? &rq->q->data.can_punch : &rq->q->data.can_zero) = false;
+		res = 0; /* it is tried in another way */
+	} else if (res == -EINTR || res == -EAGAIN) {
+		res = 0;
+	} else if (res >= 0) {
+		rq->pos += d->len;
+		res = 0;
+	}
+	data_op_end(d);
+	rq->wait.run(&rq->wait, res);
+}
+
+int data_zero_step(struct rq *rq)
+{
+	struct qcow2 *q = rq->q;
+	uint64_t off = rq->req->offset + rq->pos, len = rq->req->len - rq->pos;
+	bool unmap = rq->req->op == BLOCK_DISCARD || (rq->req->flags & BLOCK_REQ_MAY_UNMAP);
+	bool punch = unmap && q->data.can_punch;
+
+	if (!punch && rq->req->op == BLOCK_DISCARD) {
+		rq->pos += len; /* a hint that this host cannot take */
+		return 0;
+	}
+	if (!punch && !q->data.can_zero)
+		return -EOPNOTSUPP;
+	if (alloc_wait(rq->map, off >> q->cluster_bits, (off + len - 1) >> q->cluster_bits, &rq->wait))
+		return -EINPROGRESS;
+	return data_op_start(rq, off, len, punch, zeroed) ? -EINPROGRESS : -ENOMEM;
+}
+
+/* ---- for tools ---- */
+
+int data_truncate(struct qcow2 *q, uint64_t size)
+{
+	if (!q->external || q->data.is_device)
+		return 0;
+	return ftruncate(q->data_fd, (off_t)size) < 0 || fdatasync(q->data_fd) < 0 ? -errno : 0;
+}
+
+void data_empty(struct qcow2 *q)
+{
+	uint64_t size = q->base.info.size_bytes;
+
+	if (!q->external)
+		return;
+	data_used(q, DIV_ROUND_UP(size, (uint64_t)q->cluster_bytes));
+	if (fallocate(q->data_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)size) < 0)
+		q->data.can_punch = false; /* the space stays, nobody reads it */
+}

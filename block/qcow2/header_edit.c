@@ -1,0 +1,278 @@
+/* Changes to the header of an image that nobody has open. The first cluster is composed anew,
+ * with every extension that is there, and written in one go; only the names of the backing and
+ * data files, the backing format and the v3 fields differ. */
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/util.h"
+#include "block/qcow2/impl.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct edit {
+	uint8_t *old, *new; /* the first cluster */
+	uint32_t bytes;
+	struct cursor to;
+};
+
+static void put_extension(struct cursor *cur, uint32_t type, const void *data, uint32_t len)
+{
+	static const uint8_t pad[8];
+
+	cursor_put_be32(cur, type);
+	cursor_put_be32(cur, len);
+	cursor_put_bytes(cur, data, len);
+	cursor_put_bytes(cur, pad, ROUND_UP(len, 8) - len);
+}
+
+/* All but the backing format and the data file's name. The header has been parsed: lengths fit. */
+static void extensions_copy(struct edit *d, const struct qcow2_header *h)
+{
+	uint64_t backing = load_be64(d->old + QCOW2_AT_BACKING_OFFSET);
+	uint64_t pos = h->header_length, end = backing && backing < d->bytes ? backing : d->bytes;
+
+	while (pos + 8 <= end) {
+		uint32_t type = load_be32(d->old + pos), n = load_be32(d->old + pos + 4);
+
+		pos += 8;
+		if (type == QCOW2_EXT_END || n > end - pos)
+			break;
+		if (type != QCOW2_EXT_BACKING_FORMAT && type != QCOW2_EXT_DATA_FILE)
+			put_extension(&d->to, type, d->old + pos, n);
+		pos += ROUND_UP((uint64_t)n, 8);
+	}
+}
+
+static void fixed_put(struct edit *d, const struct qcow2_header *old, const struct qcow2_header *h)
+{
+	uint8_t *p = d->new;
+
+	memcpy(p, d->old, MIN(old->header_length, h->header_length));
+	store_be32(p + QCOW2_AT_VERSION, h->version);
+	store_be64(p + QCOW2_AT_BACKING_OFFSET, 0);
+	store_be32(p + QCOW2_AT_BACKING_LEN, 0);
+	if (h->version >= 3) {
+		store_be64(p + QCOW2_AT_INCOMPATIBLE, h->incompatible);
+		store_be64(p + QCOW2_AT_COMPATIBLE, h->compatible);
+		store_be64(p + QCOW2_AT_AUTOCLEAR, h->autoclear);
+		store_be32(p + QCOW2_AT_REFCOUNT_ORDER, h->refcount_order);
+		store_be32(p + QCOW2_AT_HEADER_LENGTH, h->header_length);
+	}
+	cursor_skip(&d->to, h->header_length);
+}
+
+static int edit_write(int fd, struct edit *d, const struct qcow2_header *old,
+	const struct qcow2_header *h, struct err *e)
+{
+	size_t name = strlen(h->backing_name);
+	int r = qcow2_pread(fd, d->old, d->bytes, 0);
+
+	if (r < 0)
+		return err_set_errno(e, r, "cannot read the header");
+	fixed_put(d, old, h);
+	if (h->has_backing && *h->backing_format)
+		put_extension(&d->to, QCOW2_EXT_BACKING_FORMAT, h->backing_format,
+			(uint32_t)strlen(h->backing_format));
+	if (*h->data_file)
+		put_extension(&d->to, QCOW2_EXT_DATA_FILE, h->data_file, (uint32_t)strlen(h->data_file));
+	extensions_copy(d, old);
+	cursor_put_be64(&d->to, 0);
+	if (h->has_backing) {
+		store_be64(d->new + QCOW2_AT_BACKING_OFFSET, d->to.pos);
+		store_be32(d->new + QCOW2_AT_BACKING_LEN, (uint32_t)name);
+		cursor_put_bytes(&d->to, h->backing_name, name);
+	}
+	if (!cursor_ok(&d->to))
+		return err_set(e, -EINVAL, ERR_INVALID, "the backing and data files' names do not fit into "
+			"a cluster of %u bytes", d->bytes);
+	r = pwrite_full(fd, d->new, d->bytes, 0);
+	if (!r && fdatasync(fd) < 0)
+		r = -errno;
+	return r < 0 ? err_set_errno(e, r, "cannot write the header") : 0;
+}
+
+/* h: what it shall say. */
+static int header_rewrite(int fd, const struct qcow2_header *old, struct qcow2_header *h,
+	struct err *e)
+{
+	uint32_t bytes = 1u << h->cluster_bits;
+	CLEANUP_FREE uint8_t *was = io_buffer_new(bytes);
+	CLEANUP_FREE uint8_t *is = calloc(1, bytes);
+	struct edit d = { .old = was, .new = is, .bytes = bytes };
+
+	if (!was || !is)
+		return err_set_errno(e, -ENOMEM, "header");
+	d.to = cursor_over(is, bytes);
+	/* Who changes an image clears what it does not keep up to date. */
+	h->autoclear &= QCOW2_AUTOCLEAR_BITMAPS | QCOW2_AUTOCLEAR_RAW_DATA;
+	return edit_write(fd, &d, old, h, e);
+}
+
+int qcow2_set_backing(int fd, struct qcow2_header *h, const char *name, const char *format,
+	struct err *e)
+{
+	struct qcow2_header new = *h;
+	int r;
+
+	if (name && (h->incompatible & QCOW2_INCOMPAT_DATA_FILE) &&
+		(h->autoclear & QCOW2_AUTOCLEAR_RAW_DATA))
+		return err_set(e, -EINVAL, ERR_INVALID, "a raw data file and a backing file do not go "
+			"together; use `cairn-img amend -o data_file_raw=off` first");
+	new.has_backing = name != NULL;
+	*new.backing_name = *new.backing_format = 0;
+	if (name) {
+		size_t n = strlen(name), f = format ? strlen(format) : 0;
+
+		if (!n || n > QCOW2_BACKING_NAME_MAX || f >= sizeof(new.backing_format))
+			return err_set(e, -EINVAL, ERR_INVALID, "a backing file's name has 1 to %u bytes",
+				QCOW2_BACKING_NAME_MAX);
+		memcpy(new.backing_name, name, n + 1);
+		memcpy(new.backing_format, format ? format : "", f + 1);
+	}
+	r = header_rewrite(fd, h, &new, e);
+	if (!r)
+		*h = new;
+	return r;
+}
+
+int qcow2_set_data_file(int fd, struct qcow2_header *h, const char *name, bool raw, struct err *e)
+{
+	struct qcow2_header new = *h;
+	int r;
+
+	if (!(h->incompatible & QCOW2_INCOMPAT_DATA_FILE))
+		return err_set(e, -EINVAL, ERR_INVALID, "the image keeps its data itself; convert it with "
+			"`cairn-img convert -O qcow2 -o data_file=FILE` into one with a data file");
+	if (raw && !(h->autoclear & QCOW2_AUTOCLEAR_RAW_DATA))
+		return err_set(e, -EINVAL, ERR_INVALID, "data_file_raw cannot be switched on for an image "
+			"that exists: the data file may not have what the tables say is zero");
+	if (!*name || strlen(name) > QCOW2_BACKING_NAME_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "a data file's name has 1 to %u bytes",
+			QCOW2_BACKING_NAME_MAX);
+	memcpy(new.data_file, name, strlen(name) + 1);
+	if (!raw)
+		new.autoclear &= ~QCOW2_AUTOCLEAR_RAW_DATA;
+	r = header_rewrite(fd, h, &new, e);
+	if (!r)
+		*h = new;
+	return r;
+}
+
+int qcow2_set_lazy_refcounts(int fd, struct qcow2_header *h, bool on, struct err *e)
+{
+	struct qcow2_header new = *h;
+	int r;
+
+	if (h->version < 3)
+		return err_set(e, -EINVAL, ERR_INVALID, "lazy_refcounts needs compat=1.1");
+	new.compatible &= ~QCOW2_COMPAT_LAZY_REFCOUNTS;
+	if (on)
+		new.compatible |= QCOW2_COMPAT_LAZY_REFCOUNTS;
+	r = header_rewrite(fd, h, &new, e);
+	if (!r)
+		*h = new;
+	return r;
+}
+
+/* ---- version ---- */
+
+/* Entries that say zeros and name no cluster are emptied. True: some were. */
+static bool zero_flags_drop(uint8_t *l2, uint32_t bytes)
+{
+	bool changed = false;
+
+	for (uint32_t k = 0; k < bytes; k += 8)
+		if (load_be64(l2 + k) == QCOW2_ZERO) {
+			store_be64(l2 + k, 0);
+			changed = true;
+		}
+	return changed;
+}
+
+/* Any entry with the zero flag in the tables of this L1? drop: see above, first. */
+static int zero_flags_find(int fd, const struct qcow2_header *h, uint64_t l1, uint32_t n, bool drop,
+	bool *ret)
+{
+	uint32_t bytes = 1u << h->cluster_bits;
+	size_t l1_bytes = ROUND_UP(MAX(n, 1u) * 8ULL, 4096);
+	CLEANUP_FREE uint8_t *t = io_buffer_new(l1_bytes);
+	CLEANUP_FREE uint8_t *l2 = io_buffer_new(bytes);
+	int r = t && l2 ? qcow2_pread(fd, t, l1_bytes, l1) : -ENOMEM;
+
+	for (uint32_t i = 0; i < n && !r; i++) {
+		uint64_t off = load_be64(t + i * 8ULL) & QCOW2_OFFSET_MASK;
+
+		if (off)
+			r = qcow2_pread(fd, l2, bytes, off);
+		if (off && !r && drop && zero_flags_drop(l2, bytes))
+			r = pwrite_full(fd, l2, bytes, (off_t)off);
+		for (uint32_t k = 0; off && !r && k < bytes; k += 8) {
+			uint64_t v = load_be64(l2 + k);
+
+			*ret |= !(v & QCOW2_COMPRESSED) && (v & QCOW2_ZERO);
+		}
+	}
+	return r || !drop ? r : fdatasync(fd) < 0 ? -errno : 0;
+}
+
+static int snapshots_zero_flags(int fd, const struct qcow2_header *h, bool *ret, struct err *e)
+{
+	struct qcow2_snapshot_info *list;
+	size_t n;
+	int r = qcow2_snapshots_read(fd, h, &list, &n, e);
+
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < n && !r; i++)
+		if (list[i].l1_size <= QCOW2_L1_BYTES_MAX / 8)
+			r = zero_flags_find(fd, h, list[i].l1_offset, list[i].l1_size, false, ret);
+	qcow2_snapshots_free(list, n);
+	return r < 0 ? err_set_errno(e, r, "cannot read a snapshot's tables") : 0;
+}
+
+static int downgrade_check(int fd, const struct qcow2_header *h, struct err *e)
+{
+	bool zero = false;
+	int r;
+
+	if (h->incompatible)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the image uses extended_l2, zstd or other "
+			"features that compat=0.10 does not have; convert it into a new one instead");
+	if (h->refcount_order != 4)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "compat=0.10 has refcounts of 16 bits; give "
+			"refcount_bits=16 first");
+	/* Without a backing file nothing at all reads as zeros, too. */
+	r = zero_flags_find(fd, h, h->l1_offset, h->l1_size, !h->has_backing, &zero);
+	if (r < 0)
+		return err_set_errno(e, r, "cannot read the tables");
+	r = snapshots_zero_flags(fd, h, &zero, e);
+	if (!r && zero)
+		r = err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the image has clusters that are marked as "
+			"zeros, which compat=0.10 does not know; convert it into a new one instead");
+	return r;
+}
+
+int qcow2_set_version(int fd, struct qcow2_header *h, uint32_t version, struct err *e)
+{
+	struct qcow2_header new = *h;
+	int r = 0;
+
+	if (version == h->version)
+		return 0;
+	if (version < h->version)
+		r = downgrade_check(fd, h, e);
+	new.version = version;
+	new.header_length = version < 3 ? QCOW2_V2_HEADER_BYTES : QCOW2_V3_HEADER_BYTES;
+	new.compatible = 0;
+	if (version < 3)
+		new.autoclear = 0;
+	if (!r)
+		r = header_rewrite(fd, h, &new, e);
+	if (!r)
+		*h = new;
+	return r;
+}

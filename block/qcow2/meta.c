@@ -1,0 +1,230 @@
+/* Which clusters hold metadata, so that no write of data and no allocation ever lands on
+ * one, whatever a damaged or hostile image says. */
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/util.h"
+#include "block/qcow2/impl.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Snapshots' L1 tables are read at open up to this many bytes in all. */
+#define META_INACTIVE_BYTES_MAX (64 * MIB)
+#define META_GROUP_BITS 6
+
+static size_t meta_slot(const struct meta_set *m, uint64_t cluster)
+{
+	uint64_t h = cluster * 0x9e3779b97f4a7c15ULL;
+	size_t i = (size_t)(h >> 20) & (m->cap - 1);
+
+	while (m->keys[i] && m->keys[i] != cluster + 1)
+		i = (i + 1) & (m->cap - 1);
+	return i;
+}
+
+static int meta_grow(struct meta_set *m)
+{
+	struct meta_set bigger = { .cap = m->cap ? m->cap * 2 : 64, .used = m->used };
+
+	bigger.keys = calloc(bigger.cap, sizeof(*bigger.keys));
+	bigger.kinds = calloc(bigger.cap, 1);
+	bigger.groups = calloc(QCOW2_META_GROUPS / 64, sizeof(*bigger.groups));
+	if (!bigger.keys || !bigger.kinds || !bigger.groups) {
+		meta_done(&bigger);
+		return -ENOMEM;
+	}
+	if (m->groups)
+		memcpy(bigger.groups, m->groups, QCOW2_META_GROUPS / 8);
+	for (size_t i = 0; i < m->cap; i++) {
+		size_t to;
+
+		if (!m->keys[i])
+			continue;
+		to = meta_slot(&bigger, m->keys[i] - 1);
+		bigger.keys[to] = m->keys[i];
+		bigger.kinds[to] = m->kinds[i];
+	}
+	meta_done(m);
+	*m = bigger;
+	return 0;
+}
+
+/* The word and the bit of a cluster's group. */
+static uint64_t *meta_group(const struct meta_set *m, uint64_t cluster, uint64_t *ret_bit)
+{
+	uint64_t group = (cluster >> META_GROUP_BITS) & (QCOW2_META_GROUPS - 1);
+
+	*ret_bit = 1ULL << (group & 63);
+	return &m->groups[group / 64];
+}
+
+int meta_add(struct meta_set *m, uint64_t cluster, enum meta_kind k)
+{
+	uint64_t *group, bit;
+	size_t i;
+
+	if (m->used * 2 >= m->cap && meta_grow(m) < 0)
+		return -ENOMEM;
+	group = meta_group(m, cluster, &bit);
+	*group |= bit;
+	i = meta_slot(m, cluster);
+	if (!m->keys[i]) {
+		m->keys[i] = cluster + 1;
+		m->kinds[i] = (uint8_t)k;
+		m->used++;
+		return 0;
+	}
+	/* A snapshot shares L2 tables with the active L1. */
+	if (m->kinds[i] == META_L2 && k == META_INACTIVE_L2)
+		return 0;
+	if (m->kinds[i] == META_INACTIVE_L2 && (k == META_L2 || k == META_INACTIVE_L2))
+		m->kinds[i] = (uint8_t)k;
+	else if (m->kinds[i] != META_NONE)
+		m->kinds[i] = META_CONFLICT;
+	else
+		m->kinds[i] = (uint8_t)k;
+	return 0;
+}
+
+/* The key stays: it keeps the chains of other keys whole. What two have claimed stays marked, too:
+ * whoever frees it meets the mark, and the other's table is not punched out. */
+void meta_remove(struct meta_set *m, uint64_t cluster)
+{
+	size_t i;
+
+	if (!m->cap)
+		return;
+	i = meta_slot(m, cluster);
+	if (m->keys[i] && m->kinds[i] != META_CONFLICT)
+		m->kinds[i] = META_NONE;
+}
+
+enum meta_kind meta_find(const struct meta_set *m, uint64_t cluster)
+{
+	size_t i;
+
+	if (!m->cap)
+		return META_NONE;
+	i = meta_slot(m, cluster);
+	return m->keys[i] ? m->kinds[i] : META_NONE;
+}
+
+uint64_t meta_next(const struct meta_set *m, uint64_t cluster, uint64_t end)
+{
+	if (!m->cap)
+		return end;
+	while (cluster < end) {
+		uint64_t bit, stop = MIN(end, (cluster | ((1u << META_GROUP_BITS) - 1)) + 1);
+
+		if (!(*meta_group(m, cluster, &bit) & bit))
+			cluster = stop;
+		for (; cluster < stop; cluster++)
+			if (meta_find(m, cluster) != META_NONE)
+				return cluster;
+	}
+	return end;
+}
+
+void meta_done(struct meta_set *m)
+{
+	free(m->keys);
+	free(m->kinds);
+	free(m->groups);
+	*m = (struct meta_set){ 0 };
+}
+
+static int meta_add_range(struct qcow2 *q, uint64_t off, uint64_t len, enum meta_kind k)
+{
+	uint64_t first = off >> q->cluster_bits;
+	uint64_t end = DIV_ROUND_UP(off + len, (uint64_t)q->cluster_bytes);
+	int r = 0;
+
+	for (uint64_t c = first; c < end && !r; c++)
+		r = meta_add(&q->meta, c, k);
+	return r;
+}
+
+static int meta_add_l1(struct qcow2 *q, const uint64_t *entries, uint32_t n, enum meta_kind k)
+{
+	int r = 0;
+
+	for (uint32_t i = 0; i < n && !r; i++) {
+		uint64_t off = entries[i] & QCOW2_OFFSET_MASK;
+
+		if (off)
+			r = meta_add(&q->meta, off >> q->cluster_bits, k);
+	}
+	return r;
+}
+
+/* One snapshot's L1 and the L2 tables it names. Faults in it are not ours to judge here:
+ * they only matter when it is applied. */
+static int meta_load_snapshot(struct qcow2 *q, uint64_t l1_offset, uint32_t l1_size,
+	uint64_t *budget, struct err *e)
+{
+	CLEANUP_FREE uint8_t *buf = NULL;
+	uint64_t bytes = l1_size * 8ULL, padded = ROUND_UP(bytes, 4096);
+	int r;
+
+	if (!l1_size || bytes > QCOW2_L1_BYTES_MAX || (l1_offset & (q->cluster_bytes - 1)) ||
+		!range_inside(l1_offset, bytes, QCOW2_OFFSET_END))
+		return 0;
+	r = meta_add_range(q, l1_offset, bytes, META_INACTIVE_L1);
+	if (r < 0 || bytes > *budget)
+		return r;
+	*budget -= bytes;
+	buf = io_buffer_new(padded);
+	if (!buf)
+		return -ENOMEM;
+	r = qcow2_pread(q->base.fd, buf, padded, l1_offset);
+	if (r < 0)
+		return err_set_errno(e, r, "%s: cannot read a snapshot's L1 table", q->base.name);
+	for (uint32_t i = 0; i < l1_size && !r; i++) {
+		uint64_t off = load_be64(buf + i * 8ULL) & QCOW2_OFFSET_MASK;
+
+		if (off)
+			r = meta_add(&q->meta, off >> q->cluster_bits, META_INACTIVE_L2);
+	}
+	return r;
+}
+
+static int meta_load_snapshots(struct qcow2 *q, struct err *e)
+{
+	struct qcow2_snapshot_info *list;
+	uint64_t budget = META_INACTIVE_BYTES_MAX;
+	size_t n;
+	int r = qcow2_snapshots_read(q->base.fd, &q->h, &list, &n, e);
+
+	if (r < 0)
+		return r;
+	if (n)
+		r = meta_add_range(q, q->h.snapshots_offset, list[n - 1].table_bytes, META_SNAPSHOTS);
+	for (size_t i = 0; i < n && !r; i++)
+		r = meta_load_snapshot(q, list[i].l1_offset, list[i].l1_size, &budget, e);
+	qcow2_snapshots_free(list, n);
+	return r;
+}
+
+int qcow2_meta_load(struct qcow2 *q, struct err *e)
+{
+	int r = meta_add_range(q, 0, q->cluster_bytes, META_HEADER);
+
+	if (!r)
+		r = meta_add_range(q, q->reftable.offset,
+			(uint64_t)q->h.reftable_clusters << q->cluster_bits, META_REFTABLE);
+	for (uint32_t i = 0; i < q->reftable.n && !r; i++) {
+		uint64_t off = q->reftable.entries[i] & ~QCOW2_REFTABLE_RESERVED;
+
+		if (off)
+			r = meta_add(&q->meta, off >> q->cluster_bits, META_REFBLOCK);
+	}
+	if (!r && q->disk.l1.n)
+		r = meta_add_range(q, q->disk.l1.offset, q->disk.l1.n * 8ULL, META_L1);
+	if (!r)
+		r = meta_add_l1(q, q->disk.l1.entries, q->disk.l1.n, META_L2);
+	if (!r && q->h.nb_snapshots)
+		return meta_load_snapshots(q, e);
+	return r < 0 ? err_set_errno(e, r, "%s", q->base.name) : 0;
+}

@@ -1,0 +1,419 @@
+/* qcow2: opening, closing, and what happens when an image proves to be corrupt. */
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "block/qcow2/snapshot_impl.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* Default bound on cached tables: three quarters L2 (at 64 KiB clusters 24 GiB of disk),
+ * one quarter refcounts. */
+#define CACHE_BYTES_DEFAULT (4 * MIB)
+/* Changed slices that start a commit: a quarter of the cache, and at most this much, which is
+ * copied for it. */
+#define DIRTY_BYTES_MAX (1 * MIB)
+#define DIRTY_SLICES_MIN 8u
+
+int qcow2_pread(int fd, void *buf, size_t len, uint64_t off)
+{
+	for (size_t have = 0; have < len;) {
+		ssize_t n = pread(fd, (char *)buf + have, len - have, (off_t)(off + have));
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		have += (size_t)n;
+		if (!n || n % 512) {
+			memset((char *)buf + have, 0, len - have);
+			break;
+		}
+	}
+	return 0;
+}
+
+/* ---- corruption ---- */
+
+static void corrupt_written(struct io *io, int res)
+{
+	struct qcow2 *q = container_of(io, struct qcow2, corrupt_io);
+
+	q->internal--;
+	if (res < 0)
+		log_error(q->base.name, "cannot mark the image corrupt: %s", strerror(-res));
+}
+
+int qcow2_corrupt(struct qcow2 *q, const char *fmt, ...)
+{
+	char why[256];
+	va_list ap;
+
+	if (q->corrupt)
+		return -EIO;
+	q->corrupt = true;
+	va_start(ap, fmt);
+	vsnprintf(why, sizeof(why), fmt, ap);
+	va_end(ap);
+	log_error(q->base.name, "image corrupt: %s; nothing more is written to it. Repair it with "
+		"`cairn-img check -r all`", why);
+	block_trouble(&q->base, -EIO, true, why);
+	if (q->h.version < 3 || q->base.info.read_only)
+		return -EIO;
+	store_be64(q->header_piece + QCOW2_AT_INCOMPATIBLE,
+		load_be64(q->header_piece + QCOW2_AT_INCOMPATIBLE) | QCOW2_INCOMPAT_CORRUPT);
+	q->corrupt_iov = (struct iovec){ q->header_piece, q->header_piece_bytes };
+	q->corrupt_io.done = corrupt_written;
+	q->internal++;
+	io_write(&q->corrupt_io, q->base.loop, q->base.fd, &q->corrupt_iov, 1, 0,
+		q->header_piece_bytes);
+	return -EIO;
+}
+
+void qcow2_mark_dirty(struct qcow2 *q, bool dirty)
+{
+	uint64_t bits = load_be64(q->header_piece + QCOW2_AT_INCOMPATIBLE);
+
+	if (q->h.version < 3)
+		return;
+	bits = dirty ? bits | QCOW2_INCOMPAT_DIRTY : bits & ~QCOW2_INCOMPAT_DIRTY;
+	store_be64(q->header_piece + QCOW2_AT_INCOMPATIBLE, bits);
+	q->h.incompatible = bits;
+}
+
+/* ---- opening ---- */
+
+static void geometry_set(struct qcow2 *q)
+{
+	q->cluster_bits = q->h.cluster_bits;
+	q->cluster_bytes = 1u << q->cluster_bits;
+	q->slice_bytes = MIN(q->cluster_bytes, QCOW2_SLICE_BYTES_MAX);
+	q->ext = q->h.incompatible & QCOW2_INCOMPAT_EXTENDED_L2;
+	q->l2_entry_bytes = q->ext ? 16 : 8;
+	q->l2_bits = q->cluster_bits - (q->ext ? 4 : 3);
+	q->slice_entries = q->slice_bytes / q->l2_entry_bytes;
+	q->grain_bytes = q->ext ? q->cluster_bytes / QCOW2_SUBCLUSTERS : q->cluster_bytes;
+	q->refblock_bits = q->cluster_bits + 3 - q->h.refcount_order;
+	q->slice_refs_bits = (uint32_t)__builtin_ctz(q->slice_bytes) + 3 - q->h.refcount_order;
+	q->header_piece_bytes = q->slice_bytes;
+}
+
+/* n entries of 8 bytes at offset, room for cap. */
+static int table_load(struct qcow2 *q, struct table *t, uint64_t offset, uint32_t n, uint32_t cap,
+	const char *what, struct err *e)
+{
+	size_t bytes = ROUND_UP(n * 8ULL, 4096);
+	CLEANUP_FREE uint8_t *buf = io_buffer_new(MAX(bytes, (size_t)4096));
+	int r = 0;
+
+	t->entries = calloc(MAX(cap, 1u), sizeof(*t->entries));
+	if (!buf || !t->entries || bitmap_init(&t->dirty, DIV_ROUND_UP(cap * 8ULL, q->slice_bytes)) < 0)
+		return err_set_errno(e, -ENOMEM, "%s: %s", q->base.name, what);
+	t->offset = offset;
+	t->n = n;
+	t->cap = cap;
+	if (n)
+		r = qcow2_pread(q->base.fd, buf, bytes, offset);
+	if (r < 0)
+		return err_set_errno(e, r, "%s: cannot read the %s", q->base.name, what);
+	for (uint32_t i = 0; i < n; i++)
+		t->entries[i] = load_be64(buf + i * 8ULL);
+	return 0;
+}
+
+static int tables_load(struct qcow2 *q, struct err *e)
+{
+	uint32_t per_cluster = q->cluster_bytes / 8, l1_cap = ROUND_UP(q->h.l1_size, per_cluster);
+	uint32_t refs = q->h.reftable_clusters * per_cluster;
+	int r = table_load(q, &q->disk.l1, q->h.l1_offset, q->h.l1_size, l1_cap, "L1 table", e);
+
+	if (r < 0 || q->base.info.read_only)
+		return r;
+	r = table_load(q, &q->reftable, q->h.reftable_offset, refs, refs, "refcount table", e);
+	return r < 0 ? r : qcow2_meta_load(q, e);
+}
+
+static int header_keep(struct qcow2 *q, struct err *e)
+{
+	int r;
+
+	q->header_piece = io_buffer_new(4096);
+	if (!q->header_piece)
+		return err_set_errno(e, -ENOMEM, "%s", q->base.name);
+	r = qcow2_pread(q->base.fd, q->header_piece, 4096, 0);
+	return r < 0 ? err_set_errno(e, r, "%s: cannot read the header", q->base.name) : 0;
+}
+
+static int backing_check(const struct qcow2 *q, const struct block_format_open *o, struct err *e)
+{
+	if (q->h.has_backing && !o->backing)
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"%s: the image has the backing file '%s', which has to be given as its next layer",
+			o->name, q->h.backing_name);
+	if (!q->h.has_backing && o->backing)
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"%s: a backing layer was given but the image has no backing file", o->name);
+	return 0;
+}
+
+/* Sub-ranges of a request are multiples of 512 at any 512: a file that wants more
+ * for direct I/O is used through the page cache. */
+static void direct_off(int fd, const struct block_file *f)
+{
+	if (f->direct)
+		(void)fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_DIRECT);
+}
+
+static void direct_decide(struct qcow2 *q, const struct block_format_open *o)
+{
+	const struct block_file *data = q->external ? o->data_file : o->file;
+	bool direct = o->file->direct && data->direct &&
+		      MAX(o->file->memory_align, data->memory_align) <= 512 &&
+		      data->offset_align <= q->grain_bytes &&
+		      o->file->offset_align <= MIN(q->grain_bytes, q->slice_bytes);
+
+	if (!direct) {
+		direct_off(o->fd, o->file);
+		if (q->external)
+			direct_off(q->data_fd, data);
+	}
+	q->base.info.direct = direct;
+	q->base.info.buffer_align = direct ? MAX(o->file->memory_align, data->memory_align) : 1;
+}
+
+static int engine_start(struct qcow2 *q, const struct block_format_open *o)
+{
+	uint64_t bytes = o->cache_bytes ? o->cache_bytes : CACHE_BYTES_DEFAULT;
+	int r = cache_init(&q->l2, q, q->slice_bytes, bytes / 4 * 3);
+
+	q->dirty_max = MAX((unsigned)(MIN(bytes / 4, DIRTY_BYTES_MAX) / q->slice_bytes),
+		DIRTY_SLICES_MIN);
+	if (!r)
+		q->l2.runs = l2_runs_new(q, bytes / 8);
+	if (!r)
+		r = cache_init(&q->refs, q, q->slice_bytes, bytes / 4);
+	return r ? r : commit_init(q);
+}
+
+static void qcow2_free(struct block *b)
+{
+	struct qcow2 *q = qcow2_of(b);
+
+	commit_done(q);
+	if (q->l2.hash)
+		cache_done(&q->l2);
+	if (q->refs.hash)
+		cache_done(&q->refs);
+	meta_done(&q->meta);
+	free(q->disk.l1.entries);
+	bitmap_done(&q->disk.l1.dirty);
+	free(q->reftable.entries);
+	bitmap_done(&q->reftable.dirty);
+	snap_vms_done(q);
+	snaps_done(q);
+	free(q->header_piece);
+	free(q->unpacked);
+	while (q->pool) {
+		struct rq *rq = q->pool;
+
+		q->pool = rq->pool_next;
+		free(rq);
+	}
+	free(q);
+}
+
+/* For the few places that may run the loop themselves. */
+struct sync_wait {
+	struct wait wait;
+	bool done;
+	int res;
+};
+
+static void sync_wait_run(struct wait *w, int res)
+{
+	struct sync_wait *c = container_of(w, struct sync_wait, wait);
+
+	c->done = true;
+	c->res = res;
+}
+
+static int lookup_sync(struct qcow2 *q, uint64_t off, uint64_t len, struct extent *ret)
+{
+	for (;;) {
+		struct sync_wait c = { .wait.run = sync_wait_run };
+		int r = map_lookup(q, &q->disk, off, len, &c.wait, ret);
+
+		if (r != -EINPROGRESS)
+			return r;
+		while (!c.done)
+			loop_run_once(q->base.loop, UINT64_MAX);
+		if (c.res < 0)
+			return c.res;
+	}
+}
+
+static int qcow2_extent(struct block *b, uint64_t off, uint64_t len, struct block_extent *ret)
+{
+	struct qcow2 *q = qcow2_of(b);
+	struct extent x;
+	int r = lookup_sync(q, off, len, &x);
+
+	if (r < 0)
+		return r;
+	*ret = (struct block_extent){ .zero = x.kind == EXTENT_ZERO, .len = x.len,
+		.present = x.kind != EXTENT_UNALLOCATED, .compressed = x.kind == EXTENT_COMPRESSED,
+		.has_host = x.has_host, .host = x.has_host ? x.host : 0 };
+	if (ret->present)
+		return 0;
+	ret->zero = true;
+	if (backing_is_zero(q, &q->disk, off))
+		return 0;
+	r = block_extent(b->backing, off, MIN(x.len, b->backing->info.size_bytes - off), ret);
+	ret->layer++;
+	return r;
+}
+
+/* Freeing clusters dirties refcounts again, and these want another commit. */
+static int qcow2_flush_all(struct block *b)
+{
+	struct qcow2 *q = qcow2_of(b);
+	int r = 0;
+
+	qcow2_snap_close(q);
+	while (!r && !q->corrupt && !commit_idle(q)) {
+		struct sync_wait c = { .wait.run = sync_wait_run };
+
+		commit_flush(q, &c.wait);
+		while (!c.done || q->freer.running)
+			loop_run_once(b->loop, UINT64_MAX);
+		r = c.res;
+	}
+	while (q->internal)
+		loop_run_once(b->loop, UINT64_MAX);
+	tail_cut(q);
+	if (!r && q->corrupt)
+		r = -EIO;
+	if (!r && (fdatasync(b->fd) < 0 || (q->external && fdatasync(q->data_fd) < 0)))
+		r = -errno;
+	return r;
+}
+
+static const struct block_ops qcow2_ops = { .submit = qcow2_submit, .extent = qcow2_extent,
+	.flush_all = qcow2_flush_all, .resize = qcow2_resize, .free = qcow2_free };
+
+static void info_set(struct qcow2 *q, const struct block_format_open *o)
+{
+	const struct block_file *data = q->external ? o->data_file : o->file;
+	uint64_t file_bytes = o->file->size_bytes;
+	struct stat st;
+
+	/* Mending may have cut the file since it was looked at. */
+	if (!o->file->is_device && !fstat(o->fd, &st))
+		file_bytes = (uint64_t)st.st_size;
+	q->base.info = (struct block_info){ .format = BLOCK_FORMAT_QCOW2,
+		.size_bytes = ROUND_DOWN(q->h.size_bytes, 512),
+		.logical_block_bytes = data->is_device ? data->offset_align : 512,
+		.data_file = q->external,
+		.discard_granularity = q->cluster_bytes, .read_only = o->read_only };
+	direct_decide(q, o);
+	q->is_device = o->file->is_device;
+	q->can_punch = true;
+	q->tail.file_bytes = file_bytes;
+	/* Past its end a file reads as zeros; a device does not. */
+	q->fresh_from = q->is_device ? UINT64_MAX
+				     : DIV_ROUND_UP(file_bytes, (uint64_t)q->cluster_bytes);
+}
+
+/* Read the snapshot as if it were the disk. By id, else by name. */
+static int snapshot_select(struct qcow2 *q, const char *snapshot, struct err *e)
+{
+	struct qcow2_snapshot_info *list, *s = NULL;
+	size_t n;
+	int r = qcow2_snapshots_read(q->base.fd, &q->h, &list, &n, e);
+
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < n && !s; i++)
+		s = strcmp(list[i].id, snapshot) ? NULL : &list[i];
+	for (size_t i = 0; i < n && !s; i++)
+		s = strcmp(list[i].name, snapshot) ? NULL : &list[i];
+	if (!s) {
+		r = err_set(e, -ENOENT, ERR_NOT_FOUND, "%s has no snapshot '%s'", q->base.name, snapshot);
+	} else if (s->l1_size > QCOW2_L1_BYTES_MAX / 8 || s->disk_bytes > INT64_MAX ||
+		   s->l1_size < qcow2_l1_entries(s->disk_bytes, q->h.cluster_bits,
+			q->h.incompatible & QCOW2_INCOMPAT_EXTENDED_L2) ||
+		   (s->l1_offset & ((1ULL << q->h.cluster_bits) - 1)) ||
+		   s->l1_offset >= QCOW2_OFFSET_END) {
+		r = err_set(e, -EINVAL, ERR_CORRUPT, "%s: snapshot '%s' has an L1 table that is against "
+			"the format", q->base.name, snapshot);
+	} else {
+		q->h.l1_offset = s->l1_offset;
+		q->h.l1_size = s->l1_size;
+		q->h.size_bytes = s->disk_bytes;
+	}
+	qcow2_snapshots_free(list, n);
+	return r;
+}
+
+static int supported_check(struct qcow2 *q, const struct block_format_open *o, struct err *e)
+{
+	int r = qcow2_header_supported(&q->h, false, e);
+
+	if (!r) {
+		r = qcow2_mend(o, &q->h, e);
+		if (r < 0)
+			return r;
+		r = qcow2_header_supported(&q->h, !o->read_only, e);
+	}
+	if (r < 0)
+		err_prefix(e, "%s", q->base.name);
+	return r;
+}
+
+int qcow2_open(const struct block_format_open *o, struct block **ret_b, struct err *e)
+{
+	struct qcow2 *q = calloc(1, sizeof(*q));
+	int r;
+
+	if (!q)
+		return err_set_errno(e, -ENOMEM, "%s", o->name);
+	block_init(&q->base, &qcow2_ops, o);
+	q->base.fd = o->fd;
+	wait_list_init(&q->gate);
+	r = qcow2_header_read(o->fd, q->base.name, &q->h, e);
+	if (!r)
+		r = supported_check(q, o, e);
+	if (!r)
+		r = backing_check(q, o, e);
+	if (!r)
+		r = qcow2_data_open(q, o, e);
+	if (!r && o->snapshot)
+		r = snapshot_select(q, o->snapshot, e);
+	if (r < 0)
+		goto fail;
+	geometry_set(q);
+	info_set(q, o);
+	q->gate_shut = (q->h.autoclear & ~(q->data.raw ? QCOW2_AUTOCLEAR_RAW_DATA : 0)) && !o->read_only;
+	r = header_keep(q, e);
+	if (!r)
+		r = tables_load(q, e);
+	if (!r) {
+		r = engine_start(q, o);
+		if (r < 0)
+			err_set_errno(e, r, "%s", q->base.name);
+	}
+	if (r < 0)
+		goto fail;
+	*ret_b = &q->base;
+	return 0;
+fail:
+	qcow2_free(&q->base);
+	return r;
+}

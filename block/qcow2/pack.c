@@ -1,0 +1,324 @@
+/* The order in the file: what qcow2_create() writes, then data and L2 tables as they come,
+ * then refcounts, counted from the tables. */
+#include "block/qcow2/pack.h"
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/util.h"
+#include "block/qcow2/impl.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <zlib.h>
+#include <zstd.h>
+
+#define BUFFER_BYTES (4 * MIB)
+#define PAD_BYTES 4096 /* what is to be zeros is not written from there on */
+#define DEFLATE_WINDOW_BITS 12 /* what QEMU's inflate has */
+#define DEFLATE_MEM_LEVEL 9
+
+/* ---- streams ---- */
+
+struct qcow2_compressor {
+	uint32_t cluster_bytes;
+	bool zstd;
+	z_stream z;
+	ZSTD_CCtx *c;
+};
+
+struct qcow2_compressor *qcow2_compressor_new(uint8_t compression, uint32_t cluster_bytes)
+{
+	struct qcow2_compressor *z = calloc(1, sizeof(*z));
+
+	if (!z)
+		return NULL;
+	z->cluster_bytes = cluster_bytes;
+	z->zstd = compression == QCOW2_COMPRESSION_ZSTD;
+	if (z->zstd)
+		z->c = ZSTD_createCCtx();
+	else if (deflateInit2(&z->z, Z_DEFAULT_COMPRESSION, Z_DEFLATED, -DEFLATE_WINDOW_BITS,
+		DEFLATE_MEM_LEVEL, Z_DEFAULT_STRATEGY) == Z_OK)
+		return z;
+	if (z->c)
+		return z;
+	free(z);
+	return NULL;
+}
+
+void qcow2_compressor_free(struct qcow2_compressor *z)
+{
+	if (z && z->zstd)
+		ZSTD_freeCCtx(z->c);
+	else if (z)
+		deflateEnd(&z->z);
+	free(z);
+}
+
+/* Noise (what is compressed or encrypted already) shows in how evenly its bytes are spread: the
+ * sum of squares of their counts in n bytes is n + n * n / 256 on average, with a deviation of
+ * 362 for these 4096; five of them above is no noise. deflate takes 2 ms to find out, this 10 us. */
+#define NOISE_BYTES 4096u
+#define NOISE_SQUARES_MAX (NOISE_BYTES + NOISE_BYTES * NOISE_BYTES / 256 + 5 * 362)
+
+static bool noise_at(const uint8_t *p)
+{
+	uint16_t count[256] = { 0 };
+	uint32_t squares = 0;
+
+	for (uint32_t i = 0; i < NOISE_BYTES; i++)
+		count[p[i]]++;
+	for (uint32_t i = 0; i < 256; i++)
+		squares += (uint32_t)count[i] * count[i];
+	return squares <= NOISE_SQUARES_MAX;
+}
+
+/* At its beginning, in its middle and at its end. */
+static bool is_noise(const uint8_t *cluster, uint32_t bytes)
+{
+	return bytes >= 8 * NOISE_BYTES && noise_at(cluster) && noise_at(cluster + bytes / 2) &&
+	       noise_at(cluster + bytes - NOISE_BYTES);
+}
+
+size_t qcow2_compress(struct qcow2_compressor *z, const void *cluster, void *out)
+{
+	/* A stream as long as the cluster gains nothing, and the format has no room to say so. */
+	uint32_t room = z->cluster_bytes - 1;
+	size_t n;
+
+	if (z->zstd) {
+		n = ZSTD_compressCCtx(z->c, out, room, cluster, z->cluster_bytes, ZSTD_CLEVEL_DEFAULT);
+		return ZSTD_isError(n) ? 0 : n;
+	}
+	if (is_noise(cluster, z->cluster_bytes) || deflateReset(&z->z) != Z_OK)
+		return 0;
+	z->z.next_in = (Bytef *)(uintptr_t)cluster;
+	z->z.avail_in = z->cluster_bytes;
+	z->z.next_out = out;
+	z->z.avail_out = room;
+	return deflate(&z->z, Z_FINISH) == Z_STREAM_END ? room - z->z.avail_out : 0;
+}
+
+/* ---- the file ---- */
+
+/* What a cluster with streams has left, when something that begins at a cluster comes behind it. */
+struct pack_hole {
+	uint64_t at;
+	uint64_t left;
+	uint64_t streams; /* in its cluster */
+};
+
+struct qcow2_pack {
+	int fd;
+	struct qcow2_header h;
+	uint32_t cluster_bits, cluster_bytes, entry_bytes, l2_bits;
+	uint64_t max_refs;
+	uint64_t *l1;
+	uint64_t l1_index; /* of the table in hand */
+	uint8_t *l2;
+	bool l2_used;
+	uint8_t *buf; /* what stands at [at, at + fill) */
+	uint64_t at;
+	size_t fill;
+	uint64_t streams; /* in the cluster that the file's end lies in */
+	struct pack_hole hole; /* the largest; streams that fit go there */
+};
+
+static uint64_t end_of(const struct qcow2_pack *p)
+{
+	return p->at + p->fill;
+}
+
+static int buffer_write(struct qcow2_pack *p)
+{
+	int r = p->fill ? pwrite_full(p->fd, p->buf, p->fill, (off_t)p->at) : 0;
+
+	p->at += p->fill;
+	p->fill = 0;
+	return r;
+}
+
+static int append(struct qcow2_pack *p, const void *data, size_t n)
+{
+	int r = p->fill + n > BUFFER_BYTES ? buffer_write(p) : 0;
+
+	if (r < 0)
+		return r;
+	if (data)
+		memcpy(p->buf + p->fill, data, n);
+	else
+		memset(p->buf + p->fill, 0, n);
+	p->fill += n;
+	return 0;
+}
+
+static int align(struct qcow2_pack *p)
+{
+	uint64_t end = end_of(p), left = ROUND_UP(end, (uint64_t)p->cluster_bytes) - end;
+	int r;
+
+	if (left > p->hole.left && p->streams < p->max_refs)
+		p->hole = (struct pack_hole){ end, left, p->streams };
+	p->streams = 0;
+	if (left < PAD_BYTES)
+		return left ? append(p, NULL, left) : 0;
+	r = buffer_write(p);
+	p->at += left;
+	return r;
+}
+
+static int l2_flush(struct qcow2_pack *p)
+{
+	int r;
+
+	if (!p->l2_used)
+		return 0;
+	r = align(p);
+	p->l1[p->l1_index] = end_of(p) | QCOW2_COPIED;
+	if (!r)
+		r = append(p, p->l2, p->cluster_bytes);
+	memset(p->l2, 0, p->cluster_bytes);
+	p->l2_used = false;
+	return r;
+}
+
+static void l2_set(struct qcow2_pack *p, uint64_t off, uint64_t e, uint64_t bitmap)
+{
+	uint64_t i = (off >> p->cluster_bits) & ((1ULL << p->l2_bits) - 1);
+
+	store_be64(p->l2 + i * p->entry_bytes, e);
+	if (p->entry_bytes == 16)
+		store_be64(p->l2 + i * p->entry_bytes + 8, bitmap);
+	p->l2_used = true;
+}
+
+static int add_plain(struct qcow2_pack *p, uint64_t off, const void *data)
+{
+	int r = align(p);
+
+	l2_set(p, off, end_of(p) | QCOW2_COPIED, 0xffffffff);
+	return r ? r : append(p, data, p->cluster_bytes);
+}
+
+static void l2_set_stream(struct qcow2_pack *p, uint64_t off, uint64_t host, size_t len)
+{
+	uint32_t x = 62 - (p->cluster_bits - 8);
+
+	l2_set(p, off, QCOW2_COMPRESSED | host | ((host + len - 1) / 512 - host / 512) << x, 0);
+}
+
+static int add_to_hole(struct qcow2_pack *p, uint64_t off, const void *data, size_t len)
+{
+	struct pack_hole *h = &p->hole;
+	int r = 0;
+
+	l2_set_stream(p, off, h->at, len);
+	if (h->at >= p->at)
+		memcpy(p->buf + (h->at - p->at), data, len);
+	else
+		r = pwrite_full(p->fd, data, len, (off_t)h->at);
+	h->at += len;
+	h->left -= len;
+	if (++h->streams == p->max_refs)
+		h->left = 0;
+	return r;
+}
+
+/* Streams lie byte after byte; a cluster holds as many as its refcount can count. */
+static int add_stream(struct qcow2_pack *p, uint64_t off, const void *data, size_t len)
+{
+	uint64_t end = end_of(p), in = end & (p->cluster_bytes - 1);
+	int r = 0;
+
+	if (!in && len <= p->hole.left)
+		return add_to_hole(p, off, data, len);
+	if (in && (p->streams == p->max_refs ||
+		(p->max_refs == 1 && in + len > p->cluster_bytes)))
+		r = align(p);
+	end = end_of(p);
+	in = end & (p->cluster_bytes - 1);
+	p->streams = in + len >= p->cluster_bytes ? in + len > p->cluster_bytes : p->streams + 1;
+	l2_set_stream(p, off, end, len);
+	return r ? r : append(p, data, len);
+}
+
+int qcow2_pack_add(struct qcow2_pack *p, uint64_t off, const void *data, size_t len)
+{
+	uint64_t index = off >> (p->cluster_bits + p->l2_bits);
+	int r = 0;
+
+	if (index >= p->h.l1_size || !len || len > p->cluster_bytes)
+		return -EINVAL;
+	if (index != p->l1_index)
+		r = l2_flush(p);
+	p->l1_index = index;
+	if (r < 0)
+		return r;
+	return len == p->cluster_bytes ? add_plain(p, off, data) : add_stream(p, off, data, len);
+}
+
+int qcow2_pack_finish(struct qcow2_pack *p, struct err *e)
+{
+	CLEANUP_FREE uint8_t *l1 = malloc(MAX(p->h.l1_size, 1u) * 8ULL);
+	int r = l1 ? l2_flush(p) : -ENOMEM;
+
+	if (!r)
+		r = align(p);
+	if (!r)
+		r = buffer_write(p);
+	if (!r && ftruncate(p->fd, (off_t)p->at) < 0)
+		r = -errno;
+	for (uint32_t i = 0; i < p->h.l1_size && !r; i++)
+		store_be64(l1 + i * 8ULL, p->l1[i]);
+	if (!r)
+		r = pwrite_full(p->fd, l1, p->h.l1_size * 8ULL, (off_t)p->h.l1_offset);
+	if (r < 0)
+		return err_set_errno(e, r, "cannot write the image");
+	r = qcow2_refcounts_rebuild(p->fd, &p->h, p->h.refcount_order, e);
+	if (!r && fdatasync(p->fd) < 0)
+		r = err_set_errno(e, -errno, "cannot write the image");
+	return r;
+}
+
+void qcow2_pack_free(struct qcow2_pack *p)
+{
+	if (!p)
+		return;
+	free(p->l1);
+	free(p->l2);
+	free(p->buf);
+	free(p);
+}
+
+int qcow2_pack_new(int fd, const struct qcow2_create *c, struct qcow2_pack **ret_p, struct err *e)
+{
+	struct qcow2_pack *p = calloc(1, sizeof(*p));
+	off_t end;
+	int r = p ? qcow2_create(fd, c, e) : err_set_errno(e, -ENOMEM, "convert");
+
+	if (!r)
+		r = qcow2_header_read(fd, "the new image", &p->h, e);
+	if (r < 0) {
+		free(p);
+		return r;
+	}
+	p->fd = fd;
+	p->cluster_bits = p->h.cluster_bits;
+	p->cluster_bytes = 1u << p->cluster_bits;
+	p->entry_bytes = c->extended_l2 ? 16 : 8;
+	p->l2_bits = p->cluster_bits - (c->extended_l2 ? 4 : 3);
+	p->max_refs = c->refcount_order == 6 ? UINT64_MAX : (1ULL << (1u << c->refcount_order)) - 1;
+	p->l1 = calloc(MAX(p->h.l1_size, 1u), sizeof(*p->l1));
+	p->l2 = calloc(1, p->cluster_bytes);
+	p->buf = io_buffer_new(BUFFER_BYTES);
+	end = lseek(fd, 0, SEEK_END);
+	if (!p->l1 || !p->l2 || !p->buf || end < 0) {
+		qcow2_pack_free(p);
+		return err_set_errno(e, -ENOMEM, "convert");
+	}
+	p->at = ROUND_UP((uint64_t)end, (uint64_t)p->cluster_bytes);
+	*ret_p = p;
+	return 0;
+}

@@ -1,0 +1,78 @@
+/* Preallocation: every cluster gets its place before a guest writes to it. */
+#include "base/bytes.h"
+#include "base/err.h"
+#include "base/util.h"
+#include "block/qcow2/sync.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+/* One run of clusters from guest cluster c on; *ret_n: how many. */
+static int run_map(struct qcow2 *q, uint64_t c, uint64_t end, struct wait *w, uint32_t *ret_n)
+{
+	uint64_t off = c << q->cluster_bits, left = q->slice_entries - c % q->slice_entries;
+	struct cluster_run run;
+	uint64_t flag = 0;
+	struct slice *s;
+	int r = commit_throttle(q, w) ? -EINPROGRESS : map_get_writable(q, &q->disk, off, w, &s);
+
+	if (r < 0)
+		return r;
+	left = MIN(left, end - c);
+	*ret_n = 1;
+	if (l2_get(q, s, off).e) { /* somebody has been here */
+		slice_unpin(s);
+		return 0;
+	}
+	r = data_alloc(q, c, (uint32_t)left, w, &run);
+	/* Whatever stands in a place that was used before must not show. */
+	if (!r && !run.fresh && !q->ext && !q->data.raw) {
+		flag = QCOW2_ZERO;
+		if (q->h.version < 3) {
+			data_release(q, run.first, run.n);
+			r = -EOPNOTSUPP;
+		}
+	}
+	for (uint32_t i = 0; !r && i < run.n; i++) {
+		uint64_t at = (c + i) << q->cluster_bits;
+
+		if (l2_get(q, s, at).e)
+			data_release(q, run.first + i, 1);
+		else
+			l2_put(q, s, at, (struct l2_entry){
+				(run.first + i) << q->cluster_bits | QCOW2_COPIED | flag, 0 });
+	}
+	slice_unpin(s);
+	if (!r) {
+		q->need_barrier = true;
+		*ret_n = run.n;
+	}
+	return r;
+}
+
+int qcow2_preallocate(struct block *b, uint64_t from, void (*progress)(void *opaque, uint64_t done, uint64_t total),
+	void *opaque, struct err *e)
+{
+	struct qcow2 *q = qcow2_of(b);
+	uint64_t end = DIV_ROUND_UP(b->info.size_bytes, (uint64_t)q->cluster_bytes);
+	int r = qcow2_sync_gate(q);
+
+	for (uint64_t c = DIV_ROUND_UP(from, (uint64_t)q->cluster_bytes); c < end && !r;) {
+		uint32_t n = 0;
+
+		r = QCOW2_SYNC(q, run_map(q, c, end, &sync.wait, &n));
+		c += n;
+		if (progress && !(c & 0xfff))
+			progress(opaque, c << q->cluster_bits, b->info.size_bytes);
+	}
+	if (!r)
+		r = qcow2_sync_flush(q);
+	/* As long as its last cluster: then the file's end tells that it is complete. */
+	if (!r && !q->is_device) {
+		q->tail.file_bytes = q->fresh_from << q->cluster_bits;
+		r = ftruncate(b->fd, (off_t)q->tail.file_bytes) < 0 ? -errno : 0;
+	}
+	if (!r)
+		r = data_truncate(q, b->info.size_bytes);
+	return r < 0 ? err_set_errno(e, r, "%s: cannot allocate", b->name) : 0;
+}

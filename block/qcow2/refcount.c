@@ -1,0 +1,660 @@
+/* Refcounts: who is free, taking and giving back. */
+#include "base/bytes.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "block/qcow2/snapshot_impl.h"
+
+#include <errno.h>
+#include <linux/falloc.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int freer_underflow(struct qcow2 *q, uint64_t cluster);
+
+/* ---- one refcount in a slice ---- */
+
+static uint64_t ref_read(const struct qcow2 *q, const uint8_t *d, uint32_t i)
+{
+	uint32_t order = q->h.refcount_order, bits = 1u << order;
+
+	switch (order) {
+	case 3:
+		return d[i];
+	case 4:
+		return load_be16(d + i * 2);
+	case 5:
+		return load_be32(d + i * 4);
+	case 6:
+		return load_be64(d + i * 8);
+	default: /* below a byte: lowest bits first */
+		return d[i * bits / 8] >> (i * bits % 8) & ((1u << bits) - 1);
+	}
+}
+
+static void ref_write(const struct qcow2 *q, uint8_t *d, uint32_t i, uint64_t v)
+{
+	uint32_t order = q->h.refcount_order, bits = 1u << order, shift = i * bits % 8;
+
+	switch (order) {
+	case 3:
+		d[i] = (uint8_t)v;
+		break;
+	case 4:
+		store_be16(d + i * 2, (uint16_t)v);
+		break;
+	case 5:
+		store_be32(d + i * 4, (uint32_t)v);
+		break;
+	case 6:
+		store_be64(d + i * 8, v);
+		break;
+	default:
+		d[i * bits / 8] = (uint8_t)((d[i * bits / 8] & ~(((1u << bits) - 1) << shift)) |
+					    v << shift);
+	}
+}
+
+/* ---- many of a slice at once ---- */
+
+/* Eight bytes of refcounts that all hold v. A slice is made of such words. */
+static uint64_t ref_word(const struct qcow2 *q, uint64_t v)
+{
+	uint64_t word = 0;
+
+	for (uint32_t i = 0; i < 64u >> q->h.refcount_order; i++)
+		ref_write(q, (uint8_t *)&word, i, v);
+	return word;
+}
+
+/* How many of the n refcounts from i on hold v, up to the first that does not? */
+static uint32_t ref_same(const struct qcow2 *q, const uint8_t *d, uint32_t i, uint32_t n, uint64_t v)
+{
+	uint32_t per_word = 64u >> q->h.refcount_order, k = 0;
+
+	while (k < n && (i + k) % per_word && ref_read(q, d, i + k) == v)
+		k++;
+	if (n - k >= per_word && (i + k) % per_word == 0) {
+		uint64_t word = ref_word(q, v);
+
+		while (n - k >= per_word && !memcmp(d + (i + k) / per_word * 8, &word, 8))
+			k += per_word;
+	}
+	while (k < n && ref_read(q, d, i + k) == v)
+		k++;
+	return k;
+}
+
+/* How many of the n refcounts from i on are not 0, up to the first that is? */
+static uint32_t ref_used(const struct qcow2 *q, const uint8_t *d, uint32_t i, uint32_t n)
+{
+	uint32_t k = 0;
+
+	while (k < n) {
+		uint64_t v = ref_read(q, d, i + k);
+
+		if (!v)
+			break;
+		k += ref_same(q, d, i + k, n - k, v);
+	}
+	return k;
+}
+
+static void ref_fill(const struct qcow2 *q, uint8_t *d, uint32_t i, uint32_t n, uint64_t v)
+{
+	uint32_t per_word = 64u >> q->h.refcount_order;
+
+	for (; n && i % per_word; i++, n--)
+		ref_write(q, d, i, v);
+	if (n >= per_word) {
+		uint64_t word = ref_word(q, v);
+
+		for (; n >= per_word; i += per_word, n -= per_word)
+			memcpy(d + i / per_word * 8, &word, 8);
+	}
+	for (; n; i++, n--)
+		ref_write(q, d, i, v);
+}
+
+/* The slice with a cluster's refcount. -ENOENT: no block, so the refcount is 0. */
+static int ref_slice(struct qcow2 *q, uint64_t cluster, struct wait *w, struct slice **ret_s,
+	uint32_t *ret_i)
+{
+	uint64_t block = cluster >> q->refblock_bits, off;
+	uint32_t in_block = (uint32_t)(cluster & ((1ULL << q->refblock_bits) - 1));
+
+	if (block >= q->reftable.n || !q->reftable.entries[block])
+		return -ENOENT;
+	off = q->reftable.entries[block];
+	if ((off & (q->cluster_bytes - 1)) || off >= QCOW2_OFFSET_END)
+		return qcow2_corrupt(q, "refcount block %llu is misaligned (0x%llx)",
+			(unsigned long long)block, (unsigned long long)off);
+	*ret_i = in_block & ((1u << q->slice_refs_bits) - 1);
+	return cache_get(&q->refs, off + (uint64_t)(in_block >> q->slice_refs_bits) * q->slice_bytes,
+		w, ret_s);
+}
+
+/* For who goes through refcounts in order: the rest of the block is read along. */
+static void refs_ahead(struct qcow2 *q, uint64_t cluster)
+{
+	uint64_t block = cluster >> q->refblock_bits, off;
+	uint32_t in_block = (uint32_t)(cluster & ((1ULL << q->refblock_bits) - 1));
+
+	if (block >= q->reftable.n)
+		return;
+	off = q->reftable.entries[block];
+	if (off && !(off & (q->cluster_bytes - 1)) && off < QCOW2_OFFSET_END)
+		cache_ahead(&q->refs, off + (uint64_t)(in_block >> q->slice_refs_bits) * q->slice_bytes,
+			off + q->cluster_bytes);
+}
+
+/* Before a refcount changes: the block must be one, and only that. */
+static int ref_slice_writable(struct qcow2 *q, const struct slice *s)
+{
+	enum meta_kind k = meta_find(&q->meta, s->offset >> q->cluster_bits);
+
+	if (k != META_REFBLOCK)
+		return qcow2_corrupt(q, "the refcount block at 0x%llx overlaps other metadata",
+			(unsigned long long)s->offset);
+	return 0;
+}
+
+int refcount_get(struct qcow2 *q, uint64_t cluster, struct wait *w, uint64_t *ret)
+{
+	struct slice *s;
+	uint32_t i;
+	int r = ref_slice(q, cluster, w, &s, &i);
+
+	if (r == -ENOENT) {
+		*ret = 0;
+		return 0;
+	}
+	if (!r)
+		*ret = ref_read(q, s->data, i);
+	return r;
+}
+
+int refcount_run(struct qcow2 *q, uint64_t cluster, uint32_t n, struct wait *w, uint64_t *ret,
+	uint32_t *ret_n)
+{
+	struct slice *s;
+	uint32_t i;
+	int r;
+
+	refs_ahead(q, cluster);
+	r = ref_slice(q, cluster, w, &s, &i);
+	*ret = 0;
+	*ret_n = 1;
+	if (r < 0)
+		return r == -ENOENT ? 0 : r;
+	*ret = ref_read(q, s->data, i);
+	*ret_n = ref_same(q, s->data, i, MIN(n, (1u << q->slice_refs_bits) - i), *ret);
+	return 0;
+}
+
+/* ---- new refcount blocks ---- */
+
+/* Zeroed slices for the block at cluster c; whatever the file has there is old. */
+static int refblock_blank(struct qcow2 *q, uint64_t c)
+{
+	uint64_t off = c << q->cluster_bits;
+
+	for (uint32_t o = 0; o < q->cluster_bytes; o += q->slice_bytes) {
+		struct slice *s = cache_new_slice(&q->refs, off + o);
+
+		if (!s)
+			return -ENOMEM;
+		slice_set_dirty(s); /* and so not evicted by the next */
+	}
+	return meta_add(&q->meta, c, META_REFBLOCK);
+}
+
+static int refblock_set_one(struct qcow2 *q, uint64_t cluster)
+{
+	struct slice *s;
+	uint32_t i;
+	int r = ref_slice(q, cluster, NULL, &s, &i); /* just made: it is there */
+
+	if (!r)
+		ref_write(q, s->data, i, 1);
+	return r;
+}
+
+static int clusters_unclaimed(struct qcow2 *q, uint64_t first, uint64_t n)
+{
+	uint64_t hit = meta_next(&q->meta, first, first + n);
+
+	if (hit == first + n)
+		return 0;
+	return qcow2_corrupt(q, "cluster 0x%llx holds metadata but its refcount is 0",
+		(unsigned long long)(hit << q->cluster_bits));
+}
+
+static void fresh_passed(struct qcow2 *q, uint64_t end)
+{
+	q->fresh_from = MAX(q->fresh_from, end);
+	q->tail.taken++;
+	tail_grow(q);
+}
+
+/* A larger table for block numbers up to `block`, behind all that the old one could
+ * describe, with the blocks that describe itself before it: free by construction. */
+static int reftable_grow(struct qcow2 *q, uint64_t block)
+{
+	uint64_t start = block << q->refblock_bits, per_cluster = q->cluster_bytes / 8;
+	uint64_t want = MAX(2ULL * q->reftable.cap, block + block / 2 + 16), nclusters, nblocks = 1;
+	uint64_t *entries;
+	int r;
+
+	nclusters = MIN(DIV_ROUND_UP(want, per_cluster), QCOW2_REFTABLE_BYTES_MAX / q->cluster_bytes);
+	while (nblocks + nclusters > nblocks << q->refblock_bits)
+		nblocks++;
+	if (block + nblocks > nclusters * per_cluster)
+		return -EFBIG;
+	r = clusters_unclaimed(q, start, nblocks + nclusters);
+	if (!r)
+		r = bitmap_grow(&q->reftable.dirty,
+			nclusters * q->cluster_bytes / q->slice_bytes);
+	if (r < 0)
+		return r;
+	entries = reallocarray(q->reftable.entries, nclusters * per_cluster, sizeof(*entries));
+	if (!entries)
+		return -ENOMEM;
+	memset(entries + q->reftable.n, 0, (nclusters * per_cluster - q->reftable.n) * 8);
+	cluster_free_later(q, q->reftable.offset >> q->cluster_bits,
+		q->reftable.cap / (uint32_t)per_cluster);
+	for (uint64_t c = 0; c < q->reftable.cap / per_cluster; c++)
+		meta_remove(&q->meta, (q->reftable.offset >> q->cluster_bits) + c);
+	q->reftable.entries = entries;
+	q->reftable.n = q->reftable.cap = (uint32_t)(nclusters * per_cluster);
+	q->reftable.offset = (start + nblocks) << q->cluster_bits;
+	q->reftable.moved = true;
+	for (uint64_t i = 0; i < nblocks && !r; i++) {
+		entries[block + i] = (start + i) << q->cluster_bits;
+		r = refblock_blank(q, start + i);
+	}
+	for (uint64_t i = 0; i < nclusters && !r; i++)
+		r = meta_add(&q->meta, start + nblocks + i, META_REFTABLE);
+	for (uint64_t i = 0; i < nblocks + nclusters && !r; i++)
+		r = refblock_set_one(q, start + i);
+	fresh_passed(q, start + nblocks + nclusters);
+	/* Out of memory half-way: the table in memory no longer tells the truth. */
+	return r < 0 ? qcow2_corrupt(q, "out of memory while growing the refcount table") : 0;
+}
+
+/* A block for a range that has none: nothing in it is used, so the block takes the
+ * range's first cluster and describes itself. */
+static int refblock_make(struct qcow2 *q, uint64_t block)
+{
+	uint64_t first = block << q->refblock_bits;
+	int r;
+
+	if (first >= QCOW2_OFFSET_END >> q->cluster_bits)
+		return -EFBIG;
+	if (block >= q->reftable.n)
+		return reftable_grow(q, block);
+	r = clusters_unclaimed(q, first, 1);
+	if (!r)
+		r = refblock_blank(q, first);
+	if (r < 0)
+		return r;
+	table_set(q, &q->reftable, (uint32_t)block, first << q->cluster_bits);
+	fresh_passed(q, first + 1);
+	return refblock_set_one(q, first);
+}
+
+int refblocks_ahead(struct qcow2 *q, uint32_t n, struct wait *w)
+{
+	uint64_t last = (q->free_from + n) >> q->refblock_bits;
+
+	for (uint64_t b = q->free_from >> q->refblock_bits; b <= last && b < q->reftable.n; b++) {
+		struct cluster_run run;
+		int r;
+
+		if (q->reftable.entries[b])
+			continue;
+		r = cluster_alloc(q, 1, w, &run);
+		if (r < 0)
+			return r;
+		if (q->reftable.entries[b]) { /* taking one has made it */
+			cluster_free_later(q, run.first, 1);
+			continue;
+		}
+		r = refblock_blank(q, run.first);
+		if (r < 0)
+			return r;
+		table_set(q, &q->reftable, (uint32_t)b, run.first << q->cluster_bits);
+	}
+	return 0;
+}
+
+int refcount_add(struct qcow2 *q, uint64_t cluster, uint32_t n, struct wait *w, uint32_t *ret_n)
+{
+	uint64_t max = q->h.refcount_order == 6 ? UINT64_MAX : (1ULL << (1u << q->h.refcount_order)) - 1;
+	uint32_t i, done = 0;
+	struct slice *s;
+	int r;
+
+	refs_ahead(q, cluster);
+	r = ref_slice(q, cluster, w, &s, &i);
+	if (r == -ENOENT)
+		return freer_underflow(q, cluster);
+	if (!r)
+		r = ref_slice_writable(q, s);
+	if (r < 0)
+		return r;
+	n = MIN(n, (1u << q->slice_refs_bits) - i);
+	while (done < n) {
+		uint64_t v = ref_read(q, s->data, i + done);
+		uint32_t same = ref_same(q, s->data, i + done, n - done, v);
+
+		if (!v && !done)
+			return freer_underflow(q, cluster);
+		if (v == max && !done)
+			return -ERANGE;
+		if (!v || v == max)
+			break;
+		ref_fill(q, s->data, i + done, same, v + 1);
+		done += same;
+	}
+	slice_set_dirty(s);
+	commit_note_dirty(q);
+	*ret_n = done;
+	return 0;
+}
+
+/* ---- taking ---- */
+
+static int run_take(struct qcow2 *q, struct slice *s, uint32_t i, uint64_t cluster, uint32_t want,
+	struct cluster_run *ret)
+{
+	uint32_t n = ref_same(q, s->data, i, MIN(want, (1u << q->slice_refs_bits) - i), 0);
+	int r = ref_slice_writable(q, s);
+
+	if (!r)
+		r = clusters_unclaimed(q, cluster, n);
+	if (r < 0)
+		return r;
+	ref_fill(q, s->data, i, n, 1);
+	slice_set_dirty(s);
+	*ret = (struct cluster_run){ cluster, n, cluster >= q->fresh_from };
+	fresh_passed(q, cluster + n);
+	q->free_from = cluster + n;
+	commit_note_dirty(q);
+	return 0;
+}
+
+int cluster_alloc(struct qcow2 *q, uint32_t want, struct wait *w, struct cluster_run *ret)
+{
+	uint32_t slice_refs = 1u << q->slice_refs_bits;
+
+	if (q->corrupt)
+		return -EIO;
+	while (q->free_from < QCOW2_OFFSET_END >> q->cluster_bits) {
+		struct slice *s;
+		uint32_t i;
+		int r = ref_slice(q, q->free_from, w, &s, &i);
+
+		if (r == -ENOENT)
+			r = refblock_make(q, q->free_from >> q->refblock_bits);
+		else if (!r) {
+			uint32_t used = ref_used(q, s->data, i, slice_refs - i);
+
+			i += used;
+			q->free_from += used;
+			if (i < slice_refs)
+				return run_take(q, s, i, q->free_from, want, ret);
+		}
+		if (r < 0)
+			return r;
+	}
+	return -EFBIG;
+}
+
+/* ---- giving back ---- */
+
+int free_list_add(struct free_list *l, uint64_t cluster, uint32_t n)
+{
+	struct free_run *last = l->n ? &l->runs[l->n - 1] : NULL;
+
+	if (last && last->cluster + last->n == cluster && last->n <= UINT32_MAX - n) {
+		last->n += n;
+		return 0;
+	}
+	if (l->n == l->cap) {
+		size_t cap = l->cap ? 2 * l->cap : 64;
+		struct free_run *runs = reallocarray(l->runs, cap, sizeof(*runs));
+
+		if (!runs)
+			return -ENOMEM;
+		l->runs = runs;
+		l->cap = cap;
+	}
+	l->runs[l->n++] = (struct free_run){ cluster, n };
+	return 0;
+}
+
+void cluster_free_later(struct qcow2 *q, uint64_t cluster, uint32_t n)
+{
+	if (!n)
+		return;
+	if (free_list_add(&q->pending_free, cluster, n) < 0)
+		log_warn(q->base.name, "out of memory: %u clusters leak", n);
+	else
+		q->pending_free_clusters += n;
+	commit_note_dirty(q);
+}
+
+static void freer_run(struct qcow2 *q);
+
+static void freer_end(struct qcow2 *q)
+{
+	struct freer *f = &q->freer;
+	struct free_list next = f->next;
+
+	free(f->list.runs);
+	f->list = (struct free_list){ 0 };
+	f->next = (struct free_list){ 0 };
+	f->running = false;
+	f->rounds++;
+	q->internal--;
+	if (next.n)
+		freer_start(q, &next);
+	else
+		free(next.runs);
+	wait_list_wake(&f->idle, 0);
+}
+
+/* Nobody uses [cluster, end) any more. */
+static void freer_forget(struct qcow2 *q, uint64_t cluster, uint64_t end)
+{
+	q->free_from = MIN(q->free_from, cluster);
+	while ((cluster = meta_next(&q->meta, cluster, end)) < end) {
+		/* Its slices must not be written over what comes to lie there. */
+		if (meta_find(&q->meta, cluster) == META_INACTIVE_L2)
+			cache_drop(&q->l2, cluster << q->cluster_bits, q->cluster_bytes);
+		meta_remove(&q->meta, cluster++);
+	}
+}
+
+/* One reference less for [cluster, cluster + n) of one slice, which is resident. */
+static void freer_drop(struct qcow2 *q, uint64_t cluster, uint32_t n, struct slice *s, uint32_t i)
+{
+	while (n) {
+		uint64_t v = ref_read(q, s->data, i);
+		uint32_t same = ref_same(q, s->data, i, n, v);
+
+		ref_fill(q, s->data, i, same, v - 1);
+		if (v == 1)
+			freer_forget(q, cluster, cluster + same);
+		cluster += same;
+		i += same;
+		n -= same;
+	}
+	slice_set_dirty(s);
+	commit_note_dirty(q);
+}
+
+static void freer_advance(struct free_run *run, uint32_t n)
+{
+	run->cluster += n;
+	run->n -= n;
+}
+
+/* How many entries from i on, at most max, hold their last reference (or others)? */
+static uint32_t freer_span(const struct qcow2 *q, const struct slice *s, uint32_t i, uint32_t max,
+	bool last_ref)
+{
+	uint32_t n = 0;
+
+	max = MIN(max, (1u << q->slice_refs_bits) - i);
+	while (n < max) {
+		uint64_t v = ref_read(q, s->data, i + n);
+
+		if (!v || (v == 1) != last_ref)
+			break;
+		n += ref_same(q, s->data, i + n, max - n, v);
+	}
+	return n;
+}
+
+/* The hole is there. Only now may the clusters be handed out again. */
+static void freer_punched(struct loop_op *op, int res)
+{
+	struct qcow2 *q = container_of(op, struct qcow2, freer.op);
+
+	if (res == -EOPNOTSUPP || res == -ENOSYS || res == -EINVAL || res == -ENODEV)
+		q->can_punch = false; /* the space stays allocated, no more */
+	q->freer.punched = q->freer.punching;
+	freer_run(q);
+}
+
+static int freer_punch(struct qcow2 *q, uint64_t cluster, uint32_t n)
+{
+	q->freer.punching = n;
+	q->freer.op.done = freer_punched;
+	loop_fallocate(q->base.loop, &q->freer.op, q->base.fd,
+		FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, cluster << q->cluster_bits,
+		(uint64_t)n << q->cluster_bits);
+	return -EINPROGRESS;
+}
+
+/* Tables that are given up have lost their mark before: what still has one is pointed at by
+ * an entry that calls it data. */
+static int freer_check(struct qcow2 *q, uint64_t cluster, uint32_t n)
+{
+	uint64_t end = cluster + n;
+
+	for (; (cluster = meta_next(&q->meta, cluster, end)) < end; cluster++)
+		if (meta_find(&q->meta, cluster) != META_INACTIVE_L2)
+			return qcow2_corrupt(q, "cluster 0x%llx is freed but holds metadata",
+				(unsigned long long)(cluster << q->cluster_bits));
+	return 0;
+}
+
+static int freer_underflow(struct qcow2 *q, uint64_t cluster)
+{
+	return qcow2_corrupt(q, "cluster 0x%llx is in use but its refcount is 0",
+		(unsigned long long)(cluster << q->cluster_bits));
+}
+
+/* The beginning of one run. */
+static int freer_run_step(struct qcow2 *q, struct free_run *run)
+{
+	struct freer *f = &q->freer;
+	struct slice *s;
+	uint32_t i, n;
+	int r;
+
+	if (run->n >= 1u << q->slice_refs_bits)
+		refs_ahead(q, run->cluster);
+	r = ref_slice(q, run->cluster, &f->wait, &s, &i);
+	if (r == -ENOENT)
+		return freer_underflow(q, run->cluster);
+	if (!r)
+		r = ref_slice_writable(q, s);
+	if (r < 0)
+		return r;
+	n = freer_span(q, s, i, run->n, true);
+	if (n && !f->punched)
+		r = freer_check(q, run->cluster, n);
+	if (r < 0)
+		return r;
+	if (n && q->can_punch && !f->punched)
+		return freer_punch(q, run->cluster, n);
+	if (n && f->punched)
+		n = MIN(n, f->punched);
+	if (!n)
+		n = freer_span(q, s, i, run->n, false);
+	if (!n)
+		return freer_underflow(q, run->cluster);
+	freer_drop(q, run->cluster, n, s, i);
+	freer_advance(run, n);
+	f->punched = 0;
+	return 0;
+}
+
+static void freer_run(struct qcow2 *q)
+{
+	struct freer *f = &q->freer;
+
+	while (f->pos < f->list.n && !q->corrupt) {
+		struct free_run *run = &f->list.runs[f->pos];
+		int r = 0;
+
+		if (!run->n)
+			f->pos++;
+		else
+			r = freer_run_step(q, run);
+		if (r == -EINPROGRESS)
+			return;
+		if (r < 0) {
+			log_warn(q->base.name, "cannot free clusters (%s): they leak", strerror(-r));
+			break;
+		}
+	}
+	freer_end(q);
+}
+
+static void freer_wait(struct wait *w, int res)
+{
+	struct qcow2 *q = container_of(w, struct qcow2, freer.wait);
+
+	if (res < 0)
+		q->freer.pos = q->freer.list.n; /* leaked; the reader of the slice has said why */
+	freer_run(q);
+}
+
+void freer_poke(struct qcow2 *q)
+{
+	struct freer *f = &q->freer;
+
+	if (!f->draining || q->epoch_io[f->epoch])
+		return;
+	f->draining = false;
+	freer_run(q);
+}
+
+/* Takes l's runs. */
+void freer_start(struct qcow2 *q, struct free_list *l)
+{
+	struct freer *f = &q->freer;
+
+	if (f->running) {
+		for (size_t i = 0; i < l->n; i++)
+			if (free_list_add(&f->next, l->runs[i].cluster, l->runs[i].n) < 0)
+				log_warn(q->base.name, "out of memory: clusters leak");
+		free(l->runs);
+		return;
+	}
+	f->list = *l;
+	f->pos = 0;
+	f->punched = 0;
+	f->wait.run = freer_wait;
+	f->running = f->draining = true;
+	q->internal++;
+	/* Whoever looked these clusters up before now may still be reading or writing
+	 * them. The next epoch's counter is 0: the freer that used it waited for that. */
+	f->epoch = q->epoch & 1;
+	q->epoch++;
+	freer_poke(q);
+}

@@ -1,0 +1,561 @@
+/* Making a snapshot. begin is an instant; a task then counts in the background and parks until
+ * it is told to commit or to abort.
+ *
+ *   begin    L1 copied, COPIED cleared in the active one (memory only)
+ *   mark     the image is dirty; no commit before that
+ *   count    refcounts + 1, COPIED cleared below      snapshot_refcount.c
+ *   commit   the snapshot's L1 written, flush, new table, flush, header, sync
+ *   abort    what was counted is given up, COPIED comes back
+ *   clean    all that is durable, the mark goes */
+#include "base/bytes.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "block/qcow2/snapshot_impl.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum create_phase {
+	CREATE_MARK,
+	CREATE_COUNT,
+	CREATE_PARKED,
+	CREATE_PREPARE,
+	CREATE_L1_PLACE,
+	CREATE_L1_WRITE,
+	CREATE_FLUSH,
+	CREATE_TABLE,
+	/* giving up */
+	CREATE_STOP,
+	CREATE_RELEASE_DISK,
+	CREATE_RELEASE_VM,
+	/* and what was freed is free: of an old table, too */
+	CREATE_RELEASE_FLUSH,
+	CREATE_RELEASE_FREES,
+	CREATE_COPIED,
+	CREATE_CLEAN_FLUSH,
+	CREATE_CLEAN,
+};
+
+struct block_snapshot {
+	struct task task;
+	struct qcow2 *q;
+	enum create_phase phase;
+	struct counter frozen;
+	struct map vm;
+	struct block_snapshot_op *op; /* NULL: neither commit nor abort has come */
+	bool commit, refused;
+	bool stands; /* the header names it */
+	struct snap_mark mark;
+	int res; /* why it is given up */
+	struct err err;
+	struct qcow2_snapshot_info entry; /* until the table has it */
+	struct block_snapshot_info info;
+	struct contig l1_place;
+	uint8_t *l1_buf;
+	struct table_swap swap;
+	struct release release;
+	struct recopy recopy;
+	uint64_t target;
+	uint32_t next; /* table to be counted */
+};
+
+struct map *qcow2_snap_vm_map(struct block_snapshot *s)
+{
+	return &s->vm;
+}
+
+struct qcow2 *qcow2_snap_q(struct block_snapshot *s)
+{
+	return s->q;
+}
+
+/* ---- begin ---- */
+
+static int begin_check(struct qcow2 *q, struct err *e)
+{
+	const char *name = q->base.name;
+
+	if (q->base.info.read_only)
+		return err_set(e, -EROFS, ERR_INVALID, "disk %s is read-only", name);
+	if (q->corrupt)
+		return err_set(e, -EIO, ERR_CORRUPT, "disk %s: its image is corrupt", name);
+	if (q->h.refcount_order == 0)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "disk %s: the image's refcounts have 1 bit, "
+			"which leaves no room for snapshots", name);
+	if (q->snap_busy)
+		return err_set(e, -EBUSY, ERR_BUSY, "disk %s: another snapshot operation is at work", name);
+	if (q->h.nb_snapshots >= QCOW2_SNAPSHOTS_MAX)
+		return err_set(e, -EFBIG, ERR_UNSUPPORTED, "disk %s has %u snapshots, which is all an image "
+			"can have", name, q->h.nb_snapshots);
+	return 0;
+}
+
+/* Tables behind the disk's end (a VM state that QEMU left there) are not counted: they stay alone. */
+static void frozen_uncopy(struct qcow2 *q, uint32_t n)
+{
+	struct table *l1 = &q->disk.l1;
+
+	for (uint32_t i = 0; i < n; i++)
+		if (l1->entries[i] & QCOW2_COPIED)
+			table_set(q, l1, i, l1->entries[i] & ~QCOW2_COPIED);
+}
+
+static int create_step(struct task *t);
+static int create_failed(struct task *t, int res);
+static void create_end(struct task *t, int res);
+
+int qcow2_snap_begin(struct qcow2 *q, struct block_snapshot **ret_s, struct err *e)
+{
+	uint64_t disk = qcow2_l1_entries(q->h.size_bytes, q->cluster_bits, q->ext);
+	struct block_snapshot *s;
+	int r = begin_check(q, e);
+
+	if (r < 0)
+		return r;
+	s = calloc(1, sizeof(*s));
+	if (!s || counter_init(&s->frozen, q, q->disk.l1.entries, (uint32_t)disk) < 0) {
+		free(s);
+		return err_set_errno(e, -ENOMEM, "disk %s", q->base.name);
+	}
+	s->q = q;
+	s->vm.vm = true;
+	s->entry.disk_bytes = q->h.size_bytes;
+	q->snap = s;
+	q->snap_busy = true;
+	q->snap_changes++;
+	frozen_uncopy(q, s->frozen.n);
+	/* Guests count from here on. In the file that is to come after the mark. */
+	q->commit.held = q->h.version >= 3;
+	s->task = (struct task){ .step = create_step, .failed = create_failed, .end = create_end };
+	task_start(&s->task, q);
+	*ret_s = s;
+	return 0;
+}
+
+int qcow2_snap_before_own(struct qcow2 *q, uint32_t index, struct wait *w)
+{
+	struct counter *c = &q->snap->frozen;
+
+	/* One that has failed or is given up needs no care: what it has counted it holds. */
+	if (index >= c->n || c->failed || q->snap->phase >= CREATE_STOP)
+		return 0;
+	return counter_count(c, index, w) == -EINPROGRESS ? -EINPROGRESS : 0;
+}
+
+/* ---- counting ---- */
+
+static int mark_failed(struct block_snapshot *s, int res)
+{
+	snap_mark_failed(&s->mark, s->q);
+	s->frozen.failed = res;
+	s->phase = CREATE_PARKED;
+	return 0;
+}
+
+static int step_mark(struct block_snapshot *s)
+{
+	int r;
+
+	if (gate_wait(s->q, &s->task.wait))
+		return -EINPROGRESS;
+	r = snap_mark_put(&s->mark, &s->task, true);
+	if (!r)
+		s->phase = CREATE_COUNT;
+	return r < 0 && r != -EINPROGRESS ? mark_failed(s, r) : r;
+}
+
+static int create_give_up(struct block_snapshot *s, int res)
+{
+	if (!s->res) {
+		s->res = res;
+		if (!*s->err.msg && res == -ERANGE)
+			err_set(&s->err, res, ERR_UNSUPPORTED, "disk %s: a cluster has as many references "
+				"as refcounts of %u bits allow", s->q->base.name, 1u << s->q->h.refcount_order);
+		else if (!*s->err.msg)
+			err_set_errno(&s->err, res, "disk %s: cannot make the snapshot", s->q->base.name);
+	}
+	s->phase = CREATE_STOP;
+	return 0;
+}
+
+static void create_progress(struct block_snapshot *s, uint64_t done, uint64_t total)
+{
+	if (s->op && s->op->progress)
+		s->op->progress(s->op, done, total);
+}
+
+static int step_count(struct block_snapshot *s)
+{
+	struct counter *c = &s->frozen;
+	int r;
+
+	if (s->op && !s->commit)
+		return create_give_up(s, -ECANCELED);
+	if (gate_wait(s->q, &s->task.wait))
+		return -EINPROGRESS;
+	while (s->next < c->n && (!c->entries[s->next] || c->state[s->next] == COUNT_DONE))
+		s->next++;
+	if (s->next == c->n) {
+		s->phase = CREATE_PARKED;
+		return 0;
+	}
+	create_progress(s, s->next, c->n);
+	r = counter_count(c, s->next, &s->task.wait);
+	if (r < 0 && r != -EINPROGRESS) {
+		c->failed = r;
+		s->phase = CREATE_PARKED;
+		return 0;
+	}
+	return r;
+}
+
+static int step_parked(struct block_snapshot *s)
+{
+	if (!s->op)
+		return -EINPROGRESS; /* until commit or abort */
+	if (!s->commit)
+		return create_give_up(s, -ECANCELED);
+	if (s->frozen.failed)
+		return create_give_up(s, s->frozen.failed);
+	s->phase = CREATE_PREPARE;
+	return 0;
+}
+
+/* ---- commit ---- */
+
+/* One more than the highest: never that of a snapshot that an older one of ours still names. */
+static int prepare_id(struct block_snapshot *s)
+{
+	struct qcow2 *q = s->q;
+	unsigned long long max = 0;
+	char id[32];
+
+	for (size_t i = 0; i < q->nsnaps; i++) {
+		unsigned long long v = strtoull(q->snaps[i].id, NULL, 10);
+
+		if (v > max && v < UINT64_MAX)
+			max = v;
+		if (!strcmp(q->snaps[i].name, s->info.name))
+			return err_set(&s->err, -EEXIST, ERR_EXISTS, "disk %s has a snapshot '%s' already",
+				q->base.name, s->info.name);
+	}
+	s->entry.id_len = (uint16_t)snprintf(id, sizeof(id), "%llu", max + 1);
+	s->entry.id = strdup(id);
+	snprintf(s->op->id, sizeof(s->op->id), "%s", id);
+	return s->entry.id ? 0 : -ENOMEM;
+}
+
+static int prepare_l1(struct block_snapshot *s)
+{
+	struct qcow2 *q = s->q;
+	uint64_t n = (uint64_t)s->frozen.n + s->vm.l1.n, bytes;
+
+	n = MAX(n, (uint64_t)1);
+	bytes = ROUND_UP(n * 8, q->cluster_bytes);
+	if (n * 8 > QCOW2_L1_BYTES_MAX)
+		return -EFBIG;
+	s->l1_buf = io_buffer_new(ROUND_UP(bytes, 4096));
+	if (!s->l1_buf)
+		return -ENOMEM;
+	memset(s->l1_buf, 0, bytes);
+	for (uint32_t i = 0; i < s->frozen.n; i++)
+		store_be64(s->l1_buf + i * 8ULL, s->frozen.entries[i]);
+	for (uint32_t i = 0; i < s->vm.l1.n; i++)
+		store_be64(s->l1_buf + (s->frozen.n + (uint64_t)i) * 8,
+			s->vm.l1.entries[i] & QCOW2_OFFSET_MASK);
+	s->entry.l1_size = (uint32_t)n;
+	return 0;
+}
+
+static int step_prepare(struct block_snapshot *s)
+{
+	struct qcow2_snapshot_info *en = &s->entry;
+	const struct block_snapshot_info *info = &s->info;
+	int r = snaps_load(s->q, &s->err);
+
+	if (!r)
+		r = prepare_id(s);
+	if (!r)
+		r = prepare_l1(s);
+	if (r < 0)
+		return r;
+	en->name = strdup(info->name);
+	en->name_len = (uint16_t)strlen(info->name);
+	en->sec = info->sec;
+	en->nsec = info->nsec;
+	en->vm_clock_ns = info->vm_clock_ns;
+	en->vm_state_bytes = info->vm_state_bytes;
+	if (!en->name || snap_entry_extra(en, UINT64_MAX, info->extra, info->extra_bytes) < 0)
+		return -ENOMEM;
+	s->phase = CREATE_L1_PLACE;
+	return 0;
+}
+
+static uint64_t l1_bytes(const struct block_snapshot *s)
+{
+	return ROUND_UP(s->entry.l1_size * 8ULL, s->q->cluster_bytes);
+}
+
+static int step_l1_place(struct block_snapshot *s)
+{
+	struct qcow2 *q = s->q;
+	int r = contig_alloc(q, (uint32_t)(l1_bytes(s) >> q->cluster_bits), &s->l1_place,
+		&s->task.wait);
+
+	if (!r)
+		r = contig_meta(q, &s->l1_place, META_INACTIVE_L1);
+	if (!r)
+		r = table_swap_init(&s->swap, q);
+	if (r < 0)
+		return r;
+	s->entry.l1_offset = s->l1_place.first << q->cluster_bits;
+	s->swap.list[s->swap.n++] = s->entry;
+	s->entry = (struct qcow2_snapshot_info){ .l1_size = s->entry.l1_size };
+	s->phase = CREATE_L1_WRITE;
+	return 0;
+}
+
+/* The VM state's tables are a snapshot's now. */
+static void vm_tables_given(struct block_snapshot *s)
+{
+	struct qcow2 *q = s->q;
+
+	for (uint32_t i = 0; i < s->vm.l1.n; i++) {
+		uint64_t c = (s->vm.l1.entries[i] & QCOW2_OFFSET_MASK) >> q->cluster_bits;
+
+		if (!c)
+			continue;
+		meta_remove(&q->meta, c);
+		(void)meta_add(&q->meta, c, META_INACTIVE_L2);
+	}
+}
+
+static int step_table(struct block_snapshot *s)
+{
+	int r = table_swap_step(&s->swap, &s->task);
+
+	if (r < 0 && r != -EAGAIN && r != -EINPROGRESS)
+		return table_swap_failed(&s->swap, s->q, r);
+	if (r != TASK_DONE)
+		return r;
+	vm_tables_given(s);
+	s->stands = true;
+	s->phase = CREATE_RELEASE_FLUSH;
+	return s->q->h.version < 3 ? TASK_DONE : 0;
+}
+
+/* ---- giving up ---- */
+
+static int step_stop(struct block_snapshot *s)
+{
+	struct qcow2 *q = s->q;
+
+	if (counter_busy(&s->frozen, &s->task.wait))
+		return -EINPROGRESS;
+	(void)contig_meta(q, &s->l1_place, META_NONE);
+	contig_release(q, &s->l1_place);
+	s->release = (struct release){ .entries = s->frozen.entries, .n = s->frozen.n,
+		.counted = &s->frozen };
+	s->phase = CREATE_RELEASE_DISK;
+	return 0;
+}
+
+static int step_release(struct block_snapshot *s)
+{
+	int r = release_step(s->q, &s->release, &s->task.wait);
+
+	if (r)
+		return r;
+	if (s->phase == CREATE_RELEASE_VM) {
+		s->phase = CREATE_RELEASE_FLUSH;
+		return 0;
+	}
+	vm_tables_given(s); /* tables may only be freed when they are not marked as in use */
+	s->release = (struct release){ .entries = s->vm.l1.entries, .n = s->vm.l1.n, .unnamed = true };
+	s->phase = CREATE_RELEASE_VM;
+	return 0;
+}
+
+static int step_frees(struct block_snapshot *s)
+{
+	struct qcow2 *q = s->q;
+
+	if (!s->target)
+		s->target = freer_target(q) + 1;
+	if (q->freer.rounds + 1 < s->target) {
+		wait_list_add(&q->freer.idle, &s->task.wait);
+		return -EINPROGRESS;
+	}
+	s->recopy = (struct recopy){ .touched = s->frozen.entries, .n = s->frozen.n };
+	s->phase = s->stands ? CREATE_CLEAN_FLUSH : CREATE_COPIED;
+	return 0;
+}
+
+/* It has been done or undone. What fails now leaves the mark, and the next user of the image ends this. */
+static int clean_failed(struct block_snapshot *s)
+{
+	if (s->phase == CREATE_CLEAN)
+		snap_mark_failed(&s->mark, s->q);
+	return TASK_DONE;
+}
+
+static int step_clean(struct block_snapshot *s)
+{
+	int r = snap_mark_put(&s->mark, &s->task, false);
+
+	if (r < 0 && r != -EINPROGRESS)
+		return clean_failed(s);
+	return r ? r : TASK_DONE;
+}
+
+static int create_step(struct task *t)
+{
+	struct block_snapshot *s = container_of(t, struct block_snapshot, task);
+	int r = 0;
+
+	switch (s->phase) {
+	case CREATE_MARK:
+		return step_mark(s);
+	case CREATE_COUNT:
+		return step_count(s);
+	case CREATE_PARKED:
+		return step_parked(s);
+	case CREATE_PREPARE:
+		r = step_prepare(s);
+		break;
+	case CREATE_L1_PLACE:
+		r = step_l1_place(s);
+		break;
+	case CREATE_L1_WRITE:
+		s->phase = CREATE_FLUSH;
+		return task_write(t, s->l1_buf, l1_bytes(s), s->l1_place.first << s->q->cluster_bits);
+	case CREATE_FLUSH:
+		s->phase = CREATE_TABLE;
+		return task_flush(t);
+	case CREATE_TABLE:
+		r = step_table(s);
+		break;
+	case CREATE_STOP:
+		return step_stop(s);
+	case CREATE_RELEASE_DISK:
+	case CREATE_RELEASE_VM:
+		return step_release(s);
+	case CREATE_RELEASE_FLUSH:
+		s->phase = CREATE_RELEASE_FREES;
+		return task_flush(t);
+	case CREATE_RELEASE_FREES:
+		return step_frees(s);
+	case CREATE_COPIED:
+		r = recopy_step(s->q, &s->recopy, &t->wait);
+		if (!r)
+			s->phase = CREATE_CLEAN_FLUSH;
+		return r;
+	case CREATE_CLEAN_FLUSH:
+		s->phase = CREATE_CLEAN;
+		return s->q->h.version < 3 ? TASK_DONE : task_flush(t);
+	case CREATE_CLEAN:
+		return step_clean(s);
+	}
+	if (r < 0 && r != -EAGAIN && r != -EINPROGRESS && !s->swap.unknown)
+		return create_give_up(s, r);
+	return r;
+}
+
+/* What was waited for failed: before the header it is given up in good order. */
+static int create_failed(struct task *t, int res)
+{
+	struct block_snapshot *s = container_of(t, struct block_snapshot, task);
+
+	if (s->phase == CREATE_MARK)
+		return mark_failed(s, res);
+	if (s->stands || s->phase >= CREATE_CLEAN_FLUSH)
+		return clean_failed(s);
+	if (s->phase == CREATE_TABLE) {
+		table_swap_failed(&s->swap, s->q, res);
+		if (s->swap.unknown)
+			return res;
+	}
+	if (s->phase >= CREATE_STOP)
+		return res; /* clusters leak */
+	create_give_up(s, res);
+	return 0;
+}
+
+static void create_free(struct block_snapshot *s)
+{
+	counter_done(&s->frozen);
+	free(s->vm.l1.entries);
+	bitmap_done(&s->vm.l1.dirty);
+	snap_entry_done(&s->entry);
+	table_swap_done(&s->swap);
+	free(s->l1_buf);
+	free(s);
+}
+
+static void create_end(struct task *t, int res)
+{
+	struct block_snapshot *s = container_of(t, struct block_snapshot, task);
+	struct block_snapshot_op *op = s->op;
+	struct qcow2 *q = s->q;
+	struct err e = s->err;
+
+	if (s->res && (s->commit || s->refused))
+		res = s->res;
+	else if (res < 0 && !*e.msg)
+		err_set_errno(&e, res, "disk %s: snapshot", q->base.name);
+	q->snap = NULL;
+	q->snap_busy = false;
+	op->unknown = s->swap.unknown;
+	create_free(s);
+	op->done(op, res, &e);
+}
+
+static void create_tell(struct block_snapshot *s, struct block_snapshot_op *op, bool commit)
+{
+	s->op = op;
+	s->commit = commit;
+	if (s->phase == CREATE_PARKED)
+		task_resume(&s->task);
+}
+
+void qcow2_snap_commit(struct block_snapshot *s, const struct block_snapshot_info *info,
+	struct block_snapshot_op *op)
+{
+	s->info = *info;
+	create_tell(s, op, true);
+}
+
+void qcow2_snap_abort(struct block_snapshot *s, struct block_snapshot_op *op)
+{
+	create_tell(s, op, false);
+}
+
+void qcow2_snap_refuse(struct block_snapshot *s, struct block_snapshot_op *op, int res,
+	const struct err *e)
+{
+	s->res = res;
+	s->err = *e;
+	s->refused = true;
+	create_tell(s, op, false);
+}
+
+static void close_done(struct block_snapshot_op *op, int res, const struct err *e)
+{
+	(void)res;
+	(void)e;
+	op->engine = op;
+}
+
+void qcow2_snap_close(struct qcow2 *q)
+{
+	struct block_snapshot_op op = { .done = close_done };
+
+	if (!q->snap)
+		return;
+	create_tell(q->snap, &op, false);
+	while (!op.engine)
+		loop_run_once(q->base.loop, UINT64_MAX);
+}

@@ -1,0 +1,155 @@
+/* The snapshot table: reading. */
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/util.h"
+#include "block/qcow2/impl.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Reads a piece of the table at a time: an entry is at most this long. */
+#define ENTRY_BYTES_MAX (QCOW2_SNAPSHOT_HEADER_BYTES + QCOW2_SNAPSHOT_EXTRA_MAX + 2 * 65535u)
+
+void qcow2_snapshots_free(struct qcow2_snapshot_info *list, size_t n)
+{
+	for (size_t i = 0; list && i < n; i++) {
+		free(list[i].id);
+		free(list[i].name);
+		free(list[i].extra);
+	}
+	free(list);
+}
+
+static char *take_string(struct cursor *c, size_t n)
+{
+	const char *p = cursor_take(c, n);
+	char *s = p ? malloc(n + 1) : NULL;
+
+	if (s) {
+		memcpy(s, p, n);
+		s[n] = 0;
+	}
+	return s;
+}
+
+static void extra_parse(struct cursor *c, uint32_t len, struct qcow2_snapshot_info *s)
+{
+	const uint8_t *p = cursor_take(c, len);
+
+	s->extra = p ? malloc(len + 1u) : NULL;
+	if (!s->extra)
+		return;
+	memcpy(s->extra, p, len);
+	s->extra_len = len;
+	if (len >= 8)
+		s->vm_state_bytes = load_be64(p);
+	if (len >= 16)
+		s->disk_bytes = load_be64(p + 8);
+	if (len >= 24) {
+		s->icount = load_be64(p + 16);
+		s->has_icount = s->icount != UINT64_MAX;
+	}
+}
+
+static int entry_parse(struct cursor *c, const struct qcow2_header *h, struct qcow2_snapshot_info *s,
+	struct err *e)
+{
+	uint32_t extra, id_len, name_len;
+
+	s->l1_offset = cursor_be64(c);
+	s->l1_size = cursor_be32(c);
+	id_len = cursor_be16(c);
+	name_len = cursor_be16(c);
+	s->sec = cursor_be32(c);
+	s->nsec = cursor_be32(c);
+	s->vm_clock_ns = cursor_be64(c);
+	s->vm_state_bytes = cursor_be32(c);
+	extra = cursor_be32(c);
+	s->disk_bytes = h->size_bytes;
+	if (extra > QCOW2_SNAPSHOT_EXTRA_MAX)
+		return err_set(e, -EINVAL, ERR_CORRUPT, "a snapshot has %u bytes of extra data; at most %u "
+			"are supported", extra, QCOW2_SNAPSHOT_EXTRA_MAX);
+	extra_parse(c, extra, s);
+	s->id = take_string(c, id_len);
+	s->name = take_string(c, name_len);
+	s->id_len = (uint16_t)id_len;
+	s->name_len = (uint16_t)name_len;
+	if (!cursor_ok(c))
+		return err_set(e, -EINVAL, ERR_CORRUPT, "the snapshot table ends inside an entry");
+	return s->id && s->name && s->extra ? 0 : err_set_errno(e, -ENOMEM, "snapshot table");
+}
+
+struct table_reader {
+	int fd;
+	uint64_t base, end; /* in the file */
+	uint8_t *buf;
+	uint64_t buf_at;
+	size_t buf_len;
+};
+
+/* A cursor over the longest possible entry at off. */
+static int reader_at(struct table_reader *t, uint64_t off, struct cursor *ret)
+{
+	if (!t->buf_len || off < t->buf_at || off + ENTRY_BYTES_MAX > t->buf_at + t->buf_len) {
+		uint64_t at = ROUND_DOWN(off, 4096);
+		int r = qcow2_pread(t->fd, t->buf, 4 * ROUND_UP(ENTRY_BYTES_MAX, 4096), at);
+
+		if (r < 0)
+			return r;
+		t->buf_at = at;
+		t->buf_len = 4 * ROUND_UP(ENTRY_BYTES_MAX, 4096);
+	}
+	*ret = cursor_over(t->buf + (off - t->buf_at),
+		(size_t)MIN(ENTRY_BYTES_MAX, MAX(t->end, off) - off));
+	return 0;
+}
+
+static int table_parse(struct table_reader *t, const struct qcow2_header *h,
+	struct qcow2_snapshot_info *list, struct err *e)
+{
+	uint64_t off = t->base;
+
+	for (uint32_t i = 0; i < h->nb_snapshots; i++) {
+		struct cursor c;
+		int r;
+
+		if (off - t->base > QCOW2_SNAPSHOT_TABLE_BYTES_MAX)
+			return err_set(e, -EINVAL, ERR_CORRUPT, "the snapshot table is larger than %u MiB",
+				QCOW2_SNAPSHOT_TABLE_BYTES_MAX >> 20);
+		r = reader_at(t, off, &c);
+		if (r < 0)
+			return err_set_errno(e, r, "cannot read the snapshot table");
+		r = entry_parse(&c, h, &list[i], e);
+		if (r < 0)
+			return r;
+		list[i].table_bytes = off - t->base + c.pos;
+		off += ROUND_UP((uint64_t)c.pos, 8);
+	}
+	return 0;
+}
+
+int qcow2_snapshots_read(int fd, const struct qcow2_header *h,
+	struct qcow2_snapshot_info **ret_list, size_t *ret_n, struct err *e)
+{
+	CLEANUP_FREE uint8_t *buf = io_buffer_new(4 * ROUND_UP(ENTRY_BYTES_MAX, 4096));
+	off_t end = lseek(fd, 0, SEEK_END);
+	struct table_reader t = { .fd = fd, .base = h->snapshots_offset, .buf = buf };
+	struct qcow2_snapshot_info *list = calloc(h->nb_snapshots + 1u, sizeof(*list));
+	int r;
+
+	if (!list || !buf) {
+		free(list);
+		return err_set_errno(e, -ENOMEM, "snapshot table");
+	}
+	t.end = end < 0 ? 0 : (uint64_t)end;
+	r = table_parse(&t, h, list, e);
+	if (r < 0) {
+		qcow2_snapshots_free(list, h->nb_snapshots);
+		return r;
+	}
+	*ret_list = list;
+	*ret_n = h->nb_snapshots;
+	return 0;
+}

@@ -1,0 +1,302 @@
+/* The snapshot table: held in memory, and replaced as a whole. A new one is written beside the
+ * old one and named in the header, count and place in one sector; only then the old
+ * one is given up. */
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "block/qcow2/snapshot_impl.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define QEMU_EXTRA_BYTES 24u
+
+/* ---- in memory ---- */
+
+int snaps_load(struct qcow2 *q, struct err *e)
+{
+	int r;
+
+	if (q->snaps)
+		return 0;
+	r = qcow2_snapshots_read(q->base.fd, &q->h, &q->snaps, &q->nsnaps, e);
+	if (r < 0)
+		err_prefix(e, "%s", q->base.name);
+	return r;
+}
+
+void snaps_done(struct qcow2 *q)
+{
+	qcow2_snapshots_free(q->snaps, q->nsnaps);
+	q->snaps = NULL;
+	q->nsnaps = 0;
+}
+
+struct qcow2_snapshot_info *snap_find(struct qcow2 *q, const char *id)
+{
+	for (size_t i = 0; i < q->nsnaps; i++)
+		if (!strcmp(q->snaps[i].id, id))
+			return &q->snaps[i];
+	return NULL;
+}
+
+void snap_entry_done(struct qcow2_snapshot_info *s)
+{
+	free(s->id);
+	free(s->name);
+	free(s->extra);
+	*s = (struct qcow2_snapshot_info){ 0 };
+}
+
+static void *bytes_copy(const void *p, size_t n)
+{
+	uint8_t *c = malloc(n + 1);
+
+	if (c) {
+		memcpy(c, p, n);
+		c[n] = 0;
+	}
+	return c;
+}
+
+int snap_entry_copy(const struct qcow2_snapshot_info *s, struct qcow2_snapshot_info *ret)
+{
+	struct qcow2_snapshot_info c = *s;
+
+	c.id = bytes_copy(s->id, s->id_len);
+	c.name = bytes_copy(s->name, s->name_len);
+	c.extra = bytes_copy(s->extra, s->extra_len);
+	if (!c.id || !c.name || !c.extra) {
+		snap_entry_done(&c);
+		return -ENOMEM;
+	}
+	*ret = c;
+	return 0;
+}
+
+int snap_entry_extra(struct qcow2_snapshot_info *s, uint64_t icount, const uint8_t *extra, size_t n)
+{
+	uint8_t *p = malloc(QEMU_EXTRA_BYTES + n);
+
+	if (!p)
+		return -ENOMEM;
+	store_be64(p, s->vm_state_bytes);
+	store_be64(p + 8, s->disk_bytes);
+	store_be64(p + 16, icount);
+	if (n)
+		memcpy(p + QEMU_EXTRA_BYTES, extra, n);
+	free(s->extra);
+	s->extra = p;
+	s->extra_len = (uint32_t)(QEMU_EXTRA_BYTES + n);
+	return 0;
+}
+
+void snap_entry_info(const struct qcow2_snapshot_info *s, struct block_snapshot_info *ret)
+{
+	memset(ret, 0, sizeof(*ret));
+	snprintf(ret->id, sizeof(ret->id), "%s", s->id);
+	snprintf(ret->name, sizeof(ret->name), "%s", s->name);
+	ret->sec = s->sec;
+	ret->nsec = s->nsec;
+	ret->vm_clock_ns = s->vm_clock_ns;
+	ret->vm_state_bytes = s->vm_state_bytes;
+	ret->disk_bytes = s->disk_bytes;
+	if (s->extra_len <= QEMU_EXTRA_BYTES)
+		return;
+	ret->extra_bytes = MIN((size_t)s->extra_len - QEMU_EXTRA_BYTES, sizeof(ret->extra));
+	memcpy(ret->extra, s->extra + QEMU_EXTRA_BYTES, ret->extra_bytes);
+}
+
+uint32_t snap_disk_entries(const struct qcow2 *q, const struct qcow2_snapshot_info *s)
+{
+	return (uint32_t)MIN(qcow2_l1_entries(s->disk_bytes, q->cluster_bits, q->ext), s->l1_size);
+}
+
+/* ---- on disk ---- */
+
+static uint64_t entry_bytes(const struct qcow2_snapshot_info *s)
+{
+	return QCOW2_SNAPSHOT_HEADER_BYTES + s->extra_len + s->id_len + s->name_len;
+}
+
+static uint64_t entry_put(const struct qcow2_snapshot_info *s, uint8_t *p, uint64_t cap)
+{
+	struct cursor c = cursor_over(p, cap);
+
+	cursor_put_be64(&c, s->l1_offset);
+	cursor_put_be32(&c, s->l1_size);
+	cursor_put_be16(&c, s->id_len);
+	cursor_put_be16(&c, s->name_len);
+	cursor_put_be32(&c, s->sec);
+	cursor_put_be32(&c, s->nsec);
+	cursor_put_be64(&c, s->vm_clock_ns);
+	/* Over 4 GiB: 0 here, the truth is in the extra data. */
+	cursor_put_be32(&c, s->vm_state_bytes > UINT32_MAX ? 0 : (uint32_t)s->vm_state_bytes);
+	cursor_put_be32(&c, s->extra_len);
+	cursor_put_bytes(&c, s->extra, s->extra_len);
+	cursor_put_bytes(&c, s->id, s->id_len);
+	cursor_put_bytes(&c, s->name, s->name_len);
+	return ROUND_UP((uint64_t)c.pos, 8);
+}
+
+int table_swap_init(struct table_swap *s, struct qcow2 *q)
+{
+	*s = (struct table_swap){ .list = calloc(q->nsnaps + 2, sizeof(*s->list)) };
+	if (!s->list)
+		return -ENOMEM;
+	for (; s->n < q->nsnaps; s->n++)
+		if (snap_entry_copy(&q->snaps[s->n], &s->list[s->n]) < 0) {
+			table_swap_done(s);
+			return -ENOMEM;
+		}
+	return 0;
+}
+
+void table_swap_done(struct table_swap *s)
+{
+	qcow2_snapshots_free(s->list, s->n);
+	free(s->buf);
+	s->list = NULL;
+	s->buf = NULL;
+	s->n = 0;
+}
+
+/* Its content, padded to whole clusters. */
+static int swap_serialize(struct table_swap *s, struct qcow2 *q)
+{
+	uint64_t bytes = 0, at = 0;
+
+	for (size_t i = 0; i < s->n; i++) {
+		s->list[i].table_bytes = ROUND_UP(bytes, 8) + entry_bytes(&s->list[i]);
+		bytes = s->list[i].table_bytes;
+	}
+	if (bytes > QCOW2_SNAPSHOT_TABLE_BYTES_MAX)
+		return -EFBIG;
+	s->bytes = ROUND_UP(ROUND_UP(bytes, 8), q->cluster_bytes);
+	if (!s->bytes)
+		return 0;
+	s->buf = io_buffer_new(s->bytes);
+	if (!s->buf)
+		return -ENOMEM;
+	memset(s->buf, 0, s->bytes);
+	for (size_t i = 0; i < s->n; i++)
+		at += entry_put(&s->list[i], s->buf + at, s->bytes - at);
+	return 0;
+}
+
+void table_swap_fields(struct table_swap *s, struct qcow2 *q)
+{
+	memcpy(s->old_fields, q->header_piece + QCOW2_AT_NB_SNAPSHOTS, sizeof(s->old_fields));
+	store_be32(q->header_piece + QCOW2_AT_NB_SNAPSHOTS, (uint32_t)s->n);
+	store_be64(q->header_piece + QCOW2_AT_SNAPSHOTS_OFFSET,
+		s->n ? s->place.first << q->cluster_bits : 0);
+}
+
+void table_swap_adopt(struct table_swap *s, struct qcow2 *q)
+{
+	struct contig old = { 0 };
+
+	if (q->nsnaps)
+		old = (struct contig){ q->h.snapshots_offset >> q->cluster_bits, (uint32_t)DIV_ROUND_UP(
+			q->snaps[q->nsnaps - 1].table_bytes, (uint64_t)q->cluster_bytes) };
+	(void)contig_meta(q, &old, META_NONE);
+	contig_release(q, &old);
+	snaps_done(q);
+	q->h.nb_snapshots = (uint32_t)s->n;
+	q->h.snapshots_offset = s->n ? s->place.first << q->cluster_bits : 0;
+	q->snaps = s->list;
+	q->nsnaps = s->n;
+	s->list = NULL;
+	s->n = 0;
+}
+
+enum swap_phase { SWAP_SERIALIZE, SWAP_PLACE, SWAP_WRITE, SWAP_FLUSH, SWAP_HOLD, SWAP_HEADER, SWAP_OVER };
+
+/* Before the header is touched, a failure leaves the old table in force. */
+static int swap_fail(struct table_swap *s, struct qcow2 *q, int res)
+{
+	(void)contig_meta(q, &s->place, META_NONE);
+	contig_release(q, &s->place);
+	return res;
+}
+
+static int swap_place(struct table_swap *s, struct task *t)
+{
+	struct qcow2 *q = t->q;
+	int r = contig_alloc(q, (uint32_t)(s->bytes >> q->cluster_bits), &s->place, &t->wait);
+
+	if (r < 0)
+		return r;
+	r = contig_meta(q, &s->place, META_SNAPSHOTS);
+	if (r < 0)
+		return swap_fail(s, q, r);
+	s->phase = SWAP_WRITE;
+	return 0;
+}
+
+int table_swap_write(struct table_swap *s, struct task *t)
+{
+	struct qcow2 *q = t->q;
+	int r;
+
+	switch (s->phase) {
+	case SWAP_SERIALIZE:
+		r = swap_serialize(s, q);
+		s->phase = SWAP_PLACE;
+		return r;
+	case SWAP_PLACE:
+		if (s->bytes)
+			return swap_place(s, t);
+		s->phase = SWAP_FLUSH;
+		return 0;
+	case SWAP_WRITE:
+		s->phase = SWAP_FLUSH;
+		return task_write(t, s->buf, s->bytes, s->place.first << q->cluster_bits);
+	case SWAP_FLUSH:
+		s->phase = SWAP_HOLD;
+		return task_flush(t);
+	}
+	return TASK_DONE;
+}
+
+/* As a task's step(): 0 go on, TASK_DONE when the new table is in force. What was waited for may
+ * fail: table_swap_failed() then. */
+int table_swap_step(struct table_swap *s, struct task *t)
+{
+	struct qcow2 *q = t->q;
+	int r;
+
+	switch (s->phase) {
+	case SWAP_HOLD:
+		r = header_hold(q, &t->wait);
+		if (r < 0)
+			return r;
+		table_swap_fields(s, q);
+		s->phase = SWAP_HEADER;
+		return header_put(q, &s->header, &t->wait);
+	case SWAP_HEADER:
+		header_release(q);
+		table_swap_adopt(s, q);
+		s->phase = SWAP_OVER;
+		return TASK_DONE;
+	default:
+		r = table_swap_write(s, t);
+		return r == TASK_DONE ? 0 : r;
+	}
+}
+
+int table_swap_failed(struct table_swap *s, struct qcow2 *q, int res)
+{
+	if (s->phase != SWAP_HEADER)
+		return swap_fail(s, q, res);
+	/* The file may have the old table or the new one: neither may be given up. */
+	s->unknown = true;
+	memcpy(q->header_piece + QCOW2_AT_NB_SNAPSHOTS, s->old_fields, sizeof(s->old_fields));
+	header_release(q);
+	log_error(q->base.name, "cannot write the header (%s): clusters leak", strerror(-res));
+	return res;
+}

@@ -1,0 +1,63 @@
+/* qcow2_sync: waiting in the few places that may run the loop themselves. */
+#ifndef CAIRN_BLOCK_QCOW2_SYNC_H
+#define CAIRN_BLOCK_QCOW2_SYNC_H
+
+#include "block/qcow2/impl.h"
+
+#include <errno.h>
+
+struct qcow2_sync {
+	struct wait wait;
+	bool done;
+	int res;
+};
+
+static inline void qcow2_sync_run(struct wait *w, int res)
+{
+	struct qcow2_sync *s = (struct qcow2_sync *)((char *)w - offsetof(struct qcow2_sync, wait));
+
+	s->done = true;
+	s->res = res;
+}
+
+static inline int qcow2_sync_wait(struct qcow2 *q, struct qcow2_sync *s)
+{
+	while (!s->done)
+		loop_run_once(q->base.loop, UINT64_MAX);
+	return s->res;
+}
+
+/* Repeat a transaction until it does not have to wait: `call` uses &sync.wait. */
+#define QCOW2_SYNC(q, call)                                                                        \
+	({                                                                                         \
+		int sync_r_;                                                                       \
+		for (;;) {                                                                         \
+			struct qcow2_sync sync = { .wait.run = qcow2_sync_run };                   \
+			sync_r_ = (call);                                                          \
+			if (sync_r_ != -EINPROGRESS)                                               \
+				break;                                                             \
+			sync_r_ = qcow2_sync_wait(q, &sync);                                       \
+			if (sync_r_ < 0)                                                           \
+				break;                                                             \
+		}                                                                                  \
+		sync_r_;                                                                           \
+	})
+
+/* Everything changed so far is durable. */
+static inline int qcow2_sync_flush(struct qcow2 *q)
+{
+	struct qcow2_sync s = { .wait.run = qcow2_sync_run };
+
+	commit_flush(q, &s.wait);
+	return qcow2_sync_wait(q, &s);
+}
+
+static inline int qcow2_sync_gate(struct qcow2 *q)
+{
+	return QCOW2_SYNC(q, gate_wait(q, &sync.wait) ? -EINPROGRESS : 0);
+}
+
+/* What header_piece says, durably. */
+int qcow2_header_write(struct qcow2 *q);
+
+#endif

@@ -1,0 +1,106 @@
+/* The end of the file. A direct write that makes a file longer, or that needs space from
+ * the file system, is done by the host under an exclusive lock, one after the other: so
+ * the file is made longer and given space ahead of need. Closing cuts the rest; after a
+ * crash it stays, as free clusters. */
+#include "base/util.h"
+#include "block/qcow2/impl.h"
+
+#include <errno.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define TAIL_AHEAD_BYTES (16 * MIB)
+/* Refcounts looked at in one go. */
+#define TRIM_TURN_CLUSTERS 8192u
+
+void tail_check(struct qcow2 *q)
+{
+	struct stat st;
+
+	if (q->is_device || fstat(q->base.fd, &st) < 0)
+		return;
+	if ((uint64_t)st.st_size < q->tail.file_bytes)
+		qcow2_corrupt(q, "its file was cut to %llu bytes by another program",
+			(unsigned long long)st.st_size);
+	q->tail.file_bytes = (uint64_t)st.st_size;
+}
+
+static void tail_grown(struct loop_op *op, int res)
+{
+	struct qcow2 *q = container_of(op, struct qcow2, tail.op);
+	struct tail *t = &q->tail;
+
+	q->internal--;
+	t->growing = false;
+	t->grown = true; /* maybe in part */
+	if (res < 0) {
+		t->refused = true; /* no room, or no such call: writes go on without */
+		return;
+	}
+	t->file_bytes = t->growing_to;
+	tail_grow(q);
+}
+
+void tail_grow(struct qcow2 *q)
+{
+	struct tail *t = &q->tail;
+	uint64_t need = q->fresh_from << q->cluster_bits, from;
+	uint64_t ahead = q->base.info.direct ? TAIL_AHEAD_BYTES / 2 : 0;
+
+	if (t->growing || need + ahead <= t->file_bytes)
+		return;
+	tail_check(q); /* while it can be told: the file is about to be longer */
+	if (q->corrupt || !q->base.info.direct || q->external || q->is_device || t->refused)
+		return;
+	from = MAX(t->file_bytes, need);
+	t->growing_to = ROUND_UP(from + TAIL_AHEAD_BYTES, TAIL_AHEAD_BYTES);
+	t->growing = true;
+	q->internal++;
+	t->op.done = tail_grown;
+	loop_fallocate(q->base.loop, &t->op, q->base.fd, 0, from, t->growing_to - from);
+}
+
+void tail_cut(struct qcow2 *q)
+{
+	uint64_t need = q->fresh_from << q->cluster_bits;
+
+	if (!q->tail.grown || q->corrupt)
+		return;
+	if (ftruncate(q->base.fd, (off_t)need) < 0)
+		q->tail.grown = false; /* it stays longer: free clusters, no more */
+	else
+		q->tail.file_bytes = need;
+}
+
+/* Everything from t->end on is free, and the file is not being made longer. */
+static void trim_cut(struct qcow2 *q, uint64_t end)
+{
+	if (q->tail.growing || end == q->fresh_from ||
+		ftruncate(q->base.fd, (off_t)(end << q->cluster_bits)) < 0)
+		return;
+	q->fresh_from = end;
+	q->free_from = MIN(q->free_from, end);
+	q->tail.file_bytes = end << q->cluster_bits;
+	q->tail.grown = false;
+}
+
+int tail_trim_step(struct qcow2 *q, struct tail_trim *t, struct wait *w)
+{
+	if (q->is_device || q->corrupt)
+		return 0;
+	if (!t->begun || t->taken != q->tail.taken) /* taken meanwhile: look again */
+		*t = (struct tail_trim){ true, q->fresh_from, q->tail.taken };
+	for (uint32_t i = 0; i < TRIM_TURN_CLUSTERS; i++) {
+		uint64_t refs = 1;
+		int r = t->end ? refcount_get(q, t->end - 1, w, &refs) : 0;
+
+		if (r < 0)
+			return r;
+		if (refs) {
+			trim_cut(q, t->end);
+			return 0;
+		}
+		t->end--;
+	}
+	return -EAGAIN;
+}

@@ -1,0 +1,419 @@
+/* Writes: in place where the cluster is ours alone, else into new clusters, with what the
+ * guest did not write copied around it, in one write. */
+#include "base/log.h"
+#include "base/util.h"
+#include "block/qcow2/impl.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* An allocating write; its record keeps others off its guest clusters. */
+struct awrite {
+	struct alloc alloc;
+	struct rq *rq;
+	struct slice *slice; /* pinned */
+	bool reuse;	     /* into the cluster that the entry has */
+	struct cluster_run run;
+	uint64_t off, len;	 /* the guest's bytes of it */
+	uint64_t begin, end;	 /* guest offsets of what is written */
+	bool whole;		 /* extended L2: all subclusters become allocated */
+	unsigned reads;
+	int res;
+	struct block_req head, tail; /* reads of what stands around */
+	struct iovec head_iov, tail_iov, read_iov[2];
+	struct io io;
+	struct iovec *iov;
+};
+
+static int data_overlap_check(struct qcow2 *q, uint64_t off, uint64_t len)
+{
+	if (q->external)
+		return 0;
+	for (uint64_t c = off >> q->cluster_bits; c <= (off + len - 1) >> q->cluster_bits; c++) {
+		enum meta_kind k = meta_find(&q->meta, c);
+
+		if (k != META_NONE)
+			return qcow2_corrupt(q, "a write of data would hit metadata at 0x%llx",
+				(unsigned long long)(c << q->cluster_bits));
+	}
+	return 0;
+}
+
+bool alloc_wait(struct map *m, uint64_t first, uint64_t last, struct wait *w)
+{
+	for (struct alloc *a = m->allocs; a; a = a->next) {
+		if (a->first > last || a->last < first)
+			continue;
+		if (w)
+			wait_list_add(&a->waiters, w);
+		return true;
+	}
+	return false;
+}
+
+void alloc_link(struct map *m, struct alloc *a)
+{
+	a->next = m->allocs;
+	a->prev = &m->allocs;
+	if (a->next)
+		a->next->prev = &a->next;
+	m->allocs = a;
+	wait_list_init(&a->waiters);
+}
+
+void alloc_unlink(struct alloc *a)
+{
+	*a->prev = a->next;
+	if (a->next)
+		a->next->prev = a->prev;
+}
+
+/* ---- the end ---- */
+
+static uint64_t sub_mask(const struct qcow2 *q, uint64_t begin, uint64_t end)
+{
+	uint64_t base = ROUND_DOWN(begin, q->cluster_bytes);
+	uint32_t from = (uint32_t)((begin - base) / q->grain_bytes);
+	uint32_t to = (uint32_t)DIV_ROUND_UP(end - base, (uint64_t)q->grain_bytes);
+
+	return (~0ULL << from) & (to >= 64 ? ~0ULL : (1ULL << to) - 1) & 0xffffffff;
+}
+
+/* Entry of the cluster at guest offset c: host is its cluster now. */
+static void publish_one(struct awrite *a, uint64_t c, uint64_t host)
+{
+	struct qcow2 *q = a->rq->q;
+	struct l2_entry old = l2_get(q, a->slice, c), v = { host | QCOW2_COPIED, 0 };
+
+	if (q->ext) {
+		uint64_t mask = a->whole ? 0xffffffff
+			: sub_mask(q, MAX(a->begin, c), MIN(a->end, c + q->cluster_bytes));
+
+		v.bitmap = ((old.e & QCOW2_COMPRESSED ? 0 : old.bitmap) & ~(mask << 32)) | mask;
+	}
+	l2_put(q, a->slice, c, v);
+	if (!a->reuse)
+		l2_release(q, old);
+}
+
+static void publish(struct awrite *a)
+{
+	struct qcow2 *q = a->rq->q;
+
+	if (!a->rq->map->vm)
+		q->need_barrier = true;
+	for (uint32_t i = 0; i < a->run.n; i++)
+		publish_one(a, (a->alloc.first + i) << q->cluster_bits,
+			(a->run.first + i) << q->cluster_bits);
+}
+
+static void awrite_end(struct awrite *a, int res)
+{
+	struct rq *rq = a->rq;
+	struct qcow2 *q = rq->q;
+	struct wait_list waiters;
+
+	if (!res && q->corrupt)
+		res = -EIO;
+	if (!res)
+		publish(a);
+	else if (!a->reuse)
+		data_release(q, a->run.first, a->run.n);
+	slice_unpin(a->slice);
+	alloc_unlink(&a->alloc);
+	wait_list_init(&waiters);
+	wait_list_move(&waiters, &a->alloc.waiters);
+	free(a->head_iov.iov_base);
+	free(a->tail_iov.iov_base);
+	free(a->iov);
+	free(a);
+	/* The others begin again from the lookup; our fault is not theirs. */
+	wait_list_wake(&waiters, 0);
+	rq_part_done(rq, res);
+}
+
+static void awrite_written(struct io *io, int res)
+{
+	awrite_end(container_of(io, struct awrite, io), res);
+}
+
+/* ---- the write ---- */
+
+static unsigned iov_add_zeros(struct iovec *iov, uint64_t len)
+{
+	unsigned n = 0;
+
+	for (; len; n++) {
+		uint64_t take = MIN(len, (uint64_t)IO_ZEROS_BYTES);
+
+		iov[n] = (struct iovec){ (void *)(uintptr_t)io_zeros, take };
+		len -= take;
+	}
+	return n;
+}
+
+/* What stands beside the guest's bytes: a copy, zeros, or nothing. */
+static unsigned iov_add_side(struct iovec *iov, const struct iovec *copy, uint64_t len)
+{
+	if (!len)
+		return 0;
+	if (!copy->iov_base)
+		return iov_add_zeros(iov, len);
+	*iov = *copy;
+	return 1;
+}
+
+static void awrite_write(struct awrite *a)
+{
+	struct qcow2 *q = a->rq->q;
+	struct block_req *r = a->rq->req;
+	uint64_t head = a->off - a->begin, tail = a->end - (a->off + a->len);
+	uint64_t host = (a->run.first << q->cluster_bits) + a->begin -
+			(a->alloc.first << q->cluster_bits);
+	unsigned n = 0;
+
+	a->iov = malloc((r->niov + head / IO_ZEROS_BYTES + tail / IO_ZEROS_BYTES + 4) *
+			sizeof(*a->iov));
+	if (!a->iov) {
+		awrite_end(a, -ENOMEM);
+		return;
+	}
+	n += iov_add_side(a->iov, &a->head_iov, head);
+	n += iov_slice(r->iov, r->niov, a->off - r->offset, a->len, a->iov + n);
+	n += iov_add_side(a->iov + n, &a->tail_iov, tail);
+	a->io.done = awrite_written;
+	io_write(&a->io, q->base.loop, q->data_fd, a->iov, n, host, a->end - a->begin);
+}
+
+static void side_over(struct awrite *a, int res)
+{
+	if (res < 0 && !a->res)
+		a->res = res;
+	if (--a->reads)
+		return;
+	if (a->res)
+		awrite_end(a, a->res);
+	else
+		awrite_write(a);
+}
+
+static void head_read(struct block_req *r, int res)
+{
+	side_over(container_of(r, struct awrite, head), res);
+}
+
+static void tail_read(struct block_req *r, int res)
+{
+	side_over(container_of(r, struct awrite, tail), res);
+}
+
+/* The disk may end inside the cluster: what lies behind has to be zeros, or a later
+ * resize would show what the cluster held before. */
+static int side_start(struct awrite *a, struct block_req *r, struct iovec *iov, uint64_t off,
+	uint64_t len, uint64_t read_len, void (*done)(struct block_req *, int))
+{
+	char *buf = io_buffer_new(len);
+
+	*iov = (struct iovec){ buf, len };
+	if (!buf)
+		return -ENOMEM;
+	memset(buf + read_len, 0, len - read_len);
+	a->read_iov[r == &a->tail] = (struct iovec){ buf, read_len };
+	*r = (struct block_req){ .op = BLOCK_READ, .offset = off, .len = read_len,
+		.iov = &a->read_iov[r == &a->tail], .niov = 1, .done = done };
+	return rq_start_internal(a->rq->q, a->rq->map, r);
+}
+
+/* Does the cluster at guest offset c hold anything but zeros around the write? */
+static bool side_is_zero(const struct rq *rq, struct l2_entry v, uint64_t c)
+{
+	const struct qcow2 *q = rq->q;
+	bool no_backing = backing_is_zero(q, rq->map, c);
+
+	if (v.e & QCOW2_COMPRESSED)
+		return false;
+	if (q->ext)
+		return !(v.bitmap & 0xffffffff) && (no_backing || v.bitmap >> 32 == 0xffffffff);
+	if (v.e & QCOW2_ZERO)
+		return true;
+	return !l2_has_host(q, v) && no_backing;
+}
+
+static void side_begin(struct awrite *a, struct block_req *r, struct iovec *iov, uint64_t off,
+	uint64_t len, void (*done)(struct block_req *, int))
+{
+	uint64_t disk = a->rq->map->vm ? UINT64_MAX : a->rq->q->base.info.size_bytes;
+
+	if (a->res || !len || off >= disk)
+		return;
+	a->reads++;
+	a->res = side_start(a, r, iov, off, len, MIN(len, disk - off), done);
+	if (a->res < 0)
+		a->reads--;
+}
+
+/* Reads for both sides as far as needed; zeros in a fresh cluster need not be written. */
+static void awrite_sides(struct awrite *a)
+{
+	struct qcow2 *q = a->rq->q;
+	uint64_t first = a->alloc.first << q->cluster_bits, last = a->alloc.last << q->cluster_bits;
+	bool head_zero = side_is_zero(a->rq, l2_get(q, a->slice, first), first);
+	bool tail_zero = side_is_zero(a->rq, l2_get(q, a->slice, last), last);
+	bool fresh = !a->reuse && a->run.fresh;
+	uint64_t data_end = a->off + a->len;
+
+	if (head_zero && fresh)
+		a->begin = a->off;
+	if (tail_zero && fresh)
+		a->end = data_end;
+	a->reads = 1;
+	if (!head_zero)
+		side_begin(a, &a->head, &a->head_iov, a->begin, a->off - a->begin, head_read);
+	if (!tail_zero)
+		side_begin(a, &a->tail, &a->tail_iov, data_end, a->end - data_end, tail_read);
+	side_over(a, 0);
+}
+
+/* ---- the plan ---- */
+
+static bool entry_reusable(const struct qcow2 *q, struct l2_entry v)
+{
+	return (v.e & QCOW2_COPIED) && l2_has_host(q, v) &&
+	       (q->ext || (v.e & QCOW2_ZERO));
+}
+
+static bool entry_in_place(const struct qcow2 *q, struct l2_entry v)
+{
+	return !q->ext && !(v.e & QCOW2_ZERO) && (v.e & QCOW2_COPIED) && l2_has_host(q, v);
+}
+
+/* How many clusters from off on get new ones in the same way, at most up to last? */
+static uint32_t run_length(const struct rq *rq, const struct slice *s, uint64_t first, uint64_t last)
+{
+	const struct qcow2 *q = rq->q;
+	uint64_t end = ROUND_DOWN(first, q->slice_entries) + q->slice_entries - 1;
+	uint64_t c = first;
+
+	last = MIN(last, end);
+	for (; c <= last; c++) {
+		struct l2_entry v = l2_get(q, s, c << q->cluster_bits);
+
+		if (l2_check_at(q, v, c << q->cluster_bits) < 0 || entry_reusable(q, v) || entry_in_place(q, v))
+			break;
+		if (q->ext && ((v.e & QCOW2_COMPRESSED) || l2_has_host(q, v)))
+			break;
+		if (c > first && alloc_wait(rq->map, c, c, NULL))
+			break;
+	}
+	return (uint32_t)MAX(c - first, 1ULL);
+}
+
+/* Extended L2: only the subclusters that are touched need to be filled. */
+static void plan_subclusters(struct awrite *a, struct l2_entry v)
+{
+	struct qcow2 *q = a->rq->q;
+	uint64_t grain = q->grain_bytes, in = q->cluster_bytes - 1;
+	uint64_t last = a->off + a->len - 1;
+
+	a->whole = !a->reuse &&
+		(a->rq->map->vm || (v.e & QCOW2_COMPRESSED) || l2_has_host(q, v));
+	if (a->whole)
+		return;
+	a->begin = ROUND_DOWN(a->off, grain);
+	a->end = ROUND_UP(a->off + a->len, grain);
+	/* Others may be writing to subclusters that are allocated: leave them alone. */
+	if (a->reuse && (v.bitmap >> ((a->off & in) / grain) & 1))
+		a->begin = a->off;
+	if (a->reuse && (v.bitmap >> ((last & in) / grain) & 1))
+		a->end = last + 1;
+}
+
+static int awrite_start(struct rq *rq, struct slice *s, uint64_t off, uint64_t len, bool reuse,
+	const struct cluster_run *run)
+{
+	struct qcow2 *q = rq->q;
+	struct awrite *a = calloc(1, sizeof(*a));
+	uint64_t first = off >> q->cluster_bits;
+
+	if (!a) {
+		if (!reuse)
+			data_release(q, run->first, run->n);
+		return -ENOMEM;
+	}
+	a->rq = rq;
+	a->slice = s;
+	a->run = *run;
+	a->reuse = reuse;
+	a->off = off;
+	a->len = MIN(len, ((first + run->n) << q->cluster_bits) - off);
+	a->begin = ROUND_DOWN(off, q->cluster_bytes);
+	a->end = ROUND_UP(off + a->len, q->cluster_bytes);
+	a->alloc.first = first;
+	a->alloc.last = first + run->n - 1;
+	if (q->ext)
+		plan_subclusters(a, l2_get(q, s, off));
+	alloc_link(rq->map, &a->alloc);
+	rq->pending++;
+	rq->pos += a->len;
+	awrite_sides(a);
+	return 0;
+}
+
+static int alloc_with_slice(struct rq *rq, struct slice *s, uint64_t off, uint64_t len)
+{
+	struct qcow2 *q = rq->q;
+	struct l2_entry v = l2_get(q, s, off);
+	uint64_t first = off >> q->cluster_bits, last = (off + len - 1) >> q->cluster_bits;
+	struct cluster_run run;
+	int r;
+
+	if (l2_check_at(q, v, off) < 0)
+		return qcow2_corrupt(q, "the L2 entry of offset 0x%llx is against the format (0x%016llx)",
+			(unsigned long long)off, (unsigned long long)v.e);
+	if (entry_reusable(q, v)) {
+		run = (struct cluster_run){ (v.e & QCOW2_OFFSET_MASK) >> q->cluster_bits, 1, false };
+		r = data_overlap_check(q, v.e & QCOW2_OFFSET_MASK, q->cluster_bytes);
+		return r < 0 ? r : awrite_start(rq, s, off, len, true, &run);
+	}
+	r = data_alloc(q, first, run_length(rq, s, first, last), &rq->wait, &run);
+	return r < 0 ? r : awrite_start(rq, s, off, len, false, &run);
+}
+
+static int step_alloc(struct rq *rq, uint64_t off, uint64_t len)
+{
+	struct qcow2 *q = rq->q;
+	uint64_t first = off >> q->cluster_bits;
+	struct slice *s;
+	int r;
+
+	if (alloc_wait(rq->map, first, first, &rq->wait) || commit_throttle(q, &rq->wait))
+		return -EINPROGRESS;
+	r = map_get_writable(q, rq->map, off, &rq->wait, &s);
+	if (r < 0)
+		return r;
+	r = alloc_with_slice(rq, s, off, len);
+	if (r < 0)
+		slice_unpin(s);
+	return r;
+}
+
+int rq_step_write(struct rq *rq)
+{
+	uint64_t off = rq->req->offset + rq->pos, len = rq->req->len - rq->pos;
+	struct extent x;
+	int r = map_lookup(rq->q, rq->map, off, len, &rq->wait, &x);
+
+	if (r == -EIO)
+		return qcow2_corrupt(rq->q, "the tables for offset 0x%llx are against the format",
+			(unsigned long long)off);
+	if (r < 0)
+		return r;
+	if (x.kind != EXTENT_DATA || !x.in_place)
+		return step_alloc(rq, off, len);
+	r = data_overlap_check(rq->q, x.host, x.len);
+	if (!r)
+		r = rq_transfer(rq, x.host, x.len, true);
+	rq->pos += x.len;
+	return r;
+}

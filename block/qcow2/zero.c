@@ -1,0 +1,166 @@
+/* Discard and write-zeroes. Whole clusters change in the map alone; what is freed loses its
+ * reference after the next commit. */
+#include "base/util.h"
+#include "block/qcow2/impl.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#define ZERO_BITMAP 0xffffffff00000000ULL
+/* Zeros written as data go in steps of this. */
+#define ZERO_STEP_BYTES (1 * MIB)
+
+/* A part that is written as zeros. */
+struct zero_part {
+	struct rq *rq;
+	struct block_req sub;
+	struct iovec iov[ZERO_STEP_BYTES / IO_ZEROS_BYTES + 1];
+};
+
+static void zero_part_done(struct block_req *r, int res)
+{
+	struct zero_part *z = container_of(r, struct zero_part, sub);
+	struct rq *rq = z->rq;
+
+	free(z);
+	rq_part_done(rq, res);
+}
+
+static int write_zeros(struct rq *rq, uint64_t off, uint64_t len)
+{
+	struct zero_part *z = malloc(sizeof(*z));
+	unsigned n = 0;
+	int r;
+
+	if (!z)
+		return -ENOMEM;
+	for (uint64_t left = len; left; n++) {
+		uint64_t take = MIN(left, (uint64_t)IO_ZEROS_BYTES);
+
+		z->iov[n] = (struct iovec){ (void *)(uintptr_t)io_zeros, take };
+		left -= take;
+	}
+	z->rq = rq;
+	z->sub = (struct block_req){ .op = BLOCK_WRITE, .offset = off, .len = len, .iov = z->iov,
+		.niov = n, .done = zero_part_done };
+	rq->pending++;
+	rq->pos += len;
+	r = rq_start_internal(rq->q, rq->map, &z->sub);
+	if (r < 0) {
+		free(z);
+		rq->pending--;
+	}
+	return r;
+}
+
+/* Less than a cluster, or an image that has no zero flag: skip what reads as zeros
+ * anyway, write the rest. */
+static int step_by_hand(struct rq *rq, uint64_t off, uint64_t len)
+{
+	struct extent x;
+	int r;
+
+	if (rq->req->op == BLOCK_DISCARD) {
+		rq->pos += len;
+		return 0;
+	}
+	r = map_lookup(rq->q, rq->map, off, len, &rq->wait, &x);
+	if (r < 0)
+		return r;
+	if (x.kind == EXTENT_ZERO || (x.kind == EXTENT_UNALLOCATED && backing_is_zero(rq->q, rq->map, off))) {
+		rq->pos += x.len;
+		return 0;
+	}
+	return write_zeros(rq, off, MIN(x.len, ZERO_STEP_BYTES));
+}
+
+/* What the entry becomes. Unchanged: nothing to do. */
+static struct l2_entry zeroed(const struct rq *rq, struct l2_entry v)
+{
+	const struct qcow2 *q = rq->q;
+	bool discard = rq->req->op == BLOCK_DISCARD, backed = q->base.backing != NULL;
+	bool keep = !discard && !(rq->req->flags & BLOCK_REQ_MAY_UNMAP) && q->h.version >= 3;
+	bool used = (v.e & QCOW2_COMPRESSED) || l2_has_host(q, v);
+	struct l2_entry none = { 0, 0 }, zero = { q->ext ? 0 : QCOW2_ZERO, q->ext ? ZERO_BITMAP : 0 };
+
+	if (!used && (discard || !backed))
+		return v; /* nothing to free, and it reads as zeros (or a discard may leave it) */
+	if (used && keep && !(v.e & QCOW2_COMPRESSED) && (v.e & QCOW2_COPIED)) {
+		zero.e |= v.e & (QCOW2_OFFSET_MASK | QCOW2_COPIED);
+		return zero;
+	}
+	return backed ? zero : none;
+}
+
+/* *ret_freed: some clusters are not named any more. */
+static int zero_slice(struct rq *rq, struct slice *s, uint64_t off, uint64_t end, bool *ret_freed)
+{
+	struct qcow2 *q = rq->q;
+
+	for (; off < end; off += q->cluster_bytes) {
+		struct l2_entry old = l2_get(q, s, off), v;
+
+		if (l2_check_at(q, old, off) < 0)
+			return qcow2_corrupt(q, "the L2 entry of offset 0x%llx is against the format "
+				"(0x%016llx)", (unsigned long long)off, (unsigned long long)old.e);
+		v = zeroed(rq, old);
+		if (v.e == old.e && v.bitmap == old.bitmap)
+			continue;
+		l2_put(q, s, off, v);
+		*ret_freed |= l2_has_host(q, old) && !l2_has_host(q, v);
+		if ((old.e & QCOW2_COMPRESSED) ||
+			((old.e ^ v.e) & QCOW2_OFFSET_MASK)) /* else it keeps its cluster */
+			l2_release(q, old);
+	}
+	return 0;
+}
+
+/* Whole clusters from off on, as far as one slice tells. */
+static int step_clusters(struct rq *rq, uint64_t off, uint64_t end)
+{
+	struct qcow2 *q = rq->q;
+	uint64_t reach = (uint64_t)q->slice_entries << q->cluster_bits, table = map_table_reach(q);
+	struct slice *s;
+	bool freed = false;
+	int r;
+
+	if (!(q->disk.l1.entries[l1_index(q, off)] & QCOW2_OFFSET_MASK) &&
+		(!q->base.backing || rq->req->op == BLOCK_DISCARD)) {
+		rq->pos += MIN(end, ROUND_DOWN(off, table) + table) - off;
+		return 0;
+	}
+	end = MIN(end, ROUND_DOWN(off, reach) + reach);
+	if (alloc_wait(rq->map, off >> q->cluster_bits, (end - 1) >> q->cluster_bits, &rq->wait) ||
+		commit_throttle(q, &rq->wait))
+		return -EINPROGRESS;
+	r = map_get_writable(q, rq->map, off, &rq->wait, &s);
+	if (r < 0)
+		return r;
+	r = zero_slice(rq, s, off, end, &freed);
+	slice_unpin(s);
+	if (!r && freed && q->external)
+		r = data_punch(rq, off, end - off);
+	rq->pos += MIN(end, rq->req->offset + rq->req->len) - off;
+	return r;
+}
+
+int rq_step_zero(struct rq *rq)
+{
+	struct qcow2 *q = rq->q;
+	uint64_t off = rq->req->offset + rq->pos, end = rq->req->offset + rq->req->len;
+	uint64_t cluster = q->cluster_bytes, whole_end = ROUND_DOWN(end, cluster);
+	bool no_flag = q->h.version < 3 && q->base.backing;
+	int r;
+
+	if (q->data.raw) {
+		r = data_zero_step(rq);
+		return r == -EOPNOTSUPP ? step_by_hand(rq, off, end - off) : r;
+	}
+	if (end == q->base.info.size_bytes)
+		whole_end = ROUND_UP(end, cluster); /* nothing lies behind */
+	if (no_flag)
+		return step_by_hand(rq, off, end - off);
+	if ((off & (cluster - 1)) || off >= whole_end)
+		return step_by_hand(rq, off, MIN(end, ROUND_DOWN(off, cluster) + cluster) - off);
+	return step_clusters(rq, off, whole_end);
+}

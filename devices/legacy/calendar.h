@@ -1,0 +1,24 @@
+/* civil: seconds since 1970 to a UTC date and back, in the proleptic Gregorian calendar.
+ *
+ * Plain arithmetic, where libc's gmtime_r() would open the time zone's file at its first
+ * call, inside the sandbox. Source: H. Hinnant, "chrono-Compatible Low-Level Date
+ * Algorithms": years begin in March, eras have 400 years. */
+#ifndef CAIRN_DEVICES_LEGACY_CALENDAR_H
+#define CAIRN_DEVICES_LEGACY_CALENDAR_H
+
+#include <stdint.h>
+
+struct civil {
+	int64_t year;
+	int month;   /* 1..12 */
+	int day;     /* 1..31 */
+	int hour, minute, second;
+	int weekday; /* 0: Sunday; not looked at by civil_seconds() */
+};
+
+/* |seconds| below 2^55. */
+void civil_from_seconds(int64_t seconds, struct civil *ret_c);
+/* Fields may be out of range by a few thousand: they carry over. |year| below 2^30. */
+int64_t civil_seconds(const struct civil *c);
+
+#endif

@@ -1,0 +1,371 @@
+#include "devices/pci/pci.h"
+#include "base/bytes.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "devices/dev_host.h"
+#include "devices/pci/pci_internal.h"
+#include "snapshot/state.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CONFIG_ADDRESS_ENABLE 0x80000000u
+#define CONFIG_PORTS 4
+#define RESET_CPU 0x04 /* in the reset control register: 0 → 1 resets */
+
+static struct pci_function *host_function(struct pci_host *p, unsigned bus, unsigned devfn)
+{
+	return bus || (devfn & 7) ? NULL : p->functions[devfn >> 3];
+}
+
+/* ---- mechanism #1 ---- */
+
+static uint32_t config_read(struct pci_host *p, unsigned bus, unsigned devfn, unsigned off,
+	unsigned size)
+{
+	uint32_t v = UINT32_MAX;
+	struct pci_function *f;
+
+	pthread_mutex_lock(&p->lock);
+	f = host_function(p, bus, devfn);
+	if (f)
+		v = pci_function_read(f, off, size);
+	pthread_mutex_unlock(&p->lock);
+	return v;
+}
+
+static void config_write(struct pci_host *p, unsigned bus, unsigned devfn, unsigned off,
+	unsigned size, uint32_t v)
+{
+	struct pci_function *f;
+
+	pthread_mutex_lock(&p->lock);
+	f = host_function(p, bus, devfn);
+	if (f)
+		pci_function_write(f, off, size, v);
+	pthread_mutex_unlock(&p->lock);
+}
+
+static uint64_t address_read(void *opaque, uint64_t off, unsigned size)
+{
+	struct pci_host *p = opaque;
+	uint64_t v = UINT64_MAX;
+
+	pthread_mutex_lock(&p->lock);
+	if (off == 0 && size == 4)
+		v = p->address;
+	else if (off == 1 && size == 1)
+		v = p->reset_control;
+	pthread_mutex_unlock(&p->lock);
+	return v;
+}
+
+static void address_write(void *opaque, uint64_t off, unsigned size, uint64_t value)
+{
+	struct pci_host *p = opaque;
+	struct dev_event ev = { .kind = DEV_EVENT_RESET, .device = p->dev.name };
+	bool reset = false;
+
+	pthread_mutex_lock(&p->lock);
+	if (off == 0 && size == 4) {
+		p->address = (uint32_t)value & 0x80fffffcu;
+	} else if (off == 1 && size == 1) {
+		reset = (value & RESET_CPU) && !(p->reset_control & RESET_CPU);
+		p->reset_control = (uint8_t)value & 0x0e;
+	}
+	pthread_mutex_unlock(&p->lock);
+	if (reset)
+		dev_event(p->host, &ev);
+}
+
+static uint32_t host_address(struct pci_host *p)
+{
+	uint32_t a;
+
+	pthread_mutex_lock(&p->lock);
+	a = p->address;
+	pthread_mutex_unlock(&p->lock);
+	return a;
+}
+
+static uint64_t data_read(void *opaque, uint64_t off, unsigned size)
+{
+	struct pci_host *p = opaque;
+	uint32_t a = host_address(p);
+
+	if (!(a & CONFIG_ADDRESS_ENABLE))
+		return UINT64_MAX;
+	return config_read(p, a >> 16 & 0xff, a >> 8 & 0xff, (a & 0xfc) + (unsigned)off, size);
+}
+
+static void data_write(void *opaque, uint64_t off, unsigned size, uint64_t value)
+{
+	struct pci_host *p = opaque;
+	uint32_t a = host_address(p);
+
+	if (a & CONFIG_ADDRESS_ENABLE)
+		config_write(p, a >> 16 & 0xff, a >> 8 & 0xff, (a & 0xfc) + (unsigned)off, size,
+			(uint32_t)value);
+}
+
+/* ---- ECAM ---- */
+
+static uint64_t ecam_read(void *opaque, uint64_t off, unsigned size)
+{
+	uint64_t v = config_read(opaque, 0, (unsigned)(off >> 12), off & 0xfff, MIN(size, 4u));
+
+	if (size == 8)
+		v |= (uint64_t)config_read(opaque, 0, (unsigned)(off >> 12), (off & 0xfff) + 4, 4)
+			<< 32;
+	return v;
+}
+
+static void ecam_write(void *opaque, uint64_t off, unsigned size, uint64_t value)
+{
+	config_write(opaque, 0, (unsigned)(off >> 12), off & 0xfff, MIN(size, 4u),
+		(uint32_t)value);
+	if (size == 8)
+		config_write(opaque, 0, (unsigned)(off >> 12), (off & 0xfff) + 4, 4,
+			(uint32_t)(value >> 32));
+}
+
+static const struct bus_ops address_bus_ops = { address_read, address_write };
+static const struct bus_ops data_bus_ops = { data_read, data_write };
+static const struct bus_ops ecam_bus_ops = { ecam_read, ecam_write };
+
+/* ---- INTx ---- */
+
+/* Shared lines: high while any function holds them. irq_lock held. */
+static void intx_apply(struct pci_function *f)
+{
+	struct pci_host *p = f->host;
+	bool raise = f->intx_wanted && !f->intx_disabled;
+	unsigned pin = f->slot % PCI_INTX_PINS;
+
+	if (raise == f->intx_raised)
+		return;
+	f->intx_raised = raise;
+	p->intx_holders[pin] += raise ? 1 : -1;
+	if (p->intx_holders[pin] == (raise ? 1 : 0))
+		dev_irq_set(p->host, PCI_INTX_GSI(f->slot), raise);
+}
+
+void pci_function_intx(struct pci_function *f, bool level)
+{
+	pthread_mutex_lock(&f->host->irq_lock);
+	f->intx_wanted = level;
+	intx_apply(f);
+	pthread_mutex_unlock(&f->host->irq_lock);
+}
+
+void pci_function_intx_disable(struct pci_function *f, bool disabled)
+{
+	pthread_mutex_lock(&f->host->irq_lock);
+	f->intx_disabled = disabled;
+	intx_apply(f);
+	pthread_mutex_unlock(&f->host->irq_lock);
+}
+
+bool pci_function_intx_pending(struct pci_function *f)
+{
+	bool v;
+
+	pthread_mutex_lock(&f->host->irq_lock);
+	v = f->intx_wanted;
+	pthread_mutex_unlock(&f->host->irq_lock);
+	return v;
+}
+
+/* ---- the bus's population ---- */
+
+/* The lowest free aligned place in a window; 0 when it is full. */
+static uint64_t window_place(uint64_t base, uint64_t len, uint64_t *next, uint64_t bytes)
+{
+	uint64_t at;
+
+	if (!len || *next > UINT64_MAX - bytes)
+		return 0;
+	at = ROUND_UP(*next, bytes);
+	if (at < base || !range_inside(at - base, bytes, len))
+		return 0;
+	*next = at + bytes;
+	return at;
+}
+
+static int host_place_bar(struct pci_host *p, struct pci_bar *b)
+{
+	const struct pci_host_config *c = &p->config;
+
+	b->initial = 0;
+	if (b->is64)
+		b->initial = window_place(c->mmio64_base, c->mmio64_bytes, &p->next64, b->bytes);
+	if (!b->initial)
+		b->initial = window_place(c->mmio32_base, c->mmio32_bytes, &p->next32, b->bytes);
+	return b->initial ? 0 : -ENOSPC;
+}
+
+static int host_find_slot(struct pci_host *p, int slot)
+{
+	if (slot >= 0)
+		return slot >= PCI_SLOTS || p->functions[slot] ? -EBUSY : slot;
+	for (slot = 0; slot < PCI_SLOTS; slot++) {
+		if (!p->functions[slot])
+			return slot;
+	}
+	return -ENOSPC;
+}
+
+int pci_host_add(struct pci_host *p, struct pci_function *f, int slot, struct err *e)
+{
+	int s = host_find_slot(p, slot);
+
+	if (s < 0)
+		return err_set(e, s, ERR_INVALID, "PCI slot %d is taken or the bus is full", slot);
+	for (unsigned i = 0; i < PCI_BARS; i++) {
+		if (f->bars[i].bytes && host_place_bar(p, &f->bars[i]))
+			return err_set(e, -ENOSPC, ERR_INVALID,
+				"no room for a PCI BAR of %llu bytes",
+				(unsigned long long)f->bars[i].bytes);
+	}
+	f->host = p;
+	f->slot = (unsigned)s;
+	pthread_mutex_lock(&p->lock);
+	p->functions[s] = f;
+	pci_function_power_on(f);
+	pthread_mutex_unlock(&p->lock);
+	return 0;
+}
+
+void pci_host_remove(struct pci_function *f)
+{
+	struct pci_host *p = f->host;
+
+	if (!p)
+		return;
+	pci_function_intx(f, false);
+	pthread_mutex_lock(&p->lock);
+	p->functions[f->slot] = NULL;
+	pci_function_unmap(f);
+	pthread_mutex_unlock(&p->lock);
+	pthread_mutex_destroy(&f->msix.lock);
+	f->host = NULL;
+}
+
+/* ---- the host bridge as a device ---- */
+
+static void pci_dev_reset(struct device *d)
+{
+	struct pci_host *p = container_of(d, struct pci_host, dev);
+
+	pthread_mutex_lock(&p->lock);
+	p->address = 0;
+	p->reset_control = 0;
+	pthread_mutex_unlock(&p->lock);
+	pci_function_reset(&p->bridge);
+}
+
+static void pci_dev_save(struct device *d, struct state_writer *w)
+{
+	struct pci_host *p = container_of(d, struct pci_host, dev);
+
+	state_put_u32(w, p->address);
+	state_put_u8(w, p->reset_control);
+	pci_function_save(&p->bridge, w);
+}
+
+static int pci_dev_load(struct device *d, struct state_reader *r, uint16_t version, struct err *e)
+{
+	struct pci_host *p = container_of(d, struct pci_host, dev);
+	uint32_t address = state_u32(r);
+	uint8_t reset_control = state_u8(r);
+	int ret;
+
+	(void)version;
+	if ((address & ~0x80fffffcu) || (reset_control & ~0x0eu))
+		return err_set(e, -EINVAL, ERR_CORRUPT, "pci: malformed state");
+	ret = pci_function_load(&p->bridge, r, e);
+	if (!ret && !state_reader_complete(r))
+		ret = err_set(e, -EINVAL, ERR_CORRUPT, "pci: malformed state");
+	if (ret)
+		return ret;
+	p->address = address;
+	p->reset_control = reset_control;
+	return 0;
+}
+
+static void pci_dev_free(struct device *d)
+{
+	struct pci_host *p = container_of(d, struct pci_host, dev);
+
+	pci_host_remove(&p->bridge);
+	bus_remove(p->pio, PCI_CONFIG_ADDRESS_PORT, p);
+	bus_remove(p->pio, PCI_CONFIG_DATA_PORT, p);
+	if (p->config.ecam_base)
+		bus_remove(p->mmio, p->config.ecam_base, p);
+	pthread_mutex_destroy(&p->lock);
+	pthread_mutex_destroy(&p->irq_lock);
+	free(p);
+}
+
+static const struct device_ops pci_dev_ops = {
+	.type = "pci",
+	.state_version = 1,
+	.reset = pci_dev_reset,
+	.save = pci_dev_save,
+	.load = pci_dev_load,
+	.free = pci_dev_free,
+};
+
+/* QEMU's generic PCIe host bridge: known to guests, asks nothing of them. */
+static const struct pci_ids bridge_ids = {
+	.vendor = 0x1b36, .device = 0x0008, .class_code = 0x060000,
+};
+static const struct pci_function_ops bridge_ops = { 0 };
+
+static int host_claim(struct pci_host *p)
+{
+	int r = bus_add(p->pio, PCI_CONFIG_ADDRESS_PORT, CONFIG_PORTS, &address_bus_ops, p);
+
+	if (!r)
+		r = bus_add(p->pio, PCI_CONFIG_DATA_PORT, CONFIG_PORTS, &data_bus_ops, p);
+	if (!r && p->config.ecam_base)
+		r = bus_add(p->mmio, p->config.ecam_base, PCI_ECAM_BUS_BYTES, &ecam_bus_ops, p);
+	return r;
+}
+
+int pci_host_new(struct dev_host *h, struct bus *pio, struct bus *mmio,
+	const struct pci_host_config *c, struct pci_host **ret_host, struct device **ret_dev,
+	struct err *e)
+{
+	struct pci_host *p = calloc(1, sizeof(*p));
+	int r;
+
+	if (!p)
+		return err_set_errno(e, -ENOMEM, "pci");
+	p->dev.ops = &pci_dev_ops;
+	snprintf(p->dev.name, sizeof(p->dev.name), "pci");
+	p->host = h;
+	p->pio = pio;
+	p->mmio = mmio;
+	p->config = *c;
+	p->next32 = c->mmio32_base;
+	p->next64 = c->mmio64_base;
+	pthread_mutex_init(&p->lock, NULL);
+	pthread_mutex_init(&p->irq_lock, NULL);
+	pci_function_init(&p->bridge, &bridge_ids, &bridge_ops);
+	r = host_claim(p);
+	if (r)
+		err_set_errno(e, r, "pci: configuration ports");
+	else
+		r = pci_host_add(p, &p->bridge, 0, e);
+	if (r) {
+		pci_dev_free(&p->dev);
+		return r;
+	}
+	*ret_host = p;
+	*ret_dev = &p->dev;
+	return 0;
+}

@@ -1,0 +1,44 @@
+/* pci_internal: what pci.c (host and bus), pci_function.c (configuration space and BARs)
+ * and msix.c share. */
+#ifndef CAIRN_DEVICES_PCI_PCI_INTERNAL_H
+#define CAIRN_DEVICES_PCI_PCI_INTERNAL_H
+
+#include "devices/device.h"
+#include "devices/pci/pci.h"
+
+#define PCI_INTX_PINS 8
+
+struct pci_host {
+	struct device dev;
+	struct dev_host *host;
+	struct bus *pio, *mmio;
+	struct pci_host_config config;
+	uint64_t next32, next64; /* first free byte of each window */
+
+	pthread_mutex_t lock; /* configuration space of all functions */
+	uint32_t address;     /* port 0xCF8 */
+	uint8_t reset_control;
+	struct pci_function *functions[PCI_SLOTS];
+	struct pci_function bridge;
+
+	pthread_mutex_t irq_lock; /* innermost */
+	int intx_holders[PCI_INTX_PINS];
+};
+
+/* Configuration accesses: any offset below 4096, size 1, 2 or 4; what crosses a register's
+ * end is all ones and writes nothing. The config lock is held in all of these. */
+uint32_t pci_function_read(struct pci_function *f, unsigned off, unsigned size);
+void pci_function_write(struct pci_function *f, unsigned off, unsigned size, uint32_t v);
+void pci_function_power_on(struct pci_function *f);
+void pci_function_unmap(struct pci_function *f);
+
+void pci_function_intx_disable(struct pci_function *f, bool disabled);
+bool pci_function_intx_pending(struct pci_function *f);
+
+/* MSI-X: message control as the guest wrote it. */
+void msix_control(struct pci_function *f, uint16_t control);
+void msix_reset(struct pci_function *f);
+void msix_save(struct pci_function *f, struct state_writer *w);
+int msix_load(struct pci_function *f, struct state_reader *r, struct err *e);
+
+#endif

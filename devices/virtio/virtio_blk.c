@@ -1,0 +1,720 @@
+#include "devices/virtio/virtio_blk.h"
+#include "base/bytes.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+#include "block/block.h"
+#include "devices/dev_host.h"
+#include "devices/virtio/virtio_blk_internal.h"
+#include "snapshot/state.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define QUEUE_SIZE_DEFAULT 256
+#define HEADER_BYTES 16
+#define SEGMENT_BYTES 16 /* of a discard or write-zeroes request */
+#define DISCARD_SECTORS_MAX (1u << 22) /* 2 GiB at a time */
+#define WRITE_ZEROES_UNMAP 1u
+
+#define F_SEG_MAX (1ULL << 2)
+#define F_RO (1ULL << 5)
+#define F_BLK_SIZE (1ULL << 6)
+#define F_FLUSH (1ULL << 9)
+#define F_TOPOLOGY (1ULL << 10)
+#define F_CONFIG_WCE (1ULL << 11)
+#define F_MQ (1ULL << 12)
+#define F_DISCARD (1ULL << 13)
+#define F_WRITE_ZEROES (1ULL << 14)
+
+enum { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_GET_ID = 8, T_DISCARD = 11, T_WRITE_ZEROES = 13 };
+enum { S_OK = 0, S_IOERR = 1, S_UNSUPP = 2 };
+/* What begin() answers besides a status. */
+enum { TO_BLOCK_LAYER = -1, NO_REQUEST = -2 };
+
+/* struct virtio_blk_config, section 5.2.4. */
+enum {
+	CONFIG_CAPACITY = 0,
+	CONFIG_SEG_MAX = 12,
+	CONFIG_BLK_SIZE = 20,
+	CONFIG_PHYSICAL_EXP = 24,
+	CONFIG_MIN_IO = 26,
+	CONFIG_OPT_IO = 28,
+	CONFIG_WRITEBACK = 32,
+	CONFIG_NUM_QUEUES = 34,
+	CONFIG_MAX_DISCARD_SECTORS = 36,
+	CONFIG_MAX_DISCARD_SEG = 40,
+	CONFIG_DISCARD_ALIGNMENT = 44,
+	CONFIG_MAX_ZEROES_SECTORS = 48,
+	CONFIG_MAX_ZEROES_SEG = 52,
+	CONFIG_ZEROES_MAY_UNMAP = 56,
+	CONFIG_BYTES = 60,
+};
+
+/* ---- the pool ---- */
+
+static struct blk_request *request_get(struct virtio_blk *b)
+{
+	struct blk_request *r = b->free;
+
+	if (r) {
+		b->free = r->next;
+		return r;
+	}
+	if (b->nrequests == b->requests_max)
+		return NULL;
+	r = malloc(sizeof(*r));
+	if (r) {
+		b->nrequests++;
+		r->blk = b;
+	}
+	return r;
+}
+
+static void request_put(struct blk_request *r)
+{
+	r->next = r->blk->free;
+	r->blk->free = r;
+}
+
+static void held_append(struct virtio_blk *b, struct blk_request *r)
+{
+	struct blk_request **p = &b->held;
+
+	while (*p)
+		p = &(*p)->next;
+	r->next = NULL;
+	*p = r;
+}
+
+/* ---- completion ---- */
+
+static void count(_Atomic uint64_t *counter, uint64_t n)
+{
+	atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
+}
+
+static void request_count(struct blk_request *r)
+{
+	struct virtio_blk *b = r->blk;
+	uint64_t ns = loop_now_ns() - r->start_ns;
+
+	switch (r->type) {
+	case T_IN:
+		count(&b->stats.rd_reqs, 1);
+		count(&b->stats.rd_bytes, r->req.len);
+		count(&b->stats.rd_ns, ns);
+		break;
+	case T_FLUSH:
+		count(&b->stats.fl_reqs, 1);
+		count(&b->stats.fl_ns, ns);
+		break;
+	default:
+		count(&b->stats.wr_reqs, 1);
+		count(&b->stats.wr_bytes, r->req.len);
+		count(&b->stats.wr_ns, ns);
+		break;
+	}
+}
+
+/* Give the request back to the driver. */
+static void request_finish(struct blk_request *r, uint8_t status)
+{
+	struct virtio_blk *b = r->blk;
+	struct virtio_queue *q = &b->v.queues[r->queue];
+	bool all = r->type == T_IN || r->type == T_GET_ID;
+
+	*r->status = status;
+	r->elem.iov[r->elem.nout + r->elem.nin - 1] = r->last_in;
+	virtqueue_push(&q->vq, &r->elem, all ? (uint32_t)r->elem.in_bytes : 1);
+	request_put(r);
+}
+
+/* Counts and tells it. Returns true when it stops the VM: nothing is taken from the rings then. */
+static bool disk_error(struct virtio_blk *b, int error, bool is_write, const char *why)
+{
+	struct dev_event ev = { .kind = DEV_EVENT_IO_ERROR, .device = b->v.dev.name,
+		.value = -error, .is_write = is_write, .detail = why,
+		.corrupt = is_write && block_is_corrupt(b->block) };
+
+	if (ev.corrupt)
+		ev.detail = block_corruption(b->block);
+	ev.stop = ev.corrupt || b->errors == VIRTIO_BLK_ERRORS_STOP;
+	ev.ignored = !ev.stop && b->errors == VIRTIO_BLK_ERRORS_IGNORE;
+	count(&b->stats.errors, 1);
+	if (ev.stop) {
+		b->held_wait = true;
+		atomic_store(&b->stats.failed, -error);
+	}
+	dev_event(b->v.host, &ev);
+	return ev.stop;
+}
+
+/* Returns true when the request stays with us. */
+static bool request_error(struct blk_request *r, int error, uint8_t *ret_status)
+{
+	struct virtio_blk *b = r->blk;
+
+	*ret_status = b->errors == VIRTIO_BLK_ERRORS_IGNORE ? S_OK : S_IOERR;
+	if (!disk_error(b, error, r->type != T_IN, NULL))
+		return false;
+	held_append(b, r);
+	return true;
+}
+
+/* With no request of the guest's to tell it by. */
+static void disk_trouble(struct block_watch *w, int error, const char *why)
+{
+	struct virtio_blk *b = container_of(w, struct virtio_blk, watch);
+
+	pthread_mutex_lock(&b->v.lock);
+	disk_error(b, error, true, why);
+	pthread_mutex_unlock(&b->v.lock);
+}
+
+static void request_done(struct block_req *req, int res)
+{
+	struct blk_request *r = container_of(req, struct blk_request, req);
+	struct virtio_blk *b = r->blk;
+	struct virtio_dev *v = &b->v;
+	unsigned q = r->queue;
+	uint8_t status = S_OK;
+
+	pthread_mutex_lock(&v->lock);
+	b->in_flight--;
+	if (!v->queues[q].vq.enabled || !v->status) {
+		request_put(r); /* the device is being reset */
+	} else if (res >= 0 || !request_error(r, res, &status)) {
+		if (res >= 0)
+			request_count(r);
+		request_finish(r, status);
+		virtio_queue_interrupt(v, q);
+	}
+	if (!b->in_flight)
+		pthread_cond_broadcast(&b->idle);
+	if (b->starved && virtio_is_running(v)) {
+		b->starved = false;
+		virtio_kick_all(v);
+	}
+	pthread_mutex_unlock(&v->lock);
+}
+
+/* ---- requests ---- */
+
+static void request_submit(struct blk_request *r)
+{
+	struct dev_host *h = r->blk->v.host;
+
+	if (h->ops->ram_fetch && r->req.niov)
+		h->ops->ram_fetch(h, r->req.iov, r->req.niov, r->req.op == BLOCK_READ);
+	r->blk->in_flight++;
+	r->start_ns = loop_now_ns();
+	r->req.done = request_done;
+	block_submit(r->blk->block, &r->req);
+}
+
+static bool range_is_valid(const struct virtio_blk *b, uint64_t sector, uint64_t bytes)
+{
+	uint64_t size = b->info.size_bytes, align = b->info.logical_block_bytes;
+
+	if (sector > size / BLOCK_SECTOR_BYTES || bytes % align)
+		return false;
+	return sector * BLOCK_SECTOR_BYTES % align == 0 &&
+		range_inside(sector * BLOCK_SECTOR_BYTES, bytes, size);
+}
+
+static int begin_transfer(struct blk_request *r, uint64_t sector, struct iovec *iov, unsigned n,
+	uint64_t bytes)
+{
+	struct virtio_blk *b = r->blk;
+	bool write = r->type == T_OUT;
+
+	if (write && b->info.read_only)
+		return S_IOERR;
+	if (!range_is_valid(b, sector, bytes))
+		return S_IOERR;
+	if (!bytes)
+		return S_OK;
+	r->req = (struct block_req){ .op = write ? BLOCK_WRITE : BLOCK_READ,
+		.flags = write && b->write_through ? BLOCK_REQ_FUA : 0,
+		.offset = sector * BLOCK_SECTOR_BYTES, .len = bytes, .iov = iov, .niov = n };
+	return TO_BLOCK_LAYER;
+}
+
+/* Discard and write zeroes: one segment each, as the configuration says. */
+static int begin_range(struct blk_request *r, const struct iovec *iov, unsigned n, uint64_t bytes)
+{
+	struct virtio_blk *b = r->blk;
+	bool zeroes = r->type == T_WRITE_ZEROES;
+	uint8_t seg[SEGMENT_BYTES];
+	uint64_t sector, nsectors;
+	uint32_t flags;
+
+	if (b->info.read_only || bytes != SEGMENT_BYTES)
+		return S_IOERR;
+	iov_read(iov, n, 0, seg, sizeof(seg));
+	sector = load_le64(seg);
+	nsectors = load_le32(seg + 8);
+	flags = load_le32(seg + 12);
+	if (flags & ~(zeroes ? WRITE_ZEROES_UNMAP : 0u))
+		return S_UNSUPP;
+	if (nsectors > DISCARD_SECTORS_MAX ||
+		!range_is_valid(b, sector, nsectors * BLOCK_SECTOR_BYTES))
+		return S_IOERR;
+	if (!nsectors)
+		return S_OK;
+	r->req = (struct block_req){ .op = zeroes ? BLOCK_WRITE_ZEROES : BLOCK_DISCARD,
+		.flags = flags & WRITE_ZEROES_UNMAP ? BLOCK_REQ_MAY_UNMAP : 0,
+		.offset = sector * BLOCK_SECTOR_BYTES, .len = nsectors * BLOCK_SECTOR_BYTES };
+	if (zeroes && b->write_through)
+		r->req.flags |= BLOCK_REQ_FUA;
+	return TO_BLOCK_LAYER;
+}
+
+static int begin_get_id(struct blk_request *r, const struct iovec *iov, unsigned n, uint64_t bytes)
+{
+	if (bytes < VIRTIO_BLK_SERIAL_BYTES)
+		return S_IOERR;
+	iov_write(iov, n, 0, r->blk->serial, VIRTIO_BLK_SERIAL_BYTES);
+	return S_OK;
+}
+
+static int begin(struct blk_request *r, const uint8_t *header)
+{
+	struct virtqueue_elem *el = &r->elem;
+	struct iovec *out = el->iov, *in = el->iov + el->nout;
+	unsigned nout = el->nout, nin = el->nin;
+	uint64_t sector = load_le64(header + 8);
+
+	iov_drop_front(&out, &nout, HEADER_BYTES);
+	iov_drop_back(in, &nin, 1);
+	r->type = load_le32(header);
+	switch (r->type) {
+	case T_IN:
+		return begin_transfer(r, sector, in, nin, el->in_bytes - 1);
+	case T_OUT:
+		return begin_transfer(r, sector, out, nout, el->out_bytes - HEADER_BYTES);
+	case T_FLUSH:
+		r->req = (struct block_req){ .op = BLOCK_FLUSH };
+		return TO_BLOCK_LAYER;
+	case T_GET_ID:
+		return begin_get_id(r, in, nin, el->in_bytes - 1);
+	case T_DISCARD:
+	case T_WRITE_ZEROES:
+		return begin_range(r, out, nout, el->out_bytes - HEADER_BYTES);
+	default:
+		return S_UNSUPP;
+	}
+}
+
+/* Understand a request. Returns TO_BLOCK_LAYER with r->req filled in; a status when it is
+ * answered already; NO_REQUEST when it has no header or status byte. */
+static int request_parse(struct blk_request *r)
+{
+	struct virtqueue_elem *el = &r->elem;
+	uint8_t header[HEADER_BYTES];
+	struct iovec *last;
+
+	if (el->out_bytes < HEADER_BYTES || !el->nin)
+		return NO_REQUEST;
+	last = &el->iov[el->nout + el->nin - 1];
+	r->last_in = *last;
+	r->status = (uint8_t *)last->iov_base + last->iov_len - 1;
+	iov_read(el->iov, el->nout, 0, header, sizeof(header));
+	return begin(r, header);
+}
+
+/* Returns false when the driver is at fault. */
+static bool request_start(struct blk_request *r)
+{
+	int s = request_parse(r);
+
+	if (s == NO_REQUEST) {
+		virtio_fault(&r->blk->v, "a disk request has no header or no status byte");
+		request_put(r);
+		return false;
+	}
+	if (s == TO_BLOCK_LAYER)
+		request_submit(r);
+	else
+		request_finish(r, (uint8_t)s);
+	return true;
+}
+
+/* Requests that an error held back, in their old order. */
+static void redo_held(struct virtio_blk *b)
+{
+	struct blk_request *r = b->held;
+
+	b->held = NULL;
+	while (r) {
+		struct blk_request *next = r->next;
+
+		request_submit(r);
+		r = next;
+	}
+}
+
+/* Heads of requests that were held back when the state was saved. */
+static bool redo_loaded(struct virtio_blk *b)
+{
+	struct virtio_dev *v = &b->v;
+
+	while (b->nloaded) {
+		struct blk_loaded l = b->loaded[--b->nloaded];
+		struct blk_request *r = request_get(b);
+
+		if (!r)
+			return false;
+		r->queue = l.queue;
+		if (virtqueue_parse(&v->queues[l.queue].vq, l.head, &r->elem)) {
+			request_put(r);
+			virtio_fault(v, v->queues[l.queue].vq.fault);
+			return false;
+		}
+		if (!request_start(r))
+			return false;
+	}
+	return true;
+}
+
+static void blk_pop_all(struct virtio_blk *b, unsigned qi, unsigned *budget)
+{
+	struct virtqueue *vq = &b->v.queues[qi].vq;
+
+	while (*budget) {
+		struct blk_request *r = request_get(b);
+		int got;
+
+		if (!r) {
+			b->starved = true; /* looked at again by the next completion */
+			return;
+		}
+		r->queue = qi;
+		got = virtqueue_pop(vq, &r->elem);
+		if (got <= 0)
+			request_put(r);
+		if (got < 0)
+			virtio_fault(&b->v, vq->fault);
+		if (got <= 0 || !request_start(r))
+			return;
+		--*budget;
+	}
+}
+
+static void blk_run(struct virtio_dev *v, unsigned qi)
+{
+	struct virtio_blk *b = container_of(v, struct virtio_blk, v);
+	struct virtqueue *vq = &v->queues[qi].vq;
+	unsigned budget = 2u * vq->size;
+
+	if (b->held_wait)
+		return; /* until the machine, which is about to pause, goes on */
+	redo_held(b);
+	if (!redo_loaded(b))
+		return;
+	do {
+		virtqueue_notify_disable(vq);
+		blk_pop_all(b, qi, &budget);
+	} while (virtio_is_running(v) && !b->starved && budget && virtqueue_notify_enable(vq));
+	/* Requests that were answered at once (refused, GET_ID). */
+	virtio_queue_interrupt(v, qi);
+	if (!budget)
+		virtio_queue_kick(v, qi);
+}
+
+/* ---- device ---- */
+
+static void blk_quiesce(struct virtio_dev *v)
+{
+	struct virtio_blk *b = container_of(v, struct virtio_blk, v);
+
+	while (b->in_flight)
+		pthread_cond_wait(&b->idle, &v->lock);
+}
+
+static void blk_update_write_through(struct virtio_blk *b)
+{
+	struct virtio_dev *v = &b->v;
+
+	if (v->features & F_CONFIG_WCE)
+		b->write_through = !(v->config[CONFIG_WRITEBACK] & 1);
+	else
+		b->write_through = !(v->features & F_FLUSH);
+}
+
+static void blk_forget(struct virtio_dev *v)
+{
+	struct virtio_blk *b = container_of(v, struct virtio_blk, v);
+
+	while (b->held) {
+		struct blk_request *r = b->held;
+
+		b->held = r->next;
+		request_put(r);
+	}
+	b->nloaded = 0;
+	b->held_wait = false;
+	b->starved = false;
+	v->config[CONFIG_WRITEBACK] = 1;
+}
+
+static void blk_config_written(struct virtio_dev *v, unsigned off, unsigned len)
+{
+	(void)off;
+	(void)len;
+	v->config[CONFIG_WRITEBACK] &= 1;
+	blk_update_write_through(container_of(v, struct virtio_blk, v));
+}
+
+static void blk_features_set(struct virtio_dev *v)
+{
+	blk_update_write_through(container_of(v, struct virtio_blk, v));
+}
+
+/* Held requests are saved as what the driver called them; the ring still has the rest. */
+static void blk_save(struct virtio_dev *v, struct state_writer *w)
+{
+	struct virtio_blk *b = container_of(v, struct virtio_blk, v);
+	uint32_t n = b->nloaded;
+
+	for (struct blk_request *r = b->held; r; r = r->next)
+		n++;
+	state_put_u32(w, n);
+	for (struct blk_request *r = b->held; r; r = r->next) {
+		state_put_u16(w, (uint16_t)r->queue);
+		state_put_u16(w, r->elem.head);
+	}
+	for (uint32_t i = b->nloaded; i--;) {
+		state_put_u16(w, b->loaded[i].queue);
+		state_put_u16(w, b->loaded[i].head);
+	}
+}
+
+static int blk_load(struct virtio_dev *v, struct state_reader *r, struct err *e)
+{
+	struct virtio_blk *b = container_of(v, struct virtio_blk, v);
+	uint32_t n = state_u32(r);
+
+	if (r->failed || n > b->requests_max)
+		return err_set(e, -EINVAL, ERR_CORRUPT, "%s: %u requests held back", v->dev.name,
+			n);
+	for (uint32_t i = n; i--;) {
+		struct blk_loaded l = { state_u16(r), state_u16(r) };
+
+		if (r->failed || l.queue >= v->nqueues || !v->queues[l.queue].vq.enabled ||
+			l.head >= v->queues[l.queue].vq.size)
+			return err_set(e, -EINVAL, ERR_CORRUPT, "%s: malformed held request",
+				v->dev.name);
+		b->loaded[i] = l; /* last first: taken from the end */
+	}
+	b->nloaded = n;
+	blk_update_write_through(b);
+	return 0;
+}
+
+static const struct virtio_ops blk_virtio_ops = {
+	.id = 2,
+	.class_code = 0x018000, /* mass storage, other */
+	.queue_run = blk_run,
+	.quiesce = blk_quiesce,
+	.reset = blk_forget,
+	.features_set = blk_features_set,
+	.config_written = blk_config_written,
+	.save = blk_save,
+	.load = blk_load,
+};
+
+static struct virtio_blk *blk_of(struct device *d)
+{
+	return container_of(d, struct virtio_blk, v.dev);
+}
+
+static void capacity_set(struct virtio_blk *b)
+{
+	store_le64(b->v.config + CONFIG_CAPACITY, b->info.size_bytes / BLOCK_SECTOR_BYTES);
+}
+
+static void blk_dev_reset(struct device *d)
+{
+	struct virtio_blk *b = blk_of(d);
+	struct block_info info;
+
+	/* What it was reverted to may have another size. */
+	block_info(b->block, &info);
+	b->info.size_bytes = info.size_bytes;
+	capacity_set(b);
+	virtio_pci_reset(&b->pci);
+}
+
+static void blk_dev_pause(struct device *d)
+{
+	virtio_pause(&blk_of(d)->v);
+}
+
+static void blk_dev_resume(struct device *d)
+{
+	struct virtio_blk *b = blk_of(d);
+
+	pthread_mutex_lock(&b->v.lock);
+	b->held_wait = false;
+	atomic_store(&b->stats.failed, 0);
+	pthread_mutex_unlock(&b->v.lock);
+	virtio_resume(&b->v);
+}
+
+static void blk_dev_save(struct device *d, struct state_writer *w)
+{
+	virtio_pci_save(&blk_of(d)->pci, w);
+}
+
+static int blk_dev_load(struct device *d, struct state_reader *r, uint16_t version, struct err *e)
+{
+	(void)version;
+	return virtio_pci_load(&blk_of(d)->pci, r, e);
+}
+
+static void blk_dev_free(struct device *d)
+{
+	struct virtio_blk *b = blk_of(d);
+
+	block_watch(b->block, NULL);
+	virtio_pci_done(&b->pci);
+	virtio_done(&b->v);
+	for (struct blk_request *r = b->held, *next; r; r = next) {
+		next = r->next;
+		free(r);
+	}
+	for (struct blk_request *r = b->free, *next; r; r = next) {
+		next = r->next;
+		free(r);
+	}
+	pthread_cond_destroy(&b->idle);
+	free(b->loaded);
+	free(b);
+}
+
+static const struct device_ops blk_device_ops = {
+	.type = "virtio-blk",
+	.state_version = 1,
+	.reset = blk_dev_reset,
+	.pause = blk_dev_pause,
+	.resume = blk_dev_resume,
+	.save = blk_dev_save,
+	.load = blk_dev_load,
+	.free = blk_dev_free,
+};
+
+static void blk_fill_config(struct virtio_blk *b, unsigned queue_size)
+{
+	struct virtio_dev *v = &b->v;
+	uint8_t *c = v->config;
+	uint32_t granularity = b->info.discard_granularity;
+
+	v->config_bytes = CONFIG_BYTES;
+	capacity_set(b);
+	store_le32(c + CONFIG_SEG_MAX, MIN(queue_size, VIRTQUEUE_SEGS_MAX) - 2);
+	store_le32(c + CONFIG_BLK_SIZE, b->info.logical_block_bytes);
+	/* Physical blocks of 4 KiB: guests then align what they write. */
+	c[CONFIG_PHYSICAL_EXP] = (uint8_t)__builtin_ctz(4096 / b->info.logical_block_bytes);
+	store_le16(c + CONFIG_MIN_IO, (uint16_t)(1u << c[CONFIG_PHYSICAL_EXP]));
+	c[CONFIG_WRITEBACK] = 1;
+	store_le16(c + CONFIG_NUM_QUEUES, (uint16_t)v->nqueues);
+	store_le32(c + CONFIG_MAX_DISCARD_SECTORS, DISCARD_SECTORS_MAX);
+	store_le32(c + CONFIG_MAX_DISCARD_SEG, 1);
+	store_le32(c + CONFIG_DISCARD_ALIGNMENT, MAX(granularity / BLOCK_SECTOR_BYTES, 1u));
+	store_le32(c + CONFIG_MAX_ZEROES_SECTORS, DISCARD_SECTORS_MAX);
+	store_le32(c + CONFIG_MAX_ZEROES_SEG, 1);
+	c[CONFIG_ZEROES_MAY_UNMAP] = granularity != 0;
+	v->config_writable[CONFIG_WRITEBACK] = 0xff;
+	v->features_offered |= F_SEG_MAX | F_BLK_SIZE | F_FLUSH | F_TOPOLOGY | F_CONFIG_WCE;
+	if (v->nqueues > 1)
+		v->features_offered |= F_MQ;
+	if (b->info.read_only)
+		v->features_offered |= F_RO;
+	else
+		v->features_offered |= F_WRITE_ZEROES | (granularity ? F_DISCARD : 0);
+}
+
+static int blk_check(const struct virtio_blk_config *c, const struct block_info *info,
+	struct err *e)
+{
+	unsigned size = c->queue_size ? c->queue_size : QUEUE_SIZE_DEFAULT;
+
+	if (c->queues > VIRTIO_BLK_QUEUES_MAX || !is_power_of_two(size) || size < 4 ||
+		size > VIRTIO_BLK_QUEUE_SIZE_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"%s: %u queues of %u entries; at most %u of %u", c->name, c->queues, size, VIRTIO_BLK_QUEUES_MAX, VIRTIO_BLK_QUEUE_SIZE_MAX);
+	if (!is_power_of_two(info->logical_block_bytes) || info->logical_block_bytes < 512 ||
+		info->logical_block_bytes > 4096)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s: blocks of %u bytes", c->name,
+			info->logical_block_bytes);
+	return 0;
+}
+
+static int blk_init(struct virtio_blk *b, struct dev_host *h, struct pci_host *p,
+	const struct virtio_blk_config *c, struct err *e)
+{
+	unsigned size = c->queue_size ? c->queue_size : QUEUE_SIZE_DEFAULT;
+	unsigned queues = c->queues ? c->queues : 1;
+	int r = virtio_init(&b->v, h, c->loop, c->name, &blk_device_ops, &blk_virtio_ops, queues,
+		size, e);
+
+	if (r)
+		return r;
+	b->requests_max = queues * size;
+	b->loaded = calloc(b->requests_max, sizeof(*b->loaded));
+	if (!b->loaded)
+		return err_set_errno(e, -ENOMEM, "%s", c->name);
+	blk_fill_config(b, size);
+	return virtio_pci_init(&b->pci, &b->v, p, c->slot, e);
+}
+
+int virtio_blk_new(struct dev_host *h, struct pci_host *p, const struct virtio_blk_config *c,
+	struct device **ret_dev, struct err *e)
+{
+	struct virtio_blk *b;
+	struct block_info info;
+	int r;
+
+	block_info(c->block, &info);
+	r = blk_check(c, &info, e);
+	if (r)
+		return r;
+	b = calloc(1, sizeof(*b));
+	if (!b)
+		return err_set_errno(e, -ENOMEM, "%s", c->name);
+	b->block = c->block;
+	b->info = info;
+	b->errors = c->errors;
+	if (c->serial)
+		memcpy(b->serial, c->serial, strnlen(c->serial, sizeof(b->serial)));
+	pthread_cond_init(&b->idle, NULL);
+	r = blk_init(b, h, p, c, e);
+	if (r) {
+		blk_dev_free(&b->v.dev);
+		return r;
+	}
+	b->watch.trouble = disk_trouble;
+	block_watch(b->block, &b->watch);
+	*ret_dev = &b->v.dev;
+	return 0;
+}
+
+void virtio_blk_stats(struct device *d, struct virtio_blk_stats *s)
+{
+	const struct blk_counters *c = &blk_of(d)->stats;
+
+	s->rd_reqs = atomic_load_explicit(&c->rd_reqs, memory_order_relaxed);
+	s->rd_bytes = atomic_load_explicit(&c->rd_bytes, memory_order_relaxed);
+	s->rd_ns = atomic_load_explicit(&c->rd_ns, memory_order_relaxed);
+	s->wr_reqs = atomic_load_explicit(&c->wr_reqs, memory_order_relaxed);
+	s->wr_bytes = atomic_load_explicit(&c->wr_bytes, memory_order_relaxed);
+	s->wr_ns = atomic_load_explicit(&c->wr_ns, memory_order_relaxed);
+	s->fl_reqs = atomic_load_explicit(&c->fl_reqs, memory_order_relaxed);
+	s->fl_ns = atomic_load_explicit(&c->fl_ns, memory_order_relaxed);
+	s->errors = atomic_load_explicit(&c->errors, memory_order_relaxed);
+	s->failed = atomic_load(&c->failed);
+}

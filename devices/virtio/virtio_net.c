@@ -1,0 +1,546 @@
+#include "devices/virtio/virtio_net.h"
+#include "base/bytes.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+#include "devices/dev_host.h"
+#include "devices/virtio/virtio_net_header.h"
+#include "devices/virtio/virtio_pci.h"
+
+#include <errno.h>
+#include <linux/if_tun.h>
+#include <poll.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define QUEUE_SIZE 256
+#define MTU_DEFAULT 1500
+/* The largest frame: 64 KiB of IP that are to be cut into segments, with Ethernet and VLAN headers. */
+#define FRAME_MAX (65536 + 18)
+
+enum { RX = 0, TX = 1 };
+
+/* struct virtio_net_config, section 5.1.4. */
+enum { CONFIG_MAC = 0, CONFIG_STATUS = 6, CONFIG_MTU = 10, CONFIG_BYTES = 12 };
+enum { STATUS_LINK_UP = 1 };
+
+#define F_ALWAYS (NET_F_MTU | NET_F_MAC | NET_F_MRG_RXBUF | NET_F_STATUS)
+/* What is left to the other side. */
+#define F_OFFLOADS                                                                                 \
+	(NET_F_CSUM | NET_F_GUEST_CSUM | NET_F_GUEST_TSO4 | NET_F_GUEST_TSO6 | NET_F_GUEST_ECN |   \
+		NET_F_HOST_TSO4 | NET_F_HOST_TSO6 | NET_F_HOST_ECN)
+/* The same of a user network. */
+#define F_OFFLOADS_USER (NET_F_CSUM | NET_F_GUEST_CSUM | NET_F_GUEST_TSO4 | NET_F_HOST_TSO4)
+
+struct net_counters {
+	_Atomic uint64_t bytes, packets, errors, drops;
+};
+
+struct virtio_net {
+	struct virtio_dev v;
+	struct virtio_pci pci;
+	struct net_counters rx, tx;
+	_Atomic bool link_up;
+	bool user; /* a socket, not a tap */
+
+	/* the loop's: */
+	int tap_fd; /* -1: none, or lost */
+	struct loop_watch *watch; /* of the tap */
+	bool rx_wanted;	 /* the guest has buffers */
+	bool tx_blocked; /* a socket's other side is to read first; the frame stays in the ring */
+	unsigned offload; /* TUN_F_*, as the tap has it, or the socket's other side */
+	struct virtqueue_elem elem, more; /* of the first buffer of a frame, and of each further one */
+	struct iovec out[VIRTQUEUE_SEGS_MAX + 1];
+
+	/* v.lock: */
+	bool loaded; /* and the driver has not been told yet */
+	uint32_t held; /* bytes of `packet`, which waits for buffers; 0: none does */
+	uint16_t too_few; /* buffers that were there then */
+	uint8_t packet[NET_HEADER_BYTES + FRAME_MAX];
+};
+
+static struct virtio_net *net_of(struct virtio_dev *v)
+{
+	return container_of(v, struct virtio_net, v);
+}
+
+static void count(_Atomic uint64_t *counter, uint64_t n)
+{
+	atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
+}
+
+static void count_frame(struct net_counters *c, uint64_t bytes)
+{
+	count(&c->bytes, bytes);
+	count(&c->packets, 1);
+}
+
+/* ---- the tap ---- */
+
+static void link_set(struct virtio_net *n, bool up)
+{
+	atomic_store(&n->link_up, up);
+	store_le16(n->v.config + CONFIG_STATUS, up ? STATUS_LINK_UP : 0);
+}
+
+static void watch_update(struct virtio_net *n)
+{
+	if (n->watch)
+		loop_watch_events(n->watch, (n->rx_wanted ? POLLIN : 0) | (n->tx_blocked ? POLLOUT : 0));
+}
+
+static void config_changed(struct virtio_net *n)
+{
+	n->v.generation++;
+	if (n->v.status & VIRTIO_STATUS_DRIVER_OK)
+		n->v.transport_ops->config_interrupt(n->v.transport);
+}
+
+/* Somebody has removed the device on the host, or the process is gone that it led to: as if the cable were pulled. */
+static void tap_lost(struct virtio_net *n, int error)
+{
+	struct dev_event ev = { .kind = DEV_EVENT_LINK_LOST, .device = n->v.dev.name,
+		.detail = n->user ? "the process of its network has ended" : "its tap device is gone" };
+
+	log_warn(n->v.dev.name, "%s (%s): the link is down until the VM starts anew", ev.detail, strerror(error));
+	loop_unwatch(n->watch);
+	n->watch = NULL;
+	n->tap_fd = -1;
+	n->held = 0;
+	n->tx_blocked = false;
+	virtio_queue_kick(&n->v, TX); /* what waits there is dropped */
+	link_set(n, false);
+	config_changed(n);
+	dev_event(n->v.host, &ev);
+}
+
+static unsigned offload_wanted(uint64_t features)
+{
+	unsigned want = 0;
+
+	if (!(features & NET_F_GUEST_CSUM))
+		return 0;
+	want |= TUN_F_CSUM;
+	want |= features & NET_F_GUEST_TSO4 ? TUN_F_TSO4 : 0;
+	want |= features & NET_F_GUEST_TSO6 ? TUN_F_TSO6 : 0;
+	/* The kernel takes it only along with one of those. */
+	if ((features & NET_F_GUEST_ECN) && (want & (TUN_F_TSO4 | TUN_F_TSO6)))
+		want |= TUN_F_TSO_ECN;
+	return want;
+}
+
+/* Returns false when a socket is full: to be told later. */
+static bool offload_tell(struct virtio_net *n, unsigned want)
+{
+	uint8_t flags[4];
+
+	store_le32(flags, want);
+	if (n->user)
+		return write(n->tap_fd, flags, sizeof(flags)) >= 0 || errno != EAGAIN;
+	if (ioctl(n->tap_fd, TUNSETOFFLOAD, (unsigned long)want) < 0)
+		log_info(n->v.dev.name, "the tap device keeps its offloads: %s", strerror(errno));
+	return true;
+}
+
+/* On the loop, not when the driver says so: the kernel may let who changes a network device wait. */
+static void offload_update(struct virtio_net *n)
+{
+	unsigned want = offload_wanted(n->v.features);
+
+	if (want != n->offload && offload_tell(n, want))
+		n->offload = want;
+}
+
+/* ---- to the guest ---- */
+
+/* Returns 1 with a packet held; 0 when there is none. */
+static int packet_read(struct virtio_net *n)
+{
+	ssize_t got;
+
+	do {
+		got = read(n->tap_fd, n->packet, sizeof(n->packet));
+	} while (got < 0 && errno == EINTR);
+	if (got <= 0) {
+		if (got == 0 || errno != EAGAIN)
+			tap_lost(n, got ? errno : n->user ? EPIPE : ENODEV);
+		return 0;
+	}
+	n->held = (uint32_t)got;
+	if (got < NET_HEADER_BYTES + NET_FRAME_MIN || !net_header_fit(n->packet, n->v.features)) {
+		count(&n->rx.drops, 1);
+		n->held = 0;
+	}
+	return 1;
+}
+
+static int packet_unfit(struct virtio_net *n, unsigned buffers)
+{
+	while (buffers--)
+		virtqueue_unpop(&n->v.queues[RX].vq);
+	count(&n->rx.drops, 1);
+	n->held = 0;
+	return 1;
+}
+
+/* Into the next buffer. Returns 1; 0 when the guest has none; -EPROTO. */
+static int buffer_fill(struct virtio_net *n, unsigned buffers, uint32_t *done)
+{
+	struct virtqueue *vq = &n->v.queues[RX].vq;
+	struct virtqueue_elem *el = buffers ? &n->more : &n->elem;
+	int got = virtqueue_pop(vq, el);
+	uint32_t part;
+
+	if (got <= 0)
+		return got;
+	if (el->in_bytes < (buffers ? 1 : NET_HEADER_BYTES)) {
+		vq->fault = "a buffer for received frames has no room for a header";
+		return -EPROTO;
+	}
+	part = (uint32_t)MIN(el->in_bytes, (uint64_t)(n->held - *done));
+	iov_write(el->iov + el->nout, el->nin, 0, n->packet + *done, part);
+	virtqueue_fill(vq, el, part, buffers);
+	*done += part;
+	return 1;
+}
+
+/* All of its buffers or none. Returns 1 when it is delivered or dropped; 0 when it waits for buffers;
+ * -EPROTO. */
+static int packet_deliver(struct virtio_net *n)
+{
+	struct virtqueue *vq = &n->v.queues[RX].vq;
+	unsigned buffers = 0, most = n->v.features & NET_F_MRG_RXBUF ? vq->size : 1;
+	uint8_t number[2];
+	uint32_t done = 0;
+
+	while (done < n->held) {
+		int got;
+
+		if (buffers == most)
+			return packet_unfit(n, buffers);
+		got = buffer_fill(n, buffers, &done);
+		if (got <= 0) {
+			n->too_few = (uint16_t)buffers;
+			while (buffers--)
+				virtqueue_unpop(vq);
+			return got;
+		}
+		buffers++;
+	}
+	store_le16(number, (uint16_t)buffers);
+	iov_write(n->elem.iov + n->elem.nout, n->elem.nin, NET_HEADER_BUFFERS, number, sizeof(number));
+	virtqueue_publish(vq, (uint16_t)buffers);
+	count_frame(&n->rx, n->held - NET_HEADER_BYTES);
+	n->held = 0;
+	return 1;
+}
+
+/* Returns 1 when there may be more; 0 when the tap has nothing; -EAGAIN when the guest has no buffers;
+ * -EPROTO. */
+static int rx_pump(struct virtio_net *n, unsigned *budget)
+{
+	while (*budget) {
+		int r = n->held ? 1 : packet_read(n);
+
+		if (!r)
+			return 0;
+		--*budget;
+		r = n->held ? packet_deliver(n) : 1;
+		if (r <= 0)
+			return r ? r : -EAGAIN;
+	}
+	return 1;
+}
+
+static void rx_run(struct virtio_net *n)
+{
+	struct virtqueue *vq = &n->v.queues[RX].vq;
+	unsigned budget = 2u * vq->size;
+	int r;
+
+	if (n->tap_fd < 0)
+		return;
+	offload_update(n);
+	do {
+		virtqueue_notify_disable(vq);
+		r = rx_pump(n, &budget);
+	} while (r == -EAGAIN && virtqueue_notify_enable_beyond(vq, n->too_few));
+	virtio_queue_interrupt(&n->v, RX);
+	if (r == -EPROTO)
+		virtio_fault(&n->v, vq->fault);
+	/* Without buffers the driver's doorbell comes next; with frames left, the loop again. */
+	n->rx_wanted = r >= 0;
+	watch_update(n);
+}
+
+static void tx_run(struct virtio_net *n);
+
+static void tap_ready(void *opaque, unsigned revents)
+{
+	struct virtio_net *n = opaque;
+	struct virtio_dev *v = &n->v;
+
+	pthread_mutex_lock(&v->lock);
+	if (!virtio_is_running(v))
+		n->rx_wanted = n->tx_blocked = false; /* until the driver is there, who is served from the start then */
+	if (n->tx_blocked && (revents & (POLLOUT | POLLERR | POLLHUP)))
+		tx_run(n);
+	if (n->rx_wanted && v->queues[RX].vq.enabled)
+		rx_run(n);
+	else
+		watch_update(n);
+	pthread_mutex_unlock(&v->lock);
+}
+
+/* ---- from the guest ---- */
+
+/* A tap takes what it can and drops the rest; a socket says when it takes more. Returns false: then. */
+static bool frame_write(struct virtio_net *n, uint8_t *header, const struct iovec *iov, unsigned niov,
+	uint64_t bytes)
+{
+	ssize_t done;
+
+	n->out[0] = (struct iovec){ header, NET_HEADER_BYTES };
+	memcpy(n->out + 1, iov, niov * sizeof(*iov));
+	do {
+		done = writev(n->tap_fd, n->out, (int)niov + 1);
+	} while (done < 0 && errno == EINTR);
+	if (done >= 0)
+		count_frame(&n->tx, bytes);
+	else if (errno == EBADFD || errno == EPIPE || errno == ECONNRESET)
+		tap_lost(n, errno);
+	else if (n->user && errno == EAGAIN)
+		return false;
+	else
+		count(errno == EINVAL ? &n->tx.errors : &n->tx.drops, 1);
+	return true;
+}
+
+/* Returns 0; -EPROTO when the driver is at fault; -EAGAIN when it is to be sent later. */
+static int frame_send(struct virtio_net *n, struct virtqueue_elem *el)
+{
+	uint8_t raw[NET_HEADER_BYTES], header[NET_HEADER_BYTES];
+	uint64_t bytes = el->out_bytes - NET_HEADER_BYTES;
+	struct iovec *iov = el->iov;
+	unsigned niov = el->nout;
+
+	if (el->out_bytes < NET_HEADER_BYTES)
+		return -EPROTO;
+	iov_read(iov, niov, 0, raw, sizeof(raw));
+	iov_drop_front(&iov, &niov, NET_HEADER_BYTES);
+	if (n->tap_fd < 0)
+		count(&n->tx.drops, 1);
+	else if (bytes > FRAME_MAX || !net_header_parse(raw, bytes, n->v.features, header))
+		count(&n->tx.errors, 1);
+	else if (!frame_write(n, header, iov, niov, bytes))
+		return -EAGAIN;
+	return 0;
+}
+
+static int tx_pump(struct virtio_net *n, unsigned *budget)
+{
+	struct virtqueue *vq = &n->v.queues[TX].vq;
+	int got = 0;
+
+	while (*budget && (got = virtqueue_pop(vq, &n->elem)) > 0) {
+		int r = frame_send(n, &n->elem);
+
+		if (r == -EPROTO) {
+			vq->fault = "a frame to be sent has no header";
+			return r;
+		}
+		if (r == -EAGAIN) {
+			virtqueue_unpop(vq);
+			n->tx_blocked = true;
+			return 0;
+		}
+		virtqueue_push(vq, &n->elem, 0);
+		--*budget;
+	}
+	return got;
+}
+
+static void tx_run(struct virtio_net *n)
+{
+	struct virtqueue *vq = &n->v.queues[TX].vq;
+	unsigned budget = 2u * vq->size;
+	int r;
+
+	n->tx_blocked = false;
+	do {
+		virtqueue_notify_disable(vq);
+		r = tx_pump(n, &budget);
+	} while (r >= 0 && budget && !n->tx_blocked && virtqueue_notify_enable(vq));
+	watch_update(n);
+	virtio_queue_interrupt(&n->v, TX);
+	if (r < 0)
+		virtio_fault(&n->v, vq->fault);
+	else if (!budget)
+		virtio_queue_kick(&n->v, TX);
+}
+
+/* ---- device ---- */
+
+static void net_run(struct virtio_dev *v, unsigned qi)
+{
+	if (qi == RX)
+		rx_run(net_of(v));
+	else
+		tx_run(net_of(v));
+}
+
+static void net_forget(struct virtio_dev *v)
+{
+	net_of(v)->held = 0;
+	net_of(v)->loaded = net_of(v)->tx_blocked = false;
+}
+
+static int net_load(struct virtio_dev *v, struct state_reader *r, struct err *e)
+{
+	(void)r;
+	(void)e;
+	net_of(v)->loaded = true;
+	return 0;
+}
+
+static const struct virtio_ops net_virtio_ops = {
+	.id = 1,
+	.class_code = 0x020000, /* Ethernet */
+	.queue_run = net_run,
+	.reset = net_forget,
+	.load = net_load,
+};
+
+static struct virtio_net *net_of_device(struct device *d)
+{
+	return container_of(d, struct virtio_net, v.dev);
+}
+
+static void net_dev_reset(struct device *d)
+{
+	virtio_pci_reset(&net_of_device(d)->pci);
+}
+
+static void net_dev_pause(struct device *d)
+{
+	virtio_pause(&net_of_device(d)->v);
+}
+
+/* The link may not be what it was when the state was saved: the driver is to look again. */
+static void net_dev_resume(struct device *d)
+{
+	struct virtio_net *n = net_of_device(d);
+
+	pthread_mutex_lock(&n->v.lock);
+	if (n->loaded)
+		config_changed(n);
+	n->loaded = false;
+	pthread_mutex_unlock(&n->v.lock);
+	virtio_resume(&n->v);
+}
+
+static void net_dev_save(struct device *d, struct state_writer *w)
+{
+	virtio_pci_save(&net_of_device(d)->pci, w);
+}
+
+static int net_dev_load(struct device *d, struct state_reader *r, uint16_t version, struct err *e)
+{
+	(void)version;
+	return virtio_pci_load(&net_of_device(d)->pci, r, e);
+}
+
+static void net_dev_free(struct device *d)
+{
+	struct virtio_net *n = net_of_device(d);
+
+	loop_unwatch(n->watch);
+	virtio_pci_done(&n->pci);
+	virtio_done(&n->v);
+	free(n);
+}
+
+static const struct device_ops net_device_ops = {
+	.type = "virtio-net",
+	.state_version = 1,
+	.reset = net_dev_reset,
+	.pause = net_dev_pause,
+	.resume = net_dev_resume,
+	.save = net_dev_save,
+	.load = net_dev_load,
+	.free = net_dev_free,
+};
+
+/* The same for each interface, with a tap or without: a state fits either. */
+static void net_fill_config(struct virtio_net *n, const struct virtio_net_config *c)
+{
+	n->v.config_bytes = CONFIG_BYTES;
+	memcpy(n->v.config + CONFIG_MAC, c->mac, sizeof(c->mac));
+	store_le16(n->v.config + CONFIG_MTU, c->mtu ? c->mtu : MTU_DEFAULT);
+	n->v.features_offered |= F_ALWAYS | (c->user ? F_OFFLOADS_USER : F_OFFLOADS);
+	n->user = c->user;
+	link_set(n, c->tap_fd >= 0);
+}
+
+static int net_init(struct virtio_net *n, struct dev_host *h, struct pci_host *p,
+	const struct virtio_net_config *c, struct err *e)
+{
+	int r = virtio_init(&n->v, h, c->loop, c->name, &net_device_ops, &net_virtio_ops, 2, QUEUE_SIZE, e);
+
+	if (r)
+		return r;
+	net_fill_config(n, c);
+	n->tap_fd = c->tap_fd;
+	r = virtio_pci_init(&n->pci, &n->v, p, c->slot, e);
+	if (!r && c->tap_fd >= 0) {
+		r = loop_watch(c->loop, c->tap_fd, 0, tap_ready, n, &n->watch);
+		if (r)
+			err_set_errno(e, r, "%s", c->name);
+	}
+	return r;
+}
+
+int virtio_net_new(struct dev_host *h, struct pci_host *p, const struct virtio_net_config *c,
+	struct device **ret_dev, struct err *e)
+{
+	struct virtio_net *n;
+	int r;
+
+	if (c->mtu && c->mtu < VIRTIO_NET_MTU_MIN)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s: an MTU of %u", c->name, c->mtu);
+	n = calloc(1, sizeof(*n));
+	if (!n)
+		return err_set_errno(e, -ENOMEM, "%s", c->name);
+	r = net_init(n, h, p, c, e);
+	if (r) {
+		net_dev_free(&n->v.dev);
+		return r;
+	}
+	*ret_dev = &n->v.dev;
+	return 0;
+}
+
+static uint64_t counted(_Atomic uint64_t *counter)
+{
+	return atomic_load_explicit(counter, memory_order_relaxed);
+}
+
+void virtio_net_stats(struct device *d, struct virtio_net_stats *s)
+{
+	struct virtio_net *n = net_of_device(d);
+
+	s->rx_bytes = counted(&n->rx.bytes);
+	s->rx_packets = counted(&n->rx.packets);
+	s->rx_errors = counted(&n->rx.errors);
+	s->rx_drops = counted(&n->rx.drops);
+	s->tx_bytes = counted(&n->tx.bytes);
+	s->tx_packets = counted(&n->tx.packets);
+	s->tx_errors = counted(&n->tx.errors);
+	s->tx_drops = counted(&n->tx.drops);
+	s->link_up = atomic_load(&n->link_up);
+}

@@ -1,0 +1,43 @@
+/* virtio_net_header: what stands before each frame (virtio 1.2, section 5.1.6): checksums and
+ * segments that the other side is to finish.
+ *
+ *   0  u8   flags: 1 a checksum is wanted, 2 the data is known to be good
+ *   1  u8   kind of segments: 0 none, 1 TCP over IPv4, 4 over IPv6; 0x80 with ECN
+ *   2  u16  length of all headers; a hint
+ *   4  u16  bytes of each segment
+ *   6  u16  where the checksum begins, in the frame
+ *   8  u16  where it goes, from there
+ *  10  u16  buffers that a received frame takes */
+#ifndef CAIRN_DEVICES_VIRTIO_VIRTIO_NET_HEADER_H
+#define CAIRN_DEVICES_VIRTIO_VIRTIO_NET_HEADER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define NET_HEADER_BYTES 12
+#define NET_HEADER_BUFFERS 10
+#define NET_FRAME_MIN 14 /* an Ethernet header */
+
+#define NET_F_CSUM (1ULL << 0)
+#define NET_F_GUEST_CSUM (1ULL << 1)
+#define NET_F_MTU (1ULL << 3)
+#define NET_F_MAC (1ULL << 5)
+#define NET_F_GUEST_TSO4 (1ULL << 7)
+#define NET_F_GUEST_TSO6 (1ULL << 8)
+#define NET_F_GUEST_ECN (1ULL << 9)
+#define NET_F_HOST_TSO4 (1ULL << 11)
+#define NET_F_HOST_TSO6 (1ULL << 12)
+#define NET_F_HOST_ECN (1ULL << 13)
+#define NET_F_MRG_RXBUF (1ULL << 15)
+#define NET_F_STATUS (1ULL << 16)
+
+/* A header that a guest with these features sent before a frame of that many bytes: ret is what
+ * the host's kernel may see of it. False: the frame is not to be sent. */
+bool net_header_parse(const uint8_t raw[NET_HEADER_BYTES], uint64_t frame_bytes, uint64_t features,
+	uint8_t ret[NET_HEADER_BYTES]);
+
+/* The host's header of a frame for a guest with these features: changed to what such a guest may see.
+ * False: it may not have the frame. What was queued for the driver before this one may want more. */
+bool net_header_fit(uint8_t header[NET_HEADER_BYTES], uint64_t features);
+
+#endif

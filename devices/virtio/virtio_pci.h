@@ -1,0 +1,46 @@
+/* virtio_pci: virtio over PCI, modern only (virtio 1.2, section 4.1).
+ *
+ * BAR 0 (16 KiB, 32-bit): 0x0000 common configuration, 0x1000 ISR status, 0x2000 device
+ * configuration, 0x3000 doorbells, 4 bytes apart. BAR 1: MSI-X. Vectors: one for each
+ * queue and one for configuration. */
+#ifndef CAIRN_DEVICES_VIRTIO_VIRTIO_PCI_H
+#define CAIRN_DEVICES_VIRTIO_VIRTIO_PCI_H
+
+#include "devices/pci/pci.h"
+#include "devices/virtio/virtio.h"
+
+#define VIRTIO_PCI_VENDOR 0x1af4
+#define VIRTIO_PCI_DEVICE_BASE 0x1040
+#define VIRTIO_PCI_COMMON 0x0000
+#define VIRTIO_PCI_ISR 0x1000
+#define VIRTIO_PCI_DEVICE 0x2000
+#define VIRTIO_PCI_NOTIFY 0x3000
+#define VIRTIO_PCI_NOTIFY_STRIDE 4
+#define VIRTIO_PCI_BAR_BYTES 0x4000
+
+struct virtio_pci {
+	struct pci_function fn;
+	struct virtio_dev *v;
+	/* v->lock: */
+	uint32_t device_feature_select, driver_feature_select;
+	uint16_t queue_select;
+	uint16_t config_vector, queue_vector[VIRTIO_QUEUES_MAX];
+	uint8_t isr;
+	uint64_t notify_base; /* where BAR 0's doorbells are now; 0: not mapped */
+	uint64_t doorbell_gpa[VIRTIO_QUEUES_MAX]; /* as registered; 0: not */
+	unsigned access_cap; /* the configuration access capability */
+};
+
+/* Put v (initialised) on the bus. t: zeroed, part of the device. slot 0 or -1: the first free.
+ * Returns 0 or -errno; virtio_pci_done() in either case. */
+int virtio_pci_init(struct virtio_pci *t, struct virtio_dev *v, struct pci_host *p, int slot,
+	struct err *e);
+void virtio_pci_done(struct virtio_pci *t);
+
+/* Whole device_ops for a device whose ops need nothing more: virtio and transport. */
+void virtio_pci_reset(struct virtio_pci *t);
+void virtio_pci_save(struct virtio_pci *t, struct state_writer *w);
+/* Refuses what is left over. */
+int virtio_pci_load(struct virtio_pci *t, struct state_reader *r, struct err *e);
+
+#endif

@@ -1,0 +1,14 @@
+/* virtio_rng: entropy from getrandom(2) (virtio 1.2, section 5.4). Runs on h->loop. */
+#ifndef CAIRN_DEVICES_VIRTIO_VIRTIO_RNG_H
+#define CAIRN_DEVICES_VIRTIO_VIRTIO_RNG_H
+
+struct dev_host;
+struct device;
+struct err;
+struct pci_host;
+
+/* name: "rng0"; copied. slot: -1 for the first free one. Freed through the device's ops. */
+int virtio_rng_new(struct dev_host *h, struct pci_host *p, const char *name, int slot,
+	struct device **ret_dev, struct err *e);
+
+#endif

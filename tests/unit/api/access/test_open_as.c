@@ -1,0 +1,296 @@
+/* opener: files come with the rights of whoever defined the VM, and with those alone; what is kept
+ * of these rights. Being somebody else takes root. */
+#include "api/vm/vm_config.h"
+#include "api/access/open_as.h"
+#include "api/access/permissions.h"
+#include "api/access/rights.h"
+#include "api/definition/definition.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+#include "base/loop.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#define STRANGER 65533
+
+static const gid_t groups[] = { 4242 };
+static const struct peer stranger = { STRANGER, STRANGER, groups, 1 };
+
+/* ---- what is kept ---- */
+
+static void test_kept(void **state)
+{
+	struct json_object *o = json_object_new_object();
+	struct rights *a, *b;
+	struct err e;
+
+	(void)state;
+	if (geteuid() != 0) {
+		assert_int_equal(rights_of_peer(&stranger, &a, &e), -EPERM);
+		assert_int_equal(e.cls, ERR_PERMISSION);
+		json_object_put(o);
+		skip();
+	}
+	assert_int_equal(rights_of_peer(&stranger, &a, &e), 0);
+	rights_put(o, a);
+	assert_int_equal(rights_take(o, &b, &e), 0);
+	assert_memory_equal(a, b, sizeof(*a) + sizeof(gid_t));
+	assert_int_equal(json_object_object_length(o), 0);
+	free(a);
+	free(b);
+	assert_int_equal(rights_take(o, &b, &e), 0);
+	assert_null(b);
+	json_object_put(o);
+}
+
+static void test_the_daemons_own(void **state)
+{
+	struct peer root = { 0, 0, NULL, 0 }, own = { geteuid(), getegid(), NULL, 0 };
+	struct rights *r;
+	struct err e;
+
+	(void)state;
+	assert_int_equal(rights_of_peer(&root, &r, &e), 0);
+	assert_null(r);
+	assert_int_equal(rights_of_peer(&own, &r, &e), 0);
+	assert_null(r);
+}
+
+/* What makes no sense must never become the daemon's own rights. */
+static void test_tampered(void **state)
+{
+	static const char *const bad[] = { "7", "null", "{}", "{\"user\":5}",
+		"{\"user\":5,\"group\":5}", "{\"user\":0,\"group\":0,\"groups\":[]}",
+		"{\"user\":-1,\"group\":5,\"groups\":[]}",
+		"{\"user\":4294967295,\"group\":5,\"groups\":[]}",
+		"{\"user\":5,\"group\":4294967296,\"groups\":[]}",
+		"{\"user\":\"5\",\"group\":5,\"groups\":[]}",
+		"{\"user\":5,\"group\":5,\"groups\":[true]}",
+		"{\"user\":5,\"group\":5,\"groups\":[-3]}" };
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
+		char text[128];
+		struct json_object *o;
+		struct rights *r;
+		struct err e;
+
+		snprintf(text, sizeof(text), "{\"definer\":%s}", bad[i]);
+		assert_int_equal(js_parse(text, strlen(text), "text", &o, &e), 0);
+		if (rights_take(o, &r, &e) != -EINVAL)
+			fail_msg("%s", text);
+		json_object_put(o);
+	}
+}
+
+/* ---- opening ---- */
+
+struct files {
+	char dir[64], kernel[96], own[96], theirs[96], groups[96], link[96];
+	struct loop *loop;
+};
+
+static void put(const char *path, uid_t uid, gid_t gid, mode_t mode)
+{
+	int fd = open(path, O_CREAT | O_WRONLY | O_EXCL, 0600);
+
+	assert_true(fd >= 0 && write(fd, "x", 1) == 1);
+	if (geteuid() == 0)
+		assert_int_equal(fchown(fd, uid, gid), 0);
+	assert_int_equal(fchmod(fd, mode), 0);
+	close(fd);
+}
+
+static int setup(void **state)
+{
+	struct files *f = calloc(1, sizeof(*f));
+	struct err e;
+
+	snprintf(f->dir, sizeof(f->dir), "/tmp/test_opener.XXXXXX");
+	assert_non_null(mkdtemp(f->dir));
+	assert_int_equal(chmod(f->dir, 0755), 0);
+	snprintf(f->kernel, sizeof(f->kernel), "%s/kernel", f->dir);
+	snprintf(f->own, sizeof(f->own), "%s/own", f->dir);
+	snprintf(f->theirs, sizeof(f->theirs), "%s/theirs", f->dir);
+	snprintf(f->groups, sizeof(f->groups), "%s/groups", f->dir);
+	snprintf(f->link, sizeof(f->link), "%s/link", f->dir);
+	put(f->kernel, 0, 0, 0644);
+	put(f->own, 0, 0, 0600);
+	put(f->theirs, STRANGER, STRANGER, 0600);
+	put(f->groups, 0, groups[0], 0660);
+	assert_int_equal(symlink(f->own, f->link), 0);
+	assert_int_equal(loop_new(8, &f->loop, &e), 0);
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct files *f = *state;
+
+	loop_free(f->loop);
+	unlink(f->kernel);
+	unlink(f->own);
+	unlink(f->theirs);
+	unlink(f->groups);
+	unlink(f->link);
+	rmdir(f->dir);
+	free(f);
+	return 0;
+}
+
+struct outcome {
+	bool done;
+	int r;
+	struct err e;
+	unsigned nfds;
+	ino_t last;
+};
+
+static void opened(void *opaque, int r, struct config *c, const struct err *e)
+{
+	struct outcome *o = opaque;
+	struct stat st;
+
+	assert_false(o->done);
+	o->done = true;
+	o->r = r;
+	if (r < 0) {
+		o->e = *e;
+		return;
+	}
+	o->nfds = c->nfds;
+	assert_int_equal(c->vm.disks[0].fd[0], c->nfds - 1);
+	assert_int_equal(fstat(c->fds[c->nfds - 1], &st), 0);
+	assert_int_equal(fcntl(c->fds[c->nfds - 1], F_GETFD), FD_CLOEXEC);
+	assert_int_equal(fcntl(c->fds[c->nfds - 1], F_GETFL) & (O_ACCMODE | O_NONBLOCK), O_RDWR);
+	o->last = st.st_ino;
+	config_done(c);
+}
+
+static struct definition *definition_of(struct files *f, const char *disk)
+{
+	char text[512];
+	struct json_object *o;
+	struct definition *d;
+	struct err e;
+
+	snprintf(text, sizeof(text), "{\"name\":\"a\",\"memory\":\"32M\",\"boot\":{\"kernel\":\"%s\"},"
+		"\"disks\":[{\"path\":\"%s\",\"format\":\"raw\"}]}", f->kernel, disk);
+	assert_int_equal(js_parse(text, strlen(text), "text", &o, &e), 0);
+	assert_int_equal(definition_parse(o, NULL, &d, &e), 0);
+	json_object_put(o);
+	return d;
+}
+
+static struct outcome open_it(struct files *f, const char *disk, const struct peer *who, bool images)
+{
+	struct definition *d = definition_of(f, disk);
+	struct outcome out = { 0 };
+	struct opener *o = NULL;
+	struct err e;
+
+	if (who)
+		assert_int_equal(rights_of_peer(who, &d->rights, &e), 0);
+	opener_open(f->loop, d, images, opened, &out, &o);
+	assert_int_equal(out.done, !who);
+	definition_free(d); /* it needs no longer */
+	while (!out.done)
+		loop_run_once(f->loop, 1000000000ULL);
+	return out;
+}
+
+static ino_t inode(const char *path)
+{
+	struct stat st;
+
+	assert_int_equal(stat(path, &st), 0);
+	return st.st_ino;
+}
+
+static void test_own_rights(void **state)
+{
+	struct files *f = *state;
+	struct outcome o = open_it(f, f->link, NULL, false);
+
+	assert_int_equal(o.r, 0);
+	assert_int_equal(o.nfds, 2);
+	assert_int_equal(o.last, inode(f->own));
+}
+
+static void test_rights_of_another(void **state)
+{
+	struct files *f = *state;
+	struct outcome o;
+
+	if (geteuid() != 0)
+		skip();
+	o = open_it(f, f->theirs, &stranger, false);
+	assert_int_equal(o.r, 0);
+	assert_int_equal(o.nfds, 2);
+	assert_int_equal(o.last, inode(f->theirs));
+	o = open_it(f, f->groups, &stranger, true);
+	assert_int_equal(o.r, 0);
+	assert_int_equal(o.nfds, 1);
+	assert_int_equal(o.last, inode(f->groups));
+	/* A link is no way around, nor is /proc. */
+	const char *const refused[] = { f->own, f->link, "/etc/shadow", "/proc/self/mem",
+		"/proc/self/fd/3" };
+
+	for (size_t i = 0; i < sizeof(refused) / sizeof(*refused); i++) {
+		o = open_it(f, refused[i], &stranger, false);
+		if (o.r >= 0)
+			fail_msg("%s was opened", refused[i]);
+	}
+	o = open_it(f, f->own, &stranger, false);
+	assert_int_equal(o.r, -EACCES);
+	assert_int_equal(o.e.cls, ERR_PERMISSION);
+	assert_non_null(strstr(o.e.msg, "disks[0].path: "));
+	assert_non_null(strstr(o.e.msg, "for user 65533, who defined the VM"));
+}
+
+static void test_given_up(void **state)
+{
+	struct files *f = *state;
+	struct definition *d;
+	struct outcome out = { 0 };
+	struct opener *o = NULL;
+	struct err e;
+
+	if (geteuid() != 0)
+		skip();
+	d = definition_of(f, f->theirs);
+	assert_int_equal(rights_of_peer(&stranger, &d->rights, &e), 0);
+	opener_open(f->loop, d, false, opened, &out, &o);
+	assert_non_null(o);
+	opener_free(o);
+	definition_free(d);
+	for (int i = 0; i < 20; i++)
+		loop_run_once(f->loop, 20000000ULL);
+	assert_false(out.done);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_kept),
+		cmocka_unit_test(test_the_daemons_own),
+		cmocka_unit_test(test_tampered),
+		cmocka_unit_test_setup_teardown(test_own_rights, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_rights_of_another, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_given_up, setup, teardown),
+	};
+
+	alarm(30);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

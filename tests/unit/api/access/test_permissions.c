@@ -1,0 +1,171 @@
+/* The table of roles: the highest that fits counts, one VM's for that VM alone, and a file that
+ * was tampered with gives nothing. */
+#include "api/wire/json.h"
+#include "api/access/permissions.h"
+#include "base/err.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static const gid_t groups[] = { 20, 30 };
+static const struct peer alice = { 1000, 10, groups, 2 };
+static const struct peer bob = { 1001, 11, NULL, 0 };
+
+static bool is_web(void *opaque, const char *vm)
+{
+	(void)opaque;
+	return !strcmp(vm, "web");
+}
+
+/* Of a VM that is not there nothing is left to the next one of its name; what is for all stays. */
+static void test_of_vms_that_are_not_there(void **state)
+{
+	struct permissions p = { NULL, 0 };
+
+	(void)state;
+	assert_int_equal(permissions_set(&p, false, 1000, NULL, ROLE_VIEWER), 0);
+	assert_int_equal(permissions_set(&p, false, 1000, "web", ROLE_ADMIN), 0);
+	assert_false(permissions_prune(&p, is_web, NULL));
+	assert_int_equal(permissions_set(&p, false, 1000, "db", ROLE_ADMIN), 0);
+	assert_true(permissions_prune(&p, is_web, NULL));
+	assert_int_equal(permissions_role(&p, &alice, "db"), ROLE_VIEWER);
+	assert_int_equal(permissions_role(&p, &alice, "web"), ROLE_ADMIN);
+	permissions_done(&p);
+}
+
+static void test_highest(void **state)
+{
+	struct permissions p = { NULL, 0 };
+
+	(void)state;
+	assert_int_equal(permissions_role(&p, &alice, NULL), ROLE_NONE);
+	assert_false(permissions_know(&p, &alice));
+	assert_int_equal(permissions_set(&p, true, 30, NULL, ROLE_VIEWER), 0);
+	assert_int_equal(permissions_set(&p, false, 1000, "web", ROLE_ADMIN), 0);
+	assert_int_equal(permissions_role(&p, &alice, NULL), ROLE_VIEWER);
+	assert_int_equal(permissions_role(&p, &alice, "web"), ROLE_ADMIN);
+	assert_int_equal(permissions_role(&p, &alice, "we"), ROLE_VIEWER);
+	assert_int_equal(permissions_role(&p, &bob, "web"), ROLE_NONE);
+	assert_false(permissions_know(&p, &bob));
+	/* A user's number is no group's. */
+	assert_int_equal(permissions_set(&p, true, 1001, NULL, ROLE_ADMIN), 0);
+	assert_int_equal(permissions_role(&p, &bob, NULL), ROLE_NONE);
+	assert_int_equal(permissions_set(&p, true, 11, "db", ROLE_OPERATOR), 0);
+	assert_int_equal(permissions_role(&p, &bob, "db"), ROLE_OPERATOR);
+	assert_true(permissions_know(&p, &bob));
+	permissions_done(&p);
+}
+
+static void test_seen_together(void **state)
+{
+	struct permissions p = { NULL, 0 };
+
+	(void)state;
+	assert_true(permissions_seen_together(&p, "web", "db"));
+	assert_int_equal(permissions_set(&p, false, 1000, "web", ROLE_VIEWER), 0);
+	assert_int_equal(permissions_set(&p, true, 1000, NULL, ROLE_VIEWER), 0);
+	assert_int_equal(permissions_set(&p, false, 1001, "db", ROLE_VIEWER), 0);
+	assert_false(permissions_seen_together(&p, "web", "db"));
+	assert_int_equal(permissions_set(&p, false, 1000, "db", ROLE_OPERATOR), 0);
+	assert_true(permissions_seen_together(&p, "web", "db"));
+	assert_false(permissions_seen_together(&p, "db", "web"));
+	assert_int_equal(permissions_set(&p, false, 1001, NULL, ROLE_VIEWER), 0);
+	assert_true(permissions_seen_together(&p, "db", "web"));
+	permissions_done(&p);
+}
+
+static void test_replace_and_take_away(void **state)
+{
+	struct permissions p = { NULL, 0 };
+
+	(void)state;
+	assert_int_equal(permissions_set(&p, false, 1000, "web", ROLE_ADMIN), 0);
+	assert_int_equal(permissions_set(&p, false, 1000, "web", ROLE_VIEWER), 0);
+	assert_int_equal(permissions_set(&p, false, 1000, NULL, ROLE_VIEWER), 0);
+	assert_int_equal(p.n, 2);
+	assert_int_equal(permissions_role(&p, &alice, "web"), ROLE_VIEWER);
+	assert_int_equal(permissions_set(&p, false, 1001, "web", ROLE_NONE), -ENOENT);
+	assert_int_equal(permissions_set(&p, false, 1000, NULL, ROLE_NONE), 0);
+	assert_int_equal(permissions_role(&p, &alice, NULL), ROLE_NONE);
+	assert_false(permissions_forget_vm(&p, "db"));
+	assert_true(permissions_forget_vm(&p, "web"));
+	assert_int_equal(p.n, 0);
+	permissions_done(&p);
+}
+
+static void test_bounded(void **state)
+{
+	struct permissions p = { NULL, 0 };
+
+	(void)state;
+	for (uid_t i = 0; i < PERMISSIONS_MAX; i++)
+		assert_int_equal(permissions_set(&p, false, i, NULL, ROLE_VIEWER), 0);
+	assert_int_equal(permissions_set(&p, false, PERMISSIONS_MAX, NULL, ROLE_VIEWER), -ENOSPC);
+	permissions_done(&p);
+}
+
+static void test_words(void **state)
+{
+	(void)state;
+	assert_int_equal(permissions_role_from_word("owner", true), ROLE_ADMIN);
+	assert_int_equal(permissions_role_from_word("owner", false), ROLE_NONE);
+	assert_int_equal(permissions_role_from_word("admin", true), ROLE_NONE);
+	assert_int_equal(permissions_role_from_word("admin", false), ROLE_ADMIN);
+	assert_int_equal(permissions_role_from_word("nobody", false), ROLE_NONE);
+	assert_int_equal(permissions_role_from_word(NULL, false), ROLE_NONE);
+}
+
+static void load(struct permissions *p, const char *text)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+
+	assert_int_equal(js_parse(text, strlen(text), "table", &o, NULL), 0);
+	permissions_load(p, o);
+}
+
+static void test_file(void **state)
+{
+	struct permissions p = { NULL, 0 }, again = { NULL, 0 };
+	struct json_object *o;
+
+	(void)state;
+	load(&p, "[{\"user\":1000,\"role\":\"owner\",\"vm\":\"web\"},{\"group\":11,\"role\":\"viewer\"}]");
+	assert_int_equal(p.n, 2);
+	o = permissions_to_json(&p);
+	permissions_load(&again, o);
+	json_object_put(o);
+	assert_int_equal(again.n, 2);
+	assert_int_equal(permissions_role(&again, &alice, "web"), ROLE_ADMIN);
+	assert_int_equal(permissions_role(&again, &bob, "any"), ROLE_VIEWER);
+	permissions_done(&again);
+	permissions_done(&p);
+	/* What does not say whom, what or for which VM says nothing. */
+	load(&p, "[{\"role\":\"admin\"},{\"user\":-1,\"role\":\"admin\"},{\"user\":1000,\"role\":\"king\"},"
+		 "{\"user\":1000,\"role\":\"owner\"},{\"user\":1000,\"role\":\"viewer\",\"vm\":5},"
+		 "{\"user\":4294967296,\"role\":\"admin\"},{\"user\":4294967295,\"role\":\"admin\"},5,null]");
+	assert_int_equal(p.n, 0);
+	load(&p, "{}");
+	assert_int_equal(p.n, 0);
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_of_vms_that_are_not_there),
+		cmocka_unit_test(test_highest),
+		cmocka_unit_test(test_seen_together),
+		cmocka_unit_test(test_replace_and_take_away),
+		cmocka_unit_test(test_bounded),
+		cmocka_unit_test(test_words),
+		cmocka_unit_test(test_file),
+	};
+
+	alarm(30 * TEST_SLOW);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,69 @@
+/* The tables of keys say enough of each key for the JSON Schema. */
+#include "api/definition/definition_key.h"
+#include "api/definition/definition_schema.h"
+#include "api/wire/json.h"
+#include "base/util.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static void key_check(const struct key *k)
+{
+	/* A number's name may say it all. */
+	if (!k->about && k->kind != KEY_NUMBER)
+		fail_msg("%s: .about is missing", k->name);
+	if (k->kind == KEY_CUSTOM && !k->form)
+		fail_msg("%s: .form is missing", k->name);
+	if ((k->kind == KEY_OBJECT || k->kind == KEY_ARRAY) && !k->of)
+		fail_msg("%s: .of is missing", k->name);
+	if (k->kind == KEY_CHOICE && !k->choices)
+		fail_msg("%s: .choices is missing", k->name);
+	if ((k->kind == KEY_CUSTOM || k->kind == KEY_ARRAY) && !k->parse)
+		fail_msg("%s: .parse is missing", k->name);
+}
+
+static void keys_check(const struct keys *keys)
+{
+	for (size_t i = 0; i < keys->n; i++) {
+		key_check(&keys->list[i]);
+		for (size_t k = 0; k < i; k++)
+			assert_string_not_equal(keys->list[i].name, keys->list[k].name);
+		if (keys->list[i].of)
+			keys_check(keys->list[i].of);
+	}
+}
+
+static void test_rows_are_whole(void **state)
+{
+	(void)state;
+	keys_check(&definition_keys);
+}
+
+/* Its texts are JSON, which definition_schema() aborts of otherwise. */
+static void test_schema(void **state)
+{
+	CLEANUP_JS struct json_object *s = definition_schema();
+	struct json_object *disk = js_get(js_get(js_get(s, "properties"), "disks"), "items");
+
+	(void)state;
+	assert_non_null(disk);
+	assert_non_null(js_get(js_get(js_get(disk, "properties"), "backing"), "items"));
+	assert_int_equal(json_object_array_length(js_get(s, "required")), 3);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_rows_are_whole),
+		cmocka_unit_test(test_schema),
+	};
+
+	alarm(30 * TEST_SLOW);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

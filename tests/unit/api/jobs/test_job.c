@@ -1,0 +1,81 @@
+/* job: what is kept of those that are over, and for how long. */
+#include "api/jobs/job.h"
+#include "api/daemon.h"
+#include "base/err.h"
+#include "base/loop.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+/* Ended that long ago, or not at all. */
+static void add(struct daemon *d, unsigned number, enum job_status status, uint64_t age_ns)
+{
+	struct job *j = calloc(1, sizeof(*j)), **at = &d->jobs;
+
+	assert_non_null(j);
+	j->daemon = d;
+	j->type = "save";
+	j->status = status;
+	j->ended_ns = loop_now_ns() - age_ns;
+	snprintf(j->id, sizeof(j->id), "job%u", number);
+	strcpy(j->vm_name, "vm1");
+	while (*at)
+		at = &(*at)->next;
+	*at = j;
+}
+
+static bool is_there(struct daemon *d, unsigned number)
+{
+	char id[16];
+
+	snprintf(id, sizeof(id), "job%u", number);
+	return job_find(d, id) != NULL;
+}
+
+static void test_a_day(void **state)
+{
+	struct daemon d = { 0 };
+
+	(void)state;
+	add(&d, 1, JOB_CONCLUDED, JOBS_KEPT_NS + 1);
+	add(&d, 2, JOB_RUNNING, JOBS_KEPT_NS + 1);
+	add(&d, 3, JOB_CONCLUDED, JOBS_KEPT_NS - 60 * 1000000000ULL);
+	add(&d, 4, JOB_CONCLUDED, 0);
+	jobs_trim(&d);
+	assert_false(is_there(&d, 1));
+	assert_true(is_there(&d, 2) && is_there(&d, 3) && is_there(&d, 4));
+	jobs_free(&d);
+}
+
+/* The oldest go, and what is not over counts for nothing. */
+static void test_so_many(void **state)
+{
+	struct daemon d = { 0 };
+
+	(void)state;
+	add(&d, 0, JOB_RUNNING, 0);
+	for (unsigned i = 1; i <= JOBS_KEPT_MAX + 3; i++)
+		add(&d, i, JOB_CONCLUDED, 0);
+	jobs_trim(&d);
+	for (unsigned i = 0; i <= JOBS_KEPT_MAX + 3; i++)
+		assert_int_equal(is_there(&d, i), i == 0 || i > 3);
+	jobs_free(&d);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_a_day),
+		cmocka_unit_test(test_so_many),
+	};
+
+	alarm(10 * TEST_SLOW);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

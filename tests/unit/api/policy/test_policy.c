@@ -1,0 +1,194 @@
+/* Lengths of time; VMs one after the other; when a guest is warned; what is idle. The clock is an
+ * argument. */
+#include "api/policy/policy.h"
+#include "base/util.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#define S 1000000000ULL
+
+static void test_lengths(void **state)
+{
+	static const char *const good[][2] = { { "45s", "45s" }, { "60s", "1m" }, { "90m", "90m" },
+		{ "24h", "1d" }, { "366d", "366d" }, { "0s", "0s" } };
+	static const char *const bad[] = { "", "s", "5", "5x", "5mm", "-5m", "5 m", "1.5h", "367d",
+		"99999999999999999999s", "m5" };
+	char buf[POLICY_LENGTH_TEXT];
+	uint32_t s = 7;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
+		assert_int_equal(policy_length_parse(bad[i], &s), -22);
+	assert_int_equal(s, 7);
+	for (size_t i = 0; i < ARRAY_SIZE(good); i++) {
+		assert_int_equal(policy_length_parse(good[i][0], &s), 0);
+		policy_length_print(s, buf);
+		assert_string_equal(buf, good[i][1]);
+	}
+}
+
+/* ---- one after the other ---- */
+
+/* Begins all that may begin now; returns how many. */
+static unsigned begin(struct policy_entry *e, size_t n, unsigned parallel, uint64_t now,
+	uint64_t *at)
+{
+	unsigned begun = 0;
+	size_t i;
+
+	while ((i = policy_next(e, n, parallel, now, at)) < n) {
+		e[i].progress = POLICY_UNDER_WAY;
+		begun++;
+	}
+	return begun;
+}
+
+static void over(struct policy_entry *e, uint64_t now)
+{
+	e->progress = POLICY_OVER;
+	e->over_ns = now;
+}
+
+static void test_equal_ones_beside_each_other(void **state)
+{
+	struct policy_entry e[5] = { { 0 } };
+	uint64_t at;
+
+	(void)state;
+	assert_int_equal(begin(e, 5, 2, 1, &at), 2);
+	assert_true(at == UINT64_MAX);
+	over(&e[1], 1);
+	assert_int_equal(begin(e, 5, 2, 1, &at), 1);
+	over(&e[0], 2);
+	over(&e[2], 2);
+	assert_int_equal(begin(e, 5, 2, 2, &at), 2);
+	assert_false(policy_all_over(e, 5));
+	over(&e[3], 3);
+	over(&e[4], 3);
+	assert_true(policy_all_over(e, 5));
+	assert_int_equal(begin(e, 5, 2, 3, &at), 0);
+	assert_int_equal(policy_next(e, 0, 2, 3, &at), 0);
+	assert_true(policy_all_over(e, 0));
+}
+
+static void test_order_waits_for_all_before(void **state)
+{
+	struct policy_entry e[] = { { .order = 1 }, { .order = 1 }, { .order = 2 } };
+	uint64_t at;
+
+	(void)state;
+	assert_int_equal(begin(e, 3, 8, 1, &at), 2);
+	over(&e[1], 1);
+	assert_int_equal(begin(e, 3, 8, 1, &at), 0);
+	over(&e[0], 2);
+	assert_int_equal(begin(e, 3, 8, 2, &at), 1);
+}
+
+static void test_delay_holds_the_next(void **state)
+{
+	struct policy_entry e[] = { { .delay_s = 10 }, { .delay_s = 0 }, { .order = 5 } };
+	uint64_t at;
+
+	(void)state;
+	assert_int_equal(begin(e, 3, 8, 100 * S, &at), 1); /* not beside it, either */
+	assert_true(at == UINT64_MAX);
+	over(&e[0], 103 * S);
+	assert_int_equal(begin(e, 3, 8, 103 * S, &at), 0);
+	assert_int_equal(at, 113 * S);
+	assert_int_equal(begin(e, 3, 8, 113 * S - 1, &at), 0);
+	assert_int_equal(begin(e, 3, 8, 113 * S, &at), 1);
+	over(&e[1], 113 * S);
+	assert_int_equal(begin(e, 3, 8, 113 * S, &at), 1);
+}
+
+/* ---- warnings ---- */
+
+static void test_warnings(void **state)
+{
+	static const int64_t times[][2] = { { 0, 6400 }, { 6399, 6400 }, { 6400, 9400 },
+		{ 9400, 9700 }, { 9700, 9940 }, { 9940, 0 }, { 20000, 0 } };
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(times); i++)
+		assert_int_equal(policy_next_warning(10000, times[i][0]), times[i][1]);
+}
+
+/* ---- idleness ---- */
+
+static const struct policy_idle_rule rule = { .after_s = 60, .cpu_percent = 2 };
+
+/* Looks every 6 s from *s on, for so many times, and adds to its counters. Returns how often it was idle. */
+static unsigned look(struct policy_idle *i, struct policy_sample *s, unsigned times, uint64_t cpu_ns,
+	uint64_t requests)
+{
+	unsigned idle = 0;
+
+	for (unsigned n = 0; n < times; n++) {
+		s->now_ns += 6 * S;
+		s->cpu_ns += cpu_ns;
+		s->requests += requests;
+		idle += policy_idle_look(&rule, i, s);
+	}
+	return idle;
+}
+
+static void test_idle(void **state)
+{
+	struct policy_sample s = { .now_ns = 1000 * S };
+	struct policy_idle i = { 0 };
+
+	(void)state;
+	assert_int_equal(policy_idle_period_ns(&rule), 6 * S);
+	assert_int_equal(look(&i, &s, 10, 0, 0), 0); /* from the first on, 54 s */
+	assert_int_equal(look(&i, &s, 1, 0, 0), 1);
+	assert_int_equal(look(&i, &s, 3, 6 * S / 50, 0), 3); /* 2 % */
+	assert_int_equal(look(&i, &s, 1, 6 * S / 50 + 1, 0), 0);
+	assert_int_equal(look(&i, &s, 9, 0, 0), 0);
+	assert_int_equal(look(&i, &s, 1, 0, 0), 1);
+}
+
+static void test_what_is_not_idle(void **state)
+{
+	struct policy_sample s = { .now_ns = 1000 * S };
+	struct policy_idle i = { 0 };
+
+	(void)state;
+	assert_int_equal(look(&i, &s, 30, 0, 1), 0);
+	s.watched = true;
+	assert_int_equal(look(&i, &s, 30, 0, 0), 0);
+	s.watched = false;
+	for (unsigned n = 0; n < 30; n++) {
+		s.bytes++;
+		assert_int_equal(look(&i, &s, 1, 0, 0), 0);
+	}
+	/* Another run of the VM: its counters begin at nothing. */
+	assert_int_equal(look(&i, &s, 10, 1000, 0), 1);
+	s.cpu_ns = 0;
+	assert_int_equal(look(&i, &s, 1, 0, 0), 0);
+	/* Nobody looked for a while. */
+	assert_int_equal(look(&i, &s, 11, 0, 0), 2);
+	s.now_ns += 3600 * S;
+	assert_int_equal(look(&i, &s, 1, 0, 0), 0);
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_lengths),
+		cmocka_unit_test(test_equal_ones_beside_each_other),
+		cmocka_unit_test(test_order_waits_for_all_before),
+		cmocka_unit_test(test_delay_holds_the_next),
+		cmocka_unit_test(test_warnings),
+		cmocka_unit_test(test_idle),
+		cmocka_unit_test(test_what_is_not_idle),
+	};
+
+	alarm(30 * TEST_SLOW);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

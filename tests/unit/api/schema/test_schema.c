@@ -1,0 +1,180 @@
+/* The schema: what it says to clients is what it checks. */
+#include "api/wire/json.h"
+#include "api/schema/schema.h"
+#include "base/err.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static int check(const char *command, const char *args, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+
+	assert_int_equal(js_parse(args, strlen(args), "args", &o, e), 0);
+	return schema_check_args(schema_find(DIALECT_DAEMON, command), o, e);
+}
+
+static void refuse(const char *command, const char *args, const char *words)
+{
+	struct err e = { 0 };
+
+	assert_int_equal(check(command, args, &e), -22);
+	assert_string_equal(e.msg, words);
+}
+
+static void test_args(void **state)
+{
+	struct err e;
+
+	(void)state;
+	assert_int_equal(check("vm-start", "{\"vm\":\"a\"}", &e), 0);
+	assert_int_equal(check("vm-start", "{\"vm\":\"a\",\"paused\":true}", &e), 0);
+	assert_int_equal(check("query-version", "{}", &e), 0);
+	refuse("vm-start", "{}", "Parameter 'vm' is missing");
+	refuse("vm-start", "{\"vm\":1}", "Invalid parameter type for 'vm', expected: string");
+	refuse("vm-start", "{\"vm\":\"a\\u0000b\"}",
+		"Invalid parameter type for 'vm', expected: string");
+	refuse("vm-start", "{\"vm\":\"a\",\"paused\":1}",
+		"Invalid parameter type for 'paused', expected: boolean");
+	refuse("vm-start", "{\"vm\":\"a\",\"pause\":true}", "Parameter 'pause' is unexpected");
+	refuse("vm-list", "{\"limit\":\"5\"}",
+		"Invalid parameter type for 'limit', expected: integer");
+	refuse("vm-define", "{\"definition\":[]}",
+		"Invalid parameter type for 'definition', expected: object");
+	refuse("query-version", "{\"x\":null}", "Parameter 'x' is unexpected");
+	assert_null(schema_find(DIALECT_DAEMON, "human-monitor-command"));
+}
+
+/* Of the few words of an argument, none but these. */
+static void test_words(void **state)
+{
+	struct err e;
+
+	(void)state;
+	assert_int_equal(check("vm-shutdown", "{\"vm\":\"a\",\"mode\":\"agent\"}", &e), 0);
+	refuse("vm-shutdown", "{\"vm\":\"a\",\"mode\":\"nmi\"}",
+		"mode: \"nmi\" is not one of the choices; use acpi or agent");
+	refuse("vm-shutdown", "{\"vm\":\"a\",\"then\":\"\"}",
+		"then: \"\" is not one of the choices; use leave, destroy or save");
+	refuse("vm-shutdown", "{\"vm\":\"a\",\"mode\":1}", "Invalid parameter type for 'mode', expected: string");
+	for (unsigned t = FIELD_WORDS; t < FIELD_TYPE_COUNT; t++) {
+		assert_non_null(field_type_name(t));
+		assert_int_equal(field_type_index(t, field_type_word(t, 1)), 1);
+	}
+	assert_null(field_type_word(FIELD_STRING, 0));
+	assert_int_equal(field_type_index(FIELD_ROLE, NULL), -1);
+}
+
+/* Every command has what the others rely on. */
+static void check_rows(enum dialect d)
+{
+	const struct command *c;
+
+	for (size_t i = 0; (c = schema_command(d, i)); i++) {
+		assert_non_null(c->run);
+		assert_non_null(c->doc);
+		assert_ptr_equal(schema_find(d, c->name), c);
+		if (c->flags & COMMAND_CONCERNS_VM)
+			assert_string_equal(c->args[0].name, "vm");
+		if (c->flags & COMMAND_MUTATES)
+			assert_true(c->role >= ROLE_OPERATOR);
+		/* On a VM's own socket there is no VM to name. */
+		if (d == DIALECT_QEMU)
+			assert_false(c->flags & (COMMAND_CONCERNS_VM | COMMAND_CONCERNS_JOB | COMMAND_FILTERS));
+	}
+}
+
+static void test_rows(void **state)
+{
+	(void)state;
+	check_rows(DIALECT_DAEMON);
+	check_rows(DIALECT_QEMU);
+	for (unsigned i = 0; i < EVENT_ID_COUNT; i++)
+		assert_non_null(schema_event(DIALECT_DAEMON, i)->name);
+	assert_non_null(schema_event(DIALECT_QEMU, EVENT_STOP));
+	assert_null(schema_event(DIALECT_QEMU, EVENT_VM_STATE_CHANGE));
+	assert_null(schema_event(DIALECT_QEMU, EVENT_ID_COUNT));
+	assert_null(schema_find(DIALECT_QEMU, "vm-start"));
+	assert_null(schema_find(DIALECT_DAEMON, "stop"));
+}
+
+static struct json_object *by_name(struct json_object *all, const char *name)
+{
+	for (size_t i = 0; i < json_object_array_length(all); i++) {
+		struct json_object *o = json_object_array_get_idx(all, i);
+
+		if (!strcmp(js_get_str(o, "name"), name))
+			return o;
+	}
+	return NULL;
+}
+
+/* What it says of itself hangs together, and fits a line that all clients read. */
+static void check_introspection(enum dialect d)
+{
+	CLEANUP_JS struct json_object *all = schema_to_json(d);
+	CLEANUP_JS struct json_object *names = schema_commands_to_json(d);
+	const struct command *c;
+	size_t len;
+	char *line = js_line(all, &len);
+
+	assert_true(len < 60 * 1024); /* some clients read lines of 64 KiB */
+	free(line);
+	for (size_t i = 0; (c = schema_command(d, i)); i++) {
+		struct json_object *o = by_name(all, c->name), *returns;
+		const char *element;
+
+		assert_string_equal(js_get_str(o, "meta-type"), "command");
+		assert_non_null(by_name(all, js_get_str(o, "arg-type")));
+		returns = by_name(all, js_get_str(o, "ret-type"));
+		assert_non_null(returns);
+		element = js_get_str(returns, "element-type");
+		assert_true(!element == !(c->flags & COMMAND_RETURNS_LIST));
+		assert_true(!element || by_name(all, element));
+		assert_non_null(by_name(names, c->name));
+	}
+	assert_string_equal(js_get_str(by_name(all, "STOP"), "meta-type"), "event");
+}
+
+static void test_introspection(void **state)
+{
+	CLEANUP_JS struct json_object *all = schema_to_json(DIALECT_DAEMON);
+	CLEANUP_JS struct json_object *qemu = schema_to_json(DIALECT_QEMU);
+	struct json_object *o, *members;
+
+	(void)state;
+	check_introspection(DIALECT_DAEMON);
+	check_introspection(DIALECT_QEMU);
+	o = by_name(all, "vm-start");
+	assert_string_equal(js_get_str(o, "states"), "shutoff,saved,crashed");
+	assert_string_equal(js_get_str(o, "role"), "operator");
+	members = js_get_array(by_name(all, "vm-start-arg"), "members");
+	assert_int_equal(json_object_array_length(members), 4);
+	o = by_name(all, "shutdown-mode");
+	assert_string_equal(js_get_str(o, "meta-type"), "enum");
+	assert_int_equal(json_object_array_length(js_get_array(o, "values")), 2);
+	assert_null(by_name(qemu, "shutdown-mode"));
+	/* QEMU's has no room for these. */
+	assert_null(js_get_str(by_name(qemu, "stop"), "role"));
+	assert_null(js_get_str(by_name(qemu, "stop"), "doc"));
+	assert_string_equal(js_get_str(by_name(qemu, "human-monitor-command"), "ret-type"), "str");
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_args),
+		cmocka_unit_test(test_words),
+		cmocka_unit_test(test_rows),
+		cmocka_unit_test(test_introspection),
+	};
+
+	alarm(30 * TEST_SLOW);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

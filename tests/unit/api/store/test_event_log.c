@@ -1,0 +1,167 @@
+/* Events keep their numbers over a restart; half a line and strange lines do no harm; pages are
+ * bounded and filtered. */
+#include "api/store/event_log.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+struct fixture {
+	char dir[64];
+	struct event_log *log;
+};
+
+static int setup(void **state)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+
+	strcpy(f->dir, "/tmp/cairn-events-XXXXXX");
+	*state = f;
+	return mkdtemp(f->dir) ? event_log_open(f->dir, &f->log, NULL) : -1;
+}
+
+static void path_of(const struct fixture *f, const char *name, char buf[128])
+{
+	snprintf(buf, 128, "%s/%s", f->dir, name);
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+	char path[128];
+
+	event_log_close(f->log);
+	path_of(f, "events.jsonl", path);
+	unlink(path);
+	path_of(f, "events.old.jsonl", path);
+	unlink(path);
+	rmdir(f->dir);
+	free(f);
+	return 0;
+}
+
+static void reopen(struct fixture *f)
+{
+	event_log_close(f->log);
+	f->log = NULL;
+	assert_int_equal(event_log_open(f->dir, &f->log, NULL), 0);
+}
+
+static int64_t add(struct fixture *f, const char *name)
+{
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+
+	js_put_str(o, "event", name);
+	event_log_add(f->log, o);
+	return js_get_int(o, "seq", -1);
+}
+
+static void append(struct fixture *f, const char *text)
+{
+	char path[128];
+	FILE *file;
+
+	path_of(f, "events.jsonl", path);
+	file = fopen(path, "a");
+	assert_non_null(file);
+	fputs(text, file);
+	fclose(file);
+}
+
+static bool all(void *opaque, struct json_object *ev)
+{
+	(void)opaque;
+	(void)ev;
+	return true;
+}
+
+static bool named(void *opaque, struct json_object *ev)
+{
+	return !strcmp(js_get_str(ev, "event"), opaque);
+}
+
+static size_t count(struct fixture *f, uint64_t since, bool (*wanted)(void *, struct json_object *),
+	void *opaque)
+{
+	size_t n = 0;
+
+	for (bool more = true; more;) {
+		CLEANUP_JS struct json_object *page = event_log_page(f->log, since, wanted, opaque);
+		const char *text = json_object_to_json_string_ext(page, JSON_C_TO_STRING_PLAIN);
+
+		assert_true(strlen(text) < 60 * 1024);
+		n += json_object_array_length(js_get_array(page, "events"));
+		since = (uint64_t)js_get_int(page, "next", 0);
+		more = js_get_bool(page, "more", false);
+	}
+	return n;
+}
+
+static void test_numbers(void **state)
+{
+	struct fixture *f = *state;
+
+	for (int i = 1; i <= 5; i++)
+		assert_int_equal(add(f, "A"), i);
+	reopen(f);
+	assert_int_equal(add(f, "B"), 6);
+	assert_int_equal(count(f, 0, all, NULL), 6);
+	assert_int_equal(count(f, 4, all, NULL), 2);
+	assert_int_equal(count(f, 6, all, NULL), 0);
+	assert_int_equal(count(f, UINT64_MAX / 2, all, NULL), 0);
+	assert_int_equal(count(f, 0, named, "B"), 1);
+}
+
+static void test_strange_lines(void **state)
+{
+	struct fixture *f = *state;
+
+	add(f, "A");
+	append(f, "nonsense\n{}\n{\"seq\":\"x\",\"event\":\"A\"}\n{\"seq\":-5,\"event\":\"A\"}\n[]\n\n"
+		  "{\"seq\":1,\"event\":\"again\"}\n{\"seq\":9}\n{\"seq\":3,\"event\":\"C\"}\n"
+		  "{\"seq\":2,\"event\":\"back\"}\n{\"seq\":77,\"ev");
+	reopen(f);
+	assert_int_equal(count(f, 0, all, NULL), 2);
+	assert_int_equal(count(f, 0, named, "A"), 1);
+	assert_int_equal(count(f, 0, named, "C"), 1);
+	/* Numbers only grow, whatever the file says. */
+	assert_int_equal(add(f, "D"), 4);
+}
+
+static void test_ring(void **state)
+{
+	struct fixture *f = *state;
+	char path[128];
+	struct stat st;
+
+	for (int i = 0; i < EVENT_LOG_MAX + 50; i++)
+		add(f, i % 100 ? "A" : "B");
+	assert_int_equal(count(f, 0, all, NULL), EVENT_LOG_MAX);
+	assert_int_equal(count(f, 0, named, "B"), EVENT_LOG_MAX / 100);
+	path_of(f, "events.old.jsonl", path);
+	assert_int_equal(stat(path, &st), 0);
+	reopen(f);
+	assert_int_equal(count(f, 0, all, NULL), EVENT_LOG_MAX);
+	assert_int_equal(add(f, "last"), EVENT_LOG_MAX + 51);
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_numbers, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_strange_lines, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_ring, setup, teardown),
+	};
+
+	alarm(30 * TEST_SLOW);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

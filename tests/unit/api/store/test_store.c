@@ -1,0 +1,473 @@
+/* The state folder: what is kept comes back, what is damaged is put aside and harms
+ * nothing else, and a second daemon is refused. */
+#include "api/wire/json.h"
+#include "api/store/store.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/loop.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+struct seen {
+	unsigned count, with_state;
+	char names[256];
+	int64_t last_n;
+};
+
+static void note(void *opaque, const char *name, struct json_object *definition,
+	struct json_object *state)
+{
+	struct seen *s = opaque;
+
+	assert_non_null(definition);
+	s->count++;
+	s->with_state += state != NULL;
+	s->last_n = js_get_int(state, "n", -1);
+	strcat(strcat(s->names, name), " ");
+}
+
+static int setup(void **state)
+{
+	char *dir = strdup("/tmp/cairn-test-XXXXXX");
+
+	*state = mkdtemp(dir);
+	log_set_fd(open("/dev/null", O_WRONLY));
+	return *state ? 0 : -1;
+}
+
+static int teardown(void **state)
+{
+	char command[64];
+	int r;
+
+	snprintf(command, sizeof(command), "rm -r %s", (char *)*state);
+	r = system(command);
+	free(*state);
+	return r;
+}
+
+static struct store *opened(const char *dir)
+{
+	struct store *s = NULL;
+	struct err e;
+
+	if (store_open(dir, &s, &e) < 0)
+		fail_msg("%s", e.msg);
+	return s;
+}
+
+static void work_done(struct store_work *w)
+{
+	w->done = NULL; /* once */
+}
+
+/* For a work that is given to the store. */
+static void begin(struct store_work *w, struct loop *l)
+{
+	w->loop = l;
+	w->done = work_done;
+	w->r = 1;
+}
+
+static int finish(struct store *s, struct store_work *w)
+{
+	while (store_owes(s))
+		loop_run_once(w->loop, UINT64_MAX);
+	assert_null(w->done);
+	return w->r;
+}
+
+static void draft(struct store *s, struct store_work *w, struct loop *l, const char *name)
+{
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+
+	js_put_str(o, "name", name);
+	begin(w, l);
+	store_write_draft(s, w, o);
+}
+
+static void define(struct store *s, const char *name)
+{
+	struct store_work w;
+	struct loop *l;
+	struct err e;
+
+	assert_int_equal(loop_new(8, &l, &e), 0);
+	draft(s, &w, l, name);
+	assert_int_equal(finish(s, &w), 0);
+	assert_int_equal(store_keep_draft(s, &w, name, &e), 0);
+	begin(&w, l);
+	store_sync_definition(s, &w, name);
+	assert_int_equal(finish(s, &w), 0);
+	loop_free(l);
+}
+
+static void put(const char *dir, const char *name, const char *text)
+{
+	char path[128];
+	struct err e;
+
+	snprintf(path, sizeof(path), "%s/vms/%s", dir, name);
+	assert_int_equal(file_write_atomic(path, text, strlen(text), 0600, &e), 0);
+}
+
+static bool there(const char *dir, const char *name)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/vms/%s", dir, name);
+	return access(path, F_OK) == 0;
+}
+
+static void test_round_trip(void **state)
+{
+	struct store *s = opened(*state);
+	struct seen seen = { 0 };
+
+	define(s, "vm1");
+	define(s, "vm2");
+	for (int i = 0; i < 100; i++) {
+		CLEANUP_JS struct json_object *o = json_object_new_object();
+
+		js_put_int(o, "n", i);
+		store_save_state(s, "vm1", o);
+	}
+	store_close(s); /* writes what waits */
+	s = opened(*state);
+	store_load(s, note, &seen);
+	assert_int_equal(seen.count, 2);
+	assert_int_equal(seen.with_state, 1);
+	seen = (struct seen){ 0 };
+	assert_int_equal(store_remove(s, "vm2", NULL), 0);
+	assert_false(there(*state, "vm2"));
+	store_load(s, note, &seen);
+	assert_string_equal(seen.names, "vm1 ");
+	assert_int_equal(seen.last_n, 99);
+	store_close(s);
+}
+
+/* What is not kept is not there, for this daemon or for the next. */
+static void test_drafts(void **state)
+{
+	struct store *s = opened(*state);
+	struct store_work w[3];
+	struct seen seen = { 0 };
+	struct loop *l;
+	struct err e;
+
+	assert_int_equal(loop_new(8, &l, &e), 0);
+	for (unsigned i = 0; i < 3; i++)
+		draft(s, &w[i], l, i ? "b" : "a");
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(finish(s, &w[i]), 0);
+	store_drop_draft(s, &w[1]);
+	assert_int_equal(store_keep_draft(s, &w[1], "b", &e), -ENOENT);
+	assert_int_equal(store_keep_draft(s, &w[0], "a", &e), 0);
+	store_load(s, note, &seen);
+	assert_string_equal(seen.names, "a ");
+	assert_true(there(*state, ".draft-3"));
+	store_close(s);
+	s = opened(*state);
+	assert_false(there(*state, ".draft-3"));
+	store_close(s);
+	loop_free(l);
+}
+
+/* What waits to be written is not written into the folder of a new one of that name. */
+static void test_removed_behind(void **state)
+{
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+	struct store *s = opened(*state);
+	struct seen seen = { 0 };
+	struct store_work old, new;
+	struct loop *l;
+	struct err e;
+
+	assert_int_equal(loop_new(8, &l, &e), 0);
+	define(s, "vm1");
+	put(*state, "vm1/managed.save", "state");
+	for (unsigned i = 0; i < 100; i++) /* of which the last waits for the others */
+		store_save_file(s, i % 2 ? "a.json" : "b.json", o);
+	store_save_state(s, "vm1", o);
+	draft(s, &new, l, "vm1");
+	begin(&old, l);
+	assert_int_equal(store_remove_behind(s, &old, "vm1", &e), 0);
+	assert_false(there(*state, "vm1/definition.json"));
+	while (new.done)
+		loop_run_once(l, UINT64_MAX);
+	assert_int_equal(store_keep_draft(s, &new, "vm1", &e), 0);
+	assert_int_equal(finish(s, &old), 0);
+	store_settle(s);
+	assert_true(there(*state, "vm1/definition.json"));
+	assert_false(there(*state, "vm1/state.json"));
+	assert_false(there(*state, "vm1/managed.save"));
+	begin(&old, l);
+	assert_int_equal(store_remove_behind(s, &old, "vm1", &e), 0);
+	assert_int_equal(finish(s, &old), 0);
+	assert_false(there(*state, "vm1"));
+	store_load(s, note, &seen);
+	assert_int_equal(seen.count, 0);
+	store_close(s);
+	loop_free(l);
+}
+
+/* Whoever gets the old name meanwhile does not get the folder along. */
+static void test_renamed_behind(void **state)
+{
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+	struct store *s = opened(*state);
+	struct store_work old, new;
+	struct loop *l;
+	struct err e;
+
+	assert_int_equal(loop_new(8, &l, &e), 0);
+	define(s, "vm1");
+	put(*state, "vm1/managed.save", "state");
+	draft(s, &new, l, "vm1");
+	while (new.done)
+		loop_run_once(l, UINT64_MAX);
+	for (unsigned i = 0; i < 100; i++)
+		store_save_file(s, i % 2 ? "a.json" : "b.json", o);
+	begin(&old, l);
+	assert_int_equal(store_rename(s, &old, "vm1", "vm2", o, &e), 0);
+	assert_int_equal(store_keep_draft(s, &new, "vm1", &e), 0);
+	assert_int_equal(finish(s, &old), 0);
+	assert_true(there(*state, "vm1/definition.json"));
+	assert_false(there(*state, "vm1/managed.save"));
+	assert_true(there(*state, "vm2/definition.json"));
+	assert_true(there(*state, "vm2/managed.save"));
+	store_close(s);
+	loop_free(l);
+}
+
+/* A daemon was killed in the middle of an undefine. */
+static void test_remains(void **state)
+{
+	struct store *s = opened(*state);
+	struct seen seen = { 0 };
+	char path[128];
+
+	for (unsigned i = 0; i < 3; i++) {
+		snprintf(path, sizeof(path), "vm%u", i);
+		define(s, path);
+		snprintf(path, sizeof(path), "vm%u/undefine.json", i);
+		put(*state, path, "{}");
+	}
+	snprintf(path, sizeof(path), "%s/vms/vm0/definition.json", (char *)*state);
+	assert_int_equal(unlink(path), 0);
+	put(*state, "vm1/definition.json", "damaged");
+	store_load(s, note, &seen);
+	assert_string_equal(seen.names, "vm2 ");
+	assert_false(there(*state, "vm0"));
+	assert_true(there(*state, "vm1/undefine.json"));
+	assert_true(there(*state, "vm2/undefine.json"));
+	store_close(s);
+}
+
+/* What would be put aside when it is loaded is not saved. */
+static void test_too_large(void **state)
+{
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+	const size_t size = 4 * 1024 * 1024;
+	struct store *s = opened(*state);
+	char *text = malloc(size + 1);
+	struct store_work w;
+	struct loop *l;
+	struct err e;
+
+	assert_non_null(text);
+	memset(text, 'x', size);
+	text[size] = 0;
+	assert_int_equal(loop_new(8, &l, &e), 0);
+	js_put_str(o, "text", text);
+	free(text);
+	begin(&w, l);
+	store_write_draft(s, &w, o);
+	assert_int_equal(finish(s, &w), -EFBIG);
+	assert_int_equal(store_write_file(s, "x.json", o, &e), -EFBIG);
+	begin(&w, l);
+	store_write_file_behind(s, &w, "x.json", o);
+	assert_int_equal(finish(s, &w), -EFBIG);
+	assert_int_equal(store_save_definition_soon(s, "vm1", o, "fork.pending", &e), -EFBIG);
+	assert_null(store_load_file(s, "x.json"));
+	assert_false(there(*state, "vm1"));
+	store_close(s);
+	loop_free(l);
+}
+
+/* A clone is there with its marker, or not at all, whatever is left from before. */
+static void test_with_a_marker(void **state)
+{
+	struct json_object *o = json_object_new_object();
+	struct seen seen = { 0 };
+	struct store *s = opened(*state);
+	struct err e;
+
+	js_put_str(o, "name", "c1");
+	js_put_int(o, "version", 1);
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(store_save_definition_soon(s, "c1", o, "fork.pending", &e), 0);
+		assert_true(store_has_file(s, "c1", "definition.json"));
+		assert_true(store_has_file(s, "c1", "fork.pending"));
+	}
+	store_close(s); /* what it was to make safe is done, and nothing else is written */
+	s = opened(*state);
+	store_load(s, note, &seen);
+	assert_int_equal(seen.count, 1);
+	assert_int_equal(store_remove_marker(s, "c1", "fork.pending", &e), 0);
+	assert_false(store_has_file(s, "c1", "fork.pending"));
+	assert_int_equal(store_save_definition_soon(s, "c2", o, "fork.pending", &e), 0);
+	assert_int_equal(store_remove(s, "c2", &e), 0);
+	assert_false(store_has_file(s, "c2", "fork.pending"));
+	/* A folder that cannot be made leaves nothing. */
+	assert_true(store_save_definition_soon(s, "c3/x", o, "no/such/folder", &e) < 0);
+	assert_false(store_has_file(s, "c3/x", "definition.json"));
+	store_close(s);
+	json_object_put(o);
+}
+
+static void name_note(void *opaque, const char *name)
+{
+	char *names = opaque;
+
+	strcat(names, name);
+	strcat(names, " ");
+}
+
+/* Beside the VMs': one step each, and what was left half is none. */
+static void test_files_in_a_folder(void **state)
+{
+	struct json_object *o = json_object_new_object(), *is;
+	struct store *s = opened(*state);
+	char names[100] = "", path[PATH_MAX];
+	struct err e;
+
+	store_each_file(s, "batches", name_note, names); /* there is no such folder */
+	js_put_str(o, "a", "1");
+	assert_int_equal(store_put_soon(s, "batches/x.json", o, &e), 0);
+	js_put_str(o, "a", "2");
+	assert_int_equal(store_put_soon(s, "batches/x.json", o, &e), 0);
+	assert_int_equal(store_put_soon(s, "lock/x.json", o, &e), -ENOTDIR);
+	snprintf(path, sizeof(path), "%s/batches/y.json.tmp", (const char *)*state);
+	assert_int_equal(file_write_atomic(path, "{", 1, 0600, &e), 0);
+	store_each_file(s, "batches", name_note, names);
+	assert_string_equal(names, "x.json ");
+	assert_int_equal(access(path, F_OK), -1);
+	is = store_load_file(s, "batches/x.json");
+	assert_string_equal(js_get_str(is, "a"), "2");
+	json_object_put(is);
+	assert_int_equal(store_remove_soon(s, "batches/x.json", &e), 0);
+	assert_int_equal(store_remove_soon(s, "batches/x.json", &e), 0);
+	store_each_file(s, "batches", name_note, names);
+	assert_string_equal(names, "x.json ");
+	store_close(s);
+	json_object_put(o);
+}
+
+static void test_damage(void **state)
+{
+	static const char *const damages[] = { "", "{", "not json", "[]", "{\"version\":0}", "{}",
+		"{\"version\":\"1\"}" };
+	struct store *s = opened(*state);
+
+	define(s, "good");
+	for (size_t i = 0; i < sizeof(damages) / sizeof(damages[0]); i++) {
+		struct seen seen = { 0 };
+
+		define(s, "bad");
+		put(*state, "bad/definition.json", damages[i]);
+		put(*state, "good/state.json", damages[i]);
+		store_load(s, note, &seen);
+		assert_string_equal(seen.names, "good ");
+		assert_int_equal(seen.with_state, 0);
+		assert_true(there(*state, "bad/definition.json.damaged"));
+		assert_false(there(*state, "bad/definition.json"));
+		assert_true(there(*state, "good/state.json.damaged"));
+	}
+	store_close(s);
+}
+
+/* A crash left a half-written temporary file: the old content counts. */
+static void test_half_written(void **state)
+{
+	struct store *s = opened(*state);
+	struct seen seen = { 0 };
+
+	define(s, "vm1");
+	put(*state, "vm1/definition.json.tmp", "{\"version\":1,\"na");
+	store_load(s, note, &seen);
+	assert_string_equal(seen.names, "vm1 ");
+	store_close(s);
+}
+
+static void test_second_daemon(void **state)
+{
+	struct store *s = opened(*state), *second = NULL;
+	struct err e;
+
+	assert_int_equal(store_open(*state, &second, &e), -16);
+	assert_int_equal(e.cls, ERR_BUSY);
+	assert_non_null(strstr(e.msg, "another cairnd (pid"));
+	assert_null(second);
+	store_close(s);
+	store_close(opened(*state));
+}
+
+/* A daemon that was killed while it started a process: that has the lock for a moment longer. */
+static void test_lock_of_one_that_is_gone(void **state)
+{
+	int gone[2], status;
+	char byte;
+	pid_t pid;
+
+	assert_int_equal(pipe(gone), 0);
+	pid = fork();
+	if (!pid) {
+		opened(*state);
+		if (!fork()) {
+			usleep(300000);
+			_exit(0); /* and with it the end of the pipe */
+		}
+		_exit(0);
+	}
+	close(gone[1]);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	store_close(opened(*state));
+	assert_int_equal(read(gone[0], &byte, 1), 0);
+	close(gone[0]);
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_round_trip, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_drafts, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_removed_behind, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_renamed_behind, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_remains, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_too_large, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_files_in_a_folder, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_with_a_marker, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_damage, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_half_written, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_second_daemon, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_lock_of_one_that_is_gone, setup, teardown),
+	};
+
+	alarm(30 * TEST_SLOW);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,215 @@
+/* QMP's framing: the same texts come out however the bytes were cut, and nothing a client
+ * sends makes it grow without bound. */
+#include "api/wire/json.h"
+#include "api/wire/utf8.h"
+#include "api/wire/wire.h"
+#include "base/err.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+struct result {
+	char log[4096]; /* texts in canonical form, "!" for errors, "X" for the fatal one */
+};
+
+/* Feed all of it; returns false after a fatal error. */
+static bool feed(struct wire *w, struct result *res, const char *data, size_t len)
+{
+	while (len) {
+		CLEANUP_JS struct json_object *o = NULL;
+		char *at = res->log + strlen(res->log);
+		size_t left = sizeof(res->log) - strlen(res->log), used = 0;
+		struct err e;
+		enum wire_result r = wire_feed(w, data, len, &used, &o, &e);
+
+		assert_true(used > 0 && used <= len);
+		data += used;
+		len -= used;
+		if (r == WIRE_TEXT)
+			snprintf(at, left, "%s;", json_object_to_json_string_ext(o, 0));
+		else if (r == WIRE_ERROR)
+			snprintf(at, left, "!");
+		else if (r == WIRE_FATAL) {
+			snprintf(at, left, "X");
+			return false;
+		}
+	}
+	return true;
+}
+
+static void expect(const char *data, size_t len, const char *log)
+{
+	/* In one piece, and cut in two at every byte, and byte by byte. */
+	for (size_t cut = 0; cut <= len + 1; cut++) {
+		struct result res = { "" };
+		struct wire w;
+
+		wire_init(&w);
+		if (cut <= len) {
+			feed(&w, &res, data, cut);
+			feed(&w, &res, data + cut, len - cut);
+		} else {
+			for (size_t i = 0; i < len; i++)
+				feed(&w, &res, data + i, 1);
+		}
+		if (strcmp(res.log, log))
+			fail_msg("cut at %zu: \"%s\" instead of \"%s\"", cut, res.log, log);
+		wire_done(&w);
+	}
+}
+
+#define EXPECT(text, log) expect(text, sizeof(text) - 1, log)
+
+static void test_texts(void **state)
+{
+	(void)state;
+	EXPECT("{\"execute\":\"a\"}", "{\"execute\":\"a\"};");
+	EXPECT("{\"a\":1}{\"b\":2} \r\n\t{\"c\":3}\n", "{\"a\":1};{\"b\":2};{\"c\":3};");
+	EXPECT("{\"a\":\"}{\",\"b\":\"\\\"}\"}", "{\"a\":\"}{\",\"b\":\"\\\"}\"};");
+	EXPECT("{'a':'{\"x','b':\"'\"}", "{\"a\":\"{\\\"x\",\"b\":\"'\"};");
+	EXPECT("[1,[2]]", "[1,[2]];");
+	EXPECT("{\"a\":\"\xc3\xa4\"}", "{\"a\":\"\xc3\xa4\"};");
+	EXPECT("", "");
+	EXPECT(" \n\n ", "");
+}
+
+static void test_errors(void **state)
+{
+	(void)state;
+	EXPECT("{\"a\" 1}{\"b\":2}", "!{\"b\":2};");
+	EXPECT("hello world\n{\"b\":2}", "!{\"b\":2};");
+	EXPECT("hello {\"b\":2}", "!{\"b\":2};");
+	EXPECT("}}}}\n}\n{\"b\":2}", "!!{\"b\":2};");
+	EXPECT("{]}{\"b\":2}", "!!{\"b\":2};");
+	EXPECT("{\"a\":\"\x80\"}{\"b\":2}", "!{\"b\":2};");
+	EXPECT("\0{\"b\":2}", "!{\"b\":2};");
+	EXPECT("{\"a\":tru}{\"b\":2}", "!{\"b\":2};");
+}
+
+static void test_reset(void **state)
+{
+	(void)state;
+	EXPECT("\xff{\"a\":1}", "{\"a\":1};");
+	EXPECT("{\"half\":\xff{\"a\":1}", "{\"a\":1};");
+	EXPECT("{\"half\":\"str\xff{\"a\":1}", "{\"a\":1};");
+	EXPECT("{\"a\":1}\xff\xff{\"a\":1}\xff", "{\"a\":1};{\"a\":1};");
+	EXPECT("garbage\xff{\"a\":1}", "!{\"a\":1};");
+}
+
+static void test_nesting(void **state)
+{
+	struct result res = { "" };
+	char *text = malloc(20100);
+	struct wire w;
+
+	(void)state;
+	wire_init(&w);
+	memset(text, '[', 10000);
+	memset(text + 10000, ']', 10000);
+	memcpy(text + 20000, "{\"a\":1}", 8);
+	assert_true(feed(&w, &res, text, 20007));
+	/* One error, not ten thousand, and the next command is heard. */
+	assert_string_equal(res.log, "!{\"a\":1};");
+	assert_true(w.cap < 4096);
+	free(text);
+	wire_done(&w);
+}
+
+static void flood(const char *start, char fill, const char *log)
+{
+	static char block[65536];
+	struct result res = { "" };
+	struct wire w;
+	size_t sent = 0;
+
+	wire_init(&w);
+	memset(block, fill, sizeof(block));
+	feed(&w, &res, start, strlen(start));
+	while (sent < 100u * 1024 * 1024 && feed(&w, &res, block, sizeof(block)))
+		sent += sizeof(block);
+	assert_string_equal(res.log, log);
+	/* Refused near the limit, not after 100 MB; never held. */
+	assert_true(sent <= WIRE_TEXT_MAX + 2 * sizeof(block));
+	assert_true(w.cap <= 4 * WIRE_TEXT_MAX);
+	wire_done(&w);
+}
+
+static void test_floods(void **state)
+{
+	(void)state;
+	flood("", 'a', "!X");
+	flood("{\"a\":\"", 'a', "X");
+	flood("{", ' ', "X");
+	flood("", '[', "!X");
+	flood("", '}', "!X");
+}
+
+static void test_memory_is_given_back(void **state)
+{
+	struct result res = { "" };
+	char *big = malloc(500000);
+	struct wire w;
+
+	(void)state;
+	memset(big, ' ', 500000);
+	big[0] = '{';
+	big[499999] = '}';
+	wire_init(&w);
+	assert_true(feed(&w, &res, big, 500000));
+	assert_string_equal(res.log, "{};");
+	assert_int_equal(w.cap, 0);
+	free(big);
+	wire_done(&w);
+}
+
+/* Server's lines: ASCII only, whatever is in them. */
+static void test_line(void **state)
+{
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+	size_t len;
+	char *line;
+
+	(void)state;
+	js_put_str(o, "a", "\xc3\xa4\xf0\x9f\x98\x80/\x7f\x01");
+	line = js_line(o, &len);
+	assert_string_equal(line, "{\"a\":\"\\u00e4\\ud83d\\ude00/\\u007f\\u0001\"}\r\n");
+	assert_int_equal(len, strlen(line));
+	free(line);
+	js_put_str(o, "a", "\xff\xc3(\xed\xa0\x80\xe2\x82");
+	line = js_line(o, &len);
+	assert_string_equal(line,
+		"{\"a\":\"\\ufffd\\ufffd(\\ufffd\\ufffd\\ufffd\\ufffd\\ufffd\"}\r\n");
+	free(line);
+}
+
+static void test_clean(void **state)
+{
+	char text[] = "a\x1b[2J\n\x7f \xc3\xa4 \xf0\x9f\x98\x80 \xff \xc3( \xc2\x9b \xe2\x82";
+
+	(void)state;
+	text_clean(text);
+	assert_string_equal(text, "a?[2J?? \xc3\xa4 \xf0\x9f\x98\x80 ? ?( ?? ??");
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_texts),
+		cmocka_unit_test(test_errors),
+		cmocka_unit_test(test_reset),
+		cmocka_unit_test(test_nesting),
+		cmocka_unit_test(test_floods),
+		cmocka_unit_test(test_memory_is_given_back),
+		cmocka_unit_test(test_line),
+		cmocka_unit_test(test_clean),
+	};
+
+	alarm(30 * TEST_SLOW);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,384 @@
+/* The qcow2 engine against a shadow file, with qemu-img as the judge: random operations
+ * on each set of options, then `qemu-img check` has to be clean and `qemu-img compare`
+ * has to find the shadow's content. */
+#include "fixture_block.h"
+
+#include "base/util.h"
+#include "block/qcow2/qcow2.h"
+
+#include <signal.h>
+#include <sys/resource.h>
+
+#define DISK_BYTES (24 * MIB)
+
+struct options {
+	const char *name;
+	const char *qemu; /* -o for qemu-img create; NULL: our own create with: */
+	uint32_t cluster_bits, refcount_order, version;
+	bool extended, lazy;
+	const char *backing; /* "raw" or "qcow2": a shorter one with a pattern */
+};
+
+static const struct options sets[] = {
+	{ "ours 64k", NULL, 16, 4, 3, false, false, NULL },
+	{ "ours 4k", NULL, 12, 4, 3, false, false, NULL },
+	{ "ours 512", NULL, 9, 4, 3, false, false, NULL },
+	{ "ours 512 refcount 64", NULL, 9, 6, 3, false, false, NULL },
+	{ "ours 2M", NULL, 21, 4, 3, false, false, NULL },
+	{ "ours refcount 1", NULL, 16, 0, 3, false, false, NULL },
+	{ "ours refcount 8 v3 1k", NULL, 10, 3, 3, false, false, NULL },
+	{ "ours v2", NULL, 16, 4, 2, false, false, NULL },
+	{ "ours lazy", NULL, 16, 4, 3, false, true, NULL },
+	{ "ours extended", NULL, 16, 4, 3, true, false, NULL },
+	{ "ours backing raw", NULL, 16, 4, 3, false, false, "raw" },
+	{ "ours v2 backing", NULL, 14, 4, 2, false, false, "raw" },
+	{ "ours extended backing", NULL, 14, 4, 3, true, false, "qcow2" },
+	{ "qemu default", "compat=1.1", 0, 0, 0, false, false, NULL },
+	{ "qemu 512", "cluster_size=512", 0, 0, 0, false, false, NULL },
+	{ "qemu 512 refcount 64", "cluster_size=512,refcount_bits=64", 0, 0, 0, false, false, NULL },
+	{ "qemu 2M", "cluster_size=2M", 0, 0, 0, false, false, NULL },
+	{ "qemu refcount 1", "refcount_bits=1,cluster_size=4k", 0, 0, 0, false, false, NULL },
+	{ "qemu v2", "compat=0.10", 0, 0, 0, false, false, NULL },
+	{ "qemu metadata", "preallocation=metadata", 0, 0, 0, false, false, NULL },
+	{ "qemu extended", "extended_l2=on,cluster_size=128k", 0, 0, 0, false, false, NULL },
+	{ "qemu backing qcow2", "cluster_size=32k", 0, 0, 0, false, false, "qcow2" },
+};
+
+static void image_make(struct fixture *f, const struct options *o)
+{
+	if (o->backing) {
+		fixture_run(f, "qemu-img create -q -f %s base.img 13M", o->backing);
+		fixture_run(f, "qemu-io -f %s -c 'write -P 0x5b 1M 9M' base.img", o->backing);
+		fixture_run(f, "qemu-img convert -f %s -O raw base.img shadow", o->backing);
+	}
+	fixture_run(f, "truncate -s %llu shadow", (unsigned long long)DISK_BYTES);
+	if (o->qemu) {
+		fixture_run(f, "qemu-img create -q -f qcow2 -o %s %s %s img %llu", o->qemu,
+			o->backing ? "-b base.img -F" : "", o->backing ? o->backing : "",
+			(unsigned long long)DISK_BYTES);
+	} else {
+		struct qcow2_create c = { .size_bytes = DISK_BYTES, .cluster_bits = o->cluster_bits,
+			.refcount_order = o->refcount_order, .version = o->version,
+			.lazy_refcounts = o->lazy, .extended_l2 = o->extended,
+			.backing_name = o->backing ? "base.img" : NULL, .backing_format = o->backing };
+
+		fixture_create(f, "img", &c);
+	}
+}
+
+static void judge(struct fixture *f)
+{
+	fixture_run(f, "qemu-img check -q -f qcow2 img");
+	fixture_run(f, "qemu-img compare -q -f raw -F qcow2 shadow img");
+}
+
+static void random_ops(struct fixture *f, unsigned ops, unsigned depth)
+{
+	struct block *b = fixture_open(f, "img", BLOCK_FORMAT_QCOW2, false);
+
+	fixture_shadow_open(f, "shadow", DISK_BYTES);
+	shadow_run(f, b, ops, depth);
+	shadow_verify(f, b);
+	assert_int_equal(block_close(b), 0);
+}
+
+static void test_options(void **state)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(sets); i++) {
+		struct fixture f;
+
+		fixture_begin(&f, (unsigned)i + 1);
+		print_message("%s\n", sets[i].name);
+		image_make(&f, &sets[i]);
+		random_ops(&f, 150, 1);
+		judge(&f);
+		random_ops(&f, 250, 12);
+		judge(&f);
+		fixture_end(&f);
+	}
+	(void)state;
+}
+
+/* A snapshot's clusters are shared: writes go elsewhere, the snapshot keeps its content. */
+static void test_snapshot_kept(void **state)
+{
+	struct fixture f;
+
+	fixture_begin(&f, 77);
+	fixture_run(&f, "qemu-img create -q -f qcow2 -o cluster_size=4k img %llu",
+		(unsigned long long)DISK_BYTES);
+	fixture_run(&f, "truncate -s %llu shadow", (unsigned long long)DISK_BYTES);
+	random_ops(&f, 150, 8);
+	fixture_run(&f, "cp --sparse=always shadow before");
+	fixture_run(&f, "qemu-img snapshot -c one img");
+	random_ops(&f, 300, 8);
+	judge(&f);
+	fixture_run(&f, "qemu-img convert -l one -O raw img then");
+	fixture_run(&f, "cmp then before");
+	fixture_run(&f, "qemu-img snapshot -d one img");
+	judge(&f);
+	fixture_end(&f);
+	(void)state;
+}
+
+static void test_compressed(void **state)
+{
+	static const char *const types[] = { "zlib", "zstd" };
+
+	for (size_t i = 0; i < 2; i++) {
+		struct fixture f;
+
+		fixture_begin(&f, 5 + (unsigned)i);
+		fixture_run(&f, "qemu-img create -q -f raw shadow %llu", (unsigned long long)DISK_BYTES);
+		fixture_run(&f, "qemu-io -f raw -c 'write -P 7 0 5M' -c 'write -P 9 7M 3M' shadow");
+		fixture_run(&f, "head -c 3M /dev/urandom | dd of=shadow bs=1M seek=11 conv=notrunc "
+			"status=none");
+		fixture_run(&f, "qemu-img convert -c -f raw -O qcow2 -o compression_type=%s shadow img",
+			types[i]);
+		random_ops(&f, 200, 6);
+		judge(&f);
+		fixture_end(&f);
+	}
+	(void)state;
+}
+
+struct sync_counter {
+	struct loop_trace trace;
+	unsigned syncs, writes;
+};
+
+static void count_submit(struct loop_trace *t, struct loop_op *op, enum loop_op_kind kind, int fd,
+	const struct iovec *iov, unsigned niov, uint64_t offset, uint64_t len, int mode)
+{
+	struct sync_counter *c = container_of(t, struct sync_counter, trace);
+
+	c->syncs += kind == LOOP_OP_SYNC;
+	c->writes += kind == LOOP_OP_WRITE;
+	(void)op, (void)fd, (void)iov, (void)niov, (void)offset, (void)len, (void)mode;
+}
+
+static void count_complete(struct loop_trace *t, struct loop_op *op, int res)
+{
+	(void)t, (void)op, (void)res;
+}
+
+/* The point of the ordered groups: thousands of writes that each take a cluster, also off
+ * a snapshot, cost a handful of syncs and of table writes. */
+static void test_few_syncs(void **state)
+{
+	static uint8_t buf[4096] __attribute__((aligned(4096)));
+	struct sync_counter c = { .trace = { count_submit, count_complete } };
+	struct fixture f;
+
+	fixture_begin(&f, 31);
+	fixture_run(&f, "qemu-img create -q -f qcow2 -o cluster_size=4k img 24M && "
+		"qemu-io -c 'write -P 1 0 12M' img && qemu-img snapshot -c one img");
+	for (int round = 0; round < 2; round++) {
+		struct block *b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
+
+		c.syncs = c.writes = 0;
+		loop_trace(f.loop, &c.trace);
+		for (uint64_t off = round * 12 * MIB; off < (round + 1) * 12 * MIB; off += 4096)
+			assert_int_equal(fixture_rw(b, BLOCK_WRITE, off, buf, 4096), 0);
+		assert_int_equal(shadow_flush(&f, b), 0);
+		loop_trace(f.loop, NULL);
+		assert_in_range(c.syncs, 1, 6);
+		assert_in_range(c.writes, 3072, 3072 + 60);
+		assert_int_equal(block_close(b), 0);
+	}
+	fixture_run(&f, "qemu-img check -q img");
+	fixture_end(&f);
+	(void)state;
+}
+
+/* Nobody flushes: the tables are in the file a second later all the same. */
+static void test_written_in_time(void **state)
+{
+	static uint8_t buf[4096] __attribute__((aligned(4096))) = { 1 };
+	uint64_t until = loop_now_ns() + 1200 * 1000000ULL, now;
+	struct fixture f;
+	struct block *b;
+
+	fixture_begin(&f, 32);
+	fixture_run(&f, "qemu-img create -q -f qcow2 img 24M");
+	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
+	assert_int_equal(fixture_rw(b, BLOCK_WRITE, MIB, buf, 4096), 0);
+	fixture_run(&f, "cp img now && qemu-io -r -c 'read -P 0 1M 4k' now");
+	while ((now = loop_now_ns()) < until)
+		loop_run_once(f.loop, until - now);
+	do
+		loop_run_once(f.loop, 0);
+	while (loop_ops_in_flight(f.loop));
+	fixture_run(&f, "cp img then && qemu-io -r -c 'read -P 1 1M 1' then");
+	assert_int_equal(block_close(b), 0);
+	fixture_end(&f);
+	(void)state;
+}
+
+/* What is told to be flushed is in the file without a close. */
+static void test_flush_is_durable(void **state)
+{
+	struct fixture f;
+	struct qcow2_create c = { .size_bytes = DISK_BYTES, .cluster_bits = 12, .refcount_order = 4,
+		.version = 3 };
+	struct block *b;
+
+	fixture_begin(&f, 9);
+	fixture_create(&f, "img", &c);
+	fixture_run(&f, "truncate -s %llu shadow", (unsigned long long)DISK_BYTES);
+	fixture_shadow_open(&f, "shadow", DISK_BYTES);
+	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
+	shadow_run(&f, b, 200, 8);
+	assert_int_equal(shadow_flush(&f, b), 0);
+	/* A copy of the file now is what a crash would leave. */
+	fixture_run(&f, "cp img crashed");
+	fixture_run(&f, "qemu-img compare -q -f raw -F qcow2 shadow crashed");
+	fixture_check_leaks_only(&f, "crashed");
+	assert_int_equal(block_close(b), 0);
+	judge(&f);
+	fixture_end(&f);
+	(void)state;
+}
+
+/* No room: the writes fail and say so, what was written before is there, and after room was
+ * made it goes on. A limit on file sizes stands for the full disk. */
+static void test_no_room(void **state)
+{
+	static uint8_t buf[256 * KIB] __attribute__((aligned(4096)));
+	struct qcow2_create c = { .size_bytes = DISK_BYTES, .cluster_bits = 12, .refcount_order = 4,
+		.version = 3 };
+	struct rlimit none, limit;
+	struct fixture f;
+	struct block *b;
+	uint64_t off = 0;
+
+	fixture_begin(&f, 21);
+	signal(SIGXFSZ, SIG_IGN);
+	fixture_create(&f, "img", &c);
+	fixture_run(&f, "truncate -s %llu shadow", (unsigned long long)DISK_BYTES);
+	fixture_shadow_open(&f, "shadow", DISK_BYTES);
+	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
+	getrlimit(RLIMIT_FSIZE, &none);
+	limit = (struct rlimit){ 2 * MIB, none.rlim_max };
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+	memset(buf, 0x77, sizeof(buf));
+	log_silence(true);
+	for (; off < DISK_BYTES; off += sizeof(buf)) {
+		if (fixture_rw(b, BLOCK_WRITE, off, buf, sizeof(buf)) < 0)
+			break;
+		memcpy(f.shadow + off, buf, sizeof(buf));
+	}
+	assert_true(off > MIB && off < 2 * MIB);
+	(void)shadow_flush(&f, b);
+	shadow_verify(&f, b);
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &none), 0);
+	log_silence(false);
+	assert_int_equal(shadow_flush(&f, b), 0);
+	for (; off < DISK_BYTES; off += sizeof(buf)) {
+		assert_int_equal(fixture_rw(b, BLOCK_WRITE, off, buf, sizeof(buf)), 0);
+		memcpy(f.shadow + off, buf, sizeof(buf));
+	}
+	assert_int_equal(block_close(b), 0);
+	judge(&f);
+	fixture_end(&f);
+	(void)state;
+}
+
+struct told {
+	struct block_watch watch;
+	unsigned times;
+	int error;
+};
+
+static void told_trouble(struct block_watch *w, int error, const char *why)
+{
+	struct told *t = (struct told *)w;
+
+	(void)why;
+	t->times++;
+	t->error = error;
+}
+
+static void file_limit(uint64_t bytes)
+{
+	struct rlimit l;
+
+	getrlimit(RLIMIT_FSIZE, &l);
+	l.rlim_cur = bytes;
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &l), 0);
+}
+
+static void run_until(struct fixture *f, const struct told *t, unsigned times)
+{
+	while (t->times < times)
+		loop_run_once(f->loop, UINT64_MAX); /* the commit's own timer */
+}
+
+/* Tables that cannot be written when no request waits: told once, tried again, told again after
+ * it has worked in between; a flush gets the error itself. */
+static void test_no_room_for_tables(void **state)
+{
+	static uint8_t buf[4096] __attribute__((aligned(4096)));
+	struct told told = { .watch.trouble = told_trouble };
+	struct fixture f;
+	struct block *b;
+
+	fixture_begin(&f, 22);
+	signal(SIGXFSZ, SIG_IGN);
+	fixture_run(&f, "qemu-img create -q -f qcow2 img 24M");
+	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
+	block_watch(b, &told.watch);
+	log_silence(true);
+	for (unsigned i = 1; i <= 2; i++) {
+		assert_int_equal(fixture_rw(b, BLOCK_WRITE, i * MIB, buf, sizeof(buf)), 0);
+		file_limit(4096);
+		run_until(&f, &told, i);
+		assert_int_equal(told.error, -EFBIG);
+		assert_int_equal(fixture_op(b, BLOCK_FLUSH, 0, 0, 0), -EFBIG);
+		assert_int_equal(told.times, i);
+		file_limit(RLIM_INFINITY);
+		assert_int_equal(fixture_op(b, BLOCK_FLUSH, 0, 0, 0), 0);
+	}
+	log_silence(false);
+	assert_false(block_is_corrupt(b));
+	assert_int_equal(block_close(b), 0);
+	fixture_run(&f, "qemu-img check -q img");
+	fixture_end(&f);
+	(void)state;
+}
+
+static void test_read_only(void **state)
+{
+	struct fixture f;
+	char sector[512] = { 1 };
+	struct block *b;
+
+	fixture_begin(&f, 3);
+	fixture_run(&f, "qemu-img create -q -f qcow2 img 1M");
+	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, true);
+	assert_int_equal(fixture_rw(b, BLOCK_WRITE, 0, sector, 512), -EROFS);
+	assert_int_equal(fixture_rw(b, BLOCK_READ, 0, sector, 512), 0);
+	assert_int_equal(sector[0], 0);
+	assert_int_equal(fixture_rw(b, BLOCK_READ, 1 * MIB, sector, 512), -EINVAL);
+	assert_int_equal(fixture_rw(b, BLOCK_READ, 100, sector, 512), -EINVAL);
+	assert_int_equal(block_close(b), 0);
+	fixture_end(&f);
+	(void)state;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_read_only),
+		cmocka_unit_test(test_no_room), cmocka_unit_test(test_no_room_for_tables),
+		cmocka_unit_test(test_options),
+		cmocka_unit_test(test_snapshot_kept),
+		cmocka_unit_test(test_compressed),
+		cmocka_unit_test(test_flush_is_durable),
+		cmocka_unit_test(test_few_syncs),
+		cmocka_unit_test(test_written_in_time),
+	};
+
+	alarm(120 * TEST_SLOW);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

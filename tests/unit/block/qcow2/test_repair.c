@@ -1,0 +1,409 @@
+/* Repair: images broken in many ways come out whole, with the data that they had; and a power cut
+ * at any point of a repair, with any choice of what was not yet synced, leaves an image that
+ * reads the same and can be repaired again. */
+#include "fixture_block.h"
+
+#include "base/util.h"
+#include "block/qcow2/qcow2.h"
+
+#include <sys/stat.h>
+#include <sys/syscall.h>
+
+#define DISK_BYTES (1 * MIB)
+#define IMAGE_BYTES_MAX (8 * MIB)
+#define CUTS_BESIDE_SYNC 3
+#define CUTS_MAX 60
+
+/* ---- what a repair asks of the file: these stand before libc's ---- */
+
+struct event {
+	bool sync;
+	uint64_t off;
+	size_t len;
+	uint8_t *data;
+};
+
+static struct event events[4096];
+static size_t nevents;
+static bool recording;
+
+ssize_t pwrite(int fd, const void *buf, size_t len, off_t off);
+int fdatasync(int fd);
+
+ssize_t pwrite(int fd, const void *buf, size_t len, off_t off)
+{
+	if (recording && nevents < ARRAY_SIZE(events)) {
+		struct event *ev = &events[nevents++];
+
+		*ev = (struct event){ .off = (uint64_t)off, .len = len, .data = malloc(len) };
+		memcpy(ev->data, buf, len);
+	}
+	return syscall(SYS_pwrite64, fd, buf, len, off);
+}
+
+int fdatasync(int fd)
+{
+	if (recording && nevents < ARRAY_SIZE(events))
+		events[nevents++] = (struct event){ .sync = true };
+	return (int)syscall(SYS_fdatasync, fd);
+}
+
+static void events_free(void)
+{
+	for (size_t i = 0; i < nevents; i++)
+		free(events[i].data);
+	nevents = 0;
+}
+
+/* ---- images ---- */
+
+static void header_of(struct fixture *f, const char *name, struct qcow2_header *h)
+{
+	char path[256];
+	int fd;
+
+	fixture_path(f, name, path, sizeof(path));
+	fd = open(path, O_RDONLY);
+	assert_int_equal(qcow2_header_read(fd, name, h, &f->err), 0);
+	close(fd);
+}
+
+static int repair(struct fixture *f, const char *name, enum qcow2_repair how, struct qcow2_check *c)
+{
+	struct qcow2_header h;
+	char path[256];
+	int fd, r;
+
+	fixture_path(f, name, path, sizeof(path));
+	fd = open(path, O_RDWR);
+	assert_int_equal(qcow2_header_read(fd, name, &h, &f->err), 0);
+	*c = (struct qcow2_check){ 0 };
+	r = qcow2_repair(fd, &h, how, c, &f->err);
+	close(fd);
+	return r;
+}
+
+static uint8_t *content(struct fixture *f, const char *name)
+{
+	struct block *b = fixture_open(f, name, BLOCK_FORMAT_QCOW2, true);
+	uint8_t *p = malloc(DISK_BYTES);
+
+	assert_int_equal(fixture_rw(b, BLOCK_READ, 0, p, DISK_BYTES), 0);
+	block_close(b);
+	return p;
+}
+
+static void filled(struct fixture *f, const char *name, const struct qcow2_create *c)
+{
+	struct block *b;
+
+	fixture_create(f, name, c);
+	fixture_run(f, "truncate -s %llu shadow", DISK_BYTES);
+	fixture_shadow_open(f, "shadow", DISK_BYTES);
+	b = fixture_open(f, name, BLOCK_FORMAT_QCOW2, false);
+	shadow_run(f, b, 150, 4);
+	assert_int_equal(block_close(b), 0);
+}
+
+static const struct qcow2_create kinds[] = {
+	{ .size_bytes = DISK_BYTES, .cluster_bits = 16, .refcount_order = 4, .version = 3 },
+	{ .size_bytes = DISK_BYTES, .cluster_bits = 9, .refcount_order = 4, .version = 3 },
+	{ .size_bytes = DISK_BYTES, .cluster_bits = 12, .refcount_order = 0, .version = 3 },
+	{ .size_bytes = DISK_BYTES, .cluster_bits = 12, .refcount_order = 6, .version = 3 },
+	{ .size_bytes = DISK_BYTES, .cluster_bits = 12, .refcount_order = 4, .version = 2 },
+	{ .size_bytes = DISK_BYTES, .cluster_bits = 14, .refcount_order = 4, .version = 3,
+		.extended_l2 = true },
+};
+
+/* ---- ways to break one, none of which touches what the disk reads as ---- */
+
+static void break_refcounts(struct fixture *f, const char *name)
+{
+	struct qcow2_header h;
+	uint64_t block;
+
+	header_of(f, name, &h);
+	block = fixture_peek_be(f, name, h.reftable_offset, 8);
+	for (unsigned i = 0; i < 20; i++)
+		fixture_poke_be(f, name, block + fixture_random(f) % 64, 1,
+			fixture_random(f));
+}
+
+static void break_blocks(struct fixture *f, const char *name)
+{
+	struct qcow2_header h;
+
+	header_of(f, name, &h);
+	fixture_poke_be(f, name, h.reftable_offset, 8, fixture_random(f) % 2 ? 0 : 0x1234567);
+}
+
+/* The refcount block is somebody's data, too. */
+static void break_overlap(struct fixture *f, const char *name)
+{
+	struct qcow2_header h;
+
+	header_of(f, name, &h);
+	fixture_poke_be(f, name, h.reftable_offset, 8, h.l1_offset);
+}
+
+static void break_table_place(struct fixture *f, const char *name)
+{
+	fixture_poke_be(f, name, QCOW2_AT_REFTABLE_OFFSET, 8, 4 * MIB);
+}
+
+static void break_copied(struct fixture *f, const char *name)
+{
+	struct qcow2_header h;
+
+	header_of(f, name, &h);
+	for (uint32_t i = 0; i < h.l1_size; i++)
+		fixture_poke_be(f, name, h.l1_offset + i * 8ULL, 8,
+			fixture_peek_be(f, name, h.l1_offset + i * 8ULL, 8) & ~QCOW2_COPIED);
+}
+
+static void break_dirty(struct fixture *f, const char *name)
+{
+	struct qcow2_header h;
+
+	break_refcounts(f, name);
+	header_of(f, name, &h);
+	if (h.version >= 3)
+		fixture_poke_be(f, name, QCOW2_AT_INCOMPATIBLE, 8,
+			h.incompatible | QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT);
+}
+
+static void (*const breaks[])(struct fixture *f, const char *name) = { break_refcounts, break_blocks,
+	break_overlap, break_table_place, break_copied, break_dirty };
+
+static void whole_again(struct fixture *f, const char *name, const uint8_t *was)
+{
+	struct qcow2_header h;
+	struct qcow2_check c;
+	uint8_t *is;
+
+	assert_int_equal(repair(f, name, QCOW2_REPAIR_ALL, &c), 0);
+	assert_int_equal(c.corruptions + c.leaks + c.errors, 0);
+	header_of(f, name, &h);
+	assert_int_equal(h.incompatible & (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT), 0);
+	is = content(f, name);
+	assert_memory_equal(is, was, DISK_BYTES);
+	free(is);
+}
+
+static void test_broken_images(void **state)
+{
+	struct fixture f;
+	unsigned broken = 0;
+
+	(void)state;
+	for (size_t k = 0; k < ARRAY_SIZE(kinds); k++)
+		for (size_t i = 0; i < ARRAY_SIZE(breaks); i++) {
+			uint8_t *was;
+			struct block *b;
+
+			fixture_begin(&f, (unsigned)(k * 10 + i));
+			log_silence(true);
+			filled(&f, "img", &kinds[k]);
+			was = content(&f, "img");
+			breaks[i](&f, "img");
+			broken += fixture_status(&f, "qemu-img check -q img >/dev/null 2>&1") != 0;
+			whole_again(&f, "img", was);
+			fixture_run(&f, "qemu-img check -q img");
+			/* and it can be written to */
+			b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
+			shadow_run(&f, b, 100, 4);
+			assert_int_equal(block_close(b), 0);
+			fixture_run(&f, "qemu-img check -q img");
+			free(was);
+			fixture_end(&f);
+		}
+	/* A few random pokes happen to change nothing. */
+	assert_true(broken >= ARRAY_SIZE(kinds) * ARRAY_SIZE(breaks) - 2);
+}
+
+/* What points nowhere reads as zeros; the rest is kept, and what has but a stray flag. */
+static void test_bad_entries(void **state)
+{
+	struct qcow2_header h;
+	struct qcow2_check c;
+	struct fixture f;
+	uint64_t l2;
+	uint8_t *p;
+
+	(void)state;
+	fixture_begin(&f, 7);
+	log_silence(true);
+	fixture_run(&f, "qemu-img create -q -f qcow2 img 1M && qemu-io -c 'write -P 5 0 1M' img >/dev/null");
+	header_of(&f, "img", &h);
+	l2 = fixture_peek_be(&f, "img", h.l1_offset, 8) & QCOW2_OFFSET_MASK;
+	fixture_poke_be(&f, "img", l2, 8, QCOW2_COPIED | 0x100000000000ULL);
+	fixture_poke_be(&f, "img", l2 + 8, 8, QCOW2_COPIED | 0x12300);
+	fixture_poke_be(&f, "img", l2 + 16, 8, fixture_peek_be(&f, "img", l2 + 16, 8) | 2);
+	fixture_poke_be(&f, "img", l2 + 24, 8, QCOW2_COMPRESSED | QCOW2_COPIED | 0x5000000000);
+	/* two owners of one cluster: both keep its content */
+	fixture_poke_be(&f, "img", l2 + 32, 8, fixture_peek_be(&f, "img", l2 + 40, 8));
+	assert_int_equal(repair(&f, "img", QCOW2_REPAIR_ALL, &c), 0);
+	assert_int_equal(c.corruptions + c.leaks + c.errors, 0);
+	assert_true(c.corruptions_fixed >= 5);
+	fixture_run(&f, "qemu-img check -q img");
+	p = content(&f, "img");
+	for (size_t i = 0; i < DISK_BYTES; i++)
+		assert_int_equal(p[i], i < 4 * 65536 && i / 65536 != 2 ? 0 : 5);
+	free(p);
+	fixture_end(&f);
+}
+
+/* Tables that point at tables: whatever comes out, it is an image that both tools can read. */
+static void test_loops(void **state)
+{
+	struct qcow2_header h;
+	struct qcow2_check c;
+	struct fixture f;
+
+	(void)state;
+	for (unsigned i = 0; i < 4; i++) {
+		uint64_t l2;
+
+		fixture_begin(&f, 70 + i);
+		log_silence(true);
+		fixture_run(&f, "qemu-img create -q -f qcow2 -o cluster_size=4k img 64M && "
+			"qemu-io -c 'write -P 5 0 4M' img >/dev/null");
+		header_of(&f, "img", &h);
+		l2 = fixture_peek_be(&f, "img", h.l1_offset, 8) & QCOW2_OFFSET_MASK;
+		if (i == 0) /* the L1 at itself */
+			fixture_poke_be(&f, "img", h.l1_offset + 8, 8, h.l1_offset | QCOW2_COPIED);
+		else if (i == 1) /* nowhere, but with flags */
+			fixture_poke_be(&f, "img", h.l1_offset + 8, 8, QCOW2_COPIED | 1);
+		else if (i == 2) /* an L2 at itself, and at the L1 */
+			fixture_poke_be(&f, "img", l2 + 8, 8, l2 | QCOW2_COPIED);
+		else
+			fixture_poke_be(&f, "img", l2 + 8, 8, h.l1_offset | QCOW2_COPIED);
+		assert_int_equal(repair(&f, "img", QCOW2_REPAIR_ALL, &c), 0);
+		assert_int_equal(c.corruptions + c.errors, 0);
+		fixture_run(&f, "qemu-io -c 'read -P 5 8k 1M' img >/dev/null");
+		fixture_run(&f, "qemu-img check -q img");
+		fixture_end(&f);
+	}
+}
+
+static void test_leaks_only(void **state)
+{
+	struct qcow2_header h, after;
+	struct qcow2_check c;
+	struct fixture f;
+	uint64_t block;
+
+	(void)state;
+	fixture_begin(&f, 8);
+	fixture_run(&f, "qemu-img create -q -f qcow2 img 1M && qemu-io -c 'write 0 128k' img >/dev/null");
+	header_of(&f, "img", &h);
+	block = fixture_peek_be(&f, "img", h.reftable_offset, 8);
+	fixture_poke_be(&f, "img", block + 2 * 5, 2, 3);
+	fixture_poke_be(&f, "img", block + 2 * 9, 2, 1);
+	assert_int_equal(repair(&f, "img", QCOW2_REPAIR_LEAKS, &c), 0);
+	assert_int_equal(c.corruptions + c.leaks + c.errors, 0);
+	assert_true(c.leaks_fixed >= 2);
+	header_of(&f, "img", &after); /* in place */
+	assert_int_equal(after.reftable_offset, h.reftable_offset);
+	fixture_run(&f, "qemu-img check -q img");
+	/* A refcount that is too low is no leak: left alone, and said. */
+	fixture_poke_be(&f, "img", block + 2 * 5, 2, 0);
+	assert_int_equal(repair(&f, "img", QCOW2_REPAIR_LEAKS, &c), 0);
+	assert_true(c.corruptions > 0);
+	fixture_end(&f);
+}
+
+/* ---- power cuts ---- */
+
+/* Everything before the last sync before `cut`, and of what is behind it any choice. */
+static void cut_make(struct fixture *f, const uint8_t *base, size_t base_len, size_t cut)
+{
+	uint8_t *img = calloc(1, IMAGE_BYTES_MAX);
+	size_t durable = 0, end = base_len;
+	char path[256];
+	int fd;
+
+	memcpy(img, base, base_len);
+	for (size_t i = 0; i < cut; i++)
+		if (events[i].sync)
+			durable = i;
+	for (size_t i = 0; i < cut; i++) {
+		const struct event *ev = &events[i];
+
+		if (ev->sync || (i > durable && fixture_random(f) % 2))
+			continue;
+		assert_true(ev->off + ev->len <= IMAGE_BYTES_MAX);
+		memcpy(img + ev->off, ev->data, ev->len);
+		end = MAX(end, ev->off + ev->len);
+	}
+	fixture_path(f, "cut", path, sizeof(path));
+	fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
+	assert_int_equal(write(fd, img, end), (ssize_t)end);
+	close(fd);
+	free(img);
+}
+
+static void cuts_try(struct fixture *f, const uint8_t *base, size_t len, const uint8_t *was)
+{
+	size_t step = MAX(nevents * CUTS_BESIDE_SYNC / CUTS_MAX, (size_t)1);
+
+	for (size_t cut = 0; cut <= nevents; cut += step)
+		for (unsigned i = 0; i < CUTS_BESIDE_SYNC; i++) {
+			uint8_t *is;
+
+			cut_make(f, base, len, cut);
+			is = content(f, "cut");
+			assert_memory_equal(is, was, DISK_BYTES);
+			free(is);
+			whole_again(f, "cut", was);
+		}
+}
+
+static void test_power_cuts(void **state)
+{
+	struct fixture f;
+
+	(void)state;
+	for (size_t k = 0; k < ARRAY_SIZE(kinds); k++) {
+		struct qcow2_check c;
+		uint8_t *was, *base = malloc(IMAGE_BYTES_MAX);
+		char path[256];
+		ssize_t len;
+		int fd;
+
+		fixture_begin(&f, 100 + (unsigned)k);
+		log_silence(true);
+		filled(&f, "img", &kinds[k]);
+		was = content(&f, "img");
+		breaks[k % 2 ? 5 : 0](&f, "img");
+		break_copied(&f, "img");
+		fixture_path(&f, "img", path, sizeof(path));
+		fd = open(path, O_RDONLY);
+		len = read(fd, base, IMAGE_BYTES_MAX);
+		close(fd);
+		assert_true(len > 0);
+		recording = true;
+		assert_int_equal(repair(&f, "img", QCOW2_REPAIR_ALL, &c), 0);
+		recording = false;
+		assert_true(nevents >= 4);
+		cuts_try(&f, base, (size_t)len, was);
+		events_free();
+		free(base);
+		free(was);
+		fixture_end(&f);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_broken_images),
+		cmocka_unit_test(test_bad_entries),
+		cmocka_unit_test(test_loops),
+		cmocka_unit_test(test_leaks_only),
+		cmocka_unit_test(test_power_cuts),
+	};
+
+	alarm(120 * TEST_SLOW);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

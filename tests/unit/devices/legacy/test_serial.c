@@ -1,0 +1,499 @@
+/* The UART and the console behind it. */
+#include "fixture.h"
+
+#include "base/util.h"
+#include "devices/console.h"
+#include "devices/legacy/serial.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define COM1 SERIAL_COM1_PORT
+#define GSI SERIAL_COM1_GSI
+
+struct serial_test {
+	struct fixture f;
+	struct console *console;
+	struct device *dev;
+	int peer; /* our end of an attached socket */
+};
+
+static void serial_begin(struct serial_test *t, bool attach)
+{
+	struct serial_config c = { .name = "serial0" };
+	int sv[2];
+
+	fx_init(&t->f);
+	t->peer = -1;
+	assert_int_equal(console_new(t->f.host.loop, "serial0", &t->console, NULL), 0);
+	c.console = t->console;
+	assert_int_equal(serial_new(&t->f.host, t->f.pio, &c, &t->dev, NULL), 0);
+	if (!attach)
+		return;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sv), 0);
+	assert_int_equal(console_attach(t->console, sv[0], true, NULL), 0);
+	t->peer = sv[1];
+}
+
+static void serial_end(struct serial_test *t)
+{
+	t->dev->ops->free(t->dev);
+	console_free(t->console);
+	if (t->peer >= 0)
+		close(t->peer);
+	fx_done(&t->f);
+}
+
+static void put(struct serial_test *t, unsigned reg, uint8_t v)
+{
+	fx_out(&t->f, (uint16_t)(COM1 + reg), 1, v);
+}
+
+static uint8_t get(struct serial_test *t, unsigned reg)
+{
+	return (uint8_t)fx_in(&t->f, (uint16_t)(COM1 + reg), 1);
+}
+
+static void type(struct serial_test *t, const char *s, size_t n)
+{
+	assert_int_equal(write(t->peer, s, n), n);
+	fx_run(&t->f, 5);
+}
+
+static void expect_output(struct serial_test *t, int fd, const char *want)
+{
+	char buf[4096];
+	size_t n = 0, len = strlen(want);
+
+	while (n < len) {
+		ssize_t r;
+
+		fx_run(&t->f, 5);
+		r = read(fd, buf + n, len - n);
+		assert_true(r > 0);
+		n += (size_t)r;
+	}
+	assert_memory_equal(buf, want, len);
+}
+
+/* ---- registers ---- */
+
+static void registers_after_reset(void **state)
+{
+	struct serial_test t;
+
+	(void)state;
+	serial_begin(&t, false);
+	assert_int_equal(get(&t, 1), 0);
+	assert_int_equal(get(&t, 2), 1);
+	assert_int_equal(get(&t, 3), 0);
+	assert_int_equal(get(&t, 5), 0x60);
+	assert_int_equal(get(&t, 6) & 0xf0, 0xb0);
+	serial_end(&t);
+}
+
+/* What Linux's autoconfig() looks at. */
+static void linux_finds_a_16550a(void **state)
+{
+	struct serial_test t;
+
+	(void)state;
+	serial_begin(&t, false);
+	put(&t, 1, 0);
+	assert_int_equal(get(&t, 1) & 0x0f, 0);
+	put(&t, 1, 0x0f);
+	assert_int_equal(get(&t, 1) & 0x0f, 0x0f);
+	put(&t, 1, 0);
+	put(&t, 4, 0x10 | 0x0a); /* loopback with RTS and OUT2: CTS and DCD */
+	assert_int_equal(get(&t, 6) & 0xf0, 0x90);
+	put(&t, 4, 0);
+	put(&t, 3, 0x80);
+	put(&t, 2, 0x01);
+	assert_int_equal(get(&t, 2) >> 6, 3);
+	put(&t, 3, 0);
+	put(&t, 7, 0xa5);
+	assert_int_equal(get(&t, 7), 0xa5);
+	assert_false(t.f.level[GSI]);
+	serial_end(&t);
+}
+
+static void divisor_latch(void **state)
+{
+	struct serial_test t;
+
+	(void)state;
+	serial_begin(&t, true);
+	put(&t, 3, 0x83);
+	put(&t, 0, 0x01);
+	put(&t, 1, 0x02);
+	assert_int_equal(get(&t, 0), 0x01);
+	assert_int_equal(get(&t, 1), 0x02);
+	put(&t, 3, 0x03);
+	assert_int_equal(get(&t, 1), 0); /* IER is another register */
+	put(&t, 0, 'x');
+	expect_output(&t, t.peer, "x");
+	serial_end(&t);
+}
+
+static void loopback_returns_what_is_sent(void **state)
+{
+	struct serial_test t;
+
+	(void)state;
+	serial_begin(&t, true);
+	put(&t, 4, 0x10);
+	put(&t, 0, 0x5a);
+	assert_int_equal(get(&t, 5) & 1, 1);
+	assert_int_equal(get(&t, 0), 0x5a);
+	/* Without FIFO a second byte overruns. */
+	put(&t, 0, 1);
+	put(&t, 0, 2);
+	assert_int_equal(get(&t, 5) & 2, 2);
+	assert_int_equal(get(&t, 5) & 2, 0);
+	assert_int_equal(get(&t, 0), 1);
+	fx_run(&t.f, 5);
+	assert_int_equal(recv(t.peer, (char[1]){ 0 }, 1, MSG_DONTWAIT), -1);
+	serial_end(&t);
+}
+
+static void thre_interrupt(void **state)
+{
+	struct serial_test t;
+
+	(void)state;
+	serial_begin(&t, false);
+	put(&t, 4, 0x08);
+	put(&t, 1, 0x02); /* enabling raises it: drivers start sending so */
+	assert_true(t.f.level[GSI]);
+	assert_int_equal(get(&t, 2), 0x02);
+	assert_false(t.f.level[GSI]);
+	assert_int_equal(get(&t, 2), 0x01);
+	put(&t, 0, 'a');
+	assert_true(t.f.level[GSI]);
+	put(&t, 4, 0); /* OUT2 gates the line */
+	assert_false(t.f.level[GSI]);
+	serial_end(&t);
+}
+
+static void receive_interrupts_and_priorities(void **state)
+{
+	struct serial_test t;
+
+	(void)state;
+	serial_begin(&t, true);
+	put(&t, 4, 0x08);
+	put(&t, 2, 0x81); /* FIFO, trigger level 8 */
+	put(&t, 1, 0x03);
+	type(&t, "abc", 3);
+	assert_true(t.f.level[GSI]);
+	assert_int_equal(get(&t, 2), 0xcc); /* time-out: fewer than 8 */
+	type(&t, "defgh", 5);
+	assert_int_equal(get(&t, 2), 0xc4); /* received data before THRE */
+	for (const char *p = "abcdefgh"; *p; p++) {
+		assert_int_equal(get(&t, 5) & 1, 1);
+		assert_int_equal(get(&t, 0), *p);
+	}
+	assert_int_equal(get(&t, 5) & 1, 0);
+	assert_int_equal(get(&t, 2), 0xc2); /* now THRE */
+	assert_int_equal(get(&t, 2), 0xc1);
+	assert_false(t.f.level[GSI]);
+	serial_end(&t);
+}
+
+static void fifo_takes_16_and_loses_none(void **state)
+{
+	struct serial_test t;
+	char in[6000], out[6000];
+	size_t sent = 0, got = 0;
+
+	(void)state;
+	serial_begin(&t, true);
+	fcntl(t.peer, F_SETFL, O_NONBLOCK);
+	put(&t, 2, 0x01);
+	for (size_t i = 0; i < sizeof(in); i++)
+		in[i] = (char)(i * 13);
+	while (got < sizeof(in)) {
+		ssize_t w = sent < sizeof(in) ? write(t.peer, in + sent, sizeof(in) - sent) : 0;
+
+		if (w > 0)
+			sent += (size_t)w;
+		fx_run(&t.f, 3);
+		for (unsigned i = 0; i < 100 && (get(&t, 5) & 1); i++)
+			out[got++] = (char)get(&t, 0);
+	}
+	assert_int_equal(got, sizeof(in));
+	assert_memory_equal(in, out, sizeof(in));
+	/* Clearing the FIFO makes room for what waits. */
+	type(&t, "0123456789abcdefXY", 18);
+	put(&t, 2, 0x03);
+	assert_int_equal(get(&t, 0), 'X');
+	assert_int_equal(get(&t, 0), 'Y');
+	assert_int_equal(get(&t, 5) & 1, 0);
+	serial_end(&t);
+}
+
+static void state_survives(void **state)
+{
+	struct serial_test t;
+
+	(void)state;
+	serial_begin(&t, true);
+	put(&t, 4, 0x0b);
+	put(&t, 2, 0xc1);
+	put(&t, 1, 0x0f);
+	put(&t, 7, 0x42);
+	type(&t, "hello", 5);
+	get(&t, 0);
+	fx_state_test(&t.f, t.dev, 1000);
+	assert_int_equal(get(&t, 7), 0x42);
+	assert_true(t.f.level[GSI]);
+	for (const char *p = "ello"; *p; p++)
+		assert_int_equal(get(&t, 0), *p);
+	serial_end(&t);
+}
+
+static void paused_device_takes_no_input(void **state)
+{
+	struct serial_test t;
+
+	(void)state;
+	serial_begin(&t, true);
+	t.dev->ops->pause(t.dev);
+	type(&t, "z", 1);
+	assert_int_equal(get(&t, 5) & 1, 0);
+	t.dev->ops->resume(t.dev);
+	assert_int_equal(get(&t, 0), 'z');
+	serial_end(&t);
+}
+
+/* ---- the console ---- */
+
+static void late_attach_gets_the_history(void **state)
+{
+	char big[CONSOLE_HISTORY_BYTES + 1000], *got = malloc(sizeof(big));
+	struct serial_test t;
+	size_t n = 0;
+	int sv[2];
+
+	(void)state;
+	serial_begin(&t, false);
+	for (size_t i = 0; i < sizeof(big); i++)
+		big[i] = (char)('a' + i % 23);
+	console_write(t.console, big, sizeof(big));
+	put(&t, 0, '!');
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sv), 0);
+	assert_int_equal(console_attach(t.console, sv[0], true, NULL), 0);
+	while (n < CONSOLE_HISTORY_BYTES) {
+		ssize_t r = recv(sv[1], got + n, sizeof(big) - n, MSG_DONTWAIT);
+
+		if (r > 0)
+			n += (size_t)r;
+		else
+			fx_run(&t.f, 5);
+	}
+	assert_int_equal(n, CONSOLE_HISTORY_BYTES);
+	assert_memory_equal(got, big + 1001, CONSOLE_HISTORY_BYTES - 1);
+	assert_int_equal(got[n - 1], '!');
+	close(sv[1]);
+	/* One that does not want it sees only what is new. */
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sv), 0);
+	assert_int_equal(console_attach(t.console, sv[0], false, NULL), 0);
+	put(&t, 0, '?');
+	expect_output(&t, sv[1], "?");
+	close(sv[1]);
+	free(got);
+	serial_end(&t);
+}
+
+static void slow_reader_never_stalls_the_guest(void **state)
+{
+	static char got[1 << 21];
+	struct serial_test t;
+	char line[64];
+	size_t n = 0;
+	ssize_t r;
+	int sv[2];
+
+	(void)state;
+	serial_begin(&t, true); /* this one never reads until the end */
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sv), 0);
+	assert_int_equal(console_attach(t.console, sv[0], false, NULL), 0);
+	fcntl(sv[1], F_SETFL, O_NONBLOCK);
+	for (unsigned i = 0; i < 40000; i++) {
+		snprintf(line, sizeof(line), "line %05u of a guest that talks\n", i);
+		console_write(t.console, line, strlen(line));
+		if (i % 64 == 0) {
+			fx_run(&t.f, 1);
+			while ((r = read(sv[1], got + n, sizeof(got) - n)) > 0)
+				n += (size_t)r;
+		}
+	}
+	fx_run(&t.f, 20);
+	while ((r = read(sv[1], got + n, sizeof(got) - n)) > 0)
+		n += (size_t)r;
+	assert_int_equal(n, 40000 * strlen(line)); /* the quick one has it all */
+	fcntl(t.peer, F_SETFL, O_NONBLOCK);
+	for (n = 0; (r = read(t.peer, got + n, sizeof(got) - 1 - n)) > 0 || n == 0;) {
+		n += (size_t)r;
+		fx_run(&t.f, 5);
+	}
+	got[n] = 0;
+	assert_non_null(strstr(got, "bytes of output lost]"));
+	assert_true(n > strlen(line));
+	assert_string_equal(got + n - strlen(line), "line 39999 of a guest that talks\n");
+	assert_true(n < 1 << 20);
+	close(sv[1]);
+	serial_end(&t);
+}
+
+static void reader_that_hangs_up_is_forgotten(void **state)
+{
+	struct serial_test t;
+
+	(void)state;
+	serial_begin(&t, true);
+	assert_int_equal(console_readers(t.console), 1);
+	close(t.peer);
+	t.peer = -1;
+	fx_run(&t.f, 5);
+	assert_int_equal(console_readers(t.console), 0);
+	put(&t, 0, 'x');
+	fx_run(&t.f, 5);
+	serial_end(&t);
+}
+
+static void input_waits_without_bound_on_neither_side(void **state)
+{
+	static char junk[1 << 20];
+	struct serial_test t;
+	size_t sent = 0, got = 0;
+	ssize_t r;
+
+	(void)state;
+	serial_begin(&t, true);
+	fcntl(t.peer, F_SETFL, O_NONBLOCK);
+	while ((r = write(t.peer, junk, sizeof(junk))) > 0) {
+		sent += (size_t)r;
+		fx_run(&t.f, 10);
+	}
+	assert_int_equal(errno, EAGAIN); /* back-pressure reached the writer */
+	assert_true(sent < sizeof(junk));
+	for (unsigned idle = 0; idle < 20;) {
+		fx_run(&t.f, 2);
+		for (idle++; get(&t, 5) & 1; idle = 0, got++)
+			get(&t, 0);
+	}
+	assert_int_equal(got, sent);
+	serial_end(&t);
+}
+
+static void too_many_readers(void **state)
+{
+	struct serial_test t;
+	struct err e = { 0 };
+	int fds[64][2], sv[2];
+
+	(void)state;
+	serial_begin(&t, false);
+	for (unsigned i = 0; i < 64; i++) {
+		assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, fds[i]), 0);
+		assert_int_equal(console_attach(t.console, fds[i][0], false, NULL), 0);
+	}
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sv), 0);
+	assert_int_equal(console_attach(t.console, sv[0], false, &e), -EMFILE);
+	assert_true(e.msg[0]);
+	close(sv[0]);
+	close(sv[1]);
+	serial_end(&t);
+	for (unsigned i = 0; i < 64; i++)
+		close(fds[i][1]);
+}
+
+static void foreground_uses_pipes(void **state)
+{
+	struct serial_test t;
+	int in[2], out[2];
+
+	(void)state;
+	serial_begin(&t, false);
+	put(&t, 0, '0'); /* before the terminal is there */
+	assert_int_equal(pipe(in), 0);
+	assert_int_equal(pipe(out), 0);
+	assert_int_equal(console_attach_stdio(t.console, in[0], out[1], NULL), 0);
+	put(&t, 0, '1');
+	put(&t, 0, '2');
+	expect_output(&t, out[0], "012");
+	assert_int_equal(write(in[1], "k", 1), 1);
+	fx_run(&t.f, 5);
+	assert_int_equal(get(&t, 0), 'k');
+	close(in[1]); /* the end of input is not the end of output */
+	fx_run(&t.f, 5);
+	put(&t, 0, '3');
+	expect_output(&t, out[0], "3");
+	/* What is left is written before the process ends. */
+	for (unsigned i = 0; i < 10000; i++)
+		put(&t, 0, 'e');
+	console_drain(t.console, 2000000000ULL);
+	{
+		char buf[10001];
+
+		assert_int_equal(read(out[0], buf, sizeof(buf)), 10000);
+	}
+	serial_end(&t);
+	close(in[0]);
+	close(out[0]);
+	close(out[1]);
+}
+
+static void foreground_writes_files_from_their_start(void **state)
+{
+	char path[] = "/tmp/cairn-serial-XXXXXX", buf[16] = { 0 };
+	struct serial_test t;
+	int fd = mkstemp(path);
+
+	(void)state;
+	assert_true(fd >= 0);
+	unlink(path);
+	serial_begin(&t, false);
+	assert_int_equal(console_attach_stdio(t.console, -1, fd, NULL), 0);
+	for (const char *p = "hello, file"; *p; p++) {
+		put(&t, 0, (uint8_t)*p);
+		fx_run(&t.f, 2);
+	}
+	console_drain(t.console, 2000000000ULL);
+	assert_int_equal(pread(fd, buf, sizeof(buf), 0), 11);
+	assert_string_equal(buf, "hello, file");
+	serial_end(&t);
+	close(fd);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(registers_after_reset),
+		cmocka_unit_test(linux_finds_a_16550a),
+		cmocka_unit_test(divisor_latch),
+		cmocka_unit_test(loopback_returns_what_is_sent),
+		cmocka_unit_test(thre_interrupt),
+		cmocka_unit_test(receive_interrupts_and_priorities),
+		cmocka_unit_test(fifo_takes_16_and_loses_none),
+		cmocka_unit_test(state_survives),
+		cmocka_unit_test(paused_device_takes_no_input),
+		cmocka_unit_test(late_attach_gets_the_history),
+		cmocka_unit_test(slow_reader_never_stalls_the_guest),
+		cmocka_unit_test(reader_that_hangs_up_is_forgotten),
+		cmocka_unit_test(input_waits_without_bound_on_neither_side),
+		cmocka_unit_test(too_many_readers),
+		cmocka_unit_test(foreground_uses_pipes),
+		cmocka_unit_test(foreground_writes_files_from_their_start),
+	};
+
+	alarm(30 * TEST_SLOW);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,795 @@
+/* virtio-blk, driven through PCI registers and rings, over a block layer made of a memfd
+ * whose answers a test can hold back or spoil. */
+#include "fixture.h"
+
+#include "base/bytes.h"
+#include "base/util.h"
+#include "block/block.h"
+#include "devices/virtio/virtio.h"
+#include "devices/virtio/virtio_blk.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define SLOT 2
+#define DISK_BYTES (1u << 20)
+#define ALL (~0ULL)
+#define F_FLUSH (1ULL << 9)
+#define F_CONFIG_WCE (1ULL << 11)
+#define F_RO (1ULL << 5)
+
+/* ---- the block layer ---- */
+
+struct block {
+	int fd;
+	struct block_info info;
+	struct loop *loop;
+	unsigned hold; /* keep what comes */
+	struct block_req *held[64];
+	unsigned nheld;
+	int fail_with; /* -errno for reads and writes */
+	struct block_watch *watch;
+	bool corrupt;
+	unsigned submits, fua, flushes, discards, unmaps;
+	uint64_t last_offset, last_len;
+};
+
+struct answer {
+	struct loop_op op;
+	struct block_req *req;
+	int res;
+};
+
+static void answer_done(struct loop_op *op, int res)
+{
+	struct answer *a = container_of(op, struct answer, op);
+	struct block_req *r = a->req;
+	int answer = a->res;
+
+	(void)res;
+	free(a);
+	r->done(r, answer);
+}
+
+static int block_do(struct block *b, struct block_req *r)
+{
+	ssize_t n;
+
+	switch (r->op) {
+	case BLOCK_READ:
+		n = preadv(b->fd, r->iov, (int)r->niov, (off_t)r->offset);
+		return n == (ssize_t)r->len ? 0 : -EIO;
+	case BLOCK_WRITE:
+		n = pwritev(b->fd, r->iov, (int)r->niov, (off_t)r->offset);
+		return n == (ssize_t)r->len ? 0 : -EIO;
+	case BLOCK_FLUSH:
+		b->flushes++;
+		return 0;
+	case BLOCK_DISCARD:
+		b->discards++;
+		break;
+	case BLOCK_WRITE_ZEROES:
+		b->unmaps += r->flags & BLOCK_REQ_MAY_UNMAP ? 1 : 0;
+		break;
+	}
+	return fallocate(b->fd, 3, (off_t)r->offset, (off_t)r->len) ? -errno : 0;
+}
+
+static void block_answer(struct block *b, struct block_req *r)
+{
+	struct answer *a = calloc(1, sizeof(*a));
+
+	assert_non_null(a);
+	a->op.done = answer_done;
+	a->req = r;
+	a->res = b->fail_with ? b->fail_with : block_do(b, r);
+	loop_nop(b->loop, &a->op);
+}
+
+void block_submit(struct block *b, struct block_req *r)
+{
+	assert_true(r->op == BLOCK_FLUSH || range_inside(r->offset, r->len, b->info.size_bytes));
+	__atomic_fetch_add(&b->submits, 1, __ATOMIC_RELEASE);
+	b->fua += r->flags & BLOCK_REQ_FUA ? 1 : 0;
+	b->last_offset = r->offset;
+	b->last_len = r->len;
+	if (b->hold)
+		b->held[b->nheld++] = r;
+	else
+		block_answer(b, r);
+}
+
+void block_info(const struct block *b, struct block_info *ret_info)
+{
+	*ret_info = b->info;
+}
+
+void block_watch(struct block *b, struct block_watch *w)
+{
+	b->watch = w;
+}
+
+bool block_is_corrupt(const struct block *b)
+{
+	return b->corrupt;
+}
+
+const char *block_corruption(const struct block *b)
+{
+	return b->corrupt ? "why" : NULL;
+}
+
+static void block_release(struct block *b)
+{
+	b->hold = 0;
+	for (unsigned i = 0; i < b->nheld; i++)
+		block_answer(b, b->held[i]);
+	b->nheld = 0;
+}
+
+/* ---- a machine with one disk ---- */
+
+struct blk_test {
+	struct fixture f;
+	struct block block;
+	struct device *dev;
+	struct drv d;
+	uint64_t header, data, status;
+};
+
+static void disk_new(struct blk_test *t, struct virtio_blk_config *c)
+{
+	fx_init(&t->f);
+	memset(&t->block, 0, sizeof(t->block));
+	t->block.fd = memfd_create("disk", 0);
+	assert_int_equal(ftruncate(t->block.fd, DISK_BYTES), 0);
+	t->block.loop = t->f.host.loop;
+	t->block.info = (struct block_info){ .format = BLOCK_FORMAT_RAW, .size_bytes = DISK_BYTES,
+		.logical_block_bytes = 512, .buffer_align = 1, .discard_granularity = 4096 };
+	c->name = "vda";
+	c->block = &t->block;
+	c->loop = t->f.host.loop;
+	c->slot = SLOT;
+	c->serial = "CAIRN-0001";
+}
+
+static void disk_start(struct blk_test *t, struct virtio_blk_config *c, uint64_t features)
+{
+	unsigned queues = c->queues ? c->queues : 1;
+
+	assert_int_equal(virtio_blk_new(&t->f.host, t->f.pci, c, &t->dev, NULL), 0);
+	drv_init(&t->d, &t->f, SLOT, features, true);
+	for (unsigned q = 0; q < queues; q++)
+		drv_queue_setup(&t->d, q, 16);
+	drv_ok(&t->d);
+	t->header = fx_alloc(&t->f, 64 * 32, 64);
+	t->data = fx_alloc(&t->f, 64 * 1024, 4096);
+	t->status = fx_alloc(&t->f, 64, 64);
+	fx_run(&t->f, 3);
+}
+
+static void disk_begin(struct blk_test *t, uint64_t features)
+{
+	struct virtio_blk_config c = { 0 };
+
+	disk_new(t, &c);
+	disk_start(t, &c, features);
+}
+
+static void disk_end(struct blk_test *t)
+{
+	t->dev->ops->free(t->dev);
+	close(t->block.fd);
+	fx_done(&t->f);
+}
+
+static void header_put(struct blk_test *t, unsigned slot, uint32_t type, uint64_t sector)
+{
+	uint8_t *h = fx_ram(&t->f, t->header + 16 * slot);
+
+	store_le32(h, type);
+	store_le32(h + 4, 0);
+	store_le64(h + 8, sector);
+	*(uint8_t *)fx_ram(&t->f, t->status + slot) = 0xee;
+}
+
+static uint8_t status_get(struct blk_test *t, unsigned slot)
+{
+	return *(uint8_t *)fx_ram(&t->f, t->status + slot);
+}
+
+/* Put a request of one data segment into queue q; slot names header and status. */
+static void submit(struct blk_test *t, unsigned q, unsigned slot, uint32_t type, uint64_t sector,
+	uint64_t gpa, uint32_t len)
+{
+	bool in = type == 0 || type == 8;
+	struct drv_sg sg[3] = { { t->header + 16 * slot, 16, false }, { gpa, len, in },
+		{ t->status + slot, 1, true } };
+
+	header_put(t, slot, type, sector);
+	if (!len)
+		sg[1] = sg[2];
+	drv_add(&t->d.q[q], sg, len ? 3 : 2, t->d.features & VIRTIO_F_INDIRECT_DESC);
+	drv_kick(&t->d.q[q]);
+}
+
+static uint8_t request(struct blk_test *t, uint32_t type, uint64_t sector, uint64_t gpa,
+	uint32_t len, uint32_t *ret_written)
+{
+	submit(t, 0, 0, type, sector, gpa, len);
+	drv_wait(&t->d.q[0], ret_written);
+	return status_get(t, 0);
+}
+
+static void fill(struct blk_test *t, uint64_t gpa, size_t n, uint8_t seed)
+{
+	uint8_t *p = fx_ram(&t->f, gpa);
+
+	for (size_t i = 0; i < n; i++)
+		p[i] = (uint8_t)(seed + i * 7 + i / 256);
+}
+
+/* ---- tests ---- */
+
+static void tells_its_configuration(void **state)
+{
+	struct virtio_blk_config c = { .queues = 4 };
+	struct blk_test t;
+
+	(void)state;
+	disk_new(&t, &c);
+	disk_start(&t, &c, ALL);
+	assert_int_equal(fx_cfg_read(&t.f, SLOT, 0, 4), 0x10421af4);
+	assert_int_equal(fx_read(&t.f, t.d.device, 8), DISK_BYTES / 512);
+	assert_int_equal(fx_read(&t.f, t.d.device + 12, 4), 254);
+	assert_int_equal(fx_read(&t.f, t.d.device + 20, 4), 512);
+	assert_int_equal(fx_read(&t.f, t.d.device + 34, 2), 4);
+	assert_int_equal(fx_read(&t.f, t.d.common + 18, 2), 4);
+	assert_int_equal(t.f.ndoorbells, 4);
+	disk_end(&t);
+}
+
+static void writes_and_reads_back(void **state)
+{
+	static const uint64_t features[] = { 0, VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, ALL };
+	struct blk_test t;
+	uint8_t file[8192];
+	uint32_t written;
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_SIZE(features); i++) {
+		disk_begin(&t, features[i] | F_FLUSH);
+		fill(&t, t.data, 8192, 3);
+		assert_int_equal(request(&t, 1, 8, t.data, 8192, &written), 0);
+		assert_int_equal(written, 1);
+		assert_int_equal(pread(t.block.fd, file, 8192, 4096), 8192);
+		assert_memory_equal(file, fx_ram(&t.f, t.data), 8192);
+		assert_int_equal(t.block.fua, 0);
+		assert_int_equal(request(&t, 0, 8, t.data + 16384, 8192, &written), 0);
+		assert_int_equal(written, 8193);
+		assert_memory_equal(file, fx_ram(&t.f, t.data + 16384), 8192);
+		/* With an event index that stands still, only the first. */
+		assert_int_equal(t.f.nmsi, t.d.features & VIRTIO_F_EVENT_IDX ? 1 : 2);
+		disk_end(&t);
+	}
+}
+
+/* Header, data and status may be cut anywhere. */
+static void odd_segments(void **state)
+{
+	struct blk_test t;
+	uint8_t want[1024];
+
+	(void)state;
+	disk_begin(&t, ALL);
+	fill(&t, t.data, 1024, 9);
+	memcpy(want, fx_ram(&t.f, t.data), 1024);
+	header_put(&t, 0, 1, 2);
+	memcpy(fx_ram(&t.f, t.data - 64), fx_ram(&t.f, t.header), 16);
+	{
+		/* 7 + (9 + 1 of data) + the rest; status alone */
+		uint64_t joined = fx_alloc(&t.f, 2048, 4096);
+		struct drv_sg sg[4] = { { t.header, 7, false }, { joined, 10, false },
+			{ t.data + 1, 1023, false }, { t.status, 1, true } };
+
+		memcpy(fx_ram(&t.f, joined), (uint8_t *)fx_ram(&t.f, t.header) + 7, 9);
+		memcpy((uint8_t *)fx_ram(&t.f, joined) + 9, want, 1);
+		drv_add(&t.d.q[0], sg, 4, true);
+		drv_kick(&t.d.q[0]);
+		drv_wait(&t.d.q[0], NULL);
+		assert_int_equal(status_get(&t, 0), 0);
+	}
+	{
+		/* data and status in one segment */
+		uint64_t joined = fx_alloc(&t.f, 2048, 4096);
+		struct drv_sg sg[2] = { { t.header, 16, false }, { joined, 1025, true } };
+		uint32_t len;
+
+		header_put(&t, 0, 0, 2);
+		drv_add(&t.d.q[0], sg, 2, false);
+		drv_kick(&t.d.q[0]);
+		drv_wait(&t.d.q[0], &len);
+		assert_int_equal(len, 1025);
+		assert_memory_equal(fx_ram(&t.f, joined), want, 1024);
+		assert_int_equal(((uint8_t *)fx_ram(&t.f, joined))[1024], 0);
+	}
+	disk_end(&t);
+}
+
+static void refuses_bad_ranges(void **state)
+{
+	struct blk_test t;
+	uint64_t end = DISK_BYTES / 512;
+
+	(void)state;
+	disk_begin(&t, ALL);
+	assert_int_equal(request(&t, 0, end, t.data, 512, NULL), 1);
+	assert_int_equal(request(&t, 0, end - 1, t.data, 1024, NULL), 1);
+	assert_int_equal(request(&t, 1, UINT64_MAX, t.data, 512, NULL), 1);
+	assert_int_equal(request(&t, 1, UINT64_MAX / 512 + 1, t.data, 512, NULL), 1);
+	assert_int_equal(request(&t, 0, 0, t.data, 511, NULL), 1);
+	assert_int_equal(request(&t, 1, 0, t.data, 513, NULL), 1);
+	assert_int_equal(request(&t, 99, 0, t.data, 512, NULL), 2);
+	assert_int_equal(t.block.submits, 0);
+	assert_int_equal(t.f.nevents, 0); /* the guest's own fault is no I/O error */
+	assert_int_equal(request(&t, 0, end - 1, t.data, 512, NULL), 0);
+	disk_end(&t);
+}
+
+static void refuses_requests_without_status(void **state)
+{
+	struct drv_sg sg[2];
+	struct blk_test t;
+
+	(void)state;
+	disk_begin(&t, ALL);
+	header_put(&t, 0, 0, 0);
+	sg[0] = (struct drv_sg){ t.header, 16, false };
+	drv_add(&t.d.q[0], sg, 1, false);
+	drv_kick(&t.d.q[0]);
+	fx_run(&t.f, 5);
+	assert_true(drv_status(&t.d) & VIRTIO_STATUS_NEEDS_RESET);
+	assert_int_equal(fx_count_events(&t.f, DEV_EVENT_NEEDS_RESET), 1);
+	drv_init(&t.d, &t.f, SLOT, ALL, true);
+	drv_queue_setup(&t.d, 0, 16);
+	drv_ok(&t.d);
+	sg[0].len = 15;
+	sg[1] = (struct drv_sg){ t.status, 1, true };
+	drv_add(&t.d.q[0], sg, 2, false);
+	drv_kick(&t.d.q[0]);
+	fx_run(&t.f, 5);
+	assert_true(drv_status(&t.d) & VIRTIO_STATUS_NEEDS_RESET);
+	disk_end(&t);
+}
+
+static void serial_number(void **state)
+{
+	struct blk_test t;
+
+	(void)state;
+	disk_begin(&t, ALL);
+	memset(fx_ram(&t.f, t.data), 0xff, 32);
+	assert_int_equal(request(&t, 8, 0, t.data, 20, NULL), 0);
+	assert_memory_equal(fx_ram(&t.f, t.data), "CAIRN-0001\0\0\0\0\0\0\0\0\0\0\xff", 21);
+	assert_int_equal(request(&t, 8, 0, t.data, 19, NULL), 1);
+	disk_end(&t);
+}
+
+static void flush_and_write_through(void **state)
+{
+	struct blk_test t;
+
+	(void)state;
+	disk_begin(&t, F_FLUSH);
+	assert_int_equal(request(&t, 4, 0, 0, 0, NULL), 0);
+	assert_int_equal(t.block.flushes, 1);
+	disk_end(&t);
+	/* A driver that cannot flush gets writes that are stable. */
+	disk_begin(&t, 0);
+	assert_int_equal(request(&t, 1, 0, t.data, 512, NULL), 0);
+	assert_int_equal(t.block.fua, 1);
+	disk_end(&t);
+	disk_begin(&t, F_FLUSH | F_CONFIG_WCE);
+	assert_int_equal(request(&t, 1, 0, t.data, 512, NULL), 0);
+	assert_int_equal(t.block.fua, 0);
+	fx_write(&t.f, t.d.device + 32, 1, 0);
+	assert_int_equal(request(&t, 1, 0, t.data, 512, NULL), 0);
+	assert_int_equal(t.block.fua, 1);
+	disk_end(&t);
+}
+
+static uint8_t range_request(struct blk_test *t, uint32_t type, uint64_t sector, uint32_t n,
+	uint32_t flags)
+{
+	uint8_t *p = fx_ram(&t->f, t->data);
+
+	store_le64(p, sector);
+	store_le32(p + 8, n);
+	store_le32(p + 12, flags);
+	return request(t, type, 0, t->data, 16, NULL);
+}
+
+static void discard_and_write_zeroes(void **state)
+{
+	struct blk_test t;
+	uint8_t b = 1;
+
+	(void)state;
+	disk_begin(&t, ALL);
+	assert_int_equal(pwrite(t.block.fd, "x", 1, 8192), 1);
+	assert_int_equal(range_request(&t, 11, 16, 8, 0), 0);
+	assert_int_equal(t.block.discards, 1);
+	assert_int_equal(t.block.last_offset, 8192);
+	assert_int_equal(t.block.last_len, 4096);
+	assert_int_equal(pwrite(t.block.fd, "x", 1, 8192), 1);
+	assert_int_equal(range_request(&t, 13, 16, 1, 1), 0);
+	assert_int_equal(t.block.unmaps, 1);
+	assert_int_equal(pread(t.block.fd, &b, 1, 8192), 1);
+	assert_int_equal(b, 0);
+	assert_int_equal(range_request(&t, 11, 16, 8, 1), 2);
+	assert_int_equal(range_request(&t, 13, 16, 8, 2), 2);
+	assert_int_equal(range_request(&t, 11, DISK_BYTES / 512, 1, 0), 1);
+	assert_int_equal(range_request(&t, 11, 0, UINT32_MAX, 0), 1);
+	assert_int_equal(range_request(&t, 13, UINT64_MAX, 1, 0), 1);
+	assert_int_equal(request(&t, 11, 0, t.data, 17, NULL), 1);
+	disk_end(&t);
+}
+
+static void read_only_disk(void **state)
+{
+	struct virtio_blk_config c = { 0 };
+	struct blk_test t;
+
+	(void)state;
+	disk_new(&t, &c);
+	t.block.info.read_only = true;
+	disk_start(&t, &c, ALL);
+	assert_true(t.d.features & F_RO);
+	assert_int_equal(request(&t, 1, 0, t.data, 512, NULL), 1);
+	assert_int_equal(range_request(&t, 11, 0, 8, 0), 1);
+	assert_int_equal(request(&t, 0, 0, t.data, 512, NULL), 0);
+	assert_int_equal(t.block.submits, 1);
+	disk_end(&t);
+}
+
+static void large_blocks(void **state)
+{
+	struct virtio_blk_config c = { 0 };
+	struct blk_test t;
+
+	(void)state;
+	disk_new(&t, &c);
+	t.block.info.logical_block_bytes = 4096;
+	disk_start(&t, &c, ALL);
+	assert_int_equal(request(&t, 0, 1, t.data, 4096, NULL), 1);
+	assert_int_equal(request(&t, 0, 0, t.data, 512, NULL), 1);
+	assert_int_equal(request(&t, 0, 8, t.data, 4096, NULL), 0);
+	disk_end(&t);
+}
+
+static void error_policies(void **state)
+{
+	static const struct {
+		enum virtio_blk_errors policy;
+		uint8_t status;
+	} cases[] = { { VIRTIO_BLK_ERRORS_REPORT, 1 }, { VIRTIO_BLK_ERRORS_IGNORE, 0 } };
+	struct virtio_blk_stats s;
+	struct blk_test t;
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct virtio_blk_config c = { .errors = cases[i].policy };
+
+		disk_new(&t, &c);
+		disk_start(&t, &c, ALL);
+		t.block.fail_with = -EIO;
+		assert_int_equal(request(&t, 1, 0, t.data, 512, NULL), cases[i].status);
+		assert_int_equal(t.f.nevents, 1);
+		assert_int_equal(t.f.events[0].kind, DEV_EVENT_IO_ERROR);
+		assert_int_equal(t.f.events[0].value, EIO);
+		assert_true(t.f.events[0].is_write);
+		assert_false(t.f.events[0].stop);
+		virtio_blk_stats(t.dev, &s);
+		assert_int_equal(s.errors, 1);
+		assert_int_equal(s.wr_reqs, 0);
+		disk_end(&t);
+	}
+}
+
+static void corrupt_image_stops_whatever_the_policy(void **state)
+{
+	static const enum virtio_blk_errors policies[] = { VIRTIO_BLK_ERRORS_REPORT,
+		VIRTIO_BLK_ERRORS_STOP, VIRTIO_BLK_ERRORS_IGNORE };
+	struct virtio_blk_stats s;
+	struct blk_test t;
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_SIZE(policies); i++) {
+		struct virtio_blk_config c = { .errors = policies[i] };
+
+		disk_new(&t, &c);
+		disk_start(&t, &c, ALL);
+		t.block.corrupt = true;
+		t.block.fail_with = -EIO;
+		submit(&t, 0, 0, 1, 0, t.data, 512);
+		fx_run(&t.f, 10);
+		assert_int_equal(drv_used_idx(&t.d.q[0]), 0);
+		assert_int_equal(t.f.nevents, 1);
+		assert_true(t.f.events[0].stop && t.f.events[0].corrupt);
+		assert_false(t.f.events[0].ignored);
+		virtio_blk_stats(t.dev, &s);
+		assert_int_equal(s.failed, EIO);
+		disk_end(&t);
+	}
+}
+
+/* Trouble without a request: told, and with "stop" nothing more is taken from the rings. */
+static void trouble_without_a_request(void **state)
+{
+	static const struct {
+		enum virtio_blk_errors policy;
+		bool corrupt, stop, ignored;
+	} cases[] = { { VIRTIO_BLK_ERRORS_REPORT, false, false, false },
+		{ VIRTIO_BLK_ERRORS_IGNORE, false, false, true },
+		{ VIRTIO_BLK_ERRORS_STOP, false, true, false },
+		{ VIRTIO_BLK_ERRORS_IGNORE, true, true, false } };
+	struct blk_test t;
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct virtio_blk_config c = { .errors = cases[i].policy };
+
+		disk_new(&t, &c);
+		disk_start(&t, &c, ALL);
+		t.block.corrupt = cases[i].corrupt;
+		t.block.watch->trouble(t.block.watch, -ENOSPC, "why");
+		assert_int_equal(t.f.nevents, 1);
+		assert_int_equal(t.f.events[0].value, ENOSPC);
+		assert_true(t.f.events[0].is_write);
+		assert_int_equal(t.f.events[0].stop, cases[i].stop);
+		assert_int_equal(t.f.events[0].ignored, cases[i].ignored);
+		assert_int_equal(t.f.events[0].corrupt, cases[i].corrupt);
+		submit(&t, 0, 0, 0, 0, t.data, 512);
+		fx_run(&t.f, 10);
+		assert_int_equal(drv_used_idx(&t.d.q[0]), cases[i].stop ? 0 : 1);
+		if (cases[i].stop) {
+			t.dev->ops->pause(t.dev);
+			t.dev->ops->resume(t.dev);
+			drv_wait(&t.d.q[0], NULL);
+		}
+		disk_end(&t);
+	}
+}
+
+static void stop_policy_keeps_the_request(void **state)
+{
+	struct virtio_blk_config c = { .errors = VIRTIO_BLK_ERRORS_STOP };
+	struct fx_state s;
+	struct blk_test t;
+
+	(void)state;
+	disk_new(&t, &c);
+	disk_start(&t, &c, ALL);
+	t.block.fail_with = -ENOSPC;
+	fill(&t, t.data, 512, 77);
+	submit(&t, 0, 0, 1, 5, t.data, 512);
+	submit(&t, 0, 1, 1, 6, t.data, 512);
+	fx_run(&t.f, 10);
+	assert_int_equal(drv_used_idx(&t.d.q[0]), 0);
+	assert_int_equal(t.f.nevents, 2);
+	assert_true(t.f.events[0].stop);
+	assert_int_equal(t.f.events[0].value, ENOSPC);
+	/* Until the machine has paused, more doorbells do not try again. */
+	drv_kick(&t.d.q[0]);
+	fx_run(&t.f, 10);
+	assert_int_equal(t.f.nevents, 2);
+	t.dev->ops->pause(t.dev);
+	/* A state taken now brings both back, elsewhere too. */
+	fx_save(t.dev, &s);
+	fx_state_test(&t.f, t.dev, 200);
+	t.dev->ops->pause(t.dev);
+	t.block.fail_with = 0;
+	assert_int_equal(fx_load(t.dev, &s), 0);
+	fx_run(&t.f, 10);
+	t.dev->ops->resume(t.dev);
+	drv_wait(&t.d.q[0], NULL);
+	drv_wait(&t.d.q[0], NULL);
+	assert_int_equal(status_get(&t, 0), 0);
+	assert_int_equal(status_get(&t, 1), 0);
+	free(s.buf);
+	disk_end(&t);
+}
+
+static void resume_redoes_in_order(void **state)
+{
+	struct virtio_blk_config c = { .errors = VIRTIO_BLK_ERRORS_STOP };
+	struct blk_test t;
+	uint8_t b[2];
+
+	(void)state;
+	disk_new(&t, &c);
+	disk_start(&t, &c, ALL);
+	t.block.fail_with = -EIO;
+	memset(fx_ram(&t.f, t.data), 'a', 512);
+	memset(fx_ram(&t.f, t.data + 512), 'b', 512);
+	submit(&t, 0, 0, 1, 0, t.data, 512);
+	submit(&t, 0, 1, 1, 0, t.data + 512, 512);
+	fx_run(&t.f, 10);
+	t.dev->ops->pause(t.dev);
+	t.block.fail_with = 0;
+	t.dev->ops->resume(t.dev);
+	drv_wait(&t.d.q[0], NULL);
+	drv_wait(&t.d.q[0], NULL);
+	assert_int_equal(pread(t.block.fd, b, 2, 0), 2);
+	assert_int_equal(b[0], 'b');
+	disk_end(&t);
+}
+
+static void queues_work_side_by_side(void **state)
+{
+	struct virtio_blk_config c = { .queues = 4 };
+	struct virtio_blk_stats s;
+	struct blk_test t;
+
+	(void)state;
+	disk_new(&t, &c);
+	disk_start(&t, &c, ALL);
+	t.block.hold = 1;
+	for (unsigned q = 0; q < 4; q++) {
+		fill(&t, t.data + 1024 * q, 1024, (uint8_t)q);
+		submit(&t, q, q, 1, 2 * q, t.data + 1024 * q, 1024);
+	}
+	fx_run(&t.f, 10);
+	assert_int_equal(t.block.nheld, 4);
+	block_release(&t.block);
+	for (unsigned q = 0; q < 4; q++) {
+		drv_wait(&t.d.q[q], NULL);
+		assert_int_equal(status_get(&t, q), 0);
+	}
+	assert_int_equal(t.f.nmsi, 4);
+	virtio_blk_stats(t.dev, &s);
+	assert_int_equal(s.wr_reqs, 4);
+	assert_int_equal(s.wr_bytes, 4096);
+	disk_end(&t);
+}
+
+/* The disk's loop runs on a thread of its own, as in the machine. */
+static void *loop_thread(void *opaque)
+{
+	loop_run(opaque);
+	return NULL;
+}
+
+struct release_later {
+	struct loop_task task;
+	struct block *block;
+};
+
+static void release_run(struct loop_task *task)
+{
+	usleep(50000); /* so that the waiting has begun */
+	block_release(container_of(task, struct release_later, task)->block);
+}
+
+static void pause_and_reset_wait_for_what_is_in_flight(void **state)
+{
+	struct release_later later[2];
+	struct virtio_blk_config c = { 0 };
+	pthread_t thread;
+	struct loop *l;
+	struct blk_test t;
+
+	(void)state;
+	disk_new(&t, &c);
+	assert_int_equal(loop_new(64, &l, NULL), 0);
+	c.loop = t.block.loop = l;
+	disk_start(&t, &c, ALL);
+	for (unsigned i = 0; i < 2; i++)
+		later[i] = (struct release_later){ { .run = release_run }, &t.block };
+	t.block.hold = 1;
+	assert_int_equal(pthread_create(&thread, NULL, loop_thread, l), 0);
+	submit(&t, 0, 0, 1, 0, t.data, 512);
+	while (!__atomic_load_n(&t.block.submits, __ATOMIC_ACQUIRE))
+		usleep(100);
+	loop_post(l, &later[0].task);
+	t.dev->ops->pause(t.dev);
+	assert_int_equal(drv_used_idx(&t.d.q[0]), 1);
+	assert_int_equal(status_get(&t, 0), 0);
+	t.dev->ops->resume(t.dev);
+	drv_wait(&t.d.q[0], NULL);
+	__atomic_store_n(&t.block.hold, 1, __ATOMIC_SEQ_CST);
+	submit(&t, 0, 0, 1, 0, t.data, 512);
+	while (__atomic_load_n(&t.block.submits, __ATOMIC_ACQUIRE) < 2)
+		usleep(100);
+	loop_post(l, &later[1].task);
+	/* The guest resets the device with a request in flight: its ring stays untouched. */
+	fx_write(&t.f, t.d.common + 20, 1, 0);
+	assert_int_equal(drv_status(&t.d), 0);
+	assert_int_equal(drv_used_idx(&t.d.q[0]), 1);
+	loop_stop(l);
+	pthread_join(thread, NULL);
+	disk_end(&t);
+	loop_free(l);
+}
+
+static void state_survives(void **state)
+{
+	struct virtio_blk_config c = { .queues = 2 };
+	struct blk_test t;
+
+	(void)state;
+	disk_new(&t, &c);
+	disk_start(&t, &c, ALL);
+	fill(&t, t.data, 512, 1);
+	assert_int_equal(request(&t, 1, 0, t.data, 512, NULL), 0);
+	fx_state_test(&t.f, t.dev, 1500);
+	assert_int_equal(t.f.ndoorbells, 2);
+	assert_int_equal(request(&t, 0, 0, t.data + 4096, 512, NULL), 0);
+	disk_end(&t);
+}
+
+/* Random rings: whatever a driver writes, the device lives and can be reset. */
+static void random_rings(void **state)
+{
+	uint32_t seed = 12345;
+	struct blk_test t;
+
+	(void)state;
+	disk_begin(&t, ALL);
+	for (unsigned round = 0; round < 400; round++) {
+		for (unsigned i = 0; i < 16; i++) {
+			uint32_t r = seed = seed * 1664525 + 1013904223;
+			uint64_t gpa = r & 3 ? t.header + (r >> 8) % 70000 : r * 4099ULL;
+
+			drv_desc(&t.d.q[0], i, gpa, (r >> 4) % 3 ? 16 : (r >> 3) % 5000,
+				(uint16_t)((r >> 20) & ((r >> 29) ? 3 : 7)),
+				(uint16_t)((i + 1 + (r >> 27 ? 0 : r)) % 17));
+			header_put(&t, i, (r >> 24) % 14, (r >> 10) % 3000);
+		}
+		for (unsigned i = 0; i < 5; i++)
+			drv_publish(&t.d.q[0], (seed >> (3 * i)) % 16);
+		drv_kick(&t.d.q[0]);
+		fx_run(&t.f, 4);
+		if (drv_status(&t.d) & VIRTIO_STATUS_NEEDS_RESET) {
+			t.f.next_gpa = t.status + 4096;
+			drv_init(&t.d, &t.f, SLOT, ALL, true);
+			drv_queue_setup(&t.d, 0, 16);
+			drv_ok(&t.d);
+		}
+	}
+	fx_run(&t.f, 20);
+	disk_end(&t);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(tells_its_configuration),
+		cmocka_unit_test(writes_and_reads_back),
+		cmocka_unit_test(odd_segments),
+		cmocka_unit_test(refuses_bad_ranges),
+		cmocka_unit_test(refuses_requests_without_status),
+		cmocka_unit_test(serial_number),
+		cmocka_unit_test(flush_and_write_through),
+		cmocka_unit_test(discard_and_write_zeroes),
+		cmocka_unit_test(read_only_disk),
+		cmocka_unit_test(large_blocks),
+		cmocka_unit_test(error_policies),
+		cmocka_unit_test(corrupt_image_stops_whatever_the_policy),
+		cmocka_unit_test(trouble_without_a_request),
+		cmocka_unit_test(stop_policy_keeps_the_request),
+		cmocka_unit_test(resume_redoes_in_order),
+		cmocka_unit_test(queues_work_side_by_side),
+		cmocka_unit_test(pause_and_reset_wait_for_what_is_in_flight),
+		cmocka_unit_test(state_survives),
+		cmocka_unit_test(random_rings),
+	};
+
+	alarm(30 * TEST_SLOW);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

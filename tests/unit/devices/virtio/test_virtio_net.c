@@ -1,0 +1,624 @@
+/* A network interface: a socket of packets stands for the tap. */
+#include "fixture.h"
+
+#include "base/bytes.h"
+#include "devices/virtio/virtio.h"
+#include "devices/virtio/virtio_net.h"
+#include "devices/virtio/virtio_net_header.h"
+
+#include <linux/if_tun.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define SLOT 4
+#define RX 0
+#define TX 1
+#define LINK_UP 1
+#define ALL (~0ULL)
+
+/* ---- headers ---- */
+
+struct header {
+	uint8_t flags, segments;
+	uint16_t headers, segment, start, offset;
+};
+
+static const struct header tcp4 = { 1, 1, 54, 1448, 34, 16 };
+
+static bool parse(const struct header *h, uint64_t bytes, uint64_t features, uint8_t *ret)
+{
+	uint8_t raw[NET_HEADER_BYTES] = { h->flags, h->segments };
+
+	store_le16(raw + 2, h->headers);
+	store_le16(raw + 4, h->segment);
+	store_le16(raw + 6, h->start);
+	store_le16(raw + 8, h->offset);
+	store_le16(raw + 10, 0xffff);
+	return net_header_parse(raw, bytes, features, ret);
+}
+
+static void a_plain_frame_passes_with_a_plain_header(void **state)
+{
+	static const uint8_t zero[NET_HEADER_BYTES];
+	struct header odd = { 0xfe, 0, 9999, 9999, 9999, 9999 };
+	uint8_t ret[NET_HEADER_BYTES];
+
+	(void)state;
+	assert_true(parse(&odd, 60, 0, ret));
+	assert_memory_equal(ret, zero, sizeof(zero));
+	assert_true(parse(&odd, 14, ALL, ret));
+	assert_false(parse(&odd, 13, ALL, ret));
+	assert_false(parse(&odd, 0, ALL, ret));
+}
+
+static void a_checksum_lies_inside_the_frame(void **state)
+{
+	struct header h = { .flags = 1, .start = 34, .offset = 16 };
+	uint8_t ret[NET_HEADER_BYTES];
+
+	(void)state;
+	assert_true(parse(&h, 52, NET_F_CSUM, ret));
+	assert_int_equal(ret[0], 1);
+	assert_int_equal(load_le16(ret + 6), 34);
+	assert_int_equal(load_le16(ret + 8), 16);
+	assert_int_equal(load_le16(ret + 10), 0);
+	assert_false(parse(&h, 51, NET_F_CSUM, ret));
+	assert_false(parse(&h, 52, ALL & ~NET_F_CSUM, ret));
+	h.start = 13;
+	assert_false(parse(&h, 60, NET_F_CSUM, ret));
+	h = (struct header){ .flags = 1, .start = 0xffff, .offset = 0xffff };
+	assert_false(parse(&h, 65000, NET_F_CSUM, ret));
+	assert_false(parse(&h, 16, NET_F_CSUM, ret));
+}
+
+static void segments_are_those_that_were_negotiated(void **state)
+{
+	uint64_t both = NET_F_CSUM | NET_F_HOST_TSO4;
+	uint8_t ret[NET_HEADER_BYTES];
+	struct header h = tcp4;
+
+	(void)state;
+	assert_true(parse(&h, 60000, both, ret));
+	assert_int_equal(ret[1], 1);
+	assert_int_equal(load_le16(ret + 2), 54);
+	assert_int_equal(load_le16(ret + 4), 1448);
+	assert_false(parse(&h, 60000, NET_F_CSUM, ret));
+	h.segments = 0x81;
+	assert_false(parse(&h, 60000, both, ret));
+	assert_true(parse(&h, 60000, both | NET_F_HOST_ECN, ret));
+	h.segments = 4;
+	assert_false(parse(&h, 60000, both, ret));
+	assert_true(parse(&h, 60000, both | NET_F_HOST_TSO6, ret));
+	for (unsigned kind = 0; kind < 256; kind++) {
+		h.segments = (uint8_t)kind;
+		assert_int_equal(parse(&h, 60000, ALL, ret),
+			kind == 0 || kind == 1 || kind == 4 || kind == 0x81 || kind == 0x84);
+	}
+}
+
+static void segments_need_a_checksum_a_size_and_headers(void **state)
+{
+	uint8_t ret[NET_HEADER_BYTES];
+	struct header h = tcp4;
+
+	(void)state;
+	h.flags = 0;
+	assert_false(parse(&h, 60000, ALL, ret));
+	h = tcp4;
+	h.segment = 0;
+	assert_false(parse(&h, 60000, ALL, ret));
+	h = tcp4;
+	h.headers = 60001;
+	assert_false(parse(&h, 60000, ALL, ret));
+}
+
+static void a_driver_gets_what_it_negotiated(void **state)
+{
+	uint8_t sum[NET_HEADER_BYTES] = { 1 }, good[NET_HEADER_BYTES] = { 2 }, tcp6[NET_HEADER_BYTES] = { 1, 4 };
+
+	(void)state;
+	assert_true(net_header_fit(sum, NET_F_GUEST_CSUM));
+	assert_false(net_header_fit(sum, 0));
+	assert_true(net_header_fit(good, NET_F_GUEST_CSUM));
+	assert_int_equal(good[0], 2);
+	assert_true(net_header_fit(good, 0));
+	assert_int_equal(good[0], 0);
+	assert_true(net_header_fit(tcp6, NET_F_GUEST_CSUM | NET_F_GUEST_TSO6));
+	assert_false(net_header_fit(tcp6, NET_F_GUEST_CSUM | NET_F_GUEST_TSO4));
+}
+
+/* ---- the device ---- */
+
+struct net_test {
+	struct fixture f;
+	struct device *dev;
+	struct drv d;
+	int tap; /* our end; -1: none */
+	int their;
+	bool user; /* no tap: what user interfaces have */
+	uint64_t buf;
+};
+
+static void net_new(struct net_test *t, bool tap)
+{
+	struct virtio_net_config c = { .name = "net0", .tap_fd = -1, .mac = { 0x52, 0x54, 0, 1, 2, 3 },
+		.mtu = 9000, .user = t->user, .slot = SLOT };
+	int pair[2] = { -1, -1 };
+
+	fx_init(&t->f);
+	if (tap)
+		assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, pair), 0);
+	t->tap = pair[0];
+	t->their = c.tap_fd = pair[1];
+	c.loop = t->f.host.loop;
+	assert_int_equal(virtio_net_new(&t->f.host, t->f.pci, &c, &t->dev, NULL), 0);
+}
+
+static void net_begin(struct net_test *t, bool tap, uint64_t features)
+{
+	net_new(t, tap);
+	drv_init(&t->d, &t->f, SLOT, features, true);
+	drv_queue_setup(&t->d, RX, 16);
+	drv_queue_setup(&t->d, TX, 16);
+	drv_ok(&t->d);
+	t->buf = fx_alloc(&t->f, 1 << 20, 4096);
+	fx_run(&t->f, 3);
+}
+
+static void net_end(struct net_test *t)
+{
+	t->dev->ops->free(t->dev);
+	fx_run(&t->f, 2);
+	if (t->tap >= 0)
+		close(t->tap);
+	if (t->their >= 0)
+		close(t->their);
+	fx_done(&t->f);
+}
+
+static struct virtio_net_stats stats(struct net_test *t)
+{
+	struct virtio_net_stats s;
+
+	virtio_net_stats(t->dev, &s);
+	return s;
+}
+
+/* A frame of that many bytes, each of them `fill`, with a plain header. */
+static void host_sends(struct net_test *t, size_t bytes, uint8_t fill)
+{
+	static uint8_t packet[NET_HEADER_BYTES + 70000];
+
+	memset(packet, 0, NET_HEADER_BYTES);
+	memset(packet + NET_HEADER_BYTES, fill, bytes);
+	assert_int_equal(write(t->tap, packet, NET_HEADER_BYTES + bytes), NET_HEADER_BYTES + bytes);
+}
+
+static void guest_offers(struct net_test *t, unsigned at, uint32_t bytes)
+{
+	struct drv_sg sg = { t->buf + at, bytes, true };
+
+	drv_add(&t->d.q[RX], &sg, 1, false);
+}
+
+static const uint8_t *ram(struct net_test *t, unsigned at)
+{
+	return fx_ram(&t->f, t->buf + at);
+}
+
+static void shows_mac_link_and_mtu(void **state)
+{
+	static const uint8_t mac[] = { 0x52, 0x54, 0, 1, 2, 3 };
+	struct net_test t = { 0 };
+
+	(void)state;
+	net_begin(&t, true, ALL);
+	assert_int_equal(fx_cfg_read(&t.f, SLOT, 0, 4), 0x10411af4);
+	for (unsigned i = 0; i < sizeof(mac); i++)
+		assert_int_equal(fx_read(&t.f, t.d.device + i, 1), mac[i]);
+	assert_int_equal(fx_read(&t.f, t.d.device + 6, 2), LINK_UP);
+	assert_int_equal(fx_read(&t.f, t.d.device + 10, 2), 9000);
+	/* Nothing of it is the driver's to change. */
+	fx_write(&t.f, t.d.device, 1, 0xff);
+	assert_int_equal(fx_read(&t.f, t.d.device, 1), 0x52);
+	assert_true(stats(&t).link_up);
+	net_end(&t);
+}
+
+static void without_a_tap_what_is_sent_is_dropped(void **state)
+{
+	struct net_test t = { 0 };
+	struct drv_sg sg = { 0, NET_HEADER_BYTES + 60, false };
+	unsigned head;
+	uint32_t len;
+
+	(void)state;
+	net_begin(&t, false, ALL);
+	assert_int_equal(fx_read(&t.f, t.d.device + 6, 2), 0);
+	sg.gpa = t.buf;
+	guest_offers(&t, 4096, 2048);
+	drv_kick(&t.d.q[RX]);
+	head = drv_add(&t.d.q[TX], &sg, 1, false);
+	drv_kick(&t.d.q[TX]);
+	assert_int_equal(drv_wait(&t.d.q[TX], &len), head);
+	assert_int_equal(stats(&t).tx_drops, 1);
+	assert_false(stats(&t).link_up);
+	assert_int_equal(drv_used_idx(&t.d.q[RX]), 0);
+	net_end(&t);
+}
+
+static void sends_frames(void **state)
+{
+	uint8_t got[256], *p;
+	struct net_test t = { 0 };
+	uint32_t len;
+
+	(void)state;
+	net_begin(&t, true, ALL);
+	p = fx_ram(&t.f, t.buf);
+	p[0] = 0xfc; /* bits that mean nothing */
+	memset(p + NET_HEADER_BYTES, 0x77, 60);
+	for (unsigned cut = 1; cut < NET_HEADER_BYTES + 60; cut += 7) {
+		struct drv_sg sg[2] = { { t.buf, cut, false },
+			{ t.buf + cut, NET_HEADER_BYTES + 60 - cut, false } };
+
+		drv_add(&t.d.q[TX], sg, 2, cut & 1);
+		drv_kick(&t.d.q[TX]);
+		drv_wait(&t.d.q[TX], &len);
+		assert_int_equal(len, 0);
+		assert_int_equal(read(t.tap, got, sizeof(got)), NET_HEADER_BYTES + 60);
+		assert_int_equal(got[0], 0);
+		assert_memory_equal(got + NET_HEADER_BYTES, p + NET_HEADER_BYTES, 60);
+	}
+	assert_int_equal(stats(&t).tx_packets, 11);
+	assert_int_equal(stats(&t).tx_bytes, 660);
+	net_end(&t);
+}
+
+static void what_a_socket_does_not_take_waits(void **state)
+{
+	struct net_test t = { .user = true };
+	struct drv_sg sg = { 0, 8192, false };
+	static uint8_t got[8192];
+	int bytes = 16384;
+	uint32_t len;
+
+	(void)state;
+	net_begin(&t, true, ALL);
+	assert_int_equal(read(t.tap, got, sizeof(got)), 4); /* what the driver takes */
+	assert_int_equal(setsockopt(t.their, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes)), 0);
+	sg.gpa = t.buf;
+	for (unsigned i = 0; i < 8; i++)
+		drv_add(&t.d.q[TX], &sg, 1, false);
+	drv_kick(&t.d.q[TX]);
+	fx_run(&t.f, 5);
+	assert_in_range(stats(&t).tx_packets, 1, 7);
+	for (unsigned i = 0; i < 8; i++) {
+		fx_run(&t.f, 5);
+		assert_int_equal(read(t.tap, got, sizeof(got)), sizeof(got));
+	}
+	for (unsigned i = 0; i < 8; i++)
+		drv_wait(&t.d.q[TX], &len);
+	assert_int_equal(stats(&t).tx_packets, 8);
+	assert_int_equal(stats(&t).tx_drops, 0);
+	/* Nobody reads any more: nothing waits for ever. */
+	for (unsigned i = 0; i < 8; i++)
+		drv_add(&t.d.q[TX], &sg, 1, false);
+	drv_kick(&t.d.q[TX]);
+	fx_run(&t.f, 5);
+	close(t.tap);
+	t.tap = -1;
+	for (unsigned i = 0; i < 8; i++)
+		drv_wait(&t.d.q[TX], &len);
+	assert_false(stats(&t).link_up);
+	assert_in_range(stats(&t).tx_drops, 1, 8);
+	net_end(&t);
+}
+
+/* What the other side of a socket may leave to the driver: told when there is one, and when there is another. */
+static void a_socket_is_told_what_the_driver_takes(void **state)
+{
+	const uint64_t finished = NET_F_CSUM | NET_F_HOST_TSO4, taken = NET_F_GUEST_CSUM | NET_F_GUEST_TSO4;
+	const uint64_t others = NET_F_GUEST_TSO6 | NET_F_GUEST_ECN | NET_F_HOST_TSO6 | NET_F_HOST_ECN;
+	struct net_test t = { .user = true };
+	uint8_t got[8];
+
+	(void)state;
+	net_begin(&t, true, ALL);
+	assert_int_equal(t.d.features & (finished | taken | others), finished | taken);
+	assert_int_equal(read(t.tap, got, sizeof(got)), 4);
+	assert_int_equal(load_le32(got), TUN_F_CSUM | TUN_F_TSO4);
+	guest_offers(&t, 0, 2048);
+	drv_kick(&t.d.q[RX]);
+	fx_run(&t.f, 5);
+	assert_int_equal(read(t.tap, got, sizeof(got)), -1); /* once */
+	/* Another driver wants everything whole. */
+	t.dev->ops->reset(t.dev);
+	drv_init(&t.d, &t.f, SLOT, ALL & ~taken, true);
+	drv_queue_setup(&t.d, RX, 16);
+	drv_ok(&t.d);
+	fx_run(&t.f, 5);
+	assert_int_equal(read(t.tap, got, sizeof(got)), 4);
+	assert_int_equal(load_le32(got), 0);
+	net_end(&t);
+}
+
+/* A socket that is full has no room for it: it is tried again with the next buffers, or frame. */
+static void a_socket_that_was_full_is_told_later(void **state)
+{
+	struct net_test t = { .user = true };
+	static uint8_t got[1024];
+	int bytes = 4096;
+
+	(void)state;
+	net_new(&t, true);
+	assert_int_equal(setsockopt(t.their, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes)), 0);
+	while (write(t.their, got, sizeof(got)) > 0) {
+	}
+	drv_init(&t.d, &t.f, SLOT, ALL, true);
+	drv_queue_setup(&t.d, RX, 16);
+	drv_ok(&t.d);
+	t.buf = fx_alloc(&t.f, 1 << 20, 4096);
+	fx_run(&t.f, 5);
+	while (read(t.tap, got, sizeof(got)) > 0)
+		assert_int_equal(load_le32(got), 0); /* filler */
+	guest_offers(&t, 0, 2048);
+	drv_kick(&t.d.q[RX]);
+	fx_run(&t.f, 5);
+	assert_int_equal(read(t.tap, got, sizeof(got)), 4);
+	assert_int_equal(load_le32(got), TUN_F_CSUM | TUN_F_TSO4);
+	net_end(&t);
+}
+
+static void a_wrong_header_never_reaches_the_host(void **state)
+{
+	struct drv_sg sg = { 0, NET_HEADER_BYTES + 60, false };
+	struct net_test t = { 0 };
+	uint8_t got[256];
+	uint32_t len;
+
+	(void)state;
+	net_begin(&t, true, ALL);
+	sg.gpa = t.buf;
+	*(uint8_t *)fx_ram(&t.f, t.buf) = 1; /* a checksum at 0 */
+	drv_add(&t.d.q[TX], &sg, 1, false);
+	drv_kick(&t.d.q[TX]);
+	drv_wait(&t.d.q[TX], &len);
+	assert_int_equal(read(t.tap, got, sizeof(got)), -1);
+	assert_int_equal(stats(&t).tx_errors, 1);
+	assert_int_equal(drv_status(&t.d), 15);
+	net_end(&t);
+}
+
+static void needs_reset(struct net_test *t, unsigned q, uint32_t bytes, const char *why)
+{
+	struct drv_sg sg = { t->buf, bytes, q == RX };
+
+	drv_add(&t->d.q[q], &sg, 1, false);
+	drv_kick(&t->d.q[q]);
+	fx_wait(&t->f, &t->f.nevents, 1);
+	assert_true(drv_status(&t->d) & VIRTIO_STATUS_NEEDS_RESET);
+	assert_non_null(strstr(t->f.details[0], why));
+}
+
+static void a_frame_without_a_header_is_a_fault(void **state)
+{
+	struct net_test t = { 0 };
+
+	(void)state;
+	net_begin(&t, true, ALL);
+	needs_reset(&t, TX, NET_HEADER_BYTES - 1, "has no header");
+	net_end(&t);
+}
+
+static void a_buffer_without_room_for_a_header_is_a_fault(void **state)
+{
+	struct net_test t = { 0 };
+
+	(void)state;
+	net_begin(&t, true, ALL);
+	host_sends(&t, 60, 1);
+	needs_reset(&t, RX, NET_HEADER_BYTES - 1, "no room for a header");
+	net_end(&t);
+}
+
+static void receives_into_as_many_buffers_as_it_takes(void **state)
+{
+	struct net_test t = { 0 };
+	uint32_t len;
+
+	(void)state;
+	net_begin(&t, true, ALL);
+	for (unsigned i = 0; i < 5; i++)
+		guest_offers(&t, i * 512, 512);
+	drv_kick(&t.d.q[RX]);
+	host_sends(&t, 1500, 0x42);
+	drv_wait(&t.d.q[RX], &len);
+	assert_int_equal(len, 512);
+	assert_int_equal(drv_used_idx(&t.d.q[RX]), 3);
+	assert_int_equal(load_le16(ram(&t, 10)), 3);
+	for (unsigned i = NET_HEADER_BYTES; i < NET_HEADER_BYTES + 1500; i++)
+		assert_int_equal(*ram(&t, i), 0x42);
+	assert_int_equal(*ram(&t, NET_HEADER_BYTES + 1500), 0);
+	assert_int_equal(stats(&t).rx_packets, 1);
+	assert_int_equal(stats(&t).rx_bytes, 1500);
+	net_end(&t);
+}
+
+/* Nothing of a frame is shown before all of it is there. */
+static void a_frame_waits_for_its_last_buffer(void **state)
+{
+	struct net_test t = { 0 };
+	uint32_t len;
+
+	(void)state;
+	net_begin(&t, true, ALL);
+	guest_offers(&t, 0, 512);
+	guest_offers(&t, 512, 512);
+	drv_kick(&t.d.q[RX]);
+	host_sends(&t, 1500, 0x42);
+	host_sends(&t, 100, 0x43);
+	fx_run(&t.f, 10);
+	assert_int_equal(drv_used_idx(&t.d.q[RX]), 0);
+	guest_offers(&t, 1024, 512);
+	guest_offers(&t, 1536, 512);
+	assert_true(drv_wants_kick(&t.d.q[RX], 2));
+	drv_kick(&t.d.q[RX]);
+	for (unsigned i = 0; i < 4; i++)
+		drv_wait(&t.d.q[RX], &len);
+	assert_int_equal(len, NET_HEADER_BYTES + 100);
+	assert_int_equal(*ram(&t, 1536 + NET_HEADER_BYTES), 0x43);
+	net_end(&t);
+}
+
+static void what_cannot_fit_is_dropped(void **state)
+{
+	struct net_test t = { 0 };
+	uint32_t len;
+
+	(void)state;
+	net_begin(&t, true, ALL & ~NET_F_MRG_RXBUF);
+	guest_offers(&t, 0, 512);
+	guest_offers(&t, 512, 512);
+	drv_kick(&t.d.q[RX]);
+	host_sends(&t, 501, 0x42);
+	host_sends(&t, 500, 0x43);
+	drv_wait(&t.d.q[RX], &len);
+	assert_int_equal(len, 512);
+	assert_int_equal(load_le16(ram(&t, 10)), 1);
+	assert_int_equal(*ram(&t, NET_HEADER_BYTES), 0x43);
+	assert_int_equal(stats(&t).rx_drops, 1);
+	net_end(&t);
+}
+
+/* A ring that is shorter than a frame has to be no dam. */
+static void a_ring_that_is_too_short_is_passed_over(void **state)
+{
+	struct net_test t = { 0 };
+	uint32_t len;
+
+	(void)state;
+	net_begin(&t, true, ALL);
+	for (unsigned i = 0; i < 16; i++)
+		guest_offers(&t, i * 64, 64);
+	drv_kick(&t.d.q[RX]);
+	host_sends(&t, 1500, 0x42);
+	host_sends(&t, 40, 0x43);
+	drv_wait(&t.d.q[RX], &len);
+	assert_int_equal(len, NET_HEADER_BYTES + 40);
+	assert_int_equal(stats(&t).rx_drops, 1);
+	net_end(&t);
+}
+
+static void frames_wait_while_it_is_paused(void **state)
+{
+	struct net_test t = { 0 };
+	uint32_t len;
+
+	(void)state;
+	net_begin(&t, true, ALL);
+	guest_offers(&t, 0, 2048);
+	drv_kick(&t.d.q[RX]);
+	fx_run(&t.f, 3);
+	t.dev->ops->pause(t.dev);
+	host_sends(&t, 60, 0x42);
+	fx_run(&t.f, 10);
+	assert_int_equal(drv_used_idx(&t.d.q[RX]), 0);
+	t.dev->ops->resume(t.dev);
+	drv_wait(&t.d.q[RX], &len);
+	assert_int_equal(len, NET_HEADER_BYTES + 60);
+	net_end(&t);
+}
+
+static void a_tap_that_goes_is_a_cable_pulled(void **state)
+{
+	struct net_test t = { 0 };
+	unsigned before;
+
+	(void)state;
+	net_begin(&t, true, ALL);
+	before = t.f.nmsi;
+	close(t.tap);
+	t.tap = -1;
+	fx_wait(&t.f, &t.f.nmsi, before + 1);
+	assert_int_equal(fx_read(&t.f, t.d.device + 6, 2), 0);
+	assert_false(stats(&t).link_up);
+	net_end(&t);
+}
+
+static void state_comes_back(void **state)
+{
+	struct net_test t = { 0 };
+	unsigned before;
+	uint32_t len;
+
+	(void)state;
+	net_begin(&t, true, ALL);
+	guest_offers(&t, 0, 2048);
+	drv_kick(&t.d.q[RX]);
+	fx_run(&t.f, 3);
+	before = t.f.nmsi;
+	fx_state_test(&t.f, t.dev, 2000);
+	/* The driver is told to look at the link again. */
+	assert_true(t.f.nmsi > before);
+	host_sends(&t, 60, 0x42);
+	drv_wait(&t.d.q[RX], &len);
+	assert_int_equal(len, NET_HEADER_BYTES + 60);
+	net_end(&t);
+}
+
+/* What a guest with a tap was saved as fits one without, and another address. */
+static void state_fits_another_interface(void **state)
+{
+	struct net_test t = { 0 }, u = { 0 };
+	struct fx_state s;
+
+	(void)state;
+	net_begin(&t, true, ALL);
+	t.dev->ops->pause(t.dev);
+	fx_save(t.dev, &s);
+	net_new(&u, false);
+	u.dev->ops->pause(u.dev);
+	u.dev->ops->reset(u.dev);
+	memcpy(u.f.host.ram[0].host, t.f.host.ram[0].host, FX_LOW_BYTES);
+	assert_int_equal(fx_load(u.dev, &s), 0);
+	u.dev->ops->resume(u.dev);
+	assert_int_equal(fx_read(&u.f, t.d.device + 6, 2), 0);
+	assert_int_equal(fx_read(&u.f, t.d.common + 20, 1), 15);
+	free(s.buf);
+	net_end(&u);
+	net_end(&t);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_plain_frame_passes_with_a_plain_header),
+		cmocka_unit_test(a_checksum_lies_inside_the_frame),
+		cmocka_unit_test(segments_are_those_that_were_negotiated),
+		cmocka_unit_test(segments_need_a_checksum_a_size_and_headers),
+		cmocka_unit_test(a_driver_gets_what_it_negotiated),
+		cmocka_unit_test(shows_mac_link_and_mtu),
+		cmocka_unit_test(without_a_tap_what_is_sent_is_dropped),
+		cmocka_unit_test(sends_frames),
+		cmocka_unit_test(what_a_socket_does_not_take_waits),
+		cmocka_unit_test(a_socket_is_told_what_the_driver_takes),
+		cmocka_unit_test(a_socket_that_was_full_is_told_later),
+		cmocka_unit_test(a_wrong_header_never_reaches_the_host),
+		cmocka_unit_test(a_frame_without_a_header_is_a_fault),
+		cmocka_unit_test(a_buffer_without_room_for_a_header_is_a_fault),
+		cmocka_unit_test(receives_into_as_many_buffers_as_it_takes),
+		cmocka_unit_test(a_frame_waits_for_its_last_buffer),
+		cmocka_unit_test(what_cannot_fit_is_dropped),
+		cmocka_unit_test(a_ring_that_is_too_short_is_passed_over),
+		cmocka_unit_test(frames_wait_while_it_is_paused),
+		cmocka_unit_test(a_tap_that_goes_is_a_cable_pulled),
+		cmocka_unit_test(state_comes_back),
+		cmocka_unit_test(state_fits_another_interface),
+	};
+
+	alarm(30 * TEST_SLOW);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,822 @@
+/* The guest agent's protocol with agents of all kinds at the other end: one that works, and those
+ * that say nothing, garbage, too much, or all of it too late. */
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+#include "vmm/agent/agent.h"
+#include "vmm/vm_msg.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#define MS 1000000ULL
+
+struct fixture {
+	struct loop *loop;
+	struct agent *a;
+	int guest; /* the agent's end */
+	unsigned answers;
+	int r;
+	struct err e;
+	char said[4096]; /* by the host, so far */
+	size_t nsaid;
+};
+
+static int agent_setup(void **state, const struct agent_times *times)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+	int pair[2];
+
+	log_set_fd(open("/dev/null", O_WRONLY));
+	assert_int_equal(loop_new(16, &f->loop, &f->e), 0);
+	assert_int_equal(
+		socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
+	assert_int_equal(agent_new(f->loop, pair[0], times, &f->a, &f->e), 0);
+	f->guest = pair[1];
+	*state = f;
+	return 0;
+}
+
+/* Whatever takes long is no answer's delay. */
+static int setup(void **state)
+{
+	static const struct agent_times times = {60000 * MS, 60000 * MS, 60000 * MS, 60000 * MS};
+
+	return agent_setup(state, &times);
+}
+
+/* Time runs out. */
+static int setup_hurried(void **state)
+{
+	static const struct agent_times times = {400 * MS, 400 * MS, 400 * MS, 600 * MS};
+
+	return agent_setup(state, &times);
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	agent_free(f->a);
+	loop_free(f->loop);
+	close(f->guest);
+	free(f);
+	return 0;
+}
+
+static void answered(void *opaque, int r, const struct err *e)
+{
+	struct fixture *f = opaque;
+
+	f->answers++;
+	f->r = r;
+	if (r < 0)
+		f->e = *e;
+}
+
+static void freeze(struct fixture *f)
+{
+	f->answers = 0;
+	assert_int_equal(agent_freeze(f->a, answered, f, &f->e), 0);
+	assert_int_equal(f->answers, 0);
+}
+
+static void rounds(struct fixture *f, uint64_t ns)
+{
+	uint64_t until = loop_now_ns() + ns, now;
+
+	while ((now = loop_now_ns()) < until)
+		loop_run_once(f->loop, until - now);
+	loop_run_once(f->loop, 0); /* what came due while we had no CPU */
+}
+
+/* Until a time limit has passed, and that is told. */
+static void answer_wait(struct fixture *f)
+{
+	while (!f->answers)
+		loop_run_once(f->loop, 10 * MS);
+}
+
+/* Until a time limit has passed, and the host says what follows. */
+static void host_wait(struct fixture *f)
+{
+	char byte;
+
+	while (recv(f->guest, &byte, 1, MSG_PEEK) < 0)
+		loop_run_once(f->loop, 10 * MS);
+}
+
+/* The next line that the host says; "" when there is none. */
+static const char *heard(struct fixture *f)
+{
+	static char line[512];
+	ssize_t n = recv(f->guest, f->said + f->nsaid, sizeof(f->said) - f->nsaid, MSG_DONTWAIT);
+	char *end;
+
+	f->nsaid += n > 0 ? (size_t)n : 0;
+	end = memchr(f->said, '\n', f->nsaid);
+	if (!end)
+		return "";
+	snprintf(line, sizeof(line), "%.*s", (int)(end - f->said), f->said);
+	f->nsaid -= (size_t)(end + 1 - f->said);
+	memmove(f->said, end + 1, f->nsaid);
+	return line;
+}
+
+static void says(struct fixture *f, const char *text)
+{
+	assert_int_equal(send(f->guest, text, strlen(text), MSG_NOSIGNAL), strlen(text));
+	rounds(f, 2 * MS);
+}
+
+/* Takes a sync; returns its id. */
+static int64_t sync_heard(struct fixture *f)
+{
+	const char *line = heard(f);
+	int64_t id = -1;
+
+	assert_int_equal(
+		sscanf(line,
+			"\xff{\"execute\":\"guest-sync-delimited\",\"arguments\":{\"id\":%" SCNd64
+			"}}",
+			&id),
+		1);
+	return id;
+}
+
+static void sync_answer(struct fixture *f, int64_t id)
+{
+	char text[64];
+
+	snprintf(text, sizeof(text), "\xff{\"return\": %" PRId64 "}\n", id);
+	says(f, text);
+}
+
+struct port_news {
+	unsigned n;
+	bool open, answers;
+};
+
+static void port_changed(void *opaque, bool open, bool answers)
+{
+	struct port_news *p = opaque;
+
+	p->n++;
+	p->open = open;
+	p->answers = answers;
+}
+
+static void freeze_heard(struct fixture *f)
+{
+	sync_answer(f, sync_heard(f));
+	assert_string_equal(heard(f), "{\"execute\":\"guest-fsfreeze-freeze\"}");
+}
+
+static int64_t thaw_heard(struct fixture *f)
+{
+	int64_t id = sync_heard(f);
+
+	assert_string_equal(heard(f), "{\"execute\":\"guest-fsfreeze-thaw\"}");
+	return id;
+}
+
+/* It takes the next request. */
+static void is_idle_again(struct fixture *f)
+{
+	freeze(f);
+	freeze_heard(f);
+	says(f, "{\"return\": 1}\n");
+	assert_int_equal(f->answers, 1);
+	assert_int_equal(f->r, 0);
+}
+
+static void test_works(void **state)
+{
+	struct fixture *f = *state;
+
+	freeze(f);
+	assert_int_equal(agent_freeze(f->a, answered, f, &f->e), -EBUSY);
+	freeze_heard(f);
+	assert_false(agent_is_frozen(f->a));
+	says(f, "{\"return\": 2}\n");
+	assert_int_equal(f->answers, 1);
+	assert_int_equal(f->r, 0);
+	assert_true(agent_is_frozen(f->a));
+	assert_string_equal(heard(f), "");
+	agent_thaw(f->a);
+	agent_thaw(f->a);
+	assert_false(agent_is_frozen(f->a));
+	sync_answer(f, thaw_heard(f));
+	says(f, "{\"return\": 2}\n");
+	assert_string_equal(heard(f), "");
+	is_idle_again(f);
+}
+
+static void test_silent(void **state)
+{
+	struct fixture *f = *state;
+
+	freeze(f);
+	answer_wait(f);
+	assert_int_equal(f->answers, 1);
+	assert_int_equal(f->r, -ETIMEDOUT);
+	assert_non_null(strstr(f->e.msg, "is qemu-guest-agent running"));
+	(void)sync_heard(f);
+	assert_string_equal(heard(f), ""); /* what never froze needs no thaw */
+	/* Late, and of the one before. */
+	freeze(f);
+	sync_answer(f, 1);
+	assert_int_equal(f->answers, 0);
+	freeze_heard(f);
+	says(f, "{\"return\": 0}\n");
+	assert_int_equal(f->r, 0);
+}
+
+static int64_t time_heard(struct fixture *f)
+{
+	int64_t ns = -1;
+
+	sync_answer(f, sync_heard(f));
+	assert_int_equal(sscanf(heard(f), "{\"execute\":\"guest-set-time\",\"arguments\":{\"time\":%" SCNd64 "}}",
+				 &ns), 1);
+	return ns;
+}
+
+static void test_sets_the_time(void **state)
+{
+	struct fixture *f = *state;
+	int64_t s = time(NULL);
+
+	agent_set_time(NULL);
+	agent_set_time(f->a);
+	assert_in_range(time_heard(f) / 1000000000, s, time(NULL));
+	freeze(f); /* waits for it */
+	assert_string_equal(heard(f), "");
+	agent_set_time(f->a); /* and this for the freeze and its thaw */
+	says(f, "{\"return\": {}}\n");
+	freeze_heard(f);
+	says(f, "{\"return\": 1}\n");
+	assert_true(f->answers == 1 && !f->r);
+	assert_string_equal(heard(f), "");
+	agent_thaw(f->a);
+	sync_answer(f, thaw_heard(f));
+	says(f, "{\"return\": 1}\n");
+	(void)time_heard(f);
+	says(f, "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no\"}}\n");
+	is_idle_again(f);
+}
+
+static void name_heard(struct fixture *f, const char *name)
+{
+	char want[400];
+
+	sync_answer(f, sync_heard(f));
+	snprintf(want, sizeof(want), "{\"execute\":\"guest-exec\",\"arguments\":{\"path\":\"/bin/sh\",\"arg\":[\"-c\","
+		"\"hostnamectl set-hostname $1 || { hostname $1 && echo $1 >/etc/hostname; }\",\"sh\",\"%s\"]}}", name);
+	assert_string_equal(heard(f), want);
+}
+
+static void test_sets_the_host_name(void **state)
+{
+	struct fixture *f = *state;
+
+	agent_set_hostname(NULL, "web-1");
+	agent_set_hostname(f->a, "...");
+	assert_string_equal(heard(f), "");
+	agent_set_time(f->a);
+	agent_set_hostname(f->a, "web_1"); /* after the clock */
+	(void)time_heard(f);
+	says(f, "{\"return\": {}}\n");
+	name_heard(f, "web-1");
+	freeze(f); /* waits for it */
+	assert_string_equal(heard(f), "");
+	says(f, "{\"return\": {\"pid\": 7}}\n");
+	freeze_heard(f);
+	says(f, "{\"return\": 1}\n");
+	agent_thaw(f->a);
+	sync_answer(f, thaw_heard(f));
+	says(f, "{\"return\": 1}\n");
+	agent_set_hostname(f->a, "b");
+	name_heard(f, "b");
+	says(f, "{\"error\": {\"class\": \"CommandNotFound\", \"desc\": \"disabled\"}}\n");
+	is_idle_again(f);
+}
+
+static void test_nobody_sets_the_host_name(void **state)
+{
+	struct fixture *f = *state;
+
+	agent_set_hostname(f->a, "web1");
+	(void)sync_heard(f);
+	freeze(f);
+	answer_wait(f); /* two time limits */
+	assert_int_equal(f->r, -ETIMEDOUT);
+	(void)sync_heard(f);
+	assert_string_equal(heard(f), ""); /* and not tried again */
+	is_idle_again(f);
+}
+
+static void test_host_names(void **state)
+{
+	static const char *const names[][2] = {{"web1", "web1"}, {"Web-1.example", "Web-1-example"}, {"a__b", "a-b"},
+		{"-x-", "x"}, {"", ""}, {"...", ""}, {"\xc3\xa4rger", "rger"}, {"a\"; reboot", "a-reboot"}};
+	char ret[AGENT_HOSTNAME_MAX + 1], longest[301];
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		agent_hostname(names[i][0], ret);
+		assert_string_equal(ret, names[i][1]);
+	}
+	memset(longest, 'x', 300);
+	longest[62] = '.';
+	longest[300] = 0;
+	agent_hostname(longest, ret);
+	assert_int_equal(strlen(ret), 62); /* does not end with a hyphen */
+}
+
+static void count(void *opaque)
+{
+	++*(unsigned *)opaque;
+}
+
+/* A state that was saved frozen: thawed before the clock is set; who says no, or nothing, is told of. */
+static void test_thaws_what_was_restored_frozen(void **state)
+{
+	struct fixture *f = *state;
+	unsigned failed = 0;
+
+	agent_restored(NULL, true);
+	agent_thaw_restored(NULL, count, &failed);
+	agent_thaw_restored(f->a, count, &failed); /* nothing is frozen */
+	assert_string_equal(heard(f), "");
+	agent_restored(f->a, true);
+	assert_true(agent_owes_thaw(f->a) && !agent_owes_thaw(NULL));
+	agent_thaw_restored(f->a, count, &failed);
+	agent_set_time(f->a);
+	sync_answer(f, thaw_heard(f));
+	says(f, "{\"error\": {}}\n");
+	assert_int_equal(failed, 1);
+	assert_true(agent_owes_thaw(f->a));
+	(void)time_heard(f);
+	agent_thaw_restored(f->a, count, &failed); /* after what is under way */
+	assert_string_equal(heard(f), "");
+	says(f, "{\"return\": {}}\n");
+	sync_answer(f, thaw_heard(f));
+	says(f, "{\"return\": 1}\n");
+	assert_int_equal(failed, 1);
+	assert_false(agent_owes_thaw(f->a));
+	is_idle_again(f);
+	assert_true(agent_owes_thaw(f->a));
+}
+
+static void test_nobody_thaws_what_was_restored(void **state)
+{
+	struct fixture *f = *state;
+	unsigned failed = 0;
+
+	agent_restored(f->a, true);
+	agent_thaw_restored(f->a, count, &failed);
+	while (!failed)
+		loop_run_once(f->loop, 10 * MS);
+	assert_true(agent_owes_thaw(f->a));
+	agent_restored(f->a, false);
+	assert_false(agent_owes_thaw(f->a));
+}
+
+/* Nobody is there: it is given up, and the next request is taken. */
+static void test_nobody_sets_the_time(void **state)
+{
+	struct fixture *f = *state;
+
+	agent_set_time(f->a);
+	freeze(f);
+	answer_wait(f); /* two time limits */
+	assert_int_equal(f->r, -ETIMEDOUT);
+	(void)sync_heard(f);
+	(void)sync_heard(f);
+	is_idle_again(f);
+}
+
+static void test_late_freeze(void **state)
+{
+	struct fixture *f = *state;
+	int64_t id;
+
+	freeze(f);
+	freeze_heard(f);
+	answer_wait(f);
+	assert_int_equal(f->answers, 1);
+	assert_int_equal(f->r, -ETIMEDOUT);
+	id = thaw_heard(f);
+	says(f, "{\"return\": 1}\n"); /* the freeze's, after all: not taken for the thaw's */
+	sync_answer(f, id);
+	freeze(f); /* waits for the thaw */
+	assert_int_equal(agent_freeze(f->a, answered, f, &f->e), -EBUSY);
+	assert_string_equal(heard(f), "");
+	says(f, "{\"return\": 1}\n");
+	freeze_heard(f);
+	says(f, "{\"return\": 1}\n");
+	assert_int_equal(f->answers, 1);
+	assert_int_equal(f->r, 0);
+}
+
+static void test_refuses(void **state)
+{
+	struct fixture *f = *state;
+
+	freeze(f);
+	freeze_heard(f);
+	says(f, "{\"error\": {\"class\": \"GenericError\", \"desc\": \"failed to open /mnt: "
+		"\\\"no\\\"\x1b[2J\"}}\n");
+	assert_int_equal(f->answers, 1);
+	assert_int_equal(f->r, -EIO);
+	assert_non_null(strstr(f->e.msg, "failed to open /mnt: ?no??[2J"));
+	sync_answer(f, thaw_heard(f));
+	says(f, "{\"error\": {}}\n");
+	is_idle_again(f);
+}
+
+static void test_garbage(void **state)
+{
+	static const char *const answers[] = {"\n", "}{\n", "{\"return\"\n", "{\"return\":}\n",
+		"[1]\n", "{\"return\": 1} x\n", "null\n"};
+	struct fixture *f = *state;
+
+	for (size_t i = 0; i < ARRAY_SIZE(answers); i++) {
+		freeze(f);
+		freeze_heard(f);
+		says(f, answers[i]);
+		assert_int_equal(f->answers, 1);
+		assert_int_equal(f->r, -EPROTO);
+		sync_answer(f, thaw_heard(f));
+		says(f, "{\"return\": 0}\n");
+	}
+	/* Before the sync everything is passed over, without end and without lines as well. */
+	freeze(f);
+	for (unsigned i = 0; i < 20; i++) {
+		char noise[4000];
+
+		memset(noise, i % 3 ? 'x' : '\n', sizeof(noise) - 1);
+		noise[sizeof(noise) - 1] = 0;
+		says(f, noise);
+	}
+	assert_int_equal(f->answers, 0);
+	freeze_heard(f);
+	says(f, "{\"return\": 0}\n");
+	assert_int_equal(f->r, 0);
+}
+
+static void test_a_line_without_end(void **state)
+{
+	struct fixture *f = *state;
+	char noise[3000];
+
+	memset(noise, ' ', sizeof(noise) - 1);
+	noise[sizeof(noise) - 1] = 0;
+	freeze(f);
+	freeze_heard(f);
+	for (unsigned i = 0; i <= AGENT_LINE_MAX / (sizeof(noise) - 1); i++)
+		says(f, noise);
+	says(f, "{\"return\": 0}\n");
+	assert_int_equal(f->answers, 1);
+	assert_int_equal(f->r, -EPROTO);
+	(void)thaw_heard(f);
+}
+
+/* Nobody thaws: it is done all the same. And an agent that does not confirm is asked again. */
+static void test_thaws_by_itself(void **state)
+{
+	struct fixture *f = *state;
+
+	freeze(f);
+	freeze_heard(f);
+	says(f, "{\"return\": 1}\n");
+	assert_true(agent_is_frozen(f->a));
+	host_wait(f);
+	assert_false(agent_is_frozen(f->a));
+	(void)thaw_heard(f);
+	host_wait(f);
+	(void)thaw_heard(f);
+	host_wait(f);
+	(void)thaw_heard(f);
+	rounds(f, 420 * MS);
+	assert_string_equal(heard(f), "");
+	is_idle_again(f);
+}
+
+static void test_hangs_up(void **state)
+{
+	struct fixture *f = *state;
+
+	freeze(f);
+	freeze_heard(f);
+	shutdown(f->guest, SHUT_RDWR);
+	answer_wait(f);
+	assert_int_equal(f->r, -ETIMEDOUT);
+}
+
+/* ---- answers ---- */
+
+static struct agent_answer parsed(const char *text)
+{
+	struct agent_answer x;
+
+	agent_answer_parse(text, strlen(text), &x);
+	return x;
+}
+
+static void test_answers(void **state)
+{
+	static const char *const garbage[] = {"", " ", "{", "}", "{}x", "1", "\"a\"",
+		"{\"return\":1", "{\"return\":1,,}", "{\"return\" 1}", "{return:1}",
+		"{\"return\":1]", "{\"error\":5}", "{\"error\":{\"desc\":5}}",
+		"{\"return\":99999999999999999999}", "{\"return\":-}", "{\"a\":\"b}", "{\"a\":\"\\",
+		"{\"a\":[[[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]]],\"return\":1}"};
+	struct agent_answer x;
+
+	(void)state;
+	x = parsed(" { \"return\" : -12 , \"id\": {\"a\": [1, \"]\", {}]} }\r");
+	assert_true(x.kind == AGENT_RETURN && x.is_number && x.number == -12);
+	x = parsed("{\"return\":{}}");
+	assert_true(x.kind == AGENT_RETURN && !x.is_number);
+	x = parsed("{\"return\":true}");
+	assert_true(x.kind == AGENT_RETURN && !x.is_number);
+	x = parsed("{\"error\":{\"class\":\"X\",\"data\":{},\"desc\":\"no\"}}");
+	assert_int_equal(x.kind, AGENT_ERROR);
+	assert_string_equal(x.desc, "no");
+	assert_int_equal(parsed("{}").kind, AGENT_GARBAGE);
+	for (size_t i = 0; i < ARRAY_SIZE(garbage); i++)
+		if (parsed(garbage[i]).kind != AGENT_GARBAGE)
+			fail_msg("%s", garbage[i]);
+}
+
+/* Whatever the bytes: no more of them is read than there are (for the sanitizers). */
+static void test_any_bytes(void **state)
+{
+	static const char seed[] =
+		"{\"return\": {\"a\": [1, \"\\\"\"]}, \"error\": {\"desc\": \"x\"}}";
+
+	(void)state;
+	srandom(1);
+	for (unsigned i = 0; i < 20000; i++) {
+		size_t len = 1 + (size_t)random() % (sizeof(seed) - 1);
+		char *copy = malloc(len);
+		struct agent_answer x;
+
+		memcpy(copy, seed, len);
+		for (unsigned k = 0; k < i % 4; k++)
+			copy[(size_t)random() % len] = (char)random();
+		agent_answer_parse(copy, len, &x);
+		assert_true(strlen(x.desc) < sizeof(x.desc));
+		free(copy);
+	}
+}
+
+/* ---- errands ---- */
+
+static void test_tells(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(agent_tell(f->a, "say \"\\\n", answered, f, &f->e), 0);
+	assert_int_equal(agent_tell(f->a, "more", answered, f, &f->e), -EBUSY);
+	sync_answer(f, sync_heard(f));
+	assert_string_equal(heard(f), "{\"execute\":\"guest-exec\",\"arguments\":{\"path\":\"wall\","
+				      "\"arg\":[\"say \\\"\\\\?\"]}}");
+	assert_int_equal(f->answers, 0);
+	says(f, "{\"return\":{\"pid\":7}}\n");
+	assert_int_equal(f->answers, 1);
+	assert_int_equal(f->r, 0);
+	is_idle_again(f);
+}
+
+static void test_refuses_an_errand(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(agent_shutdown(f->a, true, answered, f, &f->e), 0);
+	sync_answer(f, sync_heard(f));
+	assert_string_equal(heard(f), "{\"execute\":\"guest-shutdown\",\"arguments\":{\"mode\":\"reboot\"}}");
+	says(f, "{\"error\":{\"class\":\"CommandNotFound\",\"desc\":\"it is disabled\"}}\n");
+	assert_int_equal(f->r, -EIO);
+	assert_non_null(strstr(f->e.msg, "refuses: it is disabled"));
+	is_idle_again(f);
+}
+
+/* A shutdown has no answer; that an agent is there at all has to be seen before. */
+static void test_shuts_down(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(agent_shutdown(f->a, false, answered, f, &f->e), 0);
+	sync_answer(f, sync_heard(f));
+	assert_string_equal(heard(f), "{\"execute\":\"guest-shutdown\",\"arguments\":{\"mode\":\"powerdown\"}}");
+	answer_wait(f);
+	assert_int_equal(f->r, 0);
+	f->answers = 0;
+	assert_int_equal(agent_shutdown(f->a, false, answered, f, &f->e), 0);
+	sync_heard(f);
+	answer_wait(f);
+	assert_int_equal(f->r, -ETIMEDOUT);
+	is_idle_again(f);
+}
+
+/* A guest that is off before the agent could refuse. */
+static void test_is_off_at_once(void **state)
+{
+	struct fixture *f = *state;
+
+	agent_guest_off(NULL);
+	assert_int_equal(agent_shutdown(f->a, false, answered, f, &f->e), 0);
+	agent_guest_off(f->a); /* not by the agent, which has heard nothing */
+	sync_answer(f, sync_heard(f));
+	assert_int_equal(f->answers, 0);
+	heard(f);
+	agent_guest_off(f->a);
+	assert_int_equal(f->answers, 1);
+	assert_int_equal(f->r, 0);
+}
+
+/* Who only looks does not stand in the way of who acts, whichever comes first. */
+static void test_looks(void **state)
+{
+	struct fixture *f = *state;
+	struct vm_addresses all = { .n = 7 };
+
+	assert_int_equal(agent_addresses(f->a, &all, answered, f, &f->e), 0);
+	assert_int_equal(agent_addresses(f->a, &all, answered, f, &f->e), -EBUSY);
+	assert_int_equal(agent_tell(f->a, "words", answered, f, &f->e), 0);
+	sync_answer(f, sync_heard(f));
+	assert_string_equal(heard(f), "{\"execute\":\"guest-network-get-interfaces\"}");
+	says(f, "{\"return\":[{\"name\":\"lo\",\"ip-addresses\":[{\"ip-address\":\"127.0.0.1\",\"prefix\":8}]}]}\n");
+	assert_int_equal(f->answers, 1);
+	assert_int_equal(f->r, 0);
+	assert_int_equal(all.n, 1);
+	assert_string_equal(all.list[0].name, "lo");
+	assert_int_equal(agent_addresses(f->a, &all, answered, f, &f->e), 0);
+	sync_answer(f, sync_heard(f));
+	assert_non_null(strstr(heard(f), "wall"));
+	says(f, "{\"return\":{}}\n");
+	assert_int_equal(f->answers, 2);
+	sync_answer(f, sync_heard(f));
+	assert_non_null(strstr(heard(f), "guest-network"));
+	says(f, "{\"return\":{}}\n");
+	assert_int_equal(f->answers, 3);
+	assert_int_equal(f->r, -EPROTO);
+	is_idle_again(f);
+}
+
+/* As many interfaces as a host of containers has: an answer longer than one read. */
+static void test_looks_at_many(void **state)
+{
+	struct fixture *f = *state;
+	struct vm_addresses all = { 0 };
+	char text[1200];
+	int n;
+
+	assert_int_equal(agent_addresses(f->a, &all, answered, f, &f->e), 0);
+	sync_answer(f, sync_heard(f));
+	heard(f);
+	says(f, "{\"return\":[");
+	for (unsigned i = 0; i < 50; i++) {
+		n = snprintf(text, sizeof(text), "%s{\"name\":\"veth%u\",\"statistics\":{\"of\":\"%0500d\"},\"hardware-address\":"
+			"\"02:00:00:00:00:%02x\"}", i ? "," : "", i, 0, i);
+		assert_true(n > 0 && n < (int)sizeof(text));
+		says(f, text);
+	}
+	says(f, "]}\n");
+	assert_int_equal(f->answers, 1);
+	assert_int_equal(f->r, 0);
+	assert_int_equal(all.n, 50);
+	assert_int_equal(all.list[49].mac[5], 49);
+	is_idle_again(f);
+}
+
+/* A freeze comes first, and an errand after its thaw. */
+static void test_errand_waits(void **state)
+{
+	struct fixture *f = *state;
+
+	freeze(f);
+	assert_int_equal(agent_tell(f->a, "words", answered, f, &f->e), 0);
+	freeze_heard(f);
+	says(f, "{\"return\": 1}\n");
+	agent_thaw(f->a);
+	f->answers = 0;
+	sync_answer(f, thaw_heard(f));
+	says(f, "{\"return\": 1}\n");
+	sync_answer(f, sync_heard(f));
+	assert_non_null(strstr(heard(f), "wall"));
+	says(f, "{\"return\":{}}\n");
+	assert_int_equal(f->answers, 1);
+}
+
+/* A program opens the port: is it an agent? */
+static void test_the_port(void **state)
+{
+	struct fixture *f = *state;
+	struct port_news p = { 0 };
+
+	agent_watch(f->a, port_changed, &p);
+	agent_port(f->a, true, false);
+	rounds(f, 2 * MS);
+	assert_true(p.n == 1 && p.open && !p.answers);
+	assert_true(agent_port_is_open(f->a) && !agent_answers(f->a));
+	sync_answer(f, sync_heard(f));
+	assert_true(p.n == 2 && p.answers && agent_answers(f->a));
+	assert_string_equal(heard(f), "");
+	agent_port(f->a, false, false);
+	rounds(f, 2 * MS);
+	assert_true(p.n == 3 && !p.open && !p.answers);
+	/* A state that was loaded has it open: whoever is there is asked with the next request. */
+	agent_port(f->a, true, true);
+	rounds(f, 2 * MS);
+	assert_true(p.n == 4 && p.open && !p.answers);
+	assert_string_equal(heard(f), "");
+	agent_set_time(f->a);
+	sync_answer(f, sync_heard(f));
+	assert_true(p.n == 5 && p.answers);
+}
+
+/* However often the guest opens and closes it. */
+static void test_a_port_that_flutters(void **state)
+{
+	struct fixture *f = *state;
+	struct port_news p = { 0 };
+
+	agent_watch(f->a, port_changed, &p);
+	for (unsigned i = 0; i < 200; i++) {
+		agent_port(f->a, i % 2 == 0, true);
+		rounds(f, MS / 10);
+	}
+	agent_port(f->a, true, true);
+	rounds(f, 2 * MS);
+	assert_true(p.n <= 20);
+	while (!p.open)
+		loop_run_once(f->loop, 10 * MS);
+}
+
+/* What does not answer is no agent; nobody waits for it. */
+static void test_a_port_of_something_else(void **state)
+{
+	struct fixture *f = *state;
+	struct port_news p = { 0 };
+
+	agent_watch(f->a, port_changed, &p);
+	agent_port(f->a, true, false);
+	rounds(f, 2 * MS);
+	sync_heard(f);
+	freeze(f);
+	rounds(f, 500 * MS);
+	assert_true(p.n == 1 && !p.answers);
+	sync_answer(f, sync_heard(f));
+	assert_true(p.n == 2 && p.answers);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_works, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_silent, setup_hurried, teardown),
+		cmocka_unit_test_setup_teardown(test_nobody_sets_the_time, setup_hurried, teardown),
+		cmocka_unit_test_setup_teardown(test_sets_the_time, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_sets_the_host_name, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_nobody_sets_the_host_name, setup_hurried, teardown),
+		cmocka_unit_test(test_host_names),
+		cmocka_unit_test_setup_teardown(test_thaws_what_was_restored_frozen, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_nobody_thaws_what_was_restored, setup_hurried, teardown),
+		cmocka_unit_test_setup_teardown(test_late_freeze, setup_hurried, teardown),
+		cmocka_unit_test_setup_teardown(test_refuses, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_garbage, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_a_line_without_end, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_thaws_by_itself, setup_hurried, teardown),
+		cmocka_unit_test_setup_teardown(test_hangs_up, setup_hurried, teardown),
+		cmocka_unit_test_setup_teardown(test_tells, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_refuses_an_errand, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_is_off_at_once, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_shuts_down, setup_hurried, teardown),
+		cmocka_unit_test_setup_teardown(test_looks, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_looks_at_many, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_errand_waits, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_the_port, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_a_port_that_flutters, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_a_port_of_something_else, setup_hurried, teardown),
+		cmocka_unit_test(test_answers),
+		cmocka_unit_test(test_any_bytes),
+	};
+
+	alarm(30);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,349 @@
+/* acpi: find and read the tables as an operating system does, from the RSDP on. */
+#include "base/bytes.h"
+#include "base/err.h"
+#include "base/util.h"
+#include "devices/acpi_pm.h"
+#include "devices/legacy/rtc.h"
+#include "devices/pci/pci.h"
+#include "vmm/boot/acpi.h"
+#include "vmm/kvm/memory.h"
+#include "vmm/vm_msg.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#define HEADER_BYTES 36
+
+static uint64_t build(struct memory *m, uint64_t ram, unsigned vcpus)
+{
+	struct err e = { 0 };
+	uint64_t rsdp = 0;
+
+	assert_int_equal(memory_init(m, ram, false, &e), 0);
+	assert_int_equal(acpi_build(m, vcpus, &rsdp, &e), 0);
+	return rsdp;
+}
+
+static uint8_t sum(const uint8_t *p, size_t n)
+{
+	uint8_t s = 0;
+
+	while (n--)
+		s = (uint8_t)(s + *p++);
+	return s;
+}
+
+/* ACPI 6.4, 5.2.5.1: on a 16-byte border between 0xe0000 and 0xfffff. */
+static const uint8_t *rsdp_scan(const struct memory *m)
+{
+	for (uint64_t a = 0xe0000; a < 0x100000; a += 16)
+		if (!memcmp(m->host + a, "RSD PTR ", 8))
+			return m->host + a;
+	return NULL;
+}
+
+static const uint8_t *table_at(const struct memory *m, uint64_t gpa, const char *sig)
+{
+	const uint8_t *t = m->host + gpa;
+
+	assert_in_range(gpa, MEM_ACPI_BASE, MEM_ACPI_BASE + MEM_ACPI_BYTES - HEADER_BYTES);
+	assert_int_equal(gpa % 4, 0);
+	assert_memory_equal(t, sig, 4);
+	assert_true(gpa + load_le32(t + 4) <= MEM_ACPI_BASE + MEM_ACPI_BYTES);
+	if (memcmp(sig, "FACS", 4)) {
+		assert_true(load_le32(t + 4) >= HEADER_BYTES);
+		assert_int_equal(sum(t, load_le32(t + 4)), 0);
+	}
+	return t;
+}
+
+/* The table that the XSDT names. */
+static const uint8_t *table_find(const struct memory *m, uint64_t rsdp, const char *sig)
+{
+	const uint8_t *x = table_at(m, load_le64(m->host + rsdp + 24), "XSDT");
+	const uint8_t *found = NULL;
+
+	assert_int_equal((load_le32(x + 4) - HEADER_BYTES) % 8, 0);
+	for (uint32_t at = HEADER_BYTES; at < load_le32(x + 4); at += 8) {
+		uint64_t gpa = load_le64(x + at);
+
+		if (memcmp(m->host + gpa, sig, 4))
+			continue;
+		assert_null(found); /* one of each */
+		found = table_at(m, gpa, sig);
+	}
+	assert_non_null(found);
+	return found;
+}
+
+static void test_rsdp(void **state)
+{
+	struct memory m;
+	uint64_t rsdp = build(&m, 64 * MIB, 1);
+	const uint8_t *r = rsdp_scan(&m);
+
+	(void)state;
+	assert_ptr_equal(r, m.host + rsdp);
+	assert_int_equal(sum(r, 20), 0);
+	assert_int_equal(r[15], 2);
+	assert_int_equal(load_le32(r + 20), 36);
+	assert_int_equal(sum(r, 36), 0);
+	memory_done(&m);
+}
+
+static void gas_check(const uint8_t *g, uint8_t bits, uint64_t port)
+{
+	assert_int_equal(g[0], 1); /* system I/O */
+	assert_int_equal(g[1], bits);
+	assert_int_equal(g[2], 0);
+	assert_true(load_le64(g + 4) == port);
+}
+
+/* ACPI 6.4, table 5-33 (FADT). */
+static void test_fadt_says_what_the_device_does(void **state)
+{
+	struct memory m;
+	uint64_t rsdp = build(&m, 64 * MIB, 2);
+	const uint8_t *f = table_find(&m, rsdp, "FACP");
+	uint32_t flags = load_le32(f + 112);
+
+	(void)state;
+	assert_int_equal(load_le32(f + 4), 276);
+	assert_int_equal(f[8], 6);
+	assert_int_equal(load_le16(f + 46), ACPI_SCI_GSI);
+	assert_int_equal(load_le32(f + 48), 0); /* no SMI_CMD: ACPI is always on */
+	assert_int_equal(load_le32(f + 56), ACPI_PM1_EVT_PORT);
+	assert_int_equal(load_le32(f + 60), 0);
+	assert_int_equal(load_le32(f + 64), ACPI_PM1_CNT_PORT);
+	assert_int_equal(load_le32(f + 76), ACPI_PM_TMR_PORT);
+	assert_int_equal(load_le32(f + 80), ACPI_GPE0_PORT);
+	assert_int_equal(load_le32(f + 84), 0);
+	assert_int_equal(f[88], ACPI_PM1_EVT_BYTES);
+	assert_int_equal(f[89], ACPI_PM1_CNT_BYTES);
+	assert_int_equal(f[90], 0);
+	assert_int_equal(f[91], ACPI_PM_TMR_BYTES);
+	assert_int_equal(f[92], ACPI_GPE0_BYTES);
+	assert_int_equal(f[93], 0);
+	assert_true(load_le16(f + 96) > 100 && load_le16(f + 98) > 1000); /* no C2, no C3 */
+	assert_int_equal(f[108], RTC_CENTURY_REGISTER);
+	assert_true(load_le16(f + 109) & 1 << 1);  /* there is an 8042 */
+	assert_true(load_le16(f + 109) & 1 << 2);  /* there is no VGA */
+	assert_false(load_le16(f + 109) & 1 << 3); /* there is MSI */
+	assert_true(flags & 1 << 0);               /* WBINVD */
+	assert_false(flags & 1 << 4);              /* the power button is a fixed one */
+	assert_true(flags & 1 << 5);               /* there is no fixed sleep button */
+	assert_true(flags & 1 << 8);               /* 32-bit PM timer */
+	assert_true(flags & 1 << 10);              /* reset register */
+	assert_false(flags & 1 << 20);             /* not hardware-reduced */
+	gas_check(f + 116, 8, PCI_RESET_PORT);
+	assert_int_equal(f[128], PCI_RESET_VALUE);
+	memory_done(&m);
+}
+
+static void test_facs_and_dsdt_hang_on_the_fadt(void **state)
+{
+	struct memory m;
+	uint64_t rsdp = build(&m, 64 * MIB, 2), facs, dsdt;
+	const uint8_t *f = table_find(&m, rsdp, "FACP"), *t;
+
+	(void)state;
+	facs = load_le32(f + 36);
+	t = table_at(&m, facs, "FACS");
+	assert_int_equal(facs % 64, 0);
+	assert_int_equal(load_le32(t + 4), 64);
+	dsdt = load_le32(f + 40);
+	t = table_at(&m, dsdt, "DSDT");
+	assert_int_equal(t[8], 2); /* 64-bit integers */
+	assert_true(load_le64(f + 140) == dsdt || load_le64(f + 140) == 0);
+	assert_true(load_le64(f + 132) == facs || load_le64(f + 132) == 0);
+	memory_done(&m);
+}
+
+struct madt_seen {
+	unsigned lapics, ioapics, overrides, nmis;
+	bool apic_id[256], uid[256];
+};
+
+static void madt_entry(const uint8_t *p, struct madt_seen *seen)
+{
+	switch (p[0]) {
+	case 0:
+		assert_int_equal(p[1], 8);
+		assert_false(seen->uid[p[2]] || seen->apic_id[p[3]]);
+		seen->uid[p[2]] = seen->apic_id[p[3]] = true;
+		assert_int_equal(load_le32(p + 4), 1);
+		seen->lapics++;
+		break;
+	case 1:
+		assert_int_equal(p[1], 12);
+		assert_int_equal(load_le32(p + 4), MEM_IOAPIC_BASE);
+		assert_int_equal(load_le32(p + 8), 0);
+		seen->ioapics++;
+		break;
+	case 2:
+		assert_int_equal(p[1], 10);
+		assert_int_equal(p[2], 0);
+		assert_int_equal(p[3], ACPI_SCI_GSI);
+		assert_int_equal(load_le32(p + 4), ACPI_SCI_GSI);
+		assert_int_equal(load_le16(p + 8), 1 | 3 << 2); /* active high, level */
+		seen->overrides++;
+		break;
+	case 4:
+		assert_int_equal(p[1], 6);
+		assert_int_equal(p[2], 0xff);
+		assert_int_equal(p[5], 1);
+		seen->nmis++;
+		break;
+	default:
+		fail_msg("MADT entry of type %u", p[0]);
+	}
+}
+
+static void madt_check(unsigned vcpus)
+{
+	struct memory m;
+	uint64_t rsdp = build(&m, 64 * MIB, vcpus);
+	const uint8_t *t = table_find(&m, rsdp, "APIC");
+	struct madt_seen seen = { 0 };
+	uint32_t at = 44, len = load_le32(t + 4);
+
+	assert_int_equal(load_le32(t + 36), MEM_LAPIC_BASE);
+	assert_int_equal(load_le32(t + 40), 1);
+	while (at < len) {
+		assert_true(t[at + 1] >= 2 && at + t[at + 1] <= len);
+		madt_entry(t + at, &seen);
+		at += t[at + 1];
+	}
+	assert_int_equal(at, len);
+	assert_int_equal(seen.lapics, vcpus);
+	assert_int_equal(seen.ioapics, 1);
+	assert_int_equal(seen.overrides, 1);
+	assert_int_equal(seen.nmis, 1);
+	/* KVM_CREATE_VCPU gives vCPU i the APIC id i. */
+	for (unsigned i = 0; i < vcpus; i++)
+		assert_true(seen.apic_id[i]);
+	memory_done(&m);
+}
+
+static void test_madt(void **state)
+{
+	(void)state;
+	madt_check(1);
+	madt_check(2);
+	madt_check(3);
+	madt_check(VM_VCPUS_MAX);
+}
+
+static void test_mcfg(void **state)
+{
+	struct memory m;
+	uint64_t rsdp = build(&m, 64 * MIB, 1);
+	const uint8_t *t = table_find(&m, rsdp, "MCFG");
+
+	(void)state;
+	assert_int_equal(load_le32(t + 4), 60);
+	assert_true(load_le64(t + 44) == MEM_ECAM_BASE);
+	assert_int_equal(load_le16(t + 52), 0);
+	assert_int_equal(t[54], 0);
+	/* The window is as large as the buses it says: 1 MiB each. */
+	assert_int_equal((t[55] + 1) * MIB, MEM_ECAM_BYTES);
+	memory_done(&m);
+}
+
+/* All in the hole that e820 keeps from the kernel, none over another, nothing outside. */
+static void test_stays_in_its_place(void **state)
+{
+	struct memory m;
+
+	(void)state;
+	build(&m, 1 * MIB, VM_VCPUS_MAX);
+	for (uint64_t a = 0; a < MEM_ACPI_BASE; a++)
+		assert_int_equal(m.host[a], 0);
+	memory_done(&m);
+	build(&m, 2 * MIB, VM_VCPUS_MAX);
+	for (uint64_t a = MEM_ACPI_BASE + MEM_ACPI_BYTES; a < 2 * MIB; a++)
+		assert_int_equal(m.host[a], 0);
+	memory_done(&m);
+}
+
+static void test_no_room(void **state)
+{
+	struct err e = { 0 };
+	struct memory m;
+	uint64_t rsdp;
+
+	(void)state;
+	assert_int_equal(memory_init(&m, 1 * MIB, false, &e), 0);
+	m.low_bytes = MEM_ACPI_BASE + 1024;
+	assert_int_equal(acpi_build(&m, 64, &rsdp, &e), -ENOSPC);
+	for (uint64_t a = m.low_bytes; a < MIB; a++)
+		assert_int_equal(m.host[a], 0);
+	memory_done(&m);
+}
+
+static void table_save(const char *dir, const char *sig, const uint8_t *t)
+{
+	char path[128];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/%s.dat", dir, sig);
+	f = fopen(path, "w");
+	assert_non_null(f);
+	assert_int_equal(fwrite(t, 1, load_le32(t + 4), f), load_le32(t + 4));
+	assert_int_equal(fclose(f), 0);
+}
+
+/* ACPICA reads each table and finds nothing wrong; the AML compiles again. */
+static void test_iasl_takes_them(void **state)
+{
+	char dir[] = "/tmp/cairn-acpi-XXXXXX", cmd[512];
+	struct memory m;
+	uint64_t rsdp;
+	int r;
+
+	(void)state;
+	if (system("iasl -v >/dev/null 2>&1")) {
+		fprintf(stderr, "skip: iasl (acpica-tools) is not installed\n");
+		skip();
+	}
+	assert_non_null(mkdtemp(dir));
+	rsdp = build(&m, 64 * MIB, 64);
+	table_save(dir, "FACP", table_find(&m, rsdp, "FACP"));
+	table_save(dir, "APIC", table_find(&m, rsdp, "APIC"));
+	table_save(dir, "MCFG", table_find(&m, rsdp, "MCFG"));
+	table_save(dir, "DSDT", table_at(&m, load_le32(table_find(&m, rsdp, "FACP") + 40), "DSDT"));
+	snprintf(cmd, sizeof(cmd),
+		"cd %s && for t in FACP APIC MCFG DSDT; do iasl -d $t.dat || exit; done >log 2>&1"
+		" && ! grep -iE 'error|warning|invalid|unknown' log APIC.dsl MCFG.dsl FACP.dsl >bad"
+		" && iasl -we -p again DSDT.dsl >>log 2>&1 || { cat log bad; exit 1; }",
+		dir);
+	r = system(cmd);
+	snprintf(cmd, sizeof(cmd), "rm -rf '%s'", dir);
+	assert_int_equal(system(cmd), 0);
+	assert_int_equal(r, 0);
+	memory_done(&m);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_rsdp),
+		cmocka_unit_test(test_fadt_says_what_the_device_does),
+		cmocka_unit_test(test_facs_and_dsdt_hang_on_the_fadt),
+		cmocka_unit_test(test_madt),
+		cmocka_unit_test(test_mcfg),
+		cmocka_unit_test(test_stays_in_its_place),
+		cmocka_unit_test(test_no_room),
+		cmocka_unit_test(test_iasl_takes_them),
+	};
+
+	alarm(30 * TEST_SLOW);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

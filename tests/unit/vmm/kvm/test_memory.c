@@ -1,0 +1,283 @@
+/* memory: the layout and the e820 map for sizes on both sides of each border. */
+#include "base/err.h"
+#include "base/util.h"
+#include "devices/dev_host.h"
+#include "vmm/kvm/memory.h"
+
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static const uint64_t sizes[] = { 1 * MIB, 1 * MIB + 4096, 2 * MIB, 128 * MIB, 3 * GIB - 4096,
+	3 * GIB, 3 * GIB + 4096, 4 * GIB, 8 * GIB, 64 * GIB };
+
+static void memory_make(struct memory *m, uint64_t bytes)
+{
+	struct err e = { 0 };
+
+	assert_int_equal(memory_init(m, bytes, false, &e), 0);
+}
+
+static void test_split_at_3_gib(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
+		struct memory m;
+		struct stat st;
+
+		memory_make(&m, sizes[i]);
+		assert_true(m.bytes == sizes[i]);
+		assert_true(m.low_bytes == MIN(sizes[i], 3 * GIB));
+		assert_true(m.low_bytes + m.high_bytes == sizes[i]);
+		assert_int_equal(fstat(m.fd, &st), 0);
+		assert_true((uint64_t)st.st_size == sizes[i]);
+		assert_int_equal(st.st_blocks, 0); /* nothing is paid for before it is touched */
+		memory_done(&m);
+		assert_int_equal(m.fd, -1);
+		memory_done(&m);
+	}
+}
+
+static void test_devices_see_the_same_ram(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
+		struct dev_host h = { 0 };
+		struct memory m;
+
+		memory_make(&m, sizes[i]);
+		memory_describe(&m, &h);
+		assert_ptr_equal(dev_ram(&h, 0, m.low_bytes), m.host);
+		assert_null(dev_ram(&h, 0, m.low_bytes + 1));
+		assert_non_null(dev_ram(&h, m.low_bytes - 1, 1));
+		assert_null(dev_ram(&h, m.low_bytes - 1, 2));
+		assert_null(dev_ram(&h, m.low_bytes, 1));
+		assert_null(dev_ram(&h, 0xfee00000, 4));
+		assert_null(dev_ram(&h, MEM_HIGH_BASE - 1, 1));
+		assert_null(dev_ram(&h, UINT64_MAX, 2));
+		assert_null(dev_ram(&h, 1, UINT64_MAX));
+		if (m.high_bytes) {
+			assert_ptr_equal(
+				dev_ram(&h, MEM_HIGH_BASE, m.high_bytes), m.host + 3 * GIB);
+			/* The last byte is there, and it is the file's last. */
+			*(uint8_t *)dev_ram(&h, MEM_HIGH_BASE + m.high_bytes - 1, 1) = 0x77;
+			assert_int_equal(m.host[m.bytes - 1], 0x77);
+		} else {
+			assert_null(dev_ram(&h, MEM_HIGH_BASE, 1));
+			assert_null(dev_ram(&h, MEM_HIGH_BASE, 0));
+		}
+		assert_null(dev_ram(&h, MEM_HIGH_BASE + m.high_bytes, 1));
+		memory_done(&m);
+	}
+}
+
+static uint32_t type_at(const struct memory_e820 *t, size_t n, uint64_t gpa)
+{
+	for (size_t i = 0; i < n; i++)
+		if (gpa >= t[i].gpa && gpa - t[i].gpa < t[i].bytes)
+			return t[i].type;
+	return 0;
+}
+
+static void test_e820_is_sorted_and_true(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
+		struct memory_e820 t[MEMORY_E820_MAX];
+		struct dev_host h = { 0 };
+		uint64_t ram = 0;
+		struct memory m;
+		size_t n;
+
+		memory_make(&m, sizes[i]);
+		memory_describe(&m, &h);
+		n = memory_e820(&m, t);
+		assert_in_range(n, 1, MEMORY_E820_MAX);
+		for (size_t k = 0; k < n; k++) {
+			assert_true(t[k].bytes > 0);
+			assert_true(!k || t[k].gpa >= t[k - 1].gpa + t[k - 1].bytes);
+			if (t[k].type == E820_RAM) {
+				assert_non_null(dev_ram(&h, t[k].gpa, t[k].bytes));
+				ram += t[k].bytes;
+			} else {
+				assert_int_equal(t[k].type, E820_RESERVED);
+			}
+		}
+		/* All RAM but what lies from the EBDA to 1 MiB. */
+		assert_true(ram == sizes[i] - (0x100000 - MEM_EBDA_BASE));
+		assert_int_equal(type_at(t, n, 0), E820_RAM);
+		assert_int_equal(type_at(t, n, MEM_EBDA_BASE - 1), E820_RAM);
+		assert_int_equal(type_at(t, n, MEM_EBDA_BASE), E820_RESERVED);
+		assert_int_equal(type_at(t, n, 0xa0000), 0);
+		assert_int_equal(type_at(t, n, MEM_ACPI_BASE), E820_RESERVED);
+		assert_int_equal(type_at(t, n, 0xfffff), E820_RESERVED);
+		assert_int_equal(type_at(t, n, 0x100000), sizes[i] > MIB ? E820_RAM : 0);
+		assert_int_equal(
+			type_at(t, n, m.low_bytes - 1), sizes[i] > MIB ? E820_RAM : E820_RESERVED);
+		assert_int_equal(type_at(t, n, MEM_PCI_BASE), 0);
+		assert_int_equal(type_at(t, n, MEM_ECAM_BASE), E820_RESERVED);
+		assert_int_equal(type_at(t, n, MEM_ECAM_BASE + MEM_ECAM_BYTES), 0);
+		assert_int_equal(type_at(t, n, MEM_HIGH_BASE), m.high_bytes ? E820_RAM : 0);
+		assert_int_equal(type_at(t, n, MEM_HIGH_BASE + m.high_bytes), 0);
+		memory_done(&m);
+	}
+}
+
+static void test_clear_gives_zeros_and_the_pages_back(void **state)
+{
+	struct memory m;
+	struct stat st;
+
+	(void)state;
+	memory_make(&m, 8 * GIB);
+	m.host[0] = m.host[3 * GIB] = m.host[8 * GIB - 1] = 1;
+	memory_clear(&m);
+	assert_int_equal(m.host[0] | m.host[3 * GIB] | m.host[8 * GIB - 1], 0);
+	memory_clear(&m);
+	assert_int_equal(fstat(m.fd, &st), 0);
+	assert_int_equal(st.st_blocks, 0);
+	memory_done(&m);
+}
+
+/* ---- a view of another VM's memory ---- */
+
+#define VIEW_BYTES (64 * MIB)
+#define VIEW_OFFSET (2 * MIB)
+
+/* What a clone begins with: bytes 1 and 2 MiB in are there, the rest is a hole. */
+static int base_make(void)
+{
+	int fd = memfd_create("base", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, VIEW_OFFSET + VIEW_BYTES), 0);
+	assert_int_equal(pwrite(fd, "\xb1", 1, VIEW_OFFSET + MIB), 1);
+	assert_int_equal(pwrite(fd, "\xb2", 1, VIEW_OFFSET + 2 * MIB), 1);
+	assert_int_equal(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK), 0);
+	return fd;
+}
+
+static void view_make(struct memory *m, int base)
+{
+	struct err e = { 0 };
+
+	memory_make(m, VIEW_BYTES);
+	assert_int_equal(memory_view(m, fcntl(base, F_DUPFD_CLOEXEC, 3), VIEW_OFFSET, &e), 0);
+	assert_true(memory_is_view(m));
+}
+
+static uint64_t blocks_of(int fd)
+{
+	struct stat st;
+
+	assert_int_equal(fstat(fd, &st), 0);
+	return (uint64_t)st.st_blocks * 512;
+}
+
+static void test_views_share_and_diverge(void **state)
+{
+	int base = base_make();
+	uint64_t before = blocks_of(base);
+	struct memory a, b;
+	uint8_t byte;
+
+	(void)state;
+	view_make(&a, base);
+	view_make(&b, base);
+	assert_int_equal(a.host[MIB], 0xb1);
+	a.host[MIB] = 0xa1;
+	a.host[5 * MIB] = 0xa5;
+	assert_int_equal(b.host[MIB], 0xb1);
+	assert_int_equal(b.host[2 * MIB], 0xb2);
+	assert_int_equal(pread(base, &byte, 1, VIEW_OFFSET + MIB), 1);
+	assert_int_equal(byte, 0xb1);
+	assert_true(blocks_of(base) <= before + 2 * 4096); /* what was touched first was a hole */
+	assert_int_equal(blocks_of(a.fd) + blocks_of(b.fd), 0);
+	memory_done(&a);
+	memory_done(&b);
+	close(base);
+}
+
+static void test_a_view_gets_memory_of_its_own(void **state)
+{
+	int base = base_make();
+	uint8_t *was = NULL, byte;
+	struct err e = { 0 };
+	struct memory m;
+
+	(void)state;
+	view_make(&m, base);
+	was = m.host;
+	m.host[MIB] = 0xa1;
+	m.host[5 * MIB] = 0xa5;
+	m.host[VIEW_BYTES - 1] = 0xaf;
+	assert_int_equal(memory_own(&m, &e), 0);
+	assert_false(memory_is_view(&m));
+	assert_ptr_equal(m.host, was);
+	/* The written, the shared, and what neither has. */
+	assert_int_equal(m.host[MIB], 0xa1);
+	assert_int_equal(m.host[2 * MIB], 0xb2);
+	assert_int_equal(m.host[5 * MIB], 0xa5);
+	assert_int_equal(m.host[VIEW_BYTES - 1], 0xaf);
+	assert_true(blocks_of(m.fd) <= 4 * 4096);
+	assert_int_equal(m.host[3 * MIB], 0);
+	m.host[3 * MIB] = 0xa3; /* it is what the file holds from now on */
+	assert_int_equal(pread(m.fd, &byte, 1, 3 * MIB), 1);
+	assert_int_equal(byte, 0xa3);
+	assert_int_equal(memory_own(&m, &e), 0);
+	memory_done(&m);
+	close(base);
+}
+
+static void test_a_cleared_view_is_one_no_more(void **state)
+{
+	int base = base_make();
+	uint8_t byte;
+	struct memory m;
+
+	(void)state;
+	view_make(&m, base);
+	m.host[5 * MIB] = 0xa5;
+	memory_clear(&m);
+	assert_false(memory_is_view(&m));
+	assert_int_equal(m.host[MIB] | m.host[2 * MIB] | m.host[5 * MIB], 0);
+	assert_int_equal(pread(base, &byte, 1, VIEW_OFFSET + MIB), 1);
+	assert_int_equal(byte, 0xb1); /* others have it still */
+	memory_done(&m);
+	close(base);
+}
+
+static void test_more_than_there_can_be(void **state)
+{
+	struct err e = { 0 };
+	struct memory m;
+
+	(void)state;
+	assert_true(memory_init(&m, 1ULL << 62, false, &e) < 0);
+	assert_int_equal(e.cls, ERR_HOST);
+	assert_non_null(strstr(e.msg, "MiB of guest memory"));
+	memory_done(&m); /* half built */
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_split_at_3_gib),
+		cmocka_unit_test(test_devices_see_the_same_ram),
+		cmocka_unit_test(test_e820_is_sorted_and_true),
+		cmocka_unit_test(test_clear_gives_zeros_and_the_pages_back),
+		cmocka_unit_test(test_views_share_and_diverge),
+		cmocka_unit_test(test_a_view_gets_memory_of_its_own),
+		cmocka_unit_test(test_a_cleared_view_is_one_no_more),
+		cmocka_unit_test(test_more_than_there_can_be),
+	};
+
+	alarm(30 * TEST_SLOW);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,428 @@
+#include "tools/cairn/multi_vm.h"
+#include "api/wire/client.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/loop.h"
+#include "base/util.h"
+#include "tools/cairn/job.h"
+#include "tools/cairn/output.h"
+#include "tools/cairn/schema.h"
+
+#include <errno.h>
+#include <fnmatch.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PARALLEL_MAX 64
+#define PARALLEL_DEFAULT 8
+
+/* ---- whom ---- */
+
+static bool has_target(const struct fan *f, const char *name)
+{
+	for (size_t i = 0; i < f->n; i++)
+		if (!strcmp(f->list[i].name, name))
+			return true;
+	return false;
+}
+
+/* vm: of the list; NULL: named, and not looked up. */
+static void target_add(struct fan *f, const char *name, struct json_object *vm)
+{
+	struct fan_target *t;
+
+	if (has_target(f, name))
+		return;
+	f->list = reallocarray(f->list, f->n + 1, sizeof(*f->list));
+	if (!f->list)
+		abort();
+	t = &f->list[f->n++];
+	*t = (struct fan_target){ .name = strdup(name), .picked = vm != NULL };
+	if (!t->name)
+		abort();
+	if (!vm)
+		return;
+	snprintf(t->word, sizeof(t->word), "%s", js_get_str(vm, "word"));
+	snprintf(t->state, sizeof(t->state), "%s", js_get_str(vm, "state"));
+	f->table = true;
+}
+
+/* NULL: every one. Returns how many fit. */
+static size_t targets_fit(struct fan *f, struct json_object *vms, const char *pattern)
+{
+	size_t fit = 0;
+
+	for (size_t i = 0; i < json_object_array_length(vms); i++) {
+		struct json_object *vm = json_object_array_get_idx(vms, i);
+		const char *name = js_get_str(vm, "name");
+
+		if (!name || (pattern && fnmatch(pattern, name, 0)))
+			continue;
+		target_add(f, name, vm);
+		fit++;
+	}
+	return fit;
+}
+
+static bool is_pattern(const char *s)
+{
+	return strpbrk(s, "*?[") != NULL;
+}
+
+static bool is_name(struct json_object *vms, const char *s)
+{
+	for (size_t i = 0; i < json_object_array_length(vms); i++) {
+		const char *name = js_get_str(json_object_array_get_idx(vms, i), "name");
+
+		if (name && !strcmp(name, s))
+			return true;
+	}
+	return false;
+}
+
+static int parallel_parse(struct cli *c, unsigned *ret)
+{
+	const char *text = option_value(c, "parallel");
+	char *end;
+	long n = text ? strtol(text, &end, 10) : PARALLEL_DEFAULT;
+
+	if (text && (end == text || *end || n < 1 || n > PARALLEL_MAX))
+		return cli_usage(c, "--parallel is a number from 1 to %d, not \"%s\"", PARALLEL_MAX,
+			text);
+	*ret = (unsigned)n;
+	return 0;
+}
+
+static int positional_pick(struct cli *c, struct fan *f, struct json_object *vms, const char *s)
+{
+	struct err e;
+
+	if (!is_pattern(s) || is_name(vms, s)) {
+		target_add(f, s, NULL);
+		return 0;
+	}
+	if (targets_fit(f, vms, s))
+		return 0;
+	err_set(&e, -ENOENT, ERR_NOT_FOUND, "no VM's name fits it. Next: cairn list --all");
+	return cli_fail(&e, "Failed to %s '%s'", c->verb->name, s);
+}
+
+bool fan_is_meant(const struct cli *c, bool first)
+{
+	return option_flag(c, "all") || option_flag(c, "dry-run") || option_value(c, "parallel") ||
+		(!first && c->npos > 1) || (c->npos && is_pattern(c->pos[0]));
+}
+
+int fan_pick(struct cli *c, struct fan *f)
+{
+	CLEANUP_JS struct json_object *vms = NULL;
+	bool all = option_flag(c, "all"), look = all;
+	struct err e;
+	int r;
+
+	*f = (struct fan){ 0 };
+	if (all && c->npos)
+		return cli_usage(c, "--all and names exclude each other");
+	r = parallel_parse(c, &f->parallel);
+	if (r)
+		return r;
+	for (size_t i = 0; i < c->npos; i++)
+		look = look || is_pattern(c->pos[i]);
+	if (look && cli_vm_list(c, true, &vms, NULL, &e) < 0)
+		return cli_fail(&e, "Failed to list domains");
+	f->table = all;
+	if (all)
+		targets_fit(f, vms, NULL);
+	for (size_t i = 0; i < c->npos && !r; i++)
+		r = positional_pick(c, f, vms, c->pos[i]);
+	return r;
+}
+
+void fan_done(struct fan *f)
+{
+	for (size_t i = 0; i < f->n; i++) {
+		json_object_put(f->list[i].args);
+		json_object_put(f->list[i].answer);
+		free(f->list[i].name);
+	}
+	free(f->list);
+	*f = (struct fan){ 0 };
+}
+
+/* ---- doing it ---- */
+
+struct work {
+	const struct cli *c;
+	const char *command;
+	int signals; /* readable at Ctrl-C; -1: that ends us */
+	struct fan *f;
+	pthread_mutex_t mutex;
+	pthread_cond_t changed;
+	size_t next;
+};
+
+static void target_job(struct cli *c, const struct work *w, struct fan_target *t)
+{
+	CLEANUP_JS struct json_object *begun = STEAL_PTR(t->answer);
+	const char *id = js_get_str(begun, "job");
+
+	t->r = id ? job_await(c, id, w->signals, &t->answer, &t->e) :
+		err_set(&t->e, -EPROTO, ERR_GENERIC, "the daemon started no job");
+}
+
+static bool is_interrupted(const struct work *w)
+{
+	struct pollfd p = { .fd = w->signals, .events = POLLIN };
+
+	return poll(&p, 1, 0) > 0;
+}
+
+/* Takes args. What the last word failed of is told. */
+static int target_call(struct cli *c, const struct work *w, struct fan_target *t, struct json_object *args)
+{
+	const char *list = w->f->tries ? js_get_str(args, w->f->tries) : NULL;
+	CLEANUP_FREE char *words = strdup(list ? list : "");
+	char *at = NULL, *word = words ? strtok_r(words, ",", &at) : NULL;
+	int r;
+
+	do {
+		if (word)
+			js_put_str(args, w->f->tries, word);
+		r = cli_execute(c, w->command, json_object_get(args), &t->answer, NULL, &t->e);
+		word = word ? strtok_r(NULL, ",", &at) : NULL;
+	} while (r < 0 && word);
+	json_object_put(args);
+	return r;
+}
+
+static void target_do(struct cli *c, const struct work *w, struct fan_target *t)
+{
+	uint64_t begin = loop_now_ns();
+	struct json_object *args = STEAL_PTR(t->args);
+
+	if (is_interrupted(w)) {
+		json_object_put(args);
+		t->r = err_set(&t->e, -EINTR, ERR_CANCELLED, "it was not begun");
+		return;
+	}
+	t->r = target_call(c, w, t, args);
+	if (!t->r && w->f->jobs)
+		target_job(c, w, t);
+	t->took_ns = loop_now_ns() - begin;
+}
+
+/* A connection of its own for each: the daemon answers a connection's calls in order. */
+static void *worker_main(void *opaque)
+{
+	struct work *w = opaque;
+	struct cli own = { .socket = w->c->socket };
+
+	pthread_mutex_lock(&w->mutex);
+	while (w->next < w->f->n) {
+		struct fan_target *t = &w->f->list[w->next++];
+
+		pthread_mutex_unlock(&w->mutex);
+		target_do(&own, w, t);
+		pthread_mutex_lock(&w->mutex);
+		t->done = true;
+		pthread_cond_broadcast(&w->changed);
+	}
+	pthread_mutex_unlock(&w->mutex);
+	client_free(own.client);
+	return NULL;
+}
+
+static void target_await(struct work *w, const struct fan_target *t)
+{
+	LOCK_GUARD(&w->mutex);
+	while (!t->done)
+		pthread_cond_wait(&w->changed, &w->mutex);
+}
+
+/* ---- telling ---- */
+
+static bool is_skipped(const struct fan_target *t)
+{
+	return t->r < 0 && t->picked && t->e.cls == ERR_WRONG_STATE;
+}
+
+static int target_code(const struct fan_target *t)
+{
+	return t->r < 0 && !is_skipped(t) ? cli_exit_code(t->e.cls) : CLI_OK;
+}
+
+static void line_print(const struct fan_act *a, const struct fan_target *t)
+{
+	if (t->r < 0)
+		cli_fail(&t->e, "Failed to %s domain '%s'", a->fail, t->name);
+	else
+		printf("Domain '%s' %s\n", t->name, a->done);
+	if (!t->r && a->told)
+		a->told(t->answer, false);
+	fflush(stdout);
+}
+
+static const char *outcome(const struct fan_target *t)
+{
+	return t->r == 0 ? "done" : is_skipped(t) ? "skipped" : "failed";
+}
+
+static void fan_table_print(const struct fan *f)
+{
+	static const char *const heads[] = { "Name", "Outcome", "Time", "Why" };
+	struct table table;
+
+	table_init(&table, heads, ARRAY_SIZE(heads));
+	for (size_t i = 0; i < f->n; i++) {
+		const struct fan_target *t = &f->list[i];
+		char took[24];
+
+		snprintf(took, sizeof(took), "%.2f s", (double)t->took_ns / 1e9);
+		table_add(&table, (const char *const[]){ t->name, outcome(t), took,
+			t->r < 0 ? t->e.msg : "-" });
+	}
+	table_print(&table, stdout);
+	table_done(&table);
+}
+
+static void fan_json_print(const struct cli *c, const struct fan *f)
+{
+	CLEANUP_JS struct json_object *all = json_object_new_array();
+
+	for (size_t i = 0; i < f->n; i++) {
+		const struct fan_target *t = &f->list[i];
+		struct json_object *o = json_object_new_object();
+
+		js_put_str(o, "name", t->name);
+		js_put_str(o, "outcome", outcome(t));
+		js_put_uint(o, "duration", t->took_ns);
+		js_put_str(o, "class", t->r < 0 ? err_class_name(t->e.cls) : "");
+		js_put_str(o, "error", t->r < 0 ? t->e.msg : "");
+		if (js_get_array(t->answer, "volumes"))
+			js_put(o, "volumes", json_object_get(js_get_array(t->answer, "volumes")));
+		json_object_array_add(all, o);
+	}
+	output_print(stdout, c->format, all);
+}
+
+/* ---- saying what would be done ---- */
+
+/* The daemon knows what it would do, and what speaks against it. */
+static int target_ask(struct cli *c, const struct fan_act *a, const struct fan_target *t,
+	struct json_object *info)
+{
+	CLEANUP_JS struct json_object *answer = NULL;
+	struct json_object *args = cli_vm_args(t->name);
+	struct err e;
+
+	if (a->add)
+		a->add(c, args);
+	js_put_bool(args, "dry-run", true);
+	if (cli_execute(c, a->command, args, &answer, NULL, &e) < 0)
+		return cli_fail(&e, "Failed to %s domain '%s'", a->fail, t->name);
+	printf("Would %s domain '%s' (%s)\n", a->fail, js_get_str(info, "name"), js_get_str(info, "state"));
+	a->told(answer, true);
+	return CLI_OK;
+}
+
+static void would_print(const struct cli *c, const struct fan_act *a, const char *name, const char *state, const char *word)
+{
+	const char *lost = a->lost ? a->lost(c, word) : NULL;
+
+	printf("Would %s domain '%s' (%s)%s%s\n", a->fail, name, state, lost ? "; lost: " : "", lost ? lost : "");
+}
+
+static int target_say(struct cli *c, const struct fan_act *a, const struct fan_target *t,
+	const char *states)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	struct err e;
+
+	if (t->picked && !(a->told && legal_states_have(states, t->word))) {
+		if (legal_states_have(states, t->word))
+			would_print(c, a, t->name, t->state, t->word);
+		else
+			printf("Would skip domain '%s' (%s)\n", t->name, t->state);
+		return CLI_OK;
+	}
+	if (cli_vm_info(c, t->name, &o, &e) < 0)
+		return cli_fail(&e, "Failed to %s domain '%s'", a->fail, t->name);
+	if (a->told)
+		return target_ask(c, a, t, o);
+	would_print(c, a, js_get_str(o, "name"), js_get_str(o, "state"), js_get_str(o, "word"));
+	return CLI_OK;
+}
+
+static int dry_run(struct cli *c, struct fan *f, const struct fan_act *a)
+{
+	int worst = CLI_OK;
+	struct legal_vms legal;
+	struct err e;
+
+	if (legal_vms_ask(c, a->command, &legal, &e) < 0)
+		return cli_fail(&e, "Failed to look what is possible");
+	for (size_t i = 0; i < f->n; i++) {
+		int code = target_say(c, a, &f->list[i], legal.states);
+
+		worst = worst ? worst : code;
+	}
+	return worst;
+}
+
+/* ---- all of it ---- */
+
+static void args_make(struct cli *c, struct fan *f, const struct fan_act *a)
+{
+	for (size_t i = 0; i < f->n; i++) {
+		f->list[i].args = cli_vm_args(f->list[i].name);
+		if (a->add)
+			a->add(c, f->list[i].args);
+	}
+}
+
+/* Returns how many began; where threads cannot be had, fewer do all of it. */
+static size_t workers_start(struct work *w, pthread_t *threads)
+{
+	size_t n = 0, want = MIN(w->f->parallel, w->f->n);
+
+	while (n < want && pthread_create(&threads[n], NULL, worker_main, w) == 0)
+		n++;
+	if (!n)
+		worker_main(w);
+	return n;
+}
+
+int fan_run(struct cli *c, struct fan *f, const struct fan_act *a)
+{
+	bool lines = !f->table && c->format == CLI_TABLE;
+	struct work w = { .c = c, .command = a->command, .signals = -1, .f = f,
+		.mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
+	CLEANUP_CLOSE int signals = -1;
+	pthread_t threads[PARALLEL_MAX];
+	sigset_t before;
+	size_t n;
+	int worst = CLI_OK;
+
+	if (option_flag(c, "dry-run"))
+		return dry_run(c, f, a);
+	if (f->jobs && job_signals_open(&signals, &before) == 0)
+		w.signals = signals;
+	args_make(c, f, a);
+	n = workers_start(&w, threads);
+	for (size_t i = 0; i < f->n; i++) {
+		target_await(&w, &f->list[i]);
+		if (lines)
+			line_print(a, &f->list[i]);
+		worst = worst ? worst : target_code(&f->list[i]);
+	}
+	while (n)
+		pthread_join(threads[--n], NULL);
+	if (c->format != CLI_TABLE)
+		fan_json_print(c, f);
+	else if (!lines)
+		fan_table_print(f);
+	return worst;
+}

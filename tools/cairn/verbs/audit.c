@@ -1,0 +1,140 @@
+/* audit. */
+#include "tools/cairn/cli.h"
+#include "api/wire/json.h"
+#include "base/util.h"
+#include "tools/cairn/output.h"
+#include "tools/cairn/user.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* "90s", "30m", "2h", "7d" ago, or a date with or without a time, local. */
+static int since_parse(struct cli *c, int64_t *ret_ns)
+{
+	static const char *const dates[] = { "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d" };
+	static const char units[] = "smhd";
+	static const int64_t seconds[] = { 1, 60, 3600, 86400 };
+	const char *text = option_value(c, "since"), *unit;
+	char *end;
+	long long n;
+
+	*ret_ns = 0;
+	if (!text)
+		return 0;
+	n = strtoll(text, &end, 10);
+	unit = *end ? strchr(units, *end) : NULL;
+	if (end != text && n >= 0 && n < 1000000 && unit && !end[1]) {
+		*ret_ns = ((int64_t)time(NULL) - n * seconds[unit - units]) * 1000000000;
+		return 0;
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(dates); i++) {
+		struct tm tm = { .tm_isdst = -1 };
+		const char *rest = strptime(text, dates[i], &tm);
+
+		if (rest && !*rest) {
+			*ret_ns = (int64_t)mktime(&tm) * 1000000000;
+			return 0;
+		}
+	}
+	return cli_usage(c, "--since is 90s, 30m, 2h, 7d, or YYYY-MM-DD [HH:MM[:SS]], not \"%s\"", text);
+}
+
+static int user_parse(struct cli *c, int64_t *ret_uid)
+{
+	const char *text = option_value(c, "user");
+
+	*ret_uid = text ? user_number(text) : -1;
+	if (text && *ret_uid < 0)
+		return cli_usage(c, "--user is the name or the number of a user, not \"%s\"", text);
+	return 0;
+}
+
+static int audit_fetch(struct cli *c, int64_t since, int64_t uid, struct json_object *all,
+	struct err *e)
+{
+	const char *vm = option_value(c, "vm");
+	int64_t from = 0;
+	bool more = true;
+
+	while (more) {
+		CLEANUP_JS struct json_object *page = NULL;
+		struct json_object *args = json_object_new_object(), *lines;
+		int r;
+
+		js_put_int(args, "from", from);
+		js_put_int(args, "since", since);
+		if (uid >= 0)
+			js_put_int(args, "uid", uid);
+		if (vm)
+			js_put_str(args, "vm", vm);
+		r = cli_execute(c, "query-audit", args, &page, NULL, e);
+		if (r < 0)
+			return r;
+		lines = js_get_array(page, "lines");
+		for (size_t i = 0; lines && i < json_object_array_length(lines); i++)
+			json_object_array_add(all, json_object_get(json_object_array_get_idx(lines, i)));
+		from = js_get_int(page, "next", 0);
+		more = js_get_bool(page, "more", false);
+	}
+	return 0;
+}
+
+static const char *text(struct json_object *o, const char *key)
+{
+	const char *s = js_get_str(o, key);
+
+	return s ? s : "-";
+}
+
+static int row_add(struct table *t, struct json_object *o)
+{
+	int64_t ns = js_get_int(o, "time", 0), uid = js_get_int(o, "uid", -1);
+	int64_t left_out = js_get_int(o, "left-out", 0);
+	time_t s = (time_t)(ns / 1000000000);
+	char when[40], pid[24], user[64], took[24], more[40];
+	struct tm tm;
+
+	localtime_r(&s, &tm);
+	strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%S", &tm);
+	user_name(uid, user, sizeof(user));
+	if (left_out) {
+		snprintf(more, sizeof(more), "(%lld more)", (long long)left_out);
+		return table_add(t, (const char *const[]){ when, uid < 0 ? "several" : user, "-", more, "-", "-", text(o, "outcome") });
+	}
+	snprintf(pid, sizeof(pid), "%lld", (long long)js_get_int(o, "pid", 0));
+	snprintf(took, sizeof(took), "%.1f ms", (double)js_get_int(o, "duration", 0) / 1e6);
+	return table_add(t, (const char *const[]){ when, user, pid,
+		text(o, "command"), text(o, "vm"), took, text(o, "outcome") });
+}
+
+int verb_audit(struct cli *c)
+{
+	static const char *const heads[] = { "Time", "User", "Pid", "Command", "Domain", "Took",
+		"Outcome" };
+	CLEANUP_JS struct json_object *all = json_object_new_array();
+	int64_t since, uid;
+	struct table t;
+	struct err e;
+	int r = since_parse(c, &since);
+
+	if (!r)
+		r = user_parse(c, &uid);
+	if (r)
+		return r;
+	if (audit_fetch(c, since, uid, all, &e) < 0)
+		return cli_fail(&e, "Failed to read the audit log");
+	if (c->format != CLI_TABLE) {
+		output_print(stdout, c->format, all);
+		return CLI_OK;
+	}
+	table_init(&t, heads, ARRAY_SIZE(heads));
+	for (size_t i = 0; !r && i < json_object_array_length(all); i++)
+		r = row_add(&t, json_object_array_get_idx(all, i));
+	if (!r)
+		table_print(&t, stdout);
+	table_done(&t);
+	return r ? CLI_FAILURE : CLI_OK;
+}

@@ -1,0 +1,215 @@
+/* clone, template. */
+#include "tools/cairn/cli.h"
+#include "api/wire/json.h"
+#include "tools/cairn/job.h"
+#include "tools/cairn/output.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static int count_take(struct cli *c, struct json_object *args)
+{
+	const char *text = option_value(c, "count");
+	char *end;
+	long n = text ? strtol(text, &end, 10) : 0;
+
+	if (text && (*end || end == text))
+		return cli_usage(c, "--count wants a number, not \"%s\"", text);
+	if (text)
+		js_put_int(args, "count", n);
+	return 0;
+}
+
+/* Why it cannot be reached as its source can. */
+static void forwards_print(struct json_object *list)
+{
+	for (size_t i = 0; list && i < json_object_array_length(list); i++)
+		printf("left out: forward %s, which leads to its source\n",
+			json_object_get_string(json_object_array_get_idx(list, i)));
+}
+
+static void figures_print(struct json_object *o)
+{
+	char written[24];
+
+	bytes_print((uint64_t)js_get_int(o, "ram-bytes-written", 0), written);
+	if (!js_get(o, "ram-bytes-written")) {
+		printf("%.1f ms in all\n", (double)js_get_int(o, "total", 0) / 1e6);
+		return;
+	}
+	if (js_get_int(o, "pause", 0))
+		printf("paused for %.1f ms, ", (double)js_get_int(o, "pause", 0) / 1e6);
+	printf("%.1f ms in all; memory that they share: %s\n", (double)js_get_int(o, "total", 0) / 1e6, written);
+}
+
+static int result_print(struct cli *c, struct json_object *o)
+{
+	const char *first = js_get_str(o, "first"), *last = js_get_str(o, "last");
+
+	if (!first || !last || !strcmp(first, last))
+		job_result_print(c, o, figures_print, "Domain '%s' cloned as '%s'", c->pos[0],
+			first ? first : c->pos[1]);
+	else
+		job_result_print(c, o, figures_print, "Domain '%s' cloned %d times, as '%s' to '%s'",
+			c->pos[0], (int)js_get_int(o, "count", 0), first, last);
+	if (c->format == CLI_TABLE)
+		forwards_print(js_get_array(o, "forwards-left-out"));
+	return CLI_OK;
+}
+
+/* ---- of a VM that is off ---- */
+
+static void texts_put(struct cli *c, struct json_object *args, const char *option, const char *key, bool paths)
+{
+	const char *values[CLI_GIVEN_MAX];
+	size_t n = option_values(c, option, values, CLI_GIVEN_MAX);
+	struct json_object *all = n ? json_object_new_array() : NULL;
+	char cwd[PATH_MAX], path[2 * PATH_MAX];
+
+	if (!n)
+		return;
+	if (!getcwd(cwd, sizeof(cwd)))
+		cwd[0] = 0;
+	for (size_t i = 0; i < n; i++) {
+		snprintf(path, sizeof(path), "%s/%s", cwd, values[i]);
+		json_object_array_add(all,
+			json_object_new_string(paths && values[i][0] != '/' ? path : values[i]));
+	}
+	js_put(args, key, all);
+}
+
+static int plan_print(struct cli *c, struct json_object *o)
+{
+	static const char *const heads[] = { "Name", "Disk", "Path", "From" };
+	struct json_object *all = js_get_array(o, "clones");
+	struct table t;
+
+	if (c->format != CLI_TABLE) {
+		output_print(stdout, c->format, o);
+		return CLI_OK;
+	}
+	table_init(&t, heads, 4);
+	for (size_t i = 0; all && i < json_object_array_length(all); i++) {
+		struct json_object *one = json_object_array_get_idx(all, i), *disks = js_get_array(one, "disks");
+		size_t n = disks ? json_object_array_length(disks) : 0;
+
+		if (!n)
+			table_add(&t, (const char *const[]){ js_get_str(one, "name"), "-", "-", "-" });
+		for (size_t k = 0; k < n; k++) {
+			struct json_object *d = json_object_array_get_idx(disks, k);
+
+			table_add(&t, (const char *const[]){ js_get_str(one, "name"), js_get_str(d, "id"),
+				js_get_str(d, "path"), js_get_str(d, "from") });
+		}
+	}
+	table_print(&t, stdout);
+	table_done(&t);
+	return CLI_OK;
+}
+
+static int dry_run(struct cli *c, struct json_object *args)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	struct err e;
+
+	js_put_bool(args, "dry-run", true);
+	if (cli_execute(c, "vm-clone", args, &o, NULL, &e) < 0)
+		return cli_fail(&e, "Failed to clone domain '%s'", c->pos[0]);
+	return plan_print(c, o);
+}
+
+static int run(struct cli *c, const char *command, struct json_object *args)
+{
+	CLEANUP_JS struct json_object *result = NULL;
+	struct err e;
+	int r = job_run(c, command, args, -1, "Clone", &result, &e);
+
+	if (r == -EINPROGRESS)
+		return CLI_OK;
+	if (r < 0)
+		return cli_fail(&e, "Failed to clone domain '%s'", c->pos[0]);
+	return result_print(c, result);
+}
+
+static int clone_off(struct cli *c, struct json_object *args)
+{
+	if (option_flag(c, "linked"))
+		js_put_str(args, "kind", "linked");
+	if (option_value(c, "name-pattern"))
+		js_put_str(args, "name-pattern", option_value(c, "name-pattern"));
+	if (option_flag(c, "snapshots"))
+		js_put_bool(args, "snapshots", true);
+	if (option_flag(c, "reset-identity"))
+		js_put_bool(args, "reset-identity", true);
+	if (option_value(c, "uuid"))
+		js_put_str(args, "uuid", option_value(c, "uuid"));
+	texts_put(c, args, "file", "files", true);
+	texts_put(c, args, "mac", "macs", false);
+	return option_flag(c, "dry-run") ? dry_run(c, args) : run(c, "vm-clone", args);
+}
+
+/* What the one kind takes and the other does not. */
+static int options_check(struct cli *c)
+{
+	static const char *const off[] = { "full", "linked", "name-pattern", "snapshots", "file", "mac", "uuid",
+		"reset-identity", "dry-run", NULL };
+	bool live = option_flag(c, "live");
+
+	for (unsigned i = 0; live && off[i]; i++)
+		if (option_flag(c, off[i]) || option_value(c, off[i]))
+			return cli_usage(c, "--live and --%s exclude each other", off[i]);
+	if (!live && option_value(c, "snapshotname"))
+		return cli_usage(c, "--snapshotname is for --live, whose clones run. One that is off: cairn export %s FILE "
+			"--snapshotname %s, and cairn import FILE --name NAME", c->pos[0], option_value(c, "snapshotname"));
+	if (!live && option_flag(c, "paused"))
+		return cli_usage(c, "--paused is for --live: other clones are off");
+	if (option_flag(c, "full") && option_flag(c, "linked"))
+		return cli_usage(c, "--full and --linked exclude each other");
+	if (!option_value(c, "name-pattern") && c->npos < 2)
+		return cli_usage(c, "a clone needs a name, or --name-pattern");
+	if (option_value(c, "name-pattern") && c->npos > 1)
+		return cli_usage(c, "a name and --name-pattern exclude each other");
+	return 0;
+}
+
+int verb_clone(struct cli *c)
+{
+	struct json_object *args = cli_vm_args(c->pos[0]);
+	int r = options_check(c);
+
+	if (!r)
+		r = count_take(c, args);
+	if (r) {
+		json_object_put(args);
+		return r;
+	}
+	if (c->npos > 1)
+		js_put_str(args, "name", c->pos[1]);
+	if (!option_flag(c, "live"))
+		return clone_off(c, args);
+	js_put_bool(args, "paused", option_flag(c, "paused"));
+	if (option_flag(c, "no-hostname"))
+		js_put_bool(args, "hostname", false);
+	if (option_value(c, "snapshotname"))
+		js_put_str(args, "snapshot", option_value(c, "snapshotname"));
+	return run(c, "vm-fork", args);
+}
+
+/* ---- template ---- */
+
+int verb_template(struct cli *c)
+{
+	bool disable = option_flag(c, "disable");
+	struct json_object *args = cli_vm_args(c->pos[0]);
+	struct err e;
+
+	js_put_bool(args, "disable", disable);
+	if (cli_execute(c, "vm-template", args, NULL, NULL, &e) < 0)
+		return cli_fail(&e, "Failed to make domain '%s' %s template", c->pos[0], disable ? "no" : "a");
+	printf("Domain '%s' is %s template\n", c->pos[0], disable ? "no longer a" : "a");
+	return CLI_OK;
+}

@@ -1,0 +1,117 @@
+/* define, validate, dumpjson. */
+#include "tools/cairn/definition_file.h"
+#include "api/definition/definition.h"
+#include "api/definition/definition_schema.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "tools/cairn/cli.h"
+#include "tools/cairn/output.h"
+
+#include <stdio.h>
+
+int verb_define(struct cli *c)
+{
+	struct definition_file f CLEANUP(definition_file_done) = { 0 };
+	CLEANUP_JS struct json_object *answer = NULL;
+	struct json_object *args;
+	bool validate = option_flag(c, "validate");
+	struct err e;
+	int r = definition_file_read(c->pos[0], &f, &e);
+
+	if (!r) {
+		args = json_object_new_object();
+		js_put(args, "definition", json_object_get(f.definition));
+		js_put_str(args, "folder", f.folder);
+		if (validate)
+			js_put_bool(args, "validate-only", true);
+		r = definition_file_blame(&f,
+			cli_execute(c, "vm-define", args, &answer, NULL, &e), &e);
+	}
+	if (r < 0)
+		return cli_fail(&e, "Failed to define domain from %s", c->pos[0]);
+	warnings_print(f.warnings);
+	warnings_print(js_get_array(answer, "warnings"));
+	if (validate)
+		printf("%s validates\n", c->pos[0]);
+	else
+		printf("Domain '%s' defined from %s\n", js_get_str(answer, "name"), c->pos[0]);
+	return CLI_OK;
+}
+
+/* ---- validate ---- */
+
+static void verdict_print(struct cli *c, int r, struct json_object *warnings, const struct err *e)
+{
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+
+	js_put_str(o, "file", c->pos[0]);
+	js_put_bool(o, "valid", r == 0);
+	if (r < 0)
+		js_put_str(o, "error", e->msg);
+	js_put(o, "warnings", json_object_get(warnings));
+	output_print(stdout, c->format, o);
+}
+
+/* What the daemon's parser says, but for what only the daemon knows. */
+static int file_validate(const char *path, struct json_object **ret_warnings, struct err *e)
+{
+	struct definition_file f CLEANUP(definition_file_done) = { 0 };
+	struct json_object *more;
+	struct definition *d = NULL;
+	int r = definition_file_read(path, &f, e);
+
+	if (!r)
+		r = definition_file_blame(&f, definition_parse(f.definition, f.folder, &d, e), e);
+	if (r < 0)
+		return r;
+	*ret_warnings = json_object_get(f.warnings);
+	more = definition_warnings(d);
+	for (size_t i = 0; i < json_object_array_length(more); i++)
+		json_object_array_add(*ret_warnings,
+			json_object_get(json_object_array_get_idx(more, i)));
+	json_object_put(more);
+	definition_free(d);
+	return 0;
+}
+
+int verb_validate(struct cli *c)
+{
+	CLEANUP_JS struct json_object *warnings = NULL;
+	struct err e;
+	int r;
+
+	if (option_flag(c, "schema")) {
+		CLEANUP_JS struct json_object *schema = definition_schema();
+
+		puts(json_object_to_json_string_ext(schema, JSON_C_TO_STRING_PRETTY |
+								    JSON_C_TO_STRING_NOSLASHESCAPE));
+		return CLI_OK;
+	}
+	if (!c->npos)
+		return cli_usage(c, "give a file, or --schema");
+	r = file_validate(c->pos[0], &warnings, &e);
+	if (c->format != CLI_TABLE) {
+		verdict_print(c, r, warnings, &e);
+		return r < 0 ? cli_exit_code(e.cls) : CLI_OK;
+	}
+	if (r < 0)
+		return cli_fail(&e, "Failed to validate %s", c->pos[0]);
+	warnings_print(warnings);
+	printf("%s validates\n", c->pos[0]);
+	return CLI_OK;
+}
+
+int verb_dumpjson(struct cli *c)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	struct json_object *args;
+	struct err e;
+
+	args = cli_vm_args(c->pos[0]);
+	if (option_flag(c, "inactive"))
+		js_put_bool(args, "inactive", true);
+	if (cli_execute(c, "vm-dump-definition", args, &o, NULL, &e) < 0)
+		return cli_fail(&e, "failed to get domain '%s'", c->pos[0]);
+	output_print(stdout, c->format, js_get(o, "definition"));
+	return CLI_OK;
+}

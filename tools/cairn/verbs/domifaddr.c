@@ -1,0 +1,164 @@
+/* domifaddr. */
+#include "tools/cairn/address.h"
+#include "api/wire/json.h"
+#include "base/util.h"
+#include "tools/cairn/output.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+int addresses_ask(struct cli *c, const char *vm, struct json_object **ret_interfaces, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	int r = cli_execute(c, "vm-addresses", cli_vm_args(vm), &o, NULL, e);
+
+	if (r < 0)
+		return r;
+	if (js_get_bool(o, "cut", false))
+		fprintf(stderr, "warning: the guest has more addresses than are told\n");
+	*ret_interfaces = json_object_get(js_get_array(o, "interfaces"));
+	return 0;
+}
+
+/* ---- which one counts ---- */
+
+static bool is_of_the_link(const char *address)
+{
+	static const char *const prefixes[] = { "127.", "169.254.", "fe8", "fe9", "fea", "feb" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(prefixes); i++)
+		if (!strncmp(address, prefixes[i], strlen(prefixes[i])))
+			return true;
+	return !strcmp(address, "::1");
+}
+
+static const char *usable_of(struct json_object *interface, const char *type)
+{
+	struct json_object *list = js_get_array(interface, "addresses");
+
+	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
+		struct json_object *o = json_object_array_get_idx(list, i);
+		const char *address = js_get_str(o, "address"), *its = js_get_str(o, "type");
+
+		if (address && its && !strcmp(its, type) && !is_of_the_link(address))
+			return address;
+	}
+	return NULL;
+}
+
+bool address_pick(struct json_object *interfaces, char text[ADDRESS_TEXT])
+{
+	static const char *const types[] = { "ipv4", "ipv6" };
+	size_t n = interfaces ? json_object_array_length(interfaces) : 0;
+	bool any = true;
+
+	for (size_t i = 0; i < n; i++)
+		any = any && !js_get_bool(json_object_array_get_idx(interfaces, i), "own", false);
+	for (size_t t = 0; t < ARRAY_SIZE(types); t++)
+		for (size_t i = 0; i < n; i++) {
+			struct json_object *o = json_object_array_get_idx(interfaces, i);
+			const char *address = any || js_get_bool(o, "own", false) ? usable_of(o, types[t]) : NULL;
+
+			if (address) {
+				snprintf(text, ADDRESS_TEXT, "%s", address);
+				return true;
+			}
+		}
+	return false;
+}
+
+/* ---- the verb ---- */
+
+static struct json_object *named_only(struct json_object *interfaces, const char *name)
+{
+	struct json_object *list = json_object_new_array();
+
+	for (size_t i = 0; i < json_object_array_length(interfaces); i++) {
+		struct json_object *o = json_object_array_get_idx(interfaces, i);
+
+		if (!name || !strcmp(js_get_str(o, "name"), name))
+			json_object_array_add(list, json_object_get(o));
+	}
+	return list;
+}
+
+/* One row for each address, and one for an interface without. */
+static struct json_object *rows_of(struct json_object *interfaces)
+{
+	struct json_object *rows = json_object_new_array();
+
+	for (size_t i = 0; i < json_object_array_length(interfaces); i++) {
+		struct json_object *o = json_object_array_get_idx(interfaces, i), *list = js_get_array(o, "addresses");
+		size_t n = json_object_array_length(list);
+
+		for (size_t k = 0; k < MAX(n, 1); k++) {
+			struct json_object *row = json_object_new_object(), *x = k < n ? json_object_array_get_idx(list, k) : NULL;
+
+			js_put_str(row, "name", js_get_str(o, "name"));
+			js_put_str(row, "mac", js_get_str(o, "mac") ? js_get_str(o, "mac") : "");
+			js_put_str(row, "type", x ? js_get_str(x, "type") : "");
+			js_put_str(row, "address", x ? js_get_str(x, "address") : "");
+			js_put(row, "prefix", x ? json_object_get(js_get(x, "prefix")) : NULL);
+			json_object_array_add(rows, row);
+		}
+	}
+	return rows;
+}
+
+static const char *or_none(const char *s)
+{
+	return *s ? s : "N/A";
+}
+
+/* As virsh's: what an interface is called stands in its first row, unless each is to be whole. */
+static int table_show(struct json_object *rows, bool full)
+{
+	static const char *const heads[] = { "Name", "MAC address", "Protocol", "Address" };
+	const char *before = NULL;
+	struct table t;
+	int r = 0;
+
+	table_init(&t, heads, ARRAY_SIZE(heads));
+	for (size_t i = 0; !r && i < json_object_array_length(rows); i++) {
+		struct json_object *row = json_object_array_get_idx(rows, i);
+		const char *name = js_get_str(row, "name");
+		bool again = !full && before && !strcmp(before, name);
+		char address[ADDRESS_TEXT + 8];
+
+		snprintf(address, sizeof(address), "%s/%lld", js_get_str(row, "address"), (long long)js_get_int(row, "prefix", 0));
+		r = table_add(&t, (const char *const[]){ again ? "-" : name, again ? "-" : or_none(js_get_str(row, "mac")),
+			or_none(js_get_str(row, "type")), *js_get_str(row, "address") ? address : "N/A" });
+		before = name;
+	}
+	if (!r)
+		table_print(&t, stdout);
+	table_done(&t);
+	return r;
+}
+
+int verb_domifaddr(struct cli *c)
+{
+	CLEANUP_JS struct json_object *all = NULL, *shown = NULL, *rows = NULL;
+	const char *source = option_value(c, "source"), *name = c->npos > 1 ? c->pos[1] : NULL;
+	struct err e;
+	int r;
+
+	if (source && strcmp(source, "agent"))
+		return cli_usage(c, "--source is agent, not \"%s\": the guest itself is asked", source);
+	r = addresses_ask(c, c->pos[0], &all, &e);
+	if (!r) {
+		shown = named_only(all, name);
+		if (name && !json_object_array_length(shown))
+			r = err_set(&e, -ENOENT, ERR_NOT_FOUND, "the guest has no interface '%s'; cairn domifaddr %s shows all", name,
+				c->pos[0]);
+	}
+	if (r < 0)
+		return cli_fail(&e, "Failed to query for interfaces addresses of domain '%s'", c->pos[0]);
+	rows = rows_of(shown);
+	if (c->format != CLI_TABLE)
+		output_print(stdout, c->format, c->format == CLI_CSV ? rows : shown);
+	else if (table_show(rows, option_flag(c, "full")) < 0)
+		return CLI_FAILURE;
+	return CLI_OK;
+}

@@ -1,0 +1,44 @@
+/* dump: a guest's memory as a core file. */
+#include "tools/cairn/cli.h"
+#include "api/wire/json.h"
+#include "tools/cairn/job.h"
+#include "tools/cairn/target.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+static int options_check(struct cli *c)
+{
+	const char *format = option_value(c, "format");
+
+	if (option_flag(c, "crash") + option_flag(c, "reset") + option_flag(c, "live") > 1)
+		return cli_usage(c, "dump takes one of --live, --crash and --reset");
+	if (format && strcmp(format, "elf"))
+		return cli_usage(c, "dump writes ELF only, not \"%s\"; makedumpfile makes others of it", format);
+	return 0;
+}
+
+int verb_dump(struct cli *c)
+{
+	struct target t = { .path = c->pos[1], .fd = -1 };
+	struct json_object *args;
+	struct err e;
+	int r = options_check(c);
+
+	if (r)
+		return r;
+	r = target_open(&t, option_flag(c, "no-wait"), &e);
+	if (!r) {
+		args = cli_vm_args(c->pos[0]);
+		if (option_flag(c, "crash") || option_flag(c, "reset"))
+			js_put_str(args, "then", option_flag(c, "crash") ? "crash" : "reset");
+		r = target_close(&t, job_run(c, "vm-dump", args, t.fd, "Dump", NULL, &e), &e);
+	}
+	if (r == -EINPROGRESS)
+		return CLI_OK;
+	if (r < 0)
+		return cli_fail(&e, "Failed to core dump domain '%s' to %s", c->pos[0], t.path);
+	printf("Domain '%s' dumped to %s\n", c->pos[0], t.path);
+	return CLI_OK;
+}

@@ -1,0 +1,278 @@
+/* edit: a definition in the user's editor. */
+#include "tools/cairn/change.h"
+#include "api/definition/definition.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/file.h"
+#include "tools/cairn/cli.h"
+#include "tools/cairn/definition_file.h"
+#include "tools/cairn/difference.h"
+#include "tools/cairn/xml.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+struct edit {
+	struct cli *cli;
+	const char *vm;
+	bool xml;
+	char *text;			/* what the editor began with */
+	struct json_object *was;	/* what the daemon had when it was asked last */
+	struct json_object *now;	/* what is wanted instead, as canonical JSON */
+	struct definition_file file;	/* what the editor left */
+	char path[PATH_MAX];
+	bool keep; /* the file outlives us */
+};
+
+static void edit_done(struct edit *d)
+{
+	json_object_put(d->was);
+	json_object_put(d->now);
+	free(d->text);
+	definition_file_done(&d->file);
+	if (d->path[0] && !d->keep)
+		unlink(d->path);
+}
+
+/* ---- the editor ---- */
+
+static int text_make(struct edit *d, struct err *e)
+{
+	const char *json = json_object_to_json_string_ext(d->was,
+		JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE);
+
+	if (d->xml)
+		return xml_from_definition(d->was, -1, &d->text, e);
+	d->text = strdup(json);
+	return d->text ? 0 : err_set_errno(e, -ENOMEM, "the definition");
+}
+
+static int file_make(struct edit *d, struct err *e)
+{
+	CLEANUP_CLOSE int fd = -1;
+	const char *folder = getenv("TMPDIR");
+	int r = text_make(d, e);
+
+	if (r < 0)
+		return r;
+	snprintf(d->path, sizeof(d->path), "%.4000s/cairn-edit-XXXXXX%s", folder ? folder : "/tmp",
+		d->xml ? ".xml" : ".json");
+	fd = mkostemps(d->path, d->xml ? 4 : 5, O_CLOEXEC);
+	if (fd < 0) {
+		r = err_set_errno(e, -errno, "%s", d->path);
+		d->path[0] = 0;
+		return r;
+	}
+	r = write_full(fd, d->text, strlen(d->text));
+	if (!r)
+		r = write_full(fd, "\n", 1);
+	return r < 0 ? err_set_errno(e, r, "%s", d->path) : 0;
+}
+
+static const char *editor_name(void)
+{
+	const char *name = getenv("VISUAL");
+
+	if (!name || !*name)
+		name = getenv("EDITOR");
+	return name && *name ? name : "vi";
+}
+
+/* Through the shell: the variable may have options. */
+static _Noreturn void editor_become(const char *name, const char *path)
+{
+	char command[1024];
+
+	signal(SIGINT, SIG_DFL);
+	signal(SIGQUIT, SIG_DFL);
+	if (snprintf(command, sizeof(command), "%s \"$1\"", name) < (int)sizeof(command))
+		execl("/bin/sh", "sh", "-c", command, "editor", path, (char *)NULL);
+	_exit(127);
+}
+
+static int editor_run(const char *path, struct err *e)
+{
+	const char *name = editor_name();
+	int status = 0;
+	pid_t pid;
+
+	signal(SIGINT, SIG_IGN); /* ^C is the editor's */
+	signal(SIGQUIT, SIG_IGN);
+	pid = fork();
+	if (!pid)
+		editor_become(name, path);
+	while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		;
+	signal(SIGINT, SIG_DFL);
+	signal(SIGQUIT, SIG_DFL);
+	if (pid < 0)
+		return err_set_errno(e, -errno, "%s", name);
+	if (WIFEXITED(status) && !WEXITSTATUS(status))
+		return 0;
+	return err_set(e, -EIO, ERR_GENERIC, "the editor, %s, failed; set VISUAL or EDITOR to another",
+		name);
+}
+
+/* ---- what it left ---- */
+
+static int name_check(struct edit *d, struct err *e)
+{
+	const char *name = js_get_str(d->now, "name"), *was = js_get_str(d->was, "name");
+
+	if (name && was && !strcmp(name, was))
+		return 0;
+	return err_set(e, -EINVAL, ERR_INVALID, "name: cannot be edited; use cairn domrename %s NEW", was);
+}
+
+static int unchanged(const struct edit *d)
+{
+	CLEANUP_FREE char *text = NULL;
+	size_t len, had = strlen(d->text);
+
+	return file_read(d->path, XML_FILE_MAX, &text, &len, NULL) == 0 && len == had + 1 &&
+		!memcmp(text, d->text, had);
+}
+
+/* Canonical, so that only what means something else counts as changed. */
+static int canonical(struct edit *d, struct err *e)
+{
+	struct definition *def;
+	int r = definition_parse(d->file.definition, d->file.folder, &def, e);
+
+	if (r < 0)
+		return definition_file_blame(&d->file, r, e);
+	json_object_put(d->now);
+	d->now = definition_to_json(def);
+	definition_free(def);
+	if (!js_get(d->now, "uuid"))
+		js_put_str(d->now, "uuid", js_get_str(d->was, "uuid"));
+	return 0;
+}
+
+static int file_take(struct edit *d, struct err *e)
+{
+	int r;
+
+	definition_file_done(&d->file);
+	memset(&d->file, 0, sizeof(d->file));
+	r = definition_file_read(d->path, &d->file, e);
+	if (!r)
+		r = canonical(d, e);
+	return r < 0 ? r : name_check(d, e);
+}
+
+/* Somebody else was faster: what they did, and from here on it is what we change. */
+static void was_again(struct edit *d)
+{
+	struct json_object *now;
+
+	if (change_read(d->cli, d->vm, &now, NULL) < 0)
+		return;
+	fprintf(stderr, "meanwhile it was changed:\n");
+	difference_print(stderr, d->was, now);
+	json_object_put(d->was);
+	d->was = now;
+}
+
+/* Returns 1: nothing was changed; 0: it is kept; -errno. */
+static int attempt(struct edit *d, struct err *e)
+{
+	int r = editor_run(d->path, e);
+
+	if (!r && unchanged(d))
+		return 1;
+	if (!r)
+		r = file_take(d, e);
+	if (!r && json_object_equal(d->was, d->now))
+		return 1;
+	if (r < 0)
+		return r;
+	difference_print(stdout, d->was, d->now);
+	fflush(stdout);
+	warnings_print(d->file.warnings);
+	if (option_flag(d->cli, "print-only"))
+		return 0;
+	r = change_define(d->cli, d->was, d->now, e);
+	if (r < 0 && e->cls == ERR_BUSY)
+		was_again(d);
+	return r;
+}
+
+/* ---- the question ---- */
+
+enum answer { ANSWER_AGAIN, ANSWER_DROP, ANSWER_KEEP };
+
+static enum answer ask(void)
+{
+	char line[64];
+
+	if (!isatty(0))
+		return ANSWER_KEEP;
+	for (;;) {
+		fprintf(stderr, "Failed. Try again? [y,n,k,?]: ");
+		if (!fgets(line, sizeof(line), stdin))
+			return ANSWER_KEEP;
+		switch (line[0]) {
+		case 'y':
+			return ANSWER_AGAIN;
+		case 'n':
+			return ANSWER_DROP;
+		case 'k':
+			return ANSWER_KEEP;
+		}
+		fprintf(stderr, "y - yes, start the editor again\nn - no, throw away my changes\n"
+				"k - no, and keep the file\n? - print this help\n");
+	}
+}
+
+static int edit(struct edit *d)
+{
+	struct err e;
+	int r = change_read(d->cli, d->vm, &d->was, &e);
+
+	if (r < 0)
+		return cli_fail(&e, "failed to get domain '%s'", d->vm);
+	r = file_make(d, &e);
+	while (!r) {
+		r = attempt(d, &e);
+		if (r >= 0) {
+			printf("Domain '%s' %s configuration %s.\n", js_get_str(d->was, "name"),
+				d->xml ? "XML" : "JSON",
+				r || option_flag(d->cli, "print-only") ? "not changed" : "edited");
+			return CLI_OK;
+		}
+		fprintf(stderr, "error: %s\n", e.msg);
+		if (unchanged(d)) /* the editor failed, or was left so: there is nothing to try again, or to keep */
+			return cli_exit_code(e.cls);
+		switch (ask()) {
+		case ANSWER_AGAIN:
+			r = 0;
+			continue;
+		case ANSWER_KEEP:
+			d->keep = true;
+			fprintf(stderr, "what you wrote is in %s\n", d->path);
+			return cli_exit_code(e.cls);
+		case ANSWER_DROP:
+			return cli_exit_code(e.cls);
+		}
+	}
+	return cli_fail(&e, "Failed to edit domain '%s'", d->vm);
+}
+
+int verb_edit(struct cli *c)
+{
+	const char *format = option_value(c, "format");
+	struct edit d = { .cli = c, .vm = c->pos[0] };
+	int r;
+
+	d.xml = option_flag(c, "xml") || (format && !strcmp(format, "xml"));
+	r = edit(&d);
+	edit_done(&d);
+	return r;
+}

@@ -1,0 +1,296 @@
+/* attach-disk, detach-disk, change-media, domblklist. */
+#include "tools/cairn/backing.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/util.h"
+#include "tools/cairn/change.h"
+#include "tools/cairn/cli.h"
+#include "tools/cairn/output.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static const char *or_dash(const char *s)
+{
+	return s ? s : "-";
+}
+
+/* What a guest wrote is looked at by nobody but this process, which has no more rights than who
+ * types. */
+static bool looks_like_qcow2(const char *path)
+{
+	CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	char magic[4];
+
+	return fd >= 0 && pread(fd, magic, sizeof(magic), 0) == (ssize_t)sizeof(magic) &&
+		!memcmp(magic, "QFI\xfb", sizeof(magic));
+}
+
+/* As virsh: raw, unless it is said. */
+static int format_choose(struct cli *c, const char *source, const char **ret_format)
+{
+	*ret_format = option_value(c, "subdriver");
+	if (*ret_format)
+		return 0;
+	if (looks_like_qcow2(source))
+		return cli_usage(c, "%s is a qcow2 image; add --subdriver qcow2, or --subdriver raw if the "
+				    "guest is to see it as it is", source);
+	*ret_format = "raw";
+	return 0;
+}
+
+/* ---- attach-disk ---- */
+
+static int choice_check(struct cli *c, const char *option, const char *const *choices)
+{
+	const char *given = option_value(c, option);
+
+	if (!given)
+		return 0;
+	for (; *choices; choices++)
+		if (!strcmp(*choices, given))
+			return 0;
+	return cli_usage(c, "--%s %s is not done here", option, given);
+}
+
+static int attach_check(struct cli *c)
+{
+	static const char *const modes[] = { "readonly", NULL };
+	static const char *const buses[] = { "virtio", NULL };
+	static const char *const drivers[] = { "qemu", NULL };
+	static const char *const without[] = { "cache", "io" };
+	int r = choice_check(c, "mode", modes);
+
+	if (!r)
+		r = choice_check(c, "targetbus", buses);
+	if (!r)
+		r = choice_check(c, "driver", drivers);
+	for (size_t i = 0; i < ARRAY_SIZE(without) && !r; i++)
+		if (option_value(c, without[i]))
+			fprintf(stderr, "warning: --%s has no effect\n", without[i]);
+	return r;
+}
+
+/* NULL: the usage was wrong, and that was said. */
+static struct json_object *disk_of_options(struct cli *c)
+{
+	const char *source = c->pos[1], *serial = option_value(c, "serial"),
+		   *type = option_value(c, "type"), *format;
+	struct json_object *disk;
+
+	if (attach_check(c) || format_choose(c, source, &format))
+		return NULL;
+	disk = json_object_new_object();
+	js_put_str(disk, "id", c->pos[2]);
+	js_put_str(disk, "device", type ? type : "disk");
+	js_put_str(disk, "path", source);
+	js_put_str(disk, "format", format);
+	js_put_bool(disk, "readonly", option_value(c, "mode") || (type && !strcmp(type, "cdrom")));
+	if (serial)
+		js_put_str(disk, "serial", serial);
+	return disk;
+}
+
+/* Is it qcow2, it brings along what it is backed by. */
+static int layers_put(struct json_object *disk, struct err *e)
+{
+	const char *format = js_get_str(disk, "format");
+
+	return format && !strcmp(format, "qcow2") ? backing_put(disk, e) : 0;
+}
+
+static int attach_edit(struct cli *c, struct json_object *definition, void *opaque, struct err *e)
+{
+	struct json_object *disks = js_get_array(definition, "disks");
+
+	if (change_find(disks, "id", c->pos[2]) >= 0)
+		return err_set(e, -EEXIST, ERR_EXISTS, "target %s already exists", c->pos[2]);
+	json_object_array_add(disks, json_object_get(opaque));
+	return 0;
+}
+
+int verb_attach_disk(struct cli *c)
+{
+	CLEANUP_JS struct json_object *disk = disk_of_options(c);
+	struct err e;
+	int r;
+
+	if (!disk)
+		return CLI_USAGE;
+	r = layers_put(disk, &e);
+	if (!r)
+		r = change_make(c, c->pos[0], attach_edit, disk, &e);
+	if (r < 0)
+		return cli_fail(&e, "Failed to attach disk");
+	if (!r)
+		printf("Disk attached successfully\n");
+	return CLI_OK;
+}
+
+/* ---- detach-disk ---- */
+
+/* By target or source. Returns its index, or -ENOENT. */
+static int disk_find(struct json_object *disks, const char *name, struct err *e)
+{
+	int i = change_find(disks, "id", name);
+
+	if (i < 0)
+		i = change_find(disks, "path", name);
+	if (i < 0)
+		return err_set(e, -ENOENT, ERR_NOT_FOUND,
+			"No disk found whose source path or target is %s", name);
+	return i;
+}
+
+static int detach_edit(struct cli *c, struct json_object *definition, void *opaque, struct err *e)
+{
+	struct json_object *disks = js_get_array(definition, "disks");
+	int i = disk_find(disks, c->pos[1], e);
+
+	(void)opaque;
+	if (i < 0)
+		return i;
+	json_object_array_del_idx(disks, (size_t)i, 1);
+	return 0;
+}
+
+int verb_detach_disk(struct cli *c)
+{
+	struct err e;
+	int r;
+
+	r = change_make(c, c->pos[0], detach_edit, NULL, &e);
+	if (r < 0)
+		return cli_fail(&e, "Failed to detach disk");
+	if (!r)
+		printf("Disk detached successfully\n");
+	return CLI_OK;
+}
+
+/* ---- change-media ---- */
+
+enum media { MEDIA_UPDATE, MEDIA_INSERT, MEDIA_EJECT };
+
+struct media_edit {
+	enum media what;
+	const char *source, *format; /* NULL: eject */
+};
+
+static int media_check(const struct media_edit *m, struct json_object *disk, const char *name,
+	struct err *e)
+{
+	const char *device = js_get_str(disk, "device"), *source = js_get_str(disk, "path");
+
+	if (!device || strcmp(device, "cdrom"))
+		return err_set(e, -EINVAL, ERR_INVALID, "The disk device '%s' is not removable", name);
+	if (m->what == MEDIA_EJECT && !source)
+		return err_set(e, -EINVAL, ERR_INVALID, "The disk device '%s' doesn't have media", name);
+	if (m->what == MEDIA_INSERT && source)
+		return err_set(e, -EINVAL, ERR_INVALID, "The disk device '%s' already has media", name);
+	return 0;
+}
+
+static int media_edit(struct cli *c, struct json_object *definition, void *opaque, struct err *e)
+{
+	static const char *const of_medium[] = { "path", "format", "data_file", "backing" };
+	struct json_object *disks = js_get_array(definition, "disks"), *disk;
+	const struct media_edit *m = opaque;
+	int i = disk_find(disks, c->pos[1], e), r;
+
+	if (i < 0)
+		return i;
+	disk = json_object_array_get_idx(disks, (size_t)i);
+	r = media_check(m, disk, c->pos[1], e);
+	if (r < 0)
+		return r;
+	for (size_t k = 0; k < ARRAY_SIZE(of_medium); k++)
+		json_object_object_del(disk, of_medium[k]);
+	if (m->source) {
+		js_put_str(disk, "path", m->source);
+		js_put_str(disk, "format", m->format);
+	}
+	return layers_put(disk, e);
+}
+
+static int media_parse(struct cli *c, struct media_edit *m)
+{
+	bool eject = option_flag(c, "eject"), insert = option_flag(c, "insert"),
+	     update = option_flag(c, "update");
+
+	if (eject + insert + update > 1)
+		return cli_usage(c, "--eject, --insert and --update exclude each other");
+	m->what = eject ? MEDIA_EJECT : insert ? MEDIA_INSERT : MEDIA_UPDATE;
+	m->source = c->npos > 2 ? c->pos[2] : NULL;
+	if (m->what == MEDIA_EJECT)
+		m->source = NULL;
+	else if (!m->source)
+		return cli_usage(c, "No source specified for %s media", insert ? "inserting" : "updating");
+	return m->source ? format_choose(c, m->source, &m->format) : 0;
+}
+
+int verb_change_media(struct cli *c)
+{
+	static const char *const done[] = { "updated", "inserted", "ejected" };
+	static const char *const wanted[] = { "update", "insert", "eject" };
+	struct media_edit m = { 0 };
+	struct err e;
+	int r = media_parse(c, &m);
+
+	if (r)
+		return r;
+	r = change_make(c, c->pos[0], media_edit, &m, &e);
+	if (r < 0)
+		return cli_fail(&e, "Failed to %s media", wanted[m.what]);
+	if (!r)
+		printf("Successfully %s media.\n", done[m.what]);
+	return CLI_OK;
+}
+
+/* ---- domblklist ---- */
+
+static const char *type_of(const char *path)
+{
+	struct stat st;
+
+	return path && stat(path, &st) == 0 && S_ISBLK(st.st_mode) ? "block" : "file";
+}
+
+static void disks_print(struct json_object *disks, bool details)
+{
+	static const char *const heads[] = { "Type", "Device", "Target", "Source" };
+	size_t from = details ? 0 : 2;
+	struct table t;
+
+	table_init(&t, heads + from, ARRAY_SIZE(heads) - from);
+	for (size_t i = 0; i < json_object_array_length(disks); i++) {
+		struct json_object *d = json_object_array_get_idx(disks, i);
+		const char *path = js_get_str(d, "path");
+		const char *cells[] = { type_of(path), or_dash(js_get_str(d, "device")),
+			or_dash(js_get_str(d, "id")), or_dash(path) };
+
+		table_add(&t, cells + from);
+	}
+	table_print(&t, stdout);
+	table_done(&t);
+}
+
+int verb_domblklist(struct cli *c)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	struct json_object *args = cli_vm_args(c->pos[0]), *disks;
+	struct err e;
+
+	js_put_bool(args, "inactive", option_flag(c, "inactive"));
+	if (cli_execute(c, "vm-dump-definition", args, &o, NULL, &e) < 0)
+		return cli_fail(&e, "failed to get domain '%s'", c->pos[0]);
+	disks = js_get_array(js_get(o, "definition"), "disks");
+	if (c->format == CLI_TABLE)
+		disks_print(disks, option_flag(c, "details"));
+	else
+		output_print(stdout, c->format, disks);
+	return CLI_OK;
+}

@@ -1,0 +1,248 @@
+/* attach-interface, detach-interface, domiflist. */
+#include "tools/cairn/change.h"
+#include "api/wire/json.h"
+#include "base/util.h"
+#include "tools/cairn/cli.h"
+#include "tools/cairn/output.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+static const char *or_dash(const char *s)
+{
+	return s ? s : "-";
+}
+
+/* ---- attach-interface ---- */
+
+static bool port_put(struct json_object *o, const char *key, const char *text)
+{
+	char *end;
+	long n = strtol(text, &end, 10);
+
+	js_put_int(o, key, n); /* the daemon says which are ports */
+	return *text && !*end;
+}
+
+/* "tcp:127.0.0.1:2222:22", "udp:53:53", "2222:22" */
+static struct json_object *forward_of(struct cli *c, const char *text)
+{
+	struct json_object *o = json_object_new_object();
+	char copy[128], *rest = copy, *parts[4] = { NULL };
+	size_t n = 0, at = 0;
+	bool good;
+
+	snprintf(copy, sizeof(copy), "%s", text);
+	while (rest && n < ARRAY_SIZE(parts))
+		parts[n++] = strsep(&rest, ":");
+	if (n > 2 && (n == 4 || !strcmp(parts[0], "tcp") || !strcmp(parts[0], "udp")))
+		js_put_str(o, "protocol", parts[at++]);
+	if (n - at == 3)
+		js_put_str(o, "address", parts[at++]);
+	good = !rest && n - at == 2 && strlen(text) < sizeof(copy) && port_put(o, "port", parts[at]) &&
+		port_put(o, "to", parts[at + 1]);
+	if (good)
+		return o;
+	json_object_put(o);
+	cli_usage(c, "--forward is like tcp:127.0.0.1:2222:22, or 2222:22 for the same, not \"%s\"", text);
+	return NULL;
+}
+
+/* Returns 0 or an exit code. */
+static int user_options(struct cli *c, struct json_object *o)
+{
+	const char *forwards[CLI_GIVEN_MAX], *network = option_value(c, "network");
+	size_t n = option_values(c, "forward", forwards, CLI_GIVEN_MAX);
+	struct json_object *list = n ? json_object_new_array() : NULL;
+
+	if (network)
+		js_put_str(o, "network", network);
+	if (option_flag(c, "restrict"))
+		js_put_bool(o, "restrict", true);
+	if (option_flag(c, "host-loopback"))
+		js_put_bool(o, "host_loopback", true);
+	if (list)
+		js_put(o, "forwards", list);
+	for (size_t i = 0; i < n; i++) {
+		struct json_object *one = forward_of(c, forwards[i]);
+
+		if (!one)
+			return CLI_USAGE;
+		json_object_array_add(list, one);
+	}
+	return 0;
+}
+
+static struct json_object *interface_of_options(struct cli *c)
+{
+	struct json_object *o = json_object_new_object();
+	const char *mac = option_value(c, "mac"), *model = option_value(c, "model"),
+		   *target = option_value(c, "target");
+
+	if (target)
+		js_put_str(o, "id", target);
+	js_put_str(o, "type", c->pos[1]);
+	if (c->npos > 2)
+		js_put_str(o, "source", c->pos[2]);
+	if (mac)
+		js_put_str(o, "mac", mac);
+	js_put_str(o, "model", model ? model : "virtio");
+	return o;
+}
+
+/* Ids by position would meet those that are left behind one that was detached. */
+static void id_choose(struct json_object *list, struct json_object *o)
+{
+	char id[16];
+	unsigned i = 0;
+
+	do {
+		snprintf(id, sizeof(id), "net%u", i++);
+	} while (change_find(list, "id", id) >= 0);
+	js_put_str(o, "id", id);
+}
+
+static int attach_edit(struct cli *c, struct json_object *definition, void *opaque, struct err *e)
+{
+	struct json_object *list = js_get_array(definition, "interfaces"), *o = opaque;
+
+	if (!option_value(c, "target"))
+		id_choose(list, o);
+	else if (change_find(list, "id", option_value(c, "target")) >= 0)
+		return err_set(e, -EEXIST, ERR_EXISTS, "target %s already exists",
+			option_value(c, "target"));
+	json_object_array_add(list, json_object_get(o));
+	return 0;
+}
+
+int verb_attach_interface(struct cli *c)
+{
+	CLEANUP_JS struct json_object *o = interface_of_options(c);
+	struct err e;
+	int r = user_options(c, o);
+
+	if (r)
+		return r;
+	r = change_make(c, c->pos[0], attach_edit, o, &e);
+	if (r < 0)
+		return cli_fail(&e, "Failed to attach interface");
+	if (!r)
+		printf("Interface attached successfully\n");
+	return CLI_OK;
+}
+
+/* ---- detach-interface ---- */
+
+static bool fits(struct json_object *o, const char *type, const char *mac)
+{
+	const char *its = js_get_str(o, "mac");
+
+	return !strcmp(or_dash(js_get_str(o, "type")), type) &&
+		(!mac || (its && !strcasecmp(its, mac)));
+}
+
+/* The one that is meant. Returns its index; -errno. */
+static int meant(struct json_object *list, const char *type, const char *mac, struct err *e)
+{
+	int found = -1, n = 0;
+
+	for (size_t i = 0; i < json_object_array_length(list); i++)
+		if (fits(json_object_array_get_idx(list, i), type, mac)) {
+			found = (int)i;
+			n++;
+		}
+	if (!n && mac)
+		return err_set(e, -ENOENT, ERR_NOT_FOUND,
+			"No interface with MAC address %s and type %s was found", mac, type);
+	if (!n)
+		return err_set(e, -ENOENT, ERR_NOT_FOUND, "No interface found whose type is %s", type);
+	if (n > 1)
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"Domain has %d interfaces of type %s. Please specify which one to detach using --mac",
+			n, type);
+	return found;
+}
+
+static int detach_edit(struct cli *c, struct json_object *definition, void *opaque, struct err *e)
+{
+	struct json_object *list = js_get_array(definition, "interfaces");
+	int i = meant(list, c->pos[1], option_value(c, "mac"), e);
+
+	(void)opaque;
+	if (i < 0)
+		return i;
+	json_object_array_del_idx(list, (size_t)i, 1);
+	return 0;
+}
+
+int verb_detach_interface(struct cli *c)
+{
+	struct err e;
+	int r;
+
+	r = change_make(c, c->pos[0], detach_edit, NULL, &e);
+	if (r < 0)
+		return cli_fail(&e, "Failed to detach interface");
+	if (!r)
+		printf("Interface detached successfully\n");
+	return CLI_OK;
+}
+
+/* ---- domiflist ---- */
+
+/* Below the table, which is virsh's: "net0: tcp 127.0.0.1:2222 leads to port 22". */
+static void forwards_print(struct json_object *interface)
+{
+	struct json_object *list = js_get_array(interface, "forwards");
+	size_t n = list ? json_object_array_length(list) : 0;
+
+	for (size_t i = 0; i < n; i++) {
+		struct json_object *f = json_object_array_get_idx(list, i);
+		const char *guest = js_get_str(f, "guest");
+
+		printf("%s: %s %s:%d leads to port %d%s%s\n", or_dash(js_get_str(interface, "id")),
+			or_dash(js_get_str(f, "protocol")), or_dash(js_get_str(f, "address")),
+			(int)js_get_int(f, "port", 0), (int)js_get_int(f, "to", 0), guest ? " of " : "",
+			guest ? guest : "");
+	}
+}
+
+static void interfaces_print(struct json_object *list)
+{
+	static const char *const heads[] = { "Interface", "Type", "Source", "Model", "MAC" };
+	struct table t;
+
+	table_init(&t, heads, ARRAY_SIZE(heads));
+	for (size_t i = 0; i < json_object_array_length(list); i++) {
+		struct json_object *o = json_object_array_get_idx(list, i);
+		const char *cells[] = { or_dash(js_get_str(o, "id")), or_dash(js_get_str(o, "type")),
+			or_dash(js_get_str(o, "source")), or_dash(js_get_str(o, "model")),
+			or_dash(js_get_str(o, "mac")) };
+
+		table_add(&t, cells);
+	}
+	table_print(&t, stdout);
+	table_done(&t);
+	for (size_t i = 0; i < json_object_array_length(list); i++)
+		forwards_print(json_object_array_get_idx(list, i));
+}
+
+int verb_domiflist(struct cli *c)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	struct json_object *args = cli_vm_args(c->pos[0]), *list;
+	struct err e;
+
+	js_put_bool(args, "inactive", option_flag(c, "inactive"));
+	if (cli_execute(c, "vm-dump-definition", args, &o, NULL, &e) < 0)
+		return cli_fail(&e, "failed to get domain '%s'", c->pos[0]);
+	list = js_get_array(js_get(o, "definition"), "interfaces");
+	if (c->format == CLI_TABLE)
+		interfaces_print(list);
+	else
+		output_print(stdout, c->format, list);
+	return CLI_OK;
+}

@@ -1,0 +1,255 @@
+/* event: what the daemon tells, as it happens. */
+#include "tools/cairn/cli.h"
+#include "api/wire/client.h"
+#include "api/wire/json.h"
+#include "base/loop.h"
+#include "tools/cairn/output.h"
+#include "tools/cairn/schema.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+static void time_print(struct json_object *ev)
+{
+	struct json_object *t = js_get(ev, "timestamp");
+	time_t s = (time_t)js_get_int(t, "seconds", 0);
+	char text[40];
+	struct tm tm;
+
+	localtime_r(&s, &tm);
+	strftime(text, sizeof(text), "%Y-%m-%d %H:%M:%S", &tm);
+	printf("%s.%06lld%s", text, (long long)js_get_int(t, "microseconds", 0), ": ");
+}
+
+/* What every event has is a column; the rest stands in one, as JSON. ev: NULL: only the columns count. */
+static struct json_object *csv_of(struct json_object *ev)
+{
+	struct json_object *o = json_object_new_object(), *data = js_get(ev, "data"), *t = js_get(ev, "timestamp"),
+			   *rest = json_object_new_object();
+	const char *vm = js_get_str(data, "vm");
+	char time[40];
+
+	snprintf(time, sizeof(time), "%lld.%06lld", (long long)js_get_int(t, "seconds", 0),
+		(long long)js_get_int(t, "microseconds", 0));
+	js_put(o, "seq", json_object_get(js_get(ev, "seq")));
+	js_put_str(o, "time", time);
+	js_put(o, "event", json_object_get(js_get(ev, "event")));
+	js_put_str(o, "vm", vm ? vm : "");
+	if (data) {
+		json_object_object_foreach(data, key, v)
+			if (strcmp(key, "vm"))
+				js_put(rest, key, json_object_get(v));
+	}
+	js_put(o, "data", rest);
+	return o;
+}
+
+static void csv_begin(const struct cli *c)
+{
+	CLEANUP_JS struct json_object *columns = c->format == CLI_CSV ? csv_of(NULL) : NULL;
+
+	if (columns)
+		csv_heads(stdout, columns);
+	fflush(stdout);
+}
+
+static void event_print(struct cli *c, struct json_object *ev)
+{
+	struct json_object *data = js_get(ev, "data");
+	const char *vm = js_get_str(data, "vm"), *sep = ":";
+
+	if (c->format == CLI_CSV) {
+		CLEANUP_JS struct json_object *row = csv_of(ev);
+
+		csv_row(stdout, row, row);
+	} else if (c->format == CLI_JSON) {
+		printf("%s\n", json_object_to_json_string_ext(ev, JSON_C_TO_STRING_PLAIN |
+			JSON_C_TO_STRING_NOSLASHESCAPE));
+	} else if (c->format == CLI_YAML) {
+		printf("---\n");
+		output_print(stdout, c->format, ev);
+	} else {
+		if (option_flag(c, "timestamp"))
+			time_print(ev);
+		printf("event '%s' for domain '%s'", js_get_str(ev, "event"), vm ? vm : "-");
+		json_object_object_foreach(data, key, v)
+		{
+			if (!strcmp(key, "vm"))
+				continue;
+			printf("%s %s=%s", sep, key, json_object_get_string(v));
+			sep = ",";
+		}
+		printf("\n");
+	}
+	fflush(stdout);
+}
+
+static bool event_wanted(struct cli *c, struct json_object *ev)
+{
+	const char *kind = option_value(c, "event"), *name = js_get_str(ev, "event"),
+		   *vm = js_get_str(js_get(ev, "data"), "vm");
+
+	if (kind && (!name || strcmp(kind, name)))
+		return false;
+	return !c->npos || (vm && !strcmp(vm, c->pos[0]));
+}
+
+static bool event_seen(struct json_object *ev, int64_t last)
+{
+	int64_t seq = js_get_int(ev, "seq", INT64_MAX);
+
+	return seq <= last;
+}
+
+/* Those that were missed. *last: number of the last one; *n: printed. */
+static int missed_print(struct cli *c, int64_t *last, unsigned *n, struct err *e)
+{
+	bool more = true;
+
+	while (more) {
+		CLEANUP_JS struct json_object *page = NULL;
+		struct json_object *args = json_object_new_object(), *list;
+		int r;
+
+		js_put_int(args, "since", *last);
+		r = cli_execute(c, "query-events", args, &page, NULL, e);
+		if (r < 0)
+			return r;
+		if (js_get_bool(page, "lost", false) && *last)
+			fprintf(stderr, "some events behind number %lld are not kept any more\n",
+				(long long)*last);
+		list = js_get_array(page, "events");
+		for (size_t i = 0; list && i < json_object_array_length(list); i++) {
+			struct json_object *ev = json_object_array_get_idx(list, i);
+
+			if (!event_wanted(c, ev))
+				continue;
+			event_print(c, ev);
+			++*n;
+		}
+		*last = js_get_int(page, "next", *last);
+		more = js_get_bool(page, "more", false);
+	}
+	return 0;
+}
+
+static int since_parse(struct cli *c, int64_t *ret)
+{
+	const char *text = option_value(c, "since");
+	char *end;
+
+	*ret = -1;
+	if (!text)
+		return 0;
+	errno = 0;
+	*ret = strtoll(text, &end, 10);
+	if (end == text || *end || errno || *ret < 0)
+		return cli_usage(c, "--since is the number of an event, not \"%s\"", text);
+	return 0;
+}
+
+static const char *name_at(const void *opaque, size_t i)
+{
+	return json_object_get_string(json_object_array_get_idx(opaque, i));
+}
+
+static int kind_check(const struct cli *c)
+{
+	CLEANUP_JS struct json_object *schema = NULL, *names = NULL;
+	const char *kind = option_value(c, "event"), *is;
+	char hint[NEAREST_BYTES];
+
+	if (!kind)
+		return 0;
+	schema = schema_load();
+	names = schema_events(schema);
+	for (size_t i = 0; (is = name_at(names, i)); i++)
+		if (!strcmp(is, kind))
+			return 0;
+	return cli_usage(c, "there is no event \"%s\"%s", kind, nearest_hint(kind, "", name_at, names, hint));
+}
+
+/* Events carry names; a uuid is another one for it. Of a VM that is gone there are those that were kept. */
+static int whose_find(struct cli *c, bool kept, struct json_object **ret_info)
+{
+	struct err e;
+
+	if (!c->npos)
+		return 0;
+	if (!cli_vm_info(c, c->pos[0], ret_info, &e))
+		c->pos[0] = js_get_str(*ret_info, "name");
+	else if (e.cls != ERR_NOT_FOUND || !kept)
+		return cli_fail(&e, "failed to get domain '%s'", c->pos[0]);
+	return 0;
+}
+
+/* For programs with what each says; as virsh has it: names alone. */
+static int kinds_print(const struct cli *c)
+{
+	CLEANUP_JS struct json_object *schema = schema_load(), *names = schema_events(schema), *all = json_object_new_array();
+	const char *name;
+
+	for (size_t i = 0; (name = name_at(names, i)); i++) {
+		struct json_object *o = json_object_new_object();
+
+		js_put_str(o, "event", name);
+		js_put_str(o, "doc", js_get_str(schema_entry(schema, name), "doc"));
+		json_object_array_add(all, o);
+		if (c->format == CLI_TABLE)
+			printf("%s\n", name);
+	}
+	if (c->format != CLI_TABLE)
+		output_print(stdout, c->format, all);
+	return CLI_OK;
+}
+
+int verb_event(struct cli *c)
+{
+	bool loop = option_flag(c, "loop") || !strcmp(c->verb->name, "events");
+	CLEANUP_JS struct json_object *info = NULL;
+	uint64_t timeout_ns, deadline = UINT64_MAX;
+	int64_t last;
+	unsigned n = 0;
+	struct err e;
+	int r = option_seconds(c, "timeout", UINT64_MAX, &timeout_ns);
+
+	if (!r && option_flag(c, "list"))
+		return kinds_print(c);
+	if (!r)
+		r = since_parse(c, &last);
+	if (!r)
+		r = kind_check(c);
+	if (!r)
+		r = whose_find(c, last >= 0, &info);
+	if (r)
+		return r;
+	if (timeout_ns != UINT64_MAX)
+		deadline = loop_now_ns() + timeout_ns;
+	if (cli_execute(c, "query-version", NULL, NULL, NULL, &e) < 0)
+		return cli_fail(&e, "Failed to listen for events");
+	csv_begin(c);
+	if (last >= 0 && missed_print(c, &last, &n, &e) < 0)
+		return cli_fail(&e, "Failed to listen for events");
+	if (n && !loop)
+		return CLI_OK;
+	for (;;) {
+		CLEANUP_JS struct json_object *ev = NULL;
+
+		r = client_next_event(c->client, deadline, &ev, &e);
+		if (r == -ETIMEDOUT && c->format == CLI_TABLE)
+			printf("event loop timed out\nevents received: %u\n", n);
+		if (r == -ETIMEDOUT)
+			return n ? CLI_OK : CLI_FAILURE;
+		if (r < 0)
+			return cli_fail(&e, "Failed to listen for events");
+		if (!event_wanted(c, ev) || event_seen(ev, last))
+			continue;
+		event_print(c, ev);
+		n++;
+		if (!loop)
+			return CLI_OK;
+	}
+}

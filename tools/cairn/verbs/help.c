@@ -1,0 +1,288 @@
+/* help: what verbs there are, and of one: its options, and what it asks the daemon for. */
+#include "tools/cairn/cli.h"
+#include "api/wire/json.h"
+#include "base/util.h"
+#include "tools/cairn/output.h"
+#include "tools/cairn/schema.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define VERB_WIDTH 34
+#define OPTION_WIDTH 24
+#define FORMATS "table|json|yaml|csv"
+/* What stands for the name of an event, of which the schema has all. */
+#define EVENT_VALUE "EVENT"
+
+/* ---- what stands in the schema ---- */
+
+/* The argument of that name of one of the verb's commands; NULL: none has it. */
+static struct json_object *argument_find(struct json_object *schema, const struct verb *v, const char *name)
+{
+	struct json_object *found = NULL;
+	const char *p = v->commands;
+	char command[64];
+
+	while (!found && (p = verb_command_next(p, command)))
+		found = schema_argument(schema, command, name);
+	return found;
+}
+
+static const char *summary_of(struct json_object *schema, const struct verb *v)
+{
+	char command[64];
+
+	if (v->summary)
+		return v->summary;
+	verb_command_next(v->commands, command);
+	return js_get_str(schema_entry(schema, command), "doc");
+}
+
+static const char *doc_of(struct json_object *schema, const struct verb *v, const struct verb_option *o)
+{
+	struct json_object *a;
+
+	if (o->doc[0] != '=')
+		return o->doc;
+	a = argument_find(schema, v, o->doc + 1);
+	return js_get_str(a ? a : schema_entry(schema, o->doc + 1), "doc");
+}
+
+/* ---- the words of an option ---- */
+
+static struct json_object *words_split(const char *text)
+{
+	struct json_object *words = json_object_new_array();
+
+	for (size_t len; *text; text += len + (text[len] == '|')) {
+		len = strcspn(text, "|");
+		json_object_array_add(words, json_object_new_string_len(text, (int)len));
+	}
+	return words;
+}
+
+/* The caller puts them; NULL: it takes any, or none. */
+static struct json_object *words_of(struct json_object *schema, const struct verb *v, const struct verb_option *o)
+{
+	if (!o->value)
+		return NULL;
+	if (o->value[0] == '=')
+		return json_object_get(schema_words(schema, argument_find(schema, v, o->value + 1)));
+	if (!strcmp(o->value, EVENT_VALUE))
+		return schema_events(schema);
+	return strchr(o->value, '|') ? words_split(o->value) : NULL;
+}
+
+/* What stands for the value in the help: "a|b", or "FILE"; empty: it takes none. */
+static void value_of(struct json_object *schema, const struct verb *v, const struct verb_option *o, char *buf,
+	size_t size)
+{
+	CLEANUP_JS struct json_object *words = NULL;
+	size_t n = 0;
+
+	snprintf(buf, size, "%s", o->value ? o->value : "");
+	if (buf[0] != '=')
+		return;
+	words = words_of(schema, v, o);
+	buf[0] = 0;
+	for (size_t i = 0; words && i < json_object_array_length(words) && n < size; i++)
+		n += (size_t)snprintf(buf + n, size - n, "%s%s", i ? "|" : "",
+			json_object_get_string(json_object_array_get_idx(words, i)));
+}
+
+/* ---- for people ---- */
+
+/* Two columns; the right one begins below a left one that is too wide. */
+static void columns_print(int width, const char *left, const char *right)
+{
+	if ((int)strlen(left) > width)
+		printf("  %s\n  %-*s %s\n", left, width, "", right);
+	else
+		printf("  %-*s %s\n", width, left, right);
+}
+
+static void option_print(const char *name, const char *value, const char *doc)
+{
+	char left[80];
+
+	snprintf(left, sizeof(left), "--%s%s%s", name, value[0] ? " " : "", value);
+	columns_print(OPTION_WIDTH, left, doc);
+}
+
+/* "role operator; of a VM that is shutoff, saved or crashed; a job" */
+static void rules_print(struct json_object *command)
+{
+	const char *role = js_get_str(command, "role"), *states = js_get_str(command, "states");
+	char list[128];
+
+	if (!strcmp(role, "nobody"))
+		printf("for everybody");
+	else
+		printf("role %s", role);
+	words_or(states ? states : "", ',', list, sizeof(list));
+	if (states)
+		printf("; of a VM that is %s", list);
+	printf("%s\n", js_get_bool(command, "job", false) ? "; a job" : "");
+}
+
+static void commands_print(struct json_object *schema, const struct verb *v)
+{
+	const char *p = v->commands;
+	char name[64];
+
+	if (p)
+		printf("\nCommands of the daemon\n");
+	while ((p = verb_command_next(p, name))) {
+		struct json_object *command = schema_entry(schema, name);
+
+		columns_print(OPTION_WIDTH, name, js_get_str(command, "doc"));
+		printf("  %-*s ", OPTION_WIDTH, "");
+		rules_print(command);
+	}
+}
+
+static void one_print(struct json_object *schema, const struct verb *v)
+{
+	char value[64];
+
+	printf("cairn %s%s%s%s: %s\n", v->name, v->args[0] ? " " : "", v->args,
+		v->options || v->prints ? " [OPTIONS]" : "", summary_of(schema, v));
+	for (const struct verb_option *o = v->options; o && o->name; o++) {
+		value_of(schema, v, o, value, sizeof(value));
+		option_print(o->name, value, doc_of(schema, v, o));
+	}
+	if (v->prints)
+		option_print("format", FORMATS, "table, unless said");
+	commands_print(schema, v);
+}
+
+static void all_print(struct json_object *schema)
+{
+	const char *group = "";
+	char left[80];
+
+	printf("usage: cairn [-c SOCKET] VERB [ARGUMENTS]\n");
+	for (const struct verb *v = verbs; v->name; v++) {
+		if (strcmp(group, v->group))
+			printf("\n%s\n", v->group);
+		group = v->group;
+		snprintf(left, sizeof(left), "%s %s", v->name, v->args);
+		columns_print(VERB_WIDTH, left, summary_of(schema, v));
+	}
+	printf("\ncairn help VERB tells more. The daemon's socket: -c, or CAIRN_SOCKET.\n");
+}
+
+/* ---- for programs ---- */
+
+static struct json_object *option_to_json(struct json_object *schema, const struct verb *v, const struct verb_option *o)
+{
+	struct json_object *one = json_object_new_object(), *words = words_of(schema, v, o);
+	char value[64];
+
+	value_of(schema, v, o, value, sizeof(value));
+	js_put_str(one, "name", o->name);
+	if (value[0])
+		js_put_str(one, "value", value);
+	if (words)
+		js_put(one, "words", words);
+	js_put_str(one, "doc", doc_of(schema, v, o));
+	return one;
+}
+
+/* Each as the schema has it. */
+static struct json_object *commands_to_json(struct json_object *schema, const struct verb *v)
+{
+	struct json_object *list = json_object_new_array();
+	const char *p = v->commands;
+	char name[64];
+
+	while ((p = verb_command_next(p, name)))
+		json_object_array_add(list, json_object_get(schema_entry(schema, name)));
+	return list;
+}
+
+static struct json_object *verb_to_json(struct json_object *schema, const struct verb *v)
+{
+	static const struct verb_option format = { "format", FORMATS, "table, unless said" };
+	struct json_object *one = json_object_new_object(), *options = json_object_new_array();
+
+	for (const struct verb_option *o = v->options; o && o->name; o++)
+		json_object_array_add(options, option_to_json(schema, v, o));
+	if (v->prints)
+		json_object_array_add(options, option_to_json(schema, v, &format));
+	js_put_str(one, "name", v->name);
+	js_put_str(one, "group", v->group);
+	js_put_str(one, "arguments", v->args);
+	js_put_str(one, "summary", summary_of(schema, v));
+	js_put(one, "options", options);
+	js_put(one, "commands", commands_to_json(schema, v));
+	return one;
+}
+
+/* only: NULL: all. */
+static void json_print(const struct cli *c, struct json_object *schema, const struct verb *only)
+{
+	CLEANUP_JS struct json_object *list = json_object_new_array();
+
+	for (const struct verb *v = verbs; v->name; v++)
+		if (!only || v == only)
+			json_object_array_add(list, verb_to_json(schema, v));
+	output_print(stdout, c->format, list);
+}
+
+/* ---- for the shell's completion ---- */
+
+static void names_list(void)
+{
+	for (const struct verb *v = verbs; v->name; v++)
+		printf("%s %s\n", v->name, v->completes ? v->completes : "-");
+}
+
+static void options_list(const struct verb *v)
+{
+	for (const struct verb_option *o = v->options; o && o->name; o++)
+		printf("--%s%s\n", o->name, o->value ? " VALUE" : "");
+	if (v->prints)
+		printf("--format VALUE\n");
+	printf("--help\n");
+}
+
+/* name: with its two hyphens, or without. */
+static void words_list(struct json_object *schema, const struct verb *v, const char *name)
+{
+	static const struct verb_option format = { "format", FORMATS, "" };
+	CLEANUP_JS struct json_object *words = NULL;
+
+	name += strspn(name, "-");
+	for (const struct verb_option *o = v->options; !words && o && o->name; o++)
+		if (!strcmp(o->name, name))
+			words = words_of(schema, v, o);
+	if (!words && v->prints && !strcmp(name, "format"))
+		words = words_of(schema, v, &format);
+	for (size_t i = 0; words && i < json_object_array_length(words); i++)
+		puts(json_object_get_string(json_object_array_get_idx(words, i)));
+}
+
+int verb_help(struct cli *c)
+{
+	const struct verb *v = c->npos ? verb_find(c->pos[0]) : NULL;
+	CLEANUP_JS struct json_object *schema = NULL;
+	bool asked = c->verb && c->verb->run == verb_help; /* else it is VERB --help, whose options are not ours */
+
+	if (c->npos && !v)
+		return verb_missing(c->pos[0]);
+	schema = schema_load();
+	if (asked && option_flag(c, "names"))
+		names_list();
+	else if (asked && v && option_flag(c, "options"))
+		options_list(v);
+	else if (asked && v && option_flag(c, "values"))
+		words_list(schema, v, option_value(c, "values"));
+	else if (c->format != CLI_TABLE)
+		json_print(c, schema, v);
+	else if (v)
+		one_print(schema, v);
+	else
+		all_print(schema);
+	return CLI_OK;
+}

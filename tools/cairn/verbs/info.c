@@ -1,0 +1,212 @@
+/* dominfo, domid, domuuid, domname, domstate, domblkerror, qmp-path, version. */
+#include "tools/cairn/cli.h"
+#include "api/wire/client.h"
+#include "api/wire/json.h"
+#include "tools/cairn/output.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+static const char *text(struct json_object *o, const char *key)
+{
+	const char *s = js_get_str(o, key);
+
+	return s ? s : "-";
+}
+
+/* Nothing, when it has none. */
+static void time_print(struct json_object *o, const char *key, const char *label)
+{
+	time_t s = (time_t)(js_get_int(o, key, 0) / 1000000000);
+	char buf[40];
+	struct tm tm;
+
+	if (!s)
+		return;
+	localtime_r(&s, &tm);
+	strftime(buf, sizeof(buf), "%Y-%m-%d %H:%M:%S", &tm);
+	label_print(stdout, label, "%s", buf);
+}
+
+static void info_print(struct json_object *o)
+{
+	int64_t id = js_get_int(o, "id", -1), cpu = js_get_int(o, "cpu-time", -1),
+		again = js_get_int(o, "restart-in", -1);
+
+	if (id >= 0)
+		label_print(stdout, "Id:", "%lld", (long long)id);
+	else
+		label_print(stdout, "Id:", "-");
+	label_print(stdout, "Name:", "%s", text(o, "name"));
+	label_print(stdout, "UUID:", "%s", text(o, "uuid"));
+	label_print(stdout, "OS Type:", "hvm");
+	label_print(stdout, "State:", "%s", text(o, "state"));
+	time_print(o, "shutdown-at", "Shutdown at:");
+	time_print(o, "reboot-at", "Reboot at:");
+	time_print(o, "shutdown-deadline", "Deadline:");
+	if (again >= 0)
+		label_print(stdout, "Restarts in:", "%.1fs", (double)again / 1e9);
+	label_print(stdout, "CPU(s):", "%lld", (long long)js_get_int(o, "vcpus", 0));
+	if (cpu >= 0)
+		label_print(stdout, "CPU time:", "%.1fs", (double)cpu / 1e9);
+	label_print(stdout, "Max memory:", "%lld KiB", (long long)js_get_int(o, "memory", 0) / 1024);
+	label_print(stdout, "Used memory:", "%lld KiB",
+		(long long)js_get_int(o, "used-memory", 0) / 1024);
+	label_print(stdout, "Persistent:", "%s", js_get_bool(o, "persistent", true) ? "yes" : "no");
+	label_print(stdout, "Autostart:", "%s",
+		js_get_bool(o, "autostart", false) ? "enable" : "disable");
+	label_print(stdout, "Managed save:", "%s",
+		js_get_bool(o, "managed-save", false) ? "yes" : "no");
+	if (js_get_bool(o, "template", false))
+		label_print(stdout, "Template:", "yes");
+	printf("\n");
+}
+
+int verb_dominfo(struct cli *c)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	struct err e;
+
+	if (cli_vm_info(c, c->pos[0], &o, &e) < 0)
+		return cli_fail(&e, "failed to get domain '%s'", c->pos[0]);
+	if (c->format == CLI_TABLE)
+		info_print(o);
+	else
+		output_print(stdout, c->format, o);
+	return CLI_OK;
+}
+
+/* One member of it alone. */
+static int member_print(struct cli *c, const char *key)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	struct err e;
+
+	if (cli_vm_info(c, c->pos[0], &o, &e) < 0)
+		return cli_fail(&e, "failed to get domain '%s'", c->pos[0]);
+	printf("%s\n", cli_vm_member(o, key));
+	return CLI_OK;
+}
+
+int verb_domid(struct cli *c)
+{
+	return member_print(c, "id");
+}
+
+int verb_domuuid(struct cli *c)
+{
+	return member_print(c, "uuid");
+}
+
+int verb_domname(struct cli *c)
+{
+	return member_print(c, "name");
+}
+
+int verb_domstate(struct cli *c)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	CLEANUP_JS struct json_object *shown = json_object_new_object();
+	const char *detail;
+	struct err e;
+
+	if (cli_vm_info(c, c->pos[0], &o, &e) < 0)
+		return cli_fail(&e, "failed to get domain '%s'", c->pos[0]);
+	if (c->format != CLI_TABLE) {
+		js_put_str(shown, "state", text(o, "state"));
+		js_put_str(shown, "reason", text(o, "reason"));
+		detail = js_get_str(o, "detail");
+		if (detail)
+			js_put_str(shown, "detail", detail);
+		output_print(stdout, c->format, shown);
+	} else if (option_flag(c, "reason")) {
+		printf("%s (%s%s)\n", text(o, "state"), text(o, "reason"),
+			js_get(o, "restart-in") ? ", restarting" : "");
+	} else {
+		printf("%s\n", text(o, "state"));
+	}
+	return CLI_OK;
+}
+
+/* {"disk", "error"} of each disk that has stopped the VM. */
+static struct json_object *faults_of(struct json_object *disks)
+{
+	struct json_object *faults = json_object_new_array();
+
+	for (size_t i = 0; i < json_object_array_length(disks); i++) {
+		struct json_object *d = json_object_array_get_idx(disks, i), *o;
+
+		if (!js_get_str(d, "fault"))
+			continue;
+		o = json_object_new_object();
+		js_put_str(o, "disk", text(d, "id"));
+		js_put_str(o, "error", text(d, "fault"));
+		json_object_array_add(faults, o);
+	}
+	return faults;
+}
+
+int verb_domblkerror(struct cli *c)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	CLEANUP_JS struct json_object *faults = NULL;
+	struct json_object *disks;
+	struct err e;
+	int r = cli_vm_info(c, c->pos[0], &o, &e);
+
+	disks = r < 0 ? NULL : js_get_array(o, "disks");
+	if (!r && !disks)
+		r = err_set(&e, -EPERM, ERR_WRONG_STATE,
+			"VM '%s' is %s: there is no process to ask about its disks. Next: cairn start %s",
+			c->pos[0], text(o, "state"), c->pos[0]);
+	if (r < 0)
+		return cli_fail(&e, "failed to get disk errors of domain '%s'", c->pos[0]);
+	faults = faults_of(disks);
+	if (c->format != CLI_TABLE) {
+		output_print(stdout, c->format, faults);
+		return CLI_OK;
+	}
+	for (size_t i = 0; i < json_object_array_length(faults); i++) {
+		struct json_object *f = json_object_array_get_idx(faults, i);
+
+		printf("%s: %s\n", text(f, "disk"), text(f, "error"));
+	}
+	if (!json_object_array_length(faults))
+		printf("No errors found\n");
+	return CLI_OK;
+}
+
+int verb_qmp_path(struct cli *c)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	struct err e;
+
+	if (cli_execute(c, "vm-qmp-path", cli_vm_args(c->pos[0]), &o, NULL, &e) < 0)
+		return cli_fail(&e, "failed to get the socket of domain '%s'", c->pos[0]);
+	printf("%s\n", text(o, "path"));
+	return CLI_OK;
+}
+
+int verb_version(struct cli *c)
+{
+	CLEANUP_JS struct json_object *shown = json_object_new_object();
+	CLEANUP_JS struct json_object *o = NULL;
+	struct err e;
+	int r = cli_execute(c, "query-version", NULL, &o, NULL, &e);
+
+	js_put_str(shown, "cairn", CAIRN_VERSION);
+	if (r == 0)
+		js_put_str(shown, "cairnd", text(o, "cairn"));
+	if (c->format != CLI_TABLE) {
+		output_print(stdout, c->format, shown);
+		return CLI_OK;
+	}
+	printf("cairn %s\n", CAIRN_VERSION);
+	if (r == 0)
+		printf("cairnd %s\n", text(o, "cairn"));
+	else
+		printf("cairnd: %s\n", e.msg);
+	return CLI_OK;
+}

@@ -1,0 +1,127 @@
+/* start, reset, suspend, resume, destroy, undefine: one command for each
+ * VM that is meant. */
+#include "tools/cairn/cli.h"
+#include "api/wire/json.h"
+#include "base/loop.h"
+#include "base/util.h"
+#include "tools/cairn/multi_vm.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+static int act_on_all(struct cli *c, const struct fan_act *a)
+{
+	struct fan f;
+	int r = fan_pick(c, &f);
+
+	if (!r)
+		r = fan_run(c, &f, a);
+	fan_done(&f);
+	return r;
+}
+
+static void flag_add(struct cli *c, struct json_object *args, const char *flag)
+{
+	if (option_flag(c, flag))
+		js_put_bool(args, flag, true);
+}
+
+static void start_add(struct cli *c, struct json_object *args)
+{
+	flag_add(c, args, "paused");
+	flag_add(c, args, "force-boot");
+	flag_add(c, args, "eager");
+}
+
+static const char *start_loses(const struct cli *c, const char *word)
+{
+	return option_flag(c, "force-boot") && word && !strcmp(word, "saved") ? "its saved state" : NULL;
+}
+
+int verb_start(struct cli *c)
+{
+	static const struct fan_act a = { .command = "vm-start", .fail = "start", .done = "started", .add = start_add,
+		.lost = start_loses };
+	bool console = option_flag(c, "console");
+	int r;
+
+	if (console && (c->npos != 1 || option_flag(c, "dry-run")))
+		return cli_usage(c, "--console takes one VM");
+	r = act_on_all(c, &a);
+	return console && !r ? console_attach(c, c->pos[0], "serial") : r;
+}
+
+int verb_reset(struct cli *c)
+{
+	static const struct fan_act a = { "vm-reset", "reset", "was reset", NULL, NULL, NULL };
+
+	return act_on_all(c, &a);
+}
+
+int verb_suspend(struct cli *c)
+{
+	static const struct fan_act a = { "vm-suspend", "suspend", "suspended", NULL, NULL, NULL };
+
+	return act_on_all(c, &a);
+}
+
+int verb_resume(struct cli *c)
+{
+	static const struct fan_act a = { "vm-resume", "resume", "resumed", NULL, NULL, NULL };
+
+	return act_on_all(c, &a);
+}
+
+int verb_destroy(struct cli *c)
+{
+	static const struct fan_act a = { "vm-destroy", "destroy", "destroyed", NULL, NULL, NULL };
+
+	return act_on_all(c, &a);
+}
+
+/* vda,vdb, as virsh takes them. */
+static void storage_add(struct json_object *args, const char *list)
+{
+	struct json_object *all = json_object_new_array();
+
+	for (size_t n; *list; list += n + (list[n] == ',')) {
+		n = strcspn(list, ",");
+		json_object_array_add(all, json_object_new_string_len(list, (int)n));
+	}
+	js_put(args, "storage", all);
+}
+
+static void undefine_add(struct cli *c, struct json_object *args)
+{
+	flag_add(c, args, "managed-save");
+	flag_add(c, args, "snapshots-metadata");
+	flag_add(c, args, "remove-all-storage");
+	if (option_value(c, "storage"))
+		storage_add(args, option_value(c, "storage"));
+}
+
+static void undefine_told(struct json_object *answer, bool would)
+{
+	struct json_object *all = js_get_array(answer, "volumes");
+
+	for (size_t i = 0; all && i < json_object_array_length(all); i++) {
+		struct json_object *o = json_object_array_get_idx(all, i);
+		const char *id = js_get_str(o, "id"), *path = js_get_str(o, "path"), *why = js_get_str(o, "why");
+
+		if (!js_get_bool(o, "removed", false))
+			printf("Volume '%s'(%s) %s: %s.\n", id, path, would ? "would stay" : "stays", why ? why : "");
+		else if (would)
+			printf("Would remove volume '%s'(%s)\n", id, path);
+		else
+			printf("Volume '%s'(%s) removed.\n", id, path);
+	}
+}
+
+int verb_undefine(struct cli *c)
+{
+	static const struct fan_act a = { "vm-undefine", "undefine", "has been undefined", undefine_add,
+		undefine_told, NULL };
+
+	return act_on_all(c, &a);
+}

@@ -1,0 +1,154 @@
+/* run: one VM in the foreground. This process reads the definition, opens the files, and
+ * becomes cairn-vm, which finds its configuration waiting in a socket. No daemon. */
+#include "tools/cairn/cli.h"
+#include "api/definition/definition.h"
+#include "api/net/tap.h"
+#include "api/net/usernet.h"
+#include "api/store/paths.h"
+#include "api/vm/vm_config.h"
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "tools/cairn/definition_file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static uint8_t level_parse(const struct cli *c)
+{
+	static const char *const names[] = { "error", "warning", "info", "debug", "trace" };
+	const char *text = option_value(c, "log-level");
+
+	for (uint8_t i = 0; text && i < ARRAY_SIZE(names); i++)
+		if (!strcmp(names[i], text))
+			return i;
+	return LOG_LEVEL_WARN;
+}
+
+static void definition_free_p(struct definition **d)
+{
+	definition_free(*d);
+}
+
+/* There is no folder for them here, nor anybody who would write them. */
+static int dumps_refuse(const struct definition *d, struct err *e)
+{
+	const char *key = d->on_crash > VM_ACTION_PRESERVE ? "on_crash: coredump-destroy and coredump-restart" :
+		d->watchdog && d->watchdog_action == VM_WATCHDOG_DUMP ? "watchdog.action: dump" : NULL;
+
+	return key ? err_set(e, -EINVAL, ERR_INVALID,
+		"%s need the daemon, which keeps the dumps; define the VM there, or give another action", key) : 0;
+}
+
+/* There is no daemon that would remember them. */
+static int macs_make(struct definition *d, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < d->ninterfaces && !r; i++)
+		if (!definition_has_mac(&d->interfaces[i]))
+			r = definition_make_mac(&d->interfaces[i], e);
+	return r;
+}
+
+/* Its processes are this one's, which becomes the VM: they end with it. */
+static int usernets_add(struct config *c, const struct definition *d, struct err *e)
+{
+	struct config_files files = { 0 };
+	struct usernets made;
+	char program[PATH_MAX];
+	int r = config_prepare_forwards(d, c, &files, e);
+
+	if (!r)
+		r = config_open_files(c, &files, e);
+	if (!r && paths_helper("cairn-slirp", program, sizeof(program), NULL) < 0)
+		snprintf(program, sizeof(program), "cairn-slirp");
+	if (r < 0)
+		return r;
+	return usernets_start(c, d, program, -1, -1, &made, e);
+}
+
+static int config_build(const struct definition *d, struct config *ret_c, struct err *e)
+{
+	int r = config_open(d, ret_c, e);
+
+	if (r < 0)
+		return r;
+	r = taps_add(ret_c, d, NULL, e);
+	if (!r)
+		r = usernets_add(ret_c, d, e);
+	if (r < 0)
+		config_done(ret_c);
+	return r;
+}
+
+static int config_read(const char *file, struct config *ret_c, struct err *e)
+{
+	struct definition_file f CLEANUP(definition_file_done) = { 0 };
+	struct definition *d CLEANUP(definition_free_p) = NULL;
+	int r = definition_file_read(file, &f, e);
+
+	if (!r)
+		r = definition_file_blame(&f, definition_parse(f.definition, f.folder, &d, e), e);
+	if (!r)
+		r = definition_file_blame(&f, dumps_refuse(d, e), e);
+	if (!r && !definition_has_uuid(d))
+		r = definition_make_uuid(d, e);
+	if (!r)
+		r = macs_make(d, e);
+	if (r < 0)
+		return r;
+	warnings_print(f.warnings);
+	return definition_file_blame(&f, config_build(d, ret_c, e), e);
+}
+
+/* Returns only on failure. */
+static int become(const char *program, const struct config *config, struct err *e)
+{
+	char number[16];
+	int pair[2], r;
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return err_set_errno(e, -errno, "socket");
+	r = config_send(config, pair[0], 1);
+	if (!r && fcntl(pair[1], F_SETFD, 0) < 0)
+		r = -errno;
+	if (r < 0) {
+		close(pair[0]);
+		close(pair[1]);
+		return err_set_errno(e, r, "cannot hand over the configuration");
+	}
+	snprintf(number, sizeof(number), "%d", pair[1]);
+	execl(program, "cairn-vm", "--channel", number, (char *)NULL);
+	r = err_set_errno(e, -errno, "%s", program);
+	close(pair[0]);
+	close(pair[1]);
+	return r;
+}
+
+int verb_run(struct cli *c)
+{
+	char program[PATH_MAX];
+	struct config config;
+	uint8_t level = level_parse(c);
+	struct err e;
+	int r = config_read(c->pos[0], &config, &e);
+
+	if (!r) {
+		config.vm.foreground = 1;
+		config.vm.log_level = level;
+		config.vm.no_sandbox = option_flag(c, "no-sandbox");
+		r = paths_vm_program(option_value(c, "vm-program"), program, sizeof(program), &e);
+		if (!r)
+			r = become(program, &config, &e);
+		config_done(&config);
+	}
+	cli_fail(&e, "Failed to run %s", c->pos[0]);
+	/* The codes of a VM's process: a definition that is wrong, or a host that lacks. */
+	return e.cls == ERR_HOST ? VM_EXIT_HOST : VM_EXIT_CONFIG;
+}

@@ -1,0 +1,171 @@
+/* save, restore, managedsave, managedsave-remove. */
+#include "tools/cairn/cli.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "snapshot/vmstate.h"
+#include "tools/cairn/job.h"
+#include "tools/cairn/multi_vm.h"
+#include "tools/cairn/target.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* ---- save ---- */
+
+int verb_save(struct cli *c)
+{
+	struct target t = { .path = c->pos[1], .fd = -1 };
+	struct err e;
+	int r = target_open(&t, option_flag(c, "no-wait"), &e);
+
+	if (!r)
+		r = target_close(&t, job_run(c, "vm-save", cli_vm_args(c->pos[0]), t.fd, "Save", NULL, &e), &e);
+	if (r == -EINPROGRESS)
+		return CLI_OK;
+	if (r < 0)
+		return cli_fail(&e, "Failed to save domain '%s' to %s", c->pos[0], t.path);
+	printf("Domain '%s' saved to %s\n", c->pos[0], t.path);
+	return CLI_OK;
+}
+
+/* ---- restore ---- */
+
+/* The definition that the state was saved with. */
+static int state_definition(int fd, const char *path, struct json_object **ret_o, struct err *e)
+{
+	CLEANUP_FREE char *text = NULL;
+	struct vmstate_header h;
+	struct vmstate_file f;
+	int r;
+
+	vmstate_file_init(&f, fd);
+	r = vmstate_read_header(&f.store, &h, e);
+	if (!r)
+		r = vmstate_read_definition(&f.store, &h, &text, e);
+	if (!r && !text)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s holds no definition", path);
+	if (!r)
+		r = js_parse(text, strlen(text), path, ret_o, e);
+	else
+		err_prefix(e, "%s", path);
+	return r;
+}
+
+static int state_open(const char *path, int *ret_fd, struct err *e)
+{
+	struct stat st;
+
+	*ret_fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	if (*ret_fd < 0 || fstat(*ret_fd, &st) < 0)
+		return err_set_errno(e, -errno, "%s", path);
+	if (!S_ISREG(st.st_mode))
+		return err_set(e, -EINVAL, ERR_INVALID, "%s is no regular file", path);
+	if (st.st_size < VMSTATE_HEADER_BYTES)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s: no saved state of a VM is there", path);
+	return 0;
+}
+
+int verb_restore(struct cli *c)
+{
+	struct json_object *definition = NULL, *args;
+	CLEANUP_CLOSE int fd = -1;
+	struct err e;
+	int r = state_open(c->pos[0], &fd, &e);
+
+	if (!r)
+		r = state_definition(fd, c->pos[0], &definition, &e);
+	if (!r) {
+		args = json_object_new_object();
+		js_put(args, "definition", definition);
+		js_put_bool(args, "paused", option_flag(c, "paused"));
+		js_put_bool(args, "eager", option_flag(c, "eager"));
+		r = cli_execute_with_fd(c, "vm-restore", args, fd, NULL, NULL, &e);
+	}
+	if (r < 0)
+		return cli_fail(&e, "Failed to restore domain from %s", c->pos[0]);
+	printf("Domain restored from %s\n", c->pos[0]);
+	return CLI_OK;
+}
+
+/* ---- managed ---- */
+
+static void managedsave_add(struct cli *c, struct json_object *args)
+{
+	if (option_flag(c, "running") || option_flag(c, "paused"))
+		js_put_str(args, "then", option_flag(c, "paused") ? "paused" : "running");
+}
+
+static int managedsave_many(struct cli *c)
+{
+	static const struct fan_act a = { "vm-managed-save", "save", "state saved by cairn", managedsave_add, NULL, NULL };
+	struct fan f;
+	int r;
+
+	if (option_flag(c, "no-wait"))
+		return cli_usage(c, "--no-wait is for one VM");
+	r = fan_pick(c, &f);
+	f.jobs = true;
+	if (!r)
+		r = fan_run(c, &f, &a);
+	fan_done(&f);
+	return r;
+}
+
+int verb_managedsave(struct cli *c)
+{
+	struct json_object *args;
+	struct err e;
+	int r;
+
+	if (option_flag(c, "running") && option_flag(c, "paused"))
+		return cli_usage(c, "--running and --paused exclude each other");
+	if (fan_is_meant(c, false))
+		return managedsave_many(c);
+	args = cli_vm_args(c->pos[0]);
+	managedsave_add(c, args);
+	r = job_run(c, "vm-managed-save", args, -1, "Managedsave", NULL, &e);
+	if (r == -EINPROGRESS)
+		return CLI_OK;
+	if (r < 0)
+		return cli_fail(&e, "Failed to save domain '%s' state", c->pos[0]);
+	printf("Domain '%s' state saved by cairn\n", c->pos[0]);
+	return CLI_OK;
+}
+
+static int managedsave_remove_many(struct cli *c)
+{
+	static const struct fan_act a = { "vm-managed-save-remove", "remove managed save image for",
+		"has no managed save any more", NULL, NULL, NULL };
+	struct fan f;
+	int r = fan_pick(c, &f);
+
+	if (!r)
+		r = fan_run(c, &f, &a);
+	fan_done(&f);
+	return r;
+}
+
+int verb_managedsave_remove(struct cli *c)
+{
+	CLEANUP_JS struct json_object *info = NULL;
+	struct err e;
+	int r;
+
+	if (fan_is_meant(c, false))
+		return managedsave_remove_many(c);
+	r = cli_vm_info(c, c->pos[0], &info, &e);
+	if (!r && !js_get_bool(info, "managed-save", false)) {
+		printf("Domain '%s' has no manage save image; removal skipped\n", c->pos[0]);
+		return CLI_OK;
+	}
+	if (!r)
+		r = cli_execute(c, "vm-managed-save-remove", cli_vm_args(c->pos[0]), NULL, NULL, &e);
+	if (r < 0)
+		return cli_fail(&e, "Failed to remove managed save image for domain '%s'", c->pos[0]);
+	printf("Removed managedsave image for domain '%s'\n", c->pos[0]);
+	return CLI_OK;
+}

@@ -1,0 +1,269 @@
+/* shutdown, reboot: now, or at a time; daemon-stop: all of them. */
+#include "tools/cairn/cli.h"
+#include "api/policy/policy.h"
+#include "api/wire/json.h"
+#include "base/loop.h"
+#include "base/util.h"
+#include "tools/cairn/multi_vm.h"
+#include "tools/cairn/output.h"
+#include "tools/cairn/schema.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#define NS 1000000000LL
+#define DAY_S (24 * 3600)
+
+/* Those that were passed over are not waited for: they may be off, or stand still. */
+static int wait_all_off(struct cli *c, const struct fan *f, uint64_t timeout_ns)
+{
+	uint64_t deadline = timeout_ns == UINT64_MAX ? UINT64_MAX : loop_now_ns() + timeout_ns;
+	int worst = CLI_OK;
+
+	for (size_t i = 0; i < f->n; i++) {
+		const char *name = f->list[i].name;
+		struct err e;
+
+		if (f->list[i].r < 0)
+			continue;
+		if (wait_for_state(c, name, "shutoff", deadline, &e) < 0) {
+			worst = cli_fail(&e, "Domain '%s' is still running", name);
+			continue;
+		}
+		if (c->format == CLI_TABLE)
+			printf("Domain '%s' is shut off\n", name);
+		fflush(stdout);
+	}
+	return worst;
+}
+
+/* ---- when ---- */
+
+/* "23:30": the next one; "2026-11-20 23:30". Local time. */
+static int at_parse(const char *text, int64_t *ret_s)
+{
+	static const char *const dates[] = { "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M" };
+	time_t now = time(NULL);
+	struct tm tm;
+	const char *rest;
+
+	localtime_r(&now, &tm);
+	tm.tm_sec = 0;
+	tm.tm_isdst = -1;
+	rest = strptime(text, "%H:%M", &tm);
+	if (rest && !*rest) {
+		*ret_s = mktime(&tm);
+		if (*ret_s <= now)
+			*ret_s += DAY_S;
+		return 0;
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(dates); i++) {
+		tm = (struct tm){ .tm_isdst = -1 };
+		rest = strptime(text, dates[i], &tm);
+		if (rest && !*rest) {
+			*ret_s = mktime(&tm);
+			return 0;
+		}
+	}
+	return -EINVAL;
+}
+
+/* --at and --in. 0: neither. Returns 0 or CLI_USAGE, having said why. */
+static int when_parse(struct cli *c, int64_t *ret_s)
+{
+	const char *at = option_value(c, "at"), *in = option_value(c, "in");
+	uint32_t s;
+
+	*ret_s = 0;
+	if (at && in)
+		return cli_usage(c, "--at and --in exclude each other");
+	if (at && at_parse(at, ret_s) < 0)
+		return cli_usage(c, "--at is HH:MM or \"YYYY-MM-DD HH:MM\", not \"%s\"", at);
+	if (in && policy_length_parse(in, &s) < 0)
+		return cli_usage(c, "--in is a length of time such as 90s, 10m or 2h, not \"%s\"", in);
+	if (in)
+		*ret_s = time(NULL) + s;
+	return 0;
+}
+
+static bool is_mode(struct json_object *words, const char *word, size_t len)
+{
+	for (size_t i = 0; i < json_object_array_length(words); i++) {
+		const char *w = json_object_get_string(json_object_array_get_idx(words, i));
+
+		if (strlen(w) == len && !memcmp(w, word, len))
+			return true;
+	}
+	return false;
+}
+
+/* --mode, of which virsh takes several with commas. Returns 0 or CLI_USAGE, having said why. */
+static int mode_check(const struct cli *c, bool planned)
+{
+	CLEANUP_JS struct json_object *schema = schema_load();
+	struct json_object *words = schema_words(schema, schema_argument(schema, "vm-shutdown", "mode"));
+	const char *mode = option_value(c, "mode");
+
+	if (mode && planned && strchr(mode, ','))
+		return cli_usage(c, "--mode is one word with --at and --in, not \"%s\"", mode);
+	for (size_t len; mode; mode = mode[len] ? mode + len + 1 : NULL) {
+		len = strcspn(mode, ",");
+		if (!is_mode(words, mode, len))
+			return cli_usage(c, "--mode is acpi, agent, or both with a comma, not \"%s\"", option_value(c, "mode"));
+	}
+	return 0;
+}
+
+static void when_print(const char *what, int64_t at_s, char *buf, size_t size)
+{
+	time_t t = at_s;
+	char text[40];
+	struct tm tm;
+
+	localtime_r(&t, &tm);
+	strftime(text, sizeof(text), "%Y-%m-%d %H:%M:%S", &tm);
+	snprintf(buf, size, "%s at %s", what, text);
+}
+
+static void ask_add(struct cli *c, struct json_object *args)
+{
+	static const char *const words[] = { "mode", "then", "message" };
+	const char *timeout = option_value(c, "then") ? option_value(c, "timeout") : NULL;
+	uint64_t timeout_ns;
+	int64_t at;
+
+	for (size_t i = 0; i < ARRAY_SIZE(words); i++)
+		if (option_value(c, words[i]))
+			js_put_str(args, words[i], option_value(c, words[i]));
+	if (timeout && !option_seconds(c, "timeout", 0, &timeout_ns))
+		js_put_uint(args, "timeout", (timeout_ns + NS - 1) / NS);
+	if (!when_parse(c, &at) && at)
+		js_put_int(args, "at", at * NS);
+}
+
+static int cancel(struct cli *c)
+{
+	static const struct fan_act a = { "vm-shutdown-cancel", "cancel the shutdown of",
+		"goes on: its shutdown is called off", NULL, NULL, NULL };
+	struct fan f;
+	int r = fan_pick(c, &f);
+
+	if (!r)
+		r = fan_run(c, &f, &a);
+	fan_done(&f);
+	return r;
+}
+
+int verb_shutdown(struct cli *c)
+{
+	struct fan_act a = { "vm-shutdown", "shutdown", "is being shutdown", ask_add, NULL, NULL };
+	uint64_t timeout_ns;
+	char done[80];
+	struct fan f;
+	int64_t at;
+	int r = option_seconds(c, "timeout", UINT64_MAX, &timeout_ns);
+
+	if (r || option_flag(c, "cancel"))
+		return r ? r : cancel(c);
+	r = when_parse(c, &at);
+	if (!r)
+		r = mode_check(c, at);
+	if (r)
+		return r;
+	if (at) {
+		when_print("will be shut down", at, done, sizeof(done));
+		a.done = done;
+	}
+	/* With --then it is the daemon that gives up on the guest. */
+	if (option_value(c, "then"))
+		timeout_ns = UINT64_MAX;
+	r = fan_pick(c, &f);
+	f.tries = "mode";
+	if (!r)
+		r = fan_run(c, &f, &a);
+	if (!r && option_flag(c, "wait") && !option_flag(c, "dry-run"))
+		r = wait_all_off(c, &f, timeout_ns);
+	fan_done(&f);
+	return r;
+}
+
+int verb_reboot(struct cli *c)
+{
+	struct fan_act a = { "vm-reboot", "reboot", "is being rebooted", ask_add, NULL, NULL };
+	char done[80];
+	struct fan f;
+	int64_t at;
+	int r = when_parse(c, &at);
+
+	if (!r)
+		r = mode_check(c, at);
+	if (r || option_flag(c, "cancel"))
+		return r ? r : cancel(c);
+	if (at) {
+		when_print("will be rebooted", at, done, sizeof(done));
+		a.done = done;
+	}
+	r = fan_pick(c, &f);
+	f.tries = "mode";
+	if (!r)
+		r = fan_run(c, &f, &a);
+	fan_done(&f);
+	return r;
+}
+
+/* ---- all of them ---- */
+
+static int outcomes_print(struct json_object *vms)
+{
+	static const char *const heads[] = { "Name", "Action", "Outcome" };
+	struct table t;
+	int r = 0;
+
+	table_init(&t, heads, ARRAY_SIZE(heads));
+	for (size_t i = 0; !r && i < json_object_array_length(vms); i++) {
+		struct json_object *vm = json_object_array_get_idx(vms, i);
+		const char *name = js_get_str(vm, "vm"), *action = js_get_str(vm, "action"),
+			   *outcome = js_get_str(vm, "outcome");
+
+		r = table_add(&t, (const char *const[]){ name ? name : "", action ? action : "",
+			outcome ? outcome : "" });
+	}
+	if (!r)
+		table_print(&t, stdout);
+	table_done(&t);
+	return r;
+}
+
+int verb_daemon_stop(struct cli *c)
+{
+	static const char *const actions[] = { "leave", "shutdown", "save" }, *const flags[] = { "vms-only", "dry-run" };
+	CLEANUP_JS struct json_object *o = NULL;
+	struct json_object *args = json_object_new_object(), *vms;
+	unsigned given = 0;
+	struct err e;
+
+	for (size_t i = 0; i < ARRAY_SIZE(actions); i++)
+		if (option_flag(c, actions[i])) {
+			js_put_str(args, "action", actions[i]);
+			given++;
+		}
+	if (given > 1) {
+		json_object_put(args);
+		return cli_usage(c, "--leave, --shutdown and --save exclude each other");
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(flags); i++)
+		if (option_flag(c, flags[i]))
+			js_put_bool(args, flags[i], true);
+	if (cli_execute(c, "daemon-stop", args, &o, NULL, &e) < 0)
+		return cli_fail(&e, "Failed to stop the daemon");
+	vms = js_get_array(o, "vms");
+	if (c->format != CLI_TABLE)
+		output_print(stdout, c->format, vms);
+	else if (vms && outcomes_print(vms) < 0)
+		return CLI_FAILURE;
+	else if (option_flag(c, "dry-run"))
+		printf("The daemon would %s\n", option_flag(c, "vms-only") ? "go on" : "end then");
+	return CLI_OK;
+}

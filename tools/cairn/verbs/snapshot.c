@@ -1,0 +1,394 @@
+/* snapshot-create, -create-as, -revert, -delete, -rename, -tag. */
+#include "tools/cairn/cli.h"
+#include "api/wire/json.h"
+#include "base/size.h"
+#include "base/util.h"
+#include "tools/cairn/job.h"
+#include "tools/cairn/multi_vm.h"
+#include "tools/cairn/output.h"
+#include "tools/cairn/snapshot.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#define TAGS_MAX 32
+
+/* ---- create ---- */
+
+static double milliseconds(struct json_object *o, const char *key)
+{
+	return (double)js_get_int(o, key, 0) / 1e6;
+}
+
+static void figures_print(struct json_object *o)
+{
+	char written[24], shared[24];
+
+	bytes_print((uint64_t)js_get_int(o, "ram-bytes-written", 0), written);
+	bytes_print((uint64_t)js_get_int(o, "ram-bytes-shared", 0), shared);
+	printf("paused for %.1f ms, %.1f ms in all; memory: %s written, %s shared with the snapshot "
+	       "before\n", milliseconds(o, "pause"), milliseconds(o, "total"), written, shared);
+}
+
+static void left_out_print(struct json_object *result)
+{
+	struct json_object *list;
+
+	if (!json_object_object_get_ex(result, "disks-left-out", &list))
+		return;
+	printf("left out, being read-only:");
+	for (size_t i = 0; i < json_object_array_length(list); i++)
+		printf(" %s", json_object_get_string(json_object_array_get_idx(list, i)));
+	printf("\n");
+}
+
+/* Words of all --tag options; commas separate too. */
+static struct json_object *tags_arg(struct cli *c)
+{
+	struct json_object *list = json_object_new_array();
+	const char *values[TAGS_MAX];
+	size_t n = option_values(c, "tag", values, TAGS_MAX);
+
+	for (size_t i = 0; i < n; i++)
+		for (const char *p = values[i]; *p;) {
+			size_t len = strcspn(p, ",");
+
+			if (len)
+				json_object_array_add(list, json_object_new_string_len(p, (int)len));
+			p += len + (p[len] == ',');
+		}
+	return list;
+}
+
+static size_t create_vms(const struct cli *c)
+{
+	return option_flag(c, "all") ? 0 : 1;
+}
+
+/* With the name as an option, what stands behind the VM is the description. */
+static bool name_is_option(const struct cli *c)
+{
+	return option_value(c, "name") || option_value(c, "snapshotname");
+}
+
+/* Bytes a second; 0: as fast as it goes. 0 or -EINVAL. */
+static int rate_arg(const struct cli *c, uint64_t *ret_rate)
+{
+	const char *s = option_value(c, "rate");
+
+	*ret_rate = 0;
+	return s && size_parse(s, 1, ret_rate) == -EINVAL ? -EINVAL : 0;
+}
+
+static void create_add(struct cli *c, struct json_object *args)
+{
+	const char *name = option_value(c, "name"), *description = option_value(c, "description");
+	size_t at = create_vms(c);
+	uint64_t rate;
+
+	if (!name)
+		name = option_value(c, "snapshotname");
+	if (!name && at < c->npos)
+		name = c->pos[at++];
+	if (!description && at < c->npos)
+		description = c->pos[at];
+	if (name)
+		js_put_str(args, "name", name);
+	if (description)
+		js_put_str(args, "description", description);
+	js_put(args, "tags", tags_arg(c));
+	js_put_bool(args, "disks-only", option_flag(c, "disk-only"));
+	js_put_bool(args, "halt", option_flag(c, "halt"));
+	js_put_bool(args, "quiesce", option_flag(c, "quiesce"));
+	if (!rate_arg(c, &rate) && rate)
+		js_put_uint(args, "rate", MIN(rate, (uint64_t)INT64_MAX));
+}
+
+static int create_many(struct cli *c)
+{
+	static const struct fan_act a = { "snapshot-create", "create a snapshot of", "has a new snapshot", create_add,
+		NULL, NULL };
+	struct cli whom = *c;
+	struct fan f;
+	int r;
+
+	if (option_flag(c, "no-wait"))
+		return cli_usage(c, "--no-wait is for one VM");
+	whom.npos = create_vms(c);
+	r = fan_pick(&whom, &f);
+	c->client = whom.client;
+	f.jobs = true;
+	if (!r)
+		r = fan_run(c, &f, &a);
+	fan_done(&f);
+	return r;
+}
+
+static int create(struct cli *c)
+{
+	CLEANUP_JS struct json_object *result = NULL;
+	struct json_object *args;
+	struct err e;
+	uint64_t rate;
+	int r;
+
+	if (rate_arg(c, &rate) < 0)
+		return cli_usage(c, "--rate: a number of bytes a second, such as 500K or 100M");
+	if (fan_is_meant(c, true))
+		return create_many(c);
+	args = cli_vm_args(c->pos[0]);
+	create_add(c, args);
+	r = job_run(c, "snapshot-create", args, -1, "Snapshot", &result, &e);
+	if (r == -EINPROGRESS)
+		return CLI_OK;
+	if (r < 0)
+		return cli_fail(&e, "Failed to create a snapshot of domain '%s'", c->pos[0]);
+	r = job_result_print(c, result, figures_print, "Domain snapshot %s created",
+		js_get_str(result, "name"));
+	if (c->format == CLI_TABLE)
+		left_out_print(result);
+	return r;
+}
+
+int verb_snapshot_create(struct cli *c)
+{
+	return create(c);
+}
+
+int verb_snapshot_create_as(struct cli *c)
+{
+	size_t at = create_vms(c) + !name_is_option(c);
+
+	if (c->npos > at + 1)
+		return cli_usage(c, "%s does not take \"%s\"", c->verb->name, c->pos[at + 1]);
+	return create(c);
+}
+
+/* ---- revert ---- */
+
+static int revert_args(struct cli *c, struct json_object *args)
+{
+	const char *name = snapshot_name_arg(c);
+	bool running = option_flag(c, "running"), paused = option_flag(c, "paused");
+
+	if (!name == !option_flag(c, "current"))
+		return cli_usage(c, "snapshot-revert needs the name of a snapshot, or --current");
+	if (running && paused)
+		return cli_usage(c, "--running and --paused exclude each other");
+	if (name)
+		js_put_str(args, "name", name);
+	if (option_value(c, "disk"))
+		js_put_str(args, "disk", option_value(c, "disk"));
+	if (running || paused)
+		js_put_str(args, "then", paused ? "paused" : "running");
+	for (size_t i = 0; i < 4; i++) {
+		static const char *const flags[] = { "disks-only", "eager", "verify", "dry-run" };
+
+		js_put_bool(args, flags[i], option_flag(c, flags[i]));
+	}
+	return 0;
+}
+
+static int would_revert_print(struct cli *c, struct json_object *result)
+{
+	struct json_object *disks = js_get_array(result, "disks-lost");
+	const char *state = js_get_str(result, "state");
+	bool off = state && !strcmp(state, "shutoff");
+
+	if (c->format != CLI_TABLE) {
+		output_print(stdout, c->format, result);
+		return CLI_OK;
+	}
+	printf("Would revert domain '%s' to snapshot %s\n  what its disks hold now is lost:", c->pos[0],
+		js_get_str(result, "name"));
+	for (size_t i = 0; disks && i < json_object_array_length(disks); i++)
+		printf(" %s", json_object_get_string(json_object_array_get_idx(disks, i)));
+	printf("\n%s  it is %s%s then\n",
+		js_get_bool(result, "memory-lost", false) ? "  and what is in its memory\n" : "",
+		js_get_bool(result, "stopped", false) ? "stopped, and " : "", off ? "off" : state);
+	return CLI_OK;
+}
+
+int verb_snapshot_revert(struct cli *c)
+{
+	CLEANUP_JS struct json_object *result = NULL;
+	struct json_object *args = cli_vm_args(c->pos[0]);
+	const char *name = snapshot_name_arg(c);
+	struct err e;
+	int r = revert_args(c, args);
+
+	if (r) {
+		json_object_put(args);
+		return r;
+	}
+	r = job_run(c, "snapshot-revert", args, -1, "Revert", &result, &e);
+	if (r == -EINPROGRESS)
+		return CLI_OK;
+	if (r < 0)
+		return cli_fail(&e, "Failed to revert domain '%s' to %s%s", c->pos[0],
+			name ? "snapshot " : "its current snapshot", name ? name : "");
+	if (option_flag(c, "dry-run"))
+		return would_revert_print(c, result);
+	if (js_get_bool(result, "stopped", false) && c->format == CLI_TABLE)
+		printf("Domain '%s' was stopped: %s\n", c->pos[0],
+			option_flag(c, "disks-only") ? "only disks go back" : "the snapshot is one of disks only");
+	return job_result_print(c, result, NULL, "Domain snapshot %s reverted",
+		js_get_str(result, "name"));
+}
+
+/* ---- delete ---- */
+
+static void deleted_print(struct json_object *o)
+{
+	struct json_object *list = js_get_array(o, "deleted");
+	size_t count = (size_t)js_get_int(o, "count", 0);
+
+	for (size_t i = 0; list && i < json_object_array_length(list); i++)
+		printf("%s\n", json_object_get_string(json_object_array_get_idx(list, i)));
+	if (list && count > json_object_array_length(list))
+		printf("and %zu more\n", count - json_object_array_length(list));
+}
+
+/* What goes with several is more than what each has alone, and is not known. */
+static void freed_add(struct cli *c, struct json_object *result)
+{
+	struct json_object *list = js_get_array(result, "deleted"), *args;
+	CLEANUP_JS struct json_object *size = NULL;
+	struct err e;
+
+	if (js_get_int(result, "count", 0) != 1 || !list || json_object_array_length(list) != 1)
+		return;
+	args = cli_vm_args(c->pos[0]);
+	js_put(args, "name", json_object_get(json_object_array_get_idx(list, 0)));
+	if (cli_execute(c, "snapshot-size", args, &size, NULL, &e) == 0)
+		js_put(result, "own-size", json_object_get(js_get(size, "own-size")));
+}
+
+static int would_delete_print(struct cli *c, struct json_object *result)
+{
+	char freed[24];
+
+	freed_add(c, result);
+	if (c->format != CLI_TABLE) {
+		output_print(stdout, c->format, result);
+		return CLI_OK;
+	}
+	printf("Would delete of domain '%s' the snapshots\n", c->pos[0]);
+	deleted_print(result);
+	if (js_get(result, "own-size")) {
+		bytes_print((uint64_t)js_get_int(result, "own-size", 0), freed);
+		printf("That frees %s\n", freed);
+	}
+	return CLI_OK;
+}
+
+int verb_snapshot_delete(struct cli *c)
+{
+	CLEANUP_JS struct json_object *result = NULL;
+	const char *name = snapshot_name_arg(c);
+	bool too = option_flag(c, "children"), only = option_flag(c, "children-only");
+	struct json_object *args;
+	struct err e;
+	int r;
+
+	if (!name == !option_flag(c, "current"))
+		return cli_usage(c, "snapshot-delete needs the name of a snapshot, or --current");
+	if (too && only)
+		return cli_usage(c, "--children and --children-only exclude each other");
+	args = cli_vm_args(c->pos[0]);
+	js_put_str(args, "name", name ? name : "");
+	js_put_bool(args, "dry-run", option_flag(c, "dry-run"));
+	if (too || only)
+		js_put_str(args, "children", only ? "only" : "too");
+	r = job_run(c, "snapshot-delete", args, -1, "Delete", &result, &e);
+	if (r == -EINPROGRESS)
+		return CLI_OK;
+	if (r < 0)
+		return cli_fail(&e, "Failed to delete snapshot %s", name ? name : "");
+	if (option_flag(c, "dry-run"))
+		return would_delete_print(c, result);
+	return job_result_print(c, result, deleted_print,
+		only ? "Domain snapshot %s children deleted" : "Domain snapshot %s deleted",
+		js_get_str(result, "name"));
+}
+
+/* ---- at once ---- */
+
+/* The first positional behind VM and NAME; with --snapshotname, behind VM. */
+static size_t behind_name(const struct cli *c)
+{
+	return option_value(c, "snapshotname") ? 1 : 2;
+}
+
+int verb_snapshot_rename(struct cli *c)
+{
+	const char *name = snapshot_name_arg(c);
+	size_t at = behind_name(c);
+	struct json_object *args;
+	struct err e;
+
+	if (c->npos != at + 1)
+		return cli_usage(c, "snapshot-rename needs VM NAME NEW");
+	args = cli_vm_args(c->pos[0]);
+	js_put_str(args, "name", name);
+	js_put_str(args, "new-name", c->pos[at]);
+	if (cli_execute(c, "snapshot-set", args, NULL, NULL, &e) < 0)
+		return cli_fail(&e, "Failed to rename snapshot %s", name);
+	printf("Domain snapshot %s renamed to %s\n", name, c->pos[at]);
+	return CLI_OK;
+}
+
+static bool tag_named(struct cli *c, const char *tag)
+{
+	for (size_t i = behind_name(c); i < c->npos; i++)
+		if (!strcmp(c->pos[i], tag))
+			return true;
+	return false;
+}
+
+/* What it has without those named, and with them unless they go. */
+static struct json_object *tags_change(struct cli *c, struct json_object *had, bool remove)
+{
+	struct json_object *list = json_object_new_array();
+
+	for (size_t i = 0; had && i < json_object_array_length(had); i++) {
+		struct json_object *tag = json_object_array_get_idx(had, i);
+
+		if (!tag_named(c, json_object_get_string(tag)))
+			json_object_array_add(list, json_object_get(tag));
+	}
+	for (size_t i = behind_name(c); !remove && i < c->npos; i++)
+		json_object_array_add(list, json_object_new_string(c->pos[i]));
+	return list;
+}
+
+int verb_snapshot_tag(struct cli *c)
+{
+	CLEANUP_JS struct json_object *all = NULL;
+	struct json_object *o = NULL, *had, *args;
+	const char *name = snapshot_name_arg(c);
+	bool print = c->npos == behind_name(c);
+	struct err e;
+	int r;
+
+	if (!name)
+		return cli_usage(c, "snapshot-tag needs VM NAME");
+	r = snapshots_fetch_all(c, c->pos[0], &all, &e);
+	if (!r && !(o = snapshot_find(all, name)))
+		r = snapshot_missing(c->pos[0], name, &e);
+	if (r < 0)
+		return cli_fail(&e, "Failed to tag snapshot %s", name);
+	had = js_get_array(o, "tags");
+	for (size_t i = 0; print && had && i < json_object_array_length(had); i++)
+		printf("%s\n", json_object_get_string(json_object_array_get_idx(had, i)));
+	if (print)
+		return CLI_OK;
+	args = cli_vm_args(c->pos[0]);
+	js_put_str(args, "name", name);
+	js_put(args, "tags", tags_change(c, had, option_flag(c, "remove")));
+	if (cli_execute(c, "snapshot-set", args, NULL, NULL, &e) < 0)
+		return cli_fail(&e, "Failed to tag snapshot %s", name);
+	printf("Domain snapshot %s tagged\n", name);
+	return CLI_OK;
+}

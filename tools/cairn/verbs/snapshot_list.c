@@ -1,0 +1,342 @@
+/* snapshot-list, -info, -current, -parent. */
+#include "tools/cairn/cli.h"
+#include "api/wire/json.h"
+#include "tools/cairn/job.h"
+#include "tools/cairn/output.h"
+#include "tools/cairn/snapshot.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *text(struct json_object *o, const char *key)
+{
+	const char *s = js_get_str(o, key);
+
+	return s ? s : "";
+}
+
+static const char *state_word(struct json_object *o)
+{
+	const char *s = js_get_str(o, "state");
+
+	if (js_get_int(o, "disks-missing", 0))
+		return "incomplete";
+	return s ? s : "-";
+}
+
+static struct json_object *parent_of(struct json_object *all, struct json_object *o)
+{
+	const char *id = js_get_str(o, "parent");
+
+	for (size_t i = 0; id && i < json_object_array_length(all); i++) {
+		struct json_object *p = json_object_array_get_idx(all, i);
+
+		if (!strcmp(text(p, "id"), id))
+			return p;
+	}
+	return NULL;
+}
+
+static bool is_child(struct json_object *o, struct json_object *above)
+{
+	const char *parent = js_get_str(o, "parent");
+
+	return parent && !strcmp(parent, text(above, "id"));
+}
+
+static bool has_children(struct json_object *all, struct json_object *o)
+{
+	for (size_t i = 0; i < json_object_array_length(all); i++)
+		if (is_child(json_object_array_get_idx(all, i), o))
+			return true;
+	return false;
+}
+
+/* ---- the tree, as virsh draws it ---- */
+
+struct tree {
+	struct json_object *all;
+	char *indent; /* two or three characters a level */
+};
+
+static void branch_print(struct tree *t, struct json_object *o, bool root, bool last, size_t depth)
+{
+	struct json_object *last_child = NULL;
+	size_t n = json_object_array_length(t->all), had = strlen(t->indent);
+
+	printf("%s%s%s\n", t->indent, root ? "" : "+- ", text(o, "name"));
+	if (!root)
+		strcat(t->indent, last ? "  " : "| ");
+	for (size_t i = 0; i < n; i++)
+		if (is_child(json_object_array_get_idx(t->all, i), o))
+			last_child = json_object_array_get_idx(t->all, i);
+	if (last_child)
+		printf("%s  |\n", t->indent);
+	strcat(t->indent, "  ");
+	for (size_t i = 0; i < n && last_child && depth < n; i++) {
+		struct json_object *child = json_object_array_get_idx(t->all, i);
+
+		if (is_child(child, o))
+			branch_print(t, child, false, child == last_child, depth + 1);
+	}
+	t->indent[strlen(t->indent) - 2] = 0;
+	if (!last_child && last)
+		printf("%s\n", t->indent);
+	t->indent[had] = 0;
+}
+
+static int tree_print(struct json_object *all, struct json_object *from)
+{
+	struct tree t = { .all = all };
+
+	t.indent = calloc(json_object_array_length(all) + 2, 4);
+	if (!t.indent)
+		return CLI_FAILURE;
+	for (size_t i = 0; i < json_object_array_length(all); i++) {
+		struct json_object *o = json_object_array_get_idx(all, i);
+
+		if (from ? o == from : !parent_of(all, o))
+			branch_print(&t, o, true, true, 0);
+	}
+	free(t.indent);
+	return CLI_OK;
+}
+
+/* ---- list ---- */
+
+/* With memory, or without. */
+static bool state_wanted(const struct cli *c, const char *state)
+{
+	bool active = option_flag(c, "active"), inactive = option_flag(c, "inactive");
+
+	return active == inactive || inactive == (!strcmp(state, "shutoff") || !strcmp(state, "disk-snapshot"));
+}
+
+static bool wanted(struct cli *c, struct json_object *all, struct json_object *o,
+	struct json_object *from)
+{
+	unsigned below = from ? snapshot_below(all, o, from) : 0;
+
+	if (from && (!below || (below > 1 && !option_flag(c, "descendants"))))
+		return false;
+	if (!state_wanted(c, state_word(o)))
+		return false;
+	if (option_flag(c, "roots") && parent_of(all, o))
+		return false;
+	if (option_flag(c, "leaves") && has_children(all, o))
+		return false;
+	return !option_flag(c, "no-leaves") || has_children(all, o);
+}
+
+static int rows_print(struct json_object *all, struct json_object *rows, bool with_parent)
+{
+	static const char *const heads[] = { "Name", "Creation Time", "State", "Parent" };
+	struct table t;
+	int r = 0;
+
+	table_init(&t, heads, with_parent ? 4 : 3);
+	for (size_t i = 0; !r && i < json_object_array_length(rows); i++) {
+		struct json_object *o = json_object_array_get_idx(rows, i),
+				   *parent = parent_of(all, o);
+		char time[40];
+
+		snapshot_time_print(o, time);
+		r = table_add(&t, (const char *const[]){ text(o, "name"), time, state_word(o),
+			parent ? text(parent, "name") : "" });
+	}
+	if (!r)
+		table_print(&t, stdout);
+	table_done(&t);
+	return r;
+}
+
+static int from_find(struct cli *c, struct json_object *all, struct json_object **ret, struct err *e)
+{
+	const char *name = option_value(c, "from");
+
+	*ret = NULL;
+	if (!name && !option_flag(c, "current"))
+		return 0;
+	*ret = name ? snapshot_find(all, name) : snapshot_current(all);
+	if (*ret)
+		return 0;
+	return snapshot_missing(c->pos[0], name, e);
+}
+
+static int list_print(struct cli *c, struct json_object *all, struct json_object *from)
+{
+	CLEANUP_JS struct json_object *rows = json_object_new_array();
+
+	for (size_t i = 0; i < json_object_array_length(all); i++) {
+		struct json_object *o = json_object_array_get_idx(all, i);
+
+		if (wanted(c, all, o, from))
+			json_object_array_add(rows, json_object_get(o));
+	}
+	if (c->format != CLI_TABLE)
+		output_print(stdout, c->format, rows);
+	else if (option_flag(c, "name"))
+		for (size_t i = 0; i < json_object_array_length(rows); i++)
+			printf("%s\n", text(json_object_array_get_idx(rows, i), "name"));
+	else if (rows_print(all, rows, option_flag(c, "parent")) < 0)
+		return CLI_FAILURE;
+	return CLI_OK;
+}
+
+int verb_snapshot_list(struct cli *c)
+{
+	CLEANUP_JS struct json_object *all = NULL;
+	struct json_object *from = NULL;
+	bool tree = option_flag(c, "tree");
+	struct err e;
+	int r;
+
+	if (tree && (option_flag(c, "name") || option_flag(c, "roots") || option_flag(c, "parent")))
+		return cli_usage(c, "--tree shows all of a tree; --name, --roots and --parent do not go "
+				    "with it");
+	r = snapshots_fetch_all(c, c->pos[0], &all, &e);
+	if (!r)
+		r = from_find(c, all, &from, &e);
+	if (r < 0)
+		return cli_fail(&e, "Failed to list snapshots of domain '%s'", c->pos[0]);
+	return tree && c->format == CLI_TABLE ? tree_print(all, from) : list_print(c, all, from);
+}
+
+/* ---- info ---- */
+
+static void numbers_print(struct json_object *all, struct json_object *o)
+{
+	unsigned children = 0, descendants = 0;
+
+	for (size_t i = 0; i < json_object_array_length(all); i++) {
+		unsigned below = snapshot_below(all, json_object_array_get_idx(all, i), o);
+
+		children += below == 1;
+		descendants += below > 0;
+	}
+	label_print(stdout, "Children:", "%u", children);
+	label_print(stdout, "Descendants:", "%u", descendants);
+}
+
+static void tags_print(struct json_object *o)
+{
+	struct json_object *tags = js_get_array(o, "tags");
+	size_t n = tags ? json_object_array_length(tags) : 0;
+
+	if (!n)
+		return;
+	printf("%-15s ", "Tags:");
+	for (size_t i = 0; i < n; i++)
+		printf("%s%s", i ? ", " : "", json_object_get_string(json_object_array_get_idx(tags, i)));
+	printf("\n");
+}
+
+static void info_print(const char *vm, struct json_object *all, struct json_object *o)
+{
+	struct json_object *parent = parent_of(all, o);
+	int64_t own = js_get_int(o, "own-size", -1);
+	char time[40], size[24];
+
+	label_print(stdout, "Name:", "%s", text(o, "name"));
+	label_print(stdout, "Domain:", "%s", vm);
+	label_print(stdout, "Current:", "%s", js_get_bool(o, "current", false) ? "yes" : "no");
+	label_print(stdout, "State:", "%s", state_word(o));
+	if (js_get_int(o, "disks-missing", 0))
+		label_print(stdout, "Disks missing:", "%lld", (long long)js_get_int(o, "disks-missing", 0));
+	label_print(stdout, "Location:", "internal");
+	label_print(stdout, "Parent:", "%s", parent ? text(parent, "name") : "-");
+	numbers_print(all, o);
+	label_print(stdout, "Metadata:", "yes");
+	snapshot_time_print(o, time);
+	label_print(stdout, "Created:", "%s", time);
+	if (js_get_str(o, "description"))
+		label_print(stdout, "Description:", "%s", text(o, "description"));
+	tags_print(o);
+	bytes_print((uint64_t)js_get_int(o, "vm-state-size", 0), size);
+	label_print(stdout, "Memory:", "%s", size);
+	if (own >= 0) {
+		bytes_print((uint64_t)own, size);
+		label_print(stdout, "Own size:", "%s", size);
+	}
+	printf("\n");
+}
+
+/* The one that is named, or the current one. */
+static int one_find(struct cli *c, const char *name, struct json_object **ret_all,
+	struct json_object **ret_o, struct err *e)
+{
+	int r = snapshots_fetch_all(c, c->pos[0], ret_all, e);
+
+	if (r < 0)
+		return r;
+	*ret_o = name ? snapshot_find(*ret_all, name) : snapshot_current(*ret_all);
+	return *ret_o ? 0 : snapshot_missing(c->pos[0], name, e);
+}
+
+/* While a job changes the snapshots nobody can tell; the rest is worth printing all the same. */
+static void own_size_put(struct cli *c, struct json_object *o)
+{
+	CLEANUP_JS struct json_object *size = NULL;
+	struct json_object *args = cli_vm_args(c->pos[0]);
+	struct err e;
+
+	js_put_str(args, "name", text(o, "name"));
+	if (cli_execute(c, "snapshot-size", args, &size, NULL, &e) == 0)
+		js_put_int(o, "own-size", js_get_int(size, "own-size", 0));
+}
+
+int verb_snapshot_info(struct cli *c)
+{
+	CLEANUP_JS struct json_object *all = NULL;
+	const char *name = snapshot_name_arg(c);
+	struct json_object *o;
+	struct err e;
+
+	if (!name == !option_flag(c, "current"))
+		return cli_usage(c, "snapshot-info needs the name of a snapshot, or --current");
+	if (one_find(c, name, &all, &o, &e) < 0)
+		return cli_fail(&e, "Failed to get the snapshot of domain '%s'", c->pos[0]);
+	own_size_put(c, o);
+	if (c->format == CLI_TABLE)
+		info_print(c->pos[0], all, o);
+	else
+		output_print(stdout, c->format, o);
+	return CLI_OK;
+}
+
+int verb_snapshot_current(struct cli *c)
+{
+	CLEANUP_JS struct json_object *all = NULL;
+	struct json_object *o;
+	struct err e;
+
+	if (one_find(c, NULL, &all, &o, &e) < 0)
+		return cli_fail(&e, "Failed to get the current snapshot");
+	if (option_flag(c, "name"))
+		printf("%s\n", text(o, "name"));
+	else
+		output_print(stdout, c->format, o);
+	return CLI_OK;
+}
+
+int verb_snapshot_parent(struct cli *c)
+{
+	CLEANUP_JS struct json_object *all = NULL;
+	const char *name = snapshot_name_arg(c);
+	struct json_object *o, *parent;
+	struct err e;
+	int r;
+
+	if (!name == !option_flag(c, "current"))
+		return cli_usage(c, "snapshot-parent needs the name of a snapshot, or --current");
+	r = one_find(c, name, &all, &o, &e);
+	parent = r < 0 ? NULL : parent_of(all, o);
+	if (!r && !parent)
+		r = err_set(&e, -ENOENT, ERR_NOT_FOUND, "snapshot '%s' has no parent", text(o, "name"));
+	if (r < 0)
+		return cli_fail(&e, "Failed to get the parent of a snapshot of domain '%s'", c->pos[0]);
+	printf("%s\n", text(parent, "name"));
+	return CLI_OK;
+}

@@ -1,0 +1,285 @@
+/* domstats, domifstat: figures of VMs, under the names and with the numbers that virsh has for them. */
+#include "tools/cairn/cli.h"
+#include "api/wire/json.h"
+#include "base/util.h"
+#include "tools/cairn/multi_vm.h"
+#include "tools/cairn/output.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+/* Of virDomainState, and of the enum of reasons that each has; libvirt-domain.h. */
+enum number { RUNNING = 1, PAUSED = 3, IN_SHUTDOWN = 4, SHUT_OFF = 5, CRASHED = 6 };
+
+struct word_number {
+	const char *word;
+	enum number number;
+};
+
+struct reason_number {
+	enum number state;
+	const char *reason;
+	int number; /* 0 is unknown */
+};
+
+static enum number state_number(const char *word)
+{
+	static const struct word_number all[] = { { "running", RUNNING }, { "paused", PAUSED },
+		{ "in-shutdown", IN_SHUTDOWN }, { "shutoff", SHUT_OFF }, { "saved", SHUT_OFF },
+		{ "crashed", CRASHED }, { "preserved", CRASHED } };
+
+	for (size_t i = 0; word && i < ARRAY_SIZE(all); i++)
+		if (!strcmp(all[i].word, word))
+			return all[i].number;
+	return 0;
+}
+
+static int reason_number(enum number state, const char *reason)
+{
+	static const struct reason_number all[] = { { RUNNING, "booted", 1 }, { RUNNING, "restored", 3 },
+		{ RUNNING, "from snapshot", 4 }, { RUNNING, "user", 5 }, { PAUSED, "user", 1 },
+		{ PAUSED, "saving", 3 }, { PAUSED, "I/O error", 5 }, { PAUSED, "I/O error: no space left", 5 },
+		{ PAUSED, "I/O error: image corrupt", 5 }, { PAUSED, "watchdog", 6 },
+		{ PAUSED, "from snapshot", 7 }, { IN_SHUTDOWN, "user", 1 }, { SHUT_OFF, "shutdown", 1 },
+		{ SHUT_OFF, "destroyed", 2 }, { SHUT_OFF, "saved", 5 }, { SHUT_OFF, "failed", 6 },
+		{ SHUT_OFF, "from snapshot", 7 }, { CRASHED, "guest panicked", 1 } };
+
+	for (size_t i = 0; reason && i < ARRAY_SIZE(all); i++)
+		if (all[i].state == state && !strcmp(all[i].reason, reason))
+			return all[i].number;
+	return 0;
+}
+
+/* ---- groups ---- */
+
+static void put(struct json_object *out, int64_t value, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+static void put(struct json_object *out, int64_t value, const char *fmt, ...)
+{
+	char key[48];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(key, sizeof(key), fmt, ap);
+	va_end(ap);
+	js_put_int(out, key, value);
+}
+
+static void state_add(struct json_object *out, struct json_object *info)
+{
+	enum number state = state_number(js_get_str(info, "word"));
+
+	put(out, state, "state.state");
+	put(out, reason_number(state, js_get_str(info, "reason")), "state.reason");
+}
+
+static void cpu_add(struct json_object *out, struct json_object *info)
+{
+	if (js_get(info, "cpu-time"))
+		put(out, js_get_int(info, "cpu-time", 0), "cpu.time");
+}
+
+/* In KiB, as virsh has it. */
+static void balloon_add(struct json_object *out, struct json_object *info)
+{
+	put(out, js_get_int(info, "used-memory", 0) / 1024, "balloon.current");
+	put(out, js_get_int(info, "memory", 0) / 1024, "balloon.maximum");
+	if (js_get(info, "resident-memory"))
+		put(out, js_get_int(info, "resident-memory", 0) / 1024, "balloon.rss");
+}
+
+static void vcpu_add(struct json_object *out, struct json_object *info)
+{
+	struct json_object *times = js_get_array(info, "vcpu-times");
+	size_t n = times ? json_object_array_length(times) : 0;
+
+	put(out, (int64_t)n, "vcpu.current");
+	put(out, js_get_int(info, "vcpus", 0), "vcpu.maximum");
+	for (size_t i = 0; i < n; i++)
+		put(out, json_object_get_int64(json_object_array_get_idx(times, i)), "vcpu.%zu.time", i);
+}
+
+struct figure {
+	const char *name, *from;
+};
+
+static void figures_add(struct json_object *out, const char *group, size_t i, struct json_object *o,
+	const struct figure *all, size_t n)
+{
+	for (size_t k = 0; k < n; k++)
+		put(out, js_get_int(o, all[k].from, 0), "%s.%zu.%s", group, i, all[k].name);
+}
+
+/* Each of a list: its name, then its figures. */
+static void list_add(struct json_object *out, struct json_object *list, const char *group, const char *name,
+	const struct figure *all, size_t n)
+{
+	size_t count = list ? json_object_array_length(list) : 0;
+	char key[48];
+
+	put(out, (int64_t)count, "%s.count", group);
+	for (size_t i = 0; i < count; i++) {
+		struct json_object *o = json_object_array_get_idx(list, i);
+		const char *called = js_get_str(o, name);
+
+		snprintf(key, sizeof(key), "%s.%zu.name", group, i);
+		js_put_str(out, key, called ? called : js_get_str(o, "id"));
+		figures_add(out, group, i, o, all, n);
+	}
+}
+
+static void net_add(struct json_object *out, struct json_object *info)
+{
+	static const struct figure all[] = { { "rx.bytes", "rx-bytes" }, { "rx.pkts", "rx-packets" },
+		{ "rx.errs", "rx-errors" }, { "rx.drop", "rx-drops" }, { "tx.bytes", "tx-bytes" },
+		{ "tx.pkts", "tx-packets" }, { "tx.errs", "tx-errors" }, { "tx.drop", "tx-drops" } };
+
+	list_add(out, js_get_array(info, "interfaces"), "net", "target", all, ARRAY_SIZE(all));
+}
+
+static void block_add(struct json_object *out, struct json_object *info)
+{
+	static const struct figure all[] = { { "rd.reqs", "rd-reqs" }, { "rd.bytes", "rd-bytes" },
+		{ "rd.times", "rd-ns" }, { "wr.reqs", "wr-reqs" }, { "wr.bytes", "wr-bytes" },
+		{ "wr.times", "wr-ns" }, { "fl.reqs", "fl-reqs" }, { "fl.times", "fl-ns" },
+		{ "errors", "errors" }, { "capacity", "size" } };
+
+	list_add(out, js_get_array(info, "disks"), "block", "id", all, ARRAY_SIZE(all));
+}
+
+/* ---- the verb ---- */
+
+static const struct group {
+	const char *option;
+	void (*add)(struct json_object *out, struct json_object *info);
+} groups[] = { { "state", state_add }, { "cpu-total", cpu_add }, { "balloon", balloon_add },
+	{ "vcpu", vcpu_add }, { "interface", net_add }, { "block", block_add } };
+
+/* Those that are asked for; all, if none is. */
+static struct json_object *stats_of(struct cli *c, struct json_object *info)
+{
+	struct json_object *out = json_object_new_object();
+	bool chosen = false;
+
+	for (size_t i = 0; i < ARRAY_SIZE(groups); i++)
+		chosen = chosen || option_flag(c, groups[i].option);
+	js_put_str(out, "name", js_get_str(info, "name"));
+	for (size_t i = 0; i < ARRAY_SIZE(groups); i++)
+		if (!chosen || option_flag(c, groups[i].option))
+			groups[i].add(out, info);
+	return out;
+}
+
+static void stats_print(struct json_object *stats)
+{
+	json_object_object_foreach(stats, key, value) {
+		if (!strcmp(key, "name"))
+			printf("Domain: '%s'\n", json_object_get_string(value));
+		else
+			printf("  %s=%s\n", key, json_object_get_string(value));
+	}
+	printf("\n");
+}
+
+/* Without names: every VM. */
+static int names_pick(struct cli *c, struct json_object **ret_vms, struct fan *f)
+{
+	struct err e;
+
+	if (c->npos)
+		return fan_pick(c, f);
+	return cli_vm_list(c, true, ret_vms, NULL, &e) < 0 ? cli_fail(&e, "Failed to list domains") : 0;
+}
+
+int verb_domstats(struct cli *c)
+{
+	CLEANUP_JS struct json_object *all = json_object_new_array();
+	CLEANUP_JS struct json_object *vms = NULL;
+	struct fan f = { 0 };
+	int code = names_pick(c, &vms, &f);
+	size_t n = vms ? json_object_array_length(vms) : f.n;
+
+	for (size_t i = 0; i < n; i++) {
+		const char *name = vms ? js_get_str(json_object_array_get_idx(vms, i), "name") : f.list[i].name;
+		CLEANUP_JS struct json_object *info = NULL;
+		struct err e;
+		int r = cli_vm_info(c, name, &info, &e);
+
+		if (!r)
+			json_object_array_add(all, stats_of(c, info));
+		else if (!vms || r != -ENOENT) /* one that was listed may be gone */
+			code = cli_fail(&e, "failed to get stats of domain '%s'", name);
+	}
+	if (c->format != CLI_TABLE && !code)
+		output_print(stdout, c->format, all);
+	for (size_t i = 0; c->format == CLI_TABLE && i < json_object_array_length(all); i++)
+		stats_print(json_object_array_get_idx(all, i));
+	fan_done(&f);
+	return code;
+}
+
+/* ---- domifstat ---- */
+
+/* By its id, the tap's name on the host, or the MAC. NULL: there is none. */
+static struct json_object *interface_find(struct json_object *list, const char *which)
+{
+	static const char *const keys[] = { "id", "target", "mac" };
+
+	for (size_t i = 0; i < json_object_array_length(list); i++) {
+		struct json_object *o = json_object_array_get_idx(list, i);
+
+		for (size_t k = 0; k < ARRAY_SIZE(keys); k++) {
+			const char *value = js_get_str(o, keys[k]);
+
+			if (value && !strcasecmp(value, which))
+				return o;
+		}
+	}
+	return NULL;
+}
+
+/* virsh's words, in its order. */
+static struct json_object *interface_stats(struct json_object *o)
+{
+	static const struct figure all[] = { { "rx_bytes", "rx-bytes" }, { "rx_packets", "rx-packets" },
+		{ "rx_errs", "rx-errors" }, { "rx_drop", "rx-drops" }, { "tx_bytes", "tx-bytes" },
+		{ "tx_packets", "tx-packets" }, { "tx_errs", "tx-errors" }, { "tx_drop", "tx-drops" } };
+	struct json_object *out = json_object_new_object();
+
+	for (size_t i = 0; i < ARRAY_SIZE(all); i++)
+		put(out, js_get_int(o, all[i].from, 0), "%s", all[i].name);
+	return out;
+}
+
+int verb_domifstat(struct cli *c)
+{
+	CLEANUP_JS struct json_object *info = NULL, *stats = NULL;
+	struct json_object *list, *found = NULL;
+	const char *vm = c->pos[0], *which = c->pos[1];
+	struct err e;
+	int r = cli_vm_info(c, vm, &info, &e);
+
+	list = r < 0 ? NULL : js_get_array(info, "interfaces");
+	if (!r && !list)
+		r = err_set(&e, -EPERM, ERR_WRONG_STATE,
+			"VM '%s' is %s: there is no process to ask about its interfaces. Next: cairn start %s", vm,
+			js_get_str(info, "state"), vm);
+	if (list)
+		found = interface_find(list, which);
+	if (list && !found)
+		r = err_set(&e, -ENOENT, ERR_NOT_FOUND, "VM '%s' has no interface '%s'. Next: cairn domiflist %s", vm,
+			which, vm);
+	if (r < 0)
+		return cli_fail(&e, "Failed to get interface stats %s %s", vm, which);
+	stats = interface_stats(found);
+	if (c->format != CLI_TABLE) {
+		output_print(stdout, c->format, stats);
+		return CLI_OK;
+	}
+	json_object_object_foreach(stats, key, value)
+		printf("%s %s %s\n", which, key, json_object_get_string(value));
+	return CLI_OK;
+}

@@ -1,0 +1,186 @@
+/* wait: for a state, an agent, an address. */
+#include "tools/cairn/address.h"
+#include "api/wire/client.h"
+#include "api/wire/json.h"
+#include "base/loop.h"
+#include "base/util.h"
+#include "tools/cairn/cli.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+/* Nobody tells that a guest has an address: it is asked so often. */
+#define IP_EVERY_NS 1000000000ULL
+
+/* Words that --for takes, and the states that answer it. */
+static const struct {
+	const char *word;
+	const char *states; /* separated by spaces */
+} goals[] = {
+	{ "running", " running " },
+	{ "paused", " paused " },
+	{ "shutoff", " shutoff saved crashed " },
+	{ "crashed", " crashed preserved " },
+	{ "agent", " connected " }, /* of the agent, not of the VM */
+};
+
+static const char *goal_states(const char *word)
+{
+	for (size_t i = 0; i < sizeof(goals) / sizeof(goals[0]); i++)
+		if (!strcmp(goals[i].word, word))
+			return goals[i].states;
+	return NULL;
+}
+
+static bool goal_reached(const char *states, const char *word)
+{
+	char padded[40];
+
+	snprintf(padded, sizeof(padded), " %s ", word ? word : "");
+	return strstr(states, padded) != NULL;
+}
+
+/* Is this the news that we wait for? Events carry the VM's name, so `name` is one here. */
+static bool event_fits(struct json_object *ev, const char *name, const char *goal)
+{
+	struct json_object *data = js_get(ev, "data");
+	const char *event = js_get_str(ev, "event"), *vm = js_get_str(data, "vm");
+
+	if (!event || !vm || strcmp(vm, name))
+		return false;
+	if (!strcmp(goal, "agent"))
+		return !strcmp(event, "AGENT") && js_get_bool(data, "connected", false);
+	return !strcmp(event, "VM_STATE_CHANGE") && goal_reached(goal_states(goal), js_get_str(data, "state"));
+}
+
+static int late(const char *name, const char *goal, struct err *e)
+{
+	if (!strcmp(goal, "agent"))
+		return err_set(e, -ETIMEDOUT, ERR_TIMEOUT,
+			"the time is up and no guest agent answers; does the VM run, and qemu-guest-agent in it?");
+	if (strcmp(goal, "shutoff"))
+		return err_set(e, -ETIMEDOUT, ERR_TIMEOUT,
+			"the time is up and it is not %s; see cairn domstate --reason %s", goal, name);
+	return err_set(e, -ETIMEDOUT, ERR_TIMEOUT,
+		"the time is up and it is not %s; see cairn domstate --reason %s, or stop it with cairn destroy %s",
+		goal, name, name);
+}
+
+/* A VM that runs without a port for it will not have one while it runs. */
+static int agent_possible(struct json_object *info, const char *name, struct err *e)
+{
+	if (js_get_int(info, "pid", 0) <= 0 || js_get_str(info, "agent"))
+		return 0;
+	return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+		"it has no port for a guest agent; set \"guest_agent\": true and start %s anew", name);
+}
+
+int wait_for_state(struct cli *c, const char *name, const char *word, uint64_t deadline_ns,
+	struct err *e)
+{
+	CLEANUP_JS struct json_object *info = NULL;
+	bool agent = !strcmp(word, "agent");
+	const char *real;
+	int r = cli_vm_info(c, name, &info, e);
+
+	if (r < 0)
+		return r;
+	real = js_get_str(info, "name");
+	/* Events that came before this answer are kept, so none is missed. */
+	if (goal_reached(goal_states(word), js_get_str(info, agent ? "agent" : "word")))
+		return 0;
+	r = agent ? agent_possible(info, real, e) : 0;
+	if (r < 0)
+		return r;
+	for (;;) {
+		CLEANUP_JS struct json_object *ev = NULL;
+
+		r = client_next_event(c->client, deadline_ns, &ev, e);
+		if (r == -ETIMEDOUT)
+			return late(real, word, e);
+		if (r < 0 || event_fits(ev, real, word))
+			return r;
+	}
+}
+
+/* ---- an address ---- */
+
+/* One whose agent is at work, or that stands still, may yet answer. */
+static bool may_answer_yet(const struct err *e)
+{
+	return e->cls == ERR_TIMEOUT || e->cls == ERR_BUSY || e->cls == ERR_WRONG_STATE;
+}
+
+static int pause_until(struct cli *c, uint64_t until_ns, struct err *e)
+{
+	int r;
+
+	do {
+		CLEANUP_JS struct json_object *ev = NULL;
+
+		r = client_next_event(c->client, until_ns, &ev, e);
+	} while (!r);
+	return r == -ETIMEDOUT ? 0 : r;
+}
+
+static int wait_for_ip(struct cli *c, const char *name, uint64_t deadline_ns, char text[ADDRESS_TEXT], struct err *e)
+{
+	for (;;) {
+		CLEANUP_JS struct json_object *interfaces = NULL;
+		uint64_t now;
+		int r = wait_for_state(c, name, "agent", deadline_ns, e);
+
+		if (r < 0)
+			return r;
+		r = addresses_ask(c, name, &interfaces, e);
+		if (!r && address_pick(interfaces, text))
+			return 0;
+		if (r < 0 && !may_answer_yet(e))
+			return r;
+		now = loop_now_ns();
+		if (now >= deadline_ns)
+			return err_set(e, -ETIMEDOUT, ERR_TIMEOUT,
+				"the time is up and the guest has none; see cairn domifaddr %s, and cairn domiflist %s", name, name);
+		r = pause_until(c, MIN(now + IP_EVERY_NS, deadline_ns), e);
+		if (r < 0)
+			return r;
+	}
+}
+
+/* ---- the verb ---- */
+
+static int wait_failed(const struct cli *c, const char *word, const struct err *e)
+{
+	if (e->cls == ERR_NOT_FOUND)
+		return cli_fail(e, "failed to get domain '%s'", c->pos[0]);
+	if (!strcmp(word, "agent"))
+		return cli_fail(e, "No agent answers in domain '%s'", c->pos[0]);
+	if (!strcmp(word, "ip"))
+		return cli_fail(e, "Domain '%s' has no address", c->pos[0]);
+	return cli_fail(e, "Domain '%s' is not %s", c->pos[0], word);
+}
+
+int verb_wait(struct cli *c)
+{
+	const char *word = option_value(c, "for");
+	uint64_t timeout_ns, deadline = UINT64_MAX;
+	char address[ADDRESS_TEXT];
+	struct err e;
+	bool ip;
+	int r = option_seconds(c, "timeout", UINT64_MAX, &timeout_ns);
+
+	if (r)
+		return r;
+	ip = word && !strcmp(word, "ip");
+	if (!word || (!ip && !goal_states(word)))
+		return cli_usage(c, "wait needs --for running, paused, shutoff, crashed, agent or ip");
+	if (timeout_ns != UINT64_MAX)
+		deadline = loop_now_ns() + timeout_ns;
+	r = ip ? wait_for_ip(c, c->pos[0], deadline, address, &e) : wait_for_state(c, c->pos[0], word, deadline, &e);
+	if (r < 0)
+		return wait_failed(c, word, &e);
+	if (ip)
+		printf("%s\n", address);
+	return CLI_OK;
+}

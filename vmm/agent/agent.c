@@ -1,0 +1,726 @@
+#include "vmm/agent/agent.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#define THAW_TRIES 3
+/* So many words on the port in so long: a guest may open and close it as it likes. */
+#define TELL_MAX 8
+#define TELL_NS 1000000000ULL
+/* Before a sync: ends whatever half a line the agent has; its answer begins with one as well. */
+#define SENTINEL "\xff"
+
+enum agent_state {
+	IDLE,
+	FREEZE_SYNC, /* is it there, and where do its answers begin? */
+	FREEZE_ASKED,
+	FROZEN,
+	THAW_SYNC, /* the thaw has been sent, too: its answer comes behind the sync's */
+	THAW_ASKED,
+	TIME_SYNC,
+	TIME_ASKED,
+	PING_SYNC, /* the port was opened: is it an agent? */
+	ERRAND_SYNC,
+	ERRAND_ASKED,
+	NAME_SYNC,
+	NAME_ASKED,
+};
+
+/* Who only looks does not stand in the way of a shutdown. */
+enum { ERRAND_ORDER, ERRAND_LOOK, ERRAND_COUNT };
+
+/* A command that somebody waits for. */
+struct errand {
+	bool due, under_way;
+	struct vm_addresses *into; /* NULL: the answer is only good or bad */
+	bool silent; /* no answer is a good one */
+	char text[128 + 2 * AGENT_WORDS_MAX];
+	void (*done)(void *opaque, int r, const struct err *e);
+	void *opaque;
+};
+
+struct agent {
+	struct loop *loop;
+	int fd;
+	struct loop_watch *watch;
+	struct loop_timer *timer;
+	struct agent_times times;
+	enum agent_state state;
+	int64_t id; /* of the sync under way */
+	unsigned tries;
+	char line[AGENT_LINE_MAX];
+	size_t len, answer_len; /* so far; of the one that is over */
+	bool wants_sentinel; /* what comes before it is old */
+	bool overlong;
+	bool waits; /* a freeze, for the thaw under way or the time being set */
+	bool time_due, thaw_due;
+	struct errand errands[ERRAND_COUNT], *errand; /* the one under way */
+	char hostname[AGENT_HOSTNAME_MAX + 1]; /* to be asked for; empty: none */
+	bool owes_thaw;
+	void (*thaw_failed)(void *opaque);
+	void *thaw_opaque;
+	void (*done)(void *opaque, int r, const struct err *e);
+	void *opaque;
+	struct loop_task port_task;
+	atomic_bool port_posted, port_open, ping_due;
+	bool answers;
+	bool told_open, told_answers;
+	uint64_t tell_window_ns; /* when it began */
+	unsigned told;		 /* in it */
+	struct loop_timer *tell_timer;
+	void (*changed)(void *opaque, bool open, bool answers);
+	void *changed_opaque;
+};
+
+static void state_set(struct agent *a, enum agent_state s, uint64_t ns)
+{
+	a->state = s;
+	/* Nobody listens to an agent that was not asked. */
+	loop_watch_events(a->watch, s == IDLE || s == FROZEN ? 0 : POLLIN);
+	if (s == IDLE)
+		loop_timer_disarm(a->timer);
+	else if (ns)
+		loop_timer_arm(a->timer, loop_now_ns() + ns);
+}
+
+/* All or, when the guest takes nothing, nothing; then the deadline tells. */
+static void say(struct agent *a, const char *text)
+{
+	if (send(a->fd, text, strlen(text), MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+		log_debug("agent", "nothing is taken: %s", strerror(errno));
+}
+
+static void say_sync(struct agent *a)
+{
+	char text[96];
+
+	snprintf(text, sizeof(text),
+		SENTINEL "{\"execute\":\"guest-sync-delimited\",\"arguments\":{\"id\":%" PRId64
+			 "}}\n",
+		++a->id);
+	a->wants_sentinel = true;
+	a->len = 0;
+	say(a, text);
+}
+
+static void thaw_say(struct agent *a)
+{
+	say_sync(a);
+	say(a, "{\"execute\":\"guest-fsfreeze-thaw\"}\n");
+	state_set(a, THAW_SYNC, a->times.thaw_ns);
+}
+
+static void thaw_begin(struct agent *a)
+{
+	a->tries = 1;
+	a->thaw_due = false;
+	thaw_say(a);
+}
+
+static void freeze_begin(struct agent *a)
+{
+	a->waits = false;
+	state_set(a, FREEZE_SYNC, a->times.sync_ns);
+	say_sync(a);
+}
+
+static void time_begin(struct agent *a)
+{
+	a->time_due = false;
+	state_set(a, TIME_SYNC, a->times.sync_ns);
+	say_sync(a);
+}
+
+static void time_say(struct agent *a)
+{
+	struct timespec ts;
+	char text[96];
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	snprintf(text, sizeof(text), "{\"execute\":\"guest-set-time\",\"arguments\":{\"time\":%" PRId64 "}}\n",
+		(int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec);
+	say(a, text);
+	state_set(a, TIME_ASKED, a->times.sync_ns);
+}
+
+static void errand_begin(struct agent *a, struct errand *which)
+{
+	a->errand = which;
+	which->due = false;
+	which->under_way = true;
+	state_set(a, ERRAND_SYNC, a->times.sync_ns);
+	say_sync(a);
+}
+
+static void name_begin(struct agent *a)
+{
+	state_set(a, NAME_SYNC, a->times.sync_ns);
+	say_sync(a);
+}
+
+/* By what the guest has for that, until its next start and after it. The name's characters need no quotes. */
+static void name_say(struct agent *a)
+{
+	char text[320];
+
+	snprintf(text, sizeof(text),
+		"{\"execute\":\"guest-exec\",\"arguments\":{\"path\":\"/bin/sh\",\"arg\":[\"-c\","
+		"\"hostnamectl set-hostname $1 || { hostname $1 && echo $1 >/etc/hostname; }\",\"sh\",\"%s\"]}}\n",
+		a->hostname);
+	a->hostname[0] = 0;
+	say(a, text);
+	state_set(a, NAME_ASKED, a->times.sync_ns);
+}
+
+static void tell(void *opaque)
+{
+	struct agent *a = opaque;
+	bool open = atomic_load(&a->port_open);
+	uint64_t now = loop_now_ns();
+
+	if (!a->changed || (open == a->told_open && a->answers == a->told_answers))
+		return;
+	if (now - a->tell_window_ns >= TELL_NS) {
+		a->tell_window_ns = now;
+		a->told = 0;
+	}
+	if (a->told == TELL_MAX) {
+		loop_timer_arm(a->tell_timer, a->tell_window_ns + TELL_NS);
+		return;
+	}
+	a->told++;
+	a->told_open = open;
+	a->told_answers = a->answers;
+	a->changed(a->changed_opaque, open, a->answers);
+}
+
+static void answers_set(struct agent *a, bool answers)
+{
+	a->answers = answers;
+	tell(a);
+}
+
+static void ping_begin(struct agent *a)
+{
+	atomic_store(&a->ping_due, false);
+	state_set(a, PING_SYNC, a->times.sync_ns);
+	say_sync(a);
+}
+
+static void go_on(struct agent *a)
+{
+	state_set(a, IDLE, 0);
+	if (a->thaw_due)
+		thaw_begin(a);
+	else if (a->waits)
+		freeze_begin(a);
+	else if (a->time_due)
+		time_begin(a);
+	else if (a->errands[ERRAND_ORDER].due)
+		errand_begin(a, &a->errands[ERRAND_ORDER]);
+	else if (a->errands[ERRAND_LOOK].due)
+		errand_begin(a, &a->errands[ERRAND_LOOK]);
+	else if (a->hostname[0])
+		name_begin(a);
+	else if (atomic_load(&a->ping_due))
+		ping_begin(a);
+}
+
+static void errand_end(struct agent *a, int r, const struct err *e)
+{
+	struct errand was = *a->errand;
+
+	a->errand->under_way = false;
+	go_on(a);
+	was.done(was.opaque, r, e);
+}
+
+static void errand_answered(struct agent *a, const struct agent_answer *x)
+{
+	struct err e;
+
+	if (x->kind == AGENT_RETURN && (!a->errand->into || agent_addresses_parse(a->line, a->answer_len, a->errand->into)))
+		errand_end(a, 0, NULL);
+	else if (x->kind != AGENT_ERROR && a->errand->into)
+		errand_end(a, err_set(&e, -EPROTO, ERR_GENERIC, "the guest agent's answer is none; restart it in the guest"), &e);
+	else
+		errand_end(a, err_set(&e, -EIO, ERR_GENERIC, "the guest agent refuses: %s",
+			x->kind == AGENT_ERROR && x->desc[0] ? x->desc : "it does not say why"), &e);
+}
+
+static void errand_late(struct agent *a)
+{
+	struct err e;
+
+	if (a->state == ERRAND_ASKED && a->errand->silent)
+		errand_end(a, 0, NULL);
+	else
+		errand_end(a, err_set(&e, -ETIMEDOUT, ERR_TIMEOUT,
+			"the guest agent did not answer within %llu s; is qemu-guest-agent running in the guest?",
+			(unsigned long long)(a->times.sync_ns / 1000000000)), &e);
+}
+
+static void thaw_end(struct agent *a, bool thawed)
+{
+	void (*failed)(void *opaque) = a->thaw_failed;
+
+	if (thawed)
+		a->owes_thaw = false;
+	if (!a->thaw_due) /* else that one's end tells */
+		a->thaw_failed = NULL;
+	if (!thawed && !a->thaw_failed && failed)
+		failed(a->thaw_opaque);
+	go_on(a);
+}
+
+static void finish(struct agent *a, int r, const struct err *e)
+{
+	a->done(a->opaque, r, e);
+}
+
+/* ---- what it says ---- */
+
+static void freeze_answered(struct agent *a, const struct agent_answer *x)
+{
+	struct err e;
+	int r = 0;
+
+	if (x->kind == AGENT_RETURN) {
+		state_set(a, FROZEN, a->times.hold_ns);
+		finish(a, 0, NULL);
+		return;
+	}
+	thaw_begin(a);
+	if (x->kind == AGENT_ERROR)
+		r = err_set(&e, -EIO, ERR_GENERIC,
+			"the guest agent cannot freeze its file systems: %s",
+			x->desc[0] ? x->desc : "it does not say why");
+	else
+		r = err_set(&e, -EPROTO, ERR_GENERIC,
+			"the guest agent's answer is none; restart it in the guest");
+	finish(a, r, &e);
+}
+
+static void synced(struct agent *a, const struct agent_answer *x)
+{
+	if (x->kind != AGENT_RETURN || !x->is_number || x->number != a->id) {
+		a->wants_sentinel = true; /* an answer to an older one */
+		return;
+	}
+	answers_set(a, true);
+	if (a->state == THAW_SYNC) {
+		state_set(a, THAW_ASKED, 0);
+	} else if (a->state == TIME_SYNC) {
+		time_say(a);
+	} else if (a->state == ERRAND_SYNC) {
+		say(a, a->errand->text);
+		state_set(a, ERRAND_ASKED, a->errand->silent ? MIN(AGENT_SILENCE_NS, a->times.sync_ns) :
+							      a->times.sync_ns);
+	} else if (a->state == NAME_SYNC) {
+		name_say(a);
+	} else if (a->state == PING_SYNC) {
+		go_on(a);
+	} else {
+		state_set(a, FREEZE_ASKED, a->times.freeze_ns);
+		a->owes_thaw = true;
+		say(a, "{\"execute\":\"guest-fsfreeze-freeze\"}\n");
+	}
+}
+
+static void line_over(struct agent *a)
+{
+	struct agent_answer x = {.kind = AGENT_GARBAGE};
+
+	if (!a->overlong)
+		agent_answer_parse(a->line, a->len, &x);
+	a->answer_len = a->len;
+	a->len = 0;
+	a->overlong = false;
+	switch (a->state) {
+	case FREEZE_SYNC:
+	case THAW_SYNC:
+	case TIME_SYNC:
+	case ERRAND_SYNC:
+	case PING_SYNC:
+		synced(a, &x);
+		break;
+	case ERRAND_ASKED:
+		errand_answered(a, &x);
+		break;
+	case NAME_SYNC:
+		synced(a, &x);
+		break;
+	case NAME_ASKED:
+		if (x.kind != AGENT_RETURN)
+			log_info("agent", "the guest keeps its host name: %s",
+				x.kind == AGENT_ERROR ? x.desc : "no answer that is one");
+		go_on(a);
+		break;
+	case TIME_ASKED:
+		if (x.kind != AGENT_RETURN)
+			log_info("agent", "the guest's clock is not set: %s",
+				x.kind == AGENT_ERROR ? x.desc : "no answer that is one");
+		go_on(a);
+		break;
+	case FREEZE_ASKED:
+		freeze_answered(a, &x);
+		break;
+	case THAW_ASKED:
+		if (x.kind != AGENT_RETURN)
+			log_warn("agent", "thawing: %s",
+				x.kind == AGENT_ERROR ? x.desc : "no answer that is one");
+		thaw_end(a, x.kind == AGENT_RETURN);
+		break;
+	case IDLE:
+	case FROZEN:
+		break;
+	}
+}
+
+static void byte_take(struct agent *a, char c)
+{
+	if (c == SENTINEL[0]) {
+		a->wants_sentinel = a->overlong = false;
+		a->len = 0;
+	} else if (a->wants_sentinel) {
+		return;
+	} else if (c == '\n') {
+		line_over(a);
+	} else if (a->len == sizeof(a->line)) {
+		a->overlong = true;
+	} else {
+		a->line[a->len++] = c;
+	}
+}
+
+static void readable(void *opaque, unsigned revents)
+{
+	struct agent *a = opaque;
+	char buf[4096];
+	ssize_t n = recv(a->fd, buf, sizeof(buf), MSG_DONTWAIT);
+
+	(void)revents;
+	if (!n || (n < 0 && errno != EAGAIN && errno != EINTR))
+		loop_watch_events(a->watch, 0); /* the port is gone; deadlines do the rest */
+	for (ssize_t i = 0; i < n && a->state != IDLE && a->state != FROZEN; i++)
+		byte_take(a, buf[i]);
+}
+
+/* ---- what it does not say in time ---- */
+
+static void late(void *opaque)
+{
+	struct agent *a = opaque;
+	bool asked = a->state == FREEZE_ASKED;
+	struct err e;
+
+	if (a->state == FREEZE_SYNC || a->state == TIME_SYNC || a->state == ERRAND_SYNC || a->state == PING_SYNC)
+		answers_set(a, false);
+	switch (a->state) {
+	case FREEZE_SYNC:
+	case FREEZE_ASKED:
+		/* It may freeze yet: the thaw stands behind that. */
+		if (asked)
+			thaw_begin(a);
+		else
+			go_on(a);
+		finish(a,
+			err_set(&e, -ETIMEDOUT, ERR_TIMEOUT,
+				asked ? "the guest agent did not freeze the file systems within "
+					"%llu s"
+				      : "the guest agent did not answer within %llu s; is "
+					"qemu-guest-agent running in the guest?",
+				(unsigned long long)((asked ? a->times.freeze_ns
+							    : a->times.sync_ns) /
+						     1000000000)),
+			&e);
+		break;
+	case FROZEN:
+		log_warn("agent", "nobody thawed the guest's file systems in time; it is done now");
+		thaw_begin(a);
+		break;
+	case THAW_SYNC:
+	case THAW_ASKED:
+		if (a->tries++ < THAW_TRIES) {
+			thaw_say(a);
+			break;
+		}
+		log_error("agent", "the guest agent does not say that the file systems are thawed");
+		thaw_end(a, false);
+		break;
+	case TIME_SYNC:
+	case TIME_ASKED:
+		log_info("agent", "the guest's clock is not set: no agent answers");
+		go_on(a);
+		break;
+	case ERRAND_SYNC:
+	case ERRAND_ASKED:
+		errand_late(a);
+		break;
+	case NAME_SYNC:
+	case NAME_ASKED:
+		log_info("agent", "the guest keeps its host name: no agent answers");
+		a->hostname[0] = 0;
+		go_on(a);
+		break;
+	case PING_SYNC:
+		go_on(a);
+		break;
+	case IDLE:
+		break;
+	}
+}
+
+/* ---- the port ---- */
+
+static void port_run(struct loop_task *t)
+{
+	struct agent *a = container_of(t, struct agent, port_task);
+
+	atomic_store(&a->port_posted, false);
+	if (!atomic_load(&a->port_open))
+		a->answers = false;
+	if (atomic_load(&a->ping_due) && a->state == IDLE)
+		ping_begin(a);
+	tell(a);
+}
+
+void agent_port(struct agent *a, bool open, bool loaded)
+{
+	atomic_store(&a->port_open, open);
+	atomic_store(&a->ping_due, open && !loaded);
+	if (!atomic_exchange(&a->port_posted, true))
+		loop_post(a->loop, &a->port_task);
+}
+
+void agent_watch(struct agent *a, void (*changed)(void *opaque, bool open, bool answers), void *opaque)
+{
+	a->changed = changed;
+	a->changed_opaque = opaque;
+}
+
+bool agent_port_is_open(const struct agent *a)
+{
+	return a && atomic_load(&a->port_open);
+}
+
+bool agent_answers(const struct agent *a)
+{
+	return a && a->answers;
+}
+
+/* ---- asking ---- */
+
+int agent_freeze(struct agent *a, void (*done)(void *opaque, int r, const struct err *e),
+	void *opaque, struct err *e)
+{
+	if (a->waits || a->state == FREEZE_SYNC || a->state == FREEZE_ASKED || a->state == FROZEN)
+		return err_set(e, -EBUSY, ERR_BUSY,
+			"the guest agent is still at work on the last request; try again in a "
+			"moment");
+	a->done = done;
+	a->opaque = opaque;
+	a->waits = a->state != IDLE;
+	if (!a->waits)
+		freeze_begin(a);
+	return 0;
+}
+
+bool agent_is_frozen(const struct agent *a)
+{
+	return a->state == FROZEN;
+}
+
+void agent_thaw(struct agent *a)
+{
+	if (a && a->state == FROZEN)
+		thaw_begin(a);
+}
+
+bool agent_owes_thaw(const struct agent *a)
+{
+	return a && a->owes_thaw;
+}
+
+void agent_restored(struct agent *a, bool frozen)
+{
+	if (a)
+		a->owes_thaw = frozen;
+}
+
+void agent_thaw_restored(struct agent *a, void (*failed)(void *opaque), void *opaque)
+{
+	if (!agent_owes_thaw(a))
+		return;
+	a->thaw_due = true;
+	a->thaw_failed = failed;
+	a->thaw_opaque = opaque;
+	if (a->state == IDLE)
+		go_on(a);
+}
+
+void agent_set_time(struct agent *a)
+{
+	if (!a)
+		return;
+	a->time_due = true;
+	if (a->state == IDLE)
+		go_on(a);
+}
+
+/* Returns the place for one, or NULL. */
+static struct errand *errand_new(struct agent *a, unsigned which, void (*done)(void *opaque, int r, const struct err *e),
+	void *opaque, struct err *e)
+{
+	struct errand *x = &a->errands[which];
+
+	if (x->due || x->under_way) {
+		err_set(e, -EBUSY, ERR_BUSY,
+			"the guest agent is still at work on the last request; try again in a moment");
+		return NULL;
+	}
+	*x = (struct errand){.done = done, .opaque = opaque};
+	return x;
+}
+
+/* Its text is there. */
+static int errand_ask(struct agent *a, struct errand *x)
+{
+	x->due = true;
+	if (a->state == IDLE)
+		go_on(a);
+	return 0;
+}
+
+int agent_tell(struct agent *a, const char *line, void (*done)(void *opaque, int r, const struct err *e),
+	void *opaque, struct err *e)
+{
+	struct errand *x = errand_new(a, ERRAND_ORDER, done, opaque, e);
+	char quoted[2 * AGENT_WORDS_MAX + 1];
+	size_t n = 0;
+
+	if (!x)
+		return -EBUSY;
+	for (size_t i = 0; line[i] && i < AGENT_WORDS_MAX; i++) {
+		if (line[i] == '"' || line[i] == '\\')
+			quoted[n++] = '\\';
+		quoted[n++] = (unsigned char)line[i] < ' ' || line[i] == 0x7f ? '?' : line[i];
+	}
+	quoted[n] = 0;
+	snprintf(x->text, sizeof(x->text),
+		"{\"execute\":\"guest-exec\",\"arguments\":{\"path\":\"wall\",\"arg\":[\"%s\"]}}\n", quoted);
+	return errand_ask(a, x);
+}
+
+int agent_shutdown(struct agent *a, bool reboot, void (*done)(void *opaque, int r, const struct err *e),
+	void *opaque, struct err *e)
+{
+	struct errand *x = errand_new(a, ERRAND_ORDER, done, opaque, e);
+
+	if (!x)
+		return -EBUSY;
+	x->silent = true;
+	snprintf(x->text, sizeof(x->text),
+		"{\"execute\":\"guest-shutdown\",\"arguments\":{\"mode\":\"%s\"}}\n",
+		reboot ? "reboot" : "powerdown");
+	return errand_ask(a, x);
+}
+
+int agent_addresses(struct agent *a, struct vm_addresses *into, void (*done)(void *opaque, int r, const struct err *e),
+	void *opaque, struct err *e)
+{
+	struct errand *x = errand_new(a, ERRAND_LOOK, done, opaque, e);
+
+	if (!x)
+		return -EBUSY;
+	x->into = into;
+	snprintf(x->text, sizeof(x->text), "{\"execute\":\"guest-network-get-interfaces\"}\n");
+	return errand_ask(a, x);
+}
+
+void agent_guest_off(struct agent *a)
+{
+	if (a && a->state == ERRAND_ASKED && a->errand->silent)
+		errand_end(a, 0, NULL);
+}
+
+void agent_hostname(const char *name, char ret[AGENT_HOSTNAME_MAX + 1])
+{
+	size_t n = 0;
+
+	for (; *name && n < AGENT_HOSTNAME_MAX; name++) {
+		bool fits = (*name >= '0' && *name <= '9') || (*name >= 'a' && *name <= 'z') || (*name >= 'A' && *name <= 'Z');
+
+		if (fits)
+			ret[n++] = *name;
+		else if (n && ret[n - 1] != '-' && ((unsigned char)*name & 0xc0) != 0x80)
+			ret[n++] = '-';
+	}
+	while (n && ret[n - 1] == '-')
+		n--;
+	ret[n] = 0;
+}
+
+void agent_set_hostname(struct agent *a, const char *name)
+{
+	if (!a)
+		return;
+	agent_hostname(name, a->hostname);
+	if (a->state == IDLE)
+		go_on(a);
+}
+
+int agent_new(
+	struct loop *l, int fd, const struct agent_times *t, struct agent **ret_a, struct err *e)
+{
+	struct agent *a = calloc(1, sizeof(*a));
+	int r = a ? 0 : -ENOMEM;
+
+	if (r < 0)
+		return err_set_errno(e, r, "guest agent");
+	a->loop = l;
+	a->fd = -1;
+	a->times = t ? *t
+		     : (struct agent_times){
+			       AGENT_SYNC_NS, AGENT_FREEZE_NS, AGENT_THAW_NS, AGENT_HOLD_NS};
+	a->id = (int64_t)(loop_now_ns() &
+			  0xffffffff); /* old answers in the pipe are of another number */
+	a->port_task.run = port_run;
+	r = loop_timer_new(l, late, a, &a->timer);
+	if (!r)
+		r = loop_timer_new(l, tell, a, &a->tell_timer);
+	if (!r)
+		r = loop_watch(l, fd, 0, readable, a, &a->watch);
+	if (r < 0) {
+		agent_free(a);
+		return err_set_errno(e, r, "guest agent");
+	}
+	a->fd = fd;
+	*ret_a = a;
+	return 0;
+}
+
+void agent_free(struct agent *a)
+{
+	if (!a)
+		return;
+	loop_unwatch(a->watch);
+	loop_timer_free(a->timer);
+	loop_timer_free(a->tell_timer);
+	if (a->fd >= 0)
+		close(a->fd);
+	free(a);
+}

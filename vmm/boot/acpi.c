@@ -1,0 +1,254 @@
+#include "vmm/boot/acpi.h"
+#include "base/bytes.h"
+#include "base/err.h"
+#include "base/util.h"
+#include "devices/acpi_pm.h"
+#include "devices/legacy/rtc.h"
+#include "devices/pci/pci.h"
+#include "vmm/kvm/memory.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <string.h>
+
+#include "dsdt.h" /* generated from dsdt.asl: dsdt_aml_code[] */
+
+#define HEADER_BYTES 36u
+#define FADT_BYTES 276u /* revision 6 */
+#define RSDP_BYTES 36u
+
+#define FADT_WBINVD (1u << 0)
+#define FADT_PROC_C1 (1u << 2)
+#define FADT_SLP_BUTTON (1u << 5) /* no fixed sleep button; the power button is fixed */
+#define FADT_TMR_VAL_EXT (1u << 8)
+#define FADT_RESET_REG_SUP (1u << 10)
+#define FADT_APIC_PHYSICAL (1u << 19)
+#define BOOT_LEGACY_DEVICES (1u << 0)
+#define BOOT_8042 (1u << 1)
+#define BOOT_NO_VGA (1u << 2)
+
+#define MADT_ACTIVE_HIGH_LEVEL 0x000d
+
+/* Where the next table goes, and the tables that the XSDT will name. */
+struct acpi_area {
+	struct memory *mem;
+	uint64_t next, end;
+	uint64_t tables[8];
+	size_t ntables;
+	bool full;
+};
+
+static uint8_t *area_take(struct acpi_area *a, size_t bytes, size_t align, uint64_t *ret_gpa)
+{
+	uint64_t gpa = ROUND_UP(a->next, align);
+
+	if (gpa + bytes > a->end) {
+		a->full = true;
+		return NULL;
+	}
+	a->next = gpa + bytes;
+	*ret_gpa = gpa;
+	return memset(a->mem->host + gpa, 0, bytes);
+}
+
+static void checksum_set(uint8_t *table, size_t bytes, size_t at)
+{
+	uint8_t sum = 0;
+
+	table[at] = 0;
+	for (size_t i = 0; i < bytes; i++)
+		sum = (uint8_t)(sum + table[i]);
+	table[at] = (uint8_t)-sum;
+}
+
+static void header_put(struct cursor *c, const char *sig, size_t bytes, uint8_t revision)
+{
+	cursor_put_bytes(c, sig, 4);
+	cursor_put_le32(c, (uint32_t)bytes);
+	cursor_put_u8(c, revision);
+	cursor_put_u8(c, 0); /* checksum */
+	cursor_put_bytes(c, "CAIRN CAIRNVM ", 14);
+	cursor_put_le32(c, 1);
+	cursor_put_bytes(c, "CARN", 4);
+	cursor_put_le32(c, 1);
+}
+
+/* A table that the XSDT names. */
+static uint8_t *table_new(struct acpi_area *a, const char *sig, size_t bytes, uint8_t revision,
+	struct cursor *c)
+{
+	uint64_t gpa;
+	uint8_t *t = area_take(a, bytes, 16, &gpa);
+
+	if (!t)
+		return NULL;
+	a->tables[a->ntables++] = gpa;
+	*c = cursor_over(t, bytes);
+	header_put(c, sig, bytes, revision);
+	return t;
+}
+
+/* Generic address structure, system I/O space. */
+static void gas_put(struct cursor *c, uint8_t bits, uint8_t access, uint64_t port)
+{
+	cursor_put_u8(c, 1);
+	cursor_put_u8(c, bits);
+	cursor_put_u8(c, 0);
+	cursor_put_u8(c, access);
+	cursor_put_le64(c, port);
+}
+
+static void fadt_build(struct acpi_area *a, uint64_t facs, uint64_t dsdt)
+{
+	struct cursor c;
+	uint8_t *t = table_new(a, "FACP", FADT_BYTES, 6, &c);
+
+	if (!t)
+		return;
+	store_le32(t + 36, (uint32_t)facs);
+	store_le32(t + 40, (uint32_t)dsdt);
+	store_le16(t + 46, ACPI_SCI_GSI);
+	store_le32(t + 56, ACPI_PM1_EVT_PORT);
+	store_le32(t + 64, ACPI_PM1_CNT_PORT);
+	store_le32(t + 76, ACPI_PM_TMR_PORT);
+	store_le32(t + 80, ACPI_GPE0_PORT);
+	t[88] = ACPI_PM1_EVT_BYTES;
+	t[89] = ACPI_PM1_CNT_BYTES;
+	t[91] = ACPI_PM_TMR_BYTES;
+	t[92] = ACPI_GPE0_BYTES;
+	store_le16(t + 96, 0xfff); /* no C2 */
+	store_le16(t + 98, 0xfff); /* no C3 */
+	t[108] = RTC_CENTURY_REGISTER;
+	store_le16(t + 109, BOOT_LEGACY_DEVICES | BOOT_8042 | BOOT_NO_VGA);
+	store_le32(t + 112, FADT_WBINVD | FADT_PROC_C1 | FADT_SLP_BUTTON | FADT_TMR_VAL_EXT |
+		FADT_RESET_REG_SUP | FADT_APIC_PHYSICAL);
+	c.pos = 116;
+	gas_put(&c, 8, 1, PCI_RESET_PORT);
+	cursor_put_u8(&c, PCI_RESET_VALUE);
+	/* X_FIRMWARE_CTRL and the X_ blocks stay 0 but X_DSDT: the 32-bit fields count. */
+	store_le64(t + 140, dsdt);
+	checksum_set(t, FADT_BYTES, 9);
+}
+
+static void madt_build(struct acpi_area *a, unsigned vcpus)
+{
+	size_t bytes = HEADER_BYTES + 8 + 8 * vcpus + 12 + 10 + 6;
+	struct cursor c;
+	uint8_t *t = table_new(a, "APIC", bytes, 4, &c);
+
+	if (!t)
+		return;
+	cursor_put_le32(&c, MEM_LAPIC_BASE);
+	cursor_put_le32(&c, 1); /* PCAT_COMPAT: two 8259s are there too */
+	for (unsigned i = 0; i < vcpus; i++) {
+		cursor_put_u8(&c, 0);
+		cursor_put_u8(&c, 8);
+		cursor_put_u8(&c, (uint8_t)i); /* processor UID */
+		cursor_put_u8(&c, (uint8_t)i); /* APIC id */
+		cursor_put_le32(&c, 1);	       /* enabled */
+	}
+	cursor_put_u8(&c, 1);
+	cursor_put_u8(&c, 12);
+	cursor_put_u8(&c, 0); /* IOAPIC id */
+	cursor_put_u8(&c, 0);
+	cursor_put_le32(&c, MEM_IOAPIC_BASE);
+	cursor_put_le32(&c, 0); /* GSI base */
+	/* The SCI is level-triggered and active high. */
+	cursor_put_u8(&c, 2);
+	cursor_put_u8(&c, 10);
+	cursor_put_u8(&c, 0);
+	cursor_put_u8(&c, ACPI_SCI_GSI);
+	cursor_put_le32(&c, ACPI_SCI_GSI);
+	cursor_put_le16(&c, MADT_ACTIVE_HIGH_LEVEL);
+	/* LINT1 of every CPU is NMI. */
+	cursor_put_u8(&c, 4);
+	cursor_put_u8(&c, 6);
+	cursor_put_u8(&c, 0xff);
+	cursor_put_le16(&c, 0);
+	cursor_put_u8(&c, 1);
+	checksum_set(t, bytes, 9);
+}
+
+static void mcfg_build(struct acpi_area *a)
+{
+	size_t bytes = HEADER_BYTES + 8 + 16;
+	struct cursor c;
+	uint8_t *t = table_new(a, "MCFG", bytes, 1, &c);
+
+	if (!t)
+		return;
+	cursor_skip(&c, 8);
+	cursor_put_le64(&c, MEM_ECAM_BASE); /* segment 0, buses 0 to 0 follow as zeros */
+	checksum_set(t, bytes, 9);
+}
+
+static uint64_t facs_build(struct acpi_area *a)
+{
+	uint64_t gpa = 0;
+	uint8_t *t = area_take(a, 64, 64, &gpa);
+
+	if (t) {
+		memcpy(t, "FACS", 4);
+		store_le32(t + 4, 64);
+		t[32] = 2; /* version */
+	}
+	return gpa;
+}
+
+static uint64_t dsdt_build(struct acpi_area *a)
+{
+	uint64_t gpa = 0;
+	uint8_t *t = area_take(a, sizeof(dsdt_aml_code), 16, &gpa);
+
+	if (t)
+		memcpy(t, dsdt_aml_code, sizeof(dsdt_aml_code));
+	return gpa;
+}
+
+static uint64_t xsdt_build(struct acpi_area *a)
+{
+	size_t bytes = HEADER_BYTES + 8 * a->ntables;
+	uint64_t gpa = 0;
+	uint8_t *t = area_take(a, bytes, 16, &gpa);
+	struct cursor c;
+
+	if (!t)
+		return 0;
+	c = cursor_over(t, bytes);
+	header_put(&c, "XSDT", bytes, 1);
+	for (size_t i = 0; i < a->ntables; i++)
+		cursor_put_le64(&c, a->tables[i]);
+	checksum_set(t, bytes, 9);
+	return gpa;
+}
+
+static void rsdp_fill(uint8_t *t, uint64_t xsdt)
+{
+	memcpy(t, "RSD PTR ", 8);
+	memcpy(t + 9, "CAIRN ", 6);
+	t[15] = 2; /* revision */
+	store_le32(t + 20, RSDP_BYTES);
+	store_le64(t + 24, xsdt);
+	checksum_set(t, 20, 8);
+	checksum_set(t, RSDP_BYTES, 32);
+}
+
+int acpi_build(struct memory *m, unsigned vcpus, uint64_t *ret_rsdp_gpa, struct err *e)
+{
+	struct acpi_area a = { .mem = m, .next = MEM_ACPI_BASE,
+		.end = MIN(MEM_ACPI_BASE + MEM_ACPI_BYTES, m->low_bytes) };
+	uint64_t rsdp_gpa = 0, facs, dsdt, xsdt;
+	uint8_t *rsdp = area_take(&a, RSDP_BYTES, 16, &rsdp_gpa);
+
+	facs = facs_build(&a);
+	dsdt = dsdt_build(&a);
+	fadt_build(&a, facs, dsdt);
+	madt_build(&a, vcpus);
+	mcfg_build(&a);
+	xsdt = xsdt_build(&a);
+	if (a.full || !rsdp)
+		return err_set(e, -ENOSPC, ERR_GENERIC, "the ACPI tables do not fit");
+	rsdp_fill(rsdp, xsdt);
+	*ret_rsdp_gpa = rsdp_gpa;
+	return 0;
+}

@@ -1,0 +1,322 @@
+#include "vmm/kvm/assist.h"
+#include "base/bytes.h"
+#include "base/err.h"
+#include "base/loop.h"
+#include "base/util.h"
+#include "devices/dev_host.h"
+#include "vmm/kvm/kvm.h"
+#include "vmm/kvm/vcpu.h"
+
+#include <errno.h>
+#include <linux/kvm.h>
+#include <stdio.h>
+#include <string.h>
+
+#define MSR_STAR 0xc0000081u
+#define MSR_LSTAR 0xc0000082u
+#define MSR_FMASK 0xc0000084u
+#define MSR_KERNEL_GS_BASE 0xc0000102u
+#define PAGE_FAULT_VECTOR 14
+#define GATE_BYTES 16
+#define RFLAGS_DF (1ULL << 10)
+#define RFLAGS_RF (1ULL << 16)
+/* How often an exit looks whether the guest has moved its IDT: seldom enough not to be felt, often
+ * enough that a stale breakpoint does not last. */
+#define RECHECK_NS 20000000ULL
+
+static void count(atomic_ulong *c)
+{
+	atomic_fetch_add_explicit(c, 1, memory_order_relaxed);
+}
+
+/* ---- guest memory by linear address ---- */
+
+static uint8_t *linear_to_host(struct assist *a, struct vcpu *v, uint64_t linear, uint64_t len)
+{
+	struct kvm_translation t = { .linear_address = linear };
+
+	if (kvm_ioctl(v->fd, KVM_TRANSLATE, &t) < 0 || !t.valid)
+		return NULL;
+	return dev_ram(a->host, t.physical_address, len);
+}
+
+static size_t linear_read(struct assist *a, struct vcpu *v, uint64_t linear, uint8_t *buf, size_t len)
+{
+	size_t done = 0;
+
+	while (done < len) {
+		size_t n = MIN(len - done, 4096 - (linear + done) % 4096);
+		const uint8_t *p = linear_to_host(a, v, linear + done, n);
+
+		if (!p)
+			break;
+		memcpy(buf + done, p, n);
+		done += n;
+	}
+	return done;
+}
+
+void assist_instruction_text(struct vcpu *v, uint64_t rip, char *buf, size_t len)
+{
+	struct assist *a = v->set->cfg.assist;
+	uint8_t bytes[15];
+	size_t n, at;
+
+	buf[0] = 0;
+	n = a ? linear_read(a, v, rip, bytes, sizeof(bytes)) : 0;
+	at = n ? (size_t)snprintf(buf, len, ", instruction bytes") : 0;
+	for (size_t i = 0; i < n && at + 4 < len; i++)
+		at += (size_t)snprintf(buf + at, len - at, " %02x", bytes[i]);
+}
+
+/* ---- MSRs ---- */
+
+static int msr_set(struct vcpu *v, uint32_t index, uint64_t value)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry e[1];
+	} m = { .head.nmsrs = 1, .e = { { .index = index, .data = value } } };
+
+	return kvm_ioctl(v->fd, KVM_SET_MSRS, &m) == 1 ? 0 : -EINVAL;
+}
+
+static bool msrs_get(struct vcpu *v, struct assist_msrs *ret)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry e[4];
+	} m = { .head.nmsrs = 4,
+		.e = { { .index = MSR_STAR }, { .index = MSR_LSTAR }, { .index = MSR_FMASK },
+			{ .index = MSR_KERNEL_GS_BASE } } };
+
+	if (kvm_ioctl(v->fd, KVM_GET_MSRS, &m) != 4)
+		return false;
+	ret->star = m.e[0].data;
+	ret->lstar = m.e[1].data;
+	ret->fmask = m.e[2].data;
+	ret->kernel_gs_base = m.e[3].data;
+	return true;
+}
+
+int assist_init(struct assist *a, struct kvm *k, const struct dev_host *h, struct err *e)
+{
+	/* One bit, clear: deny; the denied write becomes an exit. */
+	static uint8_t bitmap[8];
+	struct kvm_enable_cap cap = { .cap = KVM_CAP_X86_USER_SPACE_MSR,
+		.args = { KVM_MSR_EXIT_REASON_FILTER } };
+	struct kvm_msr_filter filter = { .flags = KVM_MSR_FILTER_DEFAULT_ALLOW,
+		.ranges = { { .flags = KVM_MSR_FILTER_WRITE, .base = MSR_LSTAR, .nmsrs = 1,
+			.bitmap = bitmap } } };
+	int r;
+
+	memset(a, 0, sizeof(*a));
+	a->kvm = k;
+	a->host = h;
+	if (!k->has_msr_filter)
+		return err_set(e, -ENOTSUP, ERR_HOST, "the assist needs KVM_CAP_X86_MSR_FILTER");
+	r = kvm_ioctl(k->vm_fd, KVM_ENABLE_CAP, &cap);
+	if (!r)
+		r = kvm_ioctl(k->vm_fd, KVM_X86_SET_MSR_FILTER, &filter);
+	return r < 0 ? err_set(e, r, ERR_HOST, "the assist's MSR filter: %s", strerror(-r)) : 0;
+}
+
+/* ---- the breakpoint ---- */
+
+static void debug_set(struct vcpu *v)
+{
+	struct kvm_guest_debug d = { 0 };
+
+	if (v->assist.stepping) {
+		d.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
+	} else if (v->assist.breakpoint) {
+		d.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
+		d.arch.debugreg[0] = v->assist.breakpoint;
+		d.arch.debugreg[7] = 0x402; /* global enable of DR0, execute, one byte */
+	}
+	kvm_ioctl(v->fd, KVM_SET_GUEST_DEBUG, &d);
+}
+
+void assist_vcpu_reset(struct assist *a, struct vcpu *v)
+{
+	(void)a;
+	memset(&v->assist, 0, sizeof(v->assist));
+	debug_set(v);
+}
+
+static void breakpoint_update(struct assist *a, struct vcpu *v, const struct kvm_sregs *s)
+{
+	uint8_t gate[GATE_BYTES];
+	uint64_t handler = 0, at = s->idt.base + PAGE_FAULT_VECTOR * GATE_BYTES;
+
+	v->assist.checked_ns = loop_now_ns();
+	if (!v->assist.lstar)
+		return;
+	if (s->idt.limit + 1u >= (PAGE_FAULT_VECTOR + 1) * GATE_BYTES &&
+		linear_read(a, v, at, gate, sizeof(gate)) == sizeof(gate))
+		handler = assist_gate_handler(gate);
+	if (handler && handler != v->assist.breakpoint) {
+		v->assist.breakpoint = handler;
+		debug_set(v);
+	}
+}
+
+void assist_vcpu_loaded(struct assist *a, struct vcpu *v)
+{
+	struct assist_msrs m;
+	struct kvm_sregs s;
+
+	assist_vcpu_reset(a, v);
+	if (!msrs_get(v, &m) || kvm_ioctl(v->fd, KVM_GET_SREGS, &s) < 0)
+		return;
+	v->assist.lstar = m.lstar;
+	breakpoint_update(a, v, &s);
+}
+
+void assist_recheck(struct assist *a, struct vcpu *v)
+{
+	struct kvm_sregs s;
+
+	if (!v->assist.lstar || loop_now_ns() - v->assist.checked_ns < RECHECK_NS)
+		return;
+	if (kvm_ioctl(v->fd, KVM_GET_SREGS, &s) == 0)
+		breakpoint_update(a, v, &s);
+}
+
+void assist_wrmsr(struct assist *a, struct vcpu *v)
+{
+	struct kvm_run *run = v->run;
+	struct kvm_sregs s;
+
+	run->msr.error = msr_set(v, run->msr.index, run->msr.data) < 0;
+	if (run->msr.error || run->msr.index != MSR_LSTAR)
+		return;
+	v->assist.lstar = run->msr.data;
+	if (kvm_ioctl(v->fd, KVM_GET_SREGS, &s) == 0)
+		breakpoint_update(a, v, &s);
+}
+
+/* Carry out the page-fault entry's first instruction, so that the breakpoint can stay. */
+static void step_over(struct assist *a, struct vcpu *v, struct kvm_regs *r)
+{
+	uint8_t bytes[4];
+	bool clears_df;
+	unsigned len = assist_entry_step(bytes, linear_read(a, v, r->rip, bytes, sizeof(bytes)),
+		&clears_df);
+
+	if (!len) {
+		v->assist.stepping = true;
+		debug_set(v);
+		return;
+	}
+	r->rip += len;
+	r->rflags &= ~RFLAGS_RF;
+	if (clears_df)
+		r->rflags &= ~RFLAGS_DF;
+	kvm_ioctl(v->fd, KVM_SET_REGS, r);
+}
+
+bool assist_debug(struct assist *a, struct vcpu *v)
+{
+	struct assist_msrs msrs;
+	struct kvm_sregs s;
+	struct kvm_regs r;
+	uint64_t frame[6];
+
+	if (v->assist.stepping) {
+		v->assist.stepping = false;
+		debug_set(v);
+		return true;
+	}
+	if (!v->assist.breakpoint || v->run->debug.arch.pc != v->assist.breakpoint)
+		return false;
+	if (kvm_ioctl(v->fd, KVM_GET_REGS, &r) < 0 || kvm_ioctl(v->fd, KVM_GET_SREGS, &s) < 0)
+		return false;
+	if (linear_read(a, v, r.rsp, (uint8_t *)frame, sizeof(frame)) == sizeof(frame) &&
+		frame[1] == v->assist.lstar && msrs_get(v, &msrs) &&
+		assist_finish_syscall(frame, &msrs, &r, &s)) {
+		count(&a->syscalls);
+		return kvm_ioctl(v->fd, KVM_SET_SREGS, &s) == 0 &&
+			kvm_ioctl(v->fd, KVM_SET_REGS, &r) == 0;
+	}
+	breakpoint_update(a, v, &s);
+	step_over(a, v, &r);
+	return true;
+}
+
+/* ---- refused instructions ---- */
+
+static bool int3_inject(struct vcpu *v)
+{
+	struct kvm_vcpu_events ev;
+
+	if (kvm_ioctl(v->fd, KVM_GET_VCPU_EVENTS, &ev) < 0)
+		return false;
+	ev.exception.injected = 1;
+	ev.exception.nr = 3;
+	ev.exception.has_error_code = 0;
+	ev.exception.error_code = 0;
+	return kvm_ioctl(v->fd, KVM_SET_VCPU_EVENTS, &ev) == 0;
+}
+
+static bool swapgs_do(struct vcpu *v, struct kvm_sregs *s)
+{
+	struct assist_msrs m;
+	uint64_t old = s->gs.base;
+
+	if (!msrs_get(v, &m))
+		return false;
+	s->gs.base = m.kernel_gs_base;
+	return msr_set(v, MSR_KERNEL_GS_BASE, old) == 0 && kvm_ioctl(v->fd, KVM_SET_SREGS, s) == 0;
+}
+
+static bool sysret_do(struct vcpu *v, struct kvm_regs *r, struct kvm_sregs *s)
+{
+	struct assist_msrs m;
+
+	if (!msrs_get(v, &m))
+		return false;
+	assist_sysret(&m, r, s);
+	return kvm_ioctl(v->fd, KVM_SET_SREGS, s) == 0;
+}
+
+static bool cmpxchg16b_do(struct assist *a, struct vcpu *v, const struct assist_insn *i,
+	struct kvm_regs *r, const struct kvm_sregs *s)
+{
+	uint64_t linear = assist_operand(i, r, s);
+	uint8_t *mem = linear % 16 ? NULL : linear_to_host(a, v, linear, 16);
+
+	if (!mem)
+		return false;
+	assist_cmpxchg16b(mem, r);
+	return true;
+}
+
+bool assist_emulate(struct assist *a, struct vcpu *v)
+{
+	struct assist_insn i;
+	struct kvm_regs r;
+	struct kvm_sregs s;
+	uint8_t bytes[15];
+	bool ok = true;
+
+	if (kvm_ioctl(v->fd, KVM_GET_REGS, &r) < 0 || kvm_ioctl(v->fd, KVM_GET_SREGS, &s) < 0 ||
+		s.cs.dpl != 0)
+		return false;
+	assist_decode(bytes, linear_read(a, v, s.cs.base + r.rip, bytes, sizeof(bytes)), &i);
+	if (i.kind == ASSIST_NONE)
+		return false;
+	if (i.kind != ASSIST_SYSRET && i.kind != ASSIST_CMPXCHG16B)
+		r.rip += i.len;
+	if (i.kind == ASSIST_SWAPGS)
+		ok = swapgs_do(v, &s);
+	else if (i.kind == ASSIST_SYSRET)
+		ok = sysret_do(v, &r, &s);
+	else if (i.kind == ASSIST_CMPXCHG16B && (ok = cmpxchg16b_do(a, v, &i, &r, &s)))
+		r.rip += i.len;
+	if (!ok || kvm_ioctl(v->fd, KVM_SET_REGS, &r) < 0)
+		return false;
+	count(&a->instructions);
+	/* After KVM_SET_REGS, which drops a pending exception. */
+	return i.kind == ASSIST_INT3 ? int3_inject(v) : true;
+}

@@ -1,0 +1,101 @@
+/* CPUID as the guest sees it: what KVM supports on this host, with the guest's own
+ * topology (Intel SDM vol. 2A, CPUID; AMD APM vol. 3, appendix E). */
+#include "base/err.h"
+#include "vmm/kvm/kvm.h"
+#include "vmm/kvm/vcpu.h"
+
+#include <errno.h>
+#include <linux/kvm.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LEAF1_ECX_HYPERVISOR (1u << 31)
+#define LEAF1_ECX_TSC_DEADLINE (1u << 24)
+#define LEAF1_EDX_HTT (1u << 28)
+#define LEVEL_SMT 1u
+#define LEVEL_CORE 2u
+
+static unsigned bits_for(unsigned n)
+{
+	unsigned b = 0;
+
+	while ((1u << b) < n)
+		b++;
+	return b;
+}
+
+/* Leaves 0xB and 0x1F: sub-leaf 0 threads of a core, 1 cores of a package. APIC ids are
+ * dense here, so the shifts are only right when the counts are powers of two; otherwise
+ * a package's ids would need gaps, which MADT and INIT-SIPI here do not have. */
+static void topology_level(struct kvm_cpuid_entry2 *c, const struct vcpus_config *t, unsigned apic_id)
+{
+	unsigned smt_bits = bits_for(t->threads), pkg_bits = bits_for(t->threads * t->cores);
+
+	c->edx = apic_id;
+	switch (c->index) {
+	case 0:
+		c->eax = smt_bits;
+		c->ebx = t->threads;
+		c->ecx = LEVEL_SMT << 8 | 0;
+		break;
+	case 1:
+		c->eax = pkg_bits;
+		c->ebx = t->threads * t->cores;
+		c->ecx = LEVEL_CORE << 8 | 1;
+		break;
+	default:
+		c->eax = c->ebx = 0;
+		c->ecx = c->index;
+	}
+}
+
+static void entry_adjust(struct kvm_cpuid_entry2 *c, const struct vcpus_config *t, unsigned apic_id)
+{
+	unsigned per_package = t->threads * t->cores;
+
+	switch (c->function) {
+	case 1:
+		c->ebx = (c->ebx & 0xffff) | apic_id << 24 | (per_package & 0xff) << 16;
+		c->ecx |= LEAF1_ECX_HYPERVISOR | LEAF1_ECX_TSC_DEADLINE;
+		c->edx = per_package > 1 ? c->edx | LEAF1_EDX_HTT : c->edx & ~LEAF1_EDX_HTT;
+		break;
+	case 4:
+		/* Caches: level 3 and above are the package's, the rest a core's. */
+		if (c->eax & 0x1f) {
+			unsigned sharing = (c->eax >> 5 & 7) >= 3 ? per_package : t->threads;
+
+			c->eax = (c->eax & 0x3fff) | (sharing - 1) << 14 | (t->cores - 1) << 26;
+		}
+		break;
+	case 0xb:
+	case 0x1f:
+		topology_level(c, t, apic_id);
+		break;
+	case 0x80000008:
+		c->ecx = (c->ecx & ~0xf0ffu) | (per_package - 1) | bits_for(per_package) << 12;
+		break;
+	case 0x8000001e:
+		c->eax = apic_id;
+		c->ebx = apic_id / t->threads | (t->threads - 1) << 8;
+		c->ecx = 0;
+		break;
+	}
+}
+
+int vcpu_cpuid_set(struct vcpu *v, struct err *e)
+{
+	const struct vcpus_config *t = &v->set->cfg;
+	const struct kvm_cpuid2 *s = t->kvm->supported;
+	size_t bytes = sizeof(*s) + s->nent * sizeof(s->entries[0]);
+	struct kvm_cpuid2 *c = malloc(bytes);
+	int r;
+
+	if (!c)
+		return err_set_errno(e, -ENOMEM, "CPUID");
+	memcpy(c, s, bytes);
+	for (unsigned i = 0; i < c->nent; i++)
+		entry_adjust(&c->entries[i], t, v->index);
+	r = kvm_ioctl(v->fd, KVM_SET_CPUID2, c);
+	free(c);
+	return r < 0 ? err_set(e, r, ERR_HOST, "KVM_SET_CPUID2: %s", strerror(-r)) : 0;
+}

@@ -1,0 +1,233 @@
+#include "vmm/kvm/kvm.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "vmm/vm_msg.h"
+
+#include <cpuid.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define TSS_ADDR 0xfffbd000ULL		/* three pages in the hole below 4 GiB; VMX without */
+#define IDENTITY_MAP_ADDR 0xfffbc000ULL /* unrestricted guest wants them */
+
+int kvm_ioctl(int fd, unsigned long req, void *arg)
+{
+	int r;
+
+	do {
+		r = ioctl(fd, req, arg);
+	} while (r < 0 && errno == EINTR);
+	return r < 0 ? -errno : r;
+}
+
+static const struct {
+	int cap;
+	const char *name;
+} required_caps[] = {
+	{ KVM_CAP_IRQCHIP, "KVM_CAP_IRQCHIP" },
+	{ KVM_CAP_PIT2, "KVM_CAP_PIT2" },
+	{ KVM_CAP_USER_MEMORY, "KVM_CAP_USER_MEMORY" },
+	{ KVM_CAP_IRQFD, "KVM_CAP_IRQFD" },
+	{ KVM_CAP_IOEVENTFD, "KVM_CAP_IOEVENTFD" },
+	{ KVM_CAP_SIGNAL_MSI, "KVM_CAP_SIGNAL_MSI" },
+	{ KVM_CAP_IMMEDIATE_EXIT, "KVM_CAP_IMMEDIATE_EXIT" },
+	{ KVM_CAP_EXT_CPUID, "KVM_CAP_EXT_CPUID" },
+	{ KVM_CAP_MP_STATE, "KVM_CAP_MP_STATE" },
+	{ KVM_CAP_VCPU_EVENTS, "KVM_CAP_VCPU_EVENTS" },
+	{ KVM_CAP_XSAVE, "KVM_CAP_XSAVE" },
+	{ KVM_CAP_ADJUST_CLOCK, "KVM_CAP_ADJUST_CLOCK" },
+};
+
+static int dev_kvm_open(struct err *e)
+{
+	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC), r = -errno;
+
+	if (fd >= 0)
+		return fd;
+	switch (r) {
+	case -ENOENT:
+		return err_set(e, r, ERR_HOST,
+			"/dev/kvm is missing: load the module kvm_intel or kvm_amd, or switch "
+			"virtualization on in the firmware");
+	case -EACCES:
+	case -EPERM:
+		return err_set(e, r, ERR_PERMISSION,
+			"no permission to open /dev/kvm: join its group (usually `adduser $USER kvm`, "
+			"then log in again)");
+	case -ENODEV:
+	case -ENXIO:
+		return err_set(e, r, ERR_HOST,
+			"/dev/kvm has no driver behind it: is the module kvm_intel or kvm_amd loaded?");
+	case -EBUSY:
+		return err_set(e, r, ERR_HOST, "another hypervisor holds the CPU's virtualization");
+	default:
+		return err_set_errno(e, r, "cannot open /dev/kvm");
+	}
+}
+
+static int caps_check(struct kvm *k, struct err *e)
+{
+	int version = kvm_ioctl(k->sys_fd, KVM_GET_API_VERSION, 0);
+
+	if (version != KVM_API_VERSION)
+		return err_set(e, -ENOTSUP, ERR_HOST, "/dev/kvm speaks API version %d, not %d", version,
+			KVM_API_VERSION);
+	for (size_t i = 0; i < ARRAY_SIZE(required_caps); i++)
+		if (kvm_ioctl(k->sys_fd, KVM_CHECK_EXTENSION, (void *)(long)required_caps[i].cap) <= 0)
+			return err_set(e, -ENOTSUP, ERR_HOST, "this host's KVM lacks %s",
+				required_caps[i].name);
+	k->has_stats_fd =
+		kvm_ioctl(k->sys_fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_BINARY_STATS_FD) > 0;
+	k->has_sync_regs = kvm_ioctl(k->sys_fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_SYNC_REGS) > 0;
+	k->has_msr_filter =
+		kvm_ioctl(k->sys_fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_X86_MSR_FILTER) > 0;
+	return 0;
+}
+
+static int supported_cpuid(struct kvm *k, struct err *e)
+{
+	struct kvm_cpuid2 *c =
+		calloc(1, sizeof(*c) + KVM_CPUID_ENTRIES_MAX * sizeof(struct kvm_cpuid_entry2));
+	int r;
+
+	if (!c)
+		return err_set_errno(e, -ENOMEM, "CPUID");
+	c->nent = KVM_CPUID_ENTRIES_MAX;
+	r = kvm_ioctl(k->sys_fd, KVM_GET_SUPPORTED_CPUID, c);
+	if (r < 0) {
+		free(c);
+		return err_set(e, r, ERR_HOST, "KVM_GET_SUPPORTED_CPUID: %s", strerror(-r));
+	}
+	k->supported = c;
+	return 0;
+}
+
+/* The PVM backend runs where the CPU shows neither VMX nor SVM. */
+static uint8_t host_kind(void)
+{
+	unsigned a, b, c, d;
+
+	if (__get_cpuid(1, &a, &b, &c, &d) && (c & 1u << 5))
+		return VM_HOST_VMX;
+	if (__get_cpuid(0x80000001, &a, &b, &c, &d) && (c & 1u << 2))
+		return VM_HOST_SVM;
+	return VM_HOST_PVM;
+}
+
+/* Nested paging can be switched off, too. */
+static bool has_shadows(uint8_t kind)
+{
+	const char *path = kind == VM_HOST_VMX ? "/sys/module/kvm_intel/parameters/ept"
+					       : "/sys/module/kvm_amd/parameters/npt";
+	int fd = kind == VM_HOST_PVM ? -1 : open(path, O_RDONLY | O_CLOEXEC);
+	char c = 'Y';
+
+	if (fd >= 0) {
+		if (read(fd, &c, 1) < 1)
+			c = 'Y';
+		close(fd);
+	}
+	return kind == VM_HOST_PVM || c == 'N' || c == '0';
+}
+
+static int vm_create(struct kvm *k, struct err *e)
+{
+	uint64_t identity = IDENTITY_MAP_ADDR;
+	int r = kvm_ioctl(k->sys_fd, KVM_CREATE_VM, 0);
+
+	if (r < 0)
+		return err_set(e, r, ERR_HOST, "KVM_CREATE_VM: %s%s", strerror(-r),
+			r == -ENOMEM ? "; is the host out of memory or of a cgroup's limit?" : "");
+	k->vm_fd = r;
+	r = kvm_ioctl(k->sys_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
+	if (r < (int)sizeof(struct kvm_run))
+		return err_set(e, -ENOTSUP, ERR_HOST, "KVM_GET_VCPU_MMAP_SIZE: %d", r);
+	k->run_bytes = (size_t)r;
+	if (k->host_kind != VM_HOST_VMX)
+		return 0;
+	r = kvm_ioctl(k->vm_fd, KVM_SET_IDENTITY_MAP_ADDR, &identity);
+	if (!r)
+		r = kvm_ioctl(k->vm_fd, KVM_SET_TSS_ADDR, (void *)TSS_ADDR);
+	return r < 0 ? err_set(e, r, ERR_HOST, "KVM_SET_TSS_ADDR: %s", strerror(-r)) : 0;
+}
+
+int kvm_init(struct kvm *k, struct kvm_cpuid2 *supported, struct err *e)
+{
+	int r;
+
+	memset(k, 0, sizeof(*k));
+	k->vm_fd = -1;
+	k->supported = supported;
+	k->host_kind = host_kind();
+	k->has_shadows = has_shadows(k->host_kind);
+	k->sys_fd = r = dev_kvm_open(e);
+	if (r >= 0)
+		r = caps_check(k, e);
+	if (!r && !k->supported)
+		r = supported_cpuid(k, e);
+	if (!r)
+		r = vm_create(k, e);
+	if (r < 0)
+		kvm_done(k);
+	return r;
+}
+
+void kvm_done(struct kvm *k)
+{
+	if (k->vm_fd >= 0)
+		close(k->vm_fd);
+	if (k->sys_fd >= 0)
+		close(k->sys_fd);
+	k->vm_fd = k->sys_fd = -1;
+	free(k->supported);
+	free(k->fresh);
+	k->supported = NULL;
+	k->fresh = NULL;
+}
+
+struct kvm_board {
+	struct kvm_irqchip chips[3];
+	struct kvm_pit_state2 pit;
+};
+
+/* get: read the state into b; else set it. */
+static int board_move(struct kvm *k, struct kvm_board *b, bool get, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(b->chips) && !r; i++) {
+		b->chips[i].chip_id = i;
+		r = kvm_ioctl(k->vm_fd, get ? KVM_GET_IRQCHIP : KVM_SET_IRQCHIP, &b->chips[i]);
+	}
+	if (!r)
+		r = kvm_ioctl(k->vm_fd, get ? KVM_GET_PIT2 : KVM_SET_PIT2, &b->pit);
+	return r < 0 ? err_set(e, r, ERR_HOST, "interrupt controllers: %s", strerror(-r)) : 0;
+}
+
+int kvm_reset_irqchip(struct kvm *k, struct err *e)
+{
+	return board_move(k, k->fresh, false, e);
+}
+
+int kvm_create_irqchip(struct kvm *k, struct err *e)
+{
+	struct kvm_pit_config pit = { .flags = KVM_PIT_SPEAKER_DUMMY };
+	int r = kvm_ioctl(k->vm_fd, KVM_CREATE_IRQCHIP, 0);
+
+	if (r < 0)
+		return err_set(e, r, ERR_HOST, "KVM_CREATE_IRQCHIP: %s", strerror(-r));
+	r = kvm_ioctl(k->vm_fd, KVM_CREATE_PIT2, &pit);
+	if (r < 0)
+		return err_set(e, r, ERR_HOST, "KVM_CREATE_PIT2: %s", strerror(-r));
+	k->fresh = calloc(1, sizeof(*k->fresh));
+	if (!k->fresh)
+		return err_set_errno(e, -ENOMEM, "interrupt controllers");
+	return board_move(k, k->fresh, true, e);
+}

@@ -1,0 +1,262 @@
+#include "vmm/kvm/memory.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/util.h"
+#include "devices/dev_host.h"
+#include "snapshot/holes.h"
+#include "vmm/kvm/kvm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <linux/memfd.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define HUGE_PAGE_BYTES (2 * MIB)
+#define PAGE_BYTES 4096u
+#define SLOT_BRIEF 2 /* behind those of RAM */
+
+int memory_init(struct memory *m, uint64_t bytes, bool huge_pages, struct err *e)
+{
+	unsigned flags = MFD_CLOEXEC | (huge_pages ? MFD_HUGETLB | MFD_HUGE_2MB : 0);
+	uint64_t want = huge_pages ? ROUND_UP(bytes, HUGE_PAGE_BYTES) : bytes;
+	int r;
+
+	memset(m, 0, sizeof(*m));
+	m->host = NULL;
+	m->base_fd = m->pagemap_fd = -1;
+	m->bytes = bytes;
+	m->mapped_bytes = want;
+	m->low_bytes = MIN(bytes, MEM_LOW_MAX);
+	m->high_bytes = bytes - m->low_bytes;
+	m->fd = memfd_create("cairn-ram", flags);
+	if (m->fd < 0 || ftruncate(m->fd, (off_t)want) < 0) {
+		r = -errno;
+		return err_set(e, r, ERR_HOST, "cannot make %llu MiB of guest memory: %s",
+			(unsigned long long)(bytes / MIB), strerror(-r));
+	}
+	/* Huge pages are reserved by the mapping; ordinary ones come on first touch. */
+	m->host = mmap(NULL, want, PROT_READ | PROT_WRITE,
+		MAP_SHARED | (huge_pages ? 0 : MAP_NORESERVE), m->fd, 0);
+	if (m->host == MAP_FAILED) {
+		r = -errno;
+		m->host = NULL;
+		return err_set(e, r, ERR_HOST, "cannot map %llu MiB of guest memory: %s%s",
+			(unsigned long long)(bytes / MIB), strerror(-r),
+			huge_pages ? "; raise /proc/sys/vm/nr_hugepages or set \"hugepages\": false" : "");
+	}
+	/* A core dump of this process need not hold the guest's secrets. */
+	madvise(m->host, want, MADV_DONTDUMP);
+	return 0;
+}
+
+static int slot_set(struct kvm *k, uint32_t slot, uint64_t gpa, uint64_t bytes, void *host,
+	struct err *e)
+{
+	struct kvm_userspace_memory_region region = { .slot = slot, .guest_phys_addr = gpa,
+		.memory_size = bytes, .userspace_addr = (uintptr_t)host };
+	int r = kvm_ioctl(k->vm_fd, KVM_SET_USER_MEMORY_REGION, &region);
+
+	return r < 0 ? err_set(e, r, ERR_HOST, "memory slot of %llu MiB at 0x%llx: %s",
+			       (unsigned long long)(bytes / MIB), (unsigned long long)gpa, strerror(-r))
+		     : 0;
+}
+
+int memory_attach(struct memory *m, struct kvm *k, struct err *e)
+{
+	int r = slot_set(k, 0, 0, m->low_bytes, m->host, e);
+
+	if (!r && m->high_bytes)
+		r = slot_set(k, 1, MEM_HIGH_BASE, m->high_bytes, m->host + m->low_bytes, e);
+	return r;
+}
+
+/* Any slot that goes takes all shadows along. This one is there only while vCPUs stand still. */
+int memory_forget_shadows(struct memory *m, struct kvm *k, struct err *e)
+{
+	uint64_t gpa = MEM_HIGH_BASE + ROUND_UP(m->high_bytes, PAGE_BYTES);
+	int r = k->has_shadows ? slot_set(k, SLOT_BRIEF, gpa, PAGE_BYTES, m->host, e) : 0;
+
+	return r < 0 || !k->has_shadows ? r : slot_set(k, SLOT_BRIEF, gpa, 0, m->host, e);
+}
+
+void memory_describe(const struct memory *m, struct dev_host *h)
+{
+	h->ram[0] = (struct dev_ram_range){ .gpa = 0, .bytes = m->low_bytes, .host = m->host };
+	h->ram[1] = (struct dev_ram_range){ .gpa = MEM_HIGH_BASE, .bytes = m->high_bytes,
+		.host = m->host + m->low_bytes };
+}
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+#define POPULATE_MIN_BYTES (256 * KIB)
+
+void memory_populate(struct memory *m, uint64_t gpa, uint64_t bytes)
+{
+	uint64_t start = ROUND_DOWN(gpa, 4096), end = ROUND_UP(gpa + bytes, 4096);
+
+	if (bytes < POPULATE_MIN_BYTES || !range_inside(start, end - start, m->low_bytes))
+		return;
+	madvise(m->host + start, end - start, MADV_POPULATE_WRITE);
+}
+
+/* ---- a view of another VM's memory ---- */
+
+static void fd_drop(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+}
+
+static int ram_map(struct memory *m, int fd, uint64_t offset, int flags, struct err *e)
+{
+	void *p = mmap(m->host, m->bytes, PROT_READ | PROT_WRITE, flags | MAP_FIXED | MAP_NORESERVE, fd,
+		(off_t)offset);
+
+	if (p == MAP_FAILED)
+		return err_set_errno(e, -errno, "cannot map the VM's memory");
+	madvise(m->host, m->bytes, MADV_DONTDUMP);
+	return 0;
+}
+
+int memory_view(struct memory *m, int base_fd, uint64_t offset, struct err *e)
+{
+	int r;
+
+	m->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	if (m->pagemap_fd < 0)
+		return err_set_errno(e, -errno, "/proc/self/pagemap");
+	r = ram_map(m, base_fd, offset, MAP_PRIVATE, e);
+	if (r < 0) {
+		fd_drop(&m->pagemap_fd);
+		return r;
+	}
+	m->base_fd = base_fd;
+	m->base_offset = offset;
+	return 0;
+}
+
+bool memory_is_view(const struct memory *m)
+{
+	return m->base_fd >= 0;
+}
+
+static int view_end(struct memory *m, struct err *e)
+{
+	int r = ram_map(m, m->fd, 0, MAP_SHARED, e);
+
+	if (r < 0)
+		return r;
+	fd_drop(&m->base_fd);
+	fd_drop(&m->pagemap_fd);
+	return 0;
+}
+
+#define PAGEMAP_PAGES 512u
+/* Of an entry of /proc/PID/pagemap (Documentation/admin-guide/mm/pagemap.rst). */
+#define PAGEMAP_HERE (3ULL << 62) /* present, or swapped out */
+#define PAGEMAP_FILE (1ULL << 61) /* a page of the file, not of ours */
+
+/* A page that was written since, or that the base has; the rest is zeros in both. */
+static bool page_is_wanted(struct memory *m, struct holes *h, uint64_t entry, uint64_t at)
+{
+	if ((entry & PAGEMAP_HERE) && !(entry & PAGEMAP_FILE))
+		return true;
+	return !hole_at(h, m->base_offset + at, PAGE_BYTES);
+}
+
+/* Runs of wanted pages among n, from `at` on. */
+static int pages_own(struct memory *m, struct holes *h, const uint64_t *entries, unsigned n, uint64_t at)
+{
+	int r = 0;
+
+	for (unsigned i = 0, end; i < n && !r; i = end + 1) {
+		for (end = i; end < n && page_is_wanted(m, h, entries[end], at + end * PAGE_BYTES);)
+			end++;
+		if (end > i)
+			r = pwrite_full(m->fd, m->host + at + i * PAGE_BYTES, (end - i) * PAGE_BYTES,
+				(off_t)(at + i * PAGE_BYTES));
+	}
+	return r;
+}
+
+static int content_own(struct memory *m)
+{
+	struct holes h = { .fd = m->base_fd, .bytes = m->base_offset + m->bytes };
+	uint64_t entries[PAGEMAP_PAGES];
+	int r = 0;
+
+	for (uint64_t at = 0; at < m->bytes && !r; at += PAGEMAP_PAGES * PAGE_BYTES) {
+		unsigned n = (unsigned)MIN(PAGEMAP_PAGES, (m->bytes - at) / PAGE_BYTES);
+
+		r = pread_full(m->pagemap_fd, entries, n * sizeof(entries[0]),
+			(off_t)(((uintptr_t)m->host + at) / PAGE_BYTES * sizeof(entries[0])));
+		if (!r)
+			r = pages_own(m, &h, entries, n, at);
+	}
+	return r;
+}
+
+static int ram_empty(struct memory *m)
+{
+	return fallocate(m->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)m->mapped_bytes) < 0
+		? -errno : 0;
+}
+
+int memory_own(struct memory *m, struct err *e)
+{
+	int r;
+
+	if (!memory_is_view(m))
+		return 0;
+	r = content_own(m);
+	if (r < 0)
+		err_set_errno(e, r, "cannot give the VM memory of its own");
+	else
+		r = view_end(m, e);
+	if (r < 0)
+		ram_empty(m);
+	return r;
+}
+
+void memory_clear(struct memory *m)
+{
+	if (memory_is_view(m) && view_end(m, NULL) == 0)
+		return;
+	/* Punching gives the pages back at once; a failure leaves the old content. */
+	if (memory_is_view(m) || ram_empty(m) < 0)
+		memset(m->host, 0, m->mapped_bytes);
+}
+
+void memory_done(struct memory *m)
+{
+	if (m->host)
+		munmap(m->host, m->mapped_bytes);
+	fd_drop(&m->fd);
+	fd_drop(&m->base_fd);
+	fd_drop(&m->pagemap_fd);
+	m->host = NULL;
+}
+
+static void e820_add(struct memory_e820 *t, size_t *n, uint64_t gpa, uint64_t end, uint32_t type)
+{
+	if (end > gpa)
+		t[(*n)++] = (struct memory_e820){ .gpa = gpa, .bytes = end - gpa, .type = type };
+}
+
+size_t memory_e820(const struct memory *m, struct memory_e820 *t)
+{
+	size_t n = 0;
+
+	e820_add(t, &n, 0, MIN(MEM_EBDA_BASE, m->low_bytes), E820_RAM);
+	e820_add(t, &n, MEM_EBDA_BASE, 0xa0000, E820_RESERVED);
+	e820_add(t, &n, MEM_ACPI_BASE, 0x100000, E820_RESERVED);
+	e820_add(t, &n, 0x100000, m->low_bytes, E820_RAM);
+	e820_add(t, &n, MEM_ECAM_BASE, MEM_ECAM_BASE + MEM_ECAM_BYTES, E820_RESERVED);
+	e820_add(t, &n, MEM_HIGH_BASE, MEM_HIGH_BASE + m->high_bytes, E820_RAM);
+	return n;
+}

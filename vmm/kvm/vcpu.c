@@ -1,0 +1,556 @@
+#include "vmm/kvm/vcpu.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "vmm/boot/boot.h"
+#include "vmm/kvm/assist.h"
+#include "vmm/kvm/kvm.h"
+
+#include <asm/kvm_para.h>
+#include <errno.h>
+#include <linux/kvm.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#define KICK_SIGNAL SIGUSR1
+#define VCPU_STACK_BYTES (128 * 1024)
+
+#define CR0_PE 1ULL
+#define CR0_ET (1ULL << 4)
+#define CR0_NE (1ULL << 5)
+#define CR0_PG (1ULL << 31)
+#define CR4_PAE (1ULL << 5)
+#define EFER_LME (1ULL << 8)
+#define EFER_LMA (1ULL << 10)
+#define APIC_BASE_ENABLED 0xfee00800ULL /* xAPIC at its usual address */
+#define APIC_BASE_BOOT_CPU (1ULL << 8)
+#define MSI_ADDRESS 0xfee00000u /* and the APIC's id from bit 12 on */
+#define MSI_DATA_NMI (4u << 8)
+#define MSI_DATA_INIT (5u << 8)
+#define MSR_IA32_MISC_ENABLE 0x1a0
+#define MISC_ENABLE_FAST_STRING 1ULL
+#define MSR_MTRR_DEF_TYPE 0x2ff
+#define MTRR_ENABLED_WRITE_BACK (1ULL << 11 | 6)
+
+/* ---- threads ---- */
+
+static void kick_handler(int sig)
+{
+	(void)sig; /* its only use is that KVM_RUN returns */
+}
+
+/* Nobody wants the vCPU out of the guest, unless somebody asks right now: that must not be
+ * lost, so clear, then look again. */
+static void immediate_exit_clear(struct vcpu *v)
+{
+	__atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+	if (atomic_load(&v->set->stop_requested))
+		__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+}
+
+/* KVM_RUN with a signal pending looks at what KVM has noted for the next entry, and does not enter. That the vCPU is
+ * to sleep until memory has come is such a note, and nothing else takes it away. Its result is of no use: all
+ * that there is goes. */
+static void vcpu_drain(struct vcpu *v)
+{
+	struct {
+		struct kvm_signal_mask head;
+		uint64_t blocked;
+	} __attribute__((packed)) mask = { .head.len = sizeof(mask.blocked), .blocked = ~(1ULL << (KICK_SIGNAL - 1)) };
+	sigset_t kick;
+
+	sigemptyset(&kick);
+	sigaddset(&kick, KICK_SIGNAL);
+	pthread_sigmask(SIG_BLOCK, &kick, NULL);
+	pthread_kill(pthread_self(), KICK_SIGNAL);
+	if (!kvm_ioctl(v->fd, KVM_SET_SIGNAL_MASK, &mask)) {
+		__atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+		ioctl(v->fd, KVM_RUN, 0);
+		kvm_ioctl(v->fd, KVM_SET_SIGNAL_MASK, NULL);
+	}
+	pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
+}
+
+/* Wait until the set runs again, or the vCPU is to be drained; false when the thread has to end. */
+static bool vcpu_park(struct vcpu *v)
+{
+	struct vcpus *s = v->set;
+	bool go;
+
+	pthread_mutex_lock(&s->lock);
+	s->nparked++;
+	v->drains = false;
+	pthread_cond_signal(&s->parked_cond);
+	while (atomic_load(&s->stop_requested) && !s->want_exit && !v->drains)
+		pthread_cond_wait(&s->run_cond, &s->lock);
+	go = !s->want_exit;
+	s->nparked--;
+	immediate_exit_clear(v);
+	pthread_mutex_unlock(&s->lock);
+	return go;
+}
+
+/* Run until the vCPU has to park. */
+static void vcpu_run_until_stop(struct vcpu *v)
+{
+	for (;;) {
+		int r = ioctl(v->fd, KVM_RUN, 0) < 0 ? errno : 0;
+
+		if (r == EINTR && atomic_load(&v->set->stop_requested))
+			return;
+		if (r == EINTR || r == EAGAIN) {
+			/* A stop that was taken back before it got here has left its mark, and
+			 * KVM_RUN would never enter the guest again. */
+			immediate_exit_clear(v);
+			continue;
+		}
+		if (r) {
+			vcpu_fault(v, VM_REASON_HOST_ERROR, "KVM_RUN: %s", strerror(r));
+			return;
+		}
+		if (!vcpu_exit_handle(v))
+			return;
+	}
+}
+
+static void *vcpu_thread(void *opaque)
+{
+	struct vcpu *v = opaque;
+	char name[16];
+
+	snprintf(name, sizeof(name), "vcpu%u", v->index);
+	pthread_setname_np(pthread_self(), name);
+	atomic_store(&v->tid, gettid());
+	while (vcpu_park(v)) {
+		v->ran = true;
+		if (v->drains)
+			vcpu_drain(v);
+		else
+			vcpu_run_until_stop(v);
+	}
+	return NULL;
+}
+
+/* A vCPU thread takes the kick and no other signal. */
+static int vcpu_thread_make(struct vcpu *v)
+{
+	sigset_t all, old;
+	pthread_attr_t attr;
+	int r;
+
+	sigfillset(&all);
+	sigdelset(&all, KICK_SIGNAL);
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, VCPU_STACK_BYTES);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	r = pthread_create(&v->thread, &attr, vcpu_thread, v);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	pthread_attr_destroy(&attr);
+	v->thread_made = !r;
+	return -r;
+}
+
+static void wait_all_parked(struct vcpus *s)
+{
+	while (s->nparked < s->cfg.count)
+		pthread_cond_wait(&s->parked_cond, &s->lock);
+}
+
+int vcpus_start_threads(struct vcpus *s, struct err *e)
+{
+	struct sigaction sa = { .sa_handler = kick_handler };
+
+	sigaction(KICK_SIGNAL, &sa, NULL);
+	for (unsigned i = 0; i < s->cfg.count; i++) {
+		int r = vcpu_thread_make(&s->vcpu[i]);
+
+		if (r < 0)
+			return err_set_errno(e, r, "cannot start the thread of vCPU %u", i);
+	}
+	pthread_mutex_lock(&s->lock);
+	wait_all_parked(s);
+	pthread_mutex_unlock(&s->lock);
+	return 0;
+}
+
+void vcpus_request_stop(struct vcpus *s)
+{
+	if (atomic_exchange(&s->stop_requested, true))
+		return;
+	for (unsigned i = 0; i < s->cfg.count; i++) {
+		__atomic_store_n(&s->vcpu[i].run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+		if (s->vcpu[i].thread_made)
+			pthread_kill(s->vcpu[i].thread, KICK_SIGNAL);
+	}
+}
+
+void vcpus_stop(struct vcpus *s)
+{
+	vcpus_request_stop(s);
+	pthread_mutex_lock(&s->lock);
+	wait_all_parked(s);
+	pthread_mutex_unlock(&s->lock);
+}
+
+void vcpus_resume(struct vcpus *s)
+{
+	pthread_mutex_lock(&s->lock);
+	atomic_store(&s->stop_requested, false);
+	/* Whoever poisons after this look requests the stop after the store above. */
+	if (atomic_load(&s->poisoned))
+		atomic_store(&s->stop_requested, true);
+	pthread_cond_broadcast(&s->run_cond);
+	pthread_mutex_unlock(&s->lock);
+}
+
+void vcpus_poison(struct vcpus *s)
+{
+	atomic_store(&s->poisoned, true);
+	vcpus_request_stop(s);
+}
+
+void vcpus_unpoison(struct vcpus *s)
+{
+	atomic_store(&s->poisoned, false);
+}
+
+/* A message to a local APIC, which has the vCPU's number. (SDM volume 3, "Message Signalled Interrupts".) */
+static void vcpu_signal(struct vcpu *v, uint32_t data)
+{
+	struct kvm_msi msi = { .address_lo = MSI_ADDRESS | v->index << 12, .data = data };
+
+	kvm_ioctl(v->set->cfg.kvm->vm_fd, KVM_SIGNAL_MSI, &msi);
+}
+
+/* As a message to each local APIC: KVM_NMI would wait until the vCPU is back from KVM_RUN, and one
+ * that sleeps in there does not come. */
+void vcpus_nmi(struct vcpus *s)
+{
+	for (unsigned i = 0; i < s->cfg.count; i++)
+		vcpu_signal(&s->vcpu[i], MSI_DATA_NMI);
+}
+
+/* ---- making and ending ---- */
+
+/* Where in a vCPU's binary statistics "blocking" stands (KVM_GET_STATS_FD); the same for
+ * every vCPU. 0: not there. */
+static off_t stats_find_blocking(int fd)
+{
+	struct kvm_stats_header h;
+	size_t desc_bytes;
+	off_t found = 0;
+	char *descs;
+
+	if (pread(fd, &h, sizeof(h), 0) != sizeof(h) || h.name_size > 256 || h.num_desc > 1024)
+		return 0;
+	desc_bytes = sizeof(struct kvm_stats_desc) + h.name_size;
+	descs = malloc(h.num_desc * desc_bytes + 1);
+	if (descs && pread(fd, descs, h.num_desc * desc_bytes, h.desc_offset) ==
+			     (ssize_t)(h.num_desc * desc_bytes)) {
+		for (size_t i = 0; i < h.num_desc; i++) {
+			struct kvm_stats_desc d;
+			const char *at = descs + i * desc_bytes;
+
+			memcpy(&d, at, sizeof(d));
+			if (!strncmp(at + sizeof(d), "blocking", h.name_size))
+				found = (off_t)h.data_offset + d.offset;
+		}
+	}
+	free(descs);
+	return found;
+}
+
+static void stats_open(struct vcpu *v)
+{
+	v->stats_fd = kvm_ioctl(v->fd, KVM_GET_STATS_FD, NULL);
+	if (v->stats_fd >= 0)
+		v->stats_blocking_off = v->index ? v->set->vcpu[0].stats_blocking_off
+						 : stats_find_blocking(v->stats_fd);
+}
+
+static int vcpu_make(struct vcpus *s, unsigned i, struct err *e)
+{
+	struct vcpu *v = &s->vcpu[i];
+	struct kvm *k = s->cfg.kvm;
+	int r;
+
+	v->set = s;
+	v->index = i;
+	v->fd = kvm_ioctl(k->vm_fd, KVM_CREATE_VCPU, (void *)(unsigned long)i);
+	if (v->fd < 0)
+		return err_set(e, v->fd, ERR_HOST, "KVM_CREATE_VCPU %u: %s", i, strerror(-v->fd));
+	v->run = mmap(NULL, k->run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, v->fd, 0);
+	if (v->run == MAP_FAILED) {
+		v->run = NULL;
+		return err_set_errno(e, -errno, "cannot map vCPU %u", i);
+	}
+	if (k->has_stats_fd)
+		stats_open(v);
+	v->fresh_lapic = malloc(sizeof(*v->fresh_lapic));
+	if (!v->fresh_lapic)
+		return err_set_errno(e, -ENOMEM, "vCPU %u", i);
+	r = kvm_ioctl(v->fd, KVM_GET_LAPIC, v->fresh_lapic);
+	return r < 0 ? err_set(e, r, ERR_HOST, "KVM_GET_LAPIC: %s", strerror(-r)) : vcpu_cpuid_set(v, e);
+}
+
+int vcpus_init(struct vcpus *s, const struct vcpus_config *c, struct err *e)
+{
+	int r = 0;
+
+	memset(s, 0, sizeof(*s));
+	s->cfg = *c;
+	atomic_store(&s->stop_requested, true);
+	pthread_mutex_init(&s->lock, NULL);
+	pthread_cond_init(&s->parked_cond, NULL);
+	pthread_cond_init(&s->run_cond, NULL);
+	s->vcpu = calloc(c->count, sizeof(*s->vcpu));
+	if (!s->vcpu)
+		return err_set_errno(e, -ENOMEM, "vCPUs");
+	for (unsigned i = 0; i < c->count; i++)
+		s->vcpu[i].fd = s->vcpu[i].stats_fd = -1;
+	for (unsigned i = 0; i < c->count && !r; i++)
+		r = vcpu_make(s, i, e);
+	return r;
+}
+
+static void vcpu_done(struct vcpu *v, size_t run_bytes)
+{
+	if (v->run)
+		munmap(v->run, run_bytes);
+	if (v->stats_fd >= 0)
+		close(v->stats_fd);
+	if (v->fd >= 0)
+		close(v->fd);
+	free(v->fresh_lapic);
+}
+
+void vcpus_done(struct vcpus *s)
+{
+	if (!s->vcpu)
+		return;
+	pthread_mutex_lock(&s->lock);
+	s->want_exit = true;
+	pthread_cond_broadcast(&s->run_cond);
+	pthread_mutex_unlock(&s->lock);
+	for (unsigned i = 0; i < s->cfg.count; i++)
+		if (!s->vcpu[i].run)
+			s->cfg.count = i; /* half built: no threads either */
+	vcpus_request_stop(s);
+	for (unsigned i = 0; i < s->cfg.count; i++)
+		if (s->vcpu[i].thread_made)
+			pthread_join(s->vcpu[i].thread, NULL);
+	for (unsigned i = 0; i < s->cfg.count; i++)
+		vcpu_done(&s->vcpu[i], s->cfg.kvm->run_bytes);
+	free(s->vcpu);
+	s->vcpu = NULL;
+}
+
+/* ---- registers at the start ---- */
+
+static struct kvm_segment flat_segment(uint16_t selector, uint8_t type, bool long_mode)
+{
+	return (struct kvm_segment){ .base = 0, .limit = 0xffffffff, .selector = selector,
+		.type = type, .present = 1, .db = !long_mode, .s = 1, .l = long_mode, .g = 1 };
+}
+
+static void sregs_for_entry(struct kvm_sregs *s, const struct boot_entry *b)
+{
+	bool lm = b->mode == BOOT_LONG_64;
+
+	s->cs = flat_segment(lm ? BOOT_CS64 : BOOT_CS32, 11, lm);
+	s->ds = s->es = s->fs = s->gs = s->ss = flat_segment(BOOT_DS, 3, false);
+	s->tr = (struct kvm_segment){ .limit = 0x67, .selector = BOOT_TSS, .type = 11, .present = 1 };
+	s->ldt = (struct kvm_segment){ .unusable = 1 };
+	s->gdt = (struct kvm_dtable){ .base = b->gdt_gpa, .limit = b->gdt_limit };
+	s->idt = (struct kvm_dtable){ .base = 0, .limit = 0 };
+	s->cr0 = CR0_PE | CR0_ET | CR0_NE;
+	s->cr2 = s->cr3 = s->cr4 = s->efer = 0;
+	if (lm) {
+		s->cr3 = b->cr3;
+		s->cr4 = CR4_PAE;
+		s->efer = EFER_LME | EFER_LMA;
+		s->cr0 |= CR0_PG;
+	}
+}
+
+/* What firmware would have left, and nothing by which KVM itself writes to guest memory for a
+ * kernel that is no more. A host that has not one of these MSRs does without it. */
+static void msrs_for_start(struct vcpu *v)
+{
+	static const struct kvm_msr_entry msrs[] = {
+		{ .index = MSR_IA32_MISC_ENABLE, .data = MISC_ENABLE_FAST_STRING },
+		{ .index = MSR_MTRR_DEF_TYPE, .data = MTRR_ENABLED_WRITE_BACK },
+		{ .index = MSR_KVM_SYSTEM_TIME }, { .index = MSR_KVM_SYSTEM_TIME_NEW },
+		{ .index = MSR_KVM_ASYNC_PF_EN }, { .index = MSR_KVM_STEAL_TIME },
+		{ .index = MSR_KVM_PV_EOI_EN } };
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry e[ARRAY_SIZE(msrs)];
+	} m;
+
+	for (size_t from = 0; from < ARRAY_SIZE(msrs);) {
+		int done;
+
+		m.head = (struct kvm_msrs){ .nmsrs = (uint32_t)(ARRAY_SIZE(msrs) - from) };
+		memcpy(m.e, msrs + from, m.head.nmsrs * sizeof(msrs[0]));
+		done = kvm_ioctl(v->fd, KVM_SET_MSRS, &m);
+		from += (done > 0 ? (size_t)done : 0) + 1; /* it stopped at one: leave that out */
+	}
+}
+
+static int boot_vcpu_reset(struct vcpu *v, const struct boot_entry *b, struct err *e)
+{
+	struct kvm_regs regs = { .rip = b->rip, .rbx = b->rbx, .rsi = b->rsi, .rflags = 2 };
+	struct kvm_sregs sregs;
+	int r = kvm_ioctl(v->fd, KVM_GET_SREGS, &sregs);
+
+	if (!r) {
+		sregs_for_entry(&sregs, b);
+		r = kvm_ioctl(v->fd, KVM_SET_SREGS, &sregs);
+	}
+	if (!r)
+		r = kvm_ioctl(v->fd, KVM_SET_REGS, &regs);
+	return r < 0 ? err_set(e, r, ERR_HOST, "cannot set vCPU 0's registers: %s", strerror(-r)) : 0;
+}
+
+/* Back to xAPIC mode, then its registers: no timer runs, nothing is pending or in service. */
+static int lapic_reset(struct vcpu *v)
+{
+	struct kvm_sregs sregs;
+	int r = kvm_ioctl(v->fd, KVM_GET_SREGS, &sregs);
+
+	if (r < 0)
+		return r;
+	sregs.apic_base = APIC_BASE_ENABLED | (v->index ? 0 : APIC_BASE_BOOT_CPU);
+	sregs.cr8 = 0;
+	memset(sregs.interrupt_bitmap, 0, sizeof(sregs.interrupt_bitmap));
+	r = kvm_ioctl(v->fd, KVM_SET_SREGS, &sregs);
+	return r < 0 ? r : kvm_ioctl(v->fd, KVM_SET_LAPIC, v->fresh_lapic);
+}
+
+/* GET_MP_STATE has KVM carry the INIT out. One that it puts off, since the guest is a hypervisor itself, must not
+ * come in the next life. */
+static int vcpu_interrupt_wait(struct vcpu *v)
+{
+	struct kvm_vcpu_events events;
+	struct kvm_mp_state mp;
+	int r;
+
+	vcpu_signal(v, MSI_DATA_INIT);
+	r = kvm_ioctl(v->fd, KVM_GET_MP_STATE, &mp);
+	if (!r)
+		r = kvm_ioctl(v->fd, KVM_GET_VCPU_EVENTS, &events);
+	if (r < 0 || !events.smi.latched_init)
+		return r;
+	events.smi.latched_init = 0;
+	return kvm_ioctl(v->fd, KVM_SET_VCPU_EVENTS, &events);
+}
+
+static void vcpus_drain(struct vcpus *s)
+{
+	pthread_mutex_lock(&s->lock);
+	for (unsigned i = 0; i < s->cfg.count; i++)
+		s->vcpu[i].drains = s->vcpu[i].ran;
+	pthread_cond_broadcast(&s->run_cond);
+	for (unsigned i = 0; i < s->cfg.count; i++)
+		while (s->vcpu[i].drains)
+			pthread_cond_wait(&s->parked_cond, &s->lock);
+	pthread_mutex_unlock(&s->lock);
+}
+
+int vcpus_forget(struct vcpus *s, struct err *e)
+{
+	int r = 0;
+
+	vcpus_drain(s);
+	/* All first: guests may have numbered their APICs anew. */
+	for (unsigned i = 0; i < s->cfg.count && !r; i++)
+		r = s->vcpu[i].ran ? lapic_reset(&s->vcpu[i]) : 0;
+	for (unsigned i = 0; i < s->cfg.count && !r; i++)
+		r = s->vcpu[i].ran ? vcpu_interrupt_wait(&s->vcpu[i]) : 0;
+	return r < 0 ? err_set(e, r, ERR_HOST, "cannot stop what vCPUs wait for: %s", strerror(-r)) : 0;
+}
+
+/* A vCPU that has run before: nothing of the last life may remain. */
+static int vcpu_clear(struct vcpu *v, struct err *e)
+{
+	struct kvm_vcpu_events before, events = { .flags = KVM_VCPUEVENT_VALID_NMI_PENDING };
+	struct kvm_debugregs debug = { .dr6 = 0xffff0ff0, .dr7 = 0x400 };
+	struct kvm_fpu fpu = { .fcw = 0x37f, .mxcsr = 0x1f80 };
+	struct kvm_mp_state mp = { .mp_state =
+		v->index ? KVM_MP_STATE_UNINITIALIZED : KVM_MP_STATE_RUNNABLE };
+	int r;
+
+	kvm_ioctl(v->fd, KVM_SET_DEBUGREGS, &debug);
+	kvm_ioctl(v->fd, KVM_SET_FPU, &fpu);
+	r = lapic_reset(v);
+	/* An NMI that is only queued becomes a pending one when it is looked at, and only that can be taken back. */
+	if (!r)
+		r = kvm_ioctl(v->fd, KVM_GET_VCPU_EVENTS, &before);
+	if (!r)
+		r = kvm_ioctl(v->fd, KVM_SET_VCPU_EVENTS, &events);
+	if (!r)
+		r = kvm_ioctl(v->fd, KVM_SET_MP_STATE, &mp);
+	return r < 0 ? err_set(e, r, ERR_HOST, "cannot reset vCPU %u: %s", v->index, strerror(-r)) : 0;
+}
+
+int vcpus_reset(struct vcpus *s, const struct boot_entry *entry, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < s->cfg.count && !r; i++) {
+		struct vcpu *v = &s->vcpu[i];
+
+		msrs_for_start(v);
+		if (s->cfg.assist)
+			assist_vcpu_reset(s->cfg.assist, v);
+		r = vcpu_clear(v, e);
+		if (!r && !i)
+			r = boot_vcpu_reset(v, entry, e);
+	}
+	return r;
+}
+
+/* ---- figures ---- */
+
+uint64_t vcpu_cpu_ns(const struct vcpus *s, unsigned i)
+{
+	struct timespec ts;
+	clockid_t clock;
+
+	if (!s->vcpu[i].thread_made || pthread_getcpuclockid(s->vcpu[i].thread, &clock) ||
+		clock_gettime(clock, &ts) < 0)
+		return 0;
+	return (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
+}
+
+bool vcpus_has_tid(const struct vcpus *s, int tid)
+{
+	for (unsigned i = 0; i < s->cfg.count; i++)
+		if (atomic_load(&s->vcpu[i].tid) == tid)
+			return true;
+	return false;
+}
+
+unsigned vcpus_halted(const struct vcpus *s)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < s->cfg.count; i++) {
+		const struct vcpu *v = &s->vcpu[i];
+		uint64_t blocking = 0;
+
+		if (v->stats_fd >= 0 && v->stats_blocking_off &&
+			pread(v->stats_fd, &blocking, sizeof(blocking), v->stats_blocking_off) ==
+				sizeof(blocking))
+			n += blocking != 0;
+	}
+	return n;
+}

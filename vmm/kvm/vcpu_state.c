@@ -1,0 +1,377 @@
+/* A vCPU's state as a section of the VM state. All vCPUs are parked.
+ *
+ * "vcpu", instance = its number, version VCPU_STATE_VERSION, in this order: MP state, registers, special
+ * registers, events, debug registers, XCRs, XSAVE area, LAPIC page, MSRs. */
+#include "base/err.h"
+#include "base/util.h"
+#include "snapshot/state.h"
+#include "vmm/kvm/assist.h"
+#include "vmm/kvm/kvm.h"
+#include "vmm/kvm/vcpu.h"
+
+#include <errno.h>
+#include <linux/kvm.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MSRS_MAX 256
+#define MSRS_AT_ONCE 255u /* KVM's limit */
+#define MSR_IA32_TSC 0x10u
+#define MSR_TSC_DEADLINE 0x6e0u
+#define XSAVE_MAX_BYTES (64 * 1024)
+
+struct msr_list {
+	struct kvm_msrs head;
+	struct kvm_msr_entry e[MSRS_MAX];
+};
+
+/* Everything KVM keeps for a vCPU. */
+struct vcpu_image {
+	struct kvm_mp_state mp;
+	struct kvm_regs regs;
+	struct kvm_sregs sregs;
+	struct kvm_vcpu_events events;
+	struct kvm_debugregs debug;
+	struct kvm_xcrs xcrs;
+	struct kvm_lapic_state lapic;
+	struct msr_list msrs;
+	size_t xsave_bytes;
+	union {
+		struct kvm_xsave x;
+		uint8_t raw[XSAVE_MAX_BYTES];
+	} xsave;
+};
+
+/* ---- from and to KVM ---- */
+
+/* Which MSRs there are: asked for once, without those that KVM lists but cannot read. */
+static int msrs_read(struct vcpu *v, struct msr_list *m)
+{
+	struct {
+		struct kvm_msr_list head;
+		uint32_t index[MSRS_MAX];
+	} list = { .head.nmsrs = MSRS_MAX };
+	int r = kvm_ioctl(v->set->cfg.kvm->sys_fd, KVM_GET_MSR_INDEX_LIST, &list);
+
+	if (r < 0)
+		return r;
+	m->head.nmsrs = list.head.nmsrs;
+	for (uint32_t i = 0; i < list.head.nmsrs; i++)
+		m->e[i] = (struct kvm_msr_entry){ .index = list.index[i] };
+	for (;;) {
+		r = kvm_ioctl(v->fd, KVM_GET_MSRS, m);
+		if (r < 0 || (uint32_t)r >= m->head.nmsrs)
+			return r < 0 ? r : 0;
+		memmove(&m->e[r], &m->e[r + 1], (m->head.nmsrs - (uint32_t)r - 1) * sizeof(m->e[0]));
+		m->head.nmsrs--;
+	}
+}
+
+static int xsave_read(struct vcpu *v, struct vcpu_image *s)
+{
+	int size = kvm_ioctl(v->set->cfg.kvm->vm_fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_XSAVE2);
+
+	s->xsave_bytes = MAX((size_t)MAX(size, 0), sizeof(s->xsave.x));
+	if (s->xsave_bytes > sizeof(s->xsave))
+		return -E2BIG;
+	return kvm_ioctl(v->fd, size > 0 ? KVM_GET_XSAVE2 : KVM_GET_XSAVE, &s->xsave);
+}
+
+static int image_read(struct vcpu *v, struct vcpu_image *s, const char **what)
+{
+	int r;
+
+	*what = "KVM_GET_MP_STATE";
+	r = kvm_ioctl(v->fd, KVM_GET_MP_STATE, &s->mp);
+	if (!r && (*what = "KVM_GET_REGS"))
+		r = kvm_ioctl(v->fd, KVM_GET_REGS, &s->regs);
+	if (!r && (*what = "KVM_GET_SREGS"))
+		r = kvm_ioctl(v->fd, KVM_GET_SREGS, &s->sregs);
+	if (!r && (*what = "KVM_GET_VCPU_EVENTS"))
+		r = kvm_ioctl(v->fd, KVM_GET_VCPU_EVENTS, &s->events);
+	if (!r && (*what = "KVM_GET_DEBUGREGS"))
+		r = kvm_ioctl(v->fd, KVM_GET_DEBUGREGS, &s->debug);
+	if (!r && (*what = "KVM_GET_XCRS"))
+		r = kvm_ioctl(v->fd, KVM_GET_XCRS, &s->xcrs);
+	if (!r && (*what = "KVM_GET_XSAVE"))
+		r = xsave_read(v, s);
+	if (!r && (*what = "KVM_GET_LAPIC"))
+		r = kvm_ioctl(v->fd, KVM_GET_LAPIC, &s->lapic);
+	if (!r && (*what = "KVM_GET_MSRS"))
+		r = msrs_read(v, &s->msrs);
+	return r;
+}
+
+static bool msr_is(struct vcpu *v, const struct kvm_msr_entry *e)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry e[1];
+	} one = { .head.nmsrs = 1, .e[0].index = e->index };
+
+	return kvm_ioctl(v->fd, KVM_GET_MSRS, &one) == 1 && one.e[0].data == e->data;
+}
+
+/* One that this host does not let us write keeps the value it has, when that is the right one; else the guest
+ * would see a change. */
+static int msr_refused(struct vcpu *v, const struct kvm_msr_entry *e)
+{
+	return !e->data || msr_is(v, e) ? 0 : -EINVAL;
+}
+
+/* The TSC deadline arms a timer in the LAPIC: it has to be there first, or the guest hangs
+ * at its next timer. The TSC itself goes before everything that is relative to it.
+ * All at once: KVM loads the vCPU for each call, which costs more than an MSR does. */
+static int msrs_write(struct vcpu *v, const struct msr_list *all, bool deadline)
+{
+	struct msr_list m = { 0 };
+	int r = 0;
+
+	for (uint32_t i = 0; i < all->head.nmsrs; i++)
+		if ((all->e[i].index == MSR_TSC_DEADLINE) == deadline)
+			m.e[m.head.nmsrs++] = all->e[i];
+	while (!r && m.head.nmsrs) {
+		uint32_t left = m.head.nmsrs, n;
+
+		m.head.nmsrs = MIN(left, MSRS_AT_ONCE);
+		r = kvm_ioctl(v->fd, KVM_SET_MSRS, &m);
+		if (r < 0)
+			break;
+		n = (uint32_t)r; /* before the first that was refused */
+		r = n < m.head.nmsrs ? msr_refused(v, &m.e[n++]) : 0;
+		m.head.nmsrs = left - n;
+		memmove(m.e, m.e + n, m.head.nmsrs * sizeof(m.e[0]));
+	}
+	return r;
+}
+
+static int image_write(struct vcpu *v, struct vcpu_image *s, const char **what)
+{
+	int r;
+
+	*what = "KVM_SET_SREGS";
+	r = kvm_ioctl(v->fd, KVM_SET_SREGS, &s->sregs);
+	if (!r && (*what = "KVM_SET_REGS"))
+		r = kvm_ioctl(v->fd, KVM_SET_REGS, &s->regs);
+	if (!r && s->xcrs.nr_xcrs && (*what = "KVM_SET_XCRS")) /* none on a CPU without XSAVE */
+		r = kvm_ioctl(v->fd, KVM_SET_XCRS, &s->xcrs);
+	if (!r && (*what = "KVM_SET_XSAVE"))
+		r = kvm_ioctl(v->fd, KVM_SET_XSAVE, &s->xsave);
+	if (!r && (*what = "KVM_SET_MSRS"))
+		r = msrs_write(v, &s->msrs, false);
+	if (!r && (*what = "KVM_SET_LAPIC"))
+		r = kvm_ioctl(v->fd, KVM_SET_LAPIC, &s->lapic);
+	if (!r && (*what = "KVM_SET_MP_STATE"))
+		r = kvm_ioctl(v->fd, KVM_SET_MP_STATE, &s->mp);
+	if (!r && (*what = "KVM_SET_DEBUGREGS"))
+		r = kvm_ioctl(v->fd, KVM_SET_DEBUGREGS, &s->debug);
+	if (!r && (*what = "KVM_SET_MSRS (TSC deadline)"))
+		r = msrs_write(v, &s->msrs, true);
+	if (!r && (*what = "KVM_SET_VCPU_EVENTS"))
+		r = kvm_ioctl(v->fd, KVM_SET_VCPU_EVENTS, &s->events);
+	return r;
+}
+
+/* ---- the section ---- */
+
+/* One list for both directions, so that they cannot differ: a field is put when w is set,
+ * else taken. */
+struct coder {
+	struct state_writer *w;
+	struct state_reader *r;
+};
+
+#define CODE(bits)                                                                                 \
+	static void code##bits(struct coder *c, uint##bits##_t *v)                                 \
+	{                                                                                          \
+		if (c->w)                                                                          \
+			state_put_u##bits(c->w, *v);                                               \
+		else                                                                               \
+			*v = state_u##bits(c->r);                                                  \
+	}
+CODE(8)
+CODE(16)
+CODE(32)
+#undef CODE
+
+/* KVM's __u64 is unsigned long long. */
+static void code64(struct coder *c, __u64 *v)
+{
+	if (c->w)
+		state_put_u64(c->w, *v);
+	else
+		*v = state_u64(c->r);
+}
+
+static void code_bytes(struct coder *c, void *p, size_t n)
+{
+	if (c->w)
+		state_put_bytes(c->w, p, n);
+	else
+		state_bytes(c->r, p, n);
+}
+
+static void code_regs(struct coder *c, struct kvm_regs *r)
+{
+	__u64 *const all[] = { &r->rax, &r->rbx, &r->rcx, &r->rdx, &r->rsi, &r->rdi, &r->rsp, &r->rbp,
+		&r->r8, &r->r9, &r->r10, &r->r11, &r->r12, &r->r13, &r->r14, &r->r15, &r->rip,
+		&r->rflags };
+
+	for (size_t i = 0; i < ARRAY_SIZE(all); i++)
+		code64(c, all[i]);
+}
+
+static void code_segment(struct coder *c, struct kvm_segment *s)
+{
+	code64(c, &s->base);
+	code32(c, &s->limit);
+	code16(c, &s->selector);
+	code8(c, &s->type);
+	code8(c, &s->present);
+	code8(c, &s->dpl);
+	code8(c, &s->db);
+	code8(c, &s->s);
+	code8(c, &s->l);
+	code8(c, &s->g);
+	code8(c, &s->avl);
+	code8(c, &s->unusable);
+}
+
+static void code_sregs(struct coder *c, struct kvm_sregs *s)
+{
+	struct kvm_segment *const segments[] = { &s->cs, &s->ds, &s->es, &s->fs, &s->gs, &s->ss, &s->tr,
+		&s->ldt };
+	__u64 *const rest[] = { &s->cr0, &s->cr2, &s->cr3, &s->cr4, &s->cr8, &s->efer, &s->apic_base };
+
+	for (size_t i = 0; i < ARRAY_SIZE(segments); i++)
+		code_segment(c, segments[i]);
+	code64(c, &s->gdt.base);
+	code16(c, &s->gdt.limit);
+	code64(c, &s->idt.base);
+	code16(c, &s->idt.limit);
+	for (size_t i = 0; i < ARRAY_SIZE(rest); i++)
+		code64(c, rest[i]);
+	for (size_t i = 0; i < ARRAY_SIZE(s->interrupt_bitmap); i++)
+		code64(c, &s->interrupt_bitmap[i]);
+}
+
+static void code_events(struct coder *c, struct kvm_vcpu_events *e)
+{
+	code8(c, &e->exception.injected);
+	code8(c, &e->exception.nr);
+	code8(c, &e->exception.has_error_code);
+	code8(c, &e->exception.pending);
+	code32(c, &e->exception.error_code);
+	code8(c, &e->interrupt.injected);
+	code8(c, &e->interrupt.nr);
+	code8(c, &e->interrupt.soft);
+	code8(c, &e->interrupt.shadow);
+	code8(c, &e->nmi.injected);
+	code8(c, &e->nmi.pending);
+	code8(c, &e->nmi.masked);
+	code32(c, &e->sipi_vector);
+	code32(c, &e->flags);
+	code8(c, &e->exception_has_payload);
+	code64(c, &e->exception_payload);
+}
+
+static void code_debug(struct coder *c, struct kvm_debugregs *d)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(d->db); i++)
+		code64(c, &d->db[i]);
+	code64(c, &d->dr6);
+	code64(c, &d->dr7);
+}
+
+static void code_xcrs(struct coder *c, struct kvm_xcrs *x)
+{
+	code32(c, &x->nr_xcrs);
+	x->nr_xcrs = MIN(x->nr_xcrs, (uint32_t)KVM_MAX_XCRS);
+	for (uint32_t i = 0; i < x->nr_xcrs; i++) {
+		code32(c, &x->xcrs[i].xcr);
+		code64(c, &x->xcrs[i].value);
+	}
+}
+
+static void code_xsave(struct coder *c, struct vcpu_image *s)
+{
+	uint32_t n = (uint32_t)s->xsave_bytes;
+
+	code32(c, &n);
+	s->xsave_bytes = n;
+	if (n > sizeof(s->xsave)) {
+		c->r->failed = true; /* only a reader can meet that */
+		return;
+	}
+	code_bytes(c, &s->xsave, n);
+}
+
+static void code_msrs(struct coder *c, struct msr_list *m)
+{
+	code32(c, &m->head.nmsrs);
+	if (m->head.nmsrs > MSRS_MAX) {
+		c->r->failed = true;
+		return;
+	}
+	for (uint32_t i = 0; i < m->head.nmsrs; i++) {
+		code32(c, &m->e[i].index);
+		code64(c, &m->e[i].data);
+	}
+}
+
+static void code_image(struct coder *c, struct vcpu_image *s)
+{
+	code32(c, &s->mp.mp_state);
+	code_regs(c, &s->regs);
+	code_sregs(c, &s->sregs);
+	code_events(c, &s->events);
+	code_debug(c, &s->debug);
+	code_xcrs(c, &s->xcrs);
+	code_xsave(c, s);
+	code_bytes(c, s->lapic.regs, sizeof(s->lapic.regs));
+	code_msrs(c, &s->msrs);
+}
+
+int vcpu_save(struct vcpu *v, struct state_writer *w, struct err *e)
+{
+	struct vcpu_image *s = calloc(1, sizeof(*s));
+	struct coder c = { .w = w };
+	const char *what = "";
+	char instance[16];
+	int r = s ? image_read(v, s, &what) : -ENOMEM;
+
+	if (!r) {
+		snprintf(instance, sizeof(instance), "%u", v->index);
+		state_section_begin(w, "vcpu", instance, VCPU_STATE_VERSION);
+		code_image(&c, s);
+		state_section_end(w);
+	}
+	free(s);
+	return r < 0 ? err_set(e, r, ERR_HOST, "vCPU %u: %s: %s", v->index, what, strerror(-r)) : 0;
+}
+
+int vcpu_load(struct vcpu *v, struct state_reader *reader, uint16_t version, struct err *e)
+{
+	struct vcpu_image *s = calloc(1, sizeof(*s));
+	struct coder c = { .r = reader };
+	const char *what = "";
+	int r = 0;
+
+	if (!s)
+		return err_set_errno(e, -ENOMEM, "vCPU %u", v->index);
+	code_image(&c, s);
+	if (version != VCPU_STATE_VERSION || !state_reader_complete(reader))
+		r = err_set(e, -EINVAL, ERR_CORRUPT, "VM state: vCPU %u's section is malformed", v->index);
+	if (!r) {
+		r = image_write(v, s, &what);
+		if (r < 0)
+			err_set(e, r, ERR_HOST,
+				"VM state: this host does not take the state of vCPU %u (%s: %s)", v->index, what,
+				strerror(-r));
+	}
+	if (!r && v->set->cfg.assist)
+		assist_vcpu_loaded(v->set->cfg.assist, v);
+	free(s);
+	return r;
+}

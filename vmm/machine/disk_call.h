@@ -1,0 +1,80 @@
+/* disk_call: something done on a disk's own thread, where its struct block lives, while the
+ * caller waits. From any thread but a disk's. */
+#ifndef CAIRN_VMM_MACHINE_DISK_CALL_H
+#define CAIRN_VMM_MACHINE_DISK_CALL_H
+
+#include "base/err.h"
+#include "base/loop.h"
+#include "block/block_snapshot.h"
+#include "snapshot/vmstate.h"
+
+#include <pthread.h>
+
+struct machine_disk;
+
+struct disk_call {
+	/* On the disk's thread. Calls disk_call_return(), now or later. */
+	void (*run)(struct disk_call *c, struct block *b);
+	struct machine_disk *disk;
+	struct loop_task task;
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+	bool returned;
+	int res;
+	struct err e;
+	struct block_snapshot_op op; /* for calls that need one */
+};
+
+/* Run and wait. Returns what disk_call_return() was given; the sentence goes to e. */
+int disk_call(struct machine_disk *d, struct disk_call *c, struct err *e);
+void disk_call_return(struct disk_call *c, int res, const struct err *e);
+
+/* What the guest has written is on stable storage. */
+int disk_flush(struct machine_disk *d, struct err *e);
+
+/* ---- block_snapshot.h, waiting ---- */
+
+int disk_snapshot_begin(struct machine_disk *d, struct block_snapshot **ret_s, struct err *e);
+/* *ret_id: BLOCK_SNAPSHOT_ID_MAX + 1 bytes, or NULL. */
+int disk_snapshot_commit(struct machine_disk *d, struct block_snapshot *s,
+	const struct block_snapshot_info *info, char *ret_id, struct err *e);
+int disk_snapshot_abort(struct machine_disk *d, struct block_snapshot *s, struct err *e);
+int disk_snapshot_list(struct machine_disk *d, struct block_snapshot_info **ret_list, size_t *ret_n,
+	struct err *e);
+int disk_snapshot_apply(struct machine_disk *d, const char *id, struct err *e);
+int disk_snapshot_apply_with(struct machine_disk *d, const struct block_snapshot_info *info,
+	struct err *e);
+int disk_snapshot_delete(struct machine_disk *d, const char *id, struct err *e);
+int disk_snapshot_update(struct machine_disk *d, const struct block_snapshot_info *info,
+	struct err *e);
+int disk_vmstate_share(struct machine_disk *d, struct block_snapshot *s, const char *id,
+	uint64_t offset, uint64_t len, struct err *e);
+int disk_vmstate_map(struct machine_disk *d, const char *id, struct block_vmstate_map *ret,
+	struct err *e);
+
+/* A vmstate_store in the VM state area of a snapshot being made (s), or of one that exists
+ * (id; read-only). Memory need not be aligned. */
+struct disk_store {
+	struct vmstate_store store;
+	struct machine_disk *disk;
+	struct block_snapshot *s;
+	const char *id;
+};
+void disk_store_init(struct disk_store *st, struct machine_disk *d, struct block_snapshot *s,
+	const char *id);
+
+struct vmstate_call {
+	struct disk_call c;
+	struct block_vmstate_req req;
+	struct iovec iov;
+	struct block_snapshot *s;
+	const char *id;
+	enum { VMSTATE_WRITE, VMSTATE_READ, VMSTATE_SHARE } what;
+};
+
+/* A write that goes on while the caller does something else. x and buf: borrowed until the wait, which has to
+ * come, once. */
+void disk_store_write_start(struct disk_store *st, struct vmstate_call *x, uint64_t off, void *buf, size_t len);
+int disk_store_write_wait(struct vmstate_call *x);
+
+#endif

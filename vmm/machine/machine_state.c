@@ -1,0 +1,357 @@
+#include "vmm/machine/machine_state.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "devices/device.h"
+#include "devices/vmgenid.h"
+#include "snapshot/state.h"
+#include "vmm/agent/agent.h"
+#include "vmm/machine/machine.h"
+
+#include <errno.h>
+#include <linux/kvm.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MACHINE_VERSION 1
+#define IRQCHIP_VERSION 1
+#define PIT_VERSION 1
+#define CLOCK_VERSION 1
+#define FROZEN_VERSION 1
+
+static const char *const irqchip_names[] = {
+	[KVM_IRQCHIP_PIC_MASTER] = "pic0",
+	[KVM_IRQCHIP_PIC_SLAVE] = "pic1",
+	[KVM_IRQCHIP_IOAPIC] = "ioapic",
+};
+
+/* ---- the machine itself: what has to be alike ---- */
+
+static void machine_put(struct machine *m, struct state_writer *w)
+{
+	state_section_begin(w, "machine", "", MACHINE_VERSION);
+	state_put_u64(w, m->cfg.ram_bytes);
+	state_put_u32(w, m->cfg.vcpus);
+	state_put_u32(w, m->ndevices);
+	state_section_end(w);
+}
+
+static int machine_check(struct machine *m, struct state_section *s, struct err *e)
+{
+	uint64_t ram = state_u64(&s->content);
+	uint32_t vcpus = state_u32(&s->content), devices = state_u32(&s->content);
+
+	if (!state_reader_complete(&s->content))
+		return err_set(e, -EINVAL, ERR_CORRUPT, "VM state: the machine's section is malformed");
+	if (ram != m->cfg.ram_bytes)
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"VM state: saved with %llu MiB of memory; this VM has %llu MiB",
+			(unsigned long long)(ram / MIB), (unsigned long long)(m->cfg.ram_bytes / MIB));
+	if (vcpus != m->cfg.vcpus)
+		return err_set(e, -EINVAL, ERR_INVALID, "VM state: saved with %u vCPUs; this VM has %u",
+			vcpus, m->cfg.vcpus);
+	if (devices != m->ndevices)
+		return err_set(e, -EINVAL, ERR_INVALID, "VM state: saved with %u devices; this VM has %u",
+			devices, m->ndevices);
+	return 0;
+}
+
+/* ---- interrupt controllers ---- */
+
+static void ioapic_put(const struct kvm_ioapic_state *s, struct state_writer *w)
+{
+	state_put_u64(w, s->base_address);
+	state_put_u32(w, s->ioregsel);
+	state_put_u32(w, s->id);
+	state_put_u32(w, s->irr);
+	for (unsigned i = 0; i < KVM_IOAPIC_NUM_PINS; i++)
+		state_put_u64(w, s->redirtbl[i].bits);
+}
+
+static void ioapic_take(struct kvm_ioapic_state *s, struct state_reader *r)
+{
+	s->base_address = state_u64(r);
+	s->ioregsel = state_u32(r);
+	s->id = state_u32(r);
+	s->irr = state_u32(r);
+	for (unsigned i = 0; i < KVM_IOAPIC_NUM_PINS; i++)
+		s->redirtbl[i].bits = state_u64(r);
+}
+
+static int irqchip_put(struct machine *m, unsigned id, struct state_writer *w, struct err *e)
+{
+	struct kvm_irqchip chip = { .chip_id = id };
+	int r = kvm_ioctl(m->kvm.vm_fd, KVM_GET_IRQCHIP, &chip);
+
+	if (r < 0)
+		return err_set(e, r, ERR_HOST, "KVM_GET_IRQCHIP: %s", strerror(-r));
+	state_section_begin(w, "irqchip", irqchip_names[id], IRQCHIP_VERSION);
+	if (id == KVM_IRQCHIP_IOAPIC)
+		ioapic_put(&chip.chip.ioapic, w);
+	else
+		state_put_bytes(w, &chip.chip.pic, sizeof(chip.chip.pic)); /* 16 bytes, each a field */
+	state_section_end(w);
+	return 0;
+}
+
+static int irqchip_load(struct machine *m, struct state_section *s, struct err *e)
+{
+	struct kvm_irqchip chip = { 0 };
+	int r;
+
+	while (chip.chip_id < ARRAY_SIZE(irqchip_names) &&
+		strcmp(irqchip_names[chip.chip_id], s->instance))
+		chip.chip_id++;
+	if (chip.chip_id == KVM_IRQCHIP_IOAPIC)
+		ioapic_take(&chip.chip.ioapic, &s->content);
+	else
+		state_bytes(&s->content, &chip.chip.pic, sizeof(chip.chip.pic));
+	if (!state_reader_complete(&s->content))
+		return err_set(e, -EINVAL, ERR_CORRUPT, "VM state: section %s is malformed", s->instance);
+	r = kvm_ioctl(m->kvm.vm_fd, KVM_SET_IRQCHIP, &chip);
+	return r < 0 ? err_set(e, r, ERR_HOST, "KVM_SET_IRQCHIP: %s", strerror(-r)) : 0;
+}
+
+/* ---- PIT and clock ---- */
+
+static int pit_put(struct machine *m, struct state_writer *w, struct err *e)
+{
+	struct kvm_pit_state2 p;
+	int r = kvm_ioctl(m->kvm.vm_fd, KVM_GET_PIT2, memset(&p, 0, sizeof(p)));
+
+	if (r < 0)
+		return err_set(e, r, ERR_HOST, "KVM_GET_PIT2: %s", strerror(-r));
+	state_section_begin(w, "pit", "", PIT_VERSION);
+	for (unsigned i = 0; i < ARRAY_SIZE(p.channels); i++) {
+		const struct kvm_pit_channel_state *c = &p.channels[i];
+
+		state_put_u32(w, c->count);
+		state_put_u16(w, c->latched_count);
+		state_put_bytes(w, &c->count_latched, 10); /* ten u8 fields in a row */
+		state_put_u64(w, (uint64_t)c->count_load_time);
+	}
+	state_put_u32(w, p.flags);
+	state_section_end(w);
+	return 0;
+}
+
+static int pit_load(struct machine *m, struct state_section *s, struct err *e)
+{
+	struct kvm_pit_state2 p = { 0 };
+	int r;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(p.channels); i++) {
+		struct kvm_pit_channel_state *c = &p.channels[i];
+
+		c->count = state_u32(&s->content);
+		c->latched_count = state_u16(&s->content);
+		state_bytes(&s->content, &c->count_latched, 10);
+		c->count_load_time = (int64_t)state_u64(&s->content);
+	}
+	p.flags = state_u32(&s->content);
+	if (!state_reader_complete(&s->content))
+		return err_set(e, -EINVAL, ERR_CORRUPT, "VM state: the PIT's section is malformed");
+	r = kvm_ioctl(m->kvm.vm_fd, KVM_SET_PIT2, &p);
+	return r < 0 ? err_set(e, r, ERR_HOST, "KVM_SET_PIT2: %s", strerror(-r)) : 0;
+}
+
+static int clock_put(struct machine *m, struct state_writer *w, struct err *e)
+{
+	struct kvm_clock_data c = { 0 };
+	int r = kvm_ioctl(m->kvm.vm_fd, KVM_GET_CLOCK, &c);
+
+	if (r < 0)
+		return err_set(e, r, ERR_HOST, "KVM_GET_CLOCK: %s", strerror(-r));
+	state_section_begin(w, "clock", "", CLOCK_VERSION);
+	state_put_u64(w, c.clock);
+	state_section_end(w);
+	return 0;
+}
+
+/* kvm-clock goes on from where it was saved: to the guest no time has passed. */
+static int clock_load(struct machine *m, struct state_section *s, struct err *e)
+{
+	struct kvm_clock_data c = { .clock = state_u64(&s->content) };
+	int r;
+
+	if (!state_reader_complete(&s->content))
+		return err_set(e, -EINVAL, ERR_CORRUPT, "VM state: the clock's section is malformed");
+	r = kvm_ioctl(m->kvm.vm_fd, KVM_SET_CLOCK, &c);
+	return r < 0 ? err_set(e, r, ERR_HOST, "KVM_SET_CLOCK: %s", strerror(-r)) : 0;
+}
+
+/* ---- devices ---- */
+
+static void device_put(struct device *d, struct state_writer *w)
+{
+	state_section_begin(w, d->ops->type, d->name, d->ops->state_version);
+	if (d->ops->save)
+		d->ops->save(d, w);
+	state_section_end(w);
+}
+
+static struct device *device_find(struct machine *m, const struct state_section *s)
+{
+	for (unsigned i = 0; i < m->ndevices; i++)
+		if (!strcmp(m->devices[i]->ops->type, s->name) && !strcmp(m->devices[i]->name, s->instance))
+			return m->devices[i];
+	return NULL;
+}
+
+static int device_load(struct device *d, struct state_section *s, struct err *e)
+{
+	if (!d->ops->load)
+		return state_reader_complete(&s->content)
+			? 0
+			: err_set(e, -EINVAL, ERR_CORRUPT, "VM state: section %s is malformed", d->name);
+	return d->ops->load(d, &s->content, s->version, e);
+}
+
+/* ---- all of it ---- */
+
+/* There only when the guest's file systems are frozen by its agent: who restores this has to thaw them. */
+#define FROZEN_SECTION "frozen"
+
+int machine_save(struct machine *m, struct state_writer *w, struct err *e)
+{
+	int r = 0;
+
+	machine_put(m, w);
+	for (unsigned i = 0; i < m->cfg.vcpus && !r; i++)
+		r = vcpu_save(&m->vcpus.vcpu[i], w, e);
+	for (unsigned i = 0; i < ARRAY_SIZE(irqchip_names) && !r; i++)
+		r = irqchip_put(m, i, w, e);
+	if (!r)
+		r = pit_put(m, w, e);
+	if (!r)
+		r = clock_put(m, w, e);
+	for (unsigned i = 0; i < m->ndevices && !r; i++)
+		device_put(m->devices[i], w);
+	if (agent_owes_thaw(m->agent)) {
+		state_section_begin(w, FROZEN_SECTION, "", FROZEN_VERSION);
+		state_section_end(w);
+	}
+	if (!r && w->failed)
+		r = err_set_errno(e, -ENOMEM, "VM state");
+	return r;
+}
+
+/* ---- which sections, in which order ---- */
+
+struct expected {
+	const char *name, *instance;
+	uint16_t version; /* the newest that we know */
+	bool optional;
+	char number[16];
+};
+
+/* The n-th section; false behind the last. */
+static bool section_expected(const struct machine *m, unsigned n, struct expected *x)
+{
+	const struct device *d;
+
+	x->instance = "";
+	x->optional = false;
+	if (!n--)
+		return x->name = "machine", x->version = MACHINE_VERSION, true;
+	if (n < m->cfg.vcpus) {
+		snprintf(x->number, sizeof(x->number), "%u", n);
+		return x->name = "vcpu", x->instance = x->number, x->version = VCPU_STATE_VERSION, true;
+	}
+	n -= m->cfg.vcpus;
+	if (n < ARRAY_SIZE(irqchip_names))
+		return x->name = "irqchip", x->instance = irqchip_names[n],
+		       x->version = IRQCHIP_VERSION, true;
+	n -= ARRAY_SIZE(irqchip_names);
+	if (!n--)
+		return x->name = "pit", x->version = PIT_VERSION, true;
+	if (!n--)
+		return x->name = "clock", x->version = CLOCK_VERSION, true;
+	if (n == m->ndevices && m->agent)
+		return x->name = FROZEN_SECTION, x->version = FROZEN_VERSION, x->optional = true;
+	if (n >= m->ndevices)
+		return false;
+	d = m->devices[n];
+	return x->name = d->ops->type, x->instance = d->name, x->version = d->ops->state_version, true;
+}
+
+static int section_check(const struct machine *m, unsigned n, const struct state_section *s,
+	struct err *e)
+{
+	struct expected x;
+
+	if (!section_expected(m, n, &x))
+		return err_set(e, -EINVAL, ERR_CORRUPT, "VM state: more sections than the machine has parts");
+	if (strcmp(s->name, x.name) || strcmp(s->instance, x.instance))
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"VM state: it has %s '%s' where this VM has %s '%s'; it belongs to another VM", s->name,
+			s->instance, x.name, x.instance);
+	if (s->version > x.version || !s->version)
+		return err_set(e, -EINVAL, ERR_UNSUPPORTED,
+			"VM state: section %s '%s' has version %u; this Cairn knows up to %u", s->name,
+			s->instance, s->version, x.version);
+	return 0;
+}
+
+int machine_state_check(struct machine *m, const uint8_t *buf, size_t len, struct err *e)
+{
+	struct state_section s;
+	struct expected x;
+	size_t pos = 0;
+	unsigned n = 0;
+	int r;
+
+	while ((r = state_section_next(buf, len, &pos, &s, e)) > 0) {
+		r = section_check(m, n, &s, e);
+		/* First, so that a difference is named as what it is. */
+		if (!r && !n)
+			r = machine_check(m, &s, e);
+		if (r < 0)
+			return r;
+		n++;
+	}
+	if (!r && section_expected(m, n, &x) && !x.optional)
+		r = err_set(e, -EINVAL, ERR_CORRUPT, "VM state: it ends before %s '%s'", x.name, x.instance);
+	return r;
+}
+
+static int frozen_load(struct machine *m, struct state_section *s, struct err *e)
+{
+	if (!state_reader_complete(&s->content))
+		return err_set(e, -EINVAL, ERR_CORRUPT, "VM state: section " FROZEN_SECTION " is malformed");
+	agent_restored(m->agent, true);
+	return 0;
+}
+
+static int section_load(struct machine *m, struct state_section *s, struct err *e)
+{
+	if (!strcmp(s->name, "machine"))
+		return 0; /* checked */
+	if (!strcmp(s->name, "vcpu"))
+		return vcpu_load(&m->vcpus.vcpu[strtoul(s->instance, NULL, 10)], &s->content, s->version,
+			e);
+	if (!strcmp(s->name, "irqchip"))
+		return irqchip_load(m, s, e);
+	if (!strcmp(s->name, "pit"))
+		return pit_load(m, s, e);
+	if (!strcmp(s->name, "clock"))
+		return clock_load(m, s, e);
+	if (!strcmp(s->name, FROZEN_SECTION))
+		return frozen_load(m, s, e);
+	return device_load(device_find(m, s), s, e);
+}
+
+int machine_load(struct machine *m, const uint8_t *buf, size_t len, struct err *e)
+{
+	int r = machine_state_check(m, buf, len, e);
+	struct state_section s;
+	size_t pos = 0;
+
+	agent_restored(m->agent, false);
+	while (!r && (r = state_section_next(buf, len, &pos, &s, e)) > 0)
+		r = section_load(m, &s, e);
+	if (!r)
+		vmgenid_renew(m->vmgenid, true);
+	return r;
+}

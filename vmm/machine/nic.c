@@ -1,0 +1,99 @@
+#include "vmm/machine/nic.h"
+#include "base/err.h"
+#include "base/loop.h"
+#include "devices/dev_host.h"
+#include "devices/virtio/virtio_net.h"
+#include "vmm/vm_msg.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#define LOOP_ENTRIES 64
+
+static int tap_take(struct nic *n, int *fds, struct err *e)
+{
+	int flags;
+
+	n->tap_fd = -1;
+	if (n->cfg->tap_fd == VM_NO_FD)
+		return 0;
+	n->tap_fd = fds[n->cfg->tap_fd];
+	fds[n->cfg->tap_fd] = -1;
+	flags = fcntl(n->tap_fd, F_GETFL);
+	if (flags < 0 || fcntl(n->tap_fd, F_SETFL, flags | O_NONBLOCK) < 0)
+		return err_set_errno(e, -errno, "%s", n->cfg->id);
+	return loop_new(LOOP_ENTRIES, &n->loop, e);
+}
+
+int nic_init(struct nic *n, struct dev_host *h, struct pci_host *p, const struct vm_interface *cfg,
+	int *fds, struct device **ret_dev, struct err *e)
+{
+	struct virtio_net_config c = { .name = cfg->id, .mtu = cfg->mtu, .user = cfg->user, .slot = -1 };
+	int r;
+
+	n->cfg = cfg;
+	r = tap_take(n, fds, e);
+	if (r < 0)
+		return r;
+	memcpy(c.mac, cfg->mac, sizeof(c.mac));
+	c.tap_fd = n->tap_fd;
+	c.loop = n->loop ? n->loop : h->loop;
+	r = virtio_net_new(h, p, &c, &n->dev, e);
+	if (!r)
+		*ret_dev = n->dev;
+	return r;
+}
+
+static void *nic_thread(void *opaque)
+{
+	struct nic *n = opaque;
+
+	pthread_setname_np(pthread_self(), n->cfg->id);
+	loop_run(n->loop);
+	return NULL;
+}
+
+int nic_start(struct nic *n, struct err *e)
+{
+	int r = n->loop ? -pthread_create(&n->thread, NULL, nic_thread, n) : 0;
+
+	n->thread_made = n->loop && !r;
+	return r < 0 ? err_set_errno(e, r, "cannot start the thread of interface %s", n->cfg->id) : 0;
+}
+
+void nic_stop(struct nic *n)
+{
+	if (!n->thread_made)
+		return;
+	loop_stop(n->loop);
+	pthread_join(n->thread, NULL);
+	n->thread_made = false;
+}
+
+void nic_done(struct nic *n)
+{
+	loop_free(n->loop);
+	if (n->tap_fd >= 0)
+		close(n->tap_fd);
+}
+
+void nic_info(struct nic *n, struct vm_interface_info *ret)
+{
+	struct virtio_net_stats s;
+
+	virtio_net_stats(n->dev, &s);
+	memcpy(ret->id, n->cfg->id, sizeof(ret->id));
+	memcpy(ret->target, n->cfg->target, sizeof(ret->target));
+	memcpy(ret->mac, n->cfg->mac, sizeof(ret->mac));
+	ret->link_up = s.link_up;
+	ret->rx_bytes = s.rx_bytes;
+	ret->rx_packets = s.rx_packets;
+	ret->rx_errors = s.rx_errors;
+	ret->rx_drops = s.rx_drops;
+	ret->tx_bytes = s.tx_bytes;
+	ret->tx_packets = s.tx_packets;
+	ret->tx_errors = s.tx_errors;
+	ret->tx_drops = s.tx_drops;
+}

@@ -1,0 +1,34 @@
+/* nic: a network interface of the machine: its device, and a loop with a thread if it has a tap. */
+#ifndef CAIRN_VMM_MACHINE_NIC_H
+#define CAIRN_VMM_MACHINE_NIC_H
+
+#include <pthread.h>
+#include <stdbool.h>
+
+struct dev_host;
+struct device;
+struct err;
+struct loop;
+struct pci_host;
+struct vm_interface;
+struct vm_interface_info;
+
+struct nic {
+	const struct vm_interface *cfg; /* borrowed */
+	int tap_fd;	   /* owned; -1: none */
+	struct loop *loop; /* NULL: without a tap, on the main one */
+	struct device *dev; /* the machine's */
+	pthread_t thread;
+	bool thread_made;
+};
+
+/* n: zeroed. fds: as of machine_new(); the tap is taken. *ret_dev: the machine's to free, between
+ * nic_stop() and nic_done(). Returns 0 or -errno; nic_done() in either case. */
+int nic_init(struct nic *n, struct dev_host *h, struct pci_host *p, const struct vm_interface *cfg,
+	int *fds, struct device **ret_dev, struct err *e);
+int nic_start(struct nic *n, struct err *e);
+void nic_stop(struct nic *n);
+void nic_done(struct nic *n);
+void nic_info(struct nic *n, struct vm_interface_info *ret);
+
+#endif

@@ -1,0 +1,197 @@
+#include "vmm/machine/ram_load.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "snapshot/pager.h"
+#include "snapshot/tracker.h"
+#include "snapshot/working_set.h"
+#include "vmm/machine/machine.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Old content of blocks that the guest overwrites may wait in this much memory. */
+#define ASIDE_MAX_BYTES (64 * MIB)
+#define PAGE_BYTES 4096u
+/* What a pause may find unprotected: 32 MiB take about 1 ms. */
+#define LEFT_BLOCKS (32 * MIB / VMSTATE_BLOCK_BYTES)
+
+/* On the tracker's thread: no vCPU may use what it is given instead of the block. */
+static void pager_failed(void *opaque, const struct err *e)
+{
+	struct machine *m = opaque;
+
+	vcpus_poison(&m->vcpus);
+	m->listener.fault(m->listener.opaque, 0, VM_REASON_IO_ERROR, e->msg);
+}
+
+static void *file_close(void *fd)
+{
+	pthread_setname_np(pthread_self(), "closer");
+	close((int)(intptr_t)fd);
+	return NULL;
+}
+
+/* On the tracker's thread: the file that memory came from takes room on the disk for as long as it is open. Its end
+ * takes the kernel a while, and faults would wait. */
+static void pager_completed(void *opaque)
+{
+	struct machine *m = opaque;
+	pthread_t t;
+
+	if (m->restored_from.fd < 0 ||
+		pthread_create(&t, NULL, file_close, (void *)(intptr_t)m->restored_from.fd))
+		return;
+	pthread_detach(t);
+	m->restored_from.fd = -1;
+}
+
+static bool may_wait(void *opaque, int tid)
+{
+	struct machine *m = opaque;
+
+	return vcpus_has_tid(&m->vcpus, tid);
+}
+
+static int tracker_begin(struct machine *m, struct pager *p, struct err *e)
+{
+	struct tracker_config c = { .uffd = &m->uffd, .ram = m->mem.host, .ram_bytes = m->mem.bytes,
+		.ram_fd = m->mem.fd, .pager = p, .aside_max_bytes = ASIDE_MAX_BYTES, .may_wait = may_wait,
+		.opaque = m };
+	int r = tracker_new(&c, &m->tracker, e);
+
+	if (!r)
+		r = tracker_start(m->tracker, e);
+	if (r < 0) {
+		tracker_free(m->tracker);
+		m->tracker = NULL;
+	}
+	return r;
+}
+
+static void page_touch(uint8_t *p, bool write)
+{
+	if (write)
+		__atomic_fetch_or(p, 0, __ATOMIC_RELAXED); /* the guest may be writing to it, too */
+	else
+		__atomic_load_n(p, __ATOMIC_RELAXED);
+}
+
+void ram_fetch(struct machine *m, const struct iovec *iov, unsigned niov, bool write)
+{
+	if (!m->tracker || !tracker_loads(m->tracker))
+		return;
+	for (; niov; niov--, iov++) {
+		uint8_t *p = iov->iov_base, *end = p + iov->iov_len;
+
+		for (; p < end; p = (uint8_t *)ROUND_DOWN((uintptr_t)p + PAGE_BYTES, PAGE_BYTES))
+			page_touch(p, write);
+	}
+}
+
+int ram_watch(struct machine *m, struct err *e)
+{
+	int r;
+
+	if (m->tracker)
+		return tracker_settle(m->tracker, LEFT_BLOCKS, e);
+	r = tracker_begin(m, NULL, e);
+	if (!r)
+		r = tracker_arm(m->tracker, e);
+	if (!r)
+		r = tracker_settle(m->tracker, LEFT_BLOCKS, e);
+	if (r < 0) {
+		tracker_free(m->tracker);
+		m->tracker = NULL;
+	}
+	return r;
+}
+
+static int pager_begin(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h,
+	struct pager **ret_p, struct err *e)
+{
+	struct pager_config c = { .store = s, .header = *h, .failed = pager_failed,
+		.complete = pager_completed, .opaque = m };
+
+	if (m->touched_fd >= 0 && !m->touched_read)
+		working_sets_read(&m->touched, m->touched_fd, h->layout.blocks);
+	m->touched_read = true;
+	c.first = working_sets_find(&m->touched, h->realtime_ns);
+	return pager_new(&c, ret_p, e);
+}
+
+void ram_touched_keep(struct machine *m)
+{
+	const uint32_t *blocks;
+	uint64_t key;
+	uint32_t n;
+
+	if (!m->pager)
+		return;
+	blocks = pager_touched(m->pager, &key, &n);
+	working_sets_put(&m->touched, key, blocks, n);
+	m->touched_changed = true;
+}
+
+void ram_touched_done(struct machine *m)
+{
+	int r = m->touched_fd >= 0 && m->touched_changed ? working_sets_write(&m->touched, m->touched_fd) : 0;
+
+	if (r < 0)
+		log_info(NULL, "what memory is used first is not kept: %s", strerror(-r));
+	working_sets_done(&m->touched);
+	if (m->touched_fd >= 0)
+		close(m->touched_fd);
+}
+
+int ram_wait(struct machine *m, struct err *e)
+{
+	return !m->pager || pager_wait(m->pager) ? 0
+		: err_set(e, -EIO, ERR_IO, "part of the saved memory could not be read");
+}
+
+static int load_all(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h, struct err *e)
+{
+	uint32_t *crcs = NULL;
+	int r = vmstate_read_crcs(s, h, &crcs, e);
+
+	for (uint64_t b = 0; b < h->layout.blocks && !r; b++)
+		if (!vmstate_block_is_zero(&h->layout, crcs, b))
+			r = vmstate_read_blocks(s, h, crcs, b, 1, m->mem.host + b * VMSTATE_BLOCK_BYTES, e);
+	free(crcs);
+	return r;
+}
+
+int ram_load(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h, struct err *e)
+{
+	int r;
+
+	if (m->uffd.fd < 0)
+		return load_all(m, s, h, e);
+	r = pager_begin(m, s, h, &m->pager, e);
+	if (!r)
+		r = tracker_begin(m, m->pager, e);
+	return r;
+}
+
+int ram_rewind(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h,
+	const struct bitmap *changed, struct err *e)
+{
+	struct pager *p;
+	int r = pager_begin(m, s, h, &p, e);
+
+	if (r < 0)
+		return r;
+	r = tracker_rewind(m->tracker, p, changed, e);
+	if (r < 0) {
+		pager_free(p);
+		return r;
+	}
+	ram_touched_keep(m);
+	pager_free(m->pager);
+	m->pager = p;
+	return 0;
+}

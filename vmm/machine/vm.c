@@ -1,0 +1,885 @@
+#include "vmm/machine/vm.h"
+#include "base/backoff.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+#include "devices/acpi_pm.h"
+#include "devices/legacy/pvpanic.h"
+#include "vmm/agent/agent.h"
+#include "vmm/machine/machine.h"
+#include "vmm/snapshot/vm_save.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+/* Something that another thread has to say. Ones that stop the VM come at most once per stop
+ * and vCPU; a guest can repeat the others as fast as it likes, so the queue is bounded and
+ * those that do not fit are dropped, not the stopping ones (they have their own rows). */
+#define QUEUE_MAX 256
+#define QUEUE_KEPT_FOR_STOPS 128
+/* Between two words on the progress of long work. */
+#define PROGRESS_NS 100000000ULL
+
+struct queued {
+	unsigned generation; /* of the guest's life: what a life before a reset said is void */
+	bool is_fault;
+	enum vm_reason reason;
+	struct dev_event ev;
+	char device[32];
+	char detail[VM_DETAIL_MAX];
+};
+
+struct vm {
+	struct vm_config cfg;
+	struct machine *m;
+	struct loop *loop;
+	struct vm_sink sink;
+	enum vm_phase phase;
+	enum vm_reason reason;
+	int64_t value;
+	char detail[VM_DETAIL_MAX];
+	struct {
+		enum vm_reason reason;
+		int64_t value;
+		char detail[VM_DETAIL_MAX];
+	} before_save;
+	uint64_t started_ns;
+	int end_fd;
+	int restore_fd; /* -1 once machine_restore() has it */
+	bool hint_hostname; /* to be told when it runs */
+	bool time_passed; /* since the state that it has: to be told when it runs */
+	bool memory_lost; /* part of the saved memory could not be read: never to run again */
+	pthread_mutex_t lock; /* the queue */
+	struct queued *queue;
+	unsigned nqueued, generation;
+	bool posted;
+	struct loop_task task;
+	/* Long work, and how far it is. */
+	const char *work;
+	bool work_live;	    /* beside the running guest */
+	bool reset_pending; /* the guest asked for it meanwhile */
+	/* Resets that the guest asks for again and again come later and later. */
+	struct backoff resets;
+	struct loop_timer *reset_timer;
+	unsigned reset_generation;
+	bool reset_delayed;
+	bool off_asked; /* somebody asked for it, by the button or the agent: off is off then, whatever the policy */
+	atomic_bool work_cancelled;
+	_Atomic uint64_t work_bytes, work_total;
+	_Atomic uint64_t work_told_ns; /* when progress was told last */
+	struct loop_task work_task;
+	atomic_bool work_posted;
+};
+
+static const char *phase_name(enum vm_phase p)
+{
+	static const char *const names[] = { "not started", "paused", "running", "crashed", "ended" };
+
+	return names[p];
+}
+
+static uint64_t realtime_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
+}
+
+/* ---- events ---- */
+
+static struct vm_event event_new(const struct vm *vm, enum vm_event_kind kind)
+{
+	return (struct vm_event){ .kind = kind, .phase = (uint8_t)vm->phase,
+		.reason = (uint8_t)vm->reason, .realtime_ns = realtime_ns() };
+}
+
+static void event_send(struct vm *vm, const struct vm_event *ev)
+{
+	if (vm->sink.event)
+		vm->sink.event(vm->sink.opaque, ev);
+}
+
+/* What its owner did not ask for: said at the default log level, since `cairn run` has nothing
+ * but its log and its exit status to tell by. */
+static bool reason_is_bad(enum vm_reason r)
+{
+	switch (r) {
+	case VM_REASON_IO_ERROR:
+	case VM_REASON_NO_SPACE:
+	case VM_REASON_IMAGE_CORRUPT:
+	case VM_REASON_GUEST_PANICKED:
+	case VM_REASON_TRIPLE_FAULT:
+	case VM_REASON_EMULATION_FAILURE:
+	case VM_REASON_SHUTDOWN_TIMEOUT:
+	case VM_REASON_KILLED:
+	case VM_REASON_HOST_ERROR:
+	case VM_REASON_WATCHDOG:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static void phase_set(struct vm *vm, enum vm_phase phase, enum vm_reason reason, int64_t value,
+	const char *detail)
+{
+	struct vm_event ev;
+
+	vm->phase = phase;
+	vm->reason = reason;
+	vm->value = value;
+	snprintf(vm->detail, sizeof(vm->detail), "%s", detail ? detail : "");
+	ev = event_new(vm, VM_EVENT_PHASE);
+	ev.value = value;
+	memcpy(ev.detail, vm->detail, sizeof(ev.detail));
+	log_write(reason_is_bad(reason) ? LOG_LEVEL_WARN : LOG_LEVEL_INFO, NULL, "%s (%s)%s%s",
+		phase_name(phase), vm_reason_name(reason), vm->detail[0] ? ": " : "", vm->detail);
+	if (phase == VM_PHASE_ENDED && vm->end_fd >= 0 &&
+		pwrite_full(vm->end_fd, &ev, sizeof(ev), 0) < 0)
+		log_warn(NULL, "cannot leave the reason in the end file");
+	event_send(vm, &ev);
+}
+
+/* ---- long work ---- */
+
+static int wrong_phase(const struct vm *vm, const char *what, struct err *e)
+{
+	return err_set(e, -EBUSY, ERR_WRONG_STATE, "cannot %s: the VM is %s (%s)", what,
+		phase_name(vm->phase), vm_reason_name(vm->reason));
+}
+
+/* A state from now would have asked for a reset that never comes. */
+int vm_check_keepable(const struct vm *vm, struct err *e)
+{
+	if (!vm->reset_delayed)
+		return 0;
+	return err_set(e, -EBUSY, ERR_BUSY,
+		"the guest resets in a loop, and its next reset is awaited; try again afterwards");
+}
+
+int vm_work_begin(struct vm *vm, const char *what, struct err *e)
+{
+	return vm->phase == VM_PHASE_CRASHED ? wrong_phase(vm, what, e) : vm_work_begin_crashed(vm, what, e);
+}
+
+int vm_work_begin_crashed(struct vm *vm, const char *what, struct err *e)
+{
+	if (vm->work)
+		return err_set(e, -EBUSY, ERR_BUSY, "a %s of this VM is under way", vm->work);
+	if (vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED && vm->phase != VM_PHASE_CRASHED)
+		return wrong_phase(vm, what, e);
+	vm->work = what;
+	vm->work_live = false;
+	atomic_store(&vm->work_cancelled, false);
+	atomic_store(&vm->work_told_ns, loop_now_ns());
+	return 0;
+}
+
+bool vm_work_step(struct vm *vm, uint64_t done, uint64_t total)
+{
+	uint64_t now = loop_now_ns();
+
+	atomic_store(&vm->work_bytes, done);
+	atomic_store(&vm->work_total, total);
+	if (now - atomic_load(&vm->work_told_ns) >= PROGRESS_NS &&
+		!atomic_exchange(&vm->work_posted, true)) {
+		atomic_store(&vm->work_told_ns, now);
+		loop_post(vm->loop, &vm->work_task);
+	}
+	return atomic_load(&vm->work_cancelled);
+}
+
+bool vm_work_cancelled(struct vm *vm)
+{
+	return atomic_load(&vm->work_cancelled);
+}
+
+static void work_progress(struct loop_task *t)
+{
+	struct vm *vm = container_of(t, struct vm, work_task);
+	struct vm_event ev = event_new(vm, VM_EVENT_PROGRESS);
+
+	atomic_store(&vm->work_posted, false);
+	ev.value = (int64_t)atomic_load(&vm->work_bytes);
+	ev.total = (int64_t)atomic_load(&vm->work_total);
+	if (vm->work)
+		event_send(vm, &ev);
+}
+
+int vm_work_cancel(struct vm *vm, struct err *e)
+{
+	if (!vm->work)
+		return err_set(e, -ENOENT, ERR_WRONG_STATE, "nothing is under way that could be cancelled");
+	atomic_store(&vm->work_cancelled, true);
+	return 0;
+}
+
+void vm_work_set_live(struct vm *vm)
+{
+	vm->work_live = true;
+}
+
+/* May the VM be moved? */
+static int busy(const struct vm *vm, struct err *e)
+{
+	if (vm->cfg.images_only)
+		return err_set(e, -EBUSY, ERR_WRONG_STATE,
+			"this process only works on the VM's images; the VM is off");
+	if (!vm->work || vm->work_live)
+		return 0;
+	return err_set(e, -EBUSY, ERR_BUSY, "a %s of this VM is under way", vm->work);
+}
+
+/* ---- requests ---- */
+
+static void generation_next(struct vm *vm)
+{
+	LOCK_GUARD(&vm->lock);
+
+	vm->generation++;
+}
+
+static void guest_frozen(void *opaque)
+{
+	struct vm *vm = opaque;
+	struct vm_event ev = event_new(vm, VM_EVENT_GUEST_FROZEN);
+
+	log_warn(NULL, "the guest was saved with its file systems frozen, and its agent does not say that they are thawed; "
+		"run `fsfreeze -u` on them in the guest");
+	event_send(vm, &ev);
+}
+
+/* What was frozen when it was saved has to be thawed.
+ * kvm-clock and the TSC go on from where they were saved: monotonic time knows of no gap. The time of day does,
+ * and only the guest can put that right. */
+static void run(struct vm *vm)
+{
+	machine_resume(vm->m);
+	if (vm->time_passed) {
+		agent_thaw_restored(vm->m->agent, guest_frozen, vm);
+		agent_set_time(vm->m->agent);
+	}
+	if (vm->hint_hostname)
+		agent_set_hostname(vm->m->agent, vm->cfg.name);
+	vm->time_passed = vm->hint_hostname = false;
+}
+
+int vm_cont(struct vm *vm, enum vm_reason reason, struct err *e)
+{
+	const char *corrupt = machine_corrupt_disk(vm->m);
+
+	if (busy(vm, e))
+		return -EBUSY;
+	if (vm->phase == VM_PHASE_RUNNING)
+		return 0;
+	if (vm->phase != VM_PHASE_PAUSED)
+		return wrong_phase(vm, "resume", e);
+	if (vm->memory_lost)
+		return err_set(e, -EIO, ERR_IO,
+			"cannot resume: part of the VM's saved memory could not be read; reset it or "
+			"revert to another snapshot");
+	if (corrupt)
+		return err_set(e, -EIO, ERR_CORRUPT,
+			"cannot resume: the image of %s is corrupt; destroy the VM, then repair it with "
+			"cairn-img check -r all", corrupt);
+	/* The guest may do things the moment it runs: say first that it does. */
+	phase_set(vm, VM_PHASE_RUNNING, reason, 0, NULL);
+	if (!vm->reset_delayed && !vm->reset_pending)
+		run(vm);
+	return 0;
+}
+
+void vm_revert_begin(struct vm *vm)
+{
+	bool runs = vm->phase == VM_PHASE_RUNNING;
+
+	if (runs)
+		machine_pause(vm->m);
+	generation_next(vm);
+	if (runs) /* as QEMU does it: who looks on sees it stop, and run on */
+		phase_set(vm, VM_PHASE_PAUSED, VM_REASON_FROM_SNAPSHOT, 0, NULL);
+	vm->memory_lost = false;
+	vm->reset_pending = vm->reset_delayed = vm->off_asked = false; /* asked for by what is no more */
+}
+
+void vm_reverted(struct vm *vm, bool on)
+{
+	vm->time_passed = true;
+	phase_set(vm, on ? VM_PHASE_RUNNING : VM_PHASE_PAUSED, VM_REASON_FROM_SNAPSHOT, 0, NULL);
+	if (on)
+		run(vm);
+}
+
+void vm_saving_begin(struct vm *vm)
+{
+	vm->before_save.reason = vm->reason;
+	vm->before_save.value = vm->value;
+	memcpy(vm->before_save.detail, vm->detail, sizeof(vm->detail));
+	phase_set(vm, VM_PHASE_PAUSED, VM_REASON_SAVING, 0, NULL);
+}
+
+void vm_saving_failed(struct vm *vm)
+{
+	phase_set(vm, VM_PHASE_PAUSED, vm->before_save.reason, vm->before_save.value,
+		vm->before_save.detail);
+}
+
+int vm_stop(struct vm *vm, enum vm_reason reason, struct err *e)
+{
+	if (vm->phase == VM_PHASE_PAUSED)
+		return 0;
+	if (vm->phase != VM_PHASE_RUNNING)
+		return wrong_phase(vm, "suspend", e);
+	machine_pause(vm->m);
+	phase_set(vm, VM_PHASE_PAUSED, reason, 0, NULL);
+	return 0;
+}
+
+/* Whoever presses it. */
+static int button_press(struct vm *vm, struct err *e)
+{
+	struct vm_event ev;
+
+	if (busy(vm, e))
+		return -EBUSY;
+	if (vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED)
+		return wrong_phase(vm, "press the power button", e);
+	ev = event_new(vm, VM_EVENT_POWERDOWN);
+	event_send(vm, &ev);
+	acpi_pm_press_power_button(vm->m->acpi_pm);
+	return 0;
+}
+
+int vm_powerdown(struct vm *vm, struct err *e)
+{
+	int r = button_press(vm, e);
+
+	if (!r)
+		vm->off_asked = true;
+	return r;
+}
+
+void vm_set_off_asked(struct vm *vm, bool asked)
+{
+	vm->off_asked = asked;
+}
+
+int vm_nmi(struct vm *vm, struct err *e)
+{
+	if (busy(vm, e))
+		return -EBUSY;
+	if (vm->phase != VM_PHASE_RUNNING)
+		return wrong_phase(vm, "inject an NMI", e);
+	vcpus_nmi(&vm->m->vcpus);
+	return 0;
+}
+
+/* Stop, back to power-on, and on in the phase it was in. */
+static int reset_in_place(struct vm *vm, bool by_guest, struct err *e)
+{
+	bool run = vm->phase == VM_PHASE_RUNNING;
+	struct vm_event ev;
+	int r;
+
+	if (run)
+		machine_pause(vm->m);
+	generation_next(vm);
+	r = machine_reset(vm->m, e);
+	vm->memory_lost = vm->reset_delayed = vm->off_asked = false;
+	if (r < 0) {
+		vm_end(vm, VM_REASON_HOST_ERROR, 0, e ? e->msg : "reset failed");
+		return r;
+	}
+	ev = event_new(vm, VM_EVENT_RESET);
+	ev.value = by_guest;
+	event_send(vm, &ev);
+	if (run)
+		machine_resume(vm->m);
+	return 0;
+}
+
+int vm_reset(struct vm *vm, struct err *e)
+{
+	if (busy(vm, e))
+		return -EBUSY;
+	if (vm->work)
+		return err_set(e, -EBUSY, ERR_BUSY, "a %s of this VM is under way", vm->work);
+	if (vm->phase == VM_PHASE_CRASHED) {
+		vm->phase = VM_PHASE_PAUSED; /* a hard reset is the way out of a preserved crash */
+		vm->reason = VM_REASON_USER;
+	}
+	if (vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED)
+		return wrong_phase(vm, "reset", e);
+	return reset_in_place(vm, false, e);
+}
+
+void vm_end(struct vm *vm, enum vm_reason reason, int64_t value, const char *detail)
+{
+	if (vm->phase == VM_PHASE_ENDED)
+		return;
+	atomic_store(&vm->work_cancelled, true);
+	if (vm->phase == VM_PHASE_RUNNING)
+		machine_pause(vm->m);
+	phase_set(vm, VM_PHASE_ENDED, reason, value, detail);
+	loop_stop(vm->loop);
+}
+
+/* ---- what the guest did ---- */
+
+static void reset_fire(void *opaque)
+{
+	struct vm *vm = opaque;
+	struct err e = { 0 };
+
+	if (!vm->reset_delayed || vm->reset_generation != vm->generation ||
+		(vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED))
+		return;
+	vm->reset_delayed = false;
+	if (vm->work)
+		vm->reset_pending = true;
+	else
+		reset_in_place(vm, true, &e);
+}
+
+static void reset_later(struct vm *vm, uint64_t now, uint64_t wait_ns)
+{
+	struct vm_event ev = event_new(vm, VM_EVENT_RESET_DELAYED);
+
+	log_warn(NULL, "the guest has asked for %u resets within %u s; this one comes in %llu s",
+		vm->resets.n, vm->cfg.resets.window_s, (unsigned long long)wait_ns / 1000000000);
+	vm->reset_delayed = true;
+	vm->reset_generation = vm->generation;
+	loop_timer_arm(vm->reset_timer, now + wait_ns);
+	ev.value = (int64_t)wait_ns;
+	ev.total = vm->resets.n;
+	event_send(vm, &ev);
+}
+
+/* A reset clears memory that the work is still writing: it waits for the work's end, with the
+ * vCPUs standing still since the guest asked. */
+static void guest_restart(struct vm *vm)
+{
+	uint64_t now = loop_now_ns(), wait = backoff_slow(&vm->cfg.resets, &vm->resets, now);
+	struct err e = { 0 };
+
+	if (wait)
+		reset_later(vm, now, wait);
+	else if (vm->work)
+		vm->reset_pending = true;
+	else
+		reset_in_place(vm, true, &e);
+}
+
+static void guest_poweroff(struct vm *vm)
+{
+	bool off = vm->off_asked && vm->cfg.on_poweroff == VM_ACTION_RESTART;
+
+	agent_guest_off(vm->m->agent);
+	switch (off ? VM_ACTION_DESTROY : vm->cfg.on_poweroff) {
+	case VM_ACTION_RESTART:
+		guest_restart(vm);
+		break;
+	case VM_ACTION_PRESERVE:
+		vm_stop(vm, VM_REASON_GUEST_SHUTDOWN, NULL);
+		break;
+	default:
+		vm_end(vm, VM_REASON_GUEST_SHUTDOWN, 0, NULL);
+	}
+}
+
+void vm_work_end(struct vm *vm)
+{
+	struct err e = { 0 };
+
+	vm->work = NULL;
+	if (vm->reset_pending && (vm->phase == VM_PHASE_RUNNING || vm->phase == VM_PHASE_PAUSED))
+		reset_in_place(vm, true, &e);
+	vm->reset_pending = false;
+}
+
+static void guest_reset(struct vm *vm)
+{
+	switch (vm->cfg.on_reboot) {
+	case VM_ACTION_RESTART:
+		guest_restart(vm);
+		break;
+	case VM_ACTION_PRESERVE:
+		vm_stop(vm, VM_REASON_GUEST_RESET, NULL);
+		break;
+	default:
+		vm_end(vm, VM_REASON_GUEST_RESET, 0, NULL);
+	}
+}
+
+/* A crash of the guest: panic, triple fault, emulation failure. Restarting is the daemon's,
+ * which counts and backs off. */
+static void guest_crashed(struct vm *vm, enum vm_reason reason, int64_t value, const char *detail)
+{
+	if (vm->cfg.on_crash != VM_ACTION_PRESERVE) {
+		vm_end(vm, reason, value, detail);
+		return;
+	}
+	if (vm->phase == VM_PHASE_RUNNING)
+		machine_pause(vm->m);
+	phase_set(vm, VM_PHASE_CRASHED, reason, value, detail);
+}
+
+static void guest_panicked(struct vm *vm, const struct queued *q)
+{
+	struct vm_event ev = event_new(vm, VM_EVENT_GUEST_PANICKED);
+
+	ev.value = q->ev.value;
+	event_send(vm, &ev);
+	if (q->ev.value & PVPANIC_PANICKED)
+		guest_crashed(vm, VM_REASON_GUEST_PANICKED, q->ev.value, NULL);
+}
+
+/* Whatever the guest is at: nothing of this waits for it, but the power button. */
+static void watchdog_bit(struct vm *vm)
+{
+	enum vm_watchdog_action action = (enum vm_watchdog_action)vm->cfg.watchdog_action;
+	struct vm_event ev = event_new(vm, VM_EVENT_WATCHDOG);
+
+	ev.value = action;
+	event_send(vm, &ev);
+	switch (action) {
+	case VM_WATCHDOG_RESET:
+		log_warn(NULL, "the watchdog resets the guest");
+		guest_reset(vm);
+		break;
+	case VM_WATCHDOG_SHUTDOWN:
+		button_press(vm, NULL);
+		break;
+	case VM_WATCHDOG_POWEROFF:
+		vm_end(vm, VM_REASON_WATCHDOG, 0, NULL);
+		break;
+	case VM_WATCHDOG_PAUSE:
+	case VM_WATCHDOG_DUMP:
+		if (vm->phase != VM_PHASE_RUNNING)
+			break;
+		machine_pause(vm->m);
+		phase_set(vm, VM_PHASE_PAUSED, VM_REASON_WATCHDOG, action, NULL);
+		break;
+	case VM_WATCHDOG_NMI:
+		vm_nmi(vm, NULL);
+		break;
+	default:
+		break;
+	}
+}
+
+void vm_set_watchdog(struct vm *vm, enum vm_watchdog_action action)
+{
+	vm->cfg.watchdog_action = (uint8_t)action;
+}
+
+static void disk_error_tell(struct vm *vm, const struct queued *q)
+{
+	struct vm_event ev = event_new(vm, VM_EVENT_IO_ERROR);
+
+	snprintf(ev.device, sizeof(ev.device), "%s", q->device);
+	ev.value = q->ev.value;
+	ev.is_write = q->ev.is_write;
+	ev.image_corrupt = q->ev.corrupt;
+	snprintf(ev.detail, sizeof(ev.detail), "%s",
+		q->ev.stop ? "stop" : q->ev.ignored ? "ignore" : "report");
+	event_send(vm, &ev);
+}
+
+static void disk_error(struct vm *vm, const struct queued *q)
+{
+	int error = (int)q->ev.value;
+	char detail[VM_DETAIL_MAX];
+
+	disk_error_tell(vm, q);
+	if (!q->ev.stop || vm->phase != VM_PHASE_RUNNING)
+		return;
+	machine_pause(vm->m);
+	snprintf(detail, sizeof(detail), "%s: %s failed: %s%s%s", q->device,
+		q->ev.is_write ? "write" : "read", strerror(error), q->detail[0] ? "; " : "", q->detail);
+	phase_set(vm, VM_PHASE_PAUSED,
+		error == ENOSPC || error == EDQUOT ? VM_REASON_NO_SPACE : VM_REASON_IO_ERROR, error, detail);
+}
+
+/* The guest cannot go on with that disk, in whichever phase, and life, this was found. */
+static void disk_corrupt(struct vm *vm, const struct queued *q)
+{
+	char detail[VM_DETAIL_MAX];
+
+	disk_error_tell(vm, q);
+	if (vm->phase == VM_PHASE_RUNNING)
+		machine_pause(vm->m);
+	if (vm->phase == VM_PHASE_CRASHED ||
+		(vm->phase == VM_PHASE_PAUSED && vm->reason == VM_REASON_IMAGE_CORRUPT))
+		return;
+	snprintf(detail, sizeof(detail), "%s%s%s", q->device, q->detail[0] ? ": " : "", q->detail);
+	phase_set(vm, VM_PHASE_PAUSED, VM_REASON_IMAGE_CORRUPT, q->ev.value, detail);
+}
+
+/* What the device says, as it says it. */
+static void device_tell(struct vm *vm, enum vm_event_kind kind, const struct queued *q)
+{
+	struct vm_event ev = event_new(vm, kind);
+
+	snprintf(ev.device, sizeof(ev.device), "%s", q->device);
+	memcpy(ev.detail, q->detail, sizeof(ev.detail));
+	event_send(vm, &ev);
+}
+
+static void agent_changed(void *opaque, bool open, bool answers)
+{
+	struct vm_event ev = event_new(opaque, VM_EVENT_AGENT);
+
+	ev.value = answers ? VM_AGENT_ANSWERS : open ? VM_AGENT_OPEN : VM_AGENT_CLOSED;
+	event_send(opaque, &ev);
+}
+
+void vm_recovered(struct vm *vm, enum vm_recovery what, const char *disk, const char *snapshot)
+{
+	struct vm_event ev = event_new(vm, VM_EVENT_SNAPSHOT_RECOVERED);
+
+	ev.value = what;
+	snprintf(ev.device, sizeof(ev.device), "%s", disk);
+	snprintf(ev.detail, sizeof(ev.detail), "%s", snapshot);
+	event_send(vm, &ev);
+}
+
+/* The pager met a block that cannot be had. */
+static void memory_lost(struct vm *vm, const struct queued *q)
+{
+	vm->memory_lost = true;
+	if (vm->phase == VM_PHASE_RUNNING)
+		machine_pause(vm->m);
+	phase_set(vm, VM_PHASE_PAUSED, VM_REASON_IO_ERROR, EIO, q->detail);
+}
+
+static void queued_handle(struct vm *vm, const struct queued *q)
+{
+	if (!q->is_fault && q->ev.corrupt && vm->phase != VM_PHASE_ENDED) {
+		disk_corrupt(vm, q);
+		return;
+	}
+	/* Of several vCPUs that fall together the first is heard. */
+	if ((vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED) ||
+		q->generation != vm->generation)
+		return;
+	if (q->is_fault) {
+		if (q->reason == VM_REASON_IO_ERROR)
+			memory_lost(vm, q);
+		else if (q->reason == VM_REASON_HOST_ERROR)
+			vm_end(vm, q->reason, 0, q->detail);
+		else
+			guest_crashed(vm, q->reason, 0, q->detail);
+		return;
+	}
+	switch (q->ev.kind) {
+	case DEV_EVENT_POWEROFF:
+		guest_poweroff(vm);
+		break;
+	case DEV_EVENT_RESET:
+		guest_reset(vm);
+		break;
+	case DEV_EVENT_PANICKED:
+		guest_panicked(vm, q);
+		break;
+	case DEV_EVENT_DEBUG_EXIT:
+		vm_end(vm, VM_REASON_DEBUG_EXIT, q->ev.value, NULL);
+		break;
+	case DEV_EVENT_IO_ERROR:
+		disk_error(vm, q);
+		break;
+	case DEV_EVENT_NEEDS_RESET:
+		device_tell(vm, VM_EVENT_NEEDS_RESET, q);
+		break;
+	case DEV_EVENT_LINK_LOST:
+		device_tell(vm, VM_EVENT_LINK_LOST, q);
+		break;
+	case DEV_EVENT_WATCHDOG:
+		watchdog_bit(vm);
+		break;
+	}
+}
+
+/* ---- the queue ---- */
+
+static void queue_run(struct loop_task *t)
+{
+	struct vm *vm = container_of(t, struct vm, task);
+	struct queued *batch = NULL;
+	unsigned n;
+
+	pthread_mutex_lock(&vm->lock);
+	n = vm->nqueued;
+	batch = malloc((n ? n : 1) * sizeof(*batch));
+	if (batch) {
+		memcpy(batch, vm->queue, n * sizeof(*batch));
+		vm->nqueued = 0;
+	}
+	vm->posted = false;
+	pthread_mutex_unlock(&vm->lock);
+	if (!batch) {
+		vm_end(vm, VM_REASON_HOST_ERROR, 0, "out of memory");
+		return;
+	}
+	for (unsigned i = 0; i < n; i++)
+		queued_handle(vm, &batch[i]);
+	free(batch);
+}
+
+static void queue_add(struct vm *vm, const struct queued *q, bool stops)
+{
+	LOCK_GUARD(&vm->lock);
+
+	if (vm->nqueued >= (stops ? QUEUE_MAX : QUEUE_MAX - QUEUE_KEPT_FOR_STOPS))
+		return;
+	vm->queue[vm->nqueued] = *q;
+	vm->queue[vm->nqueued++].generation = vm->generation;
+	if (vm->posted)
+		return;
+	vm->posted = true;
+	loop_post(vm->loop, &vm->task);
+}
+
+static void listener_event(void *opaque, const struct dev_event *ev)
+{
+	struct queued q = { .ev = *ev };
+
+	snprintf(q.device, sizeof(q.device), "%s", ev->device ? ev->device : "");
+	snprintf(q.detail, sizeof(q.detail), "%s", ev->detail ? ev->detail : "");
+	q.ev.device = q.ev.detail = NULL;
+	queue_add(opaque, &q, ev->kind <= DEV_EVENT_DEBUG_EXIT || ev->stop || ev->kind == DEV_EVENT_WATCHDOG);
+}
+
+static void listener_fault(void *opaque, unsigned vcpu, enum vm_reason reason, const char *detail)
+{
+	struct queued q = { .is_fault = true, .reason = reason };
+
+	(void)vcpu;
+	snprintf(q.detail, sizeof(q.detail), "%s", detail);
+	queue_add(opaque, &q, true);
+}
+
+/* ---- making and ending ---- */
+
+int vm_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct loop *l,
+	const struct vm_sink *sink, struct vm **ret_vm, struct err *e)
+{
+	struct vm *vm = calloc(1, sizeof(*vm));
+	struct machine_listener listener = { .event = listener_event, .fault = listener_fault,
+		.opaque = vm };
+	int r;
+
+	if (!vm || !(vm->queue = calloc(QUEUE_MAX, sizeof(*vm->queue)))) {
+		free(vm);
+		return err_set_errno(e, -ENOMEM, "VM");
+	}
+	vm->cfg = *cfg;
+	vm->loop = l;
+	vm->sink = *sink;
+	vm->phase = VM_PHASE_PAUSED;
+	vm->started_ns = realtime_ns();
+	vm->task.run = queue_run;
+	vm->work_task.run = work_progress;
+	vm->end_fd = vm->restore_fd = -1;
+	pthread_mutex_init(&vm->lock, NULL);
+	if (cfg->end_fd != VM_NO_FD) {
+		vm->end_fd = fds[cfg->end_fd];
+		fds[cfg->end_fd] = -1;
+	}
+	if (cfg->restore_fd != VM_NO_FD) {
+		vm->restore_fd = fds[cfg->restore_fd];
+		fds[cfg->restore_fd] = -1;
+	}
+	r = loop_timer_new(l, reset_fire, vm, &vm->reset_timer);
+	if (r < 0)
+		err_set_errno(e, r, "VM");
+	else
+		r = machine_new(cfg, fds, nfds, cfg->forked ? vm->restore_fd : -1, l, &listener, &vm->m, e);
+	if (r < 0) {
+		vm_free(vm);
+		return r;
+	}
+	if (vm->m->agent)
+		agent_watch(vm->m->agent, agent_changed, vm);
+	*ret_vm = vm;
+	return 0;
+}
+
+int vm_load(struct vm *vm, struct err *e)
+{
+	if (vm->cfg.images_only)
+		return 0;
+	if (vm->restore_fd < 0)
+		return machine_boot(vm->m, e);
+	vm->time_passed = true;
+	vm->hint_hostname = vm->cfg.forked && vm->cfg.hint_hostname;
+	return machine_restore(vm->m, steal_fd(&vm->restore_fd), e);
+}
+
+void vm_free(struct vm *vm)
+{
+	if (!vm)
+		return;
+	machine_free(vm->m);
+	loop_timer_free(vm->reset_timer);
+	if (vm->restore_fd >= 0)
+		close(vm->restore_fd);
+	if (vm->end_fd >= 0)
+		close(vm->end_fd);
+	pthread_mutex_destroy(&vm->lock);
+	free(vm->queue);
+	free(vm);
+}
+
+struct machine *vm_machine(struct vm *vm)
+{
+	return vm->m;
+}
+
+enum vm_phase vm_phase(const struct vm *vm)
+{
+	return vm->phase;
+}
+
+void vm_info(struct vm *vm, struct vm_info *i)
+{
+	memset(i, 0, sizeof(*i));
+	i->phase = (uint8_t)vm->phase;
+	i->reason = (uint8_t)vm->reason;
+	i->value = vm->value;
+	i->started_realtime_ns = vm->started_ns;
+	memcpy(i->detail, vm->detail, sizeof(i->detail));
+	machine_info(vm->m, i);
+}
+
+int vm_exit_status(const struct vm *vm)
+{
+	switch (vm->reason) {
+	case VM_REASON_DEBUG_EXIT:
+		return (int)(vm->value & 0xff);
+	case VM_REASON_GUEST_PANICKED:
+		return VM_EXIT_PANICKED;
+	case VM_REASON_TRIPLE_FAULT:
+	case VM_REASON_EMULATION_FAILURE:
+	case VM_REASON_WATCHDOG:
+		return VM_EXIT_CRASHED;
+	case VM_REASON_SHUTDOWN_TIMEOUT:
+		return VM_EXIT_TIMEOUT;
+	case VM_REASON_KILLED:
+		return VM_EXIT_KILLED;
+	case VM_REASON_HOST_ERROR:
+		return VM_EXIT_HOST;
+	default:
+		return VM_EXIT_OK;
+	}
+}

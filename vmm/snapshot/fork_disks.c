@@ -1,0 +1,301 @@
+#include "vmm/snapshot/fork_disks.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "block/block.h"
+#include "block/qcow2/qcow2.h"
+#include "vmm/snapshot/image_copy.h"
+#include "vmm/snapshot/vm_snapshot_impl.h"
+
+#include <errno.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Below it a snapshot of what others have, too, has no room in the refcounts. */
+#define REFCOUNT_ORDER_MIN 3u
+
+/* ---- progress ---- */
+
+void fork_progress_next(struct fork_progress *p, uint64_t part)
+{
+	p->base += p->part;
+	p->part = part;
+}
+
+int fork_progress_step(void *opaque, uint64_t done, uint64_t total)
+{
+	struct fork_progress *p = opaque;
+
+	(void)total;
+	return vm_work_step(p->vm, MIN(p->base + MIN(done, p->part), p->total), p->total);
+}
+
+/* ---- what there is ---- */
+
+/* Is it the image that this disk has open? The daemon knows its path only. */
+static int image_check(struct fork_disk *x, struct err *e)
+{
+	const struct machine_disk *d = x->disk;
+	struct stat st;
+
+	if (fstat(x->image, &st) < 0)
+		return err_set_errno(e, -errno, "disk %s", d->id);
+	if (st.st_dev != d->image_dev || st.st_ino != d->image_ino)
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"disk %s: the definition names another image than the VM runs with; define it as it was, "
+			"or start the VM anew", d->id);
+	x->bytes = (uint64_t)st.st_blocks * 512;
+	return 0;
+}
+
+int fork_disks_check(struct fork_disks *d, struct machine *m, struct err *e)
+{
+	unsigned at = 0;
+	int r = 0;
+
+	d->n = 0;
+	for (unsigned i = 0; i < m->ndisks; i++)
+		if (vmsnap_disk_takes_part(m, i))
+			d->list[d->n++] = (struct fork_disk){ .disk = &m->disks[i],
+				.is_qcow2 = m->cfg.disks[i].format[0] == BLOCK_FORMAT_QCOW2 };
+	if (d->nfds != d->n * (1 + (uint64_t)d->copies) || (d->n && !d->copies))
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"the definition has other disks than the VM runs with; define it as it was, or start the VM "
+			"anew");
+	for (unsigned i = 0; i < d->n && !r; i++, at += 1 + d->copies) {
+		d->list[i].image = d->fds[at];
+		d->list[i].copies = d->fds + at + 1;
+		r = image_check(&d->list[i], e);
+	}
+	return r;
+}
+
+/* Can a copy have this file's blocks? Tried with the first of them. */
+static bool can_share(const struct fork_disk *x)
+{
+	struct stat st;
+	struct file_clone_range range = { .src_fd = x->image };
+
+	if (fstat(x->image, &st) < 0 || st.st_size < st.st_blksize)
+		return false;
+	range.src_length = (uint64_t)st.st_blksize;
+	return ioctl(x->copies[0], FICLONERANGE, &range) == 0;
+}
+
+static int disk_prepare(struct fork_disks *d, struct fork_disk *x, struct err *e)
+{
+	struct qcow2_header h = { 0 };
+	int r = x->is_qcow2 ? qcow2_header_read(x->image, x->disk->id, &h, e) : 0;
+
+	if (r < 0)
+		return r;
+	if (can_share(x))
+		x->way = FORK_DISK_SHARE;
+	else if (x->is_qcow2 && h.refcount_order >= REFCOUNT_ORDER_MIN &&
+		!(h.incompatible & QCOW2_INCOMPAT_DATA_FILE))
+		x->way = FORK_DISK_FREEZE;
+	else
+		x->way = FORK_DISK_STAND;
+	if (x->way == FORK_DISK_SHARE)
+		x->bytes = 0;
+	d->progress->total += x->bytes * d->copies;
+	/* So that little is left of it for the pause. */
+	return x->way == FORK_DISK_FREEZE ? 0 : disk_flush(x->disk, e);
+}
+
+int fork_disks_prepare(struct fork_disks *d, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < d->n && !r; i++)
+		r = disk_prepare(d, &d->list[i], e);
+	return r;
+}
+
+/* ---- files ---- */
+
+/* Of a file's length; what is told is how much of its data that is, about. */
+static int file_step(void *opaque, uint64_t done, uint64_t total)
+{
+	struct fork_progress *p = opaque;
+
+	return fork_progress_step(p, (uint64_t)((double)p->part * (double)done / (double)MAX(total, 1u)), p->part);
+}
+
+static int file_copy(struct fork_disks *d, int source, int copy, struct err *e)
+{
+	return image_copy(source, copy, file_step, d->progress, e);
+}
+
+/* ---- the pause ---- */
+
+static int disk_freeze(struct fork_disks *d, struct fork_disk *x, struct err *e)
+{
+	int r;
+
+	if (x->way == FORK_DISK_FREEZE)
+		return disk_snapshot_begin(x->disk, &x->frozen, e);
+	r = disk_flush(x->disk, e);
+	if (r < 0)
+		return r;
+	fork_progress_next(d->progress, x->bytes);
+	return file_copy(d, x->image, x->copies[0], e);
+}
+
+int fork_disks_freeze(struct fork_disks *d, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < d->n && !r; i++)
+		r = disk_freeze(d, &d->list[i], e);
+	return r;
+}
+
+/* ---- the frozen content, as snapshots that nobody sees ---- */
+
+static int set_new(const struct machine *m, struct tree_set *set, char name[BLOCK_SNAPSHOT_NAME_MAX + 1],
+	struct err *e)
+{
+	uint64_t id;
+
+	memcpy(set->vm, m->cfg.uuid, sizeof(set->vm));
+	if (getrandom(set->id, sizeof(set->id), 0) != sizeof(set->id))
+		return err_set_errno(e, -errno, "getrandom");
+	memcpy(&id, set->id, sizeof(id));
+	snprintf(name, BLOCK_SNAPSHOT_NAME_MAX + 1, "cairn-fork-%016llx", (unsigned long long)id);
+	return 0;
+}
+
+/* The first disk's is marked as being deleted, those of others as being made: each mark alone has what a crash
+ * leaves deleted. */
+static int frozen_commit(struct fork_disks *d, struct machine *m, struct err *e)
+{
+	const struct machine_disk *first = vmsnap_first_disk(m, NULL);
+	uint64_t now = vmsnap_realtime_ns();
+	struct block_snapshot_info info = { .sec = (uint32_t)(now / 1000000000ULL) };
+	struct tree_data data = { .state = TREE_SHUTOFF };
+	int r = set_new(m, &data.set, info.name, e);
+
+	for (unsigned i = 0; i < d->n && !r; i++) {
+		struct fork_disk *x = &d->list[i];
+
+		if (!x->frozen)
+			continue;
+		data.set.mark = x->disk == first ? TREE_DELETING : TREE_MAKING;
+		tree_encode(&data, &info);
+		r = disk_snapshot_commit(x->disk, STEAL_PTR(x->frozen), &info, x->id, e);
+	}
+	return r;
+}
+
+/* Whether it came to be copied or not. */
+static void frozen_release(struct fork_disks *d)
+{
+	struct err e = { 0 };
+
+	for (unsigned i = 0; i < d->n; i++) {
+		struct fork_disk *x = &d->list[i];
+		int r = x->frozen ? disk_snapshot_abort(x->disk, STEAL_PTR(x->frozen), &e) : 0;
+
+		if (!r && x->way == FORK_DISK_FREEZE && x->id[0])
+			r = disk_snapshot_delete(x->disk, x->id, &e);
+		if (r < 0)
+			log_warn(x->disk->id, "what clones were copied from is not given back: %s; the next start "
+				"does it", e.msg);
+	}
+}
+
+/* ---- afterwards ---- */
+
+static int first_copy(struct fork_disks *d, struct fork_disk *x, bool cloned, struct err *e)
+{
+	struct qcow2_copy c = { .from = x->image, .to = x->copies[0], .cloned = cloned,
+		.snapshot = x->id[0] ? x->id : NULL, .step = fork_progress_step, .opaque = d->progress };
+	int r = qcow2_copy(&c, e);
+
+	return r < 0 ? (err_prefix(e, "disk %s", x->disk->id), r) : 0;
+}
+
+/* A copy of the whole file has the snapshots, too: with another VM's memory, and of no use to a clone. */
+static int snapshots_drop(struct fork_disks *d, struct fork_disk *x, struct err *e)
+{
+	struct qcow2_header h;
+	int r = x->is_qcow2 ? qcow2_header_read(x->copies[0], x->disk->id, &h, e) : 0;
+
+	if (r < 0 || !x->is_qcow2 || !h.nb_snapshots || (h.incompatible & QCOW2_INCOMPAT_DATA_FILE))
+		return r;
+	return first_copy(d, x, true, e);
+}
+
+static int copies_spread(struct fork_disks *d, struct fork_disk *x, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned k = 0; k < d->copies && !r; k++) {
+		if (k) {
+			fork_progress_next(d->progress, x->bytes);
+			r = file_copy(d, x->copies[0], x->copies[k], e);
+		}
+		if (!r && fdatasync(x->copies[k]) < 0)
+			r = err_set_errno(e, -errno, "cannot copy a disk's image");
+	}
+	return r;
+}
+
+static int disk_finish(struct fork_disks *d, struct fork_disk *x, struct err *e)
+{
+	int r;
+
+	if (x->way == FORK_DISK_FREEZE) {
+		fork_progress_next(d->progress, x->bytes);
+		r = first_copy(d, x, false, e);
+	} else {
+		r = snapshots_drop(d, x, e);
+	}
+	return r < 0 ? r : copies_spread(d, x, e);
+}
+
+int fork_disks_finish(struct fork_disks *d, struct machine *m, int r, struct err *e)
+{
+	bool frozen = false;
+
+	for (unsigned i = 0; i < d->n; i++)
+		frozen |= d->list[i].frozen != NULL;
+	if (!r && frozen)
+		r = frozen_commit(d, m, e);
+	for (unsigned i = 0; i < d->n && !r; i++)
+		r = disk_finish(d, &d->list[i], e);
+	frozen_release(d);
+	return r;
+}
+
+/* ---- of a snapshot ---- */
+
+int fork_disks_of_snapshot(struct fork_disks *d, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < d->n && !r; i++) {
+		struct fork_disk *x = &d->list[i];
+		bool cloned = ioctl(x->copies[0], FICLONE, x->image) == 0;
+
+		fork_progress_next(d->progress, x->bytes);
+		r = first_copy(d, x, cloned, e);
+		if (!r)
+			r = copies_spread(d, x, e);
+	}
+	return r;
+}
+
+void fork_disks_done(struct fork_disks *d)
+{
+	while (d->nfds)
+		close(d->fds[--d->nfds]);
+}

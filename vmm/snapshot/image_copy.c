@@ -1,0 +1,215 @@
+/* Two threads write, each a piece at a time, straight from a mapping of the source: what goes past the page cache
+ * is not copied by the processor at all, and else once. Only the kernel reads the mapping, so that a source that
+ * shrinks, or cannot be read, is an errno and no signal. */
+#include "vmm/snapshot/image_copy.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/util.h"
+#include "snapshot/holes.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define PIECE_BYTES (4 * MIB)
+/* Shorter ones are better gathered by the page cache. */
+#define DIRECT_BYTES (256 * KIB)
+/* Room is made for so much at a time: in one place, and before it is written. */
+#define ROOM_BYTES (1 * GIB)
+/* What direct I/O and mappings are aligned to, everywhere. */
+#define ALIGN_BYTES 4096u
+
+struct copy {
+	int source, copy;
+	uint64_t bytes;
+	pthread_mutex_t lock; /* of all below */
+	struct holes holes;
+	uint64_t at, room_to;
+	bool direct, never_direct;
+	int r; /* of the first piece that failed */
+};
+
+/* ---- under the lock ---- */
+
+/* In the middle of another's write it only has that one take the other way. */
+static void direct_set(struct copy *c, bool on)
+{
+	int flags = fcntl(c->copy, F_GETFL);
+
+	if (c->never_direct || on == c->direct)
+		return;
+	if (flags < 0 || fcntl(c->copy, F_SETFL, on ? flags | O_DIRECT : flags & ~O_DIRECT) < 0)
+		c->never_direct = true;
+	else
+		c->direct = on;
+}
+
+/* Not every file system can; that the disk is full is better known now. */
+static void room_make(struct copy *c, uint64_t from, uint64_t to)
+{
+	if (from < c->room_to)
+		return;
+	c->room_to = MIN(to, from + ROOM_BYTES);
+	if (fallocate(c->copy, 0, (off_t)from, (off_t)(c->room_to - from)) < 0 && errno == ENOSPC)
+		c->r = -ENOSPC;
+}
+
+/* The next stretch of data; 0: there is none. */
+static size_t piece_next(struct copy *c, uint64_t *ret_from)
+{
+	struct holes *h = &c->holes;
+	uint64_t from, to;
+
+	if (c->r || c->at >= c->bytes)
+		return 0;
+	hole_at(h, c->at, 1);
+	from = ROUND_DOWN(MAX(c->at, MIN(h->data_from, h->data_to)), ALIGN_BYTES);
+	to = ROUND_UP(h->data_to, ALIGN_BYTES);
+	c->at = MIN(to, from + PIECE_BYTES);
+	if (h->data_from >= c->bytes)
+		return 0;
+	if (to - from >= DIRECT_BYTES)
+		room_make(c, from, to);
+	direct_set(c, c->at - from >= DIRECT_BYTES);
+	*ret_from = from;
+	return c->r ? 0 : (size_t)(c->at - from);
+}
+
+/* ---- in both threads ---- */
+
+static size_t piece_take(struct copy *c, uint64_t *ret_from)
+{
+	size_t len;
+
+	pthread_mutex_lock(&c->lock);
+	len = piece_next(c, ret_from);
+	pthread_mutex_unlock(&c->lock);
+	return len;
+}
+
+static void failed(struct copy *c, int r)
+{
+	pthread_mutex_lock(&c->lock);
+	if (!c->r)
+		c->r = r;
+	pthread_mutex_unlock(&c->lock);
+}
+
+static int mapped_copy(const struct copy *c, uint64_t from, size_t len)
+{
+	void *p = mmap(NULL, len, PROT_READ, MAP_PRIVATE, c->source, (off_t)from);
+	int r;
+
+	if (p == MAP_FAILED)
+		return -errno;
+	madvise(p, len, MADV_WILLNEED); /* read all at once, where it has to be read */
+	r = pwrite_full(c->copy, p, len, (off_t)from);
+	munmap(p, len);
+	return r;
+}
+
+/* It works on every file, and tells what is wrong with one. */
+static int buffered_copy(struct copy *c, uint64_t from, size_t len)
+{
+	CLEANUP_FREE uint8_t *buf = malloc(PIECE_BYTES);
+	int r = buf ? 0 : -ENOMEM;
+
+	pthread_mutex_lock(&c->lock);
+	direct_set(c, false);
+	c->never_direct = true;
+	pthread_mutex_unlock(&c->lock);
+	len = (size_t)MIN(len, c->bytes - from);
+	if (!r)
+		r = pread_full(c->source, buf, len, (off_t)from);
+	return r ? r : pwrite_full(c->copy, buf, len, (off_t)from);
+}
+
+/* False: there is no more to do. */
+static bool piece_copy(struct copy *c)
+{
+	uint64_t from;
+	size_t len = piece_take(c, &from);
+	int r;
+
+	if (!len)
+		return false;
+	r = mapped_copy(c, from, len);
+	if (r < 0)
+		r = buffered_copy(c, from, len);
+	if (r < 0)
+		failed(c, r);
+	return true;
+}
+
+static void *helper_main(void *opaque)
+{
+	while (piece_copy(opaque))
+		;
+	return NULL;
+}
+
+/* ---- the whole ---- */
+
+static uint64_t position(struct copy *c)
+{
+	uint64_t at;
+
+	pthread_mutex_lock(&c->lock);
+	at = MIN(c->at, c->bytes);
+	pthread_mutex_unlock(&c->lock);
+	return at;
+}
+
+static int content_copy(struct copy *c, int (*step)(void *opaque, uint64_t done, uint64_t total), void *opaque)
+{
+	pthread_t helper;
+	bool helped = c->bytes > PIECE_BYTES && pthread_create(&helper, NULL, helper_main, c) == 0;
+
+	while (piece_copy(c))
+		if (step(opaque, position(c), c->bytes))
+			failed(c, -ECANCELED);
+	if (helped)
+		pthread_join(helper, NULL);
+	direct_set(c, false); /* whoever has the file next may write less than a sector */
+	if (!c->r && lseek(c->source, 0, SEEK_END) < (off_t)c->bytes)
+		c->r = -EIO; /* what is past its end looked like a hole */
+	/* The last piece went to the end of its page. */
+	if (!c->r && ftruncate(c->copy, (off_t)c->bytes) < 0)
+		c->r = -errno;
+	return c->r;
+}
+
+/* A block device says its size to those who go to its end. */
+static int prepare(struct copy *c)
+{
+	off_t end = lseek(c->source, 0, SEEK_END);
+
+	if (end < 0 || ftruncate(c->copy, 0) < 0 || ftruncate(c->copy, end) < 0)
+		return -errno;
+	c->bytes = (uint64_t)end;
+	c->holes = (struct holes){ .fd = c->source, .bytes = c->bytes };
+	return 0;
+}
+
+int image_copy(int source, int copy, int (*step)(void *opaque, uint64_t done, uint64_t total), void *opaque,
+	struct err *e)
+{
+	struct copy c = { .source = source, .copy = copy, .lock = PTHREAD_MUTEX_INITIALIZER };
+	int r;
+
+	/* Whatever it fails for, and there are many errnos: copying tells what is really wrong. */
+	if (ioctl(copy, FICLONE, source) == 0)
+		return 0;
+	r = prepare(&c);
+	if (!r)
+		r = content_copy(&c, step, opaque);
+	if (r == -ECANCELED)
+		return err_set(e, r, ERR_CANCELLED, "it was cancelled");
+	return r < 0 ? err_set_errno(e, r, "cannot copy a disk's image") : 0;
+}

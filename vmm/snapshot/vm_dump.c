@@ -1,0 +1,311 @@
+#include "vmm/snapshot/vm_dump.h"
+#include "base/bitmap.h"
+#include "base/cleanup.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+#include "snapshot/holes.h"
+#include "snapshot/pager.h"
+#include "snapshot/tracker.h"
+#include "vmm/machine/ram_load.h"
+#include "vmm/snapshot/elf_core.h"
+#include "vmm/snapshot/vm_snapshot_impl.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define MSR_KERNEL_GS_BASE 0xc0000102u
+#define PAGE 4096
+
+/* Stages: wait (worker, the guest runs), stop (main: registers, memory protected, and the guest goes on), write
+ * (worker). Without write protection the guest goes on after `write`. */
+struct dump_job {
+	struct vmsnap_job j;
+	int fd;
+	bool live;    /* the guest runs while memory is written */
+	bool stay;    /* it is to stand still from the instant on */
+	bool stopped; /* by us: to be let go on */
+	uint64_t stopped_ns, bytes_done;
+	uint8_t *head;
+	size_t head_bytes;
+};
+
+static void dump_free(struct dump_job *x)
+{
+	close(x->fd);
+	free(x->head);
+	free(x);
+}
+
+static void stage(struct dump_job *x, void (*run)(struct work *w), void (*done)(struct work *w))
+{
+	x->j.work.run = run;
+	x->j.work.done = done;
+	worker_submit(x->j.worker, x->j.m->host.loop, &x->j.work);
+}
+
+/* ---- registers; vCPUs parked ---- */
+
+static int cpu_read(struct vcpu *v, struct core_cpu *ret, struct err *e)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry e[1];
+	} gs = { .head.nmsrs = 1, .e[0].index = MSR_KERNEL_GS_BASE };
+	int r = kvm_ioctl(v->fd, KVM_GET_REGS, &ret->regs);
+
+	if (r >= 0)
+		r = kvm_ioctl(v->fd, KVM_GET_SREGS, &ret->sregs);
+	if (r >= 0)
+		r = kvm_ioctl(v->fd, KVM_GET_MSRS, &gs);
+	ret->kernel_gs_base = r == 1 ? gs.e[0].data : 0;
+	return r < 0 ? err_set(e, r, ERR_HOST, "cannot read the registers of vCPU %u: %s", v->index,
+		strerror(-r)) : 0;
+}
+
+static int head_make(struct dump_job *x, struct err *e)
+{
+	struct machine *m = x->j.m;
+	const struct core_ram ram[] = { { 0, m->mem.low_bytes }, { MEM_HIGH_BASE, m->mem.high_bytes } };
+	CLEANUP_FREE struct core_cpu *cpus = calloc(m->cfg.vcpus, sizeof(*cpus));
+	int r = 0;
+
+	if (!cpus)
+		return err_set_errno(e, -ENOMEM, "dump");
+	for (unsigned i = 0; i < m->cfg.vcpus && !r; i++)
+		r = cpu_read(&m->vcpus.vcpu[i], &cpus[i], e);
+	return r < 0 ? r : core_head(cpus, m->cfg.vcpus, ram, m->mem.high_bytes ? 2 : 1, &x->head,
+		&x->head_bytes, e);
+}
+
+/* ---- memory; on the worker ---- */
+
+static bool is_zero(const uint8_t *p, size_t len)
+{
+	uint64_t first;
+
+	memcpy(&first, p, sizeof(first));
+	return !first && !memcmp(p, p + sizeof(first), len - sizeof(first));
+}
+
+/* Up to a block of RAM, without its pages of zeros. RAM is a multiple of a page. */
+static int piece_write(struct dump_job *x, uint64_t off, const uint8_t *data, size_t len)
+{
+	size_t from = 0, to;
+	int r = 0;
+
+	while (from < len && !r) {
+		if (is_zero(data + from, PAGE)) {
+			from += PAGE;
+			continue;
+		}
+		for (to = from + PAGE; to < len && !is_zero(data + to, PAGE); to += PAGE)
+			;
+		r = pwrite_full(x->fd, data + from, to - from, (off_t)(x->head_bytes + off + from));
+		x->j.result.ram_bytes_written += r < 0 ? 0 : to - from;
+		from = to;
+	}
+	return r;
+}
+
+static int step(struct dump_job *x, uint64_t bytes)
+{
+	x->bytes_done += bytes;
+	return vm_work_step(x->j.vm, MIN(x->bytes_done, x->j.m->mem.bytes), x->j.m->mem.bytes) ? -ECANCELED : 0;
+}
+
+static int write_standing(struct dump_job *x)
+{
+	struct memory *mem = &x->j.m->mem;
+	struct holes holes = { .fd = mem->fd, .bytes = mem->bytes };
+	int r = 0;
+
+	for (uint64_t off = 0; off < mem->bytes && !r; off += VMSTATE_BLOCK_BYTES) {
+		size_t len = MIN(mem->bytes - off, (uint64_t)VMSTATE_BLOCK_BYTES);
+
+		if (!hole_at(&holes, off, len))
+			r = piece_write(x, off, mem->host + off, len);
+		if (!r)
+			r = step(x, len);
+	}
+	return r;
+}
+
+/* As it was at the instant; blocks that do not come are zeros. */
+static int write_live(struct dump_job *x)
+{
+	CLEANUP_FREE uint8_t *data = malloc(VMSTATE_BLOCK_BYTES);
+	uint64_t block;
+	int r = data ? 0 : -ENOMEM;
+
+	while (!r && (r = tracker_save_next(x->j.m->tracker, &block, data)) > 0) {
+		uint64_t off = block * VMSTATE_BLOCK_BYTES;
+		size_t len = MIN(x->j.m->mem.bytes - off, (uint64_t)VMSTATE_BLOCK_BYTES);
+
+		r = piece_write(x, off, data, len);
+		if (!r)
+			r = step(x, len);
+	}
+	return r;
+}
+
+static void write_run(struct work *w)
+{
+	struct dump_job *x = container_of(w, struct dump_job, j.work);
+	struct memory *mem = &x->j.m->mem;
+	int r = 0;
+
+	if (!x->live && memory_own(mem, &x->j.e) < 0) {
+		x->j.r = -EIO;
+		return;
+	}
+	if (ftruncate(x->fd, (off_t)(x->head_bytes + mem->bytes)) < 0)
+		r = -errno;
+	if (!r)
+		r = pwrite_full(x->fd, x->head, x->head_bytes, 0);
+	if (!r)
+		r = x->live ? write_live(x) : write_standing(x);
+	if (x->live)
+		tracker_save_end(x->j.m->tracker); /* whatever happened, writers may go on */
+	if (r == -ECANCELED)
+		x->j.r = err_set(&x->j.e, r, ERR_CANCELLED, "it was cancelled");
+	else if (r < 0)
+		x->j.r = err_set_errno(&x->j.e, r, "cannot write the dump");
+}
+
+/* ---- stages ---- */
+
+/* Memory that is still being read comes first. */
+static void wait_run(struct work *w)
+{
+	struct dump_job *x = container_of(w, struct dump_job, j.work);
+	struct vmsnap_job *j = &x->j;
+
+	if (j->m->pager && !pager_wait(j->m->pager))
+		j->r = err_set(&j->e, -EIO, ERR_IO,
+			"part of the memory that this VM was restored from could not be read");
+	if (!j->r && x->live)
+		j->r = ram_watch(j->m, &j->e);
+}
+
+static void go_on(struct dump_job *x)
+{
+	if (!x->stopped)
+		return;
+	x->stopped = false;
+	if (vm_phase(x->j.vm) == VM_PHASE_RUNNING)
+		machine_resume(x->j.m);
+	x->j.result.pause_ns = loop_now_ns() - x->stopped_ns;
+}
+
+static void dump_done(struct work *w)
+{
+	struct dump_job *x = container_of(w, struct dump_job, j.work);
+	struct vmsnap_job *j = &x->j;
+
+	go_on(x);
+	j->result.total_ns = loop_now_ns() - x->stopped_ns;
+	if (!j->r)
+		log_info(NULL, "memory dumped: pause %llu us, %llu KiB written",
+			(unsigned long long)j->result.pause_ns / 1000,
+			(unsigned long long)j->result.ram_bytes_written / 1024);
+	vm_work_set_live(j->vm); /* that the VM may go on */
+	if (j->r < 0 && x->stay)
+		vm_cont(j->vm, VM_REASON_USER, NULL);
+	vmsnap_job_finish(j);
+	dump_free(x);
+}
+
+/* All of it is wanted, whatever has been saved before. */
+static int memory_hold(struct dump_job *x)
+{
+	struct tracker *t = x->j.m->tracker;
+	uint64_t blocks = (x->j.m->mem.bytes + VMSTATE_BLOCK_BYTES - 1) / VMSTATE_BLOCK_BYTES;
+	struct bitmap all;
+	int r = bitmap_init(&all, blocks);
+
+	if (r < 0)
+		return err_set_errno(&x->j.e, r, "dump");
+	for (uint64_t b = 0; b < blocks; b++)
+		bitmap_set(&all, b);
+	r = tracker_hold(t, &x->j.e);
+	if (!r)
+		tracker_save_begin(t, &all);
+	bitmap_done(&all);
+	return r;
+}
+
+static void stop(struct work *w)
+{
+	struct dump_job *x = container_of(w, struct dump_job, j.work);
+	struct vmsnap_job *j = &x->j;
+
+	x->stopped_ns = loop_now_ns();
+	if (!j->r && vm_phase(j->vm) == VM_PHASE_ENDED)
+		j->r = err_set(&j->e, -ECANCELED, ERR_CANCELLED, "the VM ended meanwhile");
+	if (!j->r && vm_phase(j->vm) == VM_PHASE_RUNNING) {
+		machine_pause(j->m);
+		x->stopped = true;
+	}
+	if (!j->r)
+		j->r = head_make(x, &j->e);
+	if (!j->r && x->live)
+		j->r = memory_hold(x);
+	if (j->r < 0) {
+		dump_done(w);
+		return;
+	}
+	if (x->live) {
+		go_on(x);
+		vm_work_set_live(j->vm);
+	}
+	stage(x, write_run, dump_done);
+}
+
+static int file_check(int fd, struct err *e)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return err_set_errno(e, -errno, "the file");
+	if (!S_ISREG(st.st_mode) || st.st_size)
+		return err_set(e, -EINVAL, ERR_INVALID, "a dump is written into an empty regular file");
+	return 0;
+}
+
+static struct dump_job *dump_new(struct vm *vm, struct worker *w, int fd, struct err *e)
+{
+	struct dump_job *x = NULL;
+
+	if (vm_machine(vm)->cfg.images_only)
+		err_set(e, -EBUSY, ERR_WRONG_STATE, "the VM is off: it has no memory to dump");
+	else if (file_check(fd, e) == 0)
+		x = vmsnap_job_new_crashed(sizeof(*x), vm, w, "dump", e);
+	if (!x)
+		close(fd);
+	return x;
+}
+
+int vm_dump(struct vm *vm, struct worker *w, const struct vm_dump *how, int fd, vm_snapshot_done_fn *done,
+	void *opaque, struct err *e)
+{
+	struct dump_job *x = dump_new(vm, w, fd, e);
+	struct machine *m = vm_machine(vm);
+
+	if (!x)
+		return -EBUSY;
+	x->fd = fd;
+	x->j.done = done;
+	x->j.opaque = opaque;
+	x->stay = how->stay && vm_phase(vm) == VM_PHASE_RUNNING;
+	if (x->stay)
+		vm_stop(vm, VM_REASON_USER, NULL);
+	x->live = vm_phase(vm) == VM_PHASE_RUNNING && m->uffd.can_protect && !m->cfg.huge_pages &&
+		!memory_is_view(&m->mem);
+	stage(x, wait_run, stop);
+	return 0;
+}

@@ -1,0 +1,351 @@
+#include "vmm/snapshot/vm_fork.h"
+#include "base/cleanup.h"
+#include "base/crc32c.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+#include "snapshot/pager.h"
+#include "snapshot/tracker.h"
+#include "vmm/kvm/fork_host.h"
+#include "vmm/machine/machine_state.h"
+#include "vmm/machine/ram_load.h"
+#include "vmm/snapshot/fork_disks.h"
+#include "vmm/snapshot/vm_snapshot_impl.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Stages: wait (worker, the guest runs), stop (main), stand (worker, the pause: what only a VM that stands
+ * still allows), freeze (main: state, memory protected, and the guest goes on), write (worker: memory as it was,
+ * copies of disks). Without write protection memory is written in `stand`, too. */
+struct fork_job {
+	struct vmsnap_job j;
+	int state_fd;
+	bool live;
+	bool stopped; /* by us: to be let go on */
+	bool held;    /* by the tracker: memory as it was at the freeze */
+	uint64_t stopped_ns;
+	struct state_writer sections;
+	struct fork_disks disks;
+	struct fork_progress progress;
+	struct vmstate_file file;
+	struct vmstate_header h;
+	uint32_t *crcs;
+	uint64_t bytes_done;
+};
+
+/* ---- the source ---- */
+
+static void fork_free(struct fork_job *x)
+{
+	state_writer_done(&x->sections);
+	close(x->state_fd);
+	fork_disks_done(&x->disks);
+	free(x->crcs);
+	free(x);
+}
+
+static void stage(struct fork_job *x, void (*run)(struct work *w), void (*done)(struct work *w))
+{
+	x->j.work.run = run;
+	x->j.work.done = done;
+	worker_submit(x->j.worker, x->j.m->host.loop, &x->j.work);
+}
+
+/* Memory that is still being read comes first. */
+static void wait_run(struct work *w)
+{
+	struct fork_job *x = container_of(w, struct fork_job, j.work);
+	struct vmsnap_job *j = &x->j;
+
+	if (j->m->pager && !pager_wait(j->m->pager))
+		j->r = err_set(&j->e, -EIO, ERR_IO,
+			"part of the memory that this VM was restored from could not be read");
+	if (!j->r && x->live)
+		j->r = ram_watch(j->m, &j->e);
+	x->progress.total = x->h.layout.ram_bytes;
+	if (!j->r)
+		j->r = fork_disks_prepare(&x->disks, &j->e);
+}
+
+static int memory_write_standing(struct fork_job *x)
+{
+	struct machine *m = x->j.m;
+	struct vmstate_source src = { .sections = x->sections.buf, .sections_bytes = x->sections.len,
+		.ram = m->mem.host, .ram_bytes = m->mem.bytes, .ram_fd = m->mem.fd };
+	struct vmstate_progress progress = { .step = fork_progress_step, .opaque = &x->progress };
+	struct vmstate_result result = { 0 };
+	int r = memory_own(&m->mem, &x->j.e);
+
+	fork_progress_next(&x->progress, x->h.layout.ram_bytes);
+	if (!r)
+		r = vmstate_write(&x->file.store, &x->h, &src, &progress, &result, &x->j.e);
+	x->j.result.ram_bytes_written = result.ram_bytes_written;
+	return r;
+}
+
+static void stand_run(struct work *w)
+{
+	struct fork_job *x = container_of(w, struct fork_job, j.work);
+
+	x->j.r = fork_disks_freeze(&x->disks, &x->j.e);
+	if (!x->j.r && !x->live)
+		x->j.r = memory_write_standing(x);
+}
+
+static int block_write(struct fork_job *x, uint64_t block, const uint8_t *data)
+{
+	const struct vmstate_layout *l = &x->h.layout;
+	size_t len = vmstate_block_len(l, block);
+	int r;
+
+	x->crcs[block] = crc32c(0, data, len);
+	if (vmstate_block_is_zero(l, x->crcs, block))
+		return 0;
+	r = x->file.store.write(&x->file.store, l->ram_offset + block * VMSTATE_BLOCK_BYTES, data, len);
+	x->j.result.ram_bytes_written += r < 0 ? 0 : len;
+	x->bytes_done += len;
+	return !r && fork_progress_step(&x->progress, x->bytes_done, l->ram_bytes) ? -ECANCELED : r;
+}
+
+/* As it was at the freeze; blocks that do not come are zeros. */
+static int blocks_write(struct fork_job *x)
+{
+	const struct vmstate_layout *l = &x->h.layout;
+	CLEANUP_FREE uint8_t *data = malloc(VMSTATE_BLOCK_BYTES);
+	uint64_t block;
+	int r = 0;
+
+	x->crcs = calloc(l->blocks, sizeof(*x->crcs));
+	if (!data || !x->crcs)
+		return -ENOMEM;
+	for (uint64_t b = 0; b < l->blocks; b++)
+		x->crcs[b] = b + 1 == l->blocks ? l->zero_crc_last : l->zero_crc;
+	while (!r && (r = tracker_save_next(x->j.m->tracker, &block, data)) > 0)
+		r = block_write(x, block, data);
+	return r;
+}
+
+static int memory_write_live(struct fork_job *x)
+{
+	struct vmstate_source src = { .sections = x->sections.buf, .sections_bytes = x->sections.len,
+		.ram_fd = -1 };
+	int r;
+
+	fork_progress_next(&x->progress, x->h.layout.ram_bytes);
+	r = blocks_write(x);
+	if (r == -ECANCELED)
+		return err_set(&x->j.e, r, ERR_CANCELLED, "it was cancelled");
+	if (r < 0)
+		return err_set_errno(&x->j.e, r, "cannot copy the VM's memory");
+	return vmstate_write_rest(&x->file.store, &x->h, &src, x->crcs, &x->j.e);
+}
+
+static void write_run(struct work *w)
+{
+	struct fork_job *x = container_of(w, struct fork_job, j.work);
+
+	if (!x->j.r && x->live)
+		x->j.r = memory_write_live(x);
+	if (x->held && x->j.m->tracker)
+		tracker_save_end(x->j.m->tracker); /* whatever happened, writers may go on */
+	if (!x->j.r)
+		x->j.r = fork_host_write(&x->file, &x->j.m->kvm, x->h.layout.total_bytes, &x->j.e);
+	x->j.r = fork_disks_finish(&x->disks, x->j.m, x->j.r, &x->j.e);
+}
+
+static void fork_done(struct work *w)
+{
+	struct fork_job *x = container_of(w, struct fork_job, j.work);
+	struct vmsnap_job *j = &x->j;
+
+	j->result.total_ns = loop_now_ns() - x->stopped_ns;
+	if (!j->r)
+		log_info(NULL, "state for clones taken: pause %llu us, %llu KiB of memory",
+			(unsigned long long)j->result.pause_ns / 1000,
+			(unsigned long long)j->result.ram_bytes_written / 1024);
+	vmsnap_job_finish(j);
+	fork_free(x);
+}
+
+/* All of it is wanted, whatever has been saved before. */
+static int memory_hold(struct fork_job *x)
+{
+	struct tracker *t = x->j.m->tracker;
+	struct bitmap all;
+	int r = bitmap_init(&all, x->h.layout.blocks);
+
+	if (r < 0)
+		return err_set_errno(&x->j.e, r, "fork");
+	for (uint64_t b = 0; b < x->h.layout.blocks; b++)
+		bitmap_set(&all, b);
+	r = tracker_hold(t, &x->j.e);
+	if (!r)
+		tracker_save_begin(t, &all);
+	x->held = r == 0;
+	bitmap_done(&all);
+	return r;
+}
+
+static void go_on(struct fork_job *x)
+{
+	if (!x->stopped)
+		return;
+	if (vm_phase(x->j.vm) == VM_PHASE_RUNNING)
+		machine_resume(x->j.m);
+	x->j.result.pause_ns = loop_now_ns() - x->stopped_ns;
+}
+
+static void freeze(struct work *w)
+{
+	struct fork_job *x = container_of(w, struct fork_job, j.work);
+
+	if (!x->j.r && x->live)
+		x->j.r = memory_hold(x);
+	go_on(x);
+	if (x->j.r < 0 && !x->disks.n) {
+		fork_done(w);
+		return;
+	}
+	vm_work_set_live(x->j.vm);
+	stage(x, write_run, fork_done);
+}
+
+static void stop(struct work *w)
+{
+	struct fork_job *x = container_of(w, struct fork_job, j.work);
+	struct vmsnap_job *j = &x->j;
+
+	if (!j->r && vm_phase(j->vm) != VM_PHASE_RUNNING && vm_phase(j->vm) != VM_PHASE_PAUSED)
+		j->r = err_set(&j->e, -ECANCELED, ERR_CANCELLED, "the VM ended meanwhile");
+	x->stopped_ns = loop_now_ns();
+	if (!j->r && vm_phase(j->vm) == VM_PHASE_RUNNING) {
+		machine_pause(j->m);
+		x->stopped = true;
+	}
+	if (!j->r)
+		j->r = machine_save(j->m, &x->sections, &j->e);
+	/* With nothing that takes long the guest waits for no other thread. */
+	if (j->r < 0 || (x->live && !x->disks.n))
+		freeze(w);
+	else
+		stage(x, stand_run, freeze);
+}
+
+static int fork_check(struct machine *m, struct fork_disks *d, struct err *e)
+{
+	if (m->cfg.images_only)
+		return err_set(e, -EBUSY, ERR_WRONG_STATE, "the VM is off; start it first, or name a snapshot");
+	if (m->cfg.huge_pages)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+			"memory in huge pages cannot be shared with clones; set \"hugepages\": false and "
+			"start the VM anew");
+	return fork_disks_check(d, m, e);
+}
+
+static struct fork_job *fork_new(struct vm *vm, struct worker *w, const struct vm_fork *f, const int *fds,
+	unsigned nfds, struct err *e)
+{
+	struct fork_job *x = vm_check_keepable(vm, e) < 0 ? NULL : vmsnap_job_new(sizeof(*x), vm, w, "fork", e);
+
+	if (!x)
+		return NULL;
+	x->state_fd = fds[0];
+	x->disks.copies = f->copies;
+	x->disks.nfds = nfds - 1;
+	memcpy(x->disks.fds, fds + 1, (nfds - 1) * sizeof(*fds));
+	x->disks.progress = &x->progress;
+	x->progress.vm = vm;
+	return x;
+}
+
+int vm_fork(struct vm *vm, struct worker *w, const struct vm_fork *f, const int *fds, unsigned nfds,
+	vm_snapshot_done_fn *done, void *opaque, struct err *e)
+{
+	struct machine *m = vm_machine(vm);
+	struct fork_job *x;
+	int r;
+
+	if (f->snapshot[0])
+		return vm_fork_snapshot(vm, w, f, fds, nfds, done, opaque, e);
+	x = fork_new(vm, w, f, fds, nfds, e);
+	if (!x)
+		return -EBUSY;
+	r = fork_check(m, &x->disks, e);
+	if (r < 0) {
+		vm_work_end(vm);
+		free(x);
+		return r;
+	}
+	x->j.done = done;
+	x->j.opaque = opaque;
+	x->live = m->uffd.can_protect && !memory_is_view(&m->mem);
+	x->h.realtime_ns = vmsnap_realtime_ns();
+	memcpy(x->h.uuid, m->cfg.uuid, sizeof(x->h.uuid));
+	vmstate_file_init(&x->file, x->state_fd);
+	vmstate_layout_of(m->mem.bytes, &x->h.layout);
+	stage(x, wait_run, stop);
+	return 0;
+}
+
+/* ---- a clone ---- */
+
+/* What it shares must never change under it. */
+static int seals_check(int fd, struct err *e)
+{
+	int want = F_SEAL_WRITE | F_SEAL_SHRINK, seals = fcntl(fd, F_GET_SEALS);
+
+	if (seals < 0 || (seals & want) != want)
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"a clone's memory has to come in a file that is sealed against writing");
+	return 0;
+}
+
+static int fork_load(struct machine *m, int *fd, struct err *e)
+{
+	CLEANUP_FREE uint8_t *sections = NULL;
+	struct vmstate_header h;
+	struct vmstate_file f;
+	int r;
+
+	vmstate_file_init(&f, *fd);
+	r = vmstate_read_header(&f.store, &h, e);
+	if (!r)
+		r = vmstate_read_sections(&f.store, &h, &sections, e);
+	if (!r)
+		r = machine_state_check(m, sections, h.sections_bytes, e);
+	if (!r)
+		r = memory_view(&m->mem, *fd, h.layout.ram_offset, e);
+	if (r < 0)
+		return r;
+	*fd = -1;
+	machine_hold(m);
+	return machine_load(m, sections, h.sections_bytes, e);
+}
+
+int machine_load_fork(struct machine *m, int fd, struct err *e)
+{
+	CLEANUP_CLOSE int owned = fd;
+	int r = seals_check(owned, e);
+
+	return r < 0 ? r : fork_load(m, &owned, e);
+}
+
+int vm_own_memory(struct vm *vm, struct err *e)
+{
+	struct machine *m = vm_machine(vm);
+	bool runs = vm_phase(vm) == VM_PHASE_RUNNING;
+	int r;
+
+	if (m->cfg.images_only || !memory_is_view(&m->mem))
+		return 0;
+	if (runs)
+		machine_pause(m);
+	r = memory_own(&m->mem, e);
+	if (runs)
+		machine_resume(m);
+	return r;
+}

@@ -1,0 +1,231 @@
+#include "vmm/snapshot/vm_save.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "snapshot/pager.h"
+#include "snapshot/state.h"
+#include "snapshot/vmstate.h"
+#include "vmm/machine/disk_call.h"
+#include "vmm/machine/machine.h"
+#include "vmm/machine/machine_state.h"
+#include "vmm/machine/ram_load.h"
+#include "vmm/machine/vm.h"
+#include "vmm/machine/worker.h"
+#include "vmm/snapshot/vm_fork.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+struct save {
+	struct work work;
+	struct vm *vm;
+	struct machine *m;
+	bool was_running, was_paused;
+	int state_fd;
+	char *definition;
+	struct state_writer sections;
+	struct vmstate_result result;
+	int r;
+	struct err e;
+	void (*done)(void *opaque, int r, const struct err *e);
+	void *opaque;
+};
+
+static uint64_t realtime_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
+}
+
+/* ---- saving ---- */
+
+static void save_free(struct save *s)
+{
+	state_writer_done(&s->sections);
+	free(s->definition);
+	close(s->state_fd);
+	free(s);
+}
+
+static int save_step(void *opaque, uint64_t done, uint64_t total)
+{
+	struct save *s = opaque;
+
+	return vm_work_step(s->vm, done, total);
+}
+
+/* What the guest has written and not flushed is in the disks and no longer in the state: a disk
+ * that cannot keep it must not be found out when the state is all that is left. */
+static int disks_flush(struct machine *m, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < m->ndisks && !r; i++)
+		r = disk_flush(&m->disks[i], e);
+	return r;
+}
+
+/* On the worker's thread; the machine stands still. */
+static void save_run(struct work *w)
+{
+	struct save *s = container_of(w, struct save, work);
+	struct vmstate_source src = { .sections = s->sections.buf, .sections_bytes = s->sections.len,
+		.definition = s->definition, .ram = s->m->mem.host, .ram_bytes = s->m->mem.bytes,
+		.ram_fd = s->m->mem.fd, .unmap = true };
+	struct vmstate_progress progress = { .step = save_step, .opaque = s };
+	struct vmstate_header h = { .realtime_ns = realtime_ns() };
+	struct vmstate_file f;
+
+	if (s->m->pager && !pager_wait(s->m->pager)) {
+		s->r = err_set(&s->e, -EIO, ERR_IO,
+			"part of the memory that this VM was restored from could not be read");
+		return;
+	}
+	s->r = disks_flush(s->m, &s->e);
+	if (!s->r)
+		s->r = memory_own(&s->m->mem, &s->e);
+	if (s->r < 0)
+		return;
+	memcpy(h.uuid, s->m->cfg.uuid, sizeof(h.uuid));
+	vmstate_file_init(&f, s->state_fd);
+	vmstate_file_direct(&f, true);
+	s->r = vmstate_write(&f.store, &h, &src, &progress, &s->result, &s->e);
+	vmstate_file_direct(&f, false);
+}
+
+static void as_it_was(struct save *s)
+{
+	if (s->was_running)
+		vm_cont(s->vm, VM_REASON_USER, NULL);
+	else if (s->was_paused)
+		vm_saving_failed(s->vm);
+}
+
+static void save_done(struct work *w)
+{
+	struct save *s = container_of(w, struct save, work);
+
+	if (!s->r) {
+		log_info(NULL, "state saved, %llu KiB of memory",
+			(unsigned long long)s->result.ram_bytes_written / 1024);
+		s->done(s->opaque, 0, NULL);
+		vm_end(s->vm, VM_REASON_SAVED, 0, NULL);
+		vm_work_end(s->vm); /* a reset that the guest asked for is not wanted any more */
+	} else {
+		vm_work_end(s->vm);
+		log_warn(NULL, "not saved: %s", s->e.msg);
+		as_it_was(s);
+		s->done(s->opaque, s->r, &s->e);
+	}
+	save_free(s);
+}
+
+static int save_prepare(struct save *s, int definition_fd, struct err *e)
+{
+	size_t len;
+	int r = 0;
+
+	if (definition_fd >= 0)
+		r = file_read_fd(definition_fd, "definition", VMSTATE_DEFINITION_MAX_BYTES,
+			&s->definition, &len, e);
+	if (!r && s->m->cfg.images_only)
+		r = err_set(e, -EBUSY, ERR_WRONG_STATE, "the VM is off: there is no state to save");
+	if (!r)
+		r = vm_check_keepable(s->vm, e);
+	if (!r)
+		r = vm_work_begin(s->vm, "save", e);
+	if (r < 0)
+		return r;
+	s->was_running = vm_phase(s->vm) == VM_PHASE_RUNNING;
+	s->was_paused = vm_phase(s->vm) == VM_PHASE_PAUSED;
+	if (s->was_paused)
+		vm_saving_begin(s->vm);
+	r = vm_stop(s->vm, VM_REASON_SAVING, e);
+	if (!r)
+		r = machine_save(s->m, &s->sections, e);
+	if (r < 0) {
+		vm_work_end(s->vm);
+		as_it_was(s);
+	}
+	return r;
+}
+
+int vm_save(struct vm *vm, struct worker *w, int state_fd, int definition_fd,
+	void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e)
+{
+	struct save *s = calloc(1, sizeof(*s));
+	int r;
+
+	if (!s) {
+		close(state_fd);
+		if (definition_fd >= 0)
+			close(definition_fd);
+		return err_set_errno(e, -ENOMEM, "save");
+	}
+	s->vm = vm;
+	s->m = vm_machine(vm);
+	s->state_fd = state_fd;
+	s->done = done;
+	s->opaque = opaque;
+	s->work.run = save_run;
+	s->work.done = save_done;
+	r = save_prepare(s, definition_fd, e);
+	if (definition_fd >= 0)
+		close(definition_fd);
+	if (r < 0) {
+		save_free(s);
+		return r;
+	}
+	worker_submit(w, s->m->host.loop, &s->work);
+	return 0;
+}
+
+/* ---- restoring ---- */
+
+static int header_check(struct machine *m, const struct vmstate_header *h, struct err *e)
+{
+	if (memcmp(h->uuid, m->cfg.uuid, sizeof(h->uuid)))
+		return err_set(e, -EINVAL, ERR_INVALID, "the saved state belongs to another VM (its uuid "
+			"differs); start with --force-boot to drop it");
+	if (h->layout.ram_bytes != m->mem.bytes)
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"the state was saved with %llu MiB of memory; this VM has %llu MiB",
+			(unsigned long long)(h->layout.ram_bytes / MIB),
+			(unsigned long long)(m->mem.bytes / MIB));
+	return 0;
+}
+
+int machine_restore(struct machine *m, int fd, struct err *e)
+{
+	struct vmstate_store *s = &m->restored_from.store;
+	CLEANUP_FREE uint8_t *sections = NULL;
+	struct vmstate_header h;
+	int r;
+
+	if (m->cfg.forked)
+		return machine_load_fork(m, fd, e);
+	vmstate_file_init(&m->restored_from, fd);
+	r = vmstate_read_header(s, &h, e);
+	if (!r)
+		r = header_check(m, &h, e);
+	if (!r)
+		r = vmstate_read_sections(s, &h, &sections, e);
+	if (!r)
+		r = machine_state_check(m, sections, h.sections_bytes, e);
+	if (!r)
+		r = vmstate_check_whole(s, &h, e);
+	if (!r)
+		r = ram_load(m, s, &h, e);
+	if (!r && m->cfg.eager)
+		r = ram_wait(m, e);
+	machine_hold(m);
+	return r < 0 ? r : machine_load(m, sections, h.sections_bytes, e);
+}

@@ -1,0 +1,693 @@
+/* Taking a snapshot. Stages: prepare (worker: protect memory while the guest runs), quiesce (the guest's
+ * agent, if wanted), freeze (main: the pause), write (worker: memory as it was, then the commit). */
+#include "base/cleanup.h"
+#include "base/crc32c.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+#include "block/block.h"
+#include "snapshot/pager.h"
+#include "snapshot/tracker.h"
+#include "vmm/agent/agent.h"
+#include "vmm/machine/disk_call.h"
+#include "vmm/machine/machine_state.h"
+#include "vmm/machine/ram_load.h"
+#include "vmm/snapshot/vm_fork.h"
+#include "vmm/snapshot/vm_snapshot_impl.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+
+/* Blocks that stand together go out in one write. */
+#define RUN_BLOCKS 16u
+/* Only whole clusters can be shared; RAM begins at a multiple of the largest. */
+#define CLUSTER_MAX_BYTES (2 * MIB)
+#define RATE_LOOK_NS 50000000ULL
+
+/* Blocks that go out in one write. */
+struct ram_run {
+	uint64_t first;
+	unsigned n;
+	uint8_t *buf; /* RUN_BLOCKS blocks, page-aligned */
+	struct vmstate_call call;
+	bool is_written; /* the call is under way */
+};
+
+struct create_job {
+	struct vmsnap_job j;
+	struct vm_snapshot_create c;
+	struct machine_disk *first;
+	struct block_snapshot *on_disk[VM_DISKS_MAX]; /* begun and not ended */
+	bool with_ram, live, was_running, incremental;
+	struct state_writer sections;
+	struct bitmap wanted; /* blocks of RAM to be written */
+	struct vmstate_header h;
+	uint32_t *crcs;			      /* the base's; of what is written, its own */
+	char base_id[VM_SNAPSHOT_ID_MAX + 1]; /* incremental: whose memory is shared */
+	uint64_t started_ns, bytes_done, bytes_total;
+	struct ram_run run[2]; /* one is written while the other is filled */
+	unsigned filling;
+};
+
+/* ---- checks ---- */
+
+static int disks_check(struct machine *m, struct err *e)
+{
+	for (unsigned i = 0; i < m->ndisks; i++) {
+		const struct vm_disk *d = &m->cfg.disks[i];
+
+		if (!vmsnap_disk_takes_part(m, i))
+			continue;
+		if (d->format[0] != BLOCK_FORMAT_QCOW2)
+			return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+				"disk %s is %s; internal snapshots need qcow2", d->id,
+				block_format_name(d->format[0]));
+		if (d->data_fd[0] != VM_NO_FD)
+			return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+				"disk %s keeps its data in an external data file, which has room for one content "
+				"only; for snapshots convert it with `cairn-img convert -O qcow2` into an image "
+				"without one", d->id);
+	}
+	return vmsnap_first_disk(m, e) ? 0 : -ENOTSUP;
+}
+
+static int name_check(struct create_job *x, struct err *e)
+{
+	struct tree t;
+	int r = tree_name_check(x->c.name, e);
+
+	if (!r)
+		r = vmsnap_tree(x->first, &t, e);
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < t.n && !r; i++)
+		if (!strcmp(t.nodes[i].info.name, x->c.name))
+			r = err_set(e, -EEXIST, ERR_EXISTS,
+				"there is a snapshot '%s' already; choose another name or delete it", x->c.name);
+	if (!tree_find_id(&t, strtoull(x->j.m->base_id, NULL, 10)))
+		x->j.m->base_id[0] = 0; /* deleted meanwhile */
+	tree_done(&t);
+	return r;
+}
+
+/* Another disk has a snapshot of that name, and the first disk, which has the tree, knows nothing of it: the
+ * first disk's was deleted by another program, or while that disk was away. Nobody can get at it by
+ * the VM any more. One of another VM is not ours to delete. */
+static int namesake_delete(struct create_job *x, struct machine_disk *d, const struct tree_node *n)
+{
+	if (!n->ours || (tree_has_set(n) && memcmp(n->data.set.vm, x->j.m->cfg.uuid, sizeof(n->data.set.vm))))
+		return err_set(&x->j.e, -EEXIST, ERR_EXISTS,
+			"disk %s has a snapshot '%s' that this VM has not taken; choose another name, or shut the "
+			"VM off and delete it with `cairn-img snapshot -d`", d->id, x->c.name);
+	if (n->data.set.mark == TREE_MAKING && x->first->snapshot_unknown)
+		return err_set(&x->j.e, -EBUSY, ERR_WRONG_STATE,
+			"an error left open whether snapshot '%s' was taken; choose another name, or start the VM anew",
+			x->c.name);
+	log_warn(d->id, "a snapshot '%s' that the first disk knows nothing of is deleted", x->c.name);
+	return disk_snapshot_delete(d, n->info.id, &x->j.e);
+}
+
+static int namesakes_delete(struct create_job *x)
+{
+	struct machine *m = x->j.m;
+	int r = 0;
+
+	for (unsigned i = 0; i < m->ndisks && !r; i++) {
+		struct tree t;
+
+		if (&m->disks[i] == x->first || !vmsnap_disk_takes_part(m, i))
+			continue;
+		r = vmsnap_tree(&m->disks[i], &t, &x->j.e);
+		if (r < 0)
+			return r;
+		for (size_t k = 0; k < t.n && !r; k++)
+			if (!strcmp(t.nodes[k].info.name, x->c.name))
+				r = namesake_delete(x, &m->disks[i], &t.nodes[k]);
+		tree_done(&t);
+	}
+	return r;
+}
+
+/* ---- prepare: on the worker, the guest runs ---- */
+
+static int memory_refuse(struct create_job *x)
+{
+	return err_set(&x->j.e, -EIO, ERR_IO,
+		"part of the memory that this VM was restored from could not be read");
+}
+
+/* With a base, memory that is not there yet is the base's. */
+static int pager_check(struct create_job *x)
+{
+	struct machine *m = x->j.m;
+	struct pager_stats s;
+
+	if (!m->pager)
+		return 0;
+	if (!x->incremental)
+		return pager_wait(m->pager) ? 0 : memory_refuse(x);
+	pager_stats(m->pager, &s);
+	return s.failed ? memory_refuse(x) : 0;
+}
+
+static int base_crcs_read(struct create_job *x)
+{
+	struct vmstate_header h;
+	struct disk_store st;
+	int r;
+
+	disk_store_init(&st, x->first, NULL, x->j.m->base_id);
+	r = vmstate_read_header(&st.store, &h, &x->j.e);
+	if (!r && h.layout.ram_bytes != x->h.layout.ram_bytes)
+		r = err_set(&x->j.e, -EINVAL, ERR_CORRUPT, "snapshot %s has another size of memory now",
+			x->j.m->base_id);
+	return r < 0 ? r : vmstate_read_crcs(&st.store, &h, &x->crcs, &x->j.e);
+}
+
+/* Those of untouched memory: blocks that are not told stay so. */
+static int zero_crcs(struct create_job *x)
+{
+	const struct vmstate_layout *l = &x->h.layout;
+
+	x->crcs = calloc(l->blocks, sizeof(*x->crcs));
+	if (!x->crcs)
+		return err_set_errno(&x->j.e, -ENOMEM, "snapshot");
+	for (uint64_t b = 0; b + 1 < l->blocks; b++)
+		x->crcs[b] = l->zero_crc;
+	x->crcs[l->blocks - 1] = l->zero_crc_last;
+	return 0;
+}
+
+static int ram_prepare(struct create_job *x)
+{
+	struct machine *m = x->j.m;
+	int r;
+
+	vmstate_layout_of(m->mem.bytes, &x->h.layout);
+	for (unsigned i = 0; i < ARRAY_SIZE(x->run); i++)
+		if (posix_memalign((void **)&x->run[i].buf, 4096, RUN_BLOCKS * VMSTATE_BLOCK_BYTES))
+			return err_set_errno(&x->j.e, -ENOMEM, "snapshot");
+	if (bitmap_init(&x->wanted, x->h.layout.blocks) < 0)
+		return err_set_errno(&x->j.e, -ENOMEM, "snapshot");
+	x->incremental = x->live && m->base_id[0];
+	if (!x->incremental)
+		bitmap_set_all(&x->wanted);
+	r = x->incremental ? base_crcs_read(x) : zero_crcs(x);
+	if (!r)
+		r = pager_check(x);
+	return r || !x->live ? r : ram_watch(m, &x->j.e);
+}
+
+static void freeze(struct work *w);
+static void write_run(struct work *w);
+static void write_done(struct work *w);
+
+static void prepare_run(struct work *w)
+{
+	struct create_job *x = container_of(w, struct create_job, j.work);
+
+	if (!x->j.r)
+		x->j.r = vmsnap_recover(x->j.m, x->j.m->cfg.images_only, NULL, NULL, &x->j.e);
+	if (!x->j.r)
+		x->j.r = name_check(x, &x->j.e);
+	if (!x->j.r)
+		x->j.r = namesakes_delete(x);
+	if (!x->j.r && x->with_ram)
+		x->j.r = ram_prepare(x);
+}
+
+/* ---- quiesce: the guest's agent freezes file systems, as late and so as briefly as may be ---- */
+
+static int quiesce_check(struct vm *vm, const struct vm_snapshot_create *c, struct err *e)
+{
+	if (!c->quiesce)
+		return 0;
+	if (!vm_machine(vm)->agent)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+			"the VM has no port for a guest agent; set \"guest_agent\": true and start it anew");
+	if (vm_phase(vm) != VM_PHASE_RUNNING)
+		return err_set(e, -EPERM, ERR_WRONG_STATE,
+			"a VM that does not run cannot freeze its file systems; resume it first");
+	return 0;
+}
+
+/* What the guest wrote out it has written in memory, too. */
+static void settle_again(struct work *w)
+{
+	struct create_job *x = container_of(w, struct create_job, j.work);
+
+	x->j.r = ram_watch(x->j.m, &x->j.e);
+}
+
+static void quiesced(void *opaque, int r, const struct err *e)
+{
+	struct create_job *x = opaque;
+
+	if (r < 0)
+		x->j.e = *e;
+	x->j.r = r;
+	if (r < 0 || !x->live) {
+		freeze(&x->j.work);
+		return;
+	}
+	x->j.work.run = settle_again;
+	x->j.work.done = freeze;
+	worker_submit(x->j.worker, x->j.m->host.loop, &x->j.work);
+}
+
+static void quiesce(struct work *w)
+{
+	struct create_job *x = container_of(w, struct create_job, j.work);
+	struct vmsnap_job *j = &x->j;
+
+	if (!j->r && x->c.quiesce)
+		j->r = agent_freeze(j->m->agent, quiesced, x, &j->e);
+	if (j->r < 0 || !x->c.quiesce)
+		freeze(w);
+}
+
+/* ---- freeze: on the main thread, the pause ---- */
+
+static int disks_begin(struct create_job *x)
+{
+	struct machine *m = x->j.m;
+	int r = 0;
+
+	for (unsigned i = 0; i < m->ndisks && !r; i++)
+		if (vmsnap_disk_takes_part(m, i))
+			r = disk_snapshot_begin(&m->disks[i], &x->on_disk[i], &x->j.e);
+	return r;
+}
+
+static int ram_freeze(struct create_job *x)
+{
+	struct machine *m = x->j.m;
+	int r = machine_save(m, &x->sections, &x->j.e);
+
+	if (!r)
+		r = pager_check(x);
+	if (r < 0 || !x->live)
+		return r;
+	memcpy(x->base_id, m->base_id, sizeof(x->base_id));
+	/* From here on the base is what this snapshot will be, or nothing. */
+	m->base_id[0] = 0;
+	r = tracker_mark(m->tracker, x->incremental ? &x->wanted : NULL, &x->j.e);
+	if (!r)
+		tracker_save_begin(m->tracker, &x->wanted);
+	return r;
+}
+
+static void freeze(struct work *w)
+{
+	struct create_job *x = container_of(w, struct create_job, j.work);
+	struct vmsnap_job *j = &x->j;
+	uint64_t t0;
+
+	if (vm_phase(j->vm) != VM_PHASE_RUNNING && vm_phase(j->vm) != VM_PHASE_PAUSED && !j->r)
+		j->r = err_set(&j->e, -ECANCELED, ERR_CANCELLED, "the VM ended meanwhile");
+	if (!j->r && vm_work_cancelled(j->vm))
+		j->r = err_set(&j->e, -ECANCELED, ERR_CANCELLED, "the snapshot was cancelled");
+	if (j->r < 0) {
+		write_done(w);
+		return;
+	}
+	if (x->c.quiesce && !agent_is_frozen(j->m->agent)) {
+		j->r = err_set(&j->e, -ETIMEDOUT, ERR_TIMEOUT,
+			"the guest's file systems did not stay frozen for as long as the snapshot needed");
+		write_done(w);
+		return;
+	}
+	x->was_running = vm_phase(j->vm) == VM_PHASE_RUNNING;
+	t0 = loop_now_ns();
+	if (x->was_running)
+		machine_pause(j->m);
+	if (x->with_ram)
+		j->r = ram_freeze(x);
+	if (!j->r)
+		j->r = disks_begin(x);
+	/* Without write protection the guest stands still until memory is written. */
+	if (x->was_running && (!x->with_ram || x->live || j->r < 0)) {
+		machine_resume(j->m);
+		j->result.pause_ns = loop_now_ns() - t0;
+	}
+	agent_thaw(j->m->agent);
+	vm_work_set_live(j->vm);
+	x->started_ns = t0;
+	j->work.run = write_run;
+	j->work.done = write_done;
+	worker_submit(j->worker, j->m->host.loop, &j->work);
+}
+
+/* ---- write: on the worker, the guest runs ---- */
+
+/* Keep to the rate that was asked for, but look up often: the work may be cancelled. */
+static void rate_wait(const struct create_job *x)
+{
+	uint64_t due, now;
+
+	if (!x->c.rate_bytes_per_s)
+		return;
+	due = x->started_ns + (uint64_t)((double)x->j.result.ram_bytes_written /
+					 (double)x->c.rate_bytes_per_s * 1e9);
+	while ((now = loop_now_ns()) < due && !vm_work_step(x->j.vm, x->bytes_done, x->bytes_total)) {
+		struct timespec ts = { .tv_nsec = (long)MIN(due - now, RATE_LOOK_NS) };
+
+		clock_nanosleep(CLOCK_MONOTONIC, 0, &ts, NULL);
+	}
+}
+
+static int run_wait(struct create_job *x, struct ram_run *run)
+{
+	int r;
+
+	if (!run->is_written)
+		return 0;
+	run->is_written = false;
+	r = disk_store_write_wait(&run->call);
+	if (!r)
+		x->j.result.ram_bytes_written += run->call.req.len;
+	return r;
+}
+
+/* What is in the run goes on its way, and the other one is free to be filled. */
+static int run_flush(struct create_job *x, struct disk_store *st)
+{
+	struct ram_run *run = &x->run[x->filling];
+	uint64_t off = run->first * VMSTATE_BLOCK_BYTES;
+	uint64_t len = MIN(run->n * (uint64_t)VMSTATE_BLOCK_BYTES, x->h.layout.ram_bytes - off);
+	int r;
+
+	if (!run->n)
+		return 0;
+	disk_store_write_start(st, &run->call, x->h.layout.ram_offset + off, run->buf, len);
+	run->is_written = true;
+	run->n = 0;
+	x->filling ^= 1;
+	r = run_wait(x, &x->run[x->filling]);
+	rate_wait(x);
+	return r;
+}
+
+static int runs_wait(struct create_job *x)
+{
+	int r = run_wait(x, &x->run[0]), r2 = run_wait(x, &x->run[1]);
+
+	return r < 0 ? r : r2;
+}
+
+/* A block of zeros is left out, but where the parent has something in that place. */
+static bool block_is_left_out(struct create_job *x, uint64_t block, uint32_t crc)
+{
+	const struct vmstate_layout *l = &x->h.layout;
+
+	return vmstate_block_is_zero(l, x->crcs, block) && crc == vmstate_zero_crc(l, block);
+}
+
+static uint8_t *run_end(struct create_job *x)
+{
+	return x->run[x->filling].buf + x->run[x->filling].n * (size_t)VMSTATE_BLOCK_BYTES;
+}
+
+/* The block lies at the run's end. */
+static int block_add(struct create_job *x, struct disk_store *st, uint64_t block)
+{
+	const uint8_t *data = run_end(x);
+	uint32_t crc = crc32c(0, data, vmstate_block_len(&x->h.layout, block));
+	struct ram_run *run = &x->run[x->filling];
+	bool out = block_is_left_out(x, block, crc);
+	int r = 0;
+
+	x->crcs[block] = crc;
+	if (out)
+		return 0;
+	if (run->n && block != run->first + run->n) {
+		r = run_flush(x, st);
+		run = &x->run[x->filling];
+		memcpy(run->buf, data, VMSTATE_BLOCK_BYTES);
+	}
+	if (!run->n)
+		run->first = block;
+	return ++run->n < RUN_BLOCKS || r < 0 ? r : run_flush(x, st);
+}
+
+static int step(struct create_job *x)
+{
+	x->bytes_done = MIN(x->bytes_done + VMSTATE_BLOCK_BYTES, x->bytes_total);
+	return vm_work_step(x->j.vm, x->bytes_done, x->bytes_total) ? -ECANCELED : 0;
+}
+
+static int ram_write_live(struct create_job *x, struct disk_store *st)
+{
+	struct tracker *t = x->j.m->tracker;
+	uint64_t block;
+	int r, r2;
+
+	x->bytes_total = bitmap_count(&x->wanted) * VMSTATE_BLOCK_BYTES;
+	while ((r = tracker_save_next(t, &block, run_end(x))) > 0) {
+		r = block_add(x, st, block);
+		if (!r)
+			r = step(x);
+		if (r < 0)
+			break;
+	}
+	if (!r)
+		r = run_flush(x, st);
+	r2 = runs_wait(x);
+	return r < 0 ? r : r2;
+}
+
+static int share_parent(struct create_job *x)
+{
+	const struct vmstate_layout *l = &x->h.layout;
+	uint64_t shared = (l->blocks - bitmap_count(&x->wanted)) * VMSTATE_BLOCK_BYTES;
+
+	if (!x->incremental)
+		return 0;
+	x->j.result.ram_bytes_shared = shared;
+	return disk_vmstate_share(x->first, x->on_disk[x->first - x->j.m->disks], x->base_id,
+		l->ram_offset, ROUND_UP(l->ram_bytes, CLUSTER_MAX_BYTES), &x->j.e);
+}
+
+static int standing_step(void *opaque, uint64_t done, uint64_t total)
+{
+	struct create_job *x = opaque;
+
+	return vm_work_step(x->j.vm, done, total);
+}
+
+static int state_write_standing(struct create_job *x, struct vmstate_store *s,
+	struct vmstate_source *src)
+{
+	struct vmstate_progress p = { .step = standing_step, .opaque = x };
+	struct vmstate_result result = { 0 };
+	int r;
+
+	src->ram = x->j.m->mem.host;
+	src->ram_bytes = x->j.m->mem.bytes;
+	src->ram_fd = x->j.m->mem.fd;
+	r = vmstate_write(s, &x->h, src, &p, &result, &x->j.e);
+	x->j.result.ram_bytes_written = result.ram_bytes_written;
+	return r;
+}
+
+static int state_write(struct create_job *x)
+{
+	struct vmstate_source src = { .sections = x->sections.buf, .sections_bytes = x->sections.len,
+		.ram_fd = -1 };
+	struct disk_store st;
+	int r;
+
+	disk_store_init(&st, x->first, x->on_disk[x->first - x->j.m->disks], NULL);
+	x->h.realtime_ns = vmsnap_realtime_ns();
+	memcpy(x->h.uuid, x->j.m->cfg.uuid, sizeof(x->h.uuid));
+	if (!x->live)
+		return state_write_standing(x, &st.store, &src);
+	r = share_parent(x);
+	if (r < 0)
+		return r;
+	r = ram_write_live(x, &st);
+	if (r == -ECANCELED)
+		return err_set(&x->j.e, r, ERR_CANCELLED, "the snapshot was cancelled");
+	if (r < 0)
+		return err_set_errno(&x->j.e, r, "cannot write the VM's memory into %s", x->first->id);
+	return vmstate_write_rest(&st.store, &x->h, &src, x->crcs, &x->j.e);
+}
+
+static void disks_abort(struct create_job *x)
+{
+	struct err e = { 0 };
+
+	for (unsigned i = 0; i < x->j.m->ndisks; i++)
+		if (x->on_disk[i] &&
+			disk_snapshot_abort(&x->j.m->disks[i], STEAL_PTR(x->on_disk[i]), &e) < 0)
+			log_warn(x->j.m->disks[i].id, "giving up a snapshot: %s", e.msg);
+}
+
+static int set_new(struct create_job *x, struct tree_set *set)
+{
+	const struct machine *m = x->j.m;
+
+	memcpy(set->vm, m->cfg.uuid, sizeof(set->vm));
+	for (unsigned i = 0; i < m->ndisks; i++)
+		set->disks += x->on_disk[i] != NULL;
+	if (getrandom(set->id, sizeof(set->id), 0) == sizeof(set->id))
+		return 0;
+	return err_set_errno(&x->j.e, -errno, "getrandom");
+}
+
+static int info_fill(struct create_job *x, struct tree_data *d, struct block_snapshot_info *info)
+{
+	uint64_t now = vmsnap_realtime_ns();
+	struct tree t;
+	int r = vmsnap_tree(x->first, &t, &x->j.e);
+
+	if (r < 0)
+		return r;
+	d->state = !x->with_ram ? TREE_SHUTOFF : x->was_running ? TREE_RUNNING : TREE_PAUSED;
+	d->disks_only = !x->with_ram && !x->j.m->cfg.images_only;
+	d->parent = tree_current(&t) ? tree_id(tree_current(&t)) : 0;
+	d->serial = tree_next_serial(&t);
+	tree_done(&t);
+	memcpy(d->description, x->c.description, sizeof(d->description));
+	memcpy(d->tags, x->c.tags, sizeof(d->tags));
+	memcpy(info->name, x->c.name, sizeof(info->name));
+	info->sec = (uint32_t)(now / 1000000000ULL);
+	info->nsec = (uint32_t)(now % 1000000000ULL);
+	return set_new(x, &d->set);
+}
+
+static int parts_commit(struct create_job *x, const struct block_snapshot_info *info)
+{
+	struct machine *m = x->j.m;
+	int r = 0;
+
+	for (unsigned i = 0; i < m->ndisks && !r; i++)
+		if (x->on_disk[i] && &m->disks[i] != x->first)
+			r = disk_snapshot_commit(&m->disks[i], STEAL_PTR(x->on_disk[i]), info, NULL, &x->j.e);
+	return r;
+}
+
+/* The first disk's comes last: with it the snapshot exists. Until then those on the others are marked as
+ * unfinished, and what a crash, or an error here, leaves of them is rolled back. */
+static int disks_commit(struct create_job *x)
+{
+	struct block_snapshot_info info = { 0 };
+	unsigned first = (unsigned)(x->first - x->j.m->disks);
+	struct tree_node n = { .ours = true };
+	struct err e = { 0 };
+	int r = info_fill(x, &n.data, &info);
+
+	if (r < 0)
+		return r;
+	n.data.set.mark = TREE_MAKING;
+	tree_encode(&n.data, &info);
+	r = parts_commit(x, &info);
+	n.data.set.mark = TREE_WHOLE;
+	tree_encode(&n.data, &info);
+	info.vm_state_bytes = x->with_ram ? x->h.layout.total_bytes : 0;
+	if (!r)
+		r = disk_snapshot_commit(x->first, STEAL_PTR(x->on_disk[first]), &info, x->j.result.id,
+			&x->j.e);
+	if (r < 0) {
+		disks_abort(x);
+		if (vmsnap_recover(x->j.m, false, NULL, NULL, &e) < 0)
+			log_warn(NULL, "rolling back snapshot '%s': %s; the next start does it", x->c.name, e.msg);
+		return r;
+	}
+	n.info = info;
+	if (vmsnap_parts(x->j.m, x->first, &n, vmsnap_part_settle, &n, &e) < 0)
+		log_warn(NULL, "snapshot '%s' is whole, and could not be marked so: %s", x->c.name, e.msg);
+	return 0;
+}
+
+static void write_run(struct work *w)
+{
+	struct create_job *x = container_of(w, struct create_job, j.work);
+	struct vmsnap_job *j = &x->j;
+
+	if (!j->r && x->with_ram)
+		j->r = state_write(x);
+	if (!j->r)
+		j->r = disks_commit(x);
+	if (x->live && j->m->tracker)
+		tracker_save_end(j->m->tracker); /* whatever happened, writers may go on */
+	if (j->r < 0)
+		disks_abort(x);
+	j->result.total_ns = loop_now_ns() - x->started_ns;
+}
+
+/* ---- the end: on the main thread ---- */
+
+static void write_done(struct work *w)
+{
+	struct create_job *x = container_of(w, struct create_job, j.work);
+	struct vmsnap_job *j = &x->j;
+
+	if (x->was_running && x->with_ram && !x->live && vm_phase(j->vm) == VM_PHASE_RUNNING) {
+		machine_resume(j->m);
+		j->result.pause_ns = loop_now_ns() - x->started_ns;
+	}
+	if (!j->r) {
+		if (x->live)
+			memcpy(j->m->base_id, j->result.id, sizeof(j->m->base_id));
+		log_info(NULL, "snapshot '%s' taken: pause %llu us, %llu KiB of memory written, %llu KiB shared",
+			x->c.name, (unsigned long long)j->result.pause_ns / 1000,
+			(unsigned long long)j->result.ram_bytes_written / 1024,
+			(unsigned long long)j->result.ram_bytes_shared / 1024);
+	}
+	agent_thaw(j->m->agent); /* when it has failed before */
+	if (!j->r && x->c.halt)
+		vm_end(j->vm, VM_REASON_USER, 0, NULL);
+	vmsnap_job_finish(j);
+	state_writer_done(&x->sections);
+	bitmap_done(&x->wanted);
+	free(x->crcs);
+	for (unsigned i = 0; i < ARRAY_SIZE(x->run); i++)
+		free(x->run[i].buf);
+	free(x);
+}
+
+static void left_out_tell(struct create_job *x)
+{
+	char *p = x->j.result.left_out;
+	size_t cap = sizeof(x->j.result.left_out), at = 0;
+
+	for (unsigned i = 0; i < x->j.m->ndisks; i++)
+		if (!vmsnap_disk_takes_part(x->j.m, i) && at < cap)
+			at += (size_t)snprintf(p + at, cap - at, "%s%s", at ? "," : "", x->j.m->cfg.disks[i].id);
+}
+
+int vm_snapshot_create(struct vm *vm, struct worker *w, const struct vm_snapshot_create *c,
+	vm_snapshot_done_fn *done, void *opaque, struct err *e)
+{
+	struct machine *m = vm_machine(vm);
+	int r = disks_check(m, e);
+	struct create_job *x;
+
+	if (!r)
+		r = quiesce_check(vm, c, e);
+	if (!r)
+		r = vm_check_keepable(vm, e);
+	x = r < 0 ? NULL : vmsnap_job_new(sizeof(*x), vm, w, "snapshot", e);
+	if (!x)
+		return r < 0 ? r : -EBUSY;
+	x->j.done = done;
+	x->j.opaque = opaque;
+	x->c = *c;
+	x->c.name[VM_SNAPSHOT_NAME_MAX] = x->c.description[VM_SNAPSHOT_TEXT_MAX] =
+		x->c.tags[VM_SNAPSHOT_TAGS_MAX] = 0;
+	x->first = vmsnap_first_disk(m, NULL);
+	x->with_ram = !c->disks_only && !m->cfg.images_only;
+	x->live = x->with_ram && m->uffd.can_protect;
+	x->j.r = x->with_ram ? vm_own_memory(vm, &x->j.e) : 0;
+	left_out_tell(x);
+	x->j.work.run = prepare_run;
+	x->j.work.done = quiesce;
+	vm_work_set_live(vm); /* the guest runs while memory is being protected */
+	worker_submit(w, m->host.loop, &x->j.work);
+	return 0;
+}

@@ -1,0 +1,340 @@
+/* The parts of a snapshot on several disks, and what a crash between two of them left. The first disk's
+ * entry speaks for all: docs/ARCHITECTURE.md, "Life of a snapshot". */
+#include "base/log.h"
+#include "base/util.h"
+#include "block/block.h"
+#include "vmm/snapshot/vm_snapshot_impl.h"
+
+#include <errno.h>
+#include <string.h>
+
+bool vmsnap_disk_has_parts(const struct machine *m, unsigned i)
+{
+	const struct vm_disk *d = &m->cfg.disks[i];
+
+	return vmsnap_disk_takes_part(m, i) && d->format[0] == BLOCK_FORMAT_QCOW2 &&
+		d->data_fd[0] == VM_NO_FD;
+}
+
+int vmsnap_parts(struct machine *m, const struct machine_disk *first, const struct tree_node *of,
+	vmsnap_part_fn *fn, const struct tree_node *arg, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < m->ndisks && !r; i++) {
+		struct tree_node *part;
+		struct tree t;
+
+		if (&m->disks[i] == first || !vmsnap_disk_has_parts(m, i))
+			continue;
+		r = vmsnap_tree(&m->disks[i], &t, e);
+		if (r < 0)
+			return r;
+		part = tree_find_part(&t, of);
+		if (part)
+			r = fn(&m->disks[i], part, arg, e);
+		tree_done(&t);
+	}
+	return r;
+}
+
+static bool is_wanted(const struct machine *m, unsigned i, const char *disk)
+{
+	return vmsnap_disk_takes_part(m, i) && (!disk[0] || !strcmp(m->cfg.disks[i].id, disk));
+}
+
+static int part_id(struct machine_disk *d, const struct machine_disk *first, const struct tree_node *of,
+	char ret[BLOCK_SNAPSHOT_ID_MAX + 1], struct err *e)
+{
+	struct tree_node *n;
+	struct tree t;
+	int r = vmsnap_tree(d, &t, e);
+
+	if (r < 0)
+		return r;
+	n = d == first ? tree_find_id(&t, tree_id(of)) : tree_find_part(&t, of);
+	if (n)
+		memcpy(ret, n->info.id, BLOCK_SNAPSHOT_ID_MAX + 1);
+	else
+		r = err_set(e, -ENOENT, ERR_NOT_FOUND,
+			"disk %s has no snapshot '%s': it was added later, or the snapshot was deleted from it", d->id,
+			of->info.name);
+	tree_done(&t);
+	return r;
+}
+
+int vmsnap_ids(struct machine *m, const struct machine_disk *first, const struct tree_node *of, const char *disk,
+	char ret[][BLOCK_SNAPSHOT_ID_MAX + 1], struct err *e)
+{
+	bool any = false;
+	int r = 0;
+
+	for (unsigned i = 0; i < m->ndisks && !r; i++) {
+		if (!is_wanted(m, i, disk))
+			continue;
+		any = true;
+		r = part_id(&m->disks[i], first, of, ret[i], e);
+	}
+	if (!r && !any)
+		r = err_set(e, -ENOENT, ERR_NOT_FOUND, "the VM has no writable disk '%s'", disk);
+	return r;
+}
+
+static int part_delete(struct machine_disk *d, struct tree_node *part, const struct tree_node *arg,
+	struct err *e)
+{
+	(void)arg;
+	return disk_snapshot_delete(d, part->info.id, e);
+}
+
+static int part_apply(struct machine_disk *d, struct tree_node *part, const struct tree_node *arg,
+	struct err *e)
+{
+	(void)arg;
+	return disk_snapshot_apply(d, part->info.id, e);
+}
+
+int vmsnap_part_settle(struct machine_disk *d, struct tree_node *part, const struct tree_node *n,
+	struct err *e)
+{
+	struct block_snapshot_info *info = &part->info;
+	char old_name[BLOCK_SNAPSHOT_NAME_MAX + 1];
+	int r;
+
+	memcpy(old_name, info->name, sizeof(old_name));
+	memcpy(info->name, n->info.name, sizeof(info->name));
+	part->data.set.mark = TREE_WHOLE;
+	if (part->ours)
+		tree_encode(&part->data, info);
+	r = disk_snapshot_update(d, info, e);
+	if (r != -EEXIST)
+		return r;
+	/* Somebody else's has the name. The set's id is what counts. */
+	memcpy(info->name, old_name, sizeof(info->name));
+	return disk_snapshot_update(d, info, e);
+}
+
+/* ---- delete ---- */
+
+/* Its children become its parent's; the current one's parent becomes current. */
+static int children_move(struct machine_disk *first, struct tree *t, struct tree_node *gone,
+	struct err *e)
+{
+	struct tree_node *heir = tree_find_id(t, gone->data.parent);
+	bool was_current = gone->data.serial && gone->data.serial + 1 == tree_next_serial(t);
+	int r = 0;
+
+	for (size_t i = 0; i < t->n && !r; i++) {
+		struct tree_node *n = &t->nodes[i];
+
+		if (n == gone || !n->ours || n->data.parent != tree_id(gone))
+			continue;
+		n->data.parent = gone->data.parent;
+		tree_encode(&n->data, &n->info);
+		r = disk_snapshot_update(first, &n->info, e);
+	}
+	if (!r && was_current && heir && heir != gone && heir->ours) {
+		heir->data.serial = tree_next_serial(t);
+		tree_encode(&heir->data, &heir->info);
+		r = disk_snapshot_update(first, &heir->info, e);
+	}
+	return r;
+}
+
+static int delete_rest(struct machine *m, struct machine_disk *first, struct tree *t,
+	struct tree_node *n, struct err *e)
+{
+	int r = children_move(first, t, n, e);
+
+	if (!r)
+		r = vmsnap_parts(m, first, n, part_delete, NULL, e);
+	return r < 0 ? r : disk_snapshot_delete(first, n->info.id, e);
+}
+
+int vmsnap_delete(struct machine *m, struct machine_disk *first, struct tree *t, struct tree_node *n,
+	struct err *e)
+{
+	int r;
+
+	n->data.set.mark = TREE_DELETING;
+	tree_encode(&n->data, &n->info);
+	r = disk_snapshot_update(first, &n->info, e);
+	return r < 0 ? r : delete_rest(m, first, t, n, e);
+}
+
+/* ---- revert ---- */
+
+int vmsnap_revert_mark(struct machine_disk *first, const struct tree *t, struct tree_node *n,
+	struct err *e)
+{
+	n->data.serial = tree_next_serial(t);
+	n->data.set.mark = TREE_REVERTING;
+	tree_encode(&n->data, &n->info);
+	return disk_snapshot_update(first, &n->info, e);
+}
+
+int vmsnap_revert_first(struct machine_disk *first, const struct tree *t, struct tree_node *n,
+	struct err *e)
+{
+	if (!n->ours)
+		return disk_snapshot_apply(first, n->info.id, e);
+	if (n->data.serial + 1 != tree_next_serial(t))
+		n->data.serial = tree_next_serial(t);
+	n->data.set.mark = TREE_WHOLE;
+	tree_encode(&n->data, &n->info);
+	return disk_snapshot_apply_with(first, &n->info, e);
+}
+
+static int revert_rest(struct machine *m, struct machine_disk *first, struct tree *t,
+	struct tree_node *n, struct err *e)
+{
+	int r = vmsnap_parts(m, first, n, part_apply, NULL, e);
+
+	return r < 0 ? r : vmsnap_revert_first(first, t, n, e);
+}
+
+/* ---- after a crash ---- */
+
+struct recovery {
+	struct machine *m;
+	struct machine_disk *first;
+	bool may_revert;
+	vmsnap_recovered_fn *tell;
+	void *opaque;
+};
+
+static void recovered(const struct recovery *x, enum vm_recovery what, const struct machine_disk *d,
+	const struct tree_node *n)
+{
+	static const char *const words[] = { [VM_RECOVERY_MADE] = "was taken, and its making is ended",
+		[VM_RECOVERY_UNMADE] = "was not taken on all disks, and is rolled back",
+		[VM_RECOVERY_DELETED] = "was being deleted, and is gone now",
+		[VM_RECOVERY_REVERTED] = "was being reverted to: all disks are there now" };
+
+	log_warn(d->id, "after a crash: snapshot '%s' %s", n->info.name, words[what]);
+	if (x->tell)
+		x->tell(x->opaque, what, d->id, n->info.name);
+}
+
+/* What the first disk's entry says is under way. */
+static int marked_end(struct recovery *x, struct tree *t, struct tree_node *n, struct err *e)
+{
+	bool reverting = n->data.set.mark == TREE_REVERTING;
+	int r;
+
+	/* What is asked of an id is done to the first that has it: this one's mark would stay for ever. */
+	if (tree_find_id(t, tree_id(n)) != n)
+		return err_set(e, -EINVAL, ERR_CORRUPT, "disk %s: two snapshots have the id %s, and work on one of "
+			"them was cut short; delete them with `qemu-img snapshot -d`", x->first->id, n->info.id);
+	if (reverting && !x->may_revert)
+		return err_set(e, -EBUSY, ERR_WRONG_STATE, "a revert of the disks to snapshot '%s' was cut short; "
+			"start the VM without a saved state, which ends it", n->info.name);
+	r = reverting ? revert_rest(x->m, x->first, t, n, e) : delete_rest(x->m, x->first, t, n, e);
+	if (!r)
+		recovered(x, reverting ? VM_RECOVERY_REVERTED : VM_RECOVERY_DELETED, x->first, n);
+	return r;
+}
+
+/* 0: nothing is marked in the tree, which is the caller's. 1: one was ended, and the tree is another now. */
+static int marked_end_next(struct recovery *x, struct tree *ret, struct err *e)
+{
+	int r = vmsnap_tree(x->first, ret, e);
+
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < ret->n && !r; i++) {
+		enum tree_mark mark = ret->nodes[i].data.set.mark;
+
+		if (mark != TREE_DELETING && mark != TREE_REVERTING)
+			continue;
+		r = marked_end(x, ret, &ret->nodes[i], e);
+		r = r < 0 ? r : 1;
+	}
+	if (r)
+		tree_done(ret);
+	return r;
+}
+
+static int part_recover(struct recovery *x, struct machine_disk *d, const struct tree *first,
+	struct tree_node *part, struct err *e)
+{
+	const struct tree_node *whole = tree_has_set(part) ? tree_find_part(first, part) : NULL;
+	bool making = part->data.set.mark == TREE_MAKING;
+	int r = 0;
+
+	if (whole && whole->data.set.mark != TREE_MAKING) {
+		if (!making && !strcmp(part->info.name, whole->info.name))
+			return 0;
+		r = vmsnap_part_settle(d, part, whole, e);
+		if (!r && making)
+			recovered(x, VM_RECOVERY_MADE, d, whole);
+	} else if (making && memcmp(part->data.set.vm, x->m->cfg.uuid, sizeof(part->data.set.vm))) {
+		log_warn(d->id, "another VM did not end the making of snapshot '%s'; it is left alone",
+			part->info.name);
+	} else if (making && !x->first->snapshot_unknown) { /* else the next open, or a change, tells */
+		r = disk_snapshot_delete(d, part->info.id, e);
+		if (!r)
+			recovered(x, VM_RECOVERY_UNMADE, d, part);
+	}
+	return r;
+}
+
+static int disk_recover(struct recovery *x, struct machine_disk *d, const struct tree *first,
+	struct err *e)
+{
+	struct tree t;
+	int r = vmsnap_tree(d, &t, e);
+
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < t.n && !r; i++)
+		r = part_recover(x, d, first, &t.nodes[i], e);
+	tree_done(&t);
+	return r;
+}
+
+int vmsnap_recover(struct machine *m, bool may_revert, vmsnap_recovered_fn *tell, void *opaque,
+	struct err *e)
+{
+	struct recovery x = { .m = m, .first = vmsnap_first_disk(m, NULL), .may_revert = may_revert,
+		.tell = tell, .opaque = opaque };
+	struct tree t;
+	int r;
+
+	if (!x.first || !vmsnap_disk_has_parts(m, (unsigned)(x.first - m->disks)))
+		return 0;
+	while ((r = marked_end_next(&x, &t, e)) > 0)
+		;
+	if (r < 0)
+		return r;
+	for (unsigned i = 0; i < m->ndisks && !r; i++)
+		if (&m->disks[i] != x.first && vmsnap_disk_has_parts(m, i))
+			r = disk_recover(&x, &m->disks[i], &t, e);
+	tree_done(&t);
+	return r;
+}
+
+struct start {
+	struct vm *vm;
+	bool reverted;
+};
+
+static void start_recovered(void *opaque, enum vm_recovery what, const char *disk, const char *name)
+{
+	struct start *s = opaque;
+
+	s->reverted |= what == VM_RECOVERY_REVERTED;
+	vm_recovered(s->vm, what, disk, name);
+}
+
+int vm_snapshot_recover(struct vm *vm, struct err *e)
+{
+	struct start s = { .vm = vm };
+	struct machine *m = vm_machine(vm);
+	int r = vmsnap_recover(m, m->cfg.restore_fd == VM_NO_FD, start_recovered, &s, e);
+
+	/* A disk's size may be another now. */
+	if (!r && s.reverted && !m->cfg.images_only)
+		r = machine_reset(m, e);
+	return r;
+}

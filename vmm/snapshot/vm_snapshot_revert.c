@@ -1,0 +1,319 @@
+/* The way back. Stages: look (worker: everything that can be wrong is found here), go (main: pause,
+ * disks, devices, vCPUs; memory comes on demand). */
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+#include "snapshot/pager.h"
+#include "vmm/machine/machine_state.h"
+#include "vmm/machine/ram_load.h"
+#include "vmm/snapshot/map_store.h"
+#include "vmm/snapshot/vm_snapshot_impl.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct revert_job {
+	struct vmsnap_job j;
+	struct vm_snapshot_revert v;
+	struct machine_disk *first;
+	struct tree tree;
+	struct tree_node *node;
+	char id[VM_DISKS_MAX][BLOCK_SNAPSHOT_ID_MAX + 1]; /* of the snapshot on each disk */
+	bool with_ram;
+	struct vmstate_header h;
+	uint8_t *sections;
+	struct map_store *store; /* until the pager has it */
+	bool rewinds;		 /* memory counts from a state that is at hand: only what differs changes */
+	struct bitmap changed;	 /* between the two */
+	uint64_t started_ns;
+};
+
+/* ---- look: on the worker; the VM is not touched ---- */
+
+/* Blocks of RAM that have a part in the clusters [first, end). */
+static void changed_set(struct revert_job *x, uint64_t first, uint64_t end)
+{
+	const struct vmstate_layout *l = &x->h.layout;
+	uint64_t size = x->store->map.cluster_bytes;
+	uint64_t from = MAX(first * size, l->ram_offset) - l->ram_offset;
+	uint64_t to = MIN(end * size, l->ram_offset + l->ram_bytes) - l->ram_offset;
+
+	for (uint64_t b = from / VMSTATE_BLOCK_BYTES; b < DIV_ROUND_UP(to, VMSTATE_BLOCK_BYTES); b++)
+		bitmap_set(&x->changed, b);
+}
+
+/* What two snapshots of a disk have in the same clusters is the same. */
+static void changed_find(struct revert_job *x, const struct block_vmstate_map *base)
+{
+	const struct vmstate_layout *l = &x->h.layout;
+	const struct block_vmstate_map *map = &x->store->map;
+	uint64_t c = l->ram_offset / map->cluster_bytes, n;
+	uint64_t end = DIV_ROUND_UP(l->ram_offset + l->ram_bytes, (uint64_t)map->cluster_bytes);
+	uint64_t both = MIN(end, MIN(map->n, base->n));
+
+	for (; c < both; c += n) {
+		uint64_t more, host = block_vmstate_map_host(map, c, &n);
+		bool same = host == block_vmstate_map_host(base, c, &more);
+
+		n = MIN(MIN(n, more), both - c);
+		if (!same)
+			changed_set(x, c, c + n);
+	}
+	if (c < end)
+		changed_set(x, c, end);
+}
+
+static int base_compare(struct revert_job *x)
+{
+	struct map_store *base = NULL;
+	int r = bitmap_init(&x->changed, x->h.layout.blocks);
+
+	if (r < 0)
+		return err_set_errno(&x->j.e, r, "snapshot");
+	if (!strcmp(x->j.m->base_id, x->node->info.id))
+		return 0;
+	r = map_store_new(x->first, x->j.m->base_id, &base, &x->j.e);
+	if (!r)
+		changed_find(x, &base->map);
+	free(base);
+	return r;
+}
+
+static bool memory_is_good(struct machine *m)
+{
+	struct pager_stats s = { 0 };
+
+	if (m->pager)
+		pager_stats(m->pager, &s);
+	return m->tracker && !s.failed;
+}
+
+/* Does memory count from a snapshot that is still there? */
+static int base_look(struct revert_job *x)
+{
+	x->rewinds = tree_find_id(&x->tree, strtoull(x->j.m->base_id, NULL, 10));
+	return x->rewinds ? base_compare(x) : 0;
+}
+
+static int verify_ram(struct revert_job *x)
+{
+	struct vmstate_store *s = &x->store->store;
+	CLEANUP_FREE uint32_t *crcs = NULL;
+	uint8_t *buf = NULL;
+	int r = posix_memalign((void **)&buf, 4096, VMSTATE_BLOCK_BYTES) ? -ENOMEM : 0;
+
+	if (!r)
+		r = vmstate_read_crcs(s, &x->h, &crcs, &x->j.e);
+	for (uint64_t b = 0; b < x->h.layout.blocks && !r; b++)
+		if (!vmstate_block_is_zero(&x->h.layout, crcs, b))
+			r = vmstate_read_blocks(s, &x->h, crcs, b, 1, buf, &x->j.e);
+	free(buf);
+	return r;
+}
+
+static int state_look(struct revert_job *x)
+{
+	struct machine *m = x->j.m;
+	struct vmstate_store *s = NULL;
+	struct err *e = &x->j.e;
+	int r = map_store_new(x->first, x->node->info.id, &x->store, e);
+
+	if (!r) {
+		s = &x->store->store;
+		r = vmstate_read_header(s, &x->h, e);
+	}
+	if (!r && memcmp(x->h.uuid, m->cfg.uuid, sizeof(x->h.uuid)))
+		r = err_set(e, -EINVAL, ERR_INVALID, "the snapshot's state belongs to another VM");
+	if (!r && x->h.layout.ram_bytes != m->mem.bytes)
+		r = err_set(e, -EINVAL, ERR_INVALID,
+			"the snapshot was taken with %llu MiB of memory; this VM has %llu MiB",
+			(unsigned long long)(x->h.layout.ram_bytes / MIB),
+			(unsigned long long)(m->mem.bytes / MIB));
+	if (!r && x->h.layout.total_bytes > x->store->map.n * x->store->map.cluster_bytes)
+		r = err_set(e, -EINVAL, ERR_CORRUPT, "the snapshot's state is cut short");
+	if (!r)
+		r = vmstate_read_sections(s, &x->h, &x->sections, e);
+	if (!r)
+		r = machine_state_check(m, x->sections, x->h.sections_bytes, e);
+	if (!r && x->v.verify)
+		r = verify_ram(x);
+	if (!r)
+		r = base_look(x);
+	return r < 0 ? (err_prefix(e, "snapshot '%s'", x->node->info.name), r) : 0;
+}
+
+static void look_run(struct work *w)
+{
+	struct revert_job *x = container_of(w, struct revert_job, j.work);
+	struct vmsnap_job *j = &x->j;
+
+	x->started_ns = loop_now_ns();
+	j->r = vmsnap_recover(j->m, j->m->cfg.images_only, NULL, NULL, &j->e);
+	if (!j->r)
+		j->r = vmsnap_tree(x->first, &x->tree, &j->e);
+	if (!j->r)
+		j->r = vmsnap_find(&x->tree, x->v.name, &x->node, &j->e);
+	if (!j->r)
+		j->r = vmsnap_ids(j->m, x->first, x->node, x->v.disk, x->id, &j->e);
+	if (j->r < 0)
+		return;
+	x->with_ram = x->node->info.vm_state_bytes && !x->v.disks_only && !j->m->cfg.images_only;
+	if (x->with_ram)
+		j->r = state_look(x);
+}
+
+/* ---- go: on the main thread ---- */
+
+/* One disk alone: the VM as a whole goes on from where it was. */
+static int disk_apply(struct revert_job *x)
+{
+	struct machine *m = x->j.m;
+
+	for (unsigned i = 0; i < m->ndisks; i++)
+		if (x->id[i][0])
+			return disk_snapshot_apply(&m->disks[i], x->id[i], &x->j.e);
+	return 0;
+}
+
+static int disks_apply(struct revert_job *x)
+{
+	struct machine *m = x->j.m;
+	unsigned n = 0;
+	int r = 0;
+
+	if (x->v.disk[0])
+		return disk_apply(x);
+	for (unsigned i = 0; i < m->ndisks; i++)
+		n += x->id[i][0] != 0;
+	if (n > 1 && x->node->ours)
+		r = vmsnap_revert_mark(x->first, &x->tree, x->node, &x->j.e);
+	for (unsigned i = 0; i < m->ndisks && !r; i++)
+		if (x->id[i][0] && &m->disks[i] != x->first)
+			r = disk_snapshot_apply(&m->disks[i], x->id[i], &x->j.e);
+	return r < 0 ? r : vmsnap_revert_first(x->first, &x->tree, x->node, &x->j.e);
+}
+
+static int memory_rewind(struct revert_job *x)
+{
+	struct machine *m = x->j.m;
+	struct vmstate_store *old = m->paged_from;
+	int r;
+
+	m->paged_from = &x->store->store;
+	r = ram_rewind(m, m->paged_from, &x->h, &x->changed, &x->j.e);
+	if (r < 0) {
+		m->paged_from = old;
+		return r;
+	}
+	x->store = NULL;
+	free(old);
+	return 0;
+}
+
+static int memory_replace(struct revert_job *x)
+{
+	struct machine *m = x->j.m;
+
+	machine_forget_memory(m);
+	memory_clear(&m->mem);
+	m->paged_from = &STEAL_PTR(x->store)->store;
+	return ram_load(m, m->paged_from, &x->h, &x->j.e);
+}
+
+static int machine_go_back(struct revert_job *x)
+{
+	struct machine *m = x->j.m;
+	int r;
+
+	machine_reset_devices(m);
+	r = vcpus_forget(&m->vcpus, &x->j.e);
+	if (!r)
+		r = x->rewinds && memory_is_good(m) ? memory_rewind(x) : memory_replace(x);
+	if (!r)
+		r = memory_forget_shadows(&m->mem, &m->kvm, &x->j.e);
+	if (!r && m->uffd.can_protect)
+		memcpy(m->base_id, x->node->info.id, sizeof(m->base_id));
+	if (!r && x->v.eager)
+		r = ram_wait(m, &x->j.e);
+	return r < 0 ? r : machine_load(m, x->sections, x->h.sections_bytes, &x->j.e);
+}
+
+static bool runs_afterwards(const struct revert_job *x)
+{
+	return x->v.then ? x->v.then == 1 : x->node->data.state == TREE_RUNNING;
+}
+
+static void revert_free(struct revert_job *x)
+{
+	tree_done(&x->tree);
+	free(x->sections);
+	free(x->store);
+	bitmap_done(&x->changed);
+	free(x);
+}
+
+static int go(struct revert_job *x)
+{
+	struct vmsnap_job *j = &x->j;
+	bool was_running = vm_phase(j->vm) == VM_PHASE_RUNNING;
+	int r;
+
+	if (!x->with_ram && !x->v.disks_only && !j->m->cfg.images_only)
+		return err_set(&j->e, -EINVAL, ERR_WRONG_STATE,
+			"snapshot '%s' holds disks only; shut the VM off first, or revert with --disks-only, "
+			"which restarts it", x->node->info.name);
+	vm_revert_begin(j->vm);
+	r = disks_apply(x);
+	if (!r && x->with_ram)
+		r = machine_go_back(x);
+	else if (!r && !j->m->cfg.images_only)
+		r = machine_reset(j->m, &j->e);
+	if (r < 0) {
+		/* Disks and machine may not fit together any more: it must not go on. */
+		vm_end(j->vm, VM_REASON_HOST_ERROR, 0, j->e.msg);
+		return r;
+	}
+	j->result.pause_ns = loop_now_ns() - x->started_ns;
+	if (!j->m->cfg.images_only)
+		vm_reverted(j->vm, x->with_ram ? runs_afterwards(x) : was_running);
+	return 0;
+}
+
+static void look_done(struct work *w)
+{
+	struct revert_job *x = container_of(w, struct revert_job, j.work);
+	struct vmsnap_job *j = &x->j;
+
+	if (!j->r && !x->v.look_only)
+		j->r = go(x);
+	if (!j->r && !x->v.look_only) {
+		memcpy(j->result.id, x->node->info.id, sizeof(j->result.id));
+		j->result.total_ns = loop_now_ns() - x->started_ns;
+		log_info(NULL, "reverted to snapshot '%s' in %llu us", x->node->info.name,
+			(unsigned long long)j->result.total_ns / 1000);
+	}
+	vmsnap_job_finish(j);
+	revert_free(x);
+}
+
+int vm_snapshot_revert(struct vm *vm, struct worker *w, const struct vm_snapshot_revert *v,
+	vm_snapshot_done_fn *done, void *opaque, struct err *e)
+{
+	struct machine_disk *first = vmsnap_first_disk(vm_machine(vm), e);
+	struct revert_job *x = first ? vmsnap_job_new(sizeof(*x), vm, w, "snapshot-revert", e) : NULL;
+
+	if (!x)
+		return first ? -EBUSY : -ENOTSUP;
+	x->j.done = done;
+	x->j.opaque = opaque;
+	x->v = *v;
+	x->v.name[VM_SNAPSHOT_NAME_MAX] = x->v.disk[sizeof(x->v.disk) - 1] = 0;
+	x->first = first;
+	x->j.work.run = look_run;
+	x->j.work.done = look_done;
+	worker_submit(w, x->j.m->host.loop, &x->j.work);
+	return 0;
+}

@@ -1,0 +1,130 @@
+/* What a snapshot alone holds, over all disks that have a part of it. Each disk's own thread looks,
+ * one disk after the other, while the guest and everybody else go on; nothing waits. */
+#include "base/cleanup.h"
+#include "base/util.h"
+#include "vmm/snapshot/vm_snapshot.h"
+#include "vmm/snapshot/vm_snapshot_impl.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct size_job {
+	struct machine *m;
+	struct tree_node node;
+	struct vm_snapshot_info info;
+	vm_snapshot_size_fn *done;
+	void *opaque;
+	unsigned disk; /* looked at now */
+	char part_id[BLOCK_SNAPSHOT_ID_MAX + 1];
+	bool first;    /* it is the one with the tree: there the id says which */
+	uint64_t bytes, sum;
+	struct loop_task task; /* to the disk's loop, and back */
+	struct block_snapshot_op op;
+	int r;
+	struct err e;
+};
+
+static void disk_next(struct size_job *j);
+
+static void size_end(struct size_job *j)
+{
+	j->info.own_bytes = j->sum;
+	j->done(j->opaque, j->r, &j->info, &j->e);
+	free(j);
+}
+
+static void disk_over(struct loop_task *t)
+{
+	struct size_job *j = container_of(t, struct size_job, task);
+
+	if (j->r < 0) {
+		size_end(j);
+		return;
+	}
+	j->sum += j->bytes;
+	j->disk++;
+	disk_next(j);
+}
+
+static void own_done(struct block_snapshot_op *op, int res, const struct err *e)
+{
+	struct size_job *j = container_of(op, struct size_job, op);
+
+	j->r = res;
+	if (res < 0)
+		j->e = *e;
+	j->task.run = disk_over;
+	loop_post(j->m->host.loop, &j->task);
+}
+
+/* Its part of the snapshot into part_id. False: it has none. */
+static bool part_find(struct size_job *j, const struct block_snapshot_info *list, size_t n)
+{
+	const struct tree_node *part;
+	struct tree t;
+
+	if (tree_build(list, n, &t) < 0)
+		return false;
+	part = j->first ? tree_find_id(&t, tree_id(&j->node)) : tree_find_part(&t, &j->node);
+	if (part)
+		memcpy(j->part_id, part->info.id, sizeof(j->part_id));
+	tree_done(&t);
+	return part;
+}
+
+static void disk_look(struct loop_task *t)
+{
+	struct size_job *j = container_of(t, struct size_job, task);
+	CLEANUP_FREE struct block_snapshot_info *list = NULL;
+	struct block *b = j->m->disks[j->disk].block;
+	size_t n = 0;
+	int r = block_snapshot_list(b, &list, &n, &j->e);
+
+	j->bytes = 0;
+	if (!r && part_find(j, list, n))
+		block_snapshot_own(b, j->part_id, &j->bytes, &j->op);
+	else
+		own_done(&j->op, r, &j->e);
+}
+
+static void disk_next(struct size_job *j)
+{
+	struct err e;
+
+	while (j->disk < j->m->ndisks && !vmsnap_disk_takes_part(j->m, j->disk))
+		j->disk++;
+	if (j->disk == j->m->ndisks) {
+		size_end(j);
+		return;
+	}
+	j->first = &j->m->disks[j->disk] == vmsnap_first_disk(j->m, &e);
+	j->task.run = disk_look;
+	loop_post(j->m->disks[j->disk].loop, &j->task);
+}
+
+int vm_snapshot_size(
+	struct vm *vm, const char *name, vm_snapshot_size_fn *done, void *opaque, struct err *e)
+{
+	struct machine *m = vm_machine(vm);
+	struct machine_disk *d;
+	struct tree_node *n;
+	struct size_job *j;
+	struct tree t;
+	int r = vmsnap_open(m, &d, &t, e);
+
+	if (r < 0)
+		return r;
+	r = vmsnap_find(&t, name, &n, e);
+	j = r < 0 ? NULL : calloc(1, sizeof(*j));
+	if (j) {
+		*j = (struct size_job){.m = m, .node = *n, .done = done, .opaque = opaque, .op.done = own_done};
+		vmsnap_info(n, n == tree_current(&t), &j->info);
+	} else if (!r) {
+		r = err_set_errno(e, -ENOMEM, "snapshot");
+	}
+	tree_done(&t);
+	if (j)
+		disk_next(j);
+	return r;
+}
