@@ -291,7 +291,7 @@ int daemon_open(struct daemon *d, struct err *e)
 	if (!r)
 		r = event_log_open(d->paths->state_dir, &d->events, e);
 	if (!r)
-		r = refusals_open(d, &d->refusals, e);
+		r = denial_log_open(d, &d->denials, e);
 	if (!r && d->paths->listening < 0)
 		r = listen_prepare(d->paths->socket, e);
 	if (!r)
@@ -346,8 +346,8 @@ void daemon_close(struct daemon *d)
 	qmp_close_all(d);
 	server_free(d->server);
 	d->server = NULL;
-	stop_free(d->stop);
-	d->stop = NULL;
+	host_shutdown_free(d->host_shutdown);
+	d->host_shutdown = NULL;
 	autostart_free(d->autostart);
 	scheduler_free(d->scheduler);
 	d->scheduler = NULL;
@@ -355,7 +355,7 @@ void daemon_close(struct daemon *d)
 	forwards_processes_free(d);
 	jobs_free(d);
 	permissions_done(&d->permissions);
-	refusals_close(d->refusals);
+	denial_log_close(d->denials);
 	audit_close(d->audit);
 	event_log_close(d->events);
 	d->events = NULL;

@@ -16,10 +16,10 @@ struct event_log;
 struct job;
 struct json_object;
 struct loop;
-struct refusals;
+struct denial_log;
 struct scheduler;
 struct server;
-struct stop;
+struct host_shutdown;
 struct store;
 struct store_work;
 struct usernet;
@@ -53,7 +53,7 @@ struct daemon {
 	struct audit *audit;
 	struct event_log *events; /* NULL until it is open */
 	struct scheduler *scheduler; /* NULL until the VMs are there */
-	struct stop *stop; /* NULL: not under way */
+	struct host_shutdown *host_shutdown; /* NULL: not under way */
 	struct autostart *autostart; /* NULL until the VMs are there */
 	struct server *server; /* NULL until it listens */
 	int run_dir_fd;
@@ -63,7 +63,7 @@ struct daemon {
 	struct job *jobs; /* oldest first */
 	unsigned next_job;  /* number in the last id that was made */
 	unsigned adopting;  /* VM processes that have not answered yet */
-	struct refusals *refusals; /* told of */
+	struct denial_log *denials; /* told of */
 	struct usernet *usernets; /* cairn-slirp's that have not ended (api/net/forwards.c) */
 	struct vm *starts_wait; /* for one that is under way to end; by vm->start_next */
 	int log_level;	    /* handed to VM processes */

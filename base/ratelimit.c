@@ -1,12 +1,12 @@
 #include "base/ratelimit.h"
 
-bool limit_take(struct limit *l, uint64_t now_ns, uint64_t *ret_left_out)
+bool ratelimit_take(struct ratelimit *l, uint64_t now_ns, uint64_t *ret_left_out)
 {
-	if (!l->since_ns || now_ns - l->since_ns >= LIMIT_WINDOW_NS) {
+	if (!l->since_ns || now_ns - l->since_ns >= RATELIMIT_WINDOW_NS) {
 		l->since_ns = now_ns;
 		l->n = 0;
 	}
-	if (l->n == LIMIT_BURST) {
+	if (l->n == RATELIMIT_BURST) {
 		l->left_out++;
 		return false;
 	}

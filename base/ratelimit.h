@@ -6,16 +6,16 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define LIMIT_BURST 20
-#define LIMIT_WINDOW_NS (10 * 1000000000ULL)
+#define RATELIMIT_BURST 20
+#define RATELIMIT_WINDOW_NS (10 * 1000000000ULL)
 
-struct limit {
+struct ratelimit {
 	uint64_t since_ns; /* begin of the window; 0: none yet */
 	unsigned n;
 	uint64_t left_out; /* since one was let through */
 };
 
 /* Is this one to be told? *ret_left_out: how many were not, since the last that was; set only then. */
-bool limit_take(struct limit *l, uint64_t now_ns, uint64_t *ret_left_out);
+bool ratelimit_take(struct ratelimit *l, uint64_t now_ns, uint64_t *ret_left_out);
 
 #endif

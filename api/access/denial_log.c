@@ -18,12 +18,12 @@
 
 struct user {
 	uid_t uid; /* the last one's: of no meaning */
-	struct limit limit;
+	struct ratelimit limit;
 	int64_t since_ns;   /* wall clock: the first that was left out; meaningless when none was */
 	uint64_t unaudited; /* of those that were left out */
 };
 
-struct refusals {
+struct denial_log {
 	struct daemon *daemon;
 	struct loop_timer *timer;
 	bool armed;
@@ -40,10 +40,10 @@ static int64_t wall_ns(void)
 
 static bool is_over(const struct user *u, uint64_t now_ns)
 {
-	return !u->limit.since_ns || now_ns - u->limit.since_ns >= LIMIT_WINDOW_NS;
+	return !u->limit.since_ns || now_ns - u->limit.since_ns >= RATELIMIT_WINDOW_NS;
 }
 
-static struct user *user_of(struct refusals *r, uid_t uid)
+static struct user *user_of(struct denial_log *r, uid_t uid)
 {
 	uint64_t now = loop_now_ns();
 	struct user *unused = NULL;
@@ -62,7 +62,7 @@ static struct user *user_of(struct refusals *r, uid_t uid)
 	return unused;
 }
 
-static void audit_left_out(struct refusals *r, const struct user *u)
+static void audit_left_out(struct denial_log *r, const struct user *u)
 {
 	CLEANUP_JS struct json_object *line = json_object_new_object();
 
@@ -75,7 +75,7 @@ static void audit_left_out(struct refusals *r, const struct user *u)
 	audit_add(r->daemon->audit, line);
 }
 
-static void left_out_tell(struct refusals *r, struct user *u)
+static void left_out_tell(struct denial_log *r, struct user *u)
 {
 	struct json_object *data = json_object_new_object();
 
@@ -92,7 +92,7 @@ static void left_out_tell(struct refusals *r, struct user *u)
 
 static void fire(void *opaque)
 {
-	struct refusals *r = opaque;
+	struct denial_log *r = opaque;
 	uint64_t now = loop_now_ns(), next = UINT64_MAX;
 
 	for (unsigned i = 0; i < USERS; i++) {
@@ -103,16 +103,16 @@ static void fire(void *opaque)
 		if (is_over(u, now))
 			left_out_tell(r, u);
 		else
-			next = MIN(next, u->limit.since_ns + LIMIT_WINDOW_NS);
+			next = MIN(next, u->limit.since_ns + RATELIMIT_WINDOW_NS);
 	}
 	r->armed = next != UINT64_MAX;
 	if (r->armed)
 		loop_timer_arm(r->timer, next);
 }
 
-int refusals_open(struct daemon *d, struct refusals **ret_r, struct err *e)
+int denial_log_open(struct daemon *d, struct denial_log **ret_r, struct err *e)
 {
-	struct refusals *r = calloc(1, sizeof(*r));
+	struct denial_log *r = calloc(1, sizeof(*r));
 	int ret = r ? loop_timer_new(d->loop, fire, r, &r->timer) : -ENOMEM;
 
 	if (ret < 0) {
@@ -124,7 +124,7 @@ int refusals_open(struct daemon *d, struct refusals **ret_r, struct err *e)
 	return 0;
 }
 
-void refusals_close(struct refusals *r)
+void denial_log_close(struct denial_log *r)
 {
 	if (!r)
 		return;
@@ -135,17 +135,17 @@ void refusals_close(struct refusals *r)
 	free(r);
 }
 
-static void left_out(struct refusals *r, struct user *u)
+static void left_out(struct denial_log *r, struct user *u)
 {
 	if (u->limit.left_out == 1)
 		u->since_ns = wall_ns();
 	/* The first window to end is this one, or one that is waited for. */
 	if (!r->armed)
-		loop_timer_arm(r->timer, u->limit.since_ns + LIMIT_WINDOW_NS);
+		loop_timer_arm(r->timer, u->limit.since_ns + RATELIMIT_WINDOW_NS);
 	r->armed = true;
 }
 
-bool refusals_tell(struct refusals *r, enum event_id id, uid_t uid, pid_t pid, struct json_object *data)
+bool denial_log_tell(struct denial_log *r, enum event_id id, uid_t uid, pid_t pid, struct json_object *data)
 {
 	struct user *u = user_of(r, uid);
 	uint64_t earlier;
@@ -153,7 +153,7 @@ bool refusals_tell(struct refusals *r, enum event_id id, uid_t uid, pid_t pid, s
 	/* Its time is over, and the timer late. */
 	if (u->limit.left_out && is_over(u, loop_now_ns()))
 		left_out_tell(r, u);
-	if (!limit_take(&u->limit, loop_now_ns(), &earlier)) {
+	if (!ratelimit_take(&u->limit, loop_now_ns(), &earlier)) {
 		json_object_put(data);
 		left_out(r, u);
 		return false;
@@ -164,7 +164,7 @@ bool refusals_tell(struct refusals *r, enum event_id id, uid_t uid, pid_t pid, s
 	return true;
 }
 
-void refusals_unaudited(struct refusals *r, uid_t uid)
+void denial_log_unaudited(struct denial_log *r, uid_t uid)
 {
 	user_of(r, uid)->unaudited++;
 }

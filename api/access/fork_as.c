@@ -29,10 +29,10 @@ struct answer {
 	struct err e;
 };
 
-struct errand {
+struct fork_as {
 	struct loop *loop;
 	/* NULL: told already; it waits for its process only. */
-	void (*done)(void *opaque, int r, const struct errand_result *res, const struct err *e);
+	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e);
 	void *opaque;
 	const char *what;
 	pid_t pid;
@@ -51,7 +51,7 @@ static void err_append(struct err *e, uid_t uid)
 	snprintf(e->msg + n, sizeof(e->msg) - n, " (for user %u, who defined the VM)", uid);
 }
 
-static void work(const struct errand_spec *s, pid_t parent, struct errand_result *out, struct answer *a)
+static void work(const struct fork_as_spec *s, pid_t parent, struct fork_as_result *out, struct answer *a)
 {
 	a->r = s->rights ? rights_assume(s->rights) : 0;
 	/* After the ids: a change of them clears it. */
@@ -70,9 +70,9 @@ static void work(const struct errand_spec *s, pid_t parent, struct errand_result
 		err_append(&a->e, s->rights->uid);
 }
 
-static _Noreturn void process_main(int sock, const struct errand_spec *s, pid_t parent)
+static _Noreturn void process_main(int sock, const struct fork_as_spec *s, pid_t parent)
 {
-	struct errand_result out = { 0 };
+	struct fork_as_result out = { 0 };
 	struct answer a = { 0 };
 	int at = 3;
 
@@ -86,7 +86,7 @@ static _Noreturn void process_main(int sock, const struct errand_spec *s, pid_t 
 
 /* ---- its end ---- */
 
-static void release(struct errand *x)
+static void release(struct fork_as *x)
 {
 	loop_unwatch(x->watch);
 	loop_timer_free(x->timer);
@@ -97,9 +97,9 @@ static void release(struct errand *x)
 	free(x);
 }
 
-static void tell(struct errand *x, int r, const struct errand_result *res, const struct err *e)
+static void tell(struct fork_as *x, int r, const struct fork_as_result *res, const struct err *e)
 {
-	void (*done)(void *opaque, int r, const struct errand_result *res, const struct err *e) = x->done;
+	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e) = x->done;
 
 	x->done = NULL;
 	if (done)
@@ -107,7 +107,7 @@ static void tell(struct errand *x, int r, const struct errand_result *res, const
 }
 
 /* The one message, which was sent before the process ended. */
-static int answer_take(struct errand *x, char *buf, struct channel_msg *m, struct answer *a)
+static int answer_take(struct fork_as *x, char *buf, struct channel_msg *m, struct answer *a)
 {
 	static const struct channel_type types[] = {
 		[DONE] = { sizeof(struct answer), sizeof(struct answer), CHANNEL_FDS_MAX, true } };
@@ -120,10 +120,10 @@ static int answer_take(struct errand *x, char *buf, struct channel_msg *m, struc
 	return a->r;
 }
 
-static void answer_tell(struct errand *x)
+static void answer_tell(struct fork_as *x)
 {
 	CLEANUP_FREE char *buf = malloc(CHANNEL_BODY_MAX);
-	struct errand_result res = { 0 };
+	struct fork_as_result res = { 0 };
 	struct channel_msg m;
 	struct answer a;
 	int r;
@@ -140,7 +140,7 @@ static void answer_tell(struct errand *x)
 
 static void gone(void *opaque, unsigned revents)
 {
-	struct errand *x = opaque;
+	struct fork_as *x = opaque;
 	siginfo_t si;
 
 	(void)revents;
@@ -152,7 +152,7 @@ static void gone(void *opaque, unsigned revents)
 }
 
 /* Its pid is its own until it is waited for. */
-static void process_kill(struct errand *x)
+static void process_kill(struct fork_as *x)
 {
 	kill(-x->pid, SIGKILL);
 	pidfd_send_signal(x->pidfd, SIGKILL, NULL, 0); /* it may have no group yet */
@@ -160,8 +160,8 @@ static void process_kill(struct errand *x)
 
 static void late(void *opaque)
 {
-	struct errand_result none = { 0 };
-	struct errand *x = opaque;
+	struct fork_as_result none = { 0 };
+	struct fork_as *x = opaque;
 	struct err e;
 
 	process_kill(x);
@@ -169,13 +169,13 @@ static void late(void *opaque)
 	tell(x, -ETIMEDOUT, &none, &e);
 }
 
-void errand_kill(struct errand *x)
+void fork_as_kill(struct fork_as *x)
 {
 	if (x)
 		process_kill(x);
 }
 
-void errand_free(struct errand *x)
+void fork_as_free(struct fork_as *x)
 {
 	if (!x)
 		return;
@@ -186,7 +186,7 @@ void errand_free(struct errand *x)
 
 /* ---- the beginning ---- */
 
-static int process_start(struct errand *x, const struct errand_spec *s)
+static int process_start(struct fork_as *x, const struct fork_as_spec *s)
 {
 	pid_t parent = getpid();
 	int pair[2];
@@ -204,14 +204,14 @@ static int process_start(struct errand *x, const struct errand_spec *s)
 	return x->pidfd < 0 ? -errno : 0;
 }
 
-int errand_begin(struct loop *l, const struct errand_spec *s, struct errand **ret, struct err *e)
+int fork_as_begin(struct loop *l, const struct fork_as_spec *s, struct fork_as **ret, struct err *e)
 {
-	struct errand *x = calloc(1, sizeof(*x));
+	struct fork_as *x = calloc(1, sizeof(*x));
 	int r;
 
 	if (!x)
 		abort();
-	*x = (struct errand){ .loop = l, .done = s->done, .opaque = s->opaque, .what = s->what, .sock = -1,
+	*x = (struct fork_as){ .loop = l, .done = s->done, .opaque = s->opaque, .what = s->what, .sock = -1,
 		.pidfd = -1 };
 	r = loop_timer_new(l, late, x, &x->timer);
 	if (!r)
@@ -222,7 +222,7 @@ int errand_begin(struct loop *l, const struct errand_spec *s, struct errand **re
 		release(x);
 		return err_set_errno(e, r, "%s: cannot start a process for it", s->what);
 	}
-	if (s->timeout_ns != ERRAND_NO_TIMEOUT)
+	if (s->timeout_ns != FORK_AS_NO_TIMEOUT)
 		loop_timer_arm(x->timer, loop_now_ns() + s->timeout_ns);
 	*ret = x;
 	return 0;

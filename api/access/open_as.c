@@ -11,16 +11,16 @@
 
 #define TIMEOUT_NS (10 * 1000000000ULL)
 
-struct opener {
+struct open_as {
 	void (*done)(void *opaque, int r, struct config *c, const struct err *e);
 	void *opaque;
 	struct config config; /* complete but for its fds */
 	unsigned nfiles;
-	struct errand *errand;
+	struct fork_as *errand;
 };
 
 /* In the errand's process. */
-static int files_open(const void *arg, struct errand_result *out, struct err *e)
+static int files_open(const void *arg, struct fork_as_result *out, struct err *e)
 {
 	const struct config_files *files = arg;
 
@@ -33,9 +33,9 @@ static int files_open(const void *arg, struct errand_result *out, struct err *e)
 	return 0;
 }
 
-static void files_opened(void *opaque, int r, const struct errand_result *res, const struct err *e)
+static void files_opened(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
 {
-	struct opener *o = opaque;
+	struct open_as *o = opaque;
 	struct err own;
 
 	config_take_fds(&o->config, res->fds, res->nfds);
@@ -49,37 +49,37 @@ static void files_opened(void *opaque, int r, const struct errand_result *res, c
 	free(o);
 }
 
-void opener_free(struct opener *o)
+void open_as_free(struct open_as *o)
 {
 	if (!o)
 		return;
-	errand_free(o->errand);
+	fork_as_free(o->errand);
 	free(o);
 }
 
-static int opener_start(struct opener *o, struct loop *l, const struct config_files *files,
+static int open_as_start(struct open_as *o, struct loop *l, const struct config_files *files,
 	const struct rights *rights, struct err *e)
 {
-	struct errand_spec s = { .rights = rights, .run = files_open, .arg = files, .what = "opening its files",
+	struct fork_as_spec s = { .rights = rights, .run = files_open, .arg = files, .what = "opening its files",
 		.timeout_ns = TIMEOUT_NS, .done = files_opened, .opaque = o };
 
 	o->nfiles = files->n;
-	return errand_begin(l, &s, &o->errand, e);
+	return fork_as_begin(l, &s, &o->errand, e);
 }
 
-static bool images_only(enum opener_what what)
+static bool images_only(enum open_as_what what)
 {
-	return what == OPENER_IMAGES || what == OPENER_IMAGES_READ;
+	return what == OPEN_AS_IMAGES || what == OPEN_AS_IMAGES_READ;
 }
 
-static int prepare(const struct definition *d, enum opener_what what, struct config *c, struct config_files *files,
+static int prepare(const struct definition *d, enum open_as_what what, struct config *c, struct config_files *files,
 	struct err *e)
 {
 	int r = config_prepare(d, images_only(what), c, files, e);
 
-	if (what == OPENER_FORWARDS)
+	if (what == OPEN_AS_FORWARDS)
 		files->n = 0;
-	if (!r && (what == OPENER_START || what == OPENER_FORWARDS))
+	if (!r && (what == OPEN_AS_START || what == OPEN_AS_FORWARDS))
 		r = config_prepare_forwards(d, c, files, e);
 	return r;
 }
@@ -91,17 +91,17 @@ static void only_read(struct config *c, struct config_files *files)
 	c->vm.images_read = true;
 }
 
-void opener_open(struct loop *l, const struct definition *d, enum opener_what what,
+void open_as_open(struct loop *l, const struct definition *d, enum open_as_what what,
 	void (*done)(void *opaque, int r, struct config *c, const struct err *e), void *opaque,
-	struct opener **ret_o)
+	struct open_as **ret_o)
 {
 	struct config_files files;
-	struct opener *o;
+	struct open_as *o;
 	struct config c;
 	struct err e;
 	int r = prepare(d, what, &c, &files, &e);
 
-	if (!r && what == OPENER_IMAGES_READ)
+	if (!r && what == OPEN_AS_IMAGES_READ)
 		only_read(&c, &files);
 	if (!r && !d->rights)
 		r = config_open_files(&c, &files, &e);
@@ -112,8 +112,8 @@ void opener_open(struct loop *l, const struct definition *d, enum opener_what wh
 	o = calloc(1, sizeof(*o));
 	if (!o)
 		abort(); /* a call that is never answered would be worse */
-	*o = (struct opener){ .done = done, .opaque = opaque, .config = c };
-	r = opener_start(o, l, &files, d->rights, &e);
+	*o = (struct open_as){ .done = done, .opaque = opaque, .config = c };
+	r = open_as_start(o, l, &files, d->rights, &e);
 	if (r < 0) {
 		free(o);
 		done(opaque, r, &c, &e);

@@ -11,24 +11,24 @@ struct config;
 struct definition;
 struct err;
 struct loop;
-struct opener;
+struct open_as;
 
-enum opener_what {
-	OPENER_ALL,
-	OPENER_IMAGES,	    /* no kernel and no initrd */
-	OPENER_IMAGES_READ, /* the same, and none for writing */
-	OPENER_START,	    /* all, and the sockets of forwards */
-	OPENER_FORWARDS,    /* these alone */
+enum open_as_what {
+	OPEN_AS_ALL,
+	OPEN_AS_IMAGES,	    /* no kernel and no initrd */
+	OPEN_AS_IMAGES_READ, /* the same, and none for writing */
+	OPEN_AS_START,	    /* all, and the sockets of forwards */
+	OPEN_AS_FORWARDS,    /* these alone */
 };
 
 /* d: borrowed for this call alone.
  * done: exactly once, at once or from the loop. r is 0 and c is the callee's (config_done()), or
  * -errno with a sentence.
- * *ret_o: set when it is not at once; valid until done() begins, or opener_free(). */
-void opener_open(struct loop *l, const struct definition *d, enum opener_what what,
+ * *ret_o: set when it is not at once; valid until done() begins, or open_as_free(). */
+void open_as_open(struct loop *l, const struct definition *d, enum open_as_what what,
 	void (*done)(void *opaque, int r, struct config *c, const struct err *e), void *opaque,
-	struct opener **ret_o);
+	struct open_as **ret_o);
 /* Ends it; done() is not called. NULL allowed. */
-void opener_free(struct opener *o);
+void open_as_free(struct open_as *o);
 
 #endif

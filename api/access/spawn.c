@@ -12,7 +12,7 @@
 #define FD_ASIDE 512
 
 /* All of them out of the way first: one may have a number that another is to get. */
-static int fds_place(const struct program *p)
+static int fds_place(const struct spawn_spec *p)
 {
 	int aside[FD_ASIDE];
 
@@ -29,7 +29,7 @@ static int fds_place(const struct program *p)
 	return close_range((unsigned)p->nfds, ~0U, 0) < 0 ? -errno : 0;
 }
 
-static _Noreturn void process_main(const struct program *p, pid_t parent)
+static _Noreturn void process_main(const struct spawn_spec *p, pid_t parent)
 {
 	char *envp[] = { (char *)"PATH=/usr/bin:/bin", (char *)"LC_ALL=C.UTF-8", NULL };
 	sigset_t none;
@@ -47,7 +47,7 @@ static _Noreturn void process_main(const struct program *p, pid_t parent)
 	_exit(127);
 }
 
-int program_start(const struct program *p, pid_t *ret_pid)
+int spawn_program(const struct spawn_spec *p, pid_t *ret_pid)
 {
 	pid_t parent = getpid(), pid = fork();
 

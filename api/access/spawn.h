@@ -8,7 +8,7 @@
 
 struct rights;
 
-struct program {
+struct spawn_spec {
 	const char *path;
 	char *const *argv;
 	const struct rights *rights; /* NULL: the daemon's own */
@@ -20,6 +20,6 @@ struct program {
 
 /* In a process group of its own. The caller waits for it. Returns 0 or -errno; what goes wrong after that is told by
  * its exit status: 1, or 127 when there is no such program. */
-int program_start(const struct program *p, pid_t *ret_pid);
+int spawn_program(const struct spawn_spec *p, pid_t *ret_pid);
 
 #endif

@@ -38,7 +38,7 @@ static void call_free(struct call *c)
 {
 	json_object_put(c->args);
 	json_object_put(c->id);
-	discard_fds(&c->fd, c->fd >= 0);
+	close_async_fds(&c->fd, c->fd >= 0);
 	free(c);
 }
 
@@ -61,7 +61,7 @@ static void call_audit(struct call *c, struct json_object *answer)
 	if (!c->command || !(c->command->flags & COMMAND_MUTATES))
 		return;
 	if (c->untold) {
-		refusals_unaudited(c->daemon->refusals, c->uid);
+		denial_log_unaudited(c->daemon->denials, c->uid);
 		return;
 	}
 	clock_gettime(CLOCK_REALTIME, &ts);
@@ -125,7 +125,7 @@ static void call_answer(struct call *c, struct json_object *o, int fd)
 {
 	call_audit(c, o);
 	/* Who has the answer may open the images. But a job has them for long. */
-	if (c->on_images && !c->vm->job && images_wait(c->vm, answer_late, c)) {
+	if (c->on_images && !c->vm->job && offline_wait(c->vm, answer_late, c)) {
 		c->answer = o;
 		c->vm = NULL;
 	} else {
@@ -256,7 +256,7 @@ static void tell_denial(struct call *c)
 		snprintf(name, sizeof(name), "%s", vm); /* anything, of any length */
 		js_put_str(data, "vm", name);
 	}
-	c->untold = !refusals_tell(c->daemon->refusals, EVENT_PERMISSION_DENIED, c->uid, c->pid, data);
+	c->untold = !denial_log_tell(c->daemon->denials, EVENT_PERMISSION_DENIED, c->uid, c->pid, data);
 }
 
 /* Who may, before anything else is looked at: one without rights learns nothing. */

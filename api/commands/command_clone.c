@@ -39,7 +39,7 @@ static int source_check(struct call *c, struct err *e)
 			"VM '%.255s' has a managed save, and what is on its disks is not complete without that; start it and "
 			"shut it down, or drop that with: cairn managedsave-remove %.60s", vm->def->name, vm->def->name);
 	/* That somebody looks at its snapshots is waited for. */
-	return vm->images && !vm->job ? 0 : vm_check_idle(vm, "clone", e);
+	return vm->offline && !vm->job ? 0 : vm_check_idle(vm, "clone", e);
 }
 
 /* A path that somebody gives is opened with the rights of whoever defined the source: theirs, or root asks. */
@@ -185,7 +185,7 @@ static int template_unset_check(const struct vm *vm, struct err *e)
 }
 
 /* What a crash has left half in its images is in order: from now on nobody could bring it there. */
-static void images_opened(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+static void offline_opened(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct call *c = opaque;
 
@@ -213,7 +213,7 @@ void command_vm_template(struct call *c)
 	int r;
 
 	/* Who has just looked at its snapshots is not refused because that process still ends. */
-	if (!c->vm->job && images_wait(c->vm, template_again, c)) {
+	if (!c->vm->job && offline_wait(c->vm, template_again, c)) {
 		c->vm = NULL;
 		return;
 	}
@@ -229,5 +229,5 @@ void command_vm_template(struct call *c)
 		return;
 	}
 	c->vm->going = true;
-	images_request(c->vm, VM_MSG_SNAPSHOT_LIST, &all, sizeof(all), LIST_TIMEOUT_NS, images_opened, c);
+	offline_request(c->vm, VM_MSG_SNAPSHOT_LIST, &all, sizeof(all), LIST_TIMEOUT_NS, offline_opened, c);
 }

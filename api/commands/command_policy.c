@@ -114,7 +114,7 @@ static int time_parse(struct call *c, struct shutdown_plan *p, struct err *e)
 /* All wait for it, and for no longer than its definition says: who may operate one VM does not hold up the host. */
 static int stop_check(const struct call *c, struct err *e)
 {
-	if (!stop_waits_for(c->vm))
+	if (!host_shutdown_waits_for(c->vm))
 		return 0;
 	return err_set(e, -EBUSY, ERR_BUSY,
 		"VM '%.200s' is being stopped with all the others (cairn daemon-stop). Next, to stop it at once: cairn destroy "
@@ -187,10 +187,10 @@ void command_daemon_stop(struct call *c)
 
 	if (js_get_bool(c->args, "dry-run", false)) {
 		o = json_object_new_object();
-		js_put(o, "vms", stop_look(c->daemon, action));
+		js_put(o, "vms", host_shutdown_look(c->daemon, action));
 		call_return(c, o);
 		return;
 	}
-	if (stop_all(c->daemon, action, !js_get_bool(c->args, "vms-only", false), c, &e) < 0)
+	if (host_shutdown_all(c->daemon, action, !js_get_bool(c->args, "vms-only", false), c, &e) < 0)
 		call_fail(c, &e);
 }

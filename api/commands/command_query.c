@@ -246,7 +246,7 @@ static struct json_object *disk_figures(const struct vm_disk_info *d, unsigned f
 
 	memcpy(id, d->id, sizeof(id));
 	id[sizeof(id) - 1] = 0;
-	text_clean(id);
+	utf8_clean(id);
 	js_put_str(o, "id", id);
 	js_put_uint(o, "size", d->size_bytes);
 	js_put_uint(o, "rd-reqs", d->rd_reqs);
@@ -271,8 +271,8 @@ static struct json_object *interface_figures(const struct vm_interface_info *i)
 	memcpy(id, i->id, sizeof(id));
 	memcpy(target, i->target, sizeof(target));
 	id[sizeof(id) - 1] = target[sizeof(target) - 1] = 0;
-	text_clean(id);
-	text_clean(target);
+	utf8_clean(id);
+	utf8_clean(target);
 	mac_print(i->mac, mac);
 	js_put_str(o, "id", id);
 	js_put_str(o, "mac", mac);

@@ -253,7 +253,7 @@ void vm_define(struct daemon *d, struct definition *def, enum vm_define_how how,
 	void *opaque)
 {
 	struct define *w = calloc(1, sizeof(*w));
-	struct opener *o;
+	struct open_as *o;
 	struct err e;
 	int r;
 
@@ -261,7 +261,7 @@ void vm_define(struct daemon *d, struct definition *def, enum vm_define_how how,
 		abort();
 	*w = (struct define){ .daemon = d, .def = def, .how = how, .was = was, .done = done, .opaque = opaque };
 	if (def->rights) {
-		opener_open(d->loop, def, OPENER_ALL, define_opened, w, &o);
+		open_as_open(d->loop, def, OPEN_AS_ALL, define_opened, w, &o);
 		return;
 	}
 	r = definition_check_files(def, &e);

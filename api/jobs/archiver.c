@@ -54,14 +54,14 @@ static int program_run(const struct plan *p, int in, int out, int spec, pid_t *r
 {
 	char *argv[] = { (char *)p->program, (char *)p->verb, NULL };
 	int fds[ARCHIVER_FD + ARCHIVER_FDS_MAX] = { in, out, -1, spec };
-	struct program program = { .path = p->program, .argv = argv, .rights = p->rights, .fds = fds,
+	struct spawn_spec program = { .path = p->program, .argv = argv, .rights = p->rights, .fds = fds,
 		.nfds = ARCHIVER_FD + p->nfds, .death_signal = p->death_signal };
 
 	if (p->nfds > ARCHIVER_FDS_MAX)
 		return -EMFILE;
 	for (size_t i = 0; i < p->nfds; i++)
 		fds[ARCHIVER_FD + i] = p->fds[i];
-	return program_start(&program, ret_pid);
+	return spawn_program(&program, ret_pid);
 }
 
 /* ---- its end ---- */

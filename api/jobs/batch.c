@@ -34,7 +34,7 @@ struct batch {
 	uint64_t *born_after_ns;
 	unsigned n;
 	struct definition **defs; /* for an errand: borrowed */
-	struct errand *errand;
+	struct fork_as *errand;
 	unsigned leaving; /* processes whose end is waited for */
 	struct loop_task task;
 	struct store_work work;
@@ -57,7 +57,7 @@ void batch_free(struct batch *b)
 {
 	if (!b)
 		return;
-	errand_free(b->errand);
+	fork_as_free(b->errand);
 	json_object_put(b->planned);
 	free(b->vms);
 	free(b->made);
@@ -210,7 +210,7 @@ static bool vm_forget(struct vm *vm)
 }
 
 /* Before the VMs are: of these the next daemon knows what to remove. */
-static void files_gone(void *opaque, int r, const struct errand_result *res, const struct err *e)
+static void files_gone(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
 {
 	struct batch *b = opaque;
 	bool all = true;
@@ -231,7 +231,7 @@ static void files_gone(void *opaque, int r, const struct errand_result *res, con
 
 static void all_ended(struct loop_task *t)
 {
-	static const struct errand_result none;
+	static const struct fork_as_result none;
 	struct batch *b = container_of(t, struct batch, task);
 	struct clone_files files = { b->defs, b->n, b->made, b->born_after_ns };
 

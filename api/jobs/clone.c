@@ -37,7 +37,7 @@ struct target {
 	uint32_t disk; /* that is copied now */
 	unsigned nth;  /* of those that are written to */
 	uint64_t done, total; /* bytes of that one */
-	struct errand *errand;
+	struct fork_as *errand;
 };
 
 struct cloning {
@@ -52,8 +52,8 @@ struct cloning {
 	unsigned copies; /* of one clone: disks */
 	uint64_t copied; /* bytes, of disks that are done */
 	struct config sources; /* whose images; VM_DISKS_MAX fds at most */
-	struct opener *opener;
-	struct errand *errand;
+	struct open_as *opener;
+	struct fork_as *errand;
 	bool failed, working, going_on;
 	struct err e;
 	uint64_t begun_ns;
@@ -69,10 +69,10 @@ static void target_fds_close(struct target *t)
 
 static void cloning_free(struct cloning *f)
 {
-	opener_free(f->opener);
-	errand_free(f->errand);
+	open_as_free(f->opener);
+	fork_as_free(f->errand);
 	for (unsigned i = 0; i < f->n; i++) {
-		errand_free(f->targets[i].errand);
+		fork_as_free(f->targets[i].errand);
 		target_fds_close(&f->targets[i]);
 		definition_free(f->targets[i].def);
 	}
@@ -150,7 +150,7 @@ static bool was_cancelled(struct cloning *f)
 	return f->failed;
 }
 
-static void identity_reset(void *opaque, int r, const struct errand_result *res, const struct err *e)
+static void identity_reset(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
 {
 	struct target *t = opaque;
 
@@ -186,7 +186,7 @@ static void identities_go_on(struct cloning *f)
 }
 
 /* The process on the source's images has let go of them: a clone may be started at once. */
-static void images_gone(void *opaque)
+static void offline_gone(void *opaque)
 {
 	struct cloning *f = opaque;
 
@@ -206,8 +206,8 @@ static void copies_over(struct loop_task *task)
 {
 	struct cloning *f = container_of(task, struct cloning, task);
 
-	if (!images_wait(f->source, images_gone, f))
-		images_gone(f);
+	if (!offline_wait(f->source, offline_gone, f))
+		offline_gone(f);
 }
 
 /* ---- copying ---- */
@@ -297,7 +297,7 @@ static void disk_copy(struct target *t)
 		if (body.has_data[k])
 			fds[n++] = f->sources.fds[v->data_fd[k]];
 	}
-	images_request_fds(f->source, VM_MSG_CLONE_DISK, &body, sizeof(body), fds, n, VM_PROCESS_NO_TIMEOUT,
+	offline_request_fds(f->source, VM_MSG_CLONE_DISK, &body, sizeof(body), fds, n, VM_PROCESS_NO_TIMEOUT,
 		disk_copied, t);
 }
 
@@ -313,7 +313,7 @@ static void disk_next(struct target *t)
 		disk_copy(t);
 }
 
-static void files_made(void *opaque, int r, const struct errand_result *res, const struct err *e)
+static void files_made(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
 {
 	struct target *t = opaque;
 
@@ -365,13 +365,13 @@ static void begin(void *opaque)
 	struct cloning *f = opaque;
 	struct err e;
 
-	if (images_wait(f->source, begin, f))
+	if (offline_wait(f->source, begin, f))
 		return;
 	f->working = true;
 	if (!was_cancelled(f) && batch_begin(f->batch, &e) < 0)
 		fail(f, &e);
 	if (!f->failed && f->copies)
-		images_start_copiers(f->source, f->linked ? 0 : MIN(f->n, AT_ONCE_MAX));
+		offline_start_copiers(f->source, f->linked ? 0 : MIN(f->n, AT_ONCE_MAX));
 	go_on(f);
 }
 
@@ -381,7 +381,7 @@ static void end_early(struct cloning *f, const struct err *e)
 	job_fail(f->job, e);
 }
 
-static void files_looked_for(void *opaque, int r, const struct errand_result *res, const struct err *e)
+static void files_looked_for(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
 {
 	struct cloning *f = opaque;
 
@@ -414,7 +414,7 @@ static void cloning_start(struct loop_task *task)
 {
 	struct cloning *f = container_of(task, struct cloning, task);
 
-	opener_open(f->daemon->loop, f->def, OPENER_IMAGES_READ, sources_opened, f, &f->opener);
+	open_as_open(f->daemon->loop, f->def, OPEN_AS_IMAGES_READ, sources_opened, f, &f->opener);
 }
 
 static void cancelled(void *opaque, int r, const struct vm_answer *a, const struct err *e)
@@ -430,8 +430,8 @@ static void clone_cancel(struct job *j)
 	struct cloning *f = j->opaque;
 
 	/* Else go_on() looks. */
-	if (f->working && f->begun && j->vm->images)
-		images_request(j->vm, VM_MSG_CANCEL, NULL, 0, CANCEL_TIMEOUT_NS, cancelled, NULL);
+	if (f->working && f->begun && j->vm->offline)
+		offline_request(j->vm, VM_MSG_CANCEL, NULL, 0, CANCEL_TIMEOUT_NS, cancelled, NULL);
 	for (unsigned i = 0; !f->working && i < f->n; i++)
 		sysprep_cancel(f->targets[i].errand);
 }

@@ -14,7 +14,7 @@
 
 /* ---- in the errand's process, or at once ---- */
 
-static int look(const void *arg, struct errand_result *out, struct err *e)
+static int look(const void *arg, struct fork_as_result *out, struct err *e)
 {
 	const struct clone_files *f = arg;
 	struct stat st;
@@ -35,7 +35,7 @@ static int look(const void *arg, struct errand_result *out, struct err *e)
 	return 0;
 }
 
-static int make(const void *arg, struct errand_result *out, struct err *e)
+static int make(const void *arg, struct fork_as_result *out, struct err *e)
 {
 	const struct definition *def = arg;
 
@@ -81,7 +81,7 @@ static int remove_of(const struct clone_files *f, unsigned i)
 	return r;
 }
 
-static int remove_all(const void *arg, struct errand_result *out, struct err *e)
+static int remove_all(const void *arg, struct fork_as_result *out, struct err *e)
 {
 	const struct clone_files *f = arg;
 	int r = 0;
@@ -98,10 +98,10 @@ static int remove_all(const void *arg, struct errand_result *out, struct err *e)
 
 /* ---- asking ---- */
 
-static void at_once(int (*run)(const void *arg, struct errand_result *out, struct err *e), const void *arg,
+static void at_once(int (*run)(const void *arg, struct fork_as_result *out, struct err *e), const void *arg,
 	clone_files_done *done, void *opaque)
 {
-	struct errand_result out = { 0 };
+	struct fork_as_result out = { 0 };
 	struct err e = { 0 };
 	int r = run(arg, &out, &e);
 
@@ -110,21 +110,21 @@ static void at_once(int (*run)(const void *arg, struct errand_result *out, struc
 	done(opaque, r, &out, &e);
 }
 
-static void as_errand(struct loop *l, const struct errand_spec *s, struct errand **ret)
+static void as_errand(struct loop *l, const struct fork_as_spec *s, struct fork_as **ret)
 {
-	struct errand_result none = { 0 };
+	struct fork_as_result none = { 0 };
 	struct err e;
-	int r = errand_begin(l, s, ret, &e);
+	int r = fork_as_begin(l, s, ret, &e);
 
 	if (r < 0)
 		s->done(s->opaque, r, &none, &e);
 }
 
 static void run_with(struct loop *l, const struct rights *rights,
-	int (*run)(const void *arg, struct errand_result *out, struct err *e), const void *arg,
-	clone_files_done *done, void *opaque, struct errand **ret)
+	int (*run)(const void *arg, struct fork_as_result *out, struct err *e), const void *arg,
+	clone_files_done *done, void *opaque, struct fork_as **ret)
 {
-	struct errand_spec s = { .rights = rights, .run = run, .arg = arg, .what = "making files for clones",
+	struct fork_as_spec s = { .rights = rights, .run = run, .arg = arg, .what = "making files for clones",
 		.timeout_ns = TIMEOUT_NS, .done = done, .opaque = opaque };
 
 	if (rights)
@@ -134,22 +134,22 @@ static void run_with(struct loop *l, const struct rights *rights,
 }
 
 void clone_files_look(struct loop *l, const struct clone_files *f, clone_files_done *done, void *opaque,
-	struct errand **ret)
+	struct fork_as **ret)
 {
 	run_with(l, f->defs[0]->rights, look, f, done, opaque, ret);
 }
 
 void clone_files_make(struct loop *l, const struct definition *def, clone_files_done *done, void *opaque,
-	struct errand **ret)
+	struct fork_as **ret)
 {
 	run_with(l, def->rights, make, def, done, opaque, ret);
 }
 
 void clone_files_remove(struct loop *l, const struct clone_files *f, clone_files_done *done, void *opaque,
-	struct errand **ret)
+	struct fork_as **ret)
 {
-	struct errand_spec s = { .rights = f->defs[0]->rights, .run = remove_all, .arg = f,
-		.what = "removing files of clones", .timeout_ns = ERRAND_NO_TIMEOUT, .done = done, .opaque = opaque };
+	struct fork_as_spec s = { .rights = f->defs[0]->rights, .run = remove_all, .arg = f,
+		.what = "removing files of clones", .timeout_ns = FORK_AS_NO_TIMEOUT, .done = done, .opaque = opaque };
 
 	as_errand(l, &s, ret);
 }

@@ -20,15 +20,15 @@ struct clone_files {
 	const uint64_t *born_after_ns;
 };
 
-typedef void clone_files_done(void *opaque, int r, const struct errand_result *res, const struct err *e);
+typedef void clone_files_done(void *opaque, int r, const struct fork_as_result *res, const struct err *e);
 
 /* None of them is there? */
 void clone_files_look(struct loop *l, const struct clone_files *f, clone_files_done *done, void *opaque,
-	struct errand **ret);
+	struct fork_as **ret);
 /* Of one definition: res has an fd for each written disk. count: how many were made, also on failure. */
 void clone_files_make(struct loop *l, const struct definition *def, clone_files_done *done, void *opaque,
-	struct errand **ret);
+	struct fork_as **ret);
 void clone_files_remove(struct loop *l, const struct clone_files *f, clone_files_done *done, void *opaque,
-	struct errand **ret);
+	struct fork_as **ret);
 
 #endif

@@ -30,7 +30,7 @@ struct export {
 	int fd;
 	char snapshot[256], compress[8];
 	int64_t level;
-	struct opener *opener;
+	struct open_as *opener;
 	struct archiver *archiver;
 	struct json_object *definition, *spec, *files;
 	struct loop_task task; /* tells from the loop that it failed at once */
@@ -42,7 +42,7 @@ static void export_release(struct job *j)
 	struct export *x = j->opaque;
 
 	definition_free(x->def);
-	opener_free(x->opener);
+	open_as_free(x->opener);
 	archiver_free(x->archiver);
 	json_object_put(x->definition);
 	json_object_put(x->spec);
@@ -278,7 +278,7 @@ static void go(void *opaque)
 {
 	struct export *x = opaque;
 
-	opener_open(x->vm->daemon->loop, x->def, false, opened, x, &x->opener);
+	open_as_open(x->vm->daemon->loop, x->def, false, opened, x, &x->opener);
 }
 
 static void export_cancel(struct job *j)
@@ -349,7 +349,7 @@ static void export_go(struct export *x)
 	if (definition_take(x, vm_live(x->vm), &x->e) < 0)
 		fail_soon(x);
 	/* A process that works on the images of a VM that is off has them locked. */
-	else if (!images_wait(x->vm, go, x))
+	else if (!offline_wait(x->vm, go, x))
 		go(x);
 }
 

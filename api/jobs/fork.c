@@ -51,7 +51,7 @@ struct fork {
 	struct rights *rights;	      /* NULL: the daemon's */
 	char *images[VM_DISKS_MAX];   /* of the disks that it writes to */
 	struct fork_files files;      /* of each of these the image and the copies */
-	struct errand *errand;	 /* checks or opens them; NULL: none */
+	struct fork_as *errand;	 /* checks or opens them; NULL: none */
 	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* empty: what the source is now */
 	bool paused, hint_hostname, failed, going_on;
 	struct err e;
@@ -63,7 +63,7 @@ static void fork_free(struct fork *f)
 {
 	for (unsigned i = 0; i < f->n; i++)
 		definition_free(f->clones[i].def);
-	errand_free(f->errand);
+	fork_as_free(f->errand);
 	batch_free(f->batch);
 	for (unsigned i = 0; i < VM_DISKS_MAX; i++)
 		free(f->images[i]);
@@ -216,21 +216,21 @@ static int files_list(struct fork *f, struct err *e)
 	return 0;
 }
 
-typedef int files_fn(const void *files, struct errand_result *out, struct err *e);
+typedef int files_fn(const void *files, struct fork_as_result *out, struct err *e);
 
-/* At once, but for another user's. *ret: as of errand_begin(). */
+/* At once, but for another user's. *ret: as of fork_as_begin(). */
 static void files_do(struct fork *f, const struct rights *rights, const struct fork_files *files, files_fn *fn,
-	void (*done)(void *opaque, int r, const struct errand_result *res, const struct err *e), void *opaque,
-	struct errand **ret)
+	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e), void *opaque,
+	struct fork_as **ret)
 {
-	struct errand_spec s = { .rights = rights, .run = fn, .arg = files, .what = "copying disks for clones",
+	struct fork_as_spec s = { .rights = rights, .run = fn, .arg = files, .what = "copying disks for clones",
 		.timeout_ns = ERRAND_TIMEOUT_NS, .done = done, .opaque = opaque };
-	struct errand_result res = { 0 };
+	struct fork_as_result res = { 0 };
 	struct err e;
 	int r;
 
 	if (rights)
-		r = errand_begin(f->daemon->loop, &s, ret, &e);
+		r = fork_as_begin(f->daemon->loop, &s, ret, &e);
 	else
 		r = fn(files, &res, &e);
 	if (r < 0 || !rights)
@@ -379,7 +379,7 @@ static void fork_cancel(struct job *j)
 {
 	struct fork *f = j->opaque;
 
-	if (!f->next && (j->vm->proc || j->vm->images))
+	if (!f->next && (j->vm->proc || j->vm->offline))
 		snapshots_request(j->vm, VM_MSG_CANCEL, NULL, 0, CANCEL_TIMEOUT_NS, cancelled, NULL);
 }
 
@@ -421,7 +421,7 @@ static void begin_fail(struct fork *f, const struct err *e)
 	loop_post(f->daemon->loop, &f->task);
 }
 
-static void files_opened(void *opaque, int r, const struct errand_result *res, const struct err *e)
+static void files_opened(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
 {
 	struct fork *f = opaque;
 
@@ -454,7 +454,7 @@ static void fork_go(struct fork *f)
 		begin_fail(f, &e);
 }
 
-static void files_checked(void *opaque, int r, const struct errand_result *res, const struct err *e)
+static void files_checked(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
 {
 	struct fork *f = opaque;
 
@@ -468,7 +468,7 @@ static void files_checked(void *opaque, int r, const struct errand_result *res, 
 
 static int fork_prepare(struct fork *f, const struct fork_how *how, struct err *e)
 {
-	struct errand_result none = { 0 };
+	struct fork_as_result none = { 0 };
 	int r = source_check(f->source, f->n, e);
 
 	if (!r)

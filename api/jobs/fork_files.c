@@ -27,7 +27,7 @@ static int copy_check(const char *path, struct err *e)
 	return errno == ENOENT ? 0 : err_set_errno(e, -errno, "%s", path);
 }
 
-int fork_files_check(const void *files, struct errand_result *out, struct err *e)
+int fork_files_check(const void *files, struct fork_as_result *out, struct err *e)
 {
 	const struct fork_files *f = files;
 	int r = 0;
@@ -46,7 +46,7 @@ static int file_open(const struct fork_file *f, struct err *e)
 	return fd < 0 ? err_set_errno(e, -errno, "%s", f->path) : fd;
 }
 
-int fork_files_open(const void *files, struct errand_result *out, struct err *e)
+int fork_files_open(const void *files, struct fork_as_result *out, struct err *e)
 {
 	const struct fork_files *f = files;
 

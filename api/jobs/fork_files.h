@@ -9,7 +9,7 @@
 #include <stdbool.h>
 
 struct err;
-struct errand_result;
+struct fork_as_result;
 
 struct fork_file {
 	const char *path; /* borrowed */
@@ -23,8 +23,8 @@ struct fork_files {
 
 /* files: struct fork_files. Each returns 0 or -errno with a sentence.
  * Is each image a regular file, and no copy there yet? */
-int fork_files_check(const void *files, struct errand_result *out, struct err *e);
+int fork_files_check(const void *files, struct fork_as_result *out, struct err *e);
 /* Images for reading, copies made anew: their fds. On failure no copy is left. */
-int fork_files_open(const void *files, struct errand_result *out, struct err *e);
+int fork_files_open(const void *files, struct fork_as_result *out, struct err *e);
 
 #endif

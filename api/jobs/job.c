@@ -368,7 +368,7 @@ static void job_conclude(void *opaque)
 static void job_end(struct job *j)
 {
 	j->cancel = NULL;
-	if (!j->vm || !images_wait(j->vm, job_conclude, j))
+	if (!j->vm || !offline_wait(j->vm, job_conclude, j))
 		job_conclude(j);
 }
 

@@ -27,7 +27,7 @@
 /* A request, from when it is wanted until it is answered. */
 struct wanted {
 	struct wanted *next; /* while it waits */
-	struct images *images;
+	struct offline_process *images;
 	enum vm_msg_type type;
 	void *body;
 	size_t len;
@@ -45,12 +45,12 @@ struct waiter {
 	void *opaque;
 };
 
-struct images {
+struct offline_process {
 	struct vm *vm;
 	struct vm_process *proc; /* NULL: it could not be started */
 	bool configured;	 /* it takes requests */
 	bool ending;		 /* it takes no more: what is wanted now waits for the next */
-	struct opener *opener;	 /* it has no files yet; NULL: it has */
+	struct open_as *opener;	 /* it has no files yet; NULL: it has */
 	unsigned asked;		 /* and not answered */
 	struct wanted *first, **last;
 	struct waiter *waiters;
@@ -64,7 +64,7 @@ static void socket_name(const struct vm *vm, char buf[VM_NAME_MAX + 2])
 	snprintf(buf, VM_NAME_MAX + 2, ".%s", vm->def->name);
 }
 
-static struct wanted *wanted_take(struct images *i)
+static struct wanted *wanted_take(struct offline_process *i)
 {
 	struct wanted *w = i->first;
 
@@ -87,7 +87,7 @@ static void wanted_free(struct wanted *w)
 	free(w);
 }
 
-static void all_fail(struct images *i, int r, const struct err *e)
+static void all_fail(struct offline_process *i, int r, const struct err *e)
 {
 	static const struct vm_answer none;
 	struct wanted *list = i->first;
@@ -103,11 +103,11 @@ static void all_fail(struct images *i, int r, const struct err *e)
 	}
 }
 
-void images_free(struct images *i)
+void offline_free(struct offline_process *i)
 {
 	if (!i)
 		return;
-	opener_free(i->opener);
+	open_as_free(i->opener);
 	vm_process_free(i->proc);
 	while (i->first)
 		wanted_free(wanted_take(i));
@@ -124,7 +124,7 @@ void images_free(struct images *i)
 
 static void quit_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
-	struct images *i = opaque;
+	struct offline_process *i = opaque;
 
 	(void)a;
 	(void)e;
@@ -132,14 +132,14 @@ static void quit_done(void *opaque, int r, const struct vm_answer *a, const stru
 		vm_process_kill(i->proc);
 }
 
-static void quit(struct images *i, uint64_t timeout_ns)
+static void quit(struct offline_process *i, uint64_t timeout_ns)
 {
 	i->ending = true;
 	vm_process_request(i->proc, VM_MSG_QUIT, NULL, 0, -1, timeout_ns, quit_done, i);
 	vm_process_kill_after(i->proc, timeout_ns);
 }
 
-static void settle(struct images *i)
+static void settle(struct offline_process *i)
 {
 	if (!i->asked && !i->first && !i->ending)
 		quit(i, QUIT_TIMEOUT_NS);
@@ -148,17 +148,17 @@ static void settle(struct images *i)
 static void answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct wanted *w = opaque;
-	struct images *i = w->images;
+	struct offline_process *i = w->images;
 
 	w->done(w->opaque, r, a, e); /* which may want more */
 	wanted_free(w);
 	i->asked--;
-	/* Of a process that is gone, images_gone() follows. */
+	/* Of a process that is gone, offline_gone() follows. */
 	if (r != -ESRCH && r != -EPIPE)
 		settle(i);
 }
 
-static void wanted_send(struct images *i)
+static void wanted_send(struct offline_process *i)
 {
 	struct wanted *w;
 
@@ -171,7 +171,7 @@ static void wanted_send(struct images *i)
 
 static void configured(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
-	struct images *i = opaque;
+	struct offline_process *i = opaque;
 
 	(void)a;
 	if (r < 0) {
@@ -188,9 +188,9 @@ static void configured(void *opaque, int r, const struct vm_answer *a, const str
 	settle(i);
 }
 
-static void images_event(void *opaque, const struct vm_event *ev)
+static void offline_event(void *opaque, const struct vm_event *ev)
 {
-	struct images *i = opaque;
+	struct offline_process *i = opaque;
 
 	if (ev->kind == VM_EVENT_SNAPSHOT_RECOVERED)
 		vm_emit_recovered(i->vm, ev);
@@ -200,7 +200,7 @@ static void images_event(void *opaque, const struct vm_event *ev)
 		job_progress_bytes(i->vm->job, (uint64_t)ev->value, (uint64_t)ev->total);
 }
 
-static void images_start(struct images *i);
+static void offline_start(struct offline_process *i);
 
 static void waiters_run(struct waiter *list)
 {
@@ -214,26 +214,26 @@ static void waiters_run(struct waiter *list)
 }
 
 /* There is no process (any more). */
-static void images_next(struct images *i)
+static void offline_next(struct offline_process *i)
 {
 	struct waiter *waiters = i->waiters;
 	struct vm *vm = i->vm;
 
 	i->waiters = NULL;
 	if (i->first) {
-		images_start(i);
+		offline_start(i);
 	} else {
-		vm->images = NULL;
-		images_free(i);
+		vm->offline = NULL;
+		offline_free(i);
 		vm_start_goes_on(vm);
 	}
 	waiters_run(waiters);
 }
 
-static void images_gone(void *opaque, const struct vm_process_end *end)
+static void offline_gone(void *opaque, const struct vm_process_end *end)
 {
 	char name[VM_NAME_MAX + 2];
-	struct images *i = opaque;
+	struct offline_process *i = opaque;
 	struct vm *vm = i->vm;
 
 	(void)end;
@@ -242,12 +242,12 @@ static void images_gone(void *opaque, const struct vm_process_end *end)
 	vm_process_free(i->proc);
 	i->proc = NULL;
 	i->configured = i->ending = false;
-	images_next(i);
+	offline_next(i);
 }
 
-static const struct vm_process_ops images_ops = { .event = images_event, .gone = images_gone };
+static const struct vm_process_ops images_ops = { .event = offline_event, .gone = offline_gone };
 
-static int process_start(struct images *i, struct config *c, struct err *e)
+static int process_start(struct offline_process *i, struct config *c, struct err *e)
 {
 	struct daemon *d = i->vm->daemon;
 	CLEANUP_CLOSE int log_fd = -1;
@@ -268,15 +268,15 @@ static int process_start(struct images *i, struct config *c, struct err *e)
 
 static void start_failed(struct loop_task *t)
 {
-	struct images *i = container_of(t, struct images, failed);
+	struct offline_process *i = container_of(t, struct offline_process, failed);
 
 	all_fail(i, -EREMOTEIO, &i->e);
-	images_next(i);
+	offline_next(i);
 }
 
-static void images_opened(void *opaque, int r, struct config *c, const struct err *e)
+static void offline_opened(void *opaque, int r, struct config *c, const struct err *e)
 {
-	struct images *i = opaque;
+	struct offline_process *i = opaque;
 
 	i->opener = NULL;
 	if (r < 0) {
@@ -291,18 +291,18 @@ static void images_opened(void *opaque, int r, struct config *c, const struct er
 	}
 }
 
-static void images_start(struct images *i)
+static void offline_start(struct offline_process *i)
 {
 	/* What linked clones stand on they have open, too. */
-	opener_open(i->vm->daemon->loop, i->vm->def, image_is_frozen(i->vm) ? OPENER_IMAGES_READ : OPENER_IMAGES,
-		images_opened, i, &i->opener);
+	open_as_open(i->vm->daemon->loop, i->vm->def, image_is_frozen(i->vm) ? OPEN_AS_IMAGES_READ : OPEN_AS_IMAGES,
+		offline_opened, i, &i->opener);
 }
 
 /* ---- asking ---- */
 
-static struct images *images_new(struct vm *vm)
+static struct offline_process *offline_new(struct vm *vm)
 {
-	struct images *i = calloc(1, sizeof(*i));
+	struct offline_process *i = calloc(1, sizeof(*i));
 
 	if (!i)
 		abort(); /* a call that is never answered would be worse */
@@ -311,19 +311,19 @@ static struct images *images_new(struct vm *vm)
 	return i;
 }
 
-static struct images *images_of(struct vm *vm)
+static struct offline_process *offline_of(struct vm *vm)
 {
-	if (!vm->images) {
-		vm->images = images_new(vm);
-		images_start(vm->images);
+	if (!vm->offline) {
+		vm->offline = offline_new(vm);
+		offline_start(vm->offline);
 	}
-	return vm->images;
+	return vm->offline;
 }
 
-void images_start_copiers(struct vm *vm, unsigned copiers)
+void offline_start_copiers(struct vm *vm, unsigned copiers)
 {
 	vm->copiers = (uint8_t)copiers;
-	images_of(vm);
+	offline_of(vm);
 }
 
 /* One that cannot be copied is missing when it is sent, which is refused then. */
@@ -340,20 +340,20 @@ static void wanted_take_fds(struct wanted *w, const int *fds, unsigned nfds)
 	}
 }
 
-void images_request(struct vm *vm, enum vm_msg_type type, const void *body, size_t len,
+void offline_request(struct vm *vm, enum vm_msg_type type, const void *body, size_t len,
 	uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *opaque)
 {
-	images_request_fds(vm, type, body, len, NULL, 0, timeout_ns, done, opaque);
+	offline_request_fds(vm, type, body, len, NULL, 0, timeout_ns, done, opaque);
 }
 
-void images_request_fds(struct vm *vm, enum vm_msg_type type, const void *body, size_t len,
+void offline_request_fds(struct vm *vm, enum vm_msg_type type, const void *body, size_t len,
 	const int *fds, unsigned nfds, uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *opaque)
 {
-	struct images *i = images_of(vm);
+	struct offline_process *i = offline_of(vm);
 	struct wanted *w = calloc(1, sizeof(*w));
 
 	if (!w || !(w->body = malloc(len + 1)))
@@ -373,17 +373,17 @@ void images_request_fds(struct vm *vm, enum vm_msg_type type, const void *body, 
 		wanted_send(i);
 }
 
-bool images_wait(struct vm *vm, void (*run)(void *opaque), void *opaque)
+bool offline_wait(struct vm *vm, void (*run)(void *opaque), void *opaque)
 {
 	struct waiter *w;
 
-	if (!vm->images)
+	if (!vm->offline)
 		return false;
 	w = malloc(sizeof(*w));
 	if (!w)
 		abort();
-	*w = (struct waiter){ vm->images->waiters, run, opaque };
-	vm->images->waiters = w;
+	*w = (struct waiter){ vm->offline->waiters, run, opaque };
+	vm->offline->waiters = w;
 	return true;
 }
 
@@ -397,9 +397,9 @@ static void old_answered(void *opaque, int r, const struct vm_answer *a, const s
 	(void)e;
 }
 
-void images_end_old(struct vm *vm)
+void offline_end_old(struct vm *vm)
 {
-	struct images *i = images_new(vm);
+	struct offline_process *i = offline_new(vm);
 	char name[VM_NAME_MAX + 2];
 	struct vm_process_paths p = { .run_dir = vm->daemon->run_dir_fd, .name = name, .log_fd = -1,
 		.end_fd = -1 };
@@ -407,10 +407,10 @@ void images_end_old(struct vm *vm)
 
 	socket_name(vm, name);
 	if (vm_process_adopt(vm->daemon->loop, &p, &images_ops, i, old_answered, i, &i->proc, &e) < 0) {
-		images_free(i);
+		offline_free(i);
 		return;
 	}
 	log_info("state", "VM '%s': ending what an earlier daemon began on its images", vm->def->name);
-	vm->images = i;
+	vm->offline = i;
 	quit(i, OLD_QUIT_TIMEOUT_NS);
 }

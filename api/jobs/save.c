@@ -270,7 +270,7 @@ static void managed_kept(struct store_work *work)
 	if (!j)
 		return;
 	vm->saving = vm->saving_adopted = false;
-	stop_vm_over(vm, r < 0 ? e.msg : "saved");
+	host_shutdown_vm_over(vm, r < 0 ? e.msg : "saved");
 	if (r < 0)
 		job_fail(j, &e);
 	else

@@ -26,7 +26,7 @@ void snapshots_request_fds(struct vm *vm, enum vm_msg_type type, const void *bod
 	if (vm->proc && vm_state_is_active(vm->state))
 		vm_process_request_fds(vm->proc, type, body, len, fds, nfds, timeout_ns, done, opaque);
 	else
-		images_request_fds(vm, type, body, len, fds, nfds, timeout_ns, done, opaque);
+		offline_request_fds(vm, type, body, len, fds, nfds, timeout_ns, done, opaque);
 }
 
 /* ---- one of them ---- */

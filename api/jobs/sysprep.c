@@ -167,7 +167,7 @@ static int group_end_with_daemon(void)
 	return prctl(PR_SET_PDEATHSIG, SIGUSR2) < 0 ? -errno : 0;
 }
 
-static int sysprep_run(const void *arg, struct errand_result *out, struct err *e)
+static int sysprep_run(const void *arg, struct fork_as_result *out, struct err *e)
 {
 	int pipes[2], status = 0, r = group_end_with_daemon();
 	char said[1024];
@@ -193,18 +193,18 @@ static int sysprep_run(const void *arg, struct errand_result *out, struct err *e
 /* ---- asking ---- */
 
 int sysprep_begin(struct loop *l, const struct definition *def,
-	void (*done)(void *opaque, int r, const struct errand_result *res, const struct err *e), void *opaque,
-	struct errand **ret, struct err *e)
+	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e), void *opaque,
+	struct fork_as **ret, struct err *e)
 {
 	struct sysprep s = { .def = def };
-	struct errand_spec spec = { .rights = def->rights, .run = sysprep_run, .arg = &s, .what = PROGRAM,
-		.timeout_ns = ERRAND_NO_TIMEOUT, .done = done, .opaque = opaque };
+	struct fork_as_spec spec = { .rights = def->rights, .run = sysprep_run, .arg = &s, .what = PROGRAM,
+		.timeout_ns = FORK_AS_NO_TIMEOUT, .done = done, .opaque = opaque };
 
 	hostname_make(def->name, s.hostname);
-	return errand_begin(l, &spec, ret, e);
+	return fork_as_begin(l, &spec, ret, e);
 }
 
-void sysprep_cancel(struct errand *x)
+void sysprep_cancel(struct fork_as *x)
 {
-	errand_kill(x);
+	fork_as_kill(x);
 }

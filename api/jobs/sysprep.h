@@ -6,17 +6,17 @@
 
 struct definition;
 struct err;
-struct errand;
-struct errand_result;
+struct fork_as;
+struct fork_as_result;
 struct loop;
 
 /* Is the program there? Returns 0; -ENOENT, naming its package. */
 int sysprep_check(struct err *e);
 /* Returns 0; -errno, and done() is not called. */
 int sysprep_begin(struct loop *l, const struct definition *def,
-	void (*done)(void *opaque, int r, const struct errand_result *res, const struct err *e), void *opaque,
-	struct errand **ret, struct err *e);
+	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e), void *opaque,
+	struct fork_as **ret, struct err *e);
 /* It fails soon. NULL allowed. */
-void sysprep_cancel(struct errand *x);
+void sysprep_cancel(struct fork_as *x);
 
 #endif

@@ -27,7 +27,7 @@ struct undefine {
 	struct daemon *daemon;
 	struct vm *vm; /* stays as long as it is `going` */
 	struct volumes volumes;
-	struct errand *errand;
+	struct fork_as *errand;
 	struct err why; /* it is given up */
 };
 
@@ -103,7 +103,7 @@ static void forget(void *opaque)
 	struct daemon *d = u->daemon;
 	struct err e;
 
-	if (images_wait(u->vm, forget, u)) /* somebody looked at its snapshots meanwhile */
+	if (offline_wait(u->vm, forget, u)) /* somebody looked at its snapshots meanwhile */
 		return;
 	u->work.loop = d->loop;
 	u->work.done = forgotten;
@@ -122,7 +122,7 @@ static void forget(void *opaque)
 
 /* ---- its images ---- */
 
-static void volumes_gone(void *opaque, int r, const struct errand_result *res, const struct err *e)
+static void volumes_gone(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
 {
 	struct undefine *u = opaque;
 	struct err why;
@@ -160,7 +160,7 @@ static int removal_begin(struct undefine *u, struct err *e)
 	return store_write_vm_file_behind(u->daemon->store, &u->work, u->vm->def->name, UNDEFINE_FILE, kept, e);
 }
 
-static void volumes_seen(void *opaque, int r, const struct errand_result *res, const struct err *e)
+static void volumes_seen(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
 {
 	struct undefine *u = opaque;
 	struct err own;
@@ -226,7 +226,7 @@ static void snapshots_look(struct undefine *u)
 	if (js_get_bool(u->call->args, "snapshots-metadata", false) || !may_have_snapshots(u->vm->def))
 		volumes_look(u);
 	else
-		images_request(u->vm, VM_MSG_SNAPSHOT_LIST, &body, sizeof(body), LIST_TIMEOUT_NS, snapshots_seen, u);
+		offline_request(u->vm, VM_MSG_SNAPSHOT_LIST, &body, sizeof(body), LIST_TIMEOUT_NS, snapshots_seen, u);
 }
 
 /* ---- the command ---- */
@@ -287,7 +287,7 @@ void command_vm_undefine(struct call *c)
 	int r;
 
 	/* Who has just listed the snapshots is not refused because that process still ends. */
-	if (!c->vm->job && images_wait(c->vm, undefine_again, c)) {
+	if (!c->vm->job && offline_wait(c->vm, undefine_again, c)) {
 		c->vm = NULL;
 		return;
 	}

@@ -245,7 +245,7 @@ static int volume_look(const struct removal *w, unsigned i, uint8_t *ret_kind, s
 	return r;
 }
 
-static int volumes_remove(const void *arg, struct errand_result *out, struct err *e)
+static int volumes_remove(const void *arg, struct fork_as_result *out, struct err *e)
 {
 	const struct removal *w = arg;
 	int r = 0;
@@ -267,17 +267,17 @@ static int volumes_remove(const void *arg, struct errand_result *out, struct err
 }
 
 int volumes_errand(const struct volumes *v, const struct vm *vm, bool remove,
-	void (*done)(void *opaque, int r, const struct errand_result *res, const struct err *e), void *opaque,
-	struct errand **ret, struct err *e)
+	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e), void *opaque,
+	struct fork_as **ret, struct err *e)
 {
 	struct removal w = { v, vm, remove };
-	struct errand_spec s = { .rights = vm->def->rights, .run = volumes_remove, .arg = &w,
-		.what = "removing its images", .timeout_ns = ERRAND_NO_TIMEOUT, .done = done, .opaque = opaque };
+	struct fork_as_spec s = { .rights = vm->def->rights, .run = volumes_remove, .arg = &w,
+		.what = "removing its images", .timeout_ns = FORK_AS_NO_TIMEOUT, .done = done, .opaque = opaque };
 
-	return errand_begin(vm->daemon->loop, &s, ret, e);
+	return fork_as_begin(vm->daemon->loop, &s, ret, e);
 }
 
-void volumes_take(struct volumes *v, const struct errand_result *res)
+void volumes_take(struct volumes *v, const struct fork_as_result *res)
 {
 	for (unsigned i = 0; i < v->n; i++)
 		v->list[i].kind = res->notes[i];

@@ -11,8 +11,8 @@
 #include <stddef.h>
 
 struct err;
-struct errand;
-struct errand_result;
+struct fork_as;
+struct fork_as_result;
 struct json_object;
 struct loop;
 struct rights;
@@ -46,9 +46,9 @@ void volumes_done(struct volumes *v);
 /* The errand: looks at each; with `remove`, and only when nothing speaks against any of them, removes those
  * that are files. done() gets the kinds as notes, and how many were removed as count. */
 int volumes_errand(const struct volumes *v, const struct vm *vm, bool remove,
-	void (*done)(void *opaque, int r, const struct errand_result *res, const struct err *e), void *opaque,
-	struct errand **ret, struct err *e);
-void volumes_take(struct volumes *v, const struct errand_result *res);
+	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e), void *opaque,
+	struct fork_as **ret, struct err *e);
+void volumes_take(struct volumes *v, const struct fork_as_result *res);
 
 /* For clients: id, path, removed, why. */
 struct json_object *volumes_to_json(const struct volumes *v);

@@ -53,7 +53,7 @@ struct forwards {
 	struct vm *vm;
 	struct held list[CHANNEL_FDS_MAX];
 	unsigned n;
-	struct opener *opener; /* it is about to listen */
+	struct open_as *opener; /* it is about to listen */
 	struct loop_timer *timer; /* to try again */
 	bool waits; /* until then nobody is listened to */
 	struct backoff wakes; /* that failed */
@@ -160,7 +160,7 @@ static void let_go(struct forwards *f)
 	watches_end(f);
 	while (f->n)
 		close(f->list[--f->n].fd);
-	opener_free(f->opener);
+	open_as_free(f->opener);
 	f->opener = NULL;
 	if (f->timer)
 		loop_timer_disarm(f->timer);
@@ -336,7 +336,7 @@ static void listen_asleep(struct vm *vm)
 	if (f->n)
 		watch_all(f);
 	else if (!f->opener)
-		opener_open(vm->daemon->loop, vm->def, OPENER_FORWARDS, listens, f, &f->opener);
+		open_as_open(vm->daemon->loop, vm->def, OPEN_AS_FORWARDS, listens, f, &f->opener);
 }
 
 /* It runs: those that failed count no more. */
@@ -414,7 +414,7 @@ static void usernet_free(struct usernet *u)
 	loop_unwatch(u->watch);
 	loop_timer_free(u->end_timer);
 	if (u->control >= 0)
-		discard_socket(u->control);
+		close_async_socket(u->control);
 	if (u->pidfd >= 0)
 		close(u->pidfd);
 	free(u);
@@ -483,7 +483,7 @@ static void control_ready(void *opaque, unsigned revents)
 	for (unsigned i = 0; i < MESSAGES_PER_ROUND; i++) {
 		CLEANUP_JS struct json_object *o = NULL;
 
-		got = discard_recv(u->control, text, MESSAGE_MAX, NULL);
+		got = close_async_recv(u->control, text, MESSAGE_MAX, NULL);
 		if (got <= 0)
 			break;
 		text[got] = 0;

@@ -186,7 +186,7 @@ static int process_run(const struct plug *p, const struct definition_user *u, pi
 	CLEANUP_CLOSE int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	int fds[FORWARD_FD + DEFINITION_FORWARDS_MAX] = { null, null, p->log_fd, p->frames[1],
 		p->run_dir < 0 ? null : p->control[1] };
-	struct program program = { .path = p->program, .rights = p->def->rights, .fds = fds,
+	struct spawn_spec program = { .path = p->program, .rights = p->def->rights, .fds = fds,
 		.nfds = FORWARD_FD + u->nforwards };
 	struct args args;
 
@@ -196,7 +196,7 @@ static int process_run(const struct plug *p, const struct definition_user *u, pi
 		fds[FORWARD_FD + i] = p->forwards[i];
 	args_make(&args, p->def, u, p->run_dir >= 0);
 	program.argv = args.list;
-	return program_start(&program, ret_pid);
+	return spawn_program(&program, ret_pid);
 }
 
 static int plug_in(struct plug *p, unsigned at, struct config *c, struct usernets *ret, struct err *e)

@@ -20,7 +20,7 @@
 
 struct autostart {
 	struct daemon *daemon;
-	struct sequence *sequence; /* NULL: not under way */
+	struct staged_run *sequence; /* NULL: not under way */
 	struct step {
 		struct autostart *autostart;
 		size_t i;
@@ -113,12 +113,12 @@ static void started(void *opaque, int r, const struct err *e)
 {
 	struct step *step = opaque;
 	struct autostart *a = step->autostart;
-	struct vm *vm = sequence_vm(a->sequence, step->i);
+	struct vm *vm = staged_run_vm(a->sequence, step->i);
 
 	if (r < 0)
 		log_error("autostart", "VM '%s' is not started: %s", vm->def->name, e->msg);
 	tell(vm, r < 0 ? e : NULL);
-	sequence_over(a->sequence, step->i);
+	staged_run_over(a->sequence, step->i);
 }
 
 static void turn(void *opaque, struct vm *vm, size_t i)
@@ -128,7 +128,7 @@ static void turn(void *opaque, struct vm *vm, size_t i)
 
 	a->steps[i] = (struct step){ a, i };
 	if (vm_state_is_active(vm->state) || vm->starting || vm->start_waits)
-		sequence_over(a->sequence, i); /* somebody was faster */
+		staged_run_over(a->sequence, i); /* somebody was faster */
 	else
 		vm_start(vm, &how);
 }
@@ -139,7 +139,7 @@ static void all_over(void *opaque)
 
 	a->over = true;
 	boot_keep(a);
-	sequence_free(a->sequence);
+	staged_run_free(a->sequence);
 	a->sequence = NULL;
 }
 
@@ -152,30 +152,30 @@ static bool is_due(const struct autostart *a, const struct vm *vm)
 
 void autostart_go(struct daemon *d)
 {
-	static const struct sequence_ops ops = { turn, all_over };
+	static const struct staged_run_ops ops = { turn, all_over };
 	struct autostart *a = d->autostart;
 
 	if (a->over)
 		return;
 	boot_keep(a);
-	a->sequence = sequence_new(d, d->paths->limits.starting, &ops, a);
+	a->sequence = staged_run_new(d, d->paths->limits.starting, &ops, a);
 	for (size_t i = 0; i < d->nvms; i++)
 		if (is_due(a, d->vms[i]))
-			sequence_add(a->sequence, d->vms[i], d->vms[i]->def->order,
+			staged_run_add(a->sequence, d->vms[i], d->vms[i]->def->order,
 				d->vms[i]->def->start_delay_s);
-	a->steps = calloc(sequence_count(a->sequence) + 1, sizeof(*a->steps));
+	a->steps = calloc(staged_run_count(a->sequence) + 1, sizeof(*a->steps));
 	if (!a->steps)
 		abort();
-	if (sequence_count(a->sequence))
-		log_info("autostart", "the host has booted: %zu VMs are started", sequence_count(a->sequence));
-	sequence_go(a->sequence);
+	if (staged_run_count(a->sequence))
+		log_info("autostart", "the host has booted: %zu VMs are started", staged_run_count(a->sequence));
+	staged_run_go(a->sequence);
 }
 
 void autostart_free(struct autostart *a)
 {
 	if (!a)
 		return;
-	sequence_free(a->sequence);
+	staged_run_free(a->sequence);
 	free(a->steps);
 	free(a);
 }

@@ -16,10 +16,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct stop {
+struct host_shutdown {
 	struct daemon *daemon;
 	struct call *call;
-	struct sequence *sequence;
+	struct staged_run *sequence;
 	struct json_object *outcomes;
 	bool *waits; /* of each place in the sequence: its VM's end is */
 	int action;  /* -1: each VM's own */
@@ -29,7 +29,7 @@ struct stop {
 static const char *const actions[] = { [DEFINITION_LEAVE] = "leave", [DEFINITION_SAVE] = "save",
 	[DEFINITION_SHUTDOWN] = "shutdown" };
 
-static uint8_t action_of(const struct stop *s, const struct vm *vm)
+static uint8_t action_of(const struct host_shutdown *s, const struct vm *vm)
 {
 	return s->action < 0 ? vm->def->stop_action : (uint8_t)s->action;
 }
@@ -37,17 +37,17 @@ static uint8_t action_of(const struct stop *s, const struct vm *vm)
 /* Its place; the count: it has none that is waited for. */
 static size_t place_of(const struct vm *vm)
 {
-	const struct stop *s = vm->daemon->stop;
-	size_t n = s ? sequence_count(s->sequence) : 0, i = 0;
+	const struct host_shutdown *s = vm->daemon->host_shutdown;
+	size_t n = s ? staged_run_count(s->sequence) : 0, i = 0;
 
-	while (i < n && (!s->waits[i] || sequence_vm(s->sequence, i) != vm))
+	while (i < n && (!s->waits[i] || staged_run_vm(s->sequence, i) != vm))
 		i++;
 	return i;
 }
 
-bool stop_waits_for(const struct vm *vm)
+bool host_shutdown_waits_for(const struct vm *vm)
 {
-	return vm->daemon->stop && place_of(vm) < sequence_count(vm->daemon->stop->sequence);
+	return vm->daemon->host_shutdown && place_of(vm) < staged_run_count(vm->daemon->host_shutdown->sequence);
 }
 
 static void outcome_add(struct json_object *all, const struct vm *vm, uint8_t action, const char *outcome)
@@ -60,27 +60,27 @@ static void outcome_add(struct json_object *all, const struct vm *vm, uint8_t ac
 	json_object_array_add(all, o);
 }
 
-static void outcome_put(struct stop *s, const struct vm *vm, const char *outcome)
+static void outcome_put(struct host_shutdown *s, const struct vm *vm, const char *outcome)
 {
 	outcome_add(s->outcomes, vm, action_of(s, vm), outcome);
 	log_info("stop", "VM '%s': %s", vm->def->name, outcome);
 }
 
-void stop_vm_over(struct vm *vm, const char *outcome)
+void host_shutdown_vm_over(struct vm *vm, const char *outcome)
 {
-	struct stop *s = vm->daemon->stop;
+	struct host_shutdown *s = vm->daemon->host_shutdown;
 	size_t i = place_of(vm);
 
-	if (!s || i == sequence_count(s->sequence))
+	if (!s || i == staged_run_count(s->sequence))
 		return;
 	s->waits[i] = false;
 	outcome_put(s, vm, outcome);
-	sequence_over(s->sequence, i);
+	staged_run_over(s->sequence, i);
 }
 
 static void saved(struct job *j, void *opaque)
 {
-	stop_vm_over(opaque, j->failed ? j->e.msg : "saved");
+	host_shutdown_vm_over(opaque, j->failed ? j->e.msg : "saved");
 }
 
 static void save(struct vm *vm)
@@ -89,7 +89,7 @@ static void save(struct vm *vm)
 	struct err e;
 
 	if (save_managed(vm, SAVE_THEN_AS_IT_WAS, NULL, NULL, &j, &e) < 0) {
-		stop_vm_over(vm, e.msg);
+		host_shutdown_vm_over(vm, e.msg);
 		return;
 	}
 	j->concluded = saved;
@@ -104,16 +104,16 @@ static void shut_down(struct vm *vm)
 	shutdown_begin(vm, &p, NULL, NULL);
 }
 
-static void act(struct stop *s, struct vm *vm)
+static void act(struct host_shutdown *s, struct vm *vm)
 {
 	uint8_t action = action_of(s, vm);
 
 	if (!vm->proc || (!vm_state_is_active(vm->state) && !vm->starting))
-		stop_vm_over(vm, "is off");
+		host_shutdown_vm_over(vm, "is off");
 	else if (action == DEFINITION_LEAVE || vm->state == VM_PRESERVED)
-		stop_vm_over(vm, "left running");
+		host_shutdown_vm_over(vm, "left running");
 	else if (vm->starting)
-		return; /* stop_vm_started() follows, or its end */
+		return; /* host_shutdown_vm_started() follows, or its end */
 	else if (action == DEFINITION_SAVE)
 		save(vm);
 	else
@@ -122,57 +122,57 @@ static void act(struct stop *s, struct vm *vm)
 
 static void turn(void *opaque, struct vm *vm, size_t i)
 {
-	struct stop *s = opaque;
+	struct host_shutdown *s = opaque;
 
 	s->waits[i] = true;
 	act(s, vm);
 }
 
-void stop_vm_started(struct vm *vm)
+void host_shutdown_vm_started(struct vm *vm)
 {
-	if (stop_waits_for(vm))
-		act(vm->daemon->stop, vm);
+	if (host_shutdown_waits_for(vm))
+		act(vm->daemon->host_shutdown, vm);
 }
 
 static void all_over(void *opaque)
 {
-	struct stop *s = opaque;
+	struct host_shutdown *s = opaque;
 	struct daemon *d = s->daemon;
 	struct json_object *o = json_object_new_object();
 	bool then_end = s->then_end;
 
 	js_put(o, "vms", json_object_get(s->outcomes));
-	d->stop = NULL;
+	d->host_shutdown = NULL;
 	call_return(s->call, o);
 	s->call = NULL;
-	stop_free(s);
+	host_shutdown_free(s);
 	if (then_end)
 		loop_stop(d->loop);
 }
 
 /* Those that run or are about to, the last to start first. */
-static struct sequence *sequence_of(struct daemon *d, unsigned parallel, const struct sequence_ops *ops, struct stop *s)
+static struct staged_run *staged_run_of(struct daemon *d, unsigned parallel, const struct staged_run_ops *ops, struct host_shutdown *s)
 {
-	struct sequence *q = sequence_new(d, parallel, ops, s);
+	struct staged_run *q = staged_run_new(d, parallel, ops, s);
 
 	for (size_t i = 0; i < d->nvms; i++)
 		if (vm_state_is_active(d->vms[i]->state) || d->vms[i]->starting)
-			sequence_add(q, d->vms[i], UINT32_MAX - d->vms[i]->def->order, 0);
+			staged_run_add(q, d->vms[i], UINT32_MAX - d->vms[i]->def->order, 0);
 	return q;
 }
 
 /* One that is to be left goes on as it was when the stop is over. */
-static bool is_called_off(const struct stop *s, const struct vm *vm)
+static bool is_called_off(const struct host_shutdown *s, const struct vm *vm)
 {
 	return restart_is_pending(vm) && !vm->starting && action_of(s, vm) != DEFINITION_LEAVE;
 }
 
-int stop_all(struct daemon *d, int action, bool then_end, struct call *c, struct err *e)
+int host_shutdown_all(struct daemon *d, int action, bool then_end, struct call *c, struct err *e)
 {
-	static const struct sequence_ops ops = { turn, all_over };
-	struct stop *s;
+	static const struct staged_run_ops ops = { turn, all_over };
+	struct host_shutdown *s;
 
-	if (d->stop)
+	if (d->host_shutdown)
 		return err_set(e, -EBUSY, ERR_BUSY, "the VMs are being stopped already");
 	s = calloc(1, sizeof(*s));
 	if (!s || !(s->waits = calloc(d->nvms + 1, sizeof(*s->waits))))
@@ -187,9 +187,9 @@ int stop_all(struct daemon *d, int action, bool then_end, struct call *c, struct
 			restart_call_off(d->vms[i]);
 			outcome_put(s, d->vms[i], "its restart is called off");
 		}
-	s->sequence = sequence_of(d, d->paths->limits.starting, &ops, s);
-	d->stop = s;
-	sequence_go(s->sequence);
+	s->sequence = staged_run_of(d, d->paths->limits.starting, &ops, s);
+	d->host_shutdown = s;
+	staged_run_go(s->sequence);
 	return 0;
 }
 
@@ -199,7 +199,7 @@ static void would_stop(void *opaque, struct vm *vm, size_t i)
 {
 	static const char *const after[] = { [DEFINITION_LEAVE] = "left running", [DEFINITION_DESTROY] = "destroyed",
 		[DEFINITION_SAVE] = "saved" };
-	struct stop *s = opaque;
+	struct host_shutdown *s = opaque;
 	uint8_t action = action_of(s, vm);
 	struct shutdown_plan p;
 	char words[80];
@@ -212,7 +212,7 @@ static void would_stop(void *opaque, struct vm *vm, size_t i)
 	else
 		snprintf(words, sizeof(words), "would be shut down; after %u s, %s", p.deadline_s, after[p.then]);
 	outcome_add(s->outcomes, vm, action, words);
-	sequence_over(s->sequence, i);
+	staged_run_over(s->sequence, i);
 }
 
 static void nothing(void *opaque)
@@ -220,25 +220,25 @@ static void nothing(void *opaque)
 	(void)opaque;
 }
 
-struct json_object *stop_look(struct daemon *d, int action)
+struct json_object *host_shutdown_look(struct daemon *d, int action)
 {
-	static const struct sequence_ops ops = { would_stop, nothing };
-	struct stop s = { .daemon = d, .action = action, .outcomes = json_object_new_array() };
+	static const struct staged_run_ops ops = { would_stop, nothing };
+	struct host_shutdown s = { .daemon = d, .action = action, .outcomes = json_object_new_array() };
 
 	for (size_t i = 0; i < d->nvms; i++)
 		if (is_called_off(&s, d->vms[i]))
 			outcome_add(s.outcomes, d->vms[i], action_of(&s, d->vms[i]), "its restart would be called off");
-	s.sequence = sequence_of(d, 1, &ops, &s); /* one by one, for the order */
-	sequence_go(s.sequence);
-	sequence_free(s.sequence);
+	s.sequence = staged_run_of(d, 1, &ops, &s); /* one by one, for the order */
+	staged_run_go(s.sequence);
+	staged_run_free(s.sequence);
 	return s.outcomes;
 }
 
-void stop_free(struct stop *s)
+void host_shutdown_free(struct host_shutdown *s)
 {
 	if (!s)
 		return;
-	sequence_free(s->sequence);
+	staged_run_free(s->sequence);
 	json_object_put(s->outcomes);
 	free(s->waits);
 	free(s);

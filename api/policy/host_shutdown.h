@@ -9,21 +9,21 @@ struct call;
 struct daemon;
 struct err;
 struct json_object;
-struct stop;
+struct host_shutdown;
 struct vm;
 
 /* action: enum definition_then: leave, shutdown or save; -1: as the definitions say. then_end: the daemon ends
  * afterwards. c: answered when all is over; taken. Returns 0; -EBUSY: that is under way, and c is not taken. */
-int stop_all(struct daemon *d, int action, bool then_end, struct call *c, struct err *e);
+int host_shutdown_all(struct daemon *d, int action, bool then_end, struct call *c, struct err *e);
 /* What that would do, as an array of the same shape; the caller puts it. */
-struct json_object *stop_look(struct daemon *d, int action);
+struct json_object *host_shutdown_look(struct daemon *d, int action);
 /* NULL allowed. */
-void stop_free(struct stop *s);
+void host_shutdown_free(struct host_shutdown *s);
 /* Is the end of this VM waited for? */
-bool stop_waits_for(const struct vm *vm);
+bool host_shutdown_waits_for(const struct vm *vm);
 /* Its start was under way, and it runs. Nothing, when nobody waits for it. */
-void stop_vm_started(struct vm *vm);
+void host_shutdown_vm_started(struct vm *vm);
 /* It is off, or will not be: what became of it. Nothing, when nobody waits for it. */
-void stop_vm_over(struct vm *vm, const char *outcome);
+void host_shutdown_vm_over(struct vm *vm, const char *outcome);
 
 #endif

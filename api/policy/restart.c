@@ -35,7 +35,7 @@ static void fire(void *opaque)
 	struct vm *vm = opaque;
 	struct vm_start_how how = { .state_fd = -1, .again = true, .done = started, .opaque = vm };
 
-	if (vm->daemon->stop) { /* nobody is started now, and this one is to be left as it is */
+	if (vm->daemon->host_shutdown) { /* nobody is started now, and this one is to be left as it is */
 		arm(vm, loop_now_ns() + SECOND_NS);
 		return;
 	}
@@ -72,7 +72,7 @@ void restart_want(struct vm *vm)
 	struct json_object *data;
 	uint64_t now = loop_now_ns(), wait;
 
-	if (vm->daemon->stop)
+	if (vm->daemon->host_shutdown)
 		return; /* all go down */
 	if (!backoff_again(rule, &vm->restart.tries, now, &wait)) {
 		give_up(vm);

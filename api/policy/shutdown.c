@@ -111,7 +111,7 @@ static void save_over(struct job *j, void *opaque)
 
 	if (j->failed)
 		tell(vm, "failed", j->e.msg);
-	stop_vm_over(vm, j->failed ? j->e.msg : "saved");
+	host_shutdown_vm_over(vm, j->failed ? j->e.msg : "saved");
 }
 
 static void overdue_save(struct vm *vm)
@@ -121,7 +121,7 @@ static void overdue_save(struct vm *vm)
 
 	if (save_managed(vm, SAVE_THEN_RUNNING, NULL, NULL, &j, &e) < 0) {
 		tell(vm, "failed", e.msg);
-		stop_vm_over(vm, e.msg);
+		host_shutdown_vm_over(vm, e.msg);
 		return;
 	}
 	j->concluded = save_over;
@@ -142,7 +142,7 @@ static void overdue(struct vm *vm)
 	else if (then == DEFINITION_SAVE)
 		overdue_save(vm);
 	else
-		stop_vm_over(vm, "did not shut down in time");
+		host_shutdown_vm_over(vm, "did not shut down in time");
 }
 
 /* ---- now ---- */
@@ -164,7 +164,7 @@ static void asked(void *opaque, int r, const struct vm_answer *a, const struct e
 		b.vm->rebooting = b.vm->off_asked = false;
 		if (s->stage == SHUTDOWN_BEGUN && s->plan.then == DEFINITION_LEAVE) {
 			shutdown_forget(b.vm);
-			stop_vm_over(b.vm, e->msg);
+			host_shutdown_vm_over(b.vm, e->msg);
 		}
 	} else if (!s->plan.reboot || !s->plan.agent) {
 		vm_move(b.vm, s->plan.reboot ? VM_ASK_REBOOT : VM_ASK_SHUTDOWN, "user", NULL, 0);
@@ -188,7 +188,7 @@ void shutdown_begin(struct vm *vm, const struct shutdown_plan *p,
 	vm->shutdown.plan = *p;
 	vm->rebooting = p->reboot; /* before the button: the guest may be off at once */
 	vm->off_asked = !p->reboot;
-	if (!p->reboot && (p->then != DEFINITION_LEAVE || stop_waits_for(vm))) {
+	if (!p->reboot && (p->then != DEFINITION_LEAVE || host_shutdown_waits_for(vm))) {
 		vm->shutdown.stage = SHUTDOWN_BEGUN;
 		vm->shutdown.due_s = (now_ns() + NS - 1) / NS + p->deadline_s; /* never sooner than was said */
 		timer_arm(vm);

@@ -8,9 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct sequence {
+struct staged_run {
 	struct daemon *daemon;
-	const struct sequence_ops *ops;
+	const struct staged_run_ops *ops;
 	void *opaque;
 	unsigned parallel;
 	struct loop_timer *timer;
@@ -22,12 +22,12 @@ struct sequence {
 
 static void timer_fire(void *opaque)
 {
-	sequence_go(opaque);
+	staged_run_go(opaque);
 }
 
-struct sequence *sequence_new(struct daemon *d, unsigned parallel, const struct sequence_ops *ops, void *opaque)
+struct staged_run *staged_run_new(struct daemon *d, unsigned parallel, const struct staged_run_ops *ops, void *opaque)
 {
-	struct sequence *s = calloc(1, sizeof(*s));
+	struct staged_run *s = calloc(1, sizeof(*s));
 
 	if (!s || loop_timer_new(d->loop, timer_fire, s, &s->timer) < 0)
 		abort();
@@ -38,7 +38,7 @@ struct sequence *sequence_new(struct daemon *d, unsigned parallel, const struct 
 	return s;
 }
 
-void sequence_free(struct sequence *s)
+void staged_run_free(struct staged_run *s)
 {
 	if (!s)
 		return;
@@ -49,7 +49,7 @@ void sequence_free(struct sequence *s)
 }
 
 /* Into its place: the VMs come by name, so that equal ones are in that order. */
-void sequence_add(struct sequence *s, const struct vm *vm, uint32_t order, uint32_t delay_s)
+void staged_run_add(struct staged_run *s, const struct vm *vm, uint32_t order, uint32_t delay_s)
 {
 	size_t i = s->n;
 
@@ -66,28 +66,28 @@ void sequence_add(struct sequence *s, const struct vm *vm, uint32_t order, uint3
 	s->n++;
 }
 
-struct vm *sequence_vm(const struct sequence *s, size_t i)
+struct vm *staged_run_vm(const struct staged_run *s, size_t i)
 {
 	return vm_find(s->daemon, s->names[i]);
 }
 
-size_t sequence_count(const struct sequence *s)
+size_t staged_run_count(const struct staged_run *s)
 {
 	return s->n;
 }
 
-static void begin(struct sequence *s, size_t i)
+static void begin(struct staged_run *s, size_t i)
 {
-	struct vm *vm = sequence_vm(s, i);
+	struct vm *vm = staged_run_vm(s, i);
 
 	s->entries[i].progress = POLICY_UNDER_WAY;
 	if (vm)
 		s->ops->begin(s->opaque, vm, i);
 	else
-		sequence_over(s, i);
+		staged_run_over(s, i);
 }
 
-void sequence_go(struct sequence *s)
+void staged_run_go(struct staged_run *s)
 {
 	uint64_t at;
 	size_t i;
@@ -109,9 +109,9 @@ void sequence_go(struct sequence *s)
 		s->ops->over(s->opaque);
 }
 
-void sequence_over(struct sequence *s, size_t i)
+void staged_run_over(struct staged_run *s, size_t i)
 {
 	s->entries[i].progress = POLICY_OVER;
 	s->entries[i].over_ns = loop_now_ns();
-	sequence_go(s);
+	staged_run_go(s);
 }

@@ -7,27 +7,27 @@
 #include <stdint.h>
 
 struct daemon;
-struct sequence;
+struct staged_run;
 struct vm;
 
-struct sequence_ops {
-	/* Its turn: sequence_over() follows, at once or from the loop. VMs that are gone by then have
+struct staged_run_ops {
+	/* Its turn: staged_run_over() follows, at once or from the loop. VMs that are gone by then have
 	 * none. */
 	void (*begin)(void *opaque, struct vm *vm, size_t i);
-	/* All are over; it may be freed. From the loop, or from sequence_go(). */
+	/* All are over; it may be freed. From the loop, or from staged_run_go(). */
 	void (*over)(void *opaque);
 };
 
 /* parallel: at a time; at least 1. */
-struct sequence *sequence_new(struct daemon *d, unsigned parallel, const struct sequence_ops *ops, void *opaque);
+struct staged_run *staged_run_new(struct daemon *d, unsigned parallel, const struct staged_run_ops *ops, void *opaque);
 /* NULL allowed. What is under way goes on, and nobody hears of it. */
-void sequence_free(struct sequence *s);
+void staged_run_free(struct staged_run *s);
 /* Before it goes. */
-void sequence_add(struct sequence *s, const struct vm *vm, uint32_t order, uint32_t delay_s);
-void sequence_go(struct sequence *s);
-void sequence_over(struct sequence *s, size_t i);
+void staged_run_add(struct staged_run *s, const struct vm *vm, uint32_t order, uint32_t delay_s);
+void staged_run_go(struct staged_run *s);
+void staged_run_over(struct staged_run *s, size_t i);
 /* The VM at that place now; NULL: it is gone. */
-struct vm *sequence_vm(const struct sequence *s, size_t i);
-size_t sequence_count(const struct sequence *s);
+struct vm *staged_run_vm(const struct staged_run *s, size_t i);
+size_t staged_run_count(const struct staged_run *s);
 
 #endif

@@ -32,7 +32,7 @@ void qmp_fds_close(struct qmp_fds *f)
 {
 	for (unsigned i = 0; i < QMP_FDS_MAX; i++)
 		if (f->list[i].name[0])
-			discard_fds(&f->list[i].fd, 1);
+			close_async_fds(&f->list[i].fd, 1);
 	memset(f, 0, sizeof(*f));
 }
 
@@ -52,7 +52,7 @@ static int fd_keep(struct qmp_fds *f, const char *name, int fd, struct err *e)
 {
 	int old = fd_take(f, name);
 
-	discard_fds(&old, old >= 0);
+	close_async_fds(&old, old >= 0);
 	if (!*name || strlen(name) >= sizeof(f->list[0].name) || (*name >= '0' && *name <= '9'))
 		return err_set(e, -EINVAL, ERR_INVALID,
 			"fdname: 1 to %zu bytes, the first no digit", sizeof(f->list[0].name) - 1);
@@ -101,12 +101,12 @@ struct request {
 	bool made; /* the file: it goes when the dump fails */
 	char path[PATH_MAX];
 	struct rights *rights;
-	struct errand *errand;
+	struct fork_as *errand;
 };
 
 static void request_free(struct request *x)
 {
-	errand_free(x->errand);
+	fork_as_free(x->errand);
 	free(x->rights);
 	free(x);
 }
@@ -118,13 +118,13 @@ static void request_fail(struct request *x, const struct err *e)
 	x->call = NULL;
 }
 
-static int file_remove(const void *arg, struct errand_result *out, struct err *e)
+static int file_remove(const void *arg, struct fork_as_result *out, struct err *e)
 {
 	(void)out;
 	return unlink(arg) < 0 ? err_set_errno(e, -errno, "%s", (const char *)arg) : 0;
 }
 
-static void removed(void *opaque, int r, const struct errand_result *res, const struct err *e)
+static void removed(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
 {
 	struct request *x = opaque;
 
@@ -138,10 +138,10 @@ static void removed(void *opaque, int r, const struct errand_result *res, const 
 /* Its end; a file that was made for nothing goes. */
 static void request_over(struct request *x, bool failed)
 {
-	struct errand_spec s = { .rights = x->rights, .run = file_remove, .arg = x->path,
+	struct fork_as_spec s = { .rights = x->rights, .run = file_remove, .arg = x->path,
 		.what = "removing the file", .timeout_ns = OPEN_TIMEOUT_NS, .done = removed, .opaque = x };
 
-	if (!failed || !x->made || errand_begin(x->daemon->loop, &s, &x->errand, NULL) < 0)
+	if (!failed || !x->made || fork_as_begin(x->daemon->loop, &s, &x->errand, NULL) < 0)
 		request_free(x);
 }
 
@@ -176,7 +176,7 @@ static void begin(struct request *x, int fd)
 /* ---- file:PATH ---- */
 
 /* In the errand's process. A pipe in that place must not hold it up. */
-static int file_open(const void *arg, struct errand_result *out, struct err *e)
+static int file_open(const void *arg, struct fork_as_result *out, struct err *e)
 {
 	const char *path = arg;
 	int flags = O_WRONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, fd = open(path, flags | O_CREAT | O_EXCL, 0600);
@@ -196,7 +196,7 @@ static int file_open(const void *arg, struct errand_result *out, struct err *e)
 	return 0;
 }
 
-static void opened(void *opaque, int r, const struct errand_result *res, const struct err *e)
+static void opened(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
 {
 	struct request *x = opaque;
 
@@ -213,7 +213,7 @@ static void opened(void *opaque, int r, const struct errand_result *res, const s
 
 static int begin_file(struct request *x, const char *path, struct err *e)
 {
-	struct errand_spec s = { .run = file_open, .arg = x->path, .what = "opening the file",
+	struct fork_as_spec s = { .run = file_open, .arg = x->path, .what = "opening the file",
 		.timeout_ns = OPEN_TIMEOUT_NS, .done = opened, .opaque = x };
 	struct peer who = conn_peer(x->call->conn);
 	int r = rights_of_peer(&who, &x->rights, e);
@@ -223,7 +223,7 @@ static int begin_file(struct request *x, const char *path, struct err *e)
 	if (path[0] != '/' || snprintf(x->path, sizeof(x->path), "%s", path) >= (int)sizeof(x->path))
 		return err_set(e, -EINVAL, ERR_INVALID, "protocol: file:PATH needs an absolute path");
 	s.rights = x->rights;
-	return errand_begin(x->daemon->loop, &s, &x->errand, e);
+	return fork_as_begin(x->daemon->loop, &s, &x->errand, e);
 }
 
 static int begin_fd(struct request *x, const char *name, struct err *e)

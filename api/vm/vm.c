@@ -110,8 +110,8 @@ bool vm_is_pending(const struct vm *vm)
 static void vm_free(struct vm *vm)
 {
 	forwards_free(vm);
-	opener_free(vm->opener);
-	images_free(vm->images);
+	open_as_free(vm->opener);
+	offline_free(vm->offline);
 	if (vm->how.state_fd >= 0)
 		close(vm->how.state_fd);
 	vm_process_free(vm->proc);
@@ -300,7 +300,7 @@ void vm_move(struct vm *vm, enum vm_trigger t, const char *reason, const char *d
 	if (!vm_state_is_active(vm->state))
 		vm->id = -1;
 	if (!vm_state_is_active(vm->state) ||
-		(t == VM_ASK_RESET && vm->shutdown.stage == SHUTDOWN_BEGUN && !stop_waits_for(vm)))
+		(t == VM_ASK_RESET && vm->shutdown.stage == SHUTDOWN_BEGUN && !host_shutdown_waits_for(vm)))
 		shutdown_forget(vm);
 	log_info("state", "VM '%s': %s (%s)%s%s", vm->def->name, vm_state_name(vm->state),
 		vm->reason, vm->detail[0] ? ": " : "", vm->detail);

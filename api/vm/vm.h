@@ -16,11 +16,11 @@
 struct call;
 struct daemon;
 struct forwards;
-struct images;
+struct offline_process;
 struct job;
 struct json_object;
 struct loop_timer;
-struct opener;
+struct open_as;
 struct qmp;
 struct start_hold;
 struct vm_process;
@@ -66,14 +66,14 @@ struct vm {
 	struct schedule *schedule; /* NULL: none */
 	struct schedule_past schedule_past;
 	struct start_hold *hold; /* the managed save is being set aside for the start under way; NULL: it is not */
-	struct opener *opener;	 /* opens its files for the start under way; NULL: none */
-	struct images *images;	 /* a process that works on its disks while it is off; NULL: none */
+	struct open_as *opener;	 /* opens its files for the start under way; NULL: none */
+	struct offline_process *offline;	 /* a process that works on its disks while it is off; NULL: none */
 	uint8_t copiers;	 /* that such a process has: for the job that clones it */
 	uint8_t agent;		 /* enum vm_agent_state, as last heard */
 	uint8_t agent_told;	 /* the same, as events have it */
 	struct loop_timer *agent_timer; /* NULL, or there is more to tell then */
 	struct {
-		struct limit reset, panicked, watchdog, io_error, needs_reset, agent;
+		struct ratelimit reset, panicked, watchdog, io_error, needs_reset, agent;
 	} told; /* what a guest can have told as often as it likes */
 	struct dump_state dump;	 /* the last one of its memory */
 	bool dump_due;		 /* by policy, once its job is over */

@@ -22,11 +22,11 @@
 /* ---- events ---- */
 
 /* What a guest can repeat as it likes: it is not to push the events of all other VMs out of the log. */
-static void emit_of_guest(struct vm *vm, struct limit *l, enum event_id id, struct json_object *data)
+static void emit_of_guest(struct vm *vm, struct ratelimit *l, enum event_id id, struct json_object *data)
 {
 	uint64_t left_out;
 
-	if (!limit_take(l, loop_now_ns(), &left_out)) {
+	if (!ratelimit_take(l, loop_now_ns(), &left_out)) {
 		json_object_put(data);
 		return;
 	}
@@ -131,14 +131,14 @@ static void agent_tell(void *opaque)
 
 	if (was == vm->agent)
 		return;
-	if (limit_take(&vm->told.agent, loop_now_ns(), &left_out)) {
+	if (ratelimit_take(&vm->told.agent, loop_now_ns(), &left_out)) {
 		vm->agent_told = vm->agent;
 		emit_agent(vm, was, vm->agent);
 		return;
 	}
 	if (!vm->agent_timer && loop_timer_new(vm->daemon->loop, agent_tell, vm, &vm->agent_timer) < 0)
 		abort();
-	loop_timer_arm(vm->agent_timer, vm->told.agent.since_ns + LIMIT_WINDOW_NS);
+	loop_timer_arm(vm->agent_timer, vm->told.agent.since_ns + RATELIMIT_WINDOW_NS);
 }
 
 static void agent_event(struct vm *vm, int64_t now)
@@ -357,7 +357,7 @@ static void life_gone(void *opaque, const struct vm_process_end *end)
 		gone(vm, vm->when_gone_opaque);
 	}
 	if (!vm->saving) /* else its state is being kept, and save.c tells */
-		stop_vm_over(vm, vm->reason);
+		host_shutdown_vm_over(vm, vm->reason);
 	if (was_active && !vm->job)
 		vm_policies_apply(vm, rebooting);
 }

@@ -183,8 +183,8 @@ static void event_clean(struct vm_event *ev)
 {
 	ev->device[sizeof(ev->device) - 1] = 0;
 	ev->detail[sizeof(ev->detail) - 1] = 0;
-	text_clean(ev->device);
-	text_clean(ev->detail);
+	utf8_clean(ev->device);
+	utf8_clean(ev->detail);
 }
 
 /* What the process says went wrong, fit to be shown. */
@@ -195,7 +195,7 @@ static int fault_take(int32_t error, uint32_t cls, char msg[480], struct err *e)
 	msg[479] = 0;
 	e->cls = cls < ERR_CLASS_COUNT ? cls : ERR_GENERIC;
 	snprintf(e->msg, sizeof(e->msg), "%s", msg[0] ? msg : "the VM's process gave no reason");
-	text_clean(e->msg);
+	utf8_clean(e->msg);
 	return -EREMOTEIO;
 }
 
@@ -213,7 +213,7 @@ static void snapshots_clean(struct vm_snapshots *s)
 
 		for (size_t k = 0; k < ARRAY_SIZE(texts); k++) {
 			texts[k].text[texts[k].size - 1] = 0;
-			text_clean(texts[k].text);
+			utf8_clean(texts[k].text);
 		}
 	}
 }
@@ -225,7 +225,7 @@ static bool addresses_clean(struct vm_addresses *all)
 		return false;
 	for (uint32_t i = 0; i < all->n; i++) {
 		all->list[i].name[sizeof(all->list[i].name) - 1] = 0;
-		text_clean(all->list[i].name);
+		utf8_clean(all->list[i].name);
 	}
 	return true;
 }
@@ -258,9 +258,9 @@ static bool answer_fill(const struct channel_msg *m, struct vm_answer *a, int *r
 		return addresses_clean(m->body);
 	case VM_MSG_SNAPSHOT_DONE:
 		d->id[sizeof(d->id) - 1] = 0;
-		text_clean(d->id);
+		utf8_clean(d->id);
 		d->left_out[sizeof(d->left_out) - 1] = 0;
-		text_clean(d->left_out);
+		utf8_clean(d->left_out);
 		a->snapshot = d;
 		*ret_r = fault_take(d->error, d->cls, d->msg, e);
 		return true;

@@ -55,7 +55,7 @@ int vm_check_idle(const struct vm *vm, const char *what, struct err *e)
 	if (vm->dropping)
 		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s': its saved state is being removed; %s it "
 			"afterwards", vm->def->name, what);
-	if (vm->images)
+	if (vm->offline)
 		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s': its snapshots are being looked at; %s it "
 			"afterwards", vm->def->name, what);
 	return 0;
@@ -298,7 +298,7 @@ static void start_done(void *opaque, int r, const struct vm_answer *a, const str
 	else
 		vm_move(vm, VM_ASK_START, reason, vm->idle.by, 0);
 	vm->idle.by[0] = 0;
-	stop_vm_started(vm);
+	host_shutdown_vm_started(vm);
 	start_answer(vm, 0, NULL);
 }
 
@@ -316,7 +316,7 @@ static void touched_add(struct vm *vm, struct config *c)
 
 static int check_stop(const struct vm *vm, struct err *e)
 {
-	return vm->daemon->stop ? err_set(e, -EBUSY, ERR_BUSY, "the VMs are being stopped (cairn daemon-stop)") : 0;
+	return vm->daemon->host_shutdown ? err_set(e, -EBUSY, ERR_BUSY, "the VMs are being stopped (cairn daemon-stop)") : 0;
 }
 
 static int process_start(struct vm *vm, struct config *c, struct err *e)
@@ -399,7 +399,7 @@ static void start_held(struct store_work *work)
 	int r = work->r;
 
 	vm->hold = NULL;
-	if (vm->images) { /* began meanwhile; vm_start_goes_on() follows */
+	if (vm->offline) { /* began meanwhile; vm_start_goes_on() follows */
 		managed_release(vm, false);
 	} else {
 		vm->start_waits = false;
@@ -420,7 +420,7 @@ static void start_opened(void *opaque, int r, struct config *c, const struct err
 	struct err own;
 
 	vm->opener = NULL;
-	if (vm->images) { /* began meanwhile; vm_start_goes_on() follows */
+	if (vm->offline) { /* began meanwhile; vm_start_goes_on() follows */
 		if (!r)
 			config_done(c);
 		return;
@@ -460,11 +460,11 @@ static bool start_has_to_wait(struct vm *vm)
 
 static void start_now(struct vm *vm)
 {
-	struct opener *o = NULL;
+	struct open_as *o = NULL;
 
 	if (start_has_to_wait(vm))
 		return;
-	opener_open(vm->daemon->loop, vm->def, forwards_are_held(vm) ? OPENER_ALL : OPENER_START, start_opened, vm, &o);
+	open_as_open(vm->daemon->loop, vm->def, forwards_are_held(vm) ? OPEN_AS_ALL : OPEN_AS_START, start_opened, vm, &o);
 	if (!o)
 		return; /* and vm may be no more, or waits for its managed save */
 	vm->opener = o;
@@ -513,7 +513,7 @@ static int check_room(const struct vm *vm, struct err *e)
 void vm_start(struct vm *vm, const struct vm_start_how *how)
 {
 	bool kept = save_is_being_kept(vm);
-	bool waits = (vm->images || kept) && (!vm->job || kept) && !vm->start_waits && !vm->half && !vm->going &&
+	bool waits = (vm->offline || kept) && (!vm->job || kept) && !vm->start_waits && !vm->half && !vm->going &&
 		!vm->renaming && !vm->dropping;
 	struct err e;
 	int r = how->by_job || waits ? 0 : vm_check_idle(vm, "start", &e);
@@ -537,7 +537,7 @@ void vm_start(struct vm *vm, const struct vm_start_how *how)
 	vm->off_asked = false;
 	if (!how->again)
 		restart_forget(vm);
-	vm->start_waits = vm->images || kept;
+	vm->start_waits = vm->offline || kept;
 	if (!vm->start_waits)
 		start_now(vm);
 }
@@ -634,7 +634,7 @@ static void adopt_done(void *opaque, int r, const struct vm_answer *a, const str
 		struct vm_info copy = *a->info;
 
 		copy.detail[sizeof(copy.detail) - 1] = 0;
-		text_clean(copy.detail);
+		utf8_clean(copy.detail);
 		taken_back(vm, &copy);
 		return;
 	}
@@ -670,7 +670,7 @@ void vm_take_back(struct vm *vm)
 	struct err e;
 	int r;
 
-	images_end_old(vm);
+	offline_end_old(vm);
 	end_fd = store_open_file(d->store, vm->def->name, "end", O_RDONLY, &e);
 	p.end_fd = end_fd;
 	vm->run_missed = run_missed(vm, end_fd);

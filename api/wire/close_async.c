@@ -18,11 +18,11 @@ struct batch {
 };
 
 /* Returns what recv() does, and the fds that came. */
-static ssize_t receive(int sock, void *buf, size_t size, int fds[DISCARD_FDS_MAX], size_t *ret_n)
+static ssize_t receive(int sock, void *buf, size_t size, int fds[CLOSE_ASYNC_FDS_MAX], size_t *ret_n)
 {
 	union {
 		struct cmsghdr align;
-		char buf[CMSG_SPACE(DISCARD_FDS_MAX * sizeof(int))];
+		char buf[CMSG_SPACE(CLOSE_ASYNC_FDS_MAX * sizeof(int))];
 	} control;
 	struct iovec iov = { buf, size };
 	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control,
@@ -54,7 +54,7 @@ static void all_close(const int *fds, size_t n)
 static void *batch_close(void *opaque)
 {
 	struct batch *b = opaque;
-	int fds[DISCARD_FDS_MAX];
+	int fds[CLOSE_ASYNC_FDS_MAX];
 	char buf[4096];
 	size_t n;
 
@@ -90,7 +90,7 @@ static void batch_start(int sock, const int *fds, size_t n)
 	log_warn("socket", "what a client has sent stays open: %s", strerror(r));
 }
 
-void discard_fds(const int *fds, size_t n)
+void close_async_fds(const int *fds, size_t n)
 {
 	if (n)
 		batch_start(-1, fds, n);
@@ -107,7 +107,7 @@ static bool may_hold_fds(int sock)
 		getsockopt(sock, SOL_SOCKET, SO_TYPE, &type, &len) < 0 || type != SOCK_STREAM;
 }
 
-void discard_socket(int sock)
+void close_async_socket(int sock)
 {
 	shutdown(sock, SHUT_RDWR); /* what is not in it now never will be */
 	if (may_hold_fds(sock))
@@ -116,24 +116,24 @@ void discard_socket(int sock)
 		close(sock);
 }
 
-void discard_listener(int listening)
+void close_async_listener(int listening)
 {
 	int fd;
 
 	shutdown(listening, SHUT_RDWR);
 	while ((fd = accept4(listening, NULL, NULL, SOCK_CLOEXEC)) >= 0)
-		discard_socket(fd);
+		close_async_socket(fd);
 	close(listening);
 }
 
-ssize_t discard_recv(int sock, void *buf, size_t size, int *ret_fd)
+ssize_t close_async_recv(int sock, void *buf, size_t size, int *ret_fd)
 {
-	int fds[DISCARD_FDS_MAX];
+	int fds[CLOSE_ASYNC_FDS_MAX];
 	size_t n;
 	ssize_t got = receive(sock, buf, size, fds, &n);
 
 	if (n && ret_fd)
 		*ret_fd = fds[--n];
-	discard_fds(fds, n);
+	close_async_fds(fds, n);
 	return got;
 }

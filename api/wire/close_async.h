@@ -9,16 +9,16 @@
 #include <sys/types.h>
 
 /* The most that come in one message (the kernel's SCM_MAX_FD). */
-#define DISCARD_FDS_MAX 253
+#define CLOSE_ASYNC_FDS_MAX 253
 
 /* fds: taken. */
-void discard_fds(const int *fds, size_t n);
+void close_async_fds(const int *fds, size_t n);
 /* A connected Unix socket, taken: it is shut down at once. */
-void discard_socket(int sock);
+void close_async_socket(int sock);
 /* A listening one, taken, with who waits in it: nobody connects any more. */
-void discard_listener(int listening);
+void close_async_listener(int listening);
 /* recv() without waiting. ret_fd: the last fd that came, owned by the caller; untouched if none did; NULL: none is
  * wanted. The others are discarded. */
-ssize_t discard_recv(int sock, void *buf, size_t size, int *ret_fd);
+ssize_t close_async_recv(int sock, void *buf, size_t size, int *ret_fd);
 
 #endif

@@ -94,7 +94,7 @@ static void conn_release(struct conn *c)
 		free(k);
 	}
 	wire_done(&c->wire);
-	discard_fds(&c->fd_in, c->fd_in >= 0);
+	close_async_fds(&c->fd_in, c->fd_in >= 0);
 	free(c->in);
 	free(c->groups);
 	free(c);
@@ -115,7 +115,7 @@ static void deaf_tell(const struct conn *c)
 	struct json_object *data = json_object_new_object();
 
 	js_put_uint(data, "unread", c->out_bytes);
-	refusals_tell(c->server->daemon->refusals, EVENT_CLIENT_DROPPED, c->uid, c->pid, data);
+	denial_log_tell(c->server->daemon->denials, EVENT_CLIENT_DROPPED, c->uid, c->pid, data);
 }
 
 static void reap_run(struct loop_task *t)
@@ -144,7 +144,7 @@ static void conn_drop(struct conn *c)
 	if (c->call)
 		c->call->conn = NULL;
 	loop_unwatch(c->watch);
-	discard_socket(c->fd);
+	close_async_socket(c->fd);
 	if (c->prev)
 		c->prev->next = c->next;
 	else
@@ -341,10 +341,10 @@ void conn_set_call(struct conn *c, struct call *call)
 static ssize_t conn_receive(struct conn *c, char *buf, size_t size)
 {
 	int fd = -1;
-	ssize_t n = discard_recv(c->fd, buf, size, &fd);
+	ssize_t n = close_async_recv(c->fd, buf, size, &fd);
 
 	if (fd >= 0) {
-		discard_fds(&c->fd_in, c->fd_in >= 0);
+		close_async_fds(&c->fd_in, c->fd_in >= 0);
 		c->fd_in = fd;
 	}
 	return n;
@@ -495,7 +495,7 @@ static void conn_new(struct listener *l, int fd)
 	if (!c || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0 ||
 		loop_watch(s->daemon->loop, fd, POLLIN, conn_ready, c, &c->watch) < 0) {
 		free(c);
-		discard_socket(fd);
+		close_async_socket(fd);
 		return;
 	}
 	c->server = s;
@@ -528,7 +528,7 @@ static void conn_too_many(int fd)
 
 	if (send(fd, line, sizeof(line) - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
 		log_debug("socket", "a client too many was already gone");
-	discard_socket(fd);
+	close_async_socket(fd);
 }
 
 static void listener_retry(void *opaque)
@@ -579,7 +579,7 @@ static void listener_close(struct listener *l)
 	loop_unwatch(l->watch);
 	loop_timer_free(l->retry);
 	if (l->vm)
-		discard_listener(l->fd);
+		close_async_listener(l->fd);
 	else
 		close(l->fd); /* it may be the service manager's, for the next daemon */
 	free(l);

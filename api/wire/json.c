@@ -196,7 +196,7 @@ char *js_line(struct json_object *o, size_t *ret_len)
 		else if (s[i] == 0x7f)
 			p = put_escape(p, 0x7f);
 		else
-			p = put_escape(p, text_next(s + i, len - i, &n));
+			p = put_escape(p, utf8_next(s + i, len - i, &n));
 	}
 	memcpy(p, "\r\n", 3);
 	*ret_len = (size_t)(p - line) + 2;

@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-uint32_t text_next(const unsigned char *s, size_t left, size_t *len)
+uint32_t utf8_next(const unsigned char *s, size_t left, size_t *len)
 {
 	static const uint32_t least[] = { 0, 0, 0x80, 0x800, 0x10000 };
 	size_t n = s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : 2;
@@ -22,7 +22,7 @@ uint32_t text_next(const unsigned char *s, size_t left, size_t *len)
 	return c;
 }
 
-void text_clean(char *s)
+void utf8_clean(char *s)
 {
 	unsigned char *p = (unsigned char *)s;
 	size_t left = strlen(s);
@@ -33,7 +33,7 @@ void text_clean(char *s)
 		/* U+0080 to U+009F are control characters too. */
 		if (*p < 0x20 || *p == 0x7f)
 			*p = '?';
-		else if (*p >= 0x80 && (text_next(p, left, &n) < 0xa0 || n == 1))
+		else if (*p >= 0x80 && (utf8_next(p, left, &n) < 0xa0 || n == 1))
 			memset(p, '?', n);
 		p += n;
 		left -= n;

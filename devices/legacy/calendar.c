@@ -9,7 +9,7 @@ static int64_t floor_div(int64_t a, int64_t b)
 	return a / b - (a % b < 0);
 }
 
-void civil_from_seconds(int64_t seconds, struct civil *c)
+void calendar_from_seconds(int64_t seconds, struct calendar_date *c)
 {
 	int64_t days = floor_div(seconds, DAY_S), z = days + EPOCH_DAYS;
 	int64_t era = floor_div(z, ERA_DAYS);
@@ -28,7 +28,7 @@ void civil_from_seconds(int64_t seconds, struct civil *c)
 	c->weekday = (int)(days + 4 - 7 * floor_div(days + 4, 7)); /* 1970 began on a Thursday */
 }
 
-static int64_t civil_days(int64_t year, int month)
+static int64_t calendar_days(int64_t year, int month)
 {
 	int64_t y = year - (month <= 2), era = floor_div(y, 400);
 	int yoe = (int)(y - era * 400);
@@ -37,10 +37,10 @@ static int64_t civil_days(int64_t year, int month)
 	return era * ERA_DAYS + yoe * 365 + yoe / 4 - yoe / 100 + doy - EPOCH_DAYS;
 }
 
-int64_t civil_seconds(const struct civil *c)
+int64_t calendar_seconds(const struct calendar_date *c)
 {
 	int64_t months = c->year * 12 + c->month - 1, year = floor_div(months, 12);
-	int64_t days = civil_days(year, (int)(months - year * 12) + 1) + c->day - 1;
+	int64_t days = calendar_days(year, (int)(months - year * 12) + 1) + c->day - 1;
 
 	return days * DAY_S + c->hour * 3600LL + c->minute * 60LL + c->second;
 }

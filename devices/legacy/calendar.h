@@ -8,17 +8,17 @@
 
 #include <stdint.h>
 
-struct civil {
+struct calendar_date {
 	int64_t year;
 	int month;   /* 1..12 */
 	int day;     /* 1..31 */
 	int hour, minute, second;
-	int weekday; /* 0: Sunday; not looked at by civil_seconds() */
+	int weekday; /* 0: Sunday; not looked at by calendar_seconds() */
 };
 
 /* |seconds| below 2^55. */
-void civil_from_seconds(int64_t seconds, struct civil *ret_c);
+void calendar_from_seconds(int64_t seconds, struct calendar_date *ret_c);
 /* Fields may be out of range by a few thousand: they carry over. |year| below 2^30. */
-int64_t civil_seconds(const struct civil *c);
+int64_t calendar_seconds(const struct calendar_date *c);
 
 #endif

@@ -74,7 +74,7 @@ struct rtc {
 	uint8_t index;
 	uint8_t cmos[CMOS_BYTES];
 	int64_t offset_ns; /* guest's time minus CLOCK_REALTIME */
-	struct civil held; /* the time shown while B_SET stops the clock */
+	struct calendar_date held; /* the time shown while B_SET stops the clock */
 	int64_t seen_s;	   /* guest's second up to which updates and alarms were looked at */
 	int64_t seen_ns;   /* the same for periodic ticks */
 	bool rearm_posted, paused;
@@ -125,17 +125,17 @@ static unsigned hours_from_register(const struct rtc *t, uint8_t v)
 	return from_register(t, v & (uint8_t)~HOURS_PM) % 12 + (v & HOURS_PM ? 12 : 0);
 }
 
-static void rtc_time(const struct rtc *t, struct civil *ret)
+static void rtc_time(const struct rtc *t, struct calendar_date *ret)
 {
 	if (t->cmos[REG_B] & B_SET)
 		*ret = t->held;
 	else
-		civil_from_seconds(floor_s(rtc_now_ns(t)), ret);
+		calendar_from_seconds(floor_s(rtc_now_ns(t)), ret);
 }
 
 static uint8_t rtc_time_register(const struct rtc *t, unsigned reg)
 {
-	struct civil c;
+	struct calendar_date c;
 
 	rtc_time(t, &c);
 	switch (reg) {
@@ -158,9 +158,9 @@ static uint8_t rtc_time_register(const struct rtc *t, unsigned reg)
 	}
 }
 
-static void rtc_set_time(struct rtc *t, const struct civil *c)
+static void rtc_set_time(struct rtc *t, const struct calendar_date *c)
 {
-	int64_t s = civil_seconds(c);
+	int64_t s = calendar_seconds(c);
 
 	s = MAX(MIN(s, TIME_MAX_S), TIME_MIN_S);
 	t->offset_ns = s * NS_PER_S - realtime_ns();
@@ -170,7 +170,7 @@ static void rtc_set_time(struct rtc *t, const struct civil *c)
 
 static void rtc_write_time_register(struct rtc *t, unsigned reg, uint8_t v)
 {
-	struct civil c;
+	struct calendar_date c;
 
 	rtc_time(t, &c);
 	switch (reg) {
@@ -534,7 +534,7 @@ static void rtc_save(struct device *d, struct state_writer *w)
 	state_put_u8(w, t->index);
 	state_put_bytes(w, t->cmos, sizeof(t->cmos));
 	state_put_u64(w, (uint64_t)t->offset_ns);
-	state_put_u64(w, t->cmos[REG_B] & B_SET ? (uint64_t)civil_seconds(&t->held) : 0);
+	state_put_u64(w, t->cmos[REG_B] & B_SET ? (uint64_t)calendar_seconds(&t->held) : 0);
 	state_put_u64(w, (uint64_t)t->seen_s);
 	state_put_u64(w, (uint64_t)t->seen_ns);
 	pthread_mutex_unlock(&t->lock);
@@ -563,7 +563,7 @@ static int rtc_load(struct device *d, struct state_reader *r, uint16_t version, 
 	n.seen_ns = (int64_t)state_u64(r);
 	if (!state_reader_complete(r) || !rtc_state_is_valid(&n, held))
 		return err_set(e, -EINVAL, ERR_CORRUPT, "rtc: malformed state");
-	civil_from_seconds(held, &n.held);
+	calendar_from_seconds(held, &n.held);
 	pthread_mutex_lock(&t->lock);
 	t->index = n.index;
 	memcpy(t->cmos, n.cmos, sizeof(t->cmos));

@@ -350,7 +350,7 @@ static bool daemon_begin(struct script *s)
 
 static bool vm_is_busy(const struct vm *vm, bool strange)
 {
-	return (strange && vm->proc) || vm->job || vm->starting || vm->opener || vm->images || vm->gone_calls || vm->going ||
+	return (strange && vm->proc) || vm->job || vm->starting || vm->opener || vm->offline || vm->gone_calls || vm->going ||
 		vm->renaming || vm->dropping || vm->half;
 }
 

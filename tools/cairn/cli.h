@@ -81,7 +81,7 @@ int verb_missing(const char *name);
 /* suggest.c: of those that at() returns for 0, 1, ... until NULL, the one that `word` may be a slip of the finger for.
  * Returns "; did you mean <prefix><it>?" in buf, or "". */
 #define NEAREST_BYTES 96
-const char *nearest_hint(const char *word, const char *prefix, const char *(*at)(const void *opaque, size_t i),
+const char *suggest_hint(const char *word, const char *prefix, const char *(*at)(const void *opaque, size_t i),
 	const void *opaque, char buf[NEAREST_BYTES]);
 
 /* options.c: argv[0] is the verb. Returns 0 or CLI_USAGE, having said why; 1 << 8 when

@@ -21,7 +21,7 @@
 
 /* ---- whom ---- */
 
-static bool has_target(const struct fan *f, const char *name)
+static bool has_target(const struct multi_vm *f, const char *name)
 {
 	for (size_t i = 0; i < f->n; i++)
 		if (!strcmp(f->list[i].name, name))
@@ -30,9 +30,9 @@ static bool has_target(const struct fan *f, const char *name)
 }
 
 /* vm: of the list; NULL: named, and not looked up. */
-static void target_add(struct fan *f, const char *name, struct json_object *vm)
+static void target_add(struct multi_vm *f, const char *name, struct json_object *vm)
 {
-	struct fan_target *t;
+	struct multi_vm_target *t;
 
 	if (has_target(f, name))
 		return;
@@ -40,7 +40,7 @@ static void target_add(struct fan *f, const char *name, struct json_object *vm)
 	if (!f->list)
 		abort();
 	t = &f->list[f->n++];
-	*t = (struct fan_target){ .name = strdup(name), .picked = vm != NULL };
+	*t = (struct multi_vm_target){ .name = strdup(name), .picked = vm != NULL };
 	if (!t->name)
 		abort();
 	if (!vm)
@@ -51,7 +51,7 @@ static void target_add(struct fan *f, const char *name, struct json_object *vm)
 }
 
 /* NULL: every one. Returns how many fit. */
-static size_t targets_fit(struct fan *f, struct json_object *vms, const char *pattern)
+static size_t targets_fit(struct multi_vm *f, struct json_object *vms, const char *pattern)
 {
 	size_t fit = 0;
 
@@ -96,7 +96,7 @@ static int parallel_parse(struct cli *c, unsigned *ret)
 	return 0;
 }
 
-static int positional_pick(struct cli *c, struct fan *f, struct json_object *vms, const char *s)
+static int positional_pick(struct cli *c, struct multi_vm *f, struct json_object *vms, const char *s)
 {
 	struct err e;
 
@@ -110,20 +110,20 @@ static int positional_pick(struct cli *c, struct fan *f, struct json_object *vms
 	return cli_fail(&e, "Failed to %s '%s'", c->verb->name, s);
 }
 
-bool fan_is_meant(const struct cli *c, bool first)
+bool multi_vm_is_meant(const struct cli *c, bool first)
 {
 	return option_flag(c, "all") || option_flag(c, "dry-run") || option_value(c, "parallel") ||
 		(!first && c->npos > 1) || (c->npos && is_pattern(c->pos[0]));
 }
 
-int fan_pick(struct cli *c, struct fan *f)
+int multi_vm_pick(struct cli *c, struct multi_vm *f)
 {
 	CLEANUP_JS struct json_object *vms = NULL;
 	bool all = option_flag(c, "all"), look = all;
 	struct err e;
 	int r;
 
-	*f = (struct fan){ 0 };
+	*f = (struct multi_vm){ 0 };
 	if (all && c->npos)
 		return cli_usage(c, "--all and names exclude each other");
 	r = parallel_parse(c, &f->parallel);
@@ -141,7 +141,7 @@ int fan_pick(struct cli *c, struct fan *f)
 	return r;
 }
 
-void fan_done(struct fan *f)
+void multi_vm_done(struct multi_vm *f)
 {
 	for (size_t i = 0; i < f->n; i++) {
 		json_object_put(f->list[i].args);
@@ -149,7 +149,7 @@ void fan_done(struct fan *f)
 		free(f->list[i].name);
 	}
 	free(f->list);
-	*f = (struct fan){ 0 };
+	*f = (struct multi_vm){ 0 };
 }
 
 /* ---- doing it ---- */
@@ -158,13 +158,13 @@ struct work {
 	const struct cli *c;
 	const char *command;
 	int signals; /* readable at Ctrl-C; -1: that ends us */
-	struct fan *f;
+	struct multi_vm *f;
 	pthread_mutex_t mutex;
 	pthread_cond_t changed;
 	size_t next;
 };
 
-static void target_job(struct cli *c, const struct work *w, struct fan_target *t)
+static void target_job(struct cli *c, const struct work *w, struct multi_vm_target *t)
 {
 	CLEANUP_JS struct json_object *begun = STEAL_PTR(t->answer);
 	const char *id = js_get_str(begun, "job");
@@ -181,7 +181,7 @@ static bool is_interrupted(const struct work *w)
 }
 
 /* Takes args. What the last word failed of is told. */
-static int target_call(struct cli *c, const struct work *w, struct fan_target *t, struct json_object *args)
+static int target_call(struct cli *c, const struct work *w, struct multi_vm_target *t, struct json_object *args)
 {
 	const char *list = w->f->tries ? js_get_str(args, w->f->tries) : NULL;
 	CLEANUP_FREE char *words = strdup(list ? list : "");
@@ -198,7 +198,7 @@ static int target_call(struct cli *c, const struct work *w, struct fan_target *t
 	return r;
 }
 
-static void target_do(struct cli *c, const struct work *w, struct fan_target *t)
+static void target_do(struct cli *c, const struct work *w, struct multi_vm_target *t)
 {
 	uint64_t begin = loop_now_ns();
 	struct json_object *args = STEAL_PTR(t->args);
@@ -222,7 +222,7 @@ static void *worker_main(void *opaque)
 
 	pthread_mutex_lock(&w->mutex);
 	while (w->next < w->f->n) {
-		struct fan_target *t = &w->f->list[w->next++];
+		struct multi_vm_target *t = &w->f->list[w->next++];
 
 		pthread_mutex_unlock(&w->mutex);
 		target_do(&own, w, t);
@@ -235,7 +235,7 @@ static void *worker_main(void *opaque)
 	return NULL;
 }
 
-static void target_await(struct work *w, const struct fan_target *t)
+static void target_await(struct work *w, const struct multi_vm_target *t)
 {
 	LOCK_GUARD(&w->mutex);
 	while (!t->done)
@@ -244,17 +244,17 @@ static void target_await(struct work *w, const struct fan_target *t)
 
 /* ---- telling ---- */
 
-static bool is_skipped(const struct fan_target *t)
+static bool is_skipped(const struct multi_vm_target *t)
 {
 	return t->r < 0 && t->picked && t->e.cls == ERR_WRONG_STATE;
 }
 
-static int target_code(const struct fan_target *t)
+static int target_code(const struct multi_vm_target *t)
 {
 	return t->r < 0 && !is_skipped(t) ? cli_exit_code(t->e.cls) : CLI_OK;
 }
 
-static void line_print(const struct fan_act *a, const struct fan_target *t)
+static void line_print(const struct multi_vm_act *a, const struct multi_vm_target *t)
 {
 	if (t->r < 0)
 		cli_fail(&t->e, "Failed to %s domain '%s'", a->fail, t->name);
@@ -265,19 +265,19 @@ static void line_print(const struct fan_act *a, const struct fan_target *t)
 	fflush(stdout);
 }
 
-static const char *outcome(const struct fan_target *t)
+static const char *outcome(const struct multi_vm_target *t)
 {
 	return t->r == 0 ? "done" : is_skipped(t) ? "skipped" : "failed";
 }
 
-static void fan_table_print(const struct fan *f)
+static void multi_vm_table_print(const struct multi_vm *f)
 {
 	static const char *const heads[] = { "Name", "Outcome", "Time", "Why" };
 	struct table table;
 
 	table_init(&table, heads, ARRAY_SIZE(heads));
 	for (size_t i = 0; i < f->n; i++) {
-		const struct fan_target *t = &f->list[i];
+		const struct multi_vm_target *t = &f->list[i];
 		char took[24];
 
 		snprintf(took, sizeof(took), "%.2f s", (double)t->took_ns / 1e9);
@@ -288,12 +288,12 @@ static void fan_table_print(const struct fan *f)
 	table_done(&table);
 }
 
-static void fan_json_print(const struct cli *c, const struct fan *f)
+static void multi_vm_json_print(const struct cli *c, const struct multi_vm *f)
 {
 	CLEANUP_JS struct json_object *all = json_object_new_array();
 
 	for (size_t i = 0; i < f->n; i++) {
-		const struct fan_target *t = &f->list[i];
+		const struct multi_vm_target *t = &f->list[i];
 		struct json_object *o = json_object_new_object();
 
 		js_put_str(o, "name", t->name);
@@ -311,7 +311,7 @@ static void fan_json_print(const struct cli *c, const struct fan *f)
 /* ---- saying what would be done ---- */
 
 /* The daemon knows what it would do, and what speaks against it. */
-static int target_ask(struct cli *c, const struct fan_act *a, const struct fan_target *t,
+static int target_ask(struct cli *c, const struct multi_vm_act *a, const struct multi_vm_target *t,
 	struct json_object *info)
 {
 	CLEANUP_JS struct json_object *answer = NULL;
@@ -328,14 +328,14 @@ static int target_ask(struct cli *c, const struct fan_act *a, const struct fan_t
 	return CLI_OK;
 }
 
-static void would_print(const struct cli *c, const struct fan_act *a, const char *name, const char *state, const char *word)
+static void would_print(const struct cli *c, const struct multi_vm_act *a, const char *name, const char *state, const char *word)
 {
 	const char *lost = a->lost ? a->lost(c, word) : NULL;
 
 	printf("Would %s domain '%s' (%s)%s%s\n", a->fail, name, state, lost ? "; lost: " : "", lost ? lost : "");
 }
 
-static int target_say(struct cli *c, const struct fan_act *a, const struct fan_target *t,
+static int target_say(struct cli *c, const struct multi_vm_act *a, const struct multi_vm_target *t,
 	const char *states)
 {
 	CLEANUP_JS struct json_object *o = NULL;
@@ -356,7 +356,7 @@ static int target_say(struct cli *c, const struct fan_act *a, const struct fan_t
 	return CLI_OK;
 }
 
-static int dry_run(struct cli *c, struct fan *f, const struct fan_act *a)
+static int dry_run(struct cli *c, struct multi_vm *f, const struct multi_vm_act *a)
 {
 	int worst = CLI_OK;
 	struct legal_vms legal;
@@ -374,7 +374,7 @@ static int dry_run(struct cli *c, struct fan *f, const struct fan_act *a)
 
 /* ---- all of it ---- */
 
-static void args_make(struct cli *c, struct fan *f, const struct fan_act *a)
+static void args_make(struct cli *c, struct multi_vm *f, const struct multi_vm_act *a)
 {
 	for (size_t i = 0; i < f->n; i++) {
 		f->list[i].args = cli_vm_args(f->list[i].name);
@@ -395,7 +395,7 @@ static size_t workers_start(struct work *w, pthread_t *threads)
 	return n;
 }
 
-int fan_run(struct cli *c, struct fan *f, const struct fan_act *a)
+int multi_vm_run(struct cli *c, struct multi_vm *f, const struct multi_vm_act *a)
 {
 	bool lines = !f->table && c->format == CLI_TABLE;
 	struct work w = { .c = c, .command = a->command, .signals = -1, .f = f,
@@ -421,8 +421,8 @@ int fan_run(struct cli *c, struct fan *f, const struct fan_act *a)
 	while (n)
 		pthread_join(threads[--n], NULL);
 	if (c->format != CLI_TABLE)
-		fan_json_print(c, f);
+		multi_vm_json_print(c, f);
 	else if (!lines)
-		fan_table_print(f);
+		multi_vm_table_print(f);
 	return worst;
 }

@@ -11,7 +11,7 @@
 	{ "parallel", "N", "that many at a time: 1 to 64; 8 unless said" },                       \
 	{ "dry-run", NULL, "say what would happen" }
 
-struct fan_act {
+struct multi_vm_act {
 	const char *command, *fail, *done; /* "Failed to <fail> domain", "Domain '…' <done>" */
 	/* Adds what the options say to a call's arguments; NULL: nothing to add. */
 	void (*add)(struct cli *c, struct json_object *args);
@@ -22,7 +22,7 @@ struct fan_act {
 	const char *(*lost)(const struct cli *c, const char *word);
 };
 
-struct fan_target {
+struct multi_vm_target {
 	char *name;
 	char word[16], state[16]; /* of one that was picked */
 	bool picked; /* by a pattern or by --all: passed over when its state does not fit */
@@ -33,8 +33,8 @@ struct fan_target {
 	uint64_t took_ns;
 };
 
-struct fan {
-	struct fan_target *list; /* owned */
+struct multi_vm {
+	struct multi_vm_target *list; /* owned */
 	size_t n;
 	bool table; /* some were picked: what became of each is told in a table */
 	unsigned parallel;
@@ -46,13 +46,13 @@ struct fan {
 
 /* Is it for more than one VM that is named, or a dry run? For verbs that have a way of their own for one. first: only
  * the first word names VMs. */
-bool fan_is_meant(const struct cli *c, bool first);
+bool multi_vm_is_meant(const struct cli *c, bool first);
 /* Whom the command line means. Nothing is done yet. Returns 0, or an exit code, having said why;
- * fan_done() either way. */
-int fan_pick(struct cli *c, struct fan *ret_f);
-void fan_done(struct fan *f);
+ * multi_vm_done() either way. */
+int multi_vm_pick(struct cli *c, struct multi_vm *ret_f);
+void multi_vm_done(struct multi_vm *f);
 /* Does it, or with --dry-run says what it would do. Prints what became of each, in order. Returns
  * the exit code of the first that failed. */
-int fan_run(struct cli *c, struct fan *f, const struct fan_act *a);
+int multi_vm_run(struct cli *c, struct multi_vm *f, const struct multi_vm_act *a);
 
 #endif

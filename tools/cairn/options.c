@@ -83,7 +83,7 @@ static int option_missing(const struct cli *c, const char *name, size_t len)
 
 	snprintf(word, sizeof(word), "%.*s", (int)len, name);
 	return cli_usage(c, "%s has no option --%.*s%s", c->verb->name, (int)len, name,
-		nearest_hint(word, "--", option_name_at, c->verb, hint));
+		suggest_hint(word, "--", option_name_at, c->verb, hint));
 }
 
 /* words: "a|b|c". */

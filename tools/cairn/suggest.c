@@ -27,7 +27,7 @@ static unsigned distance(const char *a, size_t na, const char *b, size_t nb)
 	return d[na][nb];
 }
 
-const char *nearest_hint(const char *word, const char *prefix, const char *(*at)(const void *opaque, size_t i),
+const char *suggest_hint(const char *word, const char *prefix, const char *(*at)(const void *opaque, size_t i),
 	const void *opaque, char buf[NEAREST_BYTES])
 {
 	size_t len = strlen(word);

@@ -34,7 +34,7 @@ static const struct verb_option undefine_options[] = {
 	{ "checkpoints-metadata", NULL, "accepted: there are no checkpoints" }, FAN_OPTIONS, END };
 static const struct verb_option destroy_options[] = {
 	{ "graceful", NULL, "accepted: it is asked first, and has its images closed" }, FAN_OPTIONS, END };
-static const struct verb_option fan_options[] = { FAN_OPTIONS, END };
+static const struct verb_option multi_vm_options[] = { FAN_OPTIONS, END };
 static const struct verb_option dump_memory_options[] = {
 	{ "live", NULL, "let it run meanwhile: it always does, unless one of these is given" },
 	{ "crash", NULL, "stop it at once when its memory is written" },
@@ -312,9 +312,9 @@ const struct verb verbs[] = {
 		"vm-shutdown vm-shutdown-cancel", verb_shutdown },
 	{ "reboot", "Life", "{VM...|--all}", NULL, reboot_options, 1, MANY, true, "vm", "vm-reboot vm-shutdown-cancel",
 		verb_reboot },
-	{ "reset", "Life", "{VM...|--all}", NULL, fan_options, 1, MANY, true, "vm", "vm-reset", verb_reset },
-	{ "suspend", "Life", "{VM...|--all}", NULL, fan_options, 1, MANY, true, "vm", "vm-suspend", verb_suspend },
-	{ "resume", "Life", "{VM...|--all}", NULL, fan_options, 1, MANY, true, "vm", "vm-resume", verb_resume },
+	{ "reset", "Life", "{VM...|--all}", NULL, multi_vm_options, 1, MANY, true, "vm", "vm-reset", verb_reset },
+	{ "suspend", "Life", "{VM...|--all}", NULL, multi_vm_options, 1, MANY, true, "vm", "vm-suspend", verb_suspend },
+	{ "resume", "Life", "{VM...|--all}", NULL, multi_vm_options, 1, MANY, true, "vm", "vm-resume", verb_resume },
 	{ "destroy", "Life", "{VM...|--all}", "stop at once, as by pulling the plug", destroy_options, 1, MANY, true, "vm",
 		"vm-destroy", verb_destroy },
 	{ "autostart", "Life", "{VM...|--all}", NULL, autostart_options, 1, MANY, true, "vm", "vm-autostart",
@@ -336,7 +336,7 @@ const struct verb verbs[] = {
 		"vm-restore", verb_restore },
 	{ "managedsave", "Saved states", "{VM...|--all}", NULL, managedsave_options, 1, MANY, true, "vm",
 		"vm-managed-save", verb_managedsave },
-	{ "managedsave-remove", "Saved states", "{VM...|--all}", NULL, fan_options, 1, MANY, true, "vm",
+	{ "managedsave-remove", "Saved states", "{VM...|--all}", NULL, multi_vm_options, 1, MANY, true, "vm",
 		"vm-managed-save-remove", verb_managedsave_remove },
 	{ "snapshot-create", "Snapshots", "{VM|--all}", "take one, named after the time", snapshot_create_options, 1, 1,
 		true, "vm", "snapshot-create", verb_snapshot_create },
@@ -429,6 +429,6 @@ int verb_missing(const char *name)
 	char hint[NEAREST_BYTES];
 
 	fprintf(stderr, "error: there is no verb \"%s\"%s\nerror: cairn help lists them\n", name,
-		nearest_hint(name, "", verb_name_at, NULL, hint));
+		suggest_hint(name, "", verb_name_at, NULL, hint));
 	return CLI_USAGE;
 }

@@ -26,7 +26,7 @@ static bool ipv6_passes(const uint8_t *frame)
 	return memcmp(frame + IPV6_TO, zeros, sizeof(zeros)) != 0;
 }
 
-bool gate_passes(const uint8_t *frame, size_t len)
+bool loopback_filter_passes(const uint8_t *frame, size_t len)
 {
 	if (len < ETHERNET_BYTES)
 		return false;

@@ -9,6 +9,6 @@
 #include <stdint.h>
 
 /* frame: with its Ethernet header, as libslirp reads it: no VLAN, IP at byte 14. */
-bool gate_passes(const uint8_t *frame, size_t len);
+bool loopback_filter_passes(const uint8_t *frame, size_t len);
 
 #endif

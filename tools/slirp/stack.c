@@ -243,7 +243,7 @@ void stack_free(struct stack *s)
 
 void stack_input(struct stack *s, const uint8_t *frame, size_t len)
 {
-	if (!gate_passes(frame, len))
+	if (!loopback_filter_passes(frame, len))
 		return;
 	s->active_ns = loop_now_ns();
 	slirp_input(s->slirp, frame, (int)len);

@@ -36,7 +36,7 @@ static void put_values(struct cursor *c, const uint64_t *v, size_t n)
 }
 
 /* gdb counts threads by their pid: it may not be 0. */
-static void put_prstatus(struct cursor *c, const struct core_cpu *cpu, unsigned index)
+static void put_prstatus(struct cursor *c, const struct elf_core_cpu *cpu, unsigned index)
 {
 	const struct kvm_regs *r = &cpu->regs;
 	const struct kvm_sregs *s = &cpu->sregs;
@@ -72,7 +72,7 @@ static void put_table(struct cursor *c, const struct kvm_dtable *t)
 	put_segment(c, &(struct kvm_segment){ .base = t->base, .limit = t->limit });
 }
 
-static void put_qemu_state(struct cursor *c, const struct core_cpu *cpu)
+static void put_qemu_state(struct cursor *c, const struct elf_core_cpu *cpu)
 {
 	const struct kvm_regs *r = &cpu->regs;
 	const struct kvm_sregs *s = &cpu->sregs;
@@ -107,7 +107,7 @@ static void put_elf_header(struct cursor *c, unsigned nsegments)
 	cursor_put_bytes(c, &h, sizeof(h));
 }
 
-static void put_segments(struct cursor *c, uint64_t notes_bytes, const struct core_ram *ram, unsigned n,
+static void put_segments(struct cursor *c, uint64_t notes_bytes, const struct elf_core_ram *ram, unsigned n,
 	uint64_t ram_offset)
 {
 	Elf64_Phdr h = { .p_type = PT_NOTE, .p_offset = sizeof(Elf64_Ehdr) + (n + 1) * sizeof(h),
@@ -123,7 +123,7 @@ static void put_segments(struct cursor *c, uint64_t notes_bytes, const struct co
 	}
 }
 
-int core_head(const struct core_cpu *cpus, unsigned ncpus, const struct core_ram *ram, unsigned n,
+int elf_core_head(const struct elf_core_cpu *cpus, unsigned ncpus, const struct elf_core_ram *ram, unsigned n,
 	uint8_t **ret_head, size_t *ret_bytes, struct err *e)
 {
 	size_t notes = ncpus * (NOTE_BYTES(PRSTATUS_BYTES) + NOTE_BYTES(QEMU_STATE_BYTES));

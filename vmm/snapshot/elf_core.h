@@ -16,19 +16,19 @@
 
 struct err;
 
-struct core_cpu {
+struct elf_core_cpu {
 	struct kvm_regs regs;
 	struct kvm_sregs sregs;
 	uint64_t kernel_gs_base;
 };
 
-struct core_ram {
+struct elf_core_ram {
 	uint64_t gpa, bytes;
 };
 
 /* ram: n of them, without those of no bytes. *ret_head: owned (free()); *ret_bytes: its length and so the
  * offset of RAM, a multiple of 4096. Returns 0 or -ENOMEM. */
-int core_head(const struct core_cpu *cpus, unsigned ncpus, const struct core_ram *ram, unsigned n,
+int elf_core_head(const struct elf_core_cpu *cpus, unsigned ncpus, const struct elf_core_ram *ram, unsigned n,
 	uint8_t **ret_head, size_t *ret_bytes, struct err *e);
 
 #endif

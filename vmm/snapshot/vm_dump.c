@@ -50,7 +50,7 @@ static void stage(struct dump_job *x, void (*run)(struct work *w), void (*done)(
 
 /* ---- registers; vCPUs parked ---- */
 
-static int cpu_read(struct vcpu *v, struct core_cpu *ret, struct err *e)
+static int cpu_read(struct vcpu *v, struct elf_core_cpu *ret, struct err *e)
 {
 	struct {
 		struct kvm_msrs head;
@@ -70,15 +70,15 @@ static int cpu_read(struct vcpu *v, struct core_cpu *ret, struct err *e)
 static int head_make(struct dump_job *x, struct err *e)
 {
 	struct machine *m = x->j.m;
-	const struct core_ram ram[] = { { 0, m->mem.low_bytes }, { MEM_HIGH_BASE, m->mem.high_bytes } };
-	CLEANUP_FREE struct core_cpu *cpus = calloc(m->cfg.vcpus, sizeof(*cpus));
+	const struct elf_core_ram ram[] = { { 0, m->mem.low_bytes }, { MEM_HIGH_BASE, m->mem.high_bytes } };
+	CLEANUP_FREE struct elf_core_cpu *cpus = calloc(m->cfg.vcpus, sizeof(*cpus));
 	int r = 0;
 
 	if (!cpus)
 		return err_set_errno(e, -ENOMEM, "dump");
 	for (unsigned i = 0; i < m->cfg.vcpus && !r; i++)
 		r = cpu_read(&m->vcpus.vcpu[i], &cpus[i], e);
-	return r < 0 ? r : core_head(cpus, m->cfg.vcpus, ram, m->mem.high_bytes ? 2 : 1, &x->head,
+	return r < 0 ? r : elf_core_head(cpus, m->cfg.vcpus, ram, m->mem.high_bytes ? 2 : 1, &x->head,
 		&x->head_bytes, e);
 }
 

@@ -10,20 +10,20 @@
 
 static void test_burst(void **state)
 {
-	struct limit l = { 0 };
+	struct ratelimit l = { 0 };
 	uint64_t left_out = 7, now = 1000;
 
 	(void)state;
-	for (unsigned i = 0; i < LIMIT_BURST; i++) {
-		assert_true(limit_take(&l, now++, &left_out));
+	for (unsigned i = 0; i < RATELIMIT_BURST; i++) {
+		assert_true(ratelimit_take(&l, now++, &left_out));
 		assert_int_equal(left_out, 0);
 	}
 	for (unsigned i = 0; i < 100; i++)
-		assert_false(limit_take(&l, now++, &left_out));
-	assert_false(limit_take(&l, 1000 + LIMIT_WINDOW_NS - 1, &left_out));
-	assert_true(limit_take(&l, 1000 + LIMIT_WINDOW_NS, &left_out));
+		assert_false(ratelimit_take(&l, now++, &left_out));
+	assert_false(ratelimit_take(&l, 1000 + RATELIMIT_WINDOW_NS - 1, &left_out));
+	assert_true(ratelimit_take(&l, 1000 + RATELIMIT_WINDOW_NS, &left_out));
 	assert_int_equal(left_out, 101);
-	assert_true(limit_take(&l, 1001 + LIMIT_WINDOW_NS, &left_out));
+	assert_true(ratelimit_take(&l, 1001 + RATELIMIT_WINDOW_NS, &left_out));
 	assert_int_equal(left_out, 0);
 }
 

@@ -169,7 +169,7 @@ static int kind_check(const struct cli *c)
 	for (size_t i = 0; (is = name_at(names, i)); i++)
 		if (!strcmp(is, kind))
 			return 0;
-	return cli_usage(c, "there is no event \"%s\"%s", kind, nearest_hint(kind, "", name_at, names, hint));
+	return cli_usage(c, "there is no event \"%s\"%s", kind, suggest_hint(kind, "", name_at, names, hint));
 }
 
 /* Events carry names; a uuid is another one for it. Of a VM that is gone there are those that were kept. */

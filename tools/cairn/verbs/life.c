@@ -10,14 +10,14 @@
 #include <stdio.h>
 #include <string.h>
 
-static int act_on_all(struct cli *c, const struct fan_act *a)
+static int act_on_all(struct cli *c, const struct multi_vm_act *a)
 {
-	struct fan f;
-	int r = fan_pick(c, &f);
+	struct multi_vm f;
+	int r = multi_vm_pick(c, &f);
 
 	if (!r)
-		r = fan_run(c, &f, a);
-	fan_done(&f);
+		r = multi_vm_run(c, &f, a);
+	multi_vm_done(&f);
 	return r;
 }
 
@@ -41,7 +41,7 @@ static const char *start_loses(const struct cli *c, const char *word)
 
 int verb_start(struct cli *c)
 {
-	static const struct fan_act a = { .command = "vm-start", .fail = "start", .done = "started", .add = start_add,
+	static const struct multi_vm_act a = { .command = "vm-start", .fail = "start", .done = "started", .add = start_add,
 		.lost = start_loses };
 	bool console = option_flag(c, "console");
 	int r;
@@ -54,28 +54,28 @@ int verb_start(struct cli *c)
 
 int verb_reset(struct cli *c)
 {
-	static const struct fan_act a = { "vm-reset", "reset", "was reset", NULL, NULL, NULL };
+	static const struct multi_vm_act a = { "vm-reset", "reset", "was reset", NULL, NULL, NULL };
 
 	return act_on_all(c, &a);
 }
 
 int verb_suspend(struct cli *c)
 {
-	static const struct fan_act a = { "vm-suspend", "suspend", "suspended", NULL, NULL, NULL };
+	static const struct multi_vm_act a = { "vm-suspend", "suspend", "suspended", NULL, NULL, NULL };
 
 	return act_on_all(c, &a);
 }
 
 int verb_resume(struct cli *c)
 {
-	static const struct fan_act a = { "vm-resume", "resume", "resumed", NULL, NULL, NULL };
+	static const struct multi_vm_act a = { "vm-resume", "resume", "resumed", NULL, NULL, NULL };
 
 	return act_on_all(c, &a);
 }
 
 int verb_destroy(struct cli *c)
 {
-	static const struct fan_act a = { "vm-destroy", "destroy", "destroyed", NULL, NULL, NULL };
+	static const struct multi_vm_act a = { "vm-destroy", "destroy", "destroyed", NULL, NULL, NULL };
 
 	return act_on_all(c, &a);
 }
@@ -120,7 +120,7 @@ static void undefine_told(struct json_object *answer, bool would)
 
 int verb_undefine(struct cli *c)
 {
-	static const struct fan_act a = { "vm-undefine", "undefine", "has been undefined", undefine_add,
+	static const struct multi_vm_act a = { "vm-undefine", "undefine", "has been undefined", undefine_add,
 		undefine_told, NULL };
 
 	return act_on_all(c, &a);

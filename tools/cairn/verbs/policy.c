@@ -14,16 +14,16 @@ static void disable_add(struct cli *c, struct json_object *args)
 
 int verb_autostart(struct cli *c)
 {
-	static const struct fan_act mark = { "vm-autostart", "mark as autostarted", "marked as autostarted",
+	static const struct multi_vm_act mark = { "vm-autostart", "mark as autostarted", "marked as autostarted",
 		NULL, NULL, NULL };
-	static const struct fan_act unmark = { "vm-autostart", "unmark as autostarted",
+	static const struct multi_vm_act unmark = { "vm-autostart", "unmark as autostarted",
 		"unmarked as autostarted", disable_add, NULL, NULL };
-	struct fan f;
-	int r = fan_pick(c, &f);
+	struct multi_vm f;
+	int r = multi_vm_pick(c, &f);
 
 	if (!r)
-		r = fan_run(c, &f, option_flag(c, "disable") ? &unmark : &mark);
-	fan_done(&f);
+		r = multi_vm_run(c, &f, option_flag(c, "disable") ? &unmark : &mark);
+	multi_vm_done(&f);
 	return r;
 }
 

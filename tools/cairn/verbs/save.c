@@ -101,17 +101,17 @@ static void managedsave_add(struct cli *c, struct json_object *args)
 
 static int managedsave_many(struct cli *c)
 {
-	static const struct fan_act a = { "vm-managed-save", "save", "state saved by cairn", managedsave_add, NULL, NULL };
-	struct fan f;
+	static const struct multi_vm_act a = { "vm-managed-save", "save", "state saved by cairn", managedsave_add, NULL, NULL };
+	struct multi_vm f;
 	int r;
 
 	if (option_flag(c, "no-wait"))
 		return cli_usage(c, "--no-wait is for one VM");
-	r = fan_pick(c, &f);
+	r = multi_vm_pick(c, &f);
 	f.jobs = true;
 	if (!r)
-		r = fan_run(c, &f, &a);
-	fan_done(&f);
+		r = multi_vm_run(c, &f, &a);
+	multi_vm_done(&f);
 	return r;
 }
 
@@ -123,7 +123,7 @@ int verb_managedsave(struct cli *c)
 
 	if (option_flag(c, "running") && option_flag(c, "paused"))
 		return cli_usage(c, "--running and --paused exclude each other");
-	if (fan_is_meant(c, false))
+	if (multi_vm_is_meant(c, false))
 		return managedsave_many(c);
 	args = cli_vm_args(c->pos[0]);
 	managedsave_add(c, args);
@@ -138,14 +138,14 @@ int verb_managedsave(struct cli *c)
 
 static int managedsave_remove_many(struct cli *c)
 {
-	static const struct fan_act a = { "vm-managed-save-remove", "remove managed save image for",
+	static const struct multi_vm_act a = { "vm-managed-save-remove", "remove managed save image for",
 		"has no managed save any more", NULL, NULL, NULL };
-	struct fan f;
-	int r = fan_pick(c, &f);
+	struct multi_vm f;
+	int r = multi_vm_pick(c, &f);
 
 	if (!r)
-		r = fan_run(c, &f, &a);
-	fan_done(&f);
+		r = multi_vm_run(c, &f, &a);
+	multi_vm_done(&f);
 	return r;
 }
 
@@ -155,7 +155,7 @@ int verb_managedsave_remove(struct cli *c)
 	struct err e;
 	int r;
 
-	if (fan_is_meant(c, false))
+	if (multi_vm_is_meant(c, false))
 		return managedsave_remove_many(c);
 	r = cli_vm_info(c, c->pos[0], &info, &e);
 	if (!r && !js_get_bool(info, "managed-save", false)) {

@@ -17,7 +17,7 @@
 #define DAY_S (24 * 3600)
 
 /* Those that were passed over are not waited for: they may be off, or stand still. */
-static int wait_all_off(struct cli *c, const struct fan *f, uint64_t timeout_ns)
+static int wait_all_off(struct cli *c, const struct multi_vm *f, uint64_t timeout_ns)
 {
 	uint64_t deadline = timeout_ns == UINT64_MAX ? UINT64_MAX : loop_now_ns() + timeout_ns;
 	int worst = CLI_OK;
@@ -145,23 +145,23 @@ static void ask_add(struct cli *c, struct json_object *args)
 
 static int cancel(struct cli *c)
 {
-	static const struct fan_act a = { "vm-shutdown-cancel", "cancel the shutdown of",
+	static const struct multi_vm_act a = { "vm-shutdown-cancel", "cancel the shutdown of",
 		"goes on: its shutdown is called off", NULL, NULL, NULL };
-	struct fan f;
-	int r = fan_pick(c, &f);
+	struct multi_vm f;
+	int r = multi_vm_pick(c, &f);
 
 	if (!r)
-		r = fan_run(c, &f, &a);
-	fan_done(&f);
+		r = multi_vm_run(c, &f, &a);
+	multi_vm_done(&f);
 	return r;
 }
 
 int verb_shutdown(struct cli *c)
 {
-	struct fan_act a = { "vm-shutdown", "shutdown", "is being shutdown", ask_add, NULL, NULL };
+	struct multi_vm_act a = { "vm-shutdown", "shutdown", "is being shutdown", ask_add, NULL, NULL };
 	uint64_t timeout_ns;
 	char done[80];
-	struct fan f;
+	struct multi_vm f;
 	int64_t at;
 	int r = option_seconds(c, "timeout", UINT64_MAX, &timeout_ns);
 
@@ -179,21 +179,21 @@ int verb_shutdown(struct cli *c)
 	/* With --then it is the daemon that gives up on the guest. */
 	if (option_value(c, "then"))
 		timeout_ns = UINT64_MAX;
-	r = fan_pick(c, &f);
+	r = multi_vm_pick(c, &f);
 	f.tries = "mode";
 	if (!r)
-		r = fan_run(c, &f, &a);
+		r = multi_vm_run(c, &f, &a);
 	if (!r && option_flag(c, "wait") && !option_flag(c, "dry-run"))
 		r = wait_all_off(c, &f, timeout_ns);
-	fan_done(&f);
+	multi_vm_done(&f);
 	return r;
 }
 
 int verb_reboot(struct cli *c)
 {
-	struct fan_act a = { "vm-reboot", "reboot", "is being rebooted", ask_add, NULL, NULL };
+	struct multi_vm_act a = { "vm-reboot", "reboot", "is being rebooted", ask_add, NULL, NULL };
 	char done[80];
-	struct fan f;
+	struct multi_vm f;
 	int64_t at;
 	int r = when_parse(c, &at);
 
@@ -205,11 +205,11 @@ int verb_reboot(struct cli *c)
 		when_print("will be rebooted", at, done, sizeof(done));
 		a.done = done;
 	}
-	r = fan_pick(c, &f);
+	r = multi_vm_pick(c, &f);
 	f.tries = "mode";
 	if (!r)
-		r = fan_run(c, &f, &a);
-	fan_done(&f);
+		r = multi_vm_run(c, &f, &a);
+	multi_vm_done(&f);
 	return r;
 }
 

@@ -107,21 +107,21 @@ static void create_add(struct cli *c, struct json_object *args)
 
 static int create_many(struct cli *c)
 {
-	static const struct fan_act a = { "snapshot-create", "create a snapshot of", "has a new snapshot", create_add,
+	static const struct multi_vm_act a = { "snapshot-create", "create a snapshot of", "has a new snapshot", create_add,
 		NULL, NULL };
 	struct cli whom = *c;
-	struct fan f;
+	struct multi_vm f;
 	int r;
 
 	if (option_flag(c, "no-wait"))
 		return cli_usage(c, "--no-wait is for one VM");
 	whom.npos = create_vms(c);
-	r = fan_pick(&whom, &f);
+	r = multi_vm_pick(&whom, &f);
 	c->client = whom.client;
 	f.jobs = true;
 	if (!r)
-		r = fan_run(c, &f, &a);
-	fan_done(&f);
+		r = multi_vm_run(c, &f, &a);
+	multi_vm_done(&f);
 	return r;
 }
 
@@ -135,7 +135,7 @@ static int create(struct cli *c)
 
 	if (rate_arg(c, &rate) < 0)
 		return cli_usage(c, "--rate: a number of bytes a second, such as 500K or 100M");
-	if (fan_is_meant(c, true))
+	if (multi_vm_is_meant(c, true))
 		return create_many(c);
 	args = cli_vm_args(c->pos[0]);
 	create_add(c, args);

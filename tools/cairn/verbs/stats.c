@@ -185,12 +185,12 @@ static void stats_print(struct json_object *stats)
 }
 
 /* Without names: every VM. */
-static int names_pick(struct cli *c, struct json_object **ret_vms, struct fan *f)
+static int names_pick(struct cli *c, struct json_object **ret_vms, struct multi_vm *f)
 {
 	struct err e;
 
 	if (c->npos)
-		return fan_pick(c, f);
+		return multi_vm_pick(c, f);
 	return cli_vm_list(c, true, ret_vms, NULL, &e) < 0 ? cli_fail(&e, "Failed to list domains") : 0;
 }
 
@@ -198,7 +198,7 @@ int verb_domstats(struct cli *c)
 {
 	CLEANUP_JS struct json_object *all = json_object_new_array();
 	CLEANUP_JS struct json_object *vms = NULL;
-	struct fan f = { 0 };
+	struct multi_vm f = { 0 };
 	int code = names_pick(c, &vms, &f);
 	size_t n = vms ? json_object_array_length(vms) : f.n;
 
@@ -217,7 +217,7 @@ int verb_domstats(struct cli *c)
 		output_print(stdout, c->format, all);
 	for (size_t i = 0; c->format == CLI_TABLE && i < json_object_array_length(all); i++)
 		stats_print(json_object_array_get_idx(all, i));
-	fan_done(&f);
+	multi_vm_done(&f);
 	return code;
 }
 

@@ -18,7 +18,7 @@
 #include <cmocka.h>
 
 #define USERS 80
-#define EACH (LIMIT_BURST + 2)
+#define EACH (RATELIMIT_BURST + 2)
 #define APART 63 /* api/access/denial_log.c */
 
 static void dir_remove(const char *dir)
@@ -45,7 +45,7 @@ static void lines_check(struct audit *a, unsigned *ret_apart, unsigned *ret_toge
 
 			assert_true(js_get_int(o, "since", 0) > 0);
 			assert_int_equal(js_get_int(o, "left-out", 0),
-				is_apart ? EACH - LIMIT_BURST : (USERS - APART) * EACH - LIMIT_BURST);
+				is_apart ? EACH - RATELIMIT_BURST : (USERS - APART) * EACH - RATELIMIT_BURST);
 			++*(is_apart ? ret_apart : ret_together);
 		}
 		q.from = (uint64_t)js_get_int(page, "next", 0);
@@ -65,18 +65,18 @@ static void test_users(void **state)
 	assert_non_null(mkdtemp(dir));
 	assert_int_equal(loop_new(8, &d.loop, &e), 0);
 	assert_int_equal(audit_open(dir, &d.audit, &e), 0);
-	assert_int_equal(refusals_open(&d, &d.refusals, &e), 0);
+	assert_int_equal(denial_log_open(&d, &d.refusals, &e), 0);
 	for (unsigned n = 0; n < EACH; n++)
 		for (uid_t i = 0; i < USERS; i++) {
 			uid_t uid = i ? 64 * i : (uid_t)-1;
 
-			if (refusals_tell(d.refusals, EVENT_PERMISSION_DENIED, uid, 1, json_object_new_object()))
+			if (denial_log_tell(d.refusals, EVENT_PERMISSION_DENIED, uid, 1, json_object_new_object()))
 				told++;
 			else
-				refusals_unaudited(d.refusals, uid);
+				denial_log_unaudited(d.refusals, uid);
 		}
-	refusals_close(d.refusals);
-	assert_int_equal(told, (APART + 1) * LIMIT_BURST);
+	denial_log_close(d.refusals);
+	assert_int_equal(told, (APART + 1) * RATELIMIT_BURST);
 	lines_check(d.audit, &apart, &together);
 	assert_int_equal(apart, APART);
 	assert_int_equal(together, 1);

@@ -197,12 +197,12 @@ static struct outcome open_it(struct files *f, const char *disk, const struct pe
 {
 	struct definition *d = definition_of(f, disk);
 	struct outcome out = { 0 };
-	struct opener *o = NULL;
+	struct open_as *o = NULL;
 	struct err e;
 
 	if (who)
 		assert_int_equal(rights_of_peer(who, &d->rights, &e), 0);
-	opener_open(f->loop, d, images, opened, &out, &o);
+	open_as_open(f->loop, d, images, opened, &out, &o);
 	assert_int_equal(out.done, !who);
 	definition_free(d); /* it needs no longer */
 	while (!out.done)
@@ -264,16 +264,16 @@ static void test_given_up(void **state)
 	struct files *f = *state;
 	struct definition *d;
 	struct outcome out = { 0 };
-	struct opener *o = NULL;
+	struct open_as *o = NULL;
 	struct err e;
 
 	if (geteuid() != 0)
 		skip();
 	d = definition_of(f, f->theirs);
 	assert_int_equal(rights_of_peer(&stranger, &d->rights, &e), 0);
-	opener_open(f->loop, d, false, opened, &out, &o);
+	open_as_open(f->loop, d, false, opened, &out, &o);
 	assert_non_null(o);
-	opener_free(o);
+	open_as_free(o);
 	definition_free(d);
 	for (int i = 0; i < 20; i++)
 		loop_run_once(f->loop, 20000000ULL);

@@ -257,7 +257,7 @@ static void test_what_goes_is_kept(void **state)
 {
 	static const uint8_t kinds[] = { VOLUME_FILE, VOLUME_UNSEEN, VOLUME_LINK, VOLUME_FILE };
 	struct fixture *f = *state;
-	struct errand_result res = { 0 };
+	struct fork_as_result res = { 0 };
 	struct json_object *o, *all, *told;
 	struct volumes again;
 

@@ -66,7 +66,7 @@ static void let_go(int type, size_t bytes)
 
 	assert_int_equal(socketpair(AF_UNIX, type, 0, pair), 0);
 	fd_send(pair[1], lingering(&peer), bytes);
-	discard_socket(pair[0]);
+	close_async_socket(pair[0]);
 	do
 		n = recv(peer, buf, sizeof(buf), 0);
 	while (n > 0);

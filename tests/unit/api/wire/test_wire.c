@@ -193,7 +193,7 @@ static void test_clean(void **state)
 	char text[] = "a\x1b[2J\n\x7f \xc3\xa4 \xf0\x9f\x98\x80 \xff \xc3( \xc2\x9b \xe2\x82";
 
 	(void)state;
-	text_clean(text);
+	utf8_clean(text);
 	assert_string_equal(text, "a?[2J?? \xc3\xa4 \xf0\x9f\x98\x80 ? ?( ?? ??");
 }
 

@@ -15,9 +15,9 @@
 #define LOW 0xc0000000ULL
 #define HIGH 0x40000000ULL
 
-static struct core_cpu cpu_of(unsigned i)
+static struct elf_core_cpu cpu_of(unsigned i)
 {
-	struct core_cpu c = { .kernel_gs_base = 0xffff888000000000ULL + i };
+	struct elf_core_cpu c = { .kernel_gs_base = 0xffff888000000000ULL + i };
 
 	c.regs = (struct kvm_regs){ .rax = 0x100 + i, .rsp = 0x200 + i, .r15 = 0x300 + i, .rip = 0x400 + i,
 		.rflags = 0x202 };
@@ -55,15 +55,15 @@ static const uint8_t *note(const uint8_t *head, const Elf64_Phdr *p, const char 
 
 static void segments(void **state)
 {
-	const struct core_cpu cpu = cpu_of(0);
-	const struct core_ram ram[] = { { 0, LOW }, { 1ULL << 32, HIGH } };
+	const struct elf_core_cpu cpu = cpu_of(0);
+	const struct elf_core_ram ram[] = { { 0, LOW }, { 1ULL << 32, HIGH } };
 	Elf64_Ehdr h;
 	Elf64_Phdr p[3];
 	uint8_t *head;
 	size_t bytes;
 
 	(void)state;
-	assert_int_equal(core_head(&cpu, 1, ram, 2, &head, &bytes, NULL), 0);
+	assert_int_equal(elf_core_head(&cpu, 1, ram, 2, &head, &bytes, NULL), 0);
 	assert_int_equal(bytes % 4096, 0);
 	memcpy(&h, head, sizeof(h));
 	assert_memory_equal(h.e_ident, ELFMAG, SELFMAG);
@@ -85,14 +85,14 @@ static void segments(void **state)
 
 static void notes(void **state)
 {
-	const struct core_cpu cpus[] = { cpu_of(0), cpu_of(1), cpu_of(2) };
-	const struct core_ram ram = { 0, 1 << 20 };
+	const struct elf_core_cpu cpus[] = { cpu_of(0), cpu_of(1), cpu_of(2) };
+	const struct elf_core_ram ram = { 0, 1 << 20 };
 	Elf64_Phdr p;
 	uint8_t *head;
 	size_t bytes;
 
 	(void)state;
-	assert_int_equal(core_head(cpus, 3, &ram, 1, &head, &bytes, NULL), 0);
+	assert_int_equal(elf_core_head(cpus, 3, &ram, 1, &head, &bytes, NULL), 0);
 	memcpy(&p, head + sizeof(Elf64_Ehdr), sizeof(p));
 	for (unsigned i = 0; i < 3; i++) {
 		const uint8_t *s = note(head, &p, "CORE", i, 336), *q = note(head, &p, "QEMU", i, 440);
