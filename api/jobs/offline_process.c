@@ -27,7 +27,7 @@
 /* A request, from when it is wanted until it is answered. */
 struct wanted {
 	struct wanted *next; /* while it waits */
-	struct offline_process *images;
+	struct offline_process *offline;
 	enum vm_msg_type type;
 	void *body;
 	size_t len;
@@ -148,7 +148,7 @@ static void settle(struct offline_process *i)
 static void answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct wanted *w = opaque;
-	struct offline_process *i = w->images;
+	struct offline_process *i = w->offline;
 
 	w->done(w->opaque, r, a, e); /* which may want more */
 	wanted_free(w);
@@ -360,7 +360,7 @@ void offline_request_fds(struct vm *vm, enum vm_msg_type type, const void *body,
 		abort();
 	if (len)
 		memcpy(w->body, body, len);
-	w->images = i;
+	w->offline = i;
 	w->type = type;
 	w->len = len;
 	wanted_take_fds(w, fds, nfds);

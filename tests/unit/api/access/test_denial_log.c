@@ -65,17 +65,17 @@ static void test_users(void **state)
 	assert_non_null(mkdtemp(dir));
 	assert_int_equal(loop_new(8, &d.loop, &e), 0);
 	assert_int_equal(audit_open(dir, &d.audit, &e), 0);
-	assert_int_equal(denial_log_open(&d, &d.refusals, &e), 0);
+	assert_int_equal(denial_log_open(&d, &d.denials, &e), 0);
 	for (unsigned n = 0; n < EACH; n++)
 		for (uid_t i = 0; i < USERS; i++) {
 			uid_t uid = i ? 64 * i : (uid_t)-1;
 
-			if (denial_log_tell(d.refusals, EVENT_PERMISSION_DENIED, uid, 1, json_object_new_object()))
+			if (denial_log_tell(d.denials, EVENT_PERMISSION_DENIED, uid, 1, json_object_new_object()))
 				told++;
 			else
-				denial_log_unaudited(d.refusals, uid);
+				denial_log_unaudited(d.denials, uid);
 		}
-	denial_log_close(d.refusals);
+	denial_log_close(d.denials);
 	assert_int_equal(told, (APART + 1) * RATELIMIT_BURST);
 	lines_check(d.audit, &apart, &together);
 	assert_int_equal(apart, APART);
