@@ -20,8 +20,8 @@
 #define GATE_BYTES 16
 #define RFLAGS_DF (1ULL << 10)
 #define RFLAGS_RF (1ULL << 16)
-/* How often an exit looks whether the guest has moved its IDT: seldom enough not to be felt, often
- * enough that a stale breakpoint does not last. */
+/* Interval at which VM exits re-read the guest's IDT. Long enough to cost nothing measurable, short
+ * enough that a stale breakpoint is replaced soon. */
 #define RECHECK_NS 20000000ULL
 
 static void count(atomic_ulong *c)
@@ -101,7 +101,8 @@ static bool msrs_get(struct vcpu *v, struct assist_msrs *ret)
 
 int assist_init(struct assist *a, struct kvm *k, const struct dev_host *h, struct err *e)
 {
-	/* One bit, clear: deny; the denied write becomes an exit. */
+	/* One clear bit denies writes to LSTAR; KVM turns each denied write into an exit to
+	 * userspace. */
 	static uint8_t bitmap[8];
 	struct kvm_enable_cap cap = { .cap = KVM_CAP_X86_USER_SPACE_MSR,
 		.args = { KVM_MSR_EXIT_REASON_FILTER } };
@@ -132,7 +133,8 @@ static void debug_set(struct vcpu *v)
 	} else if (v->assist.breakpoint) {
 		d.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
 		d.arch.debugreg[0] = v->assist.breakpoint;
-		d.arch.debugreg[7] = 0x402; /* global enable of DR0, execute, one byte */
+		d.arch.debugreg[7] = 0x402; /* DR7: global enable of DR0, break on execution, length
+					     * of one byte */
 	}
 	kvm_ioctl(v->fd, KVM_SET_GUEST_DEBUG, &d);
 }
@@ -196,7 +198,8 @@ void assist_wrmsr(struct assist *a, struct vcpu *v)
 		breakpoint_update(a, v, &s);
 }
 
-/* Carry out the page-fault entry's first instruction, so that the breakpoint can stay. */
+/* Emulate the first instruction of the page-fault handler, so that the breakpoint can stay set.
+ * Single-step when the instruction is not one that assist_entry_step() knows. */
 static void step_over(struct assist *a, struct vcpu *v, struct kvm_regs *r)
 {
 	uint8_t bytes[4];
@@ -244,7 +247,7 @@ bool assist_debug(struct assist *a, struct vcpu *v)
 	return true;
 }
 
-/* ---- refused instructions ---- */
+/* ---- instructions that KVM's emulator refuses ---- */
 
 static bool int3_inject(struct vcpu *v)
 {
@@ -317,6 +320,6 @@ bool assist_emulate(struct assist *a, struct vcpu *v)
 	if (!ok || kvm_ioctl(v->fd, KVM_SET_REGS, &r) < 0)
 		return false;
 	count(&a->instructions);
-	/* After KVM_SET_REGS, which drops a pending exception. */
+	/* Inject #BP last: KVM_SET_REGS drops a pending exception. */
 	return i.kind == ASSIST_INT3 ? int3_inject(v) : true;
 }

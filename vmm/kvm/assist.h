@@ -1,12 +1,13 @@
-/* assist: what a KVM that emulates kernel mode (kvm-pvm) leaves undone, so that unmodified
- * 64-bit Linux boots. Not made at all on VMX and SVM hosts.
+/* assist: completes the emulation of a KVM without hardware virtualization (kvm-pvm), so that an
+ * unmodified 64-bit Linux boots. VMX and SVM hosts have no assist.
  *
- * 1. An instruction at CPL 0 that KVM's emulator refuses is decoded and done here.
- * 2. A system call from CPL 3: that KVM sets RIP to LSTAR, RCX and R11 rightly but stays at
- *    CPL 3, so the guest takes a page fault on the fetch. An execute breakpoint on the
- *    guest's page-fault entry catches it; the exception is undone and the call finished.
+ * 1. KVM's emulator refuses some instructions at CPL 0. The assist decodes and executes them.
+ * 2. On a system call from CPL 3 this KVM sets RIP (to LSTAR), RCX and R11 correctly but stays at
+ * CPL 3, so the guest takes a page fault on the instruction fetch. The assist sets an execute
+ * breakpoint on the guest's page-fault handler, undoes the exception there and completes the system
+ * call.
  *
- * Everything runs on the vCPU's own thread. */
+ * Threading: all functions run on the vCPU's own thread, except assist_init(). */
 #ifndef CAIRN_VMM_KVM_ASSIST_H
 #define CAIRN_VMM_KVM_ASSIST_H
 
@@ -28,29 +29,34 @@ struct assist {
 	atomic_ulong syscalls, instructions;
 };
 
-/* Ask KVM to tell us of writes to LSTAR. Before the first vCPU runs.
- * Returns 0; -ENOTSUP with a sentence when KVM has no MSR filter. */
+/* Make KVM exit to userspace on writes to LSTAR. Call before the first vCPU runs.
+ * k, host: borrowed for the lifetime of the assist.
+ * Returns 0; -ENOTSUP when KVM has no MSR filter; -errno of the ioctl. */
 int assist_init(struct assist *a, struct kvm *k, const struct dev_host *h, struct err *e);
 void assist_vcpu_reset(struct assist *a, struct vcpu *v);
-/* The vCPU has got its registers from a saved state. */
+/* Set the breakpoint from registers that were just loaded from a saved state. */
 void assist_vcpu_loaded(struct assist *a, struct vcpu *v);
 
-/* KVM_EXIT_INTERNAL_ERROR, emulation. True: done, go on. */
+/* Emulate the instruction that KVM's emulator refused (KVM_EXIT_INTERNAL_ERROR, suberror
+ * emulation). Returns true when the vCPU can resume. */
 bool assist_emulate(struct assist *a, struct vcpu *v);
-/* KVM_EXIT_DEBUG. True: it was ours. */
+/* Handle KVM_EXIT_DEBUG. Returns true when the assist's own breakpoint or single step caused the
+ * exit. */
 bool assist_debug(struct assist *a, struct vcpu *v);
-/* KVM_EXIT_X86_WRMSR of LSTAR. */
+/* Handle KVM_EXIT_X86_WRMSR of LSTAR. */
 void assist_wrmsr(struct assist *a, struct vcpu *v);
-/* After every exit: has the guest moved its IDT? */
+/* Move the breakpoint when the guest has loaded another IDT. Call after every exit; reads the IDT
+ * at most once in 20 ms. */
 void assist_recheck(struct assist *a, struct vcpu *v);
-/* ", instruction bytes 0f ae 15": for reports; works without an assist (a may be NULL). */
+/* Write ", instruction bytes 0f ae 15" into buf, for a fault report; empty when the bytes at rip
+ * cannot be read or the VM has no assist. */
 void assist_instruction_text(struct vcpu *v, uint64_t rip, char *buf, size_t len);
 
-/* ---- the decoder and the rules, without KVM: for unit tests ---- */
+/* ---- decoder and rules without KVM, testable as pure functions ---- */
 
 enum assist_kind {
-	ASSIST_NONE = 0, /* not ours */
-	ASSIST_SKIP,	 /* fwait, fnclex, fninit, emms, clac, stac: nothing to do here */
+	ASSIST_NONE = 0, /* not an instruction that the assist emulates */
+	ASSIST_SKIP,	 /* fwait, fnclex, fninit, emms, clac, stac: skip the instruction */
 	ASSIST_INT3,
 	ASSIST_SWAPGS,
 	ASSIST_SYSRET,
@@ -60,34 +66,39 @@ enum assist_kind {
 struct assist_insn {
 	enum assist_kind kind;
 	unsigned len;		/* bytes, prefixes included */
-	/* CMPXCHG16B's operand */
+	/* memory operand of CMPXCHG16B */
 	bool has_base, has_index, rip_relative;
 	unsigned base, index, scale; /* register numbers; scale as a shift */
 	int32_t disp;
-	uint8_t segment; /* 0x64, 0x65 for FS, GS; 0 */
+	uint8_t segment; /* prefix byte 0x64 (FS) or 0x65 (GS); 0: none */
 };
 
-/* bytes: what lies at RIP, up to 15. */
+/* Decode the instruction at the start of bytes (n is at most 15). Sets ret->kind to ASSIST_NONE
+ * when the assist does not emulate the instruction. */
 void assist_decode(const uint8_t *bytes, size_t n, struct assist_insn *ret);
-/* Linear address of a CMPXCHG16B's operand. */
+/* Return the linear address of a CMPXCHG16B's memory operand. */
 uint64_t assist_operand(const struct assist_insn *i, const struct kvm_regs *r,
 	const struct kvm_sregs *s);
-/* Compare RDX:RAX with the 16 bytes at mem; swap in RCX:RBX or load; ZF says which. */
+/* Compare RDX:RAX with the 16 bytes at mem. When equal, store RCX:RBX there and set ZF; otherwise
+ * load them into RDX:RAX and clear ZF. mem is 16-byte aligned. */
 void assist_cmpxchg16b(uint8_t *mem, struct kvm_regs *r);
 
 struct assist_msrs {
 	uint64_t star, lstar, fmask, kernel_gs_base;
 };
-/* frame: the six words the page fault pushed (error code, RIP, CS, RFLAGS, RSP, SS). True when
- * it is a system call that stopped halfway; registers are then those of its first
- * instruction in the kernel. */
+/* Complete a system call that stopped at CPL 3: set r and s to the state at the first kernel
+ * instruction.
+ * frame: the six words that the page fault pushed (error code, RIP, CS, RFLAGS, RSP, SS).
+ * Returns false, with r and s unchanged, when the page fault does not come from such a system
+ * call. */
 bool assist_finish_syscall(const uint64_t frame[6], const struct assist_msrs *m,
 	struct kvm_regs *r, struct kvm_sregs *s);
 void assist_sysret(const struct assist_msrs *m, struct kvm_regs *r, struct kvm_sregs *s);
-/* The handler's address in a 16-byte gate; 0 when it is not a present interrupt or trap gate. */
+/* Return the handler's address in a 16-byte IDT gate; 0 when the gate is not a present interrupt or
+ * trap gate. */
 uint64_t assist_gate_handler(const uint8_t gate[16]);
-/* Length of a first instruction that the breakpoint can step over without the CPU; 0: none.
- * *ret_clears_df: it is CLD. */
+/* Return the length of an instruction that the assist can execute for the CPU; 0 for any other.
+ * *ret_clears_df: set to true when the instruction is CLD. */
 unsigned assist_entry_step(const uint8_t *bytes, size_t n, bool *ret_clears_df);
 
 #endif

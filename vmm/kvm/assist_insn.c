@@ -1,4 +1,4 @@
-/* The assist's decoder and rules (Intel SDM vol. 2; system calls: SYSCALL, SYSRET). */
+/* Instruction decoder and system call rules of the assist (Intel SDM vol. 2: SYSCALL, SYSRET). */
 #include "base/bytes.h"
 #include "vmm/kvm/assist.h"
 
@@ -32,7 +32,7 @@ static const struct {
 	{ { 0x48, 0x0f, 0x07 }, 3, ASSIST_SYSRET },
 };
 
-/* ModRM, SIB and displacement of a memory operand. False for a register operand. */
+/* Decode ModRM, SIB and displacement of a memory operand. Returns false for a register operand. */
 static bool operand_decode(struct cursor *c, uint8_t rex, struct assist_insn *i)
 {
 	uint8_t modrm = cursor_u8(c), mod = modrm >> 6, rm = modrm & 7;
@@ -62,7 +62,7 @@ static bool operand_decode(struct cursor *c, uint8_t rex, struct assist_insn *i)
 	return cursor_ok(c);
 }
 
-/* [lock] [segment] REX.W 0F C7 /1 */
+/* Encoding: [lock] [segment] REX.W 0F C7 /1 */
 static void cmpxchg16b_decode(const uint8_t *bytes, size_t n, struct assist_insn *ret)
 {
 	struct cursor c = cursor_over((void *)bytes, n);
@@ -95,7 +95,7 @@ void assist_decode(const uint8_t *bytes, size_t n, struct assist_insn *ret)
 	cmpxchg16b_decode(bytes, n, ret);
 }
 
-/* Register by its number in the encoding. */
+/* Return the register with this number in an instruction's encoding. */
 static uint64_t reg_by_number(const struct kvm_regs *r, unsigned n)
 {
 	const uint64_t regs[16] = { r->rax, r->rcx, r->rdx, r->rbx, r->rsp, r->rbp, r->rsi, r->rdi,
@@ -129,7 +129,7 @@ void assist_cmpxchg16b(uint8_t *mem, struct kvm_regs *r)
 	unsigned __int128 seen;
 	uint64_t lo, hi;
 
-	/* Other vCPUs may be at the same word: the host's own instruction. */
+	/* Other vCPUs may access the same word, so use the host's atomic instruction. */
 	__asm__ volatile("lock cmpxchg16b %[m]"
 			 : [m] "+m"(*(unsigned __int128 *)mem), "=a"(lo), "=d"(hi)
 			 : "a"((uint64_t)expected), "d"((uint64_t)(expected >> 64)),
@@ -162,7 +162,8 @@ bool assist_finish_syscall(const uint64_t frame[6], const struct assist_msrs *m,
 {
 	uint16_t selector = (uint16_t)(m->star >> 32) & 0xfffc;
 
-	/* The fetch faults whether or not the page is mapped for the kernel. */
+	/* The instruction fetch faults whether or not the page is present, so ignore the present
+	 * bit. */
 	if ((frame[0] & ~PF_PRESENT) != PF_USER_FETCH || !m->lstar || frame[1] != m->lstar ||
 		(frame[2] & 3) != 3)
 		return false;
@@ -204,7 +205,8 @@ unsigned assist_entry_step(const uint8_t *b, size_t n, bool *ret_clears_df)
 		return 4;
 	if (n >= 3 && !memcmp(b, clac, 3))
 		return 3;
-	if (n >= 3 && b[0] == 0x0f && b[1] == 0x1f && b[2] == 0x00) /* clac, patched to a nop */
+	if (n >= 3 && b[0] == 0x0f && b[1] == 0x1f && b[2] == 0x00) /* a clac that Linux has patched
+								     * to a nop */
 		return 3;
 	return 0;
 }

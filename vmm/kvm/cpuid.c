@@ -1,5 +1,5 @@
-/* CPUID as the guest sees it: what KVM supports on this host, with the guest's own
- * topology (Intel SDM vol. 2A, CPUID; AMD APM vol. 3, appendix E). */
+/* CPUID of the guest: the leaves that KVM supports on this host, with the topology of the VM's
+ * definition (Intel SDM vol. 2A, CPUID; AMD APM vol. 3, appendix E). */
 #include "base/err.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/kvm/vcpu.h"
@@ -24,9 +24,10 @@ static unsigned bits_for(unsigned n)
 	return b;
 }
 
-/* Leaves 0xB and 0x1F: sub-leaf 0 threads of a core, 1 cores of a package. APIC ids are
- * dense here, so the shifts are only right when the counts are powers of two; otherwise
- * a package's ids would need gaps, which MADT and INIT-SIPI here do not have. */
+/* Fill leaf 0xB or 0x1F: sub-leaf 0 describes the threads of a core, sub-leaf 1 the cores of a
+ * package. APIC ids are dense here, so the shifts are only exact when the counts are powers of two.
+ * Other counts would need gaps between packages' APIC ids, which neither MADT nor INIT-SIPI here
+ * provide. */
 static void topology_level(struct kvm_cpuid_entry2 *c, const struct vcpus_config *t, unsigned apic_id)
 {
 	unsigned smt_bits = bits_for(t->threads), pkg_bits = bits_for(t->threads * t->cores);
@@ -60,7 +61,7 @@ static void entry_adjust(struct kvm_cpuid_entry2 *c, const struct vcpus_config *
 		c->edx = per_package > 1 ? c->edx | LEAF1_EDX_HTT : c->edx & ~LEAF1_EDX_HTT;
 		break;
 	case 4:
-		/* Caches: level 3 and above are the package's, the rest a core's. */
+		/* Caches of level 3 and above are shared by the package, the others by a core. */
 		if (c->eax & 0x1f) {
 			unsigned sharing = (c->eax >> 5 & 7) >= 3 ? per_package : t->threads;
 

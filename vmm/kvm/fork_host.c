@@ -12,7 +12,8 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Between the definition and the checksums of snapshot/vmstate.h, where saved files have nothing. One section. */
+/* Offset of the section: between the definition and the checksums of snapshot/vmstate.h, a range
+ * that saved states leave unused. */
 #define HOST_OFFSET (14 * MIB)
 #define HOST_BYTES 8192u
 #define HOST_SECTION "host"

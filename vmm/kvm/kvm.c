@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #define TSS_ADDR 0xfffbd000ULL		/* three pages in the hole below 4 GiB; VMX without */
-#define IDENTITY_MAP_ADDR 0xfffbc000ULL /* unrestricted guest wants them */
+#define IDENTITY_MAP_ADDR 0xfffbc000ULL /* "unrestricted guest" needs the TSS and this page */
 
 int kvm_ioctl(int fd, unsigned long req, void *arg)
 {
@@ -109,7 +109,7 @@ static int supported_cpuid(struct kvm *k, struct err *e)
 	return 0;
 }
 
-/* The PVM backend runs where the CPU shows neither VMX nor SVM. */
+/* A CPU that shows neither VMX nor SVM means that KVM runs the PVM backend. */
 static uint8_t host_kind(void)
 {
 	unsigned a, b, c, d;
@@ -121,7 +121,8 @@ static uint8_t host_kind(void)
 	return VM_HOST_PVM;
 }
 
-/* Nested paging can be switched off, too. */
+/* Return whether KVM shadows the guest's page tables: on PVM, and where nested paging is switched
+ * off. */
 static bool has_shadows(uint8_t kind)
 {
 	const char *path = kind == VM_HOST_VMX ? "/sys/module/kvm_intel/parameters/ept"
@@ -197,7 +198,7 @@ struct kvm_board {
 	struct kvm_pit_state2 pit;
 };
 
-/* get: read the state into b; else set it. */
+/* Read (get) or write the state of PICs, IOAPIC and PIT. */
 static int board_move(struct kvm *k, struct kvm_board *b, bool get, struct err *e)
 {
 	int r = 0;

@@ -16,7 +16,7 @@
 
 #define HUGE_PAGE_BYTES (2 * MIB)
 #define PAGE_BYTES 4096u
-#define SLOT_BRIEF 2 /* behind those of RAM */
+#define SLOT_BRIEF 2 /* first slot number after those of RAM */
 
 int memory_init(struct memory *m, uint64_t bytes, bool huge_pages, struct err *e)
 {
@@ -37,7 +37,7 @@ int memory_init(struct memory *m, uint64_t bytes, bool huge_pages, struct err *e
 		return err_set(e, r, ERR_HOST, "cannot make %llu MiB of guest memory: %s",
 			(unsigned long long)(bytes / MIB), strerror(-r));
 	}
-	/* Huge pages are reserved by the mapping; ordinary ones come on first touch. */
+	/* The mapping reserves huge pages; ordinary pages are allocated on first touch. */
 	m->host = mmap(NULL, want, PROT_READ | PROT_WRITE,
 		MAP_SHARED | (huge_pages ? 0 : MAP_NORESERVE), m->fd, 0);
 	if (m->host == MAP_FAILED) {
@@ -47,7 +47,7 @@ int memory_init(struct memory *m, uint64_t bytes, bool huge_pages, struct err *e
 			(unsigned long long)(bytes / MIB), strerror(-r),
 			huge_pages ? "; raise /proc/sys/vm/nr_hugepages or set \"hugepages\": false" : "");
 	}
-	/* A core dump of this process need not hold the guest's secrets. */
+	/* Keep the guest's secrets out of a core dump of this process. */
 	madvise(m->host, want, MADV_DONTDUMP);
 	return 0;
 }
@@ -73,7 +73,8 @@ int memory_attach(struct memory *m, struct kvm *k, struct err *e)
 	return r;
 }
 
-/* Any slot that goes takes all shadows along. This one is there only while vCPUs stand still. */
+/* Deleting any memory slot makes KVM zap all shadow pages, so create and delete a slot of one page.
+ * vCPUs are stopped. */
 int memory_forget_shadows(struct memory *m, struct kvm *k, struct err *e)
 {
 	uint64_t gpa = MEM_HIGH_BASE + ROUND_UP(m->high_bytes, PAGE_BYTES);
@@ -103,7 +104,7 @@ void memory_populate(struct memory *m, uint64_t gpa, uint64_t bytes)
 	madvise(m->host + start, end - start, MADV_POPULATE_WRITE);
 }
 
-/* ---- a view of another VM's memory ---- */
+/* ---- private view of another VM's memory ---- */
 
 static void fd_drop(int *fd)
 {
@@ -157,11 +158,12 @@ static int view_end(struct memory *m, struct err *e)
 }
 
 #define PAGEMAP_PAGES 512u
-/* Of an entry of /proc/PID/pagemap (Documentation/admin-guide/mm/pagemap.rst). */
+/* Bits of an entry of /proc/PID/pagemap (Documentation/admin-guide/mm/pagemap.rst). */
 #define PAGEMAP_HERE (3ULL << 62) /* present, or swapped out */
-#define PAGEMAP_FILE (1ULL << 61) /* a page of the file, not of ours */
+#define PAGEMAP_FILE (1ULL << 61) /* a page of the file, not an anonymous copy */
 
-/* A page that was written since, or that the base has; the rest is zeros in both. */
+/* Return whether the page must be copied: it was written since the fork, or the base file has data
+ * there. All other pages are zero in both. */
 static bool page_is_wanted(struct memory *m, struct holes *h, uint64_t entry, uint64_t at)
 {
 	if ((entry & PAGEMAP_HERE) && !(entry & PAGEMAP_FILE))
@@ -169,7 +171,7 @@ static bool page_is_wanted(struct memory *m, struct holes *h, uint64_t entry, ui
 	return !hole_at(h, m->base_offset + at, PAGE_BYTES);
 }
 
-/* Runs of wanted pages among n, from `at` on. */
+/* Copy the runs of wanted pages among the n pages from `at` on into the memfd. */
 static int pages_own(struct memory *m, struct holes *h, const uint64_t *entries, unsigned n, uint64_t at)
 {
 	int r = 0;
@@ -227,7 +229,8 @@ void memory_clear(struct memory *m)
 {
 	if (memory_is_view(m) && view_end(m, NULL) == 0)
 		return;
-	/* Punching gives the pages back at once; a failure leaves the old content. */
+	/* Punching a hole frees the pages at once; when it fails, the old content is still there,
+	 * so write zeros. */
 	if (memory_is_view(m) || ram_empty(m) < 0)
 		memset(m->host, 0, m->mapped_bytes);
 }

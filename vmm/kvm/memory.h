@@ -1,7 +1,7 @@
-/* memory: the guest-physical layout and the RAM behind it.
+/* memory: the guest-physical layout and guest RAM.
  *
  *   0          .. 0xa0000      RAM (EBDA at 0x9fc00)
- *   0xa0000    .. 0x100000     legacy hole; ACPI tables from 0xe0000. RAM behind it, not in e820
+ *   0xa0000    .. 0x100000     legacy hole; ACPI tables from 0xe0000; backed by RAM, not in e820
  *   0x100000   .. low end      RAM, up to 3 GiB
  *   0xc0000000 .. 0xe0000000   PCI BARs
  *   0xe0000000 .. 0xe0100000   ECAM, bus 0
@@ -9,8 +9,11 @@
  *   0xfee00000                 LAPIC
  *   4 GiB      ..              the rest of RAM
  *
- * One memfd holds all RAM, low part first. A clone's is empty at first: its RAM is a private view of
- * what its source had at the fork, which all clones of that fork share. */
+ * One memfd holds all RAM, low part first. A clone starts with an empty memfd: its RAM is a private
+ * (copy-on-write) mapping of its source's RAM at the fork, which all clones of that fork share.
+ *
+ * Threading: the main thread calls these functions while no vCPU runs, unless a comment says
+ * otherwise. */
 #ifndef CAIRN_VMM_KVM_MEMORY_H
 #define CAIRN_VMM_KVM_MEMORY_H
 
@@ -32,42 +35,48 @@ struct kvm;
 #define MEM_LAPIC_BASE 0xfee00000ULL
 #define MEM_EBDA_BASE 0x9fc00ULL
 #define MEM_ACPI_BASE 0xe0000ULL
-#define MEM_ACPI_BYTES 0x1f000ULL /* tables; the page behind them is devices/vmgenid.h's */
+#define MEM_ACPI_BYTES 0x1f000ULL /* size of the tables; the page after them belongs to
+				   * devices/vmgenid.h */
 
 struct memory {
 	int fd; /* memfd */
 	uint8_t *host;
 	uint64_t bytes, low_bytes, high_bytes;
-	uint64_t mapped_bytes; /* bytes, up to a whole huge page */
-	/* -1, or RAM is a private view of this file from base_offset on, and fd is empty. */
+	uint64_t mapped_bytes; /* bytes, rounded up to a whole huge page */
+	/* RAM is a private mapping of this file from base_offset on, and fd is empty; -1: RAM is a
+	 * mapping of fd. */
 	int base_fd;
 	uint64_t base_offset;
-	int pagemap_fd; /* tells which pages of a view were written */
+	int pagemap_fd; /* /proc/self/pagemap: tells which pages of a private mapping were
+			 * written */
 };
 
-/* huge_pages: from the host's pool of 2 MiB pages; an error with a sentence when there are not
- * enough. Returns 0 or -errno. */
+/* Allocate guest RAM.
+ * huge_pages: allocate from the host's pool of 2 MiB pages.
+ * Returns 0; -errno, also when the pool has too few huge pages. */
 int memory_init(struct memory *m, uint64_t bytes, bool huge_pages, struct err *e);
-/* Make the slots. Before kvm_create_irqchip(). */
+/* Create the KVM memory slots. Call before kvm_create_irqchip(). */
 int memory_attach(struct memory *m, struct kvm *k, struct err *e);
-/* After RAM was given another content behind the guest's back, while vCPUs stand still: KVM forgets what it derived from the
- * guest's page tables, where it does. It hears of the guest's own writes to them only. */
+/* Make KVM drop its shadow page tables, if it has any. Call after RAM content was replaced while
+ * vCPUs were stopped: KVM tracks only the guest's own writes to page tables. */
 int memory_forget_shadows(struct memory *m, struct kvm *k, struct err *e);
-/* Tell devices where RAM is. */
+/* Fill in the RAM fields of h for devices. */
 void memory_describe(const struct memory *m, struct dev_host *h);
 void memory_done(struct memory *m);
-/* RAM, untouched so far, becomes a private view of [offset, offset + bytes) of that file, at the same
- * addresses. base_fd: taken on success; nobody writes to it any more. Not with huge pages; before the
- * sandbox is sealed. */
+/* Map RAM, untouched so far, as a private (copy-on-write) view of [offset, offset + bytes) of
+ * base_fd, at the same host addresses. Not with huge pages; call before the sandbox is sealed.
+ * base_fd: taken on success; nobody may write to the file afterwards.
+ * Returns 0 or -errno. */
 int memory_view(struct memory *m, int base_fd, uint64_t offset, struct err *e);
-/* Is it one? Then m->fd does not have what RAM holds. */
+/* Return whether RAM is a private view of a base file. m->fd then does not hold RAM's content. */
 bool memory_is_view(const struct memory *m);
-/* RAM with its content in m->fd, as any VM's. Nothing writes to it meanwhile. 0 when it is there. */
+/* Copy the content of a private view into m->fd and map RAM shared again, as in a VM that is no
+ * clone. Nobody may write to RAM meanwhile. Returns 0, also when RAM is no view; or -errno. */
 int memory_own(struct memory *m, struct err *e);
-/* Have the pages of a large range made at once, before something is read into them, not one by one by
- * faults. A hint; failure costs only time. */
+/* Allocate the pages of a large range at once, before data is read into them, to save a fault for
+ * each page. A hint: failure costs only time. */
 void memory_populate(struct memory *m, uint64_t gpa, uint64_t bytes);
-/* Back to zeros (a hard reset keeps RAM; a fresh boot does not). */
+/* Zero all RAM. For a fresh boot; a hard reset keeps RAM. */
 void memory_clear(struct memory *m);
 
 #define MEMORY_E820_MAX 8
@@ -76,7 +85,7 @@ struct memory_e820 {
 	uint64_t gpa, bytes;
 	uint32_t type;
 };
-/* Fill at most MEMORY_E820_MAX entries, sorted; returns how many. */
+/* Fill at most MEMORY_E820_MAX entries, sorted by address. Returns their number. */
 size_t memory_e820(const struct memory *m, struct memory_e820 *ret);
 
 #endif

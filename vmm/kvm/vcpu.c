@@ -29,9 +29,9 @@
 #define CR4_PAE (1ULL << 5)
 #define EFER_LME (1ULL << 8)
 #define EFER_LMA (1ULL << 10)
-#define APIC_BASE_ENABLED 0xfee00800ULL /* xAPIC at its usual address */
+#define APIC_BASE_ENABLED 0xfee00800ULL /* xAPIC mode at its default address */
 #define APIC_BASE_BOOT_CPU (1ULL << 8)
-#define MSI_ADDRESS 0xfee00000u /* and the APIC's id from bit 12 on */
+#define MSI_ADDRESS 0xfee00000u /* the APIC id follows from bit 12 on */
 #define MSI_DATA_NMI (4u << 8)
 #define MSI_DATA_INIT (5u << 8)
 #define MSR_IA32_MISC_ENABLE 0x1a0
@@ -43,11 +43,11 @@
 
 static void kick_handler(int sig)
 {
-	(void)sig; /* its only use is that KVM_RUN returns */
+	(void)sig; /* the signal only makes KVM_RUN return */
 }
 
-/* Nobody wants the vCPU out of the guest, unless somebody asks right now: that must not be
- * lost, so clear, then look again. */
+/* Clear immediate_exit, then set it again if a stop was requested meanwhile: the request must not
+ * be lost. */
 static void immediate_exit_clear(struct vcpu *v)
 {
 	__atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
@@ -55,9 +55,9 @@ static void immediate_exit_clear(struct vcpu *v)
 		__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
 }
 
-/* KVM_RUN with a signal pending looks at what KVM has noted for the next entry, and does not enter. That the vCPU is
- * to sleep until memory has come is such a note, and nothing else takes it away. Its result is of no use: all
- * that there is goes. */
+/* KVM_RUN with a signal pending processes the vCPU's pending requests but does not enter the guest.
+ * A wait for an async page fault is such a request, and only KVM_RUN clears it. Ignore the result:
+ * all vCPU state is replaced afterwards. */
 static void vcpu_drain(struct vcpu *v)
 {
 	struct {
@@ -78,7 +78,8 @@ static void vcpu_drain(struct vcpu *v)
 	pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
 }
 
-/* Wait until the set runs again, or the vCPU is to be drained; false when the thread has to end. */
+/* Wait until the set runs or the vCPU has to be drained. Returns false when the thread has to
+ * end. */
 static bool vcpu_park(struct vcpu *v)
 {
 	struct vcpus *s = v->set;
@@ -97,7 +98,7 @@ static bool vcpu_park(struct vcpu *v)
 	return go;
 }
 
-/* Run until the vCPU has to park. */
+/* Run the guest until the vCPU has to park. */
 static void vcpu_run_until_stop(struct vcpu *v)
 {
 	for (;;) {
@@ -106,8 +107,8 @@ static void vcpu_run_until_stop(struct vcpu *v)
 		if (r == EINTR && atomic_load(&v->set->stop_requested))
 			return;
 		if (r == EINTR || r == EAGAIN) {
-			/* A stop that was taken back before it got here has left its mark, and
-			 * KVM_RUN would never enter the guest again. */
+			/* A stop request that was withdrawn early has left immediate_exit set, and
+			 * KVM_RUN would never enter the guest. */
 			immediate_exit_clear(v);
 			continue;
 		}
@@ -138,7 +139,7 @@ static void *vcpu_thread(void *opaque)
 	return NULL;
 }
 
-/* A vCPU thread takes the kick and no other signal. */
+/* Create the thread with all signals blocked except the kick. */
 static int vcpu_thread_make(struct vcpu *v)
 {
 	sigset_t all, old;
@@ -203,7 +204,8 @@ void vcpus_resume(struct vcpus *s)
 {
 	pthread_mutex_lock(&s->lock);
 	atomic_store(&s->stop_requested, false);
-	/* Whoever poisons after this look requests the stop after the store above. */
+	/* A vcpus_poison() that sets the flag after this check requests its stop after the store
+	 * above, so the stop is not lost. */
 	if (atomic_load(&s->poisoned))
 		atomic_store(&s->stop_requested, true);
 	pthread_cond_broadcast(&s->run_cond);
@@ -221,7 +223,8 @@ void vcpus_unpoison(struct vcpus *s)
 	atomic_store(&s->poisoned, false);
 }
 
-/* A message to a local APIC, which has the vCPU's number. (SDM volume 3, "Message Signalled Interrupts".) */
+/* Send an MSI to the local APIC whose id is the vCPU's index (Intel SDM vol. 3, "Message Signalled
+ * Interrupts"). */
 static void vcpu_signal(struct vcpu *v, uint32_t data)
 {
 	struct kvm_msi msi = { .address_lo = MSI_ADDRESS | v->index << 12, .data = data };
@@ -229,18 +232,18 @@ static void vcpu_signal(struct vcpu *v, uint32_t data)
 	kvm_ioctl(v->set->cfg.kvm->vm_fd, KVM_SIGNAL_MSI, &msi);
 }
 
-/* As a message to each local APIC: KVM_NMI would wait until the vCPU is back from KVM_RUN, and one
- * that sleeps in there does not come. */
+/* Use MSIs: the KVM_NMI ioctl waits until the vCPU returns from KVM_RUN, and a halted vCPU does not
+ * return. */
 void vcpus_nmi(struct vcpus *s)
 {
 	for (unsigned i = 0; i < s->cfg.count; i++)
 		vcpu_signal(&s->vcpu[i], MSI_DATA_NMI);
 }
 
-/* ---- making and ending ---- */
+/* ---- creation and teardown ---- */
 
-/* Where in a vCPU's binary statistics "blocking" stands (KVM_GET_STATS_FD); the same for
- * every vCPU. 0: not there. */
+/* Return the offset of the value "blocking" in a vCPU's binary statistics (KVM_GET_STATS_FD); the
+ * same for every vCPU. 0: not found. */
 static off_t stats_find_blocking(int fd)
 {
 	struct kvm_stats_header h;
@@ -341,7 +344,7 @@ void vcpus_done(struct vcpus *s)
 	pthread_mutex_unlock(&s->lock);
 	for (unsigned i = 0; i < s->cfg.count; i++)
 		if (!s->vcpu[i].run)
-			s->cfg.count = i; /* half built: no threads either */
+			s->cfg.count = i; /* vcpus_init() failed halfway: no threads exist */
 	vcpus_request_stop(s);
 	for (unsigned i = 0; i < s->cfg.count; i++)
 		if (s->vcpu[i].thread_made)
@@ -352,7 +355,7 @@ void vcpus_done(struct vcpus *s)
 	s->vcpu = NULL;
 }
 
-/* ---- registers at the start ---- */
+/* ---- initial registers ---- */
 
 static struct kvm_segment flat_segment(uint16_t selector, uint8_t type, bool long_mode)
 {
@@ -380,8 +383,8 @@ static void sregs_for_entry(struct kvm_sregs *s, const struct boot_entry *b)
 	}
 }
 
-/* What firmware would have left, and nothing by which KVM itself writes to guest memory for a
- * kernel that is no more. A host that has not one of these MSRs does without it. */
+/* Set MSRs as firmware would, and disable those that make KVM write to guest memory for the
+ * previous kernel. MSRs that the host does not know are skipped. */
 static void msrs_for_start(struct vcpu *v)
 {
 	static const struct kvm_msr_entry msrs[] = {
@@ -401,7 +404,7 @@ static void msrs_for_start(struct vcpu *v)
 		m.head = (struct kvm_msrs){ .nmsrs = (uint32_t)(ARRAY_SIZE(msrs) - from) };
 		memcpy(m.e, msrs + from, m.head.nmsrs * sizeof(msrs[0]));
 		done = kvm_ioctl(v->fd, KVM_SET_MSRS, &m);
-		from += (done > 0 ? (size_t)done : 0) + 1; /* it stopped at one: leave that out */
+		from += (done > 0 ? (size_t)done : 0) + 1; /* KVM stopped at this MSR: skip it */
 	}
 }
 
@@ -420,7 +423,8 @@ static int boot_vcpu_reset(struct vcpu *v, const struct boot_entry *b, struct er
 	return r < 0 ? err_set(e, r, ERR_HOST, "cannot set vCPU 0's registers: %s", strerror(-r)) : 0;
 }
 
-/* Back to xAPIC mode, then its registers: no timer runs, nothing is pending or in service. */
+/* Switch back to xAPIC mode, then restore the fresh registers: no timer runs, no interrupt is
+ * pending or in service. */
 static int lapic_reset(struct vcpu *v)
 {
 	struct kvm_sregs sregs;
@@ -435,8 +439,8 @@ static int lapic_reset(struct vcpu *v)
 	return r < 0 ? r : kvm_ioctl(v->fd, KVM_SET_LAPIC, v->fresh_lapic);
 }
 
-/* GET_MP_STATE has KVM carry the INIT out. One that it puts off, since the guest is a hypervisor itself, must not
- * come in the next life. */
+/* KVM_GET_MP_STATE makes KVM process the INIT. KVM latches an INIT while the guest runs as a
+ * hypervisor itself; clear a latched INIT, or the reset VM would receive it. */
 static int vcpu_interrupt_wait(struct vcpu *v)
 {
 	struct kvm_vcpu_events events;
@@ -470,7 +474,7 @@ int vcpus_forget(struct vcpus *s, struct err *e)
 	int r = 0;
 
 	vcpus_drain(s);
-	/* All first: guests may have numbered their APICs anew. */
+	/* Reset all LAPICs before the first INIT: the guest may have changed the APIC ids. */
 	for (unsigned i = 0; i < s->cfg.count && !r; i++)
 		r = s->vcpu[i].ran ? lapic_reset(&s->vcpu[i]) : 0;
 	for (unsigned i = 0; i < s->cfg.count && !r; i++)
@@ -478,7 +482,7 @@ int vcpus_forget(struct vcpus *s, struct err *e)
 	return r < 0 ? err_set(e, r, ERR_HOST, "cannot stop what vCPUs wait for: %s", strerror(-r)) : 0;
 }
 
-/* A vCPU that has run before: nothing of the last life may remain. */
+/* Clear all state that a vCPU has kept from before the reset. */
 static int vcpu_clear(struct vcpu *v, struct err *e)
 {
 	struct kvm_vcpu_events before, events = { .flags = KVM_VCPUEVENT_VALID_NMI_PENDING };
@@ -491,7 +495,8 @@ static int vcpu_clear(struct vcpu *v, struct err *e)
 	kvm_ioctl(v->fd, KVM_SET_DEBUGREGS, &debug);
 	kvm_ioctl(v->fd, KVM_SET_FPU, &fpu);
 	r = lapic_reset(v);
-	/* An NMI that is only queued becomes a pending one when it is looked at, and only that can be taken back. */
+	/* KVM_GET_VCPU_EVENTS turns a queued NMI into a pending one; KVM_SET_VCPU_EVENTS can clear
+	 * only pending ones. */
 	if (!r)
 		r = kvm_ioctl(v->fd, KVM_GET_VCPU_EVENTS, &before);
 	if (!r)
@@ -518,7 +523,7 @@ int vcpus_reset(struct vcpus *s, const struct boot_entry *entry, struct err *e)
 	return r;
 }
 
-/* ---- figures ---- */
+/* ---- statistics ---- */
 
 uint64_t vcpu_cpu_ns(const struct vcpus *s, unsigned i)
 {

@@ -1,4 +1,4 @@
-/* What KVM_RUN returns for. */
+/* Handlers of the exits that KVM_RUN returns for. */
 #include "base/bytes.h"
 #include "base/log.h"
 #include "base/util.h"
@@ -15,7 +15,7 @@
 
 static void count(atomic_ulong *c)
 {
-	/* Only this thread writes it. */
+	/* A plain load and store suffice: only this vCPU's thread writes the counter. */
 	atomic_store_explicit(c, atomic_load_explicit(c, memory_order_relaxed) + 1,
 		memory_order_relaxed);
 }
@@ -57,7 +57,7 @@ static void exit_mmio(struct vcpu *v)
 	unsigned len = MIN(run->mmio.len, 8u);
 	uint64_t value;
 
-	/* KVM hands over up to 8 bytes, of any count; the bus takes powers of two. */
+	/* KVM passes up to 8 bytes of any count; the bus takes powers of two. */
 	for (unsigned done = 0; done < len;) {
 		unsigned size = 8;
 
@@ -74,7 +74,8 @@ static void exit_mmio(struct vcpu *v)
 	}
 }
 
-/* The instruction at RIP, for a report: "bytes 0f ae 15 …", or empty. */
+/* Format the instruction at RIP for a report, ", instruction bytes 0f ae 15 …"; empty when KVM did
+ * not provide the bytes. */
 static void instruction_text(struct vcpu *v, char *buf, size_t len)
 {
 	struct kvm_run *run = v->run;

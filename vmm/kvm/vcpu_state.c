@@ -1,7 +1,8 @@
 /* A vCPU's state as a section of the VM state. All vCPUs are parked.
  *
- * "vcpu", instance = its number, version VCPU_STATE_VERSION, in this order: MP state, registers, special
- * registers, events, debug registers, XCRs, XSAVE area, LAPIC page, MSRs. */
+ * Section "vcpu", instance = vCPU number, version VCPU_STATE_VERSION, fields in this order: MP
+ * state, registers, special registers, events, debug registers, XCRs, XSAVE area, LAPIC page,
+ * MSRs. */
 #include "base/err.h"
 #include "base/util.h"
 #include "snapshot/state.h"
@@ -16,7 +17,7 @@
 #include <string.h>
 
 #define MSRS_MAX 256
-#define MSRS_AT_ONCE 255u /* KVM's limit */
+#define MSRS_AT_ONCE 255u /* KVM's limit for a call */
 #define MSR_IA32_TSC 0x10u
 #define MSR_TSC_DEADLINE 0x6e0u
 #define XSAVE_MAX_BYTES (64 * 1024)
@@ -26,7 +27,7 @@ struct msr_list {
 	struct kvm_msr_entry e[MSRS_MAX];
 };
 
-/* Everything KVM keeps for a vCPU. */
+/* All state that KVM keeps for a vCPU. */
 struct vcpu_image {
 	struct kvm_mp_state mp;
 	struct kvm_regs regs;
@@ -43,9 +44,9 @@ struct vcpu_image {
 	} xsave;
 };
 
-/* ---- from and to KVM ---- */
+/* ---- to and from KVM ---- */
 
-/* Which MSRs there are: asked for once, without those that KVM lists but cannot read. */
+/* Read all MSRs that KVM lists, and drop from the list those that KVM lists but cannot read. */
 static int msrs_read(struct vcpu *v, struct msr_list *m)
 {
 	struct {
@@ -113,16 +114,18 @@ static bool msr_is(struct vcpu *v, const struct kvm_msr_entry *e)
 	return kvm_ioctl(v->fd, KVM_GET_MSRS, &one) == 1 && one.e[0].data == e->data;
 }
 
-/* One that this host does not let us write keeps the value it has, when that is the right one; else the guest
- * would see a change. */
+/* An MSR that this host refuses to write is acceptable only when its value is 0 or already the
+ * saved one; otherwise the guest would see a change. */
 static int msr_refused(struct vcpu *v, const struct kvm_msr_entry *e)
 {
 	return !e->data || msr_is(v, e) ? 0 : -EINVAL;
 }
 
-/* The TSC deadline arms a timer in the LAPIC: it has to be there first, or the guest hangs
- * at its next timer. The TSC itself goes before everything that is relative to it.
- * All at once: KVM loads the vCPU for each call, which costs more than an MSR does. */
+/* Write all MSRs except the TSC deadline, or (deadline) only that one. The deadline arms a timer in
+ * the LAPIC, so the LAPIC state has to be loaded before it, or the guest hangs at its next timer.
+ * The TSC goes before all state that is relative to it.
+ * Write as many MSRs as possible per call: KVM loads the vCPU for each call, which costs more than
+ * one MSR. */
 static int msrs_write(struct vcpu *v, const struct msr_list *all, bool deadline)
 {
 	struct msr_list m = { 0 };
@@ -138,7 +141,7 @@ static int msrs_write(struct vcpu *v, const struct msr_list *all, bool deadline)
 		r = kvm_ioctl(v->fd, KVM_SET_MSRS, &m);
 		if (r < 0)
 			break;
-		n = (uint32_t)r; /* before the first that was refused */
+		n = (uint32_t)r; /* number of MSRs written before the refused one */
 		r = n < m.head.nmsrs ? msr_refused(v, &m.e[n++]) : 0;
 		m.head.nmsrs = left - n;
 		memmove(m.e, m.e + n, m.head.nmsrs * sizeof(m.e[0]));
@@ -175,8 +178,8 @@ static int image_write(struct vcpu *v, struct vcpu_image *s, const char **what)
 
 /* ---- the section ---- */
 
-/* One list for both directions, so that they cannot differ: a field is put when w is set,
- * else taken. */
+/* One list of fields for saving and loading, so that both have the same order: a field is written
+ * when w is set, read otherwise. */
 struct coder {
 	struct state_writer *w;
 	struct state_reader *r;
@@ -195,7 +198,7 @@ CODE(16)
 CODE(32)
 #undef CODE
 
-/* KVM's __u64 is unsigned long long. */
+/* A function of its own, since KVM's __u64 is unsigned long long, not uint64_t. */
 static void code64(struct coder *c, __u64 *v)
 {
 	if (c->w)
@@ -301,7 +304,7 @@ static void code_xsave(struct coder *c, struct vcpu_image *s)
 	code32(c, &n);
 	s->xsave_bytes = n;
 	if (n > sizeof(s->xsave)) {
-		c->r->failed = true; /* only a reader can meet that */
+		c->r->failed = true; /* only a reader can exceed the limit */
 		return;
 	}
 	code_bytes(c, &s->xsave, n);
