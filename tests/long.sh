@@ -49,21 +49,21 @@ done
 part "power cuts" POWERCUT_CUTS="$cuts" POWERCUT_SEED="$seed" POWERCUT_SECONDS=7200 \
 	"$build/unit/block/qcow2/test_powercut_random"
 part "storm of $storm" CAIRN_BUILD="$build" CAIRN_STORM_ROUNDS="$storm" CAIRN_STORM_SEED="$seed" \
-	/usr/bin/python3 -m pytest -q tests/e2e/test_storm.py
+	/usr/bin/python3 -m pytest -q tests/e2e/vmm/snapshot/test_storm.py
 part "$storm rounds with Linux" CAIRN_BUILD="$build" CAIRN_LINUX_ROUNDS="$storm" CAIRN_STORM_SEED="$seed" \
-	/usr/bin/python3 -m pytest -q tests/e2e/test_linux.py -k middle_of_work
+	/usr/bin/python3 -m pytest -q tests/e2e/vmm/test_linux.py -k middle_of_work
 part "$storm rounds with Linux, SVM" CAIRN_BUILD="$build" tests/svmhost/svmhost --smp 1 --timeout 40000 -- \
 	env CAIRN_LINUX_ROUNDS="$storm" CAIRN_STORM_SEED="$seed" \
-	/usr/bin/python3 -m pytest -q tests/e2e/test_linux.py -k middle_of_work
+	/usr/bin/python3 -m pytest -q tests/e2e/vmm/test_linux.py -k middle_of_work
 part "cuts between disks" SET_CUTS="$seed" "$build/unit/vmm/snapshot/test_snapshot_set"
 part "$kills kills" CAIRN_BUILD="$build" CAIRN_KILL_ROUNDS="$kills" CAIRN_KILL_SEED="$seed" \
-	/usr/bin/python3 -m pytest -q tests/e2e/test_snapshot_set.py -k killed
+	/usr/bin/python3 -m pytest -q tests/e2e/vmm/snapshot/test_snapshot_set.py -k killed
 part "$daemon_kills kills of the daemon" CAIRN_BUILD="$build" CAIRN_KILLS="$daemon_kills" CAIRN_KILLS_SEED="$seed" \
-	/usr/bin/python3 -m pytest -q -s tests/e2e/test_killed.py
+	/usr/bin/python3 -m pytest -q -s tests/e2e/api/vm/test_killed.py
 part "$copies kills over copies" CAIRN_BUILD="$build" CAIRN_COPY_ROUNDS="$copies" CAIRN_COPY_SEED="$seed" \
-	/usr/bin/python3 -m pytest -q -s tests/e2e/test_killed_copies.py
+	/usr/bin/python3 -m pytest -q -s tests/e2e/api/jobs/test_killed_copies.py
 part "$forks steps with clones" CAIRN_BUILD="$build" CAIRN_FORK_STEPS="$forks" CAIRN_FORK_SEED="$seed" \
-	/usr/bin/python3 -m pytest -q tests/e2e/test_fork_random.py
+	/usr/bin/python3 -m pytest -q tests/e2e/vmm/snapshot/test_fork_random.py
 part "$policies rounds with policies" CAIRN_BUILD="$build" CAIRN_POLICY_ROUNDS="$policies" CAIRN_POLICY_SEED="$seed" \
-	/usr/bin/python3 -m pytest -q -s tests/e2e/test_policy_random.py
+	/usr/bin/python3 -m pytest -q -s tests/e2e/api/policy/test_policy_random.py
 [ "$bad" = 0 ]

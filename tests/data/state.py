@@ -1,4 +1,4 @@
-"""Writes a state folder as the Cairn in the folder CAIRN_BUILD does, for tests/e2e/test_state.py:
+"""Writes a state folder as the Cairn in the folder CAIRN_BUILD does, for tests/e2e/api/store/test_state.py:
 
     CAIRN_BUILD=build python3 tests/data/state.py tests/data/state-2
 

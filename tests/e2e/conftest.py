@@ -21,7 +21,9 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 BUILD = os.path.abspath(os.environ.get("CAIRN_BUILD", os.path.join(ROOT, "build")))
 GUESTS = os.path.join(BUILD, "guests")
 FAKE_VM = os.path.join(BUILD, "helpers", "fake_vm")
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+# Test files import from each other by name, whichever folder they are in.
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[1:1] = [folder for folder, _, files in os.walk(HERE) if any(f.endswith(".py") for f in files)]
 
 TEST_SECONDS = 60
 

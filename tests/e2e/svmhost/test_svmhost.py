@@ -14,11 +14,12 @@ import pytest
 
 import guestlib
 
-FILES = ("test_bare.py", "test_linux.py", "test_snapshot.py")
+FILES = ("vmm/test_bare.py", "vmm/test_linux.py", "vmm/snapshot/test_snapshot.py")
 # Of files that would take too long there.
-ALSO = {"test_fork.py": ("test_a_clone_goes_on_where_its_source_was",),
-        "test_fork_snapshot.py": ("test_while_the_source_writes",)}
-HERE = os.path.dirname(os.path.abspath(__file__))
+ALSO = {"vmm/snapshot/test_fork.py": ("test_a_clone_goes_on_where_its_source_was",),
+        "vmm/snapshot/test_fork_snapshot.py": ("test_while_the_source_writes",)}
+E2E = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PATHS = {os.path.basename(f)[:-3]: os.path.join(E2E, f) for f in (*FILES, *ALSO)}  # by module
 SECONDS = 900
 # More than that is no lost interrupt.
 SECOND_TRIES_MAX = 3
@@ -33,13 +34,13 @@ pytestmark = [
 
 def test_names():
     for name in FILES:
-        with open(os.path.join(HERE, name)) as f:
+        with open(os.path.join(E2E, name)) as f:
             for node in ast.parse(f.read()).body:
                 if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-                    yield name[:-3] + "." + node.name
+                    yield os.path.basename(name)[:-3] + "." + node.name
     for name, tests in ALSO.items():
         for test in tests:
-            yield name[:-3] + "." + test
+            yield os.path.basename(name)[:-3] + "." + test
 
 
 test_names.__test__ = False
@@ -61,7 +62,7 @@ def run_there(*what):
             module = case.get("classname").split(".")[-1]
             child = next((c for c in case if c.tag in ("failure", "error", "skipped")), None)
             text = "" if child is None else f"{case.get('name')}: {child.get('message')}\n{child.text or ''}"
-            found[os.path.join(HERE, f"{module}.py::{case.get('name')}")] = (
+            found[f"{PATHS[module]}::{case.get('name')}"] = (
                 module + "." + case.get("name").split("[")[0], None if child is None else child.tag, text)
         return found, run.stdout[-4000:]
 
@@ -73,8 +74,8 @@ def results():
     counts, and a second try that was needed is told."""
     for variant in ("up", "smp"):
         guestlib.linux_kernel(variant)  # there it would take an hour
-    found, output = run_there(*(os.path.join(HERE, f) for f in FILES),
-                              *(os.path.join(HERE, f"{f}::{t}") for f, tests in ALSO.items() for t in tests))
+    found, output = run_there(*(os.path.join(E2E, f) for f in FILES),
+                              *(os.path.join(E2E, f"{f}::{t}") for f, tests in ALSO.items() for t in tests))
     if found is None:
         return None, output
     bad = [node for node, (_, kind, _) in found.items() if kind in ("failure", "error")]

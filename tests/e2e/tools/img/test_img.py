@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[4]
 IMG = (ROOT / os.environ.get("CAIRN_BUILD", "build") / "cairn-img").resolve()
 TIMEOUT = 60
 MIB = 1 << 20

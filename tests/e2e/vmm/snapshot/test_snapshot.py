@@ -13,7 +13,7 @@ import time
 import pytest
 
 import guestlib
-from conftest import BUILD, Console, Qmp, is_vm, open_files, until
+from conftest import BUILD, ROOT, Console, Qmp, is_vm, open_files, until
 
 BLOCK = 65536
 
@@ -943,7 +943,7 @@ def test_managed_save_of_a_real_vm(vm):
 
 # ---- states of earlier format versions ----
 
-DATA = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "data")
+DATA = os.path.join(ROOT, "tests", "data")
 
 
 @pytest.fixture(params=["", "-devices"])

@@ -12,7 +12,7 @@ import pytest
 
 from conftest import BUILD
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[4]
 UUID = "2f1c0c0e-5d3a-4b53-9c39-0d8f1c6a7b11"
 # What only the parser can say: sums, ids and paths that are there twice, lengths in bytes.
 PARSER_ALONE = re.compile(
