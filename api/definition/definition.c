@@ -1,4 +1,4 @@
-/* From JSON to struct definition: the keys of the whole. */
+/* Parses JSON into struct definition: the top-level keys. */
 #include "api/definition/definition_key.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -173,7 +173,7 @@ static const struct key watchdog_rows[] = {
 };
 KEYS(watchdog_keys, watchdog_rows);
 
-/* ---- the whole ---- */
+/* ---- the whole definition ---- */
 
 static const struct key top_rows[] = {
 	{ "version", KEY_CUSTOM, .parse = parse_version,

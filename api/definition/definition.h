@@ -1,9 +1,8 @@
-/* definition: what a VM is, as its owner wrote it. JSON in, a checked struct out, and
- * back as canonical JSON (every key stated, in one order). docs/definition.md is the
- * reference.
+/* definition: a VM's configuration as its owner wrote it. The parser turns JSON into a checked struct;
+ * the printer writes canonical JSON: every key, always in the same order. Reference: docs/definition.md.
  *
- * A definition is untrusted: every key, type and range is checked, and the sentence names
- * the path to the key and what would be right. No file is opened here. */
+ * A definition is untrusted input. The parser checks every key, type and range; its error names the path to
+ * the key and an acceptable value. Neither parser nor printer opens a file. */
 #ifndef CAIRN_API_DEFINITION_DEFINITION_H
 #define CAIRN_API_DEFINITION_DEFINITION_H
 
@@ -22,13 +21,12 @@ struct rights;
 #define DEFINITION_FILE_MAX (256 * 1024)
 #define DEFINITION_UUID_TEXT 37 /* with the NUL */
 
-/* The values of block's enum block_format, which api may not include; a unit test holds
- * them together. */
+/* Same values as enum block_format, which api/ may not include; a unit test compares the two. */
 enum definition_format { DEFINITION_FORMAT_RAW = 1, DEFINITION_FORMAT_QCOW2 = 2 };
 
 struct definition_layer {
 	char *path; /* absolute */
-	char *data_file; /* a qcow2 image's external one, absolute; NULL: none */
+	char *data_file; /* external data file of a qcow2 image, absolute; NULL: none */
 	uint8_t format;
 };
 
@@ -38,7 +36,7 @@ struct definition_disk {
 	char id[16];
 	uint8_t device; /* enum definition_device; a cdrom is read_only */
 	char serial[24];
-	struct definition_layer layers[VM_DISK_LAYERS_MAX]; /* [0] the disk, [1] its backing, … */
+	struct definition_layer layers[VM_DISK_LAYERS_MAX]; /* [0] top image, [1] its backing file, … */
 	uint16_t nlayers;    /* 0: a cdrom without a medium */
 	uint16_t queues;     /* 0: one per vCPU */
 	uint16_t queue_size; /* 0: the default */
@@ -52,29 +50,30 @@ struct definition_disk {
 #define DEFINITION_MAC_TEXT 18 /* with the NUL */
 
 enum definition_network { DEFINITION_NETWORK = 0, DEFINITION_BRIDGE = 1, DEFINITION_USER = 2 };
-/* What a policy does with a VM. */
+/* Actions that a policy applies to a VM. */
 enum definition_then { DEFINITION_LEAVE, DEFINITION_DESTROY, DEFINITION_SAVE, DEFINITION_SHUTDOWN, DEFINITION_SUSPEND };
 enum definition_clock { DEFINITION_UTC = 0, DEFINITION_LOCALTIME = 1 };
 
-#define DEFINITION_FORWARDS_MAX 16 /* of an interface */
-#define DEFINITION_ADDRESS_TEXT 16 /* with the NUL, as the next ones */
+#define DEFINITION_FORWARDS_MAX 16 /* per interface */
+/* Text sizes include the NUL. */
+#define DEFINITION_ADDRESS_TEXT 16
 #define DEFINITION_PREFIX_TEXT 20
 #define DEFINITION_FORWARD_TEXT 32
 #define DEFINITION_USER_NETWORK "10.0.2.0/24"
 
 enum definition_protocol { DEFINITION_TCP = 0, DEFINITION_UDP = 1 };
 
-/* A port of this host's that leads to one of the guest's. */
+/* Forwards a host port to a guest port. */
 struct definition_forward {
 	uint8_t protocol; /* enum definition_protocol */
 	char address[DEFINITION_ADDRESS_TEXT]; /* IPv4 */
 	uint16_t port, to;
-	char guest[DEFINITION_ADDRESS_TEXT]; /* the same; empty: what it gets by DHCP */
+	char guest[DEFINITION_ADDRESS_TEXT]; /* IPv4; empty: the guest's DHCP address */
 };
 
-/* Of an interface of type user. */
+/* Settings of an interface of type user. */
 struct definition_user {
-	char network[DEFINITION_PREFIX_TEXT]; /* never empty, of type user */
+	char network[DEFINITION_PREFIX_TEXT]; /* never empty for type user */
 	uint32_t nforwards;
 	struct definition_forward forwards[DEFINITION_FORWARDS_MAX];
 	bool restricted, host_loopback;
@@ -83,11 +82,11 @@ struct definition_user {
 struct definition_interface {
 	char id[16];
 	uint8_t type;	  /* enum definition_network */
-	char source[64];  /* the network's or the bridge's name; empty: user */
+	char source[64];  /* name of the network or bridge; empty for type user */
 	uint8_t mac[DEFINITION_MAC_BYTES]; /* all zero: none given */
-	uint8_t model;	  /* virtio is 0, and the only one */
+	uint8_t model;	  /* 0: virtio, the only model */
 	uint8_t link;	  /* 0: up, 1: down */
-	struct definition_user user; /* all zero: of another type */
+	struct definition_user user; /* all zero for other types */
 };
 
 struct definition {
@@ -105,59 +104,61 @@ struct definition {
 	uint8_t clock; /* enum definition_clock */
 	uint32_t shutdown_deadline_s;
 	uint8_t shutdown_then, stop_action; /* enum definition_then */
-	uint32_t order, start_delay_s; /* of those that the daemon starts and stops */
-	struct backoff_rule restart; /* after a crash; and how the guest's own resets are slowed down */
+	uint32_t order, start_delay_s; /* for autostart and the host's shutdown */
+	struct backoff_rule restart; /* delays restarts after a crash and resets by the guest */
 	uint32_t idle_after_s; /* 0: never */
-	uint32_t idle_cpu_percent; /* of one processor: what does not count as work */
+	uint32_t idle_cpu_percent; /* of one CPU; a VM that uses less is idle */
 	uint8_t idle_action; /* enum definition_then: suspend or save */
 	bool rng, virtio_console, guest_agent, debug_exit, huge_pages;
-	uint8_t assist, on_poweroff, on_reboot, on_crash; /* as in vm_msg.h */
+	uint8_t assist, on_poweroff, on_reboot, on_crash; /* enums in vm_msg.h */
 	uint8_t watchdog, watchdog_action; /* enum vm_watchdog_model, vm_watchdog_action */
-	/* With which its files are opened; owned. NULL, as definition_parse() leaves it: the
-	 * daemon's own. No part of the JSON. */
+	/* The user whose rights open the files; owned. NULL (the parser's result): the daemon itself. Not
+	 * part of the JSON. */
 	struct rights *rights;
 };
 
-/* folder: absolute; relative paths are taken from it; NULL: a relative path is an error.
- * Returns 0; -EINVAL with a sentence. The caller frees *ret_d with definition_free(). */
+/* Parse a definition.
+ * folder: absolute base of relative paths; NULL: a relative path is an error.
+ * Returns 0; -EINVAL; -ENOMEM. The caller frees *ret_d with definition_free(). */
 int definition_parse(struct json_object *o, const char *folder, struct definition **ret_d,
 	struct err *e);
-/* "disks[0].path", "disks[0].backing[1].path": the key of a layer's file. */
+/* Print the key of a layer's file: "disks[0].path", "disks[0].backing[1].path". what: the last part. */
 void definition_layer_key(unsigned disk, unsigned layer, const char *what, char *ret, size_t cap);
 void definition_free(struct definition *d);
 
-/* "reset", … */
+/* Return the name of an enum vm_watchdog_action: "reset", … */
 const char *definition_watchdog_action(unsigned action);
 
-/* Canonical JSON; the caller puts it. Parsing it gives an equal definition. */
+/* Return the canonical JSON, owned by the caller; NULL without memory. Parsing it gives an equal definition. */
 struct json_object *definition_to_json(const struct definition *d);
 
-/* Every file that the definition names: there, and of the right kind. Opens nothing. */
+/* Check that every file in the definition exists and is a regular file or block device. Opens nothing.
+ * Returns 0 or -errno. */
 int definition_check_files(const struct definition *d, struct err *e);
 
-/* What is kept and has no effect yet, a sentence each: an array of strings, the caller's to put. */
+/* Return an array of strings, owned by the caller: one sentence for each setting that has no effect yet. */
 struct json_object *definition_warnings(const struct definition *d);
 
-/* Is name one that a VM may have? Sentence without a path to a key. */
+/* Check a VM's name. The error names no key. Returns 0; -EINVAL. */
 int definition_check_name(const char *name, struct err *e);
 
 bool definition_has_mac(const struct definition_interface *i);
-/* 52:54:00 and three random bytes. Returns 0 or -errno. */
+/* Set a random MAC address with the prefix 52:54:00. Returns 0 or -errno. */
 int definition_make_mac(struct definition_interface *i, struct err *e);
 void mac_print(const uint8_t mac[DEFINITION_MAC_BYTES], char text[DEFINITION_MAC_TEXT]);
 
-/* Can only one of them be listened on? */
+/* Whether the two forwards would listen on the same host port. */
 bool definition_forwards_meet(const struct definition_forward *a, const struct definition_forward *b);
-/* "tcp 127.0.0.1:2222" */
+/* Print a forward as "tcp 127.0.0.1:2222". */
 void definition_forward_print(const struct definition_forward *f, char text[DEFINITION_FORWARD_TEXT]);
 
 bool definition_has_uuid(const struct definition *d);
-/* A random one (RFC 4122, 4.4). Returns 0 or -errno. */
+/* Set a random UUID (RFC 4122, section 4.4). Returns 0 or -errno. */
 int definition_make_uuid(struct definition *d, struct err *e);
 void uuid_print(const uint8_t uuid[16], char text[DEFINITION_UUID_TEXT]);
-/* Of a hexadecimal digit; -1: it is none. */
+/* Return the value of a hexadecimal digit; -1 for another character. */
 int hex_value(char c);
-/* With or without dashes' other case; returns 0 or -EINVAL. */
+/* Parse a UUID with dashes, in upper or lower case. Returns 0; -EINVAL. */
 int uuid_parse(const char *text, uint8_t uuid[16]);
 
 #endif

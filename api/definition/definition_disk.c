@@ -1,4 +1,4 @@
-/* The keys of a disk. */
+/* Parses the keys of a disk. */
 #include "api/definition/definition_key.h"
 #include "api/wire/json.h"
 #include "base/err.h"
@@ -112,7 +112,7 @@ const struct keys definition_disk_keys = { disk_rows, ARRAY_SIZE(disk_rows),
 	"\"then\":{\"properties\":{\"format\":false,\"data_file\":false,\"backing\":{\"maxItems\":0}}},"
 	"\"else\":{\"required\":[\"path\",\"format\"]}}" };
 
-/* A drive without a medium has no layer at all. */
+/* A cdrom without a medium has no layers, so it accepts none of the keys of an image. */
 static int check_medium(struct parse *p, struct definition_disk *d)
 {
 	if (d->device == DEFINITION_CDROM)
@@ -169,7 +169,7 @@ static int check_pair(struct parse *p, unsigned i, unsigned k)
 	return 0;
 }
 
-/* Ids are given out by position, so they are compared once all are known. */
+/* A disk without an id gets one by its position, so the ids are compared only when all disks are known. */
 int definition_check_disks(struct parse *p)
 {
 	int r = 0;
@@ -199,7 +199,7 @@ int definition_parse_disks(struct parse *p, struct json_object *v, void *into)
 		int r;
 
 		p->d->disks[i].nlayers = 1;
-		/* A guest that is told of a full disk loses what it meant to write. */
+		/* Reporting a full disk to the guest loses the data that it was about to write. */
 		p->d->disks[i].error_policy = VM_ERRORS_STOP;
 		r = keys_parse(p, json_object_array_get_idx(v, i), &definition_disk_keys, &p->d->disks[i]);
 		if (!r)

@@ -1,4 +1,4 @@
-/* The keys of a network interface. */
+/* Parses the keys of a network interface. */
 #include "api/definition/definition_key.h"
 #include "api/wire/json.h"
 #include "base/err.h"

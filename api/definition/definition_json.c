@@ -1,4 +1,4 @@
-/* From struct definition back to JSON, and the checks that look at the host. */
+/* Prints struct definition as JSON, and checks a definition's files on the host. */
 #include "api/definition/definition.h"
 #include "api/definition/definition_key.h"
 #include "api/wire/json.h"

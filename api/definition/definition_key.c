@@ -1,5 +1,4 @@
-/* The engine of the tables of keys: an object is walked beside its table; every sentence names the
- * path to the key. */
+/* Walks a JSON object along its table of keys. Every error names the path to the key. */
 #include "api/definition/definition_key.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -13,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- sentences ---- */
+/* ---- errors ---- */
 
 int key_error(struct parse *p, const char *fmt, ...)
 {

@@ -1,5 +1,5 @@
-/* definition_key: the tables of keys that a definition is parsed by, and their engine. Private to
- * api/definition*.c. A new key is a row, a field, and a line in definition_json.c. */
+/* definition_key: the tables of keys that drive the parser, and the engine that walks them. Private to
+ * api/definition/. A new key needs a row in a table, a field in struct definition and a line in definition_json.c. */
 #ifndef CAIRN_API_DEFINITION_DEFINITION_KEY_H
 #define CAIRN_API_DEFINITION_DEFINITION_KEY_H
 
@@ -22,9 +22,9 @@ enum key_kind {
 	KEY_CHOICE,   /* uint8_t, one of choices */
 	KEY_TEXT,     /* char *, one line of at most max bytes */
 	KEY_PATH,     /* char *, made absolute */
-	KEY_OBJECT,   /* `of` says what is in it; parse, if there is one, prepares */
-	KEY_ARRAY,    /* of what `of` says, at most max; parse does it */
-	KEY_CUSTOM,   /* parse does it */
+	KEY_OBJECT,   /* `of` lists its keys; parse() prepares the struct and may be NULL */
+	KEY_ARRAY,    /* at most max objects with the keys of `of`; parse() reads them */
+	KEY_CUSTOM,   /* parse() reads it */
 };
 
 struct choice {
@@ -37,13 +37,13 @@ struct keys;
 struct key {
 	const char *name;
 	enum key_kind kind;
-	size_t offset; /* in the struct that the object goes into */
+	size_t offset; /* of the field in the object's struct */
 	uint32_t min, max;
 	const struct choice *choices;
 	const struct keys *of;
 	int (*parse)(struct parse *p, struct json_object *v, void *into);
-	/* For the JSON Schema (definition_schema.c): what it is, and as JSON texts what it is when it
-	 * is left out, and for KEY_CUSTOM the members that say what parse takes. */
+	/* For the JSON Schema (definition_schema.c): a description; the default as JSON text; for KEY_CUSTOM
+	 * the schema's members that describe the values which parse() accepts, as JSON text. */
 	const char *about, *initial, *form;
 	bool needed;
 };
@@ -51,7 +51,7 @@ struct key {
 struct keys {
 	const struct key *list;
 	size_t n;
-	const char *also; /* JSON text: members of the schema that concern several keys; NULL: none */
+	const char *also; /* JSON text: members of the schema for several keys at once; NULL: none */
 };
 
 #define KEYS(name, rows) static const struct keys name = { rows, ARRAY_SIZE(rows), NULL }
@@ -60,27 +60,27 @@ struct keys {
 #define KEY_BYTE_FORM "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 #define KEY_IPV4_FORM "(" KEY_BYTE_FORM "\\\\.){3}" KEY_BYTE_FORM
 
-/* An object by its table, into the struct at base. Returns 0; -EINVAL. */
+/* Parse the object o by its table into the struct at base. Returns 0; -EINVAL. */
 int keys_parse(struct parse *p, struct json_object *o, const struct keys *keys, void *base);
 
-/* Sets the sentence, behind the path to the key. Returns -EINVAL. */
+/* Set the error: the path to the key, then the formatted text. Returns -EINVAL. */
 int key_error(struct parse *p, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-/* Go into p->path; to go back, p->path[what was returned] = 0. */
+/* Append a key or an index to p->path. Returns the old length; to go back, set p->path[length] = 0. */
 size_t key_push(struct parse *p, const char *key);
 size_t key_push_index(struct parse *p, size_t i);
-/* A sample of what was given, safe to print. */
+/* Copy the start of s in a form that is safe to print. */
 void key_quote(const char *s, char out[48]);
-/* A string without NULs of at most max bytes, which lives as long as v; NULL: the sentence is set. */
+/* Return v's string if it has no NUL and at most max bytes; it lives as long as v. NULL: the error is set. */
 const char *key_text(struct parse *p, struct json_object *v, size_t max);
-/* 1 to 15 letters, digits, "-", "_". */
+/* Parse an id: 1 to 15 letters, digits, "-", "_". Returns 0; -EINVAL. */
 int key_parse_id(struct parse *p, struct json_object *v, void *into);
 
-extern const struct keys definition_keys; /* of the whole */
+extern const struct keys definition_keys; /* the top-level keys */
 extern const struct keys definition_disk_keys, definition_interface_keys;
 int definition_parse_disks(struct parse *p, struct json_object *v, void *into);
 int definition_parse_interfaces(struct parse *p, struct json_object *v, void *into);
 extern const struct choice definition_formats[];
-/* Of an interface of type user. */
+/* Keys of an interface of type user. */
 extern const struct keys definition_forward_keys;
 int definition_parse_network(struct parse *p, struct json_object *v, void *into);
 int definition_parse_forwards(struct parse *p, struct json_object *v, void *into);
@@ -92,7 +92,7 @@ int definition_prepare_idle(struct parse *p, struct json_object *v, void *into);
 void definition_policy_default(struct definition *d);
 void definition_put_policies(struct json_object *o, const struct definition *d);
 
-/* What can be said only when all is parsed: ids given out by position, things used twice. */
+/* Checks that need the whole definition: ids that default to a position, values that must be unique. */
 int definition_check_disks(struct parse *p);
 int definition_check_interfaces(struct parse *p);
 int definition_check_forwards(struct parse *p);

@@ -1,4 +1,4 @@
-/* The keys that say when a VM comes up and goes down by itself. */
+/* Parses and prints the policies: restart, shutdown, idle, start order. */
 #include "api/definition/definition_key.h"
 #include "api/policy/policy.h"
 #include "api/wire/json.h"
@@ -91,7 +91,7 @@ int definition_check_policy(struct parse *p)
 	return 0;
 }
 
-/* ---- back ---- */
+/* ---- to JSON ---- */
 
 static struct json_object *restart_to_json(const struct backoff_rule *r)
 {

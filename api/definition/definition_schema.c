@@ -5,7 +5,7 @@
 #include <limits.h>
 #include <stdlib.h>
 
-/* A text of ours in a table: one that is no JSON is a bug. */
+/* Parse a JSON text of the tables. An invalid one is a bug. */
 static struct json_object *own_json(const char *text)
 {
 	struct json_object *o = json_tokener_parse(text);
@@ -49,7 +49,7 @@ static void number_put(struct json_object *o, const struct key *k)
 	js_put_uint(o, "maximum", k->max);
 }
 
-/* Lengths count characters here, and bytes in the parser: the schema is the laxer one. */
+/* JSON Schema counts a string's length in characters, the parser in bytes, so the schema allows more. */
 static void string_put(struct json_object *o, const char *pattern, size_t max)
 {
 	js_put_str(o, "type", "string");

@@ -1,11 +1,11 @@
-/* definition_schema: the JSON Schema (draft 2020-12) of a definition, out of the tables that it is parsed
- * by. What a schema cannot say, such as ids that are unique, only the parser refuses. */
+/* definition_schema: the JSON Schema (draft 2020-12) of a definition, generated from the parser's tables.
+ * A schema cannot state some rules, such as unique ids; only the parser checks those. */
 #ifndef CAIRN_API_DEFINITION_DEFINITION_SCHEMA_H
 #define CAIRN_API_DEFINITION_DEFINITION_SCHEMA_H
 
 struct json_object;
 
-/* The caller puts it. */
+/* Return the schema, owned by the caller. */
 struct json_object *definition_schema(void);
 
 #endif

@@ -1,4 +1,4 @@
-/* The keys of an interface of type user: its network, and what of the host's leads into it. */
+/* Parses and prints the keys of an interface of type user: its network and its forwards. */
 #include "api/definition/definition_key.h"
 #include "api/wire/json.h"
 #include "base/err.h"
@@ -10,11 +10,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The guest's own address is the 15th of the network, so it has to have as many. */
+/* The guest's address is the network's 15th, so a smaller network does not work. */
 #define PREFIX_MIN 8
 #define PREFIX_MAX 27
 
-/* The network's own, as QEMU numbers them: the host's part of their addresses (docs/slirp.md). */
+/* Host parts of the network's own addresses, the same as QEMU's (docs/slirp.md). */
 #define GATEWAY 0x0202
 #define RESOLVER 0x0203
 
@@ -49,7 +49,7 @@ int definition_parse_network(struct parse *p, struct json_object *v, void *into)
 	return 0;
 }
 
-/* inet_pton() takes one text for each address: they are compared as texts. */
+/* inet_pton() accepts exactly one text for each address, so texts can be compared. */
 static int parse_address(struct parse *p, struct json_object *v, void *into)
 {
 	const char *s = key_text(p, v, 255);
@@ -121,7 +121,7 @@ int definition_parse_forwards(struct parse *p, struct json_object *v, void *into
 	return 0;
 }
 
-/* ---- what fits together ---- */
+/* ---- checks across keys ---- */
 
 bool definition_user_is_plain(const struct definition_user *u)
 {
