@@ -15,7 +15,7 @@
 #include <time.h>
 
 #define READ_BYTES 16384
-/* Longer than any command takes: a start has 30 s. */
+/* Longer than any command may take; the longest is a start with 30 s. */
 #define ANSWER_TIMEOUT_NS (60 * 1000000000ULL)
 
 struct client {
@@ -24,12 +24,12 @@ struct client {
 	char buf[READ_BYTES];
 	size_t len, at;
 	struct json_object *version;
-	struct json_object *events; /* array: came while something else was awaited */
+	struct json_object *events; /* array: queued while an answer was awaited */
 	uint64_t next_id;
-	int fd; /* came along with the present answer */
+	int fd; /* came with the current answer; -1: none */
 };
 
-/* Not the loop's: programs that link this have none. */
+/* The loop has the same function, but programs that link this library have no loop. */
 static uint64_t now_ns(void)
 {
 	struct timespec ts;
@@ -74,7 +74,7 @@ static int lost(struct err *e)
 	return err_set(e, -EPIPE, ERR_GENERIC, "the daemon hung up; is it still running?");
 }
 
-/* Waits for bytes and takes at most one fd with them. */
+/* Wait for bytes and take at most one fd with them. */
 static int client_read(struct client *c, uint64_t deadline_ns, struct err *e)
 {
 	union {
@@ -137,7 +137,7 @@ static int client_next(struct client *c, uint64_t deadline_ns, struct json_objec
 	}
 }
 
-/* The fd goes with the first byte. */
+/* Send bytes; the fd travels with the first one. */
 static ssize_t bytes_send(int sock, const char *p, size_t len, int fd)
 {
 	union {
@@ -280,7 +280,7 @@ struct json_object *client_version(struct client *c)
 	return c->version;
 }
 
-/* ---- birth and end ---- */
+/* ---- connecting ---- */
 
 static int greeting_take(struct client *c, struct err *e)
 {

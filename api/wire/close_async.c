@@ -12,12 +12,12 @@
 #define STACK_BYTES (128 * 1024)
 
 struct batch {
-	int sock; /* -1: none; its fds go first */
+	int sock; /* -1: none; the fds queued in it are closed first */
 	size_t n;
 	int fds[];
 };
 
-/* Returns what recv() does, and the fds that came. */
+/* recv() that also returns the received fds. */
 static ssize_t receive(int sock, void *buf, size_t size, int fds[CLOSE_ASYNC_FDS_MAX], size_t *ret_n)
 {
 	union {
@@ -39,7 +39,7 @@ static ssize_t receive(int sock, void *buf, size_t size, int fds[CLOSE_ASYNC_FDS
 	return got;
 }
 
-/* Without SO_LINGER most are gone at once, and so is the thread. */
+/* Clear SO_LINGER first, so that most sockets close at once. */
 static void all_close(const int *fds, size_t n)
 {
 	static const struct linger none;
@@ -67,7 +67,7 @@ static void *batch_close(void *opaque)
 	return NULL;
 }
 
-/* Without memory, or a thread, they stay open: that harms less than to wait. */
+/* Without memory or a thread the fds leak: a leak does less harm than a blocked loop. */
 static void batch_start(int sock, const int *fds, size_t n)
 {
 	struct batch *b = malloc(sizeof(*b) + n * sizeof(*fds));
@@ -96,7 +96,7 @@ void close_async_fds(const int *fds, size_t n)
 		batch_start(-1, fds, n);
 }
 
-/* A packet of no bytes looks like an end, and may have fds all the same. */
+/* A packet of zero bytes reads like the end of the stream, but may carry fds. */
 static bool may_hold_fds(int sock)
 {
 	int type = 0;
@@ -109,7 +109,7 @@ static bool may_hold_fds(int sock)
 
 void close_async_socket(int sock)
 {
-	shutdown(sock, SHUT_RDWR); /* what is not in it now never will be */
+	shutdown(sock, SHUT_RDWR); /* nothing can be queued from here on */
 	if (may_hold_fds(sock))
 		batch_start(sock, NULL, 0);
 	else

@@ -1,24 +1,26 @@
-/* discard: what others have made is closed beside the loop, which never waits for it. close() of a TCP socket
- * that was handed over waits as long as who made it has asked for (SO_LINGER), of a file as long as its file
- * system likes, and whoever closes a Unix socket, or reads from it without room for fds, closes what is still in it.
- * Threading: each has a thread of its own, for as long as that takes. */
+/* close_async: closes fds that clients sent, on a thread of its own, because close() may block the loop: on a TCP
+ * socket for as long as its maker set by SO_LINGER, on a file for as long as its file system takes. Closing a
+ * Unix socket, or reading from it without room for fds, also closes the fds that are still queued in it.
+ * Threading: called on the loop; each call starts a thread that ends when the closing is done. */
 #ifndef CAIRN_API_WIRE_CLOSE_ASYNC_H
 #define CAIRN_API_WIRE_CLOSE_ASYNC_H
 
 #include <stddef.h>
 #include <sys/types.h>
 
-/* The most that come in one message (the kernel's SCM_MAX_FD). */
+/* Most fds in one message: the kernel's SCM_MAX_FD. */
 #define CLOSE_ASYNC_FDS_MAX 253
 
-/* fds: taken. */
+/* Close n fds. fds: takes them, not the array. */
 void close_async_fds(const int *fds, size_t n);
-/* A connected Unix socket, taken: it is shut down at once. */
+/* Close a connected Unix socket (taken). The shutdown is immediate. */
 void close_async_socket(int sock);
-/* A listening one, taken, with who waits in it: nobody connects any more. */
+/* Close a listening Unix socket (taken) and the connections in its queue. Further connects fail at once. */
 void close_async_listener(int listening);
-/* recv() without waiting. ret_fd: the last fd that came, owned by the caller; untouched if none did; NULL: none is
- * wanted. The others are discarded. */
+/* recv() without blocking.
+ * ret_fd:  the last fd received, owned by the caller; untouched if none came; NULL: not wanted. All other
+ *          received fds are closed asynchronously.
+ * Returns the same as recv(). */
 ssize_t close_async_recv(int sock, void *buf, size_t size, int *ret_fd);
 
 #endif

@@ -53,7 +53,7 @@ int js_parse(const char *text, size_t len, const char *name, struct json_object 
 		return err_set(e, -EINVAL, ERR_INVALID, "%s: too large", name);
 	json_tokener_set_flags(t, JSON_TOKENER_VALIDATE_UTF8 | JSON_TOKENER_ALLOW_TRAILING_CHARS |
 					  JSON_TOKENER_STRICT);
-	/* With the NUL: a number or a word ends only at what follows it. */
+	/* Include the NUL: json-c ends a number or a word only at the character after it. */
 	o = json_tokener_parse_ex(t, text, (int)len + 1);
 	why = json_tokener_get_error(t);
 	end = json_tokener_get_parse_end(t);
@@ -184,7 +184,7 @@ char *js_line(struct json_object *o, size_t *ret_len)
 
 	for (size_t i = 0; s && i < len; i++)
 		wide += s[i] >= 0x7f;
-	/* A byte beyond ASCII becomes at most six characters. */
+	/* A non-ASCII byte becomes at most six characters. */
 	line = s ? malloc(len + 5 * wide + 3) : NULL;
 	if (!line)
 		return NULL;

@@ -43,12 +43,12 @@ static int folder_make(const char *path, struct err *e)
 	if (!slash || slash == dir)
 		return 0;
 	*slash = 0;
-	/* Its VM sockets have a folder of their own, 0700; this one may be passed through. */
+	/* Others may search this folder; the VM processes' sockets lie in a folder of mode 0700. */
 	return mkdir_all(dir, 0755, e);
 }
 
-/* Is there a daemon behind it? The ring of one that was killed holds its socket for a
- * moment: it accepts connections, says nothing, and resets them. A live one greets. */
+/* Whether a live daemon sends its greeting. The io_uring of a killed daemon keeps its socket open for a moment: such
+ * a socket accepts connections, sends nothing and resets them. */
 static bool somebody_greets(int fd)
 {
 	struct pollfd p = { .fd = fd, .events = POLLIN };
@@ -124,7 +124,7 @@ int listen_open(const char *path, bool system, int *ret_fd, gid_t *ret_group, st
 	return 0;
 }
 
-/* ---- one that was passed ---- */
+/* ---- sockets passed by a service manager ---- */
 
 static long env_number(const char *name)
 {
@@ -166,7 +166,7 @@ int listen_passed(int *ret_fd, char *path, size_t size, struct err *e)
 	long n = env_number("LISTEN_PID") == getpid() ? env_number("LISTEN_FDS") : 0;
 	int r;
 
-	/* Not for the processes that we start. */
+	/* Child processes must not see them. */
 	unsetenv("LISTEN_PID");
 	unsetenv("LISTEN_FDS");
 	unsetenv("LISTEN_FDNAMES");

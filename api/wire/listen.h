@@ -1,4 +1,4 @@
-/* listen: the daemon's own socket: made, found stale, given its permissions. */
+/* listen: creates the daemon's own socket, replaces a stale one, and sets its permissions. */
 #ifndef CAIRN_API_WIRE_LISTEN_H
 #define CAIRN_API_WIRE_LISTEN_H
 
@@ -8,19 +8,19 @@
 
 struct err;
 
-/* Makes the socket's folder. 0: nobody answers there; -EADDRINUSE with a sentence. */
+/* Create the socket's folder and check that no daemon answers at that path. Returns 0; -EADDRINUSE; -errno. */
 int listen_prepare(const char *path, struct err *e);
 
-/* Make the socket (a stale one is replaced), mode 0600; in system mode, when there is a
- * group `cairn`, it is that group's with mode 0660 and *ret_group is set.
- * Returns 0 and an owned non-blocking fd; -errno with a sentence. */
+/* Create the socket with mode 0600, replacing a stale one. In system mode, if the group `cairn` exists, the socket
+ * belongs to that group with mode 0660, and *ret_group is set.
+ * Returns 0 and an owned non-blocking fd; -errno. */
 int listen_open(const char *path, bool system, int *ret_fd, gid_t *ret_group, struct err *e);
-/* The socket that a service manager listens on for us (LISTEN_PID, LISTEN_FDS: see
- * sd_listen_fds(3)), made non-blocking; its path into `path`. Forgets what the environment says
- * of it. Returns 1 and an owned fd; 0: there is none; -errno with a sentence. */
+/* Take the listening socket that a service manager passed (LISTEN_PID, LISTEN_FDS: see sd_listen_fds(3)), make
+ * it non-blocking, write its path into `path` and remove these variables from the environment.
+ * Returns 1 and an owned fd; 0 if none was passed; -errno. */
 int listen_passed(int *ret_fd, char *path, size_t size, struct err *e);
 
-/* The rest of listen_open() for such a one. */
+/* Set owner and permissions of a passed socket, as listen_open() does for its own. */
 int listen_adopt(const char *path, bool system, gid_t *ret_group, struct err *e);
 
 #endif

@@ -1,16 +1,16 @@
-/* text: strings from elsewhere, made fit to be kept, sent and shown. */
+/* utf8: makes strings from untrusted sources safe to store, send and print. */
 #ifndef CAIRN_API_WIRE_UTF8_H
 #define CAIRN_API_WIRE_UTF8_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-/* The code point that s[0] >= 0x80 begins; *len is set to the bytes it took. U+FFFD and 1
- * when malformed. left: bytes there are, at least 1. */
+/* Decode the code point at s, where s[0] >= 0x80. left: bytes available, at least 1. Sets *len to the bytes
+ * used. A malformed sequence gives U+FFFD and a length of 1. */
 uint32_t utf8_next(const unsigned char *s, size_t left, size_t *len);
 
-/* In place: bytes that are no UTF-8, and control characters, become '?'. A VM's process is
- * not to be trusted: what it says goes into files, and to terminals. */
+/* Replace each invalid byte and each control character by '?', in place. Texts from a VM's process are
+ * untrusted, and they end up in files and on terminals. */
 void utf8_clean(char *s);
 
 #endif

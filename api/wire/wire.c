@@ -50,7 +50,7 @@ static int wire_keep(struct wire *w, char c)
 	return 0;
 }
 
-/* One byte inside a text: strings hide braces. True when it closes the text. */
+/* Process one byte inside a text; braces inside strings do not count. Returns whether the byte ends the text. */
 static bool text_byte(struct wire *w, char c)
 {
 	if (w->quote) {
@@ -78,7 +78,7 @@ static enum wire_result text_finish(struct wire *w, struct json_object **ret_o, 
 	enum json_tokener_error why = json_tokener_error_size;
 
 	if (t) {
-		/* Not strict: QMP's clients may quote with ', as QEMU lets them. */
+		/* Not strict: QEMU accepts single quotes, so QMP clients use them. */
 		json_tokener_set_flags(t, JSON_TOKENER_VALIDATE_UTF8);
 		o = json_tokener_parse_ex(t, w->buf, (int)w->len);
 		why = json_tokener_get_error(t);

@@ -1,9 +1,8 @@
-/* wire: QMP's framing. Bytes in, whole JSON texts out, however they were cut into
- * packets. Nothing here knows a command.
+/* wire: QMP's framing. Turns a stream of bytes into whole JSON texts, whatever the packet boundaries are. It knows
+ * no commands.
  *
- * A text begins at a brace or a bracket and ends when all are closed; what else stands
- * between texts is an error, once, and is skipped up to the next line, brace or 0xFF. A
- * byte 0xFF forgets everything. */
+ * A text begins at a brace or a bracket and ends when all of them are closed. Other bytes between texts give one
+ * error and are skipped up to the next line, brace or 0xFF. A byte 0xFF resets the parser. */
 #ifndef CAIRN_API_WIRE_WIRE_H
 #define CAIRN_API_WIRE_WIRE_H
 
@@ -13,14 +12,14 @@
 struct err;
 struct json_object;
 
-/* Of one text, and of anything that is skipped. */
+/* Limit of one text, and of the bytes skipped between two. */
 #define WIRE_TEXT_MAX (1024 * 1024)
 
 enum wire_result {
-	WIRE_MORE,    /* all bytes taken, no whole text yet */
+	WIRE_MORE,    /* all bytes used, no whole text yet */
 	WIRE_TEXT,    /* *ret_o is set */
-	WIRE_ERROR,   /* a sentence for the client; the stream goes on */
-	WIRE_FATAL,   /* a sentence; the stream cannot be trusted any more */
+	WIRE_ERROR,   /* the error is for the client; the stream continues */
+	WIRE_FATAL,   /* the error is for the client; hang up after it */
 };
 
 struct wire {
@@ -28,19 +27,20 @@ struct wire {
 	size_t len, cap;
 	size_t skipped;	 /* bytes of garbage since the last text */
 	unsigned depth;
-	char quote;	 /* inside a string: what ends it */
+	char quote;	 /* inside a string: its closing quote; else 0 */
 	bool escaped;
-	bool discarding; /* the present text is refused; wait for its end */
-	bool garbage;	 /* between texts, after an error */
+	bool discarding; /* the current text is refused; skip to its end */
+	bool garbage;	 /* skipping bytes between texts; the error was reported */
 };
 
 void wire_init(struct wire *w);
 void wire_done(struct wire *w);
-/* Forget what is half-read. */
+/* Drop a partly read text. */
 void wire_reset(struct wire *w);
 
-/* Feed bytes; stops behind the first text or error. *ret_used: how many were taken (at
- * least one when len is not 0); call again with the rest. *ret_o: the caller puts it. */
+/* Feed bytes. Stops after the first text or error.
+ * ret_used:  bytes used, at least one unless len is 0; call again with the rest.
+ * ret_o:     the parsed text, owned by the caller. */
 enum wire_result wire_feed(struct wire *w, const char *data, size_t len, size_t *ret_used,
 	struct json_object **ret_o, struct err *e);
 
