@@ -1,4 +1,4 @@
-/* The schema as clients ask for it. */
+/* Prints the schema for query-qmp-schema and query-commands. */
 #include "api/wire/json.h"
 #include "api/schema/schema.h"
 
@@ -44,7 +44,7 @@ static void add_enum(struct json_object *all, enum field_type t)
 	json_object_array_add(all, o);
 }
 
-/* Docs and whatever else QEMU's schema has no place for are for the daemon's clients. */
+/* QEMU's schema has no descriptions, so only the daemon's dialect gets them. */
 static void put_doc(enum dialect d, struct json_object *o, const char *doc)
 {
 	if (d == DIALECT_DAEMON)
@@ -68,7 +68,7 @@ static struct json_object *members(enum dialect d, const struct field *f)
 	return list;
 }
 
-/* An object type of its own, named after its owner. */
+/* Add an object type, named after its command or event. */
 static void add_object(enum dialect d, struct json_object *all, const char *name,
 	const struct field *f)
 {
@@ -86,7 +86,7 @@ static void add_list(struct json_object *all, const char *name, const char *elem
 	json_object_array_add(all, o);
 }
 
-/* What a command returns: `o` names it, `all` gets it. */
+/* Add the type of a command's result to `all`, and its name to `o`. */
 static void add_returns(enum dialect d, struct json_object *all, struct json_object *o,
 	const struct command *c)
 {

@@ -1,4 +1,4 @@
-/* Types of arguments: what the schema calls them, and the words of those that have few. */
+/* Types of arguments: their names in the schema, and the words of enumerations. */
 #include "api/wire/json.h"
 #include "api/schema/schema.h"
 #include "base/err.h"
@@ -70,7 +70,7 @@ static bool is_of_json_type(enum field_type t, struct json_object *v)
 	}
 }
 
-/* "acpi or agent", "leave, destroy or save" */
+/* Print an enumeration's words: "acpi or agent", "leave, destroy or save". */
 static void words_list(enum field_type t, char *buf, size_t size)
 {
 	const char *word;

@@ -39,13 +39,13 @@ static const struct vm_transition transitions[] = {
 	{ VM_ASK_DUMP, BIT(VM_IN_SHUTDOWN), VM_IN_SHUTDOWN, VM_EMITS_NOTHING },
 	{ VM_ASK_DUMP, BIT(VM_PRESERVED), VM_PRESERVED, VM_EMITS_NOTHING },
 	{ VM_ASK_TEMPLATE, BIT(VM_SHUT_OFF) | BIT(VM_CRASHED), VM_SHUT_OFF, VM_EMITS_NOTHING },
-	/* Where these lead depends on the snapshot; what happens on the way is seen. */
+	/* The snapshot decides the state after these requests; observations set it. */
 	{ VM_ASK_SNAPSHOT, OFF, VM_SHUT_OFF, VM_EMITS_NOTHING },
 	{ VM_ASK_SNAPSHOT, LIVE, VM_RUNNING, VM_EMITS_NOTHING },
 	{ VM_ASK_REVERT, BIT(VM_SHUT_OFF) | BIT(VM_CRASHED) | ACTIVE, VM_SHUT_OFF, VM_EMITS_NOTHING },
 
 	{ VM_SAW_RUNNING, BIT(VM_PAUSED), VM_RUNNING, VM_EMITS_RESUME },
-	{ VM_SAW_RUNNING, BIT(VM_PRESERVED), VM_RUNNING, VM_EMITS_RESUME }, /* after a reset */
+	{ VM_SAW_RUNNING, BIT(VM_PRESERVED), VM_RUNNING, VM_EMITS_RESUME }, /* a reset ended the crash */
 	{ VM_SAW_PAUSED, BIT(VM_RUNNING) | BIT(VM_IN_SHUTDOWN), VM_PAUSED, VM_EMITS_STOP },
 	{ VM_SAW_PAUSED, BIT(VM_PAUSED), VM_PAUSED, VM_EMITS_NOTHING }, /* with another reason */
 	{ VM_SAW_PRESERVED, LIVE, VM_PRESERVED, VM_EMITS_STOP },
@@ -56,7 +56,7 @@ static const struct vm_transition transitions[] = {
 	{ VM_SAW_TAKEN_BACK_PAUSED, OFF | LIVE, VM_PAUSED, VM_EMITS_NOTHING },
 };
 
-/* next: what to type when a VM is in this state and ought not to be. */
+/* next: the command to suggest when a VM must not be in this state. */
 static const struct {
 	const char *name, *word, *next;
 } states[VM_STATE_COUNT] = {
@@ -149,7 +149,7 @@ void vm_trigger_states(enum vm_trigger t, char *buf, unsigned size)
 				states[s].word);
 }
 
-/* "running, paused or in shutdown". `crashed` names two states: said once. */
+/* Print "running, paused or in shutdown". Two states are named `crashed`; print it once. */
 static void name_states(unsigned mask, char *buf, size_t size)
 {
 	size_t n = 0;
@@ -166,7 +166,7 @@ static void name_states(unsigned mask, char *buf, size_t size)
 	}
 }
 
-/* What is asked for is so: what leads out of the state would lead away from it. */
+/* Whether the VM already is in the requested state, so that suggesting another command would mislead. */
 static bool is_so(enum vm_state state, enum vm_trigger trigger)
 {
 	switch (trigger) {
