@@ -133,8 +133,8 @@ static void debug_set(struct vcpu *v)
 	} else if (v->assist.breakpoint) {
 		d.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
 		d.arch.debugreg[0] = v->assist.breakpoint;
-		d.arch.debugreg[7] = 0x402; /* DR7: global enable of DR0, break on execution, length
-					     * of one byte */
+		/* DR7: global enable of DR0, break on execution, length of one byte. */
+		d.arch.debugreg[7] = 0x402;
 	}
 	kvm_ioctl(v->fd, KVM_SET_GUEST_DEBUG, &d);
 }

@@ -205,8 +205,8 @@ unsigned assist_entry_step(const uint8_t *b, size_t n, bool *ret_clears_df)
 		return 4;
 	if (n >= 3 && !memcmp(b, clac, 3))
 		return 3;
-	if (n >= 3 && b[0] == 0x0f && b[1] == 0x1f && b[2] == 0x00) /* a clac that Linux has patched
-								     * to a nop */
+	/* A clac that Linux has patched to a nop. */
+	if (n >= 3 && b[0] == 0x0f && b[1] == 0x1f && b[2] == 0x00)
 		return 3;
 	return 0;
 }

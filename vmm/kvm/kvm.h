@@ -20,8 +20,8 @@ struct kvm {
 	bool has_sync_regs;
 	bool has_msr_filter;
 	struct kvm_cpuid2 *supported; /* owned: CPUID leaves that KVM supports on this host */
-	struct kvm_board *fresh;      /* owned: state of PICs, IOAPIC and PIT right after
-				       * creation */
+	/* Owned: state of PICs, IOAPIC and PIT right after creation. */
+	struct kvm_board *fresh;
 };
 
 #define KVM_CPUID_ENTRIES_MAX 256

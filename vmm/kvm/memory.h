@@ -35,8 +35,8 @@ struct kvm;
 #define MEM_LAPIC_BASE 0xfee00000ULL
 #define MEM_EBDA_BASE 0x9fc00ULL
 #define MEM_ACPI_BASE 0xe0000ULL
-#define MEM_ACPI_BYTES 0x1f000ULL /* size of the tables; the page after them belongs to
-				   * devices/vmgenid.h */
+/* Size of the tables; the page after them belongs to devices/vmgenid.h. */
+#define MEM_ACPI_BYTES 0x1f000ULL
 
 struct memory {
 	int fd; /* memfd */
@@ -47,8 +47,8 @@ struct memory {
 	 * mapping of fd. */
 	int base_fd;
 	uint64_t base_offset;
-	int pagemap_fd; /* /proc/self/pagemap: tells which pages of a private mapping were
-			 * written */
+	/* /proc/self/pagemap: tells which pages of a private mapping were written. */
+	int pagemap_fd;
 };
 
 /* Allocate guest RAM.

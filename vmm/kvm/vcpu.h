@@ -41,8 +41,8 @@ struct vcpu {
 	unsigned index;
 	int fd;
 	struct kvm_run *run;
-	struct kvm_lapic_state *fresh_lapic; /* LAPIC state right after creation, for a reset;
-					      * owned */
+	/* LAPIC state right after creation, for a reset; owned. */
+	struct kvm_lapic_state *fresh_lapic;
 	pthread_t thread;
 	bool thread_made;
 	bool ran;	/* has run since creation; written while the vCPU is not parked */
