@@ -19,7 +19,7 @@
 
 #define FADT_WBINVD (1u << 0)
 #define FADT_PROC_C1 (1u << 2)
-#define FADT_SLP_BUTTON (1u << 5) /* no fixed sleep button; the power button is fixed */
+#define FADT_SLP_BUTTON (1u << 5) /* the sleep button is no fixed hardware; the power button is */
 #define FADT_TMR_VAL_EXT (1u << 8)
 #define FADT_RESET_REG_SUP (1u << 10)
 #define FADT_APIC_PHYSICAL (1u << 19)
@@ -29,7 +29,7 @@
 
 #define MADT_ACTIVE_HIGH_LEVEL 0x000d
 
-/* Where the next table goes, and the tables that the XSDT will name. */
+/* Memory left for tables, and the tables that the XSDT will list. */
 struct acpi_area {
 	struct memory *mem;
 	uint64_t next, end;
@@ -73,7 +73,7 @@ static void header_put(struct cursor *c, const char *sig, size_t bytes, uint8_t 
 	cursor_put_le32(c, 1);
 }
 
-/* A table that the XSDT names. */
+/* Allocate a table, list it in the XSDT and write its header. */
 static uint8_t *table_new(struct acpi_area *a, const char *sig, size_t bytes, uint8_t revision,
 	struct cursor *c)
 {
@@ -88,7 +88,7 @@ static uint8_t *table_new(struct acpi_area *a, const char *sig, size_t bytes, ui
 	return t;
 }
 
-/* Generic address structure, system I/O space. */
+/* Write a generic address structure for system I/O space. */
 static void gas_put(struct cursor *c, uint8_t bits, uint8_t access, uint64_t port)
 {
 	cursor_put_u8(c, 1);
@@ -125,7 +125,8 @@ static void fadt_build(struct acpi_area *a, uint64_t facs, uint64_t dsdt)
 	c.pos = 116;
 	gas_put(&c, 8, 1, PCI_RESET_PORT);
 	cursor_put_u8(&c, PCI_RESET_VALUE);
-	/* X_FIRMWARE_CTRL and the X_ blocks stay 0 but X_DSDT: the 32-bit fields count. */
+	/* X_FIRMWARE_CTRL and the X_ blocks except X_DSDT stay 0, so the guest uses the 32-bit
+	 * fields. */
 	store_le64(t + 140, dsdt);
 	checksum_set(t, FADT_BYTES, 9);
 }
@@ -139,7 +140,7 @@ static void madt_build(struct acpi_area *a, unsigned vcpus)
 	if (!t)
 		return;
 	cursor_put_le32(&c, MEM_LAPIC_BASE);
-	cursor_put_le32(&c, 1); /* PCAT_COMPAT: two 8259s are there too */
+	cursor_put_le32(&c, 1); /* PCAT_COMPAT: the machine also has two 8259s */
 	for (unsigned i = 0; i < vcpus; i++) {
 		cursor_put_u8(&c, 0);
 		cursor_put_u8(&c, 8);
@@ -178,7 +179,7 @@ static void mcfg_build(struct acpi_area *a)
 	if (!t)
 		return;
 	cursor_skip(&c, 8);
-	cursor_put_le64(&c, MEM_ECAM_BASE); /* segment 0, buses 0 to 0 follow as zeros */
+	cursor_put_le64(&c, MEM_ECAM_BASE); /* segment 0; start bus 0 and end bus 0 stay zero */
 	checksum_set(t, bytes, 9);
 }
 

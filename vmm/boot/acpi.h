@@ -1,5 +1,5 @@
-/* acpi: the tables that let an operating system find its CPUs, PCI and power button
- * (ACPI 6.4, chapter 5). */
+/* acpi: the tables by which an operating system finds its CPUs, PCI and power button (ACPI 6.4,
+ * chapter 5). */
 #ifndef CAIRN_VMM_BOOT_ACPI_H
 #define CAIRN_VMM_BOOT_ACPI_H
 
@@ -9,9 +9,10 @@
 struct err;
 struct memory;
 
-/* Write RSDP, XSDT, FADT, FACS, DSDT, MADT and MCFG into the legacy hole, the RSDP at its very
- * start, where a scan finds it first. *ret_rsdp_gpa: for boot protocols that can point to it.
- * Returns 0; -ENOSPC when they do not fit. */
+/* Write RSDP, XSDT, FADT, FACS, DSDT, MADT and MCFG into the legacy hole. The RSDP goes to the
+ * start of the hole, where a guest's scan finds it first.
+ * *ret_rsdp_gpa: address of the RSDP, for boot protocols that pass it to the kernel.
+ * Returns 0; -ENOSPC when the tables do not fit. */
 int acpi_build(struct memory *m, unsigned vcpus, uint64_t *ret_rsdp_gpa, struct err *e);
 
 #endif

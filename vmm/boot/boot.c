@@ -62,7 +62,8 @@ static int head_read(struct boot_image *b, struct err *e)
 	return 0;
 }
 
-/* At the top of low memory, out of the way of what a kernel unpacks. */
+/* Load the initrd at the top of low memory, clear of the range into which a kernel unpacks
+ * itself. */
 static int initrd_load(struct boot_image *b, struct err *e)
 {
 	uint64_t end = MIN(b->mem->low_bytes, b->initrd_max_gpa + 1), gpa;
@@ -133,7 +134,7 @@ static void start_info_fill(struct boot_image *b)
 	size_t n = memory_e820(b->mem, map);
 
 	cursor_put_le32(&c, PVH_MAGIC);
-	cursor_put_le32(&c, 1); /* version: with a memory map */
+	cursor_put_le32(&c, 1); /* version 1 has a memory map */
 	cursor_put_le32(&c, 0);
 	cursor_put_le32(&c, b->initrd_bytes ? 1 : 0);
 	cursor_put_le64(&c, b->initrd_bytes ? BOOT_START_INFO_GPA + PVH_MODLIST_OFFSET : 0);
@@ -153,7 +154,7 @@ static void start_info_fill(struct boot_image *b)
 	}
 }
 
-/* Flat segments; the TSS is one that nobody uses but VMX wants. */
+/* Write flat segments. No guest uses the TSS, but VMX requires one. */
 static void gdt_write(struct memory *m, struct boot_entry *ret)
 {
 	uint8_t *p = m->host + BOOT_GDT_GPA;
@@ -166,7 +167,7 @@ static void gdt_write(struct memory *m, struct boot_entry *ret)
 	ret->gdt_limit = BOOT_TSS + 16 - 1;
 }
 
-/* The first 4 GiB, mapped to themselves in 2 MiB pages. */
+/* Map the first 4 GiB one to one in 2 MiB pages. */
 static void page_tables_write(struct memory *m, struct boot_entry *ret)
 {
 	uint8_t *pml4 = m->host + BOOT_PML4_GPA, *pdpt = pml4 + 4096, *pd = pdpt + 4096;

@@ -8,9 +8,9 @@
 #include <string.h>
 
 #define HDR_SETUP_SECTS 0x1f1
-#define HDR_SYSSIZE 0x1f4 /* in 16 bytes */
+#define HDR_SYSSIZE 0x1f4 /* in units of 16 bytes */
 #define HDR_BOOT_FLAG 0x1fe
-#define HDR_JUMP 0x200 /* its second byte tells where the header ends */
+#define HDR_JUMP 0x200 /* its second byte gives the header's end */
 #define HDR_MAGIC 0x202
 #define HDR_VERSION 0x206
 #define HDR_LOADFLAGS 0x211
@@ -53,8 +53,9 @@ static int header_check(const struct boot_image *b, struct err *e)
 	return 0;
 }
 
-/* Where it will run, which is where we put it (boot.rst, init_size): a relocatable kernel
- * moves itself up to its preferred address, so a lower one would save nothing. */
+/* Return the address at which to load the kernel, the address where it will run (boot.rst,
+ * init_size). A relocatable kernel moves itself up to its preferred address, so a lower load
+ * address would save nothing. */
 static uint64_t load_address(const struct boot_image *b)
 {
 	uint64_t pref = load_le64(b->head + HDR_PREF_ADDRESS);

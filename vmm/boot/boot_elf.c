@@ -1,4 +1,4 @@
-/* ELF64 kernels: vmlinux and the project's own guests (System V ABI, chapter 4 and 5). */
+/* Loader of ELF64 kernels: vmlinux and Cairn's own test guests (System V ABI, chapters 4 and 5). */
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/file.h"
@@ -52,7 +52,7 @@ static int segment_load(struct boot_image *b, const Elf64_Phdr *p, struct err *e
 	return boot_read(b, p->p_offset, p->p_paddr, p->p_filesz, e);
 }
 
-/* The PVH entry, if one of the notes has it. */
+/* Return the PVH entry point from the notes; 0 when no note has one. */
 static uint64_t notes_find_pvh(const uint8_t *notes, size_t len)
 {
 	struct cursor c = cursor_over((void *)notes, len);
