@@ -17,36 +17,38 @@
 #include <unistd.h>
 
 #define THAW_TRIES 3
-/* So many words on the port in so long: a guest may open and close it as it likes. */
+/* Limit of changed() calls: TELL_MAX in TELL_NS, because a guest can open and close the port at any
+ * rate. */
 #define TELL_MAX 8
 #define TELL_NS 1000000000ULL
-/* Before a sync: ends whatever half a line the agent has; its answer begins with one as well. */
+/* Sent before guest-sync-delimited: makes the agent discard a partial line. Its answer begins with
+ * the same byte. */
 #define SENTINEL "\xff"
 
 enum agent_state {
 	IDLE,
-	FREEZE_SYNC, /* is it there, and where do its answers begin? */
+	FREEZE_SYNC, /* sync: is an agent there, and where do its answers begin? */
 	FREEZE_ASKED,
 	FROZEN,
-	THAW_SYNC, /* the thaw has been sent, too: its answer comes behind the sync's */
+	THAW_SYNC, /* the thaw is sent together with the sync; its answer follows the sync's */
 	THAW_ASKED,
 	TIME_SYNC,
 	TIME_ASKED,
-	PING_SYNC, /* the port was opened: is it an agent? */
+	PING_SYNC, /* the port was opened: a sync finds out whether an agent answers */
 	ERRAND_SYNC,
 	ERRAND_ASKED,
 	NAME_SYNC,
 	NAME_ASKED,
 };
 
-/* Who only looks does not stand in the way of a shutdown. */
+/* Address queries have a slot of their own, so that they do not block a shutdown. */
 enum { ERRAND_ORDER, ERRAND_LOOK, ERRAND_COUNT };
 
-/* A command that somebody waits for. */
+/* A command whose caller waits for the result. */
 struct errand {
 	bool due, under_way;
-	struct vm_addresses *into; /* NULL: the answer is only good or bad */
-	bool silent; /* no answer is a good one */
+	struct vm_addresses *into; /* addresses go here; NULL: a command without result data */
+	bool silent; /* no answer counts as success */
 	char text[128 + 2 * AGENT_WORDS_MAX];
 	void (*done)(void *opaque, int r, const struct err *e);
 	void *opaque;
@@ -59,16 +61,16 @@ struct agent {
 	struct loop_timer *timer;
 	struct agent_times times;
 	enum agent_state state;
-	int64_t id; /* of the sync under way */
+	int64_t id; /* id of the sync in progress */
 	unsigned tries;
 	char line[AGENT_LINE_MAX];
-	size_t len, answer_len; /* so far; of the one that is over */
-	bool wants_sentinel; /* what comes before it is old */
+	size_t len, answer_len; /* bytes of the current line; length of the last complete line */
+	bool wants_sentinel; /* discard input up to the next sentinel */
 	bool overlong;
-	bool waits; /* a freeze, for the thaw under way or the time being set */
+	bool waits; /* a freeze is due once the current command ends */
 	bool time_due, thaw_due;
-	struct errand errands[ERRAND_COUNT], *errand; /* the one under way */
-	char hostname[AGENT_HOSTNAME_MAX + 1]; /* to be asked for; empty: none */
+	struct errand errands[ERRAND_COUNT], *errand; /* the one in progress */
+	char hostname[AGENT_HOSTNAME_MAX + 1]; /* host name still to be set; empty: none */
 	bool owes_thaw;
 	void (*thaw_failed)(void *opaque);
 	void *thaw_opaque;
@@ -78,8 +80,8 @@ struct agent {
 	atomic_bool port_posted, port_open, ping_due;
 	bool answers;
 	bool told_open, told_answers;
-	uint64_t tell_window_ns; /* when it began */
-	unsigned told;		 /* in it */
+	uint64_t tell_window_ns; /* start of the current window */
+	unsigned told;		 /* changed() calls in that window */
 	struct loop_timer *tell_timer;
 	void (*changed)(void *opaque, bool open, bool answers);
 	void *changed_opaque;
@@ -88,7 +90,7 @@ struct agent {
 static void state_set(struct agent *a, enum agent_state s, uint64_t ns)
 {
 	a->state = s;
-	/* Nobody listens to an agent that was not asked. */
+	/* Ignore input that answers no command. */
 	loop_watch_events(a->watch, s == IDLE || s == FROZEN ? 0 : POLLIN);
 	if (s == IDLE)
 		loop_timer_disarm(a->timer);
@@ -96,7 +98,8 @@ static void state_set(struct agent *a, enum agent_state s, uint64_t ns)
 		loop_timer_arm(a->timer, loop_now_ns() + ns);
 }
 
-/* All or, when the guest takes nothing, nothing; then the deadline tells. */
+/* Send all of text or, when the guest does not read, nothing; the timeout then handles the missing
+ * answer. */
 static void say(struct agent *a, const char *text)
 {
 	if (send(a->fd, text, strlen(text), MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
@@ -171,7 +174,8 @@ static void name_begin(struct agent *a)
 	say_sync(a);
 }
 
-/* By what the guest has for that, until its next start and after it. The name's characters need no quotes. */
+/* Set the host name until the next boot and in /etc. The shell command needs no quotes, because the
+ * name has only letters, digits and hyphens. */
 static void name_say(struct agent *a)
 {
 	char text[320];
@@ -279,7 +283,7 @@ static void thaw_end(struct agent *a, bool thawed)
 
 	if (thawed)
 		a->owes_thaw = false;
-	if (!a->thaw_due) /* else that one's end tells */
+	if (!a->thaw_due) /* another thaw is due: its end reports */
 		a->thaw_failed = NULL;
 	if (!thawed && !a->thaw_failed && failed)
 		failed(a->thaw_opaque);
@@ -291,7 +295,7 @@ static void finish(struct agent *a, int r, const struct err *e)
 	a->done(a->opaque, r, e);
 }
 
-/* ---- what it says ---- */
+/* ---- answers ---- */
 
 static void freeze_answered(struct agent *a, const struct agent_answer *x)
 {
@@ -317,7 +321,7 @@ static void freeze_answered(struct agent *a, const struct agent_answer *x)
 static void synced(struct agent *a, const struct agent_answer *x)
 {
 	if (x->kind != AGENT_RETURN || !x->is_number || x->number != a->id) {
-		a->wants_sentinel = true; /* an answer to an older one */
+		a->wants_sentinel = true; /* the answer to an earlier sync */
 		return;
 	}
 	answers_set(a, true);
@@ -414,12 +418,12 @@ static void readable(void *opaque, unsigned revents)
 
 	(void)revents;
 	if (!n || (n < 0 && errno != EAGAIN && errno != EINTR))
-		loop_watch_events(a->watch, 0); /* the port is gone; deadlines do the rest */
+		loop_watch_events(a->watch, 0); /* the port is closed; the timeouts end what is in progress */
 	for (ssize_t i = 0; i < n && a->state != IDLE && a->state != FROZEN; i++)
 		byte_take(a, buf[i]);
 }
 
-/* ---- what it does not say in time ---- */
+/* ---- timeouts ---- */
 
 static void late(void *opaque)
 {
@@ -432,7 +436,7 @@ static void late(void *opaque)
 	switch (a->state) {
 	case FREEZE_SYNC:
 	case FREEZE_ASKED:
-		/* It may freeze yet: the thaw stands behind that. */
+		/* The agent may still freeze, so queue a thaw behind the freeze. */
 		if (asked)
 			thaw_begin(a);
 		else
@@ -522,7 +526,7 @@ bool agent_answers(const struct agent *a)
 	return a && a->answers;
 }
 
-/* ---- asking ---- */
+/* ---- requests ---- */
 
 int agent_freeze(struct agent *a, void (*done)(void *opaque, int r, const struct err *e),
 	void *opaque, struct err *e)
@@ -581,7 +585,7 @@ void agent_set_time(struct agent *a)
 		go_on(a);
 }
 
-/* Returns the place for one, or NULL. */
+/* Return the free slot for an errand; NULL with -EBUSY in e when the slot is in use. */
 static struct errand *errand_new(struct agent *a, unsigned which, void (*done)(void *opaque, int r, const struct err *e),
 	void *opaque, struct err *e)
 {
@@ -596,7 +600,7 @@ static struct errand *errand_new(struct agent *a, unsigned which, void (*done)(v
 	return x;
 }
 
-/* Its text is there. */
+/* Queue an errand whose text is complete. */
 static int errand_ask(struct agent *a, struct errand *x)
 {
 	x->due = true;
@@ -696,8 +700,9 @@ int agent_new(
 	a->times = t ? *t
 		     : (struct agent_times){
 			       AGENT_SYNC_NS, AGENT_FREEZE_NS, AGENT_THAW_NS, AGENT_HOLD_NS};
+	/* Start from an id of this process: answers to an earlier one may still be in the pipe. */
 	a->id = (int64_t)(loop_now_ns() &
-			  0xffffffff); /* old answers in the pipe are of another number */
+			  0xffffffff);
 	a->port_task.run = port_run;
 	r = loop_timer_new(l, late, a, &a->timer);
 	if (!r)

@@ -1,5 +1,5 @@
-/* What a guest agent says: an object with "return" or "error". Whatever else there is, is passed
- * over; what is no JSON is garbage. */
+/* Parser of a guest agent's answers: an object with "return" or "error". Skips other members;
+ * anything but JSON is AGENT_GARBAGE. */
 #include "vmm/agent/agent.h"
 #include "vmm/vm_msg.h"
 
@@ -20,7 +20,7 @@ static void blanks(struct cursor *c)
 		c->at++;
 }
 
-/* The next character that is no blank; 0 at the end. */
+/* Return the next character that is not white space; 0 at the end. */
 static char peek(struct cursor *c)
 {
 	blanks(c);
@@ -35,7 +35,8 @@ static bool take(struct cursor *c, char want)
 	return true;
 }
 
-/* A string's content, cut to fit: an escape counts as one '?'. buf: NULL: passed over. */
+/* Read a string's content, truncated to size: each escape becomes one '?'. buf NULL: skip the
+ * string. */
 static bool string(struct cursor *c, char *buf, size_t size)
 {
 	size_t n = 0;
@@ -72,7 +73,7 @@ static bool number(struct cursor *c, int64_t *ret)
 	return c->at > from;
 }
 
-/* Any value: brackets are counted, strings looked into for their end. */
+/* Skip any value: count brackets, and parse strings to find their end. */
 static bool value_skip(struct cursor *c)
 {
 	unsigned depth = 0;
@@ -94,7 +95,7 @@ static bool value_skip(struct cursor *c)
 		if (ch == '}' || ch == ']')
 			depth--;
 		c->at++;
-		/* A word or a number to its end. */
+		/* Skip the rest of a word or a number. */
 		while (!depth && c->at < c->end &&
 			(isalnum((unsigned char)*c->at) || strchr("+-.", *c->at)) && *c->at &&
 			(isalnum((unsigned char)ch) || ch == '-'))
@@ -164,16 +165,16 @@ void agent_answer_parse(const char *line, size_t len, struct agent_answer *ret)
 
 /* ---- guest-network-get-interfaces ---- */
 
-/* take() of what a list or an object has between two of its members. */
+/* Take the comma between two members, or find the list's or object's end. */
 static bool next_or(struct cursor *c, char end)
 {
 	return take(c, ',') || peek(c) == end;
 }
 
-/* The text of an address into *x, if it is one. */
+/* Parse the text of an address into *x; sets VM_ADDRESS_NONE when the text is no address. */
 static void address_set(struct vm_address *x, char *text)
 {
-	text[strcspn(text, "%")] = 0; /* fe80::1%eth0 */
+	text[strcspn(text, "%")] = 0; /* "fe80::1%eth0": cut the zone off */
 	x->family = inet_pton(AF_INET, text, x->bytes) == 1    ? VM_ADDRESS_IPV4
 		    : inet_pton(AF_INET6, text, x->bytes) == 1 ? VM_ADDRESS_IPV6
 							       : VM_ADDRESS_NONE;
@@ -243,7 +244,7 @@ static void mac_set(struct vm_address *x, const char *text)
 	x->has_mac = 1;
 }
 
-/* Its members come in any order. */
+/* Parse an interface; its members come in any order. */
 static bool interface_parse(struct cursor *c, struct vm_addresses *all)
 {
 	struct vm_address its = {0};
