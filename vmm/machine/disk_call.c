@@ -62,7 +62,7 @@ static void op_done(struct block_snapshot_op *op, int res, const struct err *e)
 	disk_call_return(container_of(op, struct disk_call, op), res, e);
 }
 
-/* ---- the calls ---- */
+/* ---- the functions ---- */
 
 struct flush_call {
 	struct disk_call c;
@@ -117,7 +117,7 @@ struct end_call {
 	struct block_vmstate_map *map;
 };
 
-/* A change of the table that succeeds settles what the file has. */
+/* A successful change of the snapshot table shows that engine and file agree again. */
 static int changed(struct machine_disk *d, int r)
 {
 	if (!r)
@@ -318,7 +318,8 @@ static int store_write(struct vmstate_store *s, uint64_t off, const void *buf, s
 		true);
 }
 
-/* The commit that follows makes all of it durable before it is visible. */
+/* No sync needed: the commit that follows makes the VM state durable before the snapshot becomes
+ * visible. */
 static int store_sync(struct vmstate_store *s)
 {
 	(void)s;

@@ -1,5 +1,7 @@
-/* disk_call: something done on a disk's own thread, where its struct block lives, while the
- * caller waits. From any thread but a disk's. */
+/* disk_call: runs a function on a disk's own thread, where its struct block lives, while the caller
+ * waits.
+ *
+ * Threading: any thread except a disk's own; the thread blocks until the result is there. */
 #ifndef CAIRN_VMM_MACHINE_DISK_CALL_H
 #define CAIRN_VMM_MACHINE_DISK_CALL_H
 
@@ -13,7 +15,7 @@
 struct machine_disk;
 
 struct disk_call {
-	/* On the disk's thread. Calls disk_call_return(), now or later. */
+	/* Runs on the disk's thread. Calls disk_call_return(), now or later. */
 	void (*run)(struct disk_call *c, struct block *b);
 	struct machine_disk *disk;
 	struct loop_task task;
@@ -22,17 +24,19 @@ struct disk_call {
 	bool returned;
 	int res;
 	struct err e;
-	struct block_snapshot_op op; /* for calls that need one */
+	struct block_snapshot_op op; /* for functions that need one */
 };
 
-/* Run and wait. Returns what disk_call_return() was given; the sentence goes to e. */
+/* Run c->run on the disk's thread and wait. Returns the result that disk_call_return() was given,
+ * with its error in e. */
 int disk_call(struct machine_disk *d, struct disk_call *c, struct err *e);
 void disk_call_return(struct disk_call *c, int res, const struct err *e);
 
-/* What the guest has written is on stable storage. */
+/* Flush: all data that the guest has written is on stable storage afterwards. Returns 0 or
+ * -errno. */
 int disk_flush(struct machine_disk *d, struct err *e);
 
-/* ---- block_snapshot.h, waiting ---- */
+/* ---- the functions of block_snapshot.h, waiting for their result ---- */
 
 int disk_snapshot_begin(struct machine_disk *d, struct block_snapshot **ret_s, struct err *e);
 /* *ret_id: BLOCK_SNAPSHOT_ID_MAX + 1 bytes, or NULL. */
@@ -52,8 +56,8 @@ int disk_vmstate_share(struct machine_disk *d, struct block_snapshot *s, const c
 int disk_vmstate_map(struct machine_disk *d, const char *id, struct block_vmstate_map *ret,
 	struct err *e);
 
-/* A vmstate_store in the VM state area of a snapshot being made (s), or of one that exists
- * (id; read-only). Memory need not be aligned. */
+/* A vmstate_store in the VM state area of a snapshot in creation (s), or of an existing snapshot
+ * (id; read-only). Buffers need no alignment. */
 struct disk_store {
 	struct vmstate_store store;
 	struct machine_disk *disk;
@@ -72,8 +76,9 @@ struct vmstate_call {
 	enum { VMSTATE_WRITE, VMSTATE_READ, VMSTATE_SHARE } what;
 };
 
-/* A write that goes on while the caller does something else. x and buf: borrowed until the wait, which has to
- * come, once. */
+/* Start a write and return; disk_store_write_wait() returns the result and has to be called exactly
+ * once.
+ * x, buf: borrowed until disk_store_write_wait(). */
 void disk_store_write_start(struct disk_store *st, struct vmstate_call *x, uint64_t off, void *buf, size_t len);
 int disk_store_write_wait(struct vmstate_call *x);
 

@@ -38,7 +38,7 @@
 
 #define DISK_LOOP_ENTRIES 256
 
-/* ---- what devices ask of the machine ---- */
+/* ---- dev_host: services of the machine to its devices ---- */
 
 static struct machine *machine_of(struct dev_host *h)
 {
@@ -52,8 +52,8 @@ static void host_irq_set(struct dev_host *h, unsigned gsi, bool level)
 	kvm_ioctl(machine_of(h)->kvm.vm_fd, KVM_IRQ_LINE, &irq);
 }
 
-/* One system call, as the write to an irqfd would be, without a route to keep for each vector, and
- * no dearer: 0.24 to 0.30 us either way (tests/bench/bench_irq.py). */
+/* KVM_SIGNAL_MSI is one system call, like a write to an irqfd, but needs no route for each vector.
+ * Both take 0.24 to 0.30 us (tests/bench/bench_irq.py). */
 static void host_msi_send(struct dev_host *h, uint64_t addr, uint32_t data)
 {
 	struct kvm_msi msi = { .address_lo = (uint32_t)addr, .address_hi = (uint32_t)(addr >> 32),
@@ -79,7 +79,8 @@ static void host_doorbell_del(struct dev_host *h, uint64_t gpa, unsigned size, i
 	doorbell_set(h, gpa, size, fd, KVM_IOEVENTFD_FLAG_DEASSIGN);
 }
 
-/* What ends or pauses the VM has to stop the guest now, not when the main thread comes round. */
+/* Return whether the event ends or pauses the VM. Such events stop the vCPUs at once, not only when
+ * the main thread handles them. */
 static bool event_stops(const struct dev_event *ev)
 {
 	switch (ev->kind) {
@@ -119,9 +120,10 @@ static const struct dev_host_ops host_ops = {
 	.ram_fetch = host_ram_fetch,
 };
 
-/* ---- building ---- */
+/* ---- construction ---- */
 
-/* made: set by the constructor whose result is r. */
+/* Add a device to the list when its constructor succeeded.
+ * r: the constructor's result; made: the device, set when r is 0. */
 static int device_keep(struct machine *m, int r, struct device **made)
 {
 	if (!r)
@@ -157,7 +159,7 @@ static int board_devices_new(struct machine *m, struct err *e)
 	return r;
 }
 
-/* Before the block layer has the fd. */
+/* Record the image's device and inode. Call before the block layer takes the fd. */
 static void disk_identify(struct machine_disk *d, int fd)
 {
 	struct stat st;
@@ -203,7 +205,7 @@ static int disk_new(struct machine *m, const struct vm_disk *c, int *fds, struct
 		.slot = -1 };
 	int r = disk_open(m, c, d, fds, e);
 
-	m->ndisks++; /* machine_free() takes what is half built, too */
+	m->ndisks++; /* count the disk before the check, so that machine_free() frees a half-built disk */
 	if (r < 0)
 		return r;
 	if (m->cfg.images_only)
@@ -229,7 +231,8 @@ static void agent_port_opened(void *opaque, bool open, bool loaded)
 	agent_port(m->agent, open, loaded);
 }
 
-/* The last on the bus: with one more, every other device keeps its place. */
+/* Interfaces are the last devices on the bus, so that another interface does not move any other
+ * device. */
 static int nics_new(struct machine *m, int *fds, struct err *e)
 {
 	struct device *d = NULL;
@@ -266,7 +269,7 @@ static int pci_devices_new(struct machine *m, int *fds, struct err *e)
 	return r;
 }
 
-/* Our end of the port is a reader of its console like any other. */
+/* The agent's client reads the port through its console, like any other reader. */
 static int agent_attach(struct machine *m, struct err *e)
 {
 	struct loop *l = m->host.loop;
@@ -354,9 +357,10 @@ static int machine_build(struct machine *m, int *fds, int fork_fd, struct err *e
 		r = assist_setup(m, e);
 	if (!r)
 		r = memory_init(&m->mem, m->cfg.ram_bytes, m->cfg.huge_pages, e);
-	/* The assist's MSR filter and all slots before the irqchip: see kvm_create_irqchip(). */
+	/* Set the assist's MSR filter and all memory slots before the irqchip: see
+	 * kvm_create_irqchip(). */
 	if (!r && !m->cfg.huge_pages)
-		uffd_open(&m->uffd); /* without it, what is lazy or live is eager and stopped */
+		uffd_open(&m->uffd); /* without userfaultfd, memory is loaded at once and snapshots stop the VM */
 	if (!r)
 		r = memory_attach(&m->mem, &m->kvm, e);
 	if (!r)
@@ -384,7 +388,7 @@ int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, int fork_f
 	struct machine *m = calloc(1, sizeof(*m));
 	int r;
 
-	(void)nfds; /* vm_config_check() has compared every index with it */
+	(void)nfds; /* vm_config_check() has compared every index with nfds */
 	if (!m)
 		return err_set_errno(e, -ENOMEM, "machine");
 	m->cfg = *cfg;
@@ -439,10 +443,11 @@ void machine_free(struct machine *m)
 		disk_thread_stop(&m->disks[i]);
 	for (unsigned i = 0; i < m->nnics; i++)
 		nic_stop(&m->nics[i]);
-	/* Backwards: functions leave the PCI bus before the bus goes. */
+	/* In reverse order: PCI functions leave the bus before the bus is freed. */
 	while (m->ndevices)
 		m->devices[m->ndevices - 1]->ops->free(m->devices[m->ndevices - 1]), m->ndevices--;
-	/* Nobody touches memory any more. It may come out of a disk's file, by its fd. */
+	/* No thread touches memory any more. Stop the tracker before the disks close: it may read
+	 * memory from a disk's file by the disk's fd. */
 	tracker_stop(m->tracker);
 	for (unsigned i = 0; i < m->ndisks; i++) {
 		int r = block_close(m->disks[i].block);
@@ -470,7 +475,7 @@ void machine_free(struct machine *m)
 	free(m);
 }
 
-/* ---- running ---- */
+/* ---- operation ---- */
 
 static void *disk_thread(void *opaque)
 {

@@ -1,6 +1,6 @@
 /* machine: one PC built from a configuration: memory, vCPUs, buses, devices, disks.
  *
- * Main thread only, but for what the listener is called for. */
+ * Threading: main thread only; machine_listener is called from any thread. */
 #ifndef CAIRN_VMM_MACHINE_MACHINE_H
 #define CAIRN_VMM_MACHINE_MACHINE_H
 
@@ -31,20 +31,21 @@ struct tracker;
 
 #define MACHINE_DEVICES_MAX 64
 
-/* Called from any thread. */
+/* Receives events of devices and faults of vCPUs, from any thread. */
 struct machine_listener {
 	void (*event)(void *opaque, const struct dev_event *ev);
 	void (*fault)(void *opaque, unsigned vcpu, enum vm_reason reason, const char *detail);
 	void *opaque;
 };
 
-/* A disk has a loop and a thread of its own: no I/O on a vCPU's thread. */
+/* A disk with its own loop and thread, so that no I/O runs on a vCPU's thread. */
 struct machine_disk {
 	const char *id; /* "vda" */
-	dev_t image_dev; /* its image's */
+	dev_t image_dev; /* device and inode of its image */
 	ino_t image_ino;
 	struct block *block;
-	bool snapshot_unknown; /* the file may have one that its engine does not know of (disk_call.c) */
+	/* The file may have a snapshot that the block engine does not know of (disk_call.c). */
+	bool snapshot_unknown;
 	struct loop *loop;
 	struct device *dev;
 	pthread_t thread;
@@ -63,7 +64,8 @@ struct machine {
 	struct bus *pio, *mmio;
 	struct pci_host *pci;
 	struct device *acpi_pm, *vmgenid;
-	struct console *consoles[VM_CONSOLE_COUNT]; /* [VIRTIO], [AGENT] NULL when there is none */
+	/* [VIRTIO] and [AGENT] are NULL when the VM has no such console. */
+	struct console *consoles[VM_CONSOLE_COUNT];
 	struct agent *agent; /* NULL: none */
 	struct device *devices[MACHINE_DEVICES_MAX];
 	unsigned ndevices;
@@ -72,48 +74,55 @@ struct machine {
 	struct nic nics[VM_INTERFACES_MAX];
 	unsigned nnics;
 	int kernel_fd, initrd_fd;
-	bool booted; /* memory has been written to */
-	struct uffd uffd;    /* may be none */
-	struct pager *pager; /* memory came, or comes, out of a saved state */
-	struct working_sets touched; /* of saved states that this VM went on from */
-	int touched_fd;		     /* the file that keeps them; -1: none */
+	bool booted; /* guest memory has been written to */
+	struct uffd uffd;    /* fd -1: userfaultfd is not available */
+	struct pager *pager; /* memory is, or was, loaded from a saved state on demand; NULL: neither */
+	struct working_sets touched; /* working sets of the saved states that this VM was restored from */
+	int touched_fd;		     /* file that keeps the working sets; -1: none */
 	bool touched_read, touched_changed;
-	struct tracker *tracker; /* NULL: memory is not watched */
-	struct vmstate_file restored_from; /* fd -1: none */
-	struct vmstate_store *paged_from;  /* owned (free); a snapshot's map, or NULL */
-	/* What was not dirtied since the tracker's last mark (with a pager: ever) is what this snapshot of the
-	 * first disk holds; empty: none does. */
+	struct tracker *tracker; /* NULL: memory is not tracked */
+	struct vmstate_file restored_from; /* saved state that memory is paged in from; fd -1: none */
+	struct vmstate_store *paged_from;  /* map of a snapshot's VM state, or NULL; owned, freed with free() */
+	/* Snapshot of the first disk that holds all memory not dirtied since the tracker's last
+	 * mark (with a pager: since the load); empty: none. */
 	char base_id[VM_SNAPSHOT_ID_MAX + 1];
 };
 
-/* Build it. cfg has been checked. fds: what came with the configuration; those that are taken
- * are replaced by -1, on failure too. fork_fd: a clone's state, which may know what the host is (fork_host.h);
- * borrowed; -1: none. Returns 0 or -errno with a sentence. */
+/* Build the machine. cfg has been checked.
+ * fds: the fds that came with the configuration; each fd that is taken is replaced by -1, also on
+ * failure.
+ * fork_fd: a clone's state file, which may have the host's CPUID leaves (fork_host.h); borrowed;
+ * -1: none.
+ * Returns 0 or -errno. */
 int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, int fork_fd, struct loop *l,
 	const struct machine_listener *listener, struct machine **ret_m, struct err *e);
-/* Stops everything, flushes and closes the disks. NULL allowed. */
+/* Stop all threads, flush and close the disks, free the machine. NULL allowed. */
 void machine_free(struct machine *m);
 
-/* Threads of vCPUs (parked), disks and interfaces. */
+/* Create the threads of vCPUs (parked), disks and interfaces. Returns 0 or -errno. */
 int machine_start_threads(struct machine *m, struct err *e);
-/* Tables, kernel and registers for a fresh start; vCPUs parked. */
+/* Load ACPI tables and kernel, and set the registers for a fresh start. vCPUs are parked. Returns 0
+ * or -errno. */
 int machine_boot(struct machine *m, struct err *e);
-/* Power-on state of every device, then machine_boot(). vCPUs parked, devices paused. */
+/* Reset devices, vCPUs and interrupt controllers to power-on state, then call machine_boot(). vCPUs
+ * are parked and devices paused. Returns 0 or -errno. */
 int machine_reset(struct machine *m, struct err *e);
 
-/* Devices as after machine_pause(), before any thread is there. */
+/* Pause the devices before any thread exists, as machine_pause() would. */
 void machine_hold(struct machine *m);
-/* What memory is paged in from, and what is known of it, is no longer so. */
+/* Free pager and tracker and close the saved state that memory is paged in from: its content no
+ * longer matches guest memory. */
 void machine_forget_memory(struct machine *m);
-/* Every device to its power-on state; vCPUs and memory stay. */
+/* Reset every device to power-on state; vCPUs and memory are unchanged. */
 void machine_reset_devices(struct machine *m);
-/* Stop the vCPUs, then drain the devices; after it nothing of the guest's moves. */
+/* Stop the vCPUs, then drain the devices. Afterwards nothing changes the guest's memory or
+ * disks. */
 void machine_pause(struct machine *m);
 void machine_resume(struct machine *m);
 
-/* The id of a disk whose image is corrupt; NULL: none is. */
+/* Return the id of a disk whose image is corrupt; NULL: none. */
 const char *machine_corrupt_disk(const struct machine *m);
-/* The figures (not phase, reason, value, detail). */
+/* Fill in the statistics, but not phase, reason, value and detail. */
 void machine_info(struct machine *m, struct vm_info *i);
 
 #endif

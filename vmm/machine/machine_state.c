@@ -26,7 +26,7 @@ static const char *const irqchip_names[] = {
 	[KVM_IRQCHIP_IOAPIC] = "ioapic",
 };
 
-/* ---- the machine itself: what has to be alike ---- */
+/* ---- "machine": the properties that have to match ---- */
 
 static void machine_put(struct machine *m, struct state_writer *w)
 {
@@ -90,7 +90,7 @@ static int irqchip_put(struct machine *m, unsigned id, struct state_writer *w, s
 	if (id == KVM_IRQCHIP_IOAPIC)
 		ioapic_put(&chip.chip.ioapic, w);
 	else
-		state_put_bytes(w, &chip.chip.pic, sizeof(chip.chip.pic)); /* 16 bytes, each a field */
+		state_put_bytes(w, &chip.chip.pic, sizeof(chip.chip.pic)); /* 16 bytes, one per field */
 	state_section_end(w);
 	return 0;
 }
@@ -169,7 +169,7 @@ static int clock_put(struct machine *m, struct state_writer *w, struct err *e)
 	return 0;
 }
 
-/* kvm-clock goes on from where it was saved: to the guest no time has passed. */
+/* kvm-clock continues from its saved value, so no time has passed for the guest. */
 static int clock_load(struct machine *m, struct state_section *s, struct err *e)
 {
 	struct kvm_clock_data c = { .clock = state_u64(&s->content) };
@@ -208,9 +208,10 @@ static int device_load(struct device *d, struct state_section *s, struct err *e)
 	return d->ops->load(d, &s->content, s->version, e);
 }
 
-/* ---- all of it ---- */
+/* ---- the whole state ---- */
 
-/* There only when the guest's file systems are frozen by its agent: who restores this has to thaw them. */
+/* Present only when the guest's file systems are frozen by its agent. The restoring side has to
+ * thaw them. */
 #define FROZEN_SECTION "frozen"
 
 int machine_save(struct machine *m, struct state_writer *w, struct err *e)
@@ -237,16 +238,16 @@ int machine_save(struct machine *m, struct state_writer *w, struct err *e)
 	return r;
 }
 
-/* ---- which sections, in which order ---- */
+/* ---- the expected sections and their order ---- */
 
 struct expected {
 	const char *name, *instance;
-	uint16_t version; /* the newest that we know */
+	uint16_t version; /* newest known version */
 	bool optional;
 	char number[16];
 };
 
-/* The n-th section; false behind the last. */
+/* Describe the n-th expected section. Returns false after the last. */
 static bool section_expected(const struct machine *m, unsigned n, struct expected *x)
 {
 	const struct device *d;
@@ -304,7 +305,8 @@ int machine_state_check(struct machine *m, const uint8_t *buf, size_t len, struc
 
 	while ((r = state_section_next(buf, len, &pos, &s, e)) > 0) {
 		r = section_check(m, n, &s, e);
-		/* First, so that a difference is named as what it is. */
+		/* Compare the machine first, so that the error names the difference rather than a
+		 * section. */
 		if (!r && !n)
 			r = machine_check(m, &s, e);
 		if (r < 0)
@@ -327,7 +329,7 @@ static int frozen_load(struct machine *m, struct state_section *s, struct err *e
 static int section_load(struct machine *m, struct state_section *s, struct err *e)
 {
 	if (!strcmp(s->name, "machine"))
-		return 0; /* checked */
+		return 0; /* machine_check() has done it */
 	if (!strcmp(s->name, "vcpu"))
 		return vcpu_load(&m->vcpus.vcpu[strtoul(s->instance, NULL, 10)], &s->content, s->version,
 			e);

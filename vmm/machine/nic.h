@@ -1,4 +1,5 @@
-/* nic: a network interface of the machine: its device, and a loop with a thread if it has a tap. */
+/* nic: a network interface of the machine: its device and, when it has a tap, a loop with a
+ * thread. */
 #ifndef CAIRN_VMM_MACHINE_NIC_H
 #define CAIRN_VMM_MACHINE_NIC_H
 
@@ -16,14 +17,17 @@ struct vm_interface_info;
 struct nic {
 	const struct vm_interface *cfg; /* borrowed */
 	int tap_fd;	   /* owned; -1: none */
-	struct loop *loop; /* NULL: without a tap, on the main one */
-	struct device *dev; /* the machine's */
+	struct loop *loop; /* NULL: no tap; the device runs on the main loop */
+	struct device *dev; /* borrowed from the machine */
 	pthread_t thread;
 	bool thread_made;
 };
 
-/* n: zeroed. fds: as of machine_new(); the tap is taken. *ret_dev: the machine's to free, between
- * nic_stop() and nic_done(). Returns 0 or -errno; nic_done() in either case. */
+/* Create the interface's device.
+ * n: zeroed.
+ * fds: as for machine_new(); the tap is taken.
+ * *ret_dev: owned by the machine, which frees it between nic_stop() and nic_done().
+ * Returns 0 or -errno; call nic_done() in either case. */
 int nic_init(struct nic *n, struct dev_host *h, struct pci_host *p, const struct vm_interface *cfg,
 	int *fds, struct device **ret_dev, struct err *e);
 int nic_start(struct nic *n, struct err *e);

@@ -13,13 +13,14 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Old content of blocks that the guest overwrites may wait in this much memory. */
+/* Memory for the old content of blocks that the guest overwrites. */
 #define ASIDE_MAX_BYTES (64 * MIB)
 #define PAGE_BYTES 4096u
-/* What a pause may find unprotected: 32 MiB take about 1 ms. */
+/* Blocks that may be left to write-protect during the pause: 32 MiB take about 1 ms. */
 #define LEFT_BLOCKS (32 * MIB / VMSTATE_BLOCK_BYTES)
 
-/* On the tracker's thread: no vCPU may use what it is given instead of the block. */
+/* Runs on the tracker's thread. Poison the vCPUs: none may use the content that stands in for the
+ * unreadable block. */
 static void pager_failed(void *opaque, const struct err *e)
 {
 	struct machine *m = opaque;
@@ -35,8 +36,9 @@ static void *file_close(void *fd)
 	return NULL;
 }
 
-/* On the tracker's thread: the file that memory came from takes room on the disk for as long as it is open. Its end
- * takes the kernel a while, and faults would wait. */
+/* Runs on the tracker's thread when all memory is loaded. The saved state's file uses disk space
+ * while it is open, so close it, on another thread: closing takes the kernel a while, and faults
+ * would wait. */
 static void pager_completed(void *opaque)
 {
 	struct machine *m = opaque;
@@ -75,7 +77,8 @@ static int tracker_begin(struct machine *m, struct pager *p, struct err *e)
 static void page_touch(uint8_t *p, bool write)
 {
 	if (write)
-		__atomic_fetch_or(p, 0, __ATOMIC_RELAXED); /* the guest may be writing to it, too */
+		/* An atomic no-op, since the guest may write to the page as well. */
+		__atomic_fetch_or(p, 0, __ATOMIC_RELAXED);
 	else
 		__atomic_load_n(p, __ATOMIC_RELAXED);
 }

@@ -1,5 +1,5 @@
-/* ram_load: memory out of a saved state, when it is touched or all of it at once; memory that is
- * watched for writes. */
+/* ram_load: loads guest memory from a saved state, on demand or at once, and starts the tracking of
+ * writes. */
 #ifndef CAIRN_VMM_MACHINE_RAM_LOAD_H
 #define CAIRN_VMM_MACHINE_RAM_LOAD_H
 
@@ -12,26 +12,35 @@ struct bitmap;
 struct err;
 struct machine;
 
-/* The machine's memory is untouched (fresh, or cleared). Where userfaultfd is to be had, by a pager
- * and a tracker, which are m->pager and m->tracker until machine_forget_memory(); else all is there on
- * return. s: borrowed until then. */
+/* Load memory from s into RAM that is untouched (fresh or cleared). With userfaultfd, m->pager and
+ * m->tracker load memory on demand until machine_forget_memory(); without it, all memory is loaded
+ * on return.
+ * s: borrowed until machine_forget_memory().
+ * Returns 0 or -errno. */
 int ram_load(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h, struct err *e);
-/* The same for memory that is watched and counts from a state that differs from this one in the blocks of
- * changed (NULL: none): what is the same and was not written since stays where it is. s takes the place of the
- * store before, which may go. */
+/* Revert memory that is tracked to the saved state in s. Pages that are equal in both states and
+ * were not written stay in place.
+ * changed: blocks in which s differs from the state that the tracker counts from; NULL: none.
+ * s: replaces the store in use, which the caller may free on success.
+ * Returns 0 or -errno. */
 int ram_rewind(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h,
 	const struct bitmap *changed, struct err *e);
-/* Until all is there. -EIO with a sentence when something could not be read. */
+/* Wait until all memory is loaded. Returns 0; -EIO when part of the saved memory could not be
+ * read. */
 int ram_wait(struct machine *m, struct err *e);
-/* What memory was touched first since it comes out of m->pager, if there is one, is known to the next. No tracker
- * has the pager any more. */
+/* Record which blocks were touched first since m->pager began, for the next restore of the same
+ * state. Call when no tracker uses the pager any more; does nothing without a pager. */
 void ram_touched_keep(struct machine *m);
-/* For the end: all that is known goes into m->touched_fd. */
+/* Write all recorded working sets into m->touched_fd, and close it. For teardown. */
 void ram_touched_done(struct machine *m);
-/* Have pieces of memory in place, for writing or for reading only, while the tracker still reads a file. */
+/* Fault in the guest memory of an I/O request while the tracker still reads from a file, so that
+ * the disk's thread does not fault later.
+ * write: the request writes to the memory; false: it only reads. */
 void ram_fetch(struct machine *m, const struct iovec *iov, unsigned niov, bool write);
-/* Have memory watched, if it is not yet: m->tracker, until machine_forget_memory(); and ready for a short
- * pause (tracker_settle()). On the worker; needs m->uffd.can_protect. */
+/* Start write tracking, if it is not active (m->tracker, until machine_forget_memory()), and
+ * write-protect most memory now, so that the next pause is short (tracker_settle()). Runs on the
+ * worker; needs m->uffd.can_protect.
+ * Returns 0 or -errno. */
 int ram_watch(struct machine *m, struct err *e);
 
 #endif

@@ -21,16 +21,16 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Something that another thread has to say. Ones that stop the VM come at most once per stop
- * and vCPU; a guest can repeat the others as fast as it likes, so the queue is bounded and
- * those that do not fit are dropped, not the stopping ones (they have their own rows). */
+/* Bound of the queue from other threads to the main thread. Events that stop the VM come at most
+ * once per stop and vCPU, so half of the queue is reserved for them. A guest can repeat the other
+ * events at any rate; those are dropped when the other half is full. */
 #define QUEUE_MAX 256
 #define QUEUE_KEPT_FOR_STOPS 128
-/* Between two words on the progress of long work. */
+/* Minimum interval between two progress events of long-running work. */
 #define PROGRESS_NS 100000000ULL
 
 struct queued {
-	unsigned generation; /* of the guest's life: what a life before a reset said is void */
+	unsigned generation; /* generation of the guest's life; a reset makes earlier events void */
 	bool is_fault;
 	enum vm_reason reason;
 	struct dev_event ev;
@@ -54,28 +54,30 @@ struct vm {
 	} before_save;
 	uint64_t started_ns;
 	int end_fd;
-	int restore_fd; /* -1 once machine_restore() has it */
-	bool hint_hostname; /* to be told when it runs */
-	bool time_passed; /* since the state that it has: to be told when it runs */
-	bool memory_lost; /* part of the saved memory could not be read: never to run again */
-	pthread_mutex_t lock; /* the queue */
+	int restore_fd; /* -1 once machine_restore() has taken it */
+	bool hint_hostname; /* set the guest's host name when the VM runs */
+	bool time_passed; /* time has passed since the state was saved: set the guest's clock when the VM runs */
+	bool memory_lost; /* part of the saved memory could not be read: the VM must not run again */
+	pthread_mutex_t lock; /* protects the queue and generation */
 	struct queued *queue;
 	unsigned nqueued, generation;
 	bool posted;
 	struct loop_task task;
-	/* Long work, and how far it is. */
+	/* Long-running work and its progress. */
 	const char *work;
-	bool work_live;	    /* beside the running guest */
-	bool reset_pending; /* the guest asked for it meanwhile */
-	/* Resets that the guest asks for again and again come later and later. */
+	bool work_live;	    /* the work runs beside the running guest */
+	bool reset_pending; /* the guest asked for a reset during the work */
+	/* Back-off for a guest that resets again and again. */
 	struct backoff resets;
 	struct loop_timer *reset_timer;
 	unsigned reset_generation;
 	bool reset_delayed;
-	bool off_asked; /* somebody asked for it, by the button or the agent: off is off then, whatever the policy */
+	/* A user asked for a shutdown, by button or agent: poweroff then ends the VM, whatever
+	 * on_poweroff says. */
+	bool off_asked;
 	atomic_bool work_cancelled;
 	_Atomic uint64_t work_bytes, work_total;
-	_Atomic uint64_t work_told_ns; /* when progress was told last */
+	_Atomic uint64_t work_told_ns; /* time of the last progress event */
 	struct loop_task work_task;
 	atomic_bool work_posted;
 };
@@ -109,8 +111,8 @@ static void event_send(struct vm *vm, const struct vm_event *ev)
 		vm->sink.event(vm->sink.opaque, ev);
 }
 
-/* What its owner did not ask for: said at the default log level, since `cairn run` has nothing
- * but its log and its exit status to tell by. */
+/* Return whether the VM's owner did not ask for this end or pause. Such reasons are logged as
+ * warnings, because `cairn run` reports by its log and exit status only. */
 static bool reason_is_bad(enum vm_reason r)
 {
 	switch (r) {
@@ -150,7 +152,7 @@ static void phase_set(struct vm *vm, enum vm_phase phase, enum vm_reason reason,
 	event_send(vm, &ev);
 }
 
-/* ---- long work ---- */
+/* ---- long-running work ---- */
 
 static int wrong_phase(const struct vm *vm, const char *what, struct err *e)
 {
@@ -158,7 +160,8 @@ static int wrong_phase(const struct vm *vm, const char *what, struct err *e)
 		phase_name(vm->phase), vm_reason_name(vm->reason));
 }
 
-/* A state from now would have asked for a reset that never comes. */
+/* Refuse while a delayed reset is pending: a state saved now would wait for a reset that never
+ * comes. */
 int vm_check_keepable(const struct vm *vm, struct err *e)
 {
 	if (!vm->reset_delayed)
@@ -229,7 +232,7 @@ void vm_work_set_live(struct vm *vm)
 	vm->work_live = true;
 }
 
-/* May the VM be moved? */
+/* Refuse while exclusive work is in progress, or in a process that only works on images. */
 static int busy(const struct vm *vm, struct err *e)
 {
 	if (vm->cfg.images_only)
@@ -259,9 +262,9 @@ static void guest_frozen(void *opaque)
 	event_send(vm, &ev);
 }
 
-/* What was frozen when it was saved has to be thawed.
- * kvm-clock and the TSC go on from where they were saved: monotonic time knows of no gap. The time of day does,
- * and only the guest can put that right. */
+/* Run the machine. After a restore, thaw file systems that were frozen in the saved state, then set
+ * the guest's clock: kvm-clock and the TSC continue from their saved values, so monotonic time has
+ * no gap, but only the guest can correct its time of day. */
 static void run(struct vm *vm)
 {
 	machine_resume(vm->m);
@@ -292,7 +295,7 @@ int vm_cont(struct vm *vm, enum vm_reason reason, struct err *e)
 		return err_set(e, -EIO, ERR_CORRUPT,
 			"cannot resume: the image of %s is corrupt; destroy the VM, then repair it with "
 			"cairn-img check -r all", corrupt);
-	/* The guest may do things the moment it runs: say first that it does. */
+	/* Send the event first: the guest may send events of its own as soon as it runs. */
 	phase_set(vm, VM_PHASE_RUNNING, reason, 0, NULL);
 	if (!vm->reset_delayed && !vm->reset_pending)
 		run(vm);
@@ -306,10 +309,11 @@ void vm_revert_begin(struct vm *vm)
 	if (runs)
 		machine_pause(vm->m);
 	generation_next(vm);
-	if (runs) /* as QEMU does it: who looks on sees it stop, and run on */
+	if (runs) /* as in QEMU, clients see the VM stop and run again */
 		phase_set(vm, VM_PHASE_PAUSED, VM_REASON_FROM_SNAPSHOT, 0, NULL);
 	vm->memory_lost = false;
-	vm->reset_pending = vm->reset_delayed = vm->off_asked = false; /* asked for by what is no more */
+	/* These requests belong to the discarded state. */
+	vm->reset_pending = vm->reset_delayed = vm->off_asked = false;
 }
 
 void vm_reverted(struct vm *vm, bool on)
@@ -345,7 +349,7 @@ int vm_stop(struct vm *vm, enum vm_reason reason, struct err *e)
 	return 0;
 }
 
-/* Whoever presses it. */
+/* Press the power button, for a user or for the watchdog. */
 static int button_press(struct vm *vm, struct err *e)
 {
 	struct vm_event ev;
@@ -384,7 +388,7 @@ int vm_nmi(struct vm *vm, struct err *e)
 	return 0;
 }
 
-/* Stop, back to power-on, and on in the phase it was in. */
+/* Reset to power-on state and stay in the current phase. */
 static int reset_in_place(struct vm *vm, bool by_guest, struct err *e)
 {
 	bool run = vm->phase == VM_PHASE_RUNNING;
@@ -415,7 +419,7 @@ int vm_reset(struct vm *vm, struct err *e)
 	if (vm->work)
 		return err_set(e, -EBUSY, ERR_BUSY, "a %s of this VM is under way", vm->work);
 	if (vm->phase == VM_PHASE_CRASHED) {
-		vm->phase = VM_PHASE_PAUSED; /* a hard reset is the way out of a preserved crash */
+		vm->phase = VM_PHASE_PAUSED; /* a hard reset also leaves a preserved crash */
 		vm->reason = VM_REASON_USER;
 	}
 	if (vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED)
@@ -434,7 +438,7 @@ void vm_end(struct vm *vm, enum vm_reason reason, int64_t value, const char *det
 	loop_stop(vm->loop);
 }
 
-/* ---- what the guest did ---- */
+/* ---- events from the guest ---- */
 
 static void reset_fire(void *opaque)
 {
@@ -465,8 +469,8 @@ static void reset_later(struct vm *vm, uint64_t now, uint64_t wait_ns)
 	event_send(vm, &ev);
 }
 
-/* A reset clears memory that the work is still writing: it waits for the work's end, with the
- * vCPUs standing still since the guest asked. */
+/* Reset on the guest's request. Reset clears memory that work in progress is still writing out, so
+ * the reset waits for the work's end; the vCPUs have been stopped since the guest's request. */
 static void guest_restart(struct vm *vm)
 {
 	uint64_t now = loop_now_ns(), wait = backoff_slow(&vm->cfg.resets, &vm->resets, now);
@@ -521,8 +525,8 @@ static void guest_reset(struct vm *vm)
 	}
 }
 
-/* A crash of the guest: panic, triple fault, emulation failure. Restarting is the daemon's,
- * which counts and backs off. */
+/* Handle a crash of the guest: panic, triple fault or emulation failure. The daemon does any
+ * restart, since it counts them and backs off. */
 static void guest_crashed(struct vm *vm, enum vm_reason reason, int64_t value, const char *detail)
 {
 	if (vm->cfg.on_crash != VM_ACTION_PRESERVE) {
@@ -544,7 +548,8 @@ static void guest_panicked(struct vm *vm, const struct queued *q)
 		guest_crashed(vm, VM_REASON_GUEST_PANICKED, q->ev.value, NULL);
 }
 
-/* Whatever the guest is at: nothing of this waits for it, but the power button. */
+/* Carry out the watchdog's action at once, also beside work in progress. Then only a reset waits
+ * for the work's end, and the power button is refused. */
 static void watchdog_bit(struct vm *vm)
 {
 	enum vm_watchdog_action action = (enum vm_watchdog_action)vm->cfg.watchdog_action;
@@ -611,7 +616,8 @@ static void disk_error(struct vm *vm, const struct queued *q)
 		error == ENOSPC || error == EDQUOT ? VM_REASON_NO_SPACE : VM_REASON_IO_ERROR, error, detail);
 }
 
-/* The guest cannot go on with that disk, in whichever phase, and life, this was found. */
+/* Pause the VM on a corrupt image, in any phase and generation: the guest cannot continue with that
+ * disk. */
 static void disk_corrupt(struct vm *vm, const struct queued *q)
 {
 	char detail[VM_DETAIL_MAX];
@@ -626,7 +632,7 @@ static void disk_corrupt(struct vm *vm, const struct queued *q)
 	phase_set(vm, VM_PHASE_PAUSED, VM_REASON_IMAGE_CORRUPT, q->ev.value, detail);
 }
 
-/* What the device says, as it says it. */
+/* Forward a device's event. */
 static void device_tell(struct vm *vm, enum vm_event_kind kind, const struct queued *q)
 {
 	struct vm_event ev = event_new(vm, kind);
@@ -654,7 +660,7 @@ void vm_recovered(struct vm *vm, enum vm_recovery what, const char *disk, const 
 	event_send(vm, &ev);
 }
 
-/* The pager met a block that cannot be had. */
+/* Pause the VM for good: the pager could not read a block. */
 static void memory_lost(struct vm *vm, const struct queued *q)
 {
 	vm->memory_lost = true;
@@ -669,7 +675,7 @@ static void queued_handle(struct vm *vm, const struct queued *q)
 		disk_corrupt(vm, q);
 		return;
 	}
-	/* Of several vCPUs that fall together the first is heard. */
+	/* When several vCPUs fault together, only the first fault counts. */
 	if ((vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED) ||
 		q->generation != vm->generation)
 		return;
@@ -769,7 +775,7 @@ static void listener_fault(void *opaque, unsigned vcpu, enum vm_reason reason, c
 	queue_add(opaque, &q, true);
 }
 
-/* ---- making and ending ---- */
+/* ---- creation and teardown ---- */
 
 int vm_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct loop *l,
 	const struct vm_sink *sink, struct vm **ret_vm, struct err *e)
