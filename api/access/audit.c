@@ -16,13 +16,13 @@
 
 #define LINE_BYTES_MAX 8192u
 #define READ_BYTES (256u * 1024)
-/* A page ends below 64 KiB, which is as long a line as some clients read. */
+/* An answer stays below 64 KiB, since some clients read no longer lines. */
 #define PAGE_BYTES (20 * 1024)
 #define MASK_DEPTH_MAX 16
 
 struct audit {
 	int dir_fd, fd;
-	uint64_t base; /* place of the present file's first byte */
+	uint64_t base; /* place of the current file's first byte */
 	uint64_t size;
 };
 
@@ -52,7 +52,7 @@ static void text_write(struct audit *a, const char *text)
 		a->size += (uint64_t)n;
 }
 
-/* Returns 0; -EINVAL for a file that does not begin as one of ours. */
+/* Read the place from a file's first line. Returns 0; -EINVAL if the file is no audit log. */
 static int base_read(int fd, uint64_t *ret)
 {
 	char head[64] = "";
@@ -119,7 +119,7 @@ void audit_add(struct audit *a, struct json_object *line)
 	text_write(a, text);
 }
 
-/* Where those that are kept end: places only grow. */
+/* Return the place where the newest rotated file ends. Places only grow. */
 static uint64_t old_end(struct audit *a)
 {
 	uint64_t end = 1, base;
@@ -147,7 +147,7 @@ int audit_open(const char *dir, struct audit **ret_a, struct err *e)
 	a->fd = -1;
 	a->dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	r = a->dir_fd < 0 ? -errno : present_open(a, old_end(a));
-	if (r == -EINVAL) { /* not ours: put aside, with those that are */
+	if (r == -EINVAL) { /* no audit log: rotate it away */
 		a->base = old_end(a);
 		files_turn(a);
 		r = a->fd < 0 ? -EIO : 0;
@@ -173,7 +173,7 @@ void audit_close(struct audit *a)
 
 /* ---- reading ---- */
 
-/* The file that holds `place`, or the first behind it. Returns an fd, or -ENOENT. */
+/* Open the file that holds a place, or else the next newer one. Returns an fd; -ENOENT. */
 static int file_at(struct audit *a, uint64_t *place, uint64_t *ret_base)
 {
 	for (unsigned i = AUDIT_FILES; i--;) {
@@ -201,7 +201,7 @@ static bool line_wanted(struct json_object *o, const struct audit_query *q)
 		(!q->vm || (vm && !strcmp(vm, q->vm)));
 }
 
-/* Whole lines of buf. Returns the bytes that were looked at. */
+/* Add the matching whole lines of buf to list. Returns the number of bytes consumed. */
 static size_t lines_take(char *buf, size_t len, const struct audit_query *q, struct json_object *list)
 {
 	size_t at = 0, bytes = 0;
@@ -236,7 +236,7 @@ struct json_object *audit_page(struct audit *a, const struct audit_query *q)
 		n = pread(fd, buf, READ_BYTES, (off_t)(place - base));
 	if (n > 0) {
 		used = lines_take(buf, (size_t)n, q, list);
-		/* Half a line, or one that is no line of ours: passed over, or we never end. */
+		/* Skip a partial or overlong line, else the loop never ends. */
 		place += used ? used : (size_t)n;
 	}
 	js_put(page, "lines", list);

@@ -12,15 +12,15 @@
 #include <stdlib.h>
 #include <time.h>
 
-/* Users that are counted apart. When there are more at a time, the rest share the last. */
+/* Users counted separately. Further users at the same time share the last slot. */
 #define USERS 64
 #define OTHERS (USERS - 1)
 
 struct user {
-	uid_t uid; /* the last one's: of no meaning */
+	uid_t uid; /* meaningless in the shared slot */
 	struct ratelimit limit;
-	int64_t since_ns;   /* wall clock: the first that was left out; meaningless when none was */
-	uint64_t unaudited; /* of those that were left out */
+	int64_t since_ns;   /* realtime of the first omitted denial; valid while there is one */
+	uint64_t unaudited; /* omitted denials that would have had an audit line */
 };
 
 struct denial_log {
@@ -139,7 +139,7 @@ static void left_out(struct denial_log *r, struct user *u)
 {
 	if (u->limit.left_out == 1)
 		u->since_ns = wall_ns();
-	/* The first window to end is this one, or one that is waited for. */
+	/* An armed timer waits for an earlier window. */
 	if (!r->armed)
 		loop_timer_arm(r->timer, u->limit.since_ns + RATELIMIT_WINDOW_NS);
 	r->armed = true;
@@ -150,7 +150,7 @@ bool denial_log_tell(struct denial_log *r, enum event_id id, uid_t uid, pid_t pi
 	struct user *u = user_of(r, uid);
 	uint64_t earlier;
 
-	/* Its time is over, and the timer late. */
+	/* The window has ended but the timer has not fired yet. */
 	if (u->limit.left_out && is_over(u, loop_now_ns()))
 		left_out_tell(r, u);
 	if (!ratelimit_take(&u->limit, loop_now_ns(), &earlier)) {

@@ -1,5 +1,5 @@
-/* refusals: what is told of what users were refused: RATELIMIT_BURST of each user within RATELIMIT_WINDOW_NS
- * (base/ratelimit.h), and at the end of that time how many more there were, as an event and a line of the audit log. */
+/* denial_log: limits how many denials of one user are reported: RATELIMIT_BURST within RATELIMIT_WINDOW_NS
+ * (base/ratelimit.h). When the window ends, one event and one audit line count the omitted ones. */
 #ifndef CAIRN_API_ACCESS_DENIAL_LOG_H
 #define CAIRN_API_ACCESS_DENIAL_LOG_H
 
@@ -14,15 +14,15 @@ struct err;
 struct json_object;
 struct denial_log;
 
-/* Returns 0; -errno with a sentence. */
+/* Create a denial log. Returns 0 or -errno. */
 int denial_log_open(struct daemon *d, struct denial_log **ret_r, struct err *e);
-/* Tells what there is to tell. NULL allowed. */
+/* Report all counts and free the log. NULL allowed. */
 void denial_log_close(struct denial_log *r);
 
-/* An event for admins of a client of that user's, unless there were enough of them. data: taken; gets uid and
- * pid. Was it told? */
+/* Emit an event about a user's denied call to admins, within the rate limit. data: takes it; uid and pid are added.
+ * Returns whether the event was emitted. */
 bool denial_log_tell(struct denial_log *r, enum event_id id, uid_t uid, pid_t pid, struct json_object *data);
-/* Such a one that was not told would have been a line of the audit log, too. */
+/* Count a denial that was neither emitted nor written to the audit log. */
 void denial_log_unaudited(struct denial_log *r, uid_t uid);
 
 #endif

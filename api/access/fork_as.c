@@ -20,7 +20,7 @@
 #include <unistd.h>
 
 #define VERSION 1
-#define DONE 1 /* the one message: a struct answer, and the fds */
+#define DONE 1 /* the only message: a struct answer and the fds */
 
 struct answer {
 	int32_t r; /* 0, or -errno */
@@ -31,7 +31,7 @@ struct answer {
 
 struct fork_as {
 	struct loop *loop;
-	/* NULL: told already; it waits for its process only. */
+	/* NULL: already called; only the process's exit is awaited. */
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e);
 	void *opaque;
 	const char *what;
@@ -41,9 +41,9 @@ struct fork_as {
 	struct loop_timer *timer;
 };
 
-/* ---- the process ---- */
+/* ---- in the forked process ---- */
 
-/* Whoever asks for it may do more than who defined the VM. */
+/* Add the uid to an error: the caller may have more rights than the user who defined the VM. */
 static void err_append(struct err *e, uid_t uid)
 {
 	size_t n = strlen(e->msg);
@@ -54,7 +54,7 @@ static void err_append(struct err *e, uid_t uid)
 static void work(const struct fork_as_spec *s, pid_t parent, struct fork_as_result *out, struct answer *a)
 {
 	a->r = s->rights ? rights_assume(s->rights) : 0;
-	/* After the ids: a change of them clears it. */
+	/* Set it after the ids, since changing ids clears it. */
 	if (!a->r && prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
 		a->r = -errno;
 	if (a->r < 0) {
@@ -76,15 +76,15 @@ static _Noreturn void process_main(int sock, const struct fork_as_spec *s, pid_t
 	struct answer a = { 0 };
 	int at = 3;
 
-	/* Of the daemon's files it keeps none: not one of them is that user's. Its own group: what it starts
-	 * ends with it. */
+	/* Close all of the daemon's fds, since that user may use none of them. A process group of its own lets the
+	 * daemon kill its children with it. */
 	if (dup2(sock, at) < 0 || close_range((unsigned)at + 1, ~0U, 0) < 0 || setpgid(0, 0) < 0)
 		_exit(1);
 	work(s, parent, &out, &a);
 	_exit(channel_send(at, VERSION, DONE, 0, &a, sizeof(a), out.fds, a.r ? 0 : out.nfds) < 0);
 }
 
-/* ---- its end ---- */
+/* ---- the end of the process ---- */
 
 static void release(struct fork_as *x)
 {
@@ -106,7 +106,7 @@ static void tell(struct fork_as *x, int r, const struct fork_as_result *res, con
 		done(x->opaque, r, res, e);
 }
 
-/* The one message, which was sent before the process ended. */
+/* Read the message that the process sent before it ended. */
 static int answer_take(struct fork_as *x, char *buf, struct channel_msg *m, struct answer *a)
 {
 	static const struct channel_type types[] = {
@@ -129,7 +129,7 @@ static void answer_tell(struct fork_as *x)
 	int r;
 
 	if (!buf)
-		abort(); /* a call that is never answered would be worse */
+		abort(); /* better than a call that is never answered */
 	r = answer_take(x, buf, &m, &a);
 	res.nfds = m.nfds;
 	res.count = a.count;
@@ -151,11 +151,11 @@ static void gone(void *opaque, unsigned revents)
 	release(x);
 }
 
-/* Its pid is its own until it is waited for. */
+/* The pid cannot be reused before the process is waited for. */
 static void process_kill(struct fork_as *x)
 {
 	kill(-x->pid, SIGKILL);
-	pidfd_send_signal(x->pidfd, SIGKILL, NULL, 0); /* it may have no group yet */
+	pidfd_send_signal(x->pidfd, SIGKILL, NULL, 0); /* it may not have made its group yet */
 }
 
 static void late(void *opaque)
@@ -181,10 +181,10 @@ void fork_as_free(struct fork_as *x)
 		return;
 	x->done = NULL;
 	process_kill(x);
-	/* The rest when it is gone: gone(). */
+	/* gone() does the rest when the process has ended. */
 }
 
-/* ---- the beginning ---- */
+/* ---- starting ---- */
 
 static int process_start(struct fork_as *x, const struct fork_as_spec *s)
 {

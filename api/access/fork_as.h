@@ -1,7 +1,6 @@
-/* errand: something done with files by a short-lived process that has somebody's rights (rights.h), so
- * that a path leads nowhere that this user may not go, whatever links are on it and whenever they
- * change; and a file system that does not answer, or a large file that takes its time to go, holds up
- * nobody. */
+/* fork_as: runs a function in a short-lived process with a user's rights (rights.h). The kernel checks every path
+ * against that user, so symbolic links cannot lead further, even if they change meanwhile. A file system that
+ * hangs, or a large file whose removal takes long, does not block the daemon's loop. */
 #ifndef CAIRN_API_ACCESS_FORK_AS_H
 #define CAIRN_API_ACCESS_FORK_AS_H
 
@@ -16,32 +15,33 @@ struct rights;
 
 #define FORK_AS_NO_TIMEOUT UINT64_MAX
 
-/* What run() leaves, also when it fails. */
+/* Result of run(), filled also when it fails. */
 struct fork_as_result {
-	int fds[CHANNEL_FDS_MAX]; /* the callee's then; none come when it fails */
+	int fds[CHANNEL_FDS_MAX]; /* done() owns them; none when run() failed */
 	unsigned nfds;
-	unsigned count; /* run()'s own; so are the notes */
+	unsigned count; /* count and notes: free for run() and done() to use */
 	uint8_t notes[CHANNEL_FDS_MAX];
 };
 
 struct fork_as_spec {
-	const struct rights *rights; /* NULL: the daemon's own. Borrowed for the call alone */
-	/* In the process, which has a copy of the daemon's memory, and none of its threads and files: system
-	 * calls, and no lock. Returns 0, or -errno with a sentence. */
+	const struct rights *rights; /* NULL: the daemon's own; borrowed for the call */
+	/* Runs in the forked process, which has a copy of the daemon's memory but none of its threads and files. So it
+	 * may make system calls but take no lock. Returns 0 or -errno with an error. */
 	int (*run)(const void *arg, struct fork_as_result *out, struct err *e);
-	const void *arg; /* borrowed for the call alone */
-	const char *what; /* "opening its files": for sentences; static */
+	const void *arg; /* borrowed for the call */
+	const char *what; /* static text for errors: "opening its files" */
 	uint64_t timeout_ns;
-	/* From the loop, once; not after fork_as_free(). */
+	/* Called once on the loop; never after fork_as_free(). */
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e);
 	void *opaque;
 };
 
-/* *ret: valid until done() begins, or fork_as_free(). Returns 0; -errno: done() is not called. */
+/* Start the process. *ret is valid until done() is called or fork_as_free().
+ * Returns 0; -errno, and then done() is not called. */
 int fork_as_begin(struct loop *l, const struct fork_as_spec *s, struct fork_as **ret, struct err *e);
-/* It ends early, and done() says so. NULL allowed. */
+/* Kill the process; done() reports it. NULL allowed. */
 void fork_as_kill(struct fork_as *x);
-/* Ends its process, and what that has started, without a word. NULL allowed. */
+/* Kill the process and its children without calling done(). NULL allowed. */
 void fork_as_free(struct fork_as *x);
 
 #endif

@@ -19,7 +19,7 @@ struct open_as {
 	struct fork_as *errand;
 };
 
-/* In the errand's process. */
+/* Runs in the forked process. */
 static int files_open(const void *arg, struct fork_as_result *out, struct err *e)
 {
 	const struct config_files *files = arg;
@@ -111,7 +111,7 @@ void open_as_open(struct loop *l, const struct definition *d, enum open_as_what 
 	}
 	o = calloc(1, sizeof(*o));
 	if (!o)
-		abort(); /* a call that is never answered would be worse */
+		abort(); /* better than a call that is never answered */
 	*o = (struct open_as){ .done = done, .opaque = opaque, .config = c };
 	r = open_as_start(o, l, &files, d->rights, &e);
 	if (r < 0) {

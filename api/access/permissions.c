@@ -14,7 +14,7 @@ void permissions_done(struct permissions *p)
 	*p = (struct permissions){ NULL, 0 };
 }
 
-/* ---- asking ---- */
+/* ---- looking up ---- */
 
 static bool is_about(const struct permission *p, const struct peer *who)
 {
@@ -144,7 +144,7 @@ void permissions_rename_vm(struct permissions *p, const char *old, const char *n
 			continue;
 		copy = strdup(name);
 		if (!copy)
-			abort(); /* the next VM of the old name would be theirs */
+			abort(); /* else the entry would apply to the next VM with the old name */
 		free(p->list[i].vm);
 		p->list[i].vm = copy;
 	}
@@ -190,7 +190,7 @@ void permissions_load(struct permissions *p, struct json_object *list)
 		enum role role = permissions_role_from_word(js_get_str(o, "role"), vm != NULL);
 		int64_t id = MAX(user, group);
 
-		/* A "vm" that is no string must not make it an entry for all of them. */
+		/* A "vm" that is not a string must not become an entry for all VMs. */
 		if (id < 0 || id >= UINT32_MAX || role == ROLE_NONE || (js_get(o, "vm") && !vm))
 			continue;
 		permissions_set(p, group >= 0, (uid_t)id, vm, role);

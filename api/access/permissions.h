@@ -1,6 +1,5 @@
-/* permissions: who may do what, beyond root and the daemon's own user, who may everything. A
- * table of users and groups (by number) with a role, for all VMs or for one. What is not in it
- * is denied. Kept in permissions.json. */
+/* permissions: a table that gives users and groups (by number) a role, for all VMs or for one. Root and the daemon's
+ * own user may do everything; users without an entry may do nothing. Stored in permissions.json. */
 #ifndef CAIRN_API_ACCESS_PERMISSIONS_H
 #define CAIRN_API_ACCESS_PERMISSIONS_H
 
@@ -19,7 +18,7 @@ struct permission {
 	bool is_group;
 	uid_t id;
 	enum role role;
-	char *vm; /* by name; NULL: all */
+	char *vm; /* name; NULL: all VMs */
 };
 
 struct permissions {
@@ -27,37 +26,38 @@ struct permissions {
 	size_t n;
 };
 
-/* Who asks, as the kernel says. */
+/* A client's credentials, from the kernel. */
 struct peer {
 	uid_t uid;
 	gid_t gid;
-	const gid_t *groups; /* further ones */
+	const gid_t *groups; /* supplementary groups */
 	size_t ngroups;
 };
 
 void permissions_done(struct permissions *p);
-/* The highest that any entry gives. vm: for that one; NULL: for all of them. */
+/* Return the highest role that the entries give. vm: for this VM; NULL: for all VMs. */
 enum role permissions_role(const struct permissions *p, const struct peer *who, const char *vm);
-/* Is there any entry for them, of whatever VM? */
+/* Whether any entry names the user or one of the groups. */
 bool permissions_know(const struct permissions *p, const struct peer *who);
-/* Does everybody who was let in to VM a for itself see VM b too? Then b may be named there. */
+/* Whether everybody with an entry for VM a also sees VM b, so that texts about a may name b. */
 bool permissions_seen_together(const struct permissions *p, const char *a, const char *b);
-/* Replaces what they had for the same VM(s). role ROLE_NONE: takes it away.
- * Returns 0; -ENOENT when there was nothing to take; -ENOSPC; -ENOMEM. */
+/* Set the role of a user or group for a VM, or for all (vm is NULL), replacing the old one. ROLE_NONE removes the entry.
+ * Returns 0; -ENOENT: no entry to remove; -ENOSPC: the table is full; -ENOMEM. */
 int permissions_set(struct permissions *p, bool is_group, uid_t id, const char *vm, enum role role);
-/* The VM is no more: a later one of that name is another's. Returns true when that changed it. */
+/* Remove all entries for a VM that was undefined, so that a later VM of that name does not inherit them.
+ * Returns whether there were any. */
 bool permissions_forget_vm(struct permissions *p, const char *vm);
-/* The same of each VM that is not there any more. */
+/* Remove the entries of all VMs for which there() is false. Returns whether there were any. */
 bool permissions_prune(struct permissions *p, bool (*there)(void *opaque, const char *vm), void *opaque);
 
-/* It has another name now. */
+/* Change a VM's name in all entries. */
 void permissions_rename_vm(struct permissions *p, const char *old, const char *name);
 
-/* [{user or group, role, vm}]; the caller puts it. */
+/* Return [{user or group, role, vm}], owned by the caller. */
 struct json_object *permissions_to_json(const struct permissions *p);
-/* Entries that make no sense are left out. */
+/* Load entries; invalid ones are skipped. */
 void permissions_load(struct permissions *p, struct json_object *list);
-/* ROLE_NONE for a word that is none. "owner" is admin of one VM. */
+/* Return the role for a word; ROLE_NONE if there is none. "owner" means admin of one VM. */
 enum role permissions_role_from_word(const char *word, bool of_vm);
 
 #endif

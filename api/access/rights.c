@@ -71,7 +71,7 @@ void rights_put(struct json_object *definition, const struct rights *r)
 
 static int id_check(int64_t id, struct err *e)
 {
-	/* The highest one is "leave it as it is" to the kernel. */
+	/* The kernel takes the highest number as "leave the id unchanged". */
 	if (id >= 0 && id < UINT32_MAX)
 		return 0;
 	return err_set(e, -EINVAL, ERR_CORRUPT, KEY ": names no user or group");
@@ -125,17 +125,16 @@ int rights_take(struct json_object *definition, struct rights **ret, struct err 
 	return r;
 }
 
-/* ---- being somebody else ---- */
+/* ---- changing ids ---- */
 
-/* By the system calls themselves: libc's would tell other threads, which a process that was
- * forked does not have. */
+/* Uses raw system calls: libc's functions signal the other threads, which a forked process does not have. */
 int rights_assume(const struct rights *r)
 {
 	if (syscall(SYS_setgroups, r->ngroups, r->groups) < 0 ||
 		syscall(SYS_setresgid, r->gid, r->gid, r->gid) < 0 ||
 		syscall(SYS_setresuid, r->uid, r->uid, r->uid) < 0)
 		return -errno;
-	/* What is in its memory is the daemon's: nothing of it for that user. */
+	/* Its memory is a copy of the daemon's: that user must not read it. */
 	if (prctl(PR_SET_DUMPABLE, 0) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return -errno;
 	return 0;

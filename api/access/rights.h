@@ -1,5 +1,5 @@
-/* rights: with whose rights the files of a definition are opened: those of whoever defined the
- * VM last, as they were then. Kept beside the definition, as "definer". */
+/* rights: the ids with which the files of a definition are opened: those of the user who defined the VM last, at that
+ * time. Stored in the definition file as "definer". */
 #ifndef CAIRN_API_ACCESS_RIGHTS_H
 #define CAIRN_API_ACCESS_RIGHTS_H
 
@@ -16,23 +16,23 @@ struct rights {
 	uid_t uid;
 	gid_t gid;
 	size_t ngroups;
-	gid_t groups[]; /* further ones */
+	gid_t groups[]; /* supplementary groups */
 };
 
-/* *ret: owned (free()); NULL: the daemon's own rights, which are those of root and of the
- * daemon's user. Returns 0; -EPERM: the daemon is not root, and can be nobody else; -ENOMEM. */
+/* Get the rights of a client. *ret: owned, free with free(); NULL for root and the daemon's own user, who get the
+ * daemon's rights. Returns 0; -EPERM: the daemon is not root and cannot change its ids; -ENOMEM. */
 int rights_of_peer(const struct peer *who, struct rights **ret, struct err *e);
 
-/* *ret: owned; NULL of NULL. Returns 0 or -ENOMEM. */
+/* Copy rights. *ret: owned; NULL for NULL. Returns 0; -ENOMEM. */
 int rights_copy(const struct rights *r, struct rights **ret);
 
-/* Into a definition that is to be kept, as "definer". */
+/* Add "definer" to a definition that is about to be stored. */
 void rights_put(struct json_object *definition, const struct rights *r);
-/* Takes "definer" out of a kept definition. *ret as above; NULL when there was none.
- * Returns 0; -EINVAL: it makes no sense; -ENOMEM. */
+/* Remove "definer" from a stored definition. *ret: owned; NULL if there was none.
+ * Returns 0; -EINVAL: it is malformed; -ENOMEM. */
 int rights_take(struct json_object *definition, struct rights **ret, struct err *e);
 
-/* Become that user, for good: of a process that does nothing else. No lock is taken.
+/* Change the calling process's ids for good. Takes no lock, so a forked process may call it.
  * Returns 0 or -errno. */
 int rights_assume(const struct rights *r);
 

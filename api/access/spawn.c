@@ -8,10 +8,10 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-/* Above every number that a process is to have. */
+/* Above every fd number in a spawn_spec. */
 #define FD_ASIDE 512
 
-/* All of them out of the way first: one may have a number that another is to get. */
+/* Move all fds above FD_ASIDE first: an fd's current number may be another one's target. */
 static int fds_place(const struct spawn_spec *p)
 {
 	int aside[FD_ASIDE];
@@ -37,7 +37,7 @@ static _Noreturn void process_main(const struct spawn_spec *p, pid_t parent)
 	sigemptyset(&none);
 	if (fds_place(p) < 0 || (p->rights && rights_assume(p->rights) < 0) || setpgid(0, 0) < 0)
 		_exit(1);
-	/* After the ids: a change of them clears it. */
+	/* Set it after the ids, since changing ids clears it. */
 	if (p->death_signal && (prctl(PR_SET_PDEATHSIG, p->death_signal) < 0 || getppid() != parent))
 		_exit(1);
 	signal(SIGTERM, SIG_DFL);

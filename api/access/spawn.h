@@ -1,5 +1,4 @@
-/* program: a program of ours that the daemon starts, with somebody's rights (rights.h), with the files that it
- * is to have and no others. */
+/* spawn: starts one of Cairn's own programs with a user's rights (rights.h) and exactly the given fds. */
 #ifndef CAIRN_API_ACCESS_SPAWN_H
 #define CAIRN_API_ACCESS_SPAWN_H
 
@@ -12,14 +11,14 @@ struct spawn_spec {
 	const char *path;
 	char *const *argv;
 	const struct rights *rights; /* NULL: the daemon's own */
-	/* fds[i] becomes the process's fd i; -1: it keeps the one that the daemon has. At least 3. */
+	/* fds[i] becomes fd i of the process; -1: it inherits the daemon's fd i. At least 3 entries. */
 	const int *fds;
 	size_t nfds;
-	int death_signal; /* when the daemon dies; 0: none, it lives on */
+	int death_signal; /* sent when the daemon dies; 0: none, the process keeps running */
 };
 
-/* In a process group of its own. The caller waits for it. Returns 0 or -errno; what goes wrong after that is told by
- * its exit status: 1, or 127 when there is no such program. */
+/* Start the program in a process group of its own; the caller waits for it. Later failures show in its exit status:
+ * 127 if the program is missing, else 1. Returns 0 or -errno. */
 int spawn_program(const struct spawn_spec *p, pid_t *ret_pid);
 
 #endif
