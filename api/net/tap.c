@@ -20,14 +20,14 @@
 
 #define TAP_FILE "/dev/net/tun"
 #define TAP_NAMES "vnet%d"
-/* The header of frames that virtio-net's driver sees (devices/virtio/virtio_net_header.h). */
+/* Size of the virtio-net header before each frame (devices/virtio/virtio_net_header.h). */
 #define HEADER_BYTES 12
 
 struct tap {
-	unsigned at; /* of the interface */
+	unsigned at; /* index of the interface */
 	const char *bridge;
 	int fd;
-	int sock; /* what network devices are asked and told by */
+	int sock; /* any socket, for the network devices' ioctls */
 	char name[IFNAMSIZ];
 	int mtu;
 };
@@ -91,8 +91,8 @@ static int tap_make(struct tap *t, struct err *e)
 	return 0;
 }
 
-/* A bridge takes the lowest address of its ports for its own: the tap's is above all others, so that the
- * bridge's does not change with each VM. Its MTU first: a bridge has that of its smallest port. */
+/* A bridge takes the lowest MAC address of its ports, so the tap gets a high one: else the bridge's address would change
+ * with each VM. Set the MTU before attaching, since a bridge takes the MTU of its smallest port. */
 static int tap_set_up(const struct tap *t, const uint8_t mac[DEFINITION_MAC_BYTES], struct err *e)
 {
 	struct ifreq r = request(t->name);
@@ -159,7 +159,7 @@ static int tap_add(struct config *c, unsigned at, const struct definition_interf
 	return 0;
 }
 
-/* Whoever is on a bridge reaches what root has plugged in there. */
+/* Check that the user may use the bridge: a port on it reaches everything else that root attached to it. */
 static int bridge_check(const struct definition *d, unsigned at, const char *allowed, struct err *e)
 {
 	const char *bridge = d->interfaces[at].source;

@@ -1,6 +1,5 @@
-/* tap: what plugs a VM's interfaces into bridges of the host's: for each a tap device that is there as long
- * as anybody has it open. The VM's process gets it open; it has no right to make one, or to plug it
- * elsewhere. */
+/* tap: connects a VM's interfaces to bridges of the host, each by a tap device that exists as long as its fd is open.
+ * The VM's process gets the open fd; it may neither create taps nor attach them to another bridge. */
 #ifndef CAIRN_API_NET_TAP_H
 #define CAIRN_API_NET_TAP_H
 
@@ -8,10 +7,10 @@ struct config;
 struct definition;
 struct err;
 
-/* A tap for each interface of type bridge whose link is up, into c (as config_prepare() made it of d).
- * allowed: bridges, with commas, that those may use whose VM is not the daemon's own (d->rights); NULL:
- * none. It takes half a millisecond each, so the daemon's loop may do it. Returns 0; -errno with a
- * sentence; c then keeps what it has got so far. */
+/* Create a tap for each interface of type bridge whose link is up, and add its fd to c, which config_prepare() made
+ * from d. A tap takes half a millisecond, short enough for the daemon's loop.
+ * allowed:  comma-separated bridges for VMs that other users defined (d->rights); NULL: none.
+ * Returns 0; -errno, and c keeps the taps made so far. */
 int taps_add(struct config *c, const struct definition *d, const char *allowed, struct err *e);
 
 #endif

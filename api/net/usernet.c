@@ -24,15 +24,15 @@
 #endif
 
 #define BACKLOG 128
-#define FORWARD_FD 5 /* behind its own two */
-/* What a frame costs does not depend on its length, and nobody outside sees how long it was (docs/slirp.md). */
+#define FORWARD_FD 5 /* first fd of the forwards' sockets, after frames and control */
+/* A frame costs the same at any length and never leaves the host, so frames are large (docs/slirp.md). */
 #define MTU 65520
 #define MTU_TEXT "65520"
-#define HOSTNAME_MAX_BYTES 63 /* of one label: RFC 1035, 2.3.4 */
-/* What frames may wait for the other side. The kernel gives what it allows. */
+#define HOSTNAME_MAX_BYTES 63 /* one label: RFC 1035, section 2.3.4 */
+/* Requested socket buffer for frames; the kernel may give less. */
 #define QUEUE_BYTES (4 * 1024 * 1024)
 
-/* ---- where a forward listens ---- */
+/* ---- sockets of forwards ---- */
 
 static int listen_failed(const struct definition_forward *f, const char *key, struct err *e)
 {
@@ -59,7 +59,7 @@ int forward_listen(const struct definition_forward *f, const char *key, struct e
 
 	if (fd < 0 || inet_pton(AF_INET, f->address, &address.sin_addr) != 1)
 		return listen_failed(f, key, e);
-	/* Of TCP it is for what an earlier listener has left; of UDP it would let two listen. */
+	/* On TCP the option ignores old connections in TIME_WAIT; on UDP it would let two processes share the port. */
 	if (type == SOCK_STREAM && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0)
 		return listen_failed(f, key, e);
 	if (bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0 || (type == SOCK_STREAM && listen(fd, BACKLOG) < 0))
@@ -67,11 +67,11 @@ int forward_listen(const struct definition_forward *f, const char *key, struct e
 	return steal_fd(&fd);
 }
 
-/* ---- where a process listens ---- */
+/* ---- control sockets ---- */
 
 #define SOCKET_NAME_MAX (VM_NAME_MAX + 8)
 
-/* No VM has such a name, nor has what works on its images (offline_process.c). */
+/* The name cannot clash with a VM's socket or an offline process's (offline_process.c). */
 static void socket_name(const char *vm, unsigned at, char buf[SOCKET_NAME_MAX])
 {
 	snprintf(buf, SOCKET_NAME_MAX, "..%u-%s", at, vm);
@@ -85,8 +85,8 @@ int usernet_connect(int run_dir, const char *vm, unsigned at, int *ret_fd)
 	return vm_socket_connect(run_dir, name, ret_fd);
 }
 
-/* The kernel says who called listen(): before the process does, that is the daemon that has started it. It may be gone,
- * and so is what has its number only. */
+/* The kernel reports the process that called listen(); before cairn-slirp does, that is its daemon. The process may have
+ * ended and its pid may belong to another one, so the pidfd must not have exited. */
 int usernet_pidfd(int control)
 {
 	struct ucred cred;
@@ -110,7 +110,7 @@ void usernet_forget(int run_dir, const char *vm, unsigned at)
 	vm_socket_remove(run_dir, name);
 }
 
-/* control: the end that is the process's, and ours. */
+/* Make the control socket pair. control: [0] the process's end, [1] the daemon's. */
 static int control_make(int run_dir, const char *vm, unsigned at, int control[2], struct err *e)
 {
 	char name[SOCKET_NAME_MAX];
@@ -124,7 +124,7 @@ static int control_make(int run_dir, const char *vm, unsigned at, int control[2]
 	return r < 0 ? err_set_errno(e, r, "interfaces[%u]", at) : 0;
 }
 
-/* ---- a process ---- */
+/* ---- starting a process ---- */
 
 struct args {
 	char text[DEFINITION_FORWARDS_MAX][64];
@@ -140,7 +140,7 @@ static void arg_add(struct args *a, const char *option, const char *value)
 	a->list[a->n] = NULL;
 }
 
-/* As what the guest may call itself by DHCP: the VM's name, if it is one for a host. */
+/* Whether the VM's name is a valid host name, which DHCP may offer to the guest. */
 static bool is_hostname(const char *name)
 {
 	for (const char *c = name; *c; c++)
@@ -177,7 +177,7 @@ struct plug {
 	const struct definition *def;
 	const char *program;
 	int log_fd;
-	const int *forwards; /* of the interface that is next */
+	const int *forwards; /* sockets of the next interface */
 	int run_dir, frames[2], control[2];
 };
 

@@ -1,6 +1,6 @@
-/* usernet: what interfaces of type user are plugged into: for each a process, cairn-slirp (tools/slirp), with the rights
- * of whoever defined the VM. Frames go between it and the VM's process alone. It ends with that process, and outlives
- * a daemon. */
+/* usernet: the processes behind interfaces of type user: one cairn-slirp (tools/slirp) for each, with the rights of the
+ * user who defined the VM. Frames travel between cairn-slirp and the VM's process only. cairn-slirp ends with the VM's
+ * process and keeps running when the daemon ends. */
 #ifndef CAIRN_API_NET_USERNET_H
 #define CAIRN_API_NET_USERNET_H
 
@@ -13,13 +13,13 @@ struct definition;
 struct definition_forward;
 struct err;
 
-/* Returns a socket that listens there; -errno with a sentence that begins with the key. */
+/* Open a forward's listening socket. key: the definition's key, for errors. Returns an owned fd; -errno. */
 int forward_listen(const struct definition_forward *f, const char *key, struct err *e);
 
 struct usernet_process {
-	unsigned at;	/* of the interface */
+	unsigned at;	/* index of the interface */
 	pid_t pid;	/* the caller waits for it */
-	int control;	/* owned; what tools/slirp/control.h says passes here. -1: without a run folder */
+	int control;	/* owned; protocol: tools/slirp/control.h. -1: without a run folder */
 };
 
 struct usernets {
@@ -27,20 +27,21 @@ struct usernets {
 	unsigned n;
 };
 
-/* A process for each interface of type user whose link is up, into c (as config_prepare() made it of d). Its last files,
- * the forwards' sockets, are the processes' from here on, and not the VM's.
- * program: the path of cairn-slirp. log_fd: borrowed, the processes' stderr; -1: the caller's. run_dir: borrowed, the
- * folder that they listen in for whoever comes after this daemon; -1: nobody does.
- * Returns 0; -errno with a sentence. *ret has those that were started, in either case; without a VM they end. */
+/* Start a cairn-slirp for each interface of type user whose link is up, and add its socket to c, which config_prepare()
+ * made from d. The sockets of forwards, which are c's last files, move from c to the processes.
+ * program:  path of cairn-slirp.
+ * log_fd:   borrowed; the processes' stderr. -1: the caller's.
+ * run_dir:  borrowed; folder of their control sockets, through which a later daemon finds them. -1: none.
+ * Returns 0 or -errno. *ret lists the started processes in both cases; without a VM they end by themselves. */
 int usernets_start(struct config *c, const struct definition *d, const char *program, int log_fd, int run_dir,
 	struct usernets *ret, struct err *e);
 
-/* To the process of a VM's interface, whoever started it. Returns 0 and an owned fd; -ENOENT, -ECONNREFUSED: none listens;
- * -errno. */
+/* Connect to the cairn-slirp of a VM's interface, which may be an earlier daemon's. Returns 0 and an owned fd; -ENOENT,
+ * -ECONNREFUSED: none is running; -errno. */
 int usernet_connect(int run_dir, const char *vm, unsigned at, int *ret_fd);
-/* The process at the other end of what usernet_connect() has made. Returns an owned pidfd; -1: it is not known which. */
+/* Return an owned pidfd of the process at the other end of a usernet_connect() fd; -1: unknown. */
 int usernet_pidfd(int control);
-/* It has ended: what it listened at. */
+/* Remove the control socket of a process that has ended. */
 void usernet_forget(int run_dir, const char *vm, unsigned at);
 
 #endif

@@ -10,9 +10,9 @@
 #define SECOND_NS 1000000000ULL
 #define PERIOD_MAX_NS (60 * SECOND_NS)
 
-/* ---- lengths of time ---- */
+/* ---- durations ---- */
 
-/* The largest first: a length is printed in the largest that divides it. */
+/* Largest first: a duration is printed in the largest unit that divides it. */
 static const struct {
 	char letter;
 	uint32_t seconds;
@@ -54,7 +54,7 @@ void policy_length_print(uint32_t s, char buf[POLICY_LENGTH_TEXT])
 	snprintf(buf, POLICY_LENGTH_TEXT, "%" PRIu32 "%c", s / units[i].seconds, units[i].letter);
 }
 
-/* ---- one after the other ---- */
+/* ---- staged runs ---- */
 
 bool policy_all_over(const struct policy_entry *e, size_t n)
 {
@@ -82,8 +82,7 @@ size_t policy_next(const struct policy_entry *e, size_t n, unsigned parallel, ui
 	}
 	if (next == n)
 		return n;
-	/* All before it have begun; those of another order, and those that others wait for, have
-	 * to be over as well. */
+	/* All entries before it have started. Those of a lower order, and those with a delay, must also have ended. */
 	for (size_t i = 0; i < next; i++)
 		if (e[i].progress == POLICY_UNDER_WAY &&
 			(e[i].order != e[next].order || e[i].delay_s))
@@ -97,7 +96,7 @@ size_t policy_next(const struct policy_entry *e, size_t n, unsigned parallel, ui
 	return next;
 }
 
-/* ---- words before a shutdown ---- */
+/* ---- warnings before a planned shutdown ---- */
 
 int64_t policy_next_warning(int64_t at_s, int64_t now_s)
 {

@@ -1,5 +1,5 @@
-/* policy: when VMs come up and go down by themselves. Pure: no clock, no files, no VMs; the callers
- * pass the time. */
+/* policy: decides when VMs start and stop without a user's command. Pure functions: no clock, no files, no VMs;
+ * callers pass the time. */
 #ifndef CAIRN_API_POLICY_POLICY_H
 #define CAIRN_API_POLICY_POLICY_H
 
@@ -12,65 +12,66 @@ struct err;
 #define POLICY_LENGTH_MAX_S (366U * 24 * 3600)
 #define POLICY_LENGTH_TEXT 16
 
-/* ---- lengths of time ---- */
+/* ---- durations ---- */
 
-/* "45s", "30m", "2h", "1d": a number with its unit. Returns 0; -EINVAL: it is none, or above a
- * year. */
+/* Parse a duration with its unit: "45s", "30m", "2h", "1d". Returns 0; -EINVAL: malformed, or longer than
+ * POLICY_LENGTH_MAX_S. */
 int policy_length_parse(const char *text, uint32_t *ret_s);
 void policy_length_print(uint32_t s, char buf[POLICY_LENGTH_TEXT]);
 
-/* ---- one after the other ---- */
+/* ---- staged runs ---- */
 
 enum policy_progress { POLICY_WAITS, POLICY_UNDER_WAY, POLICY_OVER };
 
 struct policy_entry {
-	uint32_t order;   /* lower ones first; equal ones beside each other */
-	uint32_t delay_s; /* how long the next one waits when this one is over */
+	uint32_t order;   /* lower orders run first, equal orders in parallel */
+	uint32_t delay_s; /* pause between the end of this entry and the next one's start */
 	enum policy_progress progress;
 	uint64_t over_ns;
 };
 
-/* Which of the entries may begin now: they stand in the order in which they are to begin.
- * parallel: under way at a time, at most; at least 1.
- * Returns its index; n: none now: *ret_at_ns is when to look again (UINT64_MAX: when one that is
- * under way is over). */
+/* Choose the next entry to start.
+ * e:         sorted in the order of their starts.
+ * parallel:  most entries under way at a time; at least 1.
+ * Returns the entry's index. n: none may start now; call again at *ret_at_ns (UINT64_MAX: when an entry under way
+ * ends). */
 size_t policy_next(const struct policy_entry *e, size_t n, unsigned parallel, uint64_t now_ns,
 	uint64_t *ret_at_ns);
 bool policy_all_over(const struct policy_entry *e, size_t n);
 
-/* ---- words before a shutdown ---- */
+/* ---- warnings before a planned shutdown ---- */
 
-/* When the guest is to be warned next of what happens at at_s: an hour, ten, five minutes and one before.
- * Seconds since 1970. Returns a time behind now_s; 0: never again. */
+/* Return the time of the guest's next warning about an action at at_s: one hour, ten minutes, five minutes and one
+ * minute before it. Times are seconds since 1970. The result lies after now_s; 0: no further warning. */
 int64_t policy_next_warning(int64_t at_s, int64_t now_s);
 
 /* ---- idleness ---- */
 
 struct policy_idle_rule {
 	uint32_t after_s;
-	uint32_t cpu_percent; /* of one processor: what does not count as work */
+	uint32_t cpu_percent; /* of one CPU; less than that does not count as work */
 };
 
-/* What a VM has done so far; counters only grow while it runs. */
+/* A VM's activity counters at one time; they only grow while the VM runs. */
 struct policy_sample {
 	uint64_t now_ns;
 	uint64_t cpu_ns;   /* of all vCPUs */
 	uint64_t requests; /* of all disks */
 	uint64_t bytes;	   /* of all consoles */
-	bool watched;	   /* somebody is at a console */
+	bool watched;	   /* a client has a console open */
 };
 
 struct policy_idle {
 	bool begun;
 	struct policy_sample last;
-	uint64_t since_ns; /* the time of the first of the samples that showed nothing */
+	uint64_t since_ns; /* time of the first sample without activity */
 };
 
-/* Idle for as long as the rule says? A VM that is not looked at for long (it was paused, the host slept) begins
- * anew. */
+/* Whether the VM has been idle for as long as the rule says. Counting restarts after a gap between samples, such as a
+ * pause of the VM or the host's sleep. */
 bool policy_idle_look(const struct policy_idle_rule *r, struct policy_idle *i,
 	const struct policy_sample *s);
-/* How often to look: ten times in that time, from 1 s to 1 min. */
+/* Return the interval between samples: a tenth of after_s, at least 1 s, at most 1 min. */
 uint64_t policy_idle_period_ns(const struct policy_idle_rule *r);
 
 #endif

@@ -22,7 +22,7 @@
 
 /* ---- text ---- */
 
-/* The largest first: a length is printed in the largest that divides it. */
+/* Largest first: a duration is printed in the largest unit that divides it. */
 static const struct {
 	char letter;
 	int64_t seconds;
@@ -31,7 +31,7 @@ static const struct {
 static const char *const period_names[SCHEDULE_PERIOD_COUNT] = {
 	"all", "hourly", "daily", "weekly", "monthly", "yearly"};
 
-/* Digits and a unit's letter, all of len. Returns seconds; 0: it is none, or above max. */
+/* Parse digits and a unit's letter; both fill len. Returns seconds; 0: malformed, or above max. */
 static int64_t length_parse(const char *text, size_t len, int64_t max)
 {
 	int64_t n = 0;
@@ -183,7 +183,7 @@ bool schedule_space_is_short(
 	return free_bytes < p->min_free;
 }
 
-/* ---- when ---- */
+/* ---- due times ---- */
 
 static int64_t floor_to(int64_t t, int64_t step)
 {
@@ -203,7 +203,7 @@ enum schedule_due schedule_due(const struct schedule_plan *p, int64_t last_s, in
 
 	if (slot > last_s)
 		return SCHEDULE_DUE;
-	/* A step back over the edge of an interval is no reason to take a second one. */
+	/* When the clock steps back across an interval's start, do not take a second snapshot. */
 	return last_s - slot > p->every_s ? SCHEDULE_ANEW : SCHEDULE_NOT_YET;
 }
 
@@ -238,9 +238,9 @@ bool schedule_is_name(const char *name)
 	return !name[i];
 }
 
-/* ---- what stays ---- */
+/* ---- retention ---- */
 
-/* Which period of its kind t lies in, as a number that grows with t. */
+/* Return the number of the period that contains t; it grows with t. */
 static int64_t period_of(enum schedule_period period, int64_t t)
 {
 	time_t tt = (time_t)t;
@@ -278,8 +278,8 @@ static int point_compare(const void *a, const void *b)
 	return x->i < y->i ? -1 : x->i > y->i;
 }
 
-/* points: by time. The first of a period stays the first, whatever comes later or goes: what is
- * left after a thinning is left by the next as well. */
+/* points: sorted by time. Keep the first snapshot of each period: it stays the first whatever happens to the others, so
+ * repeated thinning keeps the same snapshots. */
 static void rule_apply(const struct schedule_rule *rule, int64_t now_s, const struct point *points,
 	size_t n, bool *keep)
 {
@@ -301,7 +301,7 @@ void schedule_keep(const struct schedule_plan *p, int64_t now_s, const int64_t *
 
 	memset(ret_keep, !points, n * sizeof(*ret_keep));
 	if (!points)
-		return; /* another time */
+		return; /* without memory, delete nothing this time */
 	for (size_t i = 0; i < n; i++)
 		points[i] = (struct point){times_s[i], i};
 	qsort(points, n, sizeof(*points), point_compare);

@@ -1,9 +1,9 @@
-/* schedule: when a VM's automatic snapshots are taken, and which of them stay. Pure: no clock, no
- * files; scheduler.h runs it.
+/* schedule: decides when a VM's automatic snapshots are due and which of them to keep. Pure functions: no clock, no
+ * files; scheduler.h applies them.
  *
- * Time is UTC. It is cut into intervals of `every` seconds, counted from a Monday's midnight; one
- * snapshot belongs into each. A rule `WINDOW:PERIOD` keeps, of those that are younger than the
- * window, the first of each period (or all). What no rule keeps may go. */
+ * Time is UTC, divided into intervals of `every` seconds that start at a Monday's midnight. Each interval gets one
+ * snapshot. A retention rule `WINDOW:PERIOD` keeps the first snapshot of each period (or all) among those younger than
+ * the window. Snapshots that no rule keeps are deleted. */
 #ifndef CAIRN_API_POLICY_SCHEDULE_H
 #define CAIRN_API_POLICY_SCHEDULE_H
 
@@ -27,7 +27,7 @@ enum schedule_period {
 	SCHEDULE_ALL,
 	SCHEDULE_HOURLY,
 	SCHEDULE_DAILY,
-	SCHEDULE_WEEKLY, /* from Monday on */
+	SCHEDULE_WEEKLY, /* weeks start on Monday */
 	SCHEDULE_MONTHLY,
 	SCHEDULE_YEARLY,
 	SCHEDULE_PERIOD_COUNT,
@@ -42,11 +42,11 @@ struct schedule_plan {
 	int64_t every_s;
 	struct schedule_rule rules[SCHEDULE_RULES_MAX];
 	size_t nrules;
-	uint64_t min_free; /* bytes, or percent of the file system; 0: whatever is left */
+	uint64_t min_free; /* bytes or percent of the file system that must stay free; 0: no limit */
 	bool min_free_is_percent;
 };
 
-/* ---- as text; each returns 0, or -EINVAL with a sentence and leaves *p alone ---- */
+/* ---- text; the setters return 0, or -EINVAL without changing *p ---- */
 
 /* "15m", "1h", "1d", "2w" */
 int schedule_set_every(struct schedule_plan *p, const char *text, struct err *e);
@@ -58,36 +58,37 @@ void schedule_print_every(const struct schedule_plan *p, char buf[SCHEDULE_TEXT_
 void schedule_print_keep(const struct schedule_plan *p, char buf[SCHEDULE_TEXT_MAX]);
 void schedule_print_min_free(const struct schedule_plan *p, char buf[SCHEDULE_TEXT_MAX]);
 
-/* Is so much free space too little? Both in bytes. */
+/* Whether free_bytes of a file system of size_bytes is less than the plan's min_free. */
 bool schedule_space_is_short(
 	const struct schedule_plan *p, uint64_t free_bytes, uint64_t size_bytes);
 
-/* ---- when ---- */
+/* ---- due times ---- */
 
-/* Where the interval that holds now_s begins. Seconds since 1970. */
+/* Return the start of the interval that contains now_s. Seconds since 1970. */
 int64_t schedule_slot(const struct schedule_plan *p, int64_t now_s);
 
 enum schedule_due {
 	SCHEDULE_NOT_YET,
-	SCHEDULE_DUE,  /* once, however many intervals were missed */
+	SCHEDULE_DUE,  /* due once, however many intervals were missed */
 	SCHEDULE_ANEW, /* the clock went back by more than an interval: begin with the present one
 			*/
 };
 
-/* last_s: where the interval begins that was dealt with last. */
+/* Decide whether a snapshot is due. last_s: start of the last interval that got a snapshot. */
 enum schedule_due schedule_due(const struct schedule_plan *p, int64_t last_s, int64_t now_s);
 
 /* ---- names ---- */
 
-/* "auto-2026-11-20T10:00Z"; again > 1 adds "-2", … when that is taken. */
+/* Print a snapshot's name: "auto-2026-11-20T10:00Z". again > 1 adds "-2", … for a name that is taken. */
 void schedule_name(int64_t now_s, unsigned again, char buf[SCHEDULE_NAME_MAX]);
-/* Could schedule_name() have made it? */
+/* Whether the name has the form of schedule_name(). */
 bool schedule_is_name(const char *name);
 
-/* ---- what stays ---- */
+/* ---- retention ---- */
 
-/* times_s: when each automatic snapshot was taken, in any order. ret_keep: one per snapshot. The
- * newest stays, and so does what the clock says is still to come. */
+/* Decide which automatic snapshots to keep.
+ * times_s:   creation time of each snapshot, in any order.
+ * ret_keep:  one bool per snapshot. The newest one is kept, and so are those with a time in the future. */
 void schedule_keep(const struct schedule_plan *p, int64_t now_s, const int64_t *times_s, size_t n,
 	bool *ret_keep);
 
