@@ -21,7 +21,8 @@
 #define AT_ONCE_MAX 16
 #define TELL_EVERY_NS 200000000ULL
 
-/* A loop each for reading and writing: none can be made once the sandbox is sealed. */
+/* A copier has its loops from the start, one for reading and one for writing: no io_uring can be
+ * created once the sandbox is sealed. */
 struct copier {
 	struct loop *from, *to;
 	bool busy;
@@ -33,7 +34,7 @@ struct clone_disks {
 	void *opaque;
 	struct copier copiers[COPIERS_MAX];
 	unsigned ncopiers;
-	struct copying *list; /* under way */
+	struct copying *list; /* requests in progress */
 	unsigned n;
 	atomic_bool stop;
 };
@@ -42,20 +43,20 @@ struct copying {
 	struct copying *next;
 	struct clone_disks *all;
 	struct vm_clone_disk what;
-	int fd; /* the new file; owned, as are those of the layers */
+	int fd; /* the new file; owned, as are the layers' fds */
 	int layer_fd[VM_DISK_LAYERS_MAX], data_fd[VM_DISK_LAYERS_MAX]; /* -1: none */
 	uint64_t seq;
-	struct copier *copier; /* NULL: none is needed */
+	struct copier *copier; /* NULL: not needed */
 	pthread_t thread;
 	struct loop_task over, telling;
-	atomic_bool told; /* the last telling has been done */
+	atomic_bool told; /* the last progress task has run */
 	atomic_ullong done, total;
-	uint64_t told_ns; /* the thread's */
+	uint64_t told_ns; /* written by the thread only */
 	int r;
 	struct err e;
 };
 
-/* ---- in its thread ---- */
+/* ---- on the request's thread ---- */
 
 static bool is_stopped(void *opaque)
 {
@@ -128,7 +129,7 @@ static void fd_close(int *fd)
 static int source_open(struct copying *k, struct block **ret_b)
 {
 	struct block_layer layers[VM_DISK_LAYERS_MAX] = { 0 };
-	/* The process has the images locked already. */
+	/* This process has already locked the images. */
 	struct block_open o = { .layers = layers, .nlayers = k->what.nlayers, .read_only = true, .no_lock = true,
 		.buffered = true, .name = k->what.disk };
 	int r;
@@ -142,7 +143,7 @@ static int source_open(struct copying *k, struct block **ret_b)
 	return r;
 }
 
-/* As the source is, where that matters: clusters as large, sub-clusters. */
+/* Create the target image with the source's cluster size and sub-clusters. */
 static int target_create(struct copying *k, uint64_t size_bytes)
 {
 	struct qcow2_create c = { .size_bytes = size_bytes, .cluster_bits = 16, .refcount_order = 4, .version = 3 };
@@ -165,8 +166,8 @@ static int target_open(struct copying *k, struct block **ret_b)
 {
 	struct block_layer layer = { .fd = fcntl(k->fd, F_DUPFD_CLOEXEC, 3),
 		.format = (enum block_format)k->what.format[0] };
-	/* Past the page cache: it is flushed before the clone is said to be there, and in the cache all of it would wait
-	 * for that. 0.17 s instead of 0.25 to 0.35 for 256 MiB. */
+	/* Use direct I/O: the clone counts as complete only after a flush, and the page cache would
+	 * delay all writes until then. 256 MiB take 0.17 s instead of 0.25 to 0.35 s. */
 	struct block_open o = { .layers = &layer, .nlayers = 1, .name = "the clone's disk" };
 	int r = layer.fd < 0 ? err_set_errno(&k->e, -errno, "the clone's disk") :
 			       block_open(k->copier->to, &o, ret_b, &k->e);
@@ -203,7 +204,8 @@ static int content_copy(struct copying *k)
 	return !r && closed < 0 ? err_set_errno(&k->e, closed, "cannot write the clone's disk") : r;
 }
 
-/* Is the file no more than the disk? Then copying it is the quickest, and may cost nothing. */
+/* Return whether the file holds nothing but the disk's content. Then copying the file is fastest,
+ * or free where blocks can be shared. */
 static bool file_is_content(struct copying *k)
 {
 	struct qcow2_header h;
@@ -234,7 +236,7 @@ static void *thread_main(void *opaque)
 	return NULL;
 }
 
-/* ---- at home ---- */
+/* ---- on the home loop's thread ---- */
 
 static void copying_free(struct copying *k)
 {

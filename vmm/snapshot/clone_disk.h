@@ -1,8 +1,8 @@
-/* clone_disk: a disk of a VM that is off becomes another's: an empty overlay above it, its content, or its
- * image as it is. In a process for the images of the VM that is copied, which has them locked meanwhile; several
- * at a time, a thread each.
+/* clone_disk: makes a clone's disk from a disk of a VM that is off: an empty overlay on it, a copy
+ * of its content, or a copy of its image file. Runs in the process that works on the source VM's
+ * images and holds their locks. Several disks at a time, each with a thread.
  *
- * Threading: all of this on the home loop's thread, where done() and progress() are called, too. */
+ * Threading: call all functions on the home loop's thread; done() and progress() run there, too. */
 #ifndef CAIRN_VMM_SNAPSHOT_CLONE_DISK_H
 #define CAIRN_VMM_SNAPSHOT_CLONE_DISK_H
 
@@ -15,22 +15,25 @@ struct err;
 struct loop;
 
 struct clone_disks_ops {
-	/* Of the one that was begun with that seq. */
+	/* Called once for the request that was begun with seq. */
 	void (*done)(void *opaque, uint64_t seq, int r, const struct err *e);
-	/* In bytes, now and then; key: as in the request. */
+	/* Reports progress in bytes from time to time. key: as in the request. */
 	void (*progress)(void *opaque, uint32_t key, uint64_t done, uint64_t total);
 };
 
-/* copiers: how many at a time may have to be read through the block layer; before the sandbox is sealed. */
+/* Create the set. Call before the sandbox is sealed.
+ * copiers: how many disks may be read through the block layer at a time (VM_CLONE_CONTENT).
+ * Returns 0 or -errno. */
 int clone_disks_new(struct loop *home, unsigned copiers, const struct clone_disks_ops *ops, void *opaque,
 	struct clone_disks **ret_c, struct err *e);
-/* fds: taken; the empty file, then of each layer its file and, where it has one, its data file.
+/* Begin to make a disk.
+ * fds: taken; the empty file, then for each layer its file and, if it has one, its data file.
  * Returns 0; -errno, and done() is not called. */
 int clone_disk_begin(struct clone_disks *c, const struct vm_clone_disk *what, const int *fds, unsigned nfds,
 	uint64_t seq, struct err *e);
-/* True: something was under way, and will end with -ECANCELED. */
+/* Cancel all requests in progress; they end with -ECANCELED. Returns whether there were any. */
 bool clone_disks_cancel(struct clone_disks *c);
-/* Cancels and waits. NULL allowed. */
+/* Cancel all requests, wait for them and free the set. NULL allowed. */
 void clone_disks_free(struct clone_disks *c);
 
 #endif

@@ -8,13 +8,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* struct elf_prstatus: signal and times, pid, times, registers, "floating point is valid". */
+/* Layout of struct elf_prstatus: signal and times, pid, times, registers, "floating point
+ * valid". */
 #define PRSTATUS_BYTES 336
 #define PRSTATUS_PID 32
 #define PRSTATUS_REGS 112
 #define QEMU_STATE_BYTES 440
 #define QEMU_STATE_VERSION 1
-#define NOTE_NAME_BYTES 8 /* "CORE" and "QEMU", each with a NUL, padded */
+#define NOTE_NAME_BYTES 8 /* "CORE" or "QEMU" with its NUL, padded */
 #define NOTE_BYTES(content) (sizeof(Elf64_Nhdr) + NOTE_NAME_BYTES + (content))
 #define RAM_ALIGN 4096
 
@@ -35,7 +36,7 @@ static void put_values(struct cursor *c, const uint64_t *v, size_t n)
 		cursor_put_le64(c, v[i]);
 }
 
-/* gdb counts threads by their pid: it may not be 0. */
+/* gdb tells threads apart by their pid, which must not be 0. */
 static void put_prstatus(struct cursor *c, const struct elf_core_cpu *cpu, unsigned index)
 {
 	const struct kvm_regs *r = &cpu->regs;
@@ -55,7 +56,7 @@ static void put_prstatus(struct cursor *c, const struct elf_core_cpu *cpu, unsig
 		store_le64(at + PRSTATUS_REGS + 8 * i, regs[i]);
 }
 
-/* Flags as in a descriptor's second word. */
+/* Write a segment register. The flags have the layout of a descriptor's second word. */
 static void put_segment(struct cursor *c, const struct kvm_segment *s)
 {
 	cursor_put_le32(c, s->selector);

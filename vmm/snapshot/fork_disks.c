@@ -18,7 +18,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Below it a snapshot of what others have, too, has no room in the refcounts. */
+/* Minimum refcount order for a snapshot of shared clusters; narrower refcounts overflow. */
 #define REFCOUNT_ORDER_MIN 3u
 
 /* ---- progress ---- */
@@ -37,9 +37,10 @@ int fork_progress_step(void *opaque, uint64_t done, uint64_t total)
 	return vm_work_step(p->vm, MIN(p->base + MIN(done, p->part), p->total), p->total);
 }
 
-/* ---- what there is ---- */
+/* ---- choice of the way ---- */
 
-/* Is it the image that this disk has open? The daemon knows its path only. */
+/* Check that the file is the image that this disk has open: the daemon opened it by its path, which
+ * may name another file by now. */
 static int image_check(struct fork_disk *x, struct err *e)
 {
 	const struct machine_disk *d = x->disk;
@@ -77,7 +78,7 @@ int fork_disks_check(struct fork_disks *d, struct machine *m, struct err *e)
 	return r;
 }
 
-/* Can a copy have this file's blocks? Tried with the first of them. */
+/* Return whether the copy can share this file's blocks, by trying with the first block. */
 static bool can_share(const struct fork_disk *x)
 {
 	struct stat st;
@@ -106,7 +107,7 @@ static int disk_prepare(struct fork_disks *d, struct fork_disk *x, struct err *e
 	if (x->way == FORK_DISK_SHARE)
 		x->bytes = 0;
 	d->progress->total += x->bytes * d->copies;
-	/* So that little is left of it for the pause. */
+	/* Flush now, so that little is left to flush in the pause. */
 	return x->way == FORK_DISK_FREEZE ? 0 : disk_flush(x->disk, e);
 }
 
@@ -121,7 +122,7 @@ int fork_disks_prepare(struct fork_disks *d, struct err *e)
 
 /* ---- files ---- */
 
-/* Of a file's length; what is told is how much of its data that is, about. */
+/* Scale progress from the file's length to its approximate amount of data. */
 static int file_step(void *opaque, uint64_t done, uint64_t total)
 {
 	struct fork_progress *p = opaque;
@@ -158,7 +159,7 @@ int fork_disks_freeze(struct fork_disks *d, struct err *e)
 	return r;
 }
 
-/* ---- the frozen content, as snapshots that nobody sees ---- */
+/* ---- frozen content, as hidden snapshots ---- */
 
 static int set_new(const struct machine *m, struct tree_set *set, char name[BLOCK_SNAPSHOT_NAME_MAX + 1],
 	struct err *e)
@@ -173,8 +174,8 @@ static int set_new(const struct machine *m, struct tree_set *set, char name[BLOC
 	return 0;
 }
 
-/* The first disk's is marked as being deleted, those of others as being made: each mark alone has what a crash
- * leaves deleted. */
+/* Mark the first disk's snapshot as being deleted and the other disks' as being created: after a
+ * crash, recovery deletes the snapshots with either mark. */
 static int frozen_commit(struct fork_disks *d, struct machine *m, struct err *e)
 {
 	const struct machine_disk *first = vmsnap_first_disk(m, NULL);
@@ -195,7 +196,7 @@ static int frozen_commit(struct fork_disks *d, struct machine *m, struct err *e)
 	return r;
 }
 
-/* Whether it came to be copied or not. */
+/* Delete the hidden snapshots, whether or not they were copied. */
 static void frozen_release(struct fork_disks *d)
 {
 	struct err e = { 0 };
@@ -212,7 +213,7 @@ static void frozen_release(struct fork_disks *d)
 	}
 }
 
-/* ---- afterwards ---- */
+/* ---- after the pause ---- */
 
 static int first_copy(struct fork_disks *d, struct fork_disk *x, bool cloned, struct err *e)
 {
@@ -223,7 +224,8 @@ static int first_copy(struct fork_disks *d, struct fork_disk *x, bool cloned, st
 	return r < 0 ? (err_prefix(e, "disk %s", x->disk->id), r) : 0;
 }
 
-/* A copy of the whole file has the snapshots, too: with another VM's memory, and of no use to a clone. */
+/* Remove the snapshots from a copy of the whole file: they hold the source VM's memory, and a clone
+ * has no use for them. */
 static int snapshots_drop(struct fork_disks *d, struct fork_disk *x, struct err *e)
 {
 	struct qcow2_header h;
@@ -276,7 +278,7 @@ int fork_disks_finish(struct fork_disks *d, struct machine *m, int r, struct err
 	return r;
 }
 
-/* ---- of a snapshot ---- */
+/* ---- copies of an existing snapshot ---- */
 
 int fork_disks_of_snapshot(struct fork_disks *d, struct err *e)
 {

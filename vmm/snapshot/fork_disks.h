@@ -1,12 +1,14 @@
-/* fork_disks: the images of a VM's writable disks, copied for its clones; without its snapshots, which are its own.
+/* fork_disks: copies the images of a VM's writable disks for its clones, without the VM's
+ * snapshots.
  *
- * The first copy of each is made in one of three ways, the others from that:
- *   share   the file system shares blocks between files: in the pause, and it costs nothing
- *   freeze  qcow2 elsewhere: in the pause the content is frozen as for a snapshot, one that nobody sees and that
- *           goes again; it is copied when the guest runs. A crash leaves what vmsnap_recover() takes away
- *   stand   raw, and qcow2 whose refcounts have no room for that: copied in the pause
+ * The first copy of each disk is made in one of three ways, the further copies from the first:
+ *   share   the file system shares blocks between files: clone the file in the pause, at no cost
+ *   freeze  qcow2 on other file systems: freeze the content in the pause by an internal snapshot
+ *   that users do not see; copy the snapshot while the guest runs, then delete it. After a crash,
+ *   vmsnap_recover() deletes the snapshot
+ *   stand   raw, and qcow2 whose refcounts are too narrow for a snapshot: copy in the pause
  *
- * On the worker, but for the check. */
+ * Threading: the worker's thread, except fork_disks_check(). */
 #ifndef CAIRN_VMM_SNAPSHOT_FORK_DISKS_H
 #define CAIRN_VMM_SNAPSHOT_FORK_DISKS_H
 
@@ -22,46 +24,51 @@ struct machine;
 struct machine_disk;
 struct vm;
 
-/* What is told of a work that has several parts. */
+/* Progress of work that has several parts. */
 struct fork_progress {
 	struct vm *vm;
-	uint64_t base, part, total; /* bytes: of parts before this one, of this one, of all */
+	uint64_t base, part, total; /* bytes: of the parts before, of the current part, of all parts */
 };
-/* The part before is over, whatever was told of it. */
+/* Begin the next part, of `part` bytes. Counts the previous part as complete. */
 void fork_progress_next(struct fork_progress *p, uint64_t part);
-/* opaque: a struct fork_progress; done: of this part. Non-zero: it is cancelled. */
+/* Report progress of the current part.
+ * opaque: a struct fork_progress; done: bytes of this part.
+ * Returns 0; non-zero when the work was cancelled. */
 int fork_progress_step(void *opaque, uint64_t done, uint64_t total);
 
 enum fork_disk_way { FORK_DISK_SHARE, FORK_DISK_FREEZE, FORK_DISK_STAND };
 
 struct fork_disk {
 	struct machine_disk *disk;
-	int image, *copies; /* in fds below */
+	int image, *copies; /* fds of the source image and of the copies; copies points into fork_disks.fds */
 	bool is_qcow2;
 	enum fork_disk_way way;
-	uint64_t bytes; /* that a copy takes to make, about */
+	uint64_t bytes; /* approximate number of bytes to write for one copy */
 	struct block_snapshot *frozen;
-	char id[BLOCK_SNAPSHOT_ID_MAX + 1]; /* of the snapshot that is copied; empty: none */
+	char id[BLOCK_SNAPSHOT_ID_MAX + 1]; /* snapshot to copy; empty: none */
 };
 
 struct fork_disks {
-	int fds[CHANNEL_FDS_MAX]; /* owned: of each disk the image, then its copies */
+	int fds[CHANNEL_FDS_MAX]; /* owned: for each disk its image, then its copies */
 	unsigned nfds, copies;
 	struct fork_disk list[VM_DISKS_MAX];
 	unsigned n;
 	struct fork_progress *progress;
 };
 
-/* Does what came along fit the machine's disks? Main thread. */
+/* Check that the fds belong to the machine's disks, and fill in the list. Main thread. Returns 0 or
+ * -EINVAL. */
 int fork_disks_check(struct fork_disks *d, struct machine *m, struct err *e);
-/* The guest runs: which way each goes, and its part of the work into d->progress. */
+/* Choose each disk's way and add its part to d->progress. The guest runs. Returns 0 or -errno. */
 int fork_disks_prepare(struct fork_disks *d, struct err *e);
-/* The guest stands still. */
+/* Freeze or copy each disk's content. The guest is paused. Returns 0 or -errno. */
 int fork_disks_freeze(struct fork_disks *d, struct err *e);
-/* It runs again: copies are whole and on stable storage afterwards. After fork_disks_freeze(), whatever it
- * returned (r: that), and what came between. */
+/* Complete all copies and flush them to stable storage, and delete the hidden snapshots. The guest
+ * runs again. Call after fork_disks_freeze() in every case.
+ * r: the result so far. Returns r, or -errno. */
 int fork_disks_finish(struct fork_disks *d, struct machine *m, int r, struct err *e);
-/* In place of these three: of existing snapshots, by their ids in list[]. The guest may run all the time. */
+/* Copy the disks from existing snapshots, with their ids in list[]; replaces the three functions
+ * above. The guest may run. Returns 0 or -errno. */
 int fork_disks_of_snapshot(struct fork_disks *d, struct err *e);
 void fork_disks_done(struct fork_disks *d);
 

@@ -1,6 +1,6 @@
-/* Two threads write, each a piece at a time, straight from a mapping of the source: what goes past the page cache
- * is not copied by the processor at all, and else once. Only the kernel reads the mapping, so that a source that
- * shrinks, or cannot be read, is an errno and no signal. */
+/* Two threads write pieces directly from a mapping of the source: direct I/O then needs no copy by
+ * the CPU, buffered I/O one. Only the kernel reads the mapping, so a source that shrinks or has a
+ * read error yields an errno, not a signal. */
 #include "vmm/snapshot/image_copy.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -18,26 +18,27 @@
 #include <unistd.h>
 
 #define PIECE_BYTES (4 * MIB)
-/* Shorter ones are better gathered by the page cache. */
+/* Shorter pieces go through the page cache, which merges them. */
 #define DIRECT_BYTES (256 * KIB)
-/* Room is made for so much at a time: in one place, and before it is written. */
+/* Preallocate this much at a time, so that the blocks are contiguous. */
 #define ROOM_BYTES (1 * GIB)
-/* What direct I/O and mappings are aligned to, everywhere. */
+/* Alignment that direct I/O and mappings need on every file system. */
 #define ALIGN_BYTES 4096u
 
 struct copy {
 	int source, copy;
 	uint64_t bytes;
-	pthread_mutex_t lock; /* of all below */
+	pthread_mutex_t lock; /* protects all fields below */
 	struct holes holes;
 	uint64_t at, room_to;
 	bool direct, never_direct;
-	int r; /* of the first piece that failed */
+	int r; /* error of the first piece that failed */
 };
 
 /* ---- under the lock ---- */
 
-/* In the middle of another's write it only has that one take the other way. */
+/* Switch O_DIRECT on or off. A write of the other thread that is in progress may then go either
+ * way, which is harmless. */
 static void direct_set(struct copy *c, bool on)
 {
 	int flags = fcntl(c->copy, F_GETFL);
@@ -50,7 +51,8 @@ static void direct_set(struct copy *c, bool on)
 		c->direct = on;
 }
 
-/* Not every file system can; that the disk is full is better known now. */
+/* Preallocate the next range. Ignores file systems without fallocate(), but reports a full disk
+ * early. */
 static void room_make(struct copy *c, uint64_t from, uint64_t to)
 {
 	if (from < c->room_to)
@@ -60,7 +62,7 @@ static void room_make(struct copy *c, uint64_t from, uint64_t to)
 		c->r = -ENOSPC;
 }
 
-/* The next stretch of data; 0: there is none. */
+/* Return the length of the next stretch of data; 0: none is left. */
 static size_t piece_next(struct copy *c, uint64_t *ret_from)
 {
 	struct holes *h = &c->holes;
@@ -108,13 +110,14 @@ static int mapped_copy(const struct copy *c, uint64_t from, size_t len)
 
 	if (p == MAP_FAILED)
 		return -errno;
-	madvise(p, len, MADV_WILLNEED); /* read all at once, where it has to be read */
+	madvise(p, len, MADV_WILLNEED); /* start reading the whole piece at once */
 	r = pwrite_full(c->copy, p, len, (off_t)from);
 	munmap(p, len);
 	return r;
 }
 
-/* It works on every file, and tells what is wrong with one. */
+/* Copy a piece through the page cache. Works on every file and yields the errno of a failing source
+ * or target. */
 static int buffered_copy(struct copy *c, uint64_t from, size_t len)
 {
 	CLEANUP_FREE uint8_t *buf = malloc(PIECE_BYTES);
@@ -130,7 +133,7 @@ static int buffered_copy(struct copy *c, uint64_t from, size_t len)
 	return r ? r : pwrite_full(c->copy, buf, len, (off_t)from);
 }
 
-/* False: there is no more to do. */
+/* Copy the next piece. Returns false when none is left. */
 static bool piece_copy(struct copy *c)
 {
 	uint64_t from;
@@ -154,7 +157,7 @@ static void *helper_main(void *opaque)
 	return NULL;
 }
 
-/* ---- the whole ---- */
+/* ---- whole file ---- */
 
 static uint64_t position(struct copy *c)
 {
@@ -176,16 +179,16 @@ static int content_copy(struct copy *c, int (*step)(void *opaque, uint64_t done,
 			failed(c, -ECANCELED);
 	if (helped)
 		pthread_join(helper, NULL);
-	direct_set(c, false); /* whoever has the file next may write less than a sector */
+	direct_set(c, false); /* the next user of the file may write less than a sector */
 	if (!c->r && lseek(c->source, 0, SEEK_END) < (off_t)c->bytes)
-		c->r = -EIO; /* what is past its end looked like a hole */
-	/* The last piece went to the end of its page. */
+		c->r = -EIO; /* the range past the source's new end looked like a hole */
+	/* The last piece was written to the end of its page. */
 	if (!c->r && ftruncate(c->copy, (off_t)c->bytes) < 0)
 		c->r = -errno;
 	return c->r;
 }
 
-/* A block device says its size to those who go to its end. */
+/* Use lseek() for the size, which also works on block devices. */
 static int prepare(struct copy *c)
 {
 	off_t end = lseek(c->source, 0, SEEK_END);
@@ -203,7 +206,8 @@ int image_copy(int source, int copy, int (*step)(void *opaque, uint64_t done, ui
 	struct copy c = { .source = source, .copy = copy, .lock = PTHREAD_MUTEX_INITIALIZER };
 	int r;
 
-	/* Whatever it fails for, and there are many errnos: copying tells what is really wrong. */
+	/* Ignore why cloning fails, since the errnos vary between file systems: the copy reports
+	 * the real error. */
 	if (ioctl(copy, FICLONE, source) == 0)
 		return 0;
 	r = prepare(&c);

@@ -1,5 +1,5 @@
-/* map_store: a snapshot's state straight out of the image's file, by a map made beforehand: the pager must not wait
- * for the disk's loop. */
+/* map_store: reads a snapshot's VM state directly from the image file, by a map made in advance,
+ * because the pager must not wait for the disk's loop. */
 #ifndef CAIRN_VMM_SNAPSHOT_MAP_STORE_H
 #define CAIRN_VMM_SNAPSHOT_MAP_STORE_H
 
@@ -10,12 +10,14 @@ struct err;
 struct machine_disk;
 
 struct map_store {
-	struct vmstate_store store; /* the first member: free() of it frees all */
+	struct vmstate_store store; /* first member, so that free() of it frees all */
 	struct block_vmstate_map map;
-	struct block_vmstate_extent extents[]; /* map.extents, moved here so that one free() takes all */
+	struct block_vmstate_extent extents[]; /* copy of map.extents, so that one free() frees all */
 };
 
-/* *ret: owned (free()); valid until the snapshot is deleted. Returns 0 or -errno with a sentence. */
+/* Create a read-only store for the VM state of snapshot id.
+ * *ret: owned by the caller (free()); valid until the snapshot is deleted.
+ * Returns 0 or -errno. */
 int map_store_new(struct machine_disk *d, const char *id, struct map_store **ret, struct err *e);
 
 #endif

@@ -21,14 +21,14 @@
 #define MSR_KERNEL_GS_BASE 0xc0000102u
 #define PAGE 4096
 
-/* Stages: wait (worker, the guest runs), stop (main: registers, memory protected, and the guest goes on), write
- * (worker). Without write protection the guest goes on after `write`. */
+/* Stages: wait (worker; the guest runs), stop (main thread: save registers, protect memory, resume
+ * the guest), write (worker). Without write protection, the guest resumes after `write`. */
 struct dump_job {
 	struct vmsnap_job j;
 	int fd;
 	bool live;    /* the guest runs while memory is written */
-	bool stay;    /* it is to stand still from the instant on */
-	bool stopped; /* by us: to be let go on */
+	bool stay;    /* keep the VM paused afterwards */
+	bool stopped; /* this job paused the VM and has to resume it */
 	uint64_t stopped_ns, bytes_done;
 	uint8_t *head;
 	size_t head_bytes;
@@ -48,7 +48,7 @@ static void stage(struct dump_job *x, void (*run)(struct work *w), void (*done)(
 	worker_submit(x->j.worker, x->j.m->host.loop, &x->j.work);
 }
 
-/* ---- registers; vCPUs parked ---- */
+/* ---- registers; vCPUs are parked ---- */
 
 static int cpu_read(struct vcpu *v, struct elf_core_cpu *ret, struct err *e)
 {
@@ -82,7 +82,7 @@ static int head_make(struct dump_job *x, struct err *e)
 		&x->head_bytes, e);
 }
 
-/* ---- memory; on the worker ---- */
+/* ---- memory; on the worker's thread ---- */
 
 static bool is_zero(const uint8_t *p, size_t len)
 {
@@ -92,7 +92,7 @@ static bool is_zero(const uint8_t *p, size_t len)
 	return !first && !memcmp(p, p + sizeof(first), len - sizeof(first));
 }
 
-/* Up to a block of RAM, without its pages of zeros. RAM is a multiple of a page. */
+/* Write up to one block of RAM without its zero pages. RAM is a multiple of a page. */
 static int piece_write(struct dump_job *x, uint64_t off, const uint8_t *data, size_t len)
 {
 	size_t from = 0, to;
@@ -135,7 +135,7 @@ static int write_standing(struct dump_job *x)
 	return r;
 }
 
-/* As it was at the instant; blocks that do not come are zeros. */
+/* Write memory as of the pause. Blocks that the tracker does not return are zero. */
 static int write_live(struct dump_job *x)
 {
 	CLEANUP_FREE uint8_t *data = malloc(VMSTATE_BLOCK_BYTES);
@@ -170,7 +170,7 @@ static void write_run(struct work *w)
 	if (!r)
 		r = x->live ? write_live(x) : write_standing(x);
 	if (x->live)
-		tracker_save_end(x->j.m->tracker); /* whatever happened, writers may go on */
+		tracker_save_end(x->j.m->tracker); /* in every case, let blocked writers continue */
 	if (r == -ECANCELED)
 		x->j.r = err_set(&x->j.e, r, ERR_CANCELLED, "it was cancelled");
 	else if (r < 0)
@@ -179,7 +179,7 @@ static void write_run(struct work *w)
 
 /* ---- stages ---- */
 
-/* Memory that is still being read comes first. */
+/* Wait until all memory is loaded. */
 static void wait_run(struct work *w)
 {
 	struct dump_job *x = container_of(w, struct dump_job, j.work);
@@ -213,14 +213,14 @@ static void dump_done(struct work *w)
 		log_info(NULL, "memory dumped: pause %llu us, %llu KiB written",
 			(unsigned long long)j->result.pause_ns / 1000,
 			(unsigned long long)j->result.ram_bytes_written / 1024);
-	vm_work_set_live(j->vm); /* that the VM may go on */
+	vm_work_set_live(j->vm); /* Allow vm_cont() again. */
 	if (j->r < 0 && x->stay)
 		vm_cont(j->vm, VM_REASON_USER, NULL);
 	vmsnap_job_finish(j);
 	dump_free(x);
 }
 
-/* All of it is wanted, whatever has been saved before. */
+/* Hold all of memory, including blocks that an earlier snapshot has saved. */
 static int memory_hold(struct dump_job *x)
 {
 	struct tracker *t = x->j.m->tracker;

@@ -1,9 +1,12 @@
-/* vm_dump: a guest's memory and registers as they are at one instant, into a core file (vmm/snapshot/elf_core.h). A VM that runs
- * stands still for that instant and goes on while its memory is written, as for a snapshot; where
- * memory cannot be watched (huge pages, a clone, a host without userfaultfd's write protection) it stands still
- * until all is written, and so does one that is to stay so. A crashed VM that was kept can be dumped, too.
+/* vm_dump: writes a guest's memory and registers at one instant into a core file
+ * (vmm/snapshot/elf_core.h). A running VM is paused for that instant and runs on while its memory
+ * is written, as for a snapshot. The VM stays paused until everything is written where memory
+ * cannot be tracked (huge pages, a clone, a host without userfaultfd write protection), and when it
+ * is to stay paused anyway. A crashed VM that was kept can be dumped, too.
  *
- * Pages of zeros are holes of the file. Main thread; done() runs on it, unless the call fails at once. */
+ * Zero pages become holes of the file.
+ *
+ * Threading: main thread; done() runs on it, unless vm_dump() fails. */
 #ifndef CAIRN_VMM_SNAPSHOT_VM_DUMP_H
 #define CAIRN_VMM_SNAPSHOT_VM_DUMP_H
 
@@ -14,7 +17,10 @@ struct err;
 struct vm;
 struct worker;
 
-/* fd: of an empty regular file; taken. Of the result, pause, total and ram_bytes_written are filled in. */
+/* Start a dump.
+ * fd: of an empty regular file; taken.
+ * done: receives the result, with pause, total and ram_bytes_written filled in.
+ * Returns 0 or -errno. */
 int vm_dump(struct vm *vm, struct worker *w, const struct vm_dump *how, int fd, vm_snapshot_done_fn *done,
 	void *opaque, struct err *e);
 

@@ -18,15 +18,15 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Stages: wait (worker, the guest runs), stop (main), stand (worker, the pause: what only a VM that stands
- * still allows), freeze (main: state, memory protected, and the guest goes on), write (worker: memory as it was,
- * copies of disks). Without write protection memory is written in `stand`, too. */
+/* Stages: wait (worker; the guest runs), stop (main thread), stand (worker: work that needs the
+ * pause), freeze (main thread: save state, protect memory, resume the guest), write (worker: memory
+ * as of the pause, copies of disks). Without write protection, memory is written in `stand`. */
 struct fork_job {
 	struct vmsnap_job j;
 	int state_fd;
 	bool live;
-	bool stopped; /* by us: to be let go on */
-	bool held;    /* by the tracker: memory as it was at the freeze */
+	bool stopped; /* this job paused the VM and has to resume it */
+	bool held;    /* the tracker holds memory as of the pause */
 	uint64_t stopped_ns;
 	struct state_writer sections;
 	struct fork_disks disks;
@@ -55,7 +55,7 @@ static void stage(struct fork_job *x, void (*run)(struct work *w), void (*done)(
 	worker_submit(x->j.worker, x->j.m->host.loop, &x->j.work);
 }
 
-/* Memory that is still being read comes first. */
+/* Wait until all memory is loaded. */
 static void wait_run(struct work *w)
 {
 	struct fork_job *x = container_of(w, struct fork_job, j.work);
@@ -111,7 +111,7 @@ static int block_write(struct fork_job *x, uint64_t block, const uint8_t *data)
 	return !r && fork_progress_step(&x->progress, x->bytes_done, l->ram_bytes) ? -ECANCELED : r;
 }
 
-/* As it was at the freeze; blocks that do not come are zeros. */
+/* Write memory as of the pause. Blocks that the tracker does not return are zero. */
 static int blocks_write(struct fork_job *x)
 {
 	const struct vmstate_layout *l = &x->h.layout;
@@ -151,7 +151,7 @@ static void write_run(struct work *w)
 	if (!x->j.r && x->live)
 		x->j.r = memory_write_live(x);
 	if (x->held && x->j.m->tracker)
-		tracker_save_end(x->j.m->tracker); /* whatever happened, writers may go on */
+		tracker_save_end(x->j.m->tracker); /* in every case, let blocked writers continue */
 	if (!x->j.r)
 		x->j.r = fork_host_write(&x->file, &x->j.m->kvm, x->h.layout.total_bytes, &x->j.e);
 	x->j.r = fork_disks_finish(&x->disks, x->j.m, x->j.r, &x->j.e);
@@ -171,7 +171,7 @@ static void fork_done(struct work *w)
 	fork_free(x);
 }
 
-/* All of it is wanted, whatever has been saved before. */
+/* Hold all of memory, including blocks that an earlier snapshot has saved. */
 static int memory_hold(struct fork_job *x)
 {
 	struct tracker *t = x->j.m->tracker;
@@ -228,7 +228,7 @@ static void stop(struct work *w)
 	}
 	if (!j->r)
 		j->r = machine_save(j->m, &x->sections, &j->e);
-	/* With nothing that takes long the guest waits for no other thread. */
+	/* Without slow work to do, freeze at once instead of waiting for the worker's thread. */
 	if (j->r < 0 || (x->live && !x->disks.n))
 		freeze(w);
 	else
@@ -293,7 +293,7 @@ int vm_fork(struct vm *vm, struct worker *w, const struct vm_fork *f, const int 
 
 /* ---- a clone ---- */
 
-/* What it shares must never change under it. */
+/* Check the seals: memory that clones share must never change. */
 static int seals_check(int fd, struct err *e)
 {
 	int want = F_SEAL_WRITE | F_SEAL_SHRINK, seals = fcntl(fd, F_GET_SEALS);

@@ -1,8 +1,9 @@
-/* vm_fork: what clones of a running VM begin with. The VM stands still for a moment, as for a snapshot; its state
- * at that moment is written into a file in memory (snapshot/vmstate.h) while it goes on. Clones have their
- * RAM as a private view of that file (vmm/kvm/memory.h), so that what none of them writes is there once.
+/* vm_fork: captures the state from which clones of a running VM start. The VM is paused for a
+ * moment, as for a snapshot, and its state at that moment is written into a memfd
+ * (snapshot/vmstate.h) while it runs on. Clones map this file privately as their RAM
+ * (vmm/kvm/memory.h), so pages that no clone writes exist once.
  *
- * Main thread; done() runs on it, unless the call fails at once. */
+ * Threading: main thread; done() runs on it, unless the function fails. */
 #ifndef CAIRN_VMM_SNAPSHOT_VM_FORK_H
 #define CAIRN_VMM_SNAPSHOT_VM_FORK_H
 
@@ -14,20 +15,23 @@ struct machine;
 struct vm;
 struct worker;
 
-/* fds: nfds (1 or more), as VM_MSG_FORK says; taken on success only. Of the result, pause, total and
- * ram_bytes_written are filled in. */
+/* Capture the VM's current state and copy its disks.
+ * fds: nfds (1 or more), in the order that VM_MSG_FORK defines; taken on success only.
+ * done: receives the result, with pause, total and ram_bytes_written filled in.
+ * Returns 0 or -errno. */
 int vm_fork(struct vm *vm, struct worker *w, const struct vm_fork *f, const int *fds, unsigned nfds,
 	vm_snapshot_done_fn *done, void *opaque, struct err *e);
-/* The same of a snapshot (vm_fork_snapshot.c): memory, devices and disks are what they were then. Nothing of the VM
- * stands still for it, and it may be off. */
+/* Capture memory, devices and disks of a snapshot (vm_fork_snapshot.c). Does not pause the VM,
+ * which may also be off. Parameters as for vm_fork(). */
 int vm_fork_snapshot(struct vm *vm, struct worker *w, const struct vm_fork *f, const int *fds, unsigned nfds,
 	vm_snapshot_done_fn *done, void *opaque, struct err *e);
 
-/* In a clone, in place of machine_restore(). fd: taken. */
+/* Load a fork's state in a clone; replaces machine_restore(). fd: taken. Returns 0 or -errno. */
 int machine_load_fork(struct machine *m, int fd, struct err *e);
 
-/* A VM whose RAM is a view of another's gets its own, standing still for as long as that takes: before
- * its memory is watched. 0 at once for any other VM. */
+/* Give a clone RAM of its own, when its RAM is a private view of its source's. Needed before its
+ * memory can be tracked. Pauses the VM meanwhile. Returns 0, at once for any other VM; or
+ * -errno. */
 int vm_own_memory(struct vm *vm, struct err *e);
 
 #endif

@@ -1,6 +1,7 @@
-/* What clones begin with, out of a snapshot. All of it is the worker's: the state is read straight out of the
- * first disk's image, each block checked, and the disks are copied as they were then (block/qcow2/copy.c). A
- * snapshot does not change, so it is all the same what the VM does meanwhile. */
+/* Captures the state from which clones of a snapshot start. All work runs on the worker's thread:
+ * it reads the state directly from the first disk's image, checks each block, and copies the disks
+ * as of the snapshot (block/qcow2/copy.c). A snapshot does not change, so the VM may run or stop
+ * meanwhile. */
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -16,7 +17,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Blocks that go over at once. */
+/* Blocks copied at a time. */
 #define RUN_BLOCKS 16u
 
 struct snapshot_fork {
@@ -40,7 +41,7 @@ static void fork_free(struct snapshot_fork *x)
 	free(x);
 }
 
-/* ---- what it is ---- */
+/* ---- finding the snapshot ---- */
 
 static int ids_take(struct snapshot_fork *x, struct machine_disk *first, const struct tree_node *n)
 {
@@ -94,7 +95,7 @@ static int snapshot_open(struct snapshot_fork *x)
 	return r;
 }
 
-/* ---- its state ---- */
+/* ---- copying its state ---- */
 
 static int run_move(struct snapshot_fork *x, struct vmstate_file *to, uint64_t first, uint64_t n, uint8_t *buf)
 {

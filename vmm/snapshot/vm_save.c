@@ -62,8 +62,8 @@ static int save_step(void *opaque, uint64_t done, uint64_t total)
 	return vm_work_step(s->vm, done, total);
 }
 
-/* What the guest has written and not flushed is in the disks and no longer in the state: a disk
- * that cannot keep it must not be found out when the state is all that is left. */
+/* Flush the disks before the VM ends: unflushed guest writes are only in the disks' caches, not in
+ * the state, and a disk error must show while the VM can still continue. */
 static int disks_flush(struct machine *m, struct err *e)
 {
 	int r = 0;
@@ -73,7 +73,7 @@ static int disks_flush(struct machine *m, struct err *e)
 	return r;
 }
 
-/* On the worker's thread; the machine stands still. */
+/* Runs on the worker's thread; the machine is paused. */
 static void save_run(struct work *w)
 {
 	struct save *s = container_of(w, struct save, work);
@@ -118,7 +118,7 @@ static void save_done(struct work *w)
 			(unsigned long long)s->result.ram_bytes_written / 1024);
 		s->done(s->opaque, 0, NULL);
 		vm_end(s->vm, VM_REASON_SAVED, 0, NULL);
-		vm_work_end(s->vm); /* a reset that the guest asked for is not wanted any more */
+		vm_work_end(s->vm); /* discards a reset that the guest asked for meanwhile */
 	} else {
 		vm_work_end(s->vm);
 		log_warn(NULL, "not saved: %s", s->e.msg);

@@ -1,4 +1,5 @@
-/* vm_save: a VM's state into a file, and a machine out of one. Format: snapshot/vmstate.h. */
+/* vm_save: saves a VM's state into a file, and restores a machine from one. Format:
+ * snapshot/vmstate.h. */
 #ifndef CAIRN_VMM_SNAPSHOT_VM_SAVE_H
 #define CAIRN_VMM_SNAPSHOT_VM_SAVE_H
 
@@ -7,15 +8,19 @@ struct machine;
 struct vm;
 struct worker;
 
-/* Pause the VM, write its state on the worker's thread, end the VM. The loop goes on meanwhile.
- * state_fd, definition_fd (-1: none): taken. done() is called on the loop, unless this fails at
- * once (-EBUSY, ERR_WRONG_STATE). When it fails later, the VM goes on as it was. */
+/* Pause the VM, write its state on the worker's thread, end the VM. When this fails, the VM
+ * continues in its previous phase.
+ * state_fd, definition_fd (-1: none): taken.
+ * done: called on the loop, unless vm_save() itself fails.
+ * Returns 0; -EBUSY (ERR_WRONG_STATE or ERR_BUSY). */
 int vm_save(struct vm *vm, struct worker *w, int state_fd, int definition_fd,
 	void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e);
 
-/* In place of machine_boot(), before the threads are made. Everything small is checked before
- * anything is set; RAM is read by a pager, or, where userfaultfd is not to be had or the
- * configuration says so, here. fd: taken. */
+/* Restore a machine from a saved state; replaces machine_boot(). Call before the threads are
+ * created. Checks everything except memory before it changes anything. A pager loads memory on
+ * demand; without userfaultfd, or when the configuration says so, all memory is loaded before the
+ * return.
+ * fd: taken. Returns 0 or -errno. */
 int machine_restore(struct machine *m, int fd, struct err *e);
 
 #endif

@@ -1,4 +1,4 @@
-/* The list, small changes to it, and what the jobs share. */
+/* List and change snapshots, and helpers that all snapshot jobs share. */
 #include "vmm/snapshot/vm_snapshot.h"
 #include "base/cleanup.h"
 #include "base/log.h"
@@ -69,7 +69,7 @@ int vmsnap_find(const struct tree *t, const char *name, struct tree_node **ret, 
 
 /* ---- jobs ---- */
 
-/* The work has begun. */
+/* Allocate a job whose work has begun; ends the work on failure. */
 static void *job_alloc(size_t bytes, struct vm *vm, struct worker *w, const char *what, struct err *e)
 {
 	struct vmsnap_job *j = calloc(1, bytes);
@@ -215,8 +215,8 @@ static int set_apply(const struct tree *t, struct tree_node *n, const struct vm_
 	return 0;
 }
 
-/* Of the parts only the name changes. The first disk's entry is changed last: until then the old name
- * stands, also for the parts after a crash. */
+/* Only the name is stored in the other disks' parts. Update the first disk last: until then the old
+ * name is valid, also for recovery of the parts after a crash. */
 static int set_on_disks(struct machine *m, struct machine_disk *first, const struct tree_node *old,
 	struct tree_node *n, struct err *e)
 {
@@ -281,7 +281,7 @@ static void delete_run(struct work *w)
 	struct vmsnap_job *j = &x->j;
 	struct machine_disk *first = vmsnap_first_disk(j->m, &j->e);
 
-	/* Memory may still be coming out of the one that goes. */
+	/* The pager may still read memory from the snapshot to be deleted. */
 	if (j->m->pager)
 		pager_wait(j->m->pager);
 	j->r = first ? delete_everywhere(x, first, &j->e) : -ENOTSUP;

@@ -1,13 +1,15 @@
-/* vm_snapshot: snapshots of a VM inside its qcow2 disks: every writable disk, memory, vCPUs and
- * devices at one instant. The first qcow2 disk holds the state and the tree.
+/* vm_snapshot: snapshots of a VM inside its qcow2 disks: all writable disks, memory, vCPUs and
+ * devices at one instant. The first qcow2 disk holds the VM state and the snapshot tree.
  *
- * Taking one of a running VM: memory is write-protected while the guest runs (once); in the
- * pause the devices are drained and saved, each disk's content is frozen, and what was
- * dirtied is protected again; then the guest goes on, and the worker writes memory as it was.
- * The next snapshot shares all that was not dirtied since with this one; after a revert, with the one
- * that was reverted to, loaded or not.
+ * Snapshot of a running VM: memory is write-protected while the guest runs (only for the first
+ * snapshot). In the pause the devices are drained and saved, each disk's content is frozen, and
+ * pages dirtied since are protected again. Then the guest runs on, and the worker writes memory as
+ * of the pause.
+ * The next snapshot shares all memory that was not dirtied since with this one; after a revert,
+ * with the snapshot that was reverted to, whether its memory is loaded yet or not.
  *
- * Main thread; done() runs on it, unless a call fails at once. One at a time (-EBUSY). */
+ * Threading: main thread; done() runs on it, unless the function fails. One operation at a time;
+ * others get -EBUSY. Functions return 0 or -errno. */
 #ifndef CAIRN_VMM_SNAPSHOT_VM_SNAPSHOT_H
 #define CAIRN_VMM_SNAPSHOT_VM_SNAPSHOT_H
 
@@ -24,18 +26,20 @@ int vm_snapshot_create(struct vm *vm, struct worker *w, const struct vm_snapshot
 	vm_snapshot_done_fn *done, void *opaque, struct err *e);
 int vm_snapshot_delete(struct vm *vm, struct worker *w, const char *name,
 	vm_snapshot_done_fn *done, void *opaque, struct err *e);
-/* The VM goes back in place: its process, its control socket and consoles stay. What is wrong with
- * the saved state is found before the VM is touched. */
+/* Revert the VM in place: its process, control socket and consoles stay. Errors in the saved state
+ * are found before the VM is changed. */
 int vm_snapshot_revert(struct vm *vm, struct worker *w, const struct vm_snapshot_revert *v,
 	vm_snapshot_done_fn *done, void *opaque, struct err *e);
 int vm_snapshot_set(struct vm *vm, const struct vm_snapshot_set *s, struct err *e);
-/* Before anything runs, the disks' threads there: what a crash left half done on several disks is ended or
- * undone. Waits for the disks; an event for each. Fails when the disks do not belong together. */
+/* Complete or undo operations on several disks that a crash has interrupted. Call before the guest
+ * runs, when the disks' threads exist; waits for the disks. Sends an event for each recovery. Fails
+ * when the disks do not belong together. */
 int vm_snapshot_recover(struct vm *vm, struct err *e);
-/* A page of the list, from index `from`. */
+/* List one page of snapshots, starting at index `from`. */
 int vm_snapshot_list(struct vm *vm, uint32_t from, struct vm_snapshots *ret, struct err *e);
-/* One of them with own_bytes. No work in vm.h's sense: it may be asked for at any time, by several, and
- * fails with -EBUSY or -ECANCELED when something changes the snapshots meanwhile. */
+/* Compute own_bytes of one snapshot. May run at any time and several times at once; it does not
+ * count as work (vm_work_begin()). Fails with -EBUSY or -ECANCELED when the snapshots change
+ * meanwhile. */
 typedef void vm_snapshot_size_fn(void *opaque, int r, const struct vm_snapshot_info *info,
 	const struct err *e);
 int vm_snapshot_size(struct vm *vm, const char *name, vm_snapshot_size_fn *done, void *opaque,

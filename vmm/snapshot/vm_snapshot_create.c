@@ -1,5 +1,6 @@
-/* Taking a snapshot. Stages: prepare (worker: protect memory while the guest runs), quiesce (the guest's
- * agent, if wanted), freeze (main: the pause), write (worker: memory as it was, then the commit). */
+/* Creates a snapshot. Stages: prepare (worker: protect memory while the guest runs), quiesce (guest
+ * agent, if requested), freeze (main thread: the pause), write (worker: memory as of the pause,
+ * then the commit). */
 #include "base/cleanup.h"
 #include "base/crc32c.h"
 #include "base/log.h"
@@ -22,32 +23,32 @@
 #include <sys/random.h>
 #include <time.h>
 
-/* Blocks that stand together go out in one write. */
+/* Adjacent blocks are written together, at most this many. */
 #define RUN_BLOCKS 16u
-/* Only whole clusters can be shared; RAM begins at a multiple of the largest. */
+/* Only whole clusters can be shared; RAM starts at a multiple of the largest cluster size. */
 #define CLUSTER_MAX_BYTES (2 * MIB)
 #define RATE_LOOK_NS 50000000ULL
 
-/* Blocks that go out in one write. */
+/* Blocks for one write. */
 struct ram_run {
 	uint64_t first;
 	unsigned n;
 	uint8_t *buf; /* RUN_BLOCKS blocks, page-aligned */
 	struct vmstate_call call;
-	bool is_written; /* the call is under way */
+	bool is_written; /* the write is in progress */
 };
 
 struct create_job {
 	struct vmsnap_job j;
 	struct vm_snapshot_create c;
 	struct machine_disk *first;
-	struct block_snapshot *on_disk[VM_DISKS_MAX]; /* begun and not ended */
+	struct block_snapshot *on_disk[VM_DISKS_MAX]; /* begun, and neither committed nor aborted */
 	bool with_ram, live, was_running, incremental;
 	struct state_writer sections;
-	struct bitmap wanted; /* blocks of RAM to be written */
+	struct bitmap wanted; /* blocks of RAM to write */
 	struct vmstate_header h;
-	uint32_t *crcs;			      /* the base's; of what is written, its own */
-	char base_id[VM_SNAPSHOT_ID_MAX + 1]; /* incremental: whose memory is shared */
+	uint32_t *crcs;			      /* the base's; the new ones of blocks that were written */
+	char base_id[VM_SNAPSHOT_ID_MAX + 1]; /* incremental: snapshot whose memory is shared */
 	uint64_t started_ns, bytes_done, bytes_total;
 	struct ram_run run[2]; /* one is written while the other is filled */
 	unsigned filling;
@@ -89,14 +90,14 @@ static int name_check(struct create_job *x, struct err *e)
 			r = err_set(e, -EEXIST, ERR_EXISTS,
 				"there is a snapshot '%s' already; choose another name or delete it", x->c.name);
 	if (!tree_find_id(&t, strtoull(x->j.m->base_id, NULL, 10)))
-		x->j.m->base_id[0] = 0; /* deleted meanwhile */
+		x->j.m->base_id[0] = 0; /* the base was deleted meanwhile */
 	tree_done(&t);
 	return r;
 }
 
-/* Another disk has a snapshot of that name, and the first disk, which has the tree, knows nothing of it: the
- * first disk's was deleted by another program, or while that disk was away. Nobody can get at it by
- * the VM any more. One of another VM is not ours to delete. */
+/* Delete a snapshot of the same name on another disk that the first disk's tree does not know: the
+ * first disk's part was deleted by another program, or while the first disk was detached, so no
+ * command of this VM can reach it. Refuse when the snapshot belongs to another VM. */
 static int namesake_delete(struct create_job *x, struct machine_disk *d, const struct tree_node *n)
 {
 	if (!n->ours || (tree_has_set(n) && memcmp(n->data.set.vm, x->j.m->cfg.uuid, sizeof(n->data.set.vm))))
@@ -132,7 +133,7 @@ static int namesakes_delete(struct create_job *x)
 	return r;
 }
 
-/* ---- prepare: on the worker, the guest runs ---- */
+/* ---- prepare: on the worker's thread; the guest runs ---- */
 
 static int memory_refuse(struct create_job *x)
 {
@@ -140,7 +141,8 @@ static int memory_refuse(struct create_job *x)
 		"part of the memory that this VM was restored from could not be read");
 }
 
-/* With a base, memory that is not there yet is the base's. */
+/* Check that memory is readable. With a base, memory that is not loaded yet is shared with the
+ * base, so there is no need to wait for it. */
 static int pager_check(struct create_job *x)
 {
 	struct machine *m = x->j.m;
@@ -168,7 +170,7 @@ static int base_crcs_read(struct create_job *x)
 	return r < 0 ? r : vmstate_read_crcs(&st.store, &h, &x->crcs, &x->j.e);
 }
 
-/* Those of untouched memory: blocks that are not told stay so. */
+/* Set all checksums to those of zero blocks: the tracker does not return untouched blocks. */
 static int zero_crcs(struct create_job *x)
 {
 	const struct vmstate_layout *l = &x->h.layout;
@@ -220,7 +222,7 @@ static void prepare_run(struct work *w)
 		x->j.r = ram_prepare(x);
 }
 
-/* ---- quiesce: the guest's agent freezes file systems, as late and so as briefly as may be ---- */
+/* ---- quiesce: the guest agent freezes file systems, late so that they are frozen briefly ---- */
 
 static int quiesce_check(struct vm *vm, const struct vm_snapshot_create *c, struct err *e)
 {
@@ -235,7 +237,7 @@ static int quiesce_check(struct vm *vm, const struct vm_snapshot_create *c, stru
 	return 0;
 }
 
-/* What the guest wrote out it has written in memory, too. */
+/* The guest's write-back has dirtied memory again, so protect again. */
 static void settle_again(struct work *w)
 {
 	struct create_job *x = container_of(w, struct create_job, j.work);
@@ -270,7 +272,7 @@ static void quiesce(struct work *w)
 		freeze(w);
 }
 
-/* ---- freeze: on the main thread, the pause ---- */
+/* ---- freeze: on the main thread, in the pause ---- */
 
 static int disks_begin(struct create_job *x)
 {
@@ -293,7 +295,7 @@ static int ram_freeze(struct create_job *x)
 	if (r < 0 || !x->live)
 		return r;
 	memcpy(x->base_id, m->base_id, sizeof(x->base_id));
-	/* From here on the base is what this snapshot will be, or nothing. */
+	/* From here on the base is the new snapshot or, if that fails, none. */
 	m->base_id[0] = 0;
 	r = tracker_mark(m->tracker, x->incremental ? &x->wanted : NULL, &x->j.e);
 	if (!r)
@@ -329,7 +331,7 @@ static void freeze(struct work *w)
 		j->r = ram_freeze(x);
 	if (!j->r)
 		j->r = disks_begin(x);
-	/* Without write protection the guest stands still until memory is written. */
+	/* Without write protection the guest stays paused until memory is written. */
 	if (x->was_running && (!x->with_ram || x->live || j->r < 0)) {
 		machine_resume(j->m);
 		j->result.pause_ns = loop_now_ns() - t0;
@@ -342,9 +344,9 @@ static void freeze(struct work *w)
 	worker_submit(j->worker, j->m->host.loop, &j->work);
 }
 
-/* ---- write: on the worker, the guest runs ---- */
+/* ---- write: on the worker's thread; the guest runs ---- */
 
-/* Keep to the rate that was asked for, but look up often: the work may be cancelled. */
+/* Sleep as the rate limit requires, in short steps, to notice a cancellation. */
 static void rate_wait(const struct create_job *x)
 {
 	uint64_t due, now;
@@ -373,7 +375,7 @@ static int run_wait(struct create_job *x, struct ram_run *run)
 	return r;
 }
 
-/* What is in the run goes on its way, and the other one is free to be filled. */
+/* Start to write the current run and switch to the other one. */
 static int run_flush(struct create_job *x, struct disk_store *st)
 {
 	struct ram_run *run = &x->run[x->filling];
@@ -399,7 +401,7 @@ static int runs_wait(struct create_job *x)
 	return r < 0 ? r : r2;
 }
 
-/* A block of zeros is left out, but where the parent has something in that place. */
+/* Return whether to skip the block: it is zero, and the parent has no data in its place. */
 static bool block_is_left_out(struct create_job *x, uint64_t block, uint32_t crc)
 {
 	const struct vmstate_layout *l = &x->h.layout;
@@ -412,7 +414,7 @@ static uint8_t *run_end(struct create_job *x)
 	return x->run[x->filling].buf + x->run[x->filling].n * (size_t)VMSTATE_BLOCK_BYTES;
 }
 
-/* The block lies at the run's end. */
+/* Append the block that lies at the run's end. */
 static int block_add(struct create_job *x, struct disk_store *st, uint64_t block)
 {
 	const uint8_t *data = run_end(x);
@@ -571,8 +573,8 @@ static int parts_commit(struct create_job *x, const struct block_snapshot_info *
 	return r;
 }
 
-/* The first disk's comes last: with it the snapshot exists. Until then those on the others are marked as
- * unfinished, and what a crash, or an error here, leaves of them is rolled back. */
+/* Commit the first disk last: its entry makes the snapshot exist. Until then the entries on other
+ * disks are marked as unfinished, and recovery rolls them back after a crash or an error. */
 static int disks_commit(struct create_job *x)
 {
 	struct block_snapshot_info info = { 0 };
@@ -614,13 +616,13 @@ static void write_run(struct work *w)
 	if (!j->r)
 		j->r = disks_commit(x);
 	if (x->live && j->m->tracker)
-		tracker_save_end(j->m->tracker); /* whatever happened, writers may go on */
+		tracker_save_end(j->m->tracker); /* in every case, let blocked writers continue */
 	if (j->r < 0)
 		disks_abort(x);
 	j->result.total_ns = loop_now_ns() - x->started_ns;
 }
 
-/* ---- the end: on the main thread ---- */
+/* ---- completion: on the main thread ---- */
 
 static void write_done(struct work *w)
 {
@@ -639,7 +641,7 @@ static void write_done(struct work *w)
 			(unsigned long long)j->result.ram_bytes_written / 1024,
 			(unsigned long long)j->result.ram_bytes_shared / 1024);
 	}
-	agent_thaw(j->m->agent); /* when it has failed before */
+	agent_thaw(j->m->agent); /* no-op unless an earlier stage failed */
 	if (!j->r && x->c.halt)
 		vm_end(j->vm, VM_REASON_USER, 0, NULL);
 	vmsnap_job_finish(j);
@@ -687,7 +689,7 @@ int vm_snapshot_create(struct vm *vm, struct worker *w, const struct vm_snapshot
 	left_out_tell(x);
 	x->j.work.run = prepare_run;
 	x->j.work.done = quiesce;
-	vm_work_set_live(vm); /* the guest runs while memory is being protected */
+	vm_work_set_live(vm); /* the guest runs while memory is write-protected */
 	worker_submit(w, m->host.loop, &x->j.work);
 	return 0;
 }

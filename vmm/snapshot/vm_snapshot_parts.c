@@ -1,5 +1,5 @@
-/* The parts of a snapshot on several disks, and what a crash between two of them left. The first disk's
- * entry speaks for all: docs/ARCHITECTURE.md, "Life of a snapshot". */
+/* Parts of a snapshot on several disks, and recovery after a crash between two disks. The first
+ * disk's entry is authoritative: docs/ARCHITECTURE.md, "Life of a snapshot". */
 #include "base/log.h"
 #include "base/util.h"
 #include "block/block.h"
@@ -109,14 +109,16 @@ int vmsnap_part_settle(struct machine_disk *d, struct tree_node *part, const str
 	r = disk_snapshot_update(d, info, e);
 	if (r != -EEXIST)
 		return r;
-	/* Somebody else's has the name. The set's id is what counts. */
+	/* Another snapshot has that name already. Keep the old name: parts are identified by the
+	 * set's id. */
 	memcpy(info->name, old_name, sizeof(info->name));
 	return disk_snapshot_update(d, info, e);
 }
 
 /* ---- delete ---- */
 
-/* Its children become its parent's; the current one's parent becomes current. */
+/* Give the children of a deleted snapshot its parent; if it was current, its parent becomes
+ * current. */
 static int children_move(struct machine_disk *first, struct tree *t, struct tree_node *gone,
 	struct err *e)
 {
@@ -216,13 +218,14 @@ static void recovered(const struct recovery *x, enum vm_recovery what, const str
 		x->tell(x->opaque, what, d->id, n->info.name);
 }
 
-/* What the first disk's entry says is under way. */
+/* Complete the operation that is marked in the first disk's entry. */
 static int marked_end(struct recovery *x, struct tree *t, struct tree_node *n, struct err *e)
 {
 	bool reverting = n->data.set.mark == TREE_REVERTING;
 	int r;
 
-	/* What is asked of an id is done to the first that has it: this one's mark would stay for ever. */
+	/* With two snapshots of one id, the engine would act on the first, and this one's mark
+	 * would stay forever. */
 	if (tree_find_id(t, tree_id(n)) != n)
 		return err_set(e, -EINVAL, ERR_CORRUPT, "disk %s: two snapshots have the id %s, and work on one of "
 			"them was cut short; delete them with `qemu-img snapshot -d`", x->first->id, n->info.id);
@@ -235,7 +238,8 @@ static int marked_end(struct recovery *x, struct tree *t, struct tree_node *n, s
 	return r;
 }
 
-/* 0: nothing is marked in the tree, which is the caller's. 1: one was ended, and the tree is another now. */
+/* Complete the next marked operation. Returns 0 when the tree has no mark, with the tree owned by
+ * the caller; 1 after completing one, which changes the tree; -errno. */
 static int marked_end_next(struct recovery *x, struct tree *ret, struct err *e)
 {
 	int r = vmsnap_tree(x->first, ret, e);
@@ -271,7 +275,8 @@ static int part_recover(struct recovery *x, struct machine_disk *d, const struct
 	} else if (making && memcmp(part->data.set.vm, x->m->cfg.uuid, sizeof(part->data.set.vm))) {
 		log_warn(d->id, "another VM did not end the making of snapshot '%s'; it is left alone",
 			part->info.name);
-	} else if (making && !x->first->snapshot_unknown) { /* else the next open, or a change, tells */
+	} else if (making && !x->first->snapshot_unknown) {
+		/* With snapshot_unknown, the next open or a change of the table decides. */
 		r = disk_snapshot_delete(d, part->info.id, e);
 		if (!r)
 			recovered(x, VM_RECOVERY_UNMADE, d, part);
@@ -333,7 +338,7 @@ int vm_snapshot_recover(struct vm *vm, struct err *e)
 	struct machine *m = vm_machine(vm);
 	int r = vmsnap_recover(m, m->cfg.restore_fd == VM_NO_FD, start_recovered, &s, e);
 
-	/* A disk's size may be another now. */
+	/* A disk's size may have changed. */
 	if (!r && s.reverted && !m->cfg.images_only)
 		r = machine_reset(m, e);
 	return r;

@@ -1,5 +1,5 @@
-/* The way back. Stages: look (worker: everything that can be wrong is found here), go (main: pause,
- * disks, devices, vCPUs; memory comes on demand). */
+/* Reverts to a snapshot. Stages: look (worker: find every possible error), go (main thread: pause,
+ * disks, devices, vCPUs; memory is loaded on demand). */
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -21,19 +21,20 @@ struct revert_job {
 	struct machine_disk *first;
 	struct tree tree;
 	struct tree_node *node;
-	char id[VM_DISKS_MAX][BLOCK_SNAPSHOT_ID_MAX + 1]; /* of the snapshot on each disk */
+	char id[VM_DISKS_MAX][BLOCK_SNAPSHOT_ID_MAX + 1]; /* id of the snapshot on each disk */
 	bool with_ram;
 	struct vmstate_header h;
 	uint8_t *sections;
-	struct map_store *store; /* until the pager has it */
-	bool rewinds;		 /* memory counts from a state that is at hand: only what differs changes */
-	struct bitmap changed;	 /* between the two */
+	struct map_store *store; /* until the pager takes it */
+	/* Memory is tracked since a snapshot that still exists: replace only blocks that differ. */
+	bool rewinds;
+	struct bitmap changed;	 /* blocks that differ between the two */
 	uint64_t started_ns;
 };
 
-/* ---- look: on the worker; the VM is not touched ---- */
+/* ---- look: on the worker's thread; the VM is not changed ---- */
 
-/* Blocks of RAM that have a part in the clusters [first, end). */
+/* Mark the blocks of RAM that overlap the clusters [first, end). */
 static void changed_set(struct revert_job *x, uint64_t first, uint64_t end)
 {
 	const struct vmstate_layout *l = &x->h.layout;
@@ -45,7 +46,7 @@ static void changed_set(struct revert_job *x, uint64_t first, uint64_t end)
 		bitmap_set(&x->changed, b);
 }
 
-/* What two snapshots of a disk have in the same clusters is the same. */
+/* Find the blocks that differ. Clusters that both snapshots share have the same content. */
 static void changed_find(struct revert_job *x, const struct block_vmstate_map *base)
 {
 	const struct vmstate_layout *l = &x->h.layout;
@@ -91,7 +92,7 @@ static bool memory_is_good(struct machine *m)
 	return m->tracker && !s.failed;
 }
 
-/* Does memory count from a snapshot that is still there? */
+/* Check whether memory is tracked since a snapshot that still exists. */
 static int base_look(struct revert_job *x)
 {
 	x->rewinds = tree_find_id(&x->tree, strtoull(x->j.m->base_id, NULL, 10));
@@ -167,7 +168,7 @@ static void look_run(struct work *w)
 
 /* ---- go: on the main thread ---- */
 
-/* One disk alone: the VM as a whole goes on from where it was. */
+/* Revert one disk alone; the rest of the VM keeps its state. */
 static int disk_apply(struct revert_job *x)
 {
 	struct machine *m = x->j.m;
@@ -272,7 +273,7 @@ static int go(struct revert_job *x)
 	else if (!r && !j->m->cfg.images_only)
 		r = machine_reset(j->m, &j->e);
 	if (r < 0) {
-		/* Disks and machine may not fit together any more: it must not go on. */
+		/* Disks and machine may be inconsistent now, so the VM must not run. */
 		vm_end(j->vm, VM_REASON_HOST_ERROR, 0, j->e.msg);
 		return r;
 	}

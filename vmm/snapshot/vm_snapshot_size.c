@@ -1,5 +1,6 @@
-/* What a snapshot alone holds, over all disks that have a part of it. Each disk's own thread looks,
- * one disk after the other, while the guest and everybody else go on; nothing waits. */
+/* Computes the space that only one snapshot uses, over all disks that have a part of it. Each
+ * disk's own thread counts, one disk after the other, while the guest and all other users continue;
+ * nothing blocks. */
 #include "base/cleanup.h"
 #include "base/util.h"
 #include "vmm/snapshot/vm_snapshot.h"
@@ -15,11 +16,11 @@ struct size_job {
 	struct vm_snapshot_info info;
 	vm_snapshot_size_fn *done;
 	void *opaque;
-	unsigned disk; /* looked at now */
+	unsigned disk; /* index of the current disk */
 	char part_id[BLOCK_SNAPSHOT_ID_MAX + 1];
-	bool first;    /* it is the one with the tree: there the id says which */
+	bool first;    /* the disk with the tree: find the part by id */
 	uint64_t bytes, sum;
-	struct loop_task task; /* to the disk's loop, and back */
+	struct loop_task task; /* posted to the disk's loop, and back */
 	struct block_snapshot_op op;
 	int r;
 	struct err e;
@@ -58,7 +59,7 @@ static void own_done(struct block_snapshot_op *op, int res, const struct err *e)
 	loop_post(j->m->host.loop, &j->task);
 }
 
-/* Its part of the snapshot into part_id. False: it has none. */
+/* Find the disk's part of the snapshot and copy its id. Returns false when the disk has none. */
 static bool part_find(struct size_job *j, const struct block_snapshot_info *list, size_t n)
 {
 	const struct tree_node *part;
