@@ -33,10 +33,10 @@ struct control {
 	struct loop_watch *listen_watch, *peer_watch;
 	struct vm *vm;
 	struct worker *worker;
-	struct clone_disks *clones; /* NULL: a VM that runs */
+	struct clone_disks *clones; /* NULL: not a process for images */
 	uint64_t config_seq, work_seq;
-	bool forking; /* the work under way is for clones, which only this daemon knows */
-	struct { /* whoever asks meanwhile gets the same answer */
+	bool forking; /* the work in progress is a fork, of use only to the daemon that asked for it */
+	struct { /* address queries that wait for one common answer */
 		uint64_t seqs[LOOKS_MAX];
 		unsigned n;
 		bool under_way;
@@ -55,8 +55,8 @@ static void peer_drop(struct control *c)
 	c->looks.n = 0;
 }
 
-/* The other side is gone. Nobody wants anything of a VM's images any more then, and another daemon
- * may want them itself. */
+/* Handle the loss of the peer. Nobody else uses a process for images, and the next daemon may want
+ * to open them itself, so end such a process. */
 static void peer_lost(struct control *c)
 {
 	peer_drop(c);
@@ -66,7 +66,8 @@ static void peer_lost(struct control *c)
 		vm_end(c->vm, VM_REASON_USER, 0, NULL);
 }
 
-/* A daemon that does not read is a daemon that is stuck: it finds us again by the socket. */
+/* Send a message; drop a peer that does not read. A daemon that is stuck reconnects by the socket
+ * later. */
 static void peer_send(struct control *c, enum vm_msg_type type, uint64_t seq, const void *body,
 	size_t len)
 {
@@ -145,7 +146,7 @@ static void save_over(void *opaque, int r, const struct err *e)
 	reply(c, c->work_seq, r, e);
 }
 
-/* Answered by save_over(), or at once when it cannot begin. */
+/* Start a save. save_over() sends the answer, or this function when the save cannot begin. */
 static void save_request(struct control *c, struct channel_msg *m)
 {
 	int state_fd = m->nfds > 0 ? m->fds[0] : -1, definition_fd = m->nfds > 1 ? m->fds[1] : -1;
@@ -199,7 +200,7 @@ static void snapshot_list(struct control *c, struct channel_msg *m)
 	free(page);
 }
 
-/* Strings from the peer end where their field does. */
+/* Terminate strings from the peer at the end of their field. */
 #define TERMINATE(field) ((field)[sizeof(field) - 1] = 0)
 
 static void snapshot_set(struct control *c, struct channel_msg *m)
@@ -262,7 +263,7 @@ struct space_request {
 	struct vm_spaces spaces;
 };
 
-/* On the worker: a file system may take as long as it likes. */
+/* Runs on the worker's thread, since a file system may block. */
 static void space_run(struct work *w)
 {
 	struct space_request *s = container_of(w, struct space_request, work);
@@ -401,7 +402,7 @@ static void dump_request(struct control *c, struct channel_msg *m)
 	}
 }
 
-/* The work under way keeps its own seq: remember this one only when it has begun. */
+/* Set work_seq back if the work cannot begin: the work in progress keeps its own seq. */
 static void snapshot_begin(struct control *c, struct channel_msg *m)
 {
 	uint64_t before = c->work_seq;
@@ -425,7 +426,7 @@ static void snapshot_begin(struct control *c, struct channel_msg *m)
 struct errand {
 	struct control *control;
 	uint64_t seq;
-	bool off; /* a shutdown */
+	bool off; /* the command is a shutdown */
 };
 
 static void errand_over(void *opaque, int r, const struct err *e)
@@ -438,7 +439,7 @@ static void errand_over(void *opaque, int r, const struct err *e)
 	reply(s.control, s.seq, r, e);
 }
 
-/* To whoever is attached, as a line of the host's own: the guest has not written it. */
+/* Write a line to all attached consoles, in brackets because it does not come from the guest. */
 static void consoles_tell(const struct machine *m, const char *text)
 {
 	char line[sizeof(((struct vm_agent *)NULL)->text) + 8];
@@ -620,7 +621,8 @@ static void peer_ready(void *opaque, unsigned revents)
 	r = channel_recv(c->peer_fd, VM_MSG_VERSION, vm_msg_to_vm, VM_MSG_TYPE_COUNT, c->buf, &m);
 	if (r == -EAGAIN)
 		return;
-	if (r == -EPROTONOSUPPORT) { /* in ours, so that a daemon of another version sees which that is */
+	/* Reply in this process's version, so that the daemon sees which one it is. */
+	if (r == -EPROTONOSUPPORT) {
 		err_set(&e, r, ERR_UNSUPPORTED, "this process speaks version %d of the protocol", VM_MSG_VERSION);
 		reply(c, m.head.seq, r, &e);
 	}
@@ -658,7 +660,7 @@ static void listen_ready(void *opaque, unsigned revents)
 		peer_drop(c);
 }
 
-/* ---- the beginning ---- */
+/* ---- startup ---- */
 
 static int wait_readable(int fd)
 {

@@ -1,4 +1,6 @@
-/* control: a VM process's end of the messages in vm_msg.h. One peer at a time. */
+/* control: the VM process's end of the messages in vm_msg.h. One peer at a time.
+ *
+ * Threading: main thread. */
 #ifndef CAIRN_VMM_CONTROL_H
 #define CAIRN_VMM_CONTROL_H
 
@@ -13,22 +15,23 @@ struct vm;
 struct worker;
 
 /* Wait (10 s at most) for the first connection, when listen_fd ≥ 0, and for VM_MSG_CONFIG.
- * channel_fd: an already connected socket, or -1. fds: CHANNEL_FDS_MAX, owned by the caller
- * afterwards. The fds given are taken. Returns 0; -errno with a sentence, answered to the
- * peer, too. */
+ * listen_fd, channel_fd: taken. channel_fd: an already connected socket, or -1.
+ * ret_fds: CHANNEL_FDS_MAX; owned by the caller afterwards.
+ * Returns 0; -errno, which is also sent to the peer. */
 int control_new(int listen_fd, int channel_fd, struct control **ret_c, struct vm_config *ret_cfg,
 	int *ret_fds, unsigned *ret_nfds, struct err *e);
 void control_free(struct control *c);
 
-/* Answer the configuration. */
+/* Answer the configuration request. */
 void control_configured(struct control *c, int r, const struct err *e);
-/* From now on requests are served on the loop. */
+/* Serve requests on the loop from now on. Returns 0 or -errno. */
 int control_serve(struct control *c, struct loop *l, struct vm *vm, struct err *e);
-/* For saves; borrowed. */
+/* Set the worker for long-running requests; borrowed. */
 void control_set_worker(struct control *c, struct worker *w);
-/* For the disks of clones, of a process for images: before the sandbox is sealed. */
+/* Prepare to make disks of clones, in a process for images. Call before the sandbox is sealed.
+ * copiers: as in clone_disks_new(). */
 int control_prepare_clones(struct control *c, unsigned copiers, struct err *e);
-/* A vm_sink's event(). */
+/* Send an event to the peer; the event() of a vm_sink. */
 void control_event(void *opaque, const struct vm_event *ev);
 
 #endif

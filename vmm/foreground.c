@@ -20,7 +20,8 @@
 #define DEADLINE_DEFAULT_S 30
 #define DRAIN_NS 1000000000ULL
 #define CTRL_BRACKET 0x1d
-/* timeout(1) signals its child and then its whole group: that is one wish, not two. */
+/* Signals within this interval count as one: timeout(1) signals its child and then its whole
+ * process group. */
 #define SAME_WISH_NS 200000000ULL
 
 struct foreground {
@@ -32,7 +33,7 @@ struct foreground {
 	uint64_t deadline_ns, watchdog_ns;
 	bool terminating;
 	uint64_t terminating_since_ns;
-	bool raw; /* the terminal is ours */
+	bool raw; /* the terminal is in raw mode */
 	struct termios saved;
 };
 
@@ -129,7 +130,7 @@ static void terminal_raw(struct foreground *f)
 	t = f->saved;
 	cfmakeraw(&t);
 	t.c_oflag = f->saved.c_oflag;
-	t.c_lflag |= ISIG; /* but only one key makes a signal */
+	t.c_lflag |= ISIG; /* keep signals, but only for one key */
 	t.c_cc[VINTR] = CTRL_BRACKET;
 	t.c_cc[VQUIT] = t.c_cc[VSUSP] = _POSIX_VDISABLE;
 	f->raw = tcsetattr(STDIN_FILENO, TCSANOW, &t) == 0;

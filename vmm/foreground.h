@@ -1,8 +1,10 @@
-/* foreground: a VM process that is somebody's child without a daemon (`cairn run`):
- * the console on stdin and stdout, the SIGTERM contract, sd_notify.
+/* foreground: a VM process without a daemon, as a child of `cairn run`: console on stdin and
+ * stdout, shutdown on SIGTERM, sd_notify.
  *
- * First SIGTERM (or SIGINT, SIGHUP): the ACPI power button, then a deadline. Second: stop now.
- * On a terminal, which is raw meanwhile, Ctrl-] sends the SIGINT. */
+ * First SIGTERM (or SIGINT, SIGHUP): press the ACPI power button and start the deadline. Second:
+ * stop at once. A terminal is in raw mode meanwhile; Ctrl-] sends SIGINT.
+ *
+ * Threading: main thread. */
 #ifndef CAIRN_VMM_FOREGROUND_H
 #define CAIRN_VMM_FOREGROUND_H
 
@@ -13,12 +15,14 @@ struct foreground;
 struct loop;
 struct vm;
 
-/* Before the sandbox is sealed. deadline_s: from the first signal. */
+/* Set up console, signals and notification. Call before the sandbox is sealed.
+ * deadline_s: seconds from the first signal. Returns 0 or -errno. */
 int foreground_new(struct loop *l, struct vm *vm, uint32_t deadline_s, struct foreground **ret_f,
 	struct err *e);
-/* The VM runs: READY=1. */
+/* Tell the service manager that the VM runs: READY=1. */
 void foreground_started(struct foreground *f);
-/* Gives the terminal back, writes what the console still holds. The loop is not running. */
+/* Restore the terminal and write the console's remaining output. Call when the loop does not
+ * run. */
 void foreground_free(struct foreground *f);
 
 #endif

@@ -1,5 +1,5 @@
-/* cairn-vm: one virtual machine. Started by cairnd (--listen) or by `cairn run` (--channel);
- * a person has no reason to start it by hand. */
+/* cairn-vm: one virtual machine. Started by cairnd (--listen) or by `cairn run` (--channel), not by
+ * hand. */
 #include "base/err.h"
 #include "base/lockdown.h"
 #include "base/log.h"
@@ -22,7 +22,7 @@
 
 #define LOOP_ENTRIES 64
 
-/* What main() builds, in this order, and takes down in the reverse. */
+/* Objects that main() creates in this order and frees in the reverse order. */
 struct process {
 	struct control *control;
 	struct vm_config cfg;
@@ -83,7 +83,7 @@ static int process_build(struct process *p, struct err *e)
 	return r;
 }
 
-/* Privileges go before the threads are made, system calls after: see sandbox.h. */
+/* Drop privileges before threads are created and system calls afterwards: see sandbox.h. */
 static int process_confine(struct process *p, struct err *e)
 {
 	int r = p->cfg.no_sandbox ? 0 : lockdown_drop(e);
@@ -131,7 +131,8 @@ static void process_done(struct process *p)
 {
 	foreground_free(p->foreground);
 	worker_free(p->worker);
-	/* The socket goes last: until then a daemon can tell that the images are not free yet. */
+	/* Close the socket last: while it is open, a daemon can tell that the images are still in
+	 * use. */
 	vm_free(p->vm);
 	control_free(p->control);
 	loop_free(p->loop);
@@ -150,8 +151,8 @@ int main(int argc, char **argv)
 	if (argc != 3 || (fd = arg_fd(argv[2])) < 0)
 		return usage();
 	signal(SIGPIPE, SIG_IGN);
-	/* One heap for all threads: less memory, and none of them asks the system how many CPUs
-	 * there are when two allocate at once. The data path does not allocate. */
+	/* Use one heap for all threads: it needs less memory, and no thread asks for the number of
+	 * CPUs when two threads allocate at once. The data path does not allocate. */
 	mallopt(M_ARENA_MAX, 1);
 	if (!strcmp(argv[1], "--listen"))
 		status = control_new(fd, -1, &p.control, &p.cfg, p.fds, &p.nfds, &e);

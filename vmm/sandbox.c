@@ -13,15 +13,15 @@
 #include <time.h>
 #include <unistd.h>
 
-/* With any arguments. */
+/* Allowed with any arguments. */
 static const int allowed[] = {
-	/* files that are open already */
+	/* files that are already open */
 	SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(readv), SCMP_SYS(writev), SCMP_SYS(pread64),
 	SCMP_SYS(pwrite64), SCMP_SYS(preadv), SCMP_SYS(pwritev), SCMP_SYS(lseek), SCMP_SYS(fstat), SCMP_SYS(fstatfs),
 	SCMP_SYS(newfstatat), SCMP_SYS(fallocate), SCMP_SYS(ftruncate), SCMP_SYS(fsync),
 	SCMP_SYS(fdatasync), SCMP_SYS(close), SCMP_SYS(poll), SCMP_SYS(ppoll),
 	SCMP_SYS(io_uring_enter),
-	/* sockets that are there, and those that come over them */
+	/* open sockets, and fds received over them */
 	SCMP_SYS(recvmsg), SCMP_SYS(sendmsg), SCMP_SYS(recvfrom), SCMP_SYS(sendto), SCMP_SYS(accept4),
 	SCMP_SYS(shutdown), SCMP_SYS(eventfd2),
 	/* threads and time */
@@ -33,14 +33,14 @@ static const int allowed[] = {
 	SCMP_SYS(brk), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise), SCMP_SYS(getrandom),
 };
 
-/* ioctl by its type byte: KVM's, block devices' (discard, zero out), userfaultfd's. */
+/* Allow ioctls by their type byte: KVM, block devices (discard, zero out), userfaultfd. */
 static const unsigned ioctl_types[] = { KVMIO, 0x12, UFFDIO };
-/* What is one by one: the terminal's, which `cairn run` sets back at its end, but not TIOCSTI, which types for
- * whoever sits there; of what taps offer, which checksums and segments the guest's driver finishes; of what file
- * systems offer, a clone's disk (vmm/snapshot/fork_disks.h). */
+/* Allow these ioctls one by one: of terminals, to restore the terminal of `cairn run`, but not
+ * TIOCSTI, which types input; of taps, to set which checksums and segments the guest's driver
+ * completes; of file systems, to clone files for a clone's disk (vmm/snapshot/fork_disks.h). */
 static const scmp_datum_t ioctls[] = { TCGETS, TCSETSW, TUNSETOFFLOAD, FICLONE, FICLONERANGE };
 
-/* Threads of ours may come later (a snapshot's tracker) and name themselves. */
+/* Threads may be created later (a snapshot's tracker), and set their names. */
 static int thread_rules_add(scmp_filter_ctx ctx)
 {
 	int r = lockdown_allow_threads(ctx);
@@ -48,7 +48,7 @@ static int thread_rules_add(scmp_filter_ctx ctx)
 	if (!r)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1,
 			SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME, 0));
-	/* Signals, but to no other process. */
+	/* Allow signals to threads of this process only. */
 	if (!r)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1,
 			SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)getpid(), 0));
@@ -69,7 +69,8 @@ static int rules_add(scmp_filter_ctx ctx, void *opaque)
 			SCMP_A1(SCMP_CMP_MASKED_EQ, 0xff00, ioctl_types[i] << 8));
 	for (size_t i = 0; i < ARRAY_SIZE(ioctls) && !r; i++)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, ioctls[i], 0));
-	/* What direct I/O wants of a file that is open: a clone's disk is opened later (vmm/snapshot/clone_disk.h). */
+	/* Direct I/O queries its alignment with statx() on an open file: a clone's disk is opened
+	 * later (vmm/snapshot/clone_disk.h). */
 	if (!r)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(statx), 1, SCMP_A2(SCMP_CMP_EQ, AT_EMPTY_PATH, 0));
 	return r ? r : lockdown_allow_memory(ctx);
@@ -77,6 +78,6 @@ static int rules_add(scmp_filter_ctx ctx, void *opaque)
 
 int sandbox_seal(struct err *e)
 {
-	tzset(); /* gmtime_r() would open /etc/localtime at the first log line */
+	tzset(); /* otherwise gmtime_r() would open /etc/localtime at the first log line */
 	return lockdown_calls(SCMP_ACT_KILL_PROCESS, true, rules_add, NULL, e);
 }

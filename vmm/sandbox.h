@@ -1,11 +1,12 @@
-/* sandbox: what a VM process gives up before the first guest instruction. */
+/* sandbox: the privileges and system calls that a VM process gives up before the first guest
+ * instruction. */
 #ifndef CAIRN_VMM_SANDBOX_H
 #define CAIRN_VMM_SANDBOX_H
 
 struct err;
 
-/* A seccomp allow-list over all threads; any other system call kills the process. After all
- * threads are made, all files opened. Returns 0 or -errno. */
+/* Restrict all threads to an allow-list of system calls; any other kills the process. Call after
+ * all threads are created and all files are open. Returns 0 or -errno. */
 int sandbox_seal(struct err *e);
 
 #endif

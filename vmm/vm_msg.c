@@ -39,7 +39,8 @@ const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT] = {
 
 const struct channel_type vm_msg_from_vm[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_REPLY] = ROW(struct vm_reply, 0),
-	/* Of a process that an earlier daemon started, too: whoever takes it fills up what is missing. */
+	/* A process that an earlier daemon started sends a shorter struct; the receiver zeroes the
+	 * rest. */
 	[VM_MSG_INFO] = { .body_min = offsetof(struct vm_info, console_bytes), .body_max = sizeof(struct vm_info),
 		.known = true },
 	[VM_MSG_SPACES] = ROW(struct vm_spaces, 0),
@@ -82,7 +83,7 @@ const char *vm_reason_name(enum vm_reason r)
 	return (unsigned)r < VM_REASON_COUNT ? names[r] : names[VM_REASON_NONE];
 }
 
-/* The files that came along. Each has one user, who takes it. */
+/* The fds of a message; each may be used once. */
 struct files {
 	unsigned n;
 	bool taken[CHANNEL_FDS_MAX];

@@ -1,16 +1,17 @@
 /* vm_msg: the messages between cairnd (or `cairn run`) and a VM process.
  *
- * A SOCK_SEQPACKET Unix socket; base/channel.h frames and checks. Bodies are the
- * structs below: same machine, same architecture, fixed layout, no pointers; strings
- * are NUL-terminated (the receiver forces the last byte). A VM process outlives its
- * daemon's upgrade, so VM_MSG_VERSION changes when any of this does, and a struct only
- * grows at its end. What comes with another version is answered by a VM_MSG_REPLY in
- * one's own, whose header tells of it, before the connection is dropped.
+ * Transport: a SOCK_SEQPACKET Unix socket; base/channel.h frames and checks. Bodies are the structs
+ * below: same machine, same architecture, fixed layout, no pointers. Strings are NUL-terminated
+ * (the receiver forces the last byte).
+ * A VM process outlives its daemon's upgrade, so VM_MSG_VERSION changes with any incompatible
+ * change, and a struct only grows at its end. A message of another version is answered by a
+ * VM_MSG_REPLY of the receiver's version, whose header shows that version; then the connection is
+ * dropped.
  *
- * Life: the VM process accepts on the listening socket it was given (or uses the
- * connected one). First request: VM_MSG_CONFIG, exactly once per process. A later
- * connection replaces the earlier one and begins with VM_MSG_QUERY. Requests are
- * answered in order, by VM_MSG_REPLY (or VM_MSG_INFO for a query), with their seq. */
+ * Sequence: the VM process accepts on the listening socket it was given (or uses the connected
+ * one). The first request is VM_MSG_CONFIG, exactly once per process. A later connection replaces
+ * the earlier one and begins with VM_MSG_QUERY. Requests are answered in order, by VM_MSG_REPLY (or
+ * VM_MSG_INFO for a query), with the same seq. */
 #ifndef CAIRN_VMM_VM_MSG_H
 #define CAIRN_VMM_VM_MSG_H
 
@@ -36,49 +37,55 @@ enum vm_msg_type {
 	/* requests */
 	VM_MSG_CONFIG = 1,     /* struct vm_config + fds: build the VM and start it */
 	VM_MSG_CONT = 2,       /* paused → running */
-	VM_MSG_STOP = 3,       /* running → paused; replied to when all vCPUs stand still */
+	VM_MSG_STOP = 3,       /* running → paused; replied to when all vCPUs are stopped */
 	VM_MSG_POWERDOWN = 4,  /* press the ACPI power button */
 	VM_MSG_RESET = 5,      /* hard reset */
 	VM_MSG_QUIT = 6,       /* stop now; the process ends after the reply */
 	VM_MSG_QUERY = 7,      /* answered by VM_MSG_INFO */
 	VM_MSG_CONSOLE = 8,    /* struct vm_console + 1 fd (a stream socket): attach */
 	VM_MSG_NMI = 9,	       /* to every vCPU */
-	VM_MSG_SAVE = 10,      /* 1 or 2 fds: an empty file for the state (snapshot/vmstate.h), and the
-				* definition to keep in it. Pauses; replied to when all is on disk, then the
-				* VM ends with VM_REASON_SAVED. On failure it goes on as it was. */
-	VM_MSG_CANCEL = 11,    /* the save or snapshot under way */
-	/* Snapshots inside the first qcow2 disk, covering all writable disks. Also served by a
-	 * process whose configuration says `images_only`: then nothing runs, and a snapshot holds
-	 * disks only. */
+	/* 1 or 2 fds: an empty file for the state (snapshot/vmstate.h), and the definition to store
+	 * in it. Pauses the VM. The reply comes when the state is on disk; then the VM ends with
+	 * VM_REASON_SAVED. On failure the VM continues in its previous phase. */
+	VM_MSG_SAVE = 10,
+	VM_MSG_CANCEL = 11,    /* cancel the save or snapshot in progress */
+	/* Snapshots inside the first qcow2 disk, covering all writable disks. A process with
+	 * `images_only` serves them, too: then no VM runs, and a snapshot holds disks only. */
 	VM_MSG_SNAPSHOT_CREATE = 12, /* struct vm_snapshot_create; VM_EVENT_PROGRESS meanwhile */
 	VM_MSG_SNAPSHOT_LIST = 13,   /* struct vm_snapshot_list; answered by VM_MSG_SNAPSHOTS */
 	VM_MSG_SNAPSHOT_REVERT = 14, /* struct vm_snapshot_revert */
-	VM_MSG_SNAPSHOT_DELETE = 15, /* struct vm_snapshot_name; children keep their grandparent */
+	VM_MSG_SNAPSHOT_DELETE = 15, /* struct vm_snapshot_name; children move to its parent */
 	VM_MSG_SNAPSHOT_SET = 18,    /* struct vm_snapshot_set: rename, describe, tag */
-	VM_MSG_SNAPSHOT_SIZE = 21,   /* struct vm_snapshot_name; answered by VM_MSG_SNAPSHOTS: that one,
-				      * with own_bytes */
-	VM_MSG_FORK = 22,	     /* struct vm_fork: what clones begin with: the VM, which goes on, or one of
-				      * its snapshots, for which it may be off (`images_only`). Answered by
-				      * VM_MSG_SNAPSHOT_DONE. fds: an empty file in memory for a state as
-				      * VM_MSG_SAVE's; then for each writable disk, in order, its image, for
-				      * reading, and `copies` empty files that become what it is */
-	VM_MSG_DUMP = 24,	     /* struct vm_dump + 1 fd, an empty file: memory as an ELF core; answered by
-				      * VM_MSG_SNAPSHOT_DONE; VM_EVENT_PROGRESS meanwhile */
-	VM_MSG_WATCHDOG = 23,	     /* struct vm_watchdog: another action from now on */
-	VM_MSG_AGENT = 25,	     /* struct vm_agent: an errand for the guest agent */
-	VM_MSG_SPACE = 27,	     /* answered by VM_MSG_SPACES, by who has the files: to ask may take long */
-	VM_MSG_ADDRESSES = 29,	     /* answered by VM_MSG_ADDRESS_LIST: what the guest agent says */
-	VM_MSG_CLONE_DISK = 26,	     /* struct vm_clone_disk + fds: an empty file, then of each layer its file and its
-				      * data file if it has one. VM_EVENT_PROGRESS meanwhile, with the key as device.
-				      * Several at a time, answered as they end; for images_only */
+	/* struct vm_snapshot_name; answered by VM_MSG_SNAPSHOTS with this one and its own_bytes. */
+	VM_MSG_SNAPSHOT_SIZE = 21,
+	/* struct vm_fork: capture the state from which clones start, of the VM, which runs on, or
+	 * of one of its snapshots, with the VM possibly off (`images_only`). Answered by
+	 * VM_MSG_SNAPSHOT_DONE. fds: an empty memfd for a state as of VM_MSG_SAVE; then for each
+	 * writable disk, in order, its image for reading and `copies` empty files for its
+	 * copies. */
+	VM_MSG_FORK = 22,
+	/* struct vm_dump + 1 fd, an empty file: write memory as an ELF core. Answered by
+	 * VM_MSG_SNAPSHOT_DONE; VM_EVENT_PROGRESS meanwhile. */
+	VM_MSG_DUMP = 24,
+	VM_MSG_WATCHDOG = 23,	     /* struct vm_watchdog: set another action */
+	VM_MSG_AGENT = 25,	     /* struct vm_agent: a command for the guest agent */
+	/* Answered by VM_MSG_SPACES. The VM process has the files open, and a slow file system does
+	 * not block the daemon. */
+	VM_MSG_SPACE = 27,
+	VM_MSG_ADDRESSES = 29,	     /* answered by VM_MSG_ADDRESS_LIST, from the guest agent */
+	/* struct vm_clone_disk + fds: an empty file, then for each layer its file and its data file
+	 * if it has one. VM_EVENT_PROGRESS meanwhile, with the key in device. Several at a time,
+	 * answered as they complete; images_only. */
+	VM_MSG_CLONE_DISK = 26,
 	/* answers */
 	VM_MSG_REPLY = 16, /* struct vm_reply */
 	VM_MSG_INFO = 17,  /* struct vm_info */
-	VM_MSG_SNAPSHOTS = 19, /* struct vm_snapshots, cut behind its last entry */
-	VM_MSG_SNAPSHOT_DONE = 20, /* struct vm_snapshot_done: of a create or a fork, instead of a reply */
+	VM_MSG_SNAPSHOTS = 19, /* struct vm_snapshots, truncated after its last entry */
+	/* struct vm_snapshot_done: answers a create, a fork or a dump instead of a reply. */
+	VM_MSG_SNAPSHOT_DONE = 20,
 	VM_MSG_SPACES = 28,	   /* struct vm_spaces */
 	VM_MSG_ADDRESS_LIST = 30,  /* struct vm_addresses */
-	/* from the VM, unasked */
+	/* notifications */
 	VM_MSG_EVENT = 32, /* struct vm_event */
 	VM_MSG_TYPE_COUNT,
 };
@@ -87,11 +94,11 @@ enum vm_phase {
 	VM_PHASE_NONE = 0,   /* not configured yet */
 	VM_PHASE_PAUSED = 1,
 	VM_PHASE_RUNNING = 2,
-	VM_PHASE_CRASHED = 3, /* preserved: vCPUs stand still and cannot go on */
+	VM_PHASE_CRASHED = 3, /* preserved: vCPUs are stopped and cannot continue */
 	VM_PHASE_ENDED = 4,  /* the process is about to exit */
 };
 
-/* Why a phase was entered. */
+/* Reason for entering a phase. */
 enum vm_reason {
 	VM_REASON_NONE = 0,
 	VM_REASON_BOOTED,
@@ -100,76 +107,79 @@ enum vm_reason {
 	VM_REASON_GUEST_SHUTDOWN,    /* S5 */
 	VM_REASON_GUEST_RESET,	     /* with on_reboot destroy */
 	VM_REASON_GUEST_PANICKED,
-	VM_REASON_TRIPLE_FAULT,	     /* KVM_EXIT_SHUTDOWN: a crash, not a reset, or a broken guest would loop */
+	/* KVM_EXIT_SHUTDOWN: counts as a crash, not as a reset, so that a broken guest does not
+	 * loop. */
+	VM_REASON_TRIPLE_FAULT,
 	VM_REASON_EMULATION_FAILURE, /* detail: RIP and instruction bytes */
 	VM_REASON_DEBUG_EXIT,	     /* value: the status the guest wrote */
 	VM_REASON_SHUTDOWN_TIMEOUT,  /* foreground: SIGTERM's deadline passed */
 	VM_REASON_KILLED,	     /* foreground: second SIGTERM */
 	VM_REASON_HOST_ERROR,	     /* KVM_RUN failed, out of memory, … */
-	VM_REASON_SAVING,	     /* paused while its state is written */
-	VM_REASON_SAVED,	     /* ended: its state is in a file */
-	VM_REASON_RESTORED,	     /* running or paused: it began with a saved state */
-	VM_REASON_FROM_SNAPSHOT,     /* running or paused: reverted to one */
+	VM_REASON_SAVING,	     /* paused while the state is written */
+	VM_REASON_SAVED,	     /* ended: the state is in a file */
+	VM_REASON_RESTORED,	     /* running or paused: started from a saved state */
+	VM_REASON_FROM_SNAPSHOT,     /* running or paused: reverted to a snapshot */
 	VM_REASON_NO_SPACE,	     /* paused: an I/O error with ENOSPC or EDQUOT */
-	VM_REASON_IMAGE_CORRUPT,     /* paused: as VM_REASON_IO_ERROR; it cannot go on */
-	VM_REASON_WATCHDOG,	     /* paused or ended: what its action says */
+	VM_REASON_IMAGE_CORRUPT,     /* paused: as VM_REASON_IO_ERROR, but the VM cannot continue */
+	VM_REASON_WATCHDOG,	     /* paused or ended, by the watchdog's action */
 	VM_REASON_COUNT,
 };
 
 enum vm_event_kind {
 	VM_EVENT_PHASE = 1,	 /* phase, reason, value, detail */
-	VM_EVENT_POWERDOWN,	 /* the button was pressed */
+	VM_EVENT_POWERDOWN,	 /* the power button was pressed */
 	VM_EVENT_RESET,		 /* value: 1 by the guest, 0 by request */
 	VM_EVENT_GUEST_PANICKED, /* value: pvpanic's bits */
 	VM_EVENT_IO_ERROR,	 /* device, value: errno, is_write, image_corrupt, detail: action */
 	VM_EVENT_NEEDS_RESET,	 /* device */
-	VM_EVENT_PROGRESS,	 /* of a save: value of total bytes looked at */
+	VM_EVENT_PROGRESS,	 /* progress: value of total bytes are done */
 	VM_EVENT_SNAPSHOT_RECOVERED, /* value: enum vm_recovery; device: disk; detail: the snapshot's name */
-	VM_EVENT_GUEST_FROZEN, /* it was saved so, and no agent thaws it */
-	VM_EVENT_WATCHDOG,	 /* value: enum vm_watchdog_action, which is done next */
-	VM_EVENT_RESET_DELAYED, /* the guest resets in a loop: in value ns; total: how often so far */
+	VM_EVENT_GUEST_FROZEN, /* the VM was saved with frozen file systems, and no agent thaws them */
+	VM_EVENT_WATCHDOG,	 /* value: enum vm_watchdog_action, carried out next */
+	/* The guest resets in a loop: next reset in value ns; total: number of resets so far. */
+	VM_EVENT_RESET_DELAYED,
 	VM_EVENT_AGENT,		 /* value: enum vm_agent_state */
-	VM_EVENT_LINK_LOST,	 /* device: an interface whose other side is gone; detail */
+	VM_EVENT_LINK_LOST,	 /* device: an interface whose peer is gone; detail */
 	VM_EVENT_KIND_COUNT,
 };
 
-/* What became of a snapshot of several disks that a crash had caught between two of them. */
+/* Recovery of an operation on several disks that a crash interrupted. */
 enum vm_recovery {
-	VM_RECOVERY_MADE = 1, /* it was there on all */
-	VM_RECOVERY_UNMADE,   /* it was not, and is gone */
-	VM_RECOVERY_DELETED,  /* the rest of it is gone */
-	VM_RECOVERY_REVERTED, /* the other disks are reverted, too */
+	VM_RECOVERY_MADE = 1, /* created: all disks had their part */
+	VM_RECOVERY_UNMADE,   /* not created: a part was missing, the others were deleted */
+	VM_RECOVERY_DELETED,  /* deleted: the remaining parts were deleted */
+	VM_RECOVERY_REVERTED, /* reverted: the other disks were reverted, too */
 };
 
 enum vm_action { VM_ACTION_DESTROY = 0, VM_ACTION_RESTART = 1, VM_ACTION_PRESERVE = 2,
-	/* A definition's on_crash alone; the VM's process is told to preserve. */
+	/* Only in a definition's on_crash; the VM process is told VM_ACTION_PRESERVE. */
 	VM_ACTION_COREDUMP_DESTROY = 3, VM_ACTION_COREDUMP_RESTART = 4 };
 enum vm_watchdog_model { VM_WATCHDOG_NO_DEVICE = 0, VM_WATCHDOG_I6300ESB = 1 };
 enum vm_watchdog_action {
-	VM_WATCHDOG_RESET = 0, /* as the guest's own reset */
-	VM_WATCHDOG_SHUTDOWN,  /* the power button */
-	VM_WATCHDOG_POWEROFF,  /* ends with VM_REASON_WATCHDOG */
-	VM_WATCHDOG_PAUSE,     /* with VM_REASON_WATCHDOG */
-	VM_WATCHDOG_DUMP,      /* the same; the daemon dumps its memory and lets it go on */
+	VM_WATCHDOG_RESET = 0, /* as a reset by the guest itself */
+	VM_WATCHDOG_SHUTDOWN,  /* press the power button */
+	VM_WATCHDOG_POWEROFF,  /* end with VM_REASON_WATCHDOG */
+	VM_WATCHDOG_PAUSE,     /* pause with VM_REASON_WATCHDOG */
+	VM_WATCHDOG_DUMP,      /* pause; the daemon dumps memory and resumes the VM */
 	VM_WATCHDOG_NONE,
 	VM_WATCHDOG_NMI,
 	VM_WATCHDOG_ACTION_COUNT,
 };
 enum vm_error_policy { VM_ERRORS_REPORT = 0, VM_ERRORS_STOP = 1, VM_ERRORS_IGNORE = 2 };
 enum vm_assist { VM_ASSIST_AUTO = 0, VM_ASSIST_ON = 1, VM_ASSIST_OFF = 2 };
-/* The last is the agent's port, which nobody attaches to. */
+/* VM_CONSOLE_AGENT is the guest agent's port; clients cannot attach to it. */
 enum vm_console_kind { VM_CONSOLE_SERIAL = 0, VM_CONSOLE_VIRTIO = 1, VM_CONSOLE_AGENT = 2, VM_CONSOLE_COUNT };
 
-/* Exit status of cairn-vm, and so of `cairn run`. With debug_exit the guest's byte is the
- * status instead of 0. */
+/* Exit status of cairn-vm and thereby of `cairn run`. With debug_exit, the byte that the guest
+ * wrote replaces VM_EXIT_OK. */
 enum vm_exit {
-	VM_EXIT_OK = 0,		/* the guest shut down, or quit was asked for */
+	VM_EXIT_OK = 0,		/* the guest shut down, or a client sent quit */
 	VM_EXIT_FAILURE = 1,
 	VM_EXIT_CONFIG = 2,
 	VM_EXIT_HOST = 7,	/* KVM missing, a capability missing, no memory */
 	VM_EXIT_PANICKED = 10,
 	VM_EXIT_CRASHED = 11,	/* triple fault, emulation failure */
-	VM_EXIT_TIMEOUT = 12,	/* did not shut down within the deadline */
+	VM_EXIT_TIMEOUT = 12,	/* the guest did not shut down within the deadline */
 	VM_EXIT_KILLED = 13,	/* second SIGTERM or SIGINT */
 };
 
@@ -192,9 +202,9 @@ struct vm_interface {
 	char id[16];	 /* "net0" */
 	char target[16]; /* the tap's name on the host; empty: none */
 	uint8_t mac[6];
-	uint16_t tap_fd; /* VM_NO_FD: none, the link is down */
+	uint16_t tap_fd; /* VM_NO_FD: none; the link is down */
 	uint16_t mtu;	 /* 0: 1500 */
-	uint16_t user;	 /* 1: the fd is a socket, with cairn-slirp at its other end; also without one */
+	uint16_t user;	 /* 1: a user network; the fd, if any, is a socket to cairn-slirp */
 };
 
 struct vm_config {
@@ -218,29 +228,31 @@ struct vm_config {
 	uint8_t debug_exit;  /* the test device at port 0xf4 */
 	uint8_t foreground;  /* console on fds 0 and 1, SIGTERM contract */
 	uint8_t log_level;   /* enum log_level */
-	uint8_t no_sandbox;  /* debugging only; said loudly in the log */
+	uint8_t no_sandbox;  /* for debugging only; logs a warning */
 	uint32_t shutdown_deadline_s; /* foreground; 0: 30 */
 	uint32_t ndisks;
 	struct vm_disk disks[VM_DISKS_MAX];
-	/* VM_NO_FD: none. Else the struct vm_event that says VM_PHASE_ENDED is also written
-	 * here, at offset 0: how a daemon that was away learns the reason. */
+	/* VM_NO_FD: none. The struct vm_event with VM_PHASE_ENDED is also written to this file at
+	 * offset 0, so that a daemon that was not running learns the reason. */
 	uint16_t end_fd;
-	/* VM_NO_FD: boot. Else a saved state to go on from; the kernel is still needed, for a reset. */
+	/* VM_NO_FD: boot. Otherwise a saved state to restore; the kernel is still needed for a
+	 * reset. */
 	uint16_t restore_fd;
-	uint8_t eager; /* read all memory before the VM runs, not when it is touched */
-	uint8_t images_only; /* no machine: only the disks, for work on the snapshots of a VM that is off */
-	uint8_t guest_agent; /* a port for it */
-	uint8_t forked; /* restore_fd is what VM_MSG_FORK gave, sealed: memory stays in it until it is written */
-	/* VM_NO_FD: none. Else what memory was touched first after a restore or a revert is kept there for the next
-	 * one; see snapshot/working_set.h. */
+	uint8_t eager; /* load all memory before the VM runs, not on demand */
+	uint8_t images_only; /* no machine, only the disks: for snapshots and clones of a VM that is off */
+	uint8_t guest_agent; /* add a guest agent port */
+	uint8_t forked; /* restore_fd is the sealed file of a VM_MSG_FORK: RAM is a private mapping of it */
+	/* VM_NO_FD: none. Otherwise the file that keeps working sets: the blocks that were touched
+	 * first after a restore or a revert, for the next one; see snapshot/working_set.h. */
 	uint16_t touched_fd;
-	int32_t clock_offset_s; /* what the RTC is ahead of UTC at the start, at most a day */
+	int32_t clock_offset_s; /* seconds by which the RTC is ahead of UTC at the start, at most a day */
 	uint8_t watchdog; /* enum vm_watchdog_model */
 	uint8_t watchdog_action; /* enum vm_watchdog_action */
-	struct backoff_rule resets; /* by the guest; all 0: each at once */
-	uint8_t hint_hostname; /* forked: once it runs, its agent is asked to call the guest as the VM */
-	uint8_t clone_copiers; /* images_only: VM_CLONE_CONTENTs at a time, at most 8 */
-	uint8_t images_read; /* images_only: all are only read, as others do at the same time */
+	struct backoff_rule resets; /* back-off for resets by the guest; all 0: reset at once */
+	uint8_t hint_hostname; /* forked: once the VM runs, set the guest's host name to the VM's name */
+	uint8_t clone_copiers; /* images_only: VM_CLONE_CONTENT requests at a time, at most 8 */
+	/* images_only: open all images read-only, as other processes read them at the same time. */
+	uint8_t images_read;
 	uint32_t ninterfaces;
 	struct vm_interface interfaces[VM_INTERFACES_MAX];
 };
@@ -255,35 +267,36 @@ enum vm_agent_errand { VM_AGENT_TELL = 0, VM_AGENT_SHUTDOWN = 1, VM_AGENT_REBOOT
 
 struct vm_agent {
 	uint32_t errand; /* enum vm_agent_errand */
-	char text[256];	 /* of VM_AGENT_TELL: one line, for the consoles' readers, too */
+	char text[256];	 /* for VM_AGENT_TELL: one line, which is also shown on the consoles */
 };
 
 #define VM_ADDRESSES_MAX 96
 enum vm_address_family { VM_ADDRESS_NONE = 0, VM_ADDRESS_IPV4 = 4, VM_ADDRESS_IPV6 = 6 };
 
-/* Of the guest's interfaces, by its agent's word: one for each address, and one for an interface without. */
+/* Addresses of the guest's interfaces, from its agent: an entry for each address, and one for each
+ * interface without addresses. */
 struct vm_addresses {
 	uint32_t n;
-	uint32_t cut; /* 1: there are more */
+	uint32_t cut; /* 1: the list is truncated */
 	struct vm_address {
-		char name[32]; /* of the interface, cut to fit; printable */
+		char name[32]; /* of the interface, truncated to fit; printable */
 		uint8_t mac[6];
 		uint8_t has_mac;
 		uint8_t family; /* enum vm_address_family */
 		uint8_t bytes[16];
-		uint8_t prefix; /* bits */
+		uint8_t prefix; /* length in bits */
 		uint8_t reserved[7];
 	} list[VM_ADDRESSES_MAX];
 };
 
 struct vm_console {
 	uint32_t kind;	  /* enum vm_console_kind */
-	uint32_t history; /* send what is kept first (at most 64 KiB) */
+	uint32_t history; /* first send this many bytes of retained output (at most 64 KiB) */
 };
 
 struct vm_event {
 	uint32_t kind; /* enum vm_event_kind */
-	uint8_t phase; /* enum vm_phase, always the present one */
+	uint8_t phase; /* enum vm_phase; always the current one */
 	uint8_t reason;
 	uint8_t is_write;
 	uint8_t image_corrupt;
@@ -307,10 +320,10 @@ struct vm_snapshot_create {
 	char description[VM_SNAPSHOT_TEXT_MAX + 1];
 	char tags[VM_SNAPSHOT_TAGS_MAX + 1]; /* comma-separated */
 	uint8_t disks_only;
-	uint8_t halt; /* end the VM once it is taken */
-	uint8_t quiesce; /* the guest agent freezes file systems meanwhile */
+	uint8_t halt; /* end the VM after the snapshot */
+	uint8_t quiesce; /* freeze the guest's file systems meanwhile */
 	uint8_t reserved[5];
-	uint64_t rate_bytes_per_s; /* of writing memory; 0: as fast as it goes */
+	uint64_t rate_bytes_per_s; /* limit for writing memory; 0: none */
 };
 
 struct vm_snapshot_done {
@@ -319,24 +332,24 @@ struct vm_snapshot_done {
 	char msg[480];
 	char id[VM_SNAPSHOT_ID_MAX + 1];
 	uint64_t pause_ns, total_ns, ram_bytes_written, ram_bytes_shared;
-	char left_out[VM_DISKS_MAX * 16]; /* ids of disks that have no part, being read-only, with commas */
+	char left_out[VM_DISKS_MAX * 16]; /* comma-separated ids of read-only disks, which take no part */
 };
 
-/* What is free on the file system of each disk's image, in the order of the configuration. */
+/* Free space on the file system of each disk's image, in the order of the configuration. */
 struct vm_spaces {
 	struct {
-		uint64_t free_bytes, total_bytes; /* total 0: not known, or not written to */
+		uint64_t free_bytes, total_bytes; /* total 0: unknown, or a read-only disk */
 	} disks[VM_DISKS_MAX];
 };
 
 struct vm_fork {
 	uint32_t copies;
 	uint32_t reserved;
-	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* name or id; empty: what the VM is now */
+	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* name or id; empty: the VM's current state */
 };
 
 struct vm_dump {
-	uint8_t stay; /* paused from that instant on; goes on if it fails */
+	uint8_t stay; /* keep the VM paused after the dump's instant; if the dump fails, the VM resumes */
 };
 
 struct vm_watchdog {
@@ -344,20 +357,21 @@ struct vm_watchdog {
 };
 
 enum vm_clone_how {
-	VM_CLONE_LINKED,  /* an empty qcow2 image above it */
-	VM_CLONE_CONTENT, /* what the guest would read, without layers and snapshots */
-	VM_CLONE_IMAGE,	  /* the file of the first layer as it is, snapshots included */
+	VM_CLONE_LINKED,  /* an empty qcow2 overlay */
+	VM_CLONE_CONTENT, /* the content as the guest reads it, without layers and snapshots */
+	VM_CLONE_IMAGE,	  /* the first layer's file as it is, snapshots included */
 };
 
 struct vm_clone_disk {
-	char disk[16]; /* its id, for sentences */
+	char disk[16]; /* id, for error messages */
 	uint32_t key;
 	uint8_t how; /* enum vm_clone_how */
 	uint8_t nlayers;
-	uint8_t format[VM_DISK_LAYERS_MAX]; /* enum block_format; the new file has the first one's, or is qcow2 */
+	/* enum block_format; the new file has the format of the first, or is a qcow2 overlay. */
+	uint8_t format[VM_DISK_LAYERS_MAX];
 	uint8_t has_data[VM_DISK_LAYERS_MAX];
 	uint8_t reserved[2];
-	char backing_name[1024]; /* of a linked one: what its image is to say that it stands on */
+	char backing_name[1024]; /* VM_CLONE_LINKED: backing file name to store in the overlay */
 };
 
 struct vm_snapshot_name {
@@ -365,14 +379,14 @@ struct vm_snapshot_name {
 };
 
 struct vm_snapshot_revert {
-	char name[VM_SNAPSHOT_NAME_MAX + 1]; /* name or id; empty: the current one */
-	uint8_t then; /* 0 as it was taken, 1 running, 2 paused */
+	char name[VM_SNAPSHOT_NAME_MAX + 1]; /* name or id; empty: the current snapshot */
+	uint8_t then; /* 0: phase as in the snapshot, 1: run, 2: pause */
 	uint8_t disks_only;
 	uint8_t eager;
-	uint8_t verify; /* check all memory first */
-	uint8_t look_only; /* could it be done? Nothing is */
+	uint8_t verify; /* first verify all checksums of memory */
+	uint8_t look_only; /* only check whether the revert is possible */
 	uint8_t reserved[3];
-	char disk[16]; /* with disks_only: that one alone; empty: all */
+	char disk[16]; /* with disks_only: revert only this disk; empty: all */
 };
 
 struct vm_snapshot_set {
@@ -385,21 +399,23 @@ struct vm_snapshot_set {
 };
 
 struct vm_snapshot_list {
-	uint32_t from; /* index of the first wanted */
+	uint32_t from; /* index of the first entry to return */
 };
 
 struct vm_snapshot_info {
 	char id[VM_SNAPSHOT_ID_MAX + 1];
-	char parent[VM_SNAPSHOT_ID_MAX + 1]; /* empty: a root */
+	char parent[VM_SNAPSHOT_ID_MAX + 1]; /* empty: the snapshot is a root */
 	char name[VM_SNAPSHOT_NAME_MAX + 1];
 	char description[VM_SNAPSHOT_TEXT_MAX + 1];
 	char tags[VM_SNAPSHOT_TAGS_MAX + 1];
 	uint64_t realtime_ns, vm_clock_ns, vm_state_bytes, disk_bytes;
-	uint64_t own_bytes; /* that only this snapshot holds; UINT64_MAX: not known, as in a list */
+	uint64_t own_bytes; /* space used only by this snapshot; UINT64_MAX: unknown, as in a list */
 	uint8_t state;	    /* enum vm_snapshot_state */
 	uint8_t current;
-	uint8_t disks_missing; /* that had a part of it, or would need one for a revert, and have none; in a list only */
-	uint8_t disks_only; /* with VM_SNAPSHOT_SHUTOFF: of a VM that was not off */
+	/* Number of disks without a part of the snapshot that had one, or would need one for a
+	 * revert; only in a list. */
+	uint8_t disks_missing;
+	uint8_t disks_only; /* with VM_SNAPSHOT_SHUTOFF: taken of a VM that was not off */
 	uint8_t reserved[4];
 };
 
@@ -424,7 +440,7 @@ struct vm_interface_info {
 	uint8_t mac[6];
 	uint8_t link_up;
 	uint8_t reserved;
-	/* as the guest sees it */
+	/* directions as seen by the guest */
 	uint64_t rx_bytes, rx_packets, rx_errors, rx_drops;
 	uint64_t tx_bytes, tx_packets, tx_errors, tx_drops;
 };
@@ -444,10 +460,12 @@ struct vm_info {
 	uint64_t assist_syscalls, assist_instructions;
 	uint64_t vcpu_ns[VM_VCPUS_MAX]; /* CPU time of each vCPU thread */
 	struct vm_disk_info disks[VM_DISKS_MAX];
-	uint8_t disk_faults[VM_DISKS_MAX]; /* enum vm_disk_fault: what stopped the VM */
-	uint64_t console_bytes; /* that the guest has written to its consoles */
-	uint32_t console_readers; /* who is attached to them */
-	uint8_t agent; /* enum vm_agent_state: none: it has no port; open: nobody has answered */
+	uint8_t disk_faults[VM_DISKS_MAX]; /* enum vm_disk_fault: the fault that stopped the VM */
+	uint64_t console_bytes; /* bytes that the guest has written to its consoles */
+	uint32_t console_readers; /* number of clients attached to the consoles */
+	/* enum vm_agent_state; VM_AGENT_NONE: the VM has no port; VM_AGENT_OPEN: no agent has
+	 * answered. */
+	uint8_t agent;
 	uint32_t ninterfaces;
 	struct vm_interface_info interfaces[VM_INTERFACES_MAX];
 };
@@ -458,15 +476,17 @@ enum vm_disk_fault { VM_DISK_FINE = 0, VM_DISK_FAILED = 1, VM_DISK_NO_SPACE = 2,
 
 enum vm_host_kind { VM_HOST_VMX = 1, VM_HOST_SVM = 2, VM_HOST_PVM = 3 };
 
-/* What each side accepts (rows for channel_recv). */
+/* Message types that each side accepts (rows for channel_recv). */
 extern const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT];
 extern const struct channel_type vm_msg_from_vm[VM_MSG_TYPE_COUNT];
 
-/* "booted", "guest panicked", …; never NULL. */
+/* Return a reason's name, such as "booted" or "guest panicked"; never NULL. */
 const char *vm_reason_name(enum vm_reason r);
 
-/* Every field of a configuration that arrived, before anything is built from it. nfds: that
- * came along. Forces the strings' last byte. Returns 0 or -EINVAL with a sentence. */
+/* Check every field of a received configuration before anything is built from it, and force the
+ * last byte of strings.
+ * nfds: number of fds that came along.
+ * Returns 0 or -EINVAL. */
 struct err;
 int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e);
 
