@@ -110,7 +110,7 @@ void usernet_forget(int run_dir, const char *vm, unsigned at)
 	vm_socket_remove(run_dir, name);
 }
 
-/* Make the control socket pair. control: [0] the process's end, [1] the daemon's. */
+/* Make the control socket. control: [0] the daemon's connection, [1] the listening end for cairn-slirp. */
 static int control_make(int run_dir, const char *vm, unsigned at, int control[2], struct err *e)
 {
 	char name[SOCKET_NAME_MAX];
