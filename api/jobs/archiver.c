@@ -18,10 +18,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* A manifest has 1 MiB, and may be longer as one line of ASCII. */
+/* A manifest has at most 1 MiB; as one line of ASCII it may be longer. */
 #define LINE_MAX_BYTES (8 * MIB)
-#define READS_AT_END 1024 /* of a page at least: a pipe has no more than 1 MiB */
-/* From then on until it has cleared up. */
+#define READS_AT_END 1024 /* reads of at least a page, which empties a pipe of at most 1 MiB */
+/* Time for removing files after a cancel. */
 #define CANCEL_NS (5 * 1000000000ULL)
 #define ARCHIVER_FDS_MAX 400
 
@@ -32,7 +32,7 @@ struct archiver {
 	int in, out, pidfd; /* its stdin and stdout */
 	pid_t pid;
 	struct loop_watch *watch, *gone;
-	struct loop_timer *timer; /* when it is cancelled */
+	struct loop_timer *timer; /* kills the process some time after a cancel */
 	char *line;
 	size_t len, cap;
 	struct json_object *result;
@@ -44,7 +44,7 @@ struct archiver {
 
 struct plan {
 	const char *program, *verb;
-	int death_signal; /* when the daemon dies */
+	int death_signal; /* sent when the daemon dies */
 	const struct rights *rights;
 	const int *fds;
 	size_t nfds;
@@ -64,7 +64,7 @@ static int program_run(const struct plan *p, int in, int out, int spec, pid_t *r
 	return spawn_program(&program, ret_pid);
 }
 
-/* ---- its end ---- */
+/* ---- the end of the process ---- */
 
 static void fail(struct archiver *a, const struct err *e)
 {
@@ -79,7 +79,7 @@ static void finish(struct archiver *a)
 	a->gone = NULL;
 	loop_unwatch(a->watch);
 	a->watch = NULL;
-	if (!a->failed && !a->result && a->cancelled) { /* before it could say so itself */
+	if (!a->failed && !a->result && a->cancelled) { /* it ended without a message */
 		err_set(&a->e, -ECANCELED, ERR_CANCELLED, "cancelled");
 		a->failed = true;
 	} else if (!a->failed && !a->result) {
@@ -87,14 +87,14 @@ static void finish(struct archiver *a)
 		a->failed = true;
 	}
 	a->ended = true;
-	/* The callee frees it. */
+	/* done() frees a. */
 	if (a->failed)
 		a->ops->done(a->opaque, -EIO, NULL, &a->e);
 	else
 		a->ops->done(a->opaque, 0, a->result, NULL);
 }
 
-/* ---- what it says ---- */
+/* ---- its messages ---- */
 
 static void error_take(struct archiver *a, struct json_object *o)
 {
@@ -167,7 +167,7 @@ static int room_make(struct archiver *a)
 	return 0;
 }
 
-/* Returns whether there may be more. */
+/* Read once from the pipe. Returns whether there may be more. */
 static bool output_read(struct archiver *a)
 {
 	struct err e;
@@ -191,7 +191,7 @@ static void output_ready(void *opaque, unsigned revents)
 {
 	struct archiver *a = opaque;
 
-	/* What it said last is read when it has gone. */
+	/* The rest of the pipe is read when the process has ended. */
 	if (!output_read(a) && (revents & (POLLHUP | POLLERR)))
 		loop_watch_events(a->watch, 0);
 }
@@ -204,24 +204,25 @@ static void gone(void *opaque, unsigned revents)
 	(void)revents;
 	if (waitid(P_PIDFD, (id_t)a->pidfd, &si, WEXITED | WNOHANG) < 0)
 		return;
-	/* What was in the pipe, and no more: whoever it has given its end to may write for ever. */
+	/* Read only what fits into the pipe: another process may hold the write end and never stop writing. */
 	for (unsigned i = 0; i < READS_AT_END && output_read(a); i++)
 		;
 	finish(a);
 }
 
-/* It writes to a pipe that nobody reads, or its user has stopped it: the VM is not to have its job for ever. */
+/* Kill a process that does not stop: it may block on a pipe, or its user may have sent SIGSTOP. Else the job would never
+ * end. */
 static void late(void *opaque)
 {
 	struct archiver *a = opaque;
 
 	if (a->ended)
 		return;
-	kill(-a->pid, SIGKILL); /* it has not been waited for */
-	pidfd_send_signal(a->pidfd, SIGKILL, NULL, 0); /* it may have no group yet */
+	kill(-a->pid, SIGKILL); /* the pid is valid until it is waited for */
+	pidfd_send_signal(a->pidfd, SIGKILL, NULL, 0); /* it may not have made its group yet */
 }
 
-/* ---- asking ---- */
+/* ---- starting ---- */
 
 static int spec_file(struct json_object *spec, int *ret_fd)
 {
@@ -259,7 +260,7 @@ static int process_start(struct archiver *a, struct plan *p, struct json_object 
 	if (r < 0)
 		return r;
 	a->pidfd = pidfd_open(a->pid, 0);
-	/* A process of another user's may read nothing, and must not hold up the daemon. */
+	/* Another user's process may stop reading; that must not block the daemon. */
 	return a->pidfd < 0 || fcntl(a->out, F_SETFL, O_NONBLOCK) < 0 || fcntl(a->in, F_SETFL, O_NONBLOCK) < 0 ?
 		-errno : 0;
 }
@@ -288,14 +289,14 @@ int archiver_start(struct loop *l, const char *program, const char *verb, struct
 	const int *fds, size_t nfds, const struct rights *rights, const struct archiver_ops *ops,
 	void *opaque, struct archiver **ret_a, struct err *e)
 {
-	/* An import has a folder to clear up. An export has nothing, and may wait in its pipe for ever. */
+	/* SIGTERM lets an import remove its folder. An export has nothing to remove and may block on its pipe. */
 	struct plan p = { .program = program, .verb = verb, .rights = rights, .fds = fds, .nfds = nfds,
 		.death_signal = strcmp(verb, "import") ? SIGKILL : SIGTERM };
 	struct archiver *a = calloc(1, sizeof(*a));
 	int r;
 
 	if (!a)
-		abort(); /* a call that is never answered would be worse */
+		abort(); /* better than a call that is never answered */
 	*a = (struct archiver){ .loop = l, .ops = ops, .opaque = opaque, .in = -1, .out = -1, .pidfd = -1 };
 	r = loop_timer_new(l, late, a, &a->timer);
 	if (!r)

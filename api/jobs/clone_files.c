@@ -12,7 +12,7 @@
 
 #define TIMEOUT_NS (10 * 1000000000ULL)
 
-/* ---- in the errand's process, or at once ---- */
+/* ---- in the forked process, or in the daemon ---- */
 
 static int look(const void *arg, struct fork_as_result *out, struct err *e)
 {
@@ -96,7 +96,7 @@ static int remove_all(const void *arg, struct fork_as_result *out, struct err *e
 	return r;
 }
 
-/* ---- asking ---- */
+/* ---- in the daemon ---- */
 
 static void at_once(int (*run)(const void *arg, struct fork_as_result *out, struct err *e), const void *arg,
 	clone_files_done *done, void *opaque)

@@ -25,7 +25,7 @@ static int pattern_wrong(const char *pattern, struct err *e)
 		"pattern: \"%.100s\" has to have one number in it, as %%d or %%02d, and no other %%", pattern);
 }
 
-/* Never handed to printf(): it is somebody's input. */
+/* The pattern is a client's input, so it never becomes a printf() format. */
 int clone_pattern_name(const char *pattern, unsigned i, char *ret, size_t cap, struct err *e)
 {
 	const char *at = strchr(pattern, '%'), *p = at ? at + 1 : NULL;
@@ -69,7 +69,7 @@ static int name_check(const struct vm *source, const char *name, struct err *e)
 
 /* ---- files ---- */
 
-/* web1.qcow2 of web1 becomes NEW.qcow2; any other name NEW-vda.qcow2. */
+/* Choose a path beside the original: web1.qcow2 of web1 becomes NEW.qcow2, any other name NEW-vda.qcow2. */
 static int path_beside(const struct definition_disk *d, const char *old, const char *new, const char *ext,
 	char ret[PATH_MAX], struct err *e)
 {
@@ -87,7 +87,7 @@ static int path_beside(const struct definition_disk *d, const char *old, const c
 		dot = strrchr(rest, '.');
 		if (!dot)
 			dot = rest + strlen(rest);
-		/* A linked clone's is qcow2, whatever it stands on. */
+		/* A linked clone's disk is a qcow2 overlay, whatever the format of its backing file. */
 		n = d->layers[0].format == DEFINITION_FORMAT_QCOW2 || strcmp(ext, "qcow2") ?
 			snprintf(ret, PATH_MAX, "%.*s/%s%s", (int)(slash - image), image, new, rest) :
 			snprintf(ret, PATH_MAX, "%.*s/%s%.*s.qcow2", (int)(slash - image), image, new,
@@ -125,7 +125,7 @@ static const char *format_name(uint8_t format)
 	return format == DEFINITION_FORMAT_QCOW2 ? "qcow2" : "raw";
 }
 
-/* What a linked clone's disk stands on. */
+/* Return the backing chain of a linked clone's disk. */
 static struct json_object *layers_to_json(const struct definition_disk *d)
 {
 	struct json_object *all = json_object_new_array();
@@ -183,9 +183,9 @@ static int disks_change(const struct vm *source, const struct clone_how *how, co
 	return r;
 }
 
-/* ---- what identifies it ---- */
+/* ---- identity ---- */
 
-/* Those that are given; the others are made. The definition's parser looks at them. */
+/* Set the given MACs; the others are generated later. The definition's parser checks them. */
 static int macs_change(const struct clone_how *how, struct json_object *o, struct err *e)
 {
 	struct json_object *interfaces = js_get_array(o, "interfaces");
@@ -217,7 +217,7 @@ static int uuid_set(const struct vm *source, const struct clone_how *how, struct
 				"uuid: is taken by VM '%s'; leave it out and one is made", holder->def->name) : 0;
 }
 
-/* ---- all of them ---- */
+/* ---- the whole plan ---- */
 
 static int clone_define(const struct vm *source, const struct clone_how *how, unsigned i, struct json_object *o,
 	struct definition **ret, struct err *e)
@@ -235,7 +235,7 @@ static int clone_define(const struct vm *source, const struct clone_how *how, un
 		return r;
 	js_put_str(o, "name", name);
 	r = definition_parse(o, NULL, ret, e);
-	/* Its files are those of whoever defined the source, and no more than they may open. */
+	/* A clone's files are opened with the rights of the user who defined the source. */
 	if (!r && rights_copy(source->def->rights, &(*ret)->rights) < 0)
 		r = err_set_errno(e, -ENOMEM, "clones");
 	if (!r)
@@ -266,7 +266,7 @@ int clone_plan_make(const struct vm *source, const struct clone_how *how, struct
 	p->n = MAX(how->count, 1);
 	p->defs = calloc(p->n, sizeof(struct definition *));
 	if (!p->defs)
-		abort(); /* as for any call that could not be answered */
+		abort(); /* better than a call that is never answered */
 	json_object_object_del(o, "uuid");
 	identity_drop_forwards(o);
 	for (unsigned i = 0; i < p->n && !r; i++) {

@@ -1,4 +1,4 @@
-/* clone_plan: what the clones of a VM will be: names, definitions, files. Nothing is made, no file looked at. */
+/* clone_plan: computes names, definitions and file paths of a VM's clones. Creates nothing and looks at no file. */
 #ifndef CAIRN_API_JOBS_CLONE_PLAN_H
 #define CAIRN_API_JOBS_CLONE_PLAN_H
 
@@ -13,29 +13,29 @@ struct vm;
 #define CLONES_MAX 1000
 
 struct clone_how {
-	const char *name;    /* NULL: a pattern says */
-	const char *pattern; /* "web-%02d"; NULL: name alone, or with -1, -2, ... */
+	const char *name;    /* NULL: use the pattern */
+	const char *pattern; /* "web-%02d"; NULL: the name, with -1, -2, … if there are several */
 	unsigned count;	     /* 0: one */
 	bool linked;
-	bool snapshots; /* of a full one: takes along what is in its images */
+	bool snapshots; /* full clones only: copy the snapshots in the images, too */
 	bool reset_identity;
-	struct json_object *files; /* array: of each disk that is written to, where its copy goes; NULL: beside it */
-	struct json_object *macs;  /* array, of each interface; NULL: made */
-	const char *uuid;	   /* NULL: made */
+	struct json_object *files; /* array: the copy's path for each writable disk; NULL: beside the original */
+	struct json_object *macs;  /* array: a MAC for each interface; NULL: generated */
+	const char *uuid;	   /* NULL: generated */
 };
 
 struct clone_plan {
-	struct definition **defs; /* owned, each */
+	struct definition **defs; /* owned */
 	unsigned n;
 };
 
-/* Returns 0; -EEXIST for a name, a path, a MAC or a uuid that is taken; -EINVAL, -ENOTSUP. */
+/* Make a plan. Returns 0; -EEXIST: a name, path, MAC or uuid is in use; -EINVAL; -ENOTSUP. */
 int clone_plan_make(const struct vm *source, const struct clone_how *how, struct clone_plan *ret_p, struct err *e);
 void clone_plan_done(struct clone_plan *p);
-/* For a look before it is done: name, uuid, disks (id, path, from). */
+/* Return the plan for --dry-run: name, uuid, disks (id, path, from). */
 struct json_object *clone_plan_to_json(const struct clone_plan *p, const struct vm *source);
 
-/* The i-th name, from 1, of a pattern with one %d, %3d or %03d. Returns 0; -EINVAL. */
+/* Print the i-th name, counted from 1, of a pattern with one %d, %3d or %03d. Returns 0; -EINVAL. */
 int clone_pattern_name(const char *pattern, unsigned i, char *ret, size_t cap, struct err *e);
 
 #endif

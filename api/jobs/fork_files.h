@@ -1,6 +1,6 @@
-/* fork_files: the images of a VM's disks and their copies for clones, as paths. What is done to them is done
- * by these, in the daemon or, for another user's VM, in a process with that user's rights (fork_as.h): they call
- * nothing that takes a lock. */
+/* fork_files: checks and opens the images of a VM's disks and creates the files of their copies for live clones. The
+ * functions run in the daemon or, for another user's VM, in a process with that user's rights (fork_as.h), so they
+ * take no lock. */
 #ifndef CAIRN_API_JOBS_FORK_FILES_H
 #define CAIRN_API_JOBS_FORK_FILES_H
 
@@ -13,7 +13,7 @@ struct fork_as_result;
 
 struct fork_file {
 	const char *path; /* borrowed */
-	bool copy;	  /* to be made; else an image that is there */
+	bool copy;	  /* a copy to create; else an existing image */
 };
 
 struct fork_files {
@@ -21,10 +21,10 @@ struct fork_files {
 	unsigned n;
 };
 
-/* files: struct fork_files. Each returns 0 or -errno with a sentence.
- * Is each image a regular file, and no copy there yet? */
+/* Check that each image is a regular file and that no copy exists. files: struct fork_files. Returns 0 or -errno. */
 int fork_files_check(const void *files, struct fork_as_result *out, struct err *e);
-/* Images for reading, copies made anew: their fds. On failure no copy is left. */
+/* Open the images for reading and create the copies; out gets their fds. On failure no copy is left.
+ * files: struct fork_files. Returns 0 or -errno. */
 int fork_files_open(const void *files, struct fork_as_result *out, struct err *e);
 
 #endif

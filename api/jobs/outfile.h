@@ -1,11 +1,13 @@
-/* outfile: a file that a client opened and handed over to be written. */
+/* outfile: checks a file that a client opened and passed for writing. */
 #ifndef CAIRN_API_JOBS_OUTFILE_H
 #define CAIRN_API_JOBS_OUTFILE_H
 
 struct err;
 
-/* Regular, empty, not for appending, and open as access says: O_WRONLY or O_RDWR (which will do for both). what: "a
- * dump", for the sentence. Returns 0; -EINVAL, -EEXIST. */
+/* Check that the file is regular, empty and not opened with O_APPEND.
+ * access:  O_WRONLY or O_RDWR; a file opened O_RDWR satisfies both.
+ * what:    names the content in errors: "a dump".
+ * Returns 0; -EINVAL; -EEXIST: it is not empty. */
 int outfile_check(int fd, int access, const char *what, struct err *e);
 
 #endif

@@ -49,7 +49,7 @@ int sysprep_check(struct err *e)
 		"it out and let the guest's cloud-init do it");
 }
 
-/* As a host may be called: letters, digits, dots, dashes. */
+/* Make a valid host name from a VM's name: letters, digits, dots, dashes. */
 static void hostname_make(const char *name, char ret[HOSTNAME_MAX + 1])
 {
 	size_t n = 0;
@@ -63,7 +63,7 @@ static void hostname_make(const char *name, char ret[HOSTNAME_MAX + 1])
 		ret[0] = 'x';
 }
 
-/* ---- in the errand's process ---- */
+/* ---- in the forked process ---- */
 
 static void args_make(const struct sysprep *s, const char **args)
 {
@@ -81,7 +81,7 @@ static void args_make(const struct sysprep *s, const char **args)
 
 		if (d->read_only)
 			continue;
-		/* Stated: a raw disk's content could claim to be any format. */
+		/* Never let it probe the format: a raw disk's content could look like any format. */
 		args[n++] = "--format";
 		args[n++] = d->layers[0].format == DEFINITION_FORMAT_QCOW2 ? "qcow2" : "raw";
 		args[n++] = "-a";
@@ -104,7 +104,7 @@ static _Noreturn void program_run(const struct sysprep *s, int output)
 	_exit(127);
 }
 
-/* The end of what it says. */
+/* Read a program's output and keep the end. */
 static void output_read(int fd, char *buf, size_t cap)
 {
 	size_t have = 0;
@@ -127,7 +127,7 @@ static void output_read(int fd, char *buf, size_t cap)
 	buf[have] = 0;
 }
 
-/* The line that says why: behind an error of its own it tells how to report a bug. */
+/* Find the line with the error; advice on reporting bugs may follow it. */
 static char *why_find(char *said)
 {
 	char *last = strrchr(said, '\n'), *error = strstr(said, PROGRAM ": error: ");
@@ -158,8 +158,8 @@ static void daemon_gone(int sig)
 	kill(0, SIGKILL);
 }
 
-/* With the daemon ends the errand, and with that all of its group: the program starts others, which a signal of its own
- * at that death would not reach. Not SIGTERM: the daemon has that blocked. */
+/* End the whole process group when the daemon dies. virt-sysprep starts other programs, which a death signal to it alone
+ * would not reach. SIGTERM does not work, since the process inherits the daemon's signal mask, which blocks it. */
 static int group_end_with_daemon(void)
 {
 	if (sigaction(SIGUSR2, &(struct sigaction){ .sa_handler = daemon_gone }, NULL) < 0)
@@ -190,7 +190,7 @@ static int sysprep_run(const void *arg, struct fork_as_result *out, struct err *
 	return program_result(status, said, e);
 }
 
-/* ---- asking ---- */
+/* ---- starting ---- */
 
 int sysprep_begin(struct loop *l, const struct definition *def,
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e), void *opaque,

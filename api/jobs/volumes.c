@@ -21,9 +21,9 @@
 _Static_assert(VOLUMES_MAX <= CHANNEL_FDS_MAX, "there is a note for each");
 _Static_assert(VOLUMES_MAX >= 2 * VM_DISKS_MAX, "each disk may have a data file");
 
-/* ---- which ---- */
+/* ---- selecting volumes ---- */
 
-/* By id or path; a drive without a medium has no path. */
+/* Whether a word is the disk's id or path; a drive without a medium has no path. */
 static bool is_disk(const struct definition_disk *d, const char *word)
 {
 	return !strcmp(word, d->id) || (d->nlayers && !strcmp(word, d->layers[0].path));
@@ -88,7 +88,7 @@ static int volume_check_free(const struct vm *vm, const struct volume *x, struct
 		x->path, user->def->name);
 }
 
-/* ---- of one that was imported ---- */
+/* ---- files of an imported VM ---- */
 
 static bool is_in(const char *folder, const char *path)
 {
@@ -112,7 +112,7 @@ static bool others_boot(const struct vm *vm, const char *path)
 	return false;
 }
 
-/* What another VM uses stays, and with it the folder. */
+/* Add a file unless another VM uses it; such a file stays, and so does the folder. */
 static void own_add(const struct vm *vm, const char *folder, const char *id, const char *path, struct volumes *v)
 {
 	if (!is_in(folder, path) || others_boot(vm, path) || image_user(vm, path))
@@ -171,7 +171,7 @@ void volumes_done(struct volumes *v)
 	v->folder = NULL;
 }
 
-/* ---- the errand ---- */
+/* ---- the forked process ---- */
 
 struct removal {
 	const struct volumes *v;
@@ -195,7 +195,7 @@ static bool definition_has(const struct definition *def, const struct stat *st)
 	return def && (is_file(def->kernel, st) || is_file(def->initrd, st));
 }
 
-/* The same file by another name? What this user may not look at is not told. */
+/* Check that no other VM uses the same file under another path. The error does not name VMs that this user may not see. */
 static int others_check(const struct removal *w, const struct volume *x, const struct stat *st, struct err *e)
 {
 	const struct daemon *d = w->vm->daemon;
@@ -260,7 +260,7 @@ static int volumes_remove(const void *arg, struct fork_as_result *out, struct er
 		else
 			out->count++;
 	}
-	/* One with something else in it stays. */
+	/* rmdir() keeps a folder that is not empty. */
 	if (w->remove && !r && w->v->folder)
 		rmdir(w->v->folder);
 	return r;
