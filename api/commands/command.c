@@ -42,7 +42,7 @@ static void call_free(struct call *c)
 	free(c);
 }
 
-/* As it was named. NULL: none was. */
+/* Return the argument `vm` as the client wrote it; NULL: none. */
 static const char *vm_named(const struct call *c)
 {
 	const char *name = c->vm ? c->vm->def->name : js_get_str(c->args, "vm");
@@ -50,7 +50,7 @@ static const char *vm_named(const struct call *c)
 	return name ? name : js_get_str(js_get(c->args, "definition"), "name");
 }
 
-/* Calls that change something, those that were refused too. */
+/* Write an audit line for a mutating call, also for a denied one. */
 static void call_audit(struct call *c, struct json_object *answer)
 {
 	CLEANUP_JS struct json_object *line = NULL;
@@ -80,7 +80,7 @@ static void call_audit(struct call *c, struct json_object *answer)
 	audit_add(c->daemon->audit, line);
 }
 
-/* QEMU's classes are few, and programs may know no others. */
+/* QMP clients may know only QEMU's few error classes. */
 static void class_as_qemu(struct json_object *answer)
 {
 	static const char *const known[] = { "GenericError", "CommandNotFound", "DeviceNotActive" };
@@ -93,7 +93,7 @@ static void class_as_qemu(struct json_object *answer)
 	js_put_str(error, "class", known[0]);
 }
 
-/* o and fd: taken. */
+/* Send an answer. o and fd: takes them. */
 static void answer_send(struct call *c, struct json_object *o, int fd)
 {
 	struct conn *conn = c->conn;
@@ -107,7 +107,7 @@ static void answer_send(struct call *c, struct json_object *o, int fd)
 	else if (fd >= 0)
 		close(fd);
 	json_object_put(o);
-	conn = c->conn; /* dropped meanwhile, perhaps */
+	conn = c->conn; /* may be NULL: sending may drop the connection */
 	call_free(c);
 	if (conn)
 		conn_set_call(conn, NULL);
@@ -120,11 +120,12 @@ static void answer_late(void *opaque)
 	answer_send(c, STEAL_PTR(c->answer), -1);
 }
 
-/* o and fd: taken. */
+/* Send an answer. o and fd: takes them. */
 static void call_answer(struct call *c, struct json_object *o, int fd)
 {
 	call_audit(c, o);
-	/* Who has the answer may open the images. But a job has them for long. */
+	/* A client with the answer may open the images, so wait until the offline process has released them. Do not wait for a
+	 * job: it holds them for long. */
 	if (c->on_images && !c->vm->job && offline_wait(c->vm, answer_late, c)) {
 		c->answer = o;
 		c->vm = NULL;
@@ -176,7 +177,7 @@ void call_fail(struct call *c, const struct err *e)
 
 /* ---- checks ---- */
 
-/* The envelope, as QEMU words its faults. */
+/* Check the command's envelope, with QEMU's error texts. */
 static int check_envelope(struct json_object *text, struct err *e)
 {
 	struct json_object *v;
@@ -202,7 +203,7 @@ static int check_envelope(struct json_object *text, struct err *e)
 	return 0;
 }
 
-/* Returns NULL when the mode of the connection allows the command. */
+/* Check the command against the connection's negotiation. Returns an error text; NULL: allowed. */
 static const char *check_mode(const struct conn *conn, const struct command *command)
 {
 	bool capabilities = command && !strcmp(command->name, "qmp_capabilities");
@@ -215,7 +216,7 @@ static const char *check_mode(const struct conn *conn, const struct command *com
 	return NULL;
 }
 
-/* The VM that would be changed: by its name alone, as a definition's is no uuid. */
+/* Return the name of the VM that vm-define would change. A definition names a VM by name, never by uuid. */
 static const char *vm_defined(const struct call *c)
 {
 	const char *name = js_get_str(js_get(c->args, "definition"), "name");
@@ -224,7 +225,7 @@ static const char *vm_defined(const struct call *c)
 	return vm && !strcmp(vm->def->name, name) ? vm->def->name : NULL;
 }
 
-/* Whom the call is about, by name: NULL when it is about none, or about one that is not there. */
+/* Return the name of the VM that the call concerns; NULL: none, or it does not exist. */
 static const char *vm_concerned(const struct call *c)
 {
 	const char *name = js_get_str(c->args, c->command->flags & COMMAND_CONCERNS_JOB ? "id" : "vm");
@@ -253,13 +254,13 @@ static void tell_denial(struct call *c)
 
 	js_put_str(data, "command", c->command->name);
 	if (vm) {
-		snprintf(name, sizeof(name), "%s", vm); /* anything, of any length */
+		snprintf(name, sizeof(name), "%s", vm); /* cut: the client may send any text */
 		js_put_str(data, "vm", name);
 	}
 	c->untold = !denial_log_tell(c->daemon->denials, EVENT_PERMISSION_DENIED, c->uid, c->pid, data);
 }
 
-/* Who may, before anything else is looked at: one without rights learns nothing. */
+/* Check the role before anything else, so that a client without rights learns nothing. */
 static int check_role(struct call *c, struct err *e)
 {
 	enum role role = conn_role_for(c->conn, vm_concerned(c));
@@ -308,7 +309,7 @@ static int check_state(struct call *c, struct err *e)
 {
 	if (!c->vm || c->command->trigger == VM_TRIGGER_COUNT)
 		return 0;
-	/* What is not legal because something is under way says so; a stop always is. */
+	/* If an operation under way makes the command illegal, the error names it; destroy is always legal. */
 	if (c->vm->starting || c->vm->destroying)
 		return c->command->trigger == VM_ASK_DESTROY ? 0 :
 			vm_check_idle(c->vm, vm_trigger_name(c->command->trigger), e);
@@ -348,7 +349,7 @@ static struct call *call_new(struct daemon *d, struct conn *conn, struct json_ob
 	return c;
 }
 
-/* The VM is looked up; it was to be woken before, perhaps. */
+/* Run the handler once the VM was looked up and, if needed, woken. */
 static void command_go(void *opaque, int r, const struct err *e)
 {
 	struct call *c = opaque;

@@ -1,4 +1,4 @@
-/* Handler: the guest's addresses, as its agent tells them. */
+/* Handler of vm-addresses: the guest's addresses, from its agent. */
 #include "api/commands/command.h"
 #include "api/definition/definition.h"
 #include "api/vm/vm.h"
@@ -10,7 +10,7 @@
 #include <errno.h>
 #include <string.h>
 
-/* The agent may be at work on freezing, and its answer has 10 s then. */
+/* The agent may be freezing file systems first; then its answer may take 10 s. */
 #define ADDRESSES_TIMEOUT_NS (45 * 1000000000ULL)
 
 static bool same_interface(const struct vm_address *a, const struct vm_address *b)

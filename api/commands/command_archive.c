@@ -1,4 +1,4 @@
-/* Handlers: export and import. */
+/* Handlers of export and import. */
 #include "api/commands/command.h"
 #include "api/jobs/export.h"
 #include "api/jobs/import.h"

@@ -1,4 +1,4 @@
-/* Handlers: clones of a VM that is off, and templates. */
+/* Handlers of clones of a VM that is off, and of templates. */
 #include "api/jobs/clone.h"
 #include "api/access/rights.h"
 #include "api/commands/command.h"
@@ -27,7 +27,7 @@ static int source_check(struct call *c, struct err *e)
 {
 	const struct vm *vm = c->vm;
 
-	/* Who owns one VM does not make others. */
+	/* The owner of one VM may not create others. */
 	if (conn_role(c->conn) < ROLE_ADMIN)
 		return err_set(e, -EPERM, ERR_PERMISSION, "to make VMs takes the role of admin of all");
 	if (vm_state_is_active(vm->state))
@@ -38,11 +38,11 @@ static int source_check(struct call *c, struct err *e)
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
 			"VM '%.255s' has a managed save, and what is on its disks is not complete without that; start it and "
 			"shut it down, or drop that with: cairn managedsave-remove %.60s", vm->def->name, vm->def->name);
-	/* That somebody looks at its snapshots is waited for. */
+	/* If a process is only reading its snapshots, the clone waits for it. */
 	return vm->offline && !vm->job ? 0 : vm_check_idle(vm, "clone", e);
 }
 
-/* A path that somebody gives is opened with the rights of whoever defined the source: theirs, or root asks. */
+/* A given path is opened with the rights of the user who defined the source, so only that user and root may give one. */
 static int files_check(const struct call *c, struct err *e)
 {
 	CLEANUP_FREE struct rights *mine = NULL;
@@ -153,7 +153,7 @@ static void template_kept(struct store_work *work)
 	free(m);
 }
 
-/* Until it is kept nothing else is begun with the VM. */
+/* Store the mark. No other operation on the VM starts until it is stored. */
 static void template_keep(struct call *c, bool on)
 {
 	struct store *s = c->daemon->store;
@@ -184,7 +184,7 @@ static int template_unset_check(const struct vm *vm, struct err *e)
 		"VM '%.120s' is the template of linked clones (%s); undefine them first", vm->def->name, clones);
 }
 
-/* What a crash has left half in its images is in order: from now on nobody could bring it there. */
+/* Opening the images has repaired what a crash left unfinished; a template's images are never written again. */
 static void offline_opened(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct call *c = opaque;
@@ -212,7 +212,7 @@ void command_vm_template(struct call *c)
 	struct err e;
 	int r;
 
-	/* Who has just looked at its snapshots is not refused because that process still ends. */
+	/* A process that has just read its snapshots may still be ending: wait for it. */
 	if (!c->vm->job && offline_wait(c->vm, template_again, c)) {
 		c->vm = NULL;
 		return;

@@ -1,4 +1,4 @@
-/* Handler: a guest's memory into a file. */
+/* Handler of vm-dump: writes a guest's memory into a file. */
 #include "api/commands/command.h"
 #include "api/jobs/dump.h"
 #include "api/jobs/job.h"

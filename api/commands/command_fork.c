@@ -1,4 +1,4 @@
-/* Handler: clones of a running VM, or of a snapshot. */
+/* Handler of vm-fork: live clones of a running VM or of a snapshot. */
 #include "api/commands/command.h"
 #include "api/jobs/fork.h"
 #include "api/jobs/job.h"
@@ -27,7 +27,7 @@ static int how_take(struct call *c, struct fork_how *how, struct err *e)
 	return 0;
 }
 
-/* A snapshot does not change, whatever the VM does. */
+/* A snapshot can be cloned in any state of the VM. */
 static int state_check(const struct vm *vm, const struct fork_how *how, struct err *e)
 {
 	int r = how->snapshot ? 0 : vm_state_check(vm->def->name, vm->state, VM_ASK_FORK, e);
@@ -44,7 +44,7 @@ void command_vm_fork(struct call *c)
 	struct err e;
 	int r = 0;
 
-	/* Who owns one VM does not make others. */
+	/* The owner of one VM may not create others. */
 	if (conn_role(c->conn) < ROLE_ADMIN)
 		r = err_set(&e, -EPERM, ERR_PERMISSION, "to make VMs takes the role of admin of all");
 	if (!r)

@@ -1,4 +1,4 @@
-/* Handlers: jobs. */
+/* Handlers of jobs. */
 #include "api/commands/command.h"
 #include "api/daemon.h"
 #include "api/jobs/job.h"

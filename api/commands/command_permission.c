@@ -1,4 +1,4 @@
-/* Handlers: permissions. */
+/* Handlers of permissions. */
 #include "api/commands/command.h"
 #include "api/access/permissions.h"
 #include "api/daemon.h"
@@ -63,7 +63,7 @@ static int arg_subject(struct call *c, bool *ret_group, uid_t *ret_id, struct er
 	return 0;
 }
 
-/* vm: for a VM that is there; for one that is not, only to take away. */
+/* Read the argument `vm`. A VM that does not exist is accepted only for revoking. */
 static int arg_vm(struct call *c, bool granting, const char **ret_vm, struct err *e)
 {
 	const char *name = js_get_str(c->args, "vm");
@@ -125,7 +125,7 @@ void command_permission_revoke(struct call *c)
 		permission_set(c, false, ROLE_NONE, vm);
 }
 
-#define PAGE_ENTRIES 25 /* names may be 255 bytes, each of them six in an answer */
+#define PAGE_ENTRIES 25 /* a name has up to 255 bytes, and a byte takes up to six in an answer */
 
 void command_query_permissions(struct call *c)
 {

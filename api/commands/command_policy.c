@@ -1,4 +1,4 @@
-/* Handlers: when VMs come up and go down by themselves. */
+/* Handlers of autostart, shutdown, reboot and the host's shutdown. */
 #include "api/commands/command.h"
 #include "api/daemon.h"
 #include "api/policy/autostart.h"
@@ -77,7 +77,7 @@ static int mode_parse(struct call *c, struct shutdown_plan *p, struct err *e)
 
 static int deadline_parse(struct call *c, struct shutdown_plan *p, struct err *e)
 {
-	/* As FIELD_SHUTDOWN_THEN has them. */
+	/* In the order of FIELD_SHUTDOWN_THEN's words. */
 	static const enum definition_then thens[] = { DEFINITION_LEAVE, DEFINITION_DESTROY, DEFINITION_SAVE };
 	int i = field_type_index(FIELD_SHUTDOWN_THEN, js_get_str(c->args, "then"));
 	int64_t timeout = js_get_int(c->args, "timeout", p->deadline_s);
@@ -111,7 +111,8 @@ static int time_parse(struct call *c, struct shutdown_plan *p, struct err *e)
 	return 0;
 }
 
-/* All wait for it, and for no longer than its definition says: who may operate one VM does not hold up the host. */
+/* The host's shutdown waits for this VM at most as long as its definition says, so an operator of one VM cannot delay
+ * the host. */
 static int stop_check(const struct call *c, struct err *e)
 {
 	if (!host_shutdown_waits_for(c->vm))
@@ -174,11 +175,11 @@ void command_vm_shutdown_cancel(struct call *c)
 		call_return(c, NULL);
 }
 
-/* ---- the host goes down ---- */
+/* ---- the host's shutdown ---- */
 
 void command_daemon_stop(struct call *c)
 {
-	/* As FIELD_STOP_ACTION has them. */
+	/* In the order of FIELD_STOP_ACTION's words. */
 	static const enum definition_then actions[] = { DEFINITION_LEAVE, DEFINITION_SHUTDOWN, DEFINITION_SAVE };
 	int i = field_type_index(FIELD_STOP_ACTION, js_get_str(c->args, "action"));
 	int action = i < 0 ? -1 : (int)actions[i];

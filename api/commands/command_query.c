@@ -1,4 +1,4 @@
-/* Handlers that ask and change nothing. */
+/* Handlers of queries. */
 #include "api/commands/command.h"
 #include "api/access/audit.h"
 #include "api/daemon.h"
@@ -22,8 +22,7 @@
 
 #define QUERY_TIMEOUT_NS (1000000000ULL)
 #define LIST_LIMIT 1000
-/* Some clients read lines of at most 64 KiB; a page ends below it, with room for one entry more
- * and the name behind it. */
+/* Some clients read lines of at most 64 KiB. A page ends early enough for one more entry and the next page's name. */
 #define LIST_BYTES (58 * 1024)
 
 void command_qmp_capabilities(struct call *c)
@@ -123,7 +122,7 @@ void command_vm_dump_definition(struct call *c)
 
 /* ---- list ---- */
 
-/* brief: what a table of them shows. */
+/* brief: only the columns of `cairn list`. */
 static void put_identity(struct json_object *o, const struct vm *vm, bool brief)
 {
 	char uuid[DEFINITION_UUID_TEXT];
@@ -147,7 +146,7 @@ static void put_identity(struct json_object *o, const struct vm *vm, bool brief)
 	js_put_bool(o, "template", vm->is_template);
 }
 
-/* What js_line() makes of it at most. */
+/* Return the most bytes that js_line() prints for s. */
 static size_t escaped_bytes(const char *s)
 {
 	size_t n = 0;
@@ -157,7 +156,7 @@ static size_t escaped_bytes(const char *s)
 	return n;
 }
 
-/* The rest: keys, uuid, words, and a reason of 31 bytes. */
+/* Return the most bytes of an entry. The constant covers keys, uuid, words and a reason of 31 bytes. */
 static size_t entry_bytes(const struct vm *vm, bool brief)
 {
 	return (brief ? 80 : 292) + escaped_bytes(vm->def->name) + (brief ? 0 : escaped_bytes(vm->def->title));
@@ -169,13 +168,13 @@ struct unloaded {
 	size_t bytes;
 };
 
-/* As many as leave room for those that are. */
+/* Add a VM whose files could not be loaded, while a quarter of the page is free. */
 static void unloaded_put(void *opaque, const char *name, const char *sentence)
 {
 	struct unloaded *u = opaque;
 	struct json_object *o;
 
-	/* One that was damaged may have been defined anew. */
+	/* A damaged VM may have been defined again since. */
 	if (vm_find(u->call->daemon, name) || conn_role_for(u->call->conn, name) < ROLE_VIEWER || u->bytes > LIST_BYTES / 4)
 		return;
 	o = json_object_new_object();
@@ -226,7 +225,7 @@ void command_vm_list(struct call *c)
 		put_identity(entry, d->vms[i], brief);
 		json_object_array_add(vms, entry);
 		bytes += entry_bytes(d->vms[i], brief);
-		limit--; /* so that a page ends, and is named after, one that they may see */
+		limit--; /* a page must end with a VM that the client may see, since that one names the next page */
 	}
 	js_put(o, "vms", vms);
 	if (i < d->nvms)
@@ -238,7 +237,7 @@ void command_vm_list(struct call *c)
 
 static struct json_object *disk_figures(const struct vm_disk_info *d, unsigned fault)
 {
-	/* The first two as virsh words them. */
+	/* The first two in virsh's words. */
 	static const char *const faults[] = { [VM_DISK_FAILED] = "unspecified error",
 		[VM_DISK_NO_SPACE] = "no space", [VM_DISK_CORRUPT] = "image corrupt" };
 	struct json_object *o = json_object_new_object();
@@ -328,7 +327,7 @@ static void put_figures(struct json_object *o, const struct vm_info *info)
 	js_put(o, "interfaces", interfaces);
 }
 
-/* What of a process is in RAM; 0: not known. */
+/* Return the resident bytes of a process; 0: unknown. */
 static uint64_t resident_bytes(pid_t pid)
 {
 	unsigned long long pages = 0;
@@ -382,7 +381,7 @@ static void put_state(struct json_object *o, const struct vm *vm)
 		js_put_int(o, "exit-signal", vm->exit_signal);
 }
 
-/* A VM that does not answer is shown with what the daemon knows. */
+/* If the VM's process does not answer, return only what the daemon knows. */
 static void info_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct call *c = opaque;

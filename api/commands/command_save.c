@@ -1,4 +1,4 @@
-/* Handlers: save, managed save, restore. */
+/* Handlers of save, managed save and restore. */
 #include "api/commands/command.h"
 #include "api/access/rights.h"
 #include "api/daemon.h"
@@ -85,7 +85,7 @@ void command_vm_managed_save_remove(struct call *c)
 struct restore {
 	struct call *call;
 	struct vm *vm;
-	bool created; /* defined by this restore */
+	bool created; /* this restore defined the VM */
 };
 
 static void definition_free_p(struct definition **d)
@@ -112,7 +112,7 @@ static void restore_done(void *opaque, int r, const struct err *e)
 	struct json_object *o;
 
 	if (r < 0) {
-		/* Its process may still end; it is forgotten with the next undefine then. */
+		/* If its process is still ending, the VM stays until the user undefines it. */
 		if (w->created && !w->vm->proc)
 			vm_forget(w->vm);
 		call_fail(w->call, e);
@@ -173,7 +173,7 @@ static void restore_defined(void *opaque, int r, const struct vm_defined *what, 
 	restore_start(w);
 }
 
-/* The VM that the state belongs to, or (*ret_def: owned) what to define first. */
+/* Find the VM of the saved state, or return its definition (owned) to define first. */
 static int restore_find(struct call *c, struct vm **ret_vm, struct definition **ret_def, struct err *e)
 {
 	struct definition *def CLEANUP(definition_free_p) = NULL;

@@ -1,4 +1,4 @@
-/* Handlers: schedules of snapshots. */
+/* Handlers of snapshot schedules. */
 #include "api/commands/command.h"
 #include "api/daemon.h"
 #include "api/jobs/snapshots.h"
@@ -16,9 +16,9 @@
 #include <string.h>
 
 #define PAGE_BYTES (40 * 1024)
-#define NAMES_TOLD_MAX 1000 /* of at most 31 bytes, as they are automatic ones */
+#define NAMES_TOLD_MAX 1000 /* an automatic snapshot's name has at most 31 bytes */
 
-/* What is not said stays as it is. */
+/* Change the plan by the arguments; absent ones keep their values. */
 static int plan_from_args(struct call *c, struct schedule_plan *p, struct err *e)
 {
 	const char *every = js_get_str(c->args, "every"), *keep = js_get_str(c->args, "keep"),
@@ -68,7 +68,7 @@ static void kept(struct store_work *work)
 	free(k);
 }
 
-/* plan: NULL: there is to be none. */
+/* Store the plan. NULL: remove it. */
 static void keep(struct call *c, const struct schedule_plan *plan)
 {
 	struct keep *k = calloc(1, sizeof(*k));
@@ -86,7 +86,7 @@ static void keep(struct call *c, const struct schedule_plan *plan)
 	}
 }
 
-/* ---- what a plan would do ---- */
+/* ---- dry run ---- */
 
 struct would {
 	struct call *call;
@@ -187,7 +187,7 @@ void command_query_schedules(struct call *c)
 		if (!vm->schedule || (only && vm != only) || !may_see(c, vm))
 			continue;
 		json_object_array_add(list, scheduler_to_json(vm));
-		/* Everything beyond ASCII may become six times as long. */
+		/* A non-ASCII byte may take six bytes in the answer. */
 		bytes += 400 + 6 * (strlen(vm->def->name) + strlen(vm->schedule_past.detail));
 	}
 	js_put(o, "schedules", list);

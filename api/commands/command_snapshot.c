@@ -1,4 +1,4 @@
-/* Handlers: snapshots. */
+/* Handlers of snapshots. */
 #include "api/commands/command.h"
 #include "api/jobs/job.h"
 #include "api/jobs/snapshot_job.h"
@@ -16,9 +16,9 @@
 
 #define PAGE_BYTES (40 * 1024)
 #define LIST_TIMEOUT_NS (30 * 1000000000ULL)
-#define SIZE_TIMEOUT_NS (600 * 1000000000ULL) /* of a large disk that has changed all over */
+#define SIZE_TIMEOUT_NS (600 * 1000000000ULL) /* for a large disk with many changed clusters */
 #define SET_TIMEOUT_NS (30 * 1000000000ULL)
-/* For what changes its images. */
+/* Check that the VM is free for an operation that changes its images. */
 static int free_check(const struct vm *vm, const char *what, struct err *e)
 {
 	int r = vm_check_free(vm, what, e);
@@ -28,7 +28,7 @@ static int free_check(const struct vm *vm, const char *what, struct err *e)
 
 /* ---- arguments ---- */
 
-/* key: optional unless `needed`; into keeps what it has when it is not given. */
+/* Read a text argument. An absent one is an error if `needed`; else `into` keeps its value. */
 static int arg_text(struct call *c, const char *key, bool needed, char *into, size_t size,
 	struct err *e)
 {
@@ -78,7 +78,7 @@ static int arg_tags(struct call *c, char into[VM_SNAPSHOT_TAGS_MAX + 1], struct 
 	return 0;
 }
 
-/* Before anything is stopped for it. */
+/* Check the disk's name before the VM is stopped for the revert. */
 static int arg_disk(struct call *c, struct snapshot_revert *how, struct err *e)
 {
 	const char *id = js_get_str(c->args, "disk");
@@ -122,7 +122,7 @@ void command_snapshot_create(struct call *c)
 	struct err e;
 	int r = free_check(c->vm, "take a snapshot", &e);
 
-	/* As virsh does: unique enough, and it sorts. */
+	/* As in virsh, the default name is the time in seconds: unique in practice, and it sorts. */
 	snprintf(body.name, sizeof(body.name), "%lld", (long long)time(NULL));
 	if (!r)
 		r = arg_text(c, "name", true, body.name, sizeof(body.name), &e);
@@ -181,7 +181,7 @@ void command_snapshot_revert(struct call *c)
 	job_answer(c, r, j, &e);
 }
 
-/* ---- at once ---- */
+/* ---- without a job ---- */
 
 static void ask(struct call *c, enum vm_msg_type type, const void *body, size_t len, uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e))
@@ -276,7 +276,7 @@ static void list_done(void *opaque, int r, const struct vm_answer *a, const stru
 		struct json_object *info = snapshot_to_json(&s->list[i]);
 
 		json_object_array_add(list, info);
-		/* Everything beyond ASCII may become six times as long. */
+		/* A non-ASCII byte may take six bytes in the answer. */
 		bytes += 300 + 6 * (strlen(s->list[i].name) + strlen(s->list[i].description) +
 			strlen(s->list[i].tags));
 	}

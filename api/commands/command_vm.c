@@ -1,4 +1,4 @@
-/* Handlers that change a VM. */
+/* Handlers of define and of the VM's lifecycle. */
 #include "api/commands/command.h"
 #include "api/access/open_as.h"
 #include "api/access/rights.h"
@@ -30,13 +30,13 @@ static void definition_free_p(struct definition **d)
 	definition_free(*d);
 }
 
-/* name and uuid against those that exist; the uuid is completed. */
+/* Check name and uuid against the existing VMs, and fill in the uuid. */
 static int define_check(struct daemon *d, struct definition *def, struct vm **ret_old, struct err *e)
 {
 	struct vm *old = vm_find(d, def->name), *holder;
 
 	if (old && strcmp(old->def->name, def->name))
-		old = NULL; /* the name is another VM's uuid */
+		old = NULL; /* the name equals another VM's uuid */
 	*ret_old = old;
 	if (old && (old->opener || old->hold || old->half || old->going || old->renaming))
 		return vm_check_idle(old, "define", e);
@@ -60,16 +60,16 @@ static int define_check(struct daemon *d, struct definition *def, struct vm **re
 struct define {
 	struct store_work work;
 	struct daemon *daemon;
-	struct definition *def; /* until it is the VM's */
+	struct definition *def; /* owned until the VM takes it */
 	uint8_t uuid[16];
 	enum vm_define_how how;
-	struct json_object *was; /* owned; NULL: whatever it is */
+	struct json_object *was; /* owned; expected old definition; NULL: any */
 	bool created, outdates;
 	void (*done)(void *opaque, int r, const struct vm_defined *what, const struct err *e);
 	void *opaque;
 };
 
-/* what: NULL when r < 0. */
+/* Finish. what: NULL when r < 0. */
 static void define_end(struct define *w, int r, const struct vm_defined *what, const struct err *e)
 {
 	w->done(w->opaque, r, what, e);
@@ -78,7 +78,7 @@ static void define_end(struct define *w, int r, const struct vm_defined *what, c
 	free(w);
 }
 
-/* Of two who change a VM neither loses what the other did. */
+/* Check that the definition has not changed since the client read it, so that no client's change is lost. */
 static int was_check(const struct define *w, struct err *e)
 {
 	CLEANUP_JS struct json_object *is = NULL;
@@ -118,7 +118,7 @@ static void keys_drop(struct json_object *o, const char *const *keys, size_t n)
 		json_object_object_del(o, keys[i]);
 }
 
-/* But for what no guest sees. */
+/* Return the definition without the parts that no guest sees. */
 static struct json_object *machine_of(const struct definition *def)
 {
 	static const char *const own[] = { "title", "description", "hugepages", "on_poweroff", "on_reboot", "on_crash",
@@ -155,12 +155,12 @@ static void definition_replace(struct vm *vm, struct definition *def)
 	forwards_redefined(vm);
 	if (!vm->live)
 		return;
-	/* No guest sees these: they are so at once. */
+	/* No guest sees these, so they change at once. */
 	text_copy(&vm->live->title, def->title);
 	text_copy(&vm->live->description, def->description);
 }
 
-/* From here on the VM has it, and so has whoever loads the folder. */
+/* Give the definition to the VM, and to its folder in the state folder. */
 static int define_keep(struct define *w, struct err *e)
 {
 	struct daemon *d = w->daemon;
@@ -208,7 +208,7 @@ static void define_drafted(struct store_work *work)
 	daemon_emit(w->daemon, EVENT_VM_DEFINED, name, NULL);
 }
 
-/* Its files are there. */
+/* Continue once its files were checked. */
 static void define_go(struct define *w)
 {
 	CLEANUP_JS struct json_object *o = NULL;
@@ -322,7 +322,7 @@ void command_vm_define(struct call *c)
 			define_done, c);
 }
 
-/* ---- life ---- */
+/* ---- lifecycle ---- */
 
 static void start_done(void *opaque, int r, const struct err *e)
 {
@@ -352,8 +352,8 @@ void command_vm_destroy(struct call *c)
 	vm_destroy(c->vm, c);
 }
 
-/* The VM may have ended meanwhile (then the table has no row); it cannot have been
- * undefined, which needs it without a process and so without requests. */
+/* The VM may have ended meanwhile; then the table has no row. It cannot have been undefined, since undefining needs a VM
+ * without a process and thus without requests. */
 static void request_done(struct call *c, int r, const struct err *e, enum vm_trigger t,
 	const char *reason)
 {
@@ -370,7 +370,7 @@ static void suspend_done(void *opaque, int r, const struct vm_answer *a, const s
 	struct call *c = opaque;
 
 	(void)a;
-	/* Its own event has told already, most times; then this finds nothing to do. */
+	/* Usually the process's event has come first; then this changes nothing. */
 	request_done(c, r, e, VM_SAW_PAUSED, "user");
 }
 
@@ -415,7 +415,7 @@ void command_vm_reset(struct call *c)
 
 struct console_wait {
 	struct call *call;
-	int fd; /* the client's end */
+	int fd; /* the end for the client */
 };
 
 static void console_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
@@ -439,7 +439,7 @@ static uint8_t console_kind(const struct call *c)
 	return kind && !strcmp(kind, "virtio") ? VM_CONSOLE_VIRTIO : VM_CONSOLE_SERIAL;
 }
 
-/* The guest's bytes go from its process to the client and never through here. */
+/* The client gets a socket to the VM's process, so console data never passes through the daemon. */
 void command_vm_console(struct call *c)
 {
 	struct console_wait *w = NULL;

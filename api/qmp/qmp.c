@@ -1,4 +1,4 @@
-/* A VM's own socket: its life, and the daemon's events in QEMU's shape. */
+/* Opens and closes the VMs' own sockets, and translates the daemon's events into QEMU's. */
 #include "api/qmp/qmp.h"
 #include "api/daemon.h"
 #include "api/jobs/job.h"
@@ -20,10 +20,10 @@
 #include <string.h>
 #include <unistd.h>
 
-/* A socket's name is the VM's uuid: as short as it gets, for a socket's address has few bytes. */
+/* A socket is named after the VM's uuid in base64, since a socket's path is limited to 107 bytes. */
 #define NAME_CHARS 22
 #define NAME_ALPHABET "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-/* Earlier daemons' names: a hash, in hexadecimal. */
+/* Older daemons named sockets after a hash in hexadecimal. */
 #define OLD_CHARS 16
 #define OLD_ALPHABET "0123456789abcdef"
 
@@ -33,7 +33,7 @@ struct qmp {
 	struct qmp_fds fds;
 };
 
-/* Six bits a character, as in RFC 4648, section 5 (base64url), without padding. */
+/* Encode as base64url without padding (RFC 4648, section 5). */
 static void name_of(const uint8_t uuid[16], char name[NAME_CHARS + 1])
 {
 	for (unsigned i = 0; i < NAME_CHARS; i++) {
@@ -120,7 +120,7 @@ static bool consists_of(const char *name, size_t len, const char *alphabet)
 	return strlen(name) == len && strspn(name, alphabet) == len;
 }
 
-/* Only what we may have made: the folder is ours, and one daemon's. */
+/* Remove leftover sockets, by their form of name; only one daemon uses the folder. */
 static void sweep(const char *dir)
 {
 	DIR *at = opendir(dir);
@@ -161,7 +161,7 @@ struct qmp_fds *qmp_fds(struct vm *vm)
 
 /* ---- events ---- */
 
-/* Where QEMU has another word for it. */
+/* Translate a value where QEMU's word differs. */
 static struct json_object *reworded(enum event_id id, const char *key, struct json_object *v)
 {
 	const char *s = js_plain_string(v);
@@ -173,7 +173,7 @@ static struct json_object *reworded(enum event_id id, const char *key, struct js
 	return json_object_get(v);
 }
 
-/* The daemon's data, cut down to what QEMU's event has. NULL: not for this socket. */
+/* Reduce the daemon's event data to the members of QEMU's event. NULL: QEMU has no such event. */
 static struct json_object *event_data(enum event_id id, struct json_object *data)
 {
 	const struct event_spec *ev = schema_event(DIALECT_QEMU, id);

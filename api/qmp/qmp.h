@@ -1,5 +1,5 @@
-/* qmp: a VM's own socket, in QEMU's words: its commands, events, job semantics. Programs that were
- * written for QEMU talk to it unchanged.
+/* qmp: a VM's own socket with QEMU's commands, events and job semantics. Programs written for QEMU work with it
+ * unchanged.
  *
  * It is there while the VM has a process, as QEMU's is, and clients see the end of the stream
  * when the VM ends. The file is named after the uuid, so that a folder which everybody may pass
@@ -20,25 +20,25 @@ struct vm_answer;
 /* Makes the folder; removes what an earlier daemon left; opens the sockets of all VMs that run.
  * Returns 0; -errno with a sentence. */
 int qmp_open_all(struct daemon *d, struct err *e);
-/* The daemon ends. */
+/* Close all sockets at the daemon's end. */
 void qmp_close_all(struct daemon *d);
-/* The VM's state has changed: its socket comes or goes. A socket that cannot be made is logged. */
+/* Open or close the VM's socket after a change of its state. Failures go to the log. */
 void qmp_follow(struct vm *vm);
-/* Where it is, or will be. Returns 0; -ENAMETOOLONG with a sentence. */
+/* Print the path of the VM's socket, whether it is open or not. Returns 0; -ENAMETOOLONG. */
 int qmp_path(const struct vm *vm, char *buf, size_t size, struct err *e);
-/* An event of the daemon's, to the clients of that VM, if QEMU has it. Borrows o. */
+/* Send a daemon's event to the clients of the VM's socket if QEMU has such an event. Borrows o. */
 void qmp_emit(struct daemon *d, enum event_id id, const char *vm, struct json_object *o);
 
-/* What getfd took; NULL while it has no socket. */
+/* Return the VM's stored fds; NULL while it has no socket. */
 struct qmp_fds *qmp_fds(struct vm *vm);
 
-/* "running", "paused", "io-error", …: RunState. */
+/* Return QEMU's RunState: "running", "paused", "io-error", … */
 const char *qmp_run_state(const struct vm *vm);
 
-/* human-monitor-command: the text of one line typed at QEMU's monitor. Answers the call. */
+/* Run one line of QEMU's human monitor and answer the call. */
 void qmp_hmp(struct call *c, const char *line);
 
-/* What is asked of a VM whose process is there; else the call fails. */
+/* Send a query to the VM's process; the call fails if there is none. */
 void qmp_ask(struct call *c, void (*done)(void *opaque, int r, const struct vm_answer *a,
 	const struct err *e));
 

@@ -1,5 +1,4 @@
-/* Handlers of a VM's own socket: disks. What is there is the definition's, figures are asked of
- * the VM's process. */
+/* QMP handlers for disks. The definition lists the disks; the VM's process reports their figures. */
 #include "api/commands/command.h"
 #include "api/qmp/qmp.h"
 #include "api/qmp/qmp_schema.h"
@@ -12,7 +11,7 @@
 #include <errno.h>
 #include <string.h>
 
-/* The disk's figures; NULL: the process tells none. *ret_fault: what stopped the VM. */
+/* Find a disk's figures; NULL: the process reports none. *ret_fault: the fault that stopped the VM. */
 static const struct vm_disk_info *disk_find(const struct vm_info *info, const char *id, uint8_t *ret_fault)
 {
 	uint32_t n = MIN(info->ndisks, VM_DISKS_MAX);
@@ -41,7 +40,7 @@ static struct json_object *image_to_json(const struct definition_disk *disk, con
 	return o;
 }
 
-/* What QEMU's type asks for and no disk here has: throttling, encryption, … */
+/* Add the members that QEMU's type requires and Cairn does not support: throttling, encryption, … */
 static void put_absent(struct json_object *o)
 {
 	static const char *const limits[] = { "bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr",
@@ -65,7 +64,7 @@ static struct json_object *node_to_json(const struct definition_disk *disk, cons
 		js_put_str(o, "backing_file", disk->layers[1].path);
 	js_put_int(o, "backing_file_depth", disk->nlayers - 1);
 	js_put(o, "image", image_to_json(disk, i));
-	/* Files are opened without O_DIRECT, and a guest's flush is one of the file. */
+	/* Files are opened without O_DIRECT; a guest's flush syncs the file. */
 	js_put_bool(cache, "writeback", true);
 	js_put_bool(cache, "direct", false);
 	js_put_bool(cache, "no-flush", false);
@@ -90,7 +89,7 @@ static struct json_object *block_to_json(const struct definition_disk *disk, con
 	return o;
 }
 
-/* Asked for by QEMU's type, and not counted. */
+/* Add the counters that QEMU's type requires and Cairn does not keep. */
 static void put_uncounted(struct json_object *o)
 {
 	static const char *const names[] = { "unmap_bytes", "unmap_operations", "unmap_total_time_ns",
@@ -135,7 +134,7 @@ static struct json_object *bare_node(const struct definition_disk *disk, const s
 	return disk->nlayers ? node_to_json(disk, i) : NULL;
 }
 
-/* to_json gives NULL for a drive without a medium that is not to be listed. */
+/* to_json returns NULL for a drive without a medium that must not be listed. */
 static void disks_return(struct call *c, const struct vm_info *info,
 	struct json_object *(*to_json)(const struct definition_disk *disk, const struct vm_disk_info *i,
 		uint8_t fault))

@@ -1,4 +1,4 @@
-/* Handlers of a VM's own socket: its life, and what the daemon knows without asking. */
+/* QMP handlers for the VM's lifecycle, and for queries that the daemon answers by itself. */
 #include "api/commands/command.h"
 #include "api/daemon.h"
 #include "api/qmp/qmp.h"
@@ -17,7 +17,7 @@
 #define QUERY_TIMEOUT_NS (1000000000ULL)
 #define REQUEST_TIMEOUT_NS (10 * 1000000000ULL)
 
-/* Has it a process that is to stay? */
+/* Whether the VM has a process that is not about to end; else fail the call. */
 static bool is_there(struct call *c)
 {
 	struct err e;
@@ -36,7 +36,7 @@ void qmp_ask(struct call *c, void (*done)(void *opaque, int r, const struct vm_a
 		vm_process_request(c->vm->proc, VM_MSG_QUERY, NULL, 0, -1, QUERY_TIMEOUT_NS, done, c);
 }
 
-/* ---- what it is ---- */
+/* ---- identity ---- */
 
 void qmp_query_version(struct call *c)
 {
@@ -65,7 +65,7 @@ void qmp_query_kvm(struct call *c)
 {
 	struct json_object *o = json_object_new_object();
 
-	/* A VM without KVM does not start. */
+	/* A VM never runs without KVM. */
 	js_put_bool(o, "enabled", true);
 	js_put_bool(o, "present", true);
 	call_return(c, o);
@@ -111,7 +111,7 @@ void qmp_query_status(struct call *c)
 
 /* ---- vCPUs ---- */
 
-/* Threads of a VM's process have names: "vcpu0". tids: of each vCPU, 0 where there is none. */
+/* Find the vCPU threads of a VM's process by their names ("vcpu0"). tids: one per vCPU; 0: not found. */
 static void find_threads(pid_t pid, int *tids, unsigned n)
 {
 	char path[64], name[32];
@@ -167,7 +167,7 @@ void qmp_query_cpus(struct call *c)
 	call_return(c, list);
 }
 
-/* ---- life ---- */
+/* ---- lifecycle ---- */
 
 void qmp_stop(struct call *c)
 {
@@ -218,7 +218,7 @@ void qmp_nmi(struct call *c)
 		vm_process_request(c->vm->proc, VM_MSG_NMI, NULL, 0, -1, REQUEST_TIMEOUT_NS, asked_done, c);
 }
 
-/* Not "dump", which QEMU does not have; "debug", which prints a line there, is "none" here. */
+/* QEMU has no action "dump". Its "debug" only prints a line, so it becomes "none". */
 static int watchdog_action(const char *word, struct err *e)
 {
 	if (!strcmp(word, "debug"))

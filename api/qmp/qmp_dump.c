@@ -1,4 +1,4 @@
-/* Handlers of a VM's own socket: its memory into a file that the client opened (getfd, fd:NAME) or that is opened with
+/* QMP handlers for dump-guest-memory, into a file that the client opened (getfd, fd:NAME) or that the daemon opens with
  * the client's rights (file:PATH). */
 #include "api/qmp/qmp_dump.h"
 #include "api/access/fork_as.h"
@@ -36,7 +36,7 @@ void qmp_fds_close(struct qmp_fds *f)
 	memset(f, 0, sizeof(*f));
 }
 
-/* Returns an owned fd, or -1. */
+/* Take an fd out of the list. Returns an owned fd, or -1. */
 static int fd_take(struct qmp_fds *f, const char *name)
 {
 	for (unsigned i = 0; f && *name && i < QMP_FDS_MAX; i++) {
@@ -96,9 +96,9 @@ void qmp_closefd(struct call *c)
 struct request {
 	struct daemon *daemon;
 	uint8_t uuid[16];
-	struct call *call; /* NULL: answered */
+	struct call *call; /* NULL: already answered */
 	bool detach;
-	bool made; /* the file: it goes when the dump fails */
+	bool made; /* the file was created; remove it when the dump fails */
 	char path[PATH_MAX];
 	struct rights *rights;
 	struct fork_as *errand;
@@ -135,7 +135,7 @@ static void removed(void *opaque, int r, const struct fork_as_result *res, const
 	request_free(x);
 }
 
-/* Its end; a file that was made for nothing goes. */
+/* Free the request; after a failure, remove the file that was created. */
 static void request_over(struct request *x, bool failed)
 {
 	struct fork_as_spec s = { .rights = x->rights, .run = file_remove, .arg = x->path,
@@ -175,7 +175,7 @@ static void begin(struct request *x, int fd)
 
 /* ---- file:PATH ---- */
 
-/* In the errand's process. A pipe in that place must not hold it up. */
+/* Runs in the forked process. O_NONBLOCK, since the path may be a pipe. */
 static int file_open(const void *arg, struct fork_as_result *out, struct err *e)
 {
 	const char *path = arg;

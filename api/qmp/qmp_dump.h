@@ -1,8 +1,8 @@
-/* qmp_dump: fds that getfd took on a VM's own socket. */
+/* qmp_dump: the fds that clients stored with getfd on a VM's own socket. */
 #ifndef CAIRN_API_QMP_QMP_DUMP_H
 #define CAIRN_API_QMP_QMP_DUMP_H
 
-/* Of one VM, whoever sent them; more are refused. */
+/* Most fds of one VM, from all its clients together. */
 #define QMP_FDS_MAX 16
 
 struct qmp_fds {

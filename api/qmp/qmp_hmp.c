@@ -1,5 +1,5 @@
-/* human-monitor-command: what programs type at QEMU's monitor, and read as text. Lines end with
- * CRLF there; what fails is text, too. */
+/* human-monitor-command: the lines of QEMU's human monitor that programs use. As in QEMU, output lines end with CRLF and
+ * errors are text in a successful answer. */
 #include "api/commands/command.h"
 #include "api/daemon.h"
 #include "api/jobs/job.h"
@@ -94,7 +94,7 @@ static void wait_for(struct call *c, int r, struct job *j, const struct err *e)
 	j->concluded_opaque = c;
 }
 
-/* QEMU's monitor knows no job: so none is seen on this socket. */
+/* QEMU's monitor shows no jobs, so these jobs are hidden on the VM's own socket. */
 static const struct job_name unseen = { .id = NULL, .qmp_id = "" };
 
 static int arg_name(const char *arg, char name[VM_SNAPSHOT_NAME_MAX + 1], struct err *e)
@@ -156,12 +156,12 @@ static void hmp_quit(struct call *c)
 	vm_destroy(c->vm, c);
 }
 
-/* ---- a line ---- */
+/* ---- command lines ---- */
 
 static const struct {
 	const char *name;
 	void (*run)(struct call *c);
-	void (*run_with)(struct call *c, const char *arg); /* the rest of the line */
+	void (*run_with)(struct call *c, const char *arg); /* arg: the rest of the line */
 } lines[] = {
 	{ "info status", info_status, NULL },
 	{ "info name", info_name, NULL },
@@ -182,7 +182,7 @@ static const struct {
 	{ "delvm", NULL, hmp_delvm },
 };
 
-/* Words with one space between them, none around. */
+/* Trim the line and reduce white space between words to one space. */
 static void squeeze(const char *line, char *buf, size_t size)
 {
 	size_t n = 0;

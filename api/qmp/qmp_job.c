@@ -1,4 +1,4 @@
-/* Handlers of a VM's own socket: snapshots as jobs, and jobs. */
+/* QMP handlers for snapshot jobs, and for jobs in general. */
 #include "api/commands/command.h"
 #include "api/daemon.h"
 #include "api/jobs/job.h"
@@ -30,7 +30,7 @@ static bool is_among(struct json_object *devices, const char *id)
 	return false;
 }
 
-/* A snapshot here is of all that the VM may write to, or it would not be one instant. */
+/* A snapshot always covers every writable disk; else it would not capture one instant. */
 static int check_devices(struct call *c, struct err *e)
 {
 	struct json_object *devices = js_get_array(c->args, "devices");
@@ -119,7 +119,7 @@ void qmp_snapshot_save(struct call *c)
 	begun(c, r, &e);
 }
 
-/* As QEMU does it: afterwards it runs if it ran before. */
+/* As in QEMU, the VM runs afterwards if it ran before. */
 void qmp_snapshot_load(struct call *c)
 {
 	struct job_name name = { .qmp_id = js_get_str(c->args, "job-id") };
@@ -164,7 +164,7 @@ static struct json_object *as_qemu(const struct job *j)
 	return o;
 }
 
-/* There are no pages in QEMU's words: of too many for one answer the oldest are left out. */
+/* QMP has no paging, so the oldest jobs are omitted when the answer gets too long. */
 static void list_shorten(struct json_object *list)
 {
 	size_t bytes = 0, i = json_object_array_length(list);

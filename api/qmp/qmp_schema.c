@@ -1,4 +1,4 @@
-/* The tables. */
+/* Tables of the QMP commands and events on a VM's own socket. */
 #include "api/qmp/qmp_schema.h"
 #include "api/commands/command.h"
 #include "base/util.h"

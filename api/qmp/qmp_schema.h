@@ -1,5 +1,5 @@
-/* qmp_schema: QEMU's commands and events, as a VM's own socket has them; and their handlers. Names,
- * arguments and results are those of QEMU 7.2's schema. schema.h is how to get at them. */
+/* qmp_schema: the QEMU commands and events of a VM's own socket. Names, arguments and results follow QEMU 7.2's schema.
+ * schema.h has the functions to look them up. */
 #ifndef CAIRN_API_QMP_QMP_SCHEMA_H
 #define CAIRN_API_QMP_QMP_SCHEMA_H
 
@@ -9,7 +9,7 @@ struct call;
 
 extern const struct command qmp_commands[];
 extern const size_t qmp_commands_count;
-/* Without a name: not on this socket. `data`: the members that go out. */
+/* An event without a name is not sent on this socket. `data` lists the members that are sent. */
 extern const struct event_spec qmp_events[EVENT_ID_COUNT];
 
 void qmp_query_version(struct call *c);
