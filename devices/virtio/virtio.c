@@ -82,17 +82,17 @@ void virtio_fault(struct virtio_dev *v, const char *sentence)
 	dev_event(v->host, &ev);
 }
 
-/* ---- what the driver does ---- */
+/* ---- actions of the driver ---- */
 
 static bool features_are_acceptable(const struct virtio_dev *v)
 {
 	return !(v->features & ~v->features_offered) && (v->features & VIRTIO_F_VERSION_1);
 }
 
-/* Registers and queues to power-on values. Waits for what is in flight. */
+/* Reset registers and queues to power-on values. Waits for requests in flight. */
 static void reset_locked(struct virtio_dev *v)
 {
-	v->status = 0; /* first: nothing new is taken while quiesce waits */
+	v->status = 0; /* set first, so that nothing new is taken while quiesce waits */
 	if (v->ops->quiesce)
 		v->ops->quiesce(v);
 	v->features = 0;
@@ -113,7 +113,7 @@ void virtio_set_status(struct virtio_dev *v, uint8_t status)
 		reset_locked(v);
 		return;
 	}
-	/* Bits are only ever added; NEEDS_RESET is ours. */
+	/* The driver can only add bits; only the device sets NEEDS_RESET. */
 	status = (uint8_t)((status & STATUS_KNOWN & ~VIRTIO_STATUS_NEEDS_RESET) | before);
 	if (!(before & VIRTIO_STATUS_FEATURES_OK) && !features_are_acceptable(v))
 		status &= (uint8_t)~VIRTIO_STATUS_FEATURES_OK;
@@ -263,7 +263,7 @@ static int load_queues(struct virtio_dev *v, struct state_reader *r, struct err 
 	return 0;
 }
 
-/* It is sound, and of a device that was defined otherwise. */
+/* Refuse an intact state of a device with other features. */
 static int features_differ(const struct virtio_dev *v, uint64_t offered, struct err *e)
 {
 	uint64_t gone = offered & ~v->features_offered, new = v->features_offered & ~offered;
@@ -283,9 +283,9 @@ static bool status_is_possible(const struct virtio_dev *v)
 	return !(v->status & VIRTIO_STATUS_FEATURES_OK) || features_are_acceptable(v);
 }
 
-/* A state taken with features that this device does not offer here (another block size,
- * another version) must not run. Configuration bytes come from the machine, but for those
- * that the driver can write. */
+/* Load registers and queues. A state with features that this device does not offer (another block
+ * size, another version) must not run. Only configuration bytes that the driver can write come from
+ * the state; the others come from the machine. */
 static int load_registers(struct virtio_dev *v, struct state_reader *r, struct err *e)
 {
 	uint8_t config[VIRTIO_CONFIG_BYTES_MAX] = { 0 };

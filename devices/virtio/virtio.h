@@ -1,11 +1,11 @@
-/* virtio: what every virtio device shares (virtio 1.2, section 2): feature negotiation,
- * the status machine, queues, doorbells, reset, faults. A transport (virtio_pci) shows it
- * to the guest; a device (virtio_blk, …) gives it meaning.
+/* virtio: the common part of all virtio devices (virtio 1.2, section 2): feature negotiation, the
+ * status machine, queues, doorbells, reset, faults. A transport (virtio_pci) presents the device to
+ * the guest; a device (virtio_blk, …) implements it.
  *
- * Threading: v->lock guards everything. Registers are handled on vCPU threads, doorbells
- * on v->loop. queue_run, quiesce and the config hooks are called with the lock held;
- * quiesce may wait on a condition with it. Order of locks: PCI config → v->lock → msix,
- * INTx. DEV_EVENTs are sent with the lock held. */
+ * Threading: v->lock guards everything. Registers are handled on vCPU threads, doorbells on
+ * v->loop. queue_run, quiesce and the config hooks are called with the lock held; quiesce may wait
+ * on a condition variable with it. Lock order: PCI config → v->lock → msix, INTx. DEV_EVENTs are
+ * sent with the lock held. */
 #ifndef CAIRN_DEVICES_VIRTIO_VIRTIO_H
 #define CAIRN_DEVICES_VIRTIO_VIRTIO_H
 
@@ -40,31 +40,33 @@ struct virtio_dev;
 
 struct virtio_ops {
 	uint16_t id; /* virtio device type */
-	uint32_t class_code; /* PCI's */
-	/* The queue's doorbell rang, or the device went on after a pause. May be called with
-	 * nothing to do; never on a stopped or paused device. Bounded: what one call does is
-	 * at most about two rings full; then virtio_queue_kick() itself. */
+	uint32_t class_code; /* PCI class code */
+	/* Serve a queue whose doorbell rang, or all queues after a pause. May find nothing to do;
+	 * never called on a stopped or paused device. Handles at most about two rings full per
+	 * call, then calls virtio_queue_kick() for the rest. */
 	void (*queue_run)(struct virtio_dev *v, unsigned q);
-	/* Return when nothing is in flight. NULL: nothing ever is between calls. */
+	/* Wait until nothing is in flight. NULL: nothing is in flight between calls. */
 	void (*quiesce)(struct virtio_dev *v);
-	/* Forget what is the device's own; after quiesce. NULL allowed. */
+	/* Clear the device's own state, after quiesce. NULL allowed. */
 	void (*reset)(struct virtio_dev *v);
-	/* Features are settled (FEATURES_OK). NULL allowed. */
+	/* Apply the negotiated features (FEATURES_OK). NULL allowed. */
 	void (*features_set)(struct virtio_dev *v);
-	/* The driver wrote [off, off+len) of v->config (only bits in config_writable changed). */
+	/* Apply a write of the driver to [off, off+len) of v->config; only bits in config_writable
+	 * have changed. */
 	void (*config_written)(struct virtio_dev *v, unsigned off, unsigned len);
-	/* The device's own state. NULL allowed. load: registers and queues are loaded already. */
+	/* Save and load the device's own state. NULL allowed. load() runs after registers and
+	 * queues are loaded. */
 	void (*save)(struct virtio_dev *v, struct state_writer *w);
 	int (*load)(struct virtio_dev *v, struct state_reader *r, struct err *e);
 };
 
-/* The transport's side. Lock held. */
+/* The transport's functions. The lock is held. */
 struct virtio_transport_ops {
 	void (*queue_interrupt)(void *transport, unsigned q);
 	void (*config_interrupt)(void *transport);
-	/* Status or a queue's enable changed: make doorbells agree. */
+	/* Update the doorbells after a change of the status or of a queue's enable bit. */
 	void (*changed)(void *transport);
-	/* The device was reset: vectors, pending interrupts. */
+	/* Clear vectors and pending interrupts after a reset of the device. */
 	void (*reset)(void *transport);
 };
 
@@ -84,53 +86,56 @@ struct virtio_dev {
 	const struct virtio_transport_ops *transport_ops;
 	void *transport;
 
-	pthread_mutex_t lock; /* what follows */
-	uint64_t features_offered, features; /* features: the driver's choice */
+	pthread_mutex_t lock; /* protects all fields below */
+	uint64_t features_offered, features; /* features: those that the driver accepted */
 	uint8_t status, generation;
 	bool paused;
-	bool faulted; /* NEEDS_RESET has been told */
+	bool faulted; /* NEEDS_RESET has been reported */
 	unsigned nqueues;
 	struct virtio_queue *queues;
 	unsigned config_bytes;
-	uint8_t config[VIRTIO_CONFIG_BYTES_MAX]; /* as the guest reads it */
+	uint8_t config[VIRTIO_CONFIG_BYTES_MAX]; /* content as the guest reads it */
 	uint8_t config_writable[VIRTIO_CONFIG_BYTES_MAX];
 };
 
-/* Set up a zeroed v: queues of at most queue_size entries, their eventfds and watches on
- * l. dev_ops: of the concrete device. Returns 0; -errno with v ready for virtio_done(). */
+/* Initialize a zeroed v: queues of at most queue_size entries, with eventfds and watches on l.
+ * dev_ops: ops of the concrete device.
+ * Returns 0; -errno, with v in a state for virtio_done(). */
 int virtio_init(struct virtio_dev *v, struct dev_host *h, struct loop *l, const char *name,
 	const struct device_ops *dev_ops, const struct virtio_ops *ops, unsigned nqueues,
 	unsigned queue_size, struct err *e);
-/* The loop does not run any more. */
+/* Free queues, eventfds and watches. The loop no longer runs. */
 void virtio_done(struct virtio_dev *v);
 
 /* ---- for devices (lock held) ---- */
 
-/* Whether rings may be looked at. */
+/* Return whether the device may access its rings. */
 bool virtio_is_running(const struct virtio_dev *v);
-/* Interrupt for a queue, if what was pushed wants one. */
+/* Send a queue's interrupt, if the driver wants one for the pushed requests. */
 void virtio_queue_interrupt(struct virtio_dev *v, unsigned q);
-/* Have queue_run called on the loop. Any thread, lock not needed. */
+/* Make the loop call queue_run. Any thread; needs no lock. */
 void virtio_queue_kick(struct virtio_dev *v, unsigned q);
 void virtio_kick_all(struct virtio_dev *v);
-/* The driver broke the rules: NEEDS_RESET, config interrupt, one event. sentence: constant. */
+/* Report a protocol violation by the driver: set NEEDS_RESET, send a config interrupt and one
+ * event. sentence: a constant. */
 void virtio_fault(struct virtio_dev *v, const char *sentence);
 
 /* ---- for transports (lock held) ---- */
 
 void virtio_set_status(struct virtio_dev *v, uint8_t status);
-/* Ignored after FEATURES_OK. */
+/* Set the driver's features. Ignored after FEATURES_OK. */
 void virtio_set_features(struct virtio_dev *v, unsigned word, uint32_t bits);
-/* Ignored while the queue is enabled. */
+/* Set a queue's size. Ignored while the queue is enabled. */
 void virtio_queue_set_size(struct virtio_dev *v, unsigned q, uint16_t size);
-/* part: 0 descriptors, 1 available, 2 used; word: 0 low half, 1 high half. */
+/* Set half of a queue's address. part: 0 descriptors, 1 available, 2 used; word: 0 low half, 1 high
+ * half. */
 void virtio_queue_set_address(struct virtio_dev *v, unsigned q, unsigned part, unsigned word,
 	uint32_t value);
 void virtio_queue_enable(struct virtio_dev *v, unsigned q);
 void virtio_config_read(struct virtio_dev *v, unsigned off, void *dst, unsigned len);
 void virtio_config_write(struct virtio_dev *v, unsigned off, const void *src, unsigned len);
 
-/* ---- parts of device_ops (they lock) ---- */
+/* ---- parts of device_ops (these take the lock) ---- */
 
 void virtio_reset(struct virtio_dev *v);
 void virtio_pause(struct virtio_dev *v);

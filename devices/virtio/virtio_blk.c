@@ -15,8 +15,8 @@
 
 #define QUEUE_SIZE_DEFAULT 256
 #define HEADER_BYTES 16
-#define SEGMENT_BYTES 16 /* of a discard or write-zeroes request */
-#define DISCARD_SECTORS_MAX (1u << 22) /* 2 GiB at a time */
+#define SEGMENT_BYTES 16 /* segment of a discard or write-zeroes request */
+#define DISCARD_SECTORS_MAX (1u << 22) /* 2 GiB per request */
 #define WRITE_ZEROES_UNMAP 1u
 
 #define F_SEG_MAX (1ULL << 2)
@@ -31,7 +31,7 @@
 
 enum { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_GET_ID = 8, T_DISCARD = 11, T_WRITE_ZEROES = 13 };
 enum { S_OK = 0, S_IOERR = 1, S_UNSUPP = 2 };
-/* What begin() answers besides a status. */
+/* Results of begin() other than a status. */
 enum { TO_BLOCK_LAYER = -1, NO_REQUEST = -2 };
 
 /* struct virtio_blk_config, section 5.2.4. */
@@ -119,7 +119,7 @@ static void request_count(struct blk_request *r)
 	}
 }
 
-/* Give the request back to the driver. */
+/* Return the request to the driver. */
 static void request_finish(struct blk_request *r, uint8_t status)
 {
 	struct virtio_blk *b = r->blk;
@@ -132,7 +132,8 @@ static void request_finish(struct blk_request *r, uint8_t status)
 	request_put(r);
 }
 
-/* Counts and tells it. Returns true when it stops the VM: nothing is taken from the rings then. */
+/* Count and report an error. Returns true when it stops the VM; then nothing more is taken from the
+ * rings. */
 static bool disk_error(struct virtio_blk *b, int error, bool is_write, const char *why)
 {
 	struct dev_event ev = { .kind = DEV_EVENT_IO_ERROR, .device = b->v.dev.name,
@@ -152,7 +153,7 @@ static bool disk_error(struct virtio_blk *b, int error, bool is_write, const cha
 	return ev.stop;
 }
 
-/* Returns true when the request stays with us. */
+/* Handle a request's error. Returns true when the device keeps the request. */
 static bool request_error(struct blk_request *r, int error, uint8_t *ret_status)
 {
 	struct virtio_blk *b = r->blk;
@@ -164,7 +165,7 @@ static bool request_error(struct blk_request *r, int error, uint8_t *ret_status)
 	return true;
 }
 
-/* With no request of the guest's to tell it by. */
+/* Report an error that belongs to no request of the guest. */
 static void disk_trouble(struct block_watch *w, int error, const char *why)
 {
 	struct virtio_blk *b = container_of(w, struct virtio_blk, watch);
@@ -243,7 +244,7 @@ static int begin_transfer(struct blk_request *r, uint64_t sector, struct iovec *
 	return TO_BLOCK_LAYER;
 }
 
-/* Discard and write zeroes: one segment each, as the configuration says. */
+/* Begin a discard or write-zeroes request; each has one segment, as the configuration says. */
 static int begin_range(struct blk_request *r, const struct iovec *iov, unsigned n, uint64_t bytes)
 {
 	struct virtio_blk *b = r->blk;
@@ -309,8 +310,8 @@ static int begin(struct blk_request *r, const uint8_t *header)
 	}
 }
 
-/* Understand a request. Returns TO_BLOCK_LAYER with r->req filled in; a status when it is
- * answered already; NO_REQUEST when it has no header or status byte. */
+/* Parse a request. Returns TO_BLOCK_LAYER with r->req filled in; a status when the request is
+ * already complete; NO_REQUEST when it has no header or status byte. */
 static int request_parse(struct blk_request *r)
 {
 	struct virtqueue_elem *el = &r->elem;
@@ -326,7 +327,7 @@ static int request_parse(struct blk_request *r)
 	return begin(r, header);
 }
 
-/* Returns false when the driver is at fault. */
+/* Start a request. Returns false when the driver violated the protocol. */
 static bool request_start(struct blk_request *r)
 {
 	int s = request_parse(r);
@@ -343,7 +344,7 @@ static bool request_start(struct blk_request *r)
 	return true;
 }
 
-/* Requests that an error held back, in their old order. */
+/* Resubmit the requests that an error held back, in their original order. */
 static void redo_held(struct virtio_blk *b)
 {
 	struct blk_request *r = b->held;
@@ -357,7 +358,7 @@ static void redo_held(struct virtio_blk *b)
 	}
 }
 
-/* Heads of requests that were held back when the state was saved. */
+/* Restart the requests that were held back when the state was saved. */
 static bool redo_loaded(struct virtio_blk *b)
 {
 	struct virtio_dev *v = &b->v;
@@ -389,7 +390,7 @@ static void blk_pop_all(struct virtio_blk *b, unsigned qi, unsigned *budget)
 		int got;
 
 		if (!r) {
-			b->starved = true; /* looked at again by the next completion */
+			b->starved = true; /* the next completion looks again */
 			return;
 		}
 		r->queue = qi;
@@ -411,7 +412,7 @@ static void blk_run(struct virtio_dev *v, unsigned qi)
 	unsigned budget = 2u * vq->size;
 
 	if (b->held_wait)
-		return; /* until the machine, which is about to pause, goes on */
+		return; /* wait for the resume; the machine is about to pause */
 	redo_held(b);
 	if (!redo_loaded(b))
 		return;
@@ -419,7 +420,7 @@ static void blk_run(struct virtio_dev *v, unsigned qi)
 		virtqueue_notify_disable(vq);
 		blk_pop_all(b, qi, &budget);
 	} while (virtio_is_running(v) && !b->starved && budget && virtqueue_notify_enable(vq));
-	/* Requests that were answered at once (refused, GET_ID). */
+	/* Interrupt for requests that completed at once (refused, GET_ID). */
 	virtio_queue_interrupt(v, qi);
 	if (!budget)
 		virtio_queue_kick(v, qi);
@@ -474,7 +475,7 @@ static void blk_features_set(struct virtio_dev *v)
 	blk_update_write_through(container_of(v, struct virtio_blk, v));
 }
 
-/* Held requests are saved as what the driver called them; the ring still has the rest. */
+/* Save held requests by their descriptor index; all others are still in the ring. */
 static void blk_save(struct virtio_dev *v, struct state_writer *w)
 {
 	struct virtio_blk *b = container_of(v, struct virtio_blk, v);
@@ -508,7 +509,7 @@ static int blk_load(struct virtio_dev *v, struct state_reader *r, struct err *e)
 			l.head >= v->queues[l.queue].vq.size)
 			return err_set(e, -EINVAL, ERR_CORRUPT, "%s: malformed held request",
 				v->dev.name);
-		b->loaded[i] = l; /* last first: taken from the end */
+		b->loaded[i] = l; /* newest first, because they are taken from the end */
 	}
 	b->nloaded = n;
 	blk_update_write_through(b);
@@ -542,7 +543,7 @@ static void blk_dev_reset(struct device *d)
 	struct virtio_blk *b = blk_of(d);
 	struct block_info info;
 
-	/* What it was reverted to may have another size. */
+	/* A revert may have changed the disk's size. */
 	block_info(b->block, &info);
 	b->info.size_bytes = info.size_bytes;
 	capacity_set(b);
@@ -617,7 +618,7 @@ static void blk_fill_config(struct virtio_blk *b, unsigned queue_size)
 	capacity_set(b);
 	store_le32(c + CONFIG_SEG_MAX, MIN(queue_size, VIRTQUEUE_SEGS_MAX) - 2);
 	store_le32(c + CONFIG_BLK_SIZE, b->info.logical_block_bytes);
-	/* Physical blocks of 4 KiB: guests then align what they write. */
+	/* Announce physical blocks of 4 KiB, so that guests align their writes. */
 	c[CONFIG_PHYSICAL_EXP] = (uint8_t)__builtin_ctz(4096 / b->info.logical_block_bytes);
 	store_le16(c + CONFIG_MIN_IO, (uint16_t)(1u << c[CONFIG_PHYSICAL_EXP]));
 	c[CONFIG_WRITEBACK] = 1;

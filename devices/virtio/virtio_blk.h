@@ -1,17 +1,16 @@
 /* virtio_blk: a disk (virtio 1.2, section 5.2) over struct block.
  *
- * Threading: rings are served on the disk's loop, where the struct block lives: requests
- * go in and come back there, interrupts are sent from there. virtio_blk_new() is called
- * before that loop's thread starts, the device's free() after it has ended. reset() and
- * pause() wait for the loop to finish what is in flight, so call them from another thread;
- * a DEV_EVENT_IO_ERROR comes from the loop's thread with the device locked: do not call
- * back from it.
+ * Threading: the disk's loop serves the rings. The struct block lives there, too: the loop submits
+ * requests, receives their results and sends interrupts. Call virtio_blk_new() before that loop's
+ * thread starts and the device's free() after it has ended. reset() and pause() wait for the loop
+ * to complete all requests in flight, so call them from another thread. DEV_EVENT_IO_ERROR is sent
+ * from the loop's thread with the device locked, so its receiver must not call back.
  *
- * What a corrupt image refuses is kept and stops the VM whatever the policy: neither the
- * guest nor the user may take a write for done that was not.
+ * A write error from a corrupt image keeps the request and stops the VM whatever the policy:
+ * neither guest nor user may believe that the write was done.
  *
- * A driver that does not take VIRTIO_BLK_F_FLUSH, or turns the write cache off, gets writes
- * that are on stable storage when they are done, and pays for it. */
+ * A driver that does not accept VIRTIO_BLK_F_FLUSH, or turns the write cache off, gets writes that
+ * complete only on stable storage, at the cost of speed. */
 #ifndef CAIRN_DEVICES_VIRTIO_VIRTIO_BLK_H
 #define CAIRN_DEVICES_VIRTIO_VIRTIO_BLK_H
 
@@ -31,15 +30,15 @@ struct pci_host;
 
 /* Values as enum vm_error_policy. */
 enum virtio_blk_errors {
-	VIRTIO_BLK_ERRORS_REPORT = 0, /* to the guest */
+	VIRTIO_BLK_ERRORS_REPORT = 0, /* report the error to the guest */
 	VIRTIO_BLK_ERRORS_STOP = 1,   /* keep the request, ask for a pause; redo on resume */
-	VIRTIO_BLK_ERRORS_IGNORE = 2, /* tell the guest that all is well */
+	VIRTIO_BLK_ERRORS_IGNORE = 2, /* report success to the guest */
 };
 
 struct virtio_blk_config {
 	const char *name;    /* "vda"; copied */
 	struct block *block; /* borrowed */
-	struct loop *loop;   /* the disk's; borrowed */
+	struct loop *loop;   /* the disk's loop; borrowed */
 	const char *serial;  /* NULL or at most 20 characters; copied */
 	unsigned queues;     /* 1..8; 0: 1 */
 	unsigned queue_size; /* power of two, 4..1024; 0: 256 */
@@ -52,13 +51,13 @@ struct virtio_blk_stats {
 	uint64_t wr_reqs, wr_bytes, wr_ns;
 	uint64_t fl_reqs, fl_ns;
 	uint64_t errors;
-	int failed; /* errno of what has stopped the VM; 0: nothing */
+	int failed; /* errno of the error that stopped the VM; 0: none */
 };
 
-/* Freed through the device's ops. Returns 0; -EINVAL; -ENOSPC; -errno. */
+/* Create a disk. Free it through its ops. Returns 0; -EINVAL; -ENOSPC; -errno. */
 int virtio_blk_new(struct dev_host *h, struct pci_host *p, const struct virtio_blk_config *c,
 	struct device **ret_dev, struct err *e);
-/* Any thread; figures of one moment only each by itself. */
+/* Read the statistics. Any thread. Each value is exact, but the values are not of one instant. */
 void virtio_blk_stats(struct device *d, struct virtio_blk_stats *ret_s);
 
 #endif

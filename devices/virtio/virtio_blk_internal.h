@@ -1,4 +1,4 @@
-/* virtio_blk_internal: the disk device's own structures. */
+/* virtio_blk_internal: structures of the disk device. */
 #ifndef CAIRN_DEVICES_VIRTIO_VIRTIO_BLK_INTERNAL_H
 #define CAIRN_DEVICES_VIRTIO_VIRTIO_BLK_INTERNAL_H
 
@@ -10,16 +10,16 @@
 
 struct virtio_blk;
 
-/* One request of the guest, from the ring to the block layer and back. Made when first
- * needed, kept for reuse: as many as were ever in flight at a time. */
+/* A request of the guest, from the ring to the block layer and back. Allocated on demand and kept
+ * for reuse. */
 struct blk_request {
 	struct virtio_blk *blk;
-	struct blk_request *next; /* in `free` or `held` */
+	struct blk_request *next; /* next in `free` or `held` */
 	unsigned queue;
 	uint32_t type;
 	uint64_t start_ns;
-	uint8_t *status;      /* guest RAM */
-	struct iovec last_in; /* the segment that the status byte was cut from */
+	uint8_t *status;      /* address in guest RAM */
+	struct iovec last_in; /* the segment that ended with the status byte */
 	struct block_req req;
 	struct virtqueue_elem elem;
 };
@@ -34,7 +34,7 @@ struct blk_counters {
 	_Atomic uint64_t wr_reqs, wr_bytes, wr_ns;
 	_Atomic uint64_t fl_reqs, fl_ns;
 	_Atomic uint64_t errors;
-	_Atomic int failed; /* errno of what stopped the VM; 0 again when it goes on */
+	_Atomic int failed; /* errno of the error that stopped the VM; reset to 0 on resume */
 };
 
 struct virtio_blk {
@@ -47,15 +47,15 @@ struct virtio_blk {
 	char serial[VIRTIO_BLK_SERIAL_BYTES]; /* padded with NULs */
 	struct blk_counters stats;
 
-	/* v.lock: */
-	bool write_through; /* writes are stable before they are done */
+	/* protected by v.lock: */
+	bool write_through; /* complete writes only when they are on stable storage */
 	bool starved;	    /* requests wait in a ring for a free blk_request */
 	unsigned in_flight;
-	pthread_cond_t idle; /* in_flight fell to 0 */
+	pthread_cond_t idle; /* signalled when in_flight drops to 0 */
 	unsigned nrequests, requests_max;
 	struct blk_request *free;
-	bool held_wait;		  /* nothing is taken from the rings until resume */
-	struct blk_request *held; /* failed, and stopped the VM; oldest first */
+	bool held_wait;		  /* take nothing from the rings until resume */
+	struct blk_request *held; /* requests whose error stopped the VM; oldest first */
 	struct blk_loaded *loaded; /* newest first */
 	unsigned nloaded;
 };

@@ -13,16 +13,16 @@
 #include <string.h>
 
 #define QUEUE_SIZE 64
-#define RUN_BYTES_MAX (1u << 20) /* copied in one go, so that the loop gets its turn */
+#define RUN_BYTES_MAX (1u << 20) /* bytes per call, so that the loop's other work gets a turn */
 #define F_MULTIPORT (1ULL << 1)
 #define CONFIG_MAX_PORTS 4
 #define CONFIG_BYTES 8
 
-/* Queues, section 5.3.2: port 0 receive and transmit, control receive and transmit, then
- * a pair for each further port. */
+/* Queue numbers (section 5.3.2): port 0 receive and transmit, control receive and transmit, then a
+ * pair for each further port. */
 enum { Q_CONTROL_RX = 2, Q_CONTROL_TX = 3 };
 
-/* struct virtio_console_control: u32 id, u16 event, u16 value; a name may follow. */
+/* struct virtio_console_control: u32 id, u16 event, u16 value; optionally a name. */
 #define CONTROL_BYTES 8
 enum {
 	C_DEVICE_READY = 0,
@@ -33,8 +33,8 @@ enum {
 	C_PORT_NAME = 7,
 };
 
-/* Messages that wait for a buffer of the driver's, one bit each, in the order in which
- * they are sent. Bits, because a driver may ask without end. */
+/* Messages that wait for a driver's buffer, in the order of sending. Bits instead of a queue,
+ * because a driver may ask without end. */
 enum {
 	OWES_ADD = 1,
 	OWES_CONSOLE = 2,
@@ -46,7 +46,7 @@ enum {
 struct port {
 	struct virtio_console *dev;
 	struct console *console;
-	char name[VIRTIO_CONSOLE_PORT_NAME_MAX + 1]; /* empty: a console */
+	char name[VIRTIO_CONSOLE_PORT_NAME_MAX + 1]; /* empty: a console, not a named port */
 	uint8_t owes;
 	bool guest_open;
 	void (*opened)(void *opaque, bool open, bool loaded);
@@ -57,7 +57,7 @@ struct virtio_console {
 	struct virtio_dev v;
 	struct virtio_pci pci;
 	unsigned nports;
-	bool multiport; /* offered */
+	bool multiport; /* F_MULTIPORT is offered */
 	struct port ports[VIRTIO_CONSOLE_PORTS_MAX];
 };
 
@@ -75,7 +75,7 @@ static unsigned port_rx(unsigned port)
 	return port ? 2 + 2 * port : 0;
 }
 
-/* The port of a data queue. */
+/* Return the port that a data queue belongs to. */
 static unsigned queue_port(unsigned q)
 {
 	return q < Q_CONTROL_RX ? 0 : q / 2 - 1;
@@ -88,7 +88,7 @@ static bool multiport_is_on(const struct virtio_console *c)
 
 /* ---- data ---- */
 
-/* Returns the bytes put into el; 0 when there is no input. */
+/* Copy input into el. Returns the number of bytes; 0 when there is no input. */
 static uint32_t port_fill(struct port *p, const struct virtqueue_elem *el)
 {
 	const struct iovec *in = el->iov + el->nout;
@@ -111,11 +111,11 @@ static void port_receive(struct virtio_console *c, unsigned port)
 	struct virtqueue_elem el;
 	int got;
 
-	/* A named port's input waits until a program in the guest has opened it. */
+	/* Hold back a named port's input until a program in the guest opens the port. */
 	if (multiport_is_on(c) && !c->ports[port].guest_open)
 		return;
-	/* Buffers without input are the rule: doorbells are of no use here but when input
-	 * waits for a buffer. */
+	/* Leave doorbells off: the driver always provides buffers, and a doorbell matters only
+	 * while input waits for one. */
 	while ((got = virtqueue_pop(vq, &el)) > 0) {
 		uint32_t n = port_fill(&c->ports[port], &el);
 
@@ -132,7 +132,8 @@ static void port_receive(struct virtio_console *c, unsigned port)
 	virtio_queue_interrupt(&c->v, qi);
 }
 
-/* Returns how many bytes were copied: of a long segment only the end counts. */
+/* Write a request's data to the console. Returns its cost in bytes: of a long segment only the part
+ * that the history keeps counts. */
 static size_t port_write(struct port *p, const struct virtqueue_elem *el)
 {
 	size_t cost = 0;
@@ -154,7 +155,7 @@ static void port_transmit(struct virtio_console *c, unsigned port, unsigned qi)
 	do {
 		virtqueue_notify_disable(vq);
 		while (budget && (got = virtqueue_pop(vq, &el)) > 0) {
-			/* A floor, for requests that are empty or tiny. */
+			/* Minimum cost, for empty or tiny requests. */
 			size_t cost = port_write(&c->ports[port], &el) + 256;
 
 			budget -= MIN(budget, cost);
@@ -192,7 +193,8 @@ static size_t control_message(const struct port *p, unsigned id, uint8_t owed, u
 	return len;
 }
 
-/* Send what is owed while the driver has buffers. Returns false at its fault. */
+/* Send pending messages while the driver has buffers. Returns false when the driver violated the
+ * protocol. */
 static bool control_send(struct virtio_console *c)
 {
 	struct virtqueue *vq = &c->v.queues[Q_CONTROL_RX].vq;
@@ -201,7 +203,7 @@ static bool control_send(struct virtio_console *c)
 		struct port *p = &c->ports[id];
 
 		while (p->owes) {
-			uint8_t owed = p->owes & (uint8_t)-p->owes; /* the lowest bit */
+			uint8_t owed = p->owes & (uint8_t)-p->owes; /* lowest bit */
 			uint8_t buf[CONTROL_BYTES + VIRTIO_CONSOLE_PORT_NAME_MAX];
 			size_t len = control_message(p, id, owed, buf);
 			struct virtqueue_elem el;

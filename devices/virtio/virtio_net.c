@@ -20,7 +20,8 @@
 
 #define QUEUE_SIZE 256
 #define MTU_DEFAULT 1500
-/* The largest frame: 64 KiB of IP that are to be cut into segments, with Ethernet and VLAN headers. */
+/* Largest frame: 64 KiB of IP that a tap or user network segments later, with Ethernet and VLAN
+ * headers. */
 #define FRAME_MAX (65536 + 18)
 
 enum { RX = 0, TX = 1 };
@@ -30,11 +31,11 @@ enum { CONFIG_MAC = 0, CONFIG_STATUS = 6, CONFIG_MTU = 10, CONFIG_BYTES = 12 };
 enum { STATUS_LINK_UP = 1 };
 
 #define F_ALWAYS (NET_F_MTU | NET_F_MAC | NET_F_MRG_RXBUF | NET_F_STATUS)
-/* What is left to the other side. */
+/* Offloads that a tap supports. */
 #define F_OFFLOADS                                                                                 \
 	(NET_F_CSUM | NET_F_GUEST_CSUM | NET_F_GUEST_TSO4 | NET_F_GUEST_TSO6 | NET_F_GUEST_ECN |   \
 		NET_F_HOST_TSO4 | NET_F_HOST_TSO6 | NET_F_HOST_ECN)
-/* The same of a user network. */
+/* Offloads that a user network supports. */
 #define F_OFFLOADS_USER (NET_F_CSUM | NET_F_GUEST_CSUM | NET_F_GUEST_TSO4 | NET_F_HOST_TSO4)
 
 struct net_counters {
@@ -46,21 +47,21 @@ struct virtio_net {
 	struct virtio_pci pci;
 	struct net_counters rx, tx;
 	_Atomic bool link_up;
-	bool user; /* a socket, not a tap */
+	bool user; /* tap_fd is a socket, not a tap */
 
-	/* the loop's: */
+	/* used on the loop only: */
 	int tap_fd; /* -1: none, or lost */
-	struct loop_watch *watch; /* of the tap */
-	bool rx_wanted;	 /* the guest has buffers */
-	bool tx_blocked; /* a socket's other side is to read first; the frame stays in the ring */
-	unsigned offload; /* TUN_F_*, as the tap has it, or the socket's other side */
-	struct virtqueue_elem elem, more; /* of the first buffer of a frame, and of each further one */
+	struct loop_watch *watch; /* watch of the tap */
+	bool rx_wanted;	 /* the guest has buffers, so wait for frames */
+	bool tx_blocked; /* the socket is full; the frame stays in the ring until its peer reads */
+	unsigned offload; /* TUN_F_* flags that were last set */
+	struct virtqueue_elem elem, more; /* elem: first buffer of a frame; more: each further one */
 	struct iovec out[VIRTQUEUE_SEGS_MAX + 1];
 
-	/* v.lock: */
-	bool loaded; /* and the driver has not been told yet */
-	uint32_t held; /* bytes of `packet`, which waits for buffers; 0: none does */
-	uint16_t too_few; /* buffers that were there then */
+	/* protected by v.lock: */
+	bool loaded; /* a state was loaded and the driver has not been told yet */
+	uint32_t held; /* bytes of `packet`, which waits for buffers; 0: none */
+	uint16_t too_few; /* number of buffers that were too few for `packet` */
 	uint8_t packet[NET_HEADER_BYTES + FRAME_MAX];
 };
 
@@ -101,7 +102,8 @@ static void config_changed(struct virtio_net *n)
 		n->v.transport_ops->config_interrupt(n->v.transport);
 }
 
-/* Somebody has removed the device on the host, or the process is gone that it led to: as if the cable were pulled. */
+/* Set the link down, because the tap was deleted on the host or the process of the user network
+ * ended. */
 static void tap_lost(struct virtio_net *n, int error)
 {
 	struct dev_event ev = { .kind = DEV_EVENT_LINK_LOST, .device = n->v.dev.name,
@@ -113,7 +115,7 @@ static void tap_lost(struct virtio_net *n, int error)
 	n->tap_fd = -1;
 	n->held = 0;
 	n->tx_blocked = false;
-	virtio_queue_kick(&n->v, TX); /* what waits there is dropped */
+	virtio_queue_kick(&n->v, TX); /* drops the frames that wait in the ring */
 	link_set(n, false);
 	config_changed(n);
 	dev_event(n->v.host, &ev);
@@ -128,13 +130,13 @@ static unsigned offload_wanted(uint64_t features)
 	want |= TUN_F_CSUM;
 	want |= features & NET_F_GUEST_TSO4 ? TUN_F_TSO4 : 0;
 	want |= features & NET_F_GUEST_TSO6 ? TUN_F_TSO6 : 0;
-	/* The kernel takes it only along with one of those. */
+	/* The kernel accepts TSO_ECN only together with TSO4 or TSO6. */
 	if ((features & NET_F_GUEST_ECN) && (want & (TUN_F_TSO4 | TUN_F_TSO6)))
 		want |= TUN_F_TSO_ECN;
 	return want;
 }
 
-/* Returns false when a socket is full: to be told later. */
+/* Set the offloads. Returns false when a socket is full; the caller tries again later. */
 static bool offload_tell(struct virtio_net *n, unsigned want)
 {
 	uint8_t flags[4];
@@ -147,7 +149,8 @@ static bool offload_tell(struct virtio_net *n, unsigned want)
 	return true;
 }
 
-/* On the loop, not when the driver says so: the kernel may let who changes a network device wait. */
+/* Update the offloads. Runs on the loop, not in the driver's register write, because the kernel may
+ * block changes of a network device. */
 static void offload_update(struct virtio_net *n)
 {
 	unsigned want = offload_wanted(n->v.features);
@@ -158,7 +161,7 @@ static void offload_update(struct virtio_net *n)
 
 /* ---- to the guest ---- */
 
-/* Returns 1 with a packet held; 0 when there is none. */
+/* Read a packet into n->packet. Returns 1 when one is held; 0 when there is none. */
 static int packet_read(struct virtio_net *n)
 {
 	ssize_t got;
@@ -188,7 +191,7 @@ static int packet_unfit(struct virtio_net *n, unsigned buffers)
 	return 1;
 }
 
-/* Into the next buffer. Returns 1; 0 when the guest has none; -EPROTO. */
+/* Fill the next buffer. Returns 1; 0 when the guest has none; -EPROTO. */
 static int buffer_fill(struct virtio_net *n, unsigned buffers, uint32_t *done)
 {
 	struct virtqueue *vq = &n->v.queues[RX].vq;
@@ -209,8 +212,8 @@ static int buffer_fill(struct virtio_net *n, unsigned buffers, uint32_t *done)
 	return 1;
 }
 
-/* All of its buffers or none. Returns 1 when it is delivered or dropped; 0 when it waits for buffers;
- * -EPROTO. */
+/* Deliver the held packet into as many buffers as it needs, or into none. Returns 1 when it was
+ * delivered or dropped; 0 when it waits for buffers; -EPROTO. */
 static int packet_deliver(struct virtio_net *n)
 {
 	struct virtqueue *vq = &n->v.queues[RX].vq;
@@ -240,8 +243,8 @@ static int packet_deliver(struct virtio_net *n)
 	return 1;
 }
 
-/* Returns 1 when there may be more; 0 when the tap has nothing; -EAGAIN when the guest has no buffers;
- * -EPROTO. */
+/* Deliver packets. Returns 1 when there may be more; 0 when the tap has none; -EAGAIN when the
+ * guest has no buffers; -EPROTO. */
 static int rx_pump(struct virtio_net *n, unsigned *budget)
 {
 	while (*budget) {
@@ -273,7 +276,8 @@ static void rx_run(struct virtio_net *n)
 	virtio_queue_interrupt(&n->v, RX);
 	if (r == -EPROTO)
 		virtio_fault(&n->v, vq->fault);
-	/* Without buffers the driver's doorbell comes next; with frames left, the loop again. */
+	/* Without buffers, wait for the driver's doorbell; with frames left, the loop calls
+	 * again. */
 	n->rx_wanted = r >= 0;
 	watch_update(n);
 }
@@ -287,7 +291,7 @@ static void tap_ready(void *opaque, unsigned revents)
 
 	pthread_mutex_lock(&v->lock);
 	if (!virtio_is_running(v))
-		n->rx_wanted = n->tx_blocked = false; /* until the driver is there, who is served from the start then */
+		n->rx_wanted = n->tx_blocked = false; /* wait for the driver; its start serves both queues */
 	if (n->tx_blocked && (revents & (POLLOUT | POLLERR | POLLHUP)))
 		tx_run(n);
 	if (n->rx_wanted && v->queues[RX].vq.enabled)
@@ -299,7 +303,8 @@ static void tap_ready(void *opaque, unsigned revents)
 
 /* ---- from the guest ---- */
 
-/* A tap takes what it can and drops the rest; a socket says when it takes more. Returns false: then. */
+/* Write a frame. A tap drops frames that it cannot take; a full socket reports when it can take
+ * more. Returns false when the frame has to wait for the socket. */
 static bool frame_write(struct virtio_net *n, uint8_t *header, const struct iovec *iov, unsigned niov,
 	uint64_t bytes)
 {
@@ -321,7 +326,8 @@ static bool frame_write(struct virtio_net *n, uint8_t *header, const struct iove
 	return true;
 }
 
-/* Returns 0; -EPROTO when the driver is at fault; -EAGAIN when it is to be sent later. */
+/* Send a frame. Returns 0; -EPROTO when the driver violated the protocol; -EAGAIN when the frame
+ * has to wait. */
 static int frame_send(struct virtio_net *n, struct virtqueue_elem *el)
 {
 	uint8_t raw[NET_HEADER_BYTES], header[NET_HEADER_BYTES];
@@ -431,7 +437,7 @@ static void net_dev_pause(struct device *d)
 	virtio_pause(&net_of_device(d)->v);
 }
 
-/* The link may not be what it was when the state was saved: the driver is to look again. */
+/* Tell the driver to read the link status again: it may have changed since the state was saved. */
 static void net_dev_resume(struct device *d)
 {
 	struct virtio_net *n = net_of_device(d);
@@ -476,7 +482,8 @@ static const struct device_ops net_device_ops = {
 	.free = net_dev_free,
 };
 
-/* The same for each interface, with a tap or without: a state fits either. */
+/* Fill in the configuration. Interfaces with and without a tap have the same features, so that a
+ * state fits both. */
 static void net_fill_config(struct virtio_net *n, const struct virtio_net_config *c)
 {
 	n->v.config_bytes = CONFIG_BYTES;

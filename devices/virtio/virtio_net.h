@@ -1,12 +1,15 @@
-/* virtio_net: a network interface (virtio 1.2, section 5.1) over a tap device, one pair of queues.
+/* virtio_net: a network interface (virtio 1.2, section 5.1) over a tap device, with one pair of
+ * queues.
  *
- * The tap has IFF_VNET_HDR and headers of NET_HEADER_BYTES: checksums and segments go through as they
- * are. A socket (SOCK_SEQPACKET) with the same in each packet will do: whoever is behind it finishes checksums, and
- * TCP's segments of IPv4. What it may leave to the guest it is told in a packet of 4 bytes, the flags of TUNSETOFFLOAD;
- * nothing before. Without either the link is down: what the guest sends is taken and dropped.
+ * The tap has IFF_VNET_HDR and headers of NET_HEADER_BYTES, so checksum and segmentation requests
+ * pass through unchanged. A SOCK_SEQPACKET socket with the same header in each packet may replace
+ * the tap; the process at its other end then completes checksums and segments TCP over IPv4. A
+ * packet of 4 bytes, with the flags of TUNSETOFFLOAD, tells that process what it may leave to the
+ * guest; without such a packet, nothing. Without tap or socket the link is down, and frames from
+ * the guest are dropped.
  *
- * Threading: rings and tap are served on the interface's loop. virtio_net_new() is called before that
- * loop's thread starts, the device's free() after it has ended. */
+ * Threading: the interface's loop serves rings and tap. Call virtio_net_new() before that loop's
+ * thread starts and the device's free() after it has ended. */
 #ifndef CAIRN_DEVICES_VIRTIO_VIRTIO_NET_H
 #define CAIRN_DEVICES_VIRTIO_VIRTIO_NET_H
 
@@ -20,29 +23,30 @@ struct loop;
 struct pci_host;
 
 #define VIRTIO_NET_MAC_BYTES 6
-#define VIRTIO_NET_MTU_MIN 68 /* what IPv4 asks of a link (RFC 791) */
+#define VIRTIO_NET_MTU_MIN 68 /* minimum MTU of a link for IPv4 (RFC 791) */
 
 struct virtio_net_config {
 	const char *name;  /* "net0"; copied */
 	struct loop *loop; /* borrowed */
-	int tap_fd;	   /* does not block; borrowed; -1: none, the link is down */
+	int tap_fd;	   /* non-blocking; borrowed; -1: none, the link is down */
 	uint8_t mac[VIRTIO_NET_MAC_BYTES];
-	uint16_t mtu; /* of what the tap is plugged into; 0: 1500 */
-	bool user;    /* tap_fd is, or with another start would be, a socket */
+	uint16_t mtu; /* MTU of the network behind the tap; 0: 1500 */
+	bool user;    /* a user network: tap_fd, if any, is a socket */
 	int slot;     /* PCI slot, 0 or -1: first free */
 };
 
-/* As the guest sees it: rx is what it receives. Bytes are those of frames. */
+/* Statistics from the guest's point of view: rx counts received frames. Bytes are those of
+ * frames. */
 struct virtio_net_stats {
 	uint64_t rx_bytes, rx_packets, rx_errors, rx_drops;
 	uint64_t tx_bytes, tx_packets, tx_errors, tx_drops;
 	bool link_up;
 };
 
-/* Freed through the device's ops. Returns 0; -EINVAL; -ENOSPC; -errno. */
+/* Create an interface. Free it through its ops. Returns 0; -EINVAL; -ENOSPC; -errno. */
 int virtio_net_new(struct dev_host *h, struct pci_host *p, const struct virtio_net_config *c,
 	struct device **ret_dev, struct err *e);
-/* Any thread; figures of one moment only each by itself. */
+/* Read the statistics. Any thread. Each value is exact, but the values are not of one instant. */
 void virtio_net_stats(struct device *d, struct virtio_net_stats *ret_s);
 
 #endif

@@ -9,7 +9,8 @@ enum { SEGMENTS_NONE = 0, SEGMENTS_TCP4 = 1, SEGMENTS_TCP6 = 4, SEGMENTS_ECN = 0
 
 #define SUM_BYTES 2
 
-/* Who may make segments of which kind: the features' bits of either direction. */
+/* Return whether the negotiated features allow this kind of segments; the features are those of one
+ * direction. */
 static bool segments_allowed(uint8_t kind, uint64_t features, uint64_t tcp4, uint64_t tcp6, uint64_t ecn)
 {
 	if ((kind & SEGMENTS_ECN) && !(features & ecn))
@@ -39,7 +40,7 @@ static bool segments_parse(const uint8_t *raw, uint64_t frame_bytes, uint64_t fe
 {
 	uint32_t headers = load_le16(raw + HEADERS_BYTES);
 
-	/* Each segment gets a checksum of its own. */
+	/* Each segment needs a checksum of its own. */
 	if (ret[FLAGS] != FLAG_SUM_WANTED || !load_le16(raw + SEGMENT_BYTES) || headers > frame_bytes)
 		return false;
 	if (!segments_allowed(raw[SEGMENTS], features, NET_F_HOST_TSO4, NET_F_HOST_TSO6, NET_F_HOST_ECN))
@@ -64,7 +65,7 @@ bool net_header_fit(uint8_t header[NET_HEADER_BYTES], uint64_t features)
 	if (!(features & NET_F_GUEST_CSUM)) {
 		if (header[FLAGS] & FLAG_SUM_WANTED)
 			return false;
-		header[FLAGS] = 0; /* "known to be good" is for those who asked, too */
+		header[FLAGS] = 0; /* "known to be valid" also needs GUEST_CSUM */
 	}
 	return header[SEGMENTS] == SEGMENTS_NONE ||
 		segments_allowed(header[SEGMENTS], features, NET_F_GUEST_TSO4, NET_F_GUEST_TSO6,

@@ -1,13 +1,13 @@
-/* virtio_net_header: what stands before each frame (virtio 1.2, section 5.1.6): checksums and
- * segments that the other side is to finish.
+/* virtio_net_header: the header before each frame (virtio 1.2, section 5.1.6), which asks the other
+ * side to complete checksums and segmentation.
  *
- *   0  u8   flags: 1 a checksum is wanted, 2 the data is known to be good
+ *   0  u8   flags: 1 compute the checksum, 2 the data is known to be valid
  *   1  u8   kind of segments: 0 none, 1 TCP over IPv4, 4 over IPv6; 0x80 with ECN
  *   2  u16  length of all headers; a hint
  *   4  u16  bytes of each segment
- *   6  u16  where the checksum begins, in the frame
- *   8  u16  where it goes, from there
- *  10  u16  buffers that a received frame takes */
+ *   6  u16  start of the checksummed range in the frame
+ *   8  u16  offset of the checksum field from there
+ *  10  u16  number of buffers that a received frame takes */
 #ifndef CAIRN_DEVICES_VIRTIO_VIRTIO_NET_HEADER_H
 #define CAIRN_DEVICES_VIRTIO_VIRTIO_NET_HEADER_H
 
@@ -31,13 +31,14 @@
 #define NET_F_MRG_RXBUF (1ULL << 15)
 #define NET_F_STATUS (1ULL << 16)
 
-/* A header that a guest with these features sent before a frame of that many bytes: ret is what
- * the host's kernel may see of it. False: the frame is not to be sent. */
+/* Check a header that a guest with these features sent before a frame of frame_bytes, and write to
+ * ret the part that the host's kernel may see. Returns false when the frame must be dropped. */
 bool net_header_parse(const uint8_t raw[NET_HEADER_BYTES], uint64_t frame_bytes, uint64_t features,
 	uint8_t ret[NET_HEADER_BYTES]);
 
-/* The host's header of a frame for a guest with these features: changed to what such a guest may see.
- * False: it may not have the frame. What was queued for the driver before this one may want more. */
+/* Change the host's header of a received frame to one that a guest with these features understands.
+ * Returns false when the guest must not get the frame: it may have been queued before the driver
+ * chose its features. */
 bool net_header_fit(uint8_t header[NET_HEADER_BYTES], uint64_t features);
 
 #endif

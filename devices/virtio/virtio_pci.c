@@ -71,8 +71,8 @@ static void transport_config_interrupt(void *opaque)
 
 /* ---- doorbells ---- */
 
-/* Only for queues in use: each costs the host a grace period. A failure is no loss but of
- * speed, for the write then comes here as any other. */
+/* Register a doorbell with KVM, only for queues in use, since each costs the host a grace period. A
+ * failure only costs speed: the guest's write then exits to bar_write(). */
 static void doorbell_set(struct virtio_pci *t, unsigned q, uint64_t gpa)
 {
 	struct dev_host *h = t->v->host;
@@ -122,7 +122,7 @@ static const struct virtio_transport_ops transport_ops = {
 	.reset = transport_reset,
 };
 
-/* BARs moved or MSI-X was switched; config lock held. */
+/* Handle moved BARs or switched MSI-X. The config lock is held. */
 static void fn_changed(struct pci_function *f)
 {
 	struct virtio_pci *t = container_of(f, struct virtio_pci, fn);
@@ -146,7 +146,7 @@ static const struct virtqueue *selected_queue(const struct virtio_pci *t)
 	return t->queue_select < t->v->nqueues ? &t->v->queues[t->queue_select].vq : NULL;
 }
 
-/* The registers of the selected queue as one little record. */
+/* Read a register of the selected queue. */
 static uint64_t queue_register(const struct virtio_pci *t, unsigned off)
 {
 	const struct virtqueue *q = selected_queue(t);
@@ -239,7 +239,7 @@ static void queue_address_write(struct virtio_pci *t, unsigned off, unsigned siz
 		virtio_queue_set_address(t->v, t->queue_select, part, 1, (uint32_t)(value >> 32));
 }
 
-/* Fields are written whole, as section 4.1.3.1 demands; other accesses do nothing. */
+/* Write a field. Section 4.1.3.1 demands accesses of the field's width; others are ignored. */
 static void common_write(struct virtio_pci *t, unsigned off, unsigned size, uint64_t value)
 {
 	if (off >= COMMON_QUEUE_DESC && range_inside(off, size, COMMON_BYTES)) {
@@ -315,7 +315,7 @@ static void bar_write(void *opaque, uint64_t off, unsigned size, uint64_t value)
 	unsigned at = off % PAGE;
 	uint8_t buf[8];
 
-	/* A doorbell that has no eventfd of KVM's. */
+	/* A doorbell that is not registered with KVM. */
 	if (off - at == VIRTIO_PCI_NOTIFY) {
 		if (at / VIRTIO_PCI_NOTIFY_STRIDE < t->v->nqueues)
 			virtio_queue_kick(t->v, at / VIRTIO_PCI_NOTIFY_STRIDE);
@@ -335,7 +335,7 @@ static const struct bus_ops bar_ops = { bar_read, bar_write };
 
 /* ---- access to BARs through configuration space, section 4.1.4.9 ---- */
 
-/* Which BAR and where, as the guest has set it; NULL when it makes no sense. */
+/* Return the BAR, offset and size that the guest selected; NULL when they are invalid. */
 static const struct pci_bar *access_target(const struct virtio_pci *t, uint32_t *ret_off,
 	uint32_t *ret_size)
 {
@@ -509,7 +509,7 @@ static int load_transport(struct virtio_pci *t, struct state_reader *r, struct e
 				t->v->dev.name);
 }
 
-/* Transport registers come first in the stream, for virtio_load() ends with changed(). */
+/* Load transport registers before virtio_load(), which ends by calling changed(). */
 int virtio_pci_load(struct virtio_pci *t, struct state_reader *r, struct err *e)
 {
 	int ret = pci_function_load(&t->fn, r, e);

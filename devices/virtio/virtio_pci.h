@@ -21,26 +21,27 @@
 struct virtio_pci {
 	struct pci_function fn;
 	struct virtio_dev *v;
-	/* v->lock: */
+	/* protected by v->lock: */
 	uint32_t device_feature_select, driver_feature_select;
 	uint16_t queue_select;
 	uint16_t config_vector, queue_vector[VIRTIO_QUEUES_MAX];
 	uint8_t isr;
-	uint64_t notify_base; /* where BAR 0's doorbells are now; 0: not mapped */
-	uint64_t doorbell_gpa[VIRTIO_QUEUES_MAX]; /* as registered; 0: not */
+	uint64_t notify_base; /* address of BAR 0's doorbells; 0: not mapped */
+	uint64_t doorbell_gpa[VIRTIO_QUEUES_MAX]; /* registered address; 0: none */
 	unsigned access_cap; /* the configuration access capability */
 };
 
-/* Put v (initialised) on the bus. t: zeroed, part of the device. slot 0 or -1: the first free.
- * Returns 0 or -errno; virtio_pci_done() in either case. */
+/* Put v, which is initialized, on the bus.
+ * t: zeroed, part of the device. slot: 0 or -1: first free.
+ * Returns 0 or -errno; call virtio_pci_done() in either case. */
 int virtio_pci_init(struct virtio_pci *t, struct virtio_dev *v, struct pci_host *p, int slot,
 	struct err *e);
 void virtio_pci_done(struct virtio_pci *t);
 
-/* Whole device_ops for a device whose ops need nothing more: virtio and transport. */
+/* Complete device_ops of virtio and transport, for devices without further state. */
 void virtio_pci_reset(struct virtio_pci *t);
 void virtio_pci_save(struct virtio_pci *t, struct state_writer *w);
-/* Refuses what is left over. */
+/* Load the state. Returns 0; -EINVAL, also when bytes are left over. */
 int virtio_pci_load(struct virtio_pci *t, struct state_reader *r, struct err *e);
 
 #endif

@@ -9,7 +9,7 @@
 #include <sys/random.h>
 
 #define QUEUE_SIZE 64
-/* Of one request; a short answer is legal, and the driver comes again. */
+/* Bytes per request; a short answer is legal, and the driver asks again. */
 #define BYTES_MAX 4096
 
 struct virtio_rng {

@@ -7,7 +7,9 @@ struct device;
 struct err;
 struct pci_host;
 
-/* name: "rng0"; copied. slot: -1 for the first free one. Freed through the device's ops. */
+/* Create the device.
+ * name: "rng0"; copied. slot: -1: first free.
+ * Free it through its ops. Returns 0 or -errno. */
 int virtio_rng_new(struct dev_host *h, struct pci_host *p, const char *name, int slot,
 	struct device **ret_dev, struct err *e);
 

@@ -26,7 +26,7 @@ struct desc {
 	uint16_t flags, next;
 };
 
-/* Acquire: what the driver wrote before it is seen by what we read after it. */
+/* Load-acquire: reads after this load see what the driver wrote before its store. */
 static uint16_t avail_load(const struct virtqueue *q, size_t off)
 {
 	const uint16_t *p = (const uint16_t *)(const void *)(q->avail + off);
@@ -124,7 +124,7 @@ int virtqueue_start(struct virtqueue *q, bool event_idx, bool indirect)
 
 /* ---- taking requests ---- */
 
-/* One copy; the compiler may not look at the guest's memory again afterwards. */
+/* Copy the descriptor once; the barrier keeps the compiler from reading guest memory again. */
 static struct desc desc_fetch(const uint8_t *table, unsigned i)
 {
 	uint8_t raw[DESC_BYTES];
@@ -158,8 +158,8 @@ static int elem_add(struct virtqueue *q, struct virtqueue_elem *el, const struct
 	return 0;
 }
 
-/* A chain in one table of n entries. Stops with *ret_indirect set at a descriptor that
- * refers to another table. */
+/* Walk a chain in one table of n entries. Stops with *ret_indirect set at a descriptor that refers
+ * to another table. */
 static int chain_walk(struct virtqueue *q, const uint8_t *table, unsigned n, unsigned i,
 	struct virtqueue_elem *el, struct desc *ret_indirect)
 {
@@ -242,15 +242,15 @@ void virtqueue_unpop(struct virtqueue *q)
 	q->last_avail--;
 }
 
-/* ---- giving them back ---- */
+/* ---- completing requests ---- */
 
 void virtqueue_fill(struct virtqueue *q, const struct virtqueue_elem *el, uint32_t written, unsigned ahead)
 {
 	size_t at = RING_ENTRIES + 8 * (size_t)((q->used_idx + ahead) & (q->size - 1u));
 	uint64_t left = written;
 
-	/* Marked when taken and again here: what arrived in between was not there to be
-	 * copied by whoever harvested the first mark. */
+	/* Mark as dirty again, in addition to the mark when the request was taken: a snapshot that
+	 * has used that mark has not seen the data that arrived since. */
 	for (unsigned i = 0; q->host->ops->ram_dirty && i < el->nin && left; i++) {
 		uint64_t n = MIN(left, (uint64_t)el->iov[el->nout + i].iov_len);
 
@@ -282,8 +282,8 @@ bool virtqueue_should_interrupt(struct virtqueue *q)
 	if (!q->enabled || q->used_idx == old)
 		return false;
 	q->signalled = q->used_idx;
-	/* The index just published must be visible before the driver's wish is read: it
-	 * writes its wish and then reads the index. */
+	/* The published index must be visible before this side reads the driver's event index: the
+	 * driver writes its event index and then reads the published index. */
 	full_fence();
 	if (!q->event_idx)
 		return !(avail_load(q, 0) & AVAIL_NO_INTERRUPT);
@@ -294,7 +294,7 @@ bool virtqueue_should_interrupt(struct virtqueue *q)
 void virtqueue_notify_disable(struct virtqueue *q)
 {
 	if (!q->enabled || q->event_idx)
-		return; /* with event_idx: the old, passed, event index does it */
+		return; /* with event_idx, the old event index, which has passed, suppresses doorbells */
 	used_store(q, 0, USED_NO_NOTIFY);
 	mark_dirty(q, q->used, 2);
 }
