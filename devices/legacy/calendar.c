@@ -2,7 +2,7 @@
 
 #define DAY_S 86400
 #define ERA_DAYS 146097 /* 400 years */
-#define EPOCH_DAYS 719468 /* from 0000-03-01 to 1970-01-01 */
+#define EPOCH_DAYS 719468 /* days from 0000-03-01 to 1970-01-01 */
 
 static int64_t floor_div(int64_t a, int64_t b)
 {
@@ -16,7 +16,7 @@ void calendar_from_seconds(int64_t seconds, struct calendar_date *c)
 	int rest = (int)(seconds - days * DAY_S);
 	int doe = (int)(z - era * ERA_DAYS); /* day of era */
 	int yoe = (doe - doe / 1460 + doe / 36524 - doe / 146096) / 365;
-	int doy = doe - (365 * yoe + yoe / 4 - yoe / 100); /* from 1 March */
+	int doy = doe - (365 * yoe + yoe / 4 - yoe / 100); /* day of year, from 1 March */
 	int mp = (5 * doy + 2) / 153;
 
 	c->day = doy - (153 * mp + 2) / 5 + 1;

@@ -26,7 +26,7 @@ static void debug_exit_write(void *opaque, uint64_t off, unsigned size, uint64_t
 	dev_event(x->host, &ev);
 }
 
-/* The port is one byte; four are claimed so that a 32-bit write arrives too. */
+/* The port is one byte wide; claim four, so that a 32-bit write arrives, too. */
 #define DEBUG_EXIT_PORTS 4
 static const struct bus_ops debug_exit_bus_ops = { .write = debug_exit_write };
 
@@ -38,7 +38,7 @@ static void debug_exit_free(struct device *d)
 	free(x);
 }
 
-/* It has no state. */
+/* The device has no state. */
 static void debug_exit_reset(struct device *d)
 {
 	(void)d;

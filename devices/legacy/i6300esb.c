@@ -12,15 +12,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* Configuration registers of its own, each the low bytes of a dword. */
+/* Device-specific configuration registers, each the low bytes of a dword. */
 #define CONFIG_WDT 0x60
-#define WDT_NO_OUTPUT 0x20 /* the second stage's end does nothing */
+#define WDT_NO_OUTPUT 0x20 /* the end of the second stage has no effect */
 #define WDT_1MHZ 0x04
 #define WDT_WRITABLE 0x27
 #define CONFIG_LOCK 0x68
 #define LOCK_FREE_RUN 0x04
 #define LOCK_ENABLE 0x02
-#define LOCK_LOCKED 0x01 /* until a reset nothing of this register can be changed */
+#define LOCK_LOCKED 0x01 /* the register is read-only until a reset */
 #define LOCK_WRITABLE 0x07
 
 /* Registers in BAR 0. */
@@ -30,15 +30,15 @@
 #define PRELOAD_MAX 0xfffffu
 #define RELOAD_PING 0x0100
 #define RELOAD_TIMED_OUT 0x0200
-/* Where some drivers look for RELOAD_TIMED_OUT, and clear it. */
+/* Some drivers read and clear RELOAD_TIMED_OUT here. */
 #define RELOAD_TIMED_OUT_ALIAS 0x1000
-/* Written to REG_RELOAD one after the other they allow one write to any register. */
+/* Written to REG_RELOAD in this order, these values allow one write to any register. */
 #define UNLOCK_FIRST 0x80
 #define UNLOCK_SECOND 0x86
 
 #define PCI_TICK_NS 30ULL
 #define MS_NS 1000000ULL
-/* No stage is shorter, so that a guest cannot keep the loop busy with it. */
+/* Minimum length of a stage, so that a guest cannot keep the loop busy. */
 #define STAGE_MIN_NS (10 * MS_NS)
 #define STAGE_MAX_NS ((uint64_t)PRELOAD_MAX * PCI_TICK_NS << 15)
 
@@ -48,27 +48,27 @@ struct registers {
 	uint32_t preload[2]; /* ticks of each stage */
 	uint8_t config, lock;
 	uint8_t unlock;	   /* enum unlock */
-	uint8_t stage;	   /* 0: stands still; 1, 2 */
-	uint8_t timed_out; /* since the guest looked; outlives a reset */
+	uint8_t stage;	   /* 0: stopped; 1, 2 */
+	uint8_t timed_out; /* set until the guest clears it; survives a reset */
 };
 
 struct i6300esb {
 	struct device dev;
 	struct dev_host *host;
 	struct pci_function fn;
-	struct loop_timer *timer; /* the loop's */
+	struct loop_timer *timer; /* used on the loop only */
 	struct loop_task rearm;
 
-	pthread_mutex_t lock; /* what follows */
+	pthread_mutex_t lock; /* protects all fields below */
 	struct registers r;
-	uint64_t end_ns;  /* of the stage, while time counts */
-	uint64_t left_ns; /* the same while paused */
+	uint64_t end_ns;  /* end of the stage while time counts */
+	uint64_t left_ns; /* rest of the stage while paused */
 	bool paused, rearm_posted;
 };
 
 static const struct registers power_on = { .preload = { PRELOAD_MAX, PRELOAD_MAX } };
 
-/* ---- time; locked ---- */
+/* ---- time; the lock is held ---- */
 
 static uint64_t stage_ns(const struct registers *r)
 {
@@ -92,7 +92,7 @@ static void stage_begin(struct i6300esb *w, uint8_t stage)
 	post_rearm(w);
 }
 
-/* Returns true when it is time for the action. */
+/* End a stage. Returns true when the action is due. */
 static bool stage_end(struct i6300esb *w)
 {
 	bool bites = w->r.stage == 2 && !(w->r.config & WDT_NO_OUTPUT);
@@ -108,7 +108,7 @@ static bool stage_end(struct i6300esb *w)
 	return bites;
 }
 
-/* On the loop. */
+/* Runs on the loop. */
 static void arm(struct loop_task *task)
 {
 	struct i6300esb *w = container_of(task, struct i6300esb, rearm);

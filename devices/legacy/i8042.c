@@ -33,9 +33,9 @@ struct i8042 {
 	uint8_t ctr;	 /* command byte */
 	uint8_t output;	 /* byte waiting at port 0x60 */
 	bool full;
-	uint8_t command; /* that waits for its byte at port 0x60; 0: none */
+	uint8_t command; /* command that waits for its byte at port 0x60; 0: none */
 	bool last_was_command;
-	uint8_t a20; /* port 0x92; A20 is always open, only what was written is kept */
+	uint8_t a20; /* port 0x92; A20 is always open, and the register only keeps its value */
 };
 
 static void i8042_guest_reset(struct i8042 *k)
@@ -51,7 +51,7 @@ static void i8042_answer(struct i8042 *k, uint8_t v)
 	k->full = true;
 }
 
-/* Returns true when the guest asked for a reset. */
+/* Execute a command. Returns true when the guest asked for a reset. */
 static bool i8042_do_command(struct i8042 *k, uint8_t c)
 {
 	k->last_was_command = true;
@@ -60,17 +60,17 @@ static bool i8042_do_command(struct i8042 *k, uint8_t c)
 	case 0x20: /* read the command byte */
 		i8042_answer(k, k->ctr);
 		break;
-	case 0x60: /* write it */
+	case 0x60: /* write the command byte */
 	case 0xd1: /* write the output port */
-	case 0xd2: /* put a byte into our own output buffer */
-	case 0xd3: /* the same, as from the mouse */
-	case 0xd4: /* to the mouse */
+	case 0xd2: /* put a byte into the output buffer */
+	case 0xd3: /* put a byte into the output buffer, as from the mouse */
+	case 0xd4: /* send a byte to the mouse */
 		k->command = c;
 		break;
 	case 0xaa: /* self-test */
 		i8042_answer(k, 0x55);
 		break;
-	case 0xa9: /* test of the mouse port: clock line stuck low, so nothing there */
+	case 0xa9: /* test of the mouse port: "clock line stuck low", that is, no mouse */
 	case 0xab:
 		i8042_answer(k, 0x01);
 		break;
@@ -90,7 +90,7 @@ static bool i8042_do_command(struct i8042 *k, uint8_t c)
 		i8042_answer(k, OUTPUT_PORT_RESET_N | OUTPUT_PORT_A20);
 		break;
 	default:
-		/* 0xf0..0xff pulse output lines; bit 0 clear pulses reset. */
+		/* 0xf0..0xff pulse output lines; a clear bit 0 pulses reset. */
 		return c >= 0xf0 && !(c & 1);
 	}
 	return false;
@@ -113,8 +113,9 @@ static bool i8042_data_write(struct i8042 *k, uint8_t v)
 		i8042_answer(k, v);
 		break;
 	default:
-		/* To a keyboard or mouse that is not there: no answer would cost the
-		 * driver a time-out each; 0xFE (resend) is the error both understand. */
+		/* Data for a keyboard or mouse, which do not exist. Answer 0xFE (resend), the error
+		 * that drivers of both understand: without an answer, a driver waits for a
+		 * time-out. */
 		i8042_answer(k, 0xfe);
 		break;
 	}

@@ -1,5 +1,5 @@
-/* i8042: the keyboard controller, without a keyboard: reset (0xFE to port 0x64), answers
- * to self-test that make a driver's probe short, and port 0x92 (fast A20 and reset). */
+/* i8042: the keyboard controller, without a keyboard: reset (0xFE to port 0x64), the self-test that
+ * lets a driver's probe end quickly, and port 0x92 (fast A20 and reset). */
 #ifndef CAIRN_DEVICES_LEGACY_I8042_H
 #define CAIRN_DEVICES_LEGACY_I8042_H
 
@@ -8,7 +8,7 @@ struct dev_host;
 struct device;
 struct err;
 
-/* name "i8042". Freed through the device's ops. Returns 0 or -errno. */
+/* Create the device "i8042". Free it through its ops. Returns 0 or -errno. */
 int i8042_new(struct dev_host *h, struct bus *pio, struct device **ret_dev, struct err *e);
 
 #endif

@@ -47,7 +47,7 @@ static void pvpanic_free(struct device *d)
 	free(p);
 }
 
-/* It has no state. */
+/* The device has no state. */
 static void pvpanic_reset(struct device *d)
 {
 	(void)d;

@@ -1,4 +1,4 @@
-/* pvpanic: the guest says that it panicked (ISA, one port; QEMU's docs/specs/pvpanic). */
+/* pvpanic: lets the guest report a panic (ISA, one port; QEMU's docs/specs/pvpanic). */
 #ifndef CAIRN_DEVICES_LEGACY_PVPANIC_H
 #define CAIRN_DEVICES_LEGACY_PVPANIC_H
 
@@ -11,7 +11,7 @@ struct err;
 #define PVPANIC_PANICKED 1
 #define PVPANIC_CRASH_LOADED 2
 
-/* name "pvpanic". Freed through the device's ops. Returns 0 or -errno. */
+/* Create the device "pvpanic". Free it through its ops. Returns 0 or -errno. */
 int pvpanic_new(struct dev_host *h, struct bus *pio, struct device **ret_dev, struct err *e);
 
 #endif

@@ -50,16 +50,18 @@ enum {
 #define C_AF 0x20
 #define C_UF 0x10
 #define D_VALID 0x80
-#define ALARM_ANY 0xc0 /* both top bits: matches every value */
+#define ALARM_ANY 0xc0 /* both top bits set: matches every value */
 #define HOURS_PM 0x80
 
 #define NS_PER_S 1000000000LL
-/* The guest's clock: years 1748 to 2255, so that no nanosecond sum overflows 64 bits. */
+/* Range of the guest's clock: years 1748 to 2255, so that no sum of nanoseconds overflows 64
+ * bits. */
 #define TIME_MIN_S (-7000000000LL)
 #define TIME_MAX_S 9000000000LL
 #define OFFSET_MIN_NS (-8900000000LL * NS_PER_S)
 #define OFFSET_MAX_NS (7500000000LL * NS_PER_S)
-/* What the registers can say while the clock is stopped, with room for odd digits. */
+/* Limit of the time that the registers can express while the clock is stopped, invalid digits
+ * included. */
 #define HELD_MAX_S 400000000000LL
 #define UIP_NS 244000LL /* the update-in-progress flag precedes the update by 244 us */
 
@@ -67,16 +69,16 @@ struct rtc {
 	struct device dev;
 	struct dev_host *host;
 	struct bus *pio;
-	struct loop_timer *timer; /* the loop's */
+	struct loop_timer *timer; /* used on the loop only */
 	struct loop_task rearm;
 
-	pthread_mutex_t lock; /* what follows */
+	pthread_mutex_t lock; /* protects all fields below */
 	uint8_t index;
 	uint8_t cmos[CMOS_BYTES];
 	int64_t offset_ns; /* guest's time minus CLOCK_REALTIME */
 	struct calendar_date held; /* the time shown while B_SET stops the clock */
-	int64_t seen_s;	   /* guest's second up to which updates and alarms were looked at */
-	int64_t seen_ns;   /* the same for periodic ticks */
+	int64_t seen_s;	   /* guest's second up to which updates and alarms are processed */
+	int64_t seen_ns;   /* the same in ns, for periodic ticks */
 	bool rearm_posted, paused;
 };
 
@@ -196,7 +198,7 @@ static void rtc_write_time_register(struct rtc *t, unsigned reg, uint8_t v)
 		c.year = from_register(t, v) % 100 * 100 + c.year % 100;
 		break;
 	default:
-		return; /* the weekday follows from the date */
+		return; /* the weekday is computed from the date */
 	}
 	if (t->cmos[REG_B] & B_SET)
 		t->held = c;
@@ -242,8 +244,8 @@ static bool rtc_alarm_matches(const struct rtc *t, int64_t second)
 			hours_from_register(t, c[REG_HOURS_ALARM]) == day_s / 3600);
 }
 
-/* The first second after `from` at which the alarm rings: within a day, or never. Steps by
- * what cannot match: at most 60 + 60 + 24 tries. */
+/* Return the first second after `from` at which the alarm matches, within a day; INT64_MAX: never.
+ * Skips hours and minutes that cannot match: at most 60 + 60 + 24 tries. */
 static int64_t rtc_next_alarm(const struct rtc *t, int64_t from)
 {
 	const uint8_t *c = t->cmos;
@@ -265,7 +267,7 @@ static int64_t rtc_next_alarm(const struct rtc *t, int64_t from)
 	return s < end ? s : INT64_MAX;
 }
 
-/* Set the flags for all that has happened since the last look. */
+/* Set the flags for all events since the last call. */
 static void rtc_catch_up(struct rtc *t)
 {
 	int64_t now = rtc_now_ns(t), now_s = floor_s(now), period = rtc_period_ns(t);
@@ -294,7 +296,7 @@ static void rtc_update_irq(struct rtc *t)
 	dev_irq_set(t->host, RTC_GSI, wanted);
 }
 
-/* Guest time of the next interrupt; INT64_MAX: none, and then no timer runs. */
+/* Return the guest's time of the next interrupt; INT64_MAX: none, and no timer runs. */
 static int64_t rtc_next_event_ns(const struct rtc *t)
 {
 	uint8_t b = t->cmos[REG_B], pending = t->cmos[REG_C];
@@ -315,7 +317,7 @@ static int64_t rtc_next_event_ns(const struct rtc *t)
 	return next;
 }
 
-/* On the loop. */
+/* Arm the timer. Runs on the loop. */
 static void rtc_arm(struct rtc *t)
 {
 	int64_t next, now;
@@ -349,7 +351,7 @@ static void rtc_rearm_run(struct loop_task *task)
 	rtc_arm(container_of(task, struct rtc, rearm));
 }
 
-/* From any thread, locked. */
+/* Post rtc_arm() to the loop. Any thread, with the lock held. */
 static void rtc_post_rearm(struct rtc *t)
 {
 	if (t->rearm_posted)
@@ -433,7 +435,7 @@ static void rtc_register_write(struct rtc *t, unsigned reg, uint8_t v)
 static uint64_t rtc_bus_read(void *opaque, uint64_t off, unsigned size)
 {
 	struct rtc *t = opaque;
-	uint8_t v = 0xff; /* the index port reads nothing */
+	uint8_t v = 0xff; /* the index port is write-only */
 
 	(void)size;
 	if (off != 1)
@@ -469,7 +471,7 @@ static void cmos_put16(struct rtc *t, unsigned low, uint64_t v)
 	t->cmos[low + 1] = (uint8_t)(v >> 8);
 }
 
-/* Memory sizes where a BIOS looks for them. */
+/* Store memory sizes in the places that a BIOS uses. */
 static void cmos_put_memory(struct rtc *t)
 {
 	const struct dev_ram_range *low = &t->host->ram[0], *high = &t->host->ram[1];
@@ -484,7 +486,7 @@ static void cmos_put_memory(struct rtc *t)
 	t->cmos[0x5d] = (uint8_t)(above >> 16);
 }
 
-/* The battery keeps time and CMOS memory over a reset. */
+/* Reset the registers; the battery keeps time and CMOS memory. */
 static void rtc_reset(struct device *d)
 {
 	struct rtc *t = container_of(d, struct rtc, dev);
@@ -525,8 +527,8 @@ static void rtc_resume(struct device *d)
 	pthread_mutex_unlock(&t->lock);
 }
 
-/* The offset to the host's clock is saved, not the time: a guest that was saved for a week
- * finds the clock right. */
+/* Save the offset to the host's clock, not the time, so that the clock is right after any time in a
+ * file. */
 static void rtc_save(struct device *d, struct state_writer *w)
 {
 	struct rtc *t = container_of(d, struct rtc, dev);

@@ -31,7 +31,7 @@ enum { REG_DATA, REG_IER, REG_IIR_FCR, REG_LCR, REG_MCR, REG_LSR, REG_MSR, REG_S
 #define IIR_FIFOS 0xc0
 #define FCR_ENABLE 0x01
 #define FCR_CLEAR_RX 0x02
-#define FCR_KEPT 0xc9 /* enable, DMA mode, trigger level */
+#define FCR_KEPT 0xc9 /* bits that are kept: enable, DMA mode, trigger level */
 #define LCR_DLAB 0x80
 #define MCR_LOOP 0x10
 #define MCR_OUT2 0x08 /* gates the interrupt on a PC */
@@ -59,9 +59,9 @@ struct serial {
 	uint8_t lsr_errors; /* sticky until LSR is read */
 	uint8_t msr;
 	uint16_t divisor;
-	bool thre_pending; /* the transmitter went empty and nobody has asked yet */
+	bool thre_pending; /* the transmitter became empty, and the guest has not read IIR since */
 	bool irq_level;
-	bool paused; /* input stays in the console */
+	bool paused; /* leave input in the console */
 	uint8_t fifo[FIFO_BYTES];
 	unsigned fifo_start, fifo_len;
 };
@@ -78,7 +78,7 @@ static unsigned fifo_trigger(const struct serial *s)
 	return s->fcr & FCR_ENABLE ? levels[s->fcr >> 6] : 1;
 }
 
-/* The highest pending interrupt, in the data sheet's order of priority. */
+/* Return the pending interrupt of highest priority, in the data sheet's order. */
 static uint8_t serial_iir(const struct serial *s)
 {
 	if ((s->ier & IER_LINE) && s->lsr_errors)
@@ -92,7 +92,7 @@ static uint8_t serial_iir(const struct serial *s)
 	return IIR_NONE;
 }
 
-/* OUT2 gates the line on a PC; in loopback the pin is high-impedance. */
+/* Update the line. OUT2 gates it on a PC; in loopback the pin is high-impedance. */
 static void serial_update_irq(struct serial *s)
 {
 	bool level = serial_iir(s) != IIR_NONE && (s->mcr & MCR_OUT2) && !(s->mcr & MCR_LOOP);
@@ -113,7 +113,7 @@ static bool fifo_push(struct serial *s, uint8_t v)
 	return true;
 }
 
-/* Take from the console what fits: flow control without losing a byte. */
+/* Take only as much input from the console as fits: flow control without loss. */
 static void serial_pull(struct serial *s)
 {
 	uint8_t buf[FIFO_BYTES];
@@ -136,7 +136,7 @@ static void serial_input_ready(void *opaque)
 	pthread_mutex_unlock(&s->lock);
 }
 
-/* In loopback the four outputs of MCR feed the four inputs. */
+/* Return the modem lines. In loopback the four outputs of MCR feed the four inputs. */
 static uint8_t serial_modem_lines(const struct serial *s)
 {
 	uint8_t v = 0;
@@ -187,7 +187,7 @@ static void serial_set_fcr(struct serial *s, uint8_t v)
 
 static void serial_set_ier(struct serial *s, uint8_t v)
 {
-	/* Enabling THRE while the transmitter is empty raises it (drivers rely on it). */
+	/* Enabling THRE while the transmitter is empty raises the interrupt; drivers rely on it. */
 	if ((v & IER_THRE) && !(s->ier & IER_THRE))
 		s->thre_pending = true;
 	s->ier = v & 0x0f;

@@ -1,8 +1,7 @@
 /* serial: a 16550A UART on eight ports.
  *
- * Source: TI TL16C550C data sheet. Output leaves at once (THRE is always true); input
- * below the FIFO's trigger level raises the time-out interrupt at once, so that no timer
- * is needed. */
+ * Source: TI TL16C550C data sheet. Output leaves at once (THRE is always set). Input below the
+ * FIFO's trigger level raises the time-out interrupt at once, which makes a timer unnecessary. */
 #ifndef CAIRN_DEVICES_LEGACY_SERIAL_H
 #define CAIRN_DEVICES_LEGACY_SERIAL_H
 
@@ -21,10 +20,10 @@ struct serial_config {
 	const char *name; /* "serial0" */
 	uint16_t port;	  /* 0: COM1 */
 	unsigned gsi;	  /* 0: COM1's; edge-triggered, ISA */
-	struct console *console; /* borrowed; becomes this device's */
+	struct console *console; /* borrowed; serial_new() registers as its device */
 };
 
-/* Freed through the device's ops. Returns 0 or -errno. */
+/* Create a UART. Free it through its ops. Returns 0 or -errno. */
 int serial_new(struct dev_host *h, struct bus *pio, const struct serial_config *c,
 	struct device **ret_dev, struct err *e);
 
