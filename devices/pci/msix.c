@@ -21,7 +21,7 @@ static bool vector_is_masked(const struct msix *m, unsigned v)
 	return m->masked || (m->table[v].control & VECTOR_MASKED);
 }
 
-/* m->lock held. */
+/* Send a vector's message, or mark it as pending. m->lock is held. */
 static void msix_deliver(struct pci_function *f, unsigned v)
 {
 	struct msix *m = &f->msix;

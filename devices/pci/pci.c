@@ -14,7 +14,7 @@
 
 #define CONFIG_ADDRESS_ENABLE 0x80000000u
 #define CONFIG_PORTS 4
-#define RESET_CPU 0x04 /* in the reset control register: 0 → 1 resets */
+#define RESET_CPU 0x04 /* in the reset control register; a change from 0 to 1 resets */
 
 static struct pci_function *host_function(struct pci_host *p, unsigned bus, unsigned devfn)
 {
@@ -138,7 +138,7 @@ static const struct bus_ops ecam_bus_ops = { ecam_read, ecam_write };
 
 /* ---- INTx ---- */
 
-/* Shared lines: high while any function holds them. irq_lock held. */
+/* Update a shared line, which is high while any function holds it. irq_lock is held. */
 static void intx_apply(struct pci_function *f)
 {
 	struct pci_host *p = f->host;
@@ -179,9 +179,9 @@ bool pci_function_intx_pending(struct pci_function *f)
 	return v;
 }
 
-/* ---- the bus's population ---- */
+/* ---- functions on the bus ---- */
 
-/* The lowest free aligned place in a window; 0 when it is full. */
+/* Return the lowest free aligned address in a window; 0 when the window is full. */
 static uint64_t window_place(uint64_t base, uint64_t len, uint64_t *next, uint64_t bytes)
 {
 	uint64_t at;
@@ -319,7 +319,7 @@ static const struct device_ops pci_dev_ops = {
 	.free = pci_dev_free,
 };
 
-/* QEMU's generic PCIe host bridge: known to guests, asks nothing of them. */
+/* QEMU's generic PCIe host bridge: guests know it and need no driver for it. */
 static const struct pci_ids bridge_ids = {
 	.vendor = 0x1b36, .device = 0x0008, .class_code = 0x060000,
 };

@@ -28,7 +28,7 @@
 #define COMMAND_MEMORY 0x0002
 #define COMMAND_WRITABLE 0x0547 /* I/O, memory, master, parity, SERR, INTx disable */
 #define COMMAND_INTX_DISABLE 0x0400
-#define STATUS_INTERRUPT 0x08 /* of its low byte */
+#define STATUS_INTERRUPT 0x08 /* in the low byte */
 #define STATUS_CAPABILITIES 0x10
 #define BAR_64BIT 0x04
 #define BAR_FLAGS 0x0f
@@ -91,7 +91,7 @@ static uint64_t bar_register(const struct pci_function *f, unsigned i)
 	return v;
 }
 
-/* 0 when it shall not be mapped. */
+/* Return the address that the guest wants for a BAR; 0: not mapped. */
 static uint64_t bar_wanted(const struct pci_function *f, unsigned i)
 {
 	uint64_t at = bar_register(f, i);
@@ -124,8 +124,8 @@ static bool bar_map_if_wanted(struct pci_function *f, unsigned i)
 	return true;
 }
 
-/* Make the bus agree with the registers. All functions are looked at: a BAR that was in
- * the way of another's may have moved out of it. */
+/* Update the bus from the registers of all functions: a BAR that overlapped another one may have
+ * moved away. */
 static void host_remap(struct pci_function *cause)
 {
 	uint32_t changed = 1u << cause->slot;
@@ -196,7 +196,7 @@ void pci_function_write(struct pci_function *f, unsigned off, unsigned size, uin
 	mask = (uint32_t)load_le(f->writable + off, size);
 	after = (before & ~mask) | (v & mask);
 	store_le(f->config + off, size, after);
-	/* Nothing but commands, BARs and MSI-X control has an effect. */
+	/* Only the command register, BARs and MSI-X control have an effect. */
 	if (after != before && (off < REG_SUBSYSTEM_VENDOR || off >= REG_FIRST_CAPABILITY))
 		config_apply(f);
 }
@@ -216,7 +216,7 @@ void pci_function_power_on(struct pci_function *f)
 		if (b->is64)
 			store_le32(reg + 4, (uint32_t)(b->initial >> 32));
 	}
-	/* What firmware would have set: the pin's line. */
+	/* Set the interrupt pin and line, as firmware would. */
 	if (f->msix_cap || f->initial[REG_CAPABILITIES]) {
 		f->config[REG_INTERRUPT_PIN] = 1;
 		f->config[REG_INTERRUPT_LINE] = (uint8_t)PCI_INTX_GSI(f->slot);
@@ -242,7 +242,8 @@ void pci_function_save(struct pci_function *f, struct state_writer *w)
 	pthread_mutex_unlock(&f->host->lock);
 }
 
-/* Only bits that a guest can write may differ from what this device has. */
+/* Return whether c differs from this device's configuration only in bits that the guest can
+ * write. */
 static bool config_is_possible(const struct pci_function *f, const uint8_t *c)
 {
 	for (unsigned i = 0; i < PCI_CONFIG_BYTES; i++) {

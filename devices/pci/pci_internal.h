@@ -1,5 +1,5 @@
-/* pci_internal: what pci.c (host and bus), pci_function.c (configuration space and BARs)
- * and msix.c share. */
+/* pci_internal: declarations shared by pci.c (host and bus), pci_function.c (configuration space
+ * and BARs) and msix.c. */
 #ifndef CAIRN_DEVICES_PCI_PCI_INTERNAL_H
 #define CAIRN_DEVICES_PCI_PCI_INTERNAL_H
 
@@ -15,7 +15,7 @@ struct pci_host {
 	struct pci_host_config config;
 	uint64_t next32, next64; /* first free byte of each window */
 
-	pthread_mutex_t lock; /* configuration space of all functions */
+	pthread_mutex_t lock; /* protects the configuration space of all functions */
 	uint32_t address;     /* port 0xCF8 */
 	uint8_t reset_control;
 	struct pci_function *functions[PCI_SLOTS];
@@ -25,8 +25,8 @@ struct pci_host {
 	int intx_holders[PCI_INTX_PINS];
 };
 
-/* Configuration accesses: any offset below 4096, size 1, 2 or 4; what crosses a register's
- * end is all ones and writes nothing. The config lock is held in all of these. */
+/* Access configuration space: off below 4096, size 1, 2 or 4. An access that crosses a register's
+ * end reads all ones and writes nothing. All functions below expect the config lock. */
 uint32_t pci_function_read(struct pci_function *f, unsigned off, unsigned size);
 void pci_function_write(struct pci_function *f, unsigned off, unsigned size, uint32_t v);
 void pci_function_power_on(struct pci_function *f);
@@ -35,7 +35,7 @@ void pci_function_unmap(struct pci_function *f);
 void pci_function_intx_disable(struct pci_function *f, bool disabled);
 bool pci_function_intx_pending(struct pci_function *f);
 
-/* MSI-X: message control as the guest wrote it. */
+/* Apply a write to MSI-X message control. */
 void msix_control(struct pci_function *f, uint16_t control);
 void msix_reset(struct pci_function *f);
 void msix_save(struct pci_function *f, struct state_writer *w);
