@@ -33,16 +33,16 @@ struct acpi_pm {
 	struct device dev;
 	struct dev_host *host;
 	struct bus *pio;
-	struct loop_timer *timer; /* for TMR_STS; runs only while TMR_EN is set */
+	struct loop_timer *timer; /* sets TMR_STS; armed only while TMR_EN is set */
 	struct loop_task rearm;
 
-	pthread_mutex_t lock; /* what follows */
+	pthread_mutex_t lock; /* protects all fields below */
 	uint16_t pm1_status, pm1_enable, pm1_control;
 	uint16_t gpe_status, gpe_enable;
-	uint64_t timer_offset; /* ticks added, so that the count goes on after a load */
-	uint64_t timer_seen;   /* value >> 31 at the last look */
+	uint64_t timer_offset; /* ticks to add to the host's, so that the count continues after a load */
+	uint64_t timer_seen;   /* value >> 31 when last looked at */
 	bool sci, rearm_posted, paused;
-	uint64_t paused_ticks; /* the timer stands still while paused */
+	uint64_t paused_ticks; /* the timer's value while paused */
 };
 
 static uint64_t host_ticks(void)
@@ -55,7 +55,7 @@ static uint64_t pm_ticks(const struct acpi_pm *a)
 	return a->paused ? a->paused_ticks : host_ticks() + a->timer_offset;
 }
 
-/* TMR_STS is set whenever bit 31 changes. */
+/* Set TMR_STS when bit 31 has changed. */
 static void pm_timer_catch_up(struct acpi_pm *a)
 {
 	uint64_t half = pm_ticks(a) >> 31;
@@ -116,7 +116,7 @@ static void pm_post_rearm(struct acpi_pm *a)
 	loop_post(a->host->loop, &a->rearm);
 }
 
-/* ---- registers: byte arrays, so that any access width works ---- */
+/* ---- registers, as byte arrays, so that any access width works ---- */
 
 static uint64_t bytes_of(uint64_t whole, uint64_t off, unsigned size)
 {
@@ -125,7 +125,7 @@ static uint64_t bytes_of(uint64_t whole, uint64_t off, unsigned size)
 	return size >= 8 ? v : v & ((1ULL << (8 * size)) - 1);
 }
 
-/* The bits of a 32-bit register block that an access covers. */
+/* Return the bits of a 32-bit register block that an access covers. */
 static uint32_t covered(uint64_t off, unsigned size)
 {
 	return (uint32_t)(bytes_of(UINT32_MAX, 0, size) << (8 * off));
@@ -371,7 +371,7 @@ int acpi_pm_new(struct dev_host *h, struct bus *pio, struct device **ret_dev, st
 	a->host = h;
 	a->pio = pio;
 	a->rearm.run = pm_rearm_run;
-	a->timer_offset = -host_ticks(); /* counts from 0 */
+	a->timer_offset = -host_ticks(); /* start counting from 0 */
 	pthread_mutex_init(&a->lock, NULL);
 	r = loop_timer_new(h->loop, pm_fire, a, &a->timer);
 	for (size_t i = 0; i < ARRAY_SIZE(pm_blocks) && !r; i++)

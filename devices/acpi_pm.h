@@ -12,7 +12,7 @@ struct dev_host;
 struct device;
 struct err;
 
-/* What the FADT says. */
+/* Ports and values that the FADT announces. */
 #define ACPI_PM1_EVT_PORT 0x600 /* status 2 bytes, enable 2 bytes */
 #define ACPI_PM1_EVT_BYTES 4
 #define ACPI_PM1_CNT_PORT 0x604
@@ -22,9 +22,9 @@ struct err;
 #define ACPI_GPE0_PORT 0x620 /* status, then enable */
 #define ACPI_GPE0_BYTES 4    /* 16 events */
 #define ACPI_SCI_GSI 9
-#define ACPI_S5_SLP_TYP 5 /* what the DSDT's \_S5 says */
+#define ACPI_S5_SLP_TYP 5 /* SLP_TYP of S5 in the DSDT's \_S5 */
 
-/* name "acpi-pm". Freed through the device's ops. Returns 0 or -errno. */
+/* Create the device "acpi-pm". Free it through its ops. Returns 0 or -errno. */
 int acpi_pm_new(struct dev_host *h, struct bus *pio, struct device **ret_dev, struct err *e);
 
 /* Press the power button. Any thread. */

@@ -7,12 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A range outlives its removal until the last handler inside it has returned. */
+/* A range; freed only when its last running handler has returned. */
 struct bus_range {
 	uint64_t base, last; /* inclusive: a range may end at the top of the space */
 	const struct bus_ops *ops;
 	void *dev;
-	atomic_uint refs; /* the bus's own, and one per handler running */
+	atomic_uint refs; /* one for the bus, and one for each running handler */
 };
 
 struct bus {
@@ -21,8 +21,8 @@ struct bus {
 	size_t n, cap;
 };
 
-/* How many handlers are below us on this thread's stack: a handler that removes a range
- * (a BAR moved by a configuration write) must not wait for itself. */
+/* Number of handlers on this thread's stack: a handler that removes a range (a BAR moved by a
+ * configuration write) must not wait for itself. */
 static _Thread_local unsigned handler_depth;
 
 struct bus *bus_new(void)
@@ -53,7 +53,7 @@ void bus_free(struct bus *b)
 	free(b);
 }
 
-/* The first range whose base is above addr. */
+/* Return the index of the first range whose base is above addr. */
 static size_t bus_upper(const struct bus *b, uint64_t addr)
 {
 	size_t lo = 0, hi = b->n;
@@ -135,7 +135,7 @@ void bus_remove(struct bus *b, uint64_t base, void *dev)
 	pthread_rwlock_unlock(&b->lock);
 	if (!r)
 		return;
-	/* Rare and short: handlers do not block for long. */
+	/* Spin: this is rare and short, as handlers do not block for long. */
 	while (!handler_depth && atomic_load_explicit(&r->refs, memory_order_acquire) > 1)
 		sched_yield();
 	range_unref(r);

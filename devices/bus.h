@@ -1,8 +1,8 @@
-/* bus: which device answers at which port or address. Two of them: PIO and MMIO.
+/* bus: maps port or memory addresses to devices. A machine has two: PIO and MMIO.
  *
- * Lookups run on vCPU threads and take a read lock; adding and removing happen at
- * start or when the guest moves a BAR. A handler runs outside the lock's write side
- * and may not add or remove ranges of its own bus from inside a read. */
+ * Threading: any thread. Lookups run on vCPU threads under a read lock; ranges are added and
+ * removed at start or when the guest moves a BAR. A handler runs without the lock; a write handler
+ * may add and remove ranges of its own bus. */
 #ifndef CAIRN_DEVICES_BUS_H
 #define CAIRN_DEVICES_BUS_H
 
@@ -11,24 +11,27 @@
 
 struct bus;
 
-/* off: from the range's base; size: 1, 2, 4 or 8; an access never crosses the range's
- * end (the bus splits none: it gives such an access to nobody). */
+/* Handlers of a range.
+ * off: relative to the range's base; size: 1, 2, 4 or 8. An access never crosses the range's end;
+ * the bus passes such an access to no handler. */
 struct bus_ops {
 	uint64_t (*read)(void *dev, uint64_t off, unsigned size);
 	void (*write)(void *dev, uint64_t off, unsigned size, uint64_t value);
 };
 
-struct bus *bus_new(void); /* NULL: out of memory */
+struct bus *bus_new(void); /* returns NULL when memory is short */
 void bus_free(struct bus *b);
 
-/* ops, dev: borrowed until bus_remove(). Returns 0; -EEXIST when it overlaps; -EINVAL;
- * -ENOMEM. */
+/* Add a range.
+ * ops, dev: borrowed until bus_remove().
+ * Returns 0; -EEXIST when the range overlaps another; -EINVAL; -ENOMEM. */
 int bus_add(struct bus *b, uint64_t base, uint64_t len, const struct bus_ops *ops, void *dev);
-/* Remove the range that starts at base and belongs to dev. After it returns no handler of
- * that range is running on another thread, except when called from a handler. */
+/* Remove the range that starts at base and belongs to dev. After the return no other thread runs a
+ * handler of that range, except when the caller is a handler itself. */
 void bus_remove(struct bus *b, uint64_t base, void *dev);
 
-/* False when nobody claims it: the value read is then all ones. */
+/* Pass an access to its handler. Return false when no range claims it; a read then yields all
+ * ones. */
 bool bus_read(struct bus *b, uint64_t addr, unsigned size, uint64_t *ret_value);
 bool bus_write(struct bus *b, uint64_t addr, unsigned size, uint64_t value);
 

@@ -20,40 +20,40 @@
 #define STDIO_CHUNK_BYTES 4096
 #define SOCKET_CHUNK_BYTES 16384
 
-/* Somebody attached. Output positions count bytes since the console was made, so that
- * "how far behind" is a subtraction. */
+/* An attached reader. Positions count output bytes since the console's creation, so the lag is a
+ * difference. */
 struct reader {
 	struct console *console;
 	struct reader *next;
 	uint64_t pos; /* next byte to send */
-	int in_fd, out_fd; /* a socket: the same */
-	bool is_socket;	   /* and its fd is ours */
-	struct loop_watch *watch;    /* socket: both ways; stdio: input */
-	bool wants_out;		     /* a socket that was full */
-	/* stdio's output goes through the ring: write(2) on a terminal may block. */
+	int in_fd, out_fd; /* equal for a socket */
+	bool is_socket;	   /* and the console owns the fd */
+	struct loop_watch *watch;    /* socket: input and output; stdio: input */
+	bool wants_out;		     /* the socket was full */
+	/* Output to stdio goes through io_uring, because write(2) on a terminal may block. */
 	struct loop_op write_op;
 	struct iovec write_iov;
 	bool writing, dead;
-	char *chunk; /* STDIO_CHUNK_BYTES, copied out of the history for write_op */
+	char *chunk; /* STDIO_CHUNK_BYTES copied from the history for write_op */
 	size_t note_len, note_pos;
-	char note[80]; /* of lost output, goes before the rest */
+	char note[80]; /* note about lost output, sent before the rest */
 };
 
 struct console {
 	struct loop *loop;
 	char name[32];
-	struct reader *readers; /* the loop's */
+	struct reader *readers; /* used on the loop only */
 	unsigned nreaders;
-	bool input_paused; /* the loop's */
+	bool input_paused; /* used on the loop only */
 
-	pthread_mutex_t lock; /* what follows */
+	pthread_mutex_t lock; /* protects all fields below */
 	uint64_t head;	      /* bytes ever written */
 	bool flush_posted, resume_posted, has_readers;
 	unsigned in_start, in_len;
 	void (*input_ready)(void *opaque);
 	void *input_opaque;
 	struct loop_task flush_task, resume_task;
-	char *history; /* CONSOLE_HISTORY_BYTES; mapped, so that silence costs no memory */
+	char *history; /* CONSOLE_HISTORY_BYTES; mmap()ed, so that an unused console costs no memory */
 	char input[CONSOLE_INPUT_BYTES];
 };
 
@@ -86,7 +86,7 @@ void console_write(struct console *c, const void *buf, size_t len)
 		loop_post(c->loop, &c->flush_task);
 }
 
-/* Copy up to max bytes for this reader; notes what it has lost. Returns how many. */
+/* Copy up to max bytes for this reader and note lost output. Returns the number of bytes. */
 static size_t reader_fetch(struct reader *r, char *dst, size_t max)
 {
 	struct console *c = r->console;
@@ -130,8 +130,8 @@ static void reader_free(struct reader *r)
 {
 	loop_unwatch(r->watch);
 	r->watch = NULL;
-	/* A terminal that never took the last bytes: the kernel may still answer. Keep what
-	 * it would write to; the process is about to end. */
+	/* A write to the terminal is still in progress, so the kernel may still use the buffer.
+	 * Leak it; the process is about to end. */
 	if (r->writing)
 		return;
 	if (r->is_socket)
@@ -170,13 +170,14 @@ static void reader_update_watch(struct reader *r)
 		loop_watch_events(r->watch, reader_events(r));
 }
 
-/* Send what there is. Returns false when the reader is gone. */
+/* Send pending output. Returns false when the reader is gone. */
 static bool socket_flush(struct reader *r)
 {
 	char buf[SOCKET_CHUNK_BYTES];
 	size_t n = 0;
 
-	/* Bounded: a guest that never stops and a reader that keeps up would hold the loop. */
+	/* Bounded, because a guest that never stops writing and a fast reader would occupy the
+	 * loop. */
 	for (unsigned round = 0; round <= CONSOLE_HISTORY_BYTES / SOCKET_CHUNK_BYTES; round++) {
 		n = reader_fetch(r, buf, sizeof(buf));
 		if (!n)
@@ -194,7 +195,7 @@ static bool socket_flush(struct reader *r)
 		if (s < (ssize_t)n)
 			break;
 	}
-	r->wants_out = n; /* full, or more to send in the loop's next round */
+	r->wants_out = n; /* the socket is full, or the loop's next round sends the rest */
 	reader_update_watch(r);
 	return true;
 }
@@ -210,7 +211,7 @@ static void stdio_flush(struct reader *r)
 		return;
 	r->writing = true;
 	r->write_iov = (struct iovec){ .iov_base = r->chunk, .iov_len = n };
-	/* Offset -1: the file's own position. */
+	/* Offset -1: the file's current position. */
 	loop_writev(r->console->loop, &r->write_op, r->out_fd, &r->write_iov, 1, UINT64_MAX);
 }
 
@@ -236,7 +237,7 @@ static void flush_run(struct loop_task *t)
 	struct console *c = container_of(t, struct console, flush_task);
 	struct reader *r = c->readers, *next;
 
-	/* Cleared first: what is written from here on posts again. */
+	/* Clear the flag first, so that output from now on posts the task again. */
 	pthread_mutex_lock(&c->lock);
 	c->flush_posted = false;
 	pthread_mutex_unlock(&c->lock);
@@ -320,7 +321,7 @@ static void input_push(struct console *c, const char *p, size_t n)
 		input_set_paused(c, true);
 }
 
-/* Returns false when the reader is gone. */
+/* Read a reader's input. Returns false when the reader is gone. */
 static bool reader_input(struct reader *r)
 {
 	char buf[CONSOLE_INPUT_BYTES];
@@ -342,7 +343,7 @@ static bool reader_input(struct reader *r)
 		reader_detach(r);
 		return false;
 	}
-	/* End of stdin: only input ends. */
+	/* End of file on stdin ends only the input. */
 	loop_unwatch(r->watch);
 	r->watch = NULL;
 	return true;

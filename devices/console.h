@@ -1,11 +1,12 @@
-/* console: where a guest's terminal device meets the host. Keeps the last 64 KiB of
- * output, gives it to any number of readers, and queues their input for the device.
+/* console: connects a guest's terminal device with the host. Keeps the last 64 KiB of output, sends
+ * it to any number of readers, and queues their input for the device.
  *
- * A reader that lags more than 64 KiB loses the oldest bytes and gets a note; the guest
- * never waits. Input is bounded: when the device does not take it, readers are not read.
+ * A reader that lags by more than 64 KiB loses the oldest bytes and gets a note; the guest never
+ * waits. Input is bounded: while the device does not take it, the console does not read from its
+ * readers.
  *
- * Threading: console_write() and console_read() from any thread. The rest on the loop's
- * thread (or before it runs). */
+ * Threading: console_write(), console_read() and console_written() from any thread. All others on
+ * the loop's thread, or before the loop runs. */
 #ifndef CAIRN_DEVICES_CONSOLE_H
 #define CAIRN_DEVICES_CONSOLE_H
 
@@ -19,33 +20,35 @@ struct loop;
 #define CONSOLE_HISTORY_BYTES (64 * 1024)
 #define CONSOLE_INPUT_BYTES 4096
 
-/* name: for the log, copied. Returns 0 or -errno. */
+/* Create a console. name: for the log; copied. Returns 0 or -errno. */
 int console_new(struct loop *l, const char *name, struct console **ret_c, struct err *e);
-/* Detaches everybody (their fds are closed). The loop is not run any more afterwards, or has
- * nothing of this console's posted. NULL allowed. */
+/* Detach all readers, close their fds and free the console. Call when the loop no longer runs or
+ * has no posted task of this console. NULL allowed. */
 void console_free(struct console *c);
 
-/* Attach a connected stream socket; it is made non-blocking.
+/* Attach a connected stream socket and make it non-blocking.
  * fd: taken on success only; closed when the peer hangs up.
- * history: first send what is kept.
+ * history: first send the retained output.
  * Returns 0; -EMFILE at the limit of 64 readers; -errno. */
 int console_attach(struct console *c, int fd, bool history, struct err *e);
-/* The foreground's terminal: input from in_fd (-1: none), output to out_fd (-1: none), which
- * may be anything, blocking or not. fds: borrowed. The end of input ends only input. */
+/* Attach the foreground's terminal: input from in_fd (-1: none), output to out_fd (-1: none). Both
+ * may be any kind of file, blocking or not; borrowed. End of file on in_fd ends only the input.
+ * Returns 0 or -errno. */
 int console_attach_stdio(struct console *c, int in_fd, int out_fd, struct err *e);
-/* Write what stdio has not got yet, waiting at most timeout_ns; before the process ends.
- * Runs the loop (its thread must not be running it). */
+/* Write the output that stdio has not received yet, for at most timeout_ns. For the end of the
+ * process. Runs the loop, so the loop's thread must not be running it. */
 void console_drain(struct console *c, unsigned long long timeout_ns);
 unsigned console_readers(struct console *c);
-/* Bytes of output so far. Any thread. */
+/* Return the number of bytes of output so far. Any thread. */
 unsigned long long console_written(struct console *c);
 
 /* ---- the device's side ---- */
-/* Output. Never waits for a reader; wakes the loop only when it has to. */
+/* Append output. Never waits for a reader, and wakes the loop only when necessary. */
 void console_write(struct console *c, const void *buf, size_t len);
-/* Take up to max bytes of input; returns how many. */
+/* Take up to max bytes of input. Returns their number. */
 size_t console_read(struct console *c, void *buf, size_t max);
-/* input_ready runs on the loop when there is input; borrowed until replaced (NULL: nobody). */
+/* Set the function that runs on the loop when there is input; NULL: none. opaque: borrowed until
+ * replaced. */
 void console_set_device(struct console *c, void (*input_ready)(void *opaque), void *opaque);
 
 #endif

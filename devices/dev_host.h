@@ -1,9 +1,9 @@
-/* dev_host: all that a device sees of the machine. The machine (vmm/) fills it in;
- * unit tests give one of their own.
+/* dev_host: the services of the machine that devices use. The machine (vmm/) implements them; unit
+ * tests have an implementation of their own.
  *
- * Threads: register handlers run on vCPU threads, several at a time: a device locks
- * itself. Doorbells, consoles and timers run on the loop the device was given. The
- * functions here may be called from any thread unless they say otherwise. */
+ * Threading: register handlers run on vCPU threads, several at a time, so each device has its own
+ * lock. Doorbells, consoles and timers run on the loop that the device was given. The functions
+ * here may be called from any thread unless their comment says otherwise. */
 #ifndef CAIRN_DEVICES_DEV_HOST_H
 #define CAIRN_DEVICES_DEV_HOST_H
 
@@ -15,50 +15,53 @@
 struct dev_host;
 struct loop;
 
-/* What a device tells the machine; the machine makes states, events and log lines of it. */
+/* Events that a device reports; the machine turns them into phases, events for the daemon, and log
+ * lines. */
 enum dev_event_kind {
 	DEV_EVENT_POWEROFF,	/* the guest turned itself off (ACPI S5) */
 	DEV_EVENT_RESET,	/* the guest asked for a reset */
 	DEV_EVENT_PANICKED,	/* pvpanic; value: its bits */
-	DEV_EVENT_DEBUG_EXIT,	/* the test device; value: the byte written */
-	DEV_EVENT_IO_ERROR,	/* value: errno; the device's error policy is in `stop` */
-	DEV_EVENT_NEEDS_RESET,	/* the guest's driver broke a ring; the device has stopped */
-	DEV_EVENT_WATCHDOG,	/* the guest did not look after it in time */
-	DEV_EVENT_LINK_LOST,	/* what an interface was plugged into is gone; detail says what */
+	DEV_EVENT_DEBUG_EXIT,	/* the debug exit device; value: the byte written */
+	DEV_EVENT_IO_ERROR,	/* value: errno; `stop` says what the device's error policy demands */
+	DEV_EVENT_NEEDS_RESET,	/* the driver violated the ring protocol; the device has stopped */
+	DEV_EVENT_WATCHDOG,	/* the guest did not reset the watchdog in time */
+	DEV_EVENT_LINK_LOST,	/* an interface's peer is gone; detail says which kind */
 };
 
 struct dev_event {
 	enum dev_event_kind kind;
-	const char *device; /* its name: "vda" */
+	const char *device; /* the device's name: "vda" */
 	int64_t value;
 	bool is_write; /* IO_ERROR */
 	bool stop;	/* IO_ERROR: pause the VM; the request stays queued until resume */
-	bool ignored;	/* IO_ERROR: the guest was told that all is well */
-	bool corrupt;	/* IO_ERROR: the image is; nothing more is written to it */
+	bool ignored;	/* IO_ERROR: the guest was told that the request succeeded */
+	bool corrupt;	/* IO_ERROR: the image is corrupt; nothing more is written to it */
 	const char *detail; /* a short sentence or NULL; borrowed during the call */
 };
 
 struct dev_host_ops {
-	/* Set the level of a GSI (0..23; wired to IOAPIC and, below 16, PIC). Edge-triggered
-	 * lines are pulsed by the caller: true, then false. */
+	/* Set the level of a GSI (0..23; wired to the IOAPIC and, below 16, the PIC). For an
+	 * edge-triggered line the caller sends a pulse: true, then false. */
 	void (*irq_set)(struct dev_host *h, unsigned gsi, bool level);
 	void (*msi_send)(struct dev_host *h, uint64_t addr, uint32_t data);
-	/* An eventfd that KVM signals when the guest writes to gpa (size 0: any width).
-	 * The write no longer exits. fd borrowed. Return 0 or -errno. */
+	/* Register an eventfd that KVM signals when the guest writes to gpa (size 0: any width),
+	 * without an exit to userspace. eventfd: borrowed. Returns 0 or -errno. */
 	int (*doorbell_add)(struct dev_host *h, uint64_t gpa, unsigned size, int eventfd);
 	void (*doorbell_del)(struct dev_host *h, uint64_t gpa, unsigned size, int eventfd);
 	void (*event)(struct dev_host *h, const struct dev_event *ev);
-	/* [gpa, gpa+len) in RAM is about to be written by a device: for dirty tracking.
-	 * NULL while nothing tracks. */
+	/* Tell the dirty tracking that a device is about to write [gpa, gpa+len) in RAM. NULL:
+	 * nothing tracks. */
 	void (*ram_dirty)(struct dev_host *h, uint64_t gpa, uint64_t len);
-	/* Memory that is about to be handed to the kernel for I/O on a file: have it in place first. The
-	 * kernel may hold the file's lock while it waits for a page, which may have to come out of that
-	 * very file. write: the kernel will write to it. On a disk's thread; may wait. NULL: never needed. */
+	/* Fault in guest memory before the kernel uses it for I/O on a file. The kernel may hold
+	 * the file's lock while it waits for a page, and that page may have to be read from the
+	 * same file.
+	 * write: the kernel will write to the memory. Called on a disk's thread; may block. NULL:
+	 * never needed. */
 	void (*ram_fetch)(struct dev_host *h, const struct iovec *iov, unsigned niov, bool write);
 };
 
-/* Guest RAM is one low and (above 4 GiB) one high range; each is contiguous in our
- * address space. */
+/* Guest RAM is one low and (above 4 GiB) one high range, each contiguous in this process's address
+ * space. */
 struct dev_ram_range {
 	uint64_t gpa, bytes;
 	uint8_t *host;
@@ -70,9 +73,8 @@ struct dev_host {
 	struct loop *loop;	     /* the machine's main loop */
 };
 
-/* The host address of [gpa, gpa+len), or NULL when any byte of it is not RAM. len may
- * be anything a guest wrote. The memory is shared with the running guest: read each
- * field once. */
+/* Return the host address of [gpa, gpa+len); NULL when any byte is not RAM. len may be any value
+ * that a guest wrote. The running guest shares the memory, so read each field only once. */
 static inline void *dev_ram(const struct dev_host *h, uint64_t gpa, uint64_t len)
 {
 	for (int i = 0; i < 2; i++) {
@@ -85,7 +87,7 @@ static inline void *dev_ram(const struct dev_host *h, uint64_t gpa, uint64_t len
 	return NULL;
 }
 
-/* The same, for memory that the device will write. */
+/* Return the host address for memory that the device will write, and mark it as dirty. */
 static inline void *dev_ram_for_write(struct dev_host *h, uint64_t gpa, uint64_t len)
 {
 	void *p = dev_ram(h, gpa, len);

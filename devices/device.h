@@ -1,5 +1,5 @@
-/* device: what every device gives to the machine: a name, reset, pause, and its
- * state's save and load. A device embeds this as a member. */
+/* device: the interface of every device to the machine: name, reset, pause, save and load. A device
+ * embeds struct device as a member. */
 #ifndef CAIRN_DEVICES_DEVICE_H
 #define CAIRN_DEVICES_DEVICE_H
 
@@ -15,20 +15,20 @@ struct device;
 
 struct device_ops {
 	const char *type;	/* section name in the VM state: "serial", "virtio-blk" */
-	uint16_t state_version; /* what save() writes */
-	/* To power-on state. vCPUs are stopped, nothing is in flight. */
+	uint16_t state_version; /* version that save() writes */
+	/* Reset to power-on state. vCPUs are stopped and nothing is in flight. */
 	void (*reset)(struct device *d);
-	/* vCPUs are stopped: take nothing new from the guest and return when nothing is in
-	 * flight and the device's state and guest RAM no longer change. NULL: nothing to do. */
+	/* Accept no more work from the guest, and return when nothing is in flight and neither the
+	 * device's state nor guest RAM changes any more. vCPUs are stopped. NULL: nothing to do. */
 	void (*pause)(struct device *d);
-	/* Undo pause: look at rings again, redo requests held back by an error. */
+	/* Undo pause(): look at the rings again and redo requests that an error held back. */
 	void (*resume)(struct device *d);
-	/* Content of the device's own section; paused. */
+	/* Write the content of the device's section. The device is paused. */
 	void (*save)(struct device *d, struct state_writer *w);
-	/* From a section of `version` (≤ state_version). Paused, after reset. Every field is
-	 * checked. Returns 0 or -EINVAL with a sentence. */
+	/* Load a section of `version` (≤ state_version), with every field checked. Called after
+	 * reset(), paused. Returns 0 or -EINVAL. */
 	int (*load)(struct device *d, struct state_reader *r, uint16_t version, struct err *e);
-	/* vCPUs are gone, nothing is in flight. */
+	/* Free the device. vCPUs are gone and nothing is in flight. */
 	void (*free)(struct device *d);
 };
 

@@ -24,7 +24,7 @@ static void number_write(struct vmgenid *v)
 	void *p = dev_ram_for_write(v->host, VMGENID_GPA, sizeof(number));
 
 	if (!p)
-		return; /* less memory than a PC has: nobody looks there */
+		return; /* RAM ends below the id's address, so no guest reads it */
 	if (getrandom(number, sizeof(number), 0) != sizeof(number))
 		log_error("vmgenid", "getrandom: %s", strerror(errno));
 	else
@@ -45,7 +45,7 @@ void vmgenid_renew(struct device *d, bool tell)
 		acpi_pm_raise_gpe(v->acpi_pm, VMGENID_GPE);
 }
 
-/* The number lies in memory; there is no other state. */
+/* The id is in guest memory; the device has no other state. */
 static const struct device_ops ops = { .type = "vmgenid", .state_version = 1, .free = vmgenid_free };
 
 int vmgenid_new(struct dev_host *h, struct device *acpi_pm, struct device **ret_dev, struct err *e)
