@@ -78,34 +78,34 @@ void block_complete(struct block_req *r, int res)
 	r->done(r, res);
 }
 
-static void trouble_tell(struct loop_op *op, int res)
+static void error_tell(struct loop_op *op, int res)
 {
-	struct block *b = container_of(op, struct block, trouble_op);
+	struct block *b = container_of(op, struct block, error_op);
 
 	(void)res;
-	b->trouble_armed = false;
-	if (b->watch)
-		b->watch->trouble(b->watch, b->trouble_error, b->trouble_why);
+	b->error_armed = false;
+	if (b->listener)
+		b->listener->on_error(b->listener, b->error_code, b->error_why);
 }
 
 /* Of two in one round the corruption is told. */
-void block_trouble(struct block *b, int error, bool corrupt, const char *why)
+void block_report_error(struct block *b, int error, bool corrupt, const char *why)
 {
 	if (block_is_corrupt(b))
 		return;
 	if (corrupt)
 		atomic_store(&b->corrupt, true);
-	b->trouble_error = error;
-	snprintf(b->trouble_why, sizeof(b->trouble_why), "%s", why);
-	if (b->trouble_armed)
+	b->error_code = error;
+	snprintf(b->error_why, sizeof(b->error_why), "%s", why);
+	if (b->error_armed)
 		return;
-	b->trouble_armed = true;
-	loop_nop(b->loop, &b->trouble_op);
+	b->error_armed = true;
+	loop_nop(b->loop, &b->error_op);
 }
 
-void block_watch(struct block *b, struct block_watch *w)
+void block_set_listener(struct block *b, struct block_listener *l)
 {
-	b->watch = w;
+	b->listener = l;
 }
 
 bool block_is_corrupt(const struct block *b)
@@ -115,7 +115,7 @@ bool block_is_corrupt(const struct block *b)
 
 const char *block_corruption(const struct block *b)
 {
-	return block_is_corrupt(b) ? b->trouble_why : NULL;
+	return block_is_corrupt(b) ? b->error_why : NULL;
 }
 
 void block_init(struct block *b, const struct block_ops *ops, const struct block_format_open *o)
@@ -126,7 +126,7 @@ void block_init(struct block *b, const struct block_ops *ops, const struct block
 	snprintf(b->name, sizeof(b->name), "%s", o->name ? o->name : "disk");
 	b->deferred_tail = &b->deferred;
 	b->defer_op.done = deferred_run;
-	b->trouble_op.done = trouble_tell;
+	b->error_op.done = error_tell;
 }
 
 /* A request whose memory O_DIRECT cannot take goes through a buffer of ours. */
@@ -539,7 +539,7 @@ int block_close(struct block *b)
 	assert(!b->in_flight);
 	if (b->ops->flush_all && !b->info.read_only)
 		r = b->ops->flush_all(b);
-	while (b->trouble_armed)
+	while (b->error_armed)
 		loop_run_once(b->loop, UINT64_MAX);
 	chain_free(b, true);
 	return r;

@@ -97,11 +97,11 @@ unsigned block_in_flight(const struct block *b);
  * here on what would change it fails with -EIO (once); or that its tables could not be written
  * when no request waited for them (then it is tried again each second, and said again only after
  * it has worked). Called from the loop, never from inside another call. error: -errno. */
-struct block_watch {
-	void (*trouble)(struct block_watch *w, int error, const char *why);
+struct block_listener {
+	void (*on_error)(struct block_listener *l, int error, const char *why);
 };
 /* One per disk; borrowed until another, or NULL, takes its place. */
-void block_watch(struct block *b, struct block_watch *w);
+void block_set_listener(struct block *b, struct block_listener *l);
 /* Any thread. */
 bool block_is_corrupt(const struct block *b);
 /* Bytes of the file system that the image's file is on; 0 and 0: it is no file there, or nobody knows. Any

@@ -41,12 +41,12 @@ struct block {
 	struct loop_op defer_op;
 	bool defer_armed;
 	atomic_bool corrupt;
-	struct block_watch *watch; /* NULL: nobody */
+	struct block_listener *listener; /* NULL: nobody */
 	/* Trouble that the watch is told of in the loop's next round. */
-	struct loop_op trouble_op;
-	bool trouble_armed;
-	int trouble_error;
-	char trouble_why[256];
+	struct loop_op error_op;
+	bool error_armed;
+	int error_code;
+	char error_why[256];
 };
 
 /* What a file can do, found out once. */
@@ -82,7 +82,7 @@ void block_complete(struct block_req *r, int res);
 /* The same in the loop's next round: for answers found while submitting. */
 void block_complete_later(struct block_req *r, int res);
 /* Tell the watch; see block.h. A corrupt image says so, and that lasts. */
-void block_trouble(struct block *b, int error, bool corrupt, const char *why);
+void block_report_error(struct block *b, int error, bool corrupt, const char *why);
 
 /* While a map is made: what begins at cluster, which is behind all that was added. Returns 0 or -ENOMEM. */
 int block_vmstate_map_add(struct block_vmstate_map *m, uint64_t cluster, uint64_t host);

@@ -33,7 +33,7 @@ static bool commit_dirty(const struct qcow2 *q)
 bool commit_idle(const struct qcow2 *q)
 {
 	return q->commit.step == COMMIT_IDLE && !q->commit.scheduled && !commit_dirty(q) &&
-	       !q->freer.running;
+	       !q->deferred_free.running;
 }
 
 /* ---- collecting ---- */
@@ -279,7 +279,7 @@ static void commit_end(struct qcow2 *q)
 		commit_undo(q);
 	}
 	if (res < 0 && !flushes.head && !throttled.head && !c->failing)
-		block_trouble(&q->base, res, false, "the image's tables cannot be written");
+		block_report_error(&q->base, res, false, "the image's tables cannot be written");
 	c->failing = res < 0;
 	for (size_t i = 0; i < c->nslices; i++)
 		slice_unpin(c->slices[i]);
@@ -296,7 +296,7 @@ static void commit_end(struct qcow2 *q)
 		struct free_list l = c->frees;
 
 		c->frees = (struct free_list){ 0 };
-		freer_start(q, &l);
+		deferred_free_start(q, &l);
 	}
 	wait_list_wake(&flushes, res);
 	wait_list_wake(&throttled, res);
@@ -405,7 +405,7 @@ int commit_init(struct qcow2 *q)
 	wait_list_init(&q->commit.flushes);
 	wait_list_init(&q->commit.next_flushes);
 	wait_list_init(&q->commit.throttled);
-	wait_list_init(&q->freer.idle);
+	wait_list_init(&q->deferred_free.idle);
 	return loop_timer_new(q->base.loop, commit_timer, q, &q->timer);
 }
 
@@ -414,6 +414,6 @@ void commit_done(struct qcow2 *q)
 	loop_timer_free(q->timer);
 	free(q->pending_free.runs);
 	free(q->commit.frees.runs);
-	free(q->freer.list.runs);
-	free(q->freer.next.runs);
+	free(q->deferred_free.list.runs);
+	free(q->deferred_free.next.runs);
 }

@@ -14,8 +14,8 @@
 
 /* A change of a range of the data file; its record keeps allocating writes off. */
 struct data_op {
-	struct alloc alloc;
-	struct rq *rq;
+	struct l2meta l2meta;
+	struct qcow2_req *req;
 	struct loop_op op;
 	uint64_t len;
 	bool punch;
@@ -94,21 +94,21 @@ static bool host_cannot(int res)
 	       res == -ENOTTY || res == -EPERM;
 }
 
-static struct data_op *data_op_start(struct rq *rq, uint64_t off, uint64_t len, bool punch,
+static struct data_op *data_op_start(struct qcow2_req *req, uint64_t off, uint64_t len, bool punch,
 	void (*done)(struct loop_op *op, int res))
 {
-	struct qcow2 *q = rq->q;
+	struct qcow2 *q = req->q;
 	struct data_op *d = malloc(sizeof(*d));
 
 	if (!d)
 		return NULL;
-	d->rq = rq;
+	d->req = req;
 	d->len = len;
 	d->punch = punch;
 	d->op.done = done;
-	d->alloc.first = off >> q->cluster_bits;
-	d->alloc.last = (off + len - 1) >> q->cluster_bits;
-	alloc_link(rq->map, &d->alloc);
+	d->l2meta.first = off >> q->cluster_bits;
+	d->l2meta.last = (off + len - 1) >> q->cluster_bits;
+	l2meta_link(req->map, &d->l2meta);
 	loop_fallocate(q->base.loop, &d->op, q->data_fd,
 		(punch ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE) | FALLOC_FL_KEEP_SIZE, off, len);
 	return d;
@@ -118,9 +118,9 @@ static void data_op_end(struct data_op *d)
 {
 	struct wait_list waiters;
 
-	alloc_unlink(&d->alloc);
+	l2meta_unlink(&d->l2meta);
 	wait_list_init(&waiters);
-	wait_list_move(&waiters, &d->alloc.waiters);
+	wait_list_move(&waiters, &d->l2meta.waiters);
 	free(d);
 	wait_list_wake(&waiters, 0);
 }
@@ -128,61 +128,61 @@ static void data_op_end(struct data_op *d)
 static void punched(struct loop_op *op, int res)
 {
 	struct data_op *d = container_of(op, struct data_op, op);
-	struct rq *rq = d->rq;
+	struct qcow2_req *req = d->req;
 
 	if (host_cannot(res))
-		rq->q->data.can_punch = false; /* the space stays, nobody reads it */
+		req->q->data.can_punch = false; /* the space stays, nobody reads it */
 	data_op_end(d);
-	rq_part_done(rq, 0);
+	qcow2_req_part_done(req, 0);
 }
 
-int data_punch(struct rq *rq, uint64_t off, uint64_t len)
+int data_punch(struct qcow2_req *req, uint64_t off, uint64_t len)
 {
-	struct qcow2 *q = rq->q;
+	struct qcow2 *q = req->q;
 
 	data_used(q, DIV_ROUND_UP(off + len, (uint64_t)q->cluster_bytes));
 	if (!q->data.can_punch)
 		return 0;
-	if (!data_op_start(rq, off, len, true, punched))
+	if (!data_op_start(req, off, len, true, punched))
 		return -ENOMEM;
-	rq->pending++;
+	req->pending++;
 	return 0;
 }
 
 static void zeroed(struct loop_op *op, int res)
 {
 	struct data_op *d = container_of(op, struct data_op, op);
-	struct rq *rq = d->rq;
+	struct qcow2_req *req = d->req;
 
 	if (host_cannot(res)) {
-		*(d->punch ? &rq->q->data.can_punch : &rq->q->data.can_zero) = false;
+		*(d->punch ? &req->q->data.can_punch : &req->q->data.can_zero) = false;
 		res = 0; /* it is tried in another way */
 	} else if (res == -EINTR || res == -EAGAIN) {
 		res = 0;
 	} else if (res >= 0) {
-		rq->pos += d->len;
+		req->pos += d->len;
 		res = 0;
 	}
 	data_op_end(d);
-	rq->wait.run(&rq->wait, res);
+	req->wait.run(&req->wait, res);
 }
 
-int data_zero_step(struct rq *rq)
+int data_zero_step(struct qcow2_req *req)
 {
-	struct qcow2 *q = rq->q;
-	uint64_t off = rq->req->offset + rq->pos, len = rq->req->len - rq->pos;
-	bool unmap = rq->req->op == BLOCK_DISCARD || (rq->req->flags & BLOCK_REQ_MAY_UNMAP);
+	struct qcow2 *q = req->q;
+	uint64_t off = req->block_req->offset + req->pos, len = req->block_req->len - req->pos;
+	bool unmap = req->block_req->op == BLOCK_DISCARD || (req->block_req->flags & BLOCK_REQ_MAY_UNMAP);
 	bool punch = unmap && q->data.can_punch;
 
-	if (!punch && rq->req->op == BLOCK_DISCARD) {
-		rq->pos += len; /* a hint that this host cannot take */
+	if (!punch && req->block_req->op == BLOCK_DISCARD) {
+		req->pos += len; /* a hint that this host cannot take */
 		return 0;
 	}
 	if (!punch && !q->data.can_zero)
 		return -EOPNOTSUPP;
-	if (alloc_wait(rq->map, off >> q->cluster_bits, (off + len - 1) >> q->cluster_bits, &rq->wait))
+	if (l2meta_wait(req->map, off >> q->cluster_bits, (off + len - 1) >> q->cluster_bits, &req->wait))
 		return -EINPROGRESS;
-	return data_op_start(rq, off, len, punch, zeroed) ? -EINPROGRESS : -ENOMEM;
+	return data_op_start(req, off, len, punch, zeroed) ? -EINPROGRESS : -ENOMEM;
 }
 
 /* ---- for tools ---- */

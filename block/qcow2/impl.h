@@ -155,8 +155,8 @@ struct free_list {
 };
 
 /* One allocating write in flight: nobody else may touch its guest clusters. */
-struct alloc {
-	struct alloc *next, **prev;
+struct l2meta {
+	struct l2meta *next, **prev;
 	uint64_t first, last; /* guest clusters */
 	struct wait_list waiters;
 };
@@ -164,7 +164,7 @@ struct alloc {
 /* Where the bytes of one address space are: the disk's, or a snapshot's VM state. */
 struct map {
 	struct table l1; /* of the disk: in the file; else in memory only */
-	struct alloc *allocs;
+	struct l2meta *l2metas;
 	struct l2_make *l2_makes;
 	bool vm; /* a VM state: nothing lies behind it, its L1 is not the active one */
 };
@@ -216,7 +216,7 @@ struct commit {
 };
 
 /* Gives clusters back once nothing durable points there (refcount.c). */
-struct freer {
+struct deferred_free {
 	struct free_list list, next; /* next: waits for the present one to be done */
 	size_t pos;
 	bool running;
@@ -248,7 +248,7 @@ struct data_file {
 	uint64_t fresh_from; /* from this cluster on it reads as zeros */
 };
 
-#define QCOW2_RQ_POOL_MAX 256
+#define QCOW2_REQ_POOL_MAX 256
 
 struct qcow2 {
 	struct block base;
@@ -282,7 +282,7 @@ struct qcow2 {
 	struct free_list pending_free; /* since the last commit began */
 	uint64_t pending_free_clusters;
 	struct commit commit;
-	struct freer freer;
+	struct deferred_free deferred_free;
 	bool need_barrier;
 	struct loop_timer *timer;
 	bool timer_armed;
@@ -303,7 +303,7 @@ struct qcow2 {
 	struct iovec corrupt_iov;
 	unsigned internal; /* requests and operations of ours in flight */
 
-	struct rq *pool;
+	struct qcow2_req *pool;
 	unsigned npool;
 
 	/* snapshot_impl.h */
@@ -358,14 +358,14 @@ int cluster_alloc(struct qcow2 *q, uint32_t want, struct wait *w, struct cluster
 int refblocks_ahead(struct qcow2 *q, uint32_t n, struct wait *w);
 /* They lose one reference when the next commit is durable. */
 void cluster_free_later(struct qcow2 *q, uint64_t cluster, uint32_t n);
-void freer_start(struct qcow2 *q, struct free_list *l);
+void deferred_free_start(struct qcow2 *q, struct free_list *l);
 /* The round after which all that is pending in the freer now is free. */
-static inline uint64_t freer_target(const struct qcow2 *q)
+static inline uint64_t deferred_free_target(const struct qcow2 *q)
 {
-	return q->freer.rounds + (q->freer.running ? q->freer.next.n ? 2 : 1 : 0);
+	return q->deferred_free.rounds + (q->deferred_free.running ? q->deferred_free.next.n ? 2 : 1 : 0);
 }
 /* An I/O of that epoch is over. */
-void freer_poke(struct qcow2 *q);
+void deferred_free_poke(struct qcow2 *q);
 int free_list_add(struct free_list *l, uint64_t cluster, uint32_t n);
 
 static inline unsigned epoch_enter(struct qcow2 *q)
@@ -376,8 +376,8 @@ static inline unsigned epoch_enter(struct qcow2 *q)
 
 static inline void epoch_leave(struct qcow2 *q, unsigned parity)
 {
-	if (!--q->epoch_io[parity] && q->freer.running)
-		freer_poke(q);
+	if (!--q->epoch_io[parity] && q->deferred_free.running)
+		deferred_free_poke(q);
 }
 
 /* ---- tail.c ---- */
@@ -468,11 +468,11 @@ void commit_start(struct qcow2 *q);
 /* ---- io.c, write.c, zero.c ---- */
 
 /* A request on its way, dealt with extent by extent. */
-struct rq {
+struct qcow2_req {
 	struct qcow2 *q;
 	struct map *map;
-	struct block_req *req;
-	struct rq *pool_next;
+	struct block_req *block_req;
+	struct qcow2_req *pool_next;
 	struct wait wait;
 	uint64_t pos;	  /* bytes of the request dealt with */
 	unsigned pending; /* parts in flight, and 1 while there is more to deal with */
@@ -483,19 +483,19 @@ struct rq {
 };
 void qcow2_submit(struct block *b, struct block_req *r);
 /* A request of the engine's own; its done() runs later too. 0 or -ENOMEM. */
-int rq_start_internal(struct qcow2 *q, struct map *m, struct block_req *r);
-/* A part of rq is over. */
-void rq_part_done(struct rq *rq, int res);
-/* Move [rq->pos, +len) of the request's memory from or to host on. */
-int rq_transfer(struct rq *rq, uint64_t host, uint64_t len, bool write);
+int qcow2_req_start(struct qcow2 *q, struct map *m, struct block_req *r);
+/* A part of req is over. */
+void qcow2_req_part_done(struct qcow2_req *req, int res);
+/* Move [req->pos, +len) of the request's memory from or to host on. */
+int qcow2_req_transfer(struct qcow2_req *req, uint64_t host, uint64_t len, bool write);
 /* Deal with the next part of a write, discard or write-zeroes. 0: go on; -EINPROGRESS:
- * rq->wait will run; else the request fails. */
-int rq_step_write(struct rq *rq);
-int rq_step_zero(struct rq *rq);
+ * req->wait will run; else the request fails. */
+int qcow2_req_step_write(struct qcow2_req *req);
+int qcow2_req_step_zero(struct qcow2_req *req);
 /* Does an allocation in flight touch one of these guest clusters? Then w waits for it. */
-bool alloc_wait(struct map *m, uint64_t first, uint64_t last, struct wait *w);
-void alloc_link(struct map *m, struct alloc *a);
-void alloc_unlink(struct alloc *a);
+bool l2meta_wait(struct map *m, uint64_t first, uint64_t last, struct wait *w);
+void l2meta_link(struct map *m, struct l2meta *a);
+void l2meta_unlink(struct l2meta *a);
 /* The range reads as zeros through an unallocated cluster? */
 bool backing_is_zero(const struct qcow2 *q, const struct map *m, uint64_t off);
 
@@ -509,11 +509,11 @@ int data_alloc(struct qcow2 *q, uint64_t guest, uint32_t want, struct wait *w,
 void data_release(struct qcow2 *q, uint64_t cluster, uint32_t n);
 /* Below this cluster the data file may have anything. */
 void data_used(struct qcow2 *q, uint64_t end);
-/* A part of rq: give back the space of whole clusters that the map does not name any more. */
-int data_punch(struct rq *rq, uint64_t off, uint64_t len);
-/* Raw: the rest of a discard or write-zeroes. 0: dealt with; -EINPROGRESS: rq->wait runs, look
+/* A part of req: give back the space of whole clusters that the map does not name any more. */
+int data_punch(struct qcow2_req *req, uint64_t off, uint64_t len);
+/* Raw: the rest of a discard or write-zeroes. 0: dealt with; -EINPROGRESS: req->wait runs, look
  * again; -EOPNOTSUPP: the host cannot. */
-int data_zero_step(struct rq *rq);
+int data_zero_step(struct qcow2_req *req);
 /* Durably as long as the disk; no data file, or a device: nothing to do. Returns 0 or -errno. */
 int data_truncate(struct qcow2 *q, uint64_t size);
 /* The map names nothing any more, durably: give the space back. */

@@ -10,7 +10,7 @@
 
 /* A part of a request that needs an iovec, a buffer or a sub-request of its own. */
 struct part {
-	struct rq *rq;
+	struct qcow2_req *req;
 	struct io io;
 	struct block_req sub; /* to the backing layer */
 	unsigned epoch;
@@ -23,56 +23,56 @@ struct part {
 	struct iovec iov[];
 };
 
-static void rq_step(struct rq *rq);
+static void qcow2_req_step(struct qcow2_req *req);
 
 /* ---- life of a request ---- */
 
-static void rq_resume(struct wait *w, int res)
+static void qcow2_req_resume(struct wait *w, int res)
 {
-	struct rq *rq = container_of(w, struct rq, wait);
+	struct qcow2_req *req = container_of(w, struct qcow2_req, wait);
 
 	if (res < 0) {
-		rq_part_done(rq, res);
+		qcow2_req_part_done(req, res);
 		return;
 	}
-	rq_step(rq);
+	qcow2_req_step(req);
 }
 
-static struct rq *rq_new(struct qcow2 *q, struct map *m, struct block_req *r, bool internal)
+static struct qcow2_req *qcow2_req_new(struct qcow2 *q, struct map *m, struct block_req *r, bool internal)
 {
-	struct rq *rq = q->pool;
+	struct qcow2_req *req = q->pool;
 
-	if (rq) {
-		q->pool = rq->pool_next;
+	if (req) {
+		q->pool = req->pool_next;
 		q->npool--;
 	} else {
-		rq = malloc(sizeof(*rq));
-		if (!rq)
+		req = malloc(sizeof(*req));
+		if (!req)
 			return NULL;
 	}
-	rq->q = q;
-	rq->map = m;
-	rq->req = r;
-	rq->wait.run = rq_resume;
-	rq->pos = 0;
-	rq->pending = 1;
-	rq->res = 0;
-	rq->internal = internal;
-	return rq;
+	req->q = q;
+	req->map = m;
+	req->block_req = r;
+	req->wait.run = qcow2_req_resume;
+	req->pos = 0;
+	req->pending = 1;
+	req->res = 0;
+	req->internal = internal;
+	return req;
 }
 
-static void rq_finish(struct rq *rq, int res)
+static void qcow2_req_finish(struct qcow2_req *req, int res)
 {
-	struct qcow2 *q = rq->q;
-	struct block_req *r = rq->req;
-	bool internal = rq->internal;
+	struct qcow2 *q = req->q;
+	struct block_req *r = req->block_req;
+	bool internal = req->internal;
 
-	if (q->npool < QCOW2_RQ_POOL_MAX) {
-		rq->pool_next = q->pool;
-		q->pool = rq;
+	if (q->npool < QCOW2_REQ_POOL_MAX) {
+		req->pool_next = q->pool;
+		q->pool = req;
 		q->npool++;
 	} else {
-		free(rq);
+		free(req);
 	}
 	if (!internal) {
 		block_complete(r, res);
@@ -82,49 +82,49 @@ static void rq_finish(struct rq *rq, int res)
 	r->done(r, res);
 }
 
-static void rq_flushed(struct wait *w, int res)
+static void qcow2_req_flushed(struct wait *w, int res)
 {
-	rq_finish(container_of(w, struct rq, wait), res);
+	qcow2_req_finish(container_of(w, struct qcow2_req, wait), res);
 }
 
-void rq_part_done(struct rq *rq, int res)
+void qcow2_req_part_done(struct qcow2_req *req, int res)
 {
-	struct block_req *r = rq->req;
+	struct block_req *r = req->block_req;
 
-	if (res < 0 && !rq->res)
-		rq->res = res;
-	if (--rq->pending)
+	if (res < 0 && !req->res)
+		req->res = res;
+	if (--req->pending)
 		return;
-	if (!rq->res && (r->flags & BLOCK_REQ_FUA) && r->op != BLOCK_READ && r->op != BLOCK_FLUSH) {
-		rq->wait.run = rq_flushed;
-		commit_flush(rq->q, &rq->wait);
+	if (!req->res && (r->flags & BLOCK_REQ_FUA) && r->op != BLOCK_READ && r->op != BLOCK_FLUSH) {
+		req->wait.run = qcow2_req_flushed;
+		commit_flush(req->q, &req->wait);
 		return;
 	}
-	rq_finish(rq, rq->res);
+	qcow2_req_finish(req, req->res);
 }
 
-static struct part *part_new(struct rq *rq, uint64_t len)
+static struct part *part_new(struct qcow2_req *req, uint64_t len)
 {
-	struct part *p = malloc(sizeof(*p) + rq->req->niov * sizeof(struct iovec));
+	struct part *p = malloc(sizeof(*p) + req->block_req->niov * sizeof(struct iovec));
 
 	if (!p)
 		return NULL;
-	p->rq = rq;
-	p->at = rq->pos;
+	p->req = req;
+	p->at = req->pos;
 	p->len = len;
 	p->packed = NULL;
-	p->niov = iov_slice(rq->req->iov, rq->req->niov, rq->pos, len, p->iov);
-	rq->pending++;
+	p->niov = iov_slice(req->block_req->iov, req->block_req->niov, req->pos, len, p->iov);
+	req->pending++;
 	return p;
 }
 
 static void part_done(struct part *p, int res)
 {
-	struct rq *rq = p->rq;
+	struct qcow2_req *req = p->req;
 
 	free(p->packed);
 	free(p);
-	rq_part_done(rq, res);
+	qcow2_req_part_done(req, res);
 }
 
 /* ---- straight to the file ---- */
@@ -137,35 +137,35 @@ static int read_result(const struct qcow2 *q, const struct io *io, int res)
 
 static void whole_done(struct io *io, int res)
 {
-	struct rq *rq = container_of(io, struct rq, io);
+	struct qcow2_req *req = container_of(io, struct qcow2_req, io);
 
-	epoch_leave(rq->q, rq->epoch);
-	rq_part_done(rq, read_result(rq->q, io, res));
+	epoch_leave(req->q, req->epoch);
+	qcow2_req_part_done(req, read_result(req->q, io, res));
 }
 
 static void transfer_done(struct io *io, int res)
 {
 	struct part *p = container_of(io, struct part, io);
 
-	epoch_leave(p->rq->q, p->epoch);
-	part_done(p, read_result(p->rq->q, io, res));
+	epoch_leave(p->req->q, p->epoch);
+	part_done(p, read_result(p->req->q, io, res));
 }
 
-int rq_transfer(struct rq *rq, uint64_t host, uint64_t len, bool write)
+int qcow2_req_transfer(struct qcow2_req *req, uint64_t host, uint64_t len, bool write)
 {
 	void (*start)(struct io *, struct loop *, int, const struct iovec *, unsigned, uint64_t,
 		uint64_t) = write ? io_write : io_read;
-	struct qcow2 *q = rq->q;
+	struct qcow2 *q = req->q;
 	struct part *p;
 
-	if (len == rq->req->len) {
-		rq->pending++;
-		rq->epoch = epoch_enter(q);
-		rq->io.done = whole_done;
-		start(&rq->io, q->base.loop, q->data_fd, rq->req->iov, rq->req->niov, host, len);
+	if (len == req->block_req->len) {
+		req->pending++;
+		req->epoch = epoch_enter(q);
+		req->io.done = whole_done;
+		start(&req->io, q->base.loop, q->data_fd, req->block_req->iov, req->block_req->niov, host, len);
 		return 0;
 	}
-	p = part_new(rq, len);
+	p = part_new(req, len);
 	if (!p)
 		return -ENOMEM;
 	p->epoch = epoch_enter(q);
@@ -188,17 +188,17 @@ static void backing_done(struct block_req *r, int res)
 
 /* Reads [pos, +*len) through the backing layer, or zeros where there is none. *len shrinks
  * to what one answer covers. */
-static int read_backing(struct rq *rq, uint64_t off, uint64_t *len)
+static int read_backing(struct qcow2_req *req, uint64_t off, uint64_t *len)
 {
-	struct block *backing = rq->q->base.backing;
+	struct block *backing = req->q->base.backing;
 	struct part *p;
 
-	if (backing_is_zero(rq->q, rq->map, off)) {
-		iov_zero(rq->req->iov, rq->req->niov, rq->pos, *len);
+	if (backing_is_zero(req->q, req->map, off)) {
+		iov_zero(req->block_req->iov, req->block_req->niov, req->pos, *len);
 		return 0;
 	}
 	*len = MIN(*len, backing->info.size_bytes - off);
-	p = part_new(rq, *len);
+	p = part_new(req, *len);
 	if (!p)
 		return -ENOMEM;
 	p->sub = (struct block_req){ .op = BLOCK_READ, .offset = off, .len = *len, .iov = p->iov,
@@ -217,7 +217,7 @@ static void unpacked_copy(struct part *p, const uint8_t *cluster)
 static void packed_read(struct io *io, int res)
 {
 	struct part *p = container_of(io, struct part, io);
-	struct qcow2 *q = p->rq->q;
+	struct qcow2 *q = p->req->q;
 
 	epoch_leave(q, p->epoch);
 	q->unpacked_host = 0;
@@ -236,15 +236,15 @@ static void packed_read(struct io *io, int res)
 	part_done(p, res);
 }
 
-static int read_compressed(struct rq *rq, uint64_t off, const struct extent *x)
+static int read_compressed(struct qcow2_req *req, uint64_t off, const struct extent *x)
 {
-	struct qcow2 *q = rq->q;
+	struct qcow2 *q = req->q;
 	uint64_t begin = ROUND_DOWN(x->host, 4096), end = ROUND_UP(x->host + x->packed, 4096);
 	struct part *p;
 
 	if (!q->unpacked)
 		q->unpacked = malloc(q->cluster_bytes);
-	p = q->unpacked ? part_new(rq, x->len) : NULL;
+	p = q->unpacked ? part_new(req, x->len) : NULL;
 	if (!p)
 		return -ENOMEM;
 	p->in_cluster = off & (q->cluster_bytes - 1);
@@ -252,13 +252,13 @@ static int read_compressed(struct rq *rq, uint64_t off, const struct extent *x)
 	if (q->unpacked_host == x->host) {
 		unpacked_copy(p, q->unpacked);
 		free(p);
-		rq->pending--;
+		req->pending--;
 		return 0;
 	}
 	p->packed = io_buffer_new(end - begin);
 	if (!p->packed) {
 		free(p);
-		rq->pending--;
+		req->pending--;
 		return -ENOMEM;
 	}
 	p->packed_skip = x->host - begin;
@@ -270,29 +270,29 @@ static int read_compressed(struct rq *rq, uint64_t off, const struct extent *x)
 	return 0;
 }
 
-static int rq_step_read(struct rq *rq)
+static int qcow2_req_step_read(struct qcow2_req *req)
 {
-	uint64_t off = rq->req->offset + rq->pos;
+	uint64_t off = req->block_req->offset + req->pos;
 	struct extent x;
-	int r = map_lookup(rq->q, rq->map, off, rq->req->len - rq->pos, &rq->wait, &x);
+	int r = map_lookup(req->q, req->map, off, req->block_req->len - req->pos, &req->wait, &x);
 
 	if (r < 0)
 		return r;
 	switch (x.kind) {
 	case EXTENT_DATA:
-		r = rq_transfer(rq, x.host, x.len, false);
+		r = qcow2_req_transfer(req, x.host, x.len, false);
 		break;
 	case EXTENT_ZERO:
-		iov_zero(rq->req->iov, rq->req->niov, rq->pos, x.len);
+		iov_zero(req->block_req->iov, req->block_req->niov, req->pos, x.len);
 		break;
 	case EXTENT_UNALLOCATED:
-		r = read_backing(rq, off, &x.len);
+		r = read_backing(req, off, &x.len);
 		break;
 	case EXTENT_COMPRESSED:
-		r = read_compressed(rq, off, &x);
+		r = read_compressed(req, off, &x);
 		break;
 	}
-	rq->pos += x.len;
+	req->pos += x.len;
 	return r;
 }
 
@@ -303,69 +303,69 @@ static bool op_changes(enum block_op op)
 	return op != BLOCK_READ && op != BLOCK_FLUSH;
 }
 
-static int rq_step_once(struct rq *rq)
+static int qcow2_req_step_once(struct qcow2_req *req)
 {
-	if (op_changes(rq->req->op)) {
-		if (rq->q->corrupt)
+	if (op_changes(req->block_req->op)) {
+		if (req->q->corrupt)
 			return -EIO;
-		if (gate_wait(rq->q, &rq->wait))
+		if (gate_wait(req->q, &req->wait))
 			return -EINPROGRESS;
 	}
-	switch (rq->req->op) {
+	switch (req->block_req->op) {
 	case BLOCK_READ:
-		return rq_step_read(rq);
+		return qcow2_req_step_read(req);
 	case BLOCK_WRITE:
-		return rq_step_write(rq);
+		return qcow2_req_step_write(req);
 	default:
-		return rq_step_zero(rq);
+		return qcow2_req_step_zero(req);
 	}
 }
 
-static void rq_step(struct rq *rq)
+static void qcow2_req_step(struct qcow2_req *req)
 {
 	int r = 0;
 
-	while (!r && !rq->res && rq->pos < rq->req->len)
-		r = rq_step_once(rq);
+	while (!r && !req->res && req->pos < req->block_req->len)
+		r = qcow2_req_step_once(req);
 	if (r != -EINPROGRESS)
-		rq_part_done(rq, r);
+		qcow2_req_part_done(req, r);
 }
 
 void qcow2_submit(struct block *b, struct block_req *r)
 {
 	struct qcow2 *q = qcow2_of(b);
-	struct rq *rq = rq_new(q, &q->disk, r, false);
+	struct qcow2_req *req = qcow2_req_new(q, &q->disk, r, false);
 
-	if (!rq) {
+	if (!req) {
 		block_complete_later(r, -ENOMEM);
 	} else if (r->op != BLOCK_FLUSH) {
-		rq_step(rq);
+		qcow2_req_step(req);
 	} else if (b->info.read_only) {
-		rq_finish(rq, 0);
+		qcow2_req_finish(req, 0);
 	} else {
-		rq->wait.run = rq_flushed;
-		commit_flush(q, &rq->wait);
+		req->wait.run = qcow2_req_flushed;
+		commit_flush(q, &req->wait);
 	}
 }
 
 /* Begun in the loop's next round, so that done() never runs inside the caller. */
 static void internal_begin(struct loop_op *op, int res)
 {
-	struct rq *rq = container_of(op, struct rq, io.op);
+	struct qcow2_req *req = container_of(op, struct qcow2_req, io.op);
 
 	(void)res;
-	rq_step(rq);
+	qcow2_req_step(req);
 }
 
-int rq_start_internal(struct qcow2 *q, struct map *m, struct block_req *r)
+int qcow2_req_start(struct qcow2 *q, struct map *m, struct block_req *r)
 {
-	struct rq *rq = rq_new(q, m, r, true);
+	struct qcow2_req *req = qcow2_req_new(q, m, r, true);
 
-	if (!rq)
+	if (!req)
 		return -ENOMEM;
 	q->internal++;
-	rq->io.op.done = internal_begin;
-	loop_nop(q->base.loop, &rq->io.op);
+	req->io.op.done = internal_begin;
+	loop_nop(q->base.loop, &req->io.op);
 	return 0;
 }
 

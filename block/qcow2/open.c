@@ -64,7 +64,7 @@ int qcow2_corrupt(struct qcow2 *q, const char *fmt, ...)
 	va_end(ap);
 	log_error(q->base.name, "image corrupt: %s; nothing more is written to it. Repair it with "
 		"`cairn-img check -r all`", why);
-	block_trouble(&q->base, -EIO, true, why);
+	block_report_error(&q->base, -EIO, true, why);
 	if (q->h.version < 3 || q->base.info.read_only)
 		return -EIO;
 	store_be64(q->header_piece + QCOW2_AT_INCOMPATIBLE,
@@ -221,10 +221,10 @@ static void qcow2_free(struct block *b)
 	free(q->header_piece);
 	free(q->unpacked);
 	while (q->pool) {
-		struct rq *rq = q->pool;
+		struct qcow2_req *req = q->pool;
 
-		q->pool = rq->pool_next;
-		free(rq);
+		q->pool = req->pool_next;
+		free(req);
 	}
 	free(q);
 }
@@ -291,7 +291,7 @@ static int qcow2_flush_all(struct block *b)
 		struct sync_wait c = { .wait.run = sync_wait_run };
 
 		commit_flush(q, &c.wait);
-		while (!c.done || q->freer.running)
+		while (!c.done || q->deferred_free.running)
 			loop_run_once(b->loop, UINT64_MAX);
 		r = c.res;
 	}

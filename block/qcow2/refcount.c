@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int freer_underflow(struct qcow2 *q, uint64_t cluster);
+static int deferred_free_underflow(struct qcow2 *q, uint64_t cluster);
 
 /* ---- one refcount in a slice ---- */
 
@@ -337,7 +337,7 @@ int refcount_add(struct qcow2 *q, uint64_t cluster, uint32_t n, struct wait *w, 
 	refs_ahead(q, cluster);
 	r = ref_slice(q, cluster, w, &s, &i);
 	if (r == -ENOENT)
-		return freer_underflow(q, cluster);
+		return deferred_free_underflow(q, cluster);
 	if (!r)
 		r = ref_slice_writable(q, s);
 	if (r < 0)
@@ -348,7 +348,7 @@ int refcount_add(struct qcow2 *q, uint64_t cluster, uint32_t n, struct wait *w, 
 		uint32_t same = ref_same(q, s->data, i + done, n - done, v);
 
 		if (!v && !done)
-			return freer_underflow(q, cluster);
+			return deferred_free_underflow(q, cluster);
 		if (v == max && !done)
 			return -ERANGE;
 		if (!v || v == max)
@@ -444,11 +444,11 @@ void cluster_free_later(struct qcow2 *q, uint64_t cluster, uint32_t n)
 	commit_note_dirty(q);
 }
 
-static void freer_run(struct qcow2 *q);
+static void deferred_free_run(struct qcow2 *q);
 
-static void freer_end(struct qcow2 *q)
+static void deferred_free_end(struct qcow2 *q)
 {
-	struct freer *f = &q->freer;
+	struct deferred_free *f = &q->deferred_free;
 	struct free_list next = f->next;
 
 	free(f->list.runs);
@@ -458,14 +458,14 @@ static void freer_end(struct qcow2 *q)
 	f->rounds++;
 	q->internal--;
 	if (next.n)
-		freer_start(q, &next);
+		deferred_free_start(q, &next);
 	else
 		free(next.runs);
 	wait_list_wake(&f->idle, 0);
 }
 
 /* Nobody uses [cluster, end) any more. */
-static void freer_forget(struct qcow2 *q, uint64_t cluster, uint64_t end)
+static void deferred_free_forget(struct qcow2 *q, uint64_t cluster, uint64_t end)
 {
 	q->free_from = MIN(q->free_from, cluster);
 	while ((cluster = meta_next(&q->meta, cluster, end)) < end) {
@@ -477,7 +477,7 @@ static void freer_forget(struct qcow2 *q, uint64_t cluster, uint64_t end)
 }
 
 /* One reference less for [cluster, cluster + n) of one slice, which is resident. */
-static void freer_drop(struct qcow2 *q, uint64_t cluster, uint32_t n, struct slice *s, uint32_t i)
+static void deferred_free_drop(struct qcow2 *q, uint64_t cluster, uint32_t n, struct slice *s, uint32_t i)
 {
 	while (n) {
 		uint64_t v = ref_read(q, s->data, i);
@@ -485,7 +485,7 @@ static void freer_drop(struct qcow2 *q, uint64_t cluster, uint32_t n, struct sli
 
 		ref_fill(q, s->data, i, same, v - 1);
 		if (v == 1)
-			freer_forget(q, cluster, cluster + same);
+			deferred_free_forget(q, cluster, cluster + same);
 		cluster += same;
 		i += same;
 		n -= same;
@@ -494,14 +494,14 @@ static void freer_drop(struct qcow2 *q, uint64_t cluster, uint32_t n, struct sli
 	commit_note_dirty(q);
 }
 
-static void freer_advance(struct free_run *run, uint32_t n)
+static void deferred_free_advance(struct free_run *run, uint32_t n)
 {
 	run->cluster += n;
 	run->n -= n;
 }
 
 /* How many entries from i on, at most max, hold their last reference (or others)? */
-static uint32_t freer_span(const struct qcow2 *q, const struct slice *s, uint32_t i, uint32_t max,
+static uint32_t deferred_free_span(const struct qcow2 *q, const struct slice *s, uint32_t i, uint32_t max,
 	bool last_ref)
 {
 	uint32_t n = 0;
@@ -518,21 +518,21 @@ static uint32_t freer_span(const struct qcow2 *q, const struct slice *s, uint32_
 }
 
 /* The hole is there. Only now may the clusters be handed out again. */
-static void freer_punched(struct loop_op *op, int res)
+static void deferred_free_punched(struct loop_op *op, int res)
 {
-	struct qcow2 *q = container_of(op, struct qcow2, freer.op);
+	struct qcow2 *q = container_of(op, struct qcow2, deferred_free.op);
 
 	if (res == -EOPNOTSUPP || res == -ENOSYS || res == -EINVAL || res == -ENODEV)
 		q->can_punch = false; /* the space stays allocated, no more */
-	q->freer.punched = q->freer.punching;
-	freer_run(q);
+	q->deferred_free.punched = q->deferred_free.punching;
+	deferred_free_run(q);
 }
 
-static int freer_punch(struct qcow2 *q, uint64_t cluster, uint32_t n)
+static int deferred_free_punch(struct qcow2 *q, uint64_t cluster, uint32_t n)
 {
-	q->freer.punching = n;
-	q->freer.op.done = freer_punched;
-	loop_fallocate(q->base.loop, &q->freer.op, q->base.fd,
+	q->deferred_free.punching = n;
+	q->deferred_free.op.done = deferred_free_punched;
+	loop_fallocate(q->base.loop, &q->deferred_free.op, q->base.fd,
 		FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, cluster << q->cluster_bits,
 		(uint64_t)n << q->cluster_bits);
 	return -EINPROGRESS;
@@ -540,7 +540,7 @@ static int freer_punch(struct qcow2 *q, uint64_t cluster, uint32_t n)
 
 /* Tables that are given up have lost their mark before: what still has one is pointed at by
  * an entry that calls it data. */
-static int freer_check(struct qcow2 *q, uint64_t cluster, uint32_t n)
+static int deferred_free_check(struct qcow2 *q, uint64_t cluster, uint32_t n)
 {
 	uint64_t end = cluster + n;
 
@@ -551,16 +551,16 @@ static int freer_check(struct qcow2 *q, uint64_t cluster, uint32_t n)
 	return 0;
 }
 
-static int freer_underflow(struct qcow2 *q, uint64_t cluster)
+static int deferred_free_underflow(struct qcow2 *q, uint64_t cluster)
 {
 	return qcow2_corrupt(q, "cluster 0x%llx is in use but its refcount is 0",
 		(unsigned long long)(cluster << q->cluster_bits));
 }
 
 /* The beginning of one run. */
-static int freer_run_step(struct qcow2 *q, struct free_run *run)
+static int deferred_free_run_step(struct qcow2 *q, struct free_run *run)
 {
-	struct freer *f = &q->freer;
+	struct deferred_free *f = &q->deferred_free;
 	struct slice *s;
 	uint32_t i, n;
 	int r;
@@ -569,33 +569,33 @@ static int freer_run_step(struct qcow2 *q, struct free_run *run)
 		refs_ahead(q, run->cluster);
 	r = ref_slice(q, run->cluster, &f->wait, &s, &i);
 	if (r == -ENOENT)
-		return freer_underflow(q, run->cluster);
+		return deferred_free_underflow(q, run->cluster);
 	if (!r)
 		r = ref_slice_writable(q, s);
 	if (r < 0)
 		return r;
-	n = freer_span(q, s, i, run->n, true);
+	n = deferred_free_span(q, s, i, run->n, true);
 	if (n && !f->punched)
-		r = freer_check(q, run->cluster, n);
+		r = deferred_free_check(q, run->cluster, n);
 	if (r < 0)
 		return r;
 	if (n && q->can_punch && !f->punched)
-		return freer_punch(q, run->cluster, n);
+		return deferred_free_punch(q, run->cluster, n);
 	if (n && f->punched)
 		n = MIN(n, f->punched);
 	if (!n)
-		n = freer_span(q, s, i, run->n, false);
+		n = deferred_free_span(q, s, i, run->n, false);
 	if (!n)
-		return freer_underflow(q, run->cluster);
-	freer_drop(q, run->cluster, n, s, i);
-	freer_advance(run, n);
+		return deferred_free_underflow(q, run->cluster);
+	deferred_free_drop(q, run->cluster, n, s, i);
+	deferred_free_advance(run, n);
 	f->punched = 0;
 	return 0;
 }
 
-static void freer_run(struct qcow2 *q)
+static void deferred_free_run(struct qcow2 *q)
 {
-	struct freer *f = &q->freer;
+	struct deferred_free *f = &q->deferred_free;
 
 	while (f->pos < f->list.n && !q->corrupt) {
 		struct free_run *run = &f->list.runs[f->pos];
@@ -604,7 +604,7 @@ static void freer_run(struct qcow2 *q)
 		if (!run->n)
 			f->pos++;
 		else
-			r = freer_run_step(q, run);
+			r = deferred_free_run_step(q, run);
 		if (r == -EINPROGRESS)
 			return;
 		if (r < 0) {
@@ -612,32 +612,32 @@ static void freer_run(struct qcow2 *q)
 			break;
 		}
 	}
-	freer_end(q);
+	deferred_free_end(q);
 }
 
-static void freer_wait(struct wait *w, int res)
+static void deferred_free_wait(struct wait *w, int res)
 {
-	struct qcow2 *q = container_of(w, struct qcow2, freer.wait);
+	struct qcow2 *q = container_of(w, struct qcow2, deferred_free.wait);
 
 	if (res < 0)
-		q->freer.pos = q->freer.list.n; /* leaked; the reader of the slice has said why */
-	freer_run(q);
+		q->deferred_free.pos = q->deferred_free.list.n; /* leaked; the reader of the slice has said why */
+	deferred_free_run(q);
 }
 
-void freer_poke(struct qcow2 *q)
+void deferred_free_poke(struct qcow2 *q)
 {
-	struct freer *f = &q->freer;
+	struct deferred_free *f = &q->deferred_free;
 
 	if (!f->draining || q->epoch_io[f->epoch])
 		return;
 	f->draining = false;
-	freer_run(q);
+	deferred_free_run(q);
 }
 
 /* Takes l's runs. */
-void freer_start(struct qcow2 *q, struct free_list *l)
+void deferred_free_start(struct qcow2 *q, struct free_list *l)
 {
-	struct freer *f = &q->freer;
+	struct deferred_free *f = &q->deferred_free;
 
 	if (f->running) {
 		for (size_t i = 0; i < l->n; i++)
@@ -649,12 +649,12 @@ void freer_start(struct qcow2 *q, struct free_list *l)
 	f->list = *l;
 	f->pos = 0;
 	f->punched = 0;
-	f->wait.run = freer_wait;
+	f->wait.run = deferred_free_wait;
 	f->running = f->draining = true;
 	q->internal++;
 	/* Whoever looked these clusters up before now may still be reading or writing
 	 * them. The next epoch's counter is 0: the freer that used it waited for that. */
 	f->epoch = q->epoch & 1;
 	q->epoch++;
-	freer_poke(q);
+	deferred_free_poke(q);
 }

@@ -249,9 +249,9 @@ static int step_frees(struct apply *a)
 	struct qcow2 *q = a->o.task.q;
 
 	if (!a->target)
-		a->target = freer_target(q) + 1;
-	if (q->freer.rounds + 1 < a->target) {
-		wait_list_add(&q->freer.idle, &a->o.task.wait);
+		a->target = deferred_free_target(q) + 1;
+	if (q->deferred_free.rounds + 1 < a->target) {
+		wait_list_add(&q->deferred_free.idle, &a->o.task.wait);
 		return -EINPROGRESS;
 	}
 	a->o.phase = APPLY_FREES_FLUSH;
@@ -363,7 +363,7 @@ static int apply_give_up(struct apply *a, int res)
 		q->corrupt = true;
 		log_error(q->base.name, "cannot write the header (%s): nothing more is written to the image",
 			strerror(-res));
-		block_trouble(&q->base, res, true, "its header could not be written");
+		block_report_error(&q->base, res, true, "its header could not be written");
 		return res;
 	}
 	if (a->o.phase == APPLY_CLEAN)

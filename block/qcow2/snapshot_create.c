@@ -384,9 +384,9 @@ static int step_frees(struct block_snapshot *s)
 	struct qcow2 *q = s->q;
 
 	if (!s->target)
-		s->target = freer_target(q) + 1;
-	if (q->freer.rounds + 1 < s->target) {
-		wait_list_add(&q->freer.idle, &s->task.wait);
+		s->target = deferred_free_target(q) + 1;
+	if (q->deferred_free.rounds + 1 < s->target) {
+		wait_list_add(&q->deferred_free.idle, &s->task.wait);
 		return -EINPROGRESS;
 	}
 	s->recopy = (struct recopy){ .touched = s->frozen.entries, .n = s->frozen.n };

@@ -199,9 +199,9 @@ static int step_frees(struct delete *d)
 	struct qcow2 *q = d->o.task.q;
 
 	if (!d->target)
-		d->target = freer_target(q) + 1;
-	if (q->freer.rounds + 1 < d->target) {
-		wait_list_add(&q->freer.idle, &d->o.task.wait);
+		d->target = deferred_free_target(q) + 1;
+	if (q->deferred_free.rounds + 1 < d->target) {
+		wait_list_add(&q->deferred_free.idle, &d->o.task.wait);
 		return -EINPROGRESS;
 	}
 	d->recopy = (struct recopy){ .touched = d->entries, .n = d->n };

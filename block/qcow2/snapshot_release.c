@@ -158,7 +158,7 @@ static int recopy_slice(struct qcow2 *q, struct recopy *r, uint64_t table, struc
 	int res;
 
 	/* A write in flight copies from a cluster that nobody may write in place meanwhile. */
-	if (alloc_wait(&q->disk, first, first + end - r->entry - 1, w))
+	if (l2meta_wait(&q->disk, first, first + end - r->entry - 1, w))
 		return -EINPROGRESS;
 	cache_ahead(&q->l2, at, table + q->cluster_bytes);
 	res = cache_get(&q->l2, at, w, &s);

@@ -197,9 +197,9 @@ static int step_frees(struct own *o)
 	struct qcow2 *q = o->o.task.q;
 
 	if (!o->target)
-		o->target = freer_target(q) + 1;
-	if (q->freer.rounds + 1 < o->target) {
-		wait_list_add(&q->freer.idle, &o->o.task.wait);
+		o->target = deferred_free_target(q) + 1;
+	if (q->deferred_free.rounds + 1 < o->target) {
+		wait_list_add(&q->deferred_free.idle, &o->o.task.wait);
 		return -EINPROGRESS;
 	}
 	o->o.phase = OWN_READ;

@@ -134,7 +134,7 @@ int vmstate_start(struct qcow2 *q, struct map *m, struct block_vmstate_req *r, b
 			if (write)
 				iov_to_buf(r->iov, r->niov, 0, v->bounce.iov_base, r->len);
 		}
-		res = rq_start_internal(q, m, &v->inner);
+		res = qcow2_req_start(q, m, &v->inner);
 	}
 	if (res < 0 && v) {
 		free(v->bounce.iov_base);
@@ -426,7 +426,7 @@ static int share_at(struct read_task *rt, struct slice *from, uint64_t pos)
 		rt->pos += q->cluster_bytes;
 		return 0;
 	}
-	if (alloc_wait(m, pos >> q->cluster_bits, (ROUND_DOWN(pos, reach) + reach - 1) >> q->cluster_bits,
+	if (l2meta_wait(m, pos >> q->cluster_bits, (ROUND_DOWN(pos, reach) + reach - 1) >> q->cluster_bits,
 		&rt->task.wait) || commit_throttle(q, &rt->task.wait))
 		return -EINPROGRESS;
 	res = map_get_writable(q, m, pos, &rt->task.wait, &to);

@@ -9,9 +9,9 @@
 #include <string.h>
 
 /* An allocating write; its record keeps others off its guest clusters. */
-struct awrite {
-	struct alloc alloc;
-	struct rq *rq;
+struct alloc_write {
+	struct l2meta l2meta;
+	struct qcow2_req *req;
 	struct slice *slice; /* pinned */
 	bool reuse;	     /* into the cluster that the entry has */
 	struct cluster_run run;
@@ -40,9 +40,9 @@ static int data_overlap_check(struct qcow2 *q, uint64_t off, uint64_t len)
 	return 0;
 }
 
-bool alloc_wait(struct map *m, uint64_t first, uint64_t last, struct wait *w)
+bool l2meta_wait(struct map *m, uint64_t first, uint64_t last, struct wait *w)
 {
-	for (struct alloc *a = m->allocs; a; a = a->next) {
+	for (struct l2meta *a = m->l2metas; a; a = a->next) {
 		if (a->first > last || a->last < first)
 			continue;
 		if (w)
@@ -52,17 +52,17 @@ bool alloc_wait(struct map *m, uint64_t first, uint64_t last, struct wait *w)
 	return false;
 }
 
-void alloc_link(struct map *m, struct alloc *a)
+void l2meta_link(struct map *m, struct l2meta *a)
 {
-	a->next = m->allocs;
-	a->prev = &m->allocs;
+	a->next = m->l2metas;
+	a->prev = &m->l2metas;
 	if (a->next)
 		a->next->prev = &a->next;
-	m->allocs = a;
+	m->l2metas = a;
 	wait_list_init(&a->waiters);
 }
 
-void alloc_unlink(struct alloc *a)
+void l2meta_unlink(struct l2meta *a)
 {
 	*a->prev = a->next;
 	if (a->next)
@@ -81,9 +81,9 @@ static uint64_t sub_mask(const struct qcow2 *q, uint64_t begin, uint64_t end)
 }
 
 /* Entry of the cluster at guest offset c: host is its cluster now. */
-static void publish_one(struct awrite *a, uint64_t c, uint64_t host)
+static void publish_one(struct alloc_write *a, uint64_t c, uint64_t host)
 {
-	struct qcow2 *q = a->rq->q;
+	struct qcow2 *q = a->req->q;
 	struct l2_entry old = l2_get(q, a->slice, c), v = { host | QCOW2_COPIED, 0 };
 
 	if (q->ext) {
@@ -97,21 +97,21 @@ static void publish_one(struct awrite *a, uint64_t c, uint64_t host)
 		l2_release(q, old);
 }
 
-static void publish(struct awrite *a)
+static void publish(struct alloc_write *a)
 {
-	struct qcow2 *q = a->rq->q;
+	struct qcow2 *q = a->req->q;
 
-	if (!a->rq->map->vm)
+	if (!a->req->map->vm)
 		q->need_barrier = true;
 	for (uint32_t i = 0; i < a->run.n; i++)
-		publish_one(a, (a->alloc.first + i) << q->cluster_bits,
+		publish_one(a, (a->l2meta.first + i) << q->cluster_bits,
 			(a->run.first + i) << q->cluster_bits);
 }
 
-static void awrite_end(struct awrite *a, int res)
+static void alloc_write_end(struct alloc_write *a, int res)
 {
-	struct rq *rq = a->rq;
-	struct qcow2 *q = rq->q;
+	struct qcow2_req *req = a->req;
+	struct qcow2 *q = req->q;
 	struct wait_list waiters;
 
 	if (!res && q->corrupt)
@@ -121,21 +121,21 @@ static void awrite_end(struct awrite *a, int res)
 	else if (!a->reuse)
 		data_release(q, a->run.first, a->run.n);
 	slice_unpin(a->slice);
-	alloc_unlink(&a->alloc);
+	l2meta_unlink(&a->l2meta);
 	wait_list_init(&waiters);
-	wait_list_move(&waiters, &a->alloc.waiters);
+	wait_list_move(&waiters, &a->l2meta.waiters);
 	free(a->head_iov.iov_base);
 	free(a->tail_iov.iov_base);
 	free(a->iov);
 	free(a);
 	/* The others begin again from the lookup; our fault is not theirs. */
 	wait_list_wake(&waiters, 0);
-	rq_part_done(rq, res);
+	qcow2_req_part_done(req, res);
 }
 
-static void awrite_written(struct io *io, int res)
+static void alloc_write_written(struct io *io, int res)
 {
-	awrite_end(container_of(io, struct awrite, io), res);
+	alloc_write_end(container_of(io, struct alloc_write, io), res);
 }
 
 /* ---- the write ---- */
@@ -164,53 +164,53 @@ static unsigned iov_add_side(struct iovec *iov, const struct iovec *copy, uint64
 	return 1;
 }
 
-static void awrite_write(struct awrite *a)
+static void alloc_write_data(struct alloc_write *a)
 {
-	struct qcow2 *q = a->rq->q;
-	struct block_req *r = a->rq->req;
+	struct qcow2 *q = a->req->q;
+	struct block_req *r = a->req->block_req;
 	uint64_t head = a->off - a->begin, tail = a->end - (a->off + a->len);
 	uint64_t host = (a->run.first << q->cluster_bits) + a->begin -
-			(a->alloc.first << q->cluster_bits);
+			(a->l2meta.first << q->cluster_bits);
 	unsigned n = 0;
 
 	a->iov = malloc((r->niov + head / IO_ZEROS_BYTES + tail / IO_ZEROS_BYTES + 4) *
 			sizeof(*a->iov));
 	if (!a->iov) {
-		awrite_end(a, -ENOMEM);
+		alloc_write_end(a, -ENOMEM);
 		return;
 	}
 	n += iov_add_side(a->iov, &a->head_iov, head);
 	n += iov_slice(r->iov, r->niov, a->off - r->offset, a->len, a->iov + n);
 	n += iov_add_side(a->iov + n, &a->tail_iov, tail);
-	a->io.done = awrite_written;
+	a->io.done = alloc_write_written;
 	io_write(&a->io, q->base.loop, q->data_fd, a->iov, n, host, a->end - a->begin);
 }
 
-static void side_over(struct awrite *a, int res)
+static void side_over(struct alloc_write *a, int res)
 {
 	if (res < 0 && !a->res)
 		a->res = res;
 	if (--a->reads)
 		return;
 	if (a->res)
-		awrite_end(a, a->res);
+		alloc_write_end(a, a->res);
 	else
-		awrite_write(a);
+		alloc_write_data(a);
 }
 
 static void head_read(struct block_req *r, int res)
 {
-	side_over(container_of(r, struct awrite, head), res);
+	side_over(container_of(r, struct alloc_write, head), res);
 }
 
 static void tail_read(struct block_req *r, int res)
 {
-	side_over(container_of(r, struct awrite, tail), res);
+	side_over(container_of(r, struct alloc_write, tail), res);
 }
 
 /* The disk may end inside the cluster: what lies behind has to be zeros, or a later
  * resize would show what the cluster held before. */
-static int side_start(struct awrite *a, struct block_req *r, struct iovec *iov, uint64_t off,
+static int side_start(struct alloc_write *a, struct block_req *r, struct iovec *iov, uint64_t off,
 	uint64_t len, uint64_t read_len, void (*done)(struct block_req *, int))
 {
 	char *buf = io_buffer_new(len);
@@ -222,14 +222,14 @@ static int side_start(struct awrite *a, struct block_req *r, struct iovec *iov, 
 	a->read_iov[r == &a->tail] = (struct iovec){ buf, read_len };
 	*r = (struct block_req){ .op = BLOCK_READ, .offset = off, .len = read_len,
 		.iov = &a->read_iov[r == &a->tail], .niov = 1, .done = done };
-	return rq_start_internal(a->rq->q, a->rq->map, r);
+	return qcow2_req_start(a->req->q, a->req->map, r);
 }
 
 /* Does the cluster at guest offset c hold anything but zeros around the write? */
-static bool side_is_zero(const struct rq *rq, struct l2_entry v, uint64_t c)
+static bool side_is_zero(const struct qcow2_req *req, struct l2_entry v, uint64_t c)
 {
-	const struct qcow2 *q = rq->q;
-	bool no_backing = backing_is_zero(q, rq->map, c);
+	const struct qcow2 *q = req->q;
+	bool no_backing = backing_is_zero(q, req->map, c);
 
 	if (v.e & QCOW2_COMPRESSED)
 		return false;
@@ -240,10 +240,10 @@ static bool side_is_zero(const struct rq *rq, struct l2_entry v, uint64_t c)
 	return !l2_has_host(q, v) && no_backing;
 }
 
-static void side_begin(struct awrite *a, struct block_req *r, struct iovec *iov, uint64_t off,
+static void side_begin(struct alloc_write *a, struct block_req *r, struct iovec *iov, uint64_t off,
 	uint64_t len, void (*done)(struct block_req *, int))
 {
-	uint64_t disk = a->rq->map->vm ? UINT64_MAX : a->rq->q->base.info.size_bytes;
+	uint64_t disk = a->req->map->vm ? UINT64_MAX : a->req->q->base.info.size_bytes;
 
 	if (a->res || !len || off >= disk)
 		return;
@@ -254,12 +254,12 @@ static void side_begin(struct awrite *a, struct block_req *r, struct iovec *iov,
 }
 
 /* Reads for both sides as far as needed; zeros in a fresh cluster need not be written. */
-static void awrite_sides(struct awrite *a)
+static void alloc_write_sides(struct alloc_write *a)
 {
-	struct qcow2 *q = a->rq->q;
-	uint64_t first = a->alloc.first << q->cluster_bits, last = a->alloc.last << q->cluster_bits;
-	bool head_zero = side_is_zero(a->rq, l2_get(q, a->slice, first), first);
-	bool tail_zero = side_is_zero(a->rq, l2_get(q, a->slice, last), last);
+	struct qcow2 *q = a->req->q;
+	uint64_t first = a->l2meta.first << q->cluster_bits, last = a->l2meta.last << q->cluster_bits;
+	bool head_zero = side_is_zero(a->req, l2_get(q, a->slice, first), first);
+	bool tail_zero = side_is_zero(a->req, l2_get(q, a->slice, last), last);
 	bool fresh = !a->reuse && a->run.fresh;
 	uint64_t data_end = a->off + a->len;
 
@@ -289,9 +289,9 @@ static bool entry_in_place(const struct qcow2 *q, struct l2_entry v)
 }
 
 /* How many clusters from off on get new ones in the same way, at most up to last? */
-static uint32_t run_length(const struct rq *rq, const struct slice *s, uint64_t first, uint64_t last)
+static uint32_t run_length(const struct qcow2_req *req, const struct slice *s, uint64_t first, uint64_t last)
 {
-	const struct qcow2 *q = rq->q;
+	const struct qcow2 *q = req->q;
 	uint64_t end = ROUND_DOWN(first, q->slice_entries) + q->slice_entries - 1;
 	uint64_t c = first;
 
@@ -303,21 +303,21 @@ static uint32_t run_length(const struct rq *rq, const struct slice *s, uint64_t 
 			break;
 		if (q->ext && ((v.e & QCOW2_COMPRESSED) || l2_has_host(q, v)))
 			break;
-		if (c > first && alloc_wait(rq->map, c, c, NULL))
+		if (c > first && l2meta_wait(req->map, c, c, NULL))
 			break;
 	}
 	return (uint32_t)MAX(c - first, 1ULL);
 }
 
 /* Extended L2: only the subclusters that are touched need to be filled. */
-static void plan_subclusters(struct awrite *a, struct l2_entry v)
+static void plan_subclusters(struct alloc_write *a, struct l2_entry v)
 {
-	struct qcow2 *q = a->rq->q;
+	struct qcow2 *q = a->req->q;
 	uint64_t grain = q->grain_bytes, in = q->cluster_bytes - 1;
 	uint64_t last = a->off + a->len - 1;
 
 	a->whole = !a->reuse &&
-		(a->rq->map->vm || (v.e & QCOW2_COMPRESSED) || l2_has_host(q, v));
+		(a->req->map->vm || (v.e & QCOW2_COMPRESSED) || l2_has_host(q, v));
 	if (a->whole)
 		return;
 	a->begin = ROUND_DOWN(a->off, grain);
@@ -329,11 +329,11 @@ static void plan_subclusters(struct awrite *a, struct l2_entry v)
 		a->end = last + 1;
 }
 
-static int awrite_start(struct rq *rq, struct slice *s, uint64_t off, uint64_t len, bool reuse,
+static int alloc_write_start(struct qcow2_req *req, struct slice *s, uint64_t off, uint64_t len, bool reuse,
 	const struct cluster_run *run)
 {
-	struct qcow2 *q = rq->q;
-	struct awrite *a = calloc(1, sizeof(*a));
+	struct qcow2 *q = req->q;
+	struct alloc_write *a = calloc(1, sizeof(*a));
 	uint64_t first = off >> q->cluster_bits;
 
 	if (!a) {
@@ -341,7 +341,7 @@ static int awrite_start(struct rq *rq, struct slice *s, uint64_t off, uint64_t l
 			data_release(q, run->first, run->n);
 		return -ENOMEM;
 	}
-	a->rq = rq;
+	a->req = req;
 	a->slice = s;
 	a->run = *run;
 	a->reuse = reuse;
@@ -349,20 +349,20 @@ static int awrite_start(struct rq *rq, struct slice *s, uint64_t off, uint64_t l
 	a->len = MIN(len, ((first + run->n) << q->cluster_bits) - off);
 	a->begin = ROUND_DOWN(off, q->cluster_bytes);
 	a->end = ROUND_UP(off + a->len, q->cluster_bytes);
-	a->alloc.first = first;
-	a->alloc.last = first + run->n - 1;
+	a->l2meta.first = first;
+	a->l2meta.last = first + run->n - 1;
 	if (q->ext)
 		plan_subclusters(a, l2_get(q, s, off));
-	alloc_link(rq->map, &a->alloc);
-	rq->pending++;
-	rq->pos += a->len;
-	awrite_sides(a);
+	l2meta_link(req->map, &a->l2meta);
+	req->pending++;
+	req->pos += a->len;
+	alloc_write_sides(a);
 	return 0;
 }
 
-static int alloc_with_slice(struct rq *rq, struct slice *s, uint64_t off, uint64_t len)
+static int alloc_with_slice(struct qcow2_req *req, struct slice *s, uint64_t off, uint64_t len)
 {
-	struct qcow2 *q = rq->q;
+	struct qcow2 *q = req->q;
 	struct l2_entry v = l2_get(q, s, off);
 	uint64_t first = off >> q->cluster_bits, last = (off + len - 1) >> q->cluster_bits;
 	struct cluster_run run;
@@ -374,46 +374,46 @@ static int alloc_with_slice(struct rq *rq, struct slice *s, uint64_t off, uint64
 	if (entry_reusable(q, v)) {
 		run = (struct cluster_run){ (v.e & QCOW2_OFFSET_MASK) >> q->cluster_bits, 1, false };
 		r = data_overlap_check(q, v.e & QCOW2_OFFSET_MASK, q->cluster_bytes);
-		return r < 0 ? r : awrite_start(rq, s, off, len, true, &run);
+		return r < 0 ? r : alloc_write_start(req, s, off, len, true, &run);
 	}
-	r = data_alloc(q, first, run_length(rq, s, first, last), &rq->wait, &run);
-	return r < 0 ? r : awrite_start(rq, s, off, len, false, &run);
+	r = data_alloc(q, first, run_length(req, s, first, last), &req->wait, &run);
+	return r < 0 ? r : alloc_write_start(req, s, off, len, false, &run);
 }
 
-static int step_alloc(struct rq *rq, uint64_t off, uint64_t len)
+static int step_alloc(struct qcow2_req *req, uint64_t off, uint64_t len)
 {
-	struct qcow2 *q = rq->q;
+	struct qcow2 *q = req->q;
 	uint64_t first = off >> q->cluster_bits;
 	struct slice *s;
 	int r;
 
-	if (alloc_wait(rq->map, first, first, &rq->wait) || commit_throttle(q, &rq->wait))
+	if (l2meta_wait(req->map, first, first, &req->wait) || commit_throttle(q, &req->wait))
 		return -EINPROGRESS;
-	r = map_get_writable(q, rq->map, off, &rq->wait, &s);
+	r = map_get_writable(q, req->map, off, &req->wait, &s);
 	if (r < 0)
 		return r;
-	r = alloc_with_slice(rq, s, off, len);
+	r = alloc_with_slice(req, s, off, len);
 	if (r < 0)
 		slice_unpin(s);
 	return r;
 }
 
-int rq_step_write(struct rq *rq)
+int qcow2_req_step_write(struct qcow2_req *req)
 {
-	uint64_t off = rq->req->offset + rq->pos, len = rq->req->len - rq->pos;
+	uint64_t off = req->block_req->offset + req->pos, len = req->block_req->len - req->pos;
 	struct extent x;
-	int r = map_lookup(rq->q, rq->map, off, len, &rq->wait, &x);
+	int r = map_lookup(req->q, req->map, off, len, &req->wait, &x);
 
 	if (r == -EIO)
-		return qcow2_corrupt(rq->q, "the tables for offset 0x%llx are against the format",
+		return qcow2_corrupt(req->q, "the tables for offset 0x%llx are against the format",
 			(unsigned long long)off);
 	if (r < 0)
 		return r;
 	if (x.kind != EXTENT_DATA || !x.in_place)
-		return step_alloc(rq, off, len);
-	r = data_overlap_check(rq->q, x.host, x.len);
+		return step_alloc(req, off, len);
+	r = data_overlap_check(req->q, x.host, x.len);
 	if (!r)
-		r = rq_transfer(rq, x.host, x.len, true);
-	rq->pos += x.len;
+		r = qcow2_req_transfer(req, x.host, x.len, true);
+	req->pos += x.len;
 	return r;
 }

@@ -12,7 +12,7 @@
 
 /* A part that is written as zeros. */
 struct zero_part {
-	struct rq *rq;
+	struct qcow2_req *req;
 	struct block_req sub;
 	struct iovec iov[ZERO_STEP_BYTES / IO_ZEROS_BYTES + 1];
 };
@@ -20,13 +20,13 @@ struct zero_part {
 static void zero_part_done(struct block_req *r, int res)
 {
 	struct zero_part *z = container_of(r, struct zero_part, sub);
-	struct rq *rq = z->rq;
+	struct qcow2_req *req = z->req;
 
 	free(z);
-	rq_part_done(rq, res);
+	qcow2_req_part_done(req, res);
 }
 
-static int write_zeros(struct rq *rq, uint64_t off, uint64_t len)
+static int write_zeros(struct qcow2_req *req, uint64_t off, uint64_t len)
 {
 	struct zero_part *z = malloc(sizeof(*z));
 	unsigned n = 0;
@@ -40,46 +40,46 @@ static int write_zeros(struct rq *rq, uint64_t off, uint64_t len)
 		z->iov[n] = (struct iovec){ (void *)(uintptr_t)io_zeros, take };
 		left -= take;
 	}
-	z->rq = rq;
+	z->req = req;
 	z->sub = (struct block_req){ .op = BLOCK_WRITE, .offset = off, .len = len, .iov = z->iov,
 		.niov = n, .done = zero_part_done };
-	rq->pending++;
-	rq->pos += len;
-	r = rq_start_internal(rq->q, rq->map, &z->sub);
+	req->pending++;
+	req->pos += len;
+	r = qcow2_req_start(req->q, req->map, &z->sub);
 	if (r < 0) {
 		free(z);
-		rq->pending--;
+		req->pending--;
 	}
 	return r;
 }
 
 /* Less than a cluster, or an image that has no zero flag: skip what reads as zeros
  * anyway, write the rest. */
-static int step_by_hand(struct rq *rq, uint64_t off, uint64_t len)
+static int step_by_hand(struct qcow2_req *req, uint64_t off, uint64_t len)
 {
 	struct extent x;
 	int r;
 
-	if (rq->req->op == BLOCK_DISCARD) {
-		rq->pos += len;
+	if (req->block_req->op == BLOCK_DISCARD) {
+		req->pos += len;
 		return 0;
 	}
-	r = map_lookup(rq->q, rq->map, off, len, &rq->wait, &x);
+	r = map_lookup(req->q, req->map, off, len, &req->wait, &x);
 	if (r < 0)
 		return r;
-	if (x.kind == EXTENT_ZERO || (x.kind == EXTENT_UNALLOCATED && backing_is_zero(rq->q, rq->map, off))) {
-		rq->pos += x.len;
+	if (x.kind == EXTENT_ZERO || (x.kind == EXTENT_UNALLOCATED && backing_is_zero(req->q, req->map, off))) {
+		req->pos += x.len;
 		return 0;
 	}
-	return write_zeros(rq, off, MIN(x.len, ZERO_STEP_BYTES));
+	return write_zeros(req, off, MIN(x.len, ZERO_STEP_BYTES));
 }
 
 /* What the entry becomes. Unchanged: nothing to do. */
-static struct l2_entry zeroed(const struct rq *rq, struct l2_entry v)
+static struct l2_entry zeroed(const struct qcow2_req *req, struct l2_entry v)
 {
-	const struct qcow2 *q = rq->q;
-	bool discard = rq->req->op == BLOCK_DISCARD, backed = q->base.backing != NULL;
-	bool keep = !discard && !(rq->req->flags & BLOCK_REQ_MAY_UNMAP) && q->h.version >= 3;
+	const struct qcow2 *q = req->q;
+	bool discard = req->block_req->op == BLOCK_DISCARD, backed = q->base.backing != NULL;
+	bool keep = !discard && !(req->block_req->flags & BLOCK_REQ_MAY_UNMAP) && q->h.version >= 3;
 	bool used = (v.e & QCOW2_COMPRESSED) || l2_has_host(q, v);
 	struct l2_entry none = { 0, 0 }, zero = { q->ext ? 0 : QCOW2_ZERO, q->ext ? ZERO_BITMAP : 0 };
 
@@ -93,9 +93,9 @@ static struct l2_entry zeroed(const struct rq *rq, struct l2_entry v)
 }
 
 /* *ret_freed: some clusters are not named any more. */
-static int zero_slice(struct rq *rq, struct slice *s, uint64_t off, uint64_t end, bool *ret_freed)
+static int zero_slice(struct qcow2_req *req, struct slice *s, uint64_t off, uint64_t end, bool *ret_freed)
 {
-	struct qcow2 *q = rq->q;
+	struct qcow2 *q = req->q;
 
 	for (; off < end; off += q->cluster_bytes) {
 		struct l2_entry old = l2_get(q, s, off), v;
@@ -103,7 +103,7 @@ static int zero_slice(struct rq *rq, struct slice *s, uint64_t off, uint64_t end
 		if (l2_check_at(q, old, off) < 0)
 			return qcow2_corrupt(q, "the L2 entry of offset 0x%llx is against the format "
 				"(0x%016llx)", (unsigned long long)off, (unsigned long long)old.e);
-		v = zeroed(rq, old);
+		v = zeroed(req, old);
 		if (v.e == old.e && v.bitmap == old.bitmap)
 			continue;
 		l2_put(q, s, off, v);
@@ -116,51 +116,51 @@ static int zero_slice(struct rq *rq, struct slice *s, uint64_t off, uint64_t end
 }
 
 /* Whole clusters from off on, as far as one slice tells. */
-static int step_clusters(struct rq *rq, uint64_t off, uint64_t end)
+static int step_clusters(struct qcow2_req *req, uint64_t off, uint64_t end)
 {
-	struct qcow2 *q = rq->q;
+	struct qcow2 *q = req->q;
 	uint64_t reach = (uint64_t)q->slice_entries << q->cluster_bits, table = map_table_reach(q);
 	struct slice *s;
 	bool freed = false;
 	int r;
 
 	if (!(q->disk.l1.entries[l1_index(q, off)] & QCOW2_OFFSET_MASK) &&
-		(!q->base.backing || rq->req->op == BLOCK_DISCARD)) {
-		rq->pos += MIN(end, ROUND_DOWN(off, table) + table) - off;
+		(!q->base.backing || req->block_req->op == BLOCK_DISCARD)) {
+		req->pos += MIN(end, ROUND_DOWN(off, table) + table) - off;
 		return 0;
 	}
 	end = MIN(end, ROUND_DOWN(off, reach) + reach);
-	if (alloc_wait(rq->map, off >> q->cluster_bits, (end - 1) >> q->cluster_bits, &rq->wait) ||
-		commit_throttle(q, &rq->wait))
+	if (l2meta_wait(req->map, off >> q->cluster_bits, (end - 1) >> q->cluster_bits, &req->wait) ||
+		commit_throttle(q, &req->wait))
 		return -EINPROGRESS;
-	r = map_get_writable(q, rq->map, off, &rq->wait, &s);
+	r = map_get_writable(q, req->map, off, &req->wait, &s);
 	if (r < 0)
 		return r;
-	r = zero_slice(rq, s, off, end, &freed);
+	r = zero_slice(req, s, off, end, &freed);
 	slice_unpin(s);
 	if (!r && freed && q->external)
-		r = data_punch(rq, off, end - off);
-	rq->pos += MIN(end, rq->req->offset + rq->req->len) - off;
+		r = data_punch(req, off, end - off);
+	req->pos += MIN(end, req->block_req->offset + req->block_req->len) - off;
 	return r;
 }
 
-int rq_step_zero(struct rq *rq)
+int qcow2_req_step_zero(struct qcow2_req *req)
 {
-	struct qcow2 *q = rq->q;
-	uint64_t off = rq->req->offset + rq->pos, end = rq->req->offset + rq->req->len;
+	struct qcow2 *q = req->q;
+	uint64_t off = req->block_req->offset + req->pos, end = req->block_req->offset + req->block_req->len;
 	uint64_t cluster = q->cluster_bytes, whole_end = ROUND_DOWN(end, cluster);
 	bool no_flag = q->h.version < 3 && q->base.backing;
 	int r;
 
 	if (q->data.raw) {
-		r = data_zero_step(rq);
-		return r == -EOPNOTSUPP ? step_by_hand(rq, off, end - off) : r;
+		r = data_zero_step(req);
+		return r == -EOPNOTSUPP ? step_by_hand(req, off, end - off) : r;
 	}
 	if (end == q->base.info.size_bytes)
 		whole_end = ROUND_UP(end, cluster); /* nothing lies behind */
 	if (no_flag)
-		return step_by_hand(rq, off, end - off);
+		return step_by_hand(req, off, end - off);
 	if ((off & (cluster - 1)) || off >= whole_end)
-		return step_by_hand(rq, off, MIN(end, ROUND_DOWN(off, cluster) + cluster) - off);
-	return step_clusters(rq, off, whole_end);
+		return step_by_hand(req, off, MIN(end, ROUND_DOWN(off, cluster) + cluster) - off);
+	return step_clusters(req, off, whole_end);
 }

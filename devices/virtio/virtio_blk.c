@@ -166,9 +166,9 @@ static bool request_error(struct blk_request *r, int error, uint8_t *ret_status)
 }
 
 /* Report an error that belongs to no request of the guest. */
-static void disk_trouble(struct block_watch *w, int error, const char *why)
+static void disk_on_error(struct block_listener *l, int error, const char *why)
 {
-	struct virtio_blk *b = container_of(w, struct virtio_blk, watch);
+	struct virtio_blk *b = container_of(l, struct virtio_blk, listener);
 
 	pthread_mutex_lock(&b->v.lock);
 	disk_error(b, error, true, why);
@@ -581,7 +581,7 @@ static void blk_dev_free(struct device *d)
 {
 	struct virtio_blk *b = blk_of(d);
 
-	block_watch(b->block, NULL);
+	block_set_listener(b->block, NULL);
 	virtio_pci_done(&b->pci);
 	virtio_done(&b->v);
 	for (struct blk_request *r = b->held, *next; r; r = next) {
@@ -698,8 +698,8 @@ int virtio_blk_new(struct dev_host *h, struct pci_host *p, const struct virtio_b
 		blk_dev_free(&b->v.dev);
 		return r;
 	}
-	b->watch.trouble = disk_trouble;
-	block_watch(b->block, &b->watch);
+	b->listener.on_error = disk_on_error;
+	block_set_listener(b->block, &b->listener);
 	*ret_dev = &b->v.dev;
 	return 0;
 }

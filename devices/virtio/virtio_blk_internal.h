@@ -41,7 +41,7 @@ struct virtio_blk {
 	struct virtio_dev v;
 	struct virtio_pci pci;
 	struct block *block;
-	struct block_watch watch;
+	struct block_listener listener;
 	struct block_info info;
 	enum virtio_blk_errors errors;
 	char serial[VIRTIO_BLK_SERIAL_BYTES]; /* padded with NULs */

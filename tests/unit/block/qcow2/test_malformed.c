@@ -151,14 +151,14 @@ static void table_begin(struct table_fixture *t, unsigned seed)
 enum { READ_FAILS = 1, READ_WORKS = 2 };
 
 struct told {
-	struct block_watch watch;
+	struct block_listener listener;
 	unsigned times;
 	int error;
 };
 
-static void told_trouble(struct block_watch *w, int error, const char *why)
+static void told_trouble(struct block_listener *l, int error, const char *why)
 {
-	struct told *t = (struct told *)w;
+	struct told *t = (struct told *)l;
 
 	t->times++;
 	t->error = error;
@@ -170,14 +170,14 @@ static void told_trouble(struct block_watch *w, int error, const char *why)
 static void expect_corrupt(struct table_fixture *t, uint64_t off, int read)
 {
 	static uint8_t buf[4096] __attribute__((aligned(4096)));
-	struct told told = { .watch.trouble = told_trouble };
+	struct told told = { .listener.on_error = told_trouble };
 	struct fixture *f = &t->f;
 	struct block *b;
 	int r;
 
 	fixture_run(f, "cp img before");
 	b = fixture_open(f, "img", BLOCK_FORMAT_QCOW2, false);
-	block_watch(b, &told.watch);
+	block_set_listener(b, &told.listener);
 	assert_false(block_is_corrupt(b));
 	r = fixture_rw(b, BLOCK_READ, off, buf, sizeof(buf));
 	assert_int_equal(r, read == READ_FAILS ? -EIO : 0);

@@ -285,12 +285,12 @@ static void test_no_room(void **state)
 }
 
 struct told {
-	struct block_watch watch;
+	struct block_listener listener;
 	unsigned times;
 	int error;
 };
 
-static void told_trouble(struct block_watch *w, int error, const char *why)
+static void told_trouble(struct block_listener *l, int error, const char *why)
 {
 	struct told *t = (struct told *)w;
 
@@ -319,7 +319,7 @@ static void run_until(struct fixture *f, const struct told *t, unsigned times)
 static void test_no_room_for_tables(void **state)
 {
 	static uint8_t buf[4096] __attribute__((aligned(4096)));
-	struct told told = { .watch.trouble = told_trouble };
+	struct told told = { .listener.on_error = told_trouble };
 	struct fixture f;
 	struct block *b;
 
@@ -327,7 +327,7 @@ static void test_no_room_for_tables(void **state)
 	signal(SIGXFSZ, SIG_IGN);
 	fixture_run(&f, "qemu-img create -q -f qcow2 img 24M");
 	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
-	block_watch(b, &told.watch);
+	block_set_listener(b, &told.listener);
 	log_silence(true);
 	for (unsigned i = 1; i <= 2; i++) {
 		assert_int_equal(fixture_rw(b, BLOCK_WRITE, i * MIB, buf, sizeof(buf)), 0);

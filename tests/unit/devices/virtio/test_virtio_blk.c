@@ -33,7 +33,7 @@ struct block {
 	struct block_req *held[64];
 	unsigned nheld;
 	int fail_with; /* -errno for reads and writes */
-	struct block_watch *watch;
+	struct block_listener *listener;
 	bool corrupt;
 	unsigned submits, fua, flushes, discards, unmaps;
 	uint64_t last_offset, last_len;
@@ -109,9 +109,9 @@ void block_info(const struct block *b, struct block_info *ret_info)
 	*ret_info = b->info;
 }
 
-void block_watch(struct block *b, struct block_watch *w)
+void block_set_listener(struct block *b, struct block_listener *l)
 {
-	b->watch = w;
+	b->listener = l;
 }
 
 bool block_is_corrupt(const struct block *b)
@@ -547,7 +547,7 @@ static void trouble_without_a_request(void **state)
 		disk_new(&t, &c);
 		disk_start(&t, &c, ALL);
 		t.block.corrupt = cases[i].corrupt;
-		t.block.watch->trouble(t.block.watch, -ENOSPC, "why");
+		t.block.listener->on_error(t.block.listener, -ENOSPC, "why");
 		assert_int_equal(t.f.nevents, 1);
 		assert_int_equal(t.f.events[0].value, ENOSPC);
 		assert_true(t.f.events[0].is_write);
