@@ -274,8 +274,8 @@ static void policies_go(struct daemon *d)
 		shutdown_take_up(vm);
 		if (vm->proc && vm_state_is_active(vm->state))
 			forwards_taken_back(vm);
-		idle_follow(vm);
-		forwards_follow(vm);
+		idle_on_state_change(vm);
+		forwards_on_state_change(vm);
 	}
 	autostart_go(d);
 }
@@ -299,7 +299,7 @@ int daemon_open(struct daemon *d, struct err *e)
 	if (r < 0)
 		return r;
 	permissions_found(d);
-	rename_go_on(d);
+	rename_resume_pending(d);
 	store_load(d->store, vm_found, d);
 	batch_leave_newer(d);
 	autostart_load(d);
@@ -308,7 +308,7 @@ int daemon_open(struct daemon *d, struct err *e)
 	take_back_all(d);
 	batch_clear_up(d);
 	import_clear_up(d);
-	undefine_go_on(d);
+	undefine_resume_pending(d);
 	permissions_mend(d);
 	jobs_settle(d);
 	correct_what_was_told(d);

@@ -16,7 +16,7 @@
 #define RUN_BACKGROUND_BLOCKS 8u
 /* Of what was touched the last time so many blocks are put into ascending order, for larger reads: they are wanted
  * at about the same time. */
-#define TOUCHED_SORT_BLOCKS 64u
+#define WORKING_SET_SORT_BLOCKS 64u
 
 struct pager {
 	struct pager_config c;
@@ -25,9 +25,9 @@ struct pager {
 	uint32_t *crcs; /* page-aligned */
 	struct bitmap known; /* pieces of crcs that were read: each when a block of it is wanted */
 	struct bitmap loaded;
-	uint32_t *touched; /* room for WORKING_SET_BLOCKS_MAX: nfirst that were known, then what faults bring */
-	uint32_t ntouched, nfirst, at; /* at: the background's among the first */
-	struct bitmap noted;	       /* in touched */
+	uint32_t *working_set; /* room for WORKING_SET_BLOCKS_MAX: nfirst that were known, then what faults bring */
+	uint32_t nworking_set, nfirst, at; /* at: the background's among the first */
+	struct bitmap noted;	       /* in working_set */
 	uint64_t next;		   /* the background's behind them */
 	uint64_t expected, window; /* where the next fault comes if they go upwards; how much that one reads */
 	pthread_mutex_t lock;
@@ -89,19 +89,19 @@ static uint64_t run_length(const struct pager *p, uint64_t first, uint64_t max)
 	return n;
 }
 
-static void touched_note(struct pager *p, uint64_t block)
+static void working_set_note(struct pager *p, uint64_t block)
 {
-	if (p->ntouched == WORKING_SET_BLOCKS_MAX || bitmap_test(&p->noted, block))
+	if (p->nworking_set == WORKING_SET_BLOCKS_MAX || bitmap_test(&p->noted, block))
 		return;
 	bitmap_set(&p->noted, block);
-	p->touched[p->ntouched++] = (uint32_t)block;
+	p->working_set[p->nworking_set++] = (uint32_t)block;
 }
 
-const uint32_t *pager_touched(const struct pager *p, uint64_t *ret_key, uint32_t *ret_n)
+const uint32_t *pager_working_set(const struct pager *p, uint64_t *ret_key, uint32_t *ret_n)
 {
 	*ret_key = p->c.header.realtime_ns;
-	*ret_n = p->ntouched;
-	return p->touched;
+	*ret_n = p->nworking_set;
+	return p->working_set;
 }
 
 static int run_read(struct pager *p, uint64_t first, uint64_t n, struct err *e)
@@ -127,7 +127,7 @@ static void run_get(struct pager *p, uint64_t first, uint64_t *n, bool faulted)
 	for (uint64_t b = first; b < first + *n; b++)
 		bitmap_set(&p->loaded, b);
 	for (uint64_t b = first; faulted && b < first + *n; b++)
-		touched_note(p, b);
+		working_set_note(p, b);
 	pthread_mutex_lock(&p->lock);
 	p->stats.blocks_faulted += faulted;
 	p->stats.blocks_prefetched += *n - faulted;
@@ -168,21 +168,21 @@ static bool is_over(const struct pager *p, uint64_t block)
 /* What comes next: of those that were touched the last time, then of all; behind the last block: nothing. */
 static uint64_t next_find(struct pager *p)
 {
-	while (p->at < p->nfirst && is_over(p, p->touched[p->at]))
+	while (p->at < p->nfirst && is_over(p, p->working_set[p->at]))
 		p->at++;
 	if (p->at < p->nfirst)
-		return p->touched[p->at];
+		return p->working_set[p->at];
 	while ((p->next = bitmap_next_clear(&p->loaded, p->next)) < p->c.header.layout.blocks && is_over(p, p->next))
 		p->next++;
 	return p->next;
 }
 
 /* Like run_length(), but only of those that were touched the last time. */
-static uint64_t touched_length(const struct pager *p)
+static uint64_t working_set_run_length(const struct pager *p)
 {
-	uint64_t first = p->touched[p->at], max = MIN(p->nfirst - p->at, RUN_MAX_BLOCKS), n = 1;
+	uint64_t first = p->working_set[p->at], max = MIN(p->nfirst - p->at, RUN_MAX_BLOCKS), n = 1;
 
-	while (n < max && p->touched[p->at + n] == first + n && crc_is_known(p, first + n) && !is_over(p, first + n))
+	while (n < max && p->working_set[p->at + n] == first + n && crc_is_known(p, first + n) && !is_over(p, first + n))
 		n++;
 	return n;
 }
@@ -197,7 +197,7 @@ const uint8_t *pager_next(struct pager *p, uint64_t *ret_block, uint64_t *ret_n)
 		return NULL;
 	if (crc_is_known(p, block)) {
 		*ret_block = block;
-		*ret_n = p->at < p->nfirst ? touched_length(p) : run_length(p, block, RUN_BACKGROUND_BLOCKS);
+		*ret_n = p->at < p->nfirst ? working_set_run_length(p) : run_length(p, block, RUN_BACKGROUND_BLOCKS);
 		run_get(p, block, ret_n, false);
 	} else if (crc_want(p, block, &e) < 0) { /* what it tells of is passed over */
 		pager_fail(p, &e);
@@ -244,7 +244,7 @@ static int buffers_make(struct pager *p)
 
 	if (bitmap_init(&p->loaded, blocks) < 0 || bitmap_init(&p->known, pieces) < 0 ||
 		bitmap_init(&p->noted, blocks) < 0 ||
-		!(p->touched = malloc(WORKING_SET_BLOCKS_MAX * sizeof(*p->touched))) ||
+		!(p->working_set = malloc(WORKING_SET_BLOCKS_MAX * sizeof(*p->working_set))) ||
 		posix_memalign((void **)&p->crcs, 4096, pieces * VMSTATE_CRC_PIECE_BLOCKS * sizeof(*p->crcs)) ||
 		posix_memalign((void **)&p->buf, 4096, RUN_MAX_BLOCKS * VMSTATE_BLOCK_BYTES))
 		return -ENOMEM;
@@ -258,14 +258,14 @@ static int number_compare(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-static void touched_begin(struct pager *p, const struct working_set *w)
+static void working_set_begin(struct pager *p, const struct working_set *w)
 {
 	for (uint32_t i = 0; w && i < w->n; i++)
 		if (w->blocks[i] < p->c.header.layout.blocks)
-			touched_note(p, w->blocks[i]);
-	p->nfirst = p->ntouched;
-	for (uint32_t i = 0; i < p->nfirst; i += TOUCHED_SORT_BLOCKS)
-		qsort(p->touched + i, MIN(TOUCHED_SORT_BLOCKS, p->nfirst - i), sizeof(*p->touched), number_compare);
+			working_set_note(p, w->blocks[i]);
+	p->nfirst = p->nworking_set;
+	for (uint32_t i = 0; i < p->nfirst; i += WORKING_SET_SORT_BLOCKS)
+		qsort(p->working_set + i, MIN(WORKING_SET_SORT_BLOCKS, p->nfirst - i), sizeof(*p->working_set), number_compare);
 }
 
 int pager_new(const struct pager_config *c, struct pager **ret_p, struct err *e)
@@ -283,7 +283,7 @@ int pager_new(const struct pager_config *c, struct pager **ret_p, struct err *e)
 		pager_free(p);
 		return err_set_errno(e, -ENOMEM, "pager");
 	}
-	touched_begin(p, c->first);
+	working_set_begin(p, c->first);
 	*ret_p = p;
 	return 0;
 }
@@ -297,7 +297,7 @@ void pager_free(struct pager *p)
 	bitmap_done(&p->loaded);
 	bitmap_done(&p->known);
 	bitmap_done(&p->noted);
-	free(p->touched);
+	free(p->working_set);
 	free(p->crcs);
 	free(p->buf);
 	free(p);

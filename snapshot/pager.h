@@ -44,7 +44,7 @@ void pager_inherit(struct pager *p, const struct pager *from, const struct bitma
 
 /* No tracker has it any more: what it was told of in first and what faults brought, in that order; *ret_key:
  * the state's. Valid until pager_free(). */
-const uint32_t *pager_touched(const struct pager *p, uint64_t *ret_key, uint32_t *ret_n);
+const uint32_t *pager_working_set(const struct pager *p, uint64_t *ret_key, uint32_t *ret_n);
 
 /* Any thread: until everything is there. False when something could not be read. */
 bool pager_wait(struct pager *p);

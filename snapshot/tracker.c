@@ -142,7 +142,7 @@ static uint64_t bare_count(struct tracker *t)
 	return bitmap_count(&t->bare);
 }
 
-static int settle_round(struct tracker *t)
+static int preprotect_round(struct tracker *t)
 {
 	int r = 0;
 
@@ -154,12 +154,12 @@ static int settle_round(struct tracker *t)
 	return r;
 }
 
-int tracker_settle(struct tracker *t, uint64_t leave, struct err *e)
+int tracker_preprotect(struct tracker *t, uint64_t leave, struct err *e)
 {
 	int r = 0;
 
 	for (unsigned i = 0; i < SETTLE_ROUNDS && !r && bare_count(t) > leave; i++)
-		r = settle_round(t);
+		r = preprotect_round(t);
 	return r < 0 ? err_set_errno(e, r, "cannot protect the VM's memory again") : 0;
 }
 
@@ -173,7 +173,7 @@ int tracker_hold(struct tracker *t, struct err *e)
 	return r < 0 ? err_set_errno(e, r, "cannot protect the VM's memory again") : 0;
 }
 
-int tracker_mark(struct tracker *t, struct bitmap *ret_dirty, struct err *e)
+int tracker_reset_dirty(struct tracker *t, struct bitmap *ret_dirty, struct err *e)
 {
 	int r;
 

@@ -66,11 +66,11 @@ void tracker_free(struct tracker *t);
 
 int tracker_arm(struct tracker *t, struct err *e);
 /* Until at most `leave` blocks are not protected, or the guest writes as fast as that goes. */
-int tracker_settle(struct tracker *t, uint64_t leave, struct err *e);
+int tracker_preprotect(struct tracker *t, uint64_t leave, struct err *e);
 /* *ret_dirty: a bit for each block written since the last mark. After the first: with a pager, since
  * the beginning; else since arming began, so take all blocks as dirty. Has room for all blocks;
  * overwritten. NULL: nobody asks. */
-int tracker_mark(struct tracker *t, struct bitmap *ret_dirty, struct err *e);
+int tracker_reset_dirty(struct tracker *t, struct bitmap *ret_dirty, struct err *e);
 /* As a mark, for a save that nothing will count from: what was written since the last mark is protected, and
  * stays written since then. */
 int tracker_hold(struct tracker *t, struct err *e);

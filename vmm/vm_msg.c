@@ -193,7 +193,7 @@ int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e)
 		return err_set(e, -EINVAL, ERR_INVALID,
 			"configuration: 1 to %d vCPUs, and a topology that multiplies to them", VM_VCPUS_MAX);
 	if (!fd_ok(&f, c->kernel_fd) || !fd_ok(&f, c->initrd_fd) || !fd_ok(&f, c->log_fd) ||
-		!fd_ok(&f, c->end_fd) || !fd_ok(&f, c->restore_fd) || !fd_ok(&f, c->touched_fd))
+		!fd_ok(&f, c->end_fd) || !fd_ok(&f, c->restore_fd) || !fd_ok(&f, c->working_sets_fd))
 		return err_set(e, -EINVAL, ERR_INVALID,
 			"configuration: a file did not come along, or has two users");
 	if (c->assist > VM_ASSIST_OFF || c->on_poweroff > VM_ACTION_PRESERVE ||

@@ -244,7 +244,7 @@ struct vm_config {
 	uint8_t forked; /* restore_fd is the sealed file of a VM_MSG_FORK: RAM is a private mapping of it */
 	/* VM_NO_FD: none. Otherwise the file that keeps working sets: the blocks that were touched
 	 * first after a restore or a revert, for the next one; see snapshot/working_set.h. */
-	uint16_t touched_fd;
+	uint16_t working_sets_fd;
 	int32_t clock_offset_s; /* seconds by which the RTC is ahead of UTC at the start, at most a day */
 	uint8_t watchdog; /* enum vm_watchdog_model */
 	uint8_t watchdog_action; /* enum vm_watchdog_action */
@@ -356,7 +356,7 @@ struct vm_watchdog {
 	uint8_t action; /* enum vm_watchdog_action */
 };
 
-enum vm_clone_how {
+enum vm_clone_mode {
 	VM_CLONE_LINKED,  /* an empty qcow2 overlay */
 	VM_CLONE_CONTENT, /* the content as the guest reads it, without layers and snapshots */
 	VM_CLONE_IMAGE,	  /* the first layer's file as it is, snapshots included */
@@ -365,7 +365,7 @@ enum vm_clone_how {
 struct vm_clone_disk {
 	char disk[16]; /* id, for error messages */
 	uint32_t key;
-	uint8_t how; /* enum vm_clone_how */
+	uint8_t mode; /* enum vm_clone_mode */
 	uint8_t nlayers;
 	/* enum block_format; the new file has the format of the first, or is a qcow2 overlay. */
 	uint8_t format[VM_DISK_LAYERS_MAX];

@@ -7,12 +7,12 @@
 
 void command_vm_export(struct call *c)
 {
-	struct export_how how = { .compress = js_get_str(c->args, "compress"),
+	struct export_opts opts = { .compress = js_get_str(c->args, "compress"),
 		.level = js_get_int(c->args, "level", 0), .snapshot = js_get_str(c->args, "snapshot") };
 	struct job *j;
 	struct err e;
 
-	if (export_begin(c->vm, c->fd, &how, js_get_str(c->args, "job-id"), &j, &e) < 0)
+	if (export_begin(c->vm, c->fd, &opts, js_get_str(c->args, "job-id"), &j, &e) < 0)
 		call_fail(c, &e);
 	else
 		call_return_job(c, j);

@@ -57,7 +57,7 @@ static int files_check(const struct call *c, struct err *e)
 		"beside its disks");
 }
 
-static int how_take(struct call *c, struct clone_how *how, struct err *e)
+static int opts_take(struct call *c, struct clone_opts *opts, struct err *e)
 {
 	const char *kind = js_get_str(c->args, "kind");
 	int64_t count = js_get_int(c->args, "count", 0);
@@ -65,16 +65,16 @@ static int how_take(struct call *c, struct clone_how *how, struct err *e)
 	if (js_get(c->args, "count") && (count < 1 || count > CLONES_MAX))
 		return err_set(e, -EINVAL, ERR_INVALID, "count: %lld is out of range; give 1 to %d",
 			(long long)count, CLONES_MAX);
-	how->linked = kind && !strcmp(kind, "linked");
-	how->name = js_get_str(c->args, "name");
-	how->pattern = js_get_str(c->args, "name-pattern");
-	how->count = (unsigned)count;
-	how->snapshots = js_get_bool(c->args, "snapshots", false);
-	how->reset_identity = js_get_bool(c->args, "reset-identity", false);
-	how->files = js_get_array(c->args, "files");
-	how->macs = js_get_array(c->args, "macs");
-	how->uuid = js_get_str(c->args, "uuid");
-	return how->reset_identity ? sysprep_check(e) : 0;
+	opts->linked = kind && !strcmp(kind, "linked");
+	opts->name = js_get_str(c->args, "name");
+	opts->pattern = js_get_str(c->args, "name-pattern");
+	opts->count = (unsigned)count;
+	opts->snapshots = js_get_bool(c->args, "snapshots", false);
+	opts->reset_identity = js_get_bool(c->args, "reset-identity", false);
+	opts->files = js_get_array(c->args, "files");
+	opts->macs = js_get_array(c->args, "macs");
+	opts->uuid = js_get_str(c->args, "uuid");
+	return opts->reset_identity ? sysprep_check(e) : 0;
 }
 
 static void plan_return(struct call *c, const struct clone_plan *p)
@@ -89,7 +89,7 @@ void command_vm_clone(struct call *c)
 {
 	bool dry_run = js_get_bool(c->args, "dry-run", false);
 	struct clone_plan plan = { 0 };
-	struct clone_how how = { 0 };
+	struct clone_opts opts = { 0 };
 	struct job *j;
 	struct err e;
 	int r = source_check(c, &e);
@@ -97,11 +97,11 @@ void command_vm_clone(struct call *c)
 	if (!r)
 		r = files_check(c, &e);
 	if (!r)
-		r = how_take(c, &how, &e);
+		r = opts_take(c, &opts, &e);
 	if (!r)
-		r = clone_plan_make(c->vm, &how, &plan, &e);
+		r = clone_plan_make(c->vm, &opts, &plan, &e);
 	if (!r && !dry_run)
-		r = clone_begin(c->vm, &how, &plan, js_get_str(c->args, "job-id"), &j, &e);
+		r = clone_begin(c->vm, &opts, &plan, js_get_str(c->args, "job-id"), &j, &e);
 	if (r < 0)
 		call_fail(c, &e);
 	else if (dry_run)

@@ -152,11 +152,11 @@ static int existing_check(struct vm *vm, const struct definition *def, struct er
 static void restore_start(struct restore *w)
 {
 	struct call *c = w->call;
-	struct vm_start_how how = { .state_fd = steal_fd(&c->fd),
+	struct vm_start_opts opts = { .state_fd = steal_fd(&c->fd),
 		.paused = js_get_bool(c->args, "paused", false),
 		.eager = js_get_bool(c->args, "eager", false), .done = restore_done, .opaque = w };
 
-	vm_start(w->vm, &how);
+	vm_start(w->vm, &opts);
 }
 
 static void restore_defined(void *opaque, int r, const struct vm_defined *what, const struct err *e)

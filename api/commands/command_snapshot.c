@@ -79,14 +79,14 @@ static int arg_tags(struct call *c, char into[VM_SNAPSHOT_TAGS_MAX + 1], struct 
 }
 
 /* Check the disk's name before the VM is stopped for the revert. */
-static int arg_disk(struct call *c, struct snapshot_revert *how, struct err *e)
+static int arg_disk(struct call *c, struct snapshot_revert *opts, struct err *e)
 {
 	const char *id = js_get_str(c->args, "disk");
 	const struct definition *d = c->vm->def;
 
 	if (!id)
 		return 0;
-	if (!how->disks_only)
+	if (!opts->disks_only)
 		return err_set(e, -EINVAL, ERR_INVALID,
 			"disk: one disk alone goes back without memory; say disks-only as well");
 	for (uint32_t i = 0; i < d->ndisks; i++) {
@@ -95,7 +95,7 @@ static int arg_disk(struct call *c, struct snapshot_revert *how, struct err *e)
 		if (d->disks[i].read_only || d->disks[i].layers[0].format != DEFINITION_FORMAT_QCOW2)
 			return err_set(e, -EINVAL, ERR_INVALID, "disk: %s is %s; it has no snapshots", id,
 				d->disks[i].read_only ? "read-only" : "raw");
-		snprintf(how->disk, sizeof(how->disk), "%s", id);
+		snprintf(opts->disk, sizeof(opts->disk), "%s", id);
 		return 0;
 	}
 	return err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.200s' has no disk '%.40s'", d->name, id);
@@ -163,7 +163,7 @@ void command_snapshot_delete(struct call *c)
 
 void command_snapshot_revert(struct call *c)
 {
-	struct snapshot_revert how = { .then = save_then_asked(c),
+	struct snapshot_revert opts = { .then = save_then_asked(c),
 		.disks_only = js_get_bool(c->args, "disks-only", false),
 		.eager = js_get_bool(c->args, "eager", false),
 		.verify = js_get_bool(c->args, "verify", false), .look_only = js_get_bool(c->args, "dry-run", false) };
@@ -173,11 +173,11 @@ void command_snapshot_revert(struct call *c)
 	int r = free_check(c->vm, "revert it", &e);
 
 	if (!r)
-		r = arg_text(c, "name", false, how.name, sizeof(how.name), &e);
+		r = arg_text(c, "name", false, opts.name, sizeof(opts.name), &e);
 	if (!r)
-		r = arg_disk(c, &how, &e);
+		r = arg_disk(c, &opts, &e);
 	if (!r)
-		r = snapshot_revert(c->vm, &how, &called, &j, &e);
+		r = snapshot_revert(c->vm, &opts, &called, &j, &e);
 	job_answer(c, r, j, &e);
 }
 

@@ -62,7 +62,7 @@ struct define {
 	struct daemon *daemon;
 	struct definition *def; /* owned until the VM takes it */
 	uint8_t uuid[16];
-	enum vm_define_how how;
+	enum vm_define_mode mode;
 	struct json_object *was; /* owned; expected old definition; NULL: any */
 	bool created, outdates;
 	void (*done)(void *opaque, int r, const struct vm_defined *what, const struct err *e);
@@ -169,7 +169,7 @@ static int define_keep(struct define *w, struct err *e)
 
 	if (!r)
 		r = define_check(d, w->def, &vm, e);
-	if (!r && !vm && w->how == VM_REDEFINE)
+	if (!r && !vm && w->mode == VM_REDEFINE)
 		r = err_set(e, -ENOENT, ERR_NOT_FOUND, "somebody has undefined VM '%s' meanwhile", w->def->name);
 	if (!r)
 		r = store_keep_draft(d->store, &w->work, w->def->name, e);
@@ -219,7 +219,7 @@ static void define_go(struct define *w)
 
 	if (!r)
 		r = define_check(w->daemon, w->def, &old, &e);
-	if (r < 0 || w->how == VM_VALIDATE) {
+	if (r < 0 || w->mode == VM_VALIDATE) {
 		what = (struct vm_defined){ .def = w->def, .vm = old, .created = !old };
 		define_end(w, r, &what, &e);
 		return;
@@ -248,7 +248,7 @@ static void define_opened(void *opaque, int r, struct config *c, const struct er
 	define_over(opaque, r, e);
 }
 
-void vm_define(struct daemon *d, struct definition *def, enum vm_define_how how, struct json_object *was,
+void vm_define(struct daemon *d, struct definition *def, enum vm_define_mode mode, struct json_object *was,
 	void (*done)(void *opaque, int r, const struct vm_defined *what, const struct err *e),
 	void *opaque)
 {
@@ -259,7 +259,7 @@ void vm_define(struct daemon *d, struct definition *def, enum vm_define_how how,
 
 	if (!w)
 		abort();
-	*w = (struct define){ .daemon = d, .def = def, .how = how, .was = was, .done = done, .opaque = opaque };
+	*w = (struct define){ .daemon = d, .def = def, .mode = mode, .was = was, .done = done, .opaque = opaque };
 	if (def->rights) {
 		open_as_open(d->loop, def, OPEN_AS_ALL, define_opened, w, &o);
 		return;
@@ -304,7 +304,7 @@ void command_vm_define(struct call *c)
 	struct definition *def CLEANUP(definition_free_p) = NULL;
 	const char *folder = js_get_str(c->args, "folder");
 	struct peer who = conn_peer(c->conn);
-	enum vm_define_how how = js_get_bool(c->args, "validate-only", false) ? VM_VALIDATE :
+	enum vm_define_mode mode = js_get_bool(c->args, "validate-only", false) ? VM_VALIDATE :
 		conn_role(c->conn) < ROLE_ADMIN ? VM_REDEFINE : VM_DEFINE;
 	struct err e;
 	int r = 0;
@@ -318,7 +318,7 @@ void command_vm_define(struct call *c)
 	if (r < 0)
 		call_fail(c, &e);
 	else
-		vm_define(c->daemon, STEAL_PTR(def), how, json_object_get(js_get(c->args, "was")),
+		vm_define(c->daemon, STEAL_PTR(def), mode, json_object_get(js_get(c->args, "was")),
 			define_done, c);
 }
 
@@ -340,11 +340,11 @@ static void start_done(void *opaque, int r, const struct err *e)
 
 void command_vm_start(struct call *c)
 {
-	struct vm_start_how how = { .state_fd = -1, .paused = js_get_bool(c->args, "paused", false),
+	struct vm_start_opts opts = { .state_fd = -1, .paused = js_get_bool(c->args, "paused", false),
 		.force_boot = js_get_bool(c->args, "force-boot", false),
 		.eager = js_get_bool(c->args, "eager", false), .done = start_done, .opaque = c };
 
-	vm_start(c->vm, &how);
+	vm_start(c->vm, &opts);
 }
 
 void command_vm_destroy(struct call *c)

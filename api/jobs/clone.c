@@ -137,7 +137,7 @@ static void succeed(struct cloning *f)
 
 /* ---- another identity ---- */
 
-static void identities_go_on(struct cloning *f);
+static void identities_resume_pending(struct cloning *f);
 
 static bool was_cancelled(struct cloning *f)
 {
@@ -161,10 +161,10 @@ static void identity_reset(void *opaque, int r, const struct fork_as_result *res
 	if (r < 0 && !was_cancelled(t->all))
 		fail(t->all, e);
 	job_progress(t->all->job, t->all->made, 2 * (uint64_t)t->all->n);
-	identities_go_on(t->all);
+	identities_resume_pending(t->all);
 }
 
-static void identities_go_on(struct cloning *f)
+static void identities_resume_pending(struct cloning *f)
 {
 	struct err e;
 
@@ -196,7 +196,7 @@ static void offline_gone(void *opaque)
 		give_up(f);
 	} else if (f->reset_identity) {
 		f->next = 0;
-		identities_go_on(f);
+		identities_resume_pending(f);
 	} else {
 		succeed(f);
 	}
@@ -282,7 +282,7 @@ static void disk_copy(struct target *t)
 	const struct definition_disk *d = &f->def->disks[t->disk];
 	const struct vm_disk *v = &f->sources.vm.disks[t->disk];
 	struct vm_clone_disk body = { .key = (uint32_t)(t - f->targets),
-		.how = f->linked ? VM_CLONE_LINKED : f->snapshots ? VM_CLONE_IMAGE : VM_CLONE_CONTENT,
+		.mode = f->linked ? VM_CLONE_LINKED : f->snapshots ? VM_CLONE_IMAGE : VM_CLONE_CONTENT,
 		.nlayers = (uint8_t)v->nlayers };
 	int fds[1 + 2 * VM_DISK_LAYERS_MAX];
 	unsigned n = 0;
@@ -469,16 +469,16 @@ static int source_take(const struct definition *def, struct definition **ret, st
 	return r;
 }
 
-int clone_begin(struct vm *vm, const struct clone_how *how, struct clone_plan *plan, const char *job_id,
+int clone_begin(struct vm *vm, const struct clone_opts *opts, struct clone_plan *plan, const char *job_id,
 	struct job **ret_j, struct err *e)
 {
 	struct cloning *f = cloning_new(vm->daemon, plan->n);
 	int r;
 
 	f->source = vm;
-	f->linked = how->linked;
-	f->snapshots = how->snapshots;
-	f->reset_identity = how->reset_identity;
+	f->linked = opts->linked;
+	f->snapshots = opts->snapshots;
+	f->reset_identity = opts->reset_identity;
 	for (unsigned i = 0; i < plan->n; i++) {
 		f->targets[i].def = STEAL_PTR(plan->defs[i]);
 		batch_plan(f->batch, f->targets[i].def);

@@ -11,7 +11,7 @@ struct job;
 struct vm;
 
 /* plan: taken. The VM is off, and free for a job. Result: count, first, last (names), total (ns). */
-int clone_begin(struct vm *vm, const struct clone_how *how, struct clone_plan *plan, const char *job_id,
+int clone_begin(struct vm *vm, const struct clone_opts *opts, struct clone_plan *plan, const char *job_id,
 	struct job **ret_j, struct err *e);
 
 #endif

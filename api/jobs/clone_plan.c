@@ -45,14 +45,14 @@ int clone_pattern_name(const char *pattern, unsigned i, char *ret, size_t cap, s
 	return 0;
 }
 
-static int name_make(const struct clone_how *how, unsigned i, char ret[VM_NAME_MAX + 16], struct err *e)
+static int name_make(const struct clone_opts *opts, unsigned i, char ret[VM_NAME_MAX + 16], struct err *e)
 {
-	if (how->pattern)
-		return clone_pattern_name(how->pattern, i + 1, ret, VM_NAME_MAX + 16, e);
-	if (how->count)
-		snprintf(ret, VM_NAME_MAX + 16, "%.*s-%u", VM_NAME_MAX + 1, how->name, i + 1);
+	if (opts->pattern)
+		return clone_pattern_name(opts->pattern, i + 1, ret, VM_NAME_MAX + 16, e);
+	if (opts->count)
+		snprintf(ret, VM_NAME_MAX + 16, "%.*s-%u", VM_NAME_MAX + 1, opts->name, i + 1);
 	else
-		snprintf(ret, VM_NAME_MAX + 16, "%.*s", VM_NAME_MAX + 1, how->name);
+		snprintf(ret, VM_NAME_MAX + 16, "%.*s", VM_NAME_MAX + 1, opts->name);
 	return 0;
 }
 
@@ -96,9 +96,9 @@ static int path_beside(const struct definition_disk *d, const char *old, const c
 	return n >= PATH_MAX ? err_set_errno(e, -ENAMETOOLONG, "%s", image) : 0;
 }
 
-static int path_given(const struct clone_how *how, unsigned nth, char ret[PATH_MAX], struct err *e)
+static int path_given(const struct clone_opts *opts, unsigned nth, char ret[PATH_MAX], struct err *e)
 {
-	const char *path = js_plain_string(json_object_array_get_idx(how->files, nth));
+	const char *path = js_plain_string(json_object_array_get_idx(opts->files, nth));
 
 	if (!path)
 		return err_set(e, -EINVAL, ERR_INVALID, "files: give one for each disk that the VM writes to");
@@ -142,17 +142,17 @@ static struct json_object *layers_to_json(const struct definition_disk *d)
 	return all;
 }
 
-static int disk_change(const struct vm *source, const struct clone_how *how, const struct definition_disk *d,
+static int disk_change(const struct vm *source, const struct clone_opts *opts, const struct definition_disk *d,
 	unsigned nth, const char *name, struct json_object *o, struct err *e)
 {
-	const char *format = how->linked ? "qcow2" : format_name(d->layers[0].format);
+	const char *format = opts->linked ? "qcow2" : format_name(d->layers[0].format);
 	char path[PATH_MAX];
 	int r;
 
-	if (how->snapshots && d->layers[0].data_file)
+	if (opts->snapshots && d->layers[0].data_file)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
 			"disk %s has an external data file, and so no snapshots to take along; leave --snapshots out", d->id);
-	r = how->files ? path_given(how, nth, path, e) : path_beside(d, source->def->name, name, format, path, e);
+	r = opts->files ? path_given(opts, nth, path, e) : path_beside(d, source->def->name, name, format, path, e);
 	if (!r)
 		r = path_check(source, path, e);
 	if (r < 0)
@@ -160,14 +160,14 @@ static int disk_change(const struct vm *source, const struct clone_how *how, con
 	js_put_str(o, "path", path);
 	js_put_str(o, "format", format);
 	json_object_object_del(o, "data_file");
-	if (how->linked)
+	if (opts->linked)
 		js_put(o, "backing", layers_to_json(d));
-	else if (!how->snapshots)
+	else if (!opts->snapshots)
 		json_object_object_del(o, "backing");
 	return 0;
 }
 
-static int disks_change(const struct vm *source, const struct clone_how *how, const char *name,
+static int disks_change(const struct vm *source, const struct clone_opts *opts, const char *name,
 	struct json_object *o, struct err *e)
 {
 	struct json_object *disks = js_get_array(o, "disks");
@@ -176,9 +176,9 @@ static int disks_change(const struct vm *source, const struct clone_how *how, co
 
 	for (uint32_t i = 0; i < source->def->ndisks && !r; i++)
 		if (!source->def->disks[i].read_only)
-			r = disk_change(source, how, &source->def->disks[i], nth++, name,
+			r = disk_change(source, opts, &source->def->disks[i], nth++, name,
 				json_object_array_get_idx(disks, i), e);
-	if (!r && how->files && json_object_array_length(how->files) != nth)
+	if (!r && opts->files && json_object_array_length(opts->files) != nth)
 		r = err_set(e, -EINVAL, ERR_INVALID, "files: give one for each disk that the VM writes to: %u", nth);
 	return r;
 }
@@ -186,10 +186,10 @@ static int disks_change(const struct vm *source, const struct clone_how *how, co
 /* ---- identity ---- */
 
 /* Set the given MACs; the others are generated later. The definition's parser checks them. */
-static int macs_change(const struct clone_how *how, struct json_object *o, struct err *e)
+static int macs_change(const struct clone_opts *opts, struct json_object *o, struct err *e)
 {
 	struct json_object *interfaces = js_get_array(o, "interfaces");
-	size_t n = json_object_array_length(interfaces), given = how->macs ? json_object_array_length(how->macs) : 0;
+	size_t n = json_object_array_length(interfaces), given = opts->macs ? json_object_array_length(opts->macs) : 0;
 
 	if (given > n)
 		return err_set(e, -EINVAL, ERR_INVALID, "macs: %zu are given, and the VM has %zu interfaces", given, n);
@@ -197,21 +197,21 @@ static int macs_change(const struct clone_how *how, struct json_object *o, struc
 		struct json_object *interface = json_object_array_get_idx(interfaces, i);
 
 		if (i < given)
-			js_put(interface, "mac", json_object_get(json_object_array_get_idx(how->macs, i)));
+			js_put(interface, "mac", json_object_get(json_object_array_get_idx(opts->macs, i)));
 		else
 			json_object_object_del(interface, "mac");
 	}
 	return 0;
 }
 
-static int uuid_set(const struct vm *source, const struct clone_how *how, struct definition *def, struct err *e)
+static int uuid_set(const struct vm *source, const struct clone_opts *opts, struct definition *def, struct err *e)
 {
 	const struct vm *holder;
 
-	if (!how->uuid)
+	if (!opts->uuid)
 		return definition_make_uuid(def, e);
-	if (uuid_parse(how->uuid, def->uuid) < 0 || !definition_has_uuid(def))
-		return err_set(e, -EINVAL, ERR_INVALID, "uuid: \"%.60s\" is none", how->uuid);
+	if (uuid_parse(opts->uuid, def->uuid) < 0 || !definition_has_uuid(def))
+		return err_set(e, -EINVAL, ERR_INVALID, "uuid: \"%.60s\" is none", opts->uuid);
 	holder = vm_find_uuid(source->daemon, def->uuid);
 	return holder ? err_set(e, -EEXIST, ERR_EXISTS,
 				"uuid: is taken by VM '%s'; leave it out and one is made", holder->def->name) : 0;
@@ -219,18 +219,18 @@ static int uuid_set(const struct vm *source, const struct clone_how *how, struct
 
 /* ---- the whole plan ---- */
 
-static int clone_define(const struct vm *source, const struct clone_how *how, unsigned i, struct json_object *o,
+static int clone_define(const struct vm *source, const struct clone_opts *opts, unsigned i, struct json_object *o,
 	struct definition **ret, struct err *e)
 {
 	char name[VM_NAME_MAX + 16];
-	int r = name_make(how, i, name, e);
+	int r = name_make(opts, i, name, e);
 
 	if (!r)
 		r = name_check(source, name, e);
 	if (!r)
-		r = disks_change(source, how, name, o, e);
+		r = disks_change(source, opts, name, o, e);
 	if (!r)
-		r = macs_change(how, o, e);
+		r = macs_change(opts, o, e);
 	if (r < 0)
 		return r;
 	js_put_str(o, "name", name);
@@ -239,38 +239,38 @@ static int clone_define(const struct vm *source, const struct clone_how *how, un
 	if (!r && rights_copy(source->def->rights, &(*ret)->rights) < 0)
 		r = err_set_errno(e, -ENOMEM, "clones");
 	if (!r)
-		r = uuid_set(source, how, *ret, e);
+		r = uuid_set(source, opts, *ret, e);
 	return r ? r : identity_complete(source->daemon, *ret, NULL, e);
 }
 
-static int how_check(const struct clone_how *how, struct err *e)
+static int opts_check(const struct clone_opts *opts, struct err *e)
 {
-	if (!how->name && !how->pattern)
+	if (!opts->name && !opts->pattern)
 		return err_set(e, -EINVAL, ERR_INVALID, "a clone needs a name, or a pattern for names");
-	if (how->count > 1 && (how->files || how->macs || how->uuid))
+	if (opts->count > 1 && (opts->files || opts->macs || opts->uuid))
 		return err_set(e, -EINVAL, ERR_INVALID, "files, macs and a uuid can be given for one clone only");
-	if (how->linked && how->snapshots)
+	if (opts->linked && opts->snapshots)
 		return err_set(e, -EINVAL, ERR_INVALID,
 			"a linked clone has no snapshots of its source's; --snapshots is for --full");
 	return 0;
 }
 
-int clone_plan_make(const struct vm *source, const struct clone_how *how, struct clone_plan *p, struct err *e)
+int clone_plan_make(const struct vm *source, const struct clone_opts *opts, struct clone_plan *p, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = definition_to_json(source->def);
-	int r = how_check(how, e);
+	int r = opts_check(opts, e);
 
 	*p = (struct clone_plan){ 0 };
 	if (r < 0)
 		return r;
-	p->n = MAX(how->count, 1);
+	p->n = MAX(opts->count, 1);
 	p->defs = calloc(p->n, sizeof(struct definition *));
 	if (!p->defs)
 		abort(); /* better than a call that is never answered */
 	json_object_object_del(o, "uuid");
 	identity_drop_forwards(o);
 	for (unsigned i = 0; i < p->n && !r; i++) {
-		r = clone_define(source, how, i, o, &p->defs[i], e);
+		r = clone_define(source, opts, i, o, &p->defs[i], e);
 		for (unsigned k = 0; k < i && !r; k++)
 			r = identity_differ(source->daemon, p->defs[i], p->defs[k], e);
 	}

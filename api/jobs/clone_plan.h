@@ -12,7 +12,7 @@ struct vm;
 
 #define CLONES_MAX 1000
 
-struct clone_how {
+struct clone_opts {
 	const char *name;    /* NULL: use the pattern */
 	const char *pattern; /* "web-%02d"; NULL: the name, with -1, -2, … if there are several */
 	unsigned count;	     /* 0: one */
@@ -30,7 +30,7 @@ struct clone_plan {
 };
 
 /* Make a plan. Returns 0; -EEXIST: a name, path, MAC or uuid is in use; -EINVAL; -ENOTSUP. */
-int clone_plan_make(const struct vm *source, const struct clone_how *how, struct clone_plan *ret_p, struct err *e);
+int clone_plan_make(const struct vm *source, const struct clone_opts *opts, struct clone_plan *ret_p, struct err *e);
 void clone_plan_done(struct clone_plan *p);
 /* Return the plan for --dry-run: name, uuid, disks (id, path, from). */
 struct json_object *clone_plan_to_json(const struct clone_plan *p, const struct vm *source);

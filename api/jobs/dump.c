@@ -254,7 +254,7 @@ static void went_on(void *opaque, int r, const struct vm_answer *a, const struct
 	work_end(w, NULL);
 }
 
-static void work_go_on(struct work *w)
+static void work_resume_pending(struct work *w)
 {
 	struct vm *vm = w->vm;
 	bool there = vm->proc && !vm->destroying;
@@ -291,7 +291,7 @@ static void dump_done(void *opaque, int r, const struct vm_answer *a, const stru
 	}
 	w->result = result_of(w, a->snapshot);
 	w->job->cancel = NULL;
-	work_go_on(w);
+	work_resume_pending(w);
 }
 
 static void work_cancel(struct job *j)

@@ -291,9 +291,9 @@ static void export_cancel(struct job *j)
 
 /* ---- the beginning ---- */
 
-static int state_check(const struct vm *vm, const struct export_how *how, struct err *e)
+static int state_check(const struct vm *vm, const struct export_opts *opts, struct err *e)
 {
-	if (how->snapshot)
+	if (opts->snapshot)
 		return 0;
 	if (vm->state == VM_SAVED)
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
@@ -324,11 +324,11 @@ static int file_check(int fd, struct err *e)
 	return 0;
 }
 
-static int how_check(const struct export_how *how, struct err *e)
+static int opts_check(const struct export_opts *opts, struct err *e)
 {
-	if (how->level < 0 || how->level > 19)
+	if (opts->level < 0 || opts->level > 19)
 		return err_set(e, -EINVAL, ERR_INVALID, "level: goes from 1 to 19 with zstd, to 9 with gzip");
-	if (how->snapshot && (!*how->snapshot || strlen(how->snapshot) > 255))
+	if (opts->snapshot && (!*opts->snapshot || strlen(opts->snapshot) > 255))
 		return err_set(e, -EINVAL, ERR_INVALID, "snapshot: has 1 to 255 bytes");
 	return 0;
 }
@@ -353,7 +353,7 @@ static void export_go(struct export *x)
 		go(x);
 }
 
-int export_begin(struct vm *vm, int fd, const struct export_how *how, const char *job_id,
+int export_begin(struct vm *vm, int fd, const struct export_opts *opts, const char *job_id,
 	struct job **ret_j, struct err *e)
 {
 	struct export *x;
@@ -362,9 +362,9 @@ int export_begin(struct vm *vm, int fd, const struct export_how *how, const char
 	if (!r)
 		r = file_check(fd, e);
 	if (!r)
-		r = how_check(how, e);
+		r = opts_check(opts, e);
 	if (!r)
-		r = state_check(vm, how, e);
+		r = state_check(vm, opts, e);
 	if (!r)
 		r = job_new(vm, "export", job_id, ret_j, e);
 	if (r < 0)
@@ -372,10 +372,10 @@ int export_begin(struct vm *vm, int fd, const struct export_how *how, const char
 	x = calloc(1, sizeof(*x));
 	if (!x)
 		abort();
-	*x = (struct export){ .vm = vm, .job = *ret_j, .level = how->level,
+	*x = (struct export){ .vm = vm, .job = *ret_j, .level = opts->level,
 		.fd = fcntl(fd, F_DUPFD_CLOEXEC, 3) };
-	snprintf(x->snapshot, sizeof(x->snapshot), "%s", how->snapshot ? how->snapshot : "");
-	snprintf(x->compress, sizeof(x->compress), "%s", how->compress ? how->compress : "zstd");
+	snprintf(x->snapshot, sizeof(x->snapshot), "%s", opts->snapshot ? opts->snapshot : "");
+	snprintf(x->compress, sizeof(x->compress), "%s", opts->compress ? opts->compress : "zstd");
 	x->job->opaque = x;
 	x->job->release = export_release;
 	x->job->cancel = export_cancel;

@@ -9,14 +9,14 @@ struct err;
 struct job;
 struct vm;
 
-struct export_how {
+struct export_opts {
 	const char *compress; /* "zstd", "gzip", "none"; NULL: zstd */
 	int64_t level;	      /* 0: the usual one */
 	const char *snapshot; /* NULL: all as it is */
 };
 
 /* fd: borrowed; open for writing. job_id: NULL: one is made. */
-int export_begin(struct vm *vm, int fd, const struct export_how *how, const char *job_id,
+int export_begin(struct vm *vm, int fd, const struct export_opts *opts, const char *job_id,
 	struct job **ret_j, struct err *e);
 
 #endif

@@ -144,7 +144,7 @@ static int clone_define(struct clone *c, struct json_object *o, const char *name
 	return r < 0 ? r : identity_complete(c->fork->daemon, c->def, NULL, e);
 }
 
-static int clones_define(struct fork *f, const struct fork_how *how, struct err *e)
+static int clones_define(struct fork *f, const struct fork_opts *opts, struct err *e)
 {
 	CLEANUP_JS struct json_object *source = definition_to_json(f->source->def);
 	char name[VM_NAME_MAX + 16];
@@ -155,10 +155,10 @@ static int clones_define(struct fork *f, const struct fork_how *how, struct err 
 	identity_drop_forwards(source);
 	for (unsigned i = 0; i < f->n && !r; i++) {
 		f->clones[i].fork = f;
-		if (how->count)
-			snprintf(name, sizeof(name), "%.*s-%u", VM_NAME_MAX + 1, how->name, i + 1);
+		if (opts->count)
+			snprintf(name, sizeof(name), "%.*s-%u", VM_NAME_MAX + 1, opts->name, i + 1);
 		else
-			snprintf(name, sizeof(name), "%.*s", VM_NAME_MAX + 1, how->name);
+			snprintf(name, sizeof(name), "%.*s", VM_NAME_MAX + 1, opts->name);
 		r = clone_define(&f->clones[i], source, name, e);
 		for (unsigned k = 0; k < i && !r; k++)
 			r = identity_differ(f->daemon, f->clones[i].def, f->clones[k].def, e);
@@ -310,12 +310,12 @@ static void clone_started(void *opaque, int r, const struct err *e)
 static void clone_start(struct clone *c)
 {
 	struct fork *f = c->fork;
-	struct vm_start_how how = { .state_fd = -1, .forked = true, .paused = f->paused,
+	struct vm_start_opts opts = { .state_fd = -1, .forked = true, .paused = f->paused,
 		.hint_hostname = f->hint_hostname, .by_job = true, .done = clone_started, .opaque = c };
 
-	how.state_fd = fcntl(f->state_fd, F_DUPFD_CLOEXEC, 3);
+	opts.state_fd = fcntl(f->state_fd, F_DUPFD_CLOEXEC, 3);
 	f->begun++;
-	vm_start(c->vm, &how);
+	vm_start(c->vm, &opts);
 }
 
 static void go_on(struct fork *f)
@@ -466,13 +466,13 @@ static void files_checked(void *opaque, int r, const struct fork_as_result *res,
 		fork_go(f);
 }
 
-static int fork_prepare(struct fork *f, const struct fork_how *how, struct err *e)
+static int fork_prepare(struct fork *f, const struct fork_opts *opts, struct err *e)
 {
 	struct fork_as_result none = { 0 };
 	int r = source_check(f->source, f->n, e);
 
 	if (!r)
-		r = clones_define(f, how, e);
+		r = clones_define(f, opts, e);
 	if (r < 0)
 		return r;
 	r = files_list(f, e);
@@ -516,17 +516,17 @@ static struct fork *fork_new(struct daemon *d, unsigned n)
 	return f;
 }
 
-int fork_begin(struct vm *vm, const struct fork_how *how, const char *job_id, struct job **ret_j,
+int fork_begin(struct vm *vm, const struct fork_opts *opts, const char *job_id, struct job **ret_j,
 	struct err *e)
 {
-	struct fork *f = fork_new(vm->daemon, MAX(how->count, 1));
+	struct fork *f = fork_new(vm->daemon, MAX(opts->count, 1));
 	int r;
 
 	f->source = vm;
-	f->paused = how->paused;
-	f->hint_hostname = how->hint_hostname;
-	snprintf(f->snapshot, sizeof(f->snapshot), "%s", how->snapshot ? how->snapshot : "");
-	r = fork_prepare(f, how, e);
+	f->paused = opts->paused;
+	f->hint_hostname = opts->hint_hostname;
+	snprintf(f->snapshot, sizeof(f->snapshot), "%s", opts->snapshot ? opts->snapshot : "");
+	r = fork_prepare(f, opts, e);
 	if (!r)
 		r = fork_submit(f, job_id, e);
 	if (r < 0) {

@@ -13,7 +13,7 @@ struct vm;
 
 #define FORK_CLONES_MAX 1000
 
-struct fork_how {
+struct fork_opts {
 	const char *name;
 	unsigned count; /* 0: one, that has the name; else so many, with -1, -2, ... behind it */
 	bool paused, hint_hostname;
@@ -22,7 +22,7 @@ struct fork_how {
 
 /* Result: count, first, last (names), pause, total (ns), ram-bytes-written. Names that are taken and what
  * cannot be cloned are refused before anything is done. */
-int fork_begin(struct vm *vm, const struct fork_how *how, const char *job_id, struct job **ret_j,
+int fork_begin(struct vm *vm, const struct fork_opts *opts, const char *job_id, struct job **ret_j,
 	struct err *e);
 
 #endif

@@ -173,7 +173,7 @@ static void found(void *opaque, const char *folder)
 		log_error("rename", "VM '%s': %s", folder, e.msg);
 }
 
-void rename_go_on(struct daemon *d)
+void rename_resume_pending(struct daemon *d)
 {
 	store_each_with(d->store, STORE_RENAMED, found, d);
 }

@@ -10,6 +10,6 @@
 struct daemon;
 
 /* Before the VMs are loaded, when the permissions are: ends what an earlier daemon began. */
-void rename_go_on(struct daemon *d);
+void rename_resume_pending(struct daemon *d);
 
 #endif

@@ -384,7 +384,7 @@ static void started(void *opaque, int r, const struct err *e)
 
 static void images_reverted(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
-	struct vm_start_how how = { .state_fd = -1, .by_job = true, .done = started, .opaque = opaque };
+	struct vm_start_opts opts = { .state_fd = -1, .by_job = true, .done = started, .opaque = opaque };
 	struct work *w = opaque;
 
 	(void)a;
@@ -393,11 +393,11 @@ static void images_reverted(void *opaque, int r, const struct vm_answer *a, cons
 		return;
 	}
 	vm_move(w->vm, VM_ASK_REVERT, "from snapshot", NULL, 0);
-	how.paused = w->revert.then == SAVE_THEN_PAUSED;
+	opts.paused = w->revert.then == SAVE_THEN_PAUSED;
 	if (w->revert.then == SAVE_THEN_AS_IT_WAS)
 		revert_succeed(w);
 	else
-		vm_start(w->vm, &how);
+		vm_start(w->vm, &opts);
 }
 
 static void images_revert(struct work *w)
@@ -468,11 +468,11 @@ static void fresh_started(void *opaque, int r, const struct err *e)
 
 static void off_revert(struct work *w)
 {
-	struct vm_start_how how = { .state_fd = -1, .by_job = true, .paused = true,
+	struct vm_start_opts opts = { .state_fd = -1, .by_job = true, .paused = true,
 		.done = fresh_started, .opaque = w };
 
 	if (w->has_memory)
-		vm_start(w->vm, &how);
+		vm_start(w->vm, &opts);
 	else
 		images_revert(w);
 }
@@ -623,7 +623,7 @@ static void revert_chosen(void *opaque, int r, const struct snapshots *s, const 
 	}
 }
 
-int snapshot_revert(struct vm *vm, const struct snapshot_revert *how, const struct job_name *name,
+int snapshot_revert(struct vm *vm, const struct snapshot_revert *opts, const struct job_name *name,
 	struct job **ret_j, struct err *e)
 {
 	struct work *w;
@@ -631,7 +631,7 @@ int snapshot_revert(struct vm *vm, const struct snapshot_revert *how, const stru
 
 	if (r < 0)
 		return r;
-	w->revert = *how;
+	w->revert = *opts;
 	*ret_j = w->job;
 	snapshots_fetch(vm, revert_chosen, w);
 	return 0;

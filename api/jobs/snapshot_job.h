@@ -41,7 +41,7 @@ struct snapshot_revert {
  * A snapshot of disks alone leaves the VM off (unless `then` says otherwise), and stops it
  * before. Result: name, id, stopped, state; with look_only as they would be, and what would be lost: memory-lost,
  * disks-lost (ids). */
-int snapshot_revert(struct vm *vm, const struct snapshot_revert *how, const struct job_name *name,
+int snapshot_revert(struct vm *vm, const struct snapshot_revert *opts, const struct job_name *name,
 	struct job **ret_j, struct err *e);
 
 #endif

@@ -324,7 +324,7 @@ static void go_on(struct vm *vm, struct json_object *kept)
 		give_up(u, &e);
 }
 
-void undefine_go_on(struct daemon *d)
+void undefine_resume_pending(struct daemon *d)
 {
 	for (size_t i = 0; i < d->nvms; i++) {
 		CLEANUP_JS struct json_object *kept = NULL;

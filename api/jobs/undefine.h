@@ -8,6 +8,6 @@ struct daemon;
 #define UNDEFINE_FILE "undefine.json"
 
 /* At the daemon's start, with all VMs there. */
-void undefine_go_on(struct daemon *d);
+void undefine_resume_pending(struct daemon *d);
 
 #endif

@@ -308,7 +308,7 @@ static void try_again(void *opaque)
 	struct vm *vm = opaque;
 
 	vm->forwards->waits = false;
-	forwards_follow(vm);
+	forwards_on_state_change(vm);
 }
 
 static void again_later(struct forwards *f, uint64_t wait_ns)
@@ -348,7 +348,7 @@ static void wakes_forget(struct forwards *f)
 		loop_timer_disarm(f->timer);
 }
 
-void forwards_follow(struct vm *vm)
+void forwards_on_state_change(struct vm *vm)
 {
 	if (idle_is_saved_now(vm) && forwards_are_held(vm)) {
 		watch_all(vm->forwards);
@@ -368,7 +368,7 @@ void forwards_redefined(struct vm *vm)
 {
 	if (vm->forwards && sleeps_saved(vm))
 		let_go(vm->forwards);
-	forwards_follow(vm);
+	forwards_on_state_change(vm);
 }
 
 /* ---- a start ---- */

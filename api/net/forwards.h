@@ -27,7 +27,7 @@ int forwards_start(struct vm *vm, struct config *c, struct err *e);
 /* Its process was not even begun: those of its interfaces end by themselves, or are killed in a moment. */
 void forwards_processes_end(const struct vm *vm);
 /* Its state is another: has the sockets and listens, or lets go of them. */
-void forwards_follow(struct vm *vm);
+void forwards_on_state_change(struct vm *vm);
 /* So is its definition. */
 void forwards_redefined(struct vm *vm);
 /* It is no more, or the daemon ends. */

@@ -124,13 +124,13 @@ static void started(void *opaque, int r, const struct err *e)
 static void turn(void *opaque, struct vm *vm, size_t i)
 {
 	struct autostart *a = opaque;
-	struct vm_start_how how = { .state_fd = -1, .done = started, .opaque = &a->steps[i] };
+	struct vm_start_opts opts = { .state_fd = -1, .done = started, .opaque = &a->steps[i] };
 
 	a->steps[i] = (struct step){ a, i };
 	if (vm_state_is_active(vm->state) || vm->starting || vm->start_waits)
 		staged_run_over(a->sequence, i); /* somebody was faster */
 	else
-		vm_start(vm, &how);
+		vm_start(vm, &opts);
 }
 
 static void all_over(void *opaque)

@@ -86,7 +86,7 @@ static void suspended(void *opaque, int r, const struct vm_answer *a, const stru
 		vm_move(vm, VM_SAW_PAUSED, REASON, NULL, 0);
 	fall_over(vm);
 	vm->idle.suspending = false;
-	idle_follow(vm);
+	idle_on_state_change(vm);
 	if (vm->idle.disturbed && idle_sleeps(vm))
 		wake_begin(vm, disturbed_woken, vm);
 	else
@@ -104,7 +104,7 @@ static void suspend_begin(struct store_work *w)
 	vm->idle.fall = NULL;
 	if (vm->state != VM_RUNNING || !vm->proc || vm->idle.disturbed) {
 		fall_over(vm);
-		idle_follow(vm);
+		idle_on_state_change(vm);
 		return;
 	}
 	vm->idle.suspending = true;
@@ -128,8 +128,8 @@ static void not_saved(struct vm *vm)
 {
 	fall_over(vm);
 	forwards_release(vm);
-	forwards_follow(vm);
-	idle_follow(vm);
+	forwards_on_state_change(vm);
+	idle_on_state_change(vm);
 }
 
 /* Its reason tells that it may be woken. */
@@ -143,13 +143,13 @@ static void saved(struct job *j, void *opaque)
 	} else {
 		vm->idle.asking = vm->idle.falling = false;
 		vm_say_reason(vm, REASON, "");
-		idle_follow(vm);
+		idle_on_state_change(vm);
 	}
 	if (!j->failed)
 		job_dismiss(j, NULL);
 }
 
-static void save_follow(struct vm *vm, struct job *j)
+static void save_on_state_change(struct vm *vm, struct job *j)
 {
 	j->concluded = saved;
 	j->concluded_opaque = vm;
@@ -169,8 +169,8 @@ static void sleep_begin(struct vm *vm)
 		log_info("idle", "VM '%s': not saved: %s", vm->def->name, e.msg);
 		not_saved(vm);
 	} else {
-		save_follow(vm, j);
-		forwards_follow(vm);
+		save_on_state_change(vm, j);
+		forwards_on_state_change(vm);
 	}
 }
 
@@ -182,7 +182,7 @@ void idle_taken_back(struct vm *vm, struct job *saving)
 
 	vm->idle.falling = fell && saving;
 	if (vm->idle.falling)
-		save_follow(vm, saving);
+		save_on_state_change(vm, saving);
 	else if (fell && vm->state == VM_SAVED)
 		snprintf(vm->reason, sizeof(vm->reason), REASON);
 	/* Its forwards follow when all VMs are known. */
@@ -265,7 +265,7 @@ static void fire(void *opaque)
 	vm_process_request(vm->proc, VM_MSG_QUERY, NULL, 0, -1, REQUEST_TIMEOUT_NS, looked, vm);
 }
 
-void idle_follow(struct vm *vm)
+void idle_on_state_change(struct vm *vm)
 {
 	vm->idle.look.begun = false;
 	if (vm->state != VM_RUNNING && vm->idle.holding) {
@@ -328,11 +328,11 @@ static void woken(void *opaque, int r, const struct vm_answer *a, const struct e
 
 static void wake_begin(struct vm *vm, void (*done)(void *opaque, int r, const struct err *e), void *opaque)
 {
-	struct vm_start_how how = { .state_fd = -1, .done = done, .opaque = opaque };
+	struct vm_start_opts opts = { .state_fd = -1, .done = done, .opaque = opaque };
 	struct wake *w;
 
 	if (vm->state == VM_SAVED) {
-		vm_start(vm, &how);
+		vm_start(vm, &opts);
 		return;
 	}
 	w = malloc(sizeof(*w));

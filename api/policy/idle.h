@@ -32,7 +32,7 @@ struct idle {
 };
 
 /* It runs, or runs no more: begins to count, or ends that. */
-void idle_follow(struct vm *vm);
+void idle_on_state_change(struct vm *vm);
 /* Why it stands still, or runs, when that was for idleness; NULL: for something else. */
 const char *idle_reason(const struct vm *vm, const struct vm_event *ev);
 

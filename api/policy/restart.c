@@ -33,7 +33,7 @@ static void arm(struct vm *vm, uint64_t due_ns);
 static void fire(void *opaque)
 {
 	struct vm *vm = opaque;
-	struct vm_start_how how = { .state_fd = -1, .again = true, .done = started, .opaque = vm };
+	struct vm_start_opts opts = { .state_fd = -1, .again = true, .done = started, .opaque = vm };
 
 	if (vm->daemon->host_shutdown) { /* nobody is started now, and this one is to be left as it is */
 		arm(vm, loop_now_ns() + SECOND_NS);
@@ -41,7 +41,7 @@ static void fire(void *opaque)
 	}
 	vm->restart.due_ns = 0;
 	if (!vm->starting && !vm->start_waits && !vm_state_is_active(vm->state))
-		vm_start(vm, &how);
+		vm_start(vm, &opts);
 }
 
 static void arm(struct vm *vm, uint64_t due_ns)

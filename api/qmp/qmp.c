@@ -102,7 +102,7 @@ static void open_or_log(struct vm *vm)
 		log_warn("qmp", "VM '%s' has no socket of its own: %s", vm->def->name, e.msg);
 }
 
-void qmp_follow(struct vm *vm)
+void qmp_on_state_change(struct vm *vm)
 {
 	bool active = vm_state_is_active(vm->state);
 

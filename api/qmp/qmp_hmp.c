@@ -128,14 +128,14 @@ static void hmp_savevm(struct call *c, const char *arg)
 
 static void hmp_loadvm(struct call *c, const char *arg)
 {
-	struct snapshot_revert how = { .with_memory = true,
+	struct snapshot_revert opts = { .with_memory = true,
 		.then = c->vm->state == VM_PAUSED ? SAVE_THEN_PAUSED : SAVE_THEN_RUNNING };
 	struct job *j = NULL;
 	struct err e;
-	int r = arg_name(arg, how.name, &e);
+	int r = arg_name(arg, opts.name, &e);
 
 	if (!r)
-		r = snapshot_revert(c->vm, &how, &unseen, &j, &e);
+		r = snapshot_revert(c->vm, &opts, &unseen, &j, &e);
 	wait_for(c, r, j, &e);
 }
 

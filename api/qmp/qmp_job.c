@@ -123,15 +123,15 @@ void qmp_snapshot_save(struct call *c)
 void qmp_snapshot_load(struct call *c)
 {
 	struct job_name name = { .qmp_id = js_get_str(c->args, "job-id") };
-	struct snapshot_revert how = { .with_memory = true,
+	struct snapshot_revert opts = { .with_memory = true,
 		.then = c->vm->state == VM_PAUSED || c->vm->state == VM_PRESERVED ? SAVE_THEN_PAUSED :
 										     SAVE_THEN_RUNNING };
 	struct job *j;
 	struct err e;
-	int r = check_args(c, true, how.name, &e);
+	int r = check_args(c, true, opts.name, &e);
 
 	if (!r)
-		r = snapshot_revert(c->vm, &how, &name, &j, &e);
+		r = snapshot_revert(c->vm, &opts, &name, &j, &e);
 	begun(c, r, &e);
 }
 

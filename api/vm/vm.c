@@ -82,7 +82,7 @@ int vm_add(struct daemon *d, struct definition *def, struct vm **ret_vm)
 		return -ENOMEM;
 	vm->daemon = d;
 	vm->def = def;
-	vm->id = vm->exit_status = vm->how.state_fd = -1;
+	vm->id = vm->exit_status = vm->opts.state_fd = -1;
 	snprintf(vm->reason, sizeof(vm->reason), "defined");
 	memmove(&d->vms[i + 1], &d->vms[i], (d->nvms - i) * sizeof(*d->vms));
 	d->vms[i] = vm;
@@ -112,8 +112,8 @@ static void vm_free(struct vm *vm)
 	forwards_free(vm);
 	open_as_free(vm->opener);
 	offline_free(vm->offline);
-	if (vm->how.state_fd >= 0)
-		close(vm->how.state_fd);
+	if (vm->opts.state_fd >= 0)
+		close(vm->opts.state_fd);
 	vm_process_free(vm->proc);
 	loop_timer_free(vm->agent_timer);
 	loop_timer_free(vm->restart.timer);
@@ -278,7 +278,7 @@ void vm_say_reason(struct vm *vm, const char *reason, const char *detail)
 	snprintf(vm->reason, sizeof(vm->reason), "%s", reason);
 	snprintf(vm->detail, sizeof(vm->detail), "%s", detail);
 	vm_save(vm);
-	forwards_follow(vm);
+	forwards_on_state_change(vm);
 	vm_emit_change(vm, vm->state);
 }
 
@@ -305,9 +305,9 @@ void vm_move(struct vm *vm, enum vm_trigger t, const char *reason, const char *d
 	log_info("state", "VM '%s': %s (%s)%s%s", vm->def->name, vm_state_name(vm->state),
 		vm->reason, vm->detail[0] ? ": " : "", vm->detail);
 	vm_save(vm);
-	idle_follow(vm);
-	forwards_follow(vm);
+	idle_on_state_change(vm);
+	forwards_on_state_change(vm);
 	emit_qmp(vm, row->event);
 	vm_emit_change(vm, from);
-	qmp_follow(vm);
+	qmp_on_state_change(vm);
 }

@@ -28,7 +28,7 @@ struct vm_process;
 #define VM_TEMPLATE_FILE "template.json" /* it is one */
 
 /* How to start. */
-struct vm_start_how {
+struct vm_start_opts {
 	bool paused;
 	bool eager;	 /* with a state: read all memory first */
 	bool force_boot; /* drop a managed save */
@@ -56,7 +56,7 @@ struct vm {
 	uint64_t run;		 /* counts the starts; the one under way included */
 	uint64_t since_ns;	 /* realtime of the last change of state */
 	struct vm_process *proc; /* NULL: none */
-	struct vm_start_how how; /* of the start under way, or waiting for images */
+	struct vm_start_opts opts; /* of the start under way, or waiting for images */
 	/* Once, when its process is gone. */
 	void (*when_gone)(struct vm *vm, void *opaque);
 	void *when_gone_opaque;
@@ -139,7 +139,7 @@ const struct definition *vm_live(const struct vm *vm);
 /* It runs, and its next start will use another definition. */
 bool vm_is_pending(const struct vm *vm);
 
-enum vm_define_how {
+enum vm_define_mode {
 	VM_DEFINE,
 	VM_REDEFINE, /* only one that is there */
 	VM_VALIDATE, /* keeps nothing */
@@ -148,13 +148,13 @@ enum vm_define_how {
  * looked at, with its rights; emits VM_DEFINED. was: taken; only if the canonical JSON of what is there is
  * that still; NULL: whatever it is.
  * done: exactly once, at once or from the loop. (command_vm.c) */
-void vm_define(struct daemon *d, struct definition *def, enum vm_define_how how, struct json_object *was,
+void vm_define(struct daemon *d, struct definition *def, enum vm_define_mode mode, struct json_object *was,
 	void (*done)(void *opaque, int r, const struct vm_defined *what, const struct err *e),
 	void *opaque);
 
 /* ---- life (vm_life.c) ---- */
 
-void vm_start(struct vm *vm, const struct vm_start_how *how);
+void vm_start(struct vm *vm, const struct vm_start_opts *opts);
 /* The images' process is gone: a start that waited for it goes on. */
 void vm_start_goes_on(struct vm *vm);
 /* Stop at once. call: answered when the process is gone; NULL: nobody waits. */

@@ -209,7 +209,7 @@ static void config_fill(struct vm_config *v, const struct definition *d)
 	v->log_fd = VM_NO_FD;
 	v->end_fd = VM_NO_FD;
 	v->restore_fd = VM_NO_FD;
-	v->touched_fd = VM_NO_FD;
+	v->working_sets_fd = VM_NO_FD;
 }
 
 int config_prepare(const struct definition *d, bool images_only, struct config *c,

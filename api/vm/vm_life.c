@@ -314,7 +314,7 @@ void vm_answer_gone(struct vm *vm, const struct err *e)
 
 void vm_policies_apply(struct vm *vm, bool rebooting)
 {
-	static const struct vm_start_how plainly = { .state_fd = -1 };
+	static const struct vm_start_opts plainly = { .state_fd = -1 };
 	bool shutdown = vm->state == VM_SHUT_OFF && !strcmp(vm->reason, "shutdown"),
 	     reset = vm->state == VM_SHUT_OFF && !strcmp(vm->reason, "guest reset");
 

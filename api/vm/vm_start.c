@@ -163,20 +163,20 @@ static int managed_look(struct vm *vm, bool *ret_hold, int *ret_fd, struct err *
 	struct store *s = vm->daemon->store;
 
 	*ret_hold = false;
-	if (vm->state != VM_SAVED || vm->how.state_fd >= 0)
+	if (vm->state != VM_SAVED || vm->opts.state_fd >= 0)
 		return 0;
 	if (!store_has_file(s, vm->def->name, SAVE_MANAGED))
-		return vm->how.force_boot ? 0 :
+		return vm->opts.force_boot ? 0 :
 			err_set(e, -ENOENT, ERR_NOT_FOUND,
 				"its managed save is gone; boot it with: cairn start --force-boot %s",
 				vm->def->name);
 	*ret_hold = true;
-	if (vm->how.force_boot)
+	if (vm->opts.force_boot)
 		return 0;
 	*ret_fd = store_open_file(s, vm->def->name, SAVE_MANAGED, O_RDWR, e);
 	if (*ret_fd < 0)
 		return *ret_fd;
-	vm->how.paused = vm->how.paused || vm->saved_paused;
+	vm->opts.paused = vm->opts.paused || vm->saved_paused;
 	return 0;
 }
 
@@ -200,15 +200,15 @@ static void start_next(struct daemon *d);
 
 static void start_answer(struct vm *vm, int r, const struct err *e)
 {
-	struct vm_start_how how = vm->how;
+	struct vm_start_opts opts = vm->opts;
 	struct daemon *d = vm->daemon;
 
-	memset(&vm->how, 0, sizeof(vm->how));
-	vm->how.state_fd = -1;
-	if (how.state_fd >= 0)
-		close(how.state_fd);
-	if (how.done)
-		how.done(how.opaque, r, e);
+	memset(&vm->opts, 0, sizeof(vm->opts));
+	vm->opts.state_fd = -1;
+	if (opts.state_fd >= 0)
+		close(opts.state_fd);
+	if (opts.done)
+		opts.done(opts.opaque, r, e);
 	start_next(d);
 }
 
@@ -265,7 +265,7 @@ static void start_failed(struct vm *vm, const struct err *e)
 	vm->idle.by[0] = 0;
 	if (!vm->proc)
 		forwards_processes_end(vm);
-	forwards_follow(vm);
+	forwards_on_state_change(vm);
 	start_answer(vm, -EREMOTEIO, e);
 }
 
@@ -293,7 +293,7 @@ static void start_done(void *opaque, int r, const struct vm_answer *a, const str
 	vm->id = ++vm->daemon->next_id;
 	vm->saved_paused = false;
 	managed_release(vm, true);
-	if (vm->how.paused)
+	if (vm->opts.paused)
 		vm_move(vm, VM_ASK_START_PAUSED, vm->restoring ? reason : "user", NULL, 0);
 	else
 		vm_move(vm, VM_ASK_START, reason, vm->idle.by, 0);
@@ -303,14 +303,14 @@ static void start_done(void *opaque, int r, const struct vm_answer *a, const str
 }
 
 /* What the VM touches first after a restore or a revert; a clone's memory comes from nowhere. */
-static void touched_add(struct vm *vm, struct config *c)
+static void working_sets_add(struct vm *vm, struct config *c)
 {
 	struct err e = { 0 };
-	int fd = vm->how.forked ? -1 : store_open_file(vm->daemon->store, vm->def->name, "touched", O_RDWR | O_CREAT, &e);
+	int fd = vm->opts.forked ? -1 : store_open_file(vm->daemon->store, vm->def->name, "touched", O_RDWR | O_CREAT, &e);
 
 	if (fd >= 0)
-		c->vm.touched_fd = (uint16_t)config_add_fd(c, fd);
-	else if (!vm->how.forked)
+		c->vm.working_sets_fd = (uint16_t)config_add_fd(c, fd);
+	else if (!vm->opts.forked)
 		log_info("vm", "VM '%s' starts without its list of memory that is touched first: %s", vm->def->name, e.msg);
 }
 
@@ -343,19 +343,19 @@ static int process_start(struct vm *vm, struct config *c, struct err *e)
 	p.end_fd = end_fd;
 	c->vm.log_fd = (uint16_t)config_add_fd(c, fcntl(log_fd, F_DUPFD_CLOEXEC, 3));
 	c->vm.end_fd = (uint16_t)config_add_fd(c, fcntl(end_fd, F_DUPFD_CLOEXEC, 3));
-	touched_add(vm, c);
+	working_sets_add(vm, c);
 	c->vm.log_level = (uint8_t)d->log_level;
-	c->vm.start_paused = vm->how.paused;
-	c->vm.eager = vm->how.eager;
-	c->vm.forked = vm->how.forked;
-	c->vm.hint_hostname = vm->how.hint_hostname;
+	c->vm.start_paused = vm->opts.paused;
+	c->vm.eager = vm->opts.eager;
+	c->vm.forked = vm->opts.forked;
+	c->vm.hint_hostname = vm->opts.hint_hostname;
 	return vm_process_start(d->loop, &p, c, &vm_life_ops, vm, start_done, vm, &vm->proc, e);
 }
 
 /* The state to go on from becomes one of the configuration's files. */
 static int state_add(struct vm *vm, struct config *c, bool *ret_hold, struct err *e)
 {
-	int fd = steal_fd(&vm->how.state_fd);
+	int fd = steal_fd(&vm->opts.state_fd);
 	int r = 0;
 
 	*ret_hold = false;
@@ -448,7 +448,7 @@ static bool start_has_to_wait(struct vm *vm)
 	for (size_t i = 0; i < d->nvms; i++)
 		under_way += d->vms[i]->starting || d->vms[i]->opener || d->vms[i]->hold;
 	/* Clones have a bound of their own, and are forgotten without being asked. */
-	if (under_way < d->paths->limits.starting || vm->how.forked)
+	if (under_way < d->paths->limits.starting || vm->opts.forked)
 		return false;
 	while (*end)
 		end = &(*end)->start_next;
@@ -510,13 +510,13 @@ static int check_room(const struct vm *vm, struct err *e)
 	return 0;
 }
 
-void vm_start(struct vm *vm, const struct vm_start_how *how)
+void vm_start(struct vm *vm, const struct vm_start_opts *opts)
 {
 	bool kept = save_is_being_kept(vm);
 	bool waits = (vm->offline || kept) && (!vm->job || kept) && !vm->start_waits && !vm->half && !vm->going &&
 		!vm->renaming && !vm->dropping;
 	struct err e;
-	int r = how->by_job || waits ? 0 : vm_check_idle(vm, "start", &e);
+	int r = opts->by_job || waits ? 0 : vm_check_idle(vm, "start", &e);
 
 	if (!r)
 		r = image_check_writable(vm, "start", &e);
@@ -527,15 +527,15 @@ void vm_start(struct vm *vm, const struct vm_start_how *how)
 	if (!r)
 		r = check_room(vm, &e);
 	if (r < 0) {
-		if (how->state_fd >= 0)
-			close(how->state_fd);
-		if (how->done)
-			how->done(how->opaque, r, &e);
+		if (opts->state_fd >= 0)
+			close(opts->state_fd);
+		if (opts->done)
+			opts->done(opts->opaque, r, &e);
 		return;
 	}
-	vm->how = *how;
+	vm->opts = *opts;
 	vm->off_asked = false;
-	if (!how->again)
+	if (!opts->again)
 		restart_forget(vm);
 	vm->start_waits = vm->offline || kept;
 	if (!vm->start_waits)

@@ -25,7 +25,7 @@ static void config_fill(struct vm_config *c)
 	c->log_fd = 2;
 	c->end_fd = 3;
 	c->restore_fd = 4;
-	c->touched_fd = 5;
+	c->working_sets_fd = 5;
 	c->ndisks = 2;
 	for (unsigned i = 0; i < c->ndisks; i++) {
 		struct vm_disk *d = &c->disks[i];
@@ -72,7 +72,7 @@ static void disk_look(const struct vm_disk *d, unsigned nfds, bool used[CHANNEL_
 /* What a VM process relies on, without looking again. */
 static void config_look(const struct vm_config *c, unsigned nfds)
 {
-	const uint16_t fds[] = { c->kernel_fd, c->initrd_fd, c->log_fd, c->end_fd, c->restore_fd, c->touched_fd };
+	const uint16_t fds[] = { c->kernel_fd, c->initrd_fd, c->log_fd, c->end_fd, c->restore_fd, c->working_sets_fd };
 	bool used[CHANNEL_FDS_MAX] = { false };
 
 	must(c->name[0] && ends(c->name, sizeof(c->name)) && !strchr(c->name, '/') && ends(c->cmdline, sizeof(c->cmdline)));

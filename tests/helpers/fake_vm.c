@@ -648,7 +648,7 @@ static void work_begin(struct fake *f, struct channel_msg *m)
 		work_finish(f, 0, &e);
 }
 
-static void work_go_on(struct fake *f)
+static void work_resume_pending(struct fake *f)
 {
 	struct work *w = &f->work;
 	uint64_t now = now_ms();
@@ -861,7 +861,7 @@ static void turn(struct fake *f)
 	if (f->due_ms && now_ms() >= f->due_ms)
 		due(f);
 	if (f->work.due_ms)
-		work_go_on(f);
+		work_resume_pending(f);
 	if (p[0].revents) {
 		int fd = accept4(f->listening, NULL, NULL, SOCK_CLOEXEC);
 

@@ -75,7 +75,7 @@ int memory_attach(struct memory *m, struct kvm *k, struct err *e)
 
 /* Deleting any memory slot makes KVM zap all shadow pages, so create and delete a slot of one page.
  * vCPUs are stopped. */
-int memory_forget_shadows(struct memory *m, struct kvm *k, struct err *e)
+int memory_zap_shadow_pages(struct memory *m, struct kvm *k, struct err *e)
 {
 	uint64_t gpa = MEM_HIGH_BASE + ROUND_UP(m->high_bytes, PAGE_BYTES);
 	int r = k->has_shadows ? slot_set(k, SLOT_BRIEF, gpa, PAGE_BYTES, m->host, e) : 0;
@@ -124,7 +124,7 @@ static int ram_map(struct memory *m, int fd, uint64_t offset, int flags, struct 
 	return 0;
 }
 
-int memory_view(struct memory *m, int base_fd, uint64_t offset, struct err *e)
+int memory_map_cow(struct memory *m, int base_fd, uint64_t offset, struct err *e)
 {
 	int r;
 
@@ -141,7 +141,7 @@ int memory_view(struct memory *m, int base_fd, uint64_t offset, struct err *e)
 	return 0;
 }
 
-bool memory_is_view(const struct memory *m)
+bool memory_is_cow(const struct memory *m)
 {
 	return m->base_fd >= 0;
 }
@@ -209,11 +209,11 @@ static int ram_empty(struct memory *m)
 		? -errno : 0;
 }
 
-int memory_own(struct memory *m, struct err *e)
+int memory_unshare(struct memory *m, struct err *e)
 {
 	int r;
 
-	if (!memory_is_view(m))
+	if (!memory_is_cow(m))
 		return 0;
 	r = content_own(m);
 	if (r < 0)
@@ -227,11 +227,11 @@ int memory_own(struct memory *m, struct err *e)
 
 void memory_clear(struct memory *m)
 {
-	if (memory_is_view(m) && view_end(m, NULL) == 0)
+	if (memory_is_cow(m) && view_end(m, NULL) == 0)
 		return;
 	/* Punching a hole frees the pages at once; when it fails, the old content is still there,
 	 * so write zeros. */
-	if (memory_is_view(m) || ram_empty(m) < 0)
+	if (memory_is_cow(m) || ram_empty(m) < 0)
 		memset(m->host, 0, m->mapped_bytes);
 }
 

@@ -59,7 +59,7 @@ int memory_init(struct memory *m, uint64_t bytes, bool huge_pages, struct err *e
 int memory_attach(struct memory *m, struct kvm *k, struct err *e);
 /* Make KVM drop its shadow page tables, if it has any. Call after RAM content was replaced while
  * vCPUs were stopped: KVM tracks only the guest's own writes to page tables. */
-int memory_forget_shadows(struct memory *m, struct kvm *k, struct err *e);
+int memory_zap_shadow_pages(struct memory *m, struct kvm *k, struct err *e);
 /* Fill in the RAM fields of h for devices. */
 void memory_describe(const struct memory *m, struct dev_host *h);
 void memory_done(struct memory *m);
@@ -67,12 +67,12 @@ void memory_done(struct memory *m);
  * base_fd, at the same host addresses. Not with huge pages; call before the sandbox is sealed.
  * base_fd: taken on success; nobody may write to the file afterwards.
  * Returns 0 or -errno. */
-int memory_view(struct memory *m, int base_fd, uint64_t offset, struct err *e);
+int memory_map_cow(struct memory *m, int base_fd, uint64_t offset, struct err *e);
 /* Return whether RAM is a private view of a base file. m->fd then does not hold RAM's content. */
-bool memory_is_view(const struct memory *m);
+bool memory_is_cow(const struct memory *m);
 /* Copy the content of a private view into m->fd and map RAM shared again, as in a VM that is no
  * clone. Nobody may write to RAM meanwhile. Returns 0, also when RAM is no view; or -errno. */
-int memory_own(struct memory *m, struct err *e);
+int memory_unshare(struct memory *m, struct err *e);
 /* Allocate the pages of a large range at once, before data is read into them, to save a fault for
  * each page. A hint: failure costs only time. */
 void memory_populate(struct memory *m, uint64_t gpa, uint64_t bytes);

@@ -469,7 +469,7 @@ static void vcpus_drain(struct vcpus *s)
 	pthread_mutex_unlock(&s->lock);
 }
 
-int vcpus_forget(struct vcpus *s, struct err *e)
+int vcpus_drain_async_pf(struct vcpus *s, struct err *e)
 {
 	int r = 0;
 

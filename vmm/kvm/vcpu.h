@@ -92,7 +92,7 @@ int vcpus_reset(struct vcpus *s, const struct boot_entry *entry, struct err *e);
  * never wakes; if the page arrives late, it wakes a vCPU that should sleep. An INIT to each vCPU
  * ends the wait; the call may block until the page is there.
  * vCPUs are parked; registers, events and LAPIC state are lost. Returns 0 or -errno. */
-int vcpus_forget(struct vcpus *s, struct err *e);
+int vcpus_drain_async_pf(struct vcpus *s, struct err *e);
 
 /* Make all vCPUs leave the guest soon, without waiting. Any thread; takes no lock, so vCPU threads
  * may call it as well. */

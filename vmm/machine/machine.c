@@ -327,9 +327,9 @@ static int vcpus_setup(struct machine *m, struct err *e)
 
 static int files_take(struct machine *m, int *fds, struct err *e)
 {
-	if (m->cfg.touched_fd != VM_NO_FD) {
-		m->touched_fd = fds[m->cfg.touched_fd];
-		fds[m->cfg.touched_fd] = -1;
+	if (m->cfg.working_sets_fd != VM_NO_FD) {
+		m->working_sets_fd = fds[m->cfg.working_sets_fd];
+		fds[m->cfg.working_sets_fd] = -1;
 	}
 	if (m->cfg.kernel_fd == VM_NO_FD && m->cfg.images_only)
 		return 0;
@@ -394,7 +394,7 @@ int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, int fork_f
 	m->cfg = *cfg;
 	m->listener = *listener;
 	m->kvm.sys_fd = m->kvm.vm_fd = m->mem.fd = m->kernel_fd = m->initrd_fd =
-		m->restored_from.fd = m->uffd.fd = m->touched_fd = -1;
+		m->restored_from.fd = m->uffd.fd = m->working_sets_fd = -1;
 	m->host.ops = &host_ops;
 	m->host.loop = l;
 	r = machine_build(m, fds, fork_fd, e);
@@ -411,7 +411,7 @@ void machine_forget_memory(struct machine *m)
 	m->base_id[0] = 0;
 	tracker_free(m->tracker);
 	m->tracker = NULL;
-	ram_touched_keep(m);
+	ram_working_set_keep(m);
 	pager_free(m->pager);
 	m->pager = NULL;
 	vcpus_unpoison(&m->vcpus);
@@ -466,7 +466,7 @@ void machine_free(struct machine *m)
 	kvm_done(&m->kvm);
 	memory_done(&m->mem);
 	machine_forget_memory(m);
-	ram_touched_done(m);
+	ram_working_sets_done(m);
 	uffd_close(&m->uffd);
 	if (m->kernel_fd >= 0)
 		close(m->kernel_fd);
@@ -537,13 +537,13 @@ int machine_reset(struct machine *m, struct err *e)
 	int r;
 
 	machine_reset_devices(m);
-	r = vcpus_forget(&m->vcpus, e);
+	r = vcpus_drain_async_pf(&m->vcpus, e);
 	machine_forget_memory(m);
 	agent_restored(m->agent, false);
 	if (!r)
 		r = kvm_reset_irqchip(&m->kvm, e);
 	if (!r)
-		r = memory_forget_shadows(&m->mem, &m->kvm, e);
+		r = memory_zap_shadow_pages(&m->mem, &m->kvm, e);
 	return r < 0 ? r : machine_boot(m, e);
 }
 

@@ -77,9 +77,9 @@ struct machine {
 	bool booted; /* guest memory has been written to */
 	struct uffd uffd;    /* fd -1: userfaultfd is not available */
 	struct pager *pager; /* memory is, or was, loaded from a saved state on demand; NULL: neither */
-	struct working_sets touched; /* working sets of the saved states that this VM was restored from */
-	int touched_fd;		     /* file that keeps the working sets; -1: none */
-	bool touched_read, touched_changed;
+	struct working_sets working_sets; /* working sets of the saved states that this VM was restored from */
+	int working_sets_fd;		     /* file that keeps the working sets; -1: none */
+	bool working_sets_read, working_sets_changed;
 	struct tracker *tracker; /* NULL: memory is not tracked */
 	struct vmstate_file restored_from; /* saved state that memory is paged in from; fd -1: none */
 	struct vmstate_store *paged_from;  /* map of a snapshot's VM state, or NULL; owned, freed with free() */

@@ -100,12 +100,12 @@ int ram_watch(struct machine *m, struct err *e)
 	int r;
 
 	if (m->tracker)
-		return tracker_settle(m->tracker, LEFT_BLOCKS, e);
+		return tracker_preprotect(m->tracker, LEFT_BLOCKS, e);
 	r = tracker_begin(m, NULL, e);
 	if (!r)
 		r = tracker_arm(m->tracker, e);
 	if (!r)
-		r = tracker_settle(m->tracker, LEFT_BLOCKS, e);
+		r = tracker_preprotect(m->tracker, LEFT_BLOCKS, e);
 	if (r < 0) {
 		tracker_free(m->tracker);
 		m->tracker = NULL;
@@ -119,14 +119,14 @@ static int pager_begin(struct machine *m, struct vmstate_store *s, const struct 
 	struct pager_config c = { .store = s, .header = *h, .failed = pager_failed,
 		.complete = pager_completed, .opaque = m };
 
-	if (m->touched_fd >= 0 && !m->touched_read)
-		working_sets_read(&m->touched, m->touched_fd, h->layout.blocks);
-	m->touched_read = true;
-	c.first = working_sets_find(&m->touched, h->realtime_ns);
+	if (m->working_sets_fd >= 0 && !m->working_sets_read)
+		working_sets_read(&m->working_sets, m->working_sets_fd, h->layout.blocks);
+	m->working_sets_read = true;
+	c.first = working_sets_find(&m->working_sets, h->realtime_ns);
 	return pager_new(&c, ret_p, e);
 }
 
-void ram_touched_keep(struct machine *m)
+void ram_working_set_keep(struct machine *m)
 {
 	const uint32_t *blocks;
 	uint64_t key;
@@ -134,20 +134,20 @@ void ram_touched_keep(struct machine *m)
 
 	if (!m->pager)
 		return;
-	blocks = pager_touched(m->pager, &key, &n);
-	working_sets_put(&m->touched, key, blocks, n);
-	m->touched_changed = true;
+	blocks = pager_working_set(m->pager, &key, &n);
+	working_sets_put(&m->working_sets, key, blocks, n);
+	m->working_sets_changed = true;
 }
 
-void ram_touched_done(struct machine *m)
+void ram_working_sets_done(struct machine *m)
 {
-	int r = m->touched_fd >= 0 && m->touched_changed ? working_sets_write(&m->touched, m->touched_fd) : 0;
+	int r = m->working_sets_fd >= 0 && m->working_sets_changed ? working_sets_write(&m->working_sets, m->working_sets_fd) : 0;
 
 	if (r < 0)
 		log_info(NULL, "what memory is used first is not kept: %s", strerror(-r));
-	working_sets_done(&m->touched);
-	if (m->touched_fd >= 0)
-		close(m->touched_fd);
+	working_sets_done(&m->working_sets);
+	if (m->working_sets_fd >= 0)
+		close(m->working_sets_fd);
 }
 
 int ram_wait(struct machine *m, struct err *e)
@@ -193,7 +193,7 @@ int ram_rewind(struct machine *m, struct vmstate_store *s, const struct vmstate_
 		pager_free(p);
 		return r;
 	}
-	ram_touched_keep(m);
+	ram_working_set_keep(m);
 	pager_free(m->pager);
 	m->pager = p;
 	return 0;

@@ -30,15 +30,15 @@ int ram_rewind(struct machine *m, struct vmstate_store *s, const struct vmstate_
 int ram_wait(struct machine *m, struct err *e);
 /* Record which blocks were touched first since m->pager began, for the next restore of the same
  * state. Call when no tracker uses the pager any more; does nothing without a pager. */
-void ram_touched_keep(struct machine *m);
-/* Write all recorded working sets into m->touched_fd, and close it. For teardown. */
-void ram_touched_done(struct machine *m);
+void ram_working_set_keep(struct machine *m);
+/* Write all recorded working sets into m->working_sets_fd, and close it. For teardown. */
+void ram_working_sets_done(struct machine *m);
 /* Fault in the guest memory of an I/O request while the tracker still reads from a file, so that
  * the disk's thread does not fault later.
  * write: the request writes to the memory; false: it only reads. */
 void ram_fetch(struct machine *m, const struct iovec *iov, unsigned niov, bool write);
 /* Start write tracking, if it is not active (m->tracker, until machine_forget_memory()), and
- * write-protect most memory now, so that the next pause is short (tracker_settle()). Runs on the
+ * write-protect most memory now, so that the next pause is short (tracker_preprotect()). Runs on the
  * worker; needs m->uffd.can_protect.
  * Returns 0 or -errno. */
 int ram_watch(struct machine *m, struct err *e);

@@ -218,9 +218,9 @@ static bool file_is_content(struct copying *k)
 
 static int copy(struct copying *k)
 {
-	if (k->what.how == VM_CLONE_LINKED)
+	if (k->what.mode == VM_CLONE_LINKED)
 		return overlay_make(k);
-	if (k->what.how == VM_CLONE_IMAGE || file_is_content(k))
+	if (k->what.mode == VM_CLONE_IMAGE || file_is_content(k))
 		return image_copy(k->layer_fd[0], k->fd, step, k, &k->e);
 	return content_copy(k);
 }
@@ -277,7 +277,7 @@ static int what_check(const struct vm_clone_disk *w, unsigned nfds, struct err *
 {
 	unsigned want = 1;
 
-	if (w->how > VM_CLONE_IMAGE || !w->nlayers || w->nlayers > VM_DISK_LAYERS_MAX)
+	if (w->mode > VM_CLONE_IMAGE || !w->nlayers || w->nlayers > VM_DISK_LAYERS_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID, "a clone's disk: a value is out of range");
 	for (unsigned i = 0; i < w->nlayers; i++) {
 		want += w->has_data[i] ? 2 : 1;
@@ -315,7 +315,7 @@ static int copier_take(struct copying *k, struct err *e)
 {
 	struct clone_disks *c = k->all;
 
-	if (k->what.how != VM_CLONE_CONTENT)
+	if (k->what.mode != VM_CLONE_CONTENT)
 		return 0;
 	for (unsigned i = 0; i < c->ncopiers && !k->copier; i++)
 		if (!c->copiers[i].busy)

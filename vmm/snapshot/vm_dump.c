@@ -159,7 +159,7 @@ static void write_run(struct work *w)
 	struct memory *mem = &x->j.m->mem;
 	int r = 0;
 
-	if (!x->live && memory_own(mem, &x->j.e) < 0) {
+	if (!x->live && memory_unshare(mem, &x->j.e) < 0) {
 		x->j.r = -EIO;
 		return;
 	}
@@ -305,7 +305,7 @@ int vm_dump(struct vm *vm, struct worker *w, const struct vm_dump *how, int fd, 
 	if (x->stay)
 		vm_stop(vm, VM_REASON_USER, NULL);
 	x->live = vm_phase(vm) == VM_PHASE_RUNNING && m->uffd.can_protect && !m->cfg.huge_pages &&
-		!memory_is_view(&m->mem);
+		!memory_is_cow(&m->mem);
 	stage(x, wait_run, stop);
 	return 0;
 }

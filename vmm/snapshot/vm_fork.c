@@ -78,7 +78,7 @@ static int memory_write_standing(struct fork_job *x)
 		.ram = m->mem.host, .ram_bytes = m->mem.bytes, .ram_fd = m->mem.fd };
 	struct vmstate_progress progress = { .step = fork_progress_step, .opaque = &x->progress };
 	struct vmstate_result result = { 0 };
-	int r = memory_own(&m->mem, &x->j.e);
+	int r = memory_unshare(&m->mem, &x->j.e);
 
 	fork_progress_next(&x->progress, x->h.layout.ram_bytes);
 	if (!r)
@@ -282,7 +282,7 @@ int vm_fork(struct vm *vm, struct worker *w, const struct vm_fork *f, const int 
 	}
 	x->j.done = done;
 	x->j.opaque = opaque;
-	x->live = m->uffd.can_protect && !memory_is_view(&m->mem);
+	x->live = m->uffd.can_protect && !memory_is_cow(&m->mem);
 	x->h.realtime_ns = vmsnap_realtime_ns();
 	memcpy(x->h.uuid, m->cfg.uuid, sizeof(x->h.uuid));
 	vmstate_file_init(&x->file, x->state_fd);
@@ -318,7 +318,7 @@ static int fork_load(struct machine *m, int *fd, struct err *e)
 	if (!r)
 		r = machine_state_check(m, sections, h.sections_bytes, e);
 	if (!r)
-		r = memory_view(&m->mem, *fd, h.layout.ram_offset, e);
+		r = memory_map_cow(&m->mem, *fd, h.layout.ram_offset, e);
 	if (r < 0)
 		return r;
 	*fd = -1;
@@ -340,11 +340,11 @@ int vm_own_memory(struct vm *vm, struct err *e)
 	bool runs = vm_phase(vm) == VM_PHASE_RUNNING;
 	int r;
 
-	if (m->cfg.images_only || !memory_is_view(&m->mem))
+	if (m->cfg.images_only || !memory_is_cow(&m->mem))
 		return 0;
 	if (runs)
 		machine_pause(m);
-	r = memory_own(&m->mem, e);
+	r = memory_unshare(&m->mem, e);
 	if (runs)
 		machine_resume(m);
 	return r;

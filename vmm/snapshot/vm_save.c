@@ -91,7 +91,7 @@ static void save_run(struct work *w)
 	}
 	s->r = disks_flush(s->m, &s->e);
 	if (!s->r)
-		s->r = memory_own(&s->m->mem, &s->e);
+		s->r = memory_unshare(&s->m->mem, &s->e);
 	if (s->r < 0)
 		return;
 	memcpy(h.uuid, s->m->cfg.uuid, sizeof(h.uuid));

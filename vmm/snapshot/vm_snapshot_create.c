@@ -297,7 +297,7 @@ static int ram_freeze(struct create_job *x)
 	memcpy(x->base_id, m->base_id, sizeof(x->base_id));
 	/* From here on the base is the new snapshot or, if that fails, none. */
 	m->base_id[0] = 0;
-	r = tracker_mark(m->tracker, x->incremental ? &x->wanted : NULL, &x->j.e);
+	r = tracker_reset_dirty(m->tracker, x->incremental ? &x->wanted : NULL, &x->j.e);
 	if (!r)
 		tracker_save_begin(m->tracker, &x->wanted);
 	return r;

@@ -230,11 +230,11 @@ static int machine_go_back(struct revert_job *x)
 	int r;
 
 	machine_reset_devices(m);
-	r = vcpus_forget(&m->vcpus, &x->j.e);
+	r = vcpus_drain_async_pf(&m->vcpus, &x->j.e);
 	if (!r)
 		r = x->rewinds && memory_is_good(m) ? memory_rewind(x) : memory_replace(x);
 	if (!r)
-		r = memory_forget_shadows(&m->mem, &m->kvm, &x->j.e);
+		r = memory_zap_shadow_pages(&m->mem, &m->kvm, &x->j.e);
 	if (!r && m->uffd.can_protect)
 		memcpy(m->base_id, x->node->info.id, sizeof(m->base_id));
 	if (!r && x->v.eager)

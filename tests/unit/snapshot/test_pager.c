@@ -165,7 +165,7 @@ static void mark(struct fixture *f)
 {
 	struct err e = { 0 };
 
-	if (tracker_mark(f->t, &f->dirty, &e) < 0)
+	if (tracker_reset_dirty(f->t, &f->dirty, &e) < 0)
 		fail_msg("%s", e.msg);
 }
 
@@ -336,7 +336,7 @@ static void test_what_was_touched_first_comes_first(void **state)
 	assert_int_equal(n, 2);
 	assert_non_null(pager_next(f->p, &block, &n));
 	assert_int_equal(block, 1); /* the rest from the beginning */
-	touched = pager_touched(f->p, &key, &ntouched);
+	touched = pager_working_set(f->p, &key, &ntouched);
 	assert_int_equal(key, f->c.header.realtime_ns);
 	assert_int_equal(ntouched, 7);
 	assert_int_equal(touched[5], 220);

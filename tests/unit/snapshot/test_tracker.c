@@ -80,7 +80,7 @@ static void mark(struct fixture *f)
 {
 	struct err e = { 0 };
 
-	if (tracker_mark(f->t, &f->dirty, &e) < 0)
+	if (tracker_reset_dirty(f->t, &f->dirty, &e) < 0)
 		fail_msg("%s", e.msg);
 }
 
@@ -260,11 +260,11 @@ static void test_settled_is_written_all_the_same(void **state)
 	begin(f);
 	mark(f);
 	memset(f->c.ram + 3 * VMSTATE_BLOCK_BYTES, 3, 4 * VMSTATE_BLOCK_BYTES);
-	assert_int_equal(tracker_settle(f->t, 4, &e), 0); /* few enough */
+	assert_int_equal(tracker_preprotect(f->t, 4, &e), 0); /* few enough */
 	f->c.ram[3 * VMSTATE_BLOCK_BYTES] = 4;
 	tracker_stats(f->t, &s);
 	assert_int_equal(s.faults, 0);
-	assert_int_equal(tracker_settle(f->t, 3, &e), 0);
+	assert_int_equal(tracker_preprotect(f->t, 3, &e), 0);
 	f->c.ram[5 * VMSTATE_BLOCK_BYTES] = 5;
 	tracker_stats(f->t, &s);
 	assert_int_equal(s.faults, 1);
@@ -289,7 +289,7 @@ static void test_a_fault_answered_late(void **state)
 
 	begin(f);
 	memset(f->c.ram, 5, VMSTATE_BLOCK_BYTES);
-	assert_int_equal(tracker_settle(f->t, 0, &e), 0);
+	assert_int_equal(tracker_preprotect(f->t, 0, &e), 0);
 	mark(f);
 	assert_true(bitmap_test(&f->dirty, 0));
 	__atomic_fetch_or(f->c.ram, 0, __ATOMIC_SEQ_CST); /* what the answer does: nothing is written, but may be */
@@ -314,7 +314,7 @@ static void test_increments_add_up(void **state)
 	memcpy(copy, f->before, RAM_BYTES);
 	for (int i = 0; i < 10; i++) {
 		if (i % 2)
-			assert_int_equal(tracker_settle(f->t, 0, NULL), 0);
+			assert_int_equal(tracker_preprotect(f->t, 0, NULL), 0);
 		save_round(f, NULL, 100);
 		for (size_t b = 0; b < BLOCKS; b++)
 			if (bitmap_test(&f->dirty, b))

@@ -26,7 +26,7 @@ static struct vm_config sane(void)
 	c.ram_bytes = 64 * MIB;
 	c.vcpus = 4;
 	c.kernel_fd = 0;
-	c.initrd_fd = c.log_fd = c.end_fd = c.restore_fd = c.touched_fd = VM_NO_FD;
+	c.initrd_fd = c.log_fd = c.end_fd = c.restore_fd = c.working_sets_fd = VM_NO_FD;
 	c.ndisks = 1;
 	strcpy(c.disks[0].id, "vda");
 	c.disks[0].nlayers = 2;
@@ -148,7 +148,7 @@ static void test_files(void **state)
 		REFUSED(c.kernel_fd = bad[i]);
 		REFUSED(c.initrd_fd = bad[i]);
 		REFUSED(c.restore_fd = bad[i]);
-		REFUSED(c.touched_fd = bad[i]);
+		REFUSED(c.working_sets_fd = bad[i]);
 		REFUSED(c.log_fd = bad[i]);
 		REFUSED(c.end_fd = bad[i]);
 		REFUSED(c.disks[0].fd[0] = bad[i]);

@@ -292,7 +292,7 @@ struct told {
 
 static void told_trouble(struct block_listener *l, int error, const char *why)
 {
-	struct told *t = (struct told *)w;
+	struct told *t = (struct told *)l;
 
 	(void)why;
 	t->times++;

@@ -168,8 +168,8 @@ static void view_make(struct memory *m, int base)
 	struct err e = { 0 };
 
 	memory_make(m, VIEW_BYTES);
-	assert_int_equal(memory_view(m, fcntl(base, F_DUPFD_CLOEXEC, 3), VIEW_OFFSET, &e), 0);
-	assert_true(memory_is_view(m));
+	assert_int_equal(memory_map_cow(m, fcntl(base, F_DUPFD_CLOEXEC, 3), VIEW_OFFSET, &e), 0);
+	assert_true(memory_is_cow(m));
 }
 
 static uint64_t blocks_of(int fd)
@@ -217,8 +217,8 @@ static void test_a_view_gets_memory_of_its_own(void **state)
 	m.host[MIB] = 0xa1;
 	m.host[5 * MIB] = 0xa5;
 	m.host[VIEW_BYTES - 1] = 0xaf;
-	assert_int_equal(memory_own(&m, &e), 0);
-	assert_false(memory_is_view(&m));
+	assert_int_equal(memory_unshare(&m, &e), 0);
+	assert_false(memory_is_cow(&m));
 	assert_ptr_equal(m.host, was);
 	/* The written, the shared, and what neither has. */
 	assert_int_equal(m.host[MIB], 0xa1);
@@ -230,7 +230,7 @@ static void test_a_view_gets_memory_of_its_own(void **state)
 	m.host[3 * MIB] = 0xa3; /* it is what the file holds from now on */
 	assert_int_equal(pread(m.fd, &byte, 1, 3 * MIB), 1);
 	assert_int_equal(byte, 0xa3);
-	assert_int_equal(memory_own(&m, &e), 0);
+	assert_int_equal(memory_unshare(&m, &e), 0);
 	memory_done(&m);
 	close(base);
 }
@@ -245,7 +245,7 @@ static void test_a_cleared_view_is_one_no_more(void **state)
 	view_make(&m, base);
 	m.host[5 * MIB] = 0xa5;
 	memory_clear(&m);
-	assert_false(memory_is_view(&m));
+	assert_false(memory_is_cow(&m));
 	assert_int_equal(m.host[MIB] | m.host[2 * MIB] | m.host[5 * MIB], 0);
 	assert_int_equal(pread(base, &byte, 1, VIEW_OFFSET + MIB), 1);
 	assert_int_equal(byte, 0xb1); /* others have it still */

@@ -79,7 +79,7 @@ static struct machine *machine_with(struct loop *l, uint64_t ram, unsigned vcpus
 {
 	static const struct machine_listener listener = { .event = on_event, .fault = on_fault };
 	struct vm_config c = { .name = "test", .ram_bytes = ram, .vcpus = vcpus, .initrd_fd = VM_NO_FD,
-		.log_fd = VM_NO_FD, .end_fd = VM_NO_FD, .restore_fd = VM_NO_FD, .touched_fd = VM_NO_FD, .rng = 1,
+		.log_fd = VM_NO_FD, .end_fd = VM_NO_FD, .restore_fd = VM_NO_FD, .working_sets_fd = VM_NO_FD, .rng = 1,
 		.virtio_console = 1, .guest_agent = 1 };
 	int fds[1] = { kernel_fd() };
 	struct machine *m = NULL;

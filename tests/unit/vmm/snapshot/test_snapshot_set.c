@@ -243,7 +243,7 @@ static void process_open(struct process *p)
 	cfg->ram_bytes = VM_RAM_MIN_BYTES;
 	cfg->vcpus = 1;
 	cfg->kernel_fd = cfg->initrd_fd = cfg->log_fd = cfg->end_fd = cfg->restore_fd =
-		cfg->touched_fd = VM_NO_FD;
+		cfg->working_sets_fd = VM_NO_FD;
 	cfg->images_only = 1;
 	cfg->ndisks = DISKS;
 	for (unsigned i = 0; i < DISKS; i++) {
