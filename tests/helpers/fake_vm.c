@@ -11,8 +11,8 @@
  *   no-agent (the guest's answers nothing)  deaf (ignores the power button)  stubborn (ignores quit)  event-last (replies first)
  *   when=FILE (what is due by one of these waits until the file is there, too: for who must be first, however slow)
  *   quits-in=MS (after it was told to)  mute (answers nothing once it runs)  rude-after=MS (panics, in bytes that are no text)
- *   works=N (N times as busy as one that has works=1)
- *   config-until=FILE (is there: it hears nothing before)
+ *   config-until=FILE (is there: it hears nothing before)  boot-until=FILE (the same, but not of a process on images)
+ *   lingers-until=FILE (with refuse: the process ends only when the file is there)  works=N (N times as busy as works=1)
  *   stops-quietly (stands still, and tells nobody but its log)
  *   clone-dies=NAME clone-until=FILE:NAME (is there; of clones: the one of that name, at its start)
  *   work-takes=MS (a save, and work on snapshots; with progress)  work-fails
@@ -241,7 +241,7 @@ static bool is_named(const struct fake *f, const char *name)
 
 static void wait_for_file(const struct fake *f, const char *name)
 {
-	for (int ms = 0; !file_is_there(f, name) && ms < UNTIL_MS; ms += LOOK_MS)
+	for (int ms = 0; word(f, name) && !file_is_there(f, name) && ms < UNTIL_MS; ms += LOOK_MS)
 		poll(NULL, 0, LOOK_MS);
 }
 
@@ -253,8 +253,9 @@ static void start_words(struct fake *f)
 		exit(5);
 	if (name && is_named(f, name + 1))
 		wait_for_file(f, "clone-until=");
-	if (word(f, "config-until="))
-		wait_for_file(f, "config-until=");
+	wait_for_file(f, "config-until=");
+	if (!f->config.images_only)
+		wait_for_file(f, "boot-until=");
 }
 
 static void configure(struct fake *f, struct channel_msg *m)
@@ -280,6 +281,7 @@ static void configure(struct fake *f, struct channel_msg *m)
 		return;
 	if (word(f, "refuse")) {
 		reply(f, m->head.seq, -EBUSY, ERR_BUSY, "vda: is locked by another process");
+		wait_for_file(f, "lingers-until=");
 		exit(VM_EXIT_CONFIG);
 	}
 	if (f->config.ndisks)
