@@ -177,7 +177,7 @@ struct told {
 	size_t left;
 };
 
-static bool told_look(void *opaque, struct json_object *ev)
+static bool states_read(void *opaque, struct json_object *ev)
 {
 	struct told *t = opaque;
 	struct json_object *data = js_get(ev, "data");
@@ -198,7 +198,7 @@ static bool told_look(void *opaque, struct json_object *ev)
 
 /* An event is told at once, and the state is written by a thread: a daemon that was killed may
  * have told of more than the next one knows. Whoever follows the events is told how it is. */
-static void correct_what_was_told(struct daemon *d)
+static void states_correct(struct daemon *d)
 {
 	CLEANUP_FREE enum vm_state *states = calloc(d->nvms + 1, sizeof(*states));
 	CLEANUP_FREE bool *known = calloc(d->nvms + 1, sizeof(*known));
@@ -206,7 +206,7 @@ static void correct_what_was_told(struct daemon *d)
 
 	if (!states || !known || !d->nvms)
 		return;
-	event_log_backwards(d->events, "\"VM_", told_look, &t);
+	event_log_backwards(d->events, "\"VM_", states_read, &t);
 	for (size_t i = 0; i < d->nvms; i++)
 		if (known[i] && states[i] != d->vms[i]->state)
 			vm_emit_change(d->vms[i], states[i]);
@@ -311,7 +311,7 @@ int daemon_open(struct daemon *d, struct err *e)
 	undefine_resume_pending(d);
 	permissions_mend(d);
 	jobs_settle(d);
-	correct_what_was_told(d);
+	states_correct(d);
 	if (fd < 0)
 		r = listen_open(d->paths->socket, d->paths->system, &fd, &operators, e);
 	else

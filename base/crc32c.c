@@ -49,7 +49,7 @@ __attribute__((target("sse4.2"))) static void shift_init(void)
 	}
 }
 
-static uint64_t shift(uint64_t c)
+static uint64_t crc_shift(uint64_t c)
 {
 	return shift_table[0][c & 0xff] ^ shift_table[1][c >> 8 & 0xff] ^ shift_table[2][c >> 16 & 0xff] ^
 		shift_table[3][c >> 24 & 0xff];
@@ -64,7 +64,7 @@ __attribute__((target("sse4.2"))) static uint64_t crc32c_three(uint64_t c, const
 		second = __builtin_ia32_crc32di(second, load_le64(p + STRETCH_BYTES));
 		third = __builtin_ia32_crc32di(third, load_le64(p + 2ULL * STRETCH_BYTES));
 	}
-	return shift(shift(c) ^ second) ^ third;
+	return crc_shift(crc_shift(c) ^ second) ^ third;
 }
 
 __attribute__((target("sse4.2"))) static uint32_t crc32c_sse(uint32_t crc, const uint8_t *p,

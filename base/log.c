@@ -35,7 +35,7 @@ bool log_enabled(enum log_level level)
 }
 
 /* Guests and definitions choose part of what is logged: keep a line one line. */
-static void sanitize(char *s, size_t n)
+static void line_sanitize(char *s, size_t n)
 {
 	for (; n--; s++)
 		if ((unsigned char)*s < 0x20 || *s == 0x7f)
@@ -64,7 +64,7 @@ void log_write(enum log_level level, const char *device, const char *fmt, ...)
 		log_owner[0] && device ? "/" : "", device ? device : "",
 		log_owner[0] || device ? ": " : "", msg);
 	n = MIN(n, (int)sizeof(line) - 1);
-	sanitize(line, (size_t)n - 1);
+	line_sanitize(line, (size_t)n - 1);
 	line[n - 1] = '\n'; /* also when the line was cut */
 	if (write(atomic_load(&log_fd), line, (size_t)n) < 0)
 		return; /* nowhere left to say it */

@@ -360,7 +360,7 @@ static void timers_run(struct loop *l)
  * 26 and 51 us, with less time in all; from 1 MiB on that makes little difference. */
 #define WRITE_NOW_BYTES_MAX (256 * 1024u)
 
-static void op_over(struct loop *l, struct loop_op *op, int res)
+static void op_completed(struct loop *l, struct loop_op *op, int res)
 {
 	op->res = res;
 	op->next = NULL;
@@ -449,7 +449,7 @@ void loop_writev(struct loop *l, struct loop_op *op, int fd, const struct iovec 
 		l->trace->submit(l->trace, op, LOOP_OP_WRITE, fd, iov, niov, offset, 0, 0);
 	if (write_is_for_now(l, fd, iov, niov)) {
 		l->in_flight++;
-		op_over(l, op, write_now(fd, iov, niov, offset));
+		op_completed(l, op, write_now(fd, iov, niov, offset));
 		return;
 	}
 	sqe = data_sqe(l, fd);
@@ -486,7 +486,7 @@ void loop_nop(struct loop *l, struct loop_op *op)
 	if (l->trace)
 		l->trace->submit(l->trace, op, LOOP_OP_NOP, -1, NULL, 0, 0, 0, 0);
 	l->in_flight++;
-	op_over(l, op, 0);
+	op_completed(l, op, 0);
 }
 
 void loop_trace(struct loop *l, struct loop_trace *t)
@@ -530,7 +530,7 @@ static void completion_handle(struct loop *l, uint64_t data, int res)
  * reads 91 k/s and writes 158 k/s, with 8 85 and 142, at the end of the round 75 and 113. */
 #define HELD_MAX 2u
 
-static void submit(struct loop *l)
+static void sqes_submit(struct loop *l)
 {
 	l->held = 0;
 	io_uring_submit(&l->ring);
@@ -549,11 +549,11 @@ static void completions_reap(struct loop *l)
 		io_uring_cqe_seen(&l->ring, cqe);
 		completion_handle(l, data, res);
 		if (l->held >= HELD_MAX)
-			submit(l);
+			sqes_submit(l);
 	}
 }
 
-static void over_init(struct loop *l)
+static void completed_init(struct loop *l)
 {
 	l->over = NULL;
 	l->over_tail = &l->over;
@@ -561,14 +561,14 @@ static void over_init(struct loop *l)
 
 /* Those that come while it runs wait for the next round: the ring has its turn between. Who is told may run the loop
  * to wait for another: that round goes on with the list. */
-static void over_tell(struct loop *l)
+static void completed_tell(struct loop *l)
 {
 	struct loop_op **at = &l->telling, *op;
 
 	while (*at)
 		at = &(*at)->next;
 	*at = l->over;
-	over_init(l);
+	completed_init(l);
 	while ((op = l->telling)) {
 		l->telling = op->next;
 		op_tell(l, op, op->res);
@@ -591,13 +591,13 @@ void loop_run_once(struct loop *l, uint64_t timeout_ns)
 		tsp = &ts;
 	}
 	if (l->over || l->telling || io_uring_cq_ready(&l->ring) || !timeout_ns) {
-		submit(l);
+		sqes_submit(l);
 	} else {
 		l->held = 0;
 		io_uring_submit_and_wait_timeout(&l->ring, &cqe, 1, tsp, NULL);
 	}
 	completions_reap(l);
-	over_tell(l);
+	completed_tell(l);
 	timers_run(l);
 }
 
@@ -649,7 +649,7 @@ int loop_new(unsigned entries, struct loop **ret_loop, struct err *e)
 	if (!l)
 		return err_set_errno(e, -ENOMEM, "event loop");
 	l->wake_fd = -1;
-	over_init(l);
+	completed_init(l);
 	r = ring_new(entries, &l->ring);
 	if (r < 0) {
 		free(l);

@@ -68,7 +68,7 @@ struct copy {
 	int write_res;
 };
 
-static void failed(struct copy *c, int *res_of_mine, int res)
+static void copy_failed(struct copy *c, int *res_of_mine, int res)
 {
 	if (!*res_of_mine)
 		*res_of_mine = res;
@@ -77,7 +77,7 @@ static void failed(struct copy *c, int *res_of_mine, int res)
 
 /* ---- writing ---- */
 
-static void chunk_back(struct loop_task *t)
+static void chunk_return(struct loop_task *t)
 {
 	struct chunk *k = container_of(t, struct chunk, task);
 
@@ -90,7 +90,7 @@ static void chunk_back(struct loop_task *t)
 }
 
 /* The next stretch of the chunk that is all zeros, or that is data. */
-static uint64_t stretch(const struct chunk *k, bool *ret_zero)
+static uint64_t extent_stretch(const struct chunk *k, bool *ret_zero)
 {
 	uint64_t i = k->done / SPARSE_BYTES, bits, n;
 
@@ -114,7 +114,7 @@ static void chunk_written(struct block_req *r, int res)
 	struct copy *c = k->c;
 
 	if (res < 0)
-		failed(c, &c->write_res, res);
+		copy_failed(c, &c->write_res, res);
 	k->done += r->len;
 	chunk_next(k);
 	write_waiting(c);
@@ -127,7 +127,7 @@ static void chunk_next(struct chunk *k)
 
 	while (!c->write_res && k->done < k->len) {
 		bool zero;
-		uint64_t n = stretch(k, &zero);
+		uint64_t n = extent_stretch(k, &zero);
 
 		if (zero && c->o->to_is_zero) {
 			k->done += n;
@@ -142,7 +142,7 @@ static void chunk_next(struct chunk *k)
 	}
 	c->finished += k->len;
 	c->writing--;
-	k->task.run = chunk_back;
+	k->task.run = chunk_return;
 	loop_post(c->o->from_loop, &k->task);
 }
 
@@ -170,7 +170,7 @@ static void chunk_arrived(struct loop_task *t)
 	write_waiting(c);
 }
 
-static void reader_over(struct loop_task *t)
+static void reader_done(struct loop_task *t)
 {
 	container_of(t, struct copy, over_task)->over = true;
 }
@@ -195,8 +195,8 @@ static void chunk_read(struct block_req *r, int res)
 
 	k->c->reading--;
 	if (res < 0) {
-		failed(k->c, &k->c->read_res, res);
-		chunk_back(&k->task);
+		copy_failed(k->c, &k->c->read_res, res);
+		chunk_return(&k->task);
 		return;
 	}
 	k->zeros = 0;
@@ -263,28 +263,28 @@ static bool read_more(const struct copy *c)
 }
 
 /* ns; 0: go on. */
-static uint64_t hold(const struct copy *c)
+static uint64_t chunk_hold(const struct copy *c)
 {
 	return c->o->hold ? c->o->hold(c->o->opaque, c->pos) : 0;
 }
 
-static void *reader(void *opaque)
+static void *reader_thread(void *opaque)
 {
 	struct copy *c = opaque;
 	uint64_t wait_ns;
 
 	while (read_more(c) || c->nspare < c->nchunks) {
-		while (c->spare && c->reading < c->at_a_time && read_more(c) && !hold(c)) {
+		while (c->spare && c->reading < c->at_a_time && read_more(c) && !chunk_hold(c)) {
 			int r = chunk_start(c);
 
 			if (r < 0)
-				failed(c, &c->read_res, r);
+				copy_failed(c, &c->read_res, r);
 		}
-		wait_ns = read_more(c) ? hold(c) : 0;
+		wait_ns = read_more(c) ? chunk_hold(c) : 0;
 		if (read_more(c) || c->nspare < c->nchunks)
 			loop_run_once(c->o->from_loop, wait_ns ? wait_ns : UINT64_MAX);
 	}
-	c->over_task.run = reader_over;
+	c->over_task.run = reader_done;
 	loop_post(c->o->loop, &c->over_task);
 	return NULL;
 }
@@ -300,10 +300,10 @@ static int copy_run(struct copy *c)
 		k->c = c;
 		k->buf = aligned_alloc(4096, CHUNK_BYTES);
 		r = k->buf ? 0 : -ENOMEM;
-		chunk_back(&k->task);
+		chunk_return(&k->task);
 	}
 	if (!r)
-		r = -pthread_create(&thread, NULL, reader, c);
+		r = -pthread_create(&thread, NULL, reader_thread, c);
 	if (!r) {
 		while (!c->over) {
 			loop_run_once(c->o->loop, UINT64_MAX);

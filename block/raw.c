@@ -131,7 +131,7 @@ static void zero_write_done(struct io *io, int res)
 		zero_step(q);
 }
 
-static void zero_by_hand(struct raw_req *q)
+static void zero_write_buffer(struct raw_req *q)
 {
 	struct zero_write *z = malloc(sizeof(*z));
 	unsigned n;
@@ -195,7 +195,7 @@ static void zero_step(struct raw_req *q)
 		q->tried_punch = false;
 		fallocate_start(q, FALLOC_FL_ZERO_RANGE);
 	} else {
-		zero_by_hand(q);
+		zero_write_buffer(q);
 	}
 }
 

@@ -118,7 +118,7 @@ static void pm_post_rearm(struct acpi_pm *a)
 
 /* ---- registers, as byte arrays, so that any access width works ---- */
 
-static uint64_t bytes_of(uint64_t whole, uint64_t off, unsigned size)
+static uint64_t register_bytes(uint64_t whole, uint64_t off, unsigned size)
 {
 	uint64_t v = whole >> (8 * off);
 
@@ -126,9 +126,9 @@ static uint64_t bytes_of(uint64_t whole, uint64_t off, unsigned size)
 }
 
 /* Return the bits of a 32-bit register block that an access covers. */
-static uint32_t covered(uint64_t off, unsigned size)
+static uint32_t register_is_covered(uint64_t off, unsigned size)
 {
-	return (uint32_t)(bytes_of(UINT32_MAX, 0, size) << (8 * off));
+	return (uint32_t)(register_bytes(UINT32_MAX, 0, size) << (8 * off));
 }
 
 static uint64_t pm1_event_read(void *opaque, uint64_t off, unsigned size)
@@ -139,7 +139,7 @@ static uint64_t pm1_event_read(void *opaque, uint64_t off, unsigned size)
 	pthread_mutex_lock(&a->lock);
 	pm_timer_catch_up(a);
 	pm_update_sci(a);
-	v = bytes_of((uint64_t)a->pm1_enable << 16 | a->pm1_status, off, size);
+	v = register_bytes((uint64_t)a->pm1_enable << 16 | a->pm1_status, off, size);
 	pthread_mutex_unlock(&a->lock);
 	return v;
 }
@@ -147,7 +147,7 @@ static uint64_t pm1_event_read(void *opaque, uint64_t off, unsigned size)
 static void pm1_event_write(void *opaque, uint64_t off, unsigned size, uint64_t value)
 {
 	struct acpi_pm *a = opaque;
-	uint32_t mask = covered(off, size), v = (uint32_t)(value << (8 * off));
+	uint32_t mask = register_is_covered(off, size), v = (uint32_t)(value << (8 * off));
 	uint16_t enable;
 
 	pthread_mutex_lock(&a->lock);
@@ -168,7 +168,7 @@ static uint64_t pm1_control_read(void *opaque, uint64_t off, unsigned size)
 	uint64_t v;
 
 	pthread_mutex_lock(&a->lock);
-	v = bytes_of(a->pm1_control | PM1_CNT_SCI_EN, off, size);
+	v = register_bytes(a->pm1_control | PM1_CNT_SCI_EN, off, size);
 	pthread_mutex_unlock(&a->lock);
 	return v;
 }
@@ -177,7 +177,7 @@ static void pm1_control_write(void *opaque, uint64_t off, unsigned size, uint64_
 {
 	struct acpi_pm *a = opaque;
 	struct dev_event ev = { .kind = DEV_EVENT_POWEROFF, .device = a->dev.name };
-	uint32_t mask = covered(off, size), v;
+	uint32_t mask = register_is_covered(off, size), v;
 	unsigned typ;
 
 	pthread_mutex_lock(&a->lock);
@@ -195,7 +195,7 @@ static uint64_t pm_timer_read(void *opaque, uint64_t off, unsigned size)
 	uint64_t v;
 
 	pthread_mutex_lock(&a->lock);
-	v = bytes_of((uint32_t)pm_ticks(a), off, size);
+	v = register_bytes((uint32_t)pm_ticks(a), off, size);
 	pthread_mutex_unlock(&a->lock);
 	return v;
 }
@@ -206,7 +206,7 @@ static uint64_t gpe_read(void *opaque, uint64_t off, unsigned size)
 	uint64_t v;
 
 	pthread_mutex_lock(&a->lock);
-	v = bytes_of((uint64_t)a->gpe_enable << 16 | a->gpe_status, off, size);
+	v = register_bytes((uint64_t)a->gpe_enable << 16 | a->gpe_status, off, size);
 	pthread_mutex_unlock(&a->lock);
 	return v;
 }
@@ -214,7 +214,7 @@ static uint64_t gpe_read(void *opaque, uint64_t off, unsigned size)
 static void gpe_write(void *opaque, uint64_t off, unsigned size, uint64_t value)
 {
 	struct acpi_pm *a = opaque;
-	uint32_t mask = covered(off, size), v = (uint32_t)(value << (8 * off)) & mask;
+	uint32_t mask = register_is_covered(off, size), v = (uint32_t)(value << (8 * off)) & mask;
 
 	pthread_mutex_lock(&a->lock);
 	a->gpe_status &= (uint16_t)~v;

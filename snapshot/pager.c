@@ -160,7 +160,7 @@ const uint8_t *pager_fault(struct pager *p, uint64_t block, uint64_t *ret_n)
 }
 
 /* Is there nothing to be done for it? */
-static bool is_over(const struct pager *p, uint64_t block)
+static bool block_is_done(const struct pager *p, uint64_t block)
 {
 	return pager_has(p, block) || (crc_is_known(p, block) && is_absent(p, block));
 }
@@ -168,11 +168,11 @@ static bool is_over(const struct pager *p, uint64_t block)
 /* What comes next: of those that were touched the last time, then of all; behind the last block: nothing. */
 static uint64_t next_find(struct pager *p)
 {
-	while (p->at < p->nfirst && is_over(p, p->working_set[p->at]))
+	while (p->at < p->nfirst && block_is_done(p, p->working_set[p->at]))
 		p->at++;
 	if (p->at < p->nfirst)
 		return p->working_set[p->at];
-	while ((p->next = bitmap_next_clear(&p->loaded, p->next)) < p->c.header.layout.blocks && is_over(p, p->next))
+	while ((p->next = bitmap_next_clear(&p->loaded, p->next)) < p->c.header.layout.blocks && block_is_done(p, p->next))
 		p->next++;
 	return p->next;
 }
@@ -182,7 +182,7 @@ static uint64_t working_set_run_length(const struct pager *p)
 {
 	uint64_t first = p->working_set[p->at], max = MIN(p->nfirst - p->at, RUN_MAX_BLOCKS), n = 1;
 
-	while (n < max && p->working_set[p->at + n] == first + n && crc_is_known(p, first + n) && !is_over(p, first + n))
+	while (n < max && p->working_set[p->at + n] == first + n && crc_is_known(p, first + n) && !block_is_done(p, first + n))
 		n++;
 	return n;
 }

@@ -68,7 +68,7 @@ struct tracker {
 
 /* ---- protection ---- */
 
-static int protect(struct tracker *t, uint64_t first, uint64_t n, bool on)
+static int range_protect(struct tracker *t, uint64_t first, uint64_t n, bool on)
 {
 	uint64_t off = first * VMSTATE_BLOCK_BYTES;
 	struct uffdio_writeprotect wp = { .range = { .start = (uintptr_t)t->c.ram + off,
@@ -96,7 +96,7 @@ static int stretch_protect(struct tracker *t, uint64_t from, uint64_t to)
 	int r = 0;
 
 	for (uint64_t b = from / VMSTATE_BLOCK_BYTES; b < end && !r; b += piece)
-		r = protect(t, b, MIN(piece, end - b), true);
+		r = range_protect(t, b, MIN(piece, end - b), true);
 	return r;
 }
 
@@ -119,7 +119,7 @@ static int bare_protect_piece(struct tracker *t, uint64_t *at)
 {
 	uint64_t b = bitmap_next_set(&t->bare, *at);
 	uint64_t end = MIN(bitmap_next_clear(&t->bare, b), b + ARM_PIECE_BYTES / VMSTATE_BLOCK_BYTES);
-	int r = b < end ? protect(t, b, end - b, true) : 0;
+	int r = b < end ? range_protect(t, b, end - b, true) : 0;
 
 	for (*at = end; b < end && !r; b++)
 		bitmap_clear(&t->bare, b);
@@ -216,7 +216,7 @@ void tracker_save_begin(struct tracker *t, const struct bitmap *wanted)
 	pthread_mutex_unlock(&t->lock);
 }
 
-static void wake(struct tracker *t)
+static void waiters_wake(struct tracker *t)
 {
 	uint64_t one = 1;
 
@@ -227,7 +227,7 @@ static void wake(struct tracker *t)
 static void room_tell(struct tracker *t)
 {
 	if (t->deferred)
-		wake(t);
+		waiters_wake(t);
 }
 
 static int aside_take(struct tracker *t, uint64_t *ret_block, uint8_t *buf)
@@ -304,7 +304,7 @@ static bool must_wait(struct tracker *t, int tid)
 }
 
 /* True when the block may be written now. tid 0: it has waited already. */
-static bool preserve(struct tracker *t, uint64_t block, int tid)
+static bool block_preserve(struct tracker *t, uint64_t block, int tid)
 {
 	struct aside *a;
 
@@ -330,19 +330,19 @@ static bool preserve(struct tracker *t, uint64_t block, int tid)
 	return true;
 }
 
-static void release(struct tracker *t, uint64_t block)
+static void range_release(struct tracker *t, uint64_t block)
 {
 	bare_set(t, block);
-	protect(t, block, 1, false); /* wakes whoever waits */
+	range_protect(t, block, 1, false); /* wakes whoever waits */
 }
 
-static void defer(struct tracker *t, uint64_t block)
+static void fault_defer(struct tracker *t, uint64_t block)
 {
 	struct deferred *d = malloc(sizeof(*d));
 
 	if (!d) { /* no memory at all: the guest's write wins over the snapshot */
 		t->save_error = -ENOMEM;
-		release(t, block);
+		range_release(t, block);
 		return;
 	}
 	d->block = block;
@@ -355,10 +355,10 @@ static void write_fault(struct tracker *t, uint64_t block, int tid)
 {
 	pthread_mutex_lock(&t->lock);
 	t->stats.faults++;
-	if (preserve(t, block, tid))
-		release(t, block);
+	if (block_preserve(t, block, tid))
+		range_release(t, block);
 	else
-		defer(t, block);
+		fault_defer(t, block);
 	pthread_mutex_unlock(&t->lock);
 }
 
@@ -394,7 +394,7 @@ static int copy_in(struct tracker *t, uint64_t block, const uint8_t *data, bool 
 
 /* A block that is about to be written need not be protected first, unless a save wants it: then the
  * write faults again and finds it there. */
-static int put(struct tracker *t, uint64_t block, const uint8_t *data, bool write)
+static int page_put(struct tracker *t, uint64_t block, const uint8_t *data, bool write)
 {
 	bool protected;
 	int r;
@@ -409,12 +409,12 @@ static int put(struct tracker *t, uint64_t block, const uint8_t *data, bool writ
 }
 
 /* Blocks from the pager; the first is about to be written, or not. With t->feed. */
-static void bring(struct tracker *t, uint64_t block, uint64_t n, const uint8_t *data, bool write)
+static void block_bring(struct tracker *t, uint64_t block, uint64_t n, const uint8_t *data, bool write)
 {
 	struct err e = { 0 };
 
 	for (uint64_t i = 0; i < n; i++) {
-		int r = put(t, block + i, data + i * VMSTATE_BLOCK_BYTES, write && !i);
+		int r = page_put(t, block + i, data + i * VMSTATE_BLOCK_BYTES, write && !i);
 
 		if (r < 0) {
 			err_set_errno(&e, r, "cannot put a block of saved memory in place");
@@ -428,7 +428,7 @@ static void bring(struct tracker *t, uint64_t block, uint64_t n, const uint8_t *
 static void zeros_bring(struct tracker *t, uint64_t block, bool write)
 {
 	static const uint8_t zeros[VMSTATE_BLOCK_BYTES];
-	int r = put(t, block, zeros, write);
+	int r = page_put(t, block, zeros, write);
 
 	if (r < 0)
 		log_error("tracker", "cannot put zeros in place: %s", strerror(-r));
@@ -442,7 +442,7 @@ static void missing_fault(struct tracker *t, uint64_t block, bool write)
 	if (t->pager && !pager_has(t->pager, block)) {
 		const uint8_t *data = pager_fault(t->pager, block, &n);
 
-		bring(t, block, n, data, write);
+		block_bring(t, block, n, data, write);
 	} else {
 		zeros_bring(t, block, write);
 	}
@@ -450,7 +450,7 @@ static void missing_fault(struct tracker *t, uint64_t block, bool write)
 }
 
 /* A few blocks of the background's. */
-static void prefetch(struct tracker *t)
+static void blocks_prefetch(struct tracker *t)
 {
 	const uint8_t *data;
 	uint64_t block, n;
@@ -458,7 +458,7 @@ static void prefetch(struct tracker *t)
 	pthread_mutex_lock(&t->feed);
 	data = pager_next(t->pager, &block, &n);
 	if (data) {
-		bring(t, block, n, data, false);
+		block_bring(t, block, n, data, false);
 	} else {
 		pager_complete(t->pager);
 		atomic_store(&t->loading, false);
@@ -502,13 +502,13 @@ int tracker_rewind(struct tracker *t, struct pager *p, const struct bitmap *chan
 	}
 	pthread_mutex_unlock(&t->lock);
 	pthread_mutex_unlock(&t->feed);
-	wake(t);
+	waiters_wake(t);
 	return r < 0 ? err_set_errno(e, r, "cannot drop what was written to the VM's memory") : 0;
 }
 
 /* ---- the thread ---- */
 
-static void fault(struct tracker *t, const struct uffd_msg *m)
+static void fault_answer(struct tracker *t, const struct uffd_msg *m)
 {
 	uint64_t block = (m->arg.pagefault.address - (uintptr_t)t->c.ram) / VMSTATE_BLOCK_BYTES;
 	uint64_t flags = m->arg.pagefault.flags;
@@ -528,7 +528,7 @@ static void faults_read(struct tracker *t)
 
 	for (ssize_t i = 0; i < n / (ssize_t)sizeof(msgs[0]); i++)
 		if (msgs[i].event == UFFD_EVENT_PAGEFAULT)
-			fault(t, &msgs[i]);
+			fault_answer(t, &msgs[i]);
 }
 
 /* Room came: those that waited go first come, first served as far as it reaches. */
@@ -544,8 +544,8 @@ static void deferred_retry(struct tracker *t)
 	t->deferred = NULL;
 	while ((d = list)) {
 		list = d->next;
-		if (t->aside_bytes < t->c.aside_max_bytes && preserve(t, d->block, 0)) {
-			release(t, d->block);
+		if (t->aside_bytes < t->c.aside_max_bytes && block_preserve(t, d->block, 0)) {
+			range_release(t, d->block);
 			free(d);
 		} else {
 			d->next = t->deferred;
@@ -573,7 +573,7 @@ static void *tracker_thread(void *opaque)
 		if (fds[0].revents & POLLIN)
 			faults_read(t);
 		else if (atomic_load(&t->loading))
-			prefetch(t);
+			blocks_prefetch(t);
 	}
 	if (atomic_load(&t->loading))
 		pager_complete(t->pager);

@@ -12,7 +12,7 @@
 #endif
 
 /* A refused handshake leaves the fd as it was. */
-static int handshake(int fd, unsigned long long features)
+static int uffd_handshake(int fd, unsigned long long features)
 {
 	struct uffdio_api api = { .api = UFFD_API, .features = features };
 
@@ -26,9 +26,9 @@ int uffd_open(struct uffd *u)
 	*u = (struct uffd){ .fd = -1 };
 	if (fd < 0)
 		return -errno;
-	u->can_protect = !handshake((int)fd,
+	u->can_protect = !uffd_handshake((int)fd,
 		UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_WP_HUGETLBFS_SHMEM);
-	if (!u->can_protect && handshake((int)fd, 0) < 0) {
+	if (!u->can_protect && uffd_handshake((int)fd, 0) < 0) {
 		int r = -errno;
 
 		close((int)fd);

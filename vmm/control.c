@@ -83,7 +83,7 @@ static void peer_send(struct control *c, enum vm_msg_type type, uint64_t seq, co
 	}
 }
 
-static void reply(struct control *c, uint64_t seq, int r, const struct err *e)
+static void reply_send(struct control *c, uint64_t seq, int r, const struct err *e)
 {
 	struct vm_reply body = { .error = r };
 
@@ -101,7 +101,7 @@ void control_event(void *opaque, const struct vm_event *ev)
 
 void control_configured(struct control *c, int r, const struct err *e)
 {
-	reply(c, c->config_seq, r, e);
+	reply_send(c, c->config_seq, r, e);
 }
 
 /* ---- requests ---- */
@@ -125,7 +125,7 @@ static int console_request(struct control *c, struct channel_msg *m, struct err 
 	return r;
 }
 
-static void query(struct control *c, uint64_t seq)
+static void query_reply(struct control *c, uint64_t seq)
 {
 	struct vm_info info;
 
@@ -133,20 +133,20 @@ static void query(struct control *c, uint64_t seq)
 	peer_send(c, VM_MSG_INFO, seq, &info, sizeof(info));
 }
 
-static void quit(struct control *c, uint64_t seq)
+static void quit_handle(struct control *c, uint64_t seq)
 {
 	vm_end(c->vm, VM_REASON_USER, 0, NULL);
-	reply(c, seq, 0, NULL);
+	reply_send(c, seq, 0, NULL);
 }
 
-static void save_over(void *opaque, int r, const struct err *e)
+static void save_done(void *opaque, int r, const struct err *e)
 {
 	struct control *c = opaque;
 
-	reply(c, c->work_seq, r, e);
+	reply_send(c, c->work_seq, r, e);
 }
 
-/* Start a save. save_over() sends the answer, or this function when the save cannot begin. */
+/* Start a save. save_done() sends the answer, or this function when the save cannot begin. */
 static void save_request(struct control *c, struct channel_msg *m)
 {
 	int state_fd = m->nfds > 0 ? m->fds[0] : -1, definition_fd = m->nfds > 1 ? m->fds[1] : -1;
@@ -159,17 +159,17 @@ static void save_request(struct control *c, struct channel_msg *m)
 		r = err_set(&e, -EINVAL, ERR_INVALID, "a save needs a file");
 	} else {
 		c->work_seq = m->head.seq;
-		r = vm_save(c->vm, c->worker, state_fd, definition_fd, save_over, c, &e);
+		r = vm_save(c->vm, c->worker, state_fd, definition_fd, save_done, c, &e);
 	}
 	if (r < 0) {
 		c->work_seq = before;
-		reply(c, m->head.seq, r, &e);
+		reply_send(c, m->head.seq, r, &e);
 	}
 }
 
 /* ---- snapshots ---- */
 
-static void create_over(void *opaque, const struct vm_snapshot_done *d)
+static void create_done(void *opaque, const struct vm_snapshot_done *d)
 {
 	struct control *c = opaque;
 
@@ -177,12 +177,12 @@ static void create_over(void *opaque, const struct vm_snapshot_done *d)
 	peer_send(c, VM_MSG_SNAPSHOT_DONE, c->work_seq, d, sizeof(*d));
 }
 
-static void snapshot_over(void *opaque, const struct vm_snapshot_done *d)
+static void snapshot_done(void *opaque, const struct vm_snapshot_done *d)
 {
 	struct err e = { .cls = d->cls };
 
 	snprintf(e.msg, sizeof(e.msg), "%s", d->msg);
-	save_over(opaque, d->error, &e);
+	save_done(opaque, d->error, &e);
 }
 
 static void snapshot_list(struct control *c, struct channel_msg *m)
@@ -193,7 +193,7 @@ static void snapshot_list(struct control *c, struct channel_msg *m)
 	int r = page ? vm_snapshot_list(c->vm, want->from, page, &e) : -ENOMEM;
 
 	if (r < 0)
-		reply(c, m->head.seq, r, &e);
+		reply_send(c, m->head.seq, r, &e);
 	else
 		peer_send(c, VM_MSG_SNAPSHOTS, m->head.seq, page,
 			offsetof(struct vm_snapshots, list) + page->n * sizeof(page->list[0]));
@@ -212,7 +212,7 @@ static void snapshot_set(struct control *c, struct channel_msg *m)
 	TERMINATE(s->new_name);
 	TERMINATE(s->description);
 	TERMINATE(s->tags);
-	reply(c, m->head.seq, vm_snapshot_set(c->vm, s, &e), &e);
+	reply_send(c, m->head.seq, vm_snapshot_set(c->vm, s, &e), &e);
 }
 
 struct size_request {
@@ -233,7 +233,7 @@ static void snapshot_sized(void *opaque, int r, const struct vm_snapshot_info *i
 		peer_send(s.control, VM_MSG_SNAPSHOTS, s.seq, page,
 			offsetof(struct vm_snapshots, list) + sizeof(page->list[0]));
 	} else {
-		reply(s.control, s.seq, r < 0 ? r : -ENOMEM, e);
+		reply_send(s.control, s.seq, r < 0 ? r : -ENOMEM, e);
 	}
 	free(page);
 }
@@ -252,7 +252,7 @@ static void snapshot_size(struct control *c, struct channel_msg *m)
 	}
 	if (r < 0) {
 		free(s);
-		reply(c, m->head.seq, r, &e);
+		reply_send(c, m->head.seq, r, &e);
 	}
 }
 
@@ -288,7 +288,7 @@ static void space_request(struct control *c, uint64_t seq)
 	struct space_request *s = calloc(1, sizeof(*s));
 
 	if (!s) {
-		reply(c, seq, -ENOMEM, NULL);
+		reply_send(c, seq, -ENOMEM, NULL);
 		return;
 	}
 	s->control = c;
@@ -305,7 +305,7 @@ static int create_begin(struct control *c, uint64_t seq, const struct vm_snapsho
 	int r;
 
 	c->work_seq = seq;
-	r = vm_snapshot_create(c->vm, c->worker, what, create_over, c, e);
+	r = vm_snapshot_create(c->vm, c->worker, what, create_done, c, e);
 	if (r < 0)
 		c->work_seq = before;
 	return r;
@@ -318,14 +318,14 @@ static void snapshot_create(struct control *c, struct channel_msg *m)
 	int r = create_begin(c, m->head.seq, what, &e);
 
 	if (r < 0)
-		reply(c, m->head.seq, r, &e);
+		reply_send(c, m->head.seq, r, &e);
 }
 
 /* ---- clones' disks ---- */
 
 static void clone_disk_done(void *opaque, uint64_t seq, int r, const struct err *e)
 {
-	reply(opaque, seq, r, e);
+	reply_send(opaque, seq, r, e);
 }
 
 static void clone_disk_progress(void *opaque, uint32_t key, uint64_t done, uint64_t total)
@@ -342,13 +342,13 @@ static void clone_disk_request(struct control *c, struct channel_msg *m)
 	int r;
 
 	if (!c->clones) {
-		reply(c, m->head.seq, err_set(&e, -EBUSY, ERR_WRONG_STATE, "the VM runs; its disks are not copied"), &e);
+		reply_send(c, m->head.seq, err_set(&e, -EBUSY, ERR_WRONG_STATE, "the VM runs; its disks are not copied"), &e);
 		return;
 	}
 	r = clone_disk_begin(c->clones, m->body, m->fds, m->nfds, m->head.seq, &e);
 	m->nfds = 0; /* taken */
 	if (r < 0)
-		reply(c, m->head.seq, r, &e);
+		reply_send(c, m->head.seq, r, &e);
 }
 
 int control_prepare_clones(struct control *c, unsigned copiers, struct err *e)
@@ -367,14 +367,14 @@ static void fork_request(struct control *c, struct channel_msg *m)
 
 	c->work_seq = m->head.seq;
 	TERMINATE(what->snapshot);
-	r = m->nfds ? vm_fork(c->vm, c->worker, what, m->fds, m->nfds, create_over, c, &e) :
+	r = m->nfds ? vm_fork(c->vm, c->worker, what, m->fds, m->nfds, create_done, c, &e) :
 		err_set(&e, -EINVAL, ERR_INVALID, "a fork needs a file");
 	if (!r) {
 		m->nfds = 0; /* taken */
 		c->forking = true;
 	} else {
 		c->work_seq = before;
-		reply(c, m->head.seq, r, &e);
+		reply_send(c, m->head.seq, r, &e);
 	}
 }
 
@@ -393,12 +393,12 @@ static void dump_request(struct control *c, struct channel_msg *m)
 	int r;
 
 	c->work_seq = m->head.seq;
-	r = m->nfds ? vm_dump(c->vm, c->worker, m->body, m->fds[0], create_over, c, &e) :
+	r = m->nfds ? vm_dump(c->vm, c->worker, m->body, m->fds[0], create_done, c, &e) :
 		err_set(&e, -EINVAL, ERR_INVALID, "a dump needs a file");
 	m->nfds = 0; /* taken */
 	if (r < 0) {
 		c->work_seq = before;
-		reply(c, m->head.seq, r, &e);
+		reply_send(c, m->head.seq, r, &e);
 	}
 }
 
@@ -412,14 +412,14 @@ static void snapshot_begin(struct control *c, struct channel_msg *m)
 
 	c->work_seq = m->head.seq;
 	if (m->head.type == VM_MSG_SNAPSHOT_REVERT) {
-		r = vm_snapshot_revert(c->vm, c->worker, m->body, snapshot_over, c, &e);
+		r = vm_snapshot_revert(c->vm, c->worker, m->body, snapshot_done, c, &e);
 	} else {
 		TERMINATE(name->name);
-		r = vm_snapshot_delete(c->vm, c->worker, name->name, snapshot_over, c, &e);
+		r = vm_snapshot_delete(c->vm, c->worker, name->name, snapshot_done, c, &e);
 	}
 	if (r < 0) {
 		c->work_seq = before;
-		reply(c, m->head.seq, r, &e);
+		reply_send(c, m->head.seq, r, &e);
 	}
 }
 
@@ -429,14 +429,14 @@ struct errand {
 	bool off; /* the command is a shutdown */
 };
 
-static void errand_over(void *opaque, int r, const struct err *e)
+static void errand_done(void *opaque, int r, const struct err *e)
 {
 	struct errand s = *(struct errand *)opaque;
 
 	free(opaque);
 	if (r < 0 && s.off)
 		vm_set_off_asked(s.control->vm, false);
-	reply(s.control, s.seq, r, e);
+	reply_send(s.control, s.seq, r, e);
 }
 
 /* Write a line to all attached consoles, in brackets because it does not come from the guest. */
@@ -472,9 +472,9 @@ static int errand_begin(struct control *c, const struct vm_agent *want, struct e
 	if (r < 0)
 		return r;
 	if (want->errand == VM_AGENT_TELL)
-		return agent_tell(a, want->text, errand_over, s, e);
+		return agent_tell(a, want->text, errand_done, s, e);
 	s->off = want->errand == VM_AGENT_SHUTDOWN;
-	r = agent_shutdown(a, want->errand == VM_AGENT_REBOOT, errand_over, s, e);
+	r = agent_shutdown(a, want->errand == VM_AGENT_REBOOT, errand_done, s, e);
 	if (!r && want->errand == VM_AGENT_SHUTDOWN)
 		vm_set_off_asked(c->vm, true);
 	return r;
@@ -496,11 +496,11 @@ static void agent_request(struct control *c, struct channel_msg *m)
 	}
 	if (r < 0) {
 		free(s);
-		reply(c, m->head.seq, r, &e);
+		reply_send(c, m->head.seq, r, &e);
 	}
 }
 
-static void addresses_over(void *opaque, int r, const struct err *e)
+static void addresses_done(void *opaque, int r, const struct err *e)
 {
 	struct control *c = opaque;
 	unsigned n = c->looks.n;
@@ -509,7 +509,7 @@ static void addresses_over(void *opaque, int r, const struct err *e)
 	c->looks.n = 0;
 	for (unsigned i = 0; i < n; i++)
 		if (r < 0)
-			reply(c, c->looks.seqs[i], r, e);
+			reply_send(c, c->looks.seqs[i], r, e);
 		else
 			peer_send(c, VM_MSG_ADDRESS_LIST, c->looks.seqs[i], &c->looks.all, sizeof(c->looks.all));
 }
@@ -522,11 +522,11 @@ static void addresses_request(struct control *c, uint64_t seq)
 	if (!r && c->looks.n == LOOKS_MAX)
 		r = err_set(&e, -EBUSY, ERR_BUSY, "the guest agent is being asked by too many; try again in a moment");
 	if (!r && !c->looks.under_way) {
-		r = agent_addresses(vm_machine(c->vm)->agent, &c->looks.all, addresses_over, c, &e);
+		r = agent_addresses(vm_machine(c->vm)->agent, &c->looks.all, addresses_done, c, &e);
 		c->looks.under_way = r == 0;
 	}
 	if (r < 0)
-		reply(c, seq, r, &e);
+		reply_send(c, seq, r, &e);
 	else
 		c->looks.seqs[c->looks.n++] = seq;
 }
@@ -599,15 +599,15 @@ static void request_handle(struct control *c, struct channel_msg *m)
 		space_request(c, m->head.seq);
 		return;
 	case VM_MSG_QUERY:
-		query(c, m->head.seq);
+		query_reply(c, m->head.seq);
 		return;
 	case VM_MSG_QUIT:
-		quit(c, m->head.seq);
+		quit_handle(c, m->head.seq);
 		return;
 	default:
 		r = err_set(&e, -EINVAL, ERR_WRONG_STATE, "the VM is configured already");
 	}
-	reply(c, m->head.seq, r, &e);
+	reply_send(c, m->head.seq, r, &e);
 }
 
 static void peer_ready(void *opaque, unsigned revents)
@@ -624,7 +624,7 @@ static void peer_ready(void *opaque, unsigned revents)
 	/* Reply in this process's version, so that the daemon sees which one it is. */
 	if (r == -EPROTONOSUPPORT) {
 		err_set(&e, r, ERR_UNSUPPORTED, "this process speaks version %d of the protocol", VM_MSG_VERSION);
-		reply(c, m.head.seq, r, &e);
+		reply_send(c, m.head.seq, r, &e);
 	}
 	if (r <= 0) {
 		if (r < 0)

@@ -71,7 +71,7 @@ static void deadline_fire(void *opaque)
 	vm_end(f->vm, VM_REASON_SHUTDOWN_TIMEOUT, 0, "the guest did not shut down in time");
 }
 
-static void terminate(struct foreground *f)
+static void signal_terminate(struct foreground *f)
 {
 	struct err e = { 0 };
 
@@ -101,7 +101,7 @@ static void signal_ready(void *opaque, unsigned revents)
 
 	(void)revents;
 	while (read(f->signal_fd, &si, sizeof(si)) == sizeof(si))
-		terminate(f);
+		signal_terminate(f);
 }
 
 static int signals_setup(struct foreground *f)

@@ -257,7 +257,7 @@ static bool is_secret(const char *key)
 	return false;
 }
 
-static struct json_object *mask(struct json_object *v, unsigned depth)
+static struct json_object *secrets_mask(struct json_object *v, unsigned depth)
 {
 	struct json_object *o;
 
@@ -267,18 +267,18 @@ static struct json_object *mask(struct json_object *v, unsigned depth)
 		o = json_object_new_object();
 		json_object_object_foreach(v, key, member)
 			js_put(o, key, is_secret(key) ? json_object_new_string("(masked)") :
-							mask(member, depth + 1));
+							secrets_mask(member, depth + 1));
 		return o;
 	}
 	if (!json_object_is_type(v, json_type_array))
 		return json_object_get(v);
 	o = json_object_new_array();
 	for (size_t i = 0; i < json_object_array_length(v); i++)
-		json_object_array_add(o, mask(json_object_array_get_idx(v, i), depth + 1));
+		json_object_array_add(o, secrets_mask(json_object_array_get_idx(v, i), depth + 1));
 	return o;
 }
 
 struct json_object *audit_mask(struct json_object *args)
 {
-	return mask(args, 0);
+	return secrets_mask(args, 0);
 }

@@ -38,7 +38,7 @@ static int64_t wall_ns(void)
 	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
 }
 
-static bool is_over(const struct user *u, uint64_t now_ns)
+static bool window_is_over(const struct user *u, uint64_t now_ns)
 {
 	return !u->limit.since_ns || now_ns - u->limit.since_ns >= RATELIMIT_WINDOW_NS;
 }
@@ -53,7 +53,7 @@ static struct user *user_of(struct denial_log *r, uid_t uid)
 
 		if (u->limit.since_ns && u->uid == uid)
 			return u;
-		if (!unused && is_over(u, now) && !u->limit.left_out)
+		if (!unused && window_is_over(u, now) && !u->limit.left_out)
 			unused = u;
 	}
 	if (!unused)
@@ -90,7 +90,7 @@ static void left_out_tell(struct denial_log *r, struct user *u)
 	u->unaudited = 0;
 }
 
-static void fire(void *opaque)
+static void window_timer_fire(void *opaque)
 {
 	struct denial_log *r = opaque;
 	uint64_t now = loop_now_ns(), next = UINT64_MAX;
@@ -100,7 +100,7 @@ static void fire(void *opaque)
 
 		if (!u->limit.left_out)
 			continue;
-		if (is_over(u, now))
+		if (window_is_over(u, now))
 			left_out_tell(r, u);
 		else
 			next = MIN(next, u->limit.since_ns + RATELIMIT_WINDOW_NS);
@@ -113,7 +113,7 @@ static void fire(void *opaque)
 int denial_log_open(struct daemon *d, struct denial_log **ret_r, struct err *e)
 {
 	struct denial_log *r = calloc(1, sizeof(*r));
-	int ret = r ? loop_timer_new(d->loop, fire, r, &r->timer) : -ENOMEM;
+	int ret = r ? loop_timer_new(d->loop, window_timer_fire, r, &r->timer) : -ENOMEM;
 
 	if (ret < 0) {
 		free(r);
@@ -151,7 +151,7 @@ bool denial_log_tell(struct denial_log *r, enum event_id id, uid_t uid, pid_t pi
 	uint64_t earlier;
 
 	/* The window has ended but the timer has not fired yet. */
-	if (u->limit.left_out && is_over(u, loop_now_ns()))
+	if (u->limit.left_out && window_is_over(u, loop_now_ns()))
 		left_out_tell(r, u);
 	if (!ratelimit_take(&u->limit, loop_now_ns(), &earlier)) {
 		json_object_put(data);

@@ -51,7 +51,7 @@ static void err_append(struct err *e, uid_t uid)
 	snprintf(e->msg + n, sizeof(e->msg) - n, " (for user %u, who defined the VM)", uid);
 }
 
-static void work(const struct fork_as_spec *s, pid_t parent, struct fork_as_result *out, struct answer *a)
+static void child_work(const struct fork_as_spec *s, pid_t parent, struct fork_as_result *out, struct answer *a)
 {
 	a->r = s->rights ? rights_assume(s->rights) : 0;
 	/* Set it after the ids, since changing ids clears it. */
@@ -80,13 +80,13 @@ static _Noreturn void process_main(int sock, const struct fork_as_spec *s, pid_t
 	 * daemon kill its children with it. */
 	if (dup2(sock, at) < 0 || close_range((unsigned)at + 1, ~0U, 0) < 0 || setpgid(0, 0) < 0)
 		_exit(1);
-	work(s, parent, &out, &a);
+	child_work(s, parent, &out, &a);
 	_exit(channel_send(at, VERSION, DONE, 0, &a, sizeof(a), out.fds, a.r ? 0 : out.nfds) < 0);
 }
 
 /* ---- the end of the process ---- */
 
-static void release(struct fork_as *x)
+static void child_release(struct fork_as *x)
 {
 	loop_unwatch(x->watch);
 	loop_timer_free(x->timer);
@@ -97,7 +97,7 @@ static void release(struct fork_as *x)
 	free(x);
 }
 
-static void tell(struct fork_as *x, int r, const struct fork_as_result *res, const struct err *e)
+static void result_tell(struct fork_as *x, int r, const struct fork_as_result *res, const struct err *e)
 {
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e) = x->done;
 
@@ -135,10 +135,10 @@ static void answer_tell(struct fork_as *x)
 	res.count = a.count;
 	memcpy(res.fds, m.fds, m.nfds * sizeof(*m.fds));
 	memcpy(res.notes, a.notes, sizeof(res.notes));
-	tell(x, r, &res, &a.e);
+	result_tell(x, r, &res, &a.e);
 }
 
-static void gone(void *opaque, unsigned revents)
+static void child_exited(void *opaque, unsigned revents)
 {
 	struct fork_as *x = opaque;
 	siginfo_t si;
@@ -148,7 +148,7 @@ static void gone(void *opaque, unsigned revents)
 		log_warn("errand", "%s: %s", x->what, strerror(errno));
 	if (x->done)
 		answer_tell(x);
-	release(x);
+	child_release(x);
 }
 
 /* The pid cannot be reused before the process is waited for. */
@@ -158,7 +158,7 @@ static void process_kill(struct fork_as *x)
 	pidfd_send_signal(x->pidfd, SIGKILL, NULL, 0); /* it may not have made its group yet */
 }
 
-static void late(void *opaque)
+static void child_timed_out(void *opaque)
 {
 	struct fork_as_result none = { 0 };
 	struct fork_as *x = opaque;
@@ -166,7 +166,7 @@ static void late(void *opaque)
 
 	process_kill(x);
 	err_set(&e, -ETIMEDOUT, ERR_TIMEOUT, "%s took too long: a file system does not answer", x->what);
-	tell(x, -ETIMEDOUT, &none, &e);
+	result_tell(x, -ETIMEDOUT, &none, &e);
 }
 
 void fork_as_kill(struct fork_as *x)
@@ -181,7 +181,7 @@ void fork_as_free(struct fork_as *x)
 		return;
 	x->done = NULL;
 	process_kill(x);
-	/* gone() does the rest when the process has ended. */
+	/* child_exited() does the rest when the process has ended. */
 }
 
 /* ---- starting ---- */
@@ -213,13 +213,13 @@ int fork_as_begin(struct loop *l, const struct fork_as_spec *s, struct fork_as *
 		abort();
 	*x = (struct fork_as){ .loop = l, .done = s->done, .opaque = s->opaque, .what = s->what, .sock = -1,
 		.pidfd = -1 };
-	r = loop_timer_new(l, late, x, &x->timer);
+	r = loop_timer_new(l, child_timed_out, x, &x->timer);
 	if (!r)
 		r = process_start(x, s);
 	if (!r)
-		r = loop_watch(l, x->pidfd, POLLIN, gone, x, &x->watch);
+		r = loop_watch(l, x->pidfd, POLLIN, child_exited, x, &x->watch);
 	if (r < 0) {
-		release(x);
+		child_release(x);
 		return err_set_errno(e, r, "%s: cannot start a process for it", s->what);
 	}
 	if (s->timeout_ns != FORK_AS_NO_TIMEOUT)

@@ -72,7 +72,7 @@ static bool images_only(enum open_as_what what)
 	return what == OPEN_AS_IMAGES || what == OPEN_AS_IMAGES_READ;
 }
 
-static int prepare(const struct definition *d, enum open_as_what what, struct config *c, struct config_files *files,
+static int open_prepare(const struct definition *d, enum open_as_what what, struct config *c, struct config_files *files,
 	struct err *e)
 {
 	int r = config_prepare(d, images_only(what), c, files, e);
@@ -99,7 +99,7 @@ void open_as_open(struct loop *l, const struct definition *d, enum open_as_what 
 	struct open_as *o;
 	struct config c;
 	struct err e;
-	int r = prepare(d, what, &c, &files, &e);
+	int r = open_prepare(d, what, &c, &files, &e);
 
 	if (!r && what == OPEN_AS_IMAGES_READ)
 		only_read(&c, &files);

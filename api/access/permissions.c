@@ -63,7 +63,7 @@ static void remove_at(struct permissions *p, size_t i)
 	memmove(&p->list[i], &p->list[i + 1], (p->n - i) * sizeof(*p->list));
 }
 
-static int add(struct permissions *p, bool is_group, uid_t id, const char *vm, enum role role)
+static int permission_add(struct permissions *p, bool is_group, uid_t id, const char *vm, enum role role)
 {
 	struct permission *more;
 	char *copy = NULL;
@@ -112,7 +112,7 @@ int permissions_set(struct permissions *p, bool is_group, uid_t id, const char *
 			e->role = role;
 		return 0;
 	}
-	return role == ROLE_NONE ? -ENOENT : add(p, is_group, id, vm, role);
+	return role == ROLE_NONE ? -ENOENT : permission_add(p, is_group, id, vm, role);
 }
 
 bool permissions_forget_vm(struct permissions *p, const char *vm)

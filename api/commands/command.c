@@ -113,7 +113,7 @@ static void answer_send(struct call *c, struct json_object *o, int fd)
 		conn_set_call(conn, NULL);
 }
 
-static void answer_late(void *opaque)
+static void answer_send_pending(void *opaque)
 {
 	struct call *c = opaque;
 
@@ -126,7 +126,7 @@ static void call_answer(struct call *c, struct json_object *o, int fd)
 	call_audit(c, o);
 	/* A client with the answer may open the images, so wait until the offline process has released them. Do not wait for a
 	 * job: it holds them for long. */
-	if (c->on_images && !c->vm->job && offline_wait(c->vm, answer_late, c)) {
+	if (c->on_images && !c->vm->job && offline_wait(c->vm, answer_send_pending, c)) {
 		c->answer = o;
 		c->vm = NULL;
 	} else {

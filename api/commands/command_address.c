@@ -59,7 +59,7 @@ static void address_put(struct json_object *list, const struct vm_address *x)
 	json_object_array_add(list, o);
 }
 
-static void addresses_told(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+static void addresses_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct call *c = opaque;
 	struct json_object *o, *list, *of = NULL;
@@ -93,7 +93,7 @@ void command_vm_addresses(struct call *c)
 	struct err e;
 
 	if (c->vm->proc && vm_state_is_active(c->vm->state)) {
-		vm_process_request(c->vm->proc, VM_MSG_ADDRESSES, NULL, 0, -1, ADDRESSES_TIMEOUT_NS, addresses_told, c);
+		vm_process_request(c->vm->proc, VM_MSG_ADDRESSES, NULL, 0, -1, ADDRESSES_TIMEOUT_NS, addresses_done, c);
 		return;
 	}
 	err_set(&e, -EPERM, ERR_WRONG_STATE, "VM '%.200s' is %s, and its guest agent cannot be asked; next: cairn start %.60s",

@@ -113,7 +113,7 @@ void command_vm_clone(struct call *c)
 
 /* ---- template ---- */
 
-static void template_again(void *opaque)
+static void template_retry(void *opaque)
 {
 	struct call *c = opaque;
 	const char *name = js_get_str(c->args, "vm");
@@ -145,7 +145,7 @@ static void template_done(struct call *c, int r, const struct err *e)
 	call_return(c, NULL);
 }
 
-static void template_kept(struct store_work *work)
+static void template_stored(struct store_work *work)
 {
 	struct template_mark *m = container_of(work, struct template_mark, work);
 
@@ -164,7 +164,7 @@ static void template_keep(struct call *c, bool on)
 
 	if (!m)
 		abort();
-	*m = (struct template_mark){ { .done = template_kept, .loop = c->daemon->loop }, c };
+	*m = (struct template_mark){ { .done = template_stored, .loop = c->daemon->loop }, c };
 	c->vm->going = true;
 	r = on ? store_write_vm_file_behind(s, &m->work, c->vm->def->name, VM_TEMPLATE_FILE, o, &e) :
 		 store_remove_file_behind(s, &m->work, c->vm->def->name, VM_TEMPLATE_FILE, &e);
@@ -213,7 +213,7 @@ void command_vm_template(struct call *c)
 	int r;
 
 	/* A process that has just read its snapshots may still be ending: wait for it. */
-	if (!c->vm->job && offline_wait(c->vm, template_again, c)) {
+	if (!c->vm->job && offline_wait(c->vm, template_retry, c)) {
 		c->vm = NULL;
 		return;
 	}

@@ -27,7 +27,7 @@ struct mark {
 	bool on;
 };
 
-static void mark_kept(struct store_work *work)
+static void mark_stored(struct store_work *work)
 {
 	struct mark *m = container_of(work, struct mark, work);
 	struct call *c = m->call;
@@ -51,7 +51,7 @@ void command_vm_autostart(struct call *c)
 
 	if (!m)
 		abort();
-	*m = (struct mark){ { .done = mark_kept, .loop = c->daemon->loop }, c, .on = !js_get_bool(c->args, "disable", false) };
+	*m = (struct mark){ { .done = mark_stored, .loop = c->daemon->loop }, c, .on = !js_get_bool(c->args, "disable", false) };
 	memcpy(m->uuid, c->vm->def->uuid, sizeof(m->uuid));
 	r = m->on ? template_check(c->vm, "start", &e) : 0;
 	if (!r)
@@ -130,7 +130,7 @@ static void shutdown_done(void *opaque, int r, const struct err *e)
 		call_return(opaque, NULL);
 }
 
-static void ask(struct call *c, bool reboot)
+static void shutdown_ask(struct call *c, bool reboot)
 {
 	struct shutdown_plan p;
 	struct err e;
@@ -157,12 +157,12 @@ static void ask(struct call *c, bool reboot)
 
 void command_vm_shutdown(struct call *c)
 {
-	ask(c, false);
+	shutdown_ask(c, false);
 }
 
 void command_vm_reboot(struct call *c)
 {
-	ask(c, true);
+	shutdown_ask(c, true);
 }
 
 void command_vm_shutdown_cancel(struct call *c)

@@ -51,7 +51,7 @@ struct drop {
 	struct call *call;
 };
 
-static void dropped(struct store_work *work)
+static void drop_done(struct store_work *work)
 {
 	struct drop *d = container_of(work, struct drop, work);
 
@@ -71,7 +71,7 @@ void command_vm_managed_save_remove(struct call *c)
 
 	if (!d)
 		abort();
-	*d = (struct drop){ { .done = dropped, .loop = c->daemon->loop }, c };
+	*d = (struct drop){ { .done = drop_done, .loop = c->daemon->loop }, c };
 	if (!r)
 		r = save_drop_managed(c->vm, &d->work, &e);
 	if (r < 0) {

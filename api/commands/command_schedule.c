@@ -21,7 +21,7 @@
 /* Change the plan by the arguments; absent ones keep their values. */
 static int plan_from_args(struct call *c, struct schedule_plan *p, struct err *e)
 {
-	const char *every = js_get_str(c->args, "every"), *keep = js_get_str(c->args, "keep"),
+	const char *every = js_get_str(c->args, "every"), *schedule_store = js_get_str(c->args, "keep"),
 		   *min_free = js_get_str(c->args, "min-free");
 	bool first = !c->vm->schedule;
 	int r = 0;
@@ -29,14 +29,14 @@ static int plan_from_args(struct call *c, struct schedule_plan *p, struct err *e
 	*p = first ? (struct schedule_plan){0} : c->vm->schedule->plan;
 	if (first && !every)
 		return err_set(e, -EINVAL, ERR_INVALID, "every: say how often, such as 1h");
-	if (first && !keep)
-		keep = SCHEDULE_KEEP_DEFAULT;
+	if (first && !schedule_store)
+		schedule_store = SCHEDULE_KEEP_DEFAULT;
 	if (first && !min_free)
 		min_free = SCHEDULE_MIN_FREE_DEFAULT;
 	if (every)
 		r = schedule_set_every(p, every, e);
-	if (!r && keep)
-		r = schedule_set_keep(p, keep, e);
+	if (!r && schedule_store)
+		r = schedule_set_keep(p, schedule_store, e);
 	if (!r && min_free)
 		r = schedule_set_min_free(p, min_free, e);
 	return r;
@@ -50,7 +50,7 @@ struct keep {
 	bool removes;
 };
 
-static void kept(struct store_work *work)
+static void schedule_stored(struct store_work *work)
 {
 	struct keep *k = container_of(work, struct keep, work);
 	struct call *c = k->call;
@@ -69,14 +69,14 @@ static void kept(struct store_work *work)
 }
 
 /* Store the plan. NULL: remove it. */
-static void keep(struct call *c, const struct schedule_plan *plan)
+static void schedule_store(struct call *c, const struct schedule_plan *plan)
 {
 	struct keep *k = calloc(1, sizeof(*k));
 	struct err e;
 
 	if (!k)
 		abort();
-	*k = (struct keep){ { .done = kept, .loop = c->daemon->loop }, c, .removes = !plan };
+	*k = (struct keep){ { .done = schedule_stored, .loop = c->daemon->loop }, c, .removes = !plan };
 	memcpy(k->uuid, c->vm->def->uuid, sizeof(k->uuid));
 	if (plan)
 		k->plan = *plan;
@@ -151,12 +151,12 @@ void command_schedule_set(struct call *c)
 	else if (js_get_bool(c->args, "dry-run", false))
 		would_look(c, &plan);
 	else
-		keep(c, &plan);
+		schedule_store(c, &plan);
 }
 
 void command_schedule_remove(struct call *c)
 {
-	keep(c, NULL);
+	schedule_store(c, NULL);
 }
 
 static bool may_see(const struct call *c, const struct vm *vm)

@@ -183,7 +183,7 @@ void command_snapshot_revert(struct call *c)
 
 /* ---- without a job ---- */
 
-static void ask(struct call *c, enum vm_msg_type type, const void *body, size_t len, uint64_t timeout_ns,
+static void snapshots_ask(struct call *c, enum vm_msg_type type, const void *body, size_t len, uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e))
 {
 	c->on_images = true;
@@ -217,7 +217,7 @@ void command_snapshot_set(struct call *c)
 	if (r < 0)
 		call_fail(c, &e);
 	else
-		ask(c, VM_MSG_SNAPSHOT_SET, &body, sizeof(body), SET_TIMEOUT_NS, set_done);
+		snapshots_ask(c, VM_MSG_SNAPSHOT_SET, &body, sizeof(body), SET_TIMEOUT_NS, set_done);
 }
 
 static void size_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
@@ -250,7 +250,7 @@ void command_snapshot_size(struct call *c)
 	if (r < 0)
 		call_fail(c, &e);
 	else
-		ask(c, VM_MSG_SNAPSHOT_SIZE, &body, sizeof(body), SIZE_TIMEOUT_NS, size_done);
+		snapshots_ask(c, VM_MSG_SNAPSHOT_SIZE, &body, sizeof(body), SIZE_TIMEOUT_NS, size_done);
 }
 
 static void list_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
@@ -301,5 +301,5 @@ void command_snapshot_list(struct call *c)
 	if (r < 0)
 		call_fail(c, &e);
 	else
-		ask(c, VM_MSG_SNAPSHOT_LIST, &body, sizeof(body), LIST_TIMEOUT_NS, list_done);
+		snapshots_ask(c, VM_MSG_SNAPSHOT_LIST, &body, sizeof(body), LIST_TIMEOUT_NS, list_done);
 }

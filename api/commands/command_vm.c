@@ -233,7 +233,7 @@ static void define_go(struct define *w)
 	store_write_draft(w->daemon->store, &w->work, o);
 }
 
-static void define_over(struct define *w, int r, const struct err *e)
+static void define_finish(struct define *w, int r, const struct err *e)
 {
 	if (r < 0)
 		define_end(w, r, NULL, e);
@@ -245,7 +245,7 @@ static void define_opened(void *opaque, int r, struct config *c, const struct er
 {
 	if (!r)
 		config_done(c);
-	define_over(opaque, r, e);
+	define_finish(opaque, r, e);
 }
 
 void vm_define(struct daemon *d, struct definition *def, enum vm_define_mode mode, struct json_object *was,
@@ -265,7 +265,7 @@ void vm_define(struct daemon *d, struct definition *def, enum vm_define_mode mod
 		return;
 	}
 	r = definition_check_files(def, &e);
-	define_over(w, r, &e);
+	define_finish(w, r, &e);
 }
 
 static struct json_object *warnings_of(const struct vm_defined *what)
@@ -390,7 +390,7 @@ static void reset_done(void *opaque, int r, const struct vm_answer *a, const str
 	request_done(c, r, e, VM_ASK_RESET, c->vm->state == VM_PAUSED ? NULL : "booted");
 }
 
-static void request(struct call *c, enum vm_msg_type type,
+static void vm_request(struct call *c, enum vm_msg_type type,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e))
 {
 	vm_process_request(c->vm->proc, type, NULL, 0, -1, REQUEST_TIMEOUT_NS, done, c);
@@ -398,17 +398,17 @@ static void request(struct call *c, enum vm_msg_type type,
 
 void command_vm_suspend(struct call *c)
 {
-	request(c, VM_MSG_STOP, suspend_done);
+	vm_request(c, VM_MSG_STOP, suspend_done);
 }
 
 void command_vm_resume(struct call *c)
 {
-	request(c, VM_MSG_CONT, resume_done);
+	vm_request(c, VM_MSG_CONT, resume_done);
 }
 
 void command_vm_reset(struct call *c)
 {
-	request(c, VM_MSG_RESET, reset_done);
+	vm_request(c, VM_MSG_RESET, reset_done);
 }
 
 /* ---- console ---- */

@@ -128,7 +128,7 @@ bool definition_user_is_plain(const struct definition_user *u)
 	return !u->network[0] && !u->nforwards && !u->restricted && !u->host_loopback;
 }
 
-static bool everywhere(const char *address)
+static bool address_is_any(const char *address)
 {
 	return !strcmp(address, "0.0.0.0");
 }
@@ -137,7 +137,7 @@ bool definition_forwards_meet(const struct definition_forward *a, const struct d
 {
 	if (a->protocol != b->protocol || a->port != b->port)
 		return false;
-	return everywhere(a->address) || everywhere(b->address) || !strcmp(a->address, b->address);
+	return address_is_any(a->address) || address_is_any(b->address) || !strcmp(a->address, b->address);
 }
 
 void definition_forward_print(const struct definition_forward *f, char text[DEFINITION_FORWARD_TEXT])

@@ -66,14 +66,14 @@ static int program_run(const struct plan *p, int in, int out, int spec, pid_t *r
 
 /* ---- the end of the process ---- */
 
-static void fail(struct archiver *a, const struct err *e)
+static void archiver_fail(struct archiver *a, const struct err *e)
 {
 	if (!a->failed)
 		a->e = *e;
 	a->failed = true;
 }
 
-static void finish(struct archiver *a)
+static void archiver_finish(struct archiver *a)
 {
 	loop_unwatch(a->gone);
 	a->gone = NULL;
@@ -106,7 +106,7 @@ static void error_take(struct archiver *a, struct json_object *o)
 		if (!strcmp(err_class_name((enum err_class)i), cls))
 			c = (enum err_class)i;
 	err_set(&e, -EIO, c, "%s", message ? message : "cairn-archive failed");
-	fail(a, &e);
+	archiver_fail(a, &e);
 }
 
 static void line_take(struct archiver *a, struct json_object *o)
@@ -143,7 +143,7 @@ static void lines_take(struct archiver *a)
 		if (js_parse(a->line + at, n, "cairn-archive", &o, &e) == 0)
 			line_take(a, o);
 		else
-			fail(a, &e);
+			archiver_fail(a, &e);
 		at += n + 1;
 	}
 	a->len -= at;
@@ -176,7 +176,7 @@ static bool output_read(struct archiver *a)
 
 	if (r < 0) {
 		err_set_errno(&e, r, "what cairn-archive says");
-		fail(a, &e);
+		archiver_fail(a, &e);
 		a->len = 0;
 	}
 	n = read(a->out, a->line + a->len, a->cap - a->len);
@@ -207,12 +207,12 @@ static void gone(void *opaque, unsigned revents)
 	/* Read only what fits into the pipe: another process may hold the write end and never stop writing. */
 	for (unsigned i = 0; i < READS_AT_END && output_read(a); i++)
 		;
-	finish(a);
+	archiver_finish(a);
 }
 
 /* Kill a process that does not stop: it may block on a pipe, or its user may have sent SIGSTOP. Else the job would never
  * end. */
-static void late(void *opaque)
+static void process_timed_out(void *opaque)
 {
 	struct archiver *a = opaque;
 
@@ -298,7 +298,7 @@ int archiver_start(struct loop *l, const char *program, const char *verb, struct
 	if (!a)
 		abort(); /* better than a call that is never answered */
 	*a = (struct archiver){ .loop = l, .ops = ops, .opaque = opaque, .in = -1, .out = -1, .pidfd = -1 };
-	r = loop_timer_new(l, late, a, &a->timer);
+	r = loop_timer_new(l, process_timed_out, a, &a->timer);
 	if (!r)
 		r = process_start(a, &p, spec);
 	if (!r)

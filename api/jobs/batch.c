@@ -166,7 +166,7 @@ static int file_remove(struct batch *b, struct err *e)
 	return r;
 }
 
-static void kept(struct store_work *w)
+static void batch_stored(struct store_work *w)
 {
 	struct batch *b = container_of(w, struct batch, work);
 
@@ -185,7 +185,7 @@ int batch_keep(struct batch *b, void (*done)(void *opaque), void *opaque, struct
 		return r;
 	b->done = done;
 	b->opaque = opaque;
-	b->work = (struct store_work){ .loop = b->daemon->loop, .done = kept };
+	b->work = (struct store_work){ .loop = b->daemon->loop, .done = batch_stored };
 	store_after(b->daemon->store, &b->work);
 	return 0;
 }
@@ -210,7 +210,7 @@ static bool vm_forget(struct vm *vm)
 }
 
 /* Before the VMs are: of these the next daemon knows what to remove. */
-static void files_gone(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
+static void files_removed(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
 {
 	struct batch *b = opaque;
 	bool all = true;
@@ -238,9 +238,9 @@ static void all_ended(struct loop_task *t)
 	for (unsigned i = 0; i < b->n; i++)
 		b->defs[i] = b->vms[i]->def;
 	if (b->n)
-		clone_files_remove(b->daemon->loop, &files, files_gone, b, &b->errand);
+		clone_files_remove(b->daemon->loop, &files, files_removed, b, &b->errand);
 	else
-		files_gone(b, 0, &none, NULL);
+		files_removed(b, 0, &none, NULL);
 }
 
 /* From the loop, not from inside the VM's own end. */

@@ -84,7 +84,7 @@ static void cloning_free(struct cloning *f)
 	free(f);
 }
 
-static void fail(struct cloning *f, const struct err *e)
+static void clone_fail(struct cloning *f, const struct err *e)
 {
 	if (!f->failed)
 		f->e = *e;
@@ -93,7 +93,7 @@ static void fail(struct cloning *f, const struct err *e)
 
 /* ---- the end ---- */
 
-static void undone(void *opaque)
+static void clone_undone(void *opaque)
 {
 	struct cloning *f = opaque;
 
@@ -102,7 +102,7 @@ static void undone(void *opaque)
 
 static void give_up(struct cloning *f)
 {
-	batch_undo(f->batch, undone, f);
+	batch_undo(f->batch, clone_undone, f);
 }
 
 static struct json_object *result_new(struct cloning *f)
@@ -117,7 +117,7 @@ static struct json_object *result_new(struct cloning *f)
 	return o;
 }
 
-static void kept(void *opaque)
+static void clone_stored(void *opaque)
 {
 	struct cloning *f = opaque;
 
@@ -125,12 +125,12 @@ static void kept(void *opaque)
 }
 
 /* Of a batch that is not kept, on stable storage, the next daemon would remove clones that somebody was told of. */
-static void succeed(struct cloning *f)
+static void clone_succeed(struct cloning *f)
 {
 	struct err e;
 
-	if (batch_keep(f->batch, kept, f, &e) < 0) {
-		fail(f, &e);
+	if (batch_keep(f->batch, clone_stored, f, &e) < 0) {
+		clone_fail(f, &e);
 		give_up(f);
 	}
 }
@@ -145,7 +145,7 @@ static bool was_cancelled(struct cloning *f)
 
 	if (f->job->cancelling && !f->failed) {
 		err_set(&e, -ECANCELED, ERR_CANCELLED, "it was cancelled; no clone is left");
-		fail(f, &e);
+		clone_fail(f, &e);
 	}
 	return f->failed;
 }
@@ -159,7 +159,7 @@ static void identity_reset(void *opaque, int r, const struct fork_as_result *res
 	t->all->begun--;
 	t->all->made += r == 0;
 	if (r < 0 && !was_cancelled(t->all))
-		fail(t->all, e);
+		clone_fail(t->all, e);
 	job_progress(t->all->job, t->all->made, 2 * (uint64_t)t->all->n);
 	identities_resume_pending(t->all);
 }
@@ -173,7 +173,7 @@ static void identities_resume_pending(struct cloning *f)
 		struct target *t = &f->targets[f->next++];
 
 		if (sysprep_begin(f->daemon->loop, t->vm->def, identity_reset, t, &t->errand, &e) < 0)
-			fail(f, &e);
+			clone_fail(f, &e);
 		else
 			f->begun++;
 	}
@@ -182,11 +182,11 @@ static void identities_resume_pending(struct cloning *f)
 	if (f->failed)
 		give_up(f);
 	else
-		succeed(f);
+		clone_succeed(f);
 }
 
 /* The process on the source's images has let go of them: a clone may be started at once. */
-static void offline_gone(void *opaque)
+static void offline_ended(void *opaque)
 {
 	struct cloning *f = opaque;
 
@@ -198,21 +198,21 @@ static void offline_gone(void *opaque)
 		f->next = 0;
 		identities_resume_pending(f);
 	} else {
-		succeed(f);
+		clone_succeed(f);
 	}
 }
 
-static void copies_over(struct loop_task *task)
+static void copies_done(struct loop_task *task)
 {
 	struct cloning *f = container_of(task, struct cloning, task);
 
-	if (!offline_wait(f->source, offline_gone, f))
-		offline_gone(f);
+	if (!offline_wait(f->source, offline_ended, f))
+		offline_ended(f);
 }
 
 /* ---- copying ---- */
 
-static void go_on(struct cloning *f);
+static void copies_resume(struct cloning *f);
 static void disk_next(struct target *t);
 
 static void progress_tell(struct cloning *f)
@@ -232,7 +232,7 @@ static void progress_tell(struct cloning *f)
 		job_progress(f->job, f->made, f->reset_identity ? 2 * (uint64_t)f->n : f->n);
 }
 
-static void progress(struct job *j, const struct vm_event *ev)
+static void clone_progress(struct job *j, const struct vm_event *ev)
 {
 	struct cloning *f = j->opaque;
 	char *end;
@@ -245,19 +245,19 @@ static void progress(struct job *j, const struct vm_event *ev)
 	progress_tell(f);
 }
 
-static void target_over(struct target *t, int r, const struct err *e)
+static void target_done(struct target *t, int r, const struct err *e)
 {
 	struct cloning *f = t->all;
 
 	target_fds_close(t);
 	f->begun--;
 	if (r < 0)
-		fail(f, e);
+		clone_fail(f, e);
 	else
 		f->made++;
 	t->nth = 0;
 	progress_tell(f);
-	go_on(f);
+	copies_resume(f);
 }
 
 static void disk_copied(void *opaque, int r, const struct vm_answer *a, const struct err *e)
@@ -266,7 +266,7 @@ static void disk_copied(void *opaque, int r, const struct vm_answer *a, const st
 
 	(void)a;
 	if (r < 0) {
-		target_over(t, r, e);
+		target_done(t, r, e);
 		return;
 	}
 	t->all->copied += t->total;
@@ -308,7 +308,7 @@ static void disk_next(struct target *t)
 	while (t->disk < def->ndisks && def->disks[t->disk].read_only)
 		t->disk++;
 	if (t->disk == def->ndisks || t->all->failed)
-		target_over(t, 0, NULL);
+		target_done(t, 0, NULL);
 	else
 		disk_copy(t);
 }
@@ -320,7 +320,7 @@ static void files_made(void *opaque, int r, const struct fork_as_result *res, co
 	t->errand = NULL;
 	batch_made(t->all->batch, t->vm, r == -ETIMEDOUT ? VM_DISKS_MAX : res->count);
 	if (r < 0) {
-		target_over(t, r, e);
+		target_done(t, r, e);
 		return;
 	}
 	memcpy(t->fds, res->fds, res->nfds * sizeof(*res->fds));
@@ -335,7 +335,7 @@ static void target_start(struct target *t)
 
 	t->all->begun++;
 	if (r < 0) {
-		target_over(t, r, &e);
+		target_done(t, r, &e);
 		return;
 	}
 	t->def = NULL;
@@ -343,7 +343,7 @@ static void target_start(struct target *t)
 	clone_files_make(t->all->daemon->loop, t->vm->def, files_made, t, &t->errand);
 }
 
-static void go_on(struct cloning *f)
+static void copies_resume(struct cloning *f)
 {
 	if (f->going_on) /* something was done at once: the loop below sees it */
 		return;
@@ -354,25 +354,25 @@ static void go_on(struct cloning *f)
 	if (f->begun)
 		return;
 	f->working = false;
-	f->task.run = copies_over;
+	f->task.run = copies_done;
 	loop_post(f->daemon->loop, &f->task);
 }
 
 /* ---- the beginning ---- */
 
-static void begin(void *opaque)
+static void clone_start(void *opaque)
 {
 	struct cloning *f = opaque;
 	struct err e;
 
-	if (offline_wait(f->source, begin, f))
+	if (offline_wait(f->source, clone_start, f))
 		return;
 	f->working = true;
 	if (!was_cancelled(f) && batch_begin(f->batch, &e) < 0)
-		fail(f, &e);
+		clone_fail(f, &e);
 	if (!f->failed && f->copies)
 		offline_start_copiers(f->source, f->linked ? 0 : MIN(f->n, AT_ONCE_MAX));
-	go_on(f);
+	copies_resume(f);
 }
 
 /* Nothing has been made. */
@@ -390,7 +390,7 @@ static void files_looked_for(void *opaque, int r, const struct fork_as_result *r
 	if (r < 0)
 		end_early(f, e);
 	else
-		begin(f);
+		clone_start(f);
 }
 
 static void sources_opened(void *opaque, int r, struct config *c, const struct err *e)
@@ -417,7 +417,7 @@ static void cloning_start(struct loop_task *task)
 	open_as_open(f->daemon->loop, f->def, OPEN_AS_IMAGES_READ, sources_opened, f, &f->opener);
 }
 
-static void cancelled(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+static void copies_cancelled(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	(void)opaque;
 	(void)a;
@@ -429,9 +429,9 @@ static void clone_cancel(struct job *j)
 {
 	struct cloning *f = j->opaque;
 
-	/* Else go_on() looks. */
+	/* Else copies_resume() looks. */
 	if (f->working && f->begun && j->vm->offline)
-		offline_request(j->vm, VM_MSG_CANCEL, NULL, 0, CANCEL_TIMEOUT_NS, cancelled, NULL);
+		offline_request(j->vm, VM_MSG_CANCEL, NULL, 0, CANCEL_TIMEOUT_NS, copies_cancelled, NULL);
 	for (unsigned i = 0; !f->working && i < f->n; i++)
 		sysprep_cancel(f->targets[i].errand);
 }
@@ -497,7 +497,7 @@ int clone_begin(struct vm *vm, const struct clone_opts *opts, struct clone_plan 
 	f->job->opaque = f;
 	f->job->release = clone_release;
 	f->job->cancel = clone_cancel;
-	f->job->progress = progress;
+	f->job->progress = clone_progress;
 	f->begun_ns = loop_now_ns();
 	f->task.run = cloning_start;
 	loop_post(f->daemon->loop, &f->task);

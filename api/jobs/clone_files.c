@@ -14,7 +14,7 @@
 
 /* ---- in the forked process, or in the daemon ---- */
 
-static int look(const void *arg, struct fork_as_result *out, struct err *e)
+static int files_look(const void *arg, struct fork_as_result *out, struct err *e)
 {
 	const struct clone_files *f = arg;
 	struct stat st;
@@ -35,7 +35,7 @@ static int look(const void *arg, struct fork_as_result *out, struct err *e)
 	return 0;
 }
 
-static int make(const void *arg, struct fork_as_result *out, struct err *e)
+static int files_make(const void *arg, struct fork_as_result *out, struct err *e)
 {
 	const struct definition *def = arg;
 
@@ -136,13 +136,13 @@ static void run_with(struct loop *l, const struct rights *rights,
 void clone_files_look(struct loop *l, const struct clone_files *f, clone_files_done *done, void *opaque,
 	struct fork_as **ret)
 {
-	run_with(l, f->defs[0]->rights, look, f, done, opaque, ret);
+	run_with(l, f->defs[0]->rights, files_look, f, done, opaque, ret);
 }
 
 void clone_files_make(struct loop *l, const struct definition *def, clone_files_done *done, void *opaque,
 	struct fork_as **ret)
 {
-	run_with(l, def->rights, make, def, done, opaque, ret);
+	run_with(l, def->rights, files_make, def, done, opaque, ret);
 }
 
 void clone_files_remove(struct loop *l, const struct clone_files *f, clone_files_done *done, void *opaque,

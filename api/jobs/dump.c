@@ -183,7 +183,7 @@ static bool is_bite_to_dump(const struct vm *vm)
 		!strcmp(vm->reason, vm_reason_name(VM_REASON_WATCHDOG));
 }
 
-static void ignore(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+static void reply_ignore(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct vm *vm = opaque;
 
@@ -192,7 +192,7 @@ static void ignore(void *opaque, int r, const struct vm_answer *a, const struct 
 		log_warn("dump", "VM '%s': %s", vm->def->name, e->msg);
 }
 
-static void ask(struct vm *vm, enum vm_msg_type type,
+static void dump_ask(struct vm *vm, enum vm_msg_type type,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e), void *opaque)
 {
 	vm_process_request(vm->proc, type, NULL, 0, -1, REQUEST_TIMEOUT_NS, done, opaque);
@@ -204,10 +204,10 @@ static void then_do(struct vm *vm, enum dump_then then)
 	if (!vm->proc || vm->destroying)
 		return;
 	if (then == DUMP_THEN_RESUME && is_bite_to_dump(vm))
-		ask(vm, VM_MSG_CONT, ignore, vm);
+		dump_ask(vm, VM_MSG_CONT, reply_ignore, vm);
 	if (then == DUMP_THEN_END && vm->state == VM_PRESERVED) {
 		vm->crash_dumped = true;
-		ask(vm, VM_MSG_QUIT, ignore, vm);
+		dump_ask(vm, VM_MSG_QUIT, reply_ignore, vm);
 	}
 }
 
@@ -240,17 +240,17 @@ static void work_end(struct work *w, const struct err *e)
 	then_do(was.vm, was.then);
 }
 
-static void stopped(struct vm *vm, void *opaque)
+static void dump_stopped(struct vm *vm, void *opaque)
 {
 	(void)vm;
 	work_end(opaque, NULL);
 }
 
-static void went_on(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+static void dump_resumed(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct work *w = opaque;
 
-	ignore(w->vm, r, a, e);
+	reply_ignore(w->vm, r, a, e);
 	work_end(w, NULL);
 }
 
@@ -260,11 +260,11 @@ static void work_resume_pending(struct work *w)
 	bool there = vm->proc && !vm->destroying;
 
 	if (there && w->then == DUMP_THEN_CRASH) {
-		vm_when_gone(vm, stopped, w);
+		vm_when_gone(vm, dump_stopped, w);
 		vm_destroy(vm, NULL);
 	} else if (there && w->then == DUMP_THEN_RESET) {
-		ask(vm, VM_MSG_RESET, ignore, vm);
-		ask(vm, VM_MSG_CONT, went_on, w);
+		dump_ask(vm, VM_MSG_RESET, reply_ignore, vm);
+		dump_ask(vm, VM_MSG_CONT, dump_resumed, w);
 	} else {
 		work_end(w, NULL);
 	}
@@ -297,7 +297,7 @@ static void dump_done(void *opaque, int r, const struct vm_answer *a, const stru
 static void work_cancel(struct job *j)
 {
 	if (j->vm->proc)
-		ask(j->vm, VM_MSG_CANCEL, ignore, j->vm);
+		dump_ask(j->vm, VM_MSG_CANCEL, reply_ignore, j->vm);
 }
 
 /* ---- beginning ---- */

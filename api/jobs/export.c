@@ -207,14 +207,14 @@ static void spec_make(struct export *x, const struct definition *d, const struct
 
 /* ---- the work ---- */
 
-static void progress(void *opaque, uint64_t done, uint64_t total)
+static void export_progress(void *opaque, uint64_t done, uint64_t total)
 {
 	struct export *x = opaque;
 
 	job_progress(x->job, done, total);
 }
 
-static void over(struct export *x, int r, struct json_object *result, const struct err *e)
+static void archiver_over(struct export *x, int r, struct json_object *result, const struct err *e)
 {
 	struct job *j = x->job;
 
@@ -224,14 +224,14 @@ static void over(struct export *x, int r, struct json_object *result, const stru
 		job_succeed(j, json_object_get(result));
 }
 
-static void archived(void *opaque, int r, struct json_object *result, const struct err *e)
+static void archive_done(void *opaque, int r, struct json_object *result, const struct err *e)
 {
-	over(opaque, r, result, e);
+	archiver_over(opaque, r, result, e);
 }
 
-static const struct archiver_ops export_ops = { .progress = progress, .done = archived };
+static const struct archiver_ops export_ops = { .progress = export_progress, .done = archive_done };
 
-static int archive(struct export *x, const struct config *c, struct err *e)
+static int archive_start(struct export *x, const struct config *c, struct err *e)
 {
 	const struct definition *d = x->def;
 	int fds[CHANNEL_FDS_MAX + 1] = { x->fd };
@@ -242,21 +242,21 @@ static int archive(struct export *x, const struct config *c, struct err *e)
 		fds, c->nfds + 1, d->rights, &export_ops, x, &x->archiver, e);
 }
 
-static void failed(struct loop_task *t)
+static void export_failed(struct loop_task *t)
 {
 	struct export *x = container_of(t, struct export, task);
 
-	over(x, -EIO, NULL, &x->e);
+	archiver_over(x, -EIO, NULL, &x->e);
 }
 
 /* Not from inside the command that began it: its answer comes first. */
-static void fail_soon(struct export *x)
+static void export_fail_later(struct export *x)
 {
-	x->task.run = failed;
+	x->task.run = export_failed;
 	loop_post(x->vm->daemon->loop, &x->task);
 }
 
-static void opened(void *opaque, int r, struct config *c, const struct err *e)
+static void files_opened(void *opaque, int r, struct config *c, const struct err *e)
 {
 	struct export *x = opaque;
 
@@ -267,18 +267,18 @@ static void opened(void *opaque, int r, struct config *c, const struct err *e)
 		r = err_set(&x->e, -ECANCELED, ERR_CANCELLED, "cancelled");
 		config_done(c);
 	} else {
-		r = archive(x, c, &x->e);
+		r = archive_start(x, c, &x->e);
 		config_done(c);
 	}
 	if (r < 0)
-		fail_soon(x);
+		export_fail_later(x);
 }
 
-static void go(void *opaque)
+static void export_start(void *opaque)
 {
 	struct export *x = opaque;
 
-	open_as_open(x->vm->daemon->loop, x->def, false, opened, x, &x->opener);
+	open_as_open(x->vm->daemon->loop, x->def, false, files_opened, x, &x->opener);
 }
 
 static void export_cancel(struct job *j)
@@ -347,10 +347,10 @@ static int definition_take(struct export *x, const struct definition *d, struct 
 static void export_go(struct export *x)
 {
 	if (definition_take(x, vm_live(x->vm), &x->e) < 0)
-		fail_soon(x);
+		export_fail_later(x);
 	/* A process that works on the images of a VM that is off has them locked. */
-	else if (!offline_wait(x->vm, go, x))
-		go(x);
+	else if (!offline_wait(x->vm, export_start, x))
+		export_start(x);
 }
 
 int export_begin(struct vm *vm, int fd, const struct export_opts *opts, const char *job_id,

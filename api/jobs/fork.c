@@ -239,7 +239,7 @@ static void files_do(struct fork *f, const struct rights *rights, const struct f
 
 /* ---- the end ---- */
 
-static void undone(void *opaque)
+static void fork_undone(void *opaque)
 {
 	struct fork *f = opaque;
 
@@ -248,7 +248,7 @@ static void undone(void *opaque)
 
 static void give_up(struct fork *f)
 {
-	batch_undo(f->batch, undone, f);
+	batch_undo(f->batch, fork_undone, f);
 }
 
 static struct json_object *result_new(struct fork *f)
@@ -265,14 +265,14 @@ static struct json_object *result_new(struct fork *f)
 	return o;
 }
 
-static void fail(struct fork *f, const struct err *e)
+static void fork_fail(struct fork *f, const struct err *e)
 {
 	if (!f->failed)
 		f->e = *e;
 	f->failed = true;
 }
 
-static void kept(void *opaque)
+static void fork_stored(void *opaque)
 {
 	struct fork *f = opaque;
 
@@ -280,19 +280,19 @@ static void kept(void *opaque)
 }
 
 /* Of a batch that is not kept, on stable storage, the next daemon would end clones that somebody was told of. */
-static void succeed(struct fork *f)
+static void fork_succeed(struct fork *f)
 {
 	struct err e;
 
-	if (batch_keep(f->batch, kept, f, &e) < 0) {
-		fail(f, &e);
+	if (batch_keep(f->batch, fork_stored, f, &e) < 0) {
+		fork_fail(f, &e);
 		give_up(f);
 	}
 }
 
 /* ---- starting them ---- */
 
-static void go_on(struct fork *f);
+static void clones_start_next(struct fork *f);
 
 static void clone_started(void *opaque, int r, const struct err *e)
 {
@@ -302,9 +302,9 @@ static void clone_started(void *opaque, int r, const struct err *e)
 	f->begun--;
 	f->running += r == 0;
 	if (r < 0)
-		fail(f, e);
+		fork_fail(f, e);
 	job_progress(f->job, f->running, f->n);
-	go_on(f);
+	clones_start_next(f);
 }
 
 static void clone_start(struct clone *c)
@@ -318,7 +318,7 @@ static void clone_start(struct clone *c)
 	vm_start(c->vm, &opts);
 }
 
-static void go_on(struct fork *f)
+static void clones_start_next(struct fork *f)
 {
 	struct err e;
 
@@ -326,7 +326,7 @@ static void go_on(struct fork *f)
 		return;
 	if (f->job->cancelling && !f->failed) {
 		err_set(&e, -ECANCELED, ERR_CANCELLED, "it was cancelled; no clone is left");
-		fail(f, &e);
+		fork_fail(f, &e);
 	}
 	f->going_on = true;
 	while (!f->failed && f->next < f->n && f->begun < AT_ONCE_MAX)
@@ -337,7 +337,7 @@ static void go_on(struct fork *f)
 	if (f->failed)
 		give_up(f);
 	else
-		succeed(f);
+		fork_succeed(f);
 }
 
 /* ---- the beginning ---- */
@@ -354,7 +354,7 @@ static void forked(void *opaque, int r, const struct vm_answer *a, const struct 
 		e = &why;
 	}
 	if (r < 0) {
-		fail(f, e);
+		fork_fail(f, e);
 		give_up(f);
 		return;
 	}
@@ -363,10 +363,10 @@ static void forked(void *opaque, int r, const struct vm_answer *a, const struct 
 		f->ram_bytes_written = a->snapshot->ram_bytes_written;
 	}
 	f->job->unit = "clones";
-	go_on(f);
+	clones_start_next(f);
 }
 
-static void cancelled(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+static void fork_cancelled(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	(void)opaque;
 	(void)a;
@@ -374,13 +374,13 @@ static void cancelled(void *opaque, int r, const struct vm_answer *a, const stru
 		log_debug("fork", "%s", e->msg);
 }
 
-/* Once the state is there the source has nothing to cancel; go_on() looks. */
+/* Once the state is there the source has nothing to cancel; clones_start_next() looks. */
 static void fork_cancel(struct job *j)
 {
 	struct fork *f = j->opaque;
 
 	if (!f->next && (j->vm->proc || j->vm->offline))
-		snapshots_request(j->vm, VM_MSG_CANCEL, NULL, 0, CANCEL_TIMEOUT_NS, cancelled, NULL);
+		snapshots_request(j->vm, VM_MSG_CANCEL, NULL, 0, CANCEL_TIMEOUT_NS, fork_cancelled, NULL);
 }
 
 static void fork_release(struct job *j)
@@ -416,7 +416,7 @@ static void fork_send(struct fork *f, const int *disk_fds, unsigned n)
 
 static void begin_fail(struct fork *f, const struct err *e)
 {
-	fail(f, e);
+	fork_fail(f, e);
 	f->task.run = begin_failed;
 	loop_post(f->daemon->loop, &f->task);
 }

@@ -92,29 +92,29 @@ static void vm_forget(struct vm *vm)
 		vm_drop(vm);
 }
 
-static void drop_when_over(struct job *j, void *opaque)
+static void drop_when_done(struct job *j, void *opaque)
 {
 	(void)j;
 	vm_drop(opaque);
 }
 
 /* What is left of it has no definition: the next daemon takes it away. */
-static void folder_gone(struct store_work *work)
+static void folder_removed(struct store_work *work)
 {
 	struct import *x = container_of(work, struct import, work);
 
 	if (work->r < 0)
 		log_error("import", "VM '%s': %s", x->vm->def->name, work->e.msg);
-	x->job->concluded = drop_when_over;
+	x->job->concluded = drop_when_done;
 	x->job->concluded_opaque = x->vm;
 	job_fail(x->job, &x->why);
 }
 
 /* Who is told that the job has its end finds nothing of the VM any more; until then its name is taken. */
-static void fail(struct import *x)
+static void import_fail(struct import *x)
 {
 	x->job->cancel = NULL;
-	x->work = (struct store_work){ .loop = x->daemon->loop, .done = folder_gone };
+	x->work = (struct store_work){ .loop = x->daemon->loop, .done = folder_removed };
 	if (store_remove_behind(x->daemon->store, &x->work, x->vm->def->name, &x->work.e) == 0)
 		return;
 	log_error("import", "VM '%s' is left: %s", x->vm->def->name, x->work.e.msg);
@@ -158,7 +158,7 @@ static void kept_for_good(struct store_work *work)
 	job_succeed(x->job, o);
 }
 
-static void folder_kept(struct store_work *work)
+static void folder_stored(struct store_work *work)
 {
 	struct import *x = container_of(work, struct import, work);
 	int r = work->r;
@@ -174,31 +174,31 @@ static void folder_kept(struct store_work *work)
 }
 
 /* As it was imported: all its files are in the folder that was made for them. */
-static void succeed(struct import *x)
+static void import_succeed(struct import *x)
 {
 	CLEANUP_JS struct json_object *o = folder_of(x->vm->def);
 	int r = 0;
 
-	x->work = (struct store_work){ .loop = x->daemon->loop, .done = folder_kept };
+	x->work = (struct store_work){ .loop = x->daemon->loop, .done = folder_stored };
 	if (o) {
 		r = store_write_vm_file_behind(x->daemon->store, &x->work, x->vm->def->name, IMPORTED_FILE, o, &x->work.e);
 		if (!r)
 			return; /* the store's thread writes to it */
 	}
 	x->work.r = r;
-	folder_kept(&x->work);
+	folder_stored(&x->work);
 }
 
 /* ---- taking all of it ---- */
 
-static void progress(void *opaque, uint64_t done, uint64_t total)
+static void import_progress(void *opaque, uint64_t done, uint64_t total)
 {
 	struct import *x = opaque;
 
 	job_progress(x->job, done, total);
 }
 
-static void ready(void *opaque, struct json_object *o)
+static void import_ready(void *opaque, struct json_object *o)
 {
 	struct import *x = opaque;
 	CLEANUP_FREE char *text = definition_text(o);
@@ -222,17 +222,17 @@ static int clear_start(const struct vm *vm, const char *folder, const char *name
 	return archiver_start(d->loop, d->paths->archive_program, "clear", spec, NULL, 0, vm->def->rights, ops, opaque, ret, e);
 }
 
-static void cleared(void *opaque, int r, struct json_object *result, const struct err *e)
+static void leftovers_cleared(void *opaque, int r, struct json_object *result, const struct err *e)
 {
 	struct import *x = opaque;
 
 	(void)result;
 	if (r < 0)
 		log_warn("import", "VM '%s': something may be left of its import: %s", x->vm->def->name, e->msg);
-	fail(x);
+	import_fail(x);
 }
 
-static const struct archiver_ops clear_ops = { .done = cleared };
+static const struct archiver_ops clear_ops = { .done = leftovers_cleared };
 
 /* It clears up after itself, unless it was killed. */
 static void not_taken(struct import *x, const struct err *e)
@@ -246,10 +246,10 @@ static void not_taken(struct import *x, const struct err *e)
 	x->archiver = NULL;
 	r = clear_start(x->vm, x->folder, x->vm->def->name, &clear_ops, x, &x->archiver, &own);
 	if (r < 0)
-		cleared(x, r, NULL, &own);
+		leftovers_cleared(x, r, NULL, &own);
 }
 
-static void taken(void *opaque, int r, struct json_object *result, const struct err *e)
+static void archive_taken(void *opaque, int r, struct json_object *result, const struct err *e)
 {
 	struct import *x = opaque;
 
@@ -257,10 +257,10 @@ static void taken(void *opaque, int r, struct json_object *result, const struct 
 	if (r < 0)
 		not_taken(x, e);
 	else
-		succeed(x);
+		import_succeed(x);
 }
 
-static const struct archiver_ops take_ops = { .progress = progress, .ready = ready, .done = taken };
+static const struct archiver_ops take_ops = { .progress = import_progress, .ready = import_ready, .done = archive_taken };
 
 static void import_cancel(struct job *j)
 {
@@ -366,7 +366,7 @@ static void loopback_close(struct import *x, struct definition *d)
 	}
 }
 
-static int define(struct import *x, struct json_object *result, struct definition **ret_d, struct err *e)
+static int import_define(struct import *x, struct json_object *result, struct definition **ret_d, struct err *e)
 {
 	struct definition *d CLEANUP(definition_free_p) = NULL;
 	struct json_object *o = js_get(result, "definition"), *files = js_get_array(result, "files");
@@ -447,47 +447,47 @@ static int job_begin(struct import *x, struct err *e)
 
 /* ---- the look ---- */
 
-static void refuse(struct import *x, const struct err *e)
+static void import_refuse(struct import *x, const struct err *e)
 {
 	call_fail(x->call, e);
 	import_free(x);
 }
 
 /* From here on it is the job that fails. */
-static void go(struct import *x)
+static void import_start(struct import *x)
 {
 	call_return_job(x->call, x->job);
 	x->call = NULL;
 	if (take_start(x, &x->why) < 0)
-		fail(x);
+		import_fail(x);
 }
 
-static void looked(void *opaque, int r, struct json_object *result, const struct err *e)
+static void archive_looked(void *opaque, int r, struct json_object *result, const struct err *e)
 {
 	struct import *x = opaque;
 	struct definition *d = NULL;
 	struct err own;
 
 	if (r < 0) {
-		refuse(x, e);
+		import_refuse(x, e);
 		return;
 	}
 	x->seen = definition_text(result);
-	r = x->seen ? define(x, result, &d, &own) : err_set_errno(&own, -ENOMEM, "import");
+	r = x->seen ? import_define(x, result, &d, &own) : err_set_errno(&own, -ENOMEM, "import");
 	if (!r)
 		r = vm_keep(x, d, &own);
 	if (!r)
 		r = job_begin(x, &own);
 	if (r < 0) {
-		refuse(x, &own);
+		import_refuse(x, &own);
 		return;
 	}
 	archiver_free(x->archiver);
 	x->archiver = NULL;
-	go(x);
+	import_start(x);
 }
 
-static const struct archiver_ops look_ops = { .done = looked };
+static const struct archiver_ops look_ops = { .done = archive_looked };
 
 static int args_take(struct import *x, struct call *c, struct err *e)
 {
@@ -527,7 +527,7 @@ void import_begin(struct call *c)
 	if (!r)
 		r = archiver_run(x, spec, &look_ops, &e);
 	if (r < 0)
-		refuse(x, &e);
+		import_refuse(x, &e);
 }
 
 /* ---- after another daemon ---- */

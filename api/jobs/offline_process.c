@@ -132,20 +132,20 @@ static void quit_done(void *opaque, int r, const struct vm_answer *a, const stru
 		vm_process_kill(i->proc);
 }
 
-static void quit(struct offline_process *i, uint64_t timeout_ns)
+static void process_quit(struct offline_process *i, uint64_t timeout_ns)
 {
 	i->ending = true;
 	vm_process_request(i->proc, VM_MSG_QUIT, NULL, 0, -1, timeout_ns, quit_done, i);
 	vm_process_kill_after(i->proc, timeout_ns);
 }
 
-static void settle(struct offline_process *i)
+static void process_settle(struct offline_process *i)
 {
 	if (!i->asked && !i->first && !i->ending)
-		quit(i, QUIT_TIMEOUT_NS);
+		process_quit(i, QUIT_TIMEOUT_NS);
 }
 
-static void answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+static void request_answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct wanted *w = opaque;
 	struct offline_process *i = w->offline;
@@ -153,9 +153,9 @@ static void answered(void *opaque, int r, const struct vm_answer *a, const struc
 	w->done(w->opaque, r, a, e); /* which may want more */
 	wanted_free(w);
 	i->asked--;
-	/* Of a process that is gone, offline_gone() follows. */
+	/* Of a process that is gone, offline_ended() follows. */
 	if (r != -ESRCH && r != -EPIPE)
-		settle(i);
+		process_settle(i);
 }
 
 static void wanted_send(struct offline_process *i)
@@ -164,7 +164,7 @@ static void wanted_send(struct offline_process *i)
 
 	while ((w = wanted_take(i))) {
 		i->asked++;
-		vm_process_request_fds(i->proc, w->type, w->body, w->len, w->fds, w->nfds, w->timeout_ns, answered,
+		vm_process_request_fds(i->proc, w->type, w->body, w->len, w->fds, w->nfds, w->timeout_ns, request_answered,
 			w);
 	}
 }
@@ -185,7 +185,7 @@ static void configured(void *opaque, int r, const struct vm_answer *a, const str
 	}
 	i->configured = true;
 	wanted_send(i);
-	settle(i);
+	process_settle(i);
 }
 
 static void offline_event(void *opaque, const struct vm_event *ev)
@@ -230,7 +230,7 @@ static void offline_next(struct offline_process *i)
 	waiters_run(waiters);
 }
 
-static void offline_gone(void *opaque, const struct vm_process_end *end)
+static void offline_ended(void *opaque, const struct vm_process_end *end)
 {
 	char name[VM_NAME_MAX + 2];
 	struct offline_process *i = opaque;
@@ -245,7 +245,7 @@ static void offline_gone(void *opaque, const struct vm_process_end *end)
 	offline_next(i);
 }
 
-static const struct vm_process_ops images_ops = { .event = offline_event, .gone = offline_gone };
+static const struct vm_process_ops images_ops = { .event = offline_event, .gone = offline_ended };
 
 static int process_start(struct offline_process *i, struct config *c, struct err *e)
 {
@@ -412,5 +412,5 @@ void offline_end_old(struct vm *vm)
 	}
 	log_info("state", "VM '%s': ending what an earlier daemon began on its images", vm->def->name);
 	vm->offline = i;
-	quit(i, OLD_QUIT_TIMEOUT_NS);
+	process_quit(i, OLD_QUIT_TIMEOUT_NS);
 }

@@ -48,7 +48,7 @@ static void take_name(struct vm *vm, const char *name)
 }
 
 /* Those who follow events by name lose one VM and find another. */
-static void tell(struct rename *w)
+static void rename_tell(struct rename *w)
 {
 	struct json_object *from = json_object_new_object(), *to = json_object_new_object();
 	const char *name = w->vm->def->name;
@@ -64,11 +64,11 @@ static void in_force(struct store_work *work)
 	struct rename *w = container_of(work, struct rename, work);
 
 	if (!work->r)
-		tell(w);
+		rename_tell(w);
 	rename_end(w, work->r, &work->e);
 }
 
-static void permissions_kept(struct store_work *work)
+static void permissions_stored(struct store_work *work)
 {
 	struct rename *w = container_of(work, struct rename, work);
 
@@ -91,7 +91,7 @@ static void folder_renamed(struct store_work *work)
 		rename_end(w, work->r, &work->e);
 		return;
 	}
-	work->done = permissions_kept;
+	work->done = permissions_stored;
 	daemon_keep_permissions(w->vm->daemon, work);
 }
 
@@ -142,7 +142,7 @@ void command_vm_rename(struct call *c)
 
 /* ---- after another daemon ---- */
 
-static int go_on(struct daemon *d, const char *old, const char *name, struct err *e)
+static int rename_step(struct daemon *d, const char *old, const char *name, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = json_object_new_object();
 	int r;
@@ -153,7 +153,7 @@ static int go_on(struct daemon *d, const char *old, const char *name, struct err
 	return r < 0 ? r : store_rename_file(d->store, name, STORE_RENAMED, "definition.json", e);
 }
 
-static void found(void *opaque, const char *folder)
+static void rename_find(void *opaque, const char *folder)
 {
 	struct daemon *d = opaque;
 	CLEANUP_JS struct json_object *was = store_load_vm_file(d->store, folder, "definition.json");
@@ -166,7 +166,7 @@ static void found(void *opaque, const char *folder)
 		return; /* a newer Cairn's */
 	store_settle(d->store); /* an older Cairn's are perhaps being written as ours, under the names they have */
 	if (old && name && !strcmp(name, folder))
-		r = go_on(d, old, name, &e);
+		r = rename_step(d, old, name, &e);
 	else
 		r = store_remove_file(d->store, folder, STORE_RENAMED, &e);
 	if (r < 0)
@@ -175,5 +175,5 @@ static void found(void *opaque, const char *folder)
 
 void rename_resume_pending(struct daemon *d)
 {
-	store_each_with(d->store, STORE_RENAMED, found, d);
+	store_each_with(d->store, STORE_RENAMED, rename_find, d);
 }

@@ -64,7 +64,7 @@ static void tmp_remove(struct vm *vm)
 		log_warn("save", "VM '%s': %s", vm->def->name, e.msg);
 }
 
-static void save_over(struct vm *vm, const struct err *e)
+static void save_finish(struct vm *vm, const struct err *e)
 {
 	vm->saving = vm->saving_adopted = false;
 	tmp_remove(vm);
@@ -79,7 +79,7 @@ static void save_done(void *opaque, int r, const struct vm_answer *a, const stru
 
 	(void)a;
 	if (r < 0 && vm->saving)
-		save_over(vm, e);
+		save_finish(vm, e);
 }
 
 static void cancel_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
@@ -197,7 +197,7 @@ static void managed_begin(struct store_work *work)
 	wait_free(w);
 	if (cancelled) {
 		err_set(&e, -ECANCELED, ERR_CANCELLED, "it was cancelled");
-		save_over(vm, &e);
+		save_finish(vm, &e);
 	}
 }
 
@@ -259,7 +259,7 @@ void save_dropped(struct vm *vm, int r)
 /* ---- the end ---- */
 
 /* Until then the job is under way, and a start waits. */
-static void managed_kept(struct store_work *work)
+static void managed_stored(struct store_work *work)
 {
 	struct save_wait *w = container_of(work, struct save_wait, work);
 	struct err e = work->e;
@@ -282,7 +282,7 @@ bool save_is_being_kept(const struct vm *vm)
 {
 	const struct save_wait *w = vm->job ? vm->job->opaque : NULL;
 
-	return vm->saving && w && w->work.done == managed_kept;
+	return vm->saving && w && w->work.done == managed_stored;
 }
 
 void save_ended(struct vm *vm)
@@ -297,7 +297,7 @@ void save_ended(struct vm *vm)
 		return;
 	}
 	if (vm->saving && vm->job && !vm->job->opaque) /* else its process says so unasked */
-		w = wait_new(vm->job, managed_kept);
+		w = wait_new(vm->job, managed_stored);
 	if (w)
 		r = store_rename_file_behind(s, &w->work, vm->def->name, SAVE_MANAGED_TMP, SAVE_MANAGED, &e);
 	else
@@ -321,7 +321,7 @@ void save_gone(struct vm *vm)
 	}
 	err_set(&e, -ESRCH, ERR_GENERIC, "the VM ended before it was saved: %s (%s)",
 		vm_state_name(vm->state), vm->reason);
-	save_over(vm, &e);
+	save_finish(vm, &e);
 }
 
 /* ---- after another daemon ---- */
@@ -356,7 +356,7 @@ void save_runs_on(struct vm *vm)
 	if (!vm->saving_adopted)
 		return;
 	err_set(&e, -EIO, ERR_GENERIC, "it was not saved; its log says why");
-	save_over(vm, &e);
+	save_finish(vm, &e);
 }
 
 void save_not_used(struct vm *vm)
@@ -394,7 +394,7 @@ void save_found_off(struct vm *vm)
 
 /* ---- what fits ---- */
 
-static int differs(const char *key, struct err *e)
+static int part_differs(const char *key, struct err *e)
 {
 	return err_set(e, -EINVAL, ERR_INVALID,
 		"%s: differs from what the state was saved with; define the VM as it was then", key);
@@ -403,7 +403,7 @@ static int differs(const char *key, struct err *e)
 static int disks_fit(const struct definition *then, const struct definition *now, struct err *e)
 {
 	if (then->ndisks != now->ndisks)
-		return differs("disks", e);
+		return part_differs("disks", e);
 	for (unsigned i = 0; i < now->ndisks; i++) {
 		const struct definition_disk *a = &then->disks[i], *b = &now->disks[i];
 		char key[32];
@@ -413,7 +413,7 @@ static int disks_fit(const struct definition *then, const struct definition *now
 		if (strcmp(a->id, b->id) || strcmp(a->serial, b->serial) ||
 			a->read_only != b->read_only || a->queues != b->queues ||
 			a->queue_size != b->queue_size)
-			return differs(key, e);
+			return part_differs(key, e);
 	}
 	return 0;
 }
@@ -422,7 +422,7 @@ static int disks_fit(const struct definition *then, const struct definition *now
 static int interfaces_fit(const struct definition *then, const struct definition *now, struct err *e)
 {
 	if (then->ninterfaces != now->ninterfaces)
-		return differs("interfaces", e);
+		return part_differs("interfaces", e);
 	for (unsigned i = 0; i < now->ninterfaces; i++) {
 		const struct definition_interface *a = &then->interfaces[i], *b = &now->interfaces[i];
 		char key[32];
@@ -430,7 +430,7 @@ static int interfaces_fit(const struct definition *then, const struct definition
 		snprintf(key, sizeof(key), "interfaces[%u]", i);
 		if (strcmp(a->id, b->id) || memcmp(a->mac, b->mac, sizeof(b->mac)) ||
 			(a->type == DEFINITION_USER) != (b->type == DEFINITION_USER))
-			return differs(key, e);
+			return part_differs(key, e);
 	}
 	return 0;
 }
@@ -438,24 +438,24 @@ static int interfaces_fit(const struct definition *then, const struct definition
 int save_check_fits(const struct definition *then, const struct definition *now, struct err *e)
 {
 	if (memcmp(then->uuid, now->uuid, sizeof(now->uuid)))
-		return differs("uuid", e);
+		return part_differs("uuid", e);
 	if (then->ram_bytes != now->ram_bytes)
-		return differs("memory", e);
+		return part_differs("memory", e);
 	if (then->vcpus != now->vcpus)
-		return differs("vcpus", e);
+		return part_differs("vcpus", e);
 	if (then->sockets != now->sockets || then->cores != now->cores ||
 		then->threads != now->threads)
-		return differs("topology", e);
+		return part_differs("topology", e);
 	if (then->virtio_console != now->virtio_console)
-		return differs("console", e);
+		return part_differs("console", e);
 	if (then->guest_agent != now->guest_agent)
-		return differs("guest_agent", e);
+		return part_differs("guest_agent", e);
 	if (then->rng != now->rng)
-		return differs("rng", e);
+		return part_differs("rng", e);
 	if (then->watchdog != now->watchdog)
-		return differs("watchdog", e);
+		return part_differs("watchdog", e);
 	if (then->debug_exit != now->debug_exit)
-		return differs("debug_exit", e);
+		return part_differs("debug_exit", e);
 	if (interfaces_fit(then, now, e) < 0)
 		return -EINVAL;
 	return disks_fit(then, now, e);

@@ -90,7 +90,7 @@ static void snapshot_tell(const struct work *w, enum event_id id, const char *sn
 	daemon_emit(w->vm->daemon, id, w->vm->def->name, data);
 }
 
-static void ignore(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+static void reply_ignore(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	(void)opaque;
 	(void)a;
@@ -100,12 +100,12 @@ static void ignore(void *opaque, int r, const struct vm_answer *a, const struct 
 
 static void work_cancel(struct job *j)
 {
-	snapshots_request(j->vm, VM_MSG_CANCEL, NULL, 0, CANCEL_TIMEOUT_NS, ignore, NULL);
+	snapshots_request(j->vm, VM_MSG_CANCEL, NULL, 0, CANCEL_TIMEOUT_NS, reply_ignore, NULL);
 }
 
 /* ---- create ---- */
 
-static void halted(struct vm *vm, void *opaque)
+static void vm_halted(struct vm *vm, void *opaque)
 {
 	(void)vm;
 	work_succeed(opaque);
@@ -147,7 +147,7 @@ static void create_done(void *opaque, int r, const struct vm_answer *a, const st
 		left_out_put(w->result, d->left_out);
 	}
 	if (w->create.halt && w->vm->proc)
-		vm_when_gone(w->vm, halted, w);
+		vm_when_gone(w->vm, vm_halted, w);
 	else
 		work_succeed(w);
 }
@@ -420,7 +420,7 @@ static void reason_set(struct vm *vm)
 	vm_save(vm);
 }
 
-static void failed_gone(struct vm *vm, void *opaque)
+static void failed_ended(struct vm *vm, void *opaque)
 {
 	struct work *w = opaque;
 
@@ -451,7 +451,7 @@ static void fresh_reverted(void *opaque, int r, const struct vm_answer *a, const
 		return;
 	}
 	w->e = *e;
-	vm_when_gone(w->vm, failed_gone, w);
+	vm_when_gone(w->vm, failed_ended, w);
 	vm_destroy(w->vm, NULL);
 }
 
@@ -515,7 +515,7 @@ static int revert_choose(struct work *w, const struct snapshots *s, struct err *
 	return 0;
 }
 
-static void looked(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+static void revert_looked(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct work *w = opaque;
 
@@ -536,12 +536,12 @@ static void stop_and_revert(struct work *w)
 	struct vm_snapshot_revert look = w->body;
 
 	if (w->vm->state == VM_PRESERVED || w->vm->destroying) {
-		looked(w, 0, NULL, NULL);
+		revert_looked(w, 0, NULL, NULL);
 		return;
 	}
 	look.look_only = look.disks_only = 1;
 	vm_process_request(w->vm->proc, VM_MSG_SNAPSHOT_REVERT, &look, sizeof(look), -1,
-		VM_PROCESS_NO_TIMEOUT, looked, w);
+		VM_PROCESS_NO_TIMEOUT, revert_looked, w);
 }
 
 /* ---- what a revert would do ---- */

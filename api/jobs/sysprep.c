@@ -152,7 +152,7 @@ static int program_result(int status, char *said, struct err *e)
 	return err_set(e, -EIO, ERR_GENERIC, PROGRAM " failed; no clone is left: %.300s", *line ? line : "it does not say why");
 }
 
-static void daemon_gone(int sig)
+static void daemon_has_died(int sig)
 {
 	(void)sig;
 	kill(0, SIGKILL);
@@ -162,7 +162,7 @@ static void daemon_gone(int sig)
  * would not reach. SIGTERM does not work, since the process inherits the daemon's signal mask, which blocks it. */
 static int group_end_with_daemon(void)
 {
-	if (sigaction(SIGUSR2, &(struct sigaction){ .sa_handler = daemon_gone }, NULL) < 0)
+	if (sigaction(SIGUSR2, &(struct sigaction){ .sa_handler = daemon_has_died }, NULL) < 0)
 		return -errno;
 	return prctl(PR_SET_PDEATHSIG, SIGUSR2) < 0 ? -errno : 0;
 }

@@ -49,7 +49,7 @@ static void give_up(struct undefine *u, const struct err *e)
 	undefine_free(u);
 }
 
-static void answer(struct undefine *u)
+static void undefine_answer(struct undefine *u)
 {
 	struct json_object *o;
 
@@ -62,14 +62,14 @@ static void answer(struct undefine *u)
 	call_return(u->call, o);
 }
 
-static void forgotten(struct store_work *work)
+static void vm_forgotten(struct store_work *work)
 {
 	struct undefine *u = container_of(work, struct undefine, work);
 
 	if (work->r < 0 && u->call)
 		call_fail(u->call, &work->e);
 	else
-		answer(u);
+		undefine_answer(u);
 	undefine_free(u);
 }
 
@@ -96,17 +96,17 @@ static void plan_drop(struct undefine *u, const struct err *why)
 	}
 }
 
-static void forget(void *opaque)
+static void vm_forget(void *opaque)
 {
 	char name[VM_NAME_MAX + 1];
 	struct undefine *u = opaque;
 	struct daemon *d = u->daemon;
 	struct err e;
 
-	if (offline_wait(u->vm, forget, u)) /* somebody looked at its snapshots meanwhile */
+	if (offline_wait(u->vm, vm_forget, u)) /* somebody looked at its snapshots meanwhile */
 		return;
 	u->work.loop = d->loop;
-	u->work.done = forgotten;
+	u->work.done = vm_forgotten;
 	if (store_remove_behind(d->store, &u->work, u->vm->def->name, &e) < 0) {
 		plan_drop(u, &e);
 		return;
@@ -122,14 +122,14 @@ static void forget(void *opaque)
 
 /* ---- its images ---- */
 
-static void volumes_gone(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
+static void volumes_removed(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
 {
 	struct undefine *u = opaque;
 	struct err why;
 
 	u->errand = NULL;
 	if (!r) {
-		forget(u);
+		vm_forget(u);
 		return;
 	}
 	if (res->count)
@@ -139,14 +139,14 @@ static void volumes_gone(void *opaque, int r, const struct fork_as_result *res, 
 	plan_drop(u, &why);
 }
 
-static void removal_kept(struct store_work *work)
+static void removal_stored(struct store_work *work)
 {
 	struct undefine *u = container_of(work, struct undefine, work);
 	struct err e = work->e;
 	int r = work->r;
 
 	if (!r)
-		r = volumes_errand(&u->volumes, u->vm, true, volumes_gone, u, &u->errand, &e);
+		r = volumes_errand(&u->volumes, u->vm, true, volumes_removed, u, &u->errand, &e);
 	if (r < 0)
 		plan_drop(u, &e);
 }
@@ -156,7 +156,7 @@ static int removal_begin(struct undefine *u, struct err *e)
 	CLEANUP_JS struct json_object *kept = volumes_keep(&u->volumes);
 
 	u->work.loop = u->daemon->loop;
-	u->work.done = removal_kept;
+	u->work.done = removal_stored;
 	return store_write_vm_file_behind(u->daemon->store, &u->work, u->vm->def->name, UNDEFINE_FILE, kept, e);
 }
 
@@ -170,7 +170,7 @@ static void volumes_seen(void *opaque, int r, const struct fork_as_result *res, 
 		volumes_take(&u->volumes, res);
 		if (js_get_bool(u->call->args, "dry-run", false)) {
 			u->vm->going = false;
-			answer(u);
+			undefine_answer(u);
 			undefine_free(u);
 			return;
 		}
@@ -186,7 +186,7 @@ static void volumes_look(struct undefine *u)
 	struct err e;
 
 	if (!u->volumes.n && !js_get_bool(u->call->args, "dry-run", false)) {
-		forget(u);
+		vm_forget(u);
 		return;
 	}
 	if (volumes_errand(&u->volumes, u->vm, false, volumes_seen, u, &u->errand, &e) < 0)
@@ -231,7 +231,7 @@ static void snapshots_look(struct undefine *u)
 
 /* ---- the command ---- */
 
-static void undefine_again(void *opaque)
+static void undefine_retry(void *opaque)
 {
 	struct call *c = opaque;
 	const char *name = js_get_str(c->args, "vm");
@@ -287,7 +287,7 @@ void command_vm_undefine(struct call *c)
 	int r;
 
 	/* Who has just listed the snapshots is not refused because that process still ends. */
-	if (!c->vm->job && offline_wait(c->vm, undefine_again, c)) {
+	if (!c->vm->job && offline_wait(c->vm, undefine_retry, c)) {
 		c->vm = NULL;
 		return;
 	}
@@ -308,7 +308,7 @@ void command_vm_undefine(struct call *c)
 
 /* ---- after another daemon ---- */
 
-static void go_on(struct vm *vm, struct json_object *kept)
+static void undefine_step(struct vm *vm, struct json_object *kept)
 {
 	struct undefine *u = calloc(1, sizeof(*u));
 	struct err e;
@@ -320,7 +320,7 @@ static void go_on(struct vm *vm, struct json_object *kept)
 	u->daemon = vm->daemon;
 	u->vm = vm;
 	vm->going = true;
-	if (volumes_errand(&u->volumes, vm, true, volumes_gone, u, &u->errand, &e) < 0)
+	if (volumes_errand(&u->volumes, vm, true, volumes_removed, u, &u->errand, &e) < 0)
 		give_up(u, &e);
 }
 
@@ -334,6 +334,6 @@ void undefine_resume_pending(struct daemon *d)
 			continue;
 		kept = store_load_vm_file(d->store, vm->def->name, UNDEFINE_FILE);
 		if (kept)
-			go_on(vm, kept);
+			undefine_step(vm, kept);
 	}
 }

@@ -97,7 +97,7 @@ static bool is_in(const char *folder, const char *path)
 	return path && !strncmp(path, folder, n) && path[n] == '/' && !strchr(path + n + 1, '/');
 }
 
-static bool boots(const struct definition *def, const char *path)
+static bool vm_boots_from(const struct definition *def, const char *path)
 {
 	return def && ((def->kernel && !strcmp(def->kernel, path)) || (def->initrd && !strcmp(def->initrd, path)));
 }
@@ -107,7 +107,7 @@ static bool others_boot(const struct vm *vm, const char *path)
 	const struct daemon *d = vm->daemon;
 
 	for (size_t i = 0; i < d->nvms; i++)
-		if (d->vms[i] != vm && (boots(d->vms[i]->def, path) || boots(d->vms[i]->live, path)))
+		if (d->vms[i] != vm && (vm_boots_from(d->vms[i]->def, path) || vm_boots_from(d->vms[i]->live, path)))
 			return true;
 	return false;
 }

@@ -78,7 +78,7 @@ struct usernet {
 
 /* ---- which there are ---- */
 
-static bool leads(const struct definition_interface *i)
+static bool forward_leads_to(const struct definition_interface *i)
 {
 	return i->type == DEFINITION_USER && !i->link;
 }
@@ -88,7 +88,7 @@ static unsigned forwards_of(const struct definition *d, const struct definition_
 	unsigned n = 0;
 
 	for (unsigned i = 0; i < d->ninterfaces; i++)
-		for (unsigned k = 0; leads(&d->interfaces[i]) && k < d->interfaces[i].user.nforwards; k++)
+		for (unsigned k = 0; forward_leads_to(&d->interfaces[i]) && k < d->interfaces[i].user.nforwards; k++)
 			if (n < CHANNEL_FDS_MAX)
 				ret[n++] = &d->interfaces[i].user.forwards[k];
 	return n;
@@ -101,14 +101,14 @@ static bool sleeps_saved(const struct vm *vm)
 
 /* ---- who has a port ---- */
 
-static const struct definition *listening(const struct vm *vm)
+static const struct definition *definition_listening(const struct vm *vm)
 {
 	if (vm_state_is_active(vm->state) || vm->starting || vm->start_waits)
 		return vm_live(vm);
 	return sleeps_saved(vm) ? vm->def : NULL;
 }
 
-static int taken(const struct vm *vm, const struct vm *by, unsigned i, unsigned k, struct err *e)
+static int forward_taken(const struct vm *vm, const struct vm *by, unsigned i, unsigned k, struct err *e)
 {
 	const struct daemon *d = vm->daemon;
 	char text[DEFINITION_FORWARD_TEXT], who[VM_NAME_MAX + 16] = "another VM";
@@ -123,14 +123,14 @@ static int taken(const struct vm *vm, const struct vm *by, unsigned i, unsigned 
 static int check_against(const struct vm *vm, const struct vm *other, struct err *e)
 {
 	const struct definition_forward *theirs[CHANNEL_FDS_MAX];
-	const struct definition *d = vm->def, *has = listening(other);
+	const struct definition *d = vm->def, *has = definition_listening(other);
 	unsigned n = has ? forwards_of(has, theirs) : 0;
 
 	for (unsigned i = 0; n && i < d->ninterfaces; i++)
-		for (unsigned k = 0; leads(&d->interfaces[i]) && k < d->interfaces[i].user.nforwards; k++)
+		for (unsigned k = 0; forward_leads_to(&d->interfaces[i]) && k < d->interfaces[i].user.nforwards; k++)
 			for (unsigned t = 0; t < n; t++)
 				if (definition_forwards_meet(&d->interfaces[i].user.forwards[k], theirs[t]))
-					return taken(vm, other, i, k, e);
+					return forward_taken(vm, other, i, k, e);
 	return 0;
 }
 
@@ -155,7 +155,7 @@ static void watches_end(struct forwards *f)
 	}
 }
 
-static void let_go(struct forwards *f)
+static void sockets_close(struct forwards *f)
 {
 	watches_end(f);
 	while (f->n)
@@ -179,7 +179,7 @@ static struct forwards *forwards_get(struct vm *vm)
 }
 
 /* fds: one for each of the definition's forwards; kept as others of our own. */
-static void hold(struct vm *vm, const int *fds, unsigned nfds)
+static void sockets_hold(struct vm *vm, const int *fds, unsigned nfds)
 {
 	const struct definition_forward *all[CHANNEL_FDS_MAX];
 	unsigned n = forwards_of(vm->def, all);
@@ -193,11 +193,11 @@ static void hold(struct vm *vm, const int *fds, unsigned nfds)
 			break;
 	}
 	if (f->n < n)
-		let_go(f);
+		sockets_close(f);
 }
 
 /* Are they those that the definition names? It may be another by now. */
-static bool fits(const struct forwards *f, const struct definition *d)
+static bool socket_fits(const struct forwards *f, const struct definition *d)
 {
 	const struct definition_forward *all[CHANNEL_FDS_MAX];
 	unsigned n = forwards_of(d, all);
@@ -211,12 +211,12 @@ static bool fits(const struct forwards *f, const struct definition *d)
 
 bool forwards_are_held(const struct vm *vm)
 {
-	return vm->forwards && vm->forwards->n && fits(vm->forwards, vm->def);
+	return vm->forwards && vm->forwards->n && socket_fits(vm->forwards, vm->def);
 }
 
 /* ---- waking ---- */
 
-static void again_later(struct forwards *f, uint64_t wait_ns);
+static void listen_retry_later(struct forwards *f, uint64_t wait_ns);
 
 /* As for other starts that nobody asks for; but when these were too many, it is tried again in the next window, as who
  * waits does not go away by that. What is refused, as there is no room, was not tried. */
@@ -236,7 +236,7 @@ static uint64_t wake_wait_ns(const struct vm *vm, int r)
 	return MAX(wait, SECOND_NS);
 }
 
-static void woken(void *opaque, int r, const struct err *e)
+static void vm_woken(void *opaque, int r, const struct err *e)
 {
 	struct vm *vm = opaque;
 
@@ -247,26 +247,26 @@ static void woken(void *opaque, int r, const struct err *e)
 	/* Who waits is there still. */
 	if (r < 0 && vm->forwards && sleeps_saved(vm)) {
 		watches_end(vm->forwards);
-		again_later(vm->forwards, wake_wait_ns(vm, r));
+		listen_retry_later(vm->forwards, wake_wait_ns(vm, r));
 	}
 }
 
-static void wake(struct vm *vm, const struct definition_forward *what)
+static void vm_wake(struct vm *vm, const struct definition_forward *what)
 {
 	char text[DEFINITION_FORWARD_TEXT];
 
 	definition_forward_print(what, text);
-	idle_wake_by(vm, text, woken, vm);
+	idle_wake_by(vm, text, vm_woken, vm);
 }
 
-static void knocked(void *opaque, unsigned revents)
+static void client_knocked(void *opaque, unsigned revents)
 {
 	struct held *h = opaque;
 	struct forwards *f = h->of;
 
 	(void)revents;
 	watches_end(f);
-	wake(f->vm, &h->what);
+	vm_wake(f->vm, &h->what);
 }
 
 static void watch_all(struct forwards *f)
@@ -276,7 +276,7 @@ static void watch_all(struct forwards *f)
 	for (unsigned i = 0; i < f->n; i++) {
 		struct held *h = &f->list[i];
 
-		if (!h->watch && loop_watch(l, h->fd, POLLIN, knocked, h, &h->watch) < 0)
+		if (!h->watch && loop_watch(l, h->fd, POLLIN, client_knocked, h, &h->watch) < 0)
 			log_warn("idle", "VM '%s': port %u does not wake it: %s", f->vm->def->name, h->what.port,
 				strerror(ENOMEM));
 	}
@@ -284,7 +284,7 @@ static void watch_all(struct forwards *f)
 
 /* ---- asleep ---- */
 
-static void listens(void *opaque, int r, struct config *c, const struct err *e)
+static void forward_listens(void *opaque, int r, struct config *c, const struct err *e)
 {
 	struct forwards *f = opaque;
 
@@ -294,16 +294,16 @@ static void listens(void *opaque, int r, struct config *c, const struct err *e)
 			log_warn("idle", "VM '%s' is idle, and its forwards do not wake it for now: %s", f->vm->def->name,
 				e->msg);
 		f->told = true;
-		again_later(f, AGAIN_NS);
+		listen_retry_later(f, AGAIN_NS);
 		return;
 	}
 	f->told = false;
-	hold(f->vm, c->fds, c->nfds);
+	sockets_hold(f->vm, c->fds, c->nfds);
 	config_done(c);
 	watch_all(f);
 }
 
-static void try_again(void *opaque)
+static void listen_retry(void *opaque)
 {
 	struct vm *vm = opaque;
 
@@ -311,11 +311,11 @@ static void try_again(void *opaque)
 	forwards_on_state_change(vm);
 }
 
-static void again_later(struct forwards *f, uint64_t wait_ns)
+static void listen_retry_later(struct forwards *f, uint64_t wait_ns)
 {
 	struct loop *l = f->vm->daemon->loop;
 
-	if (!f->timer && loop_timer_new(l, try_again, f->vm, &f->timer) < 0)
+	if (!f->timer && loop_timer_new(l, listen_retry, f->vm, &f->timer) < 0)
 		abort();
 	loop_timer_arm(f->timer, loop_now_ns() + wait_ns);
 	f->waits = true;
@@ -326,8 +326,8 @@ static void listen_asleep(struct vm *vm)
 	const struct definition_forward *all[CHANNEL_FDS_MAX];
 	struct forwards *f = vm->forwards;
 
-	if (f && f->n && !fits(f, vm->def))
-		let_go(f);
+	if (f && f->n && !socket_fits(f, vm->def))
+		sockets_close(f);
 	if (!forwards_of(vm->def, all))
 		return;
 	f = forwards_get(vm);
@@ -336,7 +336,7 @@ static void listen_asleep(struct vm *vm)
 	if (f->n)
 		watch_all(f);
 	else if (!f->opener)
-		open_as_open(vm->daemon->loop, vm->def, OPEN_AS_FORWARDS, listens, f, &f->opener);
+		open_as_open(vm->daemon->loop, vm->def, OPEN_AS_FORWARDS, forward_listens, f, &f->opener);
 }
 
 /* It runs: those that failed count no more. */
@@ -360,14 +360,14 @@ void forwards_on_state_change(struct vm *vm)
 	} else if (sleeps_saved(vm)) {
 		listen_asleep(vm);
 	} else if (vm->forwards) {
-		let_go(vm->forwards);
+		sockets_close(vm->forwards);
 	}
 }
 
 void forwards_redefined(struct vm *vm)
 {
 	if (vm->forwards && sleeps_saved(vm))
-		let_go(vm->forwards);
+		sockets_close(vm->forwards);
 	forwards_on_state_change(vm);
 }
 
@@ -379,7 +379,7 @@ static void start_goes_on(void *opaque)
 }
 
 /* Is there a process of a VM's that has ended? */
-static bool ends_soon(const struct daemon *d)
+static bool process_ends_soon(const struct daemon *d)
 {
 	for (const struct usernet *u = d->usernets; u; u = u->next)
 		if (u->end_timer && !u->killed)
@@ -391,7 +391,7 @@ bool forwards_start_waits(struct vm *vm)
 {
 	struct forwards *f = forwards_get(vm);
 
-	if (!ends_soon(vm->daemon) && f->tries++ == TRIES_MAX) {
+	if (!process_ends_soon(vm->daemon) && f->tries++ == TRIES_MAX) {
 		f->tries = 0;
 		return false;
 	}
@@ -433,18 +433,18 @@ static void process_gone(void *opaque, unsigned revents)
 			si.si_code == CLD_EXITED ? "exit status" : "signal", si.si_status);
 	/* Nobody would answer who connects. */
 	if (u->vm && u->vm->forwards && vm_state_is_active(u->vm->state) && !u->vm->idle.falling)
-		let_go(u->vm->forwards);
+		sockets_close(u->vm->forwards);
 	if (u->vm)
 		usernet_forget(u->daemon->run_dir_fd, u->vm->def->name, u->at);
 	usernet_free(u);
 }
 
-static void connected(struct usernet *u, int64_t n)
+static void control_connected(struct usernet *u, int64_t n)
 {
 	const struct definition *d = u->vm ? vm_live(u->vm) : NULL;
 
 	if (d && u->at < d->ninterfaces && n >= 0 && n < d->interfaces[u->at].user.nforwards)
-		wake(u->vm, &d->interfaces[u->at].user.forwards[n]);
+		vm_wake(u->vm, &d->interfaces[u->at].user.forwards[n]);
 }
 
 static bool hold_answered(const struct vm *vm)
@@ -455,7 +455,7 @@ static bool hold_answered(const struct vm *vm)
 	return true;
 }
 
-static void held(struct usernet *u)
+static void sockets_held(struct usernet *u)
 {
 	bool asked = u->asked;
 
@@ -468,9 +468,9 @@ static void held(struct usernet *u)
 static void message_take(struct usernet *u, struct json_object *o)
 {
 	if (js_get_bool(o, "held", false))
-		held(u);
+		sockets_held(u);
 	else
-		connected(u, js_get_int(o, "forward", -1));
+		control_connected(u, js_get_int(o, "forward", -1));
 }
 
 static void control_ready(void *opaque, unsigned revents)
@@ -660,9 +660,9 @@ int forwards_start(struct vm *vm, struct config *c, struct err *e)
 	if (!r && forwards_are_held(vm) && !c->nforwards)
 		r = held_add(vm->forwards, c, e);
 	else if (!r && vm->forwards)
-		let_go(vm->forwards);
+		sockets_close(vm->forwards);
 	if (!r && !forwards_are_held(vm) && saved_when_idle(vm->def) && c->nforwards)
-		hold(vm, c->fds + c->nfds - c->nforwards, c->nforwards);
+		sockets_hold(vm, c->fds + c->nfds - c->nforwards, c->nforwards);
 	processes_forget(vm);
 	if (vm->forwards)
 		vm->forwards->tries = 0;
@@ -679,7 +679,7 @@ void forwards_free(struct vm *vm)
 	processes_forget(vm);
 	if (!vm->forwards)
 		return;
-	let_go(vm->forwards);
+	sockets_close(vm->forwards);
 	loop_timer_free(vm->forwards->timer);
 	loop_timer_free(vm->forwards->start_timer);
 	free(vm->forwards);

@@ -32,7 +32,7 @@ struct tap {
 	int mtu;
 };
 
-static struct ifreq request(const char *device)
+static struct ifreq interface_request(const char *device)
 {
 	struct ifreq r = { 0 };
 
@@ -54,7 +54,7 @@ static int tap_failed(const struct tap *t, const char *what, struct err *e)
 static int bridge_find(struct tap *t, struct err *e)
 {
 	struct ethtool_drvinfo driver = { .cmd = ETHTOOL_GDRVINFO };
-	struct ifreq r = request(t->bridge);
+	struct ifreq r = interface_request(t->bridge);
 
 	if (ioctl(t->sock, SIOCGIFMTU, &r) < 0) {
 		if (errno != ENODEV)
@@ -73,7 +73,7 @@ static int bridge_find(struct tap *t, struct err *e)
 
 static int tap_make(struct tap *t, struct err *e)
 {
-	struct ifreq r = request(TAP_NAMES);
+	struct ifreq r = interface_request(TAP_NAMES);
 	int header = HEADER_BYTES;
 
 	t->fd = open(TAP_FILE, O_RDWR | O_CLOEXEC | O_NONBLOCK);
@@ -95,14 +95,14 @@ static int tap_make(struct tap *t, struct err *e)
  * with each VM. Set the MTU before attaching, since a bridge takes the MTU of its smallest port. */
 static int tap_set_up(const struct tap *t, const uint8_t mac[DEFINITION_MAC_BYTES], struct err *e)
 {
-	struct ifreq r = request(t->name);
+	struct ifreq r = interface_request(t->name);
 
 	r.ifr_hwaddr.sa_family = ARPHRD_ETHER;
 	memcpy(r.ifr_hwaddr.sa_data, mac, DEFINITION_MAC_BYTES);
 	r.ifr_hwaddr.sa_data[0] = (char)0xfe;
 	if (ioctl(t->sock, SIOCSIFHWADDR, &r) < 0)
 		return tap_failed(t, "cannot give the tap device an address", e);
-	r = request(t->name);
+	r = interface_request(t->name);
 	r.ifr_mtu = t->mtu;
 	if (ioctl(t->sock, SIOCSIFMTU, &r) < 0)
 		return tap_failed(t, "cannot give the tap device the bridge's MTU", e);
@@ -111,19 +111,19 @@ static int tap_set_up(const struct tap *t, const uint8_t mac[DEFINITION_MAC_BYTE
 
 static int tap_plug_in(const struct tap *t, struct err *e)
 {
-	struct ifreq r = request(t->bridge);
+	struct ifreq r = interface_request(t->bridge);
 
 	r.ifr_ifindex = (int)if_nametoindex(t->name);
 	if (ioctl(t->sock, SIOCBRADDIF, &r) < 0)
 		return tap_failed(t, "cannot plug the tap device into the bridge", e);
-	r = request(t->name);
+	r = interface_request(t->name);
 	if (ioctl(t->sock, SIOCGIFFLAGS, &r) < 0)
 		return tap_failed(t, "cannot bring the tap device up", e);
 	r.ifr_flags |= IFF_UP;
 	return ioctl(t->sock, SIOCSIFFLAGS, &r) < 0 ? tap_failed(t, "cannot bring the tap device up", e) : 0;
 }
 
-static bool listed(const char *list, const char *name)
+static bool bridge_is_listed(const char *list, const char *name)
 {
 	size_t n = strlen(name);
 
@@ -164,7 +164,7 @@ static int bridge_check(const struct definition *d, unsigned at, const char *all
 {
 	const char *bridge = d->interfaces[at].source;
 
-	if (!d->rights || listed(allowed, bridge))
+	if (!d->rights || bridge_is_listed(allowed, bridge))
 		return 0;
 	return err_set(e, -EPERM, ERR_PERMISSION,
 		"interfaces[%u].source: user %u defined the VM, and bridge '%s' is not for all; let root define it, or "

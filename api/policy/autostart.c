@@ -99,7 +99,7 @@ bool autostart_is_new_boot(const struct daemon *d)
 
 /* ---- one after the other ---- */
 
-static void tell(const struct vm *vm, const struct err *e)
+static void autostart_tell(const struct vm *vm, const struct err *e)
 {
 	struct json_object *data = json_object_new_object();
 
@@ -117,11 +117,11 @@ static void started(void *opaque, int r, const struct err *e)
 
 	if (r < 0)
 		log_error("autostart", "VM '%s' is not started: %s", vm->def->name, e->msg);
-	tell(vm, r < 0 ? e : NULL);
+	autostart_tell(vm, r < 0 ? e : NULL);
 	staged_run_over(a->sequence, step->i);
 }
 
-static void turn(void *opaque, struct vm *vm, size_t i)
+static void autostart_turn(void *opaque, struct vm *vm, size_t i)
 {
 	struct autostart *a = opaque;
 	struct vm_start_opts opts = { .state_fd = -1, .done = started, .opaque = &a->steps[i] };
@@ -133,7 +133,7 @@ static void turn(void *opaque, struct vm *vm, size_t i)
 		vm_start(vm, &opts);
 }
 
-static void all_over(void *opaque)
+static void autostart_done(void *opaque)
 {
 	struct autostart *a = opaque;
 
@@ -152,7 +152,7 @@ static bool is_due(const struct autostart *a, const struct vm *vm)
 
 void autostart_go(struct daemon *d)
 {
-	static const struct staged_run_ops ops = { turn, all_over };
+	static const struct staged_run_ops ops = { autostart_turn, autostart_done };
 	struct autostart *a = d->autostart;
 
 	if (a->over)

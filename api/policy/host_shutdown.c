@@ -78,12 +78,12 @@ void host_shutdown_vm_over(struct vm *vm, const char *outcome)
 	staged_run_over(s->sequence, i);
 }
 
-static void saved(struct job *j, void *opaque)
+static void step_saved(struct job *j, void *opaque)
 {
 	host_shutdown_vm_over(opaque, j->failed ? j->e.msg : "saved");
 }
 
-static void save(struct vm *vm)
+static void step_save(struct vm *vm)
 {
 	struct job *j;
 	struct err e;
@@ -92,7 +92,7 @@ static void save(struct vm *vm)
 		host_shutdown_vm_over(vm, e.msg);
 		return;
 	}
-	j->concluded = saved;
+	j->concluded = step_saved;
 	j->concluded_opaque = vm;
 }
 
@@ -104,7 +104,7 @@ static void shut_down(struct vm *vm)
 	shutdown_begin(vm, &p, NULL, NULL);
 }
 
-static void act(struct host_shutdown *s, struct vm *vm)
+static void vm_act(struct host_shutdown *s, struct vm *vm)
 {
 	uint8_t action = action_of(s, vm);
 
@@ -115,26 +115,26 @@ static void act(struct host_shutdown *s, struct vm *vm)
 	else if (vm->starting)
 		return; /* host_shutdown_vm_started() follows, or its end */
 	else if (action == DEFINITION_SAVE)
-		save(vm);
+		step_save(vm);
 	else
 		shut_down(vm);
 }
 
-static void turn(void *opaque, struct vm *vm, size_t i)
+static void shutdown_turn(void *opaque, struct vm *vm, size_t i)
 {
 	struct host_shutdown *s = opaque;
 
 	s->waits[i] = true;
-	act(s, vm);
+	vm_act(s, vm);
 }
 
 void host_shutdown_vm_started(struct vm *vm)
 {
 	if (host_shutdown_waits_for(vm))
-		act(vm->daemon->host_shutdown, vm);
+		vm_act(vm->daemon->host_shutdown, vm);
 }
 
-static void all_over(void *opaque)
+static void shutdown_done(void *opaque)
 {
 	struct host_shutdown *s = opaque;
 	struct daemon *d = s->daemon;
@@ -169,7 +169,7 @@ static bool is_called_off(const struct host_shutdown *s, const struct vm *vm)
 
 int host_shutdown_all(struct daemon *d, int action, bool then_end, struct call *c, struct err *e)
 {
-	static const struct staged_run_ops ops = { turn, all_over };
+	static const struct staged_run_ops ops = { shutdown_turn, shutdown_done };
 	struct host_shutdown *s;
 
 	if (d->host_shutdown)
@@ -215,14 +215,14 @@ static void would_stop(void *opaque, struct vm *vm, size_t i)
 	staged_run_over(s->sequence, i);
 }
 
-static void nothing(void *opaque)
+static void shutdown_do_nothing(void *opaque)
 {
 	(void)opaque;
 }
 
 struct json_object *host_shutdown_look(struct daemon *d, int action)
 {
-	static const struct staged_run_ops ops = { would_stop, nothing };
+	static const struct staged_run_ops ops = { would_stop, shutdown_do_nothing };
 	struct host_shutdown s = { .daemon = d, .action = action, .outcomes = json_object_new_array() };
 
 	for (size_t i = 0; i < d->nvms; i++)

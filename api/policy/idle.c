@@ -40,13 +40,13 @@ static struct policy_sample sample_of(const struct vm_info *i)
 	return s;
 }
 
-static void fire(void *opaque);
+static void idle_timer_fire(void *opaque);
 
 static void look_later(struct vm *vm)
 {
 	struct policy_idle_rule rule = rule_of(vm);
 
-	if (!vm->idle.timer && loop_timer_new(vm->daemon->loop, fire, vm, &vm->idle.timer) < 0)
+	if (!vm->idle.timer && loop_timer_new(vm->daemon->loop, idle_timer_fire, vm, &vm->idle.timer) < 0)
 		abort();
 	loop_timer_arm(vm->idle.timer, loop_now_ns() + policy_idle_period_ns(&rule));
 }
@@ -69,13 +69,13 @@ static void disturbed_woken(void *opaque, int r, const struct err *e)
 		log_warn("idle", "VM '%s' is not woken: %s", vm->def->name, e->msg);
 }
 
-static void fall_over(struct vm *vm)
+static void sleep_begin_timer(struct vm *vm)
 {
 	vm->idle.asking = vm->idle.falling = false;
 	vm_save(vm);
 }
 
-static void suspended(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+static void vm_suspended(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct vm *vm = opaque;
 
@@ -84,7 +84,7 @@ static void suspended(void *opaque, int r, const struct vm_answer *a, const stru
 		log_info("idle", "VM '%s': not suspended: %s", vm->def->name, e->msg);
 	else
 		vm_move(vm, VM_SAW_PAUSED, REASON, NULL, 0);
-	fall_over(vm);
+	sleep_begin_timer(vm);
 	vm->idle.suspending = false;
 	idle_on_state_change(vm);
 	if (vm->idle.disturbed && idle_sleeps(vm))
@@ -103,12 +103,12 @@ static void suspend_begin(struct store_work *w)
 		return;
 	vm->idle.fall = NULL;
 	if (vm->state != VM_RUNNING || !vm->proc || vm->idle.disturbed) {
-		fall_over(vm);
+		sleep_begin_timer(vm);
 		idle_on_state_change(vm);
 		return;
 	}
 	vm->idle.suspending = true;
-	vm_process_request(vm->proc, VM_MSG_STOP, NULL, 0, -1, REQUEST_TIMEOUT_NS, suspended, vm);
+	vm_process_request(vm->proc, VM_MSG_STOP, NULL, 0, -1, REQUEST_TIMEOUT_NS, vm_suspended, vm);
 }
 
 static void suspend_keep(struct vm *vm)
@@ -126,14 +126,14 @@ static void suspend_keep(struct vm *vm)
 /* It is awake still, and who waits is let in. */
 static void not_saved(struct vm *vm)
 {
-	fall_over(vm);
+	sleep_begin_timer(vm);
 	forwards_release(vm);
 	forwards_on_state_change(vm);
 	idle_on_state_change(vm);
 }
 
 /* Its reason tells that it may be woken. */
-static void saved(struct job *j, void *opaque)
+static void vm_saved(struct job *j, void *opaque)
 {
 	struct vm *vm = opaque;
 
@@ -151,7 +151,7 @@ static void saved(struct job *j, void *opaque)
 
 static void save_on_state_change(struct vm *vm, struct job *j)
 {
-	j->concluded = saved;
+	j->concluded = vm_saved;
 	j->concluded_opaque = vm;
 }
 
@@ -207,7 +207,7 @@ static void stay_awake(struct vm *vm)
 
 /* Who connects is not to meet a process that is about to end. When it is time to look again and nobody has answered,
  * it is saved all the same. */
-static void sleep_soon(struct vm *vm)
+static void sleep_schedule(struct vm *vm)
 {
 	if (vm_live(vm)->idle_action != DEFINITION_SAVE || vm->idle.holding || !forwards_hold(vm)) {
 		sleep_begin(vm);
@@ -233,7 +233,7 @@ bool idle_is_saved_now(const struct vm *vm)
 	return vm->idle.falling && vm_state_is_active(vm->state) && vm_live(vm)->idle_action == DEFINITION_SAVE;
 }
 
-static void looked(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+static void agent_looked(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct vm *vm = opaque;
 	struct policy_idle_rule rule = rule_of(vm);
@@ -250,19 +250,19 @@ static void looked(void *opaque, int r, const struct vm_answer *a, const struct 
 	}
 	s = sample_of(a->info);
 	if (policy_idle_look(&rule, &vm->idle.look, &s))
-		sleep_soon(vm);
+		sleep_schedule(vm);
 	else
 		stay_awake(vm);
 }
 
-static void fire(void *opaque)
+static void idle_timer_fire(void *opaque)
 {
 	struct vm *vm = opaque;
 
 	if (vm->state != VM_RUNNING || !vm->proc || vm->idle.asking)
 		return;
 	vm->idle.asking = true;
-	vm_process_request(vm->proc, VM_MSG_QUERY, NULL, 0, -1, REQUEST_TIMEOUT_NS, looked, vm);
+	vm_process_request(vm->proc, VM_MSG_QUERY, NULL, 0, -1, REQUEST_TIMEOUT_NS, agent_looked, vm);
 }
 
 void idle_on_state_change(struct vm *vm)
@@ -313,7 +313,7 @@ struct wake {
 	void *opaque;
 };
 
-static void woken(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+static void vm_woken(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct wake w = *(struct wake *)opaque;
 
@@ -340,7 +340,7 @@ static void wake_begin(struct vm *vm, void (*done)(void *opaque, int r, const st
 		abort();
 	*w = (struct wake){ vm, done, opaque };
 	vm->idle.waking = true;
-	vm_process_request(vm->proc, VM_MSG_CONT, NULL, 0, -1, REQUEST_TIMEOUT_NS, woken, w);
+	vm_process_request(vm->proc, VM_MSG_CONT, NULL, 0, -1, REQUEST_TIMEOUT_NS, vm_woken, w);
 }
 
 void idle_wake(struct vm *vm, void (*done)(void *opaque, int r, const struct err *e), void *opaque)
@@ -351,7 +351,7 @@ void idle_wake(struct vm *vm, void (*done)(void *opaque, int r, const struct err
 
 /* It is being suspended or saved. What is suspended is woken at once; a save is called off, or it would break the
  * connection. */
-static void disturb(struct vm *vm)
+static void vm_disturb(struct vm *vm)
 {
 	struct err e;
 
@@ -369,7 +369,7 @@ void idle_wake_by(struct vm *vm, const char *forward, void (*done)(void *opaque,
 		return;
 	snprintf(vm->idle.by, sizeof(vm->idle.by), "by forward %s", forward);
 	if (vm->idle.falling)
-		disturb(vm);
+		vm_disturb(vm);
 	else
 		wake_begin(vm, done, opaque);
 }

@@ -28,15 +28,15 @@ static void started(void *opaque, int r, const struct err *e)
 		restart_want(opaque); /* one of the tries, too */
 }
 
-static void arm(struct vm *vm, uint64_t due_ns);
+static void restart_timer_arm(struct vm *vm, uint64_t due_ns);
 
-static void fire(void *opaque)
+static void restart_timer_fire(void *opaque)
 {
 	struct vm *vm = opaque;
 	struct vm_start_opts opts = { .state_fd = -1, .again = true, .done = started, .opaque = vm };
 
 	if (vm->daemon->host_shutdown) { /* nobody is started now, and this one is to be left as it is */
-		arm(vm, loop_now_ns() + SECOND_NS);
+		restart_timer_arm(vm, loop_now_ns() + SECOND_NS);
 		return;
 	}
 	vm->restart.due_ns = 0;
@@ -44,11 +44,11 @@ static void fire(void *opaque)
 		vm_start(vm, &opts);
 }
 
-static void arm(struct vm *vm, uint64_t due_ns)
+static void restart_timer_arm(struct vm *vm, uint64_t due_ns)
 {
 	struct restart *r = &vm->restart;
 
-	if (!r->timer && loop_timer_new(vm->daemon->loop, fire, vm, &r->timer) < 0)
+	if (!r->timer && loop_timer_new(vm->daemon->loop, restart_timer_fire, vm, &r->timer) < 0)
 		return;
 	r->due_ns = due_ns;
 	loop_timer_arm(r->timer, due_ns);
@@ -78,7 +78,7 @@ void restart_want(struct vm *vm)
 		give_up(vm);
 		return;
 	}
-	arm(vm, now + wait);
+	restart_timer_arm(vm, now + wait);
 	vm_save(vm);
 	data = json_object_new_object();
 	js_put_uint(data, "in", wait);
@@ -154,7 +154,7 @@ void restart_load(struct vm *vm, struct json_object *o)
 void restart_take_up(struct vm *vm)
 {
 	if (vm->restart.take_up && !vm_state_is_active(vm->state))
-		arm(vm, vm->restart.due_ns);
+		restart_timer_arm(vm, vm->restart.due_ns);
 	else if (vm->restart.take_up)
 		vm->restart.due_ns = 0; /* it was started, and the state missed that */
 	vm->restart.take_up = false;

@@ -121,7 +121,7 @@ struct json_object *scheduler_to_json(const struct vm *vm)
 
 /* ---- what has become of a run ---- */
 
-static void note(struct vm *vm, const char *outcome, const char *detail)
+static void run_note(struct vm *vm, const char *outcome, const char *detail)
 {
 	struct schedule_past *p = &vm->schedule_past;
 
@@ -139,19 +139,19 @@ static void note_skipped(struct vm *vm, const char *reason, const char *detail)
 
 	/* A VM is off for months, perhaps: that is told once. */
 	if (!strcmp(reason, "off") && !strcmp(vm->schedule_past.detail, detail)) {
-		note(vm, "skipped", detail);
+		run_note(vm, "skipped", detail);
 		return;
 	}
 	log_warn("schedule", "VM '%s': no automatic snapshot: %s", vm->def->name, detail);
 	data = json_object_new_object();
 	js_put_str(data, "reason", reason);
 	js_put_str(data, "detail", detail);
-	note(vm, failed ? "failed" : "skipped", detail);
+	run_note(vm, failed ? "failed" : "skipped", detail);
 	daemon_emit(vm->daemon, EVENT_SNAPSHOT_SKIPPED, vm->def->name, data);
 }
 
 /* Of callbacks that come late: is this run still wanted? */
-static bool working(const struct vm *vm)
+static bool schedule_is_working(const struct vm *vm)
 {
 	return vm->schedule && vm->schedule->working;
 }
@@ -216,11 +216,11 @@ static bool any_victim(struct vm *vm, const struct snapshots *s)
 	return any;
 }
 
-static void thinned(struct job *j, void *opaque)
+static void thin_done(struct job *j, void *opaque)
 {
 	struct vm *vm = opaque;
 
-	if (j->failed && working(vm))
+	if (j->failed && schedule_is_working(vm))
 		note_skipped(vm, "failed", j->e.msg);
 	if (!j->failed)
 		job_dismiss(j, NULL);
@@ -234,14 +234,14 @@ static void thin_fetched(void *opaque, int r, const struct snapshots *s, const s
 	struct job *j = NULL;
 	struct err why;
 
-	if (!working(vm))
+	if (!schedule_is_working(vm))
 		return;
 	if (!r && any_victim(vm, s)) {
 		r = snapshot_delete_where(vm, victims_choose, vm, &j, &why);
 		e = &why;
 	}
 	if (j) {
-		j->concluded = thinned;
+		j->concluded = thin_done;
 		j->concluded_opaque = vm;
 		return;
 	}
@@ -251,7 +251,7 @@ static void thin_fetched(void *opaque, int r, const struct snapshots *s, const s
 	run_end(vm);
 }
 
-static void thin(struct vm *vm)
+static void snapshots_thin(struct vm *vm)
 {
 	struct scheduler *s = vm->daemon->scheduler;
 
@@ -263,11 +263,11 @@ static void thin(struct vm *vm)
 
 /* ---- a run ---- */
 
-static void taken(struct job *j, void *opaque)
+static void snapshot_taken(struct job *j, void *opaque)
 {
 	struct vm *vm = opaque;
 
-	if (!working(vm)) {
+	if (!schedule_is_working(vm)) {
 		job_dismiss(j, NULL);
 		return;
 	}
@@ -276,9 +276,9 @@ static void taken(struct job *j, void *opaque)
 		run_end(vm);
 		return;
 	}
-	note(vm, "taken", js_get_str(j->result, "name"));
+	run_note(vm, "taken", js_get_str(j->result, "name"));
 	job_dismiss(j, NULL); /* the result is kept in the schedule's own */
-	thin(vm);
+	snapshots_thin(vm);
 }
 
 static void name_choose(const struct snapshots *s, char name[SCHEDULE_NAME_MAX])
@@ -300,7 +300,7 @@ static void list_fetched(void *opaque, int r, const struct snapshots *s, const s
 	struct job *j = NULL;
 	struct err why;
 
-	if (!working(vm))
+	if (!schedule_is_working(vm))
 		return;
 	if (!r) {
 		name_choose(s, body.name);
@@ -308,7 +308,7 @@ static void list_fetched(void *opaque, int r, const struct snapshots *s, const s
 		e = &why;
 	}
 	if (j) {
-		j->concluded = taken;
+		j->concluded = snapshot_taken;
 		j->concluded_opaque = vm;
 		return;
 	}
@@ -338,12 +338,12 @@ static bool space_is_short(const struct vm *vm, const struct vm_spaces *s, char 
 }
 
 /* From the VM's process: it has the files, and may wait for a file system that hangs. */
-static void space_told(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+static void space_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct vm *vm = opaque;
 	char detail[200];
 
-	if (!working(vm))
+	if (!schedule_is_working(vm))
 		return;
 	if (r < 0 || !a || !a->spaces) {
 		snprintf(detail, sizeof(detail), "how much is free is not to be had: %.150s",
@@ -352,14 +352,14 @@ static void space_told(void *opaque, int r, const struct vm_answer *a, const str
 		run_end(vm);
 	} else if (space_is_short(vm, a->spaces, detail, sizeof(detail))) {
 		note_skipped(vm, "space", detail);
-		thin(vm);
+		snapshots_thin(vm);
 	} else {
 		vm_save(vm); /* begun is done: what kills the daemon now does not do so again and again */
 		snapshots_fetch(vm, list_fetched, vm);
 	}
 }
 
-static void run(struct vm *vm)
+static void schedule_run(struct vm *vm)
 {
 	struct schedule *s = vm->schedule;
 	char detail[200];
@@ -376,7 +376,7 @@ static void run(struct vm *vm)
 		return;
 	}
 	s->working = true;
-	vm_process_request(vm->proc, VM_MSG_SPACE, NULL, 0, -1, SPACE_TIMEOUT_NS, space_told, vm);
+	vm_process_request(vm->proc, VM_MSG_SPACE, NULL, 0, -1, SPACE_TIMEOUT_NS, space_done, vm);
 }
 
 static void look_at(struct vm *vm, int64_t now)
@@ -390,7 +390,7 @@ static void look_at(struct vm *vm, int64_t now)
 		s->waits = false;
 		break;
 	case SCHEDULE_DUE:
-		run(vm);
+		schedule_run(vm);
 		break;
 	case SCHEDULE_ANEW:
 		log_warn("schedule", "VM '%s': the clock went back; its schedule begins anew",
@@ -403,7 +403,7 @@ static void look_at(struct vm *vm, int64_t now)
 
 /* ---- the clock ---- */
 
-static void hold(struct scheduler *s)
+static void schedule_hold(struct scheduler *s)
 {
 	s->hold_until_s = clock_s(CLOCK_BOOTTIME) + LEAP_HOLD_S;
 	log_warn("schedule",
@@ -448,7 +448,7 @@ static void timer_ready(void *opaque, unsigned revents)
 	if (read(s->fd, &times, sizeof(times)) < 0 && errno == EAGAIN)
 		return;
 	if (offset - s->offset_s > LEAP_S)
-		hold(s);
+		schedule_hold(s);
 	s->offset_s = offset;
 	for (size_t i = 0; i < s->daemon->nvms; i++)
 		look_at(s->daemon->vms[i], now);
@@ -530,7 +530,7 @@ static void plan_load(struct scheduler *s, struct vm *vm, int64_t now)
 	if (!past->last_s)
 		past->last_s = schedule_slot(&plan, now);
 	else if (now - past->last_s > plan.every_s + DAY_S && !s->hold_until_s)
-		hold(s);
+		schedule_hold(s);
 }
 
 int scheduler_new(struct daemon *d, struct scheduler **ret_s, struct err *e)

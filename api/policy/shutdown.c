@@ -44,7 +44,7 @@ void shutdown_plan_default(const struct vm *vm, struct shutdown_plan *p)
 	*p = (struct shutdown_plan){ .then = vm->def->shutdown_then, .deadline_s = vm->def->shutdown_deadline_s };
 }
 
-static void tell(struct vm *vm, const char *what, const char *detail)
+static void shutdown_tell(struct vm *vm, const char *what, const char *detail)
 {
 	const struct shutdown_plan *p = &vm->shutdown.plan;
 	struct json_object *data = json_object_new_object();
@@ -78,7 +78,7 @@ static void timer_arm(struct vm *vm)
 
 /* ---- warnings ---- */
 
-static void warned(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+static void guest_warned(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct vm *vm = opaque;
 
@@ -88,7 +88,7 @@ static void warned(void *opaque, int r, const struct vm_answer *a, const struct 
 		log_info("shutdown", "VM '%s': the guest is not warned: %s", vm->def->name, e->msg);
 }
 
-static void warn(struct vm *vm)
+static void guest_warn(struct vm *vm)
 {
 	const struct shutdown_plan *p = &vm->shutdown.plan;
 	struct vm_agent body = { .errand = VM_AGENT_TELL };
@@ -100,17 +100,17 @@ static void warn(struct vm *vm)
 	snprintf(body.text, sizeof(body.text), "%s%sThis machine %s in %lld %s.", p->message, p->message[0] ? " " : "",
 		p->reboot ? "reboots" : "shuts down", minutes ? (left + 30) / 60 : left,
 		minutes ? "minutes" : "seconds");
-	vm_process_request(vm->proc, VM_MSG_AGENT, &body, sizeof(body), -1, REQUEST_TIMEOUT_NS, warned, vm);
+	vm_process_request(vm->proc, VM_MSG_AGENT, &body, sizeof(body), -1, REQUEST_TIMEOUT_NS, guest_warned, vm);
 }
 
 /* ---- the deadline ---- */
 
-static void save_over(struct job *j, void *opaque)
+static void save_done(struct job *j, void *opaque)
 {
 	struct vm *vm = opaque;
 
 	if (j->failed)
-		tell(vm, "failed", j->e.msg);
+		shutdown_tell(vm, "failed", j->e.msg);
 	host_shutdown_vm_over(vm, j->failed ? j->e.msg : "saved");
 }
 
@@ -120,21 +120,21 @@ static void overdue_save(struct vm *vm)
 	struct err e;
 
 	if (save_managed(vm, SAVE_THEN_RUNNING, NULL, NULL, &j, &e) < 0) {
-		tell(vm, "failed", e.msg);
+		shutdown_tell(vm, "failed", e.msg);
 		host_shutdown_vm_over(vm, e.msg);
 		return;
 	}
-	j->concluded = save_over;
+	j->concluded = save_done;
 	j->concluded_opaque = vm;
 }
 
-static void overdue(struct vm *vm)
+static void shutdown_overdue(struct vm *vm)
 {
 	uint8_t then = vm->shutdown.plan.then;
 
 	log_warn("shutdown", "VM '%s' has not shut down within %u s: %s", vm->def->name,
 		vm->shutdown.plan.deadline_s, thens[then]);
-	tell(vm, "overdue", NULL);
+	shutdown_tell(vm, "overdue", NULL);
 	shutdown_forget(vm);
 	vm_save(vm);
 	if (then == DEFINITION_DESTROY)
@@ -153,7 +153,7 @@ struct begun {
 	void *opaque;
 };
 
-static void asked(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+static void guest_asked(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct begun b = *(struct begun *)opaque;
 	struct shutdown *s = &b.vm->shutdown;
@@ -172,7 +172,7 @@ static void asked(void *opaque, int r, const struct vm_answer *a, const struct e
 	if (b.done)
 		b.done(b.opaque, r, e);
 	else if (r < 0)
-		tell(b.vm, "failed", e->msg);
+		shutdown_tell(b.vm, "failed", e->msg);
 }
 
 void shutdown_begin(struct vm *vm, const struct shutdown_plan *p,
@@ -194,9 +194,9 @@ void shutdown_begin(struct vm *vm, const struct shutdown_plan *p,
 		timer_arm(vm);
 	}
 	if (p->agent)
-		vm_process_request(vm->proc, VM_MSG_AGENT, &body, sizeof(body), -1, REQUEST_TIMEOUT_NS, asked, b);
+		vm_process_request(vm->proc, VM_MSG_AGENT, &body, sizeof(body), -1, REQUEST_TIMEOUT_NS, guest_asked, b);
 	else
-		vm_process_request(vm->proc, VM_MSG_POWERDOWN, NULL, 0, -1, REQUEST_TIMEOUT_NS, asked, b);
+		vm_process_request(vm->proc, VM_MSG_POWERDOWN, NULL, 0, -1, REQUEST_TIMEOUT_NS, guest_asked, b);
 	vm_save(vm);
 }
 
@@ -221,7 +221,7 @@ static void timer_fire(void *opaque)
 	int64_t now = now_s();
 
 	if (s->stage == SHUTDOWN_BEGUN && now >= s->due_s) {
-		overdue(vm);
+		shutdown_overdue(vm);
 		return;
 	}
 	if (s->stage == SHUTDOWN_PLANNED && now >= s->plan.at_s) {
@@ -229,7 +229,7 @@ static void timer_fire(void *opaque)
 		return;
 	}
 	if (s->stage == SHUTDOWN_PLANNED && s->warn_s && now >= s->warn_s) {
-		warn(vm);
+		guest_warn(vm);
 		s->warn_s = policy_next_warning(s->plan.at_s, now);
 	}
 	if (s->stage != SHUTDOWN_NONE)
@@ -244,9 +244,9 @@ void shutdown_plan(struct vm *vm, const struct shutdown_plan *p)
 	s->plan = *p;
 	s->warn_s = policy_next_warning(p->at_s, now_s());
 	timer_arm(vm);
-	warn(vm);
+	guest_warn(vm);
 	vm_save(vm);
-	tell(vm, "planned", NULL);
+	shutdown_tell(vm, "planned", NULL);
 }
 
 int shutdown_cancel(struct vm *vm, struct err *e)
@@ -254,7 +254,7 @@ int shutdown_cancel(struct vm *vm, struct err *e)
 	if (vm->shutdown.stage == SHUTDOWN_NONE)
 		return err_set(e, -ENOENT, ERR_NOT_FOUND,
 			"VM '%.200s' has no shutdown planned, and no deadline runs", vm->def->name);
-	tell(vm, "cancelled", NULL);
+	shutdown_tell(vm, "cancelled", NULL);
 	shutdown_forget(vm);
 	vm_save(vm);
 	return 0;

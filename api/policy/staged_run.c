@@ -76,7 +76,7 @@ size_t staged_run_count(const struct staged_run *s)
 	return s->n;
 }
 
-static void begin(struct staged_run *s, size_t i)
+static void step_begin(struct staged_run *s, size_t i)
 {
 	struct vm *vm = staged_run_vm(s, i);
 
@@ -100,7 +100,7 @@ void staged_run_go(struct staged_run *s)
 	do {
 		s->again = false;
 		while ((i = policy_next(s->entries, s->n, s->parallel, loop_now_ns(), &at)) < s->n)
-			begin(s, i);
+			step_begin(s, i);
 	} while (s->again);
 	s->going = false;
 	if (at != UINT64_MAX)

@@ -121,7 +121,7 @@ static bool consists_of(const char *name, size_t len, const char *alphabet)
 }
 
 /* Remove leftover sockets, by their form of name; only one daemon uses the folder. */
-static void sweep(const char *dir)
+static void sockets_sweep(const char *dir)
 {
 	DIR *at = opendir(dir);
 	struct dirent *de;
@@ -140,7 +140,7 @@ int qmp_open_all(struct daemon *d, struct err *e)
 
 	if (r < 0)
 		return r;
-	sweep(d->paths->qmp_dir);
+	sockets_sweep(d->paths->qmp_dir);
 	for (size_t i = 0; i < d->nvms; i++)
 		if (vm_state_is_active(d->vms[i]->state))
 			open_or_log(d->vms[i]);
@@ -162,7 +162,7 @@ struct qmp_fds *qmp_fds(struct vm *vm)
 /* ---- events ---- */
 
 /* Translate a value where QEMU's word differs. */
-static struct json_object *reworded(enum event_id id, const char *key, struct json_object *v)
+static struct json_object *event_reword(enum event_id id, const char *key, struct json_object *v)
 {
 	const char *s = js_plain_string(v);
 
@@ -185,7 +185,7 @@ static struct json_object *event_data(enum event_id id, struct json_object *data
 	out = json_object_new_object();
 	for (const struct field *f = ev->data; f->name; f++)
 		if (json_object_object_get_ex(data, f->name, &v))
-			js_put(out, f->name, reworded(id, f->name, v));
+			js_put(out, f->name, event_reword(id, f->name, v));
 	if (id == EVENT_JOB_STATUS_CHANGE)
 		js_put_str(out, "id", qmp_id);
 	return out;

@@ -124,7 +124,7 @@ static int file_remove(const void *arg, struct fork_as_result *out, struct err *
 	return unlink(arg) < 0 ? err_set_errno(e, -errno, "%s", (const char *)arg) : 0;
 }
 
-static void removed(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
+static void file_removed(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
 {
 	struct request *x = opaque;
 
@@ -136,10 +136,10 @@ static void removed(void *opaque, int r, const struct fork_as_result *res, const
 }
 
 /* Free the request; after a failure, remove the file that was created. */
-static void request_over(struct request *x, bool failed)
+static void request_done(struct request *x, bool failed)
 {
 	struct fork_as_spec s = { .rights = x->rights, .run = file_remove, .arg = x->path,
-		.what = "removing the file", .timeout_ns = OPEN_TIMEOUT_NS, .done = removed, .opaque = x };
+		.what = "removing the file", .timeout_ns = OPEN_TIMEOUT_NS, .done = file_removed, .opaque = x };
 
 	if (!failed || !x->made || fork_as_begin(x->daemon->loop, &s, &x->errand, NULL) < 0)
 		request_free(x);
@@ -154,10 +154,10 @@ static void dump_over(void *opaque, int r, const struct err *e)
 	else if (x->call)
 		call_return(x->call, NULL);
 	x->call = NULL;
-	request_over(x, r < 0);
+	request_done(x, r < 0);
 }
 
-static void begin(struct request *x, int fd)
+static void dump_start(struct request *x, int fd)
 {
 	struct dump_request q = { .fd = fd, .over = dump_over, .opaque = x };
 	struct vm *vm = vm_find_uuid(x->daemon, x->uuid);
@@ -166,7 +166,7 @@ static void begin(struct request *x, int fd)
 
 	if (r < 0) {
 		request_fail(x, &e);
-		request_over(x, true);
+		request_done(x, true);
 	} else if (x->detach) {
 		call_return(x->call, NULL);
 		x->call = NULL;
@@ -196,7 +196,7 @@ static int file_open(const void *arg, struct fork_as_result *out, struct err *e)
 	return 0;
 }
 
-static void opened(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
+static void file_opened(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
 {
 	struct request *x = opaque;
 
@@ -204,17 +204,17 @@ static void opened(void *opaque, int r, const struct fork_as_result *res, const 
 	x->made = res->count;
 	if (r < 0 || !res->nfds) {
 		request_fail(x, e);
-		request_over(x, true);
+		request_done(x, true);
 		return;
 	}
-	begin(x, res->fds[0]);
+	dump_start(x, res->fds[0]);
 	close(res->fds[0]);
 }
 
 static int begin_file(struct request *x, const char *path, struct err *e)
 {
 	struct fork_as_spec s = { .run = file_open, .arg = x->path, .what = "opening the file",
-		.timeout_ns = OPEN_TIMEOUT_NS, .done = opened, .opaque = x };
+		.timeout_ns = OPEN_TIMEOUT_NS, .done = file_opened, .opaque = x };
 	struct peer who = conn_peer(x->call->conn);
 	int r = rights_of_peer(&who, &x->rights, e);
 
@@ -232,7 +232,7 @@ static int begin_fd(struct request *x, const char *name, struct err *e)
 
 	if (fd < 0)
 		return err_set(e, -ENOENT, ERR_NOT_FOUND, "File descriptor named '%.60s' not found", name);
-	begin(x, fd);
+	dump_start(x, fd);
 	return 0;
 }
 

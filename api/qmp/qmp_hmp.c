@@ -183,7 +183,7 @@ static const struct {
 };
 
 /* Trim the line and reduce white space between words to one space. */
-static void squeeze(const char *line, char *buf, size_t size)
+static void spaces_squeeze(const char *line, char *buf, size_t size)
 {
 	size_t n = 0;
 
@@ -203,7 +203,7 @@ void qmp_hmp(struct call *c, const char *line)
 	char words[LINE_MAX_BYTES];
 
 	c->is_text = true;
-	squeeze(line, words, sizeof(words));
+	spaces_squeeze(line, words, sizeof(words));
 	for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
 		size_t n = strlen(lines[i].name);
 

@@ -98,7 +98,7 @@ static int check_args(struct call *c, bool vmstate, char tag[VM_SNAPSHOT_NAME_MA
 
 /* ---- snapshots ---- */
 
-static void begun(struct call *c, int r, const struct err *e)
+static void job_begun(struct call *c, int r, const struct err *e)
 {
 	if (r < 0)
 		call_fail(c, e);
@@ -116,7 +116,7 @@ void qmp_snapshot_save(struct call *c)
 
 	if (!r)
 		r = snapshot_create(c->vm, &body, &name, &j, &e);
-	begun(c, r, &e);
+	job_begun(c, r, &e);
 }
 
 /* As in QEMU, the VM runs afterwards if it ran before. */
@@ -132,7 +132,7 @@ void qmp_snapshot_load(struct call *c)
 
 	if (!r)
 		r = snapshot_revert(c->vm, &opts, &name, &j, &e);
-	begun(c, r, &e);
+	job_begun(c, r, &e);
 }
 
 void qmp_snapshot_delete(struct call *c)
@@ -145,7 +145,7 @@ void qmp_snapshot_delete(struct call *c)
 
 	if (!r)
 		r = snapshot_delete(c->vm, tag, SNAPSHOT_ALONE, false, &name, &j, &e);
-	begun(c, r, &e);
+	job_begun(c, r, &e);
 }
 
 /* ---- jobs ---- */

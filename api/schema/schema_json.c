@@ -4,7 +4,7 @@
 
 #include <stdio.h>
 
-static struct json_object *entry(const char *name, const char *meta)
+static struct json_object *entry_put(const char *name, const char *meta)
 {
 	struct json_object *o = json_object_new_object();
 
@@ -19,7 +19,7 @@ static void add_builtins(struct json_object *all)
 		"value" };
 
 	for (unsigned i = 0; i < FIELD_WORDS; i++) {
-		struct json_object *o = entry(field_type_name(i), "builtin");
+		struct json_object *o = entry_put(field_type_name(i), "builtin");
 
 		js_put_str(o, "json-type", json_types[i]);
 		json_object_array_add(all, o);
@@ -28,7 +28,7 @@ static void add_builtins(struct json_object *all)
 
 static void add_enum(struct json_object *all, enum field_type t)
 {
-	struct json_object *o = entry(field_type_name(t), "enum");
+	struct json_object *o = entry_put(field_type_name(t), "enum");
 	struct json_object *all_members = json_object_new_array(), *values = json_object_new_array();
 	const char *word;
 
@@ -51,7 +51,7 @@ static void put_doc(enum dialect d, struct json_object *o, const char *doc)
 		js_put_str(o, "doc", doc);
 }
 
-static struct json_object *members(enum dialect d, const struct field *f)
+static struct json_object *members_put(enum dialect d, const struct field *f)
 {
 	struct json_object *list = json_object_new_array();
 
@@ -72,15 +72,15 @@ static struct json_object *members(enum dialect d, const struct field *f)
 static void add_object(enum dialect d, struct json_object *all, const char *name,
 	const struct field *f)
 {
-	struct json_object *o = entry(name, "object");
+	struct json_object *o = entry_put(name, "object");
 
-	js_put(o, "members", members(d, f));
+	js_put(o, "members", members_put(d, f));
 	json_object_array_add(all, o);
 }
 
 static void add_list(struct json_object *all, const char *name, const char *element)
 {
-	struct json_object *o = entry(name, "array");
+	struct json_object *o = entry_put(name, "array");
 
 	js_put_str(o, "element-type", element);
 	json_object_array_add(all, o);
@@ -124,7 +124,7 @@ static void put_rules(struct json_object *o, const struct command *c)
 
 static void add_command(enum dialect d, struct json_object *all, const struct command *c)
 {
-	struct json_object *o = entry(c->name, "command");
+	struct json_object *o = entry_put(c->name, "command");
 	char name[80];
 
 	snprintf(name, sizeof(name), "%s-arg", c->name);
@@ -140,7 +140,7 @@ static void add_command(enum dialect d, struct json_object *all, const struct co
 
 static void add_event(enum dialect d, struct json_object *all, const struct event_spec *ev)
 {
-	struct json_object *o = entry(ev->name, "event");
+	struct json_object *o = entry_put(ev->name, "event");
 	char name[80];
 
 	snprintf(name, sizeof(name), "%s-arg", ev->name);

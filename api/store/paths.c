@@ -16,7 +16,7 @@ static int path_put(char *buf, size_t size, struct err *e, const char *a, const 
 	return 0;
 }
 
-static const char *env(const char *name)
+static const char *path_from_env(const char *name)
 {
 	const char *v = getenv(name);
 
@@ -26,7 +26,7 @@ static const char *env(const char *name)
 /* An XDG variable that is not absolute is to be ignored, says its specification. */
 static const char *env_folder(const char *name)
 {
-	const char *v = env(name);
+	const char *v = path_from_env(name);
 
 	return v && *v == '/' ? v : NULL;
 }
@@ -75,8 +75,8 @@ int paths_client_socket(const char *option, char *buf, size_t size, struct err *
 	char dir[PATH_MAX];
 	int r;
 
-	if (option || env("CAIRN_SOCKET"))
-		r = path_put(buf, size, e, option ? option : env("CAIRN_SOCKET"), "");
+	if (option || path_from_env("CAIRN_SOCKET"))
+		r = path_put(buf, size, e, option ? option : path_from_env("CAIRN_SOCKET"), "");
 	else if ((r = default_run_dir(dir, sizeof(dir), e)) == 0)
 		r = path_put(buf, size, e, dir, "/cairn.sock");
 	return r < 0 ? r : socket_check(buf, e);
@@ -89,7 +89,7 @@ static bool program_in(const char *dir, const char *sub, const char *name, char 
 
 int paths_helper(const char *name, char *buf, size_t size, struct err *e)
 {
-	const char *libexec = env("CAIRN_LIBEXEC");
+	const char *libexec = path_from_env("CAIRN_LIBEXEC");
 	char self[PATH_MAX], *slash;
 	ssize_t n;
 
@@ -112,15 +112,15 @@ int paths_vm_program(const char *option, char *buf, size_t size, struct err *e)
 {
 	int r;
 
-	if (option || env("CAIRN_VM"))
-		return path_put(buf, size, e, option ? option : env("CAIRN_VM"), "");
+	if (option || path_from_env("CAIRN_VM"))
+		return path_put(buf, size, e, option ? option : path_from_env("CAIRN_VM"), "");
 	r = paths_helper("cairn-vm", buf, size, e);
 	if (r == -ENOENT && e && strlen(e->msg) + 20 < sizeof(e->msg))
 		strcat(e->msg, "; use --vm-program");
 	return r;
 }
 
-static int absolute(const char *path, char *buf, size_t size, struct err *e)
+static int path_is_absolute(const char *path, char *buf, size_t size, struct err *e)
 {
 	char cwd[PATH_MAX];
 
@@ -136,7 +136,7 @@ static int absolute(const char *path, char *buf, size_t size, struct err *e)
 /* /run/cairn/cairn.sock: /run/cairn/cairn.qmp */
 static int qmp_dir_name(struct daemon_paths *p, struct err *e)
 {
-	int r = absolute(p->socket, p->qmp_dir, sizeof(p->qmp_dir) - 5, e);
+	int r = path_is_absolute(p->socket, p->qmp_dir, sizeof(p->qmp_dir) - 5, e);
 	char *dot;
 
 	if (r < 0)
@@ -157,7 +157,7 @@ int paths_for_daemon(const char *state_dir, const char *socket, const char *vm_p
 	memset(p, 0, sizeof(*p));
 	p->listening = -1;
 	p->system = geteuid() == 0 && !state_dir;
-	r = state_dir ? absolute(state_dir, p->state_dir, sizeof(p->state_dir), e) :
+	r = state_dir ? path_is_absolute(state_dir, p->state_dir, sizeof(p->state_dir), e) :
 			default_state_dir(p->state_dir, sizeof(p->state_dir), e);
 	/* The VMs of a state folder are found through sockets that belong to it alone. */
 	if (!r && state_dir)

@@ -226,7 +226,7 @@ void store_close(struct store *s)
 /* ---- loading ---- */
 
 /* A definition is that of a VM which is missed. */
-static void damaged(struct store *s, const char *name, const char *path, const char *why)
+static void file_damaged(struct store *s, const char *name, const char *path, const char *why)
 {
 	const char *file = strrchr(path, '/');
 
@@ -242,7 +242,7 @@ void store_quarantine(struct store *s, const char *name, const char *why)
 	if (vm_path(s, name, "definition.json", path, NULL) < 0)
 		return;
 	store_writer_settle_path(&s->writer, path);
-	damaged(s, name, path, why);
+	file_damaged(s, name, path, why);
 }
 
 static void newer_note(struct store *s, const char *name, const char *path, const char *why)
@@ -280,7 +280,7 @@ static struct json_object *path_load(struct store *s, const char *name, const ch
 	if (!r)
 		return STEAL_PTR(o);
 	if (r == -EINVAL || r == -EFBIG)
-		damaged(s, name, path, e.msg);
+		file_damaged(s, name, path, e.msg);
 	else if (r != -ENOENT && r != -ENOTSUP)
 		log_error("store", "%s", e.msg);
 	return NULL;

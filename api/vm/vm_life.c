@@ -266,7 +266,7 @@ static void ended_unsaid(struct vm *vm, const struct vm_process_end *end)
 }
 
 /* Its process was kept for a dump alone: what became of it then is nobody's concern. */
-static void crash_is_over(struct vm *vm)
+static void crash_done(struct vm *vm)
 {
 	char reason[sizeof(vm->reason)], detail[sizeof(vm->detail)];
 
@@ -286,7 +286,7 @@ void vm_ended(struct vm *vm, const struct vm_process_end *end)
 	else if (vm->destroying)
 		vm_move(vm, VM_ASK_DESTROY, "destroyed", NULL, 0);
 	else if (vm->crash_dumped)
-		crash_is_over(vm);
+		crash_done(vm);
 	else if (!end->said)
 		ended_unsaid(vm, end);
 	else if (reason_is_orderly(ev->reason))
@@ -333,7 +333,7 @@ void vm_when_gone(struct vm *vm, void (*gone)(struct vm *v, void *opaque), void 
 	vm->when_gone_opaque = opaque;
 }
 
-static void life_gone(void *opaque, const struct vm_process_end *end)
+static void life_ended(void *opaque, const struct vm_process_end *end)
 {
 	struct vm *vm = opaque;
 	bool was_active = vm_state_is_active(vm->state), rebooting = vm->rebooting;
@@ -362,4 +362,4 @@ static void life_gone(void *opaque, const struct vm_process_end *end)
 		vm_policies_apply(vm, rebooting);
 }
 
-const struct vm_process_ops vm_life_ops = { .event = life_event, .gone = life_gone };
+const struct vm_process_ops vm_life_ops = { .event = life_event, .gone = life_ended };

@@ -33,7 +33,7 @@ static void file_name(const char *name, char buf[NAME_IN_ADDRESS_MAX + 8])
 			(unsigned long long)name_hash(name));
 }
 
-static void address(int run_dir, const char *name, struct sockaddr_un *sa)
+static void socket_address(int run_dir, const char *name, struct sockaddr_un *sa)
 {
 	char file[NAME_IN_ADDRESS_MAX + 8];
 
@@ -57,7 +57,7 @@ int vm_socket_connect(int run_dir, const char *name, int *ret_fd)
 	struct sockaddr_un sa;
 	int on = 1;
 
-	address(run_dir, name, &sa);
+	socket_address(run_dir, name, &sa);
 	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) < 0 ||
 		connect(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0)
 		return -errno;
@@ -73,7 +73,7 @@ int vm_socket_listen(int run_dir, const char *name, int *ret_fd, struct err *e)
 	/* Not asked whether somebody listens: the rings of a process that was killed hold its
 	 * socket for a moment after it is gone. */
 	vm_socket_remove(run_dir, name);
-	address(run_dir, name, &sa);
+	socket_address(run_dir, name, &sa);
 	if (fd < 0 || bind(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 || listen(fd, 4) < 0)
 		return err_set_errno(e, -errno, "cannot make the socket of VM '%s'", name);
 	*ret_fd = steal_fd(&fd);

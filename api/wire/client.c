@@ -69,7 +69,7 @@ static int socket_connect(const char *path, int *ret_fd, struct err *e)
 	return 0;
 }
 
-static int lost(struct err *e)
+static int connection_lost(struct err *e)
 {
 	return err_set(e, -EPIPE, ERR_GENERIC, "the daemon hung up; is it still running?");
 }
@@ -103,7 +103,7 @@ static int client_read(struct client *c, uint64_t deadline_ns, struct err *e)
 	if (n < 0 && errno == EINTR)
 		return 0;
 	if (n <= 0)
-		return lost(e);
+		return connection_lost(e);
 	h = CMSG_FIRSTHDR(&m);
 	if (h && h->cmsg_level == SOL_SOCKET && h->cmsg_type == SCM_RIGHTS) {
 		if (c->fd >= 0)
@@ -169,7 +169,7 @@ static int client_send(struct client *c, struct json_object *o, int fd, struct e
 		ssize_t n = bytes_send(c->sock, line + at, len - at, at ? -1 : fd);
 
 		if (n < 0 && errno != EINTR)
-			return lost(e);
+			return connection_lost(e);
 		at += n > 0 ? (size_t)n : 0;
 	}
 	return line ? 0 : err_set_errno(e, -ENOMEM, "client");

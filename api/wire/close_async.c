@@ -18,7 +18,7 @@ struct batch {
 };
 
 /* recv() that also returns the received fds. */
-static ssize_t receive(int sock, void *buf, size_t size, int fds[CLOSE_ASYNC_FDS_MAX], size_t *ret_n)
+static ssize_t packet_receive(int sock, void *buf, size_t size, int fds[CLOSE_ASYNC_FDS_MAX], size_t *ret_n)
 {
 	union {
 		struct cmsghdr align;
@@ -58,7 +58,7 @@ static void *batch_close(void *opaque)
 	char buf[4096];
 	size_t n;
 
-	while (b->sock >= 0 && (receive(b->sock, buf, sizeof(buf), fds, &n) > 0 || n))
+	while (b->sock >= 0 && (packet_receive(b->sock, buf, sizeof(buf), fds, &n) > 0 || n))
 		all_close(fds, n);
 	all_close(b->fds, b->n);
 	if (b->sock >= 0)
@@ -130,7 +130,7 @@ ssize_t close_async_recv(int sock, void *buf, size_t size, int *ret_fd)
 {
 	int fds[CLOSE_ASYNC_FDS_MAX];
 	size_t n;
-	ssize_t got = receive(sock, buf, size, fds, &n);
+	ssize_t got = packet_receive(sock, buf, size, fds, &n);
 
 	if (n && ret_fd)
 		*ret_fd = fds[--n];

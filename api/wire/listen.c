@@ -22,7 +22,7 @@
 #define GROUP_NAME "cairn"
 #define PASSED_FD 3 /* SD_LISTEN_FDS_START */
 
-static int address(const char *path, struct sockaddr_un *sa, struct err *e)
+static int socket_address(const char *path, struct sockaddr_un *sa, struct err *e)
 {
 	memset(sa, 0, sizeof(*sa));
 	sa->sun_family = AF_UNIX;
@@ -61,7 +61,7 @@ int listen_prepare(const char *path, struct err *e)
 {
 	CLEANUP_CLOSE int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	struct sockaddr_un sa;
-	int r = address(path, &sa, e);
+	int r = socket_address(path, &sa, e);
 
 	if (!r)
 		r = folder_make(path, e);
@@ -104,7 +104,7 @@ int listen_open(const char *path, bool system, int *ret_fd, gid_t *ret_group, st
 	CLEANUP_CLOSE int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	struct sockaddr_un sa;
 	mode_t old;
-	int r = address(path, &sa, e);
+	int r = socket_address(path, &sa, e);
 
 	*ret_group = (gid_t)-1;
 	if (!r)
@@ -135,7 +135,7 @@ static long env_number(const char *name)
 	return v && *v && !*end ? n : 0;
 }
 
-static int option(int fd, int name)
+static int socket_option(int fd, int name)
 {
 	socklen_t len = sizeof(int);
 	int v = -1;
@@ -148,8 +148,8 @@ static int passed_check(int fd, char *path, size_t size, struct err *e)
 	struct sockaddr_un sa = { .sun_family = AF_UNSPEC };
 	socklen_t len = sizeof(sa);
 
-	if (option(fd, SO_DOMAIN) != AF_UNIX || option(fd, SO_TYPE) != SOCK_STREAM ||
-		option(fd, SO_ACCEPTCONN) != 1)
+	if (socket_option(fd, SO_DOMAIN) != AF_UNIX || socket_option(fd, SO_TYPE) != SOCK_STREAM ||
+		socket_option(fd, SO_ACCEPTCONN) != 1)
 		return err_set(e, -EINVAL, ERR_INVALID,
 			"the fd that was passed (LISTEN_FDS) is no listening Unix stream socket");
 	if (getsockname(fd, (struct sockaddr *)&sa, &len) < 0)

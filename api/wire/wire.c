@@ -96,7 +96,7 @@ static enum wire_result text_finish(struct wire *w, struct json_object **ret_o, 
 	return WIRE_ERROR;
 }
 
-static enum wire_result fatal(struct err *e, const char *what)
+static enum wire_result wire_fail(struct err *e, const char *what)
 {
 	err_set(e, -EMSGSIZE, ERR_GENERIC, "JSON parse error, %s of more than %d bytes", what,
 		WIRE_TEXT_MAX);
@@ -109,16 +109,16 @@ static enum wire_result inside_text(struct wire *w, char c, struct json_object *
 	bool closed;
 
 	if (wire_keep(w, c) < 0)
-		return fatal(e, "no memory for a text");
+		return wire_fail(e, "no memory for a text");
 	closed = text_byte(w, c);
 	if (w->discarding && ++w->skipped > WIRE_TEXT_MAX)
-		return fatal(e, "refused text");
+		return wire_fail(e, "refused text");
 	if (w->discarding && closed)
 		wire_reset(w);
 	else if (closed)
 		return text_finish(w, ret_o, e);
 	if (w->len > WIRE_TEXT_MAX)
-		return fatal(e, "text");
+		return wire_fail(e, "text");
 	if (w->depth <= JS_DEPTH_MAX || w->discarding)
 		return WIRE_MORE;
 	w->discarding = true;
@@ -140,7 +140,7 @@ static enum wire_result between_texts(struct wire *w, char c, struct json_object
 		return WIRE_MORE;
 	}
 	if (++w->skipped > WIRE_TEXT_MAX)
-		return fatal(e, "garbage");
+		return wire_fail(e, "garbage");
 	if (w->garbage)
 		return WIRE_MORE;
 	w->garbage = true;

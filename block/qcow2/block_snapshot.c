@@ -215,7 +215,7 @@ int block_snapshot_list(struct block *b, struct block_snapshot_info **ret_list, 
 	return 0;
 }
 
-static void apply(struct block *b, const char *id, const struct block_snapshot_info *info,
+static void snapshot_apply(struct block *b, const char *id, const struct block_snapshot_info *info,
 	struct block_snapshot_op *op)
 {
 	struct err e = { 0 };
@@ -238,13 +238,13 @@ static void apply(struct block *b, const char *id, const struct block_snapshot_i
 
 void block_snapshot_apply(struct block *b, const char *id, struct block_snapshot_op *op)
 {
-	apply(b, id, NULL, op);
+	snapshot_apply(b, id, NULL, op);
 }
 
 void block_snapshot_apply_with(struct block *b, const struct block_snapshot_info *info,
 	struct block_snapshot_op *op)
 {
-	apply(b, info->id, info, op);
+	snapshot_apply(b, info->id, info, op);
 }
 
 void block_snapshot_delete(struct block *b, const char *id, struct block_snapshot_op *op)

@@ -244,7 +244,7 @@ struct slice *cache_peek(struct cache *c, uint64_t offset)
 	return s && !s->loading ? s : NULL;
 }
 
-static void slice_read_over(struct slice *s, int res)
+static void slice_read_done(struct slice *s, int res)
 {
 	struct qcow2 *q = s->cache->q;
 
@@ -263,7 +263,7 @@ static void slice_loaded(struct io *io, int res)
 {
 	struct slice *s = container_of(io, struct slice, io);
 
-	slice_read_over(s, io_read_result(io, res, s->cache->q->tail.file_bytes));
+	slice_read_done(s, io_read_result(io, res, s->cache->q->tail.file_bytes));
 }
 
 static void slice_read(struct slice *s)
@@ -307,7 +307,7 @@ static void batch_loaded(struct io *io, int res)
 		if (res < 0)
 			slice_read(b->slices[i]);
 		else
-			slice_read_over(b->slices[i], 0);
+			slice_read_done(b->slices[i], 0);
 	}
 	free(b);
 }

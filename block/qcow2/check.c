@@ -19,8 +19,8 @@
 #define CHECK_PROGRESS_TABLES 64u
 #define CHECK_BITMAP_DIRECTORY_MAX (64 * MIB)
 
-static void report(struct checker *k, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-static void report(struct checker *k, const char *fmt, ...)
+static void fault_report(struct checker *k, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void fault_report(struct checker *k, const char *fmt, ...)
 {
 	char line[256];
 	va_list ap;
@@ -35,10 +35,10 @@ static void report(struct checker *k, const char *fmt, ...)
 	k->c->report(k->c->opaque, line);
 }
 
-#define BAD(k, ...) ((k)->c->corruptions++, report(k, "ERROR " __VA_ARGS__))
+#define BAD(k, ...) ((k)->c->corruptions++, fault_report(k, "ERROR " __VA_ARGS__))
 
 /* Bytes [off, off + len) of the file are used that many times more. False: they are not there. */
-static bool use_times(struct checker *k, uint64_t off, uint64_t len, uint32_t times, const char *what)
+static bool cluster_use_times(struct checker *k, uint64_t off, uint64_t len, uint32_t times, const char *what)
 {
 	if (!len)
 		return true;
@@ -51,9 +51,9 @@ static bool use_times(struct checker *k, uint64_t off, uint64_t len, uint32_t ti
 	return true;
 }
 
-static bool use(struct checker *k, uint64_t off, uint64_t len, const char *what)
+static bool cluster_use(struct checker *k, uint64_t off, uint64_t len, const char *what)
 {
-	return use_times(k, off, len, 1, what);
+	return cluster_use_times(k, off, len, 1, what);
 }
 
 int checker_load(struct checker *k, uint64_t *t, uint64_t off, uint64_t n)
@@ -62,7 +62,7 @@ int checker_load(struct checker *k, uint64_t *t, uint64_t off, uint64_t n)
 
 	if (r < 0) {
 		k->c->errors++;
-		report(k, "ERROR cannot read a table at 0x%llx: %s", (unsigned long long)off,
+		fault_report(k, "ERROR cannot read a table at 0x%llx: %s", (unsigned long long)off,
 			strerror(-r));
 		return r;
 	}
@@ -83,7 +83,7 @@ int checker_store(struct checker *k, const uint64_t *t, uint64_t off, uint64_t n
 }
 
 /* A table of its own; NULL when it cannot be read. */
-static uint64_t *load_table(struct checker *k, uint64_t off, uint64_t n)
+static uint64_t *table_load(struct checker *k, uint64_t off, uint64_t n)
 {
 	uint64_t *t = io_buffer_new(ROUND_UP(MAX(n, 1u) * 8, 4096));
 
@@ -95,14 +95,14 @@ static uint64_t *load_table(struct checker *k, uint64_t off, uint64_t n)
 	return NULL;
 }
 
-static void store_table(struct checker *k, const uint64_t *t, uint64_t off, uint64_t n)
+static void table_store(struct checker *k, const uint64_t *t, uint64_t off, uint64_t n)
 {
 	if (k->changed && checker_store(k, t, off, n) < 0)
 		k->c->errors++;
 	k->changed = false;
 }
 
-static bool aligned(const struct checker *k, uint64_t off)
+static bool offset_is_aligned(const struct checker *k, uint64_t off)
 {
 	return !(off & (k->cluster_bytes - 1));
 }
@@ -132,7 +132,7 @@ void checker_ref_set(uint32_t order, uint8_t *p, uint64_t i, uint64_t v)
 		p[(i << (order - 3)) + n] = (uint8_t)v;
 }
 
-static void load_block(struct checker *k, uint64_t block, uint64_t off)
+static void block_load(struct checker *k, uint64_t block, uint64_t off)
 {
 	uint64_t per_block = (uint64_t)k->cluster_bytes * 8 >> k->h->refcount_order;
 	CLEANUP_FREE uint8_t *buf = io_buffer_new(k->cluster_bytes);
@@ -161,24 +161,24 @@ static void counts_mark(struct checker *k, uint64_t off, uint64_t len)
 void checker_refcounts(struct checker *k)
 {
 	uint64_t n = (uint64_t)k->h->reftable_clusters * k->cluster_bytes / 8;
-	CLEANUP_FREE uint64_t *t = load_table(k, k->h->reftable_offset, n);
+	CLEANUP_FREE uint64_t *t = table_load(k, k->h->reftable_offset, n);
 
-	if (use(k, k->h->reftable_offset, n * 8, "the refcount table"))
+	if (cluster_use(k, k->h->reftable_offset, n * 8, "the refcount table"))
 		counts_mark(k, k->h->reftable_offset, n * 8);
 	for (uint64_t i = 0; t && i < n; i++) {
 		uint64_t off = t[i];
 
 		if (!off)
 			continue;
-		if ((off & QCOW2_REFTABLE_RESERVED) || !aligned(k, off) || off >= QCOW2_OFFSET_END) {
+		if ((off & QCOW2_REFTABLE_RESERVED) || !offset_is_aligned(k, off) || off >= QCOW2_OFFSET_END) {
 			BAD(k, "refcount block %llu is misaligned (0x%llx)", (unsigned long long)i,
 				(unsigned long long)off);
 			continue;
 		}
-		if (!use(k, off, k->cluster_bytes, "a refcount block"))
+		if (!cluster_use(k, off, k->cluster_bytes, "a refcount block"))
 			continue;
 		counts_mark(k, off, k->cluster_bytes);
-		load_block(k, i, off);
+		block_load(k, i, off);
 	}
 }
 
@@ -197,7 +197,7 @@ static void check_copied(struct checker *k, uint64_t off, bool copied, const cha
 		return;
 	}
 	k->c->leaks++;
-	report(k, "COPIED of the %s at 0x%llx is missing", what, (unsigned long long)off);
+	fault_report(k, "COPIED of the %s at 0x%llx is missing", what, (unsigned long long)off);
 }
 
 static bool compressed_ok(struct checker *k, uint64_t e, const struct checker_l2 *l2)
@@ -225,7 +225,7 @@ static bool compressed_ok(struct checker *k, uint64_t e, const struct checker_l2
 		BAD(k, "a compressed cluster (0x%llx) lies in the header", (unsigned long long)off);
 		return false;
 	}
-	return use_times(k, off, MAX(MIN(n * 512 - (off & 511), end - MIN(off, end)), 1u),
+	return cluster_use_times(k, off, MAX(MIN(n * 512 - (off & 511), end - MIN(off, end)), 1u),
 		k->l2_refs[l2->off >> k->cluster_bits], "a compressed cluster");
 }
 
@@ -249,7 +249,7 @@ static bool external_ok(struct checker *k, uint64_t e, uint64_t guest)
 	}
 	if (!(e & QCOW2_COPIED) && !k->fix) {
 		k->c->leaks++;
-		report(k, "COPIED of the data cluster at 0x%llx is missing", (unsigned long long)off);
+		fault_report(k, "COPIED of the data cluster at 0x%llx is missing", (unsigned long long)off);
 	}
 	data_count(k, off);
 	return true;
@@ -262,7 +262,7 @@ static bool plain_ok(struct checker *k, uint64_t e, uint64_t bitmap, uint64_t gu
 	uint64_t off = e & QCOW2_OFFSET_MASK, allocated = bitmap & 0xffffffff;
 	bool has_host = off || (k->external && (e & QCOW2_COPIED));
 
-	if ((e & QCOW2_L2_RESERVED) || !aligned(k, off) ||
+	if ((e & QCOW2_L2_RESERVED) || !offset_is_aligned(k, off) ||
 		((e & QCOW2_ZERO) && (ext || k->h->version < 3)) || (allocated & bitmap >> 32) ||
 		(allocated && !has_host)) {
 		BAD(k, "an L2 entry is against the format (0x%016llx)", (unsigned long long)e);
@@ -272,7 +272,7 @@ static bool plain_ok(struct checker *k, uint64_t e, uint64_t bitmap, uint64_t gu
 		return true;
 	if (k->external)
 		return external_ok(k, e, guest);
-	if (!use_times(k, off, k->cluster_bytes, k->l2_refs[l2->off >> k->cluster_bits],
+	if (!cluster_use_times(k, off, k->cluster_bytes, k->l2_refs[l2->off >> k->cluster_bits],
 		    "a data cluster"))
 		return false;
 	if (l2->active) {
@@ -343,7 +343,7 @@ static void check_l2(struct checker *k, const struct checker_l2 *l2)
 		if (!ok && fix)
 			entry_clear(k, &t[i], second, guest);
 	}
-	store_table(k, t, l2->off, n);
+	table_store(k, t, l2->off, n);
 }
 
 /* Snapshots share tables, a hostile image names one a million times: each is walked once, when
@@ -375,11 +375,11 @@ static bool l1_entry_ok(struct checker *k, uint64_t e, uint32_t i, bool active)
 	uint64_t l2 = e & QCOW2_OFFSET_MASK;
 	bool ext = k->h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2;
 
-	if ((e & QCOW2_L1_RESERVED) || !aligned(k, l2)) {
+	if ((e & QCOW2_L1_RESERVED) || !offset_is_aligned(k, l2)) {
 		BAD(k, "L1 entry %u is against the format (0x%016llx)", i, (unsigned long long)e);
 		return false;
 	}
-	if (!use(k, l2, k->cluster_bytes, "an L2 table"))
+	if (!cluster_use(k, l2, k->cluster_bytes, "an L2 table"))
 		return false;
 	if (active)
 		check_copied(k, l2, e & QCOW2_COPIED, "L2 table");
@@ -395,13 +395,13 @@ static void check_l1(struct checker *k, uint64_t off, uint32_t n, bool active)
 
 	if (!n)
 		return;
-	if (!off || !aligned(k, off) || n > QCOW2_L1_BYTES_MAX / 8) {
+	if (!off || !offset_is_aligned(k, off) || n > QCOW2_L1_BYTES_MAX / 8) {
 		BAD(k, "an L1 table is misplaced (0x%llx, %u entries)", (unsigned long long)off, n);
 		return;
 	}
-	if (!use(k, off, n * 8ULL, "an L1 table"))
+	if (!cluster_use(k, off, n * 8ULL, "an L1 table"))
 		return;
-	t = load_table(k, off, n);
+	t = table_load(k, off, n);
 	for (uint32_t i = 0; t && i < n; i++) {
 		if (!(t[i] & (QCOW2_OFFSET_MASK | QCOW2_L1_RESERVED)))
 			continue;
@@ -417,7 +417,7 @@ static void check_l1(struct checker *k, uint64_t off, uint32_t n, bool active)
 	}
 	k->changed = changed;
 	if (t)
-		store_table(k, t, off, n);
+		table_store(k, t, off, n);
 }
 
 static int check_snapshots(struct checker *k, struct err *e)
@@ -431,7 +431,7 @@ static int check_snapshots(struct checker *k, struct err *e)
 	r = qcow2_snapshots_read(k->fd, k->h, &list, &n, e);
 	if (r < 0)
 		return r;
-	use(k, k->h->snapshots_offset, list[n - 1].table_bytes, "the snapshot table");
+	cluster_use(k, k->h->snapshots_offset, list[n - 1].table_bytes, "the snapshot table");
 	for (size_t i = 0; i < n; i++)
 		check_l1(k, list[i].l1_offset, list[i].l1_size, false);
 	qcow2_snapshots_free(list, n);
@@ -442,15 +442,15 @@ static void check_bitmap(struct checker *k, uint64_t table, uint32_t n)
 {
 	CLEANUP_FREE uint64_t *t = NULL;
 
-	if (!aligned(k, table) || n > QCOW2_L1_BYTES_MAX / 8) {
+	if (!offset_is_aligned(k, table) || n > QCOW2_L1_BYTES_MAX / 8) {
 		BAD(k, "a bitmap's table is misplaced (0x%llx)", (unsigned long long)table);
 		return;
 	}
-	if (use(k, table, n * 8ULL, "a bitmap's table"))
-		t = load_table(k, table, n);
+	if (cluster_use(k, table, n * 8ULL, "a bitmap's table"))
+		t = table_load(k, table, n);
 	for (uint32_t i = 0; t && i < n; i++)
 		if (t[i] & QCOW2_OFFSET_MASK)
-			use(k, t[i] & QCOW2_OFFSET_MASK, k->cluster_bytes, "a bitmap's data");
+			cluster_use(k, t[i] & QCOW2_OFFSET_MASK, k->cluster_bytes, "a bitmap's data");
 }
 
 static void check_bitmaps(struct checker *k)
@@ -461,11 +461,11 @@ static void check_bitmaps(struct checker *k)
 	/* Without its bit the extension is of old: its clusters may be anybody's by now. */
 	if (!k->h->has_bitmaps || !k->h->nb_bitmaps || !(k->h->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
 		return;
-	if (!aligned(k, k->h->bitmaps_offset) || k->h->bitmaps_bytes > CHECK_BITMAP_DIRECTORY_MAX) {
+	if (!offset_is_aligned(k, k->h->bitmaps_offset) || k->h->bitmaps_bytes > CHECK_BITMAP_DIRECTORY_MAX) {
 		BAD(k, "the bitmap directory is misplaced");
 		return;
 	}
-	use(k, k->h->bitmaps_offset, k->h->bitmaps_bytes, "the bitmap directory");
+	cluster_use(k, k->h->bitmaps_offset, k->h->bitmaps_bytes, "the bitmap directory");
 	buf = io_buffer_new(ROUND_UP(k->h->bitmaps_bytes, 4096) + 4096);
 	if (!buf || qcow2_pread(k->fd, buf, ROUND_UP(k->h->bitmaps_bytes, 4096), k->h->bitmaps_offset)) {
 		k->c->errors++;
@@ -487,7 +487,7 @@ static void check_bitmaps(struct checker *k)
 
 /* ---- the comparison ---- */
 
-static void compare(struct checker *k)
+static void counts_compare(struct checker *k)
 {
 	uint64_t end = 0;
 
@@ -507,7 +507,7 @@ static void compare(struct checker *k)
 				k->used[c]);
 		} else {
 			k->c->leaks++;
-			report(k, "Leaked cluster %llu: refcount %u, used %u times",
+			fault_report(k, "Leaked cluster %llu: refcount %u, used %u times",
 				(unsigned long long)c, k->refs[c], k->used[c]);
 		}
 	}
@@ -554,7 +554,7 @@ int checker_walk(struct checker *k, struct err *e)
 {
 	int r;
 
-	use(k, 0, k->cluster_bytes, "the header");
+	cluster_use(k, 0, k->cluster_bytes, "the header");
 	check_l1(k, k->h->l1_offset, k->h->l1_size, true);
 	check_bitmaps(k);
 	r = check_snapshots(k, e);
@@ -577,7 +577,7 @@ int qcow2_check(int fd, const struct qcow2_header *h, struct qcow2_check *c, str
 		r = checker_walk(&k, e);
 	}
 	if (!r)
-		compare(&k);
+		counts_compare(&k);
 	checker_done(&k);
 	return r;
 }

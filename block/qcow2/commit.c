@@ -140,7 +140,7 @@ static int commit_collect(struct qcow2 *q)
 
 /* ---- steps ---- */
 
-static void op_over(struct qcow2 *q, int res)
+static void op_done(struct qcow2 *q, int res)
 {
 	if (res < 0 && !q->commit.res)
 		q->commit.res = res;
@@ -148,9 +148,9 @@ static void op_over(struct qcow2 *q, int res)
 		commit_next(q);
 }
 
-static void write_over(struct io *io, int res)
+static void write_done(struct io *io, int res)
 {
-	op_over(container_of(io, struct commit_write, io)->q, res);
+	op_done(container_of(io, struct commit_write, io)->q, res);
 }
 
 static bool group_write(struct qcow2 *q, size_t from, size_t to)
@@ -160,20 +160,20 @@ static bool group_write(struct qcow2 *q, size_t from, size_t to)
 		struct commit_write *w = &q->commit.writes[i];
 
 		w->q = q;
-		w->io.done = write_over;
+		w->io.done = write_done;
 		io_write(&w->io, q->base.loop, q->base.fd, &w->iov, 1, w->offset, w->len);
 	}
 	return to > from;
 }
 
-static void sync_over(struct loop_op *op, int res)
+static void sync_done(struct loop_op *op, int res)
 {
-	op_over(container_of(op, struct qcow2, commit.op), res < 0 ? res : 0);
+	op_done(container_of(op, struct qcow2, commit.op), res < 0 ? res : 0);
 }
 
-static void data_sync_over(struct loop_op *op, int res)
+static void data_sync_done(struct loop_op *op, int res)
 {
-	op_over(container_of(op, struct qcow2, commit.data_op), res < 0 ? res : 0);
+	op_done(container_of(op, struct qcow2, commit.data_op), res < 0 ? res : 0);
 }
 
 /* data: also what guests have written. In a file of its own that is once a commit: what the
@@ -184,19 +184,19 @@ static bool group_sync(struct qcow2 *q, bool data)
 
 	data = data && q->external && !c->data_synced;
 	c->pending = data ? 2 : 1;
-	c->op.done = sync_over;
+	c->op.done = sync_done;
 	loop_fdatasync(q->base.loop, &c->op, q->base.fd);
 	if (data) {
 		c->data_synced = true;
-		c->data_op.done = data_sync_over;
+		c->data_op.done = data_sync_done;
 		loop_fdatasync(q->base.loop, &c->data_op, q->data_fd);
 	}
 	return true;
 }
 
-static void header_over(struct io *io, int res)
+static void header_done(struct io *io, int res)
 {
-	op_over(container_of(io, struct qcow2, commit.header_io), res);
+	op_done(container_of(io, struct qcow2, commit.header_io), res);
 }
 
 /* The moved refcount table gets its name. */
@@ -208,7 +208,7 @@ static bool header_write(struct qcow2 *q)
 	store_be32(q->header_piece + QCOW2_AT_REFTABLE_CLUSTERS, c->moved_clusters);
 	c->pending = 1;
 	c->header_iov = (struct iovec){ q->header_piece, q->header_piece_bytes };
-	c->header_io.done = header_over;
+	c->header_io.done = header_done;
 	io_write(&c->header_io, q->base.loop, q->base.fd, &c->header_iov, 1, 0, q->header_piece_bytes);
 	return true;
 }

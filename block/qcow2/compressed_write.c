@@ -37,13 +37,13 @@ int qcow2_streams_new(struct block *b, struct qcow2_streams **ret_s, struct qcow
 	return 0;
 }
 
-static int take(struct qcow2 *q, struct wait *w, struct cluster_run *ret)
+static int cluster_take(struct qcow2 *q, struct wait *w, struct cluster_run *ret)
 {
 	return commit_throttle(q, w) ? -EINPROGRESS : cluster_alloc(q, 1, w, ret);
 }
 
 /* The cluster that has room gets a reference more; -ERANGE: it has as many as it can. */
-static int share(struct qcow2_streams *s)
+static int cluster_share(struct qcow2_streams *s)
 {
 	uint32_t done;
 
@@ -51,21 +51,21 @@ static int share(struct qcow2_streams *s)
 }
 
 /* A place for len bytes, each cluster that it touches with a reference for it. */
-static int place(struct qcow2_streams *s, size_t len, uint64_t *ret_at)
+static int stream_place(struct qcow2_streams *s, size_t len, uint64_t *ret_at)
 {
 	struct qcow2 *q = s->q;
 	struct cluster_run run;
-	int r = s->left >= len ? share(s) : -ERANGE;
+	int r = s->left >= len ? cluster_share(s) : -ERANGE;
 
 	*ret_at = s->end;
 	if (r != -ERANGE)
 		return r;
-	r = QCOW2_SYNC(q, take(q, &sync.wait, &run));
+	r = QCOW2_SYNC(q, cluster_take(q, &sync.wait, &run));
 	if (r < 0)
 		return r;
 	*ret_at = run.first << q->cluster_bits;
 	if (s->left && s->left < len && *ret_at == s->end + s->left)
-		r = share(s);
+		r = cluster_share(s);
 	else
 		return 0;
 	if (!r)
@@ -76,7 +76,7 @@ static int place(struct qcow2_streams *s, size_t len, uint64_t *ret_at)
 }
 
 /* The entry names it. What stood there is given up. */
-static int name(struct qcow2 *q, uint64_t off, uint64_t at, size_t len, struct wait *w)
+static int cluster_map(struct qcow2 *q, uint64_t off, uint64_t at, size_t len, struct wait *w)
 {
 	uint32_t x = 62 - (q->cluster_bits - 8);
 	uint64_t sectors = (at + len - 1) / 512 - at / 512;
@@ -108,13 +108,13 @@ int qcow2_streams_add(struct qcow2_streams *s, uint64_t off, const void *data, s
 
 	if (!len || len >= q->cluster_bytes || off >= q->base.info.size_bytes || (off & (q->cluster_bytes - 1)))
 		return -EINVAL;
-	r = place(s, len, &at);
+	r = stream_place(s, len, &at);
 	if (r < 0)
 		return r;
 	end = at + len;
 	r = pwrite_full(q->base.fd, data, len, (off_t)at);
 	if (!r)
-		r = QCOW2_SYNC(q, name(q, off, at, len, &sync.wait));
+		r = QCOW2_SYNC(q, cluster_map(q, off, at, len, &sync.wait));
 	if (r < 0) {
 		cluster_free_later(q, at >> q->cluster_bits,
 			(uint32_t)(((end - 1) >> q->cluster_bits) - (at >> q->cluster_bits) + 1));

@@ -28,7 +28,7 @@ struct copier {
 	uint8_t *l1, *l2, *piece;
 };
 
-static int damaged(struct copier *k, const char *what, uint64_t v)
+static int source_damaged(struct copier *k, const char *what, uint64_t v)
 {
 	return err_set(k->e, -EINVAL, ERR_CORRUPT, "the image's tables are damaged: %s 0x%llx; see `cairn-img "
 		"check`", what, (unsigned long long)v);
@@ -82,11 +82,11 @@ static int range_add(struct copier *k, uint64_t off, uint64_t len)
 	int r = 0;
 
 	if (!range_inside(off, len, ROUND_UP(k->file_bytes, k->cluster_bytes)))
-		return damaged(k, "past the end lies", off);
+		return source_damaged(k, "past the end lies", off);
 	if (!k->copying) {
 		k->total += len;
 		/* Sectors of compressed clusters overlap; nothing else does. */
-		return k->total / 2 > ROUND_UP(k->file_bytes, k->cluster_bytes) ? damaged(k, "used twice:", off) : 0;
+		return k->total / 2 > ROUND_UP(k->file_bytes, k->cluster_bytes) ? source_damaged(k, "used twice:", off) : 0;
 	}
 	if (off != k->run_to || k->run_to - k->run_from >= PIECE_BYTES) {
 		r = run_copy(k);
@@ -105,7 +105,7 @@ static int compressed_add(struct copier *k, uint64_t e)
 	uint64_t from = ROUND_DOWN(off, 512), end = ROUND_UP(k->file_bytes, 512), len = n * 512;
 
 	if (off < k->cluster_bytes || off >= k->file_bytes)
-		return damaged(k, "a compressed cluster at", off);
+		return source_damaged(k, "a compressed cluster at", off);
 	return range_add(k, from, MIN(len, end - from));
 }
 
@@ -119,13 +119,13 @@ static int entry_add(struct copier *k, uint64_t e, uint64_t bitmap)
 	if ((e & QCOW2_L2_RESERVED) || off & (k->cluster_bytes - 1) ||
 		((e & QCOW2_ZERO) && (ext || k->h.version < 3)) ||
 		((uint32_t)bitmap & (bitmap >> 32)) || ((uint32_t)bitmap && !off))
-		return damaged(k, "an L2 entry", e);
+		return source_damaged(k, "an L2 entry", e);
 	if (!off)
 		return 0;
 	/* Its place stays its own, as a hole. */
 	if ((e & QCOW2_ZERO) || (ext && !(uint32_t)bitmap))
 		return range_inside(off, k->cluster_bytes, ROUND_UP(k->file_bytes, k->cluster_bytes)) ? 0 :
-			damaged(k, "past the end lies", off);
+			source_damaged(k, "past the end lies", off);
 	return range_add(k, off, k->cluster_bytes);
 }
 
@@ -136,7 +136,7 @@ static int l2_add(struct copier *k, uint64_t off)
 
 	if (off & (k->cluster_bytes - 1) || !range_inside(off, k->cluster_bytes, k->file_bytes) ||
 		++k->tables > k->file_bytes >> k->h.cluster_bits)
-		return damaged(k, "an L2 table at", off);
+		return source_damaged(k, "an L2 table at", off);
 	r = qcow2_pread(k->from, k->l2, k->cluster_bytes, off);
 	if (r < 0)
 		return err_set_errno(k->e, r, "cannot read a table of a disk's image");
@@ -160,7 +160,7 @@ static int l1_walk(struct copier *k, bool copying)
 		uint64_t e = load_be64(k->l1 + i * 8ULL);
 
 		if (e & QCOW2_L1_RESERVED)
-			r = damaged(k, "an L1 entry", e);
+			r = source_damaged(k, "an L1 entry", e);
 		else if (e & QCOW2_OFFSET_MASK)
 			r = l2_add(k, e & QCOW2_OFFSET_MASK);
 	}
@@ -175,7 +175,7 @@ static int l1_load(struct copier *k)
 
 	if (!k->h.l1_offset || k->h.l1_offset & (k->cluster_bytes - 1) || bytes > QCOW2_L1_BYTES_MAX ||
 		!range_inside(k->h.l1_offset, bytes, ROUND_UP(k->file_bytes, k->cluster_bytes)))
-		return damaged(k, "an L1 table at", k->h.l1_offset);
+		return source_damaged(k, "an L1 table at", k->h.l1_offset);
 	k->l1 = io_buffer_new(ROUND_UP(room, 4096));
 	if (!k->l1)
 		return err_set_errno(k->e, -ENOMEM, "copying a disk");
@@ -204,7 +204,7 @@ static int snapshot_find(struct copier *k)
 		k->h.l1_offset = list[i].l1_offset;
 		k->h.l1_size = (uint32_t)MIN(want, list[i].l1_size);
 		if (want > list[i].l1_size)
-			r = damaged(k, "too small an L1 table at", list[i].l1_offset);
+			r = source_damaged(k, "too small an L1 table at", list[i].l1_offset);
 	} else {
 		r = err_set(k->e, -ENOENT, ERR_NOT_FOUND, "the image has no snapshot %s", k->c->snapshot);
 	}
@@ -264,7 +264,7 @@ static int refcounts_make(struct copier *k)
 	return r || !k->c->cloned ? r : qcow2_trim(k->c->to, &h, k->e);
 }
 
-static int copy(struct copier *k)
+static int image_copy_all(struct copier *k)
 {
 	int r = header_load(k);
 
@@ -289,7 +289,7 @@ static int copy(struct copier *k)
 int qcow2_copy(const struct qcow2_copy *c, struct err *e)
 {
 	struct copier k = { .c = c, .e = e, .from = c->cloned ? c->to : c->from };
-	int r = copy(&k);
+	int r = image_copy_all(&k);
 
 	free(k.l1);
 	free(k.l2);

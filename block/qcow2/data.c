@@ -125,7 +125,7 @@ static void data_op_end(struct data_op *d)
 	wait_list_wake(&waiters, 0);
 }
 
-static void punched(struct loop_op *op, int res)
+static void punch_done(struct loop_op *op, int res)
 {
 	struct data_op *d = container_of(op, struct data_op, op);
 	struct qcow2_req *req = d->req;
@@ -143,13 +143,13 @@ int data_punch(struct qcow2_req *req, uint64_t off, uint64_t len)
 	data_used(q, DIV_ROUND_UP(off + len, (uint64_t)q->cluster_bytes));
 	if (!q->data.can_punch)
 		return 0;
-	if (!data_op_start(req, off, len, true, punched))
+	if (!data_op_start(req, off, len, true, punch_done))
 		return -ENOMEM;
 	req->pending++;
 	return 0;
 }
 
-static void zeroed(struct loop_op *op, int res)
+static void zero_done(struct loop_op *op, int res)
 {
 	struct data_op *d = container_of(op, struct data_op, op);
 	struct qcow2_req *req = d->req;
@@ -182,7 +182,7 @@ int data_zero_step(struct qcow2_req *req)
 		return -EOPNOTSUPP;
 	if (l2meta_wait(req->map, off >> q->cluster_bits, (off + len - 1) >> q->cluster_bits, &req->wait))
 		return -EINPROGRESS;
-	return data_op_start(req, off, len, punch, zeroed) ? -EINPROGRESS : -ENOMEM;
+	return data_op_start(req, off, len, punch, zero_done) ? -EINPROGRESS : -ENOMEM;
 }
 
 /* ---- for tools ---- */

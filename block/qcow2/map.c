@@ -111,7 +111,7 @@ void l2_release(struct qcow2 *q, struct l2_entry v)
 /* ---- looking up ---- */
 
 /* The kind of the grain at guest offset off. */
-static void classify(const struct qcow2 *q, struct l2_entry v, uint64_t off, bool l1_copied,
+static void entry_classify(const struct qcow2 *q, struct l2_entry v, uint64_t off, bool l1_copied,
 	struct extent *x)
 {
 	uint64_t in_cluster = off & (q->cluster_bytes - 1), host = v.e & QCOW2_OFFSET_MASK;
@@ -140,7 +140,7 @@ static void classify(const struct qcow2 *q, struct l2_entry v, uint64_t off, boo
 		x->in_place = l1_copied && (v.e & QCOW2_COPIED);
 }
 
-static bool extends(const struct extent *x, const struct extent *next, uint64_t len)
+static bool extent_continues(const struct extent *x, const struct extent *next, uint64_t len)
 {
 	return x->kind == next->kind && x->kind != EXTENT_COMPRESSED &&
 	       x->in_place == next->in_place &&
@@ -166,12 +166,12 @@ static int extent_in_slice(const struct qcow2 *q, const struct slice *s, uint64_
 				"(0x%016llx)", (unsigned long long)off, (unsigned long long)v.e);
 			return -EIO;
 		}
-		classify(q, v, pos, l1_copied, &x);
+		entry_classify(q, v, pos, l1_copied, &x);
 		if (x.kind == EXTENT_COMPRESSED)
 			step = ROUND_DOWN(pos, q->cluster_bytes) + q->cluster_bytes;
 		if (pos == off)
 			*ret = x;
-		else if (!extends(ret, &x, pos - off))
+		else if (!extent_continues(ret, &x, pos - off))
 			break;
 		pos = step;
 	}
@@ -188,7 +188,7 @@ static bool extent_in_run(const struct qcow2 *q, uint64_t slice, uint64_t off, u
 
 	if (!l2_runs_find(q->l2.runs, slice, i, &v.e, &n) || l2_check_at(q, v, off) < 0)
 		return false;
-	classify(q, v, off, l1_copied, ret);
+	entry_classify(q, v, off, l1_copied, ret);
 	ret->len = MIN(len, ((uint64_t)n << q->cluster_bits) - (off & (q->cluster_bytes - 1)));
 	return true;
 }

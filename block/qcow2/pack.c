@@ -126,7 +126,7 @@ struct qcow2_pack {
 	struct pack_hole hole; /* the largest; streams that fit go there */
 };
 
-static uint64_t end_of(const struct qcow2_pack *p)
+static uint64_t stream_end(const struct qcow2_pack *p)
 {
 	return p->at + p->fill;
 }
@@ -140,7 +140,7 @@ static int buffer_write(struct qcow2_pack *p)
 	return r;
 }
 
-static int append(struct qcow2_pack *p, const void *data, size_t n)
+static int stream_append(struct qcow2_pack *p, const void *data, size_t n)
 {
 	int r = p->fill + n > BUFFER_BYTES ? buffer_write(p) : 0;
 
@@ -154,16 +154,16 @@ static int append(struct qcow2_pack *p, const void *data, size_t n)
 	return 0;
 }
 
-static int align(struct qcow2_pack *p)
+static int stream_align(struct qcow2_pack *p)
 {
-	uint64_t end = end_of(p), left = ROUND_UP(end, (uint64_t)p->cluster_bytes) - end;
+	uint64_t end = stream_end(p), left = ROUND_UP(end, (uint64_t)p->cluster_bytes) - end;
 	int r;
 
 	if (left > p->hole.left && p->streams < p->max_refs)
 		p->hole = (struct pack_hole){ end, left, p->streams };
 	p->streams = 0;
 	if (left < PAD_BYTES)
-		return left ? append(p, NULL, left) : 0;
+		return left ? stream_append(p, NULL, left) : 0;
 	r = buffer_write(p);
 	p->at += left;
 	return r;
@@ -175,10 +175,10 @@ static int l2_flush(struct qcow2_pack *p)
 
 	if (!p->l2_used)
 		return 0;
-	r = align(p);
-	p->l1[p->l1_index] = end_of(p) | QCOW2_COPIED;
+	r = stream_align(p);
+	p->l1[p->l1_index] = stream_end(p) | QCOW2_COPIED;
 	if (!r)
-		r = append(p, p->l2, p->cluster_bytes);
+		r = stream_append(p, p->l2, p->cluster_bytes);
 	memset(p->l2, 0, p->cluster_bytes);
 	p->l2_used = false;
 	return r;
@@ -196,10 +196,10 @@ static void l2_set(struct qcow2_pack *p, uint64_t off, uint64_t e, uint64_t bitm
 
 static int add_plain(struct qcow2_pack *p, uint64_t off, const void *data)
 {
-	int r = align(p);
+	int r = stream_align(p);
 
-	l2_set(p, off, end_of(p) | QCOW2_COPIED, 0xffffffff);
-	return r ? r : append(p, data, p->cluster_bytes);
+	l2_set(p, off, stream_end(p) | QCOW2_COPIED, 0xffffffff);
+	return r ? r : stream_append(p, data, p->cluster_bytes);
 }
 
 static void l2_set_stream(struct qcow2_pack *p, uint64_t off, uint64_t host, size_t len)
@@ -229,19 +229,19 @@ static int add_to_hole(struct qcow2_pack *p, uint64_t off, const void *data, siz
 /* Streams lie byte after byte; a cluster holds as many as its refcount can count. */
 static int add_stream(struct qcow2_pack *p, uint64_t off, const void *data, size_t len)
 {
-	uint64_t end = end_of(p), in = end & (p->cluster_bytes - 1);
+	uint64_t end = stream_end(p), in = end & (p->cluster_bytes - 1);
 	int r = 0;
 
 	if (!in && len <= p->hole.left)
 		return add_to_hole(p, off, data, len);
 	if (in && (p->streams == p->max_refs ||
 		(p->max_refs == 1 && in + len > p->cluster_bytes)))
-		r = align(p);
-	end = end_of(p);
+		r = stream_align(p);
+	end = stream_end(p);
 	in = end & (p->cluster_bytes - 1);
 	p->streams = in + len >= p->cluster_bytes ? in + len > p->cluster_bytes : p->streams + 1;
 	l2_set_stream(p, off, end, len);
-	return r ? r : append(p, data, len);
+	return r ? r : stream_append(p, data, len);
 }
 
 int qcow2_pack_add(struct qcow2_pack *p, uint64_t off, const void *data, size_t len)
@@ -265,7 +265,7 @@ int qcow2_pack_finish(struct qcow2_pack *p, struct err *e)
 	int r = l1 ? l2_flush(p) : -ENOMEM;
 
 	if (!r)
-		r = align(p);
+		r = stream_align(p);
 	if (!r)
 		r = buffer_write(p);
 	if (!r && ftruncate(p->fd, (off_t)p->at) < 0)

@@ -310,7 +310,7 @@ static int rebuild_plan(struct rebuild *b)
 	return -EFBIG;
 }
 
-static bool own(const struct rebuild *b, uint64_t c)
+static bool cluster_own(const struct rebuild *b, uint64_t c)
 {
 	return c >= b->start && c < b->start + b->table_clusters + b->nblocks;
 }
@@ -325,7 +325,7 @@ static int block_build(struct rebuild *b, uint64_t at, struct err *e)
 	for (uint64_t i = 0; i < b->per_block; i++) {
 		uint64_t c = b->blocks[at] * b->per_block + i, v = c < k->n ? k->used[c] : 0;
 
-		if (own(b, c))
+		if (cluster_own(b, c))
 			v = 1;
 		if (v > max)
 			return err_set(e, -ERANGE, ERR_UNSUPPORTED, "cluster %llu is used %llu times, which "

@@ -211,7 +211,7 @@ static int added_zero(struct qcow2 *q, uint64_t from, uint64_t to)
 	return r ? r : qcow2_sync_flush(q);
 }
 
-static int grow(struct qcow2 *q, uint64_t size)
+static int disk_grow(struct qcow2 *q, uint64_t size)
 {
 	uint32_t want = (uint32_t)qcow2_l1_entries(size, q->cluster_bits, q->ext);
 	uint64_t old = q->base.info.size_bytes;
@@ -251,7 +251,7 @@ int qcow2_resize(struct block *b, uint64_t size, struct err *e)
 	if (!r && size > old)
 		r = data_truncate(q, size);
 	if (!r)
-		r = size < old ? cut_zero(q, size) : grow(q, size);
+		r = size < old ? cut_zero(q, size) : disk_grow(q, size);
 	if (r == -ENOTSUP)
 		return err_set(e, r, ERR_UNSUPPORTED, "%s: a table for that size does not fit beside "
 			"clusters of %u bytes; convert the image into one with larger clusters", b->name,

@@ -44,7 +44,7 @@ struct delete {
 
 /* ---- finding ---- */
 
-static int find(struct delete *d, size_t *ret_i)
+static int entry_find(struct delete *d, size_t *ret_i)
 {
 	struct qcow2 *q = d->o.task.q;
 	int r = snaps_load(q, &d->o.err);
@@ -117,7 +117,7 @@ static int step_find(struct delete *d)
 
 	if (gate_wait(t->q, &t->wait))
 		return -EINPROGRESS;
-	r = find(d, &i);
+	r = entry_find(d, &i);
 	if (r < 0)
 		return r;
 	d->o.phase = DELETE_MARK;

@@ -29,7 +29,7 @@ static int holes_punch(struct checker *k, uint64_t end, struct err *e)
 	return 0;
 }
 
-static int trim(struct checker *k, struct err *e)
+static int image_trim(struct checker *k, struct err *e)
 {
 	uint64_t end = k->n;
 	struct stat st;
@@ -70,7 +70,7 @@ int qcow2_trim(int fd, const struct qcow2_header *h, struct err *e)
 			err_set_errno(e, r, "cannot write the header");
 	}
 	if (!r)
-		r = trim(&k, e);
+		r = image_trim(&k, e);
 	checker_done(&k);
 	return r;
 }

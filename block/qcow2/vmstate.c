@@ -24,7 +24,7 @@ struct vm_req {
 	int res;
 };
 
-static void vm_req_over(struct vm_req *v, int res)
+static void vm_req_done_later(struct vm_req *v, int res)
 {
 	struct block_vmstate_req *r = v->outer;
 
@@ -39,7 +39,7 @@ static void vm_req_over(struct vm_req *v, int res)
 
 static void vm_req_done(struct block_req *r, int res)
 {
-	vm_req_over(container_of(r, struct vm_req, inner), res);
+	vm_req_done_later(container_of(r, struct vm_req, inner), res);
 }
 
 struct fail_req {
@@ -73,7 +73,7 @@ void vmstate_fail(struct qcow2 *q, struct block_vmstate_req *r, int res)
 	loop_nop(q->base.loop, &f->nop);
 }
 
-static bool misaligned(const struct qcow2 *q, const struct block_vmstate_req *r)
+static bool range_is_misaligned(const struct qcow2 *q, const struct block_vmstate_req *r)
 {
 	if (!q->base.info.direct)
 		return false;
@@ -118,7 +118,7 @@ int vmstate_start(struct qcow2 *q, struct map *m, struct block_vmstate_req *r, b
 
 	if (!res && write)
 		res = map_reserve(q, m, r->offset + r->len);
-	if (!res && misaligned(q, r)) {
+	if (!res && range_is_misaligned(q, r)) {
 		v->bounce = (struct iovec){ io_buffer_new(r->len), r->len };
 		res = v->bounce.iov_base ? 0 : -ENOMEM;
 	}

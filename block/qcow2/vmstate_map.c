@@ -6,7 +6,7 @@
 #include <stdlib.h>
 
 /* Does what comes at cluster go on where the last stretch ends? */
-static bool continues(const struct block_vmstate_map *m, uint64_t cluster, uint64_t host)
+static bool extent_continues(const struct block_vmstate_map *m, uint64_t cluster, uint64_t host)
 {
 	const struct block_vmstate_extent *last;
 
@@ -20,7 +20,7 @@ int block_vmstate_map_add(struct block_vmstate_map *m, uint64_t cluster, uint64_
 {
 	struct block_vmstate_extent *x = m->extents;
 
-	if (continues(m, cluster, host))
+	if (extent_continues(m, cluster, host))
 		return 0;
 	if (!(m->nextents & (m->nextents - 1))) { /* all powers of two are full */
 		x = reallocarray(x, m->nextents ? 2 * m->nextents : 1, sizeof(*x));

@@ -81,7 +81,7 @@ static uint64_t sub_mask(const struct qcow2 *q, uint64_t begin, uint64_t end)
 }
 
 /* Entry of the cluster at guest offset c: host is its cluster now. */
-static void publish_one(struct alloc_write *a, uint64_t c, uint64_t host)
+static void entry_publish(struct alloc_write *a, uint64_t c, uint64_t host)
 {
 	struct qcow2 *q = a->req->q;
 	struct l2_entry old = l2_get(q, a->slice, c), v = { host | QCOW2_COPIED, 0 };
@@ -97,14 +97,14 @@ static void publish_one(struct alloc_write *a, uint64_t c, uint64_t host)
 		l2_release(q, old);
 }
 
-static void publish(struct alloc_write *a)
+static void entries_publish(struct alloc_write *a)
 {
 	struct qcow2 *q = a->req->q;
 
 	if (!a->req->map->vm)
 		q->need_barrier = true;
 	for (uint32_t i = 0; i < a->run.n; i++)
-		publish_one(a, (a->l2meta.first + i) << q->cluster_bits,
+		entry_publish(a, (a->l2meta.first + i) << q->cluster_bits,
 			(a->run.first + i) << q->cluster_bits);
 }
 
@@ -117,7 +117,7 @@ static void alloc_write_end(struct alloc_write *a, int res)
 	if (!res && q->corrupt)
 		res = -EIO;
 	if (!res)
-		publish(a);
+		entries_publish(a);
 	else if (!a->reuse)
 		data_release(q, a->run.first, a->run.n);
 	slice_unpin(a->slice);
@@ -186,7 +186,7 @@ static void alloc_write_data(struct alloc_write *a)
 	io_write(&a->io, q->base.loop, q->data_fd, a->iov, n, host, a->end - a->begin);
 }
 
-static void side_over(struct alloc_write *a, int res)
+static void side_done(struct alloc_write *a, int res)
 {
 	if (res < 0 && !a->res)
 		a->res = res;
@@ -200,12 +200,12 @@ static void side_over(struct alloc_write *a, int res)
 
 static void head_read(struct block_req *r, int res)
 {
-	side_over(container_of(r, struct alloc_write, head), res);
+	side_done(container_of(r, struct alloc_write, head), res);
 }
 
 static void tail_read(struct block_req *r, int res)
 {
-	side_over(container_of(r, struct alloc_write, tail), res);
+	side_done(container_of(r, struct alloc_write, tail), res);
 }
 
 /* The disk may end inside the cluster: what lies behind has to be zeros, or a later
@@ -272,7 +272,7 @@ static void alloc_write_sides(struct alloc_write *a)
 		side_begin(a, &a->head, &a->head_iov, a->begin, a->off - a->begin, head_read);
 	if (!tail_zero)
 		side_begin(a, &a->tail, &a->tail_iov, data_end, a->end - data_end, tail_read);
-	side_over(a, 0);
+	side_done(a, 0);
 }
 
 /* ---- the plan ---- */

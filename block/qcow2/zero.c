@@ -55,7 +55,7 @@ static int write_zeros(struct qcow2_req *req, uint64_t off, uint64_t len)
 
 /* Less than a cluster, or an image that has no zero flag: skip what reads as zeros
  * anyway, write the rest. */
-static int step_by_hand(struct qcow2_req *req, uint64_t off, uint64_t len)
+static int step_write_zeros(struct qcow2_req *req, uint64_t off, uint64_t len)
 {
 	struct extent x;
 	int r;
@@ -75,7 +75,7 @@ static int step_by_hand(struct qcow2_req *req, uint64_t off, uint64_t len)
 }
 
 /* What the entry becomes. Unchanged: nothing to do. */
-static struct l2_entry zeroed(const struct qcow2_req *req, struct l2_entry v)
+static struct l2_entry zero_done(const struct qcow2_req *req, struct l2_entry v)
 {
 	const struct qcow2 *q = req->q;
 	bool discard = req->block_req->op == BLOCK_DISCARD, backed = q->base.backing != NULL;
@@ -103,7 +103,7 @@ static int zero_slice(struct qcow2_req *req, struct slice *s, uint64_t off, uint
 		if (l2_check_at(q, old, off) < 0)
 			return qcow2_corrupt(q, "the L2 entry of offset 0x%llx is against the format "
 				"(0x%016llx)", (unsigned long long)off, (unsigned long long)old.e);
-		v = zeroed(req, old);
+		v = zero_done(req, old);
 		if (v.e == old.e && v.bitmap == old.bitmap)
 			continue;
 		l2_put(q, s, off, v);
@@ -154,13 +154,13 @@ int qcow2_req_step_zero(struct qcow2_req *req)
 
 	if (q->data.raw) {
 		r = data_zero_step(req);
-		return r == -EOPNOTSUPP ? step_by_hand(req, off, end - off) : r;
+		return r == -EOPNOTSUPP ? step_write_zeros(req, off, end - off) : r;
 	}
 	if (end == q->base.info.size_bytes)
 		whole_end = ROUND_UP(end, cluster); /* nothing lies behind */
 	if (no_flag)
-		return step_by_hand(req, off, end - off);
+		return step_write_zeros(req, off, end - off);
 	if ((off & (cluster - 1)) || off >= whole_end)
-		return step_by_hand(req, off, MIN(end, ROUND_DOWN(off, cluster) + cluster) - off);
+		return step_write_zeros(req, off, MIN(end, ROUND_DOWN(off, cluster) + cluster) - off);
 	return step_clusters(req, off, whole_end);
 }

@@ -109,7 +109,7 @@ static bool stage_end(struct i6300esb *w)
 }
 
 /* Runs on the loop. */
-static void arm(struct loop_task *task)
+static void stage_arm(struct loop_task *task)
 {
 	struct i6300esb *w = container_of(task, struct i6300esb, rearm);
 	uint64_t end;
@@ -124,7 +124,7 @@ static void arm(struct loop_task *task)
 		loop_timer_disarm(w->timer);
 }
 
-static void fire(void *opaque)
+static void stage_fire(void *opaque)
 {
 	struct i6300esb *w = opaque;
 	struct dev_event ev = { .kind = DEV_EVENT_WATCHDOG, .device = w->dev.name };
@@ -139,7 +139,7 @@ static void fire(void *opaque)
 
 /* ---- configuration space ---- */
 
-static uint32_t piece(uint32_t dword, unsigned off, unsigned size)
+static uint32_t register_piece(uint32_t dword, unsigned off, unsigned size)
 {
 	return dword >> 8 * (off & 3) & (uint32_t)(UINT32_MAX >> (32 - 8 * size));
 }
@@ -152,7 +152,7 @@ static bool config_read(struct pci_function *f, unsigned off, unsigned size, uin
 	if (reg != CONFIG_WDT && reg != CONFIG_LOCK)
 		return false;
 	pthread_mutex_lock(&w->lock);
-	*ret_v = piece(reg == CONFIG_WDT ? w->r.config : w->r.lock, off, size);
+	*ret_v = register_piece(reg == CONFIG_WDT ? w->r.config : w->r.lock, off, size);
 	pthread_mutex_unlock(&w->lock);
 	return true;
 }
@@ -208,7 +208,7 @@ static uint64_t bar_read(void *opaque, uint64_t off, unsigned size)
 	if (size == 8)
 		v = register_value(&w->r, off) | (uint64_t)register_value(&w->r, off + 4) << 32;
 	else
-		v = piece(register_value(&w->r, off & ~3ULL), off & 3, size);
+		v = register_piece(register_value(&w->r, off & ~3ULL), off & 3, size);
 	pthread_mutex_unlock(&w->lock);
 	return v;
 }
@@ -373,11 +373,11 @@ int i6300esb_new(struct dev_host *h, struct pci_host *p, int slot, struct device
 	snprintf(w->dev.name, sizeof(w->dev.name), "watchdog0");
 	w->host = h;
 	w->r = power_on;
-	w->rearm.run = arm;
+	w->rearm.run = stage_arm;
 	pthread_mutex_init(&w->lock, NULL);
 	pci_function_init(&w->fn, &ids, &fn_ops);
 	pci_function_bar(&w->fn, 0, BAR_BYTES, false, &bar_ops, w);
-	r = loop_timer_new(h->loop, fire, w, &w->timer);
+	r = loop_timer_new(h->loop, stage_fire, w, &w->timer);
 	if (r < 0)
 		err_set_errno(e, r, "watchdog");
 	else

@@ -31,7 +31,7 @@
 
 enum { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_GET_ID = 8, T_DISCARD = 11, T_WRITE_ZEROES = 13 };
 enum { S_OK = 0, S_IOERR = 1, S_UNSUPP = 2 };
-/* Results of begin() other than a status. */
+/* Results of request_begin() other than a status. */
 enum { TO_BLOCK_LAYER = -1, NO_REQUEST = -2 };
 
 /* struct virtio_blk_config, section 5.2.4. */
@@ -91,7 +91,7 @@ static void held_append(struct virtio_blk *b, struct blk_request *r)
 
 /* ---- completion ---- */
 
-static void count(_Atomic uint64_t *counter, uint64_t n)
+static void latency_count(_Atomic uint64_t *counter, uint64_t n)
 {
 	atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
 }
@@ -103,18 +103,18 @@ static void request_count(struct blk_request *r)
 
 	switch (r->type) {
 	case T_IN:
-		count(&b->stats.rd_reqs, 1);
-		count(&b->stats.rd_bytes, r->req.len);
-		count(&b->stats.rd_ns, ns);
+		latency_count(&b->stats.rd_reqs, 1);
+		latency_count(&b->stats.rd_bytes, r->req.len);
+		latency_count(&b->stats.rd_ns, ns);
 		break;
 	case T_FLUSH:
-		count(&b->stats.fl_reqs, 1);
-		count(&b->stats.fl_ns, ns);
+		latency_count(&b->stats.fl_reqs, 1);
+		latency_count(&b->stats.fl_ns, ns);
 		break;
 	default:
-		count(&b->stats.wr_reqs, 1);
-		count(&b->stats.wr_bytes, r->req.len);
-		count(&b->stats.wr_ns, ns);
+		latency_count(&b->stats.wr_reqs, 1);
+		latency_count(&b->stats.wr_bytes, r->req.len);
+		latency_count(&b->stats.wr_ns, ns);
 		break;
 	}
 }
@@ -144,7 +144,7 @@ static bool disk_error(struct virtio_blk *b, int error, bool is_write, const cha
 		ev.detail = block_corruption(b->block);
 	ev.stop = ev.corrupt || b->errors == VIRTIO_BLK_ERRORS_STOP;
 	ev.ignored = !ev.stop && b->errors == VIRTIO_BLK_ERRORS_IGNORE;
-	count(&b->stats.errors, 1);
+	latency_count(&b->stats.errors, 1);
 	if (ev.stop) {
 		b->held_wait = true;
 		atomic_store(&b->stats.failed, -error);
@@ -282,7 +282,7 @@ static int begin_get_id(struct blk_request *r, const struct iovec *iov, unsigned
 	return S_OK;
 }
 
-static int begin(struct blk_request *r, const uint8_t *header)
+static int request_begin(struct blk_request *r, const uint8_t *header)
 {
 	struct virtqueue_elem *el = &r->elem;
 	struct iovec *out = el->iov, *in = el->iov + el->nout;
@@ -324,7 +324,7 @@ static int request_parse(struct blk_request *r)
 	r->last_in = *last;
 	r->status = (uint8_t *)last->iov_base + last->iov_len - 1;
 	iov_read(el->iov, el->nout, 0, header, sizeof(header));
-	return begin(r, header);
+	return request_begin(r, header);
 }
 
 /* Start a request. Returns false when the driver violated the protocol. */

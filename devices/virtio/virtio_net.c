@@ -70,15 +70,15 @@ static struct virtio_net *net_of(struct virtio_dev *v)
 	return container_of(v, struct virtio_net, v);
 }
 
-static void count(_Atomic uint64_t *counter, uint64_t n)
+static void counter_add(_Atomic uint64_t *counter, uint64_t n)
 {
 	atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
 }
 
 static void count_frame(struct net_counters *c, uint64_t bytes)
 {
-	count(&c->bytes, bytes);
-	count(&c->packets, 1);
+	counter_add(&c->bytes, bytes);
+	counter_add(&c->packets, 1);
 }
 
 /* ---- the tap ---- */
@@ -176,7 +176,7 @@ static int packet_read(struct virtio_net *n)
 	}
 	n->held = (uint32_t)got;
 	if (got < NET_HEADER_BYTES + NET_FRAME_MIN || !net_header_fit(n->packet, n->v.features)) {
-		count(&n->rx.drops, 1);
+		counter_add(&n->rx.drops, 1);
 		n->held = 0;
 	}
 	return 1;
@@ -186,7 +186,7 @@ static int packet_unfit(struct virtio_net *n, unsigned buffers)
 {
 	while (buffers--)
 		virtqueue_unpop(&n->v.queues[RX].vq);
-	count(&n->rx.drops, 1);
+	counter_add(&n->rx.drops, 1);
 	n->held = 0;
 	return 1;
 }
@@ -322,7 +322,7 @@ static bool frame_write(struct virtio_net *n, uint8_t *header, const struct iove
 	else if (n->user && errno == EAGAIN)
 		return false;
 	else
-		count(errno == EINVAL ? &n->tx.errors : &n->tx.drops, 1);
+		counter_add(errno == EINVAL ? &n->tx.errors : &n->tx.drops, 1);
 	return true;
 }
 
@@ -340,9 +340,9 @@ static int frame_send(struct virtio_net *n, struct virtqueue_elem *el)
 	iov_read(iov, niov, 0, raw, sizeof(raw));
 	iov_drop_front(&iov, &niov, NET_HEADER_BYTES);
 	if (n->tap_fd < 0)
-		count(&n->tx.drops, 1);
+		counter_add(&n->tx.drops, 1);
 	else if (bytes > FRAME_MAX || !net_header_parse(raw, bytes, n->v.features, header))
-		count(&n->tx.errors, 1);
+		counter_add(&n->tx.errors, 1);
 	else if (!frame_write(n, header, iov, niov, bytes))
 		return -EAGAIN;
 	return 0;
@@ -532,7 +532,7 @@ int virtio_net_new(struct dev_host *h, struct pci_host *p, const struct virtio_n
 	return 0;
 }
 
-static uint64_t counted(_Atomic uint64_t *counter)
+static uint64_t counter_get(_Atomic uint64_t *counter)
 {
 	return atomic_load_explicit(counter, memory_order_relaxed);
 }
@@ -541,13 +541,13 @@ void virtio_net_stats(struct device *d, struct virtio_net_stats *s)
 {
 	struct virtio_net *n = net_of_device(d);
 
-	s->rx_bytes = counted(&n->rx.bytes);
-	s->rx_packets = counted(&n->rx.packets);
-	s->rx_errors = counted(&n->rx.errors);
-	s->rx_drops = counted(&n->rx.drops);
-	s->tx_bytes = counted(&n->tx.bytes);
-	s->tx_packets = counted(&n->tx.packets);
-	s->tx_errors = counted(&n->tx.errors);
-	s->tx_drops = counted(&n->tx.drops);
+	s->rx_bytes = counter_get(&n->rx.bytes);
+	s->rx_packets = counter_get(&n->rx.packets);
+	s->rx_errors = counter_get(&n->rx.errors);
+	s->rx_drops = counter_get(&n->rx.drops);
+	s->tx_bytes = counter_get(&n->tx.bytes);
+	s->tx_packets = counter_get(&n->tx.packets);
+	s->tx_errors = counter_get(&n->tx.errors);
+	s->tx_drops = counter_get(&n->tx.drops);
 	s->link_up = atomic_load(&n->link_up);
 }

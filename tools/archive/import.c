@@ -34,7 +34,7 @@ struct importer {
 	struct progress progress;
 };
 
-static int corrupt(struct err *e, const char *name, const char *why)
+static int archive_corrupt(struct err *e, const char *name, const char *why)
 {
 	return err_set(e, -EINVAL, ERR_CORRUPT, "%.80s in the archive %s", name, why);
 }
@@ -64,15 +64,15 @@ static int entry_next(struct importer *x, struct archive_entry **ret_en, const c
 		return archive_failed(x, r, e);
 	name = archive_entry_pathname(*ret_en);
 	if (!name)
-		return corrupt(e, "an entry", "has no name");
+		return archive_corrupt(e, "an entry", "has no name");
 	if (strchr(name, '/'))
-		return corrupt(e, name, "names a folder; the archive was not written by cairn");
+		return archive_corrupt(e, name, "names a folder; the archive was not written by cairn");
 	if (archive_entry_symlink(*ret_en) || archive_entry_hardlink(*ret_en))
-		return corrupt(e, name, "is a link; the archive was not written by cairn");
+		return archive_corrupt(e, name, "is a link; the archive was not written by cairn");
 	if (archive_entry_filetype(*ret_en) != AE_IFREG)
-		return corrupt(e, name, "is no regular file; the archive was not written by cairn");
+		return archive_corrupt(e, name, "is no regular file; the archive was not written by cairn");
 	if (!archive_entry_size_is_set(*ret_en) || archive_entry_size(*ret_en) < 0)
-		return corrupt(e, name, "has no size");
+		return archive_corrupt(e, name, "has no size");
 	*ret_name = name;
 	return 0;
 }
@@ -85,7 +85,7 @@ static int text_read(struct importer *x, struct archive_entry *en, const char *n
 	CLEANUP_FREE char *text = NULL;
 
 	if (size > ARCHIVE_JSON_MAX)
-		return corrupt(e, name, "is too large");
+		return archive_corrupt(e, name, "is too large");
 	text = calloc(1, (size_t)size + 1);
 	if (!text)
 		return err_set_errno(e, -ENOMEM, "%s", name);
@@ -183,10 +183,10 @@ static int file_read_all(struct importer *x, unsigned i, struct err *e)
 		if (!len)
 			continue;
 		if (off < 0 || (uint64_t)off < at || !range_inside((uint64_t)off, len, f->size_bytes))
-			return corrupt(e, f->name, "is larger than its manifest says");
+			return archive_corrupt(e, f->name, "is larger than its manifest says");
 		x->came[i] += len;
 		if (x->came[i] > f->data_bytes)
-			return corrupt(e, f->name, "has more data than its manifest says");
+			return archive_corrupt(e, f->name, "has more data than its manifest says");
 		at = (uint64_t)off + len;
 		r = data_put(x, i, (uint64_t)off, p, len);
 		if (!r)
@@ -219,11 +219,11 @@ static int file_find(struct importer *x, const char *name, unsigned *ret, struct
 		if (strcmp(x->manifest.files[i].name, name))
 			continue;
 		if (x->sums[i].begun)
-			return corrupt(e, name, "is there twice");
+			return archive_corrupt(e, name, "is there twice");
 		*ret = i;
 		return 0;
 	}
-	return corrupt(e, name, "is not in its manifest");
+	return archive_corrupt(e, name, "is not in its manifest");
 }
 
 static int sums_read(struct importer *x, struct archive_entry *en, struct err *e)
@@ -246,7 +246,7 @@ static int entries_read(struct importer *x, struct err *e)
 	while (!(r = entry_next(x, &en, &name, e)) && strcmp(name, ARCHIVE_SUMS)) {
 		r = file_find(x, name, &i, e);
 		if (!r && (uint64_t)archive_entry_size(en) != x->manifest.files[i].size_bytes)
-			r = corrupt(e, name, "has another size than its manifest says");
+			r = archive_corrupt(e, name, "has another size than its manifest says");
 		if (!r)
 			r = file_begin(x, i, e);
 		if (!r)
@@ -261,7 +261,7 @@ static int entries_read(struct importer *x, struct err *e)
 			ARCHIVE_SUMS);
 	r = sums_read(x, en, e);
 	if (!r && (r = entry_next(x, &en, &name, e)) == 0)
-		return corrupt(e, name, "comes after its end");
+		return archive_corrupt(e, name, "comes after its end");
 	return MIN(r, 0);
 }
 
@@ -269,7 +269,7 @@ static int entries_read(struct importer *x, struct err *e)
 
 static int sum_check(const char *name, const char *is, const char *should, struct err *e)
 {
-	return strcmp(is, should) ? corrupt(e, name, "is damaged: its SHA-256 is another") : 0;
+	return strcmp(is, should) ? archive_corrupt(e, name, "is damaged: its SHA-256 is another") : 0;
 }
 
 static int sums_check(struct importer *x, struct err *e)
@@ -284,7 +284,7 @@ static int sums_check(struct importer *x, struct err *e)
 	r = sum_check(ARCHIVE_MANIFEST, text, x->manifest.own_sum, e);
 	for (unsigned i = 0; i < x->manifest.nfiles && !r; i++) {
 		if (!x->sums[i].begun)
-			return corrupt(e, x->manifest.files[i].name, "is missing");
+			return archive_corrupt(e, x->manifest.files[i].name, "is missing");
 		sum_final(&x->sums[i], text);
 		r = sum_check(x->manifest.files[i].name, text, x->manifest.files[i].sum, e);
 	}
@@ -306,7 +306,7 @@ static int names_mend(struct importer *x, unsigned i, struct err *e)
 		return r;
 	if (h.has_backing != (f->backing[0] != 0) ||
 		!(h.incompatible & QCOW2_INCOMPAT_DATA_FILE) != !f->data_file[0])
-		return corrupt(e, f->name, "needs a file which the manifest does not name");
+		return archive_corrupt(e, f->name, "needs a file which the manifest does not name");
 	if (f->backing[0])
 		r = qcow2_set_backing(x->fds[i], &h, f->backing, f->backing_format, e);
 	if (!r && f->data_file[0])

@@ -52,7 +52,7 @@ void progress_add(struct progress *p, uint64_t bytes)
 	fflush(stdout);
 }
 
-static void say(const char *what, struct json_object *o)
+static void status_print(const char *what, struct json_object *o)
 {
 	CLEANUP_JS struct json_object *line = json_object_new_object();
 
@@ -61,13 +61,13 @@ static void say(const char *what, struct json_object *o)
 	fflush(stdout);
 }
 
-static int fail(const struct err *e)
+static int status_fail(const struct err *e)
 {
 	struct json_object *o = json_object_new_object();
 
 	js_put_str(o, "class", err_class_name(e->cls));
 	js_put_str(o, "message", e->msg);
-	say("error", o);
+	status_print("error", o);
 	return 1;
 }
 
@@ -78,9 +78,9 @@ static int export_main(struct json_object *spec)
 
 	if (archive_export(spec, result, &e) < 0) {
 		json_object_put(result);
-		return fail(&e);
+		return status_fail(&e);
 	}
-	say("result", result);
+	status_print("result", result);
 	return 0;
 }
 
@@ -100,15 +100,15 @@ static int import_into(struct json_object *spec, struct stage *stage, struct err
 		if (r < 0)
 			json_object_put(ready);
 		else
-			say("result", ready);
+			status_print("result", ready);
 		return r;
 	}
-	say("ready", ready);
+	status_print("ready", ready);
 	if (!told_to_keep())
 		return err_set(e, -ECANCELED, ERR_CANCELLED, "cancelled");
 	r = stage_keep(stage, e);
 	if (!r)
-		say("result", json_object_new_object());
+		status_print("result", json_object_new_object());
 	return r;
 }
 
@@ -133,8 +133,8 @@ static int clear_main(struct json_object *spec)
 	if (!r)
 		r = stage_clear(parent, name ? name : "", &e);
 	if (r < 0)
-		return fail(&e);
-	say("result", json_object_new_object());
+		return status_fail(&e);
+	status_print("result", json_object_new_object());
 	return 0;
 }
 
@@ -151,7 +151,7 @@ static int import_main(struct json_object *spec)
 	if (!r)
 		r = import_into(spec, stage, &e);
 	stage_free(stage);
-	return r < 0 ? fail(&e) : 0;
+	return r < 0 ? status_fail(&e) : 0;
 }
 
 static const struct {
@@ -179,6 +179,6 @@ int main(int argc, char **argv)
 	if (!r)
 		r = js_parse(text, len, "the specification", &spec, &e);
 	if (r < 0)
-		return fail(&e);
+		return status_fail(&e);
 	return verbs[v].run(spec);
 }

@@ -88,7 +88,7 @@ char *manifest_print_sums(const struct manifest *m)
 
 /* ---- in ---- */
 
-static int bad(struct err *e, const char *what)
+static int manifest_bad(struct err *e, const char *what)
 {
 	return err_set(e, -EINVAL, ERR_CORRUPT, "%s is damaged: %s", ARCHIVE_MANIFEST, what);
 }
@@ -114,7 +114,7 @@ static int take_size(struct json_object *f, const char *key, uint64_t *ret, stru
 
 	if (!json_object_is_type(v, json_type_int) || json_object_get_int64(v) < 0 ||
 		json_object_get_uint64(v) > SIZE_MAX_BYTES)
-		return bad(e, "the size of a file");
+		return manifest_bad(e, "the size of a file");
 	*ret = json_object_get_uint64(v);
 	return 0;
 }
@@ -135,14 +135,14 @@ static int file_parse(struct json_object *o, struct archive_file *f, struct err 
 	if (r < 0)
 		return r;
 	if (!f->name[0] || f->data_bytes > f->size_bytes)
-		return bad(e, "a file without a name, or with more data than its size");
+		return manifest_bad(e, "a file without a name, or with more data than its size");
 	format = js_get_str(o, "format");
 	f->qcow2 = format && !strcmp(format, "qcow2");
 	if (!f->qcow2 && (f->backing[0] || f->data_file[0]))
-		return bad(e, "a backing file of what is no qcow2 image");
+		return manifest_bad(e, "a backing file of what is no qcow2 image");
 	format = js_get_str(o, "backing_format");
 	if (f->backing[0] && (!format || (strcmp(format, "raw") && strcmp(format, "qcow2"))))
-		return bad(e, "the format of a backing file");
+		return manifest_bad(e, "the format of a backing file");
 	if (format && f->backing[0])
 		strcpy(f->backing_format, format);
 	return 0;
@@ -162,7 +162,7 @@ static int files_parse(struct json_object *list, struct manifest *m, struct err 
 	int r = 0;
 
 	if (!list || n > ARCHIVE_FILES_MAX)
-		return bad(e, "its list of files");
+		return manifest_bad(e, "its list of files");
 	m->files = calloc(n + 1, sizeof(*m->files));
 	if (!m->files)
 		return err_set_errno(e, -ENOMEM, "%s", ARCHIVE_MANIFEST);
@@ -172,14 +172,14 @@ static int files_parse(struct json_object *list, struct manifest *m, struct err 
 		r = file_parse(json_object_array_get_idx(list, i), &f, e);
 		if (!r && (file_find(m, f.name) || !strcmp(f.name, ARCHIVE_MANIFEST) ||
 				  !strcmp(f.name, ARCHIVE_SUMS)))
-			r = bad(e, "two files of one name");
+			r = manifest_bad(e, "two files of one name");
 		m->files[i] = f;
 		m->nfiles += !r;
 	}
 	for (unsigned i = 0; i < m->nfiles && !r; i++)
 		if ((m->files[i].backing[0] && !file_find(m, m->files[i].backing)) ||
 			(m->files[i].data_file[0] && !file_find(m, m->files[i].data_file)))
-			r = bad(e, "a backing file that is not in the archive");
+			r = manifest_bad(e, "a backing file that is not in the archive");
 	return r;
 }
 
@@ -193,11 +193,11 @@ static int manifest_take(struct json_object *o, struct manifest *m, struct err *
 			"the archive has format %lld; this cairn reads format %d: import it with a newer one",
 			(long long)format, ARCHIVE_FORMAT);
 	if (format < 1)
-		return bad(e, "its format");
+		return manifest_bad(e, "its format");
 	if (!json_object_is_type(js_get(o, "definition"), json_type_object))
-		return bad(e, "its definition");
+		return manifest_bad(e, "its definition");
 	if (snapshot && strlen(snapshot) >= sizeof(m->snapshot))
-		return bad(e, "the name of its snapshot");
+		return manifest_bad(e, "the name of its snapshot");
 	if (snapshot)
 		strcpy(m->snapshot, snapshot);
 	m->definition = json_object_get(js_get(o, "definition"));

@@ -76,7 +76,7 @@ static int data_find(struct snapshot_source *s)
 
 /* ---- the tables ---- */
 
-static void layout(struct snapshot_source *s)
+static void snapshot_layout(struct snapshot_source *s)
 {
 	uint64_t last = UINT64_MAX, before;
 
@@ -145,7 +145,7 @@ static int tables_make(struct snapshot_source *s, struct err *e)
 {
 	int r;
 
-	layout(s);
+	snapshot_layout(s);
 	s->meta = calloc(meta_clusters(s), CLUSTER);
 	if (!s->meta)
 		return err_set_errno(e, -ENOMEM, "%s", s->name);

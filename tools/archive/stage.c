@@ -20,7 +20,7 @@ struct stage {
 };
 
 /* It holds files only: nothing else is ever made in it. */
-static int empty(int fd)
+static int folder_empty(int fd)
 {
 	int copy = openat(fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR *d = copy < 0 ? NULL : fdopendir(copy);
@@ -70,7 +70,7 @@ static int folder_take(struct stage *s, struct err *e)
 		return r == -ENOENT ? err_set_errno(e, r, "the folder %s", s->tmp) : r;
 	if (flock(s->fd, LOCK_EX | LOCK_NB) < 0)
 		return err_set(e, -EBUSY, ERR_BUSY, "another import is filling the folder %s", s->name);
-	r = empty(s->fd);
+	r = folder_empty(s->fd);
 	return r < 0 ? err_set_errno(e, r, "what an import that was broken off left in %s", s->tmp) : 0;
 }
 
@@ -121,7 +121,7 @@ static int folder_clear(struct stage *s, struct err *e)
 	if (!r && !is_the_same(s))
 		return 0;
 	if (!r)
-		r = empty(s->fd);
+		r = folder_empty(s->fd);
 	if (!r && unlinkat(s->parent, s->tmp, AT_REMOVEDIR) < 0)
 		r = -errno;
 	return r < 0 ? err_set_errno(e, r, "what is left in %s", s->tmp) : 0;
@@ -145,7 +145,7 @@ void stage_free(struct stage *s)
 {
 	if (!s)
 		return;
-	if (!s->kept && !empty(s->fd))
+	if (!s->kept && !folder_empty(s->fd))
 		unlinkat(s->parent, s->tmp, AT_REMOVEDIR);
 	close(s->fd);
 	free(s);

@@ -21,7 +21,7 @@ static void block_add(struct sum *s, uint64_t block, const uint8_t *p, size_t le
 	sha256_update(&s->sha, len, p);
 }
 
-static void flush(struct sum *s)
+static void sum_flush(struct sum *s)
 {
 	size_t len = MIN(SUM_BLOCK_BYTES, s->size - s->block * SUM_BLOCK_BYTES);
 
@@ -44,13 +44,13 @@ void sum_init(struct sum *s, uint64_t size_bytes)
 static void part_add(struct sum *s, uint64_t block, size_t at, const uint8_t *p, size_t len)
 {
 	if (s->have && s->block != block)
-		flush(s);
+		sum_flush(s);
 	s->block = block;
 	memset(s->buf + s->have, 0, at - s->have);
 	memcpy(s->buf + at, p, len);
 	s->have = at + len;
 	if (s->have == SUM_BLOCK_BYTES)
-		flush(s);
+		sum_flush(s);
 }
 
 void sum_update(struct sum *s, uint64_t off, const void *data, size_t len)
@@ -61,7 +61,7 @@ void sum_update(struct sum *s, uint64_t off, const void *data, size_t len)
 		size_t at = off % SUM_BLOCK_BYTES, n = MIN(len, SUM_BLOCK_BYTES - at);
 
 		if (n == SUM_BLOCK_BYTES) {
-			flush(s);
+			sum_flush(s);
 			block_add(s, off / SUM_BLOCK_BYTES, p, n);
 		} else {
 			part_add(s, off / SUM_BLOCK_BYTES, at, p, n);
@@ -76,7 +76,7 @@ void sum_final(struct sum *s, char ret_text[SUM_TEXT])
 {
 	uint8_t digest[SHA256_DIGEST_SIZE];
 
-	flush(s);
+	sum_flush(s);
 	sha256_digest(&s->sha, sizeof(digest), digest);
 	for (unsigned i = 0; i < sizeof(digest); i++)
 		snprintf(ret_text + 2 * i, 3, "%02x", digest[i]);

@@ -9,12 +9,12 @@ struct difference {
 	unsigned lines;
 };
 
-static const char *compact(struct json_object *o)
+static const char *json_compact(struct json_object *o)
 {
 	return json_object_to_json_string_ext(o, JSON_C_TO_STRING_SPACED | JSON_C_TO_STRING_NOSLASHESCAPE);
 }
 
-static void compare(struct difference *d, struct json_object *was, struct json_object *now);
+static void values_compare(struct difference *d, struct json_object *was, struct json_object *now);
 
 /* was or now NULL: it is not there. */
 static void compare_at(struct difference *d, const char *before, const char *key, const char *after,
@@ -25,9 +25,9 @@ static void compare_at(struct difference *d, const char *before, const char *key
 	snprintf(d->path + had, sizeof(d->path) - had, "%s%s%s", had || *before != '.' ? before : "", key,
 		after);
 	if (was && now) {
-		compare(d, was, now);
+		values_compare(d, was, now);
 	} else {
-		fprintf(d->f, "  %s: %s %s\n", d->path, now ? "added" : "removed", compact(now ? now : was));
+		fprintf(d->f, "  %s: %s %s\n", d->path, now ? "added" : "removed", json_compact(now ? now : was));
 		d->lines++;
 	}
 	d->path[had] = 0;
@@ -91,7 +91,7 @@ static void by_id_compare(struct difference *d, struct json_object *was, struct 
 	}
 }
 
-static void compare(struct difference *d, struct json_object *was, struct json_object *now)
+static void values_compare(struct difference *d, struct json_object *was, struct json_object *now)
 {
 	if (json_object_equal(was, now))
 		return;
@@ -101,8 +101,8 @@ static void compare(struct difference *d, struct json_object *was, struct json_o
 		json_object_is_type(now, json_type_array) && all_have_ids(was) && all_have_ids(now)) {
 		by_id_compare(d, was, now);
 	} else {
-		fprintf(d->f, "  %s: %s -> ", d->path, compact(was));
-		fprintf(d->f, "%s\n", compact(now));
+		fprintf(d->f, "  %s: %s -> ", d->path, json_compact(was));
+		fprintf(d->f, "%s\n", json_compact(now));
 		d->lines++;
 	}
 }
@@ -111,6 +111,6 @@ unsigned difference_print(FILE *f, struct json_object *was, struct json_object *
 {
 	struct difference d = { .f = f };
 
-	compare(&d, was, now);
+	values_compare(&d, was, now);
 	return d.lines;
 }

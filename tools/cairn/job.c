@@ -87,7 +87,7 @@ static bool event_take(struct wait *w, struct json_object *ev)
 }
 
 /* Ctrl-C: the job is asked to end; what it says then is what happened. The second time we go. */
-static int interrupted(struct wait *w, struct err *e)
+static int wait_interrupted(struct wait *w, struct err *e)
 {
 	struct signalfd_siginfo si;
 	struct json_object *args;
@@ -123,7 +123,7 @@ static int wait_end(struct wait *w, struct err *e)
 		if (r != -ETIMEDOUT)
 			return r;
 		if (poll(p, 2, -1) > 0 && p[1].revents)
-			r = interrupted(w, e);
+			r = wait_interrupted(w, e);
 		if (r < 0 && r != -ETIMEDOUT)
 			return r;
 	}

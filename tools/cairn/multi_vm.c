@@ -265,7 +265,7 @@ static void line_print(const struct multi_vm_act *a, const struct multi_vm_targe
 	fflush(stdout);
 }
 
-static const char *outcome(const struct multi_vm_target *t)
+static const char *outcome_word(const struct multi_vm_target *t)
 {
 	return t->r == 0 ? "done" : is_skipped(t) ? "skipped" : "failed";
 }
@@ -281,7 +281,7 @@ static void multi_vm_table_print(const struct multi_vm *f)
 		char took[24];
 
 		snprintf(took, sizeof(took), "%.2f s", (double)t->took_ns / 1e9);
-		table_add(&table, (const char *const[]){ t->name, outcome(t), took,
+		table_add(&table, (const char *const[]){ t->name, outcome_word(t), took,
 			t->r < 0 ? t->e.msg : "-" });
 	}
 	table_print(&table, stdout);
@@ -297,7 +297,7 @@ static void multi_vm_json_print(const struct cli *c, const struct multi_vm *f)
 		struct json_object *o = json_object_new_object();
 
 		js_put_str(o, "name", t->name);
-		js_put_str(o, "outcome", outcome(t));
+		js_put_str(o, "outcome", outcome_word(t));
 		js_put_uint(o, "duration", t->took_ns);
 		js_put_str(o, "class", t->r < 0 ? err_class_name(t->e.cls) : "");
 		js_put_str(o, "error", t->r < 0 ? t->e.msg : "");

@@ -9,7 +9,7 @@
 
 /* Letters to insert, take away, change, or swap with the next, at least: Damerau and Levenshtein's, with no
  * letter touched twice. Of words of WORD_MAX bytes at most. */
-static unsigned distance(const char *a, size_t na, const char *b, size_t nb)
+static unsigned words_distance(const char *a, size_t na, const char *b, size_t nb)
 {
 	unsigned char d[WORD_MAX + 1][WORD_MAX + 1];
 
@@ -38,7 +38,7 @@ const char *suggest_hint(const char *word, const char *prefix, const char *(*at)
 	if (len < 2 || len > WORD_MAX)
 		return buf;
 	for (size_t i = 0; (is = at(opaque, i)); i++) {
-		unsigned n = strlen(is) <= WORD_MAX ? distance(word, len, is, strlen(is)) : UINT32_MAX;
+		unsigned n = strlen(is) <= WORD_MAX ? words_distance(word, len, is, strlen(is)) : UINT32_MAX;
 
 		if (n < best || (n == best && !found)) {
 			best = n;

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int64_t number(const char *text)
+static int64_t number_parse(const char *text)
 {
 	char *end;
 	long long n;
@@ -28,7 +28,7 @@ int64_t user_number(const char *text)
 			uid = pw->pw_uid;
 	if (f)
 		fclose(f);
-	return uid >= 0 ? uid : number(text);
+	return uid >= 0 ? uid : number_parse(text);
 }
 
 int64_t group_number(const char *text)
@@ -42,7 +42,7 @@ int64_t group_number(const char *text)
 			gid = gr->gr_gid;
 	if (f)
 		fclose(f);
-	return gid >= 0 ? gid : number(text);
+	return gid >= 0 ? gid : number_parse(text);
 }
 
 void user_name(int64_t uid, char *buf, size_t size)

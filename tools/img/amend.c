@@ -132,7 +132,7 @@ static int header_apply(const struct plan *p, int fd, struct qcow2_header *h, st
 }
 
 /* A rebuild counts what is there: faults have to be seen, not papered over. */
-static int faultless(int fd, const struct qcow2_header *h, struct err *e)
+static int image_is_faultless(int fd, const struct qcow2_header *h, struct err *e)
 {
 	struct qcow2_check c = { 0 };
 	int r = qcow2_check(fd, h, &c, e);
@@ -202,13 +202,13 @@ static int plan_open(const struct amend *a, struct img_layer *layers, unsigned *
 	if (!r)
 		r = plan_make(a, &layers[0].header, p, e);
 	if (!r)
-		r = faultless(layers[0].fd, &layers[0].header, e);
+		r = image_is_faultless(layers[0].fd, &layers[0].header, e);
 	if (r < 0)
 		img_layers_free(layers, *n);
 	return r;
 }
 
-static int amend(struct amend *a, struct err *e)
+static int image_amend(struct amend *a, struct err *e)
 {
 	struct img_layer layers[BLOCK_LAYERS_MAX];
 	const struct qcow2_header *h = &layers[0].header;
@@ -257,5 +257,5 @@ int img_amend_main(int argc, char **argv)
 	img_common_open(&a.common, &a.o);
 	a.o.path = argv[optind];
 	img_signals_catch();
-	return amend(&a, &e) < 0 ? img_fail(&e) : 0;
+	return image_amend(&a, &e) < 0 ? img_fail(&e) : 0;
 }

@@ -34,7 +34,7 @@ struct bench {
 	int res;
 };
 
-static void fill(struct bench *b);
+static void buffers_fill(struct bench *b);
 
 static void flush_done(struct block_req *r, int res)
 {
@@ -44,7 +44,7 @@ static void flush_done(struct block_req *r, int res)
 	b->in_flight--;
 	if (res < 0 && !b->res)
 		b->res = res;
-	fill(b);
+	buffers_fill(b);
 }
 
 static void slot_done(struct block_req *r, int res)
@@ -58,7 +58,7 @@ static void slot_done(struct block_req *r, int res)
 	b->idle[b->nidle++] = s;
 	if (res < 0 && !b->res)
 		b->res = res;
-	fill(b);
+	buffers_fill(b);
 }
 
 /* xorshift64* (Vigna, 2016) */
@@ -109,7 +109,7 @@ static bool may_start(const struct bench *b)
 	return !b->flushing && b->since_flush + b->in_flight < b->flush_interval;
 }
 
-static void fill(struct bench *b)
+static void buffers_fill(struct bench *b)
 {
 	if (flush_due(b))
 		flush_start(b);
@@ -180,7 +180,7 @@ static void say_end(const struct bench *b, uint64_t ns)
 		printf("Run completed in %3.3f seconds.\n", s);
 }
 
-static int run(struct bench *b, struct loop *l, struct err *e)
+static int bench_run(struct bench *b, struct loop *l, struct err *e)
 {
 	uint64_t begin;
 	int r = args_check(b, e);
@@ -191,10 +191,10 @@ static int run(struct bench *b, struct loop *l, struct err *e)
 	say_begin(b);
 	begin = loop_now_ns();
 	if (!r)
-		fill(b);
+		buffers_fill(b);
 	while (!r && b->in_flight) {
 		loop_run_once(l, UINT64_MAX);
-		fill(b); /* a drained flush may be due */
+		buffers_fill(b); /* a drained flush may be due */
 	}
 	if (!r)
 		r = b->res;
@@ -204,7 +204,7 @@ static int run(struct bench *b, struct loop *l, struct err *e)
 	return img_check_interrupted(e);
 }
 
-static int bench(struct bench *b, struct err *e)
+static int image_bench(struct bench *b, struct err *e)
 {
 	struct loop *l;
 	int closed, r = loop_new(MAX(b->depth, 64u), &l, e);
@@ -213,7 +213,7 @@ static int bench(struct bench *b, struct err *e)
 		return r;
 	r = img_block_open(l, &b->o, &b->block, e);
 	if (!r) {
-		r = run(b, l, e);
+		r = bench_run(b, l, e);
 		closed = block_close(b->block);
 		if (!r && closed < 0)
 			r = err_set_errno(e, closed, "cannot write %s", b->o.path);
@@ -225,7 +225,7 @@ static int bench(struct bench *b, struct err *e)
 	return r;
 }
 
-static int number(struct bench *b, int c, const char *arg)
+static int number_option(struct bench *b, int c, const char *arg)
 {
 	uint64_t *to = c == 'c' ? &b->count : c == 'd' ? &b->depth : c == 's' ? &b->bytes
 		: c == 'S' ? &b->step : c == 'o' ? &b->offset : c == IMG_OPT_OWN ? &b->flush_interval
@@ -276,7 +276,7 @@ int img_bench_main(int argc, char **argv)
 		else if (c == IMG_OPT_OWN + 3)
 			b.random = true;
 		else if (c == 'c' || c == 'd' || c == 's' || c == 'S' || c == 'o' || (c >= IMG_OPT_OWN))
-			st = number(&b, c, optarg);
+			st = number_option(&b, c, optarg);
 		else
 			st = img_common_option(&b.common, c, c == '?' ? argv[optind - 1] : optarg);
 	}
@@ -292,5 +292,5 @@ int img_bench_main(int argc, char **argv)
 	b.o.writable = b.write;
 	b.o.path = argv[optind];
 	img_signals_catch();
-	return bench(&b, &e) < 0 ? img_fail(&e) : 0;
+	return image_bench(&b, &e) < 0 ? img_fail(&e) : 0;
 }

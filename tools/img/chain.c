@@ -180,7 +180,7 @@ static int header_open(const struct img_open *from, struct img_layer *layers, un
 	return r;
 }
 
-static int rebase(struct rebase *z, struct err *e)
+static int image_rebase(struct rebase *z, struct err *e)
 {
 	struct img_layer layers[BLOCK_LAYERS_MAX];
 	bool none = !z->base || !*z->base;
@@ -231,7 +231,7 @@ int img_rebase_main(int argc, char **argv)
 	z.o.path = argv[optind];
 	img_common_progress(&z.common);
 	img_signals_catch();
-	r = rebase(&z, &e);
+	r = image_rebase(&z, &e);
 	img_progress_end(&z.common.progress, !r);
 	return r < 0 ? img_fail(&e) : 0;
 }
@@ -353,7 +353,7 @@ static int commit_run(struct commit *k, struct img_layer *layers, unsigned n, st
 	return r;
 }
 
-static int commit(struct commit *k, struct err *e)
+static int image_commit(struct commit *k, struct err *e)
 {
 	struct img_layer *layers = calloc(BLOCK_LAYERS_MAX, sizeof(*layers));
 	unsigned n = 0;
@@ -397,7 +397,7 @@ int img_commit_main(int argc, char **argv)
 	k.o.path = argv[optind];
 	img_common_progress(&k.common);
 	img_signals_catch();
-	r = commit(&k, &e);
+	r = image_commit(&k, &e);
 	img_progress_end(&k.common.progress, !r);
 	if (!r && !k.common.quiet && !k.common.json)
 		puts("Image committed.");

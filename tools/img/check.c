@@ -18,18 +18,18 @@ static void line_print(void *opaque, const char *line)
 	puts(line);
 }
 
-static int verdict(const struct qcow2_check *c)
+static int check_verdict(const struct qcow2_check *c)
 {
 	return c->corruptions ? CHECK_CORRUPT : c->errors ? CHECK_FAILED
 		: c->leaks ? CHECK_LEAKS : CHECK_CLEAN;
 }
 
-static double percent(uint64_t part, uint64_t of)
+static double percent_of(uint64_t part, uint64_t of)
 {
 	return of ? 100.0 * (double)part / (double)of : 0;
 }
 
-static void human(const struct qcow2_check *c)
+static void check_print(const struct qcow2_check *c)
 {
 	if (c->corruptions)
 		printf("\n%llu errors were found on the image.\nData may be corrupted, or further writes to "
@@ -44,9 +44,9 @@ static void human(const struct qcow2_check *c)
 		puts("No errors were found on the image.");
 	printf("%llu/%llu = %0.2f%% allocated, %0.2f%% fragmented, %0.2f%% compressed clusters\n",
 		(unsigned long long)c->allocated_clusters, (unsigned long long)c->total_clusters,
-		percent(c->allocated_clusters, c->total_clusters),
-		percent(c->fragmented_clusters, c->allocated_clusters),
-		percent(c->compressed_clusters, c->allocated_clusters));
+		percent_of(c->allocated_clusters, c->total_clusters),
+		percent_of(c->fragmented_clusters, c->allocated_clusters),
+		percent_of(c->compressed_clusters, c->allocated_clusters));
 	printf("Image end offset: %llu\n", (unsigned long long)c->image_end_offset);
 }
 
@@ -56,7 +56,7 @@ static void add_count(struct json_object *o, const char *key, uint64_t v, bool a
 		json_object_object_add(o, key, json_object_new_uint64(v));
 }
 
-static void json(const struct qcow2_check *c, const char *path)
+static void check_to_json(const struct qcow2_check *c, const char *path)
 {
 	struct json_object *o = json_object_new_object();
 
@@ -138,13 +138,13 @@ static int check_layer(struct check_args *a, struct img_layer *y)
 		return img_fail(&e);
 	}
 	if (a->as_json)
-		json(&c, a->o.path);
+		check_to_json(&c, a->o.path);
 	if (a->as_json || a->quiet)
-		return verdict(&c);
+		return check_verdict(&c);
 	if (c.leaks_fixed || c.corruptions_fixed)
 		repaired_say(&c);
-	human(&c);
-	return verdict(&c);
+	check_print(&c);
+	return check_verdict(&c);
 }
 
 static int repair_word(const char *w, struct check_args *a)

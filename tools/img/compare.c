@@ -28,7 +28,7 @@ struct compare {
 	bool strict;
 };
 
-static int say(const struct compare *c, int st, const char *fmt, uint64_t at)
+static int verdict_print(const struct compare *c, int st, const char *fmt, uint64_t at)
 {
 	if (!c->common.quiet && !c->common.json) {
 #pragma GCC diagnostic push
@@ -39,7 +39,7 @@ static int say(const struct compare *c, int st, const char *fmt, uint64_t at)
 	return st;
 }
 
-static int verdict(const struct compare *c, int st, uint64_t at)
+static int verdict_set(const struct compare *c, int st, uint64_t at)
 {
 	if (c->common.json && st == COMPARE_SAME)
 		printf("{\"event\": \"result\", \"same\": true}\n");
@@ -47,9 +47,9 @@ static int verdict(const struct compare *c, int st, uint64_t at)
 		printf("{\"event\": \"result\", \"same\": false, \"offset\": %llu}\n",
 			(unsigned long long)at);
 	else if (st == COMPARE_SAME)
-		return say(c, st, "Images are identical.\n", 0);
+		return verdict_print(c, st, "Images are identical.\n", 0);
 	else
-		return say(c, st, "Content mismatch at offset %llu!\n", at);
+		return verdict_print(c, st, "Content mismatch at offset %llu!\n", at);
 	return st;
 }
 
@@ -108,7 +108,7 @@ static int step_read(struct compare *c, uint64_t off, uint64_t len, struct err *
 }
 
 /* Returns an exit status, or -1 to go on behind *off. */
-static int step(struct compare *c, uint64_t *off, uint64_t end, struct err *e)
+static int compare_step(struct compare *c, uint64_t *off, uint64_t end, struct err *e)
 {
 	uint64_t len = end - *off, at;
 
@@ -118,37 +118,37 @@ static int step(struct compare *c, uint64_t *off, uint64_t end, struct err *e)
 		len = MIN(len, c->s[i].x.len);
 	}
 	if (c->strict && c->s[0].x.present != c->s[1].x.present)
-		return say(c, COMPARE_DIFFERS, "Strict mode: Offset %llu allocation mismatch!\n", *off);
+		return verdict_print(c, COMPARE_DIFFERS, "Strict mode: Offset %llu allocation mismatch!\n", *off);
 	if (!c->s[0].x.zero || !c->s[1].x.zero) {
 		len = MIN(len, STEP_BYTES);
 		if (step_read(c, *off, len, e) < 0)
 			return COMPARE_READ;
 		at = first_difference(c->s[0].buf, c->s[1].buf, len);
 		if (at < len)
-			return verdict(c, COMPARE_DIFFERS, *off + at);
+			return verdict_set(c, COMPARE_DIFFERS, *off + at);
 	}
 	*off += len;
 	return -1;
 }
 
-static int run(struct compare *c, struct err *e)
+static int compare_run(struct compare *c, struct err *e)
 {
 	uint64_t a = c->s[0].size, b = c->s[1].size, end = MAX(a, b);
 	int st = -1;
 
 	if (a != b && c->strict)
-		return say(c, COMPARE_DIFFERS, "Strict mode: Image size mismatch!\n", 0);
+		return verdict_print(c, COMPARE_DIFFERS, "Strict mode: Image size mismatch!\n", 0);
 	for (uint64_t off = 0; off < end && st < 0;) {
 		if (img_check_interrupted(e) < 0)
 			return COMPARE_READ;
-		st = step(c, &off, end, e);
+		st = compare_step(c, &off, end, e);
 		img_progress_set(&c->common.progress, off, end);
 	}
 	if (st >= 0)
 		return st;
 	if (a != b && !c->common.quiet && !c->common.json)
 		puts("Warning: Image size mismatch!");
-	return verdict(c, COMPARE_SAME, 0);
+	return verdict_set(c, COMPARE_SAME, 0);
 }
 
 static int sides_open(struct compare *c, struct err *e)
@@ -170,7 +170,7 @@ static int sides_open(struct compare *c, struct err *e)
 	return r;
 }
 
-static int compare(struct compare *c)
+static int images_compare(struct compare *c)
 {
 	struct err e = { 0 };
 	int st;
@@ -178,7 +178,7 @@ static int compare(struct compare *c)
 	if (sides_open(c, &e) < 0) {
 		st = COMPARE_OPEN;
 	} else {
-		st = run(c, &e);
+		st = compare_run(c, &e);
 		if (c->common.progress.mode == IMG_PROGRESS_BAR)
 			img_progress_end(&c->common.progress, st == COMPARE_SAME);
 	}
@@ -216,5 +216,5 @@ int img_compare_main(int argc, char **argv)
 	c.s[1].o.path = argv[optind + 1];
 	img_common_progress(&c.common);
 	img_signals_catch();
-	return compare(&c);
+	return images_compare(&c);
 }

@@ -125,7 +125,7 @@ static int source_open(struct convert *v, struct err *e)
 	return v->ic.format == BLOCK_FORMAT_QCOW2 ? qcow2_create_check(&v->ic.qcow2, e) : 0;
 }
 
-static int copy(struct convert *v, bool to_is_zero, struct err *e)
+static int image_copy(struct convert *v, bool to_is_zero, struct err *e)
 {
 	struct img_copy c = { .from = v->from, .to = v->to, .from_loop = v->from_loop, .loop = v->loop, .to_is_zero = to_is_zero,
 		.rate = &v->rate, .progress = &v->common.progress };
@@ -205,7 +205,7 @@ static int convert_existing(struct convert *v, struct err *e)
 	if (!r)
 		r = target_fits(v, e);
 	if (!r)
-		r = v->compress ? pack_existing(v, e) : copy(v, v->target_is_zero, e);
+		r = v->compress ? pack_existing(v, e) : image_copy(v, v->target_is_zero, e);
 	closed = block_close(v->to);
 	if (!r && closed < 0)
 		r = err_set_errno(e, closed, "cannot write %s", v->path);
@@ -251,7 +251,7 @@ static int copy_new(struct convert *v, struct target *t, struct err *e)
 	if (!r)
 		r = img_preallocate(v->to, img_create_prealloc(&v->ic), 0, NULL, e);
 	if (!r)
-		r = copy(v, v->target_is_zero || new_is_zero(v, t), e);
+		r = image_copy(v, v->target_is_zero || new_is_zero(v, t), e);
 	return r;
 }
 
@@ -265,7 +265,7 @@ static int convert_new(struct convert *v, struct target *t, struct err *e)
 	return target_finish(t, v->to, r, e);
 }
 
-static int convert(struct convert *v, struct err *e)
+static int image_convert(struct convert *v, struct err *e)
 {
 	struct target t = { .path = v->path, .old_fd = -1, .data.old_fd = -1 };
 	bool stream = !strcmp(v->path, "-");
@@ -323,7 +323,7 @@ const char *img_snapshot_word(const char *arg)
 	return arg;
 }
 
-static int option(struct convert *v, int c, char *arg)
+static int option_take(struct convert *v, int c, char *arg)
 {
 	struct err e;
 
@@ -371,7 +371,7 @@ int img_convert_main(int argc, char **argv)
 		if (c == 'o')
 			opts = optarg; /* read when the format is known */
 		else
-			st = option(&v, c, c == '?' ? argv[optind - 1] : optarg);
+			st = option_take(&v, c, c == '?' ? argv[optind - 1] : optarg);
 	}
 	if (!st && opts && img_create_options(&v.ic, opts, &e) < 0)
 		st = img_fail(&e);
@@ -384,7 +384,7 @@ int img_convert_main(int argc, char **argv)
 		v.common.progress.to = stderr;
 	img_common_progress(&v.common);
 	img_signals_catch();
-	r = convert(&v, &e);
+	r = image_convert(&v, &e);
 	img_progress_end(&v.common.progress, !r);
 	return r < 0 ? img_fail(&e) : 0;
 }

@@ -20,7 +20,7 @@ struct info_layer {
 	size_t nsnaps;
 };
 
-static bool feature(const struct info_layer *i, uint64_t bit)
+static bool feature_name(const struct info_layer *i, uint64_t bit)
 {
 	return i->y->header.incompatible & bit;
 }
@@ -83,19 +83,19 @@ static void human_qcow2(const struct info_layer *i)
 		printf("    lazy refcounts: %s\n",
 			h->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS ? "true" : "false");
 		printf("    refcount bits: %u\n", 1u << h->refcount_order);
-		if (feature(i, QCOW2_INCOMPAT_DATA_FILE))
+		if (feature_name(i, QCOW2_INCOMPAT_DATA_FILE))
 			printf("    data file: %s\n    data file raw: %s\n",
 				img_printable(h->data_file, name, sizeof(name)),
 				h->autoclear & QCOW2_AUTOCLEAR_RAW_DATA ? "true" : "false");
 		printf("    corrupt: %s\n    extended l2: %s\n",
-			feature(i, QCOW2_INCOMPAT_CORRUPT) ? "true" : "false",
-			feature(i, QCOW2_INCOMPAT_EXTENDED_L2) ? "true" : "false");
+			feature_name(i, QCOW2_INCOMPAT_CORRUPT) ? "true" : "false",
+			feature_name(i, QCOW2_INCOMPAT_EXTENDED_L2) ? "true" : "false");
 	} else {
 		printf("    refcount bits: %u\n", 1u << h->refcount_order);
 	}
 }
 
-static void human(const struct info_layer *i)
+static void info_print(const struct info_layer *i)
 {
 	char size[32], actual[32];
 
@@ -107,14 +107,14 @@ static void human(const struct info_layer *i)
 		return;
 	if (i->y->header.crypt_method)
 		printf("encrypted: yes\n");
-	if (feature(i, QCOW2_INCOMPAT_DIRTY))
+	if (feature_name(i, QCOW2_INCOMPAT_DIRTY))
 		printf("cleanly shut down: no\n");
 	human_qcow2(i);
 }
 
 /* ---- JSON ---- */
 
-static void add(struct json_object *o, const char *key, struct json_object *v)
+static void info_add(struct json_object *o, const char *key, struct json_object *v)
 {
 	json_object_object_add(o, key, v);
 }
@@ -124,14 +124,14 @@ struct json_object *img_snapshot_json(const struct qcow2_snapshot_info *s)
 	struct json_object *o = json_object_new_object();
 
 	if (s->has_icount)
-		add(o, "icount", json_object_new_uint64(s->icount));
-	add(o, "vm-clock-nsec", json_object_new_uint64(s->vm_clock_ns % 1000000000));
-	add(o, "name", json_object_new_string(s->name));
-	add(o, "date-sec", json_object_new_int64(s->sec));
-	add(o, "date-nsec", json_object_new_int64(s->nsec));
-	add(o, "vm-clock-sec", json_object_new_uint64(s->vm_clock_ns / 1000000000));
-	add(o, "id", json_object_new_string(s->id));
-	add(o, "vm-state-size", json_object_new_uint64(s->vm_state_bytes));
+		info_add(o, "icount", json_object_new_uint64(s->icount));
+	info_add(o, "vm-clock-nsec", json_object_new_uint64(s->vm_clock_ns % 1000000000));
+	info_add(o, "name", json_object_new_string(s->name));
+	info_add(o, "date-sec", json_object_new_int64(s->sec));
+	info_add(o, "date-nsec", json_object_new_int64(s->nsec));
+	info_add(o, "vm-clock-sec", json_object_new_uint64(s->vm_clock_ns / 1000000000));
+	info_add(o, "id", json_object_new_string(s->id));
+	info_add(o, "vm-state-size", json_object_new_uint64(s->vm_state_bytes));
 	return o;
 }
 
@@ -140,22 +140,22 @@ static struct json_object *json_specific(const struct info_layer *i)
 	const struct qcow2_header *h = &i->y->header;
 	struct json_object *o = json_object_new_object(), *d = json_object_new_object();
 
-	add(d, "compat", json_object_new_string(h->version == 2 ? "0.10" : "1.1"));
-	add(d, "compression-type", json_object_new_string(h->compression ? "zstd" : "zlib"));
+	info_add(d, "compat", json_object_new_string(h->version == 2 ? "0.10" : "1.1"));
+	info_add(d, "compression-type", json_object_new_string(h->compression ? "zstd" : "zlib"));
 	if (h->version >= 3) {
-		add(d, "lazy-refcounts",
+		info_add(d, "lazy-refcounts",
 			json_object_new_boolean(!!(h->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS)));
-		add(d, "corrupt", json_object_new_boolean(feature(i, QCOW2_INCOMPAT_CORRUPT)));
-		add(d, "extended-l2", json_object_new_boolean(feature(i, QCOW2_INCOMPAT_EXTENDED_L2)));
+		info_add(d, "corrupt", json_object_new_boolean(feature_name(i, QCOW2_INCOMPAT_CORRUPT)));
+		info_add(d, "extended-l2", json_object_new_boolean(feature_name(i, QCOW2_INCOMPAT_EXTENDED_L2)));
 	}
-	if (feature(i, QCOW2_INCOMPAT_DATA_FILE)) {
-		add(d, "data-file", json_object_new_string(h->data_file));
-		add(d, "data-file-raw",
+	if (feature_name(i, QCOW2_INCOMPAT_DATA_FILE)) {
+		info_add(d, "data-file", json_object_new_string(h->data_file));
+		info_add(d, "data-file-raw",
 			json_object_new_boolean(!!(h->autoclear & QCOW2_AUTOCLEAR_RAW_DATA)));
 	}
-	add(d, "refcount-bits", json_object_new_int(1 << h->refcount_order));
-	add(o, "type", json_object_new_string("qcow2"));
-	add(o, "data", d);
+	info_add(d, "refcount-bits", json_object_new_int(1 << h->refcount_order));
+	info_add(o, "type", json_object_new_string("qcow2"));
+	info_add(o, "data", d);
 	return o;
 }
 
@@ -163,43 +163,43 @@ static void json_qcow2(struct json_object *o, const struct info_layer *i)
 {
 	const struct qcow2_header *h = &i->y->header;
 
-	add(o, "cluster-size", json_object_new_int64(1LL << h->cluster_bits));
+	info_add(o, "cluster-size", json_object_new_int64(1LL << h->cluster_bits));
 	if (h->crypt_method)
-		add(o, "encrypted", json_object_new_boolean(true));
+		info_add(o, "encrypted", json_object_new_boolean(true));
 	if (i->nsnaps) {
 		struct json_object *list = json_object_new_array();
 
 		for (size_t k = 0; k < i->nsnaps; k++)
 			json_object_array_add(list, img_snapshot_json(&i->snaps[k]));
-		add(o, "snapshots", list);
+		info_add(o, "snapshots", list);
 	}
-	add(o, "format-specific", json_specific(i));
+	info_add(o, "format-specific", json_specific(i));
 	if (!h->has_backing)
 		return;
-	add(o, "backing-filename", json_object_new_string(h->backing_name));
+	info_add(o, "backing-filename", json_object_new_string(h->backing_name));
 	if (*h->backing_format)
-		add(o, "backing-filename-format", json_object_new_string(h->backing_format));
+		info_add(o, "backing-filename-format", json_object_new_string(h->backing_format));
 	if (*h->backing_name == '/' || !strrchr(i->path, '/')) {
-		add(o, "full-backing-filename", json_object_new_string(h->backing_name));
+		info_add(o, "full-backing-filename", json_object_new_string(h->backing_name));
 	} else {
 		char full[8192];
 
 		snprintf(full, sizeof(full), "%.*s%s", (int)(strrchr(i->path, '/') + 1 - i->path), i->path,
 			h->backing_name);
-		add(o, "full-backing-filename", json_object_new_string(full));
+		info_add(o, "full-backing-filename", json_object_new_string(full));
 	}
 }
 
-static struct json_object *json(const struct info_layer *i)
+static struct json_object *info_to_json(const struct info_layer *i)
 {
 	struct json_object *o = json_object_new_object();
 
-	add(o, "filename", json_object_new_string(i->path));
-	add(o, "format", json_object_new_string(block_format_name(i->y->format)));
-	add(o, "virtual-size", json_object_new_uint64(i->size_bytes));
-	add(o, "actual-size", json_object_new_uint64(i->actual_bytes));
-	add(o, "dirty-flag", json_object_new_boolean(
-		i->y->format == BLOCK_FORMAT_QCOW2 && feature(i, QCOW2_INCOMPAT_DIRTY)));
+	info_add(o, "filename", json_object_new_string(i->path));
+	info_add(o, "format", json_object_new_string(block_format_name(i->y->format)));
+	info_add(o, "virtual-size", json_object_new_uint64(i->size_bytes));
+	info_add(o, "actual-size", json_object_new_uint64(i->actual_bytes));
+	info_add(o, "dirty-flag", json_object_new_boolean(
+		i->y->format == BLOCK_FORMAT_QCOW2 && feature_name(i, QCOW2_INCOMPAT_DIRTY)));
 	if (i->y->format == BLOCK_FORMAT_QCOW2)
 		json_qcow2(o, i);
 	return o;
@@ -237,10 +237,10 @@ static int info_run(const struct img_open *o, bool as_json, bool chain, struct e
 		if (!r)
 			r = layer_fill(&info, e);
 		if (!r && as_json)
-			json_object_array_add(list, json(&info));
+			json_object_array_add(list, info_to_json(&info));
 		else if (!r) {
 			printf(i ? "\n" : "");
-			human(&info);
+			info_print(&info);
 		}
 		qcow2_snapshots_free(info.snaps, info.nsnaps);
 	}

@@ -193,7 +193,7 @@ int img_bad_option(const char *verb, const char *opt)
 	return img_usage(verb, "'%s' is no option of %s, or lacks its value", opt, verb);
 }
 
-static int help(const char *verb)
+static int help_print(const char *verb)
 {
 	const struct img_verb *v = verb ? img_verb_find(verb) : NULL;
 
@@ -227,12 +227,12 @@ int main(int argc, char **argv)
 		return 0;
 	}
 	if (!strcmp(verb, "help") || !strcmp(verb, "--help") || !strcmp(verb, "-h"))
-		return help(argc > 2 ? argv[2] : NULL);
+		return help_print(argc > 2 ? argv[2] : NULL);
 	v = img_verb_find(verb);
 	if (!v)
 		return img_usage(NULL, "there is no verb '%s'", verb);
 	if (argc > 2 && !strcmp(argv[2], "--help"))
-		return help(verb);
+		return help_print(verb);
 	opterr = 0; /* one sentence, ours */
 	return v->run(argc - 1, argv + 1);
 }

@@ -22,7 +22,7 @@ struct map {
 	bool first;
 };
 
-static bool mergeable(const struct entry *a, const struct block_extent *x)
+static bool extents_mergeable(const struct entry *a, const struct block_extent *x)
 {
 	const struct block_extent *y = &a->x;
 
@@ -31,7 +31,7 @@ static bool mergeable(const struct entry *a, const struct block_extent *x)
 	       (!x->has_host || x->host == y->host + a->len);
 }
 
-static int human(const struct map *m, const struct entry *n, struct err *e)
+static int map_print(const struct map *m, const struct entry *n, struct err *e)
 {
 	const struct img_layer *y = &m->layers[n->x.layer];
 
@@ -45,7 +45,7 @@ static int human(const struct map *m, const struct entry *n, struct err *e)
 	return 0;
 }
 
-static void json(struct map *m, const struct entry *n)
+static void map_print_json(struct map *m, const struct entry *n)
 {
 	printf("%s{ \"start\": %llu, \"length\": %llu, \"depth\": %u, \"present\": %s, \"zero\": %s, "
 		"\"data\": %s", m->first ? "[" : ",\n", (unsigned long long)n->start,
@@ -57,17 +57,17 @@ static void json(struct map *m, const struct entry *n)
 	m->first = false;
 }
 
-static int put(struct map *m, const struct entry *n, struct err *e)
+static int extent_put(struct map *m, const struct entry *n, struct err *e)
 {
 	if (!n->len)
 		return 0;
 	if (!m->common.json)
-		return human(m, n, e);
-	json(m, n);
+		return map_print(m, n, e);
+	map_print_json(m, n);
 	return 0;
 }
 
-static int walk(struct map *m, struct block *b, struct err *e)
+static int map_walk(struct map *m, struct block *b, struct err *e)
 {
 	struct entry now = { 0 };
 	struct block_info info;
@@ -88,22 +88,22 @@ static int walk(struct map *m, struct block *b, struct err *e)
 		if (r < 0)
 			return err_set_errno(e, r, "%s: cannot look up offset %llu", m->o.path,
 				(unsigned long long)off);
-		if (now.len && mergeable(&now, &x)) {
+		if (now.len && extents_mergeable(&now, &x)) {
 			now.len += x.len;
 		} else {
-			r = put(m, &now, e);
+			r = extent_put(m, &now, e);
 			now = (struct entry){ off, x.len, x };
 		}
 		off += x.len;
 	}
 	if (!r)
-		r = put(m, &now, e);
+		r = extent_put(m, &now, e);
 	if (m->common.json)
 		puts(m->first ? "[]" : "]");
 	return r;
 }
 
-static int run(struct map *m, struct err *e)
+static int map_run(struct map *m, struct err *e)
 {
 	struct loop *l = NULL;
 	struct block *b = NULL;
@@ -115,7 +115,7 @@ static int run(struct map *m, struct err *e)
 	if (!r)
 		r = img_block_open(l, &m->o, &b, e);
 	if (!r)
-		r = walk(m, b, e);
+		r = map_walk(m, b, e);
 	block_close(b);
 	loop_free(l);
 	img_layers_free(m->layers, m->nlayers);
@@ -149,7 +149,7 @@ int img_map_main(int argc, char **argv)
 	if (!st) {
 		img_common_open(&m->common, &m->o);
 		m->o.path = argv[optind];
-		st = run(m, &e) < 0 ? img_fail(&e) : 0;
+		st = map_run(m, &e) < 0 ? img_fail(&e) : 0;
 	}
 	free(m);
 	return st;

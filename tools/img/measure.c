@@ -84,7 +84,7 @@ static int image_measure(struct measure *m, struct err *e)
 	return r;
 }
 
-static void say(const struct measure *m)
+static void size_print(const struct measure *m)
 {
 	uint64_t required = m->size_bytes, full = m->size_bytes;
 
@@ -102,7 +102,7 @@ static void say(const struct measure *m)
 			(unsigned long long)full);
 }
 
-static int run(struct measure *m, char *opts, struct err *e)
+static int measure_run(struct measure *m, char *opts, struct err *e)
 {
 	int r = opts ? img_create_options(&m->target, opts, e) : 0;
 
@@ -118,7 +118,7 @@ static int run(struct measure *m, char *opts, struct err *e)
 	if (!r && m->target.prealloc)
 		m->data_bytes = ROUND_UP(m->size_bytes, 1ULL << m->target.qcow2.cluster_bits);
 	if (!r)
-		say(m);
+		size_print(m);
 	return r;
 }
 
@@ -152,5 +152,5 @@ int img_measure_main(int argc, char **argv)
 		return img_usage("measure", "either --size or one file is needed");
 	img_common_open(&m.common, &m.o);
 	m.o.path = argv[optind];
-	return run(&m, opts, &e) < 0 ? img_fail(&e) : 0;
+	return measure_run(&m, opts, &e) < 0 ? img_fail(&e) : 0;
 }

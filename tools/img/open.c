@@ -99,7 +99,7 @@ int img_layer_reopen(struct img_layer *y, struct err *e)
 
 /* ---- where a backing or data file may lie ---- */
 
-static bool below(const char *path, const char *dir)
+static bool layer_below(const char *path, const char *dir)
 {
 	char real[PATH_MAX];
 	size_t n;
@@ -144,9 +144,9 @@ static int file_resolve(const struct img_open *o, const char *image, const char 
 		name);
 	if (!realpath(joined, ret))
 		return err_set_errno(e, -errno, "%s: %s file %s", image, what, joined);
-	ok = below(ret, dir);
+	ok = layer_below(ret, dir);
 	for (unsigned i = 0; i < o->nallow && !ok; i++)
-		ok = below(ret, o->allow[i]);
+		ok = layer_below(ret, o->allow[i]);
 	if (!ok)
 		return err_set(e, -EACCES, ERR_PERMISSION,
 			"%s names the %s file %s, which lies outside of its folder; if you trust the "

@@ -86,7 +86,7 @@ static struct piece *queue_take(struct pack *k)
 	return p;
 }
 
-static void *worker(void *opaque)
+static void *worker_thread(void *opaque)
 {
 	struct pack *k = opaque;
 	struct qcow2_compressor *z = qcow2_compressor_new(k->o->compression, k->cluster_bytes);
@@ -190,7 +190,7 @@ static int holes_skip(struct pack *k)
 	return 0;
 }
 
-static bool step(struct pack *k)
+static bool pack_step(struct pack *k)
 {
 	bool busy = false;
 
@@ -234,7 +234,7 @@ static int pieces_make(struct pack *k)
 			return -ENOMEM;
 	}
 	for (; k->nthreads < want; k->nthreads++)
-		if (pthread_create(&k->threads[k->nthreads], NULL, worker, k))
+		if (pthread_create(&k->threads[k->nthreads], NULL, worker_thread, k))
 			break;
 	return k->nthreads ? 0 : -EAGAIN;
 }
@@ -266,7 +266,7 @@ int img_pack(const struct img_pack *o, struct err *e)
 	k.size = info.size_bytes;
 	k.queue_tail = &k.queue;
 	r = pieces_make(&k);
-	while (!r && step(&k)) {
+	while (!r && pack_step(&k)) {
 		/* Looking for holes runs the loop, too: a piece may have come. */
 		loop_run_once(o->loop, k.pieces[k.first].state == PIECE_DONE ? 0
 			: img_rate_wait_ns(o->rate, k.pos));

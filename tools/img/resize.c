@@ -33,7 +33,7 @@ static int wanted_parse(const char *s, uint64_t now, uint64_t *ret, struct err *
 	return 0;
 }
 
-static int grow(struct resize *z, struct block *b, uint64_t from, uint64_t size, struct err *e)
+static int image_grow(struct resize *z, struct block *b, uint64_t from, uint64_t size, struct err *e)
 {
 	struct err ignored;
 	int r = block_resize(b, size, e);
@@ -46,7 +46,7 @@ static int grow(struct resize *z, struct block *b, uint64_t from, uint64_t size,
 	return r;
 }
 
-static int change(struct resize *z, struct block *b, struct err *e)
+static int size_change(struct resize *z, struct block *b, struct err *e)
 {
 	struct block_info info;
 	uint64_t size = 0;
@@ -60,10 +60,10 @@ static int change(struct resize *z, struct block *b, struct err *e)
 		return err_set(e, -EINVAL, ERR_INVALID, "%s has %llu bytes, so this would cut off data; use "
 			"--shrink if that is meant (and shrink the guest's file systems before)", z->o.path,
 			(unsigned long long)info.size_bytes);
-	return size > info.size_bytes ? grow(z, b, info.size_bytes, size, e) : block_resize(b, size, e);
+	return size > info.size_bytes ? image_grow(z, b, info.size_bytes, size, e) : block_resize(b, size, e);
 }
 
-static int run(struct resize *z, struct err *e)
+static int resize_run(struct resize *z, struct err *e)
 {
 	struct loop *l;
 	struct block *b;
@@ -73,7 +73,7 @@ static int run(struct resize *z, struct err *e)
 		return r;
 	r = img_block_open(l, &z->o, &b, e);
 	if (!r) {
-		r = change(z, b, e);
+		r = size_change(z, b, e);
 		closed = block_close(b);
 		if (!r && closed < 0)
 			r = err_set_errno(e, closed, "cannot write %s", z->o.path);
@@ -118,7 +118,7 @@ int img_resize_main(int argc, char **argv)
 	z.o.path = argv[optind];
 	img_common_progress(&z.common);
 	img_signals_catch();
-	r = run(&z, &e);
+	r = resize_run(&z, &e);
 	img_progress_end(&z.common.progress, !r);
 	if (!r && !z.common.quiet && !z.common.json)
 		puts("Image resized.");

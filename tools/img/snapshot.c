@@ -128,7 +128,7 @@ static int op_wait(struct snapshot *s, struct err *e)
 	return s->res;
 }
 
-static int create(struct snapshot *s, struct err *e)
+static int snapshot_create(struct snapshot *s, struct err *e)
 {
 	struct block_snapshot_info info = { 0 };
 	struct block_snapshot *snap;
@@ -150,7 +150,7 @@ static int create(struct snapshot *s, struct err *e)
 }
 
 /* By name, else by id. */
-static int find(struct snapshot *s, char *ret_id, struct err *e)
+static int snapshot_find(struct snapshot *s, char *ret_id, struct err *e)
 {
 	CLEANUP_FREE struct block_snapshot_info *all = NULL;
 	const struct block_snapshot_info *f = NULL;
@@ -204,8 +204,8 @@ static int change_open(struct snapshot *s, struct err *e)
 	if (s->own_size)
 		return own_sizes(s, e);
 	if (s->action == 'c')
-		return create(s, e);
-	r = find(s, id, e);
+		return snapshot_create(s, e);
+	r = snapshot_find(s, id, e);
 	if (r < 0)
 		return r;
 	if (s->action == 'a')
@@ -215,7 +215,7 @@ static int change_open(struct snapshot *s, struct err *e)
 	return op_wait(s, e);
 }
 
-static int change(struct snapshot *s, struct err *e)
+static int snapshot_change(struct snapshot *s, struct err *e)
 {
 	int r = loop_new(256, &s->loop, e), closed;
 
@@ -289,5 +289,5 @@ int img_snapshot_main(int argc, char **argv)
 		img_common_progress(&s.common);
 		img_signals_catch(); /* what has begun is ended: it takes no time that one would wait for */
 	}
-	return (s.action == 'l' && !s.own_size ? list(&s, &e) : change(&s, &e)) < 0 ? img_fail(&e) : 0;
+	return (s.action == 'l' && !s.own_size ? list(&s, &e) : snapshot_change(&s, &e)) < 0 ? img_fail(&e) : 0;
 }

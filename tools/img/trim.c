@@ -138,7 +138,7 @@ static uint64_t space_of(const struct trim *t)
 	return file_space(t->o.path) + (*t->data_path ? file_space(t->data_path) : 0);
 }
 
-static int run(struct trim *t, struct err *e)
+static int trim_run(struct trim *t, struct err *e)
 {
 	int r = t->zeros ? data_path_find(t, e) : 0;
 	uint64_t before = space_of(t), after;
@@ -189,7 +189,7 @@ int img_trim_main(int argc, char **argv)
 	t.o.path = argv[optind];
 	img_common_progress(&t.common);
 	img_signals_catch();
-	st = run(&t, &e);
+	st = trim_run(&t, &e);
 	if (t.common.progress.mode == IMG_PROGRESS_BAR)
 		img_progress_end(&t.common.progress, !st);
 	return st < 0 ? img_fail(&e) : 0;

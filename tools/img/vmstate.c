@@ -55,7 +55,7 @@ static int snap_read(struct vmstate_store *store, uint64_t off, void *buf, size_
 	return s->res;
 }
 
-static void add(struct json_object *o, const char *key, uint64_t v)
+static void section_add(struct json_object *o, const char *key, uint64_t v)
 {
 	json_object_object_add(o, key, json_object_new_uint64(v));
 }
@@ -72,12 +72,12 @@ static struct json_object *header_json(const struct vmstate_header *h)
 		h->uuid[7], h->uuid[8], h->uuid[9], h->uuid[10], h->uuid[11], h->uuid[12], h->uuid[13],
 		h->uuid[14], h->uuid[15]);
 	json_object_object_add(o, "uuid", json_object_new_string(uuid));
-	add(o, "taken-ns", h->realtime_ns);
-	add(o, "sections-bytes", h->sections_bytes);
-	add(o, "definition-bytes", h->definition_bytes);
-	add(o, "ram-bytes", h->layout.ram_bytes);
-	add(o, "ram-offset", h->layout.ram_offset);
-	add(o, "total-bytes", h->layout.total_bytes);
+	section_add(o, "taken-ns", h->realtime_ns);
+	section_add(o, "sections-bytes", h->sections_bytes);
+	section_add(o, "definition-bytes", h->definition_bytes);
+	section_add(o, "ram-bytes", h->layout.ram_bytes);
+	section_add(o, "ram-offset", h->layout.ram_offset);
+	section_add(o, "total-bytes", h->layout.total_bytes);
 	return o;
 }
 
@@ -87,8 +87,8 @@ static void ram_json(struct json_object *o, const struct vmstate_header *h, cons
 
 	for (uint64_t i = 0; i < h->layout.blocks; i++)
 		zero += vmstate_block_is_zero(&h->layout, crcs, i);
-	add(o, "ram-blocks", h->layout.blocks);
-	add(o, "ram-blocks-zero", zero);
+	section_add(o, "ram-blocks", h->layout.blocks);
+	section_add(o, "ram-blocks-zero", zero);
 }
 
 static int sections_json(struct json_object *o, const uint8_t *buf, size_t len, struct err *e)
@@ -104,19 +104,19 @@ static int sections_json(struct json_object *o, const uint8_t *buf, size_t len, 
 
 		json_object_object_add(i, "name", json_object_new_string(s.name));
 		json_object_object_add(i, "instance", json_object_new_string(s.instance));
-		add(i, "version", s.version);
-		add(i, "bytes", s.content.len);
+		section_add(i, "version", s.version);
+		section_add(i, "bytes", s.content.len);
 		json_object_array_add(list, i);
 	}
 	return r;
 }
 
-static const char *text(struct json_object *o, const char *key)
+static const char *section_text(struct json_object *o, const char *key)
 {
 	return json_object_get_string(json_object_object_get(o, key));
 }
 
-static void human(struct json_object *o)
+static void vmstate_print(struct json_object *o)
 {
 	struct json_object *list = json_object_object_get(o, "sections");
 
@@ -127,8 +127,8 @@ static void human(struct json_object *o)
 	for (size_t i = 0; i < json_object_array_length(list); i++) {
 		struct json_object *s = json_object_array_get_idx(list, i);
 
-		printf("  %-24s %-16s %7s %9s\n", text(s, "name"), text(s, "instance"),
-			text(s, "version"), text(s, "bytes"));
+		printf("  %-24s %-16s %7s %9s\n", section_text(s, "name"), section_text(s, "instance"),
+			section_text(s, "version"), section_text(s, "bytes"));
 	}
 }
 
@@ -152,7 +152,7 @@ static int state_print(struct vmstate_store *store, bool as_json, struct err *e)
 	if (!r && as_json)
 		puts(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED));
 	else if (!r)
-		human(o);
+		vmstate_print(o);
 	json_object_put(o);
 	return r;
 }

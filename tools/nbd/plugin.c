@@ -35,7 +35,7 @@ static int absolute_path(const char *value, const char **ret)
 	return *ret ? 0 : -1;
 }
 
-static int word(const char *value, const char **ret)
+static int word_parse(const char *value, const char **ret)
 {
 	free((char *)*ret);
 	*ret = strdup(value);
@@ -52,9 +52,9 @@ static int plugin_config(const char *key, const char *value)
 	if (!strcmp(key, "file"))
 		return absolute_path(value, &options.path);
 	if (!strcmp(key, "format"))
-		return word(value, &options.format);
+		return word_parse(value, &options.format);
 	if (!strcmp(key, "snapshot"))
-		return word(value, &options.snapshot);
+		return word_parse(value, &options.snapshot);
 	if (!strcmp(key, "allow") && options.nallow < IMG_ALLOW_MAX)
 		return absolute_path(value, &options.allow[options.nallow++]);
 	if (!strcmp(key, "allow")) {
@@ -138,7 +138,7 @@ static int plugin_can_multi_conn(void *handle)
 	return 1;
 }
 
-static int failed(int r, const char *what, uint64_t offset)
+static int request_failed(int r, const char *what, uint64_t offset)
 {
 	nbdkit_error("cannot %s at %llu: %s", what, (unsigned long long)offset, strerror(-r));
 	nbdkit_set_error(-r);
@@ -173,7 +173,7 @@ static int plugin_pread(void *handle, void *buf, uint32_t count, uint64_t offset
 	int r = sectors ? read_run(x, buf, offset, count) : read_part_sectors(x, buf, offset, count);
 
 	(void)flags;
-	return r < 0 ? failed(r, "read", offset) : 0;
+	return r < 0 ? request_failed(r, "read", offset) : 0;
 }
 
 static int plugin_extents(void *handle, uint32_t count, uint64_t offset, uint32_t flags,
@@ -188,7 +188,7 @@ static int plugin_extents(void *handle, uint32_t count, uint64_t offset, uint32_
 		int r = block_extent(x->block, at, end - at, &found);
 
 		if (r < 0)
-			return failed(r, "look", at);
+			return request_failed(r, "look", at);
 		if (nbdkit_add_extent(extents, at, found.len,
 			    found.zero ? NBDKIT_EXTENT_ZERO | NBDKIT_EXTENT_HOLE : 0) < 0)
 			return -1;

@@ -27,7 +27,7 @@ static const struct option long_options[] = {
 	{ 0 },
 };
 
-static int invalid(struct err *e, const char *option, const char *text, const char *want)
+static int option_invalid(struct err *e, const char *option, const char *text, const char *want)
 {
 	return err_set(e, -EINVAL, ERR_INVALID, "--%s %.100s: %s", option, text, want);
 }
@@ -53,7 +53,7 @@ static int fd_parse(const char *option, const char *text, int *ret, struct err *
 	unsigned fd;
 
 	if (!number_parse(text, 3, FDS_MAX - 1, &fd) || fcntl((int)fd, F_GETFD) < 0)
-		return invalid(e, option, text, "the number of an open file descriptor from 3 on");
+		return option_invalid(e, option, text, "the number of an open file descriptor from 3 on");
 	*ret = (int)fd;
 	return 0;
 }
@@ -71,7 +71,7 @@ static int packets_fd_parse(const char *option, const char *text, int *ret, stru
 	int r = fd_parse(option, text, ret, e);
 
 	if (!r && (socket_option(*ret, SO_DOMAIN) != AF_UNIX || socket_option(*ret, SO_TYPE) != SOCK_SEQPACKET))
-		return invalid(e, option, text, "has to be a Unix socket of type SOCK_SEQPACKET");
+		return option_invalid(e, option, text, "has to be a Unix socket of type SOCK_SEQPACKET");
 	return r;
 }
 
@@ -79,7 +79,7 @@ static int listening_fd_parse(const char *text, int *ret, struct err *e)
 {
 	int r = packets_fd_parse("control", text, ret, e);
 
-	return !r && socket_option(*ret, SO_ACCEPTCONN) != 1 ? invalid(e, "control", text, "has to listen") : r;
+	return !r && socket_option(*ret, SO_ACCEPTCONN) != 1 ? option_invalid(e, "control", text, "has to listen") : r;
 }
 
 static struct in_addr host_in(const struct options *o, uint32_t number)
@@ -95,15 +95,15 @@ static int network_parse(struct options *o, const char *text, struct err *e)
 
 	if (!slash || (size_t)(slash - text) >= sizeof(address) ||
 		!number_parse(slash + 1, PREFIX_MIN, PREFIX_MAX, &bits))
-		return invalid(e, "network", text, "has to be like 10.0.2.0/24, with a length from 8 to 27");
+		return option_invalid(e, "network", text, "has to be like 10.0.2.0/24, with a length from 8 to 27");
 	memcpy(address, text, (size_t)(slash - text));
 	address[slash - text] = 0;
 	o->mask.s_addr = htonl(~0u << (32 - bits));
 	if (inet_pton(AF_INET, address, &o->network) != 1 || (o->network.s_addr & ~o->mask.s_addr))
-		return invalid(e, "network", text, "is no network: the address has bits beyond its length");
+		return option_invalid(e, "network", text, "is no network: the address has bits beyond its length");
 	if (!(ntohl(o->network.s_addr) >> 24) || ntohl(o->network.s_addr) >> 24 == 127 ||
 		ntohl(o->network.s_addr) >> 28 >= 14)
-		return invalid(e, "network", text, "these addresses have a meaning of their own; take private ones");
+		return option_invalid(e, "network", text, "these addresses have a meaning of their own; take private ones");
 	/* As QEMU numbers them. */
 	o->gateway = host_in(o, 0x0202);
 	o->resolver = host_in(o, 0x0203);
@@ -116,10 +116,10 @@ static int hostname_parse(struct options *o, const char *text, struct err *e)
 	size_t n = strlen(text);
 
 	if (!n || n > HOSTNAME_LEN_MAX || text[0] == '-' || text[n - 1] == '-')
-		return invalid(e, "hostname", text, "has to have 1 to 63 characters, no hyphen at its ends");
+		return option_invalid(e, "hostname", text, "has to have 1 to 63 characters, no hyphen at its ends");
 	for (size_t i = 0; i < n; i++)
 		if (!isalnum((unsigned char)text[i]) && text[i] != '-')
-			return invalid(e, "hostname", text, "may have letters, digits and hyphens");
+			return option_invalid(e, "hostname", text, "may have letters, digits and hyphens");
 	memcpy(o->hostname, text, n + 1);
 	return 0;
 }
@@ -139,11 +139,11 @@ static int forward_address(const struct options *o, const char *text, struct for
 		return 0;
 	}
 	if (inet_pton(AF_INET, text, &f->guest) != 1)
-		return invalid(e, "forward", text, "a guest's address has to be like 10.0.2.15, or - for that");
+		return option_invalid(e, "forward", text, "a guest's address has to be like 10.0.2.15, or - for that");
 	host = f->guest.s_addr & ~o->mask.s_addr;
 	if ((f->guest.s_addr & o->mask.s_addr) != o->network.s_addr || !host || host == ~o->mask.s_addr ||
 		f->guest.s_addr == o->gateway.s_addr || f->guest.s_addr == o->resolver.s_addr)
-		return invalid(e, "forward", text, "is no address that a guest in this network can have");
+		return option_invalid(e, "forward", text, "is no address that a guest in this network can have");
 	return 0;
 }
 
@@ -176,9 +176,9 @@ static int forward_parse(struct options *o, char *text, struct err *e)
 	if (o->nforwards == FORWARDS_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID, "more than %d forwards", FORWARDS_MAX);
 	if (!port || rest || (strcmp(protocol, "tcp") && strcmp(protocol, "udp")))
-		return invalid(e, "forward", text, "has to be like tcp:4:-:22 or udp:5:10.0.2.15:53");
+		return option_invalid(e, "forward", text, "has to be like tcp:4:-:22 or udp:5:10.0.2.15:53");
 	if (!number_parse(port, 1, UINT16_MAX, &number))
-		return invalid(e, "forward", port, "a port is a number from 1 to 65535");
+		return option_invalid(e, "forward", port, "a port is a number from 1 to 65535");
 	f->udp = !strcmp(protocol, "udp");
 	f->port = (uint16_t)number;
 	r = fd_parse("forward", fd, &f->fd, e);
@@ -204,7 +204,7 @@ static int option_take(struct options *o, int c, char *text, struct err *e)
 		return hostname_parse(o, text, e);
 	case 'm':
 		if (!number_parse(text, MTU_MIN, MTU_MAX, &o->mtu))
-			return invalid(e, "mtu", text, "has to be a number from 576 to 65520");
+			return option_invalid(e, "mtu", text, "has to be a number from 576 to 65520");
 		return 0;
 	case 'r':
 		o->restricted = true;

@@ -270,7 +270,7 @@ struct polling {
 	struct poll_set *set;
 };
 
-static bool lets_in(const struct stack *s)
+static bool filter_lets_in(const struct stack *s)
 {
 	return s->nsockets < SOCKETS_MAX && !s->control->holds;
 }
@@ -282,7 +282,7 @@ static int poll_add(int fd, int want, void *opaque)
 	struct pollfd *at = &p->set->fds[p->set->n];
 
 	if (p->set->n == ARRAY_SIZE(p->set->fds) || fd < 0 || fd >= FDS_MAX ||
-		(p->s->fds[fd].listens && !lets_in(p->s)))
+		(p->s->fds[fd].listens && !filter_lets_in(p->s)))
 		return -1;
 	*at = (struct pollfd){ .fd = fd };
 	for (size_t i = 0; i < ARRAY_SIZE(events); i++)

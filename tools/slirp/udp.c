@@ -91,7 +91,7 @@ static uint16_t udp_sum(const uint8_t *ip, const uint8_t *udp, size_t len)
 
 /* ---- who asks ---- */
 
-static bool same(const struct place *a, const struct place *b)
+static bool client_is_same(const struct place *a, const struct place *b)
 {
 	return !memcmp(a, b, sizeof(*a));
 }
@@ -99,7 +99,7 @@ static bool same(const struct place *a, const struct place *b)
 static struct client *client_seen_as(struct udp_forward *f, const struct place *seen)
 {
 	for (unsigned i = 0; i < CLIENTS_MAX; i++)
-		if (f->clients[i].used_ns && same(&f->clients[i].seen, seen))
+		if (f->clients[i].used_ns && client_is_same(&f->clients[i].seen, seen))
 			return &f->clients[i];
 	return NULL;
 }
@@ -127,7 +127,7 @@ static struct client *client_of(struct udp *u, struct udp_forward *f, const stru
 	for (unsigned i = 0; i < CLIENTS_MAX; i++) {
 		struct client *c = &f->clients[i];
 
-		if (c->used_ns && same(&c->real, real)) {
+		if (c->used_ns && client_is_same(&c->real, real)) {
 			c->used_ns = now_ns;
 			return c;
 		}

@@ -28,7 +28,7 @@ static struct json_object *by_id(struct json_object *array, const char *id)
 	return NULL;
 }
 
-static void fill(struct reading *r, struct _xmlNode *n, struct json_object *into,
+static void extra_fill(struct reading *r, struct _xmlNode *n, struct json_object *into,
 	struct json_object *from, const char *path);
 
 static void fill_one(struct reading *r, struct _xmlNode *n, struct json_object *into,
@@ -42,7 +42,7 @@ static void fill_one(struct reading *r, struct _xmlNode *n, struct json_object *
 		js_put(into, key, json_object_get(v));
 	} else if (json_object_is_type(v, json_type_object) &&
 		   json_object_is_type(have, json_type_object)) {
-		fill(r, n, have, v, at);
+		extra_fill(r, n, have, v, at);
 	} else if (json_object_is_type(v, json_type_object) &&
 		   json_object_is_type(have, json_type_array)) {
 		json_object_object_foreach(v, id, one)
@@ -51,14 +51,14 @@ static void fill_one(struct reading *r, struct _xmlNode *n, struct json_object *
 
 			/* One that is not there any more has no properties either. */
 			if (o && json_object_is_type(one, json_type_object))
-				fill(r, n, o, one, at);
+				extra_fill(r, n, o, one, at);
 		}
 	} else if (!json_object_equal(have, v)) {
 		reading_warn(r, n, NULL, "its %s has no effect: an element says it, too", at);
 	}
 }
 
-static void fill(struct reading *r, struct _xmlNode *n, struct json_object *into,
+static void extra_fill(struct reading *r, struct _xmlNode *n, struct json_object *into,
 	struct json_object *from, const char *path)
 {
 	json_object_object_foreach(from, key, v)
@@ -88,7 +88,7 @@ int extra_read(struct reading *r, struct _xmlNode *domain)
 	if (!json_object_is_type(o, json_type_object))
 		return reading_error(r, n, NULL, ERR_INVALID, "must be a JSON object, not %s",
 			js_type_words(o));
-	fill(r, n, r->definition, o, "");
+	extra_fill(r, n, r->definition, o, "");
 	return 0;
 }
 

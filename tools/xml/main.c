@@ -71,7 +71,7 @@ static int elements_print(void)
 	return fflush(stdout) ? 1 : 0;
 }
 
-static int answer(struct json_object *out, int r, const struct err *e)
+static int answer_print(struct json_object *out, int r, const struct err *e)
 {
 	struct json_object *error;
 
@@ -105,5 +105,5 @@ int main(int argc, char **argv)
 		r = file_read_fd(0, "the input", INPUT_MAX, &text, &len, &e);
 	if (!r)
 		r = (!strcmp(mode, "to-json") ? to_json : to_xml)(text, len, out, &e);
-	return answer(out, r, &e);
+	return answer_print(out, r, &e);
 }

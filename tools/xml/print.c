@@ -302,7 +302,7 @@ static void definition_free_p(struct definition **d)
 }
 
 /* In canonical form; the caller puts *ret_o. */
-static int canonical(struct json_object *o, struct json_object **ret_o, uint64_t *ret_ram_bytes,
+static int text_canonical(struct json_object *o, struct json_object **ret_o, uint64_t *ret_ram_bytes,
 	struct err *e)
 {
 	struct definition *d CLEANUP(definition_free_p) = NULL;
@@ -320,7 +320,7 @@ static void doc_free_p(xmlDocPtr *doc)
 	xmlFreeDoc(*doc);
 }
 
-static int read_again(const char *xml, struct json_object **ret_o, struct err *e)
+static int text_read_again(const char *xml, struct json_object **ret_o, struct err *e)
 {
 	xmlDocPtr doc CLEANUP(doc_free_p) = NULL;
 	struct reading reading CLEANUP(reading_done) = { 0 };
@@ -331,11 +331,11 @@ static int read_again(const char *xml, struct json_object **ret_o, struct err *e
 		r = reading_init(&reading, e);
 	if (!r)
 		r = domain_read(&reading, doc);
-	return r < 0 ? r : canonical(reading.definition, ret_o, &ram_bytes, e);
+	return r < 0 ? r : text_canonical(reading.definition, ret_o, &ram_bytes, e);
 }
 
 /* Writes and reads it. *ret_got: canonical, the caller puts it. */
-static int attempt(struct json_object *want, uint64_t ram_bytes, const char *id,
+static int print_attempt(struct json_object *want, uint64_t ram_bytes, const char *id,
 	struct json_object *extra, char **ret_xml, struct json_object **ret_got, struct err *e)
 {
 	CLEANUP_FREE char *xml = domain_write(want, ram_bytes, id, extra);
@@ -343,7 +343,7 @@ static int attempt(struct json_object *want, uint64_t ram_bytes, const char *id,
 
 	if (!xml)
 		return err_set_errno(e, -ENOMEM, "domain XML");
-	r = read_again(xml, ret_got, e);
+	r = text_read_again(xml, ret_got, e);
 	if (r < 0) {
 		err_prefix(e, "the definition cannot be said in XML");
 		return r;
@@ -370,10 +370,10 @@ int domain_print(struct json_object *definition, const char *id, char **ret_xml,
 	CLEANUP_JS struct json_object *want = NULL, *got = NULL, *extra = NULL, *again = NULL;
 	CLEANUP_FREE char *first = NULL, *second = NULL;
 	uint64_t ram_bytes;
-	int r = canonical(definition, &want, &ram_bytes, e);
+	int r = text_canonical(definition, &want, &ram_bytes, e);
 
 	if (!r)
-		r = attempt(want, ram_bytes, id, NULL, &first, &got, e);
+		r = print_attempt(want, ram_bytes, id, NULL, &first, &got, e);
 	if (r < 0)
 		return r;
 	extra = extra_make(want, got);
@@ -381,7 +381,7 @@ int domain_print(struct json_object *definition, const char *id, char **ret_xml,
 		*ret_xml = STEAL_PTR(first);
 		return 0;
 	}
-	r = attempt(want, ram_bytes, id, extra, &second, &again, e);
+	r = print_attempt(want, ram_bytes, id, extra, &second, &again, e);
 	if (r < 0)
 		return r;
 	if (!json_object_equal(want, again))

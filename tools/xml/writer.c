@@ -17,7 +17,7 @@ char *writer_finish(struct writer *w)
 }
 
 /* A tab or newline in an attribute would come back as a space; a quote stands in a text as it is. */
-static void escaped(struct writer *w, const char *s, bool attribute)
+static void text_escape(struct writer *w, const char *s, bool attribute)
 {
 	for (; *s; s++)
 		switch (*s) {
@@ -46,7 +46,7 @@ static void escaped(struct writer *w, const char *s, bool attribute)
 		}
 }
 
-static void tag(struct writer *w, const char *name, va_list ap)
+static void tag_write(struct writer *w, const char *name, va_list ap)
 {
 	const char *key;
 
@@ -57,7 +57,7 @@ static void tag(struct writer *w, const char *name, va_list ap)
 		if (!value)
 			continue;
 		fprintf(w->f, " %s='", key);
-		escaped(w, value, true);
+		text_escape(w, value, true);
 		fputc('\'', w->f);
 	}
 }
@@ -67,7 +67,7 @@ void writer_open(struct writer *w, const char *name, ...)
 	va_list ap;
 
 	va_start(ap, name);
-	tag(w, name, ap);
+	tag_write(w, name, ap);
 	va_end(ap);
 	fputs(">\n", w->f);
 	w->depth++;
@@ -84,7 +84,7 @@ void writer_leaf(struct writer *w, const char *name, ...)
 	va_list ap;
 
 	va_start(ap, name);
-	tag(w, name, ap);
+	tag_write(w, name, ap);
 	va_end(ap);
 	fputs("/>\n", w->f);
 }
@@ -94,9 +94,9 @@ void writer_text(struct writer *w, const char *name, const char *text, ...)
 	va_list ap;
 
 	va_start(ap, text);
-	tag(w, name, ap);
+	tag_write(w, name, ap);
 	va_end(ap);
 	fputc('>', w->f);
-	escaped(w, text, false);
+	text_escape(w, text, false);
 	fprintf(w->f, "</%s>\n", name);
 }

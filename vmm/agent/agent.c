@@ -100,13 +100,13 @@ static void state_set(struct agent *a, enum agent_state s, uint64_t ns)
 
 /* Send all of text or, when the guest does not read, nothing; the timeout then handles the missing
  * answer. */
-static void say(struct agent *a, const char *text)
+static void line_send(struct agent *a, const char *text)
 {
 	if (send(a->fd, text, strlen(text), MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
 		log_debug("agent", "nothing is taken: %s", strerror(errno));
 }
 
-static void say_sync(struct agent *a)
+static void sync_send(struct agent *a)
 {
 	char text[96];
 
@@ -116,13 +116,13 @@ static void say_sync(struct agent *a)
 		++a->id);
 	a->wants_sentinel = true;
 	a->len = 0;
-	say(a, text);
+	line_send(a, text);
 }
 
-static void thaw_say(struct agent *a)
+static void thaw_send(struct agent *a)
 {
-	say_sync(a);
-	say(a, "{\"execute\":\"guest-fsfreeze-thaw\"}\n");
+	sync_send(a);
+	line_send(a, "{\"execute\":\"guest-fsfreeze-thaw\"}\n");
 	state_set(a, THAW_SYNC, a->times.thaw_ns);
 }
 
@@ -130,24 +130,24 @@ static void thaw_begin(struct agent *a)
 {
 	a->tries = 1;
 	a->thaw_due = false;
-	thaw_say(a);
+	thaw_send(a);
 }
 
 static void freeze_begin(struct agent *a)
 {
 	a->waits = false;
 	state_set(a, FREEZE_SYNC, a->times.sync_ns);
-	say_sync(a);
+	sync_send(a);
 }
 
 static void time_begin(struct agent *a)
 {
 	a->time_due = false;
 	state_set(a, TIME_SYNC, a->times.sync_ns);
-	say_sync(a);
+	sync_send(a);
 }
 
-static void time_say(struct agent *a)
+static void time_send(struct agent *a)
 {
 	struct timespec ts;
 	char text[96];
@@ -155,7 +155,7 @@ static void time_say(struct agent *a)
 	clock_gettime(CLOCK_REALTIME, &ts);
 	snprintf(text, sizeof(text), "{\"execute\":\"guest-set-time\",\"arguments\":{\"time\":%" PRId64 "}}\n",
 		(int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec);
-	say(a, text);
+	line_send(a, text);
 	state_set(a, TIME_ASKED, a->times.sync_ns);
 }
 
@@ -165,18 +165,18 @@ static void errand_begin(struct agent *a, struct errand *which)
 	which->due = false;
 	which->under_way = true;
 	state_set(a, ERRAND_SYNC, a->times.sync_ns);
-	say_sync(a);
+	sync_send(a);
 }
 
 static void name_begin(struct agent *a)
 {
 	state_set(a, NAME_SYNC, a->times.sync_ns);
-	say_sync(a);
+	sync_send(a);
 }
 
 /* Set the host name until the next boot and in /etc. The shell command needs no quotes, because the
  * name has only letters, digits and hyphens. */
-static void name_say(struct agent *a)
+static void name_send(struct agent *a)
 {
 	char text[320];
 
@@ -185,11 +185,11 @@ static void name_say(struct agent *a)
 		"\"hostnamectl set-hostname $1 || { hostname $1 && echo $1 >/etc/hostname; }\",\"sh\",\"%s\"]}}\n",
 		a->hostname);
 	a->hostname[0] = 0;
-	say(a, text);
+	line_send(a, text);
 	state_set(a, NAME_ASKED, a->times.sync_ns);
 }
 
-static void tell(void *opaque)
+static void state_tell(void *opaque)
 {
 	struct agent *a = opaque;
 	bool open = atomic_load(&a->port_open);
@@ -214,17 +214,17 @@ static void tell(void *opaque)
 static void answers_set(struct agent *a, bool answers)
 {
 	a->answers = answers;
-	tell(a);
+	state_tell(a);
 }
 
 static void ping_begin(struct agent *a)
 {
 	atomic_store(&a->ping_due, false);
 	state_set(a, PING_SYNC, a->times.sync_ns);
-	say_sync(a);
+	sync_send(a);
 }
 
-static void go_on(struct agent *a)
+static void queue_resume(struct agent *a)
 {
 	state_set(a, IDLE, 0);
 	if (a->thaw_due)
@@ -248,7 +248,7 @@ static void errand_end(struct agent *a, int r, const struct err *e)
 	struct errand was = *a->errand;
 
 	a->errand->under_way = false;
-	go_on(a);
+	queue_resume(a);
 	was.done(was.opaque, r, e);
 }
 
@@ -265,7 +265,7 @@ static void errand_answered(struct agent *a, const struct agent_answer *x)
 			x->kind == AGENT_ERROR && x->desc[0] ? x->desc : "it does not say why"), &e);
 }
 
-static void errand_late(struct agent *a)
+static void errand_timed_out(struct agent *a)
 {
 	struct err e;
 
@@ -287,10 +287,10 @@ static void thaw_end(struct agent *a, bool thawed)
 		a->thaw_failed = NULL;
 	if (!thawed && !a->thaw_failed && failed)
 		failed(a->thaw_opaque);
-	go_on(a);
+	queue_resume(a);
 }
 
-static void finish(struct agent *a, int r, const struct err *e)
+static void freeze_finish(struct agent *a, int r, const struct err *e)
 {
 	a->done(a->opaque, r, e);
 }
@@ -304,7 +304,7 @@ static void freeze_answered(struct agent *a, const struct agent_answer *x)
 
 	if (x->kind == AGENT_RETURN) {
 		state_set(a, FROZEN, a->times.hold_ns);
-		finish(a, 0, NULL);
+		freeze_finish(a, 0, NULL);
 		return;
 	}
 	thaw_begin(a);
@@ -315,10 +315,10 @@ static void freeze_answered(struct agent *a, const struct agent_answer *x)
 	else
 		r = err_set(&e, -EPROTO, ERR_GENERIC,
 			"the guest agent's answer is none; restart it in the guest");
-	finish(a, r, &e);
+	freeze_finish(a, r, &e);
 }
 
-static void synced(struct agent *a, const struct agent_answer *x)
+static void sync_done(struct agent *a, const struct agent_answer *x)
 {
 	if (x->kind != AGENT_RETURN || !x->is_number || x->number != a->id) {
 		a->wants_sentinel = true; /* the answer to an earlier sync */
@@ -328,23 +328,23 @@ static void synced(struct agent *a, const struct agent_answer *x)
 	if (a->state == THAW_SYNC) {
 		state_set(a, THAW_ASKED, 0);
 	} else if (a->state == TIME_SYNC) {
-		time_say(a);
+		time_send(a);
 	} else if (a->state == ERRAND_SYNC) {
-		say(a, a->errand->text);
+		line_send(a, a->errand->text);
 		state_set(a, ERRAND_ASKED, a->errand->silent ? MIN(AGENT_SILENCE_NS, a->times.sync_ns) :
 							      a->times.sync_ns);
 	} else if (a->state == NAME_SYNC) {
-		name_say(a);
+		name_send(a);
 	} else if (a->state == PING_SYNC) {
-		go_on(a);
+		queue_resume(a);
 	} else {
 		state_set(a, FREEZE_ASKED, a->times.freeze_ns);
 		a->owes_thaw = true;
-		say(a, "{\"execute\":\"guest-fsfreeze-freeze\"}\n");
+		line_send(a, "{\"execute\":\"guest-fsfreeze-freeze\"}\n");
 	}
 }
 
-static void line_over(struct agent *a)
+static void line_done(struct agent *a)
 {
 	struct agent_answer x = {.kind = AGENT_GARBAGE};
 
@@ -359,25 +359,25 @@ static void line_over(struct agent *a)
 	case TIME_SYNC:
 	case ERRAND_SYNC:
 	case PING_SYNC:
-		synced(a, &x);
+		sync_done(a, &x);
 		break;
 	case ERRAND_ASKED:
 		errand_answered(a, &x);
 		break;
 	case NAME_SYNC:
-		synced(a, &x);
+		sync_done(a, &x);
 		break;
 	case NAME_ASKED:
 		if (x.kind != AGENT_RETURN)
 			log_info("agent", "the guest keeps its host name: %s",
 				x.kind == AGENT_ERROR ? x.desc : "no answer that is one");
-		go_on(a);
+		queue_resume(a);
 		break;
 	case TIME_ASKED:
 		if (x.kind != AGENT_RETURN)
 			log_info("agent", "the guest's clock is not set: %s",
 				x.kind == AGENT_ERROR ? x.desc : "no answer that is one");
-		go_on(a);
+		queue_resume(a);
 		break;
 	case FREEZE_ASKED:
 		freeze_answered(a, &x);
@@ -402,7 +402,7 @@ static void byte_take(struct agent *a, char c)
 	} else if (a->wants_sentinel) {
 		return;
 	} else if (c == '\n') {
-		line_over(a);
+		line_done(a);
 	} else if (a->len == sizeof(a->line)) {
 		a->overlong = true;
 	} else {
@@ -410,7 +410,7 @@ static void byte_take(struct agent *a, char c)
 	}
 }
 
-static void readable(void *opaque, unsigned revents)
+static void port_readable(void *opaque, unsigned revents)
 {
 	struct agent *a = opaque;
 	char buf[4096];
@@ -425,7 +425,7 @@ static void readable(void *opaque, unsigned revents)
 
 /* ---- timeouts ---- */
 
-static void late(void *opaque)
+static void deadline_passed(void *opaque)
 {
 	struct agent *a = opaque;
 	bool asked = a->state == FREEZE_ASKED;
@@ -440,8 +440,8 @@ static void late(void *opaque)
 		if (asked)
 			thaw_begin(a);
 		else
-			go_on(a);
-		finish(a,
+			queue_resume(a);
+		freeze_finish(a,
 			err_set(&e, -ETIMEDOUT, ERR_TIMEOUT,
 				asked ? "the guest agent did not freeze the file systems within "
 					"%llu s"
@@ -459,7 +459,7 @@ static void late(void *opaque)
 	case THAW_SYNC:
 	case THAW_ASKED:
 		if (a->tries++ < THAW_TRIES) {
-			thaw_say(a);
+			thaw_send(a);
 			break;
 		}
 		log_error("agent", "the guest agent does not say that the file systems are thawed");
@@ -468,20 +468,20 @@ static void late(void *opaque)
 	case TIME_SYNC:
 	case TIME_ASKED:
 		log_info("agent", "the guest's clock is not set: no agent answers");
-		go_on(a);
+		queue_resume(a);
 		break;
 	case ERRAND_SYNC:
 	case ERRAND_ASKED:
-		errand_late(a);
+		errand_timed_out(a);
 		break;
 	case NAME_SYNC:
 	case NAME_ASKED:
 		log_info("agent", "the guest keeps its host name: no agent answers");
 		a->hostname[0] = 0;
-		go_on(a);
+		queue_resume(a);
 		break;
 	case PING_SYNC:
-		go_on(a);
+		queue_resume(a);
 		break;
 	case IDLE:
 		break;
@@ -499,7 +499,7 @@ static void port_run(struct loop_task *t)
 		a->answers = false;
 	if (atomic_load(&a->ping_due) && a->state == IDLE)
 		ping_begin(a);
-	tell(a);
+	state_tell(a);
 }
 
 void agent_port(struct agent *a, bool open, bool loaded)
@@ -573,7 +573,7 @@ void agent_thaw_restored(struct agent *a, void (*failed)(void *opaque), void *op
 	a->thaw_failed = failed;
 	a->thaw_opaque = opaque;
 	if (a->state == IDLE)
-		go_on(a);
+		queue_resume(a);
 }
 
 void agent_set_time(struct agent *a)
@@ -582,7 +582,7 @@ void agent_set_time(struct agent *a)
 		return;
 	a->time_due = true;
 	if (a->state == IDLE)
-		go_on(a);
+		queue_resume(a);
 }
 
 /* Return the free slot for an errand; NULL with -EBUSY in e when the slot is in use. */
@@ -605,7 +605,7 @@ static int errand_ask(struct agent *a, struct errand *x)
 {
 	x->due = true;
 	if (a->state == IDLE)
-		go_on(a);
+		queue_resume(a);
 	return 0;
 }
 
@@ -684,7 +684,7 @@ void agent_set_hostname(struct agent *a, const char *name)
 		return;
 	agent_hostname(name, a->hostname);
 	if (a->state == IDLE)
-		go_on(a);
+		queue_resume(a);
 }
 
 int agent_new(
@@ -704,11 +704,11 @@ int agent_new(
 	a->id = (int64_t)(loop_now_ns() &
 			  0xffffffff);
 	a->port_task.run = port_run;
-	r = loop_timer_new(l, late, a, &a->timer);
+	r = loop_timer_new(l, deadline_passed, a, &a->timer);
 	if (!r)
-		r = loop_timer_new(l, tell, a, &a->tell_timer);
+		r = loop_timer_new(l, state_tell, a, &a->tell_timer);
 	if (!r)
-		r = loop_watch(l, fd, 0, readable, a, &a->watch);
+		r = loop_watch(l, fd, 0, port_readable, a, &a->watch);
 	if (r < 0) {
 		agent_free(a);
 		return err_set_errno(e, r, "guest agent");

@@ -14,22 +14,22 @@ struct cursor {
 	const char *at, *end;
 };
 
-static void blanks(struct cursor *c)
+static void blanks_skip(struct cursor *c)
 {
 	while (c->at < c->end && strchr(" \t\r", *c->at) && *c->at)
 		c->at++;
 }
 
 /* Return the next character that is not white space; 0 at the end. */
-static char peek(struct cursor *c)
+static char char_peek(struct cursor *c)
 {
-	blanks(c);
+	blanks_skip(c);
 	return c->at < c->end ? *c->at : 0;
 }
 
-static bool take(struct cursor *c, char want)
+static bool char_take(struct cursor *c, char want)
 {
-	if (peek(c) != want)
+	if (char_peek(c) != want)
 		return false;
 	c->at++;
 	return true;
@@ -37,11 +37,11 @@ static bool take(struct cursor *c, char want)
 
 /* Read a string's content, truncated to size: each escape becomes one '?'. buf NULL: skip the
  * string. */
-static bool string(struct cursor *c, char *buf, size_t size)
+static bool string_read(struct cursor *c, char *buf, size_t size)
 {
 	size_t n = 0;
 
-	if (!take(c, '"'))
+	if (!char_take(c, '"'))
 		return false;
 	for (; c->at < c->end && *c->at != '"'; c->at++) {
 		char ch = *c->at;
@@ -58,9 +58,9 @@ static bool string(struct cursor *c, char *buf, size_t size)
 	return c->at++ < c->end;
 }
 
-static bool number(struct cursor *c, int64_t *ret)
+static bool number_read(struct cursor *c, int64_t *ret)
 {
-	bool negative = take(c, '-');
+	bool negative = char_take(c, '-');
 	const char *from = c->at;
 	int64_t n = 0;
 
@@ -79,12 +79,12 @@ static bool value_skip(struct cursor *c)
 	unsigned depth = 0;
 
 	do {
-		char ch = peek(c);
+		char ch = char_peek(c);
 
 		if (!ch)
 			return false;
 		if (ch == '"') {
-			if (!string(c, NULL, 0))
+			if (!string_read(c, NULL, 0))
 				return false;
 			continue;
 		}
@@ -108,16 +108,16 @@ static bool error_parse(struct cursor *c, struct agent_answer *ret)
 {
 	char key[16];
 
-	if (!take(c, '{'))
+	if (!char_take(c, '{'))
 		return false;
-	while (!take(c, '}')) {
-		bool good = string(c, key, sizeof(key)) && take(c, ':');
+	while (!char_take(c, '}')) {
+		bool good = string_read(c, key, sizeof(key)) && char_take(c, ':');
 
 		if (good && !strcmp(key, "desc"))
-			good = string(c, ret->desc, sizeof(ret->desc));
+			good = string_read(c, ret->desc, sizeof(ret->desc));
 		else if (good)
 			good = value_skip(c);
-		if (!good || (!take(c, ',') && peek(c) != '}'))
+		if (!good || (!char_take(c, ',') && char_peek(c) != '}'))
 			return false;
 	}
 	ret->kind = AGENT_ERROR;
@@ -126,21 +126,21 @@ static bool error_parse(struct cursor *c, struct agent_answer *ret)
 
 static bool return_parse(struct cursor *c, struct agent_answer *ret)
 {
-	char ch = peek(c);
+	char ch = char_peek(c);
 
 	ret->kind = AGENT_RETURN;
 	ret->is_number = ch == '-' || isdigit((unsigned char)ch);
-	return ret->is_number ? number(c, &ret->number) : value_skip(c);
+	return ret->is_number ? number_read(c, &ret->number) : value_skip(c);
 }
 
 static bool object_parse(struct cursor *c, struct agent_answer *ret)
 {
 	char key[16];
 
-	if (!take(c, '{'))
+	if (!char_take(c, '{'))
 		return false;
-	while (!take(c, '}')) {
-		bool good = string(c, key, sizeof(key)) && take(c, ':');
+	while (!char_take(c, '}')) {
+		bool good = string_read(c, key, sizeof(key)) && char_take(c, ':');
 
 		if (good && !strcmp(key, "return"))
 			good = return_parse(c, ret);
@@ -148,10 +148,10 @@ static bool object_parse(struct cursor *c, struct agent_answer *ret)
 			good = error_parse(c, ret);
 		else if (good)
 			good = value_skip(c);
-		if (!good || (!take(c, ',') && peek(c) != '}'))
+		if (!good || (!char_take(c, ',') && char_peek(c) != '}'))
 			return false;
 	}
-	return !peek(c);
+	return !char_peek(c);
 }
 
 void agent_answer_parse(const char *line, size_t len, struct agent_answer *ret)
@@ -168,7 +168,7 @@ void agent_answer_parse(const char *line, size_t len, struct agent_answer *ret)
 /* Take the comma between two members, or find the list's or object's end. */
 static bool next_or(struct cursor *c, char end)
 {
-	return take(c, ',') || peek(c) == end;
+	return char_take(c, ',') || char_peek(c) == end;
 }
 
 /* Parse the text of an address into *x; sets VM_ADDRESS_NONE when the text is no address. */
@@ -186,17 +186,17 @@ static bool address_parse(struct cursor *c, struct vm_address *x)
 	int64_t prefix = 0;
 
 	x->family = VM_ADDRESS_NONE;
-	if (!take(c, '{'))
+	if (!char_take(c, '{'))
 		return false;
-	while (!take(c, '}')) {
-		bool good = string(c, key, sizeof(key)) && take(c, ':');
+	while (!char_take(c, '}')) {
+		bool good = string_read(c, key, sizeof(key)) && char_take(c, ':');
 
 		if (good && !strcmp(key, "ip-address")) {
-			good = string(c, text, sizeof(text));
+			good = string_read(c, text, sizeof(text));
 			if (good)
 				address_set(x, text);
 		} else if (good && !strcmp(key, "prefix")) {
-			good = number(c, &prefix);
+			good = number_read(c, &prefix);
 		} else if (good) {
 			good = value_skip(c);
 		}
@@ -219,9 +219,9 @@ static void address_add(struct vm_addresses *all, const struct vm_address *x)
 
 static bool address_list_parse(struct cursor *c, struct vm_addresses *all)
 {
-	if (!take(c, '['))
+	if (!char_take(c, '['))
 		return false;
-	while (!take(c, ']')) {
+	while (!char_take(c, ']')) {
 		struct vm_address x = {0};
 
 		if (!address_parse(c, &x) || !next_or(c, ']'))
@@ -251,15 +251,15 @@ static bool interface_parse(struct cursor *c, struct vm_addresses *all)
 	uint32_t from = all->n;
 	char key[20], text[24];
 
-	if (!take(c, '{'))
+	if (!char_take(c, '{'))
 		return false;
-	while (!take(c, '}')) {
-		bool good = string(c, key, sizeof(key)) && take(c, ':');
+	while (!char_take(c, '}')) {
+		bool good = string_read(c, key, sizeof(key)) && char_take(c, ':');
 
 		if (good && !strcmp(key, "name")) {
-			good = string(c, its.name, sizeof(its.name));
+			good = string_read(c, its.name, sizeof(its.name));
 		} else if (good && !strcmp(key, "hardware-address")) {
-			good = string(c, text, sizeof(text));
+			good = string_read(c, text, sizeof(text));
 			if (good)
 				mac_set(&its, text);
 		} else if (good && !strcmp(key, "ip-addresses")) {
@@ -286,14 +286,14 @@ bool agent_addresses_parse(const char *line, size_t len, struct vm_addresses *re
 	char key[16];
 
 	*ret = (struct vm_addresses){0};
-	if (!take(&c, '{'))
+	if (!char_take(&c, '{'))
 		return false;
-	while (!take(&c, '}')) {
-		bool good = string(&c, key, sizeof(key)) && take(&c, ':');
+	while (!char_take(&c, '}')) {
+		bool good = string_read(&c, key, sizeof(key)) && char_take(&c, ':');
 
 		if (good && !strcmp(key, "return")) {
-			good = take(&c, '[');
-			while (good && !take(&c, ']'))
+			good = char_take(&c, '[');
+			while (good && !char_take(&c, ']'))
 				good = interface_parse(&c, ret) && next_or(&c, ']');
 		} else if (good) {
 			good = value_skip(&c);

@@ -180,7 +180,7 @@ static void page_tables_write(struct memory *m, struct boot_entry *ret)
 	ret->cr3 = BOOT_PML4_GPA;
 }
 
-static int finish(struct boot_image *b, uint64_t entry, uint64_t pvh_entry, struct boot_entry *ret,
+static int boot_finish(struct boot_image *b, uint64_t entry, uint64_t pvh_entry, struct boot_entry *ret,
 	struct err *e)
 {
 	int r = initrd_load(b, e);
@@ -223,5 +223,5 @@ int boot_load(struct memory *m, const struct boot_source *s, struct boot_entry *
 	else
 		r = err_set(e, -EINVAL, ERR_INVALID,
 			"kernel: neither an x86-64 ELF (vmlinux) nor a bzImage");
-	return r < 0 ? r : finish(&b, entry, pvh_entry, ret, e);
+	return r < 0 ? r : boot_finish(&b, entry, pvh_entry, ret, e);
 }

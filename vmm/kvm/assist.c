@@ -24,7 +24,7 @@
  * enough that a stale breakpoint is replaced soon. */
 #define RECHECK_NS 20000000ULL
 
-static void count(atomic_ulong *c)
+static void assist_count(atomic_ulong *c)
 {
 	atomic_fetch_add_explicit(c, 1, memory_order_relaxed);
 }
@@ -200,7 +200,7 @@ void assist_wrmsr(struct assist *a, struct vcpu *v)
 
 /* Emulate the first instruction of the page-fault handler, so that the breakpoint can stay set.
  * Single-step when the instruction is not one that assist_entry_step() knows. */
-static void step_over(struct assist *a, struct vcpu *v, struct kvm_regs *r)
+static void insn_step_over(struct assist *a, struct vcpu *v, struct kvm_regs *r)
 {
 	uint8_t bytes[4];
 	bool clears_df;
@@ -238,12 +238,12 @@ bool assist_debug(struct assist *a, struct vcpu *v)
 	if (linear_read(a, v, r.rsp, (uint8_t *)frame, sizeof(frame)) == sizeof(frame) &&
 		frame[1] == v->assist.lstar && msrs_get(v, &msrs) &&
 		assist_finish_syscall(frame, &msrs, &r, &s)) {
-		count(&a->syscalls);
+		assist_count(&a->syscalls);
 		return kvm_ioctl(v->fd, KVM_SET_SREGS, &s) == 0 &&
 			kvm_ioctl(v->fd, KVM_SET_REGS, &r) == 0;
 	}
 	breakpoint_update(a, v, &s);
-	step_over(a, v, &r);
+	insn_step_over(a, v, &r);
 	return true;
 }
 
@@ -319,7 +319,7 @@ bool assist_emulate(struct assist *a, struct vcpu *v)
 		r.rip += i.len;
 	if (!ok || kvm_ioctl(v->fd, KVM_SET_REGS, &r) < 0)
 		return false;
-	count(&a->instructions);
+	assist_count(&a->instructions);
 	/* Inject #BP last: KVM_SET_REGS drops a pending exception. */
 	return i.kind == ASSIST_INT3 ? int3_inject(v) : true;
 }

@@ -13,7 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static void count(atomic_ulong *c)
+static void exit_count(atomic_ulong *c)
 {
 	/* A plain load and store suffice: only this vCPU's thread writes the counter. */
 	atomic_store_explicit(c, atomic_load_explicit(c, memory_order_relaxed) + 1,
@@ -159,15 +159,15 @@ bool vcpu_exit_handle(struct vcpu *v)
 {
 	switch (v->run->exit_reason) {
 	case KVM_EXIT_IO:
-		count(&v->exits_io);
+		exit_count(&v->exits_io);
 		exit_io(v);
 		break;
 	case KVM_EXIT_MMIO:
-		count(&v->exits_mmio);
+		exit_count(&v->exits_mmio);
 		exit_mmio(v);
 		break;
 	default:
-		count(&v->exits_other);
+		exit_count(&v->exits_other);
 		if (!exit_other(v))
 			return false;
 	}

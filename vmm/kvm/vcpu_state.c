@@ -199,7 +199,7 @@ CODE(32)
 #undef CODE
 
 /* A function of its own, since KVM's __u64 is unsigned long long, not uint64_t. */
-static void code64(struct coder *c, __u64 *v)
+static void state_code_u64(struct coder *c, __u64 *v)
 {
 	if (c->w)
 		state_put_u64(c->w, *v);
@@ -222,12 +222,12 @@ static void code_regs(struct coder *c, struct kvm_regs *r)
 		&r->rflags };
 
 	for (size_t i = 0; i < ARRAY_SIZE(all); i++)
-		code64(c, all[i]);
+		state_code_u64(c, all[i]);
 }
 
 static void code_segment(struct coder *c, struct kvm_segment *s)
 {
-	code64(c, &s->base);
+	state_code_u64(c, &s->base);
 	code32(c, &s->limit);
 	code16(c, &s->selector);
 	code8(c, &s->type);
@@ -249,14 +249,14 @@ static void code_sregs(struct coder *c, struct kvm_sregs *s)
 
 	for (size_t i = 0; i < ARRAY_SIZE(segments); i++)
 		code_segment(c, segments[i]);
-	code64(c, &s->gdt.base);
+	state_code_u64(c, &s->gdt.base);
 	code16(c, &s->gdt.limit);
-	code64(c, &s->idt.base);
+	state_code_u64(c, &s->idt.base);
 	code16(c, &s->idt.limit);
 	for (size_t i = 0; i < ARRAY_SIZE(rest); i++)
-		code64(c, rest[i]);
+		state_code_u64(c, rest[i]);
 	for (size_t i = 0; i < ARRAY_SIZE(s->interrupt_bitmap); i++)
-		code64(c, &s->interrupt_bitmap[i]);
+		state_code_u64(c, &s->interrupt_bitmap[i]);
 }
 
 static void code_events(struct coder *c, struct kvm_vcpu_events *e)
@@ -276,15 +276,15 @@ static void code_events(struct coder *c, struct kvm_vcpu_events *e)
 	code32(c, &e->sipi_vector);
 	code32(c, &e->flags);
 	code8(c, &e->exception_has_payload);
-	code64(c, &e->exception_payload);
+	state_code_u64(c, &e->exception_payload);
 }
 
 static void code_debug(struct coder *c, struct kvm_debugregs *d)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(d->db); i++)
-		code64(c, &d->db[i]);
-	code64(c, &d->dr6);
-	code64(c, &d->dr7);
+		state_code_u64(c, &d->db[i]);
+	state_code_u64(c, &d->dr6);
+	state_code_u64(c, &d->dr7);
 }
 
 static void code_xcrs(struct coder *c, struct kvm_xcrs *x)
@@ -293,7 +293,7 @@ static void code_xcrs(struct coder *c, struct kvm_xcrs *x)
 	x->nr_xcrs = MIN(x->nr_xcrs, (uint32_t)KVM_MAX_XCRS);
 	for (uint32_t i = 0; i < x->nr_xcrs; i++) {
 		code32(c, &x->xcrs[i].xcr);
-		code64(c, &x->xcrs[i].value);
+		state_code_u64(c, &x->xcrs[i].value);
 	}
 }
 
@@ -319,7 +319,7 @@ static void code_msrs(struct coder *c, struct msr_list *m)
 	}
 	for (uint32_t i = 0; i < m->head.nmsrs; i++) {
 		code32(c, &m->e[i].index);
-		code64(c, &m->e[i].data);
+		state_code_u64(c, &m->e[i].data);
 	}
 }
 

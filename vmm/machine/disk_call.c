@@ -118,7 +118,7 @@ struct end_call {
 };
 
 /* A successful change of the snapshot table shows that engine and file agree again. */
-static int changed(struct machine_disk *d, int r)
+static int change_done(struct machine_disk *d, int r)
 {
 	if (!r)
 		d->snapshot_unknown = false;
@@ -142,7 +142,7 @@ int disk_snapshot_commit(struct machine_disk *d, struct block_snapshot *s,
 	if (!r && ret_id)
 		memcpy(ret_id, x.c.op.id, BLOCK_SNAPSHOT_ID_MAX + 1);
 	d->snapshot_unknown |= x.c.op.unknown;
-	return changed(d, r);
+	return change_done(d, r);
 }
 
 static void abort_run(struct disk_call *c, struct block *b)
@@ -193,7 +193,7 @@ int disk_snapshot_apply(struct machine_disk *d, const char *id, struct err *e)
 {
 	struct end_call x = { .c = { .run = apply_run, .op.done = op_done }, .id = id };
 
-	return changed(d, disk_call(d, &x.c, e));
+	return change_done(d, disk_call(d, &x.c, e));
 }
 
 static void apply_with_run(struct disk_call *c, struct block *b)
@@ -206,7 +206,7 @@ int disk_snapshot_apply_with(struct machine_disk *d, const struct block_snapshot
 {
 	struct end_call x = { .c = { .run = apply_with_run, .op.done = op_done }, .info = info };
 
-	return changed(d, disk_call(d, &x.c, e));
+	return change_done(d, disk_call(d, &x.c, e));
 }
 
 static void delete_run(struct disk_call *c, struct block *b)
@@ -218,7 +218,7 @@ int disk_snapshot_delete(struct machine_disk *d, const char *id, struct err *e)
 {
 	struct end_call x = { .c = { .run = delete_run, .op.done = op_done }, .id = id };
 
-	return changed(d, disk_call(d, &x.c, e));
+	return change_done(d, disk_call(d, &x.c, e));
 }
 
 static void update_run(struct disk_call *c, struct block *b)
@@ -231,7 +231,7 @@ int disk_snapshot_update(struct machine_disk *d, const struct block_snapshot_inf
 {
 	struct end_call x = { .c = { .run = update_run, .op.done = op_done }, .info = info };
 
-	return changed(d, disk_call(d, &x.c, e));
+	return change_done(d, disk_call(d, &x.c, e));
 }
 
 static void map_run(struct disk_call *c, struct block *b)

@@ -233,7 +233,7 @@ void vm_work_set_live(struct vm *vm)
 }
 
 /* Refuse while exclusive work is in progress, or in a process that only works on images. */
-static int busy(const struct vm *vm, struct err *e)
+static int vm_check_busy(const struct vm *vm, struct err *e)
 {
 	if (vm->cfg.images_only)
 		return err_set(e, -EBUSY, ERR_WRONG_STATE,
@@ -281,7 +281,7 @@ int vm_cont(struct vm *vm, enum vm_reason reason, struct err *e)
 {
 	const char *corrupt = machine_corrupt_disk(vm->m);
 
-	if (busy(vm, e))
+	if (vm_check_busy(vm, e))
 		return -EBUSY;
 	if (vm->phase == VM_PHASE_RUNNING)
 		return 0;
@@ -354,7 +354,7 @@ static int button_press(struct vm *vm, struct err *e)
 {
 	struct vm_event ev;
 
-	if (busy(vm, e))
+	if (vm_check_busy(vm, e))
 		return -EBUSY;
 	if (vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED)
 		return wrong_phase(vm, "press the power button", e);
@@ -380,7 +380,7 @@ void vm_set_off_asked(struct vm *vm, bool asked)
 
 int vm_nmi(struct vm *vm, struct err *e)
 {
-	if (busy(vm, e))
+	if (vm_check_busy(vm, e))
 		return -EBUSY;
 	if (vm->phase != VM_PHASE_RUNNING)
 		return wrong_phase(vm, "inject an NMI", e);
@@ -414,7 +414,7 @@ static int reset_in_place(struct vm *vm, bool by_guest, struct err *e)
 
 int vm_reset(struct vm *vm, struct err *e)
 {
-	if (busy(vm, e))
+	if (vm_check_busy(vm, e))
 		return -EBUSY;
 	if (vm->work)
 		return err_set(e, -EBUSY, ERR_BUSY, "a %s of this VM is under way", vm->work);

@@ -65,7 +65,7 @@ static bool is_stopped(void *opaque)
 	return atomic_load(&k->all->stop);
 }
 
-static void progress(void *opaque, uint64_t done, uint64_t total)
+static void copying_progress(void *opaque, uint64_t done, uint64_t total)
 {
 	struct copying *k = opaque;
 	uint64_t now = loop_now_ns();
@@ -78,9 +78,9 @@ static void progress(void *opaque, uint64_t done, uint64_t total)
 	loop_post(k->all->home, &k->telling);
 }
 
-static int step(void *opaque, uint64_t done, uint64_t total)
+static int copying_step(void *opaque, uint64_t done, uint64_t total)
 {
-	progress(opaque, done, total);
+	copying_progress(opaque, done, total);
 	return is_stopped(opaque);
 }
 
@@ -180,7 +180,7 @@ static int target_open(struct copying *k, struct block **ret_b)
 static int blocks_copy(struct copying *k, struct block *from, struct block *to)
 {
 	struct block_copy c = { .from = from, .to = to, .from_loop = k->copier->from, .loop = k->copier->to,
-		.to_is_zero = true, .stop = is_stopped, .progress = progress, .opaque = k };
+		.to_is_zero = true, .stop = is_stopped, .progress = copying_progress, .opaque = k };
 
 	return block_copy(&c, &k->e);
 }
@@ -216,12 +216,12 @@ static bool file_is_content(struct copying *k)
 	return k->what.format[0] == BLOCK_FORMAT_RAW || (!header_read(k, &h, &e) && !h.nb_snapshots && !h.has_bitmaps);
 }
 
-static int copy(struct copying *k)
+static int copying_run(struct copying *k)
 {
 	if (k->what.mode == VM_CLONE_LINKED)
 		return overlay_make(k);
 	if (k->what.mode == VM_CLONE_IMAGE || file_is_content(k))
-		return image_copy(k->layer_fd[0], k->fd, step, k, &k->e);
+		return image_copy(k->layer_fd[0], k->fd, copying_step, k, &k->e);
 	return content_copy(k);
 }
 
@@ -229,7 +229,7 @@ static void *thread_main(void *opaque)
 {
 	struct copying *k = opaque;
 
-	k->r = is_stopped(k) ? err_set(&k->e, -ECANCELED, ERR_CANCELLED, "it was cancelled") : copy(k);
+	k->r = is_stopped(k) ? err_set(&k->e, -ECANCELED, ERR_CANCELLED, "it was cancelled") : copying_run(k);
 	if (!k->r && fdatasync(k->fd) < 0)
 		k->r = err_set_errno(&k->e, -errno, "cannot write the clone's disk");
 	loop_post(k->all->home, &k->over);
@@ -250,7 +250,7 @@ static void copying_free(struct copying *k)
 	free(k);
 }
 
-static void copying_over(struct loop_task *t)
+static void copying_done(struct loop_task *t)
 {
 	struct copying *k = container_of(t, struct copying, over), **at;
 	struct clone_disks *c = k->all;
@@ -300,7 +300,7 @@ static struct copying *copying_new(struct clone_disks *c, const struct vm_clone_
 	k->what.disk[sizeof(k->what.disk) - 1] = 0;
 	k->what.backing_name[sizeof(k->what.backing_name) - 1] = 0;
 	k->seq = seq;
-	k->over.run = copying_over;
+	k->over.run = copying_done;
 	k->telling.run = copying_tell;
 	atomic_store(&k->told, true);
 	k->fd = fds[at++];

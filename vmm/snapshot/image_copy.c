@@ -95,7 +95,7 @@ static size_t piece_take(struct copy *c, uint64_t *ret_from)
 	return len;
 }
 
-static void failed(struct copy *c, int r)
+static void copy_failed(struct copy *c, int r)
 {
 	pthread_mutex_lock(&c->lock);
 	if (!c->r)
@@ -146,7 +146,7 @@ static bool piece_copy(struct copy *c)
 	if (r < 0)
 		r = buffered_copy(c, from, len);
 	if (r < 0)
-		failed(c, r);
+		copy_failed(c, r);
 	return true;
 }
 
@@ -159,7 +159,7 @@ static void *helper_main(void *opaque)
 
 /* ---- whole file ---- */
 
-static uint64_t position(struct copy *c)
+static uint64_t file_position(struct copy *c)
 {
 	uint64_t at;
 
@@ -175,8 +175,8 @@ static int content_copy(struct copy *c, int (*step)(void *opaque, uint64_t done,
 	bool helped = c->bytes > PIECE_BYTES && pthread_create(&helper, NULL, helper_main, c) == 0;
 
 	while (piece_copy(c))
-		if (step(opaque, position(c), c->bytes))
-			failed(c, -ECANCELED);
+		if (step(opaque, file_position(c), c->bytes))
+			copy_failed(c, -ECANCELED);
 	if (helped)
 		pthread_join(helper, NULL);
 	direct_set(c, false); /* the next user of the file may write less than a sector */
@@ -189,7 +189,7 @@ static int content_copy(struct copy *c, int (*step)(void *opaque, uint64_t done,
 }
 
 /* Use lseek() for the size, which also works on block devices. */
-static int prepare(struct copy *c)
+static int copy_prepare(struct copy *c)
 {
 	off_t end = lseek(c->source, 0, SEEK_END);
 
@@ -210,7 +210,7 @@ int image_copy(int source, int copy, int (*step)(void *opaque, uint64_t done, ui
 	 * the real error. */
 	if (ioctl(copy, FICLONE, source) == 0)
 		return 0;
-	r = prepare(&c);
+	r = copy_prepare(&c);
 	if (!r)
 		r = content_copy(&c, step, opaque);
 	if (r == -ECANCELED)

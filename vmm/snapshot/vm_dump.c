@@ -41,7 +41,7 @@ static void dump_free(struct dump_job *x)
 	free(x);
 }
 
-static void stage(struct dump_job *x, void (*run)(struct work *w), void (*done)(struct work *w))
+static void dump_stage(struct dump_job *x, void (*run)(struct work *w), void (*done)(struct work *w))
 {
 	x->j.work.run = run;
 	x->j.work.done = done;
@@ -112,7 +112,7 @@ static int piece_write(struct dump_job *x, uint64_t off, const uint8_t *data, si
 	return r;
 }
 
-static int step(struct dump_job *x, uint64_t bytes)
+static int dump_step(struct dump_job *x, uint64_t bytes)
 {
 	x->bytes_done += bytes;
 	return vm_work_step(x->j.vm, MIN(x->bytes_done, x->j.m->mem.bytes), x->j.m->mem.bytes) ? -ECANCELED : 0;
@@ -130,7 +130,7 @@ static int write_standing(struct dump_job *x)
 		if (!hole_at(&holes, off, len))
 			r = piece_write(x, off, mem->host + off, len);
 		if (!r)
-			r = step(x, len);
+			r = dump_step(x, len);
 	}
 	return r;
 }
@@ -148,7 +148,7 @@ static int write_live(struct dump_job *x)
 
 		r = piece_write(x, off, data, len);
 		if (!r)
-			r = step(x, len);
+			r = dump_step(x, len);
 	}
 	return r;
 }
@@ -192,7 +192,7 @@ static void wait_run(struct work *w)
 		j->r = ram_watch(j->m, &j->e);
 }
 
-static void go_on(struct dump_job *x)
+static void vm_go_on(struct dump_job *x)
 {
 	if (!x->stopped)
 		return;
@@ -207,7 +207,7 @@ static void dump_done(struct work *w)
 	struct dump_job *x = container_of(w, struct dump_job, j.work);
 	struct vmsnap_job *j = &x->j;
 
-	go_on(x);
+	vm_go_on(x);
 	j->result.total_ns = loop_now_ns() - x->stopped_ns;
 	if (!j->r)
 		log_info(NULL, "memory dumped: pause %llu us, %llu KiB written",
@@ -239,7 +239,7 @@ static int memory_hold(struct dump_job *x)
 	return r;
 }
 
-static void stop(struct work *w)
+static void vm_stop_for_dump(struct work *w)
 {
 	struct dump_job *x = container_of(w, struct dump_job, j.work);
 	struct vmsnap_job *j = &x->j;
@@ -260,10 +260,10 @@ static void stop(struct work *w)
 		return;
 	}
 	if (x->live) {
-		go_on(x);
+		vm_go_on(x);
 		vm_work_set_live(j->vm);
 	}
-	stage(x, write_run, dump_done);
+	dump_stage(x, write_run, dump_done);
 }
 
 static int file_check(int fd, struct err *e)
@@ -306,6 +306,6 @@ int vm_dump(struct vm *vm, struct worker *w, const struct vm_dump *how, int fd, 
 		vm_stop(vm, VM_REASON_USER, NULL);
 	x->live = vm_phase(vm) == VM_PHASE_RUNNING && m->uffd.can_protect && !m->cfg.huge_pages &&
 		!memory_is_cow(&m->mem);
-	stage(x, wait_run, stop);
+	dump_stage(x, wait_run, vm_stop_for_dump);
 	return 0;
 }

@@ -48,7 +48,7 @@ static void fork_free(struct fork_job *x)
 	free(x);
 }
 
-static void stage(struct fork_job *x, void (*run)(struct work *w), void (*done)(struct work *w))
+static void fork_stage(struct fork_job *x, void (*run)(struct work *w), void (*done)(struct work *w))
 {
 	x->j.work.run = run;
 	x->j.work.done = done;
@@ -190,7 +190,7 @@ static int memory_hold(struct fork_job *x)
 	return r;
 }
 
-static void go_on(struct fork_job *x)
+static void vm_go_on(struct fork_job *x)
 {
 	if (!x->stopped)
 		return;
@@ -199,22 +199,22 @@ static void go_on(struct fork_job *x)
 	x->j.result.pause_ns = loop_now_ns() - x->stopped_ns;
 }
 
-static void freeze(struct work *w)
+static void vm_freeze(struct work *w)
 {
 	struct fork_job *x = container_of(w, struct fork_job, j.work);
 
 	if (!x->j.r && x->live)
 		x->j.r = memory_hold(x);
-	go_on(x);
+	vm_go_on(x);
 	if (x->j.r < 0 && !x->disks.n) {
 		fork_done(w);
 		return;
 	}
 	vm_work_set_live(x->j.vm);
-	stage(x, write_run, fork_done);
+	fork_stage(x, write_run, fork_done);
 }
 
-static void stop(struct work *w)
+static void vm_stop_for_fork(struct work *w)
 {
 	struct fork_job *x = container_of(w, struct fork_job, j.work);
 	struct vmsnap_job *j = &x->j;
@@ -230,9 +230,9 @@ static void stop(struct work *w)
 		j->r = machine_save(j->m, &x->sections, &j->e);
 	/* Without slow work to do, freeze at once instead of waiting for the worker's thread. */
 	if (j->r < 0 || (x->live && !x->disks.n))
-		freeze(w);
+		vm_freeze(w);
 	else
-		stage(x, stand_run, freeze);
+		fork_stage(x, stand_run, vm_freeze);
 }
 
 static int fork_check(struct machine *m, struct fork_disks *d, struct err *e)
@@ -287,7 +287,7 @@ int vm_fork(struct vm *vm, struct worker *w, const struct vm_fork *f, const int 
 	memcpy(x->h.uuid, m->cfg.uuid, sizeof(x->h.uuid));
 	vmstate_file_init(&x->file, x->state_fd);
 	vmstate_layout_of(m->mem.bytes, &x->h.layout);
-	stage(x, wait_run, stop);
+	fork_stage(x, wait_run, vm_stop_for_fork);
 	return 0;
 }
 

@@ -101,7 +101,7 @@ static void save_run(struct work *w)
 	vmstate_file_direct(&f, false);
 }
 
-static void as_it_was(struct save *s)
+static void vm_undo_save(struct save *s)
 {
 	if (s->was_running)
 		vm_cont(s->vm, VM_REASON_USER, NULL);
@@ -122,7 +122,7 @@ static void save_done(struct work *w)
 	} else {
 		vm_work_end(s->vm);
 		log_warn(NULL, "not saved: %s", s->e.msg);
-		as_it_was(s);
+		vm_undo_save(s);
 		s->done(s->opaque, s->r, &s->e);
 	}
 	save_free(s);
@@ -153,7 +153,7 @@ static int save_prepare(struct save *s, int definition_fd, struct err *e)
 		r = machine_save(s->m, &s->sections, e);
 	if (r < 0) {
 		vm_work_end(s->vm);
-		as_it_was(s);
+		vm_undo_save(s);
 	}
 	return r;
 }

@@ -204,7 +204,7 @@ static int ram_prepare(struct create_job *x)
 	return r || !x->live ? r : ram_watch(m, &x->j.e);
 }
 
-static void freeze(struct work *w);
+static void vm_freeze(struct work *w);
 static void write_run(struct work *w);
 static void write_done(struct work *w);
 
@@ -238,14 +238,14 @@ static int quiesce_check(struct vm *vm, const struct vm_snapshot_create *c, stru
 }
 
 /* The guest's write-back has dirtied memory again, so protect again. */
-static void settle_again(struct work *w)
+static void preprotect_again(struct work *w)
 {
 	struct create_job *x = container_of(w, struct create_job, j.work);
 
 	x->j.r = ram_watch(x->j.m, &x->j.e);
 }
 
-static void quiesced(void *opaque, int r, const struct err *e)
+static void quiesce_done(void *opaque, int r, const struct err *e)
 {
 	struct create_job *x = opaque;
 
@@ -253,23 +253,23 @@ static void quiesced(void *opaque, int r, const struct err *e)
 		x->j.e = *e;
 	x->j.r = r;
 	if (r < 0 || !x->live) {
-		freeze(&x->j.work);
+		vm_freeze(&x->j.work);
 		return;
 	}
-	x->j.work.run = settle_again;
-	x->j.work.done = freeze;
+	x->j.work.run = preprotect_again;
+	x->j.work.done = vm_freeze;
 	worker_submit(x->j.worker, x->j.m->host.loop, &x->j.work);
 }
 
-static void quiesce(struct work *w)
+static void guest_quiesce(struct work *w)
 {
 	struct create_job *x = container_of(w, struct create_job, j.work);
 	struct vmsnap_job *j = &x->j;
 
 	if (!j->r && x->c.quiesce)
-		j->r = agent_freeze(j->m->agent, quiesced, x, &j->e);
+		j->r = agent_freeze(j->m->agent, quiesce_done, x, &j->e);
 	if (j->r < 0 || !x->c.quiesce)
-		freeze(w);
+		vm_freeze(w);
 }
 
 /* ---- freeze: on the main thread, in the pause ---- */
@@ -303,7 +303,7 @@ static int ram_freeze(struct create_job *x)
 	return r;
 }
 
-static void freeze(struct work *w)
+static void vm_freeze(struct work *w)
 {
 	struct create_job *x = container_of(w, struct create_job, j.work);
 	struct vmsnap_job *j = &x->j;
@@ -688,7 +688,7 @@ int vm_snapshot_create(struct vm *vm, struct worker *w, const struct vm_snapshot
 	x->j.r = x->with_ram ? vm_own_memory(vm, &x->j.e) : 0;
 	left_out_tell(x);
 	x->j.work.run = prepare_run;
-	x->j.work.done = quiesce;
+	x->j.work.done = guest_quiesce;
 	vm_work_set_live(vm); /* the guest runs while memory is write-protected */
 	worker_submit(w, m->host.loop, &x->j.work);
 	return 0;

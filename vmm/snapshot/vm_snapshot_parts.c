@@ -205,7 +205,7 @@ struct recovery {
 	void *opaque;
 };
 
-static void recovered(const struct recovery *x, enum vm_recovery what, const struct machine_disk *d,
+static void part_recovered(const struct recovery *x, enum vm_recovery what, const struct machine_disk *d,
 	const struct tree_node *n)
 {
 	static const char *const words[] = { [VM_RECOVERY_MADE] = "was taken, and its making is ended",
@@ -234,7 +234,7 @@ static int marked_end(struct recovery *x, struct tree *t, struct tree_node *n, s
 			"start the VM without a saved state, which ends it", n->info.name);
 	r = reverting ? revert_rest(x->m, x->first, t, n, e) : delete_rest(x->m, x->first, t, n, e);
 	if (!r)
-		recovered(x, reverting ? VM_RECOVERY_REVERTED : VM_RECOVERY_DELETED, x->first, n);
+		part_recovered(x, reverting ? VM_RECOVERY_REVERTED : VM_RECOVERY_DELETED, x->first, n);
 	return r;
 }
 
@@ -271,7 +271,7 @@ static int part_recover(struct recovery *x, struct machine_disk *d, const struct
 			return 0;
 		r = vmsnap_part_settle(d, part, whole, e);
 		if (!r && making)
-			recovered(x, VM_RECOVERY_MADE, d, whole);
+			part_recovered(x, VM_RECOVERY_MADE, d, whole);
 	} else if (making && memcmp(part->data.set.vm, x->m->cfg.uuid, sizeof(part->data.set.vm))) {
 		log_warn(d->id, "another VM did not end the making of snapshot '%s'; it is left alone",
 			part->info.name);
@@ -279,7 +279,7 @@ static int part_recover(struct recovery *x, struct machine_disk *d, const struct
 		/* With snapshot_unknown, the next open or a change of the table decides. */
 		r = disk_snapshot_delete(d, part->info.id, e);
 		if (!r)
-			recovered(x, VM_RECOVERY_UNMADE, d, part);
+			part_recovered(x, VM_RECOVERY_UNMADE, d, part);
 	}
 	return r;
 }

@@ -224,7 +224,7 @@ static int memory_replace(struct revert_job *x)
 	return ram_load(m, m->paged_from, &x->h, &x->j.e);
 }
 
-static int machine_go_back(struct revert_job *x)
+static int machine_revert(struct revert_job *x)
 {
 	struct machine *m = x->j.m;
 	int r;
@@ -256,7 +256,7 @@ static void revert_free(struct revert_job *x)
 	free(x);
 }
 
-static int go(struct revert_job *x)
+static int revert_run(struct revert_job *x)
 {
 	struct vmsnap_job *j = &x->j;
 	bool was_running = vm_phase(j->vm) == VM_PHASE_RUNNING;
@@ -269,7 +269,7 @@ static int go(struct revert_job *x)
 	vm_revert_begin(j->vm);
 	r = disks_apply(x);
 	if (!r && x->with_ram)
-		r = machine_go_back(x);
+		r = machine_revert(x);
 	else if (!r && !j->m->cfg.images_only)
 		r = machine_reset(j->m, &j->e);
 	if (r < 0) {
@@ -289,7 +289,7 @@ static void look_done(struct work *w)
 	struct vmsnap_job *j = &x->j;
 
 	if (!j->r && !x->v.look_only)
-		j->r = go(x);
+		j->r = revert_run(x);
 	if (!j->r && !x->v.look_only) {
 		memcpy(j->result.id, x->node->info.id, sizeof(j->result.id));
 		j->result.total_ns = loop_now_ns() - x->started_ns;

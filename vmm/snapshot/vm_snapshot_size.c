@@ -35,7 +35,7 @@ static void size_end(struct size_job *j)
 	free(j);
 }
 
-static void disk_over(struct loop_task *t)
+static void disk_done(struct loop_task *t)
 {
 	struct size_job *j = container_of(t, struct size_job, task);
 
@@ -55,7 +55,7 @@ static void own_done(struct block_snapshot_op *op, int res, const struct err *e)
 	j->r = res;
 	if (res < 0)
 		j->e = *e;
-	j->task.run = disk_over;
+	j->task.run = disk_done;
 	loop_post(j->m->host.loop, &j->task);
 }
 

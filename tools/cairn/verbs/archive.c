@@ -177,7 +177,7 @@ static int look_spec(const struct cli *c, char *buf, size_t size, struct err *e)
 	return r;
 }
 
-static int look(const struct cli *c, int input, struct json_object **ret_o, struct err *e)
+static int archive_look(const struct cli *c, int input, struct json_object **ret_o, struct err *e)
 {
 	CLEANUP_CLOSE int fd = memfd_create("spec", MFD_CLOEXEC);
 	CLEANUP_FREE char *text = NULL;
@@ -293,7 +293,7 @@ int verb_import(struct cli *c)
 	if (fd < 0)
 		r = err_set_errno(&e, -errno, "%s", c->pos[0]);
 	else if (option_flag(c, "dry-run"))
-		r = look(c, fd, &result, &e);
+		r = archive_look(c, fd, &result, &e);
 	else
 		r = import_run(c, fd, &result, &e);
 	if (!r && option_flag(c, "dry-run"))

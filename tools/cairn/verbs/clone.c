@@ -122,7 +122,7 @@ static int dry_run(struct cli *c, struct json_object *args)
 	return plan_print(c, o);
 }
 
-static int run(struct cli *c, const char *command, struct json_object *args)
+static int clone_run(struct cli *c, const char *command, struct json_object *args)
 {
 	CLEANUP_JS struct json_object *result = NULL;
 	struct err e;
@@ -149,7 +149,7 @@ static int clone_off(struct cli *c, struct json_object *args)
 		js_put_str(args, "uuid", option_value(c, "uuid"));
 	texts_put(c, args, "file", "files", true);
 	texts_put(c, args, "mac", "macs", false);
-	return option_flag(c, "dry-run") ? dry_run(c, args) : run(c, "vm-clone", args);
+	return option_flag(c, "dry-run") ? dry_run(c, args) : clone_run(c, "vm-clone", args);
 }
 
 /* What the one kind takes and the other does not. */
@@ -196,7 +196,7 @@ int verb_clone(struct cli *c)
 		js_put_bool(args, "hostname", false);
 	if (option_value(c, "snapshotname"))
 		js_put_str(args, "snapshot", option_value(c, "snapshotname"));
-	return run(c, "vm-fork", args);
+	return clone_run(c, "vm-fork", args);
 }
 
 /* ---- template ---- */

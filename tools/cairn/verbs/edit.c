@@ -130,7 +130,7 @@ static int name_check(struct edit *d, struct err *e)
 	return err_set(e, -EINVAL, ERR_INVALID, "name: cannot be edited; use cairn domrename %s NEW", was);
 }
 
-static int unchanged(const struct edit *d)
+static int text_is_unchanged(const struct edit *d)
 {
 	CLEANUP_FREE char *text = NULL;
 	size_t len, had = strlen(d->text);
@@ -140,7 +140,7 @@ static int unchanged(const struct edit *d)
 }
 
 /* Canonical, so that only what means something else counts as changed. */
-static int canonical(struct edit *d, struct err *e)
+static int text_canonical(struct edit *d, struct err *e)
 {
 	struct definition *def;
 	int r = definition_parse(d->file.definition, d->file.folder, &def, e);
@@ -163,12 +163,12 @@ static int file_take(struct edit *d, struct err *e)
 	memset(&d->file, 0, sizeof(d->file));
 	r = definition_file_read(d->path, &d->file, e);
 	if (!r)
-		r = canonical(d, e);
+		r = text_canonical(d, e);
 	return r < 0 ? r : name_check(d, e);
 }
 
 /* Somebody else was faster: what they did, and from here on it is what we change. */
-static void was_again(struct edit *d)
+static void definition_was(struct edit *d)
 {
 	struct json_object *now;
 
@@ -181,11 +181,11 @@ static void was_again(struct edit *d)
 }
 
 /* Returns 1: nothing was changed; 0: it is kept; -errno. */
-static int attempt(struct edit *d, struct err *e)
+static int edit_attempt(struct edit *d, struct err *e)
 {
 	int r = editor_run(d->path, e);
 
-	if (!r && unchanged(d))
+	if (!r && text_is_unchanged(d))
 		return 1;
 	if (!r)
 		r = file_take(d, e);
@@ -200,7 +200,7 @@ static int attempt(struct edit *d, struct err *e)
 		return 0;
 	r = change_define(d->cli, d->was, d->now, e);
 	if (r < 0 && e->cls == ERR_BUSY)
-		was_again(d);
+		definition_was(d);
 	return r;
 }
 
@@ -208,7 +208,7 @@ static int attempt(struct edit *d, struct err *e)
 
 enum answer { ANSWER_AGAIN, ANSWER_DROP, ANSWER_KEEP };
 
-static enum answer ask(void)
+static enum answer edit_ask(void)
 {
 	char line[64];
 
@@ -231,7 +231,7 @@ static enum answer ask(void)
 	}
 }
 
-static int edit(struct edit *d)
+static int edit_run(struct edit *d)
 {
 	struct err e;
 	int r = change_read(d->cli, d->vm, &d->was, &e);
@@ -240,7 +240,7 @@ static int edit(struct edit *d)
 		return cli_fail(&e, "failed to get domain '%s'", d->vm);
 	r = file_make(d, &e);
 	while (!r) {
-		r = attempt(d, &e);
+		r = edit_attempt(d, &e);
 		if (r >= 0) {
 			printf("Domain '%s' %s configuration %s.\n", js_get_str(d->was, "name"),
 				d->xml ? "XML" : "JSON",
@@ -248,9 +248,9 @@ static int edit(struct edit *d)
 			return CLI_OK;
 		}
 		fprintf(stderr, "error: %s\n", e.msg);
-		if (unchanged(d)) /* the editor failed, or was left so: there is nothing to try again, or to keep */
+		if (text_is_unchanged(d)) /* the editor failed, or was left so: there is nothing to try again, or to keep */
 			return cli_exit_code(e.cls);
-		switch (ask()) {
+		switch (edit_ask()) {
 		case ANSWER_AGAIN:
 			r = 0;
 			continue;
@@ -272,7 +272,7 @@ int verb_edit(struct cli *c)
 	int r;
 
 	d.xml = option_flag(c, "xml") || (format && !strcmp(format, "xml"));
-	r = edit(&d);
+	r = edit_run(&d);
 	edit_done(&d);
 	return r;
 }

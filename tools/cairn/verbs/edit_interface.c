@@ -136,7 +136,7 @@ int verb_attach_interface(struct cli *c)
 
 /* ---- detach-interface ---- */
 
-static bool fits(struct json_object *o, const char *type, const char *mac)
+static bool interface_fits(struct json_object *o, const char *type, const char *mac)
 {
 	const char *its = js_get_str(o, "mac");
 
@@ -145,12 +145,12 @@ static bool fits(struct json_object *o, const char *type, const char *mac)
 }
 
 /* The one that is meant. Returns its index; -errno. */
-static int meant(struct json_object *list, const char *type, const char *mac, struct err *e)
+static int interface_meant(struct json_object *list, const char *type, const char *mac, struct err *e)
 {
 	int found = -1, n = 0;
 
 	for (size_t i = 0; i < json_object_array_length(list); i++)
-		if (fits(json_object_array_get_idx(list, i), type, mac)) {
+		if (interface_fits(json_object_array_get_idx(list, i), type, mac)) {
 			found = (int)i;
 			n++;
 		}
@@ -169,7 +169,7 @@ static int meant(struct json_object *list, const char *type, const char *mac, st
 static int detach_edit(struct cli *c, struct json_object *definition, void *opaque, struct err *e)
 {
 	struct json_object *list = js_get_array(definition, "interfaces");
-	int i = meant(list, c->pos[1], option_value(c, "mac"), e);
+	int i = interface_meant(list, c->pos[1], option_value(c, "mac"), e);
 
 	(void)opaque;
 	if (i < 0)

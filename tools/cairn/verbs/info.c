@@ -9,7 +9,7 @@
 #include <string.h>
 #include <time.h>
 
-static const char *text(struct json_object *o, const char *key)
+static const char *member_text(struct json_object *o, const char *key)
 {
 	const char *s = js_get_str(o, key);
 
@@ -39,10 +39,10 @@ static void info_print(struct json_object *o)
 		label_print(stdout, "Id:", "%lld", (long long)id);
 	else
 		label_print(stdout, "Id:", "-");
-	label_print(stdout, "Name:", "%s", text(o, "name"));
-	label_print(stdout, "UUID:", "%s", text(o, "uuid"));
+	label_print(stdout, "Name:", "%s", member_text(o, "name"));
+	label_print(stdout, "UUID:", "%s", member_text(o, "uuid"));
 	label_print(stdout, "OS Type:", "hvm");
-	label_print(stdout, "State:", "%s", text(o, "state"));
+	label_print(stdout, "State:", "%s", member_text(o, "state"));
 	time_print(o, "shutdown-at", "Shutdown at:");
 	time_print(o, "reboot-at", "Reboot at:");
 	time_print(o, "shutdown-deadline", "Deadline:");
@@ -115,17 +115,17 @@ int verb_domstate(struct cli *c)
 	if (cli_vm_info(c, c->pos[0], &o, &e) < 0)
 		return cli_fail(&e, "failed to get domain '%s'", c->pos[0]);
 	if (c->format != CLI_TABLE) {
-		js_put_str(shown, "state", text(o, "state"));
-		js_put_str(shown, "reason", text(o, "reason"));
+		js_put_str(shown, "state", member_text(o, "state"));
+		js_put_str(shown, "reason", member_text(o, "reason"));
 		detail = js_get_str(o, "detail");
 		if (detail)
 			js_put_str(shown, "detail", detail);
 		output_print(stdout, c->format, shown);
 	} else if (option_flag(c, "reason")) {
-		printf("%s (%s%s)\n", text(o, "state"), text(o, "reason"),
+		printf("%s (%s%s)\n", member_text(o, "state"), member_text(o, "reason"),
 			js_get(o, "restart-in") ? ", restarting" : "");
 	} else {
-		printf("%s\n", text(o, "state"));
+		printf("%s\n", member_text(o, "state"));
 	}
 	return CLI_OK;
 }
@@ -141,8 +141,8 @@ static struct json_object *faults_of(struct json_object *disks)
 		if (!js_get_str(d, "fault"))
 			continue;
 		o = json_object_new_object();
-		js_put_str(o, "disk", text(d, "id"));
-		js_put_str(o, "error", text(d, "fault"));
+		js_put_str(o, "disk", member_text(d, "id"));
+		js_put_str(o, "error", member_text(d, "fault"));
 		json_object_array_add(faults, o);
 	}
 	return faults;
@@ -160,7 +160,7 @@ int verb_domblkerror(struct cli *c)
 	if (!r && !disks)
 		r = err_set(&e, -EPERM, ERR_WRONG_STATE,
 			"VM '%s' is %s: there is no process to ask about its disks. Next: cairn start %s",
-			c->pos[0], text(o, "state"), c->pos[0]);
+			c->pos[0], member_text(o, "state"), c->pos[0]);
 	if (r < 0)
 		return cli_fail(&e, "failed to get disk errors of domain '%s'", c->pos[0]);
 	faults = faults_of(disks);
@@ -171,7 +171,7 @@ int verb_domblkerror(struct cli *c)
 	for (size_t i = 0; i < json_object_array_length(faults); i++) {
 		struct json_object *f = json_object_array_get_idx(faults, i);
 
-		printf("%s: %s\n", text(f, "disk"), text(f, "error"));
+		printf("%s: %s\n", member_text(f, "disk"), member_text(f, "error"));
 	}
 	if (!json_object_array_length(faults))
 		printf("No errors found\n");
@@ -185,7 +185,7 @@ int verb_qmp_path(struct cli *c)
 
 	if (cli_execute(c, "vm-qmp-path", cli_vm_args(c->pos[0]), &o, NULL, &e) < 0)
 		return cli_fail(&e, "failed to get the socket of domain '%s'", c->pos[0]);
-	printf("%s\n", text(o, "path"));
+	printf("%s\n", member_text(o, "path"));
 	return CLI_OK;
 }
 
@@ -198,14 +198,14 @@ int verb_version(struct cli *c)
 
 	js_put_str(shown, "cairn", CAIRN_VERSION);
 	if (r == 0)
-		js_put_str(shown, "cairnd", text(o, "cairn"));
+		js_put_str(shown, "cairnd", member_text(o, "cairn"));
 	if (c->format != CLI_TABLE) {
 		output_print(stdout, c->format, shown);
 		return CLI_OK;
 	}
 	printf("cairn %s\n", CAIRN_VERSION);
 	if (r == 0)
-		printf("cairnd %s\n", text(o, "cairn"));
+		printf("cairnd %s\n", member_text(o, "cairn"));
 	else
 		printf("cairnd: %s\n", e.msg);
 	return CLI_OK;

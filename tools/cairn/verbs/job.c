@@ -40,7 +40,7 @@ static int jobs_fetch(struct cli *c, struct json_object **ret_all, struct err *e
 	return 0;
 }
 
-static const char *text(struct json_object *o, const char *key)
+static const char *member_text(struct json_object *o, const char *key)
 {
 	const char *s = js_get_str(o, key);
 
@@ -62,8 +62,8 @@ static int rows_print(struct json_object *all)
 
 		if (total > 0)
 			snprintf(percent, sizeof(percent), "%.0f %%", 100 * done / total);
-		r = table_add(&t, (const char *const[]){ text(o, "id"), text(o, "vm"), text(o, "type"),
-			text(o, "status"), percent, text(o, "error") });
+		r = table_add(&t, (const char *const[]){ member_text(o, "id"), member_text(o, "vm"), member_text(o, "type"),
+			member_text(o, "status"), percent, member_text(o, "error") });
 	}
 	if (!r)
 		table_print(&t, stdout);
@@ -85,7 +85,7 @@ int verb_jobs(struct cli *c)
 	return CLI_OK;
 }
 
-static int act(struct cli *c, const char *command, const char *fail, const char *done)
+static int job_act(struct cli *c, const char *command, const char *fail, const char *done)
 {
 	int worst = CLI_OK;
 
@@ -106,10 +106,10 @@ static int act(struct cli *c, const char *command, const char *fail, const char 
 
 int verb_job_cancel(struct cli *c)
 {
-	return act(c, "job-cancel", "cancel", "is being cancelled");
+	return job_act(c, "job-cancel", "cancel", "is being cancelled");
 }
 
 int verb_job_dismiss(struct cli *c)
 {
-	return act(c, "job-dismiss", "dismiss", "dismissed");
+	return job_act(c, "job-dismiss", "dismiss", "dismissed");
 }

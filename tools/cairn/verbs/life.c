@@ -101,7 +101,7 @@ static void undefine_add(struct cli *c, struct json_object *args)
 		storage_add(args, option_value(c, "storage"));
 }
 
-static void undefine_told(struct json_object *answer, bool would)
+static void undefine_print(struct json_object *answer, bool would)
 {
 	struct json_object *all = js_get_array(answer, "volumes");
 
@@ -121,7 +121,7 @@ static void undefine_told(struct json_object *answer, bool would)
 int verb_undefine(struct cli *c)
 {
 	static const struct multi_vm_act a = { "vm-undefine", "undefine", "has been undefined", undefine_add,
-		undefine_told, NULL };
+		undefine_print, NULL };
 
 	return act_on_all(c, &a);
 }

@@ -61,7 +61,7 @@ static bool state_wanted(const struct cli *c, const char *word)
 }
 
 /* As in virsh: what runs, unless --all, --inactive or a state says otherwise. can: NULL: any. */
-static bool wanted(const struct cli *c, struct json_object *vm, const struct legal_vms *can)
+static bool row_wanted(const struct cli *c, struct json_object *vm, const struct legal_vms *can)
 {
 	const char *word = js_get_str(vm, "word");
 	bool active = js_get_int(vm, "id", -1) >= 0;
@@ -215,7 +215,7 @@ static struct json_object *rows_pick(const struct cli *c, struct json_object *al
 		struct json_object *vm = json_object_array_get_idx(all, i);
 		const char *name = js_get_str(vm, "name");
 
-		if (wanted(c, vm, can))
+		if (row_wanted(c, vm, can))
 			sorted[n++] = (struct row){ js_get_int(vm, "id", -1), name ? name : "", vm };
 	}
 	qsort(sorted, n, sizeof(*sorted), row_compare);

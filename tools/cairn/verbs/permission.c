@@ -23,7 +23,7 @@ static int subject_put(struct cli *c, struct json_object *args, char who[96])
 	return 0;
 }
 
-static int act(struct cli *c, const char *command, const char *role, const char *vm)
+static int permission_act(struct cli *c, const char *command, const char *role, const char *vm)
 {
 	struct json_object *args = json_object_new_object();
 	char who[96];
@@ -50,12 +50,12 @@ static int act(struct cli *c, const char *command, const char *role, const char 
 
 int verb_grant(struct cli *c)
 {
-	return act(c, "permission-grant", c->pos[0], c->npos > 1 ? c->pos[1] : NULL);
+	return permission_act(c, "permission-grant", c->pos[0], c->npos > 1 ? c->pos[1] : NULL);
 }
 
 int verb_revoke(struct cli *c)
 {
-	return act(c, "permission-revoke", NULL, c->npos ? c->pos[0] : NULL);
+	return permission_act(c, "permission-revoke", NULL, c->npos ? c->pos[0] : NULL);
 }
 
 static int permissions_fetch(struct cli *c, struct json_object *all, struct err *e)

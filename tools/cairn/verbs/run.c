@@ -108,7 +108,7 @@ static int config_read(const char *file, struct config *ret_c, struct err *e)
 }
 
 /* Returns only on failure. */
-static int become(const char *program, const struct config *config, struct err *e)
+static int process_become(const char *program, const struct config *config, struct err *e)
 {
 	char number[16];
 	int pair[2], r;
@@ -145,7 +145,7 @@ int verb_run(struct cli *c)
 		config.vm.no_sandbox = option_flag(c, "no-sandbox");
 		r = paths_vm_program(option_value(c, "vm-program"), program, sizeof(program), &e);
 		if (!r)
-			r = become(program, &config, &e);
+			r = process_become(program, &config, &e);
 		config_done(&config);
 	}
 	cli_fail(&e, "Failed to run %s", c->pos[0]);

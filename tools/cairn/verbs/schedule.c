@@ -40,7 +40,7 @@ static int schedules_fetch(struct cli *c, const char *vm, struct json_object *al
 	}
 }
 
-static const char *text(struct json_object *o, const char *key)
+static const char *member_text(struct json_object *o, const char *key)
 {
 	const char *s = js_get_str(o, key);
 
@@ -68,8 +68,8 @@ static int rows_print(struct json_object *all)
 		char next[40];
 
 		time_print(o, "next-run", next);
-		r = table_add(&t, (const char *const[]){text(o, "vm"), text(o, "every"),
-					  text(o, "keep"), next, text(o, "outcome")});
+		r = table_add(&t, (const char *const[]){member_text(o, "vm"), member_text(o, "every"),
+					  member_text(o, "keep"), next, member_text(o, "outcome")});
 	}
 	if (!r)
 		table_print(&t, stdout);
@@ -83,18 +83,18 @@ static void one_print(struct json_object *o)
 
 	time_print(o, "next-run", next);
 	time_print(o, "last-run", last);
-	label_print(stdout, "Domain:", "%s", text(o, "vm"));
-	label_print(stdout, "Every:", "%s", text(o, "every"));
-	label_print(stdout, "Keep:", "%s", text(o, "keep"));
-	label_print(stdout, "Min free:", "%s", text(o, "min-free"));
+	label_print(stdout, "Domain:", "%s", member_text(o, "vm"));
+	label_print(stdout, "Every:", "%s", member_text(o, "every"));
+	label_print(stdout, "Keep:", "%s", member_text(o, "keep"));
+	label_print(stdout, "Min free:", "%s", member_text(o, "min-free"));
 	label_print(stdout, "Next:", "%s", next);
 	label_print(stdout, "Last:", "%s", last);
 	if (js_get_str(o, "outcome"))
-		label_print(stdout, "Outcome:", "%s: %s", text(o, "outcome"), text(o, "detail"));
+		label_print(stdout, "Outcome:", "%s: %s", member_text(o, "outcome"), member_text(o, "detail"));
 	printf("\n");
 }
 
-static int show(struct cli *c)
+static int schedule_show(struct cli *c)
 {
 	CLEANUP_JS struct json_object *all = json_object_new_array();
 	const char *vm = c->npos ? c->pos[0] : NULL;
@@ -135,7 +135,7 @@ static int would_print(struct cli *c, struct json_object *o)
 	return CLI_OK;
 }
 
-static int change(struct cli *c, bool remove)
+static int schedule_change(struct cli *c, bool remove)
 {
 	CLEANUP_JS struct json_object *o = NULL;
 	struct json_object *args = cli_vm_args(c->pos[0]);
@@ -168,5 +168,5 @@ int verb_snapshot_schedule(struct cli *c)
 		return cli_usage(c, "--remove goes with no other option");
 	if ((set || remove) && !c->npos)
 		return cli_usage(c, "snapshot-schedule needs a VM to change something");
-	return set || remove ? change(c, remove) : show(c);
+	return set || remove ? schedule_change(c, remove) : schedule_show(c);
 }

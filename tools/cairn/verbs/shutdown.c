@@ -143,7 +143,7 @@ static void ask_add(struct cli *c, struct json_object *args)
 		js_put_int(args, "at", at * NS);
 }
 
-static int cancel(struct cli *c)
+static int shutdown_cancel(struct cli *c)
 {
 	static const struct multi_vm_act a = { "vm-shutdown-cancel", "cancel the shutdown of",
 		"goes on: its shutdown is called off", NULL, NULL, NULL };
@@ -166,7 +166,7 @@ int verb_shutdown(struct cli *c)
 	int r = option_seconds(c, "timeout", UINT64_MAX, &timeout_ns);
 
 	if (r || option_flag(c, "cancel"))
-		return r ? r : cancel(c);
+		return r ? r : shutdown_cancel(c);
 	r = when_parse(c, &at);
 	if (!r)
 		r = mode_check(c, at);
@@ -200,7 +200,7 @@ int verb_reboot(struct cli *c)
 	if (!r)
 		r = mode_check(c, at);
 	if (r || option_flag(c, "cancel"))
-		return r ? r : cancel(c);
+		return r ? r : shutdown_cancel(c);
 	if (at) {
 		when_print("will be rebooted", at, done, sizeof(done));
 		a.done = done;

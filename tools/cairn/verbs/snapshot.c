@@ -16,7 +16,7 @@
 
 /* ---- create ---- */
 
-static double milliseconds(struct json_object *o, const char *key)
+static double member_milliseconds(struct json_object *o, const char *key)
 {
 	return (double)js_get_int(o, key, 0) / 1e6;
 }
@@ -28,7 +28,7 @@ static void figures_print(struct json_object *o)
 	bytes_print((uint64_t)js_get_int(o, "ram-bytes-written", 0), written);
 	bytes_print((uint64_t)js_get_int(o, "ram-bytes-shared", 0), shared);
 	printf("paused for %.1f ms, %.1f ms in all; memory: %s written, %s shared with the snapshot "
-	       "before\n", milliseconds(o, "pause"), milliseconds(o, "total"), written, shared);
+	       "before\n", member_milliseconds(o, "pause"), member_milliseconds(o, "total"), written, shared);
 }
 
 static void left_out_print(struct json_object *result)
@@ -125,7 +125,7 @@ static int create_many(struct cli *c)
 	return r;
 }
 
-static int create(struct cli *c)
+static int snapshot_create(struct cli *c)
 {
 	CLEANUP_JS struct json_object *result = NULL;
 	struct json_object *args;
@@ -153,7 +153,7 @@ static int create(struct cli *c)
 
 int verb_snapshot_create(struct cli *c)
 {
-	return create(c);
+	return snapshot_create(c);
 }
 
 int verb_snapshot_create_as(struct cli *c)
@@ -162,7 +162,7 @@ int verb_snapshot_create_as(struct cli *c)
 
 	if (c->npos > at + 1)
 		return cli_usage(c, "%s does not take \"%s\"", c->verb->name, c->pos[at + 1]);
-	return create(c);
+	return snapshot_create(c);
 }
 
 /* ---- revert ---- */

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *text(struct json_object *o, const char *key)
+static const char *member_text(struct json_object *o, const char *key)
 {
 	const char *s = js_get_str(o, key);
 
@@ -33,7 +33,7 @@ static struct json_object *parent_of(struct json_object *all, struct json_object
 	for (size_t i = 0; id && i < json_object_array_length(all); i++) {
 		struct json_object *p = json_object_array_get_idx(all, i);
 
-		if (!strcmp(text(p, "id"), id))
+		if (!strcmp(member_text(p, "id"), id))
 			return p;
 	}
 	return NULL;
@@ -43,7 +43,7 @@ static bool is_child(struct json_object *o, struct json_object *above)
 {
 	const char *parent = js_get_str(o, "parent");
 
-	return parent && !strcmp(parent, text(above, "id"));
+	return parent && !strcmp(parent, member_text(above, "id"));
 }
 
 static bool has_children(struct json_object *all, struct json_object *o)
@@ -66,7 +66,7 @@ static void branch_print(struct tree *t, struct json_object *o, bool root, bool 
 	struct json_object *last_child = NULL;
 	size_t n = json_object_array_length(t->all), had = strlen(t->indent);
 
-	printf("%s%s%s\n", t->indent, root ? "" : "+- ", text(o, "name"));
+	printf("%s%s%s\n", t->indent, root ? "" : "+- ", member_text(o, "name"));
 	if (!root)
 		strcat(t->indent, last ? "  " : "| ");
 	for (size_t i = 0; i < n; i++)
@@ -114,7 +114,7 @@ static bool state_wanted(const struct cli *c, const char *state)
 	return active == inactive || inactive == (!strcmp(state, "shutoff") || !strcmp(state, "disk-snapshot"));
 }
 
-static bool wanted(struct cli *c, struct json_object *all, struct json_object *o,
+static bool row_wanted(struct cli *c, struct json_object *all, struct json_object *o,
 	struct json_object *from)
 {
 	unsigned below = from ? snapshot_below(all, o, from) : 0;
@@ -143,8 +143,8 @@ static int rows_print(struct json_object *all, struct json_object *rows, bool wi
 		char time[40];
 
 		snapshot_time_print(o, time);
-		r = table_add(&t, (const char *const[]){ text(o, "name"), time, state_word(o),
-			parent ? text(parent, "name") : "" });
+		r = table_add(&t, (const char *const[]){ member_text(o, "name"), time, state_word(o),
+			parent ? member_text(parent, "name") : "" });
 	}
 	if (!r)
 		table_print(&t, stdout);
@@ -172,14 +172,14 @@ static int list_print(struct cli *c, struct json_object *all, struct json_object
 	for (size_t i = 0; i < json_object_array_length(all); i++) {
 		struct json_object *o = json_object_array_get_idx(all, i);
 
-		if (wanted(c, all, o, from))
+		if (row_wanted(c, all, o, from))
 			json_object_array_add(rows, json_object_get(o));
 	}
 	if (c->format != CLI_TABLE)
 		output_print(stdout, c->format, rows);
 	else if (option_flag(c, "name"))
 		for (size_t i = 0; i < json_object_array_length(rows); i++)
-			printf("%s\n", text(json_object_array_get_idx(rows, i), "name"));
+			printf("%s\n", member_text(json_object_array_get_idx(rows, i), "name"));
 	else if (rows_print(all, rows, option_flag(c, "parent")) < 0)
 		return CLI_FAILURE;
 	return CLI_OK;
@@ -239,20 +239,20 @@ static void info_print(const char *vm, struct json_object *all, struct json_obje
 	int64_t own = js_get_int(o, "own-size", -1);
 	char time[40], size[24];
 
-	label_print(stdout, "Name:", "%s", text(o, "name"));
+	label_print(stdout, "Name:", "%s", member_text(o, "name"));
 	label_print(stdout, "Domain:", "%s", vm);
 	label_print(stdout, "Current:", "%s", js_get_bool(o, "current", false) ? "yes" : "no");
 	label_print(stdout, "State:", "%s", state_word(o));
 	if (js_get_int(o, "disks-missing", 0))
 		label_print(stdout, "Disks missing:", "%lld", (long long)js_get_int(o, "disks-missing", 0));
 	label_print(stdout, "Location:", "internal");
-	label_print(stdout, "Parent:", "%s", parent ? text(parent, "name") : "-");
+	label_print(stdout, "Parent:", "%s", parent ? member_text(parent, "name") : "-");
 	numbers_print(all, o);
 	label_print(stdout, "Metadata:", "yes");
 	snapshot_time_print(o, time);
 	label_print(stdout, "Created:", "%s", time);
 	if (js_get_str(o, "description"))
-		label_print(stdout, "Description:", "%s", text(o, "description"));
+		label_print(stdout, "Description:", "%s", member_text(o, "description"));
 	tags_print(o);
 	bytes_print((uint64_t)js_get_int(o, "vm-state-size", 0), size);
 	label_print(stdout, "Memory:", "%s", size);
@@ -282,7 +282,7 @@ static void own_size_put(struct cli *c, struct json_object *o)
 	struct json_object *args = cli_vm_args(c->pos[0]);
 	struct err e;
 
-	js_put_str(args, "name", text(o, "name"));
+	js_put_str(args, "name", member_text(o, "name"));
 	if (cli_execute(c, "snapshot-size", args, &size, NULL, &e) == 0)
 		js_put_int(o, "own-size", js_get_int(size, "own-size", 0));
 }
@@ -315,7 +315,7 @@ int verb_snapshot_current(struct cli *c)
 	if (one_find(c, NULL, &all, &o, &e) < 0)
 		return cli_fail(&e, "Failed to get the current snapshot");
 	if (option_flag(c, "name"))
-		printf("%s\n", text(o, "name"));
+		printf("%s\n", member_text(o, "name"));
 	else
 		output_print(stdout, c->format, o);
 	return CLI_OK;
@@ -334,9 +334,9 @@ int verb_snapshot_parent(struct cli *c)
 	r = one_find(c, name, &all, &o, &e);
 	parent = r < 0 ? NULL : parent_of(all, o);
 	if (!r && !parent)
-		r = err_set(&e, -ENOENT, ERR_NOT_FOUND, "snapshot '%s' has no parent", text(o, "name"));
+		r = err_set(&e, -ENOENT, ERR_NOT_FOUND, "snapshot '%s' has no parent", member_text(o, "name"));
 	if (r < 0)
 		return cli_fail(&e, "Failed to get the parent of a snapshot of domain '%s'", c->pos[0]);
-	printf("%s\n", text(parent, "name"));
+	printf("%s\n", member_text(parent, "name"));
 	return CLI_OK;
 }

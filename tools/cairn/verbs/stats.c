@@ -55,9 +55,9 @@ static int reason_number(enum number state, const char *reason)
 
 /* ---- groups ---- */
 
-static void put(struct json_object *out, int64_t value, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+static void figure_put(struct json_object *out, int64_t value, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
-static void put(struct json_object *out, int64_t value, const char *fmt, ...)
+static void figure_put(struct json_object *out, int64_t value, const char *fmt, ...)
 {
 	char key[48];
 	va_list ap;
@@ -72,23 +72,23 @@ static void state_add(struct json_object *out, struct json_object *info)
 {
 	enum number state = state_number(js_get_str(info, "word"));
 
-	put(out, state, "state.state");
-	put(out, reason_number(state, js_get_str(info, "reason")), "state.reason");
+	figure_put(out, state, "state.state");
+	figure_put(out, reason_number(state, js_get_str(info, "reason")), "state.reason");
 }
 
 static void cpu_add(struct json_object *out, struct json_object *info)
 {
 	if (js_get(info, "cpu-time"))
-		put(out, js_get_int(info, "cpu-time", 0), "cpu.time");
+		figure_put(out, js_get_int(info, "cpu-time", 0), "cpu.time");
 }
 
 /* In KiB, as virsh has it. */
 static void balloon_add(struct json_object *out, struct json_object *info)
 {
-	put(out, js_get_int(info, "used-memory", 0) / 1024, "balloon.current");
-	put(out, js_get_int(info, "memory", 0) / 1024, "balloon.maximum");
+	figure_put(out, js_get_int(info, "used-memory", 0) / 1024, "balloon.current");
+	figure_put(out, js_get_int(info, "memory", 0) / 1024, "balloon.maximum");
 	if (js_get(info, "resident-memory"))
-		put(out, js_get_int(info, "resident-memory", 0) / 1024, "balloon.rss");
+		figure_put(out, js_get_int(info, "resident-memory", 0) / 1024, "balloon.rss");
 }
 
 static void vcpu_add(struct json_object *out, struct json_object *info)
@@ -96,10 +96,10 @@ static void vcpu_add(struct json_object *out, struct json_object *info)
 	struct json_object *times = js_get_array(info, "vcpu-times");
 	size_t n = times ? json_object_array_length(times) : 0;
 
-	put(out, (int64_t)n, "vcpu.current");
-	put(out, js_get_int(info, "vcpus", 0), "vcpu.maximum");
+	figure_put(out, (int64_t)n, "vcpu.current");
+	figure_put(out, js_get_int(info, "vcpus", 0), "vcpu.maximum");
 	for (size_t i = 0; i < n; i++)
-		put(out, json_object_get_int64(json_object_array_get_idx(times, i)), "vcpu.%zu.time", i);
+		figure_put(out, json_object_get_int64(json_object_array_get_idx(times, i)), "vcpu.%zu.time", i);
 }
 
 struct figure {
@@ -110,7 +110,7 @@ static void figures_add(struct json_object *out, const char *group, size_t i, st
 	const struct figure *all, size_t n)
 {
 	for (size_t k = 0; k < n; k++)
-		put(out, js_get_int(o, all[k].from, 0), "%s.%zu.%s", group, i, all[k].name);
+		figure_put(out, js_get_int(o, all[k].from, 0), "%s.%zu.%s", group, i, all[k].name);
 }
 
 /* Each of a list: its name, then its figures. */
@@ -120,7 +120,7 @@ static void list_add(struct json_object *out, struct json_object *list, const ch
 	size_t count = list ? json_object_array_length(list) : 0;
 	char key[48];
 
-	put(out, (int64_t)count, "%s.count", group);
+	figure_put(out, (int64_t)count, "%s.count", group);
 	for (size_t i = 0; i < count; i++) {
 		struct json_object *o = json_object_array_get_idx(list, i);
 		const char *called = js_get_str(o, name);
@@ -250,7 +250,7 @@ static struct json_object *interface_stats(struct json_object *o)
 	struct json_object *out = json_object_new_object();
 
 	for (size_t i = 0; i < ARRAY_SIZE(all); i++)
-		put(out, js_get_int(o, all[i].from, 0), "%s", all[i].name);
+		figure_put(out, js_get_int(o, all[i].from, 0), "%s", all[i].name);
 	return out;
 }
 

@@ -147,7 +147,7 @@ static int look_round(struct cli *c, struct look *l, struct err *e)
 
 /* ---- their order ---- */
 
-static double weight(const struct sample *s, const char *sort)
+static double row_weight(const struct sample *s, const char *sort)
 {
 	switch (sort[0]) {
 	case 'c':
@@ -164,7 +164,7 @@ static double weight(const struct sample *s, const char *sort)
 static int sample_compare(const void *pa, const void *pb, void *sort)
 {
 	const struct sample *a = pa, *b = pb;
-	double x = weight(a, sort), y = weight(b, sort);
+	double x = row_weight(a, sort), y = row_weight(b, sort);
 	int by_name = strcasecmp(a->name, b->name);
 
 	if (strcmp(sort, "name") && x != y)
@@ -265,7 +265,7 @@ static void json_show(const struct top *t)
 
 /* ---- once ---- */
 
-static int once(struct top *t, struct err *e)
+static int top_once(struct top *t, struct err *e)
 {
 	struct timespec wait = { (time_t)(t->every_ns / NS), (long)(t->every_ns % NS) };
 	int r = top_look(t, e);
@@ -286,7 +286,7 @@ static int once(struct top *t, struct err *e)
 
 /* ---- again and again ---- */
 
-static void draw(struct top *t)
+static void top_draw(struct top *t)
 {
 	CLEANUP_FREE char *text = NULL;
 	time_t now = time(NULL);
@@ -345,12 +345,12 @@ static int wait_and_draw(struct top *t, struct screen *s, uint64_t until_ns, boo
 		else if (loop_now_ns() >= until_ns)
 			break;
 		key_take(t, key);
-		draw(t); /* another order, or another size of the terminal */
+		top_draw(t); /* another order, or another size of the terminal */
 	}
 	return r;
 }
 
-static int live(struct top *t, struct err *e)
+static int top_live(struct top *t, struct err *e)
 {
 	uint64_t wait_ns = MIN(FIRST_NS, t->every_ns);
 	struct screen s;
@@ -363,7 +363,7 @@ static int live(struct top *t, struct err *e)
 	if (r < 0)
 		return err_set_errno(e, r, "the terminal");
 	while (!r && !over) {
-		draw(t);
+		top_draw(t);
 		r = wait_and_draw(t, &s, loop_now_ns() + wait_ns, &over, e);
 		if (!r && !over)
 			r = top_look(t, e);
@@ -386,7 +386,7 @@ int verb_top(struct cli *c)
 		return cli_usage(c, "--every is 0.1 to 3600 seconds, not \"%s\"", option_value(c, "every"));
 	if (!t.sort)
 		t.sort = "cpu";
-	r = again ? live(&t, &e) : once(&t, &e);
+	r = again ? top_live(&t, &e) : top_once(&t, &e);
 	look_done(&t.before);
 	look_done(&t.now);
 	return r < 0 ? cli_fail(&e, "Failed to look at domains") : CLI_OK;

@@ -54,7 +54,7 @@ static bool event_fits(struct json_object *ev, const char *name, const char *goa
 	return !strcmp(event, "VM_STATE_CHANGE") && goal_reached(goal_states(goal), js_get_str(data, "state"));
 }
 
-static int late(const char *name, const char *goal, struct err *e)
+static int wait_is_late(const char *name, const char *goal, struct err *e)
 {
 	if (!strcmp(goal, "agent"))
 		return err_set(e, -ETIMEDOUT, ERR_TIMEOUT,
@@ -98,7 +98,7 @@ int wait_for_state(struct cli *c, const char *name, const char *word, uint64_t d
 
 		r = client_next_event(c->client, deadline_ns, &ev, e);
 		if (r == -ETIMEDOUT)
-			return late(real, word, e);
+			return wait_is_late(real, word, e);
 		if (r < 0 || event_fits(ev, real, word))
 			return r;
 	}
