@@ -1,6 +1,7 @@
 /* file: whole reads and writes, atomic replacement, mkdir -p. */
 #include "base/err.h"
 #include "base/file.h"
+#include "tests/unit/tmp.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -23,7 +24,7 @@
 #define NOBODY 65534
 
 struct folder {
-	char dir[64];
+	char dir[96];
 	char path[128]; /* of the last path_in() */
 };
 
@@ -31,7 +32,7 @@ static int folder_setup(void **state)
 {
 	struct folder *f = calloc(1, sizeof(*f));
 
-	strcpy(f->dir, "/tmp/cairn-file-XXXXXX");
+	snprintf(f->dir, sizeof(f->dir), "%s/cairn-file-XXXXXX", tmp_folder());
 	*state = f;
 	return mkdtemp(f->dir) ? 0 : -1;
 }

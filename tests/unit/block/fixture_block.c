@@ -5,6 +5,7 @@
 #include "base/util.h"
 #include "block/block_snapshot.h"
 #include "block/qcow2/qcow2.h"
+#include "tests/unit/tmp.h"
 
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -40,10 +41,10 @@ static void remove_at_death(const char *dir)
 void fixture_begin(struct fixture *f, unsigned seed)
 {
 	/* Both ways to write: what lies in memory is written without the ring. */
-	const char *tmp = getenv("TMPDIR"), *in_turn = seed % 2 ? "/tmp" : "/dev/shm";
+	const char *folder = seed % 2 ? tmp_folder() : tmp_folder_in_memory();
 
 	memset(f, 0, sizeof(*f));
-	snprintf(f->dir, sizeof(f->dir), "%.40s/cairn-block-XXXXXX", tmp ? tmp : in_turn);
+	snprintf(f->dir, sizeof(f->dir), "%.76s/cairn-block-XXXXXX", folder);
 	assert_non_null(mkdtemp(f->dir));
 	remove_at_death(f->dir);
 	assert_int_equal(loop_new(64, &f->loop, &f->err), 0);

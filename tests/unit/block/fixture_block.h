@@ -25,7 +25,7 @@
 struct qcow2_create;
 
 struct fixture {
-	char dir[64];
+	char dir[96];
 	struct loop *loop;
 	struct err err;
 	uint64_t random;

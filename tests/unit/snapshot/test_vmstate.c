@@ -11,6 +11,7 @@
 #include "base/err.h"
 #include "base/util.h"
 #include "snapshot/vmstate.h"
+#include "tests/unit/tmp.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -150,14 +151,16 @@ static void check_much(struct vmstate_store *s, const uint8_t *ram)
 /* Past the page cache, from memory that is aligned and from memory that is not; the flag goes with it. */
 static void direct_saved_and_checked(unsigned shift)
 {
-	char path[] = "/tmp/cairn-vmstate-XXXXXX";
-	int fd = mkstemp(path);
+	char path[96];
+	int fd;
 	uint8_t *ram = much_ram();
 	struct vmstate_source src = much_source(ram + shift);
 	struct vmstate_header h = { 0 };
 	struct vmstate_result result;
 	struct vmstate_file f;
 
+	snprintf(path, sizeof(path), "%s/cairn-vmstate-XXXXXX", tmp_folder());
+	fd = mkstemp(path);
 	assert_true(fd >= 0);
 	unlink(path);
 	memmove(ram + shift, ram, MUCH_BYTES);

@@ -1,5 +1,6 @@
 """nbdkit-cairn-plugin: an image or a snapshot in it, read-only over NBD, for qemu-img, nbdinfo and a
 client of our own that asks for odd bytes."""
+import itertools
 import json
 import os
 import shutil
@@ -16,9 +17,13 @@ pytestmark = [pytest.mark.skipif(shutil.which("nbdkit") is None, reason="nbdkit 
               pytest.mark.skipif(not os.path.exists(PLUGIN), reason="sanitizers cannot be in a plugin")]
 
 
+SOCKETS = (f"nbd-{n}" for n in itertools.count())
+
+
 def nbdkit(box, *args, command):
-    """A server for as long as the command runs; $uri and $nbd are in it."""
-    return subprocess.run(["nbdkit", "-U", "-", PLUGIN, *args, "--run", command], cwd=box.path, text=True,
+    """A server for as long as the command runs; $uri and $nbd are in it. nbdkit leaves its folder in /tmp behind
+    when it chooses the socket itself ("-U -") and the plugin refuses its arguments."""
+    return subprocess.run(["nbdkit", "-U", box.path / next(SOCKETS), PLUGIN, *args, "--run", command], cwd=box.path, text=True,
                           capture_output=True, timeout=TIMEOUT)
 
 

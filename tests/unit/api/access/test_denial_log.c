@@ -7,6 +7,7 @@
 #include "base/err.h"
 #include "base/loop.h"
 #include "base/ratelimit.h"
+#include "tests/unit/tmp.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -56,12 +57,13 @@ static void lines_check(struct audit *a, unsigned *ret_apart, unsigned *ret_toge
 /* Numbers that a table would have put into one place. */
 static void test_users(void **state)
 {
-	char dir[] = "/tmp/cairn-refusals-XXXXXX";
+	char dir[96];
 	struct daemon d = { 0 };
 	unsigned told = 0, apart = 0, together = 0;
 	struct err e;
 
 	(void)state;
+	snprintf(dir, sizeof(dir), "%s/cairn-denials-XXXXXX", tmp_folder());
 	assert_non_null(mkdtemp(dir));
 	assert_int_equal(loop_new(8, &d.loop, &e), 0);
 	assert_int_equal(audit_open(dir, &d.audit, &e), 0);

@@ -8,6 +8,7 @@
 #include "api/wire/json.h"
 #include "base/err.h"
 #include "base/loop.h"
+#include "tests/unit/tmp.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -96,7 +97,7 @@ static void test_tampered(void **state)
 /* ---- opening ---- */
 
 struct files {
-	char dir[64], kernel[96], own[96], theirs[96], groups[96], link[96];
+	char dir[96], kernel[128], own[128], theirs[128], groups[128], link[128];
 	struct loop *loop;
 };
 
@@ -116,7 +117,7 @@ static int setup(void **state)
 	struct files *f = calloc(1, sizeof(*f));
 	struct err e;
 
-	snprintf(f->dir, sizeof(f->dir), "/tmp/test_opener.XXXXXX");
+	snprintf(f->dir, sizeof(f->dir), "%s/cairn-open-as-XXXXXX", tmp_folder());
 	assert_non_null(mkdtemp(f->dir));
 	assert_int_equal(chmod(f->dir, 0755), 0);
 	snprintf(f->kernel, sizeof(f->kernel), "%s/kernel", f->dir);

@@ -6,6 +6,7 @@
 #include "base/err.h"
 #include "base/util.h"
 #include "block/block.h"
+#include "tests/unit/tmp.h"
 
 #include <fcntl.h>
 #include <setjmp.h>
@@ -495,7 +496,7 @@ static void test_formats_are_blocks(void **state)
 /* ---- files ---- */
 
 struct folder {
-	char path[64], kernel[80], disk[80], fifo[80];
+	char path[96], kernel[128], disk[128], fifo[128];
 };
 
 static int folder_setup(void **state)
@@ -503,7 +504,7 @@ static int folder_setup(void **state)
 	struct folder *f = calloc(1, sizeof(*f));
 	int fd;
 
-	strcpy(f->path, "/tmp/cairn-test-XXXXXX");
+	snprintf(f->path, sizeof(f->path), "%s/cairn-test-XXXXXX", tmp_folder());
 	if (!mkdtemp(f->path))
 		return -1;
 	snprintf(f->kernel, sizeof(f->kernel), "%s/k", f->path);

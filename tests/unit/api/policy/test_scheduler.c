@@ -8,6 +8,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "tests/unit/tmp.h"
 
 #include <fcntl.h>
 #include <setjmp.h>
@@ -23,7 +24,7 @@
 #define DEFINITION "{\"name\":\"vm1\",\"memory\":\"32M\",\"boot\":{\"kernel\":\"/kernel\"}}"
 
 struct fixture {
-	char dir[32];
+	char dir[96];
 	struct daemon d;
 	struct vm *vm;
 	struct schedule_plan plan;
@@ -37,7 +38,7 @@ static int setup(void **state)
 	struct err e;
 
 	log_set_fd(open("/dev/null", O_WRONLY));
-	strcpy(f->dir, "/tmp/cairn-test-XXXXXX");
+	snprintf(f->dir, sizeof(f->dir), "%s/cairn-test-XXXXXX", tmp_folder());
 	assert_non_null(mkdtemp(f->dir));
 	assert_int_equal(loop_new(16, &f->d.loop, &e), 0);
 	assert_int_equal(store_open(f->dir, &f->d.store, &e), 0);

@@ -3,6 +3,7 @@
 #include "api/store/event_log.h"
 #include "api/wire/json.h"
 #include "base/err.h"
+#include "tests/unit/tmp.h"
 
 #include <fcntl.h>
 #include <setjmp.h>
@@ -16,7 +17,7 @@
 #include <cmocka.h>
 
 struct fixture {
-	char dir[64];
+	char dir[96];
 	struct event_log *log;
 };
 
@@ -24,7 +25,7 @@ static int setup(void **state)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
 
-	strcpy(f->dir, "/tmp/cairn-events-XXXXXX");
+	snprintf(f->dir, sizeof(f->dir), "%s/cairn-events-XXXXXX", tmp_folder());
 	*state = f;
 	return mkdtemp(f->dir) ? event_log_open(f->dir, &f->log, NULL) : -1;
 }

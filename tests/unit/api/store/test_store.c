@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "tests/unit/tmp.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -41,8 +42,9 @@ static void note(void *opaque, const char *name, struct json_object *definition,
 
 static int setup(void **state)
 {
-	char *dir = strdup("/tmp/cairn-test-XXXXXX");
+	char *dir;
 
+	assert_true(asprintf(&dir, "%s/cairn-test-XXXXXX", tmp_folder()) > 0);
 	*state = mkdtemp(dir);
 	log_set_fd(open("/dev/null", O_WRONLY));
 	return *state ? 0 : -1;
@@ -50,7 +52,7 @@ static int setup(void **state)
 
 static int teardown(void **state)
 {
-	char command[64];
+	char command[128];
 	int r;
 
 	snprintf(command, sizeof(command), "rm -r %s", (char *)*state);

@@ -4,6 +4,7 @@
 #include "base/util.h"
 #include "devices/console.h"
 #include "devices/legacy/serial.h"
+#include "tests/unit/tmp.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -453,11 +454,13 @@ static void foreground_uses_pipes(void **state)
 
 static void foreground_writes_files_from_their_start(void **state)
 {
-	char path[] = "/tmp/cairn-serial-XXXXXX", buf[16] = { 0 };
+	char path[96], buf[16] = { 0 };
 	struct serial_test t;
-	int fd = mkstemp(path);
+	int fd;
 
 	(void)state;
+	snprintf(path, sizeof(path), "%s/cairn-serial-XXXXXX", tmp_folder());
+	fd = mkstemp(path);
 	assert_true(fd >= 0);
 	unlink(path);
 	serial_begin(&t, false);

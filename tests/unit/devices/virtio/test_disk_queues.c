@@ -12,6 +12,7 @@
 #include "devices/virtio/virtio_blk.h"
 #include "vmm/machine/disk_call.h"
 #include "vmm/machine/machine.h"
+#include "tests/unit/tmp.h"
 
 #include <fcntl.h>
 #include <stdatomic.h>
@@ -302,9 +303,10 @@ static void test_begin(struct queues_test *t, uint32_t cluster_bits, bool extend
 	struct block_layer layer = { .format = BLOCK_FORMAT_QCOW2 };
 	struct block_open o = { .layers = &layer, .nlayers = 1, .name = "vda", .no_lock = true,
 		.cache_bytes = 1 };
-	char path[] = "/tmp/cairn-queues-XXXXXX";
+	char path[96];
 
 	fx_init(&t->f);
+	snprintf(path, sizeof(path), "%s/cairn-queues-XXXXXX", tmp_folder());
 	t->image = mkstemp(path);
 	assert_true(t->image >= 0);
 	unlink(path);

@@ -8,6 +8,7 @@
 #include "vmm/boot/acpi.h"
 #include "vmm/kvm/memory.h"
 #include "vmm/vm_msg.h"
+#include "tests/unit/tmp.h"
 
 #include <errno.h>
 #include <setjmp.h>
@@ -303,7 +304,7 @@ static void table_save(const char *dir, const char *sig, const uint8_t *t)
 /* ACPICA reads each table and finds nothing wrong; the AML compiles again. */
 static void test_iasl_takes_them(void **state)
 {
-	char dir[] = "/tmp/cairn-acpi-XXXXXX", cmd[512];
+	char dir[96], cmd[512];
 	struct memory m;
 	uint64_t rsdp;
 	int r;
@@ -313,6 +314,7 @@ static void test_iasl_takes_them(void **state)
 		fprintf(stderr, "skip: iasl (acpica-tools) is not installed\n");
 		skip();
 	}
+	snprintf(dir, sizeof(dir), "%s/cairn-acpi-XXXXXX", tmp_folder());
 	assert_non_null(mkdtemp(dir));
 	rsdp = build(&m, 64 * MIB, 64);
 	table_save(dir, "FACP", table_find(&m, rsdp, "FACP"));

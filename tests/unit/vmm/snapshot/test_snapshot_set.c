@@ -16,6 +16,7 @@
 #include "block/block.h"
 #include "block/qcow2/qcow2.h"
 #include "vmm/snapshot/vm_snapshot_impl.h"
+#include "tests/unit/tmp.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -33,7 +34,7 @@
 #define IMAGE_MAX (4u << 20)
 #define PIECE 65536u
 
-static char dir[64];
+static char dir[96];
 static uint64_t random_state;
 
 static unsigned random_below(unsigned n)
@@ -248,7 +249,7 @@ static void process_open(struct process *p)
 	cfg->ndisks = DISKS;
 	for (unsigned i = 0; i < DISKS; i++) {
 		struct vm_disk *d = &cfg->disks[i];
-		char path[96];
+		char path[128];
 
 		path_of(i, "", path, sizeof(path));
 		fds[i] = open(path, O_RDWR | O_CLOEXEC);
@@ -467,7 +468,7 @@ static void begin(void)
 static void image_read(unsigned i)
 {
 	struct image *im = &images[i];
-	char path[96];
+	char path[128];
 	struct stat st;
 	int fd;
 
@@ -526,7 +527,7 @@ static void images_make(size_t at, bool power)
 			images[rec.ev[i].disk].bytes =
 				MAX(images[rec.ev[i].disk].bytes, rec.ev[i].offset + rec.ev[i].len);
 	for (unsigned d = 0; d < DISKS; d++) {
-		char path[96];
+		char path[128];
 		int fd;
 
 		path_of(d, "", path, sizeof(path));
@@ -542,7 +543,7 @@ static void images_check(void)
 		struct qcow2_check c = { 0 };
 		struct qcow2_header h;
 		struct err e = { 0 };
-		char path[96];
+		char path[128];
 		int fd;
 
 		path_of(d, "", path, sizeof(path));
@@ -714,7 +715,7 @@ static void id_write(size_t i, char id)
 	struct qcow2_snapshot_info *list = NULL;
 	struct qcow2_header h;
 	struct err e = { 0 };
-	char path[96];
+	char path[128];
 	size_t n = 0;
 	int fd;
 
@@ -824,7 +825,7 @@ static int set_up(void **state)
 	(void)state;
 	log_set_level(LOG_LEVEL_ERROR);
 	random_state = seed ? strtoull(seed, NULL, 10) : 1;
-	snprintf(dir, sizeof(dir), "%s/cairn-set-XXXXXX", access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm");
+	snprintf(dir, sizeof(dir), "%s/cairn-set-XXXXXX", tmp_folder_in_memory());
 	if (!mkdtemp(dir))
 		return -1;
 	for (unsigned i = 0; i < DISKS; i++) {
