@@ -1,6 +1,6 @@
 #include "api/access/denial_log.h"
 #include "api/access/audit.h"
-#include "api/daemon.h"
+#include "api/schema/event.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -24,7 +24,8 @@ struct user {
 };
 
 struct denial_log {
-	struct daemon *daemon;
+	const struct event_sink *sink;
+	struct audit *audit;
 	struct loop_timer *timer;
 	bool armed;
 	struct user users[USERS];
@@ -72,7 +73,7 @@ static void audit_left_out(struct denial_log *r, const struct user *u)
 	js_put_str(line, "outcome", err_class_name(ERR_PERMISSION));
 	js_put_uint(line, "left-out", u->unaudited);
 	js_put_int(line, "since", u->since_ns);
-	audit_add(r->daemon->audit, line);
+	audit_add(r->audit, line);
 }
 
 static void left_out_tell(struct denial_log *r, struct user *u)
@@ -83,7 +84,7 @@ static void left_out_tell(struct denial_log *r, struct user *u)
 		js_put_int(data, "uid", u->uid);
 	js_put_uint(data, "left-out", u->limit.left_out);
 	js_put_int(data, "since", u->since_ns);
-	daemon_emit(r->daemon, EVENT_REFUSALS_LEFT_OUT, NULL, data);
+	event_emit(r->sink, EVENT_REFUSALS_LEFT_OUT, NULL, data);
 	if (u->unaudited)
 		audit_left_out(r, u);
 	u->limit.left_out = 0;
@@ -110,16 +111,18 @@ static void window_timer_fire(void *opaque)
 		loop_timer_arm(r->timer, next);
 }
 
-int denial_log_open(struct daemon *d, struct denial_log **ret_r, struct err *e)
+int denial_log_open(struct loop *loop, const struct event_sink *sink, struct audit *audit, struct denial_log **ret_r,
+	struct err *e)
 {
 	struct denial_log *r = calloc(1, sizeof(*r));
-	int ret = r ? loop_timer_new(d->loop, window_timer_fire, r, &r->timer) : -ENOMEM;
+	int ret = r ? loop_timer_new(loop, window_timer_fire, r, &r->timer) : -ENOMEM;
 
 	if (ret < 0) {
 		free(r);
 		return err_set_errno(e, ret, "refusals");
 	}
-	r->daemon = d;
+	r->sink = sink;
+	r->audit = audit;
 	*ret_r = r;
 	return 0;
 }
@@ -160,7 +163,7 @@ bool denial_log_tell(struct denial_log *r, enum event_id id, uid_t uid, pid_t pi
 	}
 	js_put_int(data, "uid", uid);
 	js_put_int(data, "pid", pid);
-	daemon_emit(r->daemon, id, NULL, data);
+	event_emit(r->sink, id, NULL, data);
 	return true;
 }
 

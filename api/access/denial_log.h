@@ -9,13 +9,16 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-struct daemon;
-struct err;
-struct json_object;
+struct audit;
 struct denial_log;
+struct err;
+struct event_sink;
+struct json_object;
+struct loop;
 
-/* Create a denial log. Returns 0 or -errno. */
-int denial_log_open(struct daemon *d, struct denial_log **ret_r, struct err *e);
+/* Create a denial log. All arguments are borrowed. Returns 0 or -errno. */
+int denial_log_open(struct loop *loop, const struct event_sink *sink, struct audit *audit, struct denial_log **ret_r,
+	struct err *e);
 /* Report all counts and free the log. NULL allowed. */
 void denial_log_close(struct denial_log *r);
 

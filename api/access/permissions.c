@@ -1,4 +1,6 @@
 #include "api/access/permissions.h"
+#include "api/schema/schema.h"
+#include "api/store/store.h"
 #include "api/wire/json.h"
 #include "base/util.h"
 
@@ -11,7 +13,7 @@ void permissions_done(struct permissions *p)
 	for (size_t i = 0; i < p->n; i++)
 		free(p->list[i].vm);
 	free(p->list);
-	*p = (struct permissions){ NULL, 0 };
+	*p = (struct permissions){ 0 };
 }
 
 /* ---- looking up ---- */
@@ -195,4 +197,17 @@ void permissions_load(struct permissions *p, struct json_object *list)
 			continue;
 		permissions_set(p, group >= 0, (uid_t)id, vm, role);
 	}
+}
+
+void permissions_keep(struct permissions *p, struct store *s, struct store_work *w)
+{
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+
+	js_put(o, "permissions", permissions_to_json(p));
+	if (w)
+		store_write_file_behind(s, w, PERMISSIONS_FILE, o);
+	else
+		store_save_file(s, PERMISSIONS_FILE, o);
+	if (p->changed)
+		p->changed(p->opaque);
 }

@@ -3,13 +3,15 @@
 #ifndef CAIRN_API_ACCESS_PERMISSIONS_H
 #define CAIRN_API_ACCESS_PERMISSIONS_H
 
-#include "api/schema/schema.h"
+#include "api/wire/peer.h"
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
 
 struct json_object;
+struct store;
+struct store_work;
 
 #define PERMISSIONS_MAX 4096
 #define PERMISSIONS_FILE "permissions.json"
@@ -24,14 +26,9 @@ struct permission {
 struct permissions {
 	struct permission *list; /* owned */
 	size_t n;
-};
-
-/* A client's credentials, from the kernel. */
-struct peer {
-	uid_t uid;
-	gid_t gid;
-	const gid_t *groups; /* supplementary groups */
-	size_t ngroups;
+	/* Called after each change that permissions_keep() was told of; NULL: nobody needs to know. */
+	void (*changed)(void *opaque);
+	void *opaque;
 };
 
 void permissions_done(struct permissions *p);
@@ -59,5 +56,9 @@ struct json_object *permissions_to_json(const struct permissions *p);
 void permissions_load(struct permissions *p, struct json_object *list);
 /* Return the role for a word; ROLE_NONE if there is none. "owner" means admin of one VM. */
 enum role permissions_role_from_word(const char *word, bool of_vm);
+
+/* Call after each change of the table: writes it and calls changed(). w: done once the file is on stable storage;
+ * NULL: nobody waits. */
+void permissions_keep(struct permissions *p, struct store *s, struct store_work *w);
 
 #endif

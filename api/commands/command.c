@@ -1,7 +1,6 @@
 #include "api/commands/command.h"
 #include "api/access/audit.h"
 #include "api/access/denial_log.h"
-#include "api/daemon.h"
 #include "api/jobs/job.h"
 #include "api/jobs/offline_process.h"
 #include "api/store/store.h"
@@ -21,16 +20,6 @@
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
-
-struct json_object *error_to_json(const char *class_name, const char *desc)
-{
-	struct json_object *o = json_object_new_object(), *error = json_object_new_object();
-
-	js_put_str(error, "class", class_name);
-	js_put_str(error, "desc", desc);
-	js_put(o, "error", error);
-	return o;
-}
 
 /* ---- answers ---- */
 
@@ -61,7 +50,7 @@ static void call_audit(struct call *c, struct json_object *answer)
 	if (!c->command || !(c->command->flags & COMMAND_MUTATES))
 		return;
 	if (c->untold) {
-		denial_log_unaudited(c->daemon->denials, c->uid);
+		denial_log_unaudited(c->context->denials, c->uid);
 		return;
 	}
 	clock_gettime(CLOCK_REALTIME, &ts);
@@ -77,7 +66,7 @@ static void call_audit(struct call *c, struct json_object *answer)
 	if (error)
 		js_put_str(line, "error", js_get_str(error, "desc"));
 	js_put_uint(line, "duration", loop_now_ns() - c->started_ns);
-	audit_add(c->daemon->audit, line);
+	audit_add(c->context->audit, line);
 }
 
 /* QMP clients may know only QEMU's few error classes. */
@@ -110,7 +99,7 @@ static void answer_send(struct call *c, struct json_object *o, int fd)
 	conn = c->conn; /* may be NULL: sending may drop the connection */
 	call_free(c);
 	if (conn)
-		conn_set_call(conn, NULL);
+		conn_call_end(conn);
 }
 
 static void answer_send_pending(void *opaque)
@@ -220,7 +209,7 @@ static const char *check_mode(const struct conn *conn, const struct command *com
 static const char *vm_defined(const struct call *c)
 {
 	const char *name = js_get_str(js_get(c->args, "definition"), "name");
-	const struct vm *vm = name ? vm_find(c->daemon, name) : NULL;
+	const struct vm *vm = name ? vm_find(c->host, name) : NULL;
 
 	return vm && !strcmp(vm->def->name, name) ? vm->def->name : NULL;
 }
@@ -239,10 +228,10 @@ static const char *vm_concerned(const struct call *c)
 	if (!name)
 		return NULL;
 	if (c->command->flags & COMMAND_CONCERNS_JOB) {
-		j = job_find(c->daemon, name);
+		j = job_find(c->host, name);
 		return j ? j->vm_name : NULL;
 	}
-	vm = c->command->flags & COMMAND_CONCERNS_VM ? vm_find(c->daemon, name) : NULL;
+	vm = c->command->flags & COMMAND_CONCERNS_VM ? vm_find(c->host, name) : NULL;
 	return vm ? vm->def->name : NULL;
 }
 
@@ -257,7 +246,7 @@ static void tell_denial(struct call *c)
 		snprintf(name, sizeof(name), "%s", vm); /* cut: the client may send any text */
 		js_put_str(data, "vm", name);
 	}
-	c->untold = !denial_log_tell(c->daemon->denials, EVENT_PERMISSION_DENIED, c->uid, c->pid, data);
+	c->untold = !denial_log_tell(c->context->denials, EVENT_PERMISSION_DENIED, c->uid, c->pid, data);
 }
 
 /* Check the role before anything else, so that a client without rights learns nothing. */
@@ -294,10 +283,10 @@ static int find_vm(struct call *c, struct err *e)
 		return 0;
 	name = js_get_str(c->args, "vm");
 	if (!c->vm && name)
-		c->vm = vm_find(c->daemon, name);
+		c->vm = vm_find(c->host, name);
 	if (c->vm)
 		return 0;
-	if (name && store_check_vm(c->daemon->store, name, e) < 0) {
+	if (name && store_check_vm(c->host->store, name, e) < 0) {
 		err_prefix(e, "VM '%.255s' is not loaded", name);
 		return -ENOTSUP;
 	}
@@ -324,14 +313,15 @@ static int check_state(struct call *c, struct err *e)
 
 /* ---- dispatch ---- */
 
-static struct call *call_new(struct daemon *d, struct conn *conn, struct json_object *text)
+static struct call *call_new(const struct command_context *context, struct conn *conn, struct json_object *text)
 {
 	struct call *c = calloc(1, sizeof(*c));
 	struct json_object *v;
 
 	if (!c)
 		abort();
-	c->daemon = d;
+	c->host = context->host;
+	c->context = context;
 	c->conn = conn;
 	c->dialect = conn_dialect(conn);
 	c->vm = conn_vm(conn);
@@ -345,7 +335,7 @@ static struct call *call_new(struct daemon *d, struct conn *conn, struct json_ob
 	}
 	v = js_get(text, "arguments");
 	c->args = v ? json_object_get(v) : json_object_new_object();
-	conn_set_call(conn, c);
+	conn_call_begin(conn, &c->conn);
 	return c;
 }
 
@@ -365,9 +355,9 @@ static void command_go(void *opaque, int r, const struct err *e)
 		c->command->run(c);
 }
 
-void command_dispatch(struct daemon *d, struct conn *conn, struct json_object *text)
+static void command_dispatch(void *opaque, struct conn *conn, struct json_object *text)
 {
-	struct call *c = call_new(d, conn, text);
+	struct call *c = call_new(opaque, conn, text);
 	const char *name, *mode;
 	struct err e;
 	int r = check_envelope(text, &e);
@@ -402,3 +392,41 @@ void command_dispatch(struct daemon *d, struct conn *conn, struct json_object *t
 	else
 		command_go(c, 0, NULL);
 }
+
+/* ---- the server's questions ---- */
+
+static struct json_object *greeting(void *opaque)
+{
+	struct json_object *o = json_object_new_object(), *qmp = json_object_new_object();
+
+	(void)opaque;
+	js_put(qmp, "version", schema_version_to_json());
+	js_put(qmp, "capabilities", json_object_new_array());
+	js_put(o, "QMP", qmp);
+	return o;
+}
+
+static enum role peer_role(void *opaque, const struct peer *who, const char *vm)
+{
+	const struct command_context *context = opaque;
+
+	return permissions_role(&context->host->permissions, who, vm);
+}
+
+static bool peer_known(void *opaque, const struct peer *who)
+{
+	const struct permissions *p = &((const struct command_context *)opaque)->host->permissions;
+
+	return who ? permissions_know(p, who) : p->n > 0;
+}
+
+static void client_dropped(void *opaque, const struct conn *conn, size_t unread_bytes)
+{
+	const struct command_context *context = opaque;
+	struct json_object *data = json_object_new_object();
+
+	js_put_uint(data, "unread", unread_bytes);
+	denial_log_tell(context->denials, EVENT_CLIENT_DROPPED, conn_uid(conn), conn_pid(conn), data);
+}
+
+const struct server_ops command_server_ops = { command_dispatch, greeting, peer_role, peer_known, client_dropped };

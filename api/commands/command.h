@@ -11,14 +11,29 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+struct audit;
 struct conn;
+struct denial_log;
 struct job;
-struct daemon;
 struct vm;
+struct vm_host;
+
+struct server_ops;
+
+/* What commands need of the daemon besides its VMs. Borrows all. */
+struct command_context {
+	struct vm_host *host;
+	struct audit *audit;
+	struct denial_log *denials;
+};
+
+/* How a server of clients runs commands (api/wire/conn.h). Its opaque: a struct command_context. */
+extern const struct server_ops command_server_ops;
 
 struct call {
 	struct call *next; /* for whoever holds it */
-	struct daemon *daemon;
+	struct vm_host *host;
+	const struct command_context *context;
 	struct conn *conn; /* NULL: gone */
 	enum dialect dialect;
 	const struct command *command;
@@ -36,9 +51,6 @@ struct call {
 	pid_t pid;
 };
 
-/* Answers what `text` asks for: checks it, finds the handler, runs it. Borrows text. */
-void command_dispatch(struct daemon *d, struct conn *conn, struct json_object *text);
-
 /* v: taken; NULL: {}. */
 void call_return(struct call *c, struct json_object *v);
 /* fd: taken; it travels with the answer. */
@@ -48,8 +60,6 @@ void call_fail(struct call *c, const struct err *e);
 void call_fail_class(struct call *c, const char *class_name, const char *desc);
 /* {"job": its id} */
 void call_return_job(struct call *c, const struct job *j);
-/* For an error that belongs to no call. */
-struct json_object *error_to_json(const char *class_name, const char *desc);
 
 /* Handlers, one per row of the schema. */
 void command_qmp_capabilities(struct call *c);

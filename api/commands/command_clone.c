@@ -2,7 +2,6 @@
 #include "api/jobs/clone.h"
 #include "api/access/rights.h"
 #include "api/commands/command.h"
-#include "api/daemon.h"
 #include "api/jobs/job.h"
 #include "api/jobs/offline_process.h"
 #include "api/jobs/sysprep.h"
@@ -119,7 +118,7 @@ static void template_retry(void *opaque)
 	const char *name = js_get_str(c->args, "vm");
 	struct err e;
 
-	c->vm = vm_find(c->daemon, name);
+	c->vm = vm_find(c->host, name);
 	if (c->vm) {
 		command_vm_template(c);
 		return;
@@ -141,7 +140,7 @@ static void template_done(struct call *c, int r, const struct err *e)
 		return;
 	}
 	c->vm->is_template = !js_get_bool(c->args, "disable", false);
-	daemon_emit(c->daemon, EVENT_VM_DEFINED, c->vm->def->name, NULL);
+	event_emit(&c->host->sink, EVENT_VM_DEFINED, c->vm->def->name, NULL);
 	call_return(c, NULL);
 }
 
@@ -156,7 +155,7 @@ static void template_stored(struct store_work *work)
 /* Store the mark. No other operation on the VM starts until it is stored. */
 static void template_keep(struct call *c, bool on)
 {
-	struct store *s = c->daemon->store;
+	struct store *s = c->host->store;
 	struct template_mark *m = calloc(1, sizeof(*m));
 	CLEANUP_JS struct json_object *o = json_object_new_object();
 	struct err e;
@@ -164,7 +163,7 @@ static void template_keep(struct call *c, bool on)
 
 	if (!m)
 		abort();
-	*m = (struct template_mark){ { .done = template_stored, .loop = c->daemon->loop }, c };
+	*m = (struct template_mark){ { .done = template_stored, .loop = c->host->loop }, c };
 	c->vm->going = true;
 	r = on ? store_write_vm_file_behind(s, &m->work, c->vm->def->name, VM_TEMPLATE_FILE, o, &e) :
 		 store_remove_file_behind(s, &m->work, c->vm->def->name, VM_TEMPLATE_FILE, &e);

@@ -1,7 +1,7 @@
 /* Handlers of jobs. */
 #include "api/commands/command.h"
-#include "api/daemon.h"
 #include "api/jobs/job.h"
+#include "api/vm/vm_host.h"
 #include "api/wire/conn.h"
 #include "api/wire/json.h"
 #include "base/err.h"
@@ -16,9 +16,9 @@ void command_query_jobs(struct call *c)
 	size_t bytes = 0;
 	struct job *j;
 
-	jobs_trim(c->daemon);
-	j = after ? job_find(c->daemon, after) : NULL;
-	for (j = j ? j->next : after ? NULL : c->daemon->jobs; j; j = j->next) {
+	jobs_trim(c->host);
+	j = after ? job_find(c->host, after) : NULL;
+	for (j = j ? j->next : after ? NULL : c->host->jobs; j; j = j->next) {
 		struct json_object *o;
 
 		if ((id && strcmp(id, j->id)) || conn_role_for(c->conn, j->vm_name) < ROLE_VIEWER)
@@ -37,7 +37,7 @@ void command_query_jobs(struct call *c)
 static struct job *job_of(struct call *c, struct err *e)
 {
 	const char *id = js_get_str(c->args, "id");
-	struct job *j = id ? job_find(c->daemon, id) : NULL;
+	struct job *j = id ? job_find(c->host, id) : NULL;
 
 	if (!j)
 		err_set(e, -ENOENT, ERR_NOT_FOUND, "there is no job '%.63s'. Next: cairn jobs",

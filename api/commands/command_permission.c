@@ -1,7 +1,6 @@
 /* Handlers of permissions. */
 #include "api/commands/command.h"
 #include "api/access/permissions.h"
-#include "api/daemon.h"
 #include "api/store/store.h"
 #include "api/vm/vm.h"
 #include "api/wire/conn.h"
@@ -12,19 +11,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-
-void daemon_keep_permissions(struct daemon *d, struct store_work *w)
-{
-	CLEANUP_JS struct json_object *o = json_object_new_object();
-
-	js_put(o, "permissions", permissions_to_json(&d->permissions));
-	if (w)
-		store_write_file_behind(d->store, w, PERMISSIONS_FILE, o);
-	else
-		store_save_file(d->store, PERMISSIONS_FILE, o);
-	if (d->server)
-		server_permissions_changed(d->server);
-}
 
 struct keep {
 	struct store_work work;
@@ -42,14 +28,14 @@ static void keep_done(struct store_work *work)
 	free(k);
 }
 
-static void permissions_keep(struct call *c)
+static void table_keep(struct call *c)
 {
 	struct keep *k = calloc(1, sizeof(*k));
 
 	if (!k)
 		abort();
-	*k = (struct keep){ { .done = keep_done, .loop = c->daemon->loop }, c };
-	daemon_keep_permissions(c->daemon, &k->work);
+	*k = (struct keep){ { .done = keep_done, .loop = c->host->loop }, c };
+	permissions_keep(&c->host->permissions, c->host->store, &k->work);
 }
 
 static int arg_subject(struct call *c, bool *ret_group, uid_t *ret_id, struct err *e)
@@ -67,7 +53,7 @@ static int arg_subject(struct call *c, bool *ret_group, uid_t *ret_id, struct er
 static int arg_vm(struct call *c, bool granting, const char **ret_vm, struct err *e)
 {
 	const char *name = js_get_str(c->args, "vm");
-	struct vm *vm = name ? vm_find(c->daemon, name) : NULL;
+	struct vm *vm = name ? vm_find(c->host, name) : NULL;
 
 	*ret_vm = vm ? vm->def->name : name;
 	if (name && !vm && granting)
@@ -84,7 +70,7 @@ static void permission_set(struct call *c, bool granting, enum role role, const 
 	int r = arg_subject(c, &is_group, &id, &e);
 
 	if (!r) {
-		r = permissions_set(&c->daemon->permissions, is_group, id, vm, role);
+		r = permissions_set(&c->host->permissions, is_group, id, vm, role);
 		if (r == -ENOENT && !granting)
 			err_set(&e, r, ERR_NOT_FOUND, "they have no such permission. Next: cairn permissions");
 		else if (r < 0)
@@ -93,7 +79,7 @@ static void permission_set(struct call *c, bool granting, enum role role, const 
 	if (r < 0)
 		call_fail(c, &e);
 	else
-		permissions_keep(c);
+		table_keep(c);
 }
 
 void command_permission_grant(struct call *c)
@@ -129,7 +115,7 @@ void command_permission_revoke(struct call *c)
 
 void command_query_permissions(struct call *c)
 {
-	struct json_object *all = permissions_to_json(&c->daemon->permissions),
+	struct json_object *all = permissions_to_json(&c->host->permissions),
 			   *o = json_object_new_object(), *list = json_object_new_array();
 	int64_t from = js_get_int(c->args, "from", 0);
 	size_t n = json_object_array_length(all), i = from < 0 ? 0 : (size_t)from, stop = i + PAGE_ENTRIES;

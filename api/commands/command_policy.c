@@ -1,6 +1,5 @@
 /* Handlers of autostart, shutdown, reboot and the host's shutdown. */
 #include "api/commands/command.h"
-#include "api/daemon.h"
 #include "api/policy/autostart.h"
 #include "api/policy/host_shutdown.h"
 #include "api/store/store.h"
@@ -32,7 +31,7 @@ static void mark_stored(struct store_work *work)
 	struct mark *m = container_of(work, struct mark, work);
 	struct call *c = m->call;
 
-	c->vm = vm_find_uuid(c->daemon, m->uuid); /* it may have been undefined meanwhile */
+	c->vm = vm_find_uuid(c->host, m->uuid); /* it may have been undefined meanwhile */
 	if (work->r < 0) {
 		call_fail(c, &work->e);
 	} else {
@@ -51,7 +50,7 @@ void command_vm_autostart(struct call *c)
 
 	if (!m)
 		abort();
-	*m = (struct mark){ { .done = mark_stored, .loop = c->daemon->loop }, c, .on = !js_get_bool(c->args, "disable", false) };
+	*m = (struct mark){ { .done = mark_stored, .loop = c->host->loop }, c, .on = !js_get_bool(c->args, "disable", false) };
 	memcpy(m->uuid, c->vm->def->uuid, sizeof(m->uuid));
 	r = m->on ? template_check(c->vm, "start", &e) : 0;
 	if (!r)
@@ -188,10 +187,10 @@ void command_daemon_stop(struct call *c)
 
 	if (js_get_bool(c->args, "dry-run", false)) {
 		o = json_object_new_object();
-		js_put(o, "vms", host_shutdown_look(c->daemon, action));
+		js_put(o, "vms", host_shutdown_look(c->host, action));
 		call_return(c, o);
 		return;
 	}
-	if (host_shutdown_all(c->daemon, action, !js_get_bool(c->args, "vms-only", false), c, &e) < 0)
+	if (host_shutdown_all(c->host, action, !js_get_bool(c->args, "vms-only", false), c, &e) < 0)
 		call_fail(c, &e);
 }

@@ -1,7 +1,6 @@
 /* Handlers of queries. */
 #include "api/commands/command.h"
 #include "api/access/audit.h"
-#include "api/daemon.h"
 #include "api/jobs/job.h"
 #include "api/qmp/qmp.h"
 #include "api/store/event_log.h"
@@ -41,7 +40,7 @@ void command_qmp_capabilities(struct call *c)
 
 void command_query_version(struct call *c)
 {
-	struct json_object *o = daemon_version();
+	struct json_object *o = schema_version_to_json();
 
 	js_put_str(o, "cairn", CAIRN_VERSION);
 	call_return(c, o);
@@ -64,7 +63,7 @@ void command_query_audit(struct call *c)
 		.since_ns = js_get_int(c->args, "since", 0), .uid = js_get_int(c->args, "uid", -1),
 		.vm = js_get_str(c->args, "vm") };
 
-	call_return(c, audit_page(c->daemon->audit, &q));
+	call_return(c, audit_page(c->context->audit, &q));
 }
 
 static bool is_for_admins(const char *event)
@@ -91,7 +90,7 @@ void command_query_events(struct call *c)
 {
 	int64_t since = js_get_int(c->args, "since", 0);
 
-	call_return(c, event_log_page(c->daemon->events, since > 0 ? (uint64_t)since : 0, event_wanted,
+	call_return(c, event_log_page(c->host->events, since > 0 ? (uint64_t)since : 0, event_wanted,
 			       c));
 }
 
@@ -175,7 +174,7 @@ static void unloaded_put(void *opaque, const char *name, const char *sentence)
 	struct json_object *o;
 
 	/* A damaged VM may have been defined again since. */
-	if (vm_find(u->call->daemon, name) || conn_role_for(u->call->conn, name) < ROLE_VIEWER || u->bytes > LIST_BYTES / 4)
+	if (vm_find(u->call->host, name) || conn_role_for(u->call->conn, name) < ROLE_VIEWER || u->bytes > LIST_BYTES / 4)
 		return;
 	o = json_object_new_object();
 	js_put_str(o, "name", name);
@@ -188,7 +187,7 @@ static size_t put_unloaded(struct json_object *o, struct call *c)
 {
 	struct unloaded u = { c, json_object_new_array(), 0 };
 
-	store_each_unread(c->daemon->store, unloaded_put, &u);
+	store_each_unread(c->host->store, unloaded_put, &u);
 	if (u.bytes)
 		js_put(o, "unloaded", u.list);
 	else
@@ -198,10 +197,10 @@ static size_t put_unloaded(struct json_object *o, struct call *c)
 
 void command_vm_list(struct call *c)
 {
-	struct daemon *d = c->daemon;
+	struct vm_host *host = c->host;
 	const char *after = js_get_str(c->args, "after");
 	int64_t limit = js_get_int(c->args, "limit", LIST_LIMIT);
-	size_t i = vm_index_after(d, after ? after : ""), bytes = 0;
+	size_t i = vm_index_after(host, after ? after : ""), bytes = 0;
 	bool brief = js_get_bool(c->args, "brief", false);
 	struct json_object *o, *vms;
 	struct err e;
@@ -216,20 +215,20 @@ void command_vm_list(struct call *c)
 	vms = json_object_new_array();
 	if (!after)
 		bytes = put_unloaded(o, c);
-	for (; i < d->nvms && limit && bytes < LIST_BYTES; i++) {
+	for (; i < host->nvms && limit && bytes < LIST_BYTES; i++) {
 		struct json_object *entry;
 
-		if (conn_role_for(c->conn, d->vms[i]->def->name) < ROLE_VIEWER)
+		if (conn_role_for(c->conn, host->vms[i]->def->name) < ROLE_VIEWER)
 			continue;
 		entry = json_object_new_object();
-		put_identity(entry, d->vms[i], brief);
+		put_identity(entry, host->vms[i], brief);
 		json_object_array_add(vms, entry);
-		bytes += entry_bytes(d->vms[i], brief);
+		bytes += entry_bytes(host->vms[i], brief);
 		limit--; /* a page must end with a VM that the client may see, since that one names the next page */
 	}
 	js_put(o, "vms", vms);
-	if (i < d->nvms)
-		js_put_str(o, "next", d->vms[i - 1]->def->name);
+	if (i < host->nvms)
+		js_put_str(o, "next", host->vms[i - 1]->def->name);
 	call_return(c, o);
 }
 

@@ -1,7 +1,6 @@
 /* Handlers of save, managed save and restore. */
 #include "api/commands/command.h"
 #include "api/access/rights.h"
-#include "api/daemon.h"
 #include "api/definition/definition.h"
 #include "api/jobs/job.h"
 #include "api/jobs/save.h"
@@ -71,7 +70,7 @@ void command_vm_managed_save_remove(struct call *c)
 
 	if (!d)
 		abort();
-	*d = (struct drop){ { .done = drop_done, .loop = c->daemon->loop }, c };
+	*d = (struct drop){ { .done = drop_done, .loop = c->host->loop }, c };
 	if (!r)
 		r = save_drop_managed(c->vm, &d->work, &e);
 	if (r < 0) {
@@ -95,15 +94,15 @@ static void definition_free_p(struct definition **d)
 
 static void vm_forget(struct vm *vm)
 {
-	struct daemon *d = vm->daemon;
+	struct vm_host *host = vm->host;
 	char name[VM_NAME_MAX + 1];
 	struct err e;
 
 	memcpy(name, vm->def->name, sizeof(name));
-	if (store_remove(d->store, name, &e) < 0)
+	if (store_remove(host->store, name, &e) < 0)
 		return;
 	vm_remove(vm);
-	daemon_emit(d, EVENT_VM_UNDEFINED, name, NULL);
+	event_emit(&host->sink, EVENT_VM_UNDEFINED, name, NULL);
 }
 
 static void restore_done(void *opaque, int r, const struct err *e)
@@ -184,7 +183,7 @@ static int restore_find(struct call *c, struct vm **ret_vm, struct definition **
 		return r;
 	if (!definition_has_uuid(def))
 		return err_set(e, -EINVAL, ERR_INVALID, "uuid: is missing");
-	*ret_vm = vm_find_uuid(c->daemon, def->uuid);
+	*ret_vm = vm_find_uuid(c->host, def->uuid);
 	if (*ret_vm)
 		return existing_check(*ret_vm, def, e);
 	if (conn_role(c->conn) < ROLE_ADMIN)
@@ -213,7 +212,7 @@ void command_vm_restore(struct call *c)
 		free(w);
 		call_fail(c, &e);
 	} else if (def) {
-		vm_define(c->daemon, def, VM_DEFINE, NULL, restore_defined, w);
+		vm_define(c->host, def, VM_DEFINE, NULL, restore_defined, w);
 	} else {
 		restore_start(w);
 	}

@@ -1,6 +1,5 @@
 /* Handlers of snapshot schedules. */
 #include "api/commands/command.h"
-#include "api/daemon.h"
 #include "api/jobs/snapshots.h"
 #include "api/policy/scheduler.h"
 #include "api/store/store.h"
@@ -55,7 +54,7 @@ static void schedule_stored(struct store_work *work)
 	struct keep *k = container_of(work, struct keep, work);
 	struct call *c = k->call;
 
-	c->vm = vm_find_uuid(c->daemon, k->uuid); /* it may have been undefined meanwhile */
+	c->vm = vm_find_uuid(c->host, k->uuid); /* it may have been undefined meanwhile */
 	if (work->r < 0) {
 		call_fail(c, &work->e);
 	} else {
@@ -76,7 +75,7 @@ static void schedule_store(struct call *c, const struct schedule_plan *plan)
 
 	if (!k)
 		abort();
-	*k = (struct keep){ { .done = schedule_stored, .loop = c->daemon->loop }, c, .removes = !plan };
+	*k = (struct keep){ { .done = schedule_stored, .loop = c->host->loop }, c, .removes = !plan };
 	memcpy(k->uuid, c->vm->def->uuid, sizeof(k->uuid));
 	if (plan)
 		k->plan = *plan;
@@ -167,9 +166,9 @@ static bool may_see(const struct call *c, const struct vm *vm)
 void command_query_schedules(struct call *c)
 {
 	const char *name = js_get_str(c->args, "vm"), *after = js_get_str(c->args, "after");
-	struct daemon *d = c->daemon;
-	struct vm *only = name ? vm_find(d, name) : NULL;
-	size_t i = vm_index_after(d, after ? after : ""), bytes = 0;
+	struct vm_host *host = c->host;
+	struct vm *only = name ? vm_find(host, name) : NULL;
+	size_t i = vm_index_after(host, after ? after : ""), bytes = 0;
 	struct json_object *o, *list;
 	struct err e;
 
@@ -181,8 +180,8 @@ void command_query_schedules(struct call *c)
 	}
 	o = json_object_new_object();
 	list = json_object_new_array();
-	for (; i < d->nvms && bytes < PAGE_BYTES; i++) {
-		struct vm *vm = d->vms[i];
+	for (; i < host->nvms && bytes < PAGE_BYTES; i++) {
+		struct vm *vm = host->vms[i];
 
 		if (!vm->schedule || (only && vm != only) || !may_see(c, vm))
 			continue;
@@ -191,7 +190,7 @@ void command_query_schedules(struct call *c)
 		bytes += 400 + 6 * (strlen(vm->def->name) + strlen(vm->schedule_past.detail));
 	}
 	js_put(o, "schedules", list);
-	if (i < d->nvms)
-		js_put_str(o, "next", d->vms[i - 1]->def->name);
+	if (i < host->nvms)
+		js_put_str(o, "next", host->vms[i - 1]->def->name);
 	call_return(c, o);
 }

@@ -2,7 +2,6 @@
 #include "api/commands/command.h"
 #include "api/access/open_as.h"
 #include "api/access/rights.h"
-#include "api/daemon.h"
 #include "api/net/forwards.h"
 #include "api/store/store.h"
 #include "api/vm/identity.h"
@@ -31,9 +30,9 @@ static void definition_free_p(struct definition **d)
 }
 
 /* Check name and uuid against the existing VMs, and fill in the uuid. */
-static int define_check(struct daemon *d, struct definition *def, struct vm **ret_old, struct err *e)
+static int define_check(struct vm_host *host, struct definition *def, struct vm **ret_old, struct err *e)
 {
-	struct vm *old = vm_find(d, def->name), *holder;
+	struct vm *old = vm_find(host, def->name), *holder;
 
 	if (old && strcmp(old->def->name, def->name))
 		old = NULL; /* the name equals another VM's uuid */
@@ -50,16 +49,16 @@ static int define_check(struct daemon *d, struct definition *def, struct vm **re
 		return err_set(e, -EEXIST, ERR_EXISTS,
 			"uuid: VM '%s' exists with another one; leave it out, or undefine the VM first",
 			def->name);
-	holder = vm_find_uuid(d, def->uuid);
+	holder = vm_find_uuid(host, def->uuid);
 	if (holder && holder != old)
 		return err_set(e, -EEXIST, ERR_EXISTS,
 			"uuid: is taken by VM '%s'; leave it out and one is made", holder->def->name);
-	return identity_complete(d, def, old, e);
+	return identity_complete(host, def, old, e);
 }
 
 struct define {
 	struct store_work work;
-	struct daemon *daemon;
+	struct vm_host *host;
 	struct definition *def; /* owned until the VM takes it */
 	uint8_t uuid[16];
 	enum vm_define_mode mode;
@@ -82,7 +81,7 @@ static void define_end(struct define *w, int r, const struct vm_defined *what, c
 static int was_check(const struct define *w, struct err *e)
 {
 	CLEANUP_JS struct json_object *is = NULL;
-	const struct vm *vm = vm_find(w->daemon, w->def->name);
+	const struct vm *vm = vm_find(w->host, w->def->name);
 
 	if (!w->was)
 		return 0;
@@ -97,7 +96,7 @@ static int was_check(const struct define *w, struct err *e)
 static void define_synced(struct store_work *work)
 {
 	struct define *w = container_of(work, struct define, work);
-	struct vm *vm = vm_find_uuid(w->daemon, w->uuid);
+	struct vm *vm = vm_find_uuid(w->host, w->uuid);
 	struct vm_defined what = { .vm = vm, .created = w->created, .outdates = w->outdates };
 	struct err e;
 	int r = work->r;
@@ -163,16 +162,16 @@ static void definition_replace(struct vm *vm, struct definition *def)
 /* Give the definition to the VM, and to its folder in the state folder. */
 static int define_keep(struct define *w, struct err *e)
 {
-	struct daemon *d = w->daemon;
+	struct vm_host *host = w->host;
 	struct vm *vm = NULL;
 	int r = was_check(w, e);
 
 	if (!r)
-		r = define_check(d, w->def, &vm, e);
+		r = define_check(host, w->def, &vm, e);
 	if (!r && !vm && w->mode == VM_REDEFINE)
 		r = err_set(e, -ENOENT, ERR_NOT_FOUND, "somebody has undefined VM '%s' meanwhile", w->def->name);
 	if (!r)
-		r = store_keep_draft(d->store, &w->work, w->def->name, e);
+		r = store_keep_draft(host->store, &w->work, w->def->name, e);
 	if (r < 0)
 		return r;
 	w->created = !vm;
@@ -181,7 +180,7 @@ static int define_keep(struct define *w, struct err *e)
 		definition_replace(vm, STEAL_PTR(w->def));
 		return 0;
 	}
-	r = vm_add(d, w->def, &vm);
+	r = vm_add(host, w->def, &vm);
 	if (r < 0)
 		return err_set_errno(e, r, "VM '%s'", w->def->name);
 	w->def = NULL;
@@ -199,13 +198,13 @@ static void define_drafted(struct store_work *work)
 	if (!r)
 		r = define_keep(w, &e);
 	if (r < 0) {
-		store_drop_draft(w->daemon->store, work);
+		store_drop_draft(w->host->store, work);
 		define_end(w, r, NULL, &e);
 		return;
 	}
 	work->done = define_synced;
-	store_sync_definition(w->daemon->store, work, name);
-	daemon_emit(w->daemon, EVENT_VM_DEFINED, name, NULL);
+	store_sync_definition(w->host->store, work, name);
+	event_emit(&w->host->sink, EVENT_VM_DEFINED, name, NULL);
 }
 
 /* Continue once its files were checked. */
@@ -218,7 +217,7 @@ static void define_go(struct define *w)
 	int r = was_check(w, &e);
 
 	if (!r)
-		r = define_check(w->daemon, w->def, &old, &e);
+		r = define_check(w->host, w->def, &old, &e);
 	if (r < 0 || w->mode == VM_VALIDATE) {
 		what = (struct vm_defined){ .def = w->def, .vm = old, .created = !old };
 		define_end(w, r, &what, &e);
@@ -228,9 +227,9 @@ static void define_go(struct define *w)
 	o = definition_to_json(w->def);
 	if (w->def->rights)
 		rights_put(o, w->def->rights);
-	w->work.loop = w->daemon->loop;
+	w->work.loop = w->host->loop;
 	w->work.done = define_drafted;
-	store_write_draft(w->daemon->store, &w->work, o);
+	store_write_draft(w->host->store, &w->work, o);
 }
 
 static void define_finish(struct define *w, int r, const struct err *e)
@@ -248,7 +247,7 @@ static void define_opened(void *opaque, int r, struct config *c, const struct er
 	define_finish(opaque, r, e);
 }
 
-void vm_define(struct daemon *d, struct definition *def, enum vm_define_mode mode, struct json_object *was,
+void vm_define(struct vm_host *host, struct definition *def, enum vm_define_mode mode, struct json_object *was,
 	void (*done)(void *opaque, int r, const struct vm_defined *what, const struct err *e),
 	void *opaque)
 {
@@ -259,9 +258,9 @@ void vm_define(struct daemon *d, struct definition *def, enum vm_define_mode mod
 
 	if (!w)
 		abort();
-	*w = (struct define){ .daemon = d, .def = def, .mode = mode, .was = was, .done = done, .opaque = opaque };
+	*w = (struct define){ .host = host, .def = def, .mode = mode, .was = was, .done = done, .opaque = opaque };
 	if (def->rights) {
-		open_as_open(d->loop, def, OPEN_AS_ALL, define_opened, w, &o);
+		open_as_open(host->loop, def, OPEN_AS_ALL, define_opened, w, &o);
 		return;
 	}
 	r = definition_check_files(def, &e);
@@ -318,7 +317,7 @@ void command_vm_define(struct call *c)
 	if (r < 0)
 		call_fail(c, &e);
 	else
-		vm_define(c->daemon, STEAL_PTR(def), mode, json_object_get(js_get(c->args, "was")),
+		vm_define(c->host, STEAL_PTR(def), mode, json_object_get(js_get(c->args, "was")),
 			define_done, c);
 }
 

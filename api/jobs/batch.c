@@ -1,6 +1,5 @@
 #include "api/jobs/batch.h"
 #include "api/access/rights.h"
-#include "api/daemon.h"
 #include "api/definition/definition.h"
 #include "api/jobs/clone_files.h"
 #include "api/store/store.h"
@@ -25,7 +24,7 @@
 #define FOLDER "batches"
 
 struct batch {
-	struct daemon *daemon;
+	struct vm_host *host;
 	struct json_object *planned; /* array: name, uuid */
 	char file[sizeof(FOLDER) + DEFINITION_UUID_TEXT + 8]; /* in the state folder; empty: there is none */
 	/* Those that were added: as many as are planned at most. */
@@ -42,13 +41,13 @@ struct batch {
 	void *opaque;
 };
 
-struct batch *batch_new(struct daemon *d)
+struct batch *batch_new(struct vm_host *host)
 {
 	struct batch *b = calloc(1, sizeof(*b));
 
 	if (!b)
 		abort(); /* as for any call that could not be answered */
-	b->daemon = d;
+	b->host = host;
 	b->planned = json_object_new_array();
 	return b;
 }
@@ -102,49 +101,49 @@ int batch_begin(struct batch *b, struct err *e)
 		return err_set_errno(e, -errno, "cannot name a batch");
 	uuid_print(own, text);
 	snprintf(file, sizeof(file), FOLDER "/%s.json", text);
-	r = store_put_soon(b->daemon->store, file, o, e);
+	r = store_put_soon(b->host->store, file, o, e);
 	if (!r)
 		memcpy(b->file, file, sizeof(file));
 	return r;
 }
 
 /* Somebody else may have been faster. */
-static int taken_check(struct daemon *d, struct definition *def, struct err *e)
+static int taken_check(struct vm_host *host, struct definition *def, struct err *e)
 {
 	const struct vm *holder;
 
-	if (vm_find(d, def->name))
+	if (vm_find(host, def->name))
 		return err_set(e, -EEXIST, ERR_EXISTS, "there is a VM '%s' already; choose another name", def->name);
-	holder = vm_find_uuid(d, def->uuid);
+	holder = vm_find_uuid(host, def->uuid);
 	if (holder)
 		return err_set(e, -EEXIST, ERR_EXISTS, "uuid: is taken by VM '%s'; leave it out and one is made",
 			holder->def->name);
-	return identity_complete(d, def, NULL, e);
+	return identity_complete(host, def, NULL, e);
 }
 
 int batch_add(struct batch *b, struct definition *def, struct job *j, struct vm **ret_vm, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = NULL;
-	struct daemon *d = b->daemon;
-	int r = taken_check(d, def, e);
+	struct vm_host *host = b->host;
+	int r = taken_check(host, def, e);
 
 	if (r < 0)
 		return r;
 	o = definition_to_json(def);
 	if (def->rights)
 		rights_put(o, def->rights);
-	r = store_save_definition_soon(d->store, def->name, o, NULL, e);
+	r = store_save_definition_soon(host->store, def->name, o, NULL, e);
 	if (r < 0)
 		return r;
-	r = vm_add(d, def, ret_vm);
+	r = vm_add(host, def, ret_vm);
 	if (r < 0) {
-		store_remove(d->store, def->name, NULL);
+		store_remove(host->store, def->name, NULL);
 		return err_set_errno(e, r, "VM '%s'", def->name);
 	}
 	b->vms[b->n++] = *ret_vm;
 	(*ret_vm)->job = j;
 	(*ret_vm)->half = true;
-	daemon_emit(d, EVENT_VM_DEFINED, def->name, NULL);
+	event_emit(&host->sink, EVENT_VM_DEFINED, def->name, NULL);
 	return 0;
 }
 
@@ -159,7 +158,7 @@ void batch_made(struct batch *b, const struct vm *vm, unsigned files)
 
 static int file_remove(struct batch *b, struct err *e)
 {
-	int r = b->file[0] ? store_remove_soon(b->daemon->store, b->file, e) : 0;
+	int r = b->file[0] ? store_remove_soon(b->host->store, b->file, e) : 0;
 
 	if (!r)
 		b->file[0] = 0;
@@ -185,27 +184,27 @@ int batch_keep(struct batch *b, void (*done)(void *opaque), void *opaque, struct
 		return r;
 	b->done = done;
 	b->opaque = opaque;
-	b->work = (struct store_work){ .loop = b->daemon->loop, .done = batch_stored };
-	store_after(b->daemon->store, &b->work);
+	b->work = (struct store_work){ .loop = b->host->loop, .done = batch_stored };
+	store_after(b->host->store, &b->work);
 	return 0;
 }
 
 static bool vm_forget(struct vm *vm)
 {
-	struct daemon *d = vm->daemon;
+	struct vm_host *host = vm->host;
 	char name[VM_NAME_MAX + 1];
 	struct err e;
 
 	vm->job = NULL;
 	memcpy(name, vm->def->name, sizeof(name));
-	if (store_remove(d->store, name, &e) < 0) {
+	if (store_remove(host->store, name, &e) < 0) {
 		log_error("batch", "VM '%s' is left: %s", name, e.msg);
 		return false;
 	}
 	vm_remove(vm);
-	daemon_emit(d, EVENT_VM_UNDEFINED, name, NULL);
-	if (permissions_forget_vm(&d->permissions, name))
-		daemon_keep_permissions(d, NULL);
+	event_emit(&host->sink, EVENT_VM_UNDEFINED, name, NULL);
+	if (permissions_forget_vm(&host->permissions, name))
+		permissions_keep(&host->permissions, host->store, NULL);
 	return true;
 }
 
@@ -238,7 +237,7 @@ static void all_ended(struct loop_task *t)
 	for (unsigned i = 0; i < b->n; i++)
 		b->defs[i] = b->vms[i]->def;
 	if (b->n)
-		clone_files_remove(b->daemon->loop, &files, files_removed, b, &b->errand);
+		clone_files_remove(b->host->loop, &files, files_removed, b, &b->errand);
 	else
 		files_removed(b, 0, &none, NULL);
 }
@@ -250,7 +249,7 @@ static void one_ended(struct vm *vm, void *opaque)
 
 	(void)vm;
 	if (!--b->leaving)
-		loop_post(b->daemon->loop, &b->task);
+		loop_post(b->host->loop, &b->task);
 }
 
 void batch_undo(struct batch *b, void (*done)(void *opaque), void *opaque)
@@ -275,11 +274,11 @@ void batch_undo(struct batch *b, void (*done)(void *opaque), void *opaque)
 /* ---- after another daemon ---- */
 
 /* What was there before it is not its own. 0: not known. */
-static uint64_t beginning_ns(struct daemon *d, const char *name)
+static uint64_t beginning_ns(struct vm_host *host, const char *name)
 {
 	struct err e;
 	struct stat st;
-	CLEANUP_CLOSE int fd = store_open_file(d->store, name, "definition.json", O_RDONLY, &e);
+	CLEANUP_CLOSE int fd = store_open_file(host->store, name, "definition.json", O_RDONLY, &e);
 
 	if (fd < 0 || fstat(fd, &st) < 0)
 		return 0;
@@ -291,7 +290,7 @@ static void half_found(struct batch *b, struct vm *vm)
 	log_warn("batch", "VM '%s' is one of clones that were never finished; it is forgotten", vm->def->name);
 	vm->half = true;
 	b->made[b->n] = VM_DISKS_MAX;
-	b->born_after_ns[b->n] = beginning_ns(b->daemon, vm->def->name);
+	b->born_after_ns[b->n] = beginning_ns(b->host, vm->def->name);
 	b->vms[b->n++] = vm;
 }
 
@@ -301,7 +300,7 @@ static void cleared_up(void *opaque)
 }
 
 /* NULL: it is not there. Another VM may have got a name that was planned. */
-static struct vm *planned_vm(struct daemon *d, struct json_object *planned)
+static struct vm *planned_vm(struct vm_host *host, struct json_object *planned)
 {
 	const char *name = js_get_str(planned, "name"), *text = js_get_str(planned, "uuid");
 	uint8_t uuid[16];
@@ -309,14 +308,14 @@ static struct vm *planned_vm(struct daemon *d, struct json_object *planned)
 
 	if (!name || !text || uuid_parse(text, uuid) < 0)
 		return NULL;
-	vm = vm_find_uuid(d, uuid);
+	vm = vm_find_uuid(host, uuid);
 	return vm && !strcmp(vm->def->name, name) ? vm : NULL;
 }
 
 static void planned_find(struct batch *b)
 {
 	for (size_t i = 0; i < json_object_array_length(b->planned); i++) {
-		struct vm *vm = planned_vm(b->daemon, json_object_array_get_idx(b->planned, i));
+		struct vm *vm = planned_vm(b->host, json_object_array_get_idx(b->planned, i));
 
 		if (vm && !vm->half)
 			half_found(b, vm);
@@ -325,38 +324,38 @@ static void planned_find(struct batch *b)
 
 static void newer_found(void *opaque, const char *file_name)
 {
-	struct daemon *d = opaque;
+	struct vm_host *host = opaque;
 	CLEANUP_JS struct json_object *o = NULL;
 	struct json_object *planned;
 	char file[NAME_MAX + sizeof(FOLDER) + 1];
 	struct err e;
 
 	snprintf(file, sizeof(file), FOLDER "/%s", file_name);
-	o = store_read_newer(d->store, file, &e);
+	o = store_read_newer(host->store, file, &e);
 	planned = js_get_array(o, "vms");
 	for (size_t i = 0; planned && i < json_object_array_length(planned); i++) {
-		struct vm *vm = planned_vm(d, json_object_array_get_idx(planned, i));
+		struct vm *vm = planned_vm(host, json_object_array_get_idx(planned, i));
 
 		if (!vm)
 			continue;
-		store_leave_vm(d->store, vm->def->name, file, e.msg);
+		store_leave_vm(host->store, vm->def->name, file, e.msg);
 		vm_remove(vm);
 	}
 }
 
-void batch_leave_newer(struct daemon *d)
+void batch_leave_newer(struct vm_host *host)
 {
-	store_each_file(d->store, FOLDER, newer_found, d);
+	store_each_file(host->store, FOLDER, newer_found, host);
 }
 
 static void file_found(void *opaque, const char *name)
 {
-	struct daemon *d = opaque;
+	struct vm_host *host = opaque;
 	CLEANUP_JS struct json_object *o = NULL;
-	struct batch *b = batch_new(d);
+	struct batch *b = batch_new(host);
 
 	if (snprintf(b->file, sizeof(b->file), FOLDER "/%s", name) < (int)sizeof(b->file))
-		o = store_load_file(d->store, b->file);
+		o = store_load_file(host->store, b->file);
 	if (!js_get_array(o, "vms")) {
 		batch_free(b);
 		return;
@@ -369,23 +368,23 @@ static void file_found(void *opaque, const char *name)
 }
 
 /* Before there were batches each clone had a marker of its own. */
-static bool is_marked(struct daemon *d, const struct vm *vm)
+static bool is_marked(struct vm_host *host, const struct vm *vm)
 {
-	return store_has_file(d->store, vm->def->name, "clone.pending") ||
-		store_has_file(d->store, vm->def->name, "fork.pending");
+	return store_has_file(host->store, vm->def->name, "clone.pending") ||
+		store_has_file(host->store, vm->def->name, "fork.pending");
 }
 
-void batch_clear_up(struct daemon *d)
+void batch_clear_up(struct vm_host *host)
 {
-	store_each_file(d->store, FOLDER, file_found, d);
-	for (size_t i = 0; i < d->nvms; i++) {
+	store_each_file(host->store, FOLDER, file_found, host);
+	for (size_t i = 0; i < host->nvms; i++) {
 		struct batch *b;
 
-		if (!is_marked(d, d->vms[i]))
+		if (!is_marked(host, host->vms[i]))
 			continue;
-		b = batch_new(d);
+		b = batch_new(host);
 		room_make(b, 1);
-		half_found(b, d->vms[i]);
+		half_found(b, host->vms[i]);
 		batch_undo(b, cleared_up, b);
 	}
 }

@@ -9,14 +9,14 @@
 #include <stdint.h>
 
 struct batch;
-struct daemon;
 struct definition;
 struct err;
 struct job;
 struct vm;
+struct vm_host;
 
 /* Until batch_begin() nothing is done. */
-struct batch *batch_new(struct daemon *d);
+struct batch *batch_new(struct vm_host *host);
 /* def: complete, with its uuid; read alone. All of a batch have the same rights. */
 void batch_plan(struct batch *b, const struct definition *def);
 /* The file is there when it returns 0. */
@@ -35,8 +35,8 @@ void batch_undo(struct batch *b, void (*done)(void *opaque), void *opaque);
 void batch_free(struct batch *b);
 
 /* At the daemon's start, with all VMs there, and none looked at: those of a newer Cairn's batches are none of ours. */
-void batch_leave_newer(struct daemon *d);
+void batch_leave_newer(struct vm_host *host);
 /* Later, with those that run taken back. */
-void batch_clear_up(struct daemon *d);
+void batch_clear_up(struct vm_host *host);
 
 #endif

@@ -1,7 +1,6 @@
 #include "api/jobs/clone.h"
 #include "api/access/open_as.h"
 #include "api/access/rights.h"
-#include "api/daemon.h"
 #include "api/definition/definition.h"
 #include "api/jobs/batch.h"
 #include "api/jobs/clone_files.h"
@@ -41,7 +40,7 @@ struct target {
 };
 
 struct cloning {
-	struct daemon *daemon;
+	struct vm_host *host;
 	struct vm *source;
 	struct definition *def; /* the source's, as it is at the beginning: it may be changed meanwhile */
 	struct job *job;
@@ -172,7 +171,7 @@ static void identities_resume_pending(struct cloning *f)
 	while (!f->failed && f->next < f->n && f->begun < AT_ONCE_MAX / 2) {
 		struct target *t = &f->targets[f->next++];
 
-		if (sysprep_begin(f->daemon->loop, t->vm->def, identity_reset, t, &t->errand, &e) < 0)
+		if (sysprep_begin(f->host->loop, t->vm->def, identity_reset, t, &t->errand, &e) < 0)
 			clone_fail(f, &e);
 		else
 			f->begun++;
@@ -340,7 +339,7 @@ static void target_start(struct target *t)
 	}
 	t->def = NULL;
 	vm_save(t->vm);
-	clone_files_make(t->all->daemon->loop, t->vm->def, files_made, t, &t->errand);
+	clone_files_make(t->all->host->loop, t->vm->def, files_made, t, &t->errand);
 }
 
 static void copies_resume(struct cloning *f)
@@ -355,7 +354,7 @@ static void copies_resume(struct cloning *f)
 		return;
 	f->working = false;
 	f->task.run = copies_done;
-	loop_post(f->daemon->loop, &f->task);
+	loop_post(f->host->loop, &f->task);
 }
 
 /* ---- the beginning ---- */
@@ -406,7 +405,7 @@ static void sources_opened(void *opaque, int r, struct config *c, const struct e
 	f->sources = *c;
 	for (unsigned i = 0; i < f->n; i++)
 		f->defs[i] = f->targets[i].def;
-	clone_files_look(f->daemon->loop, &files, files_looked_for, f, &f->errand);
+	clone_files_look(f->host->loop, &files, files_looked_for, f, &f->errand);
 }
 
 /* From the loop: who asked has the job's id before it ends. */
@@ -414,7 +413,7 @@ static void cloning_start(struct loop_task *task)
 {
 	struct cloning *f = container_of(task, struct cloning, task);
 
-	open_as_open(f->daemon->loop, f->def, OPEN_AS_IMAGES_READ, sources_opened, f, &f->opener);
+	open_as_open(f->host->loop, f->def, OPEN_AS_IMAGES_READ, sources_opened, f, &f->opener);
 }
 
 static void copies_cancelled(void *opaque, int r, const struct vm_answer *a, const struct err *e)
@@ -441,7 +440,7 @@ static void clone_release(struct job *j)
 	cloning_free(j->opaque);
 }
 
-static struct cloning *cloning_new(struct daemon *d, unsigned n)
+static struct cloning *cloning_new(struct vm_host *host, unsigned n)
 {
 	struct cloning *f = calloc(1, sizeof(*f));
 
@@ -451,8 +450,8 @@ static struct cloning *cloning_new(struct daemon *d, unsigned n)
 	}
 	if (!f || !f->targets || !f->defs)
 		abort(); /* as for any call that could not be answered */
-	f->daemon = d;
-	f->batch = batch_new(d);
+	f->host = host;
+	f->batch = batch_new(host);
 	f->n = n;
 	for (unsigned i = 0; i < n; i++)
 		f->targets[i].all = f;
@@ -472,7 +471,7 @@ static int source_take(const struct definition *def, struct definition **ret, st
 int clone_begin(struct vm *vm, const struct clone_opts *opts, struct clone_plan *plan, const char *job_id,
 	struct job **ret_j, struct err *e)
 {
-	struct cloning *f = cloning_new(vm->daemon, plan->n);
+	struct cloning *f = cloning_new(vm->host, plan->n);
 	int r;
 
 	f->source = vm;
@@ -500,7 +499,7 @@ int clone_begin(struct vm *vm, const struct clone_opts *opts, struct clone_plan 
 	f->job->progress = clone_progress;
 	f->begun_ns = loop_now_ns();
 	f->task.run = cloning_start;
-	loop_post(f->daemon->loop, &f->task);
+	loop_post(f->host->loop, &f->task);
 	*ret_j = f->job;
 	return 0;
 }

@@ -1,6 +1,5 @@
 #include "api/jobs/clone_plan.h"
 #include "api/access/rights.h"
-#include "api/daemon.h"
 #include "api/definition/definition.h"
 #include "api/vm/identity.h"
 #include "api/vm/image_users.h"
@@ -62,7 +61,7 @@ static int name_check(const struct vm *source, const char *name, struct err *e)
 
 	if (r < 0)
 		err_prefix(e, "name");
-	if (!r && vm_find(source->daemon, name))
+	if (!r && vm_find(source->host, name))
 		r = err_set(e, -EEXIST, ERR_EXISTS, "there is a VM '%s' already; choose another name", name);
 	return r;
 }
@@ -114,7 +113,7 @@ static int path_check(const struct vm *source, const char *path, struct err *e)
 
 	if (!user)
 		return 0;
-	if (!permissions_seen_together(&source->daemon->permissions, source->def->name, user->def->name))
+	if (!permissions_seen_together(&source->host->permissions, source->def->name, user->def->name))
 		return err_set(e, -EEXIST, ERR_EXISTS, "%s: a clone's disk would be there, and is another VM's", path);
 	return err_set(e, -EEXIST, ERR_EXISTS, "%s: a clone's disk would be there, and is one of VM '%s'", path,
 		user->def->name);
@@ -212,7 +211,7 @@ static int uuid_set(const struct vm *source, const struct clone_opts *opts, stru
 		return definition_make_uuid(def, e);
 	if (uuid_parse(opts->uuid, def->uuid) < 0 || !definition_has_uuid(def))
 		return err_set(e, -EINVAL, ERR_INVALID, "uuid: \"%.60s\" is none", opts->uuid);
-	holder = vm_find_uuid(source->daemon, def->uuid);
+	holder = vm_find_uuid(source->host, def->uuid);
 	return holder ? err_set(e, -EEXIST, ERR_EXISTS,
 				"uuid: is taken by VM '%s'; leave it out and one is made", holder->def->name) : 0;
 }
@@ -240,7 +239,7 @@ static int clone_define(const struct vm *source, const struct clone_opts *opts, 
 		r = err_set_errno(e, -ENOMEM, "clones");
 	if (!r)
 		r = uuid_set(source, opts, *ret, e);
-	return r ? r : identity_complete(source->daemon, *ret, NULL, e);
+	return r ? r : identity_complete(source->host, *ret, NULL, e);
 }
 
 static int opts_check(const struct clone_opts *opts, struct err *e)
@@ -272,7 +271,7 @@ int clone_plan_make(const struct vm *source, const struct clone_opts *opts, stru
 	for (unsigned i = 0; i < p->n && !r; i++) {
 		r = clone_define(source, opts, i, o, &p->defs[i], e);
 		for (unsigned k = 0; k < i && !r; k++)
-			r = identity_differ(source->daemon, p->defs[i], p->defs[k], e);
+			r = identity_differ(source->host, p->defs[i], p->defs[k], e);
 	}
 	if (r < 0)
 		clone_plan_done(p);

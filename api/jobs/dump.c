@@ -1,5 +1,4 @@
 #include "api/jobs/dump.h"
-#include "api/daemon.h"
 #include "api/definition/definition.h"
 #include "api/jobs/job.h"
 #include "api/jobs/outfile.h"
@@ -80,7 +79,7 @@ static void emit_completed(struct vm *vm, const char *path, const struct err *e)
 		js_put_str(data, "path", path);
 	if (e)
 		js_put_str(data, "error", e->msg);
-	daemon_emit(vm->daemon, EVENT_DUMP_COMPLETED, vm->def->name, data);
+	vm_emit(vm, EVENT_DUMP_COMPLETED, data);
 }
 
 /* ---- the folder of dumps by policy ---- */
@@ -137,7 +136,7 @@ static int core_open(struct work *w, struct err *e)
 	struct tm tm;
 	int fd;
 
-	w->folder = store_open_folder(w->vm->daemon->store, w->vm->def->name, DUMPS_FOLDER, w->path,
+	w->folder = store_open_folder(w->vm->host->store, w->vm->def->name, DUMPS_FOLDER, w->path,
 		sizeof(w->path), e);
 	if (w->folder < 0)
 		return w->folder;

@@ -1,7 +1,6 @@
 #include "api/jobs/export.h"
 #include "api/access/open_as.h"
 #include "api/access/rights.h"
-#include "api/daemon.h"
 #include "api/jobs/archiver.h"
 #include "api/jobs/job.h"
 #include "api/jobs/offline_process.h"
@@ -238,7 +237,7 @@ static int archive_start(struct export *x, const struct config *c, struct err *e
 
 	spec_make(x, d, &c->vm);
 	memcpy(fds + 1, c->fds, c->nfds * sizeof(*fds));
-	return archiver_start(x->vm->daemon->loop, x->vm->daemon->paths->archive_program, "export", x->spec,
+	return archiver_start(x->vm->host->loop, x->vm->host->paths->archive_program, "export", x->spec,
 		fds, c->nfds + 1, d->rights, &export_ops, x, &x->archiver, e);
 }
 
@@ -253,7 +252,7 @@ static void export_failed(struct loop_task *t)
 static void export_fail_later(struct export *x)
 {
 	x->task.run = export_failed;
-	loop_post(x->vm->daemon->loop, &x->task);
+	loop_post(x->vm->host->loop, &x->task);
 }
 
 static void files_opened(void *opaque, int r, struct config *c, const struct err *e)
@@ -278,7 +277,7 @@ static void export_start(void *opaque)
 {
 	struct export *x = opaque;
 
-	open_as_open(x->vm->daemon->loop, x->def, false, files_opened, x, &x->opener);
+	open_as_open(x->vm->host->loop, x->def, false, files_opened, x, &x->opener);
 }
 
 static void export_cancel(struct job *j)

@@ -1,7 +1,6 @@
 #include "api/jobs/fork.h"
 #include "api/access/fork_as.h"
 #include "api/access/rights.h"
-#include "api/daemon.h"
 #include "api/definition/definition.h"
 #include "api/jobs/batch.h"
 #include "api/jobs/fork_files.h"
@@ -40,7 +39,7 @@ struct clone {
 };
 
 struct fork {
-	struct daemon *daemon;
+	struct vm_host *host;
 	struct vm *source;
 	struct job *job;
 	struct batch *batch;
@@ -76,13 +75,13 @@ static void fork_free(struct fork *f)
 
 /* ---- what the clones are ---- */
 
-static int clone_check(struct daemon *d, const char *name, struct err *e)
+static int clone_check(struct vm_host *host, const char *name, struct err *e)
 {
 	int r = definition_check_name(name, e);
 
 	if (r < 0)
 		err_prefix(e, "name");
-	if (!r && vm_find(d, name))
+	if (!r && vm_find(host, name))
 		r = err_set(e, -EEXIST, ERR_EXISTS, "there is a VM '%s' already; choose another name", name);
 	return r;
 }
@@ -128,7 +127,7 @@ static void macs_drop(struct json_object *o)
 /* The source's definition under another name, with a uuid of its own. */
 static int clone_define(struct clone *c, struct json_object *o, const char *name, struct err *e)
 {
-	int r = clone_check(c->fork->daemon, name, e);
+	int r = clone_check(c->fork->host, name, e);
 
 	if (!r)
 		r = disks_rename(c->fork->source->def, o, name, e);
@@ -141,7 +140,7 @@ static int clone_define(struct clone *c, struct json_object *o, const char *name
 		r = err_set_errno(e, -ENOMEM, "clones");
 	if (!r)
 		r = definition_make_uuid(c->def, e);
-	return r < 0 ? r : identity_complete(c->fork->daemon, c->def, NULL, e);
+	return r < 0 ? r : identity_complete(c->fork->host, c->def, NULL, e);
 }
 
 static int clones_define(struct fork *f, const struct fork_opts *opts, struct err *e)
@@ -161,7 +160,7 @@ static int clones_define(struct fork *f, const struct fork_opts *opts, struct er
 			snprintf(name, sizeof(name), "%.*s", VM_NAME_MAX + 1, opts->name);
 		r = clone_define(&f->clones[i], source, name, e);
 		for (unsigned k = 0; k < i && !r; k++)
-			r = identity_differ(f->daemon, f->clones[i].def, f->clones[k].def, e);
+			r = identity_differ(f->host, f->clones[i].def, f->clones[k].def, e);
 	}
 	return r;
 }
@@ -230,7 +229,7 @@ static void files_do(struct fork *f, const struct rights *rights, const struct f
 	int r;
 
 	if (rights)
-		r = fork_as_begin(f->daemon->loop, &s, ret, &e);
+		r = fork_as_begin(f->host->loop, &s, ret, &e);
 	else
 		r = fn(files, &res, &e);
 	if (r < 0 || !rights)
@@ -418,7 +417,7 @@ static void begin_fail(struct fork *f, const struct err *e)
 {
 	fork_fail(f, e);
 	f->task.run = begin_failed;
-	loop_post(f->daemon->loop, &f->task);
+	loop_post(f->host->loop, &f->task);
 }
 
 static void files_opened(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
@@ -501,7 +500,7 @@ static int fork_submit(struct fork *f, const char *job_id, struct err *e)
 	return 0;
 }
 
-static struct fork *fork_new(struct daemon *d, unsigned n)
+static struct fork *fork_new(struct vm_host *host, unsigned n)
 {
 	struct fork *f = calloc(1, sizeof(*f));
 
@@ -509,8 +508,8 @@ static struct fork *fork_new(struct daemon *d, unsigned n)
 		f->clones = calloc(n, sizeof(*f->clones));
 	if (!f || !f->clones)
 		abort(); /* as for any call that could not be answered */
-	f->daemon = d;
-	f->batch = batch_new(d);
+	f->host = host;
+	f->batch = batch_new(host);
 	f->state_fd = -1;
 	f->n = n;
 	return f;
@@ -519,7 +518,7 @@ static struct fork *fork_new(struct daemon *d, unsigned n)
 int fork_begin(struct vm *vm, const struct fork_opts *opts, const char *job_id, struct job **ret_j,
 	struct err *e)
 {
-	struct fork *f = fork_new(vm->daemon, MAX(opts->count, 1));
+	struct fork *f = fork_new(vm->host, MAX(opts->count, 1));
 	int r;
 
 	f->source = vm;

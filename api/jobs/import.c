@@ -1,7 +1,6 @@
 #include "api/jobs/import.h"
 #include "api/access/rights.h"
 #include "api/commands/command.h"
-#include "api/daemon.h"
 #include "api/definition/definition.h"
 #include "api/jobs/archiver.h"
 #include "api/jobs/job.h"
@@ -23,7 +22,7 @@
 #include <unistd.h>
 
 struct import {
-	struct daemon *daemon;
+	struct vm_host *host;
 	struct call *call; /* until it is answered */
 	struct vm *vm;	   /* once there is one; and its job */
 	struct job *job;
@@ -58,7 +57,7 @@ static int archiver_run(struct import *x, struct json_object *spec, const struct
 	struct err *e)
 {
 	js_put_int(spec, "input", ARCHIVER_FD);
-	return archiver_start(x->daemon->loop, x->daemon->paths->archive_program, "import", spec, &x->fd, 1,
+	return archiver_start(x->host->loop, x->host->paths->archive_program, "import", spec, &x->fd, 1,
 		x->rights, ops, x, &x->archiver, e);
 }
 
@@ -71,14 +70,14 @@ static char *definition_text(struct json_object *result)
 
 static void vm_drop(struct vm *vm)
 {
-	struct daemon *d = vm->daemon;
+	struct vm_host *host = vm->host;
 	char name[VM_NAME_MAX + 1];
 
 	memcpy(name, vm->def->name, sizeof(name));
 	vm_remove(vm);
-	daemon_emit(d, EVENT_VM_UNDEFINED, name, NULL);
-	if (permissions_forget_vm(&d->permissions, name))
-		daemon_keep_permissions(d, NULL);
+	event_emit(&host->sink, EVENT_VM_UNDEFINED, name, NULL);
+	if (permissions_forget_vm(&host->permissions, name))
+		permissions_keep(&host->permissions, host->store, NULL);
 }
 
 /* Before there is a job that could wait, and at the daemon's start. */
@@ -86,7 +85,7 @@ static void vm_forget(struct vm *vm)
 {
 	struct err e;
 
-	if (store_remove(vm->daemon->store, vm->def->name, &e) < 0)
+	if (store_remove(vm->host->store, vm->def->name, &e) < 0)
 		log_error("import", "VM '%s' is left: %s", vm->def->name, e.msg);
 	else
 		vm_drop(vm);
@@ -114,8 +113,8 @@ static void folder_removed(struct store_work *work)
 static void import_fail(struct import *x)
 {
 	x->job->cancel = NULL;
-	x->work = (struct store_work){ .loop = x->daemon->loop, .done = folder_removed };
-	if (store_remove_behind(x->daemon->store, &x->work, x->vm->def->name, &x->work.e) == 0)
+	x->work = (struct store_work){ .loop = x->host->loop, .done = folder_removed };
+	if (store_remove_behind(x->host->store, &x->work, x->vm->def->name, &x->work.e) == 0)
 		return;
 	log_error("import", "VM '%s' is left: %s", x->vm->def->name, x->work.e.msg);
 	job_fail(x->job, &x->why);
@@ -165,7 +164,7 @@ static void folder_stored(struct store_work *work)
 
 	work->done = kept_for_good;
 	if (!r) {
-		r = store_remove_file_behind(x->daemon->store, work, x->vm->def->name, IMPORT_MARKER, &work->e);
+		r = store_remove_file_behind(x->host->store, work, x->vm->def->name, IMPORT_MARKER, &work->e);
 		if (!r)
 			return; /* the store's thread writes to it */
 	}
@@ -179,9 +178,9 @@ static void import_succeed(struct import *x)
 	CLEANUP_JS struct json_object *o = folder_of(x->vm->def);
 	int r = 0;
 
-	x->work = (struct store_work){ .loop = x->daemon->loop, .done = folder_stored };
+	x->work = (struct store_work){ .loop = x->host->loop, .done = folder_stored };
 	if (o) {
-		r = store_write_vm_file_behind(x->daemon->store, &x->work, x->vm->def->name, IMPORTED_FILE, o, &x->work.e);
+		r = store_write_vm_file_behind(x->host->store, &x->work, x->vm->def->name, IMPORTED_FILE, o, &x->work.e);
 		if (!r)
 			return; /* the store's thread writes to it */
 	}
@@ -215,11 +214,11 @@ static int clear_start(const struct vm *vm, const char *folder, const char *name
 	struct archiver **ret, struct err *e)
 {
 	CLEANUP_JS struct json_object *spec = json_object_new_object();
-	const struct daemon *d = vm->daemon;
+	const struct vm_host *host = vm->host;
 
 	js_put_str(spec, "folder", folder);
 	js_put_str(spec, "name", name);
-	return archiver_start(d->loop, d->paths->archive_program, "clear", spec, NULL, 0, vm->def->rights, ops, opaque, ret, e);
+	return archiver_start(host->loop, host->paths->archive_program, "clear", spec, NULL, 0, vm->def->rights, ops, opaque, ret, e);
 }
 
 static void leftovers_cleared(void *opaque, int r, struct json_object *result, const struct err *e)
@@ -292,7 +291,7 @@ static int identity_make(struct import *x, struct json_object *o, struct definit
 {
 	struct json_object *list = js_get_array(o, "interfaces");
 
-	if (vm_find_uuid(x->daemon, (*d)->uuid) || identity_complete(x->daemon, *d, NULL, e) < 0) {
+	if (vm_find_uuid(x->host, (*d)->uuid) || identity_complete(x->host, *d, NULL, e) < 0) {
 		json_object_object_del(o, "uuid");
 		for (size_t i = 0; list && i < json_object_array_length(list); i++)
 			json_object_object_del(json_object_array_get_idx(list, i), "mac");
@@ -345,7 +344,7 @@ static int name_decide(struct import *x, struct json_object *o, struct err *e)
 	r = definition_check_name(x->name, e);
 	if (r < 0)
 		err_prefix(e, "name");
-	if (!r && vm_find(x->daemon, x->name))
+	if (!r && vm_find(x->host, x->name))
 		r = err_set(e, -EEXIST, ERR_EXISTS,
 			"there is a VM '%s' already; give the new one another name with --name", x->name);
 	return r;
@@ -397,7 +396,7 @@ static int import_define(struct import *x, struct json_object *result, struct de
 	if (!r && !definition_has_uuid(d))
 		r = definition_make_uuid(d, e);
 	if (!r)
-		r = identity_complete(x->daemon, d, NULL, e);
+		r = identity_complete(x->host, d, NULL, e);
 	if (!r && rights_copy(x->rights, &d->rights) < 0)
 		r = err_set_errno(e, -ENOMEM, "import");
 	if (!r)
@@ -413,11 +412,11 @@ static int vm_keep(struct import *x, struct definition *d, struct err *e)
 
 	if (d->rights)
 		rights_put(o, d->rights);
-	r = store_save_definition_soon(x->daemon->store, d->name, o, IMPORT_MARKER, e);
+	r = store_save_definition_soon(x->host->store, d->name, o, IMPORT_MARKER, e);
 	if (!r) {
-		r = vm_add(x->daemon, d, &x->vm);
+		r = vm_add(x->host, d, &x->vm);
 		if (r < 0) {
-			store_remove(x->daemon->store, d->name, NULL);
+			store_remove(x->host->store, d->name, NULL);
 			err_set_errno(e, r, "VM '%s'", d->name);
 		}
 	}
@@ -427,7 +426,7 @@ static int vm_keep(struct import *x, struct definition *d, struct err *e)
 	}
 	x->vm->half = true;
 	vm_save(x->vm);
-	daemon_emit(x->daemon, EVENT_VM_DEFINED, x->vm->def->name, NULL);
+	event_emit(&x->host->sink, EVENT_VM_DEFINED, x->vm->def->name, NULL);
 	return 0;
 }
 
@@ -520,7 +519,7 @@ void import_begin(struct call *c)
 
 	if (!x)
 		abort();
-	*x = (struct import){ .daemon = c->daemon, .call = c, .fd = -1 };
+	*x = (struct import){ .host = c->host, .call = c, .fd = -1 };
 	js_put_bool(spec, "manifest_only", true);
 	r = args_take(x, c, &e);
 	x->fd = steal_fd(&c->fd);
@@ -542,7 +541,7 @@ static bool all_there(const struct definition *d)
 static void keep_at_start(struct vm *vm)
 {
 	CLEANUP_JS struct json_object *o = folder_of(vm->def);
-	struct store *s = vm->daemon->store;
+	struct store *s = vm->host->store;
 	struct err e;
 	int r = o ? store_write_vm_file(s, vm->def->name, IMPORTED_FILE, o, &e) : 0;
 
@@ -600,12 +599,12 @@ static void found_clear(struct vm *vm)
 		found_cleared(x, r, NULL, &e);
 }
 
-void import_clear_up(struct daemon *d)
+void import_clear_up(struct vm_host *host)
 {
-	for (size_t i = d->nvms; i-- > 0;) {
-		struct vm *vm = d->vms[i];
+	for (size_t i = host->nvms; i-- > 0;) {
+		struct vm *vm = host->vms[i];
 
-		if (!store_has_file(d->store, vm->def->name, IMPORT_MARKER))
+		if (!store_has_file(host->store, vm->def->name, IMPORT_MARKER))
 			continue;
 		if (all_there(vm->def))
 			keep_at_start(vm);

@@ -10,11 +10,11 @@
 #define IMPORTED_FILE "imported.json" /* which folder was made for its files */
 
 struct call;
-struct daemon;
+struct vm_host;
 
 /* Answers it. */
 void import_begin(struct call *c);
 /* What an earlier daemon left. */
-void import_clear_up(struct daemon *d);
+void import_clear_up(struct vm_host *host);
 
 #endif

@@ -1,5 +1,4 @@
 #include "api/jobs/job.h"
-#include "api/daemon.h"
 #include "api/jobs/offline_process.h"
 #include "api/policy/scheduler.h"
 #include "api/store/event_log.h"
@@ -33,7 +32,7 @@ static void status_set(struct job *j, enum job_status s)
 		js_put_str(data, "qmp-id", j->qmp_id);
 	js_put_str(data, "status", status_names[s]);
 	js_put_str(data, "type", j->type);
-	daemon_emit(j->daemon, EVENT_JOB_STATUS_CHANGE, j->vm_name, data);
+	event_emit(&j->host->sink, EVENT_JOB_STATUS_CHANGE, j->vm_name, data);
 }
 
 /* Bytes a second so far, and how long the rest takes at that. */
@@ -63,7 +62,7 @@ void job_progress(struct job *j, uint64_t done, uint64_t total)
 	js_put_uint(data, "done", done);
 	js_put_uint(data, "total", total);
 	put_progress(data, j, now);
-	daemon_emit(j->daemon, EVENT_JOB_PROGRESS, j->vm_name, data);
+	event_emit(&j->host->sink, EVENT_JOB_PROGRESS, j->vm_name, data);
 }
 
 void job_progress_bytes(struct job *j, uint64_t done, uint64_t total)
@@ -100,9 +99,9 @@ struct json_object *job_to_json(const struct job *j)
 
 /* ---- the list ---- */
 
-struct job *job_find(struct daemon *d, const char *id)
+struct job *job_find(struct vm_host *host, const char *id)
 {
-	struct job *j = d->jobs;
+	struct job *j = host->jobs;
 
 	while (j && strcmp(j->id, id))
 		j = j->next;
@@ -133,7 +132,7 @@ const char *job_qmp_type(const struct job *j)
 
 struct job *job_find_qmp(const struct vm *vm, const char *qmp_id)
 {
-	struct job *j = vm->daemon->jobs;
+	struct job *j = vm->host->jobs;
 
 	while (j && (!j->qmp_id[0] || strcmp(j->qmp_id, qmp_id) || strcmp(j->vm_name, vm->def->name)))
 		j = j->next;
@@ -142,7 +141,7 @@ struct job *job_find_qmp(const struct vm *vm, const char *qmp_id)
 
 static bool is_taken(const struct vm *vm, const char *id)
 {
-	return job_find(vm->daemon, id) || job_find_qmp(vm, id);
+	return job_find(vm->host, id) || job_find_qmp(vm, id);
 }
 
 static void job_release(struct job *j)
@@ -160,50 +159,50 @@ static void job_free(struct job *j)
 	free(j);
 }
 
-static void job_append(struct daemon *d, struct job *j)
+static void job_append(struct vm_host *host, struct job *j)
 {
-	struct job **at = &d->jobs;
+	struct job **at = &host->jobs;
 
 	while (*at)
 		at = &(*at)->next;
 	*at = j;
 }
 
-static struct json_object *jobs_to_file(struct daemon *d)
+static struct json_object *jobs_to_file(struct vm_host *host)
 {
 	struct json_object *file = json_object_new_object(), *list = json_object_new_array();
 
-	for (struct job *j = d->jobs; j; j = j->next)
+	for (struct job *j = host->jobs; j; j = j->next)
 		if (j->status == JOB_CONCLUDED)
 			json_object_array_add(list, job_to_json(j));
-	js_put_uint(file, "next", d->next_job);
+	js_put_uint(file, "next", host->next_job);
 	js_put(file, "jobs", list);
 	return file;
 }
 
-static void jobs_keep(struct daemon *d)
+static void jobs_keep(struct vm_host *host)
 {
-	CLEANUP_JS struct json_object *file = jobs_to_file(d);
+	CLEANUP_JS struct json_object *file = jobs_to_file(host);
 
-	store_save_file(d->store, "jobs.json", file);
+	store_save_file(host->store, "jobs.json", file);
 }
 
 void jobs_forget_qmp(const struct vm *vm)
 {
 	bool any = false;
 
-	for (struct job *j = vm->daemon->jobs; j; j = j->next)
+	for (struct job *j = vm->host->jobs; j; j = j->next)
 		if (j->qmp_id[0] && !strcmp(j->vm_name, vm->def->name)) {
 			j->qmp_id[0] = 0;
 			any = true;
 		}
 	if (any)
-		jobs_keep(vm->daemon);
+		jobs_keep(vm->host);
 }
 
 static void job_remove(struct job *j)
 {
-	struct job **at = &j->daemon->jobs;
+	struct job **at = &j->host->jobs;
 
 	while (*at != j)
 		at = &(*at)->next;
@@ -212,14 +211,14 @@ static void job_remove(struct job *j)
 	job_free(j);
 }
 
-void jobs_trim(struct daemon *d)
+void jobs_trim(struct vm_host *host)
 {
 	uint64_t now = loop_now_ns();
 	unsigned kept = 0;
 
-	for (struct job *j = d->jobs; j; j = j->next)
+	for (struct job *j = host->jobs; j; j = j->next)
 		kept += j->status == JOB_CONCLUDED;
-	for (struct job *j = d->jobs, *next; j; j = next) {
+	for (struct job *j = host->jobs, *next; j; j = next) {
 		next = j->next;
 		if (j->status != JOB_CONCLUDED ||
 			(kept <= JOBS_KEPT_MAX && now - j->ended_ns < JOBS_KEPT_NS))
@@ -229,12 +228,12 @@ void jobs_trim(struct daemon *d)
 	}
 }
 
-void jobs_free(struct daemon *d)
+void jobs_free(struct vm_host *host)
 {
-	while (d->jobs) {
-		struct job *j = d->jobs;
+	while (host->jobs) {
+		struct job *j = host->jobs;
 
-		d->jobs = j->next;
+		host->jobs = j->next;
 		job_free(j);
 	}
 }
@@ -269,7 +268,7 @@ static int id_check(const char *id, bool taken, struct err *e)
 static void id_make(const struct vm *vm, char id[JOB_ID_MAX + 1])
 {
 	do
-		snprintf(id, JOB_ID_MAX + 1, "job%u", ++vm->daemon->next_job);
+		snprintf(id, JOB_ID_MAX + 1, "job%u", ++vm->host->next_job);
 	while (is_taken(vm, id));
 }
 
@@ -313,7 +312,7 @@ int job_new_named(struct vm *vm, const char *type, const struct job_name *name, 
 	struct err *e)
 {
 	static const struct job_name any = { NULL, NULL };
-	struct daemon *d = vm->daemon;
+	struct vm_host *host = vm->host;
 	struct job *j;
 	int r = job_check_free(vm, "do it", e);
 
@@ -326,8 +325,8 @@ int job_new_named(struct vm *vm, const char *type, const struct job_name *name, 
 	j = calloc(1, sizeof(*j));
 	if (!j)
 		return err_set_errno(e, -ENOMEM, "job");
-	jobs_trim(d);
-	j->daemon = d;
+	jobs_trim(host);
+	j->host = host;
 	j->vm = vm;
 	snprintf(j->vm_name, sizeof(j->vm_name), "%s", vm->def->name);
 	j->type = type;
@@ -335,7 +334,7 @@ int job_new_named(struct vm *vm, const char *type, const struct job_name *name, 
 	j->unit = "bytes";
 	j->begun_ns = loop_now_ns();
 	j->begun_realtime_ns = realtime_ns();
-	job_append(d, j);
+	job_append(host, j);
 	vm->job = j;
 	status_set(j, JOB_CREATED);
 	status_set(j, JOB_RUNNING);
@@ -356,8 +355,8 @@ static void job_conclude(void *opaque)
 	j->vm = NULL;
 	job_release(j);
 	status_set(j, JOB_CONCLUDED);
-	jobs_keep(j->daemon);
-	scheduler_soon(j->daemon->scheduler);
+	jobs_keep(j->host);
+	scheduler_soon(j->host->scheduler);
 	if (j->concluded)
 		j->concluded(j, j->concluded_opaque); /* j may be gone now */
 	if (dump_due)
@@ -410,14 +409,14 @@ int job_cancel(struct job *j, struct err *e)
 
 int job_dismiss(struct job *j, struct err *e)
 {
-	struct daemon *d = j->daemon;
+	struct vm_host *host = j->host;
 
 	if (j->status != JOB_CONCLUDED)
 		return err_set(e, -EBUSY, ERR_WRONG_STATE,
 			"Job '%s' in state '%s' cannot accept command verb 'dismiss'", j->id,
 			status_names[j->status]);
 	job_remove(j);
-	jobs_keep(d);
+	jobs_keep(host);
 	return 0;
 }
 
@@ -440,7 +439,7 @@ static enum err_class class_known(const char *name)
 	return name && c < ERR_CLASS_COUNT ? (enum err_class)c : ERR_GENERIC;
 }
 
-static void job_load(struct daemon *d, struct json_object *o)
+static void job_load(struct vm_host *host, struct json_object *o)
 {
 	const char *id = js_get_str(o, "id"), *vm = js_get_str(o, "vm"),
 		   *type = type_known(js_get_str(o, "type")), *error = js_get_str(o, "error"),
@@ -449,7 +448,7 @@ static void job_load(struct daemon *d, struct json_object *o)
 	uint64_t now = realtime_ns(), end, age;
 	struct job *j;
 
-	if (!id || !vm || !type || id_check(id, job_find(d, id) != NULL, NULL) < 0 || started < 0 || duration < 0)
+	if (!id || !vm || !type || id_check(id, job_find(host, id) != NULL, NULL) < 0 || started < 0 || duration < 0)
 		return;
 	end = (uint64_t)started + (uint64_t)duration;
 	age = end < now ? now - end : 0; /* or the clock was set, but not by days */
@@ -458,7 +457,7 @@ static void job_load(struct daemon *d, struct json_object *o)
 	j = calloc(1, sizeof(*j));
 	if (!j)
 		return;
-	j->daemon = d;
+	j->host = host;
 	j->type = type;
 	j->unit = "bytes";
 	j->status = JOB_CONCLUDED;
@@ -476,21 +475,21 @@ static void job_load(struct daemon *d, struct json_object *o)
 	if (error)
 		err_set(&j->e, 0, class_known(js_get_str(o, "error-class")), "%s", error);
 	j->result = json_object_get(js_get(o, "result"));
-	job_append(d, j);
+	job_append(host, j);
 }
 
-void jobs_load(struct daemon *d, struct json_object *file)
+void jobs_load(struct vm_host *host, struct json_object *file)
 {
 	struct json_object *list = js_get_array(file, "jobs");
 
-	d->next_job = (unsigned)js_get_int(file, "next", 0);
+	host->next_job = (unsigned)js_get_int(file, "next", 0);
 	for (size_t i = 0; list && i < json_object_array_length(list) && i < JOBS_KEPT_MAX; i++)
-		job_load(d, json_object_array_get_idx(list, i));
+		job_load(host, json_object_array_get_idx(list, i));
 }
 
 /* ---- what an earlier daemon had under way ---- */
 
-static void lost_add(struct daemon *d, struct json_object *ev, const char *id, const char *type)
+static void lost_add(struct vm_host *host, struct json_object *ev, const char *id, const char *type)
 {
 	struct json_object *data = js_get(ev, "data"), *time = js_get(ev, "timestamp");
 	const char *vm = js_get_str(data, "vm"), *qmp_id = js_get_str(data, "qmp-id");
@@ -498,7 +497,7 @@ static void lost_add(struct daemon *d, struct json_object *ev, const char *id, c
 
 	if (!j)
 		return;
-	j->daemon = d;
+	j->host = host;
 	j->lost = true;
 	j->type = type;
 	j->unit = "bytes";
@@ -510,20 +509,20 @@ static void lost_add(struct daemon *d, struct json_object *ev, const char *id, c
 	j->begun_ns = loop_now_ns();
 	j->begun_realtime_ns = (uint64_t)js_get_int(time, "seconds", 0) * 1000000000ULL +
 		(uint64_t)js_get_int(time, "microseconds", 0) * 1000;
-	job_append(d, j);
+	job_append(host, j);
 }
 
-static void number_note(struct daemon *d, const char *id)
+static void number_note(struct vm_host *host, const char *id)
 {
 	unsigned n;
 	int end = 0;
 
 	if (sscanf(id, "job%9u%n", &n, &end) == 1 && !id[end])
-		d->next_job = MAX(d->next_job, n);
+		host->next_job = MAX(host->next_job, n);
 }
 
 struct recover {
-	struct daemon *daemon;
+	struct vm_host *host;
 	struct json_object *seen; /* a set of ids: only the last that was told of each counts */
 };
 
@@ -538,29 +537,29 @@ static bool recover_look(void *opaque, struct json_object *ev)
 	if (!id || !status || id_check(id, json_object_object_get_ex(r->seen, id, NULL), NULL) < 0)
 		return true;
 	js_put_bool(r->seen, id, true);
-	number_note(r->daemon, id);
+	number_note(r->host, id);
 	if (!type || !strcmp(status, status_names[JOB_CONCLUDED]) ||
 		!strcmp(status, status_names[JOB_NULL]))
 		return true;
-	j = job_find(r->daemon, id);
+	j = job_find(r->host, id);
 	if (j)
 		j->lost = true; /* its end is kept, and was not told */
 	else
-		lost_add(r->daemon, ev, id, type);
+		lost_add(r->host, ev, id, type);
 	return true;
 }
 
-void jobs_recover(struct daemon *d)
+void jobs_recover(struct vm_host *host)
 {
 	CLEANUP_JS struct json_object *seen = json_object_new_object();
-	struct recover r = { d, seen };
+	struct recover r = { host, seen };
 
-	event_log_backwards(d->events, "\"JOB_STATUS_CHANGE\"", recover_look, &r);
+	event_log_backwards(host->events, "\"JOB_STATUS_CHANGE\"", recover_look, &r);
 }
 
 int job_take_back(struct vm *vm, const char *type, struct job **ret_j, struct err *e)
 {
-	for (struct job *j = vm->daemon->jobs; j && !vm->job; j = j->next) {
+	for (struct job *j = vm->host->jobs; j && !vm->job; j = j->next) {
 		if (!j->lost || j->status != JOB_RUNNING || strcmp(j->vm_name, vm->def->name) || strcmp(j->type, type))
 			continue;
 		j->lost = false;
@@ -571,13 +570,13 @@ int job_take_back(struct vm *vm, const char *type, struct job **ret_j, struct er
 	return job_new(vm, type, NULL, ret_j, e);
 }
 
-void jobs_settle(struct daemon *d)
+void jobs_settle(struct vm_host *host)
 {
 	CLEANUP_JS struct json_object *file = NULL;
 	bool any = false;
 	struct err e;
 
-	for (struct job *j = d->jobs; j; j = j->next) {
+	for (struct job *j = host->jobs; j; j = j->next) {
 		if (!j->lost)
 			continue;
 		any = true;
@@ -594,10 +593,10 @@ void jobs_settle(struct daemon *d)
 	if (!any)
 		return;
 	/* Before it is told: what is told to have ended is not looked for again. */
-	file = jobs_to_file(d);
-	if (store_write_file(d->store, "jobs.json", file, &e) < 0)
+	file = jobs_to_file(host);
+	if (store_write_file(host->store, "jobs.json", file, &e) < 0)
 		log_warn("job", "%s", e.msg);
-	for (struct job *j = d->jobs; j; j = j->next)
+	for (struct job *j = host->jobs; j; j = j->next)
 		if (j->lost) {
 			j->lost = false;
 			status_set(j, JOB_CONCLUDED);

@@ -12,9 +12,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-struct daemon;
 struct json_object;
 struct vm;
+struct vm_host;
 
 #define JOB_ID_MAX 63
 /* Concluded jobs that are kept; the oldest goes first. */
@@ -39,7 +39,7 @@ struct job_name {
 
 struct job {
 	struct job *next; /* the daemon's list, oldest first */
-	struct daemon *daemon;
+	struct vm_host *host;
 	struct vm *vm; /* NULL once concluded */
 	char id[JOB_ID_MAX + 1];
 	char qmp_id[JOB_ID_MAX + 1]; /* on the VM's own socket; "": not to be seen there */
@@ -94,23 +94,23 @@ struct job *job_find_qmp(const struct vm *vm, const char *qmp_id);
 void jobs_forget_qmp(const struct vm *vm);
 
 /* NULL: none. */
-struct job *job_find(struct daemon *d, const char *id);
+struct job *job_find(struct vm_host *host, const char *id);
 /* Ask a running one to end. Returns 0; -errno with a sentence. */
 int job_cancel(struct job *j, struct err *e);
 /* Forget a concluded one. Returns 0; -EBUSY while it runs. */
 int job_dismiss(struct job *j, struct err *e);
 /* What an earlier daemon had under way when it ended, by what it told: to be called when the
  * kept ones are loaded. Their names are not given again. */
-void jobs_recover(struct daemon *d);
+void jobs_recover(struct vm_host *host);
 /* The VM still does that: its job goes on, with the name it had, or a new one. As job_new(). */
 int job_take_back(struct vm *vm, const char *type, struct job **ret_j, struct err *e);
 /* Every VM was looked at: what was recovered and not taken back has failed. */
-void jobs_settle(struct daemon *d);
+void jobs_settle(struct vm_host *host);
 /* Drops concluded ones that are too old or too many. */
-void jobs_trim(struct daemon *d);
+void jobs_trim(struct vm_host *host);
 /* The daemon ends; what is under way goes on in the VMs' processes. */
-void jobs_free(struct daemon *d);
+void jobs_free(struct vm_host *host);
 /* Of jobs that an earlier daemon concluded. Objects are borrowed. */
-void jobs_load(struct daemon *d, struct json_object *file);
+void jobs_load(struct vm_host *host, struct json_object *file);
 
 #endif

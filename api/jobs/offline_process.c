@@ -1,6 +1,5 @@
 #include "api/jobs/offline_process.h"
 #include "api/access/open_as.h"
-#include "api/daemon.h"
 #include "api/jobs/job.h"
 #include "api/store/store.h"
 #include "api/vm/image_users.h"
@@ -238,7 +237,7 @@ static void offline_ended(void *opaque, const struct vm_process_end *end)
 
 	(void)end;
 	socket_name(vm, name);
-	vm_socket_remove(vm->daemon->run_dir_fd, name);
+	vm_socket_remove(vm->host->run_dir_fd, name);
 	vm_process_free(i->proc);
 	i->proc = NULL;
 	i->configured = i->ending = false;
@@ -249,21 +248,21 @@ static const struct vm_process_ops images_ops = { .event = offline_event, .gone 
 
 static int process_start(struct offline_process *i, struct config *c, struct err *e)
 {
-	struct daemon *d = i->vm->daemon;
+	struct vm_host *host = i->vm->host;
 	CLEANUP_CLOSE int log_fd = -1;
 	char name[VM_NAME_MAX + 2];
-	struct vm_process_paths p = { .program = d->paths->vm_program, .run_dir = d->run_dir_fd,
+	struct vm_process_paths p = { .program = host->paths->vm_program, .run_dir = host->run_dir_fd,
 		.name = name, .end_fd = -1 };
 
 	socket_name(i->vm, name);
-	log_fd = store_open_file(d->store, i->vm->def->name, "log", O_WRONLY | O_APPEND | O_CREAT, e);
+	log_fd = store_open_file(host->store, i->vm->def->name, "log", O_WRONLY | O_APPEND | O_CREAT, e);
 	if (log_fd < 0)
 		return log_fd;
 	p.log_fd = log_fd;
 	c->vm.log_fd = (uint16_t)config_add_fd(c, fcntl(log_fd, F_DUPFD_CLOEXEC, 3));
-	c->vm.log_level = (uint8_t)d->log_level;
+	c->vm.log_level = (uint8_t)host->log_level;
 	c->vm.clone_copiers = i->vm->copiers;
-	return vm_process_start(d->loop, &p, c, &images_ops, i, configured, i, &i->proc, e);
+	return vm_process_start(host->loop, &p, c, &images_ops, i, configured, i, &i->proc, e);
 }
 
 static void start_failed(struct loop_task *t)
@@ -287,14 +286,14 @@ static void offline_opened(void *opaque, int r, struct config *c, const struct e
 	}
 	if (r < 0) {
 		i->failed.run = start_failed;
-		loop_post(i->vm->daemon->loop, &i->failed);
+		loop_post(i->vm->host->loop, &i->failed);
 	}
 }
 
 static void offline_start(struct offline_process *i)
 {
 	/* What linked clones stand on they have open, too. */
-	open_as_open(i->vm->daemon->loop, i->vm->def, image_is_frozen(i->vm) ? OPEN_AS_IMAGES_READ : OPEN_AS_IMAGES,
+	open_as_open(i->vm->host->loop, i->vm->def, image_is_frozen(i->vm) ? OPEN_AS_IMAGES_READ : OPEN_AS_IMAGES,
 		offline_opened, i, &i->opener);
 }
 
@@ -401,12 +400,12 @@ void offline_end_old(struct vm *vm)
 {
 	struct offline_process *i = offline_new(vm);
 	char name[VM_NAME_MAX + 2];
-	struct vm_process_paths p = { .run_dir = vm->daemon->run_dir_fd, .name = name, .log_fd = -1,
+	struct vm_process_paths p = { .run_dir = vm->host->run_dir_fd, .name = name, .log_fd = -1,
 		.end_fd = -1 };
 	struct err e;
 
 	socket_name(vm, name);
-	if (vm_process_adopt(vm->daemon->loop, &p, &images_ops, i, old_answered, i, &i->proc, &e) < 0) {
+	if (vm_process_adopt(vm->host->loop, &p, &images_ops, i, old_answered, i, &i->proc, &e) < 0) {
 		offline_free(i);
 		return;
 	}

@@ -2,7 +2,6 @@
 #include "api/access/permissions.h"
 #include "api/access/rights.h"
 #include "api/commands/command.h"
-#include "api/daemon.h"
 #include "api/definition/definition.h"
 #include "api/store/store.h"
 #include "api/vm/image_users.h"
@@ -39,12 +38,12 @@ static void rename_end(struct rename *w, int r, const struct err *e)
  * will be. */
 static void take_name(struct vm *vm, const char *name)
 {
-	struct daemon *d = vm->daemon;
+	struct vm_host *host = vm->host;
 	char old[VM_NAME_MAX + 1];
 
 	memcpy(old, vm->def->name, sizeof(old));
 	vm_rename(vm, name);
-	permissions_rename_vm(&d->permissions, old, name);
+	permissions_rename_vm(&host->permissions, old, name);
 }
 
 /* Those who follow events by name lose one VM and find another. */
@@ -55,8 +54,8 @@ static void rename_tell(struct rename *w)
 
 	js_put_str(from, "renamed-to", name);
 	js_put_str(to, "renamed-from", w->old);
-	daemon_emit(w->vm->daemon, EVENT_VM_UNDEFINED, w->old, from);
-	daemon_emit(w->vm->daemon, EVENT_VM_DEFINED, name, to);
+	event_emit(&w->vm->host->sink, EVENT_VM_UNDEFINED, w->old, from);
+	event_emit(&w->vm->host->sink, EVENT_VM_DEFINED, name, to);
 }
 
 static void in_force(struct store_work *work)
@@ -77,7 +76,7 @@ static void permissions_stored(struct store_work *work)
 		return;
 	}
 	work->done = in_force;
-	store_rename_end(w->vm->daemon->store, work, w->vm->def->name);
+	store_rename_end(w->vm->host->store, work, w->vm->def->name);
 }
 
 static void folder_renamed(struct store_work *work)
@@ -86,13 +85,13 @@ static void folder_renamed(struct store_work *work)
 
 	if (work->r < 0) {
 		take_name(w->vm, w->old);
-		daemon_keep_permissions(w->vm->daemon, NULL);
+		permissions_keep(&w->vm->host->permissions, w->vm->host->store, NULL);
 		vm_save(w->vm); /* what was written meanwhile found no folder */
 		rename_end(w, work->r, &work->e);
 		return;
 	}
 	work->done = permissions_stored;
-	daemon_keep_permissions(w->vm->daemon, work);
+	permissions_keep(&w->vm->host->permissions, w->vm->host->store, work);
 }
 
 static int rename_check(struct vm *vm, const char *name, struct err *e)
@@ -105,7 +104,7 @@ static int rename_check(struct vm *vm, const char *name, struct err *e)
 	}
 	if (!strcmp(name, vm->def->name))
 		return err_set(e, -EINVAL, ERR_INVALID, "VM '%s' has that name", name);
-	if (vm_find(vm->daemon, name))
+	if (vm_find(vm->host, name))
 		return err_set(e, -EEXIST, ERR_EXISTS, "there is a VM '%s' already; choose another name", name);
 	r = vm_check_idle(vm, "rename", e);
 	return r ? r : template_check(vm, "rename it", e);
@@ -122,7 +121,7 @@ void command_vm_rename(struct call *c)
 
 	if (!w)
 		abort();
-	*w = (struct rename){ { .done = folder_renamed, .loop = c->daemon->loop }, c, vm, "" };
+	*w = (struct rename){ { .done = folder_renamed, .loop = c->host->loop }, c, vm, "" };
 	memcpy(w->old, vm->def->name, sizeof(w->old));
 	o = definition_to_json(vm->def);
 	js_put_str(o, "name", name);
@@ -130,7 +129,7 @@ void command_vm_rename(struct call *c)
 		rights_put(o, vm->def->rights);
 	r = rename_check(vm, name, &e);
 	if (!r)
-		r = store_rename(c->daemon->store, &w->work, w->old, name, o, &e);
+		r = store_rename(c->host->store, &w->work, w->old, name, o, &e);
 	if (r < 0) {
 		free(w);
 		call_fail(c, &e);
@@ -142,38 +141,38 @@ void command_vm_rename(struct call *c)
 
 /* ---- after another daemon ---- */
 
-static int rename_step(struct daemon *d, const char *old, const char *name, struct err *e)
+static int rename_step(struct vm_host *host, const char *old, const char *name, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = json_object_new_object();
 	int r;
 
-	permissions_rename_vm(&d->permissions, old, name);
-	js_put(o, "permissions", permissions_to_json(&d->permissions));
-	r = store_write_file(d->store, PERMISSIONS_FILE, o, e);
-	return r < 0 ? r : store_rename_file(d->store, name, STORE_RENAMED, "definition.json", e);
+	permissions_rename_vm(&host->permissions, old, name);
+	js_put(o, "permissions", permissions_to_json(&host->permissions));
+	r = store_write_file(host->store, PERMISSIONS_FILE, o, e);
+	return r < 0 ? r : store_rename_file(host->store, name, STORE_RENAMED, "definition.json", e);
 }
 
 static void rename_find(void *opaque, const char *folder)
 {
-	struct daemon *d = opaque;
-	CLEANUP_JS struct json_object *was = store_load_vm_file(d->store, folder, "definition.json");
-	CLEANUP_JS struct json_object *is = store_load_vm_file(d->store, folder, STORE_RENAMED);
+	struct vm_host *host = opaque;
+	CLEANUP_JS struct json_object *was = store_load_vm_file(host->store, folder, "definition.json");
+	CLEANUP_JS struct json_object *is = store_load_vm_file(host->store, folder, STORE_RENAMED);
 	const char *old = js_get_str(was, "name"), *name = js_get_str(is, "name");
 	struct err e;
 	int r;
 
-	if (store_check_vm(d->store, folder, NULL) < 0)
+	if (store_check_vm(host->store, folder, NULL) < 0)
 		return; /* a newer Cairn's */
-	store_settle(d->store); /* an older Cairn's are perhaps being written as ours, under the names they have */
+	store_settle(host->store); /* an older Cairn's are perhaps being written as ours, under the names they have */
 	if (old && name && !strcmp(name, folder))
-		r = rename_step(d, old, name, &e);
+		r = rename_step(host, old, name, &e);
 	else
-		r = store_remove_file(d->store, folder, STORE_RENAMED, &e);
+		r = store_remove_file(host->store, folder, STORE_RENAMED, &e);
 	if (r < 0)
 		log_error("rename", "VM '%s': %s", folder, e.msg);
 }
 
-void rename_resume_pending(struct daemon *d)
+void rename_resume_pending(struct vm_host *host)
 {
-	store_each_with(d->store, STORE_RENAMED, rename_find, d);
+	store_each_with(host->store, STORE_RENAMED, rename_find, host);
 }

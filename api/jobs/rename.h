@@ -7,9 +7,9 @@
 #ifndef CAIRN_API_JOBS_RENAME_H
 #define CAIRN_API_JOBS_RENAME_H
 
-struct daemon;
+struct vm_host;
 
 /* Before the VMs are loaded, when the permissions are: ends what an earlier daemon began. */
-void rename_resume_pending(struct daemon *d);
+void rename_resume_pending(struct vm_host *host);
 
 #endif

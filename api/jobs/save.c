@@ -1,6 +1,5 @@
 #include "api/jobs/save.h"
 #include "api/commands/command.h"
-#include "api/daemon.h"
 #include "api/definition/definition.h"
 #include "api/jobs/job.h"
 #include "api/jobs/outfile.h"
@@ -60,7 +59,7 @@ static void tmp_remove(struct vm *vm)
 {
 	struct err e;
 
-	if (store_drop_file(vm->daemon->store, vm->def->name, SAVE_MANAGED_TMP, &e) < 0)
+	if (store_drop_file(vm->host->store, vm->def->name, SAVE_MANAGED_TMP, &e) < 0)
 		log_warn("save", "VM '%s': %s", vm->def->name, e.msg);
 }
 
@@ -128,7 +127,7 @@ static struct save_wait *wait_new(struct job *j, void (*done)(struct store_work 
 
 	if (!w)
 		abort();
-	*w = (struct save_wait){ { .done = done, .loop = j->daemon->loop }, j, -1, -1, NULL, "" };
+	*w = (struct save_wait){ { .done = done, .loop = j->host->loop }, j, -1, -1, NULL, "" };
 	memcpy(w->id, j->id, sizeof(w->id));
 	j->opaque = w;
 	j->release = wait_release;
@@ -208,7 +207,7 @@ static int managed_files(struct vm *vm, int *ret_fd, int *ret_definition, struct
 	if (r < 0)
 		return r;
 	tmp_remove(vm); /* never a file anew that somebody may still write */
-	*ret_fd = store_open_file(vm->daemon->store, vm->def->name, SAVE_MANAGED_TMP, O_RDWR | O_CREAT, e);
+	*ret_fd = store_open_file(vm->host->store, vm->def->name, SAVE_MANAGED_TMP, O_RDWR | O_CREAT, e);
 	return *ret_fd < 0 ? *ret_fd : 0;
 }
 
@@ -234,13 +233,13 @@ int save_managed(struct vm *vm, enum save_then then, const char *job_id, struct 
 	w->fd = steal_fd(&fd);
 	w->definition = steal_fd(&definition);
 	w->call = call;
-	store_after(vm->daemon->store, &w->work);
+	store_after(vm->host->store, &w->work);
 	return 0;
 }
 
 int save_drop_managed(struct vm *vm, struct store_work *w, struct err *e)
 {
-	int r = store_remove_file_behind(vm->daemon->store, w, vm->def->name, SAVE_MANAGED, e);
+	int r = store_remove_file_behind(vm->host->store, w, vm->def->name, SAVE_MANAGED, e);
 
 	if (!r)
 		vm->dropping = true;
@@ -287,7 +286,7 @@ bool save_is_being_kept(const struct vm *vm)
 
 void save_ended(struct vm *vm)
 {
-	struct store *s = vm->daemon->store;
+	struct store *s = vm->host->store;
 	struct save_wait *w = NULL;
 	struct err e;
 	int r;
@@ -328,7 +327,7 @@ void save_gone(struct vm *vm)
 
 void save_taken_back(struct vm *vm, bool saving)
 {
-	struct store *s = vm->daemon->store;
+	struct store *s = vm->host->store;
 	bool stale = store_has_file(s, vm->def->name, SAVE_MANAGED_USED) ||
 		store_has_file(s, vm->def->name, SAVE_MANAGED);
 	struct job *j = NULL;
@@ -361,7 +360,7 @@ void save_runs_on(struct vm *vm)
 
 void save_not_used(struct vm *vm)
 {
-	struct store *s = vm->daemon->store;
+	struct store *s = vm->host->store;
 	struct err e;
 
 	if (store_has_file(s, vm->def->name, SAVE_MANAGED_USED) &&
@@ -372,12 +371,12 @@ void save_not_used(struct vm *vm)
 
 void save_found_off(struct vm *vm)
 {
-	struct store *s = vm->daemon->store;
+	struct store *s = vm->host->store;
 	bool saved;
 
 	/* Renamed, and no process had been told of a run: it was not gone on from. What the power took is not
 	 * known that well. */
-	if (vm->state == VM_SAVED && !vm->run_missed && !autostart_is_new_boot(vm->daemon))
+	if (vm->state == VM_SAVED && !vm->run_missed && !autostart_is_new_boot(vm->host))
 		save_not_used(vm);
 	saved = store_has_file(s, vm->def->name, SAVE_MANAGED);
 	if (store_has_file(s, vm->def->name, SAVE_MANAGED_USED))

@@ -1,5 +1,4 @@
 #include "api/jobs/snapshot_job.h"
-#include "api/daemon.h"
 #include "api/jobs/job.h"
 #include "api/jobs/snapshots.h"
 #include "api/vm/vm.h"
@@ -87,7 +86,7 @@ static void snapshot_tell(const struct work *w, enum event_id id, const char *sn
 	js_put_str(data, "job", w->job->id);
 	if (id == EVENT_SNAPSHOT_REVERTED && w->revert.disk[0])
 		js_put_str(data, "disk", w->revert.disk);
-	daemon_emit(w->vm->daemon, id, w->vm->def->name, data);
+	vm_emit(w->vm, id, data);
 }
 
 static void reply_ignore(void *opaque, int r, const struct vm_answer *a, const struct err *e)

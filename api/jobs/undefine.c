@@ -1,7 +1,6 @@
 #include "api/jobs/undefine.h"
 #include "api/access/fork_as.h"
 #include "api/commands/command.h"
-#include "api/daemon.h"
 #include "api/jobs/import.h"
 #include "api/jobs/offline_process.h"
 #include "api/jobs/volumes.h"
@@ -24,7 +23,7 @@
 struct undefine {
 	struct store_work work;
 	struct call *call; /* NULL: another daemon's, long gone */
-	struct daemon *daemon;
+	struct vm_host *host;
 	struct vm *vm; /* stays as long as it is `going` */
 	struct volumes volumes;
 	struct fork_as *errand;
@@ -88,9 +87,9 @@ static void plan_drop(struct undefine *u, const struct err *why)
 	struct err e;
 
 	u->why = *why;
-	u->work.loop = u->daemon->loop;
+	u->work.loop = u->host->loop;
 	u->work.done = plan_dropped;
-	if (store_remove_file_behind(u->daemon->store, &u->work, u->vm->def->name, UNDEFINE_FILE, &e) < 0) {
+	if (store_remove_file_behind(u->host->store, &u->work, u->vm->def->name, UNDEFINE_FILE, &e) < 0) {
 		log_error("undefine", "%s", e.msg);
 		give_up(u, why);
 	}
@@ -100,14 +99,14 @@ static void vm_forget(void *opaque)
 {
 	char name[VM_NAME_MAX + 1];
 	struct undefine *u = opaque;
-	struct daemon *d = u->daemon;
+	struct vm_host *host = u->host;
 	struct err e;
 
 	if (offline_wait(u->vm, vm_forget, u)) /* somebody looked at its snapshots meanwhile */
 		return;
-	u->work.loop = d->loop;
+	u->work.loop = host->loop;
 	u->work.done = vm_forgotten;
-	if (store_remove_behind(d->store, &u->work, u->vm->def->name, &e) < 0) {
+	if (store_remove_behind(host->store, &u->work, u->vm->def->name, &e) < 0) {
 		plan_drop(u, &e);
 		return;
 	}
@@ -115,9 +114,9 @@ static void vm_forget(void *opaque)
 	vm_remove(u->vm);
 	if (u->call)
 		u->call->vm = NULL;
-	daemon_emit(d, EVENT_VM_UNDEFINED, name, NULL);
-	if (permissions_forget_vm(&d->permissions, name))
-		daemon_keep_permissions(d, NULL);
+	event_emit(&host->sink, EVENT_VM_UNDEFINED, name, NULL);
+	if (permissions_forget_vm(&host->permissions, name))
+		permissions_keep(&host->permissions, host->store, NULL);
 }
 
 /* ---- its images ---- */
@@ -155,9 +154,9 @@ static int removal_begin(struct undefine *u, struct err *e)
 {
 	CLEANUP_JS struct json_object *kept = volumes_keep(&u->volumes);
 
-	u->work.loop = u->daemon->loop;
+	u->work.loop = u->host->loop;
 	u->work.done = removal_stored;
-	return store_write_vm_file_behind(u->daemon->store, &u->work, u->vm->def->name, UNDEFINE_FILE, kept, e);
+	return store_write_vm_file_behind(u->host->store, &u->work, u->vm->def->name, UNDEFINE_FILE, kept, e);
 }
 
 static void volumes_seen(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
@@ -237,7 +236,7 @@ static void undefine_retry(void *opaque)
 	const char *name = js_get_str(c->args, "vm");
 	struct err e;
 
-	c->vm = vm_find(c->daemon, name); /* somebody else may have been faster */
+	c->vm = vm_find(c->host, name); /* somebody else may have been faster */
 	if (c->vm) {
 		command_vm_undefine(c);
 		return;
@@ -274,8 +273,8 @@ static int volumes_wanted(const struct call *c, struct volumes *v, struct err *e
 		return err_set(e, -EINVAL, ERR_INVALID, "--storage and --remove-all-storage exclude each other");
 	if (!storage && !js_get_bool(c->args, "remove-all-storage", false))
 		return 0;
-	if (store_has_file(c->daemon->store, c->vm->def->name, IMPORTED_FILE))
-		imported = store_load_vm_file(c->daemon->store, c->vm->def->name, IMPORTED_FILE);
+	if (store_has_file(c->host->store, c->vm->def->name, IMPORTED_FILE))
+		imported = store_load_vm_file(c->host->store, c->vm->def->name, IMPORTED_FILE);
 	return volumes_of(c->vm, storage, js_get_str(imported, "folder"), v, e);
 }
 
@@ -301,7 +300,7 @@ void command_vm_undefine(struct call *c)
 	u = calloc(1, sizeof(*u));
 	if (!u)
 		abort(); /* as for any call that could not be answered */
-	*u = (struct undefine){ .call = c, .daemon = c->daemon, .vm = c->vm, .volumes = v };
+	*u = (struct undefine){ .call = c, .host = c->host, .vm = c->vm, .volumes = v };
 	u->vm->going = true;
 	snapshots_look(u);
 }
@@ -317,22 +316,22 @@ static void undefine_step(struct vm *vm, struct json_object *kept)
 		abort();
 	volumes_load(kept, &u->volumes);
 	log_info("undefine", "VM '%s' was being undefined with its images when a daemon ended; it goes on", vm->def->name);
-	u->daemon = vm->daemon;
+	u->host = vm->host;
 	u->vm = vm;
 	vm->going = true;
 	if (volumes_errand(&u->volumes, vm, true, volumes_removed, u, &u->errand, &e) < 0)
 		give_up(u, &e);
 }
 
-void undefine_resume_pending(struct daemon *d)
+void undefine_resume_pending(struct vm_host *host)
 {
-	for (size_t i = 0; i < d->nvms; i++) {
+	for (size_t i = 0; i < host->nvms; i++) {
 		CLEANUP_JS struct json_object *kept = NULL;
-		struct vm *vm = d->vms[i];
+		struct vm *vm = host->vms[i];
 
-		if (!store_has_file(d->store, vm->def->name, UNDEFINE_FILE))
+		if (!store_has_file(host->store, vm->def->name, UNDEFINE_FILE))
 			continue;
-		kept = store_load_vm_file(d->store, vm->def->name, UNDEFINE_FILE);
+		kept = store_load_vm_file(host->store, vm->def->name, UNDEFINE_FILE);
 		if (kept)
 			undefine_step(vm, kept);
 	}

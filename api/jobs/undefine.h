@@ -3,11 +3,11 @@
 #ifndef CAIRN_API_JOBS_UNDEFINE_H
 #define CAIRN_API_JOBS_UNDEFINE_H
 
-struct daemon;
+struct vm_host;
 
 #define UNDEFINE_FILE "undefine.json"
 
 /* At the daemon's start, with all VMs there. */
-void undefine_resume_pending(struct daemon *d);
+void undefine_resume_pending(struct vm_host *host);
 
 #endif

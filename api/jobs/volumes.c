@@ -1,6 +1,5 @@
 #include "api/jobs/volumes.h"
 #include "api/access/fork_as.h"
-#include "api/daemon.h"
 #include "api/definition/definition.h"
 #include "api/vm/image_users.h"
 #include "api/vm/vm.h"
@@ -80,7 +79,7 @@ static int volume_check_free(const struct vm *vm, const struct volume *x, struct
 
 	if (!user)
 		return 0;
-	if (!permissions_seen_together(&vm->daemon->permissions, vm->def->name, user->def->name))
+	if (!permissions_seen_together(&vm->host->permissions, vm->def->name, user->def->name))
 		return err_set(e, -EBUSY, ERR_BUSY, "disk %s: %s is used by another VM, and stays; nothing was done", x->id,
 			x->path);
 	return err_set(e, -EBUSY, ERR_BUSY,
@@ -104,10 +103,10 @@ static bool vm_boots_from(const struct definition *def, const char *path)
 
 static bool others_boot(const struct vm *vm, const char *path)
 {
-	const struct daemon *d = vm->daemon;
+	const struct vm_host *host = vm->host;
 
-	for (size_t i = 0; i < d->nvms; i++)
-		if (d->vms[i] != vm && (vm_boots_from(d->vms[i]->def, path) || vm_boots_from(d->vms[i]->live, path)))
+	for (size_t i = 0; i < host->nvms; i++)
+		if (host->vms[i] != vm && (vm_boots_from(host->vms[i]->def, path) || vm_boots_from(host->vms[i]->live, path)))
 			return true;
 	return false;
 }
@@ -198,10 +197,10 @@ static bool definition_has(const struct definition *def, const struct stat *st)
 /* Check that no other VM uses the same file under another path. The error does not name VMs that this user may not see. */
 static int others_check(const struct removal *w, const struct volume *x, const struct stat *st, struct err *e)
 {
-	const struct daemon *d = w->vm->daemon;
+	const struct vm_host *host = w->vm->host;
 
-	for (size_t i = 0; i < d->nvms; i++)
-		if (d->vms[i] != w->vm && (definition_has(d->vms[i]->def, st) || definition_has(d->vms[i]->live, st)))
+	for (size_t i = 0; i < host->nvms; i++)
+		if (host->vms[i] != w->vm && (definition_has(host->vms[i]->def, st) || definition_has(host->vms[i]->live, st)))
 			return err_set(e, -EBUSY, ERR_BUSY,
 				"disk %s: %s is, by another path, a file that another VM uses; nothing was done", x->id,
 				x->path);
@@ -274,7 +273,7 @@ int volumes_errand(const struct volumes *v, const struct vm *vm, bool remove,
 	struct fork_as_spec s = { .rights = vm->def->rights, .run = volumes_remove, .arg = &w,
 		.what = "removing its images", .timeout_ns = FORK_AS_NO_TIMEOUT, .done = done, .opaque = opaque };
 
-	return fork_as_begin(vm->daemon->loop, &s, ret, e);
+	return fork_as_begin(vm->host->loop, &s, ret, e);
 }
 
 void volumes_take(struct volumes *v, const struct fork_as_result *res)

@@ -1,7 +1,6 @@
 #include "api/net/forwards.h"
 #include "api/access/open_as.h"
 #include "api/access/permissions.h"
-#include "api/daemon.h"
 #include "api/definition/definition.h"
 #include "api/net/usernet.h"
 #include "api/policy/idle.h"
@@ -65,7 +64,7 @@ struct forwards {
 /* One cairn-slirp, until it is waited for. */
 struct usernet {
 	struct usernet *next;
-	struct daemon *daemon;
+	struct vm_host *host;
 	struct vm *vm; /* NULL: that has ended */
 	unsigned at;   /* of the interface */
 	int pidfd;     /* -1: an earlier daemon has started it, and it is not known which it is: the end of control is its end */
@@ -110,10 +109,10 @@ static const struct definition *definition_listening(const struct vm *vm)
 
 static int forward_taken(const struct vm *vm, const struct vm *by, unsigned i, unsigned k, struct err *e)
 {
-	const struct daemon *d = vm->daemon;
+	const struct vm_host *host = vm->host;
 	char text[DEFINITION_FORWARD_TEXT], who[VM_NAME_MAX + 16] = "another VM";
 
-	if (permissions_seen_together(&d->permissions, vm->def->name, by->def->name))
+	if (permissions_seen_together(&host->permissions, vm->def->name, by->def->name))
 		snprintf(who, sizeof(who), "VM '%s'", by->def->name);
 	definition_forward_print(&vm->def->interfaces[i].user.forwards[k], text);
 	return err_set(e, -EBUSY, ERR_BUSY, "interfaces[%u].forwards[%u]: %s leads to %s%s; shut that down first, or give "
@@ -136,12 +135,12 @@ static int check_against(const struct vm *vm, const struct vm *other, struct err
 
 int forwards_check_free(const struct vm *vm, struct err *e)
 {
-	const struct daemon *d = vm->daemon;
+	const struct vm_host *host = vm->host;
 	int r = 0;
 
-	for (size_t i = 0; i < d->nvms && !r; i++)
-		if (d->vms[i] != vm)
-			r = check_against(vm, d->vms[i], e);
+	for (size_t i = 0; i < host->nvms && !r; i++)
+		if (host->vms[i] != vm)
+			r = check_against(vm, host->vms[i], e);
 	return r;
 }
 
@@ -271,7 +270,7 @@ static void client_knocked(void *opaque, unsigned revents)
 
 static void watch_all(struct forwards *f)
 {
-	struct loop *l = f->vm->daemon->loop;
+	struct loop *l = f->vm->host->loop;
 
 	for (unsigned i = 0; i < f->n; i++) {
 		struct held *h = &f->list[i];
@@ -313,7 +312,7 @@ static void listen_retry(void *opaque)
 
 static void listen_retry_later(struct forwards *f, uint64_t wait_ns)
 {
-	struct loop *l = f->vm->daemon->loop;
+	struct loop *l = f->vm->host->loop;
 
 	if (!f->timer && loop_timer_new(l, listen_retry, f->vm, &f->timer) < 0)
 		abort();
@@ -336,7 +335,7 @@ static void listen_asleep(struct vm *vm)
 	if (f->n)
 		watch_all(f);
 	else if (!f->opener)
-		open_as_open(vm->daemon->loop, vm->def, OPEN_AS_FORWARDS, forward_listens, f, &f->opener);
+		open_as_open(vm->host->loop, vm->def, OPEN_AS_FORWARDS, forward_listens, f, &f->opener);
 }
 
 /* It runs: those that failed count no more. */
@@ -379,9 +378,9 @@ static void start_goes_on(void *opaque)
 }
 
 /* Is there a process of a VM's that has ended? */
-static bool process_ends_soon(const struct daemon *d)
+static bool process_ends_soon(const struct vm_host *host)
 {
-	for (const struct usernet *u = d->usernets; u; u = u->next)
+	for (const struct usernet *u = host->usernets; u; u = u->next)
 		if (u->end_timer && !u->killed)
 			return true;
 	return false;
@@ -391,11 +390,11 @@ bool forwards_start_waits(struct vm *vm)
 {
 	struct forwards *f = forwards_get(vm);
 
-	if (!process_ends_soon(vm->daemon) && f->tries++ == TRIES_MAX) {
+	if (!process_ends_soon(vm->host) && f->tries++ == TRIES_MAX) {
 		f->tries = 0;
 		return false;
 	}
-	if (!f->start_timer && loop_timer_new(vm->daemon->loop, start_goes_on, vm, &f->start_timer) < 0)
+	if (!f->start_timer && loop_timer_new(vm->host->loop, start_goes_on, vm, &f->start_timer) < 0)
 		abort();
 	loop_timer_arm(f->start_timer, loop_now_ns() + TRY_NS);
 	return true;
@@ -405,7 +404,7 @@ bool forwards_start_waits(struct vm *vm)
 
 static void usernet_free(struct usernet *u)
 {
-	struct usernet **at = &u->daemon->usernets;
+	struct usernet **at = &u->host->usernets;
 
 	while (*at != u)
 		at = &(*at)->next;
@@ -435,7 +434,7 @@ static void process_gone(void *opaque, unsigned revents)
 	if (u->vm && u->vm->forwards && vm_state_is_active(u->vm->state) && !u->vm->idle.falling)
 		sockets_close(u->vm->forwards);
 	if (u->vm)
-		usernet_forget(u->daemon->run_dir_fd, u->vm->def->name, u->at);
+		usernet_forget(u->host->run_dir_fd, u->vm->def->name, u->at);
 	usernet_free(u);
 }
 
@@ -449,7 +448,7 @@ static void control_connected(struct usernet *u, int64_t n)
 
 static bool hold_answered(const struct vm *vm)
 {
-	for (const struct usernet *u = vm->daemon->usernets; u; u = u->next)
+	for (const struct usernet *u = vm->host->usernets; u; u = u->next)
 		if (u->vm == vm && u->asked)
 			return false;
 	return true;
@@ -506,15 +505,15 @@ static struct usernet *usernet_new(struct vm *vm, unsigned at, int control)
 
 	if (!u)
 		abort();
-	*u = (struct usernet){ .next = vm->daemon->usernets, .daemon = vm->daemon, .vm = vm, .at = at, .pidfd = -1,
+	*u = (struct usernet){ .next = vm->host->usernets, .host = vm->host, .vm = vm, .at = at, .pidfd = -1,
 		.control = control };
-	vm->daemon->usernets = u;
+	vm->host->usernets = u;
 	return u;
 }
 
 static int usernet_watch(struct usernet *u)
 {
-	struct loop *l = u->daemon->loop;
+	struct loop *l = u->host->loop;
 	int r = u->pidfd < 0 ? 0 : loop_watch(l, u->pidfd, POLLIN, process_gone, u, &u->gone);
 
 	if (!r)
@@ -537,7 +536,7 @@ static int usernet_keep(struct vm *vm, struct usernet_process *p)
 
 static struct usernet *usernet_of(const struct vm *vm, unsigned at)
 {
-	struct usernet *u = vm->daemon->usernets;
+	struct usernet *u = vm->host->usernets;
 
 	while (u && (u->vm != vm || u->at != at))
 		u = u->next;
@@ -552,7 +551,7 @@ void forwards_taken_back(struct vm *vm)
 	for (unsigned at = 0; at < VM_INTERFACES_MAX; at++) {
 		struct usernet *u;
 
-		if (usernet_of(vm, at) || usernet_connect(vm->daemon->run_dir_fd, vm->def->name, at, &control) < 0)
+		if (usernet_of(vm, at) || usernet_connect(vm->host->run_dir_fd, vm->def->name, at, &control) < 0)
 			continue;
 		u = usernet_new(vm, at, control);
 		u->pidfd = usernet_pidfd(control);
@@ -572,7 +571,7 @@ bool forwards_hold(struct vm *vm)
 {
 	if (!forwards_are_held(vm))
 		return false;
-	for (struct usernet *u = vm->daemon->usernets; u; u = u->next)
+	for (struct usernet *u = vm->host->usernets; u; u = u->next)
 		if (u->vm == vm)
 			u->asked = control_say(u, "{\"hold\": true}");
 	return !hold_answered(vm);
@@ -580,7 +579,7 @@ bool forwards_hold(struct vm *vm)
 
 void forwards_release(struct vm *vm)
 {
-	for (struct usernet *u = vm->daemon->usernets; u; u = u->next) {
+	for (struct usernet *u = vm->host->usernets; u; u = u->next) {
 		if (u->vm != vm)
 			continue;
 		u->asked = false;
@@ -600,10 +599,10 @@ static void process_kill(void *opaque)
 
 void forwards_processes_end(const struct vm *vm)
 {
-	for (struct usernet *u = vm->daemon->usernets; u; u = u->next) {
+	for (struct usernet *u = vm->host->usernets; u; u = u->next) {
 		if (u->vm != vm || u->end_timer || u->pidfd < 0)
 			continue;
-		if (loop_timer_new(vm->daemon->loop, process_kill, u, &u->end_timer) < 0)
+		if (loop_timer_new(vm->host->loop, process_kill, u, &u->end_timer) < 0)
 			abort();
 		loop_timer_arm(u->end_timer, loop_now_ns() + END_NS);
 	}
@@ -616,22 +615,22 @@ void forwards_ended(struct vm *vm)
 	forwards_processes_end(vm);
 	for (unsigned at = 0; at < VM_INTERFACES_MAX; at++)
 		if (!usernet_of(vm, at))
-			usernet_forget(vm->daemon->run_dir_fd, vm->def->name, at);
+			usernet_forget(vm->host->run_dir_fd, vm->def->name, at);
 }
 
 /* Those of its last run are nothing to this one. */
 static void processes_forget(const struct vm *vm)
 {
 	forwards_processes_end(vm);
-	for (struct usernet *u = vm->daemon->usernets; u; u = u->next)
+	for (struct usernet *u = vm->host->usernets; u; u = u->next)
 		if (u->vm == vm)
 			u->vm = NULL;
 }
 
-void forwards_processes_free(struct daemon *d)
+void forwards_processes_free(struct vm_host *host)
 {
-	while (d->usernets)
-		usernet_free(d->usernets);
+	while (host->usernets)
+		usernet_free(host->usernets);
 }
 
 static int held_add(const struct forwards *f, struct config *c, struct err *e)
@@ -653,7 +652,7 @@ static bool saved_when_idle(const struct definition *d)
 
 int forwards_start(struct vm *vm, struct config *c, struct err *e)
 {
-	CLEANUP_CLOSE int log_fd = store_open_file(vm->daemon->store, vm->def->name, "log", O_WRONLY | O_APPEND | O_CREAT, e);
+	CLEANUP_CLOSE int log_fd = store_open_file(vm->host->store, vm->def->name, "log", O_WRONLY | O_APPEND | O_CREAT, e);
 	struct usernets made = { 0 };
 	int r = log_fd < 0 ? log_fd : 0;
 
@@ -667,7 +666,7 @@ int forwards_start(struct vm *vm, struct config *c, struct err *e)
 	if (vm->forwards)
 		vm->forwards->tries = 0;
 	if (!r)
-		r = usernets_start(c, vm->def, vm->daemon->paths->slirp_program, log_fd, vm->daemon->run_dir_fd, &made, e);
+		r = usernets_start(c, vm->def, vm->host->paths->slirp_program, log_fd, vm->host->run_dir_fd, &made, e);
 	for (unsigned i = 0; i < made.n; i++)
 		if (usernet_keep(vm, &made.list[i]) < 0)
 			log_warn("usernet", "VM '%s': nobody waits for the end of its cairn-slirp", vm->def->name);

@@ -11,9 +11,9 @@
 #include <stdbool.h>
 
 struct config;
-struct daemon;
 struct err;
 struct vm;
+struct vm_host;
 
 /* Does a VM that runs, or that could be woken by one, listen where this one would? Returns 0 or -EBUSY. */
 int forwards_check_free(const struct vm *vm, struct err *e);
@@ -43,6 +43,6 @@ bool forwards_hold(struct vm *vm);
 /* It is awake still: its processes take who waits. */
 void forwards_release(struct vm *vm);
 /* Of processes that live on. */
-void forwards_processes_free(struct daemon *d);
+void forwards_processes_free(struct vm_host *host);
 
 #endif

@@ -1,5 +1,4 @@
 #include "api/policy/autostart.h"
-#include "api/daemon.h"
 #include "api/policy/staged_run.h"
 #include "api/store/store.h"
 #include "api/vm/vm.h"
@@ -19,7 +18,7 @@
 #define BOOT_ID_TEXT 40
 
 struct autostart {
-	struct daemon *daemon;
+	struct vm_host *host;
 	struct staged_run *sequence; /* NULL: not under way */
 	struct step {
 		struct autostart *autostart;
@@ -35,7 +34,7 @@ struct autostart {
 int autostart_keep(struct vm *vm, bool on, struct store_work *w, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = NULL;
-	struct store *s = vm->daemon->store;
+	struct store *s = vm->host->store;
 
 	if (!on)
 		return store_remove_file_behind(s, w, vm->def->name, AUTOSTART_FILE, e);
@@ -65,14 +64,14 @@ static void boot_keep(struct autostart *a)
 	js_put_str(o, "boot_id", a->boot_id);
 	js_put_uint(o, "begun_ns", a->begun_ns);
 	js_put_bool(o, "over", a->over);
-	if (store_write_file(a->daemon->store, BOOT_FILE, o, &e) < 0)
+	if (store_write_file(a->host->store, BOOT_FILE, o, &e) < 0)
 		log_error("autostart", "%s", e.msg);
 	json_object_put(o);
 }
 
-void autostart_load(struct daemon *d)
+void autostart_load(struct vm_host *host)
 {
-	CLEANUP_JS struct json_object *o = store_load_file(d->store, BOOT_FILE);
+	CLEANUP_JS struct json_object *o = store_load_file(host->store, BOOT_FILE);
 	struct autostart *a = calloc(1, sizeof(*a));
 	const char *before = js_get_str(o, "boot_id");
 	struct timespec now;
@@ -80,21 +79,21 @@ void autostart_load(struct daemon *d)
 	if (!a)
 		abort();
 	clock_gettime(CLOCK_REALTIME, &now);
-	a->daemon = d;
+	a->host = host;
 	boot_id_read(a->boot_id);
 	/* One that a newer Cairn dealt with is not known, and who was shut off is not to be started again. */
-	a->new_boot = !store_is_newer(d->store, BOOT_FILE) && (!before || strcmp(before, a->boot_id));
+	a->new_boot = !store_is_newer(host->store, BOOT_FILE) && (!before || strcmp(before, a->boot_id));
 	a->over = !a->new_boot && js_get_bool(o, "over", !o);
 	a->begun_ns = a->new_boot ? (uint64_t)now.tv_sec * 1000000000ULL :
 				    (uint64_t)js_get_int(o, "begun_ns", 0);
-	d->autostart = a;
-	for (size_t i = 0; i < d->nvms; i++)
-		d->vms[i]->autostart = store_has_file(d->store, d->vms[i]->def->name, AUTOSTART_FILE);
+	host->autostart = a;
+	for (size_t i = 0; i < host->nvms; i++)
+		host->vms[i]->autostart = store_has_file(host->store, host->vms[i]->def->name, AUTOSTART_FILE);
 }
 
-bool autostart_is_new_boot(const struct daemon *d)
+bool autostart_is_new_boot(const struct vm_host *host)
 {
-	return d->autostart->new_boot;
+	return host->autostart->new_boot;
 }
 
 /* ---- one after the other ---- */
@@ -106,7 +105,7 @@ static void autostart_tell(const struct vm *vm, const struct err *e)
 	js_put_str(data, "outcome", e ? "failed" : "started");
 	if (e)
 		js_put_str(data, "detail", e->msg);
-	daemon_emit(vm->daemon, EVENT_AUTOSTART, vm->def->name, data);
+	vm_emit(vm, EVENT_AUTOSTART, data);
 }
 
 static void started(void *opaque, int r, const struct err *e)
@@ -150,19 +149,19 @@ static bool is_due(const struct autostart *a, const struct vm *vm)
 		(a->new_boot || vm->since_ns < a->begun_ns);
 }
 
-void autostart_go(struct daemon *d)
+void autostart_go(struct vm_host *host)
 {
 	static const struct staged_run_ops ops = { autostart_turn, autostart_done };
-	struct autostart *a = d->autostart;
+	struct autostart *a = host->autostart;
 
 	if (a->over)
 		return;
 	boot_keep(a);
-	a->sequence = staged_run_new(d, d->paths->limits.starting, &ops, a);
-	for (size_t i = 0; i < d->nvms; i++)
-		if (is_due(a, d->vms[i]))
-			staged_run_add(a->sequence, d->vms[i], d->vms[i]->def->order,
-				d->vms[i]->def->start_delay_s);
+	a->sequence = staged_run_new(host, host->paths->limits.starting, &ops, a);
+	for (size_t i = 0; i < host->nvms; i++)
+		if (is_due(a, host->vms[i]))
+			staged_run_add(a->sequence, host->vms[i], host->vms[i]->def->order,
+				host->vms[i]->def->start_delay_s);
 	a->steps = calloc(staged_run_count(a->sequence) + 1, sizeof(*a->steps));
 	if (!a->steps)
 		abort();

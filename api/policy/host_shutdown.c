@@ -1,6 +1,5 @@
 #include "api/policy/host_shutdown.h"
 #include "api/commands/command.h"
-#include "api/daemon.h"
 #include "api/jobs/job.h"
 #include "api/jobs/save.h"
 #include "api/policy/staged_run.h"
@@ -17,7 +16,7 @@
 #include <string.h>
 
 struct host_shutdown {
-	struct daemon *daemon;
+	struct vm_host *host;
 	struct call *call;
 	struct staged_run *sequence;
 	struct json_object *outcomes;
@@ -37,7 +36,7 @@ static uint8_t action_of(const struct host_shutdown *s, const struct vm *vm)
 /* Its place; the count: it has none that is waited for. */
 static size_t place_of(const struct vm *vm)
 {
-	const struct host_shutdown *s = vm->daemon->host_shutdown;
+	const struct host_shutdown *s = vm->host->host_shutdown;
 	size_t n = s ? staged_run_count(s->sequence) : 0, i = 0;
 
 	while (i < n && (!s->waits[i] || staged_run_vm(s->sequence, i) != vm))
@@ -47,7 +46,7 @@ static size_t place_of(const struct vm *vm)
 
 bool host_shutdown_waits_for(const struct vm *vm)
 {
-	return vm->daemon->host_shutdown && place_of(vm) < staged_run_count(vm->daemon->host_shutdown->sequence);
+	return vm->host->host_shutdown && place_of(vm) < staged_run_count(vm->host->host_shutdown->sequence);
 }
 
 static void outcome_add(struct json_object *all, const struct vm *vm, uint8_t action, const char *outcome)
@@ -68,7 +67,7 @@ static void outcome_put(struct host_shutdown *s, const struct vm *vm, const char
 
 void host_shutdown_vm_over(struct vm *vm, const char *outcome)
 {
-	struct host_shutdown *s = vm->daemon->host_shutdown;
+	struct host_shutdown *s = vm->host->host_shutdown;
 	size_t i = place_of(vm);
 
 	if (!s || i == staged_run_count(s->sequence))
@@ -131,33 +130,33 @@ static void shutdown_turn(void *opaque, struct vm *vm, size_t i)
 void host_shutdown_vm_started(struct vm *vm)
 {
 	if (host_shutdown_waits_for(vm))
-		vm_act(vm->daemon->host_shutdown, vm);
+		vm_act(vm->host->host_shutdown, vm);
 }
 
 static void shutdown_done(void *opaque)
 {
 	struct host_shutdown *s = opaque;
-	struct daemon *d = s->daemon;
+	struct vm_host *host = s->host;
 	struct json_object *o = json_object_new_object();
 	bool then_end = s->then_end;
 
 	js_put(o, "vms", json_object_get(s->outcomes));
-	d->host_shutdown = NULL;
+	host->host_shutdown = NULL;
 	call_return(s->call, o);
 	s->call = NULL;
 	host_shutdown_free(s);
 	if (then_end)
-		loop_stop(d->loop);
+		loop_stop(host->loop);
 }
 
 /* Those that run or are about to, the last to start first. */
-static struct staged_run *staged_run_of(struct daemon *d, unsigned parallel, const struct staged_run_ops *ops, struct host_shutdown *s)
+static struct staged_run *staged_run_of(struct vm_host *host, unsigned parallel, const struct staged_run_ops *ops, struct host_shutdown *s)
 {
-	struct staged_run *q = staged_run_new(d, parallel, ops, s);
+	struct staged_run *q = staged_run_new(host, parallel, ops, s);
 
-	for (size_t i = 0; i < d->nvms; i++)
-		if (vm_state_is_active(d->vms[i]->state) || d->vms[i]->starting)
-			staged_run_add(q, d->vms[i], UINT32_MAX - d->vms[i]->def->order, 0);
+	for (size_t i = 0; i < host->nvms; i++)
+		if (vm_state_is_active(host->vms[i]->state) || host->vms[i]->starting)
+			staged_run_add(q, host->vms[i], UINT32_MAX - host->vms[i]->def->order, 0);
 	return q;
 }
 
@@ -167,28 +166,28 @@ static bool is_called_off(const struct host_shutdown *s, const struct vm *vm)
 	return restart_is_pending(vm) && !vm->starting && action_of(s, vm) != DEFINITION_LEAVE;
 }
 
-int host_shutdown_all(struct daemon *d, int action, bool then_end, struct call *c, struct err *e)
+int host_shutdown_all(struct vm_host *host, int action, bool then_end, struct call *c, struct err *e)
 {
 	static const struct staged_run_ops ops = { shutdown_turn, shutdown_done };
 	struct host_shutdown *s;
 
-	if (d->host_shutdown)
+	if (host->host_shutdown)
 		return err_set(e, -EBUSY, ERR_BUSY, "the VMs are being stopped already");
 	s = calloc(1, sizeof(*s));
-	if (!s || !(s->waits = calloc(d->nvms + 1, sizeof(*s->waits))))
+	if (!s || !(s->waits = calloc(host->nvms + 1, sizeof(*s->waits))))
 		abort();
-	s->daemon = d;
+	s->host = host;
 	s->call = c;
 	s->action = action;
 	s->then_end = then_end;
 	s->outcomes = json_object_new_array();
-	for (size_t i = 0; i < d->nvms; i++)
-		if (is_called_off(s, d->vms[i])) {
-			restart_call_off(d->vms[i]);
-			outcome_put(s, d->vms[i], "its restart is called off");
+	for (size_t i = 0; i < host->nvms; i++)
+		if (is_called_off(s, host->vms[i])) {
+			restart_call_off(host->vms[i]);
+			outcome_put(s, host->vms[i], "its restart is called off");
 		}
-	s->sequence = staged_run_of(d, d->paths->limits.starting, &ops, s);
-	d->host_shutdown = s;
+	s->sequence = staged_run_of(host, host->paths->limits.starting, &ops, s);
+	host->host_shutdown = s;
 	staged_run_go(s->sequence);
 	return 0;
 }
@@ -220,15 +219,15 @@ static void shutdown_do_nothing(void *opaque)
 	(void)opaque;
 }
 
-struct json_object *host_shutdown_look(struct daemon *d, int action)
+struct json_object *host_shutdown_look(struct vm_host *host, int action)
 {
 	static const struct staged_run_ops ops = { would_stop, shutdown_do_nothing };
-	struct host_shutdown s = { .daemon = d, .action = action, .outcomes = json_object_new_array() };
+	struct host_shutdown s = { .host = host, .action = action, .outcomes = json_object_new_array() };
 
-	for (size_t i = 0; i < d->nvms; i++)
-		if (is_called_off(&s, d->vms[i]))
-			outcome_add(s.outcomes, d->vms[i], action_of(&s, d->vms[i]), "its restart would be called off");
-	s.sequence = staged_run_of(d, 1, &ops, &s); /* one by one, for the order */
+	for (size_t i = 0; i < host->nvms; i++)
+		if (is_called_off(&s, host->vms[i]))
+			outcome_add(s.outcomes, host->vms[i], action_of(&s, host->vms[i]), "its restart would be called off");
+	s.sequence = staged_run_of(host, 1, &ops, &s); /* one by one, for the order */
 	staged_run_go(s.sequence);
 	staged_run_free(s.sequence);
 	return s.outcomes;

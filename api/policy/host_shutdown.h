@@ -6,17 +6,17 @@
 #include <stdbool.h>
 
 struct call;
-struct daemon;
 struct err;
-struct json_object;
 struct host_shutdown;
+struct json_object;
 struct vm;
+struct vm_host;
 
 /* action: enum definition_then: leave, shutdown or save; -1: as the definitions say. then_end: the daemon ends
  * afterwards. c: answered when all is over; taken. Returns 0; -EBUSY: that is under way, and c is not taken. */
-int host_shutdown_all(struct daemon *d, int action, bool then_end, struct call *c, struct err *e);
+int host_shutdown_all(struct vm_host *host, int action, bool then_end, struct call *c, struct err *e);
 /* What that would do, as an array of the same shape; the caller puts it. */
-struct json_object *host_shutdown_look(struct daemon *d, int action);
+struct json_object *host_shutdown_look(struct vm_host *host, int action);
 /* NULL allowed. */
 void host_shutdown_free(struct host_shutdown *s);
 /* Is the end of this VM waited for? */

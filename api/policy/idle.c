@@ -1,5 +1,4 @@
 #include "api/policy/idle.h"
-#include "api/daemon.h"
 #include "api/jobs/job.h"
 #include "api/jobs/save.h"
 #include "api/net/forwards.h"
@@ -46,7 +45,7 @@ static void look_later(struct vm *vm)
 {
 	struct policy_idle_rule rule = rule_of(vm);
 
-	if (!vm->idle.timer && loop_timer_new(vm->daemon->loop, idle_timer_fire, vm, &vm->idle.timer) < 0)
+	if (!vm->idle.timer && loop_timer_new(vm->host->loop, idle_timer_fire, vm, &vm->idle.timer) < 0)
 		abort();
 	loop_timer_arm(vm->idle.timer, loop_now_ns() + policy_idle_period_ns(&rule));
 }
@@ -117,10 +116,10 @@ static void suspend_keep(struct vm *vm)
 
 	if (!f)
 		abort();
-	*f = (struct fall){ { .done = suspend_begin, .loop = vm->daemon->loop }, vm };
+	*f = (struct fall){ { .done = suspend_begin, .loop = vm->host->loop }, vm };
 	vm->idle.fall = f;
 	vm_save(vm);
-	store_after(vm->daemon->store, &f->work);
+	store_after(vm->host->store, &f->work);
 }
 
 /* It is awake still, and who waits is let in. */

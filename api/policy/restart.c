@@ -1,5 +1,4 @@
 #include "api/policy/restart.h"
-#include "api/daemon.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
 #include "base/err.h"
@@ -35,7 +34,7 @@ static void restart_timer_fire(void *opaque)
 	struct vm *vm = opaque;
 	struct vm_start_opts opts = { .state_fd = -1, .again = true, .done = started, .opaque = vm };
 
-	if (vm->daemon->host_shutdown) { /* nobody is started now, and this one is to be left as it is */
+	if (vm->host->host_shutdown) { /* nobody is started now, and this one is to be left as it is */
 		restart_timer_arm(vm, loop_now_ns() + SECOND_NS);
 		return;
 	}
@@ -48,7 +47,7 @@ static void restart_timer_arm(struct vm *vm, uint64_t due_ns)
 {
 	struct restart *r = &vm->restart;
 
-	if (!r->timer && loop_timer_new(vm->daemon->loop, restart_timer_fire, vm, &r->timer) < 0)
+	if (!r->timer && loop_timer_new(vm->host->loop, restart_timer_fire, vm, &r->timer) < 0)
 		return;
 	r->due_ns = due_ns;
 	loop_timer_arm(r->timer, due_ns);
@@ -72,7 +71,7 @@ void restart_want(struct vm *vm)
 	struct json_object *data;
 	uint64_t now = loop_now_ns(), wait;
 
-	if (vm->daemon->host_shutdown)
+	if (vm->host->host_shutdown)
 		return; /* all go down */
 	if (!backoff_again(rule, &vm->restart.tries, now, &wait)) {
 		give_up(vm);
@@ -84,7 +83,7 @@ void restart_want(struct vm *vm)
 	js_put_uint(data, "in", wait);
 	js_put_uint(data, "try", vm->restart.tries.n);
 	js_put_uint(data, "tries", rule->tries);
-	daemon_emit(vm->daemon, EVENT_RESTART_SCHEDULED, vm->def->name, data);
+	vm_emit(vm, EVENT_RESTART_SCHEDULED, data);
 }
 
 bool restart_is_pending(const struct vm *vm)

@@ -1,5 +1,4 @@
 #include "api/policy/scheduler.h"
-#include "api/daemon.h"
 #include "api/jobs/job.h"
 #include "api/jobs/snapshot_job.h"
 #include "api/jobs/snapshots.h"
@@ -30,7 +29,7 @@
 #define LEAP_HOLD_S 3600
 
 struct scheduler {
-	struct daemon *daemon;
+	struct vm_host *host;
 	int fd;
 	struct loop_watch *watch;
 	int64_t offset_s;     /* of the wall clock to the one that nobody sets */
@@ -147,7 +146,7 @@ static void note_skipped(struct vm *vm, const char *reason, const char *detail)
 	js_put_str(data, "reason", reason);
 	js_put_str(data, "detail", detail);
 	run_note(vm, failed ? "failed" : "skipped", detail);
-	daemon_emit(vm->daemon, EVENT_SNAPSHOT_SKIPPED, vm->def->name, data);
+	vm_emit(vm, EVENT_SNAPSHOT_SKIPPED, data);
 }
 
 /* Of callbacks that come late: is this run still wanted? */
@@ -160,7 +159,7 @@ static void run_end(struct vm *vm)
 {
 	if (vm->schedule)
 		vm->schedule->working = false;
-	scheduler_soon(vm->daemon->scheduler);
+	scheduler_soon(vm->host->scheduler);
 }
 
 /* ---- what no rule keeps ---- */
@@ -253,7 +252,7 @@ static void thin_fetched(void *opaque, int r, const struct snapshots *s, const s
 
 static void snapshots_thin(struct vm *vm)
 {
-	struct scheduler *s = vm->daemon->scheduler;
+	struct scheduler *s = vm->host->scheduler;
 
 	if (vm_state_is_active(vm->state) && s && clock_s(CLOCK_BOOTTIME) >= s->hold_until_s)
 		snapshots_fetch(vm, thin_fetched, vm);
@@ -422,11 +421,11 @@ static void timer_set(struct scheduler *s, int64_t at_s)
 
 static void timer_arm(struct scheduler *s, int64_t now)
 {
-	struct daemon *d = s->daemon;
+	struct vm_host *host = s->host;
 	int64_t first = 0;
 
-	for (size_t i = 0; i < d->nvms; i++) {
-		const struct vm *vm = d->vms[i];
+	for (size_t i = 0; i < host->nvms; i++) {
+		const struct vm *vm = host->vms[i];
 		int64_t at;
 
 		if (!vm->schedule || vm->schedule->working)
@@ -450,8 +449,8 @@ static void timer_ready(void *opaque, unsigned revents)
 	if (offset - s->offset_s > LEAP_S)
 		schedule_hold(s);
 	s->offset_s = offset;
-	for (size_t i = 0; i < s->daemon->nvms; i++)
-		look_at(s->daemon->vms[i], now);
+	for (size_t i = 0; i < s->host->nvms; i++)
+		look_at(s->host->vms[i], now);
 	timer_arm(s, now);
 }
 
@@ -466,7 +465,7 @@ void scheduler_soon(struct scheduler *s)
 int scheduler_keep(struct vm *vm, const struct schedule_plan *plan, struct store_work *w, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = NULL;
-	struct store *s = vm->daemon->store;
+	struct store *s = vm->host->store;
 
 	if (plan) {
 		o = plan_to_json(plan);
@@ -495,7 +494,7 @@ void scheduler_set(struct vm *vm, const struct schedule_plan *plan)
 			.last_s = schedule_slot(plan, clock_s(CLOCK_REALTIME))};
 		vm_save(vm);
 	}
-	scheduler_soon(vm->daemon->scheduler);
+	scheduler_soon(vm->host->scheduler);
 }
 
 void scheduler_remove(struct vm *vm)
@@ -511,7 +510,7 @@ void scheduler_remove(struct vm *vm)
 static void plan_load(struct scheduler *s, struct vm *vm, int64_t now)
 {
 	CLEANUP_JS struct json_object *o =
-		store_load_vm_file(s->daemon->store, vm->def->name, SCHEDULE_FILE);
+		store_load_vm_file(s->host->store, vm->def->name, SCHEDULE_FILE);
 	struct schedule_past *past = &vm->schedule_past;
 	struct schedule_plan plan;
 	struct err e;
@@ -533,7 +532,7 @@ static void plan_load(struct scheduler *s, struct vm *vm, int64_t now)
 		schedule_hold(s);
 }
 
-int scheduler_new(struct daemon *d, struct scheduler **ret_s, struct err *e)
+int scheduler_new(struct vm_host *host, struct scheduler **ret_s, struct err *e)
 {
 	struct scheduler *s = calloc(1, sizeof(*s));
 	int64_t now = clock_s(CLOCK_REALTIME);
@@ -541,16 +540,16 @@ int scheduler_new(struct daemon *d, struct scheduler **ret_s, struct err *e)
 
 	if (!s)
 		return err_set_errno(e, -ENOMEM, "schedules");
-	s->daemon = d;
+	s->host = host;
 	s->offset_s = now - clock_s(CLOCK_BOOTTIME);
 	s->fd = timerfd_create(CLOCK_REALTIME, TFD_CLOEXEC | TFD_NONBLOCK);
-	r = s->fd < 0 ? -errno : loop_watch(d->loop, s->fd, POLLIN, timer_ready, s, &s->watch);
+	r = s->fd < 0 ? -errno : loop_watch(host->loop, s->fd, POLLIN, timer_ready, s, &s->watch);
 	if (r < 0) {
 		scheduler_free(s);
 		return err_set_errno(e, r, "schedules");
 	}
-	for (size_t i = 0; i < d->nvms; i++)
-		plan_load(s, d->vms[i], now);
+	for (size_t i = 0; i < host->nvms; i++)
+		plan_load(s, host->vms[i], now);
 	scheduler_soon(s);
 	*ret_s = s;
 	return 0;

@@ -13,13 +13,13 @@
 
 #include "api/policy/schedule.h"
 
-struct daemon;
 struct err;
 struct json_object;
 struct scheduler;
 struct snapshots;
 struct store_work;
 struct vm;
+struct vm_host;
 
 #define SCHEDULE_FILE "schedule.json"
 
@@ -38,7 +38,7 @@ struct schedule_past {
 };
 
 /* The VMs are there: reads their plans. Runs come from the loop. */
-int scheduler_new(struct daemon *d, struct scheduler **ret_s, struct err *e);
+int scheduler_new(struct vm_host *host, struct scheduler **ret_s, struct err *e);
 /* NULL allowed. The schedules are the VMs'. */
 void scheduler_free(struct scheduler *s);
 

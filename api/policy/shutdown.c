@@ -1,5 +1,4 @@
 #include "api/policy/shutdown.h"
-#include "api/daemon.h"
 #include "api/jobs/job.h"
 #include "api/jobs/save.h"
 #include "api/policy/host_shutdown.h"
@@ -57,7 +56,7 @@ static void shutdown_tell(struct vm *vm, const char *what, const char *detail)
 		js_put_str(data, "then", thens[p->then]);
 	if (detail)
 		js_put_str(data, "detail", detail);
-	daemon_emit(vm->daemon, EVENT_SHUTDOWN_PLAN, vm->def->name, data);
+	vm_emit(vm, EVENT_SHUTDOWN_PLAN, data);
 }
 
 static void timer_fire(void *opaque);
@@ -71,7 +70,7 @@ static void timer_arm(struct vm *vm)
 	if (s->stage == SHUTDOWN_PLANNED && s->warn_s && s->warn_s < at)
 		at = s->warn_s;
 	at = MAX(MIN(at - now / NS, LOOK_S), 0);
-	if (!s->timer && loop_timer_new(vm->daemon->loop, timer_fire, vm, &s->timer) < 0)
+	if (!s->timer && loop_timer_new(vm->host->loop, timer_fire, vm, &s->timer) < 0)
 		abort();
 	loop_timer_arm(s->timer, loop_now_ns() + (uint64_t)MAX(at * NS - now % NS, 0));
 }

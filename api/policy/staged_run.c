@@ -1,5 +1,4 @@
 #include "api/policy/staged_run.h"
-#include "api/daemon.h"
 #include "api/policy/policy.h"
 #include "api/vm/vm.h"
 #include "base/loop.h"
@@ -9,7 +8,7 @@
 #include <string.h>
 
 struct staged_run {
-	struct daemon *daemon;
+	struct vm_host *host;
 	const struct staged_run_ops *ops;
 	void *opaque;
 	unsigned parallel;
@@ -25,13 +24,13 @@ static void timer_fire(void *opaque)
 	staged_run_go(opaque);
 }
 
-struct staged_run *staged_run_new(struct daemon *d, unsigned parallel, const struct staged_run_ops *ops, void *opaque)
+struct staged_run *staged_run_new(struct vm_host *host, unsigned parallel, const struct staged_run_ops *ops, void *opaque)
 {
 	struct staged_run *s = calloc(1, sizeof(*s));
 
-	if (!s || loop_timer_new(d->loop, timer_fire, s, &s->timer) < 0)
+	if (!s || loop_timer_new(host->loop, timer_fire, s, &s->timer) < 0)
 		abort();
-	s->daemon = d;
+	s->host = host;
 	s->parallel = parallel;
 	s->ops = ops;
 	s->opaque = opaque;
@@ -68,7 +67,7 @@ void staged_run_add(struct staged_run *s, const struct vm *vm, uint32_t order, u
 
 struct vm *staged_run_vm(const struct staged_run *s, size_t i)
 {
-	return vm_find(s->daemon, s->names[i]);
+	return vm_find(s->host, s->names[i]);
 }
 
 size_t staged_run_count(const struct staged_run *s)

@@ -6,9 +6,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-struct daemon;
 struct staged_run;
 struct vm;
+struct vm_host;
 
 struct staged_run_ops {
 	/* Its turn: staged_run_over() follows, at once or from the loop. VMs that are gone by then have
@@ -19,7 +19,7 @@ struct staged_run_ops {
 };
 
 /* parallel: at a time; at least 1. */
-struct staged_run *staged_run_new(struct daemon *d, unsigned parallel, const struct staged_run_ops *ops, void *opaque);
+struct staged_run *staged_run_new(struct vm_host *host, unsigned parallel, const struct staged_run_ops *ops, void *opaque);
 /* NULL allowed. What is under way goes on, and nobody hears of it. */
 void staged_run_free(struct staged_run *s);
 /* Before it goes. */

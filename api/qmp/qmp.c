@@ -1,9 +1,7 @@
 /* Opens and closes the VMs' own sockets, and translates the daemon's events into QEMU's. */
 #include "api/qmp/qmp.h"
-#include "api/daemon.h"
 #include "api/jobs/job.h"
 #include "api/qmp/qmp_dump.h"
-#include "api/store/paths.h"
 #include "api/vm/vm.h"
 #include "api/wire/conn.h"
 #include "api/wire/json.h"
@@ -29,7 +27,7 @@
 
 struct qmp {
 	struct listener *listener;
-	char path[PATHS_SOCKET_MAX + 1];
+	char path[LISTEN_PATH_MAX + 1];
 	struct qmp_fds fds;
 };
 
@@ -47,23 +45,23 @@ static void name_of(const uint8_t uuid[16], char name[NAME_CHARS + 1])
 
 int qmp_path(const struct vm *vm, char *buf, size_t size, struct err *e)
 {
-	const char *dir = vm->daemon->paths->qmp_dir;
+	const char *dir = vm->host->paths->qmp_dir;
 	char name[NAME_CHARS + 1];
 	int n;
 
 	name_of(vm->def->uuid, name);
 	n = snprintf(buf, size, "%s/%s", dir, name);
 
-	if (n <= PATHS_SOCKET_MAX && (size_t)n < size)
+	if (n <= LISTEN_PATH_MAX && (size_t)n < size)
 		return 0;
 	return err_set(e, -ENAMETOOLONG, ERR_INVALID,
 		"%.300s is too long a path for the VM's own socket, by %d bytes; start cairnd with a shorter "
-		"--socket", dir, n - PATHS_SOCKET_MAX);
+		"--socket", dir, n - LISTEN_PATH_MAX);
 }
 
 static int qmp_open(struct vm *vm, struct err *e)
 {
-	struct daemon *d = vm->daemon;
+	struct vm_host *host = vm->host;
 	struct qmp *q = calloc(1, sizeof(*q));
 	gid_t group;
 	int fd, r;
@@ -72,9 +70,9 @@ static int qmp_open(struct vm *vm, struct err *e)
 		return err_set_errno(e, -ENOMEM, "socket");
 	r = qmp_path(vm, q->path, sizeof(q->path), e);
 	if (!r)
-		r = listen_open(q->path, d->paths->system, &fd, &group, e);
+		r = listen_open(q->path, host->paths->system, &fd, &group, e);
 	if (!r)
-		r = listener_new(d->server, vm, q->path, fd, &q->listener, e);
+		r = listener_new(host->server, vm, vm->def->name, q->path, fd, &q->listener, e);
 	if (r < 0) {
 		free(q);
 		return r;
@@ -106,7 +104,7 @@ void qmp_on_state_change(struct vm *vm)
 {
 	bool active = vm_state_is_active(vm->state);
 
-	if (!vm->daemon->server || active == (vm->qmp != NULL))
+	if (!vm->host->server || active == (vm->qmp != NULL))
 		return;
 	jobs_forget_qmp(vm);
 	if (active)
@@ -134,24 +132,24 @@ static void sockets_sweep(const char *dir)
 		closedir(at);
 }
 
-int qmp_open_all(struct daemon *d, struct err *e)
+int qmp_open_all(struct vm_host *host, struct err *e)
 {
-	int r = mkdir_all(d->paths->qmp_dir, 0711, e);
+	int r = mkdir_all(host->paths->qmp_dir, 0711, e);
 
 	if (r < 0)
 		return r;
-	sockets_sweep(d->paths->qmp_dir);
-	for (size_t i = 0; i < d->nvms; i++)
-		if (vm_state_is_active(d->vms[i]->state))
-			open_or_log(d->vms[i]);
+	sockets_sweep(host->paths->qmp_dir);
+	for (size_t i = 0; i < host->nvms; i++)
+		if (vm_state_is_active(host->vms[i]->state))
+			open_or_log(host->vms[i]);
 	return 0;
 }
 
-void qmp_close_all(struct daemon *d)
+void qmp_close_all(struct vm_host *host)
 {
-	for (size_t i = 0; i < d->nvms; i++)
-		qmp_close(d->vms[i]);
-	rmdir(d->paths->qmp_dir);
+	for (size_t i = 0; i < host->nvms; i++)
+		qmp_close(host->vms[i]);
+	rmdir(host->paths->qmp_dir);
 }
 
 struct qmp_fds *qmp_fds(struct vm *vm)
@@ -191,9 +189,9 @@ static struct json_object *event_data(enum event_id id, struct json_object *data
 	return out;
 }
 
-void qmp_emit(struct daemon *d, enum event_id id, const char *name, struct json_object *o)
+void qmp_emit(struct vm_host *host, enum event_id id, const char *name, struct json_object *o)
 {
-	const struct vm *vm = vm_find(d, name);
+	const struct vm *vm = vm_find(host, name);
 	struct json_object *data, *out;
 
 	data = vm && vm->qmp ? event_data(id, js_get(o, "data")) : NULL;

@@ -10,24 +10,24 @@
 #include "api/schema/schema.h"
 
 struct call;
-struct daemon;
 struct err;
 struct json_object;
 struct qmp_fds;
 struct vm;
 struct vm_answer;
+struct vm_host;
 
 /* Makes the folder; removes what an earlier daemon left; opens the sockets of all VMs that run.
  * Returns 0; -errno with a sentence. */
-int qmp_open_all(struct daemon *d, struct err *e);
+int qmp_open_all(struct vm_host *host, struct err *e);
 /* Close all sockets at the daemon's end. */
-void qmp_close_all(struct daemon *d);
+void qmp_close_all(struct vm_host *host);
 /* Open or close the VM's socket after a change of its state. Failures go to the log. */
 void qmp_on_state_change(struct vm *vm);
 /* Print the path of the VM's socket, whether it is open or not. Returns 0; -ENAMETOOLONG. */
 int qmp_path(const struct vm *vm, char *buf, size_t size, struct err *e);
 /* Send a daemon's event to the clients of the VM's socket if QEMU has such an event. Borrows o. */
-void qmp_emit(struct daemon *d, enum event_id id, const char *vm, struct json_object *o);
+void qmp_emit(struct vm_host *host, enum event_id id, const char *vm, struct json_object *o);
 
 /* Return the VM's stored fds; NULL while it has no socket. */
 struct qmp_fds *qmp_fds(struct vm *vm);

@@ -1,6 +1,5 @@
 /* QMP handlers for the VM's lifecycle, and for queries that the daemon answers by itself. */
 #include "api/commands/command.h"
-#include "api/daemon.h"
 #include "api/qmp/qmp.h"
 #include "api/qmp/qmp_schema.h"
 #include "api/vm/vm.h"
@@ -40,7 +39,7 @@ void qmp_ask(struct call *c, void (*done)(void *opaque, int r, const struct vm_a
 
 void qmp_query_version(struct call *c)
 {
-	call_return(c, daemon_version());
+	call_return(c, schema_version_to_json());
 }
 
 void qmp_query_name(struct call *c)

@@ -4,7 +4,6 @@
 #include "api/access/fork_as.h"
 #include "api/access/rights.h"
 #include "api/commands/command.h"
-#include "api/daemon.h"
 #include "api/jobs/dump.h"
 #include "api/qmp/qmp.h"
 #include "api/qmp/qmp_schema.h"
@@ -94,7 +93,7 @@ void qmp_closefd(struct call *c)
 /* ---- a dump ---- */
 
 struct request {
-	struct daemon *daemon;
+	struct vm_host *host;
 	uint8_t uuid[16];
 	struct call *call; /* NULL: already answered */
 	bool detach;
@@ -141,7 +140,7 @@ static void request_done(struct request *x, bool failed)
 	struct fork_as_spec s = { .rights = x->rights, .run = file_remove, .arg = x->path,
 		.what = "removing the file", .timeout_ns = OPEN_TIMEOUT_NS, .done = file_removed, .opaque = x };
 
-	if (!failed || !x->made || fork_as_begin(x->daemon->loop, &s, &x->errand, NULL) < 0)
+	if (!failed || !x->made || fork_as_begin(x->host->loop, &s, &x->errand, NULL) < 0)
 		request_free(x);
 }
 
@@ -160,7 +159,7 @@ static void dump_over(void *opaque, int r, const struct err *e)
 static void dump_start(struct request *x, int fd)
 {
 	struct dump_request q = { .fd = fd, .over = dump_over, .opaque = x };
-	struct vm *vm = vm_find_uuid(x->daemon, x->uuid);
+	struct vm *vm = vm_find_uuid(x->host, x->uuid);
 	struct err e;
 	int r = vm ? dump_begin(vm, &q, NULL, &e) : err_set(&e, -ESRCH, ERR_WRONG_STATE, "the VM is gone");
 
@@ -223,7 +222,7 @@ static int begin_file(struct request *x, const char *path, struct err *e)
 	if (path[0] != '/' || snprintf(x->path, sizeof(x->path), "%s", path) >= (int)sizeof(x->path))
 		return err_set(e, -EINVAL, ERR_INVALID, "protocol: file:PATH needs an absolute path");
 	s.rights = x->rights;
-	return fork_as_begin(x->daemon->loop, &s, &x->errand, e);
+	return fork_as_begin(x->host->loop, &s, &x->errand, e);
 }
 
 static int begin_fd(struct request *x, const char *name, struct err *e)
@@ -260,7 +259,7 @@ void qmp_dump(struct call *c)
 
 	if (!x)
 		abort();
-	*x = (struct request){ .daemon = c->daemon, .call = c, .detach = js_get_bool(c->args, "detach", false) };
+	*x = (struct request){ .host = c->host, .call = c, .detach = js_get_bool(c->args, "detach", false) };
 	memcpy(x->uuid, c->vm->def->uuid, sizeof(x->uuid));
 	if (!r && !strncmp(protocol, "file:", 5))
 		r = begin_file(x, protocol + 5, &e);

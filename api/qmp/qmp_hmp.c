@@ -1,7 +1,6 @@
 /* human-monitor-command: the lines of QEMU's human monitor that programs use. As in QEMU, output lines end with CRLF and
  * errors are text in a successful answer. */
 #include "api/commands/command.h"
-#include "api/daemon.h"
 #include "api/jobs/job.h"
 #include "api/jobs/snapshot_job.h"
 #include "api/qmp/qmp.h"
@@ -61,7 +60,7 @@ static void info_kvm(struct call *c)
 
 static void info_version(struct call *c)
 {
-	CLEANUP_JS struct json_object *v = daemon_version();
+	CLEANUP_JS struct json_object *v = schema_version_to_json();
 	struct json_object *q = js_get(v, "qemu");
 
 	text_return(c, "%lld.%lld.%lld%s\r\n", (long long)js_get_int(q, "major", 0),

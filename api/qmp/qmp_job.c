@@ -1,6 +1,5 @@
 /* QMP handlers for snapshot jobs, and for jobs in general. */
 #include "api/commands/command.h"
-#include "api/daemon.h"
 #include "api/jobs/job.h"
 #include "api/jobs/snapshot_job.h"
 #include "api/qmp/qmp_schema.h"
@@ -179,8 +178,8 @@ void qmp_query_jobs(struct call *c)
 {
 	struct json_object *list = json_object_new_array();
 
-	jobs_trim(c->daemon);
-	for (struct job *j = c->daemon->jobs; j; j = j->next)
+	jobs_trim(c->host);
+	for (struct job *j = c->host->jobs; j; j = j->next)
 		if (j->qmp_id[0] && !strcmp(j->vm_name, c->vm->def->name))
 			json_object_array_add(list, as_qemu(j));
 	list_shorten(list);

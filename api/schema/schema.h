@@ -5,6 +5,7 @@
 #define CAIRN_API_SCHEMA_SCHEMA_H
 
 #include "api/schema/vm_state.h"
+#include "api/wire/peer.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -12,9 +13,6 @@
 struct call;
 struct err;
 struct json_object;
-
-/* Whose words a socket speaks: the daemon's, or (a VM's own socket) QEMU's. */
-enum dialect { DIALECT_DAEMON, DIALECT_QEMU };
 
 enum field_type {
 	FIELD_STRING,
@@ -44,9 +42,6 @@ struct field {
 	bool optional;
 	const char *doc;
 };
-
-/* In rising order: each may do what those before it may. */
-enum role { ROLE_NONE, ROLE_VIEWER, ROLE_OPERATOR, ROLE_ADMIN };
 
 enum command_flags {
 	COMMAND_BEFORE_NEGOTIATION = 1,
@@ -141,5 +136,7 @@ int schema_check_args(const struct command *c, struct json_object *args, struct 
 /* query-qmp-schema's answer, as QEMU shapes it; query-commands'. The caller puts them. */
 struct json_object *schema_to_json(enum dialect d);
 struct json_object *schema_commands_to_json(enum dialect d);
+/* The version that the greeting and query-version report. The caller puts it. */
+struct json_object *schema_version_to_json(void);
 
 #endif

@@ -177,3 +177,16 @@ struct json_object *schema_commands_to_json(enum dialect d)
 	}
 	return all;
 }
+
+struct json_object *schema_version_to_json(void)
+{
+	struct json_object *o = json_object_new_object(), *qemu = json_object_new_object();
+
+	/* The dialect: QEMU 7.2's, which is what clients look at. */
+	js_put_int(qemu, "micro", 0);
+	js_put_int(qemu, "minor", 2);
+	js_put_int(qemu, "major", 7);
+	js_put(o, "qemu", qemu);
+	js_put_str(o, "package", "Cairn " CAIRN_VERSION);
+	return o;
+}

@@ -1,5 +1,5 @@
 #include "api/store/paths.h"
-#include "api/daemon.h"
+#include "api/wire/listen.h"
 #include "base/err.h"
 
 #include <errno.h>
@@ -62,11 +62,11 @@ static int default_run_dir(char *buf, size_t size, struct err *e)
 
 static int socket_check(const char *path, struct err *e)
 {
-	if (strlen(path) > PATHS_SOCKET_MAX)
+	if (strlen(path) > LISTEN_PATH_MAX)
 		return err_set(e, -ENAMETOOLONG, ERR_INVALID,
 			"%.200s: a socket's path has at most %d bytes, this one %zu; use --socket or "
 			"CAIRN_SOCKET",
-			path, PATHS_SOCKET_MAX, strlen(path));
+			path, LISTEN_PATH_MAX, strlen(path));
 	return 0;
 }
 

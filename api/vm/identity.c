@@ -1,5 +1,4 @@
 #include "api/vm/identity.h"
-#include "api/daemon.h"
 #include "api/definition/definition.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
@@ -17,16 +16,16 @@ static const struct definition_interface *mac_in(const struct definition *def, c
 }
 
 /* A VM that was redefined while it runs has those that it runs with, too. */
-static const struct vm *mac_holder(const struct daemon *d, const uint8_t *mac, const struct vm *but)
+static const struct vm *mac_holder(const struct vm_host *host, const uint8_t *mac, const struct vm *but)
 {
-	for (size_t i = 0; i < d->nvms; i++)
-		if (d->vms[i] != but &&
-			(mac_in(d->vms[i]->def, mac) || mac_in(vm_live(d->vms[i]), mac)))
-			return d->vms[i];
+	for (size_t i = 0; i < host->nvms; i++)
+		if (host->vms[i] != but &&
+			(mac_in(host->vms[i]->def, mac) || mac_in(vm_live(host->vms[i]), mac)))
+			return host->vms[i];
 	return NULL;
 }
 
-static int mac_make(struct daemon *d, const struct definition *def, struct definition_interface *i,
+static int mac_make(struct vm_host *host, const struct definition *def, struct definition_interface *i,
 	struct err *e)
 {
 	struct definition_interface made = *i;
@@ -34,7 +33,7 @@ static int mac_make(struct daemon *d, const struct definition *def, struct defin
 	do {
 		if (definition_make_mac(&made, e) < 0)
 			return -EIO;
-	} while (mac_in(def, made.mac) || mac_holder(d, made.mac, NULL));
+	} while (mac_in(def, made.mac) || mac_holder(host, made.mac, NULL));
 	*i = made;
 	return 0;
 }
@@ -47,7 +46,7 @@ static void mac_keep(const struct definition *def, const struct vm *old, struct 
 			memcpy(i->mac, old->def->interfaces[k].mac, sizeof(i->mac));
 }
 
-int identity_complete(struct daemon *d, struct definition *def, const struct vm *old, struct err *e)
+int identity_complete(struct vm_host *host, struct definition *def, const struct vm *old, struct err *e)
 {
 	for (unsigned i = 0; i < def->ninterfaces; i++) {
 		struct definition_interface *n = &def->interfaces[i];
@@ -55,10 +54,10 @@ int identity_complete(struct daemon *d, struct definition *def, const struct vm 
 
 		if (!definition_has_mac(n))
 			mac_keep(def, old, n);
-		if (!definition_has_mac(n) && mac_make(d, def, n, e) < 0)
+		if (!definition_has_mac(n) && mac_make(host, def, n, e) < 0)
 			return -EIO;
-		holder = mac_holder(d, n->mac, old);
-		if (holder && !permissions_seen_together(&d->permissions, def->name, holder->def->name))
+		holder = mac_holder(host, n->mac, old);
+		if (holder && !permissions_seen_together(&host->permissions, def->name, holder->def->name))
 			return err_set(e, -EEXIST, ERR_EXISTS,
 				"interfaces[%u].mac: is taken by another VM; leave it out and one is made", i);
 		if (holder)
@@ -93,11 +92,11 @@ void identity_tell_forwards(const struct definition *source, struct json_object 
 		json_object_put(list);
 }
 
-int identity_differ(struct daemon *d, struct definition *def, const struct definition *other, struct err *e)
+int identity_differ(struct vm_host *host, struct definition *def, const struct definition *other, struct err *e)
 {
 	for (unsigned i = 0; i < def->ninterfaces; i++)
 		while (mac_in(other, def->interfaces[i].mac))
-			if (mac_make(d, def, &def->interfaces[i], e) < 0)
+			if (mac_make(host, def, &def->interfaces[i], e) < 0)
 				return -EIO;
 	return 0;
 }

@@ -1,5 +1,4 @@
 #include "api/vm/image_users.h"
-#include "api/daemon.h"
 #include "api/definition/definition.h"
 #include "api/vm/vm.h"
 #include "base/err.h"
@@ -39,11 +38,11 @@ static bool vm_uses(const struct vm *vm, const char *path, unsigned from)
 
 const struct vm *image_user(const struct vm *vm, const char *path)
 {
-	struct daemon *d = vm->daemon;
+	struct vm_host *host = vm->host;
 
-	for (size_t i = 0; i < d->nvms; i++)
-		if (d->vms[i] != vm && vm_uses(d->vms[i], path, 0))
-			return d->vms[i];
+	for (size_t i = 0; i < host->nvms; i++)
+		if (host->vms[i] != vm && vm_uses(host->vms[i], path, 0))
+			return host->vms[i];
 	return NULL;
 }
 
@@ -57,20 +56,20 @@ static bool is_clone_of(const struct vm *vm, const struct vm *source)
 
 unsigned image_clones(const struct vm *vm, char *names, size_t cap)
 {
-	struct daemon *d = vm->daemon;
+	struct vm_host *host = vm->host;
 	unsigned n = 0, named = 0;
 	size_t at = 0;
 
 	names[0] = 0;
-	for (size_t i = 0; i < d->nvms; i++) {
-		struct vm *other = d->vms[i];
+	for (size_t i = 0; i < host->nvms; i++) {
+		struct vm *other = host->vms[i];
 
 		if (other == vm || !is_clone_of(other, vm))
 			continue;
 		n++;
 		/* Who may not see that VM is told that there is one, not its name. */
 		if (named == NAMES_MAX || at >= cap ||
-			!permissions_seen_together(&d->permissions, vm->def->name, other->def->name))
+			!permissions_seen_together(&host->permissions, vm->def->name, other->def->name))
 			continue;
 		at += (size_t)snprintf(names + at, cap - at, "%s%.60s", named++ ? ", " : "", other->def->name);
 	}
@@ -89,11 +88,11 @@ int template_check(const struct vm *vm, const char *what, struct err *e)
 /* Whose images another VM's definition names, too. */
 static const struct vm *template_with(const struct vm *vm, const char *path)
 {
-	struct daemon *d = vm->daemon;
+	struct vm_host *host = vm->host;
 
-	for (size_t i = 0; i < d->nvms; i++)
-		if (d->vms[i] != vm && d->vms[i]->is_template && vm_uses(d->vms[i], path, 0))
-			return d->vms[i];
+	for (size_t i = 0; i < host->nvms; i++)
+		if (host->vms[i] != vm && host->vms[i]->is_template && vm_uses(host->vms[i], path, 0))
+			return host->vms[i];
 	return NULL;
 }
 
@@ -125,7 +124,7 @@ static int written_check(const struct vm *vm, const char *what, struct err *e)
 
 	if (!t)
 		return 0;
-	if (!permissions_seen_together(&vm->daemon->permissions, vm->def->name, t->def->name))
+	if (!permissions_seen_together(&vm->host->permissions, vm->def->name, t->def->name))
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
 			"VM '%.255s': cannot %s: its disk %s is a template's, too; give it one of its own", vm->def->name,
 			what, disk);

@@ -1,6 +1,5 @@
 #include "api/vm/vm.h"
 #include "api/access/open_as.h"
-#include "api/daemon.h"
 #include "api/jobs/offline_process.h"
 #include "api/net/forwards.h"
 #include "api/policy/host_shutdown.h"
@@ -22,14 +21,14 @@
 /* ---- registry ---- */
 
 /* Index of the first name that is not below `name`. */
-static size_t lower_bound(struct daemon *d, const char *name)
+static size_t lower_bound(struct vm_host *host, const char *name)
 {
-	size_t lo = 0, hi = d->nvms;
+	size_t lo = 0, hi = host->nvms;
 
 	while (lo < hi) {
 		size_t mid = lo + (hi - lo) / 2;
 
-		if (strcmp(d->vms[mid]->def->name, name) < 0)
+		if (strcmp(host->vms[mid]->def->name, name) < 0)
 			lo = mid + 1;
 		else
 			hi = mid;
@@ -37,56 +36,56 @@ static size_t lower_bound(struct daemon *d, const char *name)
 	return lo;
 }
 
-size_t vm_index_after(struct daemon *d, const char *after)
+size_t vm_index_after(struct vm_host *host, const char *after)
 {
-	size_t i = lower_bound(d, after);
+	size_t i = lower_bound(host, after);
 
-	return i < d->nvms && !strcmp(d->vms[i]->def->name, after) ? i + 1 : i;
+	return i < host->nvms && !strcmp(host->vms[i]->def->name, after) ? i + 1 : i;
 }
 
-struct vm *vm_find_uuid(struct daemon *d, const uint8_t uuid[16])
+struct vm *vm_find_uuid(struct vm_host *host, const uint8_t uuid[16])
 {
-	for (size_t i = 0; i < d->nvms; i++)
-		if (!memcmp(d->vms[i]->def->uuid, uuid, 16))
-			return d->vms[i];
+	for (size_t i = 0; i < host->nvms; i++)
+		if (!memcmp(host->vms[i]->def->uuid, uuid, 16))
+			return host->vms[i];
 	return NULL;
 }
 
-struct vm *vm_find(struct daemon *d, const char *name)
+struct vm *vm_find(struct vm_host *host, const char *name)
 {
-	size_t i = lower_bound(d, name);
+	size_t i = lower_bound(host, name);
 	uint8_t uuid[16];
 
-	if (i < d->nvms && !strcmp(d->vms[i]->def->name, name))
-		return d->vms[i];
-	return uuid_parse(name, uuid) == 0 ? vm_find_uuid(d, uuid) : NULL;
+	if (i < host->nvms && !strcmp(host->vms[i]->def->name, name))
+		return host->vms[i];
+	return uuid_parse(name, uuid) == 0 ? vm_find_uuid(host, uuid) : NULL;
 }
 
-int vm_add(struct daemon *d, struct definition *def, struct vm **ret_vm)
+int vm_add(struct vm_host *host, struct definition *def, struct vm **ret_vm)
 {
-	size_t i = lower_bound(d, def->name);
+	size_t i = lower_bound(host, def->name);
 	struct vm *vm = calloc(1, sizeof(*vm));
 
-	if (vm && d->nvms == d->vms_cap) {
-		size_t cap = d->vms_cap ? 2 * d->vms_cap : 16;
-		struct vm **v = reallocarray(d->vms, cap, sizeof(*v));
+	if (vm && host->nvms == host->vms_cap) {
+		size_t cap = host->vms_cap ? 2 * host->vms_cap : 16;
+		struct vm **v = reallocarray(host->vms, cap, sizeof(*v));
 
 		if (!v) {
 			free(vm);
 			return -ENOMEM;
 		}
-		d->vms = v;
-		d->vms_cap = cap;
+		host->vms = v;
+		host->vms_cap = cap;
 	}
 	if (!vm)
 		return -ENOMEM;
-	vm->daemon = d;
+	vm->host = host;
 	vm->def = def;
 	vm->id = vm->exit_status = vm->opts.state_fd = -1;
 	snprintf(vm->reason, sizeof(vm->reason), "defined");
-	memmove(&d->vms[i + 1], &d->vms[i], (d->nvms - i) * sizeof(*d->vms));
-	d->vms[i] = vm;
-	d->nvms++;
+	memmove(&host->vms[i + 1], &host->vms[i], (host->nvms - i) * sizeof(*host->vms));
+	host->vms[i] = vm;
+	host->nvms++;
 	*ret_vm = vm;
 	return 0;
 }
@@ -127,35 +126,35 @@ static void vm_free(struct vm *vm)
 
 void vm_remove(struct vm *vm)
 {
-	struct daemon *d = vm->daemon;
-	size_t i = lower_bound(d, vm->def->name);
+	struct vm_host *host = vm->host;
+	size_t i = lower_bound(host, vm->def->name);
 
-	d->nvms--;
-	memmove(&d->vms[i], &d->vms[i + 1], (d->nvms - i) * sizeof(*d->vms));
+	host->nvms--;
+	memmove(&host->vms[i], &host->vms[i + 1], (host->nvms - i) * sizeof(*host->vms));
 	vm_free(vm);
 }
 
 void vm_rename(struct vm *vm, const char *name)
 {
-	struct daemon *d = vm->daemon;
-	size_t i = lower_bound(d, vm->def->name);
+	struct vm_host *host = vm->host;
+	size_t i = lower_bound(host, vm->def->name);
 
-	memmove(&d->vms[i], &d->vms[i + 1], (d->nvms - i - 1) * sizeof(*d->vms));
-	d->nvms--;
+	memmove(&host->vms[i], &host->vms[i + 1], (host->nvms - i - 1) * sizeof(*host->vms));
+	host->nvms--;
 	snprintf(vm->def->name, sizeof(vm->def->name), "%s", name);
-	i = lower_bound(d, name);
-	memmove(&d->vms[i + 1], &d->vms[i], (d->nvms - i) * sizeof(*d->vms));
-	d->vms[i] = vm;
-	d->nvms++;
+	i = lower_bound(host, name);
+	memmove(&host->vms[i + 1], &host->vms[i], (host->nvms - i) * sizeof(*host->vms));
+	host->vms[i] = vm;
+	host->nvms++;
 }
 
-void vm_free_all(struct daemon *d)
+void vm_free_all(struct vm_host *host)
 {
-	while (d->nvms)
-		vm_free(d->vms[--d->nvms]);
-	free(d->vms);
-	d->vms = NULL;
-	d->vms_cap = 0;
+	while (host->nvms)
+		vm_free(host->vms[--host->nvms]);
+	free(host->vms);
+	host->vms = NULL;
+	host->vms_cap = 0;
 }
 
 /* ---- state ---- */
@@ -187,7 +186,7 @@ void vm_save(struct vm *vm)
 		js_put_bool(o, "rebooting", true);
 	if (vm->idle.falling)
 		js_put_bool(o, "falling_asleep", true);
-	store_save_state(vm->daemon->store, vm->def->name, o);
+	store_save_state(vm->host->store, vm->def->name, o);
 	json_object_put(o);
 }
 
@@ -231,7 +230,7 @@ static void emit_shutdown(struct vm *vm, bool guest, const char *reason)
 
 	js_put_bool(data, "guest", guest);
 	js_put_str(data, "reason", reason);
-	daemon_emit(vm->daemon, EVENT_SHUTDOWN, vm->def->name, data);
+	vm_emit(vm, EVENT_SHUTDOWN, data);
 }
 
 /* QMP's events beside our own, as QEMU words them. */
@@ -241,10 +240,10 @@ static void emit_qmp(struct vm *vm, enum vm_state_event ev)
 
 	switch (ev) {
 	case VM_EMITS_STOP:
-		daemon_emit(vm->daemon, EVENT_STOP, vm->def->name, NULL);
+		vm_emit(vm, EVENT_STOP, NULL);
 		return;
 	case VM_EMITS_RESUME:
-		daemon_emit(vm->daemon, EVENT_RESUME, vm->def->name, NULL);
+		vm_emit(vm, EVENT_RESUME, NULL);
 		return;
 	case VM_EMITS_SHUTDOWN:
 		emit_shutdown(vm, guest, !guest ? "host-qmp-quit" :
@@ -259,6 +258,11 @@ static void emit_qmp(struct vm *vm, enum vm_state_event ev)
 	}
 }
 
+void vm_emit(const struct vm *vm, enum event_id id, struct json_object *data)
+{
+	event_emit(&vm->host->sink, id, vm->def->name, data);
+}
+
 void vm_emit_change(struct vm *vm, enum vm_state from)
 {
 	struct json_object *data = json_object_new_object();
@@ -270,7 +274,7 @@ void vm_emit_change(struct vm *vm, enum vm_state from)
 		js_put_str(data, "detail", vm->detail);
 	if (vm->value)
 		js_put_int(data, "value", vm->value);
-	daemon_emit(vm->daemon, EVENT_VM_STATE_CHANGE, vm->def->name, data);
+	vm_emit(vm, EVENT_VM_STATE_CHANGE, data);
 }
 
 void vm_say_reason(struct vm *vm, const char *reason, const char *detail)

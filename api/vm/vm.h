@@ -10,11 +10,11 @@
 #include "api/policy/scheduler.h"
 #include "api/policy/shutdown.h"
 #include "api/schema/vm_state.h"
+#include "api/vm/vm_host.h"
 #include "base/ratelimit.h"
 #include "vmm/vm_msg.h"
 
 struct call;
-struct daemon;
 struct forwards;
 struct offline_process;
 struct job;
@@ -43,7 +43,7 @@ struct vm_start_opts {
 };
 
 struct vm {
-	struct daemon *daemon;
+	struct vm_host *host;
 	struct definition *def;	 /* what the next start uses */
 	struct definition *live; /* what its process was given, if that was redefined since; else NULL */
 	enum vm_state state;
@@ -103,18 +103,18 @@ struct vm {
 /* ---- registry (vm.c) ---- */
 
 /* By name, or by uuid if no name fits. NULL: none. */
-struct vm *vm_find(struct daemon *d, const char *name_or_uuid);
-struct vm *vm_find_uuid(struct daemon *d, const uint8_t uuid[16]);
+struct vm *vm_find(struct vm_host *host, const char *name_or_uuid);
+struct vm *vm_find_uuid(struct vm_host *host, const uint8_t uuid[16]);
 /* First one whose name sorts behind `after` ("" : the first of all); NULL: none. */
-size_t vm_index_after(struct daemon *d, const char *after);
+size_t vm_index_after(struct vm_host *host, const char *after);
 /* def: taken on success. Returns 0 or -ENOMEM. */
-int vm_add(struct daemon *d, struct definition *def, struct vm **ret_vm);
+int vm_add(struct vm_host *host, struct definition *def, struct vm **ret_vm);
 /* In the table alone. The VM is off, and nobody has that name. */
 void vm_rename(struct vm *vm, const char *name);
 /* The VM is off and has no process. */
 void vm_remove(struct vm *vm);
 /* Frees all; their processes run on. */
-void vm_free_all(struct daemon *d);
+void vm_free_all(struct vm_host *host);
 
 /* Follow the table: new state, reason, events, state file. Nothing happens when the table
  * has no row. */
@@ -122,6 +122,8 @@ void vm_move(struct vm *vm, enum vm_trigger t, const char *reason, const char *d
 	int64_t value);
 /* The same state for another reason. */
 void vm_say_reason(struct vm *vm, const char *reason, const char *detail);
+/* Emit an event about this VM. data: taken; NULL: {}. */
+void vm_emit(const struct vm *vm, enum event_id id, struct json_object *data);
 /* The event alone. */
 void vm_emit_change(struct vm *vm, enum vm_state from);
 void vm_save(struct vm *vm);
@@ -148,7 +150,7 @@ enum vm_define_mode {
  * looked at, with its rights; emits VM_DEFINED. was: taken; only if the canonical JSON of what is there is
  * that still; NULL: whatever it is.
  * done: exactly once, at once or from the loop. (command_vm.c) */
-void vm_define(struct daemon *d, struct definition *def, enum vm_define_mode mode, struct json_object *was,
+void vm_define(struct vm_host *host, struct definition *def, enum vm_define_mode mode, struct json_object *was,
 	void (*done)(void *opaque, int r, const struct vm_defined *what, const struct err *e),
 	void *opaque);
 

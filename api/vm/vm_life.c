@@ -1,7 +1,6 @@
 /* What a VM's process reports and what follows from it. */
 #include "api/vm/vm_life.h"
 #include "api/commands/command.h"
-#include "api/daemon.h"
 #include "api/jobs/job.h"
 #include "api/jobs/save.h"
 #include "api/net/forwards.h"
@@ -32,7 +31,7 @@ static void emit_of_guest(struct vm *vm, struct ratelimit *l, enum event_id id, 
 	}
 	if (left_out)
 		js_put_uint(data, "left-out", left_out);
-	daemon_emit(vm->daemon, id, vm->def->name, data);
+	vm_emit(vm, id, data);
 }
 
 static void emit_io_error(struct vm *vm, const struct vm_event *ev)
@@ -58,7 +57,7 @@ static void emit_reset(struct vm *vm, bool guest)
 	if (guest)
 		emit_of_guest(vm, &vm->told.reset, EVENT_RESET, data);
 	else
-		daemon_emit(vm->daemon, EVENT_RESET, vm->def->name, data);
+		vm_emit(vm, EVENT_RESET, data);
 }
 
 static void emit_reset_delayed(struct vm *vm, const struct vm_event *ev)
@@ -67,7 +66,7 @@ static void emit_reset_delayed(struct vm *vm, const struct vm_event *ev)
 
 	js_put_int(data, "in", ev->value);
 	js_put_int(data, "resets", ev->total);
-	daemon_emit(vm->daemon, EVENT_RESET_DELAYED, vm->def->name, data);
+	vm_emit(vm, EVENT_RESET_DELAYED, data);
 }
 
 static void emit_panicked(struct vm *vm, int64_t bits)
@@ -94,7 +93,7 @@ static void emit_link_lost(struct vm *vm, const struct vm_event *ev)
 
 	js_put_str(data, "device", ev->device);
 	js_put_str(data, "detail", ev->detail);
-	daemon_emit(vm->daemon, EVENT_LINK_LOST, vm->def->name, data);
+	vm_emit(vm, EVENT_LINK_LOST, data);
 }
 
 static void emit_needs_reset(struct vm *vm, const struct vm_event *ev)
@@ -113,12 +112,12 @@ static void emit_agent(struct vm *vm, uint8_t was, uint8_t now)
 		data = json_object_new_object();
 		js_put_str(data, "id", "guest-agent0");
 		js_put_bool(data, "open", now >= VM_AGENT_OPEN);
-		daemon_emit(vm->daemon, EVENT_VSERPORT_CHANGE, vm->def->name, data);
+		vm_emit(vm, EVENT_VSERPORT_CHANGE, data);
 	}
 	if ((was == VM_AGENT_ANSWERS) != (now == VM_AGENT_ANSWERS)) {
 		data = json_object_new_object();
 		js_put_bool(data, "connected", now == VM_AGENT_ANSWERS);
-		daemon_emit(vm->daemon, EVENT_AGENT, vm->def->name, data);
+		vm_emit(vm, EVENT_AGENT, data);
 	}
 }
 
@@ -136,7 +135,7 @@ static void agent_tell(void *opaque)
 		emit_agent(vm, was, vm->agent);
 		return;
 	}
-	if (!vm->agent_timer && loop_timer_new(vm->daemon->loop, agent_tell, vm, &vm->agent_timer) < 0)
+	if (!vm->agent_timer && loop_timer_new(vm->host->loop, agent_tell, vm, &vm->agent_timer) < 0)
 		abort();
 	loop_timer_arm(vm->agent_timer, vm->told.agent.since_ns + RATELIMIT_WINDOW_NS);
 }
@@ -179,7 +178,7 @@ void vm_emit_recovered(struct vm *vm, const struct vm_event *ev)
 	js_put_str(data, "snapshot", ev->detail);
 	js_put_str(data, "device", ev->device);
 	js_put_str(data, "action", actions[ev->value]);
-	daemon_emit(vm->daemon, EVENT_SNAPSHOT_RECOVERED, vm->def->name, data);
+	vm_emit(vm, EVENT_SNAPSHOT_RECOVERED, data);
 }
 
 static void life_event(void *opaque, const struct vm_event *ev)
@@ -191,7 +190,7 @@ static void life_event(void *opaque, const struct vm_event *ev)
 		phase_event(vm, ev);
 		break;
 	case VM_EVENT_POWERDOWN:
-		daemon_emit(vm->daemon, EVENT_POWERDOWN, vm->def->name, NULL);
+		vm_emit(vm, EVENT_POWERDOWN, NULL);
 		break;
 	case VM_EVENT_RESET:
 		emit_reset(vm, ev->value == 1);
@@ -229,7 +228,7 @@ static void life_event(void *opaque, const struct vm_event *ev)
 		vm_emit_recovered(vm, ev);
 		break;
 	case VM_EVENT_GUEST_FROZEN:
-		daemon_emit(vm->daemon, EVENT_GUEST_FROZEN, vm->def->name, NULL);
+		vm_emit(vm, EVENT_GUEST_FROZEN, NULL);
 		break;
 	default:
 		log_warn("process", "VM '%s': an event of unknown kind %u", vm->def->name, ev->kind);
@@ -342,7 +341,7 @@ static void life_ended(void *opaque, const struct vm_process_end *end)
 	vm->proc = NULL;
 	definition_free(vm->live);
 	vm->live = NULL;
-	vm_socket_remove(vm->daemon->run_dir_fd, vm->def->name);
+	vm_socket_remove(vm->host->run_dir_fd, vm->def->name);
 	forwards_ended(vm);
 	if (was_active)
 		vm_ended(vm, end);

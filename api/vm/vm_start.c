@@ -2,7 +2,6 @@
 #include "api/vm/vm.h"
 #include "api/access/open_as.h"
 #include "api/commands/command.h"
-#include "api/daemon.h"
 #include "api/jobs/job.h"
 #include "api/jobs/offline_process.h"
 #include "api/jobs/save.h"
@@ -77,7 +76,7 @@ static int in_use(const struct vm *vm, unsigned i, const struct vm *by, struct e
 	const char *path = vm->def->disks[i].layers[0].path;
 
 	/* The sentence stays in the VM's state, for all who see that. */
-	if (!permissions_seen_together(&vm->daemon->permissions, vm->def->name, by->def->name))
+	if (!permissions_seen_together(&vm->host->permissions, vm->def->name, by->def->name))
 		return err_set(e, -EBUSY, ERR_BUSY, "disks[%u].path: %s is in use by another VM", i,
 			path);
 	return err_set(e, -EBUSY, ERR_BUSY,
@@ -89,11 +88,11 @@ static int in_use(const struct vm *vm, unsigned i, const struct vm *by, struct e
  * lock says so too, but cannot name the other. */
 static int disk_check_free(struct vm *vm, unsigned i, const struct stat *st, struct err *e)
 {
-	struct daemon *d = vm->daemon;
+	struct vm_host *host = vm->host;
 	bool ours_writes = !vm->def->disks[i].read_only;
 
-	for (size_t v = 0; v < d->nvms; v++) {
-		struct vm *other = d->vms[v];
+	for (size_t v = 0; v < host->nvms; v++) {
+		struct vm *other = host->vms[v];
 
 		if (other == vm || (!vm_state_is_active(other->state) && !other->starting))
 			continue;
@@ -146,8 +145,8 @@ static int managed_hold(struct vm *vm, const struct config *c, struct err *e)
 
 	if (!h)
 		abort();
-	*h = (struct start_hold){ { .done = start_held, .loop = vm->daemon->loop }, vm, *c };
-	r = store_rename_file_behind(vm->daemon->store, &h->work, vm->def->name, SAVE_MANAGED, SAVE_MANAGED_USED, e);
+	*h = (struct start_hold){ { .done = start_held, .loop = vm->host->loop }, vm, *c };
+	r = store_rename_file_behind(vm->host->store, &h->work, vm->def->name, SAVE_MANAGED, SAVE_MANAGED_USED, e);
 	if (r < 0) {
 		free(h);
 		return r;
@@ -160,7 +159,7 @@ static int managed_hold(struct vm *vm, const struct config *c, struct err *e)
 /* Is there one to go on from (then *ret_fd is it), or to drop? */
 static int managed_look(struct vm *vm, bool *ret_hold, int *ret_fd, struct err *e)
 {
-	struct store *s = vm->daemon->store;
+	struct store *s = vm->host->store;
 
 	*ret_hold = false;
 	if (vm->state != VM_SAVED || vm->opts.state_fd >= 0)
@@ -183,7 +182,7 @@ static int managed_look(struct vm *vm, bool *ret_hold, int *ret_fd, struct err *
 /* Once the VM runs, its state is written into the same folder: that keeps both, too. */
 static void managed_release(struct vm *vm, bool used)
 {
-	struct store *s = vm->daemon->store;
+	struct store *s = vm->host->store;
 	struct err e;
 	int r;
 
@@ -196,12 +195,12 @@ static void managed_release(struct vm *vm, bool used)
 		log_error("start", "VM '%s': its managed save: %s", vm->def->name, e.msg);
 }
 
-static void start_next(struct daemon *d);
+static void start_next(struct vm_host *host);
 
 static void start_answer(struct vm *vm, int r, const struct err *e)
 {
 	struct vm_start_opts opts = vm->opts;
-	struct daemon *d = vm->daemon;
+	struct vm_host *host = vm->host;
 
 	memset(&vm->opts, 0, sizeof(vm->opts));
 	vm->opts.state_fd = -1;
@@ -209,7 +208,7 @@ static void start_answer(struct vm *vm, int r, const struct err *e)
 		close(opts.state_fd);
 	if (opts.done)
 		opts.done(opts.opaque, r, e);
-	start_next(d);
+	start_next(host);
 }
 
 /* ---- the run ----
@@ -235,7 +234,7 @@ static void run_forget(struct vm *vm)
 	CLEANUP_CLOSE int fd = -1;
 	struct err e;
 
-	fd = store_open_file(vm->daemon->store, vm->def->name, "end", O_RDWR | O_CREAT | O_TRUNC, &e);
+	fd = store_open_file(vm->host->store, vm->def->name, "end", O_RDWR | O_CREAT | O_TRUNC, &e);
 	if (fd < 0)
 		log_warn("start", "VM '%s': %s", vm->def->name, e.msg);
 }
@@ -290,7 +289,7 @@ static void start_done(void *opaque, int r, const struct vm_answer *a, const str
 		start_failed(vm, e);
 		return;
 	}
-	vm->id = ++vm->daemon->next_id;
+	vm->id = ++vm->host->next_id;
 	vm->saved_paused = false;
 	managed_release(vm, true);
 	if (vm->opts.paused)
@@ -306,7 +305,7 @@ static void start_done(void *opaque, int r, const struct vm_answer *a, const str
 static void working_sets_add(struct vm *vm, struct config *c)
 {
 	struct err e = { 0 };
-	int fd = vm->opts.forked ? -1 : store_open_file(vm->daemon->store, vm->def->name, "touched", O_RDWR | O_CREAT, &e);
+	int fd = vm->opts.forked ? -1 : store_open_file(vm->host->store, vm->def->name, "touched", O_RDWR | O_CREAT, &e);
 
 	if (fd >= 0)
 		c->vm.working_sets_fd = (uint16_t)config_add_fd(c, fd);
@@ -316,24 +315,24 @@ static void working_sets_add(struct vm *vm, struct config *c)
 
 static int check_stop(const struct vm *vm, struct err *e)
 {
-	return vm->daemon->host_shutdown ? err_set(e, -EBUSY, ERR_BUSY, "the VMs are being stopped (cairn daemon-stop)") : 0;
+	return vm->host->host_shutdown ? err_set(e, -EBUSY, ERR_BUSY, "the VMs are being stopped (cairn daemon-stop)") : 0;
 }
 
 static int process_start(struct vm *vm, struct config *c, struct err *e)
 {
-	struct daemon *d = vm->daemon;
+	struct vm_host *host = vm->host;
 	CLEANUP_CLOSE int log_fd = -1;
 	CLEANUP_CLOSE int end_fd = -1;
-	struct vm_process_paths p = { .program = d->paths->vm_program, .run_dir = d->run_dir_fd,
+	struct vm_process_paths p = { .program = host->paths->vm_program, .run_dir = host->run_dir_fd,
 		.name = vm->def->name };
 	int r = check_stop(vm, e); /* that began while this waited */
 
 	if (r < 0)
 		return r;
-	log_fd = store_open_file(d->store, vm->def->name, "log", O_WRONLY | O_APPEND | O_CREAT, e);
+	log_fd = store_open_file(host->store, vm->def->name, "log", O_WRONLY | O_APPEND | O_CREAT, e);
 	if (log_fd < 0)
 		return log_fd;
-	end_fd = store_open_file(d->store, vm->def->name, "end", O_RDWR | O_CREAT | O_TRUNC, e);
+	end_fd = store_open_file(host->store, vm->def->name, "end", O_RDWR | O_CREAT | O_TRUNC, e);
 	if (end_fd < 0)
 		return end_fd;
 	r = run_note(vm, end_fd, e);
@@ -344,12 +343,12 @@ static int process_start(struct vm *vm, struct config *c, struct err *e)
 	c->vm.log_fd = (uint16_t)config_add_fd(c, fcntl(log_fd, F_DUPFD_CLOEXEC, 3));
 	c->vm.end_fd = (uint16_t)config_add_fd(c, fcntl(end_fd, F_DUPFD_CLOEXEC, 3));
 	working_sets_add(vm, c);
-	c->vm.log_level = (uint8_t)d->log_level;
+	c->vm.log_level = (uint8_t)host->log_level;
 	c->vm.start_paused = vm->opts.paused;
 	c->vm.eager = vm->opts.eager;
 	c->vm.forked = vm->opts.forked;
 	c->vm.hint_hostname = vm->opts.hint_hostname;
-	return vm_process_start(d->loop, &p, c, &vm_life_ops, vm, start_done, vm, &vm->proc, e);
+	return vm_process_start(host->loop, &p, c, &vm_life_ops, vm, start_done, vm, &vm->proc, e);
 }
 
 /* The state to go on from becomes one of the configuration's files. */
@@ -377,7 +376,7 @@ static int start_with(struct vm *vm, struct config *c, struct err *e)
 	int r = disks_check_free(vm, c, e);
 
 	if (!r)
-		r = taps_add(c, vm->def, vm->daemon->paths->bridges_for_all, e);
+		r = taps_add(c, vm->def, vm->host->paths->bridges_for_all, e);
 	if (!r)
 		r = forwards_start(vm, c, e);
 	if (!r)
@@ -441,14 +440,14 @@ static void start_opened(void *opaque, int r, struct config *c, const struct err
 /* Too many at once take longer than one after the other. */
 static bool start_has_to_wait(struct vm *vm)
 {
-	const struct daemon *d = vm->daemon;
-	struct vm **end = &vm->daemon->starts_wait;
+	const struct vm_host *host = vm->host;
+	struct vm **end = &vm->host->starts_wait;
 	unsigned under_way = 0;
 
-	for (size_t i = 0; i < d->nvms; i++)
-		under_way += d->vms[i]->starting || d->vms[i]->opener || d->vms[i]->hold;
+	for (size_t i = 0; i < host->nvms; i++)
+		under_way += host->vms[i]->starting || host->vms[i]->opener || host->vms[i]->hold;
 	/* Clones have a bound of their own, and are forgotten without being asked. */
-	if (under_way < d->paths->limits.starting || vm->opts.forked)
+	if (under_way < host->paths->limits.starting || vm->opts.forked)
 		return false;
 	while (*end)
 		end = &(*end)->start_next;
@@ -464,7 +463,7 @@ static void start_now(struct vm *vm)
 
 	if (start_has_to_wait(vm))
 		return;
-	open_as_open(vm->daemon->loop, vm->def, forwards_are_held(vm) ? OPEN_AS_ALL : OPEN_AS_START, start_opened, vm, &o);
+	open_as_open(vm->host->loop, vm->def, forwards_are_held(vm) ? OPEN_AS_ALL : OPEN_AS_START, start_opened, vm, &o);
 	if (!o)
 		return; /* and vm may be no more, or waits for its managed save */
 	vm->opener = o;
@@ -472,13 +471,13 @@ static void start_now(struct vm *vm)
 }
 
 /* One of those that wait may go on. */
-static void start_next(struct daemon *d)
+static void start_next(struct vm_host *host)
 {
-	struct vm *vm = d->starts_wait;
+	struct vm *vm = host->starts_wait;
 
 	if (!vm)
 		return;
-	d->starts_wait = vm->start_next;
+	host->starts_wait = vm->start_next;
 	vm->start_waits = vm->start_queued = false;
 	start_now(vm);
 }
@@ -486,13 +485,13 @@ static void start_next(struct daemon *d)
 /* Is there room for one more? */
 static int check_room(const struct vm *vm, struct err *e)
 {
-	const struct daemon *d = vm->daemon;
-	const struct daemon_limits *l = &d->paths->limits;
+	const struct vm_host *host = vm->host;
+	const struct daemon_limits *l = &host->paths->limits;
 	uint64_t bytes = vm->def->ram_bytes;
 	unsigned n = 0;
 
-	for (size_t i = 0; i < d->nvms; i++) {
-		const struct vm *v = d->vms[i];
+	for (size_t i = 0; i < host->nvms; i++) {
+		const struct vm *v = host->vms[i];
 
 		if (v == vm || (!vm_state_is_active(v->state) && !v->starting && !v->start_waits))
 			continue;
@@ -604,7 +603,7 @@ static void taken_back(struct vm *vm, const struct vm_info *info)
 		vm_move(vm, VM_SAW_PRESERVED, reason, info->detail, info->value);
 	}
 	if (vm->id < 0)
-		vm->id = ++vm->daemon->next_id;
+		vm->id = ++vm->host->next_id;
 	vm->agent = vm->agent_told = info->agent <= VM_AGENT_ANSWERS ? info->agent : VM_AGENT_NONE;
 	dump_by_policy(vm);
 	log_info("state", "VM '%s' taken back: pid %d, %s", vm->def->name,
@@ -622,7 +621,7 @@ static void adopt_done(void *opaque, int r, const struct vm_answer *a, const str
 {
 	struct vm *vm = opaque;
 
-	vm->daemon->adopting--;
+	vm->host->adopting--;
 	if (r == 0 && a->info && a->info->phase == VM_PHASE_NONE) {
 		log_info("state", "VM '%s': a daemon ended before it told its process what to run",
 			vm->def->name);
@@ -655,7 +654,7 @@ static void ended_unseen(struct vm *vm, int end_fd)
 	end.said = end_fd >= 0 && vm_process_read_end(end_fd, &end.event);
 	vm_ended(vm, &end);
 	if (!end.said)
-		snprintf(vm->detail, sizeof(vm->detail), "%s", autostart_is_new_boot(vm->daemon) ?
+		snprintf(vm->detail, sizeof(vm->detail), "%s", autostart_is_new_boot(vm->host) ?
 			"the host went down while it ran" : "its process ended while no daemon ran");
 	vm_save(vm);
 	vm->ended_unseen = true;
@@ -663,20 +662,20 @@ static void ended_unseen(struct vm *vm, int end_fd)
 
 void vm_take_back(struct vm *vm)
 {
-	struct daemon *d = vm->daemon;
+	struct vm_host *host = vm->host;
 	CLEANUP_CLOSE int end_fd = -1;
-	struct vm_process_paths p = { .run_dir = d->run_dir_fd, .name = vm->def->name,
+	struct vm_process_paths p = { .run_dir = host->run_dir_fd, .name = vm->def->name,
 		.log_fd = -1 };
 	struct err e;
 	int r;
 
 	offline_end_old(vm);
-	end_fd = store_open_file(d->store, vm->def->name, "end", O_RDONLY, &e);
+	end_fd = store_open_file(host->store, vm->def->name, "end", O_RDONLY, &e);
 	p.end_fd = end_fd;
 	vm->run_missed = run_missed(vm, end_fd);
-	r = vm_process_adopt(d->loop, &p, &vm_life_ops, vm, adopt_done, vm, &vm->proc, &e);
+	r = vm_process_adopt(host->loop, &p, &vm_life_ops, vm, adopt_done, vm, &vm->proc, &e);
 	if (r == 0) {
-		d->adopting++;
+		host->adopting++;
 		return;
 	}
 	if (r != -ENOENT)

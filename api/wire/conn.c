@@ -1,8 +1,4 @@
 #include "api/wire/conn.h"
-#include "api/access/denial_log.h"
-#include "api/commands/command.h"
-#include "api/daemon.h"
-#include "api/vm/vm.h"
 #include "api/wire/close_async.h"
 #include "api/wire/json.h"
 #include "api/wire/wire.h"
@@ -36,6 +32,7 @@ struct listener {
 	struct listener *next;
 	struct server *server;
 	struct vm *vm; /* NULL: the daemon's */
+	char *name;    /* the VM's; owned */
 	const char *path;
 	int fd;
 	struct loop_watch *watch;
@@ -55,7 +52,7 @@ struct conn {
 	int fd_in; /* came along, and no command took it yet; -1: none */
 	char *in; /* read, and not looked at while a call is open */
 	size_t in_len, in_at;
-	struct call *call;
+	struct conn **call; /* the open call's pointer to this connection; NULL: none */
 	pid_t pid;
 	uid_t uid;
 	gid_t gid;
@@ -71,7 +68,9 @@ struct conn {
 };
 
 struct server {
-	struct daemon *daemon;
+	struct loop *loop;
+	const struct server_ops *ops;
+	void *opaque;
 	struct listener *listeners; /* the daemon's own is the last */
 	struct conn *conns, *dead;
 	struct loop_task reap;
@@ -110,14 +109,6 @@ static void dead_release(struct conn *list)
 	}
 }
 
-static void deaf_tell(const struct conn *c)
-{
-	struct json_object *data = json_object_new_object();
-
-	js_put_uint(data, "unread", c->out_bytes);
-	denial_log_tell(c->server->daemon->denials, EVENT_CLIENT_DROPPED, c->uid, c->pid, data);
-}
-
 static void reap_run(struct loop_task *t)
 {
 	struct server *s = container_of(t, struct server, reap);
@@ -129,7 +120,7 @@ static void reap_run(struct loop_task *t)
 	/* Not when it was dropped: that may have been in the middle of telling all of something. */
 	for (struct conn *c = list; c; c = c->next)
 		if (c->deaf)
-			deaf_tell(c);
+			s->ops->dropped(s->opaque, c, c->out_bytes);
 	dead_release(list);
 }
 
@@ -142,7 +133,7 @@ static void conn_drop(struct conn *c)
 		return;
 	c->dead = true;
 	if (c->call)
-		c->call->conn = NULL;
+		*c->call = NULL;
 	loop_unwatch(c->watch);
 	close_async_socket(c->fd);
 	if (c->prev)
@@ -156,7 +147,7 @@ static void conn_drop(struct conn *c)
 	s->dead = c;
 	if (!s->reaping) {
 		s->reaping = true;
-		loop_post(s->daemon->loop, &s->reap);
+		loop_post(s->loop, &s->reap);
 	}
 }
 
@@ -272,7 +263,7 @@ void listener_broadcast(struct listener *l, struct json_object *o)
 	for (struct conn *c = l->server->conns, *next; c; c = next) {
 		next = c->next;
 		if (c->negotiated && c->from == l &&
-			conn_role_for(c, l->vm->def->name) >= ROLE_VIEWER)
+			conn_role_for(c, l->name) >= ROLE_VIEWER)
 			conn_send(c, o, -1);
 	}
 }
@@ -287,6 +278,16 @@ void server_tell_admins(struct server *s, struct json_object *o)
 }
 
 /* ---- receiving ---- */
+
+struct json_object *error_to_json(const char *class_name, const char *desc)
+{
+	struct json_object *o = json_object_new_object(), *error = json_object_new_object();
+
+	js_put_str(error, "class", class_name);
+	js_put_str(error, "desc", desc);
+	js_put(o, "error", error);
+	return o;
+}
 
 static void conn_refuse(struct conn *c, const struct err *e)
 {
@@ -307,7 +308,7 @@ static void conn_run(struct conn *c)
 		switch (wire_feed(&c->wire, c->in + c->in_at, c->in_len - c->in_at, &used, &text,
 			&e)) {
 		case WIRE_TEXT:
-			command_dispatch(c->server->daemon, c, text);
+			c->server->ops->dispatch(c->server->opaque, c, text);
 			break;
 		case WIRE_FATAL:
 			c->closing = true;
@@ -330,10 +331,15 @@ static void conn_run(struct conn *c)
 	conn_update(c);
 }
 
-void conn_set_call(struct conn *c, struct call *call)
+void conn_call_begin(struct conn *c, struct conn **back)
 {
-	c->call = call;
-	if (!call && !c->running)
+	c->call = back;
+}
+
+void conn_call_end(struct conn *c)
+{
+	c->call = NULL;
+	if (!c->running)
 		conn_run(c);
 }
 
@@ -445,7 +451,7 @@ static enum role role_look_up(const struct conn *c, const char *vm)
 
 	if (is_master(c->uid))
 		return ROLE_ADMIN;
-	role = permissions_role(&c->server->daemon->permissions, &who, vm);
+	role = c->server->ops->role(c->server->opaque, &who, vm);
 	return MAX(role, is_operator(c) ? ROLE_OPERATOR : ROLE_NONE);
 }
 
@@ -475,12 +481,8 @@ static void place_refuse(struct conn *c)
 
 static void greeting_send(struct conn *c)
 {
-	CLEANUP_JS struct json_object *o = json_object_new_object();
-	struct json_object *qmp = json_object_new_object();
+	CLEANUP_JS struct json_object *o = c->server->ops->greeting(c->server->opaque);
 
-	js_put(qmp, "version", daemon_version());
-	js_put(qmp, "capabilities", json_object_new_array());
-	js_put(o, "QMP", qmp);
 	conn_send(c, o, -1);
 }
 
@@ -493,7 +495,7 @@ static void conn_new(struct listener *l, int fd)
 	socklen_t len = sizeof(cred);
 
 	if (!c || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0 ||
-		loop_watch(s->daemon->loop, fd, POLLIN, conn_ready, c, &c->watch) < 0) {
+		loop_watch(s->loop, fd, POLLIN, conn_ready, c, &c->watch) < 0) {
 		free(c);
 		close_async_socket(fd);
 		return;
@@ -568,7 +570,7 @@ static void listener_ready(void *opaque, unsigned revents)
 static void listener_chmod(const struct listener *l)
 {
 	const struct server *s = l->server;
-	mode_t mode = s->daemon->permissions.n ? 0666 : s->operators != (gid_t)-1 ? 0660 : 0600;
+	mode_t mode = s->ops->known(s->opaque, NULL) ? 0666 : s->operators != (gid_t)-1 ? 0660 : 0600;
 
 	if (chmod(l->path, mode) < 0)
 		log_warn("socket", "%s: %s", l->path, strerror(errno));
@@ -582,10 +584,11 @@ static void listener_close(struct listener *l)
 		close_async_listener(l->fd);
 	else
 		close(l->fd); /* it may be the service manager's, for the next daemon */
+	free(l->name);
 	free(l);
 }
 
-int listener_new(struct server *s, struct vm *vm, const char *path, int listening,
+int listener_new(struct server *s, struct vm *vm, const char *name, const char *path, int listening,
 	struct listener **ret_l, struct err *e)
 {
 	struct listener *l = calloc(1, sizeof(*l));
@@ -596,9 +599,11 @@ int listener_new(struct server *s, struct vm *vm, const char *path, int listenin
 		return err_set_errno(e, -ENOMEM, "socket");
 	}
 	*l = (struct listener){ .server = s, .vm = vm, .path = path, .fd = listening };
-	r = loop_timer_new(s->daemon->loop, listener_retry, l, &l->retry);
+	r = name && !(l->name = strdup(name)) ? -ENOMEM : 0;
 	if (!r)
-		r = loop_watch(s->daemon->loop, listening, POLLIN, listener_ready, l, &l->watch);
+		r = loop_timer_new(s->loop, listener_retry, l, &l->retry);
+	if (!r)
+		r = loop_watch(s->loop, listening, POLLIN, listener_ready, l, &l->watch);
 	if (r < 0) {
 		listener_close(l);
 		return err_set_errno(e, r, "socket");
@@ -632,8 +637,8 @@ void listener_free(struct listener *l)
 	listener_close(l);
 }
 
-int server_new(struct daemon *d, const char *path, int listening, gid_t operators,
-	struct server **ret_s, struct err *e)
+int server_new(struct loop *loop, const struct server_ops *ops, void *opaque, const char *path, int listening,
+	gid_t operators, struct server **ret_s, struct err *e)
 {
 	struct server *s = calloc(1, sizeof(*s));
 	struct listener *l;
@@ -643,10 +648,12 @@ int server_new(struct daemon *d, const char *path, int listening, gid_t operator
 		close(listening);
 		return err_set_errno(e, -ENOMEM, "socket");
 	}
-	s->daemon = d;
+	s->loop = loop;
+	s->ops = ops;
+	s->opaque = opaque;
 	s->operators = operators;
 	s->reap.run = reap_run;
-	r = listener_new(s, NULL, path, listening, &l, e);
+	r = listener_new(s, NULL, NULL, path, listening, &l, e);
 	if (r < 0) {
 		free(s);
 		return r;
@@ -696,7 +703,7 @@ bool conn_known(const struct conn *c)
 {
 	struct peer who = conn_peer(c);
 
-	return c->role > ROLE_NONE || permissions_know(&c->server->daemon->permissions, &who);
+	return c->role > ROLE_NONE || c->server->ops->known(c->server->opaque, &who);
 }
 
 /* Everybody may connect once somebody was let in by name: the table says who is heard. */

@@ -1,18 +1,17 @@
 /* conn: the daemon's socket, the VMs' own, and their clients: framing, negotiation, order of
- * replies, bounds. What a command means is command.c's. */
+ * replies, bounds. The owner of the server runs commands and knows permissions (struct server_ops). */
 #ifndef CAIRN_API_WIRE_CONN_H
 #define CAIRN_API_WIRE_CONN_H
 
-#include "api/access/permissions.h"
-#include "api/schema/schema.h"
+#include "api/wire/peer.h"
 
-#include <sys/types.h>
+#include <stdbool.h>
 
-struct call;
 struct conn;
-struct daemon;
+struct err;
 struct json_object;
 struct listener;
+struct loop;
 struct server;
 struct vm;
 
@@ -25,15 +24,29 @@ struct vm;
 /* Bytes a client may leave unread; beyond it is dropped. */
 #define CONN_OUT_MAX (1024 * 1024)
 
-/* path: of the daemon's socket, borrowed for good; listening: taken. operators: the group whose
- * members are operators; -1: none. */
-int server_new(struct daemon *d, const char *path, int listening, gid_t operators,
-	struct server **ret_s, struct err *e);
+/* What a server asks of its owner. Root and the daemon's own user are never looked up. */
+struct server_ops {
+	/* Run a client's command. Borrows text. */
+	void (*dispatch)(void *opaque, struct conn *c, struct json_object *text);
+	/* Return the first line for a new client; the server puts it. */
+	struct json_object *(*greeting)(void *opaque);
+	/* Return the role that permissions give. vm: a VM's name; NULL: for all VMs. */
+	enum role (*role)(void *opaque, const struct peer *who, const char *vm);
+	/* Whether any permission names the user or one of the groups; who NULL: whether there is any permission. */
+	bool (*known)(void *opaque, const struct peer *who);
+	/* A client was dropped because it left too much unread. */
+	void (*dropped)(void *opaque, const struct conn *c, size_t unread_bytes);
+};
+
+/* Listen for clients of the daemon. ops, opaque, path (of the daemon's socket): borrowed for good. listening: taken.
+ * operators: the group whose members are operators; -1: none. */
+int server_new(struct loop *loop, const struct server_ops *ops, void *opaque, const char *path, int listening,
+	gid_t operators, struct server **ret_s, struct err *e);
 /* Hangs up on all. NULL allowed. */
 void server_free(struct server *s);
-/* Another socket: its clients speak QEMU's dialect, with that VM alone. path: borrowed;
- * listening: taken. */
-int listener_new(struct server *s, struct vm *vm, const char *path, int listening,
+/* Add a socket whose clients speak QEMU's dialect, with one VM alone. vm: what conn_vm() returns. name: the VM's,
+ * copied; path: borrowed; listening: taken. */
+int listener_new(struct server *s, struct vm *vm, const char *name, const char *path, int listening,
 	struct listener **ret_l, struct err *e);
 /* Closes it; who is connected gets the answers that are due, then the end of the stream. NULL
  * allowed. */
@@ -69,7 +82,12 @@ void conn_send(struct conn *c, struct json_object *o, int fd);
 /* The fd that came with a command, or with one before that did not take it. Owned; -1: none
  * came. */
 int conn_take_fd(struct conn *c);
-/* The open call has begun (its connection waits) or was answered (NULL). */
-void conn_set_call(struct conn *c, struct call *call);
+/* A call of this client begins; the connection takes no other until conn_call_end(). *back is set to NULL when the
+ * client goes first. */
+void conn_call_begin(struct conn *c, struct conn **back);
+void conn_call_end(struct conn *c);
+
+/* {"error": {"class", "desc"}}. The caller puts it. */
+struct json_object *error_to_json(const char *class_name, const char *desc);
 
 #endif

@@ -1,5 +1,4 @@
 #include "api/wire/listen.h"
-#include "api/store/paths.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
@@ -26,9 +25,9 @@ static int socket_address(const char *path, struct sockaddr_un *sa, struct err *
 {
 	memset(sa, 0, sizeof(*sa));
 	sa->sun_family = AF_UNIX;
-	if (strlen(path) > PATHS_SOCKET_MAX)
+	if (strlen(path) > LISTEN_PATH_MAX)
 		return err_set(e, -ENAMETOOLONG, ERR_INVALID, "%.200s: at most %d bytes", path,
-			PATHS_SOCKET_MAX);
+			LISTEN_PATH_MAX);
 	snprintf(sa->sun_path, sizeof(sa->sun_path), "%s", path);
 	return 0;
 }

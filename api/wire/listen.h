@@ -8,6 +8,9 @@
 
 struct err;
 
+/* Longest path of a socket, without the NUL (sun_path has 108 bytes). */
+#define LISTEN_PATH_MAX 107
+
 /* Create the socket's folder and check that no daemon answers at that path. Returns 0; -EADDRINUSE; -errno. */
 int listen_prepare(const char *path, struct err *e);
 

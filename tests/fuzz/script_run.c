@@ -196,7 +196,7 @@ static void client_close(struct client *c)
 
 static void turn(struct script *s)
 {
-	loop_run_once(s->daemon.loop, UINT64_MAX);
+	loop_run_once(s->daemon.host.loop, UINT64_MAX);
 }
 
 static void client_read(struct client *c)
@@ -343,8 +343,8 @@ static bool daemon_begin(struct script *s)
 {
 	struct err e;
 
-	s->daemon = (struct daemon){ .paths = &paths, .run_dir_fd = -1, .log_level = LOG_LEVEL_ERROR };
-	must(loop_new(64, &s->daemon.loop, &e) == 0);
+	s->daemon = (struct daemon){ .host = { .paths = &paths, .run_dir_fd = -1, .log_level = LOG_LEVEL_ERROR } };
+	must(loop_new(64, &s->daemon.host.loop, &e) == 0);
 	return daemon_open(&s->daemon, &e) == 0;
 }
 
@@ -372,13 +372,13 @@ static bool others_run(void)
 
 static bool is_busy(const struct script *s)
 {
-	const struct job *j = s->daemon.jobs;
-	bool busy = store_owes(s->daemon.store) || others_run();
+	const struct job *j = s->daemon.host.jobs;
+	bool busy = store_owes(s->daemon.host.store) || others_run();
 
 	while (j && j->status == JOB_CONCLUDED)
 		j = j->next;
-	for (size_t i = 0; i < s->daemon.nvms; i++)
-		busy = busy || vm_is_busy(s->daemon.vms[i], s->strange);
+	for (size_t i = 0; i < s->daemon.host.nvms; i++)
+		busy = busy || vm_is_busy(s->daemon.host.vms[i], s->strange);
 	return busy || j;
 }
 
@@ -399,17 +399,17 @@ static void daemon_end(struct script *s)
 	settle(s);
 	clients_close(s);
 	daemon_close(&s->daemon);
-	loop_free(s->daemon.loop);
+	loop_free(s->daemon.host.loop);
 }
 
 /* Whatever lay in that file: the daemon begins, and has the VM that is whole. */
 static void daemon_again(struct script *s)
 {
-	bool secret = vm_find(&s->daemon, SECRET) != NULL;
+	bool secret = vm_find(&s->daemon.host, SECRET) != NULL;
 
 	daemon_end(s);
 	must(daemon_begin(s));
-	must(!secret || vm_find(&s->daemon, SECRET));
+	must(!secret || vm_find(&s->daemon.host, SECRET));
 }
 
 /* Those that a power cut, or a hand, may have damaged. */
@@ -477,7 +477,7 @@ static void admin_says(struct script *s, const char *text, size_t len, bool with
 
 static void qmp_says(struct script *s, const char *text, size_t len)
 {
-	struct vm *vm = vm_find(&s->daemon, "a");
+	struct vm *vm = vm_find(&s->daemon.host, "a");
 	char path[PATH_MAX];
 	int n;
 
@@ -501,7 +501,7 @@ static void stranger_says(struct script *s, char *text, size_t len)
 	CLEANUP_FREE char *first = NULL;
 	bool named = memmem(text, len, SECRET, strlen(SECRET));
 
-	if (!plays_both || s->daemon.permissions.n || memmem(text, len, NOT_THERE, strlen(NOT_THERE)))
+	if (!plays_both || s->daemon.host.permissions.n || memmem(text, len, NOT_THERE, strlen(NOT_THERE)))
 		return;
 	if (s->stranger.fd < 0)
 		client_connect(s, &s->stranger, paths.socket, NOBODY);
@@ -567,7 +567,7 @@ static void secret_define(struct script *s)
 				     "{\"name\":\"" SECRET "\",\"memory\":\"32M\",\"boot\":{\"kernel\":\"" FOLDER "/kernel\"}}}}";
 
 	admin_says(s, define, sizeof(define) - 1, false);
-	must(vm_find(&s->daemon, SECRET) != NULL);
+	must(vm_find(&s->daemon.host, SECRET) != NULL);
 	s->good = 0;
 }
 

@@ -1,7 +1,7 @@
 /* refusals: users are counted each for itself, and when there are too many, none is forgotten. */
 #include "api/access/denial_log.h"
 #include "api/access/audit.h"
-#include "api/daemon.h"
+#include "api/schema/event.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -58,32 +58,35 @@ static void lines_check(struct audit *a, unsigned *ret_apart, unsigned *ret_toge
 static void test_users(void **state)
 {
 	char dir[96];
-	struct daemon d = { 0 };
+	struct event_sink sink = { 0 };
+	struct denial_log *denials;
+	struct audit *audit;
+	struct loop *loop;
 	unsigned told = 0, apart = 0, together = 0;
 	struct err e;
 
 	(void)state;
 	snprintf(dir, sizeof(dir), "%s/cairn-denials-XXXXXX", tmp_folder());
 	assert_non_null(mkdtemp(dir));
-	assert_int_equal(loop_new(8, &d.loop, &e), 0);
-	assert_int_equal(audit_open(dir, &d.audit, &e), 0);
-	assert_int_equal(denial_log_open(&d, &d.denials, &e), 0);
+	assert_int_equal(loop_new(8, &loop, &e), 0);
+	assert_int_equal(audit_open(dir, &audit, &e), 0);
+	assert_int_equal(denial_log_open(loop, &sink, audit, &denials, &e), 0);
 	for (unsigned n = 0; n < EACH; n++)
 		for (uid_t i = 0; i < USERS; i++) {
 			uid_t uid = i ? 64 * i : (uid_t)-1;
 
-			if (denial_log_tell(d.denials, EVENT_PERMISSION_DENIED, uid, 1, json_object_new_object()))
+			if (denial_log_tell(denials, EVENT_PERMISSION_DENIED, uid, 1, json_object_new_object()))
 				told++;
 			else
-				denial_log_unaudited(d.denials, uid);
+				denial_log_unaudited(denials, uid);
 		}
-	denial_log_close(d.denials);
+	denial_log_close(denials);
 	assert_int_equal(told, (APART + 1) * RATELIMIT_BURST);
-	lines_check(d.audit, &apart, &together);
+	lines_check(audit, &apart, &together);
 	assert_int_equal(apart, APART);
 	assert_int_equal(together, 1);
-	audit_close(d.audit);
-	loop_free(d.loop);
+	audit_close(audit);
+	loop_free(loop);
 	dir_remove(dir);
 }
 

@@ -26,7 +26,7 @@ static bool is_web(void *opaque, const char *vm)
 /* Of a VM that is not there nothing is left to the next one of its name; what is for all stays. */
 static void test_of_vms_that_are_not_there(void **state)
 {
-	struct permissions p = { NULL, 0 };
+	struct permissions p = { 0 };
 
 	(void)state;
 	assert_int_equal(permissions_set(&p, false, 1000, NULL, ROLE_VIEWER), 0);
@@ -41,7 +41,7 @@ static void test_of_vms_that_are_not_there(void **state)
 
 static void test_highest(void **state)
 {
-	struct permissions p = { NULL, 0 };
+	struct permissions p = { 0 };
 
 	(void)state;
 	assert_int_equal(permissions_role(&p, &alice, NULL), ROLE_NONE);
@@ -64,7 +64,7 @@ static void test_highest(void **state)
 
 static void test_seen_together(void **state)
 {
-	struct permissions p = { NULL, 0 };
+	struct permissions p = { 0 };
 
 	(void)state;
 	assert_true(permissions_seen_together(&p, "web", "db"));
@@ -82,7 +82,7 @@ static void test_seen_together(void **state)
 
 static void test_replace_and_take_away(void **state)
 {
-	struct permissions p = { NULL, 0 };
+	struct permissions p = { 0 };
 
 	(void)state;
 	assert_int_equal(permissions_set(&p, false, 1000, "web", ROLE_ADMIN), 0);
@@ -101,7 +101,7 @@ static void test_replace_and_take_away(void **state)
 
 static void test_bounded(void **state)
 {
-	struct permissions p = { NULL, 0 };
+	struct permissions p = { 0 };
 
 	(void)state;
 	for (uid_t i = 0; i < PERMISSIONS_MAX; i++)
@@ -131,7 +131,7 @@ static void load(struct permissions *p, const char *text)
 
 static void test_file(void **state)
 {
-	struct permissions p = { NULL, 0 }, again = { NULL, 0 };
+	struct permissions p = { 0 }, again = { 0 };
 	struct json_object *o;
 
 	(void)state;

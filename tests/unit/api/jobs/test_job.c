@@ -1,6 +1,6 @@
 /* job: what is kept of those that are over, and for how long. */
 #include "api/jobs/job.h"
-#include "api/daemon.h"
+#include "api/vm/vm_host.h"
 #include "base/err.h"
 #include "base/loop.h"
 
@@ -15,12 +15,12 @@
 #include <cmocka.h>
 
 /* Ended that long ago, or not at all. */
-static void add(struct daemon *d, unsigned number, enum job_status status, uint64_t age_ns)
+static void add(struct vm_host *d, unsigned number, enum job_status status, uint64_t age_ns)
 {
 	struct job *j = calloc(1, sizeof(*j)), **at = &d->jobs;
 
 	assert_non_null(j);
-	j->daemon = d;
+	j->host = d;
 	j->type = "save";
 	j->status = status;
 	j->ended_ns = loop_now_ns() - age_ns;
@@ -31,7 +31,7 @@ static void add(struct daemon *d, unsigned number, enum job_status status, uint6
 	*at = j;
 }
 
-static bool is_there(struct daemon *d, unsigned number)
+static bool is_there(struct vm_host *d, unsigned number)
 {
 	char id[16];
 
@@ -41,7 +41,7 @@ static bool is_there(struct daemon *d, unsigned number)
 
 static void test_a_day(void **state)
 {
-	struct daemon d = { 0 };
+	struct vm_host d = { 0 };
 
 	(void)state;
 	add(&d, 1, JOB_CONCLUDED, JOBS_KEPT_NS + 1);
@@ -57,7 +57,7 @@ static void test_a_day(void **state)
 /* The oldest go, and what is not over counts for nothing. */
 static void test_so_many(void **state)
 {
-	struct daemon d = { 0 };
+	struct vm_host d = { 0 };
 
 	(void)state;
 	add(&d, 0, JOB_RUNNING, 0);

@@ -1,6 +1,5 @@
 /* The scheduler with a VM that is busy, and then off: what test_schedule.py cannot arrange without
  * waiting for the clock. */
-#include "api/daemon.h"
 #include "api/jobs/job.h"
 #include "api/store/store.h"
 #include "api/vm/vm.h"
@@ -25,7 +24,7 @@
 
 struct fixture {
 	char dir[96];
-	struct daemon d;
+	struct vm_host d;
 	struct vm *vm;
 	struct schedule_plan plan;
 };

@@ -1,5 +1,4 @@
 /* identity: MAC addresses, each once among VMs and among clones that are made together. */
-#include "api/daemon.h"
 #include "api/definition/definition.h"
 #include "api/vm/identity.h"
 #include "api/vm/vm.h"
@@ -17,7 +16,7 @@
 static const uint8_t taken[DEFINITION_MAC_BYTES] = { 0x52, 0x54, 0, 1, 2, 3 };
 
 struct fixture {
-	struct daemon daemon;
+	struct vm_host host;
 	struct vm vm, *list[1];
 	struct definition there, a, b;
 	struct definition_interface interfaces[3][2];
@@ -26,9 +25,9 @@ struct fixture {
 
 static void fixture_init(struct fixture *f)
 {
-	*f = (struct fixture){ .vm = { .daemon = &f->daemon, .def = &f->there }, .list = { &f->vm } };
-	f->daemon.vms = f->list;
-	f->daemon.nvms = 1;
+	*f = (struct fixture){ .vm = { .host = &f->host, .def = &f->there }, .list = { &f->vm } };
+	f->host.vms = f->list;
+	f->host.nvms = 1;
 	f->there.interfaces = f->interfaces[0];
 	f->a.interfaces = f->interfaces[1];
 	f->b.interfaces = f->interfaces[2];
@@ -42,11 +41,11 @@ static void test_of_another_vm(void **state)
 
 	(void)state;
 	fixture_init(&f);
-	assert_int_equal(identity_complete(&f.daemon, &f.a, NULL, &f.e), 0);
+	assert_int_equal(identity_complete(&f.host, &f.a, NULL, &f.e), 0);
 	assert_true(definition_has_mac(&f.a.interfaces[0]) && definition_has_mac(&f.a.interfaces[1]));
 	assert_memory_not_equal(f.a.interfaces[0].mac, f.a.interfaces[1].mac, DEFINITION_MAC_BYTES);
 	memcpy(f.b.interfaces[1].mac, taken, sizeof(taken));
-	assert_int_equal(identity_complete(&f.daemon, &f.b, NULL, &f.e), -EEXIST);
+	assert_int_equal(identity_complete(&f.host, &f.b, NULL, &f.e), -EEXIST);
 }
 
 /* Of 16 million, a thousand clones at a time have two that are the same once in thirty times. */
@@ -57,11 +56,11 @@ static void test_among_clones(void **state)
 
 	(void)state;
 	fixture_init(&f);
-	assert_int_equal(identity_complete(&f.daemon, &f.a, NULL, &f.e), 0);
-	assert_int_equal(identity_complete(&f.daemon, &f.b, NULL, &f.e), 0);
+	assert_int_equal(identity_complete(&f.host, &f.a, NULL, &f.e), 0);
+	assert_int_equal(identity_complete(&f.host, &f.b, NULL, &f.e), 0);
 	memcpy(f.b.interfaces[0].mac, f.a.interfaces[1].mac, DEFINITION_MAC_BYTES);
 	memcpy(kept, f.b.interfaces[1].mac, sizeof(kept));
-	assert_int_equal(identity_differ(&f.daemon, &f.b, &f.a, &f.e), 0);
+	assert_int_equal(identity_differ(&f.host, &f.b, &f.a, &f.e), 0);
 	for (unsigned i = 0; i < 4; i++)
 		assert_memory_not_equal(f.b.interfaces[i / 2].mac, f.a.interfaces[i % 2].mac, DEFINITION_MAC_BYTES);
 	assert_memory_equal(f.b.interfaces[1].mac, kept, sizeof(kept));

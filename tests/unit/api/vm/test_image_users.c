@@ -1,5 +1,4 @@
 /* image_users, volumes: whose files are whose, by what definitions say; what would go with a VM, and what stays. */
-#include "api/daemon.h"
 #include "api/access/fork_as.h"
 #include "api/definition/definition.h"
 #include "api/jobs/volumes.h"
@@ -25,7 +24,7 @@
 
 /* web: /web.qcow2 above /base.qcow2, a read-only /c.iso, /d.qcow2 with a data file, a drive without a medium. */
 struct fixture {
-	struct daemon daemon;
+	struct vm_host host;
 	struct vm vms[VMS], *list[VMS];
 	struct definition defs[VMS];
 	struct definition_disk disks[VMS][DISKS];
@@ -36,15 +35,15 @@ struct fixture {
 
 static struct vm *vm_new(struct fixture *f, const char *name)
 {
-	size_t i = f->daemon.nvms++;
+	size_t i = f->host.nvms++;
 	struct definition *def = &f->defs[i];
 
 	assert_true(i < VMS);
 	snprintf(def->name, sizeof(def->name), "%s", name);
 	def->disks = f->disks[i];
-	f->vms[i] = (struct vm){ .daemon = &f->daemon, .def = def };
+	f->vms[i] = (struct vm){ .host = &f->host, .def = def };
 	f->list[i] = &f->vms[i];
-	f->daemon.vms = f->list;
+	f->host.vms = f->list;
 	return &f->vms[i];
 }
 
@@ -82,7 +81,7 @@ static int teardown(void **state)
 	struct fixture *f = *state;
 
 	volumes_done(&f->v);
-	permissions_done(&f->daemon.permissions);
+	permissions_done(&f->host.permissions);
 	free(f);
 	return 0;
 }
@@ -110,7 +109,7 @@ static void test_user_while_it_runs(void **state)
 	struct vm *web = f->list[0], *other = vm_new(f, "other"), *past = vm_new(f, "past");
 
 	disk(past, "/then.qcow2", "/web.qcow2");
-	f->daemon.nvms--;
+	f->host.nvms--;
 	other->live = past->def;
 	assert_ptr_equal(image_user(web, "/then.qcow2"), other);
 	assert_int_equal(image_clones(web, f->names, sizeof(f->names)), 1);
@@ -159,11 +158,11 @@ static void test_clones_that_are_not_seen(void **state)
 	struct vm *web = f->list[0];
 
 	disk(vm_new(f, "secret"), "/x.qcow2", "/web.qcow2");
-	assert_int_equal(permissions_set(&f->daemon.permissions, false, 1000, "web", ROLE_ADMIN), 0);
+	assert_int_equal(permissions_set(&f->host.permissions, false, 1000, "web", ROLE_ADMIN), 0);
 	assert_int_equal(image_clones(web, f->names, sizeof(f->names)), 1);
 	assert_string_equal(f->names, "1 that you may not see");
 	disk(vm_new(f, "zoo"), "/y.qcow2", "/web.qcow2");
-	assert_int_equal(permissions_set(&f->daemon.permissions, false, 1000, "zoo", ROLE_VIEWER), 0);
+	assert_int_equal(permissions_set(&f->host.permissions, false, 1000, "zoo", ROLE_VIEWER), 0);
 	assert_int_equal(image_clones(web, f->names, sizeof(f->names)), 2);
 	assert_string_equal(f->names, "zoo and 1 more");
 	assert_int_equal(volumes_of(web, NULL, NULL, &f->v, &f->e), -EBUSY);

@@ -1,0 +1,15 @@
+/* event: where events go. Folders below the daemon emit into a sink; api/daemon.c keeps each event and tells clients. */
+#ifndef CAIRN_API_SCHEMA_EVENT_H
+#define CAIRN_API_SCHEMA_EVENT_H
+
+#include "api/schema/schema.h"
+
+struct event_sink {
+	void (*emit)(void *opaque, enum event_id id, const char *vm, struct json_object *data);
+	void *opaque;
+};
+
+/* Emit an event. vm: the VM's name, put into data as "vm"; NULL: the event is about no VM. data: taken; NULL: {}. */
+void event_emit(const struct event_sink *s, enum event_id id, const char *vm, struct json_object *data);
+
+#endif

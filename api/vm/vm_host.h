@@ -1,0 +1,46 @@
+/* vm_host: all VMs of this host and what they share. The daemon owns it (api/daemon.h); every VM points to it. One
+ * thread, one loop. */
+#ifndef CAIRN_API_VM_VM_HOST_H
+#define CAIRN_API_VM_VM_HOST_H
+
+#include "api/access/permissions.h"
+#include "api/schema/event.h"
+#include "api/store/paths.h"
+
+struct autostart;
+struct event_log;
+struct host_shutdown;
+struct job;
+struct loop;
+struct scheduler;
+struct server;
+struct store;
+struct usernet;
+struct vm;
+
+struct vm_host {
+	struct loop *loop;
+	const struct daemon_paths *paths;
+	struct store *store;
+	struct permissions permissions;
+	struct event_sink sink;	  /* takes every event */
+	struct event_log *events; /* NULL until it is open */
+	struct server *server;	  /* NULL until it listens */
+	int run_dir_fd;
+	int log_level; /* handed to VM processes */
+	/* The registry (vm.c). */
+	struct vm **vms; /* sorted by name */
+	size_t nvms, vms_cap;
+	int next_id;		/* of running VMs, as virsh shows them */
+	unsigned adopting;	/* VM processes that have not answered yet */
+	struct vm *starts_wait; /* for a start under way to end; linked by vm->start_next */
+	/* Owned by the folders above, which find them here. vm/ uses none of them. */
+	struct usernet *usernets;	     /* cairn-slirp processes that have not ended (api/net/forwards.c) */
+	struct job *jobs;		     /* oldest first */
+	unsigned next_job;		     /* number in the last id that was made */
+	struct scheduler *scheduler;	     /* NULL until the VMs are there */
+	struct host_shutdown *host_shutdown; /* NULL: not under way */
+	struct autostart *autostart;	     /* NULL until the VMs are there */
+};
+
+#endif
