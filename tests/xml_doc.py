@@ -1,8 +1,8 @@
 #!/usr/bin/python3
-"""The table of docs/libvirt-xml.md: every element that cairn-xml knows, as it says itself.
+"""Generate the table of docs/libvirt-xml.md from cairn-xml's own list of elements.
 
-xml_doc.py BUILD          prints what differs; exit status 1 if anything does
-xml_doc.py BUILD --write  writes it"""
+xml_doc.py BUILD          print the differences; exit status 1 if there are any
+xml_doc.py BUILD --write  write the table"""
 
 import difflib
 import os
@@ -17,7 +17,7 @@ MARK = "<!-- From here on: tests/xml_doc.py BUILD --write -->\n"
 
 def row(path, what, attrs, why):
     name = path.replace("*", "\\*")
-    text = {"read": why or "read with what it belongs to", "not needed": "not needed",
+    text = {"read": why or "part of its parent", "not needed": "ignored",
             "no effect": f"warning: {why}", "refused": f"**refused**: {why}"}[what]
     text = text.replace("|", "\\|").replace("<", "&lt;")
     return f"| {name} | {', '.join(attrs.split())} | {text} |"
@@ -26,12 +26,12 @@ def row(path, what, attrs, why):
 def table(build):
     lines = subprocess.run([os.path.join(build, "cairn-xml"), "elements"], capture_output=True, text=True,
                            check=True).stdout.splitlines()
-    return "\n".join(["", "| element | attributes | what becomes of it |", "|---|---|---|",
+    return "\n".join(["", "| element | attributes | effect |", "|---|---|---|",
                       *[row(*line.split("\t")) for line in lines], ""])
 
 
 def compare(build):
-    """The page as it is, and as it should be."""
+    """Return the page as it is, and as it should be."""
     page = DOC.read_text()
     return page, page.split(MARK)[0] + MARK + table(build)
 

@@ -46,12 +46,12 @@ static int interface_read(struct reading *r, struct _xmlNode *n, struct json_obj
 		js_put_str(into, "mac", mac);
 	if (model && strncmp(model, "virtio", 6))
 		reading_warn(r, node_child(n, "model"), "type",
-			"\"%.40s\" becomes virtio: the guest needs its driver, and may give the "
-			"interface another name", model);
+			"\"%.40s\" becomes virtio: the guest needs a virtio driver, and may rename "
+			"the interface", model);
 	/* libvirt's own names, which are in the XML of a VM that runs. */
 	if (target && strncmp(target, "vnet", 4))
 		reading_warn(r, node_child(n, "target"), "dev",
-			"has no effect: the host's end has a name of Cairn's own");
+			"has no effect: Cairn names the tap itself");
 	if (link)
 		js_put_str(into, "link", link);
 	return interface_source(r, n, into);
@@ -133,7 +133,7 @@ static int channels_read(struct reading *r, struct _xmlNode *devices)
 			js_put_bool(r->definition, "guest_agent", true);
 		else
 			reading_warn(r, n, NULL,
-				"has no effect: the one channel is type='unix' with the target "
+				"has no effect: the only supported channel is type='unix' with target "
 				"org.qemu.guest_agent.0");
 	}
 	return 0;
@@ -150,9 +150,9 @@ static int rngs_read(struct reading *r, struct _xmlNode *devices)
 	js_put_bool(r->definition, "rng", true);
 	if (node_attr_is(node_child(n, "backend"), "model", "egd"))
 		reading_warn(r, node_child(n, "backend"), NULL,
-			"has no effect: random numbers are the host's");
+			"has no effect: random numbers come from the host");
 	for (n = node_next(n); n; n = node_next(n))
-		reading_warn(r, n, NULL, "has no effect: one source of random numbers is enough");
+		reading_warn(r, n, NULL, "has no effect: a VM has at most one virtio-rng device");
 	return 0;
 }
 

@@ -102,7 +102,7 @@ static int slot_target(struct reading *r, struct slot *s)
 	if (strcmp(s->bus, "virtio"))
 		reading_warn(r, t, "bus",
 			"\"%.40s\" becomes virtio: the guest has %s as /dev/vd..., not /dev/%s; it "
-			"needs a virtio driver, and root=UUID=... or LABEL=... stays right",
+			"needs a virtio driver; use root=UUID=... or LABEL=...",
 			s->bus, s->target, s->target);
 	return 0;
 }
@@ -119,7 +119,7 @@ static int slot_init(struct reading *r, struct slots *all, struct slot *s)
 
 		if (!strcmp(o->target, s->target))
 			return reading_error(r, node_child(s->node, "target"), "dev", ERR_INVALID,
-				"\"%s\" is the target of the disk in line %ld, too", s->target,
+				"\"%s\" is also the target of the disk in line %ld", s->target,
 				xmlGetLineNo(o->node));
 		if (!strcmp(o->bus, s->bus))
 			s->bus_rank = MIN(s->bus_rank, o->bus_rank);
@@ -151,8 +151,8 @@ static int slots_collect(struct reading *r, struct _xmlNode *first, struct slots
 		return err_set_errno(r->e, -ENOMEM, "domain XML");
 	for (struct _xmlNode *n = first; n && !ret; n = node_next(n)) {
 		if (s->n == SLOTS_MAX)
-			return reading_error(r, n, NULL, ERR_INVALID, "is the %dth disk; that is too many",
-				SLOTS_MAX + 1);
+			return reading_error(r, n, NULL, ERR_INVALID, "is one disk too many; the limit is %d",
+				SLOTS_MAX);
 		s->list[s->n].node = n;
 		s->list[s->n].place = s->n;
 		ret = slot_init(r, s, &s->list[s->n]);
@@ -228,7 +228,7 @@ static int backing_read(struct reading *r, struct _xmlNode *n, struct json_objec
 		ret = source_read(r, n, layer, "path");
 		if (!ret && !format)
 			ret = reading_error(r, n, NULL, ERR_INVALID,
-				"has no <format type='...'/>; it is stated, never guessed: raw or qcow2");
+				"has no <format type='...'/>; give raw or qcow2, because Cairn does not guess formats");
 		if (!ret)
 			ret = format_put(r, format, layer, "raw");
 		if (!ret)
@@ -251,7 +251,7 @@ static int image_read(struct reading *r, const struct slot *s, struct json_objec
 			"has no source; give <source file='...'/>, or dev='...' with type='block'");
 	if (js_get(disk, "path") && !s->cdrom && !(driver && xmlHasProp(driver, BAD_CAST "type")))
 		reading_warn(r, s->node, NULL,
-			"has no <driver type='...'/>, so it is raw, as libvirt takes it");
+			"has no <driver type='...'/>, so its format is raw, as in libvirt");
 	if (js_get(disk, "path"))
 		ret = format_put(r, driver, disk, "raw");
 	if (!ret)
@@ -299,7 +299,7 @@ static int driver_read(struct reading *r, struct _xmlNode *driver, struct json_o
 		errors_read(r, driver, disk);
 	if (driver && node_attr_is(driver, "discard", "ignore"))
 		reading_warn(r, driver, "discard",
-			"has no effect: what the guest discards is given back");
+			"has no effect: the guest's discards always free space in the image");
 	return 0;
 }
 
@@ -311,9 +311,9 @@ static int blockio_check(struct reading *r, struct _xmlNode *n)
 		return n ? -EINVAL : 0;
 	if (v && v != 512)
 		return reading_error(r, n, "logical_block_size", ERR_UNSUPPORTED,
-			"sectors have 512 bytes; partitions made with others would not be found");
+			"is not supported; Cairn has sectors of 512 bytes, and the guest would not find its partitions");
 	if (xmlHasProp(n, BAD_CAST "physical_block_size"))
-		reading_warn(r, n, NULL, "has no effect: the sizes are those of the image");
+		reading_warn(r, n, NULL, "has no effect: the block engine chooses these sizes");
 	return 0;
 }
 

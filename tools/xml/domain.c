@@ -70,7 +70,7 @@ static int description_read(struct reading *r, struct _xmlNode *domain)
 		return out_of_memory(r);
 	lines_join(text, &joined);
 	if (joined)
-		reading_warn(r, n, NULL, "its lines are joined to one");
+		reading_warn(r, n, NULL, "its lines are joined into one");
 	js_put_str(r->definition, "description", text);
 	reading_origin(r, n, "description");
 	return 0;
@@ -97,7 +97,7 @@ static int type_check(struct reading *r, struct _xmlNode *domain)
 	if (strcmp(type, "qemu"))
 		return reading_error(r, domain, "type", ERR_UNSUPPORTED,
 			"\"%.40s\" is for another hypervisor; Cairn runs type='kvm'", type);
-	reading_warn(r, domain, "type", "\"qemu\" is run by KVM all the same");
+	reading_warn(r, domain, "type", "\"qemu\" also runs on KVM");
 	return 0;
 }
 
@@ -115,7 +115,7 @@ static int memory_value(struct reading *r, struct _xmlNode *n, uint64_t *ret_kib
 			"\"%.40s\" is not a unit; use b, KB, KiB, MB, MiB, GB, GiB, TB or TiB", unit);
 	case -ERANGE:
 		return reading_error(r, n, NULL, ERR_INVALID,
-			"\"%.40s\" is not a whole number, or too large a one", text);
+			"\"%.40s\" is not a whole number, or is too large", text);
 	}
 	return 0;
 }
@@ -178,7 +178,7 @@ static int vcpus_read(struct reading *r, struct _xmlNode *domain, uint64_t *ret_
 			(unsigned long long)*ret_all);
 	if (*ret_n != *ret_all)
 		reading_warn(r, n, NULL,
-			"the VM has %llu of the %llu: no more are plugged in while it runs",
+			"the VM has %llu of the %llu vCPUs: vCPU hot-plug is not supported",
 			(unsigned long long)*ret_n, (unsigned long long)*ret_all);
 	reading_origin(r, n, "vcpus");
 	return 0;
@@ -197,7 +197,7 @@ static int topology_read(struct reading *r, struct _xmlNode *n, uint64_t all, ui
 			return -EINVAL;
 		if (i >= 3 && v != 1)
 			return reading_error(r, n, names[i], ERR_UNSUPPORTED,
-				"a processor has one of them; give more sockets or cores");
+				"is not supported above 1; give more sockets or cores");
 		product *= v;
 		if (i < 3)
 			js_put_uint(o, names[i], v);
@@ -207,7 +207,7 @@ static int topology_read(struct reading *r, struct _xmlNode *n, uint64_t all, ui
 			"sockets times cores times threads is %llu, <vcpu> is %llu",
 			(unsigned long long)product, (unsigned long long)all);
 	if (all != now)
-		reading_warn(r, n, NULL, "has no effect: it is of %llu vCPUs",
+		reading_warn(r, n, NULL, "has no effect: it describes %llu vCPUs, which the VM does not have",
 			(unsigned long long)all);
 	else
 		js_put(r->definition, "topology", STEAL_PTR(o));
@@ -245,8 +245,8 @@ static int os_type_check(struct reading *r, struct _xmlNode *os)
 		return 0;
 	if (strcmp(arch, "i686"))
 		return reading_error(r, n, "arch", ERR_UNSUPPORTED,
-			"\"%.40s\" is another processor's; this is x86_64", arch);
-	reading_warn(r, n, "arch", "\"i686\": the VM is an x86_64, which runs 32-bit guests as well");
+			"\"%.40s\" is not supported; Cairn runs x86_64 guests", arch);
+	reading_warn(r, n, "arch", "\"i686\": the VM has an x86_64 processor, which also runs 32-bit guests");
 	return 0;
 }
 
@@ -354,7 +354,7 @@ static int root_check(struct reading *r, struct _xmlNode *root)
 	if (strcmp((const char *)root->name, "domain") || root->ns)
 		return reading_error(r, root, NULL, ERR_INVALID,
 			"is not a <domain>%s; give a domain's XML, as virsh dumpxml prints it",
-			root->ns ? " of libvirt's" : "");
+			root->ns ? " without a namespace" : "");
 	return 0;
 }
 

@@ -54,7 +54,7 @@ static void fill_one(struct reading *r, struct _xmlNode *n, struct json_object *
 				extra_fill(r, n, o, one, at);
 		}
 	} else if (!json_object_equal(have, v)) {
-		reading_warn(r, n, NULL, "its %s has no effect: an element says it, too", at);
+		reading_warn(r, n, NULL, "its %s has no effect: an element already sets it", at);
 	}
 }
 

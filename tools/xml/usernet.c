@@ -44,14 +44,14 @@ static int range_read(struct reading *r, struct _xmlNode *n, const char *protoco
 	uint64_t start = 0, end, to;
 
 	if (node_attr_is(n, "exclude", "yes"))
-		return reading_error(r, n, "exclude", ERR_UNSUPPORTED, "is not supported; give the ranges that remain");
+		return reading_error(r, n, "exclude", ERR_UNSUPPORTED, "is not supported; give the remaining ranges");
 	if (node_attr_number(r, n, "start", 65535, &start) < 0)
 		return -EINVAL;
 	end = to = start;
 	if (node_attr_number(r, n, "end", 65535, &end) < 0 || node_attr_number(r, n, "to", 65535, &to) < 0)
 		return -EINVAL;
 	if (!start || end < start)
-		return reading_error(r, n, NULL, ERR_INVALID, "has no ports: give start, and an end that is not below it");
+		return reading_error(r, n, NULL, ERR_INVALID, "has no ports; give start, and an end of at least start");
 	for (uint64_t i = 0; i <= end - start && json_object_array_length(list) <= DEFINITION_FORWARDS_MAX; i++) {
 		struct json_object *one = json_object_new_object();
 
@@ -73,7 +73,7 @@ static int forward_read(struct reading *r, struct _xmlNode *n, struct json_objec
 
 	if (dev)
 		return reading_error(r, n, "dev", ERR_UNSUPPORTED,
-			"is not supported: a forward listens on an address; give address='...'");
+			"is not supported; a forward listens on an address: give address='...'");
 	if (!range)
 		return reading_error(r, n, NULL, ERR_UNSUPPORTED,
 			"without a <range> means all ports, which is not supported; give <range start='2222' to='22'/>");
