@@ -387,7 +387,8 @@ static struct reader *reader_new(struct console *c, int in_fd, int out_fd, struc
 	struct reader *r;
 
 	if (c->nreaders >= READERS_MAX) {
-		err_set(e, -EMFILE, ERR_BUSY, "console %s: %u are attached already", c->name,
+		err_set(e, -EMFILE, ERR_BUSY, "console %s: %u clients are attached, the limit; detach "
+			"one first", c->name,
 			c->nreaders);
 		return NULL;
 	}

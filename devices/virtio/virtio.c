@@ -269,9 +269,9 @@ static int features_differ(const struct virtio_dev *v, uint64_t offered, struct 
 	uint64_t gone = offered & ~v->features_offered, new = v->features_offered & ~offered;
 
 	return err_set(e, -EINVAL, ERR_INVALID,
-		"%s: the state was taken of one that offered its driver other features (0x%llx is gone, 0x%llx is new), so of "
-		"another definition or another host. Next: define it as it was then; or do without the state, as cairn start "
-		"--force-boot does", v->dev.name, (unsigned long long)gone, (unsigned long long)new);
+		"%s: the state needs other device features (0x%llx is gone, 0x%llx is new): the "
+		"definition or the host has changed; restore the definition, or drop the state with "
+		"cairn start --force-boot", v->dev.name, (unsigned long long)gone, (unsigned long long)new);
 }
 
 static bool status_is_possible(const struct virtio_dev *v)

@@ -650,7 +650,7 @@ static int blk_check(const struct virtio_blk_config *c, const struct block_info 
 			"%s: %u queues of %u entries; at most %u of %u", c->name, c->queues, size, VIRTIO_BLK_QUEUES_MAX, VIRTIO_BLK_QUEUE_SIZE_MAX);
 	if (!is_power_of_two(info->logical_block_bytes) || info->logical_block_bytes < 512 ||
 		info->logical_block_bytes > 4096)
-		return err_set(e, -EINVAL, ERR_INVALID, "%s: blocks of %u bytes", c->name,
+		return err_set(e, -EINVAL, ERR_INVALID, "%s: a block size of %u bytes is not supported", c->name,
 			info->logical_block_bytes);
 	return 0;
 }

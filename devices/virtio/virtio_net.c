@@ -109,7 +109,7 @@ static void tap_lost(struct virtio_net *n, int error)
 	struct dev_event ev = { .kind = DEV_EVENT_LINK_LOST, .device = n->v.dev.name,
 		.detail = n->user ? "the process of its network has ended" : "its tap device is gone" };
 
-	log_warn(n->v.dev.name, "%s (%s): the link is down until the VM starts anew", ev.detail, strerror(error));
+	log_warn(n->v.dev.name, "%s (%s): the link is down until the VM restarts", ev.detail, strerror(error));
 	loop_unwatch(n->watch);
 	n->watch = NULL;
 	n->tap_fd = -1;
@@ -145,7 +145,7 @@ static bool offload_tell(struct virtio_net *n, unsigned want)
 	if (n->user)
 		return write(n->tap_fd, flags, sizeof(flags)) >= 0 || errno != EAGAIN;
 	if (ioctl(n->tap_fd, TUNSETOFFLOAD, (unsigned long)want) < 0)
-		log_info(n->v.dev.name, "the tap device keeps its offloads: %s", strerror(errno));
+		log_info(n->v.dev.name, "cannot set the tap device's offloads: %s", strerror(errno));
 	return true;
 }
 
@@ -519,7 +519,7 @@ int virtio_net_new(struct dev_host *h, struct pci_host *p, const struct virtio_n
 	int r;
 
 	if (c->mtu && c->mtu < VIRTIO_NET_MTU_MIN)
-		return err_set(e, -EINVAL, ERR_INVALID, "%s: an MTU of %u", c->name, c->mtu);
+		return err_set(e, -EINVAL, ERR_INVALID, "%s: MTU %u is out of range", c->name, c->mtu);
 	n = calloc(1, sizeof(*n));
 	if (!n)
 		return err_set_errno(e, -ENOMEM, "%s", c->name);

@@ -193,7 +193,7 @@ def test_a_saved_state_goes_on_with_other_forwards(host):
     host.cairn("managedsave", "a")
     assert "managed save" in define(host, "a", {"type": "bridge", "source": "br0", "mac": MAC, "link": "down"}).stderr
     r = host.cairn("start", "a", ok=2)
-    assert re.search(r"other features \(0x0 is gone, 0x[1-9a-f]\w* is new\).* Next: define it as it was then;.* start --force-boot", r.stderr)
+    assert re.search(r"other device features \(0x0 is gone, 0x[1-9a-f]\w* is new\).*; restore the definition,.* start --force-boot", r.stderr)
     assert host.info("a")["state"] == "saved"
     define(host, "a", user(was))
     # The guest sees nothing of it: that is not told to end the managed save.
