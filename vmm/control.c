@@ -78,7 +78,7 @@ static void peer_send(struct control *c, enum vm_msg_type type, uint64_t seq, co
 	r = channel_send(c->peer_fd, VM_MSG_VERSION, (uint16_t)type, seq, body, len, NULL, 0);
 	if (r < 0) {
 		if (r != -EPIPE)
-			log_warn(NULL, "control: %s; the connection is dropped", strerror(-r));
+			log_warn(NULL, "control: %s; closing the connection", strerror(-r));
 		peer_lost(c);
 	}
 }
@@ -342,7 +342,8 @@ static void clone_disk_request(struct control *c, struct channel_msg *m)
 	int r;
 
 	if (!c->clones) {
-		reply_send(c, m->head.seq, err_set(&e, -EBUSY, ERR_WRONG_STATE, "the VM runs; its disks are not copied"), &e);
+		reply_send(c, m->head.seq, err_set(&e, -EBUSY, ERR_WRONG_STATE, "the VM runs, so its "
+			"disks cannot be copied; shut it down first"), &e);
 		return;
 	}
 	r = clone_disk_begin(c->clones, m->body, m->fds, m->nfds, m->head.seq, &e);
@@ -381,7 +382,7 @@ static void fork_request(struct control *c, struct channel_msg *m)
 static int watchdog_request(struct control *c, const struct vm_watchdog *want, struct err *e)
 {
 	if (want->action >= VM_WATCHDOG_ACTION_COUNT)
-		return err_set(e, -EINVAL, ERR_INVALID, "no action of a watchdog has the number %u", want->action);
+		return err_set(e, -EINVAL, ERR_INVALID, "unknown watchdog action %u", want->action);
 	vm_set_watchdog(c->vm, (enum vm_watchdog_action)want->action);
 	return 0;
 }
@@ -454,10 +455,11 @@ static int agent_check(const struct control *c, struct err *e)
 {
 	if (!vm_machine(c->vm)->agent)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-			"the VM has no port for a guest agent; set \"guest_agent\": true and start it anew");
+			"the VM has no port for a guest agent; set \"guest_agent\": true and restart "
+			"it");
 	if (vm_phase(c->vm) != VM_PHASE_RUNNING)
-		return err_set(e, -EPERM, ERR_WRONG_STATE, "the guest agent of a VM that does not run cannot "
-			"answer; resume it first");
+		return err_set(e, -EPERM, ERR_WRONG_STATE, "the guest agent cannot answer while the "
+			"VM does not run; resume it first");
 	return 0;
 }
 
@@ -491,7 +493,7 @@ static void agent_request(struct control *c, struct channel_msg *m)
 	if (s) {
 		*s = (struct errand){ c, m->head.seq, false };
 		r = want->errand > VM_AGENT_REBOOT ?
-			err_set(&e, -EINVAL, ERR_INVALID, "there is no such errand for an agent") :
+			err_set(&e, -EINVAL, ERR_INVALID, "unknown guest agent command") :
 			errand_begin(c, want, s, &e);
 	}
 	if (r < 0) {
@@ -520,7 +522,8 @@ static void addresses_request(struct control *c, uint64_t seq)
 	int r = agent_check(c, &e);
 
 	if (!r && c->looks.n == LOOKS_MAX)
-		r = err_set(&e, -EBUSY, ERR_BUSY, "the guest agent is being asked by too many; try again in a moment");
+		r = err_set(&e, -EBUSY, ERR_BUSY, "too many clients wait for the guest agent; try "
+			"again in a moment");
 	if (!r && !c->looks.under_way) {
 		r = agent_addresses(vm_machine(c->vm)->agent, &c->looks.all, addresses_done, c, &e);
 		c->looks.under_way = r == 0;
@@ -628,7 +631,7 @@ static void peer_ready(void *opaque, unsigned revents)
 	}
 	if (r <= 0) {
 		if (r < 0)
-			log_warn(NULL, "control: %s; the connection is dropped", strerror(-r));
+			log_warn(NULL, "control: %s; closing the connection", strerror(-r));
 		peer_lost(c);
 		return;
 	}
@@ -684,7 +687,7 @@ static int first_peer(struct control *c, struct err *e)
 		c->peer_fd = accept4(c->listen_fd, NULL, NULL, SOCK_CLOEXEC);
 		r = c->peer_fd < 0 ? -errno : 0;
 	}
-	return r < 0 ? err_set_errno(e, r, "nobody connected with a configuration") : 0;
+	return r < 0 ? err_set_errno(e, r, "no client connected to send the configuration") : 0;
 }
 
 static int config_receive(struct control *c, struct vm_config *cfg, int *fds, unsigned *nfds,
@@ -696,7 +699,7 @@ static int config_receive(struct control *c, struct vm_config *cfg, int *fds, un
 	if (!r)
 		r = channel_recv(c->peer_fd, VM_MSG_VERSION, vm_msg_to_vm, VM_MSG_TYPE_COUNT, c->buf, &m);
 	if (r <= 0)
-		return err_set_errno(e, r ? r : -EPIPE, "no configuration came");
+		return err_set_errno(e, r ? r : -EPIPE, "the client sent no configuration");
 	c->config_seq = m.head.seq;
 	if (m.head.type != VM_MSG_CONFIG) {
 		channel_msg_close_fds(&m);

@@ -112,16 +112,17 @@ static int disk_check(struct vm_disk *d, struct files *f, struct err *e)
 	for (unsigned i = 0; i < d->nlayers; i++)
 		if (!file_take(f, d->fd[i]) || d->format[i] < 1 || d->format[i] > 2)
 			return err_set(e, -EINVAL, ERR_INVALID,
-				"configuration: disk '%s' names a file or a format that is not there, or "
-				"taken", d->id);
+				"configuration: disk '%s' has an unknown format, or a file that is "
+				"missing or used twice", d->id);
 	for (unsigned i = 0; i < d->nlayers; i++)
 		if (!fd_ok(f, d->data_fd[i]) || (d->data_fd[i] != VM_NO_FD && d->format[i] != 2))
 			return err_set(e, -EINVAL, ERR_INVALID,
-				"configuration: disk '%s' names a data file that is not there, taken, or of a "
-				"raw image", d->id);
+				"configuration: disk '%s' has a data file that is missing or used "
+				"twice, or that belongs to a raw image", d->id);
 	if (d->error_policy > VM_ERRORS_IGNORE || d->queues > 8 ||
 		(d->queue_size && (d->queue_size > 1024 || !is_power_of_two(d->queue_size))))
-		return err_set(e, -EINVAL, ERR_INVALID, "configuration: disk '%s' is out of range", d->id);
+		return err_set(e, -EINVAL, ERR_INVALID, "configuration: disk '%s' has a value out of "
+			"range", d->id);
 	return 0;
 }
 
@@ -155,7 +156,8 @@ static int interface_check(const struct vm_config *c, unsigned n, struct files *
 	const struct vm_interface *i = &c->interfaces[n];
 
 	if (!i->id[0] || !fd_ok(f, i->tap_fd) || (i->mac[0] & 1) || (i->mtu && i->mtu < 68) || i->user > 1)
-		return err_set(e, -EINVAL, ERR_INVALID, "configuration: interface '%s' is out of range", i->id);
+		return err_set(e, -EINVAL, ERR_INVALID, "configuration: interface '%s' has a value "
+			"out of range", i->id);
 	for (unsigned k = 0; k < n; k++)
 		if (!strcmp(i->id, c->interfaces[k].id))
 			return err_set(e, -EINVAL, ERR_INVALID,
@@ -185,17 +187,18 @@ int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e)
 	c->name[VM_NAME_MAX] = 0;
 	c->cmdline[VM_CMDLINE_MAX] = 0;
 	if (!c->name[0] || strchr(c->name, '/'))
-		return err_set(e, -EINVAL, ERR_INVALID, "configuration: no usable name");
+		return err_set(e, -EINVAL, ERR_INVALID, "configuration: invalid name");
 	if (c->ram_bytes < VM_RAM_MIN_BYTES || c->ram_bytes > VM_RAM_MAX_BYTES || c->ram_bytes % 4096)
 		return err_set(e, -EINVAL, ERR_INVALID,
 			"configuration: memory must be 1 MiB to 1 TiB, a multiple of 4 KiB");
 	if (!c->vcpus || c->vcpus > VM_VCPUS_MAX || !topology_ok(c))
 		return err_set(e, -EINVAL, ERR_INVALID,
-			"configuration: 1 to %d vCPUs, and a topology that multiplies to them", VM_VCPUS_MAX);
+			"configuration: vCPUs must be 1 to %d and equal the product of sockets, cores "
+			"and threads", VM_VCPUS_MAX);
 	if (!fd_ok(&f, c->kernel_fd) || !fd_ok(&f, c->initrd_fd) || !fd_ok(&f, c->log_fd) ||
 		!fd_ok(&f, c->end_fd) || !fd_ok(&f, c->restore_fd) || !fd_ok(&f, c->working_sets_fd))
 		return err_set(e, -EINVAL, ERR_INVALID,
-			"configuration: a file did not come along, or has two users");
+			"configuration: a file is missing or used twice");
 	if (c->assist > VM_ASSIST_OFF || c->on_poweroff > VM_ACTION_PRESERVE ||
 		c->on_reboot > VM_ACTION_PRESERVE || c->on_crash > VM_ACTION_PRESERVE ||
 		c->log_level > 4 || c->clock_offset_s < -86400 || c->clock_offset_s > 86400 ||
@@ -203,7 +206,7 @@ int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e)
 		c->ndisks > VM_DISKS_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a value is out of range");
 	if (c->forked && c->restore_fd == VM_NO_FD)
-		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a clone needs a state to begin with");
+		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a clone needs a state file");
 	if (disks_check(c, &f, e) < 0)
 		return -EINVAL;
 	return interfaces_check(c, &f, e);

@@ -103,7 +103,7 @@ static void state_set(struct agent *a, enum agent_state s, uint64_t ns)
 static void line_send(struct agent *a, const char *text)
 {
 	if (send(a->fd, text, strlen(text), MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-		log_debug("agent", "nothing is taken: %s", strerror(errno));
+		log_debug("agent", "the guest does not read from its port: %s", strerror(errno));
 }
 
 static void sync_send(struct agent *a)
@@ -259,10 +259,11 @@ static void errand_answered(struct agent *a, const struct agent_answer *x)
 	if (x->kind == AGENT_RETURN && (!a->errand->into || agent_addresses_parse(a->line, a->answer_len, a->errand->into)))
 		errand_end(a, 0, NULL);
 	else if (x->kind != AGENT_ERROR && a->errand->into)
-		errand_end(a, err_set(&e, -EPROTO, ERR_GENERIC, "the guest agent's answer is none; restart it in the guest"), &e);
+		errand_end(a, err_set(&e, -EPROTO, ERR_GENERIC, "the guest agent sent a malformed "
+			"answer; restart qemu-guest-agent in the guest"), &e);
 	else
 		errand_end(a, err_set(&e, -EIO, ERR_GENERIC, "the guest agent refuses: %s",
-			x->kind == AGENT_ERROR && x->desc[0] ? x->desc : "it does not say why"), &e);
+			x->kind == AGENT_ERROR && x->desc[0] ? x->desc : "it gave no reason"), &e);
 }
 
 static void errand_timed_out(struct agent *a)
@@ -311,10 +312,11 @@ static void freeze_answered(struct agent *a, const struct agent_answer *x)
 	if (x->kind == AGENT_ERROR)
 		r = err_set(&e, -EIO, ERR_GENERIC,
 			"the guest agent cannot freeze its file systems: %s",
-			x->desc[0] ? x->desc : "it does not say why");
+			x->desc[0] ? x->desc : "it gave no reason");
 	else
 		r = err_set(&e, -EPROTO, ERR_GENERIC,
-			"the guest agent's answer is none; restart it in the guest");
+			"the guest agent sent a malformed answer; restart qemu-guest-agent in the "
+			"guest");
 	freeze_finish(a, r, &e);
 }
 
@@ -369,14 +371,14 @@ static void line_done(struct agent *a)
 		break;
 	case NAME_ASKED:
 		if (x.kind != AGENT_RETURN)
-			log_info("agent", "the guest keeps its host name: %s",
-				x.kind == AGENT_ERROR ? x.desc : "no answer that is one");
+			log_info("agent", "cannot set the guest's host name: %s",
+				x.kind == AGENT_ERROR ? x.desc : "malformed answer");
 		queue_resume(a);
 		break;
 	case TIME_ASKED:
 		if (x.kind != AGENT_RETURN)
-			log_info("agent", "the guest's clock is not set: %s",
-				x.kind == AGENT_ERROR ? x.desc : "no answer that is one");
+			log_info("agent", "cannot set the guest's clock: %s",
+				x.kind == AGENT_ERROR ? x.desc : "malformed answer");
 		queue_resume(a);
 		break;
 	case FREEZE_ASKED:
@@ -384,8 +386,8 @@ static void line_done(struct agent *a)
 		break;
 	case THAW_ASKED:
 		if (x.kind != AGENT_RETURN)
-			log_warn("agent", "thawing: %s",
-				x.kind == AGENT_ERROR ? x.desc : "no answer that is one");
+			log_warn("agent", "cannot thaw the guest's file systems: %s",
+				x.kind == AGENT_ERROR ? x.desc : "malformed answer");
 		thaw_end(a, x.kind == AGENT_RETURN);
 		break;
 	case IDLE:
@@ -453,7 +455,7 @@ static void deadline_passed(void *opaque)
 			&e);
 		break;
 	case FROZEN:
-		log_warn("agent", "nobody thawed the guest's file systems in time; it is done now");
+		log_warn("agent", "the guest's file systems were frozen for too long; thawing them now");
 		thaw_begin(a);
 		break;
 	case THAW_SYNC:
@@ -462,12 +464,13 @@ static void deadline_passed(void *opaque)
 			thaw_send(a);
 			break;
 		}
-		log_error("agent", "the guest agent does not say that the file systems are thawed");
+		log_error("agent", "the guest agent did not confirm that the file systems are thawed; "
+			"run `fsfreeze -u` on them in the guest");
 		thaw_end(a, false);
 		break;
 	case TIME_SYNC:
 	case TIME_ASKED:
-		log_info("agent", "the guest's clock is not set: no agent answers");
+		log_info("agent", "cannot set the guest's clock: no agent answers");
 		queue_resume(a);
 		break;
 	case ERRAND_SYNC:
@@ -476,7 +479,7 @@ static void deadline_passed(void *opaque)
 		break;
 	case NAME_SYNC:
 	case NAME_ASKED:
-		log_info("agent", "the guest keeps its host name: no agent answers");
+		log_info("agent", "cannot set the guest's host name: no agent answers");
 		a->hostname[0] = 0;
 		queue_resume(a);
 		break;
@@ -533,7 +536,7 @@ int agent_freeze(struct agent *a, void (*done)(void *opaque, int r, const struct
 {
 	if (a->waits || a->state == FREEZE_SYNC || a->state == FREEZE_ASKED || a->state == FROZEN)
 		return err_set(e, -EBUSY, ERR_BUSY,
-			"the guest agent is still at work on the last request; try again in a "
+			"the guest agent is still busy with the previous request; try again in a "
 			"moment");
 	a->done = done;
 	a->opaque = opaque;
@@ -593,7 +596,8 @@ static struct errand *errand_new(struct agent *a, unsigned which, void (*done)(v
 
 	if (x->due || x->under_way) {
 		err_set(e, -EBUSY, ERR_BUSY,
-			"the guest agent is still at work on the last request; try again in a moment");
+			"the guest agent is still busy with the previous request; try again in a "
+			"moment");
 		return NULL;
 	}
 	*x = (struct errand){.done = done, .opaque = opaque};

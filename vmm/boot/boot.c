@@ -75,7 +75,7 @@ static int initrd_load(struct boot_image *b, struct err *e)
 	if (fstat(b->src->initrd_fd, &st) < 0)
 		return err_set_errno(e, -errno, "initrd");
 	if (!S_ISREG(st.st_mode) || !st.st_size)
-		return err_set(e, -EINVAL, ERR_INVALID, "initrd: not a file with content");
+		return err_set(e, -EINVAL, ERR_INVALID, "initrd: empty, or not a regular file");
 	end = ROUND_DOWN(end, 4096);
 	if ((uint64_t)st.st_size > end)
 		gpa = 0;

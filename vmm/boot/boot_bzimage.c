@@ -46,10 +46,11 @@ static int header_check(const struct boot_image *b, struct err *e)
 			"kernel: a bzImage without the 64-bit entry (boot protocol %u.%u); a 64-bit Linux 3.8 "
 			"or later is needed", h[HDR_VERSION + 1], h[HDR_VERSION]);
 	if (h[HDR_RELOCATABLE] && !is_power_of_two(load_le32(h + HDR_ALIGNMENT)))
-		return err_set(e, -EINVAL, ERR_INVALID, "kernel: its alignment is no power of two");
+		return err_set(e, -EINVAL, ERR_INVALID, "kernel: malformed header: its alignment is "
+			"not a power of two");
 	if (strlen(b->src->cmdline) > cmdline_max)
 		return err_set(e, -EINVAL, ERR_INVALID,
-			"kernel: it takes a command line of at most %u characters", cmdline_max);
+			"kernel: its command line may have at most %u characters; shorten \"cmdline\"", cmdline_max);
 	return 0;
 }
 

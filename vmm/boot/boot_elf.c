@@ -28,10 +28,11 @@ static int header_check(const struct boot_image *b, const Elf64_Ehdr *h, struct 
 			"kernel: an ELF file for another architecture (class %u, machine %u); an x86-64 one "
 			"is needed", h->e_ident[EI_CLASS], h->e_machine);
 	if (h->e_type != ET_EXEC && h->e_type != ET_DYN)
-		return err_set(e, -EINVAL, ERR_INVALID, "kernel: an ELF file, but no executable");
+		return err_set(e, -EINVAL, ERR_INVALID, "kernel: an ELF file, but not an executable");
 	if (h->e_phentsize != sizeof(Elf64_Phdr) || !h->e_phnum ||
 		!range_inside(h->e_phoff, (uint64_t)h->e_phnum * sizeof(Elf64_Phdr), b->head_bytes))
-		return err_set(e, -EINVAL, ERR_INVALID, "kernel: no program headers where ELF says");
+		return err_set(e, -EINVAL, ERR_INVALID, "kernel: malformed ELF file: its program "
+			"headers are missing");
 	return 0;
 }
 

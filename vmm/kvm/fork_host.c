@@ -72,7 +72,7 @@ int fork_host_write(struct vmstate_file *f, const struct kvm *k, uint64_t total_
 
 	if (!r && ftruncate(f->fd, (off_t)total_bytes) < 0)
 		r = -errno;
-	return r < 0 ? err_set_errno(e, r, "cannot make room for the VM's memory") : 0;
+	return r < 0 ? err_set_errno(e, r, "cannot extend the fork's state file") : 0;
 }
 
 static struct kvm_cpuid2 *cpuid_take(struct state_reader *r)

@@ -34,7 +34,7 @@ int memory_init(struct memory *m, uint64_t bytes, bool huge_pages, struct err *e
 	m->fd = memfd_create("cairn-ram", flags);
 	if (m->fd < 0 || ftruncate(m->fd, (off_t)want) < 0) {
 		r = -errno;
-		return err_set(e, r, ERR_HOST, "cannot make %llu MiB of guest memory: %s",
+		return err_set(e, r, ERR_HOST, "cannot allocate %llu MiB of guest memory: %s",
 			(unsigned long long)(bytes / MIB), strerror(-r));
 	}
 	/* The mapping reserves huge pages; ordinary pages are allocated on first touch. */
@@ -217,7 +217,7 @@ int memory_unshare(struct memory *m, struct err *e)
 		return 0;
 	r = content_own(m);
 	if (r < 0)
-		err_set_errno(e, r, "cannot give the VM memory of its own");
+		err_set_errno(e, r, "cannot copy the memory that the clone shares");
 	else
 		r = view_end(m, e);
 	if (r < 0)

@@ -479,7 +479,7 @@ int vcpus_drain_async_pf(struct vcpus *s, struct err *e)
 		r = s->vcpu[i].ran ? lapic_reset(&s->vcpu[i]) : 0;
 	for (unsigned i = 0; i < s->cfg.count && !r; i++)
 		r = s->vcpu[i].ran ? vcpu_interrupt_wait(&s->vcpu[i]) : 0;
-	return r < 0 ? err_set(e, r, ERR_HOST, "cannot stop what vCPUs wait for: %s", strerror(-r)) : 0;
+	return r < 0 ? err_set(e, r, ERR_HOST, "cannot drain the vCPUs' async page faults: %s", strerror(-r)) : 0;
 }
 
 /* Clear all state that a vCPU has kept from before the reset. */

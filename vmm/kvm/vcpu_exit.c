@@ -150,7 +150,7 @@ static bool exit_other(struct vcpu *v)
 	case KVM_EXIT_IRQ_WINDOW_OPEN:
 		return true;
 	}
-	vcpu_fault(v, VM_REASON_HOST_ERROR, "vCPU %u: KVM exit %u that nobody asked for", v->index,
+	vcpu_fault(v, VM_REASON_HOST_ERROR, "vCPU %u: unexpected KVM exit %u", v->index,
 		run->exit_reason);
 	return false;
 }

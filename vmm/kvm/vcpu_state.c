@@ -370,7 +370,7 @@ int vcpu_load(struct vcpu *v, struct state_reader *reader, uint16_t version, str
 		r = image_write(v, s, &what);
 		if (r < 0)
 			err_set(e, r, ERR_HOST,
-				"VM state: this host does not take the state of vCPU %u (%s: %s)", v->index, what,
+				"VM state: this host refuses the state of vCPU %u (%s: %s)", v->index, what,
 				strerror(-r));
 	}
 	if (!r && v->set->cfg.assist)

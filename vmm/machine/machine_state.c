@@ -283,10 +283,12 @@ static int section_check(const struct machine *m, unsigned n, const struct state
 	struct expected x;
 
 	if (!section_expected(m, n, &x))
-		return err_set(e, -EINVAL, ERR_CORRUPT, "VM state: more sections than the machine has parts");
+		return err_set(e, -EINVAL, ERR_CORRUPT, "VM state: more sections than this VM has "
+			"devices");
 	if (strcmp(s->name, x.name) || strcmp(s->instance, x.instance))
 		return err_set(e, -EINVAL, ERR_INVALID,
-			"VM state: it has %s '%s' where this VM has %s '%s'; it belongs to another VM", s->name,
+			"VM state: section %s '%s' where this VM has %s '%s'; the state belongs to "
+			"another VM", s->name,
 			s->instance, x.name, x.instance);
 	if (s->version > x.version || !s->version)
 		return err_set(e, -EINVAL, ERR_UNSUPPORTED,
@@ -314,7 +316,7 @@ int machine_state_check(struct machine *m, const uint8_t *buf, size_t len, struc
 		n++;
 	}
 	if (!r && section_expected(m, n, &x) && !x.optional)
-		r = err_set(e, -EINVAL, ERR_CORRUPT, "VM state: it ends before %s '%s'", x.name, x.instance);
+		r = err_set(e, -EINVAL, ERR_CORRUPT, "VM state: ends before section %s '%s'", x.name, x.instance);
 	return r;
 }
 

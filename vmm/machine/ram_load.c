@@ -144,7 +144,7 @@ void ram_working_sets_done(struct machine *m)
 	int r = m->working_sets_fd >= 0 && m->working_sets_changed ? working_sets_write(&m->working_sets, m->working_sets_fd) : 0;
 
 	if (r < 0)
-		log_info(NULL, "what memory is used first is not kept: %s", strerror(-r));
+		log_info(NULL, "cannot write the working sets of memory: %s", strerror(-r));
 	working_sets_done(&m->working_sets);
 	if (m->working_sets_fd >= 0)
 		close(m->working_sets_fd);

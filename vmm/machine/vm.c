@@ -148,7 +148,7 @@ static void phase_set(struct vm *vm, enum vm_phase phase, enum vm_reason reason,
 		phase_name(phase), vm_reason_name(reason), vm->detail[0] ? ": " : "", vm->detail);
 	if (phase == VM_PHASE_ENDED && vm->end_fd >= 0 &&
 		pwrite_full(vm->end_fd, &ev, sizeof(ev), 0) < 0)
-		log_warn(NULL, "cannot leave the reason in the end file");
+		log_warn(NULL, "cannot write the reason into the end file");
 	event_send(vm, &ev);
 }
 
@@ -167,7 +167,7 @@ int vm_check_keepable(const struct vm *vm, struct err *e)
 	if (!vm->reset_delayed)
 		return 0;
 	return err_set(e, -EBUSY, ERR_BUSY,
-		"the guest resets in a loop, and its next reset is awaited; try again afterwards");
+		"the guest resets in a loop and its next reset is pending; try again after it");
 }
 
 int vm_work_begin(struct vm *vm, const char *what, struct err *e)
@@ -222,7 +222,7 @@ static void work_progress(struct loop_task *t)
 int vm_work_cancel(struct vm *vm, struct err *e)
 {
 	if (!vm->work)
-		return err_set(e, -ENOENT, ERR_WRONG_STATE, "nothing is under way that could be cancelled");
+		return err_set(e, -ENOENT, ERR_WRONG_STATE, "nothing to cancel: no work is under way");
 	atomic_store(&vm->work_cancelled, true);
 	return 0;
 }
@@ -257,8 +257,8 @@ static void guest_frozen(void *opaque)
 	struct vm *vm = opaque;
 	struct vm_event ev = event_new(vm, VM_EVENT_GUEST_FROZEN);
 
-	log_warn(NULL, "the guest was saved with its file systems frozen, and its agent does not say that they are thawed; "
-		"run `fsfreeze -u` on them in the guest");
+	log_warn(NULL, "the guest was saved with its file systems frozen, and its agent did not "
+		"confirm a thaw; run `fsfreeze -u` on them in the guest");
 	event_send(vm, &ev);
 }
 
@@ -293,8 +293,8 @@ int vm_cont(struct vm *vm, enum vm_reason reason, struct err *e)
 			"revert to another snapshot");
 	if (corrupt)
 		return err_set(e, -EIO, ERR_CORRUPT,
-			"cannot resume: the image of %s is corrupt; destroy the VM, then repair it with "
-			"cairn-img check -r all", corrupt);
+			"cannot resume: the image of %s is corrupt; destroy the VM, then repair the "
+			"image with cairn-img check -r all", corrupt);
 	/* Send the event first: the guest may send events of its own as soon as it runs. */
 	phase_set(vm, VM_PHASE_RUNNING, reason, 0, NULL);
 	if (!vm->reset_delayed && !vm->reset_pending)
@@ -459,7 +459,7 @@ static void reset_later(struct vm *vm, uint64_t now, uint64_t wait_ns)
 {
 	struct vm_event ev = event_new(vm, VM_EVENT_RESET_DELAYED);
 
-	log_warn(NULL, "the guest has asked for %u resets within %u s; this one comes in %llu s",
+	log_warn(NULL, "the guest has asked for %u resets within %u s; delaying this one by %llu s",
 		vm->resets.n, vm->cfg.resets.window_s, (unsigned long long)wait_ns / 1000000000);
 	vm->reset_delayed = true;
 	vm->reset_generation = vm->generation;

@@ -282,9 +282,10 @@ static int what_check(const struct vm_clone_disk *w, unsigned nfds, struct err *
 	for (unsigned i = 0; i < w->nlayers; i++) {
 		want += w->has_data[i] ? 2 : 1;
 		if (!block_format_name((enum block_format)w->format[i]))
-			return err_set(e, -EINVAL, ERR_INVALID, "a clone's disk: no such format");
+			return err_set(e, -EINVAL, ERR_INVALID, "a clone's disk: unknown format");
 	}
-	return nfds == want ? 0 : err_set(e, -EINVAL, ERR_INVALID, "a clone's disk: its files did not come along");
+	return nfds == want ? 0 : err_set(e, -EINVAL, ERR_INVALID, "a clone's disk: its files are "
+		"missing from the message");
 }
 
 static struct copying *copying_new(struct clone_disks *c, const struct vm_clone_disk *what, const int *fds,
@@ -321,7 +322,7 @@ static int copier_take(struct copying *k, struct err *e)
 		if (!c->copiers[i].busy)
 			k->copier = &c->copiers[i];
 	if (!k->copier)
-		return err_set(e, -EBUSY, ERR_BUSY, "more disks are copied at a time than was said");
+		return err_set(e, -EBUSY, ERR_BUSY, "too many disks are copied at a time");
 	k->copier->busy = true;
 	return 0;
 }

@@ -50,8 +50,8 @@ static int image_check(struct fork_disk *x, struct err *e)
 		return err_set_errno(e, -errno, "disk %s", d->id);
 	if (st.st_dev != d->image_dev || st.st_ino != d->image_ino)
 		return err_set(e, -EINVAL, ERR_INVALID,
-			"disk %s: the definition names another image than the VM runs with; define it as it was, "
-			"or start the VM anew", d->id);
+			"disk %s: the running VM uses another image than its definition names; "
+			"restore the definition or restart the VM", d->id);
 	x->bytes = (uint64_t)st.st_blocks * 512;
 	return 0;
 }
@@ -68,8 +68,8 @@ int fork_disks_check(struct fork_disks *d, struct machine *m, struct err *e)
 				.is_qcow2 = m->cfg.disks[i].format[0] == BLOCK_FORMAT_QCOW2 };
 	if (d->nfds != d->n * (1 + (uint64_t)d->copies) || (d->n && !d->copies))
 		return err_set(e, -EINVAL, ERR_INVALID,
-			"the definition has other disks than the VM runs with; define it as it was, or start the VM "
-			"anew");
+			"the running VM has other disks than its definition; restore the definition "
+			"or restart the VM");
 	for (unsigned i = 0; i < d->n && !r; i++, at += 1 + d->copies) {
 		d->list[i].image = d->fds[at];
 		d->list[i].copies = d->fds + at + 1;
@@ -208,8 +208,8 @@ static void frozen_release(struct fork_disks *d)
 		if (!r && x->way == FORK_DISK_FREEZE && x->id[0])
 			r = disk_snapshot_delete(x->disk, x->id, &e);
 		if (r < 0)
-			log_warn(x->disk->id, "what clones were copied from is not given back: %s; the next start "
-				"does it", e.msg);
+			log_warn(x->disk->id, "cannot delete the fork's temporary snapshot: %s; the "
+				"next start deletes it", e.msg);
 	}
 }
 

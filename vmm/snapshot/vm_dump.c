@@ -273,7 +273,7 @@ static int file_check(int fd, struct err *e)
 	if (fstat(fd, &st) < 0)
 		return err_set_errno(e, -errno, "the file");
 	if (!S_ISREG(st.st_mode) || st.st_size)
-		return err_set(e, -EINVAL, ERR_INVALID, "a dump is written into an empty regular file");
+		return err_set(e, -EINVAL, ERR_INVALID, "a dump needs an empty regular file");
 	return 0;
 }
 

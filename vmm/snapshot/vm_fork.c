@@ -241,8 +241,8 @@ static int fork_check(struct machine *m, struct fork_disks *d, struct err *e)
 		return err_set(e, -EBUSY, ERR_WRONG_STATE, "the VM is off; start it first, or name a snapshot");
 	if (m->cfg.huge_pages)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-			"memory in huge pages cannot be shared with clones; set \"hugepages\": false and "
-			"start the VM anew");
+			"memory in huge pages cannot be shared with clones; set \"hugepages\": false "
+			"and restart the VM");
 	return fork_disks_check(d, m, e);
 }
 
@@ -300,7 +300,7 @@ static int seals_check(int fd, struct err *e)
 
 	if (seals < 0 || (seals & want) != want)
 		return err_set(e, -EINVAL, ERR_INVALID,
-			"a clone's memory has to come in a file that is sealed against writing");
+			"the file of a clone's memory is not sealed against writing");
 	return 0;
 }
 

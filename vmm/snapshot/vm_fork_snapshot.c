@@ -64,7 +64,7 @@ static int state_open(struct snapshot_fork *x, struct machine_disk *first, const
 	if (!r && memcmp(x->h.uuid, x->j.m->cfg.uuid, sizeof(x->h.uuid)))
 		r = err_set(e, -EINVAL, ERR_INVALID, "the snapshot's state belongs to another VM");
 	if (!r && x->h.layout.total_bytes > x->store->map.n * x->store->map.cluster_bytes)
-		r = err_set(e, -EINVAL, ERR_CORRUPT, "the snapshot's state is cut short");
+		r = err_set(e, -EINVAL, ERR_CORRUPT, "the snapshot's state is truncated");
 	if (!r)
 		r = vmstate_read_crcs(&x->store->store, &x->h, &x->crcs, e);
 	return r < 0 ? (err_prefix(e, "snapshot '%s'", n->info.name), r) : 0;
@@ -85,8 +85,8 @@ static int snapshot_open(struct snapshot_fork *x)
 	r = vmsnap_find(&t, x->name, &n, &x->j.e);
 	if (!r && !n->info.vm_state_bytes)
 		r = err_set(&x->j.e, -EINVAL, ERR_WRONG_STATE,
-			"snapshot '%s' holds disks only, and clones go on from memory, too; name one that was taken of the "
-			"running VM", n->info.name);
+			"snapshot '%s' holds disks only, but clones need its memory; choose a "
+			"snapshot of the running VM", n->info.name);
 	if (!r)
 		r = ids_take(x, first, n);
 	if (!r)

@@ -121,7 +121,7 @@ static void save_done(struct work *w)
 		vm_work_end(s->vm); /* discards a reset that the guest asked for meanwhile */
 	} else {
 		vm_work_end(s->vm);
-		log_warn(NULL, "not saved: %s", s->e.msg);
+		log_warn(NULL, "cannot save the VM: %s", s->e.msg);
 		vm_undo_save(s);
 		s->done(s->opaque, s->r, &s->e);
 	}

@@ -32,8 +32,8 @@ struct machine_disk *vmsnap_first_disk(struct machine *m, struct err *e)
 		if (vmsnap_disk_takes_part(m, i) && m->cfg.disks[i].format[0] == BLOCK_FORMAT_QCOW2)
 			return &m->disks[i];
 	err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-		"snapshots live in a writable qcow2 disk, and this VM has none; convert one with `cairn-img "
-		"convert -O qcow2`");
+		"snapshots need a writable qcow2 disk, and this VM has none; convert one with "
+		"`cairn-img convert -O qcow2`");
 	return NULL;
 }
 
@@ -268,7 +268,7 @@ static int delete_everywhere(struct delete_job *x, struct machine_disk *first, s
 	r = vmsnap_find(&t, x->name, &n, e);
 	if (!r && tree_has_tag(&n->data, "keep"))
 		r = err_set(e, -EPERM, ERR_WRONG_STATE,
-			"snapshot '%s' is tagged 'keep'; take the tag away first: cairn snapshot-tag", n->info.name);
+			"snapshot '%s' is tagged 'keep'; remove the tag first with cairn snapshot-tag", n->info.name);
 	if (!r)
 		r = vmsnap_delete(m, first, &t, n, e);
 	tree_done(&t);

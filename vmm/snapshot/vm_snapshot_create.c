@@ -69,9 +69,9 @@ static int disks_check(struct machine *m, struct err *e)
 				block_format_name(d->format[0]));
 		if (d->data_fd[0] != VM_NO_FD)
 			return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-				"disk %s keeps its data in an external data file, which has room for one content "
-				"only; for snapshots convert it with `cairn-img convert -O qcow2` into an image "
-				"without one", d->id);
+				"disk %s has an external data file, which cannot hold snapshots; "
+				"convert it with `cairn-img convert -O qcow2` into an image without "
+				"one", d->id);
 	}
 	return vmsnap_first_disk(m, e) ? 0 : -ENOTSUP;
 }
@@ -102,13 +102,14 @@ static int namesake_delete(struct create_job *x, struct machine_disk *d, const s
 {
 	if (!n->ours || (tree_has_set(n) && memcmp(n->data.set.vm, x->j.m->cfg.uuid, sizeof(n->data.set.vm))))
 		return err_set(&x->j.e, -EEXIST, ERR_EXISTS,
-			"disk %s has a snapshot '%s' that this VM has not taken; choose another name, or shut the "
-			"VM off and delete it with `cairn-img snapshot -d`", d->id, x->c.name);
+			"disk %s has a snapshot '%s' of another VM or program; choose another name, "
+			"or shut the VM off and delete it with `cairn-img snapshot -d`", d->id, x->c.name);
 	if (n->data.set.mark == TREE_MAKING && x->first->snapshot_unknown)
 		return err_set(&x->j.e, -EBUSY, ERR_WRONG_STATE,
-			"an error left open whether snapshot '%s' was taken; choose another name, or start the VM anew",
+			"after an error it is unknown whether snapshot '%s' was taken; choose another "
+			"name or restart the VM",
 			x->c.name);
-	log_warn(d->id, "a snapshot '%s' that the first disk knows nothing of is deleted", x->c.name);
+	log_warn(d->id, "deleting snapshot '%s': the first disk has no such snapshot", x->c.name);
 	return disk_snapshot_delete(d, n->info.id, &x->j.e);
 }
 
@@ -165,7 +166,8 @@ static int base_crcs_read(struct create_job *x)
 	disk_store_init(&st, x->first, NULL, x->j.m->base_id);
 	r = vmstate_read_header(&st.store, &h, &x->j.e);
 	if (!r && h.layout.ram_bytes != x->h.layout.ram_bytes)
-		r = err_set(&x->j.e, -EINVAL, ERR_CORRUPT, "snapshot %s has another size of memory now",
+		r = err_set(&x->j.e, -EINVAL, ERR_CORRUPT, "snapshot %s: its memory has an unexpected "
+			"size",
 			x->j.m->base_id);
 	return r < 0 ? r : vmstate_read_crcs(&st.store, &h, &x->crcs, &x->j.e);
 }
@@ -230,10 +232,11 @@ static int quiesce_check(struct vm *vm, const struct vm_snapshot_create *c, stru
 		return 0;
 	if (!vm_machine(vm)->agent)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-			"the VM has no port for a guest agent; set \"guest_agent\": true and start it anew");
+			"the VM has no port for a guest agent; set \"guest_agent\": true and restart "
+			"it");
 	if (vm_phase(vm) != VM_PHASE_RUNNING)
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
-			"a VM that does not run cannot freeze its file systems; resume it first");
+			"cannot freeze the guest's file systems: the VM does not run; resume it first");
 	return 0;
 }
 
@@ -526,7 +529,7 @@ static void disks_abort(struct create_job *x)
 	for (unsigned i = 0; i < x->j.m->ndisks; i++)
 		if (x->on_disk[i] &&
 			disk_snapshot_abort(&x->j.m->disks[i], STEAL_PTR(x->on_disk[i]), &e) < 0)
-			log_warn(x->j.m->disks[i].id, "giving up a snapshot: %s", e.msg);
+			log_warn(x->j.m->disks[i].id, "cannot abort a snapshot: %s", e.msg);
 }
 
 static int set_new(struct create_job *x, struct tree_set *set)
@@ -597,12 +600,12 @@ static int disks_commit(struct create_job *x)
 	if (r < 0) {
 		disks_abort(x);
 		if (vmsnap_recover(x->j.m, false, NULL, NULL, &e) < 0)
-			log_warn(NULL, "rolling back snapshot '%s': %s; the next start does it", x->c.name, e.msg);
+			log_warn(NULL, "cannot roll back snapshot '%s': %s; the next start does so", x->c.name, e.msg);
 		return r;
 	}
 	n.info = info;
 	if (vmsnap_parts(x->j.m, x->first, &n, vmsnap_part_settle, &n, &e) < 0)
-		log_warn(NULL, "snapshot '%s' is whole, and could not be marked so: %s", x->c.name, e.msg);
+		log_warn(NULL, "snapshot '%s' is complete, but could not be marked as such: %s", x->c.name, e.msg);
 	return 0;
 }
 

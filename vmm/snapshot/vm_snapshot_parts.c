@@ -208,10 +208,11 @@ struct recovery {
 static void part_recovered(const struct recovery *x, enum vm_recovery what, const struct machine_disk *d,
 	const struct tree_node *n)
 {
-	static const char *const words[] = { [VM_RECOVERY_MADE] = "was taken, and its making is ended",
-		[VM_RECOVERY_UNMADE] = "was not taken on all disks, and is rolled back",
-		[VM_RECOVERY_DELETED] = "was being deleted, and is gone now",
-		[VM_RECOVERY_REVERTED] = "was being reverted to: all disks are there now" };
+	static const char *const words[] = { [VM_RECOVERY_MADE] = "was complete and is now marked as "
+		"such",
+		[VM_RECOVERY_UNMADE] = "was incomplete and is now rolled back",
+		[VM_RECOVERY_DELETED] = "was being deleted and is now gone",
+		[VM_RECOVERY_REVERTED] = "was being reverted to; now all disks are reverted" };
 
 	log_warn(d->id, "after a crash: snapshot '%s' %s", n->info.name, words[what]);
 	if (x->tell)
@@ -227,11 +228,11 @@ static int marked_end(struct recovery *x, struct tree *t, struct tree_node *n, s
 	/* With two snapshots of one id, the engine would act on the first, and this one's mark
 	 * would stay forever. */
 	if (tree_find_id(t, tree_id(n)) != n)
-		return err_set(e, -EINVAL, ERR_CORRUPT, "disk %s: two snapshots have the id %s, and work on one of "
-			"them was cut short; delete them with `qemu-img snapshot -d`", x->first->id, n->info.id);
+		return err_set(e, -EINVAL, ERR_CORRUPT, "disk %s: two snapshots have the id %s, and "
+			"work on one of them was interrupted; delete them with `qemu-img snapshot -d`", x->first->id, n->info.id);
 	if (reverting && !x->may_revert)
-		return err_set(e, -EBUSY, ERR_WRONG_STATE, "a revert of the disks to snapshot '%s' was cut short; "
-			"start the VM without a saved state, which ends it", n->info.name);
+		return err_set(e, -EBUSY, ERR_WRONG_STATE, "a revert of the disks to snapshot '%s' "
+			"was interrupted; start the VM without a saved state to complete it", n->info.name);
 	r = reverting ? revert_rest(x->m, x->first, t, n, e) : delete_rest(x->m, x->first, t, n, e);
 	if (!r)
 		part_recovered(x, reverting ? VM_RECOVERY_REVERTED : VM_RECOVERY_DELETED, x->first, n);
@@ -273,7 +274,7 @@ static int part_recover(struct recovery *x, struct machine_disk *d, const struct
 		if (!r && making)
 			part_recovered(x, VM_RECOVERY_MADE, d, whole);
 	} else if (making && memcmp(part->data.set.vm, x->m->cfg.uuid, sizeof(part->data.set.vm))) {
-		log_warn(d->id, "another VM did not end the making of snapshot '%s'; it is left alone",
+		log_warn(d->id, "another VM did not complete snapshot '%s'; leaving it alone",
 			part->info.name);
 	} else if (making && !x->first->snapshot_unknown) {
 		/* With snapshot_unknown, the next open or a change of the table decides. */

@@ -134,7 +134,7 @@ static int state_look(struct revert_job *x)
 			(unsigned long long)(x->h.layout.ram_bytes / MIB),
 			(unsigned long long)(m->mem.bytes / MIB));
 	if (!r && x->h.layout.total_bytes > x->store->map.n * x->store->map.cluster_bytes)
-		r = err_set(e, -EINVAL, ERR_CORRUPT, "the snapshot's state is cut short");
+		r = err_set(e, -EINVAL, ERR_CORRUPT, "the snapshot's state is truncated");
 	if (!r)
 		r = vmstate_read_sections(s, &x->h, &x->sections, e);
 	if (!r)

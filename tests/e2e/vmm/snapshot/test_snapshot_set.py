@@ -236,7 +236,7 @@ def test_a_revert_cut_short_is_not_ended_under_a_saved_state(two, tmp_path):
     for d in two.disks:
         wait_released(d)
     mark(two.disks[0], "s1", REVERTING)
-    assert "a revert of the disks to snapshot 's1' was cut short" in two.daemon.cairn("restore", saved, ok=None).stderr
+    assert "a revert of the disks to snapshot 's1' was interrupted" in two.daemon.cairn("restore", saved, ok=None).stderr
     assert recoveries(two.daemon) == []
     until(lambda: not two.daemon.children())
     two.start()
@@ -296,7 +296,7 @@ def test_a_disk_of_another_vm_is_left_alone(two, tmp_path, guest):
     other.start()
     assert recoveries(d) == []
     r = d.cairn("snapshot-create-as", "vm1", "s2", ok=4)
-    assert "disk vdc has a snapshot 's2' that this VM has not taken" in r.stderr
+    assert "disk vdc has a snapshot 's2' of another VM or program" in r.stderr
     other.take("s3")
     d.cairn("snapshot-revert", "vm1", "s3")
     other.off()
