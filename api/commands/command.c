@@ -109,7 +109,7 @@ static void answer_send_pending(void *opaque)
 	answer_send(c, STEAL_PTR(c->answer), -1);
 }
 
-/* Send an answer. o and fd: takes them. */
+/* Audit the call and answer it, now or when the images are released. o and fd: takes them. */
 static void call_answer(struct call *c, struct json_object *o, int fd)
 {
 	call_audit(c, o);
