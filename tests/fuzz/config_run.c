@@ -11,11 +11,12 @@
 #define FILES 12u
 #define CHANGES_MAX 64u
 
-/* Two disks, one of them in two layers with a data file, and an interface. */
+/* Fill in a valid configuration: two disks, one of them with two layers and a data file, and an
+ * interface. */
 static void config_fill(struct vm_config *c)
 {
 	memset(c, 0, sizeof(*c));
-	/* As long as they may be: only the check sees to their end. */
+	/* Strings without a NUL: only vm_config_check() terminates them. */
 	memset(c->name, 'x', VM_NAME_MAX);
 	memset(c->cmdline, 'y', VM_CMDLINE_MAX);
 	c->ram_bytes = 64 * MIB;
@@ -69,7 +70,7 @@ static void disk_look(const struct vm_disk *d, unsigned nfds, bool used[CHANNEL_
 	}
 }
 
-/* What a VM process relies on, without looking again. */
+/* Check the properties that a VM process relies on. */
 static void config_look(const struct vm_config *c, unsigned nfds)
 {
 	const uint16_t fds[] = { c->kernel_fd, c->initrd_fd, c->log_fd, c->end_fd, c->restore_fd, c->working_sets_fd };
@@ -92,7 +93,8 @@ static void config_look(const struct vm_config *c, unsigned nfds)
 
 bool config_run(const uint8_t *input, size_t len)
 {
-	struct vm_config *c = malloc(sizeof(*c)); /* its own, so that a read past the end is seen */
+	/* A buffer of its own, so that the sanitizer sees a read past its end. */
+	struct vm_config *c = malloc(sizeof(*c));
 	unsigned nfds = len ? input[0] % (CHANNEL_FDS_MAX + 1) : FILES;
 	struct err e = { .msg = "" };
 	bool good;

@@ -1,7 +1,8 @@
-/* fuzz_api: what the fuzzers of the control plane and their replay in `make check` share.
+/* fuzz_api: declarations shared by the fuzzers of the control plane and their replay in `make
+ * check`.
  *
- * Inputs are text, and those in tests/data/wire and tests/data/script are where fuzzers begin. Beyond what
- * sanitizers see, running one aborts when something is not as it is promised. */
+ * Inputs are text; tests/data/wire and tests/data/script hold the seeds. Beyond the sanitizers'
+ * checks, a run aborts when a property stated here does not hold. */
 #ifndef CAIRN_TESTS_FUZZ_API_H
 #define CAIRN_TESTS_FUZZ_API_H
 
@@ -24,38 +25,40 @@ static inline void must_at(bool ok, const char *what, const char *file, int line
 	abort();
 }
 
-/* What a client sends. The same texts and faults come out in one piece, byte by byte, and cut anywhere; what
- * is a text is sent as a line that reads back as the same. Returns how many texts came out. */
+/* Feed bytes as a client sends them. The same texts and faults must come out in one piece, byte by
+ * byte, and cut anywhere; a text is printed as a line that parses to the same text. Returns the
+ * number of texts. */
 unsigned wire_run(const uint8_t *input, size_t len);
 
-/* A VM's configuration as its process gets it (vm_config_check()): how many files come along, then bytes that are
- * changed in one that is right: place (two bytes), value. Of one that is taken all is within its bounds, and no
- * file has two users. Returns whether it is. */
+/* Check a VM's configuration (vm_config_check()). The input is the number of fds, then changes to a
+ * valid configuration: offset (two bytes), value. In an accepted configuration all fields are
+ * within bounds and no file is used twice. Returns whether it is accepted. */
 bool config_run(const uint8_t *input, size_t len);
 
-/* A script: a line says who does what, by its first letter, and has its words behind a space.
+/* A script: the first letter of a line says who acts, and the words after the space say how.
  *
- *   d TEXT     an admin says TEXT on the daemon's socket; D: with an empty file that comes along
- *   u TEXT     somebody who may nothing does (only root can play both)
- *   q TEXT     somebody says it on the own socket of VM "a", if that is there
- *   a WORDS    how the next request to a VM's process is answered: 0 to 99, an answer's type; -: not at all;
- *              AT:HEX, bytes of the answer, at AT (decimal; beyond the end: it is longer); cut=N: N bytes
- *   e WORDS    the first VM's process says something unasked: an event, with the same words
+ *   d TEXT     an admin sends TEXT to the daemon's socket; D: with the fd of an empty file
+ *   u TEXT     a user without permissions sends TEXT (only when root runs the test)
+ *   q TEXT     a client sends TEXT to the QMP socket of VM "a", if it exists
+ *   a WORDS    answer to the next request to a VM process: 0 to 99: message type; -: no answer;
+ *   AT:HEX: bytes at offset AT (decimal; beyond the end: makes it longer); cut=N: N bytes
+ *   e WORDS    the first VM process sends an unasked event, with the same words
  *   x          that process dies
- *   r          the daemon ends, and the next one takes over
- *   f PATH TEXT  the same, and meanwhile a file of the state folder is written; in TEXT | is a new line
+ *   r          the daemon ends and the next one starts
+ *   f PATH TEXT  as r, but in between PATH in the state folder is written; | in TEXT is a newline
  *
- * All of it happens in one process, with VMs that are pretended in it, in a folder in memory: nothing else of
- * the host can be written meanwhile. A text has one answer, in its order, as one short line of ASCII; who may
- * nothing learns no name, and is told the same of what is there and what is not; the daemon ends with as many
- * files open as it began with. */
+ * Everything happens in one process, with VMs simulated in it, in a tmpfs: nothing else on the host
+ * can be written.
+ * Checked: each text has one answer, in order, as one short ASCII line. The user without
+ * permissions learns no name and gets the same answers whether a thing exists or not. The daemon
+ * ends with as many open files as it began with. */
 
-/* Shut this process in: from then on it can write to script_run()'s folder and below `keep` (NULL: nothing)
- * alone. Returns 0 or -errno: it cannot be done here. */
+/* Confine this process: it can write only to script_run()'s folder and below `keep` (NULL:
+ * nothing). Returns 0; -errno when the host does not support it. */
 int script_setup(const char *keep);
-/* Returns how many answers came that are no errors. */
+/* Run a script. Returns the number of answers that are not errors. */
 unsigned script_run(const uint8_t *input, size_t len);
-/* Change a script as somebody would who knows the schema. Returns the new length, at most cap. */
+/* Mutate a script with knowledge of the schema. Returns the new length, at most cap. */
 size_t script_mutate(uint8_t *input, size_t len, size_t cap, unsigned seed);
 
 #endif

@@ -1,5 +1,5 @@
-/* fuzz_config: what a VM process is told to be, by a daemon that went mad. libFuzzer.
- * What is checked: fuzz_api.h. */
+/* fuzz_config: libFuzzer target for a VM process's configuration from a malfunctioning daemon.
+ * Checks: fuzz_api.h. */
 #include "tests/fuzz/fuzz_api.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);

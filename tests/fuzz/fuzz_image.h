@@ -1,8 +1,8 @@
-/* fuzz_image: what the fuzzer, the replay in `make check` and the tool beside them share.
+/* fuzz_image: declarations shared by the fuzzer, the replay in `make check` and image_tool.
  *
- * An input is a program, IMAGE_OPS operations of four bytes, and behind it the first bytes of an
- * image; the file that it runs on is longer (a hole), so that tables may lie anywhere in its first
- * 4 MiB. Everything here is deterministic. */
+ * An input is a program of IMAGE_OPS operations of four bytes, followed by the first bytes of an
+ * image. The image file is longer (a hole), so that tables may lie anywhere in its first 4 MiB.
+ * Everything is deterministic. */
 #ifndef CAIRN_TESTS_FUZZ_IMAGE_H
 #define CAIRN_TESTS_FUZZ_IMAGE_H
 
@@ -38,23 +38,23 @@ enum image_op {
 	IMAGE_OP_COUNT,
 };
 
-/* Run one input. Beyond what sanitizers see it aborts when an image that check finds whole is not
- * whole afterwards, when what was written there does not read back, when an image in which repair
- * left no fault cannot be opened, and when check or a reader changes the file. */
+/* Run one input. Beyond the sanitizers' checks, it aborts when an image that check finds consistent
+ * is inconsistent afterwards; when data written to such an image does not read back; when an image
+ * cannot be opened after a repair that left no fault; when check or a reader changes the file. */
 void image_run(const uint8_t *input, size_t len);
 
-/* Seed i of image_seeds(): an input of at most cap bytes. Returns its length. */
+/* Write seed i of image_seeds(), at most cap bytes. Returns its length. */
 size_t image_seeds(void);
 const char *image_seed_name(size_t i);
 size_t image_seed(size_t i, uint8_t *input, size_t cap);
 
-/* Change some fields of an input, as somebody would who knows the format and means harm. Returns
- * the new length, at most cap. */
+/* Mutate some fields of an input with knowledge of the format. Returns the new length, at most
+ * cap. */
 size_t image_mutate(uint8_t *input, size_t len, size_t cap, uint64_t random);
 
-/* A past find: what to change in a seed. */
+/* A regression input, as changes to a seed. */
 struct image_poke {
-	uint32_t at; /* from the input's beginning; ~0: cut the input at value */
+	uint32_t at; /* offset from the input's start; ~0: cut the input at value */
 	uint8_t size; /* 1, 2, 4 or 8, big-endian; 0 ends the list */
 	uint64_t value;
 };
@@ -64,7 +64,7 @@ struct image_find {
 };
 extern const struct image_find image_finds[];
 extern const size_t image_nfinds;
-/* As image_seed(); 0 when the seed is not known. */
+/* Write a regression input. Returns its length; 0 when the seed is unknown. */
 size_t image_find(const struct image_find *f, uint8_t *input, size_t cap);
 
 #endif

@@ -1,5 +1,5 @@
-/* fuzz_qcow2: an image from anybody goes through all that Cairn does with one. libFuzzer.
- * The input's form and what is checked: fuzz_image.h. */
+/* fuzz_qcow2: libFuzzer target that runs all operations of Cairn on an untrusted image. Input
+ * format and checks: fuzz_image.h. */
 #include "tests/fuzz/fuzz_image.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
@@ -12,7 +12,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	return 0;
 }
 
-/* Now and then what libFuzzer itself would do: it splices inputs and follows comparisons. */
+/* One time in eight use libFuzzer's own mutations, which splice inputs and follow comparisons. */
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t len, size_t cap, unsigned seed)
 {
 	return seed % 8 ? image_mutate(data, len, cap, seed) : LLVMFuzzerMutate(data, len, cap);

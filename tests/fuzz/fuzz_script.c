@@ -1,6 +1,6 @@
-/* fuzz_script: commands to both sockets, hostile VM processes and damaged state files, through a whole daemon.
- * libFuzzer. Scripts and what is checked: fuzz_api.h. FUZZ_KEEP in the environment: the folder that the fuzzer
- * itself writes to. SCRIPT_LOG: the daemon's log is shown. */
+/* fuzz_script: libFuzzer target for commands to both sockets, hostile VM processes and damaged
+ * state files, in a whole daemon. Scripts and checks: fuzz_api.h. Environment: FUZZ_KEEP: folder
+ * that the fuzzer may write to; SCRIPT_LOG: show the daemon's log. */
 #include "tests/fuzz/fuzz_api.h"
 
 #include <stdio.h>

@@ -1,5 +1,5 @@
-/* fuzz_state: the state of a VM and the data of a snapshot tree, from an image of anybody's. libFuzzer.
- * The input's form and what is checked: fuzz_state.h. */
+/* fuzz_state: libFuzzer target for a VM state and the data of a snapshot tree from an untrusted
+ * image. Input format and checks: fuzz_state.h. */
 #include "tests/fuzz/fuzz_state.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);

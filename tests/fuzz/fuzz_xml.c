@@ -1,5 +1,5 @@
-/* fuzz_xml: libvirt's domain XML from anybody: read, and if a definition comes of it, printed and read
- * again. libFuzzer; the corpus is tests/data/xml. */
+/* fuzz_xml: libFuzzer target for untrusted libvirt domain XML: read it and, if it yields a
+ * definition, print that and read it again. Seeds: tests/data/xml. */
 #include "tools/xml/domain.h"
 #include "api/wire/json.h"
 #include "base/err.h"
@@ -18,7 +18,7 @@ static void must(bool ok)
 		abort();
 }
 
-/* What domain_print() says yes to has been read again: the same once more has to be, too. */
+/* Check that XML printed by domain_print() reads and prints as the same XML. */
 static void print_check(struct json_object *definition)
 {
 	char *xml = NULL;

@@ -1,5 +1,5 @@
-/* Past finds: inputs that once broke something, as what to change in a seed. The tool beside this
- * file (`image_tool text FILE`) writes such a row for an input. */
+/* Regression inputs that once failed, as changes to a seed. `image_tool text FILE` prints such a
+ * row for an input. */
 #include "tests/fuzz/fuzz_image.h"
 
 #include "base/util.h"

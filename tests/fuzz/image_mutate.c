@@ -1,5 +1,5 @@
-/* Mutations by somebody who knows the format: fields of the header, entries of each table,
- * descriptors of compressed clusters, snapshots, extensions, set to what hurts. */
+/* Mutations with knowledge of the format: set fields of the header, table entries, descriptors of
+ * compressed clusters, snapshots and extensions to harmful values. */
 #include "tests/fuzz/fuzz_image.h"
 
 #include "base/bytes.h"
@@ -10,7 +10,7 @@
 
 #define PLACES_MAX 256u
 
-/* The image of an input and what is known of it. Offsets may be anything: at() checks. */
+/* An input's image and its parsed properties. Offsets are unchecked; at() checks them. */
 struct mutation {
 	uint8_t *image;
 	size_t len;
@@ -68,7 +68,7 @@ static uint64_t place(struct mutation *m)
 	return m->nplaces ? m->places[below(m, m->nplaces)] : 0;
 }
 
-/* Each used entry of the table of n entries of 8 bytes at off. */
+/* Collect the offset in each used entry of the table of n 8-byte entries at off. */
 static void places_of(struct mutation *m, uint64_t off, uint64_t n, unsigned step)
 {
 	for (uint64_t i = 0; i < n && i < 512; i += step) {
@@ -98,7 +98,7 @@ static void learn(struct mutation *m)
 		places_of(m, get(m, l1 + i * 8, 8) & QCOW2_OFFSET_MASK, 64, m->entry_bytes / 8);
 }
 
-/* A value for a field that says where something is, or how much of it there is. */
+/* Return a value for a field that holds an offset or a count. */
 static uint64_t wicked(struct mutation *m, uint64_t old)
 {
 	static const uint64_t numbers[] = { 0, 1, 2, 7, 8, 63, 64, 255, 511, 512, 65535, 65536, 65537,
@@ -128,7 +128,7 @@ static uint64_t wicked(struct mutation *m, uint64_t old)
 	}
 }
 
-/* An entry of an L1 or L2 table. */
+/* Return a value for an entry of an L1 or L2 table. */
 static uint64_t wicked_entry(struct mutation *m, uint64_t old)
 {
 	uint32_t x = 62 - (m->cluster_bits - 8);
@@ -142,11 +142,11 @@ static uint64_t wicked_entry(struct mutation *m, uint64_t old)
 		return old ^ QCOW2_ZERO;
 	case 3:
 		return old ^ QCOW2_COMPRESSED;
-	case 4: /* points to something else that is in use */
+	case 4: /* points to another cluster in use */
 		return place(m) | (old & QCOW2_COPIED);
 	case 5:
 		return place(m) | QCOW2_COPIED;
-	case 6: /* a stream somewhere, of some length */
+	case 6: /* a compressed stream of some offset and length */
 		return QCOW2_COMPRESSED | (place(m) + (next(m) & 0x1ff)) | below(m, 1ULL << (62 - x)) << x;
 	case 7:
 		return old | 1ULL << (56 + below(m, 6));
@@ -157,7 +157,7 @@ static uint64_t wicked_entry(struct mutation *m, uint64_t old)
 	}
 }
 
-/* ---- what may be changed ---- */
+/* ---- fields to mutate ---- */
 
 struct field {
 	uint8_t at, size;
@@ -171,7 +171,7 @@ static void mutate_header(struct mutation *m)
 	const struct field *f = &fields[2 + below(m, ARRAY_SIZE(fields) - 2)];
 	uint64_t old = get(m, f->at, f->size), v;
 
-	if (!below(m, 50)) /* the magic and the version: seldom, all is over then */
+	if (!below(m, 50)) /* magic or version: rarely, because the image is then rejected */
 		f = &fields[below(m, 2)];
 	switch (f->at) {
 	case QCOW2_AT_CLUSTER_BITS:
@@ -248,7 +248,7 @@ static void mutate_refcount(struct mutation *m)
 	put(m, at_byte, 1, below(m, 2) ? below(m, 4) : next(m));
 }
 
-/* Where entry i of the snapshot table begins. */
+/* Return the offset of entry i of the snapshot table. */
 static uint64_t snapshot_at(const struct mutation *m, uint64_t i)
 {
 	uint64_t off = get(m, QCOW2_AT_SNAPSHOTS_OFFSET, 8);
@@ -299,7 +299,7 @@ static void mutate_extension(struct mutation *m)
 	case 1:
 		put(m, pos + 4, 4, below(m, 2) ? below(m, 600) : wicked(m, 0));
 		break;
-	case 2: /* a directory of bitmaps */
+	case 2: /* a bitmap directory */
 		put(m, pos, 4, QCOW2_EXT_BITMAPS);
 		put(m, pos + 4, 4, 24);
 		put(m, pos + 8, 4, 1 + below(m, 3));
@@ -365,7 +365,7 @@ size_t image_mutate(uint8_t *input, size_t len, size_t cap, uint64_t random)
 		else
 			mutate_program(&m, input);
 	}
-	if (!below(&m, 64)) /* the file ends early, and what follows are zeros */
+	if (!below(&m, 64)) /* truncate the file; the rest reads as zeros */
 		len = IMAGE_PROGRAM_BYTES + below(&m, m.len);
 	return len;
 }

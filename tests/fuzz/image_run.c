@@ -1,4 +1,4 @@
-/* Run the operations of an input on its image. */
+/* Runs the operations of an input on its image. */
 #include "tests/fuzz/fuzz_image.h"
 
 #include "base/bytes.h"
@@ -22,17 +22,17 @@
 #define BACKING_BYTES (256 * KIB)
 #define STEP_BYTES (128 * KIB)
 #define GROWN_MAX (64 * MIB)
-/* Walks over all of a disk stop here. */
+/* Limit of extents for walks over a whole disk. */
 #define EXTENTS_MAX 256u
 
 struct run {
 	struct loop *loop;
 	int fd;
-	int data_fd; /* for an image that keeps its data elsewhere */
+	int data_fd; /* for an image with an external data file */
 	struct block *b; /* NULL: closed, or cannot be opened */
 	uint8_t *buf, *back;
-	bool whole; /* check found nothing before we began */
-	bool plain; /* no leak, either, and no compressed cluster, which may be garbage */
+	bool whole; /* check found no fault before the first operation */
+	bool plain; /* neither leaks nor compressed clusters, whose content may be garbage */
 };
 
 #define DIE(...)                                                                                   \
@@ -53,7 +53,7 @@ static int memory_file(const uint8_t *data, size_t len, uint64_t bytes)
 	return fd;
 }
 
-/* Of its first 256 KiB and its length: readers do not write. */
+/* Return a checksum of the first 256 KiB and the length, to check that readers do not write. */
 static uint64_t file_sum(int fd)
 {
 	static uint64_t words[256 * KIB / 8];
@@ -65,7 +65,7 @@ static uint64_t file_sum(int fd)
 	return sum;
 }
 
-/* ---- open and closed ---- */
+/* ---- opening and closing ---- */
 
 static void image_open(struct run *r, bool read_only, struct err *e)
 {
@@ -104,7 +104,7 @@ static int image_close(struct run *r)
 	return res;
 }
 
-/* Marked images can still be read. */
+/* An image that is marked as corrupt can still be read. */
 static void image_reopen(struct run *r)
 {
 	uint64_t before;
@@ -125,7 +125,7 @@ static void line_print(void *opaque, const char *line)
 	fprintf(stderr, "%s\n", line);
 }
 
-/* Faults, or ~0 when the check does not run. */
+/* Return the number of faults; ~0 when the check fails to run. */
 static uint64_t image_check(struct run *r, struct qcow2_check *ret)
 {
 	uint64_t before = file_sum(r->fd);
@@ -156,7 +156,7 @@ static int rw(struct block *b, enum block_op op, unsigned flags, uint64_t off, u
 	return block_run(b, &q);
 }
 
-/* Part a/256 of the disk, and some sectors on. */
+/* Choose a range: op[1]/256 of the disk plus some sectors. */
 static uint64_t place(const struct block_info *info, const uint8_t *op, uint64_t *ret_len)
 {
 	uint64_t off = info->size_bytes / 256 * op[1] / 512 * 512 + (op[3] & 15) * 512ULL;
@@ -240,7 +240,7 @@ static void vm_wait(struct run *r, struct block_vmstate_req *q)
 		loop_run_once(r->loop, UINT64_MAX);
 }
 
-/* Id of one of those that exist; false: none. */
+/* Get the id of an existing snapshot. Returns false when there is none. */
 static bool snap_pick(struct run *r, uint8_t which, struct block_snapshot_info *ret)
 {
 	struct block_snapshot_info *list;
@@ -358,7 +358,7 @@ static void op_repair(struct run *r, enum qcow2_repair how)
 	image_reopen(r);
 }
 
-/* What tools do to an image that nobody has open. */
+/* Run operations that tools perform on an image that is not open. */
 static void op_header(struct run *r, const uint8_t *op)
 {
 	struct qcow2_header h;
@@ -379,7 +379,7 @@ static void op_header(struct run *r, const uint8_t *op)
 			(void)qcow2_set_backing(r->fd, &h, NULL, NULL, NULL);
 			break;
 		case 4:
-			/* As the tool: faults have to be seen, not papered over. */
+			/* As in the tool: refuse when the check finds faults. */
 			if (!image_check(r, NULL))
 				(void)qcow2_refcounts_rebuild(r->fd, &h, op[2] % 7, NULL);
 			break;
@@ -444,7 +444,7 @@ static void op_run(struct run *r, const uint8_t *op)
 		op_large(r, op);
 }
 
-/* One for all inputs: what an image left in flight would be met by the next one. */
+/* Return the loop for all inputs: a request left in flight by one image fails the next. */
 static struct loop *loop_shared(void)
 {
 	static struct loop *l;

@@ -1,4 +1,4 @@
-/* Seeds: small images of each kind that the format knows, made by our own engine. */
+/* Seeds: small images of each kind of the format, written by Cairn's engine. */
 #include "tests/fuzz/fuzz_image.h"
 
 #include "base/err.h"
@@ -90,7 +90,7 @@ static void fill(uint8_t *buf, size_t len, unsigned kind)
 		buf[i] = (uint8_t)(i / 64 + kind);
 }
 
-/* Half of its clusters compress, the others are stored as they are. */
+/* Fill an image so that half of its clusters compress and the others are stored raw. */
 static void pack_fill(int fd, const struct seed *s)
 {
 	size_t cluster = (size_t)1 << s->create.cluster_bits;

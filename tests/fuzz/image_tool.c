@@ -1,10 +1,11 @@
-/* image_tool: seeds and inputs of fuzz_qcow2 by hand.
- *   image_tool seeds FOLDER        write all seeds there
- *   image_tool run FILE...         run inputs, without the fuzzer
- *   image_tool text FILE           an input that fails as a row for image_finds.c: what can be as in
- *                                  the seed that is most like it, is put back first
- *   image_tool image FILE          its image, to standard output
- *   image_tool random N COUNT FILE COUNT mutants of all seeds, from the Nth on; the last is in FILE */
+/* image_tool: work with seeds and inputs of fuzz_qcow2 by hand.
+ *   image_tool seeds FOLDER        write all seeds
+ *   image_tool run FILE...         run inputs without the fuzzer
+ *   image_tool text FILE           print a failing input as a row for image_finds.c, reduced to the
+ *   changes to its most similar seed that matter
+ *   image_tool image FILE          write an input's image to standard output
+ *   image_tool random N COUNT FILE run COUNT mutants of all seeds, starting with number N; FILE
+ *   keeps the last one */
 #include "tests/fuzz/fuzz_image.h"
 
 #include "base/util.h"
@@ -59,7 +60,7 @@ static uint64_t word(const uint8_t *p)
 	return v;
 }
 
-/* Words that differ; what the input lacks counts as zeros. */
+/* Count the words that differ from the input; missing bytes count as zeros. */
 static size_t distance(size_t n)
 {
 	size_t d = 0;
@@ -83,7 +84,7 @@ static bool fails(size_t len)
 	return pid < 0 || waitpid(pid, &st, 0) < 0 || st != 0;
 }
 
-/* Halve by halve: words of the seed that make no difference to the failure. */
+/* Restore by halves the seed's words that make no difference to the failure. */
 static void put_back(size_t first, size_t words, size_t len)
 {
 	uint8_t *kept, *from = input + first * 8, *to = seed + first * 8;
@@ -136,7 +137,8 @@ static int text(const char *path)
 	return 0;
 }
 
-/* Without coverage, but many times as fast as the fuzzer. A mutant is mutated on a few times. */
+/* Run mutants without coverage feedback, but many times faster than the fuzzer. Each mutant is
+ * mutated a few times. */
 static int random_run(uint64_t first, uint64_t count, const char *path)
 {
 	int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);

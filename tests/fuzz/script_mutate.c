@@ -39,7 +39,7 @@ static const char *const definitions[] = {
 	"{\"name\":\"b\",\"memory\":64,\"vcpus\":2,\"boot\":{\"kernel\":\"/mnt/kernel\",\"cmdline\":\"x\"},"
 	"\"on_crash\":\"restart\"}",
 };
-/* Places in a VM process's messages. */
+/* Offsets in the messages of a VM process. */
 static const unsigned short places[] = { 0, 1, 2, 3, 4, 5, 6, 8, 12, 16, 24, offsetof(struct vm_event, device),
 	offsetof(struct vm_event, detail), offsetof(struct vm_event, total), offsetof(struct vm_snapshots, list),
 	offsetof(struct vm_snapshots, list) + offsetof(struct vm_snapshot_info, name),
@@ -161,7 +161,7 @@ static void line_add(struct text *t, struct random *r)
 
 /* ---- changes ---- */
 
-/* Something in quotes, or a number, becomes another. */
+/* Replace a quoted string or a number by another. */
 static size_t word_change(struct random *r, char *line, size_t len, size_t cap)
 {
 	size_t at = pick(r, len), end;
@@ -184,7 +184,7 @@ static size_t word_change(struct random *r, char *line, size_t len, size_t cap)
 	return len - (end - at) + strlen(with);
 }
 
-/* Where each line begins; behind the last one, where it ends. */
+/* Find the start of each line; the entry after the last is the end of the text. */
 static unsigned lines_find(const char *text, size_t len, size_t starts[LINES_MAX + 1])
 {
 	unsigned n = 0;
@@ -220,11 +220,11 @@ size_t script_mutate(uint8_t *input, size_t len, size_t cap, unsigned seed)
 		i = n ? pick(&r, n) : 0;
 		t.len = 0;
 		switch (n > 1 ? pick(&r, 8) : 0) {
-		case 4: /* is left out */
+		case 4: /* leave the line out */
 			memmove(text + starts[i], text + starts[i + 1], len - starts[i + 1]);
 			len -= starts[i + 1] - starts[i];
 			break;
-		case 5: /* comes again */
+		case 5: /* repeat the line */
 			text_add(&t, "%.*s", (int)(starts[i + 1] - starts[i]), text + starts[i]);
 			len = text_insert(text, len, cap, starts[pick(&r, n)], t.buf, t.len);
 			break;

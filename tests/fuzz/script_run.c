@@ -33,19 +33,19 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define FOLDER "/mnt" /* where the folder in memory lies: inputs name files in it */
+#define FOLDER "/mnt" /* the tmpfs; inputs name files in it */
 #define STATE FOLDER "/state"
 #define NOBODY 65534
 #define SECOND_NS 1000000000ULL
-/* An answer that does not come is a find, unless a VM's process was told to say strange things: the daemon
- * may wait for it then. */
+/* Timeout of an answer. A missing answer is a failure, unless a VM process sends malformed
+ * messages: the daemon may then wait for it. */
 #define ANSWER_NS (60 * SECOND_NS)
 #define STRANGE_ANSWER_NS (SECOND_NS / 20)
-#define LINE_MAX_BYTES 65535u /* some clients read no longer ones */
+#define LINE_MAX_BYTES 65535u /* some clients read no longer lines */
 #define ANSWERS_MAX (4u << 20)
 #define SETTLE_TURNS 3u
 #define SETTLE_NS (3 * SECOND_NS)
-/* A VM that is there, and a name that is none's, as long. */
+/* SECRET is an existing VM, NOT_THERE a name of the same length that no VM has. */
 #define SECRET "secret"
 #define NOT_THERE "nobody"
 
@@ -59,7 +59,7 @@ struct client {
 struct script {
 	struct daemon daemon;
 	struct client admin, stranger, qmp;
-	bool strange; /* VMs' processes say what they like */
+	bool strange; /* VM processes may send malformed messages */
 	unsigned good;
 };
 
@@ -67,9 +67,9 @@ static struct daemon_paths paths = { .state_dir = STATE, .run_dir = FOLDER "/run
 	.qmp_dir = FOLDER "/qmp", .vm_program = "/bin/false", .archive_program = "/bin/false", .listening = -1,
 	.limits = { .starting = 4 } };
 
-static bool plays_both; /* the admin and the stranger */
+static bool plays_both; /* this process plays admin and stranger */
 
-/* ---- where it happens ---- */
+/* ---- confinement ---- */
 
 static int text_put(const char *path, const char *text)
 {
@@ -78,7 +78,7 @@ static int text_put(const char *path, const char *text)
 	return fd < 0 || write(fd, text, strlen(text)) < 0 ? -errno : 0;
 }
 
-/* Who is not root is, in a namespace of their own. */
+/* Become root in a user namespace, unless this is root already. */
 static int ids_map(uid_t uid, gid_t gid)
 {
 	char uids[32], gids[32];
@@ -95,7 +95,7 @@ static int mounts_make(const char *keep)
 {
 	char here[PATH_MAX];
 	struct mount_attr closed = { .attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV }, open = { .attr_clr = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV };
-	static const char null[] = "/dev/null"; /* libFuzzer's shell wants it */
+	static const char null[] = "/dev/null"; /* libFuzzer's shell needs it */
 
 	if (!getcwd(here, sizeof(here)) || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
 		(keep && mount(keep, keep, NULL, MS_BIND, NULL) < 0) || mount(null, null, NULL, MS_BIND, NULL) < 0 ||
@@ -104,7 +104,7 @@ static int mounts_make(const char *keep)
 		mount_setattr(AT_FDCWD, FOLDER, 0, &open, sizeof(open)) < 0 ||
 		mount_setattr(AT_FDCWD, null, 0, &open, sizeof(open)) < 0 ||
 		(keep && mount_setattr(AT_FDCWD, keep, 0, &open, sizeof(open)) < 0) ||
-		chdir(here) < 0) /* it is where it was, and on another mount */
+		chdir(here) < 0) /* enter the folder again, on the new mount */
 		return -errno;
 	return 0;
 }
@@ -130,7 +130,7 @@ int script_setup(const char *keep)
 		return r;
 	plays_both = !uid;
 	signal(SIGPIPE, SIG_IGN);
-	setenv("PATH", "/nonexistent", 1); /* no other program is run */
+	setenv("PATH", "/nonexistent", 1); /* so that no other program is found */
 	log_set_level(LOG_LEVEL_ERROR);
 	if (!getenv("SCRIPT_LOG"))
 		log_set_fd(-1);
@@ -164,7 +164,7 @@ static struct held held(void)
 	return (struct held){ entries("/proc/self/fd"), entries("/proc/self/task") };
 }
 
-/* What clients have sent is closed by threads, which may take a moment. */
+/* Check for leaks. Threads close the fds that clients have sent, so wait for the threads to end. */
 static void held_check(const struct held *before)
 {
 	char path[64], to[128];
@@ -210,13 +210,13 @@ static void client_read(struct client *c)
 		c->len += (size_t)n;
 	must(c->len < ANSWERS_MAX - 1);
 	c->buf[c->len] = 0;
-	if (!n || (n < 0 && errno != EAGAIN)) { /* hung up on */
+	if (!n || (n < 0 && errno != EAGAIN)) { /* the daemon hung up */
 		close(c->fd);
 		c->fd = -1;
 	}
 }
 
-/* One line of what came. Returns false when it is the one that is waited for. */
+/* Take one line. Returns false when it is the answer to `sync`. */
 static bool line_take(struct script *s, struct client *c, char *line, size_t len, const char *sync, unsigned *ret_answers)
 {
 	CLEANUP_JS struct json_object *o = NULL;
@@ -246,7 +246,7 @@ static bool line_take(struct script *s, struct client *c, char *line, size_t len
 	return true;
 }
 
-/* Until the answer to `sync` is there: returns how many came before it, or -1. */
+/* Read answers until the one to `sync`. Returns the number of answers before it; -1: none came. */
 static int answers_await(struct script *s, struct client *c, const char *sync)
 {
 	uint64_t until = loop_now_ns() + (s->strange ? STRANGE_ANSWER_NS : ANSWER_NS);
@@ -296,7 +296,8 @@ static void client_send(struct client *c, const char *text, size_t len, bool wit
 		client_close(c);
 }
 
-/* Returns how many answers it has, -1: the connection is over. The answers lie in c->buf. */
+/* Send a text and read its answers into c->buf. Returns their number; -1: the connection is
+ * closed. */
 static int client_say(struct script *s, struct client *c, const char *text, size_t len, bool with_file)
 {
 	char sync[32], peace[96];
@@ -354,7 +355,7 @@ static bool vm_is_busy(const struct vm *vm, bool strange)
 		vm->renaming || vm->dropping || vm->half;
 }
 
-/* An errand, an archive that is being read: no VM's. */
+/* Return whether an errand or an archive process runs that belongs to no VM. */
 static bool others_run(void)
 {
 	char path[64];
@@ -382,7 +383,8 @@ static bool is_busy(const struct script *s)
 	return busy || j;
 }
 
-/* What is under way when a daemon ends is not freed: nothing is, so that what leaks else is seen. */
+/* Wait until no work is in progress: a daemon that ends does not free such work, and real leaks
+ * would be hidden. */
 static void settle(struct script *s)
 {
 	uint64_t until = loop_now_ns() + SETTLE_NS;
@@ -402,7 +404,7 @@ static void daemon_end(struct script *s)
 	loop_free(s->daemon.host.loop);
 }
 
-/* Whatever lay in that file: the daemon begins, and has the VM that is whole. */
+/* Restart the daemon. Whatever the state file holds, it starts and has the undamaged VM. */
 static void daemon_again(struct script *s)
 {
 	bool secret = vm_find(&s->daemon.host, SECRET) != NULL;
@@ -412,7 +414,7 @@ static void daemon_again(struct script *s)
 	must(!secret || vm_find(&s->daemon.host, SECRET));
 }
 
-/* Those that a power cut, or a hand, may have damaged. */
+/* Return whether the path is a state file that a power cut or a manual edit may have damaged. */
 static bool is_state_file(const char *path)
 {
 	static const char *const known[] = { "events.jsonl", "events.old.jsonl", "audit.log", "audit.log.1", "jobs.json",
@@ -455,7 +457,7 @@ static void file_put(char *words)
 
 /* ---- lines ---- */
 
-/* Answered once each, if it is one whole text. */
+/* Return whether this is exactly one text, which gets exactly one answer. */
 static bool is_one_text(const char *text, size_t len)
 {
 	CLEANUP_JS struct json_object *o = NULL;
@@ -495,7 +497,7 @@ static void name_replace(char *text, size_t len, const char *from, const char *t
 		memcpy(p, to, strlen(to));
 }
 
-/* Of two VMs, one of which is there, the same is told: nothing. */
+/* Check that the stranger gets the same answers for an existing VM and for a missing one. */
 static void stranger_says(struct script *s, char *text, size_t len)
 {
 	CLEANUP_FREE char *first = NULL;
@@ -514,7 +516,7 @@ static void stranger_says(struct script *s, char *text, size_t len)
 	s->stranger.synced--;
 	must(first != NULL);
 	if (client_say(s, &s->stranger, text, len, false) < 0) {
-		must(s->strange); /* too slow for that */
+		must(s->strange); /* the daemon waits for a malformed VM process */
 		return;
 	}
 	name_replace(first, strlen(first), SECRET, NOT_THERE);

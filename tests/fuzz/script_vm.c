@@ -26,7 +26,7 @@
 
 struct pretended {
 	pid_t pid; /* 0: none */
-	int pidfd; /* the number may be another's, once the daemon has waited for it */
+	int pidfd; /* needed because the pid may be reused once the daemon has reaped the child */
 	int listening, sock;
 	enum vm_phase phase;
 };
@@ -42,10 +42,11 @@ void __wrap_loop_run_once(struct loop *l, uint64_t timeout_ns);
 int __real_vm_socket_peek_pid(int sock, pid_t *ret_pid);
 int __wrap_vm_socket_peek_pid(int sock, pid_t *ret_pid);
 
-/* ---- their life ---- */
+/* ---- VM processes ---- */
 
-/* It has our memory and our files: so it costs nothing to make, and touches neither. Nor does it call what a
- * sanitizer stands before, as it has our thread's data, too. */
+/* Body of the child. It shares memory and fds with this process, so creating it is cheap; it must
+ * touch neither. It must not call functions that a sanitizer intercepts, because it shares this
+ * thread's data. */
 __attribute__((no_sanitize("address", "undefined", "thread"))) static int child_main(void *unused)
 {
 	(void)unused;
@@ -87,7 +88,7 @@ int __wrap_vm_process_spawn(const char *program, int listening, int log_fd, pid_
 	return 0;
 }
 
-/* The credentials that come along are ours. Who it is says the name of the socket. */
+/* The peer credentials are those of this process. Identify the VM by its socket's name. */
 int __wrap_vm_socket_peek_pid(int sock, pid_t *ret_pid)
 {
 	struct sockaddr_un peer = { 0 }, own = { 0 };
@@ -143,14 +144,14 @@ void script_vms_end(void)
 		if (!vms[i].pid)
 			continue;
 		vm_kill(&vms[i]);
-		waitid(P_PIDFD, (id_t)vms[i].pidfd, &gone, WEXITED); /* unless the daemon has */
+		waitid(P_PIDFD, (id_t)vms[i].pidfd, &gone, WEXITED); /* fails when the daemon has reaped it */
 		close(vms[i].pidfd);
 		vms[i].pid = 0;
 	}
 	first_answer = nanswers = 0;
 }
 
-/* ---- what they say ---- */
+/* ---- messages ---- */
 
 struct message {
 	unsigned type;
@@ -211,7 +212,7 @@ static void bytes_put(struct message *m, unsigned long at, const char *hex)
 	}
 }
 
-/* Returns false when nothing is to be said. */
+/* Apply a script line's words to a message. Returns false when no message is to be sent. */
 static bool words_apply(const char *words, const struct pretended *v, struct message *m)
 {
 	char *end;
@@ -320,7 +321,7 @@ static void vm_serve(struct pretended *v)
 		v->sock = fd;
 	}
 	if ((waitid(P_PIDFD, (id_t)v->pidfd, &gone, WEXITED | WNOHANG | WNOWAIT) < 0 && errno == ECHILD) || gone.si_pid) {
-		vm_hang_up(v); /* killed by the daemon */
+		vm_hang_up(v); /* the daemon killed the child */
 		return;
 	}
 	while (v->sock >= 0) {
@@ -329,7 +330,7 @@ static void vm_serve(struct pretended *v)
 			return;
 		if (r <= 0 && r != -ECONNRESET) {
 			if (r == -EPROTO)
-				abort(); /* the daemon said what it may not */
+				abort(); /* the daemon sent an invalid message */
 			close(v->sock);
 			v->sock = -1;
 			return;
@@ -350,7 +351,7 @@ static void vms_serve(void)
 		}
 }
 
-/* What the daemon waits for in its beginning and in its end comes, too. */
+/* Serve the VMs in every loop iteration, also while the daemon starts and ends. */
 void __wrap_loop_run_once(struct loop *l, uint64_t timeout_ns)
 {
 	vms_serve();

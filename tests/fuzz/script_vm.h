@@ -1,6 +1,6 @@
-/* script_vm: VMs that are pretended inside the process of whoever runs a script (fuzz_api.h). What the daemon starts
- * is a child that does nothing; its socket is served here, as a VM's process would or as the script says.
- * Each loop_run_once() serves them. Linked with
+/* script_vm: VM processes simulated inside the process that runs a script (fuzz_api.h). The daemon
+ * starts a child that does nothing, and this process serves its socket, as a VM process would or as
+ * the script says. Each loop_run_once() serves all VMs. Link with
  * --wrap=vm_process_spawn,--wrap=vm_socket_peek_pid,--wrap=loop_run_once. */
 #ifndef CAIRN_TESTS_FUZZ_SCRIPT_VM_H
 #define CAIRN_TESTS_FUZZ_SCRIPT_VM_H
@@ -8,13 +8,13 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-/* Words of a line "a" or "e" (fuzz_api.h), borrowed until script_vms_end(). */
+/* Set the words of a line "a" or "e" (fuzz_api.h); borrowed until script_vms_end(). */
 void script_vms_answer_next(const char *words);
 void script_vms_say(const char *words);
 void script_vms_kill_one(void);
 void script_vms_kill_all(void);
 bool script_vms_is_one(pid_t pid);
-/* None is left. */
+/* End all VM processes and forget the words. */
 void script_vms_end(void);
 
 #endif

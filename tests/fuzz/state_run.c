@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Larger tables of checksums tell nothing new. */
+/* Limit of RAM; larger checksum tables cover no more code. */
 #define RAM_LOOKED_AT (64ULL << 20)
 #define DEFINITION_AT (VMSTATE_HEADER_BYTES + VMSTATE_SECTIONS_MAX_BYTES)
 #define WINDOW_BYTES 4096u
@@ -44,7 +44,7 @@ static void sections_make_whole(uint8_t *buf, size_t len)
 	}
 }
 
-/* Read in the way that its own bytes say. */
+/* Read values of the types that the content's own bytes choose. */
 static void content_read(struct state_reader *r)
 {
 	uint8_t some[64];
@@ -86,12 +86,12 @@ static unsigned sections_run(const uint8_t *buf, size_t len)
 
 /* ---- a saved state ---- */
 
-/* The address space as far as the input has it. */
+/* The part of the address space that the input provides. */
 struct memory {
 	struct vmstate_store store;
 	uint8_t *data;
 	size_t len;
-	uint64_t at[4]; /* FRONT_BYTES from at[0] on, WINDOW_BYTES from each other */
+	uint64_t at[4]; /* offsets of the parts: FRONT_BYTES at at[0], WINDOW_BYTES at each other */
 };
 
 static int memory_read(struct vmstate_store *s, uint64_t off, void *buf, size_t len)
@@ -178,7 +178,7 @@ static void tree_make_whole(struct block_snapshot_info *i)
 	if (bytes < 8 || bytes > i->extra_bytes)
 		return;
 	store_le32(i->extra + bytes - 4, crc32c(0, i->extra, bytes - 4));
-	/* what may stand behind it: of a set */
+	/* optional data of a set */
 	if (i->extra_bytes - bytes >= 44)
 		store_le32(i->extra + bytes + 40, crc32c(0, i->extra + bytes, 40));
 }
@@ -230,7 +230,7 @@ static unsigned tree_run(const uint8_t *data, size_t len, bool whole)
 		list[i].vm_state_bytes = data[2];
 		memcpy(list[i].extra, data + 3, list[i].extra_bytes);
 		list[i].id[0] = (char)('1' + i % 9);
-		/* names that come twice, as other programs let them */
+		/* duplicate names, which other programs permit */
 		list[i].name[0] = (char)('a' + data[2] % 4);
 		if (whole)
 			tree_make_whole(&list[i]);
@@ -252,7 +252,7 @@ unsigned state_run(const uint8_t *input, size_t len)
 
 	if (len < 2 || len > STATE_INPUT_MAX)
 		return 0;
-	data = malloc(len - 1); /* its own, so that a read past the end is seen */
+	data = malloc(len - 1); /* a buffer of its own, so that the sanitizer sees a read past its end */
 	must(data);
 	memcpy(data, input + 1, len - 1);
 	whole = input[0] & STATE_WHOLE;

@@ -43,7 +43,7 @@ static size_t sections_seed(uint8_t *input)
 	return n;
 }
 
-/* Where the input keeps what lies at off of the address space. */
+/* Maps an offset of the address space to its place in the input. */
 struct seed_store {
 	struct vmstate_store store;
 	uint8_t *input;
@@ -125,7 +125,7 @@ static size_t tree_seed(uint8_t *input)
 	return 5 * (size_t)STATE_TREE_ENTRY_BYTES;
 }
 
-/* Each kind twice: with its checksums as they are, and made right. */
+/* Each kind exists twice: with its stored checksums and with recomputed ones. */
 size_t state_seeds(void)
 {
 	return 2 * STATE_KINDS;

@@ -1,4 +1,4 @@
-/* state_tool FOLDER: the seeds of fuzz_state as files. */
+/* state_tool FOLDER: write the seeds of fuzz_state as files. */
 #include "tests/fuzz/fuzz_state.h"
 
 #include <stdio.h>

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What came out: texts as they are sent, and a mark for each fault. */
+/* Output: the texts as lines, and a mark for each fault. */
 struct out {
 	char *text;
 	size_t len, cap;
@@ -38,7 +38,7 @@ static void text_add(struct out *out, struct json_object *o)
 	for (size_t i = 0; i < len - 2; i++)
 		must(line[i] >= ' ' && line[i] < 0x7f);
 	must(js_line_bytes(o) == len);
-	/* Whoever gets it understands it as it was meant. A NaN that json-c reads is the exception. */
+	/* The line parses to the same text, except for a NaN, which json-c accepts. */
 	if (js_parse(line, len, "line", &again, NULL) == 0) {
 		second = js_line(again, &second_len);
 		must(second_len == len && !memcmp(line, second, len));
@@ -54,7 +54,7 @@ static void text_add(struct out *out, struct json_object *o)
 
 static void feed(struct wire *w, struct out *out, const char *data, size_t len)
 {
-	/* Its own, so that a read past the end is seen. */
+	/* A buffer of its own, so that the sanitizer sees a read past its end. */
 	char *piece = malloc(len ? len : 1);
 
 	must(piece);
@@ -78,7 +78,7 @@ static void feed(struct wire *w, struct out *out, const char *data, size_t len)
 	free(piece);
 }
 
-/* In pieces of that many bytes; 0: the first two bytes of it say where it is cut. */
+/* Feed data in pieces of `piece` bytes; 0: its first two bytes give the places to cut. */
 static struct out run(const char *data, size_t len, size_t piece)
 {
 	struct out out = { 0 };
@@ -90,7 +90,7 @@ static struct out run(const char *data, size_t len, size_t piece)
 		n = n < len - at ? n : len - at;
 		feed(&w, &out, data + at, n);
 	}
-	/* Whatever was said: 0xFF makes peace. */
+	/* After any input, 0xFF resynchronizes the stream. */
 	if (!out.over) {
 		static const char peace[] = "\xff{\"a\":1}";
 		unsigned before = out.texts;
