@@ -1,5 +1,5 @@
-/* bare: the runtime of the bare-metal guests. All of it runs at CPL 3 (IOPL 3, memory one to
- * one and writable) but for what kcall() is handed and the trap handlers. */
+/* bare: the runtime of the bare-metal guests. Runs at CPL 3 (IOPL 3, memory mapped one to one and
+ * writable), except for functions passed to kcall() and the trap handlers. */
 #ifndef CAIRN_TESTS_BARE_H
 #define CAIRN_TESTS_BARE_H
 
@@ -49,7 +49,7 @@ static inline uint32_t inl(uint16_t port)
 	return v;
 }
 
-/* One plain mov each: a device sees exactly one access of that size. */
+/* Access memory with a single mov, so that a device sees exactly one access of that size. */
 uint64_t mmio_read(uint64_t gpa, unsigned size);
 void mmio_write(uint64_t gpa, unsigned size, uint64_t v);
 
@@ -87,36 +87,37 @@ void ap_main(uint64_t apic_id) __attribute__((noreturn));
 #define VECTOR_NMI 2
 #define VECTOR_SPURIOUS 0xff
 
-/* How often each vector has come. */
+/* Number of interrupts by vector. */
 extern volatile uint64_t irq_count[256];
 
-/* The program: runs at CPL 3, and again from its beginning, with again set, when it has
- * caused an exception, which has been reported as an "err exception" line. */
+/* The guest's program, at CPL 3. Starts again from the beginning, with again set, after an
+ * exception, which has been reported as an "err exception" line. */
 void program(uint64_t again) __attribute__((noreturn));
 
 void processor_init(unsigned id);
 /* Route a GSI to VECTOR_GSI(gsi) on the boot processor. */
 void ioapic_route(unsigned gsi, bool level);
-/* A way to reach a GPA beyond the first 4 GiB. False: no tables left, or not canonical. */
+/* Map a GPA beyond the first 4 GiB. Returns false when no page tables are left or gpa is not
+ * canonical. */
 bool page_map(uint64_t gpa);
-/* The first 2 MiB again at KERNEL_ALIAS, for CPL 0 only. */
+/* Map the first 2 MiB a second time at KERNEL_ALIAS, for CPL 0 only. */
 #define KERNEL_ALIAS 0xffffffff80000000ULL
 void kernel_alias_map(void);
 uint64_t lapic_read(unsigned reg);
 void lapic_write(unsigned reg, uint32_t v);
-/* Wait for an interrupt, unless a byte on the serial port is there already or (counter not
- * NULL) *counter has moved on from `seen`. */
+/* Halt until an interrupt, unless a byte is waiting on the serial port or *counter (NULL: none)
+ * differs from `seen`. */
 void halt_unless(volatile uint64_t *counter, uint64_t seen);
 static inline void halt(void)
 {
 	halt_unless(NULL, 0);
 }
-/* How many came between sti and hlt. */
+/* Number of interrupts that came between sti and hlt. */
 extern volatile uint64_t irq_early;
-/* A register that is read at each interrupt of a GSI, to lower its line. 0: none. */
+/* Register to read at each interrupt of a GSI, to lower its line; 0: none. */
 extern volatile uint64_t irq_ack_gpa[24];
 
-/* CPL 0, for kcall() */
+/* functions for CPL 0, called through kcall() */
 struct kernel_regs {
 	uint32_t leaf;
 	uint32_t eax, ebx, ecx, edx;
@@ -125,13 +126,12 @@ uint64_t kernel_rdmsr(uint64_t msr);
 uint64_t kernel_wrmsr(uint64_t regs); /* struct kernel_regs: leaf, edx:eax */
 uint64_t kernel_cpuid(uint64_t regs); /* struct kernel_regs: leaf and ecx in */
 
-/* ---- lib.c: serial port, text ---- */
+/* ---- lib.c: serial port and text ---- */
 void serial_init(void);
 bool serial_ready(void);
-/* What has come, at most n bytes; when there is nothing, waits for an interrupt of any kind
- * first. May return 0. */
+/* Read up to n bytes; first wait for any interrupt when no byte is there. May return 0. */
 size_t serial_read(char *buf, size_t n);
-/* Cut at 512 bytes. %s, %c, %d (int64_t), %u (uint64_t), %x (uint64_t, as 0x…). */
+/* Print at most 512 bytes. %s, %c, %d (int64_t), %u (uint64_t), %x (uint64_t, as 0x…). */
 void print(const char *fmt, ...);
 
 void *memset(void *p, int c, size_t n);
@@ -139,30 +139,30 @@ void *memcpy(void *d, const void *s, size_t n);
 int memcmp(const void *a, const void *b, size_t n);
 size_t strlen(const char *s);
 bool str_equal(const char *a, const char *b);
-/* Decimal or 0x…; false when it is neither. */
+/* Parse a decimal or 0x… number. Returns false for anything else. */
 bool number_parse(const char *s, uint64_t *ret);
 uint64_t random_next(uint64_t *state); /* xorshift64; *state not 0 */
 
-/* Nanoseconds of kvm-clock since the VM's start; 0 where there is none. */
+/* Return kvm-clock's nanoseconds since the VM's start; 0 without kvm-clock. */
 uint64_t clock_ns(void);
 
 /* ---- smp.c ---- */
-/* Bits of APIC ids that have come up; how far each has counted. */
+/* ap_online: bit n is set when APIC id n is up; ap_counter: the count of each processor. */
 extern volatile uint64_t ap_online, ap_counter[64];
-/* (Re)start all others; they come up in their own time. enter: what each does at CPL 0 then; where it returns,
- * or when it is NULL, it halts. */
+/* Start or restart all other processors; returns before they are up.
+ * enter: function that each runs at CPL 0; a processor halts when enter returns or is NULL. */
 void ap_start(void (*enter)(uint64_t id));
 void ap_count(uint64_t id);
 
 /* ---- power.c ---- */
 #define PM_BASE 0x600
-/* Presses that button_pressed() has not told yet: what to wait for. */
+/* Number of presses that button_pressed() has not returned yet; halt_unless() can wait for it. */
 extern volatile uint64_t button_presses;
-/* Turn on ACPI mode, the button's event and its interrupt. */
+/* Enable ACPI mode, the button's event and its interrupt. */
 void button_init(void);
-/* The trap handler calls this at the SCI. */
+/* Handle the SCI; called by the trap handler. */
 void button_interrupt(void);
-/* True once after one or more presses. */
+/* Return true once after one or more presses. */
 bool button_pressed(void);
 void power_off(void);
 
@@ -172,32 +172,33 @@ void power_off(void);
 struct args {
 	int n;
 	const char *s[ARGS_MAX];
-	uint64_t v[ARGS_MAX]; /* 0 where s is missing or may be a word */
+	uint64_t v[ARGS_MAX]; /* 0 where s is missing or a word */
 };
 
 struct command {
 	const char *name;
-	int words;        /* the first so many arguments are words; all others numbers */
-	int min;          /* how many there must be */
-	const char *help; /* the arguments' names */
-	/* NULL: done; else what was wrong. */
+	int words;        /* number of leading arguments that are words; the others are numbers */
+	int min;          /* minimum number of arguments */
+	const char *help; /* names of the arguments */
+	/* returns NULL, or the error's text */
 	const char *(*run)(const struct args *a);
 };
 
-/* Each table ends with a row without a name. */
+/* Tables of commands; each ends with a row without a name. */
 extern const struct command io_commands[], disk_commands[], ring_commands[], machine_commands[],
 	crash_commands[], storm_commands[], watchdog_commands[], net_commands[];
 
 /* ---- machine.c ---- */
-/* The local APIC's timer, every count * 16 bus cycles at VECTOR_TIMER; 0 stops it. */
+/* Start the local APIC's timer with VECTOR_TIMER and a period of count * 16 bus cycles; 0 stops
+ * it. */
 void timer_start(uint32_t count);
 
 /* ---- pci.c ---- */
 uint32_t pci_read(uint16_t bdf, unsigned reg, unsigned size);
 void pci_write(uint16_t bdf, unsigned reg, unsigned size, uint32_t v);
-/* The index-th function with that vendor and device, or -1. */
+/* Return the index-th function with that vendor and device; -1: none. */
 int pci_find(uint16_t vendor, uint16_t device, unsigned index);
-/* Address of a memory BAR, reachable. 0: none such. */
+/* Map a memory BAR and return its address; 0: no such BAR. */
 uint64_t pci_bar(uint16_t bdf, unsigned bar);
 
 #endif

@@ -1,4 +1,4 @@
-/* From start.S to program() at CPL 3: descriptor tables, interrupt controllers, traps. */
+/* Startup from start.S to program() at CPL 3: descriptor tables, interrupt controllers, traps. */
 #include "bare.h"
 
 #define LAPIC 0xfee00000ULL
@@ -70,7 +70,7 @@ void kernel_main(uint64_t unused)
 	for (unsigned v = 0; v < 0x60; v++)
 		gate_set(v);
 	gate_set(VECTOR_SPURIOUS);
-	outb(0x21, 0xff); /* the 8259s stay silent */
+	outb(0x21, 0xff); /* mask the 8259s */
 	outb(0xa1, 0xff);
 	processor_init(0);
 	user_enter(program, 0, user_stack + USER_STACK_BYTES - 8);
@@ -127,7 +127,7 @@ void kernel_alias_map(void)
 
 	t = t ? table_below(&t[510]) : NULL;
 	if (t)
-		t[0] = 0x83; /* not for user code */
+		t[0] = 0x83; /* present, writable, 2 MiB page; no user access */
 }
 
 struct halt {
@@ -135,7 +135,7 @@ struct halt {
 	uint64_t seen;
 };
 
-/* Interrupts are off on the way in, so that none is missed between the look and the hlt. */
+/* Runs with interrupts off, so that none is missed between the check and the hlt. */
 static uint64_t kernel_halt(uint64_t halt)
 {
 	struct halt *h = (struct halt *)halt;
@@ -177,7 +177,7 @@ uint64_t kernel_cpuid(uint64_t regs)
 	return 0;
 }
 
-/* The interrupted work is given up and the program starts again, at CPL 3. */
+/* Abandon the interrupted code and restart the program at CPL 3. */
 static void program_restart(struct trap_frame *f)
 {
 	f->cs = 0x23;
@@ -213,8 +213,8 @@ static void port_out(uint16_t port, unsigned size, uint64_t v)
 		outl(port, (uint32_t)v);
 }
 
-/* A PVM host does not honour IOPL: port instructions of CPL 3 end here. In and out, with the
- * port in DX or in the instruction. */
+/* Emulate a port instruction of CPL 3: a PVM host does not honour IOPL, so in and out (port in DX
+ * or immediate) trap. */
 static bool port_access_done(struct trap_frame *f)
 {
 	const uint8_t *p = (const uint8_t *)f->rip;
@@ -243,7 +243,7 @@ static bool port_access_done(struct trap_frame *f)
 	return true;
 }
 
-/* Level-triggered interrupts would come again at once if their cause were left. */
+/* Acknowledge the cause: a level-triggered interrupt would otherwise fire again at once. */
 static void interrupt_ack(unsigned gsi)
 {
 	if (gsi == GSI_SCI)
@@ -252,8 +252,8 @@ static void interrupt_ack(unsigned gsi)
 		mmio_read(irq_ack_gpa[gsi], 1);
 }
 
-/* sti holds interrupts off until the hlt has begun, so that none is slept through. An emulated
- * SVM host loses that when it is itself interrupted in between: then the hlt is skipped. */
+/* sti delays interrupts until hlt has begun, so that hlt does not sleep through one. An emulated
+ * SVM host loses this delay when it is itself interrupted in between. Then skip the hlt. */
 static void interrupt_before_halt(struct trap_frame *f)
 {
 	if (f->rip != (uint64_t)kernel_wait_hlt)

@@ -1,4 +1,4 @@
-/* Commands that end badly, or should have. */
+/* Commands that crash the guest, or must not. */
 #include "bare.h"
 
 static uint64_t kernel_triple(uint64_t unused)
@@ -19,7 +19,7 @@ static uint64_t kernel_dead(uint64_t unused)
 	return unused;
 }
 
-/* Loads a float from an address where no memory is: no KVM emulates that. */
+/* Load a float from an address without memory, which no KVM emulates. */
 static uint64_t kernel_unemulatable(uint64_t gpa)
 {
 	__asm__ volatile("flds (%0)" : : "r"(gpa));
@@ -62,11 +62,11 @@ static const char *cmd_reset(const struct args *a)
 		outb(0x92, 0x01);
 	else
 		return "cf9, keyboard or port92";
-	halt(); /* another thread may have to stop us */
+	halt(); /* halt, because another thread of the VM process may be the one that stops the VM */
 	return "still here";
 }
 
-/* Ports at which a machine of this kind has something. */
+/* Ports at which a machine of this kind has devices. */
 static const struct {
 	uint16_t first, last;
 } claimed_ports[] = {
@@ -96,7 +96,7 @@ struct storm {
 	uint64_t first, last, step, done;
 };
 
-/* At CPL 0: from CPL 3 each access would be a trap on a PVM host. */
+/* Access ports at CPL 0: from CPL 3 each access would trap on a PVM host. */
 static uint64_t kernel_port_storm(uint64_t storm)
 {
 	struct storm *s = (struct storm *)storm;
@@ -139,7 +139,7 @@ static const char *cmd_addresses(const struct args *a)
 			mmio_write(p, size, ~0ULL);
 			(void)mmio_read(p, size);
 		}
-		/* Across the end of a page: KVM gives it to the host in two parts. */
+		/* An access across a page boundary: KVM splits it into two for the host. */
 		mmio_write(p + 3, 8, ~0ULL);
 		done += mmio_read(p, 8) == ~0ULL;
 	}
@@ -147,7 +147,7 @@ static const char *cmd_addresses(const struct args *a)
 	return NULL;
 }
 
-/* Random accesses to all of a range, for registers that must not mind. */
+/* Access random offsets of a range of registers that tolerate any access. */
 static const char *cmd_fuzz(const struct args *a)
 {
 	uint64_t state = a->v[3] | 1ULL << 63;

@@ -2,7 +2,7 @@
 #include "virtio_blk.h"
 
 #define INTERRUPT_CYCLES 5000000000ULL
-#define TIMER_WATCHDOG 50000000 /* bus cycles: often enough to look at the time */
+#define TIMER_WATCHDOG 50000000 /* bus cycles between looks at the time */
 
 static bool disk_is_open;
 
@@ -173,7 +173,7 @@ static const char *cmd_raw(const struct args *a)
 
 struct work {
 	bool random, write;
-	uint64_t depth, requests, bytes, span, seed; /* span: in requests */
+	uint64_t depth, requests, bytes, span, seed; /* span: number of requests in the range */
 	uint64_t put, errors;
 };
 
@@ -187,7 +187,7 @@ static void work_put(struct work *w, unsigned q, unsigned slot)
 	w->put++;
 }
 
-/* Take what one queue has finished and put as many new ones. Returns how many were taken. */
+/* Take the completed requests of one queue and put as many new ones. Returns the number taken. */
 static uint64_t work_turn(struct work *w, unsigned q)
 {
 	uint64_t n = 0, put = w->put;
@@ -287,7 +287,7 @@ static void msix_disable(void)
 		pci_write((uint16_t)vblk.bdf, cap + 2, 2, 0);
 }
 
-/* One read whose end comes as an interrupt, with the processor halted meanwhile. */
+/* Read once with completion by interrupt, the processor halted meanwhile. */
 static const char *cmd_irq(const struct args *a)
 {
 	bool msix = str_equal(a->s[0], "msix");
@@ -317,7 +317,7 @@ static const char *cmd_irq(const struct args *a)
 	vblk_queues[0].avail.flags = 1;
 	if (irq_count[vector] != before && vblk_take(0) == 0)
 		return NULL;
-	disk_is_open = false; /* its answer may still come */
+	disk_is_open = false; /* the completion may still arrive */
 	return irq_count[vector] == before ? "no interrupt" : "no answer";
 }
 

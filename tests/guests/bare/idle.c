@@ -1,5 +1,4 @@
-/* A guest that does nothing: halts, echoes what comes on the serial port, and turns itself off
- * at the power button or at 'q'. */
+/* A guest that halts, echoes its serial input, and powers off at the power button or at 'q'. */
 #include "bare.h"
 
 void program(uint64_t again)

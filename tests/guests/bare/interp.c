@@ -1,5 +1,5 @@
-/* The interpreter: lines of commands on the serial port, or separated by ';' on the kernel's
- * command line. Each answer is any number of lines and then "ok" or "err WHY". */
+/* The interpreter: reads commands as lines on the serial port, or separated by ';' on the kernel's
+ * command line. Each answer is any number of lines, then "ok" or "err WHY". */
 #include "bare.h"
 
 #define LINE_MAX 256
@@ -24,7 +24,7 @@ static void help(void)
 			print("%s %s\n", c->name, c->help);
 }
 
-/* Cuts the line at its blanks. Returns how many words; more than room is as if room. */
+/* Split the line at its blanks. Returns the number of words, at most room. */
 static int split(char *line, const char **words, int room)
 {
 	int n = 0;
@@ -81,7 +81,7 @@ struct feed {
 	size_t n;
 };
 
-static struct feed feed; /* survives an exception in a command */
+static struct feed feed; /* static, to survive an exception in a command */
 
 static void feed_byte(char c, char end)
 {
@@ -120,7 +120,7 @@ void program(uint64_t again)
 		print("interp\n");
 		run_cmdline();
 	}
-	/* used and have are static: after an exception the rest of the input is still read. */
+	/* used and have are static, so that the rest of the input is read after an exception. */
 	for (;;) {
 		while (used < have)
 			feed_byte(input[used++], '\n');

@@ -1,4 +1,4 @@
-/* What a C library would give, and the serial port. */
+/* Replacements of C library functions, and the serial port. */
 #include "bare.h"
 
 #include <stdarg.h>
@@ -133,8 +133,8 @@ void serial_init(void)
 	outb(COM1 + 1, 0x00);
 	outb(COM1 + 3, 0x03);
 	outb(COM1 + 2, 0x07); /* FIFOs on and empty */
-	outb(COM1 + 4, 0x0b); /* OUT2 lets the interrupt through */
-	outb(COM1 + 1, 0x01); /* on received data */
+	outb(COM1 + 4, 0x0b); /* OUT2 enables the interrupt line */
+	outb(COM1 + 1, 0x01); /* interrupt on received data */
 	ioapic_route(4, false);
 }
 
@@ -185,7 +185,7 @@ static uint64_t line_write(uint64_t line)
 	return 0;
 }
 
-/* At CPL 0 in one go: each port access from CPL 3 may be a trap. */
+/* Write the line at CPL 0 at once: from CPL 3 each port access may trap. */
 static void line_flush(const struct line *l)
 {
 	uint16_t cs;

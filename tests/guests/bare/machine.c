@@ -10,7 +10,7 @@
 #define LAPIC_TIMER_DIVIDE 0x3e0
 #define TIMER_PERIODIC (1u << 17)
 #define PIT_HZ 1193182
-#define WAIT_CYCLES 30000000000ULL /* some 10 s: what never comes ends as an error */
+#define WAIT_CYCLES 30000000000ULL /* some 10 s: timeout of waits */
 
 /* Xen's start info: docs/misc/pvh in its tree, "hvm_start_info". */
 struct start_info {
@@ -31,7 +31,7 @@ static uint64_t ram_word(uint64_t gpa, uint64_t seed)
 	return (gpa + seed * 0x9e3779b97f4a7c15ULL) * 0xd6e8feb86659fd93ULL;
 }
 
-/* Calls each 2 MiB into reach; refuses what would overwrite the guest itself. */
+/* Map each 2 MiB of the range; refuse a range that overlaps the guest itself. */
 static const char *ram_check_range(uint64_t gpa, uint64_t bytes)
 {
 	if (gpa % 8 || bytes % 8 || gpa + bytes < gpa)
@@ -150,7 +150,7 @@ static const char *cmd_pit(const struct args *a)
 	outb(0x43, 0x34);
 	outb(0x40, (uint8_t)divisor);
 	outb(0x40, (uint8_t)(divisor >> 8));
-	/* The PIT's pin is 2 on a PC (ACPI overrides it), 0 where nobody rerouted it. */
+	/* The PIT is on pin 2 of a PC (by an ACPI override), or on pin 0 without an override. */
 	ioapic_route(0, false);
 	ioapic_route(2, false);
 	return NULL;
@@ -197,7 +197,7 @@ static const char *cmd_wait(const struct args *a)
 static const char *cmd_irqs(const struct args *a)
 {
 	(void)a;
-	/* No exceptions; an NMI is none. */
+	/* Skip exceptions, except NMI. */
 	for (uint64_t v = VECTOR_NMI; v < 256; v = v < 32 ? 32 : v + 1)
 		if (irq_count[v])
 			print("vector=%x count=%u\n", v, irq_count[v]);
@@ -245,7 +245,7 @@ static unsigned bits_set(uint64_t v)
 	return n;
 }
 
-/* Start all others and wait until there are v[1] of them. */
+/* Start all other processors and wait until v[1] processors are up. */
 static const char *cmd_smp(const struct args *a)
 {
 	uint64_t begin = rdtsc();

@@ -1,4 +1,4 @@
-/* Commands for a network interface behind virtio-net: one pair of queues, by polling. */
+/* Commands for a network interface behind virtio-net: one pair of queues, polled. */
 #include "virtio_blk.h"
 
 #define QUEUE_SIZE 64
@@ -6,7 +6,7 @@
 #define HEADER_BYTES 12
 #define FRAME_MAX 65536
 #define ETHERNET_BYTES 14
-#define ETHERTYPE 0x88b5 /* for experiments of one's own */
+#define ETHERTYPE 0x88b5 /* local experimental EtherType */
 #define PATIENCE_CYCLES 30000000000ULL
 
 #define F_MTU (1ULL << 3)
@@ -95,7 +95,7 @@ static void queue_start(unsigned i)
 	struct queue *q = &queues[i];
 
 	memset(q, 0, sizeof(*q));
-	q->avail.flags = 1; /* no interrupts: we poll */
+	q->avail.flags = 1; /* polling, so no interrupts */
 	mmio_write(net.common + COMMON_QUEUE_SELECT, 2, i);
 	mmio_write(net.common + COMMON_QUEUE_SIZE, 2, QUEUE_SIZE);
 	mmio_write(net.common + COMMON_QUEUE_VECTOR, 2, 0xffff);
@@ -107,7 +107,7 @@ static void queue_start(unsigned i)
 	mmio_write(net.common + COMMON_QUEUE_ENABLE, 2, 1);
 }
 
-/* With a kick each time: what the device asks for is its unit test's to look at. */
+/* Publish a buffer and always kick. The device's unit test covers notification suppression. */
 static void publish(unsigned i, uint16_t head)
 {
 	struct queue *q = &queues[i];
@@ -125,7 +125,7 @@ static void buffer_offer(uint16_t i)
 	publish(RX, i);
 }
 
-/* The next used entry: its id and bytes; -1: none in time. */
+/* Take the next used entry. Returns its id and sets *bytes; -1: none in time. */
 static int take(unsigned i, uint32_t *bytes, uint64_t patience)
 {
 	struct queue *q = &queues[i];
@@ -221,7 +221,7 @@ static void frame_make(uint64_t bytes, uint64_t seed)
 		sent[HEADER_BYTES + ETHERNET_BYTES + i] = payload(i, seed);
 }
 
-/* To all, of a type that nobody else uses. */
+/* Broadcast frames of an EtherType that no other test traffic uses. */
 static const char *net_send(const struct args *a)
 {
 	const char *wrong = NULL;
@@ -235,7 +235,7 @@ static const char *net_send(const struct args *a)
 	return wrong;
 }
 
-/* All buffers of a frame into one. Returns its bytes, or 0. */
+/* Copy all buffers of a frame into one. Returns its length; 0: none in time. */
 static uint32_t receive(uint64_t patience)
 {
 	uint32_t bytes, have = 0;
@@ -254,7 +254,8 @@ static uint32_t receive(uint64_t patience)
 	return have;
 }
 
-/* The next frame of that type: its payload's bytes, and whether they are of that seed. */
+/* Wait for the next frame of that EtherType; print its payload's length and whether its content
+ * matches the seed. */
 static const char *net_receive(const struct args *a)
 {
 	uint64_t begin = rdtsc(), n;
@@ -277,7 +278,7 @@ static const char *net_receive(const struct args *a)
 	return NULL;
 }
 
-/* What came for a driver that has a gap: all of it is gone through, nothing looked at. */
+/* Receive and drop all frames, to catch up after a gap in the polling. */
 static const char *net_drain(const struct args *a)
 {
 	uint64_t n = 0;
@@ -289,7 +290,7 @@ static const char *net_drain(const struct args *a)
 	return NULL;
 }
 
-/* ---- what is wrong ---- */
+/* ---- protocol violations ---- */
 
 static void wrong_short(void)
 {
@@ -322,7 +323,7 @@ static void wrong_writable(void)
 	publish(TX, 0);
 }
 
-/* A header that asks for what cannot be: frames that are dropped, and no fault. */
+/* Send headers with invalid requests: the device drops such frames without a fault. */
 static void wrong_header(void)
 {
 	uint64_t seed = 0x9e3779b97f4a7c15ULL;
@@ -331,7 +332,7 @@ static void wrong_header(void)
 		frame_make(100, n);
 		for (unsigned i = 0; i < HEADER_BYTES; i++)
 			sent[i] = (uint8_t)random_next(&seed);
-		sent[1] |= 8; /* no kind that there is */
+		sent[1] |= 8; /* an unknown kind of segments */
 		send(HEADER_BYTES + ETHERNET_BYTES + 100);
 	}
 }
@@ -348,7 +349,7 @@ static const struct {
 	{"header", wrong_header},
 };
 
-/* Number WHICH of those; tells whether the device asks for a reset within half a second. */
+/* Commit violation number WHICH; print whether the device asks for a reset within half a second. */
 static const char *net_wrong(const struct args *a)
 {
 	uint64_t begin;

@@ -12,7 +12,7 @@ volatile uint64_t button_presses;
 void button_init(void)
 {
 	if (!(inw(PM1_CONTROL) & SCI_ENABLE))
-		outb(0xb2, 0xf1); /* a PC's firmware turns ACPI on by SMI */
+		outb(0xb2, 0xf1); /* a PC's firmware enables ACPI by an SMI */
 	outw(PM1_STATUS, BUTTON);
 	outw(PM1_ENABLE, BUTTON);
 	ioapic_route(GSI_SCI, true);

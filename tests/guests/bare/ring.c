@@ -1,5 +1,5 @@
-/* Malformed rings. Each mode is followed by a look at the device (does it ask for a reset?) and
- * by a reset and a read that must work. */
+/* Malformed rings. After each mode the guest checks whether the device asks for a reset, then
+ * resets it and reads successfully. */
 #include "virtio_blk.h"
 
 #define WAIT_CYCLES 1500000000ULL /* half a second */
@@ -8,7 +8,7 @@
 
 static struct queue *const q0 = &vblk_queues[0];
 
-/* A good read request in descriptors 0 to 2, for a mode to spoil. */
+/* Put a valid read request into descriptors 0 to 2, for a mode to modify. */
 static void chain_good(void)
 {
 	q0->headers[0] = (struct blk_header){BLK_IN, 0, 0};
@@ -184,7 +184,8 @@ static void mode_back(void)
 	publish(0);
 }
 
-/* While the queue runs: a device may ignore such a write, but must not follow it blindly. */
+/* Change addresses while the queue runs: a device may ignore such a write, but must not follow it
+ * unchecked. */
 static void mode_move(void)
 {
 	queue_field(COMMON_QUEUE_DESC, BEYOND);
@@ -200,7 +201,7 @@ static void mode_resize(void)
 	publish(0);
 }
 
-/* The ring's own addresses are wrong from the beginning. */
+/* Restart the queue with an invalid ring address. */
 static void restart_at(unsigned reg, uint64_t gpa)
 {
 	mmio_write(vblk.common + COMMON_STATUS, 1, 0);
@@ -245,7 +246,7 @@ static void mode_size_odd(void)
 	publish(0);
 }
 
-/* Hundreds of kicks for queues that are not there. */
+/* Kick queues that do not exist hundreds of times. */
 static void mode_kicks(void)
 {
 	for (unsigned i = 0; i < 400; i++)
@@ -290,7 +291,7 @@ static const struct {
 	{"kicks", mode_kicks},
 };
 
-/* Open, spoil, look, open again and read. */
+/* Open the disk, violate the protocol, check the status, open again and read. */
 static const char *mode_try(unsigned i, unsigned index)
 {
 	const char *wrong = vblk_find(index);

@@ -1,5 +1,5 @@
-/* Application processors: started by INIT and SIPI, they say that they are there, then halt or
- * count at CPL 3. */
+/* Application processors: started by INIT and SIPI; each reports that it is up, then halts or
+ * counts at CPL 3. */
 #include "bare.h"
 
 #define TRAMPOLINE 0x8000

@@ -1,6 +1,6 @@
-/* Processors that write memory without a pause, so that its content can be told right from wrong at any
- * moment: a page is a number and a pattern made of it; each write raises the number by one. A page that
- * fell back, or was lost, is missing in the sum. */
+/* Processors that write memory without a pause, so that its content can be verified at any moment.
+ * A page holds a number and a pattern derived from it, and each write raises the number by one. The
+ * sum of all numbers shows a page that was lost or has old content. */
 #include "bare.h"
 
 #define PAGE_WORDS 512u
@@ -11,10 +11,10 @@
 static struct storm {
 	volatile uint64_t *pages;
 	uint64_t npages, random;
-	volatile uint64_t total; /* writes of pages */
-	volatile uint64_t halted; /* the halt that it has seen last */
+	volatile uint64_t total; /* number of page writes */
+	volatile uint64_t halted; /* number of the last halt that this processor obeyed */
 } storms[CPUS_MAX];
-static volatile uint64_t storm_halt, halts; /* 0, or which halt it is */
+static volatile uint64_t storm_halt, halts; /* 0: run; else the number of the current halt */
 static uint8_t stacks[CPUS_MAX][STACK_BYTES] __attribute__((aligned(16)));
 
 static uint64_t word(const volatile uint64_t *at, uint64_t n)
@@ -69,7 +69,7 @@ static const char *storm_start(uint64_t cpus, uint64_t gpa, uint64_t bytes)
 	return NULL;
 }
 
-/* While they stand still. */
+/* Check a processor's pages while it is halted. */
 static const char *storm_check_one(uint64_t id)
 {
 	struct storm *s = &storms[id];

@@ -11,8 +11,8 @@ struct patience {
 	uint64_t last, spent;
 };
 
-/* A revert goes back to before the request was answered, and a TSC that the host cannot offset goes on: a jump
- * is no time that the device has had. */
+/* Return whether a request has timed out. Ignores jumps of the TSC: after a revert, a TSC that the
+ * host cannot offset jumps ahead, and the device did not have that time. */
 static bool patience_is_over(struct patience *p)
 {
 	uint64_t now = rdtsc(), step = now - p->last;
@@ -104,8 +104,7 @@ static bool features_negotiate(uint64_t without)
 	return vblk_status() & STATUS_FEATURES_OK;
 }
 
-/* The used ring's avail_event and the avail ring's used_event come right after the ring
- * entries, wherever the size puts those. */
+/* The event fields follow the ring entries directly, so their place depends on the queue size. */
 volatile uint16_t *vblk_used_event(struct queue *q)
 {
 	return &q->avail.ring[vblk.queue_size];
@@ -121,7 +120,7 @@ static void queue_start(unsigned i)
 	struct queue *q = &vblk_queues[i];
 
 	memset(q, 0, sizeof(*q));
-	q->avail.flags = 1; /* no interrupts: we poll */
+	q->avail.flags = 1; /* polling, so no interrupts */
 	mmio_write(vblk.common + COMMON_QUEUE_SELECT, 2, i);
 	mmio_write(vblk.common + COMMON_QUEUE_SIZE, 2, vblk.queue_size);
 	mmio_write(vblk.common + COMMON_QUEUE_VECTOR, 2, 0xffff);

@@ -1,4 +1,4 @@
-/* virtio_blk: a driver for virtio-blk over PCI (virtio 1.1), by polling, all at CPL 3. */
+/* virtio_blk: a polling driver for virtio-blk over PCI (virtio 1.1), all at CPL 3. */
 #ifndef CAIRN_TESTS_BARE_VIRTIO_BLK_H
 #define CAIRN_TESTS_BARE_VIRTIO_BLK_H
 
@@ -98,29 +98,30 @@ extern struct vblk vblk;
 extern struct queue vblk_queues[VBLK_QUEUES];
 extern uint8_t vblk_data[VBLK_DATA_BYTES];
 
-/* All return NULL or what is wrong. */
+/* Functions return NULL, or the error's text. */
 const char *vblk_find(unsigned index);
-/* Reset, negotiate (all but what `without` has), make queues and start. The ring layout for
- * sizes below VBLK_QUEUE_SIZE keeps its event fields where virtio wants them. */
+/* Reset the device, negotiate all features except `without`, set up the queues and start. For a
+ * size below VBLK_QUEUE_SIZE the event fields move as virtio requires. */
 const char *vblk_open(uint16_t queue_size, uint16_t queues, uint64_t without);
 uint8_t vblk_status(void);
 void vblk_status_add(uint8_t bits);
-/* Where the event fields are in a queue of the present size. */
+/* Return the address of an event field for the current queue size. */
 volatile uint16_t *vblk_used_event(struct queue *q);
 volatile uint16_t *vblk_avail_event(struct queue *q);
 
-/* Put request `slot` on queue q: header, data (bytes 0: none), status. Not yet announced. */
+/* Put request `slot` into queue q: header, data (bytes 0: none), status. vblk_announce() publishes
+ * it. */
 void vblk_put(
 	unsigned q, unsigned slot, uint32_t type, uint64_t sector, void *data, uint32_t bytes);
-/* How many slots a queue has. */
+/* Return the number of slots of a queue. */
 unsigned vblk_slots(void);
-/* Announce what was put and kick if the device asks for it. */
+/* Publish all requests put, and kick if the device asks for it. */
 void vblk_announce(unsigned q);
-/* The slot of a finished request, or -1. */
+/* Return the slot of a completed request; -1: none. */
 int vblk_take(unsigned q);
-/* One request on queue q and its status byte; -1: none within 10 s or so. */
+/* Run one request on queue q and return its status byte; -1: no completion within about 10 s. */
 int vblk_do(unsigned q, uint32_t type, uint64_t sector, void *data, uint32_t bytes);
-/* Kick a queue whatever the device says. */
+/* Kick a queue even if the device suppresses notifications. */
 void vblk_kick(unsigned q);
 
 #endif

@@ -9,7 +9,7 @@
 #define REG_RELOAD 0x0c
 #define RELOAD_PING 0x100
 #define RELOAD_TIMED_OUT 0x200
-#define TICK_NS 983040 /* of a 33 MHz bus's clock by 2^15 */
+#define TICK_NS 983040 /* period of a 33 MHz bus's clock divided by 2^15 */
 
 static void unlock(uint64_t bar)
 {

@@ -1,5 +1,5 @@
-/* A guest agent for tests: as much of QEMU's protocol as freezes a file system, sets the clock, tells addresses and
- * shuts down, or less of it. */
+/* A guest agent for tests. Implements the part of QEMU's protocol that freezes a file system, sets
+ * the clock, reports addresses and shuts down; a mode can leave commands out. */
 #define _GNU_SOURCE
 #include "init.h"
 
@@ -32,7 +32,7 @@ static struct {
 static void agent_say(const char *text)
 {
 	if (write(agent.port, text, strlen(text)) < 0) {
-		/* The host is gone: it asks again when it is back. */
+		/* The host has closed the port; it asks again after reopening it. */
 	}
 }
 
@@ -59,7 +59,7 @@ static void agent_set_time(long long ns)
 	agent_say("{\"return\": {}}\n");
 }
 
-/* Of a shell's script the only thing that is ever asked for: its last argument is a host name. */
+/* Set the host name: the script's last argument. Cairn sends no other script. */
 static void agent_exec(const char *line)
 {
 	size_t n = strlen(agent.log);
@@ -130,7 +130,7 @@ static void agent_line(const char *line)
 		agent_say(text);
 	} else if (strstr(line, "guest-set-time") && time && sscanf(time, "\"time\":%lld", &ns) == 1) {
 		agent_set_time(ns);
-	} else if (strstr(line, "guest-shutdown")) { /* has no answer */
+	} else if (strstr(line, "guest-shutdown")) { /* guest-shutdown has no answer */
 		sync();
 		reboot(strstr(line, "\"reboot\"") ? RB_AUTOBOOT : RB_POWER_OFF);
 	} else if (strstr(line, "guest-exec")) {
@@ -155,7 +155,7 @@ static void *agent_main(void *opaque)
 		char *end;
 
 		if (n <= 0)
-			usleep(20000); /* a port without a host */
+			usleep(20000); /* the host has not opened the port */
 		used += n > 0 ? (size_t)n : 0;
 		while ((end = memchr(line, '\n', used))) {
 			*end++ = '\0';

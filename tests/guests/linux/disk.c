@@ -1,4 +1,4 @@
-/* Commands on block devices: what they are, discard, write zeroes, and a plain benchmark. */
+/* Commands on block devices: info, discard, write zeroes, and a simple benchmark. */
 #define _GNU_SOURCE
 #include "init.h"
 
@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #define DEPTH_MAX 64
-#define BENCH_SPAN_BYTES (1ull << 30) /* the part of the disk that is worked on */
+#define BENCH_SPAN_BYTES (1ull << 30) /* range of the disk that the benchmark uses */
 
 static int entry_count(const char *dir)
 {
@@ -90,7 +90,7 @@ static int zeroout_run(int argc, char **argv)
 	return range_ioctl(argv, BLKZEROOUT);
 }
 
-/* What a bench keeps: one iocb per slot, each over its own part of guest_io. */
+/* State of a benchmark: one iocb per slot, each with its own part of guest_io. */
 struct bench {
 	int fd;
 	int write, random;

@@ -1,4 +1,4 @@
-/* Commands on files and on the bytes of disks: a disk is a path like any other. */
+/* Commands on files and on the content of disks, which are paths like others. */
 #define _GNU_SOURCE
 #include "init.h"
 
@@ -52,7 +52,7 @@ static int text_put(const char *path, const char *text, int flags)
 	len = snprintf((char *)guest_io, sizeof(guest_io), "%s\n", text);
 	if (write(fd, guest_io, (size_t)len) != len)
 		rc = errno ? -errno : -EIO;
-	/* What is answered with ok is on the disk. Files of /proc and /sys refuse fsync. */
+	/* Make data durable before answering ok. Files of /proc and /sys refuse fsync. */
 	if (!rc && !fstat(fd, &st) && S_ISREG(st.st_mode) && fsync(fd) && errno != EINVAL)
 		rc = -errno;
 	if (close(fd) && !rc)
@@ -113,8 +113,8 @@ static int stat_run(int argc, char **argv)
 	return 0;
 }
 
-/* Delete what is below `dirfd`. It stays on one file system: rm of a mount point empties it
- * (and then fails on the mount point itself), but does not wander from / into /proc. */
+/* Delete the tree below `dirfd`, on one file system only: rm of a mount point empties it (and then
+ * fails on the mount point itself), but does not cross from / into /proc. */
 static int tree_empty(int parent, const char *name, dev_t dev, uint64_t *count)
 {
 	int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), rc = 0;
@@ -161,7 +161,7 @@ static int rm_run(int argc, char **argv)
 	rc = tree_empty(AT_FDCWD, path, st.st_dev, &count);
 	if (!rc && rmdir(path) == 0)
 		count++;
-	else if (!rc && errno != EBUSY) /* busy: a mount point stays, empty */
+	else if (!rc && errno != EBUSY) /* EBUSY: a mount point stays, empty */
 		rc = -errno;
 	say("deleted %llu\n", (unsigned long long)count);
 	return rc;
@@ -199,7 +199,7 @@ static int drop_caches_run(int argc, char **argv)
 	return text_put("/proc/sys/vm/drop_caches", "3", 0);
 }
 
-/* Where a command on a range works. `len` is cut at the end of what there is. */
+/* Range of a file that a command works on; `len` is limited to the file's end. */
 struct range {
 	int fd;
 	uint64_t off, len;
@@ -222,7 +222,7 @@ static int range_open(struct range *r, const char *path, int flags, const char *
 
 		r->len = r->len < room ? r->len : room;
 	}
-	/* What is read has to come from the disk, not from the cache of what was written. */
+	/* Drop the page cache, so that data is read from the disk. */
 	if ((flags & O_ACCMODE) == O_RDONLY) {
 		fsync(r->fd);
 		posix_fadvise(r->fd, 0, 0, POSIX_FADV_DONTNEED);
@@ -230,7 +230,7 @@ static int range_open(struct range *r, const char *path, int flags, const char *
 	return 0;
 }
 
-/* Another word than that is an error: what is left of a line that a revert has cut in two does nothing. */
+/* Accept only the word "direct": the rest of a line that a revert has cut must have no effect. */
 static int direct_flag(int argc, char **argv, int at, int *flags)
 {
 	if (argc <= at)

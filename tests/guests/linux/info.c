@@ -1,4 +1,4 @@
-/* Commands that say what the guest sees: clocks, CPUs, devices, logs. */
+/* Commands that report the guest's view: clocks, CPUs, devices, logs. */
 #define _GNU_SOURCE
 #include "init.h"
 
@@ -62,7 +62,7 @@ static int rtc_run(int argc, char **argv)
 	return 0;
 }
 
-/* The numbers of /proc/interrupts' first CPUs in the line that starts with `label`. */
+/* Sum the first CPUs' counts in the line of /proc/interrupts that starts with `label`. */
 static uint64_t interrupts_of(const char *label)
 {
 	int fd = open("/proc/interrupts", O_RDONLY | O_CLOEXEC);
@@ -286,7 +286,7 @@ static int kmsg_run(int argc, char **argv)
 	(void)argc;
 	if (fd < 0)
 		return -errno;
-	/* With the newline: without it the kernel holds the line back, for more of it to come. */
+	/* With a newline: without it the kernel buffers the line for a continuation. */
 	len = (size_t)snprintf((char *)guest_io, sizeof(guest_io), "%s\n", argv[1]);
 	rc = write(fd, guest_io, len) < 0 ? -errno : 0;
 	close(fd);

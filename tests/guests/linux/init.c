@@ -1,5 +1,5 @@
-/* Start of the guest, the command port, and the loop that serves it.
- * Everything here is one thread; only run-cpus, dirty-ram and agent start others. */
+/* Startup of the guest, its command port, and the loop that serves the port. One thread; only
+ * run-cpus, dirty-ram and agent start others. */
 #define _GNU_SOURCE
 #include "init.h"
 
@@ -27,7 +27,7 @@ struct port {
 	int fd;
 	char line[LINE_BYTES];
 	size_t used;
-	int overlong; /* dropping the rest of a line that did not fit */
+	int overlong; /* dropping the rest of a line that was too long */
 };
 
 uint8_t guest_io[GUEST_IO_BYTES] __attribute__((aligned(4096)));
@@ -136,7 +136,7 @@ void console_line(const char *text)
 	if (fd < 0)
 		return;
 	if (write(fd, buf, (size_t)n) < 0) {
-		/* Nowhere else to say it. */
+		/* There is no other place to report this error. */
 	}
 	close(fd);
 }
@@ -171,7 +171,8 @@ static const struct command *command_find(const char *name)
 	return NULL;
 }
 
-/* `write` and `echo` take the rest of the line as one argument, so the last slot keeps its spaces. */
+/* Split a line. `write` and `echo` take the rest of the line as one argument, so the last slot
+ * keeps its spaces. */
 static int line_split(char *line, char **argv, int slots)
 {
 	int n = 0;
@@ -212,7 +213,7 @@ static void command_run(char *line)
 		return;
 	}
 	rc = c->run(argc + 1, argv);
-	/* The last line has to start at column 0, whatever a file ended with. */
+	/* The last line has to start at column 0, also after a file without a final newline. */
 	if (answer_used && answer[answer_used - 1] != '\n')
 		say("\n");
 	if (rc == 0)
@@ -234,19 +235,19 @@ static void port_send(struct port *p, const char *data, size_t len)
 
 			poll(&pfd, 1, 100);
 		} else if (errno != EINTR) {
-			return; /* the host hung up: the answer is lost, the guest goes on */
+			return; /* the host closed the port: drop the answer */
 		}
 	}
 }
 
-/* Take what has come and run each complete line. */
+/* Read available input and run each complete line. */
 static void port_read(struct port *p)
 {
 	ssize_t n = read(p->fd, p->line + p->used, sizeof(p->line) - p->used);
 	char *nl;
 
 	if (n <= 0) {
-		usleep(20000); /* a port without a host is always readable */
+		usleep(20000); /* a port that the host has not opened is always readable */
 		return;
 	}
 	p->used += (size_t)n;
@@ -274,7 +275,7 @@ static void port_read(struct port *p)
 	}
 }
 
-/* The virtio port called org.cairn.test, as a path in /dev. */
+/* Find the virtio port org.cairn.test as a path in /dev. */
 static int vport_find(char *path, size_t size)
 {
 	DIR *d = opendir("/sys/class/virtio-ports");
@@ -315,8 +316,8 @@ static int port_try(const char *kind)
 	return fd;
 }
 
-/* A virtio console announces its ports by messages, so they may come after init: wait for them,
- * but only if there is such a device. */
+/* A virtio console announces its ports by messages, which may arrive after init starts. Wait for
+ * them only if there is such a device. */
 static int vconsole_present(void)
 {
 	DIR *d = opendir("/sys/bus/virtio/drivers/virtio_console");
@@ -339,7 +340,7 @@ static int port_open(const char *want)
 			fd = port_try(want);
 		} else {
 			fd = port_try("vport");
-			/* hvc0 may be there before the named port is. */
+			/* hvc0 may appear before the named port. */
 			if (fd < 0 && tries > 10)
 				fd = port_try("hvc0");
 			if (fd < 0 && !vconsole_present())
@@ -368,7 +369,7 @@ static void mounts_make(void)
 	mount("proc", "/proc", "proc", 0, NULL);
 	mount("sysfs", "/sys", "sysfs", 0, NULL);
 	mount("devtmpfs", "/dev", "devtmpfs", 0, NULL);
-	/* Tests may mount over /mnt; /tmp is a place to write without a disk. */
+	/* Tests may mount on /mnt; /tmp is writable without a disk. */
 	mkdir("/mnt", 0755);
 	mkdir("/tmp", 01777);
 }
@@ -385,7 +386,7 @@ int main(void)
 	port.fd = port_open(want);
 	pfd[0] = (struct pollfd){.fd = port.fd, .events = POLLIN};
 	pfd[1] = (struct pollfd){.fd = button_open(), .events = POLLIN};
-	/* Last, so that whoever has read it can send a command at once. */
+	/* Print this last, so that a reader can send a command at once. */
 	console_line("cairn-guest: ready");
 	for (;;) {
 		poll(pfd, 2, -1);

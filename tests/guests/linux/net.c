@@ -1,4 +1,4 @@
-/* Commands for the network: an interface up, bytes there and back. */
+/* Commands for the network: set an interface up, send and receive data. */
 #include "init.h"
 
 #include <arpa/inet.h>
@@ -70,7 +70,7 @@ static int receive_all(int s, uint64_t bytes, uint64_t seed)
 	return at == bytes ? 0 : fail("%llu bytes came back", (unsigned long long)at);
 }
 
-/* What is sent has to come back. */
+/* Send data to an echo server and compare the answer. */
 static int tcp_run(int argc, char **argv)
 {
 	uint64_t port, bytes, seed;
@@ -106,7 +106,7 @@ static int echo(int s)
 	return n < 0 ? -errno : 0;
 }
 
-/* To one who connects, what they send, until they have sent all. */
+/* Echo data to one client until it closes its side. */
 static int serve_run(int argc, char **argv)
 {
 	struct sockaddr_in here = {.sin_family = AF_INET};

@@ -1,4 +1,4 @@
-/* The ways a guest ends, and the ACPI power button. */
+/* Commands that end the guest, and the ACPI power button. */
 #define _GNU_SOURCE
 #include "init.h"
 
@@ -17,7 +17,7 @@
 static int button_ignored;
 static unsigned button_presses;
 
-/* Unmount what is on disks, the last mount first. */
+/* Unmount the file systems on disks, the last mount first. */
 static void disks_release(void)
 {
 	char dirs[MOUNTS_MAX][128], dev[128];
@@ -72,7 +72,7 @@ static int panic_run(int argc, char **argv)
 	return fail("the kernel did not panic");
 }
 
-/* Deaf to commands and to the power button; the kernel itself lives. */
+/* Ignore commands and the power button; the kernel keeps running. */
 static int hang_run(int argc, char **argv)
 {
 	(void)argv;

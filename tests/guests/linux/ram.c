@@ -10,9 +10,9 @@
 #include <time.h>
 
 #define PAGE_BYTES 4096u
-#define DIRTY_SLICE_NS 10000000u /* the rate is kept over slices of 10 ms */
+#define DIRTY_SLICE_NS 10000000u /* the rate is kept over intervals of 10 ms */
 
-/* splitmix64 of the word's number: each word can be made without the ones before it. */
+/* splitmix64 of the word's index, so that each word can be computed without its predecessors. */
 static uint64_t pattern_word(uint64_t index, uint64_t seed)
 {
 	uint64_t z = (index + 1) * 0x9e3779b97f4a7c15u + seed;
@@ -130,7 +130,7 @@ static int verify_ram_run(int argc, char **argv)
 	return 0;
 }
 
-/* dirty-ram works in the background, so that a snapshot can be asked for meanwhile. */
+/* dirty-ram works in the background, so that the host can take a snapshot meanwhile. */
 static struct {
 	pthread_t thread;
 	int started;
