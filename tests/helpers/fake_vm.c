@@ -1,25 +1,22 @@
-/* fake_vm: a VM process without a VM, for tests of the control plane: it speaks vm_msg,
- * and fails in the way its kernel command line names. Started like cairn-vm.
- *
- * Words of the command line (boot.cmdline of the definition):
+/* fake_vm: a simulated VM process for tests of the control plane. Started like cairn-vm, it speaks vm_msg and fails as
+ * the words of its kernel command line say (boot.cmdline):
  *   die-at-config kill-at-config silent-at-config refuse garbage-at-config
- *   kill-after=MS garbage-after=MS close-after=MS off-after=MS panic-after=MS
- *   agent-after=MS (an agent opens its port and answers)
- *   repeats-after=MS (a hundred times whatever a guest can have told as often as it likes)
- *   exit-after=MS:VALUE (debug exit)  io-error-after=MS  crash-after=MS (preserved)
- *   ip-when=FILE (is there: the guest has an address beside those of the link; else it has)  ip-many (more than can be told)
- *   no-agent (the guest's answers nothing)  deaf (ignores the power button)  stubborn (ignores quit)  event-last (replies first)
- *   when=FILE (what is due by one of these waits until the file is there, too: for who must be first, however slow)
- *   quits-in=MS (after it was told to)  mute (answers nothing once it runs)  rude-after=MS (panics, in bytes that are no text)
- *   config-until=FILE (is there: it hears nothing before)  boot-until=FILE (the same, but not of a process on images)
- *   lingers-until=FILE (with refuse: the process ends only when the file is there)  works=N (N times as busy as works=1)
- *   stops-quietly (stands still, and tells nobody but its log)
- *   clone-dies=NAME clone-until=FILE:NAME (is there; of clones: the one of that name, at its start)
- *   work-takes=MS (a save, and work on snapshots; with progress)  work-fails
- *   work-until=FILE (is there: for who must be in time, however slow)
- * A save is a real state file of empty memory. Snapshots are kept at the beginning of the first
- * disk, as an array of struct vm_snapshot_info: a tree without disks.
- * FAKE_VM=die-at-start in the environment: ends before it accepts. */
+ *   kill-after=MS garbage-after=MS close-after=MS off-after=MS panic-after=MS io-error-after=MS
+ *   crash-after=MS (preserved)  exit-after=MS:VALUE (debug exit)  rude-after=MS (panic; detail is not UTF-8)
+ *   agent-after=MS (an agent opens its port and answers)  no-agent (the guest's agent does not answer)
+ *   repeats-after=MS (send a hundred times each event that a guest can repeat)
+ *   when=FILE (the -after words also wait until FILE exists, which keeps the order on slow machines)
+ *   ip-when=FILE (the guest has a non-link-local address only once FILE exists)  ip-many (too many)
+ *   deaf (ignore the power button)  stubborn (ignore quit)  quits-in=MS (end this long after quit)
+ *   mute (answer nothing once the VM runs)  stops-quietly (stop without an event, with a log line)
+ *   event-last (send the reply before the event)  works=N (report N times the load of works=1)
+ *   config-until=FILE (read nothing before FILE exists)  boot-until=FILE (the same, not for images_only)
+ *   lingers-until=FILE (with refuse: end only once FILE exists)  clone-dies=NAME (that clone dies at its start)
+ *   clone-until=FILE:NAME (the clone of that name waits at its start for FILE)
+ *   work-takes=MS (duration of saves and snapshots; with progress)  work-fails  work-until=FILE
+ * A save is a valid state file with empty memory. Snapshots are kept at the start of the first disk, as an array of
+ * struct vm_snapshot_info: a tree without disk content.
+ * FAKE_VM=die-at-start in the environment: end before accepting a connection. */
 #include "base/err.h"
 #include "base/file.h"
 #include "base/util.h"
@@ -67,10 +64,10 @@ struct fake {
 	bool configured, paused;
 	enum vm_phase phase;
 	enum vm_reason reason;
-	uint64_t start_ms, due_ms; /* 0: nothing due */
+	uint64_t start_ms, due_ms; /* 0: nothing is due */
 	const char *due;
 	int consoles[CONSOLES_MAX];
-	int disk; /* the first one; -1: none */
+	int disk; /* first disk; -1: none */
 	struct work work;
 	uint8_t agent; /* enum vm_agent_state */
 };
@@ -90,7 +87,7 @@ static const char *word(const struct fake *f, const char *name)
 	return at ? at + strlen(name) : NULL;
 }
 
-/* Is the file there that stands behind a word? Its name ends at a space or a colon. */
+/* Return whether the file exists that follows a word. Its name ends at a space or a colon. */
 static bool file_is_there(const struct fake *f, const char *name)
 {
 	char path[256];
@@ -155,7 +152,7 @@ static void repeat(struct fake *f)
 	event(f, (struct vm_event){ .kind = VM_EVENT_AGENT, .value = f->agent });
 }
 
-/* What the command line asked for is due. */
+/* Run the action of the command line that is due. */
 static void due(struct fake *f)
 {
 	const char *what = f->due;
@@ -212,7 +209,7 @@ static void schedule(struct fake *f)
 		}
 }
 
-/* Returns false having answered why not. */
+/* Load a saved state. Returns false after sending the error. */
 static bool restore(struct fake *f, int fd, uint64_t seq)
 {
 	struct vmstate_header h;
@@ -231,7 +228,7 @@ static bool restore(struct fake *f, int fd, uint64_t seq)
 	return true;
 }
 
-/* Does what stands behind a word say that this clone is meant? */
+/* Return whether a word's value names this clone. */
 static bool is_named(const struct fake *f, const char *name)
 {
 	size_t len = strlen(f->config.name);
@@ -299,7 +296,7 @@ static void configure(struct fake *f, struct channel_msg *m)
 	schedule(f);
 }
 
-/* In every nanosecond, `much` times: each vCPU runs for half of it, and so many bytes come and go. */
+/* Report load of `much` units per nanosecond: half of a vCPU's time, and as many bytes in and out. */
 static void works(struct vm_info *info, unsigned much)
 {
 	struct timespec ts;
@@ -384,7 +381,7 @@ static int tree_store(struct fake *f, struct tree *t, struct err *e)
 	return r < 0 ? err_set(e, r, ERR_UNSUPPORTED, "no disk can hold a snapshot") : 0;
 }
 
-/* Name or id; "": the current one. */
+/* Find a snapshot by name or id; "": the current one. */
 static struct vm_snapshot_info *tree_find(struct tree *t, const char *name)
 {
 	for (uint32_t i = 0; i < t->n; i++)
@@ -407,7 +404,7 @@ static int none(const char *name, struct err *e)
 	return err_set(e, -ENOENT, ERR_NOT_FOUND, "there is no snapshot '%s'", name);
 }
 
-/* An automatic one is as old as its name says: so tests have old ones. */
+/* Return the creation time that an automatic snapshot's name contains, so that tests can create old ones. */
 static uint64_t time_of(const char *name)
 {
 	struct tm tm = { 0 };
@@ -602,7 +599,7 @@ static int work_do(struct fake *f, struct work *w, char id[24], struct err *e)
 	}
 }
 
-/* r, e: 0 to do it, or why it is not done. */
+/* Complete the work. r, e: 0 to carry it out, or the error to report. */
 static void work_finish(struct fake *f, int r, struct err *e)
 {
 	struct work w = f->work;
@@ -677,7 +674,7 @@ static void work_cancel(struct fake *f, uint64_t seq)
 	work_finish(f, err_set(&e, -ECANCELED, ERR_CANCELLED, "it was cancelled"), &e);
 }
 
-/* Returns false having answered why not. */
+/* Handle an agent command. Returns false after sending the error. */
 static bool agent_errand(struct fake *f, struct channel_msg *m)
 {
 	const struct vm_agent *want = m->body;
@@ -747,7 +744,7 @@ static void handle(struct fake *f, struct channel_msg *m)
 	case VM_MSG_CONT:
 		if (f->work.due_ms && f->work.type == VM_MSG_SAVE) {
 			if (m->head.type == VM_MSG_STOP)
-				break; /* it stands still */
+				break; /* already stopped */
 			reply(f, m->head.seq, -EBUSY, ERR_BUSY, "work of this VM is under way");
 			return;
 		}
@@ -832,10 +829,10 @@ static void receive(struct fake *f)
 	close(f->sock);
 	f->sock = -1;
 	if (f->listening < 0)
-		exit(VM_EXIT_OK); /* `cairn run` sends one message and is gone */
+		exit(VM_EXIT_OK); /* `cairn run` sends one message and closes the socket */
 }
 
-/* The guest: an echo. */
+/* Echo console input, as the guest. */
 static void echo(struct fake *f, unsigned i)
 {
 	char buf[512];

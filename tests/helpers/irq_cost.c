@@ -1,5 +1,5 @@
-/* irq_cost: what an MSI costs its sender, by KVM_SIGNAL_MSI and by an irqfd. Prints two numbers,
- * ns each. For tests/bench/bench_irq.py. */
+/* irq_cost: measures the sender's cost of an MSI by KVM_SIGNAL_MSI and by an irqfd. Prints two
+ * numbers in ns. For tests/bench/bench_irq.py. */
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <stdint.h>
@@ -22,7 +22,7 @@ static double now_ns(void)
 	return (double)ts.tv_sec * 1e9 + (double)ts.tv_nsec;
 }
 
-/* A route for one MSI and an irqfd on it; -1 when KVM refuses. */
+/* Create a route for one MSI and an irqfd on it. Returns -1 when KVM refuses. */
 static int irqfd_make(int vm)
 {
 	struct {

@@ -1,8 +1,8 @@
-/* tap_cable: a new tap device of this network namespace on one end, a socket with packets as
- * cairn-slirp takes them on the other: the host's own TCP plays the guest. It leaves to cairn-slirp
- * what Linux in a VM would, and takes what that would. For bench_net-user.py.
+/* tap_cable: connects a new tap device of this network namespace with a packet socket of
+ * cairn-slirp, so that the host's TCP plays the guest. Uses the same offloads as Linux in a VM. For
+ * bench_net-user.py.
  *
- *   tap_cable NAME FD: says "up" when the device is there, ends when FD does. */
+ *   tap_cable NAME FD: prints "up" when the device exists; ends when FD is closed. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/if_tun.h>

@@ -1,6 +1,7 @@
-/* For LD_PRELOAD: a disk that takes its time. SLOW_SYNC_MS milliseconds more for each fsync, and none ends before
- * the file SLOW_SYNC_UNTIL is there; both only of files in whose path SLOW_SYNC_OF is, if that is set. The file
- * SLOW_SYNC_FIRST gets a line with the pid for each on a process's first thread. */
+/* An LD_PRELOAD library that simulates a slow disk. SLOW_SYNC_MS: milliseconds to add to each
+ * fsync. SLOW_SYNC_UNTIL: no fsync ends before this file exists. SLOW_SYNC_OF: only for files whose
+ * path contains this text. SLOW_SYNC_FIRST: file that gets a line with the pid for each fsync on a
+ * process's first thread. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
