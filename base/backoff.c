@@ -3,7 +3,7 @@
 
 #define SECOND_NS 1000000000ULL
 
-/* delay, 2 delay, 4 delay, … */
+/* Wait number n: delay, 2 × delay, 4 × delay, … up to max_delay. */
 static uint64_t wait_ns(const struct backoff_rule *r, uint32_t n)
 {
 	uint64_t s = (uint64_t)r->delay_s << MIN(n, 31u);

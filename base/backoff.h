@@ -1,7 +1,7 @@
-/* backoff: again, but not for ever and not at full speed. Pure: the clock is an argument.
+/* backoff: delays between retries, with a limit of attempts per window. Pure: the caller passes the
+ * time.
  *
- * Attempts are counted in a window that begins with the first; one that comes after its end
- * begins another. */
+ * The first attempt opens a window. An attempt after the window's end opens a new one. */
 #ifndef CAIRN_BASE_BACKOFF_H
 #define CAIRN_BASE_BACKOFF_H
 
@@ -9,23 +9,24 @@
 #include <stdint.h>
 
 struct backoff_rule {
-	uint32_t delay_s, max_delay_s; /* doubled each time, from the one to the other */
-	uint32_t tries;		       /* in a window; 0: without an end, and then the window begins
-					* with the last one */
+	uint32_t delay_s, max_delay_s; /* the first delay; each further one doubles, up to max_delay_s */
+	uint32_t tries;		       /* per window; 0: unlimited, and every attempt restarts the window */
 	uint32_t window_s;
 };
 
 struct backoff {
-	uint64_t window_ns; /* where the window begins */
-	uint32_t n;	    /* attempts in it; 0: none */
+	uint64_t window_ns; /* start of the window */
+	uint32_t n;	    /* attempts in the window; 0: no window yet */
 };
 
-/* One more attempt is wanted: the first of a window at once, the others after growing waits.
- * Returns true, having counted it; false: those of this window are used up. */
+/* Count an attempt. The first attempt of a window waits 0, further ones wait longer and longer.
+ * ret_wait_ns: the delay before the attempt; set only if the result is true.
+ * Returns true; false if the window's attempts are used up (nothing is counted). */
 bool backoff_again(const struct backoff_rule *r, struct backoff *b, uint64_t now_ns,
 	uint64_t *ret_wait_ns);
-/* The same for what cannot be refused: `tries` of a window at once, those beyond them after growing
- * waits. Returns the wait. */
+/* Count an attempt that is always allowed. The first `tries` attempts of a window wait 0, further
+ * ones longer and longer.
+ * Returns the delay in ns. */
 uint64_t backoff_slow(const struct backoff_rule *r, struct backoff *b, uint64_t now_ns);
 
 #endif

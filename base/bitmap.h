@@ -11,10 +11,12 @@ struct bitmap {
 	size_t nbits;
 };
 
-/* All bits clear. Returns 0 or -ENOMEM. */
+/* Create a bitmap with all bits clear.
+ * Returns 0 or -ENOMEM. The caller releases it with bitmap_done(). */
 int bitmap_init(struct bitmap *b, size_t nbits);
 void bitmap_done(struct bitmap *b);
-/* Keep what is there, new bits clear. Never shrinks. Returns 0 or -ENOMEM. */
+/* Grow to nbits; old bits keep their value, new bits are clear. Never shrinks.
+ * Returns 0 or -ENOMEM. */
 int bitmap_grow(struct bitmap *b, size_t nbits);
 
 static inline bool bitmap_test(const struct bitmap *b, size_t i)
@@ -34,7 +36,8 @@ static inline void bitmap_clear(struct bitmap *b, size_t i)
 
 void bitmap_set_all(struct bitmap *b);
 
-/* The first set (clear) bit at or after `from`; nbits if there is none. */
+/* Find the first set (or clear) bit at or after `from`.
+ * Returns its index; nbits if there is none. */
 size_t bitmap_next_set(const struct bitmap *b, size_t from);
 size_t bitmap_next_clear(const struct bitmap *b, size_t from);
 size_t bitmap_count(const struct bitmap *b);

@@ -1,8 +1,8 @@
-/* bytes: endian loads and stores at any alignment, and a cursor that never
- * reads or writes past its bounds.
+/* bytes: loads and stores of either byte order at any alignment, and a cursor that never reads or
+ * writes outside its buffer.
  *
- * The cursor latches its first fault: after it, reads give 0, writes do
- * nothing, and cursor_ok() is false. Parse a whole record, then ask once. */
+ * The cursor latches its first fault. Afterwards reads return 0, writes do nothing, and cursor_ok()
+ * is false. So a parser reads a whole record and then checks once. */
 #ifndef CAIRN_BASE_BYTES_H
 #define CAIRN_BASE_BYTES_H
 
@@ -40,12 +40,13 @@ BYTES_ACCESS(32)
 BYTES_ACCESS(64)
 #undef BYTES_ACCESS
 
-/* A little-endian value of 1, 2, 4 or 8 bytes; other sizes give 0 / do nothing. */
+/* Load or store a little-endian value of 1, 2, 4 or 8 bytes. With another size, load_le() returns 0
+ * and store_le() does nothing. */
 uint64_t load_le(const void *p, unsigned size);
 void store_le(void *p, unsigned size, uint64_t v);
 
 struct cursor {
-	uint8_t *base; /* borrowed; only written by the put functions */
+	uint8_t *base; /* borrowed; only the put functions write to it */
 	size_t pos;
 	size_t len;
 	bool failed;
@@ -66,7 +67,9 @@ static inline size_t cursor_left(const struct cursor *c)
 	return c->failed ? 0 : c->len - c->pos;
 }
 
-/* The next n bytes, or NULL (and the fault latched). Lives as long as the buffer. */
+/* Take the next n bytes.
+ * Returns a pointer into the buffer, valid as long as the buffer; NULL if fewer than n bytes are
+ * left (this latches the fault). */
 void *cursor_take(struct cursor *c, size_t n);
 void cursor_skip(struct cursor *c, size_t n);
 

@@ -85,8 +85,8 @@ int channel_recv(int sock, uint16_t version, const struct channel_type *types, s
 
 	m->nfds = 0;
 	m->body = buf;
-	/* A peer that closes with something of ours unread resets us: that is told first, and once, and what it
-	 * had said lies behind it. */
+	/* A peer that closes with unread data resets the socket. recvmsg() reports the reset once,
+	 * before the messages that the peer sent earlier, so retry. */
 	do {
 		n = recvmsg(sock, &msg, MSG_CMSG_CLOEXEC);
 	} while (n < 0 && (errno == EINTR || (errno == ECONNRESET && !reset++)));
@@ -99,7 +99,7 @@ int channel_recv(int sock, uint16_t version, const struct channel_type *types, s
 		channel_msg_close_fds(m);
 		return -EPROTONOSUPPORT;
 	}
-	/* A message of no bytes looks like the end, but may carry fds. */
+	/* An empty message looks like the end of the stream, but it may carry fds. */
 	if ((msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) ||
 		!msg_allowed(m, (size_t)n, types, ntypes)) {
 		channel_msg_close_fds(m);

@@ -1,8 +1,8 @@
-/* channel: whole messages with fds over a SOCK_SEQPACKET Unix socket.
+/* channel: messages with fds over a SOCK_SEQPACKET Unix socket.
  *
- * A message is a fixed header (version, type, length, sequence) and a body whose
- * length its type fixes; a table says which. What does not fit the table is
- * refused before the body is looked at. */
+ * A message has a fixed header (version, type, length, sequence) and a body. A table gives the
+ * allowed body length and number of fds for each type. channel_recv() rejects any other message
+ * before the caller sees its body. */
 #ifndef CAIRN_BASE_CHANNEL_H
 #define CAIRN_BASE_CHANNEL_H
 
@@ -19,10 +19,10 @@ struct channel_header {
 	uint16_t version;
 	uint16_t type;
 	uint32_t body_bytes;
-	uint64_t seq; /* of a request; a reply carries its request's; 0 for events */
+	uint64_t seq; /* the request's number; a reply repeats it; 0 for events */
 };
 
-/* What a type's body must be. Types without a row are refused. */
+/* The limits of one message type. A type without a row is rejected. */
 struct channel_type {
 	uint32_t body_min, body_max;
 	uint16_t fds_max;
@@ -33,18 +33,19 @@ struct channel_msg {
 	struct channel_header head;
 	void *body; /* inside the buffer given to channel_recv() */
 	int fds[CHANNEL_FDS_MAX];
-	unsigned nfds; /* the receiver owns them */
+	unsigned nfds; /* number of fds, which the receiver owns */
 };
 
-/* Send one message. fds are borrowed. Returns 0; -EAGAIN when the peer does not
- * read (non-blocking sockets); -EPIPE; -errno. */
+/* Send one message. fds: borrowed.
+ * Returns 0; -EAGAIN if a non-blocking socket is full; -EPIPE if the peer is gone; -errno. */
 int channel_send(int sock, uint16_t version, uint16_t type, uint64_t seq, const void *body,
 	size_t body_bytes, const int *fds, unsigned nfds);
 
-/* Receive one message into buf (CHANNEL_BODY_MAX bytes, aligned for what bodies are). Returns 1; 0 at the end of
- * the stream; -EAGAIN; -EPROTONOSUPPORT for another version, which ret_msg->head
- * has; -EPROTO for what the table does not allow (its fds are closed, as those of
- * another version are); -errno. */
+/* Receive one message.
+ * buf: CHANNEL_BODY_MAX bytes, aligned for the bodies; ret_msg->body points into it.
+ * Returns 1; 0 at the end of the stream; -EAGAIN; -EPROTONOSUPPORT for another version
+ * (ret_msg->head has it); -EPROTO for a message that the table rejects; -errno. With -EPROTO and
+ * -EPROTONOSUPPORT, the message's fds are closed. */
 int channel_recv(int sock, uint16_t version, const struct channel_type *types, size_t ntypes,
 	void *buf, struct channel_msg *ret_msg);
 

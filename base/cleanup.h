@@ -1,5 +1,5 @@
-/* cleanup: attributes for locals that are released when their scope ends.
- * Each cleanup accepts the empty value (NULL, -1). */
+/* cleanup: attributes that release a local variable at the end of its scope. Each accepts the empty
+ * value (NULL, -1). */
 #ifndef CAIRN_BASE_CLEANUP_H
 #define CAIRN_BASE_CLEANUP_H
 
@@ -37,7 +37,7 @@ static inline void cleanup_unlock_p(pthread_mutex_t **m)
 	pthread_mutex_t *lock_guard_ __attribute__((cleanup(cleanup_unlock_p), unused)) =          \
 		(pthread_mutex_lock(m), (m))
 
-/* Hand ownership on: return the value and leave the empty one behind. */
+/* Pass ownership on: return the value and leave the empty value in its place. */
 static inline int steal_fd(int *fd)
 {
 	int v = *fd;

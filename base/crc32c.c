@@ -29,11 +29,12 @@ static uint32_t crc32c_table(uint32_t crc, const uint8_t *p, size_t len)
 }
 
 #ifdef __x86_64__
-/* The instruction takes three cycles and can begin every cycle: three stretches side by side. Three of this length, four
- * times, are nearly 64 KiB. */
+/* The crc32 instruction has a latency of three cycles and a throughput of one per cycle, so three
+ * stretches run interleaved. Four rounds of three stretches cover nearly 64 KiB. */
 #define STRETCH_BYTES 5440u
 
-/* What a register becomes by STRETCH_BYTES zeros, for each value of each of its bytes; the whole is their sum. */
+/* shift_table[i][b]: the effect of STRETCH_BYTES zeros on a register whose byte i is b. The XOR
+ * over all four bytes gives the whole register's effect. */
 static uint32_t shift_table[4][256];
 
 __attribute__((target("sse4.2"))) static void shift_init(void)

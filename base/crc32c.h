@@ -5,7 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Continue `crc` (0 to begin) over len bytes. */
+/* Continue a checksum over len more bytes. crc: the result so far; 0 to begin.
+ * Returns the new checksum. */
 uint32_t crc32c(uint32_t crc, const void *data, size_t len);
 
 #endif

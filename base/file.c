@@ -128,7 +128,8 @@ int file_write_atomic(const char *path, const void *buf, size_t len, mode_t mode
 
 	if (snprintf(tmp, sizeof(tmp), "%s.tmp", path) >= (int)sizeof(tmp))
 		return err_set_errno(e, -ENAMETOOLONG, "%s", path);
-	/* What a crash left behind has another's mode, or is no file at all. */
+	/* A temporary file that a crash left behind may have another mode, or not be a regular
+	 * file. */
 	unlink(tmp);
 	fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, mode);
 	if (fd < 0)

@@ -17,8 +17,8 @@
 int lockdown_drop(struct err *e)
 {
 	capng_clear(CAPNG_SELECT_BOTH);
-	/* The bounding set needs CAP_SETPCAP: an ordinary user cannot clear it, and with
-	 * no_new_privs it gives nothing. */
+	/* Clearing the bounding set takes CAP_SETPCAP. An unprivileged user keeps the set, but with
+	 * no_new_privs it grants nothing. */
 	if (capng_apply(CAPNG_SELECT_CAPS) != 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return err_set(e, -EPERM, ERR_HOST, "sandbox: cannot drop capabilities");
 	return 0;
@@ -60,7 +60,8 @@ int lockdown_allow(scmp_filter_ctx ctx, const int *calls, size_t n)
 	return r;
 }
 
-/* Not F_SETOWN and F_SETSIG, by which the kernel would send any signal to whatever has the same user. */
+/* F_SETOWN and F_SETSIG stay forbidden: with them, the kernel would send any signal to any process
+ * of the same user. */
 int lockdown_allow_fcntl(scmp_filter_ctx ctx)
 {
 	static const int commands[] = { F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_OFD_GETLK,
@@ -84,10 +85,11 @@ int lockdown_allow_memory(scmp_filter_ctx ctx)
 	return r;
 }
 
-/* What pthread_create() asks of clone(); without these bits it would be a process. */
+/* pthread_create() sets these flags of clone(). Without them, clone() would create a process. */
 #define THREAD_FLAGS (CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM)
 
-/* The flags of clone3() lie in memory, where a filter cannot see them: glibc is told to use clone() instead. */
+/* clone3() has its flags in memory, which a filter cannot read. So the filter answers ENOSYS, and
+ * glibc falls back to clone(). */
 int lockdown_allow_threads(scmp_filter_ctx ctx)
 {
 	int r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);

@@ -1,5 +1,6 @@
-/* lockdown: what the sandboxes of our programs have in common. Which calls are allowed each says itself
- * (sandbox.c in vmm, tools/archive, tools/slirp, tools/xml). Who uses it links libseccomp and libcap-ng. */
+/* lockdown: the common part of the programs' sandboxes. Each program's own sandbox.c (in vmm,
+ * tools/archive, tools/slirp, tools/xml) lists its allowed system calls. A user of this header
+ * links libseccomp and libcap-ng. */
 #ifndef CAIRN_BASE_LOCKDOWN_H
 #define CAIRN_BASE_LOCKDOWN_H
 
@@ -10,39 +11,47 @@
 
 struct err;
 
-/* A sanitizer's shadow is larger than limits are, and its runtime needs calls of its own, at any time, and /proc to
- * look for leaks: such a build has no limit of memory, and lockdown_files() and lockdown_calls() do nothing. */
+/* A sanitizer's shadow memory exceeds the limits. Its runtime makes system calls of its own at any
+ * time and reads /proc to find leaks. So a sanitized build has no memory limit, and
+ * lockdown_files() and lockdown_calls() do nothing. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define LOCKDOWN_SANITIZED true
 #else
 #define LOCKDOWN_SANITIZED false
 #endif
 
-/* Every capability, and the way to new privileges. Before any thread is made: capabilities belong to
- * threads. Returns 0; -EPERM with a sentence. */
+/* Drop every capability and set no_new_privs. Call it before the first thread is created, because
+ * capabilities belong to threads.
+ * Returns 0; -EPERM with a sentence. */
 int lockdown_drop(struct err *e);
 
-/* Of all files only those beneath these folders, each with its rights (LANDLOCK_ACCESS_FS_*). After
- * lockdown_drop(). A kernel without landlock leaves what seccomp does. fd: -1: none; borrowed. Returns 0; -errno. */
+/* Restrict file access to files beneath the given folders, each with its rights
+ * (LANDLOCK_ACCESS_FS_*). Call it after lockdown_drop(). On a kernel without landlock it does
+ * nothing, and only seccomp restricts access.
+ * fd: a folder, borrowed; -1: skip the row.
+ * Returns 0; -errno. */
 struct lockdown_folder {
 	int fd;
 	uint64_t rights;
 };
 int lockdown_files(const struct lockdown_folder *folders, size_t n);
 
-/* Rules for a filter. Return 0 or -errno, as libseccomp does. */
+/* Add rules to a filter. Each returns 0 or -errno, like libseccomp. */
 
-/* These calls, with any arguments. */
+/* Allow the given system calls with any arguments. */
 int lockdown_allow(scmp_filter_ctx ctx, const int *calls, size_t n);
-/* What is asked of a file that is open: flags, locks, seals, another number. */
+/* Allow fcntl() on open files: flags, locks, seals, duplication. */
 int lockdown_allow_fcntl(scmp_filter_ctx ctx);
-/* Memory, but never memory that can be executed. */
+/* Allow memory mappings that are not executable. */
 int lockdown_allow_memory(scmp_filter_ctx ctx);
-/* Threads, but never processes. */
+/* Allow new threads, but no new processes. */
 int lockdown_allow_threads(scmp_filter_ctx ctx);
 
-/* Makes the filter and puts it in force, for all threads or this one and those it makes. otherwise: what
- * befalls other calls (SCMP_ACT_*). add: adds the rules. Returns 0; -errno with a sentence. */
+/* Build a seccomp filter and install it.
+ * otherwise: the action for all other calls (SCMP_ACT_*).
+ * all_threads: install it for all threads; else for the calling thread and its children.
+ * add: adds the rules.
+ * Returns 0; -errno with a sentence. */
 int lockdown_calls(uint32_t otherwise, bool all_threads, int (*add)(scmp_filter_ctx ctx, void *opaque),
 	void *opaque, struct err *e);
 

@@ -34,7 +34,8 @@ bool log_enabled(enum log_level level)
 	return (int)level <= atomic_load_explicit(&log_level_now, memory_order_relaxed);
 }
 
-/* Guests and definitions choose part of what is logged: keep a line one line. */
+/* Guests and definitions choose parts of a message. Replace control characters, so that one message
+ * stays one line. */
 static void line_sanitize(char *s, size_t n)
 {
 	for (; n--; s++)
@@ -65,9 +66,9 @@ void log_write(enum log_level level, const char *device, const char *fmt, ...)
 		log_owner[0] || device ? ": " : "", msg);
 	n = MIN(n, (int)sizeof(line) - 1);
 	line_sanitize(line, (size_t)n - 1);
-	line[n - 1] = '\n'; /* also when the line was cut */
+	line[n - 1] = '\n'; /* also after a truncation */
 	if (write(atomic_load(&log_fd), line, (size_t)n) < 0)
-		return; /* nowhere left to say it */
+		return; /* no place is left to report the failure */
 }
 
 bool log_ratelimit_pass(struct log_ratelimit *r)

@@ -1,8 +1,7 @@
-/* log: lines to one fd, each with time, level, VM and device.
+/* log: writes lines with time, level, VM and device to one fd.
  *
- * "2026-11-20T06:58:19.123Z info vm1/vda: message". The level and the fd are
- * the process's only mutable globals. Safe from any thread; a line is one
- * write(2). */
+ * "2026-11-20T06:58:19.123Z info vm1/vda: message". The level and the fd are the process's only
+ * mutable globals. Any thread may log; each line is one write(2). */
 #ifndef CAIRN_BASE_LOG_H
 #define CAIRN_BASE_LOG_H
 
@@ -12,15 +11,15 @@
 
 enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARN, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG, LOG_LEVEL_TRACE };
 
-/* DEBUG is the control path, TRACE the data path (one line per request). */
+/* DEBUG covers the control path, TRACE the data path (one line per request). */
 void log_set_level(enum log_level level);
-/* fd: borrowed; 2 until set. */
+/* Set the fd for log lines: borrowed; initially 2. */
 void log_set_fd(int fd);
-/* Name that stands before the device's: the VM's, or "cairnd". Copied (63 bytes). */
+/* Set the name before the device's: the VM's name or "cairnd". The function copies up to 63 bytes. */
 void log_set_owner(const char *name);
 bool log_enabled(enum log_level level);
 
-/* device: "vda", "serial0", or NULL. */
+/* Write one line. device: "vda", "serial0", or NULL. */
 void log_write(enum log_level level, const char *device, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 
@@ -33,10 +32,10 @@ void log_write(enum log_level level, const char *device, const char *fmt, ...)
 			log_write(LOG_LEVEL_DEBUG, dev, __VA_ARGS__);                              \
 	} while (0)
 
-/* For what a guest can trigger: at most 10 lines per 5 s and place, the rest
- * counted and said in the next line that passes. */
+/* Limit for messages that a guest can trigger: at most 10 lines per 5 s and call site. The next
+ * line that passes gives the number of suppressed lines. */
 struct log_ratelimit {
-	_Atomic uint64_t window_ns; /* start of the present window */
+	_Atomic uint64_t window_ns; /* start of the current window */
 	atomic_uint passed, dropped;
 };
 bool log_ratelimit_pass(struct log_ratelimit *r);

@@ -15,8 +15,8 @@
 #include <time.h>
 #include <unistd.h>
 
-/* What a completion belongs to stands in the low bits of user_data; all three
- * kinds are at least 8-aligned. */
+/* The low bits of user_data give the completion's kind; all three kinds of object are at least
+ * 8-aligned. */
 enum completion_kind { KIND_OP = 0, KIND_WATCH = 1, KIND_IGNORE = 2, KIND_MASK = 7 };
 
 struct loop_watch {
@@ -25,10 +25,10 @@ struct loop_watch {
 	void (*ready)(void *opaque, unsigned revents);
 	void *opaque;
 	int fd;
-	unsigned events;  /* wanted */
+	unsigned events;  /* requested events */
 	bool armed;	  /* a poll is in the ring */
-	bool cancelling;  /* and its removal has been asked for */
-	bool dead;	  /* freed once the ring lets go */
+	bool cancelling;  /* the poll's removal was requested */
+	bool dead;	  /* to be freed after its last completion */
 };
 
 struct loop_timer {
@@ -36,7 +36,7 @@ struct loop_timer {
 	void (*fire)(void *opaque);
 	void *opaque;
 	uint64_t deadline_ns;
-	size_t heap_pos; /* index + 1; 0 when unarmed */
+	size_t heap_pos; /* index + 1; 0 if unarmed */
 };
 
 struct loop {
@@ -49,11 +49,11 @@ struct loop {
 	int wake_fd;
 	struct loop_watch *wake_watch;
 	unsigned in_flight;
-	struct loop_op *over, **over_tail; /* ended without the ring; told in the next round */
-	struct loop_op *telling; /* that are told in this one */
+	struct loop_op *over, **over_tail; /* completed without the ring; reported in the next round */
+	struct loop_op *telling; /* being reported in this round */
 	int *memory_fds;
 	unsigned nmemory_fds;
-	unsigned held; /* reads and writes that a device waits for: not submitted yet */
+	unsigned held; /* reads and writes for a device that are queued but not submitted */
 	struct loop_trace *trace;
 };
 
@@ -70,9 +70,9 @@ static struct io_uring_sqe *get_sqe(struct loop *l)
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&l->ring);
 
 	while (!sqe) {
-		/* -EBUSY: the completion queue overflowed; the kernel keeps the
-		 * entries and takes submissions again once we have reaped. We are
-		 * inside a callback of the reaping loop then, so only retry. */
+		/* -EBUSY: the completion queue overflowed. The kernel keeps the entries and accepts
+		 * submissions again after the loop has reaped some. The current call is a callback
+		 * of the reaping loop, so only retry. */
 		io_uring_submit(&l->ring);
 		sqe = io_uring_get_sqe(&l->ring);
 	}
@@ -172,11 +172,11 @@ static void watch_completed(struct loop_watch *w, int res)
 {
 	w->armed = false;
 	if (!w->dead && !w->cancelling && w->events) {
-		/* A poll that failed would fail again at once: report it as an error. */
+		/* A failed poll would fail again at once, so report POLLERR. */
 		w->ready(w->opaque, res < 0 ? POLLERR : (unsigned)res);
 	}
 	if (w->dead) {
-		/* Unwatched from its own callback: a last completion is on its way. */
+		/* The watch's own callback freed it. Its last completion is still to come. */
 		if (w->armed)
 			return;
 		watch_unlink(w);
@@ -213,7 +213,7 @@ void loop_watch_events(struct loop_watch *w, unsigned events)
 		return;
 	w->events = events;
 	if (w->armed)
-		watch_cancel(w); /* armed anew, with the new mask, by the completion */
+		watch_cancel(w); /* the completion arms it again with the new mask */
 	else
 		watch_arm(w);
 }
@@ -225,11 +225,11 @@ void loop_unwatch(struct loop_watch *w)
 	w->dead = true;
 	if (w->armed) {
 		watch_cancel(w);
-		/* The caller may close the fd next: the kernel must have let go of it. */
+		/* The caller may close the fd next, so the kernel must drop the poll first. */
 		io_uring_submit(&w->loop->ring);
 	}
-	/* Freed by its last completion, or, unarmed, with the loop's next round:
-	 * the watch's own callback may be what called us. */
+	/* The last completion frees the watch. An unarmed watch is freed in the loop's next round,
+	 * because the caller may be the watch's own callback. */
 	if (!w->armed) {
 		struct io_uring_sqe *sqe = get_sqe(w->loop);
 
@@ -319,7 +319,7 @@ void loop_timer_arm(struct loop_timer *t, uint64_t deadline_ns)
 		struct loop_timer **h = reallocarray(l->heap, cap, sizeof(*h));
 
 		if (!h)
-			abort(); /* a timer that silently never fires is worse */
+			abort(); /* a timer that silently never fires would be worse */
 		l->heap = h;
 		l->heap_cap = cap;
 	}
@@ -344,7 +344,7 @@ static void timers_run(struct loop *l)
 	if (!left)
 		return;
 	now = loop_now_ns();
-	/* The bound: a timer that re-arms itself for the past must not stop the loop. */
+	/* The bound keeps the loop alive if a timer re-arms itself for the past. */
 	for (; left-- && l->heap_len && l->heap[0]->deadline_ns <= now;) {
 		struct loop_timer *t = l->heap[0];
 
@@ -355,9 +355,10 @@ static void timers_run(struct loop *l)
 
 /* ---- operations ---- */
 
-/* Up to that many bytes a write to a file in memory is done on the spot. Measured with `cairn-img bench
- * -w` on tmpfs, CPU time of each, here and by the ring: 4 KiB 0.9 and 6.5 us, 64 KiB 7 and 22 us, 256 KiB
- * 26 and 51 us, with less time in all; from 1 MiB on that makes little difference. */
+/* Largest write to a file on tmpfs that the loop's thread performs itself. Measured with `cairn-img
+ * bench -w` on tmpfs, CPU time per write, by the thread and by the ring: 4 KiB 0.9 and 6.5 us, 64
+ * KiB 7 and 22 us, 256 KiB 26 and 51 us, with less elapsed time as well. From 1 MiB on there is
+ * little difference. */
 #define WRITE_NOW_BYTES_MAX (256 * 1024u)
 
 static void op_completed(struct loop *l, struct loop_op *op, int res)
@@ -390,7 +391,7 @@ void loop_file_in_memory(struct loop *l, int fd, bool in_memory)
 	}
 	fds = reallocarray(l->memory_fds, i + 1, sizeof(*fds));
 	if (!fds)
-		return; /* slower, no more */
+		return; /* it only becomes slower */
 	fds[i] = fd;
 	l->memory_fds = fds;
 	l->nmemory_fds++;
@@ -525,9 +526,10 @@ static void completion_handle(struct loop *l, uint64_t data, int res)
 	}
 }
 
-/* What callbacks have begun goes out soon, not when all are told: else a device is idle while its
- * last answers are looked at, and then gets all at once. 4 KiB at random, 32 deep, on disk: with 2
- * reads 91 k/s and writes 158 k/s, with 8 85 and 142, at the end of the round 75 and 113. */
+/* Number of operations from callbacks that wait before the loop submits them. Waiting for the end
+ * of the round leaves the device idle while callbacks run, and then floods it. Random 4 KiB at
+ * depth 32 on disk: with 2, reads 91 k/s and writes 158 k/s; with 8, 85 and 142; at the end of the
+ * round, 75 and 113. */
 #define HELD_MAX 2u
 
 static void sqes_submit(struct loop *l)
@@ -540,8 +542,8 @@ static void completions_reap(struct loop *l)
 {
 	struct io_uring_cqe *cqe;
 
-	/* Each entry is given back before its callback: callbacks submit. The
-	 * bound keeps timers alive under a stream of completions. */
+	/* Return each entry before its callback, because callbacks submit. The bound keeps timers
+	 * alive under a stream of completions. */
 	for (unsigned n = 0; n < 1024 && io_uring_peek_cqe(&l->ring, &cqe) == 0; n++) {
 		uint64_t data = cqe->user_data;
 		int res = cqe->res;
@@ -559,8 +561,9 @@ static void completed_init(struct loop *l)
 	l->over_tail = &l->over;
 }
 
-/* Those that come while it runs wait for the next round: the ring has its turn between. Who is told may run the loop
- * to wait for another: that round goes on with the list. */
+/* Operations that complete during this call are reported in the next round, after the ring had its
+ * turn. A done() may run the loop to wait for another operation; that nested round continues this
+ * list. */
 static void completed_tell(struct loop *l)
 {
 	struct loop_op **at = &l->telling, *op;
@@ -608,8 +611,9 @@ void loop_run(struct loop *l)
 	atomic_store(&l->stop, false);
 }
 
-/* A ring goes past seccomp: what is submitted is no system call. So whoever has taken over the process must
- * not open, connect or rename by it. Its restrictions hold for good. */
+/* Submissions to a ring are no system calls, so seccomp does not filter them. Restrict the ring, so
+ * that an attacker in the process cannot open, connect or rename with it. Restrictions are
+ * permanent. */
 static int ring_restrict(struct io_uring *ring)
 {
 	static const uint8_t ops[] = { IORING_OP_NOP, IORING_OP_POLL_ADD, IORING_OP_POLL_REMOVE, IORING_OP_READ,
@@ -620,7 +624,7 @@ static int ring_restrict(struct io_uring *ring)
 		all[i].opcode = IORING_RESTRICTION_SQE_OP;
 		all[i].sqe_op = ops[i];
 	}
-	/* Debian 12's liburing has functions for both, but exports none of them. */
+	/* Debian 12's liburing declares functions for both calls but does not export them. */
 	if (syscall(SYS_io_uring_register, ring->ring_fd, IORING_REGISTER_RESTRICTIONS, all, ARRAY_SIZE(all)) < 0 ||
 		syscall(SYS_io_uring_register, ring->ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0) < 0)
 		return -errno;

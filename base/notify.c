@@ -20,7 +20,7 @@ int notify_open(void)
 		return -1;
 	memcpy(a.sun_path, path, n);
 	if (path[0] == '@')
-		a.sun_path[0] = 0; /* abstract */
+		a.sun_path[0] = 0; /* abstract socket */
 	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (fd >= 0 && connect(fd, (struct sockaddr *)&a,
 			       (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n)) < 0) {

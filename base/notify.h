@@ -1,11 +1,13 @@
-/* notify: what sd_notify(3) does: tell a service manager how it goes, one datagram a message.
- * (libsystemd is no static library, and the socket has to be open before a sandbox.) */
+/* notify: sends states to a service manager like sd_notify(3), one datagram per message. (Cairn
+ * does not use libsystemd here: libsystemd has no static library, and the socket must be open
+ * before the sandbox closes.) */
 #ifndef CAIRN_BASE_NOTIFY_H
 #define CAIRN_BASE_NOTIFY_H
 
-/* Connects to what NOTIFY_SOCKET names. Returns an owned fd; -1: nobody wants to know. */
+/* Connect to the socket that NOTIFY_SOCKET names.
+ * Returns an owned fd; -1 if there is no such socket. */
 int notify_open(void);
-/* text: "READY=1\nSTATUS=…". fd -1: nothing happens. */
+/* Send one message. fd -1: do nothing. text: "READY=1\nSTATUS=…". */
 void notify_send(int fd, const char *text);
 
 #endif

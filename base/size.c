@@ -29,7 +29,9 @@ uint64_t size_unit(const char *unit)
 	return bytes;
 }
 
-/* What stands behind the point, of so many of its digits as fit, in units of 1 / *ret_of. Returns where it ends. */
+/* Parse the digits after the decimal point into *ret_n / *ret_of; digits beyond the precision are
+ * skipped.
+ * Returns the end of the digits. */
 static const char *fraction_parse(const char *s, uint64_t *ret_n, uint64_t *ret_of)
 {
 	for (; isdigit((unsigned char)*s); s++)
@@ -48,7 +50,7 @@ int size_parse(const char *s, uint64_t plain, uint64_t *ret_bytes)
 
 	if (!isdigit((unsigned char)*s))
 		return -EINVAL;
-	whole = strtoull(s, &end, 10); /* UINT64_MAX for what does not fit */
+	whole = strtoull(s, &end, 10); /* UINT64_MAX on overflow */
 	at = end;
 	if (*at == '.' && isdigit((unsigned char)at[1]))
 		at = fraction_parse(at + 1, &n, &of);

@@ -1,4 +1,4 @@
-/* util: the few macros that every file wants. */
+/* util: macros for every file. */
 #ifndef CAIRN_BASE_UTIL_H
 #define CAIRN_BASE_UTIL_H
 
@@ -23,7 +23,7 @@ static inline bool is_power_of_two(uint64_t v)
 	return v && !(v & (v - 1));
 }
 
-/* True when [off, off + len) lies inside [0, size), without overflow. */
+/* Returns true if [off, off + len) lies inside [0, size), without overflow. */
 static inline bool range_inside(uint64_t off, uint64_t len, uint64_t size)
 {
 	return off <= size && len <= size - off;
