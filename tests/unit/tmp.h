@@ -4,7 +4,7 @@
 
 #include <stdlib.h>
 
-/* Returns the folder below which a test makes its files: TMPDIR, or /tmp. */
+/* Return the folder for a test's temporary files: TMPDIR, or /tmp. */
 static inline const char *tmp_folder(void)
 {
 	const char *folder = getenv("TMPDIR");
@@ -12,8 +12,8 @@ static inline const char *tmp_folder(void)
 	return folder ? folder : "/tmp";
 }
 
-/* Returns a folder in memory for a test's files. tests/run.sh names one in TEST_SHM. With TMPDIR alone there is
- * none, so that the user says where all files go: then it is tmp_folder(). */
+/* Return a folder on a tmpfs for a test's files: TEST_SHM, which tests/run.sh sets. When only
+ * TMPDIR is set, return tmp_folder(), since the user has chosen where all files go. */
 static inline const char *tmp_folder_in_memory(void)
 {
 	const char *folder = getenv("TEST_SHM");

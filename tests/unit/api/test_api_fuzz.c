@@ -1,5 +1,6 @@
-/* The control plane's fuzzers, their seeds and some changes of them through the fuzzers' own entry points
- * (tests/fuzz/fuzz_api.h): nothing crashes, hangs, leaks or breaks a promise. Past finds are seeds. */
+/* Runs the seeds of the control plane's fuzzers and some mutations through the fuzzers' entry
+ * points (tests/fuzz/fuzz_api.h): nothing crashes, hangs, leaks or violates a property. Past finds
+ * are seeds. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -13,14 +14,16 @@
 #include "base/util.h"
 #include "tests/fuzz/fuzz_api.h"
 
-/* Of each seed, the same in each run. */
+/* Mutations per seed, the same in each run. */
 #define WIRE_MUTATIONS 2000u
 #define CONFIG_MUTATIONS 100000u
 #define SCRIPT_MUTATIONS 80u
 
 struct seed {
 	const char *name;
-	unsigned good; /* texts, or answers that are no errors: what it is there for comes about */
+	/* Expected number of texts, or of answers that are no errors, which shows that the seed
+	 * does its job. */
+	unsigned good;
 };
 
 static const struct seed wire_seeds[] = { { "bytes", 3 }, { "deep", 1 }, { "quotes", 2 }, { "reset", 1 }, { "two", 2 },
@@ -29,7 +32,7 @@ static const struct seed script_seeds[] = { { "life", 18 }, { "qmp", 17 }, { "st
 	{ "stranger", 3 }, { "files", 10 } };
 
 static uint8_t input[SCRIPT_INPUT_MAX];
-static bool is_root; /* and so can be a stranger, too */
+static bool is_root; /* so this process can play the stranger as well */
 
 static size_t seed_read(const char *folder, const char *name)
 {
@@ -78,7 +81,7 @@ static void test_wire_mutations(void **state)
 		}
 }
 
-/* Of those that are changed in a few places some are taken, and most are not. */
+/* Of configurations with a few changes, some are accepted and most are not. */
 static void test_config_mutations(void **state)
 {
 	static const uint8_t breaks[] = { 0, 1, 2, 7, 0x40, 0x7f, 0x80, 0xfe, 0xff };
@@ -92,7 +95,7 @@ static void test_config_mutations(void **state)
 
 		input[0] = i % 4 ? 12 : (uint8_t)random_next(&x);
 		for (size_t at = 1; at < n; at += 3) {
-			/* The strings and disks in its middle are large, and mostly empty. */
+			/* The strings and disks in the middle are large and mostly zero. */
 			input[at] = (uint8_t)(random_next(&x) % 2 ? random_next(&x) % 2 : random_next(&x));
 			input[at + 1] = (uint8_t)random_next(&x);
 			input[at + 2] = breaks[random_next(&x) % sizeof(breaks)];
@@ -121,7 +124,7 @@ static void test_script_mutations(void **state)
 		size_t n = seed_read("script", script_seeds[i].name);
 
 		for (unsigned m = 0; m < SCRIPT_MUTATIONS; m++) {
-			/* Each goes on from the last one, to somewhere. */
+			/* Each mutation continues from the previous one. */
 			if (m % 8 == 0)
 				n = seed_read("script", script_seeds[i].name);
 			n = script_mutate(input, n, sizeof(input), m + 1);
@@ -130,7 +133,7 @@ static void test_script_mutations(void **state)
 	}
 }
 
-/* Last, since there is no way back: nothing but a folder in memory can be written to from here on. */
+/* Runs last, because it confines the process: from here on only a tmpfs can be written. */
 static int shut_in(void **state)
 {
 	int r = 0;

@@ -1,4 +1,4 @@
-/* Again after 0, 1, 2, 4, … seconds, so often in a window. The clock is an argument. */
+/* Retries after 0, 1, 2, 4, … seconds, limited per window. The clock is an argument. */
 #include "base/backoff.h"
 
 #include <setjmp.h>
@@ -27,7 +27,7 @@ static void test_grows_and_ends(void **state)
 	assert_false(backoff_again(&usual, &b, now, &wait));
 	assert_false(backoff_again(&usual, &b, 1300 * S, &wait));
 	assert_int_equal(b.n, 5);
-	/* Another window. */
+	/* The next window. */
 	assert_true(backoff_again(&usual, &b, 1300 * S + 1, &wait));
 	assert_int_equal(wait, 0);
 	assert_int_equal(b.n, 1);
@@ -55,7 +55,7 @@ static void test_without_an_end(void **state)
 	for (unsigned i = 0; i < 100; i++)
 		assert_true(backoff_again(&rule, &b, now += 10 * S, &wait));
 	assert_int_equal(wait, 60 * S);
-	/* It ran for longer than the window: all is well again. */
+	/* The VM ran longer than the window, so the back-off starts again. */
 	assert_true(backoff_again(&rule, &b, now + 10 * S + 1, &wait));
 	assert_int_equal(wait, 0);
 }

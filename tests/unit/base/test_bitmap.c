@@ -1,4 +1,4 @@
-/* bitmap: searches at word borders, growth, and a model to compare with. */
+/* bitmap: searches at word boundaries, growth, and comparison with a model. */
 #include "base/bitmap.h"
 #include "base/util.h"
 
@@ -22,7 +22,7 @@ static void test_empty(void **state)
 	assert_int_equal(bitmap_next_clear(&b, 0), 0);
 	assert_int_equal(bitmap_count(&b), 0);
 	bitmap_done(&b);
-	bitmap_done(&b); /* half built or gone: accepted */
+	bitmap_done(&b); /* accepts a freed or half-built bitmap */
 	bitmap_done(NULL);
 }
 
@@ -61,7 +61,7 @@ static void test_no_clear_bit_beyond_a_full_one(void **state)
 			assert_int_equal(bitmap_next_clear(&b, from), n);
 		bitmap_clear(&b, n - 1);
 		assert_int_equal(bitmap_next_clear(&b, 0), n - 1);
-		assert_false(bitmap_test(&b, n)); /* outside reads as clear */
+		assert_false(bitmap_test(&b, n)); /* bits outside read as clear */
 		bitmap_done(&b);
 	}
 }
@@ -77,7 +77,7 @@ static void test_growth_keeps_and_clears(void **state)
 	for (size_t k = 0; k < ARRAY_SIZE(sizes); k++) {
 		size_t old = n;
 
-		n = MAX(n, sizes[k]); /* it never shrinks */
+		n = MAX(n, sizes[k]); /* a bitmap never shrinks */
 		assert_int_equal(bitmap_grow(&b, sizes[k]), 0);
 		assert_int_equal(b.nbits, n);
 		assert_int_equal(bitmap_count(&b), old);

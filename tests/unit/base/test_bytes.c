@@ -1,4 +1,4 @@
-/* bytes: loads and stores at any alignment, and a cursor that stays inside. */
+/* bytes: loads and stores at any alignment, and a cursor that stays within bounds. */
 #include "base/bytes.h"
 #include "base/util.h"
 
@@ -75,12 +75,12 @@ static void test_cursor_reads_in_order(void **state)
 	assert_memory_equal(rest, ramp + 12, 4);
 	assert_int_equal(cursor_left(&c), 0);
 	assert_true(cursor_ok(&c));
-	assert_non_null(cursor_take(&c, 0)); /* nothing, at the very end, is legal */
+	assert_non_null(cursor_take(&c, 0)); /* taking 0 bytes at the end is allowed */
 	assert_true(cursor_ok(&c));
 }
 
-/* Each kind of access, with every number of bytes short. The buffer is its own allocation,
- * so that a sanitizer sees a byte too many. */
+/* Each kind of access, with every number of missing bytes. The buffer is an allocation of its own,
+ * so that the sanitizer sees an access past its end. */
 static void test_cursor_stops_at_the_end(void **state)
 {
 	(void)state;
@@ -137,9 +137,9 @@ static void test_cursor_latches_its_first_fault(void **state)
 
 	(void)state;
 	assert_int_equal(cursor_le32(&c), 0x04030201);
-	assert_int_equal(cursor_le32(&c), 0); /* two are left */
+	assert_int_equal(cursor_le32(&c), 0); /* only two bytes are left */
 	assert_false(cursor_ok(&c));
-	assert_int_equal(cursor_u8(&c), 0); /* would fit, but the record is broken */
+	assert_int_equal(cursor_u8(&c), 0); /* one byte would fit, but the cursor has failed */
 	assert_int_equal(cursor_left(&c), 0);
 	assert_null(cursor_take(&c, 0));
 	cursor_put_u8(&c, 0xff);
@@ -160,7 +160,7 @@ static void test_cursor_lengths_that_wrap(void **state)
 	assert_false(cursor_ok(&c));
 	c = cursor_over(buf, sizeof(buf));
 	cursor_skip(&c, 4);
-	assert_null(cursor_take(&c, SIZE_MAX - 3)); /* pos + n would be 0 */
+	assert_null(cursor_take(&c, SIZE_MAX - 3)); /* pos + n would overflow to 0 */
 	assert_false(cursor_ok(&c));
 	c = cursor_over(NULL, 0);
 	assert_int_equal(cursor_u8(&c), 0);
@@ -180,7 +180,7 @@ static void test_cursor_writes_and_stops(void **state)
 	cursor_put_bytes(&c, "\x88\x99", 2);
 	cursor_put_le32(&c, 0xddccbbaa);
 	assert_int_equal(c.pos, 13);
-	cursor_put_be32(&c, 0); /* two bytes are left */
+	cursor_put_be32(&c, 0); /* only two bytes are left */
 	assert_false(cursor_ok(&c));
 	assert_memory_equal(
 		buf, "\x01\x02\x03\x04\x05\x06\x07\x88\x99\xaa\xbb\xcc\xdd\xee\xee\xee", 16);

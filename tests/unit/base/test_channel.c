@@ -1,4 +1,4 @@
-/* channel: only what the table allows comes through, and no fd is ever left behind. */
+/* channel: only messages that the table allows are received, and no fd leaks. */
 #include "base/channel.h"
 #include "base/util.h"
 
@@ -88,7 +88,7 @@ static int receive(struct pair *p)
 	return channel_recv(p->b, VERSION, types, TYPE_COUNT, p->buf, &p->msg);
 }
 
-/* A datagram of our own making, with n copies of stdin's fd. */
+/* Send a raw datagram with n copies of stdin's fd. */
 static void raw_send(struct pair *p, const void *data, size_t len, unsigned nfds)
 {
 	struct iovec iov = { (void *)data, len };
@@ -103,7 +103,7 @@ static void raw_send(struct pair *p, const void *data, size_t len, unsigned nfds
 		m.msg_controllen = CMSG_SPACE(sizeof(int) * nfds);
 		control.align.cmsg_level = SOL_SOCKET;
 		control.align.cmsg_type = SCM_RIGHTS;
-		control.align.cmsg_len = CMSG_LEN(sizeof(int) * nfds); /* all of them fd 0 */
+		control.align.cmsg_len = CMSG_LEN(sizeof(int) * nfds); /* all of them are fd 0 */
 	}
 	assert_int_equal(sendmsg(p->a, &m, 0), len);
 }
@@ -173,7 +173,7 @@ static void test_what_the_table_does_not_allow(void **state)
 	refused(p, VERSION, TYPE_FDS, 9, 0);
 	refused(p, VERSION, TYPE_EMPTY, 0, 1);
 	refused(p, VERSION, TYPE_RANGE, 4, 3);
-	/* And the next good one is not harmed. */
+	/* The next valid message is received. */
 	assert_int_equal(channel_send(p->a, VERSION, TYPE_EMPTY, 9, NULL, 0, NULL, 0), 0);
 	assert_int_equal(receive(p), 1);
 	assert_int_equal(p->msg.head.seq, 9);
@@ -196,7 +196,7 @@ static void test_length_that_lies(void **state)
 	m.head.body_bytes = 16;
 	raw_send(p, &m, sizeof(m), 0);
 	assert_int_equal(receive(p), 1);
-	/* Cut off at every byte. */
+	/* Truncated at every byte. */
 	for (size_t n = 1; n < sizeof(m); n++) {
 		raw_send(p, &m, n, n % 2);
 		assert_int_equal(receive(p), -EPROTO);
@@ -211,7 +211,7 @@ static void test_longer_than_any_message(void **state)
 
 	m->version = VERSION;
 	m->type = TYPE_RANGE;
-	m->body_bytes = CHANNEL_BODY_MAX; /* right, but for the byte that is cut */
+	m->body_bytes = CHANNEL_BODY_MAX; /* valid except for the missing byte */
 	raw_send(p, m, len, 1);
 	assert_int_equal(receive(p), -EPROTO);
 	free(m);
@@ -237,7 +237,7 @@ static void test_fds_arrive_and_close_on_exec(void **state)
 		assert_int_equal(got.st_ino, want.st_ino);
 	}
 	channel_msg_close_fds(&p->msg);
-	channel_msg_close_fds(&p->msg); /* a second time closes nothing */
+	channel_msg_close_fds(&p->msg); /* a second call closes nothing */
 	close(pipe_fds[0]);
 	close(pipe_fds[1]);
 	assert_int_equal(
@@ -258,7 +258,7 @@ static void test_more_fds_than_there_is_room_for(void **state)
 	assert_int_equal(open_fds(), p->fds_before);
 }
 
-/* A datagram of no bytes can carry fds, too. */
+/* A datagram of no bytes can carry fds as well. */
 static void test_fds_without_a_message(void **state)
 {
 	struct pair *p = *state;
@@ -276,14 +276,14 @@ static void test_peer_gone(void **state)
 	assert_int_equal(channel_send(p->a, VERSION, TYPE_EMPTY, 4, NULL, 0, NULL, 0), 0);
 	close(p->a);
 	p->a = -1;
-	assert_int_equal(receive(p), 1); /* what was sent before still comes */
+	assert_int_equal(receive(p), 1); /* messages sent before the close still arrive */
 	assert_int_equal(p->msg.head.seq, 4);
 	assert_int_equal(receive(p), 0);
 	assert_int_equal(receive(p), 0);
 	assert_int_equal(channel_send(p->b, VERSION, TYPE_EMPTY, 5, NULL, 0, NULL, 0), -EPIPE);
 }
 
-/* What it said last is heard, though it closed with something of ours unread. */
+/* The peer's last message is received although it closed its socket with unread data from us. */
 static void test_peer_gone_with_something_unread(void **state)
 {
 	struct pair *p = *state;
@@ -297,7 +297,7 @@ static void test_peer_gone_with_something_unread(void **state)
 	assert_int_equal(receive(p), 0);
 }
 
-/* A peer that does not read: the sender is told, and no signal or wait stops it. */
+/* A peer that does not read: the sender gets an error, and neither a signal nor a block. */
 static void test_peer_that_does_not_read(void **state)
 {
 	struct pair *p = *state;

@@ -1,5 +1,5 @@
-/* crc32c: RFC 3720's vectors, and both ways of computing it against each other. The source
- * is included: which way is taken depends on the CPU, and both have to be right. */
+/* crc32c: test vectors of RFC 3720, and both implementations compared with each other. The source
+ * file is included, because the CPU decides which implementation runs. */
 #include "base/crc32c.c"
 
 #include <setjmp.h>
@@ -10,7 +10,7 @@
 
 #include <cmocka.h>
 
-/* RFC 3720, appendix B.4; there the CRC stands as bytes on the wire. */
+/* RFC 3720, appendix B.4, which shows the CRC as bytes on the wire. */
 static const uint8_t iscsi_read_pdu[48] = { 0x01, 0xc0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
 	0x14, 0, 0, 0, 0, 0, 0x04, 0, 0, 0, 0, 0x14, 0, 0, 0, 0x18, 0x28, 0, 0, 0, 0, 0, 0, 0,
 	0x02 };
@@ -47,7 +47,7 @@ static void test_rfc3720_vectors(void **state)
 	vectors_check(by_table);
 }
 
-/* The instruction takes 8 bytes at a time: every head, length and tail around that. */
+/* The CPU instruction takes 8 bytes at a time: test every head, length and tail around that. */
 static void test_both_ways_agree_at_every_alignment(void **state)
 {
 	uint8_t buf[160];
@@ -88,7 +88,7 @@ static void test_sees_every_single_bit(void **state)
 	}
 }
 
-/* Long ones go by three stretches at a time. */
+/* Long buffers are processed in three parallel stretches. */
 static void test_both_ways_agree_on_long_ones(void **state)
 {
 	size_t cap = 200000;
@@ -102,7 +102,7 @@ static void test_both_ways_agree_on_long_ones(void **state)
 		size_t off = (unsigned)rand_r(&seed) % 1000, len = (unsigned)rand_r(&seed) % (cap - off);
 		uint32_t from = (uint32_t)rand_r(&seed);
 
-		if (i < 40) /* around multiples of the three */
+		if (i < 40) /* lengths around multiples of the three stretches */
 			len = 3 * 5440 * (1 + i % 10) - 20 + i;
 		assert_int_equal(crc32c(from, buf + off, len), by_table(from, buf + off, len));
 	}

@@ -1,4 +1,4 @@
-/* err: class, sentence, context before it, and what does not fit. */
+/* err: class, message, prefix, and truncation. */
 #include "base/err.h"
 
 #include <errno.h>
@@ -56,7 +56,7 @@ static void test_both_signs_of_errno(void **state)
 	}
 }
 
-/* Programs switch on these words: every class has one of its own. */
+/* Programs switch on the class names: each class has a distinct one. */
 static void test_class_names(void **state)
 {
 	(void)state;

@@ -1,4 +1,4 @@
-/* file: whole reads and writes, atomic replacement, mkdir -p. */
+/* file: full reads and writes, atomic replacement, mkdir -p. */
 #include "base/err.h"
 #include "base/file.h"
 #include "tests/unit/tmp.h"
@@ -25,7 +25,7 @@
 
 struct folder {
 	char dir[96];
-	char path[128]; /* of the last path_in() */
+	char path[128]; /* result of the last path_in() */
 };
 
 static int folder_setup(void **state)
@@ -74,7 +74,7 @@ static void test_read_at_most_max(void **state)
 	size_t len;
 
 	memset(text, 'q', sizeof(text));
-	/* The buffer starts at 4096 and doubles: sizes on both sides of each step. */
+	/* The buffer starts at 4096 bytes and doubles: test sizes on both sides of each step. */
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
 		size_t n = sizes[i];
 
@@ -134,7 +134,7 @@ static void test_replaces_whole_and_leaves_nothing(void **state)
 	assert_int_equal(access(path_in(*state, "f.tmp"), F_OK), -1);
 }
 
-/* What a crash in the middle of an earlier write left behind must not leak into this one. */
+/* A temporary file left by a crashed write must not affect the next write. */
 static void test_a_stale_temporary_is_no_obstacle(void **state)
 {
 	struct err e;
@@ -147,7 +147,7 @@ static void test_a_stale_temporary_is_no_obstacle(void **state)
 	assert_int_equal(file_write_atomic(path_in(*state, "f"), "new", 3, 0600, &e), 0);
 	content_check(path_in(*state, "f"), "new");
 	assert_int_equal(stat(path_in(*state, "f"), &st), 0);
-	assert_int_equal(st.st_mode & 0777, 0600); /* not the stale one's */
+	assert_int_equal(st.st_mode & 0777, 0600); /* not the mode of the stale file */
 }
 
 static void test_a_link_is_not_followed(void **state)
@@ -168,7 +168,7 @@ static void test_failure_keeps_the_old(void **state)
 	struct folder *f = *state;
 	struct err e;
 
-	/* The target is a folder: the last step, the rename, fails. */
+	/* The target is a folder, so the final rename fails. */
 	assert_int_equal(mkdir(path_in(f, "d"), 0700), 0);
 	assert_int_equal(mkdir(path_in(f, "d/inside"), 0700), 0);
 	assert_true(file_write_atomic(path_in(f, "d"), "x", 1, 0600, &e) < 0);
@@ -217,7 +217,7 @@ static void test_full_disk_keeps_the_old(void **state)
 	assert_int_equal(e.cls, ERR_NO_SPACE);
 	content_check(path_in(f, "f"), "old");
 	assert_int_equal(access(path_in(f, "f.tmp"), F_OK), -1);
-	/* And the room is there again. */
+	/* The space is free again. */
 	assert_int_equal(file_write_atomic(path_in(f, "f"), big, 16384, 0600, &e), 0);
 	free(big);
 	assert_int_equal(umount(f->dir), 0);

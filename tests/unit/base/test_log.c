@@ -1,4 +1,5 @@
-/* log: one line is one line, whatever a guest puts into it; a flood is counted, not written. */
+/* log: one call is one line, whatever a guest puts into it; a flood is counted instead of
+ * written. */
 #include "base/log.h"
 #include "base/util.h"
 
@@ -94,7 +95,7 @@ static void test_level_filters(void **state)
 	assert_int_equal(lines_in(captured(*state)), 1);
 }
 
-/* A forged second line, a terminal's escape sequence: all control characters go. */
+/* Control characters are removed, so that nobody can forge a second line or an escape sequence. */
 static void test_no_control_characters(void **state)
 {
 	char all[256];
@@ -113,7 +114,7 @@ static void test_no_control_characters(void **state)
 	assert_non_null(strstr(s, "a?b??[31mc"));
 }
 
-/* Names come from definitions, that is, from somebody else, too. */
+/* Names come from definitions, so they are untrusted as well. */
 static void test_no_control_characters_in_names(void **state)
 {
 	log_set_owner("vm\n1");
@@ -150,7 +151,7 @@ static void test_flood_is_limited_and_counted(void **state)
 		passed += log_ratelimit_pass(&r);
 	assert_int_equal(passed, 10);
 	assert_string_equal(captured(*state), "");
-	r.window_ns = 1; /* long ago */
+	r.window_ns = 1; /* the window has ended long ago */
 	assert_true(log_ratelimit_pass(&r));
 	assert_non_null(strstr(captured(*state), "990 similar lines left out"));
 	for (int i = 0; i < 1000; i++)
@@ -164,7 +165,7 @@ static void flood(void)
 		log_guest("virtio0", "descriptor %d is beyond RAM", i);
 }
 
-/* Each place in the source has a limit of its own, over all its calls. */
+/* Each call site has a rate limit of its own. */
 static void test_guest_lines_are_limited(void **state)
 {
 	flood();

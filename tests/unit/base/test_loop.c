@@ -35,7 +35,7 @@ static void run_for(struct loop *l, uint64_t ns)
 
 	for (uint64_t now = loop_now_ns(); now < end; now = loop_now_ns())
 		loop_run_once(l, end - now);
-	loop_run_once(l, 0); /* what came due while we had no CPU */
+	loop_run_once(l, 0); /* timers that came due while this process had no CPU */
 }
 
 /* ---- run_once, stop ---- */
@@ -56,7 +56,7 @@ static void test_run_once_waits_no_longer_than_told(void **state)
 static void test_stop_before_run(void **state)
 {
 	loop_stop(*state);
-	loop_run(*state); /* returns at once, and uses the request up */
+	loop_run(*state); /* returns at once and consumes the request */
 	loop_stop(*state);
 	loop_stop(*state);
 	loop_run(*state);
@@ -109,7 +109,7 @@ static void test_timers_fire_in_order_of_deadline(void **state)
 	for (unsigned i = 0; i < N; i++) {
 		t[i].order = &order;
 		assert_int_equal(loop_timer_new(*state, tick_fire, &t[i], &t[i].timer), 0);
-		/* Armed twice: only the last counts. */
+		/* Armed twice: only the last time counts. */
 		loop_timer_arm(t[i].timer, now);
 		t[i].deadline_ns = now + 10 * MS + (uint64_t)rand_r(&seed) % 1000 * 10000;
 		loop_timer_arm(t[i].timer, t[i].deadline_ns);
@@ -143,7 +143,7 @@ static void test_rearmed_in_its_own_callback(void **state)
 	loop_timer_free(t.timer);
 }
 
-/* Both are due in the same round; whichever fires first takes the other away. */
+/* Both are due in the same iteration; the one that fires first removes the other. */
 static void test_disarmed_in_another_ones_callback(void **state)
 {
 	struct tick a = { 0 }, b = { 0 };
@@ -194,7 +194,7 @@ static void greedy_fire(void *opaque)
 	struct greedy *g = opaque;
 
 	g->fired++;
-	loop_timer_arm(g->timer, 1); /* long past */
+	loop_timer_arm(g->timer, 1); /* long in the past */
 }
 
 struct stop_task {
@@ -207,7 +207,7 @@ static void task_stop(struct loop_task *t)
 	loop_stop(container_of(t, struct stop_task, task)->loop);
 }
 
-/* A timer that is always late must not keep the loop from everything else. */
+/* A timer that is always late must not starve the rest of the loop. */
 static void test_timer_in_the_past_does_not_starve_the_loop(void **state)
 {
 	struct greedy g = { .loop = *state };
@@ -276,8 +276,8 @@ static void *poster(void *opaque)
 	return NULL;
 }
 
-/* 100,000 tasks from 4 threads: each runs once, a thread's in the order it posted them, and
- * the last does not wait for a wake-up that was lost (loop_run would hang). */
+/* 100,000 tasks from 4 threads: each runs once, in the order of posting per thread, and the last
+ * one does not miss its wake-up (loop_run would hang). */
 static void test_posts_from_several_threads(void **state)
 {
 	struct posting p = { .loop = *state };
@@ -334,7 +334,7 @@ static void *stop_later(void *opaque)
 	return NULL;
 }
 
-/* No periodic wake-ups: 100 ms of waiting cost next to no CPU time. */
+/* No periodic wake-ups: waiting for 100 ms costs almost no CPU time. */
 static void test_idle_loop_sleeps(void **state)
 {
 	struct timespec a, b;

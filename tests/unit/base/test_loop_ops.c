@@ -1,4 +1,4 @@
-/* loop: asynchronous operations on files and pipes, more of them than the ring has entries. */
+/* loop: asynchronous operations on files and pipes, more than the ring has entries. */
 #include "base/err.h"
 #include "base/loop.h"
 #include "base/util.h"
@@ -32,7 +32,7 @@ struct op {
 
 struct bench {
 	struct loop *loop;
-	int fd; /* a memory file */
+	int fd; /* a memfd */
 };
 
 static int bench_setup(void **state)
@@ -71,7 +71,7 @@ static void wait_all(struct loop *l)
 
 static int waited(struct bench *b, struct op *op)
 {
-	assert_int_equal(op->done, 0); /* never from inside the submitting call */
+	assert_int_equal(op->done, 0); /* done() never runs inside the submitting call */
 	assert_int_equal(loop_ops_in_flight(b->loop), 1);
 	wait_all(b->loop);
 	assert_int_equal(op->done, 1);
@@ -97,7 +97,7 @@ static void test_write_sync_read(void **state)
 	op = op_over(back, 5);
 	op.iov[1] = (struct iovec){ back + 10, 20 };
 	loop_readv(b->loop, &op.op, b->fd, op.iov, 2, 4096);
-	assert_int_equal(waited(b, &op), 11); /* short: the file ends there */
+	assert_int_equal(waited(b, &op), 11); /* short read: end of file */
 	assert_memory_equal(back, "hello\0\0\0\0\0, disk\0", 17);
 	op = op_over(back, 4);
 	loop_readv(b->loop, &op.op, b->fd, op.iov, 1, 1 << 20);
@@ -134,7 +134,7 @@ static void test_errors_come_as_results(void **state)
 	assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
 	op = op_over(buf, sizeof(buf));
 	loop_readv(b->loop, &op.op, fds[1], op.iov, 1, 0);
-	assert_int_equal(waited(b, &op), -EBADF); /* the writing end */
+	assert_int_equal(waited(b, &op), -EBADF); /* the pipe's write end */
 	op = op_over((void *)8, 8);
 	loop_writev(b->loop, &op.op, b->fd, op.iov, 1, 0);
 	assert_int_equal(waited(b, &op), -EFAULT);
@@ -145,7 +145,7 @@ static void test_errors_come_as_results(void **state)
 	close(fds[1]);
 }
 
-/* A pipe with nothing in it: the operation stays in flight, and the loop stays usable. */
+/* A read from an empty pipe stays in flight, and the loop stays usable. */
 static void test_pipe_waits_for_its_writer(void **state)
 {
 	struct bench *b = *state;
@@ -175,7 +175,7 @@ static void test_pipe_waits_for_its_writer(void **state)
 struct counter {
 	struct loop_trace trace;
 	unsigned submitted, completed;
-	int in_file; /* bytes of the file when the last one was submitted */
+	int in_file; /* length of the file when the last operation was submitted */
 };
 
 static void count_submit(struct loop_trace *t, struct loop_op *op, enum loop_op_kind kind, int fd,
@@ -197,8 +197,8 @@ static void count_complete(struct loop_trace *t, struct loop_op *op, int res)
 	c->completed++;
 }
 
-/* A file in memory: a small write is there at once, is told in the next round all the same, and who
- * watches sees it before it has an effect. */
+/* A memfd: a small write takes effect at once, completes in the next iteration as any other, and
+ * the trace sees it before its effect. */
 static void test_memory_file_is_written_at_once(void **state)
 {
 	struct bench *b = *state;
@@ -229,7 +229,7 @@ static void test_memory_file_errors_and_large_writes(void **state)
 	struct stat st;
 
 	loop_file_in_memory(b->loop, b->fd, true);
-	loop_file_in_memory(b->loop, b->fd, true); /* said twice */
+	loop_file_in_memory(b->loop, b->fd, true); /* setting it twice is allowed */
 	loop_writev(b->loop, &op.op, b->fd, op.iov, 1, 0);
 	assert_int_equal(waited(b, &op), -EFAULT);
 	op = op_over(large, LARGE);
@@ -278,7 +278,7 @@ static void test_more_than_the_ring_holds(void **state)
 struct chain {
 	struct loop_op op;
 	struct loop *loop;
-	int fd; /* read from for the burst */
+	int fd; /* source of the burst's reads */
 	struct op *burst;
 	unsigned nburst, left;
 };
@@ -295,7 +295,7 @@ static void chain_done(struct loop_op *o, int res)
 		loop_nop(c->loop, &c->op);
 }
 
-/* A completion that submits far more than fits, while the completion queue is full, too. */
+/* A completion submits far more operations than fit while the completion queue is full. */
 static void test_burst_from_a_completion(void **state)
 {
 	enum { N = 3000 };
@@ -319,7 +319,7 @@ static void timer_count(void *opaque)
 	++*(unsigned *)opaque;
 }
 
-/* A stream of operations that each submit the next does not keep timers from firing. */
+/* A chain of operations that each submit the next does not keep timers from firing. */
 static void test_stream_leaves_room_for_timers(void **state)
 {
 	struct bench *b = *state;
@@ -338,11 +338,11 @@ static void test_stream_leaves_room_for_timers(void **state)
 	loop_timer_free(t);
 }
 
-/* Who is told of one waits for the next, which was ready as well. */
+/* A completion callback that waits for the next operation, which was ready as well. */
 struct waiter {
 	struct loop_op op;
 	struct loop *loop;
-	struct waiter *for_whom; /* NULL: nobody */
+	struct waiter *for_whom; /* NULL: none */
 	unsigned done, order;
 };
 
@@ -380,7 +380,7 @@ static void test_waits_for_another_that_is_over(void **state)
 	assert_int_equal(loop_ops_in_flight(b->loop), 0);
 }
 
-/* ---- what somebody does with a ring who has taken over the process ---- */
+/* ---- what an attacker in this process can do with the ring ---- */
 
 static int ring_fd_find(void)
 {
@@ -397,21 +397,21 @@ static int ring_fd_find(void)
 	return -1;
 }
 
-/* The loop's ring, seen past the loop. */
+/* Map the loop's ring a second time, without the loop. */
 static void ring_map(struct io_uring *ring)
 {
 	struct io_uring_params p = { .flags = IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE, .cq_entries = 8 * 4 };
 	int fd = ring_fd_find(), like;
 
 	assert_true(fd >= 0);
-	like = io_uring_setup(8, &p); /* says where what is */
+	like = io_uring_setup(8, &p); /* gives the offsets of the ring's fields */
 	assert_true(like >= 0);
 	close(like);
 	assert_int_equal(io_uring_queue_mmap(fd, &p, ring), 0);
 	ring->sq.sqe_head = ring->sq.sqe_tail = *ring->sq.ktail;
 }
 
-/* Returns the request's result; -EBADRQC when the kernel does not take it. */
+/* Returns the request's result; -EBADRQC when the kernel refuses the request. */
 static int ring_ask(struct io_uring *ring)
 {
 	struct io_uring_cqe *cqe;

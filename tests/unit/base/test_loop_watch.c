@@ -1,4 +1,4 @@
-/* loop: watches that are changed and removed by anybody at any moment. */
+/* loop: watches that any callback changes and removes at any time. */
 #include "base/err.h"
 #include "base/loop.h"
 #include "base/util.h"
@@ -24,7 +24,7 @@ struct spot {
 	struct loop_watch *w;
 	int fd[2]; /* [0] is watched */
 	unsigned calls, revents;
-	void (*act)(struct spot *s); /* what the callback does */
+	void (*act)(struct spot *s); /* run by the callback */
 	struct spot *other;
 };
 
@@ -101,7 +101,7 @@ static void test_level_triggered(void **state)
 	assert_int_equal(s.calls, 0);
 	poke(&s);
 	rounds(*state, 20);
-	assert_true(s.calls >= 3); /* nobody reads: it is said again and again */
+	assert_true(s.calls >= 3); /* nobody reads, so the event is repeated */
 	assert_int_equal(s.revents, POLLIN);
 	s.act = drain;
 	rounds(*state, 3);
@@ -123,7 +123,7 @@ static void test_unwatch_in_its_own_callback(void **state)
 	spot_close(&s);
 }
 
-/* The completion may already lie in the ring when the watch is removed. */
+/* The completion may already be in the ring when the watch is removed. */
 static void test_unwatch_with_the_event_on_its_way(void **state)
 {
 	struct spot s;
@@ -157,7 +157,7 @@ static void unwatch_other(struct spot *s)
 		unwatch_self(s->other);
 }
 
-/* Both are ready in the same round: the one that comes second is gone by then. */
+/* Both are ready in the same iteration: the first callback removes the second watch. */
 static void test_unwatch_another_that_is_ready(void **state)
 {
 	struct spot a, b;
@@ -190,14 +190,14 @@ static void test_pause_and_resume(void **state)
 	poke(&s);
 	rounds(*state, 10);
 	assert_int_equal(s.calls, 1);
-	loop_watch_events(s.w, POLLIN); /* the byte is still there */
+	loop_watch_events(s.w, POLLIN); /* the byte is still unread */
 	rounds(*state, 10);
 	assert_int_equal(s.calls, 2);
 	loop_watch_events(s.w, POLLIN);
 	loop_watch_events(s.w, 0); /* while armed */
 	rounds(*state, 10);
 	assert_int_equal(s.calls, 2);
-	loop_unwatch(s.w); /* paused */
+	loop_unwatch(s.w); /* while paused */
 	spot_close(&s);
 	rounds(*state, 3);
 	assert_int_equal(s.calls, 2);
@@ -210,7 +210,7 @@ static void test_events_changed_while_armed(void **state)
 	spot_init(&s, *state, POLLIN, NULL);
 	rounds(*state, 2);
 	assert_int_equal(s.calls, 0);
-	loop_watch_events(s.w, POLLOUT); /* a socket that is idle can be written */
+	loop_watch_events(s.w, POLLOUT); /* an idle socket is writable */
 	rounds(*state, 5);
 	assert_true(s.calls >= 1);
 	assert_int_equal(s.revents, POLLOUT);
@@ -219,7 +219,7 @@ static void test_events_changed_while_armed(void **state)
 	s.calls = 0;
 	rounds(*state, 3);
 	assert_int_equal(s.calls, 0);
-	/* Back and forth within one round ends at the last wish. */
+	/* Several changes in one iteration: the last one counts. */
 	for (int i = 0; i < 100; i++)
 		loop_watch_events(s.w, i % 2 ? POLLIN : POLLOUT | POLLIN);
 	rounds(*state, 5);
@@ -257,7 +257,7 @@ static void watch_anew(struct spot *s)
 		assert_int_equal(loop_watch(s->loop, s->fd[0], POLLIN, spot_ready, s, &s->w), 0);
 }
 
-/* The same fd again, from the callback: the old one never speaks for the new one. */
+/* The callback watches the same fd again: no event of the old watch reaches the new one. */
 static void test_replaced_in_its_own_callback(void **state)
 {
 	struct spot s;
@@ -272,7 +272,7 @@ static void test_replaced_in_its_own_callback(void **state)
 	spot_close(&s);
 }
 
-/* The number of a closed fd comes back for another file: no event of the old one. */
+/* The number of a closed fd is reused for another file: no event of the old one arrives. */
 static void test_fd_number_used_again(void **state)
 {
 	struct spot a, b;
@@ -317,7 +317,7 @@ static void test_bad_fd_is_an_error_not_silence(void **state)
 	assert_true(s.revents & POLLERR);
 }
 
-/* More watches than the ring has entries, all ready at once, all leaving at once. */
+/* More watches than the ring has entries, all ready and all removed at once. */
 static void test_more_watches_than_entries(void **state)
 {
 	enum { N = 300 };
@@ -344,7 +344,7 @@ static void test_more_watches_than_entries(void **state)
 	free(s);
 }
 
-/* loop_free() takes the watches that are left, in whatever state they are. */
+/* loop_free() frees the remaining watches in any state. */
 static void test_loop_freed_around_its_watches(void **state)
 {
 	struct spot a, b, c;

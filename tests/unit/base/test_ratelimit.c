@@ -1,4 +1,4 @@
-/* limit: a burst, then a count; a new window. */
+/* ratelimit: a burst, then a count; a new window. */
 #include "base/ratelimit.h"
 
 #include <setjmp.h>

@@ -1,4 +1,4 @@
-/* What is a size, and what is none. */
+/* Valid and invalid sizes. */
 #include "base/size.h"
 #include "base/util.h"
 

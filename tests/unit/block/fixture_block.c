@@ -12,8 +12,9 @@
 
 #define OP_BYTES_MAX (320 * KIB)
 
-/* A test that fails comes back neither here nor, killed by its alarm, anywhere: so a process of its own
- * removes the folders when this one is gone. TEST_KEEP in the environment: they stay. */
+/* Start a process that removes the test's folders after this process is gone, because a failing
+ * test or a test killed by its alarm does not run its cleanup. TEST_KEEP in the environment keeps
+ * the folders. */
 static void remove_at_death(const char *dir)
 {
 	static int names = -1;
@@ -27,7 +28,7 @@ static void remove_at_death(const char *dir)
 		pid = fork();
 		assert_true(pid >= 0);
 		if (!pid) {
-			setsid(); /* what is sent to the test and all its children is not for this one */
+			setsid(); /* keep signals to the test's process group away */
 			dup2(ends[0], 0);
 			execlp("xargs", "xargs", "-r", "-d", "\n", "rm", "-rf", NULL);
 			_exit(127);
@@ -40,7 +41,7 @@ static void remove_at_death(const char *dir)
 
 void fixture_begin(struct fixture *f, unsigned seed)
 {
-	/* Both ways to write: what lies in memory is written without the ring. */
+	/* Alternate between a disk and a tmpfs: files in memory are written without io_uring. */
 	const char *folder = seed % 2 ? tmp_folder() : tmp_folder_in_memory();
 
 	memset(f, 0, sizeof(*f));
@@ -311,7 +312,7 @@ static void op_range(struct fixture *f, struct shadow_op *all, unsigned n, struc
 	}
 }
 
-/* Cut the buffer in up to three pieces, sometimes at an address that O_DIRECT refuses. */
+/* Split the buffer into up to three pieces, sometimes at an address that O_DIRECT refuses. */
 static void op_iov(struct shadow_op *op)
 {
 	struct fixture *f = op->f;
@@ -361,7 +362,7 @@ static void op_done(struct block_req *r, int res)
 		fail_msg("op %d at 0x%llx + 0x%llx: %s", r->op, (unsigned long long)r->offset,
 			(unsigned long long)r->len, strerror(-res));
 	if (r->op == BLOCK_DISCARD) {
-		/* It may or may not have an effect: look. */
+		/* A discard may have an effect or not, so read the range back. */
 		op->after_discard = true;
 		r->op = BLOCK_READ;
 		op_iov(op);
@@ -400,7 +401,7 @@ static void op_start(struct shadow_op *all, unsigned n, struct shadow_op *op)
 	}
 	op->busy = true;
 	block_submit(op->b, &op->req);
-	assert_true(op->busy); /* done() never runs inside */
+	assert_true(op->busy); /* done() never runs inside block_submit() */
 }
 
 void shadow_run(struct fixture *f, struct block *b, unsigned ops, unsigned depth)

@@ -1,5 +1,5 @@
-/* fixture_block: a folder of its own, a loop, commands run there, and random operations
- * checked against a shadow file. */
+/* fixture_block: a temporary folder, a loop, commands run in the folder, and random operations
+ * compared with a shadow file. */
 #ifndef CAIRN_TESTS_FIXTURE_BLOCK_H
 #define CAIRN_TESTS_FIXTURE_BLOCK_H
 
@@ -31,30 +31,30 @@ struct fixture {
 	uint64_t random;
 	uint8_t *shadow; /* mapped */
 	uint64_t shadow_bytes;
-	uint64_t cache_bytes; /* for fixture_open */
+	uint64_t cache_bytes; /* used by fixture_open() */
 	bool buffered;
-	const char *snapshot; /* for fixture_open */
+	const char *snapshot; /* used by fixture_open() */
 };
 
-/* The folder goes with fixture_end(), at the latest when the process ends. */
+/* Create the folder. fixture_end() removes it, at the latest when the process ends. */
 void fixture_begin(struct fixture *f, unsigned seed);
 void fixture_end(struct fixture *f);
-/* A shell command in the fixture's folder; has to succeed. */
+/* Run a shell command in the fixture's folder; fail the test if it fails. */
 void fixture_run(struct fixture *f, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-/* Its exit status. */
+/* Run a shell command and return its exit status. */
 int fixture_status(struct fixture *f, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void fixture_path(struct fixture *f, const char *name, char *ret, size_t cap);
 void fixture_create(struct fixture *f, const char *name, const struct qcow2_create *c);
-/* With the backing file base.img as its second layer when the image names one. */
+/* Open an image, with base.img as its second layer when the image names a backing file. */
 int fixture_try_open(struct fixture *f, const char *name, enum block_format fmt, bool read_only,
 	struct block **ret_b);
 struct block *fixture_open(struct fixture *f, const char *name, enum block_format fmt,
 	bool read_only);
 int fixture_rw(struct block *b, enum block_op op, uint64_t off, void *buf, size_t len);
 int fixture_op(struct block *b, enum block_op op, unsigned flags, uint64_t off, uint64_t len);
-/* The VM state of a snapshot, from 0 on. */
+/* Read the VM state of a snapshot from offset 0. */
 int fixture_vm_read(struct fixture *f, struct block *b, const char *id, void *buf, size_t len);
-/* An operation on snapshots, waited for: op.done is sync_done. */
+/* A snapshot operation to wait for; op.done is sync_done. */
 struct sync_op {
 	struct block_snapshot_op op;
 	bool over;
@@ -62,22 +62,22 @@ struct sync_op {
 	struct err err;
 };
 void sync_done(struct block_snapshot_op *op, int res, const struct err *e);
-/* Returns res. */
+/* Wait for the operation. Returns its result. */
 int sync_wait(struct fixture *f, struct sync_op *s);
-/* `qemu-img check` finds nothing, or leaks and no more. */
+/* Fail unless `qemu-img check` finds nothing or only leaks. */
 void fixture_check_leaks_only(struct fixture *f, const char *name);
-/* Overwrite bytes of a file: to make malformed images. */
+/* Overwrite bytes of a file, to make malformed images. */
 void fixture_poke(struct fixture *f, const char *name, uint64_t off, const void *buf, size_t len);
 void fixture_poke_be(struct fixture *f, const char *name, uint64_t off, unsigned size, uint64_t v);
 uint64_t fixture_peek_be(struct fixture *f, const char *name, uint64_t off, unsigned size);
 
-/* Faults that are meant to be: keep the log quiet. */
+/* Silence the log while a test provokes errors. */
 void log_silence(bool on);
 
 uint64_t fixture_random(struct fixture *f);
 void fixture_shadow_open(struct fixture *f, const char *name, uint64_t bytes);
-/* Random reads, writes, zeroes, discards, flushes, `depth` at a time, whose sectors (but
- * not clusters) are apart from each other; each result is checked. */
+/* Run random reads, writes, zeroes, discards and flushes, `depth` at a time, on disjoint sectors
+ * (but not clusters), and check each result. */
 void shadow_run(struct fixture *f, struct block *b, unsigned ops, unsigned depth);
 void shadow_verify(struct fixture *f, struct block *b);
 int shadow_flush(struct fixture *f, struct block *b);

@@ -9,7 +9,7 @@ struct burst_op {
 	struct block_req req;
 	struct iovec iov[3];
 	uint8_t *memory, *buf;
-	uint64_t begin, end; /* ticks; end 0: in flight */
+	uint64_t begin, end; /* times; end 0: in flight */
 };
 
 struct run {
@@ -21,7 +21,7 @@ struct run {
 
 static const uint8_t zeros[512];
 
-/* What op makes of the sector at off; NULL: nothing. */
+/* Return the content that op gives to the sector at off; NULL: op does not touch it. */
 static const uint8_t *op_content(const struct burst_op *op, uint64_t off)
 {
 	if (off < op->req.offset || off >= op->req.offset + op->req.len)
@@ -30,14 +30,14 @@ static const uint8_t *op_content(const struct burst_op *op, uint64_t off)
 	case BLOCK_WRITE:
 		return op->buf + (off - op->req.offset);
 	case BLOCK_WRITE_ZEROES:
-	case BLOCK_DISCARD: /* may do nothing, so it never hides what was there */
+	case BLOCK_DISCARD: /* a discard may do nothing, so it never hides the previous content */
 		return zeros;
 	default:
 		return NULL;
 	}
 }
 
-/* Is there a change that began after `end` and was over before `seen`? */
+/* Return whether a change began after `end` and completed before `seen`. */
 static bool hidden(const struct run *r, uint64_t off, uint64_t end, uint64_t seen)
 {
 	for (unsigned i = 0; i < r->n; i++) {
@@ -50,8 +50,8 @@ static bool hidden(const struct run *r, uint64_t off, uint64_t end, uint64_t see
 	return false;
 }
 
-/* All that a look that began at `seen` may find there; returns how many, at most one more than
- * there are requests. */
+/* Collect all contents that a read starting at `seen` may return. Returns their number, at most one
+ * more than there are requests. */
 static unsigned explanations(const struct run *r, uint64_t off, uint64_t seen, const uint8_t **ret)
 {
 	unsigned n = 0;
@@ -67,7 +67,7 @@ static unsigned explanations(const struct run *r, uint64_t off, uint64_t seen, c
 	return n;
 }
 
-/* The host's page cache lets a read see half of a write that is at work. */
+/* The host's page cache lets a read see half of a concurrent write. */
 static bool torn(const uint8_t *const *why, unsigned n, const uint8_t *got)
 {
 	for (unsigned i = 0; i < 512; i++) {
@@ -92,7 +92,7 @@ static bool sector_may_be(const struct run *r, uint64_t off, const uint8_t *got,
 	return seen <= r->tick && torn(why, n, got);
 }
 
-/* Where else is this content known? */
+/* Find another place with the same content, for the failure message. */
 static void sector_trace(const struct run *r, const uint8_t *got)
 {
 	const struct burst *u = r->u;
@@ -171,14 +171,14 @@ static void op_range(struct burst *u, struct block_req *r, uint64_t from, uint64
 	if (how / 32 % 4 == 0) { /* whole clusters */
 		r->offset = ROUND_DOWN(r->offset, c);
 		r->len = ROUND_UP(r->len, c);
-	} else if (how / 32 % 4 == 1) { /* from the middle of one to its end */
+	} else if (how / 32 % 4 == 1) { /* from the middle of a cluster to its end */
 		r->len = ROUND_UP(r->offset + r->len, c) - r->offset;
 	}
 	r->offset = ROUND_DOWN(r->offset, u->unit);
 	r->len = MIN(ROUND_UP(r->len, u->unit), u->bytes - r->offset);
 }
 
-/* The memory in up to three pieces, sometimes at an address that O_DIRECT refuses. */
+/* Split the memory into up to three pieces, sometimes at an address that O_DIRECT refuses. */
 static void op_memory(struct burst *u, struct burst_op *op)
 {
 	uint64_t units = op->req.len / u->unit, a, b;
@@ -222,10 +222,10 @@ static void op_start(struct run *r, uint64_t from, uint64_t len)
 	r->n++;
 	r->in_flight++;
 	block_submit(u->b, &op->req);
-	assert_true(!op->end); /* done() never runs inside */
+	assert_true(!op->end); /* done() never runs inside block_submit() */
 }
 
-/* All is over: what each sector is now is the truth from here on. */
+/* All requests are complete: take each sector's current content as the new truth. */
 static void settle(struct run *r)
 {
 	struct burst *u = r->u;

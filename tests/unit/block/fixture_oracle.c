@@ -20,11 +20,11 @@ struct snap {
 struct oracle {
 	struct fixture f;
 	const struct oracle_set *set;
-	struct burst u; /* u.b: NULL while the image is closed */
+	struct burst u; /* u.b is NULL while the image is closed */
 	struct snap snaps[SNAPS_MAX];
 	unsigned nsnaps, names;
-	/* QEMU went back to a snapshot and left its VM state behind the disk's end, where its own
-	 * resize leaks or shows it. */
+	/* QEMU has reverted to a snapshot and left its VM state behind the disk's end, where QEMU's
+	 * own resize leaks or exposes it. */
 	bool vm_behind;
 };
 
@@ -59,7 +59,7 @@ static void put_file(struct oracle *o, const char *name, const uint8_t *data, ui
 	assert_int_equal(fclose(file), 0);
 }
 
-/* Data, holes and what compresses, in pieces. */
+/* Write data, holes and compressible content, in pieces. */
 static void content_make(struct oracle *o, uint64_t bytes)
 {
 	uint8_t *c = calloc(1, bytes);
@@ -132,7 +132,7 @@ static void op_done(struct block_snapshot_op *op, int res, const struct err *e)
 	container_of(op, struct op_wait, op)->over = true;
 }
 
-/* What it becomes while the guest goes on. */
+/* Write the content of a snapshot while the guest writes to the disk. */
 static void op_wait(struct oracle *o, struct op_wait *w, bool busy)
 {
 	if (busy)
@@ -279,13 +279,13 @@ static void op_apply(struct oracle *o)
 	burst_verify(&o->u);
 }
 
-/* ---- the rest of ours ---- */
+/* ---- other operations of Cairn's engine ---- */
 
 static void op_burst(struct oracle *o, unsigned ops)
 {
 	uint64_t from = 0, len = o->u.bytes;
 
-	if (fixture_random(&o->f) % 2) { /* in one place, so that they meet */
+	if (fixture_random(&o->f) % 2) { /* in a small range, so that requests overlap */
 		len = MIN(o->u.bytes, 4 * MAX(o->set->cluster_bytes, 4096u));
 		from = fixture_random(&o->f) % (o->u.bytes - len + 1);
 	}
@@ -335,7 +335,7 @@ static void op_reopen(struct oracle *o)
 	burst_verify(&o->u);
 }
 
-/* What is said to be zeros is. */
+/* Check that extents reported as zero read as zeros. */
 static void op_extents(struct oracle *o)
 {
 	struct block_extent x;
@@ -351,7 +351,7 @@ static void op_extents(struct oracle *o)
 	}
 }
 
-/* ---- judges ---- */
+/* ---- checks ---- */
 
 static void snap_check(struct oracle *o, const struct snap *s, const struct block_snapshot_info *i)
 {
@@ -389,7 +389,7 @@ static void snaps_check(struct oracle *o)
 	free(list);
 }
 
-/* QEMU converts as much of a snapshot as the disk is long now. */
+/* QEMU converts only as much of a snapshot as the disk's current size. */
 static void snap_judge(struct oracle *o, const struct snap *s)
 {
 	uint64_t bytes = MIN(s->disk_bytes, o->u.bytes);
@@ -410,7 +410,7 @@ static void snap_judge(struct oracle *o, const struct snap *s)
 	free(now);
 }
 
-/* The image is closed: QEMU and our own check find nothing. */
+/* Check the closed image with QEMU and with Cairn's own check. */
 static void judge_tables(struct oracle *o)
 {
 	struct qcow2_check c = {0};
@@ -429,7 +429,7 @@ static void judge_tables(struct oracle *o)
 	assert_int_equal(fixture_peek_be(&o->f, "img", 24, 8), o->u.bytes);
 }
 
-/* And QEMU reads what the model has. */
+/* Also compare the content that QEMU reads with the model. */
 static void judge(struct oracle *o)
 {
 	judge_tables(o);
@@ -449,7 +449,7 @@ static void op_judge(struct oracle *o)
 	snaps_check(o);
 }
 
-/* Nobody has it open: space is given back, or counted anew. */
+/* Nobody has the image open: trim it, or rebuild its refcounts. */
 static void op_offline(struct oracle *o)
 {
 	struct qcow2_header h;
@@ -475,7 +475,7 @@ static void op_offline(struct oracle *o)
 	burst_verify(&o->u);
 }
 
-/* ---- QEMU's turn ---- */
+/* ---- operations by QEMU ---- */
 
 static void qemu_range(struct oracle *o, uint64_t *off, uint64_t *len)
 {
@@ -487,16 +487,16 @@ static void qemu_range(struct oracle *o, uint64_t *off, uint64_t *len)
 	*len *= 512;
 }
 
-/* Compressed clusters, in rising order. They come first: QEMU packs only what has no place, and
- * once something else was freed and taken again it may pack into a cluster that is no longer its.
- */
+/* Write compressed clusters in ascending order. Do this first: QEMU compresses only into
+ * unallocated clusters, and after other allocations it may write into a cluster that is no longer
+ * its own. */
 static void qemu_pack(struct oracle *o, FILE *script, uint8_t *maybe_zero)
 {
 	uint64_t c = o->set->cluster_bytes, n = o->u.bytes / c, at[4], len[4], next = 0;
 	unsigned count = 0;
 
 	if (o->set->v2 && o->set->base_bytes)
-		return; /* QEMU discards nothing there */
+		return; /* QEMU discards nothing in such an image */
 	for (; count < ARRAY_SIZE(at) && next < n; count++) {
 		at[count] = next + fixture_random(&o->f) % (n - next);
 		len[count] = 1 + fixture_random(&o->f) % MIN(n - at[count], MAX(32 * KIB / c, 2));
@@ -514,7 +514,7 @@ static void qemu_pack(struct oracle *o, FILE *script, uint8_t *maybe_zero)
 	}
 }
 
-/* maybe_zero: sectors that a discard may have cleared. */
+/* maybe_zero: sectors that a discard may have zeroed. */
 static void qemu_line(struct oracle *o, FILE *script, uint8_t *maybe_zero)
 {
 	unsigned kind = (unsigned)(fixture_random(&o->f) % 10), value = 0;
@@ -621,7 +621,7 @@ static void qemu_resize(struct oracle *o)
 static void op_qemu(struct oracle *o)
 {
 	image_close(o);
-	judge_tables(o); /* so that it is known whose fault it is */
+	judge_tables(o); /* check before QEMU runs, to know which program made an error */
 	if (fixture_random(&o->f) % 4)
 		qemu_io(o);
 	if (fixture_random(&o->f) % 2)

@@ -1,16 +1,16 @@
-/* Power cuts. What the engine asks of the file is recorded while random operations run;
- * then, at points of that record, an image is made of everything that a sync had made
- * durable and of any of the rest, in any choice. Each of these has to open, its faults must be
- * leaks only, and all data flushed before has to be there. */
+/* Power cuts. The fixture records the engine's file operations during random work. At points of
+ * that record it builds images from everything that a sync had made durable and any subset of the
+ * rest. Each such image has to open, have no faults except leaks, and contain all data flushed
+ * before. */
 #include "fixture_powercut.h"
 #include "fixture_powerload.h"
 
 #include "block/qcow2/qcow2.h"
 
 #define SECTORS (RECORD_DISK_MAX / 512)
-#define CUTS 100 /* per image, and those beside syncs */
+#define CUTS 100 /* per image, not counting those next to syncs */
 #define STEPS 10 /* of a random load */
-#define LIVES 3	 /* from the first image, then from what a cut left */
+#define LIVES 3	 /* the first image, then images that a cut has left */
 
 enum snap_fate { FATE_NONE, FATE_MAYBE, FATE_THERE };
 struct snap_replay {
@@ -20,25 +20,25 @@ struct snap_replay {
 
 struct image {
 	uint8_t *data;
-	uint64_t bytes; /* the file's length */
+	uint64_t bytes; /* length of the file */
 };
 
 struct replay {
 	struct fixture *f;
 	struct recorder *rec;
-	struct image durable; /* as the last sync left it */
-	struct image image;   /* of a cut */
-	uint64_t written;     /* behind it are zeros */
-	bool *applied;	  /* by event */
-	size_t *complete; /* event: the one that ended it; 0: in flight */
-	size_t first;	  /* all changes before it are durable */
+	struct image durable; /* content as of the last sync */
+	struct image image;   /* content after a cut */
+	uint64_t written;     /* zeros follow */
+	bool *applied;	  /* indexed by event */
+	size_t *complete; /* for each event the event that completed it; 0: in flight */
+	size_t first;	  /* all changes before this event are durable */
 	const struct event *flushed;
 	size_t flushed_at;
 	bool touched[SECTORS];
 	struct snap_replay snaps[RECORD_SNAPS_MAX];
-	const struct event *applied_of; /* the disk may be this snapshot as well */
-	uint64_t resized; /* and may have this size; 0: no other */
-	uint64_t crowd;	  /* a cut beside a sync is looked at once in so many */
+	const struct event *applied_of; /* the disk may have become this snapshot */
+	uint64_t resized; /* the disk may have this size; 0: no other size */
+	uint64_t crowd;	  /* one in this many cuts next to a sync is checked */
 	unsigned checks, leaky;
 };
 
@@ -68,7 +68,7 @@ static void apply(struct image *im, const struct event *ev)
 		memset(im->data + ev->offset, 0, ev->len);
 }
 
-/* Any of its sectors. */
+/* Return whether any sector of the event was touched. */
 static void apply_torn(struct fixture *f, struct image *im, const struct event *ev)
 {
 	for (uint64_t off = 0; off < ev->len; off += 512) {
@@ -83,10 +83,10 @@ static void apply_torn(struct fixture *f, struct image *im, const struct event *
 	}
 }
 
-/* ---- what a cut must not harm ---- */
+/* ---- checks after a cut ---- */
 
-/* A sector that was changed since the flush holds what it had then, or what one of the
- * changes put there: never another sector's content. */
+/* A sector changed since the flush holds its content at the flush or that of one of the changes,
+ * never another sector's content. */
 static bool one_of(const struct replay *p, size_t k, size_t s, const uint8_t *sector)
 {
 	static const uint8_t zeros[512];
@@ -112,7 +112,7 @@ static void cut_disk(struct replay *p, struct block *b, size_t k)
 	assert_in_range(info.size_bytes, 512, RECORD_DISK_MAX);
 	assert_int_equal(fixture_rw(b, BLOCK_READ, 0, disk, info.size_bytes), 0);
 	if (other && info.size_bytes == other->len && !memcmp(disk, other->data, other->len)) {
-		free(disk); /* it has become the snapshot */
+		free(disk); /* the disk has become the snapshot */
 		return;
 	}
 	if (info.size_bytes != p->flushed->len && info.size_bytes != p->resized)
@@ -125,7 +125,7 @@ static void cut_disk(struct replay *p, struct block *b, size_t k)
 	free(disk);
 }
 
-/* Each is whole or absent. */
+/* Each snapshot is complete or absent. */
 static void cut_snapshot(struct replay *p, struct block *b, const char *id, size_t k)
 {
 	const struct event *make = p->snaps[atoi(id)].make;
@@ -168,7 +168,7 @@ static void cut_snapshots(struct replay *p, struct block *b, size_t k)
 	free(list);
 }
 
-/* Whoever opens it for writing ends what was begun. */
+/* Opening for writing completes the operation in progress. */
 static void cut_mended(struct replay *p, size_t k)
 {
 	struct fixture *f = p->f;
@@ -202,8 +202,8 @@ static void cut_tables(struct replay *p, int fd, size_t k)
 	p->leaky += c.leaks > 0;
 	if (p->rec->quiet && c.leaks && !(h.incompatible & QCOW2_INCOMPAT_DIRTY))
 		fail_msg("cut after %zu: %llu leaks, and no mark", k, (unsigned long long)c.leaks);
-	/* While a snapshot comes or goes, COPIED and a refcount cannot change in one write: QEMU,
-	 * too, mends that with the leaks. */
+	/* While a snapshot is created or deleted, COPIED and a refcount cannot change in one write;
+	 * QEMU repairs this together with the leaks. */
 	if (!(p->checks++ % 40))
 		fixture_run(f, "cp cut mend && qemu-img check -q -f qcow2 -r leaks mend && "
 			"qemu-img check -q -f qcow2 mend");
@@ -211,7 +211,7 @@ static void cut_tables(struct replay *p, int fd, size_t k)
 
 /* ---- the cuts ---- */
 
-/* What no sync had covered is there or not, whole or in part. */
+/* Each event that no sync has covered is applied fully, partly or not at all. */
 static void image_make(struct replay *p, size_t k)
 {
 	struct fixture *f = p->f;
@@ -231,7 +231,7 @@ static void image_make(struct replay *p, size_t k)
 	}
 }
 
-/* The power went out after event k. */
+/* Check a power cut after event k. */
 static void cut(struct replay *p, size_t k)
 {
 	struct fixture *f = p->f;
@@ -252,11 +252,11 @@ static void cut(struct replay *p, size_t k)
 	block_close(b);
 	if (p->rec->quiet)
 		cut_mended(p, k);
-	if (!(fixture_random(f) % p->checks)) /* any of them, with the same chance */
+	if (!(fixture_random(f) % p->checks)) /* each cut with the same probability */
 		fixture_run(f, "cp cut next");
 }
 
-/* A sync that has ended makes durable what was complete when it was asked for. */
+/* A completed sync makes durable whatever was complete when it was submitted. */
 static void synced(struct replay *p, size_t sync)
 {
 	for (size_t i = p->first; i < sync; i++)
@@ -310,7 +310,7 @@ static void step(struct replay *p, size_t k)
 	}
 }
 
-/* A sync is near: what was written just before and just after it tells most. */
+/* Check around a sync, since writes just before and after it reveal the most errors. */
 static bool in_commit(const struct recorder *rec, size_t k)
 {
 	for (size_t i = k; i < rec->n && i < k + 2; i++)
@@ -347,8 +347,8 @@ static void replay_begin(struct replay *p, struct recorder *rec)
 	close(fd);
 }
 
-/* Anywhere, above all while tables are being written, and the header: `choices` of what is
- * pending are looked at then. */
+/* Check cuts anywhere, but mainly while tables and the header are written: `choices` subsets of the
+ * pending writes each. */
 static unsigned replay(struct recorder *rec, unsigned cuts, unsigned choices)
 {
 	struct replay *p = malloc(sizeof(*p));
@@ -356,7 +356,7 @@ static unsigned replay(struct recorder *rec, unsigned cuts, unsigned choices)
 	unsigned checks;
 
 	replay_begin(p, rec);
-	rec->f->buffered = true; /* what is looked at need not reach the disk first */
+	rec->f->buffered = true; /* images under test need not reach the disk */
 	for (size_t k = 0; k < rec->n; k++) {
 		step(p, k);
 		if (k < rec->start)
@@ -385,7 +385,7 @@ void powercut(const char *create, unsigned seed, bool moves, bool snapshots)
 	struct fixture f;
 
 	fixture_begin(&f, seed);
-	f.cache_bytes = 1; /* the smallest: tables come and go */
+	f.cache_bytes = 1; /* the smallest cache, so that tables are evicted and loaded */
 	fixture_run(&f, "%s", create);
 	record_begin(&rec, &f);
 	record_open(&rec);
@@ -403,7 +403,8 @@ void powercut(const char *create, unsigned seed, bool moves, bool snapshots)
 	fixture_end(&f);
 }
 
-/* Zeros in each table's reach: above a backing file that takes a table and nothing more. */
+/* Write zeros in each table's range: above a backing file this allocates a table and nothing
+ * else. */
 static void load_zeros(struct recorder *r, uint64_t reach)
 {
 	for (uint64_t off = 0; off < r->disk_bytes; off += reach) {
@@ -423,7 +424,7 @@ void powercut_tables(const char *create, unsigned seed, uint64_t reach)
 	struct fixture f;
 
 	fixture_begin(&f, seed);
-	f.buffered = true; /* nothing makes the file longer ahead of need */
+	f.buffered = true; /* keeps the engine from preallocating the file */
 	fixture_run(&f, "%s", create);
 	record_begin(&rec, &f);
 	record_open(&rec);
@@ -479,7 +480,7 @@ void powercut_resize(const struct powercut_kind *kind, unsigned seed)
 
 /* ---- life after life ---- */
 
-/* Before it is used again: what the cut left is given back, or not. */
+/* Before the next use, give back what the cut leaked, or leave it. */
 static void mend(struct recorder *r)
 {
 	enum qcow2_repair how = fixture_random(r->f) % 2 ? QCOW2_REPAIR_LEAKS : QCOW2_REPAIR_ALL;

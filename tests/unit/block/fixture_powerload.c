@@ -33,7 +33,7 @@ static void load_start(struct recorder *r, struct load_op *all, struct load_op *
 		off = ROUND_DOWN(off, 64 * KIB);
 	}
 	len = MIN(len, r->disk_bytes - off);
-	/* The outcome of two writes to one sector at a time is nobody's promise. */
+	/* The result of two concurrent writes to a sector is undefined, so avoid them. */
 	for (unsigned i = 0; i < LOAD_DEPTH; i++)
 		if (all[i].busy && off < all[i].req.offset + all[i].req.len &&
 			all[i].req.offset < off + len)
@@ -61,8 +61,8 @@ static void load_start(struct recorder *r, struct load_op *all, struct load_op *
 	block_submit(r->b, &op->req);
 }
 
-/* A few ops at a time, each batch ended by a flush: then the disk is read back, and that is
- * what a cut must not lose. */
+/* Run batches of a few operations, each ended by a flush. Then read the disk: a cut must not lose
+ * this content. */
 void load_run(struct recorder *r, unsigned batches)
 {
 	struct load_op ops[LOAD_DEPTH] = { 0 };
@@ -73,7 +73,7 @@ void load_run(struct recorder *r, unsigned batches)
 	for (unsigned i = 0; i < ARRAY_SIZE(ops); i++)
 		ops[i].buf = aligned_alloc(4096, 128 * KIB);
 	while (batches--) {
-		/* Now and then more than the bound on dirty tables lets wait. */
+		/* Sometimes write more than the bound on dirty tables allows to be pending. */
 		for (unsigned n = 2 + fixture_random(f) % (batches % 8 ? 12 : 90); n; loop_run_once(f->loop, 0))
 			for (unsigned i = 0; i < ARRAY_SIZE(ops) && n; i++)
 				if (!ops[i].busy) {
@@ -89,7 +89,7 @@ void load_run(struct recorder *r, unsigned batches)
 		free(ops[i].buf);
 }
 
-/* ---- snapshots come and go meanwhile ---- */
+/* ---- snapshots meanwhile ---- */
 
 struct snap_wait {
 	struct block_snapshot_op op;
@@ -134,7 +134,7 @@ static void vm_put(struct fixture *f, struct block_snapshot *s, uint64_t off, ui
 		loop_run_once(f->loop, UINT64_MAX);
 }
 
-/* Of the parent's VM state with pieces of its own. vm follows. */
+/* Build a VM state from the parent's with some pieces of its own; vm is the expected content. */
 static void vm_make(struct recorder *r, struct block_snapshot *s, const struct known_snap *parent,
 	uint8_t *vm)
 {
@@ -155,7 +155,7 @@ static void vm_make(struct recorder *r, struct block_snapshot *s, const struct k
 	vm_put(f, s, (16 + fixture_random(f) % 16) * 4096, vm, 64 * KIB);
 }
 
-/* One more than the highest, as the engine has it. */
+/* Return the highest id plus one, as the engine chooses it. */
 static unsigned next_id(const struct recorder *r)
 {
 	unsigned max = 0;
@@ -224,7 +224,7 @@ void load_resize(struct recorder *r, uint64_t bytes)
 {
 	struct event *ev;
 
-	if (bytes < r->disk_bytes) { /* zeros on the way */
+	if (bytes < r->disk_bytes) { /* content may be zero during the operation */
 		ev = record(r, EV_TOUCH);
 		ev->offset = bytes;
 		ev->len = r->disk_bytes - bytes;
@@ -257,7 +257,7 @@ void load_snapshots(struct recorder *r)
 
 /* ---- at random ---- */
 
-/* With nobody at the image: what is free is given back, or all is counted anew, in another width. */
+/* Nobody has the image open: trim it, or rebuild its refcounts with another width. */
 static void offline(struct recorder *r)
 {
 	struct qcow2_header h;
@@ -285,7 +285,7 @@ static void reopen(struct recorder *r)
 	record_open(r);
 }
 
-/* Nothing comes of it. */
+/* Begin a snapshot and abort it. */
 static void snap_abort(struct recorder *r)
 {
 	struct snap_wait w = { .op.done = snap_done };

@@ -5,7 +5,7 @@
 #include <linux/falloc.h>
 #include <sys/syscall.h>
 
-/* Whoever records now: calls past the loop are seen here. */
+/* The active recorder, for calls that bypass the loop. */
 static struct recorder *recording;
 
 struct event *record(struct recorder *r, enum event_kind kind)
@@ -58,7 +58,7 @@ static void on_complete(struct loop_trace *t, struct loop_op *op, int res)
 	}
 }
 
-/* ---- past the loop: in the C library's place ---- */
+/* ---- calls that bypass the loop: replacements of libc's functions ---- */
 
 static void record_done(enum event_kind kind, uint64_t offset, uint64_t len, const void *data)
 {
@@ -78,7 +78,7 @@ static void record_done(enum event_kind kind, uint64_t offset, uint64_t len, con
 	record(recording, EV_COMPLETE)->of = at;
 }
 
-/* Weak: test_qcow2_repair has its own. */
+/* Weak, because test_repair.c replaces it. */
 __attribute__((weak)) ssize_t pwrite(int fd, const void *buf, size_t len, off_t off)
 {
 	ssize_t n = syscall(SYS_pwrite64, fd, buf, len, off);
@@ -115,7 +115,7 @@ int fallocate(int fd, int mode, off_t off, off_t len)
 	return r;
 }
 
-/* ---- what is known ---- */
+/* ---- known content ---- */
 
 void record_flushed(struct recorder *r)
 {

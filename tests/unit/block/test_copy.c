@@ -1,5 +1,5 @@
-/* block_copy: the same content whatever lies where in the source's files, past the page cache and through it; a
- * source that is cut meanwhile is an error and no signal. */
+/* block_copy: the same content for any layout of the source's files, with direct and buffered I/O;
+ * a source that is truncated meanwhile yields an error, not a signal. */
 #include "fixture_block.h"
 
 #include "base/util.h"
@@ -8,17 +8,17 @@
 
 #define DISK_BYTES (16 * MIB + 512)
 
-/* Long stretches and short ones, holes, zeros that are written, an end that is no page's. */
+/* Long and short extents, holes, written zeros, an end inside a page. */
 static const char content[] = "rm -f base.img a.img; truncate -s 16777728 raw; "
 	"head -c 5000000 /dev/urandom | dd of=raw conv=notrunc status=none; "
 	"head -c 3000000 /dev/urandom | dd of=raw bs=64k seek=100 conv=notrunc status=none; "
 	"head -c 1049088 /dev/urandom | dd of=raw bs=1M seek=15 conv=notrunc status=none; "
 	"for i in 0 1 2 3 4 5; do printf x$i | dd of=raw bs=64k seek=$((150 + 2 * i)) conv=notrunc status=none; done";
 
-/* Each makes a.img of the file `raw`. */
+/* Each command makes a.img from the file `raw`. */
 static const char *const sources[] = {
 	"qemu-img convert -O qcow2 raw a.img",
-	"qemu-img convert -O qcow2 -o cluster_size=512 raw a.img", /* not where a mapping can begin */
+	"qemu-img convert -O qcow2 -o cluster_size=512 raw a.img", /* clusters too small to map */
 	"qemu-img convert -O qcow2 -o cluster_size=4k raw a.img",
 	"qemu-img convert -O qcow2 -S 0 raw a.img",
 	"qemu-img convert -O qcow2 -c raw a.img",

@@ -1,10 +1,10 @@
-/* What a test leaves when it does not come to its end. */
+/* The fixture's cleanup after a test that does not finish. */
 #include "fixture_block.h"
 
 #include <signal.h>
 #include <sys/wait.h>
 
-/* Begins in a process that dies of sig in the middle; its folder. */
+/* Begin a fixture in a process that dies of signal sig; returns its folder. */
 static void die_of(int sig, char *ret_dir, size_t cap)
 {
 	int ends[2], st;
@@ -41,7 +41,7 @@ static void test_folder_goes(void **state)
 	for (unsigned i = 0; i < 3; i++) {
 		die_of(sigs[i], dir, sizeof(dir));
 		while (!getenv("TEST_KEEP") && !access(dir, F_OK))
-			usleep(1000); /* until the alarm */
+			usleep(1000); /* ended by the alarm */
 	}
 }
 

@@ -1,4 +1,4 @@
-/* Locks: QEMU and we refuse each other's images. */
+/* Image locks: QEMU and Cairn refuse each other's images in use. */
 #include "fixture_block.h"
 
 static void test_we_hold_qemu_is_refused(void **state)
@@ -18,7 +18,7 @@ static void test_we_hold_qemu_is_refused(void **state)
 	(void)state;
 }
 
-/* Readers share with readers, and keep writers out. */
+/* Readers share with readers and exclude writers. */
 static void test_readers_share(void **state)
 {
 	struct fixture f;
@@ -43,7 +43,7 @@ static void test_readers_share(void **state)
 	(void)state;
 }
 
-/* qemu-io sits on the image until its input ends. */
+/* qemu-io holds the image until its input ends. */
 static void test_qemu_holds_we_are_refused(void **state)
 {
 	struct block_layer y = { .fd = -1, .format = BLOCK_FORMAT_QCOW2 };

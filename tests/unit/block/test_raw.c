@@ -1,4 +1,5 @@
-/* raw disks and the choke point: what a request may be, and what becomes of odd ones. */
+/* Raw disks and the checks of block_submit(): which requests are valid, and what unusual ones
+ * do. */
 #include "fixture_block.h"
 
 #include "base/util.h"
@@ -68,7 +69,7 @@ static uint64_t blocks_of(struct fixture *f, const char *name)
 	return (uint64_t)st.st_blocks * 512;
 }
 
-/* Discard gives space back, zeroes without leave to unmap keep it; both read as zeros. */
+/* Discard frees space; write-zeroes without unmap keeps it; both read as zeros. */
 static void test_discard_and_zeroes(void **state)
 {
 	struct fixture f;
@@ -116,7 +117,7 @@ static void test_random(void **state)
 	(void)state;
 }
 
-/* More pieces than one system call takes. */
+/* More iovecs than one system call takes. */
 static void test_many_pieces(void **state)
 {
 	static struct iovec iov[2500];
@@ -140,7 +141,7 @@ static void test_many_pieces(void **state)
 	(void)state;
 }
 
-/* What cannot be opened is said in words, and the fds stay the caller's. */
+/* An image that cannot be opened yields a message, and the caller keeps the fds. */
 static void test_open_errors(void **state)
 {
 	struct block_layer y = { .fd = -1, .format = BLOCK_FORMAT_RAW }, two[2];

@@ -114,7 +114,7 @@ void fx_init(struct fixture *f)
 		.mmio32_bytes = 16 << 20, .mmio64_base = FX_MMIO64, .mmio64_bytes = 1ULL << 32 };
 
 	memset(f, 0, sizeof(*f));
-	log_set_level(LOG_LEVEL_ERROR); /* what the malformed rings below provoke is no news */
+	log_set_level(LOG_LEVEL_ERROR); /* the malformed rings below provoke messages on purpose */
 	pthread_mutex_init(&f->lock, NULL);
 	f->host.ops = &fake_ops;
 	f->host.ram[0] = (struct dev_ram_range){ 0, FX_LOW_BYTES, ram_map(FX_LOW_BYTES) };
@@ -254,7 +254,7 @@ void fx_save(struct device *d, struct fx_state *s)
 
 int fx_load(struct device *d, const struct fx_state *s)
 {
-	/* An own block, so that the sanitizer sees a read past its end. */
+	/* A block of its own, so that the sanitizer sees a read past its end. */
 	uint8_t *copy = malloc(s->len ? s->len : 1);
 	struct state_reader r = { .buf = copy, .len = s->len };
 	struct err e = { 0 };
@@ -518,7 +518,7 @@ bool drv_wants_kick(struct drv_queue *q, uint16_t old)
 {
 	const uint8_t *u = fx_ram(q->drv->f, q->used);
 
-	__sync_synchronize(); /* the other fence is unknown to tsan */
+	__sync_synchronize(); /* tsan does not know the other kind of fence */
 	if (q->drv->features & VIRTIO_F_EVENT_IDX) {
 		uint16_t event = ring_load(u + 4 + 8 * q->size);
 

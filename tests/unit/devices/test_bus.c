@@ -49,7 +49,7 @@ static void finds_the_range_and_masks_values(void **state)
 	assert_int_equal(p[2].value, 0xff);
 	assert_true(bus_read(b, 0x80, 8, &v));
 	assert_int_equal(p[1].size, 8);
-	/* Nobody: all ones. Across an end, or of an odd size: nobody. */
+	/* Unclaimed address, across a range's end, or an odd size: no handler, all ones. */
 	assert_false(bus_read(b, 0x90, 1, &v));
 	assert_true(v == UINT64_MAX);
 	assert_false(bus_read(b, 0x10e, 4, &v));
@@ -78,14 +78,14 @@ static void refuses_overlaps(void **state)
 	assert_true(bus_read(b, UINT64_MAX - 7, 8, &v));
 	assert_false(bus_read(b, UINT64_MAX - 3, 8, &v));
 	assert_int_equal(bus_add(b, 0xf8, 8, &probe_ops, &p), 0);
-	bus_remove(b, 0x100, &v); /* not its owner */
+	bus_remove(b, 0x100, &v); /* not the owner */
 	assert_true(bus_read(b, 0x100, 1, &v));
 	bus_remove(b, 0x100, &p);
 	assert_false(bus_read(b, 0x100, 1, &v));
 	bus_free(b);
 }
 
-/* ---- removal against running handlers ---- */
+/* ---- removal while handlers run ---- */
 
 struct slow {
 	struct bus *bus;
@@ -111,7 +111,7 @@ static void self_write(void *opaque, uint64_t off, unsigned size, uint64_t value
 
 	(void)off;
 	(void)size;
-	bus_remove(s->bus, 0x10, s); /* would hang if it waited for itself */
+	bus_remove(s->bus, 0x10, s); /* must not wait for itself */
 	assert_int_equal(bus_add(s->bus, value, 0x10, NULL, s), -EINVAL);
 }
 
@@ -150,7 +150,7 @@ static void removal_waits_for_handlers(void **state)
 	assert_false(atomic_load(&s.inside));
 	pthread_join(a, NULL);
 	pthread_join(b, NULL);
-	/* But not from inside a handler. */
+	/* But not when the caller is a handler. */
 	assert_int_equal(bus_add(s.bus, 0x10, 0x10, &slow_ops, &s), 0);
 	assert_true(bus_write(s.bus, 0x10, 1, 0x40));
 	assert_false(bus_write(s.bus, 0x10, 1, 0x40));

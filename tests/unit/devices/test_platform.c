@@ -78,7 +78,7 @@ static void i8042_resets(void **state)
 	struct device *d = begin(&f, i8042_new);
 
 	(void)state;
-	assert_int_equal(fx_in(&f, 0x64, 1) & 2, 0); /* what reboot code waits for */
+	assert_int_equal(fx_in(&f, 0x64, 1) & 2, 0); /* the bit that reboot code polls */
 	fx_out(&f, 0x64, 1, 0xfe);
 	expect_event(&f, DEV_EVENT_RESET, 0);
 	fx_out(&f, 0x92, 1, fx_in(&f, 0x92, 1) | 1);
@@ -109,7 +109,7 @@ static void i8042_answers_a_probe(void **state)
 	assert_int_equal(fx_in(&f, 0x60, 1), 0x74);
 	fx_out(&f, 0x64, 1, 0xa9);
 	assert_int_not_equal(fx_in(&f, 0x60, 1), 0);
-	fx_out(&f, 0x60, 1, 0xff); /* to the keyboard that is not there: an answer at once */
+	fx_out(&f, 0x60, 1, 0xff); /* to the missing keyboard: answers at once */
 	assert_int_equal(fx_in(&f, 0x60, 1), 0xfe);
 	fx_out(&f, 0x64, 1, 0xaa);
 	fx_state_test(&f, d, 300);
@@ -136,7 +136,7 @@ static unsigned bcd(uint8_t v)
 	return (v >> 4) * 10u + (v & 15);
 }
 
-/* As Linux reads it: wait for the end of an update, read, compare the seconds. */
+/* As in Linux: wait for the end of an update, read, compare the seconds. */
 static time_t rtc_get(struct fixture *f, bool binary)
 {
 	struct tm tm = { 0 };
@@ -191,12 +191,12 @@ static void rtc_can_be_set(void **state)
 	cmos_set(&f, 0x0b, 0x82);
 	for (unsigned i = 0; i < ARRAY_SIZE(values); i++)
 		cmos_set(&f, values[i][0], values[i][1]);
-	assert_int_equal(cmos(&f, 9), 0x99); /* it stands still */
+	assert_int_equal(cmos(&f, 9), 0x99); /* the clock is stopped */
 	cmos_set(&f, 0x0b, 0x02);
 	t = rtc_get(&f, false);
 	assert_true(t >= 946684798 && t <= 946684800); /* the last seconds of 1999 */
 	assert_int_equal(cmos(&f, 6), t < 946684800 ? 6 : 7);
-	/* It survives a reset, and a save. */
+	/* The offset survives a reset and a save. */
 	d->ops->reset(d);
 	fx_state_test(&f, d, 1000);
 	assert_true(rtc_get(&f, false) - t <= 25);
@@ -229,7 +229,7 @@ static void rtc_interrupts_only_when_asked(void **state)
 
 	(void)state;
 	loop_run_once(f.host.loop, 0);
-	loop_run_once(f.host.loop, 30000000); /* nothing ends the wait: no timer of ours */
+	loop_run_once(f.host.loop, 30000000); /* nothing ends the wait, because no timer runs */
 	assert_true(loop_now_ns() - start >= 30000000);
 	/* Periodic, 64 Hz. */
 	cmos_set(&f, 0x0a, 0x2a);
@@ -251,7 +251,7 @@ static void rtc_alarm_and_update(void **state)
 {
 	struct fixture f;
 	struct device *d = begin(&f, rtc_new);
-	struct timespec now; /* time() lags behind by a tick */
+	struct timespec now; /* time() lags by a tick */
 	struct tm tm;
 	time_t at = time(NULL) + 2;
 
@@ -282,7 +282,7 @@ static void power_button(void **state)
 
 	(void)state;
 	acpi_pm_press_power_button(d);
-	assert_false(f.level[ACPI_SCI_GSI]); /* nobody listens yet */
+	assert_false(f.level[ACPI_SCI_GSI]); /* the event is not enabled yet */
 	fx_out(&f, ACPI_PM1_EVT_PORT + 2, 2, 0x100);
 	assert_true(f.level[ACPI_SCI_GSI]);
 	assert_int_equal(fx_in(&f, ACPI_PM1_EVT_PORT, 2) & 0x100, 0x100);
@@ -335,7 +335,7 @@ static void soft_off(void **state)
 	end(&f, d);
 }
 
-/* At most so many in that time. */
+/* Maximum number of ticks in that time. */
 static uint64_t pm_ticks(uint64_t ns)
 {
 	return ns * 3579545 / 1000000000 + 2;
@@ -353,7 +353,7 @@ static void pm_timer_counts(void **state)
 	usleep(20000);
 	b = fx_in(&f, ACPI_PM_TMR_PORT, 4);
 	assert_true(b - a >= 71590 && b - a <= pm_ticks(loop_now_ns() - start));
-	/* It stands still in a pause. */
+	/* The timer stops during a pause. */
 	d->ops->pause(d);
 	a = fx_in(&f, ACPI_PM_TMR_PORT, 4);
 	usleep(20000);

@@ -1,4 +1,4 @@
-/* The generation id changes, and the guest is told when it had one before. */
+/* The generation id changes, and the guest is notified if it had an id before. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -51,7 +51,7 @@ static void test_renew(void **state)
 	free(h.ram[0].host);
 }
 
-/* With less memory than a PC has there is no place for it, and no harm. */
+/* RAM that ends below the id's address has no place for it; no harm results. */
 static void test_tiny_memory(void **state)
 {
 	static const struct dev_host_ops ops = { .irq_set = ignore_irq };

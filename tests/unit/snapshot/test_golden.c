@@ -1,5 +1,5 @@
-/* Golden states (tests/data): what each format version once wrote is read to the last byte, and no
- * byte of them may change unnoticed. */
+/* Golden states (tests/data): files of each format version are read completely, and a change of any
+ * byte is detected. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -24,7 +24,7 @@
 struct golden {
 	struct vmstate_file file;
 	uint64_t size;
-	uint64_t extents[EXTENTS_MAX]; /* 16 bytes each that are not zeros */
+	uint64_t extents[EXTENTS_MAX]; /* non-zero pieces of 16 bytes */
 	size_t n;
 };
 
@@ -41,7 +41,7 @@ static void hex(const char *text, uint8_t out[16])
 	}
 }
 
-/* In memory, as tests/data/golden.py does it. */
+/* Expand the hex text into a memfd, as tests/data/golden.py does. */
 static void golden_open(struct golden *g, const char *name)
 {
 	char path[128], key[32], value[64];
@@ -74,7 +74,7 @@ static void golden_close(struct golden *g)
 	close(g->file.fd);
 }
 
-/* ---- reading all of it ---- */
+/* ---- reading everything ---- */
 
 static int sections_read(struct golden *g, const struct vmstate_header *h, char *list, size_t size)
 {
@@ -105,7 +105,7 @@ static int ram_read(struct golden *g, const struct vmstate_header *h, uint8_t *r
 	return r;
 }
 
-/* list: of the sections. ram: 2 MiB. 0 or -errno. */
+/* Read everything. list: names of the sections; ram: 2 MiB. Returns 0 or -errno. */
 static int read_all(
 	struct golden *g, struct vmstate_header *h, char *list, size_t size, uint8_t *ram)
 {
@@ -140,7 +140,7 @@ static const char devices_1[] = "virtio-blk vda 1 433\n"
 				"virtio-rng rng0 1 369\n"
 				"i6300esb watchdog0 1 288\n";
 
-/* How large a vCPU's registers are depends on the host. */
+/* The size of a vCPU section depends on the host. */
 static void sections_are(const char *list, bool devices)
 {
 	char all[sizeof(sections_1) + sizeof(devices_1)];
@@ -172,7 +172,7 @@ static void test_is_read(void **state)
 		sections_are(list, strstr(names[i], "-devices"));
 		assert_int_equal(vmstate_read_definition(&g.file.store, &h, &definition, NULL), 0);
 		assert_non_null(strstr(definition, "\"6f6c6465-6e20-4f73-a174-652076312e30\""));
-		/* The guest: at 1 MiB, and its third instruction is an out. */
+		/* The guest at 1 MiB: its third instruction is an out. */
 		assert_non_null(memmem(ram + MIB, 64, "\xee", 1));
 		assert_memory_equal(ram + 0xe0000, "RSD PTR ", 8);
 		free(definition);
@@ -181,8 +181,7 @@ static void test_is_read(void **state)
 	}
 }
 
-/* One byte of every 16 that are not zeros gets a bit turned over: header, sections, checksums,
- * memory. */
+/* Flip a bit in every 16th non-zero byte of header, sections, checksums and memory. */
 static void test_every_byte_counts(void **state)
 {
 	uint8_t *ram = aligned_alloc(4096, 2 * MIB);
@@ -199,7 +198,7 @@ static void test_every_byte_counts(void **state)
 		assert_int_equal(pread(g.file.fd, &good, 1, (off_t)at), 1);
 		bad = good ^ (uint8_t)(1u << i % 8);
 		assert_int_equal(pwrite(g.file.fd, &bad, 1, (off_t)at), 1);
-		/* Here the definition has no checksum yet: JSON is checked by who reads it. */
+		/* This version has no checksum of the definition: its reader checks the JSON. */
 		if (read_all(&g, &h, list, sizeof(list), ram) == 0 &&
 			!range_inside(at - h.layout.definition_offset, 1, h.definition_bytes))
 			fail_msg("byte 0x%" PRIx64 " does not count", at);
@@ -209,7 +208,7 @@ static void test_every_byte_counts(void **state)
 	free(ram);
 }
 
-/* Cut off before any of what it holds, it is none; and never more is read than there is. */
+/* Truncated anywhere, the state is refused, and no read goes past its end. */
 static void test_every_truncation_is_refused(void **state)
 {
 	uint8_t *ram = aligned_alloc(4096, 2 * MIB);
@@ -223,7 +222,7 @@ static void test_every_truncation_is_refused(void **state)
 
 		assert_int_equal(ftruncate(g.file.fd, (off_t)g.extents[i]), 0);
 		assert_true(read_all(&g, &h, list, sizeof(list), ram) < 0);
-		/* As long as it was, but empty from there on. */
+		/* Full length, but empty from there on. */
 		assert_int_equal(ftruncate(g.file.fd, (off_t)g.size), 0);
 		assert_true(read_all(&g, &h, list, sizeof(list), ram) < 0);
 	}

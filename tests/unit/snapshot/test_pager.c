@@ -1,4 +1,4 @@
-/* RAM that comes when it is touched, and by itself. */
+/* RAM that is loaded on demand and in the background. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -39,7 +39,7 @@ struct fixture {
 	struct bitmap dirty;
 	atomic_int failures, completions;
 	char sentence[ERR_SENTENCE_MAX];
-	atomic_bool slow; /* the store takes its time */
+	atomic_bool slow; /* the store is slow */
 	atomic_uint delay_us;
 	atomic_bool stop, hold;
 	atomic_uint holding;
@@ -89,7 +89,7 @@ static int setup(void **state)
 	atomic_store(&f->delay_us, 20000);
 	*state = f;
 	f->expect = calloc(1, RAM_BYTES);
-	for (size_t i = 0; i < RAM_BYTES; i += 512) /* every third block stays zeros */
+	for (size_t i = 0; i < RAM_BYTES; i += 512) /* every third block is zero */
 		if (i / VMSTATE_BLOCK_BYTES % 3)
 			memset(f->expect + i, (int)(i / 512 * 7 + 1), 512);
 	vmstate_file_init(&f->file, memfd_create("state", MFD_CLOEXEC));
@@ -175,7 +175,7 @@ static void test_touched_pages_come_first(void **state)
 	size_t last = RAM_BYTES - 1;
 	struct pager_stats s;
 
-	atomic_store(&f->slow, true); /* all of it would take seconds */
+	atomic_store(&f->slow, true); /* loading everything would take seconds */
 	begin(f);
 	assert_int_equal(f->ram[last], f->expect[last]);
 	assert_int_equal(f->ram[9 * MIB], f->expect[9 * MIB]);
@@ -202,7 +202,7 @@ static void test_all_comes_by_itself(void **state)
 	assert_int_equal(atomic_load(&f->failures), 0);
 }
 
-/* What a guest wrote before the background came by is not overwritten. */
+/* The background does not overwrite what the guest has written. */
 static void test_writes_stay(void **state)
 {
 	struct fixture *f = *state;
@@ -250,7 +250,7 @@ static void test_a_damaged_block_is_reported_before_it_is_given(void **state)
 {
 	struct fixture *f = *state;
 	uint8_t b = 0;
-	uint64_t block = 100; /* no block of zeros */
+	uint64_t block = 100; /* a block that is not zero */
 
 	assert_int_equal(pwrite(f->file.fd, &b, 1,
 				 (off_t)(f->c.header.layout.ram_offset + block * VMSTATE_BLOCK_BYTES)), 1);
@@ -258,11 +258,11 @@ static void test_a_damaged_block_is_reported_before_it_is_given(void **state)
 	assert_false(pager_wait(f->p));
 	assert_int_equal(atomic_load(&f->failures), 1);
 	assert_non_null(strstr(f->sentence, "block 100"));
-	/* Whoever waits for it gets zeros, so that it can be stopped. */
+	/* A thread waiting for it gets zeros, so that it can be stopped. */
 	assert_int_equal(f->ram[block * VMSTATE_BLOCK_BYTES], 0);
 }
 
-/* Two pieces of checksums and a bit: nothing of the table is read before it is wanted, and then only the piece. */
+/* Two pieces of checksums and one bit: a piece of the table is read only when it is needed. */
 #define MANY_BLOCKS (2 * VMSTATE_CRC_PIECE_BLOCKS + 3)
 
 static int many_read(struct vmstate_store *s, uint64_t off, void *buf, size_t len)
@@ -274,7 +274,7 @@ static int many_read(struct vmstate_store *s, uint64_t off, void *buf, size_t le
 	assert_in_range(off, l->crc_offset, l->ram_offset - 1);
 	assert_int_equal(len, 4096);
 	atomic_fetch_add(&fx->reads, 1);
-	if (piece == 1) /* in a bad place of the disk */
+	if (piece == 1) /* an unreadable piece */
 		return -EIO;
 	for (size_t i = 0; i < VMSTATE_CRC_PIECE_BLOCKS; i++)
 		((uint32_t *)buf)[i] = vmstate_zero_crc(l, piece * VMSTATE_CRC_PIECE_BLOCKS + i);
@@ -295,14 +295,14 @@ static void test_checksums_when_they_are_wanted(void **state)
 	assert_non_null(pager_fault(f->p, MANY_BLOCKS - 2, &n));
 	assert_int_equal(atomic_load(&f->reads), 1);
 	assert_int_equal(atomic_load(&f->failures), 0);
-	/* The background goes on behind what it knows nothing of. */
+	/* The background skips blocks without checksums. */
 	for (unsigned i = 0; (data = pager_next(f->p, &block, &n)); i++) {
 		assert_int_equal(n, 0);
 		assert_in_range(i, 0, 2);
 	}
 	assert_int_equal(atomic_load(&f->reads), 3);
 	assert_int_equal(atomic_load(&f->failures), 1);
-	/* Whoever wants a block of it is told, and gets zeros. */
+	/* A fault on such a block is reported, and gets zeros. */
 	data = pager_fault(f->p, VMSTATE_CRC_PIECE_BLOCKS + 7, &n);
 	assert_int_equal(data[0], 0);
 	assert_int_equal(n, 1);
@@ -310,8 +310,8 @@ static void test_checksums_when_they_are_wanted(void **state)
 	assert_false(pager_wait(f->p));
 }
 
-/* What was touched the last time comes before all else, in that order but for neighbours, which come at
- * once; what is not there, is zeros or is named twice does not matter. */
+/* The working set of the last time is loaded first, in that order, together with adjacent blocks;
+ * missing, zero and duplicate entries do no harm. */
 static void test_what_was_touched_first_comes_first(void **state)
 {
 	struct fixture *f = *state;
@@ -328,14 +328,14 @@ static void test_what_was_touched_first_comes_first(void **state)
 	assert_non_null(pager_next(f->p, &block, &n));
 	assert_int_equal(block, 100);
 	assert_int_equal(n, 1);
-	assert_non_null(pager_next(f->p, &block, &n)); /* 201 is zeros */
+	assert_non_null(pager_next(f->p, &block, &n)); /* 201 is zero */
 	assert_int_equal(block, 199);
 	assert_int_equal(n, 2);
-	/* A fault meanwhile is noted for the next time. */
+	/* A fault meanwhile is recorded for the next time. */
 	assert_memory_equal(pager_fault(f->p, 220, &n), f->expect + 220 * VMSTATE_BLOCK_BYTES, VMSTATE_BLOCK_BYTES);
 	assert_int_equal(n, 2);
 	assert_non_null(pager_next(f->p, &block, &n));
-	assert_int_equal(block, 1); /* the rest from the beginning */
+	assert_int_equal(block, 1); /* then the rest from the start */
 	touched = pager_working_set(f->p, &key, &ntouched);
 	assert_int_equal(key, f->c.header.realtime_ns);
 	assert_int_equal(ntouched, 7);
@@ -353,13 +353,13 @@ static void test_stopped_in_the_middle(void **state)
 	tracker_free(f->t);
 	f->t = NULL;
 	assert_true(atomic_load(&f->reads) < 50);
-	assert_true(pager_wait(f->p)); /* nobody waits for what will never come */
+	assert_true(pager_wait(f->p)); /* the wait ends although a block will never be loaded */
 	assert_int_equal(atomic_load(&f->completions), 1);
-	/* The rest is zeros, and nobody waits for ever. */
+	/* The rest is zero, and no thread waits forever. */
 	assert_int_equal(f->ram[RAM_BYTES - 1], 0);
 }
 
-/* A block that was zeros comes when it is touched, however late, and costs nothing before. */
+/* A zero block is created at its first access, however late, and costs nothing before. */
 static void test_zeros_stay_away(void **state)
 {
 	struct fixture *f = *state;
@@ -375,7 +375,7 @@ static void test_zeros_stay_away(void **state)
 	assert_int_equal(resident_bytes(f), before + 2 * VMSTATE_BLOCK_BYTES);
 }
 
-/* From the first byte on: what was loaded, read or not even there yet is not dirty. */
+/* Write tracking from the start: loaded, read or not yet loaded blocks are not dirty. */
 static void test_only_what_was_written_is_dirty(void **state)
 {
 	struct fixture *f = *state;
@@ -383,9 +383,9 @@ static void test_only_what_was_written_is_dirty(void **state)
 	atomic_store(&f->slow, true);
 	begin(f);
 	need_protection(f);
-	f->ram[100 * VMSTATE_BLOCK_BYTES] = 1; /* not there yet: comes for the write */
+	f->ram[100 * VMSTATE_BLOCK_BYTES] = 1; /* not loaded yet: loaded for the write */
 	assert_int_equal(f->ram[101 * VMSTATE_BLOCK_BYTES], f->expect[101 * VMSTATE_BLOCK_BYTES]);
-	f->ram[102 * VMSTATE_BLOCK_BYTES] = 2; /* zeros */
+	f->ram[102 * VMSTATE_BLOCK_BYTES] = 2; /* a zero block */
 	mark(f);
 	assert_int_equal(bitmap_count(&f->dirty), 2);
 	assert_true(bitmap_test(&f->dirty, 100) && bitmap_test(&f->dirty, 102));
@@ -394,7 +394,7 @@ static void test_only_what_was_written_is_dirty(void **state)
 	mark(f);
 	assert_int_equal(bitmap_count(&f->dirty), 0);
 	f->ram[100 * VMSTATE_BLOCK_BYTES] = 3; /* protected again */
-	f->ram[104 * VMSTATE_BLOCK_BYTES] = 4; /* the background brought it */
+	f->ram[104 * VMSTATE_BLOCK_BYTES] = 4; /* loaded by the background */
 	f->ram[RAM_BYTES - 1] = 5;
 	mark(f);
 	assert_int_equal(bitmap_count(&f->dirty), 3);
@@ -405,7 +405,7 @@ static void test_only_what_was_written_is_dirty(void **state)
 static void *scribbler(void *opaque)
 {
 	struct fixture *f = fx;
-	size_t own = (size_t)(uintptr_t)opaque; /* the byte of each eight that is this one's */
+	size_t own = (size_t)(uintptr_t)opaque; /* this thread's byte of each eight */
 	unsigned seed = (unsigned)own;
 
 	while (!atomic_load(&f->stop)) {
@@ -424,8 +424,8 @@ static void *scribbler(void *opaque)
 	return NULL;
 }
 
-/* The state, and what each mark says was written since: together they are memory at that mark, whether
- * it had been loaded or not. */
+/* The saved state plus the blocks that a mark reports as written equal memory at that mark, whether
+ * it was loaded or not. */
 static void saves_add_up(struct fixture *f)
 {
 	uint8_t *copy = malloc(RAM_BYTES), *now = malloc(RAM_BYTES), *buf = malloc(VMSTATE_BLOCK_BYTES);
@@ -438,7 +438,7 @@ static void saves_add_up(struct fixture *f)
 			usleep(50);
 		mark(f);
 		tracker_save_begin(f->t, &f->dirty);
-		/* Only what is dirty: to look at the rest would load it. */
+		/* Compare only dirty blocks: reading others would load them. */
 		for (size_t b = 0; b < BLOCKS; b++)
 			if (bitmap_test(&f->dirty, b))
 				memcpy(now + b * VMSTATE_BLOCK_BYTES, f->ram + b * VMSTATE_BLOCK_BYTES,
@@ -493,7 +493,7 @@ static void test_saved_while_it_is_being_loaded(void **state)
 	assert_true(pager_wait(f->p));
 }
 
-/* A full save: zeros that nobody touched are left out, and a write to them meanwhile is kept out. */
+/* A full save omits untouched zero blocks, and writes during the save do not get into it. */
 static void test_a_save_of_everything(void **state)
 {
 	struct fixture *f = *state;
@@ -509,7 +509,7 @@ static void test_a_save_of_everything(void **state)
 	for (size_t b = 0; b < BLOCKS; b++)
 		bitmap_set(&all, b);
 	tracker_save_begin(f->t, &all);
-	f->ram[12 * VMSTATE_BLOCK_BYTES + 7] = 9; /* zeros until now */
+	f->ram[12 * VMSTATE_BLOCK_BYTES + 7] = 9; /* zero until now */
 	f->ram[13 * VMSTATE_BLOCK_BYTES + 7] ^= 9;
 	while (tracker_save_next(f->t, &block, buf) > 0) {
 		assert_memory_equal(buf, f->expect + block * VMSTATE_BLOCK_BYTES,
@@ -526,7 +526,8 @@ static void test_a_save_of_everything(void **state)
 	free(buf);
 }
 
-/* Back to the state, in place: only what was written comes again; what had not come yet still does. */
+/* Rewind in place: only written blocks are loaded again, and blocks not loaded yet still load
+ * later. */
 static void rewind_now(struct fixture *f, const struct bitmap *changed)
 {
 	struct pager *p;
@@ -548,25 +549,25 @@ static void test_rewound_in_place(void **state)
 	assert_true(pager_wait(f->p));
 	memset(f->ram + 40 * VMSTATE_BLOCK_BYTES, 0x77, 3 * VMSTATE_BLOCK_BYTES);
 	mark(f);
-	rewind_now(f, NULL); /* to the mark: what was written before it stays, and is no business of the rewind's */
+	rewind_now(f, NULL); /* rewinds to the mark: earlier writes stay */
 	assert_true(pager_wait(f->p));
 	assert_int_equal(f->ram[40 * VMSTATE_BLOCK_BYTES], 0x77);
 	memset(f->ram + 40 * VMSTATE_BLOCK_BYTES, 0x78, 3 * VMSTATE_BLOCK_BYTES);
 	f->ram[RAM_BYTES - 1] ^= 1;
-	f->ram[60 * VMSTATE_BLOCK_BYTES] = 1; /* zeros */
+	f->ram[60 * VMSTATE_BLOCK_BYTES] = 1; /* a zero block */
 	rewind_now(f, NULL);
 	assert_true(pager_wait(f->p));
 	assert_memory_equal(f->ram, f->expect, RAM_BYTES);
 	pager_stats(f->p, &s);
 	assert_int_equal(s.blocks_faulted + s.blocks_prefetched, 3);
-	/* A block that the state has otherwise than the one before. */
+	/* A block that differs between the two states. */
 	memset(f->expect + 43 * VMSTATE_BLOCK_BYTES, 0x43, VMSTATE_BLOCK_BYTES);
 	state_write(f);
 	bitmap_set(&f->dirty, 43);
 	rewind_now(f, &f->dirty);
 	assert_true(pager_wait(f->p));
 	assert_memory_equal(f->ram, f->expect, RAM_BYTES);
-	f->ram[41 * VMSTATE_BLOCK_BYTES] = 1; /* and is watched as before */
+	f->ram[41 * VMSTATE_BLOCK_BYTES] = 1; /* still tracked */
 	mark(f);
 	assert_int_equal(bitmap_count(&f->dirty), 1);
 	assert_true(bitmap_test(&f->dirty, 41));

@@ -1,4 +1,4 @@
-/* state: what goes in comes out; whatever is damaged is refused, at every byte. */
+/* state: written data reads back; damage at any byte is detected. */
 #include "base/bytes.h"
 #include "base/crc32c.h"
 #include "base/err.h"
@@ -17,7 +17,7 @@
 
 #define HEADER_BYTES 20
 
-/* Two sections whose lengths are no multiples of 8, and an empty one. */
+/* Two sections whose lengths are not multiples of 8, and an empty one. */
 static void sample_write(struct state_writer *w)
 {
 	state_writer_init(w);
@@ -56,7 +56,7 @@ static int sections_count(const uint8_t *buf, size_t len)
 	return r < 0 ? r : n;
 }
 
-/* A copy of exactly len bytes, so that a sanitizer sees a read of one more. */
+/* Make a copy of exactly len bytes, so that the sanitizer sees a read past its end. */
 static int sections_of_copy(const uint8_t *buf, size_t len)
 {
 	uint8_t *copy = malloc(len ? len : 1);
@@ -107,7 +107,7 @@ static void test_round_trip(void **state)
 	state_writer_done(NULL);
 }
 
-/* The format as the header states it, byte for byte: older files have to stay readable. */
+/* The format of the header comment, byte by byte: older files have to stay readable. */
 static void test_layout_on_disk(void **state)
 {
 	struct state_writer w;
@@ -162,7 +162,7 @@ static void test_every_truncation_is_refused(void **state)
 	state_writer_done(&w);
 }
 
-/* Lengths that lie, with a checksum that does not: the reader cannot lean on the CRC. */
+/* Invalid lengths with a valid checksum: the CRC does not protect the reader. */
 static void test_bad_lengths_with_a_good_crc(void **state)
 {
 	static const struct {
@@ -205,7 +205,7 @@ static void test_reader_latches_its_first_fault(void **state)
 	assert_int_equal(state_u16(&r), 0x0201);
 	assert_int_equal(state_u32(&r), 0);
 	assert_true(r.failed);
-	assert_int_equal(state_u8(&r), 0); /* the byte is there, but the record is not */
+	assert_int_equal(state_u8(&r), 0); /* the byte exists, but the reader has failed */
 	memset(big, 0xff, sizeof(big));
 	state_bytes(&r, big, sizeof(big));
 	assert_int_equal(load_le64(big), 0);
@@ -224,7 +224,7 @@ static void test_names_of_the_greatest_length(void **state)
 	memset(name, 'n', sizeof(name));
 	name[sizeof(name) - 1] = 0;
 	state_writer_init(&w);
-	state_section_begin(&w, name + sizeof(name) - 1 - STATE_NAME_MAX, name, 1); /* one is cut */
+	state_section_begin(&w, name + sizeof(name) - 1 - STATE_NAME_MAX, name, 1); /* one name is cut */
 	state_section_end(&w);
 	assert_int_equal(state_section_next(w.buf, w.len, &pos, &s, &e), 1);
 	assert_int_equal(strlen(s.name), STATE_NAME_MAX);
@@ -232,7 +232,7 @@ static void test_names_of_the_greatest_length(void **state)
 	state_writer_done(&w);
 }
 
-/* What a reader would refuse must not be written: the loss would show at the restore. */
+/* Data that a reader would refuse must not be written: the loss would only show at the restore. */
 static void test_section_too_large_fails_when_written(void **state)
 {
 	struct state_writer w;

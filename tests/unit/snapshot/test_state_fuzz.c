@@ -1,5 +1,5 @@
-/* The fuzzer's seeds and some changes of them through the fuzzer's own entry point (tests/fuzz/fuzz_state.h):
- * nothing crashes, hangs, or is read past its end. */
+/* Runs the fuzzer's seeds and some mutations through the fuzzer's entry point
+ * (tests/fuzz/fuzz_state.h): nothing crashes, hangs or reads past the end. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -12,7 +12,7 @@
 #include "base/util.h"
 #include "tests/fuzz/fuzz_state.h"
 
-/* Of each seed, the same in each run. */
+/* Mutations per seed, the same in each run. */
 #define MUTATIONS 2000u
 
 static uint8_t seed[STATE_INPUT_MAX], mutant[STATE_INPUT_MAX];
@@ -34,7 +34,7 @@ static void test_seeds(void **state)
 		assert_int_equal(state_run(seed, state_seed(i, seed)), parts[i % STATE_KINDS]);
 }
 
-/* Cut anywhere, near the beginning at each byte. */
+/* Truncate anywhere; near the start at each byte. */
 static void test_cut(void **state)
 {
 	(void)state;
@@ -46,12 +46,12 @@ static void test_cut(void **state)
 	}
 }
 
-/* Fields become what lengths, counts and flags break at. */
+/* Set fields to values at which lengths, counts and flags fail. */
 static void mutate(uint8_t *p, size_t n, uint64_t *x)
 {
 	static const uint64_t breaks[] = { 0, 1, 7, 8, 63, 64, 255, 511, 4095, 4096, 0x7fff, 0xffff, 0x10000,
 		0x7fffffff, 0xffffffff, 12 << 20, 1ULL << 40, INT64_MAX, UINT64_MAX };
-	/* Most of it is zeros: what matters stands at the beginning. */
+	/* Most of the input is zero; the fields are near the start. */
 	size_t reach = random_next(x) % 4 ? MIN(n, (size_t)256) : n, at = 1 + random_next(x) % (reach - 1);
 	size_t bytes = MIN(1ULL << random_next(x) % 4, n - at);
 	uint64_t v = random_next(x) % 2 ? breaks[random_next(x) % ARRAY_SIZE(breaks)] : random_next(x);

@@ -1,4 +1,4 @@
-/* Memory as it was at a mark, while it goes on changing. */
+/* Memory as of a mark, while it keeps changing. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -107,8 +107,8 @@ static void test_dirty_is_what_was_written(void **state)
 	mark(f);
 	f->c.ram[3 * VMSTATE_BLOCK_BYTES + 100] = 1;
 	f->c.ram[3 * VMSTATE_BLOCK_BYTES + 50000] = 1;
-	f->c.ram[RAM_BYTES - 1] = 2; /* a page that was never there, in the short block */
-	assert_int_equal(f->c.ram[5 * VMSTATE_BLOCK_BYTES], 0); /* reading is no writing */
+	f->c.ram[RAM_BYTES - 1] = 2; /* an untouched page, in the short last block */
+	assert_int_equal(f->c.ram[5 * VMSTATE_BLOCK_BYTES], 0); /* reading does not make it dirty */
 	mark(f);
 	assert_int_equal(bitmap_count(&f->dirty), 2);
 	assert_true(bitmap_test(&f->dirty, 3));
@@ -121,11 +121,11 @@ static void test_dirty_is_what_was_written(void **state)
 	assert_true(bitmap_test(&f->dirty, 3));
 }
 
-/* Writers that never stand still but at the mark. */
+/* A writer that pauses only at the mark. */
 static void *writer(void *opaque)
 {
 	struct fixture *f = opaque;
-	size_t own = atomic_fetch_add(&f->born, 1) % 8; /* the byte of each eight that is this one's */
+	size_t own = atomic_fetch_add(&f->born, 1) % 8; /* this thread's byte of each eight */
 	unsigned seed = (unsigned)(uintptr_t)pthread_self();
 
 	while (!atomic_load(&f->stop)) {
@@ -181,7 +181,7 @@ static bool is_zero(const uint8_t *ram, size_t block)
 	return true;
 }
 
-/* Take all wanted blocks; each has to be as it was, and comes once. */
+/* Take all wanted blocks: each has its content at the mark and comes once. */
 static void save_and_compare(struct fixture *f, const struct bitmap *wanted, unsigned delay_us)
 {
 	struct bitmap seen;
@@ -228,7 +228,7 @@ static void test_saved_as_it_was_while_writers_run(void **state)
 	assert_true(s.copied_aside > 0);
 }
 
-/* A save from a hold is whole, and takes nothing from what the next mark tells. */
+/* A save from a hold is complete, and does not change what the next mark reports. */
 static void test_a_hold_leaves_what_is_dirty(void **state)
 {
 	struct fixture *f = *state;
@@ -240,7 +240,7 @@ static void test_a_hold_leaves_what_is_dirty(void **state)
 	assert_int_equal(tracker_hold(f->t, &e), 0);
 	tracker_save_begin(f->t, &f->all);
 	memcpy(f->before, f->c.ram, RAM_BYTES);
-	f->c.ram[3 * VMSTATE_BLOCK_BYTES] = 4; /* copied aside though it is dirty already */
+	f->c.ram[3 * VMSTATE_BLOCK_BYTES] = 4; /* copied aside although it is already dirty */
 	f->c.ram[5 * VMSTATE_BLOCK_BYTES] = 5;
 	save_and_compare(f, &f->all, 0);
 	f->c.ram[7 * VMSTATE_BLOCK_BYTES] = 7;
@@ -250,7 +250,7 @@ static void test_a_hold_leaves_what_is_dirty(void **state)
 		assert_true(bitmap_test(&f->dirty, b));
 }
 
-/* What is written stays so, and the next write to it is seen again. */
+/* A dirty block stays dirty until the mark, and the next write after the mark is tracked again. */
 static void test_settled_is_written_all_the_same(void **state)
 {
 	struct fixture *f = *state;
@@ -279,8 +279,8 @@ static void test_settled_is_written_all_the_same(void **state)
 	assert_int_equal(bitmap_count(&f->dirty), 2);
 }
 
-/* The next one needs only what was written since: together they are all of it. */
-/* A vCPU is called off while its fault waits for an answer, which comes after the mark. */
+/* An incremental save: the blocks written since, plus the previous save, equal all of memory. */
+/* A vCPU is stopped while its fault waits for an answer, which comes after the mark. */
 static void test_a_fault_answered_late(void **state)
 {
 	struct fixture *f = *state;
@@ -292,7 +292,8 @@ static void test_a_fault_answered_late(void **state)
 	assert_int_equal(tracker_preprotect(f->t, 0, &e), 0);
 	mark(f);
 	assert_true(bitmap_test(&f->dirty, 0));
-	__atomic_fetch_or(f->c.ram, 0, __ATOMIC_SEQ_CST); /* what the answer does: nothing is written, but may be */
+	/* The effect of the answer: no change, but possibly a write. */
+	__atomic_fetch_or(f->c.ram, 0, __ATOMIC_SEQ_CST);
 	tracker_save_begin(f->t, &f->dirty);
 	memset(f->c.ram, 6, VMSTATE_BLOCK_BYTES);
 	assert_int_equal(tracker_save_next(f->t, &block, f->buf), 1);
@@ -326,7 +327,7 @@ static void test_increments_add_up(void **state)
 	free(copy);
 }
 
-/* Little room aside: writers wait, nothing is lost, and they go on. */
+/* With little room for old content, writers block, nothing is lost, and they continue. */
 static void test_bounded(void **state)
 {
 	struct fixture *f = *state;
@@ -340,7 +341,7 @@ static void test_bounded(void **state)
 		save_round(f, &f->all, 200);
 	tracker_stats(f->t, &s);
 	assert_true(s.waits > 0);
-	writers_hold(f); /* all of them are alive */
+	writers_hold(f); /* all of them are still running */
 	writers_release(f);
 	writers_stop(f);
 }
@@ -358,7 +359,7 @@ static void test_given_up_in_the_middle(void **state)
 	mark(f);
 	tracker_save_begin(f->t, &f->all);
 	writers_release(f);
-	usleep(20000); /* they run into the bound */
+	usleep(20000); /* they reach the bound */
 	assert_int_equal(tracker_save_next(f->t, &block, f->buf), 1);
 	tracker_save_end(f->t);
 	writers_hold(f);
@@ -366,7 +367,7 @@ static void test_given_up_in_the_middle(void **state)
 	writers_stop(f);
 }
 
-/* Memory that was never touched is neither told nor allocated. */
+/* Untouched memory is neither reported nor allocated. */
 static void test_untouched_memory_costs_nothing(void **state)
 {
 	struct fixture *f = *state;
@@ -388,7 +389,7 @@ static void test_untouched_memory_costs_nothing(void **state)
 	assert_true((uint64_t)st.st_blocks * 512 <= 2 * VMSTATE_BLOCK_BYTES);
 }
 
-/* Single pages that were there before the watch began, and their neighbours that come later. */
+/* Single pages that existed before tracking began, and neighbours that are created later. */
 static void test_blocks_that_were_there_in_part(void **state)
 {
 	struct fixture *f = *state;
@@ -428,7 +429,7 @@ static void *write_one(void *p)
 	return NULL;
 }
 
-/* Who comes behind the tracker's end waits no longer than until it is freed. */
+/* A fault after the tracker's stop waits only until the tracker is freed. */
 static void test_stopped_then_freed(void **state)
 {
 	struct fixture *f = *state;
@@ -455,7 +456,7 @@ static void test_unmapped_before_it_is_freed(void **state)
 	mark(f);
 	tracker_stop(f->t);
 	munmap(f->c.ram, RAM_BYTES);
-	/* What lies in its place then is not touched. */
+	/* A later mapping at the same address is not touched. */
 	other = mmap(f->c.ram, RAM_BYTES, PROT_READ | PROT_WRITE,
 		MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
 	assert_ptr_equal(other, f->c.ram);

@@ -34,7 +34,7 @@ static void test_comes_back(void **state)
 	assert_memory_equal(&d, &got, sizeof(d));
 }
 
-/* docs/vmstate.md, "The tree": images of today are read for ever. */
+/* docs/vmstate.md, "The tree": today's images have to stay readable forever. */
 static void test_layout_on_disk(void **state)
 {
 	static const char want[] = "CRN1" "\x3e\0" "\2" "\0" "\7\0\0\0\0\0\0\0" "\x0c\0\0\0\0\0\0\0"
@@ -57,7 +57,7 @@ static void test_layout_on_disk(void **state)
 	assert_memory_equal(&d, &got, sizeof(d));
 }
 
-/* A byte that was 0 before; with memory, or of a value to come, it says nothing. */
+/* A byte that was 0 in older versions: ignored with memory, or with an unknown value. */
 static void test_disks_of_a_vm_that_was_not_off(void **state)
 {
 	struct block_snapshot_info info = { 0 };
@@ -111,7 +111,7 @@ static void test_damage_is_seen(void **state)
 		bad.extra_bytes = n;
 		assert_false(tree_decode(&bad, &got));
 	}
-	/* What a later Cairn appends does not matter. */
+	/* Data appended by a later Cairn is ignored. */
 	bad = info;
 	bad.extra_bytes += 8;
 	assert_true(tree_decode(&bad, &got));
@@ -127,7 +127,7 @@ static void test_sets(void **state)
 	tree_encode(&d, &info);
 	assert_true(tree_decode(&info, &got));
 	assert_memory_equal(&d, &got, sizeof(d));
-	/* Damaged, or cut off: the rest stands, of the set nothing is said. */
+	/* Damaged or truncated: the rest is valid, and the set is unknown. */
 	for (size_t i = info.extra_bytes - 44; i < info.extra_bytes; i++) {
 		bad = info;
 		bad.extra[i] ^= 4;
@@ -154,7 +154,7 @@ static void test_parts(void **state)
 	(void)state;
 	tree_encode(&d, &list[0]);
 	assert_int_equal(tree_build(list, 3, &t), 0);
-	/* By the name only where neither says more. */
+	/* Match by name only where neither has a set id. */
 	assert_ptr_equal(tree_find_part(&t, &of), &t.nodes[1]);
 	of.data.set.id[0] = 9;
 	assert_ptr_equal(tree_find_part(&t, &of), &t.nodes[0]);
@@ -210,7 +210,7 @@ static void test_finding(void **state)
 	tree_encode(&d, &list[1]);
 	assert_int_equal(tree_build(list, 3, &t), 0);
 	assert_string_equal(tree_find(&t, "base")->info.id, "1");
-	assert_string_equal(tree_find(&t, "1")->info.id, "2"); /* a name goes before an id */
+	assert_string_equal(tree_find(&t, "1")->info.id, "2"); /* a name takes precedence over an id */
 	assert_string_equal(tree_find(&t, "30")->info.name, "qemu");
 	assert_null(tree_find(&t, "nobody"));
 	assert_ptr_equal(tree_current(&t), tree_find(&t, "1"));

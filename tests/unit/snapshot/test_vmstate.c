@@ -1,4 +1,4 @@
-/* A saved state in a sparse file: what comes back, what is refused. */
+/* A saved state in a sparse file: what reads back and what is refused. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -42,11 +42,11 @@ static int setup(void **state)
 	assert_int_equal(ftruncate(f->ram_file.fd, RAM_BYTES), 0);
 	f->ram = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, f->ram_file.fd, 0);
 	assert_true(f->ram != MAP_FAILED);
-	/* Data in block 3, in blocks 10 to 12, and in the short one at the end. */
+	/* Data in block 3, in blocks 10 to 12, and in the short last one. */
 	f->ram[3 * VMSTATE_BLOCK_BYTES + 17] = 1;
 	memset(f->ram + 10 * VMSTATE_BLOCK_BYTES, 0xa5, 2 * VMSTATE_BLOCK_BYTES + 1);
 	f->ram[RAM_BYTES - 1] = 7;
-	/* Block 20 was touched and is zeros again. */
+	/* Block 20 was touched and is zero again. */
 	f->ram[20 * VMSTATE_BLOCK_BYTES] = 0;
 	*state = f;
 	return 0;
@@ -109,7 +109,7 @@ static void test_comes_back(void **state)
 	free(crcs);
 }
 
-/* A state of so much memory that several threads have to do with it. */
+/* A state large enough for several threads. */
 #define MUCH_BYTES (64 * MIB + 4096)
 
 static uint8_t *much_ram(void)
@@ -118,7 +118,7 @@ static uint8_t *much_ram(void)
 
 	assert_true(ram != MAP_FAILED);
 	for (uint64_t b = 0; b * VMSTATE_BLOCK_BYTES < MUCH_BYTES; b++)
-		if (b % 7 != 3) /* some are zeros */
+		if (b % 7 != 3) /* some blocks are zero */
 			memset(ram + b * VMSTATE_BLOCK_BYTES, (int)(b % 251 + 1),
 				MIN(VMSTATE_BLOCK_BYTES, MUCH_BYTES - b * VMSTATE_BLOCK_BYTES));
 	return ram;
@@ -148,7 +148,7 @@ static void check_much(struct vmstate_store *s, const uint8_t *ram)
 	free(crcs);
 }
 
-/* Past the page cache, from memory that is aligned and from memory that is not; the flag goes with it. */
+/* Direct I/O, from aligned and unaligned memory; the flag is cleared afterwards. */
 static void direct_saved_and_checked(unsigned shift)
 {
 	char path[96];
@@ -186,7 +186,7 @@ static void test_direct_not_aligned(void **state)
 	direct_saved_and_checked(1);
 }
 
-/* A disk that fills up. */
+/* A disk without space. */
 struct full_store {
 	struct vmstate_file file;
 	struct vmstate_store store;
@@ -223,11 +223,11 @@ static void test_full_is_no_state(void **state)
 	munmap(ram, MUCH_BYTES + 4096);
 }
 
-/* What is asked of the file, in order. */
+/* Records the order of operations on the file. */
 struct watched_store {
 	struct vmstate_file file;
 	struct vmstate_store store;
-	char last[4]; /* 'w': a write, 'h': the header's, 's': a sync */
+	char last[4]; /* 'w': write, 'h': write of the header, 's': sync */
 };
 
 static void watched(struct watched_store *f, char what)
@@ -252,7 +252,7 @@ static int watched_sync(struct vmstate_store *s)
 	return 0;
 }
 
-/* Whatever moment the power fails at: a state that has a header is whole. */
+/* A state with a header is complete, whenever the power fails. */
 static void test_the_header_comes_last(void **state)
 {
 	struct fixture *f = *state;
@@ -276,8 +276,8 @@ static void test_zeros_cost_nothing(void **state)
 	assert_int_equal(f->result.ram_bytes_written, 4 * VMSTATE_BLOCK_BYTES + 4096);
 	assert_int_equal(fstat(f->file.fd, &st), 0);
 	assert_true((uint64_t)st.st_blocks * 512 < 6 * VMSTATE_BLOCK_BYTES);
-	/* Nor has saving made memory of the guest's holes, but for the rest of a block that has
-	 * a page in it: 3, 10 to 12, 20, and the last page. */
+	/* Saving allocates no memory for holes, except the rest of a block that has a page: 3, 10
+	 * to 12, 20, and the last page. */
 	assert_int_equal(fstat(f->ram_file.fd, &st), 0);
 	assert_true((uint64_t)st.st_blocks * 512 <= 5 * VMSTATE_BLOCK_BYTES + 4096);
 }
@@ -300,7 +300,7 @@ static void test_every_bit_of_the_header_counts(void **state)
 	assert_int_equal(vmstate_read_header(&f->file.store, &h, NULL), 0);
 }
 
-/* Change a field and make the checksum right again. */
+/* Change a field and recompute the checksum. */
 static void header_poke(struct fixture *f, size_t off, uint64_t v, unsigned size)
 {
 	uint8_t b[VMSTATE_HEADER_BYTES];
@@ -377,7 +377,7 @@ static void test_a_damaged_definition_is_refused(void **state)
 	assert_int_equal(pwrite(f->file.fd, "y", 1, (off_t)(h.layout.definition_offset + 9)), 1);
 	assert_int_equal(vmstate_read_definition(&f->file.store, &h, &definition, &e), -EINVAL);
 	assert_int_equal(e.cls, ERR_CORRUPT);
-	/* One of before there was a checksum is read as it is. */
+	/* A state from before the definition had a checksum is accepted. */
 	header_poke(f, 96, 0, 4);
 	assert_int_equal(vmstate_read_header(&f->file.store, &h, NULL), 0);
 	assert_int_equal(vmstate_read_definition(&f->file.store, &h, &definition, NULL), 0);
@@ -418,7 +418,8 @@ static unsigned mapped_pages(const uint8_t *p, size_t len)
 	return n;
 }
 
-/* Whether it succeeds or not: a VM whose save failed goes on with what it has. */
+/* Memory is unchanged whether the save succeeds or not: a VM whose save failed continues with
+ * it. */
 static void test_unmapped_is_not_lost(void **state)
 {
 	struct fixture *f = *state;
@@ -433,7 +434,7 @@ static void test_unmapped_is_not_lost(void **state)
 	for (int stopped = 0; stopped < 2; stopped++) {
 		assert_int_equal(save(f, stopped ? &p : NULL, &e), stopped ? -ECANCELED : 0);
 		assert_int_equal(mapped_pages(f->ram + 3 * VMSTATE_BLOCK_BYTES, VMSTATE_BLOCK_BYTES), 0);
-		/* The other thread's faults bring what is beside, too. */
+		/* Faults of the other thread map neighbouring pages as well. */
 		if (!stopped)
 			assert_true(mapped_pages(f->ram, RAM_BYTES) <= 64);
 		assert_memory_equal(f->ram, want, RAM_BYTES);
@@ -441,7 +442,7 @@ static void test_unmapped_is_not_lost(void **state)
 	free(want);
 }
 
-/* Up to and with the short block at the end: each has the checksum of zeros, of as many as it is long. */
+/* Each block, including the short last one, has the checksum of zeros of its length. */
 static void test_untouched_to_the_end(void **state)
 {
 	struct fixture *f = *state;

@@ -1,4 +1,4 @@
-/* What was touched first: what comes back of it, and what a damaged file does not do. */
+/* Working sets: written sets read back, and a damaged file does no harm. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -73,13 +73,13 @@ static void test_each_state_has_its_own(void **state)
 		put(&f->w, key, (uint32_t)key * 100, 10);
 	for (uint64_t key = 1; key <= WORKING_SETS; key++)
 		assert_int_equal(working_sets_find(&f->w, key)->blocks[0], key * 100);
-	/* One that is not known: the newest. */
+	/* An unknown key finds the newest set. */
 	assert_int_equal(working_sets_find(&f->w, 77)->key, WORKING_SETS);
 	put(&f->w, 2, 2000, 5);
 	assert_int_equal(working_sets_find(&f->w, 77)->key, 2);
 	assert_int_equal(working_sets_find(&f->w, 2)->n, 5);
 	assert_int_equal(working_sets_find(&f->w, 3)->blocks[0], 300);
-	/* The oldest goes. */
+	/* The oldest set is dropped. */
 	put(&f->w, 9, 900, 1);
 	assert_int_equal(working_sets_find(&f->w, 1)->key, 9);
 	assert_int_equal(working_sets_find(&f->w, 2)->key, 2);
@@ -93,7 +93,7 @@ static void test_comes_back(void **state)
 	put(&f->w, 5, 4000, 1000);
 	put(&f->w, 6, 0, 3);
 	assert_int_equal(working_sets_write(&f->w, f->fd), 0);
-	put(&f->w, 6, 17, 1); /* a shorter one over it */
+	put(&f->w, 6, 17, 1); /* a shorter one replaces it */
 	assert_int_equal(working_sets_write(&f->w, f->fd), 0);
 	working_sets_read(&f->back, f->fd, BLOCKS);
 	for (unsigned i = 0; i < 2; i++) {
@@ -142,7 +142,7 @@ static void test_damage_is_nothing(void **state)
 		b ^= 0x10;
 		assert_int_equal(pwrite(f->fd, &b, 1, i), 1);
 	}
-	refused(f, 29); /* of a VM with less memory: the highest block is 29 */
+	refused(f, 29); /* a VM with less memory: the highest block is 29 */
 	assert_int_equal(ftruncate(f->fd, st.st_size + 1), 0);
 	refused(f, BLOCKS);
 	for (off_t i = st.st_size - 1; i >= 0; i--) {
@@ -151,7 +151,7 @@ static void test_damage_is_nothing(void **state)
 	}
 }
 
-/* A field changed, and the checksum right. */
+/* A changed field with a valid checksum. */
 static void poked(struct fixture *f, size_t off, uint32_t v)
 {
 	uint8_t b[256];
@@ -175,7 +175,7 @@ static void test_wrong_numbers_are_nothing(void **state)
 	put(&f->w, 2, 10, 20);
 	poked(f, 12, WORKING_SETS + 1);
 	poked(f, 12, 0xffffffff);
-	poked(f, 12, 1); /* and something left over */
+	poked(f, 12, 1); /* and bytes are left over */
 	poked(f, 12, 3);
 	poked(f, 24, 0);
 	poked(f, 24, 19);

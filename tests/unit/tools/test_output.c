@@ -1,4 +1,4 @@
-/* What the command line prints, byte for byte as virsh's users know it. */
+/* Output of the command line, byte for byte as users of virsh know it. */
 #include "tools/cairn/output.c" /* a program's file: in no library */
 #include "base/err.h"
 

@@ -1,4 +1,4 @@
-/* TCP's segments that become one frame: what a guest cuts it into again is what was there before. */
+/* TCP segments merged into one frame: the guest's segmentation yields the original segments. */
 #include "tools/slirp/segments.c" /* a program's files: in no library */
 #include "tools/slirp/sum.c"
 
@@ -26,7 +26,7 @@ static void sums_make(struct made *m)
 		(uint16_t)~sum_fold(sum_add(sum_pseudo(f + IP, m->len - TCP), f + TCP, m->len - TCP)));
 }
 
-/* Of a stream, with bytes that depend on their place in it. */
+/* Make a segment of a stream whose bytes depend on their position. */
 static void make(struct made *m, uint32_t seq, size_t data)
 {
 	uint8_t *f = m->frame;
@@ -58,7 +58,8 @@ static bool add(struct segments *s, const struct made *m)
 	return segments_add(s, m->frame, m->len);
 }
 
-/* As the guest does it (virtio 1.2, section 5.1.6.4): the nth of them. Identifications are the sender's. */
+/* Segment a packet as a guest does (virtio 1.2, section 5.1.6.4) and return the nth segment. The
+ * sender chooses the identification. */
 static void cut(const uint8_t *packet, size_t len, unsigned nth, struct made *ret)
 {
 	const uint8_t *frame = packet + NET_HEADER;
@@ -100,7 +101,7 @@ static void what_follows_becomes_one(void **state)
 	(void)state;
 	for (size_t n = 0; n < ARRAY_SIZE(last); n++) {
 		for (unsigned i = 0; i < 5; i++) {
-			/* Past the greatest number. */
+			/* Sequence numbers that wrap around. */
 			make(&m[i], UINT32_MAX - 2 * MSS + i * MSS, i == 4 ? last[n] : MSS);
 			if (i == 4)
 				m[i].frame[TCP_FLAGS] |= FLAG_PUSH;
@@ -142,7 +143,8 @@ static void one_is_no_segment(void **state)
 	assert_cut(p, len, 0, &m);
 }
 
-/* What differs from those before it in one field is not theirs; and nothing of theirs is changed by it. */
+/* A segment that differs from the previous ones in a field is not merged, and leaves the merged
+ * frame unchanged. */
 static void what_differs_stays_apart(void **state)
 {
 	static const uint8_t at[] = { 0, 6, IP + 1, IP_FRAGMENT, IP + 8, IP_FROM, IP_FROM + 4, TCP, TCP + 2, TCP_SEQ + 3, TCP_ACK,
@@ -172,7 +174,7 @@ static void nothing_follows_one_that_ends(void **state)
 	size_t len;
 
 	(void)state;
-	/* Pushed. */
+	/* With PUSH. */
 	make(&m, 0, MSS);
 	m.frame[TCP_FLAGS] |= FLAG_PUSH;
 	assert_true(add(&s, &m));
@@ -207,7 +209,7 @@ static void as_many_as_a_packet_of_ip_holds(void **state)
 	for (make(&m, 0, MSS); add(&s, &m); make(&m, n * MSS, MSS))
 		n++;
 	assert_int_equal(n, (65535 - (HEADERS - IP)) / MSS);
-	/* What is left of it. */
+	/* The largest remainder. */
 	make(&m, n * MSS, 65535 - (HEADERS - IP) - n * MSS + 1);
 	assert_false(add(&s, &m));
 	make(&m, n * MSS, 65535 - (HEADERS - IP) - n * MSS);
@@ -251,13 +253,13 @@ static void what_is_no_data_of_tcp_is_not_taken(void **state)
 		assert_false(add(&s, &m));
 }
 
-/* In one piece or in several, from any address: as the plain sum of words. */
+/* In one piece or several, at any address: equals the plain sum of words. */
 static void sums_are_those_of_words(void **state)
 {
 	static uint8_t bytes[70000];
 
 	(void)state;
-	memset(bytes, 0xff, sizeof(bytes)); /* the greatest sums */
+	memset(bytes, 0xff, sizeof(bytes)); /* the largest sums */
 	for (unsigned round = 0; round < 200; round++) {
 		size_t from = (size_t)rand() % 9, len = round ? (size_t)rand() % (round < 100 ? 40 : 60000) : 65535;
 		size_t part = ((size_t)rand() % (len + 1)) & ~(size_t)1;

@@ -116,7 +116,7 @@ uint64_t boot_fx_walk(const struct boot_fx *f, uint64_t cr3, uint64_t linear)
 		entry = load_le64(f->mem.host + gpa);
 		if (!(entry & 1))
 			return UINT64_MAX;
-		assert_true(entry & 2); /* writable: the kernel runs in it */
+		assert_true(entry & 2); /* writable, because the kernel runs there */
 		table = entry & 0x000ffffffffff000ULL;
 		if (!level || (entry & 0x80))
 			return (table & ~((1ULL << shift) - 1)) | (linear & ((1ULL << shift) - 1));
@@ -160,7 +160,7 @@ void boot_fx_check_gdt(const struct boot_fx *f)
 	descriptor_check(f, BOOT_CS64, true, true);
 	descriptor_check(f, BOOT_CS32, true, false);
 	descriptor_check(f, BOOT_DS, false, false);
-	/* The 64-bit boot protocol names the selectors: __BOOT_CS and __BOOT_DS. */
+	/* The 64-bit boot protocol prescribes the selectors __BOOT_CS and __BOOT_DS. */
 	assert_int_equal(BOOT_CS64, 0x10);
 	assert_int_equal(BOOT_DS, 0x18);
 }

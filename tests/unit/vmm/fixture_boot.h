@@ -1,4 +1,4 @@
-/* fixture_boot: kernel files made by hand, in a memory file, and where they were loaded. */
+/* fixture_boot: hand-made kernel files in a memfd, and checks of the loaded result. */
 #ifndef CAIRN_TESTS_UNIT_VMM_FIXTURE_BOOT_H
 #define CAIRN_TESTS_UNIT_VMM_FIXTURE_BOOT_H
 
@@ -24,23 +24,23 @@ struct boot_fx {
 	struct err err;
 };
 
-/* Fresh guest memory; the image is all zeros. */
+/* Create fresh guest memory and an image of zeros. */
 void boot_fx_init(struct boot_fx *f, uint64_t ram_bytes);
 void boot_fx_done(struct boot_fx *f);
-/* boot_load() of the image into memory of zeros. */
+/* Call boot_load() with the image and zeroed memory. */
 int boot_fx_load(struct boot_fx *f);
-/* It has to fail with r and say something. */
+/* Fail unless loading fails with r and a message. */
 void boot_fx_refused(struct boot_fx *f, int r);
-/* An initrd of this size, page n full of byte n + 1; sparse above 1 MiB. */
+/* Add an initrd of this size; page n is filled with byte n + 1; sparse above 1 MiB. */
 void boot_fx_initrd(struct boot_fx *f, uint64_t bytes);
 
-/* The ELF header with n program headers behind it; the image ends behind the last segment.
- * Each segment's file content is filled with its number + 1. */
+/* Write the ELF header and n program headers; the image ends with the last segment. Each segment's
+ * content is its number + 1. */
 void boot_fx_elf(struct boot_fx *f, uint64_t entry, const Elf64_Phdr *phdrs, unsigned n);
 
-/* Linear address → physical, by the page tables at cr3; UINT64_MAX: not mapped. */
+/* Translate a linear address by the page tables at cr3; UINT64_MAX: not mapped. */
 uint64_t boot_fx_walk(const struct boot_fx *f, uint64_t cr3, uint64_t linear);
-/* The boot protocol's view of e820 and boot_load's own GDT: both are checked here. */
+/* Check the boot protocol's e820 map, and boot_load()'s GDT. */
 void boot_fx_check_e820(const struct boot_fx *f, const uint8_t *table, size_t n, size_t stride);
 void boot_fx_check_gdt(const struct boot_fx *f);
 

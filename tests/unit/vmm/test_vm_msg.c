@@ -1,4 +1,4 @@
-/* vm_msg: vm_config_check against a configuration with each field out of range. */
+/* vm_msg: vm_config_check() with each field out of range. */
 #include "base/err.h"
 #include "base/util.h"
 #include "vmm/vm_msg.h"
@@ -50,7 +50,7 @@ static int check(struct vm_config *c)
 	return r;
 }
 
-/* EXPR changes a sane configuration c. */
+/* EXPR changes a valid configuration c. */
 #define REFUSED(expr)                                                                              \
 	do {                                                                                       \
 		struct vm_config c = sane();                                                       \
@@ -69,7 +69,7 @@ static void test_sane(void **state)
 	(void)state;
 	ACCEPTED();
 	ACCEPTED(c.ndisks = 0);
-	ACCEPTED(c.kernel_fd = VM_NO_FD); /* work on images alone needs none */
+	ACCEPTED(c.kernel_fd = VM_NO_FD); /* a process for images needs none */
 	REFUSED(c.forked = 1);
 	ACCEPTED(c.forked = 1; c.restore_fd = 3);
 	ACCEPTED(c.start_paused = c.huge_pages = c.rng = c.virtio_console = c.foreground = 1);
@@ -81,7 +81,7 @@ static void test_name(void **state)
 	REFUSED(c.name[0] = 0);
 	REFUSED(strcpy(c.name, "../etc"));
 	REFUSED(strcpy(c.name, "/"));
-	ACCEPTED(memset(c.name, 'x', sizeof(c.name)); /* no end: it is given one */
+	ACCEPTED(memset(c.name, 'x', sizeof(c.name)); /* unterminated: the check terminates it */
 		 c.name[VM_NAME_MAX] = 'x');
 }
 
@@ -134,7 +134,7 @@ static void test_vcpus_and_topology(void **state)
 	REFUSED(c.cores = 4);
 	REFUSED(c.threads = 4; c.sockets = 1; c.cores = 1);
 	REFUSED(c.sockets = 0x40000001; c.cores = 4; c.threads = 1);
-	/* 2^32 and 2^64: a product that wraps to 4, or to 0. */
+	/* 2^32 and 2^64: products that wrap to 4 or 0. */
 	REFUSED(c.sockets = 0x80000000; c.cores = 0x80000000; c.threads = 4);
 	REFUSED(c.sockets = UINT32_MAX; c.cores = UINT32_MAX; c.threads = UINT32_MAX);
 }
@@ -155,16 +155,16 @@ static void test_files(void **state)
 		REFUSED(c.disks[0].fd[1] = bad[i]);
 	}
 	ACCEPTED(c.kernel_fd = NFDS - 1);
-	REFUSED(c.disks[0].fd[0] = VM_NO_FD); /* a disk has to have one */
+	REFUSED(c.disks[0].fd[0] = VM_NO_FD); /* a disk needs a file */
 	REFUSED(c.disks[0].fd[1] = VM_NO_FD);
-	ACCEPTED(c.disks[0].fd[2] = 0xfffe); /* beyond nlayers: not looked at */
+	ACCEPTED(c.disks[0].fd[2] = 0xfffe); /* beyond nlayers: ignored */
 	ACCEPTED(c.disks[0].format[0] = 2; c.disks[0].data_fd[0] = 3);
-	REFUSED(c.disks[0].data_fd[0] = 3); /* of a raw image */
+	REFUSED(c.disks[0].data_fd[0] = 3); /* with a raw image */
 	REFUSED(c.disks[0].format[0] = 2; c.disks[0].data_fd[0] = c.disks[0].fd[1]);
 	REFUSED(c.disks[0].format[0] = 2; c.disks[0].data_fd[0] = NFDS);
 }
 
-/* An fd is taken by the first who uses it: a second user would get -1, or the same file twice. */
+/* Each fd is taken by its first user, so a second user would get -1 or the same file twice. */
 static void test_one_file_or_name_twice(void **state)
 {
 	(void)state;
@@ -208,7 +208,7 @@ static void test_disks(void **state)
 	(void)state;
 	REFUSED(c.ndisks = VM_DISKS_MAX + 1);
 	REFUSED(c.ndisks = UINT32_MAX);
-	REFUSED(c.ndisks = 2); /* the second is all zeros */
+	REFUSED(c.ndisks = 2); /* the second disk is all zeros */
 	REFUSED(c.disks[0].id[0] = 0);
 	REFUSED(c.disks[0].nlayers = 0);
 	REFUSED(c.disks[0].nlayers = VM_DISK_LAYERS_MAX + 1);
@@ -221,13 +221,13 @@ static void test_disks(void **state)
 	REFUSED(c.disks[0].queue_size = 0x8000);
 	ACCEPTED(c.disks[0].queues = 8; c.disks[0].queue_size = 1024);
 	ACCEPTED(c.disks[0].queue_size = 2);
-	/* Only the last of many is wrong. */
+	/* Only the last one is invalid. */
 	REFUSED(c.ndisks = VM_DISKS_MAX;
 		for (int i = 1; i < VM_DISKS_MAX; i++) c.disks[i] = c.disks[0];
 		c.disks[VM_DISKS_MAX - 1].nlayers = 99);
 }
 
-/* Nothing that arrives may crash the check, whatever it answers. */
+/* No received bytes may crash the check, whatever it answers. */
 static void test_garbage(void **state)
 {
 	struct vm_config *c = malloc(sizeof(*c));
@@ -261,7 +261,7 @@ static void test_tables_say_which_way(void **state)
 	for (unsigned t = 0; t < VM_MSG_TYPE_COUNT; t++) {
 		assert_false(vm_msg_to_vm[t].known && vm_msg_from_vm[t].known);
 		assert_int_equal(
-			vm_msg_from_vm[t].fds_max, 0); /* a VM hands nothing to its daemon */
+			vm_msg_from_vm[t].fds_max, 0); /* a VM process sends no fds to its daemon */
 	}
 }
 

@@ -1,4 +1,5 @@
-/* refusals: users are counted each for itself, and when there are too many, none is forgotten. */
+/* denial_log: denials are counted for each user separately, also when there are too many users for
+ * the table. */
 #include "api/access/denial_log.h"
 #include "api/access/audit.h"
 #include "api/schema/event.h"
@@ -54,7 +55,7 @@ static void lines_check(struct audit *a, unsigned *ret_apart, unsigned *ret_toge
 	}
 }
 
-/* Numbers that a table would have put into one place. */
+/* Uids that a hash table would put into one slot. */
 static void test_users(void **state)
 {
 	char dir[96];

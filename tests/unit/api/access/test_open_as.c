@@ -1,5 +1,5 @@
-/* opener: files come with the rights of whoever defined the VM, and with those alone; what is kept
- * of these rights. Being somebody else takes root. */
+/* open_as: a definition's files are opened with the rights of the user who defined the VM and no
+ * others; these rights are stored with the VM. Acting as another user needs root. */
 #include "api/vm/vm_config.h"
 #include "api/access/open_as.h"
 #include "api/access/permissions.h"
@@ -27,7 +27,7 @@
 static const gid_t groups[] = { 4242 };
 static const struct peer stranger = { STRANGER, STRANGER, groups, 1 };
 
-/* ---- what is kept ---- */
+/* ---- stored rights ---- */
 
 static void test_kept(void **state)
 {
@@ -67,7 +67,7 @@ static void test_the_daemons_own(void **state)
 	assert_null(r);
 }
 
-/* What makes no sense must never become the daemon's own rights. */
+/* Malformed rights must never turn into the daemon's own rights. */
 static void test_tampered(void **state)
 {
 	static const char *const bad[] = { "7", "null", "{}", "{\"user\":5}",
@@ -205,7 +205,7 @@ static struct outcome open_it(struct files *f, const char *disk, const struct pe
 		assert_int_equal(rights_of_peer(who, &d->rights, &e), 0);
 	open_as_open(f->loop, d, images, opened, &out, &o);
 	assert_int_equal(out.done, !who);
-	definition_free(d); /* it needs no longer */
+	definition_free(d); /* open_as no longer needs the definition */
 	while (!out.done)
 		loop_run_once(f->loop, 1000000000ULL);
 	return out;
@@ -244,7 +244,7 @@ static void test_rights_of_another(void **state)
 	assert_int_equal(o.r, 0);
 	assert_int_equal(o.nfds, 1);
 	assert_int_equal(o.last, inode(f->groups));
-	/* A link is no way around, nor is /proc. */
+	/* Neither a symbolic link nor /proc gets around the rights. */
 	const char *const refused[] = { f->own, f->link, "/etc/shadow", "/proc/self/mem",
 		"/proc/self/fd/3" };
 

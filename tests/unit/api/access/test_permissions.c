@@ -1,5 +1,5 @@
-/* The table of roles: the highest that fits counts, one VM's for that VM alone, and a file that
- * was tampered with gives nothing. */
+/* Table of roles: the highest matching role counts, an entry for one VM applies to that VM only,
+ * and a file that was tampered with grants nothing. */
 #include "api/wire/json.h"
 #include "api/access/permissions.h"
 #include "base/err.h"
@@ -23,7 +23,8 @@ static bool is_web(void *opaque, const char *vm)
 	return !strcmp(vm, "web");
 }
 
-/* Of a VM that is not there nothing is left to the next one of its name; what is for all stays. */
+/* Deleting a VM deletes its entries, so that a new VM of the same name does not inherit them;
+ * general entries stay. */
 static void test_of_vms_that_are_not_there(void **state)
 {
 	struct permissions p = { 0 };
@@ -53,7 +54,7 @@ static void test_highest(void **state)
 	assert_int_equal(permissions_role(&p, &alice, "we"), ROLE_VIEWER);
 	assert_int_equal(permissions_role(&p, &bob, "web"), ROLE_NONE);
 	assert_false(permissions_know(&p, &bob));
-	/* A user's number is no group's. */
+	/* A user's number does not match a group's. */
 	assert_int_equal(permissions_set(&p, true, 1001, NULL, ROLE_ADMIN), 0);
 	assert_int_equal(permissions_role(&p, &bob, NULL), ROLE_NONE);
 	assert_int_equal(permissions_set(&p, true, 11, "db", ROLE_OPERATOR), 0);
@@ -145,7 +146,7 @@ static void test_file(void **state)
 	assert_int_equal(permissions_role(&again, &bob, "any"), ROLE_VIEWER);
 	permissions_done(&again);
 	permissions_done(&p);
-	/* What does not say whom, what or for which VM says nothing. */
+	/* An entry without a valid user or group, role and VM grants nothing. */
 	load(&p, "[{\"role\":\"admin\"},{\"user\":-1,\"role\":\"admin\"},{\"user\":1000,\"role\":\"king\"},"
 		 "{\"user\":1000,\"role\":\"owner\"},{\"user\":1000,\"role\":\"viewer\",\"vm\":5},"
 		 "{\"user\":4294967296,\"role\":\"admin\"},{\"user\":4294967295,\"role\":\"admin\"},5,null]");

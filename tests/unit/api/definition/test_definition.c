@@ -1,5 +1,5 @@
-/* A definition: what is refused and with which words, and that what is accepted comes back
- * the same. */
+/* Definitions: which are refused, with which message, and that an accepted one is printed
+ * unchanged. */
 #include "api/vm/vm_config.h"
 #include "api/definition/definition.h"
 #include "api/wire/json.h"
@@ -19,7 +19,7 @@
 
 #include <cmocka.h>
 
-/* Keys of a good definition, replaced or added to by one more. */
+/* Keys of a valid definition; a test replaces or adds one. */
 static const char base[] = "\"name\":\"vm1\",\"memory\":\"128M\",\"boot\":{\"kernel\":\"/k\"}";
 #define DISK "\"path\":\"/d\",\"format\":\"raw\""
 
@@ -426,7 +426,7 @@ static void test_cdrom(void **state)
 	refuse_key("\"clock\":\"gmt\"", "clock: \"gmt\" is not one of the choices; use utc or localtime");
 }
 
-/* Canonical JSON of everything parses to the same canonical JSON. */
+/* The canonical JSON of a definition with all keys parses to the same canonical JSON. */
 static void test_round_trip(void **state)
 {
 	static const char all[] =

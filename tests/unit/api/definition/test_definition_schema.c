@@ -1,4 +1,4 @@
-/* The tables of keys say enough of each key for the JSON Schema. */
+/* The key tables have all that the JSON Schema needs. */
 #include "api/definition/definition_key.h"
 #include "api/definition/definition_schema.h"
 #include "api/wire/json.h"
@@ -15,7 +15,7 @@
 
 static void key_check(const struct key *k)
 {
-	/* A number's name may say it all. */
+	/* For a number, the name may be description enough. */
 	if (!k->about && k->kind != KEY_NUMBER)
 		fail_msg("%s: .about is missing", k->name);
 	if (k->kind == KEY_CUSTOM && !k->form)
@@ -45,7 +45,7 @@ static void test_rows_are_whole(void **state)
 	keys_check(&definition_keys);
 }
 
-/* Its texts are JSON, which definition_schema() aborts of otherwise. */
+/* All texts in the tables are valid JSON; otherwise definition_schema() aborts. */
 static void test_schema(void **state)
 {
 	CLEANUP_JS struct json_object *s = definition_schema();

@@ -1,4 +1,4 @@
-/* clone_plan: names by a pattern. */
+/* clone_plan: names of clones by a pattern. */
 #include "api/jobs/clone_plan.h"
 #include "base/err.h"
 #include "base/util.h"
@@ -32,7 +32,7 @@ static void test_names(void **state)
 	}
 }
 
-/* It is no format for printf(), whatever it has. */
+/* A pattern is never passed to printf() as a format. */
 static void test_what_is_no_pattern(void **state)
 {
 	static const char *const wrong[] = { "", "web", "%", "%%", "web-%", "%s", "%n", "%d%d", "%d%", "%d%s", "%%d",

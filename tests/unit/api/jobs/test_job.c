@@ -1,4 +1,4 @@
-/* job: what is kept of those that are over, and for how long. */
+/* job: which completed jobs are kept, and for how long. */
 #include "api/jobs/job.h"
 #include "api/vm/vm_host.h"
 #include "base/err.h"
@@ -14,7 +14,7 @@
 
 #include <cmocka.h>
 
-/* Ended that long ago, or not at all. */
+/* Add a job that ended this long ago, or is still running. */
 static void add(struct vm_host *d, unsigned number, enum job_status status, uint64_t age_ns)
 {
 	struct job *j = calloc(1, sizeof(*j)), **at = &d->jobs;
@@ -54,7 +54,7 @@ static void test_a_day(void **state)
 	jobs_free(&d);
 }
 
-/* The oldest go, and what is not over counts for nothing. */
+/* The oldest completed jobs are dropped; running jobs do not count. */
 static void test_so_many(void **state)
 {
 	struct vm_host d = { 0 };

@@ -1,5 +1,4 @@
-/* Lengths of time; VMs one after the other; when a guest is warned; what is idle. The clock is an
- * argument. */
+/* Durations, staged starts, shutdown warnings, idleness. The clock is an argument. */
 #include "api/policy/policy.h"
 #include "base/util.h"
 
@@ -33,9 +32,9 @@ static void test_lengths(void **state)
 	}
 }
 
-/* ---- one after the other ---- */
+/* ---- staged starts ---- */
 
-/* Begins all that may begin now; returns how many. */
+/* Begin all entries that may begin now. Returns their number. */
 static unsigned begin(struct policy_entry *e, size_t n, unsigned parallel, uint64_t now,
 	uint64_t *at)
 {
@@ -96,7 +95,7 @@ static void test_delay_holds_the_next(void **state)
 	uint64_t at;
 
 	(void)state;
-	assert_int_equal(begin(e, 3, 8, 100 * S, &at), 1); /* not beside it, either */
+	assert_int_equal(begin(e, 3, 8, 100 * S, &at), 1); /* nor in parallel with it */
 	assert_true(at == UINT64_MAX);
 	over(&e[0], 103 * S);
 	assert_int_equal(begin(e, 3, 8, 103 * S, &at), 0);
@@ -123,7 +122,8 @@ static void test_warnings(void **state)
 
 static const struct policy_idle_rule rule = { .after_s = 60, .cpu_percent = 2 };
 
-/* Looks every 6 s from *s on, for so many times, and adds to its counters. Returns how often it was idle. */
+/* Sample every 6 s from *s on, `times` times, raising the counters each time. Returns the number of
+ * samples that found the VM idle. */
 static unsigned look(struct policy_idle *i, struct policy_sample *s, unsigned times, uint64_t cpu_ns,
 	uint64_t requests)
 {
@@ -145,7 +145,7 @@ static void test_idle(void **state)
 
 	(void)state;
 	assert_int_equal(policy_idle_period_ns(&rule), 6 * S);
-	assert_int_equal(look(&i, &s, 10, 0, 0), 0); /* from the first on, 54 s */
+	assert_int_equal(look(&i, &s, 10, 0, 0), 0); /* 54 s since the first sample */
 	assert_int_equal(look(&i, &s, 1, 0, 0), 1);
 	assert_int_equal(look(&i, &s, 3, 6 * S / 50, 0), 3); /* 2 % */
 	assert_int_equal(look(&i, &s, 1, 6 * S / 50 + 1, 0), 0);
@@ -167,11 +167,11 @@ static void test_what_is_not_idle(void **state)
 		s.bytes++;
 		assert_int_equal(look(&i, &s, 1, 0, 0), 0);
 	}
-	/* Another run of the VM: its counters begin at nothing. */
+	/* Another run of the VM: its counters start at 0. */
 	assert_int_equal(look(&i, &s, 10, 1000, 0), 1);
 	s.cpu_ns = 0;
 	assert_int_equal(look(&i, &s, 1, 0, 0), 0);
-	/* Nobody looked for a while. */
+	/* No samples for a while. */
 	assert_int_equal(look(&i, &s, 11, 0, 0), 2);
 	s.now_ns += 3600 * S;
 	assert_int_equal(look(&i, &s, 1, 0, 0), 0);

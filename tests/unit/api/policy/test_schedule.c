@@ -1,4 +1,4 @@
-/* Schedules: what is understood, when one is due, and which snapshots stay. The clock is an
+/* Schedules: the syntax, when one is due, and which snapshots are kept. The clock is an
  * argument. */
 #include "api/policy/schedule.h"
 #include "base/err.h"
@@ -131,7 +131,7 @@ static void test_names(void **state)
 		assert_false(schedule_is_name(others[i]));
 }
 
-/* ---- when ---- */
+/* ---- due times ---- */
 
 static void test_slots(void **state)
 {
@@ -145,7 +145,7 @@ static void test_slots(void **state)
 	assert_int_equal(schedule_slot(&weekly, at("2026-11-20T10:00")), at("2026-11-16T00:00"));
 }
 
-/* A day's minutes: one run an hour, at the hour. */
+/* A day minute by minute: one run an hour, on the hour. */
 static void test_due(void **state)
 {
 	struct schedule_plan p = plan("1h", "24h:all");
@@ -161,7 +161,7 @@ static void test_due(void **state)
 		runs++;
 	}
 	assert_int_equal(runs, 23);
-	/* Away for three days and a bit: one, and then at the hour again. */
+	/* After more than three days without the daemon: one run, then on the hour again. */
 	now = last + 3 * DAY + 23 * 60;
 	assert_int_equal(schedule_due(&p, last, now), SCHEDULE_DUE);
 	last = schedule_slot(&p, now);
@@ -185,9 +185,9 @@ static void test_clock_goes_back(void **state)
 	assert_int_equal(schedule_due(&p, last, last + HOUR), SCHEDULE_DUE);
 }
 
-/* ---- what stays ---- */
+/* ---- retention ---- */
 
-/* now is 2026-11-20T10:00, a Friday; 'k' stays, '-' goes. */
+/* now is 2026-11-20T10:00, a Friday; 'k': kept, '-': deleted. */
 static void test_keep_table(void **state)
 {
 	static const struct {
@@ -195,14 +195,15 @@ static void test_keep_table(void **state)
 	} rows[] = {
 		{"2h:all", "2026-11-20T10:00 2026-11-20T09:00 2026-11-20T08:01 2026-11-20T08:00",
 			"kkk-"},
-		/* The newest stays, whatever its age. */
+		/* The newest is kept at any age. */
 		{"2h:all", "2026-11-19T09:00 2026-11-19T10:00", "-k"},
-		/* The first of a day, not the last. */
+		/* The first snapshot of a day is kept, not the last. */
 		{"2d:daily",
 			"2026-11-19T11:00 2026-11-19T12:00 2026-11-20T01:00 2026-11-20T02:00 "
 			"2026-11-20T03:00",
 			"k-k-k"},
-		/* The first of a day that is out of the window is not replaced by the second. */
+		/* When the first snapshot of a day leaves the window, the second does not replace
+		 * it. */
 		{"1d:daily", "2026-11-19T09:00 2026-11-19T11:00 2026-11-20T09:00", "--k"},
 		/* Weeks begin on Monday, the 16th. */
 		{"4w:weekly", "2026-11-15T23:59 2026-11-16T00:00 2026-11-16T01:00 2026-11-20T09:00",
@@ -213,12 +214,13 @@ static void test_keep_table(void **state)
 		{"3y:yearly", "2025-12-31T23:59 2026-01-01T00:00 2026-01-02T00:00 2026-11-20T09:00",
 			"kk-k"},
 		{"1d:hourly", "2026-11-20T08:00 2026-11-20T08:30 2026-11-20T09:59", "k-k"},
-		/* Two of one time are two. */
+		/* Two snapshots of the same time both count. */
 		{"1d:all", "2026-11-20T08:00 2026-11-20T08:00", "kk"},
 		{"1d:hourly", "2026-11-20T08:00 2026-11-20T08:00 2026-11-20T09:00", "k-k"},
-		/* From a clock that was wrong: not before its time, nor in place of the newest. */
+		/* Snapshots dated in the future by a wrong clock neither expire early nor replace
+		 * the newest. */
 		{"2h:all", "2036-01-01T00:00 2026-11-20T01:00 2026-11-20T02:00", "k-k"},
-		/* Rules add up. */
+		/* A snapshot is kept if any rule keeps it. */
 		{"2h:all,2d:daily",
 			"2026-11-19T11:00 2026-11-19T12:00 2026-11-20T09:00 2026-11-20T10:00",
 			"k-kk"},
@@ -241,7 +243,7 @@ static void test_keep_table(void **state)
 	}
 }
 
-/* Drops what does not stay. Returns how many are left. */
+/* Delete the snapshots that are not kept. Returns the number left. */
 static size_t thin(const struct schedule_plan *p, int64_t now, int64_t *times, size_t n)
 {
 	bool keep[4096];
@@ -254,7 +256,7 @@ static size_t thin(const struct schedule_plan *p, int64_t now, int64_t *times, s
 	return left;
 }
 
-/* The example of the manual, lived through for half a year. */
+/* The manual's example over half a year. */
 static void test_half_a_year(void **state)
 {
 	struct schedule_plan p = plan("1h", SCHEDULE_KEEP_DEFAULT);
@@ -280,7 +282,7 @@ static void test_half_a_year(void **state)
 			weeks++;
 		assert_true(age < 4 * WEEK);
 	}
-	assert_int_equal(days, 6); /* the seventh is still among the 24 hours */
+	assert_int_equal(days, 6); /* the seventh is still within the 24 hours */
 	assert_int_equal(weeks, 3);
 }
 
@@ -301,8 +303,8 @@ static void random_plan(struct schedule_plan *p)
 				(enum schedule_period)dice(SCHEDULE_PERIOD_COUNT)};
 }
 
-/* Thinning twice is thinning once; what time has taken it does not give back; a further rule and
- * a further snapshot take nothing away (but for the newest, which is so no more). */
+/* Thinning twice equals thinning once; a deleted snapshot does not come back; another rule or
+ * snapshot deletes nothing more (except the former newest). */
 static void test_properties(void **state)
 {
 	int64_t now = at("2026-11-20T10:00");

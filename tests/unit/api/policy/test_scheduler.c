@@ -1,4 +1,4 @@
-/* The scheduler with a VM that is busy, and then off: what test_schedule.py cannot arrange without
+/* The scheduler with a VM that is busy, then off: cases that test_schedule.py could arrange only by
  * waiting for the clock. */
 #include "api/jobs/job.h"
 #include "api/store/store.h"
@@ -70,7 +70,7 @@ static int teardown(void **state)
 	return r;
 }
 
-/* An hour ago was the last, and the timer has rung. */
+/* Set the last run an hour back and fire the timer. */
 static int64_t ring(struct fixture *f)
 {
 	int64_t last = schedule_slot(&f->plan, time(NULL)) - 3600;
@@ -94,7 +94,7 @@ static void test_busy_is_late(void **state)
 	assert_int_equal(f->vm->schedule_past.last_s, last);
 	assert_string_equal(f->vm->schedule_past.outcome, "");
 
-	/* The end of the job is what it waits for. */
+	/* The schedule waits for the end of the job. */
 	job_succeed(j, NULL);
 	loop_run_once(f->d.loop, 1000000000);
 	assert_false(f->vm->schedule->waits);
@@ -120,7 +120,7 @@ static void test_start_under_way(void **state)
 
 static void kept(struct store_work *w)
 {
-	w->done = NULL; /* once */
+	w->done = NULL; /* once only */
 }
 
 static void test_removed_while_it_waits(void **state)

@@ -1,4 +1,4 @@
-/* The schema: what it says to clients is what it checks. */
+/* The schema: what it reports to clients is what it checks. */
 #include "api/wire/json.h"
 #include "api/schema/schema.h"
 #include "base/err.h"
@@ -51,7 +51,7 @@ static void test_args(void **state)
 	assert_null(schema_find(DIALECT_DAEMON, "human-monitor-command"));
 }
 
-/* Of the few words of an argument, none but these. */
+/* An argument with a fixed set of words accepts only these. */
 static void test_words(void **state)
 {
 	struct err e;
@@ -71,7 +71,7 @@ static void test_words(void **state)
 	assert_int_equal(field_type_index(FIELD_ROLE, NULL), -1);
 }
 
-/* Every command has what the others rely on. */
+/* Every command has the fields that other code relies on. */
 static void check_rows(enum dialect d)
 {
 	const struct command *c;
@@ -84,7 +84,7 @@ static void check_rows(enum dialect d)
 			assert_string_equal(c->args[0].name, "vm");
 		if (c->flags & COMMAND_MUTATES)
 			assert_true(c->role >= ROLE_OPERATOR);
-		/* On a VM's own socket there is no VM to name. */
+		/* A VM's own socket has no argument that names a VM. */
 		if (d == DIALECT_QEMU)
 			assert_false(c->flags & (COMMAND_CONCERNS_VM | COMMAND_CONCERNS_JOB | COMMAND_FILTERS));
 	}
@@ -115,7 +115,7 @@ static struct json_object *by_name(struct json_object *all, const char *name)
 	return NULL;
 }
 
-/* What it says of itself hangs together, and fits a line that all clients read. */
+/* The schema that clients get is consistent and fits into a line that every client can read. */
 static void check_introspection(enum dialect d)
 {
 	CLEANUP_JS struct json_object *all = schema_to_json(d);
@@ -160,7 +160,7 @@ static void test_introspection(void **state)
 	assert_string_equal(js_get_str(o, "meta-type"), "enum");
 	assert_int_equal(json_object_array_length(js_get_array(o, "values")), 2);
 	assert_null(by_name(qemu, "shutdown-mode"));
-	/* QEMU's has no room for these. */
+	/* QEMU's schema format has no place for these. */
 	assert_null(js_get_str(by_name(qemu, "stop"), "role"));
 	assert_null(js_get_str(by_name(qemu, "stop"), "doc"));
 	assert_string_equal(js_get_str(by_name(qemu, "human-monitor-command"), "ret-type"), "str");

@@ -1,4 +1,4 @@
-/* The table of states: every pair of state and request, written down a second time. */
+/* The state table: every pair of state and request, compared with a second copy of the table. */
 #include "api/schema/vm_state.h"
 #include "base/err.h"
 #include "base/util.h"
@@ -12,8 +12,8 @@
 
 #include <cmocka.h>
 
-/* Rows: shut off, running, paused, in shutdown, saved, crashed, preserved. The letter is
- * the state it leads to: o r p i s c v; '-' is illegal. */
+/* Columns: shut off, running, paused, in shutdown, saved, crashed, preserved. The letter is the
+ * next state: o r p i s c v; '-': not allowed. */
 static const struct {
 	enum vm_trigger t;
 	const char *to;
@@ -81,13 +81,13 @@ static void test_sentences(void **state)
 			assert_non_null(strstr(e.msg, "web1"));
 			assert_non_null(strstr(e.msg, vm_state_name(s)));
 			if (strstr(e.msg, " already, "))
-				continue; /* there is nothing to do next */
+				continue; /* no next step to suggest */
 			assert_non_null(strstr(e.msg, vm_trigger_name(t)));
 			assert_non_null(strstr(e.msg, "Next: cairn "));
 		}
 }
 
-/* No advice that leads away from what was asked for. */
+/* The suggested next step never contradicts the request. */
 static void test_what_is_so_already(void **state)
 {
 	static const struct {

@@ -1,4 +1,4 @@
-/* Events keep their numbers over a restart; half a line and strange lines do no harm; pages are
+/* Event numbers continue after a restart; truncated and malformed lines are skipped; pages are
  * bounded and filtered. */
 #include "api/store/event_log.h"
 #include "api/wire/json.h"
@@ -134,7 +134,7 @@ static void test_strange_lines(void **state)
 	assert_int_equal(count(f, 0, all, NULL), 2);
 	assert_int_equal(count(f, 0, named, "A"), 1);
 	assert_int_equal(count(f, 0, named, "C"), 1);
-	/* Numbers only grow, whatever the file says. */
+	/* Numbers only grow, even if the file has larger ones. */
 	assert_int_equal(add(f, "D"), 4);
 }
 

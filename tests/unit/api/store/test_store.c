@@ -1,5 +1,5 @@
-/* The state folder: what is kept comes back, what is damaged is put aside and harms
- * nothing else, and a second daemon is refused. */
+/* The state folder: saved data is loaded again, damaged files are quarantined without harm to
+ * others, and a second daemon is refused. */
 #include "api/wire/json.h"
 #include "api/store/store.h"
 #include "base/err.h"
@@ -73,10 +73,10 @@ static struct store *opened(const char *dir)
 
 static void work_done(struct store_work *w)
 {
-	w->done = NULL; /* once */
+	w->done = NULL; /* once only */
 }
 
-/* For a work that is given to the store. */
+/* For work that is passed to the store. */
 static void begin(struct store_work *w, struct loop *l)
 {
 	w->loop = l;
@@ -147,7 +147,7 @@ static void test_round_trip(void **state)
 		js_put_int(o, "n", i);
 		store_save_state(s, "vm1", o);
 	}
-	store_close(s); /* writes what waits */
+	store_close(s); /* writes what is queued */
 	s = opened(*state);
 	store_load(s, note, &seen);
 	assert_int_equal(seen.count, 2);
@@ -161,7 +161,7 @@ static void test_round_trip(void **state)
 	store_close(s);
 }
 
-/* What is not kept is not there, for this daemon or for the next. */
+/* A definition that was not committed exists neither for this daemon nor for the next. */
 static void test_drafts(void **state)
 {
 	struct store *s = opened(*state);
@@ -188,7 +188,7 @@ static void test_drafts(void **state)
 	loop_free(l);
 }
 
-/* What waits to be written is not written into the folder of a new one of that name. */
+/* Writes queued for a deleted VM do not reach the folder of a new VM of that name. */
 static void test_removed_behind(void **state)
 {
 	CLEANUP_JS struct json_object *o = json_object_new_object();
@@ -201,7 +201,7 @@ static void test_removed_behind(void **state)
 	assert_int_equal(loop_new(8, &l, &e), 0);
 	define(s, "vm1");
 	put(*state, "vm1/managed.save", "state");
-	for (unsigned i = 0; i < 100; i++) /* of which the last waits for the others */
+	for (unsigned i = 0; i < 100; i++) /* the last one waits for the others */
 		store_save_file(s, i % 2 ? "a.json" : "b.json", o);
 	store_save_state(s, "vm1", o);
 	draft(s, &new, l, "vm1");
@@ -226,7 +226,7 @@ static void test_removed_behind(void **state)
 	loop_free(l);
 }
 
-/* Whoever gets the old name meanwhile does not get the folder along. */
+/* A VM that takes the old name of a renamed VM does not get its folder. */
 static void test_renamed_behind(void **state)
 {
 	CLEANUP_JS struct json_object *o = json_object_new_object();
@@ -255,7 +255,7 @@ static void test_renamed_behind(void **state)
 	loop_free(l);
 }
 
-/* A daemon was killed in the middle of an undefine. */
+/* The daemon was killed during an undefine. */
 static void test_remains(void **state)
 {
 	struct store *s = opened(*state);
@@ -279,7 +279,7 @@ static void test_remains(void **state)
 	store_close(s);
 }
 
-/* What would be put aside when it is loaded is not saved. */
+/* A file that would be quarantined at load is not saved. */
 static void test_too_large(void **state)
 {
 	CLEANUP_JS struct json_object *o = json_object_new_object();
@@ -310,7 +310,7 @@ static void test_too_large(void **state)
 	loop_free(l);
 }
 
-/* A clone is there with its marker, or not at all, whatever is left from before. */
+/* A clone exists with its marker or not at all, whatever an earlier run left behind. */
 static void test_with_a_marker(void **state)
 {
 	struct json_object *o = json_object_new_object();
@@ -325,7 +325,7 @@ static void test_with_a_marker(void **state)
 		assert_true(store_has_file(s, "c1", "definition.json"));
 		assert_true(store_has_file(s, "c1", "fork.pending"));
 	}
-	store_close(s); /* what it was to make safe is done, and nothing else is written */
+	store_close(s); /* queued durable writes are done, and nothing else is written */
 	s = opened(*state);
 	store_load(s, note, &seen);
 	assert_int_equal(seen.count, 1);
@@ -334,7 +334,7 @@ static void test_with_a_marker(void **state)
 	assert_int_equal(store_save_definition_soon(s, "c2", o, "fork.pending", &e), 0);
 	assert_int_equal(store_remove(s, "c2", &e), 0);
 	assert_false(store_has_file(s, "c2", "fork.pending"));
-	/* A folder that cannot be made leaves nothing. */
+	/* A folder that cannot be created leaves nothing behind. */
 	assert_true(store_save_definition_soon(s, "c3/x", o, "no/such/folder", &e) < 0);
 	assert_false(store_has_file(s, "c3/x", "definition.json"));
 	store_close(s);
@@ -349,7 +349,7 @@ static void name_note(void *opaque, const char *name)
 	strcat(names, " ");
 }
 
-/* Beside the VMs': one step each, and what was left half is none. */
+/* Files beside the VMs' folders: each is written in one step, and a partial file is ignored. */
 static void test_files_in_a_folder(void **state)
 {
 	struct json_object *o = json_object_new_object(), *is;
@@ -357,7 +357,7 @@ static void test_files_in_a_folder(void **state)
 	char names[100] = "", path[PATH_MAX];
 	struct err e;
 
-	store_each_file(s, "batches", name_note, names); /* there is no such folder */
+	store_each_file(s, "batches", name_note, names); /* the folder does not exist */
 	js_put_str(o, "a", "1");
 	assert_int_equal(store_put_soon(s, "batches/x.json", o, &e), 0);
 	js_put_str(o, "a", "2");
@@ -402,7 +402,7 @@ static void test_damage(void **state)
 	store_close(s);
 }
 
-/* A crash left a half-written temporary file: the old content counts. */
+/* A crash left a partial temporary file: the previous content is loaded. */
 static void test_half_written(void **state)
 {
 	struct store *s = opened(*state);
@@ -428,7 +428,7 @@ static void test_second_daemon(void **state)
 	store_close(opened(*state));
 }
 
-/* A daemon that was killed while it started a process: that has the lock for a moment longer. */
+/* The daemon was killed while it started a process, which holds the lock for a moment longer. */
 static void test_lock_of_one_that_is_gone(void **state)
 {
 	int gone[2], status;
@@ -441,7 +441,7 @@ static void test_lock_of_one_that_is_gone(void **state)
 		opened(*state);
 		if (!fork()) {
 			usleep(300000);
-			_exit(0); /* and with it the end of the pipe */
+			_exit(0); /* closes the pipe's end */
 		}
 		_exit(0);
 	}

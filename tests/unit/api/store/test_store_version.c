@@ -1,4 +1,5 @@
-/* What an older Cairn wrote becomes what this one writes; what none wrote, or a newer one, is told from it. */
+/* Files of an older Cairn are converted to the current version; files of a newer or unknown version
+ * are recognized as such. */
 #include "api/wire/json.h"
 #include "api/store/store_version.h"
 #include "base/err.h"
@@ -25,7 +26,7 @@ static int64_t lifted(const char *path, const char *text, struct json_object **r
 	return store_version_lift(path, *ret_o, e);
 }
 
-/* Whatever is in them: each step of each kind is there. */
+/* Each step for each kind of file exists, whatever the file contains. */
 static void test_each_kind_from_each_version(void **state)
 {
 	const char *file;
@@ -57,7 +58,7 @@ static void test_the_plan_of_a_shutdown(void **state)
 		assert_string_equal(js_get_str(js_get(o, "shutdown"), "then"), words[i]);
 		assert_string_equal(js_get_str(js_get(o, "shutdown"), "message"), "m");
 		assert_int_equal(js_get_int(o, "n", 0), 7);
-		assert_int_equal(store_version_lift("state.json", o, &e), 2); /* nothing is done twice */
+		assert_int_equal(store_version_lift("state.json", o, &e), 2); /* nothing is converted twice */
 		assert_string_equal(js_get_str(js_get(o, "shutdown"), "then"), words[i]);
 	}
 }

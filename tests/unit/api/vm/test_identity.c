@@ -1,4 +1,4 @@
-/* identity: MAC addresses, each once among VMs and among clones that are made together. */
+/* identity: MAC addresses are unique among VMs and among clones that are created together. */
 #include "api/definition/definition.h"
 #include "api/vm/identity.h"
 #include "api/vm/vm.h"
@@ -48,7 +48,7 @@ static void test_of_another_vm(void **state)
 	assert_int_equal(identity_complete(&f.host, &f.b, NULL, &f.e), -EEXIST);
 }
 
-/* Of 16 million, a thousand clones at a time have two that are the same once in thirty times. */
+/* With 16 million addresses, a thousand random ones contain a duplicate once in thirty times. */
 static void test_among_clones(void **state)
 {
 	struct fixture f;

@@ -1,4 +1,5 @@
-/* image_users, volumes: whose files are whose, by what definitions say; what would go with a VM, and what stays. */
+/* image_users and volumes: which VMs use a file according to their definitions, and which files are
+ * deleted with a VM. */
 #include "api/access/fork_as.h"
 #include "api/definition/definition.h"
 #include "api/jobs/volumes.h"
@@ -22,7 +23,8 @@
 #define VMS 9
 #define DISKS 8
 
-/* web: /web.qcow2 above /base.qcow2, a read-only /c.iso, /d.qcow2 with a data file, a drive without a medium. */
+/* web: /web.qcow2 on backing file /base.qcow2, a read-only /c.iso, /d.qcow2 with a data file, an
+ * empty drive. */
 struct fixture {
 	struct vm_host host;
 	struct vm vms[VMS], *list[VMS];
@@ -47,7 +49,7 @@ static struct vm *vm_new(struct fixture *f, const char *name)
 	return &f->vms[i];
 }
 
-/* below: NULL: it stands on nothing. */
+/* below: backing file; NULL: none. */
 static struct definition_disk *disk(const struct vm *vm, const char *path, const char *below)
 {
 	struct definition_disk *d = &vm->def->disks[vm->def->ndisks];
@@ -95,14 +97,14 @@ static void test_user(void **state)
 
 	disk(other, "/other.qcow2", "/web.qcow2");
 	assert_ptr_equal(image_user(web, "/web.qcow2"), other);
-	assert_null(image_user(web, "/base.qcow2")); /* its own does not count */
+	assert_null(image_user(web, "/base.qcow2")); /* a VM's own use does not count */
 	assert_null(image_user(web, "/web"));
 	assert_ptr_equal(image_user(other, "/base.qcow2"), web);
 	assert_ptr_equal(image_user(other, "/d.data"), web);
 	assert_ptr_equal(image_user(other, "/c.iso"), web);
 }
 
-/* What it runs with counts as well, until it is started anew. */
+/* The images that a VM runs with count as well, until it is restarted. */
 static void test_user_while_it_runs(void **state)
 {
 	struct fixture *f = *state;
@@ -123,8 +125,8 @@ static void test_clones(void **state)
 	struct fixture *f = *state;
 	struct vm *web = f->list[0];
 
-	disk(vm_new(f, "same"), "/web.qcow2", "/base.qcow2"); /* beside it, not above */
-	disk(vm_new(f, "iso"), "/i.qcow2", "/c.iso"); /* web does not write to that */
+	disk(vm_new(f, "same"), "/web.qcow2", "/base.qcow2"); /* shares the image, not a clone */
+	disk(vm_new(f, "iso"), "/i.qcow2", "/c.iso"); /* web does not write to it */
 	assert_int_equal(image_clones(web, f->names, sizeof(f->names)), 0);
 	assert_string_equal(f->names, "");
 	assert_false(image_is_frozen(web));
@@ -151,7 +153,7 @@ static void test_many_clones(void **state)
 	assert_string_equal(f->names, "a, b, c, d, e and 2 more");
 }
 
-/* Whoever may see web alone is told of no other's name. */
+/* A user who may see only web learns no other VM's name. */
 static void test_clones_that_are_not_seen(void **state)
 {
 	struct fixture *f = *state;
@@ -206,7 +208,7 @@ static void test_wanted_volumes(void **state)
 	assert_int_equal(volumes_of(f->list[0], wanted, NULL, &f->v, &f->e), 0);
 	assert_int_equal(f->v.n, 3);
 	volumes_done(&f->v);
-	json_object_array_add(wanted, json_object_new_string("/base.qcow2")); /* below a disk */
+	json_object_array_add(wanted, json_object_new_string("/base.qcow2")); /* a backing file, not a disk */
 	assert_int_equal(volumes_of(f->list[0], wanted, NULL, &f->v, &f->e), -ENOENT);
 	assert_non_null(strstr(f->e.msg, "has no disk \"/base.qcow2\""));
 	assert_int_equal(f->v.n, 0);
@@ -228,7 +230,7 @@ static void test_volumes_of_others(void **state)
 	json_object_put(wanted);
 }
 
-/* Of one that was imported into /in: all of it there that nobody else has. */
+/* A VM that was imported into /in: all files there that no other VM uses. */
 static void test_volumes_of_an_imported(void **state)
 {
 	struct fixture *f = *state;
@@ -251,7 +253,8 @@ static void test_volumes_of_an_imported(void **state)
 	assert_string_equal(f->v.folder, "/in");
 }
 
-/* Only files go; the list of these outlives the daemon, and one that was tampered with names nothing more. */
+/* Only files are deleted. The list of files outlives the daemon, and a list that was tampered with
+ * names no others. */
 static void test_what_goes_is_kept(void **state)
 {
 	static const uint8_t kinds[] = { VOLUME_FILE, VOLUME_UNSEEN, VOLUME_LINK, VOLUME_FILE };

@@ -1,4 +1,5 @@
-/* discard: nobody waits for what is in a socket that is let go of, not even for what came with a packet of no bytes. */
+/* close_async: closing a client's socket never blocks the loop, not even for fds that came with an
+ * empty packet. */
 #include "api/wire/close_async.h"
 
 #include <setjmp.h>
@@ -16,7 +17,7 @@
 
 #define HOUR_S 3600
 
-/* A TCP socket whose last close() waits for an hour, as its other end reads nothing. */
+/* Create a TCP socket whose last close() blocks for an hour, because its peer does not read. */
 static int lingering(int *ret_peer)
 {
 	struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
@@ -57,7 +58,7 @@ static void fd_send(int sock, int s, size_t bytes)
 	close(s);
 }
 
-/* Returns when the other end of the TCP connection is told that it is over: the fd has been closed. */
+/* Wait until the peer of the TCP connection sees its end: the fd has been closed. */
 static void let_go(int type, size_t bytes)
 {
 	static char buf[65536];

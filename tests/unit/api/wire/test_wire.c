@@ -1,5 +1,5 @@
-/* QMP's framing: the same texts come out however the bytes were cut, and nothing a client
- * sends makes it grow without bound. */
+/* QMP framing: the same texts result however the bytes are cut, and no client input makes the
+ * buffer grow without bound. */
 #include "api/wire/json.h"
 #include "api/wire/utf8.h"
 #include "api/wire/wire.h"
@@ -15,10 +15,10 @@
 #include <cmocka.h>
 
 struct result {
-	char log[4096]; /* texts in canonical form, "!" for errors, "X" for the fatal one */
+	char log[4096]; /* texts in canonical form, "!" for an error, "X" for a fatal error */
 };
 
-/* Feed all of it; returns false after a fatal error. */
+/* Feed all bytes. Returns false after a fatal error. */
 static bool feed(struct wire *w, struct result *res, const char *data, size_t len)
 {
 	while (len) {
@@ -45,7 +45,7 @@ static bool feed(struct wire *w, struct result *res, const char *data, size_t le
 
 static void expect(const char *data, size_t len, const char *log)
 {
-	/* In one piece, and cut in two at every byte, and byte by byte. */
+	/* In one piece, cut in two at every byte, and byte by byte. */
 	for (size_t cut = 0; cut <= len + 1; cut++) {
 		struct result res = { "" };
 		struct wire w;
@@ -114,7 +114,7 @@ static void test_nesting(void **state)
 	memset(text + 10000, ']', 10000);
 	memcpy(text + 20000, "{\"a\":1}", 8);
 	assert_true(feed(&w, &res, text, 20007));
-	/* One error, not ten thousand, and the next command is heard. */
+	/* One error instead of ten thousand, and the next command is accepted. */
 	assert_string_equal(res.log, "!{\"a\":1};");
 	assert_true(w.cap < 4096);
 	free(text);
@@ -134,7 +134,7 @@ static void flood(const char *start, char fill, const char *log)
 	while (sent < 100u * 1024 * 1024 && feed(&w, &res, block, sizeof(block)))
 		sent += sizeof(block);
 	assert_string_equal(res.log, log);
-	/* Refused near the limit, not after 100 MB; never held. */
+	/* Refused near the limit, not after 100 MB, and not stored. */
 	assert_true(sent <= WIRE_TEXT_MAX + 2 * sizeof(block));
 	assert_true(w.cap <= 4 * WIRE_TEXT_MAX);
 	wire_done(&w);
@@ -168,7 +168,7 @@ static void test_memory_is_given_back(void **state)
 	wire_done(&w);
 }
 
-/* Server's lines: ASCII only, whatever is in them. */
+/* The server's lines are ASCII only, whatever they contain. */
 static void test_line(void **state)
 {
 	CLEANUP_JS struct json_object *o = json_object_new_object();

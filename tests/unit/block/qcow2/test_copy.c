@@ -1,4 +1,4 @@
-/* What one snapshot holds as an image of its own: the same content, clean, and nothing of the rest. */
+/* A snapshot copied into an image of its own: same content, no faults, and nothing else in it. */
 #include "fixture_block.h"
 
 #include "block/qcow2/qcow2.h"
@@ -9,7 +9,7 @@ struct kind {
 	const char *options, *content;
 };
 
-/* Each begins empty, with the backing file if it names one. */
+/* Each image starts empty, with a backing file if it names one. */
 static const struct kind kinds[] = {
 	{ "-o cluster_size=64k", "-c 'write -P 1 0 1M' -c 'write -P 2 5M 300k'" },
 	{ "-o cluster_size=512", "-c 'write -P 1 0 100k' -c 'write -P 2 5M 3k'" },
@@ -74,7 +74,7 @@ static void copies(struct fixture *f, bool cloned)
 		fixture_run(f, "qemu-img check -q b.qcow2; qemu-img convert -O raw -l wanted a.qcow2 want; "
 			"qemu-img compare -q want b.qcow2; test -z \"$(qemu-img snapshot -l b.qcow2)\"");
 		assert_true(blocks(f, "b.qcow2") < blocks(f, "a.qcow2"));
-		/* It can be written to, and is nobody else's. */
+		/* The copy is writable and shares nothing. */
 		fixture_run(f, "qemu-io -c 'write -P 7 0 8M' b.qcow2 >/dev/null; qemu-img check -q b.qcow2; "
 			"qemu-img check -q a.qcow2");
 		assert_int_equal(image_copy(f, cloned, NULL), 0);
@@ -102,7 +102,7 @@ static void test_cloned(void **state)
 	fixture_end(&f);
 }
 
-/* Of another size then, which goes with the snapshot. */
+/* A snapshot of another size keeps its size. */
 static void test_size(void **state)
 {
 	struct fixture f;
@@ -141,7 +141,7 @@ static void test_refusals(void **state)
 	assert_int_equal(steps, 1);
 	close(c.from);
 	close(c.to);
-	/* A cluster past the end, one that is misaligned, a table past the end: nothing is written. */
+	/* A cluster or table past the end, or misaligned: refused, and nothing is written. */
 	l1 = fixture_peek_be(&f, "a.qcow2", 40, 8);
 	l2 = fixture_peek_be(&f, "a.qcow2", l1, 8) & 0x00fffffffffffe00ULL;
 	fixture_poke_be(&f, "a.qcow2", l2, 8, 1ULL << 40);

@@ -1,5 +1,5 @@
-/* The external data file: random operations beside a shadow, power cuts over both files, what is
- * malformed. */
+/* The external data file: random operations against a shadow, power cuts over both files, malformed
+ * images. */
 #include "fixture_block.h"
 
 #include "base/util.h"
@@ -12,7 +12,7 @@
 
 #define DISK_BYTES (2 * MIB)
 
-/* ---- as a shadow says ---- */
+/* ---- comparison with a shadow ---- */
 
 static void random_run(const char *options, bool raw, bool backing, bool buffered, unsigned seed)
 {
@@ -40,7 +40,7 @@ static void random_run(const char *options, bool raw, bool backing, bool buffere
 		fixture_run(&f, "qemu-img check -q img && qemu-img compare -q -f raw -F qcow2 shadow img");
 		if (raw)
 			fixture_run(&f, "cmp shadow data");
-		/* the other one's turn */
+		/* QEMU's turn */
 		fixture_run(&f, "qemu-io -c 'write -P %u %uk 300k' -c 'write -z -u 1M 130k' "
 			"-c 'write -z 1400k 70k' img && qemu-img convert -O raw img now && cat now >shadow",
 			life + 1, 100 * life);
@@ -80,7 +80,7 @@ static void test_raw_zeros_keep_the_map(void **state)
 		assert_int_equal(buf[i], i >= 512 && i < 1536 ? 0 : 5);
 	assert_int_equal(block_close(b), 0);
 	fixture_run(&f, "qemu-img convert -O raw img now && cmp now data && qemu-img check -q img");
-	assert_int_equal(fixture_peek_be(&f, "img", 88, 8), 2); /* raw it has stayed */
+	assert_int_equal(fixture_peek_be(&f, "img", 88, 8), 2); /* the data file is still marked raw */
 	fixture_end(&f);
 	(void)state;
 }
@@ -98,7 +98,7 @@ enum cut_kind { CUT_WRITE, CUT_ZERO, CUT_SYNC, CUT_DONE, CUT_TOUCH, CUT_FLUSHED 
 
 struct cut_event {
 	enum cut_kind kind;
-	unsigned file; /* 0 the image, 1 the data file */
+	unsigned file; /* 0: the image, 1: the data file */
 	struct loop_op *op;
 	uint64_t offset, len;
 	uint8_t *data;
@@ -111,7 +111,7 @@ struct cut {
 	struct block *b;
 	struct cut_event *ev;
 	size_t n;
-	uint8_t *was[2]; /* the files at the beginning */
+	uint8_t *was[2]; /* the files at the start */
 	uint64_t bytes[2];
 };
 
@@ -154,7 +154,7 @@ static void on_complete(struct loop_trace *t, struct loop_op *op, int res)
 		if (c->ev[i].op != op)
 			continue;
 		c->ev[i].op = NULL;
-		if (res < 0) { /* the host cannot: then it is done in another way */
+		if (res < 0) { /* the host refuses, and the engine falls back */
 			assert_int_equal(c->ev[i].kind, CUT_ZERO);
 			c->ev[i].len = 0;
 		}
@@ -233,7 +233,7 @@ static void cut_load(struct cut *c, unsigned batches)
 		free(reqs[i].buf);
 }
 
-/* A write is durable when a sync of its file began after it was done, and is done itself. */
+/* A write is durable when it is complete and a sync of its file began after its completion. */
 static void durable_mark(const struct cut *c, size_t k, bool *durable)
 {
 	memset(durable, 0, c->n);
@@ -273,7 +273,7 @@ static void cut_files_write(struct cut *c, size_t k, bool *durable)
 	}
 }
 
-/* What the last flush had, unless the sector was changed since: then also any of the changes. */
+/* A sector holds its content at the last flush or, if changed since, that of any change. */
 static void cut_content_check(const struct cut *c, size_t k, const uint8_t *now)
 {
 	static const uint8_t zeros[512];
@@ -434,14 +434,14 @@ static void test_refused(void **state)
 	refused(&f, "img", "img", "its own data file");
 	refused(&f, "img", "hard", "its own data file");
 	refused(&f, "plain", "data", "keeps its data itself");
-	/* a header that says both */
+	/* a header that has both */
 	fixture_poke_be(&f, "plain", 72, 8, 4);
 	refused(&f, "plain", "data", "snapshots and an external data file");
 	fixture_end(&f);
 	(void)state;
 }
 
-/* A read fails and changes nothing; a write marks the image. */
+/* A read fails and changes nothing; a write marks the image corrupt. */
 static void test_entries(void **state)
 {
 	static const struct entry_case {
@@ -466,7 +466,7 @@ static void test_entries(void **state)
 		fixture_run(&f, "qemu-img create -q -f qcow2 -o data_file=data img 1M && "
 			"qemu-io -c 'write -P 5 0 256k' img");
 		l2 = fixture_peek_be(&f, "img", fixture_peek_be(&f, "img", 40, 8), 8) & QCOW2_OFFSET_MASK;
-		fixture_poke_be(&f, "img", l2 + 8, 8, cases[i].entry); /* of cluster 1 */
+		fixture_poke_be(&f, "img", l2 + 8, 8, cases[i].entry); /* entry of cluster 1 */
 		fixture_run(&f, "cp data was");
 		log_silence(true);
 		assert_int_equal(files_open(&f, "img", "data", &b), 0);
@@ -483,7 +483,7 @@ static void test_entries(void **state)
 	(void)state;
 }
 
-/* What it lacks reads as zeros, as QEMU does; writing makes it longer. */
+/* The missing end of the data file reads as zeros, as in QEMU; a write extends it. */
 static void test_short_data_file(void **state)
 {
 	uint8_t buf[4096], zeros[4096] = { 0 };
@@ -496,7 +496,7 @@ static void test_short_data_file(void **state)
 	assert_int_equal(files_open(&f, "img", "data", &b), 0);
 	assert_int_equal(fixture_rw(b, BLOCK_READ, 512 * KIB, buf, sizeof(buf)), 0);
 	assert_memory_equal(buf, zeros, sizeof(buf));
-	/* unmapped and mapped again: nothing between shows */
+	/* unmapped and mapped again: no old content shows */
 	assert_int_equal(fixture_op(b, BLOCK_DISCARD, 0, 512 * KIB, 64 * KIB), 0);
 	memset(buf, 7, sizeof(buf));
 	assert_int_equal(fixture_rw(b, BLOCK_WRITE, 512 * KIB + 8192, buf, sizeof(buf)), 0);
@@ -508,7 +508,7 @@ static void test_short_data_file(void **state)
 	(void)state;
 }
 
-/* Two images, one data file: the second comes to nothing, whoever it is. */
+/* Two images with one data file: the second open fails, whichever image it is. */
 static void test_locked(void **state)
 {
 	struct fixture f;

@@ -1,17 +1,17 @@
-/* The fuzzer's seeds, its past finds and some of its mutations, through the fuzzer's own entry
- * point (tests/fuzz): nothing crashes, hangs, or is worse afterwards. */
+/* Runs the fuzzer's seeds, its past finds and some mutations through the fuzzer's entry point
+ * (tests/fuzz): nothing crashes, hangs or damages an image further. */
 #include "fixture_block.h"
 
 #include "base/util.h"
 #include "tests/fuzz/fuzz_image.h"
 
-/* Of each seed, with the same random numbers in each run. */
+/* Mutations per seed, with the same random numbers in each run. */
 #define MUTATIONS 60u
 #define GENERATIONS 3u
 
 static uint8_t input[IMAGE_INPUT_MAX];
 
-/* The seeds are images that QEMU finds whole. */
+/* QEMU's check accepts every seed image. */
 static void test_seeds(void **state)
 {
 	struct fixture f;
@@ -66,7 +66,7 @@ static void test_mutations(void **state)
 	(void)state;
 }
 
-/* An input that is no image, and none at all. */
+/* Inputs that are no image, and the empty input. */
 static void test_short(void **state)
 {
 	for (size_t n = 0; n < 200; n += 7) {

@@ -1,13 +1,13 @@
-/* More tables than the cache has room for: what is kept of evicted slices of L2 tables. */
+/* More L2 tables than the cache holds: the runs kept from evicted slices stay correct. */
 #include "fixture_block.h"
 
 #include "base/util.h"
 #include "block/block_snapshot.h"
 
 #define CLUSTER (64 * KIB)
-#define SLICES 128u /* sixteen a table */
-#define REACH (512 * CLUSTER) /* of a slice */
-#define CACHE_BYTES (128 * KIB) /* room for 24 of them */
+#define SLICES 128u /* sixteen per table */
+#define REACH (512 * CLUSTER) /* bytes that a slice describes */
+#define CACHE_BYTES (128 * KIB) /* room for 24 slices */
 
 struct counter {
 	struct loop_trace trace;
@@ -26,7 +26,7 @@ static void count_complete(struct loop_trace *t, struct loop_op *op, int res)
 	(void)t, (void)op, (void)res;
 }
 
-/* A block below each slice; how many reads of the file that took. */
+/* Read a block in each slice's range; count the reads of the file. */
 static unsigned visit_all(struct fixture *f, struct block *b)
 {
 	struct counter c = { .trace = { count_submit, count_complete } };
@@ -69,7 +69,7 @@ static void assert_reads(struct block *b, uint64_t off, uint8_t want)
 	assert_memory_equal(buf, expected, sizeof(buf));
 }
 
-/* Clusters that change below a slice that is kept, while others come and go. */
+/* Clusters change in the range of a kept slice while other slices are loaded and evicted. */
 static void test_changes_are_seen(void **state)
 {
 	static uint8_t pattern[CLUSTER];
@@ -101,8 +101,8 @@ static void test_changes_are_seen(void **state)
 	(void)state;
 }
 
-/* Tables that are copied away from a snapshot and given up when it is applied: their clusters
- * hold other tables in the next round. */
+/* Tables are copied away from a snapshot and freed when it is applied; their clusters hold other
+ * tables in the next round. */
 static void test_tables_in_clusters_of_others(void **state)
 {
 	static uint8_t pattern[CLUSTER];
@@ -149,7 +149,7 @@ static void test_random_with_small_caches(void **state)
 	for (unsigned i = 0; i < ARRAY_SIZE(sets); i++) {
 		struct fixture f;
 
-		fixture_begin(&f, 20 + 2 * i); /* even: in memory, which is quicker */
+		fixture_begin(&f, 20 + 2 * i); /* an even seed uses the tmpfs, which is faster */
 		f.cache_bytes = sets[i].cache_bytes;
 		fixture_run(&f, "qemu-img create -q -f qcow2 -o %s img 24M && truncate -s 24M shadow",
 			sets[i].options);

@@ -1,5 +1,5 @@
-/* Malformed images, class by class of QCOW2.md: a clear error or a safe read; a write that
- * would damage something marks the image corrupt and stops. */
+/* Malformed images, class by class as in QCOW2.md: a clear error or a safe read. A write that would
+ * cause damage marks the image corrupt and fails. */
 #include "fixture_block.h"
 
 #include "base/cleanup.h"
@@ -14,7 +14,7 @@ struct header_case {
 	uint64_t at;
 	unsigned size;
 	uint64_t value;
-	const char *says; /* part of the sentence */
+	const char *says; /* expected part of the message */
 };
 
 static const struct header_case headers[] = {
@@ -62,7 +62,7 @@ static void test_headers(void **state)
 
 		fixture_run(&f, "cp good img");
 		fixture_poke_be(&f, "img", c->at, c->size, c->value);
-		if (c->at == 60) /* a table for them */
+		if (c->at == 60) /* a snapshot table */
 			fixture_poke_be(&f, "img", 64, 8, 0x20000);
 		if (c->at == 8)
 			fixture_poke_be(&f, "img", 16, 4, 100);
@@ -75,7 +75,7 @@ static void test_headers(void **state)
 	(void)state;
 }
 
-/* Cut anywhere before its L1 (at 1536): an error, never a crash. */
+/* Truncated anywhere before its L1 table (at 1536): an error, never a crash. */
 static void test_truncated(void **state)
 {
 	struct fixture f;
@@ -110,11 +110,11 @@ static void test_snapshot_tables(void **state)
 	fixture_poke_be(&f, "img", table + 36, 4, 2000); /* extra data */
 	assert_true(fixture_try_open(&f, "img", BLOCK_FORMAT_QCOW2, false, &b) < 0);
 	assert_non_null(strstr(f.err.msg, "2000 bytes of extra data"));
-	/* 65,536 of them claimed, one there */
+	/* 65,536 entries claimed, one present */
 	fixture_run(&f, "cp good img");
 	fixture_poke_be(&f, "img", 60, 4, 65536);
 	assert_true(fixture_try_open(&f, "img", BLOCK_FORMAT_QCOW2, false, &b) < 0);
-	/* its L1 outside the file: harmless until it is applied */
+	/* its L1 table outside the file: harmless until it is applied */
 	fixture_run(&f, "cp good img");
 	fixture_poke_be(&f, "img", table, 8, 1ULL << 50);
 	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
@@ -123,7 +123,7 @@ static void test_snapshot_tables(void **state)
 	(void)state;
 }
 
-/* ---- tables that lie ---- */
+/* ---- invalid tables ---- */
 
 struct table_fixture {
 	struct fixture f;
@@ -165,8 +165,8 @@ static void told_trouble(struct block_listener *l, int error, const char *why)
 	assert_true(strlen(why) > 10);
 }
 
-/* A write of 4 KiB at guest offset off has to fail, set the corrupt bit, tell the watch once, and
- * change nothing but that. */
+/* A write of 4 KiB at guest offset off has to fail, set the corrupt bit, notify the listener once,
+ * and change nothing else. */
 static void expect_corrupt(struct table_fixture *t, uint64_t off, int read)
 {
 	static uint8_t buf[4096] __attribute__((aligned(4096)));
@@ -209,7 +209,7 @@ static void expect_corrupt(struct table_fixture *t, uint64_t off, int read)
 		(void)state;                                                                       \
 	}
 
-/* As an L2 table, the L1 is well-formed: reading is safe. */
+/* An L1 table is a well-formed L2 table, so reading is safe. */
 TABLE_TEST(test_l1_names_itself, 0, READ_WORKS,
 	fixture_poke_be(f, "img", t.l1, 8, t.l1 | QCOW2_COPIED))
 TABLE_TEST(test_l2_is_refblock, 4 * MIB, READ_WORKS,
@@ -233,20 +233,20 @@ TABLE_TEST(test_refblock_misaligned, 4 * MIB, READ_WORKS,
 TABLE_TEST(test_refblock_is_l2, 4 * MIB, READ_WORKS,
 	fixture_poke_be(f, "img", t.reftable, 8, t.l2))
 TABLE_TEST(test_no_refblock, 4 * MIB, READ_WORKS, fixture_poke_be(f, "img", t.reftable, 8, 0))
-/* The allocator would hand out the live L2 table. */
+/* The allocator would hand out the cluster of the active L2 table. */
 TABLE_TEST(test_l2_refcount_0, 4 * MIB, READ_WORKS,
 	fixture_poke_be(f, "img", t.refblock + (t.l2 >> 16) * 2, 2, 0))
 
 TABLE_TEST(test_reftable_reserved, 4 * MIB, READ_WORKS,
 	fixture_poke_be(f, "img", t.reftable, 8, t.refblock | 1))
-/* All refcounts read as 0: what is in use would be handed out. */
+/* All refcounts read as 0, so clusters in use would be handed out. */
 TABLE_TEST(test_refblock_past_end, 4 * MIB, READ_WORKS,
 	fixture_poke_be(f, "img", t.reftable, 8, 1ULL << 40))
 TABLE_TEST(test_refblock_is_header, 4 * MIB, READ_WORKS,
 	fixture_poke_be(f, "img", t.reftable, 8, t.reftable))
 TABLE_TEST(test_data_past_2_56, 0, READ_FAILS,
 	fixture_poke_be(f, "img", t.l2, 8, QCOW2_COPIED | 1ULL << 56))
-/* Data at a snapshot's L2 table: the active L1 does not know it. */
+/* A data entry points at a snapshot's L2 table, which the active L1 does not reference. */
 static void test_data_is_inactive_l2(void **state)
 {
 	struct table_fixture t;
@@ -261,7 +261,7 @@ static void test_data_is_inactive_l2(void **state)
 	(void)state;
 }
 
-/* A table behind the end of the file reads as zeros. */
+/* A table past the end of the file reads as zeros. */
 static void test_l2_past_end(void **state)
 {
 	static uint8_t buf[4096], zeros[4096];
@@ -303,7 +303,7 @@ static void test_garbage_deflate(void **state)
 	(void)state;
 }
 
-/* A stream in an L2 table: it cannot be read, and to give it up would free the table. */
+/* A compressed stream inside an L2 table: it is unreadable, and freeing it would free the table. */
 static void test_compressed_is_l2(void **state)
 {
 	static uint8_t buf[65536] __attribute__((aligned(4096)));
@@ -317,7 +317,7 @@ static void test_compressed_is_l2(void **state)
 	assert_int_equal(fixture_rw(b, BLOCK_READ, 0, buf, 4096), -EIO);
 	assert_int_equal(fixture_rw(b, BLOCK_WRITE, 0, buf, 4096), -EIO); /* nothing to copy */
 	(void)fixture_rw(b, BLOCK_WRITE, 0, buf, sizeof(buf));
-	(void)fixture_op(b, BLOCK_FLUSH, 0, 0, 0); /* only then the old one is given up */
+	(void)fixture_op(b, BLOCK_FLUSH, 0, 0, 0); /* the flush frees the old stream */
 	assert_int_equal(block_close(b), -EIO);
 	log_silence(false);
 	assert_int_equal(fixture_peek_be(&t.f, "img", 72, 8) & 2, 2);
@@ -325,9 +325,9 @@ static void test_compressed_is_l2(void **state)
 	(void)state;
 }
 
-/* ---- extended L2, version 2: what is against the format only there ---- */
+/* ---- extended L2 and version 2 only ---- */
 
-/* Not a subcluster is both allocated and zero; bit 0 is no flag. */
+/* A subcluster must not be both allocated and zero; bit 0 is not a flag. */
 static void test_extended(void **state)
 {
 	static const struct {
@@ -348,7 +348,7 @@ static void test_extended(void **state)
 	(void)state;
 }
 
-/* Version 2 has no zero clusters, and no corrupt bit to set. */
+/* Version 2 has neither zero clusters nor a corrupt bit. */
 static void test_old_zero_flag(void **state)
 {
 	static uint8_t buf[4096] __attribute__((aligned(4096)));
@@ -372,7 +372,7 @@ static void test_old_zero_flag(void **state)
 	(void)state;
 }
 
-/* ---- snapshots that lie ---- */
+/* ---- invalid snapshots ---- */
 
 struct op_wait {
 	struct block_snapshot_op op;
@@ -400,7 +400,7 @@ static int op_run(struct fixture *f, struct block *b, const char *id,
 	return w.res;
 }
 
-/* Its L1 outside the file, misaligned, too large, too small; a size that is none. */
+/* An L1 table outside the file, misaligned, too large or too small; an invalid size. */
 static void test_snapshot_l1(void **state)
 {
 	static const struct {
@@ -422,7 +422,7 @@ static void test_snapshot_l1(void **state)
 
 		fixture_run(&f, "cp good img");
 		fixture_poke_be(&f, "img", table + cases[i].at, cases[i].size, cases[i].value);
-		/* reading the snapshot: refused, or zeros where there is nothing */
+		/* reading the snapshot is refused, or yields zeros */
 		f.snapshot = "one";
 		if (!fixture_try_open(&f, "img", BLOCK_FORMAT_QCOW2, true, &b)) {
 			(void)fixture_rw(b, BLOCK_READ, 0, buf, sizeof(buf));
@@ -435,7 +435,8 @@ static void test_snapshot_l1(void **state)
 		(void)op_run(&f, b, "1", block_snapshot_apply);
 		gone = op_run(&f, b, "1", block_snapshot_delete) == 0;
 		(void)block_close(b);
-		if (gone && !(fixture_peek_be(&f, "img", 72, 8) & 2)) /* took nothing that others need */
+		/* Deleting it freed nothing that is in use. */
+		if (gone && !(fixture_peek_be(&f, "img", 72, 8) & 2))
 			fixture_check_leaks_only(&f, "img");
 	}
 	log_silence(false);
@@ -443,7 +444,7 @@ static void test_snapshot_l1(void **state)
 	(void)state;
 }
 
-/* Its L1 is something else, too: whoever deletes it must not free that. */
+/* Its L1 table is also something else in use, which a deletion must not free. */
 static void test_snapshot_l1_is_another_table(void **state)
 {
 	static uint8_t buf[4096];
@@ -475,9 +476,9 @@ static void test_snapshot_l1_is_another_table(void **state)
 	(void)state;
 }
 
-/* ---- the file changes under us ---- */
+/* ---- the file changes while it is open ---- */
 
-/* Four million L1 entries that name one table: it is walked once, not for hours. */
+/* Four million L1 entries that reference one table: it is walked once, not for hours. */
 static void test_one_table_for_all(void **state)
 {
 	const uint64_t bytes = 32 * MIB;
@@ -498,7 +499,7 @@ static void test_one_table_for_all(void **state)
 	fd = open(path, O_RDWR | O_CLOEXEC);
 	assert_int_equal(qcow2_header_read(fd, "img", &h, &f.err), 0);
 	assert_int_equal(qcow2_check(fd, &h, &c, &f.err), 0);
-	assert_int_equal(c.corruptions, 2); /* the table and its cluster: used more often than counted */
+	assert_int_equal(c.corruptions, 2); /* the table and its cluster, whose refcounts are too low */
 	assert_int_equal(c.allocated_clusters, 1);
 	log_silence(true);
 	assert_true(qcow2_repair(fd, &h, QCOW2_REPAIR_ALL, &c, &f.err) < 0 || c.corruptions);
@@ -508,8 +509,8 @@ static void test_one_table_for_all(void **state)
 	(void)state;
 }
 
-/* Cut to some length while it is open: what is gone is not read as zeros, no write makes it
- * look whole again, and nothing hangs. */
+/* Truncated while open: missing data does not read as zeros, no write makes the image look intact,
+ * and nothing hangs. */
 static void test_truncated_while_open(void **state)
 {
 	static const char *const lengths[] = { "0", "512", "64k", "200k", "320k", "1T" };
@@ -536,14 +537,14 @@ static void test_truncated_while_open(void **state)
 		(void)block_close(b);
 	}
 	log_silence(false);
-	/* the last one only grew */
+	/* in the last case the file only grew */
 	fixture_run(&f, "qemu-img check -q -f qcow2 img");
 	fixture_end(&f);
 	(void)state;
 }
 
-/* Every byte of the header and the tables flipped, one after the other: open, read, write,
- * close. Nothing to assert but that we are still here, quickly. */
+/* Flip every byte of the header and the tables, one at a time: open, read, write, close. Passes
+ * when nothing crashes or takes long. */
 static void test_bit_flips(void **state)
 {
 	static uint8_t buf[65536] __attribute__((aligned(4096)));

@@ -1,7 +1,8 @@
-/* Random operations on images of many kinds, ours and QEMU's in turn, against a model in memory.
+/* Random operations on images of many kinds, by Cairn and QEMU in turn, compared with a model in
+ * memory.
  *
- * ORACLE_OPS operations on each kind (300), from ORACLE_SEED (1); ORACLE_SET names one kind. A
- * failure says how to have it again. */
+ * Environment: ORACLE_OPS operations on each kind (300), from ORACLE_SEED (1); ORACLE_SET names one
+ * kind. A failure prints how to reproduce it. */
 #include "fixture_oracle.h"
 
 #include "base/util.h"
@@ -90,7 +91,7 @@ static const struct oracle_set sets[] = {
 		.cluster_bytes = 512,
 		.bytes = 2 * MIB,
 		.max_bytes = 4 * MIB,
-		.cache_bytes = 16 * KIB}, /* tables come, go and are kept as runs */
+		.cache_bytes = 16 * KIB}, /* tables are evicted, loaded, and kept as runs */
 };
 
 static unsigned long long from_environment(const char *name, unsigned long long otherwise)
@@ -113,7 +114,7 @@ static void test_set(void **state)
 	unsigned ops = (unsigned)from_environment("ORACLE_OPS", 300);
 	unsigned seed = (unsigned)from_environment("ORACLE_SEED", 1);
 
-	/* Before, not after: a failure does not come back here. */
+	/* Print this first, since a failure does not return here. */
 	print_message("ORACLE_SEED=%u ORACLE_OPS=%u ORACLE_SET=%s\n", seed, ops, set->name);
 	oracle_run(set, seed, ops);
 }

@@ -20,7 +20,7 @@ static void test_512(void **state)
 	(void)state;
 }
 
-/* Nearly all that the refcount table can describe is in use: it has to move. */
+/* Almost all that the refcount table can describe is in use, so the table has to move. */
 static void test_table_moves(void **state)
 {
 	powercut("qemu-img create -q -f qcow2 -o cluster_size=512,refcount_bits=64 img 1M && "
@@ -42,7 +42,7 @@ static void test_extended(void **state)
 	(void)state;
 }
 
-/* A table that the L1 names is in the file. */
+/* An L2 table that the L1 references is always inside the file. */
 static void test_new_tables(void **state)
 {
 	powercut_tables("qemu-img create -q -f raw base.img 2M && qemu-io -f raw -c 'write -P 5 0 2M' base.img && "

@@ -1,6 +1,7 @@
-/* Power cuts while anything may happen, other sizes and trimming, too; and again in what a cut has left.
+/* Power cuts during random operations, including resize and trim; then again from images that a cut
+ * has left.
  *
- * POWERCUT_CUTS cuts (600) from POWERCUT_SEED (1), over all kinds of image in turn. */
+ * Environment: POWERCUT_CUTS cuts (600) from POWERCUT_SEED (1), over all kinds of image in turn. */
 #include "fixture_powercut.h"
 
 #include "base/util.h"

@@ -1,4 +1,5 @@
-/* Power cuts while snapshots with VM state are made, deleted and applied, and the guest writes. */
+/* Power cuts while snapshots with VM state are created, deleted and applied and the guest
+ * writes. */
 #include "fixture_powercut.h"
 
 static void test_snapshots_64k(void **state)
@@ -25,7 +26,7 @@ static void test_snapshots_extended(void **state)
 	(void)state;
 }
 
-/* Made, given up, renamed, applied, deleted: each leaves nothing behind that stays. */
+/* Snapshots created, aborted, renamed, applied, deleted: none leaves a permanent leak. */
 static void test_quiet(void **state)
 {
 	powercut_quiet("qemu-img create -q -f qcow2 -o cluster_size=4k img 1M && "

@@ -1,6 +1,6 @@
-/* The qcow2 engine against a shadow file, with qemu-img as the judge: random operations
- * on each set of options, then `qemu-img check` has to be clean and `qemu-img compare`
- * has to find the shadow's content. */
+/* The qcow2 engine compared with a shadow file and qemu-img: after random operations on each set of
+ * options, `qemu-img check` has to be clean and `qemu-img compare` has to find the shadow's
+ * content. */
 #include "fixture_block.h"
 
 #include "base/util.h"
@@ -13,10 +13,10 @@
 
 struct options {
 	const char *name;
-	const char *qemu; /* -o for qemu-img create; NULL: our own create with: */
+	const char *qemu; /* options for qemu-img create; NULL: create with Cairn and the fields below */
 	uint32_t cluster_bits, refcount_order, version;
 	bool extended, lazy;
-	const char *backing; /* "raw" or "qcow2": a shorter one with a pattern */
+	const char *backing; /* "raw" or "qcow2": a shorter backing file with a pattern */
 };
 
 static const struct options sets[] = {
@@ -99,7 +99,7 @@ static void test_options(void **state)
 	(void)state;
 }
 
-/* A snapshot's clusters are shared: writes go elsewhere, the snapshot keeps its content. */
+/* Clusters of a snapshot are shared: writes go elsewhere, and the snapshot keeps its content. */
 static void test_snapshot_kept(void **state)
 {
 	struct fixture f;
@@ -162,8 +162,8 @@ static void count_complete(struct loop_trace *t, struct loop_op *op, int res)
 	(void)t, (void)op, (void)res;
 }
 
-/* The point of the ordered groups: thousands of writes that each take a cluster, also off
- * a snapshot, cost a handful of syncs and of table writes. */
+/* Thousands of writes that each allocate a cluster, also with a snapshot, cost only a few syncs and
+ * table writes: the purpose of ordered groups. */
 static void test_few_syncs(void **state)
 {
 	static uint8_t buf[4096] __attribute__((aligned(4096)));
@@ -191,7 +191,7 @@ static void test_few_syncs(void **state)
 	(void)state;
 }
 
-/* Nobody flushes: the tables are in the file a second later all the same. */
+/* Without a flush, the tables are in the file within a second. */
 static void test_written_in_time(void **state)
 {
 	static uint8_t buf[4096] __attribute__((aligned(4096))) = { 1 };
@@ -215,7 +215,7 @@ static void test_written_in_time(void **state)
 	(void)state;
 }
 
-/* What is told to be flushed is in the file without a close. */
+/* Flushed data is in the file without a close. */
 static void test_flush_is_durable(void **state)
 {
 	struct fixture f;
@@ -230,7 +230,7 @@ static void test_flush_is_durable(void **state)
 	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
 	shadow_run(&f, b, 200, 8);
 	assert_int_equal(shadow_flush(&f, b), 0);
-	/* A copy of the file now is what a crash would leave. */
+	/* A copy of the file now equals what a crash would leave. */
 	fixture_run(&f, "cp img crashed");
 	fixture_run(&f, "qemu-img compare -q -f raw -F qcow2 shadow crashed");
 	fixture_check_leaks_only(&f, "crashed");
@@ -240,8 +240,8 @@ static void test_flush_is_durable(void **state)
 	(void)state;
 }
 
-/* No room: the writes fail and say so, what was written before is there, and after room was
- * made it goes on. A limit on file sizes stands for the full disk. */
+/* No space: writes fail with an error, earlier data stays intact, and writing works again once
+ * there is space. A limit on file sizes simulates the full disk. */
 static void test_no_room(void **state)
 {
 	static uint8_t buf[256 * KIB] __attribute__((aligned(4096)));
@@ -311,11 +311,11 @@ static void file_limit(uint64_t bytes)
 static void run_until(struct fixture *f, const struct told *t, unsigned times)
 {
 	while (t->times < times)
-		loop_run_once(f->loop, UINT64_MAX); /* the commit's own timer */
+		loop_run_once(f->loop, UINT64_MAX); /* waits for the commit's timer */
 }
 
-/* Tables that cannot be written when no request waits: told once, tried again, told again after
- * it has worked in between; a flush gets the error itself. */
+/* Tables cannot be written while no request waits: the listener is notified once, the engine
+ * retries, and notifies again only after a success in between. A flush gets the error itself. */
 static void test_no_room_for_tables(void **state)
 {
 	static uint8_t buf[4096] __attribute__((aligned(4096)));

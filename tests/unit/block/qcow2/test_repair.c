@@ -1,6 +1,6 @@
-/* Repair: images broken in many ways come out whole, with the data that they had; and a power cut
- * at any point of a repair, with any choice of what was not yet synced, leaves an image that
- * reads the same and can be repaired again. */
+/* Repair: images broken in many ways become consistent and keep their data. A power cut at any
+ * point of a repair, with any subset of the unsynced writes, leaves an image that reads the same
+ * and can be repaired again. */
 #include "fixture_block.h"
 
 #include "base/util.h"
@@ -14,7 +14,7 @@
 #define CUTS_BESIDE_SYNC 3
 #define CUTS_MAX 60
 
-/* ---- what a repair asks of the file: these stand before libc's ---- */
+/* ---- recording a repair's file operations: replacements of libc's functions ---- */
 
 struct event {
 	bool sync;
@@ -115,7 +115,7 @@ static const struct qcow2_create kinds[] = {
 		.extended_l2 = true },
 };
 
-/* ---- ways to break one, none of which touches what the disk reads as ---- */
+/* ---- ways to break an image that do not change what the disk reads as ---- */
 
 static void break_refcounts(struct fixture *f, const char *name)
 {
@@ -137,7 +137,7 @@ static void break_blocks(struct fixture *f, const char *name)
 	fixture_poke_be(f, name, h.reftable_offset, 8, fixture_random(f) % 2 ? 0 : 0x1234567);
 }
 
-/* The refcount block is somebody's data, too. */
+/* Make the refcount block a data cluster as well. */
 static void break_overlap(struct fixture *f, const char *name)
 {
 	struct qcow2_header h;
@@ -209,7 +209,7 @@ static void test_broken_images(void **state)
 			broken += fixture_status(&f, "qemu-img check -q img >/dev/null 2>&1") != 0;
 			whole_again(&f, "img", was);
 			fixture_run(&f, "qemu-img check -q img");
-			/* and it can be written to */
+			/* the image is writable afterwards */
 			b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
 			shadow_run(&f, b, 100, 4);
 			assert_int_equal(block_close(b), 0);
@@ -217,11 +217,11 @@ static void test_broken_images(void **state)
 			free(was);
 			fixture_end(&f);
 		}
-	/* A few random pokes happen to change nothing. */
+	/* Some random changes happen to have no effect. */
 	assert_true(broken >= ARRAY_SIZE(kinds) * ARRAY_SIZE(breaks) - 2);
 }
 
-/* What points nowhere reads as zeros; the rest is kept, and what has but a stray flag. */
+/* Invalid references read as zeros; the rest is kept, including entries with only a stray flag. */
 static void test_bad_entries(void **state)
 {
 	struct qcow2_header h;
@@ -240,7 +240,7 @@ static void test_bad_entries(void **state)
 	fixture_poke_be(&f, "img", l2 + 8, 8, QCOW2_COPIED | 0x12300);
 	fixture_poke_be(&f, "img", l2 + 16, 8, fixture_peek_be(&f, "img", l2 + 16, 8) | 2);
 	fixture_poke_be(&f, "img", l2 + 24, 8, QCOW2_COMPRESSED | QCOW2_COPIED | 0x5000000000);
-	/* two owners of one cluster: both keep its content */
+	/* two references to one cluster: both keep its content */
 	fixture_poke_be(&f, "img", l2 + 32, 8, fixture_peek_be(&f, "img", l2 + 40, 8));
 	assert_int_equal(repair(&f, "img", QCOW2_REPAIR_ALL, &c), 0);
 	assert_int_equal(c.corruptions + c.leaks + c.errors, 0);
@@ -253,7 +253,7 @@ static void test_bad_entries(void **state)
 	fixture_end(&f);
 }
 
-/* Tables that point at tables: whatever comes out, it is an image that both tools can read. */
+/* Tables that reference tables: the result is an image that both Cairn and QEMU can read. */
 static void test_loops(void **state)
 {
 	struct qcow2_header h;
@@ -270,11 +270,11 @@ static void test_loops(void **state)
 			"qemu-io -c 'write -P 5 0 4M' img >/dev/null");
 		header_of(&f, "img", &h);
 		l2 = fixture_peek_be(&f, "img", h.l1_offset, 8) & QCOW2_OFFSET_MASK;
-		if (i == 0) /* the L1 at itself */
+		if (i == 0) /* the L1 table references itself */
 			fixture_poke_be(&f, "img", h.l1_offset + 8, 8, h.l1_offset | QCOW2_COPIED);
-		else if (i == 1) /* nowhere, but with flags */
+		else if (i == 1) /* no offset, but flags */
 			fixture_poke_be(&f, "img", h.l1_offset + 8, 8, QCOW2_COPIED | 1);
-		else if (i == 2) /* an L2 at itself, and at the L1 */
+		else if (i == 2) /* an L2 table references itself, or the L1 table */
 			fixture_poke_be(&f, "img", l2 + 8, 8, l2 | QCOW2_COPIED);
 		else
 			fixture_poke_be(&f, "img", l2 + 8, 8, h.l1_offset | QCOW2_COPIED);
@@ -303,10 +303,10 @@ static void test_leaks_only(void **state)
 	assert_int_equal(repair(&f, "img", QCOW2_REPAIR_LEAKS, &c), 0);
 	assert_int_equal(c.corruptions + c.leaks + c.errors, 0);
 	assert_true(c.leaks_fixed >= 2);
-	header_of(&f, "img", &after); /* in place */
+	header_of(&f, "img", &after); /* repaired in place */
 	assert_int_equal(after.reftable_offset, h.reftable_offset);
 	fixture_run(&f, "qemu-img check -q img");
-	/* A refcount that is too low is no leak: left alone, and said. */
+	/* A refcount that is too low is not a leak: it is reported and not changed. */
 	fixture_poke_be(&f, "img", block + 2 * 5, 2, 0);
 	assert_int_equal(repair(&f, "img", QCOW2_REPAIR_LEAKS, &c), 0);
 	assert_true(c.corruptions > 0);
@@ -315,7 +315,8 @@ static void test_leaks_only(void **state)
 
 /* ---- power cuts ---- */
 
-/* Everything before the last sync before `cut`, and of what is behind it any choice. */
+/* Build an image with everything before the last sync before `cut`, and any subset of the later
+ * writes. */
 static void cut_make(struct fixture *f, const uint8_t *base, size_t base_len, size_t cut)
 {
 	uint8_t *img = calloc(1, IMAGE_BYTES_MAX);

@@ -1,4 +1,4 @@
-/* Another size: nothing leaks, nothing of what lies behind the disk shows. */
+/* Resize: nothing leaks, and no data behind the old end becomes visible. */
 #include "fixture_powercut.h"
 #include "fixture_powerload.h"
 
@@ -14,8 +14,8 @@ static void resize(struct fixture *f, uint64_t bytes)
 	fixture_run(f, "qemu-img check -q img");
 }
 
-/* Version 2 has no zero flag above a backing file: the zeros take clusters, which have to go with their
- * tables. */
+/* Version 2 has no zero flag above a backing file: the zeros occupy clusters, which have to be
+ * freed with their tables. */
 static void test_v2_backing(void **state)
 {
 	struct fixture f;
@@ -32,7 +32,8 @@ static void test_v2_backing(void **state)
 	fixture_end(&f);
 }
 
-/* While it becomes smaller the power goes out: zeros at most, never what the backing file has there. */
+/* Power cut while the disk shrinks: the range reads as old content or zeros, never as the backing
+ * file's content. */
 static void test_cut_backing(void **state)
 {
 	static const struct powercut_kind kind = { "backing",

@@ -1,4 +1,4 @@
-/* A deletion that is killed is ended by the next user of the image, at whatever point it was. */
+/* A deletion that was killed at any point is completed by the next user of the image. */
 #include "fixture_block.h"
 
 #include "base/util.h"
@@ -15,7 +15,7 @@
 
 struct death {
 	struct loop_trace trace;
-	unsigned left; /* operations to live for */
+	unsigned left; /* number of operations before the kill */
 };
 
 static void on_submit(struct loop_trace *t, struct loop_op *op, enum loop_op_kind kind, int fd,
@@ -65,7 +65,7 @@ static int delete_in_child(struct fixture *f, unsigned ops)
 	return block_close(b) < 0;
 }
 
-/* True: it was killed. */
+/* Returns true when the process was killed. */
 static bool delete_killed(struct fixture *f, unsigned ops)
 {
 	int status;
@@ -80,7 +80,7 @@ static bool delete_killed(struct fixture *f, unsigned ops)
 	return WEXITSTATUS(status) == KILLED;
 }
 
-/* ---- what is left ---- */
+/* ---- checks ---- */
 
 static bool marked_dirty(struct fixture *f, const char *name)
 {
@@ -127,7 +127,7 @@ static struct stat stat_of(struct fixture *f, const char *name)
 	return st;
 }
 
-/* Opened for writing once, all is as if it had not been killed. */
+/* After one open for writing, the image is as if nothing had been killed. */
 static void resume_check(struct fixture *f, unsigned ops, const struct stat *whole)
 {
 	bool gone = fixture_peek_be(f, "cut", QCOW2_AT_NB_SNAPSHOTS, 4) == 1, dirty = marked_dirty(f, "cut");
@@ -136,7 +136,8 @@ static void resume_check(struct fixture *f, unsigned ops, const struct stat *who
 	struct stat st;
 
 	content_check(b);
-	assert_int_equal(fixture_op(b, BLOCK_FLUSH, 0, 0, 0), 0); /* the file is as long as we think */
+	/* The engine's idea of the file's length is right. */
+	assert_int_equal(fixture_op(b, BLOCK_FLUSH, 0, 0, 0), 0);
 	assert_int_equal(block_close(b), 0);
 	faults_count(f, "cut", &c);
 	if (c.corruptions || c.errors || ((gone || dirty) && c.leaks))
@@ -172,7 +173,7 @@ static void test_killed(void **state)
 	for (ops = 0; killed; ops++) {
 		fixture_run(&f, "cp --sparse=always img cut");
 		killed = delete_killed(&f, ops);
-		if (marked_dirty(&f, "cut") && dirty++ % 4 == 2) /* QEMU ends it as well */
+		if (marked_dirty(&f, "cut") && dirty++ % 4 == 2) /* QEMU completes it as well */
 			fixture_run(&f, "cp --sparse=always cut other && qemu-io -c 'read -q -P 3 0 512k' other && "
 				"qemu-img check -q other");
 		resume_check(&f, ops, &whole);
@@ -182,7 +183,7 @@ static void test_killed(void **state)
 	fixture_end(&f);
 }
 
-/* Refcounts that are too low are not for us to guess. */
+/* Refcounts that are too low are not guessed. */
 static void test_not_only_leaks(void **state)
 {
 	struct fixture f;

@@ -1,5 +1,5 @@
-/* Snapshots inside an image, taken and given back while the guest writes. Oracle: a copy of what
- * the disk held, and qemu-img. */
+/* Internal snapshots, created and deleted while the guest writes. Oracle: a copy of the disk's
+ * content, and qemu-img. */
 #include "fixture_block.h"
 
 #include "base/util.h"
@@ -30,7 +30,7 @@ static void commit_start(struct block_snapshot *s, const struct block_snapshot_i
 {
 	*o = (struct sync_op){ .op.done = sync_done };
 	block_snapshot_commit(s, i, &o->op);
-	assert_false(o->over); /* done() never runs inside */
+	assert_false(o->over); /* done() never runs inside block_snapshot_commit() */
 }
 
 static void commit(struct fixture *f, struct block_snapshot *s, const struct block_snapshot_info *i,
@@ -73,7 +73,7 @@ static void delete(struct fixture *f, struct block *b, const char *id)
 		fail_msg("delete: %s", o.err.msg);
 }
 
-/* ---- what the disk held ---- */
+/* ---- expected content ---- */
 
 static uint8_t *shadow_copy(struct fixture *f)
 {
@@ -89,7 +89,7 @@ static void shadow_file(struct fixture *f, const char *create, uint64_t bytes)
 	fixture_shadow_open(f, "shadow", bytes);
 }
 
-/* The image is closed: what qemu-img reads of a snapshot is what the copy has. */
+/* qemu-img reads the same content from the snapshot as the copy has. The image is closed. */
 static void snapshot_is(struct fixture *f, const char *name, const uint8_t *copy, uint64_t bytes)
 {
 	char path[128];
@@ -115,7 +115,7 @@ static const char *const creates[] = {
 	"qemu-img create -q -f qcow2 -o compat=0.10 img 8M",
 };
 
-/* Random load before, while one is made, after, while one is deleted, after going back. */
+/* Random load before, during and after a creation, during a deletion, and after a revert. */
 static void rounds(struct fixture *f, const char *create)
 {
 	char one[24], two[24];
@@ -135,9 +135,9 @@ static void rounds(struct fixture *f, const char *create)
 
 	at_two = shadow_copy(f);
 	s = begin(f, b);
-	shadow_run(f, b, 20, 8); /* while it counts */
+	shadow_run(f, b, 20, 8); /* while the engine counts references */
 	commit_start(s, &i, &o);
-	shadow_run(f, b, 200, 8); /* while it commits */
+	shadow_run(f, b, 200, 8); /* while the engine commits */
 	sync_wait(f, &o);
 	assert_int_equal(o.res, 0);
 	strcpy(two, o.op.id);
@@ -188,7 +188,7 @@ static void test_rounds(void **state)
 
 		print_message("%s\n", creates[i]);
 		fixture_begin(&f, 100 + (unsigned)i);
-		f.cache_bytes = i % 2 ? 1 : 0; /* the smallest: tables come and go */
+		f.cache_bytes = i % 2 ? 1 : 0; /* the smallest cache, so that tables are evicted and loaded */
 		rounds(&f, creates[i]);
 		fixture_end(&f);
 	}
@@ -219,7 +219,7 @@ static struct vm_op vm_op_of(uint64_t off, void *buf, uint64_t len)
 
 static int vm_wait(struct fixture *f, struct vm_op *v)
 {
-	assert_false(v->over); /* never from inside */
+	assert_false(v->over); /* done() never runs inside the call */
 	while (!v->over)
 		loop_run_once(f->loop, UINT64_MAX);
 	return v->res;
@@ -243,7 +243,7 @@ static int vm_share(struct fixture *f, struct block_snapshot *s, const char *id,
 	return vm_wait(f, &v);
 }
 
-/* From the snapshot that is being made, or from one that exists. */
+/* Read from the snapshot in creation (s), or from an existing one (id). */
 static int vm_read(struct fixture *f, struct block *b, struct block_snapshot *s, const char *id,
 	uint64_t off, void *buf, uint64_t len)
 {
@@ -320,7 +320,7 @@ static void map_is(struct fixture *f, struct block *b, const char *id, const uin
 	free(map.extents);
 }
 
-/* A state, and a second one that shares with it, written in the open while the guest writes. */
+/* A VM state, and a second one that shares with it, written while the guest writes. */
 static void states(struct fixture *f, const char *create)
 {
 	uint8_t *a = aligned_alloc(4096, STATE), *c = aligned_alloc(4096, STATE), *disk;
@@ -355,7 +355,7 @@ static void states(struct fixture *f, const char *create)
 	vm_is(f, b, s, NULL, a, STATE);
 	state_load(f, s, c, 6);
 	shadow_run(f, b, 50, 8);
-	assert_int_equal(vm_share(f, s, one, 2 * MIB, 2 * MIB), 0); /* again: the later counts */
+	assert_int_equal(vm_share(f, s, one, 2 * MIB, 2 * MIB), 0); /* shared again: the later call counts */
 	memcpy(c + 2 * MIB, a + 2 * MIB, 2 * MIB);
 	state_load(f, s, c, 3);
 	i = info_named("c");
@@ -410,7 +410,7 @@ static void test_states(void **state)
 	}
 }
 
-/* Given up at any moment, nothing is left of it. */
+/* Aborted at any point, a snapshot leaves nothing behind. */
 static void test_abort(void **state)
 {
 	(void)state;
@@ -435,7 +435,7 @@ static void test_abort(void **state)
 		sync_wait(&f, &o);
 		shadow_run(&f, b, 100, 8);
 		if (i == 5)
-			(void)begin(&f, b); /* closing gives it up */
+			(void)begin(&f, b); /* closing aborts it */
 		assert_int_equal(block_close(b), 0);
 		fixture_run(&f, "qemu-img check -q img && qemu-img compare -f qcow2 -F raw img shadow");
 		free(vm);
@@ -443,7 +443,7 @@ static void test_abort(void **state)
 	}
 }
 
-/* QEMU works with our snapshots, keeps our extra data, and we with its. */
+/* QEMU works with Cairn's snapshots and keeps their extra data, and Cairn with QEMU's. */
 static void test_qemu(void **state)
 {
 	struct block_snapshot_info i = info_named("ours"), *list;
@@ -505,7 +505,7 @@ static void test_qemu(void **state)
 	fixture_end(&f);
 }
 
-/* ---- what is refused ---- */
+/* ---- refused operations ---- */
 
 static int commit_fails(struct fixture *f, struct block *b, const struct block_snapshot_info *i,
 	const char *sentence)
@@ -565,7 +565,7 @@ static void test_refused(void **state)
 	block_snapshot_apply(b, "9", &o.op);
 	sync_wait(&f, &o);
 	assert_int_equal(o.res, -ENOENT);
-	/* Another name, another extra. */
+	/* Another name, other extra data. */
 	i = info_named("renamed");
 	strcpy(i.id, "1");
 	i.extra_bytes = 3;
@@ -591,7 +591,7 @@ static void test_refused(void **state)
 	fixture_end(&f);
 }
 
-/* A disk that had another size goes back to it. */
+/* A revert restores the disk's size. */
 static void test_size(void **state)
 {
 	struct block_info info;
@@ -618,8 +618,8 @@ static void test_size(void **state)
 	fixture_end(&f);
 }
 
-/* QEMU goes back to a snapshot and leaves its VM state behind the end of the disk: it is no part of
- * the snapshots that come after. */
+/* QEMU reverts to a snapshot and leaves its VM state behind the disk's end: it is not part of later
+ * snapshots. */
 static void test_state_behind_disk(void **state)
 {
 	struct block_snapshot_info i = info_named("one");
@@ -650,7 +650,7 @@ static void test_state_behind_disk(void **state)
 	fixture_end(&f);
 }
 
-/* The last snapshot gone, the file is as small as before. */
+/* After the last snapshot is deleted, the file is as small as before. */
 static void test_tail(void **state)
 {
 	uint8_t *vm = aligned_alloc(4096, STATE);
@@ -677,7 +677,7 @@ static void test_tail(void **state)
 	fixture_end(&f);
 }
 
-/* ---- damaged ones ---- */
+/* ---- damaged snapshots ---- */
 
 static int op_on(struct fixture *f, const char *id, bool del)
 {
@@ -734,7 +734,7 @@ static void break_l2_entry(struct fixture *f)
 	fixture_poke_be(f, "bad", fixture_peek_be(f, "bad", l1, 8) & 0x00fffffffffffe00ULL, 8, reftable);
 }
 
-/* Refused or leaked, and the disk reads as before. */
+/* Deletion is refused or leaks, and the disk reads as before. */
 static void test_damaged(void **state)
 {
 	static void (*const breaks[])(struct fixture *f) = { break_l1_offset, break_l1_size,
@@ -763,7 +763,7 @@ static void test_damaged(void **state)
 	fixture_end(&f);
 }
 
-/* No room: it is given up in good order, the guest goes on. */
+/* No space: the snapshot is aborted cleanly, and the guest continues. */
 static void test_refcount_full(void **state)
 {
 	struct block_snapshot_info i = info_named("fourth");
@@ -787,7 +787,7 @@ static void test_refcount_full(void **state)
 	fixture_end(&f);
 }
 
-/* The pause depends on it: as long for 1 TiB, all of it mapped or not. */
+/* The pause depends on this time: it is the same for 1 TiB, mapped or not. */
 static void test_begin_is_instant(void **state)
 {
 	struct block_snapshot *s;
@@ -799,7 +799,8 @@ static void test_begin_is_instant(void **state)
 	fixture_begin(&f, 1000);
 	fixture_run(&f, "qemu-img create -q -f qcow2 -o preallocation=metadata,cluster_size=2M img 1T");
 	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
-	for (unsigned i = 0; i < 10 && best >= 20000000; i++) { /* somebody else may have the processor */
+	/* Repeated, because another process may have had the CPU. */
+	for (unsigned i = 0; i < 10 && best >= 20000000; i++) {
 		struct sync_op o = { .op.done = sync_done };
 		uint64_t ns = loop_now_ns();
 
@@ -816,7 +817,7 @@ static void test_begin_is_instant(void **state)
 	fixture_end(&f);
 }
 
-/* Content and the entry's extra data change together. */
+/* A revert changes content and the entry's extra data in one write. */
 static void test_apply_with_new_extra_data(void **state)
 {
 	struct block_snapshot_info *list, i = info_named("any");

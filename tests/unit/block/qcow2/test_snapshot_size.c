@@ -1,5 +1,5 @@
-/* What a snapshot alone holds. Oracle: qemu-img deletes it in a copy of the image, and the clusters
- * that are in use are counted before and after. */
+/* Space used only by one snapshot. Oracle: qemu-img deletes the snapshot in a copy of the image;
+ * count the used clusters before and after. */
 #include "fixture_block.h"
 
 #include "base/util.h"
@@ -31,7 +31,7 @@ static void state_written(struct block_vmstate_req *r, int res)
 	container_of(r, struct state_write, req)->over = true;
 }
 
-/* With `state` bytes of VM state, the second half shared with snapshot `from`. */
+/* Create a snapshot with `state` bytes of VM state, the second half shared with snapshot `from`. */
 static void snapshot(
 	struct fixture *f, struct block *b, const char *name, uint64_t state, const char *from)
 {
@@ -68,7 +68,7 @@ static void snapshot(
 
 /* ---- the oracle ---- */
 
-/* Clusters with a refcount above 0; the image's refcounts have 8 bits at least. */
+/* Count clusters with a refcount above 0; refcounts have at least 8 bits here. */
 static uint64_t in_use(struct fixture *f, const char *name)
 {
 	uint32_t bits = (uint32_t)fixture_peek_be(f, name, 20, 4), order = 4;
@@ -104,7 +104,7 @@ static uint64_t in_use(struct fixture *f, const char *name)
 	return n * cluster;
 }
 
-/* What deleting it in a copy gives back, but for its L1 (one cluster here). */
+/* Return the bytes that a deletion in a copy frees, except the L1 table (one cluster here). */
 static uint64_t given_back(struct fixture *f, const char *name)
 {
 	uint64_t cluster = 1ULL << fixture_peek_be(f, "img", 20, 4), before, after;
@@ -186,7 +186,7 @@ static void test_against_qemu(void **state)
 	}
 }
 
-/* Compressed clusters share clusters of the file: with each other, all of one snapshot or not. */
+/* Compressed streams share clusters, with streams of the same or of another snapshot. */
 static void test_compressed(void **state)
 {
 	static const char *const names[] = {"one", "two"};
@@ -211,7 +211,7 @@ static void test_compressed(void **state)
 	fixture_end(&f);
 }
 
-/* The guest goes on meanwhile, and whoever wants to change the snapshots does not wait. */
+/* The guest continues meanwhile, and a change of the snapshots does not wait. */
 static void test_among_others(void **state)
 {
 	struct sync_op o = {.op.done = sync_done}, late = {.op.done = sync_done},
@@ -250,8 +250,7 @@ static void test_among_others(void **state)
 	fixture_end(&f);
 }
 
-/* An L1 that names what is no table, or an entry what cannot be: left out, and nothing is harmed.
- */
+/* An L1 entry that is not a table, or an impossible L2 entry: skipped, without harm. */
 static void test_damaged(void **state)
 {
 	struct fixture f;
@@ -270,7 +269,7 @@ static void test_damaged(void **state)
 	assert_int_equal(block_close(b), 0);
 	table = fixture_peek_be(&f, "img", 64, 8);
 	l1 = fixture_peek_be(&f, "img", table, 8);
-	fixture_poke_be(&f, "img", l1, 8, fixture_peek_be(&f, "img", 40, 8)); /* the active L1 */
+	fixture_poke_be(&f, "img", l1, 8, fixture_peek_be(&f, "img", 40, 8)); /* the active L1 table */
 	fixture_poke_be(&f, "img", l1 + 8, 8, 0x0123456789abcdefULL);
 	log_silence(true);
 	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);

@@ -10,7 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* libc is the oracle, over the years 0 to 9999 in odd steps. */
+/* calendar compared with libc, over the years 0 to 9999 in odd steps. */
 static void agrees_with_libc(void **state)
 {
 	(void)state;

@@ -1,4 +1,4 @@
-/* The watchdog: registers, the unlocking sequence, stages, what time counts. */
+/* The watchdog: registers, the unlock sequence, stages, which time counts. */
 #include "fixture.h"
 
 #include "base/util.h"
@@ -58,7 +58,7 @@ static unsigned bites(struct bench *b)
 	return fx_count_events(&b->f, DEV_EVENT_WATCHDOG);
 }
 
-/* Runs the loop for so long. */
+/* Run the loop for this long. */
 static void let_pass(struct bench *b, uint64_t ms)
 {
 	uint64_t until = loop_now_ns() + ms * MS;
@@ -97,7 +97,7 @@ static void what_it_is(void **state)
 	end(&b);
 }
 
-/* Writes without the sequence, or after a broken one, do nothing. */
+/* Writes without the unlock sequence, or after a broken one, have no effect. */
 static void unlocking(void **state)
 {
 	struct bench b;
@@ -115,7 +115,7 @@ static void unlocking(void **state)
 	unlock(&b);
 	fx_write(&b.f, b.bar, 4, 0xfff12345);
 	assert_int_equal(fx_read(&b.f, b.bar, 4), 0x12345);
-	/* It opens for one write. */
+	/* The sequence allows one write. */
 	fx_write(&b.f, b.bar + 4, 4, 5);
 	unlock(&b);
 	fx_write(&b.f, b.bar + 4, 2, 5);
@@ -135,7 +135,7 @@ static void configuration(void **state)
 	assert_int_equal(fx_cfg_read(&b.f, SLOT, CONFIG + 1, 1), 0);
 	fx_cfg_write(&b.f, SLOT, LOCK, 1, 0xff);
 	assert_int_equal(fx_cfg_read(&b.f, SLOT, LOCK, 2), 7);
-	/* Locked: it cannot be stopped any more. */
+	/* Locked: the guest cannot stop it any more. */
 	fx_cfg_write(&b.f, SLOT, LOCK, 1, 0);
 	assert_int_equal(fx_cfg_read(&b.f, SLOT, LOCK, 1), 7);
 	b.d->ops->reset(b.d);
@@ -143,9 +143,9 @@ static void configuration(void **state)
 	end(&b);
 }
 
-#define STAGES_MS 200 /* both of them */
+#define STAGES_MS 200 /* sum of both stages */
 
-/* Returns false when this thread was held up for so long that it may have bitten. */
+/* Returns false when this thread was delayed for so long that the watchdog may have fired. */
 static bool looked_after(struct bench *b)
 {
 	uint64_t at = loop_now_ns();
@@ -176,7 +176,7 @@ static void it_bites_once(void **state)
 	wait_for_bite(&b);
 	assert_int_equal(fx_read(&b.f, b.bar + RELOAD, 2), 0x1200);
 	assert_int_equal(fx_cfg_read(&b.f, SLOT, LOCK, 1), 0);
-	b.d->ops->reset(b.d); /* what a guest learns after its reboot */
+	b.d->ops->reset(b.d); /* what a guest reads after its reboot */
 	assert_int_equal(fx_read(&b.f, b.bar + RELOAD, 2), 0x1200);
 	reload(&b, 0x200);
 	assert_int_equal(fx_read(&b.f, b.bar + RELOAD, 2), 0);
@@ -195,7 +195,7 @@ static void stopped_it_does_not(void **state)
 	fx_cfg_write(&b.f, SLOT, LOCK, 1, 2);
 	fx_cfg_write(&b.f, SLOT, LOCK, 1, 0);
 	let_pass(&b, 40);
-	/* Nor when its output is off. */
+	/* Nor when its output is disabled. */
 	fx_cfg_write(&b.f, SLOT, CONFIG, 2, 0x20);
 	fx_cfg_write(&b.f, SLOT, LOCK, 1, 2);
 	let_pass(&b, 40);
@@ -203,7 +203,8 @@ static void stopped_it_does_not(void **state)
 	end(&b);
 }
 
-/* It does not bite before it ran for as long as both stages take. ran_ns: it did already. */
+/* Check that the watchdog does not fire before both stages have passed. ran_ns: time that it has
+ * already run. */
 static void resume_for_a_bit(struct bench *b, uint64_t ran_ns)
 {
 	uint64_t at = loop_now_ns();
@@ -232,7 +233,7 @@ static void only_running_time_counts(void **state)
 	assert_int_equal(bites(&b), 0);
 	resume_for_a_bit(&b, ran);
 	wait_for_bite(&b);
-	/* Back to a state in which it counted. */
+	/* Load a state in which it was counting. */
 	b.d->ops->pause(b.d);
 	b.d->ops->reset(b.d);
 	assert_int_equal(fx_load(b.d, &early), 0);

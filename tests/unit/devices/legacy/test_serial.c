@@ -22,7 +22,7 @@ struct serial_test {
 	struct fixture f;
 	struct console *console;
 	struct device *dev;
-	int peer; /* our end of an attached socket */
+	int peer; /* the test's end of an attached socket */
 };
 
 static void serial_begin(struct serial_test *t, bool attach)
@@ -99,7 +99,7 @@ static void registers_after_reset(void **state)
 	serial_end(&t);
 }
 
-/* What Linux's autoconfig() looks at. */
+/* The registers that Linux's autoconfig() checks. */
 static void linux_finds_a_16550a(void **state)
 {
 	struct serial_test t;
@@ -136,7 +136,7 @@ static void divisor_latch(void **state)
 	assert_int_equal(get(&t, 0), 0x01);
 	assert_int_equal(get(&t, 1), 0x02);
 	put(&t, 3, 0x03);
-	assert_int_equal(get(&t, 1), 0); /* IER is another register */
+	assert_int_equal(get(&t, 1), 0); /* IER is a separate register */
 	put(&t, 0, 'x');
 	expect_output(&t, t.peer, "x");
 	serial_end(&t);
@@ -152,7 +152,7 @@ static void loopback_returns_what_is_sent(void **state)
 	put(&t, 0, 0x5a);
 	assert_int_equal(get(&t, 5) & 1, 1);
 	assert_int_equal(get(&t, 0), 0x5a);
-	/* Without FIFO a second byte overruns. */
+	/* Without a FIFO, a second byte overruns. */
 	put(&t, 0, 1);
 	put(&t, 0, 2);
 	assert_int_equal(get(&t, 5) & 2, 2);
@@ -170,7 +170,7 @@ static void thre_interrupt(void **state)
 	(void)state;
 	serial_begin(&t, false);
 	put(&t, 4, 0x08);
-	put(&t, 1, 0x02); /* enabling raises it: drivers start sending so */
+	put(&t, 1, 0x02); /* enabling raises it; drivers start sending that way */
 	assert_true(t.f.level[GSI]);
 	assert_int_equal(get(&t, 2), 0x02);
 	assert_false(t.f.level[GSI]);
@@ -230,7 +230,7 @@ static void fifo_takes_16_and_loses_none(void **state)
 	}
 	assert_int_equal(got, sizeof(in));
 	assert_memory_equal(in, out, sizeof(in));
-	/* Clearing the FIFO makes room for what waits. */
+	/* Clearing the FIFO makes room for waiting input. */
 	type(&t, "0123456789abcdefXY", 18);
 	put(&t, 2, 0x03);
 	assert_int_equal(get(&t, 0), 'X');
@@ -302,7 +302,7 @@ static void late_attach_gets_the_history(void **state)
 	assert_memory_equal(got, big + 1001, CONSOLE_HISTORY_BYTES - 1);
 	assert_int_equal(got[n - 1], '!');
 	close(sv[1]);
-	/* One that does not want it sees only what is new. */
+	/* A reader without history sees only new output. */
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sv), 0);
 	assert_int_equal(console_attach(t.console, sv[0], false, NULL), 0);
 	put(&t, 0, '?');
@@ -322,7 +322,7 @@ static void slow_reader_never_stalls_the_guest(void **state)
 	int sv[2];
 
 	(void)state;
-	serial_begin(&t, true); /* this one never reads until the end */
+	serial_begin(&t, true); /* this reader does not read until the end */
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sv), 0);
 	assert_int_equal(console_attach(t.console, sv[0], false, NULL), 0);
 	fcntl(sv[1], F_SETFL, O_NONBLOCK);
@@ -338,7 +338,7 @@ static void slow_reader_never_stalls_the_guest(void **state)
 	fx_run(&t.f, 20);
 	while ((r = read(sv[1], got + n, sizeof(got) - n)) > 0)
 		n += (size_t)r;
-	assert_int_equal(n, 40000 * strlen(line)); /* the quick one has it all */
+	assert_int_equal(n, 40000 * strlen(line)); /* the fast reader has all output */
 	fcntl(t.peer, F_SETFL, O_NONBLOCK);
 	for (n = 0; (r = read(t.peer, got + n, sizeof(got) - 1 - n)) > 0 || n == 0;) {
 		n += (size_t)r;
@@ -383,7 +383,7 @@ static void input_waits_without_bound_on_neither_side(void **state)
 		sent += (size_t)r;
 		fx_run(&t.f, 10);
 	}
-	assert_int_equal(errno, EAGAIN); /* back-pressure reached the writer */
+	assert_int_equal(errno, EAGAIN); /* back-pressure has reached the writer */
 	assert_true(sent < sizeof(junk));
 	for (unsigned idle = 0; idle < 20;) {
 		fx_run(&t.f, 2);
@@ -423,7 +423,7 @@ static void foreground_uses_pipes(void **state)
 
 	(void)state;
 	serial_begin(&t, false);
-	put(&t, 0, '0'); /* before the terminal is there */
+	put(&t, 0, '0'); /* before the terminal is attached */
 	assert_int_equal(pipe(in), 0);
 	assert_int_equal(pipe(out), 0);
 	assert_int_equal(console_attach_stdio(t.console, in[0], out[1], NULL), 0);
@@ -433,11 +433,11 @@ static void foreground_uses_pipes(void **state)
 	assert_int_equal(write(in[1], "k", 1), 1);
 	fx_run(&t.f, 5);
 	assert_int_equal(get(&t, 0), 'k');
-	close(in[1]); /* the end of input is not the end of output */
+	close(in[1]); /* the end of input does not end output */
 	fx_run(&t.f, 5);
 	put(&t, 0, '3');
 	expect_output(&t, out[0], "3");
-	/* What is left is written before the process ends. */
+	/* The rest is written before the process ends. */
 	for (unsigned i = 0; i < 10000; i++)
 		put(&t, 0, 'e');
 	console_drain(t.console, 2000000000ULL);

@@ -75,12 +75,12 @@ static void configuration_mechanism_1(void **state)
 	fx_cfg_write(&f, 4, 8, 4, 0);
 	assert_int_equal(fx_cfg_read(&f, 4, 0, 4), 0x56781234);
 	assert_int_equal(fx_cfg_read(&f, 4, 8, 4), 0x0880aa07);
-	/* The address port is read back; other widths are not configuration. */
+	/* The address port reads back; accesses of other widths are ignored. */
 	fx_out(&f, 0xcf8, 4, 0x80002003);
 	assert_int_equal(fx_in(&f, 0xcf8, 4), 0x80002000);
 	fx_out(&f, 0xcf8, 1, 0x55);
 	assert_int_equal(fx_in(&f, 0xcf8, 4), 0x80002000);
-	/* Disabled, another bus, another function: nobody. */
+	/* Disabled, another bus or another function: no device answers. */
 	fx_out(&f, 0xcf8, 4, 0x00002000);
 	assert_int_equal(fx_in(&f, 0xcfc, 4), 0xffffffff);
 	fx_out(&f, 0xcf8, 4, 0x80012000);
@@ -143,7 +143,7 @@ static void bars_are_sized_and_moved(void **state)
 	card_add(&f, &c, 1);
 	c.reg = 100;
 	old = fx_cfg_read(&f, 1, 0x10, 4);
-	/* As Linux does it: decode off, all ones, read, put back. */
+	/* As in Linux: decoding off, write all ones, read, restore. */
 	fx_cfg_write(&f, 1, 4, 2, 0);
 	assert_false(bus_read(f.mmio, old, 4, &v));
 	fx_cfg_write(&f, 1, 0x10, 4, 0xffffffff);
@@ -160,12 +160,12 @@ static void bars_are_sized_and_moved(void **state)
 	assert_int_equal(fx_read(&f, to, 4), 100);
 	assert_int_equal(fx_read(&f, to64 + BAR64_BYTES - 4, 4), 100 + BAR64_BYTES - 4);
 	assert_false(bus_read(f.mmio, old, 4, &v));
-	/* With decoding on it moves at once. */
+	/* With decoding on, the BAR moves at once. */
 	fx_cfg_write(&f, 1, 0x10, 4, (uint32_t)old);
 	assert_int_equal(fx_read(&f, old, 4), 100);
 	assert_false(bus_read(f.mmio, to, 4, &v));
 	assert_true(c.changes > 3);
-	/* A reset brings it all back. */
+	/* A reset restores everything. */
 	fx_cfg_write(&f, 1, 4, 2, 0);
 	pci_function_reset(&c.fn);
 	assert_int_equal(fx_read(&f, old, 4), 100);
@@ -174,7 +174,7 @@ static void bars_are_sized_and_moved(void **state)
 	fx_done(&f);
 }
 
-/* Two that swap places are in each other's way for a moment. */
+/* Two BARs that swap places overlap for a moment. */
 static void bars_may_swap(void **state)
 {
 	uint32_t a, b;
@@ -190,11 +190,11 @@ static void bars_may_swap(void **state)
 	a = fx_cfg_read(&f, 1, 0x10, 4);
 	b = fx_cfg_read(&f, 2, 0x10, 4);
 	fx_cfg_write(&f, 1, 0x10, 4, b);
-	assert_int_equal(fx_read(&f, b, 4), 2); /* the first stays */
+	assert_int_equal(fx_read(&f, b, 4), 2); /* the first one stays mapped */
 	fx_cfg_write(&f, 2, 0x10, 4, a);
 	assert_int_equal(fx_read(&f, b, 4), 1);
 	assert_int_equal(fx_read(&f, a, 4), 2);
-	/* Onto ECAM, to 0 or to the end of the space: unmapped, nothing worse. */
+	/* A BAR over ECAM, at 0 or at the end of the address space is unmapped, without harm. */
 	fx_cfg_write(&f, 1, 0x10, 4, (uint32_t)FX_ECAM);
 	assert_int_equal(fx_read(&f, FX_ECAM, 4), 0x00081b36);
 	fx_cfg_write(&f, 1, 0x10, 4, 0);
@@ -207,7 +207,7 @@ static void bars_may_swap(void **state)
 	fx_done(&f);
 }
 
-/* A guest can move BARs through ECAM, that is, from inside a handler of the same bus. */
+/* A guest can move BARs through ECAM, which runs inside a handler of the same bus. */
 static void bars_move_through_ecam(void **state)
 {
 	struct fixture f;
@@ -277,7 +277,7 @@ static void msix_table(void **state)
 	msix_raise(&c.fn, 5);
 	msix_raise(&c.fn, MSIX_NO_VECTOR);
 	assert_int_equal(f.nmsi, 2);
-	/* Beyond the table, misaligned, into the PBA: nothing. */
+	/* Beyond the table, misaligned, or into the PBA: no effect. */
 	fx_write(&f, bar + 16 * 5, 8, 1);
 	fx_write(&f, bar + MSIX_PBA_OFFSET, 8, UINT64_MAX);
 	fx_write(&f, bar + 2, 2, 0xffff);

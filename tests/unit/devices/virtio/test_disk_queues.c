@@ -1,7 +1,7 @@
-/* Eight queues of one virtio disk over a qcow2 image, each driven by a thread of its own, as a
- * guest's CPUs do: random reads, writes, zeroes, discards and flushes that overlap those of the
- * others, with snapshots made and deleted meanwhile. Afterwards each sector holds what one of those
- * wrote whose write nobody came after, in the disk and in each snapshot. */
+/* Eight queues of one virtio disk over a qcow2 image, each driven by its own thread, as by a
+ * guest's CPUs: random reads, writes, zeroes, discards and flushes that overlap between queues,
+ * with snapshots created and deleted meanwhile. Afterwards each sector, in the disk and in each
+ * snapshot, holds the data of a write that no later write has replaced. */
 #include "fixture.h"
 
 #include "base/bytes.h"
@@ -25,21 +25,21 @@
 #define SLOT 2
 #define QUEUES 8u
 #define DEPTH 4u
-/* Sanitizers find races, so there it runs for longer. */
+/* Sanitizers find races, so run longer with them. */
 #define BATCHES (60u * TEST_SLOW)
 #define SNAPSHOTS 4u
-#define SECTORS 2048u /* of the disk */
+#define SECTORS 2048u /* size of the disk */
 #define REQUEST_SECTORS_MAX 40u
 #define REQUEST_BYTES_MAX (REQUEST_SECTORS_MAX * 512)
 #define NEVER UINT64_MAX
 
 enum { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_DISCARD = 11, T_WRITE_ZEROES = 13 };
 
-/* What a thread last did to a sector: between two moments of one clock for all. */
+/* The last operation of a thread on a sector, between two times of a common clock. */
 struct mark {
-	uint64_t value; /* in each word of the sector, with the sector's number; 0: zeros */
+	uint64_t value; /* stored in each word of the sector together with its number; 0: zeros */
 	uint64_t begin, end;
-	bool discard; /* may have made zeros of it, or nothing */
+	bool discard; /* the discard may have zeroed the sector or not */
 };
 
 struct model {
@@ -58,9 +58,9 @@ struct queues_test {
 	struct drv d;
 	uint64_t header, segment, data, status;
 	struct model model;
-	pthread_mutex_t locks[QUEUES]; /* of the model's rows */
+	pthread_mutex_t locks[QUEUES]; /* protect the model's rows */
 	atomic_uint_fast64_t clock;
-	struct model *at_snapshot; /* SNAPSHOTS of them */
+	struct model *at_snapshot; /* SNAPSHOTS entries */
 	char ids[SNAPSHOTS][BLOCK_SNAPSHOT_ID_MAX + 1];
 };
 
@@ -69,7 +69,7 @@ struct guest_cpu {
 	unsigned index;
 	uint64_t random, serial;
 	struct request requests[DEPTH];
-	struct request owed; /* a discard, to be written over */
+	struct request owed; /* a discard whose range has to be overwritten */
 };
 
 static uint64_t cpu_random(struct guest_cpu *c, uint64_t n)
@@ -87,7 +87,7 @@ static void sectors_fill(uint8_t *p, const struct request *r)
 			store_le64(p + s * 512 + i, r->value | (r->sector + s));
 }
 
-/* Its words may be of several writes while these go on, but all are of this sector. */
+/* Words may come from several concurrent writes, but all belong to this sector. */
 static void sectors_plausible(const uint8_t *p, const struct request *r)
 {
 	for (uint32_t s = 0; s < r->count; s++)
@@ -334,7 +334,7 @@ static void test_begin(struct queues_test *t, uint32_t cluster_bits, bool extend
 	assert_non_null(t->at_snapshot);
 }
 
-/* A snapshot of this instant, the guest's requests going on right after it. */
+/* Take a snapshot of this instant; the guest's requests continue right after it. */
 static void snapshot_make(struct queues_test *t, unsigned i)
 {
 	struct block_snapshot_info info = { .sec = 1 };
@@ -353,7 +353,7 @@ static void snapshot_make(struct queues_test *t, unsigned i)
 	assert_int_equal(disk_snapshot_commit(&t->disk, s, &info, t->ids[i], NULL), 0);
 }
 
-/* The disk's content, or a snapshot's, against what the model allows. */
+/* Compare the content of the disk or of a snapshot with what the model allows. */
 static void image_check(struct queues_test *t, const char *snapshot, const struct model *m)
 {
 	struct block_layer layer = { .fd = dup(t->image), .format = BLOCK_FORMAT_QCOW2 };
@@ -372,7 +372,7 @@ static void image_check(struct queues_test *t, const char *snapshot, const struc
 	free(buf);
 }
 
-/* The disk's thread is gone. */
+/* The disk's thread has ended. */
 static void test_end(struct queues_test *t)
 {
 	struct qcow2_check check = { 0 };
@@ -412,7 +412,7 @@ static void queues_run(uint32_t cluster_bits, bool extended)
 	for (unsigned i = 0; i < SNAPSHOTS; i++) {
 		nanosleep(&nap, NULL);
 		snapshot_make(t, i);
-		if (i % 2) { /* the one before */
+		if (i % 2) { /* the previous one */
 			assert_int_equal(disk_snapshot_delete(&t->disk, t->ids[i - 1], NULL), 0);
 			*t->ids[i - 1] = 0;
 		}

@@ -1,4 +1,4 @@
-/* virtio-blk over the real raw engine, its loop on a thread of its own, as in the machine. */
+/* virtio-blk over the real raw engine, with its loop on its own thread, as in the machine. */
 #include "fixture.h"
 
 #include "base/bytes.h"
@@ -25,7 +25,7 @@ struct disk_test {
 	struct loop *loop;
 	pthread_t thread;
 	struct block *block;
-	int image; /* a second descriptor of the file */
+	int image; /* a second fd of the file */
 	struct device *dev;
 	struct drv d;
 	uint64_t header, data, status;
@@ -77,7 +77,7 @@ static void disk_end(struct disk_test *t)
 	fx_done(&t->f);
 }
 
-/* One request in slot s (queue s / DEPTH). */
+/* Put one request into slot s (queue s / DEPTH). */
 static void submit(struct disk_test *t, unsigned s, bool write, uint32_t block)
 {
 	struct drv_queue *q = &t->d.q[s / DEPTH];
@@ -128,7 +128,7 @@ static void random_work_matches_a_model(void **state)
 
 			seed = seed * 1664525 + 1013904223;
 			write[s] = seed >> 31;
-			/* slots never share a block, so that their order does not matter */
+			/* slots never share a block, so that their order is irrelevant */
 			at[s] = (seed >> 8) % (DISK_BYTES / BLOCK / 16) * 16 + s;
 			if (write[s]) {
 				memset(p, (int)(seed >> 16), BLOCK);
@@ -159,7 +159,7 @@ static void random_work_matches_a_model(void **state)
 	disk_end(&t);
 }
 
-/* Reset by the guest with requests under way, over and over. */
+/* The guest resets the device with requests in flight, many times. */
 static void reset_under_load(void **state)
 {
 	struct disk_test t;

@@ -1,4 +1,4 @@
-/* The simplest virtio device carries the tests of transport and rings. */
+/* Tests of transport and rings, with the simplest virtio device. */
 #include "fixture.h"
 
 #include "base/bytes.h"
@@ -80,7 +80,7 @@ static void fills_buffers_with_msix(void **state)
 	(void)state;
 	rng_begin(&t, BOTH, true);
 	for (unsigned i = 0; i < 20; i++) {
-		/* used_event: interrupt at each */
+		/* used_event: interrupt for each request */
 		store_le16((uint8_t *)fx_ram(&t.f, t.d.q[0].avail) + 4 + 16, t.d.q[0].last_used);
 		ask(&t, i & 1);
 		assert_int_equal(t.f.nmsi, i + 1);
@@ -102,7 +102,7 @@ static void interrupts_by_line_without_msix(void **state)
 	assert_int_equal(fx_read(&t.f, t.d.isr, 1), 1);
 	assert_false(t.f.level[PCI_INTX_GSI(SLOT)]);
 	assert_int_equal(fx_read(&t.f, t.d.isr, 1), 0);
-	/* INTx disable holds the line down and lets it go again. */
+	/* "INTx disable" drops the line and releases it again. */
 	fx_cfg_write(&t.f, SLOT, 4, 2, 0x402);
 	ask(&t, false);
 	assert_false(t.f.level[PCI_INTX_GSI(SLOT)]);
@@ -138,7 +138,7 @@ static void event_index_batches_interrupts(void **state)
 	used_event = (uint8_t *)fx_ram(&t.f, t.d.q[0].avail) + 4 + 16;
 	ask(&t, false);
 	t.f.nmsi = 0;
-	store_le16(used_event, 3); /* tell me when 4 are done */
+	store_le16(used_event, 3); /* interrupt when 4 are used */
 	for (unsigned i = 0; i < 2; i++) {
 		drv_add(&t.d.q[0], &sg, 1, false);
 		drv_kick(&t.d.q[0]);
@@ -151,7 +151,7 @@ static void event_index_batches_interrupts(void **state)
 	drv_wait(&t.d.q[0], NULL);
 	fx_run(&t.f, 3);
 	assert_int_equal(t.f.nmsi, 1);
-	/* And the device asks for a doorbell at the next request. */
+	/* The device wants a doorbell for the next request. */
 	drv_add(&t.d.q[0], &sg, 1, false);
 	assert_true(drv_wants_kick(&t.d.q[0], (uint16_t)(t.d.q[0].avail_idx - 1)));
 	rng_end(&t);
@@ -192,7 +192,7 @@ static void doorbell_exists_only_while_in_use(void **state)
 	rng_end(&t);
 }
 
-/* ---- the driver's faults ---- */
+/* ---- protocol violations by the driver ---- */
 
 static void expect_needs_reset(struct rng_test *t, const char *words)
 {
@@ -205,11 +205,11 @@ static void expect_needs_reset(struct rng_test *t, const char *words)
 	assert_non_null(strstr(t->f.details[0], words));
 	assert_int_equal(t->f.nmsi, msi + 1);
 	assert_int_equal(t->f.msi_data[msi], SLOT << 8 | 1); /* configuration */
-	/* Told once, and nothing is done any more. */
+	/* Reported once; nothing is processed afterwards. */
 	drv_kick(&t->d.q[0]);
 	fx_run(&t->f, 5);
 	assert_int_equal(fx_count_events(&t->f, DEV_EVENT_NEEDS_RESET), 1);
-	/* A reset heals. */
+	/* A reset recovers the device. */
 	drv_init(&t->d, &t->f, SLOT, BOTH, true);
 	drv_queue_setup(&t->d, 0, 8);
 	drv_ok(&t->d);
@@ -277,7 +277,7 @@ static void beyond_ram(void **state)
 		one_descriptor(&cases[i], 2, 0, "outside of RAM");
 }
 
-/* Needs more RAM than the fixture has: a queue by itself. */
+/* Needs more RAM than the fixture has, so this uses a queue of its own. */
 static void sum_of_4_gib(void **state)
 {
 	const size_t bytes = 1u << 30;
@@ -300,7 +300,7 @@ static void sum_of_4_gib(void **state)
 		store_le16(ram + 16 * i + 12, i < 3 ? 1 : 0);
 		store_le16(ram + 16 * i + 14, (uint16_t)(i + 1));
 	}
-	store_le16(ram + 4096 + 4, 1); /* three of them are well */
+	store_le16(ram + 4096 + 4, 1); /* three of them are valid */
 	store_le16(ram + 4096 + 2, 1);
 	assert_int_equal(virtqueue_pop(&q, &el), 1);
 	assert_int_equal(el.nout, 3);
@@ -458,7 +458,7 @@ static void features_are_checked(void **state)
 
 	(void)state;
 	rng_begin(&t, BOTH, true);
-	/* Without VERSION_1, or with a bit that was not offered. */
+	/* Without VERSION_1, or with a feature that was not offered. */
 	for (unsigned i = 0; i < 2; i++) {
 		fx_write(&t.f, t.d.common + 20, 1, 0);
 		fx_write(&t.f, t.d.common + 20, 1, 3);
@@ -468,7 +468,7 @@ static void features_are_checked(void **state)
 		fx_write(&t.f, t.d.common + 12, 4, i ? 1 : 0);
 		fx_write(&t.f, t.d.common + 20, 1, 11);
 		assert_int_equal(drv_status(&t.d), 3);
-		/* and so no DRIVER_OK either */
+		/* therefore no DRIVER_OK either */
 		fx_write(&t.f, t.d.common + 20, 1, 15);
 		assert_int_equal(drv_status(&t.d), 3);
 	}
@@ -531,7 +531,7 @@ static void configuration_access_capability(void **state)
 	assert_int_equal(fx_cfg_read(&t.f, SLOT, cap + 16, 1), 15);
 	fx_cfg_write(&t.f, SLOT, cap + 16, 1, 0);
 	assert_int_equal(drv_status(&t.d), 0);
-	/* Nonsense is refused. */
+	/* Invalid accesses are refused. */
 	fx_cfg_write(&t.f, SLOT, cap + 8, 4, 0xfffffffc);
 	fx_cfg_write(&t.f, SLOT, cap + 12, 4, 4);
 	assert_int_equal(fx_cfg_read(&t.f, SLOT, cap + 16, 4), 0);

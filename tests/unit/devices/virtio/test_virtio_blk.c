@@ -1,5 +1,5 @@
-/* virtio-blk, driven through PCI registers and rings, over a block layer made of a memfd
- * whose answers a test can hold back or spoil. */
+/* virtio-blk, driven through PCI registers and rings, over a simulated block layer on a memfd whose
+ * completions a test can delay or fail. */
 #include "fixture.h"
 
 #include "base/bytes.h"
@@ -23,16 +23,16 @@
 #define F_CONFIG_WCE (1ULL << 11)
 #define F_RO (1ULL << 5)
 
-/* ---- the block layer ---- */
+/* ---- simulated block layer ---- */
 
 struct block {
 	int fd;
 	struct block_info info;
 	struct loop *loop;
-	unsigned hold; /* keep what comes */
+	unsigned hold; /* number of requests to hold back */
 	struct block_req *held[64];
 	unsigned nheld;
-	int fail_with; /* -errno for reads and writes */
+	int fail_with; /* -errno for reads and writes; 0: none */
 	struct block_listener *listener;
 	bool corrupt;
 	unsigned submits, fua, flushes, discards, unmaps;
@@ -203,7 +203,7 @@ static uint8_t status_get(struct blk_test *t, unsigned slot)
 	return *(uint8_t *)fx_ram(&t->f, t->status + slot);
 }
 
-/* Put a request of one data segment into queue q; slot names header and status. */
+/* Put a request with one data segment into queue q; slot selects header and status. */
 static void submit(struct blk_test *t, unsigned q, unsigned slot, uint32_t type, uint64_t sector,
 	uint64_t gpa, uint32_t len)
 {
@@ -273,13 +273,13 @@ static void writes_and_reads_back(void **state)
 		assert_int_equal(request(&t, 0, 8, t.data + 16384, 8192, &written), 0);
 		assert_int_equal(written, 8193);
 		assert_memory_equal(file, fx_ram(&t.f, t.data + 16384), 8192);
-		/* With an event index that stands still, only the first. */
+		/* With an unchanged event index, only the first request interrupts. */
 		assert_int_equal(t.f.nmsi, t.d.features & VIRTIO_F_EVENT_IDX ? 1 : 2);
 		disk_end(&t);
 	}
 }
 
-/* Header, data and status may be cut anywhere. */
+/* Header, data and status may be split anywhere. */
 static void odd_segments(void **state)
 {
 	struct blk_test t;
@@ -336,7 +336,7 @@ static void refuses_bad_ranges(void **state)
 	assert_int_equal(request(&t, 1, 0, t.data, 513, NULL), 1);
 	assert_int_equal(request(&t, 99, 0, t.data, 512, NULL), 2);
 	assert_int_equal(t.block.submits, 0);
-	assert_int_equal(t.f.nevents, 0); /* the guest's own fault is no I/O error */
+	assert_int_equal(t.f.nevents, 0); /* the guest's fault is not an I/O error */
 	assert_int_equal(request(&t, 0, end - 1, t.data, 512, NULL), 0);
 	disk_end(&t);
 }
@@ -389,7 +389,7 @@ static void flush_and_write_through(void **state)
 	assert_int_equal(request(&t, 4, 0, 0, 0, NULL), 0);
 	assert_int_equal(t.block.flushes, 1);
 	disk_end(&t);
-	/* A driver that cannot flush gets writes that are stable. */
+	/* A driver without FLUSH gets writes that complete on stable storage. */
 	disk_begin(&t, 0);
 	assert_int_equal(request(&t, 1, 0, t.data, 512, NULL), 0);
 	assert_int_equal(t.block.fua, 1);
@@ -528,7 +528,7 @@ static void corrupt_image_stops_whatever_the_policy(void **state)
 	}
 }
 
-/* Trouble without a request: told, and with "stop" nothing more is taken from the rings. */
+/* An error without a request is reported, and with "stop" the rings are left alone. */
 static void trouble_without_a_request(void **state)
 {
 	static const struct {
@@ -584,12 +584,12 @@ static void stop_policy_keeps_the_request(void **state)
 	assert_int_equal(t.f.nevents, 2);
 	assert_true(t.f.events[0].stop);
 	assert_int_equal(t.f.events[0].value, ENOSPC);
-	/* Until the machine has paused, more doorbells do not try again. */
+	/* Doorbells do not cause a retry before the machine has paused. */
 	drv_kick(&t.d.q[0]);
 	fx_run(&t.f, 10);
 	assert_int_equal(t.f.nevents, 2);
 	t.dev->ops->pause(t.dev);
-	/* A state taken now brings both back, elsewhere too. */
+	/* A state saved now contains both requests, also for another machine. */
 	fx_save(t.dev, &s);
 	fx_state_test(&t.f, t.dev, 200);
 	t.dev->ops->pause(t.dev);
@@ -658,7 +658,7 @@ static void queues_work_side_by_side(void **state)
 	disk_end(&t);
 }
 
-/* The disk's loop runs on a thread of its own, as in the machine. */
+/* The disk's loop runs on its own thread, as in the machine. */
 static void *loop_thread(void *opaque)
 {
 	loop_run(opaque);
@@ -672,7 +672,7 @@ struct release_later {
 
 static void release_run(struct loop_task *task)
 {
-	usleep(50000); /* so that the waiting has begun */
+	usleep(50000); /* gives the wait time to begin */
 	block_release(container_of(task, struct release_later, task)->block);
 }
 
@@ -707,7 +707,8 @@ static void pause_and_reset_wait_for_what_is_in_flight(void **state)
 	while (__atomic_load_n(&t.block.submits, __ATOMIC_ACQUIRE) < 2)
 		usleep(100);
 	loop_post(l, &later[1].task);
-	/* The guest resets the device with a request in flight: its ring stays untouched. */
+	/* The guest resets the device with a request in flight: the ring is not written any
+	 * more. */
 	fx_write(&t.f, t.d.common + 20, 1, 0);
 	assert_int_equal(drv_status(&t.d), 0);
 	assert_int_equal(drv_used_idx(&t.d.q[0]), 1);
@@ -733,7 +734,7 @@ static void state_survives(void **state)
 	disk_end(&t);
 }
 
-/* Random rings: whatever a driver writes, the device lives and can be reset. */
+/* Random rings: the device survives any driver and can be reset. */
 static void random_rings(void **state)
 {
 	uint32_t seed = 12345;

@@ -22,7 +22,7 @@ struct con_test {
 	int peers[2];
 	struct device *dev;
 	struct drv d;
-	uint64_t buf; /* one BUFFER each for every queue and slot of 8 */
+	uint64_t buf; /* one BUFFER for each queue and each of 8 slots */
 };
 
 static uint64_t buffer(struct con_test *t, unsigned q, unsigned i)
@@ -105,7 +105,7 @@ static void one_port(void **state)
 	assert_int_equal(fx_cfg_read(&t.f, SLOT, 0, 4), 0x10431af4);
 	send_bytes(&t, 1, "hvc0 speaks", 11);
 	expect_from(&t, t.peers[0], "hvc0 speaks");
-	/* Input waits for a buffer, and a buffer for input. */
+	/* Input waits for a buffer, or a buffer for input. */
 	assert_int_equal(write(t.peers[0], "abc", 3), 3);
 	fx_run(&t.f, 5);
 	offer(&t, 0, 0);
@@ -195,10 +195,10 @@ static void named_port(void **state)
 	control_expect(&t, 0, 6, 1, "");
 	control_send(&t, 1, 3, 1);
 	control_expect(&t, 1, 7, 1, "org.cairn.test");
-	/* A state taken in the middle keeps what is still owed. */
+	/* A state saved meanwhile keeps the messages still to be sent. */
 	fx_state_test(&t.f, t.dev, 1000);
 	control_expect(&t, 1, 6, 1, "");
-	/* Input waits until the guest has opened the port. */
+	/* Input waits until the guest opens the port. */
 	assert_int_equal(write(t.peers[1], "hi", 2), 2);
 	offer(&t, 4, 0);
 	fx_run(&t.f, 10);
@@ -210,7 +210,7 @@ static void named_port(void **state)
 	expect_from(&t, t.peers[1], "ho");
 	send_bytes(&t, 1, "con", 3);
 	expect_from(&t, t.peers[0], "con");
-	/* Nonsense: ports that are not there, unknown events, half a message. */
+	/* Invalid: unknown ports and events, a truncated message. */
 	control_send(&t, 77, 3, 1);
 	control_send(&t, 0xffffffff, 6, 1);
 	control_send(&t, 1, 0xffff, 1);

@@ -1,4 +1,4 @@
-/* A network interface: a socket of packets stands for the tap. */
+/* A network interface, with a packet socket in place of the tap. */
 #include "fixture.h"
 
 #include "base/bytes.h"
@@ -135,9 +135,9 @@ struct net_test {
 	struct fixture f;
 	struct device *dev;
 	struct drv d;
-	int tap; /* our end; -1: none */
+	int tap; /* the test's end; -1: none */
 	int their;
-	bool user; /* no tap: what user interfaces have */
+	bool user; /* a user network instead of a tap */
 	uint64_t buf;
 };
 
@@ -186,7 +186,7 @@ static struct virtio_net_stats stats(struct net_test *t)
 	return s;
 }
 
-/* A frame of that many bytes, each of them `fill`, with a plain header. */
+/* Send a frame of this length, each byte `fill`, with a plain header. */
 static void host_sends(struct net_test *t, size_t bytes, uint8_t fill)
 {
 	static uint8_t packet[NET_HEADER_BYTES + 70000];
@@ -220,7 +220,7 @@ static void shows_mac_link_and_mtu(void **state)
 		assert_int_equal(fx_read(&t.f, t.d.device + i, 1), mac[i]);
 	assert_int_equal(fx_read(&t.f, t.d.device + 6, 2), LINK_UP);
 	assert_int_equal(fx_read(&t.f, t.d.device + 10, 2), 9000);
-	/* Nothing of it is the driver's to change. */
+	/* The driver cannot change any of it. */
 	fx_write(&t.f, t.d.device, 1, 0xff);
 	assert_int_equal(fx_read(&t.f, t.d.device, 1), 0x52);
 	assert_true(stats(&t).link_up);
@@ -258,7 +258,7 @@ static void sends_frames(void **state)
 	(void)state;
 	net_begin(&t, true, ALL);
 	p = fx_ram(&t.f, t.buf);
-	p[0] = 0xfc; /* bits that mean nothing */
+	p[0] = 0xfc; /* undefined bits */
 	memset(p + NET_HEADER_BYTES, 0x77, 60);
 	for (unsigned cut = 1; cut < NET_HEADER_BYTES + 60; cut += 7) {
 		struct drv_sg sg[2] = { { t.buf, cut, false },
@@ -287,7 +287,7 @@ static void what_a_socket_does_not_take_waits(void **state)
 
 	(void)state;
 	net_begin(&t, true, ALL);
-	assert_int_equal(read(t.tap, got, sizeof(got)), 4); /* what the driver takes */
+	assert_int_equal(read(t.tap, got, sizeof(got)), 4); /* the offloads that the driver accepts */
 	assert_int_equal(setsockopt(t.their, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes)), 0);
 	sg.gpa = t.buf;
 	for (unsigned i = 0; i < 8; i++)
@@ -303,7 +303,7 @@ static void what_a_socket_does_not_take_waits(void **state)
 		drv_wait(&t.d.q[TX], &len);
 	assert_int_equal(stats(&t).tx_packets, 8);
 	assert_int_equal(stats(&t).tx_drops, 0);
-	/* Nobody reads any more: nothing waits for ever. */
+	/* The peer no longer reads: nothing waits forever. */
 	for (unsigned i = 0; i < 8; i++)
 		drv_add(&t.d.q[TX], &sg, 1, false);
 	drv_kick(&t.d.q[TX]);
@@ -317,7 +317,8 @@ static void what_a_socket_does_not_take_waits(void **state)
 	net_end(&t);
 }
 
-/* What the other side of a socket may leave to the driver: told when there is one, and when there is another. */
+/* The offloads that the socket's peer may leave to the driver: sent when a driver starts and when
+ * they change. */
 static void a_socket_is_told_what_the_driver_takes(void **state)
 {
 	const uint64_t finished = NET_F_CSUM | NET_F_HOST_TSO4, taken = NET_F_GUEST_CSUM | NET_F_GUEST_TSO4;
@@ -333,8 +334,8 @@ static void a_socket_is_told_what_the_driver_takes(void **state)
 	guest_offers(&t, 0, 2048);
 	drv_kick(&t.d.q[RX]);
 	fx_run(&t.f, 5);
-	assert_int_equal(read(t.tap, got, sizeof(got)), -1); /* once */
-	/* Another driver wants everything whole. */
+	assert_int_equal(read(t.tap, got, sizeof(got)), -1); /* sent once */
+	/* The next driver accepts no offloads. */
 	t.dev->ops->reset(t.dev);
 	drv_init(&t.d, &t.f, SLOT, ALL & ~taken, true);
 	drv_queue_setup(&t.d, RX, 16);
@@ -345,7 +346,8 @@ static void a_socket_is_told_what_the_driver_takes(void **state)
 	net_end(&t);
 }
 
-/* A socket that is full has no room for it: it is tried again with the next buffers, or frame. */
+/* A full socket has no room for the offload message: the device tries again with the next buffers
+ * or frame. */
 static void a_socket_that_was_full_is_told_later(void **state)
 {
 	struct net_test t = { .user = true };
@@ -382,7 +384,7 @@ static void a_wrong_header_never_reaches_the_host(void **state)
 	(void)state;
 	net_begin(&t, true, ALL);
 	sg.gpa = t.buf;
-	*(uint8_t *)fx_ram(&t.f, t.buf) = 1; /* a checksum at 0 */
+	*(uint8_t *)fx_ram(&t.f, t.buf) = 1; /* asks for a checksum at offset 0 */
 	drv_add(&t.d.q[TX], &sg, 1, false);
 	drv_kick(&t.d.q[TX]);
 	drv_wait(&t.d.q[TX], &len);
@@ -447,7 +449,7 @@ static void receives_into_as_many_buffers_as_it_takes(void **state)
 	net_end(&t);
 }
 
-/* Nothing of a frame is shown before all of it is there. */
+/* The driver sees no buffer of a frame before the whole frame is there. */
 static void a_frame_waits_for_its_last_buffer(void **state)
 {
 	struct net_test t = { 0 };
@@ -493,7 +495,7 @@ static void what_cannot_fit_is_dropped(void **state)
 	net_end(&t);
 }
 
-/* A ring that is shorter than a frame has to be no dam. */
+/* A ring with fewer buffers than a frame needs must not block the queue. */
 static void a_ring_that_is_too_short_is_passed_over(void **state)
 {
 	struct net_test t = { 0 };
@@ -561,7 +563,7 @@ static void state_comes_back(void **state)
 	fx_run(&t.f, 3);
 	before = t.f.nmsi;
 	fx_state_test(&t.f, t.dev, 2000);
-	/* The driver is told to look at the link again. */
+	/* The driver is told to read the link status again. */
 	assert_true(t.f.nmsi > before);
 	host_sends(&t, 60, 0x42);
 	drv_wait(&t.d.q[RX], &len);
@@ -569,7 +571,7 @@ static void state_comes_back(void **state)
 	net_end(&t);
 }
 
-/* What a guest with a tap was saved as fits one without, and another address. */
+/* The state of an interface with a tap fits one without, and another MAC address. */
 static void state_fits_another_interface(void **state)
 {
 	struct net_test t = { 0 }, u = { 0 };

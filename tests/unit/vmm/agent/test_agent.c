@@ -1,5 +1,5 @@
-/* The guest agent's protocol with agents of all kinds at the other end: one that works, and those
- * that say nothing, garbage, too much, or all of it too late. */
+/* The guest agent protocol with agents of all kinds: one that works, and ones that send nothing,
+ * garbage, too much, or everything too late. */
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -26,11 +26,11 @@
 struct fixture {
 	struct loop *loop;
 	struct agent *a;
-	int guest; /* the agent's end */
+	int guest; /* the agent's end of the socket */
 	unsigned answers;
 	int r;
 	struct err e;
-	char said[4096]; /* by the host, so far */
+	char said[4096]; /* sent by the host so far */
 	size_t nsaid;
 };
 
@@ -49,7 +49,7 @@ static int agent_setup(void **state, const struct agent_times *times)
 	return 0;
 }
 
-/* Whatever takes long is no answer's delay. */
+/* Timeouts that never expire during a test. */
 static int setup(void **state)
 {
 	static const struct agent_times times = {60000 * MS, 60000 * MS, 60000 * MS, 60000 * MS};
@@ -57,7 +57,7 @@ static int setup(void **state)
 	return agent_setup(state, &times);
 }
 
-/* Time runs out. */
+/* Short timeouts. */
 static int setup_hurried(void **state)
 {
 	static const struct agent_times times = {400 * MS, 400 * MS, 400 * MS, 600 * MS};
@@ -99,17 +99,17 @@ static void rounds(struct fixture *f, uint64_t ns)
 
 	while ((now = loop_now_ns()) < until)
 		loop_run_once(f->loop, until - now);
-	loop_run_once(f->loop, 0); /* what came due while we had no CPU */
+	loop_run_once(f->loop, 0); /* timers that came due while this process had no CPU */
 }
 
-/* Until a time limit has passed, and that is told. */
+/* Run until a timeout has passed and done() was called. */
 static void answer_wait(struct fixture *f)
 {
 	while (!f->answers)
 		loop_run_once(f->loop, 10 * MS);
 }
 
-/* Until a time limit has passed, and the host says what follows. */
+/* Run until a timeout has passed and the host has sent its next command. */
 static void host_wait(struct fixture *f)
 {
 	char byte;
@@ -118,7 +118,7 @@ static void host_wait(struct fixture *f)
 		loop_run_once(f->loop, 10 * MS);
 }
 
-/* The next line that the host says; "" when there is none. */
+/* Return the next line that the host sends; "" when there is none. */
 static const char *heard(struct fixture *f)
 {
 	static char line[512];
@@ -141,7 +141,7 @@ static void says(struct fixture *f, const char *text)
 	rounds(f, 2 * MS);
 }
 
-/* Takes a sync; returns its id. */
+/* Receive a sync. Returns its id. */
 static int64_t sync_heard(struct fixture *f)
 {
 	const char *line = heard(f);
@@ -192,7 +192,7 @@ static int64_t thaw_heard(struct fixture *f)
 	return id;
 }
 
-/* It takes the next request. */
+/* Check that the agent accepts the next request. */
 static void is_idle_again(struct fixture *f)
 {
 	freeze(f);
@@ -234,8 +234,8 @@ static void test_silent(void **state)
 	assert_int_equal(f->r, -ETIMEDOUT);
 	assert_non_null(strstr(f->e.msg, "is qemu-guest-agent running"));
 	(void)sync_heard(f);
-	assert_string_equal(heard(f), ""); /* what never froze needs no thaw */
-	/* Late, and of the one before. */
+	assert_string_equal(heard(f), ""); /* nothing was frozen, so no thaw follows */
+	/* A late answer, to the previous sync. */
 	freeze(f);
 	sync_answer(f, 1);
 	assert_int_equal(f->answers, 0);
@@ -262,9 +262,9 @@ static void test_sets_the_time(void **state)
 	agent_set_time(NULL);
 	agent_set_time(f->a);
 	assert_in_range(time_heard(f) / 1000000000, s, time(NULL));
-	freeze(f); /* waits for it */
+	freeze(f); /* waits for the clock */
 	assert_string_equal(heard(f), "");
-	agent_set_time(f->a); /* and this for the freeze and its thaw */
+	agent_set_time(f->a); /* waits for the freeze and its thaw */
 	says(f, "{\"return\": {}}\n");
 	freeze_heard(f);
 	says(f, "{\"return\": 1}\n");
@@ -300,7 +300,7 @@ static void test_sets_the_host_name(void **state)
 	(void)time_heard(f);
 	says(f, "{\"return\": {}}\n");
 	name_heard(f, "web-1");
-	freeze(f); /* waits for it */
+	freeze(f); /* waits for the host name */
 	assert_string_equal(heard(f), "");
 	says(f, "{\"return\": {\"pid\": 7}}\n");
 	freeze_heard(f);
@@ -324,7 +324,7 @@ static void test_nobody_sets_the_host_name(void **state)
 	answer_wait(f); /* two time limits */
 	assert_int_equal(f->r, -ETIMEDOUT);
 	(void)sync_heard(f);
-	assert_string_equal(heard(f), ""); /* and not tried again */
+	assert_string_equal(heard(f), ""); /* not retried */
 	is_idle_again(f);
 }
 
@@ -351,7 +351,8 @@ static void count(void *opaque)
 	++*(unsigned *)opaque;
 }
 
-/* A state that was saved frozen: thawed before the clock is set; who says no, or nothing, is told of. */
+/* A state that was saved frozen is thawed before the clock is set; a refusal or a missing answer is
+ * reported. */
 static void test_thaws_what_was_restored_frozen(void **state)
 {
 	struct fixture *f = *state;
@@ -370,7 +371,7 @@ static void test_thaws_what_was_restored_frozen(void **state)
 	assert_int_equal(failed, 1);
 	assert_true(agent_owes_thaw(f->a));
 	(void)time_heard(f);
-	agent_thaw_restored(f->a, count, &failed); /* after what is under way */
+	agent_thaw_restored(f->a, count, &failed); /* after the command in progress */
 	assert_string_equal(heard(f), "");
 	says(f, "{\"return\": {}}\n");
 	sync_answer(f, thaw_heard(f));
@@ -395,7 +396,7 @@ static void test_nobody_thaws_what_was_restored(void **state)
 	assert_false(agent_owes_thaw(f->a));
 }
 
-/* Nobody is there: it is given up, and the next request is taken. */
+/* No agent: the request fails, and the next one is accepted. */
 static void test_nobody_sets_the_time(void **state)
 {
 	struct fixture *f = *state;
@@ -420,7 +421,7 @@ static void test_late_freeze(void **state)
 	assert_int_equal(f->answers, 1);
 	assert_int_equal(f->r, -ETIMEDOUT);
 	id = thaw_heard(f);
-	says(f, "{\"return\": 1}\n"); /* the freeze's, after all: not taken for the thaw's */
+	says(f, "{\"return\": 1}\n"); /* the late answer to the freeze, not taken for the thaw's */
 	sync_answer(f, id);
 	freeze(f); /* waits for the thaw */
 	assert_int_equal(agent_freeze(f->a, answered, f, &f->e), -EBUSY);
@@ -463,7 +464,7 @@ static void test_garbage(void **state)
 		sync_answer(f, thaw_heard(f));
 		says(f, "{\"return\": 0}\n");
 	}
-	/* Before the sync everything is passed over, without end and without lines as well. */
+	/* Input before the sync's answer is skipped, also without newlines and without end. */
 	freeze(f);
 	for (unsigned i = 0; i < 20; i++) {
 		char noise[4000];
@@ -495,7 +496,7 @@ static void test_a_line_without_end(void **state)
 	(void)thaw_heard(f);
 }
 
-/* Nobody thaws: it is done all the same. And an agent that does not confirm is asked again. */
+/* A missing thaw is sent after the hold time, and repeated until the agent confirms it. */
 static void test_thaws_by_itself(void **state)
 {
 	struct fixture *f = *state;
@@ -562,7 +563,7 @@ static void test_answers(void **state)
 			fail_msg("%s", garbage[i]);
 }
 
-/* Whatever the bytes: no more of them is read than there are (for the sanitizers). */
+/* No input makes the parser read past its end (for the sanitizers). */
 static void test_any_bytes(void **state)
 {
 	static const char seed[] =
@@ -584,7 +585,7 @@ static void test_any_bytes(void **state)
 	}
 }
 
-/* ---- errands ---- */
+/* ---- commands with a result ---- */
 
 static void test_tells(void **state)
 {
@@ -615,7 +616,7 @@ static void test_refuses_an_errand(void **state)
 	is_idle_again(f);
 }
 
-/* A shutdown has no answer; that an agent is there at all has to be seen before. */
+/* A shutdown has no answer; a sync before it shows that an agent is there. */
 static void test_shuts_down(void **state)
 {
 	struct fixture *f = *state;
@@ -633,14 +634,14 @@ static void test_shuts_down(void **state)
 	is_idle_again(f);
 }
 
-/* A guest that is off before the agent could refuse. */
+/* The guest is off before the agent could refuse. */
 static void test_is_off_at_once(void **state)
 {
 	struct fixture *f = *state;
 
 	agent_guest_off(NULL);
 	assert_int_equal(agent_shutdown(f->a, false, answered, f, &f->e), 0);
-	agent_guest_off(f->a); /* not by the agent, which has heard nothing */
+	agent_guest_off(f->a); /* not by the agent, which has received nothing */
 	sync_answer(f, sync_heard(f));
 	assert_int_equal(f->answers, 0);
 	heard(f);
@@ -649,7 +650,7 @@ static void test_is_off_at_once(void **state)
 	assert_int_equal(f->r, 0);
 }
 
-/* Who only looks does not stand in the way of who acts, whichever comes first. */
+/* An address query and a shutdown do not block each other, in either order. */
 static void test_looks(void **state)
 {
 	struct fixture *f = *state;
@@ -678,7 +679,7 @@ static void test_looks(void **state)
 	is_idle_again(f);
 }
 
-/* As many interfaces as a host of containers has: an answer longer than one read. */
+/* As many interfaces as a container host: an answer longer than one read. */
 static void test_looks_at_many(void **state)
 {
 	struct fixture *f = *state;
@@ -704,7 +705,7 @@ static void test_looks_at_many(void **state)
 	is_idle_again(f);
 }
 
-/* A freeze comes first, and an errand after its thaw. */
+/* A freeze goes first; other commands follow its thaw. */
 static void test_errand_waits(void **state)
 {
 	struct fixture *f = *state;
@@ -723,7 +724,7 @@ static void test_errand_waits(void **state)
 	assert_int_equal(f->answers, 1);
 }
 
-/* A program opens the port: is it an agent? */
+/* A program opens the port: a ping finds out whether it is an agent. */
 static void test_the_port(void **state)
 {
 	struct fixture *f = *state;
@@ -740,7 +741,7 @@ static void test_the_port(void **state)
 	agent_port(f->a, false, false);
 	rounds(f, 2 * MS);
 	assert_true(p.n == 3 && !p.open && !p.answers);
-	/* A state that was loaded has it open: whoever is there is asked with the next request. */
+	/* The port is open in a loaded state: no ping; the next request finds out. */
 	agent_port(f->a, true, true);
 	rounds(f, 2 * MS);
 	assert_true(p.n == 4 && p.open && !p.answers);
@@ -750,7 +751,7 @@ static void test_the_port(void **state)
 	assert_true(p.n == 5 && p.answers);
 }
 
-/* However often the guest opens and closes it. */
+/* The guest may open and close the port at any rate. */
 static void test_a_port_that_flutters(void **state)
 {
 	struct fixture *f = *state;
@@ -768,7 +769,7 @@ static void test_a_port_that_flutters(void **state)
 		loop_run_once(f->loop, 10 * MS);
 }
 
-/* What does not answer is no agent; nobody waits for it. */
+/* A program that does not answer is not an agent, and no request waits for it. */
 static void test_a_port_of_something_else(void **state)
 {
 	struct fixture *f = *state;

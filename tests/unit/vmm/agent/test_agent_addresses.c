@@ -1,4 +1,4 @@
-/* What a guest says of its addresses: a good answer, and any other. */
+/* Address answers of a guest: valid and malformed ones. */
 #include "base/util.h"
 #include "vmm/agent/agent.h"
 #include "vmm/vm_msg.h"
@@ -18,7 +18,7 @@ static bool parse(const char *text, struct vm_addresses *all)
 	return agent_addresses_parse(text, strlen(text), all);
 }
 
-/* As qemu-ga 7.2 says it. */
+/* Answer of qemu-ga 7.2. */
 static const char usual[] =
 	"{\"return\": [{\"name\": \"lo\", \"ip-addresses\": [{\"ip-address-type\": \"ipv4\", \"ip-address\": \"127.0.0.1\", "
 	"\"prefix\": 8}, {\"ip-address-type\": \"ipv6\", \"ip-address\": \"::1\", \"prefix\": 128}], \"statistics\": "
@@ -51,7 +51,7 @@ static void test_usual(void **state)
 	assert_int_equal(all.n, 0);
 }
 
-/* What is no address, or no MAC, is left out. */
+/* Invalid addresses and MACs are skipped. */
 static void test_odd(void **state)
 {
 	struct vm_addresses all;
@@ -111,7 +111,7 @@ static void test_any_bytes(void **state)
 	srandom(1);
 	for (unsigned i = 0; i < 20000; i++) {
 		size_t len = 1 + (size_t)random() % (sizeof(usual) - 1);
-		char *copy = malloc(len); /* so that what is behind its end is seen by a sanitizer */
+		char *copy = malloc(len); /* so that the sanitizer sees a read past its end */
 
 		memcpy(copy, usual, len);
 		for (unsigned k = 0; k < i % 4; k++)

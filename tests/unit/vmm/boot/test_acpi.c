@@ -1,4 +1,4 @@
-/* acpi: find and read the tables as an operating system does, from the RSDP on. */
+/* acpi: find and read the tables as an operating system does, starting at the RSDP. */
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/util.h"
@@ -41,7 +41,7 @@ static uint8_t sum(const uint8_t *p, size_t n)
 	return s;
 }
 
-/* ACPI 6.4, 5.2.5.1: on a 16-byte border between 0xe0000 and 0xfffff. */
+/* ACPI 6.4, 5.2.5.1: at a 16-byte boundary between 0xe0000 and 0xfffff. */
 static const uint8_t *rsdp_scan(const struct memory *m)
 {
 	for (uint64_t a = 0xe0000; a < 0x100000; a += 16)
@@ -65,7 +65,7 @@ static const uint8_t *table_at(const struct memory *m, uint64_t gpa, const char 
 	return t;
 }
 
-/* The table that the XSDT names. */
+/* Return the table of that signature which the XSDT lists. */
 static const uint8_t *table_find(const struct memory *m, uint64_t rsdp, const char *sig)
 {
 	const uint8_t *x = table_at(m, load_le64(m->host + rsdp + 24), "XSDT");
@@ -77,7 +77,7 @@ static const uint8_t *table_find(const struct memory *m, uint64_t rsdp, const ch
 
 		if (memcmp(m->host + gpa, sig, 4))
 			continue;
-		assert_null(found); /* one of each */
+		assert_null(found); /* exactly one */
 		found = table_at(m, gpa, sig);
 	}
 	assert_non_null(found);
@@ -253,12 +253,12 @@ static void test_mcfg(void **state)
 	assert_true(load_le64(t + 44) == MEM_ECAM_BASE);
 	assert_int_equal(load_le16(t + 52), 0);
 	assert_int_equal(t[54], 0);
-	/* The window is as large as the buses it says: 1 MiB each. */
+	/* The window has exactly the size of its buses: 1 MiB each. */
 	assert_int_equal((t[55] + 1) * MIB, MEM_ECAM_BYTES);
 	memory_done(&m);
 }
 
-/* All in the hole that e820 keeps from the kernel, none over another, nothing outside. */
+/* All tables lie in the hole that e820 reserves, without overlaps. */
 static void test_stays_in_its_place(void **state)
 {
 	struct memory m;
@@ -301,7 +301,7 @@ static void table_save(const char *dir, const char *sig, const uint8_t *t)
 	assert_int_equal(fclose(f), 0);
 }
 
-/* ACPICA reads each table and finds nothing wrong; the AML compiles again. */
+/* ACPICA disassembles each table without errors, and the AML recompiles. */
 static void test_iasl_takes_them(void **state)
 {
 	char dir[96], cmd[512];

@@ -19,7 +19,8 @@
 #define PAYLOAD_BYTES 0x3000u
 #define INIT_BYTES 0x800000u
 
-/* Protocol 2.15, relocatable, wants to be at 16 MiB and 8 MiB to unpack in. */
+/* Make a kernel of protocol 2.15, relocatable, with preferred address 16 MiB and 8 MiB of
+ * init_size. */
 static void kernel_make(struct boot_fx *f, unsigned setup_sects)
 {
 	uint8_t *h = f->image;
@@ -41,8 +42,8 @@ static void kernel_make(struct boot_fx *f, unsigned setup_sects)
 	store_le32(h + 0x238, 2047);
 	store_le64(h + 0x258, PREF_GPA);
 	store_le32(h + 0x260, INIT_BYTES);
-	memset(h + 0x268, 0x77, 4);    /* a field that is newer than we are */
-	memset(h + 0x26c, 0x66, 0x80); /* code behind the header */
+	memset(h + 0x268, 0x77, 4);    /* a field newer than this loader */
+	memset(h + 0x26c, 0x66, 0x80); /* code after the header */
 	memset(h + setup, 0xab, PAYLOAD_BYTES);
 	f->image_bytes = setup + PAYLOAD_BYTES;
 }
@@ -71,13 +72,14 @@ static void test_zero_page(void **state)
 	boot_fx_check_gdt(&f);
 	assert_true(boot_fx_walk(&f, f.entry.cr3, f.entry.rip) == f.entry.rip);
 	zp = f.mem.host + f.entry.rsi;
-	/* The setup header as the file has it, up to its own end, but for what we fill in. */
+	/* The setup header equals the file's up to its own end, except for the fields that the
+	 * loader sets. */
 	assert_memory_equal(zp + 0x1f1, f.image + 0x1f1, 0x210 - 0x1f1);
 	assert_memory_equal(zp + 0x211, f.image + 0x211, 0x218 - 0x211);
 	assert_memory_equal(zp + 0x22c, f.image + 0x22c, 0x26c - 0x22c);
 	for (size_t i = 0x26c; i < 0x2d0; i++)
 		assert_int_equal(zp[i], 0);
-	for (size_t i = 0; i < 0x1e8; i++) /* else Linux takes the page for a sloppy loader's */
+	for (size_t i = 0; i < 0x1e8; i++) /* otherwise Linux assumes an old boot loader */
 		assert_int_equal(
 			zp[i], i >= 0x70 && i < 0x78 ? (FX_RSDP >> 8 * (i - 0x70)) & 0xff : 0);
 	assert_int_equal(zp[0x1ef], 0);
@@ -128,7 +130,7 @@ static void test_kernels_without_a_64_bit_entry(void **state)
 	REFUSED(-EINVAL, f.image[0x202] = 'X');
 	REFUSED(-EINVAL, f.image[0x1fe] = 0);
 	kernel_make(&f, SETUP_SECTS);
-	store_le16(f.image + 0x206, 0x020c); /* the first that has it */
+	store_le16(f.image + 0x206, 0x020c); /* the first version with a 64-bit entry */
 	assert_int_equal(boot_fx_load(&f), 0);
 	boot_fx_done(&f);
 }
@@ -148,15 +150,15 @@ static void test_every_truncation_is_refused(void **state)
 	}
 	f.image_bytes = whole - 1;
 	boot_fx_refused(&f, -EINVAL);
-	/* A size in the header that no file has. */
+	/* A size in the header larger than the file. */
 	REFUSED(-EINVAL, store_le32(f.image + 0x1f4, 0xffffffff));
 	/* No payload at all. */
 	REFUSED(-EINVAL, store_le32(f.image + 0x1f4, 0); f.image_bytes = (SETUP_SECTS + 1) * 512);
 	boot_fx_done(&f);
 }
 
-/* boot.rst, init_size: a relocatable kernel that is loaded below pref_address moves itself
- * there. So the room has to be at pref_address, wherever it is put. */
+/* boot.rst, init_size: a relocatable kernel loaded below pref_address moves itself there. So the
+ * room has to be at pref_address, wherever the kernel is loaded. */
 static void test_address_beyond_memory(void **state)
 {
 	static const uint64_t bad[] = { RAM, RAM - INIT_BYTES + 0x200000, 1ULL << 40, UINT64_MAX,
@@ -170,7 +172,7 @@ static void test_address_beyond_memory(void **state)
 			REFUSED(-E2BIG, store_le64(f.image + 0x258, bad[i]);
 				f.image[0x234] = relocatable);
 	kernel_make(&f, SETUP_SECTS);
-	store_le64(f.image + 0x258, RAM - INIT_BYTES); /* to the last byte */
+	store_le64(f.image + 0x258, RAM - INIT_BYTES); /* up to the last byte */
 	assert_int_equal(boot_fx_load(&f), 0);
 	payload_check(&f, RAM - INIT_BYTES);
 	boot_fx_done(&f);
@@ -187,7 +189,7 @@ static void test_address_below_1_mib(void **state)
 		kernel_make(&f, SETUP_SECTS);
 		store_le64(f.image + 0x258, low[i]);
 		assert_int_equal(
-			boot_fx_load(&f), 0); /* it can move: to the first multiple of 2 MiB */
+			boot_fx_load(&f), 0); /* it is relocatable: to the first multiple of 2 MiB */
 		payload_check(&f, 0x200000);
 		f.image[0x234] = 0;
 		boot_fx_refused(&f, -E2BIG);
@@ -225,10 +227,10 @@ static void test_room_to_unpack(void **state)
 	kernel_make(&f, SETUP_SECTS);
 	store_le32(f.image + 0x260, RAM - PREF_GPA);
 	assert_int_equal(boot_fx_load(&f), 0);
-	store_le32(f.image + 0x260, 0); /* says nothing: the payload counts */
+	store_le32(f.image + 0x260, 0); /* 0: the payload's size counts */
 	assert_int_equal(boot_fx_load(&f), 0);
 	boot_fx_done(&f);
-	/* The distribution's kernel in a VM that is too small: a sentence, not a crash later. */
+	/* A distribution's kernel in a VM that is too small: a message, not a crash later. */
 	boot_fx_init(&f, 20 * MIB);
 	REFUSED(-E2BIG, (void)0);
 	assert_non_null(strstr(f.err.msg, "20 MiB"));
@@ -279,7 +281,8 @@ static void test_command_line_that_is_too_long(void **state)
 
 /* ---- initrd ---- */
 
-/* Where it went; checks that it lies in RAM, above the kernel and below `max`. */
+/* Return the initrd's address, after checking that it lies in RAM, above the kernel and below
+ * `max`. */
 static uint64_t initrd_check(struct boot_fx *f, uint64_t bytes, uint64_t max)
 {
 	const uint8_t *zp;
@@ -294,7 +297,7 @@ static uint64_t initrd_check(struct boot_fx *f, uint64_t bytes, uint64_t max)
 	assert_true(gpa + bytes <= MIN(f->mem.low_bytes, max + 1));
 	for (uint64_t at = 0; at < MIN(bytes, 1 * MIB); at += 4096)
 		assert_int_equal(f->mem.host[gpa + at], (at / 4096 + 1) & 0xff);
-	payload_check(f, PREF_GPA); /* and has not touched the kernel */
+	payload_check(f, PREF_GPA); /* the kernel is unchanged */
 	return gpa;
 }
 

@@ -1,4 +1,4 @@
-/* boot: ELF kernels, by the 64-bit entry and by PVH, and files that are no such thing. */
+/* boot: ELF kernels, with the 64-bit entry and with PVH, and files that are no kernels. */
 #include "fixture_boot.h"
 #include "base/bytes.h"
 #include "base/util.h"
@@ -84,7 +84,7 @@ static void test_long_mode_entry(void **state)
 	boot_fx_done(&f);
 }
 
-/* RIP, stack-to-be, tables, command line: everything below 4 GiB is mapped to itself. */
+/* All addresses below 4 GiB that a kernel may use are mapped one to one. */
 static void test_page_tables(void **state)
 {
 	static const uint64_t at[] = { 0, 0x1000, 0x7fff, 0x9fc00, 0x100000, TEXT_GPA, 2 * MIB - 1,
@@ -117,7 +117,7 @@ static size_t note_put(uint8_t *p, const char *name, uint32_t name_len, uint32_t
 	return at + ROUND_UP(desc_len, 4);
 }
 
-/* A note segment in the third header; its content stands at file offset 0x4000. */
+/* Make a kernel with a note segment as third header; its content is at file offset 0x4000. */
 static uint8_t *kernel_with_notes(struct boot_fx *f, size_t bytes)
 {
 	kernel_make(f);
@@ -189,7 +189,7 @@ static void test_pvh_note_among_others(void **state)
 	end += note_put(end, "Xen", 4, 6, 0, 0);
 	end += note_put(end, "Xeno", 5, 18, 1, 4);
 	end += note_put(end, "Xen", 4, 18, TEXT_GPA + 0x80, 4);
-	end += note_put(end, "Xen", 4, 18, 2, 4); /* the first counts */
+	end += note_put(end, "Xen", 4, 18, 2, 4); /* the first note counts */
 	assert_true(end - p <= 256);
 	assert_int_equal(boot_fx_load(&f), 0);
 	assert_int_equal(f.entry.mode, BOOT_PROTECTED_32);
@@ -233,7 +233,7 @@ static void test_notes_with_lengths_that_lie(void **state)
 		assert_int_equal(boot_fx_load(&f), 0);
 		assert_int_equal(f.entry.mode, BOOT_LONG_64);
 	}
-	for (size_t n = 0; n < 20; n++) { /* cut off */
+	for (size_t n = 0; n < 20; n++) { /* truncated */
 		note_put(kernel_with_notes(&f, n), "Xen", 4, 18, TEXT_GPA, 4);
 		assert_int_equal(boot_fx_load(&f), 0);
 		assert_int_equal(f.entry.mode, BOOT_LONG_64);
@@ -323,9 +323,9 @@ static void test_segments_that_do_not_fit(void **state)
 		uint64_t gpa, bytes;
 		int want;
 	} rows[] = {
-		{ 0, 0x1000, -E2BIG },       /* our own tables */
+		{ 0, 0x1000, -E2BIG },       /* the loader's own tables */
 		{ 0x20000, 0x1000, -E2BIG }, /* the command line */
-		{ 0x30000, 0x1000, 0 },      /* the first that is free */
+		{ 0x30000, 0x1000, 0 },      /* the first free address */
 		{ 0x9e000, 0x1c00, 0 },      /* up to the EBDA */
 		{ 0x9e000, 0x1c01, -E2BIG },
 		{ 0x90000, 0x80000, -E2BIG }, /* over the legacy hole */
@@ -340,7 +340,7 @@ static void test_segments_that_do_not_fit(void **state)
 		{ 1ULL << 40, 0x1000, -E2BIG },
 		{ UINT64_MAX - 0xfff, 0x1000, -E2BIG },
 		{ 0x100000, UINT64_MAX - 0x1000, -E2BIG },
-		{ UINT64_MAX - 0xfff, 0x200000, -E2BIG }, /* wraps to RAM */
+		{ UINT64_MAX - 0xfff, 0x200000, -E2BIG }, /* wraps around to RAM */
 		{ 0x100000, RAM - 0x100000, 0 },
 		{ 0x100000, RAM - 0x100000 + 1, -E2BIG },
 	};
@@ -362,7 +362,7 @@ static void test_segments_that_do_not_fit(void **state)
 	boot_fx_done(&f);
 }
 
-/* RAM above 4 GiB is not where a kernel is put: what it says must fit below the hole. */
+/* A kernel is never loaded above 4 GiB: its segments have to fit below the hole. */
 static void test_segment_at_the_hole_below_4_gib(void **state)
 {
 	struct boot_fx f;
@@ -385,7 +385,7 @@ static void test_segments_that_lie(void **state)
 
 	(void)state;
 	boot_fx_init(&f, RAM);
-	BAD(phdr_of(&f, 0)->p_filesz = 0x5001); /* more in the file than in memory */
+	BAD(phdr_of(&f, 0)->p_filesz = 0x5001); /* more bytes in the file than in memory */
 	BAD(phdr_of(&f, 0)->p_filesz = UINT64_MAX);
 	BAD(phdr_of(&f, 0)->p_offset = UINT64_MAX);
 	BAD(phdr_of(&f, 0)->p_offset = UINT64_MAX - 0x1000);
@@ -430,11 +430,11 @@ static void test_files_that_are_no_files(void **state)
 	src.kernel_fd = open("/dev/zero", O_RDONLY | O_CLOEXEC);
 	assert_int_equal(boot_load(&f.mem, &src, &f.entry, &f.err), -EINVAL);
 	close(src.kernel_fd);
-	assert_true(boot_load(&f.mem, &src, &f.entry, &f.err) < 0); /* closed */
+	assert_true(boot_load(&f.mem, &src, &f.entry, &f.err) < 0); /* the fd is closed */
 	boot_fx_done(&f);
 }
 
-/* Flip bytes of the headers: an answer each time, and never a byte outside memory (ASan). */
+/* Flip bytes of the headers: every load returns, and no access leaves memory (ASan). */
 static void test_damaged_headers(void **state)
 {
 	unsigned seed = 23;

@@ -1,4 +1,4 @@
-/* assist_insn: the decoder against what the assembler made, and the rules of system calls. */
+/* assist_insn: the decoder compared with the assembler's output, and the system call rules. */
 #include "base/bytes.h"
 #include "base/util.h"
 #include "vmm/kvm/assist.h"
@@ -12,7 +12,7 @@
 
 #include <cmocka.h>
 
-/* The assembler's bytes of an instruction, as NAME..NAME_end in read-only data. */
+/* Places the assembler's bytes of an instruction in read-only data, as NAME..NAME_end. */
 #define INSN(name, text)                                                                           \
 	extern const uint8_t name[] __attribute__((visibility("hidden")));                         \
 	extern const uint8_t name##_end[] __attribute__((visibility("hidden")));                   \
@@ -54,7 +54,7 @@ static void test_plain_instructions(void **state)
 	} rows[] = {
 		{ i_int3, i_int3_end, ASSIST_INT3, 1 }, { i_fwait, i_fwait_end, ASSIST_SKIP, 1 },
 		{ i_fnclex, i_fnclex_end, ASSIST_SKIP, 2 },
-		{ i_fclex, i_fclex_end, ASSIST_SKIP, 1 }, /* fwait, then fnclex by itself */
+		{ i_fclex, i_fclex_end, ASSIST_SKIP, 1 }, /* fwait, then a separate fnclex */
 		{ i_fninit, i_fninit_end, ASSIST_SKIP, 2 }, { i_emms, i_emms_end, ASSIST_SKIP, 2 },
 		{ i_clac, i_clac_end, ASSIST_SKIP, 3 }, { i_stac, i_stac_end, ASSIST_SKIP, 3 },
 		{ i_swapgs, i_swapgs_end, ASSIST_SWAPGS, 3 },
@@ -68,7 +68,7 @@ static void test_plain_instructions(void **state)
 		{ i_xrstors, i_xrstors_end, ASSIST_NONE, 0 },
 		{ i_vmxon, i_vmxon_end, ASSIST_NONE, 0 },
 		{ i_ldmxcsr, i_ldmxcsr_end, ASSIST_NONE, 0 },
-		{ i_addr32, i_addr32_end, ASSIST_NONE, 0 }, /* 32-bit addresses: not ours */
+		{ i_addr32, i_addr32_end, ASSIST_NONE, 0 }, /* 32-bit addressing: not emulated */
 	};
 
 	(void)state;
@@ -82,7 +82,7 @@ static void test_plain_instructions(void **state)
 		assist_decode(buf, sizeof(buf), &d);
 		assert_int_equal(d.kind, rows[i].kind);
 		assert_int_equal(d.len, rows[i].len);
-		/* Cut off at the end of a mapped page: not decoded from what is not there. */
+		/* Truncated at the end of a mapped page: not decoded from missing bytes. */
 		for (size_t cut = 0; cut < rows[i].len; cut++) {
 			assist_decode(buf, cut, &d);
 			assert_int_equal(d.kind, ASSIST_NONE);
@@ -116,11 +116,11 @@ static const struct kvm_sregs sregs = { .fs = { .base = 0x1111000000000000ULL },
 
 struct addressed {
 	const uint8_t *bytes, *end;
-	uint64_t want; /* without the RIP's share */
+	uint64_t want; /* without RIP */
 	bool rip;
 };
 
-/* Every form of base, and the registers whose numbers are exceptions in the encoding. */
+/* Every form of base, and the registers with exceptional encodings. */
 #define CX(name, operand) INSN(name, "lock cmpxchg16b " operand)
 CX(c_rax, "(%rax)");
 CX(c_rcx, "(%rcx)");
@@ -256,7 +256,7 @@ static void test_cmpxchg16b_operands(void **state)
 	}
 }
 
-/* The same opcode with another /reg, a register operand, or no REX.W is another instruction. */
+/* The same opcode with another /reg, a register operand or without REX.W is another instruction. */
 static void test_cmpxchg16b_neighbours(void **state)
 {
 	(void)state;
@@ -280,7 +280,7 @@ static void test_decoder_survives_anything(void **state)
 	(void)state;
 	for (int round = 0; round < 200000; round++) {
 		size_t n = (size_t)rand_r(&seed) % 16;
-		uint8_t *b = malloc(n ? n : 1); /* of exactly this size, for the sanitizer */
+		uint8_t *b = malloc(n ? n : 1); /* exactly this size, for the sanitizer */
 		static const uint8_t likely[] = { 0xf0, 0x64, 0x65, 0x48, 0x4f, 0x0f, 0xc7, 0x0c,
 			0x25 };
 		struct assist_insn d;
@@ -322,7 +322,7 @@ static void test_cmpxchg16b_swaps_when_equal(void **state)
 static void test_cmpxchg16b_loads_when_unequal(void **state)
 {
 	(void)state;
-	/* One bit of difference anywhere is one. */
+	/* A difference in any bit is found. */
 	for (unsigned bit = 0; bit < 128; bit++) {
 		_Alignas(16) uint8_t mem[16] = { 0 };
 		struct kvm_regs r = { .rbx = 7, .rcx = 8, .rflags = 0xffffffffffffffffULL };
@@ -359,7 +359,7 @@ static struct call call_sane(void)
 		.s = sregs };
 
 	c.r.r11 = 0x1000ed7;             /* with IF, DF, TF and arithmetic flags */
-	c.r.rsp = 0xfffffe0000002fd0ULL; /* the exception's stack */
+	c.r.rsp = 0xfffffe0000002fd0ULL; /* the stack of the exception */
 	return c;
 }
 
@@ -369,10 +369,10 @@ static void test_syscall_is_finished(void **state)
 		struct call c = call_sane();
 
 		(void)state;
-		c.frame[0] |= (unsigned)present; /* whether the page is mapped does not matter */
+		c.frame[0] |= (unsigned)present; /* the present bit is irrelevant */
 		assert_true(assist_finish_syscall(c.frame, &c.m, &c.r, &c.s));
 		assert_true(c.r.rip == LSTAR);
-		assert_true(c.r.rsp == 0x7ffc0000); /* the user's, as SYSCALL leaves it */
+		assert_true(c.r.rsp == 0x7ffc0000); /* the user's stack, as SYSCALL leaves it */
 		assert_true(c.r.rflags == ((0x1000ed7 & ~0x257fd5ULL) | 2));
 		assert_true(c.r.rcx == regs.rcx && c.r.rax == regs.rax && c.r.r11 == 0x1000ed7);
 		assert_int_equal(c.s.cs.selector, 0x10);
@@ -389,7 +389,7 @@ static void test_syscall_is_finished(void **state)
 	}
 }
 
-/* RF and VM never get into the kernel's flags; the RPL of STAR's selector does not count. */
+/* RF and VM never get into the kernel's flags; the RPL of STAR's selector is ignored. */
 static void test_syscall_flags_and_selector(void **state)
 {
 	struct call c = call_sane();
@@ -404,7 +404,7 @@ static void test_syscall_flags_and_selector(void **state)
 	assert_int_equal(c.s.ss.selector, 0x18);
 }
 
-/* A page fault that is one: not a register may change. */
+/* A real page fault changes no register. */
 static void test_other_page_faults_are_left_alone(void **state)
 {
 	(void)state;
@@ -453,7 +453,7 @@ static void test_sysret(void **state)
 	assert_true(r.rflags == 2);
 }
 
-/* ---- the entry ---- */
+/* ---- the page-fault handler's entry ---- */
 
 static void test_gates(void **state)
 {
@@ -494,7 +494,7 @@ static void test_entry_step(void **state)
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
 		for (size_t n = 0; n <= (size_t)(rows[i].end - rows[i].bytes); n++) {
 			uint8_t *b =
-				malloc(n ? n : 1); /* of exactly this size, for the sanitizer */
+				malloc(n ? n : 1); /* exactly this size, for the sanitizer */
 			unsigned want = n >= rows[i].len ? rows[i].len : 0;
 			bool df = !want;
 

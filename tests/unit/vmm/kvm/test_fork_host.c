@@ -1,4 +1,4 @@
-/* fork_host: what a fork says of the host comes back as it was; what is damaged, or too much, is not used. */
+/* fork_host: CPUID leaves written by a fork read back; damaged or excessive ones are ignored. */
 #include "vmm/kvm/fork_host.h"
 #include "base/err.h"
 #include "base/util.h"
@@ -80,7 +80,7 @@ static void test_damaged(void **state)
 	close(fd);
 }
 
-/* Whole, and with a good checksum: n entries are promised, and so many are there. */
+/* Write a complete section with a valid checksum: a count of n, and as many entries. */
 static void section_put(int fd, const char *name, uint16_t version, uint32_t promised, uint32_t there)
 {
 	struct state_writer w;

@@ -1,4 +1,4 @@
-/* memory: the layout and the e820 map for sizes on both sides of each border. */
+/* memory: the layout and the e820 map for sizes on both sides of each boundary. */
 #include "base/err.h"
 #include "base/util.h"
 #include "devices/dev_host.h"
@@ -37,7 +37,7 @@ static void test_split_at_3_gib(void **state)
 		assert_true(m.low_bytes + m.high_bytes == sizes[i]);
 		assert_int_equal(fstat(m.fd, &st), 0);
 		assert_true((uint64_t)st.st_size == sizes[i]);
-		assert_int_equal(st.st_blocks, 0); /* nothing is paid for before it is touched */
+		assert_int_equal(st.st_blocks, 0); /* nothing is allocated before it is touched */
 		memory_done(&m);
 		assert_int_equal(m.fd, -1);
 		memory_done(&m);
@@ -65,7 +65,7 @@ static void test_devices_see_the_same_ram(void **state)
 		if (m.high_bytes) {
 			assert_ptr_equal(
 				dev_ram(&h, MEM_HIGH_BASE, m.high_bytes), m.host + 3 * GIB);
-			/* The last byte is there, and it is the file's last. */
+			/* The last byte is accessible and is the file's last byte. */
 			*(uint8_t *)dev_ram(&h, MEM_HIGH_BASE + m.high_bytes - 1, 1) = 0x77;
 			assert_int_equal(m.host[m.bytes - 1], 0x77);
 		} else {
@@ -109,7 +109,7 @@ static void test_e820_is_sorted_and_true(void **state)
 				assert_int_equal(t[k].type, E820_RESERVED);
 			}
 		}
-		/* All RAM but what lies from the EBDA to 1 MiB. */
+		/* All RAM except the range from the EBDA to 1 MiB. */
 		assert_true(ram == sizes[i] - (0x100000 - MEM_EBDA_BASE));
 		assert_int_equal(type_at(t, n, 0), E820_RAM);
 		assert_int_equal(type_at(t, n, MEM_EBDA_BASE - 1), E820_RAM);
@@ -145,12 +145,12 @@ static void test_clear_gives_zeros_and_the_pages_back(void **state)
 	memory_done(&m);
 }
 
-/* ---- a view of another VM's memory ---- */
+/* ---- private view of another VM's memory ---- */
 
 #define VIEW_BYTES (64 * MIB)
 #define VIEW_OFFSET (2 * MIB)
 
-/* What a clone begins with: bytes 1 and 2 MiB in are there, the rest is a hole. */
+/* Memory of a clone's source: bytes at 1 and 2 MiB are set, the rest is a hole. */
 static int base_make(void)
 {
 	int fd = memfd_create("base", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -197,7 +197,7 @@ static void test_views_share_and_diverge(void **state)
 	assert_int_equal(b.host[2 * MIB], 0xb2);
 	assert_int_equal(pread(base, &byte, 1, VIEW_OFFSET + MIB), 1);
 	assert_int_equal(byte, 0xb1);
-	assert_true(blocks_of(base) <= before + 2 * 4096); /* what was touched first was a hole */
+	assert_true(blocks_of(base) <= before + 2 * 4096); /* the page touched first was a hole */
 	assert_int_equal(blocks_of(a.fd) + blocks_of(b.fd), 0);
 	memory_done(&a);
 	memory_done(&b);
@@ -220,14 +220,14 @@ static void test_a_view_gets_memory_of_its_own(void **state)
 	assert_int_equal(memory_unshare(&m, &e), 0);
 	assert_false(memory_is_cow(&m));
 	assert_ptr_equal(m.host, was);
-	/* The written, the shared, and what neither has. */
+	/* Written, shared and untouched bytes. */
 	assert_int_equal(m.host[MIB], 0xa1);
 	assert_int_equal(m.host[2 * MIB], 0xb2);
 	assert_int_equal(m.host[5 * MIB], 0xa5);
 	assert_int_equal(m.host[VIEW_BYTES - 1], 0xaf);
 	assert_true(blocks_of(m.fd) <= 4 * 4096);
 	assert_int_equal(m.host[3 * MIB], 0);
-	m.host[3 * MIB] = 0xa3; /* it is what the file holds from now on */
+	m.host[3 * MIB] = 0xa3; /* stored in the memfd from now on */
 	assert_int_equal(pread(m.fd, &byte, 1, 3 * MIB), 1);
 	assert_int_equal(byte, 0xa3);
 	assert_int_equal(memory_unshare(&m, &e), 0);
@@ -248,7 +248,7 @@ static void test_a_cleared_view_is_one_no_more(void **state)
 	assert_false(memory_is_cow(&m));
 	assert_int_equal(m.host[MIB] | m.host[2 * MIB] | m.host[5 * MIB], 0);
 	assert_int_equal(pread(base, &byte, 1, VIEW_OFFSET + MIB), 1);
-	assert_int_equal(byte, 0xb1); /* others have it still */
+	assert_int_equal(byte, 0xb1); /* other clones still see it */
 	memory_done(&m);
 	close(base);
 }
@@ -262,7 +262,7 @@ static void test_more_than_there_can_be(void **state)
 	assert_true(memory_init(&m, 1ULL << 62, false, &e) < 0);
 	assert_int_equal(e.cls, ERR_HOST);
 	assert_non_null(strstr(e.msg, "MiB of guest memory"));
-	memory_done(&m); /* half built */
+	memory_done(&m); /* after a failed init */
 }
 
 int main(void)

@@ -1,5 +1,5 @@
-/* vcpu: real vCPUs with a few bytes of guest: stop and resume at any moment lose nothing and do
- * nothing twice. Needs /dev/kvm; each test says so and is skipped without. */
+/* vcpu: real vCPUs with a few bytes of guest code: stopping and resuming at any moment loses
+ * nothing and repeats nothing. Needs /dev/kvm; each test is skipped with a message without it. */
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/loop.h"
@@ -33,10 +33,10 @@ struct vcpu_fx {
 	struct bus *pio, *mmio;
 	struct vcpus set;
 	struct boot_entry entry;
-	/* By the device at port 0 and at MMIO_GPA, on vCPU threads. */
+	/* Set by the device at port 0 and at MMIO_GPA, on vCPU threads. */
 	_Atomic uint32_t accesses, wrong;
-	_Atomic uint32_t stop_at; /* access that asks for a stop; 0: none */
-	/* By fault(). */
+	_Atomic uint32_t stop_at; /* number of the access that requests a stop; 0: none */
+	/* Set by fault(). */
 	atomic_uint faults;
 	_Atomic int reason;
 	char detail[VM_DETAIL_MAX];
@@ -58,7 +58,7 @@ static uint64_t dev_read(void *opaque, uint64_t off, unsigned size)
 	return n;
 }
 
-/* The guest writes 0, 1, 2, …: whatever is out of turn was lost or done twice. */
+/* The guest writes 0, 1, 2, …: a value out of sequence was lost or repeated. */
 static void dev_write(void *opaque, uint64_t off, unsigned size, uint64_t value)
 {
 	struct vcpu_fx *f = opaque;
@@ -76,7 +76,7 @@ static void fault(void *opaque, unsigned vcpu, enum vm_reason reason, const char
 	(void)vcpu;
 	snprintf(f->detail, sizeof(f->detail), "%s", detail);
 	atomic_store(&f->reason, (int)reason);
-	atomic_fetch_add(&f->faults, 1); /* last: it says that the rest is there */
+	atomic_fetch_add(&f->faults, 1); /* set last, because the test waits for it */
 }
 
 static void guest_write(struct vcpu_fx *f, const void *code, size_t n)
@@ -98,7 +98,7 @@ static void must(int r, const struct err *e)
 		fail_msg("%d: %s", r, e->msg);
 }
 
-/* A VM of `count` vCPUs, parked before the first instruction of the code. */
+/* Create a VM with `count` vCPUs, parked before the first instruction of the code. */
 static struct vcpu_fx *fx_new(unsigned count, const void *code, size_t n)
 {
 	static const struct bus_ops ops = { .read = dev_read, .write = dev_write };
@@ -150,7 +150,7 @@ static struct kvm_regs regs_of(struct vcpu_fx *f, unsigned vcpu)
 	return r;
 }
 
-/* Wait until the guest has done more than n accesses; false after 25 s. */
+/* Wait until the guest has made more than n accesses. Returns false after 25 s. */
 static bool wait_beyond(struct vcpu_fx *f, uint32_t n)
 {
 	uint64_t end = loop_now_ns() + 25000 * MS;
@@ -171,7 +171,8 @@ static bool wait_fault(struct vcpu_fx *f)
 
 /* ---- stop and resume ---- */
 
-/* After every stop, `check` compares the guest's registers with the device's count. */
+/* Stop and resume repeatedly; after every stop, `check` compares the guest's registers with the
+ * device's count. */
 static void stop_resume_race(const uint8_t *code, size_t n, unsigned rounds,
 	void (*check)(struct vcpu_fx *f, const struct kvm_regs *r))
 {
@@ -179,13 +180,13 @@ static void stop_resume_race(const uint8_t *code, size_t n, unsigned rounds,
 	unsigned seed = 31, moved = 0;
 	uint32_t before = 0;
 
-	/* More of them where its thread seldom gets as far as the guest. */
+	/* More rounds where the vCPU's thread seldom reaches the guest. */
 	for (unsigned i = 0; i < rounds || moved <= rounds / 100; i++) {
 		struct kvm_regs r;
 		uint32_t now;
 
 		vcpus_resume(&f->set);
-		/* From at once to after a few dozen instructions. */
+		/* Wait from zero up to a few dozen guest instructions. */
 		for (unsigned spin = (unsigned)rand_r(&seed) % 4000; spin; spin--)
 			__asm__ volatile("pause");
 		if (i % 16 == 0)
@@ -195,7 +196,7 @@ static void stop_resume_race(const uint8_t *code, size_t n, unsigned rounds,
 		now = atomic_load(&f->accesses);
 		r = regs_of(f, 0);
 		check(f, &r);
-		assert_int_equal(atomic_load(&f->accesses), now); /* it stands still */
+		assert_int_equal(atomic_load(&f->accesses), now); /* the guest is stopped */
 		moved += now != before;
 		before = now;
 	}
@@ -230,7 +231,7 @@ static void in_check(struct vcpu_fx *f, const struct kvm_regs *r)
 
 	assert_in_range(r->rip, CODE_GPA, CODE_GPA + 3);
 	if (r->rip == CODE_GPA + 1) {
-		assert_int_equal((uint32_t)r->rax, n - 1); /* it has arrived */
+		assert_int_equal((uint32_t)r->rax, n - 1); /* the read has completed */
 		sum -= n - 1;
 	}
 	assert_int_equal((uint32_t)r->rbx, n ? sum : 0);
@@ -279,7 +280,7 @@ static void test_stop_resume_while_reading_mmio(void **state)
 	stop_resume_race(mmio_read_loop, sizeof(mmio_read_loop), 500, mmio_read_check);
 }
 
-/* The device asks for the stop, on the vCPU's own thread (power-off does that). */
+/* The device requests the stop on the vCPU's own thread, as for a power-off. */
 static void test_stop_asked_for_by_the_handler(void **state)
 {
 	struct vcpu_fx *f = fx_new(1, out_loop, sizeof(out_loop));
@@ -292,7 +293,7 @@ static void test_stop_asked_for_by_the_handler(void **state)
 		vcpus_resume(&f->set);
 		assert_true(wait_beyond(f, n - 1));
 		vcpus_stop(&f->set);                            /* waits until it is parked */
-		assert_int_equal(atomic_load(&f->accesses), n); /* not one access more */
+		assert_int_equal(atomic_load(&f->accesses), n); /* no further access */
 		r = regs_of(f, 0);
 		out_check(f, &r);
 	}
@@ -300,7 +301,7 @@ static void test_stop_asked_for_by_the_handler(void **state)
 	fx_free(f);
 }
 
-/* A stop that is taken back before every vCPU has seen it must leave none of them behind. */
+/* A stop that is withdrawn before every vCPU has seen it must not leave any of them stopped. */
 static void test_stop_taken_back(void **state)
 {
 	struct vcpu_fx *f = fx_new(1, out_loop, sizeof(out_loop));
@@ -331,8 +332,8 @@ static void *stopper(void *opaque)
 	return NULL;
 }
 
-/* Another thread asks for stops all the time, as devices may; the main thread's stop and
- * resume work among them, and at the end the guest runs. */
+/* Another thread keeps requesting stops, as devices may. The main thread's stop and resume work
+ * meanwhile, and the guest runs at the end. */
 static void test_stops_from_two_threads(void **state)
 {
 	struct vcpu_fx *f = fx_new(1, out_loop, sizeof(out_loop));
@@ -372,7 +373,7 @@ static void test_vcpus_that_wait_for_a_start(void **state)
 	vcpus_resume(&f->set);
 	assert_true(wait_beyond(f, 0));
 	vcpus_stop(&f->set);
-	/* Without INIT and SIPI they have not run an instruction. */
+	/* Without INIT and SIPI they have not executed an instruction. */
 	for (unsigned i = 1; i < 8; i++) {
 		struct kvm_mp_state mp;
 
@@ -404,7 +405,7 @@ static void test_halted_vcpu_stops_at_once(void **state)
 	uint64_t t0;
 
 	(void)state;
-	/* However late its thread runs. */
+	/* Repeat, however late the thread runs. */
 	for (unsigned i = 0; i < 20 || regs_of(f, 0).rip == CODE_GPA; i++) {
 		vcpus_resume(&f->set);
 		usleep(2000);
@@ -412,7 +413,7 @@ static void test_halted_vcpu_stops_at_once(void **state)
 		vcpus_stop(&f->set);
 		assert_in_range(loop_now_ns() - t0, 0, 2000 * MS);
 	}
-	/* It has gone to sleep, once: a stop is no interrupt. */
+	/* It has halted once: a stop is not an interrupt. */
 	assert_int_equal(regs_of(f, 0).rip, CODE_GPA + 1);
 	if (f->set.vcpu[0].stats_blocking_off) {
 		vcpus_resume(&f->set);
@@ -438,7 +439,7 @@ static void test_triple_fault(void **state)
 	assert_non_null(strstr(f->detail, "vCPU 0, RIP 0x1000"));
 	vcpus_stop(&f->set);
 	assert_int_equal(atomic_load(&f->faults), 1);
-	/* A reset makes it a good VM again. */
+	/* A reset restores the VM. */
 	guest_write(f, out_loop, sizeof(out_loop));
 	must(vcpus_reset(&f->set, &f->entry, &e), &e);
 	atomic_store(&f->faults, 0);
@@ -450,7 +451,7 @@ static void test_triple_fault(void **state)
 	fx_free(f);
 }
 
-/* An instruction fetch where there is no memory: a named state, not a hang. */
+/* An instruction fetch from unmapped memory: a reported fault, not a hang. */
 static void test_jump_into_nothing(void **state)
 {
 	static const uint8_t code[] = { 0xea, 0, 0, 0, 0xd1, 0x08, 0 }; /* ljmp $8,$0xd1000000 */
@@ -511,8 +512,8 @@ static bool msr_set(struct vcpu_fx *f, uint32_t index, uint64_t value)
 	return kvm_ioctl(f->set.vcpu[0].fd, KVM_SET_MSRS, &m) == 1;
 }
 
-/* KVM writes to guest memory where these point: left on, they would write into the next
- * kernel, which does not know of it. */
+/* KVM writes to guest memory through these MSRs: if they stayed enabled, KVM would overwrite memory
+ * of the next kernel. */
 static void test_reset_turns_kvms_own_writes_off(void **state)
 {
 	static const struct {
@@ -545,8 +546,8 @@ static void test_reset_turns_kvms_own_writes_off(void **state)
 	fx_free(f);
 }
 
-/* Reset in the middle of an interrupt, with a timer running: the next kernel has an APIC as
- * after power-on, not one that has a vector in service and takes nothing below it. */
+/* Reset during an interrupt, with a timer running: the next kernel gets a LAPIC as after power-on,
+ * not one with a vector in service that blocks lower ones. */
 static void test_reset_gives_a_fresh_local_apic(void **state)
 {
 	struct vcpu_fx *f = fx_new(2, out_loop, sizeof(out_loop));

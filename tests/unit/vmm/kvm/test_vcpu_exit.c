@@ -1,4 +1,4 @@
-/* vcpu_exit: what KVM_RUN returned for, from a kvm_run page made by hand: no KVM needed. */
+/* vcpu_exit: handlers of KVM_RUN's exits, with a hand-made kvm_run page; needs no KVM. */
 #include "base/bytes.h"
 #include "base/util.h"
 #include "devices/bus.h"
@@ -123,7 +123,7 @@ static void test_out(void **state)
 	assert_int_equal(atomic_load(&f->vcpu.exits_io), 3);
 }
 
-/* REP OUTSW and REP INSW: all of it to the same port, in order. */
+/* REP OUTSW and REP INSW: all data to the same port, in order. */
 static void test_string_io(void **state)
 {
 	struct exit_fx *f = *state;
@@ -154,7 +154,7 @@ static void test_port_that_nobody_claims(void **state)
 	assert_true(vcpu_exit_handle(&f->vcpu));
 	assert_int_equal(load_le32(p), 0xffffffff);
 	assert_int_equal(p[4], 0);
-	/* Over the end of a range: nobody's. */
+	/* Across the end of a range: unclaimed. */
 	p = io(f, KVM_EXIT_IO_IN, PORT + RANGE - 2, 4, 1);
 	assert_true(vcpu_exit_handle(&f->vcpu));
 	assert_int_equal(load_le32(p), 0xffffffff);
@@ -164,7 +164,7 @@ static void test_port_that_nobody_claims(void **state)
 	assert_int_equal(f->faults, 0);
 }
 
-/* KVM hands over any length up to 8; devices see powers of two, each byte once. */
+/* KVM passes any length up to 8; devices see powers of two, each byte once. */
 static void test_mmio_of_every_length(void **state)
 {
 	struct exit_fx *f = *state;
@@ -224,7 +224,7 @@ static void faults_with(struct exit_fx *f, enum vm_reason reason, const char *pa
 	assert_int_equal(f->reason, reason);
 	if (!strstr(f->detail, part))
 		fail_msg("\"%s\" does not have \"%s\"", f->detail, part);
-	/* All vCPUs are being stopped by then. */
+	/* A stop of all vCPUs has been requested by then. */
 	assert_true(atomic_load(&f->set.stop_requested));
 	assert_int_equal(f->run.immediate_exit, 1);
 }
@@ -241,7 +241,7 @@ static void test_faults(void **state)
 	f->run.exit_reason = KVM_EXIT_INTERNAL_ERROR;
 	f->run.internal.suberror = 3;
 	faults_with(f, VM_REASON_HOST_ERROR, "internal error 3");
-	f->run.exit_reason = KVM_EXIT_DEBUG; /* nobody set a breakpoint */
+	f->run.exit_reason = KVM_EXIT_DEBUG; /* no breakpoint is set */
 	faults_with(f, VM_REASON_HOST_ERROR, "exit 4");
 	f->run.exit_reason = KVM_EXIT_X86_WRMSR;
 	faults_with(f, VM_REASON_HOST_ERROR, "exit 30");
@@ -262,7 +262,7 @@ static void test_emulation_failure_says_which_instruction(void **state)
 	f->run.emulation_failure.insn_size = 3;
 	memcpy(f->run.emulation_failure.insn_bytes, "\x0f\xae\x15", 3);
 	faults_with(f, VM_REASON_EMULATION_FAILURE, "instruction bytes 0f ae 15");
-	f->run.emulation_failure.insn_size = 255; /* more than there are */
+	f->run.emulation_failure.insn_size = 255; /* more than the array has */
 	faults_with(f, VM_REASON_EMULATION_FAILURE, "instruction bytes 0f ae 15 00");
 	f->run.emulation_failure.flags = 0;
 	faults_with(f, VM_REASON_EMULATION_FAILURE, "vCPU 3, RIP 0x");

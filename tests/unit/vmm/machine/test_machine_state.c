@@ -1,4 +1,5 @@
-/* A machine's state, saved, lost by a reset, loaded: the guest goes on where it was. */
+/* A machine's state is saved, lost by a reset and loaded again: the guest continues where it
+ * was. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -139,7 +140,7 @@ static uint32_t eax(struct machine *m)
 	return (uint32_t)r.rax;
 }
 
-/* Let the guest count at least n further. */
+/* Run until the counter has grown by at least n. */
 static void run_for(struct machine *m, uint32_t n)
 {
 	uint32_t from = counter(m);
@@ -154,7 +155,7 @@ static void assert_in_step(struct machine *m)
 {
 	uint32_t ahead = counter(m) - eax(m);
 
-	assert_in_range(ahead, 0, 1); /* it may stand between the two instructions */
+	assert_in_range(ahead, 0, 1); /* it may be between the two instructions */
 }
 
 static void save(struct machine *m, struct state_writer *w)
@@ -196,7 +197,7 @@ static void test_goes_on_where_it_was(void **state)
 	free(ram);
 }
 
-/* Everything but what moves with time is the same when saved, loaded and saved again. */
+/* Everything except time is equal when saved, loaded and saved again. */
 static void test_saved_twice_is_the_same(void **state)
 {
 	struct fixture *f = *state;
@@ -225,7 +226,7 @@ static void test_saved_twice_is_the_same(void **state)
 	state_writer_done(&b);
 }
 
-/* Of the first vCPU: as Linux uses it. */
+/* Set up the first vCPU as Linux does. */
 static void deadline_arm(struct machine *m, uint64_t deadline)
 {
 	int fd = m->vcpus.vcpu[0].fd;
@@ -254,8 +255,8 @@ static uint64_t deadline_of(struct machine *m)
 	return msr.e[0].data;
 }
 
-/* KVM takes a deadline only when the LAPIC's timer is in that mode: it comes after it, or the guest hangs at its next
- * timer. */
+/* KVM accepts a deadline only when the LAPIC's timer is in deadline mode: without that order the
+ * guest hangs at its next timer. */
 static void test_a_deadline_stays_armed(void **state)
 {
 	const uint64_t never = UINT64_MAX / 4;
@@ -277,7 +278,7 @@ static void test_a_deadline_stays_armed(void **state)
 	state_writer_done(&w);
 }
 
-/* What no guest of these tests would miss, with a value of its own in each. */
+/* State that the test guests do not use, with a distinct value in each. */
 struct registers {
 	struct kvm_xsave xsave;
 	struct kvm_debugregs debug;
@@ -317,7 +318,7 @@ static uint8_t *xmm0(struct registers *r)
 	return (uint8_t *)r->xsave.region + 160;
 }
 
-/* v: below 16. */
+/* Set all of them. v: below 16. */
 static void registers_set(struct machine *m, uint8_t v)
 {
 	int fd = m->vcpus.vcpu[0].fd, vm = m->kvm.vm_fd;
@@ -397,7 +398,7 @@ static void test_damage_is_refused(void **state)
 		w.buf[i] ^= 0x10;
 		while ((r = state_section_next(w.buf, w.len, &pos, &s, NULL)) > 0)
 			;
-		/* Padding between sections is nobody's. */
+		/* Padding between sections is not checked. */
 		if (r < 0)
 			assert_true(machine_state_check(f->m, w.buf, w.len, &e) < 0);
 		w.buf[i] ^= 0x10;
@@ -407,7 +408,8 @@ static void test_damage_is_refused(void **state)
 	state_writer_done(&w);
 }
 
-/* A guest whose agent has not said that it is thawed is saved as frozen, and is it again when it comes back. */
+/* A guest whose agent has not confirmed a thaw is saved as frozen, and is frozen again after the
+ * load. */
 static void test_frozen_comes_back(void **state)
 {
 	struct fixture *f = *state;
@@ -453,7 +455,8 @@ static void test_another_vms_state_is_refused(void **state)
 	machine_free(other);
 }
 
-/* However close a resume comes: poisoned vCPUs do not run, and run again when it is lifted. */
+/* Poisoned vCPUs do not run, however soon a resume follows; they run again when the poison is
+ * lifted. */
 static void test_poisoned_does_not_run(void **state)
 {
 	struct fixture *f = *state;
@@ -469,7 +472,7 @@ static void test_poisoned_does_not_run(void **state)
 	machine_pause(f->m);
 	vcpus_unpoison(&f->m->vcpus);
 	run_for(f->m, 100);
-	/* And while it runs. */
+	/* The same while it runs. */
 	machine_resume(f->m);
 	vcpus_poison(&f->m->vcpus);
 	machine_pause(f->m);
@@ -480,7 +483,7 @@ static void test_poisoned_does_not_run(void **state)
 	machine_pause(f->m);
 }
 
-/* What the guest programmed into the interrupt controllers is gone after a reset. */
+/* A reset clears the guest's programming of the interrupt controllers. */
 static void test_reset_forgets_interrupt_routing(void **state)
 {
 	struct kvm_irqchip before = { .chip_id = KVM_IRQCHIP_IOAPIC }, chip;

@@ -31,7 +31,7 @@ static struct elf_core_cpu cpu_of(unsigned i)
 	return c;
 }
 
-/* The n-th note of a name. */
+/* Return the n-th note of a name. */
 static const uint8_t *note(const uint8_t *head, const Elf64_Phdr *p, const char *name, unsigned n, size_t bytes)
 {
 	size_t off = p->p_offset;

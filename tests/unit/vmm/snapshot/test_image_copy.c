@@ -1,4 +1,5 @@
-/* image_copy: the same content and length, holes stay holes; a source that shrinks is an error and no signal. */
+/* image_copy: the same content and length, holes stay holes; a source that shrinks yields an error,
+ * not a signal. */
 #include "vmm/snapshot/image_copy.h"
 #include "base/err.h"
 #include "base/file.h"
@@ -18,13 +19,13 @@
 
 #include <cmocka.h>
 
-/* In memory, and where the build is: direct I/O is possible in one of them, as a rule. */
+/* A tmpfs and the build's folder: normally one of them supports direct I/O. */
 static const char *const folders[] = { "/dev/shm", "." };
 
 struct pair {
 	int source, copy;
 	unsigned steps, stop_at;
-	off_t shrink_to; /* in the first step; 0: it does not */
+	off_t shrink_to; /* shrink in the first step; 0: do not */
 	uint64_t last;
 };
 
@@ -103,9 +104,9 @@ static void test_content(void **state)
 		struct pair p = pair_new(folders[i]);
 		struct stat st;
 
-		fill(p.copy, 6 * MIB, MIB, 9); /* goes */
+		fill(p.copy, 6 * MIB, MIB, 9); /* old content, dropped by the copy */
 		fill(p.source, 0, 6 * MIB, 1);
-		fill(p.source, 8 * MIB + 5, 4096, 2); /* across pages */
+		fill(p.source, 8 * MIB + 5, 4096, 2); /* across a page boundary */
 		fill(p.source, 10 * MIB - 100, 5 * MIB + 1234, 3);
 		assert_int_equal(ftruncate(p.source, 32 * MIB + 77), 0);
 		assert_int_equal(copy(&p, &e), 0);
@@ -157,7 +158,7 @@ static void test_shrinks(void **state)
 	for (size_t i = 0; i < ARRAY_SIZE(folders); i++) {
 		struct pair p = pair_new(folders[i]);
 
-		/* So short that one thread does it, the second stretch after the step. */
+		/* So short that one thread copies it, the second extent after the step. */
 		fill(p.source, 0, MIB, 6);
 		fill(p.source, 2 * MIB, MIB, 6);
 		p.shrink_to = 100;

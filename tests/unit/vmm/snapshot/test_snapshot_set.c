@@ -1,6 +1,7 @@
-/* Snapshots of three disks, and the process is killed, or the power fails, between any two writes to
- * any of them: who opens the disks next finds the whole of it or nothing. What is asked of the files is
- * recorded while a snapshot is taken, deleted, renamed or reverted to; each point of that record is replayed. */
+/* Snapshots of three disks, with the process killed or the power cut between any two writes to any
+ * disk: the next user of the disks finds the complete operation or none of it. The test records all
+ * file operations while a snapshot is created, deleted, renamed or reverted to, and replays each
+ * point of that record. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -71,7 +72,7 @@ struct event {
 	bool done;
 };
 
-/* Written to by all disks' threads, in the order in which things took effect. */
+/* Written by all disks' threads, in the order in which operations took effect. */
 static struct {
 	pthread_mutex_t lock;
 	bool on;
@@ -101,7 +102,7 @@ static void event_add(const struct event *ev)
 	rec.ev[rec.n++] = *ev;
 }
 
-/* A write that reaches the file, and is told of as failed: of that many to the first disk's header. */
+/* The n-th write to the first disk's header, which reaches the file but is reported as failed. */
 static unsigned broken_write;
 
 static void write_break(unsigned disk, int fd, const struct iovec *iov, unsigned niov, uint64_t offset)
@@ -175,7 +176,7 @@ static void record_call(int fd, enum event_kind kind, uint64_t offset, uint64_t 
 	pthread_mutex_unlock(&rec.lock);
 }
 
-/* What goes past the loop: in the C library's place. */
+/* Calls that bypass the loop: replacements of libc's functions. */
 ssize_t pwrite(int fd, const void *buf, size_t len, off_t off)
 {
 	ssize_t n = syscall(SYS_pwrite64, fd, buf, len, off);
@@ -230,7 +231,7 @@ static void process_event(void *opaque, const struct vm_event *ev)
 		p->recovered[ev->value]++;
 }
 
-/* What is under way stays so. */
+/* End the process without completing its work. */
 static void process_open(struct process *p)
 {
 	struct vm_config *cfg = calloc(1, sizeof(*cfg));
@@ -366,7 +367,7 @@ static void piece(struct process *p, unsigned i, bool write, uint64_t off, uint8
 
 static const uint64_t places[] = { 0, DISK_BYTES / 2 };
 
-/* The content `v` on all disks, durably. */
+/* Write content `v` to all disks, durably. */
 static void fill(struct process *p, unsigned v)
 {
 	uint8_t *buf = aligned_alloc(4096, PIECE);
@@ -381,7 +382,7 @@ static void fill(struct process *p, unsigned v)
 	free(buf);
 }
 
-/* Which content it is; all disks have the same. */
+/* Return the content; all disks have the same. */
 static unsigned content(struct process *p)
 {
 	uint8_t *buf = aligned_alloc(4096, PIECE);
@@ -400,8 +401,8 @@ static unsigned content(struct process *p)
 	return v;
 }
 
-/* "s1 s2*": the snapshots, the current one marked, and each child behind its parent's name. Every disk has a
- * whole part of each, and nothing else. */
+/* Describe the snapshots as "s1 s2*": the current one is marked, and each child follows its
+ * parent's name. Fails unless every disk has a complete part of each and nothing else. */
 static void tree_text(struct process *p, char *ret, size_t cap)
 {
 	struct tree first;
@@ -437,14 +438,14 @@ static void tree_text(struct process *p, char *ret, size_t cap)
 	tree_done(&first);
 }
 
-/* ---- before and after ---- */
+/* ---- states before and after ---- */
 
 static struct image {
 	uint8_t *before, *now;
 	uint64_t before_bytes, bytes;
 } images[DISKS];
 
-/* Content 3; s1 has 1, its child s2 has 2. */
+/* Content 3; s1 has content 1, its child s2 has 2. */
 static void begin(void)
 {
 	struct process p;
@@ -505,8 +506,8 @@ static void event_apply(const struct event *ev)
 		im->bytes = MAX(im->bytes, end);
 }
 
-/* The files as they are when it ends before event number `at`: with all that went before, or, without
- * power, with some of what no flush had made durable. */
+/* Build the files as they are when everything ends before event `at`: with all earlier writes or,
+ * after a power cut, with a subset of those that no flush had made durable. */
 static void images_make(size_t at, bool power)
 {
 	size_t durable[DISKS] = { 0 };
@@ -518,7 +519,7 @@ static void images_make(size_t at, bool power)
 		memcpy(images[d].now, images[d].before, IMAGE_MAX);
 		images[d].bytes = images[d].before_bytes;
 	}
-	/* That a file has become shorter or longer is never lost here: the engine's own tests do that. */
+	/* Changes of a file's length are never lost here; the engine's own tests cover that. */
 	for (size_t i = 0; i < at; i++)
 		if (!power || i < durable[rec.ev[i].disk] || rec.ev[i].kind == EV_CUT ||
 			rec.ev[i].kind == EV_GROW || random_below(2))
@@ -560,11 +561,11 @@ static void images_check(void)
 
 struct act {
 	void (*run)(struct process *p);
-	const char *before, *after; /* trees */
+	const char *before, *after; /* expected trees */
 	unsigned content_after;
-	const char *back; /* one of the tree `after`, and its content */
+	const char *back; /* a snapshot of the tree `after`, and its content */
 	unsigned back_content;
-	unsigned seen; /* what recovery must have had to do at some point: bits of enum vm_recovery */
+	unsigned seen; /* recoveries that must have happened at some point: bits of enum vm_recovery */
 };
 
 static void record_act(const struct act *a)
@@ -615,7 +616,7 @@ static unsigned cut(const struct act *a, size_t at, bool power)
 		revert(&p, a->back);
 		assert_int_equal(content(&p), a->back_content);
 	}
-	take(&p, "next"); /* and life goes on */
+	take(&p, "next"); /* new snapshots work */
 	process_end(&p);
 	images_check();
 	return seen;
@@ -709,7 +710,7 @@ static void test_rename(void **state)
 	all_cuts(&a);
 }
 
-/* Of entry `i` of the first disk's table; ids have one digit here. */
+/* Return entry `i` of the first disk's table; ids have one digit here. */
 static void id_write(size_t i, char id)
 {
 	struct qcow2_snapshot_info *list = NULL;
@@ -730,8 +731,8 @@ static void id_write(size_t i, char id)
 	close(fd);
 }
 
-/* An image from elsewhere, in which two snapshots have one id: what is asked of one is done to the other,
- * so the mark would never go. */
+/* A foreign image with two snapshots of one id: an operation on one would hit the other, so its
+ * mark would never be cleared. */
 static void test_two_of_one_id(void **state)
 {
 	static const enum tree_mark marks[] = { TREE_REVERTING, TREE_DELETING };
@@ -773,8 +774,9 @@ static void tree_is(const char *want, const char *or_else)
 		fail_msg("%s", tree);
 }
 
-/* Whatever write of the first disk's header fails, reaching the file or not: who opens the disks next finds a
- * whole set or none. again: with more work in between, which succeeds. Returns false: there is no such write. */
+/* Whichever write of the first disk's header fails, reaching the file or not, the next user of the
+ * disks finds a complete set or none. again: do more work in between, which succeeds. Returns false
+ * when there is no such write. */
 static bool header_fails(unsigned nth, bool again)
 {
 	struct loop_trace trace = { on_submit, on_complete };
