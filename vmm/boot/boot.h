@@ -8,23 +8,13 @@
 #ifndef CAIRN_VMM_BOOT_BOOT_H
 #define CAIRN_VMM_BOOT_BOOT_H
 
+#include "vmm/kvm/vcpu.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 
 struct err;
 struct memory;
-
-enum boot_mode { BOOT_PROTECTED_32, BOOT_LONG_64 };
-
-/* Initial state of vCPU 0. */
-struct boot_entry {
-	enum boot_mode mode;
-	uint64_t rip;
-	uint64_t rbx, rsi; /* gpa of start_info; gpa of boot_params */
-	uint64_t cr3;	   /* long mode only */
-	uint64_t gdt_gpa;
-	uint16_t gdt_limit;
-};
 
 struct boot_source {
 	int kernel_fd; /* borrowed; read with pread, so that a reset can load the kernel again */
@@ -32,13 +22,6 @@ struct boot_source {
 	const char *cmdline;
 	uint64_t rsdp_gpa;
 };
-
-/* Selectors of the GDT that boot_load() writes. The 64-bit boot protocol prescribes these values
- * for __BOOT_CS and __BOOT_DS. */
-#define BOOT_CS32 0x08
-#define BOOT_CS64 0x10
-#define BOOT_DS 0x18
-#define BOOT_TSS 0x20
 
 /* Load kernel and initrd, and fill *ret. Guest memory must be all zeros, because the loader does
  * not clear bss.

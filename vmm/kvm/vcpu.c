@@ -2,7 +2,6 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
-#include "vmm/boot/boot.h"
 #include "vmm/kvm/assist.h"
 #include "vmm/kvm/kvm.h"
 

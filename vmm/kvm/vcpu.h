@@ -18,7 +18,6 @@
 #include <sys/types.h>
 
 struct assist;
-struct boot_entry;
 struct bus;
 struct err;
 struct kvm;
@@ -27,6 +26,25 @@ struct kvm_run;
 struct state_reader;
 struct state_writer;
 struct vcpus;
+
+enum boot_mode { BOOT_PROTECTED_32, BOOT_LONG_64 };
+
+/* Initial state of vCPU 0. */
+struct boot_entry {
+	enum boot_mode mode;
+	uint64_t rip;
+	uint64_t rbx, rsi; /* gpa of start_info; gpa of boot_params */
+	uint64_t cr3;	   /* long mode only */
+	uint64_t gdt_gpa;
+	uint16_t gdt_limit;
+};
+
+/* Selectors of the GDT that vmm/boot writes. The 64-bit boot protocol prescribes these values
+ * for __BOOT_CS and __BOOT_DS. */
+#define BOOT_CS32 0x08
+#define BOOT_CS64 0x10
+#define BOOT_DS 0x18
+#define BOOT_TSS 0x20
 
 /* Per-vCPU state of the assist (vmm/kvm/assist.c). */
 struct assist_vcpu {

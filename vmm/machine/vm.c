@@ -10,7 +10,7 @@
 #include "devices/legacy/pvpanic.h"
 #include "vmm/agent/agent.h"
 #include "vmm/machine/machine.h"
-#include "vmm/snapshot/vm_save.h"
+#include "vmm/machine/machine_restore.h"
 
 #include <errno.h>
 #include <pthread.h>

@@ -293,47 +293,6 @@ int vm_fork(struct vm *vm, struct worker *w, const struct vm_fork *f, const int 
 
 /* ---- a clone ---- */
 
-/* Check the seals: memory that clones share must never change. */
-static int seals_check(int fd, struct err *e)
-{
-	int want = F_SEAL_WRITE | F_SEAL_SHRINK, seals = fcntl(fd, F_GET_SEALS);
-
-	if (seals < 0 || (seals & want) != want)
-		return err_set(e, -EINVAL, ERR_INVALID,
-			"the file of a clone's memory is not sealed against writing");
-	return 0;
-}
-
-static int fork_load(struct machine *m, int *fd, struct err *e)
-{
-	CLEANUP_FREE uint8_t *sections = NULL;
-	struct vmstate_header h;
-	struct vmstate_file f;
-	int r;
-
-	vmstate_file_init(&f, *fd);
-	r = vmstate_read_header(&f.store, &h, e);
-	if (!r)
-		r = vmstate_read_sections(&f.store, &h, &sections, e);
-	if (!r)
-		r = machine_state_check(m, sections, h.sections_bytes, e);
-	if (!r)
-		r = memory_map_cow(&m->mem, *fd, h.layout.ram_offset, e);
-	if (r < 0)
-		return r;
-	*fd = -1;
-	machine_hold(m);
-	return machine_load(m, sections, h.sections_bytes, e);
-}
-
-int machine_load_fork(struct machine *m, int fd, struct err *e)
-{
-	CLEANUP_CLOSE int owned = fd;
-	int r = seals_check(owned, e);
-
-	return r < 0 ? r : fork_load(m, &owned, e);
-}
-
 int vm_own_memory(struct vm *vm, struct err *e)
 {
 	struct machine *m = vm_machine(vm);

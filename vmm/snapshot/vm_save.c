@@ -10,10 +10,8 @@
 #include "vmm/machine/disk_call.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_state.h"
-#include "vmm/machine/ram_load.h"
 #include "vmm/machine/vm.h"
 #include "vmm/machine/worker.h"
-#include "vmm/snapshot/vm_fork.h"
 
 #include <errno.h>
 #include <stdatomic.h>
@@ -186,46 +184,4 @@ int vm_save(struct vm *vm, struct worker *w, int state_fd, int definition_fd,
 	}
 	worker_submit(w, s->m->host.loop, &s->work);
 	return 0;
-}
-
-/* ---- restoring ---- */
-
-static int header_check(struct machine *m, const struct vmstate_header *h, struct err *e)
-{
-	if (memcmp(h->uuid, m->cfg.uuid, sizeof(h->uuid)))
-		return err_set(e, -EINVAL, ERR_INVALID, "the saved state belongs to another VM (its uuid "
-			"differs); start with --force-boot to drop it");
-	if (h->layout.ram_bytes != m->mem.bytes)
-		return err_set(e, -EINVAL, ERR_INVALID,
-			"the state was saved with %llu MiB of memory; this VM has %llu MiB",
-			(unsigned long long)(h->layout.ram_bytes / MIB),
-			(unsigned long long)(m->mem.bytes / MIB));
-	return 0;
-}
-
-int machine_restore(struct machine *m, int fd, struct err *e)
-{
-	struct vmstate_store *s = &m->restored_from.store;
-	CLEANUP_FREE uint8_t *sections = NULL;
-	struct vmstate_header h;
-	int r;
-
-	if (m->cfg.forked)
-		return machine_load_fork(m, fd, e);
-	vmstate_file_init(&m->restored_from, fd);
-	r = vmstate_read_header(s, &h, e);
-	if (!r)
-		r = header_check(m, &h, e);
-	if (!r)
-		r = vmstate_read_sections(s, &h, &sections, e);
-	if (!r)
-		r = machine_state_check(m, sections, h.sections_bytes, e);
-	if (!r)
-		r = vmstate_check_whole(s, &h, e);
-	if (!r)
-		r = ram_load(m, s, &h, e);
-	if (!r && m->cfg.eager)
-		r = ram_wait(m, e);
-	machine_hold(m);
-	return r < 0 ? r : machine_load(m, sections, h.sections_bytes, e);
 }

@@ -16,11 +16,4 @@ struct worker;
 int vm_save(struct vm *vm, struct worker *w, int state_fd, int definition_fd,
 	void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e);
 
-/* Restore a machine from a saved state; replaces machine_boot(). Call before the threads are
- * created. Checks everything except memory before it changes anything. A pager loads memory on
- * demand; without userfaultfd, or when the configuration says so, all memory is loaded before the
- * return.
- * fd: taken. Returns 0 or -errno. */
-int machine_restore(struct machine *m, int fd, struct err *e);
-
 #endif

@@ -1,0 +1,98 @@
+#include "vmm/machine/machine_restore.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/util.h"
+#include "snapshot/vmstate.h"
+#include "vmm/machine/machine.h"
+#include "vmm/machine/machine_state.h"
+#include "vmm/machine/ram_load.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- a fork's state ---- */
+
+/* Check the seals: memory that clones share must never change. */
+static int seals_check(int fd, struct err *e)
+{
+	int want = F_SEAL_WRITE | F_SEAL_SHRINK, seals = fcntl(fd, F_GET_SEALS);
+
+	if (seals < 0 || (seals & want) != want)
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"the file of a clone's memory is not sealed against writing");
+	return 0;
+}
+
+static int fork_load(struct machine *m, int *fd, struct err *e)
+{
+	CLEANUP_FREE uint8_t *sections = NULL;
+	struct vmstate_header h;
+	struct vmstate_file f;
+	int r;
+
+	vmstate_file_init(&f, *fd);
+	r = vmstate_read_header(&f.store, &h, e);
+	if (!r)
+		r = vmstate_read_sections(&f.store, &h, &sections, e);
+	if (!r)
+		r = machine_state_check(m, sections, h.sections_bytes, e);
+	if (!r)
+		r = memory_map_cow(&m->mem, *fd, h.layout.ram_offset, e);
+	if (r < 0)
+		return r;
+	*fd = -1;
+	machine_hold(m);
+	return machine_load(m, sections, h.sections_bytes, e);
+}
+
+static int fork_restore(struct machine *m, int fd, struct err *e)
+{
+	CLEANUP_CLOSE int owned = fd;
+	int r = seals_check(owned, e);
+
+	return r < 0 ? r : fork_load(m, &owned, e);
+}
+
+/* ---- a saved state ---- */
+
+static int header_check(struct machine *m, const struct vmstate_header *h, struct err *e)
+{
+	if (memcmp(h->uuid, m->cfg.uuid, sizeof(h->uuid)))
+		return err_set(e, -EINVAL, ERR_INVALID, "the saved state belongs to another VM (its uuid "
+			"differs); start with --force-boot to drop it");
+	if (h->layout.ram_bytes != m->mem.bytes)
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"the state was saved with %llu MiB of memory; this VM has %llu MiB",
+			(unsigned long long)(h->layout.ram_bytes / MIB),
+			(unsigned long long)(m->mem.bytes / MIB));
+	return 0;
+}
+
+int machine_restore(struct machine *m, int fd, struct err *e)
+{
+	struct vmstate_store *s = &m->restored_from.store;
+	CLEANUP_FREE uint8_t *sections = NULL;
+	struct vmstate_header h;
+	int r;
+
+	if (m->cfg.forked)
+		return fork_restore(m, fd, e);
+	vmstate_file_init(&m->restored_from, fd);
+	r = vmstate_read_header(s, &h, e);
+	if (!r)
+		r = header_check(m, &h, e);
+	if (!r)
+		r = vmstate_read_sections(s, &h, &sections, e);
+	if (!r)
+		r = machine_state_check(m, sections, h.sections_bytes, e);
+	if (!r)
+		r = vmstate_check_whole(s, &h, e);
+	if (!r)
+		r = ram_load(m, s, &h, e);
+	if (!r && m->cfg.eager)
+		r = ram_wait(m, e);
+	machine_hold(m);
+	return r < 0 ? r : machine_load(m, sections, h.sections_bytes, e);
+}

@@ -1,0 +1,16 @@
+/* machine_restore: builds a machine's state from a saved state (snapshot/vmstate.h) or from the
+ * sealed file of a fork, instead of booting a kernel. */
+#ifndef CAIRN_VMM_MACHINE_MACHINE_RESTORE_H
+#define CAIRN_VMM_MACHINE_MACHINE_RESTORE_H
+
+struct err;
+struct machine;
+
+/* Restore a machine from a saved state; replaces machine_boot(). Call before the threads are
+ * created. Checks everything except memory before it changes anything. A pager loads memory on
+ * demand; without userfaultfd, or when the configuration says so, all memory is loaded before the
+ * return.
+ * fd: taken; the file of a fork if the configuration says so. Returns 0 or -errno. */
+int machine_restore(struct machine *m, int fd, struct err *e);
+
+#endif
