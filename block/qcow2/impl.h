@@ -336,7 +336,7 @@ bool gate_wait(struct qcow2 *q, struct wait *w);
 /* In the header as it stands in memory: whoever writes it next takes the mark along. */
 void qcow2_mark_dirty(struct qcow2 *q, bool dirty);
 
-/* ---- snapshot_mend.c ---- */
+/* ---- snapshot_mark.c: at open ---- */
 
 /* Before an image is opened for writing: one that is marked dirty and has leaks only is made good, and h
  * follows; one with other faults keeps its mark. Synchronous. Returns 0 or -errno with a sentence. */

@@ -12,94 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <zlib.h>
-#include <zstd.h>
 
 #define BUFFER_BYTES (4 * MIB)
 #define PAD_BYTES 4096 /* what is to be zeros is not written from there on */
-#define DEFLATE_WINDOW_BITS 12 /* what QEMU's inflate has */
-#define DEFLATE_MEM_LEVEL 9
-
-/* ---- streams ---- */
-
-struct qcow2_compressor {
-	uint32_t cluster_bytes;
-	bool zstd;
-	z_stream z;
-	ZSTD_CCtx *c;
-};
-
-struct qcow2_compressor *qcow2_compressor_new(uint8_t compression, uint32_t cluster_bytes)
-{
-	struct qcow2_compressor *z = calloc(1, sizeof(*z));
-
-	if (!z)
-		return NULL;
-	z->cluster_bytes = cluster_bytes;
-	z->zstd = compression == QCOW2_COMPRESSION_ZSTD;
-	if (z->zstd)
-		z->c = ZSTD_createCCtx();
-	else if (deflateInit2(&z->z, Z_DEFAULT_COMPRESSION, Z_DEFLATED, -DEFLATE_WINDOW_BITS,
-		DEFLATE_MEM_LEVEL, Z_DEFAULT_STRATEGY) == Z_OK)
-		return z;
-	if (z->c)
-		return z;
-	free(z);
-	return NULL;
-}
-
-void qcow2_compressor_free(struct qcow2_compressor *z)
-{
-	if (z && z->zstd)
-		ZSTD_freeCCtx(z->c);
-	else if (z)
-		deflateEnd(&z->z);
-	free(z);
-}
-
-/* Noise (what is compressed or encrypted already) shows in how evenly its bytes are spread: the
- * sum of squares of their counts in n bytes is n + n * n / 256 on average, with a deviation of
- * 362 for these 4096; five of them above is no noise. deflate takes 2 ms to find out, this 10 us. */
-#define NOISE_BYTES 4096u
-#define NOISE_SQUARES_MAX (NOISE_BYTES + NOISE_BYTES * NOISE_BYTES / 256 + 5 * 362)
-
-static bool noise_at(const uint8_t *p)
-{
-	uint16_t count[256] = { 0 };
-	uint32_t squares = 0;
-
-	for (uint32_t i = 0; i < NOISE_BYTES; i++)
-		count[p[i]]++;
-	for (uint32_t i = 0; i < 256; i++)
-		squares += (uint32_t)count[i] * count[i];
-	return squares <= NOISE_SQUARES_MAX;
-}
-
-/* At its beginning, in its middle and at its end. */
-static bool is_noise(const uint8_t *cluster, uint32_t bytes)
-{
-	return bytes >= 8 * NOISE_BYTES && noise_at(cluster) && noise_at(cluster + bytes / 2) &&
-	       noise_at(cluster + bytes - NOISE_BYTES);
-}
-
-size_t qcow2_compress(struct qcow2_compressor *z, const void *cluster, void *out)
-{
-	/* A stream as long as the cluster gains nothing, and the format has no room to say so. */
-	uint32_t room = z->cluster_bytes - 1;
-	size_t n;
-
-	if (z->zstd) {
-		n = ZSTD_compressCCtx(z->c, out, room, cluster, z->cluster_bytes, ZSTD_CLEVEL_DEFAULT);
-		return ZSTD_isError(n) ? 0 : n;
-	}
-	if (is_noise(cluster, z->cluster_bytes) || deflateReset(&z->z) != Z_OK)
-		return 0;
-	z->z.next_in = (Bytef *)(uintptr_t)cluster;
-	z->z.avail_in = z->cluster_bytes;
-	z->z.next_out = out;
-	z->z.avail_out = room;
-	return deflate(&z->z, Z_FINISH) == Z_STREAM_END ? room - z->z.avail_out : 0;
-}
 
 /* ---- the file ---- */
 

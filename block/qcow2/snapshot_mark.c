@@ -1,8 +1,12 @@
-/* The mark: while a snapshot comes, goes or is applied, the image says that it is dirty. Who opens it after a
- * crash lowers the refcounts that are too high then (snapshot_mend.c). Images of version 2 have no such bit. */
+/* The mark: while a snapshot is created, deleted or applied, the image's header has the dirty bit. Whoever
+ * opens such an image after a crash mends it: refcounts that are too high are lowered before anything is
+ * written, and the mark goes. QEMU does the same. Images of version 2 have no such bit. */
+#include "base/err.h"
+#include "base/log.h"
 #include "block/qcow2/snapshot_impl.h"
 
 #include <errno.h>
+#include <fcntl.h>
 
 int snap_mark_put(struct snap_mark *m, struct task *t, bool dirty)
 {
@@ -31,4 +35,42 @@ void snap_mark_failed(struct snap_mark *m, struct qcow2 *q)
 	qcow2_mark_dirty(q, true);
 	m->writing = false;
 	header_release(q);
+}
+
+/* ---- at open: mend a marked image ---- */
+
+/* Up to 12 bytes of memory for each cluster of the file; what is larger is for `cairn-img check`. */
+#define MEND_CLUSTERS_MAX (64ULL << 20)
+
+static int image_mend(int fd, const char *name, struct qcow2_header *h, struct err *e)
+{
+	struct qcow2_check c = { 0 };
+	struct err ignored;
+	int r = qcow2_repair(fd, h, QCOW2_REPAIR_LEAKS, &c, e);
+
+	if (r < 0 || (h->incompatible & QCOW2_INCOMPAT_DIRTY))
+		return r; /* who asks whether it is supported says what to do */
+	log_info(name, "%llu clusters that an interrupted snapshot operation had left are free now",
+		(unsigned long long)c.leaks_fixed);
+	(void)qcow2_trim(fd, h, &ignored); /* space only */
+	return 0;
+}
+
+int qcow2_mend(const struct block_format_open *o, struct qcow2_header *h, struct err *e)
+{
+	int flags = fcntl(o->fd, F_GETFL), r;
+
+	if (o->read_only || !(h->incompatible & QCOW2_INCOMPAT_DIRTY) ||
+		(h->incompatible & QCOW2_INCOMPAT_CORRUPT) ||
+		o->file->size_bytes >> h->cluster_bits > MEND_CLUSTERS_MAX)
+		return 0;
+	/* It reads and writes in pieces that direct I/O does not take. */
+	if (flags < 0 || ((flags & O_DIRECT) && fcntl(o->fd, F_SETFL, flags & ~O_DIRECT) < 0))
+		return err_set_errno(e, -errno, "%s", o->name);
+	r = image_mend(o->fd, o->name, h, e);
+	if (r < 0)
+		err_prefix(e, "%s", o->name);
+	if ((flags & O_DIRECT) && fcntl(o->fd, F_SETFL, flags) < 0 && !r)
+		r = err_set_errno(e, -errno, "%s", o->name);
+	return r;
 }
