@@ -88,7 +88,7 @@ static void error_tell(struct loop_op *op, int res)
 		b->listener->on_error(b->listener, b->error_code, b->error_why);
 }
 
-/* Of two in one round the corruption is told. */
+/* If a round has two errors, report the corruption. */
 void block_report_error(struct block *b, int error, bool corrupt, const char *why)
 {
 	if (block_is_corrupt(b))
@@ -129,7 +129,7 @@ void block_init(struct block *b, const struct block_ops *ops, const struct block
 	b->error_op.done = error_tell;
 }
 
-/* A request whose memory O_DIRECT cannot take goes through a buffer of ours. */
+/* A request whose memory is not aligned for O_DIRECT goes through a bounce buffer. */
 struct bounce {
 	struct block_req inner;
 	struct block_req *outer;
@@ -262,7 +262,7 @@ int block_reserve(struct block *b, uint64_t host, uint64_t len)
 	if (fstat(fd, &st) < 0)
 		return -errno;
 	if (!S_ISREG(st.st_mode))
-		return 0; /* a device has its space */
+		return 0; /* a device has its space already */
 	if (len == UINT64_MAX)
 		len = (uint64_t)st.st_size - MIN(host, (uint64_t)st.st_size);
 	return len && fallocate(fd, 0, (off_t)host, (off_t)len) < 0 ? -errno : 0;
@@ -284,7 +284,7 @@ static void run_done(struct block_req *r, int res)
 {
 	r->engine = NULL;
 	r->res = res;
-	r->next = r; /* the mark that block_run() waits for */
+	r->next = r; /* block_run() waits for this mark */
 }
 
 int block_run(struct block *b, struct block_req *r)
@@ -313,7 +313,8 @@ static int device_probe(int fd, const char *name, struct block_file *f, struct e
 	return 0;
 }
 
-/* Direct I/O bypasses the host's page cache: guest memory is the only copy. */
+/* Use direct I/O only if its alignment suits the disk's sectors. Direct I/O bypasses the host's
+ * page cache, so guest memory holds the only copy of the data. */
 static void direct_probe(int fd, struct block_file *f)
 {
 	int flags = fcntl(fd, F_GETFL);
@@ -322,8 +323,8 @@ static void direct_probe(int fd, struct block_file *f)
 	f->memory_align = 4096;
 	if (!statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) && (stx.stx_mask & STATX_DIOALIGN)) {
 		f->memory_align = MAX(stx.stx_dio_mem_align, 1u);
-		/* A file that only takes 4 KiB steps would show in the guest as another
-		 * sector size than its image was made with: buffered I/O is the lesser evil. */
+		/* With a file that only takes steps of 4 KiB, the guest would see another sector
+		 * size than the one that its image was made with. Buffered I/O is better than that. */
 		if (!stx.stx_dio_offset_align || stx.stx_dio_offset_align > f->offset_align)
 			return;
 	}
@@ -331,7 +332,7 @@ static void direct_probe(int fd, struct block_file *f)
 		f->direct = !fcntl(fd, F_SETFL, flags | O_DIRECT);
 }
 
-/* Some file systems take the flag and refuse the read. */
+/* Some file systems accept the flag and then fail the read. */
 static void direct_try(int fd, struct block_file *f)
 {
 	CLEANUP_FREE void *buf = io_buffer_new(4096);
@@ -409,7 +410,7 @@ static int fd_check(int fd, bool read_only, const char *name, struct err *e)
 	return 0;
 }
 
-/* One of a layer's files: is it what it has to be, may we have it, what can it do? */
+/* Check one file of a layer, lock it, and probe its capabilities. */
 static int file_open(int fd, const struct block_open *o, bool read_only, const char *name,
 	struct block_file *ret, bool *ret_locked, struct err *e)
 {
@@ -508,7 +509,7 @@ int block_open(struct loop *l, const struct block_open *o, struct block **ret_b,
 		}
 		b = top;
 	}
-	/* Only the top layer is written. */
+	/* Only the top layer is written to. */
 	file_note_memory(l, b->fd);
 	if (b->data_fd)
 		file_note_memory(l, b->data_fd);

@@ -1,4 +1,4 @@
-/* One thread reads, the other writes. Chunks go to and fro between their loops, a few at a time. */
+/* One thread reads and the other writes. A few chunks circulate between their loops. */
 #include "block/copy.h"
 #include "base/err.h"
 #include "base/loop.h"
@@ -12,56 +12,58 @@
 #include <string.h>
 #include <sys/mman.h>
 
-/* Small enough that a chunk is still in the cache when it is written. */
+/* A chunk of this size is still in the CPU cache when it is written. */
 #define CHUNK_BYTES (256 * KIB)
 #define CHUNKS 12
-/* Of these a thread has so many in hand. They begin and end together where files are in memory, so with all of
- * them the other thread would have to wait. */
+/* Number of chunks that one thread holds at a time. Files in memory complete all of them together,
+ * so a thread that held all chunks would make the other one wait. */
 #define AT_A_TIME 4
-/* The same, where writes take as long as a disk does. */
+/* The same numbers for files whose writes take as long as a disk's. */
 #define CHUNKS_DIRECT 16
 #define AT_A_TIME_DIRECT 8
-/* Where data lies in one place of a file for a chunk at least, and is written past the page cache, it is written
- * straight from a mapping of that file: the processor does not copy it. Only the kernel reads the mapping, so that
- * a file that shrinks is an errno and no signal; whether there are zeros in it is not known then. */
+/* If data is contiguous in a file for at least a chunk and the target bypasses the page cache,
+ * write it straight from a mapping of the file, without a copy by the CPU. Only the kernel reads
+ * the mapping, so a file that shrinks causes an errno instead of a signal. Zeros within such data
+ * are not detected. */
 #define MAPPED_BYTES (2 * MIB)
 #define MAP_ALIGN 4096u
-/* Zeros shorter than this are written along with what is around them; a chunk's are bits of a word. */
+/* Zeros shorter than this are written together with their neighbours; one word has a bit for each
+ * piece of a chunk. */
 #define SPARSE_BYTES (CHUNK_BYTES / 64)
 
 struct copy;
 
 struct chunk {
-	struct loop_task task; /* on its way to the other thread */
+	struct loop_task task; /* passes the chunk to the other thread */
 	struct copy *c;
-	struct chunk *next; /* among the spare ones, or those that wait to be written */
+	struct chunk *next; /* next spare chunk, or next chunk to write */
 	struct block_req req;
 	struct iovec iov;
 	uint8_t *buf;
-	uint8_t *map; /* of len bytes, in place of buf; NULL: none */
+	uint8_t *map; /* mapping of len bytes, used instead of buf; NULL: none */
 	uint64_t off, len;
-	bool hole;      /* len bytes of zeros, of any length; buf has nothing */
-	uint64_t zeros; /* bit for each SPARSE_BYTES that are zeros */
-	uint64_t done;  /* bytes of it written or left out */
+	bool hole;      /* len bytes of zeros, of any length; buf is unused */
+	uint64_t zeros; /* a bit for each piece of SPARSE_BYTES that is all zeros */
+	uint64_t done;  /* bytes that are written or skipped */
 };
 
 struct copy {
 	const struct block_copy *o;
 	uint64_t size_bytes;
-	bool direct; /* it is written past the page cache */
+	bool direct; /* the write bypasses the page cache */
 	struct chunk chunks[MAX(CHUNKS, CHUNKS_DIRECT)];
 	unsigned nchunks, at_a_time;
-	atomic_bool stop; /* one of the two has failed */
+	atomic_bool stop; /* the reader or the writer has failed */
 
-	/* the reader's */
+	/* The reader's fields: */
 	uint64_t pos;
 	struct chunk *spare;
 	unsigned nspare, reading;
 	int read_res;
 
-	/* the writer's */
+	/* The writer's fields: */
 	struct loop_task over_task;
-	bool over; /* no chunk will come any more */
+	bool over; /* no further chunk will come */
 	struct chunk *waiting, **waiting_tail;
 	unsigned writing;
 	uint64_t finished;
@@ -89,7 +91,7 @@ static void chunk_return(struct loop_task *t)
 	k->c->nspare++;
 }
 
-/* The next stretch of the chunk that is all zeros, or that is data. */
+/* Find the next stretch of the chunk that is all zeros, or all data. */
 static uint64_t extent_stretch(const struct chunk *k, bool *ret_zero)
 {
 	uint64_t i = k->done / SPARSE_BYTES, bits, n;
@@ -120,7 +122,7 @@ static void chunk_written(struct block_req *r, int res)
 	write_waiting(c);
 }
 
-/* Write what is left of the chunk, stretch by stretch. */
+/* Write the rest of the chunk, stretch by stretch. */
 static void chunk_next(struct chunk *k)
 {
 	struct copy *c = k->c;
@@ -206,7 +208,7 @@ static void chunk_read(struct block_req *r, int res)
 	chunk_send(k);
 }
 
-/* The whole of it is in memory then. */
+/* Map the extent's data. The whole of it is in memory afterwards. */
 static bool chunk_map(struct chunk *k, const struct block_extent *x)
 {
 	uint64_t len = MIN(x->len, MAPPED_BYTES);
@@ -217,9 +219,9 @@ static bool chunk_map(struct chunk *k, const struct block_extent *x)
 	p = mmap(NULL, len, PROT_READ, MAP_PRIVATE, block_extent_fd(k->c->o->from, x), (off_t)x->host);
 	if (p == MAP_FAILED)
 		return false;
-	madvise(p, len, MADV_WILLNEED); /* all of it at once, where it has to be read */
+	madvise(p, len, MADV_WILLNEED); /* read all of it at once */
 	if (madvise(p, len, MADV_POPULATE_READ) < 0) {
-		munmap(p, len); /* it ends there, or is unreadable: reading it tells */
+		munmap(p, len); /* the file ends there or is unreadable; a normal read reports it */
 		return false;
 	}
 	k->map = p;
@@ -227,7 +229,7 @@ static bool chunk_map(struct chunk *k, const struct block_extent *x)
 	return true;
 }
 
-/* What is next: a hole as long as it is known, or as much as a chunk takes. */
+/* Start the next chunk: a hole of known length, or data up to a chunk's size. */
 static int chunk_start(struct copy *c)
 {
 	struct block_extent x;
@@ -262,7 +264,7 @@ static bool read_more(const struct copy *c)
 		!(c->o->stop && c->o->stop(c->o->opaque));
 }
 
-/* ns; 0: go on. */
+/* Returns the ns to wait before the next read; 0: go on. */
 static uint64_t chunk_hold(const struct copy *c)
 {
 	return c->o->hold ? c->o->hold(c->o->opaque, c->pos) : 0;

@@ -1,8 +1,8 @@
-/* copy: the content of one disk into another, whatever their formats and layers. Reads and writes overlap, a
- * few chunks at a time; what is known to be zeros is not read.
+/* copy: copies the content of one disk to another, of any formats and layers. Reads and writes
+ * overlap, a few chunks at a time. Known zeros are not read.
  *
- * Threading: the caller's thread writes and runs `loop`; a thread made for it reads and runs `from_loop`. Both
- * loops are the caller's again at the end. */
+ * Threading: the caller's thread writes and runs `loop`. A new thread reads and runs `from_loop`.
+ * Both loops belong to the caller again on return. */
 #ifndef CAIRN_BLOCK_COPY_H
 #define CAIRN_BLOCK_COPY_H
 
@@ -14,18 +14,20 @@ struct err;
 struct loop;
 
 struct block_copy {
-	struct block *from, *to; /* `to` is as large, or larger */
-	struct loop *from_loop, *loop; /* of from and of to */
+	struct block *from, *to; /* `to` is at least as large as `from` */
+	struct loop *from_loop, *loop; /* the loops of `from` and `to` */
 	bool to_is_zero; /* the target reads as zeros where nothing is written */
-	/* Each may be NULL. stop: true: end with -ECANCELED; any thread. hold: how long to read no more at that
-	 * place of the disk, in ns; 0: go on; the reader's thread. progress: bytes; the caller's thread. */
+	/* Callbacks; each may be NULL.
+	 * stop: returns true to end with -ECANCELED; any thread.
+	 * hold: returns the ns to wait before reading at pos; 0: none; the reader's thread.
+	 * progress: in bytes; the caller's thread. */
 	bool (*stop)(void *opaque);
 	uint64_t (*hold)(void *opaque, uint64_t pos);
 	void (*progress)(void *opaque, uint64_t done, uint64_t total);
 	void *opaque;
 };
 
-/* Returns 0; -errno with a sentence. Nothing is flushed. */
+/* Copy the disk without a flush. Returns 0; -errno with a sentence. */
 int block_copy(const struct block_copy *c, struct err *e);
 
 #endif

@@ -7,7 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* One system call takes at most this: io_uring has 32-bit lengths, Linux cuts at 2 GiB. */
+/* Limit of one system call: io_uring has 32-bit lengths, and Linux truncates at 2 GiB. */
 #define IO_STEP_BYTES (1ULL << 30)
 
 const uint8_t io_zeros[IO_ZEROS_BYTES] __attribute__((aligned(4096)));
@@ -46,7 +46,7 @@ unsigned iov_slice(const struct iovec *iov, unsigned niov, uint64_t skip, uint64
 	return n;
 }
 
-/* Visit [skip, skip + len) piece by piece; off counts from its start. */
+/* Call fn for each piece of [skip, skip + len). off: the piece's offset in that range. */
 static void iov_each(const struct iovec *iov, unsigned niov, uint64_t skip, uint64_t len,
 	void (*fn)(char *p, uint64_t n, uint64_t off, void *opaque), void *opaque)
 {
@@ -119,7 +119,7 @@ static void io_finish(struct io *io, int res)
 	io->done(io, res);
 }
 
-/* Drop the first n bytes of what is left to do. */
+/* Remove the first n bytes from the remaining work. */
 static int io_advance(struct io *io, uint64_t n)
 {
 	const struct iovec *from = io->rest ? io->rest : io->iov;
@@ -153,8 +153,8 @@ static void io_op_done(struct loop_op *op, int res)
 		io_finish(io, 0);
 		return;
 	}
-	/* A read that stops inside a sector has met the end of the file; going on
-	 * from there would be misaligned under O_DIRECT. */
+	/* A read that ends inside a sector has met the end of the file. A further read from there
+	 * would be misaligned for O_DIRECT. */
 	if (!io->write && (res == 0 || res % 512)) {
 		io->ended_at = io->offset + (uint64_t)res;
 		iov_zero(iov, io->niov, (uint64_t)res, io->left - (uint64_t)res);
@@ -172,7 +172,7 @@ static void io_op_done(struct loop_op *op, int res)
 		io_submit(io);
 }
 
-/* An iovec too big for one call would be cut by the 32-bit length: split it here. */
+/* Split an iovec that exceeds the 32-bit length of one call. */
 static int io_split_huge(struct io *io)
 {
 	struct iovec *rest;
@@ -221,7 +221,7 @@ static void io_start(struct io *io, struct loop *l, int fd, const struct iovec *
 	io_submit(io);
 }
 
-/* Asked again: it may have become longer since the read. */
+/* Query the size again: the file may have grown since the read. */
 int io_read_result(const struct io *io, int res, uint64_t bytes)
 {
 	struct stat st;

@@ -1,5 +1,5 @@
-/* io: one whole read or write on one fd. Short counts are continued, what lies past
- * the end of a file reads as zeros.
+/* io: one complete read or write on one fd. Short counts are continued. Bytes past the end of a
+ * file read as zeros.
  *
  * Threading: the loop's thread. */
 #ifndef CAIRN_BLOCK_IO_H
@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-/* Embedded in the caller's request; stays put until done(). */
+/* Embedded in the caller's request; must not move until done(). */
 struct io {
 	struct loop_op op;
 	struct loop *loop;
@@ -20,9 +20,9 @@ struct io {
 	const struct iovec *iov; /* borrowed until done() */
 	unsigned niov;
 	uint64_t offset, left, submitted;
-	uint64_t ended_at; /* of a read: where the file ended; UINT64_MAX: not within it */
-	struct iovec *rest; /* owned: what a short count left over */
-	void (*done)(struct io *io, int res); /* 0 or -errno; never from inside the start */
+	uint64_t ended_at; /* for a read: the end of the file; UINT64_MAX: the read did not meet it */
+	struct iovec *rest; /* owned; the remainder after a short count */
+	void (*done)(struct io *io, int res); /* res: 0 or -errno; never called inside the start */
 };
 
 void io_read(struct io *io, struct loop *l, int fd, const struct iovec *iov, unsigned niov,
@@ -30,15 +30,16 @@ void io_read(struct io *io, struct loop *l, int fd, const struct iovec *iov, uns
 void io_write(struct io *io, struct loop *l, int fd, const struct iovec *iov, unsigned niov,
 	uint64_t offset, uint64_t len);
 
-/* What a read that ended with res comes to, of a file that has had `bytes` bytes: -ENODATA when
- * somebody cut it and what was asked for is gone. */
+/* Convert the result of a read from a file that had `bytes` bytes.
+ * Returns res; -ENODATA if somebody truncated the file and the requested data is gone. */
 int io_read_result(const struct io *io, int res, uint64_t bytes);
 
 /* ---- iovec arithmetic ---- */
 
 uint64_t iov_bytes(const struct iovec *iov, unsigned niov);
-/* The entries that cover [skip, skip + len) of iov. out has room for niov entries;
- * returns how many were used. The range must lie inside. */
+/* Get the iovecs that cover [skip, skip + len) of iov; the range must lie inside.
+ * out: room for niov entries.
+ * Returns the number of entries in out. */
 unsigned iov_slice(const struct iovec *iov, unsigned niov, uint64_t skip, uint64_t len,
 	struct iovec *out);
 void iov_zero(const struct iovec *iov, unsigned niov, uint64_t skip, uint64_t len);
@@ -46,9 +47,10 @@ void iov_from_buf(const struct iovec *iov, unsigned niov, uint64_t skip, const v
 	uint64_t len);
 void iov_to_buf(const struct iovec *iov, unsigned niov, uint64_t skip, void *buf, uint64_t len);
 
-/* Memory for O_DIRECT: 4 KiB aligned, not cleared; free() it. NULL: out of memory. */
+/* Allocate memory for O_DIRECT: aligned to 4 KiB, not cleared. Returns NULL if out of memory. The
+ * caller frees it with free(). */
 void *io_buffer_new(size_t len);
-/* Zeros to write from: IO_ZEROS_BYTES of them, aligned, read-only. */
+/* A buffer of IO_ZEROS_BYTES zeros to write from: aligned, read-only. */
 #define IO_ZEROS_BYTES (64 * 1024u)
 extern const uint8_t io_zeros[IO_ZEROS_BYTES];
 

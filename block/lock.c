@@ -33,7 +33,7 @@ static int lock_set(int fd, off_t base, unsigned perms)
 	return r;
 }
 
-/* The first of perms whose byte another process holds, or -1. */
+/* Returns the first of perms whose byte another process has locked; -1: none. */
 static int lock_conflict(int fd, off_t base, unsigned perms)
 {
 	struct flock f;
@@ -61,9 +61,9 @@ int lock_acquire(int fd, bool writer, const char *name, struct err *e)
 	if (!r)
 		r = lock_set(fd, LOCK_UNSHARED, LOCK_NOT_SHARED);
 	if (r == -EAGAIN || r == -EACCES)
-		goto busy; /* an exclusive lock of some other program */
+		goto busy; /* another program has an exclusive lock */
 	if (r < 0) {
-		/* No such locks on this file system: as QEMU, go on without. */
+		/* The file system has no OFD locks. Continue without, as QEMU does. */
 		log_warn(name, "the file system has no OFD locks (%s): nothing protects this "
 			"image from a second writer", strerror(-r));
 		return 0;

@@ -1,7 +1,7 @@
-/* lock: who may open an image, agreed with QEMU through OFD locks.
+/* lock: OFD locks on images, compatible with QEMU.
  *
- * QEMU's scheme (block/file-posix.c): a shared lock on byte 100 + n says "I use
- * permission n", one on byte 200 + n says "nobody else may use n". */
+ * QEMU's scheme (block/file-posix.c): a shared lock on byte 100 + n means "I use permission n", one
+ * on byte 200 + n means "nobody else may use permission n". */
 #ifndef CAIRN_BLOCK_LOCK_H
 #define CAIRN_BLOCK_LOCK_H
 
@@ -9,10 +9,10 @@
 
 struct err;
 
-/* Say that the image behind fd is read (or also written) by us, and that nobody else
- * may write or resize it. The lock lives until lock_release() or the last dup of fd is
- * closed. name: for the sentence.
- * Returns 0; -EBUSY (ERR_BUSY) when another process is in the way. */
+/* Lock the image behind fd for reading, or for reading and writing. Nobody else may then write or
+ * resize it. The lock lasts until lock_release(), or until the last duplicate of fd is closed.
+ * name: the disk's name for the sentence.
+ * Returns 0; -EBUSY (ERR_BUSY) if another process holds a conflicting lock. */
 int lock_acquire(int fd, bool writer, const char *name, struct err *e);
 void lock_release(int fd);
 

@@ -1,5 +1,5 @@
-/* raw: the file or device is the disk. A size that is no multiple of a sector is rounded
- * up; the bytes past the end of the file read as zeros. */
+/* raw: the file or device is the disk. A size that is not a multiple of a sector is rounded up.
+ * Bytes past the end of the file read as zeros. */
 #include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
@@ -11,19 +11,19 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-/* Zeros are written in steps of this where the host cannot do it itself. */
+/* Step in bytes for writing zeros if the host cannot zero the range itself. */
 #define RAW_ZERO_STEP_BYTES (1 * MIB)
 #define RAW_ZERO_IOVS (RAW_ZERO_STEP_BYTES / IO_ZEROS_BYTES)
 #define RAW_POOL_MAX 256
 
 struct raw {
 	struct block base;
-	uint64_t file_bytes; /* when it was opened, or made this long */
+	uint64_t file_bytes; /* length at open, or after the last extension */
 	bool is_device;
-	/* Cleared for good when the host says that it cannot. */
+	/* Set to false for good if the host reports that it cannot. */
 	bool can_punch, can_zero_range;
-	/* What the file system said last of holes, until something is written: asking is
-	 * slow, some scan up to the hole's or the data's end each time. */
+	/* The file system's last answer about holes, valid until the next write. The query is slow:
+	 * some file systems scan up to the end of the hole or the data each time. */
 	uint64_t seen_from, seen_end;
 	bool seen_zero;
 	struct raw_req *pool;
@@ -35,12 +35,12 @@ struct raw_req {
 	struct loop_op op;
 	struct raw *raw;
 	struct block_req *req;
-	struct raw_req *next; /* in the pool */
-	uint64_t done_bytes;  /* of zeros written by hand */
+	struct raw_req *next; /* next request in the pool */
+	uint64_t done_bytes;  /* zeros written in steps so far */
 	bool tried_zero_range, tried_punch;
 };
 
-/* Read-only memory of zeros, enough iovecs for one step. */
+/* Fill iov with enough entries of zeros for one step. */
 static void zero_iov_fill(struct iovec *iov, uint64_t len, unsigned *ret_n)
 {
 	unsigned n = 0;
@@ -87,7 +87,7 @@ static void sync_done(struct loop_op *op, int res)
 	raw_finish(q, res < 0 ? res : 0);
 }
 
-/* The data part is over: FUA still wants it on stable storage. */
+/* The data is written; FUA still needs a sync. */
 static void raw_data_done(struct raw_req *q, int res)
 {
 	if (q->req->op != BLOCK_READ)
@@ -178,8 +178,8 @@ static void fallocate_start(struct raw_req *q, int mode)
 		q->req->offset, q->req->len);
 }
 
-/* Freeing the space gives zeros too (a device's punch is BLKZEROOUT with unmap, its
- * zero range BLKZEROOUT); without leave to unmap the space has to stay. */
+/* Freeing the space also gives zeros (a device's punch is BLKZEROOUT with unmap, its zero range
+ * BLKZEROOUT). Without permission to unmap, the space must stay. */
 static void zero_step(struct raw_req *q)
 {
 	bool unmap = q->req->op == BLOCK_DISCARD || (q->req->flags & BLOCK_REQ_MAY_UNMAP);
@@ -189,7 +189,7 @@ static void zero_step(struct raw_req *q)
 		q->tried_zero_range = false;
 		fallocate_start(q, FALLOC_FL_PUNCH_HOLE);
 	} else if (q->req->op == BLOCK_DISCARD) {
-		raw_data_done(q, 0); /* a hint that this host cannot take */
+		raw_data_done(q, 0); /* a discard is a hint; this host cannot follow it */
 	} else if (q->raw->can_zero_range && !q->tried_zero_range) {
 		q->tried_zero_range = true;
 		q->tried_punch = false;
@@ -255,7 +255,7 @@ static int raw_extent(struct block *b, uint64_t off, uint64_t len, struct block_
 		else if (data > (off_t)off || errno == ENXIO)
 			seen_set(w, off, data, true); /* ENXIO: a hole up to the end */
 		else
-			return 0; /* it cannot tell */
+			return 0; /* the file system cannot tell */
 	}
 	ret->zero = w->seen_zero;
 	ret->len = MIN(len, w->seen_end - off);
