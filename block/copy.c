@@ -208,7 +208,7 @@ static void chunk_read(struct block_req *r, int res)
 	chunk_send(k);
 }
 
-/* Map the extent's data. The whole of it is in memory afterwards. */
+/* Map the extent's data and populate the mapping. Returns false if the data must be read instead. */
 static bool chunk_map(struct chunk *k, const struct block_extent *x)
 {
 	uint64_t len = MIN(x->len, MAPPED_BYTES);

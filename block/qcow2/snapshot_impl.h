@@ -1,10 +1,11 @@
-/* qcow2_snap: the insides of snapshots, beside impl.h.
+/* snapshot_impl: the internals of snapshots, beside impl.h.
  *
- * How one is made while the guest writes: begin copies the L1 (`frozen`) and clears COPIED in
- * the active one, so that no write goes in place any more. Each L2 table of the frozen L1
- * is then *counted*, in the background or at once when the guest wants to change something
- * below it: the table and each cluster it names get a reference more, and its entries lose
- * COPIED. Until it is counted nobody may copy or free it. docs/qcow2.md has the order. */
+ * A snapshot is created while the guest writes. begin() copies the L1 (`frozen`) and clears COPIED
+ * in the active L1, so that no write goes in place afterwards. Each L2 table of the frozen L1 is
+ * then *counted*: the refcounts of the table and of each cluster that it names are incremented, and
+ * its entries lose COPIED. This happens in the background, or at once if the guest wants to change
+ * something below the table. Nobody may copy or free a table before it is counted. docs/qcow2.md
+ * has the order. */
 #ifndef CAIRN_BLOCK_QCOW2_SNAPSHOT_IMPL_H
 #define CAIRN_BLOCK_QCOW2_SNAPSHOT_IMPL_H
 
@@ -12,7 +13,7 @@
 #include "block/block_snapshot.h"
 #include "block/qcow2/impl.h"
 
-/* ---- task.c: long works, step by step on the loop ---- */
+/* ---- task.c: long operations, step by step on the loop ---- */
 
 #define TASK_DONE 1
 struct task {
@@ -22,36 +23,42 @@ struct task {
 	struct io io;
 	struct iovec iov;
 	unsigned steps;
-	/* 0: call again; -EAGAIN: the same, now and then after others had their turn; -EINPROGRESS: t->wait
-	 * runs; TASK_DONE; else it failed. */
+	/* Do the next step. Returns 0: call again at once; -EAGAIN: call again, occasionally after
+	 * other work had its turn; -EINPROGRESS: t->wait runs later; TASK_DONE; any other error
+	 * ends the task. */
 	int (*step)(struct task *t);
-	/* What t->wait was waiting for failed. NULL: as if step() had. 0: call step again; TASK_DONE. */
+	/* Called if the operation behind t->wait failed. Returns 0: call step() again; TASK_DONE;
+	 * or an error that ends the task. NULL: the failure ends the task. */
 	int (*failed)(struct task *t, int res);
 	void (*end)(struct task *t, int res);
 };
-/* step() runs in the loop's next round. */
+/* Start the task: step() runs in the loop's next round. */
 void task_start(struct task *t, struct qcow2 *q);
-/* One that returned -EINPROGRESS with nothing to wait for goes on. */
+/* Continue a task whose step() returned -EINPROGRESS without a wait. */
 void task_resume(struct task *t);
-/* Returns -EINPROGRESS, goes on when it is done. buf: aligned, whole sectors. */
+/* Start an I/O; t->wait runs when it completes. Each returns -EINPROGRESS.
+ * buf: aligned, whole sectors. */
 int task_write(struct task *t, const void *buf, size_t len, uint64_t off);
 int task_read(struct task *t, void *buf, size_t len, uint64_t off);
 int task_flush(struct task *t);
 
-/* A run of adjoining clusters, taken piece by piece. */
+/* A run of adjacent clusters, allocated piece by piece. */
 struct contig {
 	uint64_t first;
 	uint32_t n;
 };
-/* 0: c has want clusters; -EAGAIN: call again; -EINPROGRESS; -errno (then c is given back). */
+/* Extend the run towards `want` clusters.
+ * Returns 0 if it is complete; -EAGAIN: call again; -EINPROGRESS; -errno (the run is then
+ * released). */
 int contig_alloc(struct qcow2 *q, uint32_t want, struct contig *c, struct wait *w);
 void contig_release(struct qcow2 *q, struct contig *c);
 int contig_meta(struct qcow2 *q, const struct contig *c, enum meta_kind k);
 
-/* Header writes are one at a time: no commit runs between hold and release. 0; -EINPROGRESS. */
+/* Wait for the right to write the header. Between hold and release no commit runs. Returns 0;
+ * -EINPROGRESS. */
 int header_hold(struct qcow2 *q, struct wait *w);
 void header_release(struct qcow2 *q);
-/* Write the first piece of the file and sync; for holders. */
+/* Write the first piece of the file and sync. The caller holds the header. */
 struct header_update {
 	struct io io;
 	struct iovec iov;
@@ -67,70 +74,73 @@ struct snap_mark {
 	struct header_update header;
 	bool writing;
 };
-/* Set it before the first reference changes, clear it when all that the operation did is durable. As a
- * task's step(): 0 when the file has it; for an error snap_mark_failed() is due. */
+/* Set or clear the dirty bit: set it before the first refcount changes, clear it when the
+ * operation's whole work is durable. Call it like a task's step().
+ * Returns 0 when the file has the bit. After an error, call snap_mark_failed(). */
 int snap_mark_put(struct snap_mark *m, struct task *t, bool dirty);
-/* What it waited for failed, too. The file may have either, so the image counts as marked. */
+/* Call this after a failure, also of the operation behind the wait. The file's state is then
+ * unknown, so the image counts as marked. */
 void snap_mark_failed(struct snap_mark *m, struct qcow2 *q);
 
 /* ---- refcount.c ---- */
 
-/* The refcount of cluster, and how many of the n from there on have the same. */
+/* Get the refcount of a cluster, and the number (up to n) of clusters from there on with the same
+ * refcount. */
 int refcount_run(struct qcow2 *q, uint64_t cluster, uint32_t n, struct wait *w, uint64_t *ret,
 	uint32_t *ret_n);
-/* A reference more for the first *ret_n (>= 1) of n clusters. Returns 0; -EINPROGRESS; -ERANGE: no
- * room in the refcount; -EIO: corrupt. */
+/* Increment the refcounts of the first *ret_n (>= 1) of n clusters.
+ * Returns 0; -EINPROGRESS; -ERANGE if a refcount is at its maximum; -EIO for a corrupt image. */
 int refcount_add(struct qcow2 *q, uint64_t cluster, uint32_t n, struct wait *w, uint32_t *ret_n);
 
-/* ---- snapshot_refcount.c: references more ---- */
+/* ---- snapshot_refcount.c: increment refcounts ---- */
 
 enum count_state { COUNT_NONE, COUNT_PART, COUNT_DONE };
 struct count_job {
 	struct count_job *next;
 	struct counter *c;
 	uint32_t index;
-	bool running;	/* false: it failed and stays for counter_undo */
-	uint32_t entry; /* entries counted */
-	uint32_t sub;	/* clusters counted of the one at `entry` (compressed) */
+	bool running;	/* false: the job failed, and stays for counter_undo */
+	uint32_t entry; /* number of counted entries */
+	uint32_t sub;	/* compressed entry at `entry`: number of its counted clusters */
 	struct wait wait;
 	struct loop_op nop;
 	struct wait_list waiters;
 };
 struct counter {
 	struct qcow2 *q;
-	uint64_t *entries; /* L1 entries, offsets only; owned */
+	uint64_t *entries; /* offsets of the L1's entries; owned */
 	uint8_t *state;
 	uint32_t n, done;
 	struct count_job *jobs;
 	int failed;
 };
-/* entries: copied. */
+/* Prepare to count the tables of an L1. entries: copied. Returns 0 or -ENOMEM. */
 int counter_init(struct counter *c, struct qcow2 *q, const uint64_t *entries, uint32_t n);
 void counter_done(struct counter *c);
-/* 0: table `index` is counted; -EINPROGRESS; -errno. */
+/* Count table `index`. Returns 0 when it is counted; -EINPROGRESS; -errno. */
 int counter_count(struct counter *c, uint32_t index, struct wait *w);
-/* A job is at work: w runs when it ends. */
+/* Returns true if a job runs; w then runs at the job's end. */
 bool counter_busy(struct counter *c, struct wait *w);
 
-/* Entries from i on in the slice that name adjoining clusters, plain and well-formed; at most to
- * `end`, within the slice. 0: the first does not. */
+/* Returns the number of entries from i on, below `end` and within the slice, that name adjacent
+ * clusters and are plain and valid. 0: the first entry does not qualify. */
 uint32_t slice_run(const struct qcow2 *q, const struct slice *s, uint32_t i, uint32_t end);
 
-/* ---- snapshot_release.c: references less, COPIED rebuilt ---- */
+/* ---- snapshot_release.c: decrement refcounts, set COPIED again ---- */
 
-/* Gives up what an L1 names, table by table. */
+/* Releases the clusters that an L1 names, table by table. */
 struct release {
 	const uint64_t *entries; /* borrowed */
-	const struct counter *counted; /* only what it has counted; NULL: all */
+	const struct counter *counted; /* release only what it has counted; NULL: everything */
 	uint32_t n, index;
 	uint32_t entry;
-	/* Nothing in the file names its tables: what is cached of them need not be written. On a full
-	 * disk it could not be, and then nothing of all this would come free. */
+	/* Nothing in the file names these tables, so their cached changes need no write. On a full
+	 * disk such a write would fail, and then nothing would become free. */
 	bool unnamed;
 };
-/* 0: over; -EAGAIN, -EINPROGRESS, -errno. */
+/* Returns 0 at the end; -EAGAIN; -EINPROGRESS; -errno. */
 int release_step(struct qcow2 *q, struct release *r, struct wait *w);
-/* Marks what the active L1 owns alone, where touched[index] is not 0. */
+/* Sets COPIED for clusters that only the active L1 owns, in tables whose touched[index] is not 0. */
 struct recopy {
 	const uint64_t *touched; /* borrowed */
 	uint32_t n, index, entry;
@@ -139,48 +149,49 @@ int recopy_step(struct qcow2 *q, struct recopy *r, struct wait *w);
 
 /* ---- snapshot_table.c ---- */
 
-/* q->snaps, q->nsnaps; reads it when it is not there yet. */
+/* Fill q->snaps and q->nsnaps; read the table on the first call. Returns 0 or -errno. */
 int snaps_load(struct qcow2 *q, struct err *e);
 void snaps_done(struct qcow2 *q);
 struct qcow2_snapshot_info *snap_find(struct qcow2 *q, const char *id);
 void snap_entry_done(struct qcow2_snapshot_info *s);
 int snap_entry_copy(const struct qcow2_snapshot_info *s, struct qcow2_snapshot_info *ret);
-/* QEMU's fields, then ours. */
+/* Set an entry's extra data: QEMU's fields, then Cairn's. */
 int snap_entry_extra(struct qcow2_snapshot_info *s, uint64_t icount, const uint8_t *extra,
 	size_t n);
 void snap_entry_info(const struct qcow2_snapshot_info *s, struct block_snapshot_info *ret);
-/* L1 entries that hold the snapshot's disk; what follows is VM state. */
+/* Returns the number of L1 entries for the snapshot's disk. The further entries hold VM state. */
 uint32_t snap_disk_entries(const struct qcow2 *q, const struct qcow2_snapshot_info *s);
 
-/* The whole table replaced by another. */
+/* Replaces the whole snapshot table. */
 struct table_swap {
-	struct qcow2_snapshot_info *list; /* owned; the new q->snaps on success */
+	struct qcow2_snapshot_info *list; /* owned; becomes q->snaps on success */
 	size_t n;
 	unsigned phase;
-	bool unknown; /* it failed so late that the file may have either */
+	bool unknown; /* it failed so late that the file may have either table */
 	struct contig place;
 	uint8_t *buf;
 	uint64_t bytes;
 	struct header_update header;
 	uint8_t old_fields[12];
 };
-/* A copy of the present list with room for one more. */
+/* Copy the current list, with room for one more entry. Returns 0 or -ENOMEM. */
 int table_swap_init(struct table_swap *s, struct qcow2 *q);
 void table_swap_done(struct table_swap *s);
 int table_swap_step(struct table_swap *s, struct task *t);
-/* For one who changes more of the header in the same write. TASK_DONE: the new table is in the file,
- * durably (and all that was written before it), and nothing names it. */
+/* For an operation that changes further header fields in the same write: write the new table.
+ * Returns TASK_DONE when the new table and everything written before it are durable. The header
+ * does not name the table yet. */
 int table_swap_write(struct table_swap *s, struct task *t);
-/* Its fields into q->header_piece; for holders. */
+/* Put the table's fields into q->header_piece. The caller holds the header. */
 void table_swap_fields(struct table_swap *s, struct qcow2 *q);
-/* The file has them: the old table goes. */
+/* The file has the new fields: free the old table. */
 void table_swap_adopt(struct table_swap *s, struct qcow2 *q);
-/* It returned an error, or what it waited for failed. Returns res. */
+/* Clean up after an error of a step or of the operation behind its wait. Returns res. */
 int table_swap_failed(struct table_swap *s, struct qcow2 *q, int res);
 
 /* ---- vmstate.c ---- */
 
-/* The VM state of a snapshot that exists. */
+/* The VM state of an existing snapshot. */
 struct snap_vm {
 	struct snap_vm *next;
 	char *id;
@@ -191,26 +202,26 @@ struct snap_vm {
 	struct wait_list waiters;
 	struct io io;
 	struct iovec iov;
-	uint32_t skip; /* bytes of the buffer before the first entry */
+	uint32_t skip; /* bytes in the buffer before the first entry */
 	struct qcow2 *q;
 };
-/* 0 with a user more; -EINPROGRESS; -ENOENT, -errno. */
+/* Take a reference to the VM state of snapshot `id`. Returns 0; -EINPROGRESS; -ENOENT; -errno. */
 int snap_vm_get(struct qcow2 *q, const char *id, struct wait *w, struct snap_vm **ret);
 void snap_vm_put(struct snap_vm *v);
-/* -EBUSY when somebody reads it. */
+/* Drop the cached VM state. Returns 0; -EBUSY while somebody reads it. */
 int snap_vm_forget(struct qcow2 *q, const char *id);
 void snap_vms_done(struct qcow2 *q);
 
-/* ---- the works ---- */
+/* ---- operations ---- */
 
-/* One operation that changes the table at a time. */
+/* Only one operation at a time changes the table. */
 struct snap_op {
 	struct task task;
 	struct block_snapshot_op *op;
 	struct err err;
 	unsigned phase;
 };
-/* Calls op->done() in the loop's next round. */
+/* Call op->done() with the error in the loop's next round. */
 void snap_op_fail(struct qcow2 *q, struct block_snapshot_op *op, int res, const struct err *e);
 void snap_op_finish(struct snap_op *o, int res);
 
@@ -218,16 +229,16 @@ int qcow2_snap_begin(struct qcow2 *q, struct block_snapshot **ret_s, struct err 
 void qcow2_snap_commit(struct block_snapshot *s, const struct block_snapshot_info *info,
 	struct block_snapshot_op *op);
 void qcow2_snap_abort(struct block_snapshot *s, struct block_snapshot_op *op);
-/* Abort, and answer op with res and e: a commit that asks for what cannot be. */
+/* Abort the snapshot and answer op with res and e, for a commit with invalid arguments. */
 void qcow2_snap_refuse(struct block_snapshot *s, struct block_snapshot_op *op, int res,
 	const struct err *e);
-/* One that nobody has ended: at close. Runs the loop. */
+/* Abort an unfinished snapshot at close. Runs the loop. */
 void qcow2_snap_close(struct qcow2 *q);
-/* table_own(): the table has to be counted before it is copied. */
+/* Called by table_own(): count the table before it is copied. */
 int qcow2_snap_before_own(struct qcow2 *q, uint32_t index, struct wait *w);
 struct map *qcow2_snap_vm_map(struct block_snapshot *s);
 struct qcow2 *qcow2_snap_q(struct block_snapshot *s);
-/* info: NULL, or copied. */
+/* info: copied; NULL: leave the extra data. */
 void qcow2_snap_apply(struct qcow2 *q, const char *id, const struct block_snapshot_info *info,
 	struct block_snapshot_op *op);
 void qcow2_snap_delete(struct qcow2 *q, const char *id, struct block_snapshot_op *op);
@@ -235,14 +246,14 @@ void qcow2_snap_own(struct qcow2 *q, const char *id, uint64_t *ret_bytes, struct
 void qcow2_snap_update(struct qcow2 *q, const struct block_snapshot_info *info,
 	struct block_snapshot_op *op);
 
-/* m: a snapshot's VM state. */
+/* Start a request to a VM state. m: the state's map. */
 int vmstate_start(struct qcow2 *q, struct map *m, struct block_vmstate_req *r, bool write,
 	struct snap_vm *user);
 void qcow2_vmstate_read(struct qcow2 *q, const char *id, struct block_vmstate_req *r);
 void qcow2_vmstate_share(struct block_snapshot *s, const char *id, struct block_vmstate_req *r);
 void qcow2_vmstate_map(struct qcow2 *q, const char *id, struct block_vmstate_map *ret,
 	struct block_snapshot_op *op);
-/* r->done() in the loop's next round. */
+/* Call r->done() with the error in the loop's next round. */
 void vmstate_fail(struct qcow2 *q, struct block_vmstate_req *r, int res);
 
 #endif
