@@ -1,4 +1,4 @@
-/* The choke point of snapshots: what is asked for is checked here, then handed to qcow2. */
+/* The only way to snapshots: checks every call and passes it to qcow2. */
 #include "block/block_snapshot.h"
 #include "base/err.h"
 #include "base/util.h"
@@ -33,7 +33,7 @@ static void op_fail(struct block *b, struct block_snapshot_op *op, int res, cons
 	struct fail_op *f = calloc(1, sizeof(*f));
 
 	if (!f) {
-		op->done(op, -ENOMEM, e); /* nothing is left to wait with */
+		op->done(op, -ENOMEM, e); /* there is no memory to answer later */
 		return;
 	}
 	f->op = op;
@@ -126,7 +126,7 @@ static int vm_req_check(const struct block_vmstate_req *r, bool data)
 	return 0;
 }
 
-/* ---- taking one ---- */
+/* ---- create ---- */
 
 int block_snapshot_begin(struct block *b, struct block_snapshot **ret_s, struct err *e)
 {
@@ -190,7 +190,7 @@ void block_snapshot_abort(struct block_snapshot *s, struct block_snapshot_op *op
 	qcow2_snap_abort(s, op);
 }
 
-/* ---- those that exist ---- */
+/* ---- existing snapshots ---- */
 
 int block_snapshot_list(struct block *b, struct block_snapshot_info **ret_list, size_t *ret_n,
 	struct err *e)

@@ -5,10 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Below this many slices a transaction could not hold what it needs. */
+/* Minimum number of slices: a transaction needs so many at once. */
 #define CACHE_SLICES_MIN 16u
 #define CACHE_AHEAD_SLICES 64u
-/* Memory comes for so many at a time. It goes back at the end. */
+/* Memory is allocated for this many slices at a time, and freed when the cache is freed. */
 #define CACHE_SLAB_SLICES 32u
 
 struct cache_slab {
@@ -17,7 +17,7 @@ struct cache_slab {
 	struct slice slices[CACHE_SLAB_SLICES];
 };
 
-/* Adjoining slices in one read. */
+/* Several adjacent slices in one read. */
 struct slice_batch {
 	struct io io;
 	unsigned n;
@@ -127,7 +127,7 @@ static bool slab_add(struct cache *c)
 	return true;
 }
 
-/* One with memory of its own and nothing else; NULL: out of memory. */
+/* Get a slice with memory and without content; NULL if out of memory. */
 static struct slice *slice_blank(struct cache *c)
 {
 	struct slice *s = c->spare;
@@ -184,9 +184,9 @@ void slice_unpin(struct slice *s)
 		slice_free(s);
 }
 
-/* Make room for one: the least recently used that is clean and free. When there is
- * none, the bound is exceeded by what is dirty (bounded by commits) and pinned (bounded
- * by requests in flight). */
+/* Make room for a slice: evict the least recently used slice that is clean and not pinned. If there
+ * is none, the cache exceeds its bound by dirty slices (bounded by commits) and pinned slices
+ * (bounded by requests in flight). */
 static void cache_evict(struct cache *c)
 {
 	struct slice *s = c->lru_tail;
@@ -250,7 +250,7 @@ static void slice_read_done(struct slice *s, int res)
 
 	s->loading = false;
 	q->internal--;
-	slice_pin(s); /* the first waiter must find it */
+	slice_pin(s); /* keep it for the first waiter */
 	if (res < 0 && !s->dropped) {
 		slice_unhash(s);
 		s->dropped = true;
@@ -275,7 +275,7 @@ static void slice_read(struct slice *s)
 	io_read(&s->io, c->q->base.loop, c->q->base.fd, &s->iov, 1, s->offset, c->slice_bytes);
 }
 
-/* One whose content is on its way. */
+/* Create a slice whose content is being read. */
 static struct slice *slice_awaited(struct cache *c, uint64_t offset)
 {
 	struct slice *s = slice_new(c, offset);
@@ -297,7 +297,8 @@ static struct slice *slice_load(struct cache *c, uint64_t offset)
 	return s;
 }
 
-/* One bad sector must not fail those beside it. */
+/* If the batch failed, read its slices one by one, so that one bad sector does not fail its
+ * neighbours. */
 static void batch_loaded(struct io *io, int res)
 {
 	struct slice_batch *b = container_of(io, struct slice_batch, io);
@@ -384,7 +385,7 @@ void cache_drop(struct cache *c, uint64_t offset, uint64_t len)
 		slice_set_clean(s);
 		slice_unhash(s);
 		s->dropped = true;
-		if (!s->pins && !s->loading) /* else by the last who lets go */
+		if (!s->pins && !s->loading) /* otherwise the last user frees it */
 			slice_free(s);
 	}
 }

@@ -1,4 +1,4 @@
-/* Check: count every reference in the image and compare with its refcounts. */
+/* check: counts every reference in the image and compares the counts with its refcounts. */
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -13,7 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* 12 bytes of address space a cluster; memory where there is something to count. */
+/* Limit on the image's size: 12 bytes of address space per cluster; untouched pages take no memory. */
 #define CHECK_CLUSTERS_MAX (1ULL << 28)
 #define CHECK_LINES_MAX 64u
 #define CHECK_PROGRESS_TABLES 64u
@@ -37,7 +37,8 @@ static void fault_report(struct checker *k, const char *fmt, ...)
 
 #define BAD(k, ...) ((k)->c->corruptions++, fault_report(k, "ERROR " __VA_ARGS__))
 
-/* Bytes [off, off + len) of the file are used that many times more. False: they are not there. */
+/* Add `times` references to the clusters of [off, off + len). Returns false if the range is outside
+ * the file. */
 static bool cluster_use_times(struct checker *k, uint64_t off, uint64_t len, uint32_t times, const char *what)
 {
 	if (!len)
@@ -82,7 +83,7 @@ int checker_store(struct checker *k, const uint64_t *t, uint64_t off, uint64_t n
 	return pwrite_full(k->fd, be, n * 8, (off_t)off);
 }
 
-/* A table of its own; NULL when it cannot be read. */
+/* Read a table into new memory. Returns NULL if it cannot be read. */
 static uint64_t *table_load(struct checker *k, uint64_t off, uint64_t n)
 {
 	uint64_t *t = io_buffer_new(ROUND_UP(MAX(n, 1u) * 8, 4096));
@@ -107,7 +108,7 @@ static bool offset_is_aligned(const struct checker *k, uint64_t off)
 	return !(off & (k->cluster_bytes - 1));
 }
 
-/* ---- refcounts as the image has them ---- */
+/* ---- the image's refcounts ---- */
 
 uint64_t checker_ref(uint32_t order, const uint8_t *p, uint64_t i)
 {
@@ -148,7 +149,7 @@ static void block_load(struct checker *k, uint64_t block, uint64_t off)
 		if (c < k->n)
 			k->refs[c] = (uint32_t)MIN(v, UINT32_MAX);
 		else if (v)
-			k->c->leaks++; /* behind the end of the file */
+			k->c->leaks++; /* beyond the end of the file */
 	}
 }
 
@@ -190,8 +191,9 @@ static void check_copied(struct checker *k, uint64_t off, bool copied, const cha
 
 	if (c >= k->n || k->fix || (k->refs[c] == 1) == copied)
 		return;
-	/* A crash while a snapshot came or went. Set without reason: dangerous if the cluster is
-	 * used more than once, which is not known yet. Missing: costs a copy, no more. */
+	/* A crash during a snapshot operation can cause both. A COPIED bit that should be clear is
+	 * only dangerous if the cluster has several users, which is not known yet. A missing COPIED
+	 * costs only a needless copy. */
 	if (copied) {
 		bitmap_set(&k->suspects, c);
 		return;
@@ -237,7 +239,7 @@ static void data_count(struct checker *k, uint64_t off)
 	k->next_data = off + k->cluster_bytes;
 }
 
-/* In a data file each cluster lies at its guest offset and is nobody else's. */
+/* Returns true if the entry's cluster in the data file lies at its guest offset. */
 static bool external_ok(struct checker *k, uint64_t e, uint64_t guest)
 {
 	uint64_t off = e & QCOW2_OFFSET_MASK;
@@ -282,7 +284,8 @@ static bool plain_ok(struct checker *k, uint64_t e, uint64_t bitmap, uint64_t gu
 	return true;
 }
 
-/* What is lost reads as zeros, not as what a backing file has there. A raw data file has it. */
+/* Replace an invalid entry by zeros, so that no backing file shows there. With a raw data file, the
+ * entry gets its own place instead. */
 static void entry_clear(struct checker *k, uint64_t *e, uint64_t *bitmap, uint64_t guest)
 {
 	bool ext = k->h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2;
@@ -299,7 +302,7 @@ static void entry_clear(struct checker *k, uint64_t *e, uint64_t *bitmap, uint64
 	k->changed = true;
 }
 
-/* A stray flag is no reason to lose what the entry points to. */
+/* Clear stray flags, and keep the entry's cluster. */
 static void entry_mend(struct checker *k, uint64_t *e, uint64_t *bitmap)
 {
 	bool ext = k->h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2;
@@ -309,7 +312,7 @@ static void entry_mend(struct checker *k, uint64_t *e, uint64_t *bitmap)
 		v &= ~QCOW2_COPIED;
 	else
 		v &= ~(QCOW2_L2_RESERVED | (ext || k->h->version < 3 ? QCOW2_ZERO : 0));
-	if (b) /* both allocated and zero: zero */
+	if (b) /* both allocated and zero: make it zero */
 		b &= ~(b >> 32) &
 		     ~(v & QCOW2_OFFSET_MASK || (k->external && (v & QCOW2_COPIED)) ? 0 : 0xffffffffULL);
 	k->changed |= v != *e || (bitmap && b != *bitmap);
@@ -322,7 +325,7 @@ static void check_l2(struct checker *k, const struct checker_l2 *l2)
 {
 	uint32_t step = k->h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2 ? 2 : 1;
 	uint64_t n = k->cluster_bytes / 8, *t = k->table, c = l2->off >> k->cluster_bits;
-	/* What is something else, too, is not written to. */
+	/* Do not write to a cluster that is also used for something else. */
 	bool fix = k->fix && k->used[c] == k->l2_refs[c];
 
 	k->next_data = 0;
@@ -346,8 +349,8 @@ static void check_l2(struct checker *k, const struct checker_l2 *l2)
 	table_store(k, t, l2->off, n);
 }
 
-/* Snapshots share tables, a hostile image names one a million times: each is walked once, when
- * it is known how often it is used. */
+/* Note a table instead of walking it at once: snapshots share tables, and a hostile image may name
+ * one a million times. Each table is walked once, when its number of users is known. */
 static bool l2_note(struct checker *k, uint64_t off, uint64_t guest, bool active)
 {
 	uint32_t *refs = &k->l2_refs[off >> k->cluster_bits];
@@ -458,7 +461,8 @@ static void check_bitmaps(struct checker *k)
 	CLEANUP_FREE uint8_t *buf = NULL;
 	struct cursor cur;
 
-	/* Without its bit the extension is of old: its clusters may be anybody's by now. */
+	/* If the autoclear bit is clear, the bitmap extension is stale, and its clusters may have
+	 * other users. */
 	if (!k->h->has_bitmaps || !k->h->nb_bitmaps || !(k->h->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
 		return;
 	if (!offset_is_aligned(k, k->h->bitmaps_offset) || k->h->bitmaps_bytes > CHECK_BITMAP_DIRECTORY_MAX) {
@@ -497,7 +501,8 @@ static void counts_compare(struct checker *k)
 		if (bitmap_test(&k->suspects, c) && k->used[c] > 1)
 			BAD(k, "cluster %llu is marked COPIED but used %u times", (unsigned long long)c,
 				k->used[c]);
-		/* Whatever its count: who changes the one writes over the other. */
+		/* This is a corruption whatever the refcount is, because a change of either use
+		 * overwrites the other. */
 		if (k->used[c] > 1 && bitmap_test(&k->counts, c))
 			BAD(k, "cluster %llu holds refcounts and something else", (unsigned long long)c);
 		if (k->refs[c] == k->used[c])

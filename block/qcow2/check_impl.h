@@ -1,4 +1,4 @@
-/* qcow2_check_impl: the walk over every reference that check and repair share. */
+/* check_impl: the walk over all references, shared by check and repair. */
 #ifndef CAIRN_BLOCK_QCOW2_CHECK_IMPL_H
 #define CAIRN_BLOCK_QCOW2_CHECK_IMPL_H
 
@@ -6,8 +6,8 @@
 
 struct checker_l2 {
 	uint64_t off;
-	uint64_t guest; /* where its reach begins, in the first L1 that names it */
-	bool active;	/* the disk's, maybe a snapshot's too */
+	uint64_t guest; /* first guest offset that the table covers, in the first L1 that names it */
+	bool active;	/* belongs to the disk, and possibly to a snapshot as well */
 };
 
 struct checker {
@@ -15,42 +15,46 @@ struct checker {
 	const struct qcow2_header *h;
 	struct qcow2_check *c;
 	uint32_t cluster_bits, cluster_bytes;
-	uint32_t *used; /* references counted, by cluster */
-	uint32_t *refs; /* what the image says */
-	uint64_t n;	/* clusters of the file */
-	uint32_t *l2_refs; /* L1 entries that name it as an L2 table, by cluster */
+	uint32_t *used; /* counted references per cluster */
+	uint32_t *refs; /* the image's refcounts */
+	uint64_t n;	/* number of clusters of the file */
+	uint32_t *l2_refs; /* per cluster: number of L1 entries that name it as an L2 table */
 	struct checker_l2 *l2;
 	size_t nl2, l2_room;
-	struct bitmap suspects; /* COPIED, though counted more than once */
+	struct bitmap suspects; /* clusters with COPIED and several references */
 	struct bitmap counts;	/* refcount table and blocks */
-	uint64_t next_data; /* where the next data cluster would lie unfragmented */
+	uint64_t next_data; /* the next data cluster's offset if the file is unfragmented */
 	unsigned lines;
-	bool external; /* data is in a file of its own and has no refcounts */
-	bool raw;      /* and that file alone reads as the disk does */
-	bool raw_lost; /* not any more: a table is gone */
-	bool fix;     /* entries against the format are replaced by zeros in the file */
-	bool changed; /* the table in hand has to be written back */
-	uint64_t *table; /* memory for the L2 table in hand */
+	bool external; /* data lies in an external data file, which has no refcounts */
+	bool raw;      /* the data file alone reads as the disk does */
+	bool raw_lost; /* the raw bit must go, because a table is lost */
+	bool fix;     /* replace invalid entries in the file by zeros */
+	bool changed; /* the current table must be written back */
+	uint64_t *table; /* buffer for the current L2 table */
 };
 
-/* c: counts are added to it. Returns 0 or -errno; checker_done() in either case. */
+/* Prepare a check. c: the counts are added to it. Call checker_done() in either case.
+ * Returns 0 or -errno. */
 int checker_init(struct checker *k, int fd, const struct qcow2_header *h, struct qcow2_check *c,
 	struct err *e);
 void checker_done(struct checker *k);
-/* Count header, maps, snapshots and bitmaps: all but the refcounts themselves. */
+/* Count the references of header, maps, snapshots and bitmaps, but not those of the refcount
+ * blocks. Returns 0 or -errno. */
 int checker_walk(struct checker *k, struct err *e);
-/* Read the image's refcounts and count the clusters that they take. */
+/* Read the image's refcounts and count the clusters of their table and blocks. */
 void checker_refcounts(struct checker *k);
 
-/* Who changes an image has to clear what it does not keep up to date: the unknown autoclear bits, and
- * `drop`. Durable when it returns 0; h follows. */
+/* Clear the unknown autoclear bits and those in `drop`: a program that changes an image must clear
+ * the bits of features that it does not update. Durable on success; h is updated. Returns 0 or
+ * -errno. */
 int qcow2_autoclear_drop(int fd, struct qcow2_header *h, uint64_t drop);
 
-/* n big-endian u64 at off into host order and back. t: 4 KiB aligned, with room for
- * ROUND_UP(n * 8, 4096) bytes. Return 0 or -errno. */
+/* Read or write n big-endian u64 at off, from or to host byte order.
+ * t: aligned to 4 KiB, with ROUND_UP(n * 8, 4096) bytes.
+ * Return 0 or -errno. */
 int checker_load(struct checker *k, uint64_t *t, uint64_t off, uint64_t n);
 int checker_store(struct checker *k, const uint64_t *t, uint64_t off, uint64_t n);
-/* Refcount i of the block at p, of 2^order bits. */
+/* Get or set refcount i of the block at p, with 2^order bits per refcount. */
 uint64_t checker_ref(uint32_t order, const uint8_t *p, uint64_t i);
 void checker_ref_set(uint32_t order, uint8_t *p, uint64_t i, uint64_t v);
 

@@ -1,13 +1,12 @@
-/* Commits: changed tables go to the file in ordered groups.
+/* Commits: write changed tables to the file in ordered groups.
  *
- *   1 refcount slices                     3 sync (makes data, refcounts and blocks durable)
- *   2 only when the refcount table         4 L2 slices and pieces of the L1
- *     changed: sync, its pieces (or, if    5 sync, when a guest waits for it or clusters
- *     it moved, all of it, sync, header)     are to be freed; then these lose a reference
+ *    1 refcount slices                     3 sync (makes data, refcounts and blocks durable)
+ *    2 only if the refcount table          4 L2 slices and pieces of the L1
+ *      changed: sync, its pieces (or, if    5 sync, if a guest waits for it or clusters
+ *      it moved, all of it, sync, header)     are to be freed; then free these
  *
- * All content is copied when the commit begins: an entry changed later must not slip
- * into an earlier group. A crash between any two steps leaves clusters that are counted
- * and not used (leaks), never the reverse. */
+ * The commit copies all content when it begins, so that a later change cannot slip into an earlier
+ * group. A crash between any two steps leaks clusters; it never leaves a used cluster uncounted. */
 #include "base/bytes.h"
 #include "base/log.h"
 #include "base/util.h"
@@ -17,9 +16,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Changed tables are written at the latest after this, asked for or not. */
+/* Longest time before changed tables are written without a flush. */
 #define COMMIT_DELAY_NS 1000000000ULL
-/* Clusters that wait to be freed: 16 bytes of memory a run. */
+/* Runs of clusters to be freed that start a commit; each takes 16 bytes of memory. */
 #define COMMIT_FREES_MAX 65536u
 
 static void commit_next(struct qcow2 *q);
@@ -45,7 +44,7 @@ static int slice_order(const void *a, const void *b)
 	return x->offset < y->offset ? -1 : x->offset > y->offset;
 }
 
-/* Adjoining writes become one: their copies stand one after the other. */
+/* Merge adjacent writes: their copies are adjacent in buf, too. */
 static void writes_add(struct commit *c, size_t group_begin, uint64_t offset, uint8_t *data,
 	size_t len)
 {
@@ -72,7 +71,7 @@ static uint8_t *collect_cache(struct qcow2 *q, struct cache *ch, uint8_t *buf)
 	for (size_t i = begin; i < c->nslices; i++) {
 		struct slice *s = c->slices[i];
 
-		slice_pin(s); /* read again before it is written, it would be the old one */
+		slice_pin(s); /* the pin prevents a read of the old content before the write */
 		slice_set_clean(s);
 		memcpy(buf, s->data, ch->slice_bytes);
 		writes_add(c, group, s->offset, buf, ch->slice_bytes);
@@ -176,8 +175,8 @@ static void data_sync_done(struct loop_op *op, int res)
 	op_done(container_of(op, struct qcow2, commit.data_op), res < 0 ? res : 0);
 }
 
-/* data: also what guests have written. In a file of its own that is once a commit: what the
- * flushes served by it cover, and what the maps name, was written before it began. */
+/* Start a sync. data: also sync guest data. The data file needs one sync per commit: all data that
+ * the waiting flushes and the map entries need was written before the commit began. */
 static bool group_sync(struct qcow2 *q, bool data)
 {
 	struct commit *c = &q->commit;
@@ -199,7 +198,7 @@ static void header_done(struct io *io, int res)
 	op_done(container_of(io, struct qcow2, commit.header_io), res);
 }
 
-/* The moved refcount table gets its name. */
+/* Write the moved refcount table's offset into the header. */
 static bool header_write(struct qcow2 *q)
 {
 	struct commit *c = &q->commit;
@@ -213,7 +212,7 @@ static bool header_write(struct qcow2 *q)
 	return true;
 }
 
-/* Start the step; false when it has nothing to do. */
+/* Start the current step. Returns false if the step has nothing to do. */
 static bool step_start(struct qcow2 *q)
 {
 	struct commit *c = &q->commit;
@@ -242,7 +241,7 @@ static bool step_start(struct qcow2 *q)
 	return false;
 }
 
-/* What was taken along and not written is still to be done. */
+/* Mark everything dirty again that the failed commit did not write. */
 static void commit_undo(struct qcow2 *q)
 {
 	struct commit *c = &q->commit;
@@ -320,7 +319,7 @@ static void commit_next(struct qcow2 *q)
 
 /* ---- beginning ---- */
 
-/* From the loop, never inside a transaction: what a commit takes along must be whole. */
+/* Runs from the loop, never inside a transaction, because a commit must see complete changes. */
 static void commit_begin(struct loop_op *op, int res)
 {
 	struct qcow2 *q = container_of(op, struct qcow2, commit.start_op);
@@ -330,7 +329,7 @@ static void commit_begin(struct loop_op *op, int res)
 	c->scheduled = false;
 	if (c->step != COMMIT_IDLE || c->held) {
 		q->internal--;
-		return; /* commit_end() or header_release() looks again */
+		return; /* commit_end() or header_release() checks again */
 	}
 	wait_list_move(&c->flushes, &c->next_flushes);
 	if (q->timer_armed) {
@@ -340,7 +339,7 @@ static void commit_begin(struct loop_op *op, int res)
 	c->moved_clusters = q->reftable.cap / (q->cluster_bytes / 8);
 	c->moved = c->data_synced = false;
 	tail_check(q);
-	/* A corrupt image is not written any more: what we hold may be what is wrong. */
+	/* Write nothing to a corrupt image: the tables in memory may be wrong. */
 	c->res = q->corrupt ? -EIO : commit_collect(q);
 	c->step = COMMIT_IDLE;
 	commit_next(q);

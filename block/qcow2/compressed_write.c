@@ -1,5 +1,5 @@
-/* Compressed clusters into an image that exists. A cluster is filled with streams until one does not fit; the
- * next goes on behind it where the cluster that is taken then lies behind it, too. */
+/* Writes compressed clusters to an existing image. Streams fill a cluster until one does not fit.
+ * If the next allocated cluster is adjacent, that stream continues into it. */
 #include "base/err.h"
 #include "base/file.h"
 #include "base/util.h"
@@ -13,8 +13,8 @@
 
 struct qcow2_streams {
 	struct qcow2 *q;
-	uint64_t end;  /* of the last stream, in the file */
-	uint32_t left; /* of its cluster */
+	uint64_t end;  /* end of the last stream, in the file */
+	uint32_t left; /* bytes left in its cluster */
 };
 
 int qcow2_streams_new(struct block *b, struct qcow2_streams **ret_s, struct qcow2_create *ret_like, struct err *e)
@@ -42,7 +42,8 @@ static int cluster_take(struct qcow2 *q, struct wait *w, struct cluster_run *ret
 	return commit_throttle(q, w) ? -EINPROGRESS : cluster_alloc(q, 1, w, ret);
 }
 
-/* The cluster that has room gets a reference more; -ERANGE: it has as many as it can. */
+/* Increment the refcount of the cluster that has room left. -ERANGE: the refcount is at its
+ * maximum. */
 static int cluster_share(struct qcow2_streams *s)
 {
 	uint32_t done;
@@ -50,7 +51,7 @@ static int cluster_share(struct qcow2_streams *s)
 	return QCOW2_SYNC(s->q, refcount_add(s->q, s->end >> s->q->cluster_bits, 1, &sync.wait, &done));
 }
 
-/* A place for len bytes, each cluster that it touches with a reference for it. */
+/* Find a place for len bytes, and count a reference to each cluster that the stream touches. */
 static int stream_place(struct qcow2_streams *s, size_t len, uint64_t *ret_at)
 {
 	struct qcow2 *q = s->q;
@@ -75,7 +76,7 @@ static int stream_place(struct qcow2_streams *s, size_t len, uint64_t *ret_at)
 	return r == -ERANGE ? 0 : r;
 }
 
-/* The entry names it. What stood there is given up. */
+/* Let off's entry name the stream, and release what the entry named before. */
 static int cluster_map(struct qcow2 *q, uint64_t off, uint64_t at, size_t len, struct wait *w)
 {
 	uint32_t x = 62 - (q->cluster_bits - 8);
@@ -132,7 +133,7 @@ int qcow2_streams_free(struct qcow2_streams *s)
 	int r = qcow2_sync_flush(q);
 
 	free(s);
-	/* Readers take whole sectors. */
+	/* Readers read whole sectors, so extend the file to one. */
 	tail_check(q);
 	if (r || q->is_device || q->tail.file_bytes >= q->fresh_from << q->cluster_bits)
 		return r;

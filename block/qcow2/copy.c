@@ -1,6 +1,6 @@
-/* Copy: what one snapshot of an image holds as an image of its own. Every cluster stays where it was in the
- * file, so that tables are copied as they are; what belongs to others is a hole, and the refcounts are counted
- * anew. The first pass checks the tables and counts, the second copies. */
+/* Copies one snapshot of an image to a new image. Every cluster keeps its offset in the file, so
+ * tables are copied unchanged. Clusters of others become holes, and the refcounts are counted anew.
+ * The first pass checks the tables and counts the bytes, the second pass copies. */
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -13,17 +13,17 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Of a file: read at once, and left a hole where it is zeros. */
+/* Piece of a file for one read; blocks of ZERO_BYTES zeros become holes. */
 #define PIECE_BYTES (1 * MIB)
 #define ZERO_BYTES 4096u
 
 struct copier {
 	const struct qcow2_copy *c;
 	struct err *e;
-	struct qcow2_header h; /* the image's; in the end the copy's */
-	int from;	       /* where tables are read */
+	struct qcow2_header h; /* the source image's; at the end the copy's */
+	int from;	       /* the fd for reading tables */
 	uint64_t file_bytes, cluster_bytes, tables, done, total;
-	uint64_t run_from, run_to; /* of the file, to be copied */
+	uint64_t run_from, run_to; /* the pending range of the file to copy */
 	bool copying;
 	uint8_t *l1, *l2, *piece;
 };
@@ -76,7 +76,7 @@ static int run_copy(struct copier *k)
 	return r < 0 ? err_set_errno(k->e, r, "cannot copy a disk's image") : 0;
 }
 
-/* [off, off + len) goes along; with what adjoins it. */
+/* Add [off, off + len) to the copy; merge it with an adjacent range. */
 static int range_add(struct copier *k, uint64_t off, uint64_t len)
 {
 	int r = 0;
@@ -85,7 +85,7 @@ static int range_add(struct copier *k, uint64_t off, uint64_t len)
 		return source_damaged(k, "past the end lies", off);
 	if (!k->copying) {
 		k->total += len;
-		/* Sectors of compressed clusters overlap; nothing else does. */
+		/* Only sectors of compressed clusters may overlap, so a larger total shows damage. */
 		return k->total / 2 > ROUND_UP(k->file_bytes, k->cluster_bytes) ? source_damaged(k, "used twice:", off) : 0;
 	}
 	if (off != k->run_to || k->run_to - k->run_from >= PIECE_BYTES) {
@@ -122,7 +122,7 @@ static int entry_add(struct copier *k, uint64_t e, uint64_t bitmap)
 		return source_damaged(k, "an L2 entry", e);
 	if (!off)
 		return 0;
-	/* Its place stays its own, as a hole. */
+	/* The entry keeps its cluster, as a hole. */
 	if ((e & QCOW2_ZERO) || (ext && !(uint32_t)bitmap))
 		return range_inside(off, k->cluster_bytes, ROUND_UP(k->file_bytes, k->cluster_bytes)) ? 0 :
 			source_damaged(k, "past the end lies", off);
@@ -167,7 +167,7 @@ static int l1_walk(struct copier *k, bool copying)
 	return r || !copying ? r : run_copy(k);
 }
 
-/* What the snapshot has there behind the disk's entries is its VM state's. */
+/* The snapshot's further entries, behind the disk's, are VM state, so drop them. */
 static int l1_load(struct copier *k)
 {
 	uint64_t bytes = k->h.l1_size * 8ULL, room = ROUND_UP(MAX(bytes, 1u), k->cluster_bytes);
@@ -230,7 +230,8 @@ static int header_load(struct copier *k)
 	return r || !k->c->snapshot ? r : snapshot_find(k);
 }
 
-/* The image's, with what is the snapshot's; its refcounts are nobody's until they are counted. */
+/* Write the header: the image's, with the snapshot's L1 and size. Its refcount table is empty until
+ * the count. */
 static int header_store(struct copier *k)
 {
 	uint8_t *p = k->l2;
@@ -260,7 +261,7 @@ static int refcounts_make(struct copier *k)
 
 	if (!r)
 		r = qcow2_refcounts_rebuild(k->c->to, &h, h.refcount_order, k->e);
-	/* Of a clone of the file the rest goes. */
+	/* If the target is a clone of the file, free everything else in it. */
 	return r || !k->c->cloned ? r : qcow2_trim(k->c->to, &h, k->e);
 }
 

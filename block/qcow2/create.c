@@ -1,4 +1,4 @@
-/* New images: header, refcount table, refcount blocks, L1, one after the other. */
+/* Creates images: header, refcount table, refcount blocks and L1, one after the other. */
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -17,7 +17,7 @@
 struct layout {
 	uint32_t cluster_bytes;
 	uint64_t l1_entries;
-	uint64_t reftable_clusters, refblocks, l1_clusters, total; /* clusters */
+	uint64_t reftable_clusters, refblocks, l1_clusters, total; /* in clusters */
 };
 
 static const struct feature {
@@ -77,7 +77,7 @@ int qcow2_create_check(const struct qcow2_create *c, struct err *e)
 	return 0;
 }
 
-/* A refcount table for the whole disk from the start need not move later. */
+/* Reserve a refcount table for the whole disk, so that it need not move later. */
 static uint64_t reftable_wanted(const struct qcow2_create *c, const struct layout *l)
 {
 	uint64_t refs_per_block = (uint64_t)l->cluster_bytes * 8 >> c->refcount_order;
@@ -155,7 +155,7 @@ static void put_fixed(uint8_t *p, const struct qcow2_create *c, const struct lay
 	p[QCOW2_AT_COMPRESSION] = c->compression;
 }
 
-/* The first cluster. Feature names are a courtesy: left out when they do not fit. */
+/* Write the first cluster. Feature names are optional and left out if they do not fit. */
 static int put_header(uint8_t *p, const struct qcow2_create *c, const struct layout *l,
 	struct err *e)
 {
@@ -172,7 +172,7 @@ static int put_header(uint8_t *p, const struct qcow2_create *c, const struct lay
 	if (c->version >= 3 &&
 		cursor_left(&cur) >= 16 + ARRAY_SIZE(features) * FEATURE_BYTES + name_len)
 		put_features(&cur);
-	cursor_put_be64(&cur, 0); /* the end of the extensions */
+	cursor_put_be64(&cur, 0); /* end of the extensions */
 	if (name_len) {
 		store_be64(p + QCOW2_AT_BACKING_OFFSET, cur.pos);
 		store_be32(p + QCOW2_AT_BACKING_LEN, (uint32_t)name_len);
@@ -184,7 +184,7 @@ static int put_header(uint8_t *p, const struct qcow2_create *c, const struct lay
 	return 0;
 }
 
-/* A refcount of 1 for each cluster in use; all blocks lie side by side. */
+/* Set a refcount of 1 for each used cluster. All refcount blocks are adjacent. */
 static void put_refcounts(uint8_t *p, const struct qcow2_create *c, const struct layout *l)
 {
 	uint32_t bits = 1u << c->refcount_order;

@@ -1,6 +1,6 @@
-/* The external data file. Each cluster of the disk has its place there, at its own guest offset:
- * QEMU takes no other, so nothing is allocated, counted or moved. When the file is *raw* it
- * alone has to read as the disk does: zeros are written there and not in the map. */
+/* The external data file. Each cluster of the disk lies there at its guest offset, because QEMU
+ * accepts nothing else. So nothing is allocated, counted or moved. If the file is *raw*, it alone
+ * must read as the disk does: zeros are written to it and not to the map. */
 #include "base/err.h"
 #include "base/util.h"
 #include "block/qcow2/impl.h"
@@ -12,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* A change of a range of the data file; its record keeps allocating writes off. */
+/* A change of a range of the data file. Its record keeps allocating writes away. */
 struct data_op {
 	struct l2meta l2meta;
 	struct qcow2_req *req;
@@ -50,7 +50,7 @@ int qcow2_data_open(struct qcow2 *q, const struct block_format_open *o, struct e
 
 /* ---- allocation ---- */
 
-/* Does the range read as zeros, for all that this file has? */
+/* Returns true if the data file reads as zeros in the range. */
 static bool data_is_hole(struct qcow2 *q, uint64_t off, uint64_t len)
 {
 	off_t next = q->data.can_seek ? lseek(q->data_fd, (off_t)off, SEEK_DATA) : 0;
@@ -68,7 +68,7 @@ int data_alloc(struct qcow2 *q, uint64_t guest, uint32_t want, struct wait *w,
 	if (q->corrupt)
 		return -EIO;
 	if (guest + want > QCOW2_OFFSET_END >> q->cluster_bits)
-		return -EFBIG; /* an entry cannot name it */
+		return -EFBIG; /* no entry can name this offset */
 	*ret = (struct cluster_run){ guest, want, guest >= q->data.fresh_from ||
 		data_is_hole(q, guest << q->cluster_bits, (uint64_t)want << q->cluster_bits) };
 	data_used(q, guest + want);
@@ -131,7 +131,7 @@ static void punch_done(struct loop_op *op, int res)
 	struct qcow2_req *req = d->req;
 
 	if (host_cannot(res))
-		req->q->data.can_punch = false; /* the space stays, nobody reads it */
+		req->q->data.can_punch = false; /* the space stays allocated; nobody reads it */
 	data_op_end(d);
 	qcow2_req_part_done(req, 0);
 }
@@ -156,7 +156,7 @@ static void zero_done(struct loop_op *op, int res)
 
 	if (host_cannot(res)) {
 		*(d->punch ? &req->q->data.can_punch : &req->q->data.can_zero) = false;
-		res = 0; /* it is tried in another way */
+		res = 0; /* another method is tried next */
 	} else if (res == -EINTR || res == -EAGAIN) {
 		res = 0;
 	} else if (res >= 0) {
@@ -175,7 +175,7 @@ int data_zero_step(struct qcow2_req *req)
 	bool punch = unmap && q->data.can_punch;
 
 	if (!punch && req->block_req->op == BLOCK_DISCARD) {
-		req->pos += len; /* a hint that this host cannot take */
+		req->pos += len; /* a discard is a hint; this host cannot follow it */
 		return 0;
 	}
 	if (!punch && !q->data.can_zero)
@@ -202,5 +202,5 @@ void data_empty(struct qcow2 *q)
 		return;
 	data_used(q, DIV_ROUND_UP(size, (uint64_t)q->cluster_bytes));
 	if (fallocate(q->data_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)size) < 0)
-		q->data.can_punch = false; /* the space stays, nobody reads it */
+		q->data.can_punch = false; /* the space stays allocated; nobody reads it */
 }

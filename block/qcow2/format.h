@@ -1,4 +1,4 @@
-/* qcow2_format: the format on disk. Source: QEMU's docs/interop/qcow2.txt. All big-endian.
+/* format: qcow2 on disk. Source: QEMU's docs/interop/qcow2.txt. All numbers are big-endian.
  *
  * Header                                    Extensions, from header_length on, each
  *   0  u32  magic "QFI\xfb"                   0  u32  type      (0 ends the list)
@@ -32,7 +32,7 @@
 #define QCOW2_MAGIC 0x514649fbu
 #define QCOW2_V2_HEADER_BYTES 72u
 #define QCOW2_V3_HEADER_MIN 104u
-#define QCOW2_V3_HEADER_BYTES 112u /* what we write, as QEMU */
+#define QCOW2_V3_HEADER_BYTES 112u /* the length that this engine writes, as QEMU does */
 
 enum qcow2_header_at {
 	QCOW2_AT_MAGIC = 0,
@@ -84,7 +84,7 @@ enum qcow2_header_at {
 #define QCOW2_L2_RESERVED 0x3f000000000001feULL
 #define QCOW2_REFTABLE_RESERVED 0x1ffULL
 
-/* Limits: what QEMU 7.2 takes. */
+/* Limits of QEMU 7.2. */
 #define QCOW2_CLUSTER_BITS_MIN 9u
 #define QCOW2_CLUSTER_BITS_MAX 21u
 #define QCOW2_L1_BYTES_MAX (32u << 20)
@@ -95,7 +95,7 @@ enum qcow2_header_at {
 #define QCOW2_SNAPSHOT_HEADER_BYTES 40u
 #define QCOW2_BACKING_NAME_MAX 1023u
 #define QCOW2_SUBCLUSTERS 32u
-/* No cluster lies at or above this. */
+/* All clusters lie below this offset. */
 #define QCOW2_OFFSET_END (1ULL << 56)
 
 #endif

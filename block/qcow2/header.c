@@ -20,7 +20,7 @@ uint64_t qcow2_l1_entries(uint64_t size_bytes, uint32_t cluster_bits, bool exten
 	return (size_bytes >> shift) + ((size_bytes & ((1ULL << shift) - 1)) != 0);
 }
 
-/* [off, off + len) of a table: aligned and inside what offsets can express. */
+/* Returns true if a table at [off, off + len) is aligned and within the range of offsets. */
 static bool table_ok(uint64_t off, uint64_t len, uint32_t cluster_bits)
 {
 	return !(off & ((1ULL << cluster_bits) - 1)) && range_inside(off, len, QCOW2_OFFSET_END);
@@ -158,7 +158,7 @@ static void ext_bitmaps(const uint8_t *data, struct qcow2_header *h)
 	h->bitmaps_offset = load_be64(data + 16);
 }
 
-/* Extensions end at type 0, at the backing file's name or with the first cluster. */
+/* Extensions end at type 0, at the backing file's name, or at the end of the first cluster. */
 static int parse_extensions(const uint8_t *p, size_t len, struct qcow2_header *h, struct err *e)
 {
 	uint64_t end = MIN(len, 1ULL << h->cluster_bits), pos = h->header_length;
@@ -208,7 +208,7 @@ int qcow2_header_parse(const void *buf, size_t len, uint64_t file_bytes,
 	return r;
 }
 
-/* As much of [0, len) as the file has. */
+/* Read [0, len), or less if the file is shorter. */
 static ssize_t read_begin(int fd, uint8_t *buf, size_t len)
 {
 	size_t have = 0;

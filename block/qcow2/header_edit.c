@@ -1,6 +1,6 @@
-/* Changes to the header of an image that nobody has open. The first cluster is composed anew,
- * with every extension that is there, and written in one go; only the names of the backing and
- * data files, the backing format and the v3 fields differ. */
+/* Changes the header of an image that nobody has open. The first cluster is built anew with all
+ * existing extensions and written at once. Only the names of the backing and data files, the
+ * backing format and the v3 fields change. */
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 struct edit {
-	uint8_t *old, *new; /* the first cluster */
+	uint8_t *old, *new; /* old and new first cluster */
 	uint32_t bytes;
 	struct cursor to;
 };
@@ -29,7 +29,8 @@ static void put_extension(struct cursor *cur, uint32_t type, const void *data, u
 	cursor_put_bytes(cur, pad, ROUND_UP(len, 8) - len);
 }
 
-/* All but the backing format and the data file's name. The header has been parsed: lengths fit. */
+/* Copy all extensions except the backing format and the data file's name. The parsed header has
+ * valid lengths. */
 static void extensions_copy(struct edit *d, const struct qcow2_header *h)
 {
 	uint64_t backing = load_be64(d->old + QCOW2_AT_BACKING_OFFSET);
@@ -95,7 +96,7 @@ static int edit_write(int fd, struct edit *d, const struct qcow2_header *old,
 	return r < 0 ? err_set_errno(e, r, "cannot write the header") : 0;
 }
 
-/* h: what it shall say. */
+/* Write the header with the values of h. */
 static int header_rewrite(int fd, const struct qcow2_header *old, struct qcow2_header *h,
 	struct err *e)
 {
@@ -107,7 +108,8 @@ static int header_rewrite(int fd, const struct qcow2_header *old, struct qcow2_h
 	if (!was || !is)
 		return err_set_errno(e, -ENOMEM, "header");
 	d.to = cursor_over(is, bytes);
-	/* Who changes an image clears what it does not keep up to date. */
+	/* A program that changes an image clears the autoclear bits of features that it does not
+	 * update. */
 	h->autoclear &= QCOW2_AUTOCLEAR_BITMAPS | QCOW2_AUTOCLEAR_RAW_DATA;
 	return edit_write(fd, &d, old, h, e);
 }
@@ -180,7 +182,7 @@ int qcow2_set_lazy_refcounts(int fd, struct qcow2_header *h, bool on, struct err
 
 /* ---- version ---- */
 
-/* Entries that say zeros and name no cluster are emptied. True: some were. */
+/* Unmap entries with the zero flag and without a cluster. Returns true if there were any. */
 static bool zero_flags_drop(uint8_t *l2, uint32_t bytes)
 {
 	bool changed = false;
@@ -193,7 +195,8 @@ static bool zero_flags_drop(uint8_t *l2, uint32_t bytes)
 	return changed;
 }
 
-/* Any entry with the zero flag in the tables of this L1? drop: see above, first. */
+/* Find an entry with the zero flag in the tables of an L1. drop: first unmap entries as
+ * zero_flags_drop() does. */
 static int zero_flags_find(int fd, const struct qcow2_header *h, uint64_t l1, uint32_t n, bool drop,
 	bool *ret)
 {
@@ -245,7 +248,7 @@ static int downgrade_check(int fd, const struct qcow2_header *h, struct err *e)
 	if (h->refcount_order != 4)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "compat=0.10 has refcounts of 16 bits; give "
 			"refcount_bits=16 first");
-	/* Without a backing file nothing at all reads as zeros, too. */
+	/* Without a backing file, an unmapped entry reads as zeros, too. */
 	r = zero_flags_find(fd, h, h->l1_offset, h->l1_size, !h->has_backing, &zero);
 	if (r < 0)
 		return err_set_errno(e, r, "cannot read the tables");

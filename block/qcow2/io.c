@@ -1,4 +1,4 @@
-/* Requests: splitting into extents, reading, flushing. */
+/* Requests: splits them into extents, reads, flushes. */
 #include "base/bytes.h"
 #include "base/log.h"
 #include "base/util.h"
@@ -8,16 +8,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A part of a request that needs an iovec, a buffer or a sub-request of its own. */
+/* A part of a request with its own iovec, buffer or sub-request. */
 struct part {
 	struct qcow2_req *req;
 	struct io io;
 	struct block_req sub; /* to the backing layer */
 	unsigned epoch;
-	/* compressed clusters */
+	/* For compressed clusters: */
 	uint8_t *packed;
 	uint64_t packed_skip, packed_len, host;
-	uint64_t in_cluster, at, len; /* what of the cluster goes where in the request */
+	uint64_t in_cluster, at, len; /* the offset in the cluster, the offset in the request, and the length */
 	struct iovec one;
 	unsigned niov;
 	struct iovec iov[];
@@ -129,7 +129,7 @@ static void part_done(struct part *p, int res)
 
 /* ---- straight to the file ---- */
 
-/* Of a read of data, when it is over. */
+/* Get the result of a finished read of data. */
 static int read_result(const struct qcow2 *q, const struct io *io, int res)
 {
 	return q->data_fd == q->base.fd ? io_read_result(io, res, q->tail.file_bytes) : res;
@@ -186,8 +186,8 @@ static void backing_done(struct block_req *r, int res)
 	part_done(container_of(r, struct part, sub), res);
 }
 
-/* Reads [pos, +*len) through the backing layer, or zeros where there is none. *len shrinks
- * to what one answer covers. */
+/* Read [pos, +*len) from the backing layer, or zeros without one. *len shrinks to what one request
+ * covers. */
 static int read_backing(struct qcow2_req *req, uint64_t off, uint64_t *len)
 {
 	struct block *backing = req->q->base.backing;
@@ -348,7 +348,7 @@ void qcow2_submit(struct block *b, struct block_req *r)
 	}
 }
 
-/* Begun in the loop's next round, so that done() never runs inside the caller. */
+/* Runs in the loop's next round, so that done() never runs inside the caller. */
 static void internal_begin(struct loop_op *op, int res)
 {
 	struct qcow2_req *req = container_of(op, struct qcow2_req, io.op);

@@ -1,16 +1,16 @@
-/* Slices of L2 tables that had to make room, as runs of entries that follow each other: most
- * tables were filled in order, and then a few bytes say what 4 KiB did. */
+/* Keeps evicted slices of L2 tables as runs of consecutive entries. Most tables are filled in
+ * order, so a few bytes hold the content of 4 KiB. */
 #include "base/util.h"
 #include "block/qcow2/impl.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* More pieces than that are not kept: the slice would hardly be smaller. */
+/* Slices with more runs are not kept, because the runs would save little. */
 #define RUNS_MAX 16u
 
-/* From entry `first` of the slice up to the next run's: each a cluster behind the one before,
- * or, without a cluster, all the same. */
+/* The entries from `first` up to the next run's. Each names the cluster behind its predecessor's,
+ * or, if they name no cluster, all are equal. */
 struct l2_run {
 	uint64_t entry;
 	uint32_t first;
@@ -19,7 +19,7 @@ struct l2_run {
 struct l2_kept {
 	struct l2_kept *hash_next;
 	struct l2_kept *older, *newer;
-	uint64_t offset; /* the slice's, in the file */
+	uint64_t offset; /* the slice's offset in the file */
 	uint32_t n;
 	struct l2_run runs[];
 };
@@ -66,7 +66,7 @@ static void kept_add(struct l2_runs *t, uint64_t offset, const struct l2_run *ru
 		kept_free(t, kept_slot(t, t->oldest->offset));
 	k = t->bytes + kept_bytes(n) > t->bytes_max ? NULL : malloc(kept_bytes(n));
 	if (!k)
-		return; /* it will be read again */
+		return; /* the slice must be read again */
 	*k = (struct l2_kept){ .offset = offset, .n = n, .older = t->newest };
 	memcpy(k->runs, runs, n * sizeof(*runs));
 	*(t->newest ? &t->newest->newer : &t->oldest) = k;
@@ -82,7 +82,7 @@ static uint64_t entry_step(const struct qcow2 *q, uint64_t entry)
 	return l2_has_host(q, (struct l2_entry){ .e = entry }) ? q->cluster_bytes : 0;
 }
 
-/* 0: it cannot be said in so few. */
+/* Convert a slice to runs. Returns their number; 0 if there are more than RUNS_MAX. */
 static uint32_t slice_to_runs(const struct qcow2 *q, const struct slice *s, struct l2_run *runs)
 {
 	uint64_t expected = 0;

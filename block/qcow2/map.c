@@ -1,4 +1,4 @@
-/* L1 and L2: where a guest's bytes are. */
+/* The L1 and L2 tables: map guest offsets to places in the file. */
 #include "base/bytes.h"
 #include "base/log.h"
 #include "base/util.h"
@@ -8,14 +8,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* An L2 table that is being made or copied. */
+/* An L2 table that is being created or copied. */
 struct l2_make {
 	struct qcow2 *q;
 	struct map *map;
 	struct l2_make *next;
 	uint32_t l1_index;
 	uint64_t cluster, old_offset;
-	uint8_t *buf; /* the table's content */
+	uint8_t *buf; /* the new table's content */
 	struct io io;
 	struct iovec iov;
 	struct wait_list waiters;
@@ -110,7 +110,7 @@ void l2_release(struct qcow2 *q, struct l2_entry v)
 
 /* ---- looking up ---- */
 
-/* The kind of the grain at guest offset off. */
+/* Set the kind of the entry at guest offset off. */
 static void entry_classify(const struct qcow2 *q, struct l2_entry v, uint64_t off, bool l1_copied,
 	struct extent *x)
 {
@@ -147,7 +147,7 @@ static bool extent_continues(const struct extent *x, const struct extent *next, 
 	       x->has_host == next->has_host && (!x->has_host || next->host == x->host + len);
 }
 
-/* As far as one slice tells. */
+/* Find the extent from off on, within one slice. */
 static int extent_in_slice(const struct qcow2 *q, const struct slice *s, uint64_t off, uint64_t len,
 	bool l1_copied, struct extent *ret)
 {
@@ -179,7 +179,7 @@ static int extent_in_slice(const struct qcow2 *q, const struct slice *s, uint64_
 	return 0;
 }
 
-/* The same from what is kept of an evicted slice. */
+/* Find the extent from the runs of an evicted slice. */
 static bool extent_in_run(const struct qcow2 *q, uint64_t slice, uint64_t off, uint64_t len,
 	bool l1_copied, struct extent *ret)
 {
@@ -232,7 +232,7 @@ int map_lookup(struct qcow2 *q, const struct map *m, uint64_t off, uint64_t len,
 	return r < 0 ? r : extent_in_slice(q, s, off, len, e1 & QCOW2_COPIED, ret);
 }
 
-/* ---- a table of our own ---- */
+/* ---- creating and copying tables ---- */
 
 static void make_end(struct l2_make *m, int res)
 {
@@ -251,7 +251,7 @@ static void make_end(struct l2_make *m, int res)
 	wait_list_wake(&waiters, res);
 }
 
-/* The table stands in the file: name it in the L1. The commit writes that after a sync. */
+/* The table is written to the file. Name it in the L1; the commit writes the L1 after a sync. */
 static int make_publish(struct l2_make *m)
 {
 	struct qcow2 *q = m->q;
@@ -265,7 +265,7 @@ static int make_publish(struct l2_make *m)
 	if (m->old_offset) {
 		uint64_t old = m->old_offset >> q->cluster_bits;
 
-		/* A snapshot's from now on: what is dirty of it is still to be written. */
+		/* Only snapshots use the old table now. Its dirty slices must still be written. */
 		meta_remove(&q->meta, old);
 		(void)meta_add(&q->meta, old, META_INACTIVE_L2);
 		cluster_free_later(q, old, 1);
@@ -284,7 +284,7 @@ static void make_written(struct io *io, int res)
 	make_end(m, res);
 }
 
-/* From byte `from` on. */
+/* Write the table from byte `from` on. */
 static void make_write(struct l2_make *m, uint32_t from)
 {
 	struct qcow2 *q = m->q;
@@ -305,14 +305,15 @@ static void make_old_read(struct io *io, int res)
 		make_end(m, res);
 		return;
 	}
-	/* What is cached is newer. */
+	/* Cached slices are newer than the file. */
 	for (uint32_t o = 0; o < q->cluster_bytes; o += q->slice_bytes) {
 		struct slice *s = cache_peek(&q->l2, m->old_offset + o);
 
 		if (s)
 			memcpy(m->buf + o, s->data, q->slice_bytes);
 	}
-	/* The table is shared, so each cluster that it names is; those of a data file never are. */
+	/* The table is shared, so its clusters are shared as well: clear COPIED. Clusters of a data
+	 * file are never shared. */
 	for (uint32_t o = 0; !q->external && o < q->cluster_bytes; o += q->l2_entry_bytes)
 		store_be64(m->buf + o, load_be64(m->buf + o) & ~QCOW2_COPIED);
 	make_write(m, 0);
@@ -336,8 +337,8 @@ static int make_start(struct qcow2 *q, struct map *map, uint32_t index, struct w
 	wait_list_init(&m->waiters);
 	map->l2_makes = m;
 	q->internal++;
-	/* Zeros are there already. Behind the file's end a cut could leave the L1 with a table that is
-	 * nowhere: there its last piece is written. */
+	/* A fresh cluster reads as zeros already. Behind the end of the file, a truncation could
+	 * leave the L1 with a missing table, so write the table's last piece there. */
 	if (!old && run.fresh && (run.first + 1) << q->cluster_bits <= q->tail.file_bytes) {
 		r = make_publish(m);
 		make_end(m, r);
@@ -363,7 +364,7 @@ bool table_made(struct map *map, uint32_t index, struct wait *w)
 	return false;
 }
 
-/* Make L1[index] name a table that only the active L1 uses. */
+/* Make sure that only the active L1 uses the table of L1[index]: create or copy it if needed. */
 static int table_own(struct qcow2 *q, struct map *map, uint32_t index, struct wait *w)
 {
 	uint64_t e1 = map->l1.entries[index], table = e1 & QCOW2_OFFSET_MASK;

@@ -1,5 +1,5 @@
-/* Which clusters hold metadata, so that no write of data and no allocation ever lands on
- * one, whatever a damaged or hostile image says. */
+/* Knows which clusters hold metadata, so that no data write and no allocation overwrites one,
+ * whatever a damaged or hostile image contains. */
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Snapshots' L1 tables are read at open up to this many bytes in all. */
+/* Total size of the snapshots' L1 tables that are read at open. */
 #define META_INACTIVE_BYTES_MAX (64 * MIB)
 #define META_GROUP_BITS 6
 
@@ -51,7 +51,7 @@ static int meta_grow(struct meta_set *m)
 	return 0;
 }
 
-/* The word and the bit of a cluster's group. */
+/* Get the word and the bit of a cluster's group. */
 static uint64_t *meta_group(const struct meta_set *m, uint64_t cluster, uint64_t *ret_bit)
 {
 	uint64_t group = (cluster >> META_GROUP_BITS) & (QCOW2_META_GROUPS - 1);
@@ -76,7 +76,7 @@ int meta_add(struct meta_set *m, uint64_t cluster, enum meta_kind k)
 		m->used++;
 		return 0;
 	}
-	/* A snapshot shares L2 tables with the active L1. */
+	/* A snapshot may share L2 tables with the active L1. */
 	if (m->kinds[i] == META_L2 && k == META_INACTIVE_L2)
 		return 0;
 	if (m->kinds[i] == META_INACTIVE_L2 && (k == META_L2 || k == META_INACTIVE_L2))
@@ -88,8 +88,8 @@ int meta_add(struct meta_set *m, uint64_t cluster, enum meta_kind k)
 	return 0;
 }
 
-/* The key stays: it keeps the chains of other keys whole. What two have claimed stays marked, too:
- * whoever frees it meets the mark, and the other's table is not punched out. */
+/* The key stays, because other keys' chains pass through it. A conflict mark stays, too: freeing
+ * such a cluster meets the mark, so the other user's table is not punched. */
 void meta_remove(struct meta_set *m, uint64_t cluster)
 {
 	size_t i;
@@ -159,8 +159,8 @@ static int meta_add_l1(struct qcow2 *q, const uint64_t *entries, uint32_t n, enu
 	return r;
 }
 
-/* One snapshot's L1 and the L2 tables it names. Faults in it are not ours to judge here:
- * they only matter when it is applied. */
+/* Add one snapshot's L1 and its L2 tables. Errors in them are ignored here; they matter only when
+ * the snapshot is applied. */
 static int meta_load_snapshot(struct qcow2 *q, uint64_t l1_offset, uint32_t l1_size,
 	uint64_t *budget, struct err *e)
 {

@@ -1,4 +1,4 @@
-/* qcow2: opening, closing, and what happens when an image proves to be corrupt. */
+/* qcow2: opens and closes images, and handles corruption. */
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -14,11 +14,11 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* Default bound on cached tables: three quarters L2 (at 64 KiB clusters 24 GiB of disk),
- * one quarter refcounts. */
+/* Default bound on cached tables: three quarters for L2 (24 GiB of disk at 64 KiB clusters), one
+ * quarter for refcounts. */
 #define CACHE_BYTES_DEFAULT (4 * MIB)
-/* Changed slices that start a commit: a quarter of the cache, and at most this much, which is
- * copied for it. */
+/* Limit of dirty slices that start a commit, besides a quarter of the cache. The commit copies as
+ * much. */
 #define DIRTY_BYTES_MAX (1 * MIB)
 #define DIRTY_SLICES_MIN 8u
 
@@ -105,7 +105,7 @@ static void geometry_set(struct qcow2 *q)
 	q->header_piece_bytes = q->slice_bytes;
 }
 
-/* n entries of 8 bytes at offset, room for cap. */
+/* Read a table of n entries of 8 bytes at `offset`. cap: entries that fit into its clusters. */
 static int table_load(struct qcow2 *q, struct table *t, uint64_t offset, uint32_t n, uint32_t cap,
 	const char *what, struct err *e)
 {
@@ -163,8 +163,8 @@ static int backing_check(const struct qcow2 *q, const struct block_format_open *
 	return 0;
 }
 
-/* Sub-ranges of a request are multiples of 512 at any 512: a file that wants more
- * for direct I/O is used through the page cache. */
+/* Parts of a request may begin at any multiple of 512. A file that needs a larger alignment for
+ * direct I/O uses the page cache. */
 static void direct_off(int fd, const struct block_file *f)
 {
 	if (f->direct)
@@ -229,7 +229,7 @@ static void qcow2_free(struct block *b)
 	free(q);
 }
 
-/* For the few places that may run the loop themselves. */
+/* For the few functions that may run the loop. */
 struct sync_wait {
 	struct wait wait;
 	bool done;
@@ -280,7 +280,7 @@ static int qcow2_extent(struct block *b, uint64_t off, uint64_t len, struct bloc
 	return r;
 }
 
-/* Freeing clusters dirties refcounts again, and these want another commit. */
+/* Freeing clusters changes refcounts, which need another commit. */
 static int qcow2_flush_all(struct block *b)
 {
 	struct qcow2 *q = qcow2_of(b);
@@ -314,7 +314,7 @@ static void info_set(struct qcow2 *q, const struct block_format_open *o)
 	uint64_t file_bytes = o->file->size_bytes;
 	struct stat st;
 
-	/* Mending may have cut the file since it was looked at. */
+	/* The repair may have cut the file since the first look. */
 	if (!o->file->is_device && !fstat(o->fd, &st))
 		file_bytes = (uint64_t)st.st_size;
 	q->base.info = (struct block_info){ .format = BLOCK_FORMAT_QCOW2,
@@ -326,12 +326,12 @@ static void info_set(struct qcow2 *q, const struct block_format_open *o)
 	q->is_device = o->file->is_device;
 	q->can_punch = true;
 	q->tail.file_bytes = file_bytes;
-	/* Past its end a file reads as zeros; a device does not. */
+	/* A file reads as zeros past its end; a device does not. */
 	q->fresh_from = q->is_device ? UINT64_MAX
 				     : DIV_ROUND_UP(file_bytes, (uint64_t)q->cluster_bytes);
 }
 
-/* Read the snapshot as if it were the disk. By id, else by name. */
+/* Show the snapshot as the disk. snapshot: its id, else its name. */
 static int snapshot_select(struct qcow2 *q, const char *snapshot, struct err *e)
 {
 	struct qcow2_snapshot_info *list, *s = NULL;

@@ -1,4 +1,4 @@
-/* Refcounts: who is free, taking and giving back. */
+/* Refcounts: finds free clusters, allocates and frees. */
 #include "base/bytes.h"
 #include "base/log.h"
 #include "base/util.h"
@@ -26,7 +26,7 @@ static uint64_t ref_read(const struct qcow2 *q, const uint8_t *d, uint32_t i)
 		return load_be32(d + i * 4);
 	case 6:
 		return load_be64(d + i * 8);
-	default: /* below a byte: lowest bits first */
+	default: /* below a byte: least significant bits first */
 		return d[i * bits / 8] >> (i * bits % 8) & ((1u << bits) - 1);
 	}
 }
@@ -56,7 +56,7 @@ static void ref_write(const struct qcow2 *q, uint8_t *d, uint32_t i, uint64_t v)
 
 /* ---- many of a slice at once ---- */
 
-/* Eight bytes of refcounts that all hold v. A slice is made of such words. */
+/* Returns eight bytes of refcounts that all are v. A slice consists of such words. */
 static uint64_t ref_word(const struct qcow2 *q, uint64_t v)
 {
 	uint64_t word = 0;
@@ -66,7 +66,7 @@ static uint64_t ref_word(const struct qcow2 *q, uint64_t v)
 	return word;
 }
 
-/* How many of the n refcounts from i on hold v, up to the first that does not? */
+/* Returns the number of refcounts from i on, at most n, that are v, up to the first other one. */
 static uint32_t ref_same(const struct qcow2 *q, const uint8_t *d, uint32_t i, uint32_t n, uint64_t v)
 {
 	uint32_t per_word = 64u >> q->h.refcount_order, k = 0;
@@ -84,7 +84,7 @@ static uint32_t ref_same(const struct qcow2 *q, const uint8_t *d, uint32_t i, ui
 	return k;
 }
 
-/* How many of the n refcounts from i on are not 0, up to the first that is? */
+/* Returns the number of refcounts from i on, at most n, that are not 0, up to the first 0. */
 static uint32_t ref_used(const struct qcow2 *q, const uint8_t *d, uint32_t i, uint32_t n)
 {
 	uint32_t k = 0;
@@ -115,7 +115,7 @@ static void ref_fill(const struct qcow2 *q, uint8_t *d, uint32_t i, uint32_t n, 
 		ref_write(q, d, i, v);
 }
 
-/* The slice with a cluster's refcount. -ENOENT: no block, so the refcount is 0. */
+/* Get the slice with a cluster's refcount. -ENOENT: there is no block, so the refcount is 0. */
 static int ref_slice(struct qcow2 *q, uint64_t cluster, struct wait *w, struct slice **ret_s,
 	uint32_t *ret_i)
 {
@@ -133,7 +133,7 @@ static int ref_slice(struct qcow2 *q, uint64_t cluster, struct wait *w, struct s
 		w, ret_s);
 }
 
-/* For who goes through refcounts in order: the rest of the block is read along. */
+/* For walks in ascending order: read the rest of the refcount block ahead. */
 static void refs_ahead(struct qcow2 *q, uint64_t cluster)
 {
 	uint64_t block = cluster >> q->refblock_bits, off;
@@ -147,7 +147,7 @@ static void refs_ahead(struct qcow2 *q, uint64_t cluster)
 			off + q->cluster_bytes);
 }
 
-/* Before a refcount changes: the block must be one, and only that. */
+/* Before a change: check that the slice lies in a refcount block and in nothing else. */
 static int ref_slice_writable(struct qcow2 *q, const struct slice *s)
 {
 	enum meta_kind k = meta_find(&q->meta, s->offset >> q->cluster_bits);
@@ -193,7 +193,7 @@ int refcount_run(struct qcow2 *q, uint64_t cluster, uint32_t n, struct wait *w, 
 
 /* ---- new refcount blocks ---- */
 
-/* Zeroed slices for the block at cluster c; whatever the file has there is old. */
+/* Create zeroed slices for a new block at cluster c, whatever the file holds there. */
 static int refblock_blank(struct qcow2 *q, uint64_t c)
 {
 	uint64_t off = c << q->cluster_bits;
@@ -203,7 +203,7 @@ static int refblock_blank(struct qcow2 *q, uint64_t c)
 
 		if (!s)
 			return -ENOMEM;
-		slice_set_dirty(s); /* and so not evicted by the next */
+		slice_set_dirty(s); /* a dirty slice is not evicted by the next one */
 	}
 	return meta_add(&q->meta, c, META_REFBLOCK);
 }
@@ -212,7 +212,7 @@ static int refblock_set_one(struct qcow2 *q, uint64_t cluster)
 {
 	struct slice *s;
 	uint32_t i;
-	int r = ref_slice(q, cluster, NULL, &s, &i); /* just made: it is there */
+	int r = ref_slice(q, cluster, NULL, &s, &i); /* the new block's slices are cached */
 
 	if (!r)
 		ref_write(q, s->data, i, 1);
@@ -236,8 +236,9 @@ static void fresh_passed(struct qcow2 *q, uint64_t end)
 	tail_grow(q);
 }
 
-/* A larger table for block numbers up to `block`, behind all that the old one could
- * describe, with the blocks that describe itself before it: free by construction. */
+/* Move the refcount table to a larger one, for block numbers up to `block`. It lies behind
+ * everything that the old table could describe, so its place is free. The blocks that describe the
+ * new table lie before it. */
 static int reftable_grow(struct qcow2 *q, uint64_t block)
 {
 	uint64_t start = block << q->refblock_bits, per_cluster = q->cluster_bytes / 8;
@@ -277,12 +278,12 @@ static int reftable_grow(struct qcow2 *q, uint64_t block)
 	for (uint64_t i = 0; i < nblocks + nclusters && !r; i++)
 		r = refblock_set_one(q, start + i);
 	fresh_passed(q, start + nblocks + nclusters);
-	/* Out of memory half-way: the table in memory no longer tells the truth. */
+	/* Out of memory half-way: the table in memory is wrong. */
 	return r < 0 ? qcow2_corrupt(q, "out of memory while growing the refcount table") : 0;
 }
 
-/* A block for a range that has none: nothing in it is used, so the block takes the
- * range's first cluster and describes itself. */
+/* Create the block of a range that has none. Nothing in the range is used, so the block takes its
+ * first cluster and counts itself. */
 static int refblock_make(struct qcow2 *q, uint64_t block)
 {
 	uint64_t first = block << q->refblock_bits;
@@ -315,7 +316,7 @@ int refblocks_ahead(struct qcow2 *q, uint32_t n, struct wait *w)
 		r = cluster_alloc(q, 1, w, &run);
 		if (r < 0)
 			return r;
-		if (q->reftable.entries[b]) { /* taking one has made it */
+		if (q->reftable.entries[b]) { /* the allocation created it */
 			cluster_free_later(q, run.first, 1);
 			continue;
 		}
@@ -362,7 +363,7 @@ int refcount_add(struct qcow2 *q, uint64_t cluster, uint32_t n, struct wait *w, 
 	return 0;
 }
 
-/* ---- taking ---- */
+/* ---- allocation ---- */
 
 static int run_take(struct qcow2 *q, struct slice *s, uint32_t i, uint64_t cluster, uint32_t want,
 	struct cluster_run *ret)
@@ -410,7 +411,7 @@ int cluster_alloc(struct qcow2 *q, uint32_t want, struct wait *w, struct cluster
 	return -EFBIG;
 }
 
-/* ---- giving back ---- */
+/* ---- freeing ---- */
 
 int free_list_add(struct free_list *l, uint64_t cluster, uint32_t n)
 {
@@ -464,19 +465,19 @@ static void deferred_free_end(struct qcow2 *q)
 	wait_list_wake(&f->idle, 0);
 }
 
-/* Nobody uses [cluster, end) any more. */
+/* Note [cluster, end) as free, and drop its metadata marks and cached slices. */
 static void deferred_free_forget(struct qcow2 *q, uint64_t cluster, uint64_t end)
 {
 	q->free_from = MIN(q->free_from, cluster);
 	while ((cluster = meta_next(&q->meta, cluster, end)) < end) {
-		/* Its slices must not be written over what comes to lie there. */
+		/* Drop its slices, so that they are not written over the cluster's next content. */
 		if (meta_find(&q->meta, cluster) == META_INACTIVE_L2)
 			cache_drop(&q->l2, cluster << q->cluster_bits, q->cluster_bytes);
 		meta_remove(&q->meta, cluster++);
 	}
 }
 
-/* One reference less for [cluster, cluster + n) of one slice, which is resident. */
+/* Decrement the refcounts of [cluster, cluster + n) in one slice, which is cached. */
 static void deferred_free_drop(struct qcow2 *q, uint64_t cluster, uint32_t n, struct slice *s, uint32_t i)
 {
 	while (n) {
@@ -500,7 +501,8 @@ static void deferred_free_advance(struct free_run *run, uint32_t n)
 	run->n -= n;
 }
 
-/* How many entries from i on, at most max, hold their last reference (or others)? */
+/* Returns the number of entries from i on, at most max, with refcount 1 (last_ref) or above
+ * (!last_ref). */
 static uint32_t deferred_free_span(const struct qcow2 *q, const struct slice *s, uint32_t i, uint32_t max,
 	bool last_ref)
 {
@@ -517,13 +519,13 @@ static uint32_t deferred_free_span(const struct qcow2 *q, const struct slice *s,
 	return n;
 }
 
-/* The hole is there. Only now may the clusters be handed out again. */
+/* The hole is punched. Only now the clusters may be allocated again. */
 static void deferred_free_punched(struct loop_op *op, int res)
 {
 	struct qcow2 *q = container_of(op, struct qcow2, deferred_free.op);
 
 	if (res == -EOPNOTSUPP || res == -ENOSYS || res == -EINVAL || res == -ENODEV)
-		q->can_punch = false; /* the space stays allocated, no more */
+		q->can_punch = false; /* the space stays allocated */
 	q->deferred_free.punched = q->deferred_free.punching;
 	deferred_free_run(q);
 }
@@ -538,8 +540,8 @@ static int deferred_free_punch(struct qcow2 *q, uint64_t cluster, uint32_t n)
 	return -EINPROGRESS;
 }
 
-/* Tables that are given up have lost their mark before: what still has one is pointed at by
- * an entry that calls it data. */
+/* A freed table has lost its metadata mark before. A cluster that still has a mark is named by an
+ * entry that treats it as data. */
 static int deferred_free_check(struct qcow2 *q, uint64_t cluster, uint32_t n)
 {
 	uint64_t end = cluster + n;
@@ -557,7 +559,7 @@ static int deferred_free_underflow(struct qcow2 *q, uint64_t cluster)
 		(unsigned long long)(cluster << q->cluster_bits));
 }
 
-/* The beginning of one run. */
+/* Free the first part of a run. */
 static int deferred_free_run_step(struct qcow2 *q, struct free_run *run)
 {
 	struct deferred_free *f = &q->deferred_free;
@@ -620,7 +622,8 @@ static void deferred_free_wait(struct wait *w, int res)
 	struct qcow2 *q = container_of(w, struct qcow2, deferred_free.wait);
 
 	if (res < 0)
-		q->deferred_free.pos = q->deferred_free.list.n; /* leaked; the reader of the slice has said why */
+		/* the rest leaks; reading the slice has reported the reason */
+		q->deferred_free.pos = q->deferred_free.list.n;
 	deferred_free_run(q);
 }
 
@@ -634,7 +637,7 @@ void deferred_free_poke(struct qcow2 *q)
 	deferred_free_run(q);
 }
 
-/* Takes l's runs. */
+/* Start freeing the runs of l, or queue them if a round runs. Takes l->runs. */
 void deferred_free_start(struct qcow2 *q, struct free_list *l)
 {
 	struct deferred_free *f = &q->deferred_free;
@@ -652,8 +655,9 @@ void deferred_free_start(struct qcow2 *q, struct free_list *l)
 	f->wait.run = deferred_free_wait;
 	f->running = f->draining = true;
 	q->internal++;
-	/* Whoever looked these clusters up before now may still be reading or writing
-	 * them. The next epoch's counter is 0: the freer that used it waited for that. */
+	/* A request that looked these clusters up earlier may still read or write them, so wait for
+	 * the I/O of this epoch. The next epoch has no I/O left: the previous round waited for
+	 * that. */
 	f->epoch = q->epoch & 1;
 	q->epoch++;
 	deferred_free_poke(q);

@@ -1,14 +1,14 @@
-/* Repair: make the refcounts fit what the maps say, whatever has happened to them.
+/* repair: sets the refcounts to what the maps need, whatever their state.
  *
- * Order, each group durable before the next; a power cut in between leaves the image no
- * worse than it was:
- *   1 stray flags go, entries that point nowhere become zeros, COPIED goes where a cluster is
- *     not alone
- *   2 refcounts counted anew are written where nobody points, table and blocks
- *   3 the header names the new table: one sector
- *   4 COPIED where a cluster has become the only user's
- *   5 the dirty and corrupt bits go, once a check has found nothing but leaks
- * Leaks alone are repaired in place: lowering a refcount that nobody needs. */
+ * Order, each group durable before the next. A power cut in between leaves the image no worse than
+ * before:
+ *    1 clear stray flags, turn entries that point nowhere into zeros, clear COPIED where a
+ *      cluster has several users
+ *    2 count references, write new refcounts (table and blocks) to unused clusters
+ *    3 name the new table in the header: one sector
+ *    4 set COPIED where a cluster has one user
+ *    5 clear the dirty and corrupt bits, if a check finds nothing but leaks
+ * Leaks alone are repaired in place, by lowering refcounts. */
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -80,7 +80,7 @@ static int marks_clear(int fd, struct qcow2_header *h)
 
 /* ---- COPIED ---- */
 
-/* True: the entry has changed. */
+/* Returns true if the entry has changed. */
 static bool copied_fix(const struct checker *k, uint64_t *e, bool set)
 {
 	uint64_t c = (*e & QCOW2_OFFSET_MASK) >> k->cluster_bits;
@@ -92,7 +92,8 @@ static bool copied_fix(const struct checker *k, uint64_t *e, bool set)
 	return true;
 }
 
-/* In a data file a cluster has one user, always; without COPIED there is none at 0. */
+/* In a data file, every cluster has exactly one user. At offset 0, only COPIED marks a cluster as
+ * present. */
 static bool copied_external(uint64_t *e, bool set)
 {
 	if (!set || (*e & (QCOW2_COMPRESSED | QCOW2_COPIED)) || !(*e & QCOW2_OFFSET_MASK))
@@ -114,7 +115,7 @@ static int copied_l2(struct checker *k, uint64_t off, bool set)
 	return r || !changed ? r : checker_store(k, k->table, off, n);
 }
 
-/* Set COPIED where it is missing, or clear it where it is wrong. After checker_walk(). */
+/* Set COPIED where it is missing, or clear it where it is wrong. Call it after checker_walk(). */
 static int copied_walk(struct checker *k, bool set)
 {
 	uint32_t n = k->h->l1_size;
@@ -129,7 +130,7 @@ static int copied_walk(struct checker *k, bool set)
 			continue;
 		changed |= copied_fix(k, &t[i], set);
 	}
-	/* A table with two users has nothing that is one's alone. */
+	/* If a table has two users, no cluster below it has a single user. */
 	for (size_t i = 0; i < k->nl2 && !r; i++)
 		if (k->l2[i].active && (!set || k->used[k->l2[i].off >> k->cluster_bits] == 1))
 			r = copied_l2(k, k->l2[i].off, set);
@@ -170,7 +171,7 @@ static int leaks_fix(struct checker *k)
 	for (uint64_t i = 0; i < n && !r; i++) {
 		uint64_t c = t[i] >> k->cluster_bits;
 
-		/* A block that is something else, too, is not touched. */
+		/* Skip a block that is also used for something else. */
 		if (t[i] && !(t[i] & (k->cluster_bytes - 1)) && c < k->n && k->used[c] == 1)
 			r = leaks_block(k, i, t[i]);
 	}
@@ -195,10 +196,10 @@ static int repair_leaks(int fd, struct qcow2_header *h, struct err *e)
 		checker_refcounts(&k);
 		r = checker_walk(&k, e);
 	}
-	/* With tables that cannot be read, what looks unused may not be. */
+	/* If tables cannot be read, clusters that look unused may be in use. */
 	if (!r && scratch.errors)
 		r = err_set(e, -EIO, ERR_IO, "tables cannot be read; nothing was repaired");
-	else if (!r && !scratch.corruptions) { /* nor what a damaged entry may have meant */
+	else if (!r && !scratch.corruptions) { /* with corruptions, damaged entries may name clusters as well */
 		r = leaks_fix(&k);
 		if (!r && only_leaks(&k))
 			r = copied_walk(&k, true);
@@ -209,14 +210,14 @@ static int repair_leaks(int fd, struct qcow2_header *h, struct err *e)
 	return r;
 }
 
-/* ---- refcounts anew ---- */
+/* ---- new refcounts ---- */
 
 struct rebuild {
 	struct checker *k;
-	struct bitmap old; /* clusters of the old table and blocks: still needed until the switch */
+	struct bitmap old; /* clusters of the old table and blocks; in use until the switch */
 	uint32_t order;
 	uint64_t per_block;
-	uint64_t *blocks; /* numbers of the blocks that are needed */
+	uint64_t *blocks; /* numbers of the needed blocks */
 	uint64_t nblocks, table_clusters, start;
 };
 
@@ -248,7 +249,7 @@ static int old_mark(struct rebuild *b)
 	return 0;
 }
 
-/* The first run of len clusters that nobody uses, or the end of the file. */
+/* Returns the first run of len unused clusters, or the end of the file. */
 static uint64_t place_find(const struct rebuild *b, uint64_t len)
 {
 	const struct checker *k = b->k;
@@ -275,7 +276,8 @@ static bool block_needed(const struct rebuild *b, uint64_t block, uint64_t len)
 	return false;
 }
 
-/* Where things go. Their own place may need one more block, which needs a place. */
+/* Choose the places of the new table and blocks. These clusters may need one more block, which
+ * needs a place, too. */
 static int rebuild_plan(struct rebuild *b)
 {
 	struct checker *k = b->k;
@@ -298,7 +300,7 @@ static int rebuild_plan(struct rebuild *b)
 		b->nblocks = want;
 		max = MAX(DIV_ROUND_UP(max * 8, (uint64_t)k->cluster_bytes), b->table_clusters);
 		if (n <= want && max == b->table_clusters) {
-			/* One block too many for its place is one that describes nothing yet. */
+			/* A surplus block describes nothing; that is harmless. */
 			b->nblocks = n;
 			return 0;
 		}

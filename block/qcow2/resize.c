@@ -1,6 +1,6 @@
-/* Another size. What is cut off or added reads as zeros first, whatever stood there. Then one
- * sector of the header has the new size, and with it, where it had to grow, the L1's new place, whose
- * clusters are counted and written by then. Tables that nothing needs any more go last. */
+/* Resizes a disk. First, the removed or added part is made to read as zeros. Then one sector of the
+ * header gets the new size and, if the L1 had to grow, the new L1's offset; the new L1 is written
+ * and counted before. Unneeded tables are freed last. */
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -13,7 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Steps to find adjoining clusters for an L1. */
+/* Limit of steps to find adjacent clusters for an L1. */
 #define L1_TRIES 4096u
 
 int qcow2_header_write(struct qcow2 *q)
@@ -49,9 +49,10 @@ static int zero_range(struct qcow2 *q, uint64_t off, uint64_t end)
 	return end > off ? block_run(&q->base, &z) : 0;
 }
 
-/* ---- less ---- */
+/* ---- shrink ---- */
 
-/* What is cut off reads as zeros, durably: so it does when the size stays after all. */
+/* Make the removed part read as zeros, durably. It then reads as zeros even if the size does not
+ * change. */
 static int cut_zero(struct qcow2 *q, uint64_t size)
 {
 	int r = zero_range(q, size, q->base.info.size_bytes);
@@ -59,7 +60,7 @@ static int cut_zero(struct qcow2 *q, uint64_t size)
 	return r < 0 ? r : qcow2_sync_flush(q);
 }
 
-/* The clusters of a table that the L1 does not name any more, and the table. */
+/* Free a table that the L1 no longer names, and its clusters. */
 static int table_release(struct qcow2 *q, uint64_t table)
 {
 	struct release l = { .entries = &table, .n = 1 };
@@ -72,8 +73,8 @@ static int table_release(struct qcow2 *q, uint64_t table)
 	return r;
 }
 
-/* L2 tables whose reach is gone: the header says so. Their entries have no clusters, but where
- * zeros had to be written: version 2 has no flag for them above a backing layer. */
+/* Free the L2 tables behind the new end. Their entries have no clusters, except where zeros had to
+ * be written: version 2 has no zero flag to hide a backing file. */
 static int cut_tables(struct qcow2 *q, uint64_t size, uint64_t old)
 {
 	uint64_t end = qcow2_l1_entries(old, q->cluster_bits, q->ext);
@@ -97,7 +98,7 @@ static int cut_tables(struct qcow2 *q, uint64_t size, uint64_t old)
 	return r < 0 ? r : qcow2_sync_flush(q);
 }
 
-/* ---- more ---- */
+/* ---- grow ---- */
 
 static int l1_place(struct qcow2 *q, uint32_t n, uint64_t *ret_first)
 {
@@ -112,7 +113,7 @@ static int l1_place(struct qcow2 *q, uint32_t n, uint64_t *ret_first)
 	return r == -EAGAIN ? -ENOTSUP : r;
 }
 
-/* A larger L1 stands at `first`, not yet named by the header. */
+/* Write a larger L1 to `first`; the header does not name it yet. */
 static int l1_write(struct qcow2 *q, uint64_t first, uint32_t clusters)
 {
 	size_t bytes = (size_t)clusters << q->cluster_bits;
@@ -150,7 +151,7 @@ static int l1_room(struct table *t, uint32_t cap, uint32_t piece_bytes)
 	return bitmap_grow(&t->dirty, DIV_ROUND_UP(cap * 8ULL, piece_bytes));
 }
 
-/* The header goes together with the new size, so the caller's is written here. */
+/* Switch to a larger L1. The header gets the L1's offset and the new size in one write. */
 static int l1_move(struct qcow2 *q, uint32_t n, uint64_t size)
 {
 	uint32_t per_cluster = q->cluster_bytes / 8, clusters = DIV_ROUND_UP(n, per_cluster);
@@ -173,7 +174,7 @@ static int l1_move(struct qcow2 *q, uint32_t n, uint64_t size)
 	q->disk.l1.n = n;
 	header_set(q, size);
 	r = qcow2_header_write(q);
-	if (r < 0) /* which of the two the file names is not known */
+	if (r < 0) /* the file may name either of the two */
 		return qcow2_corrupt(q, "the header cannot be written: %s", strerror(-r));
 	for (uint32_t i = 0; i < old_clusters; i++)
 		meta_remove(&q->meta, (old >> q->cluster_bits) + i);
@@ -183,7 +184,7 @@ static int l1_move(struct qcow2 *q, uint32_t n, uint64_t size)
 	return 0;
 }
 
-/* In the clusters that it has: what stands behind its end may be anything. */
+/* Extend the L1 within its clusters. The bytes behind its end may hold anything, so write zeros. */
 static int l1_extend(struct qcow2 *q, uint32_t n)
 {
 	for (uint32_t i = q->disk.l1.n; i < n; i++) {
@@ -195,7 +196,7 @@ static int l1_extend(struct qcow2 *q, uint32_t n)
 	return qcow2_sync_flush(q);
 }
 
-/* What may stand there already: a longer backing layer, a VM state of old. */
+/* Hide what the added part may show: a longer backing file, or an old VM state. */
 static int added_zero(struct qcow2 *q, uint64_t from, uint64_t to)
 {
 	uint64_t reach = map_table_reach(q), backing = 0, off = from, next;
@@ -224,7 +225,7 @@ static int disk_grow(struct qcow2 *q, uint64_t size)
 	if (r < 0)
 		return r;
 	q->base.info.size_bytes = size;
-	/* A device, whose end cannot be cut off, has there what it had. */
+	/* A device cannot be cut, so it still has its old content there. */
 	if (q->data.raw && q->data.is_device)
 		r = zero_range(q, old, size);
 	if (!r)
@@ -245,7 +246,7 @@ int qcow2_resize(struct block *b, uint64_t size, struct err *e)
 	r = qcow2_sync_gate(q);
 	if (!r)
 		r = b->ops->flush_all(b);
-	/* What a longer data file has behind the old end must not show. */
+	/* The part of a longer data file behind the old end must not show. */
 	if (!r && size > old)
 		r = data_truncate(q, old);
 	if (!r && size > old)
@@ -265,7 +266,7 @@ int qcow2_resize(struct block *b, uint64_t size, struct err *e)
 		r = cut_tables(q, size, old);
 	if (!r && size < old)
 		r = data_truncate(q, size);
-	/* What a raw data file has, all readers have to find. */
+	/* All readers of a raw data file must find the same content, so map every cluster. */
 	if (!r && size > old && q->data.raw)
 		return qcow2_preallocate(b, old, NULL, NULL, e);
 	return r < 0 ? err_set_errno(e, r, "%s: cannot change the size", b->name) : 0;

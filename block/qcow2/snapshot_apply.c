@@ -1,6 +1,7 @@
-/* Applying a snapshot: its tables get a reference more, a new active L1 is written beside the old
- * one, and the header names it together with its size, in one sector: a crash leaves the one or the
- * other. A snapshot table with new extra data may go with it in the same write. Then the old one is given up. All the while the image is marked as dirty. */
+/* Applies a snapshot. The refcounts of its tables are incremented, and a new active L1 is written
+ * beside the old one. One sector of the header then gets the new L1 and its size, so a crash leaves
+ * the old or the new content. A snapshot table with new extra data may be part of the same write.
+ * Finally the old L1 is released. The image is marked dirty all the while. */
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/log.h"
@@ -28,7 +29,7 @@ enum apply_phase {
 	APPLY_FREES_FLUSH,
 	APPLY_TAIL,
 	APPLY_CLEAN,
-	/* giving up before the header; then as above */
+	/* Undo before the header write; then as above. */
 	APPLY_STOP,
 	APPLY_UNDO,
 	APPLY_OVER,
@@ -38,17 +39,17 @@ struct apply {
 	struct snap_op o;
 	char id[BLOCK_SNAPSHOT_ID_MAX + 1];
 	uint64_t l1_offset, disk_bytes;
-	uint32_t from; /* entries that the snapshot has of its disk */
+	uint32_t from; /* number of the snapshot's L1 entries for its disk */
 	uint8_t *buf;
 	uint64_t buf_bytes;
 	struct counter count;
 	uint32_t next;
-	struct table l1; /* the new one; after the switch the old one */
+	struct table l1; /* the new L1; after the switch, the old one */
 	struct contig place;
 	struct header_update header;
 	struct snap_mark mark;
 	uint8_t old_fields[QCOW2_AT_INCOMPATIBLE];
-	bool with_info; /* the entry changes */
+	bool with_info; /* the entry's extra data changes */
 	struct block_snapshot_info info;
 	struct table_swap swap;
 	struct release release;
@@ -80,7 +81,7 @@ static int apply_check(struct apply *a, const struct qcow2_snapshot_info *s)
 	return 0;
 }
 
-/* s: in the present table. */
+/* s: the snapshot in the current table. */
 static int swap_prepare(struct apply *a, const struct qcow2_snapshot_info *s)
 {
 	struct qcow2 *q = a->o.task.q;
@@ -127,7 +128,7 @@ static int step_loaded(struct apply *a)
 			return err_set(&a->o.err, -EINVAL, ERR_CORRUPT, "disk %s: the L1 table of snapshot %s is "
 				"against the format", q->base.name, a->id);
 		a->l1.entries[i] = t;
-		/* Snapshots beyond what was read at open are not known yet. */
+		/* A snapshot whose tables were not read at open has no metadata marks yet. */
 		if (t && meta_find(&q->meta, t >> q->cluster_bits) == META_NONE)
 			(void)meta_add(&q->meta, t >> q->cluster_bits, META_INACTIVE_L2);
 	}
@@ -206,7 +207,7 @@ static void tables_mark(struct qcow2 *q, const struct table *t, enum meta_kind k
 	}
 }
 
-/* The file has it. */
+/* The file names the new L1. */
 static int step_switch(struct apply *a)
 {
 	struct qcow2 *q = a->o.task.q;
@@ -258,7 +259,7 @@ static int step_frees(struct apply *a)
 	return 0;
 }
 
-/* The mark stays for nothing, but it is applied, or undone. */
+/* The snapshot is applied, or undone. Only the dirty bit stays set needlessly. */
 static int clean_failed(struct apply *a)
 {
 	snap_mark_failed(&a->mark, a->o.task.q);
@@ -350,14 +351,14 @@ static int apply_phase_step(struct apply *a)
 	return a->res < 0 ? a->res : TASK_DONE;
 }
 
-/* In good order while the header has not been touched. */
+/* Undo in order while the header is unchanged. */
 static int apply_give_up(struct apply *a, int res)
 {
 	struct qcow2 *q = a->o.task.q;
 
 	if (a->o.phase == APPLY_HEADER) {
-		/* The file may have the old L1 or the new one: what is written from here on could be
-		 * lost behind the other. */
+		/* The file may name the old L1 or the new one, so writes from now on could be lost
+		 * behind the other one. */
 		memcpy(q->header_piece, a->old_fields, sizeof(a->old_fields));
 		header_release(q);
 		q->corrupt = true;
@@ -369,7 +370,7 @@ static int apply_give_up(struct apply *a, int res)
 	if (a->o.phase == APPLY_CLEAN)
 		return clean_failed(a);
 	if (a->o.phase > APPLY_HEADER)
-		return res; /* clusters leak until the image is opened again */
+		return res; /* clusters leak until the next open */
 	if (a->o.phase == APPLY_MARK)
 		snap_mark_failed(&a->mark, q);
 	if (a->with_info)

@@ -1,12 +1,12 @@
-/* Making a snapshot. begin is an instant; a task then counts in the background and parks until
- * it is told to commit or to abort.
+/* Creates a snapshot. begin is one instant. A task then counts in the background, and waits for
+ * commit or abort.
  *
- *   begin    L1 copied, COPIED cleared in the active one (memory only)
- *   mark     the image is dirty; no commit before that
- *   count    refcounts + 1, COPIED cleared below      snapshot_refcount.c
- *   commit   the snapshot's L1 written, flush, new table, flush, header, sync
- *   abort    what was counted is given up, COPIED comes back
- *   clean    all that is durable, the mark goes */
+ *    begin    copy the L1, clear COPIED in the active L1 (in memory only)
+ *    mark     set the dirty bit; no commit before that
+ *    count    increment refcounts, clear COPIED below    snapshot_refcount.c
+ *    commit   write the snapshot's L1, flush, new table, flush, header, sync
+ *    abort    release what was counted, set COPIED again
+ *    clean    clear the dirty bit when everything is durable */
 #include "base/bytes.h"
 #include "base/log.h"
 #include "base/util.h"
@@ -27,11 +27,11 @@ enum create_phase {
 	CREATE_L1_WRITE,
 	CREATE_FLUSH,
 	CREATE_TABLE,
-	/* giving up */
+	/* Abort: */
 	CREATE_STOP,
 	CREATE_RELEASE_DISK,
 	CREATE_RELEASE_VM,
-	/* and what was freed is free: of an old table, too */
+	/* Wait until the freed clusters are free, including those of the old table. */
 	CREATE_RELEASE_FLUSH,
 	CREATE_RELEASE_FREES,
 	CREATE_COPIED,
@@ -45,13 +45,13 @@ struct block_snapshot {
 	enum create_phase phase;
 	struct counter frozen;
 	struct map vm;
-	struct block_snapshot_op *op; /* NULL: neither commit nor abort has come */
+	struct block_snapshot_op *op; /* NULL: neither commit nor abort was called yet */
 	bool commit, refused;
-	bool stands; /* the header names it */
+	bool stands; /* the header names the snapshot */
 	struct snap_mark mark;
-	int res; /* why it is given up */
+	int res; /* reason of the abort */
 	struct err err;
-	struct qcow2_snapshot_info entry; /* until the table has it */
+	struct qcow2_snapshot_info entry; /* owned until the table has it */
 	struct block_snapshot_info info;
 	struct contig l1_place;
 	uint8_t *l1_buf;
@@ -59,7 +59,7 @@ struct block_snapshot {
 	struct release release;
 	struct recopy recopy;
 	uint64_t target;
-	uint32_t next; /* table to be counted */
+	uint32_t next; /* the next table to count */
 };
 
 struct map *qcow2_snap_vm_map(struct block_snapshot *s)
@@ -93,7 +93,8 @@ static int begin_check(struct qcow2 *q, struct err *e)
 	return 0;
 }
 
-/* Tables behind the disk's end (a VM state that QEMU left there) are not counted: they stay alone. */
+/* Tables behind the disk's end (a VM state that QEMU left there) are not counted: they stay
+ * unshared. */
 static void frozen_uncopy(struct qcow2 *q, uint32_t n)
 {
 	struct table *l1 = &q->disk.l1;
@@ -127,7 +128,8 @@ int qcow2_snap_begin(struct qcow2 *q, struct block_snapshot **ret_s, struct err 
 	q->snap_busy = true;
 	q->snap_changes++;
 	frozen_uncopy(q, s->frozen.n);
-	/* Guests count from here on. In the file that is to come after the mark. */
+	/* Guest writes count tables from here on. The file may have these counts only after the
+	 * dirty bit, so hold the commits. */
 	q->commit.held = q->h.version >= 3;
 	s->task = (struct task){ .step = create_step, .failed = create_failed, .end = create_end };
 	task_start(&s->task, q);
@@ -139,7 +141,8 @@ int qcow2_snap_before_own(struct qcow2 *q, uint32_t index, struct wait *w)
 {
 	struct counter *c = &q->snap->frozen;
 
-	/* One that has failed or is given up needs no care: what it has counted it holds. */
+	/* After a failure or an abort, the tables need no count: the snapshot keeps what it has
+	 * counted. */
 	if (index >= c->n || c->failed || q->snap->phase >= CREATE_STOP)
 		return 0;
 	return counter_count(c, index, w) == -EINPROGRESS ? -EINPROGRESS : 0;
@@ -226,7 +229,8 @@ static int step_parked(struct block_snapshot *s)
 
 /* ---- commit ---- */
 
-/* One more than the highest: never that of a snapshot that an older one of ours still names. */
+/* Set the id to the highest one plus one, so that it is never an id that an older snapshot of Cairn
+ * still names as its parent. */
 static int prepare_id(struct block_snapshot *s)
 {
 	struct qcow2 *q = s->q;
@@ -318,7 +322,7 @@ static int step_l1_place(struct block_snapshot *s)
 	return 0;
 }
 
-/* The VM state's tables are a snapshot's now. */
+/* The VM state's tables now belong to a snapshot. */
 static void vm_tables_given(struct block_snapshot *s)
 {
 	struct qcow2 *q = s->q;
@@ -347,7 +351,7 @@ static int step_table(struct block_snapshot *s)
 	return s->q->h.version < 3 ? TASK_DONE : 0;
 }
 
-/* ---- giving up ---- */
+/* ---- abort ---- */
 
 static int step_stop(struct block_snapshot *s)
 {
@@ -373,7 +377,7 @@ static int step_release(struct block_snapshot *s)
 		s->phase = CREATE_RELEASE_FLUSH;
 		return 0;
 	}
-	vm_tables_given(s); /* tables may only be freed when they are not marked as in use */
+	vm_tables_given(s); /* only tables without the mark may be freed */
 	s->release = (struct release){ .entries = s->vm.l1.entries, .n = s->vm.l1.n, .unnamed = true };
 	s->phase = CREATE_RELEASE_VM;
 	return 0;
@@ -394,7 +398,8 @@ static int step_frees(struct block_snapshot *s)
 	return 0;
 }
 
-/* It has been done or undone. What fails now leaves the mark, and the next user of the image ends this. */
+/* The snapshot is committed or aborted. A failure from here on leaves the dirty bit, and the next
+ * user of the image completes the work. */
 static int clean_failed(struct block_snapshot *s)
 {
 	if (s->phase == CREATE_CLEAN)
@@ -464,7 +469,7 @@ static int create_step(struct task *t)
 	return r;
 }
 
-/* What was waited for failed: before the header it is given up in good order. */
+/* A wait failed. Before the header write, abort in order. */
 static int create_failed(struct task *t, int res)
 {
 	struct block_snapshot *s = container_of(t, struct block_snapshot, task);

@@ -1,7 +1,7 @@
-/* Deleting a snapshot, and changing its entry. First the mark that tells the next user of leaks, then the
- * table, so that a crash leaves no more than leaks; then clusters are given up table by table while guest
- * requests go on; then what the active L1 owns alone gets COPIED again, the file's tail is cut, and the
- * mark goes. */
+/* Deletes a snapshot, or changes its entry. First the dirty bit is set, then the table is replaced,
+ * so a crash leaves leaks at most. Then clusters are freed table by table while guest requests
+ * continue. Finally COPIED is set again where only the active L1 is left, the file's end is cut,
+ * and the dirty bit is cleared. */
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/util.h"
@@ -27,7 +27,7 @@ enum delete_phase {
 
 struct delete {
 	struct snap_op o;
-	bool update; /* only the entry changes */
+	bool update; /* only change the entry */
 	struct block_snapshot_info info;
 	struct table_swap swap;
 	struct contig l1;
@@ -39,10 +39,10 @@ struct delete {
 	struct tail_trim trim;
 	struct snap_mark mark;
 	uint64_t target;
-	int res; /* why the table could not be replaced */
+	int res; /* the reason why replacing the table failed */
 };
 
-/* ---- finding ---- */
+/* ---- lookup ---- */
 
 static int entry_find(struct delete *d, size_t *ret_i)
 {
@@ -65,7 +65,7 @@ static int update_entry(struct delete *d, size_t i)
 	struct qcow2_snapshot_info *s = &d->swap.list[i];
 	char *name;
 
-	/* Other programs let two have one name: such a one keeps it. */
+	/* Other programs allow two snapshots of one name. Such a snapshot may keep its name. */
 	for (size_t k = 0; k < d->swap.n && strcmp(s->name, d->info.name); k++)
 		if (!strcmp(d->swap.list[k].name, d->info.name))
 			return err_set(&d->o.err, -EEXIST, ERR_EXISTS, "disk %s has a snapshot '%s' already",
@@ -124,7 +124,7 @@ static int step_find(struct delete *d)
 	return d->update ? update_entry(d, i) : delete_entry(d, i);
 }
 
-/* ---- giving up ---- */
+/* ---- release ---- */
 
 static void release_begin(struct delete *d)
 {
@@ -133,7 +133,7 @@ static void release_begin(struct delete *d)
 	for (uint32_t i = 0; i < d->n; i++) {
 		uint64_t e = load_be64(d->buf + i * 8ULL);
 
-		/* One against the format names nothing that could be given up. */
+		/* An invalid entry names nothing that could be freed. */
 		d->entries[i] = e & QCOW2_L1_RESERVED ? 0 : e & QCOW2_OFFSET_MASK;
 	}
 	(void)contig_meta(q, &d->l1, META_NONE);
@@ -156,7 +156,7 @@ static int step_mark(struct delete *d)
 	return r < 0 && r != -EINPROGRESS ? mark_failed(d, r) : r;
 }
 
-/* The old one is in force: only the new one's place is to be given back. */
+/* The old table is in force. Only the new table's clusters must be freed. */
 static int table_failed(struct delete *d, int res)
 {
 	d->res = table_swap_failed(&d->swap, d->o.task.q, res);
@@ -174,7 +174,7 @@ static int step_table(struct delete *d)
 	if (r != TASK_DONE)
 		return r;
 	if (d->update)
-		d->o.phase = DELETE_L1; /* of the old table */
+		d->o.phase = DELETE_L1; /* frees the old table */
 	else
 		release_begin(d);
 	return 0;
@@ -220,13 +220,13 @@ static int step_copied(struct delete *d)
 	return r;
 }
 
-/* All of it is durable: the mark goes. */
+/* Everything is durable: clear the dirty bit. */
 static int step_clean(struct delete *d)
 {
 	int r = snap_mark_put(&d->mark, &d->o.task, false);
 
 	if (r < 0 && r != -EINPROGRESS)
-		r = mark_failed(d, 0); /* it stays for nothing, but the work is done */
+		r = mark_failed(d, 0); /* the bit stays set needlessly, but the work is done */
 	return r ? r : d->res < 0 ? d->res : TASK_DONE;
 }
 

@@ -1,4 +1,4 @@
-/* The snapshot table: reading. */
+/* Reads the snapshot table. */
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Reads a piece of the table at a time: an entry is at most this long. */
+/* Largest entry; the table is read in pieces of this size. */
 #define ENTRY_BYTES_MAX (QCOW2_SNAPSHOT_HEADER_BYTES + QCOW2_SNAPSHOT_EXTRA_MAX + 2 * 65535u)
 
 void qcow2_snapshots_free(struct qcow2_snapshot_info *list, size_t n)
@@ -83,13 +83,13 @@ static int entry_parse(struct cursor *c, const struct qcow2_header *h, struct qc
 
 struct table_reader {
 	int fd;
-	uint64_t base, end; /* in the file */
+	uint64_t base, end; /* offsets in the file */
 	uint8_t *buf;
 	uint64_t buf_at;
 	size_t buf_len;
 };
 
-/* A cursor over the longest possible entry at off. */
+/* Get a cursor over the largest possible entry at off. */
 static int reader_at(struct table_reader *t, uint64_t off, struct cursor *ret)
 {
 	if (!t->buf_len || off < t->buf_at || off + ENTRY_BYTES_MAX > t->buf_at + t->buf_len) {

@@ -1,7 +1,7 @@
-/* Counting: each table of an L1, and each cluster that the table names, gets a reference more.
- * A table stands still meanwhile: whoever wants to change something below it waits for the job, so
- * the job may pause for I/O between any two entries. The table itself is counted first: from
- * then on it cannot be freed, whatever happens, and a half-done job can be taken back. */
+/* Counts the tables of an L1: increments the refcounts of each table and of each cluster that the
+ * table names. A table does not change meanwhile: a request that wants to change something below it
+ * waits for the job. So the job may pause for I/O between any two entries. It counts the table
+ * itself first: from then on nobody can free the table, and an incomplete job can be undone. */
 #include "base/bytes.h"
 #include "base/util.h"
 #include "block/qcow2/snapshot_impl.h"
@@ -9,7 +9,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-/* A job lets others have a turn after this many entries. */
+/* Number of entries after which a job yields to other work. */
 #define COUNT_TURN_ENTRIES 8192u
 
 static void job_run(struct count_job *j);
@@ -86,7 +86,8 @@ static int job_compressed(struct count_job *j, uint64_t e)
 
 uint32_t slice_run(const struct qcow2 *q, const struct slice *s, uint32_t i, uint32_t end)
 {
-	/* What may differ; any other flag makes an entry unlike the one that is due. */
+	/* Bits that may differ within a run. With any other flag, an entry does not belong to the
+	 * run. */
 	uint64_t any = ~(QCOW2_COPIED | (q->ext ? 0 : QCOW2_ZERO));
 	uint64_t due = entry_at(q, s, i) & QCOW2_OFFSET_MASK;
 	uint32_t n = 0;
@@ -100,7 +101,7 @@ uint32_t slice_run(const struct qcow2 *q, const struct slice *s, uint32_t i, uin
 	return n;
 }
 
-/* n entries lose COPIED. */
+/* Clear COPIED in n entries. */
 static void job_uncopy(struct count_job *j, struct slice *s, uint32_t n)
 {
 	struct qcow2 *q = j->c->q;
@@ -117,7 +118,7 @@ static void job_uncopy(struct count_job *j, struct slice *s, uint32_t n)
 		slice_set_dirty(s);
 }
 
-/* Entries from j->entry on that name adjoining clusters, in one go. */
+/* Count the entries from j->entry on that name adjacent clusters, all at once. */
 static int job_data(struct count_job *j, struct slice *s, uint64_t e)
 {
 	struct qcow2 *q = j->c->q;
@@ -174,7 +175,7 @@ static int job_slice(struct count_job *j)
 
 /* ---- a job ---- */
 
-/* The table's own reference. */
+/* Count the table itself. */
 static int job_table(struct count_job *j)
 {
 	struct qcow2 *q = j->c->q;
@@ -227,7 +228,7 @@ static void job_end(struct count_job *j, int res)
 	wait_list_move(&waiters, &j->waiters);
 	j->running = false;
 	if (res < 0) {
-		c->failed = res; /* the job stays: it knows how far it came */
+		c->failed = res; /* the job stays, because it knows its progress */
 	} else {
 		struct count_job **p = &c->jobs;
 
@@ -238,7 +239,7 @@ static void job_end(struct count_job *j, int res)
 		c->done++;
 		free(j);
 	}
-	/* Those who wait look again; the failure is the snapshot's, not theirs. */
+	/* The waiting requests look up again. The failure concerns the snapshot, not them. */
 	wait_list_wake(&waiters, 0);
 }
 

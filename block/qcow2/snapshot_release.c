@@ -1,5 +1,5 @@
-/* Giving up an L1: each cluster and each table that it names loses a reference. And what
- * follows from it: COPIED comes back where the active L1 is the only owner again. */
+/* Releases an L1: decrements the refcounts of each cluster and each table that it names. Then sets
+ * COPIED again where the active L1 is the only user. */
 #include "base/bytes.h"
 #include "base/log.h"
 #include "base/util.h"
@@ -7,16 +7,17 @@
 
 #include <errno.h>
 
-/* ---- references less ---- */
+/* ---- decrement ---- */
 
 static void release_entry(struct qcow2 *q, struct l2_entry v)
 {
-	/* Against the format: nothing is known of what it names. It leaks. */
+	/* An invalid entry does not say which clusters it uses, so they leak. */
 	if (l2_check(q, v) == 0)
 		l2_release(q, v);
 }
 
-/* How much of table r->index is to be given up: entries, and clusters of the next one. */
+/* Get the part of table r->index to release: a number of entries, and of clusters of the following
+ * one. */
 static uint32_t release_limit(const struct qcow2 *q, const struct release *r, uint32_t *ret_sub)
 {
 	*ret_sub = 0;
@@ -63,7 +64,7 @@ static int release_slice(struct qcow2 *q, struct release *r, uint32_t limit, str
 	return 0;
 }
 
-/* The first clusters of a compressed entry that was being counted. */
+/* Release the counted clusters of a compressed entry whose count was interrupted. */
 static int release_sub(struct qcow2 *q, struct release *r, uint32_t sub, struct wait *w)
 {
 	uint64_t table = r->entries[r->index] & QCOW2_OFFSET_MASK, off, len;
@@ -112,7 +113,7 @@ int release_step(struct qcow2 *q, struct release *r, struct wait *w)
 
 /* ---- COPIED ---- */
 
-/* n entries from `i` on get COPIED. */
+/* Set COPIED in n entries from `i` on. */
 static void recopy_set(struct qcow2 *q, struct slice *s, uint32_t i, uint32_t n)
 {
 	uint8_t *p = s->data + (i & (q->slice_entries - 1)) * q->l2_entry_bytes;
@@ -130,7 +131,7 @@ static void recopy_set(struct qcow2 *q, struct slice *s, uint32_t i, uint32_t n)
 	commit_note_dirty(q);
 }
 
-/* Entry `i` and those behind it with which it forms a run. */
+/* Handle entry `i` and the following ones that form a run with it. */
 static int recopy_entries(struct qcow2 *q, struct slice *s, uint32_t i, uint32_t end, struct wait *w,
 	uint32_t *ret_n)
 {
@@ -157,7 +158,7 @@ static int recopy_slice(struct qcow2 *q, struct recopy *r, uint64_t table, struc
 	struct slice *s;
 	int res;
 
-	/* A write in flight copies from a cluster that nobody may write in place meanwhile. */
+	/* A write in flight copies from this cluster, so nobody may write in place meanwhile. */
 	if (l2meta_wait(&q->disk, first, first + end - r->entry - 1, w))
 		return -EINPROGRESS;
 	cache_ahead(&q->l2, at, table + q->cluster_bytes);
@@ -188,7 +189,7 @@ static int recopy_table(struct qcow2 *q, struct recopy *r, uint64_t e1, struct w
 	if (refs == 1)
 		table_set(q, &q->disk.l1, r->index, e1 | QCOW2_COPIED);
 	else
-		r->entry = 1u << q->l2_bits; /* shared, and so is all below */
+		r->entry = 1u << q->l2_bits; /* the table is shared, and therefore everything below */
 	return 0;
 }
 

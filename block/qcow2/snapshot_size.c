@@ -1,6 +1,6 @@
-/* What a snapshot alone holds: the clusters whose last reference is its own. A walk over its tables
- * that changes nothing. A table that somebody else names too is passed over with all below it: each
- * of its clusters has a reference from there. */
+/* Computes a snapshot's own size: the clusters whose only reference is the snapshot's. It walks the
+ * snapshot's tables and changes nothing. It skips a table with other users and everything below,
+ * because each of its clusters has a reference from there. */
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/util.h"
@@ -13,25 +13,25 @@
 
 enum own_phase { OWN_FLUSH, OWN_FREES, OWN_READ, OWN_WALK };
 
-/* A cluster that holds compressed ones has a reference from each of them: all may be the
+/* A cluster with compressed streams has one reference per stream. All of them may be the
  * snapshot's. */
 struct seen {
-	uint64_t cluster; /* + 1; 0: empty */
+	uint64_t cluster; /* + 1; 0: empty slot */
 	uint64_t times;
 };
 struct seen_set {
 	struct seen *all;
-	size_t cap, used; /* cap: power of two */
+	size_t cap, used; /* cap is a power of two */
 };
 
 struct own {
 	struct snap_op o;
 	char id[BLOCK_SNAPSHOT_ID_MAX + 1];
 	unsigned changes; /* q->snap_changes at the beginning */
-	uint64_t target;  /* the freer's round */
-	uint8_t *buf;     /* the L1 */
+	uint64_t target;  /* value of deferred_free.rounds to wait for */
+	uint8_t *buf;     /* the L1's content */
 	uint32_t n, index, entry;
-	uint32_t sub; /* clusters looked at of the compressed one at `entry` */
+	uint32_t sub; /* compressed entry at `entry`: number of checked clusters */
 	struct seen_set seen;
 	uint64_t clusters;
 	uint64_t *ret_bytes;
@@ -115,7 +115,7 @@ static int own_plain(struct own *o, struct slice *s, uint32_t end, uint64_t host
 	return 0;
 }
 
-/* One against the format names nothing that is known. */
+/* An invalid entry names nothing that is known. */
 static int own_entry(struct own *o, struct slice *s, uint32_t end)
 {
 	struct qcow2 *q = o->o.task.q;
@@ -149,7 +149,7 @@ static int own_slice(struct own *o, uint64_t table)
 	return r;
 }
 
-/* Where table `index` is, if it is one; else 0. */
+/* Returns the offset of table `index`; 0: there is none. */
 static uint64_t own_table(const struct own *o)
 {
 	const struct qcow2 *q = o->o.task.q;
@@ -182,16 +182,16 @@ static int step_walk(struct own *o)
 	if (r < 0)
 		return r;
 	if (o->entry == 1u << q->l2_bits) {
-		o->clusters++; /* the table */
+		o->clusters++; /* the table itself */
 		o->entry = 0;
 		o->index++;
 	}
 	return -EAGAIN;
 }
 
-/* ---- before it ---- */
+/* ---- before the walk ---- */
 
-/* What the guest has given up just now counts as given up. */
+/* Wait until clusters that the guest has just released are free. */
 static int step_frees(struct own *o)
 {
 	struct qcow2 *q = o->o.task.q;

@@ -1,6 +1,6 @@
-/* The snapshot table: held in memory, and replaced as a whole. A new one is written beside the
- * old one and named in the header, count and place in one sector; only then the old
- * one is given up. */
+/* The snapshot table: held in memory and replaced as a whole. The new table is written beside the
+ * old one. One sector of the header then gets the new count and offset. Only then the old table is
+ * freed. */
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -134,7 +134,7 @@ static uint64_t entry_put(const struct qcow2_snapshot_info *s, uint8_t *p, uint6
 	cursor_put_be32(&c, s->sec);
 	cursor_put_be32(&c, s->nsec);
 	cursor_put_be64(&c, s->vm_clock_ns);
-	/* Over 4 GiB: 0 here, the truth is in the extra data. */
+	/* Above 4 GiB, this field is 0 and the extra data has the size. */
 	cursor_put_be32(&c, s->vm_state_bytes > UINT32_MAX ? 0 : (uint32_t)s->vm_state_bytes);
 	cursor_put_be32(&c, s->extra_len);
 	cursor_put_bytes(&c, s->extra, s->extra_len);
@@ -165,7 +165,7 @@ void table_swap_done(struct table_swap *s)
 	s->n = 0;
 }
 
-/* Its content, padded to whole clusters. */
+/* Serialize the list, padded to whole clusters. */
 static int swap_serialize(struct table_swap *s, struct qcow2 *q)
 {
 	uint64_t bytes = 0, at = 0;
@@ -216,7 +216,7 @@ void table_swap_adopt(struct table_swap *s, struct qcow2 *q)
 
 enum swap_phase { SWAP_SERIALIZE, SWAP_PLACE, SWAP_WRITE, SWAP_FLUSH, SWAP_HOLD, SWAP_HEADER, SWAP_OVER };
 
-/* Before the header is touched, a failure leaves the old table in force. */
+/* Before the header write, a failure leaves the old table in force. */
 static int swap_fail(struct table_swap *s, struct qcow2 *q, int res)
 {
 	(void)contig_meta(q, &s->place, META_NONE);
@@ -263,8 +263,8 @@ int table_swap_write(struct table_swap *s, struct task *t)
 	return TASK_DONE;
 }
 
-/* As a task's step(): 0 go on, TASK_DONE when the new table is in force. What was waited for may
- * fail: table_swap_failed() then. */
+/* Call it like a task's step(). Returns 0: continue; TASK_DONE when the new table is in force;
+ * -EINPROGRESS; -errno. If a wait fails, call table_swap_failed(). */
 int table_swap_step(struct table_swap *s, struct task *t)
 {
 	struct qcow2 *q = t->q;
@@ -293,7 +293,7 @@ int table_swap_failed(struct table_swap *s, struct qcow2 *q, int res)
 {
 	if (s->phase != SWAP_HEADER)
 		return swap_fail(s, q, res);
-	/* The file may have the old table or the new one: neither may be given up. */
+	/* The file may name the old table or the new one, so neither may be freed. */
 	s->unknown = true;
 	memcpy(q->header_piece + QCOW2_AT_NB_SNAPSHOTS, s->old_fields, sizeof(s->old_fields));
 	header_release(q);

@@ -1,4 +1,4 @@
-/* qcow2_sync: waiting in the few places that may run the loop themselves. */
+/* sync: waits in the few functions that may run the loop. */
 #ifndef CAIRN_BLOCK_QCOW2_SYNC_H
 #define CAIRN_BLOCK_QCOW2_SYNC_H
 
@@ -27,7 +27,7 @@ static inline int qcow2_sync_wait(struct qcow2 *q, struct qcow2_sync *s)
 	return s->res;
 }
 
-/* Repeat a transaction until it does not have to wait: `call` uses &sync.wait. */
+/* Repeat a transaction until it does not wait; `call` uses &sync.wait. */
 #define QCOW2_SYNC(q, call)                                                                        \
 	({                                                                                         \
 		int sync_r_;                                                                       \
@@ -43,7 +43,7 @@ static inline int qcow2_sync_wait(struct qcow2 *q, struct qcow2_sync *s)
 		sync_r_;                                                                           \
 	})
 
-/* Everything changed so far is durable. */
+/* Make all changes so far durable. Returns 0 or -errno. */
 static inline int qcow2_sync_flush(struct qcow2 *q)
 {
 	struct qcow2_sync s = { .wait.run = qcow2_sync_run };
@@ -57,7 +57,7 @@ static inline int qcow2_sync_gate(struct qcow2 *q)
 	return QCOW2_SYNC(q, gate_wait(q, &sync.wait) ? -EINPROGRESS : 0);
 }
 
-/* What header_piece says, durably. */
+/* Write header_piece to the file, durably. Returns 0 or -errno. */
 int qcow2_header_write(struct qcow2 *q);
 
 #endif

@@ -1,7 +1,6 @@
-/* The end of the file. A direct write that makes a file longer, or that needs space from
- * the file system, is done by the host under an exclusive lock, one after the other: so
- * the file is made longer and given space ahead of need. Closing cuts the rest; after a
- * crash it stays, as free clusters. */
+/* The end of the file. A direct write that extends the file, or needs new space, takes an exclusive
+ * lock in the host, so such writes run one after the other. Therefore the file is extended ahead of
+ * need. Closing the image cuts the rest. After a crash, the rest is free clusters. */
 #include "base/util.h"
 #include "block/qcow2/impl.h"
 
@@ -10,7 +9,7 @@
 #include <unistd.h>
 
 #define TAIL_AHEAD_BYTES (16 * MIB)
-/* Refcounts looked at in one go. */
+/* Number of refcounts to check before other work gets a turn. */
 #define TRIM_TURN_CLUSTERS 8192u
 
 void tail_check(struct qcow2 *q)
@@ -32,9 +31,9 @@ static void tail_grown(struct loop_op *op, int res)
 
 	q->internal--;
 	t->growing = false;
-	t->grown = true; /* maybe in part */
+	t->grown = true; /* possibly only in part */
 	if (res < 0) {
-		t->refused = true; /* no room, or no such call: writes go on without */
+		t->refused = true; /* no space, or not supported; writes work without it */
 		return;
 	}
 	t->file_bytes = t->growing_to;
@@ -49,7 +48,7 @@ void tail_grow(struct qcow2 *q)
 
 	if (t->growing || need + ahead <= t->file_bytes)
 		return;
-	tail_check(q); /* while it can be told: the file is about to be longer */
+	tail_check(q); /* check now, before the file is extended */
 	if (q->corrupt || !q->base.info.direct || q->external || q->is_device || t->refused)
 		return;
 	from = MAX(t->file_bytes, need);
@@ -67,12 +66,12 @@ void tail_cut(struct qcow2 *q)
 	if (!q->tail.grown || q->corrupt)
 		return;
 	if (ftruncate(q->base.fd, (off_t)need) < 0)
-		q->tail.grown = false; /* it stays longer: free clusters, no more */
+		q->tail.grown = false; /* the file stays longer, by free clusters */
 	else
 		q->tail.file_bytes = need;
 }
 
-/* Everything from t->end on is free, and the file is not being made longer. */
+/* Cut the file at `end`. Everything from t->end on is free, and nobody is extending the file. */
 static void trim_cut(struct qcow2 *q, uint64_t end)
 {
 	if (q->tail.growing || end == q->fresh_from ||
@@ -88,7 +87,7 @@ int tail_trim_step(struct qcow2 *q, struct tail_trim *t, struct wait *w)
 {
 	if (q->is_device || q->corrupt)
 		return 0;
-	if (!t->begun || t->taken != q->tail.taken) /* taken meanwhile: look again */
+	if (!t->begun || t->taken != q->tail.taken) /* an allocation came in between: start again */
 		*t = (struct tail_trim){ true, q->fresh_from, q->tail.taken };
 	for (uint32_t i = 0; i < TRIM_TURN_CLUSTERS; i++) {
 		uint64_t refs = 1;

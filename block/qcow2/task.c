@@ -1,10 +1,10 @@
-/* Works that take many steps: a task, runs of clusters, the header. */
+/* Long operations in steps: tasks, runs of clusters, header writes. */
 #include "base/util.h"
 #include "block/qcow2/snapshot_impl.h"
 
 #include <errno.h>
 
-/* Steps, each of at most a slice of a table, until others have their turn: some 100 us. */
+/* Number of steps, each of at most one slice, before other work gets a turn; some 100 us. */
 #define TASK_STEPS 16u
 
 /* ---- tasks ---- */
@@ -109,7 +109,7 @@ int contig_alloc(struct qcow2 *q, uint32_t want, struct contig *c, struct wait *
 
 	if (c->n == want)
 		return 0;
-	/* A new refcount block would take a cluster in the middle of the run. */
+	/* Otherwise a new refcount block could take a cluster in the middle of the run. */
 	r = refblocks_ahead(q, want - c->n, w);
 	if (!r)
 		r = cluster_alloc(q, want - c->n, w, &run);

@@ -1,4 +1,4 @@
-/* Trim: what nobody uses goes back to the file system: holes inside, the tail cut. */
+/* Frees unused space to the file system: punches holes and cuts the end. */
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
@@ -57,7 +57,7 @@ int qcow2_trim(int fd, const struct qcow2_header *h, struct err *e)
 		checker_refcounts(&k);
 		r = checker_walk(&k, e);
 	}
-	/* Where counts and maps disagree, what looks free may be somebody's. */
+	/* If a refcount is too low, a cluster that looks free may be in use. */
 	for (uint64_t c = 0; !r && c < k.n; c++)
 		if (k.refs[c] < k.used[c])
 			scratch.corruptions++;

@@ -1,5 +1,5 @@
-/* The VM state area: an address space behind the disk's, of a snapshot that is being made or of
- * one that exists. Requests go through the same code as the guest's, over a map of their own. */
+/* The VM-state area, a separate address space behind the disk's, of a new or an existing snapshot.
+ * Its requests use the same code as the guest's, with a map of their own. */
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/util.h"
@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Maps of snapshots that nobody reads, kept for the next reader. */
+/* Number of unused maps of snapshots that are kept for the next reader. */
 #define IDLE_VMS_MAX 4u
 #define MAP_CLUSTERS_MAX (1ULL << 28)
 
@@ -18,7 +18,7 @@
 struct vm_req {
 	struct block_req inner;
 	struct block_vmstate_req *outer;
-	struct snap_vm *user; /* NULL: of the one being made */
+	struct snap_vm *user; /* NULL: the VM state of the new snapshot */
 	struct iovec bounce;
 	struct loop_op nop;
 	int res;
@@ -65,7 +65,7 @@ void vmstate_fail(struct qcow2 *q, struct block_vmstate_req *r, int res)
 	struct fail_req *f = calloc(1, sizeof(*f));
 
 	if (!f) {
-		r->done(r, -ENOMEM); /* nothing is left to wait with */
+		r->done(r, -ENOMEM); /* there is no memory to answer later */
 		return;
 	}
 	*f = (struct fail_req){ .nop.done = fail_run, .r = r, .q = q, .res = res };
@@ -84,7 +84,7 @@ static bool range_is_misaligned(const struct qcow2 *q, const struct block_vmstat
 	return false;
 }
 
-/* Room in the L1 for what is written. */
+/* Extend the L1 for a write up to `end`. */
 static int map_reserve(struct qcow2 *q, struct map *m, uint64_t end)
 {
 	uint64_t n = DIV_ROUND_UP(end, map_table_reach(q)), cap;
@@ -143,7 +143,7 @@ int vmstate_start(struct qcow2 *q, struct map *m, struct block_vmstate_req *r, b
 	return res;
 }
 
-/* ---- maps of snapshots that exist ---- */
+/* ---- maps of existing snapshots ---- */
 
 static void snap_vm_free(struct snap_vm *v)
 {
@@ -279,7 +279,7 @@ struct read_task {
 	struct block_vmstate_req *r;
 	struct snap_vm *vm;
 	char id[BLOCK_SNAPSHOT_ID_MAX + 1];
-	/* share */
+	/* For share: */
 	struct block_snapshot *s;
 	uint64_t pos;
 };
@@ -323,7 +323,7 @@ void qcow2_vmstate_read(struct qcow2 *q, const char *id, struct block_vmstate_re
 
 /* ---- sharing ---- */
 
-/* Parent's slice at pos, pinned; NULL: nothing is mapped in the table's reach. */
+/* Get the parent's slice at pos, pinned; NULL: the table's range is not mapped. */
 static int parent_slice(struct read_task *rt, uint64_t pos, struct slice **ret)
 {
 	struct qcow2 *q = rt->task.q;
@@ -343,7 +343,7 @@ static int parent_slice(struct read_task *rt, uint64_t pos, struct slice **ret)
 	return r;
 }
 
-/* Entries of from at pos that name adjoining clusters; 1 or more. 0: a hole. */
+/* Returns the number of entries of `from` at pos that name adjacent clusters; 0: a hole. */
 static uint32_t share_run(const struct qcow2 *q, const struct slice *from, uint64_t pos, uint64_t end)
 {
 	uint64_t reach = (uint64_t)q->slice_entries << q->cluster_bits, first;
@@ -367,7 +367,7 @@ static bool entry_is_hole(const struct qcow2 *q, struct l2_entry v)
 	return !(v.e & (QCOW2_COMPRESSED | QCOW2_OFFSET_MASK)) || (!q->ext && (v.e & QCOW2_ZERO));
 }
 
-/* What stood there, if anything, is given up. */
+/* Release what the entries named before. */
 static int share_entries(struct read_task *rt, struct slice *from, struct slice *to, uint64_t pos)
 {
 	struct qcow2 *q = rt->task.q;
@@ -412,7 +412,7 @@ static int share_hole(struct read_task *rt, struct slice *to, uint64_t pos)
 	return 0;
 }
 
-/* from NULL: a hole as far as the table reaches. */
+/* from NULL: a hole as long as the table's range. */
 static int share_at(struct read_task *rt, struct slice *from, uint64_t pos)
 {
 	struct qcow2 *q = rt->task.q;
@@ -497,7 +497,7 @@ void qcow2_vmstate_share(struct block_snapshot *s, const char *id, struct block_
 	task_start(&rt->task, q);
 }
 
-/* ---- where it lies ---- */
+/* ---- extents in the file ---- */
 
 struct map_task {
 	struct snap_op o;

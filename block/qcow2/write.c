@@ -1,5 +1,5 @@
-/* Writes: in place where the cluster is ours alone, else into new clusters, with what the
- * guest did not write copied around it, in one write. */
+/* Writes: in place if the cluster is not shared; else to new clusters. One write then holds the
+ * guest's bytes and the bytes that are copied around them. */
 #include "base/log.h"
 #include "base/util.h"
 #include "block/qcow2/impl.h"
@@ -8,19 +8,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* An allocating write; its record keeps others off its guest clusters. */
+/* An allocating write. Its record keeps other requests away from its guest clusters. */
 struct alloc_write {
 	struct l2meta l2meta;
 	struct qcow2_req *req;
 	struct slice *slice; /* pinned */
-	bool reuse;	     /* into the cluster that the entry has */
+	bool reuse;	     /* writes into the entry's own cluster */
 	struct cluster_run run;
-	uint64_t off, len;	 /* the guest's bytes of it */
-	uint64_t begin, end;	 /* guest offsets of what is written */
+	uint64_t off, len;	 /* the guest's part of it */
+	uint64_t begin, end;	 /* guest offsets of the whole write */
 	bool whole;		 /* extended L2: all subclusters become allocated */
 	unsigned reads;
 	int res;
-	struct block_req head, tail; /* reads of what stands around */
+	struct block_req head, tail; /* reads of the bytes around the guest's */
 	struct iovec head_iov, tail_iov, read_iov[2];
 	struct io io;
 	struct iovec *iov;
@@ -69,7 +69,7 @@ void l2meta_unlink(struct l2meta *a)
 		a->next->prev = a->prev;
 }
 
-/* ---- the end ---- */
+/* ---- completion ---- */
 
 static uint64_t sub_mask(const struct qcow2 *q, uint64_t begin, uint64_t end)
 {
@@ -80,7 +80,7 @@ static uint64_t sub_mask(const struct qcow2 *q, uint64_t begin, uint64_t end)
 	return (~0ULL << from) & (to >= 64 ? ~0ULL : (1ULL << to) - 1) & 0xffffffff;
 }
 
-/* Entry of the cluster at guest offset c: host is its cluster now. */
+/* Set the entry of the cluster at guest offset c. host: its new place. */
 static void entry_publish(struct alloc_write *a, uint64_t c, uint64_t host)
 {
 	struct qcow2 *q = a->req->q;
@@ -128,7 +128,7 @@ static void alloc_write_end(struct alloc_write *a, int res)
 	free(a->tail_iov.iov_base);
 	free(a->iov);
 	free(a);
-	/* The others begin again from the lookup; our fault is not theirs. */
+	/* The waiting requests start again from the lookup. They do not inherit this failure. */
 	wait_list_wake(&waiters, 0);
 	qcow2_req_part_done(req, res);
 }
@@ -153,7 +153,7 @@ static unsigned iov_add_zeros(struct iovec *iov, uint64_t len)
 	return n;
 }
 
-/* What stands beside the guest's bytes: a copy, zeros, or nothing. */
+/* Append the bytes beside the guest's: a copy, zeros, or nothing. */
 static unsigned iov_add_side(struct iovec *iov, const struct iovec *copy, uint64_t len)
 {
 	if (!len)
@@ -208,8 +208,8 @@ static void tail_read(struct block_req *r, int res)
 	side_done(container_of(r, struct alloc_write, tail), res);
 }
 
-/* The disk may end inside the cluster: what lies behind has to be zeros, or a later
- * resize would show what the cluster held before. */
+/* The disk may end inside the cluster. The rest of the cluster must become zeros, or a later resize
+ * would show its old content. */
 static int side_start(struct alloc_write *a, struct block_req *r, struct iovec *iov, uint64_t off,
 	uint64_t len, uint64_t read_len, void (*done)(struct block_req *, int))
 {
@@ -225,7 +225,7 @@ static int side_start(struct alloc_write *a, struct block_req *r, struct iovec *
 	return qcow2_req_start(a->req->q, a->req->map, r);
 }
 
-/* Does the cluster at guest offset c hold anything but zeros around the write? */
+/* Returns true if the cluster at guest offset c reads as zeros around the write. */
 static bool side_is_zero(const struct qcow2_req *req, struct l2_entry v, uint64_t c)
 {
 	const struct qcow2 *q = req->q;
@@ -253,7 +253,7 @@ static void side_begin(struct alloc_write *a, struct block_req *r, struct iovec 
 		a->reads--;
 }
 
-/* Reads for both sides as far as needed; zeros in a fresh cluster need not be written. */
+/* Read both sides as needed. Zeros in a fresh cluster need not be written. */
 static void alloc_write_sides(struct alloc_write *a)
 {
 	struct qcow2 *q = a->req->q;
@@ -288,7 +288,7 @@ static bool entry_in_place(const struct qcow2 *q, struct l2_entry v)
 	return !q->ext && !(v.e & QCOW2_ZERO) && (v.e & QCOW2_COPIED) && l2_has_host(q, v);
 }
 
-/* How many clusters from off on get new ones in the same way, at most up to last? */
+/* Returns the number of clusters from off on, up to last, that get new places in the same way. */
 static uint32_t run_length(const struct qcow2_req *req, const struct slice *s, uint64_t first, uint64_t last)
 {
 	const struct qcow2 *q = req->q;
@@ -309,7 +309,7 @@ static uint32_t run_length(const struct qcow2_req *req, const struct slice *s, u
 	return (uint32_t)MAX(c - first, 1ULL);
 }
 
-/* Extended L2: only the subclusters that are touched need to be filled. */
+/* Extended L2: only the touched subclusters need content. */
 static void plan_subclusters(struct alloc_write *a, struct l2_entry v)
 {
 	struct qcow2 *q = a->req->q;
@@ -322,7 +322,7 @@ static void plan_subclusters(struct alloc_write *a, struct l2_entry v)
 		return;
 	a->begin = ROUND_DOWN(a->off, grain);
 	a->end = ROUND_UP(a->off + a->len, grain);
-	/* Others may be writing to subclusters that are allocated: leave them alone. */
+	/* Another request may be writing to the allocated subclusters, so leave them alone. */
 	if (a->reuse && (v.bitmap >> ((a->off & in) / grain) & 1))
 		a->begin = a->off;
 	if (a->reuse && (v.bitmap >> ((last & in) / grain) & 1))

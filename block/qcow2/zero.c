@@ -1,4 +1,4 @@
-/* Discard and write-zeroes. Whole clusters change in the map alone; what is freed loses its
+/* Discard and write-zeroes. Whole clusters only change in the map. Freed clusters lose their
  * reference after the next commit. */
 #include "base/util.h"
 #include "block/qcow2/impl.h"
@@ -7,10 +7,10 @@
 #include <stdlib.h>
 
 #define ZERO_BITMAP 0xffffffff00000000ULL
-/* Zeros written as data go in steps of this. */
+/* Step in bytes for zeros that are written as data. */
 #define ZERO_STEP_BYTES (1 * MIB)
 
-/* A part that is written as zeros. */
+/* A part of a request that is written as zeros. */
 struct zero_part {
 	struct qcow2_req *req;
 	struct block_req sub;
@@ -53,8 +53,8 @@ static int write_zeros(struct qcow2_req *req, uint64_t off, uint64_t len)
 	return r;
 }
 
-/* Less than a cluster, or an image that has no zero flag: skip what reads as zeros
- * anyway, write the rest. */
+/* Handle a part of a cluster, or an image without zero flags: skip what reads as zeros already, and
+ * write the rest. */
 static int step_write_zeros(struct qcow2_req *req, uint64_t off, uint64_t len)
 {
 	struct extent x;
@@ -74,7 +74,7 @@ static int step_write_zeros(struct qcow2_req *req, uint64_t off, uint64_t len)
 	return write_zeros(req, off, MIN(x.len, ZERO_STEP_BYTES));
 }
 
-/* What the entry becomes. Unchanged: nothing to do. */
+/* Returns the entry's new value; if it is unchanged, there is nothing to do. */
 static struct l2_entry zero_done(const struct qcow2_req *req, struct l2_entry v)
 {
 	const struct qcow2 *q = req->q;
@@ -84,7 +84,7 @@ static struct l2_entry zero_done(const struct qcow2_req *req, struct l2_entry v)
 	struct l2_entry none = { 0, 0 }, zero = { q->ext ? 0 : QCOW2_ZERO, q->ext ? ZERO_BITMAP : 0 };
 
 	if (!used && (discard || !backed))
-		return v; /* nothing to free, and it reads as zeros (or a discard may leave it) */
+		return v; /* nothing to free; it reads as zeros (or a discard may leave it) */
 	if (used && keep && !(v.e & QCOW2_COMPRESSED) && (v.e & QCOW2_COPIED)) {
 		zero.e |= v.e & (QCOW2_OFFSET_MASK | QCOW2_COPIED);
 		return zero;
@@ -92,7 +92,7 @@ static struct l2_entry zero_done(const struct qcow2_req *req, struct l2_entry v)
 	return backed ? zero : none;
 }
 
-/* *ret_freed: some clusters are not named any more. */
+/* ret_freed: set to true if the entries no longer name some clusters. */
 static int zero_slice(struct qcow2_req *req, struct slice *s, uint64_t off, uint64_t end, bool *ret_freed)
 {
 	struct qcow2 *q = req->q;
@@ -109,13 +109,13 @@ static int zero_slice(struct qcow2_req *req, struct slice *s, uint64_t off, uint
 		l2_put(q, s, off, v);
 		*ret_freed |= l2_has_host(q, old) && !l2_has_host(q, v);
 		if ((old.e & QCOW2_COMPRESSED) ||
-			((old.e ^ v.e) & QCOW2_OFFSET_MASK)) /* else it keeps its cluster */
+			((old.e ^ v.e) & QCOW2_OFFSET_MASK)) /* otherwise the entry keeps its cluster */
 			l2_release(q, old);
 	}
 	return 0;
 }
 
-/* Whole clusters from off on, as far as one slice tells. */
+/* Handle whole clusters from off on, within one slice. */
 static int step_clusters(struct qcow2_req *req, uint64_t off, uint64_t end)
 {
 	struct qcow2 *q = req->q;
@@ -157,7 +157,7 @@ int qcow2_req_step_zero(struct qcow2_req *req)
 		return r == -EOPNOTSUPP ? step_write_zeros(req, off, end - off) : r;
 	}
 	if (end == q->base.info.size_bytes)
-		whole_end = ROUND_UP(end, cluster); /* nothing lies behind */
+		whole_end = ROUND_UP(end, cluster); /* nothing lies behind the end */
 	if (no_flag)
 		return step_write_zeros(req, off, end - off);
 	if ((off & (cluster - 1)) || off >= whole_end)
