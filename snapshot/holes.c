@@ -12,7 +12,7 @@ bool hole_at(struct holes *h, uint64_t off, uint64_t len)
 
 		h->data_from = data < 0 ? h->bytes : (uint64_t)data;
 		if (data < 0 && errno != ENXIO)
-			h->data_from = 0; /* it cannot tell: everything is data */
+			h->data_from = 0; /* the file system cannot tell: everything is data */
 		hole = data < 0 ? -1 : lseek(h->fd, data, SEEK_HOLE);
 		h->data_to = hole < 0 ? h->bytes : (uint64_t)hole;
 	}

@@ -9,30 +9,32 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What a fault reads at once, in blocks: first, and at most. */
+/* Number of blocks that a fault reads at once: at first, and at most. */
 #define RUN_MIN_BLOCKS 2u
 #define RUN_MAX_BLOCKS 16u
-/* What the background does: a fault has to wait for it. */
+/* Number of blocks per background read; a fault waits for such a read. */
 #define RUN_BACKGROUND_BLOCKS 8u
-/* Of what was touched the last time so many blocks are put into ascending order, for larger reads: they are wanted
- * at about the same time. */
+/* The working set is sorted in groups of this many blocks, which are needed at about the same time.
+ * Ascending blocks allow larger reads. */
 #define WORKING_SET_SORT_BLOCKS 64u
 
 struct pager {
 	struct pager_config c;
-	uint8_t *buf; /* RUN_MAX_BLOCKS, page-aligned */
-	/* The tracker's thread's: */
+	uint8_t *buf; /* RUN_MAX_BLOCKS blocks, page-aligned */
+	/* For the tracker's thread only: */
 	uint32_t *crcs; /* page-aligned */
-	struct bitmap known; /* pieces of crcs that were read: each when a block of it is wanted */
+	/* pieces of crcs that were read; a piece is read when one of its blocks is needed */
+	struct bitmap known;
 	struct bitmap loaded;
-	uint32_t *working_set; /* room for WORKING_SET_BLOCKS_MAX: nfirst that were known, then what faults bring */
-	uint32_t nworking_set, nfirst, at; /* at: the background's among the first */
-	struct bitmap noted;	       /* in working_set */
-	uint64_t next;		   /* the background's behind them */
-	uint64_t expected, window; /* where the next fault comes if they go upwards; how much that one reads */
+	/* room for WORKING_SET_BLOCKS_MAX: first the nfirst known blocks, then the faulting ones */
+	uint32_t *working_set;
+	uint32_t nworking_set, nfirst, at; /* at: the background reader's position among the known blocks */
+	struct bitmap noted;	       /* blocks in working_set */
+	uint64_t next;		   /* the background reader's position behind the known blocks */
+	uint64_t expected, window; /* the next block if faults ascend, and the number of blocks to read then */
 	pthread_mutex_t lock;
 	pthread_cond_t cond;
-	struct pager_stats stats; /* under lock */
+	struct pager_stats stats; /* protected by lock */
 };
 
 static bool is_absent(const struct pager *p, uint64_t block)
@@ -78,7 +80,7 @@ void pager_fail(struct pager *p, const struct err *e)
 		p->c.failed(p->c.opaque, e);
 }
 
-/* Blocks from first on that are still to be read, at most max. */
+/* Returns the number of unread blocks from first on, at most max. */
 static uint64_t run_length(const struct pager *p, uint64_t first, uint64_t max)
 {
 	uint64_t n = 1, blocks = p->c.header.layout.blocks;
@@ -109,7 +111,8 @@ static int run_read(struct pager *p, uint64_t first, uint64_t n, struct err *e)
 	return vmstate_read_blocks(p->c.store, &p->c.header, p->crcs, first, n, p->buf, e);
 }
 
-/* Up to *n blocks into buf; what is wrong with those behind the first is found when they are asked for. */
+/* Read up to *n blocks into buf. An error in a block behind the first is reported when that block
+ * is requested. */
 static void run_get(struct pager *p, uint64_t first, uint64_t *n, bool faulted)
 {
 	struct err e = { 0 };
@@ -119,7 +122,7 @@ static void run_get(struct pager *p, uint64_t first, uint64_t *n, bool faulted)
 
 		*n = 1;
 		if (alone || run_read(p, first, 1, &e) < 0) {
-			/* The vCPU that waits for it cannot be stopped before it has got something. */
+			/* The waiting vCPU cannot stop before the fault is answered. */
 			pager_fail(p, &e);
 			memset(p->buf, 0, VMSTATE_BLOCK_BYTES);
 		}
@@ -159,13 +162,14 @@ const uint8_t *pager_fault(struct pager *p, uint64_t block, uint64_t *ret_n)
 	return p->buf;
 }
 
-/* Is there nothing to be done for it? */
+/* Returns true if the block needs no read. */
 static bool block_is_done(const struct pager *p, uint64_t block)
 {
 	return pager_has(p, block) || (crc_is_known(p, block) && is_absent(p, block));
 }
 
-/* What comes next: of those that were touched the last time, then of all; behind the last block: nothing. */
+/* Returns the next block for the background reader: first the known working set, then all blocks in
+ * order; the number of blocks at the end. */
 static uint64_t next_find(struct pager *p)
 {
 	while (p->at < p->nfirst && block_is_done(p, p->working_set[p->at]))
@@ -177,7 +181,7 @@ static uint64_t next_find(struct pager *p)
 	return p->next;
 }
 
-/* Like run_length(), but only of those that were touched the last time. */
+/* Like run_length(), but only for blocks of the known working set. */
 static uint64_t working_set_run_length(const struct pager *p)
 {
 	uint64_t first = p->working_set[p->at], max = MIN(p->nfirst - p->at, RUN_MAX_BLOCKS), n = 1;
@@ -199,7 +203,7 @@ const uint8_t *pager_next(struct pager *p, uint64_t *ret_block, uint64_t *ret_n)
 		*ret_block = block;
 		*ret_n = p->at < p->nfirst ? working_set_run_length(p) : run_length(p, block, RUN_BACKGROUND_BLOCKS);
 		run_get(p, block, ret_n, false);
-	} else if (crc_want(p, block, &e) < 0) { /* what it tells of is passed over */
+	} else if (crc_want(p, block, &e) < 0) { /* skip the blocks that this piece describes */
 		pager_fail(p, &e);
 		if (p->at < p->nfirst)
 			p->at++;
@@ -275,7 +279,7 @@ int pager_new(const struct pager_config *c, struct pager **ret_p, struct err *e)
 	if (!p)
 		return err_set_errno(e, -ENOMEM, "pager");
 	p->c = *c;
-	p->c.first = NULL; /* may go */
+	p->c.first = NULL; /* the caller may free it */
 	p->window = RUN_MIN_BLOCKS;
 	pthread_mutex_init(&p->lock, NULL);
 	pthread_cond_init(&p->cond, NULL);

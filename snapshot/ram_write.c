@@ -10,22 +10,22 @@
 #include <string.h>
 #include <sys/mman.h>
 
-/* What a thread takes at a time. Blocks of it that stand together go out in one write. */
+/* Number of blocks that a thread takes at a time. Adjacent nonzero blocks are one write. */
 #define PIECE_BLOCKS 32u
-/* One writes while the other computes checksums, or two writes are under way. */
+/* One thread writes while the other computes checksums, or both write. */
 #define WRITERS_MAX 2u
 
 struct ram_job {
 	struct vmstate_store *s;
 	const struct vmstate_layout *l;
 	const struct vmstate_source *src;
-	uint32_t *crcs; /* each by the thread that has its block */
+	uint32_t *crcs; /* each filled in by the thread that takes the block */
 	pthread_mutex_t lock;
-	/* Under lock: */
+	/* Protected by lock: */
 	struct holes holes;
-	uint64_t next; /* block */
+	uint64_t next; /* the next block */
 	uint64_t written_bytes;
-	int error; /* the first */
+	int error; /* the first error */
 };
 
 static bool is_zero(const uint8_t *p, size_t len)
@@ -57,7 +57,7 @@ static int run_write(struct ram_job *j, uint64_t first, uint64_t end)
 	return r;
 }
 
-/* [first, end) in blocks. */
+/* Write [first, end), in blocks. */
 static int piece_write(struct ram_job *j, uint64_t first, uint64_t end)
 {
 	uint64_t run = first;
@@ -83,7 +83,7 @@ static bool next_is_hole(struct ram_job *j)
 	return hole_at(&j->holes, j->next * VMSTATE_BLOCK_BYTES, vmstate_block_len(j->l, j->next));
 }
 
-/* To the next block that is none: of much memory that was never touched this loop is all. */
+/* Skip holes. For memory that was mostly never touched, this loop is the whole work. */
 static void holes_pass(struct ram_job *j)
 {
 	const struct vmstate_layout *l = j->l;
@@ -98,7 +98,7 @@ static void holes_pass(struct ram_job *j)
 		j->crcs[end - 1] = l->zero_crc_last;
 }
 
-/* Blocks that are no holes. */
+/* Take the next blocks that are not holes. */
 static bool piece_take(struct ram_job *j, uint64_t *ret_first, uint64_t *ret_end)
 {
 	bool more;
@@ -114,7 +114,8 @@ static bool piece_take(struct ram_job *j, uint64_t *ret_first, uint64_t *ret_end
 	return more;
 }
 
-/* It has to be done sooner or later, and while the disk writes there is time: at the process's end somebody waits. */
+/* Unmap written memory now, while the disk writes. At the process's end, somebody would wait for
+ * it. */
 static void piece_unmap(const struct ram_job *j, uint64_t first, uint64_t end)
 {
 	uint64_t off = first * VMSTATE_BLOCK_BYTES;
@@ -124,7 +125,7 @@ static void piece_unmap(const struct ram_job *j, uint64_t first, uint64_t end)
 			MADV_DONTNEED);
 }
 
-/* p: of the caller's thread only. */
+/* p: only for the caller's thread; else NULL. */
 static void pieces_write(struct ram_job *j, const struct vmstate_progress *p)
 {
 	uint64_t first, end;
@@ -162,7 +163,7 @@ int ram_write(struct vmstate_store *s, const struct vmstate_layout *l, const str
 	while (n)
 		pthread_join(thread[--n], NULL);
 	pthread_mutex_destroy(&j.lock);
-	/* The others may have left nothing for this thread, which alone looks whether it is to go on. */
+	/* If the other threads took all pieces, the caller's thread has not called step() yet. */
 	if (!j.error && p && p->step && p->step(p->opaque, l->ram_bytes, l->ram_bytes))
 		j.error = -ECANCELED;
 	*ret_written_bytes = j.written_bytes;

@@ -84,14 +84,14 @@ void state_section_begin(struct state_writer *w, const char *name, const char *i
 	state_put_u16(w, (uint16_t)strnlen(name, STATE_NAME_MAX));
 	state_put_u16(w, (uint16_t)strnlen(instance, STATE_NAME_MAX));
 	state_put_u16(w, 0);
-	state_put_u32(w, 0); /* length and CRC: set at the end */
+	state_put_u32(w, 0); /* length and CRC; set at the end */
 	state_put_u32(w, 0);
 	state_put_bytes(w, name, strnlen(name, STATE_NAME_MAX));
 	state_put_bytes(w, instance, strnlen(instance, STATE_NAME_MAX));
 	w->section = start + 1;
 }
 
-/* CRC over the header before the CRC field, then all that follows the field. */
+/* Returns the CRC over the header before the CRC field and over everything after it. */
 static uint32_t section_crc(const uint8_t *s, size_t len)
 {
 	uint32_t c = crc32c(0, s, SECTION_CRC_OFFSET);
@@ -111,7 +111,7 @@ void state_section_end(struct state_writer *w)
 	len = w->len - start;
 	names = (size_t)load_le16(w->buf + start + 6) + load_le16(w->buf + start + 8);
 	if (len - SECTION_HEADER_BYTES - names > STATE_SECTION_MAX_BYTES) {
-		w->failed = true; /* no reader would take it */
+		w->failed = true; /* no reader would accept it */
 		return;
 	}
 	store_le32(w->buf + start + 12, (uint32_t)(len - SECTION_HEADER_BYTES - names));
@@ -143,7 +143,7 @@ bool state_reader_complete(const struct state_reader *r)
 	return !r->failed && r->pos == r->len;
 }
 
-/* The CRC does not cover it. */
+/* Check the padding, which the CRC does not cover. */
 static bool padding_ok(const uint8_t *h, size_t total, size_t left)
 {
 	if (ROUND_UP(total, 8) > left)

@@ -1,5 +1,5 @@
 /* state: the codec of the VM state. A stream is a sequence of sections, each with
- * a name, an instance, a version, its length and its CRC32C. All little-endian.
+ * a name, an instance, a version, its length and its CRC32C. All numbers are little-endian.
  *
  *   0  u32  0x43454353 ("SCEC")
  *   4  u16  version of the section's content
@@ -10,8 +10,8 @@
  *  16  u32  CRC32C of bytes 0..15, name, instance and content
  *  20  name, instance, content, padded with zeros to a multiple of 8
  *
- * Reader and writer latch their first fault, like base/bytes.h: code a whole
- * record, then ask once. */
+ * Reader and writer latch their first fault, like base/bytes.h: process a whole
+ * record, then check once. */
 #ifndef CAIRN_SNAPSHOT_STATE_H
 #define CAIRN_SNAPSHOT_STATE_H
 
@@ -27,7 +27,7 @@ struct err;
 struct state_writer {
 	uint8_t *buf; /* owned */
 	size_t len, cap;
-	size_t section; /* start of the open section + 1; 0 when none */
+	size_t section; /* offset of the open section + 1; 0: none */
 	bool failed;	/* out of memory, or a section above STATE_SECTION_MAX_BYTES */
 };
 
@@ -54,7 +54,7 @@ uint16_t state_u16(struct state_reader *r);
 uint32_t state_u32(struct state_reader *r);
 uint64_t state_u64(struct state_reader *r);
 void state_bytes(struct state_reader *r, void *dst, size_t n);
-/* True when nothing failed and nothing is left over. */
+/* Returns true if no read failed and no bytes are left. */
 bool state_reader_complete(const struct state_reader *r);
 
 struct state_section {
@@ -64,8 +64,8 @@ struct state_section {
 	struct state_reader content;
 };
 
-/* Take the section at *pos of buf. Returns 1; 0 at the end; -EINVAL with a sentence
- * for a bad magic, length, CRC or padding. */
+/* Take the section at *pos of buf, and advance *pos.
+ * Returns 1; 0 at the end; -EINVAL with a sentence for a wrong magic, length, CRC or padding. */
 int state_section_next(const uint8_t *buf, size_t len, size_t *pos, struct state_section *ret_s,
 	struct err *e);
 

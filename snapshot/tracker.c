@@ -24,13 +24,14 @@
 
 #define FAULTS_AT_ONCE 16
 #define PAGE_BYTES 4096u
-/* What arming protects in one call: short enough that faults of the guest's get their turn at
- * the address space's lock. */
+/* Bytes that arming protects per call. Short calls let the guest's faults take the address space's
+ * lock in between. */
 #define ARM_PIECE_BYTES (32 * MIB)
-/* Each leaves what the guest has written during it: a tenth or so of what the one before left. */
+/* Each round leaves the blocks that the guest dirtied during it, about a tenth of the previous
+ * round's. */
 #define SETTLE_ROUNDS 4
 
-/* A block's old content, waiting to be saved. */
+/* A block's old content that waits to be saved. */
 struct aside {
 	struct aside *next;
 	uint64_t block;
@@ -46,19 +47,19 @@ struct deferred {
 struct tracker {
 	struct tracker_config c;
 	uint64_t blocks;
-	int uffd, stop_fd, wake_fd; /* eventfds: end; room came, or work */
+	int uffd, stop_fd, wake_fd; /* eventfds: end the thread; wake it for room or work */
 	pthread_t thread;
 	bool thread_made;
-	pthread_mutex_t feed; /* the pager, and a block on its way from it; taken before lock */
+	pthread_mutex_t feed; /* guards the pager and a block on its way from it; taken before lock */
 	struct pager *pager;
-	atomic_bool loading;  /* the pager has more for the background */
-	pthread_mutex_t lock; /* what follows, and copying out of RAM */
-	struct bitmap dirty;  /* written since the last mark */
-	struct bitmap bare;   /* of these, those that are not protected now */
+	atomic_bool loading;  /* the pager has more blocks for the background */
+	pthread_mutex_t lock; /* guards the fields below and copying out of RAM */
+	struct bitmap dirty;  /* written since the last reset */
+	struct bitmap bare;   /* dirty blocks that are not protected now */
 	struct bitmap unsaved;
 	bool saving;
 	int save_error; /* a block's old content is lost */
-	uint64_t next; /* of unsaved */
+	uint64_t next; /* position in unsaved */
 	struct holes holes;
 	struct aside *aside, **aside_tail;
 	uint64_t aside_bytes;
@@ -88,7 +89,7 @@ static void bare_set(struct tracker *t, uint64_t block)
 	bitmap_set(&t->bare, block);
 }
 
-/* [from, to) in bytes, widened to whole blocks, in pieces. */
+/* Protect [from, to), in bytes, widened to whole blocks, in pieces. */
 static int stretch_protect(struct tracker *t, uint64_t from, uint64_t to)
 {
 	uint64_t piece = ARM_PIECE_BYTES / VMSTATE_BLOCK_BYTES;
@@ -105,8 +106,8 @@ int tracker_arm(struct tracker *t, struct err *e)
 	struct holes h = { .fd = t->c.ram_fd, .bytes = t->c.ram_bytes };
 	int r = 0;
 
-	/* Faults from here on note their blocks: the mark protects those again. What is not there now
-	 * comes by a fault, too. */
+	/* Faults note their blocks from here on, and the next reset protects these again. Missing
+	 * memory causes a fault anyway. */
 	for (uint64_t at = 0; at < t->c.ram_bytes && !r; at = h.data_to) {
 		hole_at(&h, at, 1);
 		r = stretch_protect(t, MIN(h.data_from, h.data_to), h.data_to);
@@ -114,7 +115,8 @@ int tracker_arm(struct tracker *t, struct err *e)
 	return r < 0 ? err_set_errno(e, r, "cannot protect the VM's memory") : 0;
 }
 
-/* The next blocks from *at on. With the lock: a fault on one of them comes before it or behind it. */
+/* Protect the next unprotected blocks from *at on, with the lock held: a fault on one of them comes
+ * entirely before or after. */
 static int bare_protect_piece(struct tracker *t, uint64_t *at)
 {
 	uint64_t b = bitmap_next_set(&t->bare, *at);
@@ -194,7 +196,7 @@ static size_t block_len(const struct tracker *t, uint64_t block)
 	return (size_t)MIN(VMSTATE_BLOCK_BYTES, t->c.ram_bytes - block * VMSTATE_BLOCK_BYTES);
 }
 
-/* By the file: that neither faults nor makes pages. */
+/* Copy the block through the file, which neither faults nor allocates pages. */
 static int block_copy(const struct tracker *t, uint64_t block, uint8_t *buf)
 {
 	size_t len = block_len(t, block);
@@ -210,8 +212,8 @@ void tracker_save_begin(struct tracker *t, const struct bitmap *wanted)
 	t->next = 0;
 	t->holes = (struct holes){ .fd = t->c.ram_fd, .bytes = t->c.ram_bytes };
 	t->saving = true;
-	/* A fault from before the mark may have been answered after it: its thread was called off, and its
-	 * block stands open. */
+	/* A fault from before the reset may have been answered after it, if its thread was stopped
+	 * meanwhile. Its block is then writable. */
 	t->save_error = bare_protect(t);
 	pthread_mutex_unlock(&t->lock);
 }
@@ -247,7 +249,7 @@ static int aside_take(struct tracker *t, uint64_t *ret_block, uint8_t *buf)
 	return 1;
 }
 
-/* Protected, and a fault on it would wait for the lock: nobody writes. */
+/* The block is protected, and a fault on it would wait for the lock, so nobody writes it. */
 static int ram_take(struct tracker *t, uint64_t *ret_block, uint8_t *buf)
 {
 	while ((t->next = bitmap_next_set(&t->unsaved, t->next)) < t->blocks) {
@@ -295,7 +297,7 @@ void tracker_save_end(struct tracker *t)
 	pthread_mutex_unlock(&t->lock);
 }
 
-/* ---- faults: with the lock ---- */
+/* ---- faults, with the lock held ---- */
 
 static bool must_wait(struct tracker *t, int tid)
 {
@@ -303,7 +305,9 @@ static bool must_wait(struct tracker *t, int tid)
 		t->c.may_wait(t->c.opaque, tid);
 }
 
-/* True when the block may be written now. tid 0: it has waited already. */
+/* Preserve a block that is about to be written. tid: the faulting thread; 0: the fault has waited
+ * already.
+ * Returns true if the block may be written now. */
 static bool block_preserve(struct tracker *t, uint64_t block, int tid)
 {
 	struct aside *a;
@@ -333,14 +337,14 @@ static bool block_preserve(struct tracker *t, uint64_t block, int tid)
 static void range_release(struct tracker *t, uint64_t block)
 {
 	bare_set(t, block);
-	range_protect(t, block, 1, false); /* wakes whoever waits */
+	range_protect(t, block, 1, false); /* wakes the waiting thread */
 }
 
 static void fault_defer(struct tracker *t, uint64_t block)
 {
 	struct deferred *d = malloc(sizeof(*d));
 
-	if (!d) { /* no memory at all: the guest's write wins over the snapshot */
+	if (!d) { /* no memory at all: the guest's write takes precedence over the snapshot */
 		t->save_error = -ENOMEM;
 		range_release(t, block);
 		return;
@@ -362,9 +366,10 @@ static void write_fault(struct tracker *t, uint64_t block, int tid)
 	pthread_mutex_unlock(&t->lock);
 }
 
-/* ---- memory out of the pager ---- */
+/* ---- memory from the pager ---- */
 
-/* What is there stays. data: of a block; EAGAIN: the address space changed under us, once more. */
+/* Copy a block's data into missing pages; present pages stay. Returns 0 or -errno; -EAGAIN: the
+ * address space changed meanwhile, so try again. */
 static int copy_in(struct tracker *t, uint64_t block, const uint8_t *data, bool protected)
 {
 	struct uffdio_range all = { .start = (uintptr_t)t->c.ram + block * VMSTATE_BLOCK_BYTES,
@@ -387,13 +392,13 @@ static int copy_in(struct tracker *t, uint64_t block, const uint8_t *data, bool 
 		copy.len -= done;
 		copy.copy = 0;
 	}
-	if (some_there) /* whoever waits for that page */
+	if (some_there) /* for a thread that waits for that page */
 		ioctl(t->uffd, UFFDIO_WAKE, &all);
 	return 0;
 }
 
-/* A block that is about to be written need not be protected first, unless a save wants it: then the
- * write faults again and finds it there. */
+/* Put a block in place. If a write asked for it, leave it unprotected, unless a save wants the
+ * block: then the write faults again. */
 static int page_put(struct tracker *t, uint64_t block, const uint8_t *data, bool write)
 {
 	bool protected;
@@ -408,7 +413,7 @@ static int page_put(struct tracker *t, uint64_t block, const uint8_t *data, bool
 	return r;
 }
 
-/* Blocks from the pager; the first is about to be written, or not. With t->feed. */
+/* Put n blocks from the pager in place. write: a write asked for the first one. t->feed is held. */
 static void block_bring(struct tracker *t, uint64_t block, uint64_t n, const uint8_t *data, bool write)
 {
 	struct err e = { 0 };
@@ -424,7 +429,7 @@ static void block_bring(struct tracker *t, uint64_t block, uint64_t n, const uin
 	}
 }
 
-/* A page that nobody ever touched, or one that came in between the fault and now. */
+/* Answer a fault on a page that was never touched, or that was put in place since the fault. */
 static void zeros_bring(struct tracker *t, uint64_t block, bool write)
 {
 	static const uint8_t zeros[VMSTATE_BLOCK_BYTES];
@@ -449,7 +454,7 @@ static void missing_fault(struct tracker *t, uint64_t block, bool write)
 	pthread_mutex_unlock(&t->feed);
 }
 
-/* A few blocks of the background's. */
+/* Put a few blocks in place in the background. */
 static void blocks_prefetch(struct tracker *t)
 {
 	const uint8_t *data;
@@ -531,7 +536,7 @@ static void faults_read(struct tracker *t)
 			fault_answer(t, &msgs[i]);
 }
 
-/* Room came: those that waited go first come, first served as far as it reaches. */
+/* There is room again: handle the waiting faults in order, as long as the room lasts. */
 static void deferred_retry(struct tracker *t)
 {
 	struct deferred *d, *list;
@@ -563,7 +568,7 @@ static void *tracker_thread(void *opaque)
 
 	pthread_setname_np(pthread_self(), "tracker");
 	for (;;) {
-		/* Faults go before the background's work: somebody waits for them. */
+		/* Faults come before background work, because threads wait for them. */
 		int n = poll(fds, 3, atomic_load(&t->loading) ? 0 : -1);
 
 		if ((n < 0 && errno != EINTR) || fds[1].revents)
@@ -580,7 +585,7 @@ static void *tracker_thread(void *opaque)
 	return NULL;
 }
 
-/* ---- making and ending ---- */
+/* ---- create and free ---- */
 
 static int tracker_register(struct tracker *t)
 {
@@ -673,8 +678,8 @@ void tracker_free(struct tracker *t)
 	if (!t)
 		return;
 	tracker_stop(t);
-	/* Unregistering lifts the protection and wakes those that wait: a missing page is what it is for
-	 * any VM, zeros. */
+	/* Unregistering lifts the protection and wakes waiting threads. A missing page is then
+	 * zeros, as in any VM. */
 	range = (struct uffdio_range){ .start = (uintptr_t)t->c.ram,
 		.len = ROUND_UP(t->c.ram_bytes, 4096) };
 	ioctl(t->uffd, UFFDIO_UNREGISTER, &range);

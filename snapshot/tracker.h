@@ -1,30 +1,31 @@
-/* tracker: which blocks of RAM the guest (and its devices) write to, and what was in them
- * before: write protection by userfaultfd, in blocks of VMSTATE_BLOCK_BYTES. For a VM that runs
- * before its RAM has been read it also puts in place what the pager has: a block comes when it is
- * touched, and protected unless it was touched by a write.
+/* tracker: tracks which blocks of RAM the guest and its devices write, and preserves the old
+ * content, by userfaultfd write protection in blocks of VMSTATE_BLOCK_BYTES. If a VM runs before
+ * its RAM has been read, the tracker also puts the pager's blocks in place: on the first access,
+ * and write-protected unless that access is a write.
  *
- *   arm      once, while the guest runs: what is there becomes protected. Slow for much memory
- *            (20 µs a MiB), so not in the pause. Needless when all memory comes from a pager.
- *   settle   shortly before a mark or a hold, while the guest runs: protects again what was written, which stays
- *            written. Protecting takes 20 to 40 µs a MiB, and with much written that is no pause.
- *   mark     in a pause, devices drained: blocks written since the last mark are protected
- *            again: its time follows what was dirtied (since it settled), not RAM's size.
- *   hold     as a mark, but what is dirty stays so.
- *   save     from a mark or a hold on: each wanted block's content as it was at the mark, once, while
- *            the guest runs. A block about to be written is copied aside first.
- *   rewind   in a pause, devices drained: what was written since the mark is dropped and comes
- *            from a pager when it is touched. Its time, too, follows what is dropped.
+ *  arm           once, while the guest runs: protects present memory. It takes 20 us per MiB, so it does not
+ *                belong in the pause. Not needed if all memory comes from a pager.
+ *  preprotect    shortly before reset_dirty or hold, while the guest runs: protects dirty blocks again;
+ *                they stay dirty. Protecting takes 20 to 40 us per MiB, too long for the pause.
+ *  reset_dirty   in a pause, with drained devices: protects the blocks written since the last reset and
+ *                clears their dirty bits. Its time depends on what became dirty since preprotect,
+ *                not on the size of RAM.
+ *  hold          like reset_dirty, but dirty blocks stay dirty.
+ *  save          after reset_dirty or hold: returns each wanted block once, with its content at that moment,
+ *                while the guest runs. A block that is about to be written is copied aside first.
+ *  rewind        in a pause, with drained devices: drops what was written since the last reset; a pager
+ *                supplies it again on access. Its time depends on what is dropped.
  *
- * A write costs a fault the first time after a mark and nothing after it. I/O that was
- * started before arming may write without a fault; that is why a mark comes with devices
- * drained. (What is started before it settles has made its blocks written by then, and that they stay.)
+ * A write causes a fault the first time after a reset, and none afterwards. I/O that began before
+ * arming may write without a fault; therefore devices are drained for a reset. (I/O that begins
+ * before preprotect has made its blocks dirty already, and they stay dirty.)
  *
- * Nothing else puts pages into the memory: what was never touched stays missing until it is, and is
- * zeros then. What reads RAM through the mapping faults like the guest, which only the tracker's own
- * thread and holders of its lock must not do.
+ * Nobody else puts pages into the memory: an untouched page stays missing until the first access,
+ * and is then zeros. A read of RAM through the mapping faults like the guest, so the tracker's own
+ * thread and holders of its lock must not read it.
  *
- * Threads: the tracker's own answers faults. arm, settle, save_next and save_end run on one worker;
- * mark, hold, save_begin, rewind and free on the main thread. */
+ * Threads: the tracker's own thread answers faults. arm, preprotect, save_next and save_end run on
+ * one worker thread; reset_dirty, hold, save_begin, rewind and free on the main thread. */
 #ifndef CAIRN_SNAPSHOT_TRACKER_H
 #define CAIRN_SNAPSHOT_TRACKER_H
 
@@ -41,60 +42,72 @@ struct tracker;
 struct uffd;
 
 struct tracker_config {
-	const struct uffd *uffd; /* borrowed; can_protect, or there is only a pager to be served */
+	const struct uffd *uffd; /* borrowed; without can_protect, the tracker only serves a pager */
 	uint8_t *ram;		 /* with a pager: a fresh, untouched mapping */
 	uint64_t ram_bytes;
-	int ram_fd;	     /* what ram is a mapping of, at offset 0; borrowed */
-	struct pager *pager; /* borrowed; NULL: what is not there is zeros */
-	/* Bytes that may wait aside for save_next(). Above it, threads for which may_wait() is true
-	 * (vCPUs) wait; others (disks, which save_next's reader may depend on) never do. */
+	int ram_fd;	     /* the file that ram maps from offset 0; borrowed */
+	struct pager *pager; /* borrowed; NULL: missing memory is zeros */
+	/* Limit of bytes aside that wait for save_next(). Above it, threads for which may_wait() is
+	 * true (vCPUs) wait. Other threads never wait: disks, because the reader behind save_next()
+	 * may depend on them. */
 	uint64_t aside_max_bytes;
 	bool (*may_wait)(void *opaque, int tid);
 	void *opaque;
 };
 
-/* Registers the memory. Nothing else may have it registered. */
+/* Create a tracker and register the memory with userfaultfd. Nobody else may have it registered.
+ * Returns 0 or -errno with a sentence. */
 int tracker_new(const struct tracker_config *c, struct tracker **ret_t, struct err *e);
-/* The thread. From here on memory that comes from a pager may be touched. */
+/* Start the thread. From here on, memory from a pager may be accessed. Returns 0 or -errno with a
+ * sentence. */
 int tracker_start(struct tracker *t, struct err *e);
-/* The thread ends, and who touches memory that is missing or protected waits until tracker_free(). For memory that is
- * unmapped in between: to lift its protection first would take as long as to free it. NULL allowed. */
+/* End the thread. A thread that touches missing or protected memory then waits until
+ * tracker_free(). Use this if the memory is unmapped in between: lifting its protection first would
+ * take as long as freeing it. NULL allowed. */
 void tracker_stop(struct tracker *t);
-/* Unprotects and unregisters what is still mapped. No save is under way. What the pager had not brought yet is zeros from
- * now on: for the end, or before a reset. NULL allowed. */
+/* Unprotect and unregister the memory that is still mapped, and free the tracker. No save may be
+ * running. Memory that the pager has not supplied is zeros from now on; so call this at the end or
+ * before a reset. NULL allowed. */
 void tracker_free(struct tracker *t);
 
 int tracker_arm(struct tracker *t, struct err *e);
-/* Until at most `leave` blocks are not protected, or the guest writes as fast as that goes. */
+/* Protect dirty blocks until at most `leave` of them are unprotected, or the guest writes as fast
+ * as this call protects. Returns 0 or -errno with a sentence. */
 int tracker_preprotect(struct tracker *t, uint64_t leave, struct err *e);
-/* *ret_dirty: a bit for each block written since the last mark. After the first: with a pager, since
- * the beginning; else since arming began, so take all blocks as dirty. Has room for all blocks;
- * overwritten. NULL: nobody asks. */
+/* Clear the dirty bits and protect their blocks.
+ * ret_dirty: gets a bit for each block written since the last reset; overwritten; room for all
+ * blocks. The first time it covers the time since the beginning with a pager; otherwise only since
+ * arming, so treat all blocks as dirty. NULL: not wanted.
+ * Returns 0 or -errno with a sentence. */
 int tracker_reset_dirty(struct tracker *t, struct bitmap *ret_dirty, struct err *e);
-/* As a mark, for a save that nothing will count from: what was written since the last mark is protected, and
- * stays written since then. */
+/* Like tracker_reset_dirty(), for a save that is no base: blocks are protected but stay dirty.
+ * Returns 0 or -errno with a sentence. */
 int tracker_hold(struct tracker *t, struct err *e);
-/* Memory becomes what p has: as it was at the last mark (with a pager: since then or ever), but for the blocks of
- * changed (NULL: none). p: borrowed, replaces the one before, which may be freed. Blocks that are in place
- * and neither written nor changed stay. */
+/* Reset memory to the content of p: the content at the last reset (or, with a pager, the original
+ * one), except for the blocks in `changed`. Blocks that are in place, not written and not changed
+ * stay.
+ * p: borrowed; replaces the previous pager, which may then be freed.
+ * changed: NULL: none.
+ * Returns 0 or -errno with a sentence. */
 int tracker_rewind(struct tracker *t, struct pager *p, const struct bitmap *changed, struct err *e);
 
-/* Any thread: may it still read its state's file? */
+/* Returns true if the tracker may still read its state's file. Any thread. */
 bool tracker_loads(const struct tracker *t);
 
-/* Right after a mark or a hold, still paused: what faults that were answered in between made writable is protected
- * again. wanted: blocks to be saved; copied. */
+/* Start a save right after tracker_reset_dirty() or tracker_hold(), in the same pause. It first
+ * protects again what late answers to faults have made writable.
+ * wanted: the blocks to save; copied. */
 void tracker_save_begin(struct tracker *t, const struct bitmap *wanted);
-/* The next block's content into buf (VMSTATE_BLOCK_BYTES). Those aside come first; what was never
- * touched, and so is zeros, is left out. Returns 1; 0: that was all; -errno: a block's content was
- * lost, the save is void. */
+/* Get the next block. Blocks aside come first. Untouched blocks, which are zeros, are skipped.
+ * buf: VMSTATE_BLOCK_BYTES for its content.
+ * Returns 1; 0 at the end; -errno if a block's old content is lost and the save is void. */
 int tracker_save_next(struct tracker *t, uint64_t *ret_block, uint8_t *buf);
-/* All taken, or given up. */
+/* End the save, complete or abandoned. */
 void tracker_save_end(struct tracker *t);
 
 struct tracker_stats {
 	uint64_t faults, copied_aside, waits;
-	uint64_t dirty_blocks; /* since the last mark */
+	uint64_t dirty_blocks; /* since the last reset */
 };
 void tracker_stats(struct tracker *t, struct tracker_stats *ret);
 

@@ -8,10 +8,10 @@
 #include <unistd.h>
 
 #ifndef UFFD_FEATURE_WP_HUGETLBFS_SHMEM
-#define UFFD_FEATURE_WP_HUGETLBFS_SHMEM (1 << 12) /* Linux 5.19 */
+#define UFFD_FEATURE_WP_HUGETLBFS_SHMEM (1 << 12) /* since Linux 5.19 */
 #endif
 
-/* A refused handshake leaves the fd as it was. */
+/* A failed handshake leaves the fd unchanged. */
 static int uffd_handshake(int fd, unsigned long long features)
 {
 	struct uffdio_api api = { .api = UFFD_API, .features = features };

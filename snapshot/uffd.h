@@ -1,5 +1,5 @@
-/* uffd: a userfaultfd, opened and agreed upon before privileges are dropped. One serves a
- * VM's memory for its life; the tracker registers with it. */
+/* uffd: a userfaultfd that is opened before privileges are dropped. One instance serves a VM's
+ * memory for the process's life; the tracker registers memory with it. */
 #ifndef CAIRN_SNAPSHOT_UFFD_H
 #define CAIRN_SNAPSHOT_UFFD_H
 
@@ -7,11 +7,12 @@
 
 struct uffd {
 	int fd;		 /* -1: none */
-	bool can_protect; /* write protection of shared memory, and the thread's id in faults */
+	bool can_protect; /* supports write protection of shared memory, and the thread id in faults */
 };
 
-/* Returns 0; -EPERM when this user may not (vm.unprivileged_userfaultfd), -ENOSYS, -errno:
- * then *u says "none", and what wants it does without. */
+/* Open a userfaultfd.
+ * Returns 0; -EPERM if this user may not (vm.unprivileged_userfaultfd); -ENOSYS; -errno. On error,
+ * u->fd is -1 and the users of *u do without. */
 int uffd_open(struct uffd *u);
 void uffd_close(struct uffd *u);
 

@@ -21,8 +21,8 @@
 #define PAGE_BYTES 4096u
 #define HEADER_CRC_OFFSET (VMSTATE_HEADER_BYTES - 4)
 
-/* CRC32C of a block of zeros. Known beforehand, as to compute it is the first long checksum of a process, which makes its
- * table: 0.03 ms at every clone's start. */
+/* CRC32C of a block of zeros. A constant, because a process's first long checksum builds a table,
+ * which would take 0.03 ms at every clone's start. */
 #define ZERO_CRC 0x72c0c4a4u
 
 /* ---- layout ---- */
@@ -76,7 +76,7 @@ static int file_store_write(struct vmstate_store *s, uint64_t off, const void *b
 	struct vmstate_file *f = container_of(s, struct vmstate_file, store);
 	int r = pwrite_full(f->fd, buf, len, (off_t)off);
 
-	/* A file system that takes the flag, but wants more alignment than a page. */
+	/* Some file systems accept the flag but need a larger alignment than a page. */
 	if (r == -EINVAL) {
 		vmstate_file_direct(f, false);
 		r = pwrite_full(f->fd, buf, len, (off_t)off);
@@ -124,7 +124,7 @@ static void header_encode(const struct vmstate_header *h, uint8_t b[VMSTATE_HEAD
 	store_le32(b + HEADER_CRC_OFFSET, crc32c(0, b, HEADER_CRC_OFFSET));
 }
 
-/* Everything is derived from the size of RAM: what differs is damage, or not ours. */
+/* The layout follows from the RAM size. A header with other values is damaged, or not Cairn's. */
 static int header_parse(const uint8_t *b, struct vmstate_header *h, struct err *e)
 {
 	uint64_t ram = load_le64(b + 48);
@@ -167,7 +167,7 @@ int vmstate_read_header(struct vmstate_store *s, struct vmstate_header *ret, str
 
 /* ---- writing ---- */
 
-/* Whole pages, of which the last ends with zeros. NULL: no memory. */
+/* Allocate whole pages for len bytes, with zeros behind them. NULL if out of memory. */
 static void *pages_new(uint64_t len, uint64_t *ret_padded)
 {
 	uint8_t *b = aligned_alloc(PAGE_BYTES, *ret_padded = ROUND_UP(len, PAGE_BYTES));
@@ -203,7 +203,7 @@ static int crcs_write(struct vmstate_store *s, const struct vmstate_layout *l, c
 	return s->write(s, l->crc_offset, le, padded);
 }
 
-/* All the rest is down before the header says that it is there. */
+/* Write the header after everything else is durable. */
 static int header_write(struct vmstate_store *s, const struct vmstate_header *h)
 {
 	_Alignas(PAGE_BYTES) uint8_t b[VMSTATE_HEADER_BYTES];

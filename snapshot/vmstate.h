@@ -1,29 +1,29 @@
-/* vmstate: how a VM's saved state lies in an address space of its own: a sparse file, or the
- * VM-state area of a qcow2 snapshot. All little-endian.
+/* vmstate: the layout of a VM's saved state in a separate address space: a sparse file, or the
+ * VM-state area of a qcow2 snapshot. All numbers are little-endian.
  *
  *   0            header, 4 KiB:
  *                  0  u8[8]  "CAIRNVMS"
  *                  8  u32    format version (VMSTATE_VERSION)
  *                 12  u32    bytes of a RAM block (VMSTATE_BLOCK_BYTES)
- *                 16  u64    where the sections begin (4096)
- *                 24  u64    bytes of sections
- *                 32  u64    where the table of checksums begins
- *                 40  u64    where RAM begins
+ *                 16  u64    offset of the sections (4096)
+ *                 24  u64    bytes of the sections
+ *                 32  u64    offset of the checksums
+ *                 40  u64    offset of RAM
  *                 48  u64    bytes of RAM
  *                 56  u8[16] the VM's uuid
- *                 72  u64    when it was taken, ns since the epoch
- *                 80  u64    where the definition begins
- *                 88  u64    bytes of definition (JSON; 0: none)
- *                 96  u32    CRC32C of the definition; 0: of before it was kept
+ *                 72  u64    time of the save, ns since the epoch
+ *                 80  u64    offset of the definition
+ *                 88  u64    bytes of the definition (JSON; 0: none)
+ *                 96  u32    CRC32C of the definition; 0: unknown (old writers)
  *               4092  u32    CRC32C of bytes 0..4091
  *   4 KiB        sections (snapshot/state.h), at most 12 MiB
  *   12 MiB+4 KiB the definition, at most 1 MiB
  *   16 MiB       CRC32C of each RAM block, u32, in order
  *   …            RAM, at an offset that depends only on its size (2 MiB-aligned): a later
  *                state of the same VM has each page at the same place. A block of zeros is
- *                absent (a hole) and has the checksum of zeros.
+ *                a hole and has the checksum of zeros.
  *
- * The header is written last: a state without one is none. */
+ * The header is written last. A state without a header is invalid. */
 #ifndef CAIRN_SNAPSHOT_VMSTATE_H
 #define CAIRN_SNAPSHOT_VMSTATE_H
 
@@ -42,33 +42,33 @@ struct err;
 #define VMSTATE_DEFINITION_MAX_BYTES (1ULL << 20)
 #define VMSTATE_RAM_MAX_BYTES (1ULL << 40)
 
-/* Where the bytes go. Synchronous; each moves all of len or fails with -errno; offsets and
- * lengths are multiples of 4096, and so is the memory. A hole reads as zeros. */
+/* Access to the address space. Synchronous. Each call transfers all of len or fails with -errno.
+ * Offsets, lengths and memory are aligned to 4096. A hole reads as zeros. */
 struct vmstate_store {
 	int (*read)(struct vmstate_store *s, uint64_t off, void *buf, size_t len);
 	int (*write)(struct vmstate_store *s, uint64_t off, const void *buf, size_t len);
-	/* Everything written is on stable storage. */
+	/* Make everything written durable. */
 	int (*sync)(struct vmstate_store *s);
-	bool concurrent; /* write() may be called by several threads at a time */
+	bool concurrent; /* several threads may call write() at a time */
 };
 
-/* A sparse file; fd borrowed. */
+/* A store in a sparse file. fd: borrowed. */
 struct vmstate_file {
 	struct vmstate_store store;
 	int fd;
 	atomic_bool direct;
 };
 void vmstate_file_init(struct vmstate_file *f, int fd);
-/* Past the page cache, where the file system can: much is written once, and the kernel neither copies it nor
- * makes the writer wait for other programs' dirty pages. A flag of the open file, which others may share: to be
- * taken back. */
+/* Bypass the page cache if the file system can. A state is large and written once; without the
+ * cache, the kernel does not copy it, and the writer does not wait for other programs' dirty pages.
+ * This is a flag of the open file, which other processes may share, so take it back at the end. */
 void vmstate_file_direct(struct vmstate_file *f, bool on);
 
 struct vmstate_layout {
 	uint64_t definition_offset, crc_offset, ram_offset, ram_bytes;
-	uint64_t blocks;      /* RAM blocks, the last may be short */
+	uint64_t blocks;      /* number of RAM blocks; the last may be shorter */
 	uint64_t total_bytes; /* of the whole address space */
-	uint32_t zero_crc, zero_crc_last; /* of a block of zeros, and of a last, short one */
+	uint32_t zero_crc, zero_crc_last; /* checksum of a full block of zeros, and of a last, shorter one */
 };
 void vmstate_layout_of(uint64_t ram_bytes, struct vmstate_layout *ret);
 
@@ -76,69 +76,76 @@ struct vmstate_header {
 	struct vmstate_layout layout;
 	uint64_t sections_bytes;
 	uint64_t definition_bytes;
-	uint32_t definition_crc; /* 0: not known */
+	uint32_t definition_crc; /* 0: unknown */
 	uint8_t uuid[16];
 	uint64_t realtime_ns;
 };
 
 struct vmstate_progress {
-	/* Called after each piece. Non-zero: stop, and the work fails with -ECANCELED. NULL: none. */
+	/* Called after each piece. Non-zero: stop; the work then fails with -ECANCELED. NULL: not
+	 * wanted. */
 	int (*step)(void *opaque, uint64_t done_bytes, uint64_t total_bytes);
 	void *opaque;
 };
 
 struct vmstate_result {
-	uint64_t ram_bytes_written; /* blocks that were not zeros */
+	uint64_t ram_bytes_written; /* of nonzero blocks */
 };
 
 struct vmstate_source {
 	const uint8_t *sections;
 	size_t sections_bytes;
 	const char *definition; /* JSON, or NULL */
-	const uint8_t *ram;	/* stands still meanwhile */
+	const uint8_t *ram;	/* must not change during the write */
 	uint64_t ram_bytes;
-	int ram_fd; /* what ram is a mapping of, at offset 0; its holes are not even read. -1: none */
-	/* ram is a shared mapping of it, and is not wanted any more when all is well: what has been written is
-	 * unmapped, and would be mapped again by whoever touches it. */
+	int ram_fd; /* the file that ram maps from offset 0; its holes are skipped. -1: none */
+	/* ram is a shared mapping of ram_fd that is not needed after success: unmap what has been
+	 * written. A later access maps it again. */
 	bool unmap;
 };
 
-/* Write a whole state. h: uuid and time given; the rest is filled in. Returns 0 or -errno with
- * a sentence; without success there is no header. */
+/* Write a whole state. h: uuid and time are given; the rest is filled in. After a failure there is
+ * no valid header. Returns 0 or -errno with a sentence. */
 int vmstate_write(struct vmstate_store *s, struct vmstate_header *h, const struct vmstate_source *src,
 	const struct vmstate_progress *p, struct vmstate_result *ret, struct err *e);
 
-/* The same in parts, for whoever writes RAM himself: everything but RAM. crcs: of all blocks,
- * host order. h->layout is set by vmstate_layout_of(). */
+/* Write everything except RAM, for callers that write RAM themselves.
+ * h: h->layout was set by vmstate_layout_of().
+ * crcs: of all blocks, in host byte order.
+ * Returns 0 or -errno with a sentence. */
 int vmstate_write_rest(struct vmstate_store *s, struct vmstate_header *h,
 	const struct vmstate_source *src, const uint32_t *crcs, struct err *e);
 
-/* Read and check a header. Returns 0; -EINVAL when it is none (ERR_INVALID) or damaged (ERR_CORRUPT), -ENOTSUP
- * for a newer format; -EIO. */
+/* Read and check a header. Returns 0; -EINVAL if it is missing (ERR_INVALID) or damaged
+ * (ERR_CORRUPT); -ENOTSUP for a newer format; -EIO. */
 int vmstate_read_header(struct vmstate_store *s, struct vmstate_header *ret, struct err *e);
-/* The sections; caller frees. */
+/* Read the sections. The caller frees *ret. Returns 0 or -errno with a sentence. */
 int vmstate_read_sections(struct vmstate_store *s, const struct vmstate_header *h, uint8_t **ret,
 	struct err *e);
-/* The definition with a NUL behind it, NULL when there is none; caller frees. -EINVAL (ERR_CORRUPT)
- * when it is not what was written. */
+/* Read the definition and add a NUL; *ret is NULL if there is none. The caller frees it.
+ * Returns 0; -EINVAL (ERR_CORRUPT) if its checksum is wrong; -errno. */
 int vmstate_read_definition(struct vmstate_store *s, const struct vmstate_header *h, char **ret,
 	struct err *e);
-/* Checksums of all RAM blocks; caller frees. */
+/* Read the checksums of all RAM blocks. The caller frees *ret. Returns 0 or -errno with a sentence. */
 int vmstate_read_crcs(struct vmstate_store *s, const struct vmstate_header *h, uint32_t **ret,
 	struct err *e);
-/* Does a file go on as far as the table does? What is wrong with a block is found when it is read. */
+/* Check that a file is as long as its table says. Damage within a block is found when the block is
+ * read. */
 int vmstate_check_whole(struct vmstate_store *s, const struct vmstate_header *h, struct err *e);
-/* A page of the table: of the blocks from piece * VMSTATE_CRC_PIECE_BLOCKS on. dst: room for so many, page-aligned. */
+/* Read a page of checksums, for the blocks from piece * VMSTATE_CRC_PIECE_BLOCKS on.
+ * dst: room for VMSTATE_CRC_PIECE_BLOCKS of them, page-aligned.
+ * Returns 0 or -errno with a sentence. */
 int vmstate_read_crc_piece(struct vmstate_store *s, const struct vmstate_header *h, uint64_t piece,
 	uint32_t *dst, struct err *e);
-/* RAM blocks [first, first + n) into dst (page-aligned), in one read, each checked against its checksum.
+/* Read RAM blocks [first, first + n) in one read, and check each against its checksum. dst:
+ * page-aligned.
  * Returns 0; -EIO with a sentence that names the block. */
 int vmstate_read_blocks(struct vmstate_store *s, const struct vmstate_header *h, const uint32_t *crcs,
 	uint64_t first, uint64_t n, uint8_t *dst, struct err *e);
 size_t vmstate_block_len(const struct vmstate_layout *l, uint64_t block);
-/* The checksum that a block has when it is zeros. */
+/* Returns the checksum of a block of zeros. */
 uint32_t vmstate_zero_crc(const struct vmstate_layout *l, uint64_t block);
-/* True when the block is all zeros: nothing to read into fresh memory. */
+/* Returns true if the block is all zeros, so that fresh memory needs no read. */
 bool vmstate_block_is_zero(const struct vmstate_layout *l, const uint32_t *crcs, uint64_t block);
 
 #endif

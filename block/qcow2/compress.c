@@ -21,7 +21,7 @@ static int inflate_cluster(const void *packed, size_t packed_len, void *out, siz
 		return -ENOMEM;
 	r = inflate(&z, Z_FINISH);
 	inflateEnd(&z);
-	/* The length is in sectors, so garbage may follow the stream; a stream that has
+	/* The length counts whole sectors, so garbage may follow the stream. A stream that has
 	 * filled the cluster may lack its end mark (Z_BUF_ERROR). */
 	return (r == Z_STREAM_END || r == Z_BUF_ERROR) && !z.avail_out ? 0 : -EINVAL;
 }
@@ -35,7 +35,7 @@ static int unzstd_cluster(const void *packed, size_t packed_len, void *out, size
 
 	if (!d)
 		return -ENOMEM;
-	/* Sectors again: decompress by stream, which stops at the frame's end. */
+	/* The length counts whole sectors here, too. The streaming API stops at the frame's end. */
 	while (o.pos < o.size) {
 		size_t before = o.pos + in.pos;
 
@@ -92,9 +92,10 @@ void qcow2_compressor_free(struct qcow2_compressor *z)
 	free(z);
 }
 
-/* Noise (what is compressed or encrypted already) shows in how evenly its bytes are spread: the
- * sum of squares of their counts in n bytes is n + n * n / 256 on average, with a deviation of
- * 362 for these 4096; five of them above is no noise. deflate takes 2 ms to find out, this 10 us. */
+/* Detect noise (data that is compressed or encrypted already) by its even distribution of byte
+ * values. In n random bytes, the sum of squares of the counts is n + n * n / 256 on average, with a
+ * deviation of 362 for these 4096. A sum of more than five deviations above the average is no
+ * noise. deflate needs 2 ms to find out, this test 10 us. */
 #define NOISE_BYTES 4096u
 #define NOISE_SQUARES_MAX (NOISE_BYTES + NOISE_BYTES * NOISE_BYTES / 256 + 5 * 362)
 
@@ -110,7 +111,7 @@ static bool noise_at(const uint8_t *p)
 	return squares <= NOISE_SQUARES_MAX;
 }
 
-/* At its beginning, in its middle and at its end. */
+/* Test samples at the cluster's beginning, middle and end. */
 static bool is_noise(const uint8_t *cluster, uint32_t bytes)
 {
 	return bytes >= 8 * NOISE_BYTES && noise_at(cluster) && noise_at(cluster + bytes / 2) &&
@@ -119,7 +120,7 @@ static bool is_noise(const uint8_t *cluster, uint32_t bytes)
 
 size_t qcow2_compress(struct qcow2_compressor *z, const void *cluster, void *out)
 {
-	/* A stream as long as the cluster gains nothing, and the format has no room to say so. */
+	/* A stream as long as the cluster saves nothing, and the format cannot express its length. */
 	uint32_t room = z->cluster_bytes - 1;
 	size_t n;
 

@@ -1,5 +1,5 @@
-/* Changes of the whole map: preallocation gives every cluster its place before a guest writes to it; emptying
- * unmaps everything, so that the backing layer shows everywhere. */
+/* Changes of the whole map. Preallocation gives every cluster a place before the guest writes to
+ * it. Emptying unmaps all clusters, so that the backing file shows everywhere. */
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/util.h"
@@ -8,7 +8,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-/* One run of clusters from guest cluster c on; *ret_n: how many. */
+/* Map one run of clusters from guest cluster c on. ret_n: its length. */
 static int run_map(struct qcow2 *q, uint64_t c, uint64_t end, struct wait *w, uint32_t *ret_n)
 {
 	uint64_t off = c << q->cluster_bits, left = q->slice_entries - c % q->slice_entries;
@@ -21,12 +21,12 @@ static int run_map(struct qcow2 *q, uint64_t c, uint64_t end, struct wait *w, ui
 		return r;
 	left = MIN(left, end - c);
 	*ret_n = 1;
-	if (l2_get(q, s, off).e) { /* somebody has been here */
+	if (l2_get(q, s, off).e) { /* already mapped */
 		slice_unpin(s);
 		return 0;
 	}
 	r = data_alloc(q, c, (uint32_t)left, w, &run);
-	/* Whatever stands in a place that was used before must not show. */
+	/* A reused cluster's old content must not show. */
 	if (!r && !run.fresh && !q->ext && !q->data.raw) {
 		flag = QCOW2_ZERO;
 		if (q->h.version < 3) {
@@ -68,7 +68,7 @@ int qcow2_preallocate(struct block *b, uint64_t from, void (*progress)(void *opa
 	}
 	if (!r)
 		r = qcow2_sync_flush(q);
-	/* As long as its last cluster: then the file's end tells that it is complete. */
+	/* Extend the file to its last cluster's end, so that its length shows that it is complete. */
 	if (!r && !q->is_device) {
 		q->tail.file_bytes = q->fresh_from << q->cluster_bits;
 		r = ftruncate(b->fd, (off_t)q->tail.file_bytes) < 0 ? -errno : 0;

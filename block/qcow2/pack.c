@@ -1,5 +1,5 @@
-/* The order in the file: what qcow2_create() writes, then data and L2 tables as they come,
- * then refcounts, counted from the tables. */
+/* Writes a new image. Order in the file: the content of qcow2_create(), then data and L2 tables as
+ * they come, then the refcounts, counted from the tables. */
 #include "block/qcow2/pack.h"
 #include "base/bytes.h"
 #include "base/cleanup.h"
@@ -14,15 +14,15 @@
 #include <unistd.h>
 
 #define BUFFER_BYTES (4 * MIB)
-#define PAD_BYTES 4096 /* what is to be zeros is not written from there on */
+#define PAD_BYTES 4096 /* padding of at least this many bytes becomes a hole */
 
 /* ---- the file ---- */
 
-/* What a cluster with streams has left, when something that begins at a cluster comes behind it. */
+/* The rest of a cluster with streams that was followed by a whole cluster. */
 struct pack_hole {
 	uint64_t at;
 	uint64_t left;
-	uint64_t streams; /* in its cluster */
+	uint64_t streams; /* number of streams in its cluster */
 };
 
 struct qcow2_pack {
@@ -31,14 +31,14 @@ struct qcow2_pack {
 	uint32_t cluster_bits, cluster_bytes, entry_bytes, l2_bits;
 	uint64_t max_refs;
 	uint64_t *l1;
-	uint64_t l1_index; /* of the table in hand */
+	uint64_t l1_index; /* index of the current table */
 	uint8_t *l2;
 	bool l2_used;
-	uint8_t *buf; /* what stands at [at, at + fill) */
+	uint8_t *buf; /* the content of [at, at + fill) */
 	uint64_t at;
 	size_t fill;
-	uint64_t streams; /* in the cluster that the file's end lies in */
-	struct pack_hole hole; /* the largest; streams that fit go there */
+	uint64_t streams; /* number of streams in the cluster at the end of the file */
+	struct pack_hole hole; /* the largest hole; streams that fit go there */
 };
 
 static uint64_t stream_end(const struct qcow2_pack *p)
@@ -141,7 +141,8 @@ static int add_to_hole(struct qcow2_pack *p, uint64_t off, const void *data, siz
 	return r;
 }
 
-/* Streams lie byte after byte; a cluster holds as many as its refcount can count. */
+/* Add a stream right after the last one. The refcount's width limits the number of streams per
+ * cluster. */
 static int add_stream(struct qcow2_pack *p, uint64_t off, const void *data, size_t len)
 {
 	uint64_t end = stream_end(p), in = end & (p->cluster_bytes - 1);

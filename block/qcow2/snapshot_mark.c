@@ -1,6 +1,6 @@
-/* The mark: while a snapshot is created, deleted or applied, the image's header has the dirty bit. Whoever
- * opens such an image after a crash mends it: refcounts that are too high are lowered before anything is
- * written, and the mark goes. QEMU does the same. Images of version 2 have no such bit. */
+/* The mark: the dirty bit is set while a snapshot is created, deleted or applied. Opening a marked
+ * image after a crash repairs it before anything is written: refcounts that are too high are
+ * lowered, and the bit is cleared. QEMU does the same. Images of version 2 have no dirty bit. */
 #include "base/err.h"
 #include "base/log.h"
 #include "block/qcow2/snapshot_impl.h"
@@ -37,9 +37,9 @@ void snap_mark_failed(struct snap_mark *m, struct qcow2 *q)
 	header_release(q);
 }
 
-/* ---- at open: mend a marked image ---- */
+/* ---- on open: repair a marked image ---- */
 
-/* Up to 12 bytes of memory for each cluster of the file; what is larger is for `cairn-img check`. */
+/* Limit on the image: up to 12 bytes of memory per cluster. Larger images need `cairn-img check`. */
 #define MEND_CLUSTERS_MAX (64ULL << 20)
 
 static int image_mend(int fd, const char *name, struct qcow2_header *h, struct err *e)
@@ -49,10 +49,10 @@ static int image_mend(int fd, const char *name, struct qcow2_header *h, struct e
 	int r = qcow2_repair(fd, h, QCOW2_REPAIR_LEAKS, &c, e);
 
 	if (r < 0 || (h->incompatible & QCOW2_INCOMPAT_DIRTY))
-		return r; /* who asks whether it is supported says what to do */
+		return r; /* qcow2_header_supported() reports what to do */
 	log_info(name, "%llu clusters that an interrupted snapshot operation had left are free now",
 		(unsigned long long)c.leaks_fixed);
-	(void)qcow2_trim(fd, h, &ignored); /* space only */
+	(void)qcow2_trim(fd, h, &ignored); /* an error only wastes space */
 	return 0;
 }
 
@@ -64,7 +64,7 @@ int qcow2_mend(const struct block_format_open *o, struct qcow2_header *h, struct
 		(h->incompatible & QCOW2_INCOMPAT_CORRUPT) ||
 		o->file->size_bytes >> h->cluster_bits > MEND_CLUSTERS_MAX)
 		return 0;
-	/* It reads and writes in pieces that direct I/O does not take. */
+	/* The repair reads and writes pieces that direct I/O does not accept. */
 	if (flags < 0 || ((flags & O_DIRECT) && fcntl(o->fd, F_SETFL, flags & ~O_DIRECT) < 0))
 		return err_set_errno(e, -errno, "%s", o->name);
 	r = image_mend(o->fd, o->name, h, e);

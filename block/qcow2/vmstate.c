@@ -587,9 +587,9 @@ void qcow2_vmstate_map(struct qcow2 *q, const char *id, struct block_vmstate_map
 	task_start(&m->o.task, q);
 }
 
-/* ---- the map: where a VM state lies in the file, in stretches ---- */
+/* ---- the extents of a VM state in the file ---- */
 
-/* Does what comes at cluster go on where the last stretch ends? */
+/* Returns true if the last extent continues with this cluster. */
 static bool extent_continues(const struct block_vmstate_map *m, uint64_t cluster, uint64_t host)
 {
 	const struct block_vmstate_extent *last;
@@ -606,7 +606,7 @@ int block_vmstate_map_add(struct block_vmstate_map *m, uint64_t cluster, uint64_
 
 	if (extent_continues(m, cluster, host))
 		return 0;
-	if (!(m->nextents & (m->nextents - 1))) { /* all powers of two are full */
+	if (!(m->nextents & (m->nextents - 1))) { /* a power of two: the array is full */
 		x = reallocarray(x, m->nextents ? 2 * m->nextents : 1, sizeof(*x));
 		if (!x)
 			return -ENOMEM;
@@ -619,7 +619,7 @@ int block_vmstate_map_add(struct block_vmstate_map *m, uint64_t cluster, uint64_
 uint64_t block_vmstate_map_host(const struct block_vmstate_map *m, uint64_t cluster, uint64_t *ret_n)
 {
 	const struct block_vmstate_extent *x = m->extents;
-	size_t low = 0, high = m->nextents; /* the one that is looked for is in [low, high) */
+	size_t low = 0, high = m->nextents; /* the result is in [low, high) */
 
 	while (high - low > 1) {
 		size_t mid = low + (high - low) / 2;
