@@ -1,6 +1,10 @@
 #!/bin/sh
 # Run the tests: run.sh BUILD [unit|e2e|style|all]. The last line is the sum of all of them:
 # "N passed, N failed, N skipped". Exit status 1 when something failed.
+#
+# TEST_JOBS unit programs, then TEST_JOBS pytest processes, run at a time (2). A test that leaves no result has
+# failed. Tests have a temporary folder of their own; a run fails when it holds more than TEST_TMP_MIB (2048) at
+# any time, or when something is left in it. Folders of failed tests are kept in BUILD/failed.
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root" || exit 1
@@ -8,110 +12,135 @@ cd "$root" || exit 1
 build=${1:?usage: run.sh BUILD [unit|e2e|style|all]}
 what=${2:-all}
 build=$(cd "$build" && pwd) || exit 1
-UNIT_SECONDS=${UNIT_SECONDS:-130}
+export UNIT_SECONDS="${UNIT_SECONDS:-130}"
 E2E_SECONDS=${E2E_SECONDS:-1800}
+TEST_JOBS=${TEST_JOBS:-2}
+TEST_TMP_MIB=${TEST_TMP_MIB:-2048}
+# Debian's pytest belongs to /usr/bin/python3; another python may stand first in PATH.
+PYTEST=${PYTEST:-/usr/bin/python3 -m pytest}
 
-tmp=$(mktemp -d)
-trap 'rm -rf "$tmp"' EXIT
-passed=0 failed=0 skipped=0
+passed=0 failed=0 skipped=0 watcher='' pytests=''
+work=$(mktemp -d "${TMPDIR:-/tmp}/cairn-XXXXXX") || exit 1
+results=$work/results tmp=$work/t # short: paths of sockets have a limit
+mkdir "$results" "$tmp" && chmod 755 "$work" "$tmp" || exit 1
+# Unit tests of images write to a file system in memory, too; but not if the user says where to write.
+shm=
+[ -n "${TMPDIR:-}" ] || shm=$(mktemp -d /dev/shm/cairn-XXXXXX 2>/dev/null)
+
+finish() {
+	# shellcheck disable=SC2086
+	[ -z "$watcher$pytests" ] || kill $watcher $pytests 2>/dev/null
+	rm -rf "$work" ${shm:+"$shm"}
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
 
 count() { # PASSED FAILED SKIPPED
 	passed=$((passed + $1)) failed=$((failed + $2)) skipped=$((skipped + $3))
 }
 
-lines() { # PATTERN FILE
-	grep -c "$1" "$2"
-}
-
-# One program: its tests' results in TAP. A program that dies or says nothing has failed.
-unit_run() { # NAME
-	timeout -k 5 $UNIT_SECONDS env CMOCKA_MESSAGE_OUTPUT=TAP "$build/unit/$1" >"$tmp/out" 2>"$tmp/err"
-	rc=$?
-	ok=$(lines '^ok ' "$tmp/out")
-	skip=$(lines '^not ok .*# SKIP' "$tmp/out")
-	bad=$(($(lines '^not ok ' "$tmp/out") - skip))
-	how=
-	if [ $rc = 124 ] || [ $rc = 137 ]; then
-		how="no end within $UNIT_SECONDS s"
-	elif [ $rc != 0 ] && [ "$bad" = 0 ]; then
-		how="exit status $rc"
-	elif [ "$((ok + skip + bad))" = 0 ]; then
-		how="ran no test"
-	fi
-	[ -z "$how" ] || bad=$((bad + 1))
-	count "$ok" "$bad" "$skip"
-	printf '  %-32s %s passed' "$1" "$ok"
-	[ "$bad" = 0 ] || printf ', %s FAILED%s' "$bad" "${how:+ ($how)}"
-	[ "$skip" = 0 ] || printf ', %s skipped' "$skip"
-	echo
-	if [ "$bad" != 0 ]; then
-		grep '^not ok ' "$tmp/out" | grep -v '# SKIP' | sed 's/^/    /'
-		grep -v '^ok ' "$tmp/err" | tail -n 40 | sed 's/^/    /'
-	fi
-	if [ "$skip" != 0 ]; then
-		grep -h -e '# SKIP' -e '^skip' "$tmp/out" "$tmp/err" | sort -u | sed 's/^/    /'
-	fi
+fault() { # WHAT
+	echo "  FAILED: $1"
+	count 0 1 0
 }
 
 run_unit() {
 	echo "Unit tests"
-	for src in $(find tests/unit -name "test_*.c" | sort); do
-		[ -e "$src" ] || continue
-		name=${src#tests/unit/}
-		name=${name%.c}
-		if [ -x "$build/unit/$name" ]; then
-			unit_run "$name"
-		else
-			echo "  $name FAILED: not built (make units)"
-			count 0 1 0
-		fi
-	done
+	mkdir "$tmp/unit"
+	find tests/unit -name 'test_*.c' | sed 's,^tests/unit/,,; s,\.c$,,' | sort >"$results/units"
+	TMPDIR=$tmp/unit TEST_SHM=$shm xargs -P "$TEST_JOBS" -n 1 tests/unit.sh "$build" "$results" <"$results/units"
+	while read -r name; do
+		sum=$(cat "$results/$(echo "$name" | tr / -).sum" 2>/dev/null)
+		# shellcheck disable=SC2086
+		case $sum in
+		*[0-9]" "*[0-9]" "*[0-9]) count $sum ;;
+		*) fault "$name has no result" ;;
+		esac
+	done <"$results/units"
+	rmdir "$tmp/unit" 2>/dev/null
 }
 
-# pytest writes what happened as XML; the sum, and why tests were skipped, come from there.
-e2e_sum() {
-	/usr/bin/python3 - "$1" <<'END'
-import collections, sys
-import xml.etree.ElementTree as xml
-
-cases = xml.parse(sys.argv[1]).getroot().iter("testcase")
-n = collections.Counter()
-for case in cases:
-    kinds = {child.tag for child in case}
-    n["failed" if kinds & {"failure", "error"} else "skipped" if "skipped" in kinds else "passed"] += 1
-print(n["passed"], n["failed"], n["skipped"])
-END
+# One of several processes that share the end-to-end tests (tests/e2e/sharelib.py). Its fd 3 is our output.
+pytest_become() { # NUMBER
+	mkdir -m 755 "$tmp/$1"
+	# shellcheck disable=SC2086
+	CAIRN_BUILD=$build CAIRN_TESTS_SHARE=$results/share CAIRN_TESTS_LINES=3 TMPDIR=$tmp/$1 exec timeout -k 10 "$E2E_SECONDS" \
+		$PYTEST -q -rs --tb=short --no-header -p no:cacheprovider --durations=5 \
+		--basetemp="$tmp/$1/e" --junitxml="$results/e2e-$1.xml" ${E2E_ARGS:-tests/e2e} 3>&1 >"$results/e2e-$1.out" 2>&1
 }
 
-# Debian's pytest belongs to /usr/bin/python3; another python may stand first in PATH.
 run_e2e() {
 	echo "End-to-end tests"
-	CAIRN_BUILD=$build timeout -k 10 $E2E_SECONDS /usr/bin/python3 -m pytest -q -rs --tb=short --no-header \
-		-p no:cacheprovider --durations=5 --junitxml="$tmp/e2e.xml" ${E2E_ARGS:-tests/e2e}
-	rc=$?
-	[ $rc != 124 ] || echo "  no end within $E2E_SECONDS s"
-	if [ -s "$tmp/e2e.xml" ]; then
-		sum=$(e2e_sum "$tmp/e2e.xml") || sum="0 1 0"
+	mkdir "$results/share"
+	for i in $(seq "$TEST_JOBS"); do
+		pytest_become "$i" &
+		pytests="$pytests $!"
+	done
+	i=0
+	for pid in $pytests; do
+		i=$((i + 1))
+		wait "$pid"
+		rc=$?
+		# Without the rows of dots: each file of tests had its line.
+		grep -v '^[.sFExX]* *\(\[ *[0-9]*%\]\)\?$' "$results/e2e-$i.out"
+		case $rc in
+		0 | 1 | 5) ;; # all passed, some failed, the others had them all
+		124 | 137) fault "pytest $i: no end within $E2E_SECONDS s" ;;
+		*) fault "pytest $i: exit status $rc" ;;
+		esac
+		rmdir "$tmp/$i/e" "$tmp/$i" 2>/dev/null
+	done
+	pytests=
+	if sum=$(/usr/bin/python3 tests/e2e_sum.py "$results" "$i"); then
 		# shellcheck disable=SC2086
 		count $sum
+	else
+		fault "the results have no sum"
 	fi
-	case $rc in
-	0 | 1 | 5) ;; # all passed, some failed, there are none
-	*) count 0 1 0 ;;
-	esac
 }
 
 run_style() {
 	echo "Style"
-	if tests/style.sh >"$tmp/style" 2>&1; then
+	if tests/style.sh >"$results/style" 2>&1; then
 		count 1 0 0
 	else
 		count 0 1 0
 	fi
-	sed 's/^/  /' "$tmp/style"
+	sed 's/^/  /' "$results/style"
+}
+
+tmp_size() { # in KiB
+	du -skc "$tmp" ${shm:+"$shm"} 2>/dev/null | sed -n '$s/\t.*//p'
+}
+
+tmp_watch() {
+	while sleep 1; do
+		tmp_size >>"$results/sizes"
+	done
+}
+
+# What tests have left, and how much they had.
+tmp_check() {
+	kill "$watcher" && watcher=
+	tmp_size >>"$results/sizes"
+	peak=$(sort -n "$results/sizes" | tail -n 1)
+	peak=$((${peak:-0} / 1024))
+	echo "Temporary files: at most $peak MiB"
+	[ "$peak" -le "$TEST_TMP_MIB" ] || fault "more than $TEST_TMP_MIB MiB of temporary files"
+	expected="$tmp/([0-9]+|unit)"
+	[ "$failed" = 0 ] || expected="$expected|$tmp/[0-9]+/e(/.*)?"
+	left=$(find "$tmp" ${shm:+"$shm"} -mindepth 1 -maxdepth 3 | grep -vxE "$expected" | head -n 20)
+	[ -z "$left" ] || fault "temporary files are left:
+$left"
+	rm -rf "$build/failed"
+	if [ "$failed" != 0 ] && [ -n "$(ls "$tmp")" ] && mv "$tmp" "$build/failed"; then
+		echo "Folders of failed tests: $build/failed"
+	fi
 }
 
 echo "Host: $(tests/hostkind.sh) (vmx, svm, pvm, or none without a usable /dev/kvm), $(nproc) CPUs, $(uname -r)"
+tmp_watch &
+watcher=$!
 case $what in
 unit) run_unit ;;
 e2e) run_e2e ;;
@@ -126,5 +155,6 @@ all)
 	exit 2
 	;;
 esac
+tmp_check
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" = 0 ]

@@ -5,6 +5,8 @@ stopped by its pid."""
 
 import json
 import os
+import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -14,6 +16,7 @@ import tempfile
 import time
 
 import pytest
+from _pytest.pathlib import rm_rf
 
 import guestlib
 
@@ -25,7 +28,10 @@ FAKE_VM = os.path.join(BUILD, "helpers", "fake_vm")
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[1:1] = [folder for folder, _, files in os.walk(HERE) if any(f.endswith(".py") for f in files)]
 
+import sharelib  # noqa: E402
+
 TEST_SECONDS = 60
+KEPT_MAX = 256 << 20  # bytes that folders of failed tests have in all
 
 
 # What sanitizers have found, a file each: a VM's process has nobody who reads its stderr, and may end
@@ -35,6 +41,10 @@ REPORTS = tempfile.mkdtemp(prefix="cairn-reports-") if guestlib.SANITIZED else N
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "seconds(n): time limit of a test, instead of 60")
+    config.addinivalue_line("markers", "alone: no other test runs at the same time")
+    share = os.environ.pop("CAIRN_TESTS_SHARE", None)
+    if share:
+        config.pluginmanager.register(sharelib.Share(config, share, int(os.environ.pop("CAIRN_TESTS_LINES"))))
     if REPORTS:
         os.chmod(REPORTS, 0o1777)
         for which in ("ASAN", "TSAN", "UBSAN"):
@@ -73,6 +83,47 @@ def last_sanitizers():
     yield
     text = found()
     assert not text, text
+
+
+# ---- the folder of a test ----
+
+FOLDER, FAILED = pytest.StashKey(), pytest.StashKey()
+kept = []  # folders of failed tests
+
+
+@pytest.fixture
+def tmp_path(request, tmp_path_factory):
+    """A folder of the test's own. It is removed after the test, unless the test failed."""
+    name = re.sub(r"\W", "_", request.node.name)[:16]
+    path = pathlib.Path(tempfile.mkdtemp(prefix=name + "-", dir=tmp_path_factory.getbasetemp()))
+    request.node.stash[FOLDER] = path
+    return path
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = (yield).get_result()
+    item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
+    if report.when == "teardown" and FOLDER in item.stash:
+        folder = item.stash[FOLDER]
+        if item.stash[FAILED] and size(*kept, folder) <= KEPT_MAX:
+            kept.append(folder)
+        else:
+            rm_rf(folder)
+
+
+def size(*folders):
+    """The bytes on disk of all files below these folders."""
+    return sum(os.lstat(os.path.join(at, f)).st_blocks * 512 for folder in folders for at, _, files in os.walk(folder) for f in files)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def last_folders(tmp_path_factory):
+    """Removes the folders that tests of a file have in common."""
+    yield
+    for path in tmp_path_factory.getbasetemp().iterdir():
+        if path not in kept and path.is_dir():
+            rm_rf(path)
 
 
 @pytest.fixture
@@ -266,7 +317,7 @@ class Daemon:
         self.state = tmp / "state"
         self.socket = str(tmp / "cairn.sock")
         self.vm_program = vm_program
-        self.env = {**os.environ, "CAIRN_SOCKET": self.socket, **(env or {})}
+        self.env = {**os.environ, "TMPDIR": str(tmp), "CAIRN_SOCKET": self.socket, **(env or {})}
         self.log = tmp / "cairnd.log"
         self.proc = None
         self.clients = []

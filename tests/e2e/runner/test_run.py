@@ -1,0 +1,200 @@
+"""tests/run.sh, unit.sh and e2e_sum.py: a test that leaves no result has failed, and so has a run that leaves files.
+
+Each test here runs the runner in a small tree of its own, on programs and tests made up for it."""
+
+import os
+import re
+import shutil
+import subprocess
+import textwrap
+
+import pytest
+
+from conftest import ROOT
+
+PASSES = "def test_passes():\n    pass\n"
+# Removes the result just before pytest ends, or leaves it cut off, and ends as if all was well.
+LOSES = """\
+#!/usr/bin/python3
+import sys
+import pytest
+status = pytest.main(sys.argv[1:])
+path = next(a.split("=")[1] for a in sys.argv if a.startswith("--junitxml="))
+{loss}
+sys.exit({status})
+"""
+
+
+class Tree:
+    """A tree with the runner, and a build folder."""
+
+    def __init__(self, path):
+        self.path, self.build, self.env = path, path / "build", {}
+        for folder in ("tests/unit/x", "tests/e2e", "build/unit/x", "tmp"):
+            (path / folder).mkdir(parents=True)
+        for name in ("run.sh", "unit.sh", "e2e_sum.py", "hostkind.sh", "e2e/conftest.py", "e2e/sharelib.py", "e2e/guestlib.py"):
+            shutil.copy(os.path.join(ROOT, "tests", name), path / "tests" / name)
+
+    def unit(self, name, script):
+        (self.path / f"tests/unit/x/{name}.c").touch()
+        program = self.build / "unit/x" / name
+        program.write_text("#!/bin/sh\n" + script)
+        program.chmod(0o755)
+
+    def e2e(self, name, text):
+        (self.path / f"tests/e2e/{name}.py").write_text(textwrap.dedent(text))
+
+    def pytest(self, text):
+        program = self.path / "pytest"
+        program.write_text(text)
+        program.chmod(0o755)
+        self.env["PYTEST"] = str(program)
+
+    def run(self, what, within=()):
+        """(exit status, passed, failed, skipped, output)"""
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("TEST_", "E2E_", "UNIT_", "CAIRN_"))}
+        done = subprocess.run([*within, self.path / "tests/run.sh", self.build, what], text=True, timeout=50,
+                              env=env | {"TMPDIR": str(self.path / "tmp")} | self.env, capture_output=True)
+        sums = re.fullmatch(r"(\d+) passed, (\d+) failed, (\d+) skipped", done.stdout.splitlines()[-1])
+        assert sums, done.stdout + done.stderr
+        return done.returncode, *map(int, sums.groups()), done.stdout + done.stderr
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return Tree(tmp_path)
+
+
+# ---- unit programs ----
+
+def test_unit_program_passes(tree):
+    tree.unit("test_a", "echo 1..2; echo ok 1 - a; echo ok 2 - b")
+    assert tree.run("unit")[:4] == (0, 2, 0, 0)
+
+
+@pytest.mark.parametrize("script,says", [
+    ("echo 1..3; echo ok 1 - a; echo ok 2 - b", "2 results of 3 tests"), ("echo ok 1 - a; exit 3", "exit status 3"),
+    ("echo ok 1 - a", "1 results of 0 tests"), ("exit 0", "ran no test"), ("kill -SEGV $$", "exit status 139")])
+def test_unit_program_fails_that_says_less_than_planned(tree, script, says):
+    tree.unit("test_a", script)
+    tree.unit("test_b", "echo 1..1; echo ok 1 - a")
+    status, passed, failed, _, out = tree.run("unit")
+    assert status == 1 and passed >= 1 and failed == 1 and says in out, out
+
+
+def test_unit_program_fails_that_is_not_built(tree):
+    (tree.path / "tests/unit/x/test_a.c").touch()
+    assert tree.run("unit")[:4] == (1, 0, 1, 0)
+
+
+def test_run_fails_when_a_unit_program_leaves_files(tree):
+    tree.unit("test_a", 'echo 1..1; echo ok 1 - a; touch "$TMPDIR/forgotten"')
+    status, passed, failed, _, out = tree.run("unit")
+    assert (status, passed, failed) == (1, 1, 1) and "forgotten" in out
+
+
+# ---- end-to-end tests ----
+
+def test_two_processes_share_the_tests(tree):
+    for name in ("test_a", "test_b", "test_c"):
+        tree.e2e(name, PASSES)
+    tree.e2e("test_d", """\
+        import pytest
+        def test_fails(tmp_path):
+            (tmp_path / "trace").write_text("x")
+            assert False
+        @pytest.mark.alone
+        def test_skips():
+            pytest.skip("not here")
+        """)
+    status, passed, failed, skipped, out = tree.run("e2e")
+    assert (status, passed, failed, skipped) == (1, 3, 1, 1), out
+    assert [p.name for p in (tree.build / "failed").rglob("*") if p.is_file()] == ["trace"]
+    assert not list((tree.path / "tmp").iterdir())
+
+
+@pytest.mark.parametrize("loss", ["import os; os.unlink(path)", "open(path, 'w').close()",
+                                  "text = open(path).read(); open(path, 'w').write(text[:-20])"],
+                         ids=["missing", "empty", "cut off"])
+def test_run_fails_when_a_result_file_is(tree, loss):
+    """As when the disk was full, and although pytest says that all passed."""
+    tree.e2e("test_a", PASSES)
+    tree.pytest(LOSES.format(loss=loss, status=0))
+    status, passed, failed, _, out = tree.run("e2e")
+    assert status == 1 and passed == 0 and failed >= 1 and "test_a::test_passes" in out, out
+
+
+def test_run_fails_when_a_result_has_fewer_tests_than_were_collected(tree):
+    tree.e2e("test_a", PASSES + "def test_vanishes():\n    pass\n")
+    tree.pytest(LOSES.format(status=0, loss="""
+import re
+text = open(path).read()
+open(path, "w").write(re.sub(r'<testcase [^>]*name="test_vanishes"[^>]*/>', "", text))"""))
+    status, passed, failed, _, out = tree.run("e2e")
+    assert (status, passed, failed) == (1, 1, 1) and "test_a::test_vanishes" in out, out
+
+
+def test_run_fails_when_pytest_dies_amid_the_tests(tree):
+    tree.e2e("test_a", PASSES)
+    tree.e2e("test_b", "import os\ndef test_dies():\n    os._exit(0)\n")
+    status, _, failed, _, out = tree.run("e2e")
+    assert status == 1 and failed >= 1 and "test_b::test_dies" in out, out
+
+
+def test_run_fails_when_nothing_was_collected(tree):
+    assert tree.run("e2e")[:3] == (1, 0, 1)
+
+
+def test_run_fails_when_a_test_file_cannot_be_imported(tree):
+    tree.e2e("test_a", PASSES)
+    tree.e2e("test_b", "import no_such_module\n")
+    status, _, failed, _, out = tree.run("e2e")
+    assert status == 1 and failed >= 1 and "no_such_module" in out
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small file system")
+def test_run_fails_when_the_temporary_folder_is_full(tree):
+    tree.e2e("test_a", """\
+        import tempfile
+        def test_fills():
+            f = open(tempfile.gettempdir() + "/fill", "wb", 0)
+            try:
+                while True:
+                    f.write(bytes(4096))
+            except OSError:
+                pass
+        """)
+    tree.e2e("test_b", PASSES)
+    mount = ["unshare", "-m", "sh", "-c", f'mount -t tmpfs -o size=2m none {tree.path}/tmp && exec "$@"', "sh"]
+    status, _, failed, _, out = tree.run("e2e", within=mount)
+    assert status == 1 and failed >= 1, out
+
+
+# ---- temporary files ----
+
+def test_folder_of_a_test_goes_when_it_has_passed(tree):
+    tree.e2e("test_a", """\
+        def test_writes(tmp_path):
+            (tmp_path / "big").write_bytes(bytes(2 << 20))
+        def test_the_folder_is_gone(tmp_path):
+            assert [p.name for p in tmp_path.parent.iterdir()] == [tmp_path.name]
+        """)
+    assert tree.run("e2e")[:4] == (0, 2, 0, 0)
+
+
+def test_run_fails_when_tests_leave_files(tree):
+    tree.e2e("test_a", "import tempfile\ndef test_forgets():\n    tempfile.mkdtemp(prefix='forgotten')\n")
+    status, passed, failed, _, out = tree.run("e2e")
+    assert (status, passed, failed) == (1, 1, 1) and "forgotten" in out
+
+
+def test_run_fails_when_tests_write_too_much(tree):
+    tree.env["TEST_TMP_MIB"] = "3"
+    tree.e2e("test_a", """\
+        import time
+        def test_writes(tmp_path):
+            (tmp_path / "big").write_bytes(bytes(4 << 20))
+            time.sleep(2)
+        """)
+    status, passed, failed, _, out = tree.run("e2e")
+    assert (status, passed, failed) == (1, 1, 1) and "more than 3 MiB" in out

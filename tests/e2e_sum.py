@@ -1,0 +1,51 @@
+#!/usr/bin/python3
+"""e2e_sum.py RESULTS PROCESSES: sums what several pytest processes did to "PASSED FAILED SKIPPED".
+
+A collected test without a result has failed, so a result file that is missing, empty or cut off cannot hide one.
+What is wrong goes to stderr."""
+
+import collections
+import glob
+import os
+import sys
+import xml.etree.ElementTree as xml
+
+SHOWN = 10  # names of tests without a result
+
+
+def read_results(path):
+    """Each test's kind of result, by its name."""
+    kinds = {}
+    for case in xml.parse(path).getroot().iter("testcase"):
+        tags = {child.tag for child in case}
+        kind = "failed" if tags & {"failure", "error"} else "skipped" if "skipped" in tags else "passed"
+        name = f"{case.get('classname')}::{case.get('name')}"
+        # A test that fails and whose fixture fails, too, stands there twice.
+        kinds[name] = "failed" if "failed" in (kind, kinds.get(name)) else kind
+    return kinds
+
+
+def main(folder, processes):
+    kinds, counts = {}, collections.Counter()
+    for number in range(1, processes + 1):
+        try:
+            kinds |= read_results(os.path.join(folder, f"e2e-{number}.xml"))
+        except (OSError, xml.ParseError) as e:
+            print(f"  FAILED: pytest {number} left no results: {e}", file=sys.stderr)
+            counts["failed"] += 1
+    lists = [open(path).read().splitlines() for path in glob.glob(os.path.join(folder, "share", "collected-*"))]
+    if len(lists) != processes or len({len(names) for names in lists}) != 1 or not lists[0]:
+        print(f"  FAILED: collected by {processes} processes: {[len(names) for names in lists]} tests", file=sys.stderr)
+        counts["failed"] += 1
+    counts.update(kinds.values())
+    collected = max(lists, key=len, default=[])
+    missing = len(collected) - len(kinds)
+    if missing > 0:
+        counts["failed"] += missing
+        print(f"  FAILED: {missing} tests have no result:", file=sys.stderr)
+        for name in [name for name in collected if name not in kinds][:SHOWN]:
+            print(f"    {name}", file=sys.stderr)
+    print(counts["passed"], counts["failed"], counts["skipped"])
+
+
+main(sys.argv[1], int(sys.argv[2]))

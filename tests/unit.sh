@@ -1,0 +1,48 @@
+#!/bin/sh
+# Run one unit program: unit.sh BUILD RESULTS NAME. Prints what happened in one piece, and writes "PASSED FAILED
+# SKIPPED" to a file in RESULTS. A program that dies, or says less than it has planned, has failed.
+set -u
+build=$1 results=$2 name=$3
+base=$results/$(echo "$name" | tr / -)
+
+lines() { # PATTERN
+	grep -c "$1" "$base.out"
+}
+
+if [ ! -x "$build/unit/$name" ]; then
+	echo "  $name FAILED: not built (make units)"
+	echo 0 1 0 >"$base.sum"
+	exit 0
+fi
+timeout -k 5 "$UNIT_SECONDS" env CMOCKA_MESSAGE_OUTPUT=TAP "$build/unit/$name" >"$base.out" 2>"$base.err"
+rc=$?
+ok=$(lines '^ok ')
+skip=$(lines '^not ok .*# SKIP')
+bad=$(($(lines '^not ok ') - skip))
+plan=$(sed -n 's/^1\.\.\([0-9]*\)$/\1/p' "$base.out" | awk '{ n += $1 } END { print n + 0 }')
+how=
+if [ $rc = 124 ] || [ $rc = 137 ]; then
+	how="no end within $UNIT_SECONDS s"
+elif [ $rc != 0 ] && [ "$bad" = 0 ]; then
+	how="exit status $rc"
+elif [ "$((ok + skip + bad))" = 0 ]; then
+	how="ran no test"
+elif [ "$((ok + skip + bad))" != "$plan" ]; then
+	how="$((ok + skip + bad)) results of $plan tests"
+fi
+[ -z "$how" ] || bad=$((bad + 1))
+{
+	printf '  %-44s %s passed' "$name" "$ok"
+	[ "$bad" = 0 ] || printf ', %s FAILED%s' "$bad" "${how:+ ($how)}"
+	[ "$skip" = 0 ] || printf ', %s skipped' "$skip"
+	echo
+	if [ "$bad" != 0 ]; then
+		grep '^not ok ' "$base.out" | grep -v '# SKIP' | sed 's/^/    /'
+		grep -v '^ok ' "$base.err" | tail -n 40 | sed 's/^/    /'
+	fi
+	if [ "$skip" != 0 ]; then
+		grep -h -e '# SKIP' -e '^skip' "$base.out" "$base.err" | sort -u | sed 's/^/    /'
+	fi
+} >"$base.told"
+cat "$base.told"
+echo "$ok $bad $skip" >"$base.sum"
