@@ -12,6 +12,7 @@
 #include "api/policy/host_shutdown.h"
 #include "api/policy/scheduler.h"
 #include "api/qmp/qmp.h"
+#include "api/qmp/qmp_handler.h"
 #include "api/store/event_log.h"
 #include "api/store/store.h"
 #include "api/vm/vm.h"
@@ -284,6 +285,8 @@ int daemon_open(struct daemon *d, struct err *e)
 	int r;
 
 	d->commands.host = h;
+	d->commands.handlers[DIALECT_DAEMON] = command_handlers;
+	d->commands.handlers[DIALECT_QEMU] = qmp_handlers;
 	h->sink = (struct event_sink){ emit, h };
 	h->permissions.changed = permissions_changed;
 	h->permissions.opaque = h;

@@ -339,6 +339,16 @@ static struct call *call_new(const struct command_context *context, struct conn 
 	return c;
 }
 
+/* A unit test checks that every row of the schema has a handler. */
+static void call_run(struct call *c)
+{
+	const struct command_handler *h = c->context->handlers[c->dialect];
+
+	while (strcmp(h->name, c->command->name))
+		h++;
+	h->run(c);
+}
+
 /* Run the handler once the VM was looked up and, if needed, woken. */
 static void command_go(void *opaque, int r, const struct err *e)
 {
@@ -352,7 +362,7 @@ static void command_go(void *opaque, int r, const struct err *e)
 	if (r < 0)
 		call_fail(c, e);
 	else
-		c->command->run(c);
+		call_run(c);
 }
 
 static void command_dispatch(void *opaque, struct conn *conn, struct json_object *text)

@@ -12,6 +12,7 @@
 #include <sys/types.h>
 
 struct audit;
+struct command_handler;
 struct conn;
 struct denial_log;
 struct job;
@@ -25,6 +26,7 @@ struct command_context {
 	struct vm_host *host;
 	struct audit *audit;
 	struct denial_log *denials;
+	const struct command_handler *handlers[2]; /* by dialect */
 };
 
 /* How a server of clients runs commands (api/wire/conn.h). Its opaque: a struct command_context. */
@@ -60,6 +62,15 @@ void call_fail(struct call *c, const struct err *e);
 void call_fail_class(struct call *c, const char *class_name, const char *desc);
 /* {"job": its id} */
 void call_return_job(struct call *c, const struct job *j);
+
+/* A row of the schema and who runs it. */
+struct command_handler {
+	const char *name; /* NULL ends a table */
+	void (*run)(struct call *c);
+};
+
+/* By command; the last has no name. */
+extern const struct command_handler command_handlers[];
 
 /* Handlers, one per row of the schema. */
 void command_qmp_capabilities(struct call *c);

@@ -20,9 +20,6 @@ struct err;
 #define SCHEDULE_NAME_MAX 32
 #define SCHEDULE_TAG "auto"
 
-#define SCHEDULE_KEEP_DEFAULT "24h:all,7d:daily,4w:weekly"
-#define SCHEDULE_MIN_FREE_DEFAULT "10%"
-
 enum schedule_period {
 	SCHEDULE_ALL,
 	SCHEDULE_HOURLY,

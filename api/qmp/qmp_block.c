@@ -1,7 +1,7 @@
 /* QMP handlers for disks. The definition lists the disks; the VM's process reports their figures. */
 #include "api/commands/command.h"
 #include "api/qmp/qmp.h"
-#include "api/qmp/qmp_schema.h"
+#include "api/qmp/qmp_handler.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"

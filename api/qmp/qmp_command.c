@@ -1,7 +1,7 @@
 /* QMP handlers for the VM's lifecycle, and for queries that the daemon answers by itself. */
 #include "api/commands/command.h"
 #include "api/qmp/qmp.h"
-#include "api/qmp/qmp_schema.h"
+#include "api/qmp/qmp_handler.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"

@@ -6,7 +6,7 @@
 #include "api/commands/command.h"
 #include "api/jobs/dump.h"
 #include "api/qmp/qmp.h"
-#include "api/qmp/qmp_schema.h"
+#include "api/qmp/qmp_handler.h"
 #include "api/vm/vm.h"
 #include "api/wire/close_async.h"
 #include "api/wire/conn.h"

@@ -4,7 +4,7 @@
 #include "api/jobs/job.h"
 #include "api/jobs/snapshot_job.h"
 #include "api/qmp/qmp.h"
-#include "api/qmp/qmp_schema.h"
+#include "api/qmp/qmp_handler.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
 #include "base/err.h"

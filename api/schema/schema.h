@@ -10,9 +10,12 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-struct call;
 struct err;
 struct json_object;
+
+/* Defaults of snapshot-schedule-set. */
+#define SCHEDULE_KEEP_DEFAULT "24h:all,7d:daily,4w:weekly"
+#define SCHEDULE_MIN_FREE_DEFAULT "10%"
 
 enum field_type {
 	FIELD_STRING,
@@ -65,7 +68,6 @@ struct command {
 	enum role role;
 	unsigned flags;
 	enum vm_trigger trigger; /* its row says the legal states; VM_TRIGGER_COUNT: any */
-	void (*run)(struct call *c);
 };
 
 enum event_id {

@@ -1,6 +1,7 @@
 /* Schedules: the syntax, when one is due, and which snapshots are kept. The clock is an
  * argument. */
 #include "api/policy/schedule.h"
+#include "api/schema/schema.h"
 #include "base/err.h"
 #include "base/util.h"
 

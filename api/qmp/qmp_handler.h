@@ -1,16 +1,11 @@
-/* qmp_schema: the QEMU commands and events of a VM's own socket. Names, arguments and results follow QEMU 7.2's schema.
- * schema.h has the functions to look them up. */
-#ifndef CAIRN_API_QMP_QMP_SCHEMA_H
-#define CAIRN_API_QMP_QMP_SCHEMA_H
+/* qmp_handler: the handlers of a VM's own socket, one per row of QEMU's schema (api/schema/schema_qmp.c). */
+#ifndef CAIRN_API_QMP_QMP_HANDLER_H
+#define CAIRN_API_QMP_QMP_HANDLER_H
 
-#include "api/schema/schema.h"
+#include "api/commands/command.h"
 
-struct call;
-
-extern const struct command qmp_commands[];
-extern const size_t qmp_commands_count;
-/* An event without a name is not sent on this socket. `data` lists the members that are sent. */
-extern const struct event_spec qmp_events[EVENT_ID_COUNT];
+/* By command; the last has no name. */
+extern const struct command_handler qmp_handlers[];
 
 void qmp_query_version(struct call *c);
 void qmp_query_name(struct call *c);
