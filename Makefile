@@ -130,17 +130,6 @@ $(BUILD)/gen/dsdt.h: vmm/boot/dsdt.asl
 	$(Q)sed -i 's/^unsigned char /static const unsigned char /' $(@D)/dsdt.hex && mv $(@D)/dsdt.hex $@
 $(BUILD)/vmm/boot/acpi.o: $(BUILD)/gen/dsdt.h
 
-# What `cairn` knows of the daemon's commands is their schema. The program that tells has their handlers, `cairn` has not.
-$(BUILD)/schema: $(call prog_objs,tools/schema) $(BUILD)/vmm/vm_msg.o $(DAEMON_LIBS)
-	$(call say,LINK,$@)
-	$(call link,-pie,$(DAEMON_SYSLIBS))
-$(BUILD)/gen/schema_text.h: $(BUILD)/schema
-	$(call say,GEN,$@)
-	$(Q)mkdir -p $(@D)
-	$(Q)$< > $@.tmp && mv $@.tmp $@
-$(BUILD)/tools/cairn/schema.o: $(BUILD)/gen/schema_text.h
-$(BUILD)/tools/cairn/schema.o: ALL_CFLAGS += -I$(BUILD)
-
 # Fixtures lie in the top folder of their tests.
 unit_top = tests/unit/$(firstword $(subst /, ,$*))
 $(BUILD)/unit/%: tests/unit/%.c $(TEST_LIBS)

@@ -47,9 +47,9 @@ api/jobs base vmm/vm_msg.h api/wire api/schema api/store api/definition api/acce
 api/policy base vmm/vm_msg.h api/wire api/schema api/store api/definition api/access api/vm api/net api/jobs
 api/commands base vmm/vm_msg.h api/wire api/schema api/store api/definition api/access api/vm api/net api/jobs api/policy
 api/qmp base vmm/vm_msg.h api/wire api/schema api/store api/definition api/access api/vm api/net api/jobs api/policy api/commands
-api base vmm/vm_msg.h gen api/wire api/schema api/store api/definition api/access api/vm api/net api/jobs api/policy api/commands api/qmp
-tools base block block/qcow2 snapshot gen api/wire api/schema api/store api/definition api/access api/vm api/net api/jobs api/policy api/commands
-tools/cairn base block snapshot gen api/wire api/schema api/store api/definition api/access api/vm api/net api/jobs api/policy
+api base vmm/vm_msg.h api/wire api/schema api/store api/definition api/access api/vm api/net api/jobs api/policy api/commands api/qmp
+tools base block block/qcow2 snapshot api/wire api/schema api/store api/definition api/access api/vm api/net api/jobs api/policy api/commands
+tools/cairn base block snapshot api/wire api/schema api/store api/definition api/access api/vm api/net api/jobs api/policy
 tools/cairn/verbs base block block/qcow2 snapshot api/wire api/schema api/store api/definition api/access api/vm api/net api/jobs api/policy tools/cairn
 END
 }

@@ -1,6 +1,6 @@
 #include "tools/cairn/schema.h"
+#include "api/schema/schema.h"
 #include "api/wire/json.h"
-#include "gen/schema_text.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,12 +8,7 @@
 
 struct json_object *schema_load(void)
 {
-	struct json_object *schema = NULL;
-	struct err e;
-
-	if (js_parse(schema_text, sizeof(schema_text) - 1, "schema", &schema, &e) < 0)
-		abort();
-	return schema;
+	return schema_to_json(DIALECT_DAEMON);
 }
 
 struct json_object *schema_entry(struct json_object *schema, const char *name)

@@ -4,7 +4,7 @@
 
 #include "tools/cairn/cli.h"
 
-/* The schema of the daemon that was built with this program, as query-qmp-schema answers it. The caller puts it. */
+/* Return the schema of the daemon that was built with this program, as query-qmp-schema answers. The caller puts it. */
 struct json_object *schema_load(void);
 /* A command, an event or a type. Borrowed; NULL: it has none of that name. */
 struct json_object *schema_entry(struct json_object *schema, const char *name);
