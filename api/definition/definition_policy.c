@@ -1,7 +1,7 @@
 /* Parses and prints the policies: restart, shutdown, idle, start order. */
 #include "api/definition/definition_key.h"
-#include "api/policy/policy.h"
 #include "api/wire/json.h"
+#include "base/duration.h"
 #include "base/err.h"
 #include "base/util.h"
 
@@ -47,7 +47,7 @@ static int parse_after(struct parse *p, struct json_object *v, void *into)
 	if (!s)
 		return -EINVAL;
 	key_quote(s, given);
-	if (policy_length_parse(s, &after) < 0 || !after)
+	if (duration_parse(s, &after) < 0 || !after)
 		return key_error(p, "\"%s\" is not a length of time; give one such as \"90s\", \"30m\" or "
 			"\"2h\"", given);
 	*(uint32_t *)into = after;
@@ -110,7 +110,7 @@ void definition_put_policies(struct json_object *o, const struct definition *d)
 		[DEFINITION_SAVE] = "save", [DEFINITION_SHUTDOWN] = "shutdown",
 		[DEFINITION_SUSPEND] = "suspend" };
 	struct json_object *shutdown = json_object_new_object(), *idle;
-	char after[POLICY_LENGTH_TEXT];
+	char after[DURATION_TEXT];
 
 	js_put(o, "restart", restart_to_json(&d->restart));
 	js_put_uint(shutdown, "deadline", d->shutdown_deadline_s);
@@ -118,7 +118,7 @@ void definition_put_policies(struct json_object *o, const struct definition *d)
 	js_put(o, "shutdown", shutdown);
 	if (d->idle_after_s) {
 		idle = json_object_new_object();
-		policy_length_print(d->idle_after_s, after);
+		duration_print(d->idle_after_s, after);
 		js_put_str(idle, "after", after);
 		js_put_str(idle, "action", names[d->idle_action]);
 		js_put_uint(idle, "cpu", d->idle_cpu_percent);

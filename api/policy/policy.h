@@ -7,18 +7,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-struct err;
-
-#define POLICY_LENGTH_MAX_S (366U * 24 * 3600)
-#define POLICY_LENGTH_TEXT 16
-
-/* ---- durations ---- */
-
-/* Parse a duration with its unit: "45s", "30m", "2h", "1d". Returns 0; -EINVAL: malformed, or longer than
- * POLICY_LENGTH_MAX_S. */
-int policy_length_parse(const char *text, uint32_t *ret_s);
-void policy_length_print(uint32_t s, char buf[POLICY_LENGTH_TEXT]);
-
 /* ---- staged runs ---- */
 
 enum policy_progress { POLICY_WAITS, POLICY_UNDER_WAY, POLICY_OVER };

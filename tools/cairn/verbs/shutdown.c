@@ -1,8 +1,8 @@
 /* shutdown, reboot: now, or at a time; daemon-stop: all of them. */
 #include "tools/cairn/cli.h"
-#include "api/policy/policy.h"
 #include "api/wire/json.h"
 #include "base/loop.h"
+#include "base/duration.h"
 #include "base/util.h"
 #include "tools/cairn/multi_vm.h"
 #include "tools/cairn/output.h"
@@ -81,7 +81,7 @@ static int when_parse(struct cli *c, int64_t *ret_s)
 		return cli_usage(c, "--at and --in exclude each other");
 	if (at && at_parse(at, ret_s) < 0)
 		return cli_usage(c, "--at is HH:MM or \"YYYY-MM-DD HH:MM\", not \"%s\"", at);
-	if (in && policy_length_parse(in, &s) < 0)
+	if (in && duration_parse(in, &s) < 0)
 		return cli_usage(c, "--in is a length of time such as 90s, 10m or 2h, not \"%s\"", in);
 	if (in)
 		*ret_s = time(NULL) + s;

@@ -1,4 +1,4 @@
-/* Durations, staged starts, shutdown warnings, idleness. The clock is an argument. */
+/* Staged starts, shutdown warnings, idleness. The clock is an argument. */
 #include "api/policy/policy.h"
 #include "base/util.h"
 
@@ -11,26 +11,6 @@
 #include <cmocka.h>
 
 #define S 1000000000ULL
-
-static void test_lengths(void **state)
-{
-	static const char *const good[][2] = { { "45s", "45s" }, { "60s", "1m" }, { "90m", "90m" },
-		{ "24h", "1d" }, { "366d", "366d" }, { "0s", "0s" } };
-	static const char *const bad[] = { "", "s", "5", "5x", "5mm", "-5m", "5 m", "1.5h", "367d",
-		"99999999999999999999s", "m5" };
-	char buf[POLICY_LENGTH_TEXT];
-	uint32_t s = 7;
-
-	(void)state;
-	for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
-		assert_int_equal(policy_length_parse(bad[i], &s), -22);
-	assert_int_equal(s, 7);
-	for (size_t i = 0; i < ARRAY_SIZE(good); i++) {
-		assert_int_equal(policy_length_parse(good[i][0], &s), 0);
-		policy_length_print(s, buf);
-		assert_string_equal(buf, good[i][1]);
-	}
-}
 
 /* ---- staged starts ---- */
 
@@ -180,7 +160,6 @@ static void test_what_is_not_idle(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_lengths),
 		cmocka_unit_test(test_equal_ones_beside_each_other),
 		cmocka_unit_test(test_order_waits_for_all_before),
 		cmocka_unit_test(test_delay_holds_the_next),
