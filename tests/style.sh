@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.." || exit 1
 CC=${CC:-gcc}
 FILE_LINES=900
 FUNCTION_LINES=60
-OPEN_ARROWS=${OPEN_ARROWS:-41} # breaches between folders that are still allowed; only ever lowered
+OPEN_ARROWS=${OPEN_ARROWS:-32} # breaches between folders that are still allowed; only ever lowered
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 

@@ -1,7 +1,7 @@
 #include "api/access/open_as.h"
 #include "api/access/fork_as.h"
 #include "api/definition/definition.h"
-#include "api/vm/vm_config.h"
+#include "api/definition/vm_config.h"
 #include "base/channel.h"
 #include "base/err.h"
 #include "base/util.h"

@@ -3,6 +3,7 @@
 #include "api/jobs/job.h"
 #include "api/jobs/outfile.h"
 #include "api/store/store.h"
+#include "api/store/store_file.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"

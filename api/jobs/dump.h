@@ -15,7 +15,6 @@ struct json_object;
 struct vm;
 struct vm_event;
 
-#define DUMPS_FOLDER "dumps"
 #define DUMPS_KEPT 2
 
 enum dump_then {

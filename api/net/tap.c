@@ -1,7 +1,7 @@
 #include "api/net/tap.h"
 #include "api/access/rights.h"
 #include "api/definition/definition.h"
-#include "api/vm/vm_config.h"
+#include "api/definition/vm_config.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"

@@ -1,13 +1,12 @@
 #include "api/net/usernet.h"
 #include "api/access/spawn.h"
 #include "api/definition/definition.h"
-#include "api/vm/vm_config.h"
+#include "api/definition/vm_config.h"
 #include "api/vm/vm_socket.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
 
-#include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -23,7 +22,6 @@
 #define SO_PEERPIDFD 77
 #endif
 
-#define BACKLOG 128
 #define FORWARD_FD 5 /* first fd of the forwards' sockets, after frames and control */
 /* A frame costs the same at any length and never leaves the host, so frames are large (docs/slirp.md). */
 #define MTU 65520
@@ -31,41 +29,6 @@
 #define HOSTNAME_MAX_BYTES 63 /* one label: RFC 1035, section 2.3.4 */
 /* Requested socket buffer for frames; the kernel may give less. */
 #define QUEUE_BYTES (4 * 1024 * 1024)
-
-/* ---- sockets of forwards ---- */
-
-static int listen_failed(const struct definition_forward *f, const char *key, struct err *e)
-{
-	char text[DEFINITION_FORWARD_TEXT];
-	int error = errno;
-
-	definition_forward_print(f, text);
-	if (error == EADDRINUSE)
-		return err_set(e, -error, ERR_BUSY, "%s: %s is taken by another program; end that (ss -ln%cp says who it is), or "
-			"give another port", key, text, f->protocol == DEFINITION_UDP ? 'u' : 't');
-	if (error == EADDRNOTAVAIL)
-		return err_set(e, -error, ERR_NOT_FOUND, "%s: %s: this host has no such address; use 127.0.0.1, or 0.0.0.0 for "
-			"all that it has", key, text);
-	if (error == EACCES)
-		return err_set(e, -error, ERR_PERMISSION, "%s: %s: ports below 1024 are root's; give a higher one", key, text);
-	return err_set_errno(e, -error, "%s: %s", key, text);
-}
-
-int forward_listen(const struct definition_forward *f, const char *key, struct err *e)
-{
-	int type = f->protocol == DEFINITION_UDP ? SOCK_DGRAM : SOCK_STREAM, on = 1;
-	struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons(f->port) };
-	CLEANUP_CLOSE int fd = socket(AF_INET, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-
-	if (fd < 0 || inet_pton(AF_INET, f->address, &address.sin_addr) != 1)
-		return listen_failed(f, key, e);
-	/* On TCP the option ignores old connections in TIME_WAIT; on UDP it would let two processes share the port. */
-	if (type == SOCK_STREAM && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0)
-		return listen_failed(f, key, e);
-	if (bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0 || (type == SOCK_STREAM && listen(fd, BACKLOG) < 0))
-		return listen_failed(f, key, e);
-	return steal_fd(&fd);
-}
 
 /* ---- control sockets ---- */
 

@@ -10,11 +10,7 @@
 
 struct config;
 struct definition;
-struct definition_forward;
 struct err;
-
-/* Open a forward's listening socket. key: the definition's key, for errors. Returns an owned fd; -errno. */
-int forward_listen(const struct definition_forward *f, const char *key, struct err *e);
 
 struct usernet_process {
 	unsigned at;	/* index of the interface */

@@ -1,5 +1,4 @@
 #include "api/store/store_file.h"
-#include "api/jobs/dump.h"
 #include "api/store/store.h"
 #include "base/cleanup.h"
 #include "base/err.h"

@@ -8,6 +8,8 @@
 
 struct err;
 
+/* Holds the memory dumps in a VM's folder. */
+#define DUMPS_FOLDER "dumps"
 /* The largest is the table of permissions: 4096 entries, each with a name. */
 #define STORE_FILE_MAX (4 * 1024 * 1024)
 

@@ -1,5 +1,5 @@
 #include "api/vm/vm_process.h"
-#include "api/vm/vm_config.h"
+#include "api/definition/vm_config.h"
 #include "api/vm/vm_socket.h"
 #include "api/wire/utf8.h"
 #include "base/cleanup.h"

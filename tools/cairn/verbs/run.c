@@ -2,10 +2,10 @@
  * becomes cairn-vm, which finds its configuration waiting in a socket. No daemon. */
 #include "tools/cairn/cli.h"
 #include "api/definition/definition.h"
+#include "api/definition/vm_config.h"
 #include "api/net/tap.h"
 #include "api/net/usernet.h"
 #include "api/store/paths.h"
-#include "api/vm/vm_config.h"
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/util.h"

@@ -1,6 +1,6 @@
 /* open_as: a definition's files are opened with the rights of the user who defined the VM and no
  * others; these rights are stored with the VM. Acting as another user needs root. */
-#include "api/vm/vm_config.h"
+#include "api/definition/vm_config.h"
 #include "api/access/open_as.h"
 #include "api/access/permissions.h"
 #include "api/access/rights.h"

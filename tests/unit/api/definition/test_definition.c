@@ -1,6 +1,6 @@
 /* Definitions: which are refused, with which message, and that an accepted one is printed
  * unchanged. */
-#include "api/vm/vm_config.h"
+#include "api/definition/vm_config.h"
 #include "api/definition/definition.h"
 #include "api/wire/json.h"
 #include "base/err.h"

@@ -1,7 +1,7 @@
 /* config: a definition turned into what a VM process is sent: struct vm_config and the
  * opened files. The VM process opens no path itself. */
-#ifndef CAIRN_API_VM_VM_CONFIG_H
-#define CAIRN_API_VM_VM_CONFIG_H
+#ifndef CAIRN_API_DEFINITION_VM_CONFIG_H
+#define CAIRN_API_DEFINITION_VM_CONFIG_H
 
 #include "vmm/vm_msg.h"
 

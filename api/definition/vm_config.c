@@ -1,17 +1,20 @@
-#include "api/vm/vm_config.h"
+#include "api/definition/vm_config.h"
 #include "api/definition/definition.h"
-#include "api/net/usernet.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
+
+#define BACKLOG 128
 
 unsigned config_add_fd(struct config *c, int fd)
 {
@@ -45,6 +48,39 @@ static int open_nothing(const struct config_file *f, struct err *e)
 	int fd = memfd_create("no medium", MFD_CLOEXEC);
 
 	return fd < 0 ? err_set_errno(e, -errno, "%s", f->key) : fd;
+}
+
+static int listen_failed(const struct definition_forward *f, const char *key, struct err *e)
+{
+	char text[DEFINITION_FORWARD_TEXT];
+	int error = errno;
+
+	definition_forward_print(f, text);
+	if (error == EADDRINUSE)
+		return err_set(e, -error, ERR_BUSY, "%s: %s is taken by another program; end that (ss -ln%cp says who it is), or "
+			"give another port", key, text, f->protocol == DEFINITION_UDP ? 'u' : 't');
+	if (error == EADDRNOTAVAIL)
+		return err_set(e, -error, ERR_NOT_FOUND, "%s: %s: this host has no such address; use 127.0.0.1, or 0.0.0.0 for "
+			"all that it has", key, text);
+	if (error == EACCES)
+		return err_set(e, -error, ERR_PERMISSION, "%s: %s: ports below 1024 are root's; give a higher one", key, text);
+	return err_set_errno(e, -error, "%s: %s", key, text);
+}
+
+static int forward_listen(const struct definition_forward *f, const char *key, struct err *e)
+{
+	int type = f->protocol == DEFINITION_UDP ? SOCK_DGRAM : SOCK_STREAM, on = 1;
+	struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons(f->port) };
+	CLEANUP_CLOSE int fd = socket(AF_INET, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	if (fd < 0 || inet_pton(AF_INET, f->address, &address.sin_addr) != 1)
+		return listen_failed(f, key, e);
+	/* On TCP the option ignores old connections in TIME_WAIT; on UDP it would let two processes share the port. */
+	if (type == SOCK_STREAM && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0)
+		return listen_failed(f, key, e);
+	if (bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0 || (type == SOCK_STREAM && listen(fd, BACKLOG) < 0))
+		return listen_failed(f, key, e);
+	return steal_fd(&fd);
 }
 
 /* O_NONBLOCK for the open alone: a pipe in the place of a disk must not hold us up. */
