@@ -1,8 +1,8 @@
 #!/usr/bin/python3
-"""The generated half of docs/api.md: every command and event of both sockets, from their introspection.
+"""Generate the command and event sections of docs/api.md from the introspection of both sockets.
 
-api_doc.py BUILD          prints what differs; exit status 1 if anything does
-api_doc.py BUILD --write  writes it"""
+api_doc.py BUILD          print the differences; exit status 1 if there are any
+api_doc.py BUILD --write  write the sections"""
 
 import difflib
 import os
@@ -16,7 +16,7 @@ MARK = "<!-- From here on: tests/api_doc.py BUILD --write -->\n"
 
 
 def fields(types, name):
-    """Lines for the members of an object type, or of the objects in a list."""
+    """Return lines for the members of an object type, or of the objects in a list."""
     type = types[name]
     if type["meta-type"] == "array":
         return ["- a list of"] + ["  " + line for line in fields(types, type["element-type"])]
@@ -60,7 +60,7 @@ def event(types, e):
 
 
 def chapter(title, schema, short):
-    """short: names and types alone, a command a line."""
+    """Return a chapter. short: only names and types, one command per line."""
     types = {e["name"]: e for e in schema}
     lines = []
     for what, of in (("commands", "command"), ("events", "event")):
@@ -96,7 +96,7 @@ def generate(build):
 
 
 def compare(build):
-    """Returns the page as it is and as it ought to be."""
+    """Return the page as it is and as it should be."""
     page = DOC.read_text()
     head, _, _ = page.partition(MARK)
     return page, head + MARK + "\n" + generate(build)

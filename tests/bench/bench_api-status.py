@@ -1,4 +1,5 @@
-"""api-status: query-status on a VM's own socket, and on QEMU's; processor time of the server for one, queries a second."""
+"""api-status: query-status on a VM's own socket and on QEMU's: queries per second, and the server's CPU time per
+query."""
 
 import os
 import pathlib
@@ -23,13 +24,13 @@ def cpu_seconds(pid):
 
 
 def lines(sock, n):
-    """Reads that many answers; parsing them would be the client's cost."""
+    """Read this many answers without parsing them, which would be the client's cost."""
     while n > 0:
         n -= sock.recv(1 << 16).count(b"\n")
 
 
 def rate(client, pid, in_flight):
-    """Queries a second, and the server's processor time for one in microseconds."""
+    """Return queries per second, and the server's CPU time per query in microseconds."""
     cpu, begin = cpu_seconds(pid), time.perf_counter()
     for _ in range(QUERIES // in_flight):
         client.sock.sendall(QUERY * in_flight)
@@ -39,7 +40,7 @@ def rate(client, pid, in_flight):
 
 
 def p99(clients):
-    """Of the time to the answer, in milliseconds: one asks after the other, all are connected."""
+    """Return the 99th percentile of the answer time in ms. All clients are connected and ask one after the other."""
     took = []
     for _ in range(10):
         for c in clients:

@@ -1,4 +1,4 @@
-"""api: queries a second and their delay, a list of 1,000 VMs, the daemon's memory and its restart."""
+"""api: queries per second and their delay, a list of 1,000 VMs, the daemon's memory and its restart."""
 
 import json
 import os
@@ -14,16 +14,16 @@ from pathlib import Path
 from benchlib import QEMU, ROUNDS, Unfit, need_qemu
 
 QUERY = b'{"execute":"%s"}'
-BATCH = 64  # asked for at once, as a program that is in a hurry does
+BATCH = 64  # queries sent at once, as by a pipelining client
 SECONDS = 0.5
 DEFINED, RUNNING, CLIENTS = 1000, 100, 100
-ASKED = 3000  # queries whose delay is measured, in each round
+ASKED = 3000  # queries whose delay is measured, per round
 RATE_TARGET, P99_TARGET_MS, LIST_TARGET_MS, RSS_TARGET_MIB, RESTART_TARGET_MS = 30000, 1.0, 10.0, 20.0, 1000.0
 PEER_TIMES = 3.0
 
 
 class Qmp:
-    """As little as there can be between the socket and the clock."""
+    """A minimal client, so that only the socket is measured."""
 
     def __init__(self, path):
         self.sock = socket.socket(socket.AF_UNIX)
@@ -52,7 +52,7 @@ class Qmp:
                 return m["return"]
 
     def rate(self, command, batch):
-        """Queries answered a second, over this one connection, so many asked for at once."""
+        """Return queries answered per second over this connection, with this many in flight."""
         text, n, begin = (QUERY % command) * batch, 0, time.perf_counter()
         while time.perf_counter() - begin < SECONDS:
             self.sock.sendall(text)
@@ -68,8 +68,8 @@ class Qmp:
 
 
 class Daemon:
-    """With as many VMs defined, and as many running as processes that do nothing (tests/helpers/fake_vm): what is
-    measured is the daemon's part, not the host's room."""
+    """A daemon with this many VMs defined, and this many running as idle processes (tests/helpers/fake_vm), so that
+    the benchmark measures the daemon and not the host's capacity."""
 
     def __init__(self, build, tmp):
         self.build, self.tmp = build, tmp
@@ -85,7 +85,8 @@ class Daemon:
             self.qmp.run("vm-start", vm=f"vm{i:04}")
 
     def restart_ms(self):
-        """Killed, if it runs; then from exec to its greeting, before which it has taken back what runs."""
+        """Kill the daemon if it runs. Return the time from exec to its greeting, by which it has adopted all
+        running VMs."""
         if self.proc:
             self.proc.kill()
             self.proc.wait()
@@ -149,7 +150,7 @@ while True:  # each asks about fifty times a second
 
 
 def p99_ms(path):
-    """Of one client's queries, while the others ask too."""
+    """Return the 99th percentile of one client's delay while other clients send queries, too."""
     others = subprocess.Popen([sys.executable, "-c", OTHERS, path, str(CLIENTS - 1)], stdout=subprocess.PIPE)
     try:
         if others.stdout.readline() != b"ready\n":
@@ -163,7 +164,7 @@ def p99_ms(path):
 
 
 class Peer:
-    """A QEMU that does nothing but answer."""
+    """A QEMU that only answers QMP."""
 
     def __init__(self, tmp):
         path = str(tmp / "qemu")

@@ -1,4 +1,4 @@
-"""boot: the small Linux to its user space, in the SVM host beside QEMU microvm, and natively."""
+"""boot: the small Linux until user space, in the SVM host next to QEMU microvm, and natively."""
 
 import json
 import os
@@ -29,8 +29,8 @@ def definition_file(folder, kernel):
 
 
 def pairs_here(kernel):
-    """Both, here, alternating; no disks. QEMU's microvm is at its quickest with an RTC: without one Linux
-    waits for it for seconds."""
+    """Measure both alternately on this host, without disks. QEMU's microvm gets an RTC, its fastest setup: without
+    one, Linux waits for seconds."""
     with tempfile.TemporaryDirectory(prefix="cairn-bench-") as folder:
         ours = [guestlib.CAIRN, "run", definition_file(folder, kernel)]
         peer = qemu_microvm(os.path.join(kernel, "vmlinux"), 128, "-initrd", guestlib.linux_initrd(), "-append",
@@ -40,7 +40,7 @@ def pairs_here(kernel):
 
 
 def pairs_in_svmhost(kernel):
-    """The same in the emulated host: this file is the program that runs there."""
+    """Measure in the emulated host: this file is the program that runs there."""
     r = subprocess.run([*guestlib.SVMHOST, "--timeout", str(INSIDE_SECONDS), "--", "/usr/bin/python3",
                         os.path.abspath(__file__), kernel], stdout=subprocess.PIPE, text=True, errors="replace")
     for line in r.stdout.splitlines():

@@ -1,4 +1,4 @@
-"""check: `check` of an image with 64 GiB mapped."""
+"""check: `check` of an image with 64 GiB allocated."""
 
 from imgbench import ROUNDS, Box
 

@@ -1,5 +1,5 @@
-"""clone-full: a full clone of a VM that is off, against `qemu-img convert` of its image and defining the copy: an image
-whose file is no more than the disk, one with a snapshot, which is left out, and one above a backing file."""
+"""clone-full: a full clone of a VM that is off, compared with `qemu-img convert` of its image plus defining the
+copy. Images: one without snapshots, one with a snapshot (not copied), one with a backing file."""
 
 import os
 import pathlib
@@ -16,13 +16,13 @@ GOAL = 1.5
 
 
 def images(box):
-    """Name, and the layers below it."""
+    """Yield a name and the image's layers."""
     size = f"{2 * MIB_OF_DATA}M"
     box.create("plain.qcow2", size)
     box.create("snap.qcow2", size)
     box.create("base.qcow2", size)
     for n in ("plain", "snap", "base"):
-        for mib in range(0, 2 * MIB_OF_DATA, 32):  # half of it, in stretches
+        for mib in range(0, 2 * MIB_OF_DATA, 32):  # half of it, in pieces
             box.run("qemu-io", "-c", f"write -P {mib % 251 + 1} {mib}M 16M", f"{n}.qcow2")
     box.run("qemu-img", "snapshot", "-c", "s", "snap.qcow2")
     box.run("qemu-io", "-c", "write -P 7 0 16M", "snap.qcow2")
@@ -40,7 +40,8 @@ def ours(daemon, name):
 
 
 def peers(daemon, box, name):
-    """A clone that is told of is on stable storage; so is this: qemu-img alone leaves it in the page cache."""
+    """The daemon reports a clone when it is on stable storage, so sync here as well: qemu-img alone leaves it in
+    the page cache."""
     begin = time.perf_counter()
     box.run("qemu-img", "convert", "-O", "qcow2", f"{name}.qcow2", "peer.qcow2")
     fd = os.open(box.path("peer.qcow2"), os.O_RDONLY)

@@ -13,7 +13,7 @@ ROUNDS = 5
 
 
 def clones(qmp, count, kind):
-    """The job's result; they are forgotten again, with their disks."""
+    """Return the job's result; undefine the clones with their disks."""
     args = {"count": count} if count > 1 else {}
     job = qmp.run("vm-clone", vm="src", name="c", kind=kind, **args)["job"]
     qmp.event("JOB_STATUS_CHANGE", id=job, status="concluded")

@@ -1,4 +1,4 @@
-"""convert-compressed: raw to compressed qcow2, on all processors."""
+"""convert-compressed: raw to compressed qcow2, on all CPUs."""
 
 from imgbench import converting
 

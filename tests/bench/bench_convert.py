@@ -1,4 +1,4 @@
-"""convert: raw to qcow2 and back, in memory; half data, the rest a hole."""
+"""convert: raw to qcow2 and back, on a tmpfs; half data, half hole."""
 
 from imgbench import converting
 

@@ -1,5 +1,5 @@
-"""dump: a guest's memory as an ELF core, beside QEMU's dump-guest-memory: how long it takes, and for how long the guest
-stands still. QEMU's does for all of it, and writes zeros as well."""
+"""dump: a guest's memory as an ELF core, compared with QEMU's dump-guest-memory: duration, and pause of the guest.
+QEMU's pause lasts for the whole dump, and QEMU writes zero pages as well."""
 
 import json
 import os
@@ -16,7 +16,7 @@ MEMORY_MIB, FILLED_MIB, ROUNDS = 512, 256, 5
 
 
 def ours_ms(vm, path):
-    """Duration and pause."""
+    """Return duration and pause."""
     q = Qmp(vm.daemon.socket)
     with open(path, "wb") as f:
         begin = time.perf_counter()

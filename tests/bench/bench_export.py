@@ -1,5 +1,5 @@
-"""export, import: a VM into one file and out of one, beside tar with the same compressor on all processors, on the
-same sparse image."""
+"""export, import: a VM into one file and out of it, compared with tar on the same sparse image, with the same
+compressor on all CPUs."""
 
 import os
 import random
@@ -14,7 +14,7 @@ import tempfile
 
 MIB = 1024 * 1024
 ROUNDS, GOAL = 3, 1.0
-# Half of it packs well, half does not; and most of the file is a hole.
+# Half of the data compresses well, half does not; most of the file is a hole.
 DATA_MIB, SIZE_MIB = 192, 8192
 
 

@@ -1,5 +1,5 @@
-"""fork-pause: how long a clone stops its source, with a disk of 16 MiB and with one of 2 GiB that is full, on a file
-system that may share no blocks."""
+"""fork-pause: how long a clone pauses its source, with a disk of 16 MiB and with one of 2 GiB that is full, on a
+file system that may not share blocks."""
 
 import pathlib
 import statistics
@@ -12,7 +12,7 @@ from benchlib import need_kvm
 from conftest import Console, Daemon
 
 TARGET_MS = 10.0
-FLAT = 1.5  # 2 GiB may take that much of what 16 MiB take
+FLAT = 1.5  # the pause with 2 GiB may be this multiple of that with 16 MiB
 ROUNDS = 5
 
 

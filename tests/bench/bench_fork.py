@@ -1,9 +1,9 @@
-"""fork: clones of a running VM through the daemon's socket: milliseconds each, alone and in a batch, and
-what one costs in memory while it has written nothing.
+"""fork: clones of a running VM through the daemon's socket: milliseconds per clone, alone and in a batch, and a
+clone's memory before it writes anything.
 
-Each clone makes seven files. An ext4 without a journal passes over inodes that were deleted lately, one by one, so what
-ran before, this benchmark too, is a part of it: the daemon's processor time was 2.1 ms a clone there and 0.35 with
-TMPDIR=/dev/shm, and a clone of 100 took 2.6 and 1.6 ms."""
+Each clone creates seven files. An ext4 without a journal skips recently deleted inodes one by one, so earlier runs,
+including this benchmark's, affect the result: the daemon's CPU time was 2.1 ms per clone there and 0.35 ms with
+TMPDIR=/dev/shm; a clone out of 100 took 2.6 and 1.6 ms."""
 
 import pathlib
 import re
@@ -21,7 +21,7 @@ ROUNDS = 5
 
 
 def clones(daemon, qmp, name, count, paused=False):
-    """The job's result."""
+    """Return the job's result."""
     args = {"count": count} if count > 1 else {}
     job = qmp.run("vm-fork", vm="src", name=name, paused=paused, **args)["job"]
     qmp.event("JOB_STATUS_CHANGE", id=job, status="concluded")
@@ -38,7 +38,7 @@ def forget(qmp, name, count):
 
 
 def own_kib(pid):
-    """What is this process's alone: private pages, of memory and of its program."""
+    """Return the process's private pages, of memory and of its program, in KiB."""
     with open(f"/proc/{pid}/smaps_rollup") as f:
         return sum(int(m) for m in re.findall(r"Private_(?:Dirty|Clean): +(\d+)", f.read()))
 

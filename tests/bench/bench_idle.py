@@ -1,4 +1,4 @@
-"""idle: CPU time and wake-ups of the process of a guest that halts with nothing to wait for."""
+"""idle: CPU time and wake-ups of a VM process whose guest halts."""
 
 import os
 import re
@@ -9,13 +9,13 @@ from benchlib import ROUNDS, Program, need_kvm, need_qemu, qemu_microvm
 
 SECONDS = 3
 TARGET_PERCENT = 0.1
-# Once in a while something else wakes a thread (a signal, the kernel's own); a periodic
-# wake-up of ours would be a timer of at least 1 Hz.
+# Other causes wake a thread now and then (a signal, the kernel); a periodic timer of Cairn would fire at 1 Hz or
+# more.
 TARGET_WAKE_UPS = 1.0
 
 
 def use(pid):
-    """CPU seconds of all threads and how often they have gone to sleep."""
+    """Return CPU seconds of all threads, and how often they went to sleep."""
     seconds, sleeps = 0.0, 0
     for task in os.listdir(f"/proc/{pid}/task"):
         with open(f"/proc/{pid}/task/{task}/schedstat") as f:

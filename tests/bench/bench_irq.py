@@ -1,4 +1,4 @@
-"""irq: what a message-signalled interrupt costs the thread that sends it, against an irqfd (see docs/ARCHITECTURE.md)."""
+"""irq: the sender's cost of a message-signalled interrupt, compared with an irqfd (see docs/ARCHITECTURE.md)."""
 
 import os
 import subprocess

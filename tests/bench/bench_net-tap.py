@@ -1,4 +1,4 @@
-"""net-tap: what a frame costs a guest that sends one after the other into a tap in a bridge: doorbell to used ring."""
+"""net-tap: a guest's cost per frame, sent one after the other into a tap in a bridge: doorbell to used ring."""
 
 import fcntl
 import json
@@ -17,7 +17,7 @@ TUNSETIFF, TUNSETVNETHDRSZ, IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 0x400454ca, 0x400
 
 
 class Tap:
-    """As cairnd makes one: with headers of 12 bytes."""
+    """Create a tap as cairnd does, with headers of 12 bytes."""
 
     def __init__(self):
         self.fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)

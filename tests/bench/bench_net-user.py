@@ -1,4 +1,5 @@
-"""net-user: a user-mode network: into a guest, out of it, to and fro. The host's TCP behind a tap plays the guest for both."""
+"""net-user: a user-mode network: into a guest, out of it, and round trips. The host's TCP behind a tap plays the
+guest for both."""
 
 import contextlib
 import fcntl
@@ -17,12 +18,12 @@ MIB = 1 << 20
 BULK_MIB = 16
 TRIPS = 300
 CONNECTIONS = 50
-PORT = 5000  # the guest's
+PORT = 5000  # port in the guest
 TAP = "guest"
-LARGE = 65520  # bytes of an MTU: QEMU's is 1500 and nothing else
+LARGE = 65520  # MTU in bytes: QEMU's is always 1500
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454ca, 2, 0x1000
 
-# What runs in the guest: the first byte of a connection says what is wanted.
+# The program in the guest: the first byte of a connection selects the test.
 SERVER = f"""
 import socket, threading
 def serve(c):
@@ -48,7 +49,7 @@ while True:
 
 
 class Tap:
-    """A tap device of the namespace that it is made in."""
+    """Create a tap device in the current namespace."""
 
     def __init__(self):
         self.fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
@@ -62,7 +63,7 @@ class Tap:
 
 
 class Side:
-    """A network with its guest, and the host's port that leads into it."""
+    """A network with its guest, and the host's port that is forwarded to the guest."""
 
     def __init__(self, start, mtu=1500):
         self.mtu = mtu
@@ -74,7 +75,7 @@ class Side:
             self.ns.ip("addr", "add", "10.0.2.15/24", "dev", TAP)
             self.ns.ip("link", "set", TAP, "up", "mtu", str(self.mtu))
             self.process([*self.ns.enter, "/usr/bin/python3", "-c", SERVER], stdout=subprocess.PIPE).stdout.readline()
-            self.trip_us(1)  # who is where is known from here on
+            self.trip_us(1)  # resolve all addresses before the measurement
         except BaseException:
             self.stack.close()
             raise
@@ -132,7 +133,7 @@ class Side:
 
 
 def ours(side):
-    """As with a VM there is a process more, which has the guest: the cable."""
+    """The cable is a separate process, as a VM would be."""
     cable = os.path.join(os.environ["CAIRN_BUILD"], "helpers", "tap_cable")
     if not os.path.exists(cable):
         raise Unfit("tap_cable is not built: make helpers")
@@ -147,7 +148,7 @@ def ours(side):
 
 
 def qemu(side):
-    """QEMU without a machine: only the two networks and what joins them."""
+    """QEMU without a machine: two netdevs and a hub."""
     with slirplib.listener() as s:
         port = s.getsockname()[1]
     tap = side.ns.inside(Tap)
@@ -173,6 +174,6 @@ def run(bench):
             case = f", MTU {side.mtu}"
             bench.compare("into the guest" + case, "MiB/s", side.in_mib_s, b.in_mib_s, peer, goal, rate=True)
             bench.compare("out of the guest" + case, "MiB/s", side.out_mib_s, b.out_mib_s, peer, goal, rate=True)
-        # A process more is woken on the way, as with a VM.
+        # One more process in the path, as with a VM.
         bench.compare("to and fro", "us", a.trip_us, b.trip_us, peer, 0.5)
         bench.compare("connection", "us", a.connection_us, b.connection_us, peer, 0.5)

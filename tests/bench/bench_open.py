@@ -1,4 +1,4 @@
-"""open: open an image with 64 GiB mapped, read a block, close it."""
+"""open: open an image with 64 GiB allocated, read a block, close the image."""
 
 from imgbench import ROUNDS, Box
 

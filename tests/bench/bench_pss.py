@@ -1,4 +1,4 @@
-"""pss: memory of a VM's process beyond the guest's RAM, with 1 vCPU and one disk, at rest."""
+"""pss: memory of an idle VM process beyond the guest's RAM, with 1 vCPU and one disk."""
 
 import os
 import re
@@ -10,12 +10,12 @@ from benchlib import Program, need_kvm, need_qemu, qemu_microvm
 
 RAM_MIB = 32
 TARGET_MIB = 2.5
-PEER_MIB = 30.0  # what the goal took QEMU microvm for
-ROUNDS = 3  # it hardly varies
+PEER_MIB = 30.0  # QEMU microvm's memory when the goal was set
+ROUNDS = 3  # the result hardly varies
 
 
 def pss_without_ram(pid):
-    """MiB. Guest RAM is the mapping whose size is RAM_MIB, or a memfd's."""
+    """Return MiB. Guest RAM is the mapping of RAM_MIB, or of a memfd."""
     total, ram = 0, False
     with open(f"/proc/{pid}/smaps") as f:
         for line in f:

@@ -1,4 +1,4 @@
-"""qcow2-after-snapshot: 4 KiB writes into clusters that a snapshot shares: each is copied."""
+"""qcow2-after-snapshot: 4 KiB writes into clusters that a snapshot shares, each of which is copied."""
 
 from imgbench import COPYING, allocating
 

@@ -1,4 +1,4 @@
-"""qcow2-fio: random 4 KiB reads and writes of a qcow2 image, depth 32, against fio on a raw file."""
+"""qcow2-fio: random 4 KiB reads and writes of a qcow2 image, depth 32, compared with fio on a raw file."""
 
 from imgbench import against_fio
 

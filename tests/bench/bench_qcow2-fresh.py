@@ -1,4 +1,4 @@
-"""qcow2-fresh: 4 KiB writes into an empty qcow2 image, each in a cluster of its own."""
+"""qcow2-fresh: 4 KiB writes into an empty qcow2 image, each into another cluster."""
 
 from imgbench import allocating
 

@@ -1,4 +1,4 @@
-"""qcow2-large: random 4 KiB reads of 64 GiB mapped, with 4 MiB of cached tables, against all of them cached."""
+"""qcow2-large: random 4 KiB reads of 64 GiB, with 4 MiB of cached tables, compared with all tables cached."""
 
 from imgbench import ROUNDS, Box, mapped_image
 

@@ -1,4 +1,4 @@
-"""qcow2-write: 4 KiB writes in place into a qcow2 image, depth 32, in memory and O_DIRECT on disk."""
+"""qcow2-write: 4 KiB writes in place into a qcow2 image, depth 32, on a tmpfs and with O_DIRECT on disk."""
 
 from imgbench import in_place
 

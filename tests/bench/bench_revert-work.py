@@ -1,6 +1,6 @@
-"""revert-work: from the command until the guest has gone through a 64 MiB working set and answered, lazily against
-eagerly; to the snapshot that memory counts from, and to another one by turns. Then in new processes: blocks here and
-there, with and without the list of what the last process touched first."""
+"""revert-work: time from the command until the guest has read a 64 MiB working set and answered, with lazy and with
+eager loading; to the snapshot that memory is tracked from, and alternately to another one. Then in new
+processes: scattered blocks, with and without the working set that the last process recorded."""
 
 import time
 
@@ -22,7 +22,8 @@ def work_ms(vm, q, name, eager):
 
 
 def scattered_ms(vm, listed, eager=False):
-    """A new process goes back to s1; until the guest has read a word of each of some blocks behind the middle."""
+    """Revert to s1 in a new process; return the time until the guest has read a word of each of some blocks in the
+    second half of memory."""
     vm.console.close()
     vm.daemon.cairn("destroy", "vm")
     if not listed:
@@ -63,7 +64,7 @@ def run(bench):
             bench.pairs(where, "ms", pairs[1:], "1.3 x eager", 1.0)
     with running(512, FILLED_MIB) as vm:
         vm.snapshot()
-        # The list that the second one leaves is the next round's, and the third's.
+        # The working set that the second process records serves the next rounds.
         rounds = [(scattered_ms(vm, True), scattered_ms(vm, False), scattered_ms(vm, True, eager=True))
                   for _ in range(PROCESSES)][1:]
     bench.pairs("new process", "ms", [(a, b) for a, b, _ in rounds], "no list", 1.0)

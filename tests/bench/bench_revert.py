@@ -1,5 +1,5 @@
-"""revert: from the command on the socket to the first answer of the guest, lazily, by size of memory; to the
-snapshot that memory counts from, and to another one by turns."""
+"""revert: time from the command to the guest's first answer, with lazy loading, by size of memory; to the snapshot
+that memory is tracked from, and alternately to another one."""
 
 import statistics
 import time

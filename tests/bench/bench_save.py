@@ -1,5 +1,5 @@
-"""save: what a save of a VM writes in a second, beside dd on the same file system; and what memory that was never
-touched costs."""
+"""save: bytes per second that a save of a VM writes, compared with dd on the same file system; and the cost of
+untouched memory."""
 
 import os
 import subprocess
@@ -13,8 +13,8 @@ LITTLE_MIB = 1
 
 
 def save_s(vm, filled_mib):
-    """Save and start again; the seconds of the save, and what the state takes on the disk."""
-    vm.console.run(f"check {FILL_AT:#x} {filled_mib << 20:#x} 1")  # it is all there again
+    """Save and start again; return the seconds of the save and the state's size on disk."""
+    vm.console.run(f"check {FILL_AT:#x} {filled_mib << 20:#x} 1")  # all memory is back
     begin = time.perf_counter()
     vm.daemon.cairn("managedsave", "vm")
     seconds = time.perf_counter() - begin
@@ -49,6 +49,6 @@ def run(bench):
     with running(128, LITTLE_MIB) as small, running(8192, LITTLE_MIB) as large:
         pairs = [(save_s(large, LITTLE_MIB), save_s(small, LITTLE_MIB)) for _ in range(ROUNDS)]
     bench.pairs("8 GiB untouched", "ms", [(a[0] * 1e3, b[0] * 1e3) for a, b in pairs], "128 MiB", GOAL)
-    # A checksum for each block is all that there is more of.
+    # The only addition is a checksum for each block.
     bench.pairs("8 GiB untouched", "MiB on disk", [(a[1] / 2**20, b[1] / 2**20 + 1) for a, b in pairs],
                 "128 MiB + 1", 1.0)

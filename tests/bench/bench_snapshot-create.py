@@ -1,4 +1,4 @@
-"""snapshot-create: a snapshot of an image with 64 GiB mapped."""
+"""snapshot-create: a snapshot of an image with 64 GiB allocated."""
 
 from imgbench import ROUNDS, Box
 

@@ -1,4 +1,4 @@
-"""snapshot-delete: of an image with 64 GiB mapped."""
+"""snapshot-delete: deleting a snapshot of an image with 64 GiB allocated."""
 
 from imgbench import ROUNDS, Box
 

@@ -1,17 +1,17 @@
-"""snapshot-pause: how long a snapshot of a running VM stops it, with 128 MiB and with 8 GiB of memory, little
-and much of it dirtied since the last one."""
+"""snapshot-pause: how long a snapshot pauses a running VM, with 128 MiB and with 8 GiB of memory, with little and
+with much memory dirtied since the last snapshot."""
 
 from benchlib import ROUNDS, need_kvm
 from snapbench import running
 
 TARGET_MS = 10.0
-FLAT = 1.5  # 8 GiB may take that much of what 128 MiB take
+FLAT = 1.5  # the pause with 8 GiB may be this multiple of that with 128 MiB
 MUCH_MIB, MUCH_ROUNDS = 1024, 3
 
 
 def pauses(vms, mib, rounds):
-    """Of each VM, in turn: a first one, which begins to watch memory, then the measured ones, some memory dirtied
-    before each."""
+    """Take snapshots of the VMs alternately: a first one, which starts write tracking, then the measured ones, with
+    memory dirtied before each."""
     ms = [[] for _ in vms]
     for i in range(rounds + 1):
         for vm, found in zip(vms, ms):

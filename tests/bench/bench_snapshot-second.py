@@ -1,4 +1,4 @@
-"""snapshot-second: what a second snapshot writes and takes after 1 % of memory was dirtied."""
+"""snapshot-second: bytes written and time taken by a second snapshot after 1 % of memory was dirtied."""
 
 from benchlib import ROUNDS, need_kvm
 from snapbench import running

@@ -14,7 +14,7 @@ FRACTION = 0.12  # of QEMU microvm's time
 
 
 class Client:
-    """A connection to the daemon that is negotiated already."""
+    """A connection to the daemon that is already negotiated."""
 
     def __init__(self, path):
         import socket
@@ -38,7 +38,7 @@ class Client:
         return json.loads(line), fds
 
     def run(self, command, **args):
-        """Returns the fds that came along."""
+        """Run a command. Return the fds that came with the answer."""
         self.sock.sendall(json.dumps({"execute": command, "arguments": args}).encode())
         fds = []
         while True:

@@ -1,4 +1,4 @@
-"""benchlib: what benchmarks share: rows with medians, programs timed to their first output."""
+"""benchlib: shared code of the benchmarks: rows with medians, programs timed until their first output."""
 
 import os
 import select
@@ -10,7 +10,7 @@ import guestlib
 
 ROUNDS = 9
 QEMU = "/usr/bin/qemu-system-x86_64"
-# A guest that says nothing for that long is not coming.
+# A guest without output for this long has failed.
 PATIENCE = 60
 
 
@@ -25,16 +25,16 @@ class Bench:
         self.name, self.build, self.rows = name, build, []
 
     def compare(self, case, unit, ours, peer, peer_name, goal, rate=False, rounds=ROUNDS):
-        """ours, peer: functions that measure once, or peer a number that has to be reached.
-        goal: the least ratio; a ratio above 1 is in our favour. rate: more is better."""
+        """Compare two functions that measure once each; peer may be a number to reach. goal: minimum ratio; a ratio
+        above 1 is in Cairn's favour. rate: more is better."""
         pairs = [(ours(), peer() if callable(peer) else peer) for _ in range(rounds)]
         self.pairs(case, unit, pairs, peer_name, goal, rate)
 
     def pairs(self, case, unit, pairs, peer_name, goal, rate=False):
-        """The same for values that were measured already."""
+        """As compare(), for values that are already measured."""
         ours, peer = (statistics.median(p[i] for p in pairs) for i in (0, 1))
         above, below = (ours, peer) if rate else (peer, ours)
-        # What costs nothing at all has no ratio; a thousand is enough to say so.
+        # A cost of 0 has no ratio; report 1000.
         ratio = above / below if below else 1000.0
         self.rows.append({"name": self.name, "case": case, "unit": unit, "ours": round(ours, 6),
                           "peer": round(peer, 6), "peer_name": peer_name, "ratio": round(ratio, 3),
@@ -54,7 +54,7 @@ def need_qemu():
 
 
 def qemu_microvm(kernel, memory_mib, *more, options=""):
-    """The quickest QEMU that there is, with a serial port on stdio. options: of the machine."""
+    """Return the fastest setup of QEMU, with a serial port on stdio. options: of the machine type."""
     cpu = "host,-arch-capabilities" if guestlib.host_kind() == "pvm" else "host"
     return [QEMU, "-M", "microvm,x-option-roms=off" + options, "-accel", "kvm", "-cpu", cpu, "-m", str(memory_mib),
             "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot",
@@ -62,8 +62,8 @@ def qemu_microvm(kernel, memory_mib, *more, options=""):
 
 
 class Program:
-    """A program with pipes, started by posix_spawn: a fork of this interpreter would cost as much as
-    what is measured."""
+    """A program with pipes, started by posix_spawn: forking this interpreter would cost as much as the measured
+    time."""
 
     def __init__(self, argv):
         to_r, self.stdin = os.pipe()
@@ -77,7 +77,7 @@ class Program:
         self.output = b""
 
     def until(self, text):
-        """Read until text has come; the milliseconds since the start."""
+        """Read until text has come. Return the milliseconds since the start."""
         deadline = time.monotonic() + PATIENCE
         while text not in self.output:
             if not select.select([self.stdout], [], [], max(0, deadline - time.monotonic()))[0]:

@@ -1,4 +1,4 @@
-"""imgbench: what the benchmarks of images share: places, images, both tools timed in turn."""
+"""imgbench: shared code of the image benchmarks: places, images, both tools measured alternately."""
 
 import json
 import os
@@ -20,7 +20,7 @@ PLACES = {"shm": "/dev/shm", "disk": os.environ.get("CAIRN_BENCH_DISK", "/var/tm
 
 
 class Box:
-    """A folder of our own on one of the places."""
+    """A temporary folder on one of the places."""
 
     def __init__(self, bench, place, need_mib):
         if shutil.which("qemu-img") is None:
@@ -41,24 +41,24 @@ class Box:
         return os.path.join(self.folder.name, name)
 
     def run(self, *argv):
-        """Seconds that it took."""
+        """Run a command. Return the seconds that it took."""
         begin = time.perf_counter()
         subprocess.run(argv, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=self.folder.name)
         return time.perf_counter() - begin
 
     def create(self, name, size, options="", fill=False):
-        """An image by qemu-img, the same for both; fill: every cluster has data."""
+        """Create an image with qemu-img, for both tools. fill: every cluster has data."""
         self.run("qemu-img", "create", "-q", "-f", "qcow2", *(["-o", options] if options else []), name, size)
         if fill:
             self.run("qemu-io", "-c", f"write -P 165 0 {size}", name)
         return name
 
     def bench_seconds(self, tool, name, *args):
-        """What `bench` of that tool says that it took; both have the same options."""
+        """Return the seconds that the tool's `bench` reports; both tools have the same options."""
         return self.bench_cost(tool, name, *args)[0]
 
     def bench_cost(self, tool, name, *args):
-        """The same, and the CPU time of the whole process, both in seconds."""
+        """Return the seconds, and the CPU seconds of the whole process."""
         cache = ["-t", "none" if self.place == "disk" else "writeback"]
         before = cpu_of_children()
         out = subprocess.run([tool, "bench", "-f", "qcow2", "-d", str(DEPTH), *cache, *args, name], check=True,
@@ -67,7 +67,7 @@ class Box:
         return float(re.search(r"completed in ([0-9.]+)", out).group(1)), cpu
 
     def fio_iops(self, name, write, count):
-        """fio's io_uring engine on the raw file, at random, as little else to do as it can be given."""
+        """Return IOPS of fio's io_uring engine on the raw file, random, with minimal overhead."""
         job = self.fio(name, count, f"--rw=rand{'write' if write else 'read'}", "--bs=4k", "--norandommap",
                        "--io_size=1T")
         return job["write" if write else "read"]["iops"]
@@ -91,11 +91,11 @@ def cpu_of_children():
 
 
 def in_place(bench, write, goals):
-    """4 KiB in place, depth 32, every cluster allocated. goals: place to (IOPS, CPU time)."""
+    """Measure 4 KiB requests in place, depth 32, every cluster allocated. goals: place to (IOPS, CPU time)."""
     for place, (goal, goal_cpu) in goals.items():
         with Box(bench, place, 1024) as box:
             name, count, args = box.create("a", "256M", fill=True), 80000, ["-w"] if write else []
-            # A step that is prime in clusters goes all over the image, the same way for both.
+            # A step of a prime number of clusters covers the whole image, in the same order for both tools.
             args += ["-s", "4k", "-S", str(4096 * 7919), "-c", str(count)]
             for tool in (box.ours, "qemu-img"):
                 box.bench_seconds(tool, name, *args)
@@ -107,7 +107,7 @@ def in_place(bench, write, goals):
 
 
 def against_fio(bench, cases):
-    """4 KiB at random, in place, against fio on a raw file of the same length."""
+    """Measure random 4 KiB requests in place, compared with fio on a raw file of the same length."""
     need_fio()
     for place, write, count, goal in cases:
         with Box(bench, place, 1024) as box:
@@ -124,11 +124,11 @@ def against_fio(bench, cases):
 
 
 def mapped_image(box, name, size_gib, data_mib, scattered):
-    """A qcow2 image of 64 KiB clusters, all of them mapped, to fewer clusters of data than it has: for reading.
-    Clusters that follow each other do so in the file (as far as there are), or are scattered."""
+    """Make a qcow2 image with all 64 KiB clusters mapped, to fewer data clusters than it has: for reading only.
+    Adjacent clusters are adjacent in the file (as far as possible), or scattered."""
     cluster, entries, data = 64 << 10, 8192, data_mib * 16
     tables = size_gib * 2
-    l1, l2 = 2, 3  # clusters; the header and an empty refcount table come first
+    l1, l2 = 2, 3  # in clusters; the header and an empty refcount table come first
     first = l2 + tables
     order = list(range(data))
     if scattered:
@@ -150,8 +150,8 @@ COPYING = "the copying alone"
 
 
 def copying_seconds(box, count):
-    """What a small write into a shared cluster cannot do without: most of a cluster is read, and one is written
-    where none was. By one thread in memory; by fio, one for one, on disk."""
+    """Return the minimum time of a small write into a shared cluster: read most of a cluster, and write a new one.
+    On a tmpfs by one thread; on disk by fio, one for one."""
     if box.place == "disk":
         job = box.fio("raw", 2 * count, "--rw=rw", "--bs=64k", "--overwrite=1", f"--size={2 * count * 64}k")
         return job["job_runtime"] / 1000
@@ -170,7 +170,7 @@ def copying_seconds(box, count):
 
 
 def allocating(bench, snapshot, cases):
-    """4 KiB writes, one in each cluster; the image is made anew for every round."""
+    """Measure 4 KiB writes, one into each cluster; the image is recreated for every round."""
     for place, count, options, peer, goal in cases:
         if place == "disk" and peer == COPYING:
             need_fio()
@@ -191,7 +191,7 @@ def allocating(bench, snapshot, cases):
 
 
 def raw_disk(box, name, data_mib, hole_mib):
-    """Text and noise by turns, then a hole."""
+    """Write text and random data alternately, then a hole."""
     noise, text = random.Random(1).randbytes(MIB), (b"the quick brown fox jumps over the lazy dog %d " * 40000)[:MIB]
     with open(box.path(name), "wb") as f:
         for i in range(data_mib):

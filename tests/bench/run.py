@@ -1,9 +1,9 @@
 #!/usr/bin/python3
-"""Benchmarks: ours and the peer's in one run, alternating, the median of 9.
+"""Run benchmarks of Cairn and its peers alternately; the median of 9 counts.
 
 run.py [--build DIR] [--only NAME] [--list]
-Prints a table and appends one JSON line for each case to DIR/bench.json. A benchmark is a file
-bench_NAME.py beside this one with a function run(bench); its docstring says what is measured."""
+Prints a table and appends one JSON line for each case to DIR/bench.json. A benchmark is a file bench_NAME.py in
+this folder with a function run(bench); its docstring describes the measurement."""
 
 import argparse
 import importlib
@@ -47,7 +47,7 @@ def main():
             print(f"{n}: {importlib.import_module('bench_' + n).__doc__.splitlines()[0]}")
         return 0
     build = os.path.abspath(a.build)
-    os.environ["CAIRN_BUILD"] = build  # guestlib looks there
+    os.environ["CAIRN_BUILD"] = build  # guestlib reads it
     from benchlib import Bench, Unfit
     rows, log = [], os.path.join(build, "bench.json")
     for n in [a.only] if a.only else names():

@@ -1,4 +1,4 @@
-"""snapbench: a running interpreter guest with a qcow2 disk, under a daemon of its own."""
+"""snapbench: a running interpreter guest with a qcow2 disk, under its own daemon."""
 
 import contextlib
 import json
@@ -35,7 +35,7 @@ class Vm:
         self.console.run(f"fill {FILL_AT:#x} {mib << 20:#x} {seed}")
 
     def snapshot(self):
-        """Figures of one snapshot, in ns and bytes."""
+        """Take a snapshot; return its figures in ns and bytes."""
         self.n += 1
         r = self.daemon.cairn("snapshot-create-as", "vm", f"s{self.n}", "--format", "json")
         return json.loads(r.stdout)

@@ -1,14 +1,14 @@
 #!/usr/bin/python3
-"""Golden VM states: what a format version once wrote has to be read for ever. One is a text: lines of an
-offset and 16 bytes, both in hex, those of zeros left out; `size` and the file's length at the end.
+"""Golden VM states: files of each format version, which every later version has to read. Stored as text: lines with
+an offset and 16 bytes, both in hex, without those of zeros; at the end `size` and the file's length.
 
-    golden.py pack STATE >vmstate-VERSION-KIND.hex
-    golden.py unpack FILE.hex STATE
-    CAIRN_BUILD=build golden.py make >vmstate-VERSION-KIND.hex     of a fresh guest
-    CAIRN_BUILD=build golden.py make devices >vmstate-VERSION-KIND-devices.hex     of one with each device there is
+golden.py pack STATE >vmstate-VERSION-KIND.hex
+golden.py unpack FILE.hex STATE
+CAIRN_BUILD=build golden.py make >vmstate-VERSION-KIND.hex     of a fresh guest
+CAIRN_BUILD=build golden.py make devices >vmstate-VERSION-KIND-devices.hex     of a guest with every device
 
-KIND is that of the host (tests/hostkind.sh): which registers a vCPU has depends on it. A new format version
-adds files, and so does a new device; those that are there never change."""
+KIND is the kind of host (tests/hostkind.sh), which determines a vCPU's registers. A new format version or device
+adds files; existing files never change."""
 
 import pathlib
 import subprocess
@@ -36,7 +36,7 @@ def unpack(text, path):
 
 
 def devices(folder):
-    """Keys of the VM that has one of each; its disk is made in the folder."""
+    """Return the keys of a VM with one of each device; its disk is created in the folder."""
     disk = pathlib.Path(folder) / "golden.img"
     disk.write_bytes(bytes(1 << 20))
     return {"disks": [{"path": str(disk), "format": "raw"}], "console": {"virtio": True}, "guest_agent": True,
@@ -44,13 +44,13 @@ def devices(folder):
 
 
 def make(with_devices):
-    """The state of a guest that has halted for good: 2 MiB of memory, next to nothing in it."""
+    """Return the state of a guest that has halted: 2 MiB of memory, almost empty."""
     sys.path.insert(0, str(HERE.parent / "e2e"))
     import conftest
     with tempfile.TemporaryDirectory() as tmp:
         daemon = conftest.Daemon(pathlib.Path(tmp))
         try:
-            # A path that says nothing of this machine: it is kept in the state.
+            # Use a neutral path, because the state stores it.
             kernel = pathlib.Path("/tmp/first_byte.elf")
             kernel.write_bytes((pathlib.Path(conftest.GUESTS) / "first_byte.elf").read_bytes())
             daemon.define("golden", memory="2M", uuid=UUID, boot={"kernel": str(kernel)},

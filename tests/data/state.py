@@ -1,9 +1,9 @@
-"""Writes a state folder as the Cairn in the folder CAIRN_BUILD does, for tests/e2e/api/store/test_state.py:
+"""Write a state folder with the Cairn in the folder CAIRN_BUILD, for tests/e2e/api/store/test_state.py:
 
-    CAIRN_BUILD=build python3 tests/data/state.py tests/data/state-2
+CAIRN_BUILD=build python3 tests/data/state.py tests/data/state-2
 
-Run once when a kind of file gets a new version (api/store_version.c), by the Cairn before and by the one after; a
-folder that is there is never written again. @TMP@ stands for the folder above the state folder."""
+Run this when a kind of file gets a new version (api/store/store_version.c), once with the Cairn before and once
+with the one after; existing folders are never overwritten. @TMP@ stands for the parent of the state folder."""
 
 import os
 import pathlib
@@ -28,7 +28,7 @@ def fill(d):
     d.cairn("snapshot-schedule", "clocked", "--every", "1h", "--keep", "7d:daily")
     d.cairn("grant", "operator", "--user", "1234", "plain")
     d.cairn("grant", "viewer", "--group", "4242")
-    if d.cairn("autostart", "clocked", ok=None).returncode == 0:  # else it knows none yet
+    if d.cairn("autostart", "clocked", ok=None).returncode == 0:  # an older Cairn does not know it
         d.cairn("template", "plain")
         d.cairn("shutdown", "--then", "destroy", "--timeout", "3600", "planned")
         until(lambda: "shutdown" in d.kept("planned"))
@@ -48,7 +48,7 @@ def main(out):
     d = Daemon(tmp, FAKE_VM)
     try:
         fill(d)
-        copy(d, out)  # while it runs: as a kill would leave it
+        copy(d, out)  # while the daemon runs, as after a kill
     finally:
         d.close()
         shutil.rmtree(tmp)

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""Stands in for cairn-slirp where a bare-metal guest without TCP is on the other side: what comes over a forward goes to
-the guest as one frame to all, and the guest's frames go to whoever is connected. The same command line."""
+"""Replaces cairn-slirp for a bare-metal guest without TCP: data from a forward goes to the guest as one broadcast
+frame, and the guest's frames go to every connected client. The same command line."""
 
 import argparse
 import contextlib
@@ -28,7 +28,7 @@ print("slirp:", *sys.argv[1:], f"uid={os.getuid()}", file=sys.stderr, flush=True
 frames = socket.socket(fileno=a.frames)
 control = socket.socket(fileno=a.control) if a.control else None
 if control:
-    control.listen(4)  # who connects is told that it is this process
+    control.listen(4)  # a client that connects learns that it is this process
 daemon, told, holds = None, [], False
 forwards = [socket.socket(fileno=int(f.split(":")[1])) for f in a.forward]
 peers = []
@@ -54,7 +54,7 @@ while True:
         elif s is daemon:
             try:
                 text = s.recv(64)
-            except ConnectionResetError:  # it has not read all
+            except ConnectionResetError:  # unread data is left
                 text = b""
             daemon = daemon if text else None
             holds = bool(text) and json.loads(text)["hold"]

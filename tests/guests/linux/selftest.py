@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
-"""Check the guest itself under plain emulation (QEMU's TCG), where nothing of Cairn is involved.
+"""Check the guest itself under plain emulation (QEMU's TCG), without Cairn.
 
-selftest.py KERNELDIR INITRD: boots it with a disk, a command port, RNG, pvpanic and VMGenID, runs
-commands and compares their answers, then presses the power button. A few seconds.
-"""
+selftest.py KERNELDIR INITRD: boot it with a disk, a command port, RNG, pvpanic and VMGenID, run commands and
+compare their answers, then press the power button. Takes a few seconds."""
 
 import json
 import re
@@ -15,7 +14,7 @@ import time
 
 LIMIT_S = 60
 
-# A command, and what its answer (lines joined by "; ", the last is ok or error) has to match.
+# A command, and a pattern for its answer (lines joined by "; ", the last is ok or error).
 CHECKS = [
     ("echo a  b", r"^a  b; ok$"),
     ("block", r"^vda sectors 131072 ro 0 serial disk1 .*; ok$"),
