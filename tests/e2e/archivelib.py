@@ -1,4 +1,4 @@
-"""cairn-archive by itself: what the daemon does for it."""
+"""archivelib: runs cairn-archive as the daemon does."""
 
 import fcntl
 import json
@@ -11,7 +11,7 @@ PROGRAM = os.path.join(BUILD, "cairn-archive")
 
 
 class Archive:
-    """One run. What is handed over keeps its number, as the specification names it."""
+    """One run. Fds keep their numbers, because the specification refers to them."""
 
     def __init__(self, verb, spec, fds, **how):
         memory = os.memfd_create("spec")
@@ -35,7 +35,7 @@ class Archive:
                 return line
 
     def end(self, word=b""):
-        """Returns the last line and the exit status."""
+        """Return the last line and the exit status."""
         last = None
         out, _ = self.process.communicate(word)
         for text in out.splitlines():
@@ -44,7 +44,7 @@ class Archive:
 
 
 def high(path, flags=os.O_RDONLY):
-    """Open it where nothing else of the program's is."""
+    """Open a file at a high fd number, which no other file of the program has."""
     fd = os.open(path, flags, 0o600)
     number = fcntl.fcntl(fd, fcntl.F_DUPFD, 20)
     os.close(fd)
@@ -52,7 +52,7 @@ def high(path, flags=os.O_RDONLY):
 
 
 def export(to, definition, files, compress="zstd", **more):
-    """files: (name, path, what else the specification says)."""
+    """files: (name, path, further keys of the specification)."""
     out = high(to, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     fds = [out]
     spec = {"output": out, "compress": compress, "definition": definition, "files": [], **more}
@@ -72,7 +72,7 @@ def clear(folder, name):
 
 
 def take(path, folder=None, name="vm", how=None, **more):
-    """An import; folder None: a look. how: for Popen."""
+    """Run an import; folder None: only list the archive. how: for Popen."""
     fds = [high(path)]
     spec = {"input": fds[0], "name": name, **more}
     if folder is not None:

@@ -1,7 +1,7 @@
 """guestlib: guests under `cairn run`, for tests and benchmarks.
 
-A Guest is one foreground VM: its console is the process's stdin and stdout, its log is stderr.
-Nothing here needs pytest."""
+A Guest is one foreground VM: its console is the process's stdin and stdout, its log is stderr. This module does not
+need pytest."""
 
 import json
 import os
@@ -28,7 +28,7 @@ EXIT_PANICKED, EXIT_CRASHED, EXIT_TIMEOUT, EXIT_KILLED = 10, 11, 12, 13
 
 
 def _sanitized():
-    """Are the programs built with a sanitizer's runtime? It is linked dynamically."""
+    """Return whether the programs are built with a sanitizer's runtime, which is linked dynamically."""
     try:
         with open(os.path.join(BUILD, "cairn-vm"), "rb") as f:
             return re.search(rb"\0lib[at]san\.so", f.read()) is not None
@@ -39,12 +39,12 @@ def _sanitized():
 SANITIZED = _sanitized()
 # Time limits are for plain builds.
 SLOW = 5 if SANITIZED else 1
-# A KVM that emulates kernel mode, and a host that is itself emulated, are slow.
+# A KVM that emulates kernel mode, or a host that is itself emulated, is slow.
 PATIENCE = 60.0 * SLOW
 
 
 def host_kind():
-    """vmx, svm, pvm, or none without a usable /dev/kvm."""
+    """Return vmx, svm, pvm, or none without a usable /dev/kvm."""
     return subprocess.run([os.path.join(ROOT, "tests", "hostkind.sh")], capture_output=True,
                           text=True, check=True).stdout.strip()
 
@@ -54,7 +54,7 @@ def bare(name):
 
 
 def definition(name="guest", guest="interp", **more):
-    """A definition of a bare-metal guest; `more` replaces its keys."""
+    """Return a definition of a bare-metal guest; `more` replaces its keys."""
     d = {"name": name, "memory": "32M", "vcpus": 1, "boot": {"kernel": bare(guest)},
          "debug_exit": True}
     d.update(more)
@@ -62,11 +62,11 @@ def definition(name="guest", guest="interp", **more):
 
 
 class GuestError(Exception):
-    """A command that a guest answered with an error."""
+    """A guest has answered a command with an error."""
 
 
 class Guest:
-    """One `cairn run`. Use as a context manager: the process is gone afterwards."""
+    """One `cairn run`. Use as a context manager, which ends the process."""
 
     def __init__(self, definition, args=(), env=None):
         self.folder = tempfile.TemporaryDirectory(prefix="cairn-test-")
@@ -74,8 +74,8 @@ class Guest:
         with open(self.file, "w") as f:
             json.dump(definition, f)
         self.log_path = os.path.join(self.folder.name, "log")
-        self.output = b""  # all that came on the console
-        self.seen = 0  # how much of it was looked at
+        self.output = b""  # all console output
+        self.seen = 0  # how much of it was examined
         with open(self.log_path, "wb") as log:
             self.started = time.monotonic()
             self.process = subprocess.Popen([CAIRN, "run", *args, self.file],
@@ -107,7 +107,7 @@ class Guest:
                              f"{self.log()[-3000:]}")
 
     def read(self, timeout):
-        """Take what the console has, waiting at most timeout seconds for the first byte."""
+        """Read console output; wait at most timeout seconds for the first byte."""
         if self.eof or not select.select([self.process.stdout], [], [], max(timeout, 0))[0]:
             return False
         got = os.read(self.process.stdout.fileno(), 65536)
@@ -116,7 +116,7 @@ class Guest:
         return bool(got)
 
     def expect(self, text, timeout=PATIENCE):
-        """Wait for text on the console; returns what came before it since the last look."""
+        """Wait for text on the console. Return the output before it since the last call."""
         want = text.encode() if isinstance(text, str) else text
         deadline = time.monotonic() + timeout
         while True:
@@ -139,7 +139,7 @@ class Guest:
         self.process.stdin.flush()
 
     def answer(self, timeout=PATIENCE):
-        """The lines of one answer. GuestError when it ends in an error."""
+        """Return the lines of one answer. Raise GuestError when it ends with an error."""
         lines = []
         while True:
             line = self.line(timeout)
@@ -150,20 +150,20 @@ class Guest:
             lines.append(line)
 
     def command(self, text, timeout=PATIENCE):
-        """Send a line, return the lines of the answer (without its "ok")."""
+        """Send a line; return the lines of the answer without its "ok"."""
         self.send(text + "\n")
         return self.answer(timeout)
 
     def values(self, text, timeout=PATIENCE):
-        """A command whose last line is "key=value key=value ...": as a dict."""
+        """Run a command whose last line is "key=value key=value ..."; return a dict."""
         return fields(self.command(text, timeout)[-1])
 
     def number(self, text, timeout=PATIENCE):
-        """A command whose answer is one number."""
+        """Run a command whose answer is a number."""
         return int(self.command(text, timeout)[-1], 0)
 
     def wait(self, timeout=PATIENCE):
-        """Wait for the end of the process; returns its exit status."""
+        """Wait for the end of the process; return its exit status."""
         deadline = time.monotonic() + timeout
         while not self.eof and time.monotonic() < deadline:
             self.read(min(0.5, deadline - time.monotonic()))
@@ -175,11 +175,11 @@ class Guest:
             self.fail(f"still running after {timeout} s")
 
     def terminate(self):
-        """SIGTERM: the ACPI button, then the deadline."""
+        """Send SIGTERM: the ACPI button, then the deadline."""
         self.process.send_signal(signal.SIGTERM)
 
     def vm_pid(self):
-        """The process that runs the VM: `cairn run` itself or its child."""
+        """Return the process that runs the VM: `cairn run` itself or its child."""
         pids = [self.process.pid]
         while pids:
             pid = pids.pop()
@@ -192,7 +192,7 @@ class Guest:
 
 
 def fields(line):
-    """ "a=1 b=0x2 c=text" as a dict; numbers as int. """
+    """Parse "a=1 b=0x2 c=text" into a dict; numbers as int."""
     d = {}
     for word in line.split():
         key, _, value = word.partition("=")
@@ -204,7 +204,7 @@ def fields(line):
 
 
 def interp(**more):
-    """An interpreter guest that is ready for commands."""
+    """Return an interpreter guest that is ready for commands."""
     g = Guest(definition(guest="interp", **more))
     try:
         g.expect("interp\n")
@@ -223,7 +223,7 @@ def disk(path, **more):
 # ---- the small Linux ----
 
 def linux_kernel(variant="up"):
-    """The folder of the small kernel. The first time it is built: minutes."""
+    """Return the folder of the small kernel. The first call builds it, in minutes."""
     return subprocess.run([os.path.join(LINUX_SOURCE, "build.sh"), variant], check=True,
                           stdout=subprocess.PIPE, text=True, timeout=1200).stdout.strip()
 
@@ -248,7 +248,7 @@ def linux_definition(name="linux", variant="up", kernel="vmlinux", **more):
 
 
 def linux(**more):
-    """The small Linux, in user space and ready for commands."""
+    """Return the small Linux, ready for commands."""
     g = Guest(linux_definition(**more))
     try:
         g.expect("cairn-guest: ready", 180)

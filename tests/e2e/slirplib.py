@@ -1,5 +1,5 @@
-"""A guest of cairn-slirp's that is no machine: it speaks Ethernet, ARP, DHCP, ICMP, UDP and a TCP that
-loses nothing over the socket that a VM's interface would have."""
+"""slirplib: a simulated guest of cairn-slirp. It speaks Ethernet, ARP, DHCP, ICMP, UDP and a TCP without
+retransmission over the socket of a VM's interface."""
 
 import json
 import os
@@ -17,7 +17,7 @@ ALL = b"\xff" * 6
 ARP, IPV4, IPV6 = 0x0806, 0x0800, 0x86dd
 ICMP, TCP, UDP = 1, 6, 17
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
-TUN_F_CSUM, TUN_F_TSO4 = 1, 2  # what may be left to a guest
+TUN_F_CSUM, TUN_F_TSO4 = 1, 2  # offloads that may be left to a guest
 
 
 def ip(text):
@@ -47,13 +47,13 @@ def with_checksum(protocol, source, to, segment, at):
 
 
 def unfinished(frame, segment=0, start=34, offset=16, kind=1):
-    """A packet whose checksum, and whose segments of so many bytes, are left to the other side: of TCP, but for who
-    says where the checksum is."""
+    """Return a packet with its checksum, and its segmentation into this many bytes, left to the other side. TCP,
+    unless the caller gives the checksum's place."""
     return struct.pack("<BBHHHHH", 1, kind if segment else 0, 54 if segment else 0, segment, start, offset, 0) + frame
 
 
 def without_sum(frame, at=50):
-    """The same frame with the sum of what it borrows of the IP header where its checksum was."""
+    """Return the same frame with the pseudo-header's sum in place of the checksum."""
     pseudo = frame[26:34] + struct.pack("!BBH", 0, frame[23], len(frame) - 34)
     return frame[:at] + struct.pack("!H", ~checksum(pseudo) & 0xffff) + frame[at + 2:]
 
@@ -69,7 +69,7 @@ def tcp(source, sport, to, dport, seq, ack, flags, payload=b"", window=65535, op
 
 
 class Packet:
-    """What an IPv4 frame holds; checksums have to be right."""
+    """The content of an IPv4 frame; checksums have to be right."""
 
     def __init__(self, frame):
         p = frame[14:]
@@ -91,7 +91,7 @@ class Packet:
 
 
 class Connection:
-    """One TCP connection of a Guest's, opened by either side."""
+    """A TCP connection of a Guest, opened by either side."""
 
     def __init__(self, guest, port, peer, peer_port):
         self.guest, self.port, self.peer, self.peer_port = guest, port, peer, peer_port
@@ -142,7 +142,7 @@ class Guest:
             fds.append(s.fileno())
         if control:
             far = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            far.bind("")  # the kernel gives it a name
+            far.bind("")  # the kernel chooses a name
             far.listen()
             self.where, self.control = far.getsockname(), None
             self.daemon()
@@ -154,7 +154,7 @@ class Guest:
             far.close()
 
     def daemon(self):
-        """Another one: the last is gone."""
+        """Connect another daemon; the last one is gone."""
         if self.control:
             self.control.close()
         self.control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -174,12 +174,12 @@ class Guest:
             self.control.close()
 
     def offloads(self, flags):
-        """What a VM says of its driver."""
+        """Send the driver's offloads, as a VM does."""
         self.took |= flags
         self.socket.send(struct.pack("<I", flags))
 
     def finish(self, packet):
-        """What a driver makes of a packet with a header: the frame, whose checksum is right."""
+        """Complete a packet with a header as a driver does: return the frame with a valid checksum."""
         flags, kind, headers, segment, start, offset, buffers = struct.unpack("<BBHHHHH", packet[:12])
         frame, self.header = packet[12:], packet[:12]
         if flags != 1:
@@ -203,7 +203,7 @@ class Guest:
         self.ip(UDP, to, udp(self.address, sport, to, dport, data))
 
     def receive(self):
-        """The next frame, after what belongs to connections and ARP has had its answer."""
+        """Return the next frame, after handling those of connections and ARP."""
         packet = self.socket.recv(70000)
         assert packet, "cairn-slirp has ended"
         frame = self.finish(packet)
@@ -225,14 +225,14 @@ class Guest:
             self.receive()
 
     def wait(self, fits):
-        """The first packet of IPv4 that fits."""
+        """Return the first IPv4 packet that matches."""
         while True:
             _, p = self.receive()
             if p and fits(p):
                 return p
 
     def silent(self):
-        """What has been sent so far has been dealt with, and nothing came of it: pings come back in order."""
+        """Check that everything sent so far was handled without an answer: pings are answered in order."""
         self.ping(self.gateway, b"silent")
         got = []
         while True:
@@ -265,7 +265,7 @@ class Guest:
         return c
 
     def accepted(self):
-        """The next connection that somebody has opened to the guest."""
+        """Return the next connection that was opened to the guest."""
         self.until(lambda: self.seen)
         return self.seen.pop(0)
 

@@ -1,4 +1,4 @@
-"""VMs with a disk whose qcow2 image keeps its data in another file."""
+"""VMs with a disk whose qcow2 image has an external data file."""
 import os
 import shutil
 import subprocess
@@ -40,7 +40,7 @@ def test_a_guest_writes(tmp_path, raw):
     assert not any(flat[4100 * 512:4116 * 512])
     if raw == "on":
         assert (tmp_path / "data").read_bytes() == flat
-    # what QEMU has written the guest reads, through a layer above as well
+    # the guest reads what QEMU has written, also through an overlay
     qemu("create", "-f", "qcow2", "-b", "disk", "-F", "qcow2", "top", cwd=tmp_path)
     top = guestlib.disk(str(tmp_path / "top"), format="qcow2", backing=[
         {"path": str(tmp_path / "disk"), "format": "qcow2", "data_file": str(tmp_path / "data")}])
@@ -53,7 +53,7 @@ def test_a_guest_writes(tmp_path, raw):
 
 
 def test_it_has_to_be_given(tmp_path):
-    """The daemon and the VM follow no name that an image has."""
+    """Daemon and VM never open a file that only an image names."""
     qemu("create", "-f", "qcow2", "-o", "data_file=data", "disk", "1M", cwd=tmp_path)
     qemu("create", "-f", "qcow2", "plain", "1M", cwd=tmp_path)
     path = {name: str(tmp_path / name) for name in ("disk", "plain", "data", "nothing")}
@@ -85,7 +85,7 @@ def test_snapshots_are_refused(daemon, guest, tmp_path):
     console.run("flush")
     console.close()
     daemon.cairn("destroy", "vm1")
-    # off, too, and nothing was done to the other disk
+    # off as well, and the other disk is unchanged
     says = daemon.cairn("snapshot-create-as", "vm1", "s", ok=None)
     assert says.returncode != 0 and "disk vdb" in says.stderr
     assert qemu("snapshot", "-l", "vda", cwd=tmp_path).stdout == ""

@@ -1,5 +1,5 @@
-"""What a running VM does when its disk fails: a corrupt image, a full file system, a file that
-somebody cut. The guest never takes a write for done that was not, and nothing is lost."""
+"""A running VM whose disk fails: a corrupt image, a full file system, a truncated file. The guest never takes a
+failed write for done, and nothing is lost."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from conftest import BUILD, Console
 from test_img import MIB, be64, poke
 
 IMG = os.path.join(BUILD, "cairn-img")
-TABLES_WAIT_S = 1  # at least so long after the first write
+TABLES_WAIT_S = 1  # minimum time after the first write
 
 
 def run(*args, status=0):
@@ -48,18 +48,18 @@ class Vm:
         return self.console.run(text)
 
     def begin(self, text):
-        """A command whose answer comes later."""
+        """Send a command whose answer comes later."""
         self.console.sock.sendall(text.encode() + b"\n")
 
     def answer(self):
-        """The last line of the answer of what was begun."""
+        """Return the last line of the answer to begin()."""
         while True:
             line = self.console.line()
             if line == "ok" or line.startswith(("err ", "error: ")):
                 return line
 
     def outcome(self, text):
-        """Of a command: its last line, or None when an I/O error comes first."""
+        """Return a command's last line; None when an I/O error comes first."""
         assert not self.console.buffer
         self.begin(text)
         while not [e for e in self.q.events if e["event"] == "BLOCK_IO_ERROR"]:
@@ -70,7 +70,7 @@ class Vm:
         return None
 
     def silent(self):
-        """Has the guest nothing to say? It stands still, so that lasts."""
+        """Return whether the guest is silent because it is stopped."""
         self.console.sock.setblocking(False)
         try:
             return b"\n" not in self.console.buffer + self.console.sock.recv(65536)
@@ -80,7 +80,7 @@ class Vm:
             self.console.sock.settimeout(30)
 
     def error(self, **data):
-        """The next event of an I/O error, and the stop behind it if there is to be one."""
+        """Return the next I/O error event, and check the stop after it if expected."""
         ev = self.q.event("BLOCK_IO_ERROR", vm="vm1")["data"]
         assert {k: ev[k] for k in data} == data and ev["device"] == ev["node-name"] == "vda"
         if ev["action"] == "stop":
@@ -101,7 +101,7 @@ class Vm:
         self.daemon.cairn("destroy", "vm1")
 
 
-# ---- corrupt ----
+# ---- corrupt images ----
 
 def write_by_qemu(path, *commands, size="64M"):
     run("qemu-img", "create", "-q", "-f", "qcow2", str(path), size)
@@ -114,7 +114,7 @@ def l2_offset(path):
 
 @pytest.fixture
 def damaged(tmp_path):
-    """An image whose first cluster is said to lie where the refcount table is."""
+    """An image whose first cluster points at the refcount table."""
     path = tmp_path / "img"
     write_by_qemu(path, "write -P 7 0 64k", "write -P 8 1M 64k")
     poke(path, l2_offset(path), (be64(path, 48) | 1 << 63).to_bytes(8, "big"))
@@ -133,7 +133,7 @@ def test_a_corrupt_image_pauses_whatever_the_policy(daemon, kvm, guest, damaged,
     assert json.loads(daemon.cairn("domblkerror", "vm1", "--format", "json").stdout) == [
         {"disk": "vda", "error": "image corrupt"}]
     assert daemon.info("vm1")["detail"].startswith("vda: a write of data would hit metadata at 0x")
-    # To go on would only show the guest what is not there.
+    # Resuming would only show the guest missing data.
     for _ in range(2):
         r = vm.resume(ok=1)
         assert "image of vda is corrupt" in r and "cairn-img check -r all" in r
@@ -156,7 +156,7 @@ def test_a_corrupt_image_pauses_whatever_the_policy(daemon, kvm, guest, damaged,
 
 
 def test_corruption_that_no_request_has_met(daemon, kvm, guest, damaged):
-    """A snapshot counts all tables: the guest has asked for nothing."""
+    """A snapshot counts references of all tables; the guest has made no request."""
     vm = Vm(daemon, guest, damaged, errors="report")
     r = daemon.cairn("snapshot-create-as", "vm1", "one", ok=1)
     assert "vda" in r.stderr
@@ -177,10 +177,10 @@ def test_a_paused_vm_learns_of_it_too(daemon, kvm, guest, damaged):
     assert "corrupt" in vm.resume(ok=1)
 
 
-# ---- no room ----
+# ---- full file system ----
 
 class Small:
-    """A file system of a few MiB in a mount namespace of its own, and a ballast in it."""
+    """A file system of a few MiB in a mount namespace of its own, with a ballast file."""
 
     def __init__(self, folder, size):
         folder.mkdir()
@@ -194,7 +194,7 @@ class Small:
         self.ballast = self.path / "ballast"
 
     def fill(self, keep=0):
-        """Leave room for `keep` bytes, to the page."""
+        """Fill the file system up to `keep` bytes."""
         with open(self.ballast, "ab") as f:
             room = os.statvfs(self.path)
             f.write(bytes(max(room.f_bavail * room.f_bsize - keep, 0)))
@@ -230,7 +230,7 @@ def test_no_room_pauses_and_nothing_is_lost(daemon, kvm, guest, small, fmt):
     vm.error(operation="write", action="stop", nospace=True)
     vm.paused(": no space left")
     assert vm.faults() == "vda: no space\n" and vm.silent()
-    vm.resume()  # without room it stops again
+    vm.resume()  # it stops again while there is no space
     vm.error(operation="write", action="stop", nospace=True)
     small.empty()
     vm.resume()
@@ -248,8 +248,8 @@ def test_no_room_pauses_and_nothing_is_lost(daemon, kvm, guest, small, fmt):
 
 
 def test_tables_without_room(daemon, kvm, guest, small):
-    """The guest's writes are done and in the file; what says where they are cannot be written. The guest
-    waits for nothing: the VM stops all the same, since what it has not flushed is all in memory."""
+    """The guest's writes are in the file, but the tables that map them cannot be written. No request waits, yet the
+    VM stops, because unflushed tables are only in memory."""
     path = small.path / "img"
     while True:
         img("create", "-q", "-f", "qcow2", "-o", "cluster_size=4k", str(path), "16M")
@@ -267,10 +267,10 @@ def test_tables_without_room(daemon, kvm, guest, small):
     vm.error(operation="write", action="stop", nospace=True)
     vm.paused(": no space left")
     assert "tables" in daemon.info("vm1")["detail"]
-    vm.resume()  # it runs, until it wants to know that its writes are kept
+    vm.resume()  # it runs until it flushes
     assert vm.outcome("flush") is None
     vm.error(operation="write", action="stop", nospace=True)
-    # Neither a state nor a snapshot is made of what could be lost.
+    # Neither a save nor a snapshot is made from data that may be lost.
     assert "No space" in daemon.cairn("managedsave", "vm1", ok=1).stderr
     assert "No space" in daemon.cairn("snapshot-create-as", "vm1", "one", ok=1).stderr
     assert daemon.cairn("snapshot-list", "--name", "vm1").stdout.strip() == ""
@@ -289,7 +289,7 @@ def test_tables_without_room(daemon, kvm, guest, small):
 
 
 def test_a_snapshot_without_room(daemon, kvm, guest, small):
-    """It fails in words and leaves no trace; the VM runs on."""
+    """It fails with a message and leaves nothing behind; the VM runs on."""
     vm = Vm(daemon, guest, image_with(small.path / "img", "qcow2"))
     vm.run("write 0 2048 1")
     vm.run("flush")
@@ -299,7 +299,7 @@ def test_a_snapshot_without_room(daemon, kvm, guest, small):
         assert "No space" in daemon.cairn("snapshot-create-as", "vm1", "one", ok=1).stderr
         assert daemon.cairn("snapshot-list", "--name", "vm1").stdout.strip() == ""
         assert daemon.cairn("domstate", "vm1").stdout in ("running\n", "idle\n")
-    # The first write that fails ends it: what the rest of the memory would come to does not matter any more.
+    # The first failed write ends it, whatever the rest of memory needs.
     vm.q.run("snapshot-create", vm="vm1", name="one", rate=8 * MIB, job_id="j")
     vm.q.event("JOB_STATUS_CHANGE", id="j", status="concluded")
     job, = (j for j in vm.q.jobs() if j["id"] == "j")
@@ -318,7 +318,7 @@ def test_a_snapshot_without_room(daemon, kvm, guest, small):
     run("qemu-img", "check", "-q", vm.path)
 
 
-# ---- cut by somebody who asked for no lock ----
+# ---- truncated by a program that ignores the lock ----
 
 @pytest.mark.parametrize("errors", ["report", "stop"])
 def test_a_raw_file_that_was_cut(daemon, kvm, guest, tmp_path, errors):
@@ -336,7 +336,7 @@ def test_a_raw_file_that_was_cut(daemon, kvm, guest, tmp_path, errors):
     vm.error(operation="read", action="stop", reason="No data available")
     vm.paused("")
     assert vm.faults() == "vda: unspecified error\n" and "read failed: No data" in daemon.info("vm1")["detail"]
-    # Somebody brings the file back to its length: the guest gets the answer that there is.
+    # The file gets its length back: the guest gets the answer.
     os.truncate(vm.path, 16 * MIB)
     vm.resume()
     assert vm.answer() == "err differs"
@@ -344,7 +344,7 @@ def test_a_raw_file_that_was_cut(daemon, kvm, guest, tmp_path, errors):
 
 @pytest.mark.parametrize("keep", [0, 4096, 512 * 1024])
 def test_a_qcow2_file_that_was_cut(daemon, kvm, guest, tmp_path, keep):
-    """What is gone is not read as zeros, and nothing is built on it."""
+    """Missing data does not read as zeros, and nothing is built on it."""
     path = tmp_path / "img"
     write_by_qemu(path, "write -P 7 0 8M")
     vm = Vm(daemon, guest, path)
@@ -375,7 +375,7 @@ def test_a_cut_file_is_not_written_on(daemon, kvm, guest, tmp_path):
 
 @pytest.mark.parametrize("fmt", ["qcow2", "raw"])
 def test_a_file_that_has_grown(daemon, kvm, guest, tmp_path, fmt):
-    """The disk keeps its size, and what was added is no part of it."""
+    """The disk keeps its size without the added bytes."""
     vm = Vm(daemon, guest, image_with(tmp_path / "img", fmt), fmt)
     vm.run("write 0 8 1")
     with open(vm.path, "ab") as f:

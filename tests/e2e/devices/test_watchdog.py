@@ -1,4 +1,4 @@
-"""The watchdog: what the guest does not look after in time, and what is done then."""
+"""The watchdog: it fires when the guest does not reset it in time, and takes its action."""
 
 import json
 import time
@@ -11,13 +11,13 @@ BITE = "watchdog start 40"
 
 
 def bitten(console):
-    """It may come before the guest has answered: nobody waits for that."""
+    """The watchdog event. It may come before the guest's answer, so do not wait for that."""
     console.sock.sendall(BITE.encode() + b"\n")
 
 
 @pytest.fixture
 def begin(daemon, guest, kvm):
-    """Starts vm1, or again, with a watchdog; returns a client of the daemon, one of the VM, the console."""
+    """Start vm1 with a watchdog. Return a client of the daemon, one of the VM, and the console."""
     opened = []
 
     def start(action="reset", define=True, **keys):
@@ -54,9 +54,9 @@ def test_reset(daemon, begin):
     assert q.event("RESET", vm="vm1")["data"]["guest"]
     assert vm.event("WATCHDOG")["data"] == {"action": "reset"}
     vm.event("RESET")
-    while not console.line().endswith("interp"):  # part of an answer may stand before it
+    while not console.line().endswith("interp"):  # part of an answer may precede it
         pass
-    # The guest can tell why it starts, once; and the watchdog is off until it is wanted.
+    # The guest can read once why it restarted; and the watchdog is off until it is enabled.
     assert shown(console) == {"config": "0x0", "lock": "0x0", "stage1": "0xfffff", "stage2": "0xfffff",
                               "reload": "0x1200"}
     console.run("watchdog clear")
@@ -71,7 +71,7 @@ def test_reset_obeys_on_reboot(daemon, begin):
 
 
 def test_shutdown(daemon, begin):
-    """Nobody has asked for that one: what on_poweroff says follows."""
+    """No user asked for this shutdown, so on_poweroff applies."""
     _, vm, console = begin("shutdown", on_poweroff="restart")
     console.run("button init")
     console.run(BITE)

@@ -1,4 +1,4 @@
-"""docs/api.md says what the sockets say, and its examples do what it says they do."""
+"""docs/api.md matches the sockets' introspection, and its examples work."""
 
 import os
 import pathlib
@@ -14,7 +14,7 @@ sys.path.insert(0, os.path.join(ROOT, "tests"))
 import api_doc  # noqa: E402
 
 PAGE = pathlib.Path(ROOT, "docs", "api.md").read_text()
-# Language, code, and what it prints, in which … is anything.
+# Language, code and output; … in the output matches anything.
 EXAMPLES = re.findall(r"```(sh|python)\n(.*?)```\n```\n(.*?)```", PAGE, re.S)
 
 

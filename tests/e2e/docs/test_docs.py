@@ -1,4 +1,4 @@
-"""What the pages name is there, and what the README says to type does what it says."""
+"""Files and targets named in the pages exist, and the README's commands work."""
 
 import glob
 import json
@@ -14,7 +14,7 @@ from conftest import BUILD, ROOT
 PAGES = {p.relative_to(ROOT): p.read_text() for p in [Path(ROOT, "README.md"), *sorted(Path(ROOT, "docs").glob("*.md"))]}
 MANUALS = sorted(Path(ROOT, "docs", "man").glob("*.1"))
 FOLDERS = "|".join(p.name for p in Path(ROOT).iterdir() if p.is_dir() and not p.name.startswith((".", "build")))
-# Names that stand for any.
+# Placeholders.
 PATTERN = re.compile(r"<[a-z]+>|[A-Z]{4,}")
 
 
@@ -55,7 +55,7 @@ def test_make_help_has_every_target():
 
 
 def test_the_map_has_every_file():
-    """docs/ARCHITECTURE.md: the tables of nouns and the folders."""
+    """docs/ARCHITECTURE.md: the tables of nouns and the folders list every file."""
     for folder, table in re.findall(r"^### (\w+)/, by noun\n(.*?)\n\n", PAGES[Path("docs/ARCHITECTURE.md")], re.M | re.S):
         rows = [row.split("|")[1].strip() for row in table.splitlines()[2:]]
         named = {name: list(Path(ROOT, folder).rglob(name.replace("[ch]", "c"))) for row in rows for name in row.split(", ")}
@@ -65,7 +65,7 @@ def test_the_map_has_every_file():
 
 
 def test_words_of_the_manuals_do_not_run_together():
-    """.BR and its like set their arguments without spaces: prose behind one has to be on a line of its own."""
+    """.BR and the like join their arguments without spaces, so text after one has to start a new line."""
     for page in MANUALS:
         for line in page.read_text().splitlines():
             macro = re.match(r"\.(?:BR|RB|BI|IB|IR|RI) (.*)", line)
@@ -75,7 +75,7 @@ def test_words_of_the_manuals_do_not_run_together():
 
 
 def test_quotes_of_the_manuals_are_whole():
-    """One that is missing in a macro's line stands on the page, and swallows what it should have kept apart."""
+    """An unbalanced quote in a macro's line is printed and breaks the grouping of arguments."""
     for page in MANUALS:
         for line in page.read_text().splitlines():
             macro = re.match(r"\.(?:[BIR]|BR|RB|BI|IB|IR|RI) (.*)", line)
@@ -85,15 +85,15 @@ def test_quotes_of_the_manuals_are_whole():
                 assert all(line.count(a) == line.count(b) for a, b in ("[]", "{}")), (page.name, line)
 
 
-# It hears no power button before.
+# Before that the guest ignores the power button.
 UP = "until build/cairn dominfo vm1 --format json | grep -q '\"idle\": *true'; do :; done\n"
 
 
 def test_the_readme_typed(kvm, guest, daemon):
-    """From the first VM to the last line, with a guest that needs no minutes to build and no seconds to boot."""
+    """From the first VM to the last line, with a guest that builds and boots faster."""
     page = PAGES[Path("README.md")]
     blocks = re.findall(r"^```\n(.*?)^```$", page[page.index("## The first VM by hand"):], re.M | re.S)
-    assert blocks.pop(0) == "make\nbuild/cairnd &\n"  # which the fixture has done
+    assert blocks.pop(0) == "make\nbuild/cairnd &\n"  # done by the fixture
     typed = "".join(blocks)
     for said, done in (("kernel=$(tests/guests/linux/build.sh)/vmlinux\n", f"kernel={guest('idle.elf')}\n"),
                        ("make guests\n", ""), ("start vm1 --console\n", "start vm1\n" + UP)):

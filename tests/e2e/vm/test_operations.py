@@ -1,7 +1,8 @@
-"""One operation a VM: a table of every pair of an operation that is under way and one that a client asks for.
+"""One operation per VM: a table of every pair of an operation in progress and a request.
 
-Each row names the operation under way: its function brings a VM there and holds it, by a file that tests/helpers/fake_vm
-or the disk waits for. Each letter is the outcome of one request meanwhile, in the order of ASKS."""
+Each row names the operation in progress: its function brings a VM there and holds the operation, by a file that
+tests/helpers/fake_vm or the disk waits for. Each letter is the outcome of one request meanwhile, in the order of
+ASKS."""
 
 import contextlib
 import json
@@ -35,13 +36,13 @@ SENTENCES = {
     "G": "^there is no VM|the VM's process ended",
     "F": "No such file or directory",
     ".": "is [a-z ]+ already, and nothing was done|works when it is|has a managed save|shut it down, or|"
-         "changes while they are copied",  # for the VM's state, whatever is under way
+         "changes while they are copied",  # for the VM's state, in any case
     "+": "saved state's header|there is no (such )?snapshot",  # the VM's process was asked
 }
 
 
 class Bench:
-    """A VM in a daemon, and what holds the operation that is under way on it."""
+    """A VM in a daemon, and whatever holds the operation in progress."""
 
     def __init__(self, daemon, n, slow):
         self.daemon, self.n, self.slow = daemon, n, slow
@@ -67,12 +68,12 @@ class Bench:
         return self.q.run(command, vm=self.vm, **args)
 
     def settled(self):
-        """The daemon has seen all that was sent before."""
+        """Wait until the daemon has seen everything that was sent."""
         for _ in range(2):
             self.q.run("query-version")
 
     def ask(self, command, **args):
-        """The first operation, whose answer comes when it is over."""
+        """Send the first request, whose answer comes when the operation ends."""
         send(self.a, command, vm=self.vm, **args)
         self.settled()
 
@@ -105,7 +106,7 @@ def send(q, command, fd=None, **args):
         socket.send_fds(q.sock, [data], [fd])
 
 
-# ---- what is under way ----
+# ---- operations in progress ----
 
 def off(x):
     x.define()
@@ -125,7 +126,7 @@ def saved(x, words=""):
 def restart_pending(x):
     x.define("kill-after=0", on_crash="restart", restart={"delay": 60, "max_delay": 60, "tries": 3})
     x.run("vm-start")
-    until(lambda: x.run("vm-info").get("restart-in", 0) > 30e9)  # the first time it is at once
+    until(lambda: x.run("vm-info").get("restart-in", 0) > 30e9)  # the first restart is immediate
 
 
 def starting(x):
@@ -253,7 +254,7 @@ def reverting_off(x):
 
 
 def revert_stops(x):
-    """To a snapshot of disks alone: the VM is stopped first, by the job."""
+    """To a snapshot of disks only: the job stops the VM first."""
     x.define("stubborn")
     x.run("vm-start")
     x.job_ends(x.run("snapshot-create", name="s", disks_only=True))
@@ -263,7 +264,7 @@ def revert_stops(x):
 
 
 def revert_starts(x):
-    """To a snapshot with memory, of a VM that is off: the job starts it first."""
+    """To a snapshot with memory, of a VM that is off: the job starts the VM first."""
     x.define()
     x.run("vm-start")
     x.job_ends(x.run("snapshot-create", name="s"))
@@ -381,7 +382,7 @@ def listing(x):
     x.ask("snapshot-list")
 
 
-# ---- what is asked for ----
+# ---- requests ----
 
 def with_file(mode="w+b"):
     def fds(x):
@@ -391,7 +392,7 @@ def with_file(mode="w+b"):
 
 
 def state_file(x):
-    """Whatever is in it: the VM's process finds that it is no state."""
+    """Content is irrelevant: the VM's process finds that it is no state."""
     x.file("state").write_bytes(b"no state")
     f = open(x.file("state"), "r+b")
     return f, f.fileno()
@@ -430,7 +431,7 @@ ASKS = {
 
 
 def second(x, name):
-    """Asks for it, and returns."""
+    """Send the second request."""
     command, args, fds = ASKS[name]
     args = {"vm": x.vm, **args}
     f = fd = None
@@ -464,7 +465,7 @@ def letter(answer):
 
 
 def answer(x, seconds):
-    """To the second one, if it comes so soon; else None."""
+    """Return the answer to the second request, if it comes this soon; else None."""
     end = time.monotonic() + seconds
     while True:
         while b"\r\n" not in x.b.buffer:
@@ -485,8 +486,9 @@ ROWS = {f.__name__: f for f in (
 SLOW = {start_holds_save, save_being_kept, save_being_dropped, importing, renaming}
 
 
-# Columns, as ASKS: start destroy shutdown reboot reset suspend resume | save m-save m-remove restore | snapshots: create
-# delete revert set list size | clone linked fork fork-s template export export-s dump | undefine rename define
+# Columns, as ASKS: start destroy shutdown reboot reset suspend resume | save m-save m-remove restore | snapshots:
+# create delete revert set list size | clone linked fork fork-s template export export-s dump | undefine rename
+# define
 TABLE = """
 off                     +...... ...+ ++++++ ++.++++. +++
 running                 .+++++. ++.. ++++++ ..++..++ ..+
@@ -535,7 +537,7 @@ def expected():
 
 
 class Held(Daemon):
-    """Starts one VM at a time where a row is about that, and has a slow disk where one is."""
+    """A daemon that starts one VM at a time where the row needs it, and has a slow disk where the row needs one."""
 
     def __init__(self, tmp, row):
         self.slow = tmp / "slow.go"
@@ -554,7 +556,7 @@ class Held(Daemon):
 # ---- the pairs ----
 
 def outcome(x, row, name, waits):
-    """Whether it waits is only looked at where it is to wait: nothing here takes a time that was guessed."""
+    """Check for waiting only where a wait is expected, so that no time has to be guessed."""
     ROWS[row](x)
     second(x, name)
     x.settled()

@@ -1,5 +1,5 @@
-"""Bare-metal guests under `cairn run`: the machine's parts one by one, and everything a guest may
-do wrong. Each ends in a named state with a named reason."""
+"""Bare-metal guests under `cairn run`: the machine's parts one by one, and everything a guest may do wrong. Each
+case ends in a named state with a named reason."""
 
 import contextlib
 import os
@@ -40,7 +40,7 @@ def guest(image):
 
 
 def run_to_end(**more):
-    """Run a definition that should be refused: status and log."""
+    """Run a definition that should be refused; return status and log."""
     with Guest(definition(**more)) as g:
         return g.wait(), g.log()
 
@@ -90,7 +90,7 @@ def test_pit_ticks(guest):
         before = time.monotonic()
         guest.command("wait 100")  # halted in between
         return time.monotonic() - before
-    until(lambda: 0.4 < took() < 1.5)  # again when others had the machine
+    until(lambda: 0.4 < took() < 1.5)  # retry on a busy machine
     assert guest.values("ticks")["pit"] >= 100
 
 
@@ -147,7 +147,7 @@ def test_topology_in_cpuid():
 
 
 def test_system_calls(guest):
-    """On a host whose KVM emulates kernel mode this is the assist's work."""
+    """On a host whose KVM emulates kernel mode, the assist handles them."""
     assert guest.values("syscall 500")["count"] == 500
 
 
@@ -242,7 +242,7 @@ def test_disk_qcow2_of_qemu_img(tmp_path):
 @pytest.mark.parametrize("size, queues, without, depth", [
     (0, 1, 0, 32), (256, 2, 0, 64), (16, 1, 1 << 28, 5), (64, 2, 3 << 28, 32), (2, 1, 0, 1)])
 def test_disk_ring_shapes(image, size, queues, without, depth):
-    """Queue sizes and numbers, with and without indirect descriptors and event indices."""
+    """Queue sizes and counts, with and without indirect descriptors and event indices."""
     with interp(disks=[disk(image, queues=2)]) as g:
         g.command(f"open 0 {size} {queues} {without:#x}")
         work = g.values(f"bench randwrite {depth} 3000 4096 16384 1")
@@ -269,9 +269,9 @@ def test_several_disks(tmp_path):
             g.command(f"verify 0 8 {i}")
 
 
-# ---- what a guest does wrong ----
+# ---- errors of a guest ----
 
-# Where a device may also ignore the fault, or the driver never gets as far as a running device.
+# Modes where a device may ignore the violation, or the driver never starts the device.
 MAY_IGNORE = {"move", "resize", "size-odd", "kicks"}
 
 
@@ -282,7 +282,7 @@ def ring_modes():
 
 @pytest.mark.parametrize("mode", ring_modes())
 def test_malformed_ring(guest, mode):
-    """The device asks for a reset, and works after one (the guest's command sees to that)."""
+    """The device asks for a reset, and works after one (the guest's command checks this)."""
     result = guest.values(f"ring {mode}")
     assert result["status"] & NEEDS_RESET or mode in MAY_IGNORE
     guest.command("open 0")
@@ -306,7 +306,7 @@ def test_addresses_that_nobody_claims(guest, first):
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_device_registers_take_anything(guest, seed):
-    """Random reads and writes all over the disk's registers, its MSI-X table and PCI's."""
+    """Random reads and writes of the disk's registers, its MSI-X table and PCI's."""
     functions = [guestlib.fields(l) for l in guest.command("pci")]
     for f in functions:
         for bar in range(6):
@@ -320,7 +320,7 @@ def test_device_registers_take_anything(guest, seed):
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_pci_configuration_takes_anything(guest, seed):
-    """By ECAM: BARs move, decoding goes off and on. The VM must live; the disk may be lost."""
+    """Through ECAM: BARs move, decoding is switched off and on. The VM must survive; the disk may be lost."""
     guest.command(f"fuzz 0xe0008000 0x1000 1500 {seed}")
     guest.command(f"fuzz 0xe0000000 0x100000 1500 {seed}")
     assert guest.command("echo alive") == ["alive"]
@@ -351,7 +351,7 @@ def test_panic():
 
 @pytest.mark.parametrize("how", ["dead", "spin"])
 def test_guest_that_does_not_listen(how):
-    """The button does nothing; the deadline does."""
+    """The guest ignores the button; the deadline ends it."""
     with interp(shutdown_deadline=2) as g:
         g.send(f"crash {how}\n")
         time.sleep(0.3)
@@ -362,7 +362,7 @@ def test_guest_that_does_not_listen(how):
 
 
 def pending(pid):
-    """The signals that a process has not taken yet, as bits."""
+    """Return a process's pending signals, as bits."""
     with open(f"/proc/{pid}/status") as f:
         return int(re.search(r"ShdPnd:\s*(\w+)", f.read()).group(1), 16)
 
@@ -371,7 +371,7 @@ def test_second_sigterm_stops_now():
     with interp(shutdown_deadline=60) as g:
         g.terminate()
         until(lambda: not pending(g.process.pid) >> signal.SIGTERM - 1 & 1)
-        time.sleep(0.3)  # what comes at once is the same wish
+        time.sleep(0.3)  # an immediate second signal counts as the same request
         assert g.process.poll() is None
         g.terminate()
         assert g.wait() == guestlib.EXIT_KILLED
@@ -431,7 +431,7 @@ def test_reset_ends_when_the_definition_says_so():
         assert g.wait() == guestlib.EXIT_OK
 
 
-# ---- kernels that are none ----
+# ---- invalid kernels ----
 
 def refused(tmp_path, content, **more):
     kernel = tmp_path / "kernel"
@@ -492,7 +492,7 @@ def test_initrd_that_does_not_fit(tmp_path):
 # ---- many ----
 
 def test_twenty_at_once():
-    """All come up, all answer, one dies badly, the others stop cleanly."""
+    """All start, all answer, one crashes, the others stop cleanly."""
     guests = []
     try:
         for i in range(20):
@@ -522,15 +522,15 @@ def test_idle_guest_costs_nothing():
             before = resource_use(g.vm_pid())
             time.sleep(2)
             after = resource_use(g.vm_pid())
-            # Seconds of CPU, and times that a thread of it slept and woke.
+            # Return CPU seconds, and how often a thread slept and woke.
             return after[0] - before[0] < 0.02 and after[1] - before[1] < 10
-        until(rests)  # sooner or later after its start
+        until(rests)  # some time after its start
 
 
 def resource_use(pid):
     seconds, switches = 0.0, 0
     for task in os.listdir(f"/proc/{pid}/task"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the kernel's own helpers come and go
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the kernel's own helper threads come and go
             with open(f"/proc/{pid}/task/{task}/schedstat") as f:
                 seconds += int(f.read().split()[0]) / 1e9
             with open(f"/proc/{pid}/task/{task}/status") as f:

@@ -1,4 +1,4 @@
-"""`cairn run` as a service manager's child: sd_notify, the watchdog, SIGTERM."""
+"""`cairn run` as a child of a service manager: sd_notify, the watchdog, SIGTERM."""
 
 import os
 import socket
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.usefixtures("kvm")
 
 
 def messages(sock, until):
-    """What has been said, up to a message that has that line."""
+    """Return the messages up to one that has this line."""
     got = []
     while True:
         got.append(sock.recv(4096).decode().split("\n"))

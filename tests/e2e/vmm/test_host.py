@@ -1,4 +1,4 @@
-"""What a host may lack, and that the sentence says what to do about it."""
+"""Missing features of a host, and that the message says what to do about them."""
 
 import json
 import os
@@ -14,7 +14,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make a
 
 
 def run_in(argv, tmp_path, **more):
-    """`cairn run` of a bare guest under another program; the result."""
+    """Run `cairn run` of a bare guest under another program; return the result."""
     f = tmp_path / "vm.json"
     f.write_text(json.dumps(guestlib.definition(guest="first_byte", **more)))
     for p in (tmp_path, *list(tmp_path.parents)[:3]):
@@ -43,7 +43,7 @@ def test_no_permission(tmp_path):
 
 @pytest.fixture
 def huge_pages():
-    """64 MiB in huge pages, given back afterwards."""
+    """Reserve 64 MiB of huge pages; release them afterwards."""
     path = "/proc/sys/vm/nr_hugepages"
     before = open(path).read()
     try:

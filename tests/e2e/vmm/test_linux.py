@@ -1,5 +1,5 @@
-"""The small Linux under `cairn run`: disk, console, button, second start. On a host whose KVM emulates
-kernel mode a start takes ten seconds, so there few tests share one."""
+"""The small Linux under `cairn run`: disk, console, button, second start. On a host whose KVM emulates kernel mode
+a start takes ten seconds, so few tests share one there."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from conftest import Console, until
 from guestlib import GuestError, disk
 
 KIND = guestlib.host_kind()
-# Each page of a file costs an emulated kernel 10 ms on an idle machine.
+# An emulated kernel takes 10 ms per page of a file on an idle machine.
 DATA = "512K" if KIND == "pvm" else "4M"
 pytestmark = [
     pytest.mark.skipif(KIND == "none", reason="no usable /dev/kvm"),
@@ -35,7 +35,7 @@ def image(tmp_path):
 
 
 def press_button(g):
-    """`cairn run` presses it at SIGTERM."""
+    """Press the button; `cairn run` does so at SIGTERM."""
     g.terminate()
     g.expect("cairn-guest: power button")
     assert g.wait() == guestlib.EXIT_OK
@@ -47,7 +47,7 @@ def test_file_survives_shutdown_and_second_start(image):
         g.command("mount /dev/vda /mnt ext2")
         g.command("write /mnt/note written before the button")
         g.command(f"fill /mnt/data 0 {DATA} 7")
-        # All that a machine has to give Linux without quirks on the command line.
+        # A machine that Linux runs on without quirks on the command line.
         devices = g.command("pci")
         assert any("1af4:1042" in l and "driver virtio-pci" in l for l in devices)
         assert any("1af4:1044" in l and "driver virtio-pci" in l for l in devices)
@@ -115,7 +115,7 @@ def test_poweroff_from_inside():
 
 @slow_kernel
 def test_panic_is_seen():
-    """panic=-1 reboots after pvpanic or without it; either way it is not an end with status 0."""
+    """panic=-1 reboots with pvpanic or without; in neither case is the exit status 0."""
     with guestlib.linux(on_reboot="destroy", on_crash="destroy") as g:
         g.send("panic\n")
         g.expect("Kernel panic")
@@ -185,7 +185,7 @@ def begin(daemon, **keys):
 
 
 def test_the_way_back(daemon, image, tmp_path):
-    """What Cairn is for: everything is deleted, and then it is not."""
+    """Cairn's purpose: everything is deleted, and a revert brings it back."""
     qcow2 = tmp_path / "vda.qcow2"
     subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", image, qcow2], check=True)
     console = begin(daemon, disks=[{"path": str(qcow2), "format": "qcow2"}])
@@ -202,7 +202,7 @@ def test_the_way_back(daemon, image, tmp_path):
     console.run("verify-ram")
     after = [float(v.split()[1]) for v in console.run("clock") if v.startswith("monotonic")][0]
     assert after >= before
-    # An interrupt, and then work that the kernel does when it comes to it.
+    # An interrupt first; the kernel does the work some time later.
     until(lambda: any("reseeded due to virtual machine fork" in l for l in console.run("dmesg 60")))
     daemon.cairn("shutdown", "linux", "--wait")
     console.close()
@@ -212,7 +212,7 @@ def test_the_way_back(daemon, image, tmp_path):
 
 
 IDENTITY = {"machine-id": "0123456789abcdef0123456789abcdef", "hostname": "golden"}
-# In the place of virt-sysprep, which would start a machine of its own: the same in the image, by e2fsprogs.
+# Replaces virt-sysprep, which would start a machine of its own: changes the same files in the image with e2fsprogs.
 SYSPREP = """#!/bin/sh -e
 while [ $# -gt 0 ]; do
 	case $1 in
@@ -244,7 +244,7 @@ def sysprep(tmp_path, monkeypatch):
 
 @pytest.fixture
 def golden(tmp_path):
-    """A disk with what tells one Linux from another."""
+    """A disk with the identity of a Linux."""
     etc = tmp_path / "root/etc"
     (etc / "ssh").mkdir(parents=True)
     (etc / "ssh/ssh_host_rsa_key").write_text("a secret\n")
@@ -282,7 +282,7 @@ def test_a_clone_beside_its_source_has_another_identity(sysprep, golden, daemon)
     assert re.fullmatch("[0-9a-f]{32}", clone["machine-id"]) and clone["machine-id"] != source["machine-id"]
     keys = [c.run("ls /mnt/etc/ssh") for c in consoles]
     assert any("ssh_host_rsa_key" in line for line in keys[0]) and not any("ssh_host_rsa_key" in line for line in keys[1])
-    # Each writes to its own.
+    # Each writes to its own disk.
     consoles[1].run("write /mnt/etc/note by the clone")
     assert not any("note" in line for line in consoles[0].run("ls /mnt/etc"))
     for c in consoles:
@@ -291,14 +291,14 @@ def test_a_clone_beside_its_source_has_another_identity(sysprep, golden, daemon)
 
 
 def behind(console):
-    """By how many seconds the guest's time of day is late."""
+    """Return by how many seconds the guest's time of day is late."""
     now = [float(v.split()[1]) for v in console.run("clock") if v.startswith("realtime")][0]
     return time.time() - now
 
 
 @slow_kernel
 def test_a_clone_and_the_clocks(daemon, image, tmp_path):
-    """A clone goes on with files and memory; where an agent runs, the time of day is right after a gap."""
+    """A clone continues with files and memory; with an agent, its time of day is right after a gap."""
     qcow2 = tmp_path / "vda.qcow2"
     subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", image, qcow2], check=True)
     console = begin(daemon, disks=[{"path": str(qcow2), "format": "qcow2"}], guest_agent=True)
@@ -334,7 +334,7 @@ def test_a_clone_and_the_clocks(daemon, image, tmp_path):
 
 @slow_kernel
 def test_off_by_the_agent_is_off(daemon):
-    """Also where a guest that goes off by itself is started again."""
+    """Also where on_poweroff is "restart"."""
     console = begin(daemon, guest_agent=True, on_poweroff="restart")
     q = daemon.qmp()
     console.run("agent work")
@@ -346,7 +346,7 @@ def test_off_by_the_agent_is_off(daemon):
 
 
 def with_memory(daemon, console, quiesced):
-    """The guest is frozen in the snapshot: whoever goes back to it thaws it, paused in between or not."""
+    """The guest is frozen in the snapshot: a revert thaws it, paused in between or not."""
     quiesced("s2")
     console.run("write /mnt/more after s2")
     assert console.run("agent-log")[-2:] == ["freeze", "thaw"]
@@ -356,7 +356,7 @@ def with_memory(daemon, console, quiesced):
         daemon.cairn("snapshot-revert", "linux", "s2", *how)
         if how:
             daemon.cairn("resume", "linux")
-        console.run("write /mnt/more after the way back")  # waits for as long as it is frozen
+        console.run("write /mnt/more after the way back")  # waits while it is frozen
         until(lambda: console.run("agent-log")[-3:] == ["freeze", "thaw", "time"])
     console.run("agent stuck")
     quiesced("s3")
@@ -368,7 +368,7 @@ def with_memory(daemon, console, quiesced):
 
 @slow_kernel
 def test_quiesced_snapshot(daemon, image, tmp_path):
-    """The guest's agent writes out and freezes; whatever the agent is, the guest goes on."""
+    """The guest's agent writes data back and freezes; whatever the agent does, the guest continues."""
     qcow2, raw = tmp_path / "vda.qcow2", tmp_path / "then.img"
     subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", image, qcow2], check=True)
     console = begin(daemon, disks=[{"path": str(qcow2), "format": "qcow2"}], guest_agent=True)
@@ -388,7 +388,7 @@ def test_quiesced_snapshot(daemon, image, tmp_path):
     log = console.run("agent-log")
     assert log[-2:] == ["freeze", "thaw"] and "freeze failed" in log
     with_memory(daemon, console, quiesced)
-    # As soon as the instant was taken, not by the agent's last resort.
+    # Right after the pause, not by the agent's timeout.
     assert "frozen for too long" not in (daemon.state / "vms/linux/log").read_text()
     daemon.cairn("suspend", "linux")
     assert "does not run" in quiesced("s0", ok=4).stderr
@@ -405,15 +405,15 @@ def test_quiesced_snapshot(daemon, image, tmp_path):
 
 
 ROUNDS = int(os.environ.get("CAIRN_LINUX_ROUNDS", 2))
-# Little, unless many rounds were asked for: memory is slow in an emulated host.
+# Little memory, unless many rounds were requested: memory is slow in an emulated host.
 FILL_MIB, DIRTY = (8, "64 1000000 16") if "CAIRN_LINUX_ROUNDS" in os.environ else (2, "16 1000000 4")
 SEED = int(os.environ.get("CAIRN_STORM_SEED", 1))
 KEPT = 3
 
 
 class Storm:
-    """Linux with a pattern in memory, more of it being dirtied, and writes to the disk under way; and what has to be
-    there: the seeds of memory, and those that the disk's content may have."""
+    """Linux with a pattern in memory, more of it being dirtied, and disk writes in progress; with the expected
+    content: the seeds of memory, and the possible seeds of the disk."""
 
     def __init__(self, console, rng):
         self.console, self.rng, self.n = console, rng, 0
@@ -423,7 +423,8 @@ class Storm:
         self.console.sock.sendall(f"{command}\n".encode())
 
     def sync(self):
-        """A command may have been cut in two: the x makes it none. What was under way has ended after this."""
+        """The revert may have cut a command in two: the x makes the rest invalid. Earlier commands have ended after
+        this."""
         self.n += 1
         self.begin(f" x\necho token{self.n}")
         while not self.console.line().endswith(f"token{self.n}"):
@@ -462,11 +463,11 @@ class Storm:
 @pytest.mark.skipif(KIND == "pvm" and "CAIRN_LINUX_ROUNDS" not in os.environ,
                     reason="one start is enough where a kernel runs in an emulator; test_svmhost.py runs this one")
 def test_back_and_forth_in_the_middle_of_work(daemon, image, tmp_path):
-    """Two processors, timers, disk and memory at work: whatever the moment, all of it goes back together."""
+    """Two vCPUs, timers, disk and memory are busy: at any moment, all of it reverts together."""
     rng = random.Random(SEED)
     qcow2 = tmp_path / "vda.qcow2"
     subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", image, qcow2], check=True)
-    several = KIND != "pvm"  # a second processor's start takes minutes where a kernel runs in an emulator
+    several = KIND != "pvm"  # a second vCPU's start takes minutes where a kernel runs in an emulator
     console = begin(daemon, disks=[{"path": str(qcow2), "format": "qcow2"}], vcpus=1 + several,
                     boot=guestlib.linux_definition(variant="smp" if several else "up")["boot"])
     s = Storm(console, rng)
@@ -493,7 +494,7 @@ def test_back_and_forth_in_the_middle_of_work(daemon, image, tmp_path):
         s.sync()
         s.verify()
         saved[name] = s.ram, s.disk
-        assert s.clock() < before + 60  # no gap, whichever way it went
+        assert s.clock() < before + 60  # no gap, in both cases
     log = console.run("dmesg 40")
     assert not [line for line in log if re.search("BUG|Oops|stall|I/O error|lockup", line)], log
     console.close()
@@ -513,7 +514,7 @@ def test_virtio_console(daemon):
     late = daemon.qmp()
     late.run("vm-console", vm="linux", kind="virtio", history=True)
     again = Console(daemon, "linux", late.fds.pop())
-    while again.line() != "over hvc0":  # what was said before it came
+    while again.line() != "over hvc0":  # skip earlier output
         pass
     again.close()
     port.close()

@@ -1,5 +1,4 @@
-"""What a VM's process may still do: nothing that it does not need. Read from /proc, where the kernel
-says it, for every thread."""
+"""A VM process keeps only the privileges that it needs. Read from /proc for every thread."""
 
 import contextlib
 import os
@@ -15,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("kvm")
 
 
 def statuses(pid):
-    """Of every thread. The kernel's own helpers come and go."""
+    """Return the status of every thread. The kernel's own helper threads come and go."""
     found = []
     for tid in os.listdir(f"/proc/{pid}/task"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/{pid}/task/{tid}/status") as f:
@@ -31,7 +30,7 @@ def test_every_thread_is_confined(sandbox, tmp_path):
         pid = g.vm_pid()
         ours = {"cairn-vm", "vcpu0", "vcpu1", "vda", "worker"}
         while not ours <= {s["Name"] for s in statuses(pid)}:
-            pass  # a thread names itself when it first runs
+            pass  # a thread sets its name when it first runs
         for s in statuses(pid):
             if s["Name"].startswith("iou-"):
                 continue  # the kernel's own helpers of io_uring
@@ -43,7 +42,7 @@ def test_every_thread_is_confined(sandbox, tmp_path):
 
 
 def test_no_fd_leads_out(tmp_path):
-    """No open folder, no file of the host's but those it was given."""
+    """No open folder, and no file of the host except those it was given."""
     disk = tmp_path / "disk.raw"
     disk.write_bytes(bytes(1 << 20))
     with guestlib.interp(disks=[{"path": str(disk), "format": "raw"}]) as g:
@@ -63,7 +62,7 @@ FORBIDDEN = {"fork": "57", "a signal to somebody else": "234, 1, 1, 0",
 
 @pytest.mark.parametrize("call", FORBIDDEN.values(), ids=FORBIDDEN)
 def test_a_forbidden_system_call_kills_the_vm_only(sandbox, daemon, guest, tmp_path, call):
-    """gdb makes the process ask for what it never asks for."""
+    """gdb makes the process call one."""
     gdb = "/usr/bin/gdb"
     if not os.path.exists(gdb):
         pytest.skip("no gdb")
@@ -74,7 +73,7 @@ def test_a_forbidden_system_call_kills_the_vm_only(sandbox, daemon, guest, tmp_p
                   if _is_vm_of(p, daemon, "a"))
     subprocess.run([gdb, "-q", "-batch", "-p", str(victim), "-ex", "handle SIGSYS nostop noprint pass",
                     "-ex", f"call (long)syscall({call})"],
-                   # gdb itself falls over when its process is killed under it
+                   # gdb itself crashes when its process is killed
                    cwd=tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),
                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=40)
     daemon.wait("a", "crashed")
@@ -82,5 +81,5 @@ def test_a_forbidden_system_call_kills_the_vm_only(sandbox, daemon, guest, tmp_p
 
 
 def _is_vm_of(pid, daemon, name):
-    """The process whose log lies in the VM's folder."""
+    """Return the process whose log is in the VM's folder."""
     return is_vm(pid) and any(f.startswith(str(daemon.state / "vms" / name) + "/") for f in open_files(pid))

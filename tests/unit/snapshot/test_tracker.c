@@ -250,7 +250,7 @@ static void test_a_hold_leaves_what_is_dirty(void **state)
 		assert_true(bitmap_test(&f->dirty, b));
 }
 
-/* A dirty block stays dirty until the mark, and the next write after the mark is tracked again. */
+/* A block that tracker_preprotect() protects again stays dirty, and the next write to it faults. */
 static void test_settled_is_written_all_the_same(void **state)
 {
 	struct fixture *f = *state;

@@ -1,4 +1,5 @@
-"""Admins are told of what was refused, and to whom; nobody else is, and nobody can flood that."""
+"""Admins get events about denied requests with the user's name; other users do not, and nobody can flood these
+events."""
 
 import json
 import os
@@ -24,11 +25,11 @@ def test_admins_hear_of_a_denial(open_socket):
     assert [(e["command"], e.get("vm"), e["uid"]) for e in got] == [
         ("vm-start", "mine", NOBODY), ("vm-info", "x" * 255, NOBODY), ("vm-define", None, NOBODY)]
     assert all(e["pid"] > 0 and "left-out" not in e for e in got)
-    # One may be missed, and asked for.
+    # A missed event can be fetched later.
     assert [e["data"]["command"] for e in kept_events(d, event="PERMISSION_DENIED")] == [
         "vm-start", "vm-info", "vm-define"]
     assert [e["data"]["command"] for e in kept_events(d, event="PERMISSION_DENIED", vm="mine")] == ["vm-start"]
-    # Who sees everything, and may do nothing, hears nothing of it, nor who asks for what was missed.
+    # A viewer of all VMs gets neither the events nor, later, the missed ones.
     d.cairn("grant", "viewer", "--user", "nobody")
     page, _ = as_nobody(d, ["query-events", {}], ["vm-start", {"vm": "mine"}])
     names = {e["event"] for e in page["return"]["events"]}
@@ -41,10 +42,10 @@ def test_admins_hear_of_a_denial(open_socket):
 def test_a_viewer_is_not_told_live(open_socket):
     d = open_socket
     d.cairn("grant", "viewer", "--group", "4242")
-    q = d.qmp()  # before the viewer may have been refused
+    q = d.qmp()  # before the viewer's first denial
     s = socket.socket(socket.AF_UNIX)
     pid = os.fork()
-    if pid == 0:  # a viewer: prints what comes until it sees vm3
+    if pid == 0:  # the viewer prints events until it sees vm3
         code = 1
         try:
             os.setgroups([4242])
@@ -69,7 +70,8 @@ def test_a_viewer_is_not_told_live(open_socket):
 
 
 def test_refusals_do_not_flood(open_socket):
-    """Each is refused; some are told, then how many more there were; another user's still are."""
+    """Each request is denied; some denials are reported, then only a count; another user's denials are still
+    reported."""
     d = open_socket
     begin = time.time_ns()
     q = d.qmp(timeout=40)
@@ -79,10 +81,10 @@ def test_refusals_do_not_flood(open_socket):
     assert [a["error"]["class"] for a in answers] == ["PermissionDenied"] * 305
     assert len(kept_events(d, event="PERMISSION_DENIED")) == 20
     assert len(audit(d, "--user", str(NOBODY))) == 20
-    # Root's are its own.
+    # Root's denials are counted separately.
     d.cairn("destroy", "nothing", ok=3)
     assert audit(d)[-1]["outcome"] == "NotFound"
-    # When its ten seconds are over. Looks are no matter of the audit log's.
+    # After the ten seconds. Denied queries do not go into the audit log.
     left = q.event("REFUSALS_LEFT_OUT")["data"]
     line = audit(d, "--user", str(NOBODY))[-1]
     assert (left["uid"], left["left-out"]) == (NOBODY, 285)
@@ -90,7 +92,7 @@ def test_refusals_do_not_flood(open_socket):
         "uid": NOBODY, "left-out": 280, "outcome": "PermissionDenied", "since": left["since"]}
     assert begin < left["since"] < end < line["time"]
     assert "(280 more)" in d.cairn("audit").stdout
-    # The next are told again.
+    # Further denials are reported again.
     as_nobody(d, many[0])
     assert "left-out" not in audit(d, "--user", str(NOBODY))[-1]
 

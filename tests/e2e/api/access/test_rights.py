@@ -1,4 +1,4 @@
-"""Whose files a definition may name: those of whoever defined the VM, and no others."""
+"""A definition may name only files that the user who defined the VM may open."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from test_daemon import NOBODY, allowed, as_nobody, shared  # noqa: F401
 
 @pytest.fixture
 def files(shared):  # noqa: F811
-    """Files of nobody's, of root's, and of a group's, in a folder of nobody's."""
+    """Files of nobody, of root, and of a group, in a folder of nobody's."""
     d = shared.tmp / "disks"
     d.mkdir()
     os.chown(d, NOBODY, NOBODY)
@@ -57,18 +57,18 @@ def test_only_what_the_user_may_open(shared, files):  # noqa: F811
     assert refused(define(shared, "v", f / "roots.raw", validate=True), "disks[0].path")
     assert refused(define(shared, "v", "/etc/shadow", readonly=True), "disks[0].path")
     assert refused(define(shared, "v", kernel=f / "roots.raw"), "boot.kernel")
-    # To read is not to write.
+    # Read permission is not write permission.
     assert refused(define(shared, "v", f / "readable.raw"), "disks[0].path")
     assert "return" in define(shared, "v", f / "readable.raw", readonly=True)
-    # Layers below, and data files.
+    # Backing files and data files.
     assert "return" in define(shared, "v", f / "mine.raw", f / "readable.raw")
     assert refused(define(shared, "v", f / "mine.raw", f / "roots.raw"), "disks[0].backing[0].path")
     assert refused(define(shared, "v", f / "mine.raw", format="qcow2", data_file=str(f / "roots.raw")),
                    "disks[0].data_file")
-    # By a group, and without it.
+    # With the group, and without it.
     assert refused(define(shared, "v", f / "group.raw"), "disks[0].path")
     assert "return" in define(shared, "v", f / "group.raw", groups=[4242])
-    # Whether a file is there, where one may not look, is not told.
+    # The error does not reveal whether a file exists in a folder that the user may not read.
     a, b = (define(shared, "v", f / "inner" / n)["error"]["desc"] for n in ("there.raw", "not.raw"))
     assert a.replace("there.raw", "not.raw") == b
     assert [v["name"] for v in shared.qmp().run("vm-list")["vms"]] == ["mine", "other", "v"]
@@ -83,11 +83,11 @@ def test_rights_count_again_at_the_start(shared, files):  # noqa: F811
         if restart:
             shared.stop(signal.SIGKILL)
             shared.start()
-        shared.cairn("start", "v")  # root starts it; nobody's file it is
+        shared.cairn("start", "v")  # root starts it; the file is nobody's
         shared.cairn("destroy", "v")
         link.unlink()
         os.symlink(files / "roots.raw", link)
-        # Whoever starts it: the link leads nowhere that its definer may not go.
+        # Whoever starts it, the link leads only where its definer may go.
         r = shared.cairn("start", "v", ok=5)
         assert f"disks[0].path: {link}: Permission denied" in r.stderr
         assert shared.info("v")["state"] == "shut off" and "Permission" in shared.info("v")["detail"]
@@ -96,7 +96,7 @@ def test_rights_count_again_at_the_start(shared, files):  # noqa: F811
         os.symlink(files / "mine.raw", link)
         shared.cairn("start", "v")
         shared.cairn("destroy", "v")
-    # Defined by root, it is root's.
+    # A VM defined by root has root's rights.
     shared.cairn("define", shared.write("v", disks=[{"path": str(files / "roots.raw"), "format": "raw"}]))
     shared.cairn("start", "v")
     opened = open_files(shared.proc.pid)
@@ -107,7 +107,7 @@ def test_who_defined_it_is_not_the_users_to_say(shared, files):  # noqa: F811
     d = {**definition(shared, "v", files / "mine.raw"), "definer": {"user": 1, "group": 1, "groups": []}}
     a = as_nobody(shared, ["vm-define", {"definition": d}])[0]
     assert a["error"]["class"] == "InvalidArgument" and "definer" in a["error"]["desc"]
-    # One that was tampered with is nobody's, least of all the daemon's.
+    # A tampered file grants no rights, least of all the daemon's.
     assert "return" in define(shared, "v", files / "mine.raw")
     shared.stop()
     p = shared.state / "vms/v/definition.json"
@@ -121,7 +121,7 @@ def test_who_defined_it_is_not_the_users_to_say(shared, files):  # noqa: F811
 
 
 def test_a_restored_vm_is_its_restorers(shared, files, tmp_path):  # noqa: F811
-    """A saved state brings a definition along: its files are opened as any."""
+    """A saved state contains a definition: its files are opened with the restoring user's rights."""
     d = {**definition(shared, "w", files / "roots.raw"), "uuid": "2f1c0c0e-5d3a-4b53-9c39-0d8f1c6a7b11"}
     state = files / "state"
     state.write_bytes(b"x")
@@ -172,14 +172,14 @@ def test_clones_disks_are_made_by_who_defined_their_source(shared, files):  # no
         shared.cairn("destroy", n, ok=None)
         shared.cairn("undefine", n)
         (files / f"{n}-vda.raw").unlink()
-    # Where that user may not write, there is none; root may.
+    # No clone where that user may not write; root may.
     os.chown(files, 0, 0)
     os.chmod(files, 0o755)
     r = shared.cairn("clone", "--live", "w", "d", ok=5)
     assert "Permission denied (for user 65534, who defined the VM)" in r.stderr
     assert sorted(os.listdir(files)) == there
     os.chown(files, NOBODY, NOBODY)
-    # What is there already is not touched.
+    # An existing file is not touched.
     (files / "d-2-vda.raw").write_text("mine")
     assert "d-2-vda.raw: a clone's disk would be there" in shared.cairn(
         "clone", "--live", "w", "d", "--count", "2", ok=4).stderr
@@ -216,7 +216,7 @@ def test_an_owner_of_one_vm_makes_no_others(shared, files):  # noqa: F811
 
 
 def test_an_owner_changes_their_own(shared, files):  # noqa: F811
-    """With their own files; nobody else's VM by its name or uuid, and none that is not there."""
+    """With their own files only; not another user's VM by name or uuid, nor a VM that does not exist."""
     shared.cairn("revoke", "--user", "nobody")
     shared.cairn("grant", "owner", "mine", "--user", "nobody")
     q = shared.qmp()
@@ -246,12 +246,12 @@ def test_an_owner_changes_their_own(shared, files):  # noqa: F811
     # Less than an owner is not enough.
     shared.cairn("grant", "operator", "mine", "--user", "nobody")
     assert not allowed(define(shared, "mine", files / "mine.raw"))
-    # What was defined with their rights starts with them.
+    # A VM defined with the owner's rights starts with them.
     shared.cairn("start", "mine")
 
 
 def test_a_clone_that_is_being_made_keeps_its_definition(shared):  # noqa: F811
-    """What goes with it, if it comes to nothing, are its own disks, not those of a new definition."""
+    """When the clone fails, its own disks are removed, not those of a new definition."""
     shared.define("src", cmdline=f"clone-until={shared.tmp}/go:c-2")
     shared.cairn("start", "src")
     q = shared.qmp()
@@ -264,7 +264,7 @@ def test_a_clone_that_is_being_made_keeps_its_definition(shared):  # noqa: F811
 
 
 def test_names_of_others_are_not_told(shared, files):  # noqa: F811
-    """Who sees one VM alone does not learn from its state which other has its disk."""
+    """A user who may see only one VM does not learn from its state which other VM uses its disk."""
     for name in ("mine", "other"):
         shared.cairn("define", shared.write(name, disks=[{"path": str(files / "roots.raw"), "format": "raw"}]))
     shared.cairn("revoke", "--user", "nobody")
@@ -278,7 +278,7 @@ def test_names_of_others_are_not_told(shared, files):  # noqa: F811
 
 
 def test_without_a_role_nothing_is_told(shared):  # noqa: F811
-    """Each command of the schema: denied, in the same words whether the VM is there or not."""
+    """Each command of the schema is denied with the same words whether the VM exists or not."""
     schema = shared.qmp().run("query-qmp-schema")
     args = {o["name"]: [m["name"] for m in o.get("members", [])] for o in schema}
     commands = [(o["name"], args[o["arg-type"]]) for o in schema
@@ -305,7 +305,7 @@ def test_nothing_is_left_of_opening(shared, files):  # noqa: F811
 
 
 def test_an_owner_renames_their_own(shared, files):  # noqa: F811
-    """It stays theirs, with whose rights it was defined; and the old name gives them nothing."""
+    """The VM still belongs to its definer, and the old name grants that user nothing."""
     shared.cairn("revoke", "--user", "nobody")
     shared.cairn("grant", "owner", "mine", "--user", "nobody")
     assert "return" in define(shared, "mine", files / "mine.raw")

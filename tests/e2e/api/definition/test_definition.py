@@ -1,4 +1,4 @@
-"""What keys of a definition mean to a guest."""
+"""Effects of a definition's keys on a guest."""
 
 import json
 import os
@@ -17,7 +17,7 @@ def rtc(guest, register):
 
 
 def test_cdrom(kvm, tmp_path):
-    """A disk that cannot be written, and without a medium one without sectors."""
+    """A read-only disk; without a medium, a disk of zero sectors."""
     iso = tmp_path / "a.iso"
     iso.write_bytes(b"CD001" + bytes(65531))
     with guestlib.interp(disks=[{"device": "cdrom", "path": str(iso), "format": "raw"}, {"device": "cdrom"}]) as g:
@@ -33,7 +33,7 @@ def test_cdrom(kvm, tmp_path):
 
 
 def test_clock(kvm):
-    """The hardware clock shows the time of the place; without being asked to, UTC."""
+    """The hardware clock shows local time when configured, UTC otherwise."""
     env = {**os.environ, "TZ": "JST-9"}
     for clock, ahead in (("localtime", 9), ("utc", 0)):
         d = guestlib.definition(clock=clock)
@@ -46,7 +46,7 @@ def test_clock(kvm):
 
 
 def test_cdrom_under_the_daemon(kvm, daemon, tmp_path):
-    """An empty drive is there for QMP, too; what is put in is there at the next start."""
+    """QMP shows an empty drive as well; an inserted medium is there at the next start."""
     iso = tmp_path / "a.iso"
     iso.write_bytes(bytes(4096))
     d = guestlib.definition("v", "idle", disks=[{"device": "cdrom"}])

@@ -23,7 +23,7 @@ def image(fake, name, content=b"\0" * 512):
 
 
 def refused(fake, words, *args, ok=None):
-    """Fails with these words, and nothing is changed."""
+    """Fails with these words, and changes nothing."""
     before = inactive(fake, args[1])
     r = fake.cairn(*args, ok=ok)
     assert r.returncode != 0 and words in r.stderr, r
@@ -82,7 +82,7 @@ def test_disks(fake):
     assert said.startswith('  disks[vdd]: added { "id": "vdd"') and len(inactive(fake, "vm1")["disks"]) == 2
     said = fake.cairn("detach-disk", "vm1", "vdc", "--print-only").stdout
     assert said.startswith('  disks[vdc]: removed { "id": "vdc"') and len(inactive(fake, "vm1")["disks"]) == 2
-    # A relative source is the present folder's.
+    # A relative source is relative to the current folder.
     r = fake.cairn("attach-disk", "vm1", "cow.qcow2", "vdd", "--subdriver", "qcow2", "--cache", "none",
                    cwd=str(fake.tmp))
     assert r.stderr == "warning: --cache has no effect\n"
@@ -101,7 +101,7 @@ def img(*args):
 
 
 def test_backing_layers(fake):
-    """A disk that is attached brings along what it is backed by; formats are never guessed."""
+    """An attached disk brings its backing files along; formats are never guessed."""
     fake.define("vm1")
     base, mid, top = (str(fake.tmp / n) for n in ("base.raw", "mid.qcow2", "top.qcow2"))
     img("create", "-f", "raw", base, "8M")
@@ -113,7 +113,7 @@ def test_backing_layers(fake):
 
 
 def test_names_of_positionals(fake):
-    """As blogs have it: virsh names each positional."""
+    """virsh accepts a name for each positional, as blogs write them."""
     fake.define("vm1", disks=[{"path": image(fake, "root.img"), "format": "raw"}])
     data = image(fake, "data.img")
     fake.cairn("attach-disk", "--domain", "vm1", "--source", data, "--target", "vdb", "--config")
@@ -167,12 +167,12 @@ def test_interfaces(fake):
     refused(fake, "No interface found whose type is user", "detach-interface", "vm1", "user", ok=3)
     assert fake.cairn("detach-interface", "vm1", "network", "--mac", second["mac"].upper(),
                       "--config").stdout == "Interface detached successfully\n"
-    # What is taken away leaves the others as they were; a new one has a name that is free.
+    # Detaching leaves the other disks unchanged; a new disk gets a free name.
     fake.cairn("attach-interface", "vm1", "user")
     assert [(i["id"], i["mac"]) for i in inactive(fake, "vm1")["interfaces"]][:2] == [
         ("net0", first["mac"]), ("lan", third["mac"])]
     assert inactive(fake, "vm1")["interfaces"][2]["id"] == "net1"
-    # Of type user, and where its forwards lead.
+    # A user network, and its forwards.
     fake.cairn("attach-interface", "vm1", "user", "--forward", "2222:22", "--forward", "udp:53:5353", "--forward",
                "tcp:0.0.0.0:8080:80", "--network", "10.9.0.0/24", "--restrict", "--host-loopback")
     last = inactive(fake, "vm1")["interfaces"][3]
@@ -186,7 +186,7 @@ def test_interfaces(fake):
             "attach-interface", "vm1", "user", "--forward", bad, ok=2).stderr
     refused(fake, "interfaces[4].forwards[0]: tcp 127.0.0.1:2222 is that of interfaces[3].forwards[0] too",
             "attach-interface", "vm1", "user", "--forward", "2222:23", ok=2)
-    # An address is one VM's, and stays when it is not said again.
+    # A MAC is unique among VMs, and stays when an update does not name it.
     fake.define("vm2")
     refused(fake, "interfaces[0].mac: is taken by VM 'vm1'", "attach-interface", "vm2", "user", "--mac",
             first["mac"])
@@ -195,7 +195,7 @@ def test_interfaces(fake):
 
 
 def test_while_it_runs(fake):
-    """The next start has it; until then the VM is shown as what it runs with."""
+    """The next start uses the change; until then the VM is shown as it runs."""
     fake.define("vm1", disks=[{"path": image(fake, "root.img"), "format": "raw"}])
     fake.cairn("start", "vm1")
     r = fake.cairn("setvcpus", "vm1", "2", "--config")
@@ -216,7 +216,7 @@ def test_while_it_runs(fake):
 
 
 def test_saved(fake):
-    """What was saved may not fit what is wanted now: that is said at once, not at the next start."""
+    """A definition that the saved state may not fit is refused at once, not at the next start."""
     fake.define("vm1")
     fake.cairn("start", "vm1")
     fake.cairn("managedsave", "vm1")
@@ -226,7 +226,7 @@ def test_saved(fake):
 
 
 def test_nobody_loses_a_change(fake):
-    """Eight who each add what is theirs, at the same time: all of it is there."""
+    """Eight clients add a key each at the same time: all changes are kept."""
     fake.define("vm1")
     before = inactive(fake, "vm1")
     q = fake.qmp()
@@ -246,7 +246,7 @@ def test_nobody_loses_a_change(fake):
 
 
 def editor(fake, *scripts):
-    """An editor that does with the file what each of the scripts says, one at a time."""
+    """An editor that applies one of the scripts to the file at each call."""
     path = fake.tmp / "editor"
     turns = fake.tmp / "turns"
     turns.write_text("")
@@ -265,7 +265,7 @@ def test_edit(fake):
     r = fake.cairn("edit", "vm1")
     assert r.stdout == "  memory: \"32M\" -> \"64M\"\nDomain 'vm1' JSON configuration edited.\n"
     assert inactive(fake, "vm1")["memory"] == "64M"
-    # Without a terminal nobody is asked, and what was written is not lost.
+    # Without a terminal nothing is asked, and the edited text is kept.
     editor(fake, "sed -i 's/64M/1K/' \"$1\"")
     r = fake.cairn("edit", "vm1", ok=2)
     assert "error: memory: 1K is too little" in r.stderr and inactive(fake, "vm1")["memory"] == "64M"
@@ -283,7 +283,7 @@ def test_edit(fake):
 
 
 def typed(fake, *answers):
-    """cairn edit vm1 at a terminal where these answers are typed. Returns its exit status and words."""
+    """Run `cairn edit vm1` at a terminal and type these answers. Return its exit status and output."""
     pid, fd = pty.fork()
     if pid == 0:
         os.execve(os.path.join(BUILD, "cairn"), ["cairn", "edit", "vm1"], fake.env)
@@ -309,7 +309,7 @@ def test_edit_again(fake):
     status, said = typed(fake, "?", "y", "n")
     assert status == 2 and said.count("not JSON") == 2 and "k - no, and keep the file" in said
     assert inactive(fake, "vm1")["memory"] == "32M"
-    # Somebody else is faster: that is shown, and the next try is held against it.
+    # Another user changes the definition first: edit shows this, and the next try compares with the new one.
     other = f"{BUILD}/cairn setvcpus vm1 5; sed -i 's/32M/64M/' \"$1\""
     editor(fake, other, "sed -i 's/\"vcpus\": *1/\"vcpus\":5/' \"$1\"")
     status, said = typed(fake, "y")
@@ -326,7 +326,7 @@ def folders(fake):
 
 
 def test_rename(fake):
-    """With its schedule, its permissions and its saved state; the next daemon has it so, too."""
+    """With its schedule, permissions and saved state, also for the next daemon."""
     fake.define("vm1", title="T")
     fake.define("vm2")
     uuid = fake.info("vm1")["uuid"]
@@ -356,7 +356,7 @@ def test_rename(fake):
         fake.start()
     fake.cairn("start", "web")
     assert fake.info("web")["state"] == "running"
-    # The old name is free, and has nobody's permissions.
+    # The old name is free and has no permissions left.
     fake.define("vm1")
     assert fake.info("vm1")["uuid"] != uuid
     lines = [x for x in fake.cairn("audit").stdout.splitlines() if "vm-rename" in x]
@@ -366,8 +366,8 @@ def test_rename(fake):
 @pytest.mark.parametrize("moved", [False, True])
 @pytest.mark.parametrize("kept", [False, True])
 def test_rename_cut_short(fake, moved, kept):
-    """What a daemon leaves that dies between two steps of it. Before the folder has its new name nothing is
-    renamed; from then on the next daemon ends it."""
+    """A daemon dies between two steps of a rename. Before the folder has its new name nothing is renamed;
+    afterwards the next daemon completes the rename."""
     fake.define("vm1")
     fake.cairn("grant", "owner", "vm1", "--user", "4242")
     uuid = fake.info("vm1")["uuid"]
@@ -393,7 +393,7 @@ def test_rename_cut_short(fake, moved, kept):
 
 
 def test_rename_killed(fake):
-    """The daemon is killed while VMs are renamed: each has one of its two names, and all that is its."""
+    """The daemon is killed while VMs are renamed: each has one of its two names, with all its files."""
     fake.define("vm0")
     fake.cairn("grant", "owner", "vm0", "--user", "4242")
     uuid, name = fake.info("vm0")["uuid"], "vm0"
@@ -401,7 +401,7 @@ def test_rename_killed(fake):
         new = f"vm{i}"
         r = subprocess.Popen([os.path.join(BUILD, "cairn"), "domrename", name, new], env=fake.env,
                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        # Sometimes before it is asked, sometimes in the middle, sometimes when it was answered.
+        # Kill before the request, in the middle, or after the answer.
         for _ in range(i % 8):
             os.sched_yield()
             fake.state.stat()

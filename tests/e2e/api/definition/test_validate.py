@@ -1,4 +1,4 @@
-"""cairn validate, and the JSON Schema: it and the parser may not part."""
+"""cairn validate and the JSON Schema: the schema and the parser must agree."""
 
 import copy
 import json
@@ -14,7 +14,7 @@ from conftest import BUILD
 
 ROOT = pathlib.Path(__file__).resolve().parents[4]
 UUID = "2f1c0c0e-5d3a-4b53-9c39-0d8f1c6a7b11"
-# What only the parser can say: sums, ids and paths that are there twice, lengths in bytes.
+# Errors that only the parser finds: sums, duplicate ids and paths, lengths in bytes.
 PARSER_ALONE = re.compile(
     r"topology: |is the id of|is the address of|is that of|is the image of|is not a power of two|"
     r"bytes long; at most|is too little|is too much|not a multiple of|raw image|and delay already|"
@@ -39,14 +39,14 @@ def examples():
 
 
 def verdict(definition):
-    """None, or the parser's sentence."""
+    """Return None, or the parser's message."""
     r = cairn("validate", "-", input=json.dumps(definition), cwd="/")
     assert r.returncode in (0, 2), r
     return r.stderr.splitlines()[1] if r.returncode else None
 
 
 def places(value, path=()):
-    """Every key below, and every element of an array."""
+    """Yield every key below, and every element of an array."""
     if isinstance(value, dict):
         for k, v in value.items():
             yield path + (k,)
@@ -77,7 +77,7 @@ def test_examples(schema):
 
 
 def test_every_key_is_in_the_example(schema):
-    """The documentation shows, and the next test tries, each key that there is."""
+    """The documentation shows every key, and the next test changes each."""
     whole = examples()[1]
 
     def names(s):
@@ -90,9 +90,9 @@ def test_every_key_is_in_the_example(schema):
     assert set(names(schema.schema)) - shown == {"data_file", "shutdown_deadline"}
 
 
-@pytest.mark.seconds(240)  # a process for each try, and sanitizers make its start slow
+@pytest.mark.seconds(240)  # a process per try, and sanitizers make its start slow
 def test_schema_and_parser_agree(schema):
-    """What one takes the other takes, but for what a schema cannot say."""
+    """Schema and parser accept the same definitions, except for what a schema cannot express."""
     whole = examples()[1]
     values = [KeyError, None, True, 0, 1, -1, 2.5, 10**9, "", "x", "a\nb", "/a/b", "x" * 5000, [], {},
               [{}], {"unknown": 1}, UUID, "00000000-0000-0000-0000-000000000000", "52:54:00:00:00:01",
@@ -122,7 +122,7 @@ def test_validate(tmp_path):
     said = json.loads(cairn("validate", str(good), "--format", "json").stdout)
     assert said["valid"] and said["warnings"][0].startswith("interface net0: ")
 
-    good.write_bytes(b"\xef\xbb\xbf" + good.read_bytes())  # as editors leave it
+    good.write_bytes(b"\xef\xbb\xbf" + good.read_bytes())  # as some editors write it
     assert cairn("validate", str(good)).returncode == 0
 
     bad = tmp_path / "bad.json"

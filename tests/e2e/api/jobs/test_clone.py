@@ -41,7 +41,7 @@ def definition(daemon, name):
 
 @pytest.fixture
 def web(daemon, tmp_path):
-    """web1: a qcow2 disk named after it, a raw one that is not, a read-only one, an interface's worth of identity."""
+    """web1: a qcow2 disk named after it, a raw one that is not, a read-only one, and an interface."""
     a, b, c = image(tmp_path, "web1.qcow2"), image(tmp_path, "data.img", "raw"), image(tmp_path, "c.iso", "raw")
     fill(a, 1)
     fill(b, 2, "raw")
@@ -63,7 +63,7 @@ def test_a_full_clone_is_another_vm_with_the_same_content(daemon, tmp_path, web)
     assert [x["path"] for x in d["disks"]] == [str(new_a), str(new_b), str(c)]
     assert d["uuid"] != definition(daemon, "web1")["uuid"] and d["title"] == "the web server"
     assert d["disks"][0]["serial"] == "ROOT" and not d["disks"][0].get("backing")
-    # Nothing ties them together.
+    # The clones share nothing.
     daemon.cairn("undefine", "web1", "--remove-all-storage")
     assert checked(new_a) and not a.exists()
 
@@ -81,15 +81,15 @@ def test_linked_clones_stand_on_its_disks(daemon, tmp_path, web):
         assert [(l["path"], l["format"]) for l in d[0]["backing"]] == [(str(a), "qcow2")]
         assert [(l["path"], l["format"]) for l in d[1]["backing"]] == [(str(b), "raw")]
         assert d[2]["path"] == str(c)
-    # One of one.
+    # A clone of a clone.
     daemon.cairn("clone", "web-01", "deep", "--linked")
     assert [l["path"] for l in definition(daemon, "deep")["disks"][0]["backing"]] == [
         str(tmp_path / "web-01.qcow2"), str(a)]
-    # And a full one of that stands on nothing.
+    # And a full clone of it needs no backing file.
     daemon.cairn("clone", "deep", "flat", "--full")
     assert same(a, tmp_path / "flat.qcow2") and "backing-filename" not in info(tmp_path / "flat.qcow2")
     assert not definition(daemon, "flat")["disks"][0].get("backing")
-    # What they stand on is not written to.
+    # The backing file is not written to.
     clones = "web-01, web-02, web-03, deep"
     for args in (["start", "web1"], ["snapshot-create-as", "web1", "s"]):
         r = daemon.cairn(*args, ok=4)
@@ -108,7 +108,7 @@ def test_clones_run_side_by_side_and_their_source_stays_as_it_is(daemon, tmp_pat
     daemon.cairn("template", "src")
     before = a.read_bytes()
     daemon.cairn("clone", "src", "c", "--linked", "--count", "2")
-    daemon.cairn("start", "c-1", "c-2")  # at once: nobody holds the source any more
+    daemon.cairn("start", "c-1", "c-2")  # at once: nobody uses the source any more
     for i in (1, 2):
         con = Console(daemon, f"c-{i}")
         while con.line() != "interp":
@@ -118,7 +118,7 @@ def test_clones_run_side_by_side_and_their_source_stays_as_it_is(daemon, tmp_pat
         con.run(f"write 0 8 {i}")
         assert con.run("sum 0 64") != sums
         con.close()
-    daemon.cairn("clone", "src", "c3", "--linked")  # while others run
+    daemon.cairn("clone", "src", "c3", "--linked")  # while other clones run
     daemon.cairn("clone", "src", "c4")
     assert daemon.cairn("snapshot-list", "src", "--name").stdout.strip() == ""
     daemon.cairn("snapshot-create-as", "c-1", "s1")
@@ -180,7 +180,7 @@ def test_what_is_taken_is_refused_before_anything_is_done(daemon, tmp_path, web)
     refused(4, "that file exists", "web1", "w", "--count", "3")
     r = daemon.cairn("clone", "other", "mac", "--mac", "52:54:00:00:00:07", ok=None)
     assert "is taken by VM 'other'" in r.stderr
-    # The next daemon would not read a definition with one of these.
+    # The next daemon would refuse to load a definition with one of these names.
     refused(2, "multicast", "other", "n", "--mac", "01:00:5e:00:00:01")
     refused(2, "all zeros", "other", "n", "--mac", "00:00:00:00:00:00")
     refused(2, "is not a MAC address", "other", "n", "--mac", "zz")
@@ -257,14 +257,14 @@ def test_a_template_is_not_changed(daemon, tmp_path, monkeypatch):
     assert NEXT in daemon.cairn("edit", "web1", ok=None).stderr
     assert definition(daemon, "web1") == before and a.read_bytes() == was
     assert names(daemon) == ["web1"] and daemon.cairn("snapshot-list", "web1", "--name").stdout.split() == ["s1"]
-    # Nor by another VM that has its disk.
+    # Nor by another VM that uses its disk.
     daemon.define("thief", disks=[disk(a)])
     for args in (["start", "thief"], ["snapshot-create-as", "thief", "s"]):
         assert "its disk vda is one of the template 'web1', too" in daemon.cairn(*args, ok=4).stderr
     daemon.cairn("snapshot-list", "thief")
     assert a.read_bytes() == was
     daemon.cairn("undefine", "thief", "--snapshots-metadata")
-    # As a VM again it is.
+    # When it is no template any more, it is.
     daemon.cairn("template", "web1", "--disable")
     for args in CHANGES[:2]:
         daemon.cairn(*args)
@@ -284,10 +284,10 @@ def test_what_else_is_made_of_a_template(daemon, tmp_path, kvm, guest):
     daemon.cairn("destroy", "src")
     daemon.cairn("template", "src")
     was = a.read_bytes()
-    # A snapshot of when it was none goes on, in a clone.
+    # A snapshot from before it was a template starts in a clone.
     daemon.cairn("clone", "--live", "--snapshotname", "s1", "src", "went-on")
     assert daemon.info("went-on")["state"] in ("running", "idle")
-    # What comes out of an archive is a VM like others.
+    # An imported VM is no template.
     for more in ([], ["--snapshotname", "s1"]):
         daemon.cairn("export", "src", "x.tar", "--force", *more, cwd=tmp_path)
         daemon.cairn("import", "x.tar", "--name", "again", cwd=tmp_path)
@@ -295,7 +295,7 @@ def test_what_else_is_made_of_a_template(daemon, tmp_path, kvm, guest):
         daemon.cairn("start", "again")
         daemon.cairn("destroy", "again")
         daemon.cairn("undefine", "again", "--remove-all-storage", "--snapshots-metadata")
-    # While a linked clone runs no tool writes to what it stands on.
+    # While a linked clone runs, no tool writes to its backing file.
     daemon.cairn("clone", "src", "linked", "--linked")
     daemon.cairn("start", "linked")
     for args in (["snapshot", "-c", "x", a], ["resize", a, "2M"], ["check", "-r", "all", a]):
@@ -303,7 +303,7 @@ def test_what_else_is_made_of_a_template(daemon, tmp_path, kvm, guest):
         assert r.returncode == 1 and "is in use by another process" in r.stderr, r
     daemon.cairn("destroy", "linked", "went-on")
     assert a.read_bytes() == was
-    # A full clone is its own: the template may go.
+    # A full clone is independent: the template may be deleted.
     daemon.cairn("clone", "src", "full", "--full")
     daemon.cairn("undefine", "linked", "went-on", "--remove-all-storage")
     daemon.cairn("undefine", "src", "--remove-all-storage", "--snapshots-metadata")
@@ -311,7 +311,7 @@ def test_what_else_is_made_of_a_template(daemon, tmp_path, kvm, guest):
     daemon.cairn("start", "full")
 
 
-# ---- whose ----
+# ---- rights ----
 
 def test_with_the_rights_of_who_defined_the_source(shared, files):  # noqa: F811
     shared.stop()
@@ -321,12 +321,12 @@ def test_with_the_rights_of_who_defined_the_source(shared, files):  # noqa: F811
     os.chown(a, NOBODY, NOBODY)
     d = {"name": "src", "memory": "32M", "boot": {"kernel": str(shared.tmp / "kernel")}, "disks": [disk(a)]}
     assert "return" in as_nobody(shared, ["vm-define", {"definition": d}])[0]
-    shared.cairn("clone", "src", "c")  # root asks, and it is nobody's all the same
+    shared.cairn("clone", "src", "c")  # root asks, and the VM is nobody's all the same
     shared.cairn("clone", "src", "l", "--linked")
     for n in ("c-vda.qcow2", "l-vda.qcow2"):
         assert (files / n).stat().st_uid == NOBODY and same(a, files / n)
-    assert "kernel: neither" in shared.cairn("start", "l", ok=2).stderr  # its disks were opened
-    # Where they may not write nothing is made.
+    assert "kernel: neither" in shared.cairn("start", "l", ok=2).stderr  # its disks were opened before
+    # No clone where that user may not write.
     os.chown(files, 0, 0)
     r = shared.cairn("clone", "src", "no", ok=5)
     assert f"Permission denied (for user {NOBODY}" in r.stderr and "no" not in names(shared)
@@ -343,7 +343,7 @@ def test_to_make_vms_takes_an_admin(shared):  # noqa: F811
     assert e["class"] == "PermissionDenied" and "admin" in e["desc"]
 
 
-# ---- what goes wrong ----
+# ---- failures ----
 
 def made(tmp_path):
     return sorted(p.name for p in tmp_path.iterdir() if p.name.startswith("n"))
@@ -383,7 +383,7 @@ def clone_begin(daemon, **args):
 
 
 def away(daemon):
-    """What was made before anybody came in between."""
+    """Remove a clone that was complete before the interruption."""
     daemon.cairn("undefine", *(n for n in names(daemon) if n != "src"), "--remove-all-storage")
 
 
@@ -395,7 +395,7 @@ def test_cancel_leaves_nothing(daemon, tmp_path, large):
             q.run("job-cancel", id=job)
             break
         except QmpError as e:
-            assert "cannot accept" in e.desc  # it was over: once more
+            assert "cannot accept" in e.desc  # already complete: try again
             away(daemon)
             q.run("job-dismiss", id=job)
     q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
@@ -406,7 +406,7 @@ def test_cancel_leaves_nothing(daemon, tmp_path, large):
 
 
 def test_a_source_that_is_redefined_meanwhile(daemon, tmp_path, large):
-    """Its clones are of what it was when they were asked for."""
+    """The clones match the source's definition at the time of the request."""
     q, job = clone_begin(daemon, count=6)
     until(lambda: made(tmp_path))
     daemon.define("src", disks=[disk(image(tmp_path, "other.qcow2"), readonly=True)])
@@ -427,7 +427,7 @@ def test_the_process_that_copies_dies(daemon, tmp_path, large):
         (j,) = q.run("query-jobs", id=job)
         if "error" in j:
             break
-        away(daemon)  # it was over: once more
+        away(daemon)  # already complete: try again
     assert made(tmp_path) == [] and names(daemon) == ["src"]
 
 
@@ -449,28 +449,29 @@ def test_a_daemon_that_dies_over_it_leaves_all_or_none(daemon, tmp_path, large, 
             assert all(same(large, tmp_path / n) for n in made(tmp_path))
             daemon.cairn("undefine", "n-1", "n-2", "n-3", "--remove-all-storage")
         assert sorted(os.listdir(daemon.state / "vms")) == ["src"]
-    daemon.cairn("clone", "src", "n", "--count", "3", "--" + kind)  # a repeat works
+    daemon.cairn("clone", "src", "n", "--count", "3", "--" + kind)  # another try succeeds
     assert len(made(tmp_path)) == 3
 
 
 def test_what_a_killed_daemon_had_begun_goes_and_nothing_else(daemon, tmp_path):
-    """The file that names a batch goes last, and at once: with it all of them are to go, without it none."""
+    """The file that names the batch is removed last, in one step: while it exists all its clones are removed,
+    afterwards none."""
     daemon.define("src", disks=[disk(image(tmp_path, "src.qcow2"))])
     daemon.cairn("clone", "src", "n", "--count", "5")
     assert unfinished(daemon) == []
     uuids = {n: definition(daemon, n)["uuid"] for n in names(daemon)}
     daemon.stop(signal.SIGKILL)
-    uuids["n-4"], uuids["n-9"] = str(uuid.uuid4()), uuids["src"]  # a name, a uuid that is another's by now
+    uuids["n-4"], uuids["n-9"] = str(uuid.uuid4()), uuids["src"]  # a name, and a uuid that belongs to another VM by now
     planned = [{"name": n, "uuid": uuids[n]} for n in ("n-1", "n-2", "n-3", "n-4", "n-9")]
     (daemon.state / "batches/x.json").write_text(json.dumps({"version": 1, "vms": planned}))
     (daemon.state / "batches/y.json.tmp").write_text("{")
-    # A file that was there before the clone is somebody's.
+    # A file that existed before the clone belongs to somebody else.
     os.utime(daemon.state / "vms/n-2/definition.json", (2e9, 2e9))
     daemon.start()
     until(lambda: not unfinished(daemon))
     assert names(daemon) == ["n-4", "n-5", "src"]
     assert made(tmp_path) == ["n-2.qcow2", "n-4.qcow2", "n-5.qcow2"]
-    # As daemons before this one marked each clone by itself.
+    # Older daemons marked each clone separately.
     daemon.stop(signal.SIGKILL)
     (daemon.state / "vms/n-4/clone.pending").write_text("")
     daemon.start()
@@ -491,7 +492,7 @@ def test_progress_is_told(daemon, large):
 
 @pytest.fixture
 def sysprep(tmp_path, monkeypatch):
-    """In the place of virt-sysprep, which takes a machine of its own to run: notes what it is asked for."""
+    """Replaces virt-sysprep, which starts a machine of its own: records its arguments."""
     tools = tmp_path / "tools"
     tools.mkdir()
     script = tools / "virt-sysprep"
@@ -520,9 +521,9 @@ def test_another_identity(sysprep, daemon, web):
 
 
 def test_two_that_are_to_have_one_uuid(sysprep, daemon, web):
-    """Asked for at once: the one that is refused does not take along what the next daemon knows of the other."""
+    """Both are requested at once: the refused one does not remove the next daemon's record of the other."""
     daemon.cairn("clone", "web1", "web2", "--linked")
-    os.mkfifo(sysprep / "say")  # so the first is not done
+    os.mkfifo(sysprep / "say")  # so the first is not complete
     wanted = str(uuid.uuid4())
     q = daemon.qmp()
     q.send(b"".join(json.dumps({"execute": "vm-clone", "arguments": {
@@ -535,7 +536,7 @@ def test_two_that_are_to_have_one_uuid(sysprep, daemon, web):
     daemon.start()
 
     def forgotten():
-        os.close(os.open(sysprep / "say", os.O_RDWR))  # who waits there goes on, and who comes there late
+        os.close(os.open(sysprep / "say", os.O_RDWR))  # releases the process that waits, and any that comes later
         return left not in names(daemon)
     until(forgotten)
     assert not [n for n in os.listdir(sysprep) if n.startswith(left)]

@@ -50,7 +50,8 @@ def word(core, gpa=AT):
 
 
 def storm_of(core):
-    """What the guest's first storm has counted, and the number of each of its pages. (tests/guests/bare/storm.c)"""
+    """Return the counters of the guest's first storm and the number of each of its pages
+    (tests/guests/bare/storm.c)."""
     symbols = subprocess.run(["nm", os.path.join(BUILD, "guests", "interp.elf")], text=True, stdout=subprocess.PIPE,
                              check=True).stdout
     storms = int(re.search(r"([0-9a-f]+) \w storms\n", symbols).group(1), 16)
@@ -68,7 +69,7 @@ def cores(daemon, name="vm1"):
     return sorted(p.name for p in folder.iterdir()) if folder.exists() else []
 
 
-# ---- what is in it ----
+# ---- content ----
 
 def test_a_running_guest(daemon, guest, kvm, tmp_path):
     console = begin(daemon, guest, vcpus=2)
@@ -77,29 +78,29 @@ def test_a_running_guest(daemon, guest, kvm, tmp_path):
     assert daemon.cairn("dump", "vm1", str(core)).stdout == f"Domain 'vm1' dumped to {core}\n"
     assert [x for x in os.listdir(tmp_path) if x.startswith("core.")] == []
     assert core.stat().st_mode & 0o777 == 0o600
-    # Sparse: most of it was never touched.
+    # Sparse: most memory was never touched.
     assert core.stat().st_size > 64 << 20 and core.stat().st_blocks * 512 < 8 << 20
     text = gdb(core, "info threads", "info registers rip", f"x/gx {AT}")
     assert "LWP 1" in text and "LWP 2" in text
     assert f"{MARK:#x}" in text
-    # It halts or waits for its serial port, in the guest's own code.
+    # The vCPU halts or waits for its serial port, in the guest's own code.
     assert re.search(r"rip\s+0x[0-9a-f]+\s+0x[0-9a-f]+ <\w+", text), text
     elf = subprocess.run(["readelf", "-hlnW", str(core)], text=True, stdout=subprocess.PIPE, check=True).stdout
     assert "CORE (Core file)" in elf and elf.count("NT_PRSTATUS") == 2 and elf.count("  QEMU ") == 2
     assert re.search(r"LOAD\s+0x001000 0x0+ 0x0+ 0x4000000 0x4000000", elf)
-    # It goes on as if nothing had been.
+    # The guest continues undisturbed.
     assert console.run(f"rd64 {AT}") == [f"{MARK:#x}"]
     console.close()
 
 
 def test_it_is_of_one_instant(daemon, guest, kvm, tmp_path):
-    """A guest that writes all the time: each write of a page raises a number in it, and their sum."""
+    """A guest that writes all the time: each write to a page raises its number and the sum of all numbers."""
     console = begin(daemon, guest, vcpus=2)
     console.run(f"storm start 1 {AT} 0x1000000")
     sums = []
     for n in range(3):
         while int(re.search(r" total=(\d+) ", console.run("storm check")[0]).group(1)) <= sum(sums[-1:]):
-            pass  # it has its processor sooner or later
+            pass  # the vCPU gets CPU time at some point
         core = tmp_path / f"live{n}"
         daemon.cairn("dump", "vm1", str(core), "--live", "--memory-only", "--format", "elf")
         total, numbers = storm_of(core)
@@ -107,7 +108,7 @@ def test_it_is_of_one_instant(daemon, guest, kvm, tmp_path):
         sums.append(total)
     assert 0 < sums[0] < sums[1] < sums[2]
     console.run("storm check")
-    # Two dumps of a VM that stands still have the same memory, whichever way it was written.
+    # Two dumps of a paused VM have the same memory, whichever way they were written.
     daemon.cairn("suspend", "vm1")
     daemon.cairn("dump", "vm1", str(tmp_path / "a"))
     daemon.cairn("dump", "vm1", str(tmp_path / "b"))
@@ -130,7 +131,7 @@ def test_crash_and_reset(daemon, guest, kvm, tmp_path):
 
 
 def test_after_a_snapshot_and_in_a_clone(daemon, guest, kvm, tmp_path):
-    """Memory that is watched, and memory that is another's."""
+    """With tracked memory, and with memory shared with a source."""
     console = begin(daemon, guest)
     console.run(f"wr64 {AT} {MARK}")
     daemon.cairn("managedsave", "vm1")
@@ -143,7 +144,7 @@ def test_after_a_snapshot_and_in_a_clone(daemon, guest, kvm, tmp_path):
     console.close()
 
 
-# ---- what goes wrong ----
+# ---- failures ----
 
 def test_refusals(fake, tmp_path):
     fake.define("vm1")
@@ -212,7 +213,7 @@ def test_qmp(daemon, guest, kvm, tmp_path):
     done = q.event("DUMP_COMPLETED")["data"]
     assert done == {"result": {"status": "completed", "completed": 64 << 20, "total": 64 << 20}}
     assert q.run("query-dump") == done["result"]
-    # As libvirt does it.
+    # As libvirt does.
     with open(b, "wb") as f:
         socket.send_fds(q.sock, [b'{"execute":"getfd","arguments":{"fdname":"dump"}}'], [f.fileno()])
         assert q.answer()["return"] == {}
@@ -249,7 +250,7 @@ def test_qmp_removes_what_failed(fake, tmp_path):
     q.close()
 
 
-# ---- by policy ----
+# ---- on_crash and the watchdog ----
 
 @pytest.mark.parametrize("how, reason", [("triple", "triple fault"), ("panic", "guest panicked"),
                                          ("emulation", "emulation failure")])
@@ -267,7 +268,7 @@ def test_coredump_destroy(daemon, guest, kvm, how, reason):
     assert word(done["path"]) == MARK
     until(lambda: daemon.children() == [])
     console.close()
-    # Nobody told how far it was: it was too quick.
+    # No progress event: the dump was too short.
     (job,) = daemon.qmp().jobs()
     assert job["status"] == "concluded" and job["current-progress"] == job["total-progress"] > 0
     daemon.cairn("undefine", "vm1")
@@ -286,7 +287,7 @@ def test_coredump_restart_keeps_two(daemon, guest, kvm):
         console = Console(daemon, "vm1")
         while console.line() != "interp":
             pass
-        until(lambda: int(time.time()) != int(os.stat(paths[-1]).st_mtime))  # the next has another name
+        until(lambda: int(time.time()) != int(os.stat(paths[-1]).st_mtime))  # so that the next one has another name
     assert cores(daemon) == sorted(os.path.basename(p) for p in paths[1:])
     console.close()
 
@@ -325,7 +326,7 @@ def test_one_that_cannot_begin_does_not_keep_it(fake):
 
 
 def test_a_crash_in_the_middle_of_work(fake, tmp_path):
-    """It is dumped when that is over."""
+    """The dump waits for the end of the work."""
     fake.define("vm1", cmdline=f"crash-after=1 when={tmp_path}/crash work-until={tmp_path}/go",
                 on_crash="coredump-destroy")
     q = fake.qmp()

@@ -1,4 +1,4 @@
-"""export and import: a VM as one file, whole or not at all."""
+"""export and import: a VM as one file, complete or not at all."""
 
 import fcntl
 import json
@@ -37,7 +37,7 @@ def vm_dict(daemon, name):
 
 @pytest.fixture
 def chain(tmp_path, monkeypatch):
-    """Disks of a VM: an overlay with a snapshot over a base that another disk reads as well."""
+    """The disks of a VM: an overlay with a snapshot on a base image that another disk reads as well."""
     monkeypatch.chdir(tmp_path)
     with open("base.raw", "wb") as f:
         f.truncate(8 * MIB)
@@ -61,7 +61,7 @@ def test_there_and_back(daemon, chain, tmp_path):
     assert r.stdout == "Domain 'vm1' imported from x.tar.zst\n"
     after = vm_dict(daemon, "vm1")
     there = str(tmp_path / "there/vm1")
-    # Nobody has its uuid and address: it keeps them.
+    # uuid and MAC are free, so the VM keeps them.
     assert after["boot"] == {"kernel": f"{there}/kernel"}
     assert [d.get("path") for d in after["disks"]] == [f"{there}/vda.qcow2", f"{there}/vda-1.raw", None]
     assert after["disks"][0]["backing"][0]["path"] == f"{there}/vda-1.raw"
@@ -74,7 +74,7 @@ def test_there_and_back(daemon, chain, tmp_path):
 
 
 def test_a_bound_on_what_comes(daemon, chain):
-    """Of data: holes cost nothing."""
+    """A limit on the data; holes do not count."""
     with open("d.raw", "wb") as f:
         f.write(bytes(1) + b"d" * 200000)
         f.truncate(64 << 20)
@@ -98,7 +98,7 @@ def test_beside_the_first(daemon, chain):
     daemon.cairn("import", "x.tgz", "--name", "vm2")
     one, two = vm_dict(daemon, "vm1"), vm_dict(daemon, "vm2")
     assert one["uuid"] != two["uuid"] and one["interfaces"][0]["mac"] != two["interfaces"][0]["mac"]
-    # What lies there is not written over.
+    # An existing file is not overwritten.
     daemon.cairn("undefine", "vm2")
     r = daemon.cairn("import", "x.tgz", "--name", "vm2", ok=4)
     assert "vm2 is there already in the folder; choose another with --folder" in r.stderr
@@ -106,7 +106,7 @@ def test_beside_the_first(daemon, chain):
 
 
 def test_all_that_was_imported_goes_with_it(daemon, chain, tmp_path):
-    """Base and kernel, too, which nobody else has: so it can be imported again."""
+    """Base image and kernel are removed as well when no other VM uses them, so that the import can be repeated."""
     daemon.define("vm1", disks=chain)
     daemon.cairn("export", "vm1", "x.tar")
     undefine = "undefine", "vm2", "--remove-all-storage", "--snapshots-metadata"
@@ -121,7 +121,7 @@ def test_all_that_was_imported_goes_with_it(daemon, chain, tmp_path):
     daemon.cairn(*undefine)
     assert not os.path.exists("vm2") and os.path.exists("kernel") and os.path.exists("base.raw")
     again()
-    # By another name, after another daemon, and with something in the folder that is not its own.
+    # Under another name, after another daemon, and with a foreign file in the folder.
     daemon.cairn("domrename", "vm2", "vm3")
     daemon.stop(signal.SIGKILL)
     daemon.start()
@@ -129,14 +129,14 @@ def test_all_that_was_imported_goes_with_it(daemon, chain, tmp_path):
     daemon.cairn("undefine", "vm3", *undefine[2:])
     assert os.listdir("vm2") == ["notes"]
     shutil.rmtree("vm2")
-    # What another VM uses stays: that kernel, or that base.
+    # A kernel or base image that another VM uses stays.
     again()
     daemon.cairn("clone", "vm2", "c")
     daemon.cairn(*undefine)
     assert sorted(os.listdir("vm2")) == ["c-vda.qcow2", "kernel", "vda-1.raw"]  # the last: a read-only disk, too
     daemon.cairn("undefine", "c", "--remove-all-storage")
     shutil.rmtree("vm2")
-    # Asked for one disk, that goes alone; and elsewhere it has nothing of its own.
+    # When one disk is requested, only that disk is removed; nothing outside the folder is.
     again()
     daemon.cairn("undefine", "vm2", "--storage", "vda", "--snapshots-metadata")
     assert sorted(os.listdir("vm2")) == ["kernel", "vda-1.raw"]
@@ -169,7 +169,7 @@ def test_a_file_that_is_there_stays(daemon, chain, tmp_path):
     os.symlink("nowhere", "l.tar")
     daemon.cairn("export", "vm1", "l.tar", ok=4)
     assert (tmp_path / "x.tar").read_text() == "mine"
-    assert daemon.qmp().run("query-jobs") == []  # nobody was asked
+    assert daemon.qmp().run("query-jobs") == []  # no job was started
     daemon.cairn("export", "vm1", "x.tar", "--force")
     run("tar", "-tf", "x.tar")
 
@@ -188,7 +188,7 @@ def test_what_its_name_says(daemon, chain):
 
 
 def test_it_takes_the_owner(shared):  # noqa: F811
-    """All that is on a disk is more than who may start and stop the VM has."""
+    """Reading a whole disk takes more than the right to start and stop the VM."""
     ask = ["vm-export", {"vm": "mine"}]
     for role, may in (("operator", False), ("owner", True)):
         shared.cairn("grant", role, "mine", "--user", "nobody")
@@ -202,7 +202,7 @@ def test_a_look(daemon, chain):
     assert [f["name"] for f in o["files"]] == ["kernel", "vda.qcow2", "vda-1.raw"]
     assert o["files"][2]["size"] == 8 * MIB and o["files"][2]["data"] < MIB
     assert " vda-1.raw " in daemon.cairn("import", "--dry-run", "x.tar").stdout
-    # As it would be here, and what would be refused.
+    # Shows the VM as it would be here, and what would be refused.
     os.mkdir("there")
     new = ["import", "--dry-run", "x.tar", "--folder", "there", "--name", "vm2"]
     assert daemon.cairn(*new).stdout.splitlines()[:2] == ["Domain:         vm2", f"Folder:         {os.path.realpath('there')}/vm2"]
@@ -234,7 +234,7 @@ def test_what_is_not_off(fake, chain):
 
 
 def test_of_a_running_vm(daemon, kvm, guest, tmp_path, monkeypatch):
-    """Its disk as the snapshot has it, while the guest writes on."""
+    """The archive has the disk as of the snapshot, while the guest keeps writing."""
     monkeypatch.chdir(tmp_path)
     run("qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "8M")
     shutil.copy(guest("interp.elf"), "kernel")
@@ -264,11 +264,11 @@ def test_of_a_running_vm(daemon, kvm, guest, tmp_path, monkeypatch):
     assert "No errors" in run("qemu-img", "check", "vm2/vda.qcow2")
 
 
-# ---- nothing half ----
+# ---- complete or nothing ----
 
 @pytest.fixture
 def large(fake, tmp_path, monkeypatch):
-    """An archive that takes a while, and the disk of which it is."""
+    """An archive that takes a while, and its disk."""
     monkeypatch.chdir(tmp_path)
     with open("a.raw", "wb") as f:
         f.write(random.Random(1).randbytes(96 * MIB))
@@ -310,7 +310,7 @@ def test_into_what_it_is_not_written(large):
 
 
 def test_cancelled_while_nobody_reads(large):
-    """Its VM is free again, whatever the client does with its end."""
+    """The VM is free again, whatever the client does with its end of the pipe."""
     q = large.qmp()
     r, w = os.pipe()
     socket.send_fds(q.sock, [b'{"execute":"vm-export","arguments":{"vm":"vm1"}}'], [w])
@@ -325,7 +325,7 @@ def test_cancelled_while_nobody_reads(large):
 
 
 def test_killed_while_nobody_reads(large):
-    """No process is left of a daemon's that died, and the VM's disks are free for the next."""
+    """A killed daemon leaves no process behind, and the VM's disks are free for the next daemon."""
     q = large.qmp()
     r, w = os.pipe()
     socket.send_fds(q.sock, [b'{"execute":"vm-export","arguments":{"vm":"vm1"}}'], [w])
@@ -334,17 +334,17 @@ def test_killed_while_nobody_reads(large):
     until(lambda: fcntl.ioctl(r, termios.FIONREAD, bytes(4)) == struct.pack("I", 65536))
     large.stop(signal.SIGKILL)
     with open(r, "rb") as f:
-        # Nothing is read before it has ended, which would let it go on.
+        # Do not read before it has ended: reading would let it continue.
         p = select.poll()
         p.register(f, 0)
-        until(lambda: p.poll(0))  # POLLHUP: nobody has the other end
+        until(lambda: p.poll(0))  # POLLHUP: the other end is closed
     large.start()
     large.cairn("start", "vm1")
 
 
 @pytest.mark.seconds(120)
 def test_killed_at_any_moment(large):
-    """The daemon dies during an import: the VM is there whole, or not at all; then it is done again."""
+    """The daemon dies during an import: the VM is complete or not there; then the import is repeated."""
     rng = random.Random(os.environ.get("ARCHIVE_SEED", "7"))
     for _ in range(int(os.environ.get("ARCHIVE_KILLS", "8"))):
         p = subprocess.Popen(
@@ -364,7 +364,7 @@ def test_killed_at_any_moment(large):
 
 
 def test_killed_with_the_process_that_unpacks(large):
-    """The next daemon removes what both have left."""
+    """The next daemon removes what both have left behind."""
     p = subprocess.Popen([CAIRN, "import", "x.tar", "--name", "vm2"], env=large.env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     until(lambda: ".vm2.importing" in left())
     unpacks, = large.children()
@@ -380,13 +380,13 @@ def test_killed_with_the_process_that_unpacks(large):
 
 
 def test_killed_export(large):
-    """The file has its name when it is whole."""
+    """The file gets its name when it is complete."""
     p = subprocess.Popen([CAIRN, "export", "vm1", "y.tar.gz"],
                          env=large.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until(lambda: left())
     large.stop(signal.SIGKILL)
     p.wait()
-    assert left() == []  # not by half, under no name
+    assert left() == []  # no partial file, under any name
     large.start()
     large.cairn("export", "vm1", "y.tar.gz")
 
@@ -414,7 +414,7 @@ def test_the_process_that_packs_dies(large):
 
 def test_one_thing_at_a_time(large):
     q = large.qmp()
-    r, w = os.pipe()  # that nobody reads: it does not come to its end
+    r, w = os.pipe()  # a pipe that nobody reads, so that the export does not end
     socket.send_fds(q.sock, [b'{"execute":"vm-export","arguments":{"vm":"vm1"}}'], [w])
     job = q.answer()["return"]["job"]
     for command in (["start", "vm1"], ["undefine", "vm1"], ["export", "vm1", "y.tar"]):
@@ -429,10 +429,11 @@ def test_one_thing_at_a_time(large):
     run("tar", "-tf", "y.tar.gz")
 
 
-# ---- whose files ----
+# ---- rights ----
 
 def test_with_the_rights_of_who_asks(shared, monkeypatch):  # noqa: F811
-    """A user's import makes files as that user, where that user may; and no definition in it leads elsewhere."""
+    """Another user's import creates files as that user, where that user may, and no definition in it names other
+    files."""
     monkeypatch.chdir(shared.tmp)
     shared.cairn("grant", "admin", "--user", "nobody")
     os.mkdir("mine")
@@ -478,7 +479,7 @@ def test_with_the_rights_of_who_asks(shared, monkeypatch):  # noqa: F811
     assert "vm10" not in names(shared) and os.listdir("mine") == ["vm9"]
 
 
-# ---- what a user may make of the process that is theirs ----
+# ---- a hostile archive process ----
 
 @pytest.mark.parametrize("says, why", [
     ("""echo '{"result":{}}'""", "does not say what is in the archive"),
@@ -490,7 +491,7 @@ def test_with_the_rights_of_who_asks(shared, monkeypatch):  # noqa: F811
     ("head -c 2000000 /dev/zero | tr '\\0' '\\n'", "not JSON"),
 ])
 def test_a_process_that_says_anything(tmp_path, says, why):
-    """The daemon believes none of it, and does not wait for it."""
+    """The daemon trusts nothing that the process sends, and does not wait for it."""
     archive = tmp_path / "cairn-archive"
     archive.write_text("#!/bin/sh\n" + says + "\n")
     archive.chmod(0o755)

@@ -1,5 +1,6 @@
-"""The daemon, or a process that works for it, is killed at any moment of an export, an import, a clone or an undefine with its
-storage: each is there whole afterwards or not at all, and a repeat works. CAIRN_COPY_ROUNDS rounds from CAIRN_COPY_SEED."""
+"""The daemon, or a process that works for it, is killed at any moment of an export, an import, a clone or an
+undefine with storage. The result is complete or absent, and another try succeeds. CAIRN_COPY_ROUNDS rounds from
+CAIRN_COPY_SEED."""
 
 import os
 import random
@@ -16,7 +17,7 @@ from test_undefine import disk, image, names
 MIB = 1 << 20
 ROUNDS = int(os.environ.get("CAIRN_COPY_ROUNDS", 15))
 SEED = int(os.environ.get("CAIRN_COPY_SEED", 1))
-# What is asked for, and how long it takes, about.
+# The requests, and their approximate duration.
 WORK = {
     "export": (["export", "src", "new.tar"], 0.15),
     "import": (["import", "src.tar", "--name", "new"], 0.15),
@@ -37,7 +38,7 @@ class Host:
         self.before = set(os.listdir(folder))
 
     def old(self):
-        """What an undefine removes."""
+        """The VM that an undefine removes."""
         paths = [image(self.folder, f"old{i}.raw", "raw") for i in range(4)]
         self.daemon.define("old", disks=[disk(p, "raw") for p in paths])
 
@@ -45,7 +46,7 @@ class Host:
         return sorted(n for n in set(os.listdir(self.folder)) - self.before if not n.startswith("."))
 
     def settled(self):
-        """Nothing is on its way any more."""
+        """Nothing is in progress any more."""
         vms = sorted(os.listdir(self.daemon.state / "vms"))
         return not list(self.daemon.state.glob("batches/*")) and vms == names(self.daemon) and not any(
             list((self.daemon.state / "vms" / vm).glob(mark)) for vm in vms for mark in ("*.pending", "undefine.json"))
@@ -56,10 +57,10 @@ class Host:
             assert self.b.read_bytes() == (self.folder / b).read_bytes() if b.endswith(".raw") else same(self.b, self.folder / b)
 
     def look(self, what):
-        """Whole or not at all? Returns which."""
+        """Fail unless the result is complete or absent. Return which."""
         vms, made = [n for n in names(self.daemon) if n != "src"], self.made()
         if what == "undefine":
-            # What it removes last is the VM; then nothing of it is left.
+            # The VM is removed last; then nothing of it is left.
             assert (vms, made) in (([], []), (["old"], [f"old{i}.raw" for i in range(4)]))
             return vms == []
         if what == "export":
@@ -86,12 +87,12 @@ class Host:
             if vm != "src":
                 self.daemon.cairn("undefine", vm, "--remove-all-storage")
         until(self.settled)
-        # What a process of an import leaves that is killed goes with the next one.
+        # The next import removes what a killed import process has left.
         assert set(os.listdir(self.folder)) <= self.before
 
 
 def kill(daemon, rnd):
-    """Returns whether it was the daemon."""
+    """Kill one of them. Return whether it was the daemon."""
     who = rnd.choice(["daemon", "helper", "both"])
     if who != "daemon":
         for pid in daemon.children():
@@ -125,7 +126,7 @@ def test_copies_are_whole_or_not_there(daemon, tmp_path):
         if host.look(what):
             done += 1
         else:
-            daemon.cairn(*args, cwd=folder)  # a repeat works
+            daemon.cairn(*args, cwd=folder)  # another try succeeds
             until(host.settled)
             assert host.look(what), what
         host.away(what)

@@ -1,4 +1,4 @@
-"""save, restore, managed save, and the jobs that do it."""
+"""save, restore, managed save, and their jobs."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from conftest import BUILD, QmpError, open_files, until
 
 
 def run_with_fd(q, command, fd, **args):
-    """A command with a file beside it."""
+    """Run a command with an fd."""
     m = {"execute": command, "arguments": {k.replace("_", "-"): v for k, v in args.items()}}
     socket.send_fds(q.sock, [json.dumps(m).encode()], [fd])
     m = q.answer()
@@ -37,7 +37,7 @@ def jobs(fake):
     return json.loads(fake.cairn("jobs", "--format", "json").stdout)
 
 
-# ---- messages and states, with the fake ----
+# ---- messages and states, with fake_vm ----
 
 def test_save_and_restore(fake, tmp_path):
     fake.define("vm1")
@@ -54,7 +54,7 @@ def test_save_and_restore(fake, tmp_path):
     fake.cairn("destroy", "vm1")
     fake.cairn("restore", "--paused", f)
     assert fake.cairn("domstate", "--reason", "vm1").stdout == "paused (restored)\n"
-    assert jobs(fake) == []  # looked at, and so dismissed
+    assert jobs(fake) == []  # shown once, and thereby dismissed
 
 
 def test_save_replaces_a_file_only_when_it_is_whole(fake, tmp_path):
@@ -67,7 +67,7 @@ def test_save_replaces_a_file_only_when_it_is_whole(fake, tmp_path):
                         "error: vda: no space left on the device\n")
     assert f.read_text() == "old" and [x for x in os.listdir(tmp_path) if "saved.vm." in x] == []
     assert fake.cairn("domstate", "vm1").stdout == "running\n"
-    # Nobody to rename it: a new file only.
+    # The VM exists already: only a new file is possible.
     r = fake.cairn("save", "--no-wait", "vm1", str(f), ok=4)
     assert "is there already; give another name" in r.stderr
     fake.cairn("save", "vm1", str(tmp_path / "no" / "where"), ok=3)
@@ -84,12 +84,12 @@ def test_restore_defines_what_is_not_there(fake, tmp_path):
     fake.cairn("restore", f)
     assert json.loads(fake.cairn("dumpjson", "vm1").stdout) == before
     fake.cairn("destroy", "vm1")
-    # Its name is taken by another.
+    # Another VM has its name.
     fake.cairn("undefine", "vm1")
     fake.define("vm1")
     fake.cairn("restore", f, ok=4)
     fake.cairn("undefine", "vm1")
-    # It cannot start: then it is not there either.
+    # The VM cannot start: then it is not defined either.
     (tmp_path / "kernel").unlink()
     fake.cairn("restore", f, ok=3)
     assert fake.cairn("list", "--all", "--name").stdout == ""
@@ -116,7 +116,7 @@ def test_a_state_of_another_machine_is_refused(fake, tmp_path, keys, word):
 
 
 def test_a_state_has_the_machine_that_ran(fake, tmp_path):
-    """Not the one that its VM was redefined as meanwhile."""
+    """The state has the definition that the VM ran with, not the one that it was redefined with meanwhile."""
     fake.define("vm1", memory="64M")
     fake.cairn("start", "vm1")
     fake.define("vm1", memory="128M")
@@ -142,7 +142,7 @@ def test_files_that_are_no_state(fake, tmp_path):
         assert r.stderr.count("\n") == 2 and bad == damaged or "no saved state of a VM is there" in r.stderr
     fake.cairn("restore", str(tmp_path), ok=2)
     fake.cairn("restore", str(tmp_path / "none"), ok=3)
-    f.write_bytes(b"x" * 9000)  # and no archive, either
+    f.write_bytes(b"x" * 9000)  # nor an archive
     for options in ([], ["--dry-run"]):
         assert "no archive of cairn export" in fake.cairn("import", *options, str(f), ok=2).stderr
     assert fake.cairn("domstate", "--reason", "vm1").stdout == "shut off (saved)\n"
@@ -224,7 +224,7 @@ def test_a_managed_save_that_is_gone(fake):
     fake.cairn("start", "vm1")
     fake.cairn("managedsave", "vm1")
     (fake.state / "vms/vm1/managed.save").unlink()
-    for _ in range(2):  # no empty one is made in its place
+    for _ in range(2):  # no empty file replaces it
         r = fake.cairn("start", "vm1", ok=3)
         assert "its managed save is gone; boot it with: cairn start --force-boot vm1" in r.stderr
     fake.cairn("start", "vm1", "--force-boot")
@@ -283,7 +283,7 @@ def test_a_save_goes_on_without_a_daemon(fake):
     ("work-until=", True, "saved (saved)"), ("off-after=1 when=", False, "shut off (shutdown)"),
     ("kill-after=1 when=", False, "crashed (killed)"), (None, False, "running (booted)")])
 def test_a_start_that_the_state_missed(fake, cmdline, save, want):
-    """The state is written behind: a daemon that is killed may leave one from before the start."""
+    """state.json is written behind: a killed daemon may leave one from before the start."""
     fake.define("vm1", cmdline=cmdline and f"{cmdline}{fake.tmp}/go")
     fake.cairn("start", "vm1")
     pid = fake.info("vm1")["pid"]
@@ -297,7 +297,7 @@ def test_a_start_that_the_state_missed(fake, cmdline, save, want):
     fake.start()
     assert fake.cairn("domstate", "--reason", "vm1").stdout == want + "\n"
     fake.stop()
-    fake.start()  # now it is written
+    fake.start()  # now state.json is written
     assert fake.cairn("domstate", "--reason", "vm1").stdout == want + "\n"
     if save:
         fake.cairn("start", "vm1")
@@ -321,7 +321,7 @@ def test_the_next_daemon_takes_a_save_back(fake):
     fake.define("vm1", cmdline=f"work-until={fake.tmp}/go")
     fake.cairn("start", "vm1")
     was = fake.cairn("managedsave", "--no-wait", "vm1").stdout.strip()
-    fake.qmp().event("JOB_PROGRESS", id=was)  # its process has begun
+    fake.qmp().event("JOB_PROGRESS", id=was)  # its process has started
     fake.stop(signal.SIGKILL)
     fake.start()
     job = jobs(fake)[0]
@@ -358,7 +358,7 @@ def test_the_save_of_a_paused_vm_is_taken_back(fake, fails):
 
 
 def test_a_job_whose_end_nobody_saw(fake):
-    """It is told of as failed, with where to look; and nothing else ever has its name."""
+    """The job is reported as failed, with a place to look; and its id is never reused."""
     (fake.tmp / "d.raw").write_bytes(bytes(1 << 20))
     fake.define("vm1", cmdline=f"work-until={fake.tmp}/go", disks=[{"path": "d.raw", "format": "raw"}])
     fake.cairn("start", "vm1")
@@ -388,7 +388,8 @@ def test_a_state_that_may_have_been_used_is_not_used_again(fake):
     fake.cairn("start", "vm1")
     fake.cairn("managedsave", "vm1")
     fake.stop()
-    # Killed between the start of the process, which has the next run's number noted first, and the removal.
+    # Killed between the start of the process, for which the next run's number is recorded first, and the removal of
+    # the save.
     vm = fake.state / "vms/vm1"
     (vm / "managed.save").rename(vm / "managed.save.used")
     end = (vm / "end").read_bytes()
@@ -427,7 +428,7 @@ def test_job_events_and_result(fake):
     with pytest.raises(QmpError, match="cannot accept command verb 'cancel'"):
         q.run("job-cancel", id="my.job-1")
     fake.stop()
-    fake.start()  # the result is still there
+    fake.start()  # the result still exists
     q = fake.qmp()
     again, = q.run("query-jobs")
     assert again == j
@@ -440,7 +441,7 @@ def test_job_events_and_result(fake):
 @pytest.mark.parametrize("key, change", [("started", -86400 * 10**9), ("started", 2 * 86400 * 10**9),
                                          ("duration", 2**63 - 2**32), ("duration", 2 * 86400 * 10**9)])
 def test_results_age_while_no_daemon_runs(fake, key, change):
-    """One whose end lies days ahead is damaged: it would be new for ever."""
+    """A result dated days ahead is damaged, and would never expire."""
     fake.define("vm1", cmdline="work-fails")
     fake.cairn("start", "vm1")
     for n in (1, 2):
@@ -493,7 +494,7 @@ def test_ids_of_jobs(fake):
     assert q.run("vm-info", vm="vm1")["state"] == "running"
 
 
-@pytest.mark.seconds(240)  # each of them is written
+@pytest.mark.seconds(240)  # each one is written
 def test_results_are_bounded(fake):
     fake.define("vm1", cmdline="work-fails")
     q = fake.qmp()
@@ -547,7 +548,7 @@ def test_progress_on_a_terminal_and_ctrl_c(fake):
     out = read_until(fd, b"state saved by cairn")
     assert b"\rManagedsave: [" in out and b" %" in out and b"MiB/s" in out
     bars = [bar.rstrip() for bar in out.partition(b"\n")[0].split(b"\r") if bar.strip()]
-    assert bars[-1] == b"Managedsave: [" + 30 * b"=" + b"] 100 %" and len(bars) > 1  # not where it was last told of
+    assert bars[-1] == b"Managedsave: [" + 30 * b"=" + b"] 100 %" and len(bars) > 1  # not the last reported progress
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     os.close(fd)
     fake.define("vm1", cmdline="work-takes=60000")
@@ -581,7 +582,7 @@ def test_files_over_the_socket(fake, tmp_path):
             run_with_fd(q, "vm-save", fd, vm="vm1")
         os.close(fd)
     os.close(pipe[0])
-    # Files that nobody asked for, on commands that take none.
+    # Unexpected fds, on commands that take none.
     for _ in range(100):
         fd = os.open(full, os.O_RDONLY)
         run_with_fd(q, "query-version", fd)
@@ -617,7 +618,7 @@ class Console:
 
 
 def ready(q):
-    """The guest listens: it has said so."""
+    """Wait until the guest says that it listens."""
     q.run("vm-console", vm="vm1")
     with socket.socket(fileno=q.fds.pop()) as s:
         s.settimeout(30)
@@ -655,9 +656,9 @@ def test_memory_comes_back(daemon, filled, tmp_path):
     f = str(tmp_path / "saved.vm")
     daemon.cairn("save", "vm1", f)
     assert daemon.cairn("domstate", "--reason", "vm1").stdout == "shut off (saved)\n"
-    # Sparse: zero pages cost nothing.
+    # Sparse: zero pages take no space.
     assert os.stat(f).st_blocks * 512 < 16 << 20
-    # Twice, and memory that was changed in between is back too.
+    # Twice; memory that was changed in between is back as well.
     for options in ([], ["--eager"]):
         daemon.cairn("restore", f, *options)
         check(filled).command("fill 0x1000000 0x300000 77")
@@ -679,7 +680,7 @@ def test_managed_save_of_a_real_vm_outlives_the_daemon(daemon, filled):
 
 
 def test_the_file_is_let_go_when_all_memory_is_there(daemon, filled, tmp_path):
-    """It would take room on the disk for as long as the VM runs, though nobody sees it any more."""
+    """Otherwise the deleted file would occupy space while the VM runs."""
     f = str(tmp_path / "saved.vm")
     daemon.cairn("save", "vm1", f)
     daemon.cairn("restore", f)
@@ -693,7 +694,7 @@ def test_a_damaged_state_is_refused(daemon, filled, tmp_path):
     f = tmp_path / "saved.vm"
     daemon.cairn("save", "vm1", str(f))
     good = f.read_bytes()
-    for at in (100, 4200, 5000, (12 << 20) + 4200):  # header, sections, the definition
+    for at in (100, 4200, 5000, (12 << 20) + 4200):  # header, sections, definition
         bad = bytearray(good)
         bad[at] ^= 0x10
         f.write_bytes(bad)
@@ -707,7 +708,7 @@ def test_a_damaged_state_is_refused(daemon, filled, tmp_path):
 
 
 def test_a_managed_save_of_another_vm_is_refused(daemon, kvm, guest):
-    """Whoever put it there; the state says itself whose it is."""
+    """Whoever put it there: the state contains its VM's uuid."""
     for name in ("vm1", "vm2"):
         daemon.define(name, memory="8M", boot={"kernel": guest("first_byte.elf")})
         daemon.cairn("start", name)
@@ -717,5 +718,5 @@ def test_a_managed_save_of_another_vm_is_refused(daemon, kvm, guest):
     assert "the saved state belongs to another VM" in daemon.cairn("start", "vm1", ok=None).stderr
     assert daemon.cairn("domstate", "vm1").stdout == "saved\n"
     daemon.cairn("start", "vm2")
-    # The process that was refused may take a moment to end; until then a start is told so.
+    # The refused process may take a moment to end; until then a start is refused.
     until(lambda: daemon.cairn("start", "vm1", "--force-boot", ok=None).returncode == 0)

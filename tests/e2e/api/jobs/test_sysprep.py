@@ -1,4 +1,4 @@
-"""--reset-identity by the real virt-sysprep, which works in a machine that QEMU emulates."""
+"""--reset-identity with the real virt-sysprep, which runs in a machine emulated by QEMU."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import guestlib
 from conftest import ROOT, Console
 
 ID = "0123456789abcdef0123456789abcdef"
-# What libguestfs knows a Debian by, and what tells one from another.
+# Files by which libguestfs recognizes a Debian, and its identity.
 FILES = {
     "etc/os-release": 'ID=debian\nVERSION_ID="12"\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\n',
     "etc/debian_version": "12.0\n", "etc/fstab": "/dev/vda / ext4 defaults 0 1\n",
@@ -32,13 +32,13 @@ pytestmark = [
 def appliance(tmp_path, monkeypatch):
     subprocess.run([os.path.join(ROOT, "tests/helpers/appliance.sh"), tmp_path / "appliance"], check=True)
     monkeypatch.setenv("LIBGUESTFS_PATH", str(tmp_path / "appliance"))
-    # A KVM that emulates kernel mode does not run its kernel.
+    # A KVM that emulates kernel mode cannot run libguestfs's kernel.
     monkeypatch.setenv("LIBGUESTFS_BACKEND_SETTINGS", "force_tcg")
 
 
 @pytest.fixture
 def golden(tmp_path):
-    """The disk of a Debian, as small as it is taken for one."""
+    """A minimal disk that is recognized as a Debian."""
     root, raw, qcow2 = tmp_path / "root", tmp_path / "golden.raw", tmp_path / "golden.qcow2"
     for name, text in FILES.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def listed(console, folder):
 
 
 def test_a_clone_beside_its_source(kvm, appliance, golden, daemon):
-    """Another machine-id, host name and MAC, as the guests themselves see them."""
+    """Another machine-id, host name and MAC, as seen by the guests."""
     keys = {k: v for k, v in guestlib.linux_definition().items() if k != "name"}
     daemon.define("golden", **keys, disks=[{"path": str(golden), "format": "qcow2"}],
                   interfaces=[{"type": "user", "mac": MAC}])

@@ -1,4 +1,4 @@
-"""undefine: what goes with a VM and what stays, and that it is said before."""
+"""undefine: what is removed with a VM, what stays, and that it is announced before."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def test_with_its_storage(daemon, tmp_path):
 
 
 def test_a_drive_without_a_medium(daemon, tmp_path):
-    """It has no image that could go."""
+    """An empty drive has no image to remove."""
     a = image(tmp_path, "a.qcow2")
     daemon.define("vm1", disks=[{"device": "cdrom"}, disk(a)])
     assert 'has no disk "x"' in daemon.cairn("undefine", "vm1", "--storage", "x", ok=3).stderr
@@ -92,7 +92,7 @@ def test_what_others_use_stays_and_they_are_named(daemon, tmp_path):
                             f"error: disk vda: {base} is used by VM 'clone'; undefine that first, or leave the "
                             "images: nothing was done\n")
     assert sorted(os.listdir(tmp_path)) == before and names(daemon) == ["base", "clone"]
-    # By another path.
+    # Named by another path.
     (tmp_path / "hard.qcow2").hardlink_to(top)
     daemon.define("other", disks=[disk(tmp_path / "hard.qcow2")])
     r = daemon.cairn("undefine", "clone", "--remove-all-storage", ok=6)
@@ -100,7 +100,7 @@ def test_what_others_use_stays_and_they_are_named(daemon, tmp_path):
     daemon.define("other", disks=[{**disk(image(tmp_path, "any.qcow2")), "data_file": str(tmp_path / "hard.qcow2")}])
     r = daemon.cairn("undefine", "clone", "--remove-all-storage", ok=6)
     assert "is, by another path, a file that another VM uses" in r.stderr and top.exists()
-    # Without the images nothing is in the way.
+    # Without the images nothing prevents it.
     daemon.cairn("undefine", "other")
     daemon.cairn("undefine", "clone", "--remove-all-storage")
     assert base.exists() and not top.exists()
@@ -136,7 +136,7 @@ def test_images_that_cannot_be_read_are_in_nobodys_way(daemon, tmp_path):
 
 
 def test_with_the_rights_of_who_defined_it(shared, files):  # noqa: F811
-    """root's daemon removes nothing that the VM's definer may not."""
+    """root's daemon removes only what the VM's definer may remove."""
     def define(*paths):
         d = {"name": "v", "memory": "32M", "boot": {"kernel": str(shared.tmp / "kernel")},
              "disks": [disk(p, "raw") for p in paths]}
@@ -148,12 +148,12 @@ def test_with_the_rights_of_who_defined_it(shared, files):  # noqa: F811
     os.chmod(roots / "lent.raw", 0o666)
     define(roots / "lent.raw")
     for _ in range(2):
-        r = shared.cairn("undefine", "v", "--remove-all-storage", ok=5)  # though root asks
+        r = shared.cairn("undefine", "v", "--remove-all-storage", ok=5)  # even though root asks
         assert f"cannot remove {roots / 'lent.raw'}: Permission denied (for user {NOBODY}" in r.stderr
         assert (roots / "lent.raw").exists() and "v" in names(shared)
     define(files / "mine.raw", roots / "lent.raw")
     shared.cairn("undefine", "v", "--remove-all-storage", ok=5)
-    assert (files / "mine.raw").exists()  # all of them or none
+    assert (files / "mine.raw").exists()  # all files or none
     define(files / "mine.raw")
     shared.cairn("undefine", "v", "--remove-all-storage")
     assert not (files / "mine.raw").exists() and "v" not in names(shared)
@@ -175,7 +175,7 @@ def test_a_daemon_that_dies_over_it_is_followed_by_one_that_ends_it(daemon, tmp_
         if paths[0].exists():
             whole += 1
             assert names(daemon) == ["vm1"]
-            daemon.cairn("undefine", "vm1", "--remove-all-storage")  # a repeat works
+            daemon.cairn("undefine", "vm1", "--remove-all-storage")  # another try succeeds
         else:
             gone += 1
             until(lambda: names(daemon) == [])

@@ -1,4 +1,4 @@
-"""Network interfaces: a guest, a bridge, and a namespace that they have to themselves."""
+"""Network interfaces: a guest and a bridge in a network namespace of their own."""
 
 import contextlib
 import ctypes
@@ -21,13 +21,13 @@ from test_daemon import as_nobody
 
 pytestmark = pytest.mark.usefixtures("kvm")
 
-TYPE = 0x88b5  # of the guest's frames
+TYPE = 0x88b5  # EtherType of the guest's frames
 ALL = b"\xff" * 6
 MAC = "52:54:00:00:00:01"
 
 
 class Lan:
-    """A network namespace with a bridge; gone with the process that holds it."""
+    """A network namespace with a bridge; it ends with the process that holds it."""
 
     def __init__(self):
         self.holder = subprocess.Popen(["unshare", "-n", "sh", "-c", "echo there; exec sleep 600"],
@@ -46,14 +46,14 @@ class Lan:
         return [i["ifname"] for i in self.ip("link", "show", "type", "tun")]
 
     def socket(self, device="br0", kind=TYPE):
-        """One that sees and sends frames there."""
+        """Return a socket that sees and sends frames there."""
         s = self.inside(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(kind)))
         s.bind((device, kind))
         s.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)  # SO_RCVBUFFORCE
         return s
 
     def inside(self, make):
-        """A socket stays in the namespace that it was made in."""
+        """Enter the namespace: a socket stays in the namespace in which it was created."""
         libc = ctypes.CDLL(None, use_errno=True)
         with open("/proc/self/ns/net") as ours, open(f"/proc/{self.holder.pid}/ns/net") as theirs:
             assert libc.setns(theirs.fileno(), 0) == 0, os.strerror(ctypes.get_errno())
@@ -133,7 +133,7 @@ def frame(n, seed):
 
 
 def goes_through(c, s, n, seed, mac=MAC):
-    """Both ways, whole."""
+    """Frames pass unchanged in both directions."""
     c.run(f"net send {n} {seed}")
     got = s.recv(65536)
     assert got[:14] == ALL + mac_bytes(mac) + TYPE.to_bytes(2, "big")
@@ -145,7 +145,7 @@ def goes_through(c, s, n, seed, mac=MAC):
 
 
 def gone_through(c, s):
-    """Whatever was on its way to the guest, up to a frame that is sent last."""
+    """Skip everything on its way to the guest, up to a frame that is sent last."""
     s.send(frame(61, 7))
     while True:
         with contextlib.suppress(AssertionError):  # another frame
@@ -168,9 +168,9 @@ def test_frames_go_through_a_bridge(host, lan):
     i = figures(host, "a")
     assert (i["id"], i["mac"], i["link"], i["target"]) == ("net0", MAC, "up", "vnet0")
     assert (i["tx-packets"], i["tx-bytes"]) == (3, 3 * 14 + 46 + 100 + 1486)
-    # The host's own (for IPv6) may be among what it received.
+    # The host's own frames (for IPv6) may be among those received.
     assert i["rx-packets"] >= 3 and i["rx-bytes"] >= i["tx-bytes"]
-    # Off: the tap has gone with it, and nothing is left on the bridge.
+    # Off: the tap is gone, and the bridge has no port left.
     assert lan.taps() == ["vnet0"]
     host.cairn("destroy", "a")
     until(lambda: not lan.taps())
@@ -183,7 +183,7 @@ def test_a_driver_of_one_buffer_a_frame(host, lan):
 
 
 def test_what_an_interface_has_carried(host, lan):
-    """domifstat: virsh's words, and the interface by each of its names."""
+    """domifstat: virsh's words, and each name of the interface."""
     c = start(host, "vm1")
     opened(c)
     before = dict(line.split()[1:] for line in host.cairn("domifstat", "vm1", "net0").stdout.splitlines())
@@ -207,14 +207,14 @@ def test_a_large_mtu_is_the_bridges(host, lan):
 
 
 def test_more_frames_than_buffers(host, lan):
-    """What does not fit waits in the tap; then all of it comes, in order."""
+    """Frames without a buffer wait in the tap; then all arrive in order."""
     c = start(host, "a")
     opened(c)
     s = lan.socket()
     for i in range(300):
         s.send(frame(600, i & 255))
     came = 0
-    while came < 300:  # it ends with the first pause that what comes makes
+    while came < 300:  # ends with the first gap between frames
         came += int(c.run("net drain")[-1], 0)
     c.run("net send 100 5 400")
     for _ in range(400):
@@ -242,7 +242,7 @@ def test_wrong_rings_and_headers(host, lan, which, name, reset):
     opened(c)
     s = lan.socket()
     if name == "buffers":
-        c.run("net open 0")  # the good ones are used up first
+        c.run("net open 0")  # use up the valid buffers first
         for i in range(70):
             s.send(frame(60, i))
     r = fields(c.run(f"net wrong {which}")[-1])
@@ -251,7 +251,7 @@ def test_wrong_rings_and_headers(host, lan, which, name, reset):
         assert figures(host, "a")["tx-errors"] > 0
     opened(c)
     gone_through(c, s)
-    s.close()  # with what came meanwhile
+    s.close()  # with the frames that came meanwhile
     assert goes_through(c, lan.socket(), 200, 4) == 1
 
 
@@ -265,7 +265,7 @@ def test_the_tap_is_taken_away(host, lan):
     assert figures(host, "a")["tx-drops"] >= 1
 
 
-# ---- what a VM goes through ----
+# ---- an interface over a VM's life ----
 
 def test_a_daemon_that_is_killed_takes_nothing(host, lan):
     c = start(host, "a")
@@ -289,7 +289,7 @@ def test_snapshots_saves_and_restores(host, lan, tmp_path):
     host.cairn("snapshot-create-as", "a", "s1")
     goes_through(c, s, 300, 3)
     host.cairn("snapshot-revert", "a", "s1")
-    # The driver goes on with the rings that it had then.
+    # The driver continues with its old rings.
     assert goes_through(c, s, 300, 5) == 1
     c.close()
     host.cairn("managedsave", "a")
@@ -297,7 +297,7 @@ def test_snapshots_saves_and_restores(host, lan, tmp_path):
     host.cairn("start", "a")
     c = Console(host, "a")
     assert goes_through(c, s, 300, 7) == 1
-    # The bridge is another one now, which is nothing that the state knows of.
+    # The bridge is another one now; the state does not contain the bridge.
     host.cairn("managedsave", "a")
     lan.ip("link", "add", "br1", "type", "bridge")
     lan.ip("link", "set", "br1", "up")
@@ -313,7 +313,7 @@ def test_a_saved_state_of_another_address_does_not_fit(host, lan, tmp_path):
     host.cairn("define", definition(host, "a", {"type": "bridge", "source": "br0",
                                                 "mac": "52:54:00:00:00:02"}))
     assert "interfaces[0]: differs" in host.cairn("restore", str(tmp_path / "saved"), ok=None).stderr
-    # Nor one of a bridge in a user network, where the driver would have to finish its frames itself.
+    # Nor does a state from a bridge fit a user network, where the driver would have to complete its frames itself.
     host.cairn("define", definition(host, "a", {"type": "user", "mac": MAC}))
     assert "interfaces[0]: differs" in host.cairn("restore", str(tmp_path / "saved"), ok=None).stderr
 
@@ -338,7 +338,7 @@ def test_clones_have_taps_and_addresses_of_their_own(host, lan):
     i = figures(host, "b")
     assert i["target"] == "vnet1" and i["mac"] != MAC and i["link"] == "up"
     b = Console(host, "b")
-    # Its driver has read the old address once and for all; the device says the new one.
+    # Its driver has read the old MAC once; the device now has the new one.
     s = lan.socket()
     goes_through(b, s, 200, 1)
     assert fields(b.run("net show")[-1])["mac"] == i["mac"]
@@ -351,7 +351,7 @@ def test_clones_have_taps_and_addresses_of_their_own(host, lan):
 # ---- Linux ----
 
 def echo(listener, n):
-    """The bytes that come, sent back."""
+    """Receive bytes and send them back."""
     s, _ = listener.accept()
     with s:
         got = bytearray()
@@ -363,7 +363,7 @@ def echo(listener, n):
 
 @pytest.mark.seconds(1500)  # the first test that needs a kernel builds it
 def test_linux(host, lan):
-    n = 16 << 10  # an emulated kernel takes its time
+    n = 16 << 10  # an emulated kernel is slow
     lan.ip("addr", "add", "10.9.0.1/8", "dev", "br0")
     listener = lan.inside(lambda: socket.create_server(("10.9.0.1", 7)))
     path = host.tmp / "linux.json"
@@ -385,7 +385,7 @@ def test_linux(host, lan):
         served.result()
     i = figures(host, "linux")
     assert i["tx-bytes"] > n < i["rx-bytes"] and i["rx-drops"] == i["tx-errors"] == 0
-    # Larger than the MTU: cutting into segments is left to the other side, both ways.
+    # Frames larger than the MTU: segmentation is left to the other side, in both directions.
     longest = {True: 0, False: 0}
     seen.setblocking(False)
     with contextlib.suppress(BlockingIOError):
@@ -448,7 +448,7 @@ def test_a_daemon_without_the_right(tmp_path, lan):
 
 @pytest.fixture
 def open_to_others(lan):
-    """A daemon and a folder that nobody reaches, with one bridge of two for all."""
+    """A daemon and a folder that other users can reach, with one of two bridges allowed for all."""
     lan.ip("link", "add", "br1", "type", "bridge")
     lan.ip("link", "set", "br1", "up")
     with tempfile.TemporaryDirectory(prefix="cairn-test-") as folder:
@@ -473,7 +473,7 @@ def test_bridges_of_other_users(open_to_others, lan):
         assert started["error"]["class"] == "PermissionDenied"
         assert ("interfaces[0].source: user 65534 defined the VM, and bridge 'br0' is not for all"
                 in started["error"]["desc"])
-        # Nor does it help that root starts it.
+        # It does not help if root starts it.
         assert "is not for all" in d.cairn("start", name, ok=None).stderr
     assert lan.taps() == ["vnet0"]
     assert lan.ip("link", "show", "vnet0")[0]["master"] == "br1"

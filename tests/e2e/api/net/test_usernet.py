@@ -1,6 +1,6 @@
-"""Interfaces of type user, as the daemon sees them: forwards, their ports, and VMs that are woken by one. The other side of
-the interface is tests/helpers/slirp.py, which turns a connection into frames that the bare-metal guest knows; the
-program itself has tests of its own (test_slirp.py), and Linux at the end of this file."""
+"""User networks as the daemon sees them: forwards, their ports, and VMs that a connection wakes. The peer of the
+interface is tests/helpers/slirp.py, which turns a connection into frames that the bare-metal guest knows.
+cairn-slirp itself has tests of its own (test_slirp.py), and runs with Linux at the end of this file."""
 
 import contextlib
 import json
@@ -48,7 +48,7 @@ def host(tmp_path, libexec):
 
 
 def free_port(kind=socket.SOCK_STREAM):
-    """One that nobody had a moment ago."""
+    """Return a port that was free a moment ago."""
     with socket.socket(socket.AF_INET, kind) as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
@@ -81,7 +81,7 @@ def connect(port):
 
 
 def listens(port):
-    """Not who ends while somebody connects."""
+    """Return whether the port accepts connections. Ignores a listener that ends during the connect."""
     with contextlib.suppress(ConnectionRefusedError, ConnectionResetError):
         connect(port).close()
         return True
@@ -89,7 +89,7 @@ def listens(port):
 
 
 def answers(c, s, seed):
-    """From the host into the guest, and back."""
+    """Data passes from the host to the guest and back."""
     s.sendall(payload(100, seed))
     assert fields(c.run(f"net recv {seed}")[-1])["bytes"] == 100
     c.run(f"net send 50 {seed + 1}")
@@ -97,7 +97,7 @@ def answers(c, s, seed):
 
 
 def slirps(daemon):
-    """The processes that it has begun and not seen end."""
+    """Return the daemon's cairn-slirp processes that have not ended."""
     pids = []
     with open(f"/proc/{daemon.proc.pid}/task/{daemon.proc.pid}/children") as f:
         for pid in f.read().split():
@@ -156,7 +156,7 @@ def test_its_end_takes_the_link_alone(host):
     assert figures(host, "a")["link"] == "down" and not listens(port)
     assert "its cairn-slirp ended with signal 9" in host.log.read_text()
     c.run("net send 50 1")
-    # A new start has all again, whatever the ports' last user does.
+    # A new start gets all ports again, whatever their last user does.
     host.cairn("destroy", "a")
     host.cairn("start", "a")
     c = Console(host, "a")
@@ -178,8 +178,8 @@ def test_a_daemon_that_is_killed(host):
         answers(c, s, 5)
         with connect(port) as t:
             answers(c, t, 7)
-    assert slirps(host) == []  # no second one
-    # Nor is it left behind, whoever started it; and its port is there for the next at once.
+    assert slirps(host) == []  # no second process
+    # It is not left behind, whoever started it, and its port is free at once.
     host.cairn("destroy", "a")
     host.cairn("start", "a")
     until(lambda: gone(pid))
@@ -196,16 +196,16 @@ def test_a_saved_state_goes_on_with_other_forwards(host):
     assert re.search(r"other device features \(0x0 is gone, 0x[1-9a-f]\w* is new\).*; restore the definition,.* start --force-boot", r.stderr)
     assert host.info("a")["state"] == "saved"
     define(host, "a", user(was))
-    # The guest sees nothing of it: that is not told to end the managed save.
+    # The guest does not notice; the definition change is accepted with the managed save.
     assert "managed save" not in define(host, "a", user(port), on_crash="restart", shutdown={"deadline": 7}).stderr
-    until(lambda: host.cairn("start", "a", ok=None).returncode == 0)  # the process of that try may still end
+    until(lambda: host.cairn("start", "a", ok=None).returncode == 0)  # the process of the last try may still be ending
     with connect(port) as s:
         answers(Console(host, "a"), s, 1)
     assert not listens(was)
 
 
 def test_a_vm_without_a_daemon(libexec):
-    """cairn run: the process is the VM's, and ends with it."""
+    """cairn run: the process belongs to the VM and ends with it."""
     port = free_port()
     d = guestlib.definition(interfaces=[user(port)])
     with guestlib.Guest(d, env={**os.environ, **libexec}) as g:
@@ -220,7 +220,7 @@ def test_a_vm_without_a_daemon(libexec):
 
 
 def test_one_that_does_not_end(host):
-    """Stopped by whoever defined the VM, or taken over by its guest: it has the port, and goes."""
+    """Stopped by whoever defined the VM, or taken over by its guest: the process holds the port, and is killed."""
     port = free_port()
     start(host, "a", user(port))
     pid, = slirps(host)
@@ -232,7 +232,7 @@ def test_one_that_does_not_end(host):
     pid, = slirps(host)
     os.kill(pid, signal.SIGSTOP)
     host.cairn("destroy", "a")
-    until(lambda: gone(pid))  # also when nobody wants the port
+    until(lambda: gone(pid))  # also when nobody needs the port
 
 
 @pytest.mark.parametrize("ended", ["before", "meanwhile", "afterwards"])
@@ -244,7 +244,7 @@ def test_one_of_an_earlier_daemon_that_does_not_end(daemon, ended):
     if ended == "before":
         os.kill(pid, signal.SIGSTOP)
         daemon.cairn("destroy", "a")
-    daemon.stop(signal.SIGKILL)  # whose end ends what is stopped already: its group is nobody's job then
+    daemon.stop(signal.SIGKILL)  # whose end continues stopped processes of an orphaned process group
     if ended != "before":
         os.kill(pid, signal.SIGSTOP)
     if ended == "meanwhile":
@@ -299,7 +299,7 @@ def test_a_port_that_is_taken(host):
 
 
 def test_one_that_is_roots(lan, libexec):  # noqa: F811
-    """With the rights of whoever defined the VM; the process, too."""
+    """With the rights of whoever defined the VM, for the process as well."""
     lan.ip("link", "set", "lo", "up")
     with tempfile.TemporaryDirectory(prefix="cairn-test-") as folder, contextlib.ExitStack() as end:
         os.chmod(folder, 0o711)
@@ -354,14 +354,14 @@ def test_a_suspended_vm_wakes(host):
     with connect(port) as s:
         woken(q, port)
         c = Console(host, "a")
-        while c.line() != "ok":  # of what it did first
+        while c.line() != "ok":  # skip earlier output
             pass
         answers(c, s, 1)
 
 
 @pytest.mark.parametrize("action,state", [("suspend", "paused"), ("save", "saved")])
 def test_cairn_slirp_itself(daemon, action, state):
-    """It takes who waits, and asks in the guest's network who is there."""
+    """cairn-slirp accepts the waiting connection and finds the guest's address by ARP."""
     port = free_port()
     define(daemon, "a", user(port), boot={"kernel": guestlib.bare("interp"), "cmdline": GUEST},
            idle={"after": "1s", "action": action, "cpu": 100})
@@ -376,13 +376,13 @@ def test_cairn_slirp_itself(daemon, action, state):
 
 @pytest.mark.parametrize("what", ["daemon", "killed", "redefined"])
 def test_a_saved_vm_wakes(host, what):
-    """What was sent before it was awake comes, too."""
+    """Data sent before the VM was awake arrives as well."""
     port = free_port()
     how = {"boot": {"kernel": guestlib.bare("interp"), "cmdline": GUEST}, "idle": {**IDLE, "cpu": 100}}
     define(host, "a", user(port), **how)
     host.cairn("start", "a")
-    c = Console(host, "a")  # nobody sleeps while somebody looks
-    while c.line() != "ok":  # of what it did first
+    c = Console(host, "a")  # an attached console keeps the VM awake
+    while c.line() != "ok":  # skip earlier output
         pass
     c.close()
     asleep(host, "saved", "a")
@@ -422,7 +422,7 @@ def test_who_comes_while_it_is_saved_calls_that_off(tmp_path, libexec):
 
 
 def test_who_cannot_be_woken_sleeps_on(tmp_path, libexec):
-    """It is tried again, after growing waits and so often in a window; and by hand at any time."""
+    """The daemon retries with back-off, a limited number of times per window; a user may retry at any time."""
     d = Daemon(tmp_path, FAKE_VM, env=libexec)
     kernel = tmp_path / "kernel"
     try:
@@ -445,14 +445,14 @@ def test_who_cannot_be_woken_sleeps_on(tmp_path, libexec):
         assert d.kept("a")["reason"] == "idle"
         d.cairn("start", "a")
         asleep(d, "saved", "a")
-        with connect(port):  # it counts anew
+        with connect(port):  # the back-off starts again
             until(lambda: d.info("a")["state"] != "saved")
     finally:
         d.close()
 
 
 def was_woken(daemon):
-    """It may sleep again."""
+    """It may fall asleep again."""
     return '"woken"' in (daemon.state / "events.jsonl").read_text().replace("\\", "")
 
 
@@ -477,7 +477,7 @@ def test_a_suspended_vm_wakes_for_the_next_daemon(host, meanwhile):
 
 
 def saving(tmp_path, libexec, port):
-    """A VM that is being saved because it is idle, until the file `saved` is there."""
+    """A VM that is being saved because it is idle, until the file `saved` exists."""
     d = Daemon(tmp_path, FAKE_VM, env=libexec)
     d.define("a", f"work-until={tmp_path}/saved", interfaces=[user(port)], idle={"after": "1s", "action": "save"})
     q = d.qmp()
@@ -490,7 +490,7 @@ def test_who_comes_too_late_to_call_a_save_off_waits(tmp_path, libexec):
     port = free_port()
     d = saving(tmp_path, libexec, port)
     try:
-        # Does nothing while the VM ends, as one that is busy.
+        # Does nothing while the VM ends, as a busy one would.
         d.proc.send_signal(signal.SIGSTOP)
         pid, = slirps(d)
         (tmp_path / "saved").touch()
@@ -522,7 +522,7 @@ def test_a_vm_that_was_falling_asleep_wakes_for_the_next_daemon(tmp_path, libexe
             assert d.info("a")["state"] == "paused"
             (tmp_path / "saved").touch()
         asleep(d, "saved", "a")
-        # Again and again, as it may be the VM's own cairn-slirp, which ends, that has heard the first.
+        # Retry: the VM's own cairn-slirp, which is ending, may have taken the first connection.
         until(lambda: listens(port) and was_woken(d))
     finally:
         d.close()
@@ -543,7 +543,7 @@ def test_what_lets_go_of_a_port(host):
 
 
 def test_one_that_ends_while_it_falls_asleep(tmp_path, libexec):
-    """Before its process is told to save it: nobody is left who would answer at the port."""
+    """Before its process is told to save: nobody would answer at the port."""
     if "asan" in BUILD:
         pytest.skip("slow_sync.so has to come behind a sanitizer")
     port, go = free_port(), tmp_path / "go"
@@ -567,7 +567,7 @@ def test_one_that_is_started_by_hand_listens_still(host):
     define(host, "a", user(port), guest="idle", idle={"after": "1h", "action": "save"})
     host.cairn("start", "a")
     host.cairn("managedsave", "a")
-    # Who saves it has other plans: nobody wakes it.
+    # A save by a user: no connection wakes the VM.
     until(lambda: not listens(port))
     assert host.info("a")["reason"] == "saved"
     host.cairn("start", "a")
@@ -577,7 +577,7 @@ def test_one_that_is_started_by_hand_listens_still(host):
 # ---- Linux, and the program itself ----
 
 def echoed(port, data):
-    """What somebody in the guest sends back; whoever comes before there is somebody tries again."""
+    """Return what a server in the guest sends back; retry until the server listens."""
     while True:
         with contextlib.suppress(ConnectionError), connect(port) as s:
             s.settimeout(None)
@@ -589,7 +589,7 @@ def echoed(port, data):
 
 
 def address_comes(host, console):
-    """And is told by the agent, to all who ask; before, there was none."""
+    """The agent reports the address to all clients; there was none before."""
     console.run("agent work")
     host.cairn("wait", "linux", "--for", "agent", "--timeout", "300")
     assert host.cairn("domifaddr", "linux", "eth0").stdout.splitlines()[2].split() == ["eth0", MAC, "N/A", "N/A"]
@@ -606,8 +606,8 @@ def address_comes(host, console):
 
 @pytest.mark.seconds(1500)  # the first test that needs a kernel builds it
 def test_linux_serves_and_asks(tmp_path):
-    """And is woken."""
-    n = 16 << 10  # an emulated kernel takes its time
+    """A connection wakes the VM as well."""
+    n = 16 << 10  # an emulated kernel is slow
     host, port = Daemon(tmp_path), free_port()
     try:
         path = tmp_path / "linux.json"
@@ -631,10 +631,10 @@ def test_linux_serves_and_asks(tmp_path):
             served = pool.submit(echo, server, n)
             c.run(f"tcp 10.0.2.2 {server.getsockname()[1]} {n} 3")
             served.result()
-            # Checksums, and segments of TCP over IPv4: nothing else is left to the other side.
+            # Checksums and TCP over IPv4 segmentation: no other offload is used.
             left = c.run("read /sys/class/net/eth0/device/features")[0]
             assert [i for i in (0, 1, *range(6, 15)) if left[i] == "1"] == [0, 1, 7, 11]
-            # That many are one frame, both ways.
+            # This many bytes are one frame, in both directions.
             c.run("write /sys/class/net/eth0/mtu 1500")
             before, served = figures(host, "linux"), pool.submit(echo, server, 4 * n)
             c.run(f"tcp 10.0.2.2 {server.getsockname()[1]} {4 * n} 3")
@@ -643,7 +643,7 @@ def test_linux_serves_and_asks(tmp_path):
             assert all(after[x] - before[x] < 4 * n // 1460 for x in ("rx-packets", "tx-packets"))
         i = figures(host, "linux")
         assert i["tx-bytes"] > 2 * n < i["rx-bytes"] and i["rx-drops"] == i["tx-errors"] == i["tx-drops"] == 0
-        # Nobody looks any more: it sleeps, until somebody comes.
+        # Without a console the VM falls asleep until a connection comes.
         c.sock.sendall(b"serve 80\n")
         c.close()
         asleep(host, "paused", "linux")

@@ -1,4 +1,4 @@
-"""VMs that do nothing are suspended or saved, and wake when they are wanted."""
+"""Idle VMs are suspended or saved, and wake on demand."""
 
 import signal
 
@@ -13,7 +13,7 @@ def asleep(daemon, state, vm="vm1"):
 
 
 def test_suspended_and_woken(daemon, guest, kvm):
-    """But not one that works, nor one that somebody looks at."""
+    """Except a busy VM, or one with an attached console."""
     daemon.define("busy", boot={"kernel": guest("interp.elf"), "cmdline": "crash spin"}, idle={"after": "1s"})
     daemon.define("watched", boot={"kernel": guest("idle.elf")}, idle={"after": "1s"})
     daemon.define("vm1", boot={"kernel": guest("idle.elf")}, idle={"after": "1s"})
@@ -31,7 +31,7 @@ def test_suspended_and_woken(daemon, guest, kvm):
     console.sock.sendall(b"x")
     assert console.sock.recv(1) == b"x"
     console.close()
-    asleep(daemon, "paused")  # it counts anew
+    asleep(daemon, "paused")  # the idle time starts again
     assert [daemon.info(vm)["reason"] for vm in ("busy", "watched")] == ["booted", "booted"]
     watching.close()
     asleep(daemon, "paused", "watched")
@@ -64,7 +64,7 @@ def test_saved_and_woken(daemon, guest, kvm):
 
 
 def test_suspended_by_a_daemon_that_did_not_live_to_say_so(fake):
-    """It is killed when its VM has been told to stand still. What it was about to do is in the state from before."""
+    """The daemon is killed after it told the VM to stop. The state from before records the intention."""
     fake.define("vm1", "stops-quietly", idle={"after": "1s"})
     fake.cairn("start", "vm1")
     until(lambda: fake.kept("vm1").get("falling_asleep"))

@@ -1,4 +1,4 @@
-"""VMs that come up and go down by themselves: restarts, autostart, bounds."""
+"""VMs that start and stop without a user: restarts, autostart, limits."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ AT_ONCE = {"delay": 0, "tries": 3}
 
 
 def ready(daemon, vm="vm1"):
-    """Its console, when the interpreter listens."""
+    """Return the console when the interpreter listens."""
     console = Console(daemon, vm)
     while console.line() != "interp":
         pass
@@ -28,7 +28,7 @@ def scheduled(daemon):
 
 
 def counted(daemon, n):
-    """Is it kept that the nth one is to come?"""
+    """Return whether the state records that the nth restart is pending."""
     restart = daemon.kept("vm1").get("restart", {})
     return restart.get("n") == n and "due_ns" in restart
 
@@ -43,7 +43,7 @@ def test_restarts_end_and_say_so(fake):
         q.event("VM_STATE_CHANGE", vm="vm1", state="running")
     e = q.event("VM_STATE_CHANGE", vm="vm1", reason="restart limit")["data"]
     assert e["state"] == "crashed" and "3 times within 300 s" in e["detail"] and "cairn start vm1" in e["detail"]
-    q.run("vm-start", vm="vm1")  # a user's start counts anew
+    q.run("vm-start", vm="vm1")  # a user's start resets the count
     assert q.event("RESTART_SCHEDULED", vm="vm1")["data"]["try"] == 1
 
 
@@ -56,13 +56,13 @@ def test_pending_restart_is_shown_survives_and_is_called_off(fake):
     assert 50e9 < fake.info("vm1")["restart-in"] <= 60e9
     assert "Restarts in:" in fake.cairn("dominfo", "vm1").stdout
     assert fake.cairn("domstate", "--reason", "vm1").stdout == "crashed (killed, restarting)\n"
-    # Of the second one: that of the first is due, and the next daemon would begin with it.
+    # Of the second restart: the first is due, and the next daemon would begin with it.
     until(lambda: counted(fake, 2))
     fake.stop(signal.SIGKILL)
     fake.start()
     assert 40e9 < fake.info("vm1")["restart-in"] <= 60e9
-    assert len(scheduled(fake)) == 2  # nor has it been started meanwhile
-    assert "cairn destroy vm1" in fake.cairn("shutdown", "vm1", ok=4).stderr  # it would not be the end
+    assert len(scheduled(fake)) == 2  # nor was it started meanwhile
+    assert "cairn destroy vm1" in fake.cairn("shutdown", "vm1", ok=4).stderr  # a restart would follow
     fake.cairn("destroy", "vm1")
     assert "restart-in" not in fake.info("vm1") and fake.info("vm1")["state"] == "crashed"
     assert fake.cairn("destroy", "vm1", ok=4).stderr.count("crashed")
@@ -98,7 +98,7 @@ def test_crash_that_no_daemon_saw_is_followed_by_a_restart(fake):
 
 
 def test_shutdown_that_was_asked_for_is_the_end(daemon, guest, kvm):
-    """The guest's own is followed by a restart."""
+    """A shutdown by the guest itself is followed by a restart."""
     daemon.define("vm1", boot={"kernel": guest("interp.elf")}, on_poweroff="restart")
     daemon.cairn("start", "vm1")
     q = daemon.qmp()
@@ -107,7 +107,7 @@ def test_shutdown_that_was_asked_for_is_the_end(daemon, guest, kvm):
     q.event("RESET", vm="vm1", guest=True)
     while console.line() != "interp":
         pass
-    console.run("button init")  # a press before that is lost
+    console.run("button init")  # an earlier press would be lost
     console.sock.sendall(b"button wait\npoweroff\n")
     daemon.cairn("shutdown", "--wait", "vm1")
     console.close()
@@ -164,13 +164,13 @@ def test_guest_that_resets_in_a_loop_is_slowed_down(daemon, guest, kvm):
     q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
     assert "resets in a loop" in q.run("query-jobs", id=job)[0]["error"]
     q.run("vm-suspend", vm="vm1")
-    q.run("vm-resume", vm="vm1")  # it stands still nevertheless
+    q.run("vm-resume", vm="vm1")  # still stopped
     late = q.event("RESET", vm="vm1", guest=True)
     waited = [t["timestamp"]["seconds"] + t["timestamp"]["microseconds"] / 1e6 for t in (e, late)]
     assert 3.9 < waited[1] - waited[0]
     q.event("RESET_DELAYED", vm="vm1", **{"in": 8e9})
     assert daemon.info("vm1")["cpu-time"] - cpu < 1e9
-    q.run("vm-reset", vm="vm1")  # a user's is at once, and is not counted
+    q.run("vm-reset", vm="vm1")  # a user's reset is immediate and not counted
     q.event("RESET", vm="vm1", guest=False)
     assert q.event("RESET_DELAYED", vm="vm1")["data"]["resets"] == 6
 
@@ -178,7 +178,7 @@ def test_guest_that_resets_in_a_loop_is_slowed_down(daemon, guest, kvm):
 # ---- autostart ----
 
 def boot_anew(d, over=True, begun=None):
-    """As if the host had: another boot id, and no VM process left. Not over: autostart was under way."""
+    """Pretend that the host has booted: another boot id and no VM process left. Autostart was in progress."""
     pids = [v["pid"] for v in map(d.info, [v["name"] for v in d.qmp().run("vm-list")["vms"]]) if "pid" in v]
     path = d.state / "boot.json"
     until(lambda: path.exists() and json.loads(path.read_text())["over"])
@@ -221,7 +221,7 @@ def test_autostart(fake):
     assert fake.info("saved")["reason"] == "restored"
     c = fake.info("c")
     assert c["state"] == "crashed" and c["detail"] == "the host went down while it ran"
-    # Another daemon of the same boot leaves alone what somebody has shut down.
+    # Another daemon of the same boot does not start a VM that a user has shut down.
     fake.cairn("destroy", "a")
     until(lambda: json.loads((fake.state / "boot.json").read_text())["over"])
     fake.stop(signal.SIGKILL)
@@ -233,7 +233,7 @@ def test_autostart(fake):
 
 
 def test_autostart_of_a_daemon_that_was_killed_is_ended_by_the_next(fake):
-    """But for those that it had dealt with, and that somebody has stopped since."""
+    """Except for VMs that were already handled, or that a user has stopped since."""
     for vm in ("a", "b"):
         fake.define(vm)
         fake.cairn("autostart", vm)
@@ -255,7 +255,7 @@ def test_host_going_down_is_no_crash(fake):
     assert fake.info("a")["state"] == "crashed" and "restart-in" not in fake.info("a")
 
 
-# ---- what the host bears ----
+# ---- limits ----
 
 class Bounded(Daemon):
     options = ()
@@ -301,14 +301,14 @@ def test_no_more_start_at_once(tmp_path):
         first.send(b'{"execute":"vm-start","arguments":{"vm":"slow"}}')
         until(lambda: len(d.children()) == 1)
         second.send(b'{"execute":"vm-start","arguments":{"vm":"vm1"}}')
-        for _ in range(500):  # an answer could come meanwhile
+        for _ in range(500):  # an answer could arrive meanwhile
             assert q.run("vm-info", vm="vm1")["state"] == "shut off"
         os.kill(d.children()[0], signal.SIGKILL)
         assert "error" in first.answer() and second.answer()["return"]["id"]
 
 
 def test_a_clone_too_many(tmp_path):
-    """It is refused at once, and what there was of it is forgotten once."""
+    """The clone is refused at once, and removed once."""
     d = bounded("--max-running", "1")(tmp_path, FAKE_VM)
     try:
         d.define("vm1")

@@ -1,6 +1,6 @@
-"""VMs with all kinds of policies, users who ask for everything, and a daemon that is killed, or stopped with them, at any
-moment; now and then the host seems to have booted. In the end everything can be stopped and forgotten. CAIRN_POLICY_ROUNDS
-rounds from CAIRN_POLICY_SEED."""
+"""VMs with all kinds of policies, clients with random requests, and a daemon that is killed, or stopped together
+with them, at any moment; sometimes the host seems to have booted. In the end every VM can be stopped and
+undefined. CAIRN_POLICY_ROUNDS rounds from CAIRN_POLICY_SEED."""
 
 import json
 import os

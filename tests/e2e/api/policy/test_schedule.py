@@ -1,6 +1,6 @@
-"""Schedules of snapshots: by command line and socket, over restarts; with the fake, whose automatic
-snapshots are as old as their names say. A run is due at once when the daemon finds in its state that
-an interval went by: so nobody waits for a clock here."""
+"""Snapshot schedules by command line and socket, over restarts; with fake_vm, whose automatic snapshots are as old
+as their names say. A run is due at once when the daemon finds that an interval has passed, so no test waits for
+a clock."""
 
 import json
 import re
@@ -12,9 +12,9 @@ from conftest import QmpError, until
 
 HOUR = 3600
 WEEK = 7 * 24 * HOUR
-MONDAY = 4 * 24 * HOUR  # the first one of 1970
-# One run is due, and not so late that the clock is taken for one that leapt. Every week: the next one comes by itself
-# on Monday; every hour, it would come while a test runs, on one day of many.
+MONDAY = 4 * 24 * HOUR  # the first Monday of 1970
+# One run is due, and the clock has not leapt so far that it is distrusted. A weekly schedule comes next on Monday;
+# an hourly one could come during a test, on one day of many.
 LATE = WEEK + 12 * HOUR
 NAME = re.compile(r"auto-\d{4}-\d\d-\d\dT\d\d:\d\dZ(-\d+)?")
 
@@ -44,7 +44,7 @@ def named(ago):
 
 
 def miss(fake, seconds):
-    """The daemon was away for so long. It is back when this returns."""
+    """Stop the daemon for this long; it runs again on return."""
     fake.stop()
     path = fake.state / "vms" / "vm1" / "state.json"
     state = json.loads(path.read_text())
@@ -58,7 +58,7 @@ def until_run(fake, outcome):
     return schedule(fake)
 
 
-# ---- setting ----
+# ---- setting a schedule ----
 
 def test_set_show_remove(vm):
     assert vm.cairn("snapshot-schedule", "vm1", ok=3).stderr == (
@@ -113,7 +113,7 @@ def test_it_is_kept_and_goes_with_the_vm(vm):
     vm.cairn("undefine", "vm2")
     define(vm, "vm2")
     vm.cairn("snapshot-schedule", "vm2", ok=3)
-    # One that is damaged is put aside, and harms nobody.
+    # A damaged schedule is quarantined and does no other harm.
     vm.stop()
     (vm.state / "vms/vm1/schedule.json").write_text('{"version":1,"every":"1h","keep":')
     vm.start()
@@ -139,7 +139,7 @@ def test_audit_and_schema(vm):
     assert q.run("query-snapshot-schedules") == {"schedules": []}
 
 
-@pytest.mark.seconds(240)  # each of them is written
+@pytest.mark.seconds(240)  # each one is written
 def test_many_come_page_by_page(fake):
     q = fake.qmp()
     for i in range(150):
@@ -163,20 +163,20 @@ def test_a_missed_run_is_caught_up_once(vm):
     assert s["next-run"] / 1e9 > time.time() - 30
     row = json.loads(vm.cairn("snapshot-list", "vm1", "--format", "json").stdout)[0]
     assert row["tags"] == ["auto"] and row["state"] == "running"
-    # Not again, whatever happens to the daemon.
+    # Not repeated, whatever happens to the daemon.
     for sig in (15, 9):
         vm.stop(sig)
         vm.start()
     time.sleep(0.2)
     assert len(names(vm)) == 1
-    # One of the same minute has another name.
+    # A second one in the same minute gets another name.
     miss(vm, LATE)
     until(lambda: len(names(vm)) == 2)
     assert len(set(names(vm))) == 2 and all(NAME.fullmatch(n) for n in names(vm))
 
 
 def test_retention(vm):
-    """What no rule keeps goes; never what somebody made, tagged keep or renamed."""
+    """Automatic snapshots that no rule keeps are deleted; never those that a user made, tagged keep or renamed."""
     old = [named(h * HOUR) for h in (100, 90, 80, 70)]
     for name in old:
         vm.cairn("snapshot-create-as", "vm1", name, "--tag", "auto")
@@ -184,14 +184,14 @@ def test_retention(vm):
     vm.cairn("snapshot-rename", "vm1", old[2], "mine")
     vm.cairn("snapshot-create-as", "vm1", "by-hand")
     too = named(60 * HOUR)
-    vm.cairn("snapshot-create-as", "vm1", too)  # by hand, whatever it is called
+    vm.cairn("snapshot-create-as", "vm1", too)  # by a user, whatever its name
     rules = ["snapshot-schedule", "vm1", "--every", "1w", "--keep", "2h:all", "--min-free", "0"]
     would = vm.cairn(*rules, "--dry-run").stdout.splitlines()
     assert would[0] == "Would delete of domain 'vm1' 2 of the snapshots that there are" and sorted(would[1:]) == sorted([old[0], old[3]])
     o = json.loads(vm.cairn(*rules, "--dry-run", "--format", "json").stdout)
     assert (sorted(o["would-delete"]), o["count"]) == (sorted([old[0], old[3]]), 2)
     assert len(names(vm)) == 6 and "no schedule" in vm.cairn("snapshot-schedule", "vm1", ok=3).stderr
-    vm.cairn("snapshot-revert", "vm1", old[0])  # current now, and no more when the next is taken
+    vm.cairn("snapshot-revert", "vm1", old[0])  # current now, and no longer when the next one is taken
     assert old[0] in vm.cairn(*rules, "--dry-run").stdout
     vm.cairn(*rules)
     assert "1w" in vm.cairn("snapshot-schedule", "vm1").stdout
@@ -201,7 +201,7 @@ def test_retention(vm):
     s = until_run(vm, "taken")
     until(lambda: not {old[0], old[3]} & set(names(vm)))
     assert sorted(names(vm)) == sorted([old[1], "mine", "by-hand", too, s["detail"]])
-    # Done again, nothing more goes; and the jobs of a run leave nothing behind.
+    # Another run deletes nothing more; the jobs of a run leave nothing behind.
     miss(vm, LATE)
     until(lambda: len(names(vm)) == 6)
     until_run(vm, "taken")
@@ -221,7 +221,7 @@ def test_the_current_one_stays(vm):
 
 
 def test_short_of_space(vm):
-    """None is taken, with an event; old ones go all the same."""
+    """No snapshot is taken, with an event; old ones are deleted all the same."""
     old = [named(h * HOUR) for h in (100, 90, 80)]
     for name in old:
         vm.cairn("snapshot-create-as", "vm1", name, "--tag", "auto")
@@ -236,7 +236,7 @@ def test_short_of_space(vm):
 
 
 def test_a_file_system_that_hangs(fake):
-    """It is the VM's to wait for: the daemon goes on, and the run is over when the VM is."""
+    """Only the VM's process waits for it: the daemon continues, and the run ends with the VM."""
     define(fake, cmdline="space-hangs")
     fake.cairn("start", "vm1")
     fake.cairn("snapshot-schedule", "vm1", "--every", "1w", "--min-free", "1%")
@@ -268,13 +268,13 @@ def test_failure_is_told(fake):
     assert [m["data"]["reason"] for m in events] == ["failed"]
     assert events[0]["data"]["detail"] == schedule(fake)["detail"]
     assert fake.cairn("domstate", "vm1").stdout == "running\n"
-    # The job stays, for whoever wants to know more.
+    # The job stays, for details.
     assert [j["type"] for j in json.loads(fake.cairn("jobs", "--format", "json").stdout)] == [
         "snapshot-create"]
 
 
 def test_a_clock_that_went_back(vm):
-    """By years: it begins anew, and what is from the future stays."""
+    """By years: the schedule starts again, and snapshots dated in the future stay."""
     future = named(-50000 * HOUR)
     vm.cairn("snapshot-create-as", "vm1", future, "--tag", "auto")
     vm.cairn("snapshot-schedule", "vm1", "--every", "1w", "--keep", "2h:all", "--min-free", "0")
@@ -287,7 +287,7 @@ def test_a_clock_that_went_back(vm):
 
 
 def test_a_clock_that_leapt_forward(vm):
-    """A run there is; what it would cost waits."""
+    """A run takes place, but deletes nothing yet."""
     old = [named(h * HOUR) for h in (100, 90)]
     for name in old:
         vm.cairn("snapshot-create-as", "vm1", name, "--tag", "auto")

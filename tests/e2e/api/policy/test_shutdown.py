@@ -1,4 +1,4 @@
-"""Shutdowns with a deadline, at a time, of all VMs together."""
+"""Shutdowns with a deadline, at a time, of all VMs."""
 
 import contextlib
 import json
@@ -58,7 +58,7 @@ def test_deadline_survives_the_daemon_and_a_reset_ends_it(fake):
     fake.cairn("shutdown", "--then", "destroy", "--timeout", "3600", "vm1", "vm2")
     fake.cairn("reset", "vm2")
     assert "shutdown-deadline" not in fake.info("vm2") and fake.info("vm2")["state"] == "running"
-    # The state from before the shutdown is "running", too, and so is one that was written while the guest was asked.
+    # The state is "running" before the shutdown, and may be while the guest is asked.
     until(lambda: "shutdown" in fake.kept("vm1") and "shutdown" not in fake.kept("vm2"))
     fake.stop(signal.SIGKILL)
     fake.start()
@@ -73,7 +73,7 @@ def test_deadline_survives_the_daemon_and_a_reset_ends_it(fake):
     assert fake.info("vm1")["reason"] == "destroyed" and fake.info("vm2")["state"] == "running"
 
 
-# ---- plans ----
+# ---- scheduled actions ----
 
 def test_planned_shutdown_warns_and_comes(fake):
     fake.define("vm1", guest_agent=True)
@@ -94,7 +94,7 @@ def test_planned_shutdown_warns_and_comes(fake):
 
 
 def test_a_planned_shutdown_is_told_again(fake):
-    """A minute before, when it was planned earlier."""
+    """A minute before, when it was scheduled earlier."""
     fake.define("vm1", guest_agent=True)
     fake.cairn("start", "vm1")
     fake.cairn("shutdown", "--in", "63s", "vm1")
@@ -104,11 +104,11 @@ def test_a_planned_shutdown_is_told_again(fake):
 
 
 def test_planned_shutdown_is_told_on_the_console(kvm, daemon, guest):
-    """Of a guest without an agent, too."""
+    """Also for a guest without an agent."""
     daemon.define("vm1", boot={"kernel": guest("idle.elf")})
     daemon.cairn("start", "vm1")
     console = Console(daemon, "vm1")
-    until(lambda: console.line() == "idle")  # it hears no power button before
+    until(lambda: console.line() == "idle")  # before that the guest ignores the power button
     daemon.cairn("shutdown", "--in", "1s", "--message", "Work on power.", "vm1")
     until(lambda: console.line().startswith("[Work on power. This machine shuts down in "))
     daemon.wait("vm1", "shutoff")
@@ -118,7 +118,7 @@ def test_planned_shutdown_is_told_on_the_console(kvm, daemon, guest):
 def test_plan_survives_and_is_cancelled(fake):
     fake.define("vm1", guest_agent=True)
     fake.cairn("start", "vm1")
-    later = time.strftime("%H:%M", time.localtime(time.time() + 12 * 3600))  # never at once
+    later = time.strftime("%H:%M", time.localtime(time.time() + 12 * 3600))  # never immediately
     fake.cairn("shutdown", "--at", later, "--then", "save", "vm1")
     assert "Shutdown at:" in fake.cairn("dominfo", "vm1").stdout
     at = fake.info("vm1")["shutdown-at"]
@@ -155,7 +155,7 @@ def test_by_the_agent(fake):
         assert "--mode is acpi, agent, or both" in fake.cairn("shutdown", "--mode", wrong, "vm3", ok=2).stderr
     assert "--mode is one word with" in fake.cairn("shutdown", "--mode", "agent,acpi", "--in", "1h", "vm3", ok=2).stderr
     assert fake.info("vm3")["state"] == "running"
-    fake.cairn("shutdown", "--mode", "agent,acpi", "--wait", "vm2", "vm3")  # one after the other, until one goes
+    fake.cairn("shutdown", "--mode", "agent,acpi", "--wait", "vm2", "vm3")  # one mode after the other, until one works
     q = fake.qmp()
     q.run("vm-start", vm="vm1")
     q.run("vm-reboot", vm="vm1", mode="agent")
@@ -164,7 +164,7 @@ def test_by_the_agent(fake):
 
 
 def test_the_first_mode_that_goes_is_the_one(fake):
-    fake.define("vm1", guest_agent=True, **DEAF)  # its agent would
+    fake.define("vm1", guest_agent=True, **DEAF)  # its agent would work
     fake.define("vm2", guest_agent=True, **DEAF)
     fake.cairn("start", "vm1", "vm2")
     fake.cairn("shutdown", "--mode", "acpi,agent", "vm1")
@@ -178,7 +178,7 @@ def test_guest_that_reboots_by_itself_is_not_started_again_later(daemon, guest, 
     daemon.cairn("start", "vm1")
     q = daemon.qmp()
     console = ready(daemon)
-    console.run("button init")  # a press before that is lost
+    console.run("button init")  # an earlier press would be lost
     console.sock.sendall(b"button wait\nreset cf9\n")
     q.run("vm-reboot", vm="vm1")
     q.event("RESET", vm="vm1", guest=True)
@@ -188,7 +188,7 @@ def test_guest_that_reboots_by_itself_is_not_started_again_later(daemon, guest, 
     console.sock.sendall(b"poweroff\n")
     q.event("VM_STATE_CHANGE", vm="vm1", state="shutoff")
     console.close()
-    q.run("vm-undefine", vm="vm1")  # which a VM that is being started refuses
+    q.run("vm-undefine", vm="vm1")  # which a starting VM refuses
 
 
 def test_reboot_whose_end_no_daemon_saw(fake):
@@ -221,10 +221,10 @@ def test_what_is_no_plan(fake):
     assert fake.info("vm1")["state"] == "running" and "shutdown-at" not in fake.info("vm1")
 
 
-# ---- all of them ----
+# ---- all VMs ----
 
 def test_daemon_stop(fake):
-    """The last in order first; one that does not listen holds nobody up for ever."""
+    """The last in order first; a VM that ignores the button does not block the others forever."""
     for name, keys in [("left", {}), ("off", {"order": 1, "stop_action": "shutdown"}),
                        ("kept", {"order": 2, "stop_action": "save"}), ("sleeps", {"stop_action": "shutdown"}),
                        ("deaf", {"stop_action": "shutdown", "shutdown": {"deadline": 1}, **DEAF}),
@@ -255,7 +255,7 @@ def test_daemon_stop(fake):
 
 
 def test_daemon_stop_and_crashes(fake):
-    """One that is kept for a look is left; one that crashes now stays off until the next daemon."""
+    """A preserved crash stays; a VM that crashes now stays off until the next daemon."""
     fake.define("kept", cmdline="crash-after=1", on_crash="preserve", stop_action="shutdown")
     fake.define("deaf", order=2, stop_action="shutdown", shutdown={"deadline": 3}, **DEAF)
     fake.define("crashes", on_crash="restart", order=1, stop_action="shutdown")
@@ -273,7 +273,7 @@ def test_daemon_stop_and_crashes(fake):
 
 
 def test_daemon_stop_and_starts(tmp_path):
-    """A start that is under way is gone on with, and then the VM is stopped; one that waits for its turn is refused; and a restart is
+    """A start in progress continues, and then the VM is stopped; a queued start is refused; a pending restart is
     called off, unless the VM is to be left as it is."""
     with contextlib.closing(bounded("--max-starting", "1")(tmp_path, FAKE_VM)) as d:
         for vm, action in (("again", "shutdown"), ("left", "leave")):
@@ -299,7 +299,7 @@ def test_daemon_stop_and_starts(tmp_path):
 
 
 def test_daemon_stop_with_a_bound(tmp_path):
-    """Of equal order, too, no more go down at once than may be started at once."""
+    """Among VMs of equal order, no more are stopped at once than may be started at once."""
     with contextlib.closing(bounded("--max-starting", "1")(tmp_path, FAKE_VM)) as d:
         for vm in ("vm1", "vm2"):
             d.define(vm, stop_action="shutdown", shutdown={"deadline": 1, "then": "destroy"}, **DEAF)
@@ -341,7 +341,7 @@ def test_daemon_stop_twice(fake):
 
 
 def test_nobody_holds_up_a_daemon_stop(fake):
-    """Neither who calls off the deadline of one VM, nor who gives it a longer one, nor a reset."""
+    """Neither calling off a VM's deadline, nor a longer one, nor a reset."""
     fake.define("vm1", stop_action="shutdown", shutdown={"deadline": 4}, **DEAF)
     fake.cairn("start", "vm1")
     q, other = fake.qmp(), fake.qmp()

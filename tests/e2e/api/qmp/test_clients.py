@@ -1,4 +1,4 @@
-"""Programs that others wrote for QEMU's QMP, unchanged, on a VM's own socket."""
+"""Third-party QMP programs, unchanged, on a VM's own socket."""
 
 import json
 import os
@@ -16,7 +16,7 @@ NPM_PACKAGE = "qemu-qmp@0.5.0"
 
 @pytest.fixture
 def path(daemon, guest, kvm, tmp_path):
-    """The socket of a VM that is one, with a disk."""
+    """The socket of a real VM with a disk."""
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(tmp_path / "d.qcow2"), "64M"], check=True)
     daemon.define("vm1", boot={"kernel": guest("interp.elf")},
                   disks=[{"path": "d.qcow2", "format": "qcow2"}])
@@ -25,7 +25,7 @@ def path(daemon, guest, kvm, tmp_path):
 
 
 def run(command, **kwargs):
-    """What it says, as pairs."""
+    """Run it; return its output as pairs."""
     r = subprocess.run(command, capture_output=True, text=True, timeout=50, **kwargs)
     assert r.returncode == 0 and not r.stderr, r.stdout + r.stderr
     return [next(iter(json.loads(line).items())) for line in r.stdout.splitlines()]
@@ -42,7 +42,7 @@ def npm():
             subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts",
                             "--fetch-retries", "0", "--prefix", folder, NPM_PACKAGE],
                            capture_output=True, text=True, timeout=45, stdin=subprocess.DEVNULL, check=True)
-        except subprocess.SubprocessError:  # a network that swallows packets takes all the time there is
+        except subprocess.SubprocessError:  # a network that drops packets uses up the time limit
             pytest.skip(f"npm cannot get {NPM_PACKAGE}: is the network there?")
     return os.path.join(folder, "node_modules")
 
@@ -86,6 +86,6 @@ def test_go(go_client, path, tmp_path):
     assert not [j for v in jobs for j in v if "error" in j]
     assert one["error"] == "Job not found"
     events = [v for k, v in said if k == "event"]
-    loading = ["STOP", "RESUME"]  # as QEMU says of a snapshot-load of what runs
+    loading = ["STOP", "RESUME"]  # as QEMU does for a snapshot-load of a running VM
     assert [e for e in events if e != "JOB_STATUS_CHANGE"] == ["STOP", "RESUME", *loading, "RESET", "SHUTDOWN"]
     assert events.count("JOB_STATUS_CHANGE") == 3 * 6

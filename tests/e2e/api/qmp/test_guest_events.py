@@ -1,4 +1,4 @@
-"""What a guest can have told as often as it likes: some of it, then a count."""
+"""Events that a guest can repeat at will: a burst is sent, then a count."""
 
 from conftest import until
 
@@ -20,6 +20,6 @@ def test_a_guest_that_repeats_itself(fake):
     until(lambda: fake.info("vm1")["agent"] == "open" and told(q, "VSERPORT_CHANGE")[-1]["data"]["open"])
     for name in (*REPEATED, "VSERPORT_CHANGE"):
         events = told(q, name)
-        # A daemon that was kept waiting for longer than a window would tell some of the next.
+        # A daemon that was delayed for longer than a window would send some of the next.
         assert BURST <= len(events) <= BURST + 2, name
     assert q.run("query-events", vm="vm2")["events"]

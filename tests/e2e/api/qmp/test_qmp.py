@@ -1,4 +1,4 @@
-"""A VM's own socket: QEMU's commands, events and jobs, in QEMU's shapes."""
+"""A VM's own socket: QEMU's commands, events and jobs, in QEMU's format."""
 
 import base64
 import json
@@ -20,7 +20,7 @@ SAVED = {"tag": "s", "vmstate": "vda", "devices": ["vda"]}
 
 
 class Vm:
-    """A VM of a daemon whose VM processes only pretend, with one disk."""
+    """A VM with one disk, of a daemon with fake_vm processes."""
 
     def __init__(self, fake, name="vm1", **keys):
         self.fake, self.name = fake, name
@@ -47,7 +47,7 @@ def vm(fake):
 
 
 def statuses(q, id):
-    """Those of a job, up to its conclusion."""
+    """Return a job's states up to its conclusion."""
     seen = []
     while seen[-1:] != ["concluded"]:
         seen.append(q.event("JOB_STATUS_CHANGE", id=id)["data"]["status"])
@@ -55,7 +55,7 @@ def statuses(q, id):
 
 
 def end_of(q):
-    """What comes before the stream ends."""
+    """Return everything up to the end of the stream."""
     seen = []
     try:
         while True:
@@ -104,7 +104,7 @@ def test_a_panic_ends_the_vm(fake):
 
 
 def test_an_unread_stream_ends_after_the_answers(vm):
-    """Commands before `quit` are answered, those behind it are not."""
+    """Commands before `quit` are answered, later ones are not."""
     s = socket.socket(socket.AF_UNIX)
     s.settimeout(20)
     s.connect(vm.path)
@@ -121,7 +121,7 @@ def test_an_unread_stream_ends_after_the_answers(vm):
 
 
 def test_no_two_vms_have_the_same_socket(fake):
-    """Its name is the whole uuid. What a daemon of before has left under a name of before goes."""
+    """The socket's name contains the whole uuid. Sockets of earlier daemons, with earlier names, are removed."""
     for i, digits in enumerate(("0" * 31 + "1", "f" * 32, "0123456789abcdef" * 2, uuid.uuid4().hex)):
         fake.define(f"vm{i}", uuid=str(uuid.UUID(digits)))
         path = fake.cairn("qmp-path", f"vm{i}").stdout.rstrip("\n")
@@ -146,7 +146,7 @@ def test_a_new_daemon_opens_it_again(fake):
     fake.stop(signal.SIGKILL)
     end_of(q)
     assert all(map(os.path.exists, paths))
-    with pytest.raises((OSError, EOFError)):  # the dead one's ring may hold it for a moment
+    with pytest.raises((OSError, EOFError)):  # the dead daemon's ring may hold it for a moment
         Qmp(paths[0])
     (fake.tmp / "go").touch()
     until(lambda: not os.path.exists(f"/proc/{pid}/exe"))
@@ -162,7 +162,7 @@ def test_a_new_daemon_opens_it_again(fake):
 
 
 def test_a_path_that_is_too_long_says_so(tmp_path):
-    """The VM runs all the same; its address would have 122 bytes of 107."""
+    """The VM runs all the same; its socket's address would have 122 bytes of at most 107."""
     folder = tmp_path / ("x" * max(1, 88 - len(str(tmp_path))))
     folder.mkdir()
     d = Daemon(folder, vm_program=FAKE_VM)
@@ -175,7 +175,7 @@ def test_a_path_that_is_too_long_says_so(tmp_path):
     d.close()
 
 
-# ---- who may ----
+# ---- permissions ----
 
 def as_nobody(path, *commands):
     script = (
@@ -195,7 +195,7 @@ def as_nobody(path, *commands):
 
 @pytest.fixture
 def shared(fake):
-    """Another user gets as far as the sockets."""
+    """Another user can reach the sockets."""
     if os.geteuid():
         pytest.skip("needs root, to be somebody else")
     for p in [fake.tmp, *fake.tmp.parents][:-1]:
@@ -226,14 +226,14 @@ def test_roles_hold_here_too(shared):
     assert "PermissionError" in as_nobody(mine.path, "query-status")
 
 
-# ---- life and events ----
+# ---- phases and events ----
 
 def test_stop_and_cont(vm):
     q, other = vm.qmp(), vm.qmp()
     assert q.run("query-status") == {"status": "running", "running": True, "singlestep": False}
     for command, event, status in (("stop", "STOP", "paused"), ("cont", "RESUME", "running")):
         assert q.run(command) == {}
-        # Before the return, in QEMU's shape, to all clients.
+        # Before the return, in QEMU's format, to all clients.
         assert [e["event"] for e in q.events] == [event]
         assert q.events.pop()["data"] == {}
         assert q.run(command) == {} and q.events == []
@@ -245,7 +245,7 @@ def test_stop_and_cont(vm):
 
 
 def test_answers_come_in_order(fake):
-    """Also when some take time and others none."""
+    """Even if some take longer than others."""
     q = Vm(fake, boot={"kernel": "kernel", "cmdline": "work-takes=200"}).qmp()
     many = [("stop", {}), ("query-block", {}), ("human-monitor-command", {"command-line": "savevm a"}),
             ("query-status", {}), ("nonsense", {}), ("cont", {}), ("query-blockstats", {}), ("query-name", {})] * 20
@@ -269,7 +269,7 @@ def test_events_are_of_this_vm_and_qemus(fake):
     for e in q.events:
         assert set(e) == {"timestamp", "event", "data"} and "vm" not in e["data"]
         assert set(e["timestamp"]) == {"seconds", "microseconds"}
-    # The daemon's clients see both, with names.
+    # The daemon's clients see both, with the VM's name.
     assert watch.event("STOP", vm="two") and watch.event("SHUTDOWN", vm="one")
 
 
@@ -327,7 +327,7 @@ def test_an_nmi_reaches_a_vcpu_that_sleeps(daemon, guest, kvm):
 
 
 def test_an_nmi_does_not_outlive_a_reset(daemon, guest, kvm):
-    """One that was not taken yet would be, by a guest that has no handler so early."""
+    """A pending NMI would hit a guest that has no handler yet."""
     daemon.define("vm1", boot={"kernel": guest("interp.elf")})
     daemon.cairn("start", "vm1")
     console = Console(daemon, "vm1")
@@ -342,7 +342,7 @@ def test_an_nmi_does_not_outlive_a_reset(daemon, guest, kvm):
     console.close()
 
 
-# ---- what it is ----
+# ---- queries ----
 
 def test_queries(fake):
     (fake.tmp / "base.img").write_bytes(bytes(1 << 20))
@@ -381,7 +381,7 @@ def test_disks(fake):
     assert a["inserted"]["file"] == a["inserted"]["image"]["filename"] == str(fake.tmp / "a.img")
     assert q.run("query-named-block-nodes", flat=True) == [a["inserted"], b["inserted"]]
     assert [s["device"] for s in q.run("query-blockstats", query_nodes=False)] == ["vda", "vdb"]
-    # The read-only one takes no part in a snapshot.
+    # The read-only disk takes no part in a snapshot.
     q.run("snapshot-save", job_id="j", **SAVED)
     assert statuses(q, "j")[-3:] == ["waiting", "pending", "concluded"]
     with pytest.raises(QmpError, match="read-only"):
@@ -390,7 +390,7 @@ def test_disks(fake):
 
 
 def test_a_running_vm_is_what_it_was_started_as(vm):
-    """A definition that is changed meanwhile is for the next start."""
+    """A changed definition applies to the next start."""
     q = vm.qmp()
     (vm.fake.tmp / "new.img").write_bytes(bytes(1 << 20))
     for memory in ("64M", "128M"):
@@ -403,7 +403,7 @@ def test_a_running_vm_is_what_it_was_started_as(vm):
         assert (info["vcpus"], info["memory"]) == (1, 32 << 20)
     q.run("snapshot-save", job_id="j", **SAVED)
     assert statuses(q, "j")[-1] == "concluded"
-    # Its disk is still in use, the other is not yet.
+    # Its disk is still in use; the other disk is not yet.
     vm.fake.define("vm2", disks=[{"path": "vm1.img", "format": "qcow2"}])
     assert "is in use by VM 'vm1'" in vm.fake.cairn("start", "vm2", ok=6).stderr
     q.run("quit")
@@ -487,7 +487,7 @@ def test_bad_arguments_of_a_snapshot(vm, change, words):
 
 
 def test_ids_of_jobs_are_the_vms_own(fake):
-    """Two programs with two VMs choose the same id, as they could with QEMU."""
+    """Programs with different VMs may choose the same job id, as with QEMU."""
     one, two = Vm(fake, "one"), Vm(fake, "two")
     a, b = one.qmp(), two.qmp()
     for q in (a, b):
@@ -499,18 +499,18 @@ def test_ids_of_jobs_are_the_vms_own(fake):
     assert [i[:2] for i in ids] == [("one", "job1"), ("two", "job1")] and len({i[2] for i in ids}) == 2
     a.run("job-dismiss", id="job1")
     assert a.run("query-jobs") == [] and len(b.run("query-jobs")) == 1
-    # One that is begun elsewhere is seen here by the daemon's name for it.
+    # A job that was started elsewhere has the daemon's id here.
     fake.cairn("snapshot-create-as", "one", "other", "--no-wait")
     id = a.event("JOB_STATUS_CHANGE", status="created")["data"]["id"]
     statuses(a, id)
     assert [j["type"] for j in a.run("query-jobs")] == ["snapshot-save"]
-    # A save has no type that QEMU knows.
+    # A save has no job type that QEMU knows.
     fake.cairn("managedsave", "one")
     assert not [m for m in end_of(a) if m.get("data", {}).get("id") not in (None, id)]
 
 
 def test_many_jobs_fit_into_an_answer(vm):
-    """Below 64 KiB, whatever their errors say; the newest are there. The daemon's own socket has pages."""
+    """Below 64 KiB, whatever their errors; the newest are included. The daemon's own socket has pages."""
     q, tag, ids = vm.qmp(), "\u00e4" * 127, [f"{i:063}" for i in range(64)]
     for i in ids:
         q.run("snapshot-save", **{**SAVED, "job-id": i, "tag": tag})
@@ -572,7 +572,7 @@ def test_a_job_is_cancelled(fake):
     assert statuses(q, "long")[-2:] == ["aborting", "concluded"]
 
 
-# ---- the monitor for people ----
+# ---- the human monitor ----
 
 def test_monitor_lines(vm):
     q = vm.qmp()
@@ -599,7 +599,7 @@ def test_monitor_lines(vm):
     assert q.events[-1]["event"] == "SHUTDOWN" and end_of(q) == []
 
 
-# ---- QEMU as the judge ----
+# ---- compared with QEMU ----
 
 class Schema:
     """QEMU's own introspection, and whether a value fits one of its types."""
@@ -616,7 +616,7 @@ class Schema:
                     yield from self.by_name[v["type"]].get("members", [])
 
     def fault(self, name, value, at):
-        """Where and why it does not fit; None: it does."""
+        """Return where and why it does not fit; None: it fits."""
         type = self.by_name[name]
         meta = type["meta-type"]
         if meta == "builtin":
@@ -675,7 +675,7 @@ def qemu(tmp_path_factory):
 
 
 def test_commands_and_events_are_qemus(vm, qemu):
-    """Names, arguments, which of them may be left out, members of results: none of our own."""
+    """Names, arguments, which are optional, members of results: nothing that QEMU lacks."""
     ours = Schema(vm.qmp().run("query-qmp-schema"))
     for e in ours.by_name.values():
         if e["meta-type"] not in ("command", "event"):
@@ -692,12 +692,12 @@ def test_commands_and_events_are_qemus(vm, qemu):
 
 
 def test_answers_fit_qemus_types(daemon, guest, kvm, qemu, tmp_path):
-    """Of a VM that is one: every query, and every event on the way."""
+    """With a real VM: every query, and every event meanwhile."""
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(tmp_path / "d.qcow2"), "64M"], check=True)
     daemon.define("vm1", boot={"kernel": guest("interp.elf")}, vcpus=2, disks=[{"path": "d.qcow2", "format": "qcow2"}])
     daemon.cairn("start", "vm1")
     console = Console(daemon, "vm1")
-    while console.line() != "interp":  # it has a place to go to with an NMI
+    while console.line() != "interp":  # a handler for the NMI is in place
         pass
     console.close()
     q = Qmp(daemon.cairn("qmp-path", "vm1").stdout.rstrip("\n"))
@@ -716,7 +716,7 @@ def test_answers_fit_qemus_types(daemon, guest, kvm, qemu, tmp_path):
         jobs = q.run("query-jobs")
         assert "error" not in jobs[-1]
         qemu.check(qemu.by_name["query-jobs"]["ret-type"], jobs, "query-jobs")
-    # Kept for the check below: event() took those that it went over.
+    # Kept for the check below: event() removed those that it skipped.
     q.events.clear()
     for command in ("stop", "cont", "inject-nmi", "system_reset", "system_powerdown", "quit"):
         assert q.run(command) == {}

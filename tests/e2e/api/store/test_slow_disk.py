@@ -1,4 +1,4 @@
-"""A disk that takes its time: who asks for what is kept on it waits, and nobody else does."""
+"""A slow disk: only a client whose request is stored there waits for it."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def slow(tmp_path):
 
 
 def hold(slow, of):
-    """From here on nothing below that path is kept before the file is there that this returns."""
+    """From now on nothing below that path is stored before the returned file exists."""
     slow.stop()
     go = slow.tmp / "go"
     slow.env |= {"SLOW_SYNC_OF": of, "SLOW_SYNC_UNTIL": str(go)}
@@ -39,7 +39,7 @@ def definition(slow, name):
 
 
 def test_queries_do_not_wait(slow):
-    """Each call waits for the disk, and the loop never does."""
+    """Each request waits for the disk, but the loop does not."""
     (slow.tmp / "kernel").write_bytes(b"none\n")
     q, before = slow.qmp(), loop_syncs(slow)
     assert took(q, "vm-define", definition=definition(slow, "a")) >= 2 * SYNC_MS, "it was answered before it was kept"
@@ -51,7 +51,7 @@ def test_queries_do_not_wait(slow):
 
 
 def test_a_query_is_answered_first(slow):
-    """Who asks after somebody whose call waits for the disk is answered before them."""
+    """A query that comes after a request that waits for the disk is answered first."""
     (slow.tmp / "kernel").write_bytes(b"none\n")
     slow.stop()
     slow.env["SLOW_SYNC_MS"] = "2000"
@@ -69,12 +69,12 @@ def test_a_query_is_answered_first(slow):
 
 
 def test_an_import_that_fails(slow):
-    """What goes of its VM goes behind: its definition at once, and the loop goes on meanwhile."""
+    """A failed import's files are removed behind, except its definition; the loop continues meanwhile."""
     disk = slow.tmp / "a.raw"
     disk.write_bytes(bytes(65536))
     slow.define("a", disks=[{"path": str(disk), "format": "raw"}])
     slow.cairn("export", "a", str(slow.tmp / "a.tar"))
-    (slow.tmp / "b").mkdir()  # where its files would be
+    (slow.tmp / "b").mkdir()  # the place of its files
     slow.stop()
     slow.env["SLOW_SYNC_MS"] = "600"
     slow.start()
@@ -93,7 +93,7 @@ def test_an_import_that_fails(slow):
 
 
 def test_images_that_go_and_come(slow):
-    """An undefine writes down first which images it removes; an import has an end that is kept."""
+    """An undefine first records the images to remove; an import's end is stored."""
     disk = slow.tmp / "a.raw"
     disk.write_bytes(bytes(65536))
     slow.define("a", disks=[{"path": str(disk), "format": "raw"}])
@@ -109,7 +109,7 @@ def test_images_that_go_and_come(slow):
 
 
 def test_one_after_the_other(slow):
-    """What meets on its way to the disk is as if one had come after the other."""
+    """Requests that overlap on the way to the disk give the result of a sequence."""
     (slow.tmp / "kernel").write_bytes(b"none\n")
     clients, answers = [slow.qmp() for _ in range(6)], []
 
@@ -150,7 +150,7 @@ def test_the_end_waits_for_what_was_begun(slow):
 
 
 def test_an_end_amid_an_import(slow):
-    """What is written for a job has been written before the job goes, and so nothing reaches into it later."""
+    """Data of a job is written before the job ends, so nothing is written later."""
     slow.define("a")
     slow.cairn("export", "a", str(slow.tmp / "a.tar"))
     slow.cairn("undefine", "a")
@@ -170,7 +170,7 @@ def test_an_end_amid_an_import(slow):
 
 
 def test_what_starts_is_not_redefined(slow):
-    """Not between the look at its definition and its process either."""
+    """Nor between the check of its definition and its process."""
     slow.define("a")
     slow.cairn("start", "a")
     slow.cairn("managedsave", "a")
@@ -194,13 +194,13 @@ def took(q, command, **args):
 
 
 def loop_syncs(slow):
-    """How often the daemon's loop has waited for the disk; at its start it may."""
+    """Count the daemon loop's waits for the disk; waits during its start are allowed."""
     first = slow.tmp / "first"
     return first.read_text().split().count(str(slow.proc.pid)) if first.exists() else 0
 
 
 def test_what_is_kept_beside_a_definition(slow):
-    """Saved states, schedules, marks: each is answered when it is kept, and the loop goes on."""
+    """Saved states, schedules, marks: each is answered when it is stored, and the loop continues."""
     slow.define("a")
     q = slow.qmp()
     before = loop_syncs(slow)
@@ -245,13 +245,13 @@ def test_nobody_starts_what_is_being_removed(slow):
 
 @pytest.mark.parametrize("when", ["begun", "saved", "used"])
 def test_no_save_is_lost_between(slow, when):
-    """Killed while the disk is waited for: the save is there, or the VM runs."""
+    """Killed while waiting for the disk: either the save exists or the VM runs."""
     slow.define("a")
     slow.cairn("start", "a")
     pid = slow.info("a")["pid"]
     if when == "used":
         slow.cairn("managedsave", "a")
-    # One that is saved stays so, whoever comes first.
+    # A saved VM stays saved, whichever write comes first.
     go = slow.tmp / "go" if when == "saved" else hold(slow, "/vms/a")
     q = slow.qmp()
     if when == "used":
@@ -273,7 +273,7 @@ def test_no_save_is_lost_between(slow, when):
 
 
 def test_what_is_saved_can_be_started_at_once(slow):
-    """Its save may still be on its way to the disk, for which the start waits."""
+    """Its save may still be on its way to the disk; the start waits for it."""
     slow.define("a")
     slow.cairn("start", "a")
     q, other = slow.qmp(), slow.qmp()

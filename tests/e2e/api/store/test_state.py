@@ -1,4 +1,4 @@
-"""The state folder over versions of Cairn: what older ones wrote is read, what a newer one wrote is left alone."""
+"""State folders of other Cairn versions: files of older versions are read, files of newer ones are left alone."""
 
 import json
 import os
@@ -20,7 +20,7 @@ NEWER = "a newer Cairn wrote it: it has version 9"
 
 
 def unpack(tmp, folder):
-    """A golden state folder, as if it had been left behind by this boot of this host."""
+    """Unpack a golden state folder, as if this boot of this host had left it."""
     (tmp / "kernel").write_bytes(b"not a kernel\n")
     boot = open("/proc/sys/kernel/random/boot_id").read().strip()
     was = json.loads((DATA / folder / "events.jsonl").read_text().split("\n", 1)[0])["boot"]
@@ -31,7 +31,7 @@ def unpack(tmp, folder):
             to.write_text(path.read_text().replace("@TMP@", str(tmp)).replace(was, boot))
     jobs = json.loads((tmp / "state/jobs.json").read_text())
     for j in jobs["jobs"]:
-        j["started"] = time.time_ns()  # results age
+        j["started"] = time.time_ns()  # results expire
     (tmp / "state/jobs.json").write_text(json.dumps(jobs))
 
 
@@ -60,12 +60,12 @@ def old(tmp_path):
 @pytest.mark.parametrize("folder", sorted(p.name for p in DATA.glob("state-*")))
 def test_what_each_version_wrote(old, folder):
     d = old(folder)
-    q, late = d.qmp(), folder != "state-1-early"  # the early ones knew no autostart, templates, plans
+    q, late = d.qmp(), folder != "state-1-early"  # the earliest versions had no autostart, templates or plans
     list_ = {v["name"]: v for v in q.run("vm-list")["vms"]}
     assert sorted(list_) == NAMES and "unloaded" not in q.run("vm-list")
     assert [(n, v["autostart"], v["template"]) for n, v in sorted(list_.items())] == [
         ("clocked", late, False), ("plain", False, late), ("planned", False, False), ("ran", False, False)]
-    # It ran, and its process went while nobody looked.
+    # It ran, and its process ended while no daemon ran.
     assert (list_["planned"]["state"], list_["planned"]["reason"]) == ("crashed", "killed")
     assert {list_[n]["state"] for n in NAMES if n != "planned"} == {"shut off"} and list_["ran"]["reason"] == "saved"
     assert q.run("vm-dump-definition", vm="ran")["definition"]["boot"]["kernel"] == str(d.tmp / "kernel")
@@ -75,7 +75,7 @@ def test_what_each_version_wrote(old, folder):
     assert table == [{"user": 1234, "role": "operator", "vm": "plain"}, {"group": 4242, "role": "viewer"}]
     job, = q.run("query-jobs")
     assert (job["id"], job["type"], job["status"], job["vm"]) == ("job1", "save", "concluded", "ran")
-    # Numbers go on where they were.
+    # Event numbers continue.
     golden = [json.loads(x) for x in (DATA / folder / "events.jsonl").read_text().splitlines()]
     last = max(ev.get("seq", 0) for ev in golden)
     events = kept_events(d)
@@ -105,7 +105,7 @@ def test_it_is_lifted_once(old, folder):
 
 @pytest.mark.parametrize("number, word", [(1, "destroy"), (2, "save")])
 def test_a_plan_of_version_1_is_kept(fake, number, word):
-    """Of a VM that runs: what is to become of it at the deadline."""
+    """Of a running VM: the action at the deadline."""
     fake.define("vm1", cmdline="deaf")
     fake.cairn("start", "vm1")
     pid = pid_of(fake, "vm1")
@@ -119,7 +119,7 @@ def test_a_plan_of_version_1_is_kept(fake, number, word):
     fake.start()
     assert fake.info("vm1")["shutdown-then"] == word and pid_of(fake, "vm1") == pid
     until(lambda: version(path) == 2)
-    # One that no Cairn wrote is damage, of the state alone.
+    # A file that no Cairn wrote counts as damage of the state only.
     fake.stop(signal.SIGKILL)
     path.write_text(json.dumps({**o, "version": 1, "shutdown": {**o["shutdown"], "then": 3}}))
     fake.start()
@@ -128,7 +128,7 @@ def test_a_plan_of_version_1_is_kept(fake, number, word):
 
 @pytest.mark.seconds(120)
 def test_killed_while_it_is_lifted(old):
-    """At each file: it is the old one or the new one, and the next daemon goes on."""
+    """At each file: it is the old or the new one, and the next daemon continues."""
     if not os.path.exists(PRELOAD):
         pytest.skip("slow_sync.so is not built")
     d = old("state-1")
@@ -142,7 +142,7 @@ def test_killed_while_it_is_lifted(old):
         assert kills < 20
         d.env.update(LD_PRELOAD=PRELOAD, SLOW_SYNC_MS="200")
         d.start()
-        # The first is written to its end, and the second, if there is one, not.
+        # The first file is complete, and the second, if it exists, is not.
         until(lambda: sum(version(p) == 1 for p in files) < left)
         d.stop(signal.SIGKILL)
         kills += 1
@@ -160,7 +160,7 @@ def test_killed_while_it_is_lifted(old):
 
 @pytest.mark.parametrize("version, reason", [(None, "shutdown"), (1, "shutdown"), (2, "killed")])
 def test_the_end_that_a_process_of_another_version_left(fake, version, reason):
-    """It is no end that could be read: nothing is made up of it."""
+    """An end file of another version is unreadable, and no end is invented."""
     fake.define("vm1")
     fake.define("vm2", cmdline="off-after=1")
     fake.cairn("start", "vm1", "vm2")
@@ -177,11 +177,11 @@ def test_the_end_that_a_process_of_another_version_left(fake, version, reason):
     assert fake.info("vm1")["reason"] == reason
 
 
-# ---- a newer Cairn's ----
+# ---- a newer Cairn's files ----
 
 @pytest.mark.parametrize("file", ["definition", "state", "schedule", "autostart", "template", "undefine", "renamed"])
 def test_a_vm_of_a_newer_cairn(fake, file):
-    """It is told of, nothing of it changes, its name is not free, and the rest loads."""
+    """It is listed, nothing of it changes, its name is taken, and the others load."""
     fake.define("good")
     fake.define("vm1")
     fake.cairn("snapshot-schedule", "vm1", "--every", "1h")
@@ -208,7 +208,7 @@ def test_a_vm_of_a_newer_cairn(fake, file):
     fake.cairn("start", "good")
     fake.stop()
     assert {p.name: p.read_text() for p in folder.iterdir()} == before
-    if was:  # the newer one is back, or the file is
+    if was:  # the newer daemon runs again, or its file is back
         path.write_text(was)
     else:
         path.unlink()
@@ -218,7 +218,7 @@ def test_a_vm_of_a_newer_cairn(fake, file):
 
 
 def test_clones_that_a_newer_cairn_did_not_finish(fake):
-    """They are not VMs yet: none of them is started or forgotten, be it off or running."""
+    """They are not VMs yet: none of them is started or removed, whether off or running."""
     for vm in ("c-1", "c-2", "other"):
         fake.define(vm)
     fake.cairn("start", "c-2")
@@ -241,7 +241,7 @@ def test_clones_that_a_newer_cairn_did_not_finish(fake):
     assert NEWER in fake.cairn("define", fake.write("c-1"), ok=None).stderr
     fake.stop()
     assert {p: p.read_text() for p in before} == before and not gone(pid)
-    batch.unlink()  # as the newer one does when they are whole
+    batch.unlink()  # as the newer daemon does when they are complete
     fake.start()
     assert [v["name"] for v in fake.qmp().run("vm-list")["vms"]] == ["c-1", "c-2", "other"] and pid_of(fake, "c-2") == pid
 
@@ -263,7 +263,7 @@ def test_one_that_runs(fake):
 
 
 def test_files_beside_the_vms(fake):
-    """Who may what is denied, what is over is not begun again, and nothing is written over."""
+    """Permissions deny, completed work is not repeated, and nothing is overwritten."""
     fake.define("vm1")
     fake.cairn("autostart", "vm1")
     fake.cairn("grant", "viewer", "--user", "12345")

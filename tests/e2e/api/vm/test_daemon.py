@@ -1,4 +1,4 @@
-"""The daemon: VMs whose processes die, daemons that die, state that survives."""
+"""The daemon: VM processes that die, daemons that die, state that survives."""
 
 import json
 import os
@@ -62,7 +62,7 @@ def test_a_start_that_fails(fake, how, cls, words):
     info = q.run("vm-info", vm="vm1")
     assert info["state"] == "shut off" and info["reason"] == "failed" and words in info["detail"]
     q.run("vm-start", vm="ok")
-    # And it can be tried again, as soon as the old process is gone.
+    # It can be tried again as soon as the old process is gone.
     until(lambda: fake.children() == [fake.info("ok")["pid"]])
     with pytest.raises(QmpError) as e:
         q.run("vm-start", vm="vm1")
@@ -89,7 +89,7 @@ def test_destroy_ends_a_start_that_hangs(fake):
     starter, q = fake.qmp(), fake.qmp()
     starter.send(b'{"execute":"vm-start","arguments":{"vm":"vm1"}}')
     until(fake.children)
-    # Queries are answered meanwhile, and what excludes a start says so.
+    # Queries are answered meanwhile, and requests that exclude a start say so.
     assert q.run("vm-info", vm="vm1")["state"] == "shut off"
     for command in ("vm-start", "vm-undefine"):
         with pytest.raises(QmpError) as e:
@@ -186,7 +186,7 @@ def test_what_a_vm_process_says_is_not_trusted(fake):
     fake.wait("vm1", "crashed")
     assert fake.info("vm1")["detail"] == "?[2J??("
     fake.stop()
-    fake.start()  # its state file is sound
+    fake.start()  # its state file is valid
     assert fake.info("vm1")["reason"] == "guest panicked"
     assert "damaged" not in fake.log.read_text()
 
@@ -200,7 +200,7 @@ def test_time_limits(fake):
     starter.send(b'{"execute":"vm-start","arguments":{"vm":"silent"}}')
     q.run("vm-start", vm="mute")
     suspender.send(b'{"execute":"vm-suspend","arguments":{"vm":"mute"}}')
-    # What the daemon knows by itself is told, soon.
+    # The daemon's own knowledge is reported soon.
     assert q.run("vm-info", vm="mute")["state"] == "running"
     assert 0.5 < time.monotonic() - begin < 9
     e = suspender.answer()["error"]
@@ -266,7 +266,7 @@ def test_vms_outlive_their_daemon(fake, sig):
     assert fake.cairn("domstate", "--reason", "vm2").stdout == "paused (user)\n"
     assert fake.cairn("domstate", "vm3").stdout == "shut off\n"
     fake.cairn("resume", "vm2")
-    # Killed now, it is still noticed, though it is no child of this daemon.
+    # The VM's death is noticed although it is no child of this daemon.
     q = fake.qmp()
     os.kill(pids[0], signal.SIGKILL)
     ev = q.event("VM_STATE_CHANGE", vm="vm1")
@@ -325,7 +325,7 @@ def test_socket_is_private(fake):
 
 def test_a_stranger_learns_nothing(shared):
     shared.define("secret")
-    # Let in by mistake: the socket's mode is not the only guard.
+    # Connected by mistake: the socket's mode is not the only guard.
     os.chmod(shared.socket, 0o666)
     script = (
         "import socket, sys\n"
@@ -394,7 +394,7 @@ def test_damaged_files_are_put_aside(fake):
     log = fake.log.read_text()
     assert "bad/definition.json is damaged" in log and "memory: 0 is too little" in log
     fake.stop()
-    fake.start()  # it is told of as long as it is so
+    fake.start()  # reported as long as it is so
     assert fake.cairn("list", "--all", "--name").stderr.count("is not loaded: ") == 3
     fake.define("bad")
     assert fake.cairn("list", "--all", "--name").stderr.count("is not loaded: ") == 2
@@ -402,7 +402,7 @@ def test_damaged_files_are_put_aside(fake):
 
 
 def test_a_damaged_definition_of_what_runs(fake):
-    """Its process is nobody's until the file is mended, and that is said."""
+    """Its process is unmanaged until the file is repaired, and this is reported."""
     fake.define("vm1")
     fake.cairn("start", "vm1")
     pid, path = pid_of(fake, "vm1"), fake.state / "vms/vm1/definition.json"
@@ -421,7 +421,7 @@ def test_a_damaged_definition_of_what_runs(fake):
 
 
 def test_a_process_of_another_version(fake):
-    """It is no reason to kill it, nor to take it for one that has ended."""
+    """Its process is neither killed nor taken for ended."""
     fake.define("vm1", cmdline="other-version")
     fake.cairn("start", "vm1")
     until(lambda: fake.kept("vm1").get("state") == "running")
@@ -462,7 +462,7 @@ def test_uuids(fake):
     assert r.stderr.endswith("error: uuid: is taken by VM 'vm1'; leave it out and one is made\n")
     r = fake.cairn("define", fake.write("vm1", uuid=uuid.replace("2f", "3f")), ok=4)
     assert "uuid: VM 'vm1' exists with another one" in r.stderr
-    fake.define("vm1", memory="64M")  # without one it keeps its own
+    fake.define("vm1", memory="64M")  # without a uuid it keeps its own
     assert fake.info("vm1")["uuid"] == uuid and fake.info("vm1")["memory"] == 64 * 2**20
     assert fake.info(uuid)["name"] == "vm1"
     assert fake.cairn("list", "--all", "--name").stdout == "vm1\n"
@@ -515,7 +515,7 @@ def test_fds_do_not_leak(fake):
         fake.cairn("start", "vm1")
         fake.cairn("destroy", "vm1")
     until(lambda: len(os.listdir(fds)) <= before + 1)
-    # And a VM's process holds nothing of the daemon's.
+    # A VM process inherits none of the daemon's fds.
     fake.cairn("start", "vm1")
     links = open_files(pid_of(fake, "vm1"))
     assert links and not [x for x in links if "lock" in x or "anon_inode" in x]
@@ -568,7 +568,7 @@ def test_a_kernel_that_is_none(daemon, kvm):
     assert daemon.info("vm1")["reason"] == "failed"
 
 
-# ---- events that were missed ----
+# ---- missed events ----
 
 def kept_events(fake, **args):
     q = fake.qmp()
@@ -598,7 +598,7 @@ def test_events_that_were_missed(fake):
     while not gone(pid):
         time.sleep(0.01)
     fake.start()
-    # What happened while no daemon ran is an event of the next.
+    # The next daemon reports what happened while none ran.
     got = kept_events(fake, since=last)
     assert [(e["event"], e["data"]["vm"]) for e in got] == want + [("VM_STATE_CHANGE", "vm1")]
     assert got[-1]["data"]["state"] == "crashed"
@@ -613,7 +613,8 @@ def test_events_that_were_missed(fake):
 
 
 def test_events_tell_of_what_the_next_daemon_knows(fake):
-    """A state is told at once and written soon after: a daemon that was killed between them has told too much."""
+    """A state is reported at once and written soon after, so a daemon that was killed in between has reported too
+    much."""
     for n in ("vm1", "vm2"):
         fake.define(n)
         fake.cairn("start", n)
@@ -644,7 +645,7 @@ def test_numbers_of_events_are_given_once(fake):
         fake.start()
     assert seen == sorted(set(seen))
     assert [e["seq"] for e in kept_events(fake)] == seen
-    # A power cut: another boot, half a line, and what was not yet on disk is not there.
+    # A power cut: another boot, half a line, and unsynced data is missing.
     fake.stop(signal.SIGKILL)
     f = fake.state / "events.jsonl"
     lines = f.read_text().replace('{"boot":"', '{"boot":"another').splitlines()
@@ -664,7 +665,7 @@ def test_ten_thousand_events_are_kept(fake):
     (fake.state / "events.jsonl").write_text("".join(line % i for i in range(10001, 20000)))
     fake.start()
     fake.define("vm1")
-    fake.define("vm2")  # and the file is turned
+    fake.define("vm2")  # and the file is rotated
     q = fake.qmp()
     page = q.run("query-events", since=5)
     assert page["lost"] is True
@@ -678,7 +679,7 @@ def test_ten_thousand_events_are_kept(fake):
     assert kept_events(fake) == got
 
 
-# ---- who did what ----
+# ---- audit ----
 
 def audit(fake, *args):
     return json.loads(fake.cairn("audit", "--format", "json", *args).stdout)
@@ -690,7 +691,7 @@ def test_audit(fake):
     fake.cairn("list")
     fake.cairn("start", "vm1")
     fake.cairn("resume", "vm1", ok=4)
-    fake.qmp().run("vm-console", vm="vm1")  # a keyboard
+    fake.qmp().run("vm-console", vm="vm1")  # console input
     fake.cairn("destroy", fake.info("vm1")["uuid"])
     fake.cairn("undefine", "nope", ok=3)
     rows = audit(fake)
@@ -742,7 +743,7 @@ def test_audit_files_are_turned(fake):
     assert len(page["lines"]) > 20 and len(json.dumps(page)) < 65536 and page["more"]
     more = q.run("query-audit", **{"from": page["next"]})
     assert more["lines"][0]["time"] == page["lines"][-1]["time"] + 1
-    # One that is not ours is put aside, not written into.
+    # A file of another format is renamed, not appended to.
     fake.stop()
     (fake.state / "audit.log").write_text("hello\n")
     fake.start()
@@ -751,15 +752,15 @@ def test_audit_files_are_turned(fake):
     assert [r["vm"] for r in audit(fake, "--since", "1d")] == ["vm3"]
 
 
-# ---- who may what ----
+# ---- permissions ----
 
 NOBODY = 65534
 
 
 @pytest.fixture
 def shared():
-    """A daemon that others can reach: not below pytest's folder, which the next pytest of the same
-    user takes from others, whenever it begins."""
+    """A daemon that other users can reach, outside pytest's folder, which the next pytest of the same user makes
+    private."""
     if os.geteuid():
         pytest.skip("needs root, to be somebody else")
     with tempfile.TemporaryDirectory(prefix="cairn-test-") as folder:
@@ -772,7 +773,7 @@ def shared():
 
 
 def as_nobody(fake, *commands, group=NOBODY, groups=()):
-    """The answers that user gets to [command, args], and the events that come meanwhile."""
+    """Return that user's answers to [command, args], and the events that come meanwhile."""
     script = (
         "import json, socket, sys\n"
         f"s = socket.socket(socket.AF_UNIX); s.connect({fake.socket!r}); s.settimeout(20)\n"
@@ -798,7 +799,7 @@ def allowed(answer):
     (["viewer"], "viewer"), (["operator"], "operator"), (["admin"], "admin"),
     (["viewer", "mine"], "viewer"), (["operator", "mine"], "operator"), (["owner", "mine"], "admin")])
 def test_each_role_and_each_command(shared, grant, role):
-    """The matrix: from the schema, for the VM that is granted and for the other."""
+    """The matrix from the schema, for the VM with a permission and for another one."""
     ranks = ["nobody", "viewer", "operator", "admin"]
     schema = shared.qmp().run("query-qmp-schema")
     args = {o["name"]: [m["name"] for m in o.get("members", [])] for o in schema}
@@ -809,7 +810,7 @@ def test_each_role_and_each_command(shared, grant, role):
     asked, want = [], []
     for vm in ("mine", "other"):
         for name, needs, takes in commands:
-            # An unknown argument: whoever may call it gets no further than that.
+            # An unknown argument keeps a permitted call from having an effect.
             about = {"vm": vm} if takes[:1] == ["vm"] else {"definition": {"name": vm}} if name == "vm-define" else {}
             asked.append([name, {**about, "no-such": 1}])
             here = len(grant) == 1 or (about and vm == "mine")
@@ -821,7 +822,7 @@ def test_each_role_and_each_command(shared, grant, role):
 
 
 def test_schedules_of_one_vm(shared):
-    """Who may see one VM learns nothing of the other's schedule, not even whether there is one."""
+    """A user with one VM learns nothing of another VM's schedule, not even whether it exists."""
     for vm in ("mine", "other"):
         shared.cairn("snapshot-schedule", vm, "--every", "1h")
     shared.cairn("grant", "--user", "nobody", "viewer", "mine")
@@ -833,7 +834,7 @@ def test_schedules_of_one_vm(shared):
 
 
 def test_a_refusal_says_what_role_one_has(shared):
-    """That for the VM in question, not that for all."""
+    """The role for this VM, not the one for all VMs."""
     shared.cairn("grant", "--user", "nobody", "viewer", "mine")
     for answer, has in zip(as_nobody(shared, ["vm-destroy", {"vm": "mine"}], ["vm-destroy", {"vm": "other"}]),
                            ("that of viewer", "none")):
@@ -853,7 +854,7 @@ def test_grants_are_kept_and_taken_away(shared):
             shared.stop(signal.SIGKILL)
             shared.start()
         a = as_nobody(shared, *ask)
-        # Not even names: one that is there is denied as one that is not.
+        # Not even names: an existing VM is denied as a missing one.
         assert [v["name"] for v in a[0]["return"]["vms"]] == ["mine"] and "next" not in a[0]["return"]
         assert "return" in a[1] and not allowed(a[2])
         assert a[2] == a[3]
@@ -875,7 +876,7 @@ def test_grants_that_make_no_sense(shared):
                        (["viewer"], 2), (["viewer", "--user", "a", "--group", "b"], 2),
                        (["viewer", "--user", "no such user"], 2)):
         shared.cairn("grant", *args, ok=code)
-    # Another VM of the same name is another's.
+    # A new VM of the same name does not inherit permissions.
     shared.cairn("grant", "owner", "mine", "--user", "nobody")
     answers = as_nobody(shared, ["vm-start", {"vm": "mine"}], ["vm-destroy", {"vm": "mine"}],
                         ["vm-undefine", {"vm": "mine"}], ["vm-list", {}])
@@ -884,7 +885,7 @@ def test_grants_that_make_no_sense(shared):
     shared.define("mine")
     os.chmod(shared.socket, 0o666)
     assert not any(map(allowed, as_nobody(shared, ["vm-info", {"vm": "mine"}], ["vm-list", {}])))
-    # A table that is damaged denies.
+    # A damaged table denies everything.
     shared.cairn("grant", "admin", "--user", "nobody")
     shared.stop()
     p = shared.state / "permissions.json"

@@ -1,6 +1,6 @@
-"""A daemon that is killed again and again while its VMs start, stop, are saved, and take snapshots: no VM is lost, no
-process is nobody's, no event has another's number, and what the daemon says is what the VMs say.
-CAIRN_KILLS: how often; CAIRN_KILLS_SEED."""
+"""A daemon that is killed again and again while its VMs start, stop, are saved and take snapshots: no VM is lost,
+no process is orphaned, no event number is used twice, and the daemon agrees with the VMs. CAIRN_KILLS: how
+often; CAIRN_KILLS_SEED."""
 
 import os
 import random
@@ -17,12 +17,12 @@ KILLS = int(os.environ.get("CAIRN_KILLS", 8))
 SEED = int(os.environ.get("CAIRN_KILLS_SEED", 1))
 VMS = 20 if KILLS > 50 else 6
 TAG = "CAIRN_TEST_TAG"
-# What a client may be told while a VM is between two states, or its daemon has just come back.
+# Errors that a client may get while a VM is between two states, or just after the daemon's restart.
 EXPECTED = {"WrongState", "Busy", "Cancelled", "AlreadyExists", "NotFound", "GenericError", "Timeout"}
 
 
 class Client(threading.Thread):
-    """Asks for something of a VM of its own, in any state, until it is told to end."""
+    """Send requests to a VM of its own, in any state, until told to end."""
 
     def __init__(self, daemon, vm, seed):
         super().__init__(daemon=True)
@@ -52,7 +52,7 @@ class Client(threading.Thread):
 
 
 def processes(tag):
-    """Those of VMs, and of work on their images, that this test's daemons started."""
+    """Return this test's VM processes and processes that work on images."""
     found = set()
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -60,12 +60,12 @@ def processes(tag):
                     f"{TAG}={tag}".encode() in open(f"/proc/{pid}/environ", "rb").read().split(b"\0")):
                 found.add(int(pid))
         except OSError:
-            pass  # gone meanwhile
+            pass  # ended meanwhile
     return found
 
 
 class Seen:
-    """Every event that was ever told, in the order of numbers, and what follows from them."""
+    """All events in the order of their numbers, and the states that follow from them."""
 
     def __init__(self):
         self.last, self.words, self.begun, self.open = 0, {}, set(), set()
@@ -94,7 +94,7 @@ class Seen:
 
 
 def agree(d, tag, names):
-    """Asks until nothing is under way: then the daemon's word and the processes are one."""
+    """Query until nothing is in progress: then the daemon and the processes agree."""
     end = time.monotonic() + 20
     while True:
         q = Qmp(d.socket)
@@ -146,7 +146,7 @@ def storm(d, tag, tmp_path):
         begin = time.monotonic()
         d.start()
         restarts.append(time.monotonic() - begin)
-        if rng.random() < 0.5:  # some go on over the restart, some end
+        if rng.random() < 0.5:  # some continue over the restart, some end
             time.sleep(rng.uniform(0, 0.1))
         for c in clients:
             c.end.set()
@@ -155,7 +155,7 @@ def storm(d, tag, tmp_path):
             assert not c.is_alive() and not c.strange, c.strange
             total += c.done
         live.close()
-        for look in range(10):  # a guest may yet go off that was asked to
+        for look in range(10):  # a guest that was asked to shut down may still do so
             infos = agree(d, tag, names)
             q = Qmp(d.socket)
             seen.catch_up(q)

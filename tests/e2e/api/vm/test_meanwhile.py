@@ -1,4 +1,4 @@
-"""Two who want different things of one VM at the same time: the second is told so, and nothing is lost."""
+"""Two clients with conflicting requests for one VM: the second is refused with the reason, and nothing is lost."""
 
 import json
 import os
@@ -19,7 +19,7 @@ NAMES = ["vm1", "vm2", "vm3", "vm4"]
 
 
 def with_vm(daemon, **keys):
-    """It has an image; and two clients."""
+    """A VM with an image, and two clients."""
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", daemon.tmp / "a.qcow2", "1M"], check=True)
     daemon.define("vm1", disks=[{"path": "a.qcow2", "format": "qcow2"}], **keys)
     return daemon, daemon.qmp(), daemon.qmp()
@@ -32,8 +32,8 @@ def two(fake):
 
 @pytest.fixture
 def undefining(tmp_path):
-    """Begins that, where neither the disk nor the process that looks at its snapshots gets on before they are let go:
-    whoever comes second is in time."""
+    """Begin an undefine, with the disk and the process that looks at its snapshots blocked, so that a second
+    request comes in time."""
     if "asan" in BUILD or not os.path.exists(PRELOAD):
         pytest.skip("slow_sync.so is not built, or has to come behind a sanitizer")
     go = tmp_path / "go"
@@ -76,7 +76,7 @@ WAYS = [{}, {"remove-all-storage": True, "snapshots-metadata": True}]
 @pytest.mark.parametrize("what", [("vm-start", {}), ("snapshot-create", {"name": "s1"}), ("vm-rename", {"name": "vm2"}),
                                   ("vm-fork", {"name": "vm2", "snapshot": "s1"})])
 def test_of_a_vm_that_is_being_undefined(undefining, how, what):
-    """Which takes a while: its snapshots are looked at, or its images removed."""
+    """The undefine takes a while: it looks at the VM's snapshots or removes its images."""
     begin, end = undefining
     daemon, b = begin(how)
     ask(b, what[0], vm="vm1", **what[1])
@@ -95,7 +95,7 @@ def test_an_export_of_a_vm_that_is_being_undefined(undefining, how, tmp_path):
     assert no_more_vms(daemon)
 
 
-# ---- all of it at once ----
+# ---- everything at once ----
 
 def definition(rng, tmp_path, name):
     image = tmp_path / f"{name}-{rng.choice('xy')}.qcow2"
@@ -109,7 +109,7 @@ def definition(rng, tmp_path, name):
 
 
 def one_of(rng, tmp_path, serial):
-    """A command, its arguments, and the file that goes along, if any."""
+    """Return a random command, its arguments, and its file, if any."""
     vm, new = {"vm": rng.choice(NAMES)}, rng.choice(NAMES)
     file = tmp_path / f"file{serial}"
     return rng.choice([
@@ -140,7 +140,7 @@ def works(daemon, tmp_path, n, seconds, hung):
                 ask(q, command, **args)
             if rng.random() < 0.9:
                 q.answer()
-            else:  # nobody waits for it
+            else:  # nobody waits for the answer
                 q.close()
                 q = Qmp(daemon.socket, timeout=30)
         except (OSError, EOFError) as e:
@@ -151,9 +151,9 @@ def works(daemon, tmp_path, n, seconds, hung):
 
 @pytest.mark.seconds(120)
 def test_many_do_what_they_like(two, tmp_path):
-    """Every command is answered, and the daemon lives: under a sanitizer this finds what is used after its end."""
+    """Every command is answered, and the daemon survives; sanitizers find uses after free."""
     daemon, hung = two[0], []
-    shutil.copy(tmp_path / "a.qcow2", tmp_path / "empty.qcow2")  # the first may go with its VM
+    shutil.copy(tmp_path / "a.qcow2", tmp_path / "empty.qcow2")  # the first may be removed with its VM
     seconds = float(os.environ.get("MEANWHILE_SECONDS", "4"))
     threads = [threading.Thread(target=works, args=(daemon, tmp_path, n, seconds, hung)) for n in range(1, 9)]
     for t in threads:

@@ -1,5 +1,5 @@
-"""What the control plane promises to clients that are many, that stay connected while things change, and that are
-written in C."""
+"""The control plane with many clients, with clients that stay connected while permissions change, and with a client
+in C."""
 
 import contextlib
 import json
@@ -29,9 +29,9 @@ def test_one_client_too_many(fake):
         with socket.socket(socket.AF_UNIX) as late:
             late.settimeout(20)
             late.connect(fake.socket)
-            refused = json.loads(late.makefile().read())  # to the end of the stream
+            refused = json.loads(late.makefile().read())  # up to the end of the stream
         assert refused["error"]["class"] == "Busy" and "too many clients" in refused["error"]["desc"]
-        # Those that are there are served, and one that goes makes room.
+        # Connected clients are served, and a disconnect makes room.
         assert all("qemu" in clients[i].run("query-version") for i in (0, 1000, -1))
         clients.pop().close()
         until(lambda: greets(fake.socket))
@@ -42,7 +42,7 @@ def test_one_client_too_many(fake):
 
 
 class Crowd:
-    """Many connections of one user, which stay."""
+    """Many connections of one user that stay open."""
 
     SCRIPT = ("import json, resource, socket, sys\n"
               "resource.setrlimit(resource.RLIMIT_NOFILE, [resource.getrlimit(resource.RLIMIT_NOFILE)[1]] * 2)\n"
@@ -68,9 +68,9 @@ class Crowd:
 
 
 def test_no_user_shuts_out_the_others(shared):
-    shared.cairn("grant", "viewer", "--user", "bin")  # from now on everybody may connect
+    shared.cairn("grant", "viewer", "--user", "bin")  # from now on every user may connect
     with Crowd(shared.socket, NOBODY - 1, 400) as one, Crowd(shared.socket, NOBODY, 200) as two:
-        assert one.served == 400 and two.served == 100  # strangers all
+        assert one.served == 400 and two.served == 100  # all without permissions
         assert "mine" in shared.cairn("list", "--all").stdout
         shared.cairn("grant", "viewer", "--user", "nobody")
         with Crowd(shared.socket, NOBODY, 600) as known:
@@ -78,7 +78,7 @@ def test_no_user_shuts_out_the_others(shared):
 
 
 def lingering(stack):
-    """A socket whose last close() waits for an hour, as its other end reads nothing."""
+    """Create a socket whose last close() blocks for an hour, because its peer does not read."""
     listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
     s = socket.create_connection(listening.getsockname())
     stack.enter_context(listening.accept()[0])
@@ -91,14 +91,14 @@ def lingering(stack):
 
 
 def waits_for_events(pid):
-    """Not in close(), and nowhere else: what comes next would end that."""
+    """Return whether the daemon waits for events, not in close() or elsewhere."""
     with open(f"/proc/{pid}/syscall") as f:
         return f.read().startswith("426 ")  # io_uring_enter
 
 
 @pytest.mark.parametrize("way", ["no command takes it", "a command refuses it", "left behind", "many"])
 def test_what_a_client_sends_does_not_stop_the_daemon(fake, way):
-    """close() may take as long as whoever made it likes."""
+    """close() of a client's fd may block for as long as the client likes."""
     fake.define("vm1")
     pid = fake.proc.pid
     text = b'{"execute":"query-version"}'
@@ -108,7 +108,7 @@ def test_what_a_client_sends_does_not_stop_the_daemon(fake, way):
         sent = [lingering(stack) for _ in range(20 if way == "many" else 1)]
         links = {f"socket:[{os.fstat(s.fileno()).st_ino}]" for s in sent}
         q = Qmp(fake.socket)
-        if way == "left behind":  # who is hung up on for what comes first
+        if way == "left behind":  # disconnected by the daemon for its first message
             q.send(b"[" + b" " * ((1 << 20) - 1))
             until(lambda: waits_for_events(pid))
             fake.proc.send_signal(signal.SIGSTOP)
@@ -120,7 +120,7 @@ def test_what_a_client_sends_does_not_stop_the_daemon(fake, way):
         q.read()
         if way == "left behind":
             with contextlib.suppress(ConnectionError, EOFError):
-                q.read()  # hung up on, and the fd unread
+                q.read()  # disconnected, with the fd unread
         q.close()
         until(lambda: not links & set(open_files(pid)))
         until(lambda: waits_for_events(pid))
@@ -146,12 +146,12 @@ def test_dismissed_results_are_gone_for_good(fake):
     fake.start()
     q = fake.qmp()
     assert [j["id"] for j in q.jobs()] == ids[1:]
-    # Nor is its id another's.
+    # Nor does another job get its id.
     assert q.run("vm-managed-save", vm="vm1")["job"] not in ids
 
 
 class Stranger:
-    """A client of another user's that stays connected."""
+    """A connected client of another user."""
 
     SCRIPT = ("import socket, sys\n"
               "s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.settimeout(20)\n"
@@ -166,7 +166,7 @@ class Stranger:
         assert self.run("qmp_capabilities") == {}
 
     def read(self, text=""):
-        """The next line that comes, after something was sent."""
+        """Send something and return the next line."""
         self.proc.stdin.write(text + "\n")
         self.proc.stdin.flush()
         return json.loads(self.proc.stdout.readline())
@@ -184,7 +184,7 @@ class Stranger:
 
 
 def test_roles_change_for_who_is_connected(shared):  # noqa: F811
-    """A right that is taken away is gone at once, from connections that are there, too; so is one that is given."""
+    """A revoked permission ends at once, also for open connections; a new one begins at once."""
     shared.cairn("grant", "admin", "--user", "nobody")
     s = Stranger(shared.socket)
     try:
@@ -202,13 +202,13 @@ def test_roles_change_for_who_is_connected(shared):  # noqa: F811
 
 
 def test_a_vms_own_socket_tells_strangers_nothing(shared):  # noqa: F811
-    """It lets everybody connect once somebody has a right to any VM."""
+    """Everybody may connect once any user has a permission for any VM."""
     shared.cairn("grant", "viewer", "other", "--user", "nobody")
     shared.cairn("start", "mine")
     s = Stranger(shared.qmp().run("vm-qmp-path", vm="mine")["path"])
     try:
         shared.cairn("suspend", "mine")
-        # No event lies before the answer.
+        # No event comes before the answer.
         assert "error" in s.read('{"execute":"query-status"}')
         shared.cairn("grant", "viewer", "mine", "--user", "nobody")
         shared.cairn("resume", "mine")
@@ -244,7 +244,7 @@ def test_jobs_of_others_are_as_those_that_are_not_there(shared):  # noqa: F811
 
 
 def inherited(daemon):
-    """What of the daemon's files whatever it starts would have, too."""
+    """Return the daemon's fds that a child process would inherit."""
     folder = pathlib.Path(f"/proc/{daemon.proc.pid}/fdinfo")
     flags = {}
     for f in folder.iterdir():
@@ -255,7 +255,7 @@ def inherited(daemon):
 
 
 def test_no_file_of_the_daemon_is_inherited(fake):
-    """Whatever it starts gets what it is handed, and no more."""
+    """Every child process gets only the fds that it is handed."""
     fake.define("vm1")
     fake.cairn("start", "vm1")
     fake.qmp()
@@ -303,7 +303,7 @@ int main(int argc, char **argv)
 
 
 def test_a_program_in_c(fake, tmp_path):
-    """The library as it is installed: its header is complete, and pkg-config says what else there is to say."""
+    """The installed library: its header compiles alone, and pkg-config has all flags."""
     if "asan" in BUILD or "tsan" in BUILD:
         pytest.skip("a program without sanitizers cannot link what has them")
     prefix = tmp_path / "prefix"
@@ -323,7 +323,7 @@ def test_a_program_in_c(fake, tmp_path):
     assert package.startswith("Cairn ") and answer == '{"id":1}'
     assert error.startswith("WrongState: VM 'vm1' is paused; ") and "Next: " in error
     assert events == [f"{e['seq']} {e['event']}" for e in kept_events(fake)[1:4]] and len(events) == 3
-    # Nothing of ours but the client is in a program's way.
+    # The library exports only the client's symbols.
     names = subprocess.run(["nm", "-g", "--defined-only", prefix / "lib/libcairn.a"], capture_output=True, text=True,
                            timeout=20, check=True).stdout.split()
     assert {n.split("_")[0] for n in names[3::3]} <= {"client", "err"}, names

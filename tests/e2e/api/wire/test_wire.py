@@ -1,4 +1,4 @@
-"""The daemon's socket, and a VM's own, case by case as QMP's clients know them."""
+"""The daemon's socket and a VM's own, case by case as QMP clients use them."""
 
 import json
 import os
@@ -31,7 +31,7 @@ class Side:
         return q
 
     def emit(self):
-        """Returns the name of the one event that clients of this socket get."""
+        """Emit an event. Return its name on this socket."""
         self.events += 1
         if self.which == "daemon":
             self.fake.define(f"emit{self.events}")
@@ -54,7 +54,7 @@ def raw(side):
 
 def test_greeting_is_a_packet_of_its_own(side):
     s = raw(side)
-    # Sent before the greeting is read: it must not come in one packet with the answer.
+    # Sent before the greeting is read: greeting and answer must be separate packets.
     s.sendall(b'{"execute":"qmp_capabilities"}')
     time.sleep(0.2)
     first = s.recvmsg(65536)[0]
@@ -63,7 +63,7 @@ def test_greeting_is_a_packet_of_its_own(side):
     assert g["QMP"]["capabilities"] == []
     assert set(g["QMP"]["version"]["qemu"]) == {"micro", "minor", "major"}
     assert "Cairn" in g["QMP"]["version"]["package"]
-    # A stream may glue packets; alone, without a command, it is alone.
+    # A stream may join packets; without a command the greeting is alone.
     s2 = raw(side)
     assert s2.recv(65536).count(b"\r\n") == 1
     s2.settimeout(0.2)
@@ -187,7 +187,7 @@ def test_a_hundred_megabytes_without_an_end(side, start, fill):
     except OSError:
         pass
     assert sent < 8 * 2**20
-    # Another client waits for nobody.
+    # Another client does not have to wait.
     assert other.run("query-version")
     rss = int(open(f"/proc/{side.proc.pid}/statm").read().split()[1]) * 4096
     assert rss < 40 * 2**20 or "asan" in os.environ.get("CAIRN_BUILD", "")
@@ -244,7 +244,7 @@ def test_queries_while_all_vms_are_in_snapshots(fake):
         return sorted(took)[50]
 
     for command, args in (("vm-list", {}), ("vm-info", {"vm": "vm7"}), ("query-jobs", {})):
-        # Again when others had the machine; with a daemon that waits for the work it never comes true.
+        # Retry on a busy machine; a daemon that waits for the work never passes.
         until(lambda: median(command, args) < 0.01 or "asan" in os.environ.get("CAIRN_BUILD", ""))
     assert [j["status"] for j in q.jobs()] == ["running"] * 20
     for j in q.jobs():
@@ -263,7 +263,7 @@ def test_a_client_that_does_not_read_is_dropped(side):
             assert other.run("query-version")
     time.sleep(0.2)
     assert other.run("query-version")
-    # It may also simply be made to wait: what it may not do is make the daemon hold much.
+    # The client may also be made to wait; but the daemon must not buffer much.
     rss = int(open(f"/proc/{side.proc.pid}/statm").read().split()[1]) * 4096
     assert rss < 40 * 2**20 or "asan" in os.environ.get("CAIRN_BUILD", "")
 
@@ -312,7 +312,7 @@ def test_introspection_matches_what_is_accepted(side):
         assert q.answer()["error"]["class"] == "GenericError"
 
 
-@pytest.mark.seconds(240)  # each of them is written
+@pytest.mark.seconds(240)  # each one is written
 def test_a_long_list_comes_in_pages(fake):
     q = fake.qmp()
     for i in range(280):

@@ -1,8 +1,8 @@
-"""Both sockets under fire: every command of the schema, with arguments of every kind, whole and broken.
+"""Fuzz both sockets: every command of the schema, with arguments of every kind, valid and broken.
 
-What comes follows from FUZZ_SEED; FUZZ_ROUNDS is how often each command has its turn. Every well-formed
-text has exactly one answer, in order, with its id; after every broken one a 0xFF makes peace; and the
-daemon lives, in bounds."""
+FUZZ_SEED determines the input; FUZZ_ROUNDS is the number of turns of each command. Every well-formed text gets
+exactly one answer, in order, with its id; after a broken one, 0xFF resynchronizes. The daemon survives and its
+memory stays bounded."""
 
 import json
 import os
@@ -22,7 +22,7 @@ STRINGS = ["", "vm1", "vm2", "no such", "vda", "s1", "job1", "x" * 255, "x" * 25
            "loadvm f", "system_reset", "\r\n", '"}{', "00000000-0000-0000-0000-000000000000"]
 NUMBERS = [0, 1, -1, 2, 7, 63, 64, 1000, 1001, 2**31 - 1, 2**31, -2**31, 2**32, 2**53, 2**63 - 1, -2**63, 2**63, 2**64,
            10**30, 1.5, -0.0, 1e308]
-# They end what the rest is to be tried on; each has tests of its own.
+# Commands that would end the test's subjects; each has tests of its own.
 LEFT_OUT = {"quit", "vm-undefine", "daemon-stop"}
 
 
@@ -50,7 +50,7 @@ class Shooter:
             path = self.fake.cairn("qmp-path", "vm1").stdout.rstrip("\n")
         self.q = Qmp(path)
 
-    # ---- what is sent ----
+    # ---- input ----
 
     def value(self, depth=0):
         r = self.random
@@ -98,7 +98,7 @@ class Shooter:
         return m
 
     def broken(self, text):
-        """Bytes that are no text, or only part of one."""
+        """Return bytes that are no text, or only part of one."""
         r = self.random
         how = r.randrange(7)
         at = r.randrange(1, len(text))
@@ -117,13 +117,13 @@ class Shooter:
         return text[:at] + b"\xff" + text[at:]
 
     def send(self, data):
-        """In packets of any size; reads meanwhile, as a client that writes a lot has to."""
+        """Send in packets of any size, and read meanwhile, as a client that writes a lot must."""
         r = self.random
         cuts = sorted(r.randrange(len(data)) for _ in range(r.choice([0, 0, 1, 5])))
         for a, b in zip([0, *cuts], [*cuts, len(data)]):
             self.q.send(data[a:b])
 
-    # ---- what comes back ----
+    # ---- output ----
 
     def sync(self):
         self.n += 1
@@ -133,7 +133,7 @@ class Shooter:
             if m.get("id") == f"sync {self.n}":
                 assert "return" in m
                 return
-            # Half a text may have been one that means something; but answers are whole.
+            # Half a text may have been a valid one; but answers are complete.
             assert set(m) <= {"error", "return", "id"} and len({"error", "return"} & set(m)) == 1, m
 
     def whole(self, name):
@@ -155,7 +155,7 @@ class Shooter:
                 self.send(self.broken(json.dumps(self.command(name)).encode()))
                 self.sync()
         except (EOFError, ConnectionResetError, BrokenPipeError):
-            # A text that is too long ends the connection, a VM that ends its own socket.
+            # A text that is too long ends the connection; a VM's end closes its own socket.
             self.fake.qmp().run("query-version")
             self.connect()
         for fd in self.q.fds:
@@ -180,7 +180,7 @@ def test_every_command_with_anything(fake, which):
 
 @pytest.mark.parametrize("which", ["daemon", "vm"])
 def test_many_broken_ones_at_once(fake, which):
-    """Nothing is read until all is sent: answers pile up, and none is lost."""
+    """Nothing is read until everything is sent: answers queue up, and none is lost."""
     s = Shooter(fake, which)
     texts = [json.dumps({**s.command("query-jobs"), "execute": "query-jobs", "id": i}).encode() for i in range(300)]
     s.q.send(b"\xff".join(texts))

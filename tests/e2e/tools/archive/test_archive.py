@@ -1,4 +1,4 @@
-"""cairn-archive: what goes in comes out, and nothing of a wrong archive stays."""
+"""cairn-archive: exports import unchanged, and a malformed archive leaves nothing behind."""
 
 import gzip
 import io
@@ -25,7 +25,7 @@ def run(*command):
 
 @pytest.fixture
 def disks(tmp_path, monkeypatch):
-    """A qcow2 image with a snapshot over a raw base, and a raw file that is mostly a hole."""
+    """A qcow2 image with a snapshot on a raw backing file, and a raw file that is mostly a hole."""
     monkeypatch.chdir(tmp_path)
     with open("base.raw", "wb") as f:
         f.truncate(64 * MIB)
@@ -56,7 +56,7 @@ def test_round_trip(disks, compress):
     assert job.end(b"keep\n") == ({"result": {}}, 0)
     assert sorted(os.listdir("new")) == ["vda-1.raw", "vda.qcow2", "vdb.raw"]
     assert not [n for n in os.listdir(".") if n.startswith(".")]
-    # Whole, with its snapshot and its backing file beside it, and as sparse as it was.
+    # Complete, with its snapshot and its backing file, and as sparse as before.
     run("cmp", "base.raw", "new/vda-1.raw")
     assert os.stat("new/vdb.raw").st_size == 40 * 1024 * MIB
     assert os.stat("new/vdb.raw").st_blocks < 100
@@ -70,7 +70,7 @@ def test_round_trip(disks, compress):
 
 
 def members(path):
-    """What each member of a gzip file holds."""
+    """Return the content of each member of a gzip file."""
     with open(path, "rb") as f:
         rest = f.read()
     while rest:
@@ -82,7 +82,7 @@ def members(path):
 
 @pytest.mark.parametrize("level", [1, 9])
 def test_gzip_as_others_read_it(tmp_path, monkeypatch, level):
-    """Members that were compressed side by side are one archive, in order."""
+    """Members that were compressed in parallel form one archive, in order."""
     monkeypatch.chdir(tmp_path)
     data = random.Random(4).randbytes(9 * MIB) + b"".join(b"%d\n" % i for i in range(300000))
     with open("a.raw", "wb") as f:
@@ -103,7 +103,7 @@ def test_gzip_as_others_read_it(tmp_path, monkeypatch, level):
 
 @pytest.mark.parametrize("compress", ["zstd", "gzip", "none"])
 def test_cancelled_export(tmp_path, monkeypatch, compress):
-    """It ends there: nothing is made up for what the file lacks. The reader of the pipe is what holds it back."""
+    """It ends there, and does not pad the file. The unread pipe holds the process back."""
     monkeypatch.chdir(tmp_path)
     with open("a.raw", "wb") as f:
         f.write(os.urandom(48 * MIB))
@@ -124,7 +124,7 @@ def test_cancelled_export(tmp_path, monkeypatch, compress):
 
 
 def test_of_a_snapshot(disks):
-    """An image by itself, with what the snapshot has, while another writes to the disk."""
+    """A separate image with the snapshot's content, while another process writes to the disk."""
     run("qemu-img", "rebase", "-q", "-b", "", "a.qcow2")
     run("qemu-img", "snapshot", "-d", "s1", "a.qcow2")
     run("qemu-img", "snapshot", "-c", "s2", "a.qcow2")
@@ -149,7 +149,7 @@ def test_not_kept_is_not_there(disks):
         assert not [n for n in os.listdir(".") if "new" in n]
 
 
-CALLS = {  # number on x86-64, arguments, what it has to give: an error, a file, or the end
+CALLS = {  # number on x86-64, arguments, expected result: an error, a file, or death
     "open_outside": (257, ["-100", '"/etc/passwd"', "0", "0"], "-13"),
     "open_inside": (257, ["-100", '".new.importing/vda-1.raw"', "0", "0"], "fd"),
     "socket": (41, ["1", "1", "0"], "killed"),
@@ -163,7 +163,7 @@ CALLS = {  # number on x86-64, arguments, what it has to give: an error, a file,
 @pytest.mark.skipif(not os.path.exists("/usr/bin/gdb"), reason="no gdb")
 @pytest.mark.parametrize("name", CALLS)
 def test_it_can_do_no_more_than_it_has_to(disks, name):
-    """As a user whose own files there are besides. gdb makes the process ask."""
+    """As a user who has other files as well. gdb makes the process call."""
     number, args, want = CALLS[name]
     archivelib.export("x.tar", {"name": "x"}, FILES).end()
     os.chmod(".", 0o777)
@@ -207,13 +207,13 @@ def test_what_a_killed_one_left_is_cleared(disks):
     job.process.wait()
     assert archivelib.clear(".", "new").end()[1] == 0
     assert not [n for n in os.listdir(".") if "new" in n]
-    # Who still fills it is waited for.
+    # A process that still fills the folder is waited for.
     job = archivelib.take("x.tar", ".", "new")
     assert job.until("ready")
     other = archivelib.clear(".", "new")
     assert job.end(b"keep\n")[1] == 0 and other.end()[1] == 0
     assert [n for n in os.listdir(".") if "new" in n] == ["new"] and len(os.listdir("new")) == len(FILES)
-    # What is no folder of its own stays.
+    # A folder that it did not create stays.
     os.symlink("new", ".y.importing")
     os.mkdir(".z.importing", 0o777)
     os.chmod(".z.importing", 0o777)
@@ -257,7 +257,7 @@ def test_one_bit(disks):
     assert status == 1 and "SHA-256" in last["error"]["message"] and "vda-1.raw" in last["error"]["message"]
 
 
-# ---- archives that were not written by cairn ----
+# ---- archives that Cairn did not write ----
 
 def entry(name, data=b"", **fields):
     info = tarfile.TarInfo(name)
@@ -340,7 +340,7 @@ def test_no_tar_at_all(tmp_path, monkeypatch):
 
 
 def test_an_image_that_leads_out_of_the_archive(tmp_path, monkeypatch):
-    """Its header names a file of the host: qemu-img would follow it."""
+    """Its header names a file of the host, which qemu-img would follow."""
     monkeypatch.chdir(tmp_path)
     run("qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", "/etc/shadow", "-F", "raw", "a.qcow2", "1M")
     archivelib.export("x.tar", {"name": "x"}, [("vda.qcow2", "a.qcow2", {"format": "qcow2"})]).end()
@@ -351,7 +351,7 @@ def test_an_image_that_leads_out_of_the_archive(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("compress", ["zstd", "gzip", "none"])
 def test_no_room(disks, compress):
-    """The archive's file system is full: the sentence says so."""
+    """The archive's file system is full: the message says so."""
     with open("big", "wb") as f:
         f.write(os.urandom(MIB))
     out = archivelib.high("/dev/full", os.O_WRONLY)
@@ -362,7 +362,7 @@ def test_no_room(disks, compress):
 
 
 def test_an_image_in_use(disks):
-    """Somebody writes to it: what would be exported would be of no one moment."""
+    """A writer has it open, so an export would not be of one moment."""
     writer = subprocess.Popen(["qemu-io", "a.qcow2"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     writer.stdin.write(b"write 0 512\n")
     writer.stdin.flush()

@@ -76,7 +76,7 @@ def test_list(fake):
 
 
 def test_kinds_of_events():
-    """As virsh has it; and it needs no daemon."""
+    """As in virsh; needs no daemon."""
     kinds = cairn("event", "--list").stdout.splitlines()
     assert "VM_STATE_CHANGE" in kinds and "SHUTDOWN" in kinds and len(kinds) == len(set(kinds)) > 25
     told = json.loads(cairn("event", "--list", "--format", "json").stdout)
@@ -98,12 +98,12 @@ def test_events_as_csv(fake):
     assert [r["vm"] for r in rows if r["event"] == "STOP"] == ["a,b"]
     t = json_rows[0]["timestamp"]
     assert rows[0]["time"] == f"{t['seconds']}.{t['microseconds']:06d}"
-    # Nothing came: still a table.
+    # No rows: still a table.
     assert fake.cairn("event", "--event", "RESET", "--timeout", "0", "--format", "csv", ok=1).stdout == "seq,time,event,vm,data\n"
 
 
 def test_list_has_the_order_of_virsh(fake):
-    """What runs, by number; then the others, by name."""
+    """Running VMs by number; then the others, by name."""
     for name in ("B", "c", "a", "d"):
         fake.define(name)
     for name in ("d", "c"):
@@ -264,7 +264,7 @@ def test_define_from_elsewhere_and_from_standard_input(fake, tmp_path):
     fake.cairn("define", "sub/d.json", cwd=tmp_path)
     d = json.loads(fake.cairn("dumpjson", "vm1").stdout)
     assert d["boot"]["kernel"] == str(sub / "k")
-    # What dumpjson prints, define reads.
+    # define accepts dumpjson's output.
     copy = fake.cairn("dumpjson", "vm1").stdout
     fake.cairn("define", "--validate", "-", stdin=None, input=copy)
     fake.cairn("define", "-", stdin=None, input=copy)
@@ -313,7 +313,7 @@ def test_events(fake):
     p = subprocess.Popen([os.path.join(BUILD, "cairn"), "event", "--loop", "--timeout", "50",
                           "--format", "json", "vm1"], env=fake.env, stdout=subprocess.PIPE, text=True)
     while not select.select([p.stdout], [], [], 0.1)[0]:
-        fake.define("vm1")  # it listens when it has told of one
+        fake.define("vm1")  # it listens once it has printed one
     fake.define("other")
     fake.cairn("start", "vm1")
     fake.cairn("suspend", "vm1")
@@ -328,7 +328,7 @@ def test_events(fake):
     timed_out = "event loop timed out\nevents received: 0\n"
     assert fake.cairn("event", "--timeout", "0.2", ok=1).stdout == timed_out
     assert not fake.cairn("event", "--timeout", "0.2", "--format", "json", ok=1).stdout
-    # By its uuid, too; of a VM that is gone; and of what there is not.
+    # By uuid as well; of a VM that is gone; and of none.
     since = ["event", "--since", "0", "--event", "SHUTDOWN", "--format", "json"]
     shutdown = fake.cairn(*since, "vm1").stdout
     assert json.loads(shutdown)["data"]["vm"] == "vm1"
@@ -388,7 +388,7 @@ def test_output_that_cannot_be_written(fake):
 
 
 def test_a_number_stands_for_what_runs(fake):
-    """As in virsh; but names come first."""
+    """As in virsh; but names take precedence."""
     for name in ("web", "off", "7"):
         fake.define(name)
     fake.cairn("start", "web")
@@ -400,7 +400,7 @@ def test_a_number_stands_for_what_runs(fake):
     assert fake.cairn("domstate", id).stdout == "shut off\n"
     fake.cairn("undefine", id)
     assert fake.cairn("resume", "0" + id).returncode == 0  # virsh reads it so
-    # No more than that: what is off has none, and what is no VM's place is no number of one.
+    # A VM that is off has no number, and other text is no number.
     for wrong in ("99", "-1", "1x", "", "99999999999999999999"):
         fake.cairn("domstate", "--", wrong, ok=None if wrong == "-1" else 3)
         assert fake.info("web")["state"] == "running"
@@ -412,7 +412,7 @@ def test_a_number_stands_for_what_runs(fake):
 
 
 def completions(fake, *words):
-    """What Tab offers for the last word."""
+    """Return Tab's completions of the last word."""
     script = os.path.join(ROOT, "tools", "completion", "cairn.bash")
     code = (f"source {script}; COMP_WORDS=({' '.join(shlex.quote(w) for w in words)}); "
             f"COMP_CWORD={len(words) - 1}; _cairn; printf '%s\\n' \"${{COMPREPLY[@]}}\"")
@@ -432,7 +432,7 @@ def test_completion(fake):
     assert complete("cairn st") == {"start"}
     assert complete("cairn start ") == {"web1", "web2"}
     assert complete("cairn start web1 --pau") == {"--paused"}
-    # Words of an option, in whatever way the shell splits it.
+    # Values of an option, however the shell splits it.
     for line in ("shutdown web1 --mode a", "shutdown web1 --mode = a"):
         assert complete("cairn " + line) == {"acpi", "agent"}
     assert complete("cairn shutdown web1 --mode =") == {"acpi", "agent"}
@@ -441,7 +441,7 @@ def test_completion(fake):
     assert complete("cairn edit web1 --format ") == {"json", "xml"}
     assert complete("cairn wait web1 --for ") == {"running", "paused", "shutoff", "crashed", "agent", "ip"}
     assert complete("cairn event --event VM_") == {"VM_STATE_CHANGE", "VM_DEFINED", "VM_UNDEFINED"}
-    # VMs for which it is possible.
+    # VMs for which the verb is possible.
     fake.cairn("start", "web2")
     assert complete("cairn start ") == {"web1"}
     assert complete("cairn suspend --domain ") == {"web2"}
@@ -454,7 +454,7 @@ def test_completion(fake):
     assert complete("cairn snapshot-revert web1 ") == {"before"}
     assert complete("cairn snapshot-delete web1 --snapshotname b") == {"before"}
     assert complete("cairn detach-disk web1 ") == {"vda"}
-    # The value of an option is no positional, and what it may be is not a VM's name.
+    # An option's value is neither a positional nor completed as a VM's name.
     for line in ("--disk vda", "--disk = vda", "--disks-only --disk vda", "--disks-only --format json --eager"):
         assert complete(f"cairn snapshot-revert {line} ") == {"web1", "web2"}
         assert complete(f"cairn snapshot-revert {line} web1 ") == {"before"}
@@ -467,12 +467,13 @@ def test_completion(fake):
 
 
 def test_completion_of_what_a_shell_would_run(fake):
-    """A name is its owner's choice, and who presses Tab may be root: it is offered as the shell reads it, and nothing of it is run."""
+    """A VM's owner chooses its name, and root may press Tab: completions are quoted for the shell, and nothing is
+    executed."""
     name = "x $(touch ran) `touch ran` 'y' \"z\" \\ $HOME;&"
     fake.define(name)
     offered = completions(fake, "cairn", "start", "")
     assert [shlex.split(o) for o in offered] == [[name]]
-    assert completions(fake, "cairn", "start", "x\\ ") == offered  # as Tab has left it
+    assert completions(fake, "cairn", "start", "x\\ ") == offered  # as Tab leaves it
     for quote in ("\"", "'"):
         (rest,) = completions(fake, "cairn", "start", quote + "x ")
         said = subprocess.check_output(["bash", "-c", f"printf %s {quote}{rest}{quote}"], cwd=fake.tmp, text=True)
@@ -499,7 +500,7 @@ def test_top_once(fake):
     assert [(v["name"], v["state"]) for v in vms] == [("busy", "running"), ("Works", "running"), ("idle", "running")]
     busy = vms[0]
     for key, much in (("disk-read-rate", 2), ("disk-write-rate", 4), ("net-rx-rate", 6), ("net-tx-rate", 8)):
-        # Of the same stretch of time, whatever that was.
+        # All rates of the same interval, whatever its length.
         assert busy[key] == pytest.approx(busy["cpu-percent"] / 50 * 1e9 * much, rel=0.01), key
         assert vms[2][key] == 0
     assert vms[2]["cpu-percent"] == 0 and busy["memory"] == 32 << 20
@@ -507,12 +508,12 @@ def test_top_once(fake):
     assert [v["name"] for v in top(fake, "--sort", "name")] == ["busy", "idle", "Works"]
     assert [v["name"] for v in top(fake, "--sort", "net")] == ["busy", "Works", "idle"]
     assert [v["name"] for v in top(fake, "--sort", "memory")] == ["busy", "idle", "Works"]
-    # Those that are named, in whatever state; of one that is off there is no rate.
+    # The named VMs, in any state; a VM that is off has no rates.
     vms = top(fake, "off", "idle", "--sort", "disk")
     assert [(v["name"], v["id"], v["cpu-percent"]) for v in vms] == [("idle", fake.info("idle")["id"], 0.0), ("off", -1, None)]
     rows = list(csv.DictReader(io.StringIO(fake.cairn("top", "--every", "0.2", "--format", "csv").stdout)))
     assert [r["name"] for r in rows] == ["busy", "Works", "idle"] and rows[2]["cpu-percent"] == "0.0"
-    lines = fake.cairn("top", "--once", "--every", "0.2").stdout.splitlines()  # no terminal: once, anyway
+    lines = fake.cairn("top", "--once", "--every", "0.2").stdout.splitlines()  # without a terminal: once
     assert lines[0].split() == ["Id", "Name", "State", "CPU", "%", "Memory", "Resident", "Read/s", "Written/s", "Received/s", "Sent/s"]
     assert lines[4].split()[1:6] == ["idle", "running", "0.0", "32.0", "MiB"] and len(lines) == 6
 
@@ -525,7 +526,7 @@ def test_top_is_no_place_for(fake):
 
 
 def lines_of(got):
-    """What the last whole picture showed."""
+    """Return the lines of the last complete screen."""
     last = got.split(b"\x1b[J")[-2].split(b"\x1b[H")[-1]
     return [x.replace(b"\x1b[K", b"").decode() for x in last.split(b"\r\n")]
 
@@ -541,7 +542,7 @@ def test_top_on_a_terminal(fake):
     assert got.startswith(b"\x1b[?1049h") and b"c: cpu" in got
 
     def see(ok):
-        """Until a picture is as it should be."""
+        """Wait until the screen is as expected."""
         nonlocal got
         while True:
             got = got[-20000:] + read_until(fd, b"\x1b[J")
@@ -550,18 +551,18 @@ def test_top_on_a_terminal(fake):
                 return lines
 
     names = lambda lines: [x.split()[1] for x in lines[4:] if x.split()]  # noqa: E731
-    # There are rates now, of a VM that works.
+    # Now there are rates, of a busy VM.
     see(lambda lines: names(lines) == ["a-busy", "b-idle"] and float(lines[4].split()[3]) > 0)
     os.write(fd, b"m")
     see(lambda lines: ", by memory" in lines[0])
     os.write(fd, b"A")
     see(lambda lines: ", by name" in lines[0])
-    # VMs come and go.
+    # VMs appear and disappear.
     fake.cairn("start", "long" * 20)
     see(lambda lines: "long" * 20 in names(lines))
     fake.cairn("destroy", "b-idle")
     see(lambda lines: names(lines) == ["a-busy", "long" * 20])
-    # No line is broken, and what is below the last row is left out.
+    # No line wraps, and rows below the screen's end are left out.
     fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", 5, 40, 0, 0))
     see(lambda lines: len(lines) == 5 and max(map(len, lines)) == 40)
     os.write(fd, b"q")
@@ -581,7 +582,7 @@ def test_top_leaves_the_terminal_as_it_was(fake, how):
         fake.stop(signal.SIGKILL)
     got = read_until(fd, b"\x1b[?1049l")
     if how == "daemon" and b"look at domains" not in got:
-        read_until(fd, b"look at domains")  # where it is seen
+        read_until(fd, b"look at domains")  # where the user sees it
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     assert (status == 0) == (how == "signal")
     os.close(fd)
@@ -614,8 +615,8 @@ def test_console(fake):
     fake.cairn("console", "vm1", ok=4)
     fake.cairn("start", "vm1")
     pid, fd = console(fake, "console", "vm1")
-    read_until(fd, b"fake guest")  # what came before we did
-    os.write(fd, b"\x03abc\r")  # Ctrl-C is the guest's
+    read_until(fd, b"fake guest")  # output from before the attach
+    os.write(fd, b"\x03abc\r")  # Ctrl-C goes to the guest
     assert b"\x03abc\r" in read_until(fd, b"abc\r")
     os.write(fd, b"\x1dnot sent")
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
@@ -650,7 +651,7 @@ def test_a_real_console(daemon, kvm, guest):
     os.write(fd, b"\x1d")
     os.waitpid(pid, 0)
     os.close(fd)
-    # A late attach sees what was said before.
+    # A late attach sees earlier output.
     pid, fd = console(daemon, "console", "vm1")
     assert b"hello" in read_until(fd, b"ok")
     os.write(fd, b"\x1d")

@@ -1,4 +1,4 @@
-"""One command for many VMs: by name, by pattern, all of them."""
+"""One command for many VMs: by name, by pattern, or all."""
 
 import json
 import os
@@ -50,12 +50,12 @@ def test_patterns(farm):
     r = farm.cairn("shutdown", "web[12]", "--wait")
     assert "Domain 'web1' is shut off\nDomain 'web2' is shut off\n" in r.stdout
     assert states(farm) == {"db1": "running", "web1": "shut off", "web2": "shut off", "web3": "running"}
-    # One that fits nothing: nothing is done.
+    # A pattern without a match: nothing is done.
     r = farm.cairn("destroy", "db1", "mail*", ok=3)
     assert r.stderr == ("error: Failed to destroy 'mail*'\n"
                         "error: no VM's name fits it. Next: cairn list --all\n")
     assert states(farm)["db1"] == "running"
-    # A name is a name first.
+    # An exact name takes precedence over a pattern.
     farm.define("web*")
     assert farm.cairn("start", "web*").stdout == "Domain 'web*' started\n"
     assert states(farm)["web1"] == "shut off"
@@ -66,7 +66,7 @@ def test_code_of_what_failed(farm):
     r = farm.cairn("start", "--all", ok=6)
     assert [(x[0], x[1]) for x in rows(r)] == [
         ("bad", "failed"), ("db1", "done"), ("web1", "done"), ("web2", "done"), ("web3", "done")]
-    # Who was named is not passed over.
+    # A named VM is not skipped.
     r = farm.cairn("start", "web1", "nope", "db1", ok=4)
     assert r.stderr.count("error: Failed to start domain") == 3
     farm.cairn("start", "--all", "web1", ok=2)
@@ -98,7 +98,7 @@ def test_formats(farm):
 
 
 def test_some_at_a_time(farm):
-    """As many as asked for, and no more: those that hang hold up no others while there is room."""
+    """At most this many at a time; those that hang do not block others while there is room."""
     for n in ("slow1", "slow2"):
         farm.define(n, cmdline="silent-at-config")
 
@@ -126,7 +126,7 @@ def test_some_at_a_time(farm):
 
 
 def test_jobs(farm):
-    """Saves and snapshots end before their line is told, and what became of them is in it."""
+    """Saves and snapshots end before their line is printed, which has the result."""
     farm.define("slow", cmdline="work-takes=300")
     farm.cairn("start", "slow", "web1", "web2")
     r = farm.cairn("managedsave", "slow", "web1")
@@ -171,7 +171,7 @@ def test_snapshots_of_many(fake):
     fake.cairn("snapshot-create", "--all")
     assert len(names("b")) == 3
     fake.cairn("snapshot-create-as", "--all", "s3", "text", "more", ok=2)
-    # One VM is as before.
+    # The output for one VM is as before.
     assert fake.cairn("snapshot-create-as", "b", "s4").stdout == "Domain snapshot s4 created\n"
 
 
@@ -199,9 +199,9 @@ def test_many(fake):
 
 
 def test_an_emergency(daemon, kvm, guest):
-    """suspend --all: whoever works stands still; what is off, or stands already, is no failure."""
+    """suspend --all: every running VM stops; one that is off or paused is no failure."""
     def work(name):
-        """Of its one processor, in ns."""
+        """CPU time of its one vCPU, in ns."""
         return daemon.info(name).get("cpu-time", 0)
 
     busy = ["a", "b", "c"]

@@ -1,5 +1,5 @@
-"""`cairn help` against the schema: what it says of the daemon's commands is what the daemon says, each command has
-a verb, and each verb asks for what its help tells and nothing else."""
+"""`cairn help` compared with the schema: its statements about commands are the daemon's, each command has a verb,
+and each verb sends the commands that its help names and no others."""
 
 import json
 import os
@@ -14,11 +14,12 @@ import pytest
 from conftest import BUILD, ROOT, QmpError
 from test_cli import cairn
 
-# Commands that no verb needs to name: the wire's own, and what help itself was made of.
+# Commands without a verb: the protocol's own, and those that help is made from.
 WITHOUT_VERB = {"qmp_capabilities", "query-commands", "query-qmp-schema"}
-# What any verb may need: to look how VMs are, and to wait for jobs.
+# Commands that any verb may send: to query VMs and to wait for jobs.
 ON_THE_WAY = {"qmp_capabilities", "vm-list", "vm-info", "query-jobs", "job-cancel", "job-dismiss", "query-qmp-schema"}
-# Arguments of few words that are no option of that name with these words: a positional, or flags, or not offered.
+# Arguments with a fixed set of words that are no option of that name with these words: a positional, flags, or not
+# offered.
 OTHERWISE = {("grant", "role"): ["positional"], ("start", "kind"): [],
              ("snapshot-delete", "children"): ["children", "children-only"]}
 MAN = pathlib.Path(ROOT, "docs/man/cairn.1").read_text().replace("\\-", "-")
@@ -51,7 +52,7 @@ def test_every_command_has_a_verb(schema):
 
 
 def test_help_says_of_a_command_what_the_daemon_says(schema):
-    """Its role, its states, whether it is a job: the daemon checks what it tells (test_daemon: the matrix)."""
+    """Role, states, whether it is a job: the daemon enforces what it reports (test_daemon.py: the matrix)."""
     for v in VERBS.values():
         for c in v["commands"]:
             assert c == schema[c["name"]], v["name"]
@@ -71,12 +72,12 @@ def test_everything_has_a_sentence():
 
 
 def test_nothing_is_said_twice(schema):
-    """What the schema says of a command or an argument is not in the table of verbs as well."""
+    """The table of verbs does not repeat what the schema says of a command or an argument."""
     commands = [e for e in schema.values() if e["meta-type"] == "command"]
     docs = {c["doc"] for c in commands} | {m["doc"] for c in commands for m in schema[c["arg-type"]]["members"]}
     twice = docs & set(re.findall(r'"((?:[^"\\]|\\.)*)"', VERBS_C))
     assert not twice
-    # And what stands for it there was found: another verb's argument would not be.
+    # And every placeholder was found: another verb's argument would not be.
     assert VERBS_C.count("FROM_SCHEMA(") > 40
 
 
@@ -99,7 +100,7 @@ def test_words_of_options_are_those_of_the_arguments(schema):
 
 
 def test_words_are_all_that_an_option_takes(fake):
-    """What is no word of the list is refused, here or by the daemon; the words are not."""
+    """Other words are refused, here or by the daemon; the listed words are accepted."""
     fake.define("vm1")
     seen = 0
     for v in VERBS.values():
@@ -119,10 +120,10 @@ def test_words_are_all_that_an_option_takes(fake):
             assert r.returncode in (2, 3) and f"--{option}" not in r.stderr, r.stderr
 
 
-# ---- what a verb does ----
+# ---- effects of a verb ----
 
 class Recorder:
-    """A socket that hands all on to the daemon's, and notes which commands were asked for."""
+    """A socket that forwards everything to the daemon's and records the commands."""
 
     def __init__(self, fake):
         self.to, self.seen, self.threads = fake.socket, [], []
@@ -149,7 +150,7 @@ class Recorder:
             self.start(self.pump, server, client, False)
 
     def pump(self, a, b, note):
-        """Commands come as one line each."""
+        """Each command is one line."""
         rest = b""
         try:
             while True:
@@ -174,7 +175,7 @@ class Recorder:
         self.listener.close()
 
 
-# In this order: what comes before makes possible what follows. Of `vm1`, which is off at first.
+# In this order, because some lines enable later ones. `vm1` is off at first.
 LINES = """
 define again.json
 dumpjson vm1
@@ -292,8 +293,8 @@ def test_a_verb_asks_for_what_its_help_says(fake):
 
 
 def test_can(fake):
-    """list --can against what happens."""
-    # The fake's machine answers a power button by being off, or (deaf) not at all.
+    """list --can compared with what succeeds."""
+    # fake_vm answers the power button by turning off, or (deaf) not at all.
     names = {"off": None, "runs": "deaf", "stands": "deaf"}
     for name, cmdline in names.items():
         fake.define(name, cmdline=cmdline)
@@ -307,7 +308,7 @@ def test_can(fake):
         does = [n for n in sorted(names) if fake.cairn(verb, n, ok=None).returncode == 0]
         assert sorted(can) == does and 0 < len(does) < len(names), verb
     assert "no verb" in fake.cairn("list", "--can", "nonsense", ok=2).stderr
-    # What is possible in any state.
+    # Verbs possible in any state.
     assert sorted(fake.cairn("list", "--name", "--can", "dominfo").stdout.split()) == ["runs", "stands"]
     for n in ("runs", "stands"):
         assert f"Would mark as autostarted domain '{n}'" in fake.cairn("autostart", "--all", "--dry-run").stdout
@@ -326,7 +327,7 @@ def test_can_of_a_template(fake):
         assert fake.cairn("list", "--name", "--can", verb).stdout == "golden\noff\n", verb
 
 
-# Those that are refused or not by their arguments, or end its being one.
+# Verbs that are refused depending on arguments, or that end the VM.
 DEPENDS = {"vm-autostart", "vm-template", "vm-undefine"}
 
 
@@ -348,7 +349,7 @@ def test_what_a_template_refuses_is_in_the_schema(fake, schema):
     assert said == {n for n, c in schema.items() if not c.get("templates", True)} and "vm-start" in said
 
 
-# ---- what was meant ----
+# ---- suggestions ----
 
 @pytest.mark.parametrize("args,hint", [
     (["strat", "vm1"], "did you mean start?"), (["help", "lsit"], "did you mean list?"),
@@ -366,7 +367,7 @@ def test_a_slip_of_the_finger(args, hint):
 # ---- the manual page ----
 
 def man_entries():
-    """The text of each verb, by name: from its heading on."""
+    """Return each verb's text by name, from its heading on."""
     entries = {}
     for part in re.split(r"^\.(?:TP|SH.*)\n", MAN, flags=re.M):
         heads = re.findall(r"^(\.B[RI]? .*(?:\n\.TQ\n\.BR .*)*)", part)

@@ -1,5 +1,5 @@
-"""Snapshots by command line and socket: words, tables and trees as in virsh; with the fake, whose
-snapshots are a tree without disks."""
+"""Snapshots by command line and socket: words, tables and trees as in virsh; with fake_vm, whose snapshots are a
+tree without disks."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def names(fake, *args):
     return fake.cairn("snapshot-list", "vm1", "--name", *args).stdout.split()
 
 
-# ---- making ----
+# ---- create ----
 
 def test_create(fake):
     define(fake)
@@ -105,10 +105,10 @@ def test_without_a_disk(fake):
     assert names(fake) == []
 
 
-# ---- looking ----
+# ---- list and info ----
 
 def test_events(vm):
-    """What became of which snapshot, and by which job; also for who comes later."""
+    """Which snapshot had which result, and by which job; also for later clients."""
     vm.cairn("snapshot-delete", "vm1", "s2", "--children")
     vm.cairn("snapshot-create-as", "vm1", "s4", ok=4)
     told = [(e["event"], e["data"]) for e in vm.qmp().run("query-events", vm="vm1")["events"]
@@ -207,7 +207,7 @@ def test_many(fake):
     assert names(fake) == [f"s{i:03}" for i in range(11)]
 
 
-# ---- changing ----
+# ---- change ----
 
 def test_rename_and_tag(vm):
     assert vm.cairn("snapshot-rename", "vm1", "s2", "before upgrade").stdout == (
@@ -254,7 +254,7 @@ def test_what_would_be_deleted(vm):
     o = json.loads(vm.cairn("snapshot-delete", "vm1", "s2", "--dry-run", "--format", "json").stdout)
     assert (o["deleted"], o["count"], o["own-size"]) == (["s2"], 1, size)
     assert "s3\n" in vm.cairn("snapshot-delete", "vm1", "s2", "--children-only", "--dry-run").stdout
-    # What would be refused is.
+    # Whatever would be refused is refused.
     vm.cairn("snapshot-delete", "vm1", "none", "--dry-run", ok=3)
     vm.cairn("snapshot-tag", "vm1", "s3", "keep")
     assert "keep" in vm.cairn("snapshot-delete", "vm1", "s1", "--children", "--dry-run", ok=4).stderr
@@ -273,7 +273,7 @@ def test_a_tag_protects(vm):
     vm.cairn("snapshot-delete", "vm1", "s1", "--children")
 
 
-# ---- going back ----
+# ---- revert ----
 
 def state(fake):
     return fake.cairn("domstate", "--reason", "vm1").stdout.strip()
@@ -375,7 +375,7 @@ def test_saved_and_snapshots(vm):
     assert state(vm) == "running (restored)"
 
 
-# ---- as jobs ----
+# ---- jobs ----
 
 def test_jobs_of_snapshots(fake):
     go = fake.tmp / "go"
@@ -383,7 +383,7 @@ def test_jobs_of_snapshots(fake):
     q = fake.qmp()
     q.run("vm-start", vm="vm1")
     id = q.run("snapshot-create", vm="vm1", name="s1")["job"]
-    # A look is answered meanwhile, and the VM goes on.
+    # Queries are answered meanwhile, and the VM runs on.
     assert q.run("snapshot-list", vm="vm1") == {"snapshots": []}
     assert q.run("vm-info", vm="vm1")["state"] == "running"
     with pytest.raises(QmpError) as e:
@@ -422,7 +422,7 @@ def test_work_on_a_vm_that_is_off_excludes_its_start(fake):
 
 
 def child(daemon):
-    """The process that the daemon has just begun."""
+    """Return the process that the daemon has just started."""
     pids = []
     until(lambda: pids.extend(daemon.children()) or pids)
     return pids[0]
@@ -457,7 +457,7 @@ def test_a_daemon_that_dies_leaves_no_process_on_images(fake):
 
 
 def test_trees_that_lie(fake):
-    """Parents that are missing, or run in circles."""
+    """Parents that are missing, or form a cycle."""
     define(fake)
     fake.cairn("start", "vm1")
     for n in ("s1", "s2", "s3"):
@@ -465,7 +465,7 @@ def test_trees_that_lie(fake):
     disk = fake.tmp / "vm1.raw"
     data = bytearray(disk.read_bytes())
     entry = data.index(b"id1\0")
-    data[entry + 24:entry + 28] = b"id3\0"  # the first's parent is the last
+    data[entry + 24:entry + 28] = b"id3\0"  # the first snapshot's parent is the last
     disk.write_bytes(data)
     assert fake.cairn("snapshot-list", "vm1", "--tree").stdout == ""
     assert names(fake, "--from", "s1", "--descendants") == ["s1", "s2", "s3"]
@@ -490,7 +490,7 @@ def test_who_comes_back_waits_for_what_is_on_the_images(fake, command):
     fake.start()
     asks, q = fake.qmp(), fake.qmp()
     asks.send(b'{"execute":"%s","arguments":{"vm":"vm1"}}' % command.encode())
-    for _ in range(50):  # an answer could come meanwhile
+    for _ in range(50):  # an answer could arrive meanwhile
         assert q.run("vm-info", vm="vm1")["state"] == "shut off" and is_there(pid)
     (fake.tmp / "go").touch()
     assert "return" in asks.answer() and not is_there(pid)
@@ -540,14 +540,14 @@ def test_a_real_vm_that_is_off(daemon, kvm, guest, tmp_path):
     daemon.start()
     daemon.cairn("snapshot-delete", "vm1", "off", "--children-only")
     assert names(daemon) == ["off"]
-    # Who has the answer may open it, whatever was asked and however it went.
+    # Whoever has the answer may open the image, whatever the request and its result.
     for args in (["snapshot-list", "vm1"], ["snapshot-tag", "vm1", "off", "x"], ["snapshot-info", "vm1", "off"],
                  ["snapshot-create-as", "vm1", "off"], ["snapshot-create-as", "vm1", "more"],
                  ["snapshot-delete", "vm1", "more"], ["snapshot-revert", "vm1", "off"]):
         daemon.cairn(*args, ok=None)
         subprocess.run(["qemu-img", "info", disk], check=True, stdout=subprocess.DEVNULL)
     subprocess.run(["qemu-img", "check", "-q", disk], check=True)
-    # With a disk that is raw there is nowhere to keep one.
+    # A VM with only a raw disk has no place for a snapshot.
     (tmp_path / "d.raw").write_bytes(bytes(1 << 20))
     daemon.define("vm1", boot={"kernel": guest("interp.elf")}, disks=[
         {"path": str(tmp_path / "d.raw"), "format": "raw"}])
@@ -573,7 +573,7 @@ def test_snapshotname_wherever_a_name_is(vm):
 
 
 def test_undefine_during_a_look(fake):
-    """Another client lists the snapshots meanwhile: nobody is refused for that, they wait."""
+    """Another client lists the snapshots meanwhile: neither is refused, they wait."""
     define(fake, cmdline="quits-in=500")
     looker, q, other = fake.qmp(), fake.qmp(), fake.qmp()
     looker.send(json.dumps({"execute": "snapshot-list", "arguments": {"vm": "vm1"}}).encode())

@@ -1,5 +1,5 @@
-"""What administrators type after virsh, as it stands in libvirt's documentation and in blogs, one after
-another: the same words come out, up to ids, times and the extra empty line of virsh's."""
+"""Commands for virsh from libvirt's documentation and blogs, run as a session: the same output, except ids, times
+and virsh's extra empty line."""
 
 import os
 import re
@@ -13,7 +13,7 @@ TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4}"
 DEFINED = "Domain 'vm1' defined from FOLDER/vm1.xml\n"
 STARTED = "Domain 'vm1' started\n"
 
-# A line, and what it prints; <<...>> is a regular expression.
+# A command line and its output; <<...>> is a regular expression.
 SESSION = [
     ("define FOLDER/vm1.xml", DEFINED),
     ("list --all", " Id   Name   State\n-----------------------\n -    vm1    shut off\n\n"),
@@ -68,7 +68,7 @@ SESSION = [
 
 
 def prepare(daemon):
-    """vm1, as virt-manager would have it, with a qcow2 disk. Its guest goes off at the power button."""
+    """vm1 as virt-manager would define it, with a qcow2 disk. Its guest powers off at the power button."""
     subprocess.run([os.path.join(BUILD, "cairn-img"), "create", "-f", "qcow2", daemon.tmp / "vm1.qcow2", "16M"],
                    check=True, stdout=subprocess.DEVNULL)
     with open(os.path.join(ROOT, "tests", "data", "xml", "virt-manager.xml")) as f:
@@ -84,7 +84,7 @@ def fits(want, got):
 
 
 def up(daemon):
-    """It hears no power button before."""
+    """Before that it ignores the power button."""
     console = Console(daemon, "vm1")
     while console.line() != "idle":
         pass
@@ -92,7 +92,7 @@ def up(daemon):
 
 
 def settled(daemon, line, before):
-    """A guest takes its time for these. before: which run of it had the line."""
+    """Wait for commands that take the guest time. before: the VM's run before the line."""
     verb = line.split()[0]
     if verb == "shutdown":
         daemon.wait("vm1", "shutoff")

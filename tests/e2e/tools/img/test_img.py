@@ -1,5 +1,5 @@
-"""cairn-img beside qemu-img: what one writes the other reads, and the same words for the
-same faults. CAIRN_BUILD: the build folder (default: build)."""
+"""cairn-img compared with qemu-img: each reads what the other writes, and both report the same faults in the same
+words. CAIRN_BUILD: the build folder (default: build)."""
 import json
 import os
 import pathlib
@@ -28,7 +28,7 @@ def run(*args, cwd, status=0):
 
 @pytest.fixture
 def box(tmp_path):
-    """cairn-img and qemu-img in a folder of the test's own."""
+    """cairn-img and qemu-img in a temporary folder."""
 
     class Box:
         path = tmp_path
@@ -44,7 +44,7 @@ def box(tmp_path):
             return run("qemu-io", "-f", fmt, *args, image, cwd=tmp_path)
 
         def fails(self, *args, status=1):
-            """One sentence, the right exit status."""
+            """Check for one sentence and the right exit status."""
             p = self.img(*args, status=status)
             assert p.stderr.startswith("cairn-img: ")
             return p.stderr
@@ -81,7 +81,7 @@ def test_create_is_what_qemu_creates(box, options):
 
 
 def test_create_names_the_features(box):
-    """An older reader says which feature it lacks by the name in the image."""
+    """An older reader reports the feature that it lacks by the name in the image."""
     box.img("create", "-q", "-f", "qcow2", "a", "1M")
     assert b"extended L2 entries" in (box.path / "a").read_bytes()[:4096]
 
@@ -151,7 +151,7 @@ def test_info_of_what_is_none(box):
 
 
 def pattern(box, name, seed, size=16 * MIB, fmt="qcow2"):
-    """Random patterns in both; the raw one is the truth."""
+    """Write random patterns to both; the raw one is the reference."""
     rnd = random.Random(seed)
     commands = []
     for _ in range(60):
@@ -179,7 +179,7 @@ def test_we_write_qemu_reads(box, options):
     box.img("convert", "-f", "raw", "-O", "qcow2", "-o", options, "src", "a")
     box.qemu("check", "a")
     box.qemu("compare", "-f", "raw", "-F", "qcow2", "src", "a")
-    # and on: QEMU writes to our image, we read it again
+    # then QEMU writes to Cairn's image, and Cairn reads it
     pattern(box, "a", 3)
     box.qemu("check", "a")
     box.img("convert", "-O", "raw", "a", "back")
@@ -208,7 +208,7 @@ def test_convert_chain(box):
 
 
 def test_convert_is_sparse(box):
-    # Who reads or writes all of it does not come to an end in time.
+    # Reading or writing the whole image takes too long.
     box.qemu("create", "-q", "-f", "raw", "src", "2T")
     box.io("src", "write -P 5 1T 64k", fmt="raw")
     box.img("convert", "-f", "raw", "-O", "qcow2", "src", "a")
@@ -234,7 +234,7 @@ def make_big(box):
 
 
 def test_convert_interrupted(box):
-    """Ctrl-C leaves no half image."""
+    """Ctrl-C leaves no partial image."""
     with open(box.path / "src", "wb") as f:
         for _ in range(512):
             f.write(os.urandom(MIB // 4) * 4)
@@ -311,12 +311,12 @@ def test_check_finds_faults(box):
     box.qemu("create", "-q", "-f", "qcow2", "a", "64M")
     box.io("a", "write 0 1M")
     block = be64(a, be64(a, 48))
-    poke(a, block + 2 * 100, b"\x00\x01")  # nobody uses cluster 100
+    poke(a, block + 2 * 100, b"\x00\x01")  # cluster 100 is unused
     os.truncate(a, 101 * 65536)
     assert "1 leaked clusters" in box.img("check", "a", status=3).stdout
     box.qemu("check", "a", status=3)
     poke(a, block + 2 * 100, b"\x00\x00")
-    poke(a, block + 2 * 4, b"\x00\x00")  # an L2 table or data that is in use
+    poke(a, block + 2 * 4, b"\x00\x00")  # an L2 table or data cluster in use
     assert "may be corrupted" in box.img("check", "a", status=2).stdout
     box.qemu("check", "a", status=2)
     assert box.img("check", "-q", "a", status=2).stdout == ""
@@ -325,7 +325,7 @@ def test_check_finds_faults(box):
 
 @pytest.mark.parametrize("sector", [512, 4096])
 def test_block_device(box, sector):
-    """A device keeps its size, and its old content shows nowhere."""
+    """A device keeps its size, and its old content is not visible."""
     (box.path / "disk").write_bytes(os.urandom(32 * MIB))
     p = subprocess.run(["losetup", "-b", str(sector), "-f", "--show", "disk"], cwd=box.path, capture_output=True,
                        text=True)
@@ -348,14 +348,14 @@ def test_block_device(box, sector):
 
 
 def test_hostile_backing_files(box):
-    """What an image names is opened only as a plain file below its own folder."""
-    above = "../" * 40 + "etc/hostname"  # however deep the test's folder lies
+    """A backing file named by an image is opened only if it is a plain file below the image's folder."""
+    above = "../" * 40 + "etc/hostname"  # deep enough for any test folder
     for name, what in [("/etc/shadow", "lies outside"), (above, "lies outside"),
                        ("json:{}", "only plain files"), ("nbd://127.0.0.1/x", "only plain files"),
                        ("gone", "No such file")]:
         box.qemu("create", "-q", "-f", "qcow2", "-u", "-b", name, "-F", "raw", "a", "1M")
         assert what in box.fails("convert", "a", "b"), name
-        box.img("info", "a")  # looking at the image itself is harmless
+        box.img("info", "a")  # looking at the image itself is safe
     os.symlink("/etc/hostname", box.path / "link")
     box.qemu("create", "-q", "-f", "qcow2", "-u", "-b", "link", "-F", "raw", "a", "1M")
     assert "lies outside" in box.fails("convert", "a", "b")
@@ -373,14 +373,14 @@ SNAPSHOT_OPTION_SETS = [o for o in OPTION_SETS if "refcount_bits=1" not in o]
 
 
 def raw_of(box, name, snapshot=None):
-    """What QEMU reads of it."""
+    """Return what QEMU reads from it."""
     box.qemu("convert", "-O", "raw", *(["-l", f"snapshot.name={snapshot}"] if snapshot else []), name, "raw")
     return (box.path / "raw").read_bytes()
 
 
 @pytest.mark.parametrize("options", SNAPSHOT_OPTION_SETS)
 def test_snapshots_both_ways(box, options):
-    """Taken, applied and deleted by either of the two tools, each on what the other made."""
+    """Created, applied and deleted by either tool, each on the other's image."""
     box.qemu("create", "-q", "-f", "qcow2", "-o", options, "a", "16M")
     pattern(box, "a", 1)
     first = raw_of(box, "a")

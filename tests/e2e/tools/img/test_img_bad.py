@@ -1,4 +1,4 @@
-"""cairn-img and what is wrong, for every verb: one sentence, the right exit status, nothing changed."""
+"""cairn-img with bad input, for every verb: one sentence, the right exit status, nothing changed."""
 
 import hashlib
 import shutil
@@ -9,7 +9,7 @@ from test_img import box, poke  # noqa: F401
 
 pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img, the oracle, is missing")
 
-# A is the image; the target of what makes one is NEW.
+# A is the image; NEW is the target of verbs that create one.
 READERS = [["info", "A"], ["check", "A"], ["map", "A"], ["measure", "-f", "qcow2", "A"], ["compare", "A", "other"],
            ["convert", "A", "NEW"], ["convert", "-c", "-O", "qcow2", "A", "NEW"], ["snapshot", "-l", "A"],
            ["bench", "-c", "1", "A"]]
@@ -19,7 +19,7 @@ WRITERS = [["check", "-r", "all", "A"], ["check", "-r", "leaks", "A"], ["resize"
            ["snapshot", "-a", "old", "A"], ["bench", "-w", "-c", "1", "A"], ["commit", "A"],
            ["convert", "-O", "qcow2", "other", "A"], ["convert", "-n", "-O", "qcow2", "other", "A"]]
 VERBS = READERS + WRITERS
-# "compare" says 2 where it could not.
+# "compare" exits with 2 when it fails.
 ERROR = {"compare": 2}
 
 
@@ -32,10 +32,10 @@ def contents(folder):
 
 
 def fails(box, verb, image, says=""):
-    """The verb on that image: one sentence, and every file as it was."""
+    """The verb on that image prints one sentence and leaves every file unchanged."""
     before = contents(box.path)
     p = box.img(*[image if a == "A" else a for a in verb], status=ERROR.get(verb[0], 1))
-    # What looks like an option that is none has a second line: where to read of those there are.
+    # An unknown option prints a second line: where to find the options.
     sentences = [line for line in p.stderr.splitlines() if not line.startswith("Try `cairn-img help ")]
     assert len(sentences) == 1 and sentences[0].startswith("cairn-img: ") and says in sentences[0], p.stderr
     assert contents(box.path) == before
@@ -67,7 +67,7 @@ def test_a_folder(images, verb):
 @pytest.mark.parametrize("verb", [v for v in VERBS if not (v[0] == "convert" and v[-1] == "A" and "-n" not in v)], ids=text)
 def test_a_backing_loop(images, verb):
     if verb[0] in ("rebase", "amend") or verb[:2] == ["snapshot", "-l"] or verb == ["info", "A"] or verb[0] in ("check", "trim"):
-        return  # these look at one file alone
+        return  # these look at one file only
     images.qemu("create", "-q", "-f", "qcow2", "-b", "other", "-F", "qcow2", "one", "16M")
     images.qemu("create", "-q", "-f", "qcow2", "-b", "one", "-F", "qcow2", "two", "16M")
     images.qemu("rebase", "-u", "-f", "qcow2", "-b", "two", "-F", "qcow2", "one")
@@ -87,7 +87,7 @@ def test_snapshot_names(images, name, says):
 
 
 def test_in_use_by_a_running_vm(daemon, kvm, guest, images):
-    images.qemu("rebase", "-u", "-f", "qcow2", "-b", "other", "-F", "qcow2", "A")  # so that there is where to commit to
+    images.qemu("rebase", "-u", "-f", "qcow2", "-b", "other", "-F", "qcow2", "A")  # to have a backing file to commit to
     before = contents(images.path)["A"]
     daemon.define("vm1", boot={"kernel": guest("idle.elf")}, disks=[
         {"path": str(images.path / "A"), "format": "qcow2",

@@ -1,4 +1,4 @@
-"""Images with an external data file: cairn-img beside qemu-img."""
+"""Images with an external data file: cairn-img compared with qemu-img."""
 import json
 import os
 import random
@@ -29,7 +29,7 @@ def info(box, name):
 
 
 def mapped(box, name):
-    """What QEMU sees. It looks for holes in a data file when the image's own file has some."""
+    """Return QEMU's map. QEMU looks for holes in a data file when the image's own file has some."""
     extents = json.loads(box.qemu("map", "--output", "json", name).stdout)
     return [{k: v for k, v in x.items() if k != "zero"} for x in extents]
 
@@ -92,7 +92,7 @@ def test_we_write_qemu_reads(box, kind):
     box.qemu("compare", "-f", "raw", "-F", "qcow2", "src", "disk")
     if "raw=on" in kind:
         assert same(box.path / "src", box.path / "disk.raw")
-    # over what is there: zeros, other data
+    # over existing data: zeros, other data
     content(box.path / "src", seed=2)
     box.img("convert", "-q", "-n", "-f", "raw", "-O", "qcow2", "src", "disk")
     box.qemu("check", "disk")
@@ -107,7 +107,7 @@ def test_we_write_qemu_reads(box, kind):
 def test_resize(box, kind):
     content(box.path / "src")
     box.img("convert", "-q", "-f", "raw", "-O", "qcow2", "-o", options(kind), "src", "disk")
-    with open(box.path / "disk.raw", "ab") as f:  # what stands behind the end must not show
+    with open(box.path / "disk.raw", "ab") as f:  # data behind the end must not become visible
         f.write(b"x" * MIB)
     for size, args in ((11 * MIB, []), (3 * MIB, ["--shrink"]), (9 * MIB, ["--preallocation=metadata"])):
         box.img("resize", *args, "disk", size)
@@ -131,12 +131,12 @@ def test_what_is_added_is_mapped_as_by_qemu(box, kind):
 
 
 def test_first_writes_fill_no_clusters(box):
-    """Where the data file has a hole nothing is written beside what the guest wrote."""
+    """Where the data file has a hole, a first write does not fill the rest of the cluster."""
     box.qemu("create", "-q", "-f", "qcow2", "-o", options("data_file_raw=off"), "disk", "8M")
     box.img("bench", "-w", "-s", "4k", "-S", "64k", "-c", "128", "-f", "qcow2", "--pattern=7", "disk")
     assert (box.path / "disk.raw").stat().st_blocks * 512 <= MIB
     box.io("disk", "read -P 7 0 4k", "read -P 0 4k 60k", "read -P 7 64k 4k")
-    # what stands in the file below a cluster that is not mapped must not show
+    # data in the file below an unmapped cluster must not become visible
     with open(box.path / "disk.raw", "r+b") as f:
         f.truncate(0)
         f.write(b"x" * (8 * MIB))
@@ -171,14 +171,14 @@ def test_backing_rebase_commit(box):
     box.io("top", "write -P 7 1M 100k", "write -z 4M 1M")
     box.qemu("convert", "-O", "raw", "top", "want")
     assert box.img("compare", "want", "top").returncode == 0
-    # committed: below is a data file of its own, which stays raw
+    # after a commit the base has its own data file, which stays raw
     box.img("commit", "-q", "top")
     assert same(box.path / "want", box.path / "base.data")
     assert (box.path / "top.data").stat().st_blocks == 0
     box.qemu("check", "base")
     box.qemu("check", "top")
     assert box.img("compare", "want", "top").returncode == 0
-    # without a backing file at last
+    # without a backing file in the end
     box.img("rebase", "-b", "", "top")
     box.qemu("check", "top")
     assert box.img("compare", "want", "top").returncode == 0
@@ -232,7 +232,7 @@ def test_a_failed_convert_leaves_nothing(box):
 
 
 def data_name(box, name):
-    """The image names another data file: the name may not be longer than the one it has."""
+    """Change the name of the data file in the image, to one that is not longer."""
     image = (box.path / "disk").read_bytes()
     at = image.index(b"DATA", 104)
     size = int.from_bytes(image[at + 4:at + 8], "big")
@@ -263,7 +263,7 @@ def test_names_that_are_refused(box, tmp_path_factory):
         says_it = box.fails("convert", "-O", "raw", "disk", "x")
         assert says in says_it, (name, says_it)
         assert not (box.path / "x").exists()
-        box.img("info", "disk")  # looks at the image alone
+        box.img("info", "disk")  # looks at the image only
         box.img("check", "disk")
     data_name(box, padded(".PADlink"))
     box.img("convert", "-O", "raw", "--allow", outside, "disk", "x")

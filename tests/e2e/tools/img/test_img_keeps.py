@@ -1,4 +1,4 @@
-"""What cairn-img does not know, or does not do, in an image: kept, cleared or refused as the format says."""
+"""Parts of an image that cairn-img does not know or support: kept, cleared or refused as the format demands."""
 import json
 import shutil
 
@@ -29,7 +29,7 @@ def extensions(box, name):
 
 
 def stranger(box, name, *args):
-    """An image with an extension, a compatible and an autoclear bit that nobody knows."""
+    """An image with an unknown extension, compatible bit and autoclear bit."""
     box.qemu("create", "-q", "-f", "qcow2", *args, name, "4M")
     box.io(name, "write -P 1 0 1M")
     _, end = extensions(box, name)
@@ -78,7 +78,7 @@ def test_the_unknown_is_kept(box, changes, data_file):
         assert after[EXTENSION] == b"hello"
         assert {k for k in before} <= set(after)
         assert field(box, "x", COMPATIBLE) & UNKNOWN_BIT
-        # who does not know what it means must not leave it set
+        # a writer that does not know the bit must clear it
         assert not field(box, "x", AUTOCLEAR) & UNKNOWN_BIT, verb
     box.qemu("check", "x")
     if data_file:
@@ -100,23 +100,23 @@ def test_bitmaps(box):
         if "x2" not in verb:
             box.img(*verb)
             assert (box.path / "x").read_bytes() == was, verb
-    # a header's edit does not touch what the bitmap tells of
+    # a change of the header does not invalidate the bitmap
     box.img("amend", "-o", "lazy_refcounts=on", "x")
     assert bitmaps(box, "x") == theirs
     box.qemu("check", "x")
-    # a write does: from now on QEMU does not trust it
+    # a write does: QEMU ignores the bitmap from now on
     box.qemu("create", "-q", "-f", "raw", "src", "4M")
     box.io("src", "write -P 3 2M 64k", fmt="raw")
     box.img("convert", "-n", "-O", "qcow2", "-f", "raw", "src", "x")
     assert not field(box, "x", AUTOCLEAR) & 1
     assert not bitmaps(box, "x")
-    # its clusters are leaks, for both, and given back as such
+    # its clusters are leaks for both tools, and are freed as such
     ours = json.loads(box.img("check", "--output", "json", "x", status=3).stdout)
     assert ours["leaks"] == json.loads(box.qemu("check", "--output", "json", "x", status=3).stdout)["leaks"]
     box.img("check", "-r", "leaks", "x")
     box.qemu("check", "x")
     box.io("x", "write -P 4 0 4M")
-    box.img("check", "x")  # whatever lies there now
+    box.img("check", "x")  # whatever is there now
     box.qemu("check", "x")
 
 
@@ -124,7 +124,7 @@ def test_bitmaps(box):
 def test_encryption_is_refused_in_words(box, method, word):
     run("qemu-img", "create", "-q", "--object", "secret,id=s,data=12345678", "-f", "qcow2",
         "-o", "encrypt.format=aes,encrypt.key-secret=s", "x", "1M", cwd=box.path)
-    if method == "luks":  # qemu-img needs a second to make one, and cannot everywhere
+    if method == "luks":  # qemu-img needs a second to create one, and cannot everywhere
         with open(box.path / "x", "r+b") as f:
             f.seek(32)
             f.write((2).to_bytes(4, "big"))

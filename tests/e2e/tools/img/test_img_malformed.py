@@ -1,4 +1,4 @@
-"""Malformed images through the verbs that only look: one sentence or an answer, within bounds of time and memory, and
+"""Malformed images with the read-only verbs: one sentence or a result, within bounds of time and memory, and
 nothing is written."""
 
 import hashlib
@@ -28,7 +28,7 @@ def poke(path, at, size, value):
 
 
 def tables(path):
-    """Offsets of an image's tables, by name."""
+    """Return the offsets of an image's tables, by name."""
     t = {"l1": be(path, 40), "reftable": be(path, 48), "snapshots": be(path, 64)}
     t["l2"] = be(path, t["l1"]) & 0xFFFFFFFFFFFE00
     t["data"] = be(path, t["l2"]) & 0xFFFFFFFFFFFE00
@@ -37,7 +37,7 @@ def tables(path):
     return t
 
 
-# Where (a number, or a table's name and a distance), how many bytes, what (a number, or a table's name).
+# Place (a number, or a table's name and a distance), number of bytes, value (a number, or a table's name).
 CLASSES = {
     "cluster bits 8": (20, 4, 8),
     "cluster bits 22": (20, 4, 22),
@@ -94,7 +94,7 @@ VERBS = {
     "convert": ("convert", "-f", "qcow2", "-O", "raw", "img", "out"),
     "convert a snapshot": ("convert", "-f", "qcow2", "-l", "snapshot.name=one", "-O", "raw", "img", "out"),
 }
-STATUSES = (0, 1, 2, 3, 4, 63)  # compare has 4 for what it cannot read, check 63 for what has no tables
+STATUSES = (0, 1, 2, 3, 4, 63)  # compare exits with 4 for an unreadable image, check with 63 for one without tables
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_looking_is_harmless(good, what):
 
 
 def test_cut_anywhere(good):
-    """An image that ends early."""
+    """An image that is truncated."""
     data = (good / "good").read_bytes()
     for n in (0, 4, 72, 104, 112, 500, 512, 65536, 65536 + 8, 3 * 65536, 5 * 65536 + 512):
         (good / "img").write_bytes(data[:n])

@@ -1,5 +1,5 @@
-"""As many snapshots as the format allows: 65,536. The image is laid out by hand, as 65,535 calls of
-a tool would leave it; QEMU judges the result."""
+"""As many snapshots as the format allows: 65,536. The image is written by hand, as 65,535 calls of a tool would
+leave it; QEMU judges the result."""
 import shutil
 import struct
 
@@ -12,8 +12,8 @@ CLUSTER, MOST = 512, 65536
 
 
 def many(path, n):
-    """An empty disk of 16 KiB (an L1 of one entry) with n snapshots, each with an L1 of its own."""
-    # One after the other: header, refcount table, its blocks, the active L1, the snapshots' L1s, their table.
+    """An empty disk of 16 KiB (an L1 table of one entry) with n snapshots, each with its own L1 table."""
+    # In order: header, refcount table, its blocks, the active L1, the snapshots' L1 tables, their table.
     table = bytearray()
     per_block = CLUSTER // 2
     entry = struct.calcsize(">QIHHIIQII") + 24
@@ -21,7 +21,7 @@ def many(path, n):
     table_bytes = sum(-(-(entry + len(i) + len(s)) // 8) * 8 for i, s in names)
     rest = 1 + 1 + n + -(-table_bytes // CLUSTER)
     blocks = 1
-    while True:  # the blocks are counted in the blocks
+    while True:  # the refcount blocks are counted in the refcount blocks
         table_clusters = -(-blocks * 8 // CLUSTER)
         total = rest + blocks + table_clusters
         if -(-total // per_block) <= blocks:

@@ -1,4 +1,4 @@
-"""Long verbs of cairn-img: a bar on a terminal, JSON lines for programs, and Ctrl-C in the middle."""
+"""Long verbs of cairn-img: a progress bar on a terminal, JSON lines for programs, and Ctrl-C in the middle."""
 import fcntl
 import json
 import os
@@ -30,7 +30,7 @@ VERBS = {
 
 @pytest.fixture
 def images(box):  # noqa: F811
-    """A raw disk; an image over a backing file, every cluster its own; a copy of its content."""
+    """A raw disk; an image with a backing file and every cluster allocated; a copy of its content."""
     box.qemu("create", "-q", "-f", "raw", "src", "16M")
     pattern(box, "src", 1, fmt="raw")
     box.qemu("create", "-q", "-f", "qcow2", "base", "16M")
@@ -77,8 +77,7 @@ def blocked_in_write(pid):
 
 
 def interrupted_at_first_line(images, args):
-    """Its output goes nowhere, so it stands still where it tells of its progress first; there the
-    signal comes."""
+    """Nobody reads its output, so it blocks at its first progress report; then the signal comes."""
     r, w = os.pipe()
     fcntl.fcntl(w, F_SETPIPE_SZ, 4096)
     os.write(w, b"\n" * 4096)
@@ -111,7 +110,7 @@ def test_interrupted(images, verb):
 
 
 def test_interrupted_snapshot_is_made(images):
-    """What takes no time is brought to its end."""
+    """An operation that takes no time is completed."""
     got, err = interrupted_at_first_line(images, VERBS["snapshot"][0])
     assert (got, err) == (0, "")
     images.qemu("check", "-q", "top")

@@ -1,6 +1,5 @@
-"""The rest of cairn-img's verbs beside qemu-img: check -r, compare, map, resize, measure, convert's
-options, rebase, commit, amend, bench, trim; and bad input: one sentence, the right exit status,
-nothing changed."""
+"""The other verbs of cairn-img compared with qemu-img: check -r, compare, map, resize, measure, convert's options,
+rebase, commit, amend, bench, trim; and bad input: one sentence, the right exit status, nothing changed."""
 import json
 import os
 import random
@@ -16,7 +15,7 @@ pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-i
 
 
 def sha(box, name, fmt="qcow2"):
-    """Of what the disk reads as, by QEMU."""
+    """Return a hash of the disk's content, as read by QEMU."""
     box.qemu("convert", "-f", fmt, "-O", "raw", name, "sha.raw")
     out = run("sha256sum", "sha.raw", cwd=box.path).stdout.split()[0]
     (box.path / "sha.raw").unlink()
@@ -24,7 +23,7 @@ def sha(box, name, fmt="qcow2"):
 
 
 def source(box, seed=1, size="16M"):
-    """A raw disk with noise, text and holes."""
+    """A raw disk with random data, text and holes."""
     box.qemu("create", "-q", "-f", "raw", "src", size)
     pattern(box, "src", seed, fmt="raw")
     noise = random.Random(seed).randbytes(3 * MIB)
@@ -33,7 +32,7 @@ def source(box, seed=1, size="16M"):
 
 
 def kill_writer(box, name, *commands):
-    """qemu-io dies in the middle of its work."""
+    """qemu-io dies during its work."""
     args = [a for c in commands for a in ("-c", c)]
     subprocess.run(["qemu-io", *args, "-c", "sigraise 9", name], cwd=box.path, capture_output=True, timeout=TIMEOUT)
 
@@ -179,7 +178,7 @@ def test_map_of_others(box):
 
 @pytest.mark.parametrize("options", OPTION_SETS)
 def test_resize(box, options):
-    """Up, far up, down and up again; snapshots keep their content."""
+    """Grow, grow far, shrink and grow again; snapshots keep their content."""
     box.qemu("create", "-q", "-f", "qcow2", "-o", options, "a", "16M")
     pattern(box, "a", 1)
     box.qemu("convert", "-O", "raw", "a", "truth")
@@ -295,7 +294,7 @@ def test_convert_compressed(box, options):
     box.qemu("compare", "-f", "raw", "-F", "qcow2", "src", "a")
     assert json.loads(box.qemu("check", "--output", "json", "a").stdout)["compressed-clusters"] > 0
     box.img("compare", "-f", "raw", "src", "a")
-    # what is written later goes beside it
+    # later writes go to other clusters
     pattern(box, "a", 9)
     box.qemu("check", "-q", "a")
 
@@ -303,7 +302,7 @@ def test_convert_compressed(box, options):
 @pytest.mark.parametrize("options", ["cluster_size=64k", "cluster_size=64k,refcount_bits=2", "cluster_size=4k",
                                      "cluster_size=64k,refcount_bits=1", "cluster_size=16k,compression_type=zstd"])
 def test_streams_fill_the_clusters_that_plain_ones_leave(box, options):
-    """Text and noise by turns, of lengths that change: as small as by qemu-img."""
+    """Text and random data alternately, in varying lengths: as small as with qemu-img."""
     rng = random.Random(4)
     with open(box.path / "src", "wb") as f:
         for i in range(20):
@@ -317,13 +316,13 @@ def test_streams_fill_the_clusters_that_plain_ones_leave(box, options):
         box.qemu("compare", "-f", "raw", "-F", "qcow2", "src", name)
     for of in ("st_size", "st_blocks"):
         ours, theirs = (getattr((box.path / name).stat(), of) for name in ("ours", "theirs"))
-        # refcounts are counted anew at the end, beside the first ones
+        # refcounts are rebuilt at the end, next to the first ones
         assert ours <= theirs + 3 * 65536 // (1 if of == "st_size" else 512)
 
 
 @pytest.mark.parametrize("options", OPTION_SETS)
 def test_convert_compressed_into_what_exists(box, options):
-    """Over data, zeros, streams and a snapshot of all that; as often as one likes."""
+    """Over data, zeros, compressed data and a snapshot of these; repeatedly."""
     source(box)
     box.qemu("create", "-q", "-f", "qcow2", "-o", options, "a", "20M")
     box.io("a", "write -P 1 0 20M", "write -z 5M 1M")
@@ -644,7 +643,7 @@ def test_a_read_only_file(box):
 
 
 def test_a_full_disk(box):
-    """A target that does not fit: one sentence, nothing left behind, and the disk has its room back."""
+    """A target that does not fit: one sentence, nothing left behind, and the space is free again."""
     (box.path / "full").mkdir()
     p = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", "full"], cwd=box.path, capture_output=True, text=True)
     if p.returncode:

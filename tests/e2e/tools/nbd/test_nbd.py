@@ -1,5 +1,5 @@
-"""nbdkit-cairn-plugin: an image or a snapshot in it, read-only over NBD, for qemu-img, nbdinfo and a
-client of our own that asks for odd bytes."""
+"""nbdkit-cairn-plugin: an image or one of its snapshots, read-only over NBD, for qemu-img, nbdinfo and a client
+here that requests odd byte ranges."""
 import itertools
 import json
 import os
@@ -21,8 +21,8 @@ SOCKETS = (f"nbd-{n}" for n in itertools.count())
 
 
 def nbdkit(box, *args, command):
-    """A server for as long as the command runs; $uri and $nbd are in it. nbdkit leaves its folder in /tmp behind
-    when it chooses the socket itself ("-U -") and the plugin refuses its arguments."""
+    """Run a server while the command runs, which has $uri and $nbd. nbdkit leaves its folder in /tmp behind when it
+    chooses the socket itself ("-U -") and the plugin refuses its arguments."""
     return subprocess.run(["nbdkit", "-U", box.path / next(SOCKETS), PLUGIN, *args, "--run", command], cwd=box.path, text=True,
                           capture_output=True, timeout=TIMEOUT)
 
@@ -55,7 +55,7 @@ def test_map(image):
 
 
 def test_beside_a_writer(image):
-    """A snapshot can be read while somebody writes to the disk; the disk itself cannot."""
+    """A snapshot can be read while a writer has the disk open; the disk itself cannot."""
     with subprocess.Popen(["qemu-io", "a"], cwd=image.path, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
         writer.stdin.write(b"write -P 9 2M 1M\n")
         writer.stdin.flush()
@@ -95,7 +95,7 @@ def test_refused(image, args, says):
 
 
 class Client:
-    """NBD by hand: qemu and libnbd ask for whole sectors only."""
+    """A minimal NBD client: qemu and libnbd request whole sectors only."""
 
     def __init__(self, path):
         self.sock = socket.socket(socket.AF_UNIX)

@@ -21,7 +21,7 @@ from test_net import Lan, lan  # noqa: F401 (a fixture)
 
 
 def test_the_guest_finds_its_network():
-    """What DHCP says, who answers to ARP, and a gateway that can be pinged: QEMU's addresses."""
+    """DHCP, ARP, and a gateway that answers pings: QEMU's addresses."""
     with Guest(args=["--hostname", "web1"]) as g:
         address, options = g.dhcp(1)
         assert address == "10.0.2.15"
@@ -54,7 +54,7 @@ def test_a_forward_of_tcp_carries_both_ways():
         assert c.read(len(question)) == question
         sender.join()
         got = b""
-        for i in range(0, len(answer), 14600):  # no more at once than the window that it has to keep to
+        for i in range(0, len(answer), 14600):  # no more at once than its window
             c.send(answer[i:i + 14600])
             while len(got) < i + len(answer[i:i + 14600]):
                 got += client.recv(65536)
@@ -66,7 +66,7 @@ def test_a_forward_of_tcp_carries_both_ways():
 
 
 def received(g, c, n):
-    """So many bytes, and the longest frame that any of them came in."""
+    """Receive this many bytes; return the longest frame."""
     data, longest = b"", 0
     while len(data) < n:
         frame, _ = g.receive()
@@ -77,8 +77,8 @@ def received(g, c, n):
 
 @pytest.mark.parametrize("takes", [0, TUN_F_CSUM, TUN_F_TSO4, TUN_F_CSUM | TUN_F_TSO4])
 def test_segments_come_as_one_where_the_guest_takes_that(takes):
-    """Cut as the guest's largest segment wants it, whatever the network's MTU is. And no more when another driver
-    takes nothing."""
+    """Segments have the size that the guest announces, whatever the MTU; when another driver accepts no offloads,
+    they are not merged."""
     data = random.Random(3).randbytes(200000)
     with listener() as s, Guest(("tcp", s, "-", 80), args=["--mtu", "9000"]) as g:
         g.offloads(takes)
@@ -100,7 +100,7 @@ def test_segments_come_as_one_where_the_guest_takes_that(takes):
 
 
 def test_what_comes_is_known_to_be_good():
-    """Other frames, too: this process has made them."""
+    """Other frames as well: this process has made them."""
     with datagrams() as s, datagrams() as client, Guest(("udp", s, "-", 53)) as g:
         g.offloads(TUN_F_CSUM)
         g.silent()
@@ -136,7 +136,7 @@ def segment_of(c, data, flags=ACK | PSH):
 
 
 def test_what_the_guest_leaves_to_it_is_done():
-    """Checksums of TCP and UDP, and segments: 60000 bytes in one frame of a network with an MTU of 1500."""
+    """Checksums of TCP and UDP, and segmentation: 60000 bytes in one frame on a network with an MTU of 1500."""
     with listener() as s, datagrams() as d, datagrams() as asks, Guest(("tcp", s, "-", 80), ("udp", d, "-", 53)) as g, \
             socket.create_connection(s.getsockname()) as client:
         c = g.accepted()
@@ -155,7 +155,7 @@ def test_what_the_guest_leaves_to_it_is_done():
             frame = ethernet(IPV4, ipv4(UDP, g.address, p.source, slirplib.udp(g.address, 53, p.source, p.sport, data)))
             g.socket.send(unfinished(without_sum(frame, 40), offset=6))
             assert asks.recv(99) == data
-        # A sum of 0 would say that there is none: this one would be, and comes through libslirp's check.
+        # A checksum of 0 means "none": this one would be 0, and passes libslirp's check.
         zero = next(n for n in range(65536) if not slirplib.checksum(frame[26:34] + struct.pack("!BBH", 0, UDP, 10) + frame[34:38]
                                                                      + struct.pack("!HHH", 10, 0, n)))
         frame = ethernet(IPV4, ipv4(UDP, g.address, p.source, slirplib.udp(g.address, 53, p.source, p.sport,
@@ -177,11 +177,11 @@ def test_what_cannot_be_left_to_it_is_dropped():
         for packet in (
                 unfinished(frame, start=13), unfinished(frame, start=len(frame) - 17), unfinished(frame, start=len(frame)),
                 unfinished(frame, start=0xffff, offset=0xffff), unfinished(frame, offset=len(frame) - 35),
-                b"\0" + unfinished(frame)[1:],  # left, and not said to be
+                b"\0" + unfinished(frame)[1:],  # checksum missing without the flag
                 *(bytes([flags]) + unfinished(frame)[1:] for flags in (2, 3, 4, 5, 0x81)),
-                unfinished(large), bytes(12) + large,  # no segments, and too long
+                unfinished(large), bytes(12) + large,  # too long, and no segmentation requested
                 *(unfinished(large, 1460, kind=kind) for kind in (2, 3, 4, 5, 0x80, 0x83, 0x84)),
-                b"\0" + unfinished(large, 1460)[1:],  # segments without checksums
+                b"\0" + unfinished(large, 1460)[1:],  # segmentation without checksums
                 unfinished(answer, 1460, offset=6), unfinished(answer[:23], 1460, start=14, offset=0),
                 unfinished(b"\0" * 12 + b"\x86\xdd" + large[14:], 1460),
                 unfinished(segment_of(c, b"")[:54] + over, 1460)):
@@ -192,7 +192,7 @@ def test_what_cannot_be_left_to_it_is_dropped():
 
 
 def test_who_came_before_it_is_let_in():
-    """As when a VM is started because somebody came."""
+    """As when a VM is started by a connection."""
     with listener() as s, socket.create_connection(s.getsockname()) as client:
         client.sendall(b"early")
         with Guest(("tcp", s, "-", 80), control=True) as g:
@@ -201,7 +201,7 @@ def test_who_came_before_it_is_let_in():
 
 
 def test_the_guest_sees_who_connects(lan):  # noqa: F811
-    """Loopback is the gateway; any other address is itself."""
+    """Loopback appears as the gateway; any other address as itself."""
     lan.ip("link", "set", "lo", "up")
     lan.ip("addr", "add", "192.0.2.1/24", "dev", "br0")
 
@@ -244,7 +244,7 @@ def test_a_client_that_goes_is_told_of_and_a_closed_port_refuses():
 
 
 def test_many_connections_at_once():
-    """More than a backlog's, each with its own answer."""
+    """More than a backlog, each with its own answer."""
     with listener() as s, Guest(("tcp", s, "-", 80)) as g:
         clients = []
         for i in range(200):
@@ -263,7 +263,7 @@ SOCKETS = 864  # docs/slirp.md
 
 
 def test_more_connections_than_there_may_be_sockets_wait():
-    """They are not lost, and nothing spins meanwhile."""
+    """They are not lost, and the process does not spin meanwhile."""
     with listener() as s, Guest(("tcp", s, "-", 80)) as g:
         s.listen(1000)
         clients = [socket.create_connection(s.getsockname()) for _ in range(900)]
@@ -286,7 +286,7 @@ def ticks(pid):
 
 
 def test_datagrams_of_a_forward_and_their_answers():
-    """Each client has its own answer; the guest can answer nobody who has not asked."""
+    """Each client gets its own answer; the guest can answer only clients that have sent something."""
     with datagrams() as s, datagrams() as a, datagrams() as b, datagrams() as stranger, \
             Guest(("udp", s, "-", 53)) as g:
         for client, text in ((a, b"one"), (b, b"two" * 400)):
@@ -346,7 +346,7 @@ def test_damaged_answers_are_no_answers():
 
 
 def ipv6_to(to, kind, port):
-    """Somebody is greeted, or asked for a connection."""
+    """A greeting or a connection attempt."""
     src, dst = socket.inet_pton(socket.AF_INET6, "fec0::15"), socket.inet_pton(socket.AF_INET6, to)
     body, at = {UDP: (struct.pack("!HHHH", 40001, port, 13, 0) + b"hello", 6),
                 TCP: (struct.pack("!HHIIBBHHH", 40001, port, 1, 0, 0x50, SYN, 65535, 0, 0), 16)}[kind]
@@ -356,11 +356,11 @@ def ipv6_to(to, kind, port):
 
 
 def test_the_hosts_loopback_is_not_the_guests():
-    """Not by the gateway's address, not by a packet that names it, in no protocol."""
+    """Not by the gateway's address, nor by a packet that names it, with any protocol."""
     with listener() as server, datagrams() as sink, Guest() as g:
         port, udp_port = server.getsockname()[1], sink.getsockname()[1]
         g.ip(TCP, "10.0.2.2", slirplib.tcp(g.address, 40000, "10.0.2.2", port, 1, 0, SYN))
-        assert g.wait(lambda p: p.protocol == ICMP).body[0] == 3  # it cannot be reached
+        assert g.wait(lambda p: p.protocol == ICMP).body[0] == 3  # destination unreachable
         for to in ("10.0.2.2", "127.0.0.1", "127.1.2.3", "0.0.0.0", "255.255.255.255"):
             g.udp(40001, to, udp_port, b"hello")
             g.ip(TCP, to, slirplib.tcp(g.address, 40001, to, port, 1, 0, SYN))
@@ -410,7 +410,7 @@ DNS_PORT = 53
 
 
 def test_names_are_asked_of_whom_the_host_asks(lan, tmp_path):  # noqa: F811
-    """Also after resolv.conf was replaced, as network managers do it."""
+    """Also after resolv.conf is replaced, as network managers do."""
     etc = tmp_path / "etc"
     etc.mkdir()
     servers = []
@@ -439,7 +439,7 @@ def test_names_are_asked_of_whom_the_host_asks(lan, tmp_path):  # noqa: F811
             g.silent()
             return readable(servers[1])
         until(asked)
-        # That is its resolver: at other ports of the same address there is nobody for the guest.
+        # That is its resolver: other ports of the same address are closed to the guest.
         server, sink = lan.inside(lambda: listener("0.0.0.0")), lan.inside(lambda: datagrams("0.0.0.0"))
         port, udp_port = server.getsockname()[1], sink.getsockname()[1]
         for to in ("10.0.2.3", "10.0.2.2", "10.0.2.255", "127.0.0.2"):
@@ -458,7 +458,7 @@ def test_the_daemon_is_told_who_wants_something():
         with socket.create_connection(s.getsockname()) as tcp:
             assert g.told() == {"forward": 0}
             g.accepted()
-            tcp.sendall(b"x")  # on a connection that is there, as well
+            tcp.sendall(b"x")  # on an open connection as well
             assert g.told() == {"forward": 0}
             client.sendto(b"?", d.getsockname())
             assert g.told() == {"forward": 1}
@@ -470,24 +470,24 @@ def test_the_daemon_is_told_who_wants_something():
                     assert g.told() == {"forward": 1}
                     messages += 1
             assert messages <= (time.monotonic() - begun) / 0.5 + 1
-            for _ in range(2):  # what comes too early is told late, but told
+            for _ in range(2):  # an early event is reported late, but it is
                 client.sendto(b"?", d.getsockname())
             assert g.told() == {"forward": 1}
         g.control.close()
-        client.sendto(b"!", d.getsockname())  # and without a daemon it goes on
+        client.sendto(b"!", d.getsockname())  # and without a daemon the network works
         assert g.wait(lambda p: p.protocol == UDP and p.data == b"!")
         g.silent()
-        g.daemon()  # the next one is told what it has missed
+        g.daemon()  # the next daemon gets the missed event
         while (message := g.told()) != {"forward": 1}:
             assert message == {"forward": 0}  # the connection's end
         g.silent()
         with socket.create_connection(s.getsockname()):
             assert g.told() == {"forward": 0}
-            g.daemon()  # which may be what the last one had no time to read
+            g.daemon()  # perhaps what the last daemon had no time to read
             assert g.told() == {"forward": 0}
             g.accepted()
             g.silent()
-            g.daemon()  # but not when the guest is awake
+            g.daemon()  # but not while the guest is awake
             g.silent()
             assert not readable(g.control)
 
@@ -510,7 +510,7 @@ def test_nobody_is_let_in_while_the_vm_is_saved():
                 client.sendto(b"!", d.getsockname())
                 g.silent()
                 assert not readable(g.control) and readable(s) and readable(d)
-                end()  # who waits is let in
+                end()  # waiting clients are accepted
                 assert g.wait(lambda p: p.protocol == UDP).data == b"!"
                 g.accepted()
                 assert {"forward": 0} in (g.told(), g.told())
@@ -520,7 +520,7 @@ def test_nobody_is_let_in_while_the_vm_is_saved():
 
 
 def test_what_a_guest_does_not_read_is_bounded():
-    """A VM that stands still: frames wait, up to a tap's number; then they are dropped, and it goes on."""
+    """A paused VM: frames wait, up to a tap's queue length; further ones are dropped, and the process continues."""
     with datagrams() as s, datagrams() as client, Guest(("udp", s, "-", 53)) as g:
         client.sendto(bytes(4), s.getsockname())
         g.wait(lambda p: p.protocol == UDP)
@@ -530,7 +530,7 @@ def test_what_a_guest_does_not_read_is_bounded():
                 until(lambda: not waiting(s))
         got, last = [], False
         while not last:
-            if not readable(g.socket):  # all of them came, or the process is slower than this one
+            if not readable(g.socket):  # all arrived, or the process is slower than this one
                 client.sendto(b"last", s.getsockname())
             _, p = g.receive()
             last = p and p.protocol == UDP and p.data == b"last"
@@ -541,11 +541,11 @@ def test_what_a_guest_does_not_read_is_bounded():
 
 
 def waiting(s):
-    """Bytes that a socket of datagrams, which another process reads, has yet to give."""
+    """Return the bytes still queued in a datagram socket that another process reads."""
     with open("/proc/net/udp") as f:
         port = "%04X" % s.getsockname()[1]
         lines = [int(line.split()[4].partition(":")[2], 16) for line in f if line.split()[1].endswith(":" + port)]
-    return not lines or any(lines)  # while sockets of others come and go its line may be missed
+    return not lines or any(lines)  # while other sockets come and go, its line may be missing
 
 
 def memory_kib(pid):
@@ -564,8 +564,8 @@ def test_the_end_of_the_vm_is_its_end():
 
 
 def test_garbage_is_dropped(lan):  # noqa: F811
-    """Nothing that a guest sends ends the process: noise, and frames of all kinds with bits changed. In a
-    namespace of its own: some of them are whole enough to be sent on."""
+    """No frame from a guest ends the process: random data, and frames of all kinds with changed bits. Runs in a
+    namespace of its own, as some are valid enough to be forwarded."""
     seed = int(os.environ.get("FUZZ_SEED", "1"))
     rounds = int(os.environ.get("FUZZ_ROUNDS", "60"))
     rnd = random.Random(seed)
@@ -604,7 +604,7 @@ def test_garbage_is_dropped(lan):  # noqa: F811
                 g.socket.send(bad)
             drained(g)
         assert g.process.poll() is None, f"seed {seed}"
-        # and it still is a network
+        # and the network still works
         with socket.create_connection(s.getsockname()):
             g.arp(2, slirplib.ALL, g.address)
             g.seen.clear()
@@ -613,7 +613,7 @@ def test_garbage_is_dropped(lan):  # noqa: F811
 
 
 def repair(frame):
-    """Checksums that are right: what is behind them is reached, too."""
+    """Fix the checksums, so that the code behind their check is reached, too."""
     size = (frame[14] & 15) * 4 if len(frame) > 34 else 0
     if frame[12:14] != b"\x08\0" or size < 20 or len(frame) < 14 + size + 20:
         return
@@ -627,7 +627,7 @@ def repair(frame):
 
 
 def drained(g):
-    """Garbage may be asked back about: replies are read, whatever they are, until the ping's."""
+    """Garbage may provoke replies: read them, up to the ping's."""
     g.arp(2, slirplib.ALL, g.address)
     g.ping("10.0.2.2", b"drained")
     while True:
@@ -655,7 +655,7 @@ def test_it_can_do_no_more_than_it_has_to(sandbox):
         assert limits["Max open files"] == ["1024", "1024"] and limits["Max core file size"] == ["0", "0"]
 
 
-CALLS = {  # number on x86-64, arguments, what it has to give: -1, or the end
+CALLS = {  # number on x86-64, arguments, expected result: -1, or death
     "open_passwd_for_writing": (257, ["-100", '"/etc/passwd"', "1", "0"], "killed"),
     "bind": (49, ["3", "0", "0"], "killed"),
     "listen": (50, ["3", "5"], "killed"),
@@ -669,7 +669,7 @@ CALLS = {  # number on x86-64, arguments, what it has to give: -1, or the end
 
 @pytest.mark.parametrize("name", CALLS)
 def test_forbidden_calls(sandbox, name):
-    """gdb makes the process ask."""
+    """gdb makes the process call."""
     number, args, want = CALLS[name]
     with Guest() as g:
         g.silent()

@@ -1,4 +1,4 @@
-"""The daemon under a service manager: a socket that is passed, telling when it is ready, units."""
+"""The daemon under a service manager: a passed socket, the readiness message, units."""
 
 import configparser
 import os
@@ -15,7 +15,7 @@ from test_daemon import gone, pid_of
 
 
 class Service(Daemon):
-    """A daemon that is given its socket, as systemd does."""
+    """A daemon that is given its socket, as by systemd."""
 
     def __init__(self, tmp, vm_program):
         self.listening = socket.socket(socket.AF_UNIX)
@@ -52,7 +52,7 @@ def test_clients_wait_for_the_next_daemon(service):
     pid = pid_of(service, "vm1")
     env = open(f"/proc/{pid}/environ").read()
     assert "LISTEN_" not in env and "NOTIFY_SOCKET" not in env
-    assert inherited(service) == []  # nor is the socket that was passed
+    assert inherited(service) == []  # nor is the passed socket
     inode = os.stat(service.socket).st_ino
     for sig in (signal.SIGKILL, signal.SIGTERM):
         service.stop(sig)
@@ -107,16 +107,16 @@ def test_installed_units(tmp_path):
     service = configparser.ConfigParser(strict=False, interpolation=None)
     service.optionxform = str
     service.read(units / "cairnd.service")
-    assert service["Service"]["KillMode"] == "process"  # or a restart takes the VMs along
+    assert service["Service"]["KillMode"] == "process"  # otherwise a restart would end the VMs
     assert service["Service"]["RuntimeDirectoryPreserve"] == "yes"
-    assert service["Service"]["OOMPolicy"] == "continue"  # or one VM that is killed for memory ends the daemon
+    assert service["Service"]["OOMPolicy"] == "continue"  # otherwise a VM killed by the OOM killer would end the daemon
     program = service["Service"]["ExecStart"]
     assert subprocess.run([program, "--version"], stdout=subprocess.PIPE, timeout=10).stdout.startswith(b"cairnd ")
     assert "@" not in (units / "cairnd.service").read_text()
     guests = configparser.ConfigParser(strict=False, interpolation=None)
     guests.optionxform = str
     guests.read(units / "cairn-guests.service")
-    assert "Requires" not in guests["Unit"]  # or a restart of the daemon stops the VMs
+    assert "Requires" not in guests["Unit"]  # otherwise a restart of the daemon would stop the VMs
     assert "cairnd.service" in guests["Unit"]["After"]
     program = guests["Service"]["ExecStop"].split()
     assert subprocess.run([*program, "--help"], stdout=subprocess.PIPE, timeout=10).stdout.startswith(b"cairn daemon-stop")
@@ -141,7 +141,7 @@ def test_uninstall_takes_away_what_install_put_there(tmp_path):
 
 
 def test_what_ends_between_two_daemons(service):
-    """As `systemctl restart` does it: the main process alone gets SIGTERM, the next one the same socket."""
+    """As `systemctl restart` does: only the main process gets SIGTERM, and the next one gets the same socket."""
     for vm in ("runs", "killed"):
         service.define(vm)
         service.cairn("start", vm)

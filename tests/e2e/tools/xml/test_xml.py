@@ -56,7 +56,7 @@ def disk(target="vda", more="", source="<source file='/d'/>", attrs="type='file'
     ("67108865", "bytes", 65540), ("100", "MB", 97660), ("1", "GB", 976564), ("1", "TB", 976562500),
     ("70000", "KB", 68360), (" 65536\n", " KiB", 65536)])
 def test_memory(text, unit, kib):
-    """As libvirt reads it: rounded up to KiB; then to pages."""
+    """As in libvirt: rounded up to KiB; then to pages."""
     got = read(domain(memory=f"<memory{f' unit={unit!r}' if unit else ''}>{text}</memory>"))
     assert got["definition"]["memory"] == f"{kib}K"
 
@@ -162,14 +162,14 @@ def test_disk(text, want):
 
 
 def test_disks_are_ordered_as_libvirt_orders_them():
-    """The guest counts them: by target, whatever their order in the text."""
+    """The guest numbers disks by target, whatever their order in the text."""
     got = read(domain(devices=disk("vdaa", source="<source file='/27'/>") + disk("vdb") +
                       disk("sdb", bus="scsi") + disk("vda") + disk("sda", bus="sata")))
     assert [d["id"] for d in got["definition"]["disks"]] == ["vda", "vdb", "vdaa", "sdb", "sda"]
     assert [w.split(": ", 2)[1] for w in got["warnings"]] == [
         "/domain/devices/disk[3]/target/@bus", "/domain/devices/disk[5]/target/@bus"]
     assert "the guest has sda as /dev/vd..., not /dev/sda" in got["warnings"][1]
-    # Without a bus the target's name tells it.
+    # Without a bus attribute, the target's name determines it.
     got = read(domain(devices=disk("vdb") + disk("vda").replace(" bus='virtio'", "") +
                       disk("hda").replace(" bus='virtio'", "")))
     assert [d["id"] for d in got["definition"]["disks"]] == ["vda", "vdb", "hda"]
@@ -177,7 +177,7 @@ def test_disks_are_ordered_as_libvirt_orders_them():
 
 
 def test_what_is_too_long_is_cut():
-    """As QEMU does with a serial number; an alias that cannot be an id is libvirt's alone."""
+    """As in QEMU for a serial number; an alias that cannot be an id stays libvirt's."""
     got = read(domain(devices=disk(driver="<driver type='raw' queues='16'/>",
                                    more="<serial>0123456789abcdefghijXYZ</serial><alias name='ua-x.y'/>") +
                       "<interface type='user'><alias name='ua-0123456789abcdef'/></interface>"))
@@ -200,7 +200,7 @@ def test_boot_order():
         domain(devices=disk(more="<boot order='1'/>"), os_=os_))
 
 
-# ---- what has no effect, and what is refused ----
+# ---- ignored and refused elements ----
 
 @pytest.mark.parametrize("more, devices, path", [
     ("<genid/>", "", "genid"), ("<cputune><shares>1</shares></cputune>", "", "cputune"),
@@ -312,7 +312,7 @@ def test_no_domain(text, why):
 
 
 def test_bombs():
-    """None of them is unfolded; time and memory are bounded, whatever the parser does."""
+    """None of them is expanded; time and memory are bounded, whatever the parser does."""
     entities = "".join(f"<!ENTITY l{i} '{f'&l{i - 1};' * 10 if i else 'ha'}'>" for i in range(10))
     bomb = f"<!DOCTYPE domain [{entities}]>\n<domain><name>&l9;</name></domain>"
     assert error(bomb) == "line 1: a DOCTYPE is not accepted; a domain has none, take it out"
@@ -329,7 +329,7 @@ def test_bombs():
 
 
 def test_mutations():
-    """Whatever is read, there is one answer, and no crash."""
+    """Every input gets one answer, without a crash."""
     rng = random.Random(1)
     texts = [open(p, "rb").read() for p in CORPUS]
     words = [b"<", b">", b"'", b"&", b"/", b"\0", b"\xff", b"</", b"<!--", b"]]>", b"99999999999999999999",
@@ -349,7 +349,7 @@ def test_mutations():
 # ---- with a daemon ----
 
 def place(tmp, path, kernel):
-    """A file of the corpus with paths that are there."""
+    """Return a file of the corpus with existing paths."""
     image, overlay = tmp / "disk.img", tmp / "overlay.qcow2"
     if not image.exists():
         image.write_bytes(bytes(1 << 20))
@@ -368,7 +368,7 @@ def schema_holds(path):
 
 
 def round_trip(daemon, name):
-    """dumpxml | define changes nothing, and libvirt's schema takes it."""
+    """dumpxml | define changes nothing, and libvirt's schema accepts the XML."""
     before = daemon.cairn("dumpjson", name).stdout
     xml = daemon.cairn("dumpxml", name).stdout
     path = daemon.tmp / "dumped.xml"
@@ -380,7 +380,7 @@ def round_trip(daemon, name):
 
 
 def unplug(daemon, name):
-    """From bridges, which are not on this host. Returns the XML then."""
+    """Remove bridges, which this host lacks. Return the XML."""
     d = json.loads(daemon.cairn("dumpjson", name).stdout)
     for i in d["interfaces"]:
         i["link"] = "down" if i["type"] == "bridge" else i["link"]
@@ -404,11 +404,11 @@ def test_corpus_starts(kvm, daemon):
         assert daemon.cairn("dumpxml", name).stdout.startswith("<domain type='kvm' id='")
         assert daemon.cairn("dumpxml", "--inactive", name).stdout == xml
         daemon.cairn("destroy", name)
-        daemon.cairn("undefine", name)  # the next may have its disk below one of its own
+        daemon.cairn("undefine", name)  # the next one may use its disk as a backing file
 
 
 def virt_install(folder, *options):
-    """What it prints for a host with KVM, as a file."""
+    """Return virt-install's output for a host with KVM, as a file."""
     if not shutil.which("virt-install"):
         pytest.skip("virt-install is not there")
     caps = folder / "caps.xml"
@@ -430,7 +430,7 @@ def virt_install(folder, *options):
 
 
 def test_virt_install(kvm, daemon):
-    """It starts."""
+    """The VM starts."""
     image, initrd = daemon.tmp / "disk.qcow2", daemon.tmp / "initrd"
     path = virt_install(
         daemon.tmp, "--vcpus", "2", "--disk", f"path={image},format=qcow2,bus=virtio,size=1",
@@ -458,7 +458,7 @@ def test_virt_install(kvm, daemon):
       "4,sockets=2,cores=2,threads=1", "--memballoon", "none", "--console", "pty,target.type=virtio",
       "--events", "on_crash=preserve"], {"vcpus": 4, "on_crash": "preserve"})])
 def test_choices_of_virt_install(kvm, daemon, options, keys):
-    """All of them start; what has no effect is a warning."""
+    """All of them start; elements without effect produce a warning."""
     image = daemon.tmp / "disk.img"
     image.write_bytes(bytes(1 << 20))
     path = virt_install(daemon.tmp, *[o.replace("@DISK@", str(image)) for o in options])
@@ -474,7 +474,7 @@ def test_choices_of_virt_install(kvm, daemon, options, keys):
 
 
 def test_every_key_survives(fake):
-    """What libvirt has no element for stands in <metadata>, and comes back."""
+    """Keys that have no libvirt element are stored in <metadata> and restored."""
     for name in ("a.qcow2", "b.qcow2", "data", "c.raw", "initrd"):
         (fake.tmp / name).write_bytes(bytes(4096))
     fake.define(
@@ -496,7 +496,7 @@ def test_every_key_survives(fake):
     xml = round_trip(fake, "all")
     assert "<cairn:definition xmlns:cairn='urn:cairn:definition:1'>" in xml
     assert "<alias name='ua-root'/>" in xml and "<alias name='ua-lan'/>" in xml
-    # Metadata adds; it does not change what the elements say.
+    # Metadata adds keys; it does not override the elements.
     sly = fake.tmp / "sly.xml"
     sly.write_text(xml.replace('"debug_exit"', '"memory": "64M", "debug_exit"'))
     assert "its memory has no effect: an element already sets it" in fake.cairn("define", str(sly)).stderr
@@ -505,7 +505,7 @@ def test_every_key_survives(fake):
     assert '"nonsense" is not a key of a definition' in fake.cairn("define", str(sly), ok=2).stderr
     sly.write_text(xml.replace('"debug_exit"', 'debug_exit'))
     assert "/domain/metadata/cairn:definition: " in fake.cairn("define", str(sly), ok=2).stderr
-    # What is well-formed and cannot be done is a wrong definition as well.
+    # Well-formed XML that is not supported is an invalid definition as well.
     sly.write_text("<domain type='test'><name>t</name><memory>1</memory></domain>")
     for verb in ("define", "validate"):
         assert '@type: "test" is for another hypervisor' in fake.cairn(verb, str(sly), ok=2).stderr
@@ -518,7 +518,7 @@ def test_plain_definition_needs_no_metadata(fake):
 
 
 def test_bad_input_changes_nothing(fake):
-    """One sentence each, about the XML's line, whoever finds the fault."""
+    """One sentence each with the XML's line, whichever program finds the fault."""
     fake.define("there")
     before = fake.cairn("dumpjson", "there").stdout
     kernel = fake.tmp / "kernel"
@@ -567,7 +567,7 @@ def test_validate_and_run(kvm, tmp_path):
 
 
 def test_helper_is_missing(fake, tmp_path):
-    """A sentence, when the other program cannot be started or is ended."""
+    """A message when the helper cannot be started or is killed."""
     lone = tmp_path / "cairn"
     shutil.copy(os.path.join(BUILD, "cairn"), lone)
     r = subprocess.run([lone, "validate", CORPUS[0]], capture_output=True, text=True)
@@ -588,7 +588,7 @@ def test_the_table_is_what_the_program_does():
 
 
 def test_the_documented_definition():
-    """Every key of the example in docs/definition.md goes to XML and back, whichever are added."""
+    """Every key of the example in docs/definition.md survives the way to XML and back, whichever keys are added."""
     with open(os.path.join(ROOT, "docs", "definition.md")) as f:
         examples = [json.loads(e) for e in re.findall(r"```json\n(.*?)```", f.read(), re.S)]
     whole = json.dumps(max(examples, key=len))

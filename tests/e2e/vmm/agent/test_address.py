@@ -1,4 +1,4 @@
-"""The guest's addresses, by its agent's word; how that is read stands in tests/unit/vmm/agent/test_agent_addresses.c."""
+"""The guest's addresses as reported by its agent; tests/unit/vmm/agent/test_agent_addresses.c covers the parser."""
 
 import json
 import os
@@ -62,7 +62,7 @@ def test_what_cannot_be_asked(fake):
 
 
 def test_one_waits_for_it(fake):
-    """Not for one of the link alone, nor of a bridge inside the guest."""
+    """Link-local addresses and those of a bridge inside the guest do not count."""
     define(fake, words=f"agent-after=1 ip-when={fake.tmp}/go")
     waits = subprocess.Popen([os.path.join(BUILD, "cairn"), "wait", "vm1", "--for", "ip", "--timeout", "50"], env=fake.env,
                              stdout=subprocess.PIPE, text=True)

@@ -1,4 +1,4 @@
-"""What the daemon knows of the guest agent; with a real one in test_linux.py."""
+"""The daemon's knowledge of the guest agent; test_linux.py has a real agent."""
 
 import os
 import signal

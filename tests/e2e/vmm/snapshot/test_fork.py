@@ -1,5 +1,5 @@
-"""Clones of running VMs: they begin with their source's memory, processors and devices, share its pages
-and go their own ways. The guest is the bare-metal interpreter."""
+"""Clones of running VMs: they start with their source's memory, vCPUs and devices, share its pages, and diverge.
+The guest is the bare-metal interpreter."""
 
 import json
 import os
@@ -73,14 +73,14 @@ def test_a_clone_goes_on_where_its_source_was(vm, daemon):
     assert daemon.info("copy")["uuid"] != daemon.info("src")["uuid"]
     vm.holds("src", AT, FILL, 1)
     vm.holds("copy", AT, FILL, 1)
-    # Each writes for itself: in what is shared, and in what nobody had touched.
+    # Each writes independently: to shared pages, and to untouched ones.
     vm.run("src", f"fill {AT} {1 << 20} 2")
     vm.run("copy", f"fill {AT} {2 << 20} 3")
     vm.run("copy", f"fill {AT + FILL} {1 << 20} 4")
     vm.holds("src", AT, 1 << 20, 2)
     vm.holds("copy", AT, 2 << 20, 3)
     vm.holds("copy", AT + FILL, 1 << 20, 4)
-    # A clone of the same fork's source later begins with what is there then.
+    # A later clone of the source starts with the source's current content.
     vm.clone("late")
     vm.holds("late", AT, 1 << 20, 2)
     vm.holds("copy", AT, 2 << 20, 3)
@@ -93,7 +93,7 @@ def counter(vm, name):
 def test_a_batch(vm, daemon):
     vm.start(vcpus=2)
     vm.run("src", "smp start 1")
-    vm.run("src", "smp count 1")  # for ever
+    vm.run("src", "smp count 1")  # forever
     r = vm.clone("c", "--count", "5", "--verbose")
     assert r.stdout.startswith("Domain 'src' cloned 5 times, as 'c-1' to 'c-5'\npaused for ")
     assert names(daemon) == ["c-1", "c-2", "c-3", "c-4", "c-5", "src"]
@@ -114,7 +114,7 @@ def test_a_batch(vm, daemon):
 
 
 def test_the_source_runs_on_while_its_memory_is_copied(vm, daemon):
-    """A processor that never stops writing; the clones have each word as it was at one instant."""
+    """A vCPU that never stops writing; the clones have every word as of one instant."""
     vm.start(vcpus=2)
     vm.run("src", f"fill {32 << 20} {16 << 20} 5")
     vm.run("src", "smp start 1")
@@ -132,7 +132,7 @@ def test_the_source_runs_on_while_its_memory_is_copied(vm, daemon):
 
 
 def test_clones_are_of_one_instant(vm, daemon):
-    """Two processors write all the time and know what they have written; so they do in each clone."""
+    """Two vCPUs write all the time and keep count of their writes; so they do in each clone."""
     vm.start(vcpus=3)
     vm.run("src", "storm start 2 0x2000000 0x400000")
     source = "src"
@@ -146,7 +146,7 @@ def test_clones_are_of_one_instant(vm, daemon):
 
 
 def test_snapshots_count_on_over_a_fork(vm, daemon, tmp_path):
-    """A fork takes nothing from what the next snapshot has to write, nor from what a revert drops."""
+    """A fork changes neither what the next snapshot has to write nor what a revert drops."""
     vm.start(disks=[image(tmp_path / "a.qcow2")])
     daemon.cairn("snapshot-create-as", "src", "s1")
     vm.run("src", f"fill {AT} {1 << 20} 2")
@@ -161,7 +161,7 @@ def test_snapshots_count_on_over_a_fork(vm, daemon, tmp_path):
     vm.holds("src", AT + (1 << 20), 1 << 20, 1)
     vm.holds("src", AT + (2 << 20), 1 << 20, 3)
     vm.holds("src", AT + (3 << 20), FILL - (3 << 20), 1)
-    vm.clone("c3")  # right after a revert: memory is not all there yet
+    vm.clone("c3")  # right after a revert: memory is not loaded completely
     vm.holds("c3", AT + (2 << 20), 1 << 20, 3)
     daemon.cairn("snapshot-revert", "src", "s1")
     vm.holds("src", AT, FILL, 1)
@@ -176,7 +176,7 @@ def test_memory_is_shared(vm, daemon):
         text = open(f"/proc/{daemon.info(f'c-{i}')['pid']}/smaps").read()
         private = sum(int(m) for part in text.split("memfd:cairn-fork")[1:]
                       for m in re.findall(r"Private_Dirty: +(\d+)", part.split("VmFlags")[0]))
-        assert private <= 64  # KiB: what devices and the generation id write
+        assert private <= 64  # KiB that devices and the generation id write
     for i in range(1, 5):
         daemon.cairn("resume", f"c-{i}")
         vm.holds(f"c-{i}", AT, FILL, 1)
@@ -208,7 +208,7 @@ def test_a_clone_is_saved_and_restored(vm, daemon, tmp_path):
     vm.holds("a", AT + 4096, 4096, 7)
     vm.holds("a", AT + 8192, FILL - 8192, 1)
     vm.holds("a", AT + FILL, 4096, 8)
-    # A reset gives it memory of its own; the source is not touched.
+    # A reset gives the clone memory of its own; the source is unchanged.
     daemon.cairn("reset", "a")
     daemon.wait("a", "running")
     vm.holds("src", AT, FILL, 1)
@@ -283,7 +283,7 @@ def test_disks_are_copied_and_diverge(vm, daemon, tmp_path):
     assert all(os.stat(f).st_mode & 0o777 == 0o600 for f in files)
     daemon.cairn("destroy", "c-1", "c-2", "c-3", "src")
     check(tmp_path / "a.qcow2", *files)
-    # They are VMs like any other, with definitions that name their own disks.
+    # They are ordinary VMs with definitions that name their own disks.
     d = json.loads(daemon.cairn("dumpjson", "c-2").stdout)
     assert [x["path"] for x in d["disks"]] == [
         str(tmp_path / "c-2-vda.qcow2"), str(tmp_path / "c-2-vdb.raw"), str(tmp_path / "r.qcow2")]
@@ -329,7 +329,7 @@ def test_snapshots_of_source_and_clone_after_a_fork(vm, daemon, tmp_path):
     daemon.cairn("snapshot-revert", "src", "before")
     vm.holds("src", AT, FILL, 1)
     disk_holds(vm, "src", 0, 0, 1)
-    # A clone begins without its source's snapshots.
+    # A clone starts without its source's snapshots.
     assert daemon.cairn("snapshot-list", "c", "--name").stdout.split() == ["s1", "s2"]
     daemon.cairn("snapshot-revert", "c", "before", ok=3)
     vm.holds("c", AT, FILL, 21)
@@ -349,7 +349,7 @@ def shares_blocks(folder):
 
 
 def forked(q, folder, count):
-    """The job that has begun, when the first bytes have been copied: the instant of the clones is over."""
+    """Start the job and wait for the first copied bytes: the instant of the clones is over."""
     job = q.run("vm-fork", vm="src", name="c", count=count)["job"]
     first = folder / "c-1-vda.qcow2"
     while not first.exists() or first.stat().st_blocks * 512 < MIB:
@@ -358,7 +358,7 @@ def forked(q, folder, count):
 
 
 def progress(q, job):
-    """What is told of it, up to its end."""
+    """Return all progress reports, up to the end."""
     told = []
     while True:
         e = q.events.pop(0) if q.events else q.read()
@@ -385,7 +385,7 @@ def test_the_source_writes_while_its_disk_is_copied(vm, daemon, tmp_path):
     vm.start(disks=[full(tmp_path / "a.qcow2", 256)])
     q = daemon.qmp()
     was_running = False
-    while not was_running:  # a machine that is fast may be done with it: once more
+    while not was_running:  # a fast machine may have finished: try again
         forget_clones(vm, daemon)
         disk_write(vm, "src", 0, 0, 1)
         disk_write(vm, "src", 0, 500_000, 1)
@@ -405,7 +405,8 @@ def test_the_source_writes_while_its_disk_is_copied(vm, daemon, tmp_path):
 
 
 def test_nobody_sees_what_disks_are_copied_from(vm, daemon, tmp_path):
-    """Nor is it left, whoever is killed meanwhile, or when it is cancelled; a copy of a GiB takes longer than that."""
+    """Nor does one stay behind, whoever is killed, or when the fork is cancelled; copying a GiB takes longer than
+    that."""
     paths = [tmp_path / "a.qcow2", tmp_path / "b.qcow2"]
     vm.start(disks=[full(p, 128) for p in paths])
     q = daemon.qmp()
@@ -443,7 +444,7 @@ def test_disks_that_cannot_be_copied(vm, daemon, tmp_path):
     there = sorted(os.listdir(tmp_path))
     assert "c-2-vdb.qcow2: a clone's disk would be there" in refused("c", "--count", "2", ok=4)
     assert (tmp_path / "c-2-vdb.qcow2").read_text() == "mine"
-    # The definition is not what runs any more.
+    # The VM runs with another definition.
     image(tmp_path / "other.qcow2")
     there = sorted(os.listdir(tmp_path))
     daemon.define("src", memory="64M", debug_exit=True, boot={"kernel": vm.kernel}, disks=[
@@ -455,7 +456,7 @@ def test_disks_that_cannot_be_copied(vm, daemon, tmp_path):
 
 
 def test_blocks_of_images_are_shared(vm, daemon, tmp_path):
-    """On a file system that can, ten copies of 100 MiB fit into 400."""
+    """On a file system that shares blocks, ten copies of 100 MiB fit into 400 MiB."""
     if not shutil.which("mkfs.xfs"):
         pytest.skip("mkfs.xfs is missing: make deps")
     (tmp_path / "xfs").mkdir()
@@ -481,7 +482,7 @@ def test_blocks_of_images_are_shared(vm, daemon, tmp_path):
 
 
 def test_an_image_that_fills_the_file_system(vm, daemon, tmp_path):
-    """No room for a copy: nothing is left, and the source runs on."""
+    """No space for a copy: nothing is left, and the source runs on."""
     small = tmp_path / "small"
     small.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24M", "none", small],
@@ -498,10 +499,10 @@ def test_an_image_that_fills_the_file_system(vm, daemon, tmp_path):
         subprocess.run(["umount", "-l", small], check=True)
 
 
-# ---- failures, with VM processes that fail on demand ----
+# ---- failures, with fake_vm ----
 
 def left(fake):
-    """Names of VMs, and of their folders."""
+    """Return names of VMs and of their folders."""
     return names(fake), sorted(os.listdir(fake.state / "vms"))
 
 
@@ -560,13 +561,13 @@ def test_a_source_that_dies_meanwhile(fake):
 
 
 def test_one_fork_at_a_time(fake):
-    """Nobody else has a hand in it before it is over."""
+    """No other operation touches the clones before the fork is complete."""
     fake.define("src", cmdline=f"clone-until={fake.tmp}/go:c-2")
     fake.cairn("start", "src")
     q = fake.qmp()
     job = q.run("vm-fork", vm="src", name="c", count=8)["job"]
     fake.cairn("clone", "--live", "src", "d", ok=6)
-    for args in (("start", "c-8"), ("undefine", "c-8")):  # it may run already
+    for args in (("start", "c-8"), ("undefine", "c-8")):  # the clone may already run
         assert fake.cairn(*args, ok=None).returncode in (4, 6)
     fake.cairn("destroy", "c-1", ok=None)
     (fake.tmp / "go").touch()
@@ -603,7 +604,7 @@ def test_a_daemon_that_is_killed_leaves_no_half(fake):
 
 
 def test_a_daemon_that_is_killed_over_the_last_step_leaves_all_or_none(fake):
-    """The clones run already, and nobody was told."""
+    """The clones already run, and nobody was notified."""
     fake.define("src")
     fake.cairn("start", "src")
     rnd = random.Random(6)

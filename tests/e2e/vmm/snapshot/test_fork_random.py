@@ -1,5 +1,5 @@
-"""Clones, clones of clones, snapshots and reverts of all of them at random, while their processors write: each
-VM has its own memory and disk, to the last word. CAIRN_FORK_STEPS steps from CAIRN_FORK_SEED."""
+"""Clones, clones of clones, snapshots and reverts at random, while their vCPUs write: each VM has its own memory
+and disk, to the last word. CAIRN_FORK_STEPS steps from CAIRN_FORK_SEED."""
 
 import json
 import os
@@ -17,7 +17,7 @@ VMS_MAX = 5
 
 
 class Family:
-    """VMs, and what each has to hold: a seed for each piece of memory, and one for the disk."""
+    """VMs with their expected content: a seed for each piece of memory, and one for the disk."""
 
     def __init__(self, daemon, kernel, image):
         self.daemon, self.rng, self.serial = daemon, random.Random(SEED), 1

@@ -1,4 +1,4 @@
-"""Clones of a snapshot: they begin with its memory and its disks, whatever the VM does meanwhile, or if it is off."""
+"""Clones of a snapshot: they start with its memory and disks, whatever the VM does meanwhile, even if it is off."""
 
 import os
 import random
@@ -11,7 +11,7 @@ from test_fork import AT, FILL, check, disk_holds, disk_write, image, names, vm 
 
 
 def prepare(vm, daemon, tmp_path):
-    """s1: memory 1, disks 1 and 2; then all is written over."""
+    """s1: memory 1, disks 1 and 2; then everything is overwritten."""
     vm.start(disks=[image(tmp_path / "a.qcow2"), image(tmp_path / "b.qcow2"),
                     {**image(tmp_path / "r.qcow2"), "readonly": True}])
     disk_write(vm, "src", 0, 0, 1)
@@ -54,7 +54,7 @@ def test_they_are_what_it_was(vm, daemon, tmp_path, state):
     q = daemon.qmp()
     r = daemon.cairn("clone", "--live", "src", "c", "--snapshotname", "s1", "--count", "2", "--verbose")
     assert r.stdout.startswith("Domain 'src' cloned 2 times, as 'c-1' to 'c-2'\n") and "paused" not in r.stdout
-    # The source is what it was, and was not stopped.
+    # The source is unchanged and was not stopped.
     assert daemon.cairn("domstate", "src").stdout.replace("idle", "running") == state + "\n"
     seen = []
     while not seen or seen[-1]["data"].get("status") != "concluded":
@@ -70,7 +70,7 @@ def test_they_are_what_it_was(vm, daemon, tmp_path, state):
         holds_now(vm, "src")
     a, b = (tuple(vm.run(n, f"rd64 {at}")[0] for at in (0xff000, 0xff008)) for n in ("c-1", "c-2"))
     assert a != b
-    # A clone has snapshots of its own, and goes back to them.
+    # A clone has its own snapshots and reverts to them.
     daemon.cairn("snapshot-create-as", "c-1", "mine")
     vm.run("c-1", f"fill {AT} {FILL} 7")
     disk_write(vm, "c-1", 1, 0, 7)
@@ -83,14 +83,14 @@ def test_they_are_what_it_was(vm, daemon, tmp_path, state):
         off(vm, daemon)
         daemon.cairn("start", "src")
     daemon.cairn("snapshot-revert", "src", "s1")
-    vm.run("src", f"rd64 {AT}")  # half a line of its start may stand before the answer
+    vm.run("src", f"rd64 {AT}")  # part of its start's output may precede the answer
     holds_s1(vm, "src")
     off(vm, daemon)
     check(tmp_path / "a.qcow2", *(tmp_path / f"c-{i}-vd{d}.qcow2" for i in (1, 2) for d in "ab"))
 
 
 def test_while_the_source_writes(vm, daemon, tmp_path):
-    """Its processors and its disk are at work; the clones are of the snapshot all the same."""
+    """Its vCPUs and its disk are busy; the clones match the snapshot all the same."""
     vm.start(vcpus=2, disks=[image(tmp_path / "a.qcow2")])
     disk_write(vm, "src", 0, 0, 1)
     daemon.cairn("snapshot-create-as", "src", "s1")
@@ -149,7 +149,7 @@ def vm_memory(vm, name, at, n):
 
 @pytest.mark.parametrize("whose", ["daemon", "vm", "images"])
 def test_nothing_is_left_of_a_kill(vm, daemon, tmp_path, whose):
-    """Whoever dies in the middle: no clone, no copy, and the source's images are clean."""
+    """Whichever process dies: no clone, no copy, and the source's images have no faults."""
     rng = random.Random(whose)
     prepare(vm, daemon, tmp_path)
     if whose == "images":
@@ -168,7 +168,7 @@ def test_nothing_is_left_of_a_kill(vm, daemon, tmp_path, whose):
         else:
             kill_images(daemon)
         until(lambda: not list(daemon.state.glob("batches/*")))
-        if len(names(daemon)) > 1:  # they were made before it died
+        if len(names(daemon)) > 1:  # they were complete before it died
             forget(daemon, tmp_path, "c-1", "c-2", "c-3")
         assert names(daemon) == ["src"] and sorted(os.listdir(tmp_path)) == there
         if whose == "vm":
@@ -176,12 +176,12 @@ def test_nothing_is_left_of_a_kill(vm, daemon, tmp_path, whose):
             for console in (vm.consoles.pop(n) for n in list(vm.consoles)):
                 console.close()
             daemon.cairn("start", "src")
-    # A source whose daemon was killed gives up at once, but not before it has noticed.
+    # A source whose daemon was killed gives up, but only once it has noticed.
     until(lambda: daemon.cairn("clone", "--live", "src", "d", "--snapshotname", "s1", ok=None).returncode != 6)
     holds_s1(vm, "d")
     if daemon.info("src")["state"] != "shut off":
         off(vm, daemon)
-    if whose != "vm":  # a writer that is killed leaves leaks
+    if whose != "vm":  # a killed writer leaves leaks
         check(tmp_path / "a.qcow2", tmp_path / "b.qcow2")
 
 
@@ -193,7 +193,7 @@ def forget(daemon, tmp_path, *clones):
 
 
 def kill_images(daemon):
-    """The process that works on the images of a VM that is off, if it is there still."""
+    """Kill the process that works on the images of a VM that is off, if it still runs."""
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{pid}/comm") as f, open(f"/proc/{pid}/stat") as s:

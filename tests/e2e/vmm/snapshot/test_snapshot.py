@@ -1,5 +1,5 @@
-"""Snapshots of real VMs: memory, disks and tree go back; qemu-img agrees; damage and death are
-survived. The guest is the bare-metal interpreter; the disk's content is its pattern by seed."""
+"""Snapshots of real VMs: memory, disks and tree revert; qemu-img agrees; damage and crashes are survived. The guest
+is the bare-metal interpreter; the disk's content is its pattern by seed."""
 
 import json
 import os
@@ -61,7 +61,7 @@ def vm(daemon, kvm, guest, tmp_path):
             return daemon.cairn("snapshot-list", "vm1", "--name").stdout.split()
 
         def pid(self):
-            # The lock's owner knows nothing of names: ask who has the disk open.
+            # The lock does not tell its owner's name: ask who has the disk open.
             for p in filter(str.isdigit, os.listdir("/proc")):
                 if is_vm(p) and str(self.disks[0]) in open_files(p):
                     return int(p)
@@ -77,8 +77,8 @@ def vm(daemon, kvm, guest, tmp_path):
 
 
 def check(image, leaks_allowed=False):
-    """qemu-img's verdict. Of a leak it may say more: COPIED on a cluster that is counted twice and used once is an
-    error to it (docs/qcow2.md, "Between two syncs")."""
+    """Check with qemu-img. Leaks may also show as COPIED errors: qemu-img reports a cluster with refcount 2 and one
+    reference (docs/qcow2.md, "Between two syncs")."""
     r = subprocess.run(["qemu-img", "check", image], capture_output=True, text=True)
     errors = [line for line in r.stdout.splitlines() + r.stderr.splitlines() if line.startswith("ERROR")]
     if leaks_allowed and r.returncode == 2 and all("OFLAG_COPIED" in line for line in errors):
@@ -87,7 +87,7 @@ def check(image, leaks_allowed=False):
 
 
 def wait_released(image):
-    """A killed process's io_uring lets its files go a moment after the process."""
+    """A killed process's io_uring releases its files a moment after the process."""
     while subprocess.run(["qemu-img", "info", image], capture_output=True).returncode:
         time.sleep(0.02)
 
@@ -99,7 +99,7 @@ def qemu_names(image):
 
 
 def test_page_tables_go_back(vm, guest):
-    """Where KVM shadows them it must not go on with those of before."""
+    """KVM's shadow page tables of the state before the revert must not be used."""
     vm.start()
     names = subprocess.run(["nm", guest("interp.elf")], capture_output=True, text=True, check=True).stdout
     a, b, at = 0x2a00000, 0x2c00000, 0x3000000
@@ -145,19 +145,19 @@ def test_only_what_changed_is_written(vm):
     assert first["ram-bytes-written"] >= 0x2000000 and first["ram-bytes-shared"] == 0
     vm.run("fill 0x1000000 0x40000 6")
     second = vm.snapshot("s2")
-    # 256 KiB, and the blocks that the program itself works in.
+    # 256 KiB, and the blocks that the program uses.
     assert second["ram-bytes-written"] <= 0x40000 + 24 * BLOCK
     assert second["ram-bytes-shared"] >= 0x2000000
     vm.daemon.cairn("snapshot-delete", "vm1", "s1")
     vm.run("fill 0x1000000 0x2000000 7")
-    vm.revert("s2")  # what it shared is its own now
+    vm.revert("s2")  # shared before, its own now
     vm.run("check 0x1000000 0x40000 6")
     vm.stop()
     check(vm.disks[0])
 
 
 def test_only_what_changed_since_a_revert_is_written(vm):
-    """The base outlives a revert, to whichever node, loaded to the end or not."""
+    """The base survives a revert to any snapshot, whether or not memory is loaded completely."""
     vm.start()
     vm.run("fill 0x1000000 0x2000000 5")
     vm.snapshot("s1")
@@ -184,7 +184,7 @@ def test_only_what_changed_since_a_revert_is_written(vm):
 
 
 def test_a_base_that_is_gone_is_no_base(vm):
-    """Its number may be somebody's name by then."""
+    """Its number may be another snapshot's name by then."""
     vm.start()
     vm.run("fill 0x1000000 0x1000000 5")
     vm.snapshot("s1")
@@ -202,7 +202,7 @@ def test_a_base_that_is_gone_is_no_base(vm):
 
 
 def test_a_snapshot_while_memory_is_being_loaded(vm):
-    """Blocks that are not there yet are the base's: nobody waits for them."""
+    """Blocks not loaded yet are shared with the base, so the snapshot does not wait for them."""
     vm.daemon.cairn("undefine", "vm1")
     vm.define(memory="192M")
     vm.start()
@@ -235,13 +235,13 @@ def test_a_snapshot_while_memory_is_being_loaded(vm):
 
 
 def test_disk_writes_out_of_memory_that_is_not_there_yet(vm):
-    """The kernel holds the image's lock while a write waits for the guest's page; the page has to come out of that
-    image."""
+    """The kernel holds the image's lock while a write waits for a guest page, and that page has to be read from the
+    same image."""
     vm.daemon.cairn("undefine", "vm1")
     vm.define(memory="192M")
     vm.start()
     for seed in (1, 2):
-        vm.run(f"write 0 8192 {seed}")  # the buffer is memory, too
+        vm.run(f"write 0 8192 {seed}")  # the buffer is in memory as well
         vm.run(f"fill 0x1000000 0x6000000 {seed}")
         vm.snapshot(f"s{seed}")
     for seed in (1, 2):
@@ -255,7 +255,7 @@ def test_disk_writes_out_of_memory_that_is_not_there_yet(vm):
 def test_the_pause_is_told_and_short(vm):
     vm.start()
     r = vm.snapshot("s1")
-    assert 0 < r["pause"] < 1_000_000_000  # a figure is no test; bench has the target
+    assert 0 < r["pause"] < 1_000_000_000  # only a plausibility check; the benchmark has the goal
 
 
 def test_two_disks_in_one_act(vm, tmp_path):
@@ -293,11 +293,11 @@ def test_one_disk_alone_goes_back(vm, tmp_path):
     for disk, seed in ((0, 21), (1, 22)):
         vm.run(f"open {disk}")
         vm.run(f"write 0 64 {seed}")
-    vm.revert("s1", "--disk", "vdb", ok=2)  # with memory all or nothing goes back
+    vm.revert("s1", "--disk", "vdb", ok=2)  # with memory, all or nothing reverts
     vm.revert("s1", "--disks-only", "--disk", "vdx", ok=3)
     for more in ([], ["--disk", "vdb"]):
         assert "disk vdb has no snapshot 's0'" in vm.revert("s0", "--disks-only", *more, ok=3).stderr
-    vm.run("verify 0 64 22")  # and it ran on
+    vm.run("verify 0 64 22")  # and it kept running
     vm.revert("s1", "--disks-only", "--disk", "vdb")
     assert vm.daemon.cairn("snapshot-current", "vm1", "--name").stdout == "s2\n"
     vm.start()
@@ -310,7 +310,7 @@ def test_one_disk_alone_goes_back(vm, tmp_path):
 
 
 def test_a_scheduled_snapshot(vm):
-    """Missed while the daemon was away, caught up with while the guest runs, and gone back to."""
+    """A run is missed while no daemon runs, caught up while the guest runs, and reverted to."""
     d = vm.daemon
     vm.start()
     vm.run("fill 0x1000000 0x100000 5")
@@ -333,7 +333,7 @@ def test_a_scheduled_snapshot(vm):
 
 
 def test_half_a_snapshot_is_rolled_back(vm, tmp_path):
-    """What a crash between two disks leaves: the second one has it, the first, with the tree, does not."""
+    """A crash between two disks: the second disk has its part, but the first, with the tree, does not."""
     vm.disks.append(tmp_path / "vdb.qcow2")
     vm.daemon.cairn("undefine", "vm1")
     vm.define()
@@ -366,7 +366,7 @@ def test_a_slow_snapshot_is_cancelled_at_once(vm):
     size = os.stat(vm.disks[0]).st_blocks
     vm.run("check 0x1000000 0x1000000 6")
     vm.daemon.cairn("snapshot-create-as", "vm1", "after", "--rate", "fast", ok=2)
-    # There is nothing in its way, and what was written has been given back.
+    # Nothing is in its way, and its space has been freed.
     r = vm.snapshot("after", "--rate", "32M")
     assert r["ram-bytes-written"] >= 1 << 24 and r["total"] >= 0.8e9 * r["ram-bytes-written"] / (32 << 20)
     vm.daemon.cairn("snapshot-delete", "vm1", "after")
@@ -377,7 +377,8 @@ def test_a_slow_snapshot_is_cancelled_at_once(vm):
 
 
 def test_a_reset_while_a_processor_awaits_memory(vm):
-    """What it sleeps for belongs to the life that is over; it starts anew all the same. Most of these find it asleep."""
+    """A vCPU sleeps for a page of the state before the reset, and starts again all the same. Most rounds find it
+    asleep."""
     vm.define(memory="128M")
     vm.start()
     vm.run("fill 0x1000000 0x5000000 5")
@@ -394,7 +395,7 @@ def test_a_reset_while_a_processor_awaits_memory(vm):
 
 
 def test_a_snapshot_that_failed_is_no_base(vm):
-    """Nor is the one before it: what was dirtied in between is not told again."""
+    """Nor is the previous snapshot: changes in between are not reported again."""
     vm.start()
     vm.run("fill 0x1000000 0x100000 5")
     vm.snapshot("s1")
@@ -416,7 +417,7 @@ def test_a_snapshot_that_failed_is_no_base(vm):
 @pytest.mark.parametrize("way", ["poweroff", "reset cf9"])
 @pytest.mark.parametrize("suspended", [False, True])
 def test_a_restart_waits_for_the_snapshot(vm, way, suspended):
-    """Of a guest that wants to begin anew: its memory is being read, and stays until that is over."""
+    """The guest wants to reset while its memory is being read; the reset waits for the end."""
     vm.define(on_poweroff="restart")
     vm.start()
     vm.run("fill 0x1000000 0x1000000 5")
@@ -472,7 +473,7 @@ def test_a_read_only_raw_disk_is_left_out(vm, tmp_path):
 
 
 def test_a_copied_image_tells_all(vm, tmp_path):
-    """The tree is in the image, whoever has it; its memory is the VM's that has the uuid, and the size."""
+    """The tree is in the image; the memory is valid for a VM with the same uuid and size."""
     d = vm.daemon
     vm.start()
     vm.run("fill 0x1000000 0x100000 5")
@@ -507,7 +508,7 @@ def test_a_copied_image_tells_all(vm, tmp_path):
     refused("copied", "belongs to another VM")
     d.cairn("snapshot-revert", "copied", "s1", "--disks-only", "--running")
     console = Console(d, "copied")
-    assert console.line() == "interp"  # it boots; what is said before that is lost
+    assert console.line() == "interp"  # it boots; earlier output is lost
     console.run("open 0")
     console.run("verify 0 64 11")
     d.cairn("destroy", "copied")
@@ -543,7 +544,7 @@ def test_off_again_and_qemu_applies_ours(vm):
 
 @pytest.mark.parametrize("size", ["16M", "128M"])
 def test_the_disk_had_another_size(vm, size):
-    """It has that again, for the guest, too."""
+    """A revert restores the size, for the guest as well."""
     vm.start()
     vm.run("write 100000 8 5")
     vm.run("flush")
@@ -580,7 +581,7 @@ def own_size(vm, name):
 
 
 def in_use(image):
-    """Bytes of the clusters whose refcount is not 0 (16 bits, 64 KiB)."""
+    """Return the bytes in clusters with a refcount above 0 (16 bits, 64 KiB)."""
     data = image.read_bytes()
     table = int.from_bytes(data[48:56], "big")
     blocks = [int.from_bytes(data[at:at + 8], "big") for at in range(table, table + 65536, 8)]
@@ -595,14 +596,14 @@ def test_what_a_snapshot_alone_holds(vm, tmp_path):
     vm.snapshot("s1", "--disk-only")
     assert own_size(vm, "s1") == 0
     vm.run("write 0 512 12")
-    # The guest's 256 KiB, and the table that names them.
+    # The guest's 256 KiB, and the L2 table.
     assert own_size(vm, "s1") == 5 * 65536
     vm.run("open 1")
     vm.run("write 0 128 13")
     assert own_size(vm, "s1") == 5 * 65536
     vm.snapshot("s2")
     vm.run("write 0 128 14")
-    # Memory, and on the second disk 64 KiB with their table.
+    # Memory, and 64 KiB on the second disk with their table.
     assert own_size(vm, "s2") > 2 * 65536
     assert "Own size:       320.0 KiB\n" in vm.daemon.cairn("snapshot-info", "vm1", "s1").stdout
     vm.stop()
@@ -614,7 +615,7 @@ def test_what_a_snapshot_alone_holds(vm, tmp_path):
             copies.append(tmp_path / f"copy-{d.name}")
             copies[-1].write_bytes(d.read_bytes())
             subprocess.run(["qemu-img", "snapshot", "-d", name, copies[-1]], check=True)
-        # On each disk an L1 of one cluster goes as well.
+        # Each disk also frees an L1 table of one cluster.
         assert own == before - sum(in_use(c) for c in copies) - 2 * 65536
     vm.daemon.cairn("snapshot-info", "vm1", "s9", ok=3)
 
@@ -633,7 +634,7 @@ def test_a_suspended_vm(vm):
 
 
 def test_who_looks_on_sees_it_stop_and_run(vm):
-    """On both sockets, as QEMU tells of a load; and a VM that was asked to shut down is not any more."""
+    """On both sockets, as QEMU reports a load; a shutdown request from before the revert is void."""
     vm.start()
     vm.snapshot("s1")
     own = Qmp(vm.daemon.cairn("qmp-path", "vm1").stdout.strip())
@@ -688,7 +689,7 @@ def counters(vm):
 
 
 def count_on(vm):
-    """Wait until every processor has counted on; the counters then."""
+    """Wait until every vCPU has counted further; return the counters."""
     at = counters(vm)
     while True:
         now = counters(vm)
@@ -701,7 +702,7 @@ def test_several_processors(vm):
     vm.define(vcpus=3)
     vm.start()
     vm.run("smp start 2")
-    vm.run("smp count 2")  # both others count for ever
+    vm.run("smp count 2")  # both others count forever
     vm.snapshot("s1")
     later = count_on(vm)
     vm.revert("s1")
@@ -710,14 +711,14 @@ def test_several_processors(vm):
 
 
 def test_each_way_back_is_a_new_generation(vm, tmp_path):
-    """What VMGenID says: no two lives that begin with the same memory have the same number."""
+    """VMGenID: no two runs that start with the same memory have the same id."""
     def generation(console=None):
         return tuple((console or vm.console).run(f"rd64 {at:#x}")[0] for at in (0xff000, 0xff008))
 
     vm.start()
     seen = [generation()]
     vm.snapshot("s1")
-    assert generation() == seen[0]  # this one just goes on
+    assert generation() == seen[0]  # a resume keeps the id
     for args in ((), ("--eager",)):
         vm.revert("s1", *args)
         seen.append(generation())
@@ -747,7 +748,7 @@ def clocks(vm):
 
 
 def rtc_seconds(vm):
-    """The time of day by the CMOS clock, in seconds, and the host's times around the reading."""
+    """Return the time of day of the CMOS clock, in seconds, and the host's times around the reading."""
     def register(n):
         vm.run(f"outb 0x70 {n}")
         return int(vm.run("inb 0x71")[0], 16)
@@ -765,7 +766,7 @@ GAP = 3
 
 
 def test_clocks_after_a_gap(vm):
-    """Monotonic clocks go on from where they were; the time of day knows of the gap."""
+    """Monotonic clocks continue from their saved values; the time of day includes the gap."""
     vm.start()
     first = clocks(vm)
     time.sleep(0.2)
@@ -796,7 +797,7 @@ def test_damaged_state_is_refused_and_the_vm_untouched(vm):
 
 
 def test_each_region_of_a_state(vm):
-    """One byte wrong anywhere but in memory: refused, and the VM runs on as it was."""
+    """One wrong byte anywhere but in memory: refused, and the VM runs on unchanged."""
     vm.start()
     vm.run("wr64 0x900000 0x55")
     vm.snapshot("s1")
@@ -805,7 +806,7 @@ def test_each_region_of_a_state(vm):
     image = vm.disks[0]
     header = find(image, b"CAIRNVMS")
     sections = int.from_bytes(image.read_bytes()[header + 24:header + 32], "little")
-    # 64 MiB: the table has 1,024 checksums of 4 bytes, most of them that of 64 KiB of zeros.
+    # 64 MiB: the table has 1,024 checksums of 4 bytes, most of them of 64 KiB of zeros.
     zero = crc32c(bytes(BLOCK)).to_bytes(4, "little")
     table = find(image, zero * 64)
     for at in (0, 7, 8, 12, 16, 24, 32, 40, 48, 56, 72, 2048, 4092,
@@ -826,7 +827,7 @@ def test_each_region_of_a_state(vm):
 
 @pytest.mark.parametrize("size", [4096, 1 << 20, 1 << 24, 1 << 62])
 def test_a_state_that_is_cut_short(vm, size):
-    """What the entry says of its length does not fit what is there."""
+    """The length in the entry does not fit the actual state."""
     vm.start()
     vm.snapshot("s1")
     vm.stop()
@@ -834,7 +835,7 @@ def test_a_state_that_is_cut_short(vm, size):
     with open(vm.disks[0], "r+b") as f:
         f.seek(64)
         entry = int.from_bytes(f.read(8), "big")
-        f.seek(entry + 40)  # behind the fixed part: QEMU's 64-bit size
+        f.seek(entry + 40)  # after the fixed part: QEMU's 64-bit size
         f.write(size.to_bytes(8, "big"))
     vm.start()
     vm.run("wr64 0x900000 0x66")
@@ -845,14 +846,14 @@ def test_a_state_that_is_cut_short(vm, size):
 
 def test_a_damaged_block_of_memory(vm):
     vm.start()
-    for i in range(64):  # a block that the program does not use by itself
+    for i in range(64):  # a block that the program does not use itself
         vm.run(f"wr64 {0x2000000 + 8 * i:#x} 0x6b6f6f6c426e7261")
     vm.snapshot("s1")
     flip(vm.disks[0], find(vm.disks[0], b"arnBlook" * 8) + 8)
     r = vm.revert("s1", "--verify", ok=None)
     assert r.returncode != 0 and "damaged" in r.stderr
     vm.run("echo untouched")
-    vm.revert("s1")  # what is in memory as it was is not read
+    vm.revert("s1")  # memory that is unchanged is not read
     assert vm.run("rd64 0x2000000") == ["0x6b6f6f6c426e7261"]
     vm.run("wr64 0x2000000 1")
     vm.revert("s1")
@@ -860,7 +861,7 @@ def test_a_damaged_block_of_memory(vm):
     assert "I/O error" in vm.daemon.cairn("domstate", "vm1", "--reason").stdout
     r = vm.daemon.cairn("resume", "vm1", ok=None)
     assert r.returncode != 0 and "memory" in r.stderr
-    # Nor is anything made of memory that is not what it was.
+    # Nor is a snapshot taken of memory with missing blocks.
     for args in (["snapshot-create-as", "vm1", "s2"], ["managedsave", "vm1"], ["clone", "--live", "vm1", "copy"]):
         assert "memory" in vm.daemon.cairn(*args, ok=None).stderr
     assert vm.names() == ["s1"]
@@ -868,7 +869,7 @@ def test_a_damaged_block_of_memory(vm):
 
 @pytest.mark.seconds(120)
 def test_back_and_forth_many_times(vm):
-    """Memory and disk belong together after every revert, at whatever moment it comes."""
+    """Memory and disk match after every revert, at any moment."""
     rng = random.Random(1)
     vm.start()
     state, current = {}, None
@@ -896,8 +897,8 @@ def test_back_and_forth_many_times(vm):
 
 @pytest.mark.seconds(120)
 def test_killed_at_any_moment(vm):
-    """kill -9 of the VM's process in the middle: the image leaks at most, every snapshot that the
-    list has is whole, and the VM starts."""
+    """kill -9 of the VM's process: the image has leaks at most, every listed snapshot is complete, and the VM
+    starts."""
     rng = random.Random(2)
     vm.start()
     vm.run("fill 0x1000000 0x800000 1")
@@ -948,7 +949,7 @@ DATA = os.path.join(ROOT, "tests", "data")
 
 @pytest.fixture(params=["", "-devices"])
 def golden(daemon, kvm, guest, tmp_path, request):
-    """A state that format version 1 once wrote on such a host, as a file; and its VM: the least, or one with each
+    """A state of format version 1 of this kind of host, as a file; and its VM: the smallest, or one with each
     device."""
     sys.path.insert(0, DATA)
     import golden as tool
@@ -976,12 +977,12 @@ def test_a_damaged_golden_state_is_refused(daemon, golden):
     def status():
         while True:
             r = daemon.cairn("restore", str(golden), "--eager", ok=None)
-            if r.returncode != 6:  # the process of the last try still ends
+            if r.returncode != 6:  # the process of the last try is still ending
                 return r.returncode
             time.sleep(0.02)
 
     whole = golden.read_bytes()
-    # Header, a section, the checksums, memory (which --eager reads beforehand); each cut off as well.
+    # Header, a section, the checksums, memory (which --eager reads first); each truncated as well.
     for at in (8, 50, 4096 + 30, 4096 + 5000, 0x1000000, 0x1200000 + 0x100000):
         damaged = bytearray(whole)
         damaged[at] ^= 0x10
@@ -989,13 +990,13 @@ def test_a_damaged_golden_state_is_refused(daemon, golden):
         assert status() in (1, 7), at
         assert daemon.info("golden")["word"] in ("shutoff", "crashed"), at
         golden.write_bytes(whole[:at])
-        assert status() in ((2,) if at < 4096 else (1, 7)), at  # without a whole header it is no saved state
+        assert status() in ((2,) if at < 4096 else (1, 7)), at  # without a complete header it is no saved state
     golden.write_bytes(whole)
     assert status() == 0
 
 
 def touched(vm):
-    """The file that says what memory was wanted first: {when the state was taken: blocks}."""
+    """Return the file of working sets: {time of the state: blocks}."""
     path, = vm.daemon.state.rglob("touched")
     raw = path.read_bytes()
     assert raw[:8] == b"CAIRNWS1"
@@ -1011,8 +1012,8 @@ def touched(vm):
 
 @pytest.mark.parametrize("damage", [False, True])
 def test_what_was_touched_first_is_kept(vm, damage):
-    """From one process to the next; and a file that is nonsense does no harm."""
-    far = [0x18000000 - i * 0x310000 for i in range(8)]  # where the background comes last
+    """From one process to the next; a malformed file does no harm."""
+    far = [0x18000000 - i * 0x310000 for i in range(8)]  # where the background load comes last
     vm.define(memory="512M")
     vm.start()
     vm.run("fill 0x1000000 0x17800000 5")

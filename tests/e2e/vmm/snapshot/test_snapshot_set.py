@@ -1,5 +1,6 @@
-"""Snapshots of three disks: whole or not there, whoever is killed when; what QEMU does to the images in between;
-no room on one of them. Each write's place in this is tests/unit/vmm/snapshot/test_snapshot_set.c; here are the real processes.
+"""Snapshots of three disks: complete or absent, whichever process is killed when; QEMU's changes to the images in
+between; a full file system on one of them. tests/unit/vmm/snapshot/test_snapshot_set.c covers every write; these
+tests use the real processes.
 
 CAIRN_KILL_ROUNDS and CAIRN_KILL_SEED make the first test longer."""
 
@@ -23,7 +24,7 @@ RAM = 0x1000000
 
 
 class Vm:
-    """A small interpreter with three disks. What is filled in is in memory and on all disks."""
+    """A small interpreter with three disks. Fills are in memory and on all disks."""
 
     def __init__(self, daemon, guest, paths):
         self.daemon = daemon
@@ -73,7 +74,7 @@ class Vm:
         return self.daemon.cairn("snapshot-list", "vm1", "--name").stdout.split()
 
     def pid(self):
-        """Of the process that has the first disk open."""
+        """Return the process that has the first disk open."""
         for p in filter(str.isdigit, os.listdir("/proc")):
             if is_vm(p) and str(self.disks[0]) in open_files(p):
                 return int(p)
@@ -97,8 +98,8 @@ def vm(daemon, kvm, guest, tmp_path):
 
 
 def settled_names(vm):
-    """The process goes on without its daemon. It takes one piece of work at a time: this one fails for its name
-    as soon as the other is over."""
+    """The process continues without its daemon. It takes one piece of work at a time: this one fails because of its
+    name as soon as the other ends."""
     while True:
         r = vm.daemon.cairn("snapshot-create-as", "vm1", "base", ok=None)
         if "already" in r.stderr:
@@ -166,13 +167,13 @@ def qemu_names_of_open(image):
     return [line.split()[1] for line in out.splitlines()[2:]]
 
 
-# ---- what a crash leaves, made by hand ----
+# ---- states after a crash, made by hand ----
 
 WHOLE, MAKING, DELETING, REVERTING = range(4)
 
 
 def mark(image, name, value):
-    """The mark of the set in the snapshot's entry (snapshot/tree.h)."""
+    """Set the mark of the set in the snapshot's entry (snapshot/tree.h)."""
     with open(image, "r+b") as f:
         f.seek(60)
         count, at = struct.unpack(">IQ", f.read(12))
@@ -227,7 +228,7 @@ def test_a_revert_cut_short_is_ended_before_the_guest_runs(two):
 
 
 def test_a_revert_cut_short_is_not_ended_under_a_saved_state(two, tmp_path):
-    """Its memory knows what the disks had: it is refused, and nothing is changed."""
+    """The saved memory fits the disks' old content: the start is refused, and nothing is changed."""
     saved = str(tmp_path / "saved")
     two.start()
     two.console.close()
@@ -260,7 +261,7 @@ def test_a_delete_cut_short_is_ended_by_who_lists_them(two):
 
 
 def test_a_snapshot_that_not_all_disks_have_is_rolled_back(two):
-    """The first disk's entry never came; the second's and third's are there."""
+    """The first disk's entry was never written; the other disks have theirs."""
     for d in two.disks[1:]:
         mark(d, "s2", MAKING)
     subprocess.run(["qemu-img", "snapshot", "-d", "s2", two.disks[0]], check=True)
@@ -284,7 +285,8 @@ def test_a_snapshot_that_all_disks_have_is_kept(two):
 
 
 def test_a_disk_of_another_vm_is_left_alone(two, tmp_path, guest):
-    """Its snapshots have the same names: they are no part of this VM's, and its unfinished one is not ours to undo."""
+    """Its snapshots have the same names but are no part of this VM's, and its unfinished snapshot is not rolled
+    back here."""
     d = two.daemon
     d.cairn("undefine", "vm1", "--snapshots-metadata")
     other = Vm(d, guest, [tmp_path / f"other{i}.qcow2" for i in range(2)])
@@ -306,7 +308,7 @@ def test_a_disk_of_another_vm_is_left_alone(two, tmp_path, guest):
 
 def test_a_part_that_is_gone_is_missed(two):
     subprocess.run(["qemu-img", "snapshot", "-d", "s2", two.disks[1]], check=True)
-    subprocess.run(["qemu-img", "snapshot", "-c", "s2", two.disks[1]], check=True)  # the name alone is no part
+    subprocess.run(["qemu-img", "snapshot", "-c", "s2", two.disks[1]], check=True)  # the name alone makes it no part
     two.start()
     listed = {n["name"]: n for n in two.daemon.qmp().run("snapshot-list", vm="vm1")["snapshots"]}
     assert listed["s2"]["disks-missing"] == 1 and "disks-missing" not in listed["s1"]
@@ -323,7 +325,7 @@ def test_a_part_that_is_gone_is_missed(two):
 
 
 def test_renamed_on_some_disks_only(two):
-    """A part has its set's id, whatever it is called."""
+    """A part is identified by its set's id, not its name."""
     two.daemon.cairn("snapshot-rename", "vm1", "s1", "t1")
     for d in two.disks:
         wait_released(d)
@@ -362,10 +364,10 @@ def test_qemu_writes_to_our_images(two):
     two.check(2)
 
 
-# ---- no room ----
+# ---- full file system ----
 
 def test_no_room_on_the_last_disk(daemon, kvm, guest, tmp_path):
-    """The others have their parts by then: they are given back."""
+    """The other disks' parts exist by then, and are deleted."""
     small = Small(tmp_path / "small", "8m")
     try:
         vm = Vm(daemon, guest, [tmp_path / "a", tmp_path / "b", small.path / "c"])

@@ -1,4 +1,4 @@
-"""Snapshots and reverts at random moments, while several processors write memory and the disk is written.
+"""Snapshots and reverts at random moments, while several vCPUs write memory and the disk is written.
 CAIRN_STORM_ROUNDS: a snapshot and a revert each."""
 
 import os
@@ -18,7 +18,7 @@ WAIT_MS = 12
 
 
 class Storm:
-    """The guest, and what has to be in it: fills by block, and the disk's seed, or the two that it may be."""
+    """The guest and its expected content: fills by block, and the disk's seed, or two possible ones."""
 
     def __init__(self, vm, rng):
         self.vm, self.rng, self.q = vm, rng, vm.daemon.qmp()
@@ -34,7 +34,7 @@ class Storm:
         self.q.run("job-dismiss", id=job)
 
     def sync(self):
-        """A command that was under way may have been cut in two by the revert: the x makes it none."""
+        """The revert may have cut a command in two: the x makes the rest invalid."""
         self.n += 1
         console = self.vm.console
         console.sock.sendall(f" x\necho token{self.n}\n".encode())
@@ -96,7 +96,7 @@ def test_storm(vm):  # noqa: F811
         name = rng.choice(sorted(saved))
         s.job("snapshot-revert", name)
         s.fills, s.disk = dict(saved[name][0]), saved[name][1]
-        if rng.random() < 0.8:  # else the next snapshot comes at once
+        if rng.random() < 0.8:  # otherwise the next snapshot comes at once
             s.sync()
             s.verify()
             saved[name] = (saved[name][0], s.disk)
