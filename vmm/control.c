@@ -1,4 +1,5 @@
 #include "vmm/control.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -106,6 +107,52 @@ void control_configured(struct control *c, int r, const struct err *e)
 
 /* ---- requests ---- */
 
+/* A handler returns 0 or -errno, which is replied; or LATER, when it has answered or will. */
+#define LATER 1
+
+static int cont_request(struct control *c, struct channel_msg *m, struct err *e)
+{
+	(void)m;
+	return vm_cont(c->vm, VM_REASON_USER, e);
+}
+
+static int stop_request(struct control *c, struct channel_msg *m, struct err *e)
+{
+	(void)m;
+	return vm_stop(c->vm, VM_REASON_USER, e);
+}
+
+static int powerdown_request(struct control *c, struct channel_msg *m, struct err *e)
+{
+	(void)m;
+	return vm_powerdown(c->vm, e);
+}
+
+static int reset_request(struct control *c, struct channel_msg *m, struct err *e)
+{
+	(void)m;
+	return vm_reset(c->vm, e);
+}
+
+static int nmi_request(struct control *c, struct channel_msg *m, struct err *e)
+{
+	(void)m;
+	return vm_nmi(c->vm, e);
+}
+
+static int cancel_request(struct control *c, struct channel_msg *m, struct err *e)
+{
+	(void)m;
+	return c->clones && clone_disks_cancel(c->clones) ? 0 : vm_work_cancel(c->vm, e);
+}
+
+static int config_request(struct control *c, struct channel_msg *m, struct err *e)
+{
+	(void)c;
+	(void)m;
+	return err_set(e, -EINVAL, ERR_WRONG_STATE, "the VM is configured already");
+}
+
 static int console_request(struct control *c, struct channel_msg *m, struct err *e)
 {
 	const struct vm_console *want = m->body;
@@ -125,18 +172,22 @@ static int console_request(struct control *c, struct channel_msg *m, struct err 
 	return r;
 }
 
-static void query_reply(struct control *c, uint64_t seq)
+static int query_request(struct control *c, struct channel_msg *m, struct err *e)
 {
 	struct vm_info info;
 
+	(void)e;
 	vm_info(c->vm, &info);
-	peer_send(c, VM_MSG_INFO, seq, &info, sizeof(info));
+	peer_send(c, VM_MSG_INFO, m->head.seq, &info, sizeof(info));
+	return LATER;
 }
 
-static void quit_handle(struct control *c, uint64_t seq)
+static int quit_request(struct control *c, struct channel_msg *m, struct err *e)
 {
+	(void)m;
+	(void)e;
 	vm_end(c->vm, VM_REASON_USER, 0, NULL);
-	reply_send(c, seq, 0, NULL);
+	return 0;
 }
 
 static void save_done(void *opaque, int r, const struct err *e)
@@ -146,25 +197,13 @@ static void save_done(void *opaque, int r, const struct err *e)
 	reply_send(c, c->work_seq, r, e);
 }
 
-/* Start a save. save_done() sends the answer, or this function when the save cannot begin. */
-static void save_request(struct control *c, struct channel_msg *m)
+static int save_request(struct control *c, struct channel_msg *m, struct err *e)
 {
-	int state_fd = m->nfds > 0 ? m->fds[0] : -1, definition_fd = m->nfds > 1 ? m->fds[1] : -1;
-	uint64_t before = c->work_seq;
-	struct err e = { 0 };
-	int r;
+	unsigned n = m->nfds;
 
-	m->nfds = 0;
-	if (state_fd < 0) {
-		r = err_set(&e, -EINVAL, ERR_INVALID, "a save needs a file");
-	} else {
-		c->work_seq = m->head.seq;
-		r = vm_save(c->vm, c->worker, state_fd, definition_fd, save_done, c, &e);
-	}
-	if (r < 0) {
-		c->work_seq = before;
-		reply_send(c, m->head.seq, r, &e);
-	}
+	m->nfds = 0; /* taken */
+	return n ? vm_save(c->vm, c->worker, m->fds[0], n > 1 ? m->fds[1] : -1, save_done, c, e) :
+		err_set(e, -EINVAL, ERR_INVALID, "a save needs a file");
 }
 
 /* ---- snapshots ---- */
@@ -185,34 +224,31 @@ static void snapshot_done(void *opaque, const struct vm_snapshot_done *d)
 	save_done(opaque, d->error, &e);
 }
 
-static void snapshot_list(struct control *c, struct channel_msg *m)
+static int snapshot_list_request(struct control *c, struct channel_msg *m, struct err *e)
 {
 	const struct vm_snapshot_list *want = m->body;
-	struct vm_snapshots *page = malloc(sizeof(*page));
-	struct err e = { 0 };
-	int r = page ? vm_snapshot_list(c->vm, want->from, page, &e) : -ENOMEM;
+	CLEANUP_FREE struct vm_snapshots *page = malloc(sizeof(*page));
+	int r = page ? vm_snapshot_list(c->vm, want->from, page, e) : -ENOMEM;
 
 	if (r < 0)
-		reply_send(c, m->head.seq, r, &e);
-	else
-		peer_send(c, VM_MSG_SNAPSHOTS, m->head.seq, page,
-			offsetof(struct vm_snapshots, list) + page->n * sizeof(page->list[0]));
-	free(page);
+		return r;
+	peer_send(c, VM_MSG_SNAPSHOTS, m->head.seq, page,
+		offsetof(struct vm_snapshots, list) + page->n * sizeof(page->list[0]));
+	return LATER;
 }
 
 /* Terminate strings from the peer at the end of their field. */
 #define TERMINATE(field) ((field)[sizeof(field) - 1] = 0)
 
-static void snapshot_set(struct control *c, struct channel_msg *m)
+static int snapshot_set_request(struct control *c, struct channel_msg *m, struct err *e)
 {
 	struct vm_snapshot_set *s = m->body;
-	struct err e = { 0 };
 
 	TERMINATE(s->name);
 	TERMINATE(s->new_name);
 	TERMINATE(s->description);
 	TERMINATE(s->tags);
-	reply_send(c, m->head.seq, vm_snapshot_set(c->vm, s, &e), &e);
+	return vm_snapshot_set(c->vm, s, e);
 }
 
 struct size_request {
@@ -238,22 +274,20 @@ static void snapshot_sized(void *opaque, int r, const struct vm_snapshot_info *i
 	free(page);
 }
 
-static void snapshot_size(struct control *c, struct channel_msg *m)
+static int snapshot_size_request(struct control *c, struct channel_msg *m, struct err *e)
 {
 	struct size_request *s = malloc(sizeof(*s));
 	struct vm_snapshot_name *name = m->body;
-	struct err e = { 0 };
-	int r = -ENOMEM;
+	int r;
 
+	if (!s)
+		return -ENOMEM;
 	TERMINATE(name->name);
-	if (s) {
-		*s = (struct size_request){ c, m->head.seq };
-		r = vm_snapshot_size(c->vm, name->name, snapshot_sized, s, &e);
-	}
-	if (r < 0) {
+	*s = (struct size_request){ c, m->head.seq };
+	r = vm_snapshot_size(c->vm, name->name, snapshot_sized, s, e);
+	if (r < 0)
 		free(s);
-		reply_send(c, m->head.seq, r, &e);
-	}
+	return r < 0 ? r : LATER;
 }
 
 struct space_request {
@@ -283,42 +317,37 @@ static void space_done(struct work *w)
 	free(s);
 }
 
-static void space_request(struct control *c, uint64_t seq)
+static int space_request(struct control *c, struct channel_msg *m, struct err *e)
 {
 	struct space_request *s = calloc(1, sizeof(*s));
 
-	if (!s) {
-		reply_send(c, seq, -ENOMEM, NULL);
-		return;
-	}
+	(void)e;
+	if (!s)
+		return -ENOMEM;
 	s->control = c;
-	s->seq = seq;
+	s->seq = m->head.seq;
 	s->work.run = space_run;
 	s->work.done = space_done;
 	worker_submit(c->worker, c->loop, &s->work);
+	return LATER;
 }
 
-static int create_begin(struct control *c, uint64_t seq, const struct vm_snapshot_create *what,
-	struct err *e)
+static int snapshot_create_request(struct control *c, struct channel_msg *m, struct err *e)
 {
-	uint64_t before = c->work_seq;
-	int r;
-
-	c->work_seq = seq;
-	r = vm_snapshot_create(c->vm, c->worker, what, create_done, c, e);
-	if (r < 0)
-		c->work_seq = before;
-	return r;
+	return vm_snapshot_create(c->vm, c->worker, m->body, create_done, c, e);
 }
 
-static void snapshot_create(struct control *c, struct channel_msg *m)
+static int snapshot_revert_request(struct control *c, struct channel_msg *m, struct err *e)
 {
-	const struct vm_snapshot_create *what = m->body;
-	struct err e = { 0 };
-	int r = create_begin(c, m->head.seq, what, &e);
+	return vm_snapshot_revert(c->vm, c->worker, m->body, snapshot_done, c, e);
+}
 
-	if (r < 0)
-		reply_send(c, m->head.seq, r, &e);
+static int snapshot_delete_request(struct control *c, struct channel_msg *m, struct err *e)
+{
+	struct vm_snapshot_name *name = m->body;
+
+	TERMINATE(name->name);
+	return vm_snapshot_delete(c->vm, c->worker, name->name, snapshot_done, c, e);
 }
 
 /* ---- clones' disks ---- */
@@ -336,20 +365,16 @@ static void clone_disk_progress(void *opaque, uint32_t key, uint64_t done, uint6
 	control_event(opaque, &ev);
 }
 
-static void clone_disk_request(struct control *c, struct channel_msg *m)
+static int clone_disk_request(struct control *c, struct channel_msg *m, struct err *e)
 {
-	struct err e = { 0 };
 	int r;
 
-	if (!c->clones) {
-		reply_send(c, m->head.seq, err_set(&e, -EBUSY, ERR_WRONG_STATE, "the VM runs, so its "
-			"disks cannot be copied; shut it down first"), &e);
-		return;
-	}
-	r = clone_disk_begin(c->clones, m->body, m->fds, m->nfds, m->head.seq, &e);
+	if (!c->clones)
+		return err_set(e, -EBUSY, ERR_WRONG_STATE, "the VM runs, so its "
+			"disks cannot be copied; shut it down first");
+	r = clone_disk_begin(c->clones, m->body, m->fds, m->nfds, m->head.seq, e);
 	m->nfds = 0; /* taken */
-	if (r < 0)
-		reply_send(c, m->head.seq, r, &e);
+	return r < 0 ? r : LATER;
 }
 
 int control_prepare_clones(struct control *c, unsigned copiers, struct err *e)
@@ -359,70 +384,41 @@ int control_prepare_clones(struct control *c, unsigned copiers, struct err *e)
 	return clone_disks_new(c->loop, copiers, &ops, c, &c->clones, e);
 }
 
-static void fork_request(struct control *c, struct channel_msg *m)
+static int fork_request(struct control *c, struct channel_msg *m, struct err *e)
 {
-	uint64_t before = c->work_seq;
 	struct vm_fork *what = m->body;
-	struct err e = { 0 };
 	int r;
 
-	c->work_seq = m->head.seq;
 	TERMINATE(what->snapshot);
-	r = m->nfds ? vm_fork(c->vm, c->worker, what, m->fds, m->nfds, create_done, c, &e) :
-		err_set(&e, -EINVAL, ERR_INVALID, "a fork needs a file");
+	r = m->nfds ? vm_fork(c->vm, c->worker, what, m->fds, m->nfds, create_done, c, e) :
+		err_set(e, -EINVAL, ERR_INVALID, "a fork needs a file");
 	if (!r) {
 		m->nfds = 0; /* taken */
 		c->forking = true;
-	} else {
-		c->work_seq = before;
-		reply_send(c, m->head.seq, r, &e);
 	}
+	return r;
 }
 
-static int watchdog_request(struct control *c, const struct vm_watchdog *want, struct err *e)
+static int watchdog_request(struct control *c, struct channel_msg *m, struct err *e)
 {
+	const struct vm_watchdog *want = m->body;
+
 	if (want->action >= VM_WATCHDOG_ACTION_COUNT)
 		return err_set(e, -EINVAL, ERR_INVALID, "unknown watchdog action %u", want->action);
 	vm_set_watchdog(c->vm, (enum vm_watchdog_action)want->action);
 	return 0;
 }
 
-static void dump_request(struct control *c, struct channel_msg *m)
+static int dump_request(struct control *c, struct channel_msg *m, struct err *e)
 {
-	uint64_t before = c->work_seq;
-	struct err e = { 0 };
-	int r;
+	unsigned n = m->nfds;
 
-	c->work_seq = m->head.seq;
-	r = m->nfds ? vm_dump(c->vm, c->worker, m->body, m->fds[0], create_done, c, &e) :
-		err_set(&e, -EINVAL, ERR_INVALID, "a dump needs a file");
 	m->nfds = 0; /* taken */
-	if (r < 0) {
-		c->work_seq = before;
-		reply_send(c, m->head.seq, r, &e);
-	}
+	return n ? vm_dump(c->vm, c->worker, m->body, m->fds[0], create_done, c, e) :
+		err_set(e, -EINVAL, ERR_INVALID, "a dump needs a file");
 }
 
-/* Set work_seq back if the work cannot begin: the work in progress keeps its own seq. */
-static void snapshot_begin(struct control *c, struct channel_msg *m)
-{
-	uint64_t before = c->work_seq;
-	struct vm_snapshot_name *name = m->body;
-	struct err e = { 0 };
-	int r;
-
-	c->work_seq = m->head.seq;
-	if (m->head.type == VM_MSG_SNAPSHOT_REVERT) {
-		r = vm_snapshot_revert(c->vm, c->worker, m->body, snapshot_done, c, &e);
-	} else {
-		TERMINATE(name->name);
-		r = vm_snapshot_delete(c->vm, c->worker, name->name, snapshot_done, c, &e);
-	}
-	if (r < 0) {
-		c->work_seq = before;
-		reply_send(c, m->head.seq, r, &e);
-	}
-}
+/* ---- the guest agent ---- */
 
 struct errand {
 	struct control *control;
@@ -482,24 +478,23 @@ static int errand_begin(struct control *c, const struct vm_agent *want, struct e
 	return r;
 }
 
-static void agent_request(struct control *c, struct channel_msg *m)
+static int agent_request(struct control *c, struct channel_msg *m, struct err *e)
 {
 	struct vm_agent *want = m->body;
-	struct errand *s = malloc(sizeof(*s));
-	struct err e = { 0 };
-	int r = -ENOMEM;
+	struct errand *s;
+	int r;
 
 	TERMINATE(want->text);
-	if (s) {
-		*s = (struct errand){ c, m->head.seq, false };
-		r = want->errand > VM_AGENT_REBOOT ?
-			err_set(&e, -EINVAL, ERR_INVALID, "unknown guest agent command") :
-			errand_begin(c, want, s, &e);
-	}
-	if (r < 0) {
+	if (want->errand > VM_AGENT_REBOOT)
+		return err_set(e, -EINVAL, ERR_INVALID, "unknown guest agent command");
+	s = malloc(sizeof(*s));
+	if (!s)
+		return -ENOMEM;
+	*s = (struct errand){ c, m->head.seq, false };
+	r = errand_begin(c, want, s, e);
+	if (r < 0)
 		free(s);
-		reply_send(c, m->head.seq, r, &e);
-	}
+	return r < 0 ? r : LATER;
 }
 
 static void addresses_done(void *opaque, int r, const struct err *e)
@@ -516,101 +511,73 @@ static void addresses_done(void *opaque, int r, const struct err *e)
 			peer_send(c, VM_MSG_ADDRESS_LIST, c->looks.seqs[i], &c->looks.all, sizeof(c->looks.all));
 }
 
-static void addresses_request(struct control *c, uint64_t seq)
+static int addresses_request(struct control *c, struct channel_msg *m, struct err *e)
 {
-	struct err e = { 0 };
-	int r = agent_check(c, &e);
+	int r = agent_check(c, e);
 
 	if (!r && c->looks.n == LOOKS_MAX)
-		r = err_set(&e, -EBUSY, ERR_BUSY, "too many clients wait for the guest agent; try "
+		r = err_set(e, -EBUSY, ERR_BUSY, "too many clients wait for the guest agent; try "
 			"again in a moment");
 	if (!r && !c->looks.under_way) {
-		r = agent_addresses(vm_machine(c->vm)->agent, &c->looks.all, addresses_done, c, &e);
+		r = agent_addresses(vm_machine(c->vm)->agent, &c->looks.all, addresses_done, c, e);
 		c->looks.under_way = r == 0;
 	}
 	if (r < 0)
-		reply_send(c, seq, r, &e);
-	else
-		c->looks.seqs[c->looks.n++] = seq;
+		return r;
+	c->looks.seqs[c->looks.n++] = m->head.seq;
+	return LATER;
 }
 
+/* ---- the table ---- */
+
+/* Handlers by message type; vm_msg_to_vm has the body size and the number of fds of each.
+ * is_work: the message starts the one long work, which answers with work_seq when it ends. */
+static const struct {
+	int (*handle)(struct control *c, struct channel_msg *m, struct err *e);
+	bool is_work;
+} requests[VM_MSG_TYPE_COUNT] = {
+	[VM_MSG_CONFIG] = { config_request, false },
+	[VM_MSG_CONT] = { cont_request, false },
+	[VM_MSG_STOP] = { stop_request, false },
+	[VM_MSG_POWERDOWN] = { powerdown_request, false },
+	[VM_MSG_RESET] = { reset_request, false },
+	[VM_MSG_QUIT] = { quit_request, false },
+	[VM_MSG_QUERY] = { query_request, false },
+	[VM_MSG_CONSOLE] = { console_request, false },
+	[VM_MSG_NMI] = { nmi_request, false },
+	[VM_MSG_AGENT] = { agent_request, false },
+	[VM_MSG_SAVE] = { save_request, true },
+	[VM_MSG_CANCEL] = { cancel_request, false },
+	[VM_MSG_SNAPSHOT_CREATE] = { snapshot_create_request, true },
+	[VM_MSG_SNAPSHOT_LIST] = { snapshot_list_request, false },
+	[VM_MSG_SNAPSHOT_REVERT] = { snapshot_revert_request, true },
+	[VM_MSG_SNAPSHOT_DELETE] = { snapshot_delete_request, true },
+	[VM_MSG_SNAPSHOT_SET] = { snapshot_set_request, false },
+	[VM_MSG_SNAPSHOT_SIZE] = { snapshot_size_request, false },
+	[VM_MSG_DUMP] = { dump_request, true },
+	[VM_MSG_SPACE] = { space_request, false },
+	[VM_MSG_ADDRESSES] = { addresses_request, false },
+	[VM_MSG_WATCHDOG] = { watchdog_request, false },
+	[VM_MSG_CLONE_DISK] = { clone_disk_request, false },
+	[VM_MSG_FORK] = { fork_request, true },
+};
+
+/* channel_recv() passes only types that vm_msg_to_vm knows, and each of those has a row. If work
+ * cannot begin, the work in progress keeps its own work_seq. */
 static void request_handle(struct control *c, struct channel_msg *m)
 {
+	bool is_work = requests[m->head.type].is_work;
+	uint64_t before = c->work_seq;
 	struct err e = { 0 };
 	int r;
 
-	switch (m->head.type) {
-	case VM_MSG_CONT:
-		r = vm_cont(c->vm, VM_REASON_USER, &e);
-		break;
-	case VM_MSG_STOP:
-		r = vm_stop(c->vm, VM_REASON_USER, &e);
-		break;
-	case VM_MSG_POWERDOWN:
-		r = vm_powerdown(c->vm, &e);
-		break;
-	case VM_MSG_RESET:
-		r = vm_reset(c->vm, &e);
-		break;
-	case VM_MSG_NMI:
-		r = vm_nmi(c->vm, &e);
-		break;
-	case VM_MSG_CONSOLE:
-		r = console_request(c, m, &e);
-		break;
-	case VM_MSG_AGENT:
-		agent_request(c, m);
-		return;
-	case VM_MSG_ADDRESSES:
-		addresses_request(c, m->head.seq);
-		return;
-	case VM_MSG_CANCEL:
-		r = c->clones && clone_disks_cancel(c->clones) ? 0 : vm_work_cancel(c->vm, &e);
-		break;
-	case VM_MSG_WATCHDOG:
-		r = watchdog_request(c, m->body, &e);
-		break;
-	case VM_MSG_SAVE:
-		save_request(c, m);
-		return;
-	case VM_MSG_SNAPSHOT_CREATE:
-		snapshot_create(c, m);
-		return;
-	case VM_MSG_CLONE_DISK:
-		clone_disk_request(c, m);
-		return;
-	case VM_MSG_FORK:
-		fork_request(c, m);
-		return;
-	case VM_MSG_DUMP:
-		dump_request(c, m);
-		return;
-	case VM_MSG_SNAPSHOT_REVERT:
-	case VM_MSG_SNAPSHOT_DELETE:
-		snapshot_begin(c, m);
-		return;
-	case VM_MSG_SNAPSHOT_LIST:
-		snapshot_list(c, m);
-		return;
-	case VM_MSG_SNAPSHOT_SET:
-		snapshot_set(c, m);
-		return;
-	case VM_MSG_SNAPSHOT_SIZE:
-		snapshot_size(c, m);
-		return;
-	case VM_MSG_SPACE:
-		space_request(c, m->head.seq);
-		return;
-	case VM_MSG_QUERY:
-		query_reply(c, m->head.seq);
-		return;
-	case VM_MSG_QUIT:
-		quit_handle(c, m->head.seq);
-		return;
-	default:
-		r = err_set(&e, -EINVAL, ERR_WRONG_STATE, "the VM is configured already");
-	}
-	reply_send(c, m->head.seq, r, &e);
+	if (is_work)
+		c->work_seq = m->head.seq;
+	r = requests[m->head.type].handle(c, m, &e);
+	if (is_work && r < 0)
+		c->work_seq = before;
+	if (r < 0 || (r != LATER && !is_work))
+		reply_send(c, m->head.seq, r, &e);
 }
 
 static void peer_ready(void *opaque, unsigned revents)
