@@ -63,12 +63,7 @@ static void addresses_done(void *opaque, int r, const struct vm_answer *a, const
 {
 	struct call *c = opaque;
 	struct json_object *o, *list, *of = NULL;
-	struct err why;
 
-	if (!r && !a->addresses) {
-		r = err_set(&why, -EPROTO, ERR_GENERIC, "the VM's process answered something else");
-		e = &why;
-	}
 	if (r < 0) {
 		call_fail(c, e);
 		return;

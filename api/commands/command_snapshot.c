@@ -226,7 +226,7 @@ static void size_done(void *opaque, int r, const struct vm_answer *a, const stru
 	struct json_object *o;
 	struct err why;
 
-	if (!r && (!s || s->n != 1 || s->list[0].own_bytes > INT64_MAX)) {
+	if (!r && (s->n != 1 || s->list[0].own_bytes > INT64_MAX)) {
 		r = err_set(&why, -EPROTO, ERR_GENERIC, "the VM's process answered something else");
 		e = &why;
 	}
@@ -260,12 +260,7 @@ static void list_done(void *opaque, int r, const struct vm_answer *a, const stru
 	struct call *c = opaque;
 	size_t bytes = 0;
 	uint32_t i = 0;
-	struct err why;
 
-	if (!r && !s) {
-		r = err_set(&why, -EPROTO, ERR_GENERIC, "the VM's process answered something else");
-		e = &why;
-	}
 	if (r < 0) {
 		call_fail(c, e);
 		return;

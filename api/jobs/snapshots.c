@@ -173,9 +173,7 @@ static void page_done(void *opaque, int r, const struct vm_answer *a, const stru
 	struct fetch *f = opaque;
 	struct err why;
 
-	if (!r && !a->snapshots)
-		r = err_set(&why, -EPROTO, ERR_GENERIC, "the VM's process answered something else");
-	else if (!r)
+	if (!r)
 		r = page_add(f, a->snapshots, &why);
 	else
 		why = *e;

@@ -200,7 +200,7 @@ static void snapshots_seen(void *opaque, int r, const struct vm_answer *a, const
 	struct err own;
 
 	(void)e; /* images that cannot be read hold nothing that would be missed */
-	if (r < 0 || !a->snapshots || !a->snapshots->total) {
+	if (r < 0 || !a->snapshots->total) {
 		volumes_look(u);
 		return;
 	}

@@ -242,7 +242,7 @@ static void agent_looked(void *opaque, int r, const struct vm_answer *a, const s
 	vm->idle.asking = false;
 	if (vm->state != VM_RUNNING || !rule.after_s)
 		return;
-	if (r < 0 || !a->info || vm->job) {
+	if (r < 0 || vm->job) {
 		vm->idle.look.begun = false;
 		stay_awake(vm);
 		return;

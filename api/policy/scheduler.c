@@ -344,7 +344,7 @@ static void space_done(void *opaque, int r, const struct vm_answer *a, const str
 
 	if (!schedule_is_working(vm))
 		return;
-	if (r < 0 || !a || !a->spaces) {
+	if (r < 0) {
 		snprintf(detail, sizeof(detail), "how much is free is not to be had: %.150s",
 			r < 0 && e ? e->msg : "no answer that is one");
 		note_skipped(vm, "failed", detail);

@@ -165,16 +165,9 @@ static void disks_return(struct call *c, const struct vm_info *info,
 
 static const struct vm_info *info_of(struct call *c, int r, const struct vm_answer *a, const struct err *e)
 {
-	struct err why;
-
-	if (r == 0 && a->info)
-		return a->info;
-	if (r == 0) {
-		err_set(&why, -EPROTO, ERR_GENERIC, "the VM's process answered something else");
-		e = &why;
-	}
-	call_fail(c, e);
-	return NULL;
+	if (r < 0)
+		call_fail(c, e);
+	return r < 0 ? NULL : a->info;
 }
 
 static void block_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)

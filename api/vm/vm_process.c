@@ -270,6 +270,26 @@ static bool answer_fill(const struct channel_msg *m, struct vm_answer *a, int *r
 	}
 }
 
+/* The message that answers each request when it succeeds; 0: VM_MSG_REPLY. */
+static const uint8_t answer_types[VM_MSG_TYPE_COUNT] = {
+	[VM_MSG_QUERY] = VM_MSG_INFO,
+	[VM_MSG_SNAPSHOT_LIST] = VM_MSG_SNAPSHOTS,
+	[VM_MSG_SNAPSHOT_SIZE] = VM_MSG_SNAPSHOTS,
+	[VM_MSG_SPACE] = VM_MSG_SPACES,
+	[VM_MSG_ADDRESSES] = VM_MSG_ADDRESS_LIST,
+	[VM_MSG_SNAPSHOT_CREATE] = VM_MSG_SNAPSHOT_DONE,
+	[VM_MSG_FORK] = VM_MSG_SNAPSHOT_DONE,
+	[VM_MSG_DUMP] = VM_MSG_SNAPSHOT_DONE,
+};
+
+/* An error is always a VM_MSG_REPLY, or inside the answer. */
+static bool answer_fits(const struct vm_request *r, const struct channel_msg *m)
+{
+	unsigned want = answer_types[r->type] ? answer_types[r->type] : VM_MSG_REPLY;
+
+	return m->head.type == want;
+}
+
 /* Returns false when it breaks the protocol. */
 static bool reply_take(struct vm_process *p, const struct channel_msg *m)
 {
@@ -284,6 +304,10 @@ static bool reply_take(struct vm_process *p, const struct channel_msg *m)
 		return true; /* its time was up */
 	if (!answer_fill(m, &a, &res, &e))
 		return false;
+	if (!res && !answer_fits(r, m)) {
+		memset(&a, 0, sizeof(a));
+		res = err_set(&e, -EPROTO, ERR_GENERIC, "the VM's process answered something else");
+	}
 	request_finish(p, r, res, &a, &e);
 	return true;
 }

@@ -41,13 +41,14 @@ struct vm_process_paths {
 };
 
 /* What answered a request: at most one of these, borrowed. The process is not trusted: the
- * numbers in them are checked against the message's length, the strings end, and no more. */
+ * numbers in them are checked against the message's length, the strings end, and no more.
+ * When a request succeeds (r is 0), the field that belongs to its type is set. */
 struct vm_answer {
 	const struct vm_info *info;		  /* to VM_MSG_QUERY */
-	const struct vm_snapshots *snapshots;	  /* to VM_MSG_SNAPSHOT_LIST */
+	const struct vm_snapshots *snapshots;	  /* to VM_MSG_SNAPSHOT_LIST and _SIZE */
 	const struct vm_spaces *spaces;		  /* to VM_MSG_SPACE */
 	const struct vm_addresses *addresses;	  /* to VM_MSG_ADDRESSES */
-	const struct vm_snapshot_done *snapshot;  /* to VM_MSG_SNAPSHOT_CREATE */
+	const struct vm_snapshot_done *snapshot;  /* to VM_MSG_SNAPSHOT_CREATE, VM_MSG_FORK and VM_MSG_DUMP */
 };
 
 #define VM_PROCESS_NO_TIMEOUT UINT64_MAX

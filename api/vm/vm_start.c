@@ -622,14 +622,14 @@ static void adopt_done(void *opaque, int r, const struct vm_answer *a, const str
 	struct vm *vm = opaque;
 
 	vm->host->adopting--;
-	if (r == 0 && a->info && a->info->phase == VM_PHASE_NONE) {
+	if (r == 0 && a->info->phase == VM_PHASE_NONE) {
 		log_info("state", "VM '%s': a daemon ended before it told its process what to run",
 			vm->def->name);
 		save_not_used(vm);
 		vm_process_kill(vm->proc);
 		return;
 	}
-	if (r == 0 && a->info) {
+	if (r == 0) {
 		struct vm_info copy = *a->info;
 
 		copy.detail[sizeof(copy.detail) - 1] = 0;
