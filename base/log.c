@@ -1,4 +1,5 @@
 #include "base/log.h"
+#include "base/clock.h"
 #include "base/util.h"
 
 #include <stdarg.h>
@@ -73,12 +74,9 @@ void log_write(enum log_level level, const char *device, const char *fmt, ...)
 
 bool log_ratelimit_pass(struct log_ratelimit *r)
 {
-	struct timespec ts;
-	uint64_t now, start;
+	uint64_t now = clock_ns(CLOCK_MONOTONIC_COARSE), start;
 	unsigned dropped;
 
-	clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
-	now = (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
 	start = atomic_load(&r->window_ns);
 	if (!start || now - start > RATELIMIT_WINDOW_NS) {
 		atomic_store(&r->window_ns, now);

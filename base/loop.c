@@ -1,5 +1,6 @@
 #include "base/loop.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/util.h"
 
@@ -59,10 +60,7 @@ struct loop {
 
 uint64_t loop_now_ns(void)
 {
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
+	return clock_monotonic_ns();
 }
 
 static struct io_uring_sqe *get_sqe(struct loop *l)

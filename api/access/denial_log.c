@@ -3,6 +3,7 @@
 #include "api/schema/event.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/loop.h"
 #include "base/ratelimit.h"
@@ -30,14 +31,6 @@ struct denial_log {
 	bool armed;
 	struct user users[USERS];
 };
-
-static int64_t wall_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_REALTIME, &ts);
-	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
-}
 
 static bool window_is_over(const struct user *u, uint64_t now_ns)
 {
@@ -67,7 +60,7 @@ static void audit_left_out(struct denial_log *r, const struct user *u)
 {
 	CLEANUP_JS struct json_object *line = json_object_new_object();
 
-	js_put_int(line, "time", wall_ns());
+	js_put_int(line, "time", (int64_t)clock_realtime_ns());
 	if (u != &r->users[OTHERS])
 		js_put_int(line, "uid", u->uid);
 	js_put_str(line, "outcome", err_class_name(ERR_PERMISSION));
@@ -141,7 +134,7 @@ void denial_log_close(struct denial_log *r)
 static void left_out(struct denial_log *r, struct user *u)
 {
 	if (u->limit.left_out == 1)
-		u->since_ns = wall_ns();
+		u->since_ns = (int64_t)clock_realtime_ns();
 	/* An armed timer waits for an earlier window. */
 	if (!r->armed)
 		loop_timer_arm(r->timer, u->limit.since_ns + RATELIMIT_WINDOW_NS);

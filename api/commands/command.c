@@ -9,6 +9,7 @@
 #include "api/wire/conn.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -45,7 +46,6 @@ static void call_audit(struct call *c, struct json_object *answer)
 	CLEANUP_JS struct json_object *line = NULL;
 	struct json_object *error = js_get(answer, "error");
 	const char *vm = vm_named(c);
-	struct timespec ts;
 
 	if (!c->command || !(c->command->flags & COMMAND_MUTATES))
 		return;
@@ -53,9 +53,8 @@ static void call_audit(struct call *c, struct json_object *answer)
 		denial_log_unaudited(c->context->denials, c->uid);
 		return;
 	}
-	clock_gettime(CLOCK_REALTIME, &ts);
 	line = json_object_new_object();
-	js_put_int(line, "time", (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec);
+	js_put_int(line, "time", (int64_t)clock_realtime_ns());
 	js_put_int(line, "uid", c->uid);
 	js_put_int(line, "pid", c->pid);
 	js_put_str(line, "command", c->command->name);

@@ -5,6 +5,7 @@
 #include "api/store/store.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"
@@ -293,14 +294,6 @@ static void name_set(struct job *j, const struct vm *vm, const struct job_name *
 		snprintf(j->qmp_id, sizeof(j->qmp_id), "%s", name->qmp_id ? name->qmp_id : j->id);
 }
 
-static uint64_t realtime_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_REALTIME, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
-}
-
 int job_new(struct vm *vm, const char *type, const char *id, struct job **ret_j, struct err *e)
 {
 	struct job_name name = { .id = id };
@@ -333,7 +326,7 @@ int job_new_named(struct vm *vm, const char *type, const struct job_name *name, 
 	name_set(j, vm, name);
 	j->unit = "bytes";
 	j->begun_ns = loop_now_ns();
-	j->begun_realtime_ns = realtime_ns();
+	j->begun_realtime_ns = clock_realtime_ns();
 	job_append(host, j);
 	vm->job = j;
 	status_set(j, JOB_CREATED);
@@ -445,7 +438,7 @@ static void job_load(struct vm_host *host, struct json_object *o)
 		   *type = type_known(js_get_str(o, "type")), *error = js_get_str(o, "error"),
 		   *qmp_id = js_get_str(o, "qmp-id");
 	int64_t started = js_get_int(o, "started", 0), duration = js_get_int(o, "duration", 0);
-	uint64_t now = realtime_ns(), end, age;
+	uint64_t now = clock_realtime_ns(), end, age;
 	struct job *j;
 
 	if (!id || !vm || !type || id_check(id, job_find(host, id) != NULL, NULL) < 0 || started < 0 || duration < 0)

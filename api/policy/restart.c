@@ -1,6 +1,7 @@
 #include "api/policy/restart.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -11,14 +12,6 @@
 #include <time.h>
 
 #define SECOND_NS 1000000000ULL
-
-static uint64_t realtime_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_REALTIME, &ts);
-	return (uint64_t)ts.tv_sec * SECOND_NS + (uint64_t)ts.tv_nsec;
-}
 
 static void started(void *opaque, int r, const struct err *e)
 {
@@ -120,7 +113,7 @@ void restart_call_off(struct vm *vm)
 struct json_object *restart_to_json(const struct vm *vm)
 {
 	const struct restart *r = &vm->restart;
-	uint64_t now = loop_now_ns(), real = realtime_ns();
+	uint64_t now = loop_now_ns(), real = clock_realtime_ns();
 	struct json_object *o;
 
 	if (!r->tries.n)
@@ -136,7 +129,7 @@ struct json_object *restart_to_json(const struct vm *vm)
 /* The clock may have been set meanwhile: what is out of range is now. */
 void restart_load(struct vm *vm, struct json_object *o)
 {
-	uint64_t now = loop_now_ns(), real = realtime_ns();
+	uint64_t now = loop_now_ns(), real = clock_realtime_ns();
 	uint64_t begun = (uint64_t)js_get_int(o, "window_ns", 0), due = (uint64_t)js_get_int(o, "due_ns", 0);
 	uint64_t longest = vm->def->restart.max_delay_s * SECOND_NS;
 	int64_t n = js_get_int(o, "n", 0);

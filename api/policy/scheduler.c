@@ -6,6 +6,7 @@
 #include "api/vm/vm.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -38,10 +39,7 @@ struct scheduler {
 
 static int64_t clock_s(clockid_t id)
 {
-	struct timespec ts;
-
-	clock_gettime(id, &ts);
-	return ts.tv_sec;
+	return (int64_t)(clock_ns(id) / CLOCK_NS_PER_S);
 }
 
 /* ---- as JSON ---- */

@@ -6,6 +6,7 @@
 #include "api/vm/vm.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -25,17 +26,9 @@
 static const char *const thens[] = { [DEFINITION_LEAVE] = "leave", [DEFINITION_DESTROY] = "destroy",
 	[DEFINITION_SAVE] = "save" };
 
-static int64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_REALTIME, &ts);
-	return ts.tv_sec * NS + ts.tv_nsec;
-}
-
 static int64_t now_s(void)
 {
-	return now_ns() / NS;
+	return (int64_t)clock_realtime_ns() / NS;
 }
 
 void shutdown_plan_default(const struct vm *vm, struct shutdown_plan *p)
@@ -65,7 +58,7 @@ static void timer_fire(void *opaque);
 static void timer_arm(struct vm *vm)
 {
 	struct shutdown *s = &vm->shutdown;
-	int64_t now = now_ns(), at = s->stage == SHUTDOWN_BEGUN ? s->due_s : s->plan.at_s;
+	int64_t now = (int64_t)clock_realtime_ns(), at = s->stage == SHUTDOWN_BEGUN ? s->due_s : s->plan.at_s;
 
 	if (s->stage == SHUTDOWN_PLANNED && s->warn_s && s->warn_s < at)
 		at = s->warn_s;
@@ -189,7 +182,7 @@ void shutdown_begin(struct vm *vm, const struct shutdown_plan *p,
 	vm->off_asked = !p->reboot;
 	if (!p->reboot && (p->then != DEFINITION_LEAVE || host_shutdown_waits_for(vm))) {
 		vm->shutdown.stage = SHUTDOWN_BEGUN;
-		vm->shutdown.due_s = (now_ns() + NS - 1) / NS + p->deadline_s; /* never sooner than was said */
+		vm->shutdown.due_s = ((int64_t)clock_realtime_ns() + NS - 1) / NS + p->deadline_s; /* never sooner than was said */
 		timer_arm(vm);
 	}
 	if (p->agent)

@@ -8,6 +8,7 @@
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/loop.h"
 
@@ -216,14 +217,6 @@ void vm_load_state(struct vm *vm, struct json_object *o)
 	vm->idle.falling = js_get_bool(o, "falling_asleep", false);
 }
 
-static uint64_t realtime_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_REALTIME, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
-}
-
 static void emit_shutdown(struct vm *vm, bool guest, const char *reason)
 {
 	struct json_object *data = json_object_new_object();
@@ -299,7 +292,7 @@ void vm_move(struct vm *vm, enum vm_trigger t, const char *reason, const char *d
 		snprintf(vm->reason, sizeof(vm->reason), "%s", reason);
 	snprintf(vm->detail, sizeof(vm->detail), "%s", detail ? detail : "");
 	vm->value = value;
-	vm->since_ns = realtime_ns();
+	vm->since_ns = clock_realtime_ns();
 	vm->off_asked |= t == VM_ASK_SHUTDOWN;
 	if (!vm_state_is_active(vm->state))
 		vm->id = -1;

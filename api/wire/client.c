@@ -2,6 +2,7 @@
 #include "api/wire/json.h"
 #include "api/wire/wire.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/util.h"
 
@@ -28,15 +29,6 @@ struct client {
 	uint64_t next_id;
 	int fd; /* came with the current answer; -1: none */
 };
-
-/* The loop has the same function, but programs that link this library have no loop. */
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
-}
 
 /* ---- the socket ---- */
 
@@ -85,7 +77,7 @@ static int client_read(struct client *c, uint64_t deadline_ns, struct err *e)
 	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control,
 		.msg_controllen = sizeof(control) };
 	struct pollfd p = { .fd = c->sock, .events = POLLIN };
-	uint64_t now = now_ns();
+	uint64_t now = clock_monotonic_ns();
 	struct timespec left = { 0, 0 }, *limit = deadline_ns == UINT64_MAX ? NULL : &left;
 	struct cmsghdr *h;
 	ssize_t n;
@@ -213,7 +205,7 @@ static int command_send(struct client *c, const char *command, struct json_objec
 
 static int answer_await(struct client *c, uint64_t id, struct json_object **ret_v, struct err *e)
 {
-	uint64_t deadline = now_ns() + ANSWER_TIMEOUT_NS;
+	uint64_t deadline = clock_monotonic_ns() + ANSWER_TIMEOUT_NS;
 
 	for (;;) {
 		CLEANUP_JS struct json_object *o = NULL;
@@ -285,7 +277,7 @@ struct json_object *client_version(struct client *c)
 static int greeting_take(struct client *c, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = NULL;
-	int r = client_next(c, now_ns() + ANSWER_TIMEOUT_NS, &o, e);
+	int r = client_next(c, clock_monotonic_ns() + ANSWER_TIMEOUT_NS, &o, e);
 
 	if (r == -ETIMEDOUT)
 		return err_set(e, r, ERR_TIMEOUT, "the daemon does not answer");

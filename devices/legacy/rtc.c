@@ -1,4 +1,5 @@
 #include "devices/legacy/rtc.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/loop.h"
 #include "base/util.h"
@@ -82,17 +83,9 @@ struct rtc {
 	bool rearm_posted, paused;
 };
 
-static int64_t realtime_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_REALTIME, &ts);
-	return ts.tv_sec * NS_PER_S + ts.tv_nsec;
-}
-
 static int64_t rtc_now_ns(const struct rtc *t)
 {
-	return realtime_ns() + t->offset_ns;
+	return (int64_t)clock_realtime_ns() + t->offset_ns;
 }
 
 /* Floor division: the guest may set a time before 1970. */
@@ -165,7 +158,7 @@ static void rtc_set_time(struct rtc *t, const struct calendar_date *c)
 	int64_t s = calendar_seconds(c);
 
 	s = MAX(MIN(s, TIME_MAX_S), TIME_MIN_S);
-	t->offset_ns = s * NS_PER_S - realtime_ns();
+	t->offset_ns = s * NS_PER_S - (int64_t)clock_realtime_ns();
 	t->seen_s = s;
 	t->seen_ns = s * NS_PER_S;
 }

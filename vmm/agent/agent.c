@@ -1,4 +1,5 @@
 #include "vmm/agent/agent.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -149,12 +150,10 @@ static void time_begin(struct agent *a)
 
 static void time_send(struct agent *a)
 {
-	struct timespec ts;
 	char text[96];
 
-	clock_gettime(CLOCK_REALTIME, &ts);
 	snprintf(text, sizeof(text), "{\"execute\":\"guest-set-time\",\"arguments\":{\"time\":%" PRId64 "}}\n",
-		(int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec);
+		(int64_t)clock_realtime_ns());
 	line_send(a, text);
 	state_set(a, TIME_ASKED, a->times.sync_ns);
 }

@@ -1,6 +1,7 @@
 #include "vmm/machine/vm.h"
 #include "base/backoff.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -89,20 +90,12 @@ static const char *phase_name(enum vm_phase p)
 	return names[p];
 }
 
-static uint64_t realtime_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_REALTIME, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
-}
-
 /* ---- events ---- */
 
 static struct vm_event event_new(const struct vm *vm, enum vm_event_kind kind)
 {
 	return (struct vm_event){ .kind = kind, .phase = (uint8_t)vm->phase,
-		.reason = (uint8_t)vm->reason, .realtime_ns = realtime_ns() };
+		.reason = (uint8_t)vm->reason, .realtime_ns = clock_realtime_ns() };
 }
 
 static void event_send(struct vm *vm, const struct vm_event *ev)
@@ -793,7 +786,7 @@ int vm_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct loop *l,
 	vm->loop = l;
 	vm->sink = *sink;
 	vm->phase = VM_PHASE_PAUSED;
-	vm->started_ns = realtime_ns();
+	vm->started_ns = clock_realtime_ns();
 	vm->task.run = queue_run;
 	vm->work_task.run = work_progress;
 	vm->end_fd = vm->restore_fd = -1;

@@ -1,5 +1,6 @@
 #include "vmm/snapshot/fork_disks.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
@@ -179,7 +180,7 @@ static int set_new(const struct machine *m, struct tree_set *set, char name[BLOC
 static int frozen_commit(struct fork_disks *d, struct machine *m, struct err *e)
 {
 	const struct machine_disk *first = vmsnap_first_disk(m, NULL);
-	uint64_t now = vmsnap_realtime_ns();
+	uint64_t now = clock_realtime_ns();
 	struct block_snapshot_info info = { .sec = (uint32_t)(now / 1000000000ULL) };
 	struct tree_data data = { .state = TREE_SHUTOFF };
 	int r = set_new(m, &data.set, info.name, e);

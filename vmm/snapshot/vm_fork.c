@@ -1,5 +1,6 @@
 #include "vmm/snapshot/vm_fork.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/crc32c.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -283,7 +284,7 @@ int vm_fork(struct vm *vm, struct worker *w, const struct vm_fork *f, const int 
 	x->j.done = done;
 	x->j.opaque = opaque;
 	x->live = m->uffd.can_protect && !memory_is_cow(&m->mem);
-	x->h.realtime_ns = vmsnap_realtime_ns();
+	x->h.realtime_ns = clock_realtime_ns();
 	memcpy(x->h.uuid, m->cfg.uuid, sizeof(x->h.uuid));
 	vmstate_file_init(&x->file, x->state_fd);
 	vmstate_layout_of(m->mem.bytes, &x->h.layout);

@@ -1,5 +1,6 @@
 #include "vmm/snapshot/vm_save.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -34,14 +35,6 @@ struct save {
 	void (*done)(void *opaque, int r, const struct err *e);
 	void *opaque;
 };
-
-static uint64_t realtime_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_REALTIME, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
-}
 
 /* ---- saving ---- */
 
@@ -79,7 +72,7 @@ static void save_run(struct work *w)
 		.definition = s->definition, .ram = s->m->mem.host, .ram_bytes = s->m->mem.bytes,
 		.ram_fd = s->m->mem.fd, .unmap = true };
 	struct vmstate_progress progress = { .step = save_step, .opaque = s };
-	struct vmstate_header h = { .realtime_ns = realtime_ns() };
+	struct vmstate_header h = { .realtime_ns = clock_realtime_ns() };
 	struct vmstate_file f;
 
 	if (s->m->pager && !pager_wait(s->m->pager)) {

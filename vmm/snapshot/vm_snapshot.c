@@ -1,6 +1,7 @@
 /* List and change snapshots, and helpers that all snapshot jobs share. */
 #include "vmm/snapshot/vm_snapshot.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/util.h"
 #include "block/block.h"
@@ -12,14 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-
-uint64_t vmsnap_realtime_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_REALTIME, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
-}
 
 bool vmsnap_disk_takes_part(const struct machine *m, unsigned i)
 {

@@ -2,6 +2,7 @@
  * agent, if requested), freeze (main thread: the pause), write (worker: memory as of the pause,
  * then the commit). */
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/crc32c.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -507,7 +508,7 @@ static int state_write(struct create_job *x)
 	int r;
 
 	disk_store_init(&st, x->first, x->on_disk[x->first - x->j.m->disks], NULL);
-	x->h.realtime_ns = vmsnap_realtime_ns();
+	x->h.realtime_ns = clock_realtime_ns();
 	memcpy(x->h.uuid, x->j.m->cfg.uuid, sizeof(x->h.uuid));
 	if (!x->live)
 		return state_write_standing(x, &st.store, &src);
@@ -546,7 +547,7 @@ static int set_new(struct create_job *x, struct tree_set *set)
 
 static int info_fill(struct create_job *x, struct tree_data *d, struct block_snapshot_info *info)
 {
-	uint64_t now = vmsnap_realtime_ns();
+	uint64_t now = clock_realtime_ns();
 	struct tree t;
 	int r = vmsnap_tree(x->first, &t, &x->j.e);
 

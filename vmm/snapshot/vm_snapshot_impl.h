@@ -38,7 +38,6 @@ int vmsnap_open(struct machine *m, struct machine_disk **ret_d, struct tree *ret
 int vmsnap_find(const struct tree *t, const char *name, struct tree_node **ret, struct err *e);
 /* Fill in the information for clients; own_bytes is unknown. */
 void vmsnap_info(const struct tree_node *n, bool current, struct vm_snapshot_info *i);
-uint64_t vmsnap_realtime_ns(void);
 
 /* Begin a long-running job (vm_work_begin()).
  * bytes: size of the struct, zeroed, that begins with its vmsnap_job; the caller sets done and
