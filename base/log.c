@@ -2,14 +2,16 @@
 #include "base/clock.h"
 #include "base/util.h"
 
+#include <inttypes.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
-#define RATELIMIT_WINDOW_NS (5 * 1000000000ULL)
-#define RATELIMIT_BURST 10
+#define GUEST_WINDOW_NS (5 * 1000000000ULL)
+#define GUEST_BURST 10
 
 static atomic_int log_level_now = LOG_LEVEL_INFO;
 static atomic_int log_fd = 2;
@@ -72,21 +74,13 @@ void log_write(enum log_level level, const char *device, const char *fmt, ...)
 		return; /* no place is left to report the failure */
 }
 
-bool log_ratelimit_pass(struct log_ratelimit *r)
+bool log_ratelimit_pass(struct ratelimit *r)
 {
-	uint64_t now = clock_ns(CLOCK_MONOTONIC_COARSE), start;
-	unsigned dropped;
+	uint64_t left_out;
 
-	start = atomic_load(&r->window_ns);
-	if (!start || now - start > RATELIMIT_WINDOW_NS) {
-		atomic_store(&r->window_ns, now);
-		atomic_store(&r->passed, 0);
-		dropped = atomic_exchange(&r->dropped, 0);
-		if (dropped)
-			log_write(LOG_LEVEL_WARN, NULL, "%u similar lines left out", dropped);
-	}
-	if (atomic_fetch_add(&r->passed, 1) < RATELIMIT_BURST)
-		return true;
-	atomic_fetch_add(&r->dropped, 1);
-	return false;
+	if (!ratelimit_take_of(r, GUEST_BURST, GUEST_WINDOW_NS, clock_ns(CLOCK_MONOTONIC_COARSE), &left_out))
+		return false;
+	if (left_out)
+		log_write(LOG_LEVEL_WARN, NULL, "%" PRIu64 " similar lines left out", left_out);
+	return true;
 }

@@ -5,9 +5,9 @@
 #ifndef CAIRN_BASE_LOG_H
 #define CAIRN_BASE_LOG_H
 
-#include <stdatomic.h>
+#include "base/ratelimit.h"
+
 #include <stdbool.h>
-#include <stdint.h>
 
 enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARN, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG, LOG_LEVEL_TRACE };
 
@@ -34,14 +34,10 @@ void log_write(enum log_level level, const char *device, const char *fmt, ...)
 
 /* Limit for messages that a guest can trigger: at most 10 lines per 5 s and call site. The next
  * line that passes gives the number of suppressed lines. */
-struct log_ratelimit {
-	_Atomic uint64_t window_ns; /* start of the current window */
-	atomic_uint passed, dropped;
-};
-bool log_ratelimit_pass(struct log_ratelimit *r);
+bool log_ratelimit_pass(struct ratelimit *r);
 #define log_guest(dev, ...)                                                                        \
 	do {                                                                                       \
-		static struct log_ratelimit rl_;                                                   \
+		static struct ratelimit rl_;                                                   \
 		if (log_ratelimit_pass(&rl_))                                                      \
 			log_write(LOG_LEVEL_WARN, dev, __VA_ARGS__);                               \
 	} while (0)

@@ -1,17 +1,18 @@
 #include "base/ratelimit.h"
 
-bool ratelimit_take(struct ratelimit *l, uint64_t now_ns, uint64_t *ret_left_out)
+bool ratelimit_take_of(struct ratelimit *l, unsigned burst, uint64_t window_ns, uint64_t now_ns,
+	uint64_t *ret_left_out)
 {
-	if (!l->since_ns || now_ns - l->since_ns >= RATELIMIT_WINDOW_NS) {
-		l->since_ns = now_ns;
-		l->n = 0;
+	uint64_t since_ns = atomic_load_explicit(&l->since_ns, memory_order_relaxed);
+
+	if (!since_ns || now_ns - since_ns >= window_ns) {
+		atomic_store(&l->since_ns, now_ns);
+		atomic_store(&l->n, 0);
 	}
-	if (l->n == RATELIMIT_BURST) {
-		l->left_out++;
+	if (atomic_fetch_add(&l->n, 1) >= burst) {
+		atomic_fetch_add(&l->left_out, 1);
 		return false;
 	}
-	l->n++;
-	*ret_left_out = l->left_out;
-	l->left_out = 0;
+	*ret_left_out = atomic_exchange(&l->left_out, 0);
 	return true;
 }

@@ -144,14 +144,14 @@ static void test_long_lines_are_cut_and_end(void **state)
 
 static void test_flood_is_limited_and_counted(void **state)
 {
-	struct log_ratelimit r = { 0 };
+	struct ratelimit r = { 0 };
 	unsigned passed = 0;
 
 	for (int i = 0; i < 1000; i++)
 		passed += log_ratelimit_pass(&r);
 	assert_int_equal(passed, 10);
 	assert_string_equal(captured(*state), "");
-	r.window_ns = 1; /* the window has ended long ago */
+	r.since_ns = 1; /* the window has ended long ago */
 	assert_true(log_ratelimit_pass(&r));
 	assert_non_null(strstr(captured(*state), "990 similar lines left out"));
 	for (int i = 0; i < 1000; i++)
