@@ -38,7 +38,7 @@ static int source_check(struct call *c, struct err *e)
 			"VM '%.255s' has a managed save, and what is on its disks is not complete without that; start it and "
 			"shut it down, or drop that with: cairn managedsave-remove %.60s", vm->def->name, vm->def->name);
 	/* If a process is only reading its snapshots, the clone waits for it. */
-	return vm->offline && !vm->job ? 0 : vm_check_idle(vm, "clone", e);
+	return vm->offline && !vm->job && !vm->start_waits ? 0 : vm_check_idle(vm, "clone", e);
 }
 
 /* A given path is opened with the rights of the user who defined the source, so only that user and root may give one. */

@@ -496,7 +496,7 @@ saved                   +...... ..+. ++.+++ ...+..+. .++
 restart_pending         ++P.... ...+ ++++++ ++.++++. +++
 starting                S+SSSSS SSSS SSSSSS SSSSS.+S SS+
 start_queued            S...... ...S SSSSSS SS.SS++. SS+
-start_waits_for_images  S...... ...S SSSSSS ++.Ss++. sS+
+start_waits_for_images  S...... ...S SSSSSS SS.Ss++. sS+
 start_holds_save        S...... ..SS SS.SSS ...S..+. SSS
 stopping                DwDDDDD DDDD DDDDDD ..DDD.+D DD+
 start_refused           E...... ...E EEEEEE EE.EE.+. EE+
