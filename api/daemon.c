@@ -105,7 +105,7 @@ static void vm_found(void *opaque, const char *name, struct json_object *definit
 		definition_free(def);
 		return;
 	}
-	vm->is_template = store_has_file(h->store, name, VM_TEMPLATE_FILE);
+	vm_set(vm, VM_FACT_TEMPLATE, store_has_file(h->store, name, VM_TEMPLATE_FILE));
 	if (state)
 		vm_load_state(vm, state);
 	if (vm->id > h->next_id)
@@ -263,10 +263,10 @@ static void policies_go(struct vm_host *h)
 		struct vm *vm = h->vms[i];
 
 		/* The host going down is no crash of a VM's. */
-		if (vm->ended_unseen && !autostart_is_new_boot(h))
-			vm_policies_apply(vm, vm->rebooting);
-		vm->rebooting = vm->rebooting && vm->proc;
-		vm->ended_unseen = false;
+		if (vm_has(vm, VM_FACT_ENDED_UNSEEN) && !autostart_is_new_boot(h))
+			vm_policies_apply(vm, vm_has(vm, VM_FACT_REBOOTS));
+		vm_set(vm, VM_FACT_REBOOTS, vm_has(vm, VM_FACT_REBOOTS) && vm->proc);
+		vm_set(vm, VM_FACT_ENDED_UNSEEN, false);
 		restart_take_up(vm);
 		shutdown_take_up(vm);
 		if (vm->proc && vm_state_is_active(vm->state))

@@ -114,7 +114,7 @@ static void call_answer(struct call *c, struct json_object *o, int fd)
 	call_audit(c, o);
 	/* A client with the answer may open the images, so wait until the offline process has released them. Do not wait for a
 	 * job: it holds them for long. */
-	if (c->on_images && !c->vm->job && offline_wait(c->vm, answer_send_pending, c)) {
+	if (c->on_images && !c->vm->operation.job && offline_wait(c->vm, answer_send_pending, c)) {
 		c->answer = o;
 		c->vm = NULL;
 	} else {
@@ -298,9 +298,8 @@ static int check_state(struct call *c, struct err *e)
 	if (!c->vm || c->command->trigger == VM_TRIGGER_COUNT)
 		return 0;
 	/* If an operation under way makes the command illegal, the error names it; destroy is always legal. */
-	if (c->vm->starting || c->vm->destroying)
-		return c->command->trigger == VM_ASK_DESTROY ? 0 :
-			vm_check_idle(c->vm, vm_trigger_name(c->command->trigger), e);
+	if (vm_check_claim(c->vm, VM_CLAIM_CONTROL, vm_trigger_name(c->command->trigger), e) < 0)
+		return c->command->trigger == VM_ASK_DESTROY ? 0 : -EBUSY;
 	if (c->command->trigger == VM_ASK_DESTROY && restart_is_pending(c->vm))
 		return 0;
 	if (c->command->trigger == VM_ASK_SHUTDOWN && restart_is_pending(c->vm))

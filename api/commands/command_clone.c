@@ -38,7 +38,7 @@ static int source_check(struct call *c, struct err *e)
 			"VM '%.255s' has a managed save, and what is on its disks is not complete without that; start it and "
 			"shut it down, or drop that with: cairn managedsave-remove %.60s", vm->def->name, vm->def->name);
 	/* If a process is only reading its snapshots, the clone waits for it. */
-	return vm->offline && !vm->job && !vm->start_waits ? 0 : vm_check_idle(vm, "clone", e);
+	return vm_check_claim(vm, VM_CLAIM_CLONE, "clone", e);
 }
 
 /* A given path is opened with the rights of the user who defined the source, so only that user and root may give one. */
@@ -134,12 +134,12 @@ struct template_mark {
 
 static void template_done(struct call *c, int r, const struct err *e)
 {
-	c->vm->going = false;
+	vm_operation_end(c->vm);
 	if (r < 0) {
 		call_fail(c, e);
 		return;
 	}
-	c->vm->is_template = !js_get_bool(c->args, "disable", false);
+	vm_set(c->vm, VM_FACT_TEMPLATE, !js_get_bool(c->args, "disable", false));
 	event_emit(&c->host->sink, EVENT_VM_DEFINED, c->vm->def->name, NULL);
 	call_return(c, NULL);
 }
@@ -164,7 +164,6 @@ static void template_keep(struct call *c, bool on)
 	if (!m)
 		abort();
 	*m = (struct template_mark){ { .done = template_stored, .loop = c->host->loop }, c };
-	c->vm->going = true;
 	r = on ? store_write_vm_file_behind(s, &m->work, c->vm->def->name, VM_TEMPLATE_FILE, o, &e) :
 		 store_remove_file_behind(s, &m->work, c->vm->def->name, VM_TEMPLATE_FILE, &e);
 	if (r < 0) {
@@ -212,21 +211,21 @@ void command_vm_template(struct call *c)
 	int r;
 
 	/* A process that has just read its snapshots may still be ending: wait for it. */
-	if (!c->vm->job && offline_wait(c->vm, template_retry, c)) {
+	if (!c->vm->operation.job && offline_wait(c->vm, template_retry, c)) {
 		c->vm = NULL;
 		return;
 	}
-	r = vm_check_idle(c->vm, "template", &e);
+	r = vm_check_claim(c->vm, VM_CLAIM_ALL, "template", &e);
 	if (!r && disable)
 		r = template_unset_check(c->vm, &e);
 	if (r < 0) {
 		call_fail(c, &e);
 		return;
 	}
+	vm_operation_begin(c->vm, &(struct vm_operation){ .kind = VM_OP_TEMPLATE });
 	if (disable || image_is_frozen(c->vm) || !has_snapshots_disk(c->vm->def)) {
 		template_keep(c, !disable);
 		return;
 	}
-	c->vm->going = true;
 	offline_request(c->vm, VM_MSG_SNAPSHOT_LIST, &all, sizeof(all), LIST_TIMEOUT_NS, offline_opened, c);
 }

@@ -36,7 +36,7 @@ static void mark_stored(struct store_work *work)
 		call_fail(c, &work->e);
 	} else {
 		if (c->vm)
-			c->vm->autostart = m->on;
+			vm_set(c->vm, VM_FACT_AUTOSTART, m->on);
 		call_return(c, NULL);
 	}
 	free(m);

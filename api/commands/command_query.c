@@ -140,9 +140,9 @@ static void put_identity(struct json_object *o, const struct vm *vm, bool brief)
 		return;
 	js_put_str(o, "reason", vm->reason);
 	js_put_bool(o, "persistent", true);
-	js_put_bool(o, "autostart", vm->autostart);
+	js_put_bool(o, "autostart", vm_has(vm, VM_FACT_AUTOSTART));
 	js_put_bool(o, "managed-save", vm->state == VM_SAVED);
-	js_put_bool(o, "template", vm->is_template);
+	js_put_bool(o, "template", vm_has(vm, VM_FACT_TEMPLATE));
 }
 
 /* Return the most bytes that js_line() prints for s. */
@@ -368,16 +368,16 @@ static void put_state(struct json_object *o, const struct vm *vm)
 	if (vm->proc && vm_process_pid(vm->proc) > 0)
 		put_process(o, vm_process_pid(vm->proc));
 	if (vm->proc && vm_live(vm)->guest_agent)
-		js_put_str(o, "agent", agent_word(vm->agent));
-	if (vm->job)
-		js_put_str(o, "job", vm->job->id);
+		js_put_str(o, "agent", agent_word(vm->agent.now));
+	if (vm->operation.job)
+		js_put_str(o, "job", vm->operation.job->id);
 	shutdown_put(vm, o);
 	if (restart_is_pending(vm))
 		js_put_uint(o, "restart-in", restart_in_ns(vm));
-	if (vm->exit_status >= 0)
-		js_put_int(o, "exit-status", vm->exit_status);
-	if (vm->exit_signal)
-		js_put_int(o, "exit-signal", vm->exit_signal);
+	if (vm->exit.status >= 0)
+		js_put_int(o, "exit-status", vm->exit.status);
+	if (vm->exit.signal)
+		js_put_int(o, "exit-signal", vm->exit.signal);
 }
 
 /* If the VM's process does not answer, return only what the daemon knows. */

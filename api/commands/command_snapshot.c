@@ -21,7 +21,7 @@
 /* Check that the VM is free for an operation that changes its images. */
 static int free_check(const struct vm *vm, const char *what, struct err *e)
 {
-	int r = vm_check_free(vm, what, e);
+	int r = vm_check_claim(vm, VM_CLAIM_SNAPSHOTS, what, e);
 
 	return r || vm_state_is_active(vm->state) ? r : image_check_writable(vm, what, e);
 }
@@ -243,7 +243,7 @@ void command_snapshot_size(struct call *c)
 {
 	struct vm_snapshot_name body = { "" };
 	struct err e;
-	int r = snapshots_check_look(c->vm, &e);
+	int r = vm_check_claim(c->vm, VM_CLAIM_READ, "look at its snapshots", &e);
 
 	if (!r)
 		r = arg_text(c, "name", true, body.name, sizeof(body.name), &e);
@@ -292,7 +292,7 @@ void command_snapshot_list(struct call *c)
 	if (from < 0 || from > UINT32_MAX)
 		r = err_set(&e, -EINVAL, ERR_INVALID, "from: is out of range");
 	if (!r)
-		r = snapshots_check_look(vm, &e);
+		r = vm_check_claim(vm, VM_CLAIM_READ, "look at its snapshots", &e);
 	if (r < 0)
 		call_fail(c, &e);
 	else

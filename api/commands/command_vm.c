@@ -37,8 +37,8 @@ static int define_check(struct vm_host *host, struct definition *def, struct vm 
 	if (old && strcmp(old->def->name, def->name))
 		old = NULL; /* the name equals another VM's uuid */
 	*ret_old = old;
-	if (old && (old->opener || old->hold || old->half || old->going || old->renaming))
-		return vm_check_idle(old, "define", e);
+	if (old && vm_check_claim(old, VM_CLAIM_DEFINE, "define", e) < 0)
+		return -EBUSY;
 	if (old && template_check(old, "change its definition", e) < 0)
 		return -EPERM;
 	if (!definition_has_uuid(def) && old)
@@ -385,7 +385,7 @@ static void reset_done(void *opaque, int r, const struct vm_answer *a, const str
 
 	(void)a;
 	if (r == 0)
-		c->vm->rebooting = false;
+		vm_set(c->vm, VM_FACT_REBOOTS, false);
 	request_done(c, r, e, VM_ASK_RESET, c->vm->state == VM_PAUSED ? NULL : "booted");
 }
 

@@ -2,6 +2,7 @@
 #include "api/access/rights.h"
 #include "api/definition/definition.h"
 #include "api/jobs/clone_files.h"
+#include "api/jobs/job.h"
 #include "api/store/store.h"
 #include "api/vm/identity.h"
 #include "api/vm/vm.h"
@@ -141,8 +142,8 @@ int batch_add(struct batch *b, struct definition *def, struct job *j, struct vm 
 		return err_set_errno(e, r, "VM '%s'", def->name);
 	}
 	b->vms[b->n++] = *ret_vm;
-	(*ret_vm)->job = j;
-	(*ret_vm)->half = true;
+	vm_set(*ret_vm, VM_FACT_INCOMPLETE, true);
+	job_own(j, *ret_vm, VM_OP_MAKE);
 	event_emit(&host->sink, EVENT_VM_DEFINED, def->name, NULL);
 	return 0;
 }
@@ -170,8 +171,8 @@ static void batch_stored(struct store_work *w)
 	struct batch *b = container_of(w, struct batch, work);
 
 	for (unsigned i = 0; i < b->n; i++) {
-		b->vms[i]->job = NULL;
-		b->vms[i]->half = false;
+		vm_operation_end(b->vms[i]);
+		vm_set(b->vms[i], VM_FACT_INCOMPLETE, false);
 	}
 	b->done(b->opaque);
 }
@@ -195,7 +196,7 @@ static bool vm_forget(struct vm *vm)
 	char name[VM_NAME_MAX + 1];
 	struct err e;
 
-	vm->job = NULL;
+	vm_operation_end(vm);
 	memcpy(name, vm->def->name, sizeof(name));
 	if (store_remove(host->store, name, &e) < 0) {
 		log_error("batch", "VM '%s' is left: %s", name, e.msg);
@@ -288,7 +289,7 @@ static uint64_t beginning_ns(struct vm_host *host, const char *name)
 static void half_found(struct batch *b, struct vm *vm)
 {
 	log_warn("batch", "VM '%s' is one of clones that were never finished; it is forgotten", vm->def->name);
-	vm->half = true;
+	vm_set(vm, VM_FACT_INCOMPLETE, true);
 	b->made[b->n] = VM_DISKS_MAX;
 	b->born_after_ns[b->n] = beginning_ns(b->host, vm->def->name);
 	b->vms[b->n++] = vm;
@@ -317,7 +318,7 @@ static void planned_find(struct batch *b)
 	for (size_t i = 0; i < json_object_array_length(b->planned); i++) {
 		struct vm *vm = planned_vm(b->host, json_object_array_get_idx(b->planned, i));
 
-		if (vm && !vm->half)
+		if (vm && !vm_has(vm, VM_FACT_INCOMPLETE))
 			half_found(b, vm);
 	}
 }

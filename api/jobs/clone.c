@@ -190,7 +190,7 @@ static void offline_ended(void *opaque)
 	struct cloning *f = opaque;
 
 	f->working = false;
-	f->source->copiers = 0;
+	f->source->operation.copiers = 0;
 	if (f->failed) {
 		give_up(f);
 	} else if (f->reset_identity) {

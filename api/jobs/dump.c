@@ -62,12 +62,12 @@ static const char *status_name(const struct dump_state *s)
 
 struct json_object *dump_state_to_json(const struct vm *vm)
 {
-	bool active = vm->dump.status == DUMP_ACTIVE && vm->job;
+	bool active = vm->dump.status == DUMP_ACTIVE && vm->operation.job;
 	struct json_object *o = json_object_new_object();
 
 	js_put_str(o, "status", status_name(&vm->dump));
-	js_put_uint(o, "completed", active ? vm->job->done : vm->dump.completed);
-	js_put_uint(o, "total", active ? vm->job->total : vm->dump.total);
+	js_put_uint(o, "completed", active ? vm->operation.job->done : vm->dump.completed);
+	js_put_uint(o, "total", active ? vm->operation.job->total : vm->dump.total);
 	return o;
 }
 
@@ -201,12 +201,12 @@ static void dump_ask(struct vm *vm, enum vm_msg_type type,
 /* After a dump by policy. */
 static void then_do(struct vm *vm, enum dump_then then)
 {
-	if (!vm->proc || vm->destroying)
+	if (!vm->proc || vm_is_stopping(vm))
 		return;
 	if (then == DUMP_THEN_RESUME && is_bite_to_dump(vm))
 		dump_ask(vm, VM_MSG_CONT, reply_ignore, vm);
 	if (then == DUMP_THEN_END && vm->state == VM_PRESERVED) {
-		vm->crash_dumped = true;
+		vm_set(vm, VM_FACT_CRASH_DUMPED, true);
 		dump_ask(vm, VM_MSG_QUIT, reply_ignore, vm);
 	}
 }
@@ -257,7 +257,7 @@ static void dump_resumed(void *opaque, int r, const struct vm_answer *a, const s
 static void work_resume_pending(struct work *w)
 {
 	struct vm *vm = w->vm;
-	bool there = vm->proc && !vm->destroying;
+	bool there = vm->proc && !vm_is_stopping(vm);
 
 	if (there && w->then == DUMP_THEN_CRASH) {
 		vm_when_gone(vm, dump_stopped, w);
@@ -340,7 +340,7 @@ static struct work *work_new(struct vm *vm, enum dump_then then)
 int dump_begin(struct vm *vm, const struct dump_request *q, struct job **ret_j, struct err *e)
 {
 	struct job_name name = { .id = q->job_id, .qmp_id = "" };
-	int r = job_check_free(vm, "dump its memory", e);
+	int r = vm_check_claim(vm, VM_CLAIM_JOB, "dump its memory", e);
 	struct work *w;
 
 	if (!r)
@@ -385,17 +385,17 @@ void dump_by_policy(struct vm *vm)
 {
 	bool crashed = is_crash_to_dump(vm);
 
-	vm->dump_due = false;
-	if (!vm->proc || vm->destroying || (!crashed && !is_bite_to_dump(vm)))
+	vm_set(vm, VM_FACT_DUMP_DUE, false);
+	if (!vm->proc || vm_is_stopping(vm) || (!crashed && !is_bite_to_dump(vm)))
 		return;
-	if (vm->job)
-		vm->dump_due = true;
+	if (vm->operation.job)
+		vm_set(vm, VM_FACT_DUMP_DUE, true);
 	else
 		policy_begin(vm, crashed ? DUMP_THEN_END : DUMP_THEN_RESUME);
 }
 
 void dump_job_over(struct vm *vm)
 {
-	if (vm->dump_due)
+	if (vm_has(vm, VM_FACT_DUMP_DUE))
 		dump_by_policy(vm);
 }

@@ -150,7 +150,7 @@ static void kept_for_good(struct store_work *work)
 
 	if (work->r < 0)
 		log_error("import", "VM '%s': %s", x->vm->def->name, work->e.msg);
-	x->vm->half = false;
+	vm_set(x->vm, VM_FACT_INCOMPLETE, false);
 	js_put_str(o, "name", x->vm->def->name);
 	js_put_str(o, "folder", x->folder);
 	js_put(o, "warnings", json_object_get(x->warnings));
@@ -424,7 +424,6 @@ static int vm_keep(struct import *x, struct definition *d, struct err *e)
 		definition_free(d);
 		return r;
 	}
-	x->vm->half = true;
 	vm_save(x->vm);
 	event_emit(&x->host->sink, EVENT_VM_DEFINED, x->vm->def->name, NULL);
 	return 0;
@@ -438,6 +437,7 @@ static int job_begin(struct import *x, struct err *e)
 		vm_forget(x->vm);
 		return r;
 	}
+	vm_set(x->vm, VM_FACT_INCOMPLETE, true);
 	x->job->opaque = x;
 	x->job->release = import_release;
 	x->job->cancel = import_cancel;
@@ -570,7 +570,7 @@ static void found_cleared(void *opaque, int r, struct json_object *result, const
 	free(x);
 	if (all_there(vm->def)) {
 		keep_at_start(vm);
-		vm->half = false;
+		vm_set(vm, VM_FACT_INCOMPLETE, false);
 		return;
 	}
 	log_warn("import", "VM '%s' was being imported; it is forgotten: import it again", vm->def->name);
@@ -591,7 +591,7 @@ static void found_clear(struct vm *vm)
 	if (!x)
 		abort();
 	x->vm = vm;
-	vm->half = true;
+	vm_set(vm, VM_FACT_INCOMPLETE, true);
 	if (name)
 		snprintf(parent, sizeof(parent), "%.*s", (int)MAX(name - folder, 1), folder);
 	r = clear_start(vm, parent, name ? name + 1 : "", &found_ops, x, &x->archiver, &e);

@@ -111,19 +111,28 @@ struct job *job_find(struct vm_host *host, const char *id)
 
 /* ---- as QEMU has them ---- */
 
-static const struct {
+static const struct job_type {
 	const char *type, *qmp;
-} types[] = { { "save", NULL }, { "managed-save", NULL }, { "snapshot-create", "snapshot-save" },
-	{ "snapshot-revert", "snapshot-load" }, { "snapshot-delete", "snapshot-delete" },
-	{ "fork", NULL }, { "dump", NULL }, { "export", NULL }, { "import", NULL },
-	{ "clone", NULL } };
+	enum vm_operation_kind kind;
+} types[] = { { "save", NULL, VM_OP_SAVE }, { "managed-save", NULL, VM_OP_SAVE },
+	{ "snapshot-create", "snapshot-save", VM_OP_JOB }, { "snapshot-revert", "snapshot-load", VM_OP_JOB },
+	{ "snapshot-delete", "snapshot-delete", VM_OP_JOB }, { "fork", NULL, VM_OP_JOB }, { "dump", NULL, VM_OP_JOB },
+	{ "export", NULL, VM_OP_JOB }, { "import", NULL, VM_OP_MAKE }, { "clone", NULL, VM_OP_JOB } };
+
+/* NULL: there is no such type. */
+static const struct job_type *type_find(const char *type)
+{
+	for (size_t i = 0; type && i < ARRAY_SIZE(types); i++)
+		if (!strcmp(types[i].type, type))
+			return &types[i];
+	return NULL;
+}
 
 static const char *qmp_type(const char *type)
 {
-	for (size_t i = 0; i < ARRAY_SIZE(types); i++)
-		if (!strcmp(types[i].type, type))
-			return types[i].qmp;
-	return NULL;
+	const struct job_type *t = type_find(type);
+
+	return t ? t->qmp : NULL;
 }
 
 const char *job_qmp_type(const struct job *j)
@@ -241,15 +250,6 @@ void jobs_free(struct vm_host *host)
 
 /* ---- life ---- */
 
-int job_check_free(const struct vm *vm, const char *what, struct err *e)
-{
-	if (!vm->job)
-		return vm->going || vm->renaming ? vm_check_idle(vm, what, e) : 0;
-	return err_set(e, -EBUSY, ERR_BUSY,
-		"VM '%s': job %s (%s) is under way; %s afterwards, or end it with: cairn job-cancel %s",
-		vm->def->name, vm->job->id, vm->job->type, what, vm->job->id);
-}
-
 static int id_check(const char *id, bool taken, struct err *e)
 {
 	size_t len = strlen(id);
@@ -294,6 +294,11 @@ static void name_set(struct job *j, const struct vm *vm, const struct job_name *
 		snprintf(j->qmp_id, sizeof(j->qmp_id), "%s", name->qmp_id ? name->qmp_id : j->id);
 }
 
+void job_own(struct job *j, struct vm *vm, enum vm_operation_kind kind)
+{
+	vm_operation_begin(vm, &(struct vm_operation){ .kind = kind, .job = j, .id = j->id, .type = j->type });
+}
+
 int job_new(struct vm *vm, const char *type, const char *id, struct job **ret_j, struct err *e)
 {
 	struct job_name name = { .id = id };
@@ -307,7 +312,7 @@ int job_new_named(struct vm *vm, const char *type, const struct job_name *name, 
 	static const struct job_name any = { NULL, NULL };
 	struct vm_host *host = vm->host;
 	struct job *j;
-	int r = job_check_free(vm, "do it", e);
+	int r = vm_check_claim(vm, VM_CLAIM_JOB, "do it", e);
 
 	if (!name)
 		name = &any;
@@ -328,7 +333,7 @@ int job_new_named(struct vm *vm, const char *type, const struct job_name *name, 
 	j->begun_ns = loop_now_ns();
 	j->begun_realtime_ns = clock_realtime_ns();
 	job_append(host, j);
-	vm->job = j;
+	job_own(j, vm, type_find(type)->kind);
 	status_set(j, JOB_CREATED);
 	status_set(j, JOB_RUNNING);
 	*ret_j = j;
@@ -340,11 +345,11 @@ static void job_conclude(void *opaque)
 	struct job *j = opaque;
 	struct vm *vm = j->vm;
 	/* One that is to be dumped runs: it is there still when whoever waited has been told. Another may be gone. */
-	bool dump_due = vm && vm->dump_due;
+	bool dump_due = vm && vm_has(vm, VM_FACT_DUMP_DUE);
 
 	j->ended_ns = loop_now_ns();
 	if (j->vm)
-		j->vm->job = NULL;
+		vm_operation_end(j->vm);
 	j->vm = NULL;
 	job_release(j);
 	status_set(j, JOB_CONCLUDED);
@@ -417,10 +422,9 @@ int job_dismiss(struct job *j, struct err *e)
 
 static const char *type_known(const char *type)
 {
-	for (size_t i = 0; type && i < ARRAY_SIZE(types); i++)
-		if (!strcmp(types[i].type, type))
-			return types[i].type;
-	return NULL;
+	const struct job_type *t = type_find(type);
+
+	return t ? t->type : NULL;
 }
 
 static enum err_class class_known(const char *name)
@@ -552,12 +556,13 @@ void jobs_recover(struct vm_host *host)
 
 int job_take_back(struct vm *vm, const char *type, struct job **ret_j, struct err *e)
 {
-	for (struct job *j = vm->host->jobs; j && !vm->job; j = j->next) {
+	for (struct job *j = vm->host->jobs; j && !vm->operation.kind; j = j->next) {
 		if (!j->lost || j->status != JOB_RUNNING || strcmp(j->vm_name, vm->def->name) || strcmp(j->type, type))
 			continue;
 		j->lost = false;
 		j->vm = vm;
-		vm->job = *ret_j = j;
+		job_own(j, vm, type_find(type)->kind);
+		*ret_j = j;
 		return 0;
 	}
 	return job_new(vm, type, NULL, ret_j, e);

@@ -6,6 +6,7 @@
 #ifndef CAIRN_API_JOBS_JOB_H
 #define CAIRN_API_JOBS_JOB_H
 
+#include "api/vm/operation.h"
 #include "base/err.h"
 #include "vmm/vm_msg.h"
 
@@ -68,14 +69,14 @@ struct job {
 	void *concluded_opaque;
 };
 
-/* Is the VM free for another? Returns 0; -EBUSY naming the job that excludes it. */
-int job_check_free(const struct vm *vm, const char *what, struct err *e);
 /* id: chosen by the client, or NULL. Emits created and running.
  * Returns 0; -EBUSY; -EEXIST for an id that is there; -EINVAL for one that is none. */
 int job_new(struct vm *vm, const char *type, const char *id, struct job **ret_j, struct err *e);
 /* The same with both names. NULL: made ones. */
 int job_new_named(struct vm *vm, const char *type, const struct job_name *name, struct job **ret_j,
 	struct err *e);
+/* Make the job the owner of one more VM, which has none. The caller ends that by vm_operation_end(). */
+void job_own(struct job *j, struct vm *vm, enum vm_operation_kind kind);
 /* Events of it come four times a second at most. */
 void job_progress(struct job *j, uint64_t done, uint64_t total);
 /* The same, unless it counts something else: what the VM's process tells. */

@@ -193,10 +193,10 @@ static void offline_event(void *opaque, const struct vm_event *ev)
 
 	if (ev->kind == VM_EVENT_SNAPSHOT_RECOVERED)
 		vm_emit_recovered(i->vm, ev);
-	if (ev->kind == VM_EVENT_PROGRESS && i->vm->job && i->vm->job->progress)
-		i->vm->job->progress(i->vm->job, ev);
-	else if (ev->kind == VM_EVENT_PROGRESS && i->vm->job && ev->value >= 0 && ev->total >= ev->value)
-		job_progress_bytes(i->vm->job, (uint64_t)ev->value, (uint64_t)ev->total);
+	if (ev->kind == VM_EVENT_PROGRESS && i->vm->operation.job && i->vm->operation.job->progress)
+		i->vm->operation.job->progress(i->vm->operation.job, ev);
+	else if (ev->kind == VM_EVENT_PROGRESS && i->vm->operation.job && ev->value >= 0 && ev->total >= ev->value)
+		job_progress_bytes(i->vm->operation.job, (uint64_t)ev->value, (uint64_t)ev->total);
 }
 
 static void offline_start(struct offline_process *i);
@@ -261,7 +261,7 @@ static int process_start(struct offline_process *i, struct config *c, struct err
 	p.log_fd = log_fd;
 	c->vm.log_fd = (uint16_t)config_add_fd(c, fcntl(log_fd, F_DUPFD_CLOEXEC, 3));
 	c->vm.log_level = (uint8_t)host->log_level;
-	c->vm.clone_copiers = i->vm->copiers;
+	c->vm.clone_copiers = i->vm->operation.copiers;
 	return vm_process_start(host->loop, &p, c, &images_ops, i, configured, i, &i->proc, e);
 }
 
@@ -321,7 +321,7 @@ static struct offline_process *offline_of(struct vm *vm)
 
 void offline_start_copiers(struct vm *vm, unsigned copiers)
 {
-	vm->copiers = (uint8_t)copiers;
+	vm->operation.copiers = (uint8_t)copiers;
 	offline_of(vm);
 }
 

@@ -26,7 +26,7 @@ struct rename {
 
 static void rename_end(struct rename *w, int r, const struct err *e)
 {
-	w->vm->renaming = false;
+	vm_operation_end(w->vm);
 	if (r < 0)
 		call_fail(w->call, e);
 	else
@@ -106,7 +106,7 @@ static int rename_check(struct vm *vm, const char *name, struct err *e)
 		return err_set(e, -EINVAL, ERR_INVALID, "VM '%s' has that name", name);
 	if (vm_find(vm->host, name))
 		return err_set(e, -EEXIST, ERR_EXISTS, "there is a VM '%s' already; choose another name", name);
-	r = vm_check_idle(vm, "rename", e);
+	r = vm_check_claim(vm, VM_CLAIM_ALL, "rename", e);
 	return r ? r : template_check(vm, "rename it", e);
 }
 
@@ -135,7 +135,7 @@ void command_vm_rename(struct call *c)
 		call_fail(c, &e);
 		return;
 	}
-	vm->renaming = true;
+	vm_operation_begin(vm, &(struct vm_operation){ .kind = VM_OP_RENAME });
 	take_name(vm, name);
 }
 

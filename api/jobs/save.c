@@ -65,10 +65,8 @@ static void tmp_remove(struct vm *vm)
 
 static void save_finish(struct vm *vm, const struct err *e)
 {
-	vm->saving = vm->saving_adopted = false;
 	tmp_remove(vm);
-	if (vm->job)
-		job_fail(vm->job, e);
+	job_fail(vm->operation.job, e);
 }
 
 /* Success is told when the process is gone: until then it holds its disks. */
@@ -77,7 +75,7 @@ static void save_done(void *opaque, int r, const struct vm_answer *a, const stru
 	struct vm *vm = opaque;
 
 	(void)a;
-	if (r < 0 && vm->saving)
+	if (r < 0 && vm_is_saving(vm))
 		save_finish(vm, e);
 }
 
@@ -110,7 +108,6 @@ static int save_job(struct vm *vm, const char *type, const char *job_id, struct 
 	if (r < 0)
 		return r;
 	(*ret_j)->cancel = save_cancel;
-	vm->saving = true;
 	return 0;
 }
 
@@ -154,7 +151,7 @@ static struct job *wait_free(struct save_wait *w)
 int save_to_file(struct vm *vm, int fd, const char *job_id, struct job **ret_j, struct err *e)
 {
 	CLEANUP_CLOSE int definition = -1;
-	int r = job_check_free(vm, "save it", e);
+	int r = vm_check_claim(vm, VM_CLAIM_JOB, "save it", e);
 
 	if (!r)
 		r = outfile_check(fd, O_RDWR, "the state", e);
@@ -186,7 +183,7 @@ static void begin_answer(const struct save_wait *w)
 static void managed_begin(struct store_work *work)
 {
 	struct save_wait *w = container_of(work, struct save_wait, work);
-	struct vm *vm = w->job && w->job->vm->saving ? w->job->vm : NULL;
+	struct vm *vm = w->job && vm_is_saving(w->job->vm) ? w->job->vm : NULL;
 	bool cancelled = vm && w->job->cancelling;
 	struct err e;
 
@@ -217,7 +214,7 @@ int save_managed(struct vm *vm, enum save_then then, const char *job_id, struct 
 	CLEANUP_CLOSE int fd = -1;
 	CLEANUP_CLOSE int definition = -1;
 	struct save_wait *w;
-	int r = job_check_free(vm, "save it", e);
+	int r = vm_check_claim(vm, VM_CLAIM_JOB, "save it", e);
 
 	if (!r)
 		r = managed_files(vm, &fd, &definition, e);
@@ -225,8 +222,7 @@ int save_managed(struct vm *vm, enum save_then then, const char *job_id, struct 
 		r = save_job(vm, "managed-save", job_id, ret_j, e);
 	if (r < 0)
 		return r;
-	vm->saved_paused = then == SAVE_THEN_PAUSED ||
-		(then == SAVE_THEN_AS_IT_WAS && vm->state == VM_PAUSED);
+	vm_set(vm, VM_FACT_SAVED_PAUSED, then == SAVE_THEN_PAUSED || (then == SAVE_THEN_AS_IT_WAS && vm->state == VM_PAUSED));
 	/* The save may outlive this daemon; only the state says how it goes on from it. */
 	vm_save(vm);
 	w = wait_new(*ret_j, managed_begin);
@@ -242,16 +238,16 @@ int save_drop_managed(struct vm *vm, struct store_work *w, struct err *e)
 	int r = store_remove_file_behind(vm->host->store, w, vm->def->name, SAVE_MANAGED, e);
 
 	if (!r)
-		vm->dropping = true;
+		vm_operation_begin(vm, &(struct vm_operation){ .kind = VM_OP_DROP_SAVED });
 	return r;
 }
 
 void save_dropped(struct vm *vm, int r)
 {
-	vm->dropping = false;
+	vm_operation_end(vm);
 	if (r < 0)
 		return;
-	vm->saved_paused = false;
+	vm_set(vm, VM_FACT_SAVED_PAUSED, false);
 	vm_move(vm, VM_ASK_DROP_SAVED, "saved state dropped", NULL, 0);
 }
 
@@ -268,20 +264,13 @@ static void managed_stored(struct store_work *work)
 
 	if (!j)
 		return;
-	vm->saving = vm->saving_adopted = false;
+	vm->operation.kind = VM_OP_JOB; /* until it has concluded */
 	host_shutdown_vm_over(vm, r < 0 ? e.msg : "saved");
 	if (r < 0)
 		job_fail(j, &e);
 	else
 		job_succeed(j, NULL);
 	vm_start_goes_on(vm);
-}
-
-bool save_is_being_kept(const struct vm *vm)
-{
-	const struct save_wait *w = vm->job ? vm->job->opaque : NULL;
-
-	return vm->saving && w && w->work.done == managed_stored;
 }
 
 void save_ended(struct vm *vm)
@@ -295,14 +284,16 @@ void save_ended(struct vm *vm)
 		vm_move(vm, VM_SAW_ENDED, "saved", NULL, 0);
 		return;
 	}
-	if (vm->saving && vm->job && !vm->job->opaque) /* else its process says so unasked */
-		w = wait_new(vm->job, managed_stored);
+	if (vm_is_saving(vm) && !vm->operation.job->opaque) /* else its process says so unasked */
+		w = wait_new(vm->operation.job, managed_stored);
 	if (w)
 		r = store_rename_file_behind(s, &w->work, vm->def->name, SAVE_MANAGED_TMP, SAVE_MANAGED, &e);
 	else
 		r = store_rename_file_soon(s, vm->def->name, SAVE_MANAGED_TMP, SAVE_MANAGED, &e);
 	if (r < 0 && w)
 		wait_free(w);
+	else if (w)
+		vm->operation.kind = VM_OP_SAVE_KEPT;
 	vm_move(vm, r < 0 ? VM_SAW_ENDED : VM_SAW_SAVED, "saved", r < 0 ? e.msg : NULL, 0);
 }
 
@@ -310,12 +301,10 @@ void save_gone(struct vm *vm)
 {
 	struct err e;
 
-	if (!vm->saving || save_is_being_kept(vm))
+	if (!vm_is_saving(vm) || vm->operation.kind == VM_OP_SAVE_KEPT)
 		return;
 	if (!strcmp(vm->reason, "saved")) {
-		vm->saving = vm->saving_adopted = false;
-		if (vm->job)
-			job_succeed(vm->job, NULL);
+		job_succeed(vm->operation.job, NULL);
 		return;
 	}
 	err_set(&e, -ESRCH, ERR_GENERIC, "the VM ended before it was saved: %s (%s)",
@@ -343,7 +332,7 @@ void save_taken_back(struct vm *vm, bool saving)
 		    store_has_file(s, vm->def->name, SAVE_MANAGED_TMP) ? "managed-save" : "save", &j,
 		    &e) == 0) {
 		j->cancel = save_cancel;
-		vm->saving = vm->saving_adopted = true;
+		vm->operation.kind = VM_OP_SAVE_ADOPTED;
 	}
 	idle_taken_back(vm, j);
 }
@@ -352,7 +341,7 @@ void save_runs_on(struct vm *vm)
 {
 	struct err e;
 
-	if (!vm->saving_adopted)
+	if (vm->operation.kind != VM_OP_SAVE_ADOPTED)
 		return;
 	err_set(&e, -EIO, ERR_GENERIC, "it was not saved; its log says why");
 	save_finish(vm, &e);
@@ -376,7 +365,7 @@ void save_found_off(struct vm *vm)
 
 	/* Renamed, and no process had been told of a run: it was not gone on from. What the power took is not
 	 * known that well. */
-	if (vm->state == VM_SAVED && !vm->run_missed && !autostart_is_new_boot(vm->host))
+	if (vm->state == VM_SAVED && !vm_has(vm, VM_FACT_RUN_MISSED) && !autostart_is_new_boot(vm->host))
 		save_not_used(vm);
 	saved = store_has_file(s, vm->def->name, SAVE_MANAGED);
 	if (store_has_file(s, vm->def->name, SAVE_MANAGED_USED))

@@ -38,8 +38,6 @@ void save_dropped(struct vm *vm, int r);
 
 /* Its process ended with its state on disk. */
 void save_ended(struct vm *vm);
-/* It is saved, and that is not on stable storage: a start waits for that, and goes on by itself (vm_start_goes_on()). */
-bool save_is_being_kept(const struct vm *vm);
 /* Its process is gone: a save of it is over, or as soon as it is kept. */
 void save_gone(struct vm *vm);
 /* Its process was found alive. An earlier daemon may have left a save under way (`saving`), or

@@ -534,7 +534,7 @@ static void stop_and_revert(struct work *w)
 {
 	struct vm_snapshot_revert look = w->body;
 
-	if (w->vm->state == VM_PRESERVED || w->vm->destroying) {
+	if (w->vm->state == VM_PRESERVED || vm_is_stopping(w->vm)) {
 		revert_looked(w, 0, NULL, NULL);
 		return;
 	}
@@ -548,7 +548,7 @@ static void stop_and_revert(struct work *w)
 /* Its state goes on in the process that it has. */
 static bool stays_active(const struct work *w)
 {
-	return vm_state_is_active(w->vm->state) && w->has_memory && w->vm->state != VM_PRESERVED && !w->vm->destroying;
+	return vm_state_is_active(w->vm->state) && w->has_memory && w->vm->state != VM_PRESERVED && !vm_is_stopping(w->vm);
 }
 
 static enum vm_state state_then(const struct work *w)
@@ -589,7 +589,7 @@ static void would_revert_ask(struct work *w)
 {
 	w->body.look_only = 1;
 	w->body.disks_only = !stays_active(w);
-	if (w->vm->state == VM_PRESERVED || w->vm->destroying)
+	if (w->vm->state == VM_PRESERVED || vm_is_stopping(w->vm))
 		would_revert(w, 0, NULL, NULL); /* takes no work */
 	else
 		snapshots_request(w->vm, VM_MSG_SNAPSHOT_REVERT, &w->body, sizeof(w->body), VM_PROCESS_NO_TIMEOUT,

@@ -128,14 +128,6 @@ static int parents_find(struct snapshots *s)
 	return 0;
 }
 
-int snapshots_check_look(struct vm *vm, struct err *e)
-{
-	if (!vm->job && (vm->starting || vm->start_waits || vm->destroying ||
-		(vm->proc && !vm_state_is_active(vm->state))))
-		return vm_check_idle(vm, "look at its snapshots", e);
-	return 0;
-}
-
 static void fetch_end(struct fetch *f, int r, const struct err *e)
 {
 	struct err no_memory;

@@ -33,8 +33,6 @@ void snapshots_request_fds(struct vm *vm, enum vm_msg_type type, const void *bod
 	unsigned nfds, uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e), void *opaque);
 
-/* May they be looked at now? A job does not stand in the way of that. */
-int snapshots_check_look(struct vm *vm, struct err *e);
 /* All of them. s: borrowed, NULL on failure. */
 void snapshots_fetch(struct vm *vm,
 	void (*done)(void *opaque, int r, const struct snapshots *s, const struct err *e),

@@ -20,6 +20,8 @@
 
 #define LIST_TIMEOUT_NS (30 * 1000000000ULL)
 
+static const struct vm_operation undefining = { .kind = VM_OP_UNDEFINE };
+
 struct undefine {
 	struct store_work work;
 	struct call *call; /* NULL: another daemon's, long gone */
@@ -40,7 +42,7 @@ static void undefine_free(struct undefine *u)
 
 static void give_up(struct undefine *u, const struct err *e)
 {
-	u->vm->going = false;
+	vm_operation_end(u->vm);
 	if (u->call)
 		call_fail(u->call, e);
 	else
@@ -168,7 +170,7 @@ static void volumes_seen(void *opaque, int r, const struct fork_as_result *res, 
 	if (!r) {
 		volumes_take(&u->volumes, res);
 		if (js_get_bool(u->call->args, "dry-run", false)) {
-			u->vm->going = false;
+			vm_operation_end(u->vm);
 			undefine_answer(u);
 			undefine_free(u);
 			return;
@@ -249,7 +251,7 @@ static int undefine_check(const struct call *c, struct err *e)
 {
 	const struct vm *vm = c->vm;
 	char clones[360];
-	int r = vm_check_idle(vm, "undefine", e);
+	int r = vm_check_claim(vm, VM_CLAIM_ALL, "undefine", e);
 
 	if (r < 0)
 		return r;
@@ -257,7 +259,7 @@ static int undefine_check(const struct call *c, struct err *e)
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
 			"VM '%s' has a managed save; undefine it with --managed-save to drop that, or "
 			"start it", vm->def->name);
-	if (vm->is_template && image_clones(vm, clones, sizeof(clones)))
+	if (vm_has(vm, VM_FACT_TEMPLATE) && image_clones(vm, clones, sizeof(clones)))
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
 			"VM '%.120s' is the template of linked clones (%s); undefine them first", vm->def->name, clones);
 	return 0;
@@ -286,7 +288,7 @@ void command_vm_undefine(struct call *c)
 	int r;
 
 	/* Who has just listed the snapshots is not refused because that process still ends. */
-	if (!c->vm->job && offline_wait(c->vm, undefine_retry, c)) {
+	if (!c->vm->operation.job && offline_wait(c->vm, undefine_retry, c)) {
 		c->vm = NULL;
 		return;
 	}
@@ -301,7 +303,7 @@ void command_vm_undefine(struct call *c)
 	if (!u)
 		abort(); /* as for any call that could not be answered */
 	*u = (struct undefine){ .call = c, .host = c->host, .vm = c->vm, .volumes = v };
-	u->vm->going = true;
+	vm_operation_begin(u->vm, &undefining);
 	snapshots_look(u);
 }
 
@@ -318,7 +320,7 @@ static void undefine_step(struct vm *vm, struct json_object *kept)
 	log_info("undefine", "VM '%s' was being undefined with its images when a daemon ended; it goes on", vm->def->name);
 	u->host = vm->host;
 	u->vm = vm;
-	vm->going = true;
+	vm_operation_begin(vm, &undefining);
 	if (volumes_errand(&u->volumes, vm, true, volumes_removed, u, &u->errand, &e) < 0)
 		give_up(u, &e);
 }
@@ -329,7 +331,7 @@ void undefine_resume_pending(struct vm_host *host)
 		CLEANUP_JS struct json_object *kept = NULL;
 		struct vm *vm = host->vms[i];
 
-		if (!store_has_file(host->store, vm->def->name, UNDEFINE_FILE))
+		if (vm->operation.kind || !store_has_file(host->store, vm->def->name, UNDEFINE_FILE))
 			continue;
 		kept = store_load_vm_file(host->store, vm->def->name, UNDEFINE_FILE);
 		if (kept)

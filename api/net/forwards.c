@@ -102,7 +102,7 @@ static bool sleeps_saved(const struct vm *vm)
 
 static const struct definition *definition_listening(const struct vm *vm)
 {
-	if (vm_state_is_active(vm->state) || vm->starting || vm->start_waits)
+	if (vm_state_is_active(vm->state) || vm_is_starting(vm))
 		return vm_live(vm);
 	return sleeps_saved(vm) ? vm->def : NULL;
 }
@@ -351,7 +351,7 @@ void forwards_on_state_change(struct vm *vm)
 {
 	if (idle_is_saved_now(vm) && forwards_are_held(vm)) {
 		watch_all(vm->forwards);
-	} else if (vm->starting || vm->start_waits || vm_state_is_active(vm->state) || vm->idle.falling) {
+	} else if (vm_is_starting(vm) || vm_state_is_active(vm->state) || vm->idle.falling) {
 		if (vm->forwards)
 			watches_end(vm->forwards);
 		if (vm->forwards && vm_state_is_active(vm->state))

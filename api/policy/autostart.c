@@ -88,7 +88,7 @@ void autostart_load(struct vm_host *host)
 				    (uint64_t)js_get_int(o, "begun_ns", 0);
 	host->autostart = a;
 	for (size_t i = 0; i < host->nvms; i++)
-		host->vms[i]->autostart = store_has_file(host->store, host->vms[i]->def->name, AUTOSTART_FILE);
+		vm_set(host->vms[i], VM_FACT_AUTOSTART, store_has_file(host->store, host->vms[i]->def->name, AUTOSTART_FILE));
 }
 
 bool autostart_is_new_boot(const struct vm_host *host)
@@ -126,7 +126,7 @@ static void autostart_turn(void *opaque, struct vm *vm, size_t i)
 	struct vm_start_opts opts = { .state_fd = -1, .done = started, .opaque = &a->steps[i] };
 
 	a->steps[i] = (struct step){ a, i };
-	if (vm_state_is_active(vm->state) || vm->starting || vm->start_waits)
+	if (vm_state_is_active(vm->state) || vm_is_starting(vm))
 		staged_run_over(a->sequence, i); /* somebody was faster */
 	else
 		vm_start(vm, &opts);
@@ -145,8 +145,8 @@ static void autostart_done(void *opaque)
 /* Of a boot whose daemon died in the middle, not those that it has dealt with. */
 static bool is_due(const struct autostart *a, const struct vm *vm)
 {
-	return vm->autostart && !vm->half && !vm->is_template && !vm_state_is_active(vm->state) &&
-		(a->new_boot || vm->since_ns < a->begun_ns);
+	return vm_has(vm, VM_FACT_AUTOSTART) && !vm_has(vm, VM_FACT_INCOMPLETE | VM_FACT_TEMPLATE) &&
+		!vm_state_is_active(vm->state) && (a->new_boot || vm->since_ns < a->begun_ns);
 }
 
 void autostart_go(struct vm_host *host)

@@ -107,11 +107,11 @@ static void vm_act(struct host_shutdown *s, struct vm *vm)
 {
 	uint8_t action = action_of(s, vm);
 
-	if (!vm->proc || (!vm_state_is_active(vm->state) && !vm->starting))
+	if (!vm->proc || (!vm_state_is_active(vm->state) && vm->start.kind != VM_OP_START))
 		host_shutdown_vm_over(vm, "is off");
 	else if (action == DEFINITION_LEAVE || vm->state == VM_PRESERVED)
 		host_shutdown_vm_over(vm, "left running");
-	else if (vm->starting)
+	else if (vm->start.kind == VM_OP_START)
 		return; /* host_shutdown_vm_started() follows, or its end */
 	else if (action == DEFINITION_SAVE)
 		step_save(vm);
@@ -155,7 +155,7 @@ static struct staged_run *staged_run_of(struct vm_host *host, unsigned parallel,
 	struct staged_run *q = staged_run_new(host, parallel, ops, s);
 
 	for (size_t i = 0; i < host->nvms; i++)
-		if (vm_state_is_active(host->vms[i]->state) || host->vms[i]->starting)
+		if (vm_state_is_active(host->vms[i]->state) || host->vms[i]->start.kind == VM_OP_START)
 			staged_run_add(q, host->vms[i], UINT32_MAX - host->vms[i]->def->order, 0);
 	return q;
 }
@@ -163,7 +163,7 @@ static struct staged_run *staged_run_of(struct vm_host *host, unsigned parallel,
 /* One that is to be left goes on as it was when the stop is over. */
 static bool is_called_off(const struct host_shutdown *s, const struct vm *vm)
 {
-	return restart_is_pending(vm) && !vm->starting && action_of(s, vm) != DEFINITION_LEAVE;
+	return restart_is_pending(vm) && vm->start.kind != VM_OP_START && action_of(s, vm) != DEFINITION_LEAVE;
 }
 
 int host_shutdown_all(struct vm_host *host, int action, bool then_end, struct call *c, struct err *e)

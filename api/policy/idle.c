@@ -221,7 +221,7 @@ void idle_held(struct vm *vm)
 	if (!vm->idle.holding || vm->idle.asking)
 		return;
 	/* Somebody came. */
-	if (!vm->idle.look.begun || vm->job)
+	if (!vm->idle.look.begun || vm->operation.job)
 		stay_awake(vm);
 	else
 		sleep_begin(vm);
@@ -242,7 +242,7 @@ static void agent_looked(void *opaque, int r, const struct vm_answer *a, const s
 	vm->idle.asking = false;
 	if (vm->state != VM_RUNNING || !rule.after_s)
 		return;
-	if (r < 0 || vm->job) {
+	if (r < 0 || vm->operation.job) {
 		vm->idle.look.begun = false;
 		stay_awake(vm);
 		return;
@@ -357,14 +357,15 @@ static void vm_disturb(struct vm *vm)
 	if (vm->idle.disturbed) /* who says so is the guest's process, as often as it likes */
 		return;
 	vm->idle.disturbed = true;
-	if (vm->job && vm->state != VM_SAVED && vm_live(vm)->idle_action == DEFINITION_SAVE && job_cancel(vm->job, &e) < 0)
+	if (vm->operation.job && vm->state != VM_SAVED && vm_live(vm)->idle_action == DEFINITION_SAVE &&
+		job_cancel(vm->operation.job, &e) < 0)
 		log_info("idle", "VM '%s': it is saved although somebody connects: %s", vm->def->name, e.msg);
 }
 
 void idle_wake_by(struct vm *vm, const char *forward, void (*done)(void *opaque, int r, const struct err *e), void *opaque)
 {
 	vm->idle.look.begun = false;
-	if (!vm->idle.falling && (!idle_sleeps(vm) || vm->idle.waking || vm->starting || vm->start_waits))
+	if (!vm->idle.falling && (!idle_sleeps(vm) || vm->idle.waking || vm_is_starting(vm)))
 		return;
 	snprintf(vm->idle.by, sizeof(vm->idle.by), "by forward %s", forward);
 	if (vm->idle.falling)

@@ -32,7 +32,7 @@ static void restart_timer_fire(void *opaque)
 		return;
 	}
 	vm->restart.due_ns = 0;
-	if (!vm->starting && !vm->start_waits && !vm_state_is_active(vm->state))
+	if (!vm_is_starting(vm) && !vm_state_is_active(vm->state))
 		vm_start(vm, &opts);
 }
 

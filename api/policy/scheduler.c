@@ -361,8 +361,7 @@ static void schedule_run(struct vm *vm)
 	struct schedule *s = vm->schedule;
 	char detail[200];
 
-	s->waits = vm->job || vm->starting || vm->start_waits || vm->destroying ||
-		   (vm->proc && !vm_state_is_active(vm->state));
+	s->waits = vm_check_claim(vm, VM_CLAIM_SNAPSHOTS, "take a snapshot", NULL) < 0;
 	if (s->waits)
 		return;
 	vm->schedule_past.last_s = schedule_slot(&s->plan, clock_s(CLOCK_REALTIME));

@@ -153,7 +153,7 @@ static void guest_asked(void *opaque, int r, const struct vm_answer *a, const st
 	(void)a;
 	free(opaque);
 	if (r < 0) {
-		b.vm->rebooting = b.vm->off_asked = false;
+		vm_set(b.vm, VM_FACT_REBOOTS | VM_FACT_OFF_ASKED, false);
 		if (s->stage == SHUTDOWN_BEGUN && s->plan.then == DEFINITION_LEAVE) {
 			shutdown_forget(b.vm);
 			host_shutdown_vm_over(b.vm, e->msg);
@@ -178,8 +178,8 @@ void shutdown_begin(struct vm *vm, const struct shutdown_plan *p,
 	*b = (struct begun){ vm, done, opaque };
 	shutdown_forget(vm);
 	vm->shutdown.plan = *p;
-	vm->rebooting = p->reboot; /* before the button: the guest may be off at once */
-	vm->off_asked = !p->reboot;
+	vm_set(vm, VM_FACT_REBOOTS, p->reboot); /* before the button: the guest may be off at once */
+	vm_set(vm, VM_FACT_OFF_ASKED, !p->reboot);
 	if (!p->reboot && (p->then != DEFINITION_LEAVE || host_shutdown_waits_for(vm))) {
 		vm->shutdown.stage = SHUTDOWN_BEGUN;
 		vm->shutdown.due_s = ((int64_t)clock_realtime_ns() + NS - 1) / NS + p->deadline_s; /* never sooner than was said */

@@ -21,7 +21,7 @@ static bool is_there(struct call *c)
 {
 	struct err e;
 
-	if (c->vm->proc && !c->vm->destroying)
+	if (c->vm->proc && !vm_is_stopping(c->vm))
 		return true;
 	err_set(&e, -EBUSY, ERR_BUSY, "VM '%s' is being stopped", c->vm->def->name);
 	call_fail(c, &e);

@@ -80,7 +80,7 @@ unsigned image_clones(const struct vm *vm, char *names, size_t cap)
 
 int template_check(const struct vm *vm, const char *what, struct err *e)
 {
-	return !vm->is_template ? 0 : err_set(e, -EPERM, ERR_WRONG_STATE,
+	return !vm_has(vm, VM_FACT_TEMPLATE) ? 0 : err_set(e, -EPERM, ERR_WRONG_STATE,
 		"VM '%.255s' is a template: cannot %s. Next: cairn clone --linked %.60s NAME, or cairn template "
 		"--disable %.60s", vm->def->name, what, vm->def->name, vm->def->name);
 }
@@ -91,7 +91,7 @@ static const struct vm *template_with(const struct vm *vm, const char *path)
 	struct vm_host *host = vm->host;
 
 	for (size_t i = 0; i < host->nvms; i++)
-		if (host->vms[i] != vm && host->vms[i]->is_template && vm_uses(host->vms[i], path, 0))
+		if (host->vms[i] != vm && vm_has(host->vms[i], VM_FACT_TEMPLATE) && vm_uses(host->vms[i], path, 0))
 			return host->vms[i];
 	return NULL;
 }
@@ -114,7 +114,7 @@ bool image_is_frozen(const struct vm *vm)
 	const char *disk;
 	char names[360];
 
-	return vm->is_template || image_clones(vm, names, sizeof(names)) || template_written(vm, &disk);
+	return vm_has(vm, VM_FACT_TEMPLATE) || image_clones(vm, names, sizeof(names)) || template_written(vm, &disk);
 }
 
 static int written_check(const struct vm *vm, const char *what, struct err *e)

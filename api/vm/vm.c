@@ -82,7 +82,7 @@ int vm_add(struct vm_host *host, struct definition *def, struct vm **ret_vm)
 		return -ENOMEM;
 	vm->host = host;
 	vm->def = def;
-	vm->id = vm->exit_status = vm->opts.state_fd = -1;
+	vm->id = vm->exit.status = vm->start.opts.state_fd = -1;
 	snprintf(vm->reason, sizeof(vm->reason), "defined");
 	memmove(&host->vms[i + 1], &host->vms[i], (host->nvms - i) * sizeof(*host->vms));
 	host->vms[i] = vm;
@@ -110,12 +110,12 @@ bool vm_is_pending(const struct vm *vm)
 static void vm_free(struct vm *vm)
 {
 	forwards_free(vm);
-	open_as_free(vm->opener);
+	open_as_free(vm->start.opener);
 	offline_free(vm->offline);
-	if (vm->opts.state_fd >= 0)
-		close(vm->opts.state_fd);
+	if (vm->start.opts.state_fd >= 0)
+		close(vm->start.opts.state_fd);
 	vm_process_free(vm->proc);
-	loop_timer_free(vm->agent_timer);
+	loop_timer_free(vm->agent.timer);
 	loop_timer_free(vm->restart.timer);
 	loop_timer_free(vm->shutdown.timer);
 	idle_free(vm);
@@ -169,21 +169,21 @@ void vm_save(struct vm *vm)
 	js_put_str(o, "detail", vm->detail);
 	js_put_int(o, "value", vm->value);
 	js_put_int(o, "id", vm->id);
-	js_put_int(o, "exit_status", vm->exit_status);
-	js_put_int(o, "exit_signal", vm->exit_signal);
+	js_put_int(o, "exit_status", vm->exit.status);
+	js_put_int(o, "exit_signal", vm->exit.signal);
 	/* The runs that this state tells of. */
-	js_put_uint(o, "run", vm->run - vm->starting);
+	js_put_uint(o, "run", vm->run - (vm->start.kind == VM_OP_START));
 	js_put_uint(o, "since_ns", vm->since_ns);
-	js_put_bool(o, "saved_paused", vm->saved_paused);
+	js_put_bool(o, "saved_paused", vm_has(vm, VM_FACT_SAVED_PAUSED));
 	if (vm->schedule)
 		js_put(o, "schedule", schedule_past_to_json(&vm->schedule_past));
 	if (vm->restart.tries.n)
 		js_put(o, "restart", restart_to_json(vm));
 	if (vm->shutdown.stage != SHUTDOWN_NONE)
 		js_put(o, "shutdown", shutdown_to_json(vm));
-	if (vm->off_asked)
+	if (vm_has(vm, VM_FACT_OFF_ASKED))
 		js_put_bool(o, "off_asked", true);
-	if (vm->rebooting)
+	if (vm_has(vm, VM_FACT_REBOOTS))
 		js_put_bool(o, "rebooting", true);
 	if (vm->idle.falling)
 		js_put_bool(o, "falling_asleep", true);
@@ -204,16 +204,16 @@ void vm_load_state(struct vm *vm, struct json_object *o)
 	snprintf(vm->detail, sizeof(vm->detail), "%s", detail ? detail : "");
 	vm->value = js_get_int(o, "value", 0);
 	vm->id = vm_state_is_active(s) ? (int)js_get_int(o, "id", -1) : -1;
-	vm->exit_status = (int)js_get_int(o, "exit_status", -1);
-	vm->exit_signal = (int)js_get_int(o, "exit_signal", 0);
+	vm->exit.status = (int)js_get_int(o, "exit_status", -1);
+	vm->exit.signal = (int)js_get_int(o, "exit_signal", 0);
 	vm->run = (uint64_t)js_get_int(o, "run", 0);
 	vm->since_ns = (uint64_t)js_get_int(o, "since_ns", 0);
-	vm->saved_paused = js_get_bool(o, "saved_paused", false);
+	vm_set(vm, VM_FACT_SAVED_PAUSED, js_get_bool(o, "saved_paused", false));
 	schedule_past_load(&vm->schedule_past, js_get(o, "schedule"));
 	restart_load(vm, js_get(o, "restart"));
 	shutdown_load(vm, js_get(o, "shutdown"));
-	vm->off_asked = js_get_bool(o, "off_asked", false);
-	vm->rebooting = js_get_bool(o, "rebooting", false);
+	vm_set(vm, VM_FACT_OFF_ASKED, js_get_bool(o, "off_asked", false));
+	vm_set(vm, VM_FACT_REBOOTS, js_get_bool(o, "rebooting", false));
 	vm->idle.falling = js_get_bool(o, "falling_asleep", false);
 }
 
@@ -293,7 +293,8 @@ void vm_move(struct vm *vm, enum vm_trigger t, const char *reason, const char *d
 	snprintf(vm->detail, sizeof(vm->detail), "%s", detail ? detail : "");
 	vm->value = value;
 	vm->since_ns = clock_realtime_ns();
-	vm->off_asked |= t == VM_ASK_SHUTDOWN;
+	if (t == VM_ASK_SHUTDOWN)
+		vm_set(vm, VM_FACT_OFF_ASKED, true);
 	if (!vm_state_is_active(vm->state))
 		vm->id = -1;
 	if (!vm_state_is_active(vm->state) ||

@@ -10,6 +10,7 @@
 #include "api/policy/scheduler.h"
 #include "api/policy/shutdown.h"
 #include "api/schema/vm_state.h"
+#include "api/vm/operation.h"
 #include "api/vm/vm_host.h"
 #include "base/ratelimit.h"
 #include "vmm/vm_msg.h"
@@ -22,7 +23,6 @@ struct json_object;
 struct loop_timer;
 struct open_as;
 struct qmp;
-struct start_hold;
 struct vm_process;
 
 #define VM_TEMPLATE_FILE "template.json" /* it is one */
@@ -42,6 +42,37 @@ struct vm_start_opts {
 	void *opaque;
 };
 
+/* The start that is under way, or waits. */
+struct vm_start_op {
+	enum vm_operation_kind kind; /* VM_OP_NONE, or a VM_OP_START… */
+	struct vm_start_opts opts;
+	bool from_state;	 /* it goes on from a state */
+	bool holds_save;	 /* it uses, or drops, the managed save */
+	struct open_as *opener;	 /* VM_OP_START_OPENS; else NULL */
+	struct vm *next;	 /* behind this one, of those that are queued */
+};
+
+/* What is known of a VM, whatever is under way. */
+enum vm_fact {
+	VM_FACT_INCOMPLETE = 1 << 0,   /* being made, or forgotten: its definition says what to remove */
+	VM_FACT_TEMPLATE = 1 << 1,     /* its images are only read: the linked clones' disks stand on them */
+	VM_FACT_AUTOSTART = 1 << 2,    /* start it when the host boots */
+	VM_FACT_REBOOTS = 1 << 3,      /* start it again when it is off. Part of the state file */
+	VM_FACT_OFF_ASKED = 1 << 4,    /* somebody asked for this shutdown, so it stays off. Part of the state file */
+	VM_FACT_SAVED_PAUSED = 1 << 5, /* start the managed save paused. Part of the state file */
+	VM_FACT_RUN_MISSED = 1 << 6,   /* an earlier daemon started it and ended before it kept that */
+	VM_FACT_ENDED_UNSEEN = 1 << 7, /* it ended while no daemon ran: its policy is still to be applied */
+	VM_FACT_DUMP_DUE = 1 << 8,     /* dump its memory, by policy, when its job is over */
+	VM_FACT_CRASH_DUMPED = 1 << 9, /* its memory is dumped, and its process is told to end */
+};
+
+/* The guest agent's port. */
+struct vm_agent_port {
+	uint8_t now;  /* enum vm_agent_state, as last heard */
+	uint8_t told; /* the same, as events have it */
+	struct loop_timer *timer; /* armed: there is more to tell then. NULL: never needed so far */
+};
+
 struct vm {
 	struct vm_host *host;
 	struct definition *def;	 /* what the next start uses */
@@ -51,54 +82,41 @@ struct vm {
 	char detail[VM_DETAIL_MAX];
 	int64_t value;		 /* debug exit's byte, pvpanic's bits */
 	int id;			 /* -1: not running */
-	int exit_status;	 /* of the last process; -1: unknown or none yet */
-	int exit_signal;	 /* 0: none */
+	struct {
+		int status; /* -1: unknown or none yet */
+		int signal; /* 0: none */
+	} exit; /* of the last process */
 	uint64_t run;		 /* counts the starts; the one under way included */
 	uint64_t since_ns;	 /* realtime of the last change of state */
 	struct vm_process *proc; /* NULL: none */
-	struct vm_start_opts opts; /* of the start under way, or waiting for images */
-	/* Once, when its process is gone. */
-	void (*when_gone)(struct vm *vm, void *opaque);
-	void *when_gone_opaque;
-	struct call *gone_calls; /* to be answered when the process is gone */
-	struct job *job;	 /* NULL: none */
+	unsigned facts;		 /* mask of enum vm_fact */
+	struct vm_operation operation; /* the owner's */
+	struct vm_start_op start;
+	struct vm_stop_op stop;
 	struct qmp *qmp;	 /* its own socket; NULL: it has none */
 	struct schedule *schedule; /* NULL: none */
 	struct schedule_past schedule_past;
-	struct start_hold *hold; /* the managed save is being set aside for the start under way; NULL: it is not */
-	struct open_as *opener;	 /* opens its files for the start under way; NULL: none */
 	struct offline_process *offline;	 /* a process that works on its disks while it is off; NULL: none */
-	uint8_t copiers;	 /* that such a process has: for the job that clones it */
-	uint8_t agent;		 /* enum vm_agent_state, as last heard */
-	uint8_t agent_told;	 /* the same, as events have it */
-	struct loop_timer *agent_timer; /* NULL, or there is more to tell then */
+	struct vm_agent_port agent;
 	struct {
 		struct ratelimit reset, panicked, watchdog, io_error, needs_reset, agent;
-	} told; /* what a guest can have told as often as it likes */
+	} event_limits; /* what a guest can have told as often as it likes */
 	struct dump_state dump;	 /* the last one of its memory */
-	bool dump_due;		 /* by policy, once its job is over */
-	bool crash_dumped;	 /* its process ends because of that crash */
-	bool starting, start_waits, start_queued, destroying, rebooting;
-	bool half;		 /* a clone that is being made, or forgotten: its definition says what to remove */
-	bool going;		 /* it is being undefined, or made a template */
-	bool renaming;		 /* its folder gets another name */
-	bool is_template;	 /* its images are only read: the linked clones' disks stand on them */
-	bool run_missed;	 /* an earlier daemon started it and did not live to say so */
-	bool ended_unseen;	 /* while no daemon ran: its policy is still to be applied */
-	bool restoring;		 /* the start under way goes on from a state */
-	bool held_managed;	 /* this start uses, or drops, the managed save */
-	bool saving;		 /* its process writes its state */
-	bool saving_adopted;	 /* the same, asked for by an earlier daemon: no reply comes */
-	bool saved_paused;	 /* the managed save is to be paused when it is started */
-	bool dropping;		 /* its managed save is being removed */
-	bool off_asked;		 /* somebody asked for this shutdown: it stays off then, whatever its policy */
 	struct restart restart;
 	struct shutdown shutdown;
 	struct idle idle;
 	struct forwards *forwards; /* sockets that it is woken by; NULL: none yet */
-	bool autostart;
-	struct vm *start_next; /* behind this one, of the starts that wait */
 };
+
+static inline bool vm_has(const struct vm *vm, unsigned facts)
+{
+	return vm->facts & facts;
+}
+
+static inline void vm_set(struct vm *vm, unsigned facts, bool on)
+{
+	vm->facts = on ? vm->facts | facts : vm->facts & ~facts;
+}
 
 /* ---- registry (vm.c) ---- */
 
@@ -165,9 +183,5 @@ void vm_destroy(struct vm *vm, struct call *call);
 void vm_when_gone(struct vm *vm, void (*gone)(struct vm *vm, void *opaque), void *opaque);
 /* Finds out whether a process of an earlier daemon still runs. */
 void vm_take_back(struct vm *vm);
-/* Is something under way that excludes `what`? Returns 0 or -EBUSY. */
-int vm_check_idle(const struct vm *vm, const char *what, struct err *e);
-/* The same for what is asked of its snapshots: a process that looks at its images is no hindrance. */
-int vm_check_free(const struct vm *vm, const char *what, struct err *e);
 
 #endif

@@ -33,7 +33,7 @@ struct vm_host {
 	size_t nvms, vms_cap;
 	int next_id;		/* of running VMs, as virsh shows them */
 	unsigned adopting;	/* VM processes that have not answered yet */
-	struct vm *starts_wait; /* for a start under way to end; linked by vm->start_next */
+	struct vm *starts_wait; /* for a start under way to end; linked by vm->start.next */
 	/* Owned by the folders above, which find them here. vm/ uses none of them. */
 	struct usernet *usernets;	     /* cairn-slirp processes that have not ended (api/net/forwards.c) */
 	struct job *jobs;		     /* oldest first */

@@ -45,7 +45,7 @@ static void emit_io_error(struct vm *vm, const struct vm_event *ev)
 	js_put_bool(data, "nospace", ev->value == ENOSPC || ev->value == EDQUOT);
 	js_put_str(data, "reason", ev->image_corrupt ? "image corrupt" :
 		strerror(ev->value > 0 && ev->value < 4096 ? (int)ev->value : EIO));
-	emit_of_guest(vm, &vm->told.io_error, EVENT_BLOCK_IO_ERROR, data);
+	emit_of_guest(vm, &vm->event_limits.io_error, EVENT_BLOCK_IO_ERROR, data);
 }
 
 static void emit_reset(struct vm *vm, bool guest)
@@ -55,7 +55,7 @@ static void emit_reset(struct vm *vm, bool guest)
 	js_put_bool(data, "guest", guest);
 	js_put_str(data, "reason", guest ? "guest-reset" : "host-qmp-system-reset");
 	if (guest)
-		emit_of_guest(vm, &vm->told.reset, EVENT_RESET, data);
+		emit_of_guest(vm, &vm->event_limits.reset, EVENT_RESET, data);
 	else
 		vm_emit(vm, EVENT_RESET, data);
 }
@@ -76,7 +76,7 @@ static void emit_panicked(struct vm *vm, int64_t bits)
 	js_put_str(data, "action",
 		vm_live(vm)->on_crash >= VM_ACTION_PRESERVE ? "pause" : "shutdown");
 	js_put_int(data, "bits", bits);
-	emit_of_guest(vm, &vm->told.panicked, EVENT_GUEST_PANICKED, data);
+	emit_of_guest(vm, &vm->event_limits.panicked, EVENT_GUEST_PANICKED, data);
 }
 
 static void emit_watchdog(struct vm *vm, int64_t action)
@@ -84,7 +84,7 @@ static void emit_watchdog(struct vm *vm, int64_t action)
 	struct json_object *data = json_object_new_object();
 
 	js_put_str(data, "action", definition_watchdog_action(action < 0 ? UINT_MAX : (unsigned)action));
-	emit_of_guest(vm, &vm->told.watchdog, EVENT_WATCHDOG, data);
+	emit_of_guest(vm, &vm->event_limits.watchdog, EVENT_WATCHDOG, data);
 }
 
 static void emit_link_lost(struct vm *vm, const struct vm_event *ev)
@@ -101,7 +101,7 @@ static void emit_needs_reset(struct vm *vm, const struct vm_event *ev)
 	struct json_object *data = json_object_new_object();
 
 	js_put_str(data, "device", ev->device);
-	emit_of_guest(vm, &vm->told.needs_reset, EVENT_DEVICE_NEEDS_RESET, data);
+	emit_of_guest(vm, &vm->event_limits.needs_reset, EVENT_DEVICE_NEEDS_RESET, data);
 }
 
 static void emit_agent(struct vm *vm, uint8_t was, uint8_t now)
@@ -125,26 +125,26 @@ static void emit_agent(struct vm *vm, uint8_t was, uint8_t now)
 static void agent_tell(void *opaque)
 {
 	struct vm *vm = opaque;
-	uint8_t was = vm->agent_told;
+	uint8_t was = vm->agent.told;
 	uint64_t left_out;
 
-	if (was == vm->agent)
+	if (was == vm->agent.now)
 		return;
-	if (ratelimit_take(&vm->told.agent, loop_now_ns(), &left_out)) {
-		vm->agent_told = vm->agent;
-		emit_agent(vm, was, vm->agent);
+	if (ratelimit_take(&vm->event_limits.agent, loop_now_ns(), &left_out)) {
+		vm->agent.told = vm->agent.now;
+		emit_agent(vm, was, vm->agent.now);
 		return;
 	}
-	if (!vm->agent_timer && loop_timer_new(vm->host->loop, agent_tell, vm, &vm->agent_timer) < 0)
+	if (!vm->agent.timer && loop_timer_new(vm->host->loop, agent_tell, vm, &vm->agent.timer) < 0)
 		abort();
-	loop_timer_arm(vm->agent_timer, vm->told.agent.since_ns + RATELIMIT_WINDOW_NS);
+	loop_timer_arm(vm->agent.timer, vm->event_limits.agent.since_ns + RATELIMIT_WINDOW_NS);
 }
 
 static void agent_event(struct vm *vm, int64_t now)
 {
 	if (now < VM_AGENT_CLOSED || now > VM_AGENT_ANSWERS)
 		return;
-	vm->agent = (uint8_t)now;
+	vm->agent.now = (uint8_t)now;
 	agent_tell(vm);
 }
 
@@ -155,7 +155,7 @@ static void phase_event(struct vm *vm, const struct vm_event *ev)
 	const char *idle = idle_reason(vm, ev);
 
 	/* Until the start is answered the reply says how it went. */
-	if (vm->starting || ev->phase < VM_PHASE_PAUSED || ev->phase > VM_PHASE_CRASHED)
+	if (vm->start.kind == VM_OP_START || ev->phase < VM_PHASE_PAUSED || ev->phase > VM_PHASE_CRASHED)
 		return;
 	if (ev->phase == VM_PHASE_RUNNING ||
 		(ev->phase == VM_PHASE_PAUSED && ev->reason != VM_REASON_SAVING))
@@ -194,8 +194,8 @@ static void life_event(void *opaque, const struct vm_event *ev)
 		break;
 	case VM_EVENT_RESET:
 		emit_reset(vm, ev->value == 1);
-		if (ev->value == 1 && vm->rebooting) { /* it did so by itself, and is not to be started */
-			vm->rebooting = false;
+		if (ev->value == 1 && vm_has(vm, VM_FACT_REBOOTS)) { /* it did so by itself, and is not to be started */
+			vm_set(vm, VM_FACT_REBOOTS, false);
 			vm_move(vm, VM_ASK_RESET, "booted", NULL, 0);
 		}
 		break;
@@ -212,8 +212,8 @@ static void life_event(void *opaque, const struct vm_event *ev)
 		emit_io_error(vm, ev);
 		break;
 	case VM_EVENT_PROGRESS:
-		if (vm->job && ev->value >= 0 && ev->total >= ev->value)
-			job_progress_bytes(vm->job, (uint64_t)ev->value, (uint64_t)ev->total);
+		if (vm->operation.job && ev->value >= 0 && ev->total >= ev->value)
+			job_progress_bytes(vm->operation.job, (uint64_t)ev->value, (uint64_t)ev->total);
 		break;
 	case VM_EVENT_RESET_DELAYED:
 		emit_reset_delayed(vm, ev);
@@ -278,13 +278,13 @@ void vm_ended(struct vm *vm, const struct vm_process_end *end)
 {
 	const struct vm_event *ev = &end->event;
 
-	vm->exit_status = end->status_known && !end->signaled ? end->status : -1;
-	vm->exit_signal = end->status_known && end->signaled ? end->status : 0;
+	vm->exit.status = end->status_known && !end->signaled ? end->status : -1;
+	vm->exit.signal = end->status_known && end->signaled ? end->status : 0;
 	if (end->said && ev->reason == VM_REASON_SAVED)
 		save_ended(vm);
-	else if (vm->destroying)
+	else if (vm_is_stopping(vm))
 		vm_move(vm, VM_ASK_DESTROY, "destroyed", NULL, 0);
-	else if (vm->crash_dumped)
+	else if (vm_has(vm, VM_FACT_CRASH_DUMPED))
 		crash_done(vm);
 	else if (!end->said)
 		ended_unsaid(vm, end);
@@ -298,10 +298,10 @@ void vm_ended(struct vm *vm, const struct vm_process_end *end)
 
 void vm_answer_gone(struct vm *vm, const struct err *e)
 {
-	while (vm->gone_calls) {
-		struct call *c = vm->gone_calls;
+	while (vm->stop.calls) {
+		struct call *c = vm->stop.calls;
 
-		vm->gone_calls = c->next;
+		vm->stop.calls = c->next;
 		if (e)
 			call_fail(c, e);
 		else
@@ -322,20 +322,20 @@ void vm_policies_apply(struct vm *vm, bool rebooting)
 	else if (vm->state == VM_CRASHED && (vm->def->on_crash == VM_ACTION_RESTART ||
 						    vm->def->on_crash == VM_ACTION_COREDUMP_RESTART))
 		restart_want(vm);
-	else if (shutdown && !vm->off_asked && vm->def->on_poweroff == VM_ACTION_RESTART)
+	else if (shutdown && !vm_has(vm, VM_FACT_OFF_ASKED) && vm->def->on_poweroff == VM_ACTION_RESTART)
 		restart_want(vm);
 }
 
 void vm_when_gone(struct vm *vm, void (*gone)(struct vm *v, void *opaque), void *opaque)
 {
-	vm->when_gone = gone;
-	vm->when_gone_opaque = opaque;
+	vm->stop.when_gone = gone;
+	vm->stop.when_gone_opaque = opaque;
 }
 
 static void life_ended(void *opaque, const struct vm_process_end *end)
 {
 	struct vm *vm = opaque;
-	bool was_active = vm_state_is_active(vm->state), rebooting = vm->rebooting;
+	bool was_active = vm_state_is_active(vm->state), rebooting = vm_has(vm, VM_FACT_REBOOTS);
 
 	vm_process_free(vm->proc);
 	vm->proc = NULL;
@@ -345,19 +345,20 @@ static void life_ended(void *opaque, const struct vm_process_end *end)
 	forwards_ended(vm);
 	if (was_active)
 		vm_ended(vm, end);
-	vm->agent = vm->agent_told = VM_AGENT_NONE;
-	vm->destroying = vm->rebooting = vm->crash_dumped = vm->dump_due = false;
+	vm->agent.now = vm->agent.told = VM_AGENT_NONE;
+	vm->stop.kind = VM_OP_NONE;
+	vm_set(vm, VM_FACT_REBOOTS | VM_FACT_CRASH_DUMPED | VM_FACT_DUMP_DUE, false);
 	save_gone(vm);
 	vm_answer_gone(vm, NULL);
-	if (vm->when_gone) {
-		void (*gone)(struct vm *v, void *o) = vm->when_gone;
+	if (vm->stop.when_gone) {
+		void (*gone)(struct vm *v, void *o) = vm->stop.when_gone;
 
-		vm->when_gone = NULL;
-		gone(vm, vm->when_gone_opaque);
+		vm->stop.when_gone = NULL;
+		gone(vm, vm->stop.when_gone_opaque);
 	}
-	if (!vm->saving) /* else its state is being kept, and save.c tells */
+	if (vm->operation.kind != VM_OP_SAVE_KEPT) /* else its state is being kept, and save.c tells */
 		host_shutdown_vm_over(vm, vm->reason);
-	if (was_active && !vm->job)
+	if (was_active && !vm->operation.job)
 		vm_policies_apply(vm, rebooting);
 }
 

@@ -30,45 +30,6 @@
 
 #define QUIT_TIMEOUT_NS (5 * 1000000000ULL)
 
-int vm_check_idle(const struct vm *vm, const char *what, struct err *e)
-{
-	if (vm->starting || vm->start_waits)
-		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s' is being started; %s it afterwards",
-			vm->def->name, what);
-	if (vm->destroying)
-		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s' is being stopped; %s it afterwards",
-			vm->def->name, what);
-	if (vm->proc && !vm_state_is_active(vm->state))
-		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s': its old process still ends; %s it "
-			"afterwards", vm->def->name, what);
-	if (vm->job)
-		return job_check_free(vm, what, e);
-	if (vm->half)
-		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s' was never finished, and is being "
-			"forgotten; %s it afterwards", vm->def->name, what);
-	if (vm->going)
-		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s' is being changed; %s it afterwards", vm->def->name, what);
-	if (vm->renaming)
-		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s' is being renamed; %s it afterwards", vm->def->name,
-			what);
-	if (vm->dropping)
-		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s': its saved state is being removed; %s it "
-			"afterwards", vm->def->name, what);
-	if (vm->offline)
-		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s': its snapshots are being looked at; %s it "
-			"afterwards", vm->def->name, what);
-	return 0;
-}
-
-/* While it is started or stopped, or its old process ends, its disks are held. */
-int vm_check_free(const struct vm *vm, const char *what, struct err *e)
-{
-	if (!vm->job && !vm->starting && !vm->start_waits && !vm->destroying && !vm->going && !vm->dropping &&
-		(!vm->proc || vm_state_is_active(vm->state)))
-		return job_check_free(vm, what, e);
-	return vm->job ? job_check_free(vm, what, e) : vm_check_idle(vm, what, e);
-}
-
 /* ---- start ---- */
 
 static int in_use(const struct vm *vm, unsigned i, const struct vm *by, struct err *e)
@@ -94,7 +55,7 @@ static int disk_check_free(struct vm *vm, unsigned i, const struct stat *st, str
 	for (size_t v = 0; v < host->nvms; v++) {
 		struct vm *other = host->vms[v];
 
-		if (other == vm || (!vm_state_is_active(other->state) && !other->starting))
+		if (other == vm || (!vm_state_is_active(other->state) && other->start.kind != VM_OP_START))
 			continue;
 		for (unsigned k = 0; k < vm_live(other)->ndisks; k++) {
 			const struct definition_disk *disk = &vm_live(other)->disks[k];
@@ -151,8 +112,8 @@ static int managed_hold(struct vm *vm, const struct config *c, struct err *e)
 		free(h);
 		return r;
 	}
-	vm->held_managed = vm->start_waits = true;
-	vm->hold = h;
+	vm->start.holds_save = true;
+	vm->start.kind = VM_OP_START_HOLDS;
 	return 1;
 }
 
@@ -162,20 +123,20 @@ static int managed_look(struct vm *vm, bool *ret_hold, int *ret_fd, struct err *
 	struct store *s = vm->host->store;
 
 	*ret_hold = false;
-	if (vm->state != VM_SAVED || vm->opts.state_fd >= 0)
+	if (vm->state != VM_SAVED || vm->start.opts.state_fd >= 0)
 		return 0;
 	if (!store_has_file(s, vm->def->name, SAVE_MANAGED))
-		return vm->opts.force_boot ? 0 :
+		return vm->start.opts.force_boot ? 0 :
 			err_set(e, -ENOENT, ERR_NOT_FOUND,
 				"its managed save is gone; boot it with: cairn start --force-boot %s",
 				vm->def->name);
 	*ret_hold = true;
-	if (vm->opts.force_boot)
+	if (vm->start.opts.force_boot)
 		return 0;
 	*ret_fd = store_open_file(s, vm->def->name, SAVE_MANAGED, O_RDWR, e);
 	if (*ret_fd < 0)
 		return *ret_fd;
-	vm->opts.paused = vm->opts.paused || vm->saved_paused;
+	vm->start.opts.paused = vm->start.opts.paused || vm_has(vm, VM_FACT_SAVED_PAUSED);
 	return 0;
 }
 
@@ -186,9 +147,9 @@ static void managed_release(struct vm *vm, bool used)
 	struct err e;
 	int r;
 
-	if (!vm->held_managed)
+	if (!vm->start.holds_save)
 		return;
-	vm->held_managed = false;
+	vm->start.holds_save = false;
 	r = used ? store_drop_file(s, vm->def->name, SAVE_MANAGED_USED, &e) :
 		   store_rename_file_soon(s, vm->def->name, SAVE_MANAGED_USED, SAVE_MANAGED, &e);
 	if (r < 0)
@@ -199,11 +160,11 @@ static void start_next(struct vm_host *host);
 
 static void start_answer(struct vm *vm, int r, const struct err *e)
 {
-	struct vm_start_opts opts = vm->opts;
+	struct vm_start_opts opts = vm->start.opts;
 	struct vm_host *host = vm->host;
 
-	memset(&vm->opts, 0, sizeof(vm->opts));
-	vm->opts.state_fd = -1;
+	memset(&vm->start.opts, 0, sizeof(vm->start.opts));
+	vm->start.opts.state_fd = -1;
 	if (opts.state_fd >= 0)
 		close(opts.state_fd);
 	if (opts.done)
@@ -271,13 +232,13 @@ static void start_failed(struct vm *vm, const struct err *e)
 static void start_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct vm *vm = opaque;
-	const char *reason = vm->idle.by[0] ? IDLE_WOKEN : vm->restoring ? "restored" : "booted";
+	const char *reason = vm->idle.by[0] ? IDLE_WOKEN : vm->start.from_state ? "restored" : "booted";
 	struct err stopped;
 
 	(void)a;
-	vm->starting = false;
+	vm->start.kind = VM_OP_NONE;
 	if (r < 0) {
-		if (vm->destroying) {
+		if (vm_is_stopping(vm)) {
 			err_set(&stopped, -ECANCELED, ERR_CANCELLED, "it was destroyed while starting");
 			e = &stopped;
 		}
@@ -290,10 +251,10 @@ static void start_done(void *opaque, int r, const struct vm_answer *a, const str
 		return;
 	}
 	vm->id = ++vm->host->next_id;
-	vm->saved_paused = false;
+	vm_set(vm, VM_FACT_SAVED_PAUSED, false);
 	managed_release(vm, true);
-	if (vm->opts.paused)
-		vm_move(vm, VM_ASK_START_PAUSED, vm->restoring ? reason : "user", NULL, 0);
+	if (vm->start.opts.paused)
+		vm_move(vm, VM_ASK_START_PAUSED, vm->start.from_state ? reason : "user", NULL, 0);
 	else
 		vm_move(vm, VM_ASK_START, reason, vm->idle.by, 0);
 	vm->idle.by[0] = 0;
@@ -305,11 +266,11 @@ static void start_done(void *opaque, int r, const struct vm_answer *a, const str
 static void working_sets_add(struct vm *vm, struct config *c)
 {
 	struct err e = { 0 };
-	int fd = vm->opts.forked ? -1 : store_open_file(vm->host->store, vm->def->name, "touched", O_RDWR | O_CREAT, &e);
+	int fd = vm->start.opts.forked ? -1 : store_open_file(vm->host->store, vm->def->name, "touched", O_RDWR | O_CREAT, &e);
 
 	if (fd >= 0)
 		c->vm.working_sets_fd = (uint16_t)config_add_fd(c, fd);
-	else if (!vm->opts.forked)
+	else if (!vm->start.opts.forked)
 		log_info("vm", "VM '%s' starts without its list of memory that is touched first: %s", vm->def->name, e.msg);
 }
 
@@ -344,23 +305,23 @@ static int process_start(struct vm *vm, struct config *c, struct err *e)
 	c->vm.end_fd = (uint16_t)config_add_fd(c, fcntl(end_fd, F_DUPFD_CLOEXEC, 3));
 	working_sets_add(vm, c);
 	c->vm.log_level = (uint8_t)host->log_level;
-	c->vm.start_paused = vm->opts.paused;
-	c->vm.eager = vm->opts.eager;
-	c->vm.forked = vm->opts.forked;
-	c->vm.hint_hostname = vm->opts.hint_hostname;
+	c->vm.start_paused = vm->start.opts.paused;
+	c->vm.eager = vm->start.opts.eager;
+	c->vm.forked = vm->start.opts.forked;
+	c->vm.hint_hostname = vm->start.opts.hint_hostname;
 	return vm_process_start(host->loop, &p, c, &vm_life_ops, vm, start_done, vm, &vm->proc, e);
 }
 
 /* The state to go on from becomes one of the configuration's files. */
 static int state_add(struct vm *vm, struct config *c, bool *ret_hold, struct err *e)
 {
-	int fd = steal_fd(&vm->opts.state_fd);
+	int fd = steal_fd(&vm->start.opts.state_fd);
 	int r = 0;
 
 	*ret_hold = false;
 	if (fd < 0)
 		r = managed_look(vm, ret_hold, &fd, e);
-	vm->restoring = !r && fd >= 0;
+	vm->start.from_state = !r && fd >= 0;
 	if (fd < 0 || r < 0)
 		return r;
 	c->vm.restore_fd = (uint16_t)config_add_fd(c, fd);
@@ -397,17 +358,17 @@ static void start_held(struct store_work *work)
 	struct err e = work->e;
 	int r = work->r;
 
-	vm->hold = NULL;
 	if (vm->offline) { /* began meanwhile; vm_start_goes_on() follows */
+		vm->start.kind = VM_OP_START_WAITS;
 		managed_release(vm, false);
 	} else {
-		vm->start_waits = false;
+		vm->start.kind = VM_OP_NONE;
 		if (!r)
 			r = process_start(vm, &h->config, &e);
 		if (r < 0)
 			start_failed(vm, &e);
 		else
-			vm->starting = true;
+			vm->start.kind = VM_OP_START;
 	}
 	config_done(&h->config);
 	free(h);
@@ -418,14 +379,15 @@ static void start_opened(void *opaque, int r, struct config *c, const struct err
 	struct vm *vm = opaque;
 	struct err own;
 
-	vm->opener = NULL;
+	vm->start.opener = NULL;
 	if (vm->offline) { /* began meanwhile; vm_start_goes_on() follows */
+		vm->start.kind = VM_OP_START_WAITS;
 		if (!r)
 			config_done(c);
 		return;
 	}
-	vm->start_waits = r == -EADDRINUSE && forwards_start_waits(vm);
-	if (vm->start_waits)
+	vm->start.kind = r == -EADDRINUSE && forwards_start_waits(vm) ? VM_OP_START_WAITS : VM_OP_NONE;
+	if (vm_is_starting(vm))
 		return;
 	if (!r) {
 		r = start_with(vm, c, &own);
@@ -433,8 +395,8 @@ static void start_opened(void *opaque, int r, struct config *c, const struct err
 	}
 	if (r < 0)
 		start_failed(vm, e);
-	else
-		vm->starting = !r;
+	else if (!r)
+		vm->start.kind = VM_OP_START;
 }
 
 /* Too many at once take longer than one after the other. */
@@ -445,15 +407,15 @@ static bool start_has_to_wait(struct vm *vm)
 	unsigned under_way = 0;
 
 	for (size_t i = 0; i < host->nvms; i++)
-		under_way += host->vms[i]->starting || host->vms[i]->opener || host->vms[i]->hold;
+		under_way += host->vms[i]->start.kind >= VM_OP_START_OPENS;
 	/* Clones have a bound of their own, and are forgotten without being asked. */
-	if (under_way < host->paths->limits.starting || vm->opts.forked)
+	if (under_way < host->paths->limits.starting || vm->start.opts.forked)
 		return false;
 	while (*end)
-		end = &(*end)->start_next;
+		end = &(*end)->start.next;
 	*end = vm;
-	vm->start_next = NULL;
-	vm->start_waits = vm->start_queued = true;
+	vm->start.next = NULL;
+	vm->start.kind = VM_OP_START_QUEUED;
 	return true;
 }
 
@@ -466,8 +428,8 @@ static void start_now(struct vm *vm)
 	open_as_open(vm->host->loop, vm->def, forwards_are_held(vm) ? OPEN_AS_ALL : OPEN_AS_START, start_opened, vm, &o);
 	if (!o)
 		return; /* and vm may be no more, or waits for its managed save */
-	vm->opener = o;
-	vm->start_waits = true;
+	vm->start.opener = o;
+	vm->start.kind = VM_OP_START_OPENS;
 }
 
 /* One of those that wait may go on. */
@@ -477,8 +439,8 @@ static void start_next(struct vm_host *host)
 
 	if (!vm)
 		return;
-	host->starts_wait = vm->start_next;
-	vm->start_waits = vm->start_queued = false;
+	host->starts_wait = vm->start.next;
+	vm->start.kind = VM_OP_NONE;
 	start_now(vm);
 }
 
@@ -493,7 +455,7 @@ static int check_room(const struct vm *vm, struct err *e)
 	for (size_t i = 0; i < host->nvms; i++) {
 		const struct vm *v = host->vms[i];
 
-		if (v == vm || (!vm_state_is_active(v->state) && !v->starting && !v->start_waits))
+		if (v == vm || (!vm_state_is_active(v->state) && !vm_is_starting(v)))
 			continue;
 		bytes += vm_live(v)->ram_bytes;
 		n++;
@@ -511,11 +473,9 @@ static int check_room(const struct vm *vm, struct err *e)
 
 void vm_start(struct vm *vm, const struct vm_start_opts *opts)
 {
-	bool kept = save_is_being_kept(vm);
-	bool waits = (vm->offline || kept) && (!vm->job || kept) && !vm->start_waits && !vm->half && !vm->going &&
-		!vm->renaming && !vm->dropping;
+	bool waits = vm->offline || vm->operation.kind == VM_OP_SAVE_KEPT;
 	struct err e;
-	int r = opts->by_job || waits ? 0 : vm_check_idle(vm, "start", &e);
+	int r = opts->by_job ? 0 : vm_check_claim(vm, VM_CLAIM_START, "start", &e);
 
 	if (!r)
 		r = image_check_writable(vm, "start", &e);
@@ -532,20 +492,21 @@ void vm_start(struct vm *vm, const struct vm_start_opts *opts)
 			opts->done(opts->opaque, r, &e);
 		return;
 	}
-	vm->opts = *opts;
-	vm->off_asked = false;
+	vm->start.opts = *opts;
+	vm_set(vm, VM_FACT_OFF_ASKED, false);
 	if (!opts->again)
 		restart_forget(vm);
-	vm->start_waits = vm->offline || kept;
-	if (!vm->start_waits)
+	if (waits)
+		vm->start.kind = VM_OP_START_WAITS;
+	else
 		start_now(vm);
 }
 
 void vm_start_goes_on(struct vm *vm)
 {
-	if (!vm->start_waits || vm->start_queued || vm->opener || vm->hold)
+	if (vm->start.kind != VM_OP_START_WAITS)
 		return;
-	vm->start_waits = false;
+	vm->start.kind = VM_OP_NONE;
 	start_now(vm);
 }
 
@@ -564,18 +525,18 @@ static void quit_done(void *opaque, int r, const struct vm_answer *a, const stru
 void vm_destroy(struct vm *vm, struct call *call)
 {
 	if (call) {
-		call->next = vm->gone_calls;
-		vm->gone_calls = call;
+		call->next = vm->stop.calls;
+		vm->stop.calls = call;
 	}
-	if (vm->destroying)
+	if (vm_is_stopping(vm))
 		return;
 	if (!vm->proc && restart_is_pending(vm)) { /* that is what is stopped */
 		restart_call_off(vm);
 		vm_answer_gone(vm, NULL);
 		return;
 	}
-	vm->destroying = true;
-	if (vm->starting) {
+	vm->stop.kind = VM_OP_STOP;
+	if (vm->start.kind == VM_OP_START) {
 		vm_process_kill(vm->proc);
 		return;
 	}
@@ -604,7 +565,7 @@ static void taken_back(struct vm *vm, const struct vm_info *info)
 	}
 	if (vm->id < 0)
 		vm->id = ++vm->host->next_id;
-	vm->agent = vm->agent_told = info->agent <= VM_AGENT_ANSWERS ? info->agent : VM_AGENT_NONE;
+	vm->agent.now = vm->agent.told = info->agent <= VM_AGENT_ANSWERS ? info->agent : VM_AGENT_NONE;
 	dump_by_policy(vm);
 	log_info("state", "VM '%s' taken back: pid %d, %s", vm->def->name,
 		(int)vm_process_pid(vm->proc), vm_state_name(vm->state));
@@ -613,7 +574,7 @@ static void taken_back(struct vm *vm, const struct vm_info *info)
 /* Before its end is told: the state has to say that it ran. */
 static void start_made_known(struct vm *vm)
 {
-	if (vm->run_missed && !vm_state_is_active(vm->state))
+	if (vm_has(vm, VM_FACT_RUN_MISSED) && !vm_state_is_active(vm->state))
 		vm_move(vm, VM_SAW_TAKEN_BACK_RUNNING, "unknown", NULL, 0);
 }
 
@@ -657,7 +618,7 @@ static void ended_unseen(struct vm *vm, int end_fd)
 		snprintf(vm->detail, sizeof(vm->detail), "%s", autostart_is_new_boot(vm->host) ?
 			"the host went down while it ran" : "its process ended while no daemon ran");
 	vm_save(vm);
-	vm->ended_unseen = true;
+	vm_set(vm, VM_FACT_ENDED_UNSEEN, true);
 }
 
 void vm_take_back(struct vm *vm)
@@ -672,7 +633,7 @@ void vm_take_back(struct vm *vm)
 	offline_end_old(vm);
 	end_fd = store_open_file(host->store, vm->def->name, "end", O_RDONLY, &e);
 	p.end_fd = end_fd;
-	vm->run_missed = run_missed(vm, end_fd);
+	vm_set(vm, VM_FACT_RUN_MISSED, run_missed(vm, end_fd));
 	r = vm_process_adopt(host->loop, &p, &vm_life_ops, vm, adopt_done, vm, &vm->proc, &e);
 	if (r == 0) {
 		host->adopting++;

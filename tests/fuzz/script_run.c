@@ -351,8 +351,8 @@ static bool daemon_begin(struct script *s)
 
 static bool vm_is_busy(const struct vm *vm, bool strange)
 {
-	return (strange && vm->proc) || vm->job || vm->starting || vm->opener || vm->offline || vm->gone_calls || vm->going ||
-		vm->renaming || vm->dropping || vm->half;
+	return (strange && vm->proc) || vm->operation.kind || vm->start.kind >= VM_OP_START_OPENS || vm->offline || vm->stop.calls ||
+		vm_has(vm, VM_FACT_INCOMPLETE);
 }
 
 /* Return whether an errand or an archive process runs that belongs to no VM. */

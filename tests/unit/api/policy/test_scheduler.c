@@ -109,11 +109,11 @@ static void test_start_under_way(void **state)
 	struct fixture *f = *state;
 	int64_t last;
 
-	f->vm->starting = true;
+	f->vm->start.kind = VM_OP_START;
 	last = ring(f);
 	assert_true(f->vm->schedule->waits);
 	assert_int_equal(f->vm->schedule_past.last_s, last);
-	f->vm->starting = false;
+	f->vm->start.kind = VM_OP_NONE;
 	ring(f);
 	assert_string_equal(f->vm->schedule_past.outcome, "skipped");
 }

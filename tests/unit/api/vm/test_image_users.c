@@ -175,7 +175,7 @@ static void test_template(void **state)
 {
 	struct fixture *f = *state;
 
-	f->vms[0].is_template = true;
+	f->vms[0].facts = VM_FACT_TEMPLATE;
 	assert_true(image_is_frozen(f->list[0]));
 	assert_int_equal(image_check_writable(f->list[0], "start", &f->e), -EPERM);
 	assert_non_null(strstr(f->e.msg, "VM 'web' is a template: cannot start"));

@@ -506,7 +506,7 @@ suspending              .++++g. ++.. ++++++ ..++..++ ..+
 saving                  .+..+.B JJ.J JJJJ++ ..JJ.JJJ ..+
 managed_saving          .+..+.B JJ.J JJJJ++ ..JJ.JJJ ..+
 save_being_kept         w...... ..JJ JJ.J++ ...J.JJ. JJw
-save_being_dropped      R...... ..RR RR.R++ ...R..+. RRw
+save_being_dropped      R...... ..RR RR.R++ ...R.RR. RRw
 snapshotting            .+++++. JJ.J JJJJ++ ..JJ.JJJ ..+
 snapshotting_off        J...... ...J JJJJ++ JJ.JJJJ. JJ+
 deleting                .+++++. JJ.J JJJJ++ ..JJ.JJJ ..+
