@@ -35,11 +35,11 @@ static const struct {
 	[VM_OP_SAVE] = { EACH & ~(READ | DEFINE | CONTROL), NULL },
 	[VM_OP_SAVE_ADOPTED] = { EACH & ~(READ | DEFINE | CONTROL), NULL },
 	[VM_OP_SAVE_KEPT] = { EACH & ~(READ | DEFINE | CONTROL | BIT(VM_CLAIM_START)), NULL },
-	[VM_OP_MAKE] = { EACH & ~(READ | CONTROL), NULL },
+	[VM_OP_MAKE] = { EACH & ~CONTROL, NULL },
 	[VM_OP_FORGET] = { EACH & ~CONTROL, " was never finished, and is being forgotten" },
 	[VM_OP_UNDEFINE] = { EACH & ~(READ | CONTROL), " " CHANGES },
 	[VM_OP_TEMPLATE] = { EACH & ~(READ | CONTROL), " " CHANGES },
-	[VM_OP_RENAME] = { EACH & ~(READ | CONTROL), " is being renamed" },
+	[VM_OP_RENAME] = { EACH & ~CONTROL, " is being renamed" },
 	[VM_OP_DROP_SAVED] = { EACH & ~(READ | DEFINE | CONTROL), ": its saved state is being removed" },
 	[VM_OP_READ] = { BIT(VM_CLAIM_ALL), ": its snapshots are being looked at" },
 };

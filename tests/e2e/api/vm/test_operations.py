@@ -34,7 +34,6 @@ SENTENCES = {
     "P": "about to be started again. Next: cairn destroy",
     "B": "^work of this VM is under way",  # says its process
     "G": "^there is no VM|the VM's process ended",
-    "F": "No such file or directory",
     ".": "is [a-z ]+ already, and nothing was done|works when it is|has a managed save|shut it down, or|"
          "changes while they are copied",  # for the VM's state, in any case
     "+": "saved state's header|there is no (such )?snapshot",  # the VM's process was asked
@@ -517,16 +516,16 @@ revert_starts           S+SSSSS SSSS SSSS++ SSSSSJJS SS+
 forking                 .+++++. JJ.J JJJJ++ ..JJ.JJJ ..+
 forking_snapshot        J...... ...J JJJJ++ JJ.JJJJ. JJ+
 fork_starts_clone       .+++++. JJ.J JJJJ++ ..JJ.JJJ ..+
-clone_of_fork           S+SSSSS SSSS SSSS++ SSSSSJJS SSS
+clone_of_fork           S+SSSSS SSSS SSSSJJ SSSSSJJS SSS
 cloning                 J...... ...J JJJJww JJ.JJJJ. JJ+
 cloning_linked          J...... ...J JJJJww JJ.JJJJ. JJ+
-clone_of_clone          J...... ...J JJJJww JJ.JJJJ. JJJ
+clone_of_clone          J...... ...J JJJJJJ JJ.JJJJ. JJJ
 exporting               J...... ...J JJJJ++ JJ.JJJJ. JJ+
-importing               J...... ...J JJJJFF JJ.JJJJ. JJJ
+importing               J...... ...J JJJJJJ JJ.JJJJ. JJJ
 dumping                 .+++++. JJ.J JJJJ++ ..JJ.JJJ ..+
 templating              C...... ...C CCCCww CC.CvCC. vCC
 undefining              C...... ...C CCCCww CC.CgCC. gCC
-renaming                N...... ...N NNNNFF NN.NNNN. NNN
+renaming                N...... ...N NNNNNN NN.NNNN. NNN
 listing                 w...... ...L +++www ++.+w++. wL+
 """
 

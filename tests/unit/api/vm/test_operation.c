@@ -90,7 +90,7 @@ static void test_job_answers_for_its_start(void **state)
 {
 	struct fixture *f = *state;
 
-	job_own(&f->job, &f->vm, VM_OP_MAKE);
+	job_own(&f->job, &f->vm, VM_OP_JOB);
 	f->vm.start.kind = VM_OP_START;
 	assert_refused(f, VM_CLAIM_CONTROL, "VM 'web' is being started; rename it afterwards");
 	assert_refused(f, VM_CLAIM_SNAPSHOTS,
@@ -129,7 +129,8 @@ static void test_incomplete_vm_without_a_job_is_being_forgotten(void **state)
 	vm_set(&f->vm, VM_FACT_INCOMPLETE, true);
 	assert_refused(f, VM_CLAIM_READ, "VM 'web' was never finished, and is being forgotten; rename it afterwards");
 	job_own(&f->job, &f->vm, VM_OP_MAKE);
-	assert_allowed(f, VM_CLAIM_READ);
+	assert_refused(f, VM_CLAIM_READ,
+		"VM 'web': job job7 (fork) is under way; rename afterwards, or end it with: cairn job-cancel job7");
 }
 
 static void test_process_of_a_vm_that_is_off_excludes_a_start(void **state)
