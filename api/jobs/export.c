@@ -356,7 +356,7 @@ int export_begin(struct vm *vm, int fd, const struct export_opts *opts, const ch
 	struct job **ret_j, struct err *e)
 {
 	struct export *x;
-	int r = vm_check_claim(vm, VM_CLAIM_JOB, "export it", e);
+	int r = vm_check_claim(vm, opts->snapshot ? VM_CLAIM_JOB : VM_CLAIM_SNAPSHOTS, "export it", e);
 
 	if (!r)
 		r = file_check(fd, e);

@@ -47,7 +47,7 @@ enum vm_claim {
 	VM_CLAIM_ALL,	    /* the VM for itself: undefine, rename, restore, fork … */
 	VM_CLAIM_START,	    /* waits for readers, and for a save that is being kept */
 	VM_CLAIM_CLONE,	    /* its disks as they are; waits for readers */
-	VM_CLAIM_SNAPSHOTS, /* to change its images beside readers */
+	VM_CLAIM_SNAPSHOTS, /* to change or copy its images beside readers */
 	VM_CLAIM_JOB,	    /* to be the owner; the table of states says the rest */
 	VM_CLAIM_READ,	    /* to look at its images */
 	VM_CLAIM_DEFINE,    /* another definition, for the next start */
