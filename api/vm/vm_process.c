@@ -47,7 +47,7 @@ struct vm_process {
 	struct loop_timer *timer;      /* the first request's deadline */
 	struct loop_timer *kill_timer;
 	struct vm_request *first, **last;
-	uint64_t seq;
+	uint64_t seq; /* of the last request */
 	bool child;	/* ours to wait for */
 	bool heard;	/* it has said something that the protocol allows */
 	bool freed;	/* from inside a callback */
@@ -523,6 +523,8 @@ static int process_new(struct loop *l, const struct vm_process_paths *paths,
 	if (!p)
 		return -ENOMEM;
 	p->loop = l;
+	/* The process may still answer a request of an earlier daemon: no request of this daemon has its number. */
+	p->seq = loop_now_ns();
 	p->ops = ops;
 	p->opaque = opaque;
 	p->pid = p->pidfd = p->sock = -1;
