@@ -21,7 +21,7 @@ def qemu(*args, cwd):
 
 
 @pytest.mark.parametrize("raw", ["on", "off"])
-def test_a_guest_writes(tmp_path, raw):
+def test_guest_writes_reach_data_file(tmp_path, raw):
     qemu("create", "-f", "qcow2", "-o", f"data_file=data,data_file_raw={raw}", "disk", "16M", cwd=tmp_path)
     disk = guestlib.disk(str(tmp_path / "disk"), format="qcow2", data_file=str(tmp_path / "data"))
     with guestlib.interp(disks=[disk]) as g:
@@ -52,7 +52,7 @@ def test_a_guest_writes(tmp_path, raw):
     qemu("check", "-f", "qcow2", "top", cwd=tmp_path)
 
 
-def test_it_has_to_be_given(tmp_path):
+def test_data_file_must_be_named_in_definition(tmp_path):
     """Daemon and VM never open a file that only an image names."""
     qemu("create", "-f", "qcow2", "-o", "data_file=data", "disk", "1M", cwd=tmp_path)
     qemu("create", "-f", "qcow2", "plain", "1M", cwd=tmp_path)

@@ -122,7 +122,7 @@ def damaged(tmp_path):
 
 
 @pytest.mark.parametrize("errors", ["report", "stop", "ignore"])
-def test_a_corrupt_image_pauses_whatever_the_policy(daemon, kvm, guest, damaged, errors):
+def test_corrupt_image_pauses_vm_with_any_policy(daemon, kvm, guest, damaged, errors):
     vm = Vm(daemon, guest, damaged, errors=errors)
     table = damaged.read_bytes()[be64(damaged, 48):][:65536]
     vm.run("write 2048 8 1")
@@ -155,7 +155,7 @@ def test_a_corrupt_image_pauses_whatever_the_policy(daemon, kvm, guest, damaged,
     assert "VM 'vm1' is shut off" in r.stderr
 
 
-def test_corruption_that_no_request_has_met(daemon, kvm, guest, damaged):
+def test_corruption_found_by_snapshot_pauses_vm(daemon, kvm, guest, damaged):
     """A snapshot counts references of all tables; the guest has made no request."""
     vm = Vm(daemon, guest, damaged, errors="report")
     r = daemon.cairn("snapshot-create-as", "vm1", "one", ok=1)
@@ -168,7 +168,7 @@ def test_corruption_that_no_request_has_met(daemon, kvm, guest, damaged):
     assert json.loads(run("qemu-img", "info", "--output", "json", str(damaged))).get("snapshots", []) == []
 
 
-def test_a_paused_vm_learns_of_it_too(daemon, kvm, guest, damaged):
+def test_corruption_found_while_paused_is_reported(daemon, kvm, guest, damaged):
     vm = Vm(daemon, guest, damaged)
     daemon.cairn("suspend", "vm1")
     daemon.cairn("snapshot-create-as", "vm1", "one", ok=1)
@@ -220,7 +220,7 @@ def image_with(path, fmt, size="16M"):
 
 
 @pytest.mark.parametrize("fmt", ["qcow2", "raw"])
-def test_no_room_pauses_and_nothing_is_lost(daemon, kvm, guest, small, fmt):
+def test_full_file_system_pauses_vm_and_loses_nothing(daemon, kvm, guest, small, fmt):
     vm = Vm(daemon, guest, image_with(small.path / "img", fmt), fmt)
     vm.run("write 0 2048 1")
     small.fill(keep=MIB)
@@ -247,7 +247,7 @@ def test_no_room_pauses_and_nothing_is_lost(daemon, kvm, guest, small, fmt):
         vm.run(f"verify {i * 2048} 2048 {i + 1}")
 
 
-def test_tables_without_room(daemon, kvm, guest, small):
+def test_unwritable_tables_pause_vm(daemon, kvm, guest, small):
     """The guest's writes are in the file, but the tables that map them cannot be written. No request waits, yet the
     VM stops, because unflushed tables are only in memory."""
     path = small.path / "img"
@@ -288,7 +288,7 @@ def test_tables_without_room(daemon, kvm, guest, small):
         vm.run(f"verify {i * 4096} 8 {i}")
 
 
-def test_a_snapshot_without_room(daemon, kvm, guest, small):
+def test_snapshot_on_full_file_system_leaves_nothing(daemon, kvm, guest, small):
     """It fails with a message and leaves nothing behind; the VM runs on."""
     vm = Vm(daemon, guest, image_with(small.path / "img", "qcow2"))
     vm.run("write 0 2048 1")
@@ -321,7 +321,7 @@ def test_a_snapshot_without_room(daemon, kvm, guest, small):
 # ---- truncated by a program that ignores the lock ----
 
 @pytest.mark.parametrize("errors", ["report", "stop"])
-def test_a_raw_file_that_was_cut(daemon, kvm, guest, tmp_path, errors):
+def test_truncated_raw_image_yields_errors(daemon, kvm, guest, tmp_path, errors):
     vm = Vm(daemon, guest, image_with(tmp_path / "img", "raw"), "raw", errors)
     vm.run("write 0 8 1")
     vm.run("write 16384 8 2")
@@ -343,7 +343,7 @@ def test_a_raw_file_that_was_cut(daemon, kvm, guest, tmp_path, errors):
 
 
 @pytest.mark.parametrize("keep", [0, 4096, 512 * 1024])
-def test_a_qcow2_file_that_was_cut(daemon, kvm, guest, tmp_path, keep):
+def test_truncated_qcow2_image_pauses_vm(daemon, kvm, guest, tmp_path, keep):
     """Missing data does not read as zeros, and nothing is built on it."""
     path = tmp_path / "img"
     write_by_qemu(path, "write -P 7 0 8M")
@@ -358,7 +358,7 @@ def test_a_qcow2_file_that_was_cut(daemon, kvm, guest, tmp_path, keep):
     assert img("check", str(path), status=None)
 
 
-def test_a_cut_file_is_not_written_on(daemon, kvm, guest, tmp_path):
+def test_truncated_image_is_not_written(daemon, kvm, guest, tmp_path):
     path = tmp_path / "img"
     write_by_qemu(path, "write -P 7 0 8M")
     vm = Vm(daemon, guest, path, errors="report")
@@ -374,7 +374,7 @@ def test_a_cut_file_is_not_written_on(daemon, kvm, guest, tmp_path):
 
 
 @pytest.mark.parametrize("fmt", ["qcow2", "raw"])
-def test_a_file_that_has_grown(daemon, kvm, guest, tmp_path, fmt):
+def test_grown_raw_image_keeps_disk_size(daemon, kvm, guest, tmp_path, fmt):
     """The disk keeps its size without the added bytes."""
     vm = Vm(daemon, guest, image_with(tmp_path / "img", fmt), fmt)
     vm.run("write 0 8 1")

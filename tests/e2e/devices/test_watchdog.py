@@ -46,7 +46,7 @@ def state(daemon):
     return daemon.cairn("domstate", "--reason", "vm1").stdout.rstrip("\n")
 
 
-def test_reset(daemon, begin):
+def test_watchdog_resets_guest(daemon, begin):
     q, vm, console = begin()
     assert shown(console)["reload"] == "0x0"
     bitten(console)
@@ -63,14 +63,14 @@ def test_reset(daemon, begin):
     assert shown(console)["reload"] == "0x0"
 
 
-def test_reset_obeys_on_reboot(daemon, begin):
+def test_watchdog_reset_follows_on_reboot(daemon, begin):
     _, _, console = begin(on_reboot="destroy")
     bitten(console)
     daemon.wait("vm1", "shutoff")
     assert state(daemon) == "shut off (guest reset)"
 
 
-def test_shutdown(daemon, begin):
+def test_watchdog_shuts_guest_down(daemon, begin):
     """No user asked for this shutdown, so on_poweroff applies."""
     _, vm, console = begin("shutdown", on_poweroff="restart")
     console.run("button init")
@@ -84,7 +84,7 @@ def test_shutdown(daemon, begin):
         pass
 
 
-def test_poweroff(daemon, begin):
+def test_watchdog_powers_vm_off(daemon, begin):
     q, vm, console = begin("poweroff", on_poweroff="restart", on_crash="restart")
     bitten(console)
     assert vm.event("SHUTDOWN")
@@ -92,7 +92,7 @@ def test_poweroff(daemon, begin):
     assert state(daemon) == "shut off (watchdog)"
 
 
-def test_pause(daemon, begin):
+def test_watchdog_pauses_vm(daemon, begin):
     _, vm, console = begin("pause")
     bitten(console)
     vm.event("STOP")
@@ -104,7 +104,7 @@ def test_pause(daemon, begin):
     assert shown(console)["reload"] == "0x1200"
 
 
-def test_nmi_none_and_another_action(daemon, begin):
+def test_watchdog_action_can_change_at_run_time(daemon, begin):
     _, vm, console = begin("inject-nmi")
     console.run(BITE)
     assert vm.event("WATCHDOG")["data"] == {"action": "inject-nmi"}
@@ -120,7 +120,7 @@ def test_nmi_none_and_another_action(daemon, begin):
         vm.run("watchdog-set-action", action="dump")
 
 
-def test_a_guest_that_looks_after_it(daemon, begin):
+def test_watchdog_does_not_fire_when_guest_resets_it(daemon, begin):
     _, _, console = begin("poweroff")
     begun = time.monotonic()
     console.run("watchdog start 2500")
@@ -131,7 +131,7 @@ def test_a_guest_that_looks_after_it(daemon, begin):
     assert shown(console)["lock"] == "0x0"
 
 
-def test_its_time_stands_still_with_the_vm(daemon, begin):
+def test_watchdog_time_stops_while_vm_is_paused(daemon, begin):
     """Over a pause, a managed save and a start from it."""
     q, vm, console = begin("pause")
     console.run("watchdog start 1500")
@@ -147,7 +147,7 @@ def test_its_time_stands_still_with_the_vm(daemon, begin):
     assert state(daemon) == "paused (watchdog)"
 
 
-def test_without_one_there_is_none(daemon, guest, kvm):
+def test_guest_without_watchdog_finds_none(daemon, guest, kvm):
     daemon.define("vm1", boot={"kernel": guest("interp.elf")})
     daemon.cairn("start", "vm1")
     console = Console(daemon, "vm1")
@@ -164,12 +164,12 @@ def test_without_one_there_is_none(daemon, guest, kvm):
     ({"timeout": 3}, 'watchdog: "timeout" is not a key; known here: model, action'),
     ("i6300esb", "watchdog: must be an object"),
 ])
-def test_a_definition_that_is_wrong(fake, watchdog, sentence):
+def test_invalid_watchdog_definition_is_refused(fake, watchdog, sentence):
     r = fake.cairn("define", fake.write("vm1", watchdog=watchdog), ok=None)
     assert r.returncode and sentence in r.stderr
 
 
-def test_the_definition_comes_back(fake):
+def test_watchdog_definition_is_printed_unchanged(fake):
     fake.define("vm1", watchdog={})
     d = json.loads(fake.cairn("dumpjson", "vm1").stdout)
     assert d["watchdog"] == {"model": "i6300esb", "action": "reset"}

@@ -18,7 +18,7 @@ PAGE = pathlib.Path(ROOT, "docs", "api.md").read_text()
 EXAMPLES = re.findall(r"```(sh|python)\n(.*?)```\n```\n(.*?)```", PAGE, re.S)
 
 
-def test_the_reference_is_the_schema():
+def test_reference_matches_schema():
     if not os.path.exists(FAKE_VM):
         pytest.skip("fake_vm is not built: make helpers")
     page, wanted = api_doc.compare(BUILD)
@@ -26,7 +26,7 @@ def test_the_reference_is_the_schema():
 
 
 @pytest.mark.parametrize("n", range(3))
-def test_examples(fake, n):
+def test_examples_run_as_printed(fake, n):
     assert len(EXAMPLES) == 3
     language, code, prints = EXAMPLES[n]
     (fake.tmp / "disk").write_bytes(bytes(1 << 20))

@@ -27,7 +27,7 @@ def code(text):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
-def test_links_and_files(page):
+def test_linked_files_exist(page):
     links = [link for link in re.findall(r"\]\(([^)#\s]+)", PAGES[page]) if "://" not in link]
     assert not [link for link in links if not (Path(ROOT, page).parent / link).exists()]
     files = [c.split()[0] for c in code(PAGES[page]) if re.match(rf"({FOLDERS})/[^\s]", c)]
@@ -38,7 +38,7 @@ def test_links_and_files(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
-def test_targets_and_verbs(page):
+def test_named_targets_and_verbs_exist(page):
     targets = re.findall(r"^([a-z-]+):", Path(ROOT, "Makefile").read_text(), re.M)
     verbs = {v["name"] for v in json.loads(subprocess.check_output([os.path.join(BUILD, "cairn"), "help", "--format", "json"]))}
     for c in code(PAGES[page]):
@@ -54,7 +54,7 @@ def test_make_help_has_every_target():
     assert not [t for t in made if t != "help" and not re.search(rf"\b{t}\b", helped)]
 
 
-def test_the_map_has_every_file():
+def test_architecture_lists_every_file():
     """docs/ARCHITECTURE.md: the tables of nouns and the folders list every file."""
     for folder, table in re.findall(r"^### (\w+)/, by noun\n(.*?)\n\n", PAGES[Path("docs/ARCHITECTURE.md")], re.M | re.S):
         rows = [row.split("|")[1].strip() for row in table.splitlines()[2:]]
@@ -64,7 +64,7 @@ def test_the_map_has_every_file():
         assert sources - {f.name for n in named.values() for f in n} == {"main.c"}
 
 
-def test_words_of_the_manuals_do_not_run_together():
+def test_manual_macros_keep_words_apart():
     """.BR and the like join their arguments without spaces, so text after one has to start a new line."""
     for page in MANUALS:
         for line in page.read_text().splitlines():
@@ -74,7 +74,7 @@ def test_words_of_the_manuals_do_not_run_together():
             assert not prose, (page.name, line)
 
 
-def test_quotes_of_the_manuals_are_whole():
+def test_manual_macros_have_balanced_quotes():
     """An unbalanced quote in a macro's line is printed and breaks the grouping of arguments."""
     for page in MANUALS:
         for line in page.read_text().splitlines():
@@ -89,7 +89,7 @@ def test_quotes_of_the_manuals_are_whole():
 UP = "until build/cairn dominfo vm1 --format json | grep -q '\"idle\": *true'; do :; done\n"
 
 
-def test_the_readme_typed(kvm, guest, daemon):
+def test_readme_commands_work(kvm, guest, daemon):
     """From the first VM to the last line, with a guest that builds and boots faster."""
     page = PAGES[Path("README.md")]
     blocks = re.findall(r"^```\n(.*?)^```$", page[page.index("## The first VM by hand"):], re.M | re.S)

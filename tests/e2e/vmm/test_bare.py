@@ -111,7 +111,7 @@ def test_kvm_clock_goes_with_the_host(guest):
     assert 0.45 < (second - first) / 1e9 < passed + 0.1
 
 
-def test_unknown_msr_is_a_fault_not_an_end(guest):
+def test_unknown_msr_raises_fault_in_guest(guest):
     with pytest.raises(GuestError, match="exception 13"):
         guest.command("rdmsr 0x12345678")
     assert guest.command("echo alive") == ["alive"]
@@ -160,7 +160,7 @@ def test_interrupts_of_each_kind(guest):
 
 # ---- disks ----
 
-def test_disk_keeps_what_was_written(image):
+def test_disk_keeps_written_data(image):
     d = [disk(image, serial="cairn-0001")]
     with interp(disks=d) as g:
         g.command("open 0")
@@ -195,7 +195,7 @@ def test_disk_discard_and_zeroes(guest, image):
         assert f.read(16 * SECTOR) == bytes(16 * SECTOR)
 
 
-def test_disk_end_is_an_error(guest):
+def test_access_beyond_disk_end_is_an_error(guest):
     guest.command("open 0")
     last = (16 << 20) // SECTOR - 1
     guest.command(f"write {last} 1 5")
@@ -206,7 +206,7 @@ def test_disk_end_is_an_error(guest):
     guest.command(f"verify {last} 1 5")
 
 
-def test_disk_unknown_request(guest):
+def test_unknown_disk_request_is_unsupported(guest):
     guest.command("open 0")
     with pytest.raises(GuestError, match="unsupported"):
         guest.command("request 99 0 512")
@@ -281,7 +281,7 @@ def ring_modes():
 
 
 @pytest.mark.parametrize("mode", ring_modes())
-def test_malformed_ring(guest, mode):
+def test_malformed_ring_needs_reset(guest, mode):
     """The device asks for a reset, and works after one (the guest's command checks this)."""
     result = guest.values(f"ring {mode}")
     assert result["status"] & NEEDS_RESET or mode in MAY_IGNORE
@@ -291,7 +291,7 @@ def test_malformed_ring(guest, mode):
         assert "vda: the guest's driver is at fault" in guest.log()
 
 
-def test_ports_that_nobody_claims(guest):
+def test_unclaimed_ports_read_all_ones(guest):
     step = 37 if "CAIRN_IN_SVMHOST" in os.environ else 3  # an exit costs 0.3 ms there
     assert guest.values(f"ports 0 0xffff {step}")["unclaimed"] > 60000 // step
     assert guest.command("echo alive") == ["alive"]
@@ -299,13 +299,13 @@ def test_ports_that_nobody_claims(guest):
 
 @pytest.mark.parametrize("first", ["0xc8000000", "0xe0100000", "0xfec01000", "0xfed00000", "0x100000000",
                                    "0x7fffff0000"])
-def test_addresses_that_nobody_claims(guest, first):
+def test_unclaimed_addresses_read_all_ones(guest, first):
     guest.command(f"addresses {first} {int(first, 16) + 0x8000:#x} 0x800")
     assert guest.command("echo alive") == ["alive"]
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_device_registers_take_anything(guest, seed):
+def test_device_registers_survive_random_access(guest, seed):
     """Random reads and writes of the disk's registers, its MSI-X table and PCI's."""
     functions = [guestlib.fields(l) for l in guest.command("pci")]
     for f in functions:
@@ -319,21 +319,21 @@ def test_device_registers_take_anything(guest, seed):
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_pci_configuration_takes_anything(guest, seed):
+def test_pci_configuration_survives_random_writes(guest, seed):
     """Through ECAM: BARs move, decoding is switched off and on. The VM must survive; the disk may be lost."""
     guest.command(f"fuzz 0xe0008000 0x1000 1500 {seed}")
     guest.command(f"fuzz 0xe0000000 0x100000 1500 {seed}")
     assert guest.command("echo alive") == ["alive"]
 
 
-def test_triple_fault():
+def test_triple_fault_is_a_crash():
     with interp(on_reboot="destroy") as g:
         g.send("crash triple\n")
         assert g.wait() == guestlib.EXIT_CRASHED
         assert "triple fault" in g.log()
 
 
-def test_instruction_that_kvm_cannot_emulate():
+def test_unemulatable_instruction_is_a_crash():
     with interp() as g:
         g.send("crash emulation\n")
         assert g.wait() == guestlib.EXIT_CRASHED
@@ -342,7 +342,7 @@ def test_instruction_that_kvm_cannot_emulate():
         assert re.search(r"\bd9 ?07\b", log), log  # flds (%rdi): its bytes are in the report
 
 
-def test_panic():
+def test_panic_is_reported():
     with interp() as g:
         g.send("crash panic\n")
         assert g.wait() == guestlib.EXIT_PANICKED
@@ -350,7 +350,7 @@ def test_panic():
 
 
 @pytest.mark.parametrize("how", ["dead", "spin"])
-def test_guest_that_does_not_listen(how):
+def test_deadline_ends_guest_that_ignores_button(how):
     """The guest ignores the button; the deadline ends it."""
     with interp(shutdown_deadline=2) as g:
         g.send(f"crash {how}\n")
@@ -367,7 +367,7 @@ def pending(pid):
         return int(re.search(r"ShdPnd:\s*(\w+)", f.read()).group(1), 16)
 
 
-def test_second_sigterm_stops_now():
+def test_second_sigterm_stops_at_once():
     with interp(shutdown_deadline=60) as g:
         g.terminate()
         until(lambda: not pending(g.process.pid) >> signal.SIGTERM - 1 & 1)
@@ -379,7 +379,7 @@ def test_second_sigterm_stops_now():
 
 # ---- ends and restarts ----
 
-def test_power_off():
+def test_power_off_ends_with_status_0():
     with interp() as g:
         g.send("poweroff\n")
         assert g.wait() == guestlib.EXIT_OK
@@ -410,7 +410,7 @@ def test_power_button_reaches_the_guest():
 
 
 @pytest.mark.parametrize("way", ["cf9", "keyboard"])
-def test_reset_starts_again(image, way):
+def test_reset_restarts_guest(image, way):
     with interp(disks=[disk(image)], vcpus=2) as g:
         for _ in range(3):
             g.command("open 0")
@@ -449,21 +449,21 @@ def idle_elf():
 
 
 @pytest.mark.parametrize("length", [0, 3, 40, 63, 100, 5000])
-def test_kernel_cut_off(tmp_path, length):
+def test_truncated_kernel_is_refused(tmp_path, length):
     refused(tmp_path, idle_elf()[:length])
 
 
-def test_kernel_of_another_architecture(tmp_path):
+def test_kernel_of_another_architecture_is_refused(tmp_path):
     elf = idle_elf()
     elf[18:20] = struct.pack("<H", 183)  # e_machine: AArch64
     refused(tmp_path, elf)
 
 
-def test_kernel_that_is_noise(tmp_path):
+def test_kernel_of_random_bytes_is_refused(tmp_path):
     refused(tmp_path, os.urandom(100000))
 
 
-def test_kernel_larger_than_memory(tmp_path):
+def test_kernel_larger_than_memory_is_refused(tmp_path):
     elf = idle_elf()
     phoff = struct.unpack_from("<Q", elf, 32)[0]
     struct.pack_into("<Q", elf, phoff + 40, 1 << 30)  # p_memsz of the first segment
@@ -472,7 +472,7 @@ def test_kernel_larger_than_memory(tmp_path):
 
 @pytest.mark.parametrize("offset, value", [(40, (1 << 64) - 1), (32, (1 << 64) - 1), (24, (1 << 64) - 4096),
                                            (24, 0xfee00000), (8, 1 << 62)])
-def test_kernel_segments_that_overflow(tmp_path, offset, value):
+def test_kernel_with_overflowing_segments_is_refused(tmp_path, offset, value):
     """p_memsz, p_filesz, p_paddr, p_offset of the first segment."""
     elf = idle_elf()
     phoff = struct.unpack_from("<Q", elf, 32)[0]
@@ -480,7 +480,7 @@ def test_kernel_segments_that_overflow(tmp_path, offset, value):
     refused(tmp_path, elf)
 
 
-def test_initrd_that_does_not_fit(tmp_path):
+def test_initrd_that_does_not_fit_is_refused(tmp_path):
     initrd = tmp_path / "initrd"
     with open(initrd, "wb") as f:
         f.truncate(64 << 20)
@@ -491,7 +491,7 @@ def test_initrd_that_does_not_fit(tmp_path):
 
 # ---- many ----
 
-def test_twenty_at_once():
+def test_twenty_vms_at_once():
     """All start, all answer, one crashes, the others stop cleanly."""
     guests = []
     try:
@@ -514,7 +514,7 @@ def test_twenty_at_once():
 
 
 @pytest.mark.skipif(guestlib.SANITIZED, reason="a sanitizer's runtime has a thread of its own, which wakes")
-def test_idle_guest_costs_nothing():
+def test_idle_guest_uses_no_cpu():
     with Guest(definition(guest="idle", memory="16M")) as g:
         g.expect("idle\n")
 

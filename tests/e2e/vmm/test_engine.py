@@ -20,7 +20,7 @@ def messages(sock, until):
 
 
 @pytest.mark.parametrize("abstract", [False, True])
-def test_notify(tmp_path, abstract):
+def test_service_manager_gets_notifications(tmp_path, abstract):
     name = f"@cairn-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(name.replace("@", "\0", 1))
@@ -36,7 +36,7 @@ def test_notify(tmp_path, abstract):
             assert g.wait() == guestlib.EXIT_OK
 
 
-def test_nobody_to_notify(tmp_path):
+def test_run_works_when_notify_socket_is_missing(tmp_path):
     env = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "nobody")}
     with guestlib.Guest(guestlib.definition(guest="idle"), env=env) as g:
         g.expect("idle")

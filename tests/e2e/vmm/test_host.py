@@ -24,14 +24,14 @@ def run_in(argv, tmp_path, **more):
 
 
 @needs_root
-def test_no_dev_kvm(tmp_path):
+def test_missing_dev_kvm_is_reported(tmp_path):
     r = run_in(["unshare", "-m", "sh", "-c", 'mount -t tmpfs none /dev && exec "$@" 2>&1', "sh"], tmp_path)
     assert r.returncode == guestlib.EXIT_HOST
     assert "/dev/kvm is missing: load the module kvm_intel or kvm_amd" in r.stdout + r.stderr
 
 
 @needs_root
-def test_no_permission(tmp_path):
+def test_missing_permission_on_dev_kvm_is_reported(tmp_path):
     if os.stat("/dev/kvm").st_mode & 0o006:
         pytest.skip("everybody may open /dev/kvm here")
     if not os.access(os.path.dirname(guestlib.BUILD), os.X_OK):
@@ -73,7 +73,7 @@ def test_huge_pages_are_used(huge_pages):
     until(lambda: meminfo("HugePages_Free") - meminfo("HugePages_Rsvd") == free)  # its ring may hold them for a moment
 
 
-def test_not_enough_huge_pages(tmp_path):
+def test_too_few_huge_pages_are_reported(tmp_path):
     r = run_in([], tmp_path, memory="512G", hugepages=True)
     assert r.returncode == guestlib.EXIT_HOST
     assert "nr_hugepages" in r.stderr

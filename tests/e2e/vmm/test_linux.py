@@ -66,7 +66,7 @@ def test_file_survives_shutdown_and_second_start(image):
 
 @slow_kernel
 @pytest.mark.parametrize("kernel", ["vmlinux", "bzImage"])
-def test_both_kinds_of_kernel_file(kernel):
+def test_vmlinux_and_bzimage_boot(kernel):
     with guestlib.linux(kernel=kernel) as g:
         assert "Linux 6.1" in g.command("uname")[0]
         press_button(g)
@@ -83,7 +83,7 @@ def test_memory_above_4_gib():
 
 @slow_kernel
 @pytest.mark.parametrize("vcpus", [2, 4])
-def test_processors(vcpus):
+def test_all_vcpus_come_up_and_go_down(vcpus):
     with guestlib.linux(variant="smp", vcpus=vcpus) as g:
         assert g.command("cpus")[0] == str(vcpus)
         assert len(g.command("run-cpus 300")) == vcpus
@@ -94,7 +94,7 @@ def test_processors(vcpus):
 
 
 @slow_kernel
-def test_reboot_comes_back(image):
+def test_reboot_restarts_linux(image):
     with guestlib.linux(disks=[disk(image)]) as g:
         g.command("mount /dev/vda /mnt ext2")
         g.command("write /mnt/a kept")
@@ -114,7 +114,7 @@ def test_poweroff_from_inside():
 
 
 @slow_kernel
-def test_panic_is_seen():
+def test_panic_of_linux_is_reported():
     """panic=-1 reboots with pvpanic or without; in neither case is the exit status 0."""
     with guestlib.linux(on_reboot="destroy", on_crash="destroy") as g:
         g.send("panic\n")
@@ -184,7 +184,7 @@ def begin(daemon, **keys):
     return console
 
 
-def test_the_way_back(daemon, image, tmp_path):
+def test_revert_brings_deleted_files_back(daemon, image, tmp_path):
     """Cairn's purpose: everything is deleted, and a revert brings it back."""
     qcow2 = tmp_path / "vda.qcow2"
     subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", image, qcow2], check=True)
@@ -264,7 +264,7 @@ def identity(console):
 
 
 @slow_kernel
-def test_a_clone_beside_its_source_has_another_identity(sysprep, golden, daemon):
+def test_clone_has_another_identity(sysprep, golden, daemon):
     keys = {k: v for k, v in guestlib.linux_definition().items() if k != "name"}
     daemon.define("linux", **keys, disks=[{"path": str(golden), "format": "qcow2"}],
                   interfaces=[{"type": "user", "mac": "52:54:00:00:00:07"}])
@@ -297,7 +297,7 @@ def behind(console):
 
 
 @slow_kernel
-def test_a_clone_and_the_clocks(daemon, image, tmp_path):
+def test_clone_corrects_its_clock(daemon, image, tmp_path):
     """A clone continues with files and memory; with an agent, its time of day is right after a gap."""
     qcow2 = tmp_path / "vda.qcow2"
     subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", image, qcow2], check=True)
@@ -333,7 +333,7 @@ def test_a_clone_and_the_clocks(daemon, image, tmp_path):
 
 
 @slow_kernel
-def test_off_by_the_agent_is_off(daemon):
+def test_shutdown_by_agent_is_not_restarted(daemon):
     """Also where on_poweroff is "restart"."""
     console = begin(daemon, guest_agent=True, on_poweroff="restart")
     q = daemon.qmp()
@@ -367,7 +367,7 @@ def with_memory(daemon, console, quiesced):
 
 
 @slow_kernel
-def test_quiesced_snapshot(daemon, image, tmp_path):
+def test_quiesced_snapshot_has_consistent_files(daemon, image, tmp_path):
     """The guest's agent writes data back and freezes; whatever the agent does, the guest continues."""
     qcow2, raw = tmp_path / "vda.qcow2", tmp_path / "then.img"
     subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", image, qcow2], check=True)
@@ -462,7 +462,7 @@ class Storm:
 @pytest.mark.seconds(1500 + 20 * ROUNDS)
 @pytest.mark.skipif(KIND == "pvm" and "CAIRN_LINUX_ROUNDS" not in os.environ,
                     reason="one start is enough where a kernel runs in an emulator; test_svmhost.py runs this one")
-def test_back_and_forth_in_the_middle_of_work(daemon, image, tmp_path):
+def test_reverts_in_the_middle_of_work(daemon, image, tmp_path):
     """Two vCPUs, timers, disk and memory are busy: at any moment, all of it reverts together."""
     rng = random.Random(SEED)
     qcow2 = tmp_path / "vda.qcow2"

@@ -41,7 +41,7 @@ def test_every_thread_is_confined(sandbox, tmp_path):
         assert g.command("echo alive") == ["alive"]
 
 
-def test_no_fd_leads_out(tmp_path):
+def test_vm_process_has_no_foreign_fds(tmp_path):
     """No open folder, and no file of the host except those it was given."""
     disk = tmp_path / "disk.raw"
     disk.write_bytes(bytes(1 << 20))
@@ -61,7 +61,7 @@ FORBIDDEN = {"fork": "57", "a signal to somebody else": "234, 1, 1, 0",
 
 
 @pytest.mark.parametrize("call", FORBIDDEN.values(), ids=FORBIDDEN)
-def test_a_forbidden_system_call_kills_the_vm_only(sandbox, daemon, guest, tmp_path, call):
+def test_forbidden_system_call_kills_only_that_vm(sandbox, daemon, guest, tmp_path, call):
     """gdb makes the process call one."""
     gdb = "/usr/bin/gdb"
     if not os.path.exists(gdb):

@@ -17,7 +17,7 @@ def open_socket(shared):  # noqa: F811
     return shared
 
 
-def test_admins_hear_of_a_denial(open_socket):
+def test_admin_gets_event_when_request_is_denied(open_socket):
     d = open_socket
     q = d.qmp()
     as_nobody(d, ["vm-start", {"vm": "mine"}], ["vm-info", {"vm": "x" * 5000}], ["vm-define", {}])
@@ -39,7 +39,7 @@ def test_admins_hear_of_a_denial(open_socket):
     assert "PERMISSION_DENIED" in {e["event"] for e in page["return"]["events"]}
 
 
-def test_a_viewer_is_not_told_live(open_socket):
+def test_viewer_gets_no_denial_events(open_socket):
     d = open_socket
     d.cairn("grant", "viewer", "--group", "4242")
     q = d.qmp()  # before the viewer's first denial
@@ -69,7 +69,7 @@ def test_a_viewer_is_not_told_live(open_socket):
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
-def test_refusals_do_not_flood(open_socket):
+def test_denial_events_are_rate_limited_per_user(open_socket):
     """Each request is denied; some denials are reported, then only a count; another user's denials are still
     reported."""
     d = open_socket
@@ -97,7 +97,7 @@ def test_refusals_do_not_flood(open_socket):
     assert "left-out" not in audit(d, "--user", str(NOBODY))[-1]
 
 
-def test_a_daemon_that_ends_says_what_it_left_out(open_socket):
+def test_daemon_reports_suppressed_denials_when_it_ends(open_socket):
     d = open_socket
     as_nobody(d, *[["vm-destroy", {"vm": "mine"}]] * 21)
     d.stop()
@@ -106,7 +106,7 @@ def test_a_daemon_that_ends_says_what_it_left_out(open_socket):
     assert kept_events(d, event="REFUSALS_LEFT_OUT")[-1]["data"]["left-out"] == 1
 
 
-def test_a_client_that_is_dropped(fake):
+def test_slow_admin_is_dropped_and_can_fetch_missed_denials(fake):
     q = fake.qmp()
     deaf = socket.socket(socket.AF_UNIX)
     deaf.connect(fake.socket)

@@ -50,7 +50,7 @@ def refused(answer, key):
     return True
 
 
-def test_only_what_the_user_may_open(shared, files):  # noqa: F811
+def test_define_fails_when_user_may_not_open_a_file(shared, files):  # noqa: F811
     f = files
     assert "return" in define(shared, "v", f / "mine.raw")
     assert refused(define(shared, "v", f / "roots.raw"), "disks[0].path")
@@ -74,7 +74,7 @@ def test_only_what_the_user_may_open(shared, files):  # noqa: F811
     assert [v["name"] for v in shared.qmp().run("vm-list")["vms"]] == ["mine", "other", "v"]
 
 
-def test_rights_count_again_at_the_start(shared, files):  # noqa: F811
+def test_start_checks_the_definers_rights_again(shared, files):  # noqa: F811
     link = files / "link.raw"
     os.symlink(files / "mine.raw", link)
     assert "return" in define(shared, "v", link)
@@ -103,7 +103,7 @@ def test_rights_count_again_at_the_start(shared, files):  # noqa: F811
     assert opened and not [x for x in opened if x.endswith(".raw")]
 
 
-def test_who_defined_it_is_not_the_users_to_say(shared, files):  # noqa: F811
+def test_tampered_rights_file_grants_nothing(shared, files):  # noqa: F811
     d = {**definition(shared, "v", files / "mine.raw"), "definer": {"user": 1, "group": 1, "groups": []}}
     a = as_nobody(shared, ["vm-define", {"definition": d}])[0]
     assert a["error"]["class"] == "InvalidArgument" and "definer" in a["error"]["desc"]
@@ -120,7 +120,7 @@ def test_who_defined_it_is_not_the_users_to_say(shared, files):  # noqa: F811
     assert "definer: makes no sense" in shared.log.read_text()
 
 
-def test_a_restored_vm_is_its_restorers(shared, files, tmp_path):  # noqa: F811
+def test_restored_vm_has_rights_of_restoring_user(shared, files, tmp_path):  # noqa: F811
     """A saved state contains a definition: its files are opened with the restoring user's rights."""
     d = {**definition(shared, "w", files / "roots.raw"), "uuid": "2f1c0c0e-5d3a-4b53-9c39-0d8f1c6a7b11"}
     state = files / "state"
@@ -142,7 +142,7 @@ def test_a_restored_vm_is_its_restorers(shared, files, tmp_path):  # noqa: F811
         shared.qmp().run("vm-info", vm="w")
 
 
-def test_clones_have_their_sources_rights(shared, files):  # noqa: F811
+def test_clone_has_rights_of_its_source(shared, files):  # noqa: F811
     link = files / "link.raw"
     os.symlink(files / "mine.raw", link)
     assert "return" in define(shared, "v", link, readonly=True)
@@ -158,7 +158,7 @@ def test_clones_have_their_sources_rights(shared, files):  # noqa: F811
         assert f"disks[0].path: {link}: Permission denied" in shared.cairn("start", "c", ok=5).stderr
 
 
-def test_clones_disks_are_made_by_who_defined_their_source(shared, files):  # noqa: F811
+def test_clone_disks_are_created_with_rights_of_source(shared, files):  # noqa: F811
     there = sorted(os.listdir(files))
     assert "return" in define(shared, "w", files / "mine.raw")
     shared.cairn("start", "w")
@@ -189,7 +189,7 @@ def test_clones_disks_are_made_by_who_defined_their_source(shared, files):  # no
     assert [v["name"] for v in shared.qmp().run("vm-list")["vms"] if v["name"].startswith("d")] == []
 
 
-def test_what_a_killed_daemon_left_goes_with_its_definers_rights(shared, files):  # noqa: F811
+def test_leftovers_of_killed_daemon_are_removed_with_definers_rights(shared, files):  # noqa: F811
     there = sorted(os.listdir(files))
     d = definition(shared, "w", files / "mine.raw")
     d["boot"]["cmdline"] = f"clone-until={shared.tmp}/go:d-2"
@@ -206,7 +206,7 @@ def test_what_a_killed_daemon_left_goes_with_its_definers_rights(shared, files):
     assert sorted(os.listdir(files)) == there
 
 
-def test_an_owner_of_one_vm_makes_no_others(shared, files):  # noqa: F811
+def test_owner_of_one_vm_cannot_clone_it(shared, files):  # noqa: F811
     shared.cairn("revoke", "--user", "nobody")
     shared.cairn("grant", "owner", "mine", "--user", "nobody")
     shared.cairn("start", "mine")
@@ -215,7 +215,7 @@ def test_an_owner_of_one_vm_makes_no_others(shared, files):  # noqa: F811
     assert [v["name"] for v in shared.qmp().run("vm-list")["vms"]] == ["mine", "other"]
 
 
-def test_an_owner_changes_their_own(shared, files):  # noqa: F811
+def test_owner_can_redefine_own_vm_only(shared, files):  # noqa: F811
     """With their own files only; not another user's VM by name or uuid, nor a VM that does not exist."""
     shared.cairn("revoke", "--user", "nobody")
     shared.cairn("grant", "owner", "mine", "--user", "nobody")
@@ -250,7 +250,7 @@ def test_an_owner_changes_their_own(shared, files):  # noqa: F811
     shared.cairn("start", "mine")
 
 
-def test_a_clone_that_is_being_made_keeps_its_definition(shared):  # noqa: F811
+def test_clone_in_progress_cannot_be_redefined(shared):  # noqa: F811
     """When the clone fails, its own disks are removed, not those of a new definition."""
     shared.define("src", cmdline=f"clone-until={shared.tmp}/go:c-2")
     shared.cairn("start", "src")
@@ -263,7 +263,7 @@ def test_a_clone_that_is_being_made_keeps_its_definition(shared):  # noqa: F811
     assert [v["name"] for v in q.run("vm-list")["vms"]] == ["mine", "other", "src"]
 
 
-def test_names_of_others_are_not_told(shared, files):  # noqa: F811
+def test_state_hides_names_of_other_users_vms(shared, files):  # noqa: F811
     """A user who may see only one VM does not learn from its state which other VM uses its disk."""
     for name in ("mine", "other"):
         shared.cairn("define", shared.write(name, disks=[{"path": str(files / "roots.raw"), "format": "raw"}]))
@@ -277,7 +277,7 @@ def test_names_of_others_are_not_told(shared, files):  # noqa: F811
     assert "is in use by VM 'other'" in start["error"]["desc"]
 
 
-def test_without_a_role_nothing_is_told(shared):  # noqa: F811
+def test_every_command_is_denied_alike_without_a_role(shared):  # noqa: F811
     """Each command of the schema is denied with the same words whether the VM exists or not."""
     schema = shared.qmp().run("query-qmp-schema")
     args = {o["name"]: [m["name"] for m in o.get("members", [])] for o in schema}
@@ -294,7 +294,7 @@ def test_without_a_role_nothing_is_told(shared):  # noqa: F811
         assert name in public or not allowed(here), (name, here)
 
 
-def test_nothing_is_left_of_opening(shared, files):  # noqa: F811
+def test_opening_files_leaves_no_processes_and_fds(shared, files):  # noqa: F811
     proc = f"/proc/{shared.proc.pid}"
     before = len(os.listdir(f"{proc}/fd"))
     for i in range(5):
@@ -304,7 +304,7 @@ def test_nothing_is_left_of_opening(shared, files):  # noqa: F811
     until(lambda: len(os.listdir(f"{proc}/fd")) <= before + 1)
 
 
-def test_an_owner_renames_their_own(shared, files):  # noqa: F811
+def test_owner_can_rename_own_vm(shared, files):  # noqa: F811
     """The VM still belongs to its definer, and the old name grants that user nothing."""
     shared.cairn("revoke", "--user", "nobody")
     shared.cairn("grant", "owner", "mine", "--user", "nobody")

@@ -16,7 +16,7 @@ def rtc(guest, register):
     return int(f"{int(value, 0):x}")  # BCD
 
 
-def test_cdrom(kvm, tmp_path):
+def test_cdrom_is_read_only_and_empty_without_medium(kvm, tmp_path):
     """A read-only disk; without a medium, a disk of zero sectors."""
     iso = tmp_path / "a.iso"
     iso.write_bytes(b"CD001" + bytes(65531))
@@ -32,7 +32,7 @@ def test_cdrom(kvm, tmp_path):
     assert iso.read_bytes()[:5] == b"CD001"
 
 
-def test_clock(kvm):
+def test_clock_shows_local_time_when_configured(kvm):
     """The hardware clock shows local time when configured, UTC otherwise."""
     env = {**os.environ, "TZ": "JST-9"}
     for clock, ahead in (("localtime", 9), ("utc", 0)):
@@ -45,7 +45,7 @@ def test_clock(kvm):
             assert hour in (before, after)
 
 
-def test_cdrom_under_the_daemon(kvm, daemon, tmp_path):
+def test_inserted_medium_is_there_at_next_start(kvm, daemon, tmp_path):
     """QMP shows an empty drive as well; an inserted medium is there at the next start."""
     iso = tmp_path / "a.iso"
     iso.write_bytes(bytes(4096))

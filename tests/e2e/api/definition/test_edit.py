@@ -31,7 +31,7 @@ def refused(fake, words, *args, ok=None):
     return r
 
 
-def test_sizes(fake):
+def test_setvcpus_and_setmem_change_the_definition(fake):
     fake.define("vm1")
     assert fake.cairn("setvcpus", "vm1", "3", "--config").stdout == ""
     assert fake.cairn("setvcpus", "vm1", "4", "--config", "--maximum").stdout == ""
@@ -65,7 +65,7 @@ def test_desc(fake):
     refused(fake, "must be one line", "desc", "vm1", "a\nb")
 
 
-def test_disks(fake):
+def test_attach_and_detach_disk(fake):
     fake.define("vm1", disks=[{"path": image(fake, "root.img"), "format": "raw"}])
     data, cow = image(fake, "data.img"), image(fake, "cow.qcow2", b"QFI\xfb" + b"\0" * 512)
     assert fake.cairn("attach-disk", "vm1", data, "vdc", "--config", "--serial", "S1", "--mode",
@@ -100,7 +100,7 @@ def img(*args):
     subprocess.run([os.path.join(BUILD, "cairn-img"), *args], check=True, stdout=subprocess.DEVNULL)
 
 
-def test_backing_layers(fake):
+def test_attached_disk_brings_its_backing_files(fake):
     """An attached disk brings its backing files along; formats are never guessed."""
     fake.define("vm1")
     base, mid, top = (str(fake.tmp / n) for n in ("base.raw", "mid.qcow2", "top.qcow2"))
@@ -112,7 +112,7 @@ def test_backing_layers(fake):
     assert (d["path"], d["backing"]) == (top, [{"path": mid, "format": "qcow2"}, {"path": base, "format": "raw"}])
 
 
-def test_names_of_positionals(fake):
+def test_positionals_can_be_named_as_in_virsh(fake):
     """virsh accepts a name for each positional, as blogs write them."""
     fake.define("vm1", disks=[{"path": image(fake, "root.img"), "format": "raw"}])
     data = image(fake, "data.img")
@@ -131,7 +131,7 @@ def test_names_of_positionals(fake):
     assert "has no option --vm" in fake.cairn("setvcpus", "--vm", "vm2", ok=2).stderr
 
 
-def test_media(fake):
+def test_change_media_inserts_and_ejects(fake):
     iso, other = image(fake, "a.iso"), image(fake, "b.iso")
     fake.define("vm1", disks=[{"path": image(fake, "root.img"), "format": "raw"}])
     fake.cairn("attach-disk", "vm1", iso, "cd0", "--type", "cdrom")
@@ -149,7 +149,7 @@ def test_media(fake):
     assert inactive(fake, "vm1")["disks"][1]["path"] == other
 
 
-def test_interfaces(fake):
+def test_attach_and_detach_interface(fake):
     fake.define("vm1")
     r = fake.cairn("attach-interface", "vm1", "bridge", "br0", "--mac", "52:54:00:00:00:01", "--model",
                    "virtio", "--config")
@@ -194,7 +194,7 @@ def test_interfaces(fake):
     assert inactive(fake, "vm1")["interfaces"][0]["mac"] == first["mac"]
 
 
-def test_while_it_runs(fake):
+def test_change_of_running_vm_applies_at_next_start(fake):
     """The next start uses the change; until then the VM is shown as it runs."""
     fake.define("vm1", disks=[{"path": image(fake, "root.img"), "format": "raw"}])
     fake.cairn("start", "vm1")
@@ -215,7 +215,7 @@ def test_while_it_runs(fake):
     assert fake.cairn("setvcpus", "vm1", "3", "--current").stderr == ""
 
 
-def test_saved(fake):
+def test_change_that_does_not_fit_saved_state_is_refused(fake):
     """A definition that the saved state may not fit is refused at once, not at the next start."""
     fake.define("vm1")
     fake.cairn("start", "vm1")
@@ -225,7 +225,7 @@ def test_saved(fake):
     assert fake.cairn("setvcpus", "vm1", "2").stderr == ""
 
 
-def test_nobody_loses_a_change(fake):
+def test_concurrent_changes_are_all_kept(fake):
     """Eight clients add a key each at the same time: all changes are kept."""
     fake.define("vm1")
     before = inactive(fake, "vm1")
@@ -256,7 +256,7 @@ def editor(fake, *scripts):
     fake.env["VISUAL"] = str(path)
 
 
-def test_edit(fake):
+def test_edit_changes_definition_with_editor(fake):
     fake.define("vm1")
     editor(fake, ":")
     r = fake.cairn("edit", "vm1")
@@ -303,7 +303,7 @@ def typed(fake, *answers):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said.decode()
 
 
-def test_edit_again(fake):
+def test_edit_offers_another_try_after_conflict_or_error(fake):
     fake.define("vm1")
     editor(fake, "echo '{' > \"$1\"", "sed -i 's/{/nothing/' \"$1\"")
     status, said = typed(fake, "?", "y", "n")
@@ -325,7 +325,7 @@ def folders(fake):
     return sorted(p.name for p in (fake.state / "vms").iterdir() if p.name[0] != ".")
 
 
-def test_rename(fake):
+def test_rename_keeps_schedule_permissions_and_saved_state(fake):
     """With its schedule, permissions and saved state, also for the next daemon."""
     fake.define("vm1", title="T")
     fake.define("vm2")
@@ -365,7 +365,7 @@ def test_rename(fake):
 
 @pytest.mark.parametrize("moved", [False, True])
 @pytest.mark.parametrize("kept", [False, True])
-def test_rename_cut_short(fake, moved, kept):
+def test_interrupted_rename_is_completed_by_next_daemon(fake, moved, kept):
     """A daemon dies between two steps of a rename. Before the folder has its new name nothing is renamed;
     afterwards the next daemon completes the rename."""
     fake.define("vm1")
@@ -392,7 +392,7 @@ def test_rename_cut_short(fake, moved, kept):
     assert folders(fake) == []
 
 
-def test_rename_killed(fake):
+def test_killed_daemon_leaves_vm_under_one_name(fake):
     """The daemon is killed while VMs are renamed: each has one of its two names, with all its files."""
     fake.define("vm0")
     fake.cairn("grant", "owner", "vm0", "--user", "4242")
@@ -420,7 +420,7 @@ def test_rename_killed(fake):
         name = now
 
 
-def test_edit_xml(fake):
+def test_edit_xml_changes_definition(fake):
     fake.define("vm1", disks=[{"path": image(fake, "root.img"), "format": "raw"}])
     editor(fake, ":")
     for how in (["--xml"], ["--format", "xml"], ["--format=xml"]):

@@ -68,7 +68,7 @@ def changed(definition, path, value):
     return d
 
 
-def test_examples(schema):
+def test_documented_examples_are_valid(schema):
     both = examples()
     assert len(both) >= 2
     for d in both:
@@ -110,7 +110,7 @@ def test_schema_and_parser_agree(schema):
         assert said or fits, (path, v, list(schema.iter_errors(d)))
 
 
-def test_validate(tmp_path):
+def test_validate_reports_errors_without_a_daemon(tmp_path):
     good = tmp_path / "vm.json"
     good.write_text(json.dumps({"name": "a", "memory": "1G", "boot": {"kernel": "k"}}))
     r = cairn("validate", str(good))

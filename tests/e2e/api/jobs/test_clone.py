@@ -50,7 +50,7 @@ def web(daemon, tmp_path):
     return a, b, c
 
 
-def test_a_full_clone_is_another_vm_with_the_same_content(daemon, tmp_path, web):
+def test_full_clone_has_same_content_and_new_identity(daemon, tmp_path, web):
     a, b, c = web
     r = daemon.cairn("clone", "web1", "web2", "--dry-run", "--format", "json")
     new_a, new_b = tmp_path / "web2.qcow2", tmp_path / "web2-vdb.raw"
@@ -68,7 +68,7 @@ def test_a_full_clone_is_another_vm_with_the_same_content(daemon, tmp_path, web)
     assert checked(new_a) and not a.exists()
 
 
-def test_linked_clones_stand_on_its_disks(daemon, tmp_path, web):
+def test_linked_clones_use_source_disks_as_backing_files(daemon, tmp_path, web):
     a, b, c = web
     r = daemon.cairn("clone", "web1", "--linked", "--count", "3", "--name-pattern", "web-%02d")
     assert r.stdout == "Domain 'web1' cloned 3 times, as 'web-01' to 'web-03'\n"
@@ -101,7 +101,7 @@ def test_linked_clones_stand_on_its_disks(daemon, tmp_path, web):
     assert c.exists() and not a.exists() and names(daemon) == ["flat"]
 
 
-def test_clones_run_side_by_side_and_their_source_stays_as_it_is(daemon, tmp_path, kvm, guest):
+def test_running_clones_leave_source_unchanged(daemon, tmp_path, kvm, guest):
     a = image(tmp_path, "src.qcow2")
     fill(a, 7)
     daemon.define("src", boot={"kernel": guest("interp.elf")}, disks=[disk(a)], debug_exit=True)
@@ -144,7 +144,7 @@ def test_snapshots_are_left_out_or_taken_along(daemon, tmp_path):
     assert "--snapshots is for --full" in daemon.cairn("clone", "web1", "x", "--linked", "--snapshots", ok=None).stderr
 
 
-def test_what_is_taken_is_refused_before_anything_is_done(daemon, tmp_path, web):
+def test_taken_names_are_refused_before_any_work(daemon, tmp_path, web):
     a, b, c = web
     daemon.define("other", disks=[disk(image(tmp_path, "o.qcow2"))],
                   interfaces=[{"type": "user", "mac": "52:54:00:00:00:07"}])
@@ -192,7 +192,7 @@ def test_what_is_taken_is_refused_before_anything_is_done(daemon, tmp_path, web)
     assert same(a, tmp_path / "sub/a.qcow2") and same(b, tmp_path / "sub/b.raw")
 
 
-def test_only_of_one_that_is_off(daemon, tmp_path, kvm, guest):
+def test_clone_of_running_vm_is_refused(daemon, tmp_path, kvm, guest):
     a = image(tmp_path, "v.qcow2")
     daemon.define("v", boot={"kernel": guest("idle.elf")}, disks=[disk(a)])
     daemon.cairn("start", "v")
@@ -205,7 +205,7 @@ def test_only_of_one_that_is_off(daemon, tmp_path, kvm, guest):
     assert names(daemon) == ["v"]
 
 
-def test_templates(daemon, web):
+def test_template_cannot_start_and_can_be_cloned(daemon, web):
     assert daemon.cairn("template", "web1").stdout == "Domain 'web1' is a template\n"
     daemon.cairn("template", "web1")
     for restart in (False, True):
@@ -241,7 +241,7 @@ CHANGES = [
 ]
 
 
-def test_a_template_is_not_changed(daemon, tmp_path, monkeypatch):
+def test_changes_of_a_template_are_refused(daemon, tmp_path, monkeypatch):
     a = image(tmp_path, "web1.qcow2")
     d = dict(disks=[disk(a), disk(image(tmp_path, "b.qcow2")), disk(image(tmp_path, "c.iso", "raw"), "raw", readonly=True, device="cdrom")],
              interfaces=[{"type": "user"}])
@@ -271,7 +271,7 @@ def test_a_template_is_not_changed(daemon, tmp_path, monkeypatch):
     assert definition(daemon, "web1") != before
 
 
-def test_what_else_is_made_of_a_template(daemon, tmp_path, kvm, guest):
+def test_imported_and_reverted_templates(daemon, tmp_path, kvm, guest):
     a = image(tmp_path, "src.qcow2")
     fill(a, 7)
     daemon.define("src", boot={"kernel": guest("interp.elf")}, disks=[disk(a)])
@@ -313,7 +313,7 @@ def test_what_else_is_made_of_a_template(daemon, tmp_path, kvm, guest):
 
 # ---- rights ----
 
-def test_with_the_rights_of_who_defined_the_source(shared, files):  # noqa: F811
+def test_clone_is_made_with_rights_of_sources_definer(shared, files):  # noqa: F811
     shared.stop()
     shared.vm_program = None  # a real one: it works on images
     shared.start()
@@ -337,7 +337,7 @@ def test_with_the_rights_of_who_defined_the_source(shared, files):  # noqa: F811
     assert not os.path.exists("/etc/cairn-was-here")
 
 
-def test_to_make_vms_takes_an_admin(shared):  # noqa: F811
+def test_clone_by_non_admin_is_denied(shared):  # noqa: F811
     shared.cairn("grant", "owner", "mine", "--user", "nobody")
     e = as_nobody(shared, ["vm-clone", {"vm": "mine", "name": "x"}])[0]["error"]
     assert e["class"] == "PermissionDenied" and "admin" in e["desc"]
@@ -349,7 +349,7 @@ def made(tmp_path):
     return sorted(p.name for p in tmp_path.iterdir() if p.name.startswith("n"))
 
 
-def test_no_space_leaves_nothing(daemon, tmp_path):
+def test_clone_leaves_nothing_when_disk_is_full(daemon, tmp_path):
     small = tmp_path / "small"
     small.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "none", small], stderr=subprocess.PIPE).returncode:
@@ -387,7 +387,7 @@ def away(daemon):
     daemon.cairn("undefine", *(n for n in names(daemon) if n != "src"), "--remove-all-storage")
 
 
-def test_cancel_leaves_nothing(daemon, tmp_path, large):
+def test_cancelled_clone_leaves_nothing(daemon, tmp_path, large):
     while True:
         q, job = clone_begin(daemon, count=8)
         until(lambda: made(tmp_path))
@@ -405,7 +405,7 @@ def test_cancel_leaves_nothing(daemon, tmp_path, large):
     assert same(large, tmp_path / "n.qcow2")
 
 
-def test_a_source_that_is_redefined_meanwhile(daemon, tmp_path, large):
+def test_clone_uses_definition_from_its_request(daemon, tmp_path, large):
     """The clones match the source's definition at the time of the request."""
     q, job = clone_begin(daemon, count=6)
     until(lambda: made(tmp_path))
@@ -416,7 +416,7 @@ def test_a_source_that_is_redefined_meanwhile(daemon, tmp_path, large):
     assert all(same(large, tmp_path / f"n-{i}.qcow2") for i in range(1, 7))
 
 
-def test_the_process_that_copies_dies(daemon, tmp_path, large):
+def test_clone_fails_when_copying_process_dies(daemon, tmp_path, large):
     while True:
         q, job = clone_begin(daemon, count=4)
         until(lambda: made(tmp_path))
@@ -436,7 +436,7 @@ def unfinished(daemon):
 
 
 @pytest.mark.parametrize("kind", ["linked", "full"])
-def test_a_daemon_that_dies_over_it_leaves_all_or_none(daemon, tmp_path, large, kind):
+def test_killed_daemon_leaves_all_clones_or_none(daemon, tmp_path, large, kind):
     rnd = random.Random(8)
     for i in range(8):
         clone_begin(daemon, count=3, kind=kind)
@@ -453,7 +453,7 @@ def test_a_daemon_that_dies_over_it_leaves_all_or_none(daemon, tmp_path, large, 
     assert len(made(tmp_path)) == 3
 
 
-def test_what_a_killed_daemon_had_begun_goes_and_nothing_else(daemon, tmp_path):
+def test_next_daemon_removes_unfinished_clones_only(daemon, tmp_path):
     """The file that names the batch is removed last, in one step: while it exists all its clones are removed,
     afterwards none."""
     daemon.define("src", disks=[disk(image(tmp_path, "src.qcow2"))])
@@ -480,7 +480,7 @@ def test_what_a_killed_daemon_had_begun_goes_and_nothing_else(daemon, tmp_path):
     assert sorted(os.listdir(daemon.state / "vms")) == ["n-5", "src"]
 
 
-def test_progress_is_told(daemon, large):
+def test_clone_reports_progress(daemon, large):
     q, job = clone_begin(daemon, count=2)
     q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
     (j,) = q.run("query-jobs", id=job)
@@ -503,7 +503,7 @@ def sysprep(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_another_identity(sysprep, daemon, web):
+def test_reset_identity_runs_virt_sysprep(sysprep, daemon, web):
     a, b, c = web
     daemon.cairn("clone", "web1", "--linked", "--name-pattern", "web_%02d", "--count", "2", "--reset-identity")
     asked = sorted((sysprep / "asked").read_text().splitlines())
@@ -520,7 +520,7 @@ def test_another_identity(sysprep, daemon, web):
     assert "bad" not in names(daemon) and not [n for n in os.listdir(sysprep) if n.startswith("bad")]
 
 
-def test_two_that_are_to_have_one_uuid(sysprep, daemon, web):
+def test_second_clone_with_same_uuid_is_refused(sysprep, daemon, web):
     """Both are requested at once: the refused one does not remove the next daemon's record of the other."""
     daemon.cairn("clone", "web1", "web2", "--linked")
     os.mkfifo(sysprep / "say")  # so the first is not complete
@@ -543,7 +543,7 @@ def test_two_that_are_to_have_one_uuid(sysprep, daemon, web):
 
 
 @pytest.mark.parametrize("end", ["killed", "stopped", "cancelled"])
-def test_what_virt_sysprep_has_started_ends_with_it(sysprep, daemon, web, end):
+def test_children_of_virt_sysprep_end_with_it(sysprep, daemon, web, end):
     deep, script = sysprep / "deep", sysprep / "tools" / "virt-sysprep"
     script.write_text(f"#!/bin/sh\nsh -c \"sh -c 'echo \\$\\$ > {deep}; exec sleep 600'; true\"; true\n")
     job = daemon.qmp().run("vm-clone", vm="web1", name="copy", reset_identity=True)["job"]
@@ -559,7 +559,7 @@ def test_what_virt_sysprep_has_started_ends_with_it(sysprep, daemon, web, end):
     assert not [n for n in os.listdir(sysprep) if n.startswith("copy")]
 
 
-def test_without_virt_sysprep_it_is_said(daemon, web, monkeypatch):
+def test_missing_virt_sysprep_is_reported(daemon, web, monkeypatch):
     daemon.stop()
     daemon.env["PATH"] = "/nowhere"
     daemon.start()

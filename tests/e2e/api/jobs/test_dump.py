@@ -71,7 +71,7 @@ def cores(daemon, name="vm1"):
 
 # ---- content ----
 
-def test_a_running_guest(daemon, guest, kvm, tmp_path):
+def test_dump_of_running_guest_reads_in_gdb(daemon, guest, kvm, tmp_path):
     console = begin(daemon, guest, vcpus=2)
     console.run(f"wr64 {AT} {MARK}")
     core = tmp_path / "core"
@@ -93,7 +93,7 @@ def test_a_running_guest(daemon, guest, kvm, tmp_path):
     console.close()
 
 
-def test_it_is_of_one_instant(daemon, guest, kvm, tmp_path):
+def test_dump_shows_memory_of_one_instant(daemon, guest, kvm, tmp_path):
     """A guest that writes all the time: each write to a page raises its number and the sum of all numbers."""
     console = begin(daemon, guest, vcpus=2)
     console.run(f"storm start 1 {AT} 0x1000000")
@@ -117,7 +117,7 @@ def test_it_is_of_one_instant(daemon, guest, kvm, tmp_path):
     console.close()
 
 
-def test_crash_and_reset(daemon, guest, kvm, tmp_path):
+def test_dump_with_crash_or_reset_option(daemon, guest, kvm, tmp_path):
     console = begin(daemon, guest)
     console.run(f"wr64 {AT} {MARK}")
     daemon.cairn("dump", "vm1", str(tmp_path / "a"), "--reset")
@@ -130,7 +130,7 @@ def test_crash_and_reset(daemon, guest, kvm, tmp_path):
     console.close()
 
 
-def test_after_a_snapshot_and_in_a_clone(daemon, guest, kvm, tmp_path):
+def test_dump_after_a_snapshot_and_of_a_clone(daemon, guest, kvm, tmp_path):
     """With tracked memory, and with memory shared with a source."""
     console = begin(daemon, guest)
     console.run(f"wr64 {AT} {MARK}")
@@ -146,7 +146,7 @@ def test_after_a_snapshot_and_in_a_clone(daemon, guest, kvm, tmp_path):
 
 # ---- failures ----
 
-def test_refusals(fake, tmp_path):
+def test_impossible_dumps_are_refused(fake, tmp_path):
     fake.define("vm1")
     core = str(tmp_path / "core")
     assert "dump works when it is running" in fake.cairn("dump", "vm1", core, ok=4).stderr
@@ -170,7 +170,7 @@ def test_refusals(fake, tmp_path):
         assert "appending" in q.answer()["error"]["desc"]
 
 
-def test_a_failed_or_cancelled_one_leaves_no_file(fake, tmp_path):
+def test_failed_or_cancelled_dump_leaves_no_file(fake, tmp_path):
     fake.define("vm1", cmdline="work-fails")
     fake.cairn("start", "vm1")
     core = tmp_path / "core"
@@ -183,7 +183,7 @@ def test_a_failed_or_cancelled_one_leaves_no_file(fake, tmp_path):
     assert ev["result"]["status"] == "failed" and "no space left" in ev["error"]
 
 
-def test_cancel(fake, tmp_path):
+def test_cancelled_dump_lets_the_vm_run(fake, tmp_path):
     fake.define("vm1", cmdline="work-takes=60000")
     fake.cairn("start", "vm1")
     q = fake.qmp()
@@ -202,7 +202,7 @@ def test_cancel(fake, tmp_path):
 
 # ---- QMP ----
 
-def test_qmp(daemon, guest, kvm, tmp_path):
+def test_qmp_dump_guest_memory(daemon, guest, kvm, tmp_path):
     console = begin(daemon, guest)
     console.run(f"wr64 {AT} {MARK}")
     q = own_socket(daemon)
@@ -238,7 +238,7 @@ def test_qmp(daemon, guest, kvm, tmp_path):
     console.close()
 
 
-def test_qmp_removes_what_failed(fake, tmp_path):
+def test_failed_qmp_dump_removes_its_file(fake, tmp_path):
     fake.define("vm1", cmdline="work-fails")
     fake.cairn("start", "vm1")
     q = own_socket(fake)
@@ -254,7 +254,7 @@ def test_qmp_removes_what_failed(fake, tmp_path):
 
 @pytest.mark.parametrize("how, reason", [("triple", "triple fault"), ("panic", "guest panicked"),
                                          ("emulation", "emulation failure")])
-def test_coredump_destroy(daemon, guest, kvm, how, reason):
+def test_coredump_destroy_dumps_and_ends_vm(daemon, guest, kvm, how, reason):
     console = begin(daemon, guest, on_crash="coredump-destroy")
     console.run(f"wr64 {AT} {MARK}")
     q = daemon.qmp()
@@ -275,7 +275,7 @@ def test_coredump_destroy(daemon, guest, kvm, how, reason):
     until(lambda: not (daemon.state / "vms" / "vm1").exists())
 
 
-def test_coredump_restart_keeps_two(daemon, guest, kvm):
+def test_coredump_restart_keeps_two_dumps(daemon, guest, kvm):
     q = daemon.qmp()
     console = begin(daemon, guest, on_crash="coredump-restart")
     paths = []
@@ -292,7 +292,7 @@ def test_coredump_restart_keeps_two(daemon, guest, kvm):
     console.close()
 
 
-def test_a_crash_while_no_daemon_runs(daemon, guest, kvm):
+def test_crash_without_daemon_is_dumped_by_next_daemon(daemon, guest, kvm):
     console = begin(daemon, guest, on_crash="coredump-destroy")
     pid = daemon.info("vm1")["pid"]
     daemon.stop(signal.SIGKILL)
@@ -307,7 +307,7 @@ def test_a_crash_while_no_daemon_runs(daemon, guest, kvm):
     assert len(cores(daemon)) == 1 and cores(daemon)[0].endswith(".core")
 
 
-def test_a_dump_that_fails_does_not_keep_it(fake):
+def test_failed_dump_does_not_block_on_crash_action(fake):
     fake.define("vm1", cmdline="crash-after=300 work-fails", on_crash="coredump-destroy")
     q = fake.qmp()
     fake.cairn("start", "vm1")
@@ -316,7 +316,7 @@ def test_a_dump_that_fails_does_not_keep_it(fake):
     assert cores(fake) == []
 
 
-def test_one_that_cannot_begin_does_not_keep_it(fake):
+def test_dump_that_cannot_begin_does_not_block_on_crash_action(fake):
     fake.define("vm1", cmdline="crash-after=300", on_crash="coredump-destroy")
     (fake.state / "vms/vm1/dumps").write_text("in the way")
     q = fake.qmp()
@@ -325,7 +325,7 @@ def test_one_that_cannot_begin_does_not_keep_it(fake):
     q.event("VM_STATE_CHANGE", vm="vm1", state="crashed")
 
 
-def test_a_crash_in_the_middle_of_work(fake, tmp_path):
+def test_dump_after_crash_waits_for_end_of_work(fake, tmp_path):
     """The dump waits for the end of the work."""
     fake.define("vm1", cmdline=f"crash-after=1 when={tmp_path}/crash work-until={tmp_path}/go",
                 on_crash="coredump-destroy")
@@ -341,7 +341,7 @@ def test_a_crash_in_the_middle_of_work(fake, tmp_path):
     assert len(cores(fake)) == 1
 
 
-def test_the_watchdogs_dump(daemon, guest, kvm):
+def test_watchdog_dump_lets_the_vm_run_on(daemon, guest, kvm):
     console = begin(daemon, guest, watchdog={"action": "dump"})
     vm, q = own_socket(daemon), daemon.qmp()
     console.run("watchdog start 40")
@@ -358,6 +358,6 @@ def test_the_watchdogs_dump(daemon, guest, kvm):
 
 @pytest.mark.parametrize("keys, words", [({"on_crash": "coredump-restart"}, "on_crash"),
                                          ({"watchdog": {"action": "dump"}}, "watchdog.action")])
-def test_not_without_a_daemon(fake, keys, words):
+def test_coredump_actions_need_a_daemon(fake, keys, words):
     r = fake.cairn("run", fake.write("vm1", **keys), ok=None)
     assert r.returncode and words in r.stderr and "daemon" in r.stderr

@@ -50,7 +50,7 @@ def chain(tmp_path, monkeypatch):
             {"path": "base.raw", "format": "raw", "readonly": True}, {"device": "cdrom"}]
 
 
-def test_there_and_back(daemon, chain, tmp_path):
+def test_exported_vm_imports_unchanged(daemon, chain, tmp_path):
     daemon.define("vm1", disks=chain, title="a title", interfaces=[{"type": "user"}])
     assert daemon.cairn("export", "vm1", "x.tar.zst").stdout == "Domain 'vm1' exported to x.tar.zst\n"
     assert open("x.tar.zst", "rb").read(4) == b"\x28\xb5\x2f\xfd" and os.stat("x.tar.zst").st_mode & 0o777 == 0o600
@@ -73,7 +73,7 @@ def test_there_and_back(daemon, chain, tmp_path):
     run("cmp", "base.raw", "there/vm1/vda-1.raw")
 
 
-def test_a_bound_on_what_comes(daemon, chain):
+def test_import_beyond_max_size_is_refused(daemon, chain):
     """A limit on the data; holes do not count."""
     with open("d.raw", "wb") as f:
         f.write(bytes(1) + b"d" * 200000)
@@ -89,7 +89,7 @@ def test_a_bound_on_what_comes(daemon, chain):
     assert os.path.getsize("vm2/vda.raw") == 64 << 20
 
 
-def test_beside_the_first(daemon, chain):
+def test_import_beside_its_source_gets_new_identity(daemon, chain):
     daemon.define("vm1", disks=chain[1:2], interfaces=[{"type": "user"}])
     daemon.cairn("export", "vm1", "x.tgz")
     assert open("x.tgz", "rb").read(2) == b"\x1f\x8b"
@@ -105,7 +105,7 @@ def test_beside_the_first(daemon, chain):
     assert names(daemon) == ["vm1"]
 
 
-def test_all_that_was_imported_goes_with_it(daemon, chain, tmp_path):
+def test_undefine_removes_all_imported_files(daemon, chain, tmp_path):
     """Base image and kernel are removed as well when no other VM uses them, so that the import can be repeated."""
     daemon.define("vm1", disks=chain)
     daemon.cairn("export", "vm1", "x.tar")
@@ -145,7 +145,7 @@ def test_all_that_was_imported_goes_with_it(daemon, chain, tmp_path):
     assert os.path.exists("kernel") and os.path.exists("base.raw") and not os.path.exists("a.qcow2")
 
 
-def test_an_archive_does_not_open_the_hosts_loopback(daemon, tmp_path):
+def test_import_drops_access_to_host_loopback(daemon, tmp_path):
     daemon.define("vm1", interfaces=[{"type": "user", "restrict": True},
                                      {"type": "user", "host_loopback": True, "forwards": [{"port": 2222, "to": 22}]}])
     daemon.cairn("export", "vm1", str(tmp_path / "x.tar"))
@@ -158,7 +158,7 @@ def test_an_archive_does_not_open_the_hosts_loopback(daemon, tmp_path):
     assert was == now
 
 
-def test_a_file_that_is_there_stays(daemon, chain, tmp_path):
+def test_export_does_not_overwrite_a_file(daemon, chain, tmp_path):
     daemon.define("vm1", disks=chain[1:2])
     (tmp_path / "x.tar").write_text("mine")
     r = daemon.cairn("export", "vm1", "x.tar", ok=4)
@@ -174,7 +174,7 @@ def test_a_file_that_is_there_stays(daemon, chain, tmp_path):
     run("tar", "-tf", "x.tar")
 
 
-def test_what_its_name_says(daemon, chain):
+def test_compression_follows_the_file_name(daemon, chain):
     daemon.define("vm1", disks=chain[1:2])
     for name in ("x", "x.zip", "x.tar.xz", ".tar"):
         r = daemon.cairn("export", "vm1", name, ok=2)
@@ -187,7 +187,7 @@ def test_what_its_name_says(daemon, chain):
     assert open("x.zip", "rb").read(2) == b"\x1f\x8b"
 
 
-def test_it_takes_the_owner(shared):  # noqa: F811
+def test_export_needs_owner_role(shared):  # noqa: F811
     """Reading a whole disk takes more than the right to start and stop the VM."""
     ask = ["vm-export", {"vm": "mine"}]
     for role, may in (("operator", False), ("owner", True)):
@@ -195,7 +195,7 @@ def test_it_takes_the_owner(shared):  # noqa: F811
         assert allowed(as_nobody(shared, ask)[0]) == may
 
 
-def test_a_look(daemon, chain):
+def test_dry_run_shows_archive_without_import(daemon, chain):
     daemon.define("vm1", disks=chain)
     daemon.cairn("export", "vm1", "x.tar")
     o = json.loads(daemon.cairn("import", "--dry-run", "x.tar", "--format", "json").stdout)
@@ -222,7 +222,7 @@ def test_a_look(daemon, chain):
     assert "cut short" in r.stderr and names(daemon) == ["vm1"] and not os.path.exists("vm2")
 
 
-def test_what_is_not_off(fake, chain):
+def test_export_of_running_or_saved_vm_is_refused(fake, chain):
     fake.define("vm1", disks=chain)
     fake.cairn("start", "vm1")
     r = fake.cairn("export", "vm1", "x.tar", ok=4)
@@ -233,7 +233,7 @@ def test_what_is_not_off(fake, chain):
     assert not [n for n in os.listdir(".") if n.startswith("x.tar")]
 
 
-def test_of_a_running_vm(daemon, kvm, guest, tmp_path, monkeypatch):
+def test_export_of_snapshot_while_vm_runs(daemon, kvm, guest, tmp_path, monkeypatch):
     """The archive has the disk as of the snapshot, while the guest keeps writing."""
     monkeypatch.chdir(tmp_path)
     run("qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "8M")
@@ -281,7 +281,7 @@ def left():
     return sorted(n for n in os.listdir(".") if "vm2" in n or n.startswith("y."))
 
 
-def test_cancelled(large):
+def test_cancelled_export_leaves_no_file(large):
     q = large.qmp()
     with open("y.tar", "w+b") as f:
         q.sock.settimeout(20)
@@ -299,7 +299,7 @@ def test_cancelled(large):
     assert names(large) == ["vm1"] and os.listdir(large.state / "vms") == ["vm1"]
 
 
-def test_into_what_it_is_not_written(large):
+def test_export_into_unsuitable_file_is_refused(large):
     q = large.qmp()
     for path, flags, why in ((".", os.O_RDONLY, "open for writing"), ("a.raw", os.O_RDWR, "not empty"),
                              ("a.raw", os.O_PATH, "open for writing")):
@@ -309,7 +309,7 @@ def test_into_what_it_is_not_written(large):
         os.close(fd)
 
 
-def test_cancelled_while_nobody_reads(large):
+def test_export_to_blocked_pipe_can_be_cancelled(large):
     """The VM is free again, whatever the client does with its end of the pipe."""
     q = large.qmp()
     r, w = os.pipe()
@@ -324,7 +324,7 @@ def test_cancelled_while_nobody_reads(large):
     os.close(w)
 
 
-def test_killed_while_nobody_reads(large):
+def test_export_to_blocked_pipe_ends_with_killed_daemon(large):
     """A killed daemon leaves no process behind, and the VM's disks are free for the next daemon."""
     q = large.qmp()
     r, w = os.pipe()
@@ -343,7 +343,7 @@ def test_killed_while_nobody_reads(large):
 
 
 @pytest.mark.seconds(120)
-def test_killed_at_any_moment(large):
+def test_import_is_complete_or_absent_after_kill_of_daemon(large):
     """The daemon dies during an import: the VM is complete or not there; then the import is repeated."""
     rng = random.Random(os.environ.get("ARCHIVE_SEED", "7"))
     for _ in range(int(os.environ.get("ARCHIVE_KILLS", "8"))):
@@ -363,7 +363,7 @@ def test_killed_at_any_moment(large):
         assert left() == []
 
 
-def test_killed_with_the_process_that_unpacks(large):
+def test_next_daemon_removes_leftovers_of_killed_import(large):
     """The next daemon removes what both have left behind."""
     p = subprocess.Popen([CAIRN, "import", "x.tar", "--name", "vm2"], env=large.env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     until(lambda: ".vm2.importing" in left())
@@ -379,7 +379,7 @@ def test_killed_with_the_process_that_unpacks(large):
     assert left() == []
 
 
-def test_killed_export(large):
+def test_killed_export_leaves_no_partial_file(large):
     """The file gets its name when it is complete."""
     p = subprocess.Popen([CAIRN, "export", "vm1", "y.tar.gz"],
                          env=large.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -391,7 +391,7 @@ def test_killed_export(large):
     large.cairn("export", "vm1", "y.tar.gz")
 
 
-def test_the_process_that_packs_dies(large):
+def test_export_fails_when_its_process_dies(large):
     q = large.qmp()
     for command, args, path, flags in (("vm-export", {"vm": "vm1", "compress": "gzip", "level": 9}, "y.tar", os.O_RDWR | os.O_CREAT),
                                        ("vm-import", {"folder": os.getcwd(), "name": "vm2"}, "x.tar", os.O_RDONLY)):
@@ -412,7 +412,7 @@ def test_the_process_that_packs_dies(large):
     large.cairn("export", "vm1", "y.tar", "--force")
 
 
-def test_one_thing_at_a_time(large):
+def test_exported_vm_refuses_other_work(large):
     q = large.qmp()
     r, w = os.pipe()  # a pipe that nobody reads, so that the export does not end
     socket.send_fds(q.sock, [b'{"execute":"vm-export","arguments":{"vm":"vm1"}}'], [w])
@@ -431,7 +431,7 @@ def test_one_thing_at_a_time(large):
 
 # ---- rights ----
 
-def test_with_the_rights_of_who_asks(shared, monkeypatch):  # noqa: F811
+def test_import_uses_rights_of_requesting_user(shared, monkeypatch):  # noqa: F811
     """Another user's import creates files as that user, where that user may, and no definition in it names other
     files."""
     monkeypatch.chdir(shared.tmp)
@@ -490,7 +490,7 @@ def test_with_the_rights_of_who_asks(shared, monkeypatch):  # noqa: F811
     ("yes '{}' 2>/dev/null &\nsleep 0.2", "ended early"),
     ("head -c 2000000 /dev/zero | tr '\\0' '\\n'", "not JSON"),
 ])
-def test_a_process_that_says_anything(tmp_path, says, why):
+def test_daemon_distrusts_hostile_import_process(tmp_path, says, why):
     """The daemon trusts nothing that the process sends, and does not wait for it."""
     archive = tmp_path / "cairn-archive"
     archive.write_text("#!/bin/sh\n" + says + "\n")

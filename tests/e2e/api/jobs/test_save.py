@@ -74,7 +74,7 @@ def test_save_replaces_a_file_only_when_it_is_whole(fake, tmp_path):
     fake.cairn("save", "vm1", str(tmp_path), ok=2)
 
 
-def test_restore_defines_what_is_not_there(fake, tmp_path):
+def test_restore_defines_missing_vm(fake, tmp_path):
     fake.define("vm1", title="the first")
     before = json.loads(fake.cairn("dumpjson", "vm1").stdout)
     fake.cairn("start", "vm1")
@@ -115,7 +115,7 @@ def test_a_state_of_another_machine_is_refused(fake, tmp_path, keys, word):
     fake.cairn("restore", f)
 
 
-def test_a_state_has_the_machine_that_ran(fake, tmp_path):
+def test_save_has_definition_that_vm_ran_with(fake, tmp_path):
     """The state has the definition that the VM ran with, not the one that it was redefined with meanwhile."""
     fake.define("vm1", memory="64M")
     fake.cairn("start", "vm1")
@@ -128,7 +128,7 @@ def test_a_state_has_the_machine_that_ran(fake, tmp_path):
     assert json.loads(fake.cairn("dumpjson", "vm1").stdout)["memory"] == "64M"
 
 
-def test_files_that_are_no_state(fake, tmp_path):
+def test_restore_of_other_files_is_refused(fake, tmp_path):
     fake.define("vm1")
     fake.cairn("start", "vm1")
     f = tmp_path / "saved.vm"
@@ -148,7 +148,7 @@ def test_files_that_are_no_state(fake, tmp_path):
     assert fake.cairn("domstate", "--reason", "vm1").stdout == "shut off (saved)\n"
 
 
-def test_managed_save(fake):
+def test_start_resumes_managed_save(fake):
     fake.define("vm1")
     fake.cairn("start", "vm1")
     assert fake.cairn("managedsave", "vm1").stdout == "Domain 'vm1' state saved by cairn\n"
@@ -170,7 +170,7 @@ def test_managed_save(fake):
 @pytest.mark.parametrize("paused, option, want", [
     (False, None, "running"), (True, None, "paused"), (False, "--paused", "paused"),
     (True, "--running", "running")])
-def test_managed_save_keeps_how_it_was(fake, paused, option, want):
+def test_managed_save_keeps_running_or_paused_state(fake, paused, option, want):
     fake.define("vm1")
     fake.cairn("start", "vm1", *(["--paused"] if paused else []))
     fake.cairn("managedsave", "vm1", *([option] if option else []))
@@ -202,7 +202,7 @@ def test_managed_save_is_dropped_only_when_asked(fake):
     assert not (fake.state / "vms/vm1").exists()
 
 
-def test_a_start_that_fails_keeps_the_managed_save(fake):
+def test_failed_start_keeps_managed_save(fake):
     fake.define("vm1")
     fake.cairn("start", "vm1")
     fake.cairn("managedsave", "vm1")
@@ -219,7 +219,7 @@ def test_a_start_that_fails_keeps_the_managed_save(fake):
     assert fake.cairn("domstate", "--reason", "vm1").stdout == "running (restored)\n"
 
 
-def test_a_managed_save_that_is_gone(fake):
+def test_start_fails_when_managed_save_is_missing(fake):
     fake.define("vm1")
     fake.cairn("start", "vm1")
     fake.cairn("managedsave", "vm1")
@@ -230,7 +230,7 @@ def test_a_managed_save_that_is_gone(fake):
     fake.cairn("start", "vm1", "--force-boot")
 
 
-def test_a_managed_save_that_went_while_no_daemon_ran(fake):
+def test_managed_save_removed_without_daemon_is_noticed(fake):
     fake.define("vm1")
     fake.cairn("start", "vm1")
     fake.cairn("managedsave", "vm1")
@@ -241,7 +241,7 @@ def test_a_managed_save_that_went_while_no_daemon_ran(fake):
     fake.cairn("start", "vm1")
 
 
-def test_restore_beside_a_managed_save(fake, tmp_path):
+def test_restore_is_refused_beside_managed_save(fake, tmp_path):
     fake.define("vm1")
     fake.cairn("start", "vm1")
     f = str(tmp_path / "saved.vm")
@@ -254,7 +254,7 @@ def test_restore_beside_a_managed_save(fake, tmp_path):
 
 # ---- daemons that die ----
 
-def test_kill_of_the_daemon_while_saved(fake):
+def test_managed_save_survives_kill_of_daemon(fake):
     fake.define("vm1")
     fake.cairn("start", "vm1")
     fake.cairn("managedsave", "vm1", "--paused")
@@ -265,7 +265,7 @@ def test_kill_of_the_daemon_while_saved(fake):
     assert fake.cairn("domstate", "vm1").stdout == "paused\n"
 
 
-def test_a_save_goes_on_without_a_daemon(fake):
+def test_save_continues_without_daemon(fake):
     fake.define("vm1", cmdline=f"work-until={fake.tmp}/go")
     fake.cairn("start", "vm1")
     fake.cairn("managedsave", "--no-wait", "vm1")
@@ -282,7 +282,7 @@ def test_a_save_goes_on_without_a_daemon(fake):
 @pytest.mark.parametrize("cmdline, save, want", [
     ("work-until=", True, "saved (saved)"), ("off-after=1 when=", False, "shut off (shutdown)"),
     ("kill-after=1 when=", False, "crashed (killed)"), (None, False, "running (booted)")])
-def test_a_start_that_the_state_missed(fake, cmdline, save, want):
+def test_next_daemon_knows_start_that_state_json_missed(fake, cmdline, save, want):
     """state.json is written behind: a killed daemon may leave one from before the start."""
     fake.define("vm1", cmdline=cmdline and f"{cmdline}{fake.tmp}/go")
     fake.cairn("start", "vm1")
@@ -308,7 +308,7 @@ def test_a_start_that_the_state_missed(fake, cmdline, save, want):
         assert fake.cairn("domstate", "vm1").stdout == "shut off\n"
 
 
-def test_a_start_that_failed_is_not_taken_for_a_run(fake):
+def test_failed_start_is_shut_off_for_next_daemon(fake):
     fake.define("vm1", cmdline="refuse")
     fake.cairn("start", "vm1", ok=6)
     fake.stop(signal.SIGKILL)
@@ -317,7 +317,7 @@ def test_a_start_that_failed_is_not_taken_for_a_run(fake):
     assert fake.cairn("domstate", "vm1").stdout == "shut off\n"
 
 
-def test_the_next_daemon_takes_a_save_back(fake):
+def test_next_daemon_adopts_save_in_progress(fake):
     fake.define("vm1", cmdline=f"work-until={fake.tmp}/go")
     fake.cairn("start", "vm1")
     was = fake.cairn("managedsave", "--no-wait", "vm1").stdout.strip()
@@ -334,7 +334,7 @@ def test_the_next_daemon_takes_a_save_back(fake):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_save_of_a_paused_vm_is_taken_back(fake, fails):
+def test_next_daemon_adopts_save_of_paused_vm(fake, fails):
     fake.define("vm1", cmdline=f"work-until={fake.tmp}/go" + (" work-fails" if fails else ""))
     fake.cairn("start", "--paused", "vm1")
     was = fake.cairn("managedsave", "--no-wait", "vm1").stdout.strip()
@@ -357,7 +357,7 @@ def test_the_save_of_a_paused_vm_is_taken_back(fake, fails):
         assert fake.cairn("domstate", "vm1").stdout == "paused\n"
 
 
-def test_a_job_whose_end_nobody_saw(fake):
+def test_job_without_known_end_is_reported_as_failed(fake):
     """The job is reported as failed, with a place to look; and its id is never reused."""
     (fake.tmp / "d.raw").write_bytes(bytes(1 << 20))
     fake.define("vm1", cmdline=f"work-until={fake.tmp}/go", disks=[{"path": "d.raw", "format": "raw"}])
@@ -383,7 +383,7 @@ def test_a_job_whose_end_nobody_saw(fake):
     q.run("job-dismiss", id=was)
 
 
-def test_a_state_that_may_have_been_used_is_not_used_again(fake):
+def test_possibly_used_managed_save_is_not_used_again(fake):
     fake.define("vm1")
     fake.cairn("start", "vm1")
     fake.cairn("managedsave", "vm1")
@@ -406,7 +406,7 @@ def test_a_state_that_may_have_been_used_is_not_used_again(fake):
 
 # ---- jobs ----
 
-def test_job_events_and_result(fake):
+def test_save_job_sends_events_and_result(fake):
     fake.define("vm1", cmdline=f"work-until={fake.tmp}/go")
     q = fake.qmp()
     q.run("vm-start", vm="vm1")
@@ -440,7 +440,7 @@ def test_job_events_and_result(fake):
 
 @pytest.mark.parametrize("key, change", [("started", -86400 * 10**9), ("started", 2 * 86400 * 10**9),
                                          ("duration", 2**63 - 2**32), ("duration", 2 * 86400 * 10**9)])
-def test_results_age_while_no_daemon_runs(fake, key, change):
+def test_job_results_expire_without_daemon(fake, key, change):
     """A result dated days ahead is damaged, and would never expire."""
     fake.define("vm1", cmdline="work-fails")
     fake.cairn("start", "vm1")
@@ -456,7 +456,7 @@ def test_results_age_while_no_daemon_runs(fake, key, change):
     assert [j["id"] for j in jobs(fake)] == [file["jobs"][1]["id"]]
 
 
-def test_jobs_that_exclude_each_other(fake, tmp_path):
+def test_conflicting_jobs_are_refused(fake, tmp_path):
     fake.define("vm1", cmdline=f"work-until={fake.tmp}/never")
     fake.cairn("start", "vm1")
     id = fake.cairn("managedsave", "--no-wait", "vm1").stdout.strip()
@@ -479,7 +479,7 @@ def test_jobs_that_exclude_each_other(fake, tmp_path):
     assert not kept(fake, "managed.save") and not kept(fake, "managed.save.tmp")
 
 
-def test_ids_of_jobs(fake):
+def test_job_ids_are_checked_and_unique(fake):
     fake.define("vm1", cmdline="work-fails")
     q = fake.qmp()
     q.run("vm-start", vm="vm1")
@@ -495,7 +495,7 @@ def test_ids_of_jobs(fake):
 
 
 @pytest.mark.seconds(240)  # each one is written
-def test_results_are_bounded(fake):
+def test_number_of_kept_results_is_bounded(fake):
     fake.define("vm1", cmdline="work-fails")
     q = fake.qmp()
     q.run("vm-start", vm="vm1")
@@ -507,7 +507,7 @@ def test_results_are_bounded(fake):
 
 
 @pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGTERM])
-def test_a_vm_that_dies_while_it_is_saved(fake, sig):
+def test_save_fails_when_vm_dies(fake, sig):
     fake.define("vm1", cmdline=f"work-until={fake.tmp}/never")
     q = fake.qmp()
     q.run("vm-start", vm="vm1")
@@ -541,7 +541,7 @@ def read_until(fd, want, seconds=50):
     return got
 
 
-def test_progress_on_a_terminal_and_ctrl_c(fake):
+def test_save_shows_progress_and_ctrl_c_cancels(fake):
     fake.define("vm1", cmdline="work-takes=1000")
     fake.cairn("start", "vm1")
     pid, fd = terminal(fake, "managedsave", "vm1")
@@ -563,7 +563,7 @@ def test_progress_on_a_terminal_and_ctrl_c(fake):
     assert fake.cairn("domstate", "vm1").stdout == "running\n"
 
 
-def test_files_over_the_socket(fake, tmp_path):
+def test_save_and_restore_pass_files_over_the_socket(fake, tmp_path):
     fake.define("vm1")
     q = fake.qmp()
     q.run("vm-start", vm="vm1")
@@ -652,7 +652,7 @@ def check(q):
     return c
 
 
-def test_memory_comes_back(daemon, filled, tmp_path):
+def test_restored_vm_has_its_memory(daemon, filled, tmp_path):
     f = str(tmp_path / "saved.vm")
     daemon.cairn("save", "vm1", f)
     assert daemon.cairn("domstate", "--reason", "vm1").stdout == "shut off (saved)\n"
@@ -679,7 +679,7 @@ def test_managed_save_of_a_real_vm_outlives_the_daemon(daemon, filled):
     check(daemon.qmp())
 
 
-def test_the_file_is_let_go_when_all_memory_is_there(daemon, filled, tmp_path):
+def test_state_file_is_closed_when_memory_is_loaded(daemon, filled, tmp_path):
     """Otherwise the deleted file would occupy space while the VM runs."""
     f = str(tmp_path / "saved.vm")
     daemon.cairn("save", "vm1", f)
@@ -690,7 +690,7 @@ def test_the_file_is_let_go_when_all_memory_is_there(daemon, filled, tmp_path):
     daemon.cairn("destroy", "vm1")
 
 
-def test_a_damaged_state_is_refused(daemon, filled, tmp_path):
+def test_damaged_state_is_refused(daemon, filled, tmp_path):
     f = tmp_path / "saved.vm"
     daemon.cairn("save", "vm1", str(f))
     good = f.read_bytes()
@@ -707,7 +707,7 @@ def test_a_damaged_state_is_refused(daemon, filled, tmp_path):
     check(filled)
 
 
-def test_a_managed_save_of_another_vm_is_refused(daemon, kvm, guest):
+def test_managed_save_of_another_vm_is_refused(daemon, kvm, guest):
     """Whoever put it there: the state contains its VM's uuid."""
     for name in ("vm1", "vm2"):
         daemon.define(name, memory="8M", boot={"kernel": guest("first_byte.elf")})

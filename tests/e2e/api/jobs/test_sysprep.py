@@ -67,7 +67,7 @@ def listed(console, folder):
     return " ".join(console.run(f"ls /mnt/{folder}"))
 
 
-def test_a_clone_beside_its_source(kvm, appliance, golden, daemon):
+def test_clone_with_reset_identity_runs_beside_its_source(kvm, appliance, golden, daemon):
     """Another machine-id, host name and MAC, as seen by the guests."""
     keys = {k: v for k, v in guestlib.linux_definition().items() if k != "name"}
     daemon.define("golden", **keys, disks=[{"path": str(golden), "format": "qcow2"}],

@@ -28,7 +28,7 @@ def names(daemon):
     return daemon.cairn("list", "--all", "--name").stdout.split()
 
 
-def test_with_its_storage(daemon, tmp_path):
+def test_undefine_removes_storage(daemon, tmp_path):
     a, b, iso = image(tmp_path, "a.qcow2"), image(tmp_path, "b.raw", "raw"), image(tmp_path, "c.iso", "raw")
     daemon.define("vm1", disks=[disk(a), disk(b, "raw"), disk(iso, "raw", readonly=True)])
     r = daemon.cairn("undefine", "vm1", "--remove-all-storage", "--dry-run")
@@ -43,7 +43,7 @@ def test_with_its_storage(daemon, tmp_path):
     assert (tmp_path / "kernel").exists() and not os.listdir(daemon.state / "vms")
 
 
-def test_a_drive_without_a_medium(daemon, tmp_path):
+def test_empty_drive_has_no_storage_to_remove(daemon, tmp_path):
     """An empty drive has no image to remove."""
     a = image(tmp_path, "a.qcow2")
     daemon.define("vm1", disks=[{"device": "cdrom"}, disk(a)])
@@ -53,7 +53,7 @@ def test_a_drive_without_a_medium(daemon, tmp_path):
     assert names(daemon) == [] and not a.exists()
 
 
-def test_some_of_it(daemon, tmp_path):
+def test_undefine_removes_named_disks_only(daemon, tmp_path):
     a, b = image(tmp_path, "a.qcow2"), image(tmp_path, "b.qcow2")
     daemon.define("vm1", disks=[disk(a), disk(b)])
     r = daemon.cairn("undefine", "vm1", "--storage", "vda,vdx", ok=3)
@@ -67,7 +67,7 @@ def test_some_of_it(daemon, tmp_path):
     assert a.exists()
 
 
-def test_what_is_no_file_of_its_own_stays(daemon, tmp_path):
+def test_undefine_keeps_symbolic_links(daemon, tmp_path):
     a = image(tmp_path, "a.raw", "raw")
     link = tmp_path / "link.raw"
     link.symlink_to(a)
@@ -80,7 +80,7 @@ def test_what_is_no_file_of_its_own_stays(daemon, tmp_path):
     assert a.exists() and link.is_symlink()
 
 
-def test_what_others_use_stays_and_they_are_named(daemon, tmp_path):
+def test_undefine_refuses_images_in_use_and_names_users(daemon, tmp_path):
     base = image(tmp_path, "base.qcow2")
     top = image(tmp_path, "top.qcow2", "qcow2", "-b", base, "-F", "qcow2")
     daemon.define("base", disks=[disk(base)])
@@ -108,7 +108,7 @@ def test_what_others_use_stays_and_they_are_named(daemon, tmp_path):
     assert not base.exists()
 
 
-def test_refusals_of_virsh(daemon, tmp_path, kvm, guest):
+def test_undefine_refuses_as_virsh(daemon, tmp_path, kvm, guest):
     a = image(tmp_path, "a.qcow2")
     daemon.define("vm1", boot={"kernel": guest("idle.elf")}, disks=[disk(a)])
     daemon.cairn("start", "vm1")
@@ -127,7 +127,7 @@ def test_refusals_of_virsh(daemon, tmp_path, kvm, guest):
     assert not a.exists() and names(daemon) == []
 
 
-def test_images_that_cannot_be_read_are_in_nobodys_way(daemon, tmp_path):
+def test_undefine_works_with_unreadable_images(daemon, tmp_path):
     a = image(tmp_path, "a.qcow2")
     daemon.define("vm1", disks=[disk(a)])
     a.write_bytes(b"no image")
@@ -135,7 +135,7 @@ def test_images_that_cannot_be_read_are_in_nobodys_way(daemon, tmp_path):
     assert not a.exists()
 
 
-def test_with_the_rights_of_who_defined_it(shared, files):  # noqa: F811
+def test_undefine_removes_files_with_definers_rights(shared, files):  # noqa: F811
     """root's daemon removes only what the VM's definer may remove."""
     def define(*paths):
         d = {"name": "v", "memory": "32M", "boot": {"kernel": str(shared.tmp / "kernel")},
@@ -159,7 +159,7 @@ def test_with_the_rights_of_who_defined_it(shared, files):  # noqa: F811
     assert not (files / "mine.raw").exists() and "v" not in names(shared)
 
 
-def test_a_daemon_that_dies_over_it_is_followed_by_one_that_ends_it(daemon, tmp_path):
+def test_next_daemon_completes_undefine(daemon, tmp_path):
     rnd = random.Random(6)
     whole = gone = 0
     for i in range(12):
@@ -184,7 +184,7 @@ def test_a_daemon_that_dies_over_it_is_followed_by_one_that_ends_it(daemon, tmp_
     assert whole + gone == 12
 
 
-def test_what_an_earlier_daemon_had_written_down_is_done(daemon, tmp_path):
+def test_undefine_recorded_by_older_daemon_is_completed(daemon, tmp_path):
     a, b = image(tmp_path, "a.raw", "raw"), image(tmp_path, "b.raw", "raw")
     daemon.define("vm1", disks=[disk(a, "raw"), disk(b, "raw")])
     daemon.stop(signal.SIGKILL)

@@ -176,13 +176,13 @@ def test_frames_go_through_a_bridge(host, lan):
     until(lambda: not lan.taps())
 
 
-def test_a_driver_of_one_buffer_a_frame(host, lan):
+def test_driver_without_mergeable_buffers_works(host, lan):
     c = start(host, "a")
     assert opened(c, without=1 << 15)["features"] & 1 << 15 == 0
     assert goes_through(c, lan.socket(), 1000, 1) == 1
 
 
-def test_what_an_interface_has_carried(host, lan):
+def test_domifstat_counts_traffic(host, lan):
     """domifstat: virsh's words, and each name of the interface."""
     c = start(host, "vm1")
     opened(c)
@@ -198,7 +198,7 @@ def test_what_an_interface_has_carried(host, lan):
     assert "there is no process to ask" in host.cairn("domifstat", "vm1", "net0", ok=4).stderr
 
 
-def test_a_large_mtu_is_the_bridges(host, lan):
+def test_large_mtu_of_bridge_reaches_guest(host, lan):
     lan.ip("link", "set", "br0", "mtu", "9000")
     c = start(host, "a")
     assert opened(c)["mtu"] == 9000
@@ -206,7 +206,7 @@ def test_a_large_mtu_is_the_bridges(host, lan):
     assert goes_through(c, lan.socket(), 8986, 1) == 5
 
 
-def test_more_frames_than_buffers(host, lan):
+def test_frames_without_buffers_wait_in_tap(host, lan):
     """Frames without a buffer wait in the tap; then all arrive in order."""
     c = start(host, "a")
     opened(c)
@@ -237,7 +237,7 @@ def test_two_vms_reach_each_other(host, lan):
 
 @pytest.mark.parametrize("which,name,reset", [(0, "short", 1), (1, "beyond", 1), (2, "loop", 1),
                                               (3, "buffers", 1), (4, "writable", 1), (5, "header", 0)])
-def test_wrong_rings_and_headers(host, lan, which, name, reset):
+def test_malformed_rings_and_headers_reset_interface(host, lan, which, name, reset):
     c = start(host, "a")
     opened(c)
     s = lan.socket()
@@ -255,7 +255,7 @@ def test_wrong_rings_and_headers(host, lan, which, name, reset):
     assert goes_through(c, lan.socket(), 200, 4) == 1
 
 
-def test_the_tap_is_taken_away(host, lan):
+def test_deleted_tap_sets_link_down(host, lan):
     c = start(host, "a")
     opened(c)
     lan.ip("link", "del", "vnet0")
@@ -267,7 +267,7 @@ def test_the_tap_is_taken_away(host, lan):
 
 # ---- an interface over a VM's life ----
 
-def test_a_daemon_that_is_killed_takes_nothing(host, lan):
+def test_network_survives_kill_of_daemon(host, lan):
     c = start(host, "a")
     opened(c)
     s = lan.socket()
@@ -278,7 +278,7 @@ def test_a_daemon_that_is_killed_takes_nothing(host, lan):
     assert figures(host, "a")["target"] == "vnet0"
 
 
-def test_snapshots_saves_and_restores(host, lan, tmp_path):
+def test_interface_works_after_save_and_revert(host, lan, tmp_path):
     path = tmp_path / "a.qcow2"
     subprocess.run([os.path.join(guestlib.BUILD, "cairn-img"), "create", "-q", "-f", "qcow2", str(path), "4M"],
                    check=True)
@@ -307,7 +307,7 @@ def test_snapshots_saves_and_restores(host, lan, tmp_path):
     assert goes_through(Console(host, "a"), lan.socket("br1"), 300, 9) == 1
 
 
-def test_a_saved_state_of_another_address_does_not_fit(host, lan, tmp_path):
+def test_saved_state_with_other_mac_or_type_is_refused(host, lan, tmp_path):
     start(host, "a")
     host.cairn("save", "a", str(tmp_path / "saved"))
     host.cairn("define", definition(host, "a", {"type": "bridge", "source": "br0",
@@ -318,7 +318,7 @@ def test_a_saved_state_of_another_address_does_not_fit(host, lan, tmp_path):
     assert "interfaces[0]: differs" in host.cairn("restore", str(tmp_path / "saved"), ok=None).stderr
 
 
-def test_a_bridge_that_went_keeps_the_managed_save(host, lan):
+def test_missing_bridge_keeps_managed_save(host, lan):
     c = start(host, "a")
     opened(c)
     host.cairn("managedsave", "a")
@@ -362,7 +362,7 @@ def echo(listener, n):
 
 
 @pytest.mark.seconds(1500)  # the first test that needs a kernel builds it
-def test_linux(host, lan):
+def test_linux_uses_network_with_offloads(host, lan):
     n = 16 << 10  # an emulated kernel is slow
     lan.ip("addr", "add", "10.9.0.1/8", "dev", "br0")
     listener = lan.inside(lambda: socket.create_server(("10.9.0.1", 7)))
@@ -403,7 +403,7 @@ def test_linux(host, lan):
      "own\n"),
     ({"type": "bridge", "source": "br0", "link": "down"}, ""),
 ])
-def test_without_a_link(daemon, interface, why):
+def test_interface_without_source_has_no_link(daemon, interface, why):
     assert daemon.cairn("define", definition(daemon, "a", {**interface, "mac": MAC})).stderr == why
     c = start(daemon, "a", {**interface, "mac": MAC})
     r = opened(c)
@@ -421,21 +421,21 @@ def test_without_a_link(daemon, interface, why):
             "ip link set br9 up"),
     ("lo", "interfaces[0].source: 'lo' is not a bridge; give the name of one (ip link show type bridge)"),
 ])
-def test_no_such_bridge(host, lan, source, why):
+def test_start_fails_when_bridge_is_unusable(host, lan, source, why):
     host.cairn("define", definition(host, "a", {"type": "bridge", "source": source}))
     assert why in host.cairn("start", "a", ok=None).stderr
     assert host.info("a")["state"] == "shut off"
     assert not lan.taps()
 
 
-def test_what_was_made_before_a_failure_goes(host, lan):
+def test_failed_start_removes_created_taps(host, lan):
     host.cairn("define", definition(host, "a", {"type": "bridge", "source": "br0"},
                                     {"type": "bridge", "source": "br9"}))
     assert "interfaces[1].source" in host.cairn("start", "a", ok=None).stderr
     until(lambda: not lan.taps())
 
 
-def test_a_daemon_without_the_right(tmp_path, lan):
+def test_start_fails_when_daemon_may_not_create_taps(tmp_path, lan):
     d = LanDaemon(tmp_path, lan, before=["setpriv", "--bounding-set=-net_admin"])
     try:
         d.cairn("define", definition(d, "a"))
@@ -460,7 +460,7 @@ def open_to_others(lan):
         d.close()
 
 
-def test_bridges_of_other_users(open_to_others, lan):
+def test_user_may_use_allowed_bridges_only(open_to_others, lan):
     d = open_to_others
     for name, bridge in (("a", "br0"), ("b", "br1")):
         v = guestlib.definition(name, interfaces=[{"type": "bridge", "source": bridge}],
@@ -479,7 +479,7 @@ def test_bridges_of_other_users(open_to_others, lan):
     assert lan.ip("link", "show", "vnet0")[0]["master"] == "br1"
 
 
-def test_the_vm_alone_has_the_same(lan, tmp_path):
+def test_cairn_run_has_network_with_callers_rights(lan, tmp_path):
     """cairn run: with the caller's rights."""
     d = guestlib.definition(interfaces=[{"type": "bridge", "source": "br0"}])
     d["boot"]["cmdline"] = "net open 0;exit 3"

@@ -116,7 +116,7 @@ def gone(pid):
 
 # ---- a network ----
 
-def test_forwards(host):
+def test_forward_reaches_guest_and_survives_restart(host):
     tcp, udp = free_port(), free_port(socket.SOCK_DGRAM)
     c = start(host, "a", user(tcp, {"protocol": "udp", "port": udp, "to": 53, "guest": "10.9.0.20"}, network="10.9.0.0/24",
                               restrict=True, host_loopback=True))
@@ -143,7 +143,7 @@ def test_forwards(host):
         s.recv(1)
 
 
-def test_its_end_takes_the_link_alone(host):
+def test_end_of_cairn_slirp_sets_link_down_only(host):
     port = free_port()
     c = start(host, "a", user(port))
     q = host.qmp()
@@ -166,7 +166,7 @@ def test_its_end_takes_the_link_alone(host):
         answers(c, s, 1)
 
 
-def test_a_daemon_that_is_killed(host):
+def test_forwards_survive_kill_of_daemon(host):
     port = free_port()
     c = start(host, "a", user(port))
     pid, = slirps(host)
@@ -186,7 +186,7 @@ def test_a_daemon_that_is_killed(host):
     assert len(slirps(host)) == 1 and listens(port)
 
 
-def test_a_saved_state_goes_on_with_other_forwards(host):
+def test_saved_vm_starts_with_changed_forwards(host):
     was, port = free_port(), free_port()
     c = start(host, "a", user(was))
     c.close()
@@ -204,7 +204,7 @@ def test_a_saved_state_goes_on_with_other_forwards(host):
     assert not listens(was)
 
 
-def test_a_vm_without_a_daemon(libexec):
+def test_cairn_run_starts_and_ends_cairn_slirp(libexec):
     """cairn run: the process belongs to the VM and ends with it."""
     port = free_port()
     d = guestlib.definition(interfaces=[user(port)])
@@ -219,7 +219,7 @@ def test_a_vm_without_a_daemon(libexec):
     until(lambda: not listens(port))
 
 
-def test_one_that_does_not_end(host):
+def test_stuck_cairn_slirp_is_killed(host):
     """Stopped by whoever defined the VM, or taken over by its guest: the process holds the port, and is killed."""
     port = free_port()
     start(host, "a", user(port))
@@ -236,7 +236,7 @@ def test_one_that_does_not_end(host):
 
 
 @pytest.mark.parametrize("ended", ["before", "meanwhile", "afterwards"])
-def test_one_of_an_earlier_daemon_that_does_not_end(daemon, ended):
+def test_stuck_cairn_slirp_of_earlier_daemon_is_killed(daemon, ended):
     port = free_port()
     start(daemon, "a", user(port))
     pid, = slirps(daemon)
@@ -259,7 +259,7 @@ def test_one_of_an_earlier_daemon_that_does_not_end(daemon, ended):
     assert listens(port)
 
 
-def test_without_the_program(tmp_path, guest):
+def test_start_fails_when_cairn_slirp_is_missing(tmp_path, guest):
     (tmp_path / "cairn-slirp").write_text("not a program")
     d = Daemon(tmp_path, env={"CAIRN_LIBEXEC": str(tmp_path), "PATH": "/"})
     try:
@@ -276,7 +276,7 @@ def test_without_the_program(tmp_path, guest):
 
 # ---- ports ----
 
-def test_a_port_that_is_taken(host):
+def test_start_fails_when_port_is_taken(host):
     port = free_port()
     c = start(host, "a", user(port))
     define(host, "b", user({"address": "0.0.0.0", "port": port, "to": 80}, mac="52:54:00:00:00:02"))
@@ -298,7 +298,7 @@ def test_a_port_that_is_taken(host):
     assert f"tcp 192.0.2.1:{port + 1}: this host has no such address" in host.cairn("start", "b", ok=3).stderr
 
 
-def test_one_that_is_roots(lan, libexec):  # noqa: F811
+def test_cairn_slirp_runs_with_rights_of_definer(lan, libexec):  # noqa: F811
     """With the rights of whoever defined the VM, for the process as well."""
     lan.ip("link", "set", "lo", "up")
     with tempfile.TemporaryDirectory(prefix="cairn-test-") as folder, contextlib.ExitStack() as end:
@@ -317,7 +317,7 @@ def test_one_that_is_roots(lan, libexec):  # noqa: F811
         until(lambda: f"uid={NOBODY}" in log(d, "n"))
 
 
-def test_clones_have_none(host, tmp_path):
+def test_clones_have_no_forwards(host, tmp_path):
     port = free_port()
     c = start(host, "a", user(port))
     assert f"left out: forward tcp 127.0.0.1:{port}, which leads to its source" in host.cairn(
@@ -344,7 +344,7 @@ def woken(q, port, name="a"):
                    detail=f"by forward tcp 127.0.0.1:{port}")
 
 
-def test_a_suspended_vm_wakes(host):
+def test_connection_wakes_suspended_vm(host):
     port = free_port()
     define(host, "a", user(port), boot={"kernel": guestlib.bare("interp"), "cmdline": GUEST},
            idle={"after": "1s", "action": "suspend", "cpu": 100})
@@ -360,7 +360,7 @@ def test_a_suspended_vm_wakes(host):
 
 
 @pytest.mark.parametrize("action,state", [("suspend", "paused"), ("save", "saved")])
-def test_cairn_slirp_itself(daemon, action, state):
+def test_cairn_slirp_accepts_waiting_connection(daemon, action, state):
     """cairn-slirp accepts the waiting connection and finds the guest's address by ARP."""
     port = free_port()
     define(daemon, "a", user(port), boot={"kernel": guestlib.bare("interp"), "cmdline": GUEST},
@@ -375,7 +375,7 @@ def test_cairn_slirp_itself(daemon, action, state):
 
 
 @pytest.mark.parametrize("what", ["daemon", "killed", "redefined"])
-def test_a_saved_vm_wakes(host, what):
+def test_connection_wakes_saved_vm(host, what):
     """Data sent before the VM was awake arrives as well."""
     port = free_port()
     how = {"boot": {"kernel": guestlib.bare("interp"), "cmdline": GUEST}, "idle": {**IDLE, "cpu": 100}}
@@ -405,7 +405,7 @@ def test_a_saved_vm_wakes(host, what):
         c.close()
 
 
-def test_who_comes_while_it_is_saved_calls_that_off(tmp_path, libexec):
+def test_connection_during_idle_save_cancels_it(tmp_path, libexec):
     d = Daemon(tmp_path, FAKE_VM, env=libexec)
     try:
         port = free_port()
@@ -421,7 +421,7 @@ def test_who_comes_while_it_is_saved_calls_that_off(tmp_path, libexec):
         d.close()
 
 
-def test_who_cannot_be_woken_sleeps_on(tmp_path, libexec):
+def test_failed_wake_is_retried_with_back_off(tmp_path, libexec):
     """The daemon retries with back-off, a limited number of times per window; a user may retry at any time."""
     d = Daemon(tmp_path, FAKE_VM, env=libexec)
     kernel = tmp_path / "kernel"
@@ -457,7 +457,7 @@ def was_woken(daemon):
 
 
 @pytest.mark.parametrize("meanwhile", [False, True])
-def test_a_suspended_vm_wakes_for_the_next_daemon(host, meanwhile):
+def test_next_daemon_wakes_suspended_vm(host, meanwhile):
     port = free_port()
     define(host, "a", user(port), guest="idle", idle={"after": "1s", "cpu": 100})
     host.cairn("start", "a")
@@ -486,7 +486,7 @@ def saving(tmp_path, libexec, port):
     return d
 
 
-def test_who_comes_too_late_to_call_a_save_off_waits(tmp_path, libexec):
+def test_late_connection_waits_for_saved_vm_to_wake(tmp_path, libexec):
     port = free_port()
     d = saving(tmp_path, libexec, port)
     try:
@@ -507,7 +507,7 @@ def test_who_comes_too_late_to_call_a_save_off_waits(tmp_path, libexec):
 
 
 @pytest.mark.parametrize("when", ["saving", "ended"])
-def test_a_vm_that_was_falling_asleep_wakes_for_the_next_daemon(tmp_path, libexec, when):
+def test_next_daemon_wakes_vm_that_was_falling_asleep(tmp_path, libexec, when):
     port = free_port()
     d = saving(tmp_path, libexec, port)
     try:
@@ -528,7 +528,7 @@ def test_a_vm_that_was_falling_asleep_wakes_for_the_next_daemon(tmp_path, libexe
         d.close()
 
 
-def test_what_lets_go_of_a_port(host):
+def test_port_of_sleeping_vm_is_released_with_its_save(host):
     port = free_port()
     define(host, "a", user(port), guest="idle", idle=IDLE)
     define(host, "b", user(port, mac="52:54:00:00:00:02"), guest="idle")
@@ -542,7 +542,7 @@ def test_what_lets_go_of_a_port(host):
         host.cairn("destroy", "b")
 
 
-def test_one_that_ends_while_it_falls_asleep(tmp_path, libexec):
+def test_vm_whose_cairn_slirp_ends_does_not_fall_asleep(tmp_path, libexec):
     """Before its process is told to save: nobody would answer at the port."""
     if "asan" in BUILD:
         pytest.skip("slow_sync.so has to come behind a sanitizer")
@@ -562,7 +562,7 @@ def test_one_that_ends_while_it_falls_asleep(tmp_path, libexec):
         until(lambda: not listens(port))
 
 
-def test_one_that_is_started_by_hand_listens_still(host):
+def test_vm_started_after_users_save_listens_again(host):
     port = free_port()
     define(host, "a", user(port), guest="idle", idle={"after": "1h", "action": "save"})
     host.cairn("start", "a")
@@ -605,7 +605,7 @@ def address_comes(host, console):
 
 
 @pytest.mark.seconds(1500)  # the first test that needs a kernel builds it
-def test_linux_serves_and_asks(tmp_path):
+def test_linux_serves_and_connects_over_user_network(tmp_path):
     """A connection wakes the VM as well."""
     n = 16 << 10  # an emulated kernel is slow
     host, port = Daemon(tmp_path), free_port()

@@ -12,7 +12,7 @@ def asleep(daemon, state, vm="vm1"):
     until(true)
 
 
-def test_suspended_and_woken(daemon, guest, kvm):
+def test_idle_vm_is_suspended_and_woken(daemon, guest, kvm):
     """Except a busy VM, or one with an attached console."""
     daemon.define("busy", boot={"kernel": guest("interp.elf"), "cmdline": "crash spin"}, idle={"after": "1s"})
     daemon.define("watched", boot={"kernel": guest("idle.elf")}, idle={"after": "1s"})
@@ -46,7 +46,7 @@ def test_suspended_and_woken(daemon, guest, kvm):
     assert daemon.info("vm1")["reason"] == "shutdown"
 
 
-def test_saved_and_woken(daemon, guest, kvm):
+def test_idle_vm_is_saved_and_woken(daemon, guest, kvm):
     for vm in ("vm1", "vm2"):
         daemon.define(vm, boot={"kernel": guest("idle.elf")}, idle={"after": "1s", "action": "save"})
     daemon.cairn("start", "vm1", "vm2")
@@ -63,7 +63,7 @@ def test_saved_and_woken(daemon, guest, kvm):
     assert daemon.cairn("jobs", "--format", "csv").stdout.count("managed-save") == 0
 
 
-def test_suspended_by_a_daemon_that_did_not_live_to_say_so(fake):
+def test_vm_suspended_by_killed_daemon_is_woken(fake):
     """The daemon is killed after it told the VM to stop. The state from before records the intention."""
     fake.define("vm1", "stops-quietly", idle={"after": "1s"})
     fake.cairn("start", "vm1")
@@ -77,7 +77,7 @@ def test_suspended_by_a_daemon_that_did_not_live_to_say_so(fake):
     until(lambda: fake.info("vm1")["reason"] == "woken")
 
 
-def test_who_was_suspended_by_hand_is_not_woken(fake):
+def test_vm_suspended_by_user_is_not_woken(fake):
     fake.define("vm1", idle={"after": "1s"})
     fake.cairn("start", "vm1")
     fake.cairn("suspend", "vm1")

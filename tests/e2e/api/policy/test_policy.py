@@ -33,7 +33,7 @@ def counted(daemon, n):
     return restart.get("n") == n and "due_ns" in restart
 
 
-def test_restarts_end_and_say_so(fake):
+def test_restarts_stop_at_the_limit_with_an_event(fake):
     fake.define("vm1", cmdline="kill-after=5", on_crash="restart", restart=AT_ONCE)
     q = fake.qmp()
     q.run("vm-start", vm="vm1")
@@ -47,7 +47,7 @@ def test_restarts_end_and_say_so(fake):
     assert q.event("RESTART_SCHEDULED", vm="vm1")["data"]["try"] == 1
 
 
-def test_pending_restart_is_shown_survives_and_is_called_off(fake):
+def test_pending_restart_survives_daemon_and_can_be_cancelled(fake):
     fake.define("vm1", cmdline="kill-after=5", on_crash="restart", restart={"delay": 60})
     q = fake.qmp()
     q.run("vm-start", vm="vm1")
@@ -70,7 +70,7 @@ def test_pending_restart_is_shown_survives_and_is_called_off(fake):
     fake.cairn("start", "vm1")
 
 
-def test_the_next_daemon_counts_on(fake):
+def test_next_daemon_continues_restart_count(fake):
     fake.define("vm1", cmdline="kill-after=5", on_crash="restart", restart={"delay": 60, "tries": 2})
     fake.cairn("start", "vm1")
     until(lambda: counted(fake, 2))
@@ -83,7 +83,7 @@ def test_the_next_daemon_counts_on(fake):
     assert len(scheduled(fake)) == 2
 
 
-def test_crash_that_no_daemon_saw_is_followed_by_a_restart(fake):
+def test_crash_without_daemon_is_followed_by_restart(fake):
     fake.define("vm1", on_crash="restart")
     fake.define("vm2")
     fake.cairn("start", "vm1", "vm2")
@@ -97,7 +97,7 @@ def test_crash_that_no_daemon_saw_is_followed_by_a_restart(fake):
     assert fake.info("vm2")["state"] == "crashed"
 
 
-def test_shutdown_that_was_asked_for_is_the_end(daemon, guest, kvm):
+def test_requested_shutdown_is_not_followed_by_restart(daemon, guest, kvm):
     """A shutdown by the guest itself is followed by a restart."""
     daemon.define("vm1", boot={"kernel": guest("interp.elf")}, on_poweroff="restart")
     daemon.cairn("start", "vm1")
@@ -116,7 +116,7 @@ def test_shutdown_that_was_asked_for_is_the_end(daemon, guest, kvm):
 
 @pytest.mark.parametrize("how, reason", [("triple", "triple fault"), ("panic", "guest panicked"),
                                          ("emulation", "emulation failure"), ("kill", "killed")])
-def test_every_crash_is_followed_by_a_restart(daemon, guest, kvm, how, reason):
+def test_every_kind_of_crash_is_followed_by_restart(daemon, guest, kvm, how, reason):
     daemon.define("vm1", boot={"kernel": guest("interp.elf")}, on_crash="restart", restart={"delay": 60})
     daemon.cairn("start", "vm1")
     q = daemon.qmp()
@@ -140,7 +140,7 @@ def test_every_crash_is_followed_by_a_restart(daemon, guest, kvm, how, reason):
     ("reset cf9", {"on_reboot": "preserve"}, "paused", "guest reset"),
     ("crash triple", {"on_crash": "destroy"}, "crashed", "triple fault"),
     ("crash panic", {"on_crash": "preserve"}, "preserved", "guest panicked")])
-def test_every_end_has_its_policy(daemon, guest, kvm, command, policy, state, reason):
+def test_each_kind_of_end_follows_its_policy(daemon, guest, kvm, command, policy, state, reason):
     daemon.define("vm1", boot={"kernel": guest("interp.elf")}, **policy)
     daemon.cairn("start", "vm1")
     q = daemon.qmp()
@@ -194,7 +194,7 @@ def boot_anew(d, over=True, begun=None):
     path.write_text(json.dumps(boot))
 
 
-def test_autostart(fake):
+def test_autostart_starts_vms_after_boot(fake):
     for name, keys in [("a", {"order": 2}), ("b", {"order": 1, "start_delay": 1}), ("c", {}),
                        ("bad", {"cmdline": "refuse"}), ("saved", {"order": 3})]:
         fake.define(name, **keys)
@@ -232,7 +232,7 @@ def test_autostart(fake):
     assert not fake.info("a")["autostart"]
 
 
-def test_autostart_of_a_daemon_that_was_killed_is_ended_by_the_next(fake):
+def test_next_daemon_completes_autostart(fake):
     """Except for VMs that were already handled, or that a user has stopped since."""
     for vm in ("a", "b"):
         fake.define(vm)
@@ -247,7 +247,7 @@ def test_autostart_of_a_daemon_that_was_killed_is_ended_by_the_next(fake):
     assert fake.info("a")["state"] == "running" and fake.info("b")["state"] == "shut off"
 
 
-def test_host_going_down_is_no_crash(fake):
+def test_host_reboot_is_not_followed_by_restart(fake):
     fake.define("a", on_crash="restart")
     fake.cairn("start", "a")
     boot_anew(fake)
@@ -270,7 +270,7 @@ def bounded(*args):
     return D
 
 
-def test_bounds_on_what_runs(tmp_path):
+def test_start_beyond_limit_of_running_vms_is_refused(tmp_path):
     with contextlib.closing(bounded("--max-running", "2", "--max-memory", "100M")(tmp_path, FAKE_VM)) as d:
         for n in range(3):
             d.define(f"vm{n}")
@@ -283,7 +283,7 @@ def test_bounds_on_what_runs(tmp_path):
         d.cairn("start", "vm2")
 
 
-def test_starts_wait_for_their_turn(tmp_path):
+def test_starts_beyond_limit_are_queued(tmp_path):
     with contextlib.closing(bounded("--max-starting", "1")(tmp_path, FAKE_VM)) as d:
         d.define("bad", cmdline="refuse")
         for n in range(4):
@@ -293,7 +293,7 @@ def test_starts_wait_for_their_turn(tmp_path):
         assert sorted(d.cairn("list", "--name").stdout.split()) == [f"vm{n}" for n in range(4)], r.stderr
 
 
-def test_no_more_start_at_once(tmp_path):
+def test_queue_never_exceeds_the_limit(tmp_path):
     with contextlib.closing(bounded("--max-starting", "1")(tmp_path, FAKE_VM)) as d:
         d.define("slow", cmdline="silent-at-config")
         d.define("vm1")
@@ -307,7 +307,7 @@ def test_no_more_start_at_once(tmp_path):
         assert "error" in first.answer() and second.answer()["return"]["id"]
 
 
-def test_a_clone_too_many(tmp_path):
+def test_clone_beyond_the_limit_is_refused_and_removed(tmp_path):
     """The clone is refused at once, and removed once."""
     d = bounded("--max-running", "1")(tmp_path, FAKE_VM)
     try:
@@ -322,7 +322,7 @@ def test_a_clone_too_many(tmp_path):
 
 @pytest.mark.parametrize("args", [["--max-running", "x"], ["--max-starting", "0"], ["--max-memory", "5"],
                                   ["--max-memory", "0G"]])
-def test_bounds_that_are_none(args, tmp_path):
+def test_invalid_limits_are_refused(args, tmp_path):
     r = subprocess.run([os.path.join(BUILD, "cairnd"), "--state-dir", str(tmp_path), *args], capture_output=True,
                        text=True, timeout=10)
     assert r.returncode == 2 and args[0] in r.stderr

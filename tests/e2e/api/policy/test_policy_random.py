@@ -52,7 +52,7 @@ def forgotten(q, vm):
 
 
 @pytest.mark.seconds(60 + 3 * ROUNDS)
-def test_policies(fake):
+def test_random_policies_and_kills_leave_vms_manageable(fake):
     rng = random.Random(SEED)
     for vm in VMS:
         define(fake, rng, vm)

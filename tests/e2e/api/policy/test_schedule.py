@@ -102,7 +102,7 @@ def test_bad_arguments(vm):
     assert not (vm.state / "vms/vm1/schedule.json").exists()
 
 
-def test_it_is_kept_and_goes_with_the_vm(vm):
+def test_schedule_survives_daemon_and_is_removed_with_vm(vm):
     define(vm, "vm2")
     vm.cairn("snapshot-schedule", "vm1", "--every", "2w", "--keep", "1h:all", "--min-free", "0")
     vm.cairn("snapshot-schedule", "vm2", "--every", "1d")
@@ -140,7 +140,7 @@ def test_audit_and_schema(vm):
 
 
 @pytest.mark.seconds(240)  # each one is written
-def test_many_come_page_by_page(fake):
+def test_long_list_of_schedules_has_pages(fake):
     q = fake.qmp()
     for i in range(150):
         q.run("vm-define", folder=str(fake.tmp), definition=json.loads(
@@ -154,7 +154,7 @@ def test_many_come_page_by_page(fake):
 
 # ---- runs ----
 
-def test_a_missed_run_is_caught_up_once(vm):
+def test_missed_run_is_caught_up_once(vm):
     vm.cairn("snapshot-schedule", "vm1", "--every", "1w", "--min-free", "0")
     miss(vm, 5 * WEEK)
     s = until_run(vm, "taken")
@@ -175,7 +175,7 @@ def test_a_missed_run_is_caught_up_once(vm):
     assert len(set(names(vm))) == 2 and all(NAME.fullmatch(n) for n in names(vm))
 
 
-def test_retention(vm):
+def test_expired_automatic_snapshots_are_deleted(vm):
     """Automatic snapshots that no rule keeps are deleted; never those that a user made, tagged keep or renamed."""
     old = [named(h * HOUR) for h in (100, 90, 80, 70)]
     for name in old:
@@ -209,7 +209,7 @@ def test_retention(vm):
     assert json.loads(vm.cairn("jobs", "--format", "json").stdout) == []
 
 
-def test_the_current_one_stays(vm):
+def test_current_snapshot_is_not_deleted(vm):
     old = [named(h * HOUR) for h in (100, 90, 80)]
     for name in old:
         vm.cairn("snapshot-create-as", "vm1", name, "--tag", "auto")
@@ -220,7 +220,7 @@ def test_the_current_one_stays(vm):
     assert names(vm) == [old[0], old[2]]
 
 
-def test_short_of_space(vm):
+def test_no_snapshot_is_taken_when_space_is_short(vm):
     """No snapshot is taken, with an event; old ones are deleted all the same."""
     old = [named(h * HOUR) for h in (100, 90, 80)]
     for name in old:
@@ -235,7 +235,7 @@ def test_short_of_space(vm):
     until(lambda: names(vm) == [old[2]])
 
 
-def test_a_file_system_that_hangs(fake):
+def test_hanging_file_system_does_not_block_daemon(fake):
     """Only the VM's process waits for it: the daemon continues, and the run ends with the VM."""
     define(fake, cmdline="space-hangs")
     fake.cairn("start", "vm1")
@@ -246,7 +246,7 @@ def test_a_file_system_that_hangs(fake):
     assert "how much is free is not to be had" in until_run(fake, "failed")["detail"]
 
 
-def test_a_vm_that_is_off_is_passed_over(fake):
+def test_run_skips_vm_that_is_off(fake):
     define(fake)
     fake.cairn("snapshot-schedule", "vm1", "--every", "1w", "--min-free", "0")
     for _ in range(2):
@@ -257,7 +257,7 @@ def test_a_vm_that_is_off_is_passed_over(fake):
     assert [e["data"]["reason"] for e in events] == ["off"]
 
 
-def test_failure_is_told(fake):
+def test_failed_run_sends_event(fake):
     define(fake, cmdline="work-fails")
     fake.cairn("start", "vm1")
     fake.cairn("snapshot-schedule", "vm1", "--every", "1w", "--min-free", "0")
@@ -273,7 +273,7 @@ def test_failure_is_told(fake):
         "snapshot-create"]
 
 
-def test_a_clock_that_went_back(vm):
+def test_schedule_restarts_when_clock_goes_back(vm):
     """By years: the schedule starts again, and snapshots dated in the future stay."""
     future = named(-50000 * HOUR)
     vm.cairn("snapshot-create-as", "vm1", future, "--tag", "auto")
@@ -286,7 +286,7 @@ def test_a_clock_that_went_back(vm):
     assert sorted(names(vm)) == sorted([s["detail"], future])
 
 
-def test_a_clock_that_leapt_forward(vm):
+def test_leap_of_clock_deletes_nothing(vm):
     """A run takes place, but deletes nothing yet."""
     old = [named(h * HOUR) for h in (100, 90)]
     for name in old:

@@ -21,7 +21,7 @@ def plan_event(q, what, **more):
 
 # ---- deadlines ----
 
-def test_deadline(fake):
+def test_deadline_runs_its_action(fake):
     for vm, then in [("vm1", "save"), ("vm2", "leave")]:
         fake.define(vm, shutdown={"deadline": 1, "then": then}, **DEAF)
     fake.cairn("start", "vm1", "vm2")
@@ -33,7 +33,7 @@ def test_deadline(fake):
     assert fake.info("vm2")["state"] == "in shutdown"
 
 
-def test_deadline_of_the_command_line(fake):
+def test_shutdown_verb_sets_deadline(fake):
     fake.define("vm1", **DEAF)
     fake.cairn("start", "vm1")
     r = fake.cairn("shutdown", "--then", "destroy", "--timeout", "1", "--wait", "vm1")
@@ -41,7 +41,7 @@ def test_deadline_of_the_command_line(fake):
     assert fake.info("vm1")["reason"] == "destroyed"
 
 
-def test_deadline_is_never_early(fake):
+def test_deadline_never_fires_early(fake):
     fake.define("vm1", **DEAF)
     fake.cairn("start", "vm1")
     q = fake.qmp()
@@ -75,7 +75,7 @@ def test_deadline_survives_the_daemon_and_a_reset_ends_it(fake):
 
 # ---- scheduled actions ----
 
-def test_planned_shutdown_warns_and_comes(fake):
+def test_scheduled_shutdown_warns_and_happens(fake):
     fake.define("vm1", guest_agent=True)
     fake.define("vm2", guest_agent=True)
     fake.cairn("start", "vm1", "vm2")
@@ -93,7 +93,7 @@ def test_planned_shutdown_warns_and_comes(fake):
     assert "agent 0: This machine reboots in " in (fake.state / "vms/vm2/log").read_text()
 
 
-def test_a_planned_shutdown_is_told_again(fake):
+def test_scheduled_shutdown_warns_again_a_minute_before(fake):
     """A minute before, when it was scheduled earlier."""
     fake.define("vm1", guest_agent=True)
     fake.cairn("start", "vm1")
@@ -103,7 +103,7 @@ def test_a_planned_shutdown_is_told_again(fake):
     fake.cairn("shutdown", "--cancel", "vm1")
 
 
-def test_planned_shutdown_is_told_on_the_console(kvm, daemon, guest):
+def test_scheduled_shutdown_warns_on_console(kvm, daemon, guest):
     """Also for a guest without an agent."""
     daemon.define("vm1", boot={"kernel": guest("idle.elf")})
     daemon.cairn("start", "vm1")
@@ -115,7 +115,7 @@ def test_planned_shutdown_is_told_on_the_console(kvm, daemon, guest):
     console.close()
 
 
-def test_plan_survives_and_is_cancelled(fake):
+def test_scheduled_shutdown_survives_daemon_and_can_be_cancelled(fake):
     fake.define("vm1", guest_agent=True)
     fake.cairn("start", "vm1")
     later = time.strftime("%H:%M", time.localtime(time.time() + 12 * 3600))  # never immediately
@@ -133,7 +133,7 @@ def test_plan_survives_and_is_cancelled(fake):
     assert "no shutdown planned" in fake.cairn("shutdown", "--cancel", "vm1", ok=3).stderr
 
 
-def test_plan_ends_with_the_vm(fake):
+def test_scheduled_shutdown_ends_with_vm(fake):
     fake.define("vm1")
     fake.cairn("start", "vm1")
     fake.cairn("shutdown", "--in", "1h", "vm1")
@@ -142,7 +142,7 @@ def test_plan_ends_with_the_vm(fake):
     assert "shutdown-at" not in fake.info("vm1")
 
 
-def test_by_the_agent(fake):
+def test_shutdown_by_agent(fake):
     fake.define("vm1", guest_agent=True, **DEAF)
     fake.define("vm2", guest_agent=True, cmdline="no-agent")
     fake.define("vm3")
@@ -163,7 +163,7 @@ def test_by_the_agent(fake):
     q.event("VM_STATE_CHANGE", vm="vm1", state="running")
 
 
-def test_the_first_mode_that_goes_is_the_one(fake):
+def test_first_working_shutdown_mode_is_used(fake):
     fake.define("vm1", guest_agent=True, **DEAF)  # its agent would work
     fake.define("vm2", guest_agent=True, **DEAF)
     fake.cairn("start", "vm1", "vm2")
@@ -173,7 +173,7 @@ def test_the_first_mode_that_goes_is_the_one(fake):
     assert asked == [False, True] and fake.info("vm1")["state"] == "in shutdown"
 
 
-def test_guest_that_reboots_by_itself_is_not_started_again_later(daemon, guest, kvm):
+def test_guest_reboot_cancels_pending_reboot(daemon, guest, kvm):
     daemon.define("vm1", boot={"kernel": guest("interp.elf")})
     daemon.cairn("start", "vm1")
     q = daemon.qmp()
@@ -191,7 +191,7 @@ def test_guest_that_reboots_by_itself_is_not_started_again_later(daemon, guest, 
     q.run("vm-undefine", vm="vm1")  # which a starting VM refuses
 
 
-def test_reboot_whose_end_no_daemon_saw(fake):
+def test_reboot_is_completed_by_next_daemon(fake):
     fake.define("vm1", cmdline=f"deaf off-after=1 when={fake.tmp}/go")
     fake.cairn("start", "vm1")
     pid = fake.info("vm1")["pid"]
@@ -206,7 +206,7 @@ def test_reboot_whose_end_no_daemon_saw(fake):
                    if e["data"].get("state") == "running" and e["data"]["from"] == "shutoff"][1:])
 
 
-def test_what_is_no_plan(fake):
+def test_invalid_schedules_of_shutdown_are_refused(fake):
     fake.define("vm1")
     fake.cairn("start", "vm1")
     q = fake.qmp()
@@ -223,7 +223,7 @@ def test_what_is_no_plan(fake):
 
 # ---- all VMs ----
 
-def test_daemon_stop(fake):
+def test_daemon_stop_shuts_vms_down_in_order(fake):
     """The last in order first; a VM that ignores the button does not block the others forever."""
     for name, keys in [("left", {}), ("off", {"order": 1, "stop_action": "shutdown"}),
                        ("kept", {"order": 2, "stop_action": "save"}), ("sleeps", {"stop_action": "shutdown"}),
@@ -254,7 +254,7 @@ def test_daemon_stop(fake):
     assert fake.info("left")["pid"] == pid
 
 
-def test_daemon_stop_and_crashes(fake):
+def test_daemon_stop_leaves_preserved_crash(fake):
     """A preserved crash stays; a VM that crashes now stays off until the next daemon."""
     fake.define("kept", cmdline="crash-after=1", on_crash="preserve", stop_action="shutdown")
     fake.define("deaf", order=2, stop_action="shutdown", shutdown={"deadline": 3}, **DEAF)
@@ -272,7 +272,7 @@ def test_daemon_stop_and_crashes(fake):
     assert "pid" in fake.info("kept")
 
 
-def test_daemon_stop_and_starts(tmp_path):
+def test_daemon_stop_refuses_queued_starts(tmp_path):
     """A start in progress continues, and then the VM is stopped; a queued start is refused; a pending restart is
     called off, unless the VM is to be left as it is."""
     with contextlib.closing(bounded("--max-starting", "1")(tmp_path, FAKE_VM)) as d:
@@ -298,7 +298,7 @@ def test_daemon_stop_and_starts(tmp_path):
         assert "restart-in" in d.info("left") and {d.info(n)["state"] for n in ("begins", "waits")} == {"shut off"}
 
 
-def test_daemon_stop_with_a_bound(tmp_path):
+def test_daemon_stop_respects_parallel_limit(tmp_path):
     """Among VMs of equal order, no more are stopped at once than may be started at once."""
     with contextlib.closing(bounded("--max-starting", "1")(tmp_path, FAKE_VM)) as d:
         for vm in ("vm1", "vm2"):
@@ -310,7 +310,7 @@ def test_daemon_stop_with_a_bound(tmp_path):
             ("vm1", "in-shutdown"), ("vm1", "shutoff"), ("vm2", "in-shutdown"), ("vm2", "shutoff")]
 
 
-def test_daemon_stop_in_one_way(fake):
+def test_daemon_stop_can_save_or_leave_all_vms(fake):
     for n in range(3):
         fake.define(f"vm{n}", stop_action="shutdown")
     fake.cairn("start", "--all")
@@ -325,7 +325,7 @@ def test_daemon_stop_in_one_way(fake):
     assert len(fake.cairn("list", "--name").stdout.split()) == 3
 
 
-def test_daemon_stop_twice(fake):
+def test_second_daemon_stop_is_refused(fake):
     fake.define("vm1", stop_action="shutdown", shutdown={"deadline": 3}, **DEAF)
     fake.define("vm2")
     fake.cairn("start", "vm1")
@@ -340,7 +340,7 @@ def test_daemon_stop_twice(fake):
     other.run("vm-start", vm="vm2")
 
 
-def test_nobody_holds_up_a_daemon_stop(fake):
+def test_clients_cannot_delay_daemon_stop(fake):
     """Neither calling off a VM's deadline, nor a longer one, nor a reset."""
     fake.define("vm1", stop_action="shutdown", shutdown={"deadline": 4}, **DEAF)
     fake.cairn("start", "vm1")

@@ -47,7 +47,7 @@ def npm():
     return os.path.join(folder, "node_modules")
 
 
-def test_javascript(path, npm):
+def test_javascript_client_works(path, npm):
     said = run(["node", os.path.join(CLIENTS, "client.js"), path], env={**os.environ, "NODE_PATH": npm})
     assert said[0] == ("greeting", {"major": 7, "minor": 2, "micro": 0})
     assert [v["status"] for k, v in said if k == "status"] == ["running", "paused"]
@@ -73,7 +73,7 @@ def go_client():
 
 
 @pytest.mark.seconds(240)
-def test_go(go_client, path, tmp_path):
+def test_go_client_works(go_client, path, tmp_path):
     said = run([go_client, path])
     one = dict(said)
     assert one["version"] == "7.2.0"

@@ -10,7 +10,7 @@ def told(q, name):
     return q.run("query-events", event=name, vm="vm1")["events"]
 
 
-def test_a_guest_that_repeats_itself(fake):
+def test_repeated_guest_events_are_rate_limited(fake):
     fake.define("vm1", cmdline="repeats-after=1", guest_agent=True)
     fake.define("vm2")
     fake.cairn("start", "vm1")

@@ -66,7 +66,7 @@ def end_of(q):
 
 # ---- the socket ----
 
-def test_it_is_there_while_the_vm_runs(fake):
+def test_socket_exists_while_vm_runs(fake):
     fake.define("vm1")
     path = fake.cairn("qmp-path", "vm1").stdout.rstrip("\n")
     assert os.path.isabs(path) and not os.path.exists(path)
@@ -82,12 +82,12 @@ def test_it_is_there_while_the_vm_runs(fake):
     assert fake.cairn("qmp-path", "vm1", ok=3).stderr
 
 
-def test_its_name_tells_nothing(vm):
+def test_socket_name_reveals_no_vm_name(vm):
     folder = os.path.dirname(vm.path)
     assert "vm1" not in vm.path and os.stat(folder).st_mode & 0o777 == 0o711
 
 
-def test_a_crash_ends_the_stream(fake):
+def test_crash_of_vm_process_ends_stream(fake):
     vm = Vm(fake, boot={"kernel": "kernel", "cmdline": f"kill-after=1 when={fake.tmp}/go"})
     q = vm.qmp()
     (fake.tmp / "go").touch()
@@ -95,7 +95,7 @@ def test_a_crash_ends_the_stream(fake):
     assert not os.path.exists(vm.path)
 
 
-def test_a_panic_ends_the_vm(fake):
+def test_panic_sends_event_and_ends_stream(fake):
     q = Vm(fake, boot={"kernel": "kernel", "cmdline": f"panic-after=1 when={fake.tmp}/go"}).qmp()
     (fake.tmp / "go").touch()
     last = end_of(q)[-1]
@@ -103,7 +103,7 @@ def test_a_panic_ends_the_vm(fake):
     assert fake.info("vm1")["state"] == "crashed"
 
 
-def test_an_unread_stream_ends_after_the_answers(vm):
+def test_quit_answers_earlier_commands_first(vm):
     """Commands before `quit` are answered, later ones are not."""
     s = socket.socket(socket.AF_UNIX)
     s.settimeout(20)
@@ -120,7 +120,7 @@ def test_an_unread_stream_ends_after_the_answers(vm):
     assert lines[2:] == [{"return": {}, "id": 2}]
 
 
-def test_no_two_vms_have_the_same_socket(fake):
+def test_socket_name_contains_whole_uuid(fake):
     """The socket's name contains the whole uuid. Sockets of earlier daemons, with earlier names, are removed."""
     for i, digits in enumerate(("0" * 31 + "1", "f" * 32, "0123456789abcdef" * 2, uuid.uuid4().hex)):
         fake.define(f"vm{i}", uuid=str(uuid.UUID(digits)))
@@ -136,7 +136,7 @@ def test_no_two_vms_have_the_same_socket(fake):
     q.close()
 
 
-def test_a_new_daemon_opens_it_again(fake):
+def test_next_daemon_reopens_socket(fake):
     one = Vm(fake, "one")
     two = Vm(fake, "two", boot={"kernel": "kernel", "cmdline": f"off-after=1 when={fake.tmp}/go"})
     paths, pid = (one.path, two.path), fake.info("two")["pid"]
@@ -161,7 +161,7 @@ def test_a_new_daemon_opens_it_again(fake):
     assert one.qmp().run("query-name") == {"name": "one"}
 
 
-def test_a_path_that_is_too_long_says_so(tmp_path):
+def test_too_long_socket_path_is_reported(tmp_path):
     """The VM runs all the same; its socket's address would have 122 bytes of at most 107."""
     folder = tmp_path / ("x" * max(1, 88 - len(str(tmp_path))))
     folder.mkdir()
@@ -204,7 +204,7 @@ def shared(fake):
     return fake
 
 
-def test_roles_hold_here_too(shared):
+def test_roles_apply_to_vm_socket(shared):
     mine, other = Vm(shared, "mine"), Vm(shared, "other")
     assert "PermissionError" in as_nobody(mine.path, "query-status")
     shared.cairn("grant", "--user", "nobody", "viewer", "mine")
@@ -228,7 +228,7 @@ def test_roles_hold_here_too(shared):
 
 # ---- phases and events ----
 
-def test_stop_and_cont(vm):
+def test_stop_and_cont_send_events_before_return(vm):
     q, other = vm.qmp(), vm.qmp()
     assert q.run("query-status") == {"status": "running", "running": True, "singlestep": False}
     for command, event, status in (("stop", "STOP", "paused"), ("cont", "RESUME", "running")):
@@ -244,7 +244,7 @@ def test_stop_and_cont(vm):
         other.read()
 
 
-def test_answers_come_in_order(fake):
+def test_slow_commands_are_answered_in_order(fake):
     """Even if some take longer than others."""
     q = Vm(fake, boot={"kernel": "kernel", "cmdline": "work-takes=200"}).qmp()
     many = [("stop", {}), ("query-block", {}), ("human-monitor-command", {"command-line": "savevm a"}),
@@ -256,7 +256,7 @@ def test_answers_come_in_order(fake):
     assert names == ["STOP", "RESUME"] * 10
 
 
-def test_events_are_of_this_vm_and_qemus(fake):
+def test_socket_sends_own_vms_events_in_qemu_format(fake):
     one, two = Vm(fake, "one"), Vm(fake, "two")
     q, watch = one.qmp(), fake.qmp()
     two.qmp().run("stop")
@@ -273,7 +273,7 @@ def test_events_are_of_this_vm_and_qemus(fake):
     assert watch.event("STOP", vm="two") and watch.event("SHUTDOWN", vm="one")
 
 
-def test_an_io_error_stops_it(fake):
+def test_io_error_sends_event_and_stops_vm(fake):
     vm = Vm(fake, boot={"kernel": "kernel", "cmdline": f"io-error-after=1 when={fake.tmp}/go"})
     q = vm.qmp()
     (fake.tmp / "go").touch()
@@ -287,7 +287,7 @@ def test_an_io_error_stops_it(fake):
     assert q.run("query-status")["running"]
 
 
-def test_a_crash_that_is_kept(fake):
+def test_preserved_crash_has_internal_error_status(fake):
     vm = Vm(fake, boot={"kernel": "kernel", "cmdline": f"crash-after=1 when={fake.tmp}/go"}, on_crash="preserve")
     q = vm.qmp()
     (fake.tmp / "go").touch()
@@ -299,7 +299,7 @@ def test_a_crash_that_is_kept(fake):
     assert q.run("quit") == {}
 
 
-def test_paused_from_the_start(fake):
+def test_vm_started_paused_is_paused(fake):
     fake.define("vm1")
     fake.cairn("start", "vm1", "--paused")
     q = Qmp(fake.cairn("qmp-path", "vm1").stdout.rstrip("\n"))
@@ -309,7 +309,7 @@ def test_paused_from_the_start(fake):
     q.close()
 
 
-def test_an_nmi_reaches_a_vcpu_that_sleeps(daemon, guest, kvm):
+def test_nmi_reaches_halted_vcpu(daemon, guest, kvm):
     daemon.define("vm1", boot={"kernel": guest("interp.elf")}, vcpus=2)
     daemon.cairn("start", "vm1")
     console = Console(daemon, "vm1")
@@ -326,7 +326,7 @@ def test_an_nmi_reaches_a_vcpu_that_sleeps(daemon, guest, kvm):
     q.close()
 
 
-def test_an_nmi_does_not_outlive_a_reset(daemon, guest, kvm):
+def test_reset_drops_pending_nmi(daemon, guest, kvm):
     """A pending NMI would hit a guest that has no handler yet."""
     daemon.define("vm1", boot={"kernel": guest("interp.elf")})
     daemon.cairn("start", "vm1")
@@ -344,7 +344,7 @@ def test_an_nmi_does_not_outlive_a_reset(daemon, guest, kvm):
 
 # ---- queries ----
 
-def test_queries(fake):
+def test_queries_describe_running_vm(fake):
     (fake.tmp / "base.img").write_bytes(bytes(1 << 20))
     fake.define("vm1", vcpus=4, topology={"sockets": 2, "cores": 1, "threads": 2})
     uuid = fake.info("vm1")["uuid"]
@@ -367,7 +367,7 @@ def test_queries(fake):
     q.close()
 
 
-def test_disks(fake):
+def test_query_block_describes_disks(fake):
     for name in ("a.img", "b.img"):
         (fake.tmp / name).write_bytes(bytes(1 << 20))
     fake.define("vm1", disks=[{"path": "a.img", "format": "qcow2"},
@@ -389,7 +389,7 @@ def test_disks(fake):
     q.close()
 
 
-def test_a_running_vm_is_what_it_was_started_as(vm):
+def test_redefined_vm_is_shown_as_it_runs(vm):
     """A changed definition applies to the next start."""
     q = vm.qmp()
     (vm.fake.tmp / "new.img").write_bytes(bytes(1 << 20))
@@ -416,7 +416,7 @@ def test_a_running_vm_is_what_it_was_started_as(vm):
 # ---- snapshots and jobs ----
 
 @pytest.mark.parametrize("takes", ["", "work-takes=200"])
-def test_a_snapshot_job(fake, takes):
+def test_snapshot_save_and_load_run_as_jobs(fake, takes):
     vm = Vm(fake, boot={"kernel": "kernel", "cmdline": "x " + takes})
     q = vm.qmp()
     for command, args, type in (("snapshot-save", SAVED, "snapshot-save"),
@@ -439,7 +439,7 @@ def test_a_snapshot_job(fake, takes):
         q.run("job-dismiss", id="job.0")
 
 
-def test_a_job_that_fails(vm):
+def test_failed_job_concludes_with_error(vm):
     q = vm.qmp()
     q.run("snapshot-load", job_id="j", **SAVED)
     assert statuses(q, "j") == ["created", "running", "aborting", "concluded"]
@@ -448,7 +448,7 @@ def test_a_job_that_fails(vm):
     assert q.run("query-status")["running"]
 
 
-def test_a_snapshot_of_disks_alone_is_not_loaded(vm):
+def test_load_of_disk_only_snapshot_is_refused(vm):
     vm.fake.cairn("snapshot-create-as", "vm1", "s", "--disk-only")
     q = vm.qmp()
     q.run("snapshot-load", job_id="j", **SAVED)
@@ -457,7 +457,7 @@ def test_a_snapshot_of_disks_alone_is_not_loaded(vm):
     assert q.run("query-status")["running"]
 
 
-def test_it_runs_after_a_load_if_it_ran_before(vm):
+def test_load_keeps_running_state(vm):
     q = vm.qmp()
     q.run("stop")
     q.run("snapshot-save", job_id="a", **SAVED)
@@ -486,7 +486,7 @@ def test_bad_arguments_of_a_snapshot(vm, change, words):
     assert q.run("query-jobs") == []
 
 
-def test_ids_of_jobs_are_the_vms_own(fake):
+def test_job_ids_are_unique_per_vm(fake):
     """Programs with different VMs may choose the same job id, as with QEMU."""
     one, two = Vm(fake, "one"), Vm(fake, "two")
     a, b = one.qmp(), two.qmp()
@@ -509,7 +509,7 @@ def test_ids_of_jobs_are_the_vms_own(fake):
     assert not [m for m in end_of(a) if m.get("data", {}).get("id") not in (None, id)]
 
 
-def test_many_jobs_fit_into_an_answer(vm):
+def test_query_jobs_answer_stays_below_64_kib(vm):
     """Below 64 KiB, whatever their errors; the newest are included. The daemon's own socket has pages."""
     q, tag, ids = vm.qmp(), "\u00e4" * 127, [f"{i:063}" for i in range(64)]
     for i in ids:
@@ -523,7 +523,7 @@ def test_many_jobs_fit_into_an_answer(vm):
     assert len(json.dumps(d.run("query-jobs"), separators=(",", ":"))) < 65000
 
 
-def test_disks_that_do_not_fit_into_an_answer(fake, tmp_path):
+def test_query_block_answer_stays_below_64_kib(fake, tmp_path):
     folder = tmp_path
     while len(str(folder)) < 3000:
         folder /= "d" * 250
@@ -540,7 +540,7 @@ def test_disks_that_do_not_fit_into_an_answer(fake, tmp_path):
     assert len(q.run("query-blockstats")) == 20
 
 
-def test_jobs_outlive_the_daemon_and_not_the_run(vm):
+def test_jobs_survive_daemon_but_not_vm(vm):
     q = vm.qmp()
     q.run("snapshot-save", job_id="kept", **SAVED)
     statuses(q, "kept")
@@ -559,7 +559,7 @@ def test_jobs_outlive_the_daemon_and_not_the_run(vm):
     assert [j["id"] for j in vm.qmp().run("query-jobs")] == ["kept"]
 
 
-def test_a_job_is_cancelled(fake):
+def test_job_can_be_cancelled(fake):
     vm = Vm(fake, boot={"kernel": "kernel", "cmdline": "work-takes=20000"})
     q = vm.qmp()
     q.run("snapshot-save", job_id="long", **SAVED)
@@ -574,7 +574,7 @@ def test_a_job_is_cancelled(fake):
 
 # ---- the human monitor ----
 
-def test_monitor_lines(vm):
+def test_human_monitor_commands_work(vm):
     q = vm.qmp()
 
     def line(text):

@@ -38,7 +38,7 @@ def definition(slow, name):
     return {"name": name, "memory": "32M", "boot": {"kernel": str(slow.tmp / "kernel")}}
 
 
-def test_queries_do_not_wait(slow):
+def test_queries_do_not_wait_for_slow_disk(slow):
     """Each request waits for the disk, but the loop does not."""
     (slow.tmp / "kernel").write_bytes(b"none\n")
     q, before = slow.qmp(), loop_syncs(slow)
@@ -50,7 +50,7 @@ def test_queries_do_not_wait(slow):
     assert loop_syncs(slow) == before
 
 
-def test_a_query_is_answered_first(slow):
+def test_query_is_answered_before_waiting_request(slow):
     """A query that comes after a request that waits for the disk is answered first."""
     (slow.tmp / "kernel").write_bytes(b"none\n")
     slow.stop()
@@ -68,7 +68,7 @@ def test_a_query_is_answered_first(slow):
     assert q.answer()["return"]["created"]
 
 
-def test_an_import_that_fails(slow):
+def test_failed_import_does_not_block_loop(slow):
     """A failed import's files are removed behind, except its definition; the loop continues meanwhile."""
     disk = slow.tmp / "a.raw"
     disk.write_bytes(bytes(65536))
@@ -92,7 +92,7 @@ def test_an_import_that_fails(slow):
     assert "there" in q.run("query-jobs")[0]["error"]
 
 
-def test_images_that_go_and_come(slow):
+def test_undefine_and_import_do_not_block_loop(slow):
     """An undefine first records the images to remove; an import's end is stored."""
     disk = slow.tmp / "a.raw"
     disk.write_bytes(bytes(65536))
@@ -108,7 +108,7 @@ def test_images_that_go_and_come(slow):
     slow.cairn("start", "a")
 
 
-def test_one_after_the_other(slow):
+def test_overlapping_requests_act_in_sequence(slow):
     """Requests that overlap on the way to the disk give the result of a sequence."""
     (slow.tmp / "kernel").write_bytes(b"none\n")
     clients, answers = [slow.qmp() for _ in range(6)], []
@@ -137,7 +137,7 @@ def test_one_after_the_other(slow):
     assert [v["name"] for v in slow.qmp().run("vm-list")["vms"]] == names
 
 
-def test_the_end_waits_for_what_was_begun(slow):
+def test_daemon_end_waits_for_begun_writes(slow):
     (slow.tmp / "kernel").write_bytes(b"none\n")
     q = slow.qmp()
     q.send(b'{"execute":"vm-define","arguments":{"definition":{"name":"a","memory":"32M","boot":{"kernel":"%s"}}}}'
@@ -149,7 +149,7 @@ def test_the_end_waits_for_what_was_begun(slow):
     assert [v["name"] for v in slow.qmp().run("vm-list")["vms"]] == ["a"]
 
 
-def test_an_end_amid_an_import(slow):
+def test_daemon_end_during_import_leaves_consistent_state(slow):
     """Data of a job is written before the job ends, so nothing is written later."""
     slow.define("a")
     slow.cairn("export", "a", str(slow.tmp / "a.tar"))
@@ -169,7 +169,7 @@ def test_an_end_amid_an_import(slow):
     assert not (slow.state / "vms/a/import.pending").exists()
 
 
-def test_what_starts_is_not_redefined(slow):
+def test_redefine_during_start_is_refused(slow):
     """Nor between the check of its definition and its process."""
     slow.define("a")
     slow.cairn("start", "a")
@@ -199,7 +199,7 @@ def loop_syncs(slow):
     return first.read_text().split().count(str(slow.proc.pid)) if first.exists() else 0
 
 
-def test_what_is_kept_beside_a_definition(slow):
+def test_other_files_are_answered_when_stored(slow):
     """Saved states, schedules, marks: each is answered when it is stored, and the loop continues."""
     slow.define("a")
     q = slow.qmp()
@@ -225,7 +225,7 @@ def test_what_is_kept_beside_a_definition(slow):
     assert loop_syncs(slow) == before
 
 
-def test_nobody_starts_what_is_being_removed(slow):
+def test_start_during_removal_of_managed_save_is_refused(slow):
     slow.define("a")
     slow.cairn("start", "a")
     slow.cairn("managedsave", "a")
@@ -244,7 +244,7 @@ def test_nobody_starts_what_is_being_removed(slow):
 
 
 @pytest.mark.parametrize("when", ["begun", "saved", "used"])
-def test_no_save_is_lost_between(slow, when):
+def test_kill_between_writes_loses_no_save(slow, when):
     """Killed while waiting for the disk: either the save exists or the VM runs."""
     slow.define("a")
     slow.cairn("start", "a")
@@ -272,7 +272,7 @@ def test_no_save_is_lost_between(slow, when):
     assert slow.info("a")["reason"] == "restored"
 
 
-def test_what_is_saved_can_be_started_at_once(slow):
+def test_start_waits_for_managed_save_to_be_stored(slow):
     """Its save may still be on its way to the disk; the start waits for it."""
     slow.define("a")
     slow.cairn("start", "a")
@@ -285,7 +285,7 @@ def test_what_is_saved_can_be_started_at_once(slow):
     assert other.run("query-jobs", id="j")[0]["status"] == "concluded"
 
 
-def test_a_save_that_has_not_begun_is_cancelled(slow):
+def test_save_that_waits_for_disk_can_be_cancelled(slow):
     slow.define("a")
     slow.cairn("start", "a")
     go = hold(slow, "/vms/a")
@@ -302,7 +302,7 @@ def test_a_save_that_has_not_begun_is_cancelled(slow):
 
 
 @pytest.mark.parametrize("how", ["vm-clone", "vm-fork"])
-def test_clones_are_kept_before_they_are_told_of(slow, how):
+def test_clones_are_stored_before_answer(slow, how):
     """Until then the next daemon would remove them."""
     (slow.tmp / "kernel").write_bytes(b"none\n")
     slow.qmp().run("vm-define", definition=definition(slow, "a"))

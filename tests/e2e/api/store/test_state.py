@@ -58,7 +58,7 @@ def old(tmp_path):
 
 
 @pytest.mark.parametrize("folder", sorted(p.name for p in DATA.glob("state-*")))
-def test_what_each_version_wrote(old, folder):
+def test_state_of_each_older_version_loads(old, folder):
     d = old(folder)
     q, late = d.qmp(), folder != "state-1-early"  # the earliest versions had no autostart, templates or plans
     list_ = {v["name"]: v for v in q.run("vm-list")["vms"]}
@@ -86,7 +86,7 @@ def test_what_each_version_wrote(old, folder):
 
 
 @pytest.mark.parametrize("folder", ["state-1-early", "state-1"])
-def test_it_is_lifted_once(old, folder):
+def test_old_state_is_converted_once(old, folder):
     d = old(folder)
     before = (d.state / "vms/ran/state.json.v1").read_text()
     until(lambda: {version(d.state / f"vms/{n}/state.json") for n in NAMES} == {2})
@@ -104,7 +104,7 @@ def test_it_is_lifted_once(old, folder):
 
 
 @pytest.mark.parametrize("number, word", [(1, "destroy"), (2, "save")])
-def test_a_plan_of_version_1_is_kept(fake, number, word):
+def test_scheduled_action_of_version_1_is_kept(fake, number, word):
     """Of a running VM: the action at the deadline."""
     fake.define("vm1", cmdline="deaf")
     fake.cairn("start", "vm1")
@@ -127,7 +127,7 @@ def test_a_plan_of_version_1_is_kept(fake, number, word):
 
 
 @pytest.mark.seconds(120)
-def test_killed_while_it_is_lifted(old):
+def test_kill_during_conversion_loses_nothing(old):
     """At each file: it is the old or the new one, and the next daemon continues."""
     if not os.path.exists(PRELOAD):
         pytest.skip("slow_sync.so is not built")
@@ -159,7 +159,7 @@ def test_killed_while_it_is_lifted(old):
 
 
 @pytest.mark.parametrize("version, reason", [(None, "shutdown"), (1, "shutdown"), (2, "killed")])
-def test_the_end_that_a_process_of_another_version_left(fake, version, reason):
+def test_end_file_of_another_version_is_ignored(fake, version, reason):
     """An end file of another version is unreadable, and no end is invented."""
     fake.define("vm1")
     fake.define("vm2", cmdline="off-after=1")
@@ -180,7 +180,7 @@ def test_the_end_that_a_process_of_another_version_left(fake, version, reason):
 # ---- a newer Cairn's files ----
 
 @pytest.mark.parametrize("file", ["definition", "state", "schedule", "autostart", "template", "undefine", "renamed"])
-def test_a_vm_of_a_newer_cairn(fake, file):
+def test_vm_of_newer_cairn_is_listed_and_untouched(fake, file):
     """It is listed, nothing of it changes, its name is taken, and the others load."""
     fake.define("good")
     fake.define("vm1")
@@ -217,7 +217,7 @@ def test_a_vm_of_a_newer_cairn(fake, file):
     fake.cairn("start", "vm1")
 
 
-def test_clones_that_a_newer_cairn_did_not_finish(fake):
+def test_unfinished_clones_of_newer_cairn_stay(fake):
     """They are not VMs yet: none of them is started or removed, whether off or running."""
     for vm in ("c-1", "c-2", "other"):
         fake.define(vm)
@@ -246,7 +246,7 @@ def test_clones_that_a_newer_cairn_did_not_finish(fake):
     assert [v["name"] for v in fake.qmp().run("vm-list")["vms"]] == ["c-1", "c-2", "other"] and pid_of(fake, "c-2") == pid
 
 
-def test_one_that_runs(fake):
+def test_running_vm_of_newer_cairn_is_left_alone(fake):
     fake.define("vm1")
     fake.cairn("start", "vm1")
     pid, path = pid_of(fake, "vm1"), fake.state / "vms/vm1/state.json"
@@ -262,7 +262,7 @@ def test_one_that_runs(fake):
     assert pid_of(fake, "vm1") == pid and fake.info("vm1")["state"] == "running"
 
 
-def test_files_beside_the_vms(fake):
+def test_newer_permissions_and_jobs_are_left_alone(fake):
     """Permissions deny, completed work is not repeated, and nothing is overwritten."""
     fake.define("vm1")
     fake.cairn("autostart", "vm1")

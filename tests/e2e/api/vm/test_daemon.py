@@ -29,7 +29,7 @@ def gone(pid):
 
 # ---- a VM process that fails ----
 
-def test_kill_of_one_leaves_the_other(fake):
+def test_killed_vm_process_leaves_other_vms(fake):
     fake.define("vm1")
     fake.define("vm2")
     fake.cairn("start", "vm1", "vm2")
@@ -52,7 +52,7 @@ def test_kill_of_one_leaves_the_other(fake):
     ("refuse", "Busy", "vda: is locked by another process"),
     ("garbage-at-config", "GenericError", "before it answered"),
 ])
-def test_a_start_that_fails(fake, how, cls, words):
+def test_failed_start_is_reported_and_can_be_repeated(fake, how, cls, words):
     fake.define("vm1", cmdline=how)
     fake.define("ok")
     q = fake.qmp()
@@ -69,7 +69,7 @@ def test_a_start_that_fails(fake, how, cls, words):
     assert e.value.cls == cls
 
 
-def test_a_program_that_is_missing_or_dies_at_once(tmp_path):
+def test_start_fails_when_program_is_missing_or_dies(tmp_path):
     d = Daemon(tmp_path, vm_program="/nonexistent/cairn-vm")
     try:
         d.define("vm1")
@@ -84,7 +84,7 @@ def test_a_program_that_is_missing_or_dies_at_once(tmp_path):
         d.close()
 
 
-def test_destroy_ends_a_start_that_hangs(fake):
+def test_destroy_ends_hanging_start(fake):
     fake.define("vm1", cmdline="silent-at-config")
     starter, q = fake.qmp(), fake.qmp()
     starter.send(b'{"execute":"vm-start","arguments":{"vm":"vm1"}}')
@@ -100,7 +100,7 @@ def test_destroy_ends_a_start_that_hangs(fake):
     q.run("vm-undefine", vm="vm1")
 
 
-def test_a_client_that_leaves_during_its_start(fake):
+def test_start_continues_when_client_disconnects(fake):
     fake.define("vm1", cmdline="silent-at-config")
     q = fake.qmp()
     q.send(b'{"execute":"vm-start","arguments":{"vm":"vm1"}}')
@@ -111,7 +111,7 @@ def test_a_client_that_leaves_during_its_start(fake):
     assert other.run("vm-info", vm="vm1")["state"] == "shut off"
 
 
-def test_garbage_from_a_vm_process(fake):
+def test_garbage_from_vm_process_ends_vm(fake):
     fake.define("vm1", cmdline="garbage-after=50")
     fake.cairn("start", "vm1")
     fake.wait("vm1", "crashed")
@@ -120,7 +120,7 @@ def test_garbage_from_a_vm_process(fake):
 
 
 @pytest.mark.seconds(30)
-def test_a_vm_process_that_hangs_up_and_lives_on_is_ended(fake):
+def test_vm_process_that_closes_its_socket_is_killed(fake):
     fake.define("vm1", cmdline=f"close-after=1 when={fake.tmp}/go")
     fake.cairn("start", "vm1")
     pid = pid_of(fake, "vm1")
@@ -129,7 +129,7 @@ def test_a_vm_process_that_hangs_up_and_lives_on_is_ended(fake):
     assert gone(pid)
 
 
-def test_destroy_of_one_that_does_not_obey(fake):
+def test_destroy_kills_process_that_ignores_quit(fake):
     fake.define("vm1", cmdline="stubborn")
     fake.cairn("start", "vm1")
     pid = pid_of(fake, "vm1")
@@ -145,7 +145,7 @@ def test_destroy_of_one_that_does_not_obey(fake):
     ("kill-after=30", "crashed", "killed", "crashed"),
     ("crash-after=30", "crashed", "triple fault", "preserved"),
 ])
-def test_ends(fake, how, state, reason, word):
+def test_each_kind_of_end_is_reported(fake, how, state, reason, word):
     fake.define("vm1", cmdline=how)
     q = fake.qmp()
     q.run("vm-start", vm="vm1")
@@ -180,7 +180,7 @@ def test_io_error_pauses_with_its_reason(fake):
     fake.cairn("resume", "vm1")
 
 
-def test_what_a_vm_process_says_is_not_trusted(fake):
+def test_text_from_vm_process_is_sanitized(fake):
     fake.define("vm1", cmdline="rude-after=10")
     fake.cairn("start", "vm1")
     fake.wait("vm1", "crashed")
@@ -192,7 +192,7 @@ def test_what_a_vm_process_says_is_not_trusted(fake):
 
 
 @pytest.mark.seconds(90)
-def test_time_limits(fake):
+def test_hanging_vm_process_times_out(fake):
     fake.define("silent", cmdline="silent-at-config")
     fake.define("mute", cmdline="mute")
     q, starter, suspender = fake.qmp(timeout=45), fake.qmp(timeout=45), fake.qmp(timeout=45)
@@ -228,7 +228,7 @@ def test_on_crash_restart_gives_up(fake):
     assert q.run("vm-list")["vms"] == []
 
 
-def test_reboot_starts_again(fake):
+def test_reboot_restarts_vm(fake):
     fake.define("vm1")
     q = fake.qmp()
     first = q.run("vm-start", vm="vm1")["id"]
@@ -240,7 +240,7 @@ def test_reboot_starts_again(fake):
 
 # ---- daemons that end ----
 
-def test_definitions_survive(fake):
+def test_definitions_survive_daemon(fake):
     fake.define("vm1", title="the first")
     fake.define("vm2")
     before = fake.cairn("dumpjson", "vm1").stdout
@@ -252,7 +252,7 @@ def test_definitions_survive(fake):
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
-def test_vms_outlive_their_daemon(fake, sig):
+def test_vms_survive_daemon(fake, sig):
     for name in ("vm1", "vm2", "vm3"):
         fake.define(name)
     fake.cairn("start", "vm1", "vm2")
@@ -280,7 +280,7 @@ def test_vms_outlive_their_daemon(fake, sig):
     ("panic-after=1", "crashed (guest panicked)"),
     ("kill-after=1", "crashed (killed)"),
 ])
-def test_an_end_while_no_daemon_runs(fake, how, state):
+def test_end_without_daemon_is_known_to_next_daemon(fake, how, state):
     fake.define("vm1", cmdline=f"{how} when={fake.tmp}/go")
     fake.cairn("start", "vm1")
     pid = pid_of(fake, "vm1")
@@ -305,7 +305,7 @@ def test_a_second_daemon_is_refused(fake, tmp_path):
     assert fake.qmp().run("query-version")
 
 
-def test_a_stale_socket_is_replaced_and_a_file_is_not(fake, tmp_path):
+def test_stale_socket_is_replaced_but_no_other_file(fake, tmp_path):
     fake.stop(signal.SIGKILL)
     assert os.path.exists(fake.socket)
     fake.start()
@@ -323,7 +323,7 @@ def test_socket_is_private(fake):
     assert os.stat(fake.state / "vms").st_mode & 0o777 == 0o700
 
 
-def test_a_stranger_learns_nothing(shared):
+def test_user_without_role_learns_nothing(shared):
     shared.define("secret")
     # Connected by mistake: the socket's mode is not the only guard.
     os.chmod(shared.socket, 0o666)
@@ -345,7 +345,7 @@ def test_a_stranger_learns_nothing(shared):
         assert e["class"] == "PermissionDenied" and e["desc"].startswith(name + " needs the role of")
 
 
-def test_a_path_too_long_for_a_socket(tmp_path):
+def test_too_long_socket_path_is_refused(tmp_path):
     path = str(tmp_path / ("x" * 120))
     for program, args in (("cairnd", ["--state-dir", str(tmp_path / "s"), "--socket", path]),
                           ("cairn", ["-c", path, "list"])):
@@ -354,7 +354,7 @@ def test_a_path_too_long_for_a_socket(tmp_path):
         assert r.returncode != 0 and "at most 107 bytes" in r.stderr
 
 
-def test_long_names_and_deep_folders(tmp_path):
+def test_long_vm_names_and_deep_folders_work(tmp_path):
     deep = tmp_path / ("d" * 200)
     deep.mkdir()
     d = Daemon(tmp_path, vm_program=os.path.join(BUILD, "helpers", "fake_vm"))
@@ -374,7 +374,7 @@ def test_long_names_and_deep_folders(tmp_path):
         d.close()
 
 
-def test_damaged_files_are_put_aside(fake):
+def test_damaged_files_are_quarantined(fake):
     for n in ("good", "bad", "worse", "odd"):
         fake.define(n)
     fake.stop()
@@ -401,7 +401,7 @@ def test_damaged_files_are_put_aside(fake):
     fake.cairn("start", "good", "bad")
 
 
-def test_a_damaged_definition_of_what_runs(fake):
+def test_damaged_definition_of_running_vm_is_reported(fake):
     """Its process is unmanaged until the file is repaired, and this is reported."""
     fake.define("vm1")
     fake.cairn("start", "vm1")
@@ -420,7 +420,7 @@ def test_a_damaged_definition_of_what_runs(fake):
     assert pid_of(fake, "vm1") == pid and fake.info("vm1")["state"] == "running"
 
 
-def test_a_process_of_another_version(fake):
+def test_vm_process_of_another_version_is_left_running(fake):
     """Its process is neither killed nor taken for ended."""
     fake.define("vm1", cmdline="other-version")
     fake.cairn("start", "vm1")
@@ -436,7 +436,7 @@ def test_a_process_of_another_version(fake):
     fake.cairn("start", "vm1")
 
 
-def test_a_real_process_tells_its_version(daemon, guest, kvm):
+def test_vm_process_answers_with_its_version(daemon, guest, kvm):
     daemon.define("vm1", boot={"kernel": guest("idle.elf")})
     daemon.cairn("start", "vm1")
     pid = pid_of(daemon, "vm1")
@@ -455,7 +455,7 @@ def test_a_real_process_tells_its_version(daemon, guest, kvm):
 
 # ---- defining ----
 
-def test_uuids(fake):
+def test_uuids_are_unique_and_kept(fake):
     uuid = "2f1c0c0e-5d3a-4b53-9c39-0d8f1c6a7b11"
     fake.define("vm1", uuid=uuid)
     r = fake.cairn("define", fake.write("vm2", uuid=uuid), ok=4)
@@ -468,7 +468,7 @@ def test_uuids(fake):
     assert fake.cairn("list", "--all", "--name").stdout == "vm1\n"
 
 
-def test_a_disk_in_use_by_another_vm(fake, tmp_path):
+def test_start_fails_when_disk_is_in_use(fake, tmp_path):
     (tmp_path / "d.raw").write_bytes(bytes(4096))
     os.link(tmp_path / "d.raw", tmp_path / "same.raw")
     for n, p in (("vm1", "d.raw"), ("vm2", "same.raw")):
@@ -480,7 +480,7 @@ def test_a_disk_in_use_by_another_vm(fake, tmp_path):
     fake.cairn("start", "vm2")
 
 
-def test_redefining_a_running_vm_counts_from_the_next_start(fake):
+def test_redefinition_applies_at_next_start(fake):
     fake.define("vm1")
     fake.cairn("start", "vm1")
     fake.define("vm1", vcpus=2)
@@ -491,7 +491,7 @@ def test_redefining_a_running_vm_counts_from_the_next_start(fake):
     assert fake.info("vm1")["vcpus"] == 2
 
 
-def test_twenty_at_once(fake):
+def test_twenty_vms_start_at_once(fake):
     names = [f"vm{i}" for i in range(20)]
     for n in names:
         fake.define(n)
@@ -505,7 +505,7 @@ def test_twenty_at_once(fake):
     assert fake.cairn("list", "--name").stdout == ""
 
 
-def test_fds_do_not_leak(fake):
+def test_daemon_and_vms_leak_no_fds(fake):
     fake.define("vm1")
     fake.cairn("start", "vm1")
     fake.cairn("destroy", "vm1")
@@ -523,7 +523,7 @@ def test_fds_do_not_leak(fake):
 
 # ---- with KVM ----
 
-def test_a_real_vm(daemon, kvm, guest):
+def test_real_vm_starts_and_stops(daemon, kvm, guest):
     daemon.define("vm1", boot={"kernel": guest("interp.elf")}, debug_exit=True)
     daemon.define("vm2", boot={"kernel": guest("idle.elf")})
     daemon.cairn("start", "vm1", "vm2")
@@ -541,7 +541,7 @@ def test_a_real_vm(daemon, kvm, guest):
     daemon.cairn("start", "vm1")
 
 
-def test_a_real_guest_that_exits(daemon, kvm, guest):
+def test_debug_exit_of_guest_is_reported(daemon, kvm, guest):
     daemon.define("vm1", debug_exit=True,
                   boot={"kernel": guest("interp.elf"), "cmdline": "exit 21"})
     q = daemon.qmp()
@@ -553,7 +553,7 @@ def test_a_real_guest_that_exits(daemon, kvm, guest):
 
 
 @pytest.mark.parametrize("how, reason", [("triple", "triple fault"), ("panic", "guest panicked")])
-def test_a_real_guest_that_crashes(daemon, kvm, guest, how, reason):
+def test_crash_of_guest_is_reported(daemon, kvm, guest, how, reason):
     daemon.define("vm1", boot={"kernel": guest("interp.elf"), "cmdline": f"crash {how}"},
                   on_reboot="destroy")
     daemon.cairn("start", "vm1")
@@ -561,7 +561,7 @@ def test_a_real_guest_that_crashes(daemon, kvm, guest, how, reason):
     assert daemon.cairn("domstate", "--reason", "vm1").stdout == f"crashed ({reason})\n"
 
 
-def test_a_kernel_that_is_none(daemon, kvm):
+def test_start_fails_with_invalid_kernel(daemon, kvm):
     daemon.define("vm1")
     r = daemon.cairn("start", "vm1", ok=None)
     assert r.returncode != 0 and "kernel" in r.stderr
@@ -582,7 +582,7 @@ def kept_events(fake, **args):
             return found
 
 
-def test_events_that_were_missed(fake):
+def test_missed_events_can_be_fetched(fake):
     q = fake.qmp()
     fake.define("vm1")
     fake.cairn("start", "vm1")
@@ -612,7 +612,7 @@ def test_events_that_were_missed(fake):
     fake.cairn("event", "--since", "x", ok=2)
 
 
-def test_events_tell_of_what_the_next_daemon_knows(fake):
+def test_event_is_sent_although_daemon_is_killed_before_state_is_stored(fake):
     """A state is reported at once and written soon after, so a daemon that was killed in between has reported too
     much."""
     for n in ("vm1", "vm2"):
@@ -635,7 +635,7 @@ def test_events_tell_of_what_the_next_daemon_knows(fake):
     assert kept_events(fake, since=got[0]["seq"]) == []
 
 
-def test_numbers_of_events_are_given_once(fake):
+def test_event_numbers_are_never_reused(fake):
     seen = []
     for i in range(8):
         q = fake.qmp()
@@ -658,7 +658,7 @@ def test_numbers_of_events_are_given_once(fake):
     assert q.event("VM_DEFINED")["seq"] > seen[-1] + 1000
 
 
-def test_ten_thousand_events_are_kept(fake):
+def test_last_ten_thousand_events_are_kept(fake):
     fake.stop()
     line = '{"timestamp":{"seconds":1,"microseconds":1},"event":"STOP","data":{"vm":"vm1"},"seq":%d}\n'
     (fake.state / "events.old.jsonl").write_text("".join(line % i for i in range(1, 10001)))
@@ -685,7 +685,7 @@ def audit(fake, *args):
     return json.loads(fake.cairn("audit", "--format", "json", *args).stdout)
 
 
-def test_audit(fake):
+def test_audit_log_records_changes(fake):
     begin = time.time_ns()
     fake.define("vm1")
     fake.cairn("list")
@@ -726,7 +726,7 @@ def test_audit_masks_secrets_and_bounds_lines(fake):
     assert len(text) < 4000 and '"arguments-left-out":true' in text
 
 
-def test_audit_files_are_turned(fake):
+def test_audit_log_is_rotated(fake):
     fake.stop()
     line = '{"time":%d,"uid":7,"pid":1,"command":"vm-start","vm":"old","outcome":"ok","duration":1}\n'
     first = '{"base":5000}\n' + "".join(line % i for i in range(100000))
@@ -798,7 +798,7 @@ def allowed(answer):
 @pytest.mark.parametrize("grant, role", [
     (["viewer"], "viewer"), (["operator"], "operator"), (["admin"], "admin"),
     (["viewer", "mine"], "viewer"), (["operator", "mine"], "operator"), (["owner", "mine"], "admin")])
-def test_each_role_and_each_command(shared, grant, role):
+def test_each_command_needs_its_role(shared, grant, role):
     """The matrix from the schema, for the VM with a permission and for another one."""
     ranks = ["nobody", "viewer", "operator", "admin"]
     schema = shared.qmp().run("query-qmp-schema")
@@ -821,7 +821,7 @@ def test_each_role_and_each_command(shared, grant, role):
     assert any(want) and (role == "admin" or not all(want))
 
 
-def test_schedules_of_one_vm(shared):
+def test_schedules_of_other_vms_are_hidden(shared):
     """A user with one VM learns nothing of another VM's schedule, not even whether it exists."""
     for vm in ("mine", "other"):
         shared.cairn("snapshot-schedule", vm, "--every", "1h")
@@ -833,7 +833,7 @@ def test_schedules_of_one_vm(shared):
     assert one["error"]["desc"].replace("other", "nothing") == none["error"]["desc"]
 
 
-def test_a_refusal_says_what_role_one_has(shared):
+def test_denial_names_the_users_role(shared):
     """The role for this VM, not the one for all VMs."""
     shared.cairn("grant", "--user", "nobody", "viewer", "mine")
     for answer, has in zip(as_nobody(shared, ["vm-destroy", {"vm": "mine"}], ["vm-destroy", {"vm": "other"}]),
@@ -842,7 +842,7 @@ def test_a_refusal_says_what_role_one_has(shared):
                                            "an admin may change that by cairn grant")
 
 
-def test_grants_are_kept_and_taken_away(shared):
+def test_grants_survive_daemon_and_can_be_revoked(shared):
     ask = (["vm-list", {}], ["vm-info", {"vm": "mine"}], ["vm-info", {"vm": "other"}],
            ["vm-info", {"vm": "none"}])
     assert os.stat(shared.socket).st_mode & 0o777 == 0o600
@@ -870,7 +870,7 @@ def test_grants_are_kept_and_taken_away(shared):
     assert json.loads(shared.cairn("permissions", "--format", "json").stdout) == []
 
 
-def test_grants_that_make_no_sense(shared):
+def test_invalid_grants_are_refused(shared):
     for args, code in ((["owner", "--user", "nobody"], 2), (["admin", "mine", "--user", "nobody"], 2),
                        (["king", "--user", "nobody"], 2), (["viewer", "none", "--user", "nobody"], 3),
                        (["viewer"], 2), (["viewer", "--user", "a", "--group", "b"], 2),
@@ -895,7 +895,7 @@ def test_grants_that_make_no_sense(shared):
     assert not any(map(allowed, as_nobody(shared, ["vm-list", {}])))
 
 
-def test_events_only_of_what_one_may_see(shared):
+def test_user_gets_events_of_visible_vms_only(shared):
     shared.cairn("grant", "viewer", "mine", "--user", "nobody")
     script = (
         "import socket\n"

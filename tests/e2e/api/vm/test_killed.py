@@ -113,7 +113,7 @@ def agree(d, tag, names):
 
 
 @pytest.mark.seconds(60 + 3 * KILLS)
-def test_kill_at_any_time(tmp_path):
+def test_killed_daemon_loses_no_vm_and_no_event_number(tmp_path):
     if not os.path.exists(FAKE_VM):
         pytest.skip("fake_vm is not built: make helpers")
     tag = f"{os.getpid()}-{time.time_ns()}"

@@ -75,7 +75,7 @@ WAYS = [{}, {"remove-all-storage": True, "snapshots-metadata": True}]
 @pytest.mark.parametrize("how", WAYS)
 @pytest.mark.parametrize("what", [("vm-start", {}), ("snapshot-create", {"name": "s1"}), ("vm-rename", {"name": "vm2"}),
                                   ("vm-fork", {"name": "vm2", "snapshot": "s1"})])
-def test_of_a_vm_that_is_being_undefined(undefining, how, what):
+def test_requests_during_undefine_are_refused(undefining, how, what):
     """The undefine takes a while: it looks at the VM's snapshots or removes its images."""
     begin, end = undefining
     daemon, b = begin(how)
@@ -86,7 +86,7 @@ def test_of_a_vm_that_is_being_undefined(undefining, how, what):
 
 
 @pytest.mark.parametrize("how", WAYS)
-def test_an_export_of_a_vm_that_is_being_undefined(undefining, how, tmp_path):
+def test_export_during_undefine_is_refused(undefining, how, tmp_path):
     begin, end = undefining
     daemon, b = begin(how)
     ask_with_file(b, tmp_path / "x.tar", "vm-export", vm="vm1")
@@ -150,7 +150,7 @@ def works(daemon, tmp_path, n, seconds, hung):
 
 
 @pytest.mark.seconds(120)
-def test_many_do_what_they_like(two, tmp_path):
+def test_daemon_answers_concurrent_random_requests(two, tmp_path):
     """Every command is answered, and the daemon survives; sanitizers find uses after free."""
     daemon, hung = two[0], []
     shutil.copy(tmp_path / "a.qcow2", tmp_path / "empty.qcow2")  # the first may be removed with its VM

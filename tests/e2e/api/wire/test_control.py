@@ -19,7 +19,7 @@ from test_daemon import NOBODY, allowed, as_nobody, kept_events, shared  # noqa:
 CLIENTS_MAX = 2000
 
 
-def test_one_client_too_many(fake):
+def test_client_beyond_limit_is_refused(fake):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < CLIENTS_MAX + 200:
         pytest.skip(f"needs {CLIENTS_MAX + 200} open files; the limit is {hard}")
@@ -67,7 +67,7 @@ class Crowd:
         self.proc.communicate()
 
 
-def test_no_user_shuts_out_the_others(shared):
+def test_user_limit_leaves_room_for_others(shared):
     shared.cairn("grant", "viewer", "--user", "bin")  # from now on every user may connect
     with Crowd(shared.socket, NOBODY - 1, 400) as one, Crowd(shared.socket, NOBODY, 200) as two:
         assert one.served == 400 and two.served == 100  # all without permissions
@@ -97,7 +97,7 @@ def waits_for_events(pid):
 
 
 @pytest.mark.parametrize("way", ["no command takes it", "a command refuses it", "left behind", "many"])
-def test_what_a_client_sends_does_not_stop_the_daemon(fake, way):
+def test_blocking_fd_from_client_does_not_block_daemon(fake, way):
     """close() of a client's fd may block for as long as the client likes."""
     fake.define("vm1")
     pid = fake.proc.pid
@@ -133,7 +133,7 @@ def greets(path):
         return '"QMP"' in s.makefile().readline()
 
 
-def test_dismissed_results_are_gone_for_good(fake):
+def test_dismissed_job_results_do_not_return(fake):
     fake.define("vm1", cmdline="work-fails")
     q = fake.qmp()
     q.run("vm-start", vm="vm1")
@@ -183,7 +183,7 @@ class Stranger:
         self.proc.wait()
 
 
-def test_roles_change_for_who_is_connected(shared):  # noqa: F811
+def test_role_changes_apply_to_open_connections(shared):  # noqa: F811
     """A revoked permission ends at once, also for open connections; a new one begins at once."""
     shared.cairn("grant", "admin", "--user", "nobody")
     s = Stranger(shared.socket)
@@ -201,7 +201,7 @@ def test_roles_change_for_who_is_connected(shared):  # noqa: F811
         s.close()
 
 
-def test_a_vms_own_socket_tells_strangers_nothing(shared):  # noqa: F811
+def test_vm_socket_reveals_nothing_without_permission(shared):  # noqa: F811
     """Everybody may connect once any user has a permission for any VM."""
     shared.cairn("grant", "viewer", "other", "--user", "nobody")
     shared.cairn("start", "mine")
@@ -218,7 +218,7 @@ def test_a_vms_own_socket_tells_strangers_nothing(shared):  # noqa: F811
         s.close()
 
 
-def test_what_admins_are_told_is_not_asked_for_by_others(shared):  # noqa: F811
+def test_only_admins_can_fetch_denial_events(shared):  # noqa: F811
     shared.cairn("grant", "viewer", "--user", "nobody")
     denied, page = as_nobody(shared, ["vm-start", {"vm": "mine"}], ["query-events", {}])
     assert denied["error"]["class"] == "PermissionDenied"
@@ -226,7 +226,7 @@ def test_what_admins_are_told_is_not_asked_for_by_others(shared):  # noqa: F811
     assert [e["data"]["uid"] for e in kept_events(shared, event="PERMISSION_DENIED")] == [NOBODY]
 
 
-def test_jobs_of_others_are_as_those_that_are_not_there(shared):  # noqa: F811
+def test_jobs_of_other_users_look_missing(shared):  # noqa: F811
     q = shared.qmp()
     ids = {}
     for vm in ("mine", "other"):
@@ -254,7 +254,7 @@ def inherited(daemon):
     return [fd for fd, f in flags.items() if fd > 2 and not f & os.O_CLOEXEC]
 
 
-def test_no_file_of_the_daemon_is_inherited(fake):
+def test_child_processes_inherit_no_fds_of_daemon(fake):
     """Every child process gets only the fds that it is handed."""
     fake.define("vm1")
     fake.cairn("start", "vm1")
@@ -302,7 +302,7 @@ int main(int argc, char **argv)
 """
 
 
-def test_a_program_in_c(fake, tmp_path):
+def test_installed_library_works_in_c_program(fake, tmp_path):
     """The installed library: its header compiles alone, and pkg-config has all flags."""
     if "asan" in BUILD or "tsan" in BUILD:
         pytest.skip("a program without sanitizers cannot link what has them")

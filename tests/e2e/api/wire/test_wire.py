@@ -52,7 +52,7 @@ def raw(side):
     return s
 
 
-def test_greeting_is_a_packet_of_its_own(side):
+def test_greeting_is_a_separate_packet(side):
     s = raw(side)
     # Sent before the greeting is read: greeting and answer must be separate packets.
     s.sendall(b'{"execute":"qmp_capabilities"}')
@@ -71,7 +71,7 @@ def test_greeting_is_a_packet_of_its_own(side):
         s2.recv(1)
 
 
-def test_negotiation(side):
+def test_commands_need_negotiation_first(side):
     q = side.qmp(negotiate=False)
     q.read()
     q.send(b'{"execute":"query-jobs","id":1}')
@@ -102,7 +102,7 @@ def test_no_events_before_negotiation(side):
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, "x", "ä\U0001f600", None, True, [], [1, {"a": None}],
                                    {"b": [2]}, "", 2**60])
-def test_id_comes_back(side, value):
+def test_answer_repeats_command_id(side, value):
     q = side.qmp()
     q.send(json.dumps({"execute": "query-version", "id": value}).encode())
     m = q.read()
@@ -111,7 +111,7 @@ def test_id_comes_back(side, value):
     assert q.read()["id"] == value
 
 
-def test_cut_anywhere(side):
+def test_command_may_be_cut_anywhere(side):
     q = side.qmp()
     text = b'{"execute":"query-version","id":"a}\\"{b"}'
     for i in range(1, len(text)):
@@ -136,7 +136,7 @@ def test_many_in_one_packet_come_in_order(fake):
     assert all("return" in m for m in ids)
 
 
-def test_reset_byte(side):
+def test_byte_0xff_resynchronizes_parser(side):
     q = side.qmp()
     q.send(b'{"execute":"query-li\xff{"execute":"query-version","id":7}')
     assert q.read()["id"] == 7
@@ -155,7 +155,7 @@ def test_reset_byte(side):
     (b'{"execute":"job-cancel","arguments":{"id":1}}', "Invalid parameter type for 'id', expected: string"),
     (b"{" + b'"a":{' * 9999 + b"}" * 10000, "nested deeper than 64"),
 ])
-def test_faults_are_answered_and_survived(side, text, desc):
+def test_malformed_input_is_answered_with_error(side, text, desc):
     q = side.qmp()
     q.send(text)
     m = q.read()
@@ -175,7 +175,7 @@ def test_unknown_command(side):
 
 
 @pytest.mark.parametrize("start, fill", [(b"", b"a"), (b'{"execute":"', b"a"), (b"{", b" ")])
-def test_a_hundred_megabytes_without_an_end(side, start, fill):
+def test_endless_text_is_refused_with_bounded_memory(side, start, fill):
     other = side.qmp()
     s = raw(side)
     s.recv(65536)
@@ -193,7 +193,7 @@ def test_a_hundred_megabytes_without_an_end(side, start, fill):
     assert rss < 40 * 2**20 or "asan" in os.environ.get("CAIRN_BUILD", "")
 
 
-def test_half_a_command_and_a_hang_up(side):
+def test_disconnect_inside_command_does_no_harm(side):
     for i in range(50):
         s = raw(side)
         s.sendall(b'{"execute":"query-ver')
@@ -201,7 +201,7 @@ def test_half_a_command_and_a_hang_up(side):
     assert side.qmp().run("query-version")
 
 
-def test_closing_the_sending_side_still_gives_answers(fake):
+def test_half_closed_connection_still_gets_answers(fake):
     fake.define("vm1")
     s = raw(fake)
     s.sendall(b'{"execute":"qmp_capabilities"}{"execute":"vm-start","arguments":{"vm":"vm1"}}')
@@ -214,7 +214,7 @@ def test_closing_the_sending_side_still_gives_answers(fake):
 
 
 @pytest.mark.seconds(120)
-def test_500_clients(side):
+def test_500_clients_are_served(side):
     clients = [side.qmp() for _ in range(500)]
     for i, q in enumerate(clients):
         q.send(json.dumps({"execute": "query-version", "id": i}).encode())
@@ -226,7 +226,7 @@ def test_500_clients(side):
 
 
 @pytest.mark.seconds(120)
-def test_queries_while_all_vms_are_in_snapshots(fake):
+def test_queries_are_answered_during_snapshots(fake):
     names = [f"vm{i}" for i in range(20)]
     for n in names:
         (fake.tmp / n).write_bytes(bytes(1 << 20))
@@ -251,7 +251,7 @@ def test_queries_while_all_vms_are_in_snapshots(fake):
         q.run("job-cancel", id=j["id"])
 
 
-def test_a_client_that_does_not_read_is_dropped(side):
+def test_client_that_does_not_read_is_dropped(side):
     deaf, other = raw(side), side.qmp()
     deaf.sendall(b'{"execute":"qmp_capabilities"}')
     for i in range(300):
@@ -268,7 +268,7 @@ def test_a_client_that_does_not_read_is_dropped(side):
     assert rss < 40 * 2**20 or "asan" in os.environ.get("CAIRN_BUILD", "")
 
 
-def test_events_pile_up_for_a_client_that_does_not_read(fake):
+def test_events_for_client_that_does_not_read_are_bounded(fake):
     fake.define("vm1")
     deaf, q = raw(fake), fake.qmp()
     deaf.sendall(b'{"execute":"qmp_capabilities"}')
@@ -285,7 +285,7 @@ def test_events_pile_up_for_a_client_that_does_not_read(fake):
 
 
 @pytest.mark.parametrize("order", ["", "event-last"])
-def test_stop_and_resume_come_before_the_answer(fake, order):
+def test_stop_and_resume_events_precede_answer(fake, order):
     fake.define("vm1", cmdline="x " + order)
     q = fake.qmp()
     q.run("vm-start", vm="vm1")
@@ -313,7 +313,7 @@ def test_introspection_matches_what_is_accepted(side):
 
 
 @pytest.mark.seconds(240)  # each one is written
-def test_a_long_list_comes_in_pages(fake):
+def test_long_list_has_pages(fake):
     q = fake.qmp()
     for i in range(280):
         q.run("vm-define", definition={"name": f"vm{i:04}-" + "x" * 150, "memory": 16,

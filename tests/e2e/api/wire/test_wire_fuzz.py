@@ -166,7 +166,7 @@ class Shooter:
 
 @pytest.mark.seconds(300)
 @pytest.mark.parametrize("which", ["daemon", "vm"])
-def test_every_command_with_anything(fake, which):
+def test_every_command_survives_any_arguments(fake, which):
     s = Shooter(fake, which)
     names = sorted(s.commands) * ROUNDS
     s.random.shuffle(names)
@@ -179,7 +179,7 @@ def test_every_command_with_anything(fake, which):
 
 
 @pytest.mark.parametrize("which", ["daemon", "vm"])
-def test_many_broken_ones_at_once(fake, which):
+def test_unread_errors_for_many_broken_commands_are_kept(fake, which):
     """Nothing is read until everything is sent: answers queue up, and none is lost."""
     s = Shooter(fake, which)
     texts = [json.dumps({**s.command("query-jobs"), "execute": "query-jobs", "id": i}).encode() for i in range(300)]

@@ -47,7 +47,7 @@ FILES = [("vda.qcow2", "a.qcow2", {"format": "qcow2", "backing": "vda-1.raw", "b
 
 
 @pytest.mark.parametrize("compress", ["zstd", "gzip", "none"])
-def test_round_trip(disks, compress):
+def test_archive_restores_images_unchanged(disks, compress):
     last, status = archivelib.export("x.tar", {"name": "x"}, FILES, compress).end()
     assert status == 0 and last["result"]["written"] == os.path.getsize("x.tar")
     job = archivelib.take("x.tar", ".", "new")
@@ -81,7 +81,7 @@ def members(path):
 
 
 @pytest.mark.parametrize("level", [1, 9])
-def test_gzip_as_others_read_it(tmp_path, monkeypatch, level):
+def test_gzip_archive_is_read_by_other_tools(tmp_path, monkeypatch, level):
     """Members that were compressed in parallel form one archive, in order."""
     monkeypatch.chdir(tmp_path)
     data = random.Random(4).randbytes(9 * MIB) + b"".join(b"%d\n" % i for i in range(300000))
@@ -102,7 +102,7 @@ def test_gzip_as_others_read_it(tmp_path, monkeypatch, level):
 
 
 @pytest.mark.parametrize("compress", ["zstd", "gzip", "none"])
-def test_cancelled_export(tmp_path, monkeypatch, compress):
+def test_cancelled_export_ends_without_padding(tmp_path, monkeypatch, compress):
     """It ends there, and does not pad the file. The unread pipe holds the process back."""
     monkeypatch.chdir(tmp_path)
     with open("a.raw", "wb") as f:
@@ -123,7 +123,7 @@ def test_cancelled_export(tmp_path, monkeypatch, compress):
     assert got < 40 * MIB
 
 
-def test_of_a_snapshot(disks):
+def test_export_of_snapshot_beside_a_writer(disks):
     """A separate image with the snapshot's content, while another process writes to the disk."""
     run("qemu-img", "rebase", "-q", "-b", "", "a.qcow2")
     run("qemu-img", "snapshot", "-d", "s1", "a.qcow2")
@@ -139,7 +139,7 @@ def test_of_a_snapshot(disks):
     assert "Snapshot list" not in run("qemu-img", "info", "new/vda.qcow2")
 
 
-def test_not_kept_is_not_there(disks):
+def test_import_without_keep_leaves_nothing(disks):
     archivelib.export("x.tar", {"name": "x"}, FILES).end()
     for word in (b"", b"no\n", b"keep"):
         job = archivelib.take("x.tar", ".", "new")
@@ -162,7 +162,7 @@ CALLS = {  # number on x86-64, arguments, expected result: an error, a file, or 
 
 @pytest.mark.skipif(not os.path.exists("/usr/bin/gdb"), reason="no gdb")
 @pytest.mark.parametrize("name", CALLS)
-def test_it_can_do_no_more_than_it_has_to(disks, name):
+def test_sandbox_forbids_other_calls_and_files(disks, name):
     """As a user who has other files as well. gdb makes the process call."""
     number, args, want = CALLS[name]
     archivelib.export("x.tar", {"name": "x"}, FILES).end()
@@ -184,7 +184,7 @@ def test_it_can_do_no_more_than_it_has_to(disks, name):
         assert results == ["-1", want[1:]], r.stdout
 
 
-def test_killed_and_again(disks):
+def test_import_succeeds_after_a_killed_one(disks):
     archivelib.export("x.tar", {"name": "x"}, FILES).end()
     job = archivelib.take("x.tar", ".", "new")
     assert job.until("ready")
@@ -198,7 +198,7 @@ def test_killed_and_again(disks):
     assert archivelib.take("x.tar", ".", "new").end()[0]["error"]["class"] == "AlreadyExists"
 
 
-def test_what_a_killed_one_left_is_cleared(disks):
+def test_clear_removes_leftovers_of_killed_import(disks):
     archivelib.export("x.tar", {"name": "x"}, FILES).end()
     assert archivelib.clear(".", "new").end() == ({"result": {}}, 0)  # nothing
     job = archivelib.take("x.tar", ".", "new")
@@ -223,7 +223,7 @@ def test_what_a_killed_one_left_is_cleared(disks):
     assert len(os.listdir("new")) == len(FILES)
 
 
-def test_terminated_leaves_nothing(disks):
+def test_terminated_import_leaves_nothing(disks):
     with open("big", "wb") as f:
         f.write(os.urandom(64 * MIB))
     archivelib.export("x.tar", {"name": "x"}, [("vda.raw", "big", {})], "none").end()
@@ -235,7 +235,7 @@ def test_terminated_leaves_nothing(disks):
     assert not [n for n in os.listdir(".") if "new" in n]
 
 
-def test_truncated_anywhere(disks):
+def test_truncated_archive_is_refused(disks):
     archivelib.export("x.tar", {"name": "x"}, FILES[1:2]).end()
     whole = open("x.tar", "rb").read()
     cuts = sorted({0, 1, 10, *range(0, len(whole), len(whole) // 12), len(whole) - 1})
@@ -247,7 +247,7 @@ def test_truncated_anywhere(disks):
         assert not [x for x in os.listdir(".") if "new" in x]
 
 
-def test_one_bit(disks):
+def test_flipped_bit_is_detected(disks):
     archivelib.export("x.tar", {"name": "x"}, FILES[1:2], "none").end()
     whole = bytearray(open("x.tar", "rb").read())
     at = whole.index(open("base.raw", "rb").read(MIB + 4096)[-64:])
@@ -323,7 +323,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_bad(tmp_path, what, monkeypatch):
+def test_malformed_archives_are_refused(tmp_path, what, monkeypatch):
     monkeypatch.chdir(tmp_path)
     entries, why = BAD[what]
     last, status = archivelib.take(hostile(entries), ".", "new").end(b"keep\n")
@@ -331,7 +331,7 @@ def test_bad(tmp_path, what, monkeypatch):
     assert os.listdir(".") == ["h.tar"] and not os.path.exists("/etc/cairn-was-here")
 
 
-def test_no_tar_at_all(tmp_path, monkeypatch):
+def test_file_that_is_no_archive_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     open("x", "wb").write(os.urandom(100000))
     last, status = archivelib.take("x", ".", "new").end(b"keep\n")
@@ -339,7 +339,7 @@ def test_no_tar_at_all(tmp_path, monkeypatch):
     assert os.listdir(".") == ["x"]
 
 
-def test_an_image_that_leads_out_of_the_archive(tmp_path, monkeypatch):
+def test_image_with_foreign_backing_file_is_refused(tmp_path, monkeypatch):
     """Its header names a file of the host, which qemu-img would follow."""
     monkeypatch.chdir(tmp_path)
     run("qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", "/etc/shadow", "-F", "raw", "a.qcow2", "1M")
@@ -350,7 +350,7 @@ def test_an_image_that_leads_out_of_the_archive(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("compress", ["zstd", "gzip", "none"])
-def test_no_room(disks, compress):
+def test_export_to_full_disk_fails(disks, compress):
     """The archive's file system is full: the message says so."""
     with open("big", "wb") as f:
         f.write(os.urandom(MIB))
@@ -361,7 +361,7 @@ def test_no_room(disks, compress):
     assert status == 1 and last["error"]["class"] == "NoSpace"
 
 
-def test_an_image_in_use(disks):
+def test_export_of_image_in_use_is_refused(disks):
     """A writer has it open, so an export would not be of one moment."""
     writer = subprocess.Popen(["qemu-io", "a.qcow2"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     writer.stdin.write(b"write 0 512\n")

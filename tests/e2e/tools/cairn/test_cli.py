@@ -35,7 +35,7 @@ def cairn(*args, **kwargs):
                           stdin=subprocess.DEVNULL, capture_output=True, **kwargs)
 
 
-def test_messages(fake):
+def test_messages_match_virsh(fake):
     path = fake.write("vm1")
     assert fake.cairn("define", path).stdout == f"Domain 'vm1' defined from {path}\n"
     for verb, words in (("start", "started"), ("suspend", "suspended"), ("resume", "resumed"),
@@ -46,7 +46,7 @@ def test_messages(fake):
     assert fake.cairn("undefine", "vm1").stdout == "Domain 'vm1' has been undefined\n"
 
 
-def test_list(fake):
+def test_list_shows_states(fake):
     fake.define("web", title="the web")
     fake.define("database")
     fake.cairn("start", "web")
@@ -84,7 +84,7 @@ def test_kinds_of_events():
     assert cairn("events", "--list", "--format", "csv").stdout.splitlines()[0] == "event,doc"
 
 
-def test_events_as_csv(fake):
+def test_events_print_as_csv(fake):
     fake.define("a,b", title="x")
     fake.cairn("start", "a,b")
     fake.cairn("suspend", "a,b")
@@ -102,7 +102,7 @@ def test_events_as_csv(fake):
     assert fake.cairn("event", "--event", "RESET", "--timeout", "0", "--format", "csv", ok=1).stdout == "seq,time,event,vm,data\n"
 
 
-def test_list_has_the_order_of_virsh(fake):
+def test_list_is_sorted_as_in_virsh(fake):
     """Running VMs by number; then the others, by name."""
     for name in ("B", "c", "a", "d"):
         fake.define(name)
@@ -112,7 +112,7 @@ def test_list_has_the_order_of_virsh(fake):
     assert [vm["name"] for vm in json.loads(fake.cairn("list", "--all", "--format", "json").stdout)] == ["d", "c", "a", "B"]
 
 
-def test_what_virsh_users_type(fake):
+def test_verbs_and_options_of_virsh_are_accepted(fake):
     """Verbs and options of habit; those without an effect are accepted where virsh's promise holds."""
     fake.define("vm1")
     fake.define("vm2")
@@ -139,7 +139,7 @@ def test_what_virsh_users_type(fake):
     assert json.loads(fake.cairn("dumpjson", "vm2").stdout) == d
 
 
-def test_formats(fake):
+def test_output_formats_are_valid(fake):
     fake.define("vm1")
     rows = json.loads(fake.cairn("list", "--all", "--format", "json").stdout)
     assert rows[0]["name"] == "vm1" and rows[0]["state"] == "shut off"
@@ -154,7 +154,7 @@ def test_formats(fake):
     assert fake.cairn("list", "--format", "xml", ok=2).stderr.startswith("error: --format is table")
 
 
-def test_dominfo(fake):
+def test_dominfo_shows_definition_and_state(fake):
     fake.define("vm1", cmdline="idle", vcpus=2)
     assert fake.cairn("dominfo", "vm1").stdout == (
         "Id:             -\n"
@@ -175,7 +175,7 @@ def test_dominfo(fake):
     assert "CPU time:       3.0s\n" in out and "Used memory:    32768 KiB\n" in out
 
 
-def test_domstats(fake, tmp_path):
+def test_domstats_prints_statistics(fake, tmp_path):
     (tmp_path / "d.raw").write_bytes(bytes(4096))
     fake.define("vm1", cmdline="idle", vcpus=2, disks=[{"id": "vda", "format": "raw", "path": str(tmp_path / "d.raw")}])
     fake.define("vm2")
@@ -206,7 +206,7 @@ def test_domstats(fake, tmp_path):
     assert fake.cairn("domstats", "none", ok=3).stdout == ""
 
 
-def test_exit_codes_and_two_lines_of_error(fake):
+def test_errors_have_exit_code_and_two_lines(fake):
     fake.define("vm1")
     r = fake.cairn("start", "nope", ok=3)
     assert r.stderr == ("error: Failed to start domain 'nope'\n"
@@ -256,7 +256,7 @@ def test_definitions_that_are_wrong_change_nothing(fake):
     assert fake.cairn("list", "--all", "--name").stdout == "vm1\n"
 
 
-def test_define_from_elsewhere_and_from_standard_input(fake, tmp_path):
+def test_define_reads_file_or_standard_input(fake, tmp_path):
     sub = tmp_path / "sub"
     sub.mkdir()
     (sub / "k").write_text("x")
@@ -271,7 +271,7 @@ def test_define_from_elsewhere_and_from_standard_input(fake, tmp_path):
     assert fake.cairn("dumpjson", "vm1").stdout == copy
 
 
-def test_wait_and_shutdown_wait(fake):
+def test_wait_returns_at_requested_state(fake):
     fake.define("vm1")
     fake.define("deaf", cmdline="deaf")
     r = fake.cairn("wait", "vm1", "--for", "running", "--timeout", "0.1", ok=1)
@@ -290,14 +290,14 @@ def test_wait_and_shutdown_wait(fake):
     fake.cairn("wait", "nope", "--for", "running", ok=3)
 
 
-def test_start_paused(fake):
+def test_start_paused_does_not_run(fake):
     fake.define("vm1")
     fake.cairn("start", "--paused", "vm1")
     assert fake.cairn("domstate", "--reason", "vm1").stdout == "paused (user)\n"
     fake.cairn("resume", "vm1")
 
 
-def test_several_names_and_the_worst_code(fake):
+def test_exit_code_is_worst_of_several_vms(fake):
     fake.define("vm1")
     fake.define("vm2")
     r = fake.cairn("start", "vm1", "nope", "vm2", ok=3)
@@ -308,7 +308,7 @@ def test_several_names_and_the_worst_code(fake):
     assert len(fake.cairn("list", "--name").stdout.split()) == 2
 
 
-def test_events(fake):
+def test_event_verb_prints_events(fake):
     fake.define("vm1")
     p = subprocess.Popen([os.path.join(BUILD, "cairn"), "event", "--loop", "--timeout", "50",
                           "--format", "json", "vm1"], env=fake.env, stdout=subprocess.PIPE, text=True)
@@ -339,7 +339,7 @@ def test_events(fake):
     assert 'there is no event "SHUTDWON"; did you mean SHUTDOWN?' in fake.cairn("event", "--event", "SHUTDWON", ok=2).stderr
 
 
-def test_without_a_daemon(tmp_path):
+def test_missing_daemon_is_reported(tmp_path):
     r = cairn("-c", str(tmp_path / "none.sock"), "list")
     assert r.returncode == 7
     assert r.stderr == ("error: Failed to list domains\n"
@@ -350,7 +350,7 @@ def test_without_a_daemon(tmp_path):
     assert cairn("-c").stderr.startswith("error: -c needs a socket\n")
 
 
-def test_a_peer_that_is_no_daemon(tmp_path):
+def test_peer_that_is_no_daemon_is_reported(tmp_path):
     import socket
     import threading
     s = socket.socket(socket.AF_UNIX)
@@ -370,7 +370,7 @@ def test_a_peer_that_is_no_daemon(tmp_path):
         assert r.returncode == 1 and r.stderr.count("\n") == 2
 
 
-def test_help():
+def test_help_lists_verbs():
     assert cairn().stdout == cairn("help").stdout == cairn("--help").stdout
     for verb in VERBS:
         assert f"\n  {verb} " in cairn("help").stdout
@@ -380,14 +380,14 @@ def test_help():
     assert [x.split()[0] for x in cairn("help", "--names").stdout.splitlines()] == VERBS
 
 
-def test_output_that_cannot_be_written(fake):
+def test_unwritable_output_is_an_error(fake):
     with open("/dev/full", "w") as full:
         r = subprocess.run([os.path.join(BUILD, "cairn"), "list"], env=fake.env, stdout=full,
                            stderr=subprocess.PIPE, text=True, timeout=20)
     assert r.returncode == 1 and "cannot write the output" in r.stderr
 
 
-def test_a_number_stands_for_what_runs(fake):
+def test_number_names_running_vm(fake):
     """As in virsh; but names take precedence."""
     for name in ("web", "off", "7"):
         fake.define(name)
@@ -422,7 +422,7 @@ def completions(fake, *words):
     return r.stdout.split("\n")[:-1]
 
 
-def test_completion(fake):
+def test_completion_offers_matching_words(fake):
     fake.define("web1")
     fake.define("web2")
 
@@ -466,7 +466,7 @@ def test_completion(fake):
     assert complete(f"cairn -c {fake.socket} start web2") == {"web2"}
 
 
-def test_completion_of_what_a_shell_would_run(fake):
+def test_completion_quotes_names_for_shell(fake):
     """A VM's owner chooses its name, and root may press Tab: completions are quoted for the shell, and nothing is
     executed."""
     name = "x $(touch ran) `touch ran` 'y' \"z\" \\ $HOME;&"
@@ -518,7 +518,7 @@ def test_top_once(fake):
     assert lines[4].split()[1:6] == ["idle", "running", "0.0", "32.0", "MiB"] and len(lines) == 6
 
 
-def test_top_is_no_place_for(fake):
+def test_top_refuses_impossible_options(fake):
     fake.cairn("top", "nope", ok=3)
     for args in (["--every", "0"], ["--every", "x"], ["--sort", "id"]):
         assert fake.cairn("top", *args, ok=2).stderr.startswith("error: ")
@@ -531,7 +531,7 @@ def lines_of(got):
     return [x.replace(b"\x1b[K", b"").decode() for x in last.split(b"\r\n")]
 
 
-def test_top_on_a_terminal(fake):
+def test_top_redraws_on_terminal(fake):
     for name, words in (("b-idle", None), ("a-busy", "works=1"), ("long" * 20, None)):
         fake.define(name, cmdline=words)
     fake.cairn("start", "b-idle", "a-busy")
@@ -573,7 +573,7 @@ def test_top_on_a_terminal(fake):
 
 
 @pytest.mark.parametrize("how", ["signal", "daemon"])
-def test_top_leaves_the_terminal_as_it_was(fake, how):
+def test_top_restores_terminal(fake, how):
     pid, fd = console(fake, "top", "--every", "0.1")
     read_until(fd, b"\x1b[J")
     if how == "signal":
@@ -610,7 +610,7 @@ def read_until(fd, want, seconds=50):
     return got
 
 
-def test_console(fake):
+def test_console_connects_terminal_to_guest(fake):
     fake.define("vm1")
     fake.cairn("console", "vm1", ok=4)
     fake.cairn("start", "vm1")
@@ -635,13 +635,13 @@ def test_console_ends_with_the_vm(fake):
     fake.wait("vm1", "shutoff")
 
 
-def test_start_console_of_a_guest_that_is_through(fake):
+def test_start_console_of_short_lived_guest_works(fake):
     fake.define("vm1", cmdline="exit-after=0:0")
     fake.cairn("start", "--console", "vm1", ok=None)
     fake.wait("vm1", "shutoff")
 
 
-def test_a_real_console(daemon, kvm, guest):
+def test_console_of_real_vm(daemon, kvm, guest):
     daemon.define("vm1", boot={"kernel": guest("interp.elf")}, debug_exit=True)
     daemon.cairn("start", "vm1")
     pid, fd = console(daemon, "console", "vm1")
@@ -661,7 +661,7 @@ def test_a_real_console(daemon, kvm, guest):
 
 # ---- run ----
 
-def test_run_a_definition_that_is_wrong(tmp_path):
+def test_run_refuses_invalid_definition(tmp_path):
     p = tmp_path / "vm.json"
     p.write_text('{"name":"vm1","memory":0}')
     r = cairn("run", str(p))
@@ -675,7 +675,7 @@ def test_run_a_definition_that_is_wrong(tmp_path):
     assert r.returncode == 2 and f"disks[0].path: {tmp_path}/no.raw: No such file" in r.stderr
 
 
-def test_run_hands_over_everything(tmp_path):
+def test_run_passes_all_files_to_vm(tmp_path):
     (tmp_path / "k").write_text("x")
     p = tmp_path / "vm.json"
     p.write_text('{"name":"vm1","memory":16,"boot":{"kernel":"k","cmdline":"exit-after=10:7"}}')
@@ -683,7 +683,7 @@ def test_run_hands_over_everything(tmp_path):
     assert r.stderr == "fake_vm vm1: 1 files\n"
 
 
-def test_run_a_real_guest(tmp_path, kvm, guest):
+def test_run_starts_real_guest(tmp_path, kvm, guest):
     p = tmp_path / "vm.json"
     p.write_text(json.dumps({"name": "vm1", "memory": "32M", "debug_exit": True,
                              "boot": {"kernel": guest("interp.elf"), "cmdline": "echo hi; exit 21"}}))

@@ -25,7 +25,7 @@ def rows(r):
     return [line.split(None, 4) for line in r.stdout.splitlines()[2:] if line]
 
 
-def test_all(farm):
+def test_all_option_acts_on_every_vm(farm):
     farm.cairn("start", "web2")
     r = farm.cairn("start", "--all")
     assert r.stdout.splitlines()[0].split() == ["Name", "Outcome", "Time", "Why"]
@@ -44,7 +44,7 @@ def test_all(farm):
     assert rows(farm.cairn("start", "--all")) == []
 
 
-def test_patterns(farm):
+def test_pattern_matches_vm_names(farm):
     r = farm.cairn("start", "web*", "db?", "web1")
     assert [x[0] for x in rows(r)] == ["web1", "web2", "web3", "db1"]
     r = farm.cairn("shutdown", "web[12]", "--wait")
@@ -61,7 +61,7 @@ def test_patterns(farm):
     assert states(farm)["web1"] == "shut off"
 
 
-def test_code_of_what_failed(farm):
+def test_exit_code_is_that_of_failed_vm(farm):
     farm.define("bad", cmdline="refuse")
     r = farm.cairn("start", "--all", ok=6)
     assert [(x[0], x[1]) for x in rows(r)] == [
@@ -75,7 +75,7 @@ def test_code_of_what_failed(farm):
         farm.cairn("start", "--all", "--parallel", n, ok=2)
 
 
-def test_dry_run(farm):
+def test_dry_run_changes_nothing(farm):
     farm.cairn("start", "web1")
     assert farm.cairn("start", "--all", "--dry-run").stdout == (
         "Would start domain 'db1' (shut off)\nWould skip domain 'web1' (running)\n"
@@ -87,7 +87,7 @@ def test_dry_run(farm):
     assert states(farm) == {"db1": "shut off", "web1": "running", "web2": "shut off", "web3": "shut off"}
 
 
-def test_formats(farm):
+def test_many_vms_print_in_each_format(farm):
     farm.cairn("start", "web1")
     got = json.loads(farm.cairn("start", "web*", "--format", "json").stdout)
     assert [(o["name"], o["outcome"], o["class"]) for o in got] == [
@@ -97,7 +97,7 @@ def test_formats(farm):
         "name,outcome,duration,class,error")
 
 
-def test_some_at_a_time(farm):
+def test_jobs_option_limits_parallel_vms(farm):
     """At most this many at a time; those that hang do not block others while there is room."""
     for n in ("slow1", "slow2"):
         farm.define(n, cmdline="silent-at-config")
@@ -125,7 +125,7 @@ def test_some_at_a_time(farm):
     assert out.count("started") == 3
 
 
-def test_jobs(farm):
+def test_result_line_comes_after_job_ends(farm):
     """Saves and snapshots end before their line is printed, which has the result."""
     farm.define("slow", cmdline="work-takes=300")
     farm.cairn("start", "slow", "web1", "web2")
@@ -175,7 +175,7 @@ def test_snapshots_of_many(fake):
     assert fake.cairn("snapshot-create-as", "b", "s4").stdout == "Domain snapshot s4 created\n"
 
 
-def test_an_interrupted_one_cancels_its_jobs(fake):
+def test_ctrl_c_cancels_jobs(fake):
     for i in range(4):
         fake.define(f"vm{i}", cmdline="work-takes=20000")
     fake.cairn("start", "--all")
@@ -191,14 +191,14 @@ def test_an_interrupted_one_cancels_its_jobs(fake):
     assert set(states(fake).values()) == {"running"}
 
 
-def test_many(fake):
+def test_command_works_for_many_vms(fake):
     for i in range(40):
         fake.define(f"vm{i:02}")
     assert [x[1] for x in rows(fake.cairn("start", "--all", "--parallel", "64"))] == ["done"] * 40
     assert [x[1] for x in rows(fake.cairn("destroy", "vm*"))] == ["done"] * 40
 
 
-def test_an_emergency(daemon, kvm, guest):
+def test_suspend_all_pauses_every_running_vm(daemon, kvm, guest):
     """suspend --all: every running VM stops; one that is off or paused is no failure."""
     def work(name):
         """CPU time of its one vCPU, in ns."""

@@ -51,7 +51,7 @@ def test_every_command_has_a_verb(schema):
     assert ON_THE_WAY | WITHOUT_VERB <= commands
 
 
-def test_help_says_of_a_command_what_the_daemon_says(schema):
+def test_help_of_command_matches_schema(schema):
     """Role, states, whether it is a job: the daemon enforces what it reports (test_daemon.py: the matrix)."""
     for v in VERBS.values():
         for c in v["commands"]:
@@ -64,14 +64,14 @@ def test_help_says_of_a_command_what_the_daemon_says(schema):
     assert "Commands of the daemon" not in cairn("help", "run").stdout
 
 
-def test_everything_has_a_sentence():
+def test_every_verb_and_option_has_help():
     for v in VERBS.values():
         assert v["summary"] and all(o["doc"] for o in v["options"]), v
         assert f"{v['name']} {v['arguments']}: ".replace(" :", ":") in cairn(
             "help", v["name"]).stdout.replace(" [OPTIONS]", "")
 
 
-def test_nothing_is_said_twice(schema):
+def test_verb_table_does_not_repeat_schema(schema):
     """The table of verbs does not repeat what the schema says of a command or an argument."""
     commands = [e for e in schema.values() if e["meta-type"] == "command"]
     docs = {c["doc"] for c in commands} | {m["doc"] for c in commands for m in schema[c["arg-type"]]["members"]}
@@ -81,7 +81,7 @@ def test_nothing_is_said_twice(schema):
     assert VERBS_C.count("FROM_SCHEMA(") > 40
 
 
-def test_words_of_options_are_those_of_the_arguments(schema):
+def test_words_of_options_match_schema(schema):
     seen = 0
     for v in VERBS.values():
         options = {o["name"]: o for o in v["options"]}
@@ -99,7 +99,7 @@ def test_words_of_options_are_those_of_the_arguments(schema):
     assert seen > 10
 
 
-def test_words_are_all_that_an_option_takes(fake):
+def test_option_refuses_words_outside_its_list(fake):
     """Other words are refused, here or by the daemon; the listed words are accepted."""
     fake.define("vm1")
     seen = 0
@@ -263,7 +263,7 @@ daemon-stop --vms-only
 """.strip().splitlines()
 
 
-def test_a_verb_asks_for_what_its_help_says(fake):
+def test_verb_sends_only_commands_named_in_help(fake):
     for name, cmdline in (("vm1", "agent-after=1"), ("vm2", "off-after=100")):
         for f in (f"{name}.img", "more.raw", "cd.iso"):
             (fake.tmp / f).write_bytes(bytes(1 << 20))
@@ -292,7 +292,7 @@ def test_a_verb_asks_for_what_its_help_says(fake):
     assert not wrong
 
 
-def test_can(fake):
+def test_list_can_matches_what_succeeds(fake):
     """list --can compared with what succeeds."""
     # fake_vm answers the power button by turning off, or (deaf) not at all.
     names = {"off": None, "runs": "deaf", "stands": "deaf"}
@@ -314,7 +314,7 @@ def test_can(fake):
         assert f"Would mark as autostarted domain '{n}'" in fake.cairn("autostart", "--all", "--dry-run").stdout
 
 
-def test_can_of_a_template(fake):
+def test_list_can_of_template_matches_what_succeeds(fake):
     for name in ("golden", "off"):
         (fake.tmp / f"{name}.raw").write_bytes(bytes(1 << 20))
         fake.define(name, disks=[{"path": f"{name}.raw", "format": "raw"}])
@@ -331,7 +331,7 @@ def test_can_of_a_template(fake):
 DEPENDS = {"vm-autostart", "vm-template", "vm-undefine"}
 
 
-def test_what_a_template_refuses_is_in_the_schema(fake, schema):
+def test_schema_lists_commands_refused_by_templates(fake, schema):
     fake.define("golden")
     fake.cairn("template", "golden")
     q, said = fake.qmp(), set()
@@ -356,7 +356,7 @@ def test_what_a_template_refuses_is_in_the_schema(fake, schema):
     (["snapshotlist"], "did you mean snapshot-list?"), (["frobnicate"], None), (["x"], None), (["q" * 5000], None),
     (["start", "--pasued", "vm1"], "did you mean --paused?"), (["list", "--formt", "json"], "did you mean --format?"),
     (["list", "--" + "a" * 5000], None), (["shutdown", "--tehn=save", "vm1"], "did you mean --then?")])
-def test_a_slip_of_the_finger(args, hint):
+def test_misspelled_words_get_suggestions(args, hint):
     r = cairn(*args)
     first, second = r.stderr.splitlines()
     assert r.returncode == 2 and r.stdout == ""
@@ -377,7 +377,7 @@ def man_entries():
     return entries
 
 
-def test_the_manual_has_every_verb_and_option():
+def test_manual_lists_every_verb_and_option():
     entries = man_entries()
     assert set(entries) == set(VERBS)
     for v in VERBS.values():

@@ -99,7 +99,7 @@ def test_bad_arguments(fake):
     assert fake.cairn("jobs").stdout.count("\n") == 3
 
 
-def test_without_a_disk(fake):
+def test_snapshot_of_vm_without_disk_is_refused(fake):
     fake.define("vm1")
     assert "no disk can hold" in fake.cairn("snapshot-create-as", "vm1", "s1", ok=1).stderr
     assert names(fake) == []
@@ -181,7 +181,7 @@ def test_info(vm):
     assert json.loads(vm.cairn("snapshot-info", "vm1", "s4", "--format", "json").stdout)["parent"]
 
 
-def test_the_same_when_it_is_off(vm):
+def test_snapshot_list_is_the_same_when_vm_is_off(vm):
     vm.env["TZ"] = "UTC"
     before = [vm.cairn("snapshot-list", "vm1", *a).stdout for a in ([], ["--tree"])]
     vm.cairn("destroy", "vm1")
@@ -191,7 +191,7 @@ def test_the_same_when_it_is_off(vm):
     assert [x for x in os.listdir(vm.state / "run") if x.startswith(".vm1")] == []
 
 
-def test_many(fake):
+def test_snapshot_list_has_pages(fake):
     define(fake)
     q = fake.qmp()
     q.run("vm-start", vm="vm1")
@@ -243,7 +243,7 @@ def told_of(fake):
     return [e["event"] for e in fake.qmp().run("query-events", vm="vm1")["events"] if e["event"].startswith("SNAPSHOT_")]
 
 
-def test_what_would_be_deleted(vm):
+def test_delete_dry_run_lists_snapshots(vm):
     before = told_of(vm)
     lines = vm.cairn("snapshot-delete", "vm1", "s1", "--children", "--dry-run").stdout.splitlines()
     assert lines[0] == "Would delete of domain 'vm1' the snapshots"
@@ -261,7 +261,7 @@ def test_what_would_be_deleted(vm):
     assert names(vm) == ["s1", "s2", "s3", "s4"] and told_of(vm) == before
 
 
-def test_a_tag_protects(vm):
+def test_keep_tag_prevents_delete(vm):
     vm.cairn("snapshot-tag", "vm1", "s3", "keep")
     for args in (["s3"], ["s2", "--children"], ["s1", "--children-only"]):
         r = vm.cairn("snapshot-delete", "vm1", *args, ok=4)
@@ -320,7 +320,7 @@ def test_revert_to_disks_only(fake):
     assert (o["name"], o["stopped"], o["state"]) == ("on", False, "paused")
 
 
-def test_what_a_revert_would_do(vm):
+def test_revert_dry_run_reports_actions(vm):
     pid, before = vm.info("vm1")["pid"], told_of(vm)
     assert vm.cairn("snapshot-revert", "vm1", "s2", "--dry-run").stdout == (
         "Would revert domain 'vm1' to snapshot s2\n"
@@ -343,7 +343,7 @@ def test_what_a_revert_would_do(vm):
     assert vm.cairn("snapshot-current", "vm1", "--name").stdout == "s4\n"
 
 
-def test_a_vm_is_not_stopped_for_a_revert_that_cannot_be(vm):
+def test_impossible_revert_does_not_stop_vm(vm):
     vm.cairn("destroy", "vm1")
     vm.define("vm1", cmdline="work-fails", disks=[{"path": "vm1.raw", "format": "raw"}])
     vm.cairn("start", "vm1")
@@ -352,7 +352,7 @@ def test_a_vm_is_not_stopped_for_a_revert_that_cannot_be(vm):
     assert state(vm) == "running (booted)"
 
 
-def test_revert_that_fails_leaves_it_as_it_was(vm):
+def test_failed_revert_leaves_vm_unchanged(vm):
     vm.cairn("destroy", "vm1")
     vm.define("vm1", cmdline="work-fails", disks=[{"path": "vm1.raw", "format": "raw"}])
     assert "no space left" in vm.cairn("snapshot-revert", "vm1", "s2", ok=1).stderr
@@ -366,7 +366,7 @@ def test_revert_that_fails_leaves_it_as_it_was(vm):
     assert q.run("vm-info", vm="vm1")["state"] == "running"
 
 
-def test_saved_and_snapshots(vm):
+def test_revert_of_saved_vm_is_refused(vm):
     vm.cairn("managedsave", "vm1")
     r = vm.cairn("snapshot-revert", "vm1", "s1", ok=4)
     assert "VM 'vm1' is saved" in r.stderr and "Next: cairn start vm1" in r.stderr
@@ -377,7 +377,7 @@ def test_saved_and_snapshots(vm):
 
 # ---- jobs ----
 
-def test_jobs_of_snapshots(fake):
+def test_snapshot_jobs_report_progress(fake):
     go = fake.tmp / "go"
     define(fake, cmdline=f"work-until={go}")
     q = fake.qmp()
@@ -408,7 +408,7 @@ def test_jobs_of_snapshots(fake):
         q.run("job-cancel", id=id)
 
 
-def test_work_on_a_vm_that_is_off_excludes_its_start(fake):
+def test_work_on_images_refuses_start_and_undefine(fake):
     define(fake, cmdline=f"work-until={fake.tmp}/go")
     q = fake.qmp()
     id = q.run("snapshot-create", vm="vm1", name="s1")["job"]
@@ -432,7 +432,7 @@ def is_there(pid):
     return os.path.exists(f"/proc/{pid}/exe")
 
 
-def test_a_process_on_images_that_is_killed(fake):
+def test_killed_offline_process_fails_its_job(fake):
     define(fake, cmdline=f"work-until={fake.tmp}/never")
     q = fake.qmp()
     q.run("snapshot-create", vm="vm1", name="s1", job_id="j")
@@ -443,7 +443,7 @@ def test_a_process_on_images_that_is_killed(fake):
     assert q.run("snapshot-list", vm="vm1") == {"snapshots": []}
 
 
-def test_a_daemon_that_dies_leaves_no_process_on_images(fake):
+def test_next_daemon_ends_offline_process_of_killed_one(fake):
     define(fake, cmdline="work-takes=20000")
     q = fake.qmp()
     q.run("snapshot-create", vm="vm1", name="s1", job_id="j")
@@ -456,7 +456,7 @@ def test_a_daemon_that_dies_leaves_no_process_on_images(fake):
     fake.cairn("start", "vm1")
 
 
-def test_trees_that_lie(fake):
+def test_malformed_snapshot_trees_are_listed(fake):
     """Parents that are missing, or form a cycle."""
     define(fake)
     fake.cairn("start", "vm1")
@@ -482,7 +482,7 @@ def test_trees_that_lie(fake):
 # ---- with KVM ----
 
 @pytest.mark.parametrize("command", ["snapshot-list", "vm-start"])
-def test_who_comes_back_waits_for_what_is_on_the_images(fake, command):
+def test_requests_wait_for_earlier_daemons_offline_process(fake, command):
     define(fake, cmdline=f"work-takes=60000 quits-in=1 when={fake.tmp}/go")
     fake.qmp().run("snapshot-create", vm="vm1", name="s1")
     pid = child(fake)
@@ -496,7 +496,7 @@ def test_who_comes_back_waits_for_what_is_on_the_images(fake, command):
     assert "return" in asks.answer() and not is_there(pid)
 
 
-def test_a_process_on_images_ends_with_its_daemon(daemon, kvm, guest, tmp_path):
+def test_offline_process_ends_with_its_daemon(daemon, kvm, guest, tmp_path):
     disk = str(tmp_path / "vda.qcow2")
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "64M"], check=True)
     daemon.define("vm1", boot={"kernel": guest("interp.elf")}, disks=[{"path": disk, "format": "qcow2"}])
@@ -508,7 +508,7 @@ def test_a_process_on_images_ends_with_its_daemon(daemon, kvm, guest, tmp_path):
     subprocess.run(["qemu-img", "check", "-q", disk], check=True)
 
 
-def test_a_real_vm_that_is_off(daemon, kvm, guest, tmp_path):
+def test_snapshots_of_real_vm_that_is_off(daemon, kvm, guest, tmp_path):
     disk = str(tmp_path / "vda.qcow2")
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "64M"], check=True)
     daemon.define("vm1", boot={"kernel": guest("interp.elf")}, debug_exit=True,
@@ -554,7 +554,7 @@ def test_a_real_vm_that_is_off(daemon, kvm, guest, tmp_path):
     assert "disk vda is raw" in daemon.cairn("snapshot-create-as", "vm1", "s", ok=None).stderr
 
 
-def test_snapshotname_wherever_a_name_is(vm):
+def test_snapshotname_option_works_for_every_verb(vm):
     vm.cairn("snapshot-tag", "vm1", "--snapshotname", "s1", "x", "y")
     assert vm.cairn("snapshot-tag", "vm1", "--snapshotname", "s1").stdout == "x\ny\n"
     vm.cairn("snapshot-tag", "vm1", "--snapshotname=s1", "x", "--remove")
@@ -572,7 +572,7 @@ def test_snapshotname_wherever_a_name_is(vm):
         vm.cairn(*args, ok=2)
 
 
-def test_undefine_during_a_look(fake):
+def test_undefine_waits_for_snapshot_list(fake):
     """Another client lists the snapshots meanwhile: neither is refused, they wait."""
     define(fake, cmdline="quits-in=500")
     looker, q, other = fake.qmp(), fake.qmp(), fake.qmp()

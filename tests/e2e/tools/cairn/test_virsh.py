@@ -104,7 +104,7 @@ def settled(daemon, line, before):
         up(daemon)
 
 
-def test_the_session_that_everybody_pastes(kvm, daemon):
+def test_documented_virsh_session_prints_the_same(kvm, daemon):
     prepare(daemon)
     for line, want in SESSION:
         before = daemon.info("vm1")["id"] if line.startswith("reboot") else None
@@ -115,7 +115,7 @@ def test_the_session_that_everybody_pastes(kvm, daemon):
     assert not (daemon.tmp / "vm1.qcow2").exists()
 
 
-def test_dumpxml_into_define(kvm, daemon):
+def test_dumpxml_output_can_be_defined(kvm, daemon):
     """By a pipe, by /dev/stdin, by a file; under another name it is another VM."""
     prepare(daemon)
     daemon.cairn("define", str(daemon.tmp / "vm1.xml"))

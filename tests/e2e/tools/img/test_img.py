@@ -80,7 +80,7 @@ def test_create_is_what_qemu_creates(box, options):
     box.qemu("check", "ours")
 
 
-def test_create_names_the_features(box):
+def test_created_image_names_its_features(box):
     """An older reader reports the feature that it lacks by the name in the image."""
     box.img("create", "-q", "-f", "qcow2", "a", "1M")
     assert b"extended L2 entries" in (box.path / "a").read_bytes()[:4096]
@@ -100,7 +100,7 @@ def test_create_with_backing(box):
 @pytest.mark.parametrize(
     "size,what", [("-1", "no size"), ("1Z", "no size"), ("abc", "no size"), ("", "no size"),
                   ("1.5.5G", "no size"), ("99999999999G", "too large"), ("16E", "too large")])
-def test_bad_sizes(box, size, what):
+def test_create_refuses_bad_sizes(box, size, what):
     assert what in box.fails("create", "-f", "qcow2", "--", "x", size)
     assert not (box.path / "x").exists()
 
@@ -121,7 +121,7 @@ def test_sizes_as_qemu(box, size):
                      ("extended_l2=on,cluster_size=4k", "16k"), ("colour=red", "no option"),
                      ("lazy_refcounts=perhaps", "on or off"), ("nonsense", "key=value"),
                      ("cluster_size=512,size=1T", "larger than 512")])
-def test_bad_options(box, options, what):
+def test_create_refuses_bad_options(box, options, what):
     assert what in box.fails("create", "-f", "qcow2", "-o", options, "x", *(["1M"] if "size=1T" not in options else []))
     assert not (box.path / "x").exists()
 
@@ -141,7 +141,7 @@ def test_info_as_qemu(box):
     assert box.img("info", "r").stdout == box.qemu("info", "r").stdout
 
 
-def test_info_of_what_is_none(box):
+def test_info_of_other_files_fails(box):
     assert "No such file" in box.fails("info", "nofile")
     assert "folder" in box.fails("info", ".")
     assert "not a qcow2 image" in box.fails("info", "-f", "qcow2", "/etc/hostname")
@@ -233,7 +233,7 @@ def make_big(box):
     return ["big"]
 
 
-def test_convert_interrupted(box):
+def test_interrupted_convert_leaves_nothing(box):
     """Ctrl-C leaves no partial image."""
     with open(box.path / "src", "wb") as f:
         for _ in range(512):
@@ -324,7 +324,7 @@ def test_check_finds_faults(box):
 
 
 @pytest.mark.parametrize("sector", [512, 4096])
-def test_block_device(box, sector):
+def test_convert_to_block_device(box, sector):
     """A device keeps its size, and its old content is not visible."""
     (box.path / "disk").write_bytes(os.urandom(32 * MIB))
     p = subprocess.run(["losetup", "-b", str(sector), "-f", "--show", "disk"], cwd=box.path, capture_output=True,
@@ -347,7 +347,7 @@ def test_block_device(box, sector):
         run("losetup", "-d", dev, cwd=box.path)
 
 
-def test_hostile_backing_files(box):
+def test_backing_file_outside_folder_is_refused(box):
     """A backing file named by an image is opened only if it is a plain file below the image's folder."""
     above = "../" * 40 + "etc/hostname"  # deep enough for any test folder
     for name, what in [("/etc/shadow", "lies outside"), (above, "lies outside"),
@@ -379,7 +379,7 @@ def raw_of(box, name, snapshot=None):
 
 
 @pytest.mark.parametrize("options", SNAPSHOT_OPTION_SETS)
-def test_snapshots_both_ways(box, options):
+def test_snapshots_work_with_either_tool(box, options):
     """Created, applied and deleted by either tool, each on the other's image."""
     box.qemu("create", "-q", "-f", "qcow2", "-o", options, "a", "16M")
     pattern(box, "a", 1)
@@ -406,7 +406,7 @@ def test_snapshots_both_ways(box, options):
     assert box.qemu("snapshot", "-l", "a").stdout == ""
 
 
-def test_what_a_snapshot_alone_holds(box):
+def test_snapshot_list_shows_own_size(box):
     box.qemu("create", "-q", "-f", "qcow2", "a", "16M")
     assert box.img("snapshot", "--own-size", "a").stdout == ""
     pattern(box, "a", 1)
@@ -433,7 +433,7 @@ def test_snapshot_list_as_qemu(box):
     assert ours == json.loads(box.qemu("info", "--output", "json", "a").stdout)["snapshots"]
 
 
-def test_snapshot_gives_space_back(box):
+def test_snapshot_delete_frees_space(box):
     box.img("create", "-f", "qcow2", "a", "64M")
     box.io("a", "write -P 1 0 8M")
     box.img("snapshot", "-c", "s", "a")
@@ -445,7 +445,7 @@ def test_snapshot_gives_space_back(box):
     box.qemu("check", "a")
 
 
-def test_snapshot_refused(box):
+def test_impossible_snapshots_are_refused(box):
     box.img("create", "-f", "qcow2", "a", "16M")
     box.img("create", "-f", "raw", "r", "16M")
     box.qemu("create", "-q", "-f", "qcow2", "-o", "refcount_bits=1", "one", "16M")

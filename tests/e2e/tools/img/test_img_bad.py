@@ -52,20 +52,20 @@ def images(box):  # noqa: F811
 
 
 @pytest.mark.parametrize("verb", [v for v in VERBS if v[-1] == "A" or v[1] == "A"], ids=text)
-def test_missing(images, verb):
+def test_missing_image_is_an_error(images, verb):
     if verb[0] == "convert" and verb[-1] == "A" and "-n" not in verb:
         return  # that is what makes it
     fails(images, verb, "gone", "No such file")
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=text)
-def test_a_folder(images, verb):
+def test_folder_as_image_is_an_error(images, verb):
     (images.path / "dir").mkdir()
     fails(images, verb, "dir")
 
 
 @pytest.mark.parametrize("verb", [v for v in VERBS if not (v[0] == "convert" and v[-1] == "A" and "-n" not in v)], ids=text)
-def test_a_backing_loop(images, verb):
+def test_backing_loop_is_an_error(images, verb):
     if verb[0] in ("rebase", "amend") or verb[:2] == ["snapshot", "-l"] or verb == ["info", "A"] or verb[0] in ("check", "trim"):
         return  # these look at one file only
     images.qemu("create", "-q", "-f", "qcow2", "-b", "other", "-F", "qcow2", "one", "16M")
@@ -77,12 +77,12 @@ def test_a_backing_loop(images, verb):
 @pytest.mark.parametrize("size", ["-1", "1Z", "abc", "", "0x", "9999999999999999999", "8E"])
 @pytest.mark.parametrize("verb", [["create", "-f", "qcow2", "NEW"], ["create", "-f", "raw", "NEW"], ["resize", "A"],
                                   ["measure", "-O", "qcow2", "--size"]], ids=text)
-def test_sizes(images, verb, size):
+def test_bad_sizes_are_refused(images, verb, size):
     fails(images, [*verb, size], "A")
 
 
 @pytest.mark.parametrize("name,says", [("old", "already"), ("", "1 to 255"), ("x" * 256, "1 to 255")], ids=["exists", "empty", "long"])
-def test_snapshot_names(images, name, says):
+def test_bad_snapshot_names_are_refused(images, name, says):
     fails(images, ["snapshot", "-c", name, "A"], "A", says)
 
 

@@ -104,7 +104,7 @@ def test_we_write_qemu_reads(box, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_resize(box, kind):
+def test_resize_changes_data_file(box, kind):
     content(box.path / "src")
     box.img("convert", "-q", "-f", "raw", "-O", "qcow2", "-o", options(kind), "src", "disk")
     with open(box.path / "disk.raw", "ab") as f:  # data behind the end must not become visible
@@ -122,7 +122,7 @@ def test_resize(box, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_added_is_mapped_as_by_qemu(box, kind):
+def test_added_range_is_mapped_as_by_qemu(box, kind):
     for verb, name in ((box.img, "ours"), (box.qemu, "theirs")):
         box.qemu("create", "-q", "-f", "qcow2", "-o", options(kind, f"{name}.raw"), name, "1M")
         verb("resize", "-q", name, "20M")
@@ -130,7 +130,7 @@ def test_what_is_added_is_mapped_as_by_qemu(box, kind):
     box.qemu("check", "ours")
 
 
-def test_first_writes_fill_no_clusters(box):
+def test_first_write_does_not_fill_cluster(box):
     """Where the data file has a hole, a first write does not fill the rest of the cluster."""
     box.qemu("create", "-q", "-f", "qcow2", "-o", options("data_file_raw=off"), "disk", "8M")
     box.img("bench", "-w", "-s", "4k", "-S", "64k", "-c", "128", "-f", "qcow2", "--pattern=7", "disk")
@@ -146,7 +146,7 @@ def test_first_writes_fill_no_clusters(box):
     box.io("other", "read -P 7 0 4k", "read -P 0 4k 60k", "read -P 7 64k 4k")
 
 
-def test_trim_counts_the_data_file(box):
+def test_trim_includes_data_file(box):
     box.qemu("create", "-q", "-f", "qcow2", "-o", options("data_file_raw=off"), "disk", "8M")
     box.io("disk", "write -P 0 0 4M", "write -P 1 4M 1M")
     said = json.loads(box.img("trim", "--zeros", "--format", "json", "disk").stdout.splitlines()[-1])
@@ -155,7 +155,7 @@ def test_trim_counts_the_data_file(box):
 
 
 @pytest.mark.parametrize("how", ["metadata", "falloc", "full"])
-def test_preallocated(box, how):
+def test_preallocation_fills_data_file(box, how):
     for tool, name in ((box.img, "ours"), (box.qemu, "theirs")):
         tool("create", "-q", "-f", "qcow2", "-o", f"data_file={name}.raw,preallocation={how}", name, "4M")
     assert mapped(box, "ours") == mapped(box, "theirs")
@@ -164,7 +164,7 @@ def test_preallocated(box, how):
     box.qemu("check", "ours")
 
 
-def test_backing_rebase_commit(box):
+def test_rebase_and_commit_with_data_files(box):
     content(box.path / "base.raw")
     box.img("convert", "-q", "-f", "raw", "-O", "qcow2", "-o", "data_file=base.data,data_file_raw=on", "base.raw", "base")
     box.img("create", "-q", "-f", "qcow2", "-o", "data_file=top.data", "-b", "base", "-F", "qcow2", "top")
@@ -185,7 +185,7 @@ def test_backing_rebase_commit(box):
     assert "do not go together" in box.fails("rebase", "-u", "-b", "top", "-F", "qcow2", "base")
 
 
-def test_amend(box):
+def test_amend_of_data_file_options(box):
     box.img("create", "-q", "-f", "qcow2", "-o", "data_file=a,data_file_raw=on", "disk", "1M")
     box.io("disk", "write -P 5 0 64k")
     box.img("amend", "-o", "data_file_raw=off", "disk")
@@ -202,7 +202,7 @@ def test_amend(box):
     box.qemu("check", "disk")
 
 
-def test_options_that_do_not_go_together(box):
+def test_conflicting_options_are_refused(box):
     box.img("create", "-q", "-f", "qcow2", "base", "1M")
     before = sorted(os.listdir(box.path))
     for opts, says in (("data_file_raw=on", "needs data_file"), ("compat=0.10,data_file=d", "compat=1.1"),
@@ -219,7 +219,7 @@ def test_options_that_do_not_go_together(box):
     box.qemu("check", "disk")
 
 
-def test_a_failed_convert_leaves_nothing(box):
+def test_failed_convert_leaves_no_data_file(box):
     content(box.path / "src")
     box.img("create", "-q", "-f", "qcow2", "-o", "data_file=d", "disk", "1M")
     box.io("disk", "write -P 3 0 1M")
@@ -245,7 +245,7 @@ def data_name(box, name):
             pytest.fail("the extension behind would move")
 
 
-def test_names_that_are_refused(box, tmp_path_factory):
+def test_unsafe_data_file_names_are_refused(box, tmp_path_factory):
     outside = tmp_path_factory.mktemp("outside")
     (outside / "secret").write_bytes(b"s" * MIB)
     long = "x" * 79
@@ -270,7 +270,7 @@ def test_names_that_are_refused(box, tmp_path_factory):
     assert (outside / "secret").read_bytes() == b"s" * MIB
 
 
-def test_no_name_at_all(box):
+def test_image_without_data_file_name_is_refused(box):
     box.img("create", "-q", "-f", "qcow2", "-o", "data_file=d", "disk", "1M")
     image = bytearray((box.path / "disk").read_bytes())
     at = image.index(b"DATA", 104)
@@ -279,7 +279,7 @@ def test_no_name_at_all(box):
     assert "does not name it" in box.fails("convert", "-O", "raw", "disk", "x")
 
 
-def test_locked_both_ways(box):
+def test_data_file_is_locked_against_other_images(box):
     box.img("create", "-q", "-f", "qcow2", "-o", "data_file=d,data_file_raw=on", "disk", "1M")
     shutil.copy(box.path / "disk", box.path / "twin")  # another image with the same data file
     with subprocess.Popen(["qemu-io", "-f", "qcow2", "twin"], cwd=box.path, stdin=subprocess.PIPE,
@@ -299,7 +299,7 @@ def test_locked_both_ways(box):
         assert holder.wait(timeout=30) == 0
 
 
-def test_repair(box):
+def test_repair_of_image_with_data_file(box):
     box.img("create", "-q", "-f", "qcow2", "-o", "data_file=d,data_file_raw=on", "disk", "1M")
     box.io("disk", "write -P 6 0 1M")
     image = (box.path / "disk").read_bytes()

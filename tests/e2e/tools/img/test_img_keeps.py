@@ -58,7 +58,7 @@ CHANGES = [
 ]
 
 
-def test_a_look_changes_nothing(box):
+def test_reading_verbs_change_nothing(box):
     stranger(box, "x")
     shutil.copy(box.path / "x", box.path / "x2")
     for verb in LOOKS:
@@ -68,7 +68,7 @@ def test_a_look_changes_nothing(box):
 
 @pytest.mark.parametrize("changes,data_file", [(c, d) for c in CHANGES for d in (False, True)
                                                if not (d and c[0][0] == "snapshot")])
-def test_the_unknown_is_kept(box, changes, data_file):
+def test_unknown_extensions_are_kept(box, changes, data_file):
     box.qemu("create", "-q", "-f", "qcow2", "base", "4M")
     stranger(box, "x", *(["-o", "data_file=data"] if data_file else []))
     before, _ = extensions(box, "x")
@@ -89,7 +89,7 @@ def bitmaps(box, name):
     return json.loads(box.qemu("info", "--output", "json", name).stdout)["format-specific"]["data"].get("bitmaps")
 
 
-def test_bitmaps(box):
+def test_bitmaps_are_invalidated_by_writes(box):
     box.qemu("create", "-q", "-f", "qcow2", "x", "4M")
     box.qemu("bitmap", "--add", "x", "one")
     box.io("x", "write 1M 64k")
@@ -121,7 +121,7 @@ def test_bitmaps(box):
 
 
 @pytest.mark.parametrize("method,word", [("luks", "LUKS"), ("aes", "AES")])
-def test_encryption_is_refused_in_words(box, method, word):
+def test_encrypted_images_are_refused(box, method, word):
     run("qemu-img", "create", "-q", "--object", "secret,id=s,data=12345678", "-f", "qcow2",
         "-o", "encrypt.format=aes,encrypt.key-secret=s", "x", "1M", cwd=box.path)
     if method == "luks":  # qemu-img needs a second to create one, and cannot everywhere

@@ -127,7 +127,7 @@ def look(path, what, args):
 
 
 @pytest.mark.parametrize("what", CLASSES)
-def test_looking_is_harmless(good, what):
+def test_reading_malformed_image_is_bounded(good, what):
     img = good / "img"
     at, size, value = CLASSES[what]
     img.write_bytes((good / "good").read_bytes())
@@ -141,7 +141,7 @@ def test_looking_is_harmless(good, what):
     assert hashlib.sha256(img.read_bytes()).digest() == before
 
 
-def test_cut_anywhere(good):
+def test_truncated_image_is_handled(good):
     """An image that is truncated."""
     data = (good / "good").read_bytes()
     for n in (0, 4, 72, 104, 112, 500, 512, 65536, 65536 + 8, 3 * 65536, 5 * 65536 + 512):

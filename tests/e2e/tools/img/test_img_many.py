@@ -47,7 +47,7 @@ def many(path, n):
         f.truncate(total * CLUSTER)
 
 
-def test_as_many_as_there_can_be(box):  # noqa: F811
+def test_65536_snapshots_work(box):  # noqa: F811
     many(box.path / "a", MOST - 1)
     box.img("check", "-q", "a")
     box.img("snapshot", "-c", "last", "a")

@@ -42,7 +42,7 @@ def images(box):  # noqa: F811
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_lines_for_programs(images, verb):
+def test_progress_as_json_lines(images, verb):
     args, last, _ = VERBS[verb]
     out = images.img(args[0], "--format", "json", *args[1:]).stdout.splitlines()
     events = [json.loads(line) for line in out]
@@ -52,7 +52,7 @@ def test_lines_for_programs(images, verb):
 
 
 @pytest.mark.parametrize("args", [["check", "-p"], ["check", "-p", "-r", "leaks"], ["check", "-p", "-r", "all"]])
-def test_bar_of_a_check(images, args):
+def test_check_shows_progress_bar(images, args):
     master, slave = pty.openpty()
     subprocess.run([IMG, *args, "top"], cwd=images.path, stdout=slave, timeout=TIMEOUT, check=True)
     os.close(slave)
@@ -62,7 +62,7 @@ def test_bar_of_a_check(images, args):
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_bar_on_a_terminal(images, verb):
+def test_progress_bar_on_terminal(images, verb):
     args = VERBS[verb][0]
     master, slave = pty.openpty()
     subprocess.run([IMG, args[0], "-p", *args[1:]], cwd=images.path, stdout=slave, timeout=TIMEOUT, check=True)
@@ -97,7 +97,7 @@ def interrupted_at_first_line(images, args):
 
 
 @pytest.mark.parametrize("verb", [v for v, (_, _, status) in VERBS.items() if status])
-def test_interrupted(images, verb):
+def test_ctrl_c_leaves_consistent_images(images, verb):
     args, _, status = VERBS[verb]
     names, before = sorted(os.listdir(images.path)), sha(images, "top")
     assert (images.path / "top").stat().st_size < 16 * MIB
@@ -109,7 +109,7 @@ def test_interrupted(images, verb):
         images.qemu("check", "-q", name)
 
 
-def test_interrupted_snapshot_is_made(images):
+def test_short_operation_completes_despite_ctrl_c(images):
     """An operation that takes no time is completed."""
     got, err = interrupted_at_first_line(images, VERBS["snapshot"][0])
     assert (got, err) == (0, "")

@@ -164,7 +164,7 @@ def test_map_as_qemu(box, options):
     assert box.img("map", "base").stdout == box.qemu("map", "base").stdout
 
 
-def test_map_of_others(box):
+def test_map_of_raw_and_compressed_images(box):
     source(box)
     maps(box, "-f", "raw", "src")
     box.qemu("convert", "-c", "-f", "raw", "-O", "qcow2", "src", "c")
@@ -177,7 +177,7 @@ def test_map_of_others(box):
 
 
 @pytest.mark.parametrize("options", OPTION_SETS)
-def test_resize(box, options):
+def test_resize_keeps_snapshots(box, options):
     """Grow, grow far, shrink and grow again; snapshots keep their content."""
     box.qemu("create", "-q", "-f", "qcow2", "-o", options, "a", "16M")
     pattern(box, "a", 1)
@@ -195,7 +195,7 @@ def test_resize(box, options):
         box.qemu("check", "-q", "a")
 
 
-def test_resize_raw_and_far(box):
+def test_resize_of_raw_and_far_growth(box):
     box.qemu("create", "-q", "-f", "raw", "r", "1M")
     assert box.img("resize", "-f", "raw", "r", "+1000").stdout == "Image resized.\n"
     assert (box.path / "r").stat().st_size == MIB + 1024
@@ -219,7 +219,7 @@ def test_resize_hides_a_longer_backing_file(box):
 @pytest.mark.parametrize("size,what", [("-1k", "--shrink"), ("1Z", "no size"), ("abc", "no size"), ("", "no size"),
                                        ("-2M", "cannot be taken"), ("+16E", "too large"), ("7E", "larger than"),
                                        ("512k", "--shrink"), ("+-1", "no size")])
-def test_resize_refuses(box, size, what):
+def test_impossible_resizes_are_refused(box, size, what):
     box.qemu("create", "-q", "-f", "qcow2", "a", "1M")
     before = (box.path / "a").read_bytes()
     assert what in box.fails("resize", "a", size)
@@ -244,7 +244,7 @@ def test_measure_as_qemu(box, args):
 
 @pytest.mark.parametrize("mode", ["metadata", "falloc", "full"])
 @pytest.mark.parametrize("options", OPTION_SETS)
-def test_preallocation(box, options, mode):
+def test_preallocation_allocates_space(box, options, mode):
     box.img("create", "-q", "-f", "qcow2", "-o", f"{options},preallocation={mode}", "a", "8M")
     box.qemu("check", "-q", "a")
     assert "Pattern verification failed" not in box.io("a", "read -P 0 0 8M").stdout
@@ -259,7 +259,7 @@ def test_preallocation(box, options, mode):
 
 @pytest.mark.parametrize("mode", ["metadata", "falloc", "full"])
 @pytest.mark.parametrize("size", ["8M", "8389120"])
-def test_preallocation_of_what_is_added_over_a_backing_file(box, mode, size):
+def test_resize_preallocates_over_backing_file(box, mode, size):
     box.qemu("create", "-q", "-f", "qcow2", "base", "16M")
     box.io("base", "write -P 1 0 16M")
     box.qemu("create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", "top", size)
@@ -301,7 +301,7 @@ def test_convert_compressed(box, options):
 
 @pytest.mark.parametrize("options", ["cluster_size=64k", "cluster_size=64k,refcount_bits=2", "cluster_size=4k",
                                      "cluster_size=64k,refcount_bits=1", "cluster_size=16k,compression_type=zstd"])
-def test_streams_fill_the_clusters_that_plain_ones_leave(box, options):
+def test_compressed_data_fills_partly_used_clusters(box, options):
     """Text and random data alternately, in varying lengths: as small as with qemu-img."""
     rng = random.Random(4)
     with open(box.path / "src", "wb") as f:
@@ -321,7 +321,7 @@ def test_streams_fill_the_clusters_that_plain_ones_leave(box, options):
 
 
 @pytest.mark.parametrize("options", OPTION_SETS)
-def test_convert_compressed_into_what_exists(box, options):
+def test_convert_compressed_into_existing_image(box, options):
     """Over data, zeros, compressed data and a snapshot of these; repeatedly."""
     source(box)
     box.qemu("create", "-q", "-f", "qcow2", "-o", options, "a", "20M")
@@ -346,7 +346,7 @@ def test_convert_compressed_into_what_exists(box, options):
     box.qemu("check", "-q", "a")
 
 
-def test_convert_compressed_into_what_exists_is_small(box):
+def test_convert_compressed_into_existing_image_stays_small(box):
     rng = random.Random(4)
     with open(box.path / "src", "wb") as f:
         for _ in range(40):
@@ -385,7 +385,7 @@ def test_convert_to_a_stream(box):
     assert "only raw" in box.fails("convert", "-O", "qcow2", "a", "-")
 
 
-def test_convert_into_what_exists(box):
+def test_convert_into_existing_image(box):
     source(box)
     box.qemu("create", "-q", "-f", "qcow2", "a", "20M")
     box.io("a", "write -P 1 0 20M")
@@ -447,7 +447,7 @@ def chain(box, options="cluster_size=64k"):
 
 
 @pytest.mark.parametrize("options", OPTION_SETS)
-def test_rebase(box, options):
+def test_rebase_keeps_content(box, options):
     chain(box, options)
     before = sha(box, "top")
     for name, fmt in (("b2", "qcow2"), ("", None), ("b1", "qcow2")):
@@ -474,7 +474,7 @@ def test_rebase_unsafe_and_refused(box):
 
 
 @pytest.mark.parametrize("options", OPTION_SETS)
-def test_commit(box, options):
+def test_commit_writes_overlay_into_base(box, options):
     chain(box, options)
     before = sha(box, "top")
     assert box.img("commit", "-d", "top").stdout == "Image committed.\n"
@@ -488,7 +488,7 @@ def test_commit(box, options):
     assert "no backing file" in box.fails("commit", "b1")
 
 
-def test_amend(box):
+def test_amend_changes_options(box):
     box.qemu("create", "-q", "-f", "qcow2", "a", "16M")
     box.io("a", "write -P 1 0 3M", "write -P 2 9M 100k")
     box.qemu("snapshot", "-c", "s", "a")
@@ -553,7 +553,7 @@ def test_amend_to_old_leaves_zeros_of_snapshots(box):
 # ---- trim, bench ----
 
 
-def test_trim(box):
+def test_trim_frees_file_space(box):
     box.qemu("create", "-q", "-f", "qcow2", "a", "64M")
     box.io("a", "write -P 5 0 20M", "write -P 0 20M 20M")
     box.qemu("snapshot", "-c", "s", "a")
@@ -574,7 +574,7 @@ def test_trim(box):
     assert "repair it" in box.fails("trim", "a")
 
 
-def test_bench(box):
+def test_bench_reports_time(box):
     box.qemu("create", "-q", "-f", "qcow2", "a", "16M")
     out = box.img("bench", "-w", "-c", "2000", "-d", "8", "-s", "4k", "-S", "64k", "--pattern", "165", "--flush-interval",
                   "100", "a").stdout
@@ -595,7 +595,7 @@ VERBS = [["info"], ["check"], ["check", "-r", "all"], ["map"], ["measure"], ["tr
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=lambda v: v[0])
-def test_files_that_are_none(box, verb):
+def test_files_that_are_no_images_are_refused(box, verb):
     assert "No such file" in box.fails(*verb, "gone")
     (box.path / "dir").mkdir()
     assert "folder" in box.fails(*verb, "dir") or verb[0] in ("trim", "commit", "amend", "rebase", "check")
@@ -603,7 +603,7 @@ def test_files_that_are_none(box, verb):
     assert "--frobnicate" in box.fails(verb[0], "--frobnicate", "gone")
 
 
-def test_writers_leave_an_image_in_use_alone(box):
+def test_writing_verbs_refuse_image_in_use(box):
     source(box)
     box.qemu("create", "-q", "-f", "qcow2", "base", "16M")
     box.qemu("create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", "a", "16M")
@@ -627,7 +627,7 @@ def test_writers_leave_an_image_in_use_alone(box):
     assert (box.path / "a").read_bytes() == before
 
 
-def test_a_read_only_file(box):
+def test_writing_verbs_refuse_read_only_file(box):
     box.qemu("create", "-q", "-f", "qcow2", "a", "1M")
     os.chmod(box.path / "a", 0o444)
     if os.geteuid() == 0:
@@ -642,7 +642,7 @@ def test_a_read_only_file(box):
         subprocess.run(["chattr", "-i", box.path / "a"], check=False, capture_output=True)
 
 
-def test_a_full_disk(box):
+def test_convert_on_full_disk_leaves_nothing(box):
     """A target that does not fit: one sentence, nothing left behind, and the space is free again."""
     (box.path / "full").mkdir()
     p = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", "full"], cwd=box.path, capture_output=True, text=True)

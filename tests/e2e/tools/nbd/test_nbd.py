@@ -37,7 +37,7 @@ def image(box):  # noqa: F811
     return box
 
 
-def test_disk_and_snapshot(image):
+def test_disk_and_snapshot_are_served(image):
     image.qemu("convert", "-l", "s", "a", "-O", "raw", "s.raw")
     for args, raw in ((["snapshot=s"], "s.raw"), ([], "a.raw")):
         if raw == "a.raw":
@@ -46,7 +46,7 @@ def test_disk_and_snapshot(image):
         assert done.returncode == 0 and "identical" in done.stdout, done.stdout + done.stderr
 
 
-def test_map(image):
+def test_map_matches_qemu(image):
     done = nbdkit(image, "file=a", "snapshot=s", command="nbdinfo --map --json $uri")
     found = [(x["offset"], x["length"], x["type"]) for x in json.loads(done.stdout)]
     assert found == [(0, MIB, 3), (MIB, 3 * MIB, 0), (4 * MIB, 60 * MIB, 3)]
@@ -54,7 +54,7 @@ def test_map(image):
     assert info["export-size"] == 64 * MIB and info["is_read_only"] and info["can_multi_conn"]
 
 
-def test_beside_a_writer(image):
+def test_snapshot_is_served_beside_a_writer(image):
     """A snapshot can be read while a writer has the disk open; the disk itself cannot."""
     with subprocess.Popen(["qemu-io", "a"], cwd=image.path, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
         writer.stdin.write(b"write -P 9 2M 1M\n")
@@ -69,7 +69,7 @@ def test_beside_a_writer(image):
         writer.wait(TIMEOUT)
 
 
-def test_backing_files(box):  # noqa: F811
+def test_backing_files_are_read(box):  # noqa: F811
     (box.path / "far").mkdir()
     box.qemu("create", "-q", "-f", "qcow2", "far/base", "8M")
     run("qemu-io", "-c", "write -P 5 1M 1M", "far/base", cwd=box.path)
@@ -89,7 +89,7 @@ def test_backing_files(box):  # noqa: F811
     (["a", "colour=red"], "no parameter"),
     (["a", "share=perhaps"], "perhaps"),
 ])
-def test_refused(image, args, says):
+def test_impossible_exports_are_refused(image, args, says):
     done = nbdkit(image, *args, command="nbdinfo $uri")
     assert done.returncode != 0 and says in done.stderr
 
@@ -121,7 +121,7 @@ class Client:
         return error or self.take(n)
 
 
-def test_odd_bytes(image):
+def test_odd_byte_ranges_are_served(image):
     path = str(image.path / "nbd")
     with subprocess.Popen(["nbdkit", "-f", "-U", path, "-P", "pid", PLUGIN, "a", "snapshot=s"], cwd=image.path) as server:
         try:

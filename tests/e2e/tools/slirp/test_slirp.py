@@ -20,7 +20,7 @@ from slirplib import (
 from test_net import Lan, lan  # noqa: F401 (a fixture)
 
 
-def test_the_guest_finds_its_network():
+def test_guest_gets_address_gateway_and_dns():
     """DHCP, ARP, and a gateway that answers pings: QEMU's addresses."""
     with Guest(args=["--hostname", "web1"]) as g:
         address, options = g.dhcp(1)
@@ -36,7 +36,7 @@ def test_the_guest_finds_its_network():
         assert g.wait(lambda p: p.protocol == ICMP).body[-5:] == b"hello"
 
 
-def test_another_network():
+def test_guest_gets_configured_network():
     with Guest(args=["--network", "192.168.76.0/24"], address="192.168.76.15") as g:
         address, options = g.dhcp(1)
         assert address == "192.168.76.15" and options[3] == bytes([192, 168, 76, 2])
@@ -44,7 +44,7 @@ def test_another_network():
         assert g.wait(lambda p: p.protocol == ICMP).source == "192.168.76.2"
 
 
-def test_a_forward_of_tcp_carries_both_ways():
+def test_tcp_forward_carries_both_directions():
     with listener() as s, Guest(("tcp", s, "-", 80)) as g, socket.create_connection(s.getsockname()) as client:
         c = g.accepted()
         assert c.port == 80 and c.peer == "10.0.2.2"
@@ -76,7 +76,7 @@ def received(g, c, n):
 
 
 @pytest.mark.parametrize("takes", [0, TUN_F_CSUM, TUN_F_TSO4, TUN_F_CSUM | TUN_F_TSO4])
-def test_segments_come_as_one_where_the_guest_takes_that(takes):
+def test_segments_are_merged_when_guest_accepts_offloads(takes):
     """Segments have the size that the guest announces, whatever the MTU; when another driver accepts no offloads,
     they are not merged."""
     data = random.Random(3).randbytes(200000)
@@ -99,7 +99,7 @@ def test_segments_come_as_one_where_the_guest_takes_that(takes):
             g.silent()
 
 
-def test_what_comes_is_known_to_be_good():
+def test_received_frames_are_marked_valid():
     """Other frames as well: this process has made them."""
     with datagrams() as s, datagrams() as client, Guest(("udp", s, "-", 53)) as g:
         g.offloads(TUN_F_CSUM)
@@ -113,7 +113,7 @@ def test_what_comes_is_known_to_be_good():
 
 
 @pytest.mark.parametrize("mtu", [1500, 65520])
-def test_a_window_that_was_closed_opens_unasked(mtu):
+def test_reopened_window_is_announced(mtu):
     with listener() as s, Guest(args=["--host-loopback", "--mtu", str(mtu)]) as g:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
         c = g.connect("10.0.2.2", s.getsockname()[1])
@@ -135,7 +135,7 @@ def segment_of(c, data, flags=ACK | PSH):
         c.guest.address, c.port, c.peer, c.peer_port, c.seq, c.ack, flags, data))))
 
 
-def test_what_the_guest_leaves_to_it_is_done():
+def test_checksums_and_segmentation_are_completed():
     """Checksums of TCP and UDP, and segmentation: 60000 bytes in one frame on a network with an MTU of 1500."""
     with listener() as s, datagrams() as d, datagrams() as asks, Guest(("tcp", s, "-", 80), ("udp", d, "-", 53)) as g, \
             socket.create_connection(s.getsockname()) as client:
@@ -164,7 +164,7 @@ def test_what_the_guest_leaves_to_it_is_done():
         assert asks.recv(99) == struct.pack("!H", zero)
 
 
-def test_what_cannot_be_left_to_it_is_dropped():
+def test_invalid_offload_requests_are_dropped():
     with listener() as s, datagrams() as d, datagrams() as asks, Guest(("tcp", s, "-", 80), ("udp", d, "-", 53)) as g, \
             socket.create_connection(s.getsockname()) as client:
         c = g.accepted()
@@ -191,7 +191,7 @@ def test_what_cannot_be_left_to_it_is_dropped():
         assert client.recv(99) == b"good"
 
 
-def test_who_came_before_it_is_let_in():
+def test_waiting_connection_is_accepted_at_start():
     """As when a VM is started by a connection."""
     with listener() as s, socket.create_connection(s.getsockname()) as client:
         client.sendall(b"early")
@@ -200,7 +200,7 @@ def test_who_came_before_it_is_let_in():
             assert g.told() == {"forward": 0}
 
 
-def test_the_guest_sees_who_connects(lan):  # noqa: F811
+def test_guest_sees_address_of_client(lan):  # noqa: F811
     """Loopback appears as the gateway; any other address as itself."""
     lan.ip("link", "set", "lo", "up")
     lan.ip("addr", "add", "192.0.2.1/24", "dev", "br0")
@@ -228,7 +228,7 @@ def test_the_guest_sees_who_connects(lan):  # noqa: F811
         assert g.accepted().peer == "192.0.2.1"
 
 
-def test_a_client_that_goes_is_told_of_and_a_closed_port_refuses():
+def test_client_reset_and_refused_port_reach_the_peer():
     with listener() as s, Guest(("tcp", s, "-", 80)) as g:
         client = socket.create_connection(s.getsockname())
         p = g.wait(lambda p: p.protocol == TCP and p.flags == SYN) if not g.seen else None
@@ -243,7 +243,7 @@ def test_a_client_that_goes_is_told_of_and_a_closed_port_refuses():
             assert second.recv(1) == b""
 
 
-def test_many_connections_at_once():
+def test_many_parallel_connections_work():
     """More than a backlog, each with its own answer."""
     with listener() as s, Guest(("tcp", s, "-", 80)) as g:
         clients = []
@@ -262,7 +262,7 @@ def test_many_connections_at_once():
 SOCKETS = 864  # docs/slirp.md
 
 
-def test_more_connections_than_there_may_be_sockets_wait():
+def test_connections_beyond_socket_limit_wait():
     """They are not lost, and the process does not spin meanwhile."""
     with listener() as s, Guest(("tcp", s, "-", 80)) as g:
         s.listen(1000)
@@ -285,7 +285,7 @@ def ticks(pid):
         return sum(map(int, f.read().rpartition(")")[2].split()[11:13]))
 
 
-def test_datagrams_of_a_forward_and_their_answers():
+def test_udp_forward_returns_answers():
     """Each client gets its own answer; the guest can answer only clients that have sent something."""
     with datagrams() as s, datagrams() as a, datagrams() as b, datagrams() as stranger, \
             Guest(("udp", s, "-", 53)) as g:
@@ -300,7 +300,7 @@ def test_datagrams_of_a_forward_and_their_answers():
         assert not readable(stranger)
 
 
-def test_two_clients_with_one_port():
+def test_two_clients_with_the_same_port_are_kept_apart():
     with datagrams("127.0.0.1") as s, socket.socket(type=socket.SOCK_DGRAM) as a, \
             socket.socket(type=socket.SOCK_DGRAM) as b, Guest(("udp", s, "-", 53)) as g:
         a.bind(("127.0.0.1", 0))
@@ -315,7 +315,7 @@ def test_two_clients_with_one_port():
         assert (a.recv(9), b.recv(9)) == (b"a", b"b")
 
 
-def test_datagrams_to_an_address_that_the_guest_has_taken():
+def test_udp_forward_to_address_that_guest_chose():
     with datagrams() as s, datagrams() as client, Guest(("udp", s, "10.0.2.77", 53), address="10.0.2.77") as g:
         client.sendto(b"?", s.getsockname())
         p = g.wait(lambda p: p.protocol == UDP)
@@ -326,7 +326,7 @@ def test_datagrams_to_an_address_that_the_guest_has_taken():
         assert g.wait(lambda p: p.protocol == UDP).frame[:6] == slirplib.MAC
 
 
-def test_damaged_answers_are_no_answers():
+def test_damaged_answers_are_dropped():
     with datagrams() as s, datagrams() as client, Guest(("udp", s, "-", 53)) as g:
         client.sendto(b"?", s.getsockname())
         p = g.wait(lambda p: p.protocol == UDP)
@@ -355,7 +355,7 @@ def ipv6_to(to, kind, port):
     return struct.pack("!IHBB", 0x60000000, len(body), kind, 64) + src + dst + body
 
 
-def test_the_hosts_loopback_is_not_the_guests():
+def test_guest_cannot_reach_host_loopback():
     """Not by the gateway's address, nor by a packet that names it, with any protocol."""
     with listener() as server, datagrams() as sink, Guest() as g:
         port, udp_port = server.getsockname()[1], sink.getsockname()[1]
@@ -371,7 +371,7 @@ def test_the_hosts_loopback_is_not_the_guests():
         assert not readable(server) and not readable(sink)
 
 
-def test_the_hosts_loopback_when_it_is_allowed():
+def test_guest_reaches_host_loopback_when_allowed():
     with listener() as server, datagrams() as sink, Guest(args=["--host-loopback"]) as g:
         c = g.connect("10.0.2.2", server.getsockname()[1])
         peer, _ = server.accept()
@@ -390,7 +390,7 @@ def test_the_hosts_loopback_when_it_is_allowed():
         assert not readable(sink)
 
 
-def test_restricted_has_its_forwards_and_nothing_else():
+def test_restricted_network_has_forwards_only():
     with listener() as server, listener() as s, datagrams() as d, datagrams() as client, \
             Guest(("tcp", s, "-", 80), ("udp", d, "-", 53), args=["--restrict", "--host-loopback"]) as g:
         assert 3 not in g.dhcp(1)[1]  # no gateway
@@ -409,7 +409,7 @@ def test_restricted_has_its_forwards_and_nothing_else():
 DNS_PORT = 53
 
 
-def test_names_are_asked_of_whom_the_host_asks(lan, tmp_path):  # noqa: F811
+def test_dns_queries_go_to_host_resolver(lan, tmp_path):  # noqa: F811
     """Also after resolv.conf is replaced, as network managers do."""
     etc = tmp_path / "etc"
     etc.mkdir()
@@ -452,7 +452,7 @@ def test_names_are_asked_of_whom_the_host_asks(lan, tmp_path):  # noqa: F811
         assert not readable(server) and not readable(sink)
 
 
-def test_the_daemon_is_told_who_wants_something():
+def test_daemon_is_notified_of_connections():
     with listener() as s, datagrams() as d, datagrams() as client, \
             Guest(("tcp", s, "-", 80), ("udp", d, "-", 53), control=True) as g:
         with socket.create_connection(s.getsockname()) as tcp:
@@ -492,7 +492,7 @@ def test_the_daemon_is_told_who_wants_something():
             assert not readable(g.control)
 
 
-def test_nobody_is_let_in_while_the_vm_is_saved():
+def test_connections_wait_while_vm_is_saved():
     with listener() as s, datagrams() as d, datagrams() as client, \
             Guest(("tcp", s, "-", 80), ("udp", d, "-", 53), control=True) as g:
         def hold(yes):
@@ -519,7 +519,7 @@ def test_nobody_is_let_in_while_the_vm_is_saved():
                 g.told()
 
 
-def test_what_a_guest_does_not_read_is_bounded():
+def test_frames_for_stopped_guest_are_bounded():
     """A paused VM: frames wait, up to a tap's queue length; further ones are dropped, and the process continues."""
     with datagrams() as s, datagrams() as client, Guest(("udp", s, "-", 53)) as g:
         client.sendto(bytes(4), s.getsockname())
@@ -553,7 +553,7 @@ def memory_kib(pid):
         return next(int(line.split()[1]) for line in f if line.startswith("VmRSS"))
 
 
-def test_the_end_of_the_vm_is_its_end():
+def test_process_ends_with_vm():
     with listener() as s:
         g = Guest(("tcp", s, "-", 80))
         g.silent()
@@ -642,7 +642,7 @@ def status(pid):
         return dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
 
 
-def test_it_can_do_no_more_than_it_has_to(sandbox):
+def test_process_has_no_privileges_and_files(sandbox):
     with listener() as s, Guest(("tcp", s, "-", 80)) as g:
         g.silent()
         st = status(g.process.pid)
@@ -668,7 +668,7 @@ CALLS = {  # number on x86-64, arguments, expected result: -1, or death
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_forbidden_calls(sandbox, name):
+def test_forbidden_calls_fail(sandbox, name):
     """gdb makes the process call."""
     number, args, want = CALLS[name]
     with Guest() as g:
@@ -711,7 +711,7 @@ def test_forbidden_calls(sandbox, name):
     (["--frames", "FD", "more"], "no option"),
     (["--frames", "FD", "--what"], "unknown option"),
 ])
-def test_a_wrong_command_line_is_one_sentence(args, sentence):
+def test_invalid_command_line_prints_one_sentence(args, sentence):
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, listener() as s, socket.create_server(("::1", 0), family=socket.AF_INET6) as s6:
         fds = {"FD": theirs.fileno(), "TCP6": s6.fileno(), "TCP": s.fileno()}

@@ -46,7 +46,7 @@ def service(tmp_path):
     d.notify.close()
 
 
-def test_clients_wait_for_the_next_daemon(service):
+def test_clients_wait_at_passed_socket_for_next_daemon(service):
     service.define("vm1")
     service.cairn("start", "vm1")
     pid = pid_of(service, "vm1")
@@ -70,7 +70,7 @@ def test_clients_wait_for_the_next_daemon(service):
     assert os.stat(service.socket).st_ino == inode
 
 
-def test_who_may_connect_follows_the_table(service):
+def test_socket_mode_follows_permissions(service):
     assert os.stat(service.socket).st_mode & 0o777 == 0o600
     service.cairn("grant", "viewer", "--user", "12345")
     assert os.stat(service.socket).st_mode & 0o777 == 0o666
@@ -82,7 +82,7 @@ def test_who_may_connect_follows_the_table(service):
     (lambda: socket.socketpair()[0], 1, "no listening Unix stream socket"),
     (lambda: open("/dev/null"), 1, "no listening Unix stream socket"),
     (lambda: open("/dev/null"), 2, "2 sockets were passed; one is wanted")])
-def test_what_is_no_socket_of_ours(service, make, sockets, words):
+def test_unsuitable_passed_socket_is_refused(service, make, sockets, words):
     service.stop()
     service.notify.recv(999)
     wrong = make()
@@ -93,7 +93,7 @@ def test_what_is_no_socket_of_ours(service, make, sockets, words):
     service.start()
 
 
-def test_what_was_meant_for_another_process(tmp_path):
+def test_passed_sockets_of_other_process_are_ignored(tmp_path):
     d = Daemon(tmp_path, FAKE_VM, env={"LISTEN_PID": "1", "LISTEN_FDS": "1"})
     d.close()
     assert not os.path.exists(d.socket)
@@ -127,7 +127,7 @@ def test_installed_units(tmp_path):
         assert "cairnd" not in r.stderr, r.stderr
 
 
-def test_uninstall_takes_away_what_install_put_there(tmp_path):
+def test_uninstall_removes_installed_files(tmp_path):
     root = tmp_path / "root"
     foreign = root / "usr/local/share/man/man1/other.1"
     foreign.parent.mkdir(parents=True)
@@ -140,7 +140,7 @@ def test_uninstall_takes_away_what_install_put_there(tmp_path):
     assert sorted(os.listdir(root / "usr/local")) == ["share"] and os.listdir(root / "usr/local/share") == ["man"]
 
 
-def test_what_ends_between_two_daemons(service):
+def test_vm_end_between_two_daemons_is_reported(service):
     """As `systemctl restart` does: only the main process gets SIGTERM, and the next one gets the same socket."""
     for vm in ("runs", "killed"):
         service.define(vm)
@@ -159,7 +159,7 @@ def test_what_ends_between_two_daemons(service):
     service.cairn("start", "killed")
 
 
-def test_ready_means_taken_back(service):
+def test_ready_message_follows_adoption_of_vms(service):
     for i in range(5):
         service.define(f"vm{i}")
         service.cairn("start", f"vm{i}")

@@ -55,13 +55,13 @@ def disk(target="vda", more="", source="<source file='/d'/>", attrs="type='file'
     ("1", "TiB", 1 << 30), ("1", "T", 1 << 30), ("67108864", "b", 65536), ("67108864", "bytes", 65536),
     ("67108865", "bytes", 65540), ("100", "MB", 97660), ("1", "GB", 976564), ("1", "TB", 976562500),
     ("70000", "KB", 68360), (" 65536\n", " KiB", 65536)])
-def test_memory(text, unit, kib):
+def test_memory_is_rounded_up(text, unit, kib):
     """As in libvirt: rounded up to KiB; then to pages."""
     got = read(domain(memory=f"<memory{f' unit={unit!r}' if unit else ''}>{text}</memory>"))
     assert got["definition"]["memory"] == f"{kib}K"
 
 
-def test_memory_is_wrong():
+def test_invalid_memory_is_refused():
     for memory, why in (
             ("<memory unit='parsec'>5</memory>", '/domain/memory/@unit: "parsec" is not a unit; use '),
             ("<memory unit='KiBB'>5</memory>", '"KiBB" is not a unit'),
@@ -99,7 +99,7 @@ def test_memory_is_wrong():
     ("<on_crash>coredump-destroy</on_crash>", "on_crash", "coredump-destroy"),
     ("<on_crash>coredump-restart</on_crash>", "on_crash", "coredump-restart"),
 ])
-def test_values(more, key, value):
+def test_values_are_converted(more, key, value):
     assert read(domain(more))["definition"].get(key) == value
 
 
@@ -129,7 +129,7 @@ def test_values(more, key, value):
          {"protocol": "udp", "address": "0.0.0.0", "port": 5000, "to": 6000},
          {"protocol": "udp", "address": "0.0.0.0", "port": 5001, "to": 6001}]}]),
 ])
-def test_devices(device, key, value):
+def test_devices_are_converted(device, key, value):
     got = read(domain(devices=device))
     assert got["definition"].get(key) == value and not got["warnings"]
 
@@ -156,7 +156,7 @@ def test_devices(device, key, value):
           "<format type='raw'/><source file='/data'/></dataStore></source>"),
      {"id": "vda", "path": "/d", "format": "qcow2", "data_file": "/data"}),
 ])
-def test_disk(text, want):
+def test_disk_is_converted(text, want):
     got = read(domain(devices=text))
     assert got["definition"]["disks"] == [want] and not got["warnings"]
 
@@ -176,7 +176,7 @@ def test_disks_are_ordered_as_libvirt_orders_them():
     assert ['"ide" becomes virtio' in w for w in got["warnings"]] == [True]
 
 
-def test_what_is_too_long_is_cut():
+def test_long_serial_is_truncated():
     """As in QEMU for a serial number; an alias that cannot be an id stays libvirt's."""
     got = read(domain(devices=disk(driver="<driver type='raw' queues='16'/>",
                                    more="<serial>0123456789abcdefghijXYZ</serial><alias name='ua-x.y'/>") +
@@ -228,12 +228,12 @@ def test_boot_order():
     ("", disk(driver=""), "devices/disk"), ("", disk(more="<shareable/>"), "devices/disk/shareable"),
     ("", disk(attrs="type='file' snapshot='no'"), "devices/disk/@snapshot"),
 ])
-def test_no_effect(more, devices, path):
+def test_ignored_elements_produce_warnings(more, devices, path):
     got = read(domain(more, devices))
     assert ["line 1", f"/domain/{path}"] in [w.split(": ", 2)[:2] for w in got["warnings"]]
 
 
-def test_warnings_are_told_once_a_name():
+def test_each_warning_is_printed_once():
     got = read(domain("<features><hap/><kvm/></features>", "<video/>" * 3 + disk(
         driver="<driver type='raw' cache='none' io='native'/>")))
     assert [re.sub(": has no effect.*", "", w) for w in sorted(got["warnings"])] == [
@@ -286,7 +286,7 @@ def test_warnings_are_told_once_a_name():
      "without the filter, blocked traffic would pass"),
     ("", "<interface type='user'><vlan><tag id='42'/></vlan></interface>", "VLAN tags"),
 ])
-def test_refused(more, devices, why):
+def test_unsupported_elements_are_refused(more, devices, why):
     got = error(domain(more, devices))
     assert got.startswith("line 1: /domain") and why in got
 
@@ -307,11 +307,11 @@ def test_refused(more, devices, why):
     (HEAD + MEMORY + "<os><type>hvm</type><boot dev='hd'/></os></domain>",
      "/domain/os: has no <kernel>; VMs are started from a kernel's file, not from a disk"),
 ])
-def test_no_domain(text, why):
+def test_other_xml_is_refused(text, why):
     assert why in error(text)
 
 
-def test_bombs():
+def test_entity_bombs_are_refused():
     """None of them is expanded; time and memory are bounded, whatever the parser does."""
     entities = "".join(f"<!ENTITY l{i} '{f'&l{i - 1};' * 10 if i else 'ha'}'>" for i in range(10))
     bomb = f"<!DOCTYPE domain [{entities}]>\n<domain><name>&l9;</name></domain>"
@@ -328,7 +328,7 @@ def test_bombs():
         for i in range(1100))))
 
 
-def test_mutations():
+def test_mutated_xml_gets_one_answer():
     """Every input gets one answer, without a crash."""
     rng = random.Random(1)
     texts = [open(p, "rb").read() for p in CORPUS]
@@ -429,7 +429,7 @@ def virt_install(folder, *options):
     return path
 
 
-def test_virt_install(kvm, daemon):
+def test_virt_install_xml_starts(kvm, daemon):
     """The VM starts."""
     image, initrd = daemon.tmp / "disk.qcow2", daemon.tmp / "initrd"
     path = virt_install(
@@ -473,7 +473,7 @@ def test_choices_of_virt_install(kvm, daemon, options, keys):
     round_trip(daemon, "installed")
 
 
-def test_every_key_survives(fake):
+def test_every_key_survives_round_trip(fake):
     """Keys that have no libvirt element are stored in <metadata> and restored."""
     for name in ("a.qcow2", "b.qcow2", "data", "c.raw", "initrd"):
         (fake.tmp / name).write_bytes(bytes(4096))
@@ -511,7 +511,7 @@ def test_every_key_survives(fake):
         assert '@type: "test" is for another hypervisor' in fake.cairn(verb, str(sly), ok=2).stderr
 
 
-def test_plain_definition_needs_no_metadata(fake):
+def test_simple_definition_needs_no_metadata(fake):
     fake.define("plain", disks=[{"path": "kernel", "format": "raw"}])
     xml = round_trip(fake, "plain")
     assert "metadata" not in xml and "alias" not in xml
@@ -552,7 +552,7 @@ def test_bad_input_changes_nothing(fake):
     assert fake.cairn("dumpjson", "there").stdout == before
 
 
-def test_validate_and_run(kvm, tmp_path):
+def test_validate_and_run_accept_xml(kvm, tmp_path):
     """Neither needs a daemon."""
     file, _ = place(tmp_path, CORPUS[0], guestlib.bare("first_byte"))
     cairn = os.path.join(BUILD, "cairn")
@@ -566,7 +566,7 @@ def test_validate_and_run(kvm, tmp_path):
     p.wait()
 
 
-def test_helper_is_missing(fake, tmp_path):
+def test_missing_helper_is_reported(fake, tmp_path):
     """A message when the helper cannot be started or is killed."""
     lone = tmp_path / "cairn"
     shutil.copy(os.path.join(BUILD, "cairn"), lone)
@@ -582,12 +582,12 @@ def test_helper_is_missing(fake, tmp_path):
     assert r.returncode != 0 and "the answer of cairn-xml" in r.stderr
 
 
-def test_the_table_is_what_the_program_does():
+def test_documented_table_matches_program():
     page, wanted = xml_doc.compare(BUILD)
     assert page.splitlines() == wanted.splitlines(), "run: tests/xml_doc.py BUILD --write"
 
 
-def test_the_documented_definition():
+def test_documented_definition_survives_round_trip():
     """Every key of the example in docs/definition.md survives the way to XML and back, whichever keys are added."""
     with open(os.path.join(ROOT, "docs", "definition.md")) as f:
         examples = [json.loads(e) for e in re.findall(r"```json\n(.*?)```", f.read(), re.S)]

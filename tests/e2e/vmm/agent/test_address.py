@@ -14,7 +14,7 @@ def define(fake, name="vm1", words="agent-after=1", **more):
     fake.define(name, cmdline=words, guest_agent=True, **more)
 
 
-def test_table(fake):
+def test_domifaddr_prints_table(fake):
     define(fake)
     fake.cairn("start", "vm1")
     fake.cairn("wait", "vm1", "--for", "agent", "--timeout", "20")
@@ -33,7 +33,7 @@ def test_table(fake):
     assert fake.cairn("domifaddr", "vm1", "--interface", "eth0", "--full").stdout.splitlines()[2:-1] == full
 
 
-def test_for_programs(fake):
+def test_addresses_in_qmp_and_json(fake):
     define(fake)
     fake.cairn("start", "vm1")
     fake.cairn("wait", "vm1", "--for", "agent", "--timeout", "20")
@@ -45,7 +45,7 @@ def test_for_programs(fake):
     assert rows[0] == "name,mac,type,address,prefix" and rows[3] == f"eth0,{MAC},ipv4,192.0.2.7,24" and len(rows) == 4
 
 
-def test_what_cannot_be_asked(fake):
+def test_impossible_address_queries_are_refused(fake):
     define(fake)
     r = fake.cairn("domifaddr", "vm1", ok=4)
     assert r.stderr.startswith("error: Failed to query for interfaces addresses of domain 'vm1'\n") and "cairn start vm1" in r.stderr
@@ -61,7 +61,7 @@ def test_what_cannot_be_asked(fake):
     assert fake.cairn("domstate", "vm2").stdout == "running\n"
 
 
-def test_one_waits_for_it(fake):
+def test_wait_ends_when_address_appears(fake):
     """Link-local addresses and those of a bridge inside the guest do not count."""
     define(fake, words=f"agent-after=1 ip-when={fake.tmp}/go")
     waits = subprocess.Popen([os.path.join(BUILD, "cairn"), "wait", "vm1", "--for", "ip", "--timeout", "50"], env=fake.env,
@@ -75,13 +75,13 @@ def test_one_waits_for_it(fake):
     assert fake.cairn("wait", "vm1", "--for", "ip", "--timeout", "0").stdout == "192.0.2.7\n"
 
 
-def test_of_a_clone_whose_guest_has_its_source_s_mac(fake):
+def test_address_of_clone_whose_guest_uses_sources_mac(fake):
     define(fake, interfaces=[])
     fake.cairn("start", "vm1")
     assert fake.cairn("wait", "vm1", "--for", "ip", "--timeout", "20").stdout == "172.17.0.1\n"
 
 
-def test_one_does_not_wait_for_ever(fake):
+def test_wait_for_address_times_out(fake):
     fake.define("vm1")
     fake.cairn("start", "vm1")
     assert '"guest_agent": true' in fake.cairn("wait", "vm1", "--for", "ip", "--timeout", "20", ok=None).stderr

@@ -7,7 +7,7 @@ import subprocess
 from conftest import BUILD, Qmp
 
 
-def test_it_comes(fake):
+def test_agent_state_changes_are_reported(fake):
     fake.define("vm1", cmdline=f"agent-after=1 when={fake.tmp}/go", guest_agent=True)
     q = fake.qmp()
     fake.cairn("start", "vm1")
@@ -22,7 +22,7 @@ def test_it_comes(fake):
     own.close()
 
 
-def test_it_is_known_to_the_next_daemon(fake):
+def test_next_daemon_knows_agent_state(fake):
     fake.define("vm1", cmdline="agent-after=1", guest_agent=True)
     fake.cairn("start", "vm1")
     fake.cairn("wait", "vm1", "--for", "agent", "--timeout", "20")
@@ -31,7 +31,7 @@ def test_it_is_known_to_the_next_daemon(fake):
     fake.cairn("wait", "vm1", "--for", "agent", "--timeout", "20")
 
 
-def test_it_does_not_come(fake):
+def test_wait_for_agent_times_out(fake):
     fake.define("vm1", guest_agent=True)
     fake.cairn("start", "vm1")
     assert fake.info("vm1")["agent"] == "closed"
@@ -39,7 +39,7 @@ def test_it_does_not_come(fake):
     assert r.returncode and r.stderr.startswith("error: No agent answers in domain 'vm1'\n") and "qemu-guest-agent" in r.stderr
 
 
-def test_there_is_no_port(fake):
+def test_wait_for_agent_fails_without_port(fake):
     fake.define("vm1")
     fake.cairn("start", "vm1")
     assert "agent" not in fake.info("vm1")
@@ -47,7 +47,7 @@ def test_there_is_no_port(fake):
     assert r.returncode and '"guest_agent": true' in r.stderr
 
 
-def test_one_waits_for_a_vm_that_is_off(fake):
+def test_wait_for_agent_includes_start(fake):
     fake.define("vm1", cmdline="agent-after=1", guest_agent=True)
     waits = subprocess.Popen([os.path.join(BUILD, "cairn"), "wait", "vm1", "--for", "agent", "--timeout", "30"], env=fake.env)
     fake.cairn("start", "vm1")

@@ -90,7 +90,7 @@ def counter(vm, name):
     return next(int(l.split("counter=")[1]) for l in vm.run(name, "smp show") if "counter=" in l)
 
 
-def test_a_batch(vm, daemon):
+def test_batch_of_clones_starts(vm, daemon):
     vm.start(vcpus=2)
     vm.run("src", "smp start 1")
     vm.run("src", "smp count 1")  # forever
@@ -113,7 +113,7 @@ def test_a_batch(vm, daemon):
     assert len({daemon.info(n)["uuid"] for n in names(daemon)}) == 6
 
 
-def test_the_source_runs_on_while_its_memory_is_copied(vm, daemon):
+def test_source_runs_while_its_memory_is_copied(vm, daemon):
     """A vCPU that never stops writing; the clones have every word as of one instant."""
     vm.start(vcpus=2)
     vm.run("src", f"fill {32 << 20} {16 << 20} 5")
@@ -145,7 +145,7 @@ def test_clones_are_of_one_instant(vm, daemon):
         source = f"c{i}"
 
 
-def test_snapshots_count_on_over_a_fork(vm, daemon, tmp_path):
+def test_fork_does_not_change_incremental_snapshots(vm, daemon, tmp_path):
     """A fork changes neither what the next snapshot has to write nor what a revert drops."""
     vm.start(disks=[image(tmp_path / "a.qcow2")])
     daemon.cairn("snapshot-create-as", "src", "s1")
@@ -168,7 +168,7 @@ def test_snapshots_count_on_over_a_fork(vm, daemon, tmp_path):
     vm.holds("c2", AT + (4 << 20), 1 << 20, 4)
 
 
-def test_memory_is_shared(vm, daemon):
+def test_clones_share_memory_of_source(vm, daemon):
     vm.start()
     vm.clone("c", "--count", "4", "--paused")
     assert daemon.cairn("domstate", "c-1").stdout == "paused\n"
@@ -182,7 +182,7 @@ def test_memory_is_shared(vm, daemon):
         vm.holds(f"c-{i}", AT, FILL, 1)
 
 
-def test_a_clone_of_a_clone(vm, daemon):
+def test_clone_can_be_cloned(vm, daemon):
     vm.start()
     vm.clone("a")
     vm.run("a", f"fill {AT + 4096} 4096 7")
@@ -196,7 +196,7 @@ def test_a_clone_of_a_clone(vm, daemon):
         vm.holds(n, AT + FILL, 4096, 8)
 
 
-def test_a_clone_is_saved_and_restored(vm, daemon, tmp_path):
+def test_clone_can_be_saved_and_restored(vm, daemon, tmp_path):
     vm.start()
     vm.clone("a")
     vm.run("a", f"fill {AT + 4096} 4096 7")
@@ -214,7 +214,7 @@ def test_a_clone_is_saved_and_restored(vm, daemon, tmp_path):
     vm.holds("src", AT, FILL, 1)
 
 
-def test_a_paused_source(vm, daemon):
+def test_clone_of_paused_source(vm, daemon):
     vm.start()
     daemon.cairn("suspend", "src")
     vm.clone("a")
@@ -404,7 +404,7 @@ def test_the_source_writes_while_its_disk_is_copied(vm, daemon, tmp_path):
     assert qemu_snapshots(tmp_path / "a.qcow2") == ""
 
 
-def test_nobody_sees_what_disks_are_copied_from(vm, daemon, tmp_path):
+def test_temporary_fork_snapshot_is_hidden_and_removed(vm, daemon, tmp_path):
     """Nor does one stay behind, whoever is killed, or when the fork is cancelled; copying a GiB takes longer than
     that."""
     paths = [tmp_path / "a.qcow2", tmp_path / "b.qcow2"]
@@ -430,7 +430,7 @@ def test_nobody_sees_what_disks_are_copied_from(vm, daemon, tmp_path):
     assert not [p for p in paths if qemu_snapshots(p)]
 
 
-def test_disks_that_cannot_be_copied(vm, daemon, tmp_path):
+def test_fork_fails_when_disk_cannot_be_copied(vm, daemon, tmp_path):
     vm.start(disks=[image(tmp_path / "a.qcow2"), image(tmp_path / "b.qcow2")])
     there = sorted(os.listdir(tmp_path))
 
@@ -455,7 +455,7 @@ def test_disks_that_cannot_be_copied(vm, daemon, tmp_path):
     vm.holds("src", AT, FILL, 1)
 
 
-def test_blocks_of_images_are_shared(vm, daemon, tmp_path):
+def test_copies_share_blocks_on_capable_file_system(vm, daemon, tmp_path):
     """On a file system that shares blocks, ten copies of 100 MiB fit into 400 MiB."""
     if not shutil.which("mkfs.xfs"):
         pytest.skip("mkfs.xfs is missing: make deps")
@@ -481,7 +481,7 @@ def test_blocks_of_images_are_shared(vm, daemon, tmp_path):
         subprocess.run(["umount", "-l", tmp_path / "xfs"], check=True)
 
 
-def test_an_image_that_fills_the_file_system(vm, daemon, tmp_path):
+def test_fork_on_full_file_system_leaves_nothing(vm, daemon, tmp_path):
     """No space for a copy: nothing is left, and the source runs on."""
     small = tmp_path / "small"
     small.mkdir()
@@ -522,7 +522,7 @@ ALONE = (["src"], ["src"])
 
 
 @pytest.mark.parametrize("dies", ["c-1", "c-7", "c-20"])
-def test_one_that_dies_takes_all_along(fake, dies):
+def test_dying_clone_fails_whole_batch(fake, dies):
     fake.define("src", cmdline=f"clone-dies={dies}")
     fake.cairn("start", "src")
     q = fake.qmp()
@@ -541,7 +541,7 @@ def test_one_that_dies_takes_all_along(fake, dies):
     fake.cairn("clone", "--live", "src", "d")
 
 
-def test_a_source_that_cannot(fake):
+def test_fork_fails_when_source_refuses(fake):
     fake.define("src", cmdline="work-fails")
     fake.cairn("start", "src")
     r = fake.cairn("clone", "--live", "src", "c", "--count", "3", ok=1)
@@ -549,7 +549,7 @@ def test_a_source_that_cannot(fake):
     assert left(fake) == ALONE
 
 
-def test_a_source_that_dies_meanwhile(fake):
+def test_fork_fails_when_source_dies(fake):
     fake.define("src", cmdline="work-takes=60000")
     fake.cairn("start", "src")
     q = fake.qmp()
@@ -560,7 +560,7 @@ def test_a_source_that_dies_meanwhile(fake):
     assert left(fake) == ALONE and processes(fake) == []
 
 
-def test_one_fork_at_a_time(fake):
+def test_clones_in_progress_refuse_other_operations(fake):
     """No other operation touches the clones before the fork is complete."""
     fake.define("src", cmdline=f"clone-until={fake.tmp}/go:c-2")
     fake.cairn("start", "src")
@@ -576,7 +576,7 @@ def test_one_fork_at_a_time(fake):
     fake.cairn("clone", "--live", "src", "d")
 
 
-def test_cancel(fake):
+def test_cancelled_fork_leaves_nothing(fake):
     fake.define("src", cmdline=f"clone-until={fake.tmp}/go:c-2")
     fake.cairn("start", "src")
     q = fake.qmp()
@@ -587,7 +587,7 @@ def test_cancel(fake):
     assert left(fake) == ALONE and len(processes(fake)) == 1
 
 
-def test_a_daemon_that_is_killed_leaves_no_half(fake):
+def test_killed_daemon_leaves_no_partial_clones(fake):
     fake.define("src", cmdline=f"clone-until={fake.tmp}/go:c-4")
     fake.cairn("start", "src")
     q = fake.qmp()
@@ -603,7 +603,7 @@ def test_a_daemon_that_is_killed_leaves_no_half(fake):
     fake.cairn("clone", "--live", "src", "c", "--count", "3")
 
 
-def test_a_daemon_that_is_killed_over_the_last_step_leaves_all_or_none(fake):
+def test_daemon_killed_at_last_step_leaves_all_clones_or_none(fake):
     """The clones already run, and nobody was notified."""
     fake.define("src")
     fake.cairn("start", "src")
@@ -626,7 +626,7 @@ def test_a_daemon_that_is_killed_over_the_last_step_leaves_all_or_none(fake):
     assert seen <= {0, 4}
 
 
-def test_clones_outlive_the_daemon(fake):
+def test_clones_survive_daemon(fake):
     fake.define("src")
     fake.cairn("start", "src")
     fake.cairn("clone", "--live", "src", "c", "--count", "3")
@@ -638,7 +638,7 @@ def test_clones_outlive_the_daemon(fake):
     assert all(fake.info(n)["state"] != "shut off" for n in before)
 
 
-def test_it_is_audited(fake):
+def test_fork_is_audited(fake):
     fake.define("src")
     fake.cairn("start", "src")
     fake.cairn("clone", "--live", "src", "c")

@@ -106,7 +106,7 @@ class Family:
 
 
 @pytest.mark.seconds(60 + STEPS)
-def test_at_random(daemon, kvm, guest, tmp_path):
+def test_random_clones_and_reverts_keep_their_content(daemon, kvm, guest, tmp_path):
     family = Family(daemon, guest("interp.elf"), tmp_path / "first.qcow2")
     try:
         for _ in range(STEPS):

@@ -45,7 +45,7 @@ def off(vm, daemon):
 
 
 @pytest.mark.parametrize("state", ["running", "paused", "shut off"])
-def test_they_are_what_it_was(vm, daemon, tmp_path, state):
+def test_clones_of_snapshot_have_its_memory_and_disks(vm, daemon, tmp_path, state):
     prepare(vm, daemon, tmp_path)
     if state == "paused":
         daemon.cairn("suspend", "src")
@@ -107,7 +107,7 @@ def test_while_the_source_writes(vm, daemon, tmp_path):
         disk_holds(vm, "src", 0, 0, 20 + i)
 
 
-def test_what_cannot_be(vm, daemon, tmp_path):
+def test_impossible_clones_of_snapshot_are_refused(vm, daemon, tmp_path):
     vm.start(disks=[image(tmp_path / "a.qcow2")])
     daemon.cairn("snapshot-create-as", "src", "disks", "--disk-only")
     there = sorted(os.listdir(tmp_path))
@@ -148,7 +148,7 @@ def vm_memory(vm, name, at, n):
 
 
 @pytest.mark.parametrize("whose", ["daemon", "vm", "images"])
-def test_nothing_is_left_of_a_kill(vm, daemon, tmp_path, whose):
+def test_killed_process_leaves_no_clone_and_no_copy(vm, daemon, tmp_path, whose):
     """Whichever process dies: no clone, no copy, and the source's images have no faults."""
     rng = random.Random(whose)
     prepare(vm, daemon, tmp_path)

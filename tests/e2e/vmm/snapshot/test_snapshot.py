@@ -98,7 +98,7 @@ def qemu_names(image):
     return [line.split()[1] for line in out.splitlines()[2:]]
 
 
-def test_page_tables_go_back(vm, guest):
+def test_revert_restores_page_tables(vm, guest):
     """KVM's shadow page tables of the state before the revert must not be used."""
     vm.start()
     names = subprocess.run(["nm", guest("interp.elf")], capture_output=True, text=True, check=True).stdout
@@ -117,7 +117,7 @@ def test_page_tables_go_back(vm, guest):
     vm.stop()
 
 
-def test_memory_and_disk_go_back(vm):
+def test_revert_restores_memory_and_disk(vm):
     vm.start()
     vm.run("fill 0x1000000 0x1000000 5")
     vm.run("write 0 64 11")
@@ -138,7 +138,7 @@ def test_memory_and_disk_go_back(vm):
     assert qemu_names(vm.disks[0]) == ["s1", "s2"]
 
 
-def test_only_what_changed_is_written(vm):
+def test_second_snapshot_writes_changed_memory_only(vm):
     vm.start()
     vm.run("fill 0x1000000 0x2000000 5")
     first = vm.snapshot("s1")
@@ -156,7 +156,7 @@ def test_only_what_changed_is_written(vm):
     check(vm.disks[0])
 
 
-def test_only_what_changed_since_a_revert_is_written(vm):
+def test_snapshot_after_revert_writes_changed_memory_only(vm):
     """The base survives a revert to any snapshot, whether or not memory is loaded completely."""
     vm.start()
     vm.run("fill 0x1000000 0x2000000 5")
@@ -183,7 +183,7 @@ def test_only_what_changed_since_a_revert_is_written(vm):
     check(vm.disks[0])
 
 
-def test_a_base_that_is_gone_is_no_base(vm):
+def test_snapshot_after_deleted_base_writes_all_memory(vm):
     """Its number may be another snapshot's name by then."""
     vm.start()
     vm.run("fill 0x1000000 0x1000000 5")
@@ -201,7 +201,7 @@ def test_a_base_that_is_gone_is_no_base(vm):
     check(vm.disks[0])
 
 
-def test_a_snapshot_while_memory_is_being_loaded(vm):
+def test_snapshot_while_memory_is_loading(vm):
     """Blocks not loaded yet are shared with the base, so the snapshot does not wait for them."""
     vm.daemon.cairn("undefine", "vm1")
     vm.define(memory="192M")
@@ -234,7 +234,7 @@ def test_a_snapshot_while_memory_is_being_loaded(vm):
     check(vm.disks[0])
 
 
-def test_disk_writes_out_of_memory_that_is_not_there_yet(vm):
+def test_disk_write_from_unloaded_memory_does_not_deadlock(vm):
     """The kernel holds the image's lock while a write waits for a guest page, and that page has to be read from the
     same image."""
     vm.daemon.cairn("undefine", "vm1")
@@ -252,13 +252,13 @@ def test_disk_writes_out_of_memory_that_is_not_there_yet(vm):
     check(vm.disks[0])
 
 
-def test_the_pause_is_told_and_short(vm):
+def test_snapshot_reports_short_pause(vm):
     vm.start()
     r = vm.snapshot("s1")
     assert 0 < r["pause"] < 1_000_000_000  # only a plausibility check; the benchmark has the goal
 
 
-def test_two_disks_in_one_act(vm, tmp_path):
+def test_snapshot_covers_two_disks(vm, tmp_path):
     vm.disks.append(tmp_path / "vdb.qcow2")
     vm.daemon.cairn("undefine", "vm1")
     vm.define()
@@ -280,7 +280,7 @@ def test_two_disks_in_one_act(vm, tmp_path):
         assert qemu_names(d) == ["s1"]
 
 
-def test_one_disk_alone_goes_back(vm, tmp_path):
+def test_revert_of_one_disk_only(vm, tmp_path):
     vm.daemon.cairn("snapshot-create-as", "vm1", "s0")
     vm.disks.append(tmp_path / "vdb.qcow2")
     vm.define()
@@ -332,7 +332,7 @@ def test_a_scheduled_snapshot(vm):
     assert qemu_names(vm.disks[0]) == [name]
 
 
-def test_half_a_snapshot_is_rolled_back(vm, tmp_path):
+def test_incomplete_snapshot_is_rolled_back(vm, tmp_path):
     """A crash between two disks: the second disk has its part, but the first, with the tree, does not."""
     vm.disks.append(tmp_path / "vdb.qcow2")
     vm.daemon.cairn("undefine", "vm1")
@@ -354,7 +354,7 @@ def test_half_a_snapshot_is_rolled_back(vm, tmp_path):
         assert qemu_names(d) == ["s1"]
 
 
-def test_a_slow_snapshot_is_cancelled_at_once(vm):
+def test_slow_snapshot_can_be_cancelled_at_once(vm):
     vm.start()
     vm.run("fill 0x1000000 0x1000000 5")
     q = vm.daemon.qmp()
@@ -376,7 +376,7 @@ def test_a_slow_snapshot_is_cancelled_at_once(vm):
     check(vm.disks[0])
 
 
-def test_a_reset_while_a_processor_awaits_memory(vm):
+def test_reset_while_vcpu_waits_for_memory(vm):
     """A vCPU sleeps for a page of the state before the reset, and starts again all the same. Most rounds find it
     asleep."""
     vm.define(memory="128M")
@@ -394,7 +394,7 @@ def test_a_reset_while_a_processor_awaits_memory(vm):
     vm.stop()
 
 
-def test_a_snapshot_that_failed_is_no_base(vm):
+def test_failed_snapshot_is_no_base(vm):
     """Nor is the previous snapshot: changes in between are not reported again."""
     vm.start()
     vm.run("fill 0x1000000 0x100000 5")
@@ -416,7 +416,7 @@ def test_a_snapshot_that_failed_is_no_base(vm):
 
 @pytest.mark.parametrize("way", ["poweroff", "reset cf9"])
 @pytest.mark.parametrize("suspended", [False, True])
-def test_a_restart_waits_for_the_snapshot(vm, way, suspended):
+def test_guest_reset_waits_for_snapshot(vm, way, suspended):
     """The guest wants to reset while its memory is being read; the reset waits for the end."""
     vm.define(on_poweroff="restart")
     vm.start()
@@ -472,7 +472,7 @@ def test_a_read_only_raw_disk_is_left_out(vm, tmp_path):
     assert vm.names() == ["s1", "s2"]
 
 
-def test_a_copied_image_tells_all(vm, tmp_path):
+def test_copied_image_has_tree_and_memory(vm, tmp_path):
     """The tree is in the image; the memory is valid for a VM with the same uuid and size."""
     d = vm.daemon
     vm.start()
@@ -525,7 +525,7 @@ def test_a_copied_image_tells_all(vm, tmp_path):
     check(copy)
 
 
-def test_off_again_and_qemu_applies_ours(vm):
+def test_qemu_applies_snapshot_of_vm_that_is_off(vm):
     vm.start()
     vm.run("write 0 64 11")
     vm.snapshot("s1")
@@ -543,7 +543,7 @@ def test_off_again_and_qemu_applies_ours(vm):
 
 
 @pytest.mark.parametrize("size", ["16M", "128M"])
-def test_the_disk_had_another_size(vm, size):
+def test_revert_restores_disk_size(vm, size):
     """A revert restores the size, for the guest as well."""
     vm.start()
     vm.run("write 100000 8 5")
@@ -562,7 +562,7 @@ def test_the_disk_had_another_size(vm, size):
     check(vm.disks[0])
 
 
-def test_a_vm_that_is_off_comes_back_running(vm):
+def test_revert_starts_vm_that_is_off(vm):
     vm.start()
     vm.run("fill 0x1000000 0x100000 5")
     vm.snapshot("s1")
@@ -588,7 +588,7 @@ def in_use(image):
     return sum(65536 for b in blocks if b for at in range(b, b + 65536, 2) if any(data[at:at + 2]))
 
 
-def test_what_a_snapshot_alone_holds(vm, tmp_path):
+def test_snapshot_info_shows_own_size(vm, tmp_path):
     vm.disks.append(tmp_path / "vdb.qcow2")
     vm.define()
     vm.start()
@@ -620,7 +620,7 @@ def test_what_a_snapshot_alone_holds(vm, tmp_path):
     vm.daemon.cairn("snapshot-info", "vm1", "s9", ok=3)
 
 
-def test_a_suspended_vm(vm):
+def test_snapshot_of_suspended_vm(vm):
     vm.start()
     vm.run("wr64 0x900000 0x77")
     vm.daemon.cairn("suspend", "vm1")
@@ -633,7 +633,7 @@ def test_a_suspended_vm(vm):
     assert vm.run("rd64 0x900000") == ["0x77"]
 
 
-def test_who_looks_on_sees_it_stop_and_run(vm):
+def test_revert_sends_stop_and_resume_events(vm):
     """On both sockets, as QEMU reports a load; a shutdown request from before the revert is void."""
     vm.start()
     vm.snapshot("s1")
@@ -697,7 +697,7 @@ def count_on(vm):
             return now
 
 
-def test_several_processors(vm):
+def test_snapshot_of_several_vcpus(vm):
     vm.daemon.cairn("undefine", "vm1")
     vm.define(vcpus=3)
     vm.start()
@@ -710,7 +710,7 @@ def test_several_processors(vm):
     count_on(vm)
 
 
-def test_each_way_back_is_a_new_generation(vm, tmp_path):
+def test_each_revert_has_new_generation_id(vm, tmp_path):
     """VMGenID: no two runs that start with the same memory have the same id."""
     def generation(console=None):
         return tuple((console or vm.console).run(f"rd64 {at:#x}")[0] for at in (0xff000, 0xff008))
@@ -765,7 +765,7 @@ def rtc_seconds(vm):
 GAP = 3
 
 
-def test_clocks_after_a_gap(vm):
+def test_clocks_after_revert(vm):
     """Monotonic clocks continue from their saved values; the time of day includes the gap."""
     vm.start()
     first = clocks(vm)
@@ -796,7 +796,7 @@ def test_damaged_state_is_refused_and_the_vm_untouched(vm):
     assert vm.run("rd64 0x900000") == ["0x66"]
 
 
-def test_each_region_of_a_state(vm):
+def test_damage_in_each_region_of_state_is_refused(vm):
     """One wrong byte anywhere but in memory: refused, and the VM runs on unchanged."""
     vm.start()
     vm.run("wr64 0x900000 0x55")
@@ -826,7 +826,7 @@ def test_each_region_of_a_state(vm):
 
 
 @pytest.mark.parametrize("size", [4096, 1 << 20, 1 << 24, 1 << 62])
-def test_a_state_that_is_cut_short(vm, size):
+def test_truncated_state_is_refused(vm, size):
     """The length in the entry does not fit the actual state."""
     vm.start()
     vm.snapshot("s1")
@@ -844,7 +844,7 @@ def test_a_state_that_is_cut_short(vm, size):
     assert vm.run("rd64 0x900000") == ["0x66"]
 
 
-def test_a_damaged_block_of_memory(vm):
+def test_damaged_memory_block_is_detected(vm):
     vm.start()
     for i in range(64):  # a block that the program does not use itself
         vm.run(f"wr64 {0x2000000 + 8 * i:#x} 0x6b6f6f6c426e7261")
@@ -868,7 +868,7 @@ def test_a_damaged_block_of_memory(vm):
 
 
 @pytest.mark.seconds(120)
-def test_back_and_forth_many_times(vm):
+def test_many_reverts_keep_memory_and_disk_consistent(vm):
     """Memory and disk match after every revert, at any moment."""
     rng = random.Random(1)
     vm.start()
@@ -896,7 +896,7 @@ def test_back_and_forth_many_times(vm):
 
 
 @pytest.mark.seconds(120)
-def test_killed_at_any_moment(vm):
+def test_killed_vm_process_leaves_complete_snapshots(vm):
     """kill -9 of the VM's process: the image has leaks at most, every listed snapshot is complete, and the VM
     starts."""
     rng = random.Random(2)
@@ -927,7 +927,7 @@ def test_killed_at_any_moment(vm):
     vm.stop()
 
 
-def test_managed_save_of_a_real_vm(vm):
+def test_managed_save_keeps_memory_and_disk(vm):
     vm.start()
     vm.run("fill 0x1000000 0x400000 9")
     vm.run("write 0 8 9")
@@ -1011,7 +1011,7 @@ def touched(vm):
 
 
 @pytest.mark.parametrize("damage", [False, True])
-def test_what_was_touched_first_is_kept(vm, damage):
+def test_working_set_is_kept_for_next_process(vm, damage):
     """From one process to the next; a malformed file does no harm."""
     far = [0x18000000 - i * 0x310000 for i in range(8)]  # where the background load comes last
     vm.define(memory="512M")

@@ -109,7 +109,7 @@ def settled_names(vm):
 
 
 @pytest.mark.seconds(60 + 10 * ROUNDS)
-def test_killed_between_disks(vm):
+def test_killed_process_leaves_whole_snapshots(vm):
     rng = random.Random(SEED)
     vm.start()
     vm.fill(1)
@@ -213,7 +213,7 @@ def two(vm):
     return vm
 
 
-def test_a_revert_cut_short_is_ended_before_the_guest_runs(two):
+def test_interrupted_revert_is_completed_before_guest_runs(two):
     mark(two.disks[0], "s1", REVERTING)
     subprocess.run(["qemu-img", "snapshot", "-a", "s1", two.disks[1]], check=True)
     two.start()
@@ -227,7 +227,7 @@ def test_a_revert_cut_short_is_ended_before_the_guest_runs(two):
     two.is_clean()
 
 
-def test_a_revert_cut_short_is_not_ended_under_a_saved_state(two, tmp_path):
+def test_interrupted_revert_is_refused_under_saved_state(two, tmp_path):
     """The saved memory fits the disks' old content: the start is refused, and nothing is changed."""
     saved = str(tmp_path / "saved")
     two.start()
@@ -245,7 +245,7 @@ def test_a_revert_cut_short_is_not_ended_under_a_saved_state(two, tmp_path):
     assert recoveries(two.daemon) == [("vda", "s1", "reverted")]
 
 
-def test_a_delete_cut_short_is_ended_by_who_lists_them(two):
+def test_interrupted_delete_is_completed_by_list(two):
     mark(two.disks[0], "s1", DELETING)
     subprocess.run(["qemu-img", "snapshot", "-d", "s1", two.disks[2]], check=True)
     assert two.names() == ["s2"]  # the VM is off
@@ -260,7 +260,7 @@ def test_a_delete_cut_short_is_ended_by_who_lists_them(two):
     two.check(2)
 
 
-def test_a_snapshot_that_not_all_disks_have_is_rolled_back(two):
+def test_snapshot_missing_on_first_disk_is_rolled_back(two):
     """The first disk's entry was never written; the other disks have theirs."""
     for d in two.disks[1:]:
         mark(d, "s2", MAKING)
@@ -275,7 +275,7 @@ def test_a_snapshot_that_not_all_disks_have_is_rolled_back(two):
     two.is_clean()
 
 
-def test_a_snapshot_that_all_disks_have_is_kept(two):
+def test_snapshot_on_all_disks_is_kept(two):
     mark(two.disks[2], "s2", MAKING)
     two.start()
     assert two.names() == ["s1", "s2"]
@@ -284,7 +284,7 @@ def test_a_snapshot_that_all_disks_have_is_kept(two):
     two.check(2)
 
 
-def test_a_disk_of_another_vm_is_left_alone(two, tmp_path, guest):
+def test_snapshots_of_another_vms_disk_are_left_alone(two, tmp_path, guest):
     """Its snapshots have the same names but are no part of this VM's, and its unfinished snapshot is not rolled
     back here."""
     d = two.daemon
@@ -306,7 +306,7 @@ def test_a_disk_of_another_vm_is_left_alone(two, tmp_path, guest):
     assert qemu_names(two.disks[2]) == ["s1", "s2", "s3"]
 
 
-def test_a_part_that_is_gone_is_missed(two):
+def test_missing_part_is_listed(two):
     subprocess.run(["qemu-img", "snapshot", "-d", "s2", two.disks[1]], check=True)
     subprocess.run(["qemu-img", "snapshot", "-c", "s2", two.disks[1]], check=True)  # the name alone makes it no part
     two.start()
@@ -324,7 +324,7 @@ def test_a_part_that_is_gone_is_missed(two):
     two.is_clean()
 
 
-def test_renamed_on_some_disks_only(two):
+def test_interrupted_rename_is_harmless(two):
     """A part is identified by its set's id, not its name."""
     two.daemon.cairn("snapshot-rename", "vm1", "s1", "t1")
     for d in two.disks:
@@ -337,7 +337,7 @@ def test_renamed_on_some_disks_only(two):
 
 # ---- QEMU in between ----
 
-def test_qemu_writes_to_our_images(two):
+def test_snapshots_survive_writes_by_qemu(two):
     for d in two.disks:
         subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -q -P 9 0 64k", "-c", "write -q -P 8 8M 1M", d],
                        check=True)
@@ -366,7 +366,7 @@ def test_qemu_writes_to_our_images(two):
 
 # ---- full file system ----
 
-def test_no_room_on_the_last_disk(daemon, kvm, guest, tmp_path):
+def test_full_last_disk_leaves_no_parts(daemon, kvm, guest, tmp_path):
     """The other disks' parts exist by then, and are deleted."""
     small = Small(tmp_path / "small", "8m")
     try:

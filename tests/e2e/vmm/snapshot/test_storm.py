@@ -68,7 +68,7 @@ class Storm:
 
 
 @pytest.mark.seconds(60 + ROUNDS)
-def test_storm(vm):  # noqa: F811
+def test_random_snapshots_and_reverts_during_writes(vm):  # noqa: F811
     rng = random.Random(SEED)
     vm.daemon.cairn("undefine", "vm1")
     vm.define(vcpus=3)
