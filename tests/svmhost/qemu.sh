@@ -1,0 +1,93 @@
+#!/bin/sh
+# Print the QEMU that emulates the SVM host: qemu.sh CACHE-FOLDER. Debian 12's QEMU 7.2 emulates SVM with
+# faults (README.md), so this fetches the one of the backports suite into the cache the first time; nothing
+# is installed. Prints the installed QEMU where that one cannot be had, or CAIRN_SVMHOST_QEMU is "installed".
+set -eu
+
+base=${1:?usage: qemu.sh CACHE-FOLDER}
+good=10 # the lowest major version known to emulate SVM well
+name=qemu-system-x86_64
+
+major() { # PROGRAM
+	"$1" --version 2>/dev/null | sed -n '1s/.*version \([0-9]*\).*/\1/p'
+}
+
+newest() { # sets $found: the newest one in the cache
+	found=$(find "$base" -maxdepth 2 -path "$base/svmhost-qemu-*/$name" | sort -V | tail -n 1)
+}
+
+# One address is enough: backports lie beside the suite itself. Without a network apt would try for minutes.
+sources() {
+	. /etc/os-release
+	key=/usr/share/keyrings/debian-archive-keyring.gpg
+	[ ! -f $key ] || option="[signed-by=$key] "
+	# shellcheck disable=SC2016 # apt's own variables
+	apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Identifier: Packages' |
+		awk -v suite="$VERSION_CODENAME" -v option="${option-}" '
+			$3 == "main" && index($2, suite) == 1 { print "deb " option $1, $2, $3 }
+			$3 == "main" && $2 == suite { print "deb " option $1, suite "-backports", $3 }' | sort -u
+	suite=$VERSION_CODENAME-backports
+}
+
+apt() { # COMMAND ARGUMENT...: with lists and sources of its own, as any user
+	command=$1
+	shift
+	"$command" -o Dir::Etc::SourceList="$work/sources.list" -o Dir::Etc::SourceParts=/dev/null -o Dir::State::Lists="$work/lists" \
+		-o Dir::Cache="$work" -o APT::Sandbox::User=root -o Debug::NoLocking=1 -o Acquire::Retries=1 \
+		-o Acquire::http::Timeout=15 -o Acquire::https::Timeout=15 "$@"
+}
+
+# Makes $work/root with QEMU and those packages it needs that this machine lacks or has too old.
+fetch() {
+	mkdir -p "$work/lists/partial" "$work/archives/partial" "$work/debs" "$work/root"
+	sources >"$work/sources.list"
+	apt apt-get -qq update
+	packages=$(apt apt-get -qq -s --no-install-recommends -t "$suite" install qemu-system-x86 |
+		sed -n 's/^Inst \([^ ]*\) .*(\([^ ]*\) .*/\1=\2/p')
+	version=$(echo "$packages" | sed -n 's/^qemu-system-x86=\([0-9]*:\)*//p')
+	[ "${version%%.*}" -ge $good ]
+	# shellcheck disable=SC2086 # one word a package
+	(cd "$work/debs" && apt apt-get -qq download $packages)
+	for deb in "$work"/debs/*.deb; do
+		dpkg-deb -x "$deb" "$work/root"
+	done
+	cat >"$work/root/$name" <<-'RUN'
+		#!/bin/sh
+		# Made by tests/svmhost/qemu.sh.
+		root=${0%/*}/usr
+		lib=$root/lib/x86_64-linux-gnu
+		export LD_LIBRARY_PATH="$lib" QEMU_MODULE_DIR="$lib/qemu"
+		exec "$root/bin/qemu-system-x86_64" -L "$root/share/qemu" -L "$root/share/seabios" "$@"
+	RUN
+	chmod 755 "$work/root/$name"
+	[ "$(major "$work/root/$name")" -ge $good ]
+	mv "$work/root" "$base/svmhost-qemu-$version"
+}
+
+installed=$(command -v $name || :)
+if [ "${CAIRN_SVMHOST_QEMU-}" = installed ] || { [ -n "$installed" ] && [ "$(major "$installed")" -ge $good ]; }; then
+	echo "$installed"
+	exit
+fi
+mkdir -p "$base"
+newest
+if [ -z "$found" ]; then
+	exec 9>"$base/svmhost.lock"
+	flock 9
+	newest
+	# A failed fetch is not tried again for an hour.
+	if [ -z "$found" ] && [ -z "$(find "$base/svmhost-no-qemu" -mmin -60 2>/dev/null)" ]; then
+		work=$(mktemp -d "$base/tmp.XXXXXX")
+		trap 'rm -rf "$work"' EXIT
+		echo "svmhost: fetching QEMU" >&2
+		set +e
+		(set -e && fetch) >"$work/log" 2>&1 9>&-
+		newest
+		[ -n "$found" ] || {
+			tail -n 5 "$work/log" >&2
+			echo "svmhost: no QEMU $good can be fetched, so the installed one serves, which emulates SVM with faults" >&2
+			touch "$base/svmhost-no-qemu"
+		}
+	fi
+fi
+echo "${found:-$installed}"
