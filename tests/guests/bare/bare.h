@@ -69,7 +69,7 @@ struct trap_frame {
 
 extern uint64_t start_info_gpa, syscall_count;
 extern char kcall_gate[], trap_stubs[], ap_trampoline[], ap_trampoline_end[], count_loop[],
-	syscall_entry[], image_end[], kernel_wait_hlt[];
+	syscall_entry[], image_end[];
 extern uint64_t gdt[], pml4[], pdpt[];
 
 uint64_t kcall(uint64_t (*fn)(uint64_t), uint64_t arg);
@@ -112,8 +112,6 @@ static inline void halt(void)
 {
 	halt_unless(NULL, 0);
 }
-/* Number of interrupts that came between sti and hlt. */
-extern volatile uint64_t irq_early;
 /* Register to read at each interrupt of a GSI, to lower its line; 0: none. */
 extern volatile uint64_t irq_ack_gpa[24];
 

@@ -8,7 +8,7 @@
 #define USER_STACK_BYTES 16384
 #define EXTRA_TABLES 16
 
-volatile uint64_t irq_count[256], irq_ack_gpa[24], irq_early;
+volatile uint64_t irq_count[256], irq_ack_gpa[24];
 
 struct gate {
 	uint16_t low, selector;
@@ -252,16 +252,6 @@ static void interrupt_ack(unsigned gsi)
 		mmio_read(irq_ack_gpa[gsi], 1);
 }
 
-/* sti delays interrupts until hlt has begun, so that hlt does not sleep through one. An emulated
- * SVM host loses this delay when it is itself interrupted in between. Then skip the hlt. */
-static void interrupt_before_halt(struct trap_frame *f)
-{
-	if (f->rip != (uint64_t)kernel_wait_hlt)
-		return;
-	f->rip++;
-	irq_early++;
-}
-
 void trap(struct trap_frame *f)
 {
 	if (port_access_done(f))
@@ -273,7 +263,6 @@ void trap(struct trap_frame *f)
 	} else if (f->vector < 32 && f->vector != VECTOR_NMI) {
 		exception(f);
 	} else if (f->vector >= 32 && f->vector != VECTOR_SPURIOUS) {
-		interrupt_before_halt(f);
 		interrupt_ack((unsigned)f->vector - 32);
 		lapic_write(LAPIC_EOI, 0);
 	}

@@ -201,7 +201,6 @@ static const char *cmd_irqs(const struct args *a)
 	for (uint64_t v = VECTOR_NMI; v < 256; v = v < 32 ? 32 : v + 1)
 		if (irq_count[v])
 			print("vector=%x count=%u\n", v, irq_count[v]);
-	print("early=%u\n", irq_early);
 	return NULL;
 }
 

@@ -104,12 +104,11 @@ kcall_gate:
 	ud2
 	ret
 
-/* void kernel_wait(void): CPL 0, interrupts off on the way in and out. The trap handler knows the
- * hlt: see there. */
-	.globl kernel_wait, kernel_wait_hlt
+/* void kernel_wait(void): CPL 0, interrupts off on the way in and out. sti holds interrupts off until
+ * the hlt has begun, so the guest sleeps through none. */
+	.globl kernel_wait
 kernel_wait:
 	sti
-kernel_wait_hlt:
 	hlt
 	cli
 	ret
