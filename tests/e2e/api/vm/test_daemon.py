@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import struct
@@ -765,7 +766,9 @@ def shared():
         pytest.skip("needs root, to be somebody else")
     with tempfile.TemporaryDirectory(prefix="cairn-test-") as folder:
         os.chmod(folder, 0o711)
-        d = Daemon(pathlib.Path(folder), vm_program=FAKE_VM)
+        # The program that the daemon runs as another user: the build folder may be closed to that one.
+        shutil.copy(os.path.join(BUILD, "cairn-archive"), folder)
+        d = Daemon(pathlib.Path(folder), vm_program=FAKE_VM, env={"CAIRN_LIBEXEC": folder})
         for n in ("mine", "other"):
             d.define(n)
         yield d
