@@ -3,7 +3,7 @@
 # image (10000), LONG_CUTS power cuts (100000), LONG_STORM snapshots and reverts of a running guest, bare and Linux (1000),
 # LONG_KILLS kills of a VM with three disks or of its daemon (300), LONG_DAEMON_KILLS kills of a daemon with 20
 # VMs (500), LONG_COPIES kills over an export, an import, a clone or an undefine (200), LONG_FORKS steps with clones (1000),
-# LONG_POLICIES rounds with policies (300), all from LONG_SEED (the date). A line for each part as it ends; what failed keeps
+# LONG_POLICIES rounds with policies (300), a fresh machine (fresh.sh), all from LONG_SEED (the date). A line for each part as it ends; what failed keeps
 # its folder below TMPDIR. Exit status 1 when something failed.
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -66,4 +66,9 @@ part "$forks steps with clones" CAIRN_BUILD="$build" CAIRN_FORK_STEPS="$forks" C
 	/usr/bin/python3 -m pytest -q tests/e2e/vmm/snapshot/test_fork_random.py
 part "$policies rounds with policies" CAIRN_BUILD="$build" CAIRN_POLICY_ROUNDS="$policies" CAIRN_POLICY_SEED="$seed" \
 	/usr/bin/python3 -m pytest -q -s tests/e2e/api/policy/test_policy_random.py
+if [ "$(id -u)" = 0 ]; then
+	part "make demo and make check on a fresh machine" tests/fresh.sh
+else
+	echo "  make demo and make check on a fresh machine: skipped, needs root"
+fi
 [ "$bad" = 0 ]

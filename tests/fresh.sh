@@ -1,0 +1,52 @@
+#!/bin/sh
+# Prove tests/packages.txt: fresh.sh [COMMAND] makes a minimal Debian 12 in a folder, clones the last commit of
+# this tree into its /root and runs COMMAND there ("make demo && make check"). The folder goes afterwards.
+# Needs root, mmdebstrap and 10 GB below TMPDIR. FRESH_CACHE=DIR: a copy of that cache (kernels, QEMU) spares
+# the machine 8 minutes of fetching and building. Exit status: the command's.
+set -eu
+cd "$(dirname "$0")/.."
+
+command=${1:-make demo && make check}
+die() {
+	echo "fresh.sh: $*" >&2
+	exit 1
+}
+[ "$(id -u)" = 0 ] || die "only root can make a machine"
+command -v mmdebstrap >/dev/null || die "mmdebstrap is missing: make deps installs it"
+commit=$(git rev-parse HEAD) || die "this tree is not a clone"
+
+work=$(mktemp -d)
+trap 'rm -rf --one-file-system "$work"' EXIT
+root=$work/root
+
+# Debian 12 from where this machine has its own packages; with its proxies and time limits.
+# shellcheck disable=SC2016 # apt's own variables
+apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Identifier: Packages' |
+	awk '$2 ~ /^bookworm(-updates|-security)?$/ && $3 == "main" { print "deb", $1, $2, $3 }' | sort -u >"$work/sources"
+grep -q ' bookworm main$' "$work/sources" || die "apt knows no mirror of Debian 12: run apt-get update"
+apt-config dump | grep '^Acquire::' >"$work/apt.conf" || :
+mmdebstrap --quiet --variant=minbase --include=make,git,ca-certificates --aptopt="$work/apt.conf" \
+	bookworm "$root" - <"$work/sources" || die "mmdebstrap could not make the machine"
+
+git clone -q --no-hardlinks . "$root/root/cairn"
+git -C "$root/root/cairn" checkout -q --detach "$commit"
+if [ -n "${FRESH_CACHE-}" ]; then
+	mkdir -p "$root/root/.cache"
+	cp -a "$FRESH_CACHE" "$root/root/.cache/cairn"
+fi
+
+# In namespaces of its own: its mounts and processes end with it.
+cat >"$root/run/start" <<'END_START'
+set -eu
+root=$1 command=$2
+mount --rbind /dev "$root/dev"
+mount -t devpts -o newinstance,ptmxmode=666,mode=620 devpts "$root/dev/pts"
+mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
+mount --rbind /sys "$root/sys"
+mount -t proc proc "$root/proc"
+exec chroot "$root" env -i HOME=/root USER=root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 \
+	sh -c 'cd /root/cairn && eval "$1"' sh "$command"
+END_START
+rc=0
+unshare --mount --pid --fork --kill-child sh "$root/run/start" "$root" "$command" </dev/null || rc=$?
+exit $rc
