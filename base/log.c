@@ -13,7 +13,7 @@
 #define GUEST_WINDOW_NS (5 * 1000000000ULL)
 #define GUEST_BURST 10
 
-static atomic_int log_level_now = LOG_LEVEL_INFO;
+atomic_int log_level_now = LOG_LEVEL_INFO;
 static atomic_int log_fd = 2;
 static char log_owner[64];
 
@@ -30,11 +30,6 @@ void log_set_fd(int fd)
 void log_set_owner(const char *name)
 {
 	snprintf(log_owner, sizeof(log_owner), "%s", name);
-}
-
-bool log_enabled(enum log_level level)
-{
-	return (int)level <= atomic_load_explicit(&log_level_now, memory_order_relaxed);
 }
 
 /* Guests and definitions choose parts of a message. Replace control characters, so that one message

@@ -7,6 +7,7 @@
 
 #include "base/ratelimit.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
 
 enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARN, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG, LOG_LEVEL_TRACE };
@@ -17,7 +18,15 @@ void log_set_level(enum log_level level);
 void log_set_fd(int fd);
 /* Set the name before the device's: the VM's name or "cairnd". The function copies up to 63 bytes. */
 void log_set_owner(const char *name);
-bool log_enabled(enum log_level level);
+
+/* Private to log_enabled(). */
+extern atomic_int log_level_now;
+static inline bool log_enabled(enum log_level level)
+{
+	return (int)level <= atomic_load_explicit(&log_level_now, memory_order_relaxed);
+}
+/* Is the data path traced? Normally not: one load and one predicted branch. */
+#define log_traces() __builtin_expect(log_enabled(LOG_LEVEL_TRACE), 0)
 
 /* Write one line. device: "vda", "serial0", or NULL. */
 void log_write(enum log_level level, const char *device, const char *fmt, ...)
@@ -26,6 +35,11 @@ void log_write(enum log_level level, const char *device, const char *fmt, ...)
 #define log_error(dev, ...) log_write(LOG_LEVEL_ERROR, dev, __VA_ARGS__)
 #define log_warn(dev, ...) log_write(LOG_LEVEL_WARN, dev, __VA_ARGS__)
 #define log_info(dev, ...) log_write(LOG_LEVEL_INFO, dev, __VA_ARGS__)
+#define log_trace(dev, ...)                                                                        \
+	do {                                                                                       \
+		if (log_traces())                                                                  \
+			log_write(LOG_LEVEL_TRACE, dev, __VA_ARGS__);                              \
+	} while (0)
 #define log_debug(dev, ...)                                                                        \
 	do {                                                                                       \
 		if (log_enabled(LOG_LEVEL_DEBUG))                                                  \

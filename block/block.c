@@ -10,6 +10,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <linux/fs.h>
 #include <linux/magic.h>
 #include <linux/stat.h>
@@ -38,6 +39,31 @@ int block_format_from_name(const char *name)
 
 /* ---- requests ---- */
 
+static void bounce_done(struct block_req *r, int res);
+
+/* One line at a request's submission and one at its completion, with --log-level trace. */
+static void __attribute__((noinline, cold)) req_trace(const struct block_req *r, bool submitted, int res)
+{
+	static const char *const names[] = { [BLOCK_READ] = "read", [BLOCK_WRITE] = "write",
+		[BLOCK_FLUSH] = "flush", [BLOCK_DISCARD] = "discard", [BLOCK_WRITE_ZEROES] = "zero" };
+	const char *name = (unsigned)r->op < ARRAY_SIZE(names) ? names[r->op] : "unknown request";
+	char end[32] = "";
+
+	if (!submitted)
+		snprintf(end, sizeof(end), " done=%d", res);
+	log_trace(r->block->name, "%s offset=%" PRIu64 " bytes=%" PRIu64 " layer=%u%s%s%s", name, r->offset, r->len,
+		r->block->layer, r->flags & BLOCK_REQ_FUA ? " fua" : "",
+		r->flags & BLOCK_REQ_MAY_UNMAP ? " may-unmap" : "", end);
+}
+
+static void req_done(struct block_req *r, int res)
+{
+	if (log_traces() && r->done != bounce_done)
+		req_trace(r, false, res);
+	r->block->in_flight--;
+	r->done(r, res);
+}
+
 static void deferred_run(struct loop_op *op, int res)
 {
 	struct block *b = container_of(op, struct block, defer_op);
@@ -49,8 +75,7 @@ static void deferred_run(struct loop_op *op, int res)
 	b->deferred_tail = &b->deferred;
 	for (; r; r = next) {
 		next = r->next;
-		b->in_flight--;
-		r->done(r, r->res);
+		req_done(r, r->res);
 	}
 }
 
@@ -74,8 +99,7 @@ void block_complete(struct block_req *r, int res)
 		block_complete_later(r, res);
 		return;
 	}
-	r->block->in_flight--;
-	r->done(r, res);
+	req_done(r, res);
 }
 
 static void error_tell(struct loop_op *op, int res)
@@ -210,6 +234,8 @@ void block_submit(struct block *b, struct block_req *r)
 
 	r->block = b;
 	r->engine = NULL;
+	if (log_traces())
+		req_trace(r, true, 0);
 	b->in_flight++;
 	b->submitting = true;
 	res = req_check(b, r);
@@ -473,6 +499,7 @@ static int layer_open(struct loop *l, const struct block_open *o, unsigned i, st
 		return r;
 	}
 	(*ret_b)->fd = layer->fd;
+	(*ret_b)->layer = i;
 	(*ret_b)->data_fd = layer->data_fd;
 	(*ret_b)->locked = locked;
 	(*ret_b)->data_locked = data_locked;

@@ -33,6 +33,7 @@ struct block {
 	struct block *backing; /* owned; NULL at the lowest layer */
 	struct block_info info;
 	char name[64];
+	unsigned layer; /* 0: the disk; else the n-th below it */
 	int fd;
 	int data_fd; /* 0: none */
 	bool locked, data_locked;

@@ -81,11 +81,23 @@ static void class_as_qemu(struct json_object *answer)
 	js_put_str(error, "class", known[0]);
 }
 
+/* A trace line at a command's dispatch and at its answer. Arguments may hold secrets and are left out. */
+static void call_trace(const struct call *c, const char *outcome)
+{
+	const char *vm = vm_named(c);
+
+	log_trace(NULL, "command %s uid=%u pid=%d vm=%s %s", c->command->name, (unsigned)c->uid, (int)c->pid,
+		vm ? vm : "-", outcome);
+}
+
 /* Send an answer. o and fd: takes them. */
 static void answer_send(struct call *c, struct json_object *o, int fd)
 {
+	struct json_object *error = js_get(o, "error");
 	struct conn *conn = c->conn;
 
+	if (log_traces() && c->command)
+		call_trace(c, error ? js_get_str(error, "class") : "ok");
 	if (c->dialect == DIALECT_QEMU)
 		class_as_qemu(o);
 	if (c->has_id)
@@ -386,6 +398,8 @@ static void command_dispatch(void *opaque, struct conn *conn, struct json_object
 		call_fail_class(c, "CommandNotFound", e.msg);
 		return;
 	}
+	if (log_traces())
+		call_trace(c, "begins");
 	r = check_role(c, &e);
 	if (!r)
 		r = schema_check_args(c->command, c->args, &e);
