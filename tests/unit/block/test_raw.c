@@ -2,8 +2,10 @@
  * do. */
 #include "fixture_block.h"
 
+#include "base/log.h"
 #include "base/util.h"
 
+#include <sys/mman.h>
 #include <sys/stat.h>
 
 static void test_odd_size_reads_zeros(void **state)
@@ -54,6 +56,39 @@ static void test_requests_are_checked(void **state)
 	assert_int_equal(fixture_rw(b, BLOCK_WRITE, 0, buf, 512), -EROFS);
 	assert_int_equal(fixture_op(b, BLOCK_DISCARD, 0, 0, 512), -EROFS);
 	assert_int_equal(fixture_op(b, BLOCK_FLUSH, 0, 0, 0), 0);
+	assert_int_equal(block_close(b), 0);
+	fixture_end(&f);
+	(void)state;
+}
+
+/* A line for each request and one for its completion, and none unless the level is trace. */
+static void test_requests_are_traced(void **state)
+{
+	int log = memfd_create("log", MFD_CLOEXEC);
+	uint8_t buf[1024] = { 0 };
+	char text[2048] = "";
+	struct fixture f;
+	struct block *b;
+
+	fixture_begin(&f, 4);
+	fixture_run(&f, "truncate -s 64k img");
+	b = fixture_open(&f, "img", BLOCK_FORMAT_RAW, false);
+	log_set_fd(log);
+	log_set_level(LOG_LEVEL_DEBUG);
+	assert_int_equal(fixture_rw(b, BLOCK_WRITE, 512, buf, 1024), 0);
+	assert_int_equal(lseek(log, 0, SEEK_CUR), 0);
+	log_set_level(LOG_LEVEL_TRACE);
+	assert_int_equal(fixture_rw(b, BLOCK_WRITE, 512, buf, 1024), 0);
+	assert_int_equal(fixture_op(b, BLOCK_WRITE_ZEROES, BLOCK_REQ_MAY_UNMAP, 4096, 4096), 0);
+	assert_int_equal(fixture_rw(b, BLOCK_READ, 65536, buf, 512), -EINVAL);
+	log_set_level(LOG_LEVEL_INFO);
+	log_set_fd(2);
+	assert_true(pread(log, text, sizeof(text) - 1, 0) > 0);
+	assert_non_null(strstr(text, ": write offset=512 bytes=1024 layer=0\n"));
+	assert_non_null(strstr(text, ": write offset=512 bytes=1024 layer=0 done=0\n"));
+	assert_non_null(strstr(text, ": zero offset=4096 bytes=4096 layer=0 may-unmap done=0\n"));
+	assert_non_null(strstr(text, ": read offset=65536 bytes=512 layer=0 done=-22\n"));
+	assert_int_equal(close(log), 0);
 	assert_int_equal(block_close(b), 0);
 	fixture_end(&f);
 	(void)state;
@@ -187,6 +222,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_odd_size_reads_zeros),
 		cmocka_unit_test(test_requests_are_checked),
+		cmocka_unit_test(test_requests_are_traced),
 		cmocka_unit_test(test_discard_and_zeroes),
 		cmocka_unit_test(test_random),
 		cmocka_unit_test(test_many_pieces),
