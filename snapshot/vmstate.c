@@ -42,6 +42,18 @@ void vmstate_layout_of(uint64_t ram_bytes, struct vmstate_layout *l)
 	l->zero_crc_last = last ? crc32c(0, zeros, last) : ZERO_CRC;
 }
 
+uint64_t vmstate_ram_bytes(uint64_t total_bytes)
+{
+	struct vmstate_layout l = { .ram_offset = CRC_OFFSET };
+
+	/* RAM begins behind its checksums, so the offset only grows towards the right one. */
+	for (uint64_t before = 0; l.ram_offset != before && l.ram_offset < total_bytes;) {
+		before = l.ram_offset;
+		vmstate_layout_of(total_bytes - before, &l);
+	}
+	return l.total_bytes == total_bytes ? l.ram_bytes : 0;
+}
+
 uint32_t vmstate_zero_crc(const struct vmstate_layout *l, uint64_t block)
 {
 	return block + 1 == l->blocks ? l->zero_crc_last : l->zero_crc;
@@ -121,6 +133,7 @@ static void header_encode(const struct vmstate_header *h, uint8_t b[VMSTATE_HEAD
 	store_le64(b + 80, h->layout.definition_offset);
 	store_le64(b + 88, h->definition_bytes);
 	store_le32(b + 96, h->definition_crc);
+	store_le64(b + 104, h->vm_clock_ns);
 	store_le32(b + HEADER_CRC_OFFSET, crc32c(0, b, HEADER_CRC_OFFSET));
 }
 
@@ -152,6 +165,7 @@ static int header_parse(const uint8_t *b, struct vmstate_header *h, struct err *
 		return err_set(e, -EINVAL, ERR_CORRUPT, "the saved state's header contradicts itself");
 	memcpy(h->uuid, b + 56, sizeof(h->uuid));
 	h->realtime_ns = load_le64(b + 72);
+	h->vm_clock_ns = load_le64(b + 104);
 	return 0;
 }
 

@@ -15,6 +15,7 @@
  *                 80  u64    offset of the definition
  *                 88  u64    bytes of the definition (JSON; 0: none)
  *                 96  u32    CRC32C of the definition; 0: unknown (old writers)
+ *                104  u64    time that the guest has run, ns; 0: unknown (old writers)
  *               4092  u32    CRC32C of bytes 0..4091
  *   4 KiB        sections (snapshot/state.h), at most 12 MiB
  *   12 MiB+4 KiB the definition, at most 1 MiB
@@ -71,6 +72,8 @@ struct vmstate_layout {
 	uint32_t zero_crc, zero_crc_last; /* checksum of a full block of zeros, and of a last, shorter one */
 };
 void vmstate_layout_of(uint64_t ram_bytes, struct vmstate_layout *ret);
+/* Return the bytes of RAM in an address space of total_bytes; 0: no layout has this size. */
+uint64_t vmstate_ram_bytes(uint64_t total_bytes);
 
 struct vmstate_header {
 	struct vmstate_layout layout;
@@ -79,6 +82,7 @@ struct vmstate_header {
 	uint32_t definition_crc; /* 0: unknown */
 	uint8_t uuid[16];
 	uint64_t realtime_ns;
+	uint64_t vm_clock_ns; /* time that the guest has run; 0: unknown */
 };
 
 struct vmstate_progress {

@@ -550,6 +550,8 @@ int machine_reset(struct machine *m, struct err *e)
 void machine_hold(struct machine *m)
 {
 	m->booted = true;
+	m->run_ns = machine_clock_ns(m);
+	m->resumed_ns = 0;
 	for (unsigned i = 0; i < m->ndevices; i++)
 		if (m->devices[i]->ops->pause)
 			m->devices[i]->ops->pause(m->devices[i]);
@@ -566,7 +568,13 @@ void machine_resume(struct machine *m)
 	for (unsigned i = 0; i < m->ndevices; i++)
 		if (m->devices[i]->ops->resume)
 			m->devices[i]->ops->resume(m->devices[i]);
+	m->resumed_ns = loop_now_ns();
 	vcpus_resume(&m->vcpus);
+}
+
+uint64_t machine_clock_ns(const struct machine *m)
+{
+	return m->run_ns + (m->resumed_ns ? loop_now_ns() - m->resumed_ns : 0);
 }
 
 const char *machine_corrupt_disk(const struct machine *m)

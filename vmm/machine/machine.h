@@ -74,6 +74,8 @@ struct machine {
 	struct nic nics[VM_INTERFACES_MAX];
 	unsigned nnics;
 	int kernel_fd, initrd_fd;
+	uint64_t run_ns;     /* time that the guest ran before resumed_ns */
+	uint64_t resumed_ns; /* 0: paused */
 	bool booted; /* guest memory has been written to */
 	struct uffd uffd;    /* fd -1: userfaultfd is not available */
 	struct pager *pager; /* memory is, or was, loaded from a saved state on demand; NULL: neither */
@@ -119,6 +121,9 @@ void machine_reset_devices(struct machine *m);
  * disks. */
 void machine_pause(struct machine *m);
 void machine_resume(struct machine *m);
+/* Return the time that the guest has run since its start, without pauses, as QEMU's vm_clock. It
+ * continues over a save and a restore, and a revert with memory sets it back. */
+uint64_t machine_clock_ns(const struct machine *m);
 
 /* Return the id of a disk whose image is corrupt; NULL: none. */
 const char *machine_corrupt_disk(const struct machine *m);

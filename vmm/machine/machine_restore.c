@@ -44,6 +44,7 @@ static int fork_load(struct machine *m, int *fd, struct err *e)
 		return r;
 	*fd = -1;
 	machine_hold(m);
+	m->run_ns = h.vm_clock_ns;
 	return machine_load(m, sections, h.sections_bytes, e);
 }
 
@@ -94,5 +95,6 @@ int machine_restore(struct machine *m, int fd, struct err *e)
 	if (!r && m->cfg.eager)
 		r = ram_wait(m, e);
 	machine_hold(m);
+	m->run_ns = h.vm_clock_ns;
 	return r < 0 ? r : machine_load(m, sections, h.sections_bytes, e);
 }

@@ -227,6 +227,7 @@ static void vm_stop_for_fork(struct work *w)
 		machine_pause(j->m);
 		x->stopped = true;
 	}
+	x->h.vm_clock_ns = machine_clock_ns(j->m);
 	if (!j->r)
 		j->r = machine_save(j->m, &x->sections, &j->e);
 	/* Without slow work to do, freeze at once instead of waiting for the worker's thread. */

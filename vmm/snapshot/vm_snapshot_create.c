@@ -331,6 +331,7 @@ static void vm_freeze(struct work *w)
 	t0 = loop_now_ns();
 	if (x->was_running)
 		machine_pause(j->m);
+	x->h.vm_clock_ns = machine_clock_ns(j->m);
 	if (x->with_ram)
 		j->r = ram_freeze(x);
 	if (!j->r)
@@ -563,6 +564,7 @@ static int info_fill(struct create_job *x, struct tree_data *d, struct block_sna
 	memcpy(info->name, x->c.name, sizeof(info->name));
 	info->sec = (uint32_t)(now / 1000000000ULL);
 	info->nsec = (uint32_t)(now % 1000000000ULL);
+	info->vm_clock_ns = x->h.vm_clock_ns;
 	return set_new(x, &d->set);
 }
 

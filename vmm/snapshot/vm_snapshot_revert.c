@@ -239,6 +239,7 @@ static int machine_revert(struct revert_job *x)
 		memcpy(m->base_id, x->node->info.id, sizeof(m->base_id));
 	if (!r && x->v.eager)
 		r = ram_wait(m, &x->j.e);
+	m->run_ns = x->h.vm_clock_ns;
 	return r < 0 ? r : machine_load(m, x->sections, x->h.sections_bytes, &x->j.e);
 }
 

@@ -71,6 +71,7 @@ static int save(struct fixture *f, const struct vmstate_progress *p, struct err 
 
 	memset(f->h.uuid, 0x42, sizeof(f->h.uuid));
 	f->h.realtime_ns = 123456789;
+	f->h.vm_clock_ns = 20 * 1000000000ULL;
 	return vmstate_write(&f->file.store, &f->h, &src, p, &f->result, e);
 }
 
@@ -87,6 +88,7 @@ static void test_comes_back(void **state)
 	assert_int_equal(vmstate_read_header(&f->file.store, &h, &e), 0);
 	assert_int_equal(h.layout.ram_bytes, RAM_BYTES);
 	assert_int_equal(h.realtime_ns, 123456789);
+	assert_int_equal(h.vm_clock_ns, 20 * 1000000000ULL);
 	assert_int_equal(h.uuid[15], 0x42);
 	assert_int_equal(vmstate_read_sections(&f->file.store, &h, &sections, &e), 0);
 	assert_string_equal((char *)sections, SECTIONS);
@@ -479,6 +481,22 @@ static void test_checksums_of_zeros(void **state)
 	}
 }
 
+/* The size of an address space tells its RAM; no other size does. */
+static void test_ram_of_an_address_space(void **state)
+{
+	static const uint64_t sizes[] = { MIB, 4 * MIB + 4096, 64 * MIB, 128 * MIB, 511 * MIB, 512 * MIB, 513 * MIB,
+		8192 * MIB, 1ULL << 40 };
+	struct vmstate_layout l;
+
+	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
+		vmstate_layout_of(sizes[i], &l);
+		assert_int_equal(vmstate_ram_bytes(l.total_bytes), sizes[i]);
+	}
+	assert_int_equal(vmstate_ram_bytes(0), 0);
+	assert_int_equal(vmstate_ram_bytes(4096), 0);
+	(void)state;
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -497,6 +515,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_unmapped_is_not_lost, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_untouched_to_the_end, setup, teardown),
 		cmocka_unit_test(test_checksums_of_zeros),
+		cmocka_unit_test(test_ram_of_an_address_space),
 	};
 
 	alarm(30 * TEST_SLOW);

@@ -98,6 +98,55 @@ def qemu_names(image):
     return [line.split()[1] for line in out.splitlines()[2:]]
 
 
+def vm_clocks(vm):
+    """Each snapshot's VM clock in seconds, as the daemon and as qemu-img read it."""
+    ours = {s["name"]: s["vm-clock"] / 1e9
+            for s in json.loads(vm.daemon.cairn("snapshot-list", "vm1", "--format", "json").stdout)}
+    out = subprocess.run(["qemu-img", "info", "-U", "--output=json", vm.disks[0]], capture_output=True, check=True)
+    theirs = {s["name"]: s["vm-clock-sec"] + s["vm-clock-nsec"] / 1e9 for s in json.loads(out.stdout)["snapshots"]}
+    assert ours == pytest.approx(theirs)
+    return ours
+
+
+def test_vm_clock_counts_the_time_that_the_guest_ran(vm):
+    began = time.monotonic()
+    vm.start()
+    time.sleep(1.5)
+    vm.snapshot("a")
+    a = vm_clocks(vm)["a"]
+    assert 1.5 <= a <= time.monotonic() - began
+    vm.daemon.cairn("suspend", "vm1")
+    time.sleep(1.5)
+    vm.daemon.cairn("resume", "vm1")
+    vm.snapshot("b")
+    paused = time.monotonic() - began - 1.5
+    assert a < vm_clocks(vm)["b"] <= paused  # not while it was paused
+    at = time.monotonic()
+    vm.revert("a")
+    vm.snapshot("c")
+    c = vm_clocks(vm)["c"]
+    assert a <= c <= a + time.monotonic() - at  # back to what it was
+    at = time.monotonic()
+    vm.console.close()
+    vm.daemon.cairn("managedsave", "vm1")
+    time.sleep(1.5)
+    vm.daemon.cairn("start", "vm1")
+    vm.attach()
+    vm.snapshot("d")
+    assert c <= vm_clocks(vm)["d"] <= c + time.monotonic() - at - 1.5  # not while it was saved
+    vm.stop()
+    vm.snapshot("off")
+    assert vm_clocks(vm)["off"] == 0
+
+
+def test_snapshot_info_shows_the_guests_memory(vm):
+    vm.start()
+    vm.snapshot("s")
+    out = vm.daemon.cairn("snapshot-info", "vm1", "s").stdout
+    assert re.search(r"^Memory: +64\.0 MiB$", out, re.M), out
+    vm.stop()
+
+
 def test_revert_restores_page_tables(vm, guest):
     """KVM's shadow page tables of the state before the revert must not be used."""
     vm.start()
