@@ -1,6 +1,7 @@
 /* snapshot-list, -info, -current, -parent. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
+#include "snapshot/vmstate.h"
 #include "tools/cairn/job.h"
 #include "tools/cairn/output.h"
 #include "tools/cairn/snapshot.h"
@@ -237,6 +238,7 @@ static void info_print(const char *vm, struct json_object *all, struct json_obje
 {
 	struct json_object *parent = parent_of(all, o);
 	int64_t own = js_get_int(o, "own-size", -1);
+	uint64_t state_bytes = (uint64_t)js_get_int(o, "vm-state-size", 0), ram_bytes = vmstate_ram_bytes(state_bytes);
 	char time[40], size[24];
 
 	label_print(stdout, "Name:", "%s", member_text(o, "name"));
@@ -254,7 +256,7 @@ static void info_print(const char *vm, struct json_object *all, struct json_obje
 	if (js_get_str(o, "description"))
 		label_print(stdout, "Description:", "%s", member_text(o, "description"));
 	tags_print(o);
-	bytes_print((uint64_t)js_get_int(o, "vm-state-size", 0), size);
+	bytes_print(ram_bytes ? ram_bytes : state_bytes, size); /* of the guest; its state also holds checksums */
 	label_print(stdout, "Memory:", "%s", size);
 	if (own >= 0) {
 		bytes_print((uint64_t)own, size);
