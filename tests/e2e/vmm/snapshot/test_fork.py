@@ -451,7 +451,7 @@ def test_fork_fails_when_disk_cannot_be_copied(vm, daemon, tmp_path):
         {"path": str(tmp_path / "a.qcow2"), "format": "qcow2"},
         {"path": str(tmp_path / "other.qcow2"), "format": "qcow2"}])
     there = sorted(os.listdir(tmp_path))
-    assert "disk vdb: the definition names another image" in refused("c", ok=2)
+    assert "disk vdb: the running VM uses another image than its definition names" in refused("c", ok=2)
     vm.holds("src", AT, FILL, 1)
 
 
