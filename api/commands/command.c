@@ -121,7 +121,7 @@ static void answer_send_pending(void *opaque)
 }
 
 /* Audit the call and answer it, now or when the images are released. o and fd: takes them. */
-static void call_answer(struct call *c, struct json_object *o, int fd)
+static void call_reply(struct call *c, struct json_object *o, int fd)
 {
 	call_audit(c, o);
 	/* A client with the answer may open the images, so wait until the offline process has released them. Do not wait for a
@@ -132,47 +132,6 @@ static void call_answer(struct call *c, struct json_object *o, int fd)
 	} else {
 		answer_send(c, o, fd);
 	}
-}
-
-void call_return_fd(struct call *c, struct json_object *v, int fd)
-{
-	struct json_object *o = json_object_new_object();
-
-	if (!v)
-		v = c->is_text ? json_object_new_string("") : json_object_new_object();
-	js_put(o, "return", v);
-	call_answer(c, o, fd);
-}
-
-void call_return(struct call *c, struct json_object *v)
-{
-	call_return_fd(c, v, -1);
-}
-
-void call_return_job(struct call *c, const struct job *j)
-{
-	struct json_object *o = json_object_new_object();
-
-	js_put_str(o, "job", j->id);
-	call_return(c, o);
-}
-
-void call_fail_class(struct call *c, const char *class_name, const char *desc)
-{
-	call_answer(c, error_to_json(class_name, desc), -1);
-}
-
-void call_fail(struct call *c, const struct err *e)
-{
-	char text[ERR_SENTENCE_MAX + 16];
-
-	log_debug("command", "%s: %s", c->command ? c->command->name : "?", e->msg);
-	if (c->is_text) {
-		snprintf(text, sizeof(text), "Error: %s\r\n", e->msg);
-		call_return(c, json_object_new_string(text));
-		return;
-	}
-	call_fail_class(c, err_class_name(e->cls), e->msg);
 }
 
 /* ---- checks ---- */
@@ -332,6 +291,7 @@ static struct call *call_new(const struct command_context *context, struct conn 
 		abort();
 	c->host = context->host;
 	c->context = context;
+	c->reply = call_reply;
 	c->conn = conn;
 	c->dialect = conn_dialect(conn);
 	c->vm = conn_vm(conn);

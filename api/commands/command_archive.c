@@ -1,5 +1,6 @@
 /* Handlers of export and import. */
 #include "api/commands/command.h"
+#include "api/jobs/job.h"
 #include "api/jobs/export.h"
 #include "api/jobs/import.h"
 #include "api/wire/json.h"

@@ -2,11 +2,11 @@
 #include "api/commands/command.h"
 #include "api/access/audit.h"
 #include "api/jobs/job.h"
-#include "api/qmp/qmp.h"
 #include "api/store/event_log.h"
 #include "api/store/store.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_process.h"
+#include "api/vm/vm_socket.h"
 #include "api/wire/conn.h"
 #include "api/wire/json.h"
 #include "api/wire/utf8.h"
@@ -100,7 +100,7 @@ void command_vm_qmp_path(struct call *c)
 	struct json_object *o;
 	struct err e;
 
-	if (qmp_path(c->vm, path, sizeof(path), &e) < 0) {
+	if (vm_qmp_path(c->vm, path, sizeof(path), &e) < 0) {
 		call_fail(c, &e);
 		return;
 	}

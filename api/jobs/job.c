@@ -1,6 +1,7 @@
 #include "api/jobs/job.h"
 #include "api/jobs/offline_process.h"
 #include "api/policy/scheduler.h"
+#include "api/schema/call.h"
 #include "api/store/event_log.h"
 #include "api/store/store.h"
 #include "api/vm/vm.h"
@@ -96,6 +97,14 @@ struct json_object *job_to_json(const struct job *j)
 	if (j->result)
 		js_put(o, "result", json_object_get(j->result));
 	return o;
+}
+
+void call_return_job(struct call *c, const struct job *j)
+{
+	struct json_object *o = json_object_new_object();
+
+	js_put_str(o, "job", j->id);
+	call_return(c, o);
 }
 
 /* ---- the list ---- */

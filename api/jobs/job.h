@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct call;
 struct json_object;
 struct vm;
 struct vm_host;
@@ -94,6 +95,8 @@ struct job *job_find_qmp(const struct vm *vm, const char *qmp_id);
 /* A new run of the VM begins, or one has ended: its socket shows no job of before. */
 void jobs_forget_qmp(const struct vm *vm);
 
+/* Answer a call with {"job": its id}. */
+void call_return_job(struct call *c, const struct job *j);
 /* NULL: none. */
 struct job *job_find(struct vm_host *host, const char *id);
 /* Ask a running one to end. Returns 0; -errno with a sentence. */

@@ -1,8 +1,8 @@
 #include "api/jobs/rename.h"
 #include "api/access/permissions.h"
 #include "api/access/rights.h"
-#include "api/commands/command.h"
 #include "api/definition/definition.h"
+#include "api/schema/call.h"
 #include "api/store/store.h"
 #include "api/vm/image_users.h"
 #include "api/vm/vm.h"
@@ -110,7 +110,7 @@ static int rename_check(struct vm *vm, const char *name, struct err *e)
 	return r ? r : template_check(vm, "rename it", e);
 }
 
-void command_vm_rename(struct call *c)
+void rename_begin(struct call *c)
 {
 	CLEANUP_JS struct json_object *o = NULL;
 	const char *name = js_get_str(c->args, "name");

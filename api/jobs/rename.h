@@ -7,7 +7,11 @@
 #ifndef CAIRN_API_JOBS_RENAME_H
 #define CAIRN_API_JOBS_RENAME_H
 
+struct call;
 struct vm_host;
+
+/* Handle vm-rename: the VM is off. Answers the call. */
+void rename_begin(struct call *c);
 
 /* Before the VMs are loaded, when the permissions are: ends what an earlier daemon began. */
 void rename_resume_pending(struct vm_host *host);

@@ -22,9 +22,6 @@ struct vm;
 
 enum save_then { SAVE_THEN_AS_IT_WAS, SAVE_THEN_RUNNING, SAVE_THEN_PAUSED };
 
-/* A call's argument "then". */
-enum save_then save_then_asked(const struct call *c);
-
 /* fd: borrowed: a regular, empty file open for reading and writing. job_id: NULL: one is made. */
 int save_to_file(struct vm *vm, int fd, const char *job_id, struct job **ret_j, struct err *e);
 /* The same; call (NULL: nobody waits) is answered with the job's id once the VM's process was asked. -errno: it

@@ -1,9 +1,9 @@
 #include "api/jobs/undefine.h"
 #include "api/access/fork_as.h"
-#include "api/commands/command.h"
 #include "api/jobs/import.h"
 #include "api/jobs/offline_process.h"
 #include "api/jobs/volumes.h"
+#include "api/schema/call.h"
 #include "api/store/store.h"
 #include "api/vm/image_users.h"
 #include "api/vm/vm.h"
@@ -240,7 +240,7 @@ static void undefine_retry(void *opaque)
 
 	c->vm = vm_find(c->host, name); /* somebody else may have been faster */
 	if (c->vm) {
-		command_vm_undefine(c);
+		undefine_begin(c);
 		return;
 	}
 	err_set(&e, -ENOENT, ERR_NOT_FOUND, "there is no VM '%.255s' any more", name);
@@ -280,7 +280,7 @@ static int volumes_wanted(const struct call *c, struct volumes *v, struct err *e
 	return volumes_of(c->vm, storage, js_get_str(imported, "folder"), v, e);
 }
 
-void command_vm_undefine(struct call *c)
+void undefine_begin(struct call *c)
 {
 	struct undefine *u;
 	struct volumes v;

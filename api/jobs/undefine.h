@@ -3,9 +3,13 @@
 #ifndef CAIRN_API_JOBS_UNDEFINE_H
 #define CAIRN_API_JOBS_UNDEFINE_H
 
+struct call;
 struct vm_host;
 
 #define UNDEFINE_FILE "undefine.json"
+
+/* Handle vm-undefine. Answers the call. */
+void undefine_begin(struct call *c);
 
 /* At the daemon's start, with all VMs there. */
 void undefine_resume_pending(struct vm_host *host);

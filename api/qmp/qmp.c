@@ -3,6 +3,7 @@
 #include "api/jobs/job.h"
 #include "api/qmp/qmp_dump.h"
 #include "api/vm/vm.h"
+#include "api/vm/vm_socket.h"
 #include "api/wire/conn.h"
 #include "api/wire/json.h"
 #include "api/wire/listen.h"
@@ -18,9 +19,6 @@
 #include <string.h>
 #include <unistd.h>
 
-/* A socket is named after the VM's uuid in base64, since a socket's path is limited to 107 bytes. */
-#define NAME_CHARS 22
-#define NAME_ALPHABET "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 /* Older daemons named sockets after a hash in hexadecimal. */
 #define OLD_CHARS 16
 #define OLD_ALPHABET "0123456789abcdef"
@@ -31,34 +29,6 @@ struct qmp {
 	struct qmp_fds fds;
 };
 
-/* Encode as base64url without padding (RFC 4648, section 5). */
-static void name_of(const uint8_t uuid[16], char name[NAME_CHARS + 1])
-{
-	for (unsigned i = 0; i < NAME_CHARS; i++) {
-		unsigned bit = 6 * i, at = bit / 8;
-		unsigned two = (unsigned)uuid[at] << 8 | (at < 15 ? uuid[at + 1] : 0);
-
-		name[i] = NAME_ALPHABET[two >> (10 - bit % 8) & 63];
-	}
-	name[NAME_CHARS] = 0;
-}
-
-int qmp_path(const struct vm *vm, char *buf, size_t size, struct err *e)
-{
-	const char *dir = vm->host->paths->qmp_dir;
-	char name[NAME_CHARS + 1];
-	int n;
-
-	name_of(vm->def->uuid, name);
-	n = snprintf(buf, size, "%s/%s", dir, name);
-
-	if (n <= LISTEN_PATH_MAX && (size_t)n < size)
-		return 0;
-	return err_set(e, -ENAMETOOLONG, ERR_INVALID,
-		"%.300s is too long a path for the VM's own socket, by %d bytes; start cairnd with a shorter "
-		"--socket", dir, n - LISTEN_PATH_MAX);
-}
-
 static int qmp_open(struct vm *vm, struct err *e)
 {
 	struct vm_host *host = vm->host;
@@ -68,7 +38,7 @@ static int qmp_open(struct vm *vm, struct err *e)
 
 	if (!q)
 		return err_set_errno(e, -ENOMEM, "socket");
-	r = qmp_path(vm, q->path, sizeof(q->path), e);
+	r = vm_qmp_path(vm, q->path, sizeof(q->path), e);
 	if (!r)
 		r = listen_open(q->path, host->paths->system, &fd, &group, e);
 	if (!r)
@@ -125,7 +95,7 @@ static void sockets_sweep(const char *dir)
 	struct dirent *de;
 
 	while (at && (de = readdir(at)))
-		if (consists_of(de->d_name, NAME_CHARS, NAME_ALPHABET) ||
+		if (consists_of(de->d_name, VM_QMP_NAME_CHARS, VM_QMP_NAME_ALPHABET) ||
 			consists_of(de->d_name, OLD_CHARS, OLD_ALPHABET))
 			unlinkat(dirfd(at), de->d_name, 0);
 	if (at)

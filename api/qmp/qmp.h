@@ -24,8 +24,6 @@ int qmp_open_all(struct vm_host *host, struct err *e);
 void qmp_close_all(struct vm_host *host);
 /* Open or close the VM's socket after a change of its state. Failures go to the log. */
 void qmp_on_state_change(struct vm *vm);
-/* Print the path of the VM's socket, whether it is open or not. Returns 0; -ENAMETOOLONG. */
-int qmp_path(const struct vm *vm, char *buf, size_t size, struct err *e);
 /* Send a daemon's event to the clients of the VM's socket if QEMU has such an event. Borrows o. */
 void qmp_emit(struct vm_host *host, enum event_id id, const char *vm, struct json_object *o);
 

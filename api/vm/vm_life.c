@@ -1,10 +1,10 @@
 /* What a VM's process reports and what follows from it. */
 #include "api/vm/vm_life.h"
-#include "api/commands/command.h"
 #include "api/jobs/job.h"
 #include "api/jobs/save.h"
 #include "api/net/forwards.h"
 #include "api/policy/host_shutdown.h"
+#include "api/schema/call.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_socket.h"
 #include "api/wire/json.h"

@@ -1,4 +1,6 @@
 #include "api/vm/vm_socket.h"
+#include "api/vm/vm.h"
+#include "api/wire/listen.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 
@@ -149,4 +151,34 @@ int vm_process_spawn(const char *program, int listening, int log_fd, pid_t *ret_
 	posix_spawnattr_destroy(&attr);
 	posix_spawn_file_actions_destroy(&fa);
 	return r ? err_set(e, -r, ERR_HOST, "cannot start %s: %s", program, strerror(r)) : 0;
+}
+
+/* ---- the VM's QMP socket ---- */
+
+/* Encode as base64url without padding (RFC 4648, section 5). */
+static void qmp_name_of(const uint8_t uuid[16], char name[VM_QMP_NAME_CHARS + 1])
+{
+	for (unsigned i = 0; i < VM_QMP_NAME_CHARS; i++) {
+		unsigned bit = 6 * i, at = bit / 8;
+		unsigned two = (unsigned)uuid[at] << 8 | (at < 15 ? uuid[at + 1] : 0);
+
+		name[i] = VM_QMP_NAME_ALPHABET[two >> (10 - bit % 8) & 63];
+	}
+	name[VM_QMP_NAME_CHARS] = 0;
+}
+
+int vm_qmp_path(const struct vm *vm, char *buf, size_t size, struct err *e)
+{
+	const char *dir = vm->host->paths->qmp_dir;
+	char name[VM_QMP_NAME_CHARS + 1];
+	int n;
+
+	qmp_name_of(vm->def->uuid, name);
+	n = snprintf(buf, size, "%s/%s", dir, name);
+
+	if (n <= LISTEN_PATH_MAX && (size_t)n < size)
+		return 0;
+	return err_set(e, -ENAMETOOLONG, ERR_INVALID,
+		"%.300s is too long a path for the VM's own socket, by %d bytes; start cairnd with a shorter "
+		"--socket", dir, n - LISTEN_PATH_MAX);
 }

@@ -6,9 +6,11 @@
 #ifndef CAIRN_API_VM_VM_SOCKET_H
 #define CAIRN_API_VM_VM_SOCKET_H
 
+#include <stddef.h>
 #include <sys/types.h>
 
 struct err;
+struct vm;
 
 /* Listen for `name` in run_dir; what is there is replaced: the caller knows that no process
  * of that VM runs. Returns 0 and an owned fd, close-on-exec; -errno. */
@@ -24,5 +26,11 @@ int vm_socket_peek_pid(int sock, pid_t *ret_pid);
  * 0 is /dev/null, all else closed; no signal blocked or ignored. */
 int vm_process_spawn(const char *program, int listening, int log_fd, pid_t *ret_pid,
 	struct err *e);
+
+/* A socket is named after the VM's uuid in base64, since a socket's path is limited to 107 bytes. */
+#define VM_QMP_NAME_CHARS 22
+#define VM_QMP_NAME_ALPHABET "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+/* Print the path of the VM's socket, whether it is open or not. Returns 0; -ENAMETOOLONG. */
+int vm_qmp_path(const struct vm *vm, char *buf, size_t size, struct err *e);
 
 #endif

@@ -1,7 +1,6 @@
 /* Start, stop by force, and taking back what an earlier daemon started. */
 #include "api/vm/vm.h"
 #include "api/access/open_as.h"
-#include "api/commands/command.h"
 #include "api/definition/vm_config.h"
 #include "api/jobs/job.h"
 #include "api/jobs/offline_process.h"
@@ -10,6 +9,7 @@
 #include "api/net/tap.h"
 #include "api/policy/autostart.h"
 #include "api/policy/host_shutdown.h"
+#include "api/schema/call.h"
 #include "api/store/store.h"
 #include "api/vm/image_users.h"
 #include "api/vm/vm_life.h"
