@@ -3,18 +3,24 @@
 #include "api/access/denial_log.h"
 #include "api/access/rights.h"
 #include "api/jobs/batch.h"
+#include "api/jobs/dump.h"
 #include "api/jobs/import.h"
 #include "api/jobs/job.h"
 #include "api/jobs/rename.h"
+#include "api/jobs/save.h"
 #include "api/jobs/undefine.h"
 #include "api/net/forwards.h"
 #include "api/policy/autostart.h"
 #include "api/policy/host_shutdown.h"
+#include "api/policy/idle.h"
+#include "api/policy/restart.h"
 #include "api/policy/scheduler.h"
+#include "api/policy/shutdown.h"
 #include "api/qmp/qmp.h"
 #include "api/qmp/qmp_handler.h"
 #include "api/store/event_log.h"
 #include "api/store/store.h"
+#include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_life.h"
 #include "api/vm/vm_socket.h"
@@ -76,6 +82,15 @@ static void permissions_changed(void *opaque)
 	if (h->server)
 		server_permissions_changed(h->server);
 }
+
+/* The order is that of events, of members in state.json and of lines in the log:
+ * - at the end of a run, the host's shutdown hears before a restart is scheduled;
+ * - state.json has schedule, restart and shutdown in this order;
+ * - a save takes its job back before idleness looks for it;
+ * - idleness stops counting before forwards look whether they wake the VM. */
+static const struct vm_observer *const observers[] = { &host_shutdown_observer, &scheduler_observer, &restart_observer,
+	&shutdown_observer, &job_observer, &save_observer, &dump_observer, &idle_observer, &forwards_observer, &qmp_observer,
+	NULL };
 
 /* ---- loading ---- */
 
@@ -263,8 +278,8 @@ static void policies_go(struct vm_host *h)
 		struct vm *vm = h->vms[i];
 
 		/* The host going down is no crash of a VM's. */
-		if (vm_has(vm, VM_FACT_ENDED_UNSEEN) && !autostart_is_new_boot(h))
-			vm_policies_apply(vm, vm_has(vm, VM_FACT_REBOOTS));
+		if (vm_has(vm, VM_FACT_ENDED_UNSEEN) && !h->new_boot)
+			restart_apply_policies(vm, vm_has(vm, VM_FACT_REBOOTS));
 		vm_set(vm, VM_FACT_REBOOTS, vm_has(vm, VM_FACT_REBOOTS) && vm->proc);
 		vm_set(vm, VM_FACT_ENDED_UNSEEN, false);
 		restart_take_up(vm);
@@ -288,6 +303,7 @@ int daemon_open(struct daemon *d, struct err *e)
 	d->commands.handlers[DIALECT_DAEMON] = command_handlers;
 	d->commands.handlers[DIALECT_QEMU] = qmp_handlers;
 	h->sink = (struct event_sink){ emit, h };
+	h->observers = observers;
 	h->permissions.changed = permissions_changed;
 	h->permissions.opaque = h;
 	r = store_open(h->paths->state_dir, &h->store, e);

@@ -8,7 +8,6 @@ cd "$(dirname "$0")/.." || exit 1
 CC=${CC:-gcc}
 FILE_LINES=900
 FUNCTION_LINES=60
-OPEN_ARROWS=${OPEN_ARROWS:-32} # breaches between folders that are still allowed; only ever lowered
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 
@@ -158,17 +157,14 @@ warn_functions() {
 	}' <"$tmp/c"
 }
 
-check_folders >"$tmp/arrows"
-arrows=$(wc -l <"$tmp/arrows")
 {
-	[ "$arrows" -le $OPEN_ARROWS ] || cat "$tmp/arrows"
+	check_folders
 	check_libraries
 	check_headers
 	check_lengths
 	check_leftovers
 } >"$tmp/bad"
 warn_functions
-[ "$arrows" = 0 ] || echo "warning: $arrows of $OPEN_ARROWS allowed includes point up; see them with OPEN_ARROWS=0"
 cat "$tmp/bad"
 n=$(wc -l <"$tmp/bad")
 echo "$(wc -l <"$tmp/c") C files, $n breaches"

@@ -2,6 +2,8 @@
 #include "api/commands/command.h"
 #include "api/access/audit.h"
 #include "api/jobs/job.h"
+#include "api/policy/restart.h"
+#include "api/policy/shutdown.h"
 #include "api/store/event_log.h"
 #include "api/store/store.h"
 #include "api/vm/vm.h"

@@ -187,7 +187,7 @@ void command_query_schedules(struct call *c)
 			continue;
 		json_object_array_add(list, scheduler_to_json(vm));
 		/* A non-ASCII byte may take six bytes in the answer. */
-		bytes += 400 + 6 * (strlen(vm->def->name) + strlen(vm->schedule_past.detail));
+		bytes += 400 + 6 * (strlen(vm->def->name) + strlen(vm->schedule_past->detail));
 	}
 	js_put(o, "schedules", list);
 	if (i < host->nvms)

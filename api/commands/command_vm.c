@@ -3,10 +3,11 @@
 #include "api/access/open_as.h"
 #include "api/access/rights.h"
 #include "api/definition/vm_config.h"
-#include "api/net/forwards.h"
+#include "api/policy/restart.h"
 #include "api/store/store.h"
 #include "api/vm/identity.h"
 #include "api/vm/image_users.h"
+#include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/conn.h"
@@ -151,7 +152,7 @@ static void definition_replace(struct vm *vm, struct definition *def)
 	else
 		definition_free(vm->def);
 	vm->def = def;
-	forwards_redefined(vm);
+	vm_notify(vm, redefined);
 	if (!vm->live)
 		return;
 	/* No guest sees these, so they change at once. */
@@ -348,6 +349,12 @@ void command_vm_start(struct call *c)
 
 void command_vm_destroy(struct call *c)
 {
+	/* The restart that is pending is what the client stops. */
+	if (!c->vm->proc && !vm_is_stopping(c->vm) && restart_is_pending(c->vm)) {
+		restart_call_off(c->vm);
+		call_return(c, NULL);
+		return;
+	}
 	vm_destroy(c->vm, c);
 }
 

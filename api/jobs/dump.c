@@ -4,6 +4,7 @@
 #include "api/jobs/outfile.h"
 #include "api/store/store.h"
 #include "api/store/store_file.h"
+#include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
@@ -62,12 +63,12 @@ static const char *status_name(const struct dump_state *s)
 
 struct json_object *dump_state_to_json(const struct vm *vm)
 {
-	bool active = vm->dump.status == DUMP_ACTIVE && vm->operation.job;
+	bool active = vm->dump->status == DUMP_ACTIVE && vm->operation.job;
 	struct json_object *o = json_object_new_object();
 
-	js_put_str(o, "status", status_name(&vm->dump));
-	js_put_uint(o, "completed", active ? vm->operation.job->done : vm->dump.completed);
-	js_put_uint(o, "total", active ? vm->operation.job->total : vm->dump.total);
+	js_put_str(o, "status", status_name(vm->dump));
+	js_put_uint(o, "completed", active ? vm->operation.job->done : vm->dump->completed);
+	js_put_uint(o, "total", active ? vm->operation.job->total : vm->dump->total);
 	return o;
 }
 
@@ -283,7 +284,7 @@ static void dump_done(void *opaque, int r, const struct vm_answer *a, const stru
 		r = core_keep(w, &why);
 	if (r < 0 && w->folder >= 0)
 		files_remove(w->folder, CORE TMP, 0);
-	vm->dump = (struct dump_state){ r < 0 ? DUMP_FAILED : DUMP_COMPLETED, r < 0 ? w->job->done : all, all };
+	*vm->dump = (struct dump_state){ r < 0 ? DUMP_FAILED : DUMP_COMPLETED, r < 0 ? w->job->done : all, all };
 	emit_completed(vm, r < 0 ? "" : w->path, r < 0 ? &why : NULL);
 	if (r < 0) {
 		work_end(w, &why);
@@ -317,8 +318,8 @@ static int work_start(struct work *w, int fd, const struct job_name *name, struc
 	w->job->opaque = w;
 	w->job->release = work_release;
 	w->job->cancel = work_cancel;
-	w->vm->dump = (struct dump_state){ DUMP_ACTIVE, 0, vm_live(w->vm)->ram_bytes };
-	job_progress(w->job, 0, w->vm->dump.total);
+	*w->vm->dump = (struct dump_state){ DUMP_ACTIVE, 0, vm_live(w->vm)->ram_bytes };
+	job_progress(w->job, 0, w->vm->dump->total);
 	if (ret_j)
 		*ret_j = w->job;
 	vm_process_request(w->vm->proc, VM_MSG_DUMP, &body, sizeof(body), fd, VM_PROCESS_NO_TIMEOUT, dump_done, w);
@@ -376,12 +377,12 @@ static void policy_begin(struct vm *vm, enum dump_then then)
 	if (r == 0)
 		return;
 	log_error("dump", "VM '%s' is not dumped: %s", vm->def->name, e.msg);
-	vm->dump = (struct dump_state){ DUMP_FAILED, 0, vm_live(vm)->ram_bytes };
+	*vm->dump = (struct dump_state){ DUMP_FAILED, 0, vm_live(vm)->ram_bytes };
 	emit_completed(vm, "", &e);
 	then_do(vm, then);
 }
 
-void dump_by_policy(struct vm *vm)
+static void dump_by_policy(struct vm *vm)
 {
 	bool crashed = is_crash_to_dump(vm);
 
@@ -399,3 +400,17 @@ void dump_job_over(struct vm *vm)
 	if (vm_has(vm, VM_FACT_DUMP_DUE))
 		dump_by_policy(vm);
 }
+
+static void dump_added(struct vm *vm)
+{
+	vm->dump = calloc(1, sizeof(*vm->dump));
+	if (!vm->dump)
+		abort();
+}
+
+static void dump_removed(struct vm *vm)
+{
+	free(vm->dump);
+}
+
+const struct vm_observer dump_observer = { .added = dump_added, .removed = dump_removed, .phase_known = dump_by_policy };

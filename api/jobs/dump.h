@@ -13,7 +13,7 @@ struct err;
 struct job;
 struct json_object;
 struct vm;
-struct vm_event;
+struct vm_observer;
 
 #define DUMPS_KEPT 2
 
@@ -46,9 +46,8 @@ int dump_begin(struct vm *vm, const struct dump_request *q, struct job **ret_j, 
 /* {"status", "completed", "total"}; the caller puts it. */
 struct json_object *dump_state_to_json(const struct vm *vm);
 
-/* The VM has crashed or its watchdog has bitten, by what its process says or another daemon has left: dump it if that is
- * its policy, now or when the work that is under way is over. */
-void dump_by_policy(struct vm *vm);
+/* Dumps by policy when the VM has crashed or its watchdog has bitten: at once, or when its job has concluded. */
+extern const struct vm_observer dump_observer;
 /* A job of this VM's has concluded. */
 void dump_job_over(struct vm *vm);
 

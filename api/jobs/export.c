@@ -4,7 +4,7 @@
 #include "api/definition/vm_config.h"
 #include "api/jobs/archiver.h"
 #include "api/jobs/job.h"
-#include "api/jobs/offline_process.h"
+#include "api/vm/offline_process.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"

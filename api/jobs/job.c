@@ -1,9 +1,10 @@
 #include "api/jobs/job.h"
-#include "api/jobs/offline_process.h"
-#include "api/policy/scheduler.h"
+#include "api/jobs/dump.h"
 #include "api/schema/call.h"
 #include "api/store/event_log.h"
 #include "api/store/store.h"
+#include "api/vm/observer.h"
+#include "api/vm/offline_process.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
 #include "base/clock.h"
@@ -65,12 +66,6 @@ void job_progress(struct job *j, uint64_t done, uint64_t total)
 	js_put_uint(data, "total", total);
 	put_progress(data, j, now);
 	event_emit(&j->host->sink, EVENT_JOB_PROGRESS, j->vm_name, data);
-}
-
-void job_progress_bytes(struct job *j, uint64_t done, uint64_t total)
-{
-	if (!strcmp(j->unit, "bytes"))
-		job_progress(j, done, total);
 }
 
 struct json_object *job_to_json(const struct job *j)
@@ -363,7 +358,9 @@ static void job_conclude(void *opaque)
 	job_release(j);
 	status_set(j, JOB_CONCLUDED);
 	jobs_keep(j->host);
-	scheduler_soon(j->host->scheduler);
+	vm_observers_each(o, j->host)
+		if ((*o)->job_concluded)
+			(*o)->job_concluded(j->host);
 	if (j->concluded)
 		j->concluded(j, j->concluded_opaque); /* j may be gone now */
 	if (dump_due)
@@ -609,3 +606,17 @@ void jobs_settle(struct vm_host *host)
 			status_set(j, JOB_CONCLUDED);
 		}
 }
+
+/* ---- what processes tell ---- */
+
+static void job_on_progress(struct vm *vm, const struct vm_event *ev)
+{
+	struct job *j = vm->operation.job;
+
+	if (j && j->progress)
+		j->progress(j, ev);
+	else if (j && ev->value >= 0 && ev->total >= ev->value && !strcmp(j->unit, "bytes"))
+		job_progress(j, (uint64_t)ev->value, (uint64_t)ev->total);
+}
+
+const struct vm_observer job_observer = { .progress = job_on_progress };

@@ -70,6 +70,8 @@ struct job {
 	void *concluded_opaque;
 };
 
+extern const struct vm_observer job_observer;
+
 /* id: chosen by the client, or NULL. Emits created and running.
  * Returns 0; -EBUSY; -EEXIST for an id that is there; -EINVAL for one that is none. */
 int job_new(struct vm *vm, const char *type, const char *id, struct job **ret_j, struct err *e);
@@ -80,8 +82,6 @@ int job_new_named(struct vm *vm, const char *type, const struct job_name *name, 
 void job_own(struct job *j, struct vm *vm, enum vm_operation_kind kind);
 /* Events of it come four times a second at most. */
 void job_progress(struct job *j, uint64_t done, uint64_t total);
-/* The same, unless it counts something else: what the VM's process tells. */
-void job_progress_bytes(struct job *j, uint64_t done, uint64_t total);
 /* Both end the work; the VM is free for another. result: taken, NULL: none. */
 void job_succeed(struct job *j, struct json_object *result);
 void job_fail(struct job *j, const struct err *e);

@@ -2,10 +2,9 @@
 #include "api/definition/definition.h"
 #include "api/jobs/job.h"
 #include "api/jobs/outfile.h"
-#include "api/policy/autostart.h"
-#include "api/policy/host_shutdown.h"
 #include "api/schema/call.h"
 #include "api/store/store.h"
+#include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
@@ -265,7 +264,7 @@ static void managed_stored(struct store_work *work)
 	if (!j)
 		return;
 	vm->operation.kind = VM_OP_JOB; /* until it has concluded */
-	host_shutdown_vm_over(vm, r < 0 ? e.msg : "saved");
+	vm_notify(vm, save_over, r < 0 ? e.msg : "saved");
 	if (r < 0)
 		job_fail(j, &e);
 	else
@@ -273,7 +272,7 @@ static void managed_stored(struct store_work *work)
 	vm_start_goes_on(vm);
 }
 
-void save_ended(struct vm *vm)
+static void save_ended(struct vm *vm)
 {
 	struct store *s = vm->host->store;
 	struct save_wait *w = NULL;
@@ -297,7 +296,7 @@ void save_ended(struct vm *vm)
 	vm_move(vm, r < 0 ? VM_SAW_ENDED : VM_SAW_SAVED, "saved", r < 0 ? e.msg : NULL, 0);
 }
 
-void save_gone(struct vm *vm)
+static void save_gone(struct vm *vm)
 {
 	struct err e;
 
@@ -314,8 +313,9 @@ void save_gone(struct vm *vm)
 
 /* ---- after another daemon ---- */
 
-void save_taken_back(struct vm *vm, bool saving)
+static void save_taken_back(struct vm *vm, const struct vm_info *info)
 {
+	bool saving = info->phase == VM_PHASE_PAUSED && info->reason == VM_REASON_SAVING;
 	struct store *s = vm->host->store;
 	bool stale = store_has_file(s, vm->def->name, SAVE_MANAGED_USED) ||
 		store_has_file(s, vm->def->name, SAVE_MANAGED);
@@ -334,20 +334,20 @@ void save_taken_back(struct vm *vm, bool saving)
 		j->cancel = save_cancel;
 		vm->operation.kind = VM_OP_SAVE_ADOPTED;
 	}
-	idle_taken_back(vm, j);
 }
 
-void save_runs_on(struct vm *vm)
+static void save_runs_on(struct vm *vm, const struct vm_event *ev)
 {
 	struct err e;
 
-	if (vm->operation.kind != VM_OP_SAVE_ADOPTED)
+	if (vm->operation.kind != VM_OP_SAVE_ADOPTED || ev->phase == VM_PHASE_CRASHED ||
+		(ev->phase == VM_PHASE_PAUSED && ev->reason == VM_REASON_SAVING))
 		return;
 	err_set(&e, -EIO, ERR_GENERIC, "it was not saved; its log says why");
 	save_finish(vm, &e);
 }
 
-void save_not_used(struct vm *vm)
+static void save_not_used(struct vm *vm)
 {
 	struct store *s = vm->host->store;
 	struct err e;
@@ -358,14 +358,14 @@ void save_not_used(struct vm *vm)
 		log_error("save", "VM '%s': %s", vm->def->name, e.msg);
 }
 
-void save_found_off(struct vm *vm)
+static void save_found_off(struct vm *vm)
 {
 	struct store *s = vm->host->store;
 	bool saved;
 
 	/* Renamed, and no process had been told of a run: it was not gone on from. What the power took is not
 	 * known that well. */
-	if (vm->state == VM_SAVED && !vm_has(vm, VM_FACT_RUN_MISSED) && !autostart_is_new_boot(vm->host))
+	if (vm->state == VM_SAVED && !vm_has(vm, VM_FACT_RUN_MISSED) && !vm->host->new_boot)
 		save_not_used(vm);
 	saved = store_has_file(s, vm->def->name, SAVE_MANAGED);
 	if (store_has_file(s, vm->def->name, SAVE_MANAGED_USED))
@@ -377,8 +377,10 @@ void save_found_off(struct vm *vm)
 		vm_move(vm, VM_SAW_SAVED, "saved", NULL, 0);
 	else if (!saved && vm->state == VM_SAVED)
 		vm_move(vm, VM_ASK_DROP_SAVED, "saved state gone", NULL, 0);
-	idle_taken_back(vm, NULL);
 }
+
+const struct vm_observer save_observer = { .phase_seen = save_runs_on, .process_saved = save_ended, .run_ended = save_gone,
+	.adopted = save_taken_back, .start_lost = save_not_used, .found_off = save_found_off };
 
 /* ---- what fits ---- */
 

@@ -15,10 +15,9 @@ struct err;
 struct job;
 struct store_work;
 struct vm;
+struct vm_observer;
 
-#define SAVE_MANAGED "managed.save"
-#define SAVE_MANAGED_TMP "managed.save.tmp"
-#define SAVE_MANAGED_USED "managed.save.used"
+extern const struct vm_observer save_observer;
 
 enum save_then { SAVE_THEN_AS_IT_WAS, SAVE_THEN_RUNNING, SAVE_THEN_PAUSED };
 
@@ -32,20 +31,6 @@ int save_managed(struct vm *vm, enum save_then then, const char *job_id, struct 
  * -errno: w stays the caller's. */
 int save_drop_managed(struct vm *vm, struct store_work *w, struct err *e);
 void save_dropped(struct vm *vm, int r);
-
-/* Its process ended with its state on disk. */
-void save_ended(struct vm *vm);
-/* Its process is gone: a save of it is over, or as soon as it is kept. */
-void save_gone(struct vm *vm);
-/* Its process was found alive. An earlier daemon may have left a save under way (`saving`), or
- * half a start. */
-void save_taken_back(struct vm *vm, bool saving);
-/* A save that an earlier daemon asked for has failed: the VM runs. */
-void save_runs_on(struct vm *vm);
-/* A start that was to go on from it ended before its process was told of it. */
-void save_not_used(struct vm *vm);
-/* The same for a VM that was found without a process. */
-void save_found_off(struct vm *vm);
 
 /* May a state that was saved with `then` be loaded into what is `now`? Says what differs. */
 int save_check_fits(const struct definition *then, const struct definition *now, struct err *e);

@@ -1,5 +1,5 @@
 #include "api/jobs/snapshots.h"
-#include "api/jobs/offline_process.h"
+#include "api/vm/offline_process.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
 #include "base/err.h"

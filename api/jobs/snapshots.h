@@ -1,5 +1,5 @@
 /* snapshots: a VM's snapshots as its process tells them: the VM's own while it has one, else a
- * short-lived one that looks into its images (api/jobs/offline_process.h). Everything in them comes out of an
+ * short-lived one that looks into its images (api/vm/offline_process.h). Everything in them comes out of an
  * image and is hostile: parents may be missing, or run in circles. */
 #ifndef CAIRN_API_JOBS_SNAPSHOTS_H
 #define CAIRN_API_JOBS_SNAPSHOTS_H

@@ -3,9 +3,10 @@
 #include "api/access/permissions.h"
 #include "api/definition/definition.h"
 #include "api/definition/vm_config.h"
+#include "api/net/tap.h"
 #include "api/net/usernet.h"
-#include "api/policy/idle.h"
 #include "api/store/store.h"
+#include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "api/wire/close_async.h"
 #include "api/wire/json.h"
@@ -95,7 +96,7 @@ static unsigned forwards_of(const struct definition *d, const struct definition_
 
 static bool sleeps_saved(const struct vm *vm)
 {
-	return vm->state == VM_SAVED && idle_sleeps(vm);
+	return vm->state == VM_SAVED && vm_sleeps(vm);
 }
 
 /* ---- who has a port ---- */
@@ -133,7 +134,7 @@ static int check_against(const struct vm *vm, const struct vm *other, struct err
 	return 0;
 }
 
-int forwards_check_free(const struct vm *vm, struct err *e)
+static int forwards_check_free(const struct vm *vm, struct err *e)
 {
 	const struct vm_host *host = vm->host;
 	int r = 0;
@@ -208,7 +209,7 @@ static bool socket_fits(const struct forwards *f, const struct definition *d)
 	return n == f->n;
 }
 
-bool forwards_are_held(const struct vm *vm)
+static bool forwards_are_held(const struct vm *vm)
 {
 	return vm->forwards && vm->forwards->n && socket_fits(vm->forwards, vm->def);
 }
@@ -241,7 +242,6 @@ static void vm_woken(void *opaque, int r, const struct err *e)
 
 	if (r < 0) {
 		log_warn("idle", "VM '%s' is not woken: %s", vm->def->name, e->msg);
-		vm->idle.by[0] = 0; /* the next one who starts it may be another */
 	}
 	/* Who waits is there still. */
 	if (r < 0 && vm->forwards && sleeps_saved(vm)) {
@@ -255,7 +255,7 @@ static void vm_wake(struct vm *vm, const struct definition_forward *what)
 	char text[DEFINITION_FORWARD_TEXT];
 
 	definition_forward_print(what, text);
-	idle_wake_by(vm, text, vm_woken, vm);
+	vm_notify(vm, client_waits, text, vm_woken, vm);
 }
 
 static void client_knocked(void *opaque, unsigned revents)
@@ -349,9 +349,10 @@ static void wakes_forget(struct forwards *f)
 
 void forwards_on_state_change(struct vm *vm)
 {
-	if (idle_is_saved_now(vm) && forwards_are_held(vm)) {
+	if (vm_has(vm, VM_FACT_FALLS_ASLEEP) && vm_state_is_active(vm->state) &&
+		vm_live(vm)->idle_action == DEFINITION_SAVE && forwards_are_held(vm)) {
 		watch_all(vm->forwards);
-	} else if (vm_is_starting(vm) || vm_state_is_active(vm->state) || vm->idle.falling) {
+	} else if (vm_is_starting(vm) || vm_state_is_active(vm->state) || vm_has(vm, VM_FACT_FALLS_ASLEEP)) {
 		if (vm->forwards)
 			watches_end(vm->forwards);
 		if (vm->forwards && vm_state_is_active(vm->state))
@@ -363,7 +364,7 @@ void forwards_on_state_change(struct vm *vm)
 	}
 }
 
-void forwards_redefined(struct vm *vm)
+static void forwards_redefined(struct vm *vm)
 {
 	if (vm->forwards && sleeps_saved(vm))
 		sockets_close(vm->forwards);
@@ -386,7 +387,7 @@ static bool process_ends_soon(const struct vm_host *host)
 	return false;
 }
 
-bool forwards_start_waits(struct vm *vm)
+static bool forwards_start_waits(struct vm *vm)
 {
 	struct forwards *f = forwards_get(vm);
 
@@ -431,7 +432,7 @@ static void process_gone(void *opaque, unsigned revents)
 		log_error("usernet", "VM '%s': interfaces[%u]: its cairn-slirp ended with %s %d", u->vm->def->name, u->at,
 			si.si_code == CLD_EXITED ? "exit status" : "signal", si.si_status);
 	/* Nobody would answer who connects. */
-	if (u->vm && u->vm->forwards && vm_state_is_active(u->vm->state) && !u->vm->idle.falling)
+	if (u->vm && u->vm->forwards && vm_state_is_active(u->vm->state) && !vm_has(u->vm, VM_FACT_FALLS_ASLEEP))
 		sockets_close(u->vm->forwards);
 	if (u->vm)
 		usernet_forget(u->host->run_dir_fd, u->vm->def->name, u->at);
@@ -460,7 +461,7 @@ static void sockets_held(struct usernet *u)
 
 	u->asked = false;
 	if (asked && u->vm && hold_answered(u->vm))
-		idle_held(u->vm);
+		vm_notify(u->vm, forwards_held);
 }
 
 /* It handles what a guest sends, and is not trusted. */
@@ -597,7 +598,7 @@ static void process_kill(void *opaque)
 		log_warn("usernet", "it cannot be killed: %s", strerror(errno));
 }
 
-void forwards_processes_end(const struct vm *vm)
+static void forwards_processes_end(const struct vm *vm)
 {
 	for (struct usernet *u = vm->host->usernets; u; u = u->next) {
 		if (u->vm != vm || u->end_timer || u->pidfd < 0)
@@ -609,7 +610,7 @@ void forwards_processes_end(const struct vm *vm)
 }
 
 /* Each listens until it ends: should this daemon do so first, the next one finds it. */
-void forwards_ended(struct vm *vm)
+static void forwards_ended(struct vm *vm)
 {
 	forwards_taken_back(vm);
 	forwards_processes_end(vm);
@@ -650,7 +651,7 @@ static bool saved_when_idle(const struct definition *d)
 	return d->idle_after_s && d->idle_action == DEFINITION_SAVE;
 }
 
-int forwards_start(struct vm *vm, struct config *c, struct err *e)
+static int forwards_start(struct vm *vm, struct config *c, struct err *e)
 {
 	CLEANUP_CLOSE int log_fd = store_open_file(vm->host->store, vm->def->name, "log", O_WRONLY | O_APPEND | O_CREAT, e);
 	struct usernets made = { 0 };
@@ -673,7 +674,7 @@ int forwards_start(struct vm *vm, struct config *c, struct err *e)
 	return r;
 }
 
-void forwards_free(struct vm *vm)
+static void forwards_free(struct vm *vm)
 {
 	processes_forget(vm);
 	if (!vm->forwards)
@@ -684,3 +685,22 @@ void forwards_free(struct vm *vm)
 	free(vm->forwards);
 	vm->forwards = NULL;
 }
+
+static int networks_add(struct vm *vm, struct config *c, struct err *e)
+{
+	int r = taps_add(c, vm->def, vm->host->paths->bridges_for_all, e);
+
+	return r ? r : forwards_start(vm, c, e);
+}
+
+static void forwards_on_start_failed(struct vm *vm)
+{
+	if (!vm->proc)
+		forwards_processes_end(vm);
+	forwards_on_state_change(vm);
+}
+
+const struct vm_observer forwards_observer = { .removed = forwards_free, .redefined = forwards_redefined,
+	.state_saved = forwards_on_state_change, .start_check = forwards_check_free, .has_forwards = forwards_are_held,
+	.start_retries = forwards_start_waits, .start_add = networks_add, .start_failed = forwards_on_start_failed,
+	.process_gone = forwards_ended };

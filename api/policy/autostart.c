@@ -25,7 +25,7 @@ struct autostart {
 		size_t i;
 	} *steps;
 	char boot_id[BOOT_ID_TEXT];
-	bool new_boot, over;
+	bool over;
 	uint64_t begun_ns; /* realtime */
 };
 
@@ -82,18 +82,13 @@ void autostart_load(struct vm_host *host)
 	a->host = host;
 	boot_id_read(a->boot_id);
 	/* One that a newer Cairn dealt with is not known, and who was shut off is not to be started again. */
-	a->new_boot = !store_is_newer(host->store, BOOT_FILE) && (!before || strcmp(before, a->boot_id));
-	a->over = !a->new_boot && js_get_bool(o, "over", !o);
-	a->begun_ns = a->new_boot ? (uint64_t)now.tv_sec * 1000000000ULL :
+	a->host->new_boot = !store_is_newer(host->store, BOOT_FILE) && (!before || strcmp(before, a->boot_id));
+	a->over = !a->host->new_boot && js_get_bool(o, "over", !o);
+	a->begun_ns = a->host->new_boot ? (uint64_t)now.tv_sec * 1000000000ULL :
 				    (uint64_t)js_get_int(o, "begun_ns", 0);
 	host->autostart = a;
 	for (size_t i = 0; i < host->nvms; i++)
 		vm_set(host->vms[i], VM_FACT_AUTOSTART, store_has_file(host->store, host->vms[i]->def->name, AUTOSTART_FILE));
-}
-
-bool autostart_is_new_boot(const struct vm_host *host)
-{
-	return host->autostart->new_boot;
 }
 
 /* ---- one after the other ---- */
@@ -146,7 +141,7 @@ static void autostart_done(void *opaque)
 static bool is_due(const struct autostart *a, const struct vm *vm)
 {
 	return vm_has(vm, VM_FACT_AUTOSTART) && !vm_has(vm, VM_FACT_INCOMPLETE | VM_FACT_TEMPLATE) &&
-		!vm_state_is_active(vm->state) && (a->new_boot || vm->since_ns < a->begun_ns);
+		!vm_state_is_active(vm->state) && (a->host->new_boot || vm->since_ns < a->begun_ns);
 }
 
 void autostart_go(struct vm_host *host)

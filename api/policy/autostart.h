@@ -22,8 +22,6 @@ int autostart_keep(struct vm *vm, bool on, struct store_work *w, struct err *e);
 
 /* The VMs are there: reads their marks, and which boot this is. Before VMs are taken back. */
 void autostart_load(struct vm_host *host);
-/* The host has booted since the last daemon: what ran then was ended by that. */
-bool autostart_is_new_boot(const struct vm_host *host);
 /* The loop runs soon: begins, if this boot is not dealt with yet. */
 void autostart_go(struct vm_host *host);
 /* NULL allowed. */

@@ -1,8 +1,11 @@
 #include "api/policy/host_shutdown.h"
 #include "api/jobs/job.h"
 #include "api/jobs/save.h"
+#include "api/policy/restart.h"
+#include "api/policy/shutdown.h"
 #include "api/policy/staged_run.h"
 #include "api/schema/call.h"
+#include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
 #include "base/err.h"
@@ -112,7 +115,7 @@ static void vm_act(struct host_shutdown *s, struct vm *vm)
 	else if (action == DEFINITION_LEAVE || vm->state == VM_PRESERVED)
 		host_shutdown_vm_over(vm, "left running");
 	else if (vm->start.kind == VM_OP_START)
-		return; /* host_shutdown_vm_started() follows, or its end */
+		return; /* host_shutdown_on_started() follows, or its end */
 	else if (action == DEFINITION_SAVE)
 		step_save(vm);
 	else
@@ -127,7 +130,7 @@ static void shutdown_turn(void *opaque, struct vm *vm, size_t i)
 	vm_act(s, vm);
 }
 
-void host_shutdown_vm_started(struct vm *vm)
+static void host_shutdown_on_started(struct vm *vm)
 {
 	if (host_shutdown_waits_for(vm))
 		vm_act(vm->host->host_shutdown, vm);
@@ -242,3 +245,14 @@ void host_shutdown_free(struct host_shutdown *s)
 	free(s->waits);
 	free(s);
 }
+
+static void host_shutdown_on_run_over(struct vm *vm, bool was_active, bool rebooting)
+{
+	(void)was_active;
+	(void)rebooting;
+	if (vm->operation.kind != VM_OP_SAVE_KEPT) /* else its state is being kept, and save.c tells */
+		host_shutdown_vm_over(vm, vm->reason);
+}
+
+const struct vm_observer host_shutdown_observer = { .started = host_shutdown_on_started,
+	.run_over = host_shutdown_on_run_over, .save_over = host_shutdown_vm_over };

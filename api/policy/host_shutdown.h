@@ -11,6 +11,9 @@ struct host_shutdown;
 struct json_object;
 struct vm;
 struct vm_host;
+struct vm_observer;
+
+extern const struct vm_observer host_shutdown_observer;
 
 /* action: enum definition_then: leave, shutdown or save; -1: as the definitions say. then_end: the daemon ends
  * afterwards. c: answered when all is over; taken. Returns 0; -EBUSY: that is under way, and c is not taken. */
@@ -21,8 +24,6 @@ struct json_object *host_shutdown_look(struct vm_host *host, int action);
 void host_shutdown_free(struct host_shutdown *s);
 /* Is the end of this VM waited for? */
 bool host_shutdown_waits_for(const struct vm *vm);
-/* Its start was under way, and it runs. Nothing, when nobody waits for it. */
-void host_shutdown_vm_started(struct vm *vm);
 /* It is off, or will not be: what became of it. Nothing, when nobody waits for it. */
 void host_shutdown_vm_over(struct vm *vm, const char *outcome);
 

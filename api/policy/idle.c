@@ -3,6 +3,7 @@
 #include "api/jobs/save.h"
 #include "api/net/forwards.h"
 #include "api/store/store.h"
+#include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_process.h"
 #include "base/err.h"
@@ -14,7 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define REASON "idle"
 #define REQUEST_TIMEOUT_NS (10 * 1000000000ULL)
 
 static struct policy_idle_rule rule_of(const struct vm *vm)
@@ -45,9 +45,9 @@ static void look_later(struct vm *vm)
 {
 	struct policy_idle_rule rule = rule_of(vm);
 
-	if (!vm->idle.timer && loop_timer_new(vm->host->loop, idle_timer_fire, vm, &vm->idle.timer) < 0)
+	if (!vm->idle->timer && loop_timer_new(vm->host->loop, idle_timer_fire, vm, &vm->idle->timer) < 0)
 		abort();
-	loop_timer_arm(vm->idle.timer, loop_now_ns() + policy_idle_period_ns(&rule));
+	loop_timer_arm(vm->idle->timer, loop_now_ns() + policy_idle_period_ns(&rule));
 }
 
 /* ---- to sleep ----
@@ -70,7 +70,8 @@ static void disturbed_woken(void *opaque, int r, const struct err *e)
 
 static void sleep_begin_timer(struct vm *vm)
 {
-	vm->idle.asking = vm->idle.falling = false;
+	vm->idle->asking = false;
+	vm_set(vm, VM_FACT_FALLS_ASLEEP, false);
 	vm_save(vm);
 }
 
@@ -82,14 +83,14 @@ static void vm_suspended(void *opaque, int r, const struct vm_answer *a, const s
 	if (r < 0)
 		log_info("idle", "VM '%s': not suspended: %s", vm->def->name, e->msg);
 	else
-		vm_move(vm, VM_SAW_PAUSED, REASON, NULL, 0);
+		vm_move(vm, VM_SAW_PAUSED, VM_ASLEEP, NULL, 0);
 	sleep_begin_timer(vm);
-	vm->idle.suspending = false;
+	vm->asked.reason = NULL;
 	idle_on_state_change(vm);
-	if (vm->idle.disturbed && idle_sleeps(vm))
+	if (vm->idle->disturbed && vm_sleeps(vm))
 		wake_begin(vm, disturbed_woken, vm);
 	else
-		vm->idle.by[0] = 0;
+		vm->idle->by[0] = 0;
 }
 
 static void suspend_begin(struct store_work *w)
@@ -100,13 +101,15 @@ static void suspend_begin(struct store_work *w)
 	free(f);
 	if (!vm)
 		return;
-	vm->idle.fall = NULL;
-	if (vm->state != VM_RUNNING || !vm->proc || vm->idle.disturbed) {
+	vm->idle->fall = NULL;
+	if (vm->state != VM_RUNNING || !vm->proc || vm->idle->disturbed) {
 		sleep_begin_timer(vm);
 		idle_on_state_change(vm);
 		return;
 	}
-	vm->idle.suspending = true;
+	vm->asked.phase = VM_PHASE_PAUSED;
+	vm->asked.reason = VM_ASLEEP;
+	vm->asked.detail = NULL;
 	vm_process_request(vm->proc, VM_MSG_STOP, NULL, 0, -1, REQUEST_TIMEOUT_NS, vm_suspended, vm);
 }
 
@@ -117,7 +120,7 @@ static void suspend_keep(struct vm *vm)
 	if (!f)
 		abort();
 	*f = (struct fall){ { .done = suspend_begin, .loop = vm->host->loop }, vm };
-	vm->idle.fall = f;
+	vm->idle->fall = f;
 	vm_save(vm);
 	store_after(vm->host->store, &f->work);
 }
@@ -136,12 +139,13 @@ static void vm_saved(struct job *j, void *opaque)
 {
 	struct vm *vm = opaque;
 
-	vm->idle.by[0] = 0;
+	vm->idle->by[0] = 0;
 	if (j->failed || vm->state != VM_SAVED) {
 		not_saved(vm);
 	} else {
-		vm->idle.asking = vm->idle.falling = false;
-		vm_say_reason(vm, REASON, "");
+		vm->idle->asking = false;
+	vm_set(vm, VM_FACT_FALLS_ASLEEP, false);
+		vm_say_reason(vm, VM_ASLEEP, "");
 		idle_on_state_change(vm);
 	}
 	if (!j->failed)
@@ -159,9 +163,10 @@ static void sleep_begin(struct vm *vm)
 	struct job *j;
 	struct err e;
 
-	vm->idle.asking = vm->idle.falling = true;
-	vm->idle.holding = vm->idle.disturbed = false;
-	vm->idle.by[0] = 0;
+	vm->idle->asking = true;
+	vm_set(vm, VM_FACT_FALLS_ASLEEP, true);
+	vm->idle->holding = vm->idle->disturbed = false;
+	vm->idle->by[0] = 0;
 	if (vm_live(vm)->idle_action != DEFINITION_SAVE) {
 		suspend_keep(vm);
 	} else if (save_managed(vm, SAVE_THEN_RUNNING, NULL, NULL, &j, &e) < 0) {
@@ -175,32 +180,38 @@ static void sleep_begin(struct vm *vm)
 
 /* ---- asleep, or about to be, since an earlier daemon ---- */
 
-void idle_taken_back(struct vm *vm, struct job *saving)
+static void idle_taken_back(struct vm *vm, struct job *saving)
 {
-	bool fell = vm->idle.falling;
+	bool fell = vm_has(vm, VM_FACT_FALLS_ASLEEP);
 
-	vm->idle.falling = fell && saving;
-	if (vm->idle.falling)
+	vm_set(vm, VM_FACT_FALLS_ASLEEP, fell && saving);
+	if (fell && saving)
 		save_on_state_change(vm, saving);
 	else if (fell && vm->state == VM_SAVED)
-		snprintf(vm->reason, sizeof(vm->reason), REASON);
+		snprintf(vm->reason, sizeof(vm->reason), VM_ASLEEP);
 	/* Its forwards follow when all VMs are known. */
 	if (fell)
 		vm_save(vm);
 }
 
-const char *idle_paused_reason(const struct vm *vm, const char *reason)
+static void idle_on_adopted(struct vm *vm, const struct vm_info *info)
 {
-	return vm->idle.falling && !strcmp(reason, vm_reason_name(VM_REASON_USER)) ? REASON : reason;
+	(void)info;
+	idle_taken_back(vm, vm->operation.kind == VM_OP_SAVE_ADOPTED ? vm->operation.job : NULL);
+}
+
+static void idle_on_found_off(struct vm *vm)
+{
+	idle_taken_back(vm, NULL);
 }
 
 /* ---- awake ---- */
 
 static void stay_awake(struct vm *vm)
 {
-	if (vm->idle.holding)
+	if (vm->idle->holding)
 		forwards_release(vm);
-	vm->idle.holding = false;
+	vm->idle->holding = false;
 	look_later(vm);
 }
 
@@ -208,28 +219,23 @@ static void stay_awake(struct vm *vm)
  * it is saved all the same. */
 static void sleep_schedule(struct vm *vm)
 {
-	if (vm_live(vm)->idle_action != DEFINITION_SAVE || vm->idle.holding || !forwards_hold(vm)) {
+	if (vm_live(vm)->idle_action != DEFINITION_SAVE || vm->idle->holding || !forwards_hold(vm)) {
 		sleep_begin(vm);
 		return;
 	}
-	vm->idle.holding = true;
+	vm->idle->holding = true;
 	look_later(vm);
 }
 
-void idle_held(struct vm *vm)
+static void idle_on_forwards_held(struct vm *vm)
 {
-	if (!vm->idle.holding || vm->idle.asking)
+	if (!vm->idle->holding || vm->idle->asking)
 		return;
 	/* Somebody came. */
-	if (!vm->idle.look.begun || vm->operation.job)
+	if (!vm->idle->look.begun || vm->operation.job)
 		stay_awake(vm);
 	else
 		sleep_begin(vm);
-}
-
-bool idle_is_saved_now(const struct vm *vm)
-{
-	return vm->idle.falling && vm_state_is_active(vm->state) && vm_live(vm)->idle_action == DEFINITION_SAVE;
 }
 
 static void agent_looked(void *opaque, int r, const struct vm_answer *a, const struct err *e)
@@ -239,16 +245,16 @@ static void agent_looked(void *opaque, int r, const struct vm_answer *a, const s
 	struct policy_sample s;
 
 	(void)e;
-	vm->idle.asking = false;
+	vm->idle->asking = false;
 	if (vm->state != VM_RUNNING || !rule.after_s)
 		return;
 	if (r < 0 || vm->operation.job) {
-		vm->idle.look.begun = false;
+		vm->idle->look.begun = false;
 		stay_awake(vm);
 		return;
 	}
 	s = sample_of(a->info);
-	if (policy_idle_look(&rule, &vm->idle.look, &s))
+	if (policy_idle_look(&rule, &vm->idle->look, &s))
 		sleep_schedule(vm);
 	else
 		stay_awake(vm);
@@ -258,51 +264,45 @@ static void idle_timer_fire(void *opaque)
 {
 	struct vm *vm = opaque;
 
-	if (vm->state != VM_RUNNING || !vm->proc || vm->idle.asking)
+	if (vm->state != VM_RUNNING || !vm->proc || vm->idle->asking)
 		return;
-	vm->idle.asking = true;
+	vm->idle->asking = true;
 	vm_process_request(vm->proc, VM_MSG_QUERY, NULL, 0, -1, REQUEST_TIMEOUT_NS, agent_looked, vm);
 }
 
 void idle_on_state_change(struct vm *vm)
 {
-	vm->idle.look.begun = false;
-	if (vm->state != VM_RUNNING && vm->idle.holding) {
-		vm->idle.holding = false;
+	vm->idle->look.begun = false;
+	if (vm->state != VM_RUNNING && vm->idle->holding) {
+		vm->idle->holding = false;
 		forwards_release(vm);
 	}
 	if (vm->state == VM_RUNNING && rule_of(vm).after_s)
 		look_later(vm);
-	else if (vm->idle.timer)
-		loop_timer_disarm(vm->idle.timer);
+	else if (vm->idle->timer)
+		loop_timer_disarm(vm->idle->timer);
 }
 
-void idle_free(struct vm *vm)
+static void idle_added(struct vm *vm)
 {
-	if (vm->idle.fall)
-		vm->idle.fall->vm = NULL;
-	loop_timer_free(vm->idle.timer);
+	vm->idle = calloc(1, sizeof(*vm->idle));
+	if (!vm->idle)
+		abort();
 }
 
-const char *idle_reason(const struct vm *vm, const struct vm_event *ev)
+static void idle_removed(struct vm *vm)
 {
-	if (ev->reason != VM_REASON_USER)
-		return NULL;
-	if (ev->phase == VM_PHASE_PAUSED && vm->idle.suspending)
-		return REASON;
-	return ev->phase == VM_PHASE_RUNNING && vm->idle.waking ? IDLE_WOKEN : NULL;
+	if (vm->idle->fall)
+		vm->idle->fall->vm = NULL;
+	loop_timer_free(vm->idle->timer);
+	free(vm->idle);
 }
 
 /* ---- waking ---- */
 
-bool idle_sleeps(const struct vm *vm)
-{
-	return (vm->state == VM_PAUSED || vm->state == VM_SAVED) && !strcmp(vm->reason, REASON);
-}
-
 bool idle_has_to_wake(const struct vm *vm, enum vm_trigger t)
 {
-	return idle_sleeps(vm) &&
+	return vm_sleeps(vm) &&
 		(t == VM_ASK_CONSOLE || t == VM_ASK_SHUTDOWN || t == VM_ASK_REBOOT);
 }
 
@@ -319,15 +319,16 @@ static void vm_woken(void *opaque, int r, const struct vm_answer *a, const struc
 	(void)a;
 	free(opaque);
 	if (!r)
-		vm_move(w.vm, VM_SAW_RUNNING, IDLE_WOKEN, w.vm->idle.by, 0);
-	w.vm->idle.waking = false;
-	w.vm->idle.by[0] = 0;
+		vm_move(w.vm, VM_SAW_RUNNING, VM_WOKEN, w.vm->idle->by, 0);
+	w.vm->idle->waking = false;
+	w.vm->asked.reason = NULL;
+	w.vm->idle->by[0] = 0;
 	w.done(w.opaque, r, e);
 }
 
 static void wake_begin(struct vm *vm, void (*done)(void *opaque, int r, const struct err *e), void *opaque)
 {
-	struct vm_start_opts opts = { .state_fd = -1, .done = done, .opaque = opaque };
+	struct vm_start_opts opts = { .state_fd = -1, .woken_by = vm->idle->by, .done = done, .opaque = opaque };
 	struct wake *w;
 
 	if (vm->state == VM_SAVED) {
@@ -338,13 +339,16 @@ static void wake_begin(struct vm *vm, void (*done)(void *opaque, int r, const st
 	if (!w)
 		abort();
 	*w = (struct wake){ vm, done, opaque };
-	vm->idle.waking = true;
+	vm->idle->waking = true;
+	vm->asked.phase = VM_PHASE_RUNNING;
+	vm->asked.reason = VM_WOKEN;
+	vm->asked.detail = vm->idle->by;
 	vm_process_request(vm->proc, VM_MSG_CONT, NULL, 0, -1, REQUEST_TIMEOUT_NS, vm_woken, w);
 }
 
 void idle_wake(struct vm *vm, void (*done)(void *opaque, int r, const struct err *e), void *opaque)
 {
-	vm->idle.by[0] = 0;
+	vm->idle->by[0] = 0;
 	wake_begin(vm, done, opaque);
 }
 
@@ -354,22 +358,32 @@ static void vm_disturb(struct vm *vm)
 {
 	struct err e;
 
-	if (vm->idle.disturbed) /* who says so is the guest's process, as often as it likes */
+	if (vm->idle->disturbed) /* who says so is the guest's process, as often as it likes */
 		return;
-	vm->idle.disturbed = true;
+	vm->idle->disturbed = true;
 	if (vm->operation.job && vm->state != VM_SAVED && vm_live(vm)->idle_action == DEFINITION_SAVE &&
 		job_cancel(vm->operation.job, &e) < 0)
 		log_info("idle", "VM '%s': it is saved although somebody connects: %s", vm->def->name, e.msg);
 }
 
-void idle_wake_by(struct vm *vm, const char *forward, void (*done)(void *opaque, int r, const struct err *e), void *opaque)
+static void idle_on_client(struct vm *vm, const char *forward, void (*done)(void *opaque, int r, const struct err *e),
+	void *opaque)
 {
-	vm->idle.look.begun = false;
-	if (!vm->idle.falling && (!idle_sleeps(vm) || vm->idle.waking || vm_is_starting(vm)))
+	vm->idle->look.begun = false;
+	if (!vm_has(vm, VM_FACT_FALLS_ASLEEP) && (!vm_sleeps(vm) || vm->idle->waking || vm_is_starting(vm)))
 		return;
-	snprintf(vm->idle.by, sizeof(vm->idle.by), "by forward %s", forward);
-	if (vm->idle.falling)
+	snprintf(vm->idle->by, sizeof(vm->idle->by), "by forward %s", forward);
+	if (vm_has(vm, VM_FACT_FALLS_ASLEEP))
 		vm_disturb(vm);
 	else
 		wake_begin(vm, done, opaque);
 }
+
+static void idle_on_start_failed(struct vm *vm)
+{
+	vm->idle->by[0] = 0;
+}
+
+const struct vm_observer idle_observer = { .added = idle_added, .removed = idle_removed, .state_saved = idle_on_state_change,
+	.start_failed = idle_on_start_failed, .adopted = idle_on_adopted, .found_off = idle_on_found_off,
+	.client_waits = idle_on_client, .forwards_held = idle_on_forwards_held };

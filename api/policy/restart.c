@@ -1,4 +1,5 @@
 #include "api/policy/restart.h"
+#include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
 #include "base/clock.h"
@@ -8,10 +9,13 @@
 #include "base/util.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #define SECOND_NS 1000000000ULL
+
+static void restart_want(struct vm *vm);
 
 static void started(void *opaque, int r, const struct err *e)
 {
@@ -31,14 +35,14 @@ static void restart_timer_fire(void *opaque)
 		restart_timer_arm(vm, loop_now_ns() + SECOND_NS);
 		return;
 	}
-	vm->restart.due_ns = 0;
+	vm->restart->due_ns = 0;
 	if (!vm_is_starting(vm) && !vm_state_is_active(vm->state))
 		vm_start(vm, &opts);
 }
 
 static void restart_timer_arm(struct vm *vm, uint64_t due_ns)
 {
-	struct restart *r = &vm->restart;
+	struct restart *r = vm->restart;
 
 	if (!r->timer && loop_timer_new(vm->host->loop, restart_timer_fire, vm, &r->timer) < 0)
 		return;
@@ -53,12 +57,12 @@ static void give_up(struct vm *vm)
 	snprintf(why, sizeof(why), "%s%s%s", vm->reason, vm->detail[0] ? ": " : "", vm->detail);
 	snprintf(detail, sizeof(detail),
 		"it was started again %u times within %u s, and stays off now (%.160s); to try again: cairn start "
-		"%.60s", vm->restart.tries.n, vm->def->restart.window_s, why, vm->def->name);
+		"%.60s", vm->restart->tries.n, vm->def->restart.window_s, why, vm->def->name);
 	log_error("policy", "VM '%s': %s", vm->def->name, detail);
 	vm_say_reason(vm, "restart limit", detail);
 }
 
-void restart_want(struct vm *vm)
+static void restart_want(struct vm *vm)
 {
 	const struct backoff_rule *rule = &vm->def->restart;
 	struct json_object *data;
@@ -66,7 +70,7 @@ void restart_want(struct vm *vm)
 
 	if (vm->host->host_shutdown)
 		return; /* all go down */
-	if (!backoff_again(rule, &vm->restart.tries, now, &wait)) {
+	if (!backoff_again(rule, &vm->restart->tries, now, &wait)) {
 		give_up(vm);
 		return;
 	}
@@ -74,29 +78,29 @@ void restart_want(struct vm *vm)
 	vm_save(vm);
 	data = json_object_new_object();
 	js_put_uint(data, "in", wait);
-	js_put_uint(data, "try", vm->restart.tries.n);
+	js_put_uint(data, "try", vm->restart->tries.n);
 	js_put_uint(data, "tries", rule->tries);
 	vm_emit(vm, EVENT_RESTART_SCHEDULED, data);
 }
 
 bool restart_is_pending(const struct vm *vm)
 {
-	return vm->restart.due_ns != 0;
+	return vm->restart->due_ns != 0;
 }
 
 uint64_t restart_in_ns(const struct vm *vm)
 {
 	uint64_t now = loop_now_ns();
 
-	return vm->restart.due_ns > now ? vm->restart.due_ns - now : 0;
+	return vm->restart->due_ns > now ? vm->restart->due_ns - now : 0;
 }
 
-void restart_forget(struct vm *vm)
+static void restart_forget(struct vm *vm)
 {
-	if (vm->restart.timer)
-		loop_timer_disarm(vm->restart.timer);
-	vm->restart.due_ns = 0;
-	vm->restart.tries.n = 0;
+	if (vm->restart->timer)
+		loop_timer_disarm(vm->restart->timer);
+	vm->restart->due_ns = 0;
+	vm->restart->tries.n = 0;
 }
 
 void restart_call_off(struct vm *vm)
@@ -110,9 +114,9 @@ void restart_call_off(struct vm *vm)
 
 /* ---- over a daemon's end ---- */
 
-struct json_object *restart_to_json(const struct vm *vm)
+static struct json_object *restart_to_json(const struct vm *vm)
 {
-	const struct restart *r = &vm->restart;
+	const struct restart *r = vm->restart;
 	uint64_t now = loop_now_ns(), real = clock_realtime_ns();
 	struct json_object *o;
 
@@ -127,8 +131,9 @@ struct json_object *restart_to_json(const struct vm *vm)
 }
 
 /* The clock may have been set meanwhile: what is out of range is now. */
-void restart_load(struct vm *vm, struct json_object *o)
+static void restart_load(struct vm *vm, struct json_object *state)
 {
+	struct json_object *o = js_get(state, "restart");
 	uint64_t now = loop_now_ns(), real = clock_realtime_ns();
 	uint64_t begun = (uint64_t)js_get_int(o, "window_ns", 0), due = (uint64_t)js_get_int(o, "due_ns", 0);
 	uint64_t longest = vm->def->restart.max_delay_s * SECOND_NS;
@@ -136,18 +141,72 @@ void restart_load(struct vm *vm, struct json_object *o)
 
 	if (n <= 0 || n > UINT32_MAX)
 		return;
-	vm->restart.tries.n = (uint32_t)n;
-	vm->restart.tries.window_ns = now - MIN(begun < real ? real - begun : 0, now);
-	vm->restart.take_up = due != 0;
+	vm->restart->tries.n = (uint32_t)n;
+	vm->restart->tries.window_ns = now - MIN(begun < real ? real - begun : 0, now);
+	vm->restart->take_up = due != 0;
 	if (due)
-		vm->restart.due_ns = now + MIN(due > real ? due - real : 0, longest);
+		vm->restart->due_ns = now + MIN(due > real ? due - real : 0, longest);
 }
 
 void restart_take_up(struct vm *vm)
 {
-	if (vm->restart.take_up && !vm_state_is_active(vm->state))
-		restart_timer_arm(vm, vm->restart.due_ns);
-	else if (vm->restart.take_up)
-		vm->restart.due_ns = 0; /* it was started, and the state missed that */
-	vm->restart.take_up = false;
+	if (vm->restart->take_up && !vm_state_is_active(vm->state))
+		restart_timer_arm(vm, vm->restart->due_ns);
+	else if (vm->restart->take_up)
+		vm->restart->due_ns = 0; /* it was started, and the state missed that */
+	vm->restart->take_up = false;
 }
+
+static void restart_state_put(const struct vm *vm, struct json_object *state)
+{
+	struct json_object *o = restart_to_json(vm);
+
+	if (o)
+		js_put(state, "restart", o);
+}
+
+/* ---- after an end ---- */
+
+void restart_apply_policies(struct vm *vm, bool rebooting)
+{
+	static const struct vm_start_opts plainly = { .state_fd = -1 };
+	bool shutdown = vm->state == VM_SHUT_OFF && !strcmp(vm->reason, "shutdown"),
+	     reset = vm->state == VM_SHUT_OFF && !strcmp(vm->reason, "guest reset");
+
+	if (rebooting && (shutdown || reset))
+		vm_start(vm, &plainly);
+	else if (vm->state == VM_CRASHED && (vm->def->on_crash == VM_ACTION_RESTART ||
+						    vm->def->on_crash == VM_ACTION_COREDUMP_RESTART))
+		restart_want(vm);
+	else if (shutdown && !vm_has(vm, VM_FACT_OFF_ASKED) && vm->def->on_poweroff == VM_ACTION_RESTART)
+		restart_want(vm);
+}
+
+static void restart_on_run_over(struct vm *vm, bool was_active, bool rebooting)
+{
+	if (was_active && !vm->operation.job)
+		restart_apply_policies(vm, rebooting);
+}
+
+static void restart_on_start(struct vm *vm, const struct vm_start_opts *opts)
+{
+	if (!opts->again)
+		restart_forget(vm);
+}
+
+static void restart_added(struct vm *vm)
+{
+	vm->restart = calloc(1, sizeof(*vm->restart));
+	if (!vm->restart)
+		abort();
+}
+
+static void restart_removed(struct vm *vm)
+{
+	loop_timer_free(vm->restart->timer);
+	free(vm->restart);
+}
+
+const struct vm_observer restart_observer = { .added = restart_added, .removed = restart_removed,
+	.state_put = restart_state_put, .state_load = restart_load, .start_asked = restart_on_start,
+	.run_over = restart_on_run_over };

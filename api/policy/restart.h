@@ -6,9 +6,9 @@
 
 #include "base/backoff.h"
 
-struct json_object;
 struct loop_timer;
 struct vm;
+struct vm_observer;
 
 struct restart {
 	struct backoff tries;
@@ -17,21 +17,16 @@ struct restart {
 	bool take_up;	 /* what was loaded: once the VMs are there */
 };
 
-/* It has ended, and its policy wants it back. Emits RESTART_SCHEDULED, or says in its state that it stays
- * off. */
-void restart_want(struct vm *vm);
+extern const struct vm_observer restart_observer;
+
+/* Start a VM that has ended again if its on_crash, on_poweroff or the reboot that was asked for say so. */
+void restart_apply_policies(struct vm *vm, bool rebooting);
 bool restart_is_pending(const struct vm *vm);
 /* How long until then. */
 uint64_t restart_in_ns(const struct vm *vm);
-/* Somebody starts it, or wants it off: no more of that, and a next time counts anew. */
-void restart_forget(struct vm *vm);
-/* The same, told. It is pending. */
+/* Cancel the pending restart, and say so in the VM's detail. */
 void restart_call_off(struct vm *vm);
 
-/* Part of the VM's state; NULL: nothing to keep. The caller puts it. */
-struct json_object *restart_to_json(const struct vm *vm);
-/* o: NULL allowed. */
-void restart_load(struct vm *vm, struct json_object *o);
 /* The loop runs soon: arms what an earlier daemon had pending. */
 void restart_take_up(struct vm *vm);
 

@@ -3,6 +3,7 @@
 #include "api/jobs/snapshot_job.h"
 #include "api/jobs/snapshots.h"
 #include "api/store/store.h"
+#include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
@@ -44,6 +45,22 @@ static int64_t clock_s(clockid_t id)
 
 /* ---- as JSON ---- */
 
+static void timer_set(struct scheduler *s, int64_t at_s)
+{
+	struct itimerspec when = {.it_value.tv_sec = at_s};
+
+	/* CANCEL_ON_SET: also when somebody sets the clock. */
+	if (timerfd_settime(s->fd, TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET, &when, NULL) < 0)
+		log_error("schedule", "timer: %s", strerror(errno));
+}
+
+/* Let the timer fire soon: a run may have waited for what has changed. s: NULL allowed. */
+static void scheduler_soon(struct scheduler *s)
+{
+	if (s)
+		timer_set(s, 1);
+}
+
 static struct json_object *plan_to_json(const struct schedule_plan *p)
 {
 	struct json_object *o = json_object_new_object();
@@ -73,7 +90,7 @@ static int plan_from_json(struct json_object *o, struct schedule_plan *p, struct
 	return r ? r : schedule_set_min_free(p, min_free, e);
 }
 
-struct json_object *schedule_past_to_json(const struct schedule_past *p)
+static struct json_object *schedule_past_to_json(const struct schedule_past *p)
 {
 	struct json_object *o = json_object_new_object();
 
@@ -84,7 +101,7 @@ struct json_object *schedule_past_to_json(const struct schedule_past *p)
 	return o;
 }
 
-void schedule_past_load(struct schedule_past *p, struct json_object *o)
+static void schedule_past_load(struct schedule_past *p, struct json_object *o)
 {
 	const char *outcome = js_get_str(o, "outcome"), *detail = js_get_str(o, "detail");
 
@@ -98,13 +115,13 @@ static int64_t next_run_s(const struct vm *vm)
 {
 	const struct schedule_plan *p = &vm->schedule->plan;
 
-	return schedule_slot(p, vm->schedule_past.last_s) + p->every_s;
+	return schedule_slot(p, vm->schedule_past->last_s) + p->every_s;
 }
 
 struct json_object *scheduler_to_json(const struct vm *vm)
 {
 	struct json_object *o = plan_to_json(&vm->schedule->plan);
-	const struct schedule_past *p = &vm->schedule_past;
+	const struct schedule_past *p = vm->schedule_past;
 
 	js_put_str(o, "vm", vm->def->name);
 	js_put_int(o, "next-run", next_run_s(vm) * NS);
@@ -120,7 +137,7 @@ struct json_object *scheduler_to_json(const struct vm *vm)
 
 static void run_note(struct vm *vm, const char *outcome, const char *detail)
 {
-	struct schedule_past *p = &vm->schedule_past;
+	struct schedule_past *p = vm->schedule_past;
 
 	p->run_s = clock_s(CLOCK_REALTIME);
 	snprintf(p->outcome, sizeof(p->outcome), "%s", outcome);
@@ -135,7 +152,7 @@ static void note_skipped(struct vm *vm, const char *reason, const char *detail)
 	struct json_object *data;
 
 	/* A VM is off for months, perhaps: that is told once. */
-	if (!strcmp(reason, "off") && !strcmp(vm->schedule_past.detail, detail)) {
+	if (!strcmp(reason, "off") && !strcmp(vm->schedule_past->detail, detail)) {
 		run_note(vm, "skipped", detail);
 		return;
 	}
@@ -310,7 +327,7 @@ static void list_fetched(void *opaque, int r, const struct snapshots *s, const s
 		return;
 	}
 	if (r == -EBUSY) /* somebody was faster: when that is done */
-		vm->schedule_past.last_s -= vm->schedule->plan.every_s;
+		vm->schedule_past->last_s -= vm->schedule->plan.every_s;
 	else
 		note_skipped(vm, "failed", e->msg);
 	run_end(vm);
@@ -364,7 +381,7 @@ static void schedule_run(struct vm *vm)
 	s->waits = vm_check_claim(vm, VM_CLAIM_SNAPSHOTS, "take a snapshot", NULL) < 0;
 	if (s->waits)
 		return;
-	vm->schedule_past.last_s = schedule_slot(&s->plan, clock_s(CLOCK_REALTIME));
+	vm->schedule_past->last_s = schedule_slot(&s->plan, clock_s(CLOCK_REALTIME));
 	if (vm_state_check(vm->def->name, vm->state, VM_ASK_SNAPSHOT, NULL) < 0 ||
 		!vm_state_is_active(vm->state)) {
 		snprintf(detail, sizeof(detail), "the VM is %s", vm_state_name(vm->state));
@@ -381,7 +398,7 @@ static void look_at(struct vm *vm, int64_t now)
 
 	if (!s || s->working)
 		return;
-	switch (schedule_due(&s->plan, vm->schedule_past.last_s, now)) {
+	switch (schedule_due(&s->plan, vm->schedule_past->last_s, now)) {
 	case SCHEDULE_NOT_YET:
 		s->waits = false;
 		break;
@@ -391,7 +408,7 @@ static void look_at(struct vm *vm, int64_t now)
 	case SCHEDULE_ANEW:
 		log_warn("schedule", "VM '%s': the clock went back; its schedule begins anew",
 			vm->def->name);
-		vm->schedule_past.last_s = schedule_slot(&s->plan, now);
+		vm->schedule_past->last_s = schedule_slot(&s->plan, now);
 		vm_save(vm);
 		break;
 	}
@@ -405,15 +422,6 @@ static void schedule_hold(struct scheduler *s)
 	log_warn("schedule",
 		"the clock went forward by more than was seen; no automatic snapshot is "
 		"deleted for an hour");
-}
-
-static void timer_set(struct scheduler *s, int64_t at_s)
-{
-	struct itimerspec when = {.it_value.tv_sec = at_s};
-
-	/* CANCEL_ON_SET: also when somebody sets the clock. */
-	if (timerfd_settime(s->fd, TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET, &when, NULL) < 0)
-		log_error("schedule", "timer: %s", strerror(errno));
 }
 
 static void timer_arm(struct scheduler *s, int64_t now)
@@ -451,12 +459,6 @@ static void timer_ready(void *opaque, unsigned revents)
 	timer_arm(s, now);
 }
 
-void scheduler_soon(struct scheduler *s)
-{
-	if (s)
-		timer_set(s, 1);
-}
-
 /* ---- changes ---- */
 
 int scheduler_keep(struct vm *vm, const struct schedule_plan *plan, struct store_work *w, struct err *e)
@@ -487,7 +489,7 @@ void scheduler_set(struct vm *vm, const struct schedule_plan *plan)
 	vm->schedule->plan = *plan;
 	/* The first one comes with the next interval. */
 	if (begins) {
-		vm->schedule_past = (struct schedule_past){
+		*vm->schedule_past = (struct schedule_past){
 			.last_s = schedule_slot(plan, clock_s(CLOCK_REALTIME))};
 		vm_save(vm);
 	}
@@ -498,7 +500,7 @@ void scheduler_remove(struct vm *vm)
 {
 	free(vm->schedule);
 	vm->schedule = NULL;
-	vm->schedule_past = (struct schedule_past){0};
+	*vm->schedule_past = (struct schedule_past){0};
 	vm_save(vm);
 }
 
@@ -508,7 +510,7 @@ static void plan_load(struct scheduler *s, struct vm *vm, int64_t now)
 {
 	CLEANUP_JS struct json_object *o =
 		store_load_vm_file(s->host->store, vm->def->name, SCHEDULE_FILE);
-	struct schedule_past *past = &vm->schedule_past;
+	struct schedule_past *past = vm->schedule_past;
 	struct schedule_plan plan;
 	struct err e;
 
@@ -561,3 +563,37 @@ void scheduler_free(struct scheduler *s)
 		close(s->fd);
 	free(s);
 }
+
+/* ---- as an observer ---- */
+
+static void scheduler_state_put(const struct vm *vm, struct json_object *state)
+{
+	if (vm->schedule)
+		js_put(state, "schedule", schedule_past_to_json(vm->schedule_past));
+}
+
+static void scheduler_state_load(struct vm *vm, struct json_object *state)
+{
+	schedule_past_load(vm->schedule_past, js_get(state, "schedule"));
+}
+
+static void scheduler_added(struct vm *vm)
+{
+	vm->schedule_past = calloc(1, sizeof(*vm->schedule_past));
+	if (!vm->schedule_past)
+		abort();
+}
+
+static void scheduler_removed(struct vm *vm)
+{
+	free(vm->schedule);
+	free(vm->schedule_past);
+}
+
+static void scheduler_on_job_concluded(struct vm_host *host)
+{
+	scheduler_soon(host->scheduler);
+}
+
+const struct vm_observer scheduler_observer = { .added = scheduler_added, .removed = scheduler_removed,
+	.state_put = scheduler_state_put, .state_load = scheduler_state_load, .job_concluded = scheduler_on_job_concluded };

@@ -20,6 +20,9 @@ struct snapshots;
 struct store_work;
 struct vm;
 struct vm_host;
+struct vm_observer;
+
+extern const struct vm_observer scheduler_observer;
 
 #define SCHEDULE_FILE "schedule.json"
 
@@ -51,13 +54,8 @@ void scheduler_set(struct vm *vm, const struct schedule_plan *plan);
 void scheduler_victims(const struct schedule_plan *p, const struct snapshots *s, bool with_next, bool *victims);
 /* Its snapshots stay. */
 void scheduler_remove(struct vm *vm);
-/* Something has changed that a run may have waited for. s: NULL allowed. */
-void scheduler_soon(struct scheduler *s);
 
 /* What a client sees of a VM's schedule. The caller puts it. */
 struct json_object *scheduler_to_json(const struct vm *vm);
-struct json_object *schedule_past_to_json(const struct schedule_past *p);
-/* o: NULL allowed. */
-void schedule_past_load(struct schedule_past *p, struct json_object *o);
 
 #endif

@@ -3,6 +3,7 @@
 #include "api/jobs/save.h"
 #include "api/policy/host_shutdown.h"
 #include "api/policy/policy.h"
+#include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
@@ -38,7 +39,7 @@ void shutdown_plan_default(const struct vm *vm, struct shutdown_plan *p)
 
 static void shutdown_tell(struct vm *vm, const char *what, const char *detail)
 {
-	const struct shutdown_plan *p = &vm->shutdown.plan;
+	const struct shutdown_plan *p = &vm->shutdown->plan;
 	struct json_object *data = json_object_new_object();
 
 	js_put_str(data, "what", what);
@@ -52,12 +53,19 @@ static void shutdown_tell(struct vm *vm, const char *what, const char *detail)
 	vm_emit(vm, EVENT_SHUTDOWN_PLAN, data);
 }
 
+static void shutdown_forget(struct vm *vm)
+{
+	vm->shutdown->stage = SHUTDOWN_NONE;
+	if (vm->shutdown->timer)
+		loop_timer_disarm(vm->shutdown->timer);
+}
+
 static void timer_fire(void *opaque);
 
 /* At the earliest of what is due, and not too late to see that the clock was set. */
 static void timer_arm(struct vm *vm)
 {
-	struct shutdown *s = &vm->shutdown;
+	struct shutdown *s = vm->shutdown;
 	int64_t now = (int64_t)clock_realtime_ns(), at = s->stage == SHUTDOWN_BEGUN ? s->due_s : s->plan.at_s;
 
 	if (s->stage == SHUTDOWN_PLANNED && s->warn_s && s->warn_s < at)
@@ -82,7 +90,7 @@ static void guest_warned(void *opaque, int r, const struct vm_answer *a, const s
 
 static void guest_warn(struct vm *vm)
 {
-	const struct shutdown_plan *p = &vm->shutdown.plan;
+	const struct shutdown_plan *p = &vm->shutdown->plan;
 	struct vm_agent body = { .errand = VM_AGENT_TELL };
 	long long left = MAX((long long)(p->at_s - now_s()), 0);
 	bool minutes = left >= 120;
@@ -122,10 +130,10 @@ static void overdue_save(struct vm *vm)
 
 static void shutdown_overdue(struct vm *vm)
 {
-	uint8_t then = vm->shutdown.plan.then;
+	uint8_t then = vm->shutdown->plan.then;
 
 	log_warn("shutdown", "VM '%s' has not shut down within %u s: %s", vm->def->name,
-		vm->shutdown.plan.deadline_s, thens[then]);
+		vm->shutdown->plan.deadline_s, thens[then]);
 	shutdown_tell(vm, "overdue", NULL);
 	shutdown_forget(vm);
 	vm_save(vm);
@@ -148,7 +156,7 @@ struct begun {
 static void guest_asked(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct begun b = *(struct begun *)opaque;
-	struct shutdown *s = &b.vm->shutdown;
+	struct shutdown *s = b.vm->shutdown;
 
 	(void)a;
 	free(opaque);
@@ -177,12 +185,12 @@ void shutdown_begin(struct vm *vm, const struct shutdown_plan *p,
 		abort();
 	*b = (struct begun){ vm, done, opaque };
 	shutdown_forget(vm);
-	vm->shutdown.plan = *p;
+	vm->shutdown->plan = *p;
 	vm_set(vm, VM_FACT_REBOOTS, p->reboot); /* before the button: the guest may be off at once */
 	vm_set(vm, VM_FACT_OFF_ASKED, !p->reboot);
 	if (!p->reboot && (p->then != DEFINITION_LEAVE || host_shutdown_waits_for(vm))) {
-		vm->shutdown.stage = SHUTDOWN_BEGUN;
-		vm->shutdown.due_s = ((int64_t)clock_realtime_ns() + NS - 1) / NS + p->deadline_s; /* never sooner than was said */
+		vm->shutdown->stage = SHUTDOWN_BEGUN;
+		vm->shutdown->due_s = ((int64_t)clock_realtime_ns() + NS - 1) / NS + p->deadline_s; /* never sooner than was said */
 		timer_arm(vm);
 	}
 	if (p->agent)
@@ -196,7 +204,7 @@ void shutdown_begin(struct vm *vm, const struct shutdown_plan *p,
 
 static void planned_begin(struct vm *vm)
 {
-	struct shutdown_plan p = vm->shutdown.plan;
+	struct shutdown_plan p = vm->shutdown->plan;
 
 	if (vm->proc && vm_state_is_active(vm->state) && vm->state != VM_PRESERVED) {
 		shutdown_begin(vm, &p, NULL, NULL);
@@ -209,7 +217,7 @@ static void planned_begin(struct vm *vm)
 static void timer_fire(void *opaque)
 {
 	struct vm *vm = opaque;
-	struct shutdown *s = &vm->shutdown;
+	struct shutdown *s = vm->shutdown;
 	int64_t now = now_s();
 
 	if (s->stage == SHUTDOWN_BEGUN && now >= s->due_s) {
@@ -230,7 +238,7 @@ static void timer_fire(void *opaque)
 
 void shutdown_plan(struct vm *vm, const struct shutdown_plan *p)
 {
-	struct shutdown *s = &vm->shutdown;
+	struct shutdown *s = vm->shutdown;
 
 	s->stage = SHUTDOWN_PLANNED;
 	s->plan = *p;
@@ -243,7 +251,7 @@ void shutdown_plan(struct vm *vm, const struct shutdown_plan *p)
 
 int shutdown_cancel(struct vm *vm, struct err *e)
 {
-	if (vm->shutdown.stage == SHUTDOWN_NONE)
+	if (vm->shutdown->stage == SHUTDOWN_NONE)
 		return err_set(e, -ENOENT, ERR_NOT_FOUND,
 			"VM '%.200s' has no shutdown planned, and no deadline runs", vm->def->name);
 	shutdown_tell(vm, "cancelled", NULL);
@@ -252,18 +260,11 @@ int shutdown_cancel(struct vm *vm, struct err *e)
 	return 0;
 }
 
-void shutdown_forget(struct vm *vm)
-{
-	vm->shutdown.stage = SHUTDOWN_NONE;
-	if (vm->shutdown.timer)
-		loop_timer_disarm(vm->shutdown.timer);
-}
-
 /* ---- as JSON ---- */
 
 void shutdown_put(const struct vm *vm, struct json_object *o)
 {
-	const struct shutdown *s = &vm->shutdown;
+	const struct shutdown *s = vm->shutdown;
 
 	if (s->stage == SHUTDOWN_NONE)
 		return;
@@ -275,9 +276,9 @@ void shutdown_put(const struct vm *vm, struct json_object *o)
 		js_put_str(o, "shutdown-then", thens[s->plan.then]);
 }
 
-struct json_object *shutdown_to_json(const struct vm *vm)
+static struct json_object *shutdown_to_json(const struct vm *vm)
 {
-	const struct shutdown *s = &vm->shutdown;
+	const struct shutdown *s = vm->shutdown;
 	struct json_object *o;
 
 	if (s->stage == SHUTDOWN_NONE)
@@ -294,9 +295,10 @@ struct json_object *shutdown_to_json(const struct vm *vm)
 	return o;
 }
 
-void shutdown_load(struct vm *vm, struct json_object *o)
+static void shutdown_load(struct vm *vm, struct json_object *state)
 {
-	struct shutdown *s = &vm->shutdown;
+	struct json_object *o = js_get(state, "shutdown");
+	struct shutdown *s = vm->shutdown;
 	int64_t deadline = js_get_int(o, "deadline_s", 0);
 	const char *message = js_get_str(o, "message"), *word = js_get_str(o, "then");
 	size_t then = 0;
@@ -315,7 +317,7 @@ void shutdown_load(struct vm *vm, struct json_object *o)
 
 void shutdown_take_up(struct vm *vm)
 {
-	struct shutdown *s = &vm->shutdown;
+	struct shutdown *s = vm->shutdown;
 
 	if (s->stage == SHUTDOWN_NONE)
 		return;
@@ -326,3 +328,37 @@ void shutdown_take_up(struct vm *vm)
 	s->warn_s = policy_next_warning(s->plan.at_s, now_s());
 	timer_arm(vm);
 }
+
+/* ---- as an observer ---- */
+
+static void shutdown_state_put(const struct vm *vm, struct json_object *state)
+{
+	struct json_object *o = shutdown_to_json(vm);
+
+	if (o)
+		js_put(state, "shutdown", o);
+}
+
+/* A reset ends a deadline unless the host's shutdown waits for the VM. */
+static void shutdown_on_state_change(struct vm *vm, enum vm_trigger t)
+{
+	if (!vm_state_is_active(vm->state) ||
+		(t == VM_ASK_RESET && vm->shutdown->stage == SHUTDOWN_BEGUN && !host_shutdown_waits_for(vm)))
+		shutdown_forget(vm);
+}
+
+static void shutdown_added(struct vm *vm)
+{
+	vm->shutdown = calloc(1, sizeof(*vm->shutdown));
+	if (!vm->shutdown)
+		abort();
+}
+
+static void shutdown_removed(struct vm *vm)
+{
+	loop_timer_free(vm->shutdown->timer);
+	free(vm->shutdown);
+}
+
+const struct vm_observer shutdown_observer = { .added = shutdown_added, .removed = shutdown_removed,
+	.state_put = shutdown_state_put, .state_load = shutdown_load, .state_changed = shutdown_on_state_change };

@@ -8,10 +8,12 @@
 
 #define SHUTDOWN_MESSAGE_MAX 160
 
-struct call;
 struct json_object;
 struct loop_timer;
 struct vm;
+struct vm_observer;
+
+extern const struct vm_observer shutdown_observer;
 
 struct shutdown_plan {
 	bool reboot;
@@ -39,15 +41,9 @@ void shutdown_begin(struct vm *vm, const struct shutdown_plan *p,
 void shutdown_plan(struct vm *vm, const struct shutdown_plan *p);
 /* -ENOENT: nothing is planned, and no deadline runs. */
 int shutdown_cancel(struct vm *vm, struct err *e);
-/* It is off, or was reset: neither plan nor deadline matter any more. */
-void shutdown_forget(struct vm *vm);
 
 /* Part of what clients see of a VM. */
 void shutdown_put(const struct vm *vm, struct json_object *o);
-/* Part of the VM's state; NULL: nothing to keep. The caller puts it. */
-struct json_object *shutdown_to_json(const struct vm *vm);
-/* o: NULL allowed. */
-void shutdown_load(struct vm *vm, struct json_object *o);
 /* The loop runs soon: goes on with what an earlier daemon had. */
 void shutdown_take_up(struct vm *vm);
 

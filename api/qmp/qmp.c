@@ -2,6 +2,7 @@
 #include "api/qmp/qmp.h"
 #include "api/jobs/job.h"
 #include "api/qmp/qmp_dump.h"
+#include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_socket.h"
 #include "api/wire/conn.h"
@@ -70,7 +71,7 @@ static void open_or_log(struct vm *vm)
 		log_warn("qmp", "VM '%s' has no socket of its own: %s", vm->def->name, e.msg);
 }
 
-void qmp_on_state_change(struct vm *vm)
+static void qmp_on_state_change(struct vm *vm)
 {
 	bool active = vm_state_is_active(vm->state);
 
@@ -174,3 +175,5 @@ void qmp_emit(struct vm_host *host, enum event_id id, const char *name, struct j
 	listener_broadcast(vm->qmp->listener, out);
 	json_object_put(out);
 }
+
+const struct vm_observer qmp_observer = { .state_told = qmp_on_state_change };

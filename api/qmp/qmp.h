@@ -16,14 +16,15 @@ struct qmp_fds;
 struct vm;
 struct vm_answer;
 struct vm_host;
+struct vm_observer;
 
 /* Makes the folder; removes what an earlier daemon left; opens the sockets of all VMs that run.
  * Returns 0; -errno with a sentence. */
 int qmp_open_all(struct vm_host *host, struct err *e);
 /* Close all sockets at the daemon's end. */
 void qmp_close_all(struct vm_host *host);
-/* Open or close the VM's socket after a change of its state. Failures go to the log. */
-void qmp_on_state_change(struct vm *vm);
+/* Opens a VM's socket when its process runs and closes it when the VM is off. Failures go to the log. */
+extern const struct vm_observer qmp_observer;
 /* Send a daemon's event to the clients of the VM's socket if QEMU has such an event. Borrows o. */
 void qmp_emit(struct vm_host *host, enum event_id id, const char *vm, struct json_object *o);
 

@@ -1,10 +1,8 @@
 #include "api/vm/vm.h"
 #include "api/access/open_as.h"
-#include "api/jobs/offline_process.h"
-#include "api/net/forwards.h"
-#include "api/policy/host_shutdown.h"
-#include "api/qmp/qmp.h"
 #include "api/store/store.h"
+#include "api/vm/observer.h"
+#include "api/vm/offline_process.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -87,6 +85,7 @@ int vm_add(struct vm_host *host, struct definition *def, struct vm **ret_vm)
 	memmove(&host->vms[i + 1], &host->vms[i], (host->nvms - i) * sizeof(*host->vms));
 	host->vms[i] = vm;
 	host->nvms++;
+	vm_notify(vm, added);
 	*ret_vm = vm;
 	return 0;
 }
@@ -94,6 +93,11 @@ int vm_add(struct vm_host *host, struct definition *def, struct vm **ret_vm)
 const struct definition *vm_live(const struct vm *vm)
 {
 	return vm->live ? vm->live : vm->def;
+}
+
+bool vm_sleeps(const struct vm *vm)
+{
+	return (vm->state == VM_PAUSED || vm->state == VM_SAVED) && !strcmp(vm->reason, VM_ASLEEP);
 }
 
 bool vm_is_pending(const struct vm *vm)
@@ -109,17 +113,13 @@ bool vm_is_pending(const struct vm *vm)
 
 static void vm_free(struct vm *vm)
 {
-	forwards_free(vm);
+	vm_notify(vm, removed);
 	open_as_free(vm->start.opener);
 	offline_free(vm->offline);
 	if (vm->start.opts.state_fd >= 0)
 		close(vm->start.opts.state_fd);
 	vm_process_free(vm->proc);
 	loop_timer_free(vm->agent.timer);
-	loop_timer_free(vm->restart.timer);
-	loop_timer_free(vm->shutdown.timer);
-	idle_free(vm);
-	free(vm->schedule);
 	definition_free(vm->live);
 	definition_free(vm->def);
 	free(vm);
@@ -175,17 +175,12 @@ void vm_save(struct vm *vm)
 	js_put_uint(o, "run", vm->run - (vm->start.kind == VM_OP_START));
 	js_put_uint(o, "since_ns", vm->since_ns);
 	js_put_bool(o, "saved_paused", vm_has(vm, VM_FACT_SAVED_PAUSED));
-	if (vm->schedule)
-		js_put(o, "schedule", schedule_past_to_json(&vm->schedule_past));
-	if (vm->restart.tries.n)
-		js_put(o, "restart", restart_to_json(vm));
-	if (vm->shutdown.stage != SHUTDOWN_NONE)
-		js_put(o, "shutdown", shutdown_to_json(vm));
+	vm_notify(vm, state_put, o);
 	if (vm_has(vm, VM_FACT_OFF_ASKED))
 		js_put_bool(o, "off_asked", true);
 	if (vm_has(vm, VM_FACT_REBOOTS))
 		js_put_bool(o, "rebooting", true);
-	if (vm->idle.falling)
+	if (vm_has(vm, VM_FACT_FALLS_ASLEEP))
 		js_put_bool(o, "falling_asleep", true);
 	store_save_state(vm->host->store, vm->def->name, o);
 	json_object_put(o);
@@ -209,12 +204,10 @@ void vm_load_state(struct vm *vm, struct json_object *o)
 	vm->run = (uint64_t)js_get_int(o, "run", 0);
 	vm->since_ns = (uint64_t)js_get_int(o, "since_ns", 0);
 	vm_set(vm, VM_FACT_SAVED_PAUSED, js_get_bool(o, "saved_paused", false));
-	schedule_past_load(&vm->schedule_past, js_get(o, "schedule"));
-	restart_load(vm, js_get(o, "restart"));
-	shutdown_load(vm, js_get(o, "shutdown"));
+	vm_notify(vm, state_load, o);
 	vm_set(vm, VM_FACT_OFF_ASKED, js_get_bool(o, "off_asked", false));
 	vm_set(vm, VM_FACT_REBOOTS, js_get_bool(o, "rebooting", false));
-	vm->idle.falling = js_get_bool(o, "falling_asleep", false);
+	vm_set(vm, VM_FACT_FALLS_ASLEEP, js_get_bool(o, "falling_asleep", false));
 }
 
 static void emit_shutdown(struct vm *vm, bool guest, const char *reason)
@@ -275,7 +268,7 @@ void vm_say_reason(struct vm *vm, const char *reason, const char *detail)
 	snprintf(vm->reason, sizeof(vm->reason), "%s", reason);
 	snprintf(vm->detail, sizeof(vm->detail), "%s", detail);
 	vm_save(vm);
-	forwards_on_state_change(vm);
+	vm_notify(vm, state_saved);
 	vm_emit_change(vm, vm->state);
 }
 
@@ -297,15 +290,12 @@ void vm_move(struct vm *vm, enum vm_trigger t, const char *reason, const char *d
 		vm_set(vm, VM_FACT_OFF_ASKED, true);
 	if (!vm_state_is_active(vm->state))
 		vm->id = -1;
-	if (!vm_state_is_active(vm->state) ||
-		(t == VM_ASK_RESET && vm->shutdown.stage == SHUTDOWN_BEGUN && !host_shutdown_waits_for(vm)))
-		shutdown_forget(vm);
+	vm_notify(vm, state_changed, t);
 	log_info("state", "VM '%s': %s (%s)%s%s", vm->def->name, vm_state_name(vm->state),
 		vm->reason, vm->detail[0] ? ": " : "", vm->detail);
 	vm_save(vm);
-	idle_on_state_change(vm);
-	forwards_on_state_change(vm);
+	vm_notify(vm, state_saved);
 	emit_qmp(vm, row->event);
 	vm_emit_change(vm, from);
-	qmp_on_state_change(vm);
+	vm_notify(vm, state_told);
 }

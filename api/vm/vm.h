@@ -4,11 +4,6 @@
 #define CAIRN_API_VM_VM_H
 
 #include "api/definition/definition.h"
-#include "api/jobs/dump.h"
-#include "api/policy/idle.h"
-#include "api/policy/restart.h"
-#include "api/policy/scheduler.h"
-#include "api/policy/shutdown.h"
 #include "api/schema/vm_state.h"
 #include "api/vm/operation.h"
 #include "api/vm/vm_host.h"
@@ -16,14 +11,28 @@
 #include "vmm/vm_msg.h"
 
 struct call;
+struct dump_state;
 struct forwards;
-struct offline_process;
+struct idle;
 struct job;
 struct json_object;
 struct loop_timer;
+struct offline_process;
 struct open_as;
 struct qmp;
+struct restart;
+struct schedule;
+struct schedule_past;
+struct shutdown;
 struct vm_process;
+
+/* Files of the managed save in the VM's folder (api/jobs/save.h). */
+#define SAVE_MANAGED "managed.save"
+#define SAVE_MANAGED_TMP "managed.save.tmp"
+#define SAVE_MANAGED_USED "managed.save.used"
+/* Reasons of a VM that sleeps because it was idle, and of one that was woken. */
+#define VM_ASLEEP "idle"
+#define VM_WOKEN "woken"
 
 #define VM_TEMPLATE_FILE "template.json" /* it is one */
 
@@ -36,6 +45,7 @@ struct vm_start_opts {
 	bool again;	 /* by itself, after an end */
 	bool forked;	 /* state_fd is another VM's, for clones of it (api/jobs/fork.h) */
 	bool hint_hostname; /* forked: the guest is told its name, if it has an agent */
+	const char *woken_by; /* with a state: detail of a VM that a client woke; borrowed. NULL or "": nobody did */
 	int state_fd;	 /* taken; a saved state to go on from; -1: none (a managed save is, by itself) */
 	/* NULL: nobody waits. From the loop or at once; the VM may have ended again. */
 	void (*done)(void *opaque, int r, const struct err *e);
@@ -63,6 +73,7 @@ enum vm_fact {
 	VM_FACT_RUN_MISSED = 1 << 6,   /* an earlier daemon started it and ended before it kept that */
 	VM_FACT_ENDED_UNSEEN = 1 << 7, /* it ended while no daemon ran: its policy is still to be applied */
 	VM_FACT_DUMP_DUE = 1 << 8,     /* dump its memory, by policy, when its job is over */
+	VM_FACT_FALLS_ASLEEP = 1 << 10, /* it is being suspended or saved because it is idle. Part of the state file */
 	VM_FACT_CRASH_DUMPED = 1 << 9, /* its memory is dumped, and its process is told to end */
 };
 
@@ -92,19 +103,24 @@ struct vm {
 	unsigned facts;		 /* mask of enum vm_fact */
 	struct vm_operation operation; /* the owner's */
 	struct vm_start_op start;
+	struct {
+		unsigned phase; /* VM_PHASE_NONE: none */
+		const char *reason, *detail; /* borrowed; detail NULL: as the process says */
+	} asked; /* a phase that the daemon itself asked the process for */
 	struct vm_stop_op stop;
-	struct qmp *qmp;	 /* its own socket; NULL: it has none */
-	struct schedule *schedule; /* NULL: none */
-	struct schedule_past schedule_past;
 	struct offline_process *offline;	 /* a process that works on its disks while it is off; NULL: none */
 	struct vm_agent_port agent;
 	struct {
 		struct ratelimit reset, panicked, watchdog, io_error, needs_reset, agent;
 	} event_limits; /* what a guest can have told as often as it likes */
-	struct dump_state dump;	 /* the last one of its memory */
-	struct restart restart;
-	struct shutdown shutdown;
-	struct idle idle;
+	/* Parts of observers (api/vm/observer.h), which allocate and free them. */
+	struct qmp *qmp; /* its own socket; NULL: it has none */
+	struct schedule *schedule; /* NULL: none */
+	struct schedule_past *schedule_past;
+	struct dump_state *dump; /* the last one of its memory */
+	struct restart *restart;
+	struct shutdown *shutdown;
+	struct idle *idle;
 	struct forwards *forwards; /* sockets that it is woken by; NULL: none yet */
 };
 
@@ -156,6 +172,8 @@ struct vm_defined {
 
 /* What its process has; of one that was redefined before this daemon began: what it would have. */
 const struct definition *vm_live(const struct vm *vm);
+/* Whether it sleeps, suspended or saved, because it was idle. */
+bool vm_sleeps(const struct vm *vm);
 /* It runs, and its next start will use another definition. */
 bool vm_is_pending(const struct vm *vm);
 

@@ -17,6 +17,7 @@ struct server;
 struct store;
 struct usernet;
 struct vm;
+struct vm_observer;
 
 struct vm_host {
 	struct loop *loop;
@@ -25,6 +26,7 @@ struct vm_host {
 	struct permissions permissions;
 	struct event_sink sink;	  /* takes every event */
 	struct event_log *events; /* NULL until it is open */
+	const struct vm_observer *const *observers; /* in the order of calls; the last is NULL. NULL: none */
 	struct server *server;	  /* NULL until it listens */
 	int run_dir_fd;
 	int log_level; /* handed to VM processes */
@@ -32,6 +34,7 @@ struct vm_host {
 	struct vm **vms; /* sorted by name */
 	size_t nvms, vms_cap;
 	int next_id;		/* of running VMs, as virsh shows them */
+	bool new_boot;		/* the host has booted since the last daemon: that ended what ran then */
 	unsigned adopting;	/* VM processes that have not answered yet */
 	struct vm *starts_wait; /* for a start under way to end; linked by vm->start.next */
 	/* Owned by the folders above, which find them here. vm/ uses none of them. */

@@ -1,10 +1,7 @@
 /* What a VM's process reports and what follows from it. */
 #include "api/vm/vm_life.h"
-#include "api/jobs/job.h"
-#include "api/jobs/save.h"
-#include "api/net/forwards.h"
-#include "api/policy/host_shutdown.h"
 #include "api/schema/call.h"
+#include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_socket.h"
 #include "api/wire/json.h"
@@ -152,17 +149,15 @@ static void phase_event(struct vm *vm, const struct vm_event *ev)
 {
 	static const enum vm_trigger triggers[] = { [VM_PHASE_PAUSED] = VM_SAW_PAUSED,
 		[VM_PHASE_RUNNING] = VM_SAW_RUNNING, [VM_PHASE_CRASHED] = VM_SAW_PRESERVED };
-	const char *idle = idle_reason(vm, ev);
+	bool ours = ev->reason == VM_REASON_USER && vm->asked.reason && ev->phase == vm->asked.phase;
 
 	/* Until the start is answered the reply says how it went. */
 	if (vm->start.kind == VM_OP_START || ev->phase < VM_PHASE_PAUSED || ev->phase > VM_PHASE_CRASHED)
 		return;
-	if (ev->phase == VM_PHASE_RUNNING ||
-		(ev->phase == VM_PHASE_PAUSED && ev->reason != VM_REASON_SAVING))
-		save_runs_on(vm);
-	vm_move(vm, triggers[ev->phase], idle ? idle : vm_reason_name(ev->reason),
-		idle && ev->phase == VM_PHASE_RUNNING ? vm->idle.by : ev->detail, ev->value);
-	dump_by_policy(vm);
+	vm_notify(vm, phase_seen, ev);
+	vm_move(vm, triggers[ev->phase], ours ? vm->asked.reason : vm_reason_name(ev->reason),
+		ours && vm->asked.detail ? vm->asked.detail : ev->detail, ev->value);
+	vm_notify(vm, phase_known);
 }
 
 void vm_emit_recovered(struct vm *vm, const struct vm_event *ev)
@@ -212,8 +207,7 @@ static void life_event(void *opaque, const struct vm_event *ev)
 		emit_io_error(vm, ev);
 		break;
 	case VM_EVENT_PROGRESS:
-		if (vm->operation.job && ev->value >= 0 && ev->total >= ev->value)
-			job_progress_bytes(vm->operation.job, (uint64_t)ev->value, (uint64_t)ev->total);
+		vm_notify(vm, progress, ev);
 		break;
 	case VM_EVENT_RESET_DELAYED:
 		emit_reset_delayed(vm, ev);
@@ -281,7 +275,7 @@ void vm_ended(struct vm *vm, const struct vm_process_end *end)
 	vm->exit.status = end->status_known && !end->signaled ? end->status : -1;
 	vm->exit.signal = end->status_known && end->signaled ? end->status : 0;
 	if (end->said && ev->reason == VM_REASON_SAVED)
-		save_ended(vm);
+		vm_notify(vm, process_saved);
 	else if (vm_is_stopping(vm))
 		vm_move(vm, VM_ASK_DESTROY, "destroyed", NULL, 0);
 	else if (vm_has(vm, VM_FACT_CRASH_DUMPED))
@@ -309,23 +303,6 @@ void vm_answer_gone(struct vm *vm, const struct err *e)
 	}
 }
 
-/* ---- policies ---- */
-
-void vm_policies_apply(struct vm *vm, bool rebooting)
-{
-	static const struct vm_start_opts plainly = { .state_fd = -1 };
-	bool shutdown = vm->state == VM_SHUT_OFF && !strcmp(vm->reason, "shutdown"),
-	     reset = vm->state == VM_SHUT_OFF && !strcmp(vm->reason, "guest reset");
-
-	if (rebooting && (shutdown || reset))
-		vm_start(vm, &plainly);
-	else if (vm->state == VM_CRASHED && (vm->def->on_crash == VM_ACTION_RESTART ||
-						    vm->def->on_crash == VM_ACTION_COREDUMP_RESTART))
-		restart_want(vm);
-	else if (shutdown && !vm_has(vm, VM_FACT_OFF_ASKED) && vm->def->on_poweroff == VM_ACTION_RESTART)
-		restart_want(vm);
-}
-
 void vm_when_gone(struct vm *vm, void (*gone)(struct vm *v, void *opaque), void *opaque)
 {
 	vm->stop.when_gone = gone;
@@ -342,13 +319,13 @@ static void life_ended(void *opaque, const struct vm_process_end *end)
 	definition_free(vm->live);
 	vm->live = NULL;
 	vm_socket_remove(vm->host->run_dir_fd, vm->def->name);
-	forwards_ended(vm);
+	vm_notify(vm, process_gone);
 	if (was_active)
 		vm_ended(vm, end);
 	vm->agent.now = vm->agent.told = VM_AGENT_NONE;
 	vm->stop.kind = VM_OP_NONE;
 	vm_set(vm, VM_FACT_REBOOTS | VM_FACT_CRASH_DUMPED | VM_FACT_DUMP_DUE, false);
-	save_gone(vm);
+	vm_notify(vm, run_ended);
 	vm_answer_gone(vm, NULL);
 	if (vm->stop.when_gone) {
 		void (*gone)(struct vm *v, void *o) = vm->stop.when_gone;
@@ -356,10 +333,7 @@ static void life_ended(void *opaque, const struct vm_process_end *end)
 		vm->stop.when_gone = NULL;
 		gone(vm, vm->stop.when_gone_opaque);
 	}
-	if (vm->operation.kind != VM_OP_SAVE_KEPT) /* else its state is being kept, and save.c tells */
-		host_shutdown_vm_over(vm, vm->reason);
-	if (was_active && !vm->operation.job)
-		vm_policies_apply(vm, rebooting);
+	vm_notify(vm, run_over, was_active, rebooting);
 }
 
 const struct vm_process_ops vm_life_ops = { .event = life_event, .gone = life_ended };

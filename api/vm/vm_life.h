@@ -14,8 +14,6 @@ extern const struct vm_process_ops vm_life_ops;
 
 /* How a process ended, as state and reason; also for one that ended unseen. */
 void vm_ended(struct vm *vm, const struct vm_process_end *end);
-/* It has ended: what its on_crash and on_poweroff want. rebooting: that was asked for. */
-void vm_policies_apply(struct vm *vm, bool rebooting);
 /* VM_EVENT_SNAPSHOT_RECOVERED as the daemon's event. */
 void vm_emit_recovered(struct vm *vm, const struct vm_event *ev);
 /* Answers all calls that wait for the process to be gone. e: NULL for success. */

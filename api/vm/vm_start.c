@@ -2,16 +2,11 @@
 #include "api/vm/vm.h"
 #include "api/access/open_as.h"
 #include "api/definition/vm_config.h"
-#include "api/jobs/job.h"
-#include "api/jobs/offline_process.h"
-#include "api/jobs/save.h"
-#include "api/net/forwards.h"
-#include "api/net/tap.h"
-#include "api/policy/autostart.h"
-#include "api/policy/host_shutdown.h"
 #include "api/schema/call.h"
 #include "api/store/store.h"
 #include "api/vm/image_users.h"
+#include "api/vm/observer.h"
+#include "api/vm/offline_process.h"
 #include "api/vm/vm_life.h"
 #include "api/wire/utf8.h"
 #include "base/cleanup.h"
@@ -218,21 +213,19 @@ static void start_failed(struct vm *vm, const struct err *e)
 	managed_release(vm, false);
 	run_forget(vm);
 	/* One that sleeps does so still, and is woken the next time. */
-	snprintf(vm->detail, sizeof(vm->detail), "%s%.350s", idle_sleeps(vm) ? "it could not be woken: " : "", e->msg);
-	if (!idle_sleeps(vm))
+	snprintf(vm->detail, sizeof(vm->detail), "%s%.350s", vm_sleeps(vm) ? "it could not be woken: " : "", e->msg);
+	if (!vm_sleeps(vm))
 		snprintf(vm->reason, sizeof(vm->reason), "failed");
 	vm_save(vm);
-	vm->idle.by[0] = 0;
-	if (!vm->proc)
-		forwards_processes_end(vm);
-	forwards_on_state_change(vm);
+	vm_notify(vm, start_failed);
 	start_answer(vm, -EREMOTEIO, e);
 }
 
 static void start_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct vm *vm = opaque;
-	const char *reason = vm->idle.by[0] ? IDLE_WOKEN : vm->start.from_state ? "restored" : "booted";
+	const char *by = vm->start.opts.woken_by && *vm->start.opts.woken_by ? vm->start.opts.woken_by : NULL;
+	const char *reason = by ? VM_WOKEN : vm->start.from_state ? "restored" : "booted";
 	struct err stopped;
 
 	(void)a;
@@ -256,9 +249,8 @@ static void start_done(void *opaque, int r, const struct vm_answer *a, const str
 	if (vm->start.opts.paused)
 		vm_move(vm, VM_ASK_START_PAUSED, vm->start.from_state ? reason : "user", NULL, 0);
 	else
-		vm_move(vm, VM_ASK_START, reason, vm->idle.by, 0);
-	vm->idle.by[0] = 0;
-	host_shutdown_vm_started(vm);
+		vm_move(vm, VM_ASK_START, reason, by, 0);
+	vm_notify(vm, started);
 	start_answer(vm, 0, NULL);
 }
 
@@ -337,9 +329,7 @@ static int start_with(struct vm *vm, struct config *c, struct err *e)
 	int r = disks_check_free(vm, c, e);
 
 	if (!r)
-		r = taps_add(c, vm->def, vm->host->paths->bridges_for_all, e);
-	if (!r)
-		r = forwards_start(vm, c, e);
+		r = vm_ask(vm, start_add, c, e);
 	if (!r)
 		r = state_add(vm, c, &hold, e);
 	if (!r && hold)
@@ -386,7 +376,7 @@ static void start_opened(void *opaque, int r, struct config *c, const struct err
 			config_done(c);
 		return;
 	}
-	vm->start.kind = r == -EADDRINUSE && forwards_start_waits(vm) ? VM_OP_START_WAITS : VM_OP_NONE;
+	vm->start.kind = r == -EADDRINUSE && vm_ask(vm, start_retries) ? VM_OP_START_WAITS : VM_OP_NONE;
 	if (vm_is_starting(vm))
 		return;
 	if (!r) {
@@ -425,7 +415,7 @@ static void start_now(struct vm *vm)
 
 	if (start_has_to_wait(vm))
 		return;
-	open_as_open(vm->host->loop, vm->def, forwards_are_held(vm) ? OPEN_AS_ALL : OPEN_AS_START, start_opened, vm, &o);
+	open_as_open(vm->host->loop, vm->def, vm_ask(vm, has_forwards) ? OPEN_AS_ALL : OPEN_AS_START, start_opened, vm, &o);
 	if (!o)
 		return; /* and vm may be no more, or waits for its managed save */
 	vm->start.opener = o;
@@ -480,7 +470,7 @@ void vm_start(struct vm *vm, const struct vm_start_opts *opts)
 	if (!r)
 		r = image_check_writable(vm, "start", &e);
 	if (!r)
-		r = forwards_check_free(vm, &e);
+		r = vm_ask(vm, start_check, &e);
 	if (!r)
 		r = check_stop(vm, &e);
 	if (!r)
@@ -494,8 +484,7 @@ void vm_start(struct vm *vm, const struct vm_start_opts *opts)
 	}
 	vm->start.opts = *opts;
 	vm_set(vm, VM_FACT_OFF_ASKED, false);
-	if (!opts->again)
-		restart_forget(vm);
+	vm_notify(vm, start_asked, opts);
 	if (waits)
 		vm->start.kind = VM_OP_START_WAITS;
 	else
@@ -530,11 +519,6 @@ void vm_destroy(struct vm *vm, struct call *call)
 	}
 	if (vm_is_stopping(vm))
 		return;
-	if (!vm->proc && restart_is_pending(vm)) { /* that is what is stopped */
-		restart_call_off(vm);
-		vm_answer_gone(vm, NULL);
-		return;
-	}
 	vm->stop.kind = VM_OP_STOP;
 	if (vm->start.kind == VM_OP_START) {
 		vm_process_kill(vm->proc);
@@ -550,9 +534,9 @@ static void taken_back(struct vm *vm, const struct vm_info *info)
 {
 	const char *reason = vm_reason_name(info->reason);
 
-	if (info->phase == VM_PHASE_PAUSED)
-		reason = idle_paused_reason(vm, reason);
-	save_taken_back(vm, info->phase == VM_PHASE_PAUSED && info->reason == VM_REASON_SAVING);
+	if (info->phase == VM_PHASE_PAUSED && info->reason == VM_REASON_USER && vm_has(vm, VM_FACT_FALLS_ASLEEP))
+		reason = VM_ASLEEP;
+	vm_notify(vm, adopted, info);
 	/* What we knew is kept where it says more than "running". */
 	if (info->phase == VM_PHASE_RUNNING && vm->state != VM_RUNNING &&
 		vm->state != VM_IN_SHUTDOWN)
@@ -566,7 +550,7 @@ static void taken_back(struct vm *vm, const struct vm_info *info)
 	if (vm->id < 0)
 		vm->id = ++vm->host->next_id;
 	vm->agent.now = vm->agent.told = info->agent <= VM_AGENT_ANSWERS ? info->agent : VM_AGENT_NONE;
-	dump_by_policy(vm);
+	vm_notify(vm, phase_known);
 	log_info("state", "VM '%s' taken back: pid %d, %s", vm->def->name,
 		(int)vm_process_pid(vm->proc), vm_state_name(vm->state));
 }
@@ -586,7 +570,7 @@ static void adopt_done(void *opaque, int r, const struct vm_answer *a, const str
 	if (r == 0 && a->info->phase == VM_PHASE_NONE) {
 		log_info("state", "VM '%s': a daemon ended before it told its process what to run",
 			vm->def->name);
-		save_not_used(vm);
+		vm_notify(vm, start_lost);
 		vm_process_kill(vm->proc);
 		return;
 	}
@@ -615,7 +599,7 @@ static void ended_unseen(struct vm *vm, int end_fd)
 	end.said = end_fd >= 0 && vm_process_read_end(end_fd, &end.event);
 	vm_ended(vm, &end);
 	if (!end.said)
-		snprintf(vm->detail, sizeof(vm->detail), "%s", autostart_is_new_boot(vm->host) ?
+		snprintf(vm->detail, sizeof(vm->detail), "%s", vm->host->new_boot ?
 			"the host went down while it ran" : "its process ended while no daemon ran");
 	vm_save(vm);
 	vm_set(vm, VM_FACT_ENDED_UNSEEN, true);
@@ -645,6 +629,6 @@ void vm_take_back(struct vm *vm)
 	if (vm_state_is_active(vm->state))
 		ended_unseen(vm, end_fd);
 	if (r == -ENOENT)
-		forwards_ended(vm);
-	save_found_off(vm);
+		vm_notify(vm, process_gone);
+	vm_notify(vm, found_off);
 }

@@ -6,6 +6,7 @@
 #include "api/qmp/qmp.h"
 #include "api/store/store.h"
 #include "api/vm/vm.h"
+#include "api/vm/vm_socket.h"
 #include "api/wire/conn.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -483,7 +484,7 @@ static void qmp_says(struct script *s, const char *text, size_t len)
 	char path[PATH_MAX];
 	int n;
 
-	if (s->qmp.fd < 0 && vm && vm->qmp && qmp_path(vm, path, sizeof(path), NULL) == 0)
+	if (s->qmp.fd < 0 && vm && vm->qmp && vm_qmp_path(vm, path, sizeof(path), NULL) == 0)
 		client_connect(s, &s->qmp, path, 0);
 	if (s->qmp.fd < 0)
 		return;

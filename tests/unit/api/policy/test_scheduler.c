@@ -1,7 +1,9 @@
 /* The scheduler with a VM that is busy, then off: cases that test_schedule.py could arrange only by
  * waiting for the clock. */
 #include "api/jobs/job.h"
+#include "api/policy/scheduler.h"
 #include "api/store/store.h"
+#include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
 #include "base/err.h"
@@ -21,6 +23,8 @@
 #include <cmocka.h>
 
 #define DEFINITION "{\"name\":\"vm1\",\"memory\":\"32M\",\"boot\":{\"kernel\":\"/kernel\"}}"
+
+static const struct vm_observer *const observers[] = { &scheduler_observer, NULL };
 
 struct fixture {
 	char dir[96];
@@ -45,6 +49,7 @@ static int setup(void **state)
 	assert_int_equal(definition_parse(o, NULL, &def, &e), 0);
 	kept = definition_to_json(def);
 	assert_int_equal(store_save_definition_soon(f->d.store, "vm1", kept, "marker", &e), 0);
+	f->d.observers = observers;
 	assert_int_equal(vm_add(&f->d, def, &f->vm), 0);
 	assert_int_equal(scheduler_new(&f->d, &f->d.scheduler, &e), 0);
 	assert_int_equal(schedule_set_every(&f->plan, "1h", &e), 0);
@@ -75,8 +80,8 @@ static int64_t ring(struct fixture *f)
 {
 	int64_t last = schedule_slot(&f->plan, time(NULL)) - 3600;
 
-	f->vm->schedule_past.last_s = last;
-	scheduler_soon(f->d.scheduler);
+	f->vm->schedule_past->last_s = last;
+	scheduler_observer.job_concluded(&f->d);
 	loop_run_once(f->d.loop, 1000000000);
 	return last;
 }
@@ -91,16 +96,16 @@ static void test_busy_is_late(void **state)
 	assert_int_equal(job_new(f->vm, "save", NULL, &j, &e), 0);
 	last = ring(f);
 	assert_true(f->vm->schedule->waits);
-	assert_int_equal(f->vm->schedule_past.last_s, last);
-	assert_string_equal(f->vm->schedule_past.outcome, "");
+	assert_int_equal(f->vm->schedule_past->last_s, last);
+	assert_string_equal(f->vm->schedule_past->outcome, "");
 
 	/* The schedule waits for the end of the job. */
 	job_succeed(j, NULL);
 	loop_run_once(f->d.loop, 1000000000);
 	assert_false(f->vm->schedule->waits);
-	assert_true(f->vm->schedule_past.last_s > last);
-	assert_string_equal(f->vm->schedule_past.outcome, "skipped");
-	assert_string_equal(f->vm->schedule_past.detail, "the VM is shut off");
+	assert_true(f->vm->schedule_past->last_s > last);
+	assert_string_equal(f->vm->schedule_past->outcome, "skipped");
+	assert_string_equal(f->vm->schedule_past->detail, "the VM is shut off");
 	jobs_free(&f->d);
 }
 
@@ -112,10 +117,10 @@ static void test_start_under_way(void **state)
 	f->vm->start.kind = VM_OP_START;
 	last = ring(f);
 	assert_true(f->vm->schedule->waits);
-	assert_int_equal(f->vm->schedule_past.last_s, last);
+	assert_int_equal(f->vm->schedule_past->last_s, last);
 	f->vm->start.kind = VM_OP_NONE;
 	ring(f);
-	assert_string_equal(f->vm->schedule_past.outcome, "skipped");
+	assert_string_equal(f->vm->schedule_past->outcome, "skipped");
 }
 
 static void kept(struct store_work *w)

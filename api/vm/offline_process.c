@@ -1,9 +1,9 @@
-#include "api/jobs/offline_process.h"
+#include "api/vm/offline_process.h"
 #include "api/access/open_as.h"
 #include "api/definition/vm_config.h"
-#include "api/jobs/job.h"
 #include "api/store/store.h"
 #include "api/vm/image_users.h"
+#include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_life.h"
 #include "api/vm/vm_socket.h"
@@ -193,10 +193,8 @@ static void offline_event(void *opaque, const struct vm_event *ev)
 
 	if (ev->kind == VM_EVENT_SNAPSHOT_RECOVERED)
 		vm_emit_recovered(i->vm, ev);
-	if (ev->kind == VM_EVENT_PROGRESS && i->vm->operation.job && i->vm->operation.job->progress)
-		i->vm->operation.job->progress(i->vm->operation.job, ev);
-	else if (ev->kind == VM_EVENT_PROGRESS && i->vm->operation.job && ev->value >= 0 && ev->total >= ev->value)
-		job_progress_bytes(i->vm->operation.job, (uint64_t)ev->value, (uint64_t)ev->total);
+	if (ev->kind == VM_EVENT_PROGRESS)
+		vm_notify(i->vm, progress, ev);
 }
 
 static void offline_start(struct offline_process *i);

@@ -1,8 +1,8 @@
 /* images: a short-lived process that works on the disks of a VM that is off: the snapshots in
  * them. A VM's process without a machine (vm_config.images_only), with the same sandbox; it
  * ends when nobody wants anything of it any more. */
-#ifndef CAIRN_API_JOBS_OFFLINE_PROCESS_H
-#define CAIRN_API_JOBS_OFFLINE_PROCESS_H
+#ifndef CAIRN_API_VM_OFFLINE_PROCESS_H
+#define CAIRN_API_VM_OFFLINE_PROCESS_H
 
 #include "api/vm/vm_process.h"
 
