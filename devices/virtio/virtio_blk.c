@@ -547,12 +547,7 @@ static void blk_dev_reset(struct device *d)
 	block_info(b->block, &info);
 	b->info.size_bytes = info.size_bytes;
 	capacity_set(b);
-	virtio_pci_reset(&b->pci);
-}
-
-static void blk_dev_pause(struct device *d)
-{
-	virtio_pause(&blk_of(d)->v);
+	virtio_pci_device_reset(d);
 }
 
 static void blk_dev_resume(struct device *d)
@@ -564,17 +559,6 @@ static void blk_dev_resume(struct device *d)
 	atomic_store(&b->stats.failed, 0);
 	pthread_mutex_unlock(&b->v.lock);
 	virtio_resume(&b->v);
-}
-
-static void blk_dev_save(struct device *d, struct state_writer *w)
-{
-	virtio_pci_save(&blk_of(d)->pci, w);
-}
-
-static int blk_dev_load(struct device *d, struct state_reader *r, uint16_t version, struct err *e)
-{
-	(void)version;
-	return virtio_pci_load(&blk_of(d)->pci, r, e);
 }
 
 static void blk_dev_free(struct device *d)
@@ -601,10 +585,10 @@ static const struct device_ops blk_device_ops = {
 	.type = "virtio-blk",
 	.state_version = 1,
 	.reset = blk_dev_reset,
-	.pause = blk_dev_pause,
+	.pause = virtio_pci_device_pause,
 	.resume = blk_dev_resume,
-	.save = blk_dev_save,
-	.load = blk_dev_load,
+	.save = virtio_pci_device_save,
+	.load = virtio_pci_device_load,
 	.free = blk_dev_free,
 };
 

@@ -357,33 +357,6 @@ static struct virtio_console *console_of(struct device *d)
 	return container_of(d, struct virtio_console, v.dev);
 }
 
-static void console_dev_reset(struct device *d)
-{
-	virtio_pci_reset(&console_of(d)->pci);
-}
-
-static void console_dev_pause(struct device *d)
-{
-	virtio_pause(&console_of(d)->v);
-}
-
-static void console_dev_resume(struct device *d)
-{
-	virtio_resume(&console_of(d)->v);
-}
-
-static void console_dev_save(struct device *d, struct state_writer *w)
-{
-	virtio_pci_save(&console_of(d)->pci, w);
-}
-
-static int console_dev_load(struct device *d, struct state_reader *r, uint16_t version,
-	struct err *e)
-{
-	(void)version;
-	return virtio_pci_load(&console_of(d)->pci, r, e);
-}
-
 static void console_dev_free(struct device *d)
 {
 	struct virtio_console *c = console_of(d);
@@ -398,11 +371,11 @@ static void console_dev_free(struct device *d)
 static const struct device_ops console_device_ops = {
 	.type = "virtio-console",
 	.state_version = 1,
-	.reset = console_dev_reset,
-	.pause = console_dev_pause,
-	.resume = console_dev_resume,
-	.save = console_dev_save,
-	.load = console_dev_load,
+	.reset = virtio_pci_device_reset,
+	.pause = virtio_pci_device_pause,
+	.resume = virtio_pci_device_resume,
+	.save = virtio_pci_device_save,
+	.load = virtio_pci_device_load,
 	.free = console_dev_free,
 };
 

@@ -427,16 +427,6 @@ static struct virtio_net *net_of_device(struct device *d)
 	return container_of(d, struct virtio_net, v.dev);
 }
 
-static void net_dev_reset(struct device *d)
-{
-	virtio_pci_reset(&net_of_device(d)->pci);
-}
-
-static void net_dev_pause(struct device *d)
-{
-	virtio_pause(&net_of_device(d)->v);
-}
-
 /* Tell the driver to read the link status again: it may have changed since the state was saved. */
 static void net_dev_resume(struct device *d)
 {
@@ -448,17 +438,6 @@ static void net_dev_resume(struct device *d)
 	n->loaded = false;
 	pthread_mutex_unlock(&n->v.lock);
 	virtio_resume(&n->v);
-}
-
-static void net_dev_save(struct device *d, struct state_writer *w)
-{
-	virtio_pci_save(&net_of_device(d)->pci, w);
-}
-
-static int net_dev_load(struct device *d, struct state_reader *r, uint16_t version, struct err *e)
-{
-	(void)version;
-	return virtio_pci_load(&net_of_device(d)->pci, r, e);
 }
 
 static void net_dev_free(struct device *d)
@@ -474,11 +453,11 @@ static void net_dev_free(struct device *d)
 static const struct device_ops net_device_ops = {
 	.type = "virtio-net",
 	.state_version = 1,
-	.reset = net_dev_reset,
-	.pause = net_dev_pause,
+	.reset = virtio_pci_device_reset,
+	.pause = virtio_pci_device_pause,
 	.resume = net_dev_resume,
-	.save = net_dev_save,
-	.load = net_dev_load,
+	.save = virtio_pci_device_save,
+	.load = virtio_pci_device_load,
 	.free = net_dev_free,
 };
 

@@ -462,14 +462,35 @@ void virtio_pci_done(struct virtio_pci *t)
 	pci_host_remove(&t->fn);
 }
 
-void virtio_pci_reset(struct virtio_pci *t)
+/* ---- device_ops ---- */
+
+static struct virtio_pci *transport_of(struct device *d)
 {
+	return container_of(d, struct virtio_dev, dev)->transport;
+}
+
+void virtio_pci_device_reset(struct device *d)
+{
+	struct virtio_pci *t = transport_of(d);
+
 	virtio_reset(t->v);
 	pci_function_reset(&t->fn);
 }
 
-void virtio_pci_save(struct virtio_pci *t, struct state_writer *w)
+void virtio_pci_device_pause(struct device *d)
 {
+	virtio_pause(transport_of(d)->v);
+}
+
+void virtio_pci_device_resume(struct device *d)
+{
+	virtio_resume(transport_of(d)->v);
+}
+
+void virtio_pci_device_save(struct device *d, struct state_writer *w)
+{
+	struct virtio_pci *t = transport_of(d);
+
 	pci_function_save(&t->fn, w);
 	pthread_mutex_lock(&t->v->lock);
 	state_put_u32(w, t->device_feature_select);
@@ -488,7 +509,7 @@ static bool vector_is_valid(const struct virtio_pci *t, uint16_t vector)
 	return vector == vector_valid(t, vector);
 }
 
-static int load_transport(struct virtio_pci *t, struct state_reader *r, struct err *e)
+static int registers_load(struct virtio_pci *t, struct state_reader *r, struct err *e)
 {
 	bool ok;
 
@@ -510,18 +531,20 @@ static int load_transport(struct virtio_pci *t, struct state_reader *r, struct e
 }
 
 /* Load transport registers before virtio_load(), which ends by calling changed(). */
-int virtio_pci_load(struct virtio_pci *t, struct state_reader *r, struct err *e)
+int virtio_pci_device_load(struct device *d, struct state_reader *r, uint16_t version, struct err *e)
 {
+	struct virtio_pci *t = transport_of(d);
 	int ret = pci_function_load(&t->fn, r, e);
 
+	(void)version;
 	if (!ret)
-		ret = load_transport(t, r, e);
+		ret = registers_load(t, r, e);
 	if (!ret)
 		ret = virtio_load(t->v, r, e);
 	if (!ret && !state_reader_complete(r))
 		ret = err_set(e, -EINVAL, ERR_CORRUPT, "%s: malformed state (too long)",
 			t->v->dev.name);
 	if (ret)
-		virtio_pci_reset(t);
+		virtio_pci_device_reset(d);
 	return ret;
 }

@@ -38,10 +38,13 @@ int virtio_pci_init(struct virtio_pci *t, struct virtio_dev *v, struct pci_host 
 	struct err *e);
 void virtio_pci_done(struct virtio_pci *t);
 
-/* Complete device_ops of virtio and transport, for devices without further state. */
-void virtio_pci_reset(struct virtio_pci *t);
-void virtio_pci_save(struct virtio_pci *t, struct state_writer *w);
-/* Load the state. Returns 0; -EINVAL, also when bytes are left over. */
-int virtio_pci_load(struct virtio_pci *t, struct state_reader *r, struct err *e);
+/* device_ops for all virtio devices: d is the `dev` of a virtio_dev that virtio_pci_init() has put
+ * on the bus. A device with more to do calls them from ops of its own. */
+void virtio_pci_device_reset(struct device *d);
+void virtio_pci_device_pause(struct device *d);
+void virtio_pci_device_resume(struct device *d);
+void virtio_pci_device_save(struct device *d, struct state_writer *w);
+/* Returns 0; -EINVAL, also when bytes are left over. */
+int virtio_pci_device_load(struct device *d, struct state_reader *r, uint16_t version, struct err *e);
 
 #endif

@@ -67,32 +67,6 @@ static struct virtio_rng *rng_of(struct device *d)
 	return container_of(d, struct virtio_rng, v.dev);
 }
 
-static void rng_reset(struct device *d)
-{
-	virtio_pci_reset(&rng_of(d)->pci);
-}
-
-static void rng_pause(struct device *d)
-{
-	virtio_pause(&rng_of(d)->v);
-}
-
-static void rng_resume(struct device *d)
-{
-	virtio_resume(&rng_of(d)->v);
-}
-
-static void rng_save(struct device *d, struct state_writer *w)
-{
-	virtio_pci_save(&rng_of(d)->pci, w);
-}
-
-static int rng_load(struct device *d, struct state_reader *r, uint16_t version, struct err *e)
-{
-	(void)version;
-	return virtio_pci_load(&rng_of(d)->pci, r, e);
-}
-
 static void rng_free(struct device *d)
 {
 	struct virtio_rng *g = rng_of(d);
@@ -105,11 +79,11 @@ static void rng_free(struct device *d)
 static const struct device_ops rng_ops = {
 	.type = "virtio-rng",
 	.state_version = 1,
-	.reset = rng_reset,
-	.pause = rng_pause,
-	.resume = rng_resume,
-	.save = rng_save,
-	.load = rng_load,
+	.reset = virtio_pci_device_reset,
+	.pause = virtio_pci_device_pause,
+	.resume = virtio_pci_device_resume,
+	.save = virtio_pci_device_save,
+	.load = virtio_pci_device_load,
 	.free = rng_free,
 };
 
