@@ -185,7 +185,7 @@ enum vm_define_mode {
 /* Keeps a definition (taken) as that of a new VM, or of one that has its name. Its files are
  * looked at, with its rights; emits VM_DEFINED. was: taken; only if the canonical JSON of what is there is
  * that still; NULL: whatever it is.
- * done: exactly once, at once or from the loop. (command_vm.c) */
+ * done: exactly once, at once or from the loop. (vm_define.c) */
 void vm_define(struct vm_host *host, struct definition *def, enum vm_define_mode mode, struct json_object *was,
 	void (*done)(void *opaque, int r, const struct vm_defined *what, const struct err *e),
 	void *opaque);

@@ -1,0 +1,255 @@
+/* Define a VM or give it another definition: check it, keep it on disk, put it in force. */
+#include "api/vm/vm.h"
+#include "api/access/open_as.h"
+#include "api/access/rights.h"
+#include "api/definition/vm_config.h"
+#include "api/store/store.h"
+#include "api/vm/identity.h"
+#include "api/vm/image_users.h"
+#include "api/vm/observer.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Check name and uuid against the existing VMs, and fill in the uuid. */
+static int define_check(struct vm_host *host, struct definition *def, struct vm **ret_old, struct err *e)
+{
+	struct vm *old = vm_find(host, def->name), *holder;
+
+	if (old && strcmp(old->def->name, def->name))
+		old = NULL; /* the name equals another VM's uuid */
+	*ret_old = old;
+	if (old && vm_check_claim(old, VM_CLAIM_DEFINE, "define", e) < 0)
+		return -EBUSY;
+	if (old && template_check(old, "change its definition", e) < 0)
+		return -EPERM;
+	if (!definition_has_uuid(def) && old)
+		memcpy(def->uuid, old->def->uuid, sizeof(def->uuid));
+	if (!definition_has_uuid(def) && definition_make_uuid(def, e) < 0)
+		return -EIO;
+	if (old && memcmp(old->def->uuid, def->uuid, sizeof(def->uuid)))
+		return err_set(e, -EEXIST, ERR_EXISTS,
+			"uuid: VM '%s' exists with another one; leave it out, or undefine the VM first",
+			def->name);
+	holder = vm_find_uuid(host, def->uuid);
+	if (holder && holder != old)
+		return err_set(e, -EEXIST, ERR_EXISTS,
+			"uuid: is taken by VM '%s'; leave it out and one is made", holder->def->name);
+	return identity_complete(host, def, old, e);
+}
+
+struct define {
+	struct store_work work;
+	struct vm_host *host;
+	struct definition *def; /* owned until the VM takes it */
+	uint8_t uuid[16];
+	enum vm_define_mode mode;
+	struct json_object *was; /* owned; expected old definition; NULL: any */
+	bool created, outdates;
+	void (*done)(void *opaque, int r, const struct vm_defined *what, const struct err *e);
+	void *opaque;
+};
+
+/* Finish. what: NULL when r < 0. */
+static void define_end(struct define *w, int r, const struct vm_defined *what, const struct err *e)
+{
+	w->done(w->opaque, r, what, e);
+	definition_free(w->def);
+	json_object_put(w->was);
+	free(w);
+}
+
+/* Check that the definition has not changed since the client read it, so that no client's change is lost. */
+static int was_check(const struct define *w, struct err *e)
+{
+	CLEANUP_JS struct json_object *is = NULL;
+	const struct vm *vm = vm_find(w->host, w->def->name);
+
+	if (!w->was)
+		return 0;
+	is = vm ? definition_to_json(vm->def) : NULL;
+	if (is && json_object_equal(is, w->was))
+		return 0;
+	return err_set(e, -EBUSY, ERR_BUSY,
+		"VM '%s' was changed by somebody else meanwhile; look at it, and change it again",
+		w->def->name);
+}
+
+static void define_synced(struct store_work *work)
+{
+	struct define *w = container_of(work, struct define, work);
+	struct vm *vm = vm_find_uuid(w->host, w->uuid);
+	struct vm_defined what = { .vm = vm, .created = w->created, .outdates = w->outdates };
+	struct err e;
+	int r = work->r;
+
+	if (r < 0) {
+		e = work->e;
+	} else if (!vm) {
+		r = err_set(&e, -ENOENT, ERR_NOT_FOUND, "somebody has undefined it meanwhile");
+	} else {
+		what.def = vm->def;
+	}
+	define_end(w, r, &what, &e);
+}
+
+static void keys_drop(struct json_object *o, const char *const *keys, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		json_object_object_del(o, keys[i]);
+}
+
+/* Return the definition without the parts that no guest sees. */
+static struct json_object *machine_of(const struct definition *def)
+{
+	static const char *const own[] = { "title", "description", "hugepages", "on_poweroff", "on_reboot", "on_crash",
+		"restart", "shutdown", "idle", "order", "start_delay", "stop_action" };
+	static const char *const interface[] = { "forwards", "restrict", "host_loopback" };
+	struct json_object *o = definition_to_json(def), *interfaces = js_get_array(o, "interfaces");
+
+	keys_drop(o, own, ARRAY_SIZE(own));
+	for (size_t i = 0; interfaces && i < json_object_array_length(interfaces); i++)
+		keys_drop(json_object_array_get_idx(interfaces, i), interface, ARRAY_SIZE(interface));
+	return o;
+}
+
+static bool outdates(const struct vm *vm, const struct definition *def)
+{
+	CLEANUP_JS struct json_object *was = machine_of(vm->def), *is = machine_of(def);
+
+	return vm->state == VM_SAVED && !json_object_equal(was, is);
+}
+
+static void text_copy(char **to, const char *from)
+{
+	free(*to);
+	*to = from ? strdup(from) : NULL;
+}
+
+static void definition_replace(struct vm *vm, struct definition *def)
+{
+	if (vm->proc && !vm->live)
+		vm->live = vm->def;
+	else
+		definition_free(vm->def);
+	vm->def = def;
+	vm_notify(vm, redefined);
+	if (!vm->live)
+		return;
+	/* No guest sees these, so they change at once. */
+	text_copy(&vm->live->title, def->title);
+	text_copy(&vm->live->description, def->description);
+}
+
+/* Give the definition to the VM, and to its folder in the state folder. */
+static int define_keep(struct define *w, struct err *e)
+{
+	struct vm_host *host = w->host;
+	struct vm *vm = NULL;
+	int r = was_check(w, e);
+
+	if (!r)
+		r = define_check(host, w->def, &vm, e);
+	if (!r && !vm && w->mode == VM_REDEFINE)
+		r = err_set(e, -ENOENT, ERR_NOT_FOUND, "somebody has undefined VM '%s' meanwhile", w->def->name);
+	if (!r)
+		r = store_keep_draft(host->store, &w->work, w->def->name, e);
+	if (r < 0)
+		return r;
+	w->created = !vm;
+	if (vm) {
+		w->outdates = outdates(vm, w->def);
+		definition_replace(vm, STEAL_PTR(w->def));
+		return 0;
+	}
+	r = vm_add(host, w->def, &vm);
+	if (r < 0)
+		return err_set_errno(e, r, "VM '%s'", w->def->name);
+	w->def = NULL;
+	vm_save(vm);
+	return 0;
+}
+
+static void define_drafted(struct store_work *work)
+{
+	struct define *w = container_of(work, struct define, work);
+	const char *name = w->def->name;
+	struct err e = work->e;
+	int r = work->r;
+
+	if (!r)
+		r = define_keep(w, &e);
+	if (r < 0) {
+		store_drop_draft(w->host->store, work);
+		define_end(w, r, NULL, &e);
+		return;
+	}
+	work->done = define_synced;
+	store_sync_definition(w->host->store, work, name);
+	event_emit(&w->host->sink, EVENT_VM_DEFINED, name, NULL);
+}
+
+/* Continue once its files were checked. */
+static void define_go(struct define *w)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	struct vm_defined what;
+	struct vm *old = NULL;
+	struct err e;
+	int r = was_check(w, &e);
+
+	if (!r)
+		r = define_check(w->host, w->def, &old, &e);
+	if (r < 0 || w->mode == VM_VALIDATE) {
+		what = (struct vm_defined){ .def = w->def, .vm = old, .created = !old };
+		define_end(w, r, &what, &e);
+		return;
+	}
+	memcpy(w->uuid, w->def->uuid, sizeof(w->uuid));
+	o = definition_to_json(w->def);
+	if (w->def->rights)
+		rights_put(o, w->def->rights);
+	w->work.loop = w->host->loop;
+	w->work.done = define_drafted;
+	store_write_draft(w->host->store, &w->work, o);
+}
+
+static void define_finish(struct define *w, int r, const struct err *e)
+{
+	if (r < 0)
+		define_end(w, r, NULL, e);
+	else
+		define_go(w);
+}
+
+static void define_opened(void *opaque, int r, struct config *c, const struct err *e)
+{
+	if (!r)
+		config_done(c);
+	define_finish(opaque, r, e);
+}
+
+void vm_define(struct vm_host *host, struct definition *def, enum vm_define_mode mode, struct json_object *was,
+	void (*done)(void *opaque, int r, const struct vm_defined *what, const struct err *e),
+	void *opaque)
+{
+	struct define *w = calloc(1, sizeof(*w));
+	struct open_as *o;
+	struct err e;
+	int r;
+
+	if (!w)
+		abort();
+	*w = (struct define){ .host = host, .def = def, .mode = mode, .was = was, .done = done, .opaque = opaque };
+	if (def->rights) {
+		open_as_open(host->loop, def, OPEN_AS_ALL, define_opened, w, &o);
+		return;
+	}
+	r = definition_check_files(def, &e);
+	define_finish(w, r, &e);
+}
