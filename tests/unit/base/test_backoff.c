@@ -12,7 +12,7 @@
 
 static const struct backoff_rule usual = { 1, 60, 5, 300 };
 
-static void test_grows_and_ends(void **state)
+static void test_wait_grows_until_limit_of_tries(void **state)
 {
 	static const uint64_t waits[] = { 0, 1, 2, 4, 8 };
 	struct backoff b = { 0 };
@@ -33,7 +33,7 @@ static void test_grows_and_ends(void **state)
 	assert_int_equal(b.n, 1);
 }
 
-static void test_never_above_the_longest(void **state)
+static void test_wait_never_exceeds_maximum(void **state)
 {
 	static const struct backoff_rule rule = { 7, 20, 1000, 100000 };
 	struct backoff b = { 0 };
@@ -45,7 +45,7 @@ static void test_never_above_the_longest(void **state)
 	assert_int_equal(wait, 20 * S);
 }
 
-static void test_without_an_end(void **state)
+static void test_unlimited_tries_continue(void **state)
 {
 	static const struct backoff_rule rule = { 1, 60, 0, 10 };
 	struct backoff b = { 0 };
@@ -60,7 +60,7 @@ static void test_without_an_end(void **state)
 	assert_int_equal(wait, 0);
 }
 
-static void test_slow(void **state)
+static void test_frequent_events_are_slowed(void **state)
 {
 	struct backoff b = { 0 };
 
@@ -77,10 +77,10 @@ static void test_slow(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_grows_and_ends),
-		cmocka_unit_test(test_never_above_the_longest),
-		cmocka_unit_test(test_without_an_end),
-		cmocka_unit_test(test_slow),
+		cmocka_unit_test(test_wait_grows_until_limit_of_tries),
+		cmocka_unit_test(test_wait_never_exceeds_maximum),
+		cmocka_unit_test(test_unlimited_tries_continue),
+		cmocka_unit_test(test_frequent_events_are_slowed),
 	};
 
 	alarm(30 * TEST_SLOW);

@@ -66,7 +66,7 @@ static void test_no_clear_bit_beyond_a_full_one(void **state)
 	}
 }
 
-static void test_growth_keeps_and_clears(void **state)
+static void test_growth_keeps_bits_and_adds_clear_ones(void **state)
 {
 	static const size_t sizes[] = { 1, 63, 64, 65, 64, 128, 129, 4096, 10, 100000 };
 	struct bitmap b;
@@ -89,7 +89,7 @@ static void test_growth_keeps_and_clears(void **state)
 	bitmap_done(&b);
 }
 
-static void test_against_a_model(void **state)
+static void test_random_operations_match_model(void **state)
 {
 	enum { N = 777 };
 	bool model[N] = { false };
@@ -137,8 +137,8 @@ int main(void)
 		cmocka_unit_test(test_empty),
 		cmocka_unit_test(test_each_bit_of_each_size),
 		cmocka_unit_test(test_no_clear_bit_beyond_a_full_one),
-		cmocka_unit_test(test_growth_keeps_and_clears),
-		cmocka_unit_test(test_against_a_model),
+		cmocka_unit_test(test_growth_keeps_bits_and_adds_clear_ones),
+		cmocka_unit_test(test_random_operations_match_model),
 		cmocka_unit_test(test_set_all),
 	};
 

@@ -155,7 +155,7 @@ static void refused(
 	assert_int_equal(p->msg.nfds, 0);
 }
 
-static void test_what_the_table_does_not_allow(void **state)
+static void test_unknown_types_and_lengths_are_refused(void **state)
 {
 	struct pair *p = *state;
 
@@ -179,7 +179,7 @@ static void test_what_the_table_does_not_allow(void **state)
 	assert_int_equal(p->msg.head.seq, 9);
 }
 
-static void test_length_that_lies(void **state)
+static void test_wrong_length_is_refused(void **state)
 {
 	struct pair *p = *state;
 	struct {
@@ -203,7 +203,7 @@ static void test_length_that_lies(void **state)
 	}
 }
 
-static void test_longer_than_any_message(void **state)
+static void test_too_long_message_is_refused(void **state)
 {
 	struct pair *p = *state;
 	size_t len = sizeof(struct channel_header) + CHANNEL_BODY_MAX + 1;
@@ -245,7 +245,7 @@ static void test_fds_arrive_and_close_on_exec(void **state)
 		-EINVAL);
 }
 
-static void test_more_fds_than_there_is_room_for(void **state)
+static void test_too_many_fds_are_refused_and_closed(void **state)
 {
 	struct pair *p = *state;
 	struct channel_header m = { .version = VERSION, .type = TYPE_FDS };
@@ -269,7 +269,7 @@ static void test_fds_without_a_message(void **state)
 	assert_int_equal(open_fds(), p->fds_before);
 }
 
-static void test_peer_gone(void **state)
+static void test_closed_peer_ends_channel(void **state)
 {
 	struct pair *p = *state;
 
@@ -284,7 +284,7 @@ static void test_peer_gone(void **state)
 }
 
 /* The peer's last message is received although it closed its socket with unread data from us. */
-static void test_peer_gone_with_something_unread(void **state)
+static void test_last_message_arrives_despite_unread_data(void **state)
 {
 	struct pair *p = *state;
 
@@ -298,7 +298,7 @@ static void test_peer_gone_with_something_unread(void **state)
 }
 
 /* A peer that does not read: the sender gets an error, and neither a signal nor a block. */
-static void test_peer_that_does_not_read(void **state)
+static void test_send_to_full_socket_fails(void **state)
 {
 	struct pair *p = *state;
 	unsigned sent = 0, got = 0;
@@ -334,15 +334,15 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		PAIR_TEST(test_round_trip),
 		PAIR_TEST(test_largest_body),
-		PAIR_TEST(test_what_the_table_does_not_allow),
-		PAIR_TEST(test_length_that_lies),
-		PAIR_TEST(test_longer_than_any_message),
+		PAIR_TEST(test_unknown_types_and_lengths_are_refused),
+		PAIR_TEST(test_wrong_length_is_refused),
+		PAIR_TEST(test_too_long_message_is_refused),
 		PAIR_TEST(test_fds_arrive_and_close_on_exec),
-		PAIR_TEST(test_more_fds_than_there_is_room_for),
+		PAIR_TEST(test_too_many_fds_are_refused_and_closed),
 		PAIR_TEST(test_fds_without_a_message),
-		PAIR_TEST(test_peer_gone),
-		PAIR_TEST(test_peer_gone_with_something_unread),
-		PAIR_TEST(test_peer_that_does_not_read),
+		PAIR_TEST(test_closed_peer_ends_channel),
+		PAIR_TEST(test_last_message_arrives_despite_unread_data),
+		PAIR_TEST(test_send_to_full_socket_fails),
 		PAIR_TEST(test_not_a_socket),
 	};
 

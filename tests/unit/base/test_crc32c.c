@@ -48,7 +48,7 @@ static void test_rfc3720_vectors(void **state)
 }
 
 /* The CPU instruction takes 8 bytes at a time: test every head, length and tail around that. */
-static void test_both_ways_agree_at_every_alignment(void **state)
+static void test_implementations_agree_at_every_alignment(void **state)
 {
 	uint8_t buf[160];
 	unsigned seed = 7;
@@ -89,7 +89,7 @@ static void test_sees_every_single_bit(void **state)
 }
 
 /* Long buffers are processed in three parallel stretches. */
-static void test_both_ways_agree_on_long_ones(void **state)
+static void test_implementations_agree_on_long_buffers(void **state)
 {
 	size_t cap = 200000;
 	uint8_t *buf = malloc(cap);
@@ -113,8 +113,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_rfc3720_vectors),
-		cmocka_unit_test(test_both_ways_agree_at_every_alignment),
-		cmocka_unit_test(test_both_ways_agree_on_long_ones),
+		cmocka_unit_test(test_implementations_agree_at_every_alignment),
+		cmocka_unit_test(test_implementations_agree_on_long_buffers),
 		cmocka_unit_test(test_continues_where_it_stopped),
 		cmocka_unit_test(test_sees_every_single_bit),
 	};

@@ -121,7 +121,7 @@ static void test_an_endless_file_is_refused(void **state)
 	assert_int_equal(file_read("/dev/zero", 1 << 16, &buf, &len, &e), -EFBIG);
 }
 
-static void test_replaces_whole_and_leaves_nothing(void **state)
+static void test_atomic_write_replaces_and_leaves_nothing(void **state)
 {
 	struct err e;
 	struct stat st;
@@ -135,7 +135,7 @@ static void test_replaces_whole_and_leaves_nothing(void **state)
 }
 
 /* A temporary file left by a crashed write must not affect the next write. */
-static void test_a_stale_temporary_is_no_obstacle(void **state)
+static void test_stale_temporary_file_is_replaced(void **state)
 {
 	struct err e;
 	struct stat st;
@@ -150,7 +150,7 @@ static void test_a_stale_temporary_is_no_obstacle(void **state)
 	assert_int_equal(st.st_mode & 0777, 0600); /* not the mode of the stale file */
 }
 
-static void test_a_link_is_not_followed(void **state)
+static void test_temporary_link_is_not_followed(void **state)
 {
 	struct folder *f = *state;
 	char victim[128];
@@ -163,7 +163,7 @@ static void test_a_link_is_not_followed(void **state)
 	content_check(victim, "precious");
 }
 
-static void test_failure_keeps_the_old(void **state)
+static void test_failed_write_keeps_old_file(void **state)
 {
 	struct folder *f = *state;
 	struct err e;
@@ -199,7 +199,7 @@ static void test_folder_without_permission(void **state)
 	content_check(path_in(f, "f"), "old");
 }
 
-static void test_full_disk_keeps_the_old(void **state)
+static void test_full_disk_keeps_old_file(void **state)
 {
 	struct folder *f = *state;
 	size_t len = 1 << 20;
@@ -299,7 +299,7 @@ static void test_mkdir_all(void **state)
 	assert_int_equal(mkdir_all("/", 0700, &e), 0);
 }
 
-static void test_mkdir_all_where_a_file_stands(void **state)
+static void test_mkdir_all_over_file_fails(void **state)
 {
 	struct folder *f = *state;
 	struct err e;
@@ -319,17 +319,17 @@ int main(void)
 		FILE_TEST(test_read_errors_name_the_path),
 		FILE_TEST(test_empty_file),
 		FILE_TEST(test_an_endless_file_is_refused),
-		FILE_TEST(test_replaces_whole_and_leaves_nothing),
-		FILE_TEST(test_a_stale_temporary_is_no_obstacle),
-		FILE_TEST(test_a_link_is_not_followed),
-		FILE_TEST(test_failure_keeps_the_old),
+		FILE_TEST(test_atomic_write_replaces_and_leaves_nothing),
+		FILE_TEST(test_stale_temporary_file_is_replaced),
+		FILE_TEST(test_temporary_link_is_not_followed),
+		FILE_TEST(test_failed_write_keeps_old_file),
 		FILE_TEST(test_folder_without_permission),
-		FILE_TEST(test_full_disk_keeps_the_old),
+		FILE_TEST(test_full_disk_keeps_old_file),
 		FILE_TEST(test_path_too_long),
 		FILE_TEST(test_early_end_is_an_error),
 		FILE_TEST(test_short_counts_are_continued),
 		FILE_TEST(test_mkdir_all),
-		FILE_TEST(test_mkdir_all_where_a_file_stands),
+		FILE_TEST(test_mkdir_all_over_file_fails),
 	};
 
 	alarm(30 * TEST_SLOW);

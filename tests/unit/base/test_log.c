@@ -175,7 +175,7 @@ static void test_guest_lines_are_limited(void **state)
 	assert_int_equal(lines_in(captured(*state)), 1);
 }
 
-static void test_a_dead_fd_does_no_harm(void **state)
+static void test_closed_log_fd_is_harmless(void **state)
 {
 	(void)state;
 	log_set_fd(-1);
@@ -194,7 +194,7 @@ int main(void)
 		LOG_TEST(test_long_lines_are_cut_and_end),
 		LOG_TEST(test_flood_is_limited_and_counted),
 		LOG_TEST(test_guest_lines_are_limited),
-		LOG_TEST(test_a_dead_fd_does_no_harm),
+		LOG_TEST(test_closed_log_fd_is_harmless),
 	};
 
 	alarm(30 * TEST_SLOW);

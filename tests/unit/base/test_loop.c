@@ -62,7 +62,7 @@ static void test_stop_before_run(void **state)
 	loop_run(*state);
 }
 
-static void test_ring_that_the_kernel_refuses(void **state)
+static void test_refused_ring_is_an_error(void **state)
 {
 	struct loop *l = (struct loop *)state;
 	struct err e = { 0 };
@@ -357,7 +357,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		LOOP_TEST(test_run_once_waits_no_longer_than_told),
 		LOOP_TEST(test_stop_before_run),
-		cmocka_unit_test(test_ring_that_the_kernel_refuses),
+		cmocka_unit_test(test_refused_ring_is_an_error),
 		LOOP_TEST(test_timers_fire_in_order_of_deadline),
 		LOOP_TEST(test_rearmed_in_its_own_callback),
 		LOOP_TEST(test_disarmed_in_another_ones_callback),

@@ -320,7 +320,7 @@ static void timer_count(void *opaque)
 }
 
 /* A chain of operations that each submit the next does not keep timers from firing. */
-static void test_stream_leaves_room_for_timers(void **state)
+static void test_stream_of_operations_does_not_starve_timers(void **state)
 {
 	struct bench *b = *state;
 	struct chain c = { .op = { .done = chain_done }, .loop = b->loop, .left = 200000 };
@@ -359,7 +359,7 @@ static void waiter_done(struct loop_op *o, int res)
 	w->order = ++order;
 }
 
-static void test_waits_for_another_that_is_over(void **state)
+static void test_callback_may_wait_for_completed_operation(void **state)
 {
 	struct bench *b = *state;
 	struct waiter w[4], late = { .op.done = waiter_done };
@@ -425,7 +425,7 @@ static int ring_ask(struct io_uring *ring)
 	return res;
 }
 
-static void test_ring_opens_no_files(void **state)
+static void test_ring_refuses_files_and_sockets(void **state)
 {
 	struct io_uring ring;
 
@@ -451,9 +451,9 @@ int main(void)
 		OPS_TEST(test_memory_file_errors_and_large_writes),
 		OPS_TEST(test_more_than_the_ring_holds),
 		OPS_TEST(test_burst_from_a_completion),
-		OPS_TEST(test_stream_leaves_room_for_timers),
-		OPS_TEST(test_waits_for_another_that_is_over),
-		OPS_TEST(test_ring_opens_no_files),
+		OPS_TEST(test_stream_of_operations_does_not_starve_timers),
+		OPS_TEST(test_callback_may_wait_for_completed_operation),
+		OPS_TEST(test_ring_refuses_files_and_sockets),
 	};
 
 	alarm(30 * TEST_SLOW);

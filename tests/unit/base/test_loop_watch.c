@@ -273,7 +273,7 @@ static void test_replaced_in_its_own_callback(void **state)
 }
 
 /* The number of a closed fd is reused for another file: no event of the old one arrives. */
-static void test_fd_number_used_again(void **state)
+static void test_reused_fd_number_gets_no_old_event(void **state)
 {
 	struct spot a, b;
 	int number;
@@ -378,7 +378,7 @@ int main(void)
 		LOOP_TEST(test_events_changed_while_armed),
 		LOOP_TEST(test_changed_and_removed_in_its_own_callback),
 		LOOP_TEST(test_replaced_in_its_own_callback),
-		LOOP_TEST(test_fd_number_used_again),
+		LOOP_TEST(test_reused_fd_number_gets_no_old_event),
 		LOOP_TEST(test_hang_up),
 		LOOP_TEST(test_bad_fd_is_an_error_not_silence),
 		LOOP_TEST(test_more_watches_than_entries),

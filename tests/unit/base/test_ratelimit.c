@@ -8,7 +8,7 @@
 
 #include <cmocka.h>
 
-static void test_burst(void **state)
+static void test_burst_passes_then_rest_is_counted(void **state)
 {
 	struct ratelimit l = { 0 };
 	uint64_t left_out = 7, now = 1000;
@@ -30,7 +30,7 @@ static void test_burst(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_burst),
+		cmocka_unit_test(test_burst_passes_then_rest_is_counted),
 	};
 
 	alarm(30);

@@ -10,7 +10,7 @@
 
 #include <cmocka.h>
 
-static void test_sizes(void **state)
+static void test_valid_sizes_are_parsed(void **state)
 {
 	static const struct {
 		const char *text;
@@ -29,7 +29,7 @@ static void test_sizes(void **state)
 	}
 }
 
-static void test_none(void **state)
+static void test_invalid_sizes_are_refused(void **state)
 {
 	static const char *const bad[] = { "", "-1", "+1", " 1", "1 ", "1 K", "K", ".5G", "1.", "1.G", "1.5.5G", "1.5",
 		"1.5b", "1Z", "1Gi", "1GX", "1GiBs", "0x10", "1e3", "abc" };
@@ -47,7 +47,7 @@ static void test_none(void **state)
 	}
 }
 
-static void test_without_a_unit(void **state)
+static void test_number_without_unit_uses_default_unit(void **state)
 {
 	uint64_t n;
 
@@ -66,9 +66,9 @@ static void test_without_a_unit(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_sizes),
-		cmocka_unit_test(test_none),
-		cmocka_unit_test(test_without_a_unit),
+		cmocka_unit_test(test_valid_sizes_are_parsed),
+		cmocka_unit_test(test_invalid_sizes_are_refused),
+		cmocka_unit_test(test_number_without_unit_uses_default_unit),
 	};
 
 	alarm(30 * TEST_SLOW);

@@ -67,7 +67,7 @@ static void run_end(struct run *r)
 	loop_free(r->from_loop);
 }
 
-static void test_content(void **state)
+static void test_copy_has_same_content(void **state)
 {
 	struct fixture f;
 
@@ -86,7 +86,7 @@ static void test_content(void **state)
 	fixture_end(&f);
 }
 
-static void test_a_source_that_is_cut(void **state)
+static void test_truncated_source_is_an_error(void **state)
 {
 	struct fixture f;
 
@@ -107,7 +107,7 @@ static void test_a_source_that_is_cut(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(test_content), cmocka_unit_test(test_a_source_that_is_cut) };
+	const struct CMUnitTest tests[] = { cmocka_unit_test(test_copy_has_same_content), cmocka_unit_test(test_truncated_source_is_an_error) };
 
 	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -32,7 +32,7 @@ static void die_of(int sig, char *ret_dir, size_t cap)
 	assert_true(WIFSIGNALED(st) && WTERMSIG(st) == sig);
 }
 
-static void test_folder_goes(void **state)
+static void test_folder_is_removed_after_crash(void **state)
 {
 	static const int sigs[] = { SIGKILL, SIGALRM, SIGABRT };
 	char dir[sizeof(((struct fixture *)0)->dir)];
@@ -47,7 +47,7 @@ static void test_folder_goes(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(test_folder_goes) };
+	const struct CMUnitTest tests[] = { cmocka_unit_test(test_folder_is_removed_after_crash) };
 
 	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,7 +1,7 @@
 /* Image locks: QEMU and Cairn refuse each other's images in use. */
 #include "fixture_block.h"
 
-static void test_we_hold_qemu_is_refused(void **state)
+static void test_qemu_is_refused_while_cairn_holds_lock(void **state)
 {
 	struct fixture f;
 	struct block *b;
@@ -44,7 +44,7 @@ static void test_readers_share(void **state)
 }
 
 /* qemu-io holds the image until its input ends. */
-static void test_qemu_holds_we_are_refused(void **state)
+static void test_cairn_is_refused_while_qemu_holds_lock(void **state)
 {
 	struct block_layer y = { .fd = -1, .format = BLOCK_FORMAT_QCOW2 };
 	struct block_open o = { .layers = &y, .nlayers = 1, .name = "vda" };
@@ -82,9 +82,9 @@ static void test_qemu_holds_we_are_refused(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_we_hold_qemu_is_refused),
+		cmocka_unit_test(test_qemu_is_refused_while_cairn_holds_lock),
 		cmocka_unit_test(test_readers_share),
-		cmocka_unit_test(test_qemu_holds_we_are_refused),
+		cmocka_unit_test(test_cairn_is_refused_while_qemu_holds_lock),
 	};
 
 	alarm(30 * TEST_SLOW);

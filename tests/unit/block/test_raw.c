@@ -132,7 +132,7 @@ static void test_discard_and_zeroes(void **state)
 }
 
 /* Random operations, some from memory that O_DIRECT refuses, against a shadow. */
-static void test_random(void **state)
+static void test_random_operations_match_shadow(void **state)
 {
 	for (int buffered = 0; buffered < 2; buffered++) {
 		struct fixture f;
@@ -153,7 +153,7 @@ static void test_random(void **state)
 }
 
 /* More iovecs than one system call takes. */
-static void test_many_pieces(void **state)
+static void test_many_iovecs_are_split(void **state)
 {
 	static struct iovec iov[2500];
 	static uint8_t buf[2500 * 512], back[2500 * 512];
@@ -177,7 +177,7 @@ static void test_many_pieces(void **state)
 }
 
 /* An image that cannot be opened yields a message, and the caller keeps the fds. */
-static void test_open_errors(void **state)
+static void test_failed_open_reports_error_and_keeps_fds(void **state)
 {
 	struct block_layer y = { .fd = -1, .format = BLOCK_FORMAT_RAW }, two[2];
 	struct block_open o = { .layers = &y, .nlayers = 1, .name = "vda" };
@@ -224,9 +224,9 @@ int main(void)
 		cmocka_unit_test(test_requests_are_checked),
 		cmocka_unit_test(test_requests_are_traced),
 		cmocka_unit_test(test_discard_and_zeroes),
-		cmocka_unit_test(test_random),
-		cmocka_unit_test(test_many_pieces),
-		cmocka_unit_test(test_open_errors),
+		cmocka_unit_test(test_random_operations_match_shadow),
+		cmocka_unit_test(test_many_iovecs_are_split),
+		cmocka_unit_test(test_failed_open_reports_error_and_keeps_fds),
 	};
 
 	alarm(30 * TEST_SLOW);

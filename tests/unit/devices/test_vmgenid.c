@@ -25,7 +25,7 @@ static void ignore_irq(struct dev_host *h, unsigned gsi, bool level)
 	(void)level;
 }
 
-static void test_renew(void **state)
+static void test_renewed_id_changes_and_notifies(void **state)
 {
 	static const struct dev_host_ops ops = { .irq_set = ignore_irq };
 	struct dev_host h = { .ops = &ops, .ram = { { .bytes = RAM_BYTES, .host = calloc(1, RAM_BYTES) } } };
@@ -52,7 +52,7 @@ static void test_renew(void **state)
 }
 
 /* RAM that ends below the id's address has no place for it; no harm results. */
-static void test_tiny_memory(void **state)
+static void test_tiny_memory_has_no_id(void **state)
 {
 	static const struct dev_host_ops ops = { .irq_set = ignore_irq };
 	uint8_t page[4096];
@@ -71,7 +71,7 @@ static void test_tiny_memory(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(test_renew), cmocka_unit_test(test_tiny_memory) };
+	const struct CMUnitTest tests[] = { cmocka_unit_test(test_renewed_id_changes_and_notifies), cmocka_unit_test(test_tiny_memory_has_no_id) };
 
 	alarm(10 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);

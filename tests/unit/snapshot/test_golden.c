@@ -157,7 +157,7 @@ static void sections_are(const char *list, bool devices)
 	assert_string_equal(list, "");
 }
 
-static void test_is_read(void **state)
+static void test_golden_states_are_read_completely(void **state)
 {
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
@@ -233,7 +233,7 @@ static void test_every_truncation_is_refused(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_is_read),
+		cmocka_unit_test(test_golden_states_are_read_completely),
 		cmocka_unit_test(test_every_byte_counts),
 		cmocka_unit_test(test_every_truncation_is_refused),
 	};

@@ -169,7 +169,7 @@ static void mark(struct fixture *f)
 		fail_msg("%s", e.msg);
 }
 
-static void test_touched_pages_come_first(void **state)
+static void test_touched_pages_load_first(void **state)
 {
 	struct fixture *f = *state;
 	size_t last = RAM_BYTES - 1;
@@ -187,7 +187,7 @@ static void test_touched_pages_come_first(void **state)
 	assert_memory_equal(f->ram, f->expect, RAM_BYTES);
 }
 
-static void test_all_comes_by_itself(void **state)
+static void test_all_memory_loads_in_background(void **state)
 {
 	struct fixture *f = *state;
 	struct pager_stats s;
@@ -203,7 +203,7 @@ static void test_all_comes_by_itself(void **state)
 }
 
 /* The background does not overwrite what the guest has written. */
-static void test_writes_stay(void **state)
+static void test_guest_writes_are_not_overwritten(void **state)
 {
 	struct fixture *f = *state;
 
@@ -230,7 +230,7 @@ static void *toucher(void *opaque)
 	return NULL;
 }
 
-static void test_many_at_once(void **state)
+static void test_parallel_faults_are_served(void **state)
 {
 	struct fixture *f = *state;
 	pthread_t t[6];
@@ -281,7 +281,7 @@ static int many_read(struct vmstate_store *s, uint64_t off, void *buf, size_t le
 	return 0;
 }
 
-static void test_checksums_when_they_are_wanted(void **state)
+static void test_checksum_pieces_load_on_demand(void **state)
 {
 	struct fixture *f = *state;
 	const uint8_t *data;
@@ -312,7 +312,7 @@ static void test_checksums_when_they_are_wanted(void **state)
 
 /* The working set of the last time is loaded first, in that order, together with adjacent blocks;
  * missing, zero and duplicate entries do no harm. */
-static void test_what_was_touched_first_comes_first(void **state)
+static void test_working_set_loads_first(void **state)
 {
 	struct fixture *f = *state;
 	uint32_t order[] = { 200, 201, 0xffffffff, 3, 199, 200, 100, BLOCKS };
@@ -343,7 +343,7 @@ static void test_what_was_touched_first_comes_first(void **state)
 	assert_int_equal(touched[6], 221);
 }
 
-static void test_stopped_in_the_middle(void **state)
+static void test_stop_leaves_zeros_and_no_waiters(void **state)
 {
 	struct fixture *f = *state;
 
@@ -360,7 +360,7 @@ static void test_stopped_in_the_middle(void **state)
 }
 
 /* A zero block is created at its first access, however late, and costs nothing before. */
-static void test_zeros_stay_away(void **state)
+static void test_zero_blocks_are_created_on_access(void **state)
 {
 	struct fixture *f = *state;
 	uint64_t before;
@@ -376,7 +376,7 @@ static void test_zeros_stay_away(void **state)
 }
 
 /* Write tracking from the start: loaded, read or not yet loaded blocks are not dirty. */
-static void test_only_what_was_written_is_dirty(void **state)
+static void test_only_written_blocks_are_dirty(void **state)
 {
 	struct fixture *f = *state;
 
@@ -470,7 +470,7 @@ static void saves_add_up(struct fixture *f)
 	free(buf);
 }
 
-static void test_saved_while_it_is_being_loaded(void **state)
+static void test_incremental_save_while_loading(void **state)
 {
 	struct fixture *f = *state;
 	pthread_t t[SCRIBBLERS];
@@ -494,7 +494,7 @@ static void test_saved_while_it_is_being_loaded(void **state)
 }
 
 /* A full save omits untouched zero blocks, and writes during the save do not get into it. */
-static void test_a_save_of_everything(void **state)
+static void test_full_save_omits_untouched_zeros(void **state)
 {
 	struct fixture *f = *state;
 	uint8_t *buf = malloc(VMSTATE_BLOCK_BYTES);
@@ -539,7 +539,7 @@ static void rewind_now(struct fixture *f, const struct bitmap *changed)
 	f->p = p;
 }
 
-static void test_rewound_in_place(void **state)
+static void test_rewind_reloads_written_blocks_only(void **state)
 {
 	struct fixture *f = *state;
 	struct pager_stats s;
@@ -573,7 +573,7 @@ static void test_rewound_in_place(void **state)
 	assert_true(bitmap_test(&f->dirty, 41));
 }
 
-static void test_rewound_while_it_is_being_loaded(void **state)
+static void test_rewind_while_loading(void **state)
 {
 	struct fixture *f = *state;
 	struct pager_stats s;
@@ -598,21 +598,21 @@ static void test_rewound_while_it_is_being_loaded(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(test_touched_pages_come_first, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_all_comes_by_itself, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_writes_stay, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_many_at_once, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_touched_pages_load_first, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_all_memory_loads_in_background, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_guest_writes_are_not_overwritten, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_parallel_faults_are_served, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_damaged_block_is_reported_before_it_is_given, setup,
 			teardown),
-		cmocka_unit_test_setup_teardown(test_checksums_when_they_are_wanted, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_what_was_touched_first_comes_first, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_stopped_in_the_middle, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_zeros_stay_away, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_only_what_was_written_is_dirty, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_saved_while_it_is_being_loaded, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_a_save_of_everything, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_rewound_in_place, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_rewound_while_it_is_being_loaded, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_checksum_pieces_load_on_demand, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_working_set_loads_first, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_stop_leaves_zeros_and_no_waiters, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_zero_blocks_are_created_on_access, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_only_written_blocks_are_dirty, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_incremental_save_while_loading, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_full_save_omits_untouched_zeros, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_rewind_reloads_written_blocks_only, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_rewind_while_loading, setup, teardown),
 	};
 
 	alarm(60 * TEST_SLOW);

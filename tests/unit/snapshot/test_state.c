@@ -256,7 +256,7 @@ static void test_section_too_large_fails_when_written(void **state)
 	free(mib);
 }
 
-static void test_garbage(void **state)
+static void test_random_bytes_are_refused(void **state)
 {
 	uint8_t buf[512];
 	unsigned seed = 11;
@@ -284,7 +284,7 @@ int main(void)
 		cmocka_unit_test(test_reader_latches_its_first_fault),
 		cmocka_unit_test(test_names_of_the_greatest_length),
 		cmocka_unit_test(test_section_too_large_fails_when_written),
-		cmocka_unit_test(test_garbage),
+		cmocka_unit_test(test_random_bytes_are_refused),
 	};
 
 	alarm(30 * TEST_SLOW);

@@ -35,7 +35,7 @@ static void test_seeds(void **state)
 }
 
 /* Truncate anywhere; near the start at each byte. */
-static void test_cut(void **state)
+static void test_truncated_seeds_are_harmless(void **state)
 {
 	(void)state;
 	for (size_t i = 0; i < state_seeds(); i++) {
@@ -80,7 +80,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_seeds),
-		cmocka_unit_test(test_cut),
+		cmocka_unit_test(test_truncated_seeds_are_harmless),
 		cmocka_unit_test(test_mutations),
 	};
 

@@ -99,7 +99,7 @@ static int teardown(void **state)
 	return 0;
 }
 
-static void test_dirty_is_what_was_written(void **state)
+static void test_written_blocks_are_dirty(void **state)
 {
 	struct fixture *f = *state;
 
@@ -214,7 +214,7 @@ static void save_round(struct fixture *f, const struct bitmap *wanted, unsigned 
 	save_and_compare(f, wanted ? wanted : &f->dirty, delay_us);
 }
 
-static void test_saved_as_it_was_while_writers_run(void **state)
+static void test_save_has_memory_of_mark_while_writers_run(void **state)
 {
 	struct fixture *f = *state;
 	struct tracker_stats s;
@@ -229,7 +229,7 @@ static void test_saved_as_it_was_while_writers_run(void **state)
 }
 
 /* A save from a hold is complete, and does not change what the next mark reports. */
-static void test_a_hold_leaves_what_is_dirty(void **state)
+static void test_hold_keeps_dirty_blocks(void **state)
 {
 	struct fixture *f = *state;
 	struct err e;
@@ -251,7 +251,7 @@ static void test_a_hold_leaves_what_is_dirty(void **state)
 }
 
 /* A block that tracker_preprotect() protects again stays dirty, and the next write to it faults. */
-static void test_settled_is_written_all_the_same(void **state)
+static void test_preprotected_block_stays_dirty(void **state)
 {
 	struct fixture *f = *state;
 	struct tracker_stats s;
@@ -281,7 +281,7 @@ static void test_settled_is_written_all_the_same(void **state)
 
 /* An incremental save: the blocks written since, plus the previous save, equal all of memory. */
 /* A vCPU is stopped while its fault waits for an answer, which comes after the mark. */
-static void test_a_fault_answered_late(void **state)
+static void test_fault_answered_after_mark_counts(void **state)
 {
 	struct fixture *f = *state;
 	struct err e = { 0 };
@@ -304,7 +304,7 @@ static void test_a_fault_answered_late(void **state)
 	assert_true(bitmap_test(&f->dirty, 0));
 }
 
-static void test_increments_add_up(void **state)
+static void test_incremental_saves_add_up(void **state)
 {
 	struct fixture *f = *state;
 	uint8_t *copy = malloc(RAM_BYTES);
@@ -328,7 +328,7 @@ static void test_increments_add_up(void **state)
 }
 
 /* With little room for old content, writers block, nothing is lost, and they continue. */
-static void test_bounded(void **state)
+static void test_writers_wait_when_buffer_is_full(void **state)
 {
 	struct fixture *f = *state;
 	struct tracker_stats s;
@@ -346,7 +346,7 @@ static void test_bounded(void **state)
 	writers_stop(f);
 }
 
-static void test_given_up_in_the_middle(void **state)
+static void test_cancelled_save_releases_writers(void **state)
 {
 	struct fixture *f = *state;
 	uint64_t block;
@@ -390,7 +390,7 @@ static void test_untouched_memory_costs_nothing(void **state)
 }
 
 /* Single pages that existed before tracking began, and neighbours that are created later. */
-static void test_blocks_that_were_there_in_part(void **state)
+static void test_partly_present_blocks_are_tracked(void **state)
 {
 	struct fixture *f = *state;
 	uint64_t block;
@@ -430,7 +430,7 @@ static void *write_one(void *p)
 }
 
 /* A fault after the tracker's stop waits only until the tracker is freed. */
-static void test_stopped_then_freed(void **state)
+static void test_fault_after_stop_waits_for_free_only(void **state)
 {
 	struct fixture *f = *state;
 	pthread_t t;
@@ -447,7 +447,7 @@ static void test_stopped_then_freed(void **state)
 	assert_int_equal(f->c.ram[0], 77);
 }
 
-static void test_unmapped_before_it_is_freed(void **state)
+static void test_later_mapping_is_not_touched(void **state)
 {
 	struct fixture *f = *state;
 	void *other;
@@ -469,18 +469,18 @@ static void test_unmapped_before_it_is_freed(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(test_dirty_is_what_was_written, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_saved_as_it_was_while_writers_run, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_a_hold_leaves_what_is_dirty, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_settled_is_written_all_the_same, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_a_fault_answered_late, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_increments_add_up, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_bounded, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_given_up_in_the_middle, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_written_blocks_are_dirty, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_save_has_memory_of_mark_while_writers_run, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_hold_keeps_dirty_blocks, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_preprotected_block_stays_dirty, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_fault_answered_after_mark_counts, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_incremental_saves_add_up, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_writers_wait_when_buffer_is_full, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_cancelled_save_releases_writers, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_untouched_memory_costs_nothing, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_blocks_that_were_there_in_part, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_stopped_then_freed, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_unmapped_before_it_is_freed, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_partly_present_blocks_are_tracked, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_fault_after_stop_waits_for_free_only, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_later_mapping_is_not_touched, setup, teardown),
 	};
 
 	alarm(60 * TEST_SLOW);

@@ -23,7 +23,7 @@ static struct tree_data sample(void)
 	return d;
 }
 
-static void test_comes_back(void **state)
+static void test_tree_data_round_trips(void **state)
 {
 	struct block_snapshot_info info = { 0 };
 	struct tree_data d = sample(), got;
@@ -58,7 +58,7 @@ static void test_layout_on_disk(void **state)
 }
 
 /* A byte that was 0 in older versions: ignored with memory, or with an unknown value. */
-static void test_disks_of_a_vm_that_was_not_off(void **state)
+static void test_live_disk_only_snapshot_is_marked(void **state)
 {
 	struct block_snapshot_info info = { 0 };
 	struct tree_data d = sample(), got;
@@ -90,7 +90,7 @@ static void test_longest_texts_fit(void **state)
 	assert_memory_equal(&d, &got, sizeof(d));
 }
 
-static void test_damage_is_seen(void **state)
+static void test_damaged_tree_data_is_ignored(void **state)
 {
 	struct block_snapshot_info info = { 0 }, bad;
 	struct tree_data d = sample(), got;
@@ -117,7 +117,7 @@ static void test_damage_is_seen(void **state)
 	assert_true(tree_decode(&bad, &got));
 }
 
-static void test_sets(void **state)
+static void test_set_data_round_trips(void **state)
 {
 	struct block_snapshot_info info = { 0 }, bad;
 	struct tree_data d = sample(), got;
@@ -143,7 +143,7 @@ static void test_sets(void **state)
 	}
 }
 
-static void test_parts(void **state)
+static void test_parts_are_found_by_set_id(void **state)
 {
 	struct block_snapshot_info list[3] = { { .id = "1", .name = "a" }, { .id = "2", .name = "b" },
 		{ .id = "3", .name = "c" } };
@@ -166,7 +166,7 @@ static void test_parts(void **state)
 	tree_done(&t);
 }
 
-static void test_what_is_being_made_or_deleted_is_hidden(void **state)
+static void test_unfinished_snapshots_are_hidden(void **state)
 {
 	struct block_snapshot_info list[3] = { { .id = "1", .name = "a" }, { .id = "2", .name = "b" },
 		{ .id = "3", .name = "c" } };
@@ -185,7 +185,7 @@ static void test_what_is_being_made_or_deleted_is_hidden(void **state)
 	tree_done(&t);
 }
 
-static void test_somebody_elses_snapshot_is_a_root(void **state)
+static void test_foreign_snapshot_is_a_root(void **state)
 {
 	struct block_snapshot_info info = { .vm_state_bytes = 1 };
 	struct tree_data got;
@@ -196,7 +196,7 @@ static void test_somebody_elses_snapshot_is_a_root(void **state)
 	assert_int_equal(got.state, TREE_RUNNING);
 }
 
-static void test_finding(void **state)
+static void test_snapshots_are_found_by_name_or_id(void **state)
 {
 	struct block_snapshot_info list[3] = { { .id = "1", .name = "base" }, { .id = "2", .name = "1" },
 		{ .id = "30", .name = "qemu" } };
@@ -223,7 +223,7 @@ static void test_finding(void **state)
 	tree_done(&t);
 }
 
-static void test_tags(void **state)
+static void test_tags_are_checked(void **state)
 {
 	struct tree_data d = sample();
 
@@ -235,7 +235,7 @@ static void test_tags(void **state)
 	assert_false(tree_has_tag(&d, ""));
 }
 
-static void test_names(void **state)
+static void test_names_are_checked(void **state)
 {
 	char name[300];
 	struct err e = { 0 };
@@ -256,18 +256,18 @@ static void test_names(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_comes_back),
+		cmocka_unit_test(test_tree_data_round_trips),
 		cmocka_unit_test(test_layout_on_disk),
-		cmocka_unit_test(test_disks_of_a_vm_that_was_not_off),
+		cmocka_unit_test(test_live_disk_only_snapshot_is_marked),
 		cmocka_unit_test(test_longest_texts_fit),
-		cmocka_unit_test(test_damage_is_seen),
-		cmocka_unit_test(test_sets),
-		cmocka_unit_test(test_parts),
-		cmocka_unit_test(test_what_is_being_made_or_deleted_is_hidden),
-		cmocka_unit_test(test_somebody_elses_snapshot_is_a_root),
-		cmocka_unit_test(test_finding),
-		cmocka_unit_test(test_tags),
-		cmocka_unit_test(test_names),
+		cmocka_unit_test(test_damaged_tree_data_is_ignored),
+		cmocka_unit_test(test_set_data_round_trips),
+		cmocka_unit_test(test_parts_are_found_by_set_id),
+		cmocka_unit_test(test_unfinished_snapshots_are_hidden),
+		cmocka_unit_test(test_foreign_snapshot_is_a_root),
+		cmocka_unit_test(test_snapshots_are_found_by_name_or_id),
+		cmocka_unit_test(test_tags_are_checked),
+		cmocka_unit_test(test_names_are_checked),
 	};
 
 	alarm(10 * TEST_SLOW);

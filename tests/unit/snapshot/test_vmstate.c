@@ -75,7 +75,7 @@ static int save(struct fixture *f, const struct vmstate_progress *p, struct err 
 	return vmstate_write(&f->file.store, &f->h, &src, p, &f->result, e);
 }
 
-static void test_comes_back(void **state)
+static void test_saved_state_reads_back(void **state)
 {
 	struct fixture *f = *state;
 	struct vmstate_header h;
@@ -176,13 +176,13 @@ static void direct_saved_and_checked(unsigned shift)
 	close(fd);
 }
 
-static void test_direct(void **state)
+static void test_direct_io_is_used_when_aligned(void **state)
 {
 	(void)state;
 	direct_saved_and_checked(0);
 }
 
-static void test_direct_not_aligned(void **state)
+static void test_unaligned_memory_uses_buffered_io(void **state)
 {
 	(void)state;
 	direct_saved_and_checked(1);
@@ -208,7 +208,7 @@ static int full_sync(struct vmstate_store *s)
 	return 0;
 }
 
-static void test_full_is_no_state(void **state)
+static void test_full_disk_leaves_no_state(void **state)
 {
 	struct fixture *f = *state;
 	struct full_store full = { .file = f->file,
@@ -255,7 +255,7 @@ static int watched_sync(struct vmstate_store *s)
 }
 
 /* A state with a header is complete, whenever the power fails. */
-static void test_the_header_comes_last(void **state)
+static void test_header_is_written_last(void **state)
 {
 	struct fixture *f = *state;
 	struct watched_store w = { .file = f->file, .store = { .write = watched_write, .sync = watched_sync } };
@@ -269,7 +269,7 @@ static void test_the_header_comes_last(void **state)
 	munmap(ram, MUCH_BYTES + 4096);
 }
 
-static void test_zeros_cost_nothing(void **state)
+static void test_zero_blocks_take_no_space(void **state)
 {
 	struct fixture *f = *state;
 	struct stat st;
@@ -334,7 +334,7 @@ static void test_impossible_headers(void **state)
 	}
 }
 
-static void test_cut_short(void **state)
+static void test_truncated_state_is_refused(void **state)
 {
 	struct fixture *f = *state;
 	struct vmstate_header h;
@@ -394,7 +394,7 @@ static int stop_at_once(void *opaque, uint64_t done, uint64_t total)
 	return 1;
 }
 
-static void test_cancelled_is_no_state(void **state)
+static void test_cancelled_save_leaves_no_state(void **state)
 {
 	struct vmstate_progress p = { .step = stop_at_once };
 	struct fixture *f = *state;
@@ -422,7 +422,7 @@ static unsigned mapped_pages(const uint8_t *p, size_t len)
 
 /* Memory is unchanged whether the save succeeds or not: a VM whose save failed continues with
  * it. */
-static void test_unmapped_is_not_lost(void **state)
+static void test_memory_unmapped_by_save_keeps_content(void **state)
 {
 	struct fixture *f = *state;
 	struct vmstate_progress p = { .step = stop_at_once };
@@ -445,7 +445,7 @@ static void test_unmapped_is_not_lost(void **state)
 }
 
 /* Each block, including the short last one, has the checksum of zeros of its length. */
-static void test_untouched_to_the_end(void **state)
+static void test_untouched_blocks_have_zero_checksums(void **state)
 {
 	struct fixture *f = *state;
 	struct vmstate_header h;
@@ -500,20 +500,20 @@ static void test_ram_of_an_address_space(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(test_comes_back, setup, teardown),
-		cmocka_unit_test(test_direct),
-		cmocka_unit_test(test_direct_not_aligned),
-		cmocka_unit_test_setup_teardown(test_full_is_no_state, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_the_header_comes_last, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_zeros_cost_nothing, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_saved_state_reads_back, setup, teardown),
+		cmocka_unit_test(test_direct_io_is_used_when_aligned),
+		cmocka_unit_test(test_unaligned_memory_uses_buffered_io),
+		cmocka_unit_test_setup_teardown(test_full_disk_leaves_no_state, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_header_is_written_last, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_zero_blocks_take_no_space, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_every_bit_of_the_header_counts, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_impossible_headers, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_cut_short, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_truncated_state_is_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_damaged_block_is_named, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_damaged_definition_is_refused, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_cancelled_is_no_state, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_unmapped_is_not_lost, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_untouched_to_the_end, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_cancelled_save_leaves_no_state, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_memory_unmapped_by_save_keeps_content, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_untouched_blocks_have_zero_checksums, setup, teardown),
 		cmocka_unit_test(test_checksums_of_zeros),
 		cmocka_unit_test(test_ram_of_an_address_space),
 	};

@@ -54,7 +54,7 @@ static void put(struct working_sets *w, uint64_t key, uint32_t first, uint32_t n
 	free(b);
 }
 
-static void test_nothing_is_known_at_first(void **state)
+static void test_empty_file_has_no_sets(void **state)
 {
 	struct fixture *f = *state;
 
@@ -65,7 +65,7 @@ static void test_nothing_is_known_at_first(void **state)
 	assert_null(working_sets_find(&f->back, 1));
 }
 
-static void test_each_state_has_its_own(void **state)
+static void test_each_state_has_its_own_set(void **state)
 {
 	struct fixture *f = *state;
 
@@ -86,7 +86,7 @@ static void test_each_state_has_its_own(void **state)
 	assert_int_equal(working_sets_find(&f->w, 3)->key, 3);
 }
 
-static void test_comes_back(void **state)
+static void test_sets_read_back(void **state)
 {
 	struct fixture *f = *state;
 
@@ -106,7 +106,7 @@ static void test_comes_back(void **state)
 	assert_null(f->back.set[2].blocks);
 }
 
-static void test_no_more_than_there_is_room_for(void **state)
+static void test_oldest_set_is_dropped(void **state)
 {
 	struct fixture *f = *state;
 
@@ -124,7 +124,7 @@ static void refused(struct fixture *f, uint64_t blocks)
 		assert_null(f->back.set[i].blocks);
 }
 
-static void test_damage_is_nothing(void **state)
+static void test_damaged_file_is_ignored(void **state)
 {
 	struct fixture *f = *state;
 	struct stat st;
@@ -167,7 +167,7 @@ static void poked(struct fixture *f, size_t off, uint32_t v)
 	refused(f, BLOCKS);
 }
 
-static void test_wrong_numbers_are_nothing(void **state)
+static void test_invalid_fields_are_ignored(void **state)
 {
 	struct fixture *f = *state;
 
@@ -190,12 +190,12 @@ static void test_wrong_numbers_are_nothing(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(test_nothing_is_known_at_first, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_each_state_has_its_own, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_comes_back, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_no_more_than_there_is_room_for, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_damage_is_nothing, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_wrong_numbers_are_nothing, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_empty_file_has_no_sets, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_each_state_has_its_own_set, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_sets_read_back, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_oldest_set_is_dropped, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_damaged_file_is_ignored, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_invalid_fields_are_ignored, setup, teardown),
 	};
 
 	alarm(30 * TEST_SLOW);

@@ -23,7 +23,7 @@ static void finish(FILE *f, const char *want)
 	free(text);
 }
 
-static void test_table(void **state)
+static void test_table_is_aligned(void **state)
 {
 	static const char *const heads[] = { "Id", "Name", "State" };
 	struct table t;
@@ -59,7 +59,7 @@ static void test_empty_table(void **state)
 		  "\n");
 }
 
-static void test_label(void **state)
+static void test_labels_are_aligned(void **state)
 {
 	FILE *f = start();
 
@@ -112,9 +112,9 @@ static void test_json(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_table),
+		cmocka_unit_test(test_table_is_aligned),
 		cmocka_unit_test(test_empty_table),
-		cmocka_unit_test(test_label),
+		cmocka_unit_test(test_labels_are_aligned),
 		cmocka_unit_test(test_csv),
 		cmocka_unit_test(test_yaml),
 		cmocka_unit_test(test_json),

@@ -64,7 +64,7 @@ static int check(struct vm_config *c)
 		assert_int_equal(check(&c), 0);                                                    \
 	} while (0)
 
-static void test_sane(void **state)
+static void test_valid_configuration_is_accepted(void **state)
 {
 	(void)state;
 	ACCEPTED();
@@ -75,7 +75,7 @@ static void test_sane(void **state)
 	ACCEPTED(c.start_paused = c.huge_pages = c.rng = c.virtio_console = c.foreground = 1);
 }
 
-static void test_name(void **state)
+static void test_name_is_checked(void **state)
 {
 	(void)state;
 	REFUSED(c.name[0] = 0);
@@ -85,7 +85,7 @@ static void test_name(void **state)
 		 c.name[VM_NAME_MAX] = 'x');
 }
 
-static void test_strings_are_ended(void **state)
+static void test_strings_are_terminated(void **state)
 {
 	struct vm_config c = sane();
 
@@ -101,7 +101,7 @@ static void test_strings_are_ended(void **state)
 	assert_int_equal(strlen(c.disks[0].serial), sizeof(c.disks[0].serial) - 1);
 }
 
-static void test_memory(void **state)
+static void test_memory_size_is_checked(void **state)
 {
 	(void)state;
 	REFUSED(c.ram_bytes = 0);
@@ -118,7 +118,7 @@ static void test_memory(void **state)
 	ACCEPTED(c.ram_bytes = 3 * GIB + 4096);
 }
 
-static void test_vcpus_and_topology(void **state)
+static void test_vcpus_and_topology_are_checked(void **state)
 {
 	(void)state;
 	REFUSED(c.vcpus = 0);
@@ -139,7 +139,7 @@ static void test_vcpus_and_topology(void **state)
 	REFUSED(c.sockets = UINT32_MAX; c.cores = UINT32_MAX; c.threads = UINT32_MAX);
 }
 
-static void test_files(void **state)
+static void test_fds_are_checked(void **state)
 {
 	static const uint16_t bad[] = { NFDS, NFDS + 1, 0x7fff, 0x8000, 0xfffe };
 
@@ -165,7 +165,7 @@ static void test_files(void **state)
 }
 
 /* Each fd is taken by its first user, so a second user would get -1 or the same file twice. */
-static void test_one_file_or_name_twice(void **state)
+static void test_duplicate_files_and_names_are_refused(void **state)
 {
 	(void)state;
 	REFUSED(c.initrd_fd = c.kernel_fd);
@@ -180,7 +180,7 @@ static void test_one_file_or_name_twice(void **state)
 		 c.disks[1].fd[0] = 2; strcpy(c.disks[1].id, "vdb"));
 }
 
-static void test_choices(void **state)
+static void test_enums_are_checked(void **state)
 {
 	(void)state;
 	for (unsigned v = 0; v < 256; v++) {
@@ -203,7 +203,7 @@ static void test_choices(void **state)
 	}
 }
 
-static void test_disks(void **state)
+static void test_disks_are_checked(void **state)
 {
 	(void)state;
 	REFUSED(c.ndisks = VM_DISKS_MAX + 1);
@@ -228,7 +228,7 @@ static void test_disks(void **state)
 }
 
 /* No received bytes may crash the check, whatever it answers. */
-static void test_garbage(void **state)
+static void test_random_bytes_do_not_crash_check(void **state)
 {
 	struct vm_config *c = malloc(sizeof(*c));
 	unsigned seed = 5;
@@ -250,7 +250,7 @@ static void test_garbage(void **state)
 	free(c);
 }
 
-static void test_tables_say_which_way(void **state)
+static void test_message_tables_have_directions(void **state)
 {
 	(void)state;
 	assert_int_equal(vm_msg_to_vm[VM_MSG_CONFIG].body_min, sizeof(struct vm_config));
@@ -279,17 +279,17 @@ static void test_reasons_have_names(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_sane),
-		cmocka_unit_test(test_name),
-		cmocka_unit_test(test_strings_are_ended),
-		cmocka_unit_test(test_memory),
-		cmocka_unit_test(test_vcpus_and_topology),
-		cmocka_unit_test(test_files),
-		cmocka_unit_test(test_one_file_or_name_twice),
-		cmocka_unit_test(test_choices),
-		cmocka_unit_test(test_disks),
-		cmocka_unit_test(test_garbage),
-		cmocka_unit_test(test_tables_say_which_way),
+		cmocka_unit_test(test_valid_configuration_is_accepted),
+		cmocka_unit_test(test_name_is_checked),
+		cmocka_unit_test(test_strings_are_terminated),
+		cmocka_unit_test(test_memory_size_is_checked),
+		cmocka_unit_test(test_vcpus_and_topology_are_checked),
+		cmocka_unit_test(test_fds_are_checked),
+		cmocka_unit_test(test_duplicate_files_and_names_are_refused),
+		cmocka_unit_test(test_enums_are_checked),
+		cmocka_unit_test(test_disks_are_checked),
+		cmocka_unit_test(test_random_bytes_do_not_crash_check),
+		cmocka_unit_test(test_message_tables_have_directions),
 		cmocka_unit_test(test_reasons_have_names),
 	};
 

@@ -56,7 +56,7 @@ static void lines_check(struct audit *a, unsigned *ret_apart, unsigned *ret_toge
 }
 
 /* Uids that a hash table would put into one slot. */
-static void test_users(void **state)
+static void test_denials_are_counted_per_user(void **state)
 {
 	char dir[96];
 	struct event_sink sink = { 0 };
@@ -94,7 +94,7 @@ static void test_users(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_users),
+		cmocka_unit_test(test_denials_are_counted_per_user),
 	};
 
 	alarm(30);

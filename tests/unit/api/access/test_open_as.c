@@ -29,7 +29,7 @@ static const struct peer stranger = { STRANGER, STRANGER, groups, 1 };
 
 /* ---- stored rights ---- */
 
-static void test_kept(void **state)
+static void test_rights_are_stored_and_read(void **state)
 {
 	struct json_object *o = json_object_new_object();
 	struct rights *a, *b;
@@ -54,7 +54,7 @@ static void test_kept(void **state)
 	json_object_put(o);
 }
 
-static void test_the_daemons_own(void **state)
+static void test_daemons_own_rights_open_directly(void **state)
 {
 	struct peer root = { 0, 0, NULL, 0 }, own = { geteuid(), getegid(), NULL, 0 };
 	struct rights *r;
@@ -68,7 +68,7 @@ static void test_the_daemons_own(void **state)
 }
 
 /* Malformed rights must never turn into the daemon's own rights. */
-static void test_tampered(void **state)
+static void test_malformed_rights_are_refused(void **state)
 {
 	static const char *const bad[] = { "7", "null", "{}", "{\"user\":5}",
 		"{\"user\":5,\"group\":5}", "{\"user\":0,\"group\":0,\"groups\":[]}",
@@ -219,7 +219,7 @@ static ino_t inode(const char *path)
 	return st.st_ino;
 }
 
-static void test_own_rights(void **state)
+static void test_own_files_open_and_others_are_refused(void **state)
 {
 	struct files *f = *state;
 	struct outcome o = open_it(f, f->link, NULL, false);
@@ -229,7 +229,7 @@ static void test_own_rights(void **state)
 	assert_int_equal(o.last, inode(f->own));
 }
 
-static void test_rights_of_another(void **state)
+static void test_another_users_rights_are_used(void **state)
 {
 	struct files *f = *state;
 	struct outcome o;
@@ -260,7 +260,7 @@ static void test_rights_of_another(void **state)
 	assert_non_null(strstr(o.e.msg, "for user 65533, who defined the VM"));
 }
 
-static void test_given_up(void **state)
+static void test_cancelled_open_leaves_nothing(void **state)
 {
 	struct files *f = *state;
 	struct definition *d;
@@ -284,12 +284,12 @@ static void test_given_up(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_kept),
-		cmocka_unit_test(test_the_daemons_own),
-		cmocka_unit_test(test_tampered),
-		cmocka_unit_test_setup_teardown(test_own_rights, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_rights_of_another, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_given_up, setup, teardown),
+		cmocka_unit_test(test_rights_are_stored_and_read),
+		cmocka_unit_test(test_daemons_own_rights_open_directly),
+		cmocka_unit_test(test_malformed_rights_are_refused),
+		cmocka_unit_test_setup_teardown(test_own_files_open_and_others_are_refused, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_another_users_rights_are_used, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_cancelled_open_leaves_nothing, setup, teardown),
 	};
 
 	alarm(30);

@@ -25,7 +25,7 @@ static bool is_web(void *opaque, const char *vm)
 
 /* Deleting a VM deletes its entries, so that a new VM of the same name does not inherit them;
  * general entries stay. */
-static void test_of_vms_that_are_not_there(void **state)
+static void test_entries_of_deleted_vm_are_removed(void **state)
 {
 	struct permissions p = { 0 };
 
@@ -40,7 +40,7 @@ static void test_of_vms_that_are_not_there(void **state)
 	permissions_done(&p);
 }
 
-static void test_highest(void **state)
+static void test_highest_matching_role_counts(void **state)
 {
 	struct permissions p = { 0 };
 
@@ -63,7 +63,7 @@ static void test_highest(void **state)
 	permissions_done(&p);
 }
 
-static void test_seen_together(void **state)
+static void test_vms_visible_to_same_users_are_recognized(void **state)
 {
 	struct permissions p = { 0 };
 
@@ -81,7 +81,7 @@ static void test_seen_together(void **state)
 	permissions_done(&p);
 }
 
-static void test_replace_and_take_away(void **state)
+static void test_entries_are_replaced_and_removed(void **state)
 {
 	struct permissions p = { 0 };
 
@@ -100,7 +100,7 @@ static void test_replace_and_take_away(void **state)
 	permissions_done(&p);
 }
 
-static void test_bounded(void **state)
+static void test_number_of_entries_is_limited(void **state)
 {
 	struct permissions p = { 0 };
 
@@ -111,7 +111,7 @@ static void test_bounded(void **state)
 	permissions_done(&p);
 }
 
-static void test_words(void **state)
+static void test_role_words_depend_on_scope(void **state)
 {
 	(void)state;
 	assert_int_equal(permissions_role_from_word("owner", true), ROLE_ADMIN);
@@ -130,7 +130,7 @@ static void load(struct permissions *p, const char *text)
 	permissions_load(p, o);
 }
 
-static void test_file(void **state)
+static void test_malformed_file_grants_nothing(void **state)
 {
 	struct permissions p = { 0 }, again = { 0 };
 	struct json_object *o;
@@ -158,13 +158,13 @@ static void test_file(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_of_vms_that_are_not_there),
-		cmocka_unit_test(test_highest),
-		cmocka_unit_test(test_seen_together),
-		cmocka_unit_test(test_replace_and_take_away),
-		cmocka_unit_test(test_bounded),
-		cmocka_unit_test(test_words),
-		cmocka_unit_test(test_file),
+		cmocka_unit_test(test_entries_of_deleted_vm_are_removed),
+		cmocka_unit_test(test_highest_matching_role_counts),
+		cmocka_unit_test(test_vms_visible_to_same_users_are_recognized),
+		cmocka_unit_test(test_entries_are_replaced_and_removed),
+		cmocka_unit_test(test_number_of_entries_is_limited),
+		cmocka_unit_test(test_role_words_depend_on_scope),
+		cmocka_unit_test(test_malformed_file_grants_nothing),
 	};
 
 	alarm(30 * TEST_SLOW);

@@ -71,7 +71,7 @@ static struct definition *accept(const char *key)
 	return d;
 }
 
-static void test_text(void **state)
+static void test_malformed_json_is_refused(void **state)
 {
 	(void)state;
 	refuse("", "not JSON");
@@ -85,7 +85,7 @@ static void test_text(void **state)
 	refuse("{\"name\":\"\xff\"}", "not JSON");
 }
 
-static void test_nesting(void **state)
+static void test_deep_nesting_is_refused(void **state)
 {
 	char *text = malloc(20002);
 
@@ -98,7 +98,7 @@ static void test_nesting(void **state)
 	free(text);
 }
 
-static void test_keys(void **state)
+static void test_unknown_and_missing_keys_are_refused(void **state)
 {
 	(void)state;
 	refuse_key("\"memroy\":1", "\"memroy\" is not a key of a definition; known here: version, name");
@@ -112,7 +112,7 @@ static void test_keys(void **state)
 	refuse_key("\"version\":\"1\"", "version: must be the number 1, not a string");
 }
 
-static void test_name(void **state)
+static void test_name_is_checked(void **state)
 {
 	char key[400], name[301];
 
@@ -133,7 +133,7 @@ static void test_name(void **state)
 	definition_free(accept(key));
 }
 
-static void test_memory(void **state)
+static void test_memory_is_checked(void **state)
 {
 	static const struct {
 		const char *text;
@@ -168,7 +168,7 @@ static void test_memory(void **state)
 	}
 }
 
-static void test_cpus(void **state)
+static void test_cpus_and_topology_are_checked(void **state)
 {
 	(void)state;
 	refuse_key("\"vcpus\":0", "vcpus: 0 is out of range; give 1 to 64");
@@ -184,7 +184,7 @@ static void test_cpus(void **state)
 	definition_free(accept("\"vcpus\":8,\"topology\":{\"sockets\":2,\"cores\":2,\"threads\":2}"));
 }
 
-static void test_uuid(void **state)
+static void test_uuid_is_checked(void **state)
 {
 	struct definition *d;
 
@@ -199,7 +199,7 @@ static void test_uuid(void **state)
 	definition_free(d);
 }
 
-static void test_boot(void **state)
+static void test_boot_keys_are_checked(void **state)
 {
 	char key[2200];
 
@@ -219,7 +219,7 @@ static void test_boot(void **state)
 	refuse_key("\"boot\":[]", "boot: must be an object in braces, not an array");
 }
 
-static void test_disk(void **state)
+static void test_disk_keys_are_checked(void **state)
 {
 	(void)state;
 	refuse_disk("\"format\":\"vmdk\"",
@@ -250,7 +250,7 @@ static void test_disk(void **state)
 		"disks[1].id: \"vdb\" is the id of disks[0] too");
 }
 
-static void test_too_many(void **state)
+static void test_too_many_disks_are_refused(void **state)
 {
 	char key[4096] = "\"disks\":[", layers[2048] = "\"format\":\"qcow2\",\"backing\":[";
 
@@ -267,7 +267,7 @@ static void test_too_many(void **state)
 	refuse_disk(layers, "disks[0].backing: has 16 layers; at most 15");
 }
 
-static void test_rest(void **state)
+static void test_other_keys_are_checked(void **state)
 {
 	(void)state;
 	refuse_key("\"on_crash\":\"dump\"", "on_crash: \"dump\" is not one of the choices; "
@@ -290,7 +290,7 @@ static void test_rest(void **state)
 	refuse_key("\"description\":null", "description: must be a string, not null");
 }
 
-static void test_relative(void **state)
+static void test_relative_paths_are_resolved(void **state)
 {
 	CLEANUP_JS struct json_object *o = NULL;
 	struct definition *d = accept("\"disks\":[{\"path\":\"sub/d\",\"format\":\"raw\"}]");
@@ -314,7 +314,7 @@ static void refuse_interface(const char *keys, const char *words)
 	refuse_key(text, words);
 }
 
-static void test_interfaces(void **state)
+static void test_interface_keys_are_checked(void **state)
 {
 	(void)state;
 	refuse_key("\"interfaces\":{}", "interfaces: must be an array of interfaces");
@@ -348,7 +348,7 @@ static void refuse_forwards(const char *list, const char *words)
 	refuse_interface(text, words);
 }
 
-static void test_user_networks(void **state)
+static void test_user_network_keys_are_checked(void **state)
 {
 	char many[1024] = "[";
 
@@ -392,7 +392,7 @@ static void test_user_networks(void **state)
 	refuse_forwards(many, "has 17 forwards; at most 16");
 }
 
-static void test_forwards_meet(void **state)
+static void test_overlapping_forwards_are_refused(void **state)
 {
 	struct definition_forward a = { DEFINITION_TCP, "127.0.0.1", 80, 80, "" }, b = a;
 	char text[DEFINITION_FORWARD_TEXT];
@@ -413,7 +413,7 @@ static void test_forwards_meet(void **state)
 	assert_string_equal(text, "udp 0.0.0.0:80");
 }
 
-static void test_cdrom(void **state)
+static void test_cdrom_keys_are_checked(void **state)
 {
 	(void)state;
 	refuse_key("\"disks\":[{\"device\":\"floppy\"}]", "device: \"floppy\" is not one of the choices");
@@ -427,7 +427,7 @@ static void test_cdrom(void **state)
 }
 
 /* The canonical JSON of a definition with all keys parses to the same canonical JSON. */
-static void test_round_trip(void **state)
+static void test_canonical_json_round_trips(void **state)
 {
 	static const char all[] =
 		"\"version\":1,\"uuid\":\"2f1c0c0e-5d3a-4b53-9c39-0d8f1c6a7b11\",\"title\":\"T \xc3\xa4\","
@@ -486,7 +486,7 @@ static void test_round_trip(void **state)
 	definition_free(d2);
 }
 
-static void test_formats_are_blocks(void **state)
+static void test_formats_match_block_layer(void **state)
 {
 	(void)state;
 	assert_int_equal(DEFINITION_FORMAT_RAW, BLOCK_FORMAT_RAW);
@@ -556,7 +556,7 @@ static void refuse_file(struct folder *f, const char *disk, const char *words)
 	definition_free(d);
 }
 
-static void test_files(void **state)
+static void test_unsuitable_files_are_refused(void **state)
 {
 	struct folder *f = *state;
 
@@ -566,7 +566,7 @@ static void test_files(void **state)
 	refuse_file(f, "/dev/null", "give a file or a block device");
 }
 
-static void test_config(void **state)
+static void test_definition_becomes_vm_config(void **state)
 {
 	struct folder *f = *state;
 	struct definition *d = with_disk(f, f->disk, ",\"serial\":\"S\",\"errors\":\"stop\"");
@@ -589,26 +589,26 @@ static void test_config(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_text),
-		cmocka_unit_test(test_nesting),
-		cmocka_unit_test(test_keys),
-		cmocka_unit_test(test_name),
-		cmocka_unit_test(test_memory),
-		cmocka_unit_test(test_cpus),
-		cmocka_unit_test(test_uuid),
-		cmocka_unit_test(test_boot),
-		cmocka_unit_test(test_disk),
-		cmocka_unit_test(test_too_many),
-		cmocka_unit_test(test_rest),
-		cmocka_unit_test(test_relative),
-		cmocka_unit_test(test_interfaces),
-		cmocka_unit_test(test_user_networks),
-		cmocka_unit_test(test_forwards_meet),
-		cmocka_unit_test(test_cdrom),
-		cmocka_unit_test(test_round_trip),
-		cmocka_unit_test(test_formats_are_blocks),
-		cmocka_unit_test_setup_teardown(test_files, folder_setup, folder_teardown),
-		cmocka_unit_test_setup_teardown(test_config, folder_setup, folder_teardown),
+		cmocka_unit_test(test_malformed_json_is_refused),
+		cmocka_unit_test(test_deep_nesting_is_refused),
+		cmocka_unit_test(test_unknown_and_missing_keys_are_refused),
+		cmocka_unit_test(test_name_is_checked),
+		cmocka_unit_test(test_memory_is_checked),
+		cmocka_unit_test(test_cpus_and_topology_are_checked),
+		cmocka_unit_test(test_uuid_is_checked),
+		cmocka_unit_test(test_boot_keys_are_checked),
+		cmocka_unit_test(test_disk_keys_are_checked),
+		cmocka_unit_test(test_too_many_disks_are_refused),
+		cmocka_unit_test(test_other_keys_are_checked),
+		cmocka_unit_test(test_relative_paths_are_resolved),
+		cmocka_unit_test(test_interface_keys_are_checked),
+		cmocka_unit_test(test_user_network_keys_are_checked),
+		cmocka_unit_test(test_overlapping_forwards_are_refused),
+		cmocka_unit_test(test_cdrom_keys_are_checked),
+		cmocka_unit_test(test_canonical_json_round_trips),
+		cmocka_unit_test(test_formats_match_block_layer),
+		cmocka_unit_test_setup_teardown(test_unsuitable_files_are_refused, folder_setup, folder_teardown),
+		cmocka_unit_test_setup_teardown(test_definition_becomes_vm_config, folder_setup, folder_teardown),
 	};
 
 	alarm(30 * TEST_SLOW);

@@ -39,14 +39,14 @@ static void keys_check(const struct keys *keys)
 	}
 }
 
-static void test_rows_are_whole(void **state)
+static void test_every_key_has_a_description(void **state)
 {
 	(void)state;
 	keys_check(&definition_keys);
 }
 
 /* All texts in the tables are valid JSON; otherwise definition_schema() aborts. */
-static void test_schema(void **state)
+static void test_schema_is_valid_json(void **state)
 {
 	CLEANUP_JS struct json_object *s = definition_schema();
 	struct json_object *disk = js_get(js_get(js_get(s, "properties"), "disks"), "items");
@@ -60,8 +60,8 @@ static void test_schema(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_rows_are_whole),
-		cmocka_unit_test(test_schema),
+		cmocka_unit_test(test_every_key_has_a_description),
+		cmocka_unit_test(test_schema_is_valid_json),
 	};
 
 	alarm(30 * TEST_SLOW);

@@ -12,7 +12,7 @@
 
 #include <cmocka.h>
 
-static void test_names(void **state)
+static void test_pattern_makes_names(void **state)
 {
 	static const struct {
 		const char *pattern, *want;
@@ -33,7 +33,7 @@ static void test_names(void **state)
 }
 
 /* A pattern is never passed to printf() as a format. */
-static void test_what_is_no_pattern(void **state)
+static void test_invalid_patterns_are_refused(void **state)
 {
 	static const char *const wrong[] = { "", "web", "%", "%%", "web-%", "%s", "%n", "%d%d", "%d%", "%d%s", "%%d",
 		"%-3d", "%+d", "% d", "%'d", "%*d", "%1$d", "%ld", "%x", "%.2d", "%10d", "%99999999999d" };
@@ -47,7 +47,7 @@ static void test_what_is_no_pattern(void **state)
 	}
 }
 
-static void test_length(void **state)
+static void test_too_long_names_are_refused(void **state)
 {
 	char name[8];
 	struct err e;
@@ -64,9 +64,9 @@ static void test_length(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_names),
-		cmocka_unit_test(test_what_is_no_pattern),
-		cmocka_unit_test(test_length),
+		cmocka_unit_test(test_pattern_makes_names),
+		cmocka_unit_test(test_invalid_patterns_are_refused),
+		cmocka_unit_test(test_too_long_names_are_refused),
 	};
 
 	alarm(30);

@@ -39,7 +39,7 @@ static bool is_there(struct vm_host *d, unsigned number)
 	return job_find(d, id) != NULL;
 }
 
-static void test_a_day(void **state)
+static void test_results_are_kept_for_a_day(void **state)
 {
 	struct vm_host d = { 0 };
 
@@ -55,7 +55,7 @@ static void test_a_day(void **state)
 }
 
 /* The oldest completed jobs are dropped; running jobs do not count. */
-static void test_so_many(void **state)
+static void test_number_of_results_is_limited(void **state)
 {
 	struct vm_host d = { 0 };
 
@@ -72,8 +72,8 @@ static void test_so_many(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_a_day),
-		cmocka_unit_test(test_so_many),
+		cmocka_unit_test(test_results_are_kept_for_a_day),
+		cmocka_unit_test(test_number_of_results_is_limited),
 	};
 
 	alarm(10 * TEST_SLOW);

@@ -34,7 +34,7 @@ static void over(struct policy_entry *e, uint64_t now)
 	e->over_ns = now;
 }
 
-static void test_equal_ones_beside_each_other(void **state)
+static void test_equal_order_starts_in_parallel(void **state)
 {
 	struct policy_entry e[5] = { { 0 } };
 	uint64_t at;
@@ -56,7 +56,7 @@ static void test_equal_ones_beside_each_other(void **state)
 	assert_true(policy_all_over(e, 0));
 }
 
-static void test_order_waits_for_all_before(void **state)
+static void test_higher_order_waits_for_all_lower(void **state)
 {
 	struct policy_entry e[] = { { .order = 1 }, { .order = 1 }, { .order = 2 } };
 	uint64_t at;
@@ -69,7 +69,7 @@ static void test_order_waits_for_all_before(void **state)
 	assert_int_equal(begin(e, 3, 8, 2, &at), 1);
 }
 
-static void test_delay_holds_the_next(void **state)
+static void test_start_delay_holds_next_entry(void **state)
 {
 	struct policy_entry e[] = { { .delay_s = 10 }, { .delay_s = 0 }, { .order = 5 } };
 	uint64_t at;
@@ -88,7 +88,7 @@ static void test_delay_holds_the_next(void **state)
 
 /* ---- warnings ---- */
 
-static void test_warnings(void **state)
+static void test_warnings_are_due_before_deadline(void **state)
 {
 	static const int64_t times[][2] = { { 0, 6400 }, { 6399, 6400 }, { 6400, 9400 },
 		{ 9400, 9700 }, { 9700, 9940 }, { 9940, 0 }, { 20000, 0 } };
@@ -118,7 +118,7 @@ static unsigned look(struct policy_idle *i, struct policy_sample *s, unsigned ti
 	return idle;
 }
 
-static void test_idle(void **state)
+static void test_idle_after_quiet_period(void **state)
 {
 	struct policy_sample s = { .now_ns = 1000 * S };
 	struct policy_idle i = { 0 };
@@ -133,7 +133,7 @@ static void test_idle(void **state)
 	assert_int_equal(look(&i, &s, 1, 0, 0), 1);
 }
 
-static void test_what_is_not_idle(void **state)
+static void test_busy_vm_is_not_idle(void **state)
 {
 	struct policy_sample s = { .now_ns = 1000 * S };
 	struct policy_idle i = { 0 };
@@ -160,12 +160,12 @@ static void test_what_is_not_idle(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_equal_ones_beside_each_other),
-		cmocka_unit_test(test_order_waits_for_all_before),
-		cmocka_unit_test(test_delay_holds_the_next),
-		cmocka_unit_test(test_warnings),
-		cmocka_unit_test(test_idle),
-		cmocka_unit_test(test_what_is_not_idle),
+		cmocka_unit_test(test_equal_order_starts_in_parallel),
+		cmocka_unit_test(test_higher_order_waits_for_all_lower),
+		cmocka_unit_test(test_start_delay_holds_next_entry),
+		cmocka_unit_test(test_warnings_are_due_before_deadline),
+		cmocka_unit_test(test_idle_after_quiet_period),
+		cmocka_unit_test(test_busy_vm_is_not_idle),
 	};
 
 	alarm(30 * TEST_SLOW);

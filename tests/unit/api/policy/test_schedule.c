@@ -40,7 +40,7 @@ static struct schedule_plan plan(const char *every, const char *keep)
 
 /* ---- text ---- */
 
-static void test_text(void **state)
+static void test_schedule_text_is_parsed(void **state)
 {
 	static const char *const good[][2] = {{"1m", "1m"}, {"60m", "1h"}, {"90m", "90m"},
 		{"24h", "1d"}, {"14d", "2w"}, {"52w", "52w"}, {"1y", "1y"}};
@@ -62,7 +62,7 @@ static void test_text(void **state)
 	assert_memory_equal(&p, &before, sizeof(p));
 }
 
-static void test_keep_text(void **state)
+static void test_retention_text_is_parsed(void **state)
 {
 	static const char *const bad[] = {"", ",", "24h", "24h:", ":all", "24h:all,", "24h:al",
 		"24h:allx", "0h:all", "24h:all;7d:daily", "101y:all", "h:all", "24h all",
@@ -114,7 +114,7 @@ static void test_min_free(void **state)
 		assert_int_equal(schedule_set_min_free(&p, bad[i], &e), -22);
 }
 
-static void test_names(void **state)
+static void test_names_of_automatic_snapshots(void **state)
 {
 	static const char *const others[] = {"", "auto", "auto-", "auto-2026-11-20T10:00",
 		"auto-2026-11-20T10:00Z-", "auto-2026-11-20T10:00Z-x", "auto-2026-11-20T10:00Zx",
@@ -134,7 +134,7 @@ static void test_names(void **state)
 
 /* ---- due times ---- */
 
-static void test_slots(void **state)
+static void test_slots_of_intervals(void **state)
 {
 	struct schedule_plan hourly = plan("1h", "24h:all"), weekly = plan("1w", "4w:all");
 
@@ -147,7 +147,7 @@ static void test_slots(void **state)
 }
 
 /* A day minute by minute: one run an hour, on the hour. */
-static void test_due(void **state)
+static void test_one_run_per_slot_is_due(void **state)
 {
 	struct schedule_plan p = plan("1h", "24h:all");
 	int64_t last = at("2026-11-20T00:00"), now = last;
@@ -171,7 +171,7 @@ static void test_due(void **state)
 	assert_int_equal(schedule_due(&p, last, last + HOUR), SCHEDULE_DUE);
 }
 
-static void test_clock_goes_back(void **state)
+static void test_clock_going_back_is_noticed(void **state)
 {
 	struct schedule_plan p = plan("1h", "24h:all");
 	int64_t last = at("2026-11-20T10:00");
@@ -189,7 +189,7 @@ static void test_clock_goes_back(void **state)
 /* ---- retention ---- */
 
 /* now is 2026-11-20T10:00, a Friday; 'k': kept, '-': deleted. */
-static void test_keep_table(void **state)
+static void test_retention_rules_keep_expected_snapshots(void **state)
 {
 	static const struct {
 		const char *keep, *times, *stays;
@@ -258,7 +258,7 @@ static size_t thin(const struct schedule_plan *p, int64_t now, int64_t *times, s
 }
 
 /* The manual's example over half a year. */
-static void test_half_a_year(void **state)
+static void test_default_retention_over_half_a_year(void **state)
 {
 	struct schedule_plan p = plan("1h", SCHEDULE_KEEP_DEFAULT);
 	int64_t times[4096], begin = at("2026-01-01T00:00"), now = begin;
@@ -306,7 +306,7 @@ static void random_plan(struct schedule_plan *p)
 
 /* Thinning twice equals thinning once; a deleted snapshot does not come back; another rule or
  * snapshot deletes nothing more (except the former newest). */
-static void test_properties(void **state)
+static void test_retention_is_idempotent_and_monotonic(void **state)
 {
 	int64_t now = at("2026-11-20T10:00");
 
@@ -356,16 +356,16 @@ static void test_properties(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_text),
-		cmocka_unit_test(test_keep_text),
+		cmocka_unit_test(test_schedule_text_is_parsed),
+		cmocka_unit_test(test_retention_text_is_parsed),
 		cmocka_unit_test(test_min_free),
-		cmocka_unit_test(test_names),
-		cmocka_unit_test(test_slots),
-		cmocka_unit_test(test_due),
-		cmocka_unit_test(test_clock_goes_back),
-		cmocka_unit_test(test_keep_table),
-		cmocka_unit_test(test_half_a_year),
-		cmocka_unit_test(test_properties),
+		cmocka_unit_test(test_names_of_automatic_snapshots),
+		cmocka_unit_test(test_slots_of_intervals),
+		cmocka_unit_test(test_one_run_per_slot_is_due),
+		cmocka_unit_test(test_clock_going_back_is_noticed),
+		cmocka_unit_test(test_retention_rules_keep_expected_snapshots),
+		cmocka_unit_test(test_default_retention_over_half_a_year),
+		cmocka_unit_test(test_retention_is_idempotent_and_monotonic),
 	};
 
 	alarm(30);

@@ -86,7 +86,7 @@ static int64_t ring(struct fixture *f)
 	return last;
 }
 
-static void test_busy_is_late(void **state)
+static void test_run_waits_for_end_of_job(void **state)
 {
 	struct fixture *f = *state;
 	struct job *j;
@@ -109,7 +109,7 @@ static void test_busy_is_late(void **state)
 	jobs_free(&f->d);
 }
 
-static void test_start_under_way(void **state)
+static void test_run_waits_for_end_of_start(void **state)
 {
 	struct fixture *f = *state;
 	int64_t last;
@@ -128,7 +128,7 @@ static void kept(struct store_work *w)
 	w->done = NULL; /* once only */
 }
 
-static void test_removed_while_it_waits(void **state)
+static void test_schedule_removed_while_run_waits(void **state)
 {
 	struct fixture *f = *state;
 	struct store_work w = { .done = kept, .loop = f->d.loop };
@@ -153,9 +153,9 @@ static void test_removed_while_it_waits(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(test_busy_is_late, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_start_under_way, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_removed_while_it_waits, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_run_waits_for_end_of_job, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_run_waits_for_end_of_start, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_schedule_removed_while_run_waits, setup, teardown),
 	};
 
 	alarm(30);

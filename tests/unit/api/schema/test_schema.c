@@ -28,7 +28,7 @@ static void refuse(const char *command, const char *args, const char *words)
 	assert_string_equal(e.msg, words);
 }
 
-static void test_args(void **state)
+static void test_arguments_are_checked(void **state)
 {
 	struct err e;
 
@@ -52,7 +52,7 @@ static void test_args(void **state)
 }
 
 /* An argument with a fixed set of words accepts only these. */
-static void test_words(void **state)
+static void test_argument_words_are_checked(void **state)
 {
 	struct err e;
 
@@ -89,7 +89,7 @@ static void check_rows(enum dialect d)
 	}
 }
 
-static void test_rows(void **state)
+static void test_every_command_row_is_complete(void **state)
 {
 	(void)state;
 	check_rows(DIALECT_DAEMON);
@@ -141,7 +141,7 @@ static void check_introspection(enum dialect d)
 	assert_string_equal(js_get_str(by_name(all, "STOP"), "meta-type"), "event");
 }
 
-static void test_introspection(void **state)
+static void test_introspection_is_consistent_and_short(void **state)
 {
 	CLEANUP_JS struct json_object *all = schema_to_json(DIALECT_DAEMON);
 	CLEANUP_JS struct json_object *qemu = schema_to_json(DIALECT_QEMU);
@@ -168,10 +168,10 @@ static void test_introspection(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_args),
-		cmocka_unit_test(test_words),
-		cmocka_unit_test(test_rows),
-		cmocka_unit_test(test_introspection),
+		cmocka_unit_test(test_arguments_are_checked),
+		cmocka_unit_test(test_argument_words_are_checked),
+		cmocka_unit_test(test_every_command_row_is_complete),
+		cmocka_unit_test(test_introspection_is_consistent_and_short),
 	};
 
 	alarm(30 * TEST_SLOW);

@@ -64,7 +64,7 @@ static void test_every_pair(void **state)
 		}
 }
 
-static void test_sentences(void **state)
+static void test_refusals_name_next_step(void **state)
 {
 	(void)state;
 	for (unsigned t = 0; t < VM_ASK_COUNT; t++)
@@ -88,7 +88,7 @@ static void test_sentences(void **state)
 }
 
 /* The suggested next step never contradicts the request. */
-static void test_what_is_so_already(void **state)
+static void test_request_for_current_state_is_refused(void **state)
 {
 	static const struct {
 		enum vm_state is;
@@ -131,7 +131,7 @@ static void test_sentence_words(void **state)
 	assert_non_null(strstr(e.msg, "Next: cairn destroy vm1"));
 }
 
-static void test_events(void **state)
+static void test_transitions_emit_expected_events(void **state)
 {
 	(void)state;
 	assert_int_equal(vm_transition_find(VM_RUNNING, VM_ASK_SUSPEND)->event, VM_EMITS_STOP);
@@ -142,7 +142,7 @@ static void test_events(void **state)
 	assert_int_equal(vm_transition_find(VM_PAUSED, VM_SAW_RUNNING)->event, VM_EMITS_RESUME);
 }
 
-static void test_words(void **state)
+static void test_state_words_round_trip(void **state)
 {
 	char states[128];
 
@@ -161,11 +161,11 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_every_pair),
-		cmocka_unit_test(test_sentences),
-		cmocka_unit_test(test_what_is_so_already),
+		cmocka_unit_test(test_refusals_name_next_step),
+		cmocka_unit_test(test_request_for_current_state_is_refused),
 		cmocka_unit_test(test_sentence_words),
-		cmocka_unit_test(test_events),
-		cmocka_unit_test(test_words),
+		cmocka_unit_test(test_transitions_emit_expected_events),
+		cmocka_unit_test(test_state_words_round_trip),
 	};
 
 	alarm(30 * TEST_SLOW);

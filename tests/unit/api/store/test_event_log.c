@@ -107,7 +107,7 @@ static size_t count(struct fixture *f, uint64_t since, bool (*wanted)(void *, st
 	return n;
 }
 
-static void test_numbers(void **state)
+static void test_event_numbers_continue_after_restart(void **state)
 {
 	struct fixture *f = *state;
 
@@ -122,7 +122,7 @@ static void test_numbers(void **state)
 	assert_int_equal(count(f, 0, named, "B"), 1);
 }
 
-static void test_strange_lines(void **state)
+static void test_malformed_lines_are_skipped(void **state)
 {
 	struct fixture *f = *state;
 
@@ -138,7 +138,7 @@ static void test_strange_lines(void **state)
 	assert_int_equal(add(f, "D"), 4);
 }
 
-static void test_ring(void **state)
+static void test_oldest_events_are_dropped(void **state)
 {
 	struct fixture *f = *state;
 	char path[128];
@@ -158,9 +158,9 @@ static void test_ring(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(test_numbers, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_strange_lines, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_ring, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_event_numbers_continue_after_restart, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_malformed_lines_are_skipped, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_oldest_events_are_dropped, setup, teardown),
 	};
 
 	alarm(30 * TEST_SLOW);

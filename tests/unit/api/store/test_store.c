@@ -134,7 +134,7 @@ static bool there(const char *dir, const char *name)
 	return access(path, F_OK) == 0;
 }
 
-static void test_round_trip(void **state)
+static void test_saved_state_loads_again(void **state)
 {
 	struct store *s = opened(*state);
 	struct seen seen = { 0 };
@@ -162,7 +162,7 @@ static void test_round_trip(void **state)
 }
 
 /* A definition that was not committed exists neither for this daemon nor for the next. */
-static void test_drafts(void **state)
+static void test_uncommitted_definition_is_dropped(void **state)
 {
 	struct store *s = opened(*state);
 	struct store_work w[3];
@@ -189,7 +189,7 @@ static void test_drafts(void **state)
 }
 
 /* Writes queued for a deleted VM do not reach the folder of a new VM of that name. */
-static void test_removed_behind(void **state)
+static void test_queued_writes_do_not_reach_new_vm(void **state)
 {
 	CLEANUP_JS struct json_object *o = json_object_new_object();
 	struct store *s = opened(*state);
@@ -227,7 +227,7 @@ static void test_removed_behind(void **state)
 }
 
 /* A VM that takes the old name of a renamed VM does not get its folder. */
-static void test_renamed_behind(void **state)
+static void test_vm_with_old_name_does_not_get_renamed_folder(void **state)
 {
 	CLEANUP_JS struct json_object *o = json_object_new_object();
 	struct store *s = opened(*state);
@@ -256,7 +256,7 @@ static void test_renamed_behind(void **state)
 }
 
 /* The daemon was killed during an undefine. */
-static void test_remains(void **state)
+static void test_interrupted_undefine_is_completed(void **state)
 {
 	struct store *s = opened(*state);
 	struct seen seen = { 0 };
@@ -280,7 +280,7 @@ static void test_remains(void **state)
 }
 
 /* A file that would be quarantined at load is not saved. */
-static void test_too_large(void **state)
+static void test_too_large_file_is_not_saved(void **state)
 {
 	CLEANUP_JS struct json_object *o = json_object_new_object();
 	const size_t size = 4 * 1024 * 1024;
@@ -311,7 +311,7 @@ static void test_too_large(void **state)
 }
 
 /* A clone exists with its marker or not at all, whatever an earlier run left behind. */
-static void test_with_a_marker(void **state)
+static void test_clone_exists_with_marker_or_not_at_all(void **state)
 {
 	struct json_object *o = json_object_new_object();
 	struct seen seen = { 0 };
@@ -350,7 +350,7 @@ static void name_note(void *opaque, const char *name)
 }
 
 /* Files beside the VMs' folders: each is written in one step, and a partial file is ignored. */
-static void test_files_in_a_folder(void **state)
+static void test_files_beside_vms_are_written_atomically(void **state)
 {
 	struct json_object *o = json_object_new_object(), *is;
 	struct store *s = opened(*state);
@@ -379,7 +379,7 @@ static void test_files_in_a_folder(void **state)
 	json_object_put(o);
 }
 
-static void test_damage(void **state)
+static void test_damaged_files_are_quarantined(void **state)
 {
 	static const char *const damages[] = { "", "{", "not json", "[]", "{\"version\":0}", "{}",
 		"{\"version\":\"1\"}" };
@@ -403,7 +403,7 @@ static void test_damage(void **state)
 }
 
 /* A crash left a partial temporary file: the previous content is loaded. */
-static void test_half_written(void **state)
+static void test_partial_temporary_file_is_ignored(void **state)
 {
 	struct store *s = opened(*state);
 	struct seen seen = { 0 };
@@ -415,7 +415,7 @@ static void test_half_written(void **state)
 	store_close(s);
 }
 
-static void test_second_daemon(void **state)
+static void test_second_daemon_is_refused(void **state)
 {
 	struct store *s = opened(*state), *second = NULL;
 	struct err e;
@@ -429,7 +429,7 @@ static void test_second_daemon(void **state)
 }
 
 /* The daemon was killed while it started a process, which holds the lock for a moment longer. */
-static void test_lock_of_one_that_is_gone(void **state)
+static void test_lock_of_dying_process_is_waited_for(void **state)
 {
 	int gone[2], status;
 	char byte;
@@ -456,18 +456,18 @@ static void test_lock_of_one_that_is_gone(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(test_round_trip, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_drafts, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_removed_behind, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_renamed_behind, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_remains, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_too_large, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_files_in_a_folder, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_with_a_marker, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_damage, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_half_written, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_second_daemon, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_lock_of_one_that_is_gone, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_saved_state_loads_again, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_uncommitted_definition_is_dropped, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_queued_writes_do_not_reach_new_vm, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_vm_with_old_name_does_not_get_renamed_folder, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_interrupted_undefine_is_completed, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_too_large_file_is_not_saved, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_files_beside_vms_are_written_atomically, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_clone_exists_with_marker_or_not_at_all, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_damaged_files_are_quarantined, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_partial_temporary_file_is_ignored, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_second_daemon_is_refused, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_lock_of_dying_process_is_waited_for, setup, teardown),
 	};
 
 	alarm(30 * TEST_SLOW);

@@ -27,7 +27,7 @@ static int64_t lifted(const char *path, const char *text, struct json_object **r
 }
 
 /* Each step for each kind of file exists, whatever the file contains. */
-static void test_each_kind_from_each_version(void **state)
+static void test_each_kind_converts_from_each_version(void **state)
 {
 	const char *file;
 	struct err e;
@@ -43,7 +43,7 @@ static void test_each_kind_from_each_version(void **state)
 		}
 }
 
-static void test_the_plan_of_a_shutdown(void **state)
+static void test_scheduled_shutdown_is_converted(void **state)
 {
 	static const char *const words[] = { "leave", "destroy", "save" };
 	struct err e;
@@ -63,7 +63,7 @@ static void test_the_plan_of_a_shutdown(void **state)
 	}
 }
 
-static void test_what_none_wrote(void **state)
+static void test_file_of_no_version_is_damage(void **state)
 {
 	static const char *const texts[] = { "{}", "[]", "7", "{\"version\":\"1\"}", "{\"version\":0}", "{\"version\":-1}",
 		"{\"version\":1.0}", "{\"version\":1,\"shutdown\":7}", "{\"version\":1,\"shutdown\":{\"then\":3}}",
@@ -79,7 +79,7 @@ static void test_what_none_wrote(void **state)
 	}
 }
 
-static void test_a_newer_one(void **state)
+static void test_newer_file_is_recognized(void **state)
 {
 	static const char text[] = "{\"version\":9223372036854775807,\"shutdown\":7}";
 	CLEANUP_JS struct json_object *o = NULL, *same = parsed(text);
@@ -94,10 +94,10 @@ static void test_a_newer_one(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_each_kind_from_each_version),
-		cmocka_unit_test(test_the_plan_of_a_shutdown),
-		cmocka_unit_test(test_what_none_wrote),
-		cmocka_unit_test(test_a_newer_one),
+		cmocka_unit_test(test_each_kind_converts_from_each_version),
+		cmocka_unit_test(test_scheduled_shutdown_is_converted),
+		cmocka_unit_test(test_file_of_no_version_is_damage),
+		cmocka_unit_test(test_newer_file_is_recognized),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -35,7 +35,7 @@ static void fixture_init(struct fixture *f)
 	memcpy(f->there.interfaces[0].mac, taken, sizeof(taken));
 }
 
-static void test_of_another_vm(void **state)
+static void test_mac_of_another_vm_is_taken(void **state)
 {
 	struct fixture f;
 
@@ -49,7 +49,7 @@ static void test_of_another_vm(void **state)
 }
 
 /* With 16 million addresses, a thousand random ones contain a duplicate once in thirty times. */
-static void test_among_clones(void **state)
+static void test_macs_of_clones_are_unique(void **state)
 {
 	struct fixture f;
 	uint8_t kept[DEFINITION_MAC_BYTES];
@@ -69,8 +69,8 @@ static void test_among_clones(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_of_another_vm),
-		cmocka_unit_test(test_among_clones),
+		cmocka_unit_test(test_mac_of_another_vm_is_taken),
+		cmocka_unit_test(test_macs_of_clones_are_unique),
 	};
 
 	alarm(30 * TEST_SLOW);

@@ -90,7 +90,7 @@ static int teardown(void **state)
 
 /* ---- users ---- */
 
-static void test_user(void **state)
+static void test_user_of_image_is_found(void **state)
 {
 	struct fixture *f = *state;
 	struct vm *web = f->list[0], *other = vm_new(f, "other");
@@ -105,7 +105,7 @@ static void test_user(void **state)
 }
 
 /* The images that a VM runs with count as well, until it is restarted. */
-static void test_user_while_it_runs(void **state)
+static void test_running_definition_counts_as_user(void **state)
 {
 	struct fixture *f = *state;
 	struct vm *web = f->list[0], *other = vm_new(f, "other"), *past = vm_new(f, "past");
@@ -120,7 +120,7 @@ static void test_user_while_it_runs(void **state)
 	assert_int_equal(image_clones(web, f->names, sizeof(f->names)), 0);
 }
 
-static void test_clones(void **state)
+static void test_linked_clones_are_found(void **state)
 {
 	struct fixture *f = *state;
 	struct vm *web = f->list[0];
@@ -141,7 +141,7 @@ static void test_clones(void **state)
 	assert_non_null(strstr(f->e.msg, "(l1, l2)"));
 }
 
-static void test_many_clones(void **state)
+static void test_list_of_many_clones_is_truncated(void **state)
 {
 	struct fixture *f = *state;
 	struct vm *web = f->list[0];
@@ -154,7 +154,7 @@ static void test_many_clones(void **state)
 }
 
 /* A user who may see only web learns no other VM's name. */
-static void test_clones_that_are_not_seen(void **state)
+static void test_invisible_clones_are_not_named(void **state)
 {
 	struct fixture *f = *state;
 	struct vm *web = f->list[0];
@@ -171,7 +171,7 @@ static void test_clones_that_are_not_seen(void **state)
 	assert_null(strstr(f->e.msg, "secret"));
 }
 
-static void test_template(void **state)
+static void test_image_of_template_is_frozen(void **state)
 {
 	struct fixture *f = *state;
 
@@ -183,7 +183,7 @@ static void test_template(void **state)
 
 /* ---- volumes ---- */
 
-static void test_all_volumes(void **state)
+static void test_all_volumes_of_vm_are_listed(void **state)
 {
 	static const char *const paths[] = { "/web.qcow2", "/c.iso", "/d.qcow2", "/d.data" };
 	struct fixture *f = *state;
@@ -198,7 +198,7 @@ static void test_all_volumes(void **state)
 	assert_string_equal(f->v.list[3].id, "vdc");
 }
 
-static void test_wanted_volumes(void **state)
+static void test_named_volumes_are_listed(void **state)
 {
 	struct fixture *f = *state;
 	struct json_object *wanted = json_object_new_array();
@@ -215,7 +215,7 @@ static void test_wanted_volumes(void **state)
 	json_object_put(wanted);
 }
 
-static void test_volumes_of_others(void **state)
+static void test_volumes_in_use_are_refused(void **state)
 {
 	struct fixture *f = *state;
 	struct json_object *wanted = json_object_new_array();
@@ -231,7 +231,7 @@ static void test_volumes_of_others(void **state)
 }
 
 /* A VM that was imported into /in: all files there that no other VM uses. */
-static void test_volumes_of_an_imported(void **state)
+static void test_volumes_of_imported_vm_include_its_folder(void **state)
 {
 	struct fixture *f = *state;
 	struct definition *def = f->list[0]->def;
@@ -255,7 +255,7 @@ static void test_volumes_of_an_imported(void **state)
 
 /* Only files are deleted. The list of files outlives the daemon, and a list that was tampered with
  * names no others. */
-static void test_what_goes_is_kept(void **state)
+static void test_list_of_volumes_round_trips(void **state)
 {
 	static const uint8_t kinds[] = { VOLUME_FILE, VOLUME_UNSEEN, VOLUME_LINK, VOLUME_FILE };
 	struct fixture *f = *state;
@@ -298,17 +298,17 @@ static void test_what_goes_is_kept(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		TEST(test_user),
-		TEST(test_user_while_it_runs),
-		TEST(test_clones),
-		TEST(test_many_clones),
-		TEST(test_clones_that_are_not_seen),
-		TEST(test_template),
-		TEST(test_all_volumes),
-		TEST(test_wanted_volumes),
-		TEST(test_volumes_of_others),
-		TEST(test_volumes_of_an_imported),
-		TEST(test_what_goes_is_kept),
+		TEST(test_user_of_image_is_found),
+		TEST(test_running_definition_counts_as_user),
+		TEST(test_linked_clones_are_found),
+		TEST(test_list_of_many_clones_is_truncated),
+		TEST(test_invisible_clones_are_not_named),
+		TEST(test_image_of_template_is_frozen),
+		TEST(test_all_volumes_of_vm_are_listed),
+		TEST(test_named_volumes_are_listed),
+		TEST(test_volumes_in_use_are_refused),
+		TEST(test_volumes_of_imported_vm_include_its_folder),
+		TEST(test_list_of_volumes_round_trips),
 	};
 
 	alarm(30);

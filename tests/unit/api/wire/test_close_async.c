@@ -76,14 +76,14 @@ static void let_go(int type, size_t bytes)
 	close(pair[1]);
 }
 
-static void test_bytes(void **state)
+static void test_closing_socket_with_data_does_not_block(void **state)
 {
 	(void)state;
 	let_go(SOCK_STREAM, 1);
 	let_go(SOCK_SEQPACKET, 1);
 }
 
-static void test_a_packet_of_no_bytes(void **state)
+static void test_closing_fds_of_empty_packet_does_not_block(void **state)
 {
 	(void)state;
 	let_go(SOCK_SEQPACKET, 0);
@@ -92,8 +92,8 @@ static void test_a_packet_of_no_bytes(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_bytes),
-		cmocka_unit_test(test_a_packet_of_no_bytes),
+		cmocka_unit_test(test_closing_socket_with_data_does_not_block),
+		cmocka_unit_test(test_closing_fds_of_empty_packet_does_not_block),
 	};
 
 	alarm(30 * TEST_SLOW);

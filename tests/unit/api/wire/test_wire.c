@@ -66,7 +66,7 @@ static void expect(const char *data, size_t len, const char *log)
 
 #define EXPECT(text, log) expect(text, sizeof(text) - 1, log)
 
-static void test_texts(void **state)
+static void test_texts_are_found_at_any_cut(void **state)
 {
 	(void)state;
 	EXPECT("{\"execute\":\"a\"}", "{\"execute\":\"a\"};");
@@ -79,7 +79,7 @@ static void test_texts(void **state)
 	EXPECT(" \n\n ", "");
 }
 
-static void test_errors(void **state)
+static void test_malformed_texts_yield_one_error(void **state)
 {
 	(void)state;
 	EXPECT("{\"a\" 1}{\"b\":2}", "!{\"b\":2};");
@@ -92,7 +92,7 @@ static void test_errors(void **state)
 	EXPECT("{\"a\":tru}{\"b\":2}", "!{\"b\":2};");
 }
 
-static void test_reset(void **state)
+static void test_byte_0xff_resets_parser(void **state)
 {
 	(void)state;
 	EXPECT("\xff{\"a\":1}", "{\"a\":1};");
@@ -102,7 +102,7 @@ static void test_reset(void **state)
 	EXPECT("garbage\xff{\"a\":1}", "!{\"a\":1};");
 }
 
-static void test_nesting(void **state)
+static void test_deep_nesting_is_refused(void **state)
 {
 	struct result res = { "" };
 	char *text = malloc(20100);
@@ -140,7 +140,7 @@ static void flood(const char *start, char fill, const char *log)
 	wire_done(&w);
 }
 
-static void test_floods(void **state)
+static void test_floods_are_refused_with_bounded_memory(void **state)
 {
 	(void)state;
 	flood("", 'a', "!X");
@@ -150,7 +150,7 @@ static void test_floods(void **state)
 	flood("", '}', "!X");
 }
 
-static void test_memory_is_given_back(void **state)
+static void test_buffer_shrinks_after_large_text(void **state)
 {
 	struct result res = { "" };
 	char *big = malloc(500000);
@@ -169,7 +169,7 @@ static void test_memory_is_given_back(void **state)
 }
 
 /* The server's lines are ASCII only, whatever they contain. */
-static void test_line(void **state)
+static void test_output_line_is_ascii(void **state)
 {
 	CLEANUP_JS struct json_object *o = json_object_new_object();
 	size_t len;
@@ -188,7 +188,7 @@ static void test_line(void **state)
 	free(line);
 }
 
-static void test_clean(void **state)
+static void test_strings_are_sanitized(void **state)
 {
 	char text[] = "a\x1b[2J\n\x7f \xc3\xa4 \xf0\x9f\x98\x80 \xff \xc3( \xc2\x9b \xe2\x82";
 
@@ -200,14 +200,14 @@ static void test_clean(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_texts),
-		cmocka_unit_test(test_errors),
-		cmocka_unit_test(test_reset),
-		cmocka_unit_test(test_nesting),
-		cmocka_unit_test(test_floods),
-		cmocka_unit_test(test_memory_is_given_back),
-		cmocka_unit_test(test_line),
-		cmocka_unit_test(test_clean),
+		cmocka_unit_test(test_texts_are_found_at_any_cut),
+		cmocka_unit_test(test_malformed_texts_yield_one_error),
+		cmocka_unit_test(test_byte_0xff_resets_parser),
+		cmocka_unit_test(test_deep_nesting_is_refused),
+		cmocka_unit_test(test_floods_are_refused_with_bounded_memory),
+		cmocka_unit_test(test_buffer_shrinks_after_large_text),
+		cmocka_unit_test(test_output_line_is_ascii),
+		cmocka_unit_test(test_strings_are_sanitized),
 	};
 
 	alarm(30 * TEST_SLOW);

@@ -82,7 +82,7 @@ static void copies(struct fixture *f, bool cloned)
 	}
 }
 
-static void test_copied(void **state)
+static void test_copy_of_snapshot_has_its_content(void **state)
 {
 	struct fixture f;
 
@@ -92,7 +92,7 @@ static void test_copied(void **state)
 	fixture_end(&f);
 }
 
-static void test_cloned(void **state)
+static void test_reflinked_copy_of_snapshot_has_its_content(void **state)
 {
 	struct fixture f;
 
@@ -103,7 +103,7 @@ static void test_cloned(void **state)
 }
 
 /* A snapshot of another size keeps its size. */
-static void test_size(void **state)
+static void test_copy_has_size_of_snapshot(void **state)
 {
 	struct fixture f;
 
@@ -123,7 +123,7 @@ static int stop_at_once(void *opaque, uint64_t done, uint64_t total)
 	return 1;
 }
 
-static void test_refusals(void **state)
+static void test_malformed_sources_are_refused(void **state)
 {
 	struct qcow2_copy c = { .snapshot = "2", .step = stop_at_once };
 	struct fixture f;
@@ -157,8 +157,8 @@ static void test_refusals(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(test_copied), cmocka_unit_test(test_cloned),
-		cmocka_unit_test(test_size), cmocka_unit_test(test_refusals) };
+	const struct CMUnitTest tests[] = { cmocka_unit_test(test_copy_of_snapshot_has_its_content), cmocka_unit_test(test_reflinked_copy_of_snapshot_has_its_content),
+		cmocka_unit_test(test_copy_has_size_of_snapshot), cmocka_unit_test(test_malformed_sources_are_refused) };
 
 	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -50,7 +50,7 @@ static void random_run(const char *options, bool raw, bool backing, bool buffere
 	fixture_end(&f);
 }
 
-static void test_random(void **state)
+static void test_random_operations_match_shadow(void **state)
 {
 	random_run("cluster_size=64k", false, false, false, 1);
 	random_run("cluster_size=4k", false, true, false, 2);
@@ -423,7 +423,7 @@ static void refused(struct fixture *f, const char *img, const char *data, const 
 		fail_msg("says '%s', not '%s'", f->err.msg, says);
 }
 
-static void test_refused(void **state)
+static void test_invalid_data_files_are_refused(void **state)
 {
 	struct fixture f;
 
@@ -442,7 +442,7 @@ static void test_refused(void **state)
 }
 
 /* A read fails and changes nothing; a write marks the image corrupt. */
-static void test_entries(void **state)
+static void test_invalid_entries_are_detected(void **state)
 {
 	static const struct entry_case {
 		uint64_t entry;
@@ -484,7 +484,7 @@ static void test_entries(void **state)
 }
 
 /* The missing end of the data file reads as zeros, as in QEMU; a write extends it. */
-static void test_short_data_file(void **state)
+static void test_truncated_data_file_reads_zeros(void **state)
 {
 	uint8_t buf[4096], zeros[4096] = { 0 };
 	struct fixture f;
@@ -509,7 +509,7 @@ static void test_short_data_file(void **state)
 }
 
 /* Two images with one data file: the second open fails, whichever image it is. */
-static void test_locked(void **state)
+static void test_data_file_is_locked_for_one_image(void **state)
 {
 	struct fixture f;
 	struct block *b, *twin;
@@ -526,7 +526,7 @@ static void test_locked(void **state)
 	(void)state;
 }
 
-static void test_no_snapshots(void **state)
+static void test_snapshots_are_refused(void **state)
 {
 	struct block_snapshot *s;
 	struct fixture f;
@@ -546,14 +546,14 @@ static void test_no_snapshots(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_random),
+		cmocka_unit_test(test_random_operations_match_shadow),
 		cmocka_unit_test(test_raw_zeros_keep_the_map),
 		cmocka_unit_test(test_power_cuts),
-		cmocka_unit_test(test_refused),
-		cmocka_unit_test(test_entries),
-		cmocka_unit_test(test_short_data_file),
-		cmocka_unit_test(test_locked),
-		cmocka_unit_test(test_no_snapshots),
+		cmocka_unit_test(test_invalid_data_files_are_refused),
+		cmocka_unit_test(test_invalid_entries_are_detected),
+		cmocka_unit_test(test_truncated_data_file_reads_zeros),
+		cmocka_unit_test(test_data_file_is_locked_for_one_image),
+		cmocka_unit_test(test_snapshots_are_refused),
 	};
 
 	alarm(120 * TEST_SLOW);

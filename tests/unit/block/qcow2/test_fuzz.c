@@ -12,7 +12,7 @@
 static uint8_t input[IMAGE_INPUT_MAX];
 
 /* QEMU's check accepts every seed image. */
-static void test_seeds(void **state)
+static void test_seeds_are_consistent(void **state)
 {
 	struct fixture f;
 
@@ -67,7 +67,7 @@ static void test_mutations(void **state)
 }
 
 /* Inputs that are no image, and the empty input. */
-static void test_short(void **state)
+static void test_short_inputs_are_harmless(void **state)
 {
 	for (size_t n = 0; n < 200; n += 7) {
 		memset(input, (int)n, n);
@@ -79,10 +79,10 @@ static void test_short(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_seeds),
+		cmocka_unit_test(test_seeds_are_consistent),
 		cmocka_unit_test(test_past_finds),
 		cmocka_unit_test(test_mutations),
-		cmocka_unit_test(test_short),
+		cmocka_unit_test(test_short_inputs_are_harmless),
 	};
 
 	alarm(120 * TEST_SLOW);

@@ -70,7 +70,7 @@ static void assert_reads(struct block *b, uint64_t off, uint8_t want)
 }
 
 /* Clusters change in the range of a kept slice while other slices are loaded and evicted. */
-static void test_changes_are_seen(void **state)
+static void test_changes_reach_kept_slices(void **state)
 {
 	static uint8_t pattern[CLUSTER];
 	uint64_t off = 3 * REACH + 5 * CLUSTER;
@@ -103,7 +103,7 @@ static void test_changes_are_seen(void **state)
 
 /* Tables are copied away from a snapshot and freed when it is applied; their clusters hold other
  * tables in the next round. */
-static void test_tables_in_clusters_of_others(void **state)
+static void test_reused_clusters_do_not_confuse_cache(void **state)
 {
 	static uint8_t pattern[CLUSTER];
 	struct fixture f;
@@ -172,8 +172,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_tables_in_order_are_read_once),
-		cmocka_unit_test(test_changes_are_seen),
-		cmocka_unit_test(test_tables_in_clusters_of_others),
+		cmocka_unit_test(test_changes_reach_kept_slices),
+		cmocka_unit_test(test_reused_clusters_do_not_confuse_cache),
 		cmocka_unit_test(test_random_with_small_caches),
 	};
 

@@ -50,7 +50,7 @@ static const struct header_case headers[] = {
 	{ "corrupt", 72, 8, 2, "marked corrupt" },
 };
 
-static void test_headers(void **state)
+static void test_malformed_headers_are_refused(void **state)
 {
 	struct fixture f;
 
@@ -76,7 +76,7 @@ static void test_headers(void **state)
 }
 
 /* Truncated anywhere before its L1 table (at 1536): an error, never a crash. */
-static void test_truncated(void **state)
+static void test_truncated_image_is_refused(void **state)
 {
 	struct fixture f;
 
@@ -92,7 +92,7 @@ static void test_truncated(void **state)
 	(void)state;
 }
 
-static void test_snapshot_tables(void **state)
+static void test_malformed_snapshot_tables_are_refused(void **state)
 {
 	struct fixture f;
 	struct block *b = NULL;
@@ -328,7 +328,7 @@ static void test_compressed_is_l2(void **state)
 /* ---- extended L2 and version 2 only ---- */
 
 /* A subcluster must not be both allocated and zero; bit 0 is not a flag. */
-static void test_extended(void **state)
+static void test_extended_l2_violations_are_detected(void **state)
 {
 	static const struct {
 		uint64_t entry, bitmap;
@@ -349,7 +349,7 @@ static void test_extended(void **state)
 }
 
 /* Version 2 has neither zero clusters nor a corrupt bit. */
-static void test_old_zero_flag(void **state)
+static void test_version_2_has_no_zero_flag(void **state)
 {
 	static uint8_t buf[4096] __attribute__((aligned(4096)));
 	struct table_fixture t;
@@ -401,7 +401,7 @@ static int op_run(struct fixture *f, struct block *b, const char *id,
 }
 
 /* An L1 table outside the file, misaligned, too large or too small; an invalid size. */
-static void test_snapshot_l1(void **state)
+static void test_invalid_snapshot_l1_is_refused(void **state)
 {
 	static const struct {
 		unsigned at, size;
@@ -445,7 +445,7 @@ static void test_snapshot_l1(void **state)
 }
 
 /* Its L1 table is also something else in use, which a deletion must not free. */
-static void test_snapshot_l1_is_another_table(void **state)
+static void test_delete_does_not_free_shared_snapshot_l1(void **state)
 {
 	static uint8_t buf[4096];
 	struct fixture f;
@@ -479,7 +479,7 @@ static void test_snapshot_l1_is_another_table(void **state)
 /* ---- the file changes while it is open ---- */
 
 /* Four million L1 entries that reference one table: it is walked once, not for hours. */
-static void test_one_table_for_all(void **state)
+static void test_shared_l2_table_is_walked_once(void **state)
 {
 	const uint64_t bytes = 32 * MIB;
 	struct qcow2_check c = { 0 };
@@ -545,7 +545,7 @@ static void test_truncated_while_open(void **state)
 
 /* Flip every byte of the header and the tables, one at a time: open, read, write, close. Passes
  * when nothing crashes or takes long. */
-static void test_bit_flips(void **state)
+static void test_flipped_bits_do_not_crash(void **state)
 {
 	static uint8_t buf[65536] __attribute__((aligned(4096)));
 	struct fixture f;
@@ -579,9 +579,9 @@ static void test_bit_flips(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_headers),
-		cmocka_unit_test(test_truncated),
-		cmocka_unit_test(test_snapshot_tables),
+		cmocka_unit_test(test_malformed_headers_are_refused),
+		cmocka_unit_test(test_truncated_image_is_refused),
+		cmocka_unit_test(test_malformed_snapshot_tables_are_refused),
 		cmocka_unit_test(test_l1_names_itself),
 		cmocka_unit_test(test_l2_is_refblock),
 		cmocka_unit_test(test_data_is_l2),
@@ -603,13 +603,13 @@ int main(void)
 		cmocka_unit_test(test_refblock_is_header),
 		cmocka_unit_test(test_data_past_2_56),
 		cmocka_unit_test(test_compressed_is_l2),
-		cmocka_unit_test(test_extended),
-		cmocka_unit_test(test_old_zero_flag),
-		cmocka_unit_test(test_snapshot_l1),
-		cmocka_unit_test(test_snapshot_l1_is_another_table),
-		cmocka_unit_test(test_one_table_for_all),
+		cmocka_unit_test(test_extended_l2_violations_are_detected),
+		cmocka_unit_test(test_version_2_has_no_zero_flag),
+		cmocka_unit_test(test_invalid_snapshot_l1_is_refused),
+		cmocka_unit_test(test_delete_does_not_free_shared_snapshot_l1),
+		cmocka_unit_test(test_shared_l2_table_is_walked_once),
 		cmocka_unit_test(test_truncated_while_open),
-		cmocka_unit_test(test_bit_flips),
+		cmocka_unit_test(test_flipped_bits_do_not_crash),
 	};
 
 	alarm(120 * TEST_SLOW);

@@ -108,7 +108,7 @@ static int list(void)
 	return 0;
 }
 
-static void test_set(void **state)
+static void test_random_operations_match_model_and_qemu(void **state)
 {
 	const struct oracle_set *set = *state;
 	unsigned ops = (unsigned)from_environment("ORACLE_OPS", 300);
@@ -130,7 +130,7 @@ int main(void)
 	for (size_t i = 0; i < ARRAY_SIZE(sets); i++)
 		if (!only || !strcmp(only, sets[i].name))
 			tests[n++] = (struct CMUnitTest){.name = sets[i].name,
-				.test_func = test_set,
+				.test_func = test_random_operations_match_model_and_qemu,
 				.initial_state = (void *)&sets[i]};
 	if (!n) {
 		fprintf(stderr, "ORACLE_SET: no kind is called '%s'\n", only);

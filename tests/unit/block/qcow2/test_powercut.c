@@ -21,7 +21,7 @@ static void test_512(void **state)
 }
 
 /* Almost all that the refcount table can describe is in use, so the table has to move. */
-static void test_table_moves(void **state)
+static void test_power_cut_while_refcount_table_moves(void **state)
 {
 	powercut("qemu-img create -q -f qcow2 -o cluster_size=512,refcount_bits=64 img 1M && "
 		"qemu-io -c 'write -P 3 0 1M' img && qemu-img snapshot -c one img && "
@@ -29,21 +29,21 @@ static void test_table_moves(void **state)
 	(void)state;
 }
 
-static void test_after_snapshot(void **state)
+static void test_power_cut_after_snapshot(void **state)
 {
 	powercut("qemu-img create -q -f qcow2 -o cluster_size=4k img 1M && "
 		"qemu-io -c 'write -P 3 0 1M' img && qemu-img snapshot -c one img", 4, false, false);
 	(void)state;
 }
 
-static void test_extended(void **state)
+static void test_power_cut_with_extended_l2(void **state)
 {
 	powercut("qemu-img create -q -f qcow2 -o cluster_size=16k,extended_l2=on img 1M", 5, false, false);
 	(void)state;
 }
 
 /* An L2 table that the L1 references is always inside the file. */
-static void test_new_tables(void **state)
+static void test_power_cut_while_l2_tables_are_allocated(void **state)
 {
 	powercut_tables("qemu-img create -q -f raw base.img 2M && qemu-io -f raw -c 'write -P 5 0 2M' base.img && "
 		"qemu-img create -q -f qcow2 -o cluster_size=512 -b base.img -F raw img 2M", 7, 32 * 1024);
@@ -56,10 +56,10 @@ int main(void)
 		cmocka_unit_test(test_64k),
 		cmocka_unit_test(test_4k),
 		cmocka_unit_test(test_512),
-		cmocka_unit_test(test_table_moves),
-		cmocka_unit_test(test_after_snapshot),
-		cmocka_unit_test(test_extended),
-		cmocka_unit_test(test_new_tables),
+		cmocka_unit_test(test_power_cut_while_refcount_table_moves),
+		cmocka_unit_test(test_power_cut_after_snapshot),
+		cmocka_unit_test(test_power_cut_with_extended_l2),
+		cmocka_unit_test(test_power_cut_while_l2_tables_are_allocated),
 	};
 
 	alarm(120 * TEST_SLOW);

@@ -28,7 +28,7 @@ static unsigned from_environment(const char *name, unsigned otherwise)
 	return v ? (unsigned)strtoul(v, NULL, 10) : otherwise;
 }
 
-static void test_random(void **state)
+static void test_power_cuts_during_random_operations(void **state)
 {
 	unsigned cuts = from_environment("POWERCUT_CUTS", 600), seed = from_environment("POWERCUT_SEED", 1);
 	unsigned n = 0;
@@ -45,7 +45,7 @@ static void test_random(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(test_random) };
+	const struct CMUnitTest tests[] = { cmocka_unit_test(test_power_cuts_during_random_operations) };
 
 	alarm(from_environment("POWERCUT_SECONDS", 120 * TEST_SLOW));
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -27,7 +27,7 @@ static void test_snapshots_extended(void **state)
 }
 
 /* Snapshots created, aborted, renamed, applied, deleted: none leaves a permanent leak. */
-static void test_quiet(void **state)
+static void test_snapshot_operations_leave_no_permanent_leak(void **state)
 {
 	powercut_quiet("qemu-img create -q -f qcow2 -o cluster_size=4k img 1M && "
 		"qemu-io -c 'write -q -P 3 0 700k' img && qemu-img snapshot -c one img && "
@@ -35,7 +35,7 @@ static void test_quiet(void **state)
 	(void)state;
 }
 
-static void test_quiet_512(void **state)
+static void test_snapshot_operations_leave_no_permanent_leak_512(void **state)
 {
 	powercut_quiet("qemu-img create -q -f qcow2 -o cluster_size=512,refcount_bits=8 img 1M && "
 		"qemu-io -c 'write -q -P 3 0 100k' img && qemu-img snapshot -c one img && "
@@ -50,8 +50,8 @@ int main(void)
 		cmocka_unit_test(test_snapshots_4k),
 		cmocka_unit_test(test_snapshots_512),
 		cmocka_unit_test(test_snapshots_extended),
-		cmocka_unit_test(test_quiet),
-		cmocka_unit_test(test_quiet_512),
+		cmocka_unit_test(test_snapshot_operations_leave_no_permanent_leak),
+		cmocka_unit_test(test_snapshot_operations_leave_no_permanent_leak_512),
 	};
 
 	alarm(120 * TEST_SLOW);

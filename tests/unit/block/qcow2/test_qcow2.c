@@ -82,7 +82,7 @@ static void random_ops(struct fixture *f, unsigned ops, unsigned depth)
 	assert_int_equal(block_close(b), 0);
 }
 
-static void test_options(void **state)
+static void test_random_operations_with_each_set_of_options(void **state)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(sets); i++) {
 		struct fixture f;
@@ -100,7 +100,7 @@ static void test_options(void **state)
 }
 
 /* Clusters of a snapshot are shared: writes go elsewhere, and the snapshot keeps its content. */
-static void test_snapshot_kept(void **state)
+static void test_snapshot_keeps_its_content(void **state)
 {
 	struct fixture f;
 
@@ -121,7 +121,7 @@ static void test_snapshot_kept(void **state)
 	(void)state;
 }
 
-static void test_compressed(void **state)
+static void test_compressed_clusters_are_read_and_rewritten(void **state)
 {
 	static const char *const types[] = { "zlib", "zstd" };
 
@@ -164,7 +164,7 @@ static void count_complete(struct loop_trace *t, struct loop_op *op, int res)
 
 /* Thousands of writes that each allocate a cluster, also with a snapshot, cost only a few syncs and
  * table writes: the purpose of ordered groups. */
-static void test_few_syncs(void **state)
+static void test_many_writes_need_few_syncs(void **state)
 {
 	static uint8_t buf[4096] __attribute__((aligned(4096)));
 	struct sync_counter c = { .trace = { count_submit, count_complete } };
@@ -192,7 +192,7 @@ static void test_few_syncs(void **state)
 }
 
 /* Without a flush, the tables are in the file within a second. */
-static void test_written_in_time(void **state)
+static void test_tables_are_written_without_flush(void **state)
 {
 	static uint8_t buf[4096] __attribute__((aligned(4096))) = { 1 };
 	uint64_t until = loop_now_ns() + 1200 * 1000000ULL, now;
@@ -242,7 +242,7 @@ static void test_flush_is_durable(void **state)
 
 /* No space: writes fail with an error, earlier data stays intact, and writing works again once
  * there is space. A limit on file sizes simulates the full disk. */
-static void test_no_room(void **state)
+static void test_full_disk_fails_writes_and_recovers(void **state)
 {
 	static uint8_t buf[256 * KIB] __attribute__((aligned(4096)));
 	struct qcow2_create c = { .size_bytes = DISK_BYTES, .cluster_bits = 12, .refcount_order = 4,
@@ -316,7 +316,7 @@ static void run_until(struct fixture *f, const struct told *t, unsigned times)
 
 /* Tables cannot be written while no request waits: the listener is notified once, the engine
  * retries, and notifies again only after a success in between. A flush gets the error itself. */
-static void test_no_room_for_tables(void **state)
+static void test_unwritable_tables_are_reported(void **state)
 {
 	static uint8_t buf[4096] __attribute__((aligned(4096)));
 	struct told told = { .listener.on_error = told_trouble };
@@ -347,7 +347,7 @@ static void test_no_room_for_tables(void **state)
 	(void)state;
 }
 
-static void test_read_only(void **state)
+static void test_read_only_image_is_not_written(void **state)
 {
 	struct fixture f;
 	char sector[512] = { 1 };
@@ -369,14 +369,14 @@ static void test_read_only(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_read_only),
-		cmocka_unit_test(test_no_room), cmocka_unit_test(test_no_room_for_tables),
-		cmocka_unit_test(test_options),
-		cmocka_unit_test(test_snapshot_kept),
-		cmocka_unit_test(test_compressed),
+		cmocka_unit_test(test_read_only_image_is_not_written),
+		cmocka_unit_test(test_full_disk_fails_writes_and_recovers), cmocka_unit_test(test_unwritable_tables_are_reported),
+		cmocka_unit_test(test_random_operations_with_each_set_of_options),
+		cmocka_unit_test(test_snapshot_keeps_its_content),
+		cmocka_unit_test(test_compressed_clusters_are_read_and_rewritten),
 		cmocka_unit_test(test_flush_is_durable),
-		cmocka_unit_test(test_few_syncs),
-		cmocka_unit_test(test_written_in_time),
+		cmocka_unit_test(test_many_writes_need_few_syncs),
+		cmocka_unit_test(test_tables_are_written_without_flush),
 	};
 
 	alarm(120 * TEST_SLOW);

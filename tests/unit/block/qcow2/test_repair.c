@@ -190,7 +190,7 @@ static void whole_again(struct fixture *f, const char *name, const uint8_t *was)
 	free(is);
 }
 
-static void test_broken_images(void **state)
+static void test_broken_images_are_repaired(void **state)
 {
 	struct fixture f;
 	unsigned broken = 0;
@@ -222,7 +222,7 @@ static void test_broken_images(void **state)
 }
 
 /* Invalid references read as zeros; the rest is kept, including entries with only a stray flag. */
-static void test_bad_entries(void **state)
+static void test_invalid_entries_are_cleared(void **state)
 {
 	struct qcow2_header h;
 	struct qcow2_check c;
@@ -254,7 +254,7 @@ static void test_bad_entries(void **state)
 }
 
 /* Tables that reference tables: the result is an image that both Cairn and QEMU can read. */
-static void test_loops(void **state)
+static void test_table_loops_are_repaired(void **state)
 {
 	struct qcow2_header h;
 	struct qcow2_check c;
@@ -286,7 +286,7 @@ static void test_loops(void **state)
 	}
 }
 
-static void test_leaks_only(void **state)
+static void test_leak_repair_changes_nothing_else(void **state)
 {
 	struct qcow2_header h, after;
 	struct qcow2_check c;
@@ -360,7 +360,7 @@ static void cuts_try(struct fixture *f, const uint8_t *base, size_t len, const u
 		}
 }
 
-static void test_power_cuts(void **state)
+static void test_power_cut_during_repair_keeps_data(void **state)
 {
 	struct fixture f;
 
@@ -398,11 +398,11 @@ static void test_power_cuts(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_broken_images),
-		cmocka_unit_test(test_bad_entries),
-		cmocka_unit_test(test_loops),
-		cmocka_unit_test(test_leaks_only),
-		cmocka_unit_test(test_power_cuts),
+		cmocka_unit_test(test_broken_images_are_repaired),
+		cmocka_unit_test(test_invalid_entries_are_cleared),
+		cmocka_unit_test(test_table_loops_are_repaired),
+		cmocka_unit_test(test_leak_repair_changes_nothing_else),
+		cmocka_unit_test(test_power_cut_during_repair_keeps_data),
 	};
 
 	alarm(120 * TEST_SLOW);

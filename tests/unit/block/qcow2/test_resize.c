@@ -16,7 +16,7 @@ static void resize(struct fixture *f, uint64_t bytes)
 
 /* Version 2 has no zero flag above a backing file: the zeros occupy clusters, which have to be
  * freed with their tables. */
-static void test_v2_backing(void **state)
+static void test_growth_above_backing_file_in_version_2(void **state)
 {
 	struct fixture f;
 
@@ -34,7 +34,7 @@ static void test_v2_backing(void **state)
 
 /* Power cut while the disk shrinks: the range reads as old content or zeros, never as the backing
  * file's content. */
-static void test_cut_backing(void **state)
+static void test_power_cut_during_shrink_shows_no_backing_data(void **state)
 {
 	static const struct powercut_kind kind = { "backing",
 		"qemu-img create -q -f raw base.img 2M && qemu-io -f raw -c 'write -P 5 0 2M' base.img && "
@@ -48,8 +48,8 @@ static void test_cut_backing(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_v2_backing),
-		cmocka_unit_test(test_cut_backing),
+		cmocka_unit_test(test_growth_above_backing_file_in_version_2),
+		cmocka_unit_test(test_power_cut_during_shrink_shows_no_backing_data),
 	};
 
 	alarm(120 * TEST_SLOW);

@@ -152,7 +152,7 @@ static void resume_check(struct fixture *f, unsigned ops, const struct stat *who
 			(long long)st.st_blocks * 512, (long long)whole->st_blocks * 512);
 }
 
-static void test_killed(void **state)
+static void test_killed_delete_is_completed_by_next_user(void **state)
 {
 	struct fixture f;
 	struct stat whole;
@@ -184,7 +184,7 @@ static void test_killed(void **state)
 }
 
 /* Refcounts that are too low are not guessed. */
-static void test_not_only_leaks(void **state)
+static void test_too_low_refcounts_are_not_guessed(void **state)
 {
 	struct fixture f;
 	struct block *b;
@@ -204,8 +204,8 @@ static void test_not_only_leaks(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_killed),
-		cmocka_unit_test(test_not_only_leaks),
+		cmocka_unit_test(test_killed_delete_is_completed_by_next_user),
+		cmocka_unit_test(test_too_low_refcounts_are_not_guessed),
 	};
 
 	alarm(120 * TEST_SLOW);

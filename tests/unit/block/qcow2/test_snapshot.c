@@ -180,7 +180,7 @@ static void rounds(struct fixture *f, const char *create)
 	free(at_two);
 }
 
-static void test_rounds(void **state)
+static void test_snapshots_under_load_keep_content(void **state)
 {
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(creates); i++) {
@@ -396,7 +396,7 @@ static void states(struct fixture *f, const char *create)
 	free(disk);
 }
 
-static void test_states(void **state)
+static void test_vm_states_are_shared_and_read_back(void **state)
 {
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(creates); i++) {
@@ -411,7 +411,7 @@ static void test_states(void **state)
 }
 
 /* Aborted at any point, a snapshot leaves nothing behind. */
-static void test_abort(void **state)
+static void test_aborted_snapshot_leaves_nothing(void **state)
 {
 	(void)state;
 	for (unsigned i = 0; i < 6; i++) {
@@ -444,7 +444,7 @@ static void test_abort(void **state)
 }
 
 /* QEMU works with Cairn's snapshots and keeps their extra data, and Cairn with QEMU's. */
-static void test_qemu(void **state)
+static void test_qemu_and_cairn_share_snapshots(void **state)
 {
 	struct block_snapshot_info i = info_named("ours"), *list;
 	uint8_t *vm = aligned_alloc(4096, STATE), *at;
@@ -518,7 +518,7 @@ static int commit_fails(struct fixture *f, struct block *b, const struct block_s
 	return o.res;
 }
 
-static void test_refused(void **state)
+static void test_invalid_operations_are_refused(void **state)
 {
 	struct block_snapshot_info i = info_named("twice"), *list;
 	struct block_snapshot *s, *none = NULL;
@@ -592,7 +592,7 @@ static void test_refused(void **state)
 }
 
 /* A revert restores the disk's size. */
-static void test_size(void **state)
+static void test_revert_restores_disk_size(void **state)
 {
 	struct block_info info;
 	struct fixture f;
@@ -620,7 +620,7 @@ static void test_size(void **state)
 
 /* QEMU reverts to a snapshot and leaves its VM state behind the disk's end: it is not part of later
  * snapshots. */
-static void test_state_behind_disk(void **state)
+static void test_vm_state_left_by_qemu_is_ignored(void **state)
 {
 	struct block_snapshot_info i = info_named("one");
 	uint8_t *vm = aligned_alloc(4096, STATE);
@@ -651,7 +651,7 @@ static void test_state_behind_disk(void **state)
 }
 
 /* After the last snapshot is deleted, the file is as small as before. */
-static void test_tail(void **state)
+static void test_deleting_last_snapshot_shrinks_file(void **state)
 {
 	uint8_t *vm = aligned_alloc(4096, STATE);
 	struct block_snapshot_info i = info_named("s");
@@ -735,7 +735,7 @@ static void break_l2_entry(struct fixture *f)
 }
 
 /* Deletion is refused or leaks, and the disk reads as before. */
-static void test_damaged(void **state)
+static void test_damaged_snapshots_are_refused_or_leaked(void **state)
 {
 	static void (*const breaks[])(struct fixture *f) = { break_l1_offset, break_l1_size,
 		break_disk_size, break_l1_entry, break_l2_is_refblock, break_l2_entry };
@@ -764,7 +764,7 @@ static void test_damaged(void **state)
 }
 
 /* No space: the snapshot is aborted cleanly, and the guest continues. */
-static void test_refcount_full(void **state)
+static void test_full_refcount_aborts_snapshot(void **state)
 {
 	struct block_snapshot_info i = info_named("fourth");
 	struct fixture f;
@@ -788,7 +788,7 @@ static void test_refcount_full(void **state)
 }
 
 /* The pause depends on this time: it is the same for 1 TiB, mapped or not. */
-static void test_begin_is_instant(void **state)
+static void test_begin_takes_constant_time(void **state)
 {
 	struct block_snapshot *s;
 	struct fixture f;
@@ -818,7 +818,7 @@ static void test_begin_is_instant(void **state)
 }
 
 /* A revert changes content and the entry's extra data in one write. */
-static void test_apply_with_new_extra_data(void **state)
+static void test_revert_updates_extra_data_atomically(void **state)
 {
 	struct block_snapshot_info *list, i = info_named("any");
 	struct sync_op o = { .op.done = sync_done };
@@ -860,18 +860,18 @@ static void test_apply_with_new_extra_data(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_apply_with_new_extra_data),
-		cmocka_unit_test(test_rounds),
-		cmocka_unit_test(test_states),
-		cmocka_unit_test(test_abort),
-		cmocka_unit_test(test_qemu),
-		cmocka_unit_test(test_refused),
-		cmocka_unit_test(test_size),
-		cmocka_unit_test(test_state_behind_disk),
-		cmocka_unit_test(test_tail),
-		cmocka_unit_test(test_damaged),
-		cmocka_unit_test(test_refcount_full),
-		cmocka_unit_test(test_begin_is_instant),
+		cmocka_unit_test(test_revert_updates_extra_data_atomically),
+		cmocka_unit_test(test_snapshots_under_load_keep_content),
+		cmocka_unit_test(test_vm_states_are_shared_and_read_back),
+		cmocka_unit_test(test_aborted_snapshot_leaves_nothing),
+		cmocka_unit_test(test_qemu_and_cairn_share_snapshots),
+		cmocka_unit_test(test_invalid_operations_are_refused),
+		cmocka_unit_test(test_revert_restores_disk_size),
+		cmocka_unit_test(test_vm_state_left_by_qemu_is_ignored),
+		cmocka_unit_test(test_deleting_last_snapshot_shrinks_file),
+		cmocka_unit_test(test_damaged_snapshots_are_refused_or_leaked),
+		cmocka_unit_test(test_full_refcount_aborts_snapshot),
+		cmocka_unit_test(test_begin_takes_constant_time),
 	};
 
 	alarm(120 * TEST_SLOW);

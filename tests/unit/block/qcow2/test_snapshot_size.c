@@ -174,7 +174,7 @@ static void against_qemu(struct fixture *f, const char *create)
 	compare(f, names, ARRAY_SIZE(names));
 }
 
-static void test_against_qemu(void **state)
+static void test_own_size_matches_qemu(void **state)
 {
 	(void)state;
 	for (unsigned i = 0; i < ARRAY_SIZE(creates); i++) {
@@ -187,7 +187,7 @@ static void test_against_qemu(void **state)
 }
 
 /* Compressed streams share clusters, with streams of the same or of another snapshot. */
-static void test_compressed(void **state)
+static void test_own_size_with_compressed_clusters(void **state)
 {
 	static const char *const names[] = {"one", "two"};
 	struct fixture f;
@@ -212,7 +212,7 @@ static void test_compressed(void **state)
 }
 
 /* The guest continues meanwhile, and a change of the snapshots does not wait. */
-static void test_among_others(void **state)
+static void test_size_query_runs_beside_other_requests(void **state)
 {
 	struct sync_op o = {.op.done = sync_done}, late = {.op.done = sync_done},
 		       d = {.op.done = sync_done};
@@ -251,7 +251,7 @@ static void test_among_others(void **state)
 }
 
 /* An L1 entry that is not a table, or an impossible L2 entry: skipped, without harm. */
-static void test_damaged(void **state)
+static void test_damaged_tables_are_skipped(void **state)
 {
 	struct fixture f;
 	struct block *b;
@@ -288,7 +288,7 @@ static void test_damaged(void **state)
 	fixture_end(&f);
 }
 
-static void test_refused(void **state)
+static void test_impossible_size_queries_are_refused(void **state)
 {
 	struct sync_op o = {.op.done = sync_done};
 	struct fixture f;
@@ -314,11 +314,11 @@ static void test_refused(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_against_qemu),
-		cmocka_unit_test(test_compressed),
-		cmocka_unit_test(test_among_others),
-		cmocka_unit_test(test_damaged),
-		cmocka_unit_test(test_refused),
+		cmocka_unit_test(test_own_size_matches_qemu),
+		cmocka_unit_test(test_own_size_with_compressed_clusters),
+		cmocka_unit_test(test_size_query_runs_beside_other_requests),
+		cmocka_unit_test(test_damaged_tables_are_skipped),
+		cmocka_unit_test(test_impossible_size_queries_are_refused),
 	};
 
 	alarm(120 * TEST_SLOW);

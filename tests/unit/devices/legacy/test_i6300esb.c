@@ -80,7 +80,7 @@ static void wait_for_bite(struct bench *b)
 	assert_int_equal(bites(b), 1);
 }
 
-static void what_it_is(void **state)
+static void identifies_as_6300esb(void **state)
 {
 	struct bench b;
 
@@ -98,7 +98,7 @@ static void what_it_is(void **state)
 }
 
 /* Writes without the unlock sequence, or after a broken one, have no effect. */
-static void unlocking(void **state)
+static void unlock_sequence_allows_one_write(void **state)
 {
 	struct bench b;
 
@@ -123,7 +123,7 @@ static void unlocking(void **state)
 	end(&b);
 }
 
-static void configuration(void **state)
+static void locked_configuration_is_read_only(void **state)
 {
 	struct bench b;
 
@@ -162,7 +162,7 @@ static bool looked_after(struct bench *b)
 	return true;
 }
 
-static void it_bites_once(void **state)
+static void fires_once(void **state)
 {
 	struct bench b;
 
@@ -185,7 +185,7 @@ static void it_bites_once(void **state)
 	end(&b);
 }
 
-static void stopped_it_does_not(void **state)
+static void does_not_fire_when_stopped(void **state)
 {
 	struct bench b;
 
@@ -248,11 +248,11 @@ static void only_running_time_counts(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		cmocka_unit_test(what_it_is),
-		cmocka_unit_test(unlocking),
-		cmocka_unit_test(configuration),
-		cmocka_unit_test(it_bites_once),
-		cmocka_unit_test(stopped_it_does_not),
+		cmocka_unit_test(identifies_as_6300esb),
+		cmocka_unit_test(unlock_sequence_allows_one_write),
+		cmocka_unit_test(locked_configuration_is_read_only),
+		cmocka_unit_test(fires_once),
+		cmocka_unit_test(does_not_fire_when_stopped),
 		cmocka_unit_test(only_running_time_counts),
 	};
 

@@ -353,7 +353,7 @@ static void slow_reader_never_stalls_the_guest(void **state)
 	serial_end(&t);
 }
 
-static void reader_that_hangs_up_is_forgotten(void **state)
+static void closed_reader_is_removed(void **state)
 {
 	struct serial_test t;
 
@@ -369,7 +369,7 @@ static void reader_that_hangs_up_is_forgotten(void **state)
 	serial_end(&t);
 }
 
-static void input_waits_without_bound_on_neither_side(void **state)
+static void unread_input_is_bounded(void **state)
 {
 	static char junk[1 << 20];
 	struct serial_test t;
@@ -490,8 +490,8 @@ int main(void)
 		cmocka_unit_test(paused_device_takes_no_input),
 		cmocka_unit_test(late_attach_gets_the_history),
 		cmocka_unit_test(slow_reader_never_stalls_the_guest),
-		cmocka_unit_test(reader_that_hangs_up_is_forgotten),
-		cmocka_unit_test(input_waits_without_bound_on_neither_side),
+		cmocka_unit_test(closed_reader_is_removed),
+		cmocka_unit_test(unread_input_is_bounded),
 		cmocka_unit_test(too_many_readers),
 		cmocka_unit_test(foreground_uses_pipes),
 		cmocka_unit_test(foreground_writes_files_from_their_start),

@@ -217,7 +217,7 @@ static void expect_needs_reset(struct rng_test *t, const char *words)
 	rng_end(t);
 }
 
-static void loop_in_a_chain(void **state)
+static void loop_in_chain_needs_reset(void **state)
 {
 	struct rng_test t;
 
@@ -259,7 +259,7 @@ static void one_descriptor(const struct drv_sg *sg, uint16_t flags, uint16_t nex
 	expect_needs_reset(&t, words);
 }
 
-static void beyond_ram(void **state)
+static void address_beyond_ram_needs_reset(void **state)
 {
 	static const struct drv_sg cases[] = {
 		{ FX_LOW_BYTES, 16, true },
@@ -313,7 +313,7 @@ static void sum_of_4_gib(void **state)
 	munmap(ram, bytes);
 }
 
-static void empty_descriptor(void **state)
+static void empty_descriptor_needs_reset(void **state)
 {
 	struct drv_sg sg = { 0x20000, 0, true };
 
@@ -321,7 +321,7 @@ static void empty_descriptor(void **state)
 	one_descriptor(&sg, 2, 0, "length 0");
 }
 
-static void next_beyond_table(void **state)
+static void next_beyond_table_needs_reset(void **state)
 {
 	struct drv_sg sg = { 0x20000, 16, true };
 
@@ -329,7 +329,7 @@ static void next_beyond_table(void **state)
 	one_descriptor(&sg, 2 | 1, 8, "beyond its table");
 }
 
-static void head_beyond_table(void **state)
+static void head_beyond_table_needs_reset(void **state)
 {
 	struct rng_test t;
 
@@ -339,7 +339,7 @@ static void head_beyond_table(void **state)
 	expect_needs_reset(&t, "beyond its table");
 }
 
-static void index_jumps(void **state)
+static void index_jump_needs_reset(void **state)
 {
 	struct rng_test t;
 
@@ -550,14 +550,14 @@ int main(void)
 		cmocka_unit_test(event_index_batches_interrupts),
 		cmocka_unit_test(masked_vector_stays_pending),
 		cmocka_unit_test(doorbell_exists_only_while_in_use),
-		cmocka_unit_test(loop_in_a_chain),
+		cmocka_unit_test(loop_in_chain_needs_reset),
 		cmocka_unit_test(loop_in_an_indirect_table),
-		cmocka_unit_test(beyond_ram),
+		cmocka_unit_test(address_beyond_ram_needs_reset),
 		cmocka_unit_test(sum_of_4_gib),
-		cmocka_unit_test(empty_descriptor),
-		cmocka_unit_test(next_beyond_table),
-		cmocka_unit_test(head_beyond_table),
-		cmocka_unit_test(index_jumps),
+		cmocka_unit_test(empty_descriptor_needs_reset),
+		cmocka_unit_test(next_beyond_table_needs_reset),
+		cmocka_unit_test(head_beyond_table_needs_reset),
+		cmocka_unit_test(index_jump_needs_reset),
 		cmocka_unit_test(readable_after_writable),
 		cmocka_unit_test(indirect_inside_indirect),
 		cmocka_unit_test(indirect_of_odd_length),

@@ -501,7 +501,7 @@ static void error_policies(void **state)
 	}
 }
 
-static void corrupt_image_stops_whatever_the_policy(void **state)
+static void corrupt_image_stops_vm_with_any_policy(void **state)
 {
 	static const enum virtio_blk_errors policies[] = { VIRTIO_BLK_ERRORS_REPORT,
 		VIRTIO_BLK_ERRORS_STOP, VIRTIO_BLK_ERRORS_IGNORE };
@@ -529,7 +529,7 @@ static void corrupt_image_stops_whatever_the_policy(void **state)
 }
 
 /* An error without a request is reported, and with "stop" the rings are left alone. */
-static void trouble_without_a_request(void **state)
+static void error_without_request_is_reported(void **state)
 {
 	static const struct {
 		enum virtio_blk_errors policy;
@@ -566,7 +566,7 @@ static void trouble_without_a_request(void **state)
 	}
 }
 
-static void stop_policy_keeps_the_request(void **state)
+static void stop_policy_keeps_failed_request(void **state)
 {
 	struct virtio_blk_config c = { .errors = VIRTIO_BLK_ERRORS_STOP };
 	struct fx_state s;
@@ -605,7 +605,7 @@ static void stop_policy_keeps_the_request(void **state)
 	disk_end(&t);
 }
 
-static void resume_redoes_in_order(void **state)
+static void resume_resubmits_in_order(void **state)
 {
 	struct virtio_blk_config c = { .errors = VIRTIO_BLK_ERRORS_STOP };
 	struct blk_test t;
@@ -781,10 +781,10 @@ int main(void)
 		cmocka_unit_test(read_only_disk),
 		cmocka_unit_test(large_blocks),
 		cmocka_unit_test(error_policies),
-		cmocka_unit_test(corrupt_image_stops_whatever_the_policy),
-		cmocka_unit_test(trouble_without_a_request),
-		cmocka_unit_test(stop_policy_keeps_the_request),
-		cmocka_unit_test(resume_redoes_in_order),
+		cmocka_unit_test(corrupt_image_stops_vm_with_any_policy),
+		cmocka_unit_test(error_without_request_is_reported),
+		cmocka_unit_test(stop_policy_keeps_failed_request),
+		cmocka_unit_test(resume_resubmits_in_order),
 		cmocka_unit_test(queues_work_side_by_side),
 		cmocka_unit_test(pause_and_reset_wait_for_what_is_in_flight),
 		cmocka_unit_test(state_survives),

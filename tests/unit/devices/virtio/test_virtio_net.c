@@ -53,7 +53,7 @@ static void a_plain_frame_passes_with_a_plain_header(void **state)
 	assert_false(parse(&odd, 0, ALL, ret));
 }
 
-static void a_checksum_lies_inside_the_frame(void **state)
+static void checksum_outside_frame_is_refused(void **state)
 {
 	struct header h = { .flags = 1, .start = 34, .offset = 16 };
 	uint8_t ret[NET_HEADER_BYTES];
@@ -73,7 +73,7 @@ static void a_checksum_lies_inside_the_frame(void **state)
 	assert_false(parse(&h, 16, NET_F_CSUM, ret));
 }
 
-static void segments_are_those_that_were_negotiated(void **state)
+static void only_negotiated_segments_pass(void **state)
 {
 	uint64_t both = NET_F_CSUM | NET_F_HOST_TSO4;
 	uint8_t ret[NET_HEADER_BYTES];
@@ -114,7 +114,7 @@ static void segments_need_a_checksum_a_size_and_headers(void **state)
 	assert_false(parse(&h, 60000, ALL, ret));
 }
 
-static void a_driver_gets_what_it_negotiated(void **state)
+static void received_header_fits_negotiated_features(void **state)
 {
 	uint8_t sum[NET_HEADER_BYTES] = { 1 }, good[NET_HEADER_BYTES] = { 2 }, tcp6[NET_HEADER_BYTES] = { 1, 4 };
 
@@ -227,7 +227,7 @@ static void shows_mac_link_and_mtu(void **state)
 	net_end(&t);
 }
 
-static void without_a_tap_what_is_sent_is_dropped(void **state)
+static void frames_without_tap_are_dropped(void **state)
 {
 	struct net_test t = { 0 };
 	struct drv_sg sg = { 0, NET_HEADER_BYTES + 60, false };
@@ -277,7 +277,7 @@ static void sends_frames(void **state)
 	net_end(&t);
 }
 
-static void what_a_socket_does_not_take_waits(void **state)
+static void frame_for_full_socket_waits(void **state)
 {
 	struct net_test t = { .user = true };
 	struct drv_sg sg = { 0, 8192, false };
@@ -319,7 +319,7 @@ static void what_a_socket_does_not_take_waits(void **state)
 
 /* The offloads that the socket's peer may leave to the driver: sent when a driver starts and when
  * they change. */
-static void a_socket_is_told_what_the_driver_takes(void **state)
+static void socket_peer_gets_drivers_offloads(void **state)
 {
 	const uint64_t finished = NET_F_CSUM | NET_F_HOST_TSO4, taken = NET_F_GUEST_CSUM | NET_F_GUEST_TSO4;
 	const uint64_t others = NET_F_GUEST_TSO6 | NET_F_GUEST_ECN | NET_F_HOST_TSO6 | NET_F_HOST_ECN;
@@ -348,7 +348,7 @@ static void a_socket_is_told_what_the_driver_takes(void **state)
 
 /* A full socket has no room for the offload message: the device tries again with the next buffers
  * or frame. */
-static void a_socket_that_was_full_is_told_later(void **state)
+static void full_socket_gets_offloads_later(void **state)
 {
 	struct net_test t = { .user = true };
 	static uint8_t got[1024];
@@ -475,7 +475,7 @@ static void a_frame_waits_for_its_last_buffer(void **state)
 	net_end(&t);
 }
 
-static void what_cannot_fit_is_dropped(void **state)
+static void frame_too_large_for_buffers_is_dropped(void **state)
 {
 	struct net_test t = { 0 };
 	uint32_t len;
@@ -496,7 +496,7 @@ static void what_cannot_fit_is_dropped(void **state)
 }
 
 /* A ring with fewer buffers than a frame needs must not block the queue. */
-static void a_ring_that_is_too_short_is_passed_over(void **state)
+static void frame_larger_than_ring_is_dropped(void **state)
 {
 	struct net_test t = { 0 };
 	uint32_t len;
@@ -534,7 +534,7 @@ static void frames_wait_while_it_is_paused(void **state)
 	net_end(&t);
 }
 
-static void a_tap_that_goes_is_a_cable_pulled(void **state)
+static void deleted_tap_sets_link_down(void **state)
 {
 	struct net_test t = { 0 };
 	unsigned before;
@@ -598,25 +598,25 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_plain_frame_passes_with_a_plain_header),
-		cmocka_unit_test(a_checksum_lies_inside_the_frame),
-		cmocka_unit_test(segments_are_those_that_were_negotiated),
+		cmocka_unit_test(checksum_outside_frame_is_refused),
+		cmocka_unit_test(only_negotiated_segments_pass),
 		cmocka_unit_test(segments_need_a_checksum_a_size_and_headers),
-		cmocka_unit_test(a_driver_gets_what_it_negotiated),
+		cmocka_unit_test(received_header_fits_negotiated_features),
 		cmocka_unit_test(shows_mac_link_and_mtu),
-		cmocka_unit_test(without_a_tap_what_is_sent_is_dropped),
+		cmocka_unit_test(frames_without_tap_are_dropped),
 		cmocka_unit_test(sends_frames),
-		cmocka_unit_test(what_a_socket_does_not_take_waits),
-		cmocka_unit_test(a_socket_is_told_what_the_driver_takes),
-		cmocka_unit_test(a_socket_that_was_full_is_told_later),
+		cmocka_unit_test(frame_for_full_socket_waits),
+		cmocka_unit_test(socket_peer_gets_drivers_offloads),
+		cmocka_unit_test(full_socket_gets_offloads_later),
 		cmocka_unit_test(a_wrong_header_never_reaches_the_host),
 		cmocka_unit_test(a_frame_without_a_header_is_a_fault),
 		cmocka_unit_test(a_buffer_without_room_for_a_header_is_a_fault),
 		cmocka_unit_test(receives_into_as_many_buffers_as_it_takes),
 		cmocka_unit_test(a_frame_waits_for_its_last_buffer),
-		cmocka_unit_test(what_cannot_fit_is_dropped),
-		cmocka_unit_test(a_ring_that_is_too_short_is_passed_over),
+		cmocka_unit_test(frame_too_large_for_buffers_is_dropped),
+		cmocka_unit_test(frame_larger_than_ring_is_dropped),
 		cmocka_unit_test(frames_wait_while_it_is_paused),
-		cmocka_unit_test(a_tap_that_goes_is_a_cable_pulled),
+		cmocka_unit_test(deleted_tap_sets_link_down),
 		cmocka_unit_test(state_comes_back),
 		cmocka_unit_test(state_fits_another_interface),
 	};

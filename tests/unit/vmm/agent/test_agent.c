@@ -202,7 +202,7 @@ static void is_idle_again(struct fixture *f)
 	assert_int_equal(f->r, 0);
 }
 
-static void test_works(void **state)
+static void test_freeze_and_thaw_work(void **state)
 {
 	struct fixture *f = *state;
 
@@ -224,7 +224,7 @@ static void test_works(void **state)
 	is_idle_again(f);
 }
 
-static void test_silent(void **state)
+static void test_silent_agent_times_out(void **state)
 {
 	struct fixture *f = *state;
 
@@ -314,7 +314,7 @@ static void test_sets_the_host_name(void **state)
 	is_idle_again(f);
 }
 
-static void test_nobody_sets_the_host_name(void **state)
+static void test_missing_agent_keeps_host_name(void **state)
 {
 	struct fixture *f = *state;
 
@@ -353,7 +353,7 @@ static void count(void *opaque)
 
 /* A state that was saved frozen is thawed before the clock is set; a refusal or a missing answer is
  * reported. */
-static void test_thaws_what_was_restored_frozen(void **state)
+static void test_restored_frozen_guest_is_thawed(void **state)
 {
 	struct fixture *f = *state;
 	unsigned failed = 0;
@@ -382,7 +382,7 @@ static void test_thaws_what_was_restored_frozen(void **state)
 	assert_true(agent_owes_thaw(f->a));
 }
 
-static void test_nobody_thaws_what_was_restored(void **state)
+static void test_missing_thaw_of_restored_guest_is_reported(void **state)
 {
 	struct fixture *f = *state;
 	unsigned failed = 0;
@@ -397,7 +397,7 @@ static void test_nobody_thaws_what_was_restored(void **state)
 }
 
 /* No agent: the request fails, and the next one is accepted. */
-static void test_nobody_sets_the_time(void **state)
+static void test_missing_agent_skips_clock_and_next_request_works(void **state)
 {
 	struct fixture *f = *state;
 
@@ -410,7 +410,7 @@ static void test_nobody_sets_the_time(void **state)
 	is_idle_again(f);
 }
 
-static void test_late_freeze(void **state)
+static void test_late_freeze_is_thawed(void **state)
 {
 	struct fixture *f = *state;
 	int64_t id;
@@ -433,7 +433,7 @@ static void test_late_freeze(void **state)
 	assert_int_equal(f->r, 0);
 }
 
-static void test_refuses(void **state)
+static void test_refused_freeze_is_reported(void **state)
 {
 	struct fixture *f = *state;
 
@@ -449,7 +449,7 @@ static void test_refuses(void **state)
 	is_idle_again(f);
 }
 
-static void test_garbage(void **state)
+static void test_garbage_answer_is_reported(void **state)
 {
 	static const char *const answers[] = {"\n", "}{\n", "{\"return\"\n", "{\"return\":}\n",
 		"[1]\n", "{\"return\": 1} x\n", "null\n"};
@@ -479,7 +479,7 @@ static void test_garbage(void **state)
 	assert_int_equal(f->r, 0);
 }
 
-static void test_a_line_without_end(void **state)
+static void test_endless_line_is_skipped(void **state)
 {
 	struct fixture *f = *state;
 	char noise[3000];
@@ -497,7 +497,7 @@ static void test_a_line_without_end(void **state)
 }
 
 /* A missing thaw is sent after the hold time, and repeated until the agent confirms it. */
-static void test_thaws_by_itself(void **state)
+static void test_missing_thaw_is_sent_after_hold_time(void **state)
 {
 	struct fixture *f = *state;
 
@@ -517,7 +517,7 @@ static void test_thaws_by_itself(void **state)
 	is_idle_again(f);
 }
 
-static void test_hangs_up(void **state)
+static void test_closed_port_times_out(void **state)
 {
 	struct fixture *f = *state;
 
@@ -538,7 +538,7 @@ static struct agent_answer parsed(const char *text)
 	return x;
 }
 
-static void test_answers(void **state)
+static void test_answers_are_parsed(void **state)
 {
 	static const char *const garbage[] = {"", " ", "{", "}", "{}x", "1", "\"a\"",
 		"{\"return\":1", "{\"return\":1,,}", "{\"return\" 1}", "{return:1}",
@@ -564,7 +564,7 @@ static void test_answers(void **state)
 }
 
 /* No input makes the parser read past its end (for the sanitizers). */
-static void test_any_bytes(void **state)
+static void test_any_bytes_are_parsed_safely(void **state)
 {
 	static const char seed[] =
 		"{\"return\": {\"a\": [1, \"\\\"\"]}, \"error\": {\"desc\": \"x\"}}";
@@ -587,7 +587,7 @@ static void test_any_bytes(void **state)
 
 /* ---- commands with a result ---- */
 
-static void test_tells(void **state)
+static void test_tell_shows_line(void **state)
 {
 	struct fixture *f = *state;
 
@@ -603,7 +603,7 @@ static void test_tells(void **state)
 	is_idle_again(f);
 }
 
-static void test_refuses_an_errand(void **state)
+static void test_refused_command_is_reported(void **state)
 {
 	struct fixture *f = *state;
 
@@ -617,7 +617,7 @@ static void test_refuses_an_errand(void **state)
 }
 
 /* A shutdown has no answer; a sync before it shows that an agent is there. */
-static void test_shuts_down(void **state)
+static void test_shutdown_succeeds_without_answer(void **state)
 {
 	struct fixture *f = *state;
 
@@ -635,7 +635,7 @@ static void test_shuts_down(void **state)
 }
 
 /* The guest is off before the agent could refuse. */
-static void test_is_off_at_once(void **state)
+static void test_guest_off_completes_shutdown(void **state)
 {
 	struct fixture *f = *state;
 
@@ -651,7 +651,7 @@ static void test_is_off_at_once(void **state)
 }
 
 /* An address query and a shutdown do not block each other, in either order. */
-static void test_looks(void **state)
+static void test_address_query_returns_addresses(void **state)
 {
 	struct fixture *f = *state;
 	struct vm_addresses all = { .n = 7 };
@@ -680,7 +680,7 @@ static void test_looks(void **state)
 }
 
 /* As many interfaces as a container host: an answer longer than one read. */
-static void test_looks_at_many(void **state)
+static void test_long_address_answer_is_read(void **state)
 {
 	struct fixture *f = *state;
 	struct vm_addresses all = { 0 };
@@ -706,7 +706,7 @@ static void test_looks_at_many(void **state)
 }
 
 /* A freeze goes first; other commands follow its thaw. */
-static void test_errand_waits(void **state)
+static void test_command_waits_for_thaw(void **state)
 {
 	struct fixture *f = *state;
 
@@ -725,7 +725,7 @@ static void test_errand_waits(void **state)
 }
 
 /* A program opens the port: a ping finds out whether it is an agent. */
-static void test_the_port(void **state)
+static void test_open_port_is_pinged(void **state)
 {
 	struct fixture *f = *state;
 	struct port_news p = { 0 };
@@ -752,7 +752,7 @@ static void test_the_port(void **state)
 }
 
 /* The guest may open and close the port at any rate. */
-static void test_a_port_that_flutters(void **state)
+static void test_port_changes_are_rate_limited(void **state)
 {
 	struct fixture *f = *state;
 	struct port_news p = { 0 };
@@ -770,7 +770,7 @@ static void test_a_port_that_flutters(void **state)
 }
 
 /* A program that does not answer is not an agent, and no request waits for it. */
-static void test_a_port_of_something_else(void **state)
+static void test_silent_program_is_not_an_agent(void **state)
 {
 	struct fixture *f = *state;
 	struct port_news p = { 0 };
@@ -789,33 +789,33 @@ static void test_a_port_of_something_else(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(test_works, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_silent, setup_hurried, teardown),
-		cmocka_unit_test_setup_teardown(test_nobody_sets_the_time, setup_hurried, teardown),
+		cmocka_unit_test_setup_teardown(test_freeze_and_thaw_work, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_silent_agent_times_out, setup_hurried, teardown),
+		cmocka_unit_test_setup_teardown(test_missing_agent_skips_clock_and_next_request_works, setup_hurried, teardown),
 		cmocka_unit_test_setup_teardown(test_sets_the_time, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_sets_the_host_name, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_nobody_sets_the_host_name, setup_hurried, teardown),
+		cmocka_unit_test_setup_teardown(test_missing_agent_keeps_host_name, setup_hurried, teardown),
 		cmocka_unit_test(test_host_names),
-		cmocka_unit_test_setup_teardown(test_thaws_what_was_restored_frozen, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_nobody_thaws_what_was_restored, setup_hurried, teardown),
-		cmocka_unit_test_setup_teardown(test_late_freeze, setup_hurried, teardown),
-		cmocka_unit_test_setup_teardown(test_refuses, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_garbage, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_a_line_without_end, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_thaws_by_itself, setup_hurried, teardown),
-		cmocka_unit_test_setup_teardown(test_hangs_up, setup_hurried, teardown),
-		cmocka_unit_test_setup_teardown(test_tells, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_refuses_an_errand, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_is_off_at_once, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_shuts_down, setup_hurried, teardown),
-		cmocka_unit_test_setup_teardown(test_looks, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_looks_at_many, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_errand_waits, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_the_port, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_a_port_that_flutters, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_a_port_of_something_else, setup_hurried, teardown),
-		cmocka_unit_test(test_answers),
-		cmocka_unit_test(test_any_bytes),
+		cmocka_unit_test_setup_teardown(test_restored_frozen_guest_is_thawed, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_missing_thaw_of_restored_guest_is_reported, setup_hurried, teardown),
+		cmocka_unit_test_setup_teardown(test_late_freeze_is_thawed, setup_hurried, teardown),
+		cmocka_unit_test_setup_teardown(test_refused_freeze_is_reported, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_garbage_answer_is_reported, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_endless_line_is_skipped, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_missing_thaw_is_sent_after_hold_time, setup_hurried, teardown),
+		cmocka_unit_test_setup_teardown(test_closed_port_times_out, setup_hurried, teardown),
+		cmocka_unit_test_setup_teardown(test_tell_shows_line, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_refused_command_is_reported, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_guest_off_completes_shutdown, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_shutdown_succeeds_without_answer, setup_hurried, teardown),
+		cmocka_unit_test_setup_teardown(test_address_query_returns_addresses, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_long_address_answer_is_read, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_command_waits_for_thaw, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_open_port_is_pinged, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_port_changes_are_rate_limited, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_silent_program_is_not_an_agent, setup_hurried, teardown),
+		cmocka_unit_test(test_answers_are_parsed),
+		cmocka_unit_test(test_any_bytes_are_parsed_safely),
 	};
 
 	alarm(30);

@@ -26,7 +26,7 @@ static const char usual[] =
 	"\"ip-addresses\": [{\"ip-address-type\": \"ipv4\", \"ip-address\": \"10.0.2.15\", \"prefix\": 24}], \"statistics\": {}, "
 	"\"hardware-address\": \"52:54:00:AB:cd:0f\"}, {\"name\": \"sit0\"}]}";
 
-static void test_usual(void **state)
+static void test_valid_answer_is_parsed(void **state)
 {
 	static const uint8_t mac[6] = { 0x52, 0x54, 0, 0xab, 0xcd, 0x0f }, ip[4] = { 10, 0, 2, 15 };
 	struct vm_addresses all;
@@ -52,7 +52,7 @@ static void test_usual(void **state)
 }
 
 /* Invalid addresses and MACs are skipped. */
-static void test_odd(void **state)
+static void test_invalid_addresses_are_skipped(void **state)
 {
 	struct vm_addresses all;
 
@@ -71,7 +71,7 @@ static void test_odd(void **state)
 	assert_string_equal(all.list[0].name, "Local Area Connection* 12 ?? of");
 }
 
-static void test_none(void **state)
+static void test_malformed_answers_are_refused(void **state)
 {
 	static const char *const bad[] = { "", "{", "[]", "{\"return\":{}}", "{\"return\":[}", "{\"return\":[{]}", "{\"return\":[[]]}",
 		"{\"return\":[{\"name\":7}]}", "{\"return\":[{\"ip-addresses\":{}}]}", "{\"return\":[{\"ip-addresses\":[7]}]}",
@@ -84,7 +84,7 @@ static void test_none(void **state)
 		assert_false(parse(bad[i], &all));
 }
 
-static void test_too_many(void **state)
+static void test_too_many_addresses_are_truncated(void **state)
 {
 	struct vm_addresses all;
 	char text[8192] = "{\"return\":[{}";
@@ -103,7 +103,7 @@ static void test_too_many(void **state)
 	assert_string_equal(all.list[VM_ADDRESSES_MAX - 1].name, "");
 }
 
-static void test_any_bytes(void **state)
+static void test_any_bytes_are_parsed_safely(void **state)
 {
 	struct vm_addresses all;
 
@@ -127,11 +127,11 @@ static void test_any_bytes(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_usual),
-		cmocka_unit_test(test_odd),
-		cmocka_unit_test(test_none),
-		cmocka_unit_test(test_too_many),
-		cmocka_unit_test(test_any_bytes),
+		cmocka_unit_test(test_valid_answer_is_parsed),
+		cmocka_unit_test(test_invalid_addresses_are_skipped),
+		cmocka_unit_test(test_malformed_answers_are_refused),
+		cmocka_unit_test(test_too_many_addresses_are_truncated),
+		cmocka_unit_test(test_any_bytes_are_parsed_safely),
 	};
 
 	alarm(30 * TEST_SLOW);

@@ -148,7 +148,7 @@ static void test_fadt_says_what_the_device_does(void **state)
 	memory_done(&m);
 }
 
-static void test_facs_and_dsdt_hang_on_the_fadt(void **state)
+static void test_fadt_references_facs_and_dsdt(void **state)
 {
 	struct memory m;
 	uint64_t rsdp = build(&m, 64 * MIB, 2), facs, dsdt;
@@ -259,7 +259,7 @@ static void test_mcfg(void **state)
 }
 
 /* All tables lie in the hole that e820 reserves, without overlaps. */
-static void test_stays_in_its_place(void **state)
+static void test_tables_stay_in_reserved_hole(void **state)
 {
 	struct memory m;
 
@@ -274,7 +274,7 @@ static void test_stays_in_its_place(void **state)
 	memory_done(&m);
 }
 
-static void test_no_room(void **state)
+static void test_tables_that_do_not_fit_are_refused(void **state)
 {
 	struct err e = { 0 };
 	struct memory m;
@@ -302,7 +302,7 @@ static void table_save(const char *dir, const char *sig, const uint8_t *t)
 }
 
 /* ACPICA disassembles each table without errors, and the AML recompiles. */
-static void test_iasl_takes_them(void **state)
+static void test_iasl_accepts_tables(void **state)
 {
 	char dir[96], cmd[512];
 	struct memory m;
@@ -338,12 +338,12 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_rsdp),
 		cmocka_unit_test(test_fadt_says_what_the_device_does),
-		cmocka_unit_test(test_facs_and_dsdt_hang_on_the_fadt),
+		cmocka_unit_test(test_fadt_references_facs_and_dsdt),
 		cmocka_unit_test(test_madt),
 		cmocka_unit_test(test_mcfg),
-		cmocka_unit_test(test_stays_in_its_place),
-		cmocka_unit_test(test_no_room),
-		cmocka_unit_test(test_iasl_takes_them),
+		cmocka_unit_test(test_tables_stay_in_reserved_hole),
+		cmocka_unit_test(test_tables_that_do_not_fit_are_refused),
+		cmocka_unit_test(test_iasl_accepts_tables),
 	};
 
 	alarm(30 * TEST_SLOW);

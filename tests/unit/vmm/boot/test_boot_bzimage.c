@@ -237,7 +237,7 @@ static void test_room_to_unpack(void **state)
 	boot_fx_done(&f);
 }
 
-static void test_header_that_lies_about_its_end(void **state)
+static void test_wrong_header_end_leaves_boot_params_clean(void **state)
 {
 	struct boot_fx f;
 
@@ -257,7 +257,7 @@ static void test_header_that_lies_about_its_end(void **state)
 	boot_fx_done(&f);
 }
 
-static void test_command_line_that_is_too_long(void **state)
+static void test_too_long_command_line_is_refused(void **state)
 {
 	char line[2048];
 	struct boot_fx f;
@@ -337,7 +337,7 @@ static void test_initrd_addr_max(void **state)
 	boot_fx_done(&f);
 }
 
-static void test_initrd_that_does_not_fit(void **state)
+static void test_initrd_that_does_not_fit_is_refused(void **state)
 {
 	uint64_t room = RAM - PREF_GPA - INIT_BYTES;
 	struct boot_fx f;
@@ -390,11 +390,11 @@ int main(void)
 		cmocka_unit_test(test_address_below_1_mib),
 		cmocka_unit_test(test_alignment),
 		cmocka_unit_test(test_room_to_unpack),
-		cmocka_unit_test(test_header_that_lies_about_its_end),
-		cmocka_unit_test(test_command_line_that_is_too_long),
+		cmocka_unit_test(test_wrong_header_end_leaves_boot_params_clean),
+		cmocka_unit_test(test_too_long_command_line_is_refused),
 		cmocka_unit_test(test_initrd_at_the_top),
 		cmocka_unit_test(test_initrd_addr_max),
-		cmocka_unit_test(test_initrd_that_does_not_fit),
+		cmocka_unit_test(test_initrd_that_does_not_fit_is_refused),
 		cmocka_unit_test(test_damaged_headers),
 	};
 

@@ -218,7 +218,7 @@ static void test_notes_that_are_not_pvh(void **state)
 	boot_fx_done(&f);
 }
 
-static void test_notes_with_lengths_that_lie(void **state)
+static void test_notes_with_wrong_lengths_are_ignored(void **state)
 {
 	static const uint32_t lies[] = { 21, 0xff, 0x10000, 0x7fffffff, 0xfffffffd, 0xffffffff };
 	struct boot_fx f;
@@ -264,7 +264,7 @@ static void test_pvh_entry_outside_memory(void **state)
 
 /* ---- refused ---- */
 
-static void test_not_for_this_machine(void **state)
+static void test_other_architectures_are_refused(void **state)
 {
 	struct boot_fx f;
 
@@ -317,7 +317,7 @@ static void test_every_truncation_is_refused(void **state)
 	boot_fx_done(&f);
 }
 
-static void test_segments_that_do_not_fit(void **state)
+static void test_segments_outside_free_ram_are_refused(void **state)
 {
 	static const struct {
 		uint64_t gpa, bytes;
@@ -379,7 +379,7 @@ static void test_segment_at_the_hole_below_4_gib(void **state)
 	boot_fx_done(&f);
 }
 
-static void test_segments_that_lie(void **state)
+static void test_malformed_segments_are_refused(void **state)
 {
 	struct boot_fx f;
 
@@ -411,7 +411,7 @@ static void test_too_little_memory(void **state)
 	boot_fx_done(&f);
 }
 
-static void test_files_that_are_no_files(void **state)
+static void test_closed_and_special_fds_are_refused(void **state)
 {
 	struct boot_source src = { .initrd_fd = -1, .cmdline = "", .rsdp_gpa = FX_RSDP };
 	int fds[2];
@@ -462,15 +462,15 @@ int main(void)
 		cmocka_unit_test(test_pvh_without_initrd),
 		cmocka_unit_test(test_pvh_note_among_others),
 		cmocka_unit_test(test_notes_that_are_not_pvh),
-		cmocka_unit_test(test_notes_with_lengths_that_lie),
+		cmocka_unit_test(test_notes_with_wrong_lengths_are_ignored),
 		cmocka_unit_test(test_pvh_entry_outside_memory),
-		cmocka_unit_test(test_not_for_this_machine),
+		cmocka_unit_test(test_other_architectures_are_refused),
 		cmocka_unit_test(test_every_truncation_is_refused),
-		cmocka_unit_test(test_segments_that_do_not_fit),
+		cmocka_unit_test(test_segments_outside_free_ram_are_refused),
 		cmocka_unit_test(test_segment_at_the_hole_below_4_gib),
-		cmocka_unit_test(test_segments_that_lie),
+		cmocka_unit_test(test_malformed_segments_are_refused),
 		cmocka_unit_test(test_too_little_memory),
-		cmocka_unit_test(test_files_that_are_no_files),
+		cmocka_unit_test(test_closed_and_special_fds_are_refused),
 		cmocka_unit_test(test_damaged_headers),
 	};
 

@@ -257,7 +257,7 @@ static void test_cmpxchg16b_operands(void **state)
 }
 
 /* The same opcode with another /reg, a register operand or without REX.W is another instruction. */
-static void test_cmpxchg16b_neighbours(void **state)
+static void test_similar_encodings_are_not_cmpxchg16b(void **state)
 {
 	(void)state;
 	for (unsigned modrm = 0; modrm < 256; modrm++) {
@@ -273,7 +273,7 @@ static void test_cmpxchg16b_neighbours(void **state)
 	}
 }
 
-static void test_decoder_survives_anything(void **state)
+static void test_decoder_survives_any_bytes(void **state)
 {
 	unsigned seed = 17;
 
@@ -511,8 +511,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_plain_instructions),
 		cmocka_unit_test(test_cmpxchg16b_operands),
-		cmocka_unit_test(test_cmpxchg16b_neighbours),
-		cmocka_unit_test(test_decoder_survives_anything),
+		cmocka_unit_test(test_similar_encodings_are_not_cmpxchg16b),
+		cmocka_unit_test(test_decoder_survives_any_bytes),
 		cmocka_unit_test(test_cmpxchg16b_swaps_when_equal),
 		cmocka_unit_test(test_cmpxchg16b_loads_when_unequal),
 		cmocka_unit_test(test_syscall_is_finished),

@@ -41,7 +41,7 @@ static int file_new(uint32_t entries)
 	return fd;
 }
 
-static void test_comes_back(void **state)
+static void test_cpuid_leaves_read_back(void **state)
 {
 	static const uint32_t counts[] = { 1, 75, KVM_CPUID_ENTRIES_MAX };
 
@@ -63,7 +63,7 @@ static void test_comes_back(void **state)
 	}
 }
 
-static void test_damaged(void **state)
+static void test_damaged_leaves_are_ignored(void **state)
 {
 	int fd = file_new(3);
 
@@ -95,7 +95,7 @@ static void section_put(int fd, const char *name, uint16_t version, uint32_t pro
 	state_writer_done(&w);
 }
 
-static void test_says_nothing(void **state)
+static void test_missing_leaves_read_as_null(void **state)
 {
 	struct kvm nothing = { 0 };
 	struct vmstate_file f;
@@ -132,8 +132,8 @@ static void test_says_nothing(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(test_comes_back), cmocka_unit_test(test_damaged),
-		cmocka_unit_test(test_says_nothing) };
+	const struct CMUnitTest tests[] = { cmocka_unit_test(test_cpuid_leaves_read_back), cmocka_unit_test(test_damaged_leaves_are_ignored),
+		cmocka_unit_test(test_missing_leaves_read_as_null) };
 
 	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);

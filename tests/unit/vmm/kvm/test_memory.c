@@ -129,7 +129,7 @@ static void test_e820_is_sorted_and_true(void **state)
 	}
 }
 
-static void test_clear_gives_zeros_and_the_pages_back(void **state)
+static void test_clear_zeros_and_frees_memory(void **state)
 {
 	struct memory m;
 	struct stat st;
@@ -204,7 +204,7 @@ static void test_views_share_and_diverge(void **state)
 	close(base);
 }
 
-static void test_a_view_gets_memory_of_its_own(void **state)
+static void test_unshared_view_keeps_content(void **state)
 {
 	int base = base_make();
 	uint8_t *was = NULL, byte;
@@ -235,7 +235,7 @@ static void test_a_view_gets_memory_of_its_own(void **state)
 	close(base);
 }
 
-static void test_a_cleared_view_is_one_no_more(void **state)
+static void test_cleared_view_is_unshared_and_base_unchanged(void **state)
 {
 	int base = base_make();
 	uint8_t byte;
@@ -253,7 +253,7 @@ static void test_a_cleared_view_is_one_no_more(void **state)
 	close(base);
 }
 
-static void test_more_than_there_can_be(void **state)
+static void test_impossible_size_is_an_error(void **state)
 {
 	struct err e = { 0 };
 	struct memory m;
@@ -271,11 +271,11 @@ int main(void)
 		cmocka_unit_test(test_split_at_3_gib),
 		cmocka_unit_test(test_devices_see_the_same_ram),
 		cmocka_unit_test(test_e820_is_sorted_and_true),
-		cmocka_unit_test(test_clear_gives_zeros_and_the_pages_back),
+		cmocka_unit_test(test_clear_zeros_and_frees_memory),
 		cmocka_unit_test(test_views_share_and_diverge),
-		cmocka_unit_test(test_a_view_gets_memory_of_its_own),
-		cmocka_unit_test(test_a_cleared_view_is_one_no_more),
-		cmocka_unit_test(test_more_than_there_can_be),
+		cmocka_unit_test(test_unshared_view_keeps_content),
+		cmocka_unit_test(test_cleared_view_is_unshared_and_base_unchanged),
+		cmocka_unit_test(test_impossible_size_is_an_error),
 	};
 
 	alarm(30 * TEST_SLOW);

@@ -281,7 +281,7 @@ static void test_stop_resume_while_reading_mmio(void **state)
 }
 
 /* The device requests the stop on the vCPU's own thread, as for a power-off. */
-static void test_stop_asked_for_by_the_handler(void **state)
+static void test_stop_requested_by_handler_is_exact(void **state)
 {
 	struct vcpu_fx *f = fx_new(1, out_loop, sizeof(out_loop));
 
@@ -302,7 +302,7 @@ static void test_stop_asked_for_by_the_handler(void **state)
 }
 
 /* A stop that is withdrawn before every vCPU has seen it must not leave any of them stopped. */
-static void test_stop_taken_back(void **state)
+static void test_withdrawn_stop_leaves_no_vcpu_stopped(void **state)
 {
 	struct vcpu_fx *f = fx_new(1, out_loop, sizeof(out_loop));
 
@@ -334,7 +334,7 @@ static void *stopper(void *opaque)
 
 /* Another thread keeps requesting stops, as devices may. The main thread's stop and resume work
  * meanwhile, and the guest runs at the end. */
-static void test_stops_from_two_threads(void **state)
+static void test_stops_from_two_threads_do_not_hang(void **state)
 {
 	struct vcpu_fx *f = fx_new(1, out_loop, sizeof(out_loop));
 	pthread_t th;
@@ -360,7 +360,7 @@ static void test_stops_from_two_threads(void **state)
 
 /* ---- several vCPUs ---- */
 
-static void test_vcpus_that_wait_for_a_start(void **state)
+static void test_unstarted_vcpus_execute_nothing(void **state)
 {
 	struct vcpu_fx *f = fx_new(8, out_loop, sizeof(out_loop));
 
@@ -426,7 +426,7 @@ static void test_halted_vcpu_stops_at_once(void **state)
 
 /* ---- faults and resets ---- */
 
-static void test_triple_fault(void **state)
+static void test_triple_fault_is_reported_and_reset_recovers(void **state)
 {
 	static const uint8_t code[] = { 0x0f, 0x0b }; /* ud2, and no IDT */
 	struct vcpu_fx *f = fx_new(1, code, sizeof(code));
@@ -452,7 +452,7 @@ static void test_triple_fault(void **state)
 }
 
 /* An instruction fetch from unmapped memory: a reported fault, not a hang. */
-static void test_jump_into_nothing(void **state)
+static void test_fetch_from_unmapped_memory_is_a_fault(void **state)
 {
 	static const uint8_t code[] = { 0xea, 0, 0, 0, 0xd1, 0x08, 0 }; /* ljmp $8,$0xd1000000 */
 	struct vcpu_fx *f = fx_new(1, code, sizeof(code));
@@ -465,7 +465,7 @@ static void test_jump_into_nothing(void **state)
 	fx_free(f);
 }
 
-static void test_reset_forgets_the_last_life(void **state)
+static void test_reset_clears_registers_and_debug_state(void **state)
 {
 	/* mov $-1 to all; mov %eax,%dr3; loop */
 	static const uint8_t code[] = { 0xb8, 0x00, 0x40, 0, 0, 0x0f, 0x23, 0xd8, 0x31, 0xc0, 0x31,
@@ -514,7 +514,7 @@ static bool msr_set(struct vcpu_fx *f, uint32_t index, uint64_t value)
 
 /* KVM writes to guest memory through these MSRs: if they stayed enabled, KVM would overwrite memory
  * of the next kernel. */
-static void test_reset_turns_kvms_own_writes_off(void **state)
+static void test_reset_disables_kvm_writes_to_memory(void **state)
 {
 	static const struct {
 		uint32_t index;
@@ -582,7 +582,7 @@ static void test_reset_gives_a_fresh_local_apic(void **state)
 	fx_free(f);
 }
 
-static void test_no_vcpus_were_made(void **state)
+static void test_done_accepts_empty_set(void **state)
 {
 	struct vcpus s;
 
@@ -598,18 +598,18 @@ int main(void)
 		cmocka_unit_test(test_stop_resume_while_reading_a_port),
 		cmocka_unit_test(test_stop_resume_while_writing_mmio),
 		cmocka_unit_test(test_stop_resume_while_reading_mmio),
-		cmocka_unit_test(test_stop_asked_for_by_the_handler),
-		cmocka_unit_test(test_stop_taken_back),
-		cmocka_unit_test(test_stops_from_two_threads),
-		cmocka_unit_test(test_vcpus_that_wait_for_a_start),
+		cmocka_unit_test(test_stop_requested_by_handler_is_exact),
+		cmocka_unit_test(test_withdrawn_stop_leaves_no_vcpu_stopped),
+		cmocka_unit_test(test_stops_from_two_threads_do_not_hang),
+		cmocka_unit_test(test_unstarted_vcpus_execute_nothing),
 		cmocka_unit_test(test_64_vcpus),
 		cmocka_unit_test(test_halted_vcpu_stops_at_once),
-		cmocka_unit_test(test_triple_fault),
-		cmocka_unit_test(test_jump_into_nothing),
-		cmocka_unit_test(test_reset_forgets_the_last_life),
-		cmocka_unit_test(test_reset_turns_kvms_own_writes_off),
+		cmocka_unit_test(test_triple_fault_is_reported_and_reset_recovers),
+		cmocka_unit_test(test_fetch_from_unmapped_memory_is_a_fault),
+		cmocka_unit_test(test_reset_clears_registers_and_debug_state),
+		cmocka_unit_test(test_reset_disables_kvm_writes_to_memory),
 		cmocka_unit_test(test_reset_gives_a_fresh_local_apic),
-		cmocka_unit_test(test_no_vcpus_were_made),
+		cmocka_unit_test(test_done_accepts_empty_set),
 	};
 
 	alarm(60 * TEST_SLOW);

@@ -106,7 +106,7 @@ static uint8_t *io(
 	return f->page + 4096;
 }
 
-static void test_out(void **state)
+static void test_out_reaches_bus(void **state)
 {
 	struct exit_fx *f = *state;
 
@@ -145,7 +145,7 @@ static void test_string_io(void **state)
 	assert_int_equal(p[10], 0xee);
 }
 
-static void test_port_that_nobody_claims(void **state)
+static void test_unclaimed_port_reads_all_ones(void **state)
 {
 	struct exit_fx *f = *state;
 	uint8_t *p = io(f, KVM_EXIT_IO_IN, 0x1234, 4, 1);
@@ -199,7 +199,7 @@ static void test_mmio_of_every_length(void **state)
 	assert_int_equal(atomic_load(&f->vcpu.exits_mmio), 16);
 }
 
-static void test_mmio_that_nobody_claims(void **state)
+static void test_unclaimed_mmio_reads_all_ones(void **state)
 {
 	struct exit_fx *f = *state;
 
@@ -229,7 +229,7 @@ static void faults_with(struct exit_fx *f, enum vm_reason reason, const char *pa
 	assert_int_equal(f->run.immediate_exit, 1);
 }
 
-static void test_faults(void **state)
+static void test_fatal_exits_report_faults(void **state)
 {
 	struct exit_fx *f = *state;
 
@@ -275,12 +275,12 @@ int main(void)
 {
 #define EXIT_TEST(t) cmocka_unit_test_setup_teardown(t, fx_setup, fx_teardown)
 	const struct CMUnitTest tests[] = {
-		EXIT_TEST(test_out),
+		EXIT_TEST(test_out_reaches_bus),
 		EXIT_TEST(test_string_io),
-		EXIT_TEST(test_port_that_nobody_claims),
+		EXIT_TEST(test_unclaimed_port_reads_all_ones),
 		EXIT_TEST(test_mmio_of_every_length),
-		EXIT_TEST(test_mmio_that_nobody_claims),
-		EXIT_TEST(test_faults),
+		EXIT_TEST(test_unclaimed_mmio_reads_all_ones),
+		EXIT_TEST(test_fatal_exits_report_faults),
 		EXIT_TEST(test_emulation_failure_says_which_instruction),
 	};
 

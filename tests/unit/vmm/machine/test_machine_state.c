@@ -167,7 +167,7 @@ static void save(struct machine *m, struct state_writer *w)
 		fail_msg("%s", e.msg);
 }
 
-static void test_goes_on_where_it_was(void **state)
+static void test_loaded_guest_continues(void **state)
 {
 	struct fixture *f = *state;
 	struct state_writer w;
@@ -198,7 +198,7 @@ static void test_goes_on_where_it_was(void **state)
 }
 
 /* Everything except time is equal when saved, loaded and saved again. */
-static void test_saved_twice_is_the_same(void **state)
+static void test_save_after_load_is_identical(void **state)
 {
 	struct fixture *f = *state;
 	struct state_writer a, b;
@@ -257,7 +257,7 @@ static uint64_t deadline_of(struct machine *m)
 
 /* KVM accepts a deadline only when the LAPIC's timer is in deadline mode: without that order the
  * guest hangs at its next timer. */
-static void test_a_deadline_stays_armed(void **state)
+static void test_tsc_deadline_survives_load(void **state)
 {
 	const uint64_t never = UINT64_MAX / 4;
 	struct fixture *f = *state;
@@ -410,7 +410,7 @@ static void test_damage_is_refused(void **state)
 
 /* A guest whose agent has not confirmed a thaw is saved as frozen, and is frozen again after the
  * load. */
-static void test_frozen_comes_back(void **state)
+static void test_frozen_mark_survives_load(void **state)
 {
 	struct fixture *f = *state;
 	struct state_writer frozen, thawed;
@@ -457,7 +457,7 @@ static void test_another_vms_state_is_refused(void **state)
 
 /* Poisoned vCPUs do not run, however soon a resume follows; they run again when the poison is
  * lifted. */
-static void test_poisoned_does_not_run(void **state)
+static void test_poisoned_vcpus_do_not_run(void **state)
 {
 	struct fixture *f = *state;
 	uint32_t at;
@@ -484,7 +484,7 @@ static void test_poisoned_does_not_run(void **state)
 }
 
 /* A reset clears the guest's programming of the interrupt controllers. */
-static void test_reset_forgets_interrupt_routing(void **state)
+static void test_reset_clears_interrupt_routing(void **state)
 {
 	struct kvm_irqchip before = { .chip_id = KVM_IRQCHIP_IOAPIC }, chip;
 	struct fixture *f = *state;
@@ -503,15 +503,15 @@ static void test_reset_forgets_interrupt_routing(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(test_goes_on_where_it_was, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_saved_twice_is_the_same, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_loaded_guest_continues, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_save_after_load_is_identical, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_each_kind_of_register_comes_back, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_a_deadline_stays_armed, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_tsc_deadline_survives_load, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_damage_is_refused, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_frozen_comes_back, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_frozen_mark_survives_load, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_another_vms_state_is_refused, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_poisoned_does_not_run, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_reset_forgets_interrupt_routing, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_poisoned_vcpus_do_not_run, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_reset_clears_interrupt_routing, setup, teardown),
 	};
 
 	alarm(60 * TEST_SLOW);

@@ -95,7 +95,7 @@ static int copy(struct pair *p, struct err *e)
 	return image_copy(p->source, p->copy, step, p, e);
 }
 
-static void test_content(void **state)
+static void test_copy_has_same_content_and_holes(void **state)
 {
 	struct err e;
 
@@ -119,7 +119,7 @@ static void test_content(void **state)
 	}
 }
 
-static void test_small(void **state)
+static void test_small_files_are_copied(void **state)
 {
 	static const size_t lengths[] = { 0, 1, 511, 4096, 4097, 65536 };
 	struct err e;
@@ -136,7 +136,7 @@ static void test_small(void **state)
 		}
 }
 
-static void test_cancel(void **state)
+static void test_cancelled_copy_stops(void **state)
 {
 	struct pair p = pair_new(".");
 	struct err e;
@@ -150,7 +150,7 @@ static void test_cancel(void **state)
 	pair_done(&p);
 }
 
-static void test_shrinks(void **state)
+static void test_shrinking_source_is_an_error(void **state)
 {
 	struct err e;
 
@@ -167,7 +167,7 @@ static void test_shrinks(void **state)
 	}
 }
 
-static void test_not_writable(void **state)
+static void test_unwritable_target_is_an_error(void **state)
 {
 	struct pair p = pair_new(".");
 	int fd = open("/dev/null", O_RDONLY);
@@ -184,11 +184,11 @@ static void test_not_writable(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_content),
-		cmocka_unit_test(test_small),
-		cmocka_unit_test(test_cancel),
-		cmocka_unit_test(test_shrinks),
-		cmocka_unit_test(test_not_writable),
+		cmocka_unit_test(test_copy_has_same_content_and_holes),
+		cmocka_unit_test(test_small_files_are_copied),
+		cmocka_unit_test(test_cancelled_copy_stops),
+		cmocka_unit_test(test_shrinking_source_is_an_error),
+		cmocka_unit_test(test_unwritable_target_is_an_error),
 	};
 
 	alarm(30 * TEST_SLOW);

@@ -642,7 +642,7 @@ static void run_take(struct process *p)
 	take(p, "s3");
 }
 
-static void test_take(void **state)
+static void test_interrupted_create_is_whole_or_absent(void **state)
 {
 	static const struct act a = { run_take, "s1 s1/s2*", "s1 s1/s2 s2/s3*", 3, "s3", 3,
 		1u << VM_RECOVERY_MADE | 1u << VM_RECOVERY_UNMADE };
@@ -656,7 +656,7 @@ static void run_delete_current(struct process *p)
 	delete(p, "s2");
 }
 
-static void test_delete_the_current_one(void **state)
+static void test_interrupted_delete_of_current_is_completed(void **state)
 {
 	static const struct act a = { run_delete_current, "s1 s1/s2*", "s1*", 3, "s1", 1,
 		1u << VM_RECOVERY_DELETED };
@@ -670,7 +670,7 @@ static void run_delete_parent(struct process *p)
 	delete(p, "s1");
 }
 
-static void test_delete_a_parent(void **state)
+static void test_interrupted_delete_of_parent_is_completed(void **state)
 {
 	static const struct act a = { run_delete_parent, "s1 s1/s2*", "s2*", 3, "s2", 2,
 		1u << VM_RECOVERY_DELETED };
@@ -684,7 +684,7 @@ static void run_revert(struct process *p)
 	revert(p, "s1");
 }
 
-static void test_revert(void **state)
+static void test_interrupted_revert_is_completed(void **state)
 {
 	static const struct act a = { run_revert, "s1 s1/s2*", "s1* s1/s2", 1, "s2", 2,
 		1u << VM_RECOVERY_REVERTED };
@@ -702,7 +702,7 @@ static void run_rename(struct process *p)
 		fail_msg("%s", e.msg);
 }
 
-static void test_rename(void **state)
+static void test_interrupted_rename_is_harmless(void **state)
 {
 	static const struct act a = { run_rename, "s1 s1/s2*", "t1 t1/s2*", 3, "t1", 1, 0 };
 
@@ -733,7 +733,7 @@ static void id_write(size_t i, char id)
 
 /* A foreign image with two snapshots of one id: an operation on one would hit the other, so its
  * mark would never be cleared. */
-static void test_two_of_one_id(void **state)
+static void test_duplicate_ids_are_refused(void **state)
 {
 	static const enum tree_mark marks[] = { TREE_REVERTING, TREE_DELETING };
 
@@ -808,7 +808,7 @@ static bool header_fails(unsigned nth, bool again)
 	return met;
 }
 
-static void test_a_header_write_that_fails(void **state)
+static void test_failed_header_write_leaves_whole_set(void **state)
 {
 	unsigned nth = 1;
 
@@ -851,13 +851,13 @@ static int tear_down(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_take),
-		cmocka_unit_test(test_delete_the_current_one),
-		cmocka_unit_test(test_delete_a_parent),
-		cmocka_unit_test(test_revert),
-		cmocka_unit_test(test_rename),
-		cmocka_unit_test(test_two_of_one_id),
-		cmocka_unit_test(test_a_header_write_that_fails),
+		cmocka_unit_test(test_interrupted_create_is_whole_or_absent),
+		cmocka_unit_test(test_interrupted_delete_of_current_is_completed),
+		cmocka_unit_test(test_interrupted_delete_of_parent_is_completed),
+		cmocka_unit_test(test_interrupted_revert_is_completed),
+		cmocka_unit_test(test_interrupted_rename_is_harmless),
+		cmocka_unit_test(test_duplicate_ids_are_refused),
+		cmocka_unit_test(test_failed_header_write_leaves_whole_set),
 	};
 
 	alarm(getenv("SET_CUTS") ? 600 : 60 * TEST_SLOW);
