@@ -23,9 +23,8 @@ passed=0 failed=0 skipped=0 watcher='' pytests=''
 work=$(mktemp -d "${TMPDIR:-/tmp}/cairn-XXXXXX") || exit 1
 results=$work/results tmp=$work/t # short: paths of sockets have a limit
 mkdir "$results" "$tmp" && chmod 755 "$work" "$tmp" || exit 1
-# Unit tests of images write to a file system in memory, too; but not if the user says where to write.
-shm=
-[ -n "${TMPDIR:-}" ] || shm=$(mktemp -d /dev/shm/cairn-XXXXXX 2>/dev/null)
+# Unit tests of images also write to a file system in memory.
+shm=$(mktemp -d /dev/shm/cairn-XXXXXX 2>/dev/null)
 
 finish() {
 	# shellcheck disable=SC2086
