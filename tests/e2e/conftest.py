@@ -165,7 +165,7 @@ def guest():
     def path(name):
         p = os.path.join(GUESTS, name)
         if not os.path.exists(p):
-            pytest.skip(f"guest {name} is not built: make guests")
+            pytest.fail(f"guest {name} is not built: make guests")
         return p
 
     return path
@@ -343,8 +343,11 @@ class Daemon:
         raise TimeoutError("cairnd does not listen")
 
     def stop(self, sig=signal.SIGTERM):
+        """Returns the exit status, which has to be 0 after SIGTERM."""
         self.proc.send_signal(sig)
-        return self.proc.wait(50 * guestlib.SLOW)
+        status = self.proc.wait(50 * guestlib.SLOW)
+        assert status == 0 or sig != signal.SIGTERM, self.log.read_text()
+        return status
 
     def qmp(self, **kwargs):
         q = Qmp(self.socket, **kwargs)
@@ -352,14 +355,16 @@ class Daemon:
         return q
 
     def cairn(self, *args, ok=True, **kwargs):
-        """Run the command line. ok: an exit code, True for 0, None for any."""
+        """Run the command line. ok: an exit code, True for 0, False for any other, None for any."""
         r = subprocess.run(
             [os.path.join(BUILD, "cairn"), *args], env=self.env, text=True, timeout=50 * guestlib.SLOW,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             **{"stdin": subprocess.DEVNULL, **kwargs})
-        want = 0 if ok is True else ok
-        if want is not None:
-            assert r.returncode == want, f"{args}: {r.returncode}\n{r.stdout}{r.stderr}"
+        said = f"{args}: {r.returncode}\n{r.stdout}{r.stderr}"
+        if isinstance(ok, bool):
+            assert (r.returncode == 0) == ok, said
+        elif ok is not None:
+            assert r.returncode == ok, said
         return r
 
     def write(self, name, **keys):
@@ -437,7 +442,7 @@ def daemon(tmp_path):
 def fake(tmp_path):
     """A daemon whose VM processes are tests/helpers/fake_vm, which fail on demand."""
     if not os.path.exists(FAKE_VM):
-        pytest.skip("fake_vm is not built: make helpers")
+        pytest.fail("fake_vm is not built: make helpers")
     d = Daemon(tmp_path, vm_program=FAKE_VM)
     yield d
     d.close()

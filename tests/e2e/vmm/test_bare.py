@@ -79,7 +79,7 @@ def test_memory_map(memory, low, high):
             g.command(f"fill {gpa:#x} 0x100000 {seed}")
         for seed, gpa in enumerate(places):
             g.command(f"check {gpa:#x} 0x100000 {seed}")
-        with pytest.raises(GuestError):
+        with pytest.raises(GuestError, match="differs"):
             g.command(f"check {places[0]:#x} 0x100000 77")
 
 
@@ -500,7 +500,7 @@ def test_twenty_vms_at_once():
         for g in guests:
             g.expect("idle\n")
         guests[7].process.kill()
-        guests[7].wait()
+        assert guests[7].wait() == -signal.SIGKILL
         del guests[7]
         for g in guests:
             g.send("x")

@@ -312,10 +312,10 @@ def test_saved_state_with_other_mac_or_type_is_refused(host, lan, tmp_path):
     host.cairn("save", "a", str(tmp_path / "saved"))
     host.cairn("define", definition(host, "a", {"type": "bridge", "source": "br0",
                                                 "mac": "52:54:00:00:00:02"}))
-    assert "interfaces[0]: differs" in host.cairn("restore", str(tmp_path / "saved"), ok=None).stderr
+    assert "interfaces[0]: differs" in host.cairn("restore", str(tmp_path / "saved"), ok=False).stderr
     # Nor does a state from a bridge fit a user network, where the driver would have to complete its frames itself.
     host.cairn("define", definition(host, "a", {"type": "user", "mac": MAC}))
-    assert "interfaces[0]: differs" in host.cairn("restore", str(tmp_path / "saved"), ok=None).stderr
+    assert "interfaces[0]: differs" in host.cairn("restore", str(tmp_path / "saved"), ok=False).stderr
 
 
 def test_missing_bridge_keeps_managed_save(host, lan):
@@ -323,7 +323,7 @@ def test_missing_bridge_keeps_managed_save(host, lan):
     opened(c)
     host.cairn("managedsave", "a")
     lan.ip("link", "del", "br0")
-    assert "there is no bridge 'br0'" in host.cairn("start", "a", ok=None).stderr
+    assert "there is no bridge 'br0'" in host.cairn("start", "a", ok=False).stderr
     assert host.info("a")["state"] == "saved"
     lan.ip("link", "add", "br0", "type", "bridge")
     lan.ip("link", "set", "br0", "up")
@@ -423,7 +423,7 @@ def test_interface_without_source_has_no_link(daemon, interface, why):
 ])
 def test_start_fails_when_bridge_is_unusable(host, lan, source, why):
     host.cairn("define", definition(host, "a", {"type": "bridge", "source": source}))
-    assert why in host.cairn("start", "a", ok=None).stderr
+    assert why in host.cairn("start", "a", ok=False).stderr
     assert host.info("a")["state"] == "shut off"
     assert not lan.taps()
 
@@ -431,7 +431,7 @@ def test_start_fails_when_bridge_is_unusable(host, lan, source, why):
 def test_failed_start_removes_created_taps(host, lan):
     host.cairn("define", definition(host, "a", {"type": "bridge", "source": "br0"},
                                     {"type": "bridge", "source": "br9"}))
-    assert "interfaces[1].source" in host.cairn("start", "a", ok=None).stderr
+    assert "interfaces[1].source" in host.cairn("start", "a", ok=False).stderr
     until(lambda: not lan.taps())
 
 
@@ -440,7 +440,7 @@ def test_start_fails_when_daemon_may_not_create_taps(tmp_path, lan):
     try:
         d.cairn("define", definition(d, "a"))
         assert ("interfaces[0]: who is not root has no right to plug it into bridge 'br0' (CAP_NET_ADMIN)"
-                in d.cairn("start", "a", ok=None).stderr)
+                in d.cairn("start", "a", ok=False).stderr)
         assert not lan.taps()
     finally:
         d.close()
@@ -474,7 +474,7 @@ def test_user_may_use_allowed_bridges_only(open_to_others, lan):
         assert ("interfaces[0].source: user 65534 defined the VM, and bridge 'br0' is not for all"
                 in started["error"]["desc"])
         # It does not help if root starts it.
-        assert "is not for all" in d.cairn("start", name, ok=None).stderr
+        assert "is not for all" in d.cairn("start", name, ok=False).stderr
     assert lan.taps() == ["vnet0"]
     assert lan.ip("link", "show", "vnet0")[0]["master"] == "br1"
 

@@ -268,7 +268,7 @@ def test_start_fails_when_cairn_slirp_is_missing(tmp_path, guest):
         d.start()
         os.unlink(tmp_path / "cairn-slirp")
         define(d, "a", user())
-        assert "interfaces[0]: cannot start " in d.cairn("start", "a", ok=None).stderr
+        assert "interfaces[0]: cannot start " in d.cairn("start", "a", ok=False).stderr
         assert d.info("a")["state"] == "shut off"
     finally:
         d.close()

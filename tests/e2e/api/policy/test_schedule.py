@@ -134,7 +134,7 @@ def test_audit_and_schema(vm):
     lines = q.run("query-audit")["lines"]
     assert [line["command"] for line in lines if line["vm"] == "vm1"][-2:] == [
         "snapshot-schedule-set", "snapshot-schedule-remove"]
-    with pytest.raises(QmpError):
+    with pytest.raises(QmpError, match="type for 'every'"):
         q.run("snapshot-schedule-set", vm="vm1", every=5)
     assert q.run("query-snapshot-schedules") == {"schedules": []}
 

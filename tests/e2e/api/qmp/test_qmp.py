@@ -210,11 +210,13 @@ def test_roles_apply_to_vm_socket(shared):
     shared.cairn("grant", "--user", "nobody", "viewer", "mine")
     asked = ("query-version", "query-status", "query-block", "stop", "quit", "human-monitor-command")
     version, status, block, *refused = as_nobody(mine.path, *asked)
+    assert len(refused) == 3
     assert version["return"]["qemu"] and status["return"]["running"] and block["return"]
     for r in refused:
         assert r["error"]["class"] == "GenericError"
         assert "needs the role of operator, and you have that of viewer" in r["error"]["desc"]
     version, *refused = as_nobody(other.path, *asked)
+    assert len(refused) == 5
     assert "other" not in json.dumps(refused) and "return" in version
     assert all("and you have none;" in r["error"]["desc"] for r in refused)
     shared.cairn("grant", "--user", "nobody", "operator", "mine")

@@ -17,8 +17,9 @@ PRELOAD = os.path.abspath(os.path.join(BUILD, "helpers/slow_sync.so"))
 
 @pytest.fixture
 def slow(tmp_path):
-    if "asan" in BUILD or not os.path.exists(PRELOAD):
-        pytest.skip("slow_sync.so is not built, or has to come behind a sanitizer")
+    if "asan" in BUILD:
+        pytest.skip("slow_sync.so has to come behind a sanitizer")
+    assert os.path.exists(PRELOAD), "slow_sync.so is not built: make helpers"
     d = Daemon(tmp_path, vm_program=FAKE_VM, env={
         "LD_PRELOAD": PRELOAD, "SLOW_SYNC_MS": str(SYNC_MS), "SLOW_SYNC_FIRST": str(tmp_path / "first")})
     yield d

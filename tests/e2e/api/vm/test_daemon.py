@@ -720,7 +720,7 @@ def test_audit_masks_secrets_and_bounds_lines(fake):
     q = fake.qmp()
     for definition in ({"name": "a", "password": "xyzzy", "list": [{"Secret-Key": "xyzzy"}]},
                        {"name": "b", "description": "x" * 20000}):
-        with pytest.raises(QmpError):
+        with pytest.raises(QmpError, match="InvalidArgument"):
             q.run("vm-define", definition=definition)
     text = (fake.state / "audit.log").read_text()
     assert "xyzzy" not in text and text.count("(masked)") == 2
@@ -791,7 +791,9 @@ def as_nobody(fake, *commands, group=NOBODY, groups=()):
                        group=group, extra_groups=list(groups), capture_output=True, text=True,
                        timeout=50)
     assert not r.stderr, r.stderr
-    return [json.loads(line) for line in r.stdout.splitlines()[1:]]
+    answers = [json.loads(line) for line in r.stdout.splitlines()[1:]]
+    assert len(answers) == len(commands)
+    return answers
 
 
 def allowed(answer):

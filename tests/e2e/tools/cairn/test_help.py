@@ -322,7 +322,7 @@ def test_list_can_of_template_matches_what_succeeds(fake):
     fake.cairn("template", "golden")
     for verb, *more in (["start"], ["snapshot-create"], ["snapshot-create-as", "t"], ["snapshot-revert", "s"]):
         assert fake.cairn("list", "--name", "--can", verb).stdout == "off\n", verb
-        assert "'golden' is a template" in fake.cairn(verb, "golden", *more, ok=None).stderr, verb
+        assert "'golden' is a template" in fake.cairn(verb, "golden", *more, ok=False).stderr, verb
     for verb in ("clone", "dominfo", "snapshot-list", "undefine"):
         assert fake.cairn("list", "--name", "--can", verb).stdout == "golden\noff\n", verb
 

@@ -278,7 +278,8 @@ def test_images_in_use_are_left_alone(box):
         box.img("check", "-U", "a")
     finally:
         p.stdin.close()
-        p.wait(timeout=TIMEOUT)
+        status = p.wait(timeout=TIMEOUT)
+    assert status == 0
     assert (box.path / "a").read_bytes() == before
     box.img("info", "a")
 

@@ -623,8 +623,8 @@ def test_writing_verbs_refuse_image_in_use(box):
         box.img("map", "-U", "a")
     finally:
         p.stdin.close()
-        p.wait(timeout=TIMEOUT)
-    assert (box.path / "a").read_bytes() == before
+        status = p.wait(timeout=TIMEOUT)
+    assert status == 0 and (box.path / "a").read_bytes() == before
 
 
 def test_writing_verbs_refuse_read_only_file(box):

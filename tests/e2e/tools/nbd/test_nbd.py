@@ -66,7 +66,7 @@ def test_snapshot_is_served_beside_a_writer(image):
         assert refused.returncode != 0 and "open for writing in another" in refused.stderr
         assert nbdkit(image, "a", "share=yes", command="nbdinfo $uri").returncode == 0
         writer.stdin.close()
-        writer.wait(TIMEOUT)
+        assert writer.wait(TIMEOUT) == 0
 
 
 def test_backing_files_are_read(box):  # noqa: F811

@@ -19,6 +19,7 @@ import xml_doc  # noqa: E402
 
 CAIRN_XML = os.path.join(BUILD, "cairn-xml")
 CORPUS = sorted(glob.glob(os.path.join(ROOT, "tests", "data", "xml", "*.xml")))
+assert CORPUS
 HEAD = "<domain type='kvm'><name>vm1</name>"
 MEMORY = "<memory unit='MiB'>32</memory>"
 OS = "<os><type>hvm</type><kernel>/k</kernel></os>"

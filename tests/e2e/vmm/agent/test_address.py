@@ -84,5 +84,5 @@ def test_address_of_clone_whose_guest_uses_sources_mac(fake):
 def test_wait_for_address_times_out(fake):
     fake.define("vm1")
     fake.cairn("start", "vm1")
-    assert '"guest_agent": true' in fake.cairn("wait", "vm1", "--for", "ip", "--timeout", "20", ok=None).stderr
+    assert '"guest_agent": true' in fake.cairn("wait", "vm1", "--for", "ip", "--timeout", "20", ok=False).stderr
     assert fake.cairn("wait", "nope", "--for", "ip", ok=3).stderr.startswith("error: failed to get domain 'nope'\n")

@@ -491,7 +491,7 @@ def test_fork_on_full_file_system_leaves_nothing(vm, daemon, tmp_path):
     try:
         vm.start(disks=[image(small / "a.raw", "raw", "-o", "preallocation=full")])
         disk_write(vm, "src", 0, 0, 1)
-        assert "No space left" in vm.clone("c", "--count", "2", ok=None).stderr
+        assert "No space left" in vm.clone("c", "--count", "2", ok=False).stderr
         assert names(daemon) == ["src"] and os.listdir(small) == ["a.raw"]
         disk_holds(vm, "src", 0, 0, 1)
         daemon.cairn("destroy", "src")
@@ -569,7 +569,7 @@ def test_clones_in_progress_refuse_other_operations(fake):
     fake.cairn("clone", "--live", "src", "d", ok=6)
     for args in (("start", "c-8"), ("undefine", "c-8")):  # the clone may already run
         assert fake.cairn(*args, ok=None).returncode in (4, 6)
-    fake.cairn("destroy", "c-1", ok=None)
+    assert fake.cairn("destroy", "c-1", ok=None).returncode in (0, 4, 6)
     (fake.tmp / "go").touch()
     q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
     assert "d" not in names(fake) and set(names(fake)) == {"src", *(f"c-{i}" for i in range(1, 9))}

@@ -11,6 +11,7 @@
 #include "vmm/kvm/vcpu.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/kvm.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -584,11 +585,14 @@ static void test_reset_gives_a_fresh_local_apic(void **state)
 
 static void test_done_accepts_empty_set(void **state)
 {
-	struct vcpus s;
+	struct vcpus s, zeroes;
 
 	(void)state;
 	memset(&s, 0, sizeof(s));
+	memset(&zeroes, 0, sizeof(zeroes));
 	vcpus_done(&s);
+	assert_memory_equal(&s, &zeroes, sizeof(s));
+	assert_true(fcntl(0, F_GETFD) >= 0); /* 0 is no fd of its own */
 }
 
 int main(void)
