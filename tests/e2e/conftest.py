@@ -89,6 +89,7 @@ def last_sanitizers():
 
 FOLDER, FAILED = pytest.StashKey(), pytest.StashKey()
 kept = []  # folders of failed tests
+last = []  # the folder of the test that runs
 
 
 @pytest.fixture
@@ -97,6 +98,7 @@ def tmp_path(request, tmp_path_factory):
     name = re.sub(r"\W", "_", request.node.name)[:16]
     path = pathlib.Path(tempfile.mkdtemp(prefix=name + "-", dir=tmp_path_factory.getbasetemp()))
     request.node.stash[FOLDER] = path
+    last[:] = [path]
     return path
 
 
@@ -122,7 +124,9 @@ def last_folders(tmp_path_factory):
     """Removes the folders that tests of a file have in common."""
     yield
     for path in tmp_path_factory.getbasetemp().iterdir():
-        if path not in kept and path.is_dir():
+        if path.is_symlink():  # pytest's to the latest of a name
+            path.unlink()
+        elif path not in kept + last and path.is_dir():
             rm_rf(path)
 
 

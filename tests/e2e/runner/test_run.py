@@ -182,6 +182,20 @@ def test_folder_of_a_test_goes_when_it_has_passed(tree):
     assert tree.run("e2e")[:4] == (0, 2, 0, 0)
 
 
+def test_folder_of_a_file_of_tests_goes_with_the_last(tree):
+    tree.e2e("test_a", """\
+        import pytest
+        @pytest.fixture(scope="module")
+        def folder(tmp_path_factory):
+            return tmp_path_factory.mktemp("common")
+        def test_writes(folder):
+            (folder / "file").touch()
+        def test_reads(folder):
+            assert (folder / "file").exists()
+        """)
+    assert tree.run("e2e")[:4] == (0, 2, 0, 0)
+
+
 def test_run_fails_when_tests_leave_files(tree):
     tree.e2e("test_a", "import tempfile\ndef test_forgets():\n    tempfile.mkdtemp(prefix='forgotten')\n")
     status, passed, failed, _, out = tree.run("e2e")
