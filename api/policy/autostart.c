@@ -19,7 +19,7 @@
 
 struct autostart {
 	struct vm_host *host;
-	struct staged_run *sequence; /* NULL: not under way */
+	struct staged_run *sequence; /* NULL: no run under way */
 	struct step {
 		struct autostart *autostart;
 		size_t i;
@@ -81,7 +81,8 @@ void autostart_load(struct vm_host *host)
 	clock_gettime(CLOCK_REALTIME, &now);
 	a->host = host;
 	boot_id_read(a->boot_id);
-	/* One that a newer Cairn dealt with is not known, and who was shut off is not to be started again. */
+	/* A newer Cairn's file cannot be read. Then assume that this boot was handled: else VMs that users shut down would start
+	 * again. */
 	a->host->new_boot = !store_is_newer(host->store, BOOT_FILE) && (!before || strcmp(before, a->boot_id));
 	a->over = !a->host->new_boot && js_get_bool(o, "over", !o);
 	a->begun_ns = a->host->new_boot ? (uint64_t)now.tv_sec * 1000000000ULL :
@@ -91,7 +92,7 @@ void autostart_load(struct vm_host *host)
 		vm_set(host->vms[i], VM_FACT_AUTOSTART, store_has_file(host->store, host->vms[i]->def->name, AUTOSTART_FILE));
 }
 
-/* ---- one after the other ---- */
+/* ---- the run ---- */
 
 static void autostart_tell(const struct vm *vm, const struct err *e)
 {
@@ -122,7 +123,7 @@ static void autostart_turn(void *opaque, struct vm *vm, size_t i)
 
 	a->steps[i] = (struct step){ a, i };
 	if (vm_state_is_active(vm->state) || vm_is_starting(vm))
-		staged_run_over(a->sequence, i); /* somebody was faster */
+		staged_run_over(a->sequence, i); /* a client started it meanwhile */
 	else
 		vm_start(vm, &opts);
 }
@@ -137,7 +138,7 @@ static void autostart_done(void *opaque)
 	a->sequence = NULL;
 }
 
-/* Of a boot whose daemon died in the middle, not those that it has dealt with. */
+/* Whether the VM is due. If an earlier daemon died during this boot's run, skip the VMs that it handled. */
 static bool is_due(const struct autostart *a, const struct vm *vm)
 {
 	return vm_has(vm, VM_FACT_AUTOSTART) && !vm_has(vm, VM_FACT_INCOMPLETE | VM_FACT_TEMPLATE) &&

@@ -1,9 +1,9 @@
-/* autostart: VMs that are started once the host has booted, by the first daemon since then: a VM that was
- * shut down stays off when a daemon follows another. By order, with delays, so many at a time
- * (api/policy/staged_run.h); from a managed save, if there is one.
+/* autostart: starts the marked VMs once per boot of the host; a later daemon in the same boot starts none, so a VM that
+ * was shut down stays off. The start order, delays and parallelism follow api/policy/staged_run.h. A VM with a managed
+ * save continues from it.
  *
- * A VM's mark is autostart.json in its folder. boot.json beside the folders has the boot that was dealt
- * with, and whether all VMs were: a daemon that is killed meanwhile leaves the rest to the next. */
+ * The mark is autostart.json in the VM's folder. boot.json beside the folders names the last handled boot and whether
+ * all its VMs were started, so that the next daemon continues after a kill. */
 #ifndef CAIRN_API_POLICY_AUTOSTART_H
 #define CAIRN_API_POLICY_AUTOSTART_H
 
@@ -17,12 +17,13 @@ struct vm_host;
 
 #define AUTOSTART_FILE "autostart.json"
 
-/* Keeps the mark; when w is done, vm->autostart is to be told. -errno: w stays the caller's. */
+/* Store or remove a VM's mark. When w is done, the caller sets the VM's autostart bit. Returns 0; -errno, and then the
+ * caller keeps w. */
 int autostart_keep(struct vm *vm, bool on, struct store_work *w, struct err *e);
 
-/* The VMs are there: reads their marks, and which boot this is. Before VMs are taken back. */
+/* Read the VMs' marks and the boot id. Call it after the VMs are loaded and before they are adopted. */
 void autostart_load(struct vm_host *host);
-/* The loop runs soon: begins, if this boot is not dealt with yet. */
+/* Start the run on the loop unless this boot was handled. */
 void autostart_go(struct vm_host *host);
 /* NULL allowed. */
 void autostart_free(struct autostart *a);

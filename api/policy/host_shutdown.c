@@ -23,8 +23,8 @@ struct host_shutdown {
 	struct call *call;
 	struct staged_run *sequence;
 	struct json_object *outcomes;
-	bool *waits; /* of each place in the sequence: its VM's end is */
-	int action;  /* -1: each VM's own */
+	bool *waits; /* per place in the run: the end of its VM is awaited */
+	int action;  /* -1: each VM's stop_action */
 	bool then_end;
 };
 
@@ -36,7 +36,7 @@ static uint8_t action_of(const struct host_shutdown *s, const struct vm *vm)
 	return s->action < 0 ? vm->def->stop_action : (uint8_t)s->action;
 }
 
-/* Its place; the count: it has none that is waited for. */
+/* Return the place of a VM whose end is awaited; the count of places if there is none. */
 static size_t place_of(const struct vm *vm)
 {
 	const struct host_shutdown *s = vm->host->host_shutdown;
@@ -115,7 +115,7 @@ static void vm_act(struct host_shutdown *s, struct vm *vm)
 	else if (action == DEFINITION_LEAVE || vm->state == VM_PRESERVED)
 		host_shutdown_vm_over(vm, "left running");
 	else if (vm->start.kind == VM_OP_START)
-		return; /* host_shutdown_on_started() follows, or its end */
+		return; /* continued by host_shutdown_on_started() or by the VM's end */
 	else if (action == DEFINITION_SAVE)
 		step_save(vm);
 	else
@@ -152,7 +152,7 @@ static void shutdown_done(void *opaque)
 		loop_stop(host->loop);
 }
 
-/* Those that run or are about to, the last to start first. */
+/* Make a run of the VMs that run or are starting, in reverse start order. */
 static struct staged_run *staged_run_of(struct vm_host *host, unsigned parallel, const struct staged_run_ops *ops, struct host_shutdown *s)
 {
 	struct staged_run *q = staged_run_new(host, parallel, ops, s);
@@ -163,7 +163,7 @@ static struct staged_run *staged_run_of(struct vm_host *host, unsigned parallel,
 	return q;
 }
 
-/* One that is to be left goes on as it was when the stop is over. */
+/* Whether the VM's restart is cancelled. A VM that is left running keeps its pending restart. */
 static bool is_called_off(const struct host_shutdown *s, const struct vm *vm)
 {
 	return restart_is_pending(vm) && vm->start.kind != VM_OP_START && action_of(s, vm) != DEFINITION_LEAVE;
@@ -195,7 +195,7 @@ int host_shutdown_all(struct vm_host *host, int action, bool then_end, struct ca
 	return 0;
 }
 
-/* ---- what that would do ---- */
+/* ---- dry run ---- */
 
 static void would_stop(void *opaque, struct vm *vm, size_t i)
 {
@@ -230,7 +230,7 @@ struct json_object *host_shutdown_look(struct vm_host *host, int action)
 	for (size_t i = 0; i < host->nvms; i++)
 		if (is_called_off(&s, host->vms[i]))
 			outcome_add(s.outcomes, host->vms[i], action_of(&s, host->vms[i]), "its restart would be called off");
-	s.sequence = staged_run_of(host, 1, &ops, &s); /* one by one, for the order */
+	s.sequence = staged_run_of(host, 1, &ops, &s); /* one at a time, so that the order is visible */
 	staged_run_go(s.sequence);
 	staged_run_free(s.sequence);
 	return s.outcomes;
@@ -250,7 +250,7 @@ static void host_shutdown_on_run_over(struct vm *vm, bool was_active, bool reboo
 {
 	(void)was_active;
 	(void)rebooting;
-	if (vm->operation.kind != VM_OP_SAVE_KEPT) /* else its state is being kept, and save.c tells */
+	if (vm->operation.kind != VM_OP_SAVE_KEPT) /* else its saved state is being stored, and save.c reports */
 		host_shutdown_vm_over(vm, vm->reason);
 }
 

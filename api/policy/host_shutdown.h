@@ -1,5 +1,5 @@
-/* stop: all VMs are stopped, because the host goes down: each as its definition's stop_action says, or all in
- * one way; by their order, the last first. Others keep running, as when a daemon follows another. */
+/* host_shutdown: stops all VMs before the host's shutdown, in reverse start order: by each definition's stop_action, or
+ * all by one action. VMs with the action `leave` keep running, as they do when a daemon is replaced. */
 #ifndef CAIRN_API_POLICY_HOST_SHUTDOWN_H
 #define CAIRN_API_POLICY_HOST_SHUTDOWN_H
 
@@ -15,16 +15,19 @@ struct vm_observer;
 
 extern const struct vm_observer host_shutdown_observer;
 
-/* action: enum definition_then: leave, shutdown or save; -1: as the definitions say. then_end: the daemon ends
- * afterwards. c: answered when all is over; taken. Returns 0; -EBUSY: that is under way, and c is not taken. */
+/* Stop all VMs.
+ * action:    enum definition_then: leave, shutdown or save; -1: each definition's stop_action.
+ * then_end:  end the daemon afterwards.
+ * c:         takes it on success; answered at the end.
+ * Returns 0; -EBUSY: a shutdown is under way. */
 int host_shutdown_all(struct vm_host *host, int action, bool then_end, struct call *c, struct err *e);
-/* What that would do, as an array of the same shape; the caller puts it. */
+/* Return the plan of such a shutdown, in the form of its answer; owned by the caller. */
 struct json_object *host_shutdown_look(struct vm_host *host, int action);
 /* NULL allowed. */
 void host_shutdown_free(struct host_shutdown *s);
-/* Is the end of this VM waited for? */
+/* Whether the shutdown awaits this VM's end. */
 bool host_shutdown_waits_for(const struct vm *vm);
-/* It is off, or will not be: what became of it. Nothing, when nobody waits for it. */
+/* Report that a VM has ended or will not end. outcome: text for the answer. Does nothing if nobody awaits the VM. */
 void host_shutdown_vm_over(struct vm *vm, const char *outcome);
 
 #endif

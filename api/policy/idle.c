@@ -33,7 +33,7 @@ static struct policy_sample sample_of(const struct vm_info *i)
 		s.cpu_ns += i->vcpu_ns[n];
 	for (uint32_t n = 0; n < MIN(i->ndisks, VM_DISKS_MAX); n++)
 		s.requests += i->disks[n].rd_reqs + i->disks[n].wr_reqs + i->disks[n].fl_reqs;
-	/* What it receives may be others' noise. */
+	/* Count only sent bytes: received ones may be broadcasts of other hosts. */
 	for (uint32_t n = 0; n < MIN(i->ninterfaces, VM_INTERFACES_MAX); n++)
 		s.bytes += i->interfaces[n].tx_bytes;
 	return s;
@@ -51,11 +51,11 @@ static void look_later(struct vm *vm)
 }
 
 /* ---- to sleep ----
- * That it falls asleep is in its state from before that begins: whoever finds it asleep knows why. */
+ * state.json says `falling_asleep` before the suspend or save begins, so that a later daemon knows why the VM sleeps. */
 
 struct fall {
 	struct store_work work;
-	struct vm *vm; /* NULL: it is no more */
+	struct vm *vm; /* NULL: undefined meanwhile */
 };
 
 static void wake_begin(struct vm *vm, void (*done)(void *opaque, int r, const struct err *e), void *opaque);
@@ -125,7 +125,7 @@ static void suspend_keep(struct vm *vm)
 	store_after(vm->host->store, &f->work);
 }
 
-/* It is awake still, and who waits is let in. */
+/* The save failed: the VM is awake, and its networks accept waiting connections. */
 static void not_saved(struct vm *vm)
 {
 	sleep_begin_timer(vm);
@@ -134,7 +134,7 @@ static void not_saved(struct vm *vm)
 	idle_on_state_change(vm);
 }
 
-/* Its reason tells that it may be woken. */
+/* Set the reason `idle`, which marks the VM as wakeable. */
 static void vm_saved(struct job *j, void *opaque)
 {
 	struct vm *vm = opaque;
@@ -178,7 +178,7 @@ static void sleep_begin(struct vm *vm)
 	}
 }
 
-/* ---- asleep, or about to be, since an earlier daemon ---- */
+/* ---- VMs that an earlier daemon put to sleep ---- */
 
 static void idle_taken_back(struct vm *vm, struct job *saving)
 {
@@ -189,7 +189,7 @@ static void idle_taken_back(struct vm *vm, struct job *saving)
 		save_on_state_change(vm, saving);
 	else if (fell && vm->state == VM_SAVED)
 		snprintf(vm->reason, sizeof(vm->reason), VM_ASLEEP);
-	/* Its forwards follow when all VMs are known. */
+	/* Its forwards are opened when all VMs are loaded. */
 	if (fell)
 		vm_save(vm);
 }
@@ -215,8 +215,8 @@ static void stay_awake(struct vm *vm)
 	look_later(vm);
 }
 
-/* Who connects is not to meet a process that is about to end. When it is time to look again and nobody has answered,
- * it is saved all the same. */
+/* Ask the networks to hold new connections, so that no client reaches a process that is about to end. If they have not
+ * answered by the next sample, save anyway. */
 static void sleep_schedule(struct vm *vm)
 {
 	if (vm_live(vm)->idle_action != DEFINITION_SAVE || vm->idle->holding || !forwards_hold(vm)) {
@@ -231,7 +231,7 @@ static void idle_on_forwards_held(struct vm *vm)
 {
 	if (!vm->idle->holding || vm->idle->asking)
 		return;
-	/* Somebody came. */
+	/* A client has connected meanwhile. */
 	if (!vm->idle->look.begun || vm->operation.job)
 		stay_awake(vm);
 	else
@@ -352,13 +352,13 @@ void idle_wake(struct vm *vm, void (*done)(void *opaque, int r, const struct err
 	wake_begin(vm, done, opaque);
 }
 
-/* It is being suspended or saved. What is suspended is woken at once; a save is called off, or it would break the
+/* Wake a VM that is falling asleep: resume it after a suspend, cancel a save, since the save's end would break the
  * connection. */
 static void vm_disturb(struct vm *vm)
 {
 	struct err e;
 
-	if (vm->idle->disturbed) /* who says so is the guest's process, as often as it likes */
+	if (vm->idle->disturbed) /* the guest's network process may send this any number of times */
 		return;
 	vm->idle->disturbed = true;
 	if (vm->operation.job && vm->state != VM_SAVED && vm_live(vm)->idle_action == DEFINITION_SAVE &&

@@ -1,7 +1,6 @@
-/* idle: a VM that has done nothing for as long as its definition says (no processor time to speak of, no disk
- * request, nothing on its consoles and nobody at them, nothing sent to a network) is suspended or saved, with the reason
- * `idle`. A command that needs it running wakes it, or a connection to a forward (forwards.h). Counting begins anew when
- * it runs again. */
+/* idle: suspends or saves a VM, with the reason `idle`, that was idle for as long as its definition says: almost no CPU
+ * time, no disk requests, no console traffic or client, nothing sent to a network. A command that needs the VM running
+ * wakes it, and so does a connection to a forward (forwards.h). Counting restarts when the VM runs again. */
 #ifndef CAIRN_API_POLICY_IDLE_H
 #define CAIRN_API_POLICY_IDLE_H
 
@@ -22,18 +21,18 @@ struct idle {
 	struct policy_idle look;
 	struct loop_timer *timer;
 	bool asking;	/* a request is under way */
-	bool waking; /* asked to run on */
-	bool holding;	/* its networks are asked to let nobody in, for it is to be saved */
-	struct fall *fall; /* until that is kept; NULL: it is */
-	bool disturbed; /* somebody came meanwhile */
-	char by[80];	/* what wakes it; empty: a command */
+	bool waking; /* a resume was requested */
+	bool holding;	/* its networks hold new connections, since it is about to be saved */
+	struct fall *fall; /* while `falling_asleep` is being stored; else NULL */
+	bool disturbed; /* a client connected while it fell asleep */
+	char by[80];	/* forward that wakes it; empty: a command */
 };
 
-/* It runs, or runs no more: begins to count, or ends that. */
+/* Start or stop counting after a change of the VM's state. */
 void idle_on_state_change(struct vm *vm);
-/* Does it sleep, and is that no state for what is asked for? */
+/* Whether the VM sleeps and the request needs it awake. */
 bool idle_has_to_wake(const struct vm *vm, enum vm_trigger t);
-/* done: once, at once or from the loop. */
+/* Wake the VM. done: called once, before the call returns or from the loop. */
 void idle_wake(struct vm *vm, void (*done)(void *opaque, int r, const struct err *e), void *opaque);
 
 #endif

@@ -21,7 +21,7 @@ static void started(void *opaque, int r, const struct err *e)
 {
 	(void)e;
 	if (r < 0)
-		restart_want(opaque); /* one of the tries, too */
+		restart_want(opaque); /* a failed start counts as a try */
 }
 
 static void restart_timer_arm(struct vm *vm, uint64_t due_ns);
@@ -31,7 +31,7 @@ static void restart_timer_fire(void *opaque)
 	struct vm *vm = opaque;
 	struct vm_start_opts opts = { .state_fd = -1, .again = true, .done = started, .opaque = vm };
 
-	if (vm->host->host_shutdown) { /* nobody is started now, and this one is to be left as it is */
+	if (vm->host->host_shutdown) { /* the host's shutdown starts no VMs; try again later, in case it leaves this one */
 		restart_timer_arm(vm, loop_now_ns() + SECOND_NS);
 		return;
 	}
@@ -69,7 +69,7 @@ static void restart_want(struct vm *vm)
 	uint64_t now = loop_now_ns(), wait;
 
 	if (vm->host->host_shutdown)
-		return; /* all go down */
+		return; /* the host shuts down */
 	if (!backoff_again(rule, &vm->restart->tries, now, &wait)) {
 		give_up(vm);
 		return;
@@ -112,7 +112,7 @@ void restart_call_off(struct vm *vm)
 	vm_say_reason(vm, reason, "it was to be started again, which was called off");
 }
 
-/* ---- over a daemon's end ---- */
+/* ---- state.json ---- */
 
 static struct json_object *restart_to_json(const struct vm *vm)
 {
@@ -130,7 +130,7 @@ static struct json_object *restart_to_json(const struct vm *vm)
 	return o;
 }
 
-/* The clock may have been set meanwhile: what is out of range is now. */
+/* If the clock was set meanwhile and the time is out of range, restart now. */
 static void restart_load(struct vm *vm, struct json_object *state)
 {
 	struct json_object *o = js_get(state, "restart");
@@ -153,7 +153,7 @@ void restart_take_up(struct vm *vm)
 	if (vm->restart->take_up && !vm_state_is_active(vm->state))
 		restart_timer_arm(vm, vm->restart->due_ns);
 	else if (vm->restart->take_up)
-		vm->restart->due_ns = 0; /* it was started, and the state missed that */
+		vm->restart->due_ns = 0; /* the VM was started, but the daemon died before state.json said so */
 	vm->restart->take_up = false;
 }
 

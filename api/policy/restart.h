@@ -1,6 +1,6 @@
-/* restart: VMs that start again by themselves when they have ended (on_crash, on_poweroff): at once, then
- * after growing waits, and so often in a window. A start or a destroy by a user overrides it. How far it
- * is is part of state.json: another daemon goes on with it. */
+/* restart: restarts VMs that have ended, by their on_crash and on_poweroff policies: at once, then with back-off, up to a
+ * number of tries in a window. A user's start or destroy cancels it. state.json holds the progress, so a later daemon
+ * continues. */
 #ifndef CAIRN_API_POLICY_RESTART_H
 #define CAIRN_API_POLICY_RESTART_H
 
@@ -13,21 +13,21 @@ struct vm_observer;
 struct restart {
 	struct backoff tries;
 	struct loop_timer *timer;
-	uint64_t due_ns; /* monotonic; 0: none is to come */
-	bool take_up;	 /* what was loaded: once the VMs are there */
+	uint64_t due_ns; /* monotonic; 0: no restart pending */
+	bool take_up;	 /* loaded from state.json; arm the timer when all VMs are loaded */
 };
 
 extern const struct vm_observer restart_observer;
 
-/* Start a VM that has ended again if its on_crash, on_poweroff or the reboot that was asked for say so. */
+/* Restart a VM that has ended if its on_crash or on_poweroff says so, or if a reboot was requested. */
 void restart_apply_policies(struct vm *vm, bool rebooting);
 bool restart_is_pending(const struct vm *vm);
-/* How long until then. */
+/* Return the time until the pending restart. */
 uint64_t restart_in_ns(const struct vm *vm);
 /* Cancel the pending restart, and say so in the VM's detail. */
 void restart_call_off(struct vm *vm);
 
-/* The loop runs soon: arms what an earlier daemon had pending. */
+/* Arm the restart that an earlier daemon left pending. Call it once the VMs are loaded. */
 void restart_take_up(struct vm *vm);
 
 #endif

@@ -23,10 +23,10 @@
 
 #define NS 1000000000LL
 #define DAY_S (24 * 3600)
-/* A VM that is being started or stopped is looked at again so often. */
+/* Interval of retries while a VM is starting or stopping. */
 #define RETRY_S 30
 #define SPACE_TIMEOUT_NS (20 * 1000000000ULL)
-/* More than that, and the clock was set, not corrected. */
+/* A larger jump means that the clock was set, not corrected. */
 #define LEAP_S 600
 #define LEAP_HOLD_S 3600
 
@@ -34,8 +34,8 @@ struct scheduler {
 	struct vm_host *host;
 	int fd;
 	struct loop_watch *watch;
-	int64_t offset_s;     /* of the wall clock to the one that nobody sets */
-	int64_t hold_until_s; /* of the latter: nothing is deleted until then */
+	int64_t offset_s;     /* wall clock minus monotonic clock */
+	int64_t hold_until_s; /* monotonic; delete nothing before that */
 };
 
 static int64_t clock_s(clockid_t id)
@@ -49,7 +49,7 @@ static void timer_set(struct scheduler *s, int64_t at_s)
 {
 	struct itimerspec when = {.it_value.tv_sec = at_s};
 
-	/* CANCEL_ON_SET: also when somebody sets the clock. */
+	/* CANCEL_ON_SET: also wake when the clock is set. */
 	if (timerfd_settime(s->fd, TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET, &when, NULL) < 0)
 		log_error("schedule", "timer: %s", strerror(errno));
 }
@@ -133,7 +133,7 @@ struct json_object *scheduler_to_json(const struct vm *vm)
 	return o;
 }
 
-/* ---- what has become of a run ---- */
+/* ---- outcomes of runs ---- */
 
 static void run_note(struct vm *vm, const char *outcome, const char *detail)
 {
@@ -151,7 +151,7 @@ static void note_skipped(struct vm *vm, const char *reason, const char *detail)
 	bool failed = !strcmp(reason, "failed");
 	struct json_object *data;
 
-	/* A VM is off for months, perhaps: that is told once. */
+	/* A VM may be off for months: emit the event once. */
 	if (!strcmp(reason, "off") && !strcmp(vm->schedule_past->detail, detail)) {
 		run_note(vm, "skipped", detail);
 		return;
@@ -164,7 +164,7 @@ static void note_skipped(struct vm *vm, const char *reason, const char *detail)
 	vm_emit(vm, EVENT_SNAPSHOT_SKIPPED, data);
 }
 
-/* Of callbacks that come late: is this run still wanted? */
+/* Whether the run is still under way when a callback arrives. */
 static bool schedule_is_working(const struct vm *vm)
 {
 	return vm->schedule && vm->schedule->working;
@@ -177,7 +177,7 @@ static void run_end(struct vm *vm)
 	scheduler_soon(vm->host->scheduler);
 }
 
-/* ---- what no rule keeps ---- */
+/* ---- retention ---- */
 
 static bool is_automatic(const struct vm_snapshot_info *i)
 {
@@ -241,7 +241,7 @@ static void thin_done(struct job *j, void *opaque)
 	run_end(vm);
 }
 
-/* The job looks again: this was before anybody else was kept out. */
+/* The job checks again, since other clients could change the snapshots until now. */
 static void thin_fetched(void *opaque, int r, const struct snapshots *s, const struct err *e)
 {
 	struct vm *vm = opaque;
@@ -291,7 +291,7 @@ static void snapshot_taken(struct job *j, void *opaque)
 		return;
 	}
 	run_note(vm, "taken", js_get_str(j->result, "name"));
-	job_dismiss(j, NULL); /* the result is kept in the schedule's own */
+	job_dismiss(j, NULL); /* the schedule stores the result itself */
 	snapshots_thin(vm);
 }
 
@@ -326,14 +326,14 @@ static void list_fetched(void *opaque, int r, const struct snapshots *s, const s
 		j->concluded_opaque = vm;
 		return;
 	}
-	if (r == -EBUSY) /* somebody was faster: when that is done */
+	if (r == -EBUSY) /* another operation came first: run again after it */
 		vm->schedule_past->last_s -= vm->schedule->plan.every_s;
 	else
 		note_skipped(vm, "failed", e->msg);
 	run_end(vm);
 }
 
-/* The images' file systems; whatever cannot tell has enough. */
+/* Whether an image's file system is short of space. One that reports nothing counts as having enough. */
 static bool space_is_short(const struct vm *vm, const struct vm_spaces *s, char *detail, size_t size)
 {
 	const struct definition *d = vm_live(vm);
@@ -351,7 +351,7 @@ static bool space_is_short(const struct vm *vm, const struct vm_spaces *s, char 
 	return false;
 }
 
-/* From the VM's process: it has the files, and may wait for a file system that hangs. */
+/* The VM's process reports the free space: it has the files, and it may block on a hanging file system. */
 static void space_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct vm *vm = opaque;
@@ -368,7 +368,7 @@ static void space_done(void *opaque, int r, const struct vm_answer *a, const str
 		note_skipped(vm, "space", detail);
 		snapshots_thin(vm);
 	} else {
-		vm_save(vm); /* begun is done: what kills the daemon now does not do so again and again */
+		vm_save(vm); /* store that the run has begun, so that a crash of the daemon in this run does not repeat for ever */
 		snapshots_fetch(vm, list_fetched, vm);
 	}
 }

@@ -1,13 +1,12 @@
-/* scheduler: takes the snapshots that schedules ask for, and deletes those that no rule keeps, as
- * jobs. Wakes when one is due, when a VM's job has ended, and when somebody sets the clock.
+/* scheduler: takes scheduled snapshots and deletes those that no retention rule keeps, as jobs. It wakes when a run is
+ * due, when a VM's job has ended and when the clock is set.
  *
- * An automatic snapshot has the tag "auto" and a name of the schedule's shape; nothing else is ever
- * deleted here, nor what has the tag "keep", nor the current one. A VM that is off is passed over:
- * its disks stand still. One that is busy is late: its run comes when it is free. After the clock
- * has leapt forward nothing is deleted for an hour, so that a clock that is put right again costs
- * no snapshot.
+ * An automatic snapshot has the tag "auto" and a name of the schedule's form. The scheduler never deletes other snapshots,
+ * those with the tag "keep", or the current one. It skips a VM that is off, since its disks do not change, and delays the
+ * run of a busy VM. After the clock jumped forward it deletes nothing for an hour, so that a wrong clock which is corrected
+ * costs no snapshot.
  *
- * The plan is schedule.json in the VM's folder; how far it is is part of state.json. */
+ * The plan is schedule.json in the VM's folder; state.json holds the progress. */
 #ifndef CAIRN_API_POLICY_SCHEDULER_H
 #define CAIRN_API_POLICY_SCHEDULER_H
 
@@ -29,33 +28,34 @@ extern const struct vm_observer scheduler_observer;
 struct schedule {
 	struct schedule_plan plan;
 	bool working; /* a run is under way */
-	bool waits;   /* it is due, and the VM is busy */
+	bool waits;   /* a run is due but the VM is busy */
 };
 
-/* What has become of it; kept while the VM is defined. */
+/* Outcome of the last run; kept as long as the VM is defined. */
 struct schedule_past {
-	int64_t last_s;   /* where the interval begins that was dealt with last; UTC */
-	int64_t run_s;    /* when that was; 0: never */
+	int64_t last_s;   /* start of the last handled interval; UTC */
+	int64_t run_s;    /* time of the last run; 0: never */
 	char outcome[12]; /* "taken", "skipped", "failed"; "": none yet */
-	char detail[200]; /* the snapshot's name, or why not */
+	char detail[200]; /* the snapshot's name, or the error */
 };
 
-/* The VMs are there: reads their plans. Runs come from the loop. */
+/* Read the plans of the loaded VMs and arm the timer. Returns 0 or -errno. */
 int scheduler_new(struct vm_host *host, struct scheduler **ret_s, struct err *e);
-/* NULL allowed. The schedules are the VMs'. */
+/* Free the scheduler; the VMs own their schedules. NULL allowed. */
 void scheduler_free(struct scheduler *s);
 
-/* Keeps a plan (NULL: that there is none); when w is done, scheduler_set() or scheduler_remove() puts that in
- * force. Returns 0; -ENOENT: there is none to remove; -errno. Then w stays the caller's. */
+/* Store a plan, or remove it (NULL). When w is done, scheduler_set() or scheduler_remove() applies it.
+ * Returns 0; -ENOENT: no plan to remove; -errno. On errors the caller keeps w. */
 int scheduler_keep(struct vm *vm, const struct schedule_plan *plan, struct store_work *w, struct err *e);
 void scheduler_set(struct vm *vm, const struct schedule_plan *plan);
-/* Which of these that plan would have deleted now, one for each. with_next: once another has been taken: the newest is
- * not the newest any more, and the current one not current. */
+/* Compute for each snapshot whether the plan would delete it now.
+ * with_next:  assume that one more snapshot was taken, so the newest is no longer the newest and the current one no longer
+ *             current. */
 void scheduler_victims(const struct schedule_plan *p, const struct snapshots *s, bool with_next, bool *victims);
-/* Its snapshots stay. */
+/* Remove a VM's schedule; its snapshots stay. */
 void scheduler_remove(struct vm *vm);
 
-/* What a client sees of a VM's schedule. The caller puts it. */
+/* Return a VM's schedule for clients; owned by the caller. */
 struct json_object *scheduler_to_json(const struct vm *vm);
 
 #endif

@@ -21,7 +21,7 @@
 
 #define NS 1000000000LL
 #define REQUEST_TIMEOUT_NS (10 * 1000000000ULL)
-/* Somebody may set the clock: it is looked at so often. */
+/* The wall clock may be set, so check it at this interval. */
 #define LOOK_S 60
 
 static const char *const thens[] = { [DEFINITION_LEAVE] = "leave", [DEFINITION_DESTROY] = "destroy",
@@ -62,7 +62,7 @@ static void shutdown_forget(struct vm *vm)
 
 static void timer_fire(void *opaque);
 
-/* At the earliest of what is due, and not too late to see that the clock was set. */
+/* Arm the timer for the earliest due time, but soon enough to notice a clock that was set. */
 static void timer_arm(struct vm *vm)
 {
 	struct shutdown *s = vm->shutdown;
@@ -83,7 +83,7 @@ static void guest_warned(void *opaque, int r, const struct vm_answer *a, const s
 	struct vm *vm = opaque;
 
 	(void)a;
-	/* Without an agent its consoles have it. */
+	/* Without an agent the warning goes to the consoles. */
 	if (r < 0 && vm_live(vm)->guest_agent)
 		log_info("shutdown", "VM '%s': the guest is not warned: %s", vm->def->name, e->msg);
 }
@@ -145,7 +145,7 @@ static void shutdown_overdue(struct vm *vm)
 		host_shutdown_vm_over(vm, "did not shut down in time");
 }
 
-/* ---- now ---- */
+/* ---- immediate shutdown ---- */
 
 struct begun {
 	struct vm *vm;
@@ -186,11 +186,11 @@ void shutdown_begin(struct vm *vm, const struct shutdown_plan *p,
 	*b = (struct begun){ vm, done, opaque };
 	shutdown_forget(vm);
 	vm->shutdown->plan = *p;
-	vm_set(vm, VM_FACT_REBOOTS, p->reboot); /* before the button: the guest may be off at once */
+	vm_set(vm, VM_FACT_REBOOTS, p->reboot); /* before pressing the button: the guest may power off at once */
 	vm_set(vm, VM_FACT_OFF_ASKED, !p->reboot);
 	if (!p->reboot && (p->then != DEFINITION_LEAVE || host_shutdown_waits_for(vm))) {
 		vm->shutdown->stage = SHUTDOWN_BEGUN;
-		vm->shutdown->due_s = ((int64_t)clock_realtime_ns() + NS - 1) / NS + p->deadline_s; /* never sooner than was said */
+		vm->shutdown->due_s = ((int64_t)clock_realtime_ns() + NS - 1) / NS + p->deadline_s; /* rounded up, never earlier than requested */
 		timer_arm(vm);
 	}
 	if (p->agent)
@@ -200,7 +200,7 @@ void shutdown_begin(struct vm *vm, const struct shutdown_plan *p,
 	vm_save(vm);
 }
 
-/* ---- later ---- */
+/* ---- planned shutdown ---- */
 
 static void planned_begin(struct vm *vm)
 {

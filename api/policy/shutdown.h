@@ -1,6 +1,5 @@
-/* shutdown: a VM is asked to shut down, or to reboot: now, or at a time that it is warned of before. When it has
- * not by a deadline, it is left, destroyed or saved. Both are part of state.json: another daemon goes on with
- * them. */
+/* shutdown: asks a guest to shut down or reboot, now or at a planned time with warnings before it. A guest that misses the
+ * deadline is left, destroyed or saved. state.json holds plan and deadline, so a later daemon continues. */
 #ifndef CAIRN_API_POLICY_SHUTDOWN_H
 #define CAIRN_API_POLICY_SHUTDOWN_H
 
@@ -17,9 +16,9 @@ extern const struct vm_observer shutdown_observer;
 
 struct shutdown_plan {
 	bool reboot;
-	bool agent;	 /* by the guest agent, not the power button */
+	bool agent;	 /* use the guest agent instead of the power button */
 	uint8_t then;	 /* enum definition_then: leave, destroy, save */
-	uint32_t deadline_s; /* until then; not for a reboot */
+	uint32_t deadline_s; /* time before `then` applies; unused for a reboot */
 	int64_t at_s;	 /* UTC */
 	char message[SHUTDOWN_MESSAGE_MAX + 1];
 };
@@ -27,24 +26,24 @@ struct shutdown_plan {
 struct shutdown {
 	enum { SHUTDOWN_NONE, SHUTDOWN_PLANNED, SHUTDOWN_BEGUN } stage;
 	struct shutdown_plan plan;
-	int64_t due_s; /* UTC: the deadline of one that has begun */
+	int64_t due_s; /* UTC: deadline of the shutdown under way */
 	int64_t warn_s; /* UTC: the next warning; 0: none */
 	struct loop_timer *timer;
 };
 
-/* What its definition says. */
+/* Fill a plan with the definition's settings. */
 void shutdown_plan_default(const struct vm *vm, struct shutdown_plan *ret_p);
-/* Now. done: once; NULL: nobody waits. */
+/* Start a shutdown now. done: called once; NULL allowed. */
 void shutdown_begin(struct vm *vm, const struct shutdown_plan *p,
 	void (*done)(void *opaque, int r, const struct err *e), void *opaque);
-/* At p->at_s, in place of what was planned. */
+/* Plan a shutdown at p->at_s, replacing an earlier plan. */
 void shutdown_plan(struct vm *vm, const struct shutdown_plan *p);
-/* -ENOENT: nothing is planned, and no deadline runs. */
+/* Cancel the plan and the deadline. Returns 0; -ENOENT: there is neither. */
 int shutdown_cancel(struct vm *vm, struct err *e);
 
-/* Part of what clients see of a VM. */
+/* Add plan and deadline to a VM's info for clients. */
 void shutdown_put(const struct vm *vm, struct json_object *o);
-/* The loop runs soon: goes on with what an earlier daemon had. */
+/* Continue an earlier daemon's plan or deadline. Call it once the VMs are loaded. */
 void shutdown_take_up(struct vm *vm);
 
 #endif

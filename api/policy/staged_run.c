@@ -47,7 +47,7 @@ void staged_run_free(struct staged_run *s)
 	free(s);
 }
 
-/* Into its place: the VMs come by name, so that equal ones are in that order. */
+/* Insert by order. VMs are added by name, so those of equal order stay sorted by name. */
 void staged_run_add(struct staged_run *s, const struct vm *vm, uint32_t order, uint32_t delay_s)
 {
 	size_t i = s->n;

@@ -1,5 +1,5 @@
-/* sequence: VMs that are started, or stopped, one after the other: by their order, with delays between them,
- * so many at a time (api/policy/policy.h decides). One that fails holds nobody up. Runs on the daemon's loop. */
+/* staged_run: starts or stops VMs in stages, by their order, with delays and a limit of parallel steps; api/policy/policy.h
+ * chooses the next step. A failed step does not stop the run. Runs on the daemon's loop. */
 #ifndef CAIRN_API_POLICY_STAGED_RUN_H
 #define CAIRN_API_POLICY_STAGED_RUN_H
 
@@ -11,22 +11,22 @@ struct vm;
 struct vm_host;
 
 struct staged_run_ops {
-	/* Its turn: staged_run_over() follows, at once or from the loop. VMs that are gone by then have
-	 * none. */
+	/* Begin a VM's step. The callee calls staged_run_over() at once or from the loop. VMs undefined meanwhile are
+	 * skipped. */
 	void (*begin)(void *opaque, struct vm *vm, size_t i);
-	/* All are over; it may be freed. From the loop, or from staged_run_go(). */
+	/* Called from the loop or from staged_run_go() when all steps have ended; may free the run. */
 	void (*over)(void *opaque);
 };
 
-/* parallel: at a time; at least 1. */
+/* Create a run. parallel: most steps at a time, at least 1. Returns NULL without memory. */
 struct staged_run *staged_run_new(struct vm_host *host, unsigned parallel, const struct staged_run_ops *ops, void *opaque);
-/* NULL allowed. What is under way goes on, and nobody hears of it. */
+/* Free a run. Steps under way continue unobserved. NULL allowed. */
 void staged_run_free(struct staged_run *s);
-/* Before it goes. */
+/* Add a VM; only before staged_run_go(). */
 void staged_run_add(struct staged_run *s, const struct vm *vm, uint32_t order, uint32_t delay_s);
 void staged_run_go(struct staged_run *s);
 void staged_run_over(struct staged_run *s, size_t i);
-/* The VM at that place now; NULL: it is gone. */
+/* Return the VM at a place; NULL: undefined meanwhile. */
 struct vm *staged_run_vm(const struct staged_run *s, size_t i);
 size_t staged_run_count(const struct staged_run *s);
 
